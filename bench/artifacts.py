@@ -1,0 +1,131 @@
+"""What the stages hand to each other: frozen, positional, rectangular. M prompts, N completions each, K selected.
+
+A failure is NaN in its cell, never a missing cell. Every artifact has a `key`, a hash of its content: what is made
+from equal content is shared, however that content came about.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Message = dict[str, str]  # {"role": "user" | "assistant" | "system", "content": ...}
+
+
+def content_hash(*values: Any) -> str:
+    """A 20-digit hexadecimal hash of arrays, strings, numbers and nested lists of them."""
+    digest = hashlib.blake2b(digest_size=10)
+    for value in values:
+        if isinstance(value, np.ndarray) and value.dtype != object:
+            digest.update(f"{value.dtype.str}{value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).tobytes())
+        else:
+            if isinstance(value, np.ndarray):
+                value = value.tolist()
+            digest.update(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """M prompts of one split. `messages` is what the policy sees, `answer` what a verifier compares with."""
+
+    id: np.ndarray  # [M] str, unique
+    messages: tuple[tuple[Message, ...], ...]  # [M] chat turns
+    answer: np.ndarray  # [M] str
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    def __getitem__(self, rows: slice) -> "Prompts":
+        return Prompts(self.id[rows], self.messages[rows], self.answer[rows])
+
+    @cached_property
+    def key(self) -> str:
+        return content_hash(self.id.tolist(), self.messages, self.answer.tolist())
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The address of a causal language model in Hugging Face format, not its weights."""
+
+    path: Path
+    fingerprint: str  # of the files' contents, or of hub id and revision
+
+    @property
+    def key(self) -> str:
+        return self.fingerprint
+
+
+@dataclass(frozen=True)
+class Completions:
+    """N completions of each of M prompts by one policy under one sampler."""
+
+    text: np.ndarray  # [M, N] str objects, special tokens removed
+    token_ids: np.ndarray  # [M, N] objects: int32 arrays [length], EOS included where it was drawn
+    finish_reason: np.ndarray  # [M, N] "stop" (EOS drawn) or "length" (cut at max_new_tokens)
+    logprob: np.ndarray  # [M, N] nats a sequence, under the sampler that drew it (temperature, top-k, top-p)
+    policy_logprob: np.ndarray  # [M, N] nats a sequence, under the same policy at temperature 1, top-p 1
+    key: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.text.shape
+        return rows, columns
+
+    @cached_property
+    def length(self) -> np.ndarray:
+        """[M, N] tokens, EOS included."""
+        flat = [len(ids) for ids in self.token_ids.ravel()]
+        return np.array(flat, dtype=np.int64).reshape(self.shape)
+
+    def first(self, num_completions: int) -> "Completions":
+        """The view of each prompt's first `num_completions` samples."""
+        if num_completions == self.shape[1]:
+            return self
+        arrays = (self.text, self.token_ids, self.finish_reason, self.logprob, self.policy_logprob)
+        text, token_ids, finish_reason, logprob, policy_logprob = (array[:, :num_completions] for array in arrays)
+        return Completions(
+            text, token_ids, finish_reason, logprob, policy_logprob, key=f"{self.key}[:{num_completions}]"
+        )
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """One number a completion; NaN means that it could not be scored, and is counted."""
+
+    value: np.ndarray  # [M, N] float64
+
+    @property
+    def unscored(self) -> int:
+        return int(np.isnan(self.value).sum())
+
+
+@dataclass(frozen=True)
+class Selection:
+    """K chosen cells of an [M, N] pool; one type fits argmax, top-k, resampling and weighting."""
+
+    row: np.ndarray  # [K] int, prompt
+    column: np.ndarray  # [K] int, sample
+    weight: np.ndarray  # [K] float, in the training loss
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @property
+    def prompts_covered(self) -> int:
+        return len(np.unique(self.row))
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """KL of one policy from a reference, a value a prompt; says how it was estimated and against what."""
+
+    kl: np.ndarray  # [M] nats a sequence
+    estimator: str
+    reference: str

@@ -1,0 +1,42 @@
+"""Policies by folder or pretrained here; a Policy is an address, these functions load what lies there."""
+
+from pathlib import Path
+from typing import Any
+
+from bench.artifacts import Policy
+from bench.errors import BenchError
+
+
+def folder(path: str | Path) -> Policy:
+    """The policy in a local folder in Hugging Face format; its fingerprint is that of every file's content."""
+    import hashlib
+
+    path = Path(path).absolute()
+    if not (path / "config.json").is_file():
+        raise BenchError(f"policy.path={path} holds no config.json; give a folder that save_pretrained wrote.")
+    if not list(path.glob("*.safetensors")):
+        raise BenchError(
+            f"policy.path={path} holds no weights (*.safetensors); save the model there with save_pretrained."
+        )
+    digest = hashlib.blake2b(digest_size=10)
+    for file in sorted(path.iterdir()):
+        if file.suffix in {".json", ".safetensors", ".jinja", ".model", ".txt"} and file.name != "manifest.json":
+            digest.update(file.name.encode())
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "blake2b").digest())
+    return Policy(path, digest.hexdigest())
+
+
+def load_tokenizer(policy: Policy) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(policy.path)
+
+
+def load_model(policy: Policy, *, dtype: str = "float32", device: str = "cpu") -> Any:
+    """The model in evaluation mode. dtype: a torch name, e.g. "float32" or "bfloat16"."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(policy.path, dtype=getattr(torch, dtype))
+    return model.to(device).eval()

@@ -1,0 +1,72 @@
+"""Progress bars with a live throughput on a terminal, silence elsewhere, and one line a finished stage."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class Bar:
+    """A running bar; `advance` is a no-op where there is no terminal."""
+
+    display: Any = None
+    task: Any = None
+
+    def advance(self, amount: float = 1) -> None:
+        if self.display is not None:
+            self.display.advance(self.task, amount)
+
+
+_display: Any = None  # rich allows one live display a process; nested bars share it
+
+
+@contextlib.contextmanager
+def bar(label: str, total: float | None, unit: str) -> Iterator[Bar]:
+    """A bar of `total` units (None: unknown); bars opened inside it appear beneath it."""
+    global _display
+    if not sys.stderr.isatty():
+        yield Bar()
+        return
+    outermost = _display is None
+    if outermost:
+        _display = _start_display()
+    task = _display.add_task(label, total=total, unit=unit)
+    try:
+        yield Bar(_display, task)
+    finally:
+        _display.remove_task(task)
+        if outermost:
+            _display.stop()
+            _display = None
+
+
+def say(line: str) -> None:
+    """One line for the reader, on standard error so that standard output stays the result."""
+    if _display is not None:
+        _display.console.print(line, markup=False, highlight=False)
+    else:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _start_display() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Throughput(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            speed = f"{task.speed:,.0f} {task.fields['unit']}/s" if task.speed else ""
+            return Text(speed, style="cyan")
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        Throughput(),
+        TimeRemainingColumn(),
+    )
+    display = Progress(*columns, console=Console(stderr=True), transient=True)
+    display.start()
+    return display

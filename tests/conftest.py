@@ -1,0 +1,74 @@
+"""Fixtures shared by the tests: a store in a temporary folder, and a small untrained policy."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import policies
+from bench.artifacts import Policy, Prompts
+from bench.store import Store, using
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with using(Store(tmp_path / "store")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def random_policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    """A randomly initialised 2-layer Llama with a byte-level BPE tokenizer, BOS and EOS; its samples are noise."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(["Leo has 9 coins. How many in all? 9 + 8 = 17. #### 17"] * 8, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    path = tmp_path_factory.mktemp("random_policy")
+    model.save_pretrained(path)
+    fast.save_pretrained(path)
+    return policies.folder(path)
+
+
+@pytest.fixture
+def few_prompts() -> Prompts:
+    """Seven prompts of different lengths, with numeric answers."""
+    texts = [f"Leo has {n} coins. " + "Eve has 1 fewer. " * (n % 3) + "How many coins in all?" for n in range(3, 10)]
+    return Prompts(
+        id=np.array([f"p{i}" for i in range(len(texts))]),
+        messages=tuple(({"role": "user", "content": text},) for text in texts),
+        answer=np.array([str(n) for n in range(3, 10)]),
+    )
