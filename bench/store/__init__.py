@@ -272,10 +272,17 @@ def write_durably(path: Path, text: str) -> None:
     beside.rename(path)
 
 
+def unique(uses: Sequence[Use]) -> list[Use]:
+    """Each artifact once, as it was when first asked for."""
+    first: dict[tuple[str, str, str], Use] = {}
+    for use in uses:
+        first.setdefault((use.stage, use.key, use.part), use)
+    return list(first.values())
+
+
 def lineage(uses: Sequence[Use]) -> list[dict[str, Any]]:
-    """Each artifact once, in the order of first use, for lineage.json."""
-    unique = {(use.stage, use.key, use.part): use for use in reversed(uses)}
-    return [asdict(use) for use in reversed(unique.values())]
+    """Every ancestor of a run, for lineage.json."""
+    return [asdict(use) for use in unique(uses)]
 
 
 def _sha256(path: Path) -> str:

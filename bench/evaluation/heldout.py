@@ -1,0 +1,80 @@
+"""One policy on held-out prompts: greedy, sampled, and how far it has moved from the base. Keeps every sample."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from bench.evaluation.harness import HarnessResult, harness
+from bench.logprobs import divergence_samples
+
+from bench.artifacts import Completions, Divergence, Policy, Prompts, Rewards
+from bench.tasks import Task
+
+RAW_BASE = "base at temperature 1, top-p 1"
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Completions with what the selection sees (proxy), what counts (gold), and what majority voting counts."""
+
+    completions: Completions
+    proxy: np.ndarray  # [M, N]
+    gold: np.ndarray  # [M, N] 0/1
+    answers: np.ndarray  # [M, N] str or None
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What one policy did on M prompts, sample by sample."""
+
+    greedy: Graded  # [M, 1]
+    sampled: Graded  # [M, N]
+    kl: Divergence  # Rao-Blackwellised
+    kl_k1: Divergence  # the same samples, mean log-ratio: agrees within its interval, or something is wrong
+    harness: HarnessResult | None
+
+
+def grade(prompts: Prompts, completions: Completions, scoring: Callable[..., Rewards], task: Task) -> Graded:
+    """Score completions by the proxy that selection sees and by the task's own verifier."""
+    gold, answers = np.empty(completions.shape), np.empty(completions.shape, object)
+    for row, answer in enumerate(prompts.answer):
+        for column, text in enumerate(completions.text[row]):
+            gold[row, column] = task.is_correct(text, answer)
+            answers[row, column] = task.extract_answer(text)
+    return Graded(completions, scoring(prompts, completions).value, gold, answers)
+
+
+def evaluate(
+    policy: Policy,
+    base: Policy,
+    prompts: Prompts,
+    generation: Callable[..., Completions],
+    scoring: Callable[..., Rewards],
+    task: Task,
+    *,
+    seed: int,
+    num_completions: int,
+    temperature: float,
+    top_p: float,
+    kl_completions: int,
+    lm_eval: bool,
+) -> Outcomes:
+    """Greedy and sampled completions of `policy`, graded, its KL from the raw `base`, and lm-eval's own verdict.
+
+    The KL is of the sampler drawn from (this policy at `temperature`, `top_p`), nats a sequence, on the first
+    `kl_completions` samples of each prompt; sequences cut at the length limit are kept.
+    """
+    greedy = generation(prompts, policy, num_completions=1, temperature=0.0, top_p=1.0, seed=seed)
+    sampled = generation(
+        prompts, policy, num_completions=num_completions, temperature=temperature, top_p=top_p, seed=seed
+    )
+    moved = divergence_samples(
+        policy, base, prompts, sampled.first(kl_completions), temperature=temperature, top_p=top_p
+    )
+    return Outcomes(
+        greedy=grade(prompts, greedy, scoring, task),
+        sampled=grade(prompts, sampled, scoring, task),
+        kl=Divergence(moved.rao_blackwell.mean(axis=1), "rao_blackwell", RAW_BASE),
+        kl_k1=Divergence(moved.k1.mean(axis=1), "k1", RAW_BASE),
+        harness=harness(policy, prompts, task) if lm_eval else None,
+    )

@@ -1,0 +1,150 @@
+"""From outcomes to numbers: one value a prompt behind every mean, its interval, and the contrasts between arms."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from bench.estimators.kl import best_of_n_kl_bound, estimate_best_of_n_kl
+from bench.estimators.uncertainty import bootstrap_interval, paired_difference
+
+from bench.estimators.best_of_n import best_of_n, best_of_n_weights, majority_at_k, pass_at_k
+from bench.evaluation.heldout import RAW_BASE, Graded, Outcomes
+from bench.experiment import Results
+from bench.seeds import generator
+
+
+class Cell(NamedTuple):
+    """What a number is: whose, by which method, of what, at which n."""
+
+    policy: str  # base, tuned, control
+    method: str  # greedy, pass, majority, best_of_n, policy
+    metric: str  # accuracy, proxy, kl, kl_k1, kl_bound, length, truncated
+    n: int
+
+
+def powers_of_two(limit: int) -> list[int]:
+    """1, 2, 4, ... up to and including `limit`."""
+    return sorted({2**i for i in range(limit.bit_length())} | {limit})
+
+
+def per_prompt(results: Results, *, num_completions: int) -> dict[Cell, np.ndarray]:
+    """[M] values behind every mean that is reported; every KL is to the raw base, in nats a sequence."""
+    cells: dict[Cell, np.ndarray] = {}
+    for arm, outcomes in results.outcomes.items():
+        cells |= _of_policy(arm, outcomes)
+    cells |= _of_best_of_n(results.best_of_n, powers_of_two(num_completions))
+    return cells
+
+
+def curves(cells: dict[Cell, np.ndarray], *, seed: int) -> list[dict]:
+    """One row a cell: its mean over prompts and 95 % interval by bootstrap over prompts."""
+    values = np.stack(list(cells.values()), axis=1)  # [M, cells]
+    low, high = bootstrap_interval(values, generator(seed, "intervals"))
+    means = np.nanmean(values, axis=0)
+    return [
+        {**cell._asdict(), "value": float(mean), "low": float(a), "high": float(b)}
+        for cell, mean, a, b in zip(cells, means, low, high, strict=True)
+    ]
+
+
+def contrasts(cells: dict[Cell, np.ndarray], *, seed: int) -> dict[str, float | str]:
+    """Paired differences on the same prompts, each with its interval, minimum detectable effect and verdict in words.
+
+    The primary contrast is tuned against control in pass@1; the others are secondary.
+    """
+    pairs = {
+        "tuned_vs_control/pass@1": (Cell("tuned", "pass", "accuracy", 1), Cell("control", "pass", "accuracy", 1)),
+        "tuned_vs_base/pass@1": (Cell("tuned", "pass", "accuracy", 1), Cell("base", "pass", "accuracy", 1)),
+        "control_vs_base/pass@1": (Cell("control", "pass", "accuracy", 1), Cell("base", "pass", "accuracy", 1)),
+        "tuned_vs_control/greedy_accuracy": (
+            Cell("tuned", "greedy", "accuracy", 1),
+            Cell("control", "greedy", "accuracy", 1),
+        ),
+        "tuned_vs_base/greedy_accuracy": (
+            Cell("tuned", "greedy", "accuracy", 1),
+            Cell("base", "greedy", "accuracy", 1),
+        ),
+    }
+    for cell in cells:
+        if (cell.policy, cell.method, cell.metric) == ("base", "best_of_n", "accuracy"):
+            pairs[f"tuned_vs_best_of_{cell.n}/accuracy"] = (Cell("tuned", "pass", "accuracy", 1), cell)
+    found: dict[str, float | str] = {}
+    for name, (ours, theirs) in pairs.items():
+        difference = paired_difference(cells[ours], cells[theirs], generator(seed, "contrast", name))
+        found[f"{name}/difference"] = difference.mean
+        found[f"{name}/difference_low"] = difference.low
+        found[f"{name}/difference_high"] = difference.high
+        found[f"{name}/minimum_detectable"] = difference.minimum_detectable_effect
+        found[f"{name}/verdict"] = difference.verdict
+    return found
+
+
+def flatten(rows: Sequence[dict]) -> dict[str, float]:
+    """Curve rows under the names that metrics.json has for them."""
+    named: dict[str, float] = {}
+    for row in rows:
+        name = _metric_name(Cell(row["policy"], row["method"], row["metric"], row["n"]))
+        named |= {name: row["value"], f"{name}_low": row["low"], f"{name}_high": row["high"]}
+    return named
+
+
+def _metric_name(cell: Cell) -> str:
+    if cell.method == "greedy":
+        return f"{cell.policy}/greedy_{cell.metric}"
+    if cell.method == "pass":
+        return f"{cell.policy}/pass@{cell.n}"
+    if cell.method == "majority":
+        return f"{cell.policy}/majority@{cell.n}"
+    if cell.method == "policy":
+        return f"{cell.policy}/{cell.metric}"
+    owner = "" if cell.policy == "base" else f"{cell.policy}/"
+    return f"{owner}best_of_{cell.n}/{cell.metric}"
+
+
+def _of_policy(arm: str, outcomes: Outcomes) -> dict[Cell, np.ndarray]:
+    sampled, cells = outcomes.sampled, {}
+    cells[Cell(arm, "greedy", "accuracy", 1)] = outcomes.greedy.gold[:, 0]
+    cells[Cell(arm, "greedy", "truncated", 1)] = _truncated(outcomes.greedy)
+    cells[Cell(arm, "policy", "kl", 1)] = outcomes.kl.kl
+    cells[Cell(arm, "policy", "kl_k1", 1)] = outcomes.kl_k1.kl
+    cells[Cell(arm, "policy", "length", 1)] = sampled.completions.length.mean(axis=1)
+    cells[Cell(arm, "policy", "truncated", 1)] = _truncated(sampled)
+    sizes = powers_of_two(sampled.gold.shape[1])
+    columns = {"pass": pass_at_k(sampled.gold, sizes), "majority": majority_at_k(sampled.answers, sampled.gold, sizes)}
+    if arm != "base":  # the base's curve comes from the run's own sampler
+        columns["best_of_n"] = best_of_n(sampled.proxy, sampled.gold, sizes)
+    for method, values in columns.items():  # values: [M, len(sizes)]
+        cells |= {Cell(arm, method, "accuracy", n): values[:, i] for i, n in enumerate(sizes)}
+    return cells
+
+
+def _of_best_of_n(pool: Graded, sizes: list[int]) -> dict[Cell, np.ndarray]:
+    """Best-of-N of the base: KL to the sampler it drew from, plus the chain rule's way to the raw base."""
+    log_ratio = pool.completions.logprob - pool.completions.policy_logprob  # [M, N] nats; 0 for the raw sampler
+    weights = best_of_n_weights(pool.proxy, sizes)  # [M, N, len(sizes)]
+    to_base = np.einsum("mn,mnk->mk", log_ratio, weights)
+    columns = {
+        "accuracy": best_of_n(pool.proxy, pool.gold, sizes),
+        "proxy": best_of_n(pool.proxy, pool.proxy, sizes),
+        "kl": estimate_best_of_n_kl(pool.proxy, sizes) + to_base,
+        "kl_bound": np.array([best_of_n_kl_bound(n) for n in sizes]) + to_base,
+    }
+    return {
+        Cell("base", "best_of_n", metric, n): values[:, i]
+        for metric, values in columns.items()
+        for i, n in enumerate(sizes)
+    }
+
+
+def _truncated(graded: Graded) -> np.ndarray:
+    return (graded.completions.finish_reason == "length").mean(axis=1)
+
+
+def provenance(results: Results) -> dict[str, str]:
+    """Which estimator and reference stand behind each KL."""
+    return {
+        "best_of_n/kl_estimator": "jackknife + chain rule",
+        "best_of_n/kl_reference": RAW_BASE,
+        **{f"{arm}/kl_estimator": outcomes.kl.estimator for arm, outcomes in results.outcomes.items()},
+        **{f"{arm}/kl_reference": outcomes.kl.reference for arm, outcomes in results.outcomes.items()},
+    }

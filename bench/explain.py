@@ -1,0 +1,47 @@
+"""One sentence for a configuration that could not be composed, where Hydra would print a page."""
+
+import difflib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def explain_composition(error: Exception, conf: Path) -> str:
+    """What is wrong, where, and what is allowed; `conf` is the configuration folder."""
+    text = str(error)
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return f"{found[1]} is not a setting{_suggest(found[1], conf)}; `python -m bench --cfg job` shows all of them."
+    if found := re.search(r"Could not find '(.+)/([^/']+)'", text):
+        listing = text.partition("Available options")[2].partition("Config search path")[0]
+        allowed = re.findall(r"^\t(\S+)$", listing, re.MULTILINE)
+        return f"{found[1]}={found[2]} does not exist; {found[1]} can be {', '.join(allowed) or 'left out only'}."
+    if text.startswith("Ambiguous value"):
+        return f"{text.splitlines()[0]}: several values are a sweep, which needs -m (python -m bench -m ...)."
+    if found := re.search(r"Error parsing override '(.*)'", text):
+        return f"{found[1]!r} can't be read as a setting; write name=value, with quotes around special characters."
+    return ". ".join(line.strip() for line in text.splitlines() if line.strip() and "https://" not in line)
+
+
+def _suggest(key: str, conf: Path) -> str:
+    close = difflib.get_close_matches(key, list(_known_keys(conf)), n=1, cutoff=0.7)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _known_keys(conf: Path) -> Iterator[str]:
+    for path in conf.rglob("*.yaml"):
+        group = path.parent.relative_to(conf).as_posix().replace("/", ".")
+        prefix = "" if group in (".", "experiment") else f"{group}."
+        yield from _flatten(yaml.safe_load(path.read_text()) or {}, prefix)
+        if prefix:
+            yield prefix[:-1]
+
+
+def _flatten(node: dict[str, Any], prefix: str) -> Iterator[str]:
+    for name, value in node.items():
+        if name not in ("defaults", "_target_", "_partial_", "hydra"):
+            yield f"{prefix}{name}"
+            if isinstance(value, dict):
+                yield from _flatten(value, f"{prefix}{name}.")

@@ -1,0 +1,136 @@
+"""What a run leaves in outputs/<name>/<run id>/: the local files are the truth, everything else mirrors them."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from bench import store
+from bench.artifacts import Completions, Prompts
+from bench.evaluation import summary
+from bench.experiment import Results
+from bench.training.sft import training_log
+
+SAMPLE_PROMPTS = 20  # prompts of which samples.parquet shows every completion
+
+
+def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.Use]) -> dict[str, Any]:
+    """Write every record, metrics.json last: a folder that has it is complete. Returns the metrics."""
+    cells = summary.per_prompt(results, num_completions=cfg.num_completions)
+    rows = summary.curves(cells, seed=cfg.seed)
+    metrics = {
+        **summary.flatten(rows),
+        **summary.contrasts(cells, seed=cfg.seed),
+        **summary.provenance(results),
+        **_counts(results),
+        **_costs(uses),
+    }
+    store.write_durably(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    _write_table(folder / "curves.parquet", rows)
+    _write_table(folder / "per_prompt.parquet", _long(cells, results.test.id))
+    _write_table(folder / "samples.parquet", _samples(results))
+    store.write_durably(folder / "lineage.json", json.dumps(store.lineage(uses), indent=1))
+    ordered = {name: None if _is_nan(metrics[name]) else metrics[name] for name in sorted(metrics)}
+    store.write_durably(folder / "metrics.json", json.dumps(ordered, indent=1))
+    return ordered
+
+
+def _counts(results: Results) -> dict[str, float]:
+    chosen = results.selections["tuned"]
+    counts = {
+        "selection/kept": len(chosen),
+        "selection/prompts_covered": chosen.prompts_covered,
+        "selection/prompts_unscored": int(np.isnan(results.rewards.value).all(axis=1).sum()),
+        "pool/completions": results.pool.text.size,
+        "pool/unscored": results.rewards.unscored,
+        "pool/mean_reward": float(np.nanmean(results.rewards.value)),
+        "pool/truncated": float((results.pool.finish_reason == "length").mean()),
+        "train/loss": training_log(results.policies["tuned"])[-1]["loss"],
+        "control/train_loss": training_log(results.policies["control"])[-1]["loss"],
+        "best_of_n/pool_size": results.best_of_n.proxy.shape[1],
+        "best_of_n/prompts_without_correct": float((results.best_of_n.gold.max(axis=1) == 0).mean()),
+        "train/prompts": len(results.train),
+        "test/prompts": len(results.test),
+    }
+    for arm, outcomes in results.outcomes.items():
+        if outcomes.harness is not None:
+            counts |= {f"{arm}/lm_eval/{name}": value for name, value in outcomes.harness.metrics.items()}
+    return counts
+
+
+def _costs(uses: Sequence[store.Use]) -> dict[str, float]:
+    """Costs by lineage: of every unique ancestor, whenever it was made; `saved` is what this run found ready."""
+    unique = store.lineage(uses)
+
+    def total(name: str, entries: Sequence[dict]) -> float:
+        return float(sum(entry["counts"].get(name, 0) for entry in entries))
+
+    return {
+        "cost/generated_tokens": total("generated_tokens", unique),
+        "cost/flops": total("flops", unique) + total("train_flops", unique),
+        "cost/seconds": round(sum(entry["seconds"] for entry in unique), 3),
+        "saved/generated_tokens": total("generated_tokens", [entry for entry in unique if entry["reused"]]),
+        "saved/seconds": round(sum(entry["seconds"] for entry in unique if entry["reused"]), 3),
+    }
+
+
+def _long(cells: dict[summary.Cell, np.ndarray], ids: np.ndarray) -> list[dict]:
+    return [
+        {"prompt_id": str(prompt), **cell._asdict(), "value": float(value)}
+        for cell, values in cells.items()
+        for prompt, value in zip(ids, values, strict=True)
+    ]
+
+
+def _samples(results: Results) -> list[dict]:
+    """Every completion of the first training prompts and whom it trained; each policy's greedy ones on test."""
+    kept_for: dict[tuple[int, int], list[str]] = {}
+    for arm, chosen in results.selections.items():
+        for row, column in zip(chosen.row.tolist(), chosen.column.tolist(), strict=True):
+            kept_for.setdefault((row, column), []).append(arm)
+    rows = [
+        _sample(results.train, "train", "base", results.pool, results.rewards.value, row, column)
+        | {"selected_for": " and ".join(kept_for.get((row, column), []))}
+        for row in range(min(SAMPLE_PROMPTS, len(results.train)))
+        for column in range(results.pool.shape[1])
+    ]
+    return rows + [
+        _sample(results.test, "test", arm, outcomes.greedy.completions, outcomes.greedy.proxy, row, 0)
+        | {"selected_for": ""}
+        for arm, outcomes in results.outcomes.items()
+        for row in range(min(SAMPLE_PROMPTS, len(results.test)))
+    ]
+
+
+def _sample(
+    prompts: Prompts, split: str, policy: str, completions: Completions, rewards: np.ndarray, row: int, column: int
+) -> dict[str, Any]:
+    return {
+        "split": split,
+        "policy": policy,
+        "prompt_id": str(prompts.id[row]),
+        "prompt": "\n\n".join(message["content"] for message in prompts.messages[row]),
+        "answer": str(prompts.answer[row]),
+        "sample": column,
+        "completion": completions.text[row, column],
+        "finish_reason": completions.finish_reason[row, column],
+        "length": int(completions.length[row, column]),
+        "reward": float(rewards[row, column]),
+    }
+
+
+def _write_table(path: Path, rows: list[dict]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    beside = path.with_name(f".{path.name}")
+    pq.write_table(pa.Table.from_pylist(rows), beside)
+    beside.rename(path)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)

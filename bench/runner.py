@@ -1,0 +1,81 @@
+"""From a composed configuration to a finished run folder: what surrounds `experiment.run`."""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from bench import settings
+from bench.errors import BenchError
+from bench.progress import say
+from bench.store import Store, Use, unique, using
+
+
+def run_experiment(cfg: DictConfig) -> Path:
+    """Check, run, record, draw and track one experiment; returns its folder, outputs/<name>/<run id>."""
+    start = time.perf_counter()
+    settings.check(cfg)
+    parts = settings.build_parts(cfg)
+    tracking = parts.pop("tracking")
+    folder = Path(cfg.outputs, cfg.name, settings.run_id(cfg)).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchError(
+            f"outputs={cfg.outputs} can't be written ({error.strerror}); give a folder: outputs=PATH."
+        ) from error
+    _limit_threads(cfg.threads)
+
+    failure = folder / "error.txt"
+    failure.unlink(missing_ok=True)
+    try:
+        with using(Store(cfg.store)) as store:
+            # the heart of it is imported late, so that a mistaken setting is answered at once
+            from bench import records
+            from bench.experiment import run
+            from bench.reporting import figures, tables
+            from bench.reporting.collect import read_run
+
+            results = run(**parts, **{name: cfg[name] for name in ("num_completions", "baseline_completions", "seed")})
+            records.write(folder, cfg, results, store.uses)
+        finished = read_run(folder)
+        drawn = figures.frontier(finished)
+        tracked = tracking(folder)
+    except Exception as error:
+        failure.write_text(str(error) if isinstance(error, BenchError) else traceback.format_exc())
+        raise
+
+    print(tables.main_table(finished))
+    print(f"\nfigure    {drawn[0]}\nrecords   {folder}")
+    if tracked is not None:
+        print(f"W&B run   {tracked.path}\n  view    {tracked.view_command}\n  sync    {tracked.sync_command}")
+    sys.stdout.flush()
+    _say_where_time_went(store.uses, time.perf_counter() - start)
+    return folder
+
+
+def _limit_threads(threads: int) -> None:
+    if threads == 0:
+        return
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # read when torch is first imported
+        os.environ[variable] = str(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
+def _say_where_time_went(uses: Sequence[Use], total: float) -> None:
+    """Seconds by stage in this run, and what the store already had."""
+    made: dict[str, float] = {}
+    for use in uses:
+        made[use.stage] = made.get(use.stage, 0.0) + (0.0 if use.reused else use.seconds)
+    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in made.items() if seconds)
+    rest = total - sum(made.values())
+    say(f"time      {total:.1f} s: {stages + ', ' if stages else ''}everything else {rest:.1f} s")
+    ancestors = unique(uses)
+    reused = [use for use in ancestors if use.reused]
+    earlier = sum(use.seconds for use in reused)
+    say(f"reused    {len(reused)} of {len(ancestors)} artifacts, {earlier:.1f} s of earlier work")

@@ -1,0 +1,1 @@
+"""Scorers: (prompts, completions, *, settings) -> Rewards, one number a completion."""

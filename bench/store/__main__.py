@@ -1,0 +1,118 @@
+"""python -m bench.store [list | verify | prune] [--store PATH] [--outputs PATH] [--delete]: see to what is stored."""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from bench.store import MANIFEST, DamagedArtifactError, check
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.store", description="List, verify or prune stored artifacts."
+    )
+    parser.add_argument("action", nargs="?", default="list", choices=["list", "verify", "prune"])
+    parser.add_argument("--store", type=Path, default=Path("store"), help="the store's folder (default: store)")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the runs that prune respects")
+    parser.add_argument("--delete", action="store_true", help="prune: delete; otherwise it only says what it would")
+    options = parser.parse_args()
+    if not options.store.is_dir():
+        sys.exit(f"error: --store={options.store} is not a folder; give the store of your runs.")
+    if options.action == "list":
+        list_artifacts(options.store)
+    elif options.action == "verify":
+        sys.exit(verify(options.store))
+    else:
+        prune(options.store, options.outputs, delete=options.delete)
+
+
+def artifacts(store: Path) -> dict[Path, list[Path]]:
+    """Artifact folder store/<stage>/<key> -> the folders in it that have a manifest (several for a pool's blocks)."""
+    found: dict[Path, list[Path]] = {}
+    for manifest in sorted(store.glob(f"*/**/{MANIFEST}")):
+        parts = manifest.relative_to(store).parts
+        if not any(part.startswith(".") for part in parts):
+            found.setdefault(store.joinpath(*parts[:2]), []).append(manifest.parent)
+    return found
+
+
+def list_artifacts(store: Path) -> None:
+    """Stage, key, pieces, size, age, and what making it cost."""
+    total = 0
+    print(f"{'stage':<20} {'key':<22} {'pieces':>6} {'size':>10} {'age':>8} {'made in':>9}")
+    for folder, pieces in artifacts(store).items():
+        manifests = [json.loads((piece / MANIFEST).read_text()) for piece in pieces]
+        size = _size(folder)
+        total += size
+        age = time.time() - max(manifest["created"] for manifest in manifests)
+        seconds = sum(manifest["seconds"] for manifest in manifests)
+        name = f"{folder.parent.name:<20} {folder.name:<22}"
+        print(f"{name} {len(pieces):>6} {_bytes(size):>10} {_age(age):>8} {seconds:>7.1f} s")
+    aside = [path for path in store.glob("*/**/.damaged-*") if path.is_dir()]
+    print(f"{_bytes(total)} in all" + (f"; {len(aside)} damaged artifacts set aside" if aside else ""))
+
+
+def verify(store: Path) -> int:
+    """Recompute every checksum; the number of damaged artifacts, at most 1, is the exit status."""
+    pieces = [piece for group in artifacts(store).values() for piece in group]
+    damaged = 0
+    for piece in pieces:
+        try:
+            check(piece)
+        except DamagedArtifactError as error:
+            damaged += 1
+            print(f"damaged: {error}; the next run that needs it makes it again")
+    print(f"{len(pieces) - damaged} of {len(pieces)} artifacts match their checksums")
+    return min(damaged, 1)
+
+
+def prune(store: Path, outputs: Path, *, delete: bool) -> None:
+    """What no lineage.json under `outputs` names, and what was set aside; removed with `delete`."""
+    wanted = set()
+    for lineage in outputs.glob("**/lineage.json"):
+        wanted |= {(entry["stage"], entry["key"], entry["part"]) for entry in json.loads(lineage.read_text())}
+    if not wanted:
+        sys.exit(
+            f"error: no run under --outputs={outputs}; pruning would delete everything. Give the folder of your runs."
+        )
+    unwanted = [path for path in store.glob("*/**/.damaged-*") if path.is_dir()]
+    for folder, pieces in artifacts(store).items():
+        for piece in pieces:
+            part = "" if piece == folder else piece.relative_to(folder).as_posix()
+            if (folder.parent.name, folder.name, part) not in wanted:
+                unwanted.append(piece)
+    freed = 0
+    for piece in unwanted:
+        size = _size(piece)
+        freed += size
+        print(f"{'deleted' if delete else 'would delete'} {piece.relative_to(store)} ({_bytes(size)})")
+        if delete:
+            shutil.rmtree(piece)
+    print(f"{len(unwanted)} artifacts, {_bytes(freed)}" + ("" if delete or not unwanted else "; --delete removes them"))
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def _age(seconds: float) -> str:
+    for limit, unit in ((60, "s"), (60, "min"), (24, "h")):
+        if seconds < limit:
+            return f"{seconds:.0f} {unit}"
+        seconds /= limit
+    return f"{seconds:.0f} d"
+
+
+if __name__ == "__main__":
+    main()

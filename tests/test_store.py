@@ -1,0 +1,195 @@
+"""The store: made once, verified, atomic, locked; and its command line."""
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.artifacts import Policy
+from bench.errors import BenchError
+from bench.store import MANIFEST, Address, Store, check, lineage, stage, using
+
+
+def read(folder: Path) -> str:
+    return (folder / "text.txt").read_text()
+
+
+@stage(version=1, load=read, speed_only=("batch_size",))
+def shout(policy: Policy, *, word: str, times: int = 2, batch_size: int = 1, out: Path) -> dict[str, float]:
+    (out / "text.txt").write_text(word.upper() * times)
+    return {"letters": len(word) * times}
+
+
+POLICY = Policy(Path("nowhere"), "abc")
+
+
+def only(store: Store) -> Path:
+    (manifest,) = store.root.glob(f"shout/*/{MANIFEST}")
+    return manifest.parent
+
+
+def test_made_once_and_told_apart_by_settings_and_parents(store: Store):
+    assert shout(POLICY, word="a") == shout(POLICY, word="a", times=2, batch_size=7) == "AA"
+    assert [use.reused for use in store.uses] == [False, True]
+    assert shout(POLICY, word="a", times=3) == "AAA"
+    assert shout(Policy(Path("elsewhere"), "abc"), word="a") == "AA"  # same content, another place
+    shout(Policy(Path("nowhere"), "abd"), word="a")
+    assert [use.reused for use in store.uses[2:]] == [False, True, False]
+
+
+def test_manifest_says_how_it_was_made(store: Store):
+    shout(POLICY, word="ab")
+    manifest = check(only(store))
+    assert manifest["settings"] == {"word": "ab", "times": 2}
+    assert manifest["parents"] == {"policy": "abc"}
+    assert manifest["counts"] == {"letters": 4}
+    assert manifest["files"]["text.txt"]["bytes"] == 4
+
+
+def test_lineage_names_each_artifact_once_and_whether_it_was_made(store: Store):
+    for word in ("a", "b", "a"):
+        shout(POLICY, word=word)
+    entries = lineage(store.uses)
+    assert [entry["settings"]["word"] for entry in entries] == ["a", "b"]
+    assert not any(entry["reused"] for entry in entries)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "missing", "manifest"])
+def test_a_damaged_artifact_is_set_aside_and_made_again(store: Store, capsys, damage):
+    shout(POLICY, word="hello")
+    folder = only(store)
+    if damage == "truncated":
+        os.truncate(folder / "text.txt", 3)
+    elif damage == "changed":
+        (folder / "text.txt").write_text("HELLOHELLA")
+    elif damage == "missing":
+        (folder / "text.txt").unlink()
+    else:
+        (folder / MANIFEST).write_text('{"files"')
+    assert shout(POLICY, word="hello") == "HELLOHELLO"
+    assert not store.uses[-1].reused
+    assert capsys.readouterr().err.count("warning") == 1
+    assert len(list(folder.parent.glob(".damaged-*"))) == 1
+    assert shout(POLICY, word="hello") == "HELLOHELLO"
+    assert store.uses[-1].reused
+
+
+def test_a_failing_stage_leaves_nothing(store: Store):
+    @stage(version=1, load=read)
+    def fail(policy: Policy, *, out: Path) -> dict[str, float]:
+        (out / "text.txt").write_text("half")
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        fail(POLICY)
+    assert [path for path in store.root.rglob("*") if path.is_file() and ".locks" not in path.parts] == []
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(store: Store, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(BenchError, match=r"disk of store=.* is full while making shout"):
+        shout(POLICY, word="a")
+    monkeypatch.undo()
+    assert list(store.root.glob("shout/*")) == []
+    assert shout(POLICY, word="a") == "AA"
+
+
+def test_a_store_that_cannot_be_written_is_one_sentence(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BenchError, match=r"store=.*file.* can't be written"):
+        Store(tmp_path / "file" / "store")
+
+
+def test_a_setting_that_cannot_be_hashed_is_refused(store: Store):
+    with pytest.raises(TypeError):
+        shout(POLICY, word=object())
+
+
+def slow(policy: Policy, *, log: str, seconds: float, out: Path) -> dict[str, float]:
+    with Path(log).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    time.sleep(seconds)
+    (out / "text.txt").write_text("done")
+    return {}
+
+
+def ask(root: Path, log: Path) -> None:
+    with using(Store(root)):
+        assert stage(version=1, load=read)(slow)(POLICY, log=str(log), seconds=0.4) == "done"
+
+
+def test_processes_that_want_one_artifact_make_it_once(tmp_path: Path):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=ask, args=(tmp_path / "store", tmp_path / "log")) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert len((tmp_path / "log").read_text().split()) == 1
+
+
+def test_kill_of_the_holder_passes_the_lock_on(tmp_path: Path):
+    context = multiprocessing.get_context("fork")
+    first = context.Process(target=ask, args=(tmp_path / "store", tmp_path / "log"))
+    first.start()
+    while not (tmp_path / "log").exists():
+        time.sleep(0.01)
+    second = context.Process(target=ask, args=(tmp_path / "store", tmp_path / "log"))
+    second.start()
+    os.kill(first.pid, signal.SIGKILL)
+    first.join(30)
+    second.join(30)
+    assert second.exitcode == 0
+    assert len((tmp_path / "log").read_text().split()) == 2
+    assert not list((tmp_path / "store").glob("slow/.making*"))
+
+
+def command(store: Store, *arguments: str) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", "bench.store", *arguments, "--store", str(store.root)]
+    return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+def test_command_lists_verifies_and_prunes(store: Store, tmp_path: Path):
+    shout(POLICY, word="keep")
+    store.make(Address("pool", 1, {}, {}, part="0-1"), lambda out: (out / "x").write_text("x") and {}, lambda _: None)
+    outputs = tmp_path / "outputs" / "run"
+    outputs.mkdir(parents=True)
+    (outputs / "lineage.json").write_text(json.dumps(lineage(store.uses)))
+    shout(POLICY, word="drop")
+
+    listed = command(store, "list").stdout
+    assert listed.count("shout") == 2
+    assert listed.count("pool") == 1
+    assert "3 of 3" in command(store, "verify").stdout
+
+    dry = command(store, "prune", "--outputs", str(outputs.parent))
+    assert dry.stdout.count("would delete shout/") == 1
+    assert len(list(store.root.glob(f"*/**/{MANIFEST}"))) == 3
+    command(store, "prune", "--outputs", str(outputs.parent), "--delete")
+    assert len(list(store.root.glob(f"*/**/{MANIFEST}"))) == 2
+    assert shout(POLICY, word="keep") == "KEEPKEEP"
+    assert store.uses[-1].reused
+
+    (store.root / next(store.root.glob("pool/*/0-1/x"))).write_text("y")
+    verified = command(store, "verify")
+    assert verified.returncode == 1
+    assert "1 of 2" in verified.stdout
+
+
+def test_prune_without_runs_deletes_nothing(store: Store, tmp_path: Path):
+    shout(POLICY, word="a")
+    refused = command(store, "prune", "--outputs", str(tmp_path / "none"), "--delete")
+    assert refused.returncode == 1
+    assert "would delete everything" in refused.stderr
+    assert len(list(store.root.glob(f"*/**/{MANIFEST}"))) == 1
