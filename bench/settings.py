@@ -82,10 +82,11 @@ def check(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key, default=None)
         if value is not None and not allowed(value):
             raise BenchError(f"{key}={value} is not allowed: it must be {description}.")
-    if cfg.temperature == 0 and cfg.num_completions > 1:
+    drawn = max(cfg.num_completions, cfg.baseline_completions)
+    if cfg.temperature == 0 and drawn > 1:
         raise BenchError(
-            f"temperature=0 is greedy, so all num_completions={cfg.num_completions} samples would be the same: "
-            "set num_completions=1 or a temperature above 0."
+            f"temperature=0 is greedy, so num_completions={cfg.num_completions} and baseline_completions="
+            f"{cfg.baseline_completions} would repeat one sample: set both to 1, or a temperature above 0."
         )
     if cfg.evaluation.kl_completions > cfg.evaluation.num_completions:
         raise BenchError(

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from bench.estimators.kl import best_of_n_kl_bound, estimate_best_of_n_kl
+from bench.estimators.kl import best_of_n_kl_bound, best_of_n_kl_from_reference
 from bench.estimators.uncertainty import bootstrap_interval, paired_difference
 
-from bench.estimators.best_of_n import best_of_n, best_of_n_weights, majority_at_k, pass_at_k
+from bench.estimators.best_of_n import best_of_n, majority_at_k, pass_at_k
 from bench.evaluation.heldout import RAW_BASE, Graded, Outcomes
 from bench.experiment import Results
 from bench.seeds import generator
@@ -121,13 +121,12 @@ def _of_policy(arm: str, outcomes: Outcomes) -> dict[Cell, np.ndarray]:
 def _of_best_of_n(pool: Graded, sizes: list[int]) -> dict[Cell, np.ndarray]:
     """Best-of-N of the base: KL to the sampler it drew from, plus the chain rule's way to the raw base."""
     log_ratio = pool.completions.logprob - pool.completions.policy_logprob  # [M, N] nats; 0 for the raw sampler
-    weights = best_of_n_weights(pool.proxy, sizes)  # [M, N, len(sizes)]
-    to_base = np.einsum("mn,mnk->mk", log_ratio, weights)
+    bounds = np.array([best_of_n_kl_bound(n) for n in sizes])
     columns = {
         "accuracy": best_of_n(pool.proxy, pool.gold, sizes),
         "proxy": best_of_n(pool.proxy, pool.proxy, sizes),
-        "kl": estimate_best_of_n_kl(pool.proxy, sizes) + to_base,
-        "kl_bound": np.array([best_of_n_kl_bound(n) for n in sizes]) + to_base,
+        "kl": best_of_n_kl_from_reference(pool.proxy, log_ratio, sizes),
+        "kl_bound": bounds + best_of_n(pool.proxy, log_ratio, sizes),
     }
     return {
         Cell("base", "best_of_n", metric, n): values[:, i]

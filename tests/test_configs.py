@@ -1,0 +1,48 @@
+"""Every configuration composes, passes its own checks, and builds its part."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from bench import settings
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+CHOICES = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
+
+
+def composed(*overrides: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+def test_there_are_configurations():
+    assert len(CHOICES) > 10
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_choice_composes_and_builds(group, choice):
+    overrides = [f"{group}={choice}"]
+    if choice == "folder":
+        overrides.append("policy.path=anywhere")
+    cfg = composed(*overrides)
+    settings.check(cfg)
+    parts = settings.build_parts(cfg)
+    assert set(parts) == set(settings.PARTS)
+
+
+def test_run_id_is_that_of_the_configuration_not_of_its_place():
+    here, there = composed(), composed("store=elsewhere", "outputs=elsewhere", "tracking=none")
+    assert settings.run_id(here) == settings.run_id(there)
+    ids = {
+        settings.run_id(composed(override)) for override in ("seed=1", "top_p=0.9", "selection=all_correct", "seed=0")
+    }
+    assert len(ids) == 4
+    assert settings.run_id(here) in ids
+
+
+def test_one_value_lives_in_one_place():
+    cfg = composed("temperature=0.7", "top_p=0.9", "seed=3", "task.max_new_tokens=9")
+    assert (cfg.generation.temperature, cfg.generation.top_p, cfg.generation.max_new_tokens) == (0.7, 0.9, 9)
+    assert OmegaConf.select(cfg, "policy.seed") == 3

@@ -1,0 +1,199 @@
+"""The whole chain as a user runs it, from the command line: what it leaves, repeats, survives and mends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from bench.artifacts import Policy
+
+KILLS = 10
+BOOKKEEPING = ("cost/seconds", "saved/")  # what may differ between two runs of one command
+
+
+def arguments(policy: Policy) -> list[str]:
+    return [
+        "policy=folder",
+        f"policy.path={policy.path}",
+        "task.train_prompts=60",
+        "task.test_prompts=40",
+        "num_completions=4",
+        "baseline_completions=8",
+        "evaluation.num_completions=4",
+        "generation.shard_size=20",
+        "temperature=0.8",
+        "top_p=0.95",
+        "training.epochs=1",
+    ]
+
+
+def start(folder: Path, policy: Policy) -> subprocess.Popen:
+    folder.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "bench", *arguments(policy)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(folder: Path, policy: Policy) -> tuple[str, str]:
+    process = start(folder, policy)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    return out, err
+
+
+def metrics(folder: Path) -> dict:
+    (path,) = folder.glob("outputs/*/*/metrics.json")
+    return {name: value for name, value in json.loads(path.read_text()).items() if not name.startswith(BOOKKEEPING)}
+
+
+def manifests(folder: Path) -> dict[Path, float]:
+    found = {}
+    for path in (folder / "store").glob("*/**/manifest.json"):
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            found[path] = json.loads(path.read_text())["created"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Policy) -> tuple[Path, str, str]:
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, *finish(folder, tiny_policy)
+
+
+def run_folder(folder: Path) -> Path:
+    (path,) = folder.glob("outputs/default/*/metrics.json")
+    return path.parent
+
+
+def test_what_is_printed(finished):
+    folder, out, err = finished
+    for name in ("base", "tuned: top_per_prompt", "control", "Best-of-2", "Best-of-4"):
+        assert f"| {name}" in out
+    assert str(run_folder(folder) / "frontier.png") in out
+    assert "wandb" in out
+    assert "generate" in err
+    assert "reused    0 of" in err
+
+
+def test_every_record_is_there(finished):
+    folder = run_folder(finished[0])
+    names = {path.name for path in folder.iterdir()}
+    records = {"config.yaml", "metrics.json", "curves.parquet", "per_prompt.parquet", "samples.parquet", "lineage.json"}
+    assert records | {"frontier.png", "frontier.pdf"} <= names
+    assert "error.txt" not in names
+
+
+def test_the_means_are_those_of_the_records(finished):
+    folder = run_folder(finished[0])
+    found = json.loads((folder / "metrics.json").read_text())
+    table = pq.read_table(folder / "per_prompt.parquet").to_pylist()
+
+    def mean(policy: str, method: str, metric: str, n: int) -> float:
+        key = (policy, method, metric, n)
+        values = [row["value"] for row in table if (row["policy"], row["method"], row["metric"], row["n"]) == key]
+        assert len(values) == 40
+        return float(np.mean(values))
+
+    assert found["tuned/pass@1"] == pytest.approx(mean("tuned", "pass", "accuracy", 1))
+    assert found["base/greedy_accuracy"] == pytest.approx(mean("base", "greedy", "accuracy", 1))
+    assert found["best_of_4/kl"] == pytest.approx(mean("base", "best_of_n", "kl", 4))
+    for name in ("base/pass@1", "tuned/kl", "best_of_4/accuracy", "control/greedy_accuracy"):
+        assert found[f"{name}_low"] <= found[name] <= found[f"{name}_high"]
+
+
+def test_the_numbers_hang_together(finished):
+    found = metrics(finished[0])
+    assert found["base/kl"] == pytest.approx(0, abs=1e-5)  # the gate
+    assert found["tuned/kl"] > 0
+    assert found["selection/kept"] == 60
+    assert found["best_of_1/kl"] > 0  # the sampler at 0.8, .95 is not the raw base: the chain rule's second term
+    assert found["best_of_4/kl"] <= found["best_of_4/kl_bound"] + 1e-9
+    assert found["best_of_4/accuracy"] >= found["best_of_1/accuracy"]
+    assert found["tuned_vs_control/pass@1/verdict"] in ("better", "worse", "not resolved")
+
+
+def test_lm_eval_agrees_with_the_suite(finished):
+    found = metrics(finished[0])
+    for arm in ("base", "tuned"):
+        (name,) = (name for name in found if name.startswith(f"{arm}/lm_eval/") and name.endswith("/exact_match"))
+        assert found[name] == found[f"{arm}/greedy_accuracy"]
+
+
+def test_lineage_names_every_stage(finished):
+    entries = json.loads((run_folder(finished[0]) / "lineage.json").read_text())
+    assert {"generate", "divergence_samples"} <= {entry["stage"] for entry in entries}
+    assert sum(entry["counts"].get("generated_tokens", 0) for entry in entries) > 0
+
+
+def test_again_makes_nothing(finished, tiny_policy: Policy):
+    folder, *_ = finished
+    before, numbers = manifests(folder), metrics(folder)
+    _, err = finish(folder, tiny_policy)
+    assert manifests(folder) == before
+    assert metrics(folder) == numbers
+    assert f"reused    {len(before)} of {len(before)} artifacts" in err
+
+
+def test_a_damaged_artifact_is_made_again(finished, tiny_policy: Policy):
+    folder, *_ = finished
+    numbers = metrics(folder)
+    block = max((folder / "store" / "generate").glob("*/*/*.parquet"))
+    weights = max((folder / "store").glob("*/*/model.safetensors"))
+    for path in (block, weights):
+        os.truncate(path, path.stat().st_size // 2)
+    _, err = finish(folder, tiny_policy)
+    assert err.count("warning") == 2
+    assert metrics(folder) == numbers
+
+
+def test_killed_at_any_moment_it_goes_on_and_ends_the_same(finished, tiny_policy: Policy, tmp_path: Path):
+    """kill -9 at spread-out moments, mid-artifact: nothing finished is made twice, and the numbers are the same."""
+    total = len(manifests(finished[0]))
+    moments = np.unique(np.linspace(0, total - 2, KILLS).round().astype(int))
+    assert len(moments) == KILLS
+    folder = tmp_path / "killed"
+    for moment in moments:
+        process = start(folder, tiny_policy)
+        while len(manifests(folder)) <= moment and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        kept = manifests(folder)
+    finish(folder, tiny_policy)
+    after = manifests(folder)
+    assert {path: after[path] for path in kept} == kept
+    assert metrics(folder) == metrics(finished[0])
+
+
+def test_failure_leaves_its_reason_and_no_metrics(tmp_path: Path, tiny_policy: Policy):
+    process = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "bench",
+            *arguments(tiny_policy),
+            "selection=top_k_overall",
+            "selection.k=240",
+            "task.train_prompts=9999",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 1
+    (reason,) = tmp_path.glob("outputs/default/*/error.txt")
+    assert "9999" in reason.read_text()
+    assert not list(tmp_path.glob("outputs/default/*/metrics.json"))
