@@ -1,0 +1,192 @@
+"""Fine-tune a policy on selected completions: rejection-sampling fine-tuning, with TRL's SFTTrainer.
+
+What is trained on is exactly what was drawn: the completion's own token ids, never re-tokenised text. A truncated
+completion gets no EOS, a finished one has its own. Only completion tokens carry loss. For a batch B with selection
+weights w, completion lengths l (tokens) and token likelihoods nll (nats),
+
+    loss(B) = sum_{i in B} w_i sum_t nll_it / sum_{i in B} w_i l_i
+
+so that a row of weight 2 counts as that row twice in its batch, also where a batch is split into micro-batches.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import chat, policies
+from bench.artifacts import Completions, Message, Policy, Prompts, Selection, content_hash
+from bench.errors import BenchError
+from bench.seeds import small_seed
+from bench.store import stage
+from bench.training.weighted_trainer import IGNORED, isolated, train
+
+LOG = "train_log.json"
+SCHEDULERS = ("constant", "linear", "cosine")
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """K examples in order. Its key is its content, so selections that picked the same cells share one training."""
+
+    messages: tuple[tuple[Message, ...], ...]  # [K] prompts
+    token_ids: tuple[tuple[int, ...], ...]  # [K] completions as drawn, EOS included where it was drawn
+    finish_reason: tuple[str, ...]  # [K] "stop" or "length"
+    weight: tuple[float, ...]  # [K] in the loss, above 0
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    @cached_property
+    def key(self) -> str:
+        return content_hash(self.messages, self.token_ids, self.finish_reason, self.weight)
+
+
+def fine_tune(
+    policy: Policy,
+    prompts: Prompts,
+    completions: Completions,
+    selection: Selection,
+    *,
+    epochs: float = 3,
+    learning_rate: float = 1e-3,
+    batch_size: int = 32,
+    micro_batch_size: int | None = None,
+    scheduler: str = "cosine",
+    warmup: float = 0.05,
+    weight_decay: float = 0.0,
+    max_grad_norm: float = 1.0,
+    gradient_checkpointing: bool = False,
+    seed: int,
+) -> Policy:
+    """The policy after AdamW on the selected completions, starting from `policy`; equal training sets are trained once.
+
+    batch_size: examples an update; micro_batch_size: examples in memory at a time (None: all), a divisor of it.
+    scheduler: "constant", "linear" or "cosine"; warmup: share of the updates in which the learning rate rises from 0.
+    max_grad_norm: the gradient is scaled down to this Euclidean norm; 0 leaves it.
+    Weights are float32 throughout (bfloat16 compute on a GPU): bfloat16 weights lose small updates to rounding.
+    On a CPU the result is the same bit for bit for equal inputs, seed and thread count.
+    Rows of weight 0 are left out. Raises BenchError where nothing is left, or where the loss stops being a number.
+    """
+    _check_settings(batch_size, micro_batch_size, scheduler, warmup)
+    return sft(
+        policy,
+        training_set(prompts, completions, selection),
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        micro_batch_size=micro_batch_size,
+        scheduler=scheduler,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+        gradient_checkpointing=gradient_checkpointing,
+        seed=seed,
+    )
+
+
+def training_set(prompts: Prompts, completions: Completions, selection: Selection) -> TrainingSet:
+    """The selected cells of a pool, in the selection's order, rows of weight 0 left out."""
+    weight = np.asarray(selection.weight, float)
+    if not np.isfinite(weight).all() or (weight < 0).any():
+        raise ValueError(f"selection.weight holds {weight.min()}; every weight must be a finite number of at least 0.")
+    cells = [(row, column) for row, column, w in zip(selection.row, selection.column, weight, strict=True) if w > 0]
+    if not cells:
+        raise BenchError(
+            "The selection kept no completion to train on: no sample was scored above what the selection asks for; "
+            "raise num_completions or temperature, or choose a selection that always keeps some (top_per_prompt)."
+        )
+    return TrainingSet(
+        messages=tuple(prompts.messages[row] for row, _ in cells),
+        token_ids=tuple(tuple(completions.token_ids[cell].tolist()) for cell in cells),
+        finish_reason=tuple(str(completions.finish_reason[cell]) for cell in cells),
+        weight=tuple(weight[weight > 0].tolist()),
+    )
+
+
+def training_log(policy: Policy) -> list[dict[str, float]]:
+    """What each update of a fine-tuned policy measured before it: step, epoch, loss (nats a token), learning_rate and
+    grad_norm (before clipping)."""
+    return json.loads((policy.path / LOG).read_text())
+
+
+@stage(version=1, load=policies.folder, speed_only=("micro_batch_size", "gradient_checkpointing"))
+def sft(
+    policy: Policy,
+    examples: TrainingSet,
+    *,
+    epochs: float,
+    learning_rate: float,
+    batch_size: int,
+    micro_batch_size: int | None,
+    scheduler: str,
+    warmup: float,
+    weight_decay: float,
+    max_grad_norm: float,
+    gradient_checkpointing: bool,
+    seed: int,
+    out: Path,
+) -> dict[str, float]:
+    with isolated():
+        tokenizer, model = policies.load_tokenizer(policy), policies.load_model(policy)
+        rows = tokenized(examples, tokenizer, _eos_ids(tokenizer, model))
+        log, tokens = train(
+            model,
+            tokenizer,
+            rows,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            micro_batch_size=micro_batch_size or batch_size,
+            scheduler=scheduler,
+            warmup=warmup,
+            weight_decay=weight_decay,
+            max_grad_norm=max_grad_norm,
+            gradient_checkpointing=gradient_checkpointing,
+            seed=small_seed(seed, "sft"),
+            scratch=out,
+        )
+        model.save_pretrained(out)
+        policies.load_tokenizer(policy).save_pretrained(out)
+    (out / LOG).write_text(json.dumps(log, indent=1))
+    return {"train_tokens": tokens, "train_flops": 6 * model.num_parameters() * tokens, "steps": len(log)}
+
+
+def tokenized(examples: TrainingSet, tokenizer: Any, eos_ids: set[int]) -> dict[str, list]:
+    """Columns input_ids, labels (the completion's tokens, IGNORED on the prompt's) and weight, [K] each.
+
+    Raises ValueError where a completion is said to be finished and does not end in EOS.
+    """
+    columns: dict[str, list] = {"input_ids": [], "labels": [], "weight": list(examples.weight)}
+    for messages, completion, reason in zip(examples.messages, examples.token_ids, examples.finish_reason, strict=True):
+        if reason == "stop" and not eos_ids.intersection(completion[-1:]):
+            raise ValueError(
+                f"A completion with finish_reason 'stop' ends in token {completion[-1:]}; "
+                f"it must end in the EOS that was drawn, one of {sorted(eos_ids)}."
+            )
+        prompt = chat.encode(tokenizer, messages)
+        columns["input_ids"].append([*prompt, *completion])
+        columns["labels"].append([IGNORED] * len(prompt) + list(completion))
+    return columns
+
+
+def _eos_ids(tokenizer: Any, model: Any) -> set[int]:
+    """Every token that ends a generation: a chat model often has several."""
+    configured = model.generation_config.eos_token_id
+    several = configured if isinstance(configured, list) else [configured]
+    return {token for token in (*several, tokenizer.eos_token_id) if token is not None}
+
+
+def _check_settings(batch_size: int, micro_batch_size: int | None, scheduler: str, warmup: float) -> None:
+    if scheduler not in SCHEDULERS:
+        raise BenchError(f"training.scheduler={scheduler} is not known; it is one of {', '.join(SCHEDULERS)}.")
+    if not 0 <= warmup < 1:
+        raise BenchError(f"training.warmup={warmup} is not allowed: it must be a share of the updates, 0 to below 1.")
+    if micro_batch_size is not None and (micro_batch_size < 1 or batch_size % micro_batch_size):
+        raise BenchError(
+            f"training.micro_batch_size={micro_batch_size} is not allowed: it must divide "
+            f"training.batch_size={batch_size}, or be null for the whole batch at once."
+        )

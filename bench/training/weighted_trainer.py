@@ -1,0 +1,188 @@
+"""TRL's SFTTrainer with a weight for every row in the loss, quiet, and leaving global state as it was.
+
+The only module that imports TRL.
+"""
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import progress
+from bench.errors import BenchError
+
+IGNORED = -100  # the label that carries no loss, in torch and TRL alike
+
+
+def train(
+    model: Any,
+    tokenizer: Any,
+    rows: dict[str, list],
+    *,
+    epochs: float,
+    learning_rate: float,
+    batch_size: int,
+    micro_batch_size: int,
+    scheduler: str,
+    warmup: float,
+    weight_decay: float,
+    max_grad_norm: float,
+    gradient_checkpointing: bool,
+    seed: int,
+    scratch: Path,
+) -> tuple[list[dict[str, float]], int]:
+    """Train `model` in place on rows {input_ids, labels, weight}; the numbers of each update, and the tokens seen.
+
+    Tokens count prompts too, padding not. Nothing is left in `scratch`. Raises BenchError where the loss diverges.
+    """
+    import torch
+    from trl.trainer.sft_config import SFTConfig
+
+    on_gpu = torch.cuda.is_available()
+    arguments = SFTConfig(
+        output_dir=str(scratch),
+        num_train_epochs=epochs,
+        learning_rate=learning_rate,
+        per_device_train_batch_size=micro_batch_size,
+        gradient_accumulation_steps=batch_size // micro_batch_size,
+        lr_scheduler_type=scheduler,
+        warmup_steps=warmup,
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+        gradient_checkpointing=gradient_checkpointing,
+        router_aux_loss_coef=0.0,  # the loss is the completions' likelihood and nothing else
+        seed=seed,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},  # ours is tokenised
+        remove_unused_columns=False,  # keeps the weights
+        use_cpu=not on_gpu,
+        bf16=on_gpu,
+        dataloader_pin_memory=on_gpu,
+        save_strategy="no",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # of several visible GPUs one trains: no DataParallel
+    configs = copy.deepcopy((model.config, model.generation_config))
+    log: list[dict[str, float]] = []
+    steps = math.ceil(math.ceil(len(rows["weight"]) / batch_size) * epochs)
+    with progress.bar("fine-tuning", steps, "step") as bar:
+        trainer = weighted_trainer(model, tokenizer, rows, arguments, _watcher(log, bar))
+        trainer.train()
+    model.config, model.generation_config = configs  # the Trainer writes its own special tokens into them
+    return log, int(trainer.tokens)
+
+
+def weighted_trainer(model: Any, tokenizer: Any, rows: dict[str, list], arguments: Any, watcher: Any) -> Any:
+    """The trainer of sum_i w_i sum_t nll_it / sum_i w_i l_i over a whole batch; `tokens` counts what it has seen."""
+    import torch
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
+
+    pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    pad = DataCollatorForLanguageModeling(pad_token_id=pad_id)
+
+    def collate(examples: list[dict[str, Any]]) -> dict[str, Any]:
+        return {**pad(examples), "weight": torch.tensor([example["weight"] for example in examples])}
+
+    def loss_tokens(batch: dict[str, Any]) -> Any:
+        return batch["weight"] @ (batch["labels"][:, 1:] != IGNORED).sum(dim=1).to(batch["weight"].dtype)
+
+    class WeightedTrainer(SFTTrainer):
+        loss_is_scaled_for_ga: Any = True  # compute_loss is given the weight of the whole batch
+        tokens = 0
+
+        def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, Any]:
+            batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+            return batches, sum(loss_tokens(batch) for batch in batches)
+
+        def compute_loss(
+            self, model: Any, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            batch = dict(inputs)
+            weight = batch.pop("weight")  # (B,)
+            log_probs = model(**batch, fused_lm_head=True).log_probs  # (B, T-1), 0 where ignored
+            self.tokens = self.tokens + batch["attention_mask"].sum()
+            return -(weight @ log_probs.sum(dim=1)) / num_items_in_batch
+
+        def _send_telemetry(self) -> None:
+            """Nothing leaves the machine."""
+
+    trainer = WeightedTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_dict(rows),
+        processing_class=tokenizer,
+        data_collator=collate,
+        callbacks=[watcher],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _watcher(log: list[dict[str, float]], bar: progress.Bar) -> Any:
+    """A callback that keeps each update's numbers in `log`, moves the bar, and stops at the first that is none."""
+    from transformers import TrainerCallback
+
+    class Watcher(TrainerCallback):
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
+        ) -> None:
+            if logs is None or "loss" not in logs:  # the summary after the last update
+                return
+            entry = {name: logs[name] for name in ("loss", "learning_rate", "grad_norm")}
+            if not (math.isfinite(entry["loss"]) and math.isfinite(entry["grad_norm"])):
+                raise BenchError(
+                    f"training.learning_rate={args.learning_rate:g} let the training diverge: loss {entry['loss']} and "
+                    f"gradient norm {entry['grad_norm']} at step {state.global_step}; lower it."
+                )
+            log.append({"step": state.global_step, "epoch": state.epoch, **entry})
+            bar.advance()
+
+    return Watcher()
+
+
+@contextlib.contextmanager
+def isolated() -> Iterator[None]:
+    """Around a training: the global random generators stand where they stood, and Transformers says nothing."""
+    with _global_random_state_kept(), _quiet_transformers():
+        yield
+
+
+@contextlib.contextmanager
+def _global_random_state_kept() -> Iterator[None]:
+    """The Trainer seeds every global generator; afterwards they stand where they stood."""
+    import random
+
+    import torch
+
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No bars beside our own, and no warning that special tokens were changed: they are put back."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
