@@ -1,0 +1,222 @@
+"""Divergences against policies small enough to write out: every draw of n, every tie."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.estimators.best_of_n import best_of_n_weights
+from bench.estimators.kl import (
+    best_of_n_kl,
+    best_of_n_kl_bound,
+    best_of_n_kl_from_reference,
+    best_of_n_win_rate,
+    estimate_best_of_n_kl,
+)
+
+policies = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 2)), min_size=1, max_size=4)
+
+
+def written_out(probabilities, rewards, n):
+    """The Best-of-n policy over outcomes, from every sequence of n draws with a uniform tie-break."""
+    best = np.zeros(len(probabilities))
+    for draws in product(range(len(probabilities)), repeat=n):
+        top = max(rewards[i] for i in draws)
+        winners = [i for i in draws if rewards[i] == top]
+        for i in winners:
+            best[i] += math.prod(probabilities[j] for j in draws) / len(winners)
+    return best
+
+
+def kl(p, q):
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
+
+
+def binary_kl(p, n):
+    """STATISTICS of a verifier with pass rate p; exact at 0 and 1."""
+    return 0.0 if p in (0, 1) else kl([1 - (1 - p) ** n, (1 - p) ** n], [p, 1 - p])
+
+
+def distribution(policy):
+    weight = np.array([w for w, _ in policy], dtype=float)
+    return weight / weight.sum(), np.array([r for _, r in policy], dtype=float)
+
+
+@given(policies, st.integers(1, 4))
+def test_exact_kl_and_win_rate_of_a_discrete_policy_with_ties(policy, n):
+    p, rewards = distribution(policy)
+    best = written_out(p, rewards, n)
+    assert best_of_n_kl(p, rewards, n) == pytest.approx(kl(best, p), abs=1e-12)
+    assert best_of_n_kl(p, rewards, n) <= best_of_n_kl_bound(n) + 1e-12
+    wins = sum(
+        best[i] * p[j] * (1.0 if rewards[i] > rewards[j] else 0.5 if rewards[i] == rewards[j] else 0.0)
+        for i in range(len(p))
+        for j in range(len(p))
+    )
+    assert best_of_n_win_rate(p, rewards, n) == pytest.approx(wins, abs=1e-12)
+
+
+def test_printed_numbers():
+    assert best_of_n_kl([0.5, 0.5], [0, 1], 10) == pytest.approx(0.6854, abs=5e-5)
+    assert best_of_n_kl_bound(10) == pytest.approx(1.4026, abs=5e-5)
+    rates = [0, 0.1, 0.5, 1]
+    assert np.mean([best_of_n_kl([1 - p, p], [0, 1], 8) for p in rates]) == pytest.approx(0.3352, abs=5e-5)
+    assert best_of_n_kl([0.6, 0.4], [0, 1], 8) == pytest.approx(0.8242, abs=5e-5)  # the pooled pass rate
+
+
+def test_rare_and_certain_successes_keep_their_digits():
+    p = 1e-9
+    assert best_of_n_kl([1 - p, p], [0, 1], 4) == pytest.approx(4 * p * math.log(4) - 3 * p, rel=1e-6)
+    assert best_of_n_kl([p, 1 - p], [0, 1], 64) == pytest.approx(p, rel=1e-6)
+    assert best_of_n_kl([0, 1], [0, 1], 4) == 0
+
+
+def test_a_continuous_stretch_is_the_limit_of_many_atoms():
+    """An atom of .3, a stretch of .5 above it and an atom of .2 at the top, against 40,000 atoms in the stretch."""
+    pieces = 40_000
+    probabilities = np.concatenate([[0.3], np.full(pieces, 0.5 / pieces), [0.2]])
+    many = best_of_n_kl(probabilities, np.arange(pieces + 2.0), [1, 2, 5, 20])
+    mixed = best_of_n_kl([0.3, 0.5, 0.2], [0, 1, 2], [1, 2, 5, 20], continuous=[False, True, False])
+    np.testing.assert_allclose(mixed, many, atol=1e-7)
+    sizes = [1, 2, 7]
+    np.testing.assert_allclose(
+        best_of_n_kl([1.0], [0], sizes, continuous=[True]), best_of_n_kl_bound(sizes), atol=1e-12
+    )
+
+
+def counts_of(rewards):
+    values, counts = np.unique(rewards, return_counts=True)
+    return counts / len(rewards), values
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=9))
+def test_plug_in_and_jackknife_by_leaving_each_sample_out(rewards):
+    size = len(rewards)
+    for n in range(1, size + 1):
+        whole = kl(written_n(rewards, n), counts_of(rewards)[0])
+        rest = [np.delete(rewards, i) for i in range(size)]
+        left_out = np.mean([kl(written_n(r, n), counts_of(r)[0]) for r in rest])
+        assert estimate_best_of_n_kl([rewards], n, "plug_in")[0] == pytest.approx(whole, abs=1e-10)
+        expected = size * whole - (size - 1) * left_out
+        assert estimate_best_of_n_kl([rewards], n)[0] == pytest.approx(expected, abs=1e-9)
+
+
+def written_n(rewards, n):
+    """F(v)^n - F(v-)^n of the empirical distribution, by plain subtraction."""
+    upper = np.cumsum(counts_of(rewards)[0])
+    upper[-1] = 1
+    return np.diff(upper**n, prepend=0.0)
+
+
+@pytest.mark.parametrize("size", [2, 5, 16])
+def test_jackknife_of_a_verifier_has_its_closed_form(size):
+    for passed in range(size + 1):
+        rewards = np.arange(size)[None] < passed
+        for n in range(1, size + 1):
+            fewer = passed * binary_kl((passed - 1) / (size - 1), n) if passed else 0
+            other = (size - passed) * binary_kl(passed / (size - 1), n) if passed < size else 0
+            expected = size * binary_kl(passed / size, n) - (size - 1) / size * (fewer + other)
+            assert estimate_best_of_n_kl(rewards, n)[0] == pytest.approx(expected, abs=1e-10)
+
+
+def test_jackknife_removes_most_of_the_plug_in_bias():
+    """The exact expectation over k ~ Binomial(N, p), N = 32, n = 8; the plug-in is low."""
+    size, n = 32, 8
+    pools = np.arange(size)[None] < np.arange(size + 1)[:, None]  # every possible count of successes
+    for p in (0.05, 0.1, 0.2):
+        law = np.array([math.comb(size, k) * p**k * (1 - p) ** (size - k) for k in range(size + 1)])
+        truth = best_of_n_kl([1 - p, p], [0, 1], n)
+        plug_in = law @ estimate_best_of_n_kl(pools, n, "plug_in") - truth
+        jackknife = law @ estimate_best_of_n_kl(pools, n) - truth
+        assert plug_in < -0.03
+        assert abs(jackknife) < 0.1 * abs(plug_in)
+
+
+def test_distinct_rewards_come_near_the_bound_which_is_exact_there():
+    rewards = np.random.default_rng(0).random((50, 64))
+    sizes = [1, 2, 4, 8, 16]
+    for estimator in ("jackknife", "plug_in", "beirami"):
+        estimate = estimate_best_of_n_kl(rewards, sizes, estimator)
+        assert estimate.shape == (50, 5)
+        np.testing.assert_allclose(estimate, np.broadcast_to(best_of_n_kl_bound(sizes), (50, 5)), atol=0.004)
+    np.testing.assert_array_equal(
+        estimate_best_of_n_kl(rewards, sizes, "bound"), np.broadcast_to(best_of_n_kl_bound(sizes), (50, 5))
+    )
+
+
+def test_beirami_treats_each_outcome_as_one_atom_above_distinct_ones():
+    """By hand for 3 of 4 samples tied at the top, n = 2: Σ Δ K(ε), and above the truth under ties."""
+    rewards = np.array([[0.0, 1.0, 1.0, 1.0]])
+
+    def single_atom(e, n):
+        rest = (1 - e) ** n * (math.log(n) + (n - 1) * math.log(1 - e) - (n - 1) / n)
+        return rest + (1 - (1 - e) ** n) * math.log((1 - (1 - e) ** n) / e)
+
+    expected = (1 / 4) ** 2 * single_atom(0.25, 2) + (1 - (1 / 4) ** 2) * single_atom(0.75, 2)
+    assert estimate_best_of_n_kl(rewards, 2, "beirami")[0] == pytest.approx(expected, abs=1e-12)
+    assert expected > best_of_n_kl([0.25, 0.75], [0, 1], 2)
+
+
+def test_degenerate_pools():
+    assert (estimate_best_of_n_kl(np.zeros((3, 8)), [1, 4, 8]) == 0).all()  # constant rewards
+    assert (estimate_best_of_n_kl(np.ones((3, 8)), [1, 4, 8]) == 0).all()
+    assert estimate_best_of_n_kl([[0.7]], 1)[0] == 0  # N = 1
+    mixed = np.array([[0.0, 1, 1, 0, np.nan, np.nan], [0.0, 1, 1, 0, 0, 1], [np.nan] * 6])
+    values = estimate_best_of_n_kl(mixed, [2, 5])
+    assert values[0, 0] == pytest.approx(estimate_best_of_n_kl(mixed[:1, :4], 2)[0])
+    assert np.isnan(values[0, 1])
+    assert np.isnan(values[2]).all()
+    assert np.isfinite(values[1]).all()
+
+
+def test_permuting_samples_and_relabelling_rewards_monotonically_change_nothing():
+    rng = np.random.default_rng(0)
+    rewards = rng.integers(0, 5, (20, 16)).astype(float)
+    expected = estimate_best_of_n_kl(rewards, [2, 4, 8])
+    np.testing.assert_allclose(estimate_best_of_n_kl(rng.permuted(rewards, axis=1), [2, 4, 8]), expected)
+    np.testing.assert_allclose(estimate_best_of_n_kl(np.exp(rewards), [2, 4, 8]), expected)
+
+
+def test_chain_rule_to_a_reference_by_writing_out_both_policies():
+    """A sampler that truncates the base: KL(BoN ‖ base) = KL(BoN ‖ sampler) + E_BoN[log sampler − log base]."""
+    base = np.array([0.4, 0.3, 0.2, 0.1])
+    sampler = np.array([0.5, 0.3, 0.2, 0.0])
+    rewards = np.array([0.0, 1.0, 1.0, 5.0])
+    best = written_out(sampler, rewards, 3)
+    truth = kl(best, base)
+    ratio = np.log(sampler[:3] / base[:3])
+    assert best_of_n_kl(sampler, rewards, 3) + best[:3] @ ratio == pytest.approx(truth, abs=1e-12)
+    # a pool that holds the sampler's distribution exactly: 1,000 samples
+    draws = np.repeat([0, 1, 2], [500, 300, 200])[None]
+    estimate = best_of_n_kl_from_reference(rewards[draws], ratio[draws], 3)
+    assert estimate[0] == pytest.approx(truth, abs=2e-3)
+    weights = best_of_n_weights(rewards[draws], 3)
+    by_weights = estimate_best_of_n_kl(rewards[draws], 3) + (weights * ratio[draws]).sum(axis=1)
+    np.testing.assert_allclose(estimate, by_weights, atol=1e-12)
+
+
+def test_a_nan_log_ratio_takes_its_sample_out_of_both_terms():
+    rewards, ratio = np.array([[0.0, 1.0, 1.0, 0.0]]), np.array([[0.1, 0.2, np.nan, 0.4]])
+    expected = best_of_n_kl_from_reference(rewards[:, [0, 1, 3]], ratio[:, [0, 1, 3]], 2)
+    np.testing.assert_allclose(best_of_n_kl_from_reference(rewards, ratio, 2), expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: estimate_best_of_n_kl(np.ones((2, 3)), 4), "n=4 is more than the 3 samples"),
+        (lambda: estimate_best_of_n_kl(np.ones((2, 3)), 2, "median"), "estimator='median' is not known"),
+        (lambda: estimate_best_of_n_kl(np.full((2, 3), -np.inf), 2), r"rewards \[2, 3\] holds an infinity"),
+        (lambda: best_of_n_kl([0.5, 0.6], [0, 1], 2), r"sum to 1 \(they sum to 1.1\)"),
+        (lambda: best_of_n_kl([0.5, 0.5], [0, 1, 2], 2), r"rewards has shape \[3\], but probabilities has \[2\]"),
+        (lambda: best_of_n_kl([0.5, 0.5], [1, 1], 2, continuous=[True, False]), "shares its reward"),
+        (lambda: best_of_n_kl_from_reference(np.ones((2, 3)), np.ones(3), 2), r"log_ratio has shape \[3\]"),
+        (lambda: best_of_n_kl_bound(0), "n=0 is not allowed"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
