@@ -43,7 +43,7 @@ def curves(cells: dict[Cell, np.ndarray], *, seed: int) -> list[dict]:
     means = np.nanmean(values, axis=0)
     return [
         {**cell._asdict(), "value": float(mean), "low": float(a), "high": float(b)}
-        for cell, mean, a, b in zip(cells, means, low, high, strict=True)
+        for cell, mean, a, b in zip(cells, means, np.asarray(low), np.asarray(high), strict=True)
     ]
 
 

@@ -47,8 +47,7 @@ def read_run(folder: str | Path) -> Run:
     folder = Path(folder)
     if not (folder / "metrics.json").is_file():
         raise BenchError(f"{folder} holds no finished run (no metrics.json); see error.txt there, or run it again.")
-    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    assert isinstance(config, dict)
+    config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     rows = pq.read_table(folder / "curves.parquet").to_pylist()
     curves = {
         (row["policy"], row["method"], row["metric"], row["n"]): Estimate(row["value"], row["low"], row["high"])

@@ -8,7 +8,7 @@ COLUMN_WIDTH = 3.35  # inches, one column of a two-column paper
 # Okabe and Ito's palette, by role
 COLOURS = {"best_of_n": "#0072B2", "tuned": "#D55E00", "control": "#009E73", "base": "#000000", "bound": "#999999"}
 
-RC = {
+RC: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,

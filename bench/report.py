@@ -1,0 +1,26 @@
+"""python -m bench.report RUN_FOLDER ...: the tables of finished runs, side by side where there are several.
+
+python -m bench.report outputs/default/*
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.reporting.collect import read_run
+from bench.reporting.tables import main_table, runs_table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.report", description="Tables of finished runs.")
+    parser.add_argument("run", nargs="+", type=Path, help="a run's folder, outputs/<name>/<run id>")
+    try:
+        runs = [read_run(folder) for folder in parser.parse_args().run]
+    except BenchError as error:
+        sys.exit(f"error: {error}")
+    print(main_table(runs[0]) if len(runs) == 1 else runs_table(runs))
+
+
+if __name__ == "__main__":
+    main()
