@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from bench.estimators.kl import best_of_n_kl_bound, best_of_n_kl_from_reference
-from bench.estimators.uncertainty import bootstrap_interval, paired_difference
 
 from bench.estimators.best_of_n import best_of_n, majority_at_k, pass_at_k
+from bench.estimators.kl import best_of_n_kl_bound, best_of_n_kl_from_reference
+from bench.estimators.uncertainty import bootstrap_interval, paired_difference
 from bench.evaluation.heldout import RAW_BASE, Graded, Outcomes
 from bench.experiment import Results
 from bench.seeds import generator
