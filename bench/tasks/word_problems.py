@@ -1,0 +1,128 @@
+"""Procedural word problems: GSM8K in miniature, with an exact verifier, for a policy that is trained in a minute.
+
+    Leo has 9 coins. Eve has 1 fewer. How many coins in all?      9 - 1 = 8. 9 + 8 = 17. #### 17
+
+The splits and the pretraining corpus share no numeric core (the template with its numbers and operations, in any
+order), and within a split every prompt has a core of its own.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from bench.artifacts import Prompts, content_hash
+from bench.errors import BenchError
+from bench.seeds import generator
+from bench.tasks.word_problems_slips import demonstration, wording
+from bench.tasks.word_problems_text import TEMPLATES, Problem, evaluate, problems
+
+ANSWER = re.compile(r"#### ([0-9]+)\s*\Z")
+EQUATION = re.compile(r"([0-9]+) ([-+*]) ([0-9]+) = ([0-9]+)")
+CORPUS_VERSION = 1  # raise it when `demonstrations` means something new: policies are pretrained again
+
+
+@dataclass(frozen=True)
+class WordProblems:
+    """The task. `seed` chooses the prompts and is independent of the run's; the cores of a split never change."""
+
+    train_prompts: int = 600
+    validation_prompts: int = 300
+    test_prompts: int = 300
+    max_new_tokens: int = 48  # the longest right solution takes 28
+    seed: int = 0
+
+    @property
+    def key(self) -> str:
+        """Of the pretraining corpus, for what is made from it; no setting enters, as none changes the corpus."""
+        return content_hash([type(self).__name__, CORPUS_VERSION])
+
+    @property
+    def answer_pattern(self) -> str:
+        """A regular expression whose first group is a completion's answer."""
+        return ANSWER.pattern
+
+    def prompts(self, split: str) -> Prompts:
+        """The prompts of "train", "validation" or "test". The first hundred are the same however many are asked for.
+
+        Templates are drawn with their shares; one whose cores are used up is drawn no more.
+        """
+        wanted = {"train": self.train_prompts, "validation": self.validation_prompts, "test": self.test_prompts}
+        if split not in wanted:
+            raise BenchError(f"split={split} is not one of word_problems; it has {', '.join(wanted)}.")
+        count, held = wanted[split], sum(cores(split))
+        if not 1 <= count <= held:
+            raise BenchError(
+                f"task.{split}_prompts={count} is not allowed: the {split} split of word_problems has {held} prompts; "
+                f"ask for 1 to {held}."
+            )
+        rng = generator(self.seed, "word_problems", split)
+        left = [_one_a_core(problems(template)[split], rng) for template in TEMPLATES]
+        shares = np.array([template.share for template in TEMPLATES])
+        rows = []
+        for index in range(count):
+            open_shares = shares * [bool(queue) for queue in left]
+            template = rng.choice(len(TEMPLATES), p=open_shares / open_shares.sum())
+            problem = left[template].pop()
+            rows.append((f"{split}-{index:04d}-{problem.template.name}", wording(problem, rng), str(answer(problem))))
+        ids, texts, answers = zip(*rows, strict=True)
+        return Prompts(
+            id=np.array(ids),
+            messages=tuple(({"role": "user", "content": text},) for text in texts),
+            answer=np.array(answers),
+        )
+
+    def demonstrations(self, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
+        """`count` pairs (prompt, completion) of the pretraining corpus, nearly half of them right."""
+        return [demonstration(rng) for _ in range(count)]
+
+    def extract_answer(self, completion: str) -> str | None:
+        """The digits after the final ####, None where the completion does not end with them."""
+        found = ANSWER.search(completion)
+        return found[1] if found else None
+
+    def is_correct(self, completion: str, answer: str) -> bool:
+        return self.extract_answer(completion) == answer
+
+    def steps_are_true(self, completion: str) -> bool:
+        """Whether there is an equation, and every sentence with an equals sign is a true one."""
+        steps = [step for step in _sentences(completion) if "=" in step]
+        return bool(steps) and all(map(_is_true, steps))
+
+    def path(self, completion: str) -> str | None:
+        """The equations in their order, e.g. "9 - 1 = 8; 9 + 8 = 17"; None where there is none (Yuan 2023, RFT)."""
+        equations = [step for step in _sentences(completion) if EQUATION.fullmatch(step)]
+        return "; ".join(equations) or None
+
+
+def answer(problem: Problem) -> int:
+    """The result of the story told in its own order; every other solution agrees."""
+    values = evaluate(problem.solutions()[0], problem.values())
+    assert values is not None
+    return values["r"]
+
+
+@cache
+def cores(split: str) -> tuple[int, ...]:
+    """The number of numeric cores that each template has in a split."""
+    return tuple(len({problem.core for problem in problems(template)[split]}) for template in TEMPLATES)
+
+
+def _one_a_core(members: tuple[Problem, ...], rng: np.random.Generator) -> list[Problem]:
+    """One problem of every core, in random order."""
+    shuffled = (members[i] for i in rng.permutation(len(members)))
+    return list({problem.core: problem for problem in shuffled}.values())
+
+
+def _sentences(completion: str) -> list[str]:
+    """The steps before ####."""
+    return [step.strip() for step in completion.partition("####")[0].split(".")]
+
+
+def _is_true(step: str) -> bool:
+    equation = EQUATION.fullmatch(step)
+    if equation is None:
+        return False
+    x, operation, y, result = equation.groups()
+    return {"+": int(x) + int(y), "-": int(x) - int(y), "*": int(x) * int(y)}[operation] == int(result)
