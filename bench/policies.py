@@ -1,10 +1,50 @@
 """Policies by folder or pretrained here; a Policy is an address, these functions load what lies there."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.artifacts import Policy
 from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from bench.training.pretraining import Corpus
+
+
+def tiny(
+    task: "Corpus",
+    *,
+    seed: int,
+    demonstrations: int = 32_000,
+    steps: int = 1100,
+    batch_size: int = 32,
+    learning_rate: float = 3.5e-3,
+    hidden_size: int = 96,
+    layers: int = 2,
+    heads: int = 3,
+    feedforward_size: int = 256,
+    vocabulary: int = 400,
+) -> Policy:
+    """The embedded default: a small Llama pretrained from scratch on the task's noisy demonstrations."""
+    from bench.training.pretraining import pretrain
+
+    return pretrain(
+        task,
+        seed=seed,
+        demonstrations=demonstrations,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        hidden_size=hidden_size,
+        layers=layers,
+        heads=heads,
+        feedforward_size=feedforward_size,
+        vocabulary=vocabulary,
+    )
+
+
+def from_folder(task: Any, *, path: str | Path) -> Policy:
+    """A policy that lies in a local folder, whatever the task."""
+    return folder(path)
 
 
 def folder(path: str | Path) -> Policy:

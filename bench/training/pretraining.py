@@ -1,0 +1,203 @@
+"""Pretrain the embedded default policy: a Llama of a quarter of a million parameters, from scratch, in a minute.
+
+The result is an ordinary Hugging Face folder, which transformers, vLLM and lm-eval load unchanged. Two runs with one
+seed give the same bytes: one thread, generators of its own, no global state touched.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from bench.policies import folder
+from bench.progress import bar
+from bench.seeds import generator, small_seed
+from bench.store import stage
+
+PAD, BOS, EOS = "<pad>", "<s>", "</s>"
+WORDS = r" ?[A-Za-z]+| ?[0-9]+| ?#+| ?[^\sA-Za-z0-9#]+|\s+"  # a number is one piece, so " 17" becomes one token
+BATCHES_A_BUCKET = 50  # sequences are sorted by length within this many batches, to pad less
+
+
+class Corpus(Protocol):
+    """A task to pretrain on."""
+
+    @property
+    def key(self) -> str:
+        """Content key of what `demonstrations` gives for a seed."""
+        ...
+
+    def demonstrations(self, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
+        """Pairs of prompt and completion."""
+        ...
+
+
+@stage(version=1, load=folder)
+def pretrain(
+    corpus: Corpus,
+    *,
+    seed: int,
+    demonstrations: int,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    hidden_size: int,
+    layers: int,
+    heads: int,
+    feedforward_size: int,
+    vocabulary: int,
+    out: Path,
+) -> dict[str, float]:
+    """A policy trained on the completions of `demonstrations` pairs, each seen about steps x batch_size times in all.
+
+    heads: hidden_size / heads should be a multiple of 16 (vLLM's CPU attention refuses others).
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    pairs = corpus.demonstrations(demonstrations, generator(seed, "pretrain", "corpus"))
+    tokenizer = train_tokenizer(pairs, vocabulary)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=feedforward_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=256,
+        initializer_range=0.05,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+    with _one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(small_seed(seed, "pretrain", "weights"))
+        model = LlamaForCausalLM(config)
+        tokens = _train(
+            model,
+            encode_pairs(tokenizer, pairs),
+            pad=tokenizer.pad_token_id,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            rng=generator(seed, "pretrain", "batches"),
+        )
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return {"train_tokens": tokens, "train_flops": 6.0 * model.num_parameters() * tokens}
+
+
+def train_tokenizer(pairs: Sequence[tuple[str, str]], vocabulary: int) -> Any:
+    """A byte-level BPE tokenizer of `vocabulary` tokens that writes BOS before every text."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[PAD, BOS, EOS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((prompt + completion for prompt, completion in pairs), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD, clean_up_tokenization_spaces=False
+    )
+
+
+def encode_pairs(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+    """Token ids of prompt (with BOS) and completion (with EOS), apart, as they meet when a policy generates."""
+    prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
+    completions = tokenizer([completion for _, completion in pairs], add_special_tokens=False)["input_ids"]
+    return [
+        (prompt, [*completion, tokenizer.eos_token_id]) for prompt, completion in zip(prompts, completions, strict=True)
+    ]
+
+
+def batches(lengths: np.ndarray, *, batch_size: int, steps: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """`steps` arrays of row numbers, alike in length; every row once before any comes again."""
+    given = 0
+    while True:
+        order = rng.permutation(len(lengths))
+        bucket = BATCHES_A_BUCKET * batch_size
+        parts = [order[start : start + bucket] for start in range(0, len(order), bucket)]
+        order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
+        starts = rng.permutation(np.arange(0, len(order), batch_size))
+        for start in starts:
+            yield order[start : start + batch_size]
+            given += 1
+            if given == steps:
+                return
+
+
+def _train(
+    model: Any,
+    encoded: Sequence[tuple[list[int], list[int]]],
+    *,
+    pad: int,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    rng: np.random.Generator,
+) -> int:
+    """AdamW with a short warm-up and a cosine, loss on completions alone. Returns the tokens seen."""
+    import torch
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    warm_up = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * step / steps))),
+    )
+    lengths = np.array([len(prompt) + len(completion) for prompt, completion in encoded])
+    tokens = 0
+    model.train()
+    with bar("pretrain", steps, "steps") as progress:
+        for rows in batches(lengths, batch_size=batch_size, steps=steps, rng=rng):
+            width = lengths[rows].max()
+            ids = torch.full((len(rows), width), pad)  # (B, T)
+            labels = torch.full((len(rows), width), -100)  # (B, T)
+            for i, row in enumerate(rows):
+                prompt, completion = encoded[row]
+                ids[i, : lengths[row]] = torch.tensor(prompt + completion)
+                labels[i, len(prompt) : lengths[row]] = torch.tensor(completion)
+            # Padding lies to the right, so the causal mask alone keeps it from every position that carries loss.
+            logits = model(input_ids=ids, use_cache=False).logits  # (B, T, V)
+            loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            tokens += int(lengths[rows].sum())
+            progress.advance()
+    model.eval()
+    return tokens
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread: the order of sums is then fixed, and for a model this small a second one only costs."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
