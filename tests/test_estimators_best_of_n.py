@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.estimators.best_of_n import best_of_n, best_of_n_weights, majority_at_k, pass_at_k
+from bench.estimators.best_of_n import (
+    best_of_n,
+    best_of_n_variance,
+    best_of_n_weights,
+    majority_at_k,
+    pass_at_k,
+    soft_best_of_n,
+    subset_method,
+    weighted_majority_at_k,
+)
 
 small_rewards = st.lists(st.integers(0, 3), min_size=1, max_size=7)  # many ties
 
@@ -180,3 +189,119 @@ def test_bad_input_is_named(arguments, message):
 def test_pass_at_k_refuses_what_is_not_an_outcome():
     with pytest.raises(ValueError, match=r"correct \[1, 2\] holds values other than 0 and 1"):
         pass_at_k([[0.5, 1.0]], 1)
+
+
+def outcome(proxy, gold, subset):
+    """(mean, mean square) of the gold value of the subset's best, over the tie-break."""
+    best = max(proxy[i] for i in subset)
+    tied = [gold[i] for i in subset if proxy[i] == best]
+    return np.mean(tied), np.mean(np.square(tied))
+
+
+@given(st.lists(st.integers(0, 2), min_size=2, max_size=7), st.randoms(use_true_random=False))
+def test_variance_from_all_pairs_of_disjoint_subsets(proxy, random):
+    gold = [random.random() for _ in proxy]
+    for n in range(1, len(proxy) // 2 + 1):
+        each = {subset: outcome(proxy, gold, subset) for subset in combinations(range(len(proxy)), n)}
+        squared = np.mean([each[s][0] * each[t][0] for s in each for t in each if not set(s) & set(t)])
+        draw = np.mean([square for _, square in each.values()]) - squared
+        estimate = np.mean([mean for mean, _ in each.values()]) ** 2 - squared
+        assert best_of_n_variance([proxy], [gold], n)[0] == pytest.approx(draw, abs=1e-12)
+        assert best_of_n_variance([proxy], [gold], n, of="estimate")[0] == pytest.approx(estimate, abs=1e-12)
+
+
+def test_variance_at_n_1_is_the_sample_variance_and_needs_2n_samples():
+    gold = np.random.default_rng(0).random((4, 9))
+    np.testing.assert_allclose(best_of_n_variance(gold, gold, 1), gold.var(axis=1, ddof=1))
+    np.testing.assert_allclose(best_of_n_variance(gold, gold, 1, of="estimate"), gold.var(axis=1, ddof=1) / 9)
+    gold[0, :2] = np.nan
+    values = best_of_n_variance(gold, gold, [1, 4])
+    assert np.isfinite(values[0, 0])
+    assert np.isnan(values[0, 1])
+    with pytest.raises(ValueError, match="n=5 is more than the 4"):
+        best_of_n_variance(gold, gold, 5)
+
+
+def test_variance_of_the_estimate_is_what_pools_scatter_by():
+    """4,000 pools of 12 from one prompt with ties: the mean estimate is the observed variance of best_of_n."""
+    rng = np.random.default_rng(0)
+    proxy = rng.integers(0, 4, (4000, 12)).astype(float)
+    gold = proxy + rng.normal(size=proxy.shape)
+    for n in (1, 3, 6):
+        observed = best_of_n(proxy, gold, n).var(ddof=1)
+        assert best_of_n_variance(proxy, gold, n, of="estimate").mean() == pytest.approx(observed, rel=0.1)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=6), st.sampled_from([0.1, 1.0, 20.0]))
+def test_soft_best_of_n_is_the_softmax_mean_over_all_subsets(proxy, temperature):
+    gold = [0.1 * i * i for i in range(len(proxy))]
+    for n in range(1, len(proxy) + 1):
+        values = []
+        for subset in combinations(range(len(proxy)), n):
+            share = [math.exp(proxy[i] / temperature) for i in subset]
+            values.append(sum(s * gold[i] for s, i in zip(share, subset, strict=True)) / sum(share))
+        assert soft_best_of_n([proxy], [gold], n, temperature)[0] == pytest.approx(np.mean(values), abs=1e-10)
+
+
+def test_soft_best_of_n_has_best_of_n_and_the_plain_mean_as_limits():
+    rng = np.random.default_rng(0)
+    proxy, gold = rng.integers(0, 4, (5, 8)).astype(float), rng.random((5, 8))
+    np.testing.assert_allclose(soft_best_of_n(proxy, gold, [1, 3, 8], 1e-4), best_of_n(proxy, gold, [1, 3, 8]))
+    plain = np.broadcast_to(gold.mean(axis=1, keepdims=True), (5, 3))
+    np.testing.assert_allclose(soft_best_of_n(proxy, gold, [1, 3, 8], np.inf), plain)
+    with pytest.raises(ValueError, match="temperature=0 is not allowed"):
+        soft_best_of_n(proxy, gold, 2, 0)
+
+
+def test_soft_best_of_n_by_monte_carlo_stays_within_its_error():
+    """40 samples, n = 20, at a temperature so low that Best-of-n is the answer."""
+    rng = np.random.default_rng(0)
+    proxy, gold = rng.permuted(np.tile(np.arange(40.0), (3, 1)), axis=1), rng.random((3, 40))
+    estimate = soft_best_of_n(proxy, gold, 20, 1e-3, rng=np.random.default_rng(1))
+    np.testing.assert_allclose(estimate, best_of_n(proxy, gold, 20), atol=4 * 0.5 / math.sqrt(4096))
+    assert subset_method(40, 20) == "monte_carlo"
+    assert subset_method(16, 8) == "exact"
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["a", "b", "c", None]), st.integers(-2, 2)), min_size=1, max_size=6),
+)
+def test_weighted_majority_is_the_largest_sum_over_all_subsets(votes):
+    answers, weights = [a for a, _ in votes], [float(w) for _, w in votes]
+    correct = [float(a == "a") for a in answers]
+    for k in range(1, len(votes) + 1):
+        values = []
+        for subset in combinations(range(len(votes)), k):
+            sums = {}
+            for i in subset:
+                if answers[i] is not None:
+                    sums[answers[i]] = sums.get(answers[i], 0) + weights[i]
+            winners = [a for a in sums if sums[a] == max(sums.values())]
+            values.append(np.mean([a == "a" for a in winners]) if winners else 0.0)
+        pool = np.array([answers], dtype=object)
+        assert weighted_majority_at_k(pool, [weights], [correct], k)[0] == pytest.approx(np.mean(values), abs=1e-12)
+
+
+def test_equal_weights_are_a_plain_majority_even_where_sums_round():
+    rng = np.random.default_rng(0)
+    answers = rng.choice(["a", "b", "c", None], size=(6, 9))
+    correct = (answers == "a").astype(float)
+    weighted = weighted_majority_at_k(answers, np.full((6, 9), 0.1), correct, [2, 5, 9])
+    np.testing.assert_allclose(weighted, majority_at_k(answers, correct, [2, 5, 9]))
+
+
+def test_unscored_votes_count_as_never_drawn():
+    answers = np.array([["a", "b", "b", "a"]], dtype=object)
+    correct = np.array([[1.0, 0, np.nan, 1]])
+    expected = majority_at_k(answers[:, [0, 1, 3]], correct[:, [0, 1, 3]], [1, 3])
+    np.testing.assert_allclose(majority_at_k(answers, correct, [1, 3]), expected)
+    assert np.isnan(majority_at_k(answers, correct, 4)[0])
+    weights = np.array([[1.0, 1, 1, np.nan]])
+    assert np.isnan(weighted_majority_at_k(answers, weights, correct, 3)[0])
+    assert weighted_majority_at_k(answers, weights, correct, 2)[0] == 0.5
+
+
+def test_a_nan_answer_is_unparsable_like_none():
+    correct = np.array([[1.0, 0, 0]])
+    with_nan = majority_at_k(np.array([["a", np.nan, np.nan]], dtype=object), correct, [1, 2, 3])
+    np.testing.assert_allclose(with_nan, majority_at_k(np.array([["a", None, None]], dtype=object), correct, [1, 2, 3]))

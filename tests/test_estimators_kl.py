@@ -1,7 +1,7 @@
 """Divergences against policies small enough to write out: every draw of n, every tie."""
 
 import math
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -10,11 +10,18 @@ from hypothesis import strategies as st
 
 from bench.estimators.best_of_n import best_of_n_weights
 from bench.estimators.kl import (
+    best_of_n_chi_squared,
     best_of_n_kl,
     best_of_n_kl_bound,
     best_of_n_kl_from_reference,
+    best_of_n_kl_sensitivity,
+    best_of_n_renyi,
+    best_of_n_reverse_kl,
+    best_of_n_total_variation,
     best_of_n_win_rate,
     estimate_best_of_n_kl,
+    estimate_best_of_n_win_rate,
+    without_success,
 )
 
 policies = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 2)), min_size=1, max_size=4)
@@ -220,3 +227,73 @@ def test_a_nan_log_ratio_takes_its_sample_out_of_both_terms():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@given(policies, st.integers(1, 4))
+def test_other_divergences_of_a_discrete_policy_with_ties(policy, n):
+    p, rewards = distribution(policy)
+    best = written_out(p, rewards, n)
+    assert best_of_n_reverse_kl(p, rewards, n) == pytest.approx(kl(p, best), abs=1e-12)
+    assert best_of_n_total_variation(p, rewards, n) == pytest.approx(np.abs(best - p).sum() / 2, abs=1e-12)
+    assert best_of_n_chi_squared(p, rewards, n) == pytest.approx((best**2 / p).sum() - 1, abs=1e-12)
+    for alpha in (0.5, 2.0, 5.0):
+        expected = np.log((best**alpha * p ** (1 - alpha)).sum()) / (alpha - 1)
+        assert best_of_n_renyi(p, rewards, n, alpha) == pytest.approx(expected, abs=1e-10)
+    assert best_of_n_renyi(p, rewards, n, 1) == pytest.approx(kl(best, p), abs=1e-12)
+    assert best_of_n_renyi(p, rewards, n, np.inf) == pytest.approx(np.log((best / p).max()), abs=1e-10)
+
+
+def test_divergences_of_continuous_rewards_and_at_n_1():
+    """2,000 equally likely distinct rewards: the closed forms of a continuous reward, and no divergence at n = 1."""
+    p, rewards = np.full(2000, 1 / 2000), np.arange(2000.0)
+    assert best_of_n_reverse_kl(p, rewards, 8) == pytest.approx(7 - math.log(8), abs=0.03)
+    assert best_of_n_chi_squared(p, rewards, 8) == pytest.approx(64 / 15 - 1, abs=0.01)
+    assert best_of_n_win_rate(p, rewards, 8) == pytest.approx(8 / 9, abs=1e-3)
+    for divergence in (best_of_n_kl, best_of_n_reverse_kl, best_of_n_total_variation, best_of_n_chi_squared):
+        assert divergence(p, rewards, 1) == pytest.approx(0, abs=1e-10)
+        assert divergence(p, rewards, [1, 2]).shape == (2,)
+    assert best_of_n_win_rate(p, rewards, 1) == pytest.approx(0.5)
+    assert np.isfinite(best_of_n_reverse_kl(p, rewards, 5000))  # Δ itself underflows
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=7))
+def test_estimated_win_rate_is_the_mean_over_all_contests(rewards):
+    for n in range(1, len(rewards)):
+        wins = []
+        for subset in combinations(range(len(rewards)), n):
+            best = max(rewards[i] for i in subset)
+            for opponent in set(range(len(rewards))) - set(subset):
+                wins.append(0.5 + 0.5 * np.sign(best - rewards[opponent]))
+        assert estimate_best_of_n_win_rate([rewards], n)[0] == pytest.approx(np.mean(wins), abs=1e-12)
+
+
+def test_win_rate_without_ties_is_n_over_n_plus_1_and_needs_an_opponent():
+    rewards = np.random.default_rng(0).random((3, 10))
+    rewards[0, :3] = np.nan
+    values = estimate_best_of_n_win_rate(rewards, [1, 4, 9])
+    np.testing.assert_allclose(values[1], [1 / 2, 4 / 5, 9 / 10])
+    np.testing.assert_allclose(values[0], [1 / 2, 4 / 5, np.nan])
+    assert (estimate_best_of_n_win_rate(np.ones((2, 5)), [1, 4]) == 0.5).all()
+    with pytest.raises(ValueError, match="n=10 leaves no opponent"):
+        estimate_best_of_n_win_rate(rewards, 10)
+
+
+def test_prompts_without_a_success_are_counted_and_bounded():
+    correct = np.array([[0, 0, 0, 0], [0, 1, 0, 0], [np.nan, 0, 0, np.nan], [np.nan] * 4])
+    np.testing.assert_array_equal(without_success(correct), [1, 0, 1, np.nan])
+    estimate = estimate_best_of_n_kl(correct, [1, 2])
+    bound = best_of_n_kl_sensitivity(correct, [1, 2])
+    np.testing.assert_array_equal(estimate[0], 0)
+    np.testing.assert_array_equal(bound[1], estimate[1])
+    for row, size in ((0, 4), (2, 2)):
+        rates = np.linspace(0, 1 - 0.05 ** (1 / size), 50_001)[1:]
+        largest = max(binary_kl(rate, 2) for rate in rates)
+        assert bound[row, 1] == pytest.approx(largest, rel=1e-4)
+        assert bound[row, 0] == pytest.approx(0, abs=1e-12)
+    assert np.isnan(bound[3]).all()
+
+
+def test_the_sensitivity_bound_is_at_its_largest_pass_rate_for_small_n():
+    """N = 64 failures, n = 8: the KL still rises up to p = 1 − .05^(1/64)."""
+    bound = best_of_n_kl_sensitivity(np.zeros((1, 64)), 8)[0]
+    assert bound == pytest.approx(binary_kl(1 - 0.05 ** (1 / 64), 8))

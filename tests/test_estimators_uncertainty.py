@@ -1,12 +1,24 @@
 """Intervals and verdicts against textbook values, enumeration and data with a known answer."""
 
-from itertools import product
+from itertools import permutations, product
 
 import numpy as np
 import pytest
 
 from bench.estimators.distributions import normal_cdf, normal_quantile, t_cdf, t_quantile
-from bench.estimators.uncertainty import bootstrap_interval, paired_difference, simultaneous_band
+from bench.estimators.uncertainty import (
+    bootstrap_interval,
+    expected_maximum,
+    holm,
+    mcnemar,
+    minimum_detectable_effect,
+    paired_difference,
+    prompts_needed,
+    resampled_means,
+    seed_interval,
+    simultaneous_band,
+    winners_curse,
+)
 
 
 def rng(seed=0):
@@ -76,10 +88,8 @@ def test_equal_numbers_give_no_width():
 
 def test_blocks_of_resamples_give_the_distribution_of_all_resamples():
     """Three prompts: the resampled mean takes its values with the probabilities of all 27 equally likely draws."""
-    from bench.estimators.uncertainty import _Bootstrap
-
     values = np.array([0.0, 1.0, 5.0])
-    means = np.sort(_Bootstrap(values[:, None], rng(), 20_000).means[:, 0])
+    means = np.sort(resampled_means(values[:, None], rng(), resamples=20_000)[:, 0])
     every = np.sort([np.mean(draw) for draw in product(values, repeat=3)])
     for threshold in np.unique(every):
         assert np.mean(means <= threshold + 1e-9) == pytest.approx(np.mean(every <= threshold + 1e-9), abs=0.012)
@@ -175,5 +185,114 @@ def test_minimum_detectable_effect_is_found_with_its_power():
     ],
 )
 def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_mcnemar_is_the_share_of_sign_assignments_at_least_as_uneven():
+    a = np.array([1, 1, 1, 1, 1, 0, 1, 0, 0, 1.0])
+    b = np.array([0, 0, 0, 0, 1, 0, 0, 1, 0, np.nan])
+    differing = np.array([1, 1, 1, 1, 1, -1])  # five for a, one for b
+    uneven = np.mean([abs(sum(signs)) >= abs(differing.sum()) for signs in product([-1, 1], repeat=6)])
+    assert mcnemar(a, b) == pytest.approx(uneven)
+    assert mcnemar(b, a) == mcnemar(a, b)
+    assert mcnemar(a, a) == 1
+    assert mcnemar([1, 0], [0, 1]) == 1
+    large = mcnemar(np.repeat([1, 0], [2060, 1940]), np.repeat([0, 1], [2060, 1940]))
+    assert large == pytest.approx(2 * (1 - normal_cdf(119 / np.sqrt(4000))), rel=0.005)
+
+
+def test_holm_by_hand_in_every_order():
+    adjusted = {0.01: 0.04, 0.02: 0.06, 0.03: 0.06, 0.04: 0.06}  # .01·4, .02·3, max(.03·2, .06), max(.04, .06)
+    for order in permutations(adjusted):
+        np.testing.assert_allclose(holm(order), [adjusted[p] for p in order])
+    np.testing.assert_allclose(holm([0.5, 0.9]), [1, 1])
+    np.testing.assert_allclose(holm([0.03]), [0.03])
+
+
+def test_holm_keeps_the_chance_of_any_false_rejection():
+    """20,000 studies of four true null hypotheses: about 5 % have a rejection, not 18.5 %."""
+    p_values = rng().random((20_000, 4))
+    smallest = np.array([holm(row)[row.argmin()] for row in p_values])
+    assert (p_values.min(axis=1) <= 0.05).mean() > 0.17
+    assert (smallest <= 0.05).mean() == pytest.approx(1 - (1 - 0.05 / 4) ** 4, abs=0.006)
+
+
+def test_prompts_needed_has_the_published_numbers():
+    assert prompts_needed(0.03, 1 / 9, 1 / 6, 1 / 6, 1, 1) == 3876
+    assert prompts_needed(0.03, 1 / 9, 1 / 6, 1 / 6, 10, 10) == 1260
+    effect = minimum_detectable_effect(3876, 1 / 9, 1 / 6, 1 / 6, 1, 1)
+    assert effect == pytest.approx(0.03, abs=1e-5)
+    assert prompts_needed(effect * (1 + 1e-9), 1 / 9, 1 / 6, 1 / 6, 1, 1) == 3876
+
+
+def test_expected_maximum():
+    assert expected_maximum([1, 2, 3]) == pytest.approx([0, 1 / np.sqrt(np.pi), 1.5 / np.sqrt(np.pi)], abs=1e-9)
+    assert expected_maximum([5, 10, 50]) == pytest.approx([1.163, 1.539, 2.249], abs=5e-4)
+    assert expected_maximum(1000) == pytest.approx(3.2414, abs=1e-4)
+
+
+def test_the_winners_gap_of_equal_cells_is_what_choosing_adds():
+    """200 sweeps of ten equal cells on the same prompts: the mean gap is the one foretold, and test is unbiased."""
+    gaps, foretold, test_means = [], [], []
+    for seed in range(200):
+        source = rng(seed)
+        shared = source.normal(0, 1, (2, 80, 1))  # the prompts' difficulty, common to all cells
+        scores = 0.5 + shared + source.normal(0, 1, (2, 80, 10))
+        found = winners_curse(scores[0], scores[1] - shared[1], rng(seed))
+        gaps.append(found.validation - 0.5)
+        foretold.append(found.gap_if_equal)
+        test_means.append(found.test)
+    assert np.mean(test_means) == pytest.approx(0.5, abs=0.03)
+    assert np.mean(gaps) == pytest.approx(np.mean(foretold), abs=0.03)
+    assert np.mean(foretold) == pytest.approx(1.539 / np.sqrt(80), rel=0.03)
+
+
+def two_way(seed, seeds=3, prompts=60, of_prompt=0.4, of_seed=0.05, residual=0.3):
+    source = rng(seed)
+    return (
+        source.normal(0, of_prompt, (1, prompts))
+        + source.normal(0, of_seed, (seeds, 1))
+        + source.normal(0, residual, (seeds, prompts))
+    )
+
+
+def test_seed_interval_covers_new_seeds_on_new_prompts():
+    """300 studies of three seeds: t on the seeds' means misses the sampling of prompts, the two levels do not."""
+    both = [seed_interval(two_way(seed)) for seed in range(300)]
+    assert np.mean([b.low <= 0 <= b.high for b in both]) == pytest.approx(0.95, abs=0.035)
+    assert np.mean([b.low_same_prompts <= 0 <= b.high_same_prompts for b in both]) < 0.9
+    for name, value in (("prompt_variance", 0.16), ("seed_variance", 0.0025), ("residual_variance", 0.09)):
+        assert np.mean([getattr(b, name) for b in both]) == pytest.approx(value, rel=0.2)
+
+
+def test_seed_interval_on_the_same_prompts_is_the_t_interval_on_seed_means():
+    values = two_way(1, seeds=4)
+    found = seed_interval(values)
+    means = values.mean(axis=1)
+    half = t_quantile(0.975, 3) * means.std(ddof=1) / 2
+    assert (found.low_same_prompts, found.high_same_prompts) == pytest.approx(
+        (means.mean() - half, means.mean() + half)
+    )
+    values[2, 5] = np.nan
+    assert seed_interval(values) == seed_interval(np.delete(values, 5, axis=1))
+    same = seed_interval(np.ones((2, 5)))
+    assert (same.low, same.high) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: mcnemar([0.5, 1], [1, 1]), r"a \[2\] holds values other than 0 and 1"),
+        (lambda: mcnemar([1, np.nan], [np.nan, 1]), "no prompt with an outcome in both"),
+        (lambda: holm([0.1, 1.2]), r"p_values \[2\] must all lie between 0 and 1"),
+        (lambda: prompts_needed(0, 1, 1, 1, 1, 1), "delta=0 is not allowed"),
+        (lambda: prompts_needed(0.1, 1, -1, 1, 1, 1), "var_a=-1"),
+        (lambda: seed_interval(np.ones((1, 9))), "1 seeds and 9 prompts"),
+        (lambda: winners_curse(np.ones((5, 3)), np.ones((5, 2)), rng()), r"test has shape \[5, 2\]"),
+        (lambda: simultaneous_band(np.ones(5), rng()), r"values has shape \[5\]"),
+    ],
+)
+def test_more_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()

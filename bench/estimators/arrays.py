@@ -106,11 +106,24 @@ def sorted_pools(rewards: np.ndarray, *others: np.ndarray) -> Iterator[Pool]:
         yield Pool(rows, order, np.take_along_axis(block, order, axis=1))
 
 
-def tie_means(ranked: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """values [R, C] with every tie group of the ascending ranked [R, C] replaced by its mean."""
+def group_starts(ranked: np.ndarray) -> np.ndarray:
+    """[R, C] bool: where a new distinct value begins in each ascending row."""
     starts = np.ones(ranked.shape, dtype=bool)
     np.not_equal(ranked[:, 1:], ranked[:, :-1], out=starts[:, 1:])
-    first = np.flatnonzero(starts)
+    return starts
+
+
+def tie_groups(ranked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """([R, C] column where the cell's tie group starts, [R, C] that group's size) of the ascending ranked."""
+    first = np.flatnonzero(group_starts(ranked))
+    lengths = np.diff(first, append=ranked.size)
+    repeated = np.repeat(first % ranked.shape[1], lengths), np.repeat(lengths, lengths)
+    return repeated[0].reshape(ranked.shape), repeated[1].reshape(ranked.shape)
+
+
+def tie_means(ranked: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """values [R, C] with every tie group of the ascending ranked [R, C] replaced by its mean."""
+    first = np.flatnonzero(group_starts(ranked))
     if len(first) == ranked.size:
         return values
     lengths = np.diff(first, append=ranked.size)

@@ -3,6 +3,8 @@
 accuracy = best_of_n(reward_model_scores, correct, n=[1, 2, 4, 8])  # [M, 4]
 """
 
+from typing import Literal, TypeAlias
+
 import numpy as np
 
 from bench.estimators.arrays import (
@@ -13,11 +15,23 @@ from bench.estimators.arrays import (
     check_same_shape,
     row_blocks,
     sorted_pools,
+    tie_groups,
     tie_means,
 )
-from bench.estimators.subsets import majority_at_k
+from bench.estimators.subsets import majority_at_k, soft_best_of_n, subset_method, weighted_majority_at_k
 
-__all__ = ["best_of_n", "best_of_n_weights", "majority_at_k", "pass_at_k"]
+__all__ = [
+    "best_of_n",
+    "best_of_n_variance",
+    "best_of_n_weights",
+    "majority_at_k",
+    "pass_at_k",
+    "soft_best_of_n",
+    "subset_method",
+    "weighted_majority_at_k",
+]
+
+VarianceOf: TypeAlias = Literal["draw", "estimate"]
 
 
 def best_of_n(proxy: np.ndarray, gold: np.ndarray, n: Sizes) -> np.ndarray:
@@ -76,6 +90,50 @@ def pass_at_k(correct: np.ndarray, k: Sizes) -> np.ndarray:
         from_the_top = np.cumsum(rank_weights(size, sizes)[::-1], axis=0)  # [C, K], correct samples rank highest
         table = np.concatenate([np.where(sizes <= size, 0.0, np.nan)[None], from_the_top])
         values[rows] = table[np.nansum(correct[rows], axis=1).astype(np.int64)]
+    return values[:, 0] if single else values
+
+
+def best_of_n_variance(proxy: np.ndarray, gold: np.ndarray, n: Sizes, *, of: VarianceOf = "draw") -> np.ndarray:
+    """The variance within a prompt of one Best-of-n outcome, or of `best_of_n` itself; unbiased for both.
+
+    The square of the mean is estimated from all pairs of disjoint n-subsets, hence n ≤ N/2. The variance of a draw is
+    σ² of Miller 2024 (one Best-of-n answer a prompt); that of the estimate is what it falls to with this pool: sampling
+    noise within the prompt, to be set against the variance between prompts. n = 1 gives s² and s²/N. Being unbiased,
+    single rows can be negative; average them.
+
+    proxy, gold: [M, N]. n: an int -> [M], a sequence -> [M, K]. NaN samples count as never drawn, and a row with fewer
+    than 2n others gives NaN. Errors as in `best_of_n`, and for 2n > N. Source: Hoeffding 1948 (U-statistics).
+    """
+    if of not in ("draw", "estimate"):
+        raise ValueError(f"of={of!r} is not known; it must be draw or estimate")
+    proxy = as_floats("proxy", proxy, 2, shape="[M, N]")
+    gold = as_floats("gold", gold, 2, shape="[M, N]")
+    check_same_shape(proxy=proxy, gold=gold)
+    sizes, single = as_sizes("n", n, proxy.shape[1] // 2)
+    values = np.full((len(proxy), len(sizes)), np.nan)
+    for pool in sorted_pools(proxy, gold):
+        drawn = pool.sort(gold)
+        mean = tie_means(pool.rewards, drawn)
+        square = tie_means(pool.rewards, drawn**2)
+        start, length = tie_groups(pool.rewards)
+        # E[g g'] of two different members of one tie group, in place of the product of their means
+        within = (length * mean**2 - square) / np.maximum(length - 1, 1)
+        table = rank_weights(pool.size, sizes)
+        for column, size in enumerate(sizes.tolist()):
+            if 2 * size > pool.size:
+                continue
+            # The other subset's maximum has rank j: C(j − 1 − n, n − 1) choices, once n ranks below it are taken.
+            other = np.zeros(pool.size)
+            other[size:] = rank_weights(pool.size - size, np.array([size]))[:, 0]
+            lower = table[:, column] * mean
+            below = np.cumsum(lower, axis=1) - lower
+            lower_group = np.take_along_axis(below, start, axis=1)  # all ranks below the own tie group
+            rank_total = np.cumsum(table[:, column]) - table[:, column]
+            same = rank_total - np.take(rank_total, start)
+            mean_squared = 2 * (other * (mean * lower_group + within * same)).sum(axis=1)
+            estimate = mean @ table[:, column]
+            total = square @ table[:, column] if of == "draw" else estimate**2
+            values[pool.rows, column] = total - mean_squared
     return values[:, 0] if single else values
 
 

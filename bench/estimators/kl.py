@@ -8,8 +8,46 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from bench.estimators.arrays import Sizes, as_floats, as_sizes, check_same_shape, sorted_pools
+from bench.estimators.arrays import (
+    Sizes,
+    as_floats,
+    as_outcomes,
+    as_sizes,
+    check_same_shape,
+    group_starts,
+    sorted_pools,
+)
 from bench.estimators.best_of_n import best_of_n
+from bench.estimators.discrete import (
+    atom_kl,
+    best_of_n_chi_squared,
+    best_of_n_kl,
+    best_of_n_renyi,
+    best_of_n_reverse_kl,
+    best_of_n_total_variation,
+    best_of_n_win_rate,
+    power_difference,
+    stretch_kl,
+)
+from bench.estimators.policy_kl import kl_per_token, rao_blackwell_kl, sequence_kl
+
+__all__ = [
+    "best_of_n_chi_squared",
+    "best_of_n_kl",
+    "best_of_n_kl_bound",
+    "best_of_n_kl_from_reference",
+    "best_of_n_kl_sensitivity",
+    "best_of_n_renyi",
+    "best_of_n_reverse_kl",
+    "best_of_n_total_variation",
+    "best_of_n_win_rate",
+    "estimate_best_of_n_kl",
+    "estimate_best_of_n_win_rate",
+    "kl_per_token",
+    "rao_blackwell_kl",
+    "sequence_kl",
+    "without_success",
+]
 
 Estimator: TypeAlias = Literal["jackknife", "plug_in", "beirami", "bound"]
 
@@ -19,43 +57,6 @@ def best_of_n_kl_bound(n: Sizes) -> float | np.ndarray:
     sizes, single = as_sizes("n", n)
     bound = np.log(sizes) - (sizes - 1) / sizes
     return float(bound[0]) if single else bound
-
-
-def best_of_n_kl(
-    probabilities: np.ndarray, rewards: np.ndarray, n: Sizes, *, continuous: np.ndarray | None = None
-) -> float | np.ndarray:
-    """The exact KL of Best-of-n (uniform tie-break) from the discrete policy it samples from.
-
-    Δ(v) = F(v)ⁿ − F(v−)ⁿ is the probability that the best of n has reward v; the KL is Σ Δ log(Δ / P) over the rewards,
-    since within one Best-of-n is proportional to the policy. Source: Beirami et al. 2024, §2, extended to ties.
-
-    probabilities: [V], sums to 1. rewards: [V], equal ones tie. n: an int -> float, a sequence -> [K].
-    continuous: [V] bool, entries whose probability is spread over a stretch of distinct rewards at that place in the
-    order (no two draws tie inside it); such a stretch of F from a to b adds G(b) − G(a),
-    G(u) = uⁿ [log n + (n − 1) log u − (n − 1)/n], the integral of n uⁿ⁻¹ log(n uⁿ⁻¹).
-    """
-    sizes, single = as_sizes("n", n)
-    mass, spread = _reward_distribution(probabilities, rewards, continuous)
-    upper = np.cumsum(mass)
-    upper /= upper[-1]
-    lower = np.concatenate([[0.0], upper[:-1]])
-    values = np.array(
-        [_atoms(lower, upper, mass, size, ~spread) + _stretches(lower, upper, size, spread) for size in sizes]
-    )
-    return float(values[0]) if single else values
-
-
-def best_of_n_win_rate(probabilities: np.ndarray, rewards: np.ndarray, n: Sizes) -> float | np.ndarray:
-    """The probability that Best-of-n has a higher reward than a fresh sample, ties counting half: Σ Δ [F(v−) + P(v)/2].
-
-    n/(n + 1) without ties. Arguments as in `best_of_n_kl`. Source: Beirami et al. 2024, §5, extended to ties.
-    """
-    sizes, single = as_sizes("n", n)
-    mass, _ = _reward_distribution(probabilities, rewards, None)
-    upper = np.cumsum(mass) / mass.sum()
-    lower = np.concatenate([[0.0], upper[:-1]])
-    values = np.array([(_delta(lower, upper, size) * (lower + upper) / 2).sum() for size in sizes])
-    return float(values[0]) if single else values
 
 
 def estimate_best_of_n_kl(rewards: np.ndarray, n: Sizes, estimator: Estimator = "jackknife") -> np.ndarray:
@@ -105,61 +106,67 @@ def best_of_n_kl_from_reference(
     return estimate_best_of_n_kl(known, n, estimator) + best_of_n(known, log_ratio, n)
 
 
-def _reward_distribution(
-    probabilities: np.ndarray, rewards: np.ndarray, continuous: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """(mass [G], whether it is a stretch [G]) by ascending distinct reward; entries of probability 0 are left out."""
-    probabilities = as_floats("probabilities", probabilities, 1, shape="[V]")
-    rewards = as_floats("rewards", rewards, 1, shape="[V]")
-    check_same_shape(probabilities=probabilities, rewards=rewards)
-    if not (probabilities >= 0).all() or abs(probabilities.sum() - 1) > 1e-6 or np.isnan(rewards).any():
+def without_success(correct: np.ndarray) -> np.ndarray:
+    """[M]: 1 for a prompt with no correct sample, 0 for others, NaN for one with no scored sample. correct: [M, N]."""
+    correct = as_outcomes("correct", correct)
+    return np.where(np.isnan(correct).all(axis=1), np.nan, np.nansum(correct, axis=1) == 0)
+
+
+def best_of_n_kl_sensitivity(correct: np.ndarray, n: Sizes, *, level: float = 0.95) -> np.ndarray:
+    """`estimate_best_of_n_kl` with every prompt that has no correct sample at the largest KL its pool leaves open.
+
+    N failures leave pass rates up to 1 − (1 − level)^(1/N) open (Clopper and Pearson 1934); such a prompt counts 0 in
+    the estimate, and the largest KL over those rates here. The distance between the two means is what the headline KL
+    owes to prompts that were never solved. correct: [M, N] of 0 and 1; n, NaN and errors as there.
+    """
+    correct = as_outcomes("correct", correct)
+    if not 0 < level < 1:
+        raise ValueError(f"level={level} is not allowed; it must lie between 0 and 1")
+    sizes, single = as_sizes("n", n, correct.shape[1])
+    values = estimate_best_of_n_kl(correct, sizes)
+    scored = (~np.isnan(correct)).sum(axis=1)
+    for size in np.unique(scored[without_success(correct) == 1]):
+        rates = (1 - (1 - level) ** (1 / size)) * np.linspace(0, 1, 201)[1:, None]
+        lower = np.concatenate([np.zeros_like(rates), 1 - rates], axis=1)
+        upper = np.concatenate([1 - rates, np.ones_like(rates)], axis=1)
+        largest = [float(atom_kl(lower, upper, upper - lower, n).max()) for n in sizes.tolist()]
+        rows = (without_success(correct) == 1) & (scored == size)
+        values[rows] = np.where(sizes <= size, largest, np.nan)
+    return values[:, 0] if single else values
+
+
+def estimate_best_of_n_win_rate(rewards: np.ndarray, n: Sizes) -> np.ndarray:
+    """The probability that Best-of-n beats one more sample of the same prompt, ties counting half.
+
+    Unbiased: the mean over all choices of n samples and one opponent among the others, so n < N. With a samples below
+    the opponent and b at or below it, it loses C(a, n) and ties C(b − 1, n) − C(a, n) of C(N − 1, n) contests.
+    rewards: [M, N]. n: an int -> [M], a sequence -> [M, K]; NaN samples count as never drawn, and a row with fewer than
+    n + 1 others gives NaN. ValueError as in `estimate_best_of_n_kl`, and for n = N.
+    """
+    rewards = as_floats("rewards", rewards, 2, shape="[M, N]")
+    sizes, single = as_sizes("n", n, rewards.shape[1])
+    if sizes.max() == rewards.shape[1]:
         raise ValueError(
-            f"probabilities {list(probabilities.shape)} must be nonnegative and sum to 1 (they sum to "
-            f"{probabilities.sum():.6g}), and rewards must hold no NaN"
+            f"n={sizes.max()} leaves no opponent among the {rewards.shape[1]} samples; n must be below that"
         )
-    spread = np.zeros(len(rewards), dtype=bool) if continuous is None else np.asarray(continuous, dtype=bool)
-    check_same_shape(rewards=rewards, continuous=spread)
-    held = probabilities > 0
-    values, group = np.unique(rewards[held], return_inverse=True)
-    stretches = np.bincount(group, spread[held], len(values)) > 0
-    if (np.bincount(group, minlength=len(values))[stretches] > 1).any():
-        raise ValueError("a continuous entry shares its reward with another; give each stretch a reward of its own")
-    return np.bincount(group, probabilities[held], len(values)), stretches
-
-
-def _delta(lower: np.ndarray, upper: np.ndarray, n: int) -> np.ndarray:
-    """upperⁿ − lowerⁿ without cancellation, for 0 ≤ lower ≤ upper ≤ 1."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        delta = upper**n * -np.expm1(n * np.log1p(-(upper - lower) / upper))
-    return np.where(upper > 0, delta, 0.0)
-
-
-def _atoms(
-    lower: np.ndarray, upper: np.ndarray, mass: np.ndarray, n: int, where: np.ndarray | None = None
-) -> np.ndarray:
-    """Σ Δ log(Δ / P) over the last axis; empty atoms add nothing."""
-    delta = _delta(lower, upper, n)
-    counted = delta > 0 if where is None else (delta > 0) & where
-    ratio = np.divide(delta, mass, out=np.ones_like(delta), where=counted)
-    return (delta * np.log(ratio)).sum(axis=-1)
-
-
-def _stretches(lower: np.ndarray, upper: np.ndarray, n: int, where: np.ndarray) -> float:
-    """Σ G(upper) − G(lower) over the continuous stretches; G as in `best_of_n_kl`."""
-
-    def integral(u: np.ndarray) -> np.ndarray:
-        log_u = np.log(u, out=np.zeros_like(u), where=u > 0)
-        return u**n * (np.log(n) + (n - 1) * log_u - (n - 1) / n)
-
-    return float((integral(upper[where]) - integral(lower[where])).sum())
+    values = np.full((len(rewards), len(sizes)), np.nan)
+    for pool in sorted_pools(rewards):
+        counts = _group_sizes(pool.rewards)
+        upper = np.cumsum(counts, axis=1)
+        for column, size in enumerate(sizes.tolist()):
+            if size < pool.size:
+                rest = pool.size - 1
+                index = np.arange(rest, size, -1)  # C(b, n) / C(rest, n), from b = rest downwards
+                share = np.concatenate([[1.0], np.cumprod((index - size) / index), np.zeros(size)])[::-1]
+                lost = (share[np.minimum(upper - counts, rest)] + share[np.maximum(upper - 1, 0)]) / 2
+                values[pool.rows, column] = 1 - (counts * lost).sum(axis=1) / pool.size
+    return values[:, 0] if single else values
 
 
 def _group_sizes(ranked: np.ndarray) -> np.ndarray:
     """[R, V]: how many samples share each distinct reward of the sorted ranked [R, C], ascending, padded with 0."""
     rows = len(ranked)
-    starts = np.ones(ranked.shape, dtype=bool)
-    np.not_equal(ranked[:, 1:], ranked[:, :-1], out=starts[:, 1:])
-    group = np.cumsum(starts, axis=1) - 1
+    group = np.cumsum(group_starts(ranked), axis=1) - 1
     width = int(group[:, -1].max()) + 1
     cells = group + width * np.arange(rows)[:, None]
     return np.bincount(cells.ravel(), minlength=rows * width).reshape(rows, width)
@@ -169,7 +176,7 @@ def _plug_in(counts: np.ndarray, n: int) -> np.ndarray:
     """[U] from the tie groups' sizes [U, V], which sum to the same C in every row."""
     size = counts.sum(axis=1, keepdims=True)
     upper = np.cumsum(counts, axis=1)
-    return _atoms((upper - counts) / size, upper / size, counts / size, n)
+    return atom_kl((upper - counts) / size, upper / size, counts / size, n)
 
 
 def _jackknife(counts: np.ndarray, n: int) -> np.ndarray:
@@ -181,13 +188,11 @@ def _jackknife(counts: np.ndarray, n: int) -> np.ndarray:
 
     def terms(start: np.ndarray, stop: np.ndarray) -> np.ndarray:
         """What each group adds where its samples rank start + 1 .. stop among the rest."""
-        delta = _delta(start / rest, stop / rest, n)
-        held = delta > 0
-        ratio = np.divide(delta * rest, stop - start, out=np.ones_like(delta), where=held)
-        return delta * np.log(ratio)
+        lower, upper = (start / rest)[..., None], (stop / rest)[..., None]
+        return atom_kl(lower, upper, upper - lower, n)
 
     one = (counts > 0).astype(counts.dtype)
-    unchanged = terms(below, below + counts)  # the removed sample lies above
+    unchanged = terms(below, below + counts)  # the removed sample lies above; unused for the highest group
     inside = terms(below, below + counts - one)
     shifted = terms(np.maximum(below - one, 0), below + counts - one)  # it lies below; unused for the lowest group
     from_below = np.cumsum(unchanged, axis=1) - unchanged
@@ -200,12 +205,8 @@ def _beirami(counts: np.ndarray, n: int) -> np.ndarray:
     size = counts.sum(axis=1, keepdims=True)
     upper = np.cumsum(counts, axis=1)
     share = counts / size
-    rest = 1 - share
-    top = -np.expm1(n * np.log1p(-share, out=np.full_like(share, -np.inf), where=share < 1))  # 1 − (1 − ε)ⁿ
-    log_rest = np.log(rest, out=np.zeros_like(rest), where=rest > 0)
-    ratio = np.divide(top, share, out=np.ones_like(share), where=share > 0)
-    each = rest**n * (np.log(n) + (n - 1) * log_rest - (n - 1) / n) + top * np.log(ratio)
-    return (_delta((upper - counts) / size, upper / size, n) * each).sum(axis=1)
+    each = stretch_kl(1 - share, n) + atom_kl((1 - share)[..., None], np.ones((*share.shape, 1)), share[..., None], n)
+    return (power_difference((upper - counts) / size, upper / size, n) * each).sum(axis=1)
 
 
 def _bound(counts: np.ndarray, n: int) -> np.ndarray:

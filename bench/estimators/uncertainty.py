@@ -1,21 +1,49 @@
-"""Intervals over prompts and paired comparisons with a verdict. The unit is the prompt, never a sample within one."""
+"""Intervals over prompts, paired comparisons with a verdict, tests, power. The unit is the prompt, never a sample."""
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
 
 from bench.estimators.arrays import as_floats, check_same_shape
-from bench.estimators.distributions import normal_cdf, normal_quantile, t_cdf, t_quantile
+from bench.estimators.bootstrap import (
+    RESAMPLES,
+    Bootstrap,
+    bootstrap_interval,
+    resampled_means,
+    simultaneous_band,
+    tail_of,
+)
+from bench.estimators.distributions import normal_quantile
+from bench.estimators.power import (
+    WinnersCurse,
+    expected_maximum,
+    minimum_detectable_effect,
+    prompts_needed,
+    winners_curse,
+)
+from bench.estimators.significance import holm, mcnemar
+from bench.estimators.training_seeds import SeedInterval, seed_interval
 
-__all__ = ["PairedDifference", "Verdict", "bootstrap_interval", "paired_difference", "simultaneous_band"]
+__all__ = [
+    "PairedDifference",
+    "SeedInterval",
+    "Verdict",
+    "WinnersCurse",
+    "bootstrap_interval",
+    "expected_maximum",
+    "holm",
+    "mcnemar",
+    "minimum_detectable_effect",
+    "paired_difference",
+    "prompts_needed",
+    "resampled_means",
+    "seed_interval",
+    "simultaneous_band",
+    "winners_curse",
+]
 
 Verdict: TypeAlias = Literal["better", "worse", "not resolved"]
-
-RESAMPLES = 10_000
-_BLOCK = 2**22  # prompts drawn at once, over all resamples of a block
 
 
 @dataclass(frozen=True)
@@ -29,49 +57,6 @@ class PairedDifference:
     minimum_detectable_effect: float  # that this many prompts find with the stated power
     prompts: int  # with both values
     verdict: Verdict  # a is better or worse than b, or neither is shown
-
-
-def bootstrap_interval(
-    values: np.ndarray, rng: np.random.Generator, level: float = 0.95, *, resamples: int = RESAMPLES
-) -> tuple[float, float] | tuple[np.ndarray, np.ndarray]:
-    """(low, high) of the mean over prompts, by resampling whole prompts: the BCa bootstrap at t-expanded levels.
-
-    BCa corrects for bias and skewness; taking t(M − 1) · √(M / (M − 1)) in place of the normal quantile undoes the
-    bootstrap's narrowness at small M. Sources: Efron and Tibshirani 1993, eq. 14.10; Hesterberg 2015 (expansion).
-
-    values: [M], one number a prompt -> two floats; or [M, K], e.g. a curve -> two arrays [K], pointwise intervals from
-    the same resamples. NaN is left out column by column, so the interval belongs to np.nanmean(values, axis=0); a
-    column with fewer than two numbers gives NaN. Equal numbers give an interval of no width, whatever their count:
-    0 correct of 10 is not evidence for exactly 0.
-    ValueError for infinities, nothing but NaN, or a level outside 0 .. 1.
-    """
-    values, single = _columns(values)
-    tail = _tail(level)
-    boot = _Bootstrap(values, rng, resamples)
-    low, high = boot.quantile(tail), boot.quantile(1 - tail)
-    return (float(low[0]), float(high[0])) if single else (low, high)
-
-
-def simultaneous_band(
-    values: np.ndarray, rng: np.random.Generator, level: float = 0.95, *, resamples: int = RESAMPLES
-) -> tuple[np.ndarray, np.ndarray]:
-    """(low [K], high [K]): a band that holds the whole curve of means over prompts with probability `level`.
-
-    Mean ± c · SE, with c the quantile of max over columns of |resampled mean − mean| / SE. Source: Montiel Olea and
-    Plagborg-Møller 2019, §3 (sup-t bands). values: [M, K]; NaN and errors as in `bootstrap_interval`.
-    """
-    values = as_floats("values", values, 2, shape="[M, K]")
-    tail = _tail(level)
-    boot = _Bootstrap(values, rng, resamples)
-    error = np.where(boot.error > 0, boot.error, np.nan)
-    distance = np.abs(boot.means - boot.mean) / error  # [B, K]
-    usable = ~np.isnan(error) & (boot.count >= 2)
-    if not usable.any():
-        return np.where(boot.count >= 2, boot.mean, np.nan), np.where(boot.count >= 2, boot.mean, np.nan)
-    critical = np.quantile(np.nanmax(distance[:, usable], axis=1), 1 - 2 * tail)
-    smallest = float(boot.count[usable].min())
-    critical *= math.sqrt(smallest / (smallest - 1))
-    return boot.mean - critical * boot.error, boot.mean + critical * boot.error
 
 
 def paired_difference(
@@ -94,14 +79,14 @@ def paired_difference(
     a = as_floats("a", a, 1, shape="[M]")
     b = as_floats("b", b, 1, shape="[M]")
     check_same_shape(a=a, b=b)
-    tail = _tail(level)
+    tail = tail_of(level)
     difference = (a - b)[~np.isnan(a - b)]
     if len(difference) == 0:
         raise ValueError(f"a and b {list(a.shape)} have no prompt with a number in both; at least one is expected")
     if len(difference) == 1:
         nan = float("nan")
         return PairedDifference(float(difference[0]), nan, nan, 1.0, nan, 1, "not resolved")
-    boot = _Bootstrap(difference[:, None], rng, resamples)
+    boot = Bootstrap(difference[:, None], rng, resamples)
     low, high = float(boot.quantile(tail)[0]), float(boot.quantile(1 - tail)[0])
     reachable = 2.0 ** (1 - len(difference))
     verdict: Verdict = "not resolved"
@@ -112,88 +97,3 @@ def paired_difference(
     detectable = float((normal_quantile(1 - tail) + normal_quantile(power)) * boot.error[0])
     p_value = max(boot.p_value_of_zero(), min(1.0, reachable))
     return PairedDifference(float(boot.mean[0]), low, high, p_value, detectable, len(difference), verdict)
-
-
-class _Bootstrap:
-    """Means of K columns over B resamples of M rows, and what BCa needs of them."""
-
-    def __init__(self, values: np.ndarray, rng: np.random.Generator, resamples: int) -> None:
-        present = ~np.isnan(values)
-        filled = np.where(present, values, 0.0)
-        self.count = present.sum(axis=0)  # [K]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            self.mean = filled.sum(axis=0) / self.count
-            centred = np.where(present, values - self.mean, 0.0)
-            # Rounding in a mean of equal numbers is no spread.
-            centred[np.abs(centred) <= 1e-14 * np.abs(self.mean)] = 0.0
-            squares = (centred**2).sum(axis=0)
-            self.error = np.sqrt(squares / (self.count - 1) / self.count)
-            self.skew = np.where(squares > 0, (centred**3).sum(axis=0) / (6 * squares**1.5), 0.0)  # [K] BCa's a
-        complete = bool(present.all())
-        self.means = np.empty((resamples, values.shape[1]))  # [B, K]
-        for start, drawn in _resample_counts(len(values), resamples, rng):
-            total = drawn @ centred
-            with np.errstate(invalid="ignore"):
-                self.means[start : start + len(drawn)] = total / (len(values) if complete else drawn @ present)
-        # Centred sums are exact zeros where a column is constant and keep ties of 0/1 outcomes within 1e-12.
-        slack = 1e-12 * np.sqrt(squares / np.maximum(self.count, 1))
-        drawn_any = (~np.isnan(self.means)).sum(axis=0)
-        share = ((self.means < -slack).sum(axis=0) + (self.means <= slack).sum(axis=0)) / (2 * np.maximum(drawn_any, 1))
-        self.bias = normal_quantile(np.clip(share, 1 / (resamples + 1), resamples / (resamples + 1)))  # [K] BCa's z₀
-        self.slack = slack
-        self.means += self.mean
-
-    def quantile(self, p: float) -> np.ndarray:
-        """[K]: the end of the interval that lies above the true mean with probability p (or below, for p > 1/2)."""
-        ends = np.full(len(self.mean), np.nan)
-        for column in np.flatnonzero(self.count >= 2):
-            if self.error[column] == 0:
-                ends[column] = self.mean[column]
-                continue
-            z = t_quantile(p, self.count[column] - 1) * self._expansion(column)
-            shifted = self.bias[column] + z
-            level = normal_cdf(self.bias[column] + shifted / max(1 - self.skew[column] * shifted, 1e-9))
-            means = self.means[:, column]
-            ends[column] = np.quantile(means[~np.isnan(means)], level)
-        return ends
-
-    def p_value_of_zero(self) -> float:
-        """Two-sided p-value of a zero mean in the first column: 1 − the level of the widest interval without 0."""
-        if self.error[0] == 0:
-            return 0.0 if self.mean[0] != 0 else 1.0
-        slack = self.slack[0]
-        below = self._tail_probability(np.mean(self.means[:, 0] <= slack))
-        above = 1 - self._tail_probability(np.mean(self.means[:, 0] < -slack))
-        return min(1.0, 2 * min(below, above))
-
-    def _tail_probability(self, share: float) -> float:
-        resamples = len(self.means)
-        share = min(max(share, 1 / (resamples + 1)), resamples / (resamples + 1))
-        shifted = float(normal_quantile(share)) - self.bias[0]
-        z = shifted / max(1 + self.skew[0] * shifted, 1e-9) - self.bias[0]
-        return t_cdf(z / self._expansion(0), self.count[0] - 1)
-
-    def _expansion(self, column: int) -> float:
-        return math.sqrt(self.count[column] / (self.count[column] - 1))
-
-
-def _resample_counts(rows: int, resamples: int, rng: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:
-    """(first resample, [b, M] how often each row was drawn), block by block."""
-    step = max(1, min(resamples, _BLOCK // rows))
-    for start in range(0, resamples, step):
-        size = min(step, resamples - start)
-        drawn = rng.integers(0, rows, size=(size, rows))
-        drawn += rows * np.arange(size)[:, None]
-        yield start, np.bincount(drawn.ravel(), minlength=size * rows).reshape(size, rows).astype(np.float64)
-
-
-def _columns(values: np.ndarray) -> tuple[np.ndarray, bool]:
-    ndim = 2 if np.ndim(values) == 2 else 1
-    array = as_floats("values", values, ndim, shape="[M] or [M, K]")
-    return array.reshape(len(array), -1), ndim == 1
-
-
-def _tail(level: float) -> float:
-    if not 0 < level < 1:
-        raise ValueError(f"level={level} is not allowed; it must lie between 0 and 1")
-    return (1 - level) / 2

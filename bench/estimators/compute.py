@@ -1,0 +1,198 @@
+"""What sampling, scoring and fine-tuning cost in FLOPs, and after how many queries fine-tuning has paid for itself.
+
+2 FLOPs a parameter and token forward, 6 in training (Kaplan et al. 2020, §2.1), attention left out. Decoding is bound
+by memory, not arithmetic, so FLOPs flatter the fine-tuned model: show measured seconds beside them.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.estimators.arrays import Sizes, as_floats, as_sizes
+from bench.estimators.bootstrap import RESAMPLES, resampled_means, tail_of
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Sizes in parameters, lengths in tokens; what `break_even_queries` needs besides n."""
+
+    policy_parameters: float
+    reward_parameters: float  # 0 for a verifier
+    prompt_tokens: float  # a prompt, mean
+    completion_tokens: float  # a completion, mean
+    pool_size: int  # N drawn for training
+    prompts: int  # M drawn for
+    epochs: float
+    selected: int  # completions kept in total
+    reward_training_flops: float = 0.0
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """The n whose Best-of-n matches the fine-tuned policy, and the queries after which the policy is cheaper.
+
+    n is 1 where the policy is no better than one sample, and infinite where no n of the curve reaches it; queries are
+    then None. low and high are the ends of the intervals; an end of queries is None where its n has none.
+    """
+
+    n: float
+    n_low: float
+    n_high: float
+    queries: int | None
+    queries_low: int | None
+    queries_high: int | None
+    sentence: str
+
+
+def forward_flops(parameters: float, tokens: float) -> float:
+    """2 · parameters · tokens: reading or generating this many tokens."""
+    return 2 * parameters * tokens
+
+
+def training_flops(parameters: float, tokens: float) -> float:
+    """6 · parameters · tokens, forward and backward, with tokens counted once an epoch."""
+    return 6 * parameters * tokens
+
+
+def best_of_n_query_flops(
+    policy_parameters: float, reward_parameters: float, prompt_tokens: float, completion_tokens: float, n: float
+) -> float:
+    """A query answered by Best-of-n: the prompt read once, n completions, n scorings of prompt and completion."""
+    generated = forward_flops(policy_parameters, prompt_tokens + n * completion_tokens)
+    return generated + forward_flops(reward_parameters, n * (prompt_tokens + completion_tokens))
+
+
+def fine_tuned_query_flops(policy_parameters: float, prompt_tokens: float, completion_tokens: float) -> float:
+    """One query answered by one sample."""
+    return forward_flops(policy_parameters, prompt_tokens + completion_tokens)
+
+
+def fine_tuning_flops(costs: Costs) -> float:
+    """C₀, paid once: the pool drawn and scored, the selected completions trained on, the reward model trained."""
+    c = costs
+    pool = best_of_n_query_flops(
+        c.policy_parameters, c.reward_parameters, c.prompt_tokens, c.completion_tokens, c.pool_size
+    )
+    trained = c.epochs * c.selected * (c.prompt_tokens + c.completion_tokens)
+    return c.prompts * pool + training_flops(c.policy_parameters, trained) + c.reward_training_flops
+
+
+def break_even_queries(
+    policy_parameters: float,
+    reward_parameters: float,
+    prompt_tokens: float,
+    completion_tokens: float,
+    n: float,
+    pool_size: int,
+    prompts: int,
+    epochs: float,
+    selected: int,
+    *,
+    reward_training_flops: float = 0.0,
+) -> int | None:
+    """Q* = ⌈C₀ / (cost of a Best-of-n query − cost of a fine-tuned one)⌉; None where Best-of-n costs no more a query.
+
+    n is the one whose Best-of-n is as good as the fine-tuned policy, interpolated if need be (see `matching_n`).
+    Units and meanings: see `Costs`. ValueError for a negative cost, or n < 1.
+    """
+    costs = Costs(
+        policy_parameters=policy_parameters,
+        reward_parameters=reward_parameters,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        pool_size=pool_size,
+        prompts=prompts,
+        epochs=epochs,
+        selected=selected,
+        reward_training_flops=reward_training_flops,
+    )
+    negative = [name for name, value in vars(costs).items() if not value >= 0]
+    if negative or not n >= 1:
+        raise ValueError(
+            f"{', '.join(negative) or 'n'} is not allowed; costs must not be negative, and n={n} at least 1"
+        )
+    return _queries(costs, n)
+
+
+def matching_n(n: Sizes, curve: np.ndarray, quality: float) -> float:
+    """The smallest n at which the curve reaches the quality, interpolated linearly in log n; inf where it never does.
+
+    n: [K] ascending. curve: [K], Best-of-n at each. 1 (n[0]) where the first point already reaches it.
+    """
+    sizes, _ = as_sizes("n", n)
+    curve = as_floats("curve", curve, 1, shape="[K]")
+    if curve.shape != sizes.shape or (np.diff(sizes) <= 0).any():
+        raise ValueError(
+            f"curve has shape {list(curve.shape)}; it must have one value for each of {len(sizes)} ascending n"
+        )
+    return float(_crossings(sizes, curve[None], np.array([quality]))[0])
+
+
+def break_even(
+    n: Sizes,
+    best_of_n: np.ndarray,
+    fine_tuned: np.ndarray,
+    costs: Costs,
+    rng: np.random.Generator,
+    *,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> BreakEven:
+    """`break_even_queries` at the n that matches the fine-tuned policy, with intervals by resampling prompts.
+
+    Each resample draws whole prompts, finds its own matching n, and the percentiles of n give those of the queries.
+    n: [K] ascending, from 1. best_of_n: [M, K], the quality a prompt; fine_tuned: [M] on the same prompts.
+    """
+    sizes, _ = as_sizes("n", n)
+    best_of_n = as_floats("best_of_n", best_of_n, 2, shape="[M, K]")
+    fine_tuned = as_floats("fine_tuned", fine_tuned, 1, shape="[M]")
+    if best_of_n.shape != (len(fine_tuned), len(sizes)) or (np.diff(sizes) <= 0).any():
+        raise ValueError(
+            f"best_of_n has shape {list(best_of_n.shape)}; [{len(fine_tuned)}, {len(sizes)}] at ascending n is expected"
+        )
+    tail = tail_of(level)
+    columns = np.column_stack([best_of_n, fine_tuned])
+    means = resampled_means(columns, rng, resamples=resamples)
+    found = _crossings(sizes, means[:, :-1], means[:, -1])
+    low, high = (float(end) for end in np.quantile(found, [tail, 1 - tail], method="nearest"))
+    centre = np.nanmean(columns, axis=0)
+    middle = float(_crossings(sizes, centre[None, :-1], centre[-1:])[0])
+    queries, most, fewest = _queries(costs, middle), _queries(costs, low), _queries(costs, high)
+    if queries is not None:
+        least = f"below {_queries(costs, sizes[-1]):,}" if math.isinf(high) else _count(fewest)
+        interval = f"{level:.0%} interval: {least} to {_count(most)}"
+        sentence = f"It matches Best-of-{middle:.3g} and pays after {_count(queries)} queries ({interval})."
+    elif math.isinf(middle):
+        sentence = f"No n up to {sizes[-1]} is as good as the fine-tuned policy, so no break-even is given."
+    else:
+        sentence = "At the matching n a query of Best-of-n costs no more, so fine-tuning never pays."
+    return BreakEven(middle, low, high, queries, fewest, most, sentence)
+
+
+def _count(queries: int | None) -> str:
+    return "never" if queries is None else f"{queries:,}"
+
+
+def _queries(costs: Costs, n: float) -> int | None:
+    if math.isinf(n):
+        return None
+    c = costs
+    lengths = c.prompt_tokens, c.completion_tokens
+    saved = best_of_n_query_flops(c.policy_parameters, c.reward_parameters, *lengths, n)
+    saved -= fine_tuned_query_flops(c.policy_parameters, *lengths)
+    return math.ceil(fine_tuning_flops(costs) / saved) if saved > 0 else None
+
+
+def _crossings(sizes: np.ndarray, curves: np.ndarray, quality: np.ndarray) -> np.ndarray:
+    """[B]: where each of the curves [B, K] first reaches its quality [B], linear in log n."""
+    reached = curves >= quality[:, None]
+    first = reached.argmax(axis=1)
+    rows = np.arange(len(curves))
+    before = np.maximum(first - 1, 0)
+    rise = curves[rows, first] - curves[rows, before]
+    part = np.divide(quality - curves[rows, before], rise, out=np.zeros(len(curves)), where=rise > 0)
+    log_n = np.log(sizes)
+    found = np.exp(log_n[before] + part * (log_n[first] - log_n[before]))
+    found = np.where(first == 0, sizes[0], found)
+    return np.where(reached.any(axis=1), found, np.inf)

@@ -1,0 +1,117 @@
+"""Before a study: how many prompts it needs. After a sweep: what choosing the best cell adds to its score."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.estimators.arrays import Sizes, as_floats, as_sizes
+from bench.estimators.bootstrap import bootstrap_interval
+from bench.estimators.distributions import normal_quantile
+
+
+def prompts_needed(
+    delta: float,
+    omega2: float,
+    var_a: float,
+    var_b: float,
+    k_a: int,
+    k_b: int,
+    alpha: float = 0.05,
+    power: float = 0.8,
+) -> int:
+    """Prompts for a paired comparison to resolve a mean difference delta: (z_{1−α/2} + z_power)² · variance / delta².
+
+    variance = omega2 + var_a / k_a + var_b / k_b, with omega2 the variance over prompts of the difference of the two
+    expected scores, var the mean variance of one answer's score within a prompt, k the answers a prompt.
+    Source: Miller 2024 ("Adding error bars to evals"), eq. 9. ValueError for delta = 0, negative variances or k < 1.
+    """
+    if delta == 0:
+        raise ValueError("delta=0 is not allowed; no number of prompts resolves a difference of nothing")
+    return math.ceil(_z_sum(alpha, power) ** 2 * _variance(omega2, var_a, var_b, k_a, k_b) / delta**2)
+
+
+def minimum_detectable_effect(
+    prompts: int,
+    omega2: float,
+    var_a: float,
+    var_b: float,
+    k_a: int,
+    k_b: int,
+    alpha: float = 0.05,
+    power: float = 0.8,
+) -> float:
+    """The difference that this many prompts resolve with the given power; the inverse of `prompts_needed`."""
+    (count,), _ = as_sizes("prompts", prompts)
+    return float(_z_sum(alpha, power) * math.sqrt(_variance(omega2, var_a, var_b, k_a, k_b) / count))
+
+
+def expected_maximum(k: Sizes) -> float | np.ndarray:
+    """E[max of k independent standard normals]: how far the best of k equal cells looks above them, in SE.
+
+    ∫ x · k φ(x) Φ(x)^(k − 1) dx by the trapezoid rule. k: an int -> float, a sequence -> [K].
+    """
+    sizes, single = as_sizes("k", k)
+    x = np.linspace(-12, 12, 6001)
+    density = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+    log_cdf = np.array([math.log(math.erfc(-value / math.sqrt(2)) / 2) for value in x])
+    values = np.array([size * np.sum(x * density * np.exp((size - 1) * log_cdf)) * (x[1] - x[0]) for size in sizes])
+    return float(values[0]) if single else values
+
+
+@dataclass(frozen=True)
+class WinnersCurse:
+    """The cell that is best on validation prompts, reported on test prompts."""
+
+    cell: int
+    validation: float  # its mean there, too high because it was chosen for it
+    test: float
+    test_low: float
+    test_high: float
+    gap: float  # validation − test
+    gap_if_equal: float  # what choosing alone would add if all cells were equally good
+
+
+def winners_curse(
+    validation: np.ndarray, test: np.ndarray, rng: np.random.Generator, level: float = 0.95
+) -> WinnersCurse:
+    """Choose among C cells on validation prompts and measure the choice on others.
+
+    gap_if_equal = `expected_maximum(C)` times the standard error of a cell's mean, without the part that all cells
+    share by having the same prompts. validation: [M, C], test: [M', C], one score a prompt and cell, higher is better;
+    NaN is left out cell by cell. ValueError for unequal numbers of cells.
+    """
+    validation = as_floats("validation", validation, 2, shape="[M, C]")
+    test = as_floats("test", test, 2, shape="[M', C]")
+    cells = validation.shape[1]
+    if test.shape[1] != cells:
+        raise ValueError(f"test has shape {list(test.shape)}, but validation has {cells} cells; they must be equal")
+    means = np.nanmean(validation, axis=0)
+    cell = int(np.nanargmax(means))
+    low, high = bootstrap_interval(test[:, cell], rng, level)
+    own = validation - np.nanmean(validation, axis=1, keepdims=True)
+    spread = np.nanmean(np.nanvar(own, axis=0, ddof=1)) * cells / max(cells - 1, 1)
+    score = float(np.nanmean(test[:, cell]))
+    return WinnersCurse(
+        cell=cell,
+        validation=float(means[cell]),
+        test=score,
+        test_low=float(low),
+        test_high=float(high),
+        gap=float(means[cell]) - score,
+        gap_if_equal=float(expected_maximum(cells) * math.sqrt(spread / len(validation))),
+    )
+
+
+def _z_sum(alpha: float, power: float) -> float:
+    if not (0 < alpha < 1 and 0 < power < 1):
+        raise ValueError(f"alpha={alpha} and power={power} must lie between 0 and 1")
+    return float(normal_quantile(1 - alpha / 2) + normal_quantile(power))
+
+
+def _variance(omega2: float, var_a: float, var_b: float, k_a: int, k_b: int) -> float:
+    if min(omega2, var_a, var_b) < 0 or min(k_a, k_b) < 1:
+        raise ValueError(
+            f"omega2={omega2}, var_a={var_a}, var_b={var_b} must not be negative, and k_a={k_a}, k_b={k_b} at least 1"
+        )
+    return omega2 + var_a / k_a + var_b / k_b

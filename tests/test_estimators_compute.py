@@ -1,0 +1,113 @@
+"""FLOPs and break-even points counted by hand."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from bench.estimators.compute import (
+    Costs,
+    best_of_n_query_flops,
+    break_even,
+    break_even_queries,
+    fine_tuned_query_flops,
+    fine_tuning_flops,
+    matching_n,
+)
+
+COSTS = Costs(
+    policy_parameters=0.5e9,
+    reward_parameters=0.5e9,
+    prompt_tokens=100,
+    completion_tokens=256,
+    pool_size=16,
+    prompts=1000,
+    epochs=2,
+    selected=1000,
+)
+
+
+def queries(n, **changes):
+    return break_even_queries(
+        n=n, **{key: value for key, value in (vars(COSTS) | changes).items() if key != "reward_training_flops"}
+    )
+
+
+def test_worked_example():
+    assert fine_tuning_flops(COSTS) == pytest.approx(1.2028e16, rel=1e-12)
+    assert queries(8) == 2593
+    assert break_even_queries(0.5e9, 0.5e9, 100, 256, 8, 16, 1000, 2, 1000) == 2593
+
+
+def test_break_even_is_the_first_query_at_which_the_totals_cross():
+    for n in (2, 3, 8, 8.5):
+        found = queries(n, selected=700, epochs=3)
+        changed = dataclasses.replace(COSTS, selected=700, epochs=3)
+        once = fine_tuning_flops(changed)
+        each = best_of_n_query_flops(0.5e9, 0.5e9, 100, 256, n) - fine_tuned_query_flops(0.5e9, 100, 256)
+        assert found * each >= once > (found - 1) * each
+
+
+def test_best_of_one_with_a_verifier_never_costs_more():
+    assert queries(1, reward_parameters=0) is None
+    assert queries(1) is not None  # a reward model still reads every answer
+
+
+def test_reward_model_training_is_part_of_the_price():
+    assert break_even_queries(0.5e9, 0.5e9, 100, 256, 8, 16, 1000, 2, 1000, reward_training_flops=1.2028e16) == 5185
+
+
+def test_matching_n_is_linear_in_log_n():
+    sizes, curve = [1, 2, 4, 8], np.array([0.2, 0.4, 0.6, 0.5])
+    assert matching_n(sizes, curve, 0.4) == pytest.approx(2)
+    assert matching_n(sizes, curve, 0.5) == pytest.approx(2 * math.sqrt(2))
+    assert matching_n(sizes, curve, 0.1) == 1
+    assert matching_n(sizes, curve, 0.61) == math.inf
+
+
+def pool(prompts, seed=0):
+    rng = np.random.default_rng(seed)
+    difficulty = rng.beta(1, 2, (prompts, 1))
+    sizes = np.array([1, 2, 4, 8, 16])
+    return sizes, 1 - (1 - difficulty) ** sizes, rng
+
+
+def test_the_interval_holds_the_point_and_says_so():
+    sizes, best_of_n, rng = pool(300)
+    fine_tuned = (rng.random(300) < best_of_n[:, 2]).astype(float)  # as good as n = 4
+    found = break_even(sizes, best_of_n, fine_tuned, COSTS, np.random.default_rng(0))
+    assert found.n_low < found.n < found.n_high
+    assert found.n_low < 4 < found.n_high
+    assert found.queries_low < found.queries < found.queries_high
+    assert found.queries == queries(found.n)
+    assert f"{found.queries:,} queries" in found.sentence
+    assert found == break_even(sizes, best_of_n, fine_tuned, COSTS, np.random.default_rng(0))
+
+
+def test_a_policy_beyond_the_curve_or_below_it_has_no_break_even():
+    sizes, best_of_n, _ = pool(300)
+    above = break_even(sizes, best_of_n, np.ones(300), COSTS, np.random.default_rng(0))
+    assert (above.n, above.queries) == (math.inf, None)
+    assert "No n up to 16" in above.sentence
+    free = dataclasses.replace(COSTS, reward_parameters=0)
+    below = break_even(sizes, best_of_n, np.zeros(300), free, np.random.default_rng(0))
+    assert (below.n, below.queries) == (1, None)
+    assert "never pays" in below.sentence
+    edge = break_even(sizes, best_of_n, best_of_n[:, 4] - 1e-9, COSTS, np.random.default_rng(0))
+    assert edge.queries is not None
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: queries(0.5), "n=0.5 at least 1"),
+        (lambda: queries(8, prompts=-1), "prompts is not allowed"),
+        (lambda: matching_n([1, 2], [0.5], 0.5), r"curve has shape \[1\]"),
+        (lambda: matching_n([2, 1], [0.5, 0.6], 0.5), "2 ascending n"),
+        (lambda: break_even([1, 2], np.ones((3, 2)), np.ones(4), COSTS, np.random.default_rng(0)), r"shape \[3, 2\]"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
