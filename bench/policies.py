@@ -77,6 +77,8 @@ def load_model(policy: Policy, *, dtype: str = "float32", device: str = "cpu") -
     """The model in evaluation mode. dtype: a torch name, e.g. "float32" or "bfloat16"."""
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # its bar over weight tensors says nothing about our stages
     model: Any = AutoModelForCausalLM.from_pretrained(policy.path, dtype=getattr(torch, dtype))
     return model.to(device).eval()

@@ -1,0 +1,155 @@
+"""Policy KL and sequence log-probabilities against every sequence of a policy small enough to enumerate."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from bench import policies
+from bench.artifacts import Completions, Policy, Prompts
+from bench.generation.truncation import modified_logprobs
+from bench.logprobs import divergence_samples, sequence_logprobs
+from bench.store import Store
+
+WORDS = ["<pad>", "<s>", "</s>", "a", "b", "c"]
+EOS, LIMIT = 2, 3
+PROMPTS = Prompts(
+    id=np.array(["short", "long"]),
+    messages=tuple(({"role": "user", "content": text},) for text in ("a b", "c c b a b a c")),
+    answer=np.array(["", ""]),
+)
+
+
+def small_policy(path: Path, seed: int) -> Policy:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    config = LlamaConfig(
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.6,
+        bos_token_id=1,
+        eos_token_id=EOS,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        LlamaForCausalLM(config).save_pretrained(path)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    fast.save_pretrained(path)
+    return policies.folder(path)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Policy, Policy]:
+    folder = tmp_path_factory.mktemp("pair")
+    return small_policy(folder / "policy", 0), small_policy(folder / "reference", 1)
+
+
+def every_completion() -> Completions:
+    """[2, all]: each sequence that ends in EOS, or at the limit without it; the pad token is one like any other."""
+    stopped = [(*head, EOS) for n in range(LIMIT) for head in itertools.product([0, 1, 3, 4, 5], repeat=n)]
+    cut = list(itertools.product([0, 1, 3, 4, 5], repeat=LIMIT))
+    ids = np.empty((2, len(stopped) + len(cut)), object)
+    for column, sequence in enumerate([*stopped, *cut]):
+        ids[0, column] = ids[1, column] = np.array(sequence, np.int32)
+    reasons = np.array([["stop"] * len(stopped) + ["length"] * len(cut)] * 2)
+    nothing = np.zeros(ids.shape)
+    return Completions(np.full(ids.shape, "", object), ids, reasons, nothing, nothing, key="every completion")
+
+
+def by_hand(policy: Policy, completions: Completions, temperature: float, top_p: float) -> np.ndarray:
+    """[M, N] log-probabilities, one unpadded forward a sequence, summed step by step."""
+    model, tokenizer = policies.load_model(policy), policies.load_tokenizer(policy)
+    total = np.zeros(completions.shape)
+    for row, messages in enumerate(PROMPTS.messages):
+        prompt = tokenizer.encode(messages[0]["content"])
+        for column, drawn in enumerate(completions.token_ids[row]):
+            with torch.inference_mode():
+                logits = model(torch.tensor([[*prompt, *drawn.tolist()]])).logits[0].numpy()
+            for step, token in enumerate(drawn):
+                total[row, column] += modified_logprobs(logits[len(prompt) - 1 + step], temperature, top_p)[token]
+    return total
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 0.8), (1.4, 1.0)])
+def test_expectations_over_every_sequence_are_the_exact_kl(pair, store: Store, temperature, top_p):
+    policy, reference = pair
+    completions = every_completion()
+    ours, theirs = by_hand(policy, completions, temperature, top_p), by_hand(reference, completions, 1, 1)
+    probability = np.exp(ours)
+    assert probability.sum(axis=1) == pytest.approx([1, 1], abs=1e-5)
+    drawn = probability > 0
+    exact = np.where(drawn, probability * (np.where(drawn, ours, 0) - theirs), 0).sum(axis=1)
+    assert (exact > 0.05).all()
+
+    found = divergence_samples(policy, reference, PROMPTS, completions, temperature=temperature, top_p=top_p)
+    assert (probability * found.rao_blackwell).sum(axis=1) == pytest.approx(exact, abs=1e-5)
+    assert (probability * found.k1).sum(axis=1) == pytest.approx(exact, abs=1e-5)
+    assert (found.rao_blackwell >= -1e-6).all()
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 0.8)])
+def test_sequence_logprobs_are_those_of_one_forward_a_sequence(pair, temperature, top_p):
+    completions = every_completion()
+    expected = by_hand(pair[0], completions, temperature, top_p)
+    found = sequence_logprobs(pair[0], PROMPTS, completions, temperature=temperature, top_p=top_p)
+    inside = np.isfinite(expected)
+    assert inside.any()
+    assert found[inside] == pytest.approx(expected[inside], abs=1e-5)
+
+
+def test_a_policy_is_at_no_distance_from_itself(pair, store: Store):
+    found = divergence_samples(pair[0], pair[0], PROMPTS, every_completion(), temperature=1.0, top_p=1.0)
+    assert (found.rao_blackwell == 0).all()
+    assert (found.k1 == 0).all()
+
+
+def test_the_same_weights_in_another_folder_are_at_no_distance_through_two_models(pair, store: Store, tmp_path: Path):
+    twin = small_policy(tmp_path / "twin", 0)
+    other = Policy(twin.path, "told apart")
+    found = divergence_samples(pair[0], other, PROMPTS, every_completion(), temperature=1.0, top_p=1.0)
+    assert np.abs(found.rao_blackwell).max() < 1e-5
+    assert np.abs(found.k1).max() < 1e-5
+
+
+def test_batches_change_no_number(pair, store: Store):
+    completions = every_completion()
+    found = [
+        sequence_logprobs(pair[0], PROMPTS, completions, batch_tokens=tokens, temperature=0.9, top_p=0.95)
+        for tokens in (1, 40, 10**6)
+    ]
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+    assert found[0] == pytest.approx(found[2], abs=1e-5)
+
+
+def test_memory_is_bounded_by_the_batch(monkeypatch):
+    from bench import logprobs
+
+    monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", 1000)
+    lengths, steps = np.array([30, 12, 25, 9, 40, 12]), np.array([10, 2, 5, 3, 20, 2])
+    batches = list(logprobs._batches(lengths, steps, 60, 30))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(6))
+    for cells in batches:
+        padded = len(cells) * lengths[cells].max(), len(cells) * (steps[cells].max() + 1) * 30
+        assert len(cells) == 1 or (padded[0] <= 60 and padded[1] <= 1000)
+    assert max(map(len, batches)) > 1
+
+
+def test_what_is_stored_is_what_is_returned(pair, store: Store):
+    for _ in range(2):
+        found = divergence_samples(*pair, PROMPTS, every_completion(), temperature=1.0, top_p=1.0)
+    assert [use.reused for use in store.uses] == [False, True]
+    (path,) = store.root.glob("divergence_samples/*/divergence.safetensors")
+    assert (load_file(path)["k1"] == found.k1).all()
