@@ -91,8 +91,13 @@ class Completions:
         arrays = (self.text, self.token_ids, self.finish_reason, self.logprob, self.policy_logprob)
         text, token_ids, finish_reason, logprob, policy_logprob = (array[:, :num_completions] for array in arrays)
         return Completions(
-            text, token_ids, finish_reason, logprob, policy_logprob, key=f"{self.key}[:{num_completions}]"
+            text, token_ids, finish_reason, logprob, policy_logprob, key=prefix_key(self.key, num_completions)
         )
+
+
+def prefix_key(pool_key: str, num_completions: int) -> str:
+    """The key of a pool's first `num_completions` samples a prompt, e.g. "3f2a...[:8]"; of a prefix, likewise."""
+    return f"{pool_key.partition('[')[0]}[:{num_completions}]"
 
 
 @dataclass(frozen=True)

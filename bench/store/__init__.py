@@ -20,7 +20,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,6 +58,9 @@ class Address:
     @property
     def folder(self) -> Path:
         return Path(self.stage, self.key, self.part)
+
+    def piece(self, part: str) -> "Address":
+        return replace(self, part=part)
 
 
 @dataclass
