@@ -18,7 +18,7 @@ def frontier(run: Run) -> list[Path]:
     with figure() as (drawn, axes):
         y = [accuracy[n].value for n in kl]
         axes.plot(
-            [bound[n].value for n in kl], y, color=COLOURS["bound"], linestyle=":", label="Best-of-N at the log n bound"
+            [bound[n].value for n in kl], y, color=COLOURS["bound"], linestyle=":", label="Best-of-N, log n bound"
         )
         axes.plot([kl[n].value for n in kl], y, color=COLOURS["best_of_n"], linestyle="--", linewidth=0.8)
         axes.plot(
@@ -26,23 +26,22 @@ def frontier(run: Run) -> list[Path]:
         )
         for n in kl:
             _cross(axes, kl[n], accuracy[n], COLOURS["best_of_n"], marker=".")
-            axes.annotate(
-                f"n={n}", (kl[n].value, accuracy[n].value), (-4, 4), textcoords="offset points", ha="right", fontsize=6
-            )
-        markers = {"tuned": ("D", f"fine-tuned on {run.selection}"), "control": ("s", "fine-tuned on its random twin")}
+            _label(axes, kl[n], accuracy[n], f"n={n}", (4, -7), COLOURS["base"])
+        markers = {"tuned": ("D", f"fine-tuned on {run.selection}"), "control": ("s", "on its random twin")}
         for arm, (marker, label) in markers.items():
             point = run.series(arm, "policy", "kl")[1], run.series(arm, "pass", "accuracy")[1]
-            _cross(axes, *point, COLOURS[arm], marker=marker, label=label)
+            _cross(axes, *point, COLOURS[arm], marker=marker)
+            _label(axes, *point, label, (6, -2), COLOURS[arm])
         axes.set_xlabel("KL from the base (nats a sequence)")
         axes.set_ylabel("accuracy on held-out prompts")
         axes.set_xlim(left=min(-0.05, axes.get_xlim()[0]))
-        axes.legend(loc="lower right")
+        drawn.legend(loc="outside upper center", ncols=2, columnspacing=1.0, handlelength=1.5)
         note = f"run {run.folder.name}; {run.metrics['test/prompts']} prompts; bars: 95 % intervals over prompts"
         drawn.text(0.0, -0.02, note, fontsize=5, color="#666666", va="top")
         return _save(drawn, run.folder / "frontier")
 
 
-def _cross(axes: Any, x: Estimate, y: Estimate, colour: str, *, marker: str, label: str | None = None) -> None:
+def _cross(axes: Any, x: Estimate, y: Estimate, colour: str, *, marker: str) -> None:
     axes.errorbar(
         x.value,
         y.value,
@@ -53,8 +52,11 @@ def _cross(axes: Any, x: Estimate, y: Estimate, colour: str, *, marker: str, lab
         markersize=4,
         elinewidth=0.7,
         linestyle="none",
-        label=label,
     )
+
+
+def _label(axes: Any, x: Estimate, y: Estimate, text: str, offset: tuple[int, int], colour: str) -> None:
+    axes.annotate(text, (x.value, y.value), offset, textcoords="offset points", fontsize=6, color=colour)
 
 
 def _save(drawn: Any, stem: Path) -> list[Path]:
