@@ -8,7 +8,16 @@ from bench.artifacts import Prompts
 class Task(Protocol):
     """What the suite asks of a task; see bench/tasks/word_problems.py."""
 
-    answer_pattern: str  # a regular expression whose first group is a completion's answer
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def max_new_tokens(self) -> int: ...
+
+    @property
+    def answer_pattern(self) -> str:
+        """A regular expression whose first group, in its first match, is a completion's answer."""
+        ...
 
     def prompts(self, split: str) -> Prompts:
         """The prompts of "train", "validation" or "test"."""

@@ -34,6 +34,10 @@ class WordProblems:
     seed: int = 0
 
     @property
+    def name(self) -> str:
+        return "word_problems"
+
+    @property
     def key(self) -> str:
         """Of the pretraining corpus, for what is made from it; no setting enters, as none changes the corpus."""
         return content_hash([type(self).__name__, CORPUS_VERSION])

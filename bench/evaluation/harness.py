@@ -1,0 +1,206 @@
+"""EleutherAI's lm-eval on a policy: an independent verdict on the same prompts, greedy, by its own code.
+
+Each result keeps the task as lm-eval reads it. To repeat one by hand, in its folder:
+`lm_eval --model hf --model_args pretrained=POLICY --include_path . --tasks NAME`
+"""
+
+import contextlib
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import policies
+from bench.artifacts import Policy, Prompts
+from bench.chat import encode, render
+from bench.errors import BenchError
+from bench.progress import bar
+from bench.store import stage
+from bench.tasks import Task
+
+DATA, RESULTS = "prompts.jsonl", "results.json"
+
+
+@dataclass(frozen=True)
+class HarnessResult:
+    """lm-eval's metrics, and its verdict on each of the M prompts."""
+
+    metrics: dict[str, float]  # e.g. word_problems/exact_match and word_problems/exact_match_stderr
+    exact_match: np.ndarray  # [M] 0/1
+    text: np.ndarray  # [M] str objects: what the policy wrote
+
+
+def harness(policy: Policy, prompts: Prompts, task: Task, *, batch_size: int = 64) -> HarnessResult:
+    """lm-eval's exact match of greedy completions with `prompts.answer`, the answer read by the task's own pattern."""
+    return lm_eval_exact_match(
+        policy,
+        prompts,
+        task_name=task.name,
+        answer_pattern=task.answer_pattern,
+        max_new_tokens=task.max_new_tokens,
+        batch_size=batch_size,
+    )
+
+
+def _load(folder: Path) -> HarnessResult:
+    stored = json.loads((folder / RESULTS).read_text())
+    rows = stored["rows"]
+    return HarnessResult(
+        stored["metrics"],
+        np.array([row["exact_match"] for row in rows]),
+        np.array([row["text"] for row in rows], dtype=object),
+    )
+
+
+@stage(version=1, load=_load, speed_only=("batch_size",))
+def lm_eval_exact_match(
+    policy: Policy,
+    prompts: Prompts,
+    *,
+    task_name: str,
+    answer_pattern: str,
+    max_new_tokens: int,
+    batch_size: int,
+    out: Path,
+) -> dict[str, float]:
+    """Write the prompts as an lm-eval task and run it; the first group of `answer_pattern` is the answer compared."""
+    import torch
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    tokenizer = policies.load_tokenizer(policy)
+    device, dtype = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
+    with _quiet():
+        model = HFLM(
+            pretrained=policies.load_model(policy, dtype=dtype, device=device),
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            add_bos_token=tokenizer.chat_template is None,  # a chat template writes its own, see bench.chat
+        )
+        _refuse_prompts_that_would_be_cut(tokenizer, prompts, model.max_length - max_new_tokens)
+        config = write_task(
+            out,
+            tokenizer,
+            prompts,
+            task_name=task_name,
+            answer_pattern=answer_pattern,
+            max_new_tokens=max_new_tokens,
+        )
+        with tempfile.TemporaryDirectory() as cache, bar("lm-eval", len(prompts), "prompts") as progress:
+            model._model_generate = _counting(model._model_generate, progress.advance)
+            data = {"data_files": {"test": str(out / DATA)}, "cache_dir": cache}  # in the YAML the path is relative
+            found = simple_evaluate(
+                model=model,
+                tasks=[config | {"dataset_kwargs": data}],
+                task_manager=TaskManager(include_defaults=False),
+                bootstrap_iters=1,  # a mean's standard error needs none
+                random_seed=None,  # None leaves the global generators alone; greedy decoding draws nothing
+                numpy_random_seed=None,
+                torch_random_seed=None,
+                fewshot_random_seed=None,
+            )
+    samples = {sample["doc"]["id"]: sample for sample in found["samples"][task_name]}
+    rows = [
+        {"id": name, "text": samples[name]["resps"][0][0], "exact_match": float(samples[name]["exact_match"])}
+        for name in prompts.id.tolist()
+    ]
+    metrics = {
+        f"{task_name}/{name.split(',')[0]}": float(value)
+        for name, value in found["results"][task_name].items()
+        if name.split(",")[0] in ("exact_match", "exact_match_stderr")
+    }
+    (out / RESULTS).write_text(json.dumps({"metrics": metrics, "rows": rows}, indent=1, ensure_ascii=False))
+    generated = sum(len(tokenizer.encode(row["text"], add_special_tokens=False)) for row in rows)
+    return {"evaluated_tokens": generated}
+
+
+def write_task(
+    folder: Path, tokenizer: Any, prompts: Prompts, *, task_name: str, answer_pattern: str, max_new_tokens: int
+) -> dict[str, Any]:
+    """prompts.jsonl and <task_name>.yaml, an ordinary lm-eval task over rendered prompts; returns the YAML as a dict."""
+    import yaml
+
+    lines = [
+        json.dumps({"id": name, "prompt": render(tokenizer, messages), "answer": answer}, ensure_ascii=False)
+        for name, messages, answer in zip(prompts.id.tolist(), prompts.messages, prompts.answer.tolist(), strict=True)
+    ]
+    (folder / DATA).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    config = {
+        "task": task_name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": DATA}},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "{{prompt}}",
+        "doc_to_target": "{{answer}}",
+        "target_delimiter": "",
+        "num_fewshot": 0,
+        # An empty `until` leaves EOS alone to end a completion; lm-eval's default would also stop at a blank line.
+        "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": max_new_tokens},
+        "filter_list": [
+            {
+                "name": "answer",
+                "filter": [
+                    {"function": "regex", "regex_pattern": answer_pattern, "group_select": 0},
+                    {"function": "take_first"},
+                ],
+            }
+        ],
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+        "metadata": {"version": 1.0},
+    }
+    (folder / f"{task_name}.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    return config
+
+
+def _refuse_prompts_that_would_be_cut(tokenizer: Any, prompts: Prompts, room: int) -> None:
+    """lm-eval drops the beginning of a prompt that does not fit, with a warning alone."""
+    for name, messages in zip(prompts.id.tolist(), prompts.messages, strict=True):
+        length = len(encode(tokenizer, messages))
+        if length > room:
+            raise BenchError(
+                f"prompt {name} has {length} tokens, but the policy's context leaves {room} beside "
+                "task.max_new_tokens; shorten the prompt or lower task.max_new_tokens."
+            )
+
+
+def _counting(generate: Callable[..., Any], advance: Callable[[float], None]) -> Callable[..., Any]:
+    def counted(**arguments: Any) -> Any:
+        generated = generate(**arguments)
+        advance(len(generated))
+        return generated
+
+    return counted
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """lm-eval without its log lines and bars, datasets without theirs; ours is the bar that shows."""
+    import datasets
+    import lm_eval.api.task
+    import lm_eval.models.huggingface
+    from tqdm import tqdm
+
+    def silent(*positional: Any, **options: Any) -> Any:
+        return tqdm(*positional, **options | {"disable": True})
+
+    logger, modules = logging.getLogger("lm_eval"), (lm_eval.api.task, lm_eval.models.huggingface)
+    level, bars, bars_off = logger.level, [m.tqdm for m in modules], datasets.are_progress_bars_disabled()
+    logger.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    for module in modules:
+        module.tqdm = silent
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for module, tqdm_there in zip(modules, bars, strict=True):
+            module.tqdm = tqdm_there
+        if not bars_off:
+            datasets.enable_progress_bars()
