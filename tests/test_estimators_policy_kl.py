@@ -90,14 +90,15 @@ def test_leaving_out_truncated_sequences_or_eos_gives_another_number():
 
 
 def test_k3_falls_short_under_a_truncated_sampler_and_is_refused():
-    """p keeps the first two of three tokens of q: k1 is unbiased, k3 misses the mass that p cannot draw."""
-    q_probabilities = np.array([0.5, 0.3, 0.2])
-    p_probabilities = np.array([0.5, 0.3]) / 0.8
+    """p keeps two of q's three tokens, .8808 of its mass: the KL is −log .8808 = .1269, k3 lacks the rest."""
+    q_probabilities = np.array([0.5, 0.3808, 0.1192])
+    p_probabilities = np.array([0.5, 0.3808]) / 0.8808
     ratio = np.log(p_probabilities / q_probabilities[:2])
     truth = p_probabilities @ ratio
     logp, logq = np.log(p_probabilities)[:, None], np.log(q_probabilities[:2])[:, None]
     assert p_probabilities @ sequence_kl(logp, logq, truncated=True) == pytest.approx(truth)
-    assert p_probabilities @ sequence_kl(logp, logq, "k3") == pytest.approx(truth - 0.2)  # of a true .2231
+    assert truth == pytest.approx(0.1269, abs=5e-5)
+    assert p_probabilities @ sequence_kl(logp, logq, "k3") == pytest.approx(0.0077, abs=5e-5)
     with pytest.raises(ValueError, match="k3' is not allowed with truncated=True"):
         sequence_kl(logp, logq, "k3", truncated=True)
 
