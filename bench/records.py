@@ -10,7 +10,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from bench import store
-from bench.artifacts import Completions, Prompts
+from bench.artifacts import Completions, Policy, Prompts
 from bench.evaluation import summary
 from bench.experiment import Results
 from bench.training.sft import training_log
@@ -49,8 +49,8 @@ def _counts(results: Results) -> dict[str, float]:
         "pool/unscored": results.rewards.unscored,
         "pool/mean_reward": float(np.nanmean(results.rewards.value)),
         "pool/truncated": float((results.pool.finish_reason == "length").mean()),
-        "train/loss": training_log(results.policies["tuned"])[-1]["loss"],
-        "control/train_loss": training_log(results.policies["control"])[-1]["loss"],
+        "train/loss": _last_epoch_loss(results.policies["tuned"]),
+        "control/train_loss": _last_epoch_loss(results.policies["control"]),
         "best_of_n/pool_size": results.best_of_n.proxy.shape[1],
         "best_of_n/prompts_without_correct": float((results.best_of_n.gold.max(axis=1) == 0).mean()),
         "train/prompts": len(results.train),
@@ -60,6 +60,12 @@ def _counts(results: Results) -> dict[str, float]:
         if outcomes.harness is not None:
             counts |= {f"{arm}/lm_eval/{name}": value for name, value in outcomes.harness.metrics.items()}
     return counts
+
+
+def _last_epoch_loss(policy: Policy) -> float:
+    """Nats a token, the mean over the updates of the last epoch."""
+    log = training_log(policy)
+    return float(np.mean([update["loss"] for update in log if update["epoch"] > log[-1]["epoch"] - 1]))
 
 
 def _costs(uses: Sequence[store.Use]) -> dict[str, float]:
