@@ -75,7 +75,7 @@ def check(cfg: DictConfig) -> None:
         raise BenchError(
             f"{unknown[0]} is not a setting; the settings are {', '.join(SETTINGS)} and those of its parts."
         )
-    missing = sorted({*OmegaConf.missing_keys(cfg), *(part for part in PARTS if part not in cfg)})
+    missing = [*(part for part in PARTS if part not in cfg), *_without_value(OmegaConf.to_container(cfg))]
     if missing:
         raise BenchError(f"{missing[0]} has no value; give one: {missing[0]}=VALUE.")
     for key, (allowed, description) in RULES.items():
@@ -99,6 +99,13 @@ def check(cfg: DictConfig) -> None:
             f"selection.k={k} is more than the pool holds: {prompts} prompts x {cfg.num_completions} completions = "
             f"{prompts * cfg.num_completions}."
         )
+
+
+def _without_value(node: Any, prefix: str = "") -> list[str]:
+    """Keys that still hold ???, OmegaConf's mark for a value the user must give."""
+    if isinstance(node, dict):
+        return [key for name, value in node.items() for key in _without_value(value, f"{prefix}{name}.")]
+    return [prefix[:-1]] if node == "???" else []
 
 
 def run_id(cfg: DictConfig) -> str:
