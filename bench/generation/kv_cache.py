@@ -1,17 +1,20 @@
-"""A key-value cache for sampling: allocated once, shared prefills copied to their samples, finished rows dropped."""
+"""A key-value cache for sampling: filled in place, prefills repeated for their samples, finished rows dropped."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 
 class GrowingLayer(DynamicLayer):
     """Keys and values [rows, heads, capacity, size] of which the first `used` positions are filled, in place.
 
-    A model's ordinary attention sees a view of the filled part; nothing is concatenated or copied a token.
+    A model's ordinary attention sees a view of the filled part; nothing is concatenated or copied a token. Sliding
+    windows are kept by the attention mask alone.
     """
+
+    keys: Any  # [rows, heads, capacity, size] once initialised
+    values: Any
 
     def __init__(self, capacity: int) -> None:
         super().__init__()
@@ -42,23 +45,33 @@ class GrowingLayer(DynamicLayer):
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.used + query_length, 0
 
-    def taking(self, rows: torch.Tensor, capacity: int) -> "GrowingLayer":
-        """A layer of the given rows (repeats allowed), with room for `capacity` positions."""
+    def taking(self, rows: torch.Tensor | None, capacity: int) -> "GrowingLayer":
+        """A layer of the given rows (repeats allowed; None: all), with room for `capacity` positions."""
         taken = GrowingLayer(capacity)
         taken.used, taken.dtype, taken.device, taken.is_initialized = self.used, self.dtype, self.device, True
         for name in ("keys", "values"):
-            ours = getattr(self, name)
-            room = ours.new_empty(len(rows), ours.shape[1], capacity, ours.shape[3])
-            room[:, :, : self.used] = ours[:, :, : self.used].index_select(0, rows)
+            filled = getattr(self, name)[:, :, : self.used]
+            filled = filled if rows is None else filled.index_select(0, rows)
+            room = filled.new_empty(*filled.shape[:2], capacity, filled.shape[3])
+            room[:, :, : self.used] = filled
             setattr(taken, name, room)
         return taken
 
 
-def empty(layers: int, capacity: int) -> Cache:
-    return Cache(layers=[GrowingLayer(capacity) for _ in range(layers)])
+def supported(model: Any) -> bool:
+    """Whether all that the model remembers between tokens is attention keys and values."""
+    import inspect
+
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        return False
+    layers = DynamicCache(config=model.config).layers
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
-def take(cache: Cache, rows: torch.Tensor, capacity: int) -> Cache:
-    """The cache of the given rows, in their order, with room for `capacity` positions."""
-    layers: Sequence[GrowingLayer] = cache.layers
-    return Cache(layers=[layer.taking(rows, capacity) for layer in layers])
+def empty(model: Any, capacity: int) -> Cache:
+    return Cache(layers=[GrowingLayer(capacity) for _ in DynamicCache(config=model.config).layers])
+
+
+def take(cache: Any, rows: torch.Tensor | None, capacity: int) -> Cache:
+    """The cache of the given rows, in their order (None: all), with room for `capacity` positions."""
+    return Cache(layers=[layer.taking(rows, capacity) for layer in cache.layers])

@@ -7,6 +7,7 @@ the rest stays in the store.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,7 +70,8 @@ def draw(
         raise BenchError(
             f"temperature=0 is greedy: num_completions={num_completions} must be 1, or the temperature above 0."
         )
-    block_size = 1 if temperature == 0 else block_size
+    if temperature == 0:  # what greedy does not depend on must not set its pool apart
+        top_p, top_k, seed, block_size = 1.0, 0, 0, 1
     opened: list[Engine] = []
 
     def fill(shard: Prompts, samples: range, progress: Bar) -> Callable[[Path], dict[str, float]]:
@@ -118,7 +120,7 @@ def draw(
                 part = f"{start // shard_size:05d}-{block // block_size:05d}"
                 build = fill(shard, range(block, block + block_size), inner)
                 shape = (len(shard), block_size)
-                unit = current().make(address.piece(part), build, lambda folder, shape=shape: _read(folder, shape))
+                unit = current().make(address.piece(part), build, partial(_read, shape=shape))
                 pieces[-1].append(unit)
                 outer.advance()
     key = prefix_key(address.key, len(blocks) * block_size)
@@ -142,7 +144,7 @@ def _assemble(pieces: list[list[Completions]], *, key: str) -> Completions:
     def joined(name: str) -> np.ndarray:
         return np.concatenate([np.concatenate([getattr(unit, name) for unit in row], axis=1) for row in pieces])
 
-    return Completions(*(joined(name) for name in COLUMNS), key=key)
+    return Completions(**{name: joined(name) for name in COLUMNS}, key=key)
 
 
 def _write(completions: Completions, path: Path) -> None:

@@ -1,11 +1,11 @@
-"""Sampling with transformers: one prefill a prompt for all its samples, a preallocated cache, finished rows dropped.
+"""Sampling with transformers: one prefill a prompt for all its samples, a cache filled in place, finished rows dropped.
 
-Any causal language model of Hugging Face with ordinary attention layers works, through its own forward.
+Any causal language model of Hugging Face whose layers cache attention keys and values works, through its own forward.
 """
 
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,16 +13,13 @@ from bench import chat, policies
 from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
 from bench.generation.pool import draw
-from bench.generation.truncation import truncate
 from bench.progress import Bar
 from bench.seeds import generator
 
 if TYPE_CHECKING:
-    import torch
+    from bench.generation.decoding import Prefill
 
-VERSION = 1  # raise it when equal settings draw other samples
-DROP_BELOW = 0.85  # share of unfinished rows under which the cache is repacked without the finished ones
-ROOM = 16  # tokens by which the cache grows: long enough to be rare, short enough to waste little
+VERSION = 2  # raise it when equal settings draw other samples
 
 
 def generate(
@@ -38,7 +35,7 @@ def generate(
     dtype: str = "auto",
     block_size: int = 4,
     shard_size: int = 256,
-    batch_tokens: int = 32_768,
+    batch_tokens: int = 49_152,
 ) -> Completions:
     """N completions of each prompt [M, N], from the store where they were drawn before.
 
@@ -68,16 +65,23 @@ def generate(
 
 
 class TransformersEngine:
-    """A loaded policy and its tokenizer."""
+    """A loaded policy, its tokenizer, and the prefill of the prompts that it sampled from last."""
 
     def __init__(self, policy: Policy, *, dtype: str, batch_tokens: int) -> None:
+        from bench.generation import kv_cache
+
         self.tokenizer = policies.load_tokenizer(policy)
         self.model = policies.load_model(policy, dtype=dtype, device=_device())
+        if not kv_cache.supported(self.model):
+            raise BenchError(
+                f"The policy's model type {self.model.config.model_type} remembers more than attention keys and "
+                "values, which generation=transformers can't share among samples."
+            )
         self.batch_tokens = batch_tokens
-        self.layers = _attention_layers(self.model.config)
         configured = self.model.generation_config.eos_token_id
         several = configured if isinstance(configured, list) else [configured]
         self.eos_ids = {token for token in (*several, self.tokenizer.eos_token_id) if token is not None}
+        self._last: tuple[object, list[list[int]], list[tuple[list[int], Prefill]]] | None = None
 
     def sample(
         self,
@@ -91,26 +95,42 @@ class TransformersEngine:
         seed: int,
         progress: Bar,
     ) -> tuple[Completions, dict[str, float]]:
-        """The given samples of every prompt [M, len(samples)], each from its own random stream."""
-        prompt_ids = [chat.encode(self.tokenizer, messages) for messages in prompts.messages]
-        self._refuse_long(prompts, prompt_ids, max_new_tokens)
+        """The given samples of every prompt [M, len(samples)], each from its own random stream.
+
+        The prompts' tokens are counted with sample 0, whose prefill the other samples share.
+        """
+        from bench.generation.decoding import decode
+
+        prompt_ids, groups = self._prefilled(prompts, len(samples), max_new_tokens)
         shape = (len(prompts), len(samples))
         token_ids = np.empty(shape, object)
         logprob, policy_logprob = np.zeros(shape), np.zeros(shape)
-        for group in self._groups(prompt_ids, len(samples), max_new_tokens):
+        for group, prefill in groups:
             streams = [
                 generator(seed, "generate", str(prompts.id[row]), sample).random(max_new_tokens)
                 for row in group
                 for sample in samples
             ]
-            drawn, ours, raw = self._decode(
-                [prompt_ids[row] for row in group], np.stack(streams), temperature, top_p, top_k, progress
+            drawn = decode(
+                self.model,
+                prefill,
+                np.stack(streams),
+                temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
+                eos_ids=self.eos_ids,
+                advance=progress.advance,
             )
-            for i, ids in enumerate(drawn):
+            for i, ids in enumerate(drawn.token_ids):
                 token_ids[group[i // shape[1]], i % shape[1]] = ids
-            logprob[group] = ours.reshape(-1, shape[1])
-            policy_logprob[group] = raw.reshape(-1, shape[1])
-        texts = self.tokenizer.batch_decode(list(token_ids.ravel()), skip_special_tokens=True)
+            logprob[group] = drawn.logprob.reshape(-1, shape[1])
+            policy_logprob[group] = drawn.policy_logprob.reshape(-1, shape[1])
+        if not np.isfinite(policy_logprob).all():
+            raise BenchError(
+                f"The policy's logits are not finite numbers in {self.model.dtype}; its weights are damaged, or "
+                "generation.dtype is too narrow for it."
+            )
+        texts = self.tokenizer.batch_decode([ids.tolist() for ids in token_ids.ravel()], skip_special_tokens=True)
         stopped = [ids[-1] in self.eos_ids for ids in token_ids.ravel()]
         completions = Completions(
             text=np.array(texts, object).reshape(shape),
@@ -120,83 +140,28 @@ class TransformersEngine:
             policy_logprob=policy_logprob,
             key="",
         )
-        read, written = sum(map(len, prompt_ids)), int(completions.length.sum())
+        read = sum(map(len, prompt_ids)) if 0 in samples else 0
+        written = int(completions.length.sum())
         flops = 2 * self.model.num_parameters() * (read + written)
         return completions, {"prompt_tokens": read, "generated_tokens": written, "flops": flops}
 
-    def _decode(
-        self,
-        prompt_ids: list[list[int]],
-        uniforms: np.ndarray,
-        temperature: float,
-        top_p: float,
-        top_k: int,
-        progress: Bar,
-    ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-        """Token ids, sampler and policy log-probabilities of R = P x S rows from P prompts; uniforms: [R, T]."""
-        import torch
+    def _prefilled(
+        self, prompts: Prompts, samples: int, max_new_tokens: int
+    ) -> tuple[list[list[int]], list[tuple[list[int], "Prefill"]]]:
+        """Each prompt's token ids, and groups of prompts with their prefill; kept for the next block of samples."""
+        from bench.generation.decoding import prefill
 
-        from bench.generation import kv_cache
-
-        device = self.model.device
-        rows, steps = uniforms.shape
-        per_prompt, width = rows // len(prompt_ids), max(map(len, prompt_ids))
-        ids = torch.zeros(len(prompt_ids), width, dtype=torch.long)
-        attended = torch.zeros(len(prompt_ids), width + steps, dtype=torch.bool)
-        attended[:, width:] = True
-        for place, prompt in enumerate(prompt_ids):
-            ids[place, width - len(prompt) :] = torch.tensor(prompt)
-            attended[place, width - len(prompt) : width] = True
-        ids, attended = ids.to(device), attended.to(device)
-        uniform = torch.from_numpy(uniforms).to(device)
-        eos = torch.tensor(sorted(self.eos_ids), device=device)
-
-        tokens = torch.zeros(rows, steps, dtype=torch.int32, device=device)
-        length = torch.full((rows,), steps, device=device)
-        logprob = torch.zeros(rows, 2, dtype=torch.float64, device=device)  # sampler's, policy's
-        with torch.inference_mode():
-            cache = kv_cache.empty(self.layers, width)
-            logits = self._forward(ids, attended[:, :width], width - 1, cache)
-            of_prompt = torch.arange(len(prompt_ids), device=device).repeat_interleave(per_prompt)
-            capacity = width + min(ROOM, steps)
-            cache = kv_cache.take(cache, of_prompt, capacity)
-            logits, attended = logits[of_prompt], attended[of_prompt]
-            row = torch.arange(rows, device=device)  # which of the R each row of the batch is
-            live = torch.ones(rows, dtype=torch.bool, device=device)
-            for step in range(steps):
-                drawn, both = _draw(logits, uniform[row, step], temperature, top_p, top_k)
-                tokens[row, step] = drawn.int()
-                logprob[row] += both * live[:, None]
-                ended = live & torch.isin(drawn, eos)
-                length[row[ended]] = step + 1
-                live = live & ~ended
-                remaining = int(live.sum())
-                progress.advance(remaining)
-                if remaining == 0 or step == steps - 1:
-                    break
-                few, full = remaining < DROP_BELOW * len(row), width + step + 1 > capacity
-                if few or full:
-                    kept = live.nonzero()[:, 0] if few else torch.arange(len(row), device=device)
-                    capacity = min(capacity + ROOM, width + steps) if full else capacity
-                    cache = kv_cache.take(cache, kept, capacity)
-                    row, live, drawn, attended = row[kept], live[kept], drawn[kept], attended[kept]
-                logits = self._forward(drawn[:, None], attended[:, : width + step + 1], width + step, cache)
-        lengths, ours = length.cpu().tolist(), logprob.cpu().numpy()
-        found = tokens.cpu().numpy()
-        return [found[i, :n].copy() for i, n in enumerate(lengths)], ours[:, 0], ours[:, 1]
-
-    def _forward(self, ids: "torch.Tensor", attended: "torch.Tensor", last: int, cache: Any) -> "torch.Tensor":
-        """[rows, V] logits after the token at position `last` of the padded sequences."""
-        positions = (attended.cumsum(dim=-1) - 1).clamp(min=0)[:, last + 1 - ids.shape[1] : last + 1]
-        result = self.model(
-            input_ids=ids,
-            attention_mask=attended,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return result.logits[:, -1]
+        wanted = (prompts.key, samples, max_new_tokens)
+        if self._last is None or self._last[0] != wanted:
+            self._last = None  # its memory is needed
+            prompt_ids = [chat.encode(self.tokenizer, messages) for messages in prompts.messages]
+            self._refuse_long(prompts, prompt_ids, max_new_tokens)
+            groups = [
+                (group, prefill(self.model, [prompt_ids[row] for row in group]))
+                for group in self._groups(prompt_ids, samples, max_new_tokens)
+            ]
+            self._last = (wanted, prompt_ids, groups)
+        return self._last[1:]
 
     def _groups(self, prompt_ids: list[list[int]], samples: int, max_new_tokens: int) -> Iterator[list[int]]:
         """Prompts of like length, as many as the token budget decodes at once."""
@@ -218,44 +183,6 @@ class TransformersEngine:
                     f"Prompt {name} has {len(ids)} tokens, which with max_new_tokens={max_new_tokens} is more than the "
                     f"policy's context of {context}; shorten it or lower task.max_new_tokens."
                 )
-
-
-def _draw(
-    logits: "torch.Tensor", uniform: "torch.Tensor", temperature: float, top_p: float, top_k: int
-) -> tuple["torch.Tensor", "torch.Tensor"]:
-    """One token a row [R] by inverting the sampler's distribution function, and its log-probabilities [R, 2] in nats.
-
-    The first log-probability is the sampler's, the second that of the policy at temperature 1, top-p 1.
-    """
-    import torch
-
-    logits = logits.float()
-    if temperature == 0:
-        drawn = logits.argmax(dim=-1)
-        return drawn, torch.stack([torch.zeros_like(uniform), _logprob_of(logits, drawn)], dim=-1)
-    allowed = truncate(logits, temperature, top_p, top_k)
-    cumulative = (allowed - allowed.amax(dim=-1, keepdim=True)).exp_().double().cumsum(dim=-1)
-    target = uniform[:, None] * cumulative[:, -1:]
-    drawn = torch.searchsorted(cumulative, target, right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
-    sampler = _logprob_of(allowed, drawn)
-    raw = sampler if allowed is logits else _logprob_of(logits, drawn)
-    return drawn, torch.stack([sampler, raw], dim=-1)
-
-
-def _logprob_of(logits: "torch.Tensor", tokens: "torch.Tensor") -> "torch.Tensor":
-    return logits.log_softmax(dim=-1).gather(-1, tokens[:, None])[:, 0].double()
-
-
-def _attention_layers(config: Any) -> int:
-    """How many layers keep keys and values; BenchError where some keep anything else."""
-    text = config.get_text_config()
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or getattr(text, "sliding_window", None):
-        raise BenchError(
-            f"Policy of type {config.model_type} has layers other than full attention ({', '.join(sorted(kinds))}), "
-            "which generation=transformers does not handle."
-        )
-    return text.num_hidden_layers
 
 
 def _device() -> str:
