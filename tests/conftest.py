@@ -14,6 +14,7 @@ import pytest
 from bench import policies
 from bench.artifacts import Policy, Prompts
 from bench.store import Store, using
+from bench.tasks.word_problems import WordProblems
 
 
 @pytest.fixture
@@ -61,6 +62,13 @@ def random_policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
     model.save_pretrained(path)
     fast.save_pretrained(path)
     return policies.folder(path)
+
+
+@pytest.fixture(scope="session")
+def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    """The embedded default policy after half of its pretraining: right now and then, and quick to make."""
+    with using(Store(tmp_path_factory.mktemp("tiny_policy"))):
+        return policies.tiny(WordProblems(), seed=0, steps=500, demonstrations=16_000)
 
 
 @pytest.fixture

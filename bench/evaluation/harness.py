@@ -123,7 +123,7 @@ def lm_eval_exact_match(
 def write_task(
     folder: Path, tokenizer: Any, prompts: Prompts, *, task_name: str, answer_pattern: str, max_new_tokens: int
 ) -> dict[str, Any]:
-    """prompts.jsonl and <task_name>.yaml, an ordinary lm-eval task over rendered prompts; returns the YAML as a dict."""
+    """prompts.jsonl and <task_name>.yaml, an ordinary lm-eval task over rendered prompts. Returns the YAML."""
     import yaml
 
     lines = [

@@ -133,7 +133,7 @@ TEMPLATES = (
     ),
     _template(
         "chain3",
-        0.14,
+        0.09,
         "{A} has {a} {item}. {B} has {b} {more1}. {C} has {c}. How many {item} in all?",
         "p = a ±1 b; q = a + p; r = q + c",
         "p = a ±1 b; q = p + c; r = a + q",
@@ -150,7 +150,7 @@ TEMPLATES = (
     ),
     _template(
         "times",
-        0.12,
+        0.10,
         "{A} has {a} {item}. {B} has {b} times as many and {finds1} {c}. How many {item} in all?",
         "p = a * b; q = p ±1 c; r = a + q",
         "p = a * b; q = a + p; r = q ±1 c",
@@ -166,8 +166,15 @@ TEMPLATES = (
         factors="bc",
     ),
     _template(
-        "events",
-        0.30,
+        "events2",
+        0.17,
+        "{A} has {a} {item}, {finds1} {b} and {finds2} {c}. How many {item} now?",
+        "p = a ±1 b; r = p ±2 c",
+        "p = a ±2 c; r = p ±1 b",
+    ),
+    _template(
+        "events3",
+        0.22,
         "{A} has {a} {item}, {finds1} {b}, {finds2} {c} and {finds3} {d}. How many {item} now?",
         "p = a ±1 b; q = p ±2 c; r = q ±3 d",
         "p = a ±1 b; q = p ±3 d; r = q ±2 c",
@@ -178,7 +185,7 @@ TEMPLATES = (
     ),
     _template(
         "spend_more",
-        0.24,
+        0.22,
         "{A} has {a} euros, {finds1} {b} and buys {c} {item} for {d} euros each. How many euros are left?",
         "p = a ±1 b; q = c * d; r = p - q",
         "p = c * d; q = a - p; r = q ±1 b",

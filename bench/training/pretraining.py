@@ -177,8 +177,10 @@ def _train(
                 ids[i, : lengths[row]] = torch.tensor(prompt + completion)
                 labels[i, len(prompt) : lengths[row]] = torch.tensor(completion)
             # Padding lies to the right, so the causal mask alone keeps it from every position that carries loss.
-            logits = model(input_ids=ids, use_cache=False).logits  # (B, T, V)
-            loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+            hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, D)
+            carries_loss = labels[:, 1:] != -100  # (B, T - 1)
+            logits = model.lm_head(hidden[:, :-1][carries_loss])  # (completion tokens, V)
+            loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:][carries_loss])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()

@@ -1,0 +1,161 @@
+"""lm-eval on the tiny policy sees the suite's tokens, and agrees with an independent greedy decode on every prompt."""
+
+import importlib
+import json
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from bench import policies
+from bench.artifacts import Policy, Prompts
+from bench.chat import encode
+from bench.errors import BenchError
+from bench.evaluation import harness as module
+from bench.evaluation.harness import harness, lm_eval_exact_match
+from bench.store import Store
+from bench.tasks.word_problems import WordProblems
+
+task = WordProblems(test_prompts=60)
+
+
+def greedy(policy: Policy, prompts: Prompts, max_new_tokens: int) -> list[str]:
+    """One prompt at a time, argmax of the logits, without cache, padding or generate()."""
+    model, tokenizer = policies.load_model(policy), policies.load_tokenizer(policy)
+    texts = []
+    for messages in prompts.messages:
+        prompt = encode(tokenizer, messages)
+        ids = list(prompt)
+        with torch.no_grad():
+            while len(ids) < len(prompt) + max_new_tokens:
+                ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+                if ids[-1] == tokenizer.eos_token_id:
+                    break
+        texts.append(tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True))
+    return texts
+
+
+def test_exact_match_is_the_suites_greedy_accuracy_prompt_by_prompt(tiny_policy: Policy, store: Store) -> None:
+    prompts = task.prompts("test")
+    found = harness(tiny_policy, prompts, task)
+    texts = greedy(tiny_policy, prompts, task.max_new_tokens)
+    right = np.array([task.is_correct(text, answer) for text, answer in zip(texts, prompts.answer, strict=True)])
+    assert list(found.text) == texts
+    assert np.array_equal(found.exact_match, right)
+    assert 0 < right.sum() < len(right)  # both verdicts occur, or this proves nothing
+    assert found.metrics["word_problems/exact_match"] == right.mean()
+    assert found.metrics["word_problems/exact_match_stderr"] == pytest.approx(right.std(ddof=1) / len(right) ** 0.5)
+
+
+def test_a_second_call_reads_the_store_whatever_the_batch_size(
+    tiny_policy: Policy, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = task.prompts("test")[:10]
+    first = harness(tiny_policy, prompts, task)
+    monkeypatch.setattr(policies, "load_tokenizer", lambda policy: pytest.fail("it ran again"))
+    again = harness(tiny_policy, prompts, task, batch_size=3)
+    assert first.metrics == again.metrics
+    assert np.array_equal(first.exact_match, again.exact_match)
+    assert [use.reused for use in store.uses] == [False, True]
+
+
+def test_rows_keep_the_order_of_the_prompts(tiny_policy: Policy, store: Store) -> None:
+    prompts = task.prompts("test")
+    backwards = prompts[::-1]
+    forward, reverse = harness(tiny_policy, prompts, task), harness(tiny_policy, backwards, task, batch_size=7)
+    assert list(forward.text) == list(reverse.text[::-1])
+    assert np.array_equal(forward.exact_match, reverse.exact_match[::-1])
+
+
+def test_the_length_limit_cuts_where_the_suite_does(tiny_policy: Policy, store: Store) -> None:
+    prompts = task.prompts("test")[:10]
+    short = WordProblems(max_new_tokens=5)
+    found = harness(tiny_policy, prompts, short)
+    assert list(found.text) == greedy(tiny_policy, prompts, 5)
+    assert found.exact_match.sum() == 0
+
+
+def test_odd_prompts_reach_the_model_unchanged(tiny_policy: Policy, store: Store) -> None:
+    texts = [
+        "{{ 7 * 7 }} {% raw %}",
+        'Zoë says "3 – 2"?\n\nHow many?',
+        "  Leo has 3 coins.  ",
+        "日本 #### 3",
+        "\\n{answer}",
+    ]
+    prompts = Prompts(
+        id=np.array([f"p{i}" for i in range(len(texts))]),
+        messages=tuple(({"role": "user", "content": text},) for text in texts),
+        answer=np.array(["3"] * len(texts)),
+    )
+    assert list(harness(tiny_policy, prompts, task).text) == greedy(tiny_policy, prompts, task.max_new_tokens)
+
+
+def test_a_chat_template_is_rendered_once_with_one_bos(tiny_policy: Policy, store: Store, tmp_path) -> None:
+    model, tokenizer = policies.load_model(tiny_policy), policies.load_tokenizer(tiny_policy)
+    with_bos = "{{ bos_token }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{% endfor %} answer:"
+    for name, template in (("with", with_bos), ("without", with_bos.replace("{{ bos_token }}", ""))):
+        tokenizer.chat_template = template
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        policy = policies.folder(tmp_path / name)
+        prompts = task.prompts("test")[:8]
+        assert list(harness(policy, prompts, task).text) == greedy(policy, prompts, task.max_new_tokens)
+
+
+def test_prompts_that_lm_eval_would_cut_are_refused(random_policy: Policy, few_prompts: Prompts, store: Store) -> None:
+    long = replace(few_prompts, messages=(*few_prompts.messages[:6], ({"role": "user", "content": "coins " * 300},)))
+    with pytest.raises(BenchError, match=r"prompt p6 has \d+ tokens, .* leaves 208"):
+        harness(random_policy, long, task)
+    assert not list(store.root.glob("lm_eval_exact_match/*"))
+
+
+def test_it_is_silent_and_leaves_global_state_alone(
+    tiny_policy: Policy, store: Store, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import datasets
+
+    importlib.import_module("lm_eval.evaluator")
+    capfd.readouterr()
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    level, bars = logging.getLogger("lm_eval").level, datasets.are_progress_bars_disabled()
+    harness(tiny_policy, task.prompts("test")[:4], task)
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err == ""
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.random.get_state()[1].tolist() == states[1]  # noqa: NPY002
+    assert logging.getLogger("lm_eval").level == level
+    assert datasets.are_progress_bars_disabled() == bars
+
+
+def test_what_it_leaves_is_an_lm_eval_task(tiny_policy: Policy, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user would repeat it: the YAML and JSONL alone, found by lm-eval itself, in the artifact's folder."""
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    prompts = task.prompts("test")[:10]
+    found = harness(tiny_policy, prompts, task)
+    (folder,) = store.root.glob("lm_eval_exact_match/*")
+    assert str(store.root) not in (folder / "word_problems.yaml").read_text()
+    assert [json.loads(line)["id"] for line in (folder / "prompts.jsonl").read_text().splitlines()] == list(prompts.id)
+    monkeypatch.chdir(folder)
+    with module._quiet():
+        results = simple_evaluate(
+            model=HFLM(pretrained=str(tiny_policy.path), device="cpu", dtype="float32", batch_size=4),
+            tasks=["word_problems"],
+            task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+        )
+    assert results["results"]["word_problems"]["exact_match,answer"] == found.exact_match.mean()
+
+
+def test_the_task_name_and_pattern_are_part_of_the_key(tiny_policy: Policy, store: Store) -> None:
+    prompts = task.prompts("test")[:10]
+    usual = {"task_name": "sums", "answer_pattern": task.answer_pattern, "max_new_tokens": 48, "batch_size": 8}
+    found = lm_eval_exact_match(tiny_policy, prompts, **usual)
+    never = lm_eval_exact_match(tiny_policy, prompts, **(usual | {"answer_pattern": "answer: ([a-z]+)"}))
+    assert set(found.metrics) == {"sums/exact_match", "sums/exact_match_stderr"}
+    assert never.metrics["sums/exact_match"] == 0
