@@ -1,0 +1,37 @@
+"""What the tests of sampling share: small units, and completions compared bit for bit."""
+
+import numpy as np
+
+from bench.artifacts import Completions, Policy, Prompts
+from bench.generation import transformers_engine
+
+LIMIT = 12
+
+
+def generate(prompts: Prompts, policy: Policy, **settings) -> Completions:
+    """Small units, so that seven prompts and a handful of samples make several shards and blocks."""
+    defaults = {"num_completions": 4, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": LIMIT, "seed": 0}
+    sizes = {"dtype": "float32", "block_size": 2, "shard_size": 3}
+    return transformers_engine.generate(prompts, policy, **(defaults | sizes | settings))
+
+
+def asking(*texts: str) -> Prompts:
+    return Prompts(
+        id=np.array([f"q{i}" for i in range(len(texts))]),
+        messages=tuple(({"role": "user", "content": text},) for text in texts),
+        answer=np.array([""] * len(texts)),
+    )
+
+
+def same(a: Completions, b: Completions) -> bool:
+    """Bit for bit, log-probabilities included."""
+    return (
+        all((x == y).all() for x, y in zip(a.token_ids.ravel(), b.token_ids.ravel(), strict=True))
+        and all((getattr(a, name) == getattr(b, name)).all() for name in ("text", "finish_reason"))
+        and a.logprob.tobytes() == b.logprob.tobytes()
+        and a.policy_logprob.tobytes() == b.policy_logprob.tobytes()
+    )
+
+
+def ids(completions: Completions) -> list[list[tuple[int, ...]]]:
+    return [[tuple(cell.tolist()) for cell in row] for row in completions.token_ids]
