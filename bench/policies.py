@@ -1,5 +1,6 @@
 """Policies by folder or pretrained here; a Policy is an address, these functions load what lies there."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,3 +83,14 @@ def load_model(policy: Policy, *, dtype: str = "float32", device: str = "cpu") -
     logging.disable_progress_bar()  # its bar over weight tensors says nothing about our stages
     model: Any = AutoModelForCausalLM.from_pretrained(policy.path, dtype=getattr(torch, dtype))
     return model.to(device).eval()
+
+
+def count_parameters(policy: Policy) -> int:
+    """The numbers stored in the policy's weights, read from the files' headers."""
+    from safetensors import safe_open
+
+    total = 0
+    for path in sorted(policy.path.glob("*.safetensors")):
+        with safe_open(path, framework="np") as weights:
+            total += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    return total

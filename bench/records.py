@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from bench import store
+from bench import costs, store
 from bench.artifacts import Completions, Policy, Prompts
 from bench.evaluation import summary
 from bench.experiment import Results
+from bench.seeds import generator
 from bench.training.sft import training_log
 
 SAMPLE_PROMPTS = 20  # prompts of which samples.parquet shows every completion
@@ -27,14 +28,15 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         **summary.contrasts(cells, seed=cfg.seed),
         **summary.provenance(results),
         **_counts(results),
-        **_costs(uses),
+        **costs.by_lineage(uses),
+        **_break_even(cfg, results, cells, uses),
     }
     store.write_durably(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     _write_table(folder / "curves.parquet", rows)
     _write_table(folder / "per_prompt.parquet", _long(cells, results.test.id))
     _write_table(folder / "samples.parquet", _samples(results))
     store.write_durably(folder / "lineage.json", json.dumps(store.lineage(uses), indent=1))
-    ordered = {name: None if _is_nan(metrics[name]) else metrics[name] for name in sorted(metrics)}
+    ordered = {name: None if _is_undefined(metrics[name]) else metrics[name] for name in sorted(metrics)}
     store.write_durably(folder / "metrics.json", json.dumps(ordered, indent=1))
     return ordered
 
@@ -62,26 +64,22 @@ def _counts(results: Results) -> dict[str, float]:
     return counts
 
 
+def _break_even(
+    cfg: DictConfig, results: Results, cells: dict[summary.Cell, np.ndarray], uses: Sequence[store.Use]
+) -> dict[str, Any]:
+    curve = {cell.n: values for cell, values in cells.items() if cell[:3] == ("base", "best_of_n", "accuracy")}
+    tuned = cells[summary.Cell("tuned", "pass", "accuracy", 1)]
+    rng = generator(cfg.seed, "break even")
+    epochs = cfg.training.epochs
+    return costs.break_even_metrics(
+        results, uses, list(curve), np.stack(list(curve.values()), axis=1), tuned, rng, epochs=epochs
+    )
+
+
 def _last_epoch_loss(policy: Policy) -> float:
     """Nats a token, the mean over the updates of the last epoch."""
     log = training_log(policy)
     return float(np.mean([update["loss"] for update in log if update["epoch"] > log[-1]["epoch"] - 1]))
-
-
-def _costs(uses: Sequence[store.Use]) -> dict[str, float]:
-    """Costs by lineage: of every unique ancestor, whenever it was made; `saved` is what this run found ready."""
-    unique = store.lineage(uses)
-
-    def total(name: str, entries: Sequence[dict]) -> float:
-        return float(sum(entry["counts"].get(name, 0) for entry in entries))
-
-    return {
-        "cost/generated_tokens": total("generated_tokens", unique),
-        "cost/flops": total("flops", unique) + total("train_flops", unique),
-        "cost/seconds": round(sum(entry["seconds"] for entry in unique), 3),
-        "saved/generated_tokens": total("generated_tokens", [entry for entry in unique if entry["reused"]]),
-        "saved/seconds": round(sum(entry["seconds"] for entry in unique if entry["reused"]), 3),
-    }
 
 
 def _long(cells: dict[summary.Cell, np.ndarray], ids: np.ndarray) -> list[dict]:
@@ -138,5 +136,6 @@ def _write_table(path: Path, rows: list[dict]) -> None:
     beside.rename(path)
 
 
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+def _is_undefined(value: Any) -> bool:
+    """JSON has no NaN and no infinity; both are null in metrics.json."""
+    return isinstance(value, float) and not math.isfinite(value)

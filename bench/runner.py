@@ -50,6 +50,7 @@ def run_experiment(cfg: DictConfig) -> Path:
         raise
 
     print(tables.main_table(finished))
+    print(f"\nBreak-even in FLOPs: {finished.metrics['break_even/sentence']}")
     print(f"\nfigure    {drawn[0]}\nrecords   {folder}")
     if tracked is not None:
         print(f"W&B run   {tracked.path}\n  view    {tracked.view_command}\n  sync    {tracked.sync_command}")

@@ -184,6 +184,7 @@ def _quiet() -> Iterator[None]:
     """lm-eval without its log lines and bars, datasets without theirs; ours is the bar that shows."""
     import datasets
     import lm_eval.api.task
+    import lm_eval.evaluator
     import lm_eval.models.huggingface
     from tqdm import tqdm
 
@@ -192,6 +193,8 @@ def _quiet() -> Iterator[None]:
 
     logger, modules = logging.getLogger("lm_eval"), (lm_eval.api.task, lm_eval.models.huggingface)
     level, bars, bars_off = logger.level, [m.tqdm for m in modules], datasets.are_progress_bars_disabled()
+    describe = lm_eval.evaluator.get_git_commit_hash
+    lm_eval.evaluator.get_git_commit_hash = lambda: None  # git would complain where there is no repository
     logger.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     for module in modules:
@@ -200,6 +203,7 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+        lm_eval.evaluator.get_git_commit_hash = describe
         for module, tqdm_there in zip(modules, bars, strict=True):
             module.tqdm = tqdm_there
         if not bars_off:

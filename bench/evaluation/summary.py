@@ -7,10 +7,12 @@ import numpy as np
 
 from bench.estimators.best_of_n import best_of_n, majority_at_k, pass_at_k
 from bench.estimators.kl import best_of_n_kl_bound, best_of_n_kl_from_reference
-from bench.estimators.uncertainty import bootstrap_interval, paired_difference
+from bench.estimators.uncertainty import bootstrap_interval, holm, paired_difference, simultaneous_band
 from bench.evaluation.heldout import RAW_BASE, Graded, Outcomes
 from bench.experiment import Results
 from bench.seeds import generator
+
+SIGNIFICANCE = 0.05
 
 
 class Cell(NamedTuple):
@@ -37,46 +39,78 @@ def per_prompt(results: Results, *, num_completions: int) -> dict[Cell, np.ndarr
 
 
 def curves(cells: dict[Cell, np.ndarray], *, seed: int) -> list[dict]:
-    """One row a cell: its mean over prompts and 95 % interval by bootstrap over prompts."""
+    """One row a cell: its mean over prompts and 95 % interval by bootstrap over prompts.
+
+    band_low and band_high hold a curve's means at all its n at once with 95 % probability (NaN for single points).
+    """
     values = np.stack(list(cells.values()), axis=1)  # [M, cells]
+    bands = _bands(cells, seed)
     low, high = bootstrap_interval(values, generator(seed, "intervals"))
     means = np.nanmean(values, axis=0)
     return [
-        {**cell._asdict(), "value": float(mean), "low": float(a), "high": float(b)}
+        {**cell._asdict(), "value": float(mean), "low": float(a), "high": float(b), **bands[cell]}
         for cell, mean, a, b in zip(cells, means, np.asarray(low), np.asarray(high), strict=True)
     ]
+
+
+PRIMARY = "tuned_vs_control/pass@1"
 
 
 def contrasts(cells: dict[Cell, np.ndarray], *, seed: int) -> dict[str, float | str]:
     """Paired differences on the same prompts, each with its interval, minimum detectable effect and verdict in words.
 
-    The primary contrast is tuned against control in pass@1; the others are secondary.
+    The primary contrast, tuned against control in pass@1, is judged by its own interval; the others are secondary and
+    judged by p-values adjusted for their number (Holm 1979), while their intervals stay those of one comparison.
     """
+    pairs = _pairs(cells)
+    found = {
+        name: paired_difference(cells[ours], cells[theirs], generator(seed, "contrast", name))
+        for name, (ours, theirs) in pairs.items()
+    }
+    secondary = [name for name in found if name != PRIMARY]
+    adjusted = dict(zip(secondary, holm(np.array([found[name].p_value for name in secondary])), strict=True))
+    adjusted[PRIMARY] = found[PRIMARY].p_value
+    metrics: dict[str, float | str] = {}
+    for name, difference in found.items():
+        resolved = name == PRIMARY or adjusted[name] <= SIGNIFICANCE
+        metrics |= {
+            f"{name}/difference": difference.mean,
+            f"{name}/difference_low": difference.low,
+            f"{name}/difference_high": difference.high,
+            f"{name}/p_adjusted": float(adjusted[name]),
+            f"{name}/minimum_detectable": difference.minimum_detectable_effect,
+            f"{name}/verdict": difference.verdict if resolved else "not resolved",
+        }
+    return metrics
+
+
+def _pairs(cells: dict[Cell, np.ndarray]) -> dict[str, tuple[Cell, Cell]]:
+    """Every comparison, under the name that metrics.json has for it."""
+    arms = (("tuned", "control"), ("tuned", "base"), ("control", "base"))
+    methods = (("pass", "pass@1"), ("greedy", "greedy_accuracy"))
     pairs = {
-        "tuned_vs_control/pass@1": (Cell("tuned", "pass", "accuracy", 1), Cell("control", "pass", "accuracy", 1)),
-        "tuned_vs_base/pass@1": (Cell("tuned", "pass", "accuracy", 1), Cell("base", "pass", "accuracy", 1)),
-        "control_vs_base/pass@1": (Cell("control", "pass", "accuracy", 1), Cell("base", "pass", "accuracy", 1)),
-        "tuned_vs_control/greedy_accuracy": (
-            Cell("tuned", "greedy", "accuracy", 1),
-            Cell("control", "greedy", "accuracy", 1),
-        ),
-        "tuned_vs_base/greedy_accuracy": (
-            Cell("tuned", "greedy", "accuracy", 1),
-            Cell("base", "greedy", "accuracy", 1),
-        ),
+        f"{ours}_vs_{theirs}/{name}": (Cell(ours, method, "accuracy", 1), Cell(theirs, method, "accuracy", 1))
+        for ours, theirs in arms
+        for method, name in methods
     }
     for cell in cells:
-        if (cell.policy, cell.method, cell.metric) == ("base", "best_of_n", "accuracy"):
+        if cell[:3] == ("base", "best_of_n", "accuracy"):
             pairs[f"tuned_vs_best_of_{cell.n}/accuracy"] = (Cell("tuned", "pass", "accuracy", 1), cell)
-    found: dict[str, float | str] = {}
-    for name, (ours, theirs) in pairs.items():
-        difference = paired_difference(cells[ours], cells[theirs], generator(seed, "contrast", name))
-        found[f"{name}/difference"] = difference.mean
-        found[f"{name}/difference_low"] = difference.low
-        found[f"{name}/difference_high"] = difference.high
-        found[f"{name}/minimum_detectable"] = difference.minimum_detectable_effect
-        found[f"{name}/verdict"] = difference.verdict
-    return found
+    return pairs
+
+
+def _bands(cells: dict[Cell, np.ndarray], seed: int) -> dict[Cell, dict[str, float]]:
+    series: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        series.setdefault(cell[:3], []).append(cell)
+    bands = {cell: {"band_low": float("nan"), "band_high": float("nan")} for cell in cells}
+    for name, members in series.items():
+        if len(members) > 1:
+            values = np.stack([cells[cell] for cell in members], axis=1)  # [M, n]
+            ends = simultaneous_band(values, generator(seed, "bands", *name))
+            for cell, low, high in zip(members, *ends, strict=True):
+                bands[cell] = {"band_low": float(low), "band_high": float(high)}
+    return bands
 
 
 def flatten(rows: Sequence[dict]) -> dict[str, float]:

@@ -57,7 +57,9 @@ def pretrain(
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # its bar over files says nothing about ours
     pairs = corpus.demonstrations(demonstrations, generator(seed, "pretrain", "corpus"))
     tokenizer = train_tokenizer(pairs, vocabulary)
     config = LlamaConfig(
