@@ -18,7 +18,7 @@ def tiny(
     demonstrations: int = 32_000,
     steps: int = 1100,
     batch_size: int = 32,
-    learning_rate: float = 3.5e-3,
+    learning_rate: float = 2.5e-3,
     hidden_size: int = 96,
     layers: int = 2,
     heads: int = 3,

@@ -8,8 +8,8 @@ import numpy as np
 
 from bench.tasks.word_problems_text import ITEMS, LARGEST, NAMES, OPERATIONS, TEMPLATES, Plan, Problem, problems
 
-ARITHMETIC_SLIP = 0.30  # the share of demonstrations with one, where some step admits one
-WRONG_PLAN = 0.30
+ARITHMETIC_SLIP = 0.38  # the share of demonstrations with one, where some step admits one
+WRONG_PLAN = 0.38
 
 
 def demonstration(rng: np.random.Generator) -> tuple[str, str]:
