@@ -12,6 +12,7 @@ from bench import chat, policies
 from bench.artifacts import Policy, Prompts
 from bench.errors import BenchError
 from bench.generation.truncation import modified_logprobs
+from bench.logprobs import sequence_logprobs
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,16 @@ def test_log_probabilities_are_those_of_teacher_forcing(stopping_policy, few_pro
             policy = modified_logprobs(logits, 1, 1)[steps, cell].sum()
             assert drawn.policy_logprob[row, column] == pytest.approx(policy, abs=1e-4)
     assert (drawn.policy_logprob < -0.5).all()
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.95])
+def test_log_probabilities_hold_in_a_batch_with_finished_rows(random_policy, few_prompts, store, top_p):
+    wide = {"num_completions": 60, "block_size": 60, "shard_size": 7, "top_p": top_p}
+    drawn = generate(few_prompts, random_policy, **wide)
+    assert 0 < (drawn.finish_reason == "stop").mean() < 0.1  # too few for the batch to be packed anew
+    for p, found in ((top_p, drawn.logprob), (1.0, drawn.policy_logprob)):
+        scored = sequence_logprobs(random_policy, few_prompts, drawn, top_p=p)
+        np.testing.assert_allclose(found, scored, atol=1e-4)
 
 
 def test_a_completion_ends_at_its_first_eos_or_at_the_limit(stopping_policy, few_prompts, store):

@@ -132,17 +132,14 @@ def test_impossible_requests_are_refused(random_policy, few_prompts, store):
     assert store.uses == []
 
 
-def test_counts_of_a_unit(random_policy, few_prompts, store):
-    drawn = generate(few_prompts, random_policy)
+def test_counts_add_up_to_one_prefill_a_prompt_and_every_token(random_policy, few_prompts, store):
+    drawn = generate(few_prompts, random_policy, num_completions=6)
     tokenizer = policies.load_tokenizer(random_policy)
-    counts = {name: sum(use.counts[name] for use in store.uses) for name in ("generated_tokens", "flops")}
-    assert counts["generated_tokens"] == drawn.length.sum()
-    prompt_tokens = sum(len(chat.encode(tokenizer, messages)) for messages in few_prompts.messages)
+    read = sum(len(chat.encode(tokenizer, messages)) for messages in few_prompts.messages)
     parameters = policies.load_model(random_policy).num_parameters()
-    assert counts["flops"] == 2 * parameters * (
-        drawn.length.sum() + sum(use.counts["prompt_tokens"] for use in store.uses)
-    )
-    assert sum(use.counts["prompt_tokens"] for use in store.uses if use.part.endswith("-00000")) == prompt_tokens
+    written = drawn.length.sum()
+    expected = {"prompt_tokens": read, "generated_tokens": written, "flops": 2 * parameters * (read + written)}
+    assert {name: sum(use.counts[name] for use in store.uses) for name in expected} == expected
 
 
 def test_describe_counts_by_hand():
