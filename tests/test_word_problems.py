@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.artifacts import content_hash
 from bench.errors import BenchError
 from bench.seeds import generator
-from bench.tasks.word_problems import WordProblems, cores
+from bench.tasks.word_problems import CORPUS_VERSION, WordProblems, cores
 from bench.tasks.word_problems_slips import skip_step, slip, solve
 from bench.tasks.word_problems_text import LARGEST, TEMPLATES, WORDS, Problem, evaluate, problems
 
@@ -84,6 +85,13 @@ def test_a_prompt_does_not_depend_on_how_many_were_asked_for() -> None:
 def test_the_seed_changes_prompts_but_not_the_corpus_key() -> None:
     assert questions("test", seed=1) != questions("test")
     assert WordProblems(seed=1, test_prompts=7).key == task.key
+
+
+def test_data_that_changed_says_so() -> None:
+    """Where the first line fails, raise CORPUS_VERSION: stored policies were pretrained on another corpus."""
+    found = content_hash(task.demonstrations(500, generator(0, "test")))
+    assert (CORPUS_VERSION, found) == (1, "78ffafb0dfe66cedab30")
+    assert task.prompts("test").key == "7ca763039dce666496c6"
 
 
 @pytest.mark.parametrize("split", SPLITS)
