@@ -1,0 +1,286 @@
+"""Coverage of the estimators on simulated pools whose true values are known exactly.
+
+    python reports/estimators/simulate.py                      # about fifteen minutes on one core
+    python reports/estimators/simulate.py --repetitions 200    # a look in two minutes
+
+Writes data.csv and the figures beside this file. Every repetition draws new prompts and new samples.
+"""
+
+import argparse
+import csv
+import math
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from bench.estimators.best_of_n import best_of_n, pass_at_k
+from bench.estimators.distributions import t_quantile
+from bench.estimators.kl import best_of_n_kl_bound, estimate_best_of_n_kl
+from bench.estimators.uncertainty import (
+    bootstrap_interval,
+    paired_difference,
+    resampled_means,
+    seed_interval,
+    simultaneous_band,
+)
+from bench.seeds import generator
+
+HERE = Path(__file__).parent
+PROMPTS, SAMPLES = 200, 64
+SIZES = [1, 2, 4, 8, 16, 32, 64]
+
+# The population: a prompt's pass rate is one of these. An eighth is never solved, a few always.
+RATES = np.array([0.0, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9, 1.0])
+SHARES = np.array([0.12, 0.1, 0.1, 0.13, 0.13, 0.12, 0.1, 0.1, 0.06, 0.04])
+# The reward model: scores 0 .. 6, higher for correct samples; 3 % of the wrong ones fool it and get a 7.
+SCORES = np.arange(8.0)
+IF_WRONG = np.array([0.22, 0.24, 0.2, 0.14, 0.1, 0.05, 0.02, 0.03])
+IF_RIGHT = np.array([0.05, 0.08, 0.13, 0.18, 0.22, 0.2, 0.14, 0.0])
+HONEST_WRONG = np.array([0.25, 0.24, 0.2, 0.14, 0.1, 0.05, 0.02, 0.0])  # the same without being fooled
+
+
+def draw_pool(rates: np.ndarray, if_wrong: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(score [M, N], correct [M, N]) for prompts with these pass rates."""
+    correct = rng.random((len(rates), SAMPLES)) < rates[:, None]
+    uniform = rng.random(correct.shape)
+    wrong_score = np.searchsorted(np.cumsum(if_wrong)[:-1], uniform, side="right")
+    right_score = np.searchsorted(np.cumsum(IF_RIGHT)[:-1], uniform, side="right")
+    return np.where(correct, right_score, wrong_score).astype(np.float64), correct.astype(np.float64)
+
+
+def true_values(if_wrong: np.ndarray) -> dict[str, np.ndarray]:
+    """The population's mean of each quantity at every n in SIZES, summed over rates and scores without an estimator."""
+    truth = defaultdict(list)
+    for n in SIZES:
+        gold, score_kl, verifier_kl, solved = [], [], [], []
+        for rate in RATES:
+            mass = (1 - rate) * if_wrong + rate * IF_RIGHT
+            right = np.divide(rate * IF_RIGHT, mass, out=np.zeros(len(mass)), where=mass > 0)
+            upper = np.minimum(np.cumsum(mass), 1)
+            delta = np.diff(upper**n, prepend=0.0)
+            gold.append(delta @ right)
+            score_kl.append(sum(d * math.log(d / m) for d, m in zip(delta, mass, strict=True) if d > 0))
+            q = 1 - (1 - rate) ** n
+            solved.append(q)
+            verifier_kl.append(0 if rate in (0, 1) else q * math.log(q / rate) + (1 - q) * (n - 1) * math.log(1 - rate))
+        for name, values in (("gold", gold), ("score kl", score_kl), ("verifier kl", verifier_kl), ("pass", solved)):
+            truth[name].append(SHARES @ np.array(values))
+    return {name: np.array(values) for name, values in truth.items()}
+
+
+def with_replacement(proxy: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """[M, K]: the mean over n draws with replacement, exactly: b/N to the n in place of C(b, n)/C(N, n)."""
+    size = proxy.shape[1]
+    order = np.argsort(proxy, axis=1)
+    values, ranked = np.take_along_axis(gold, order, axis=1), np.take_along_axis(proxy, order, axis=1)
+    means = np.array([[g[p == v].mean() for v in p] for p, g in zip(ranked, values, strict=True)])
+    share = np.arange(size + 1)[:, None] / size
+    return means @ np.diff(share ** np.array(SIZES), axis=0)
+
+
+def first_n(proxy: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """[M, K]: the gold value of the best of the first n samples only."""
+    return np.stack([best_of_n(proxy[:, :n], gold[:, :n], n) for n in SIZES], axis=1)
+
+
+class Tally:
+    """Estimates and intervals of many repetitions, by (quantity, method, n, prompts)."""
+
+    def __init__(self) -> None:
+        self.truth: dict[tuple, float] = {}
+        self.seen: dict[tuple, list[tuple[float, float, float]]] = defaultdict(list)
+
+    def add(self, key: tuple, truth: float, estimate: float, low: float, high: float) -> None:
+        self.truth[key] = float(truth)
+        self.seen[key].append((float(estimate), float(low), float(high)))
+
+    def add_columns(self, names: list[tuple[str, str, int]], truths: list[float], values: np.ndarray, rng) -> None:
+        """Every column of values [M, K] is one quantity: the mean over prompts, with the default interval."""
+        low, high = bootstrap_interval(values, rng)
+        for column, (name, truth) in enumerate(zip(names, truths, strict=True)):
+            self.add((*name, len(values)), truth, values[:, column].mean(), low[column], high[column])
+
+    def rows(self) -> list[dict]:
+        rows = []
+        for (quantity, method, n, prompts), seen in self.seen.items():
+            truth = self.truth[quantity, method, n, prompts]
+            estimate, low, high = np.array(seen).T
+            slack = 1e-9
+            covered = (low <= truth + slack) & (truth <= high + slack)
+            rows.append(
+                {
+                    "quantity": quantity,
+                    "method": method,
+                    "n": n,
+                    "prompts": prompts,
+                    "truth": f"{truth:.6f}",
+                    "mean_estimate": f"{estimate.mean():.6f}",
+                    "bias": f"{estimate.mean() - truth:.6f}",
+                    "standard_deviation": f"{estimate.std(ddof=1):.6f}",
+                    "coverage": f"{covered.mean():.4f}",
+                    "coverage_se": f"{math.sqrt(max(covered.mean() * (1 - covered.mean()), 1e-9) / len(seen)):.4f}",
+                    "truth_below_interval": f"{(truth < low - slack).mean():.4f}",
+                    "truth_above_interval": f"{(truth > high + slack).mean():.4f}",
+                    "mean_width": f"{(high - low).mean():.6f}",
+                    "repetitions": len(seen),
+                }
+            )
+        return rows
+
+
+def one_pool(tally: Tally, repetition: int, truth: dict[str, np.ndarray], honest: dict[str, np.ndarray]) -> None:
+    """Best-of-N, pass@k, KL and paired differences on one draw of 200 prompts by 64 samples."""
+    rng = generator(repetition, "simulate")
+    rates = rng.choice(RATES, PROMPTS, p=SHARES)
+    score, correct = draw_pool(rates, IF_WRONG, rng)
+    names, truths, columns = [], [], []
+
+    def block(quantity: str, method: str, values: np.ndarray, true: np.ndarray) -> None:
+        names.extend((quantity, method, n) for n in SIZES)
+        truths.extend(true.tolist())
+        columns.append(values)
+
+    ours = best_of_n(score, correct, SIZES)
+    block("Best-of-N", "all n-subsets", ours, truth["gold"])
+    block("Best-of-N", "first n samples", first_n(score, correct), truth["gold"])
+    block("Best-of-N", "with replacement", with_replacement(score, correct), truth["gold"])
+    block("pass@k", "all n-subsets", pass_at_k(correct, SIZES), truth["pass"])
+    for estimator in ("jackknife", "plug_in", "beirami", "bound"):
+        block("KL (verifier)", estimator, estimate_best_of_n_kl(correct, SIZES, estimator), truth["verifier kl"])
+        block("KL (reward model)", estimator, estimate_best_of_n_kl(score, SIZES, estimator), truth["score kl"])
+    tally.add_columns(names, truths, np.concatenate(columns, axis=1), rng)
+
+    # One pass rate for all prompts pooled, put through the formulas of one prompt.
+    means = resampled_means(correct.mean(axis=1)[:, None], rng)[:, 0]
+    for column, n in enumerate(SIZES):
+        for quantity, true, formula in (
+            ("pass@k", truth["pass"], lambda p, n=n: 1 - (1 - p) ** n),
+            ("KL (verifier)", truth["verifier kl"], lambda p, n=n: pooled_kl(p, n)),
+        ):
+            low, high = np.quantile(formula(means), [0.025, 0.975])
+            key = (quantity, "pooled pass rate", n, PROMPTS)
+            tally.add(key, true[column], formula(correct.mean()), low, high)
+    # Every sample as a unit of its own.
+    half = 1.96 * math.sqrt(correct.mean() * (1 - correct.mean()) / correct.size)
+    key = ("pass@k", "samples as units", 1, PROMPTS)
+    tally.add(key, truth["pass"][0], correct.mean(), correct.mean() - half, correct.mean() + half)
+
+    low, high = simultaneous_band(ours, rng)
+    inside = ((low <= truth["gold"]) & (truth["gold"] <= high)).all()
+    tally.add(("Best-of-N whole curve", "simultaneous band", 0, PROMPTS), 0, 0, 0 if inside else 1, 0 if inside else 1)
+    low, high = bootstrap_interval(ours, rng)
+    inside = ((low <= truth["gold"]) & (truth["gold"] <= high)).all()
+    tally.add(
+        ("Best-of-N whole curve", "pointwise intervals", 0, PROMPTS), 0, 0, 0 if inside else 1, 0 if inside else 1
+    )
+
+    # Paired differences on the same prompts.
+    honest_pool = draw_pool(rates, HONEST_WRONG, rng)
+    again = draw_pool(rates, IF_WRONG, rng)
+    tuned_rates = rates + 0.6 * rates * (1 - rates)
+    tuned = (rng.random((PROMPTS, 4)) < tuned_rates[:, None]).mean(axis=1)
+    true_tuned = float(SHARES @ (RATES + 0.6 * RATES * (1 - RATES)))
+    for name, n, a, b, true in (
+        ("two reward models", 16, best_of_n(*honest_pool, 16), ours[:, 4], honest["gold"][4] - truth["gold"][4]),
+        ("tuned policy - Best-of-4", 4, tuned, ours[:, 2], true_tuned - truth["gold"][2]),
+        ("no difference", 16, best_of_n(*again, 16), ours[:, 4], 0.0),
+    ):
+        result = paired_difference(a, b, rng)
+        key = f"paired: {name}", "paired", n, PROMPTS
+        tally.add(key, true, result.mean, result.low, result.high)
+        welch = math.sqrt(a.var(ddof=1) / PROMPTS + b.var(ddof=1) / PROMPTS)
+        half = t_quantile(0.975, 2 * PROMPTS - 2) * welch
+        tally.add(
+            (f"paired: {name}", "unpaired", n, PROMPTS), true, result.mean, result.mean - half, result.mean + half
+        )
+
+
+def pooled_kl(p: np.ndarray, n: int) -> np.ndarray:
+    q = 1 - (1 - p) ** n
+    return q * np.log(q / p) + (1 - q) * (n - 1) * np.log(1 - p)
+
+
+def few_prompts(tally: Tally, repetition: int, truth: dict[str, np.ndarray]) -> None:
+    """Three intervals of a mean over 20, 50 or 200 prompts, for values of growing skewness."""
+    rng = generator(repetition, "few prompts")
+    for prompts in (20, 50, 200):
+        rates = rng.choice(RATES, prompts, p=SHARES)
+        score, correct = draw_pool(rates, IF_WRONG, rng)
+        rare = (rng.random(prompts) < 0.05).astype(np.float64)
+        values = np.column_stack(
+            [best_of_n(score, correct, 4), pass_at_k(correct, 1), estimate_best_of_n_kl(correct, 8), rare]
+        )
+        true = [truth["gold"][2], truth["pass"][0], truth["verifier kl"][3], 0.05]
+        labels = ["Best-of-4", "pass@1", "KL n = 8", "0/1 at 5 %"]
+        means = resampled_means(values, rng)
+        error = values.std(axis=0, ddof=1) / math.sqrt(prompts) * t_quantile(0.975, prompts - 1)
+        bca = bootstrap_interval(values, rng)
+        percentile = np.quantile(means, [0.025, 0.975], axis=0)
+        for column, label in enumerate(labels):
+            mean = values[:, column].mean()
+            for method, low, high in (
+                ("BCa at t levels (default)", bca[0][column], bca[1][column]),
+                ("percentile bootstrap", percentile[0][column], percentile[1][column]),
+                ("t interval", mean - error[column], mean + error[column]),
+            ):
+                tally.add((f"interval: {label}", method, 0, prompts), true[column], mean, low, high)
+
+
+def few_seeds(tally: Tally, repetition: int) -> None:
+    """A tuned policy's accuracy over 2, 3 or 5 training seeds; the truth is that of new seeds on new prompts."""
+    rng = generator(repetition, "few seeds")
+    for seeds in (2, 3, 5):
+        rates = rng.choice(RATES, PROMPTS, p=SHARES)
+        tuned = np.clip(rates + 0.6 * rates * (1 - rates), 0, 1)
+        shift = rng.normal(0, 0.08, (seeds, 1)) * (4 * tuned * (1 - tuned))  # a seed moves undecided prompts most
+        values = (rng.random((seeds, PROMPTS, 4)) < np.clip(tuned + shift, 0, 1)[..., None]).mean(axis=2)
+        found = seed_interval(values)
+        truth = TRUE_TUNED_OVER_SEEDS
+        name = "training seeds"
+        tally.add((name, "two levels (default)", seeds, PROMPTS), truth, found.mean, found.low, found.high)
+        ends = found.low_same_prompts, found.high_same_prompts
+        tally.add((name, "t(S - 1) on seed means", seeds, PROMPTS), truth, found.mean, *ends)
+        low, high = bootstrap_interval(values.mean(axis=0), rng)
+        tally.add((name, "prompts only", seeds, PROMPTS), truth, found.mean, low, high)
+
+
+def true_tuned_over_seeds() -> float:
+    """The mean over seeds and prompts of the clipped accuracy in `few_seeds`, by a fine grid of normal quantiles."""
+    x = np.linspace(-8, 8, 4001)
+    density = np.exp(-(x**2) / 2)
+    density /= density.sum()
+    tuned = np.clip(RATES + 0.6 * RATES * (1 - RATES), 0, 1)
+    moved = np.clip(tuned[:, None] + 0.08 * x * (4 * tuned * (1 - tuned))[:, None], 0, 1)
+    return float(SHARES @ moved @ density)
+
+
+TRUE_TUNED_OVER_SEEDS = true_tuned_over_seeds()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repetitions", type=int, default=2_000)
+    repetitions = parser.parse_args().repetitions
+    truth, honest = true_values(IF_WRONG), true_values(HONEST_WRONG)
+    np.testing.assert_array_equal(truth["pass"].round(12), honest["pass"].round(12))
+    assert (truth["verifier kl"] <= best_of_n_kl_bound(SIZES)).all()
+    tally = Tally()
+    for repetition in range(repetitions):
+        one_pool(tally, repetition, truth, honest)
+        few_prompts(tally, repetition, truth)
+        few_seeds(tally, repetition)
+        if (repetition + 1) % 100 == 0:
+            print(f"{repetition + 1} of {repetitions}", flush=True)
+    rows = tally.rows()
+    with (HERE / "data.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    from figures import draw
+
+    draw(HERE)
+
+
+if __name__ == "__main__":
+    main()
