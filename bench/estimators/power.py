@@ -86,6 +86,7 @@ def winners_curse(
     cells = validation.shape[1]
     if test.shape[1] != cells:
         raise ValueError(f"test has shape {list(test.shape)}, but validation has {cells} cells; they must be equal")
+    validation = validation[~np.isnan(validation).all(axis=1)]
     means = np.nanmean(validation, axis=0)
     cell = int(np.nanargmax(means))
     low, high = bootstrap_interval(test[:, cell], rng, level)
