@@ -59,6 +59,7 @@ def _counts(results: Results) -> dict[str, float]:
         "test/prompts": len(results.test),
     }
     for arm, outcomes in results.outcomes.items():
+        counts[f"{arm}/kl_per_token"] = outcomes.kl_per_token
         if outcomes.harness is not None:
             counts |= {f"{arm}/lm_eval/{name}": value for name, value in outcomes.harness.metrics.items()}
     return counts

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from bench.evaluation.harness import HarnessResult, harness
-from bench.logprobs import divergence_samples
 
 from bench.artifacts import Completions, Divergence, Policy, Prompts, Rewards
+from bench.estimators.kl import kl_per_token
+from bench.evaluation.harness import HarnessResult, harness
+from bench.logprobs import divergence_samples
 from bench.tasks import Task
 
 RAW_BASE = "base at temperature 1, top-p 1"
@@ -31,6 +32,7 @@ class Outcomes:
     sampled: Graded  # [M, N]
     kl: Divergence  # Rao-Blackwellised
     kl_k1: Divergence  # the same samples, mean log-ratio: agrees within its interval, or something is wrong
+    kl_per_token: float  # total KL over total tokens, Rao-Blackwellised
     harness: HarnessResult | None
 
 
@@ -68,13 +70,13 @@ def evaluate(
     sampled = generation(
         prompts, policy, num_completions=num_completions, temperature=temperature, top_p=top_p, seed=seed
     )
-    moved = divergence_samples(
-        policy, base, prompts, sampled.first(kl_completions), temperature=temperature, top_p=top_p
-    )
+    measured = sampled.first(kl_completions)
+    moved = divergence_samples(policy, base, prompts, measured, temperature=temperature, top_p=top_p)
     return Outcomes(
         greedy=grade(prompts, greedy, scoring, task),
         sampled=grade(prompts, sampled, scoring, task),
         kl=Divergence(moved.rao_blackwell.mean(axis=1), "rao_blackwell", RAW_BASE),
         kl_k1=Divergence(moved.k1.mean(axis=1), "k1", RAW_BASE),
+        kl_per_token=kl_per_token(moved.rao_blackwell, measured.length),
         harness=harness(policy, prompts, task) if lm_eval else None,
     )

@@ -6,7 +6,13 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.estimators.best_of_n import best_of_n, majority_at_k, pass_at_k
-from bench.estimators.kl import best_of_n_kl_bound, best_of_n_kl_from_reference
+from bench.estimators.kl import (
+    best_of_n_kl_bound,
+    best_of_n_kl_from_reference,
+    best_of_n_kl_sensitivity,
+    estimate_best_of_n_kl,
+    estimate_best_of_n_win_rate,
+)
 from bench.estimators.uncertainty import bootstrap_interval, holm, paired_difference, simultaneous_band
 from bench.evaluation.heldout import RAW_BASE, Graded, Outcomes
 from bench.experiment import Results
@@ -20,7 +26,7 @@ class Cell(NamedTuple):
 
     policy: str  # base, tuned, control
     method: str  # greedy, pass, majority, best_of_n, policy
-    metric: str  # accuracy, proxy, kl, kl_k1, kl_bound, length, truncated
+    metric: str  # accuracy, proxy, win_rate, kl, kl_k1, kl_bound, kl_sensitivity, length, truncated
     n: int
 
 
@@ -162,10 +168,17 @@ def _of_best_of_n(pool: Graded, sizes: list[int]) -> dict[Cell, np.ndarray]:
         "kl": best_of_n_kl_from_reference(pool.proxy, log_ratio, sizes),
         "kl_bound": bounds + best_of_n(pool.proxy, log_ratio, sizes),
     }
+    beatable = [n for n in sizes if n < pool.proxy.shape[1]]  # an opponent must be left
+    if beatable:
+        columns["win_rate"] = estimate_best_of_n_win_rate(pool.proxy, beatable)
+    if np.isin(pool.proxy, (0, 1)).all():  # a verifier: what unsolved prompts could add to the KL
+        columns["kl_sensitivity"] = columns["kl"] + (
+            best_of_n_kl_sensitivity(pool.proxy, sizes) - estimate_best_of_n_kl(pool.proxy, sizes)
+        )
     return {
         Cell("base", "best_of_n", metric, n): values[:, i]
         for metric, values in columns.items()
-        for i, n in enumerate(sizes)
+        for i, n in enumerate(sizes[: values.shape[1]])
     }
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench.errors import BenchError
 
 
@@ -37,6 +39,13 @@ class Run:
         """n -> estimate, in order of n."""
         found = {key[3]: estimate for key, estimate in self.curves.items() if key[:3] == (policy, method, metric)}
         return dict(sorted(found.items()))
+
+    def per_prompt(self, policy: str, method: str, metric: str, n: int) -> np.ndarray:
+        """[M]: the values behind one mean, in the order of the test prompts."""
+        import pyarrow.parquet as pq
+
+        wanted = [("policy", "=", policy), ("method", "=", method), ("metric", "=", metric), ("n", "=", n)]
+        return pq.read_table(self.folder / "per_prompt.parquet", filters=wanted)["value"].to_numpy()
 
 
 def read_run(folder: str | Path) -> Run:

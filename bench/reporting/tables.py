@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from bench.estimators.uncertainty import seed_interval
 from bench.reporting.collect import Estimate, Run
 
 PLACES = ("store", "outputs", "name")
@@ -42,32 +45,46 @@ def main_table(run: Run) -> str:
 
 
 def runs_table(runs: Sequence[Run]) -> str:
-    """One row a run: what differs in their settings, both arms' accuracy, and the paired selection effect."""
-    settings = [_flat(run.config) for run in runs]
-    differing = [
-        key
-        for key in settings[0]
-        if key not in PLACES
-        and len({str(setting.get(key)) for setting in settings}) > 1
-        and not _inherited(key, settings)
-    ]
-    header = (*(key.removesuffix("._target_") for key in differing), "tuned pass@1", "control pass@1")
-    rows: list[tuple[str, ...]] = [("run", *header, "tuned - control", "verdict", "tuned greedy", "control greedy")]
-    for run, setting in zip(runs, settings, strict=True):
-        difference = Estimate(
-            *(run.metrics[f"tuned_vs_control/pass@1/difference{end}"] for end in ("", "_low", "_high"))
-        )
+    """One row a run, by what differs in their settings: both arms' accuracy and the paired selection effect.
+
+    Runs that differ in nothing but the seed get a last row: their mean, with an interval for new seeds on new prompts.
+    """
+    settings = {run.folder: _flat(run.config) for run in runs}
+    differing = _differing(list(settings.values()))
+    runs = sorted(runs, key=lambda run: [str(settings[run.folder].get(key)) for key in differing])
+    effects = (("tuned", "pass"), ("control", "pass"), ("tuned", "greedy"), ("control", "greedy"))
+    names = ("tuned pass@1", "control pass@1", "tuned greedy", "control greedy")
+    rows = [("run", *(key.removesuffix("._target_") for key in differing), *names, "tuned - control", "verdict")]
+    for run in runs:
+        ends = (run.metrics[f"tuned_vs_control/pass@1/difference{end}"] for end in ("", "_low", "_high"))
         rows.append(
             (
                 run.folder.name,
-                *(str(setting.get(key)).rsplit("bench.selection.", 1)[-1] for key in differing),
-                *(str(run.series(arm, "pass", "accuracy")[1]) for arm in ("tuned", "control")),
-                str(difference),
+                *(str(settings[run.folder].get(key)).removeprefix("bench.selection.") for key in differing),
+                *(str(run.series(arm, method, "accuracy")[1]) for arm, method in effects),
+                str(Estimate(*ends)),
                 run.metrics["tuned_vs_control/pass@1/verdict"],
-                *(str(run.series(arm, "greedy", "accuracy")[1]) for arm in ("tuned", "control")),
             )
         )
+    if differing == ["seed"]:
+        scores = [np.stack([run.per_prompt(*effect, "accuracy", 1) for run in runs]) for effect in effects]  # [S, M]
+        means = [seed_interval(values) for values in (*scores, scores[0] - scores[1])]
+        estimates = [Estimate(found.mean, found.low, found.high) for found in means]
+        verdict = "better" if estimates[-1].low > 0 else "worse" if estimates[-1].high < 0 else "not resolved"
+        rows.append(("mean", f"all {len(runs)}", *map(str, estimates), verdict))
     return markdown(rows)
+
+
+def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:
+    """Keys of settings that are not alike in all, without those that only repeat one at the top, e.g. policy.seed."""
+
+    def inherited(key: str) -> bool:
+        top = key.rsplit(".", 1)[-1]
+        return top != key and all(setting.get(key) == setting.get(top) for setting in settings)
+
+    keys = dict.fromkeys(key for setting in settings for key in setting)
+    different = [key for key in keys if len({str(setting.get(key)) for setting in settings}) > 1]
+    return [key for key in different if key not in PLACES and not inherited(key)]
 
 
 def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -75,12 +92,6 @@ def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in node.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return flat
-
-
-def _inherited(key: str, settings: Sequence[dict[str, Any]]) -> bool:
-    """A part's setting that only repeats the one of the same name at the top, e.g. policy.seed."""
-    top = key.rsplit(".", 1)[-1]
-    return top != key and all(setting.get(key) == setting.get(top) for setting in settings)
 
 
 def markdown(rows: Sequence[tuple[str, ...]]) -> str:
