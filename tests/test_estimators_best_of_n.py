@@ -288,6 +288,8 @@ def test_equal_weights_are_a_plain_majority_even_where_sums_round():
     correct = (answers == "a").astype(float)
     weighted = weighted_majority_at_k(answers, np.full((6, 9), 0.1), correct, [2, 5, 9])
     np.testing.assert_allclose(weighted, majority_at_k(answers, correct, [2, 5, 9]))
+    two_and_one = np.array([["a", "a", "b"]], dtype=object)  # .1 + .2 is not quite .3
+    assert weighted_majority_at_k(two_and_one, [[0.1, 0.2, 0.3]], [[1.0, 1, 0]], 3)[0] == 0.5
 
 
 def test_unscored_votes_count_as_never_drawn():

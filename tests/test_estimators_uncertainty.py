@@ -127,8 +127,8 @@ def test_verdicts():
 
 
 def test_the_p_value_inverts_the_interval():
-    for seed in range(6):
-        difference = rng(seed).normal(0.2, 1, 80)
+    for seed in range(12):
+        difference = rng(seed).normal(0.2, 1, 80) if seed < 6 else rng(seed).exponential(1, 80) - 0.75  # skewed
         result = paired_difference(difference, np.zeros(80), rng())
         level = 1 - result.p_value
         ends = bootstrap_interval(difference, rng(), level)
@@ -274,6 +274,12 @@ def test_seed_interval_on_the_same_prompts_is_the_t_interval_on_seed_means():
     assert (found.low_same_prompts, found.high_same_prompts) == pytest.approx(
         (means.mean() - half, means.mean() + half)
     )
+    # Both levels: the components add up to the variance of the mean, with degrees of freedom between the two.
+    variance = found.prompt_variance / 60 + found.seed_variance / 4 + found.residual_variance / 240
+    squares = np.array([4 * values.mean(axis=0).var(ddof=1), 60 * means.var(ddof=1), found.residual_variance])
+    freedom = (240 * variance) ** 2 / (squares**2 / [59, 3, 177]).sum()
+    assert 3 < freedom < 177
+    assert found.high - found.mean == pytest.approx(t_quantile(0.975, freedom) * np.sqrt(variance))
     values[2, 5] = np.nan
     assert seed_interval(values) == seed_interval(np.delete(values, 5, axis=1))
     same = seed_interval(np.ones((2, 5)))

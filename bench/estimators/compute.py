@@ -194,5 +194,4 @@ def _crossings(sizes: np.ndarray, curves: np.ndarray, quality: np.ndarray) -> np
     part = np.divide(quality - curves[rows, before], rise, out=np.zeros(len(curves)), where=rise > 0)
     log_n = np.log(sizes)
     found = np.exp(log_n[before] + part * (log_n[first] - log_n[before]))
-    found = np.where(first == 0, sizes[0], found)
     return np.where(reached.any(axis=1), found, np.inf)

@@ -48,8 +48,8 @@ def sequence_kl(
 def rao_blackwell_kl(p_logits: np.ndarray, q_logits: np.ndarray) -> np.ndarray:
     """KL(p ‖ q) of the next token at every step: Σ_v p(v) (log p(v) − log q(v)), never negative.
 
-    Its sum over the steps of a sequence drawn from p is an unbiased estimate of the sequence KL, as a rule with less variance than
-    `sequence_kl`. Source: Amini et al. 2025 (Rao-Blackwellised KL), eq. for the step-wise estimator.
+    Its sum over the steps of a sequence drawn from p is an unbiased estimate of the sequence KL, as a rule with less
+    variance than `sequence_kl`. Source: Amini et al. 2025 (Rao-Blackwellised KL), the step-wise estimator.
 
     p_logits, q_logits: [T, V], unnormalised; −inf is a token of probability 0. -> [T] nats a step, +inf where q rules
     out a token that p allows. Works in float64 on blocks of steps, so that memory beyond the arguments is bounded.
