@@ -30,7 +30,7 @@ class WordProblems:
     train_prompts: int = 600
     validation_prompts: int = 300
     test_prompts: int = 300
-    max_new_tokens: int = 48  # the longest right solution takes 28
+    max_new_tokens: int = 48  # the longest solution takes 21, EOS included
     seed: int = 0
 
     @property
@@ -78,7 +78,7 @@ class WordProblems:
         )
 
     def demonstrations(self, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
-        """`count` pairs (prompt, completion) of the pretraining corpus, nearly half of them right."""
+        """`count` pairs (prompt, completion) of the pretraining corpus, about half of them right."""
         return [demonstration(rng) for _ in range(count)]
 
     def extract_answer(self, completion: str) -> str | None:

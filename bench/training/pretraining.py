@@ -51,9 +51,9 @@ def pretrain(
     vocabulary: int,
     out: Path,
 ) -> dict[str, float]:
-    """A policy trained on the completions of `demonstrations` pairs, each seen about steps x batch_size times in all.
+    """A policy trained on the completions of `demonstrations` pairs, of which it sees steps x batch_size, in epochs.
 
-    heads: hidden_size / heads should be a multiple of 16 (vLLM's CPU attention refuses others).
+    heads: vLLM's CPU build takes heads of hidden_size / heads = 32, and refuses 24.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
