@@ -5,31 +5,32 @@ BIN := .venv/bin
 EXTRAS ?=
 ARGS ?=
 comma := ,
+WITH := $(if $(EXTRAS),-$(subst $(comma),-,$(EXTRAS)))
 # uv looks for local wheels only where this says; pip's own setting is reused.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
 .PHONY: run test lint clean
 
-run: .venv/installed
+run: .venv/run$(WITH)
 	$(BIN)/python -m bench $(ARGS)
 
-test: .venv/installed-dev
+test: .venv/dev$(WITH)
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: .venv/installed-dev
+lint: .venv/dev$(WITH)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 .venv/bin/uv:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
 
-.venv/installed: .venv/bin/uv pyproject.toml
+.venv/run$(WITH): .venv/bin/uv pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --editable '.$(if $(EXTRAS),[$(EXTRAS)])'
 	touch $@
 
-.venv/installed-dev: .venv/bin/uv pyproject.toml
+.venv/dev$(WITH): .venv/bin/uv pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --editable '.[dev$(if $(EXTRAS),$(comma)$(EXTRAS))]'
-	touch $@ .venv/installed
+	touch $@ .venv/run$(WITH)
 
 clean:
 	rm -rf .venv store outputs

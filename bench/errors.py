@@ -1,5 +1,20 @@
 """The one exception that users read: a sentence saying what is wrong, where, and what is allowed."""
 
+import errno
+import os
+
+FULL = os.strerror(errno.ENOSPC)
+
 
 class BenchError(ValueError):
     """A mistake in the input or the surroundings; the command line prints its sentence and exits with status 1."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a full disk is behind an error; libraries wrap the system's own in theirs, some keep only its words."""
+    causes: list[BaseException | None] = [error, error.__cause__, error.__context__]
+    return any(
+        (isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)) or FULL in str(cause)
+        for cause in causes
+        if cause is not None
+    )

@@ -132,9 +132,8 @@ def _write_table(path: Path, rows: list[dict]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    beside = path.with_name(f".{path.name}")
-    pq.write_table(pa.Table.from_pylist(rows), beside)
-    beside.rename(path)
+    with store.atomically(path) as beside:
+        pq.write_table(pa.Table.from_pylist(rows), beside)
 
 
 def _is_undefined(value: Any) -> bool:

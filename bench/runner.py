@@ -1,5 +1,6 @@
 """From a composed configuration to a finished run folder: what surrounds `experiment.run`."""
 
+import contextlib
 import os
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from bench import settings
-from bench.errors import BenchError
+from bench.errors import BenchError, is_disk_full
 from bench.progress import say
 from bench.store import Store, Use, unique, using
 
@@ -46,7 +47,13 @@ def run_experiment(cfg: DictConfig) -> Path:
         drawn = figures.frontier(finished)
         tracked = tracking(folder)
     except Exception as error:
-        failure.write_text(str(error) if isinstance(error, BenchError) else traceback.format_exc())
+        with contextlib.suppress(OSError):  # where even this can't be written, the reason is on the console
+            failure.write_text(str(error) if isinstance(error, BenchError) else traceback.format_exc())
+        if is_disk_full(error) and not isinstance(error, BenchError):
+            raise BenchError(
+                f"The disk of outputs={cfg.outputs} is full; free some space or move the outputs (outputs=PATH) and "
+                "run the same command: what was finished is in the store."
+            ) from error
         raise
 
     print(tables.main_table(finished))

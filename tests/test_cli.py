@@ -53,6 +53,15 @@ def test_bad_input_is_one_sentence_and_does_no_work(arguments, monkeypatch, tmp_
     assert [path.name for path in stored if path.name != "error.txt"] == []
 
 
+def test_a_policy_folder_without_weights_is_refused(monkeypatch, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bench", "policy=folder", "policy.path=empty"])
+    with pytest.raises(SystemExit, match=r"error: policy.path=.*/empty holds no weights \(\*.safetensors\)"):
+        main()
+
+
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "bench", *arguments], cwd=cwd, capture_output=True, text=True, check=False

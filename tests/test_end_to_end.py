@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.artifacts import Policy
+from bench.store import check
 
 KILLS = 10
 BOOKKEEPING = ("cost/seconds", "saved/")  # what may differ between two runs of one command
@@ -184,3 +186,32 @@ def test_failure_leaves_its_reason_and_no_metrics(tmp_path: Path, tiny_policy: P
     (reason,) = tmp_path.glob("outputs/default/*/error.txt")
     assert "99999" in reason.read_text()
     assert not list(tmp_path.glob("outputs/default/*/metrics.json"))
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 12 kB, which root can mount."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=12k", "tmpfs", place]
+    mounted = subprocess.run(command, check=False, capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root can mount a small file system")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.parametrize("place", ["store", "outputs"])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(finished, tiny_policy: Policy, full_disk, place):
+    command = [sys.executable, "-m", "bench", *arguments(tiny_policy), f"{place}={full_disk}", "tracking=none"]
+    process = subprocess.run(command, cwd=finished[0], capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert process.stderr.startswith(f"error: The disk of {place}=")
+    assert process.stderr.count("\n") == 1
+    if place == "store":
+        assert not list(full_disk.glob("**/.making*"))
+        for manifest in full_disk.glob("*/**/manifest.json"):
+            check(manifest.parent)
+    else:
+        assert not list(full_disk.glob("**/metrics.json"))
+        assert not [path for path in full_disk.glob("**/.*") if path.is_file()]

@@ -14,7 +14,7 @@ import pytest
 
 from bench.artifacts import Policy
 from bench.errors import BenchError
-from bench.store import MANIFEST, Address, Store, check, lineage, stage, using
+from bench.store import MANIFEST, Address, Store, atomically, check, lineage, stage, using, write_durably
 
 
 def read(folder: Path) -> str:
@@ -102,6 +102,29 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(store: Store, monkeypatc
     monkeypatch.undo()
     assert list(store.root.glob("shout/*")) == []
     assert shout(POLICY, word="a") == "AA"
+
+
+def test_a_full_disk_is_known_by_its_words_where_a_library_keeps_no_more(store: Store):
+    @stage(version=1, load=read)
+    def fill(policy: Policy, *, out: Path) -> dict[str, float]:
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(BenchError, match=r"disk of store=.* is full while making fill"):
+        fill(POLICY)
+
+
+def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path: Path):
+    path = tmp_path / "file.txt"
+    write_durably(path, "old")
+
+    def fail() -> None:
+        with atomically(path) as beside:
+            beside.write_text("ne")
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("file.txt", "old")]
 
 
 def test_a_store_that_cannot_be_written_is_one_sentence(tmp_path: Path):

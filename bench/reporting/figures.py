@@ -5,6 +5,7 @@ from typing import Any
 
 from bench.reporting.collect import Estimate, Run
 from bench.reporting.style import COLOURS, figure
+from bench.store import atomically
 
 
 def frontier(run: Run) -> list[Path]:
@@ -62,5 +63,7 @@ def _label(axes: Any, x: Estimate, y: Estimate, text: str, offset: tuple[int, in
 def _save(drawn: Any, stem: Path) -> list[Path]:
     paths = [stem.with_suffix(suffix) for suffix in (".png", ".pdf")]
     for path in paths:
-        drawn.savefig(path, bbox_inches="tight", metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
+        undated = {"CreationDate": None} if path.suffix == ".pdf" else None  # same records, same bytes
+        with atomically(path) as beside:
+            drawn.savefig(beside, format=path.suffix[1:], bbox_inches="tight", metadata=undated)
     return paths

@@ -10,7 +10,6 @@ version, its settings and the content keys of its parents; settings that change 
 
 import contextlib
 import contextvars
-import errno
 import fcntl
 import functools
 import hashlib
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bench.artifacts import content_hash
-from bench.errors import BenchError
+from bench.errors import BenchError, is_disk_full
 from bench.progress import say
 
 T = TypeVar("T")
@@ -165,7 +164,7 @@ class Store:
             _fsync(folder.parent)
         except BaseException as error:
             shutil.rmtree(scratch, ignore_errors=True)
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_disk_full(error):
                 raise BenchError(
                     f"The disk of store={self.root} is full while making {address.stage}; free some space or move "
                     "the store (store=PATH) and run the same command: what was finished is kept."
@@ -267,12 +266,25 @@ def describe(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
 
 
-def write_durably(path: Path, text: str) -> None:
-    """Write beside, flush to disk, rename: a reader sees the old text or the new, never half of it."""
+@contextlib.contextmanager
+def atomically(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to, which takes its place, flushed to disk, when all went well and else is removed.
+
+    A reader sees the old file or the new, never half of it.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text)
-    _fsync(beside)
-    beside.rename(path)
+    try:
+        yield beside
+        _fsync(beside)
+        beside.rename(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def write_durably(path: Path, text: str) -> None:
+    with atomically(path) as beside:
+        beside.write_text(text)
 
 
 def unique(uses: Sequence[Use]) -> list[Use]:
