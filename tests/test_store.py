@@ -61,7 +61,16 @@ def test_lineage_names_each_artifact_once_and_whether_it_was_made(store: Store):
     assert not any(entry["reused"] for entry in entries)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "changed", "missing", "manifest"])
+MANIFEST_DAMAGE = {
+    "no manifest": None,
+    "half a manifest": '{"files"',
+    "empty manifest": "",
+    "a list": "[]",
+    "too little": '{"files": {}}',
+}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "missing", "cost", *MANIFEST_DAMAGE])
 def test_a_damaged_artifact_is_set_aside_and_made_again(store: Store, capsys, damage):
     shout(POLICY, word="hello")
     folder = only(store)
@@ -71,8 +80,14 @@ def test_a_damaged_artifact_is_set_aside_and_made_again(store: Store, capsys, da
         (folder / "text.txt").write_text("HELLOHELLA")
     elif damage == "missing":
         (folder / "text.txt").unlink()
+    elif damage == "cost":
+        manifest = json.loads((folder / MANIFEST).read_text())
+        (folder / MANIFEST).write_text(json.dumps(manifest | {"seconds": 9999.0}))
+    elif MANIFEST_DAMAGE[damage] is None:
+        (folder / MANIFEST).unlink()
     else:
-        (folder / MANIFEST).write_text('{"files"')
+        (folder / MANIFEST).write_text(MANIFEST_DAMAGE[damage])
+    assert command(store, "list").returncode == 0
     assert shout(POLICY, word="hello") == "HELLOHELLO"
     assert not store.uses[-1].reused
     assert capsys.readouterr().err.count("warning") == 1
@@ -148,7 +163,7 @@ def slow(policy: Policy, *, log: str, seconds: float, out: Path) -> dict[str, fl
 
 def ask(root: Path, log: Path) -> None:
     with using(Store(root)):
-        assert stage(version=1, load=read)(slow)(POLICY, log=str(log), seconds=0.4) == "done"
+        assert stage(version=1, load=read)(slow)(POLICY, log=str(log), seconds=1.5) == "done"
 
 
 def test_processes_that_want_one_artifact_make_it_once(tmp_path: Path):
@@ -183,25 +198,26 @@ def command(store: Store, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(line, capture_output=True, text=True, check=False)
 
 
-def test_command_lists_verifies_and_prunes(store: Store, tmp_path: Path):
-    shout(POLICY, word="keep")
-    store.make(Address("pool", 1, {}, {}, part="0-1"), lambda out: (out / "x").write_text("x") and {}, lambda _: None)
-    outputs = tmp_path / "outputs" / "run"
-    outputs.mkdir(parents=True)
-    (outputs / "lineage.json").write_text(json.dumps(lineage(store.uses)))
-    shout(POLICY, word="drop")
+def test_command_lists_verifies_and_prunes(tmp_path: Path):
+    pool = Address("pool", 1, {}, {}, part="0-1")
+    with using(Store(tmp_path / "store")) as store:
+        shout(POLICY, word="keep")
+        store.make(pool, lambda out: (out / "x").write_text("x") and {}, lambda _: None)
+        outputs = finished_run(store, tmp_path)
+        shout(POLICY, word="drop")
 
     listed = command(store, "list").stdout
     assert listed.count("shout") == 2
     assert listed.count("pool") == 1
     assert "3 of 3" in command(store, "verify").stdout
 
-    dry = command(store, "prune", "--outputs", str(outputs.parent))
+    dry = command(store, "prune", "--outputs", str(outputs))
     assert dry.stdout.count("would delete shout/") == 1
     assert len(list(store.root.glob(f"*/**/{MANIFEST}"))) == 3
-    command(store, "prune", "--outputs", str(outputs.parent), "--delete")
+    command(store, "prune", "--outputs", str(outputs), "--delete")
     assert len(list(store.root.glob(f"*/**/{MANIFEST}"))) == 2
-    assert shout(POLICY, word="keep") == "KEEPKEEP"
+    with using(store):
+        assert shout(POLICY, word="keep") == "KEEPKEEP"
     assert store.uses[-1].reused
 
     (store.root / next(store.root.glob("pool/*/0-1/x"))).write_text("y")
@@ -210,8 +226,46 @@ def test_command_lists_verifies_and_prunes(store: Store, tmp_path: Path):
     assert "1 of 2" in verified.stdout
 
 
-def test_prune_without_runs_deletes_nothing(store: Store, tmp_path: Path):
-    shout(POLICY, word="a")
+def finished_run(store: Store, folder: Path) -> Path:
+    """An outputs folder with one run, of all that the store was asked for so far."""
+    run = folder / "outputs" / "run"
+    run.mkdir(parents=True)
+    (run / "lineage.json").write_text(json.dumps(lineage(store.uses)))
+    return run.parent
+
+
+def test_prune_waits_for_no_run_and_takes_nothing_from_one(tmp_path: Path):
+    with using(Store(tmp_path / "store")) as store:
+        shout(POLICY, word="keep")
+        outputs = finished_run(store, tmp_path)
+        shout(POLICY, word="new")
+        refused = command(store, "prune", "--outputs", str(outputs), "--delete")
+        assert refused.returncode == 1
+        assert "a run is using --store" in refused.stderr
+        assert len(list(store.root.glob(f"*/**/{MANIFEST}"))) == 2
+    assert command(store, "prune", "--outputs", str(outputs), "--delete").returncode == 0
+    assert len(list(store.root.glob(f"*/**/{MANIFEST}"))) == 1
+
+
+def test_prune_removes_what_a_killed_process_was_making(tmp_path: Path):
+    with using(Store(tmp_path / "store")) as store:
+        shout(POLICY, word="keep")
+        outputs = finished_run(store, tmp_path)
+    process = multiprocessing.get_context("fork").Process(target=ask, args=(store.root, tmp_path / "log"))
+    process.start()
+    while not (tmp_path / "log").exists():
+        time.sleep(0.01)
+    assert "would delete" not in command(store, "prune", "--outputs", str(outputs)).stdout  # it is being made
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(30)
+    assert len(list(store.root.glob("slow/.making-*"))) == 1
+    assert command(store, "prune", "--outputs", str(outputs), "--delete").stdout.count("deleted slow/.making-") == 1
+    assert not list(store.root.glob("slow/.making-*"))
+
+
+def test_prune_without_runs_deletes_nothing(tmp_path: Path):
+    with using(Store(tmp_path / "store")) as store:
+        shout(POLICY, word="a")
     refused = command(store, "prune", "--outputs", str(tmp_path / "none"), "--delete")
     assert refused.returncode == 1
     assert "would delete everything" in refused.stderr

@@ -12,7 +12,6 @@ import contextlib
 import contextvars
 import fcntl
 import functools
-import hashlib
 import inspect
 import json
 import os
@@ -27,17 +26,36 @@ from typing import Any, TypeVar
 from bench.artifacts import content_hash
 from bench.errors import BenchError, is_disk_full
 from bench.progress import say
+from bench.store.files import (
+    MANIFEST,
+    DamagedArtifactError,
+    atomically,
+    check,
+    describe,
+    examined,
+    flush,
+    write_durably,
+)
+
+__all__ = [
+    "MANIFEST",
+    "Address",
+    "DamagedArtifactError",
+    "Store",
+    "Use",
+    "atomically",
+    "check",
+    "current",
+    "in_use",
+    "lineage",
+    "lock_file",
+    "stage",
+    "unique",
+    "using",
+    "write_durably",
+]
 
 T = TypeVar("T")
-
-MANIFEST = "manifest.json"
-HASH_ON_READ = (
-    256 * 2**20
-)  # bytes: larger files are checked by size when read, in full by `python -m bench.store verify`
-
-
-class DamagedArtifactError(Exception):
-    """Files that do not match their manifest; the store sets them aside and makes them again."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +116,15 @@ class Store:
     def make(self, address: Address, build: Callable[[Path], dict[str, float]], load: Callable[[Path], T]) -> T:
         """The artifact at `address`, loaded; made by `build(folder) -> counts` first where it is missing or damaged."""
         folder = self.root / address.folder
-        reused = True
-        manifest = self._intact(folder)
+        manifest, _ = examined(folder)
+        reused = manifest is not None
         if manifest is None:
             with self._lock(address):
-                manifest = self._intact(folder)
+                manifest, damage = examined(folder)
+                reused = manifest is not None
                 if manifest is None:
-                    reused = False
+                    if damage is not None:
+                        self._set_aside(folder, damage)
                     manifest = self._build(address, folder, build)
         self.uses.append(
             Use(
@@ -120,17 +140,10 @@ class Store:
     def has(self, address: Address) -> bool:
         return (self.root / address.folder / MANIFEST).is_file()
 
-    def _intact(self, folder: Path) -> dict[str, Any] | None:
-        if not (folder / MANIFEST).is_file():
-            return None
-        try:
-            return check(folder, hash_limit=HASH_ON_READ)
-        except DamagedArtifactError as error:
-            aside = folder.with_name(f".damaged-{folder.name}-{time.time_ns()}")
-            with contextlib.suppress(FileNotFoundError):  # another process was quicker
-                folder.rename(aside)
-                say(f"warning: {error}; set aside as {aside.relative_to(self.root)} and made again")
-            return None
+    def _set_aside(self, folder: Path, damage: DamagedArtifactError) -> None:
+        aside = folder.with_name(f".damaged-{folder.name}-{time.time_ns()}")
+        folder.rename(aside)
+        say(f"warning: {damage}; set aside as {aside.relative_to(self.root)} and made again")
 
     def _build(self, address: Address, folder: Path, build: Callable[[Path], dict[str, float]]) -> dict[str, Any]:
         scratch = folder.with_name(f".making-{folder.name}")
@@ -157,11 +170,12 @@ class Store:
                     if path.is_file()
                 },
             }
+            manifest["hash"] = content_hash(manifest)
             write_durably(scratch / MANIFEST, json.dumps(manifest, indent=1))
             for path in scratch.rglob("*"):
-                _fsync(path)
+                flush(path)
             scratch.rename(folder)
-            _fsync(folder.parent)
+            flush(folder.parent)
         except BaseException as error:
             shutil.rmtree(scratch, ignore_errors=True)
             if is_disk_full(error):
@@ -175,8 +189,7 @@ class Store:
     @contextlib.contextmanager
     def _lock(self, address: Address) -> Iterator[None]:
         """Held while an artifact is made; the kernel releases it when its process ends, however it ends."""
-        name = "-".join(address.folder.parts)
-        with (self.root / ".locks" / name).open("a+") as file:
+        with lock_file(self.root, address.folder).open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -194,12 +207,24 @@ _current: contextvars.ContextVar[Store | None] = contextvars.ContextVar("store",
 
 @contextlib.contextmanager
 def using(store: Store) -> Iterator[Store]:
-    """Stages called inside keep their artifacts in `store`."""
+    """Stages called inside keep their artifacts in `store`, which is not pruned meanwhile."""
     token = _current.set(store)
     try:
-        yield store
+        with in_use(store.root).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield store
     finally:
         _current.reset(token)
+
+
+def in_use(root: Path) -> Path:
+    """The file on which every run holds a shared lock, and pruning an exclusive one."""
+    return root / ".locks" / ".in-use"
+
+
+def lock_file(root: Path, artifact: Path) -> Path:
+    """The file to lock while the artifact at root / artifact is made."""
+    return root / ".locks" / "-".join(artifact.parts)
 
 
 def current() -> Store:
@@ -246,47 +271,6 @@ def stage(
     return decorate
 
 
-def check(folder: Path, *, hash_limit: float = float("inf")) -> dict[str, Any]:
-    """The manifest of an artifact whose files match it; DamagedArtifactError names the first that does not."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        files = manifest["files"].items()
-    except (ValueError, KeyError) as error:
-        raise DamagedArtifactError(f"the manifest of {folder} can't be read") from error
-    for name, expected in files:
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != expected["bytes"]:
-            raise DamagedArtifactError(f"{path} is missing or truncated")
-        if expected["bytes"] <= hash_limit and _sha256(path) != expected["sha256"]:
-            raise DamagedArtifactError(f"{path} does not match its checksum")
-    return manifest
-
-
-def describe(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-
-
-@contextlib.contextmanager
-def atomically(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, which takes its place, flushed to disk, when all went well and else is removed.
-
-    A reader sees the old file or the new, never half of it.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield beside
-        _fsync(beside)
-        beside.rename(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-
-
-def write_durably(path: Path, text: str) -> None:
-    with atomically(path) as beside:
-        beside.write_text(text)
-
-
 def unique(uses: Sequence[Use]) -> list[Use]:
     """Each artifact once, as it was when first asked for."""
     first: dict[tuple[str, str, str], Use] = {}
@@ -298,19 +282,6 @@ def unique(uses: Sequence[Use]) -> list[Use]:
 def lineage(uses: Sequence[Use]) -> list[dict[str, Any]]:
     """Every ancestor of a run, for lineage.json."""
     return [asdict(use) for use in unique(uses)]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _peak_memory() -> int:

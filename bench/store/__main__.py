@@ -1,13 +1,14 @@
 """python -m bench.store [list | verify | prune] [--store PATH] [--outputs PATH] [--delete]: see to what is stored."""
 
 import argparse
+import fcntl
 import json
 import shutil
 import sys
 import time
 from pathlib import Path
 
-from bench.store import MANIFEST, DamagedArtifactError, check
+from bench.store import MANIFEST, DamagedArtifactError, check, in_use, lock_file
 
 
 def main() -> None:
@@ -19,8 +20,8 @@ def main() -> None:
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the runs that prune respects")
     parser.add_argument("--delete", action="store_true", help="prune: delete; otherwise it only says what it would")
     options = parser.parse_args()
-    if not options.store.is_dir():
-        sys.exit(f"error: --store={options.store} is not a folder; give the store of your runs.")
+    if not (options.store / ".locks").is_dir():
+        sys.exit(f"error: --store={options.store} is not a store; give the folder that your runs name store=.")
     if options.action == "list":
         list_artifacts(options.store)
     elif options.action == "verify":
@@ -44,15 +45,18 @@ def list_artifacts(store: Path) -> None:
     total = 0
     print(f"{'stage':<20} {'key':<22} {'pieces':>6} {'size':>10} {'age':>8} {'made in':>9}")
     for folder, pieces in artifacts(store).items():
-        manifests = [json.loads((piece / MANIFEST).read_text()) for piece in pieces]
         size = _size(folder)
         total += size
+        try:
+            manifests = [check(piece, hash_limit=0) for piece in pieces]
+        except DamagedArtifactError as error:
+            print(f"{folder.parent.name:<20} {folder.name:<22} damaged: {error}")
+            continue
         age = time.time() - max(manifest["created"] for manifest in manifests)
         seconds = sum(manifest["seconds"] for manifest in manifests)
         name = f"{folder.parent.name:<20} {folder.name:<22}"
         print(f"{name} {len(pieces):>6} {_bytes(size):>10} {_age(age):>8} {seconds:>7.1f} s")
-    aside = [path for path in store.glob("*/**/.damaged-*") if path.is_dir()]
-    print(f"{_bytes(total)} in all" + (f"; {len(aside)} damaged artifacts set aside" if aside else ""))
+    print(f"{_bytes(total)} in all" + (f"; prune finds {len(left)} left-overs" if (left := left_overs(store)) else ""))
 
 
 def verify(store: Path) -> int:
@@ -69,8 +73,35 @@ def verify(store: Path) -> int:
     return min(damaged, 1)
 
 
+def left_overs(store: Path) -> list[Path]:
+    """What was set aside as damaged, and what a killed process was making; not what a live one is making."""
+    aside = [path for path in store.glob("*/**/.damaged-*") if path.is_dir()]
+    making = [path for path in store.glob("*/**/.making-*") if path.is_dir()]
+    return aside + [path for path in making if _abandoned(store, path)]
+
+
+def _abandoned(store: Path, making: Path) -> bool:
+    artifact = making.with_name(making.name.removeprefix(".making-")).relative_to(store)
+    with lock_file(store, artifact).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
 def prune(store: Path, outputs: Path, *, delete: bool) -> None:
-    """What no lineage.json under `outputs` names, and what was set aside; removed with `delete`."""
+    """What no lineage.json under `outputs` names, and left-overs; removed with `delete`, if no run uses the store."""
+    with in_use(store).open("a") as file:
+        if delete:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                sys.exit(f"error: a run is using --store={store}; prune it when the run has ended.")
+        _prune(store, outputs, delete=delete)
+
+
+def _prune(store: Path, outputs: Path, *, delete: bool) -> None:
     wanted = set()
     for lineage in outputs.glob("**/lineage.json"):
         wanted |= {(entry["stage"], entry["key"], entry["part"]) for entry in json.loads(lineage.read_text())}
@@ -78,7 +109,7 @@ def prune(store: Path, outputs: Path, *, delete: bool) -> None:
         sys.exit(
             f"error: no run under --outputs={outputs}; pruning would delete everything. Give the folder of your runs."
         )
-    unwanted = [path for path in store.glob("*/**/.damaged-*") if path.is_dir()]
+    unwanted = left_overs(store)
     for folder, pieces in artifacts(store).items():
         for piece in pieces:
             part = "" if piece == folder else piece.relative_to(folder).as_posix()
