@@ -50,13 +50,13 @@ def sequence_logprobs(
 ) -> np.ndarray:
     """[M, N] nats a sequence: each completion's log-probability under the policy's sampler, its EOS included."""
     total = np.zeros(completions.text.size)
-    for cells, (logits,), tokens, generated in _steps((policy,), prompts, completions, batch_tokens, dtype, "score"):
+    for cells, (logits,), tokens, generated, _ in _steps((policy,), prompts, completions, batch_tokens, dtype, "score"):
         taken = _sampler_logprobs(logits, tokens, temperature, top_p, top_k).gather(-1, tokens[..., None])[..., 0]
         total[cells] = (taken.double() * generated).sum(dim=-1).cpu().numpy()
     return total.reshape(completions.shape)
 
 
-@stage(version=1, load=DivergenceSamples.load, speed_only=("batch_tokens",))
+@stage(version=2, load=DivergenceSamples.load, speed_only=("batch_tokens",))
 def divergence_samples(
     policy: Policy,
     reference: Policy,
@@ -81,8 +81,9 @@ def divergence_samples(
     from safetensors.numpy import save_file
 
     rao_blackwell, k1 = np.zeros(completions.text.size), np.zeros(completions.text.size)
-    pair = (policy, reference)
-    for cells, logits, tokens, generated in _steps(pair, prompts, completions, batch_tokens, dtype, "KL"):
+    pair, read = (policy, reference), 0
+    for cells, logits, tokens, generated, attended in _steps(pair, prompts, completions, batch_tokens, dtype, "KL"):
+        read += attended
         ours = _sampler_logprobs(logits[0], tokens, temperature, top_p, top_k)
         theirs = logits[1].float().log_softmax(dim=-1)
         ratio = (ours - theirs).masked_fill(ours == float("-inf"), 0.0)  # what is never drawn adds nothing
@@ -94,7 +95,7 @@ def divergence_samples(
     save_file(
         {name: array.reshape(completions.shape) for name, array in arrays.items()}, out / "divergence.safetensors"
     )
-    return {"scored_tokens": int(completions.length.sum())}
+    return {"flops": 2 * sum(map(policies.count_parameters, pair)) * read}
 
 
 def _sampler_logprobs(
@@ -118,8 +119,8 @@ def _steps(
     batch_tokens: int,
     dtype: str,
     label: str,
-) -> Iterator[tuple[np.ndarray, list["torch.Tensor"], "torch.Tensor", "torch.Tensor"]]:
-    """Batches of (flat cells [B], each policy's logits [B, T, V], drawn tokens [B, T], which of them count [B, T]).
+) -> Iterator[tuple[np.ndarray, list["torch.Tensor"], "torch.Tensor", "torch.Tensor", int]]:
+    """Batches: flat cells [B], each policy's logits [B, T, V], drawn tokens [B, T], which count [B, T], tokens read.
 
     Sequences are padded on the left, so that completions end together and only their steps' logits are made.
     """
@@ -145,7 +146,8 @@ def _steps(
             ids, attended, generated = ids.to(device), attended.to(device), generated.to(device)
             with torch.inference_mode():
                 logits = {policy: _logits(model, ids, attended, steps) for policy, model in models.items()}
-                yield cells, [logits[policy] for policy in policies_], ids[:, width - steps :], generated
+                pair = [logits[policy] for policy in policies_]
+                yield cells, pair, ids[:, width - steps :], generated, int(lengths[cells].sum())
             progress.advance(len(cells))
 
 

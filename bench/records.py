@@ -26,7 +26,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     metrics = {
         **summary.flatten(rows),
         **summary.contrasts(cells, seed=cfg.seed),
-        **summary.provenance(results),
+        **summary.provenance(rows),
         **_counts(results),
         **costs.by_lineage(uses),
         **_break_even(cfg, results, cells, uses),

@@ -81,7 +81,7 @@ def log_to_wandb(
         if earlier is not None and earlier["content"] == content and earlier["mode"] in (mode, "online"):
             return Tracked(Path(earlier["path"]), earlier["url"])
         tracked, problem = _log_or_fall_back(run_folder, root, place, mode, timeout)
-        _remove_superseded(earlier, root, tracked.path)
+        _remove_superseded(root, str(place["id"]), tracked.path)
         used = "offline" if problem else mode
         record = {"content": content, "mode": used, "path": str(tracked.path), "url": tracked.url}
         write_durably(run_folder / RECORD, json.dumps(record, indent=1))
@@ -270,13 +270,11 @@ def _earlier(run_folder: Path) -> dict[str, Any] | None:
     return earlier if Path(earlier["path"]).is_dir() else None
 
 
-def _remove_superseded(earlier: dict[str, Any] | None, root: Path, now: Path) -> None:
-    """Drop the offline run that the new one replaces, unless it was synced: syncing both would mix them."""
-    if earlier is None or earlier["mode"] != "offline":
-        return
-    path = Path(earlier["path"])
-    if path != now and path.parent == root / "wandb" and not list(path.glob("*.synced")):
-        shutil.rmtree(path)
+def _remove_superseded(root: Path, run_id: str, now: Path) -> None:
+    """Drop this run's other unsynced offline folders, a killed process's among them: syncing two would mix them."""
+    for path in (root / "wandb").glob(f"offline-run-*-{run_id}"):
+        if path != now and not list(path.glob("*.synced")):
+            shutil.rmtree(path)
 
 
 @contextlib.contextmanager

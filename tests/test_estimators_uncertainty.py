@@ -160,6 +160,20 @@ def test_prompts_without_both_values_are_left_out_and_counted():
     assert paired_difference(a, b, rng()).prompts == 38
 
 
+def test_equal_differences_say_nothing_of_what_could_be_detected():
+    result = paired_difference(np.zeros(300), np.zeros(300), rng())
+    assert np.isnan(result.minimum_detectable_effect)
+    assert result.verdict == "not resolved"
+
+
+def test_an_interval_stays_within_what_a_mean_can_be():
+    for seed in range(20):
+        values = np.zeros(40)
+        values[seed % 40] = 1.0
+        low, high = bootstrap_interval(values, rng(seed))
+        assert 0 <= low <= high <= 1
+
+
 def test_minimum_detectable_effect_is_found_with_its_power():
     """Normal differences whose true mean is the effect: about 80 % of studies resolve it."""
     effect = 2.8016 / np.sqrt(100)

@@ -70,6 +70,8 @@ class Bootstrap:
         present = ~np.isnan(values)
         filled = np.where(present, values, 0.0)
         self.count = present.sum(axis=0)  # [K]
+        self.least = np.where(present, values, np.inf).min(axis=0)  # [K]
+        self.most = np.where(present, values, -np.inf).max(axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):
             self.mean = filled.sum(axis=0) / self.count
             centred = np.where(present, values - self.mean, 0.0)
@@ -103,7 +105,8 @@ class Bootstrap:
             shifted = self.bias[column] + z
             level = normal_cdf(self.bias[column] + shifted / max(1 - self.skew[column] * shifted, 1e-9))
             means = self.means[:, column]
-            ends[column] = np.quantile(means[~np.isnan(means)], level)
+            end = np.quantile(means[~np.isnan(means)], level)
+            ends[column] = np.clip(end, self.least[column], self.most[column])  # rounding can pass what a mean can be
         return ends
 
     def p_value_of_zero(self) -> float:

@@ -72,7 +72,8 @@ def paired_difference(
 
     Interval: `bootstrap_interval` of the differences; the p-value inverts it. "better" and "worse" need an interval
     without 0 and a level that the exact sign-flip test could reach too, 2^(1 − M), so that fewer than six prompts
-    resolve nothing at .05. Minimum detectable effect: (z_{1 − α/2} + z_power) · SE (Miller 2024, eq. 9).
+    resolve nothing at .05. Minimum detectable effect: (z_{1 − α/2} + z_power) · SE (Miller 2024, eq. 9), NaN for equal
+    differences.
     a, b: [M], higher is better; for a quantity where lower is better, swap them. A prompt with a NaN on either side is
     left out and `prompts` counts the others. ValueError for unequal shapes, infinities, or no prompt with both.
     """
@@ -94,6 +95,7 @@ def paired_difference(
         verdict = "better"
     elif reachable <= 2 * tail and high < 0:
         verdict = "worse"
-    detectable = float((normal_quantile(1 - tail) + normal_quantile(power)) * boot.error[0])
+    error = float(boot.error[0]) or float("nan")  # equal differences say nothing of what could be detected
+    detectable = float(normal_quantile(1 - tail) + normal_quantile(power)) * error
     p_value = max(boot.p_value_of_zero(), min(1.0, reachable))
     return PairedDifference(float(boot.mean[0]), low, high, p_value, detectable, len(difference), verdict)

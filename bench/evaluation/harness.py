@@ -57,7 +57,7 @@ def _load(folder: Path) -> HarnessResult:
     )
 
 
-@stage(version=1, load=_load, speed_only=("batch_size",))
+@stage(version=2, load=_load, speed_only=("batch_size",))
 def lm_eval_exact_match(
     policy: Policy,
     prompts: Prompts,
@@ -113,11 +113,12 @@ def lm_eval_exact_match(
     metrics = {
         f"{task_name}/{name.split(',')[0]}": float(value)
         for name, value in found["results"][task_name].items()
-        if name.split(",")[0] in ("exact_match", "exact_match_stderr")
+        if name.split(",")[0] in ("exact_match", "exact_match_stderr") and value != "N/A"  # its stderr, of one prompt
     }
     (out / RESULTS).write_text(json.dumps({"metrics": metrics, "rows": rows}, indent=1, ensure_ascii=False))
-    generated = sum(len(tokenizer.encode(row["text"], add_special_tokens=False)) for row in rows)
-    return {"evaluated_tokens": generated}
+    written = sum(len(tokenizer.encode(row["text"], add_special_tokens=False)) for row in rows)
+    read = sum(len(encode(tokenizer, messages)) for messages in prompts.messages)
+    return {"generated_tokens": written, "flops": 2 * policies.count_parameters(policy) * (read + written)}
 
 
 def write_task(

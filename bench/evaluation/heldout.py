@@ -58,20 +58,20 @@ def evaluate(
     num_completions: int,
     temperature: float,
     top_p: float,
+    top_k: int,
     kl_completions: int,
     lm_eval: bool,
 ) -> Outcomes:
     """Greedy and sampled completions of `policy`, graded, its KL from the raw `base`, and lm-eval's own verdict.
 
-    The KL is of the sampler drawn from (this policy at `temperature`, `top_p`), nats a sequence, on the first
+    The KL is of the sampler drawn from (this policy at `temperature`, `top_p`, `top_k`), nats a sequence, on the first
     `kl_completions` samples of each prompt; sequences cut at the length limit are kept.
     """
-    greedy = generation(prompts, policy, num_completions=1, temperature=0.0, top_p=1.0, seed=seed)
-    sampled = generation(
-        prompts, policy, num_completions=num_completions, temperature=temperature, top_p=top_p, seed=seed
-    )
+    greedy = generation(prompts, policy, num_completions=1, temperature=0.0, top_p=1.0, top_k=0, seed=seed)
+    sampler = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
+    sampled = generation(prompts, policy, num_completions=num_completions, seed=seed, **sampler)
     measured = sampled.first(kl_completions)
-    moved = divergence_samples(policy, base, prompts, measured, temperature=temperature, top_p=top_p)
+    moved = divergence_samples(policy, base, prompts, measured, **sampler)
     return Outcomes(
         greedy=grade(prompts, greedy, scoring, task),
         sampled=grade(prompts, sampled, scoring, task),

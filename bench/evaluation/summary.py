@@ -13,12 +13,26 @@ from bench.estimators.kl import (
     estimate_best_of_n_kl,
     estimate_best_of_n_win_rate,
 )
-from bench.estimators.uncertainty import bootstrap_interval, holm, paired_difference, simultaneous_band
+from bench.estimators.uncertainty import (
+    PairedDifference,
+    bootstrap_interval,
+    holm,
+    mcnemar,
+    paired_difference,
+    simultaneous_band,
+)
 from bench.evaluation.heldout import RAW_BASE, Graded, Outcomes
 from bench.experiment import Results
 from bench.seeds import generator
 
 SIGNIFICANCE = 0.05
+ESTIMATORS = {  # of each KL, by method and metric
+    ("policy", "kl"): "rao_blackwell",
+    ("policy", "kl_k1"): "k1",
+    ("best_of_n", "kl"): "jackknife + chain rule",
+    ("best_of_n", "kl_bound"): "log n - (n - 1)/n + chain rule",
+    ("best_of_n", "kl_sensitivity"): "jackknife, unsolved prompts at their largest + chain rule",
+}
 
 
 class Cell(NamedTuple):
@@ -54,7 +68,7 @@ def curves(cells: dict[Cell, np.ndarray], *, seed: int) -> list[dict]:
     low, high = bootstrap_interval(values, generator(seed, "intervals"))
     means = np.nanmean(values, axis=0)
     return [
-        {**cell._asdict(), "value": float(mean), "low": float(a), "high": float(b), **bands[cell]}
+        {**cell._asdict(), "value": float(mean), "low": float(a), "high": float(b), **bands[cell], **_provenance(cell)}
         for cell, mean, a, b in zip(cells, means, np.asarray(low), np.asarray(high), strict=True)
     ]
 
@@ -73,9 +87,10 @@ def contrasts(cells: dict[Cell, np.ndarray], *, seed: int) -> dict[str, float | 
         name: paired_difference(cells[ours], cells[theirs], generator(seed, "contrast", name))
         for name, (ours, theirs) in pairs.items()
     }
+    p_values = {name: _p_value(found[name], *(cells[cell] for cell in pair)) for name, pair in pairs.items()}
     secondary = [name for name in found if name != PRIMARY]
-    adjusted = dict(zip(secondary, holm(np.array([found[name].p_value for name in secondary])), strict=True))
-    adjusted[PRIMARY] = found[PRIMARY].p_value
+    adjusted = dict(zip(secondary, holm(np.array([p_values[name] for name in secondary])), strict=True))
+    adjusted[PRIMARY] = p_values[PRIMARY]
     metrics: dict[str, float | str] = {}
     for name, difference in found.items():
         resolved = name == PRIMARY or adjusted[name] <= SIGNIFICANCE
@@ -88,6 +103,12 @@ def contrasts(cells: dict[Cell, np.ndarray], *, seed: int) -> dict[str, float | 
             f"{name}/verdict": difference.verdict if resolved else "not resolved",
         }
     return metrics
+
+
+def _p_value(difference: PairedDifference, ours: np.ndarray, theirs: np.ndarray) -> float:
+    """McNemar's exact test where both outcomes are 0 or 1 (greedy accuracy), the bootstrap's elsewhere."""
+    binary = all(np.isin(values, (0, 1)).all() for values in (ours, theirs))
+    return mcnemar(ours, theirs) if binary else difference.p_value
 
 
 def _pairs(cells: dict[Cell, np.ndarray]) -> dict[str, tuple[Cell, Cell]]:
@@ -186,11 +207,20 @@ def _truncated(graded: Graded) -> np.ndarray:
     return (graded.completions.finish_reason == "length").mean(axis=1)
 
 
-def provenance(results: Results) -> dict[str, str]:
-    """Which estimator and reference stand behind each KL."""
-    return {
-        "best_of_n/kl_estimator": "jackknife + chain rule",
-        "best_of_n/kl_reference": RAW_BASE,
-        **{f"{arm}/kl_estimator": outcomes.kl.estimator for arm, outcomes in results.outcomes.items()},
-        **{f"{arm}/kl_reference": outcomes.kl.reference for arm, outcomes in results.outcomes.items()},
-    }
+def provenance(rows: Sequence[dict]) -> dict[str, str]:
+    """Which estimator and reference stand behind each KL of metrics.json."""
+    named: dict[str, str] = {}
+    for row in rows:
+        if row["estimator"]:
+            owner = "best_of_n" if row["method"] == "best_of_n" else row["policy"]
+            named[f"{owner}/{row['metric']}_estimator"] = row["estimator"]
+            named[f"{owner}/{row['metric']}_reference"] = row["reference"]
+            if row["metric"] == "kl" and row["method"] == "policy":
+                named[f"{owner}/kl_per_token_estimator"] = row["estimator"]
+                named[f"{owner}/kl_per_token_reference"] = row["reference"]
+    return named
+
+
+def _provenance(cell: Cell) -> dict[str, str]:
+    estimator = ESTIMATORS.get((cell.method, cell.metric), "")
+    return {"estimator": estimator, "reference": RAW_BASE if estimator else ""}

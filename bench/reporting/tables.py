@@ -8,7 +8,7 @@ import numpy as np
 from bench.estimators.uncertainty import seed_interval
 from bench.reporting.collect import Estimate, Run
 
-PLACES = ("store", "outputs", "name")
+PLACES = ("store", "outputs", "name", "tracking")
 
 
 def main_table(run: Run) -> str:
@@ -84,7 +84,7 @@ def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:
 
     keys = dict.fromkeys(key for setting in settings for key in setting)
     different = [key for key in keys if len({str(setting.get(key)) for setting in settings}) > 1]
-    return [key for key in different if key not in PLACES and not inherited(key)]
+    return [key for key in different if key.split(".")[0] not in PLACES and not inherited(key)]
 
 
 def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
