@@ -2,18 +2,23 @@
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+# Hydra's plain ValueError for group=null and group=3; it names neither
+NOT_A_CHOICE = "Config group override must be"
 
-def explain_composition(error: Exception, conf: Path) -> str:
-    """What is wrong, where, and what is allowed; `conf` is the configuration folder."""
+
+def explain_composition(error: Exception, conf: Path, arguments: Sequence[str]) -> str:
+    """What is wrong, where, and what is allowed; `conf` is the configuration folder, `arguments` the command line."""
     text = str(error)
     if found := re.search(r"Could not override '([^']+)'", text):
         return f"{found[1]} is not a setting{_suggest(found[1], conf)}; `python -m bench --cfg job` shows all of them."
+    if text.startswith(NOT_A_CHOICE):
+        return _not_a_choice(conf, arguments) or text
     if found := re.search(r"Could not find '(.+)/([^/']+)'", text):
         listing = text.partition("Available options")[2].partition("Config search path")[0]
         allowed = re.findall(r"^\t(\S+)$", listing, re.MULTILINE)
@@ -25,8 +30,24 @@ def explain_composition(error: Exception, conf: Path) -> str:
     return ". ".join(line.strip() for line in text.splitlines() if line.strip() and "https://" not in line)
 
 
+def _not_a_choice(conf: Path, arguments: Sequence[str]) -> str:
+    for argument in arguments:
+        group, _, values = argument.partition("=")
+        if not values or not (conf / group).is_dir():
+            continue
+        allowed = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+        for value in values.split(","):
+            if value not in allowed and not isinstance(yaml.safe_load(value), str):
+                choices = ", ".join(allowed) or "left out only"
+                return f"{group}={value} does not exist; {group} can be {choices}."
+    return ""
+
+
 def _suggest(key: str, conf: Path) -> str:
-    close = difflib.get_close_matches(key, list(_known_keys(conf)), n=1, cutoff=0.7)
+    known = list(_known_keys(conf))
+    if key in known:
+        return f" of the chosen {key.partition('.')[0]}"
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
     return f"; did you mean {close[0]}?" if close else ""
 
 

@@ -17,9 +17,13 @@ def main() -> None:
     parser.add_argument("run", nargs="+", type=Path, help="a run's folder, outputs/<name>/<run id>")
     try:
         runs = [read_run(folder) for folder in parser.parse_args().run]
+        table = main_table(runs[0]) if len(runs) == 1 else runs_table(runs)
     except BenchError as error:
         sys.exit(f"error: {error}")
-    print(main_table(runs[0]) if len(runs) == 1 else runs_table(runs))
+    except KeyError as error:
+        folders = ", ".join(str(run.folder) for run in runs)
+        sys.exit(f"error: The records in {folders} lack {error}; run the experiment again to rewrite them.")
+    print(table)
 
 
 if __name__ == "__main__":

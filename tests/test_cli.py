@@ -4,8 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from bench import report
 from bench.__main__ import main
 
 BAD_INPUT = {
@@ -30,6 +33,54 @@ BAD_INPUT = {
     "evaluation.kl_completions=99": ["evaluation.kl_completions=99", "evaluation.num_completions=16"],
     "selection=top_k_overall selection.k=99999": ["selection.k=99999", "600 prompts x 16 completions = 9600"],
     "task.train_prompts=10000000": ["task.train_prompts=10000000"],
+    "num_completions=null": ["num_completions=null", "whole number of at least 1"],
+    "temperature=null": ["temperature=null", "a number of at least 0"],
+    "seed=null": ["seed=null", "whole number of at least 0"],
+    "training.batch_size=null": ["training.batch_size=null", "whole number of at least 1"],
+    "~threads": ["threads has no value"],
+    "policy.steps=-3": ["policy.steps=-3", "whole number of at least 1"],
+    "policy.steps=0": ["policy.steps=0", "whole number of at least 1"],
+    "policy.demonstrations=0": ["policy.demonstrations=0", "whole number of at least 1"],
+    "policy.learning_rate=x": ["policy.learning_rate=x", "a number above 0"],
+    "policy.learning_rate=0": ["policy.learning_rate=0", "a number above 0"],
+    "task.train_prompts=abc": ["task.train_prompts=abc", "whole number of at least 1"],
+    "task.train_prompts=0": ["task.train_prompts=0", "whole number of at least 1"],
+    "task.validation_prompts=0": ["task.validation_prompts=0", "whole number of at least 1"],
+    "task.test_prompts=1": ["task.test_prompts=1", "whole number of at least 2"],
+    "generation.dtype=foo": ["generation.dtype=foo", "one of auto, float32, bfloat16, float16"],
+    "generation.batch_tokens=0": ["generation.batch_tokens=0", "whole number of at least 1"],
+    "generation.batch_tokens=x": ["generation.batch_tokens=x", "whole number of at least 1"],
+    "generation.temperature=0.5": ["generation.temperature=0.5", "set temperature instead"],
+    "generation.top_p=null": ["generation.top_p=null", "set top_p instead"],
+    "generation.max_new_tokens=7": ["generation.max_new_tokens=7", "set task.max_new_tokens instead"],
+    "scoring.every_step=2": ["scoring.every_step=2", "true or false"],
+    "training.weight_decay=abc": ["training.weight_decay=abc", "a number of at least 0"],
+    "training.max_grad_norm=abc": ["training.max_grad_norm=abc", "a number of at least 0"],
+    "training.warmup=2": ["training.warmup=2", "at least 0 and below 1"],
+    "training.warmup=1": ["training.warmup=1", "at least 0 and below 1"],
+    "training.scheduler=foo": ["training.scheduler=foo", "one of constant, linear, cosine"],
+    "training.micro_batch_size=5": ["training.micro_batch_size=5", "must divide training.batch_size=32"],
+    "training.micro_batch_size=0": ["training.micro_batch_size=0", "at least 1, or null"],
+    "evaluation.lm_eval=maybe": ["evaluation.lm_eval=maybe", "true or false"],
+    "evaluation.lm_eval=null": ["evaluation.lm_eval=null", "true or false"],
+    "tracking.mode=foo": ["tracking.mode=foo", "one of online, offline, disabled, or null"],
+    "evaluation.kl_completions=${foo}": ["'foo' not found", "evaluation.kl_completions"],
+    "experiment=3": ["experiment=3 does not exist"],
+    "name=../../x": ["name=../../x", "a plain name"],
+    "name=": ["name= is not allowed", "a plain name"],
+    "name=..": ["name=..", "not starting with '.'"],
+    "name=2024": ["name=2024", "not a mere number"],
+    "store=null": ["store=null", "path of a folder"],
+    "outputs=3": ["outputs=3", "path of a folder"],
+    "task=null": ["task=null does not exist", "word_problems"],
+    "policy=null": ["policy=null does not exist", "tiny"],
+    "selection=3": ["selection=3 does not exist", "top_per_prompt"],
+    "-m selection=top_per_prompt,3": ["selection=3 does not exist", "top_per_prompt"],
+    "-m top_p=1.0,0,1.0": ["top_p=0", "above 0 and at most 1"],
+    "-m selection=top_per_prompt,top_k_overall selection.k=5": ["selection.k is not a setting of the chosen selection"],
+    "-m selection=top_per_prompt,tpo": ["selection=tpo does not exist"],
+    "a=1 -m num_completions=0,4": ["num_completions=0,4", "options such as -m go before the settings"],
+    "policy=folder policy.steps=200": ["policy.steps is not a setting of the chosen policy; `python"],
     "policy=folder": ["policy.path has no value"],
     "policy=folder policy.path=nowhere": ["policy.path=", "config.json"],
     "store=/dev/null/store": ["store=/dev/null/store can't be written"],
@@ -60,6 +111,66 @@ def test_a_policy_folder_without_weights_is_refused(monkeypatch, tmp_path: Path)
     monkeypatch.setattr(sys, "argv", ["bench", "policy=folder", "policy.path=empty"])
     with pytest.raises(SystemExit, match=r"error: policy.path=.*/empty holds no weights \(\*.safetensors\)"):
         main()
+
+
+def test_every_cell_of_a_sweep_is_checked_before_the_first_runs(monkeypatch, tmp_path: Path):
+    ran = []
+    monkeypatch.setattr("bench.runner.run_experiment", lambda cfg: ran.append(cfg.top_p))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bench", "-m", "top_p=1.0,0"])
+    with pytest.raises(SystemExit, match="top_p=0 is not allowed"):
+        main()
+    assert ran == []
+    monkeypatch.setattr(sys, "argv", ["bench", "-m", "top_p=1.0,0.5", "selection=glob(top*)"])
+    main()
+    assert ran == [1.0, 1.0, 0.5, 0.5]
+
+
+def test_a_mistake_inside_the_work_is_not_taken_for_bad_input(monkeypatch, tmp_path: Path):
+    def fail(cfg):
+        raise ValueError("a defect")
+
+    monkeypatch.setattr("bench.runner.run_experiment", fail)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bench"])
+    with pytest.raises(ValueError, match="a defect"):
+        main()
+
+
+def write_run(folder: Path) -> None:
+    (folder / "config.yaml").write_text("selection:\n  _target_: bench.selection.all_correct\n")
+    (folder / "metrics.json").write_text('{"a": 1}')
+    row = {"policy": "x", "method": "x", "metric": "x", "n": 1, "value": 0.5, "low": 0.4, "high": 0.6}
+    pq.write_table(pa.Table.from_pylist([row]), folder / "curves.parquet")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("metrics.json", '{"a": '),
+        ("metrics.json", "[]"),
+        ("config.yaml", "a: [\n"),
+        ("config.yaml", ""),
+        ("config.yaml", None),
+        ("curves.parquet", "cut"),
+        ("metrics.json", '{"b": 1}'),
+    ],
+)
+def test_report_says_in_one_sentence_that_a_record_is_damaged(file, content, monkeypatch, tmp_path: Path, capsys):
+    write_run(tmp_path)
+    if content is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_text(content)
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        report.main()
+    message = str(stopped.value.code)
+    assert message.startswith("error: ")
+    assert str(tmp_path) in message
+    assert "again" in message
+    assert "\n" not in message
+    assert capsys.readouterr() == ("", "")
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:

@@ -1,6 +1,8 @@
 """Read back what a run left: its configuration, metrics and curves."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,20 +51,41 @@ class Run:
 
 
 def read_run(folder: str | Path) -> Run:
-    """The run in `folder`; BenchError where it is not a finished one."""
+    """The run in `folder`; BenchError where it is not a finished one, or a record of it is damaged."""
     import pyarrow.parquet as pq
     from omegaconf import OmegaConf
 
     folder = Path(folder)
     if not (folder / "metrics.json").is_file():
         raise BenchError(f"{folder} holds no finished run (no metrics.json); see error.txt there, or run it again.")
-    config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    rows = pq.read_table(folder / "curves.parquet").to_pylist()
-    curves = {
-        (row["policy"], row["method"], row["metric"], row["n"]): Estimate(row["value"], row["low"], row["high"])
-        for row in rows
-    }
-    return Run(folder, config, json.loads((folder / "metrics.json").read_text()), curves)
+    with _whole(folder / "config.yaml") as path:
+        config = _mapping(OmegaConf.to_container(OmegaConf.load(path)))
+    with _whole(folder / "metrics.json") as path:
+        metrics = _mapping(json.loads(path.read_text()))
+    with _whole(folder / "curves.parquet") as path:
+        curves = {
+            (row["policy"], row["method"], row["metric"], row["n"]): Estimate(row["value"], row["low"], row["high"])
+            for row in pq.read_table(path).to_pylist()
+        }
+    return Run(folder, config, metrics, curves)
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """BenchError where the file can't be read as what it should be."""
+    from yaml import YAMLError
+
+    try:
+        yield path
+    except (OSError, ValueError, KeyError, YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise BenchError(f"{path} is missing or damaged ({reason}); run the experiment again to rewrite it.") from error
+
+
+def _mapping(content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict) or not content:
+        raise ValueError("it should hold names and values")
+    return content
 
 
 def _short(number: float) -> str:
