@@ -31,6 +31,7 @@ def arguments(policy: Policy) -> list[str]:
         "evaluation.num_completions=4",
         "generation.shard_size=20",
         "temperature=0.8",
+        "generation.top_k=50",
         "top_p=0.95",
         "training.epochs=1",
     ]
@@ -136,6 +137,18 @@ def test_lineage_names_every_stage(finished):
     entries = json.loads((run_folder(finished[0]) / "lineage.json").read_text())
     assert {"generate", "divergence_samples"} <= {entry["stage"] for entry in entries}
     assert sum(entry["counts"].get("generated_tokens", 0) for entry in entries) > 0
+
+
+def test_policies_are_sampled_as_the_evaluation_says_and_best_of_n_as_the_run_says(finished):
+    entries = json.loads((run_folder(finished[0]) / "lineage.json").read_text())
+    samplers = {
+        tuple(entry["settings"][name] for name in ("temperature", "top_p", "top_k"))
+        for entry in entries
+        if entry["stage"] == "generate"
+    }
+    assert samplers == {(0.8, 0.95, 50), (1.0, 1.0, 0), (0.0, 1.0, 0)}
+    (divergence, *_) = (entry for entry in entries if entry["stage"] == "divergence_samples")
+    assert divergence["settings"]["top_k"] == 0
 
 
 def test_again_makes_nothing(finished, tiny_policy: Policy):

@@ -166,7 +166,7 @@ def break_even(
     elif math.isinf(middle):
         sentence = f"No n up to {sizes[-1]} is as good as the fine-tuned policy, so no break-even is given."
     else:
-        sentence = "At the matching n a query of Best-of-n costs no more, so fine-tuning never pays."
+        sentence = "It is as good as a Best-of-n that costs no more a query (n near 1), so fine-tuning never pays."
     return BreakEven(middle, low, high, queries, fewest, most, sentence)
 
 
