@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench import costs, store
 from bench.artifacts import Completions, Policy, Prompts
+from bench.estimators.best_of_n import subset_method
 from bench.evaluation import summary
 from bench.experiment import Results
 from bench.seeds import generator
@@ -41,9 +42,9 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     return ordered
 
 
-def _counts(results: Results) -> dict[str, float]:
+def _counts(results: Results) -> dict[str, float | str]:
     chosen = results.selections["tuned"]
-    counts = {
+    counts: dict[str, float | str] = {
         "selection/kept": len(chosen),
         "selection/prompts_covered": chosen.prompts_covered,
         "selection/prompts_unscored": int(np.isnan(results.rewards.value).all(axis=1).sum()),
@@ -60,6 +61,9 @@ def _counts(results: Results) -> dict[str, float]:
     }
     for arm, outcomes in results.outcomes.items():
         counts[f"{arm}/kl_per_token"] = outcomes.kl_per_token
+        drawn = outcomes.sampled.gold.shape[1]
+        for k in summary.powers_of_two(drawn):
+            counts[f"{arm}/majority@{k}_subsets"] = subset_method(drawn, k)
         if outcomes.harness is not None:
             counts |= {f"{arm}/lm_eval/{name}": value for name, value in outcomes.harness.metrics.items()}
     return counts
