@@ -16,7 +16,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.report", description="Tables of finished runs.")
     parser.add_argument("run", nargs="+", type=Path, help="a run's folder, outputs/<name>/<run id>")
     try:
-        runs = [read_run(folder) for folder in parser.parse_args().run]
+        folders = parser.parse_args().run
+        finished = [folder for folder in folders if (folder / "metrics.json").is_file()]
+        for folder in folders if finished else []:
+            if folder not in finished:
+                print(f"left out: {folder} holds no finished run", file=sys.stderr)
+        runs = [read_run(folder) for folder in finished or folders]
         table = main_table(runs[0]) if len(runs) == 1 else runs_table(runs)
     except BenchError as error:
         sys.exit(f"error: {error}")

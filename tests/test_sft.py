@@ -115,6 +115,12 @@ def test_loss_falls_on_the_completion_exactly_as_drawn_and_on_nothing_else(
     assert sorted(endings) == [(False, 0)] * 7 + [(True, 1)] * 14  # truncated: none added; finished: its own, once
 
 
+def test_a_training_of_one_update_trains(trained, random_policy):
+    policy, counts = trained(chosen(EVERY_CELL), epochs=1, batch_size=64, warmup=0.05)
+    assert counts["steps"] == 1
+    assert largest_difference(policy, random_policy) > 1e-5
+
+
 def test_a_finished_completion_without_its_eos_is_refused(store, random_policy, few_prompts, pool):
     finish_reason = pool.finish_reason.copy()
     finish_reason[0, 2] = "stop"

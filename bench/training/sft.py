@@ -113,7 +113,7 @@ def training_log(policy: Policy) -> list[dict[str, float]]:
     return json.loads((policy.path / LOG).read_text())
 
 
-@stage(version=1, load=policies.folder, speed_only=("micro_batch_size", "gradient_checkpointing"))
+@stage(version=2, load=policies.folder, speed_only=("micro_batch_size", "gradient_checkpointing"))
 def sft(
     policy: Policy,
     examples: TrainingSet,

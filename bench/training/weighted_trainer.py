@@ -43,6 +43,7 @@ def train(
     from trl.trainer.sft_config import SFTConfig
 
     on_gpu = torch.cuda.is_available()
+    steps = math.ceil(math.ceil(len(rows["weight"]) / batch_size) * epochs)
     arguments = SFTConfig(
         output_dir=str(scratch),
         num_train_epochs=epochs,
@@ -50,7 +51,7 @@ def train(
         per_device_train_batch_size=micro_batch_size,
         gradient_accumulation_steps=batch_size // micro_batch_size,
         lr_scheduler_type=scheduler,
-        warmup_steps=warmup,
+        warmup_steps=min(math.ceil(warmup * steps), steps - 1),  # it starts at 0: a lone update must not be part of it
         weight_decay=weight_decay,
         max_grad_norm=max_grad_norm,
         gradient_checkpointing=gradient_checkpointing,
@@ -71,7 +72,6 @@ def train(
     arguments._n_gpu = min(arguments.n_gpu, 1)  # of several visible GPUs one trains: no DataParallel
     configs = copy.deepcopy((model.config, model.generation_config))
     log: list[dict[str, float]] = []
-    steps = math.ceil(math.ceil(len(rows["weight"]) / batch_size) * epochs)
     with progress.bar("fine-tuning", steps, "step") as bar:
         trainer = weighted_trainer(model, tokenizer, rows, arguments, _watcher(log, bar))
         trainer.train()
