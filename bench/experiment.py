@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
 from bench.evaluation.heldout import Graded, Outcomes, grade
 from bench.seeds import generator
@@ -75,8 +77,6 @@ def run(
 
 def evidence_for(selection: Callable[..., Selection], pool: Completions, task: Task) -> dict:
     """What a selection method asks for by name beyond the rewards, e.g. `paths` [M, N]."""
-    import numpy as np
-
     available = {"paths": lambda: np.vectorize(task.path, otypes=[object])(pool.text), "length": lambda: pool.length}
     wanted = inspect.signature(selection).parameters
     return {name: make() for name, make in available.items() if name in wanted}

@@ -14,6 +14,7 @@ from bench.artifacts import Completions, Policy, Prompts
 from bench.estimators.best_of_n import subset_method
 from bench.evaluation import summary
 from bench.experiment import Results
+from bench.generation.pool import describe
 from bench.seeds import generator
 from bench.training.sft import training_log
 
@@ -48,10 +49,9 @@ def _counts(results: Results) -> dict[str, float | str]:
         "selection/kept": len(chosen),
         "selection/prompts_covered": chosen.prompts_covered,
         "selection/prompts_unscored": int(np.isnan(results.rewards.value).all(axis=1).sum()),
-        "pool/completions": results.pool.text.size,
+        **{f"pool/{name}": value for name, value in describe(results.pool).items()},
         "pool/unscored": results.rewards.unscored,
         "pool/mean_reward": float(np.nanmean(results.rewards.value)),
-        "pool/truncated": float((results.pool.finish_reason == "length").mean()),
         "train/loss": _last_epoch_loss(results.policies["tuned"]),
         "control/train_loss": _last_epoch_loss(results.policies["control"]),
         "best_of_n/pool_size": results.best_of_n.proxy.shape[1],

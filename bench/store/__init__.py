@@ -137,9 +137,6 @@ class Store:
         )
         return load(folder)
 
-    def has(self, address: Address) -> bool:
-        return (self.root / address.folder / MANIFEST).is_file()
-
     def _set_aside(self, folder: Path, damage: DamagedArtifactError) -> None:
         aside = folder.with_name(f".damaged-{folder.name}-{time.time_ns()}")
         folder.rename(aside)
