@@ -2,8 +2,9 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from bench.allowed import ABOVE_ZERO, FOLDER, Count, Seed
 from bench.artifacts import Policy
 from bench.errors import BenchError
 
@@ -14,16 +15,16 @@ if TYPE_CHECKING:
 def tiny(
     task: "Corpus",
     *,
-    seed: int,
-    demonstrations: int = 32_000,
-    steps: int = 1100,
-    batch_size: int = 32,
-    learning_rate: float = 2.5e-3,
-    hidden_size: int = 96,
-    layers: int = 2,
-    heads: int = 3,
-    feedforward_size: int = 256,
-    vocabulary: int = 400,
+    seed: Seed,
+    demonstrations: Count = 32_000,
+    steps: Count = 1100,
+    batch_size: Count = 32,
+    learning_rate: Annotated[float, ABOVE_ZERO] = 2.5e-3,
+    hidden_size: Count = 96,
+    layers: Count = 2,
+    heads: Count = 3,
+    feedforward_size: Count = 256,
+    vocabulary: Count = 400,
 ) -> Policy:
     """The embedded default: a small Llama pretrained from scratch on the task's noisy demonstrations."""
     from bench.training.pretraining import pretrain
@@ -43,7 +44,7 @@ def tiny(
     )
 
 
-def from_folder(task: Any, *, path: str | Path) -> Policy:
+def from_folder(task: Any, *, path: Annotated[str, FOLDER]) -> Policy:
     """A policy that lies in a local folder, whatever the task."""
     return folder(path)
 

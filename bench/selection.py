@@ -7,6 +7,7 @@ Selections come in row-major order, so that equal choices make equal training se
 
 import numpy as np
 
+from bench.allowed import Count
 from bench.artifacts import Selection
 from bench.errors import BenchError
 
@@ -21,7 +22,7 @@ def top_per_prompt(rewards: np.ndarray, rng: np.random.Generator) -> Selection:
     return _cells(_ranks_within_prompt(rewards, rng) == 0)
 
 
-def top_k_overall(rewards: np.ndarray, rng: np.random.Generator, *, k: int) -> Selection:
+def top_k_overall(rewards: np.ndarray, rng: np.random.Generator, *, k: Count) -> Selection:
     """The k best of all completions together: easy prompts may fill it. Raises BenchError where fewer are scored.
 
     rewards: [M, N]. Source: reward-ranked filtering over the whole pool, as in RAFT (Dong et al. 2023), section 3.
@@ -34,7 +35,7 @@ def random_per_prompt(rewards: np.ndarray, rng: np.random.Generator) -> Selectio
     return _cells(_ranks_within_prompt(_indifferent(rewards), rng) == 0)
 
 
-def random_k_overall(rewards: np.ndarray, rng: np.random.Generator, *, k: int) -> Selection:
+def random_k_overall(rewards: np.ndarray, rng: np.random.Generator, *, k: Count) -> Selection:
     """k scored completions, uniformly: the size-matched control of top_k_overall. rewards: [M, N]."""
     return _best_k(_indifferent(rewards), k, rng)
 

@@ -16,8 +16,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from bench.allowed import number, one_of, or_null
 from bench.artifacts import content_hash
 from bench.progress import say
 from bench.store import write_durably
@@ -51,10 +52,10 @@ def log_to_wandb(
     *,
     project: str,
     entity: str | None = None,
-    mode: str = "offline",
+    mode: Annotated[str, or_null(one_of("online", "offline", "disabled"))] = "offline",
     tags: Sequence[str] = (),
     directory: str | None = None,
-    timeout: float = 60,
+    timeout: Annotated[float, or_null(number(0))] = 60,
 ) -> Tracked | None:
     """Log what a finished run left: config, metrics, curves, tables, figures, lineage; None where W&B would not.
 

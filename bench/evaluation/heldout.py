@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
+from bench.allowed import ABOVE_ZERO, TRUE_OR_FALSE, Count, TopK, TopP
 from bench.artifacts import Completions, Divergence, Policy, Prompts, Rewards
 from bench.estimators.kl import kl_per_token
 from bench.evaluation.harness import HarnessResult, harness
@@ -55,12 +57,12 @@ def evaluate(
     task: Task,
     *,
     seed: int,
-    num_completions: int,
-    temperature: float,
-    top_p: float,
-    top_k: int,
-    kl_completions: int,
-    lm_eval: bool,
+    num_completions: Count,
+    temperature: Annotated[float, ABOVE_ZERO],
+    top_p: TopP,
+    top_k: TopK,
+    kl_completions: Count,
+    lm_eval: Annotated[bool, TRUE_OR_FALSE],
 ) -> Outcomes:
     """Greedy and sampled completions of `policy`, graded, its KL from the raw `base`, and lm-eval's own verdict.
 

@@ -5,11 +5,12 @@ Any causal language model of Hugging Face whose layers cache attention keys and 
 
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
 from bench import chat, policies
+from bench.allowed import DTYPE, Count, Seed, Temperature, TopK, TopP
 from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
 from bench.generation.pool import draw
@@ -26,16 +27,16 @@ def generate(
     prompts: Prompts,
     policy: Policy,
     *,
-    num_completions: int,
-    temperature: float,
-    top_p: float,
-    top_k: int = 0,
-    max_new_tokens: int,
-    seed: int,
-    dtype: str = "auto",
-    block_size: int = 4,
-    shard_size: int = 256,
-    batch_tokens: int = 49_152,
+    num_completions: Count,
+    temperature: Temperature,
+    top_p: TopP,
+    top_k: TopK = 0,
+    max_new_tokens: Count,
+    seed: Seed,
+    dtype: Annotated[str, DTYPE] = "auto",
+    block_size: Count = 4,
+    shard_size: Count = 256,
+    batch_tokens: Count = 49_152,
 ) -> Completions:
     """N completions of each prompt [M, N], from the store where they were drawn before.
 

@@ -9,9 +9,11 @@ order), and within a split every prompt has a core of its own.
 import re
 from dataclasses import dataclass
 from functools import cache
+from typing import Annotated
 
 import numpy as np
 
+from bench.allowed import Count, Seed, whole
 from bench.artifacts import Prompts, content_hash
 from bench.errors import BenchError
 from bench.seeds import generator
@@ -27,11 +29,11 @@ CORPUS_VERSION = 1  # raise it when `demonstrations` means something new: polici
 class WordProblems:
     """The task. `seed` chooses the prompts and is independent of the run's; the cores of a split never change."""
 
-    train_prompts: int = 600
-    validation_prompts: int = 300
-    test_prompts: int = 300
-    max_new_tokens: int = 48  # the longest solution takes 21, EOS included
-    seed: int = 0
+    train_prompts: Count = 600
+    validation_prompts: Count = 300
+    test_prompts: Annotated[int, whole(2)] = 300
+    max_new_tokens: Count = 48  # the longest solution takes 21, EOS included
+    seed: Seed = 0
 
     @property
     def name(self) -> str:

@@ -13,11 +13,12 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from bench import chat, policies
+from bench.allowed import ABOVE_ZERO, TRUE_OR_FALSE, Count, number, one_of, or_null, whole
 from bench.artifacts import Completions, Message, Policy, Prompts, Selection, content_hash
 from bench.errors import BenchError
 from bench.seeds import small_seed
@@ -51,15 +52,15 @@ def fine_tune(
     completions: Completions,
     selection: Selection,
     *,
-    epochs: float = 3,
-    learning_rate: float = 1e-3,
-    batch_size: int = 32,
-    micro_batch_size: int | None = None,
-    scheduler: str = "cosine",
-    warmup: float = 0.05,
-    weight_decay: float = 0.0,
-    max_grad_norm: float = 1.0,
-    gradient_checkpointing: bool = False,
+    epochs: Annotated[float, ABOVE_ZERO] = 3,
+    learning_rate: Annotated[float, ABOVE_ZERO] = 1e-3,
+    batch_size: Count = 32,
+    micro_batch_size: Annotated[int | None, or_null(whole(1))] = None,
+    scheduler: Annotated[str, one_of(*SCHEDULERS)] = "cosine",
+    warmup: Annotated[float, number(0, 1, open_high=True)] = 0.05,
+    weight_decay: Annotated[float, number(0)] = 0.0,
+    max_grad_norm: Annotated[float, number(0)] = 1.0,
+    gradient_checkpointing: Annotated[bool, TRUE_OR_FALSE] = False,
     seed: int,
 ) -> Policy:
     """The policy after AdamW on the selected completions, starting from `policy`; equal training sets are trained once.

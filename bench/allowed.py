@@ -1,0 +1,79 @@
+"""Which values a setting may have, said where the setting is: `k: Annotated[int, whole(1)]` in a function's signature.
+
+bench.settings reads these rules from every `_target_` of a configuration and refuses other values before any work.
+"""
+
+import inspect
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_origin
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Whether a value is allowed, and what is, e.g. "a whole number of at least 1"."""
+
+    allows: Callable[[Any], bool]
+    description: str
+
+
+def whole(minimum: int) -> Rule:
+    return Rule(
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= minimum,
+        f"a whole number of at least {minimum}",
+    )
+
+
+def number(low: float = -math.inf, high: float = math.inf, *, open_low: bool = False, open_high: bool = False) -> Rule:
+    """A finite number from low to high; open_low and open_high leave out the end itself."""
+
+    def allows(value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return False
+        return (value > low if open_low else value >= low) and (value < high if open_high else value <= high)
+
+    ends = [f"{'above' if open_low else 'of at least'} {low:g}"] if low > -math.inf else []
+    ends += [f"{'below' if open_high else 'at most'} {high:g}"] if high < math.inf else []
+    return Rule(allows, " ".join(["a number", " and ".join(ends)]).strip())
+
+
+def one_of(*choices: str) -> Rule:
+    return Rule(lambda value: isinstance(value, str) and value in choices, f"one of {', '.join(choices)}")
+
+
+def text(pattern: str, description: str) -> Rule:
+    return Rule(lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None, description)
+
+
+def or_null(rule: Rule) -> Rule:
+    return Rule(lambda value: value is None or rule.allows(value), f"{rule.description}, or null")
+
+
+TRUE_OR_FALSE = Rule(lambda value: isinstance(value, bool), "true or false")
+ABOVE_ZERO = number(0, open_low=True)
+PROBABILITY_MASS = number(0, 1, open_low=True)
+FOLDER = text(r"[^\0\n]+", "the path of a folder, as text")
+PLAIN_NAME = text(
+    r"[A-Za-z0-9_-][A-Za-z0-9._-]*",
+    "a plain name of letters, digits, '.', '_' and '-', not starting with '.', and not a mere number",
+)
+DTYPE = one_of("auto", "float32", "bfloat16", "float16")
+
+Seed = Annotated[int, whole(0)]
+Temperature = Annotated[float, number(0)]
+TopP = Annotated[float, PROBABILITY_MASS]
+TopK = Annotated[int, whole(0)]
+Count = Annotated[int, whole(1)]
+
+
+def rules(function: Callable[..., Any]) -> dict[str, Rule]:
+    """The rules in a function's (or class's) signature, by parameter."""
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if get_origin(parameter.annotation) is Annotated:
+            for note in get_args(parameter.annotation)[1:]:
+                if isinstance(note, Rule):
+                    found[name] = note
+    return found
