@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from bench import chat, policies
+from bench import policies
 from bench.allowed import DTYPE, Count, Seed, Temperature, TopK, TopP
 from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
+from bench.generation import tokens
 from bench.generation.pool import draw
 from bench.progress import Bar
 from bench.seeds import generator
@@ -79,9 +80,7 @@ class TransformersEngine:
                 "values, which generation=transformers can't share among samples."
             )
         self.batch_tokens = batch_tokens
-        configured = self.model.generation_config.eos_token_id
-        several = configured if isinstance(configured, list) else [configured]
-        self.eos_ids = {token for token in (*several, self.tokenizer.eos_token_id) if token is not None}
+        self.eos_ids = tokens.ending_ids(self.tokenizer, self.model.generation_config)
         self._last: tuple[object, list[list[int]], list[tuple[list[int], Prefill]]] | None = None
 
     def sample(
@@ -126,20 +125,13 @@ class TransformersEngine:
                 token_ids[group[i // shape[1]], i % shape[1]] = ids
             logprob[group] = drawn.logprob.reshape(-1, shape[1])
             policy_logprob[group] = drawn.policy_logprob.reshape(-1, shape[1])
-        if not np.isfinite(policy_logprob).all():
-            raise BenchError(
-                f"The policy's logits are not finite numbers in {self.model.dtype}; its weights are damaged, or "
-                "generation.dtype is too narrow for it."
-            )
-        texts = self.tokenizer.batch_decode([ids.tolist() for ids in token_ids.ravel()], skip_special_tokens=True)
-        stopped = [ids[-1] in self.eos_ids for ids in token_ids.ravel()]
-        completions = Completions(
-            text=np.array(texts, object).reshape(shape),
-            token_ids=token_ids,
-            finish_reason=np.where(stopped, "stop", "length").reshape(shape),
+        completions = tokens.decode(
+            self.tokenizer,
+            token_ids,
+            eos_ids=self.eos_ids,
             logprob=logprob,
             policy_logprob=policy_logprob,
-            key="",
+            dtype=str(self.model.dtype),
         )
         read = sum(map(len, prompt_ids)) if 0 in samples else 0
         written = int(completions.length.sum())
@@ -155,8 +147,8 @@ class TransformersEngine:
         wanted = (prompts.key, samples, max_new_tokens)
         if self._last is None or self._last[0] != wanted:
             self._last = None  # its memory is needed
-            prompt_ids = [chat.encode(self.tokenizer, messages) for messages in prompts.messages]
-            self._refuse_long(prompts, prompt_ids, max_new_tokens)
+            context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+            prompt_ids = tokens.encode(self.tokenizer, prompts, max_new_tokens=max_new_tokens, context=context)
             groups = [
                 (group, prefill(self.model, [prompt_ids[row] for row in group]))
                 for group in self._groups(prompt_ids, samples, max_new_tokens)
@@ -175,15 +167,6 @@ class TransformersEngine:
                 group = []
             group.append(row)
         yield group
-
-    def _refuse_long(self, prompts: Prompts, prompt_ids: list[list[int]], max_new_tokens: int) -> None:
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        for name, ids in zip(prompts.id, prompt_ids, strict=True):
-            if context is not None and len(ids) + max_new_tokens > context:
-                raise BenchError(
-                    f"Prompt {name} has {len(ids)} tokens, which with max_new_tokens={max_new_tokens} is more than the "
-                    f"policy's context of {context}; shorten it or lower task.max_new_tokens."
-                )
 
 
 def _device() -> str:
