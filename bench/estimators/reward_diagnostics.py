@@ -1,0 +1,205 @@
+"""What a proxy reward knows of the gold outcome: ranking, ties, length, calibration, and where more selection hurts.
+
+Everything is a value a prompt, so that intervals are over prompts; a prompt that can't say has NaN and is counted.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.estimators.arrays import as_floats, as_outcomes, check_same_shape, sorted_pools, tie_groups
+from bench.estimators.best_of_n import best_of_n
+from bench.estimators.bootstrap import RESAMPLES, resampled_means, tail_of
+from bench.estimators.overoptimisation import Overoptimisation, overoptimisation
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Probabilities against outcomes in K bins of equal width; bins without a completion are NaN."""
+
+    expected: np.ndarray  # [K] mean probability
+    observed: np.ndarray  # [K] mean gold
+    observed_low: np.ndarray  # [K] 95 % over prompts
+    observed_high: np.ndarray  # [K]
+    count: np.ndarray  # [K] completions
+    error: float  # expected calibration error, in probability
+    error_low: float
+    error_high: float
+
+
+@dataclass(frozen=True)
+class TurningPoint:
+    """The n where gold is highest, and whether it falls beyond while the proxy rises."""
+
+    n: int  # chosen on one half of the prompts
+    largest: int  # the n it is compared with, on the other half
+    found: Overoptimisation
+
+
+def midranks(values: np.ndarray) -> np.ndarray:
+    """[M, N] ranks from 1 within each row, equal values sharing their mean rank; NaN where a value is NaN."""
+    values = as_floats("values", values, 2, shape="[M, N]")
+    ranks = np.full(values.shape, np.nan)
+    for pool in sorted_pools(values):
+        start, size = tie_groups(pool.rewards)
+        ranks[pool.rows[:, None], pool.order] = start + (size + 1) / 2
+    return ranks
+
+
+def within_prompt_auc(proxy: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """[M]: how often a correct completion outscores a wrong one of the same prompt, a tie counting half.
+
+    The Mann-Whitney statistic over the pairs of a row: [Σ ranks of the correct − P(P + 1)/2] / (P Q), with P correct
+    and Q wrong ones (Hanley and McNeil 1982). NaN where a row lacks either: no scorer could rank it. proxy: [M, N];
+    gold: [M, N] of 0 and 1. A cell that is NaN in either is left out.
+    """
+    proxy, gold = _scored(proxy, gold)
+    positive, negative = (gold == 1).sum(axis=1), (gold == 0).sum(axis=1)
+    above = np.nansum(np.where(gold == 1, midranks(proxy), 0), axis=1) - positive * (positive + 1) / 2
+    return _ratio(above, positive * negative)
+
+
+def decidable(proxy: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """[M]: 1 where a prompt has a scored correct and a scored wrong completion, else 0. proxy, gold: [M, N]."""
+    proxy, gold = _scored(proxy, gold)
+    return ((gold == 1).any(axis=1) & (gold == 0).any(axis=1)).astype(float)
+
+
+def tie_rate(proxy: np.ndarray) -> np.ndarray:
+    """[M]: the share of a prompt's pairs of scored completions that the proxy scores alike; NaN with fewer than two."""
+    proxy = as_floats("proxy", proxy, 2, shape="[M, N]")
+    tied = np.full(len(proxy), np.nan)
+    for pool in sorted_pools(proxy):
+        _, size = tie_groups(pool.rewards)
+        pairs = np.full(len(pool.rows), pool.size * (pool.size - 1))
+        tied[pool.rows] = _ratio((size - 1).sum(axis=1), pairs)
+    return tied
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """[M]: Spearman's ρ of each row, the correlation of midranks; NaN where a or b is constant in the row.
+
+    a, b: [M, N], e.g. the proxy and the length in tokens. A cell that is NaN in either is left out.
+    """
+    a, b = as_floats("a", a, 2, shape="[M, N]"), as_floats("b", b, 2, shape="[M, N]")
+    check_same_shape(a=a, b=b)
+    missing = np.isnan(a) | np.isnan(b)
+    if missing.all():
+        return np.full(len(a), np.nan)
+    x, y = (_centred(midranks(np.where(missing, np.nan, values))) for values in (a, b))
+    return _ratio((x * y).sum(axis=1), np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1)))
+
+
+def as_probabilities(proxy: np.ndarray) -> tuple[np.ndarray, str] | None:
+    """The proxy [M, N] as probabilities of being correct and how it was read; None where it can't be one.
+
+    Scores within [0, 1] are taken as they are. Scores on both sides of 0 are taken as logits, as a Bradley-Terry
+    reward is trained to be (up to a constant for each prompt, which its calibration then shows). Others, such as
+    lengths, are not applicable.
+    """
+    proxy = as_floats("proxy", proxy, 2, shape="[M, N]")
+    low, high = np.nanmin(proxy), np.nanmax(proxy)
+    if low >= 0 and high <= 1:
+        return proxy, "score"
+    if low < 0 < high:
+        with np.errstate(invalid="ignore"):  # NaN stays NaN
+            return np.exp(-np.logaddexp(0, -proxy)), "sigmoid of the score"
+    return None
+
+
+def reliability(
+    probability: np.ndarray,
+    gold: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    bins: int = 10,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> Reliability:
+    """Observed against expected outcomes, and the expected calibration error Σ_k n_k/n |observed_k − expected_k|.
+
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3; equal widths, a probability at an
+    edge in the upper bin. Intervals are percentiles over resampled prompts. With few completions a bin, noise adds to
+    the error: a perfectly calibrated scorer's is above 0. probability, gold: [M, N]; cells that are NaN in either are
+    left out. ValueError for a probability outside 0 .. 1.
+    """
+    probability, gold = _scored(probability, gold)
+    if np.nanmin(probability) < 0 or np.nanmax(probability) > 1:
+        raise ValueError(
+            f"probability {list(probability.shape)} holds {np.nanmin(probability):g} to {np.nanmax(probability):g}; "
+            "it must lie between 0 and 1"
+        )
+    tail = tail_of(level)
+    cells = ~np.isnan(probability)
+    place = np.minimum((probability[cells] * bins).astype(int), bins - 1) + bins * np.nonzero(cells)[0]
+    sums = [
+        np.bincount(place, weights, minlength=len(gold) * bins).reshape(-1, bins)
+        for weights in (None, probability[cells], gold[cells])
+    ]
+    count, expected, observed = (values.sum(axis=0).astype(float) for values in sums)  # [K]
+    drawn = np.split(resampled_means(np.concatenate(sums, axis=1), rng, resamples=resamples), 3, axis=1)  # [B, K]
+    drawn[0][drawn[0] < 0.5 / len(gold)] = 0  # a resample without any completion in a bin, but for rounding
+    draws = _observed_and_error(*drawn)
+    ends = [np.full(bins, np.nan), np.full(bins, np.nan)]
+    for k in np.flatnonzero(count):
+        values = draws[0][:, k][~np.isnan(draws[0][:, k])]
+        ends[0][k], ends[1][k] = np.quantile(values, [tail, 1 - tail])
+    error_low, error_high = np.quantile(draws[1][~np.isnan(draws[1])], [tail, 1 - tail])
+    _, error = _observed_and_error(count[None], expected[None], observed[None])
+    return Reliability(
+        expected=_ratio(expected, count),
+        observed=_ratio(observed, count),
+        observed_low=ends[0],
+        observed_high=ends[1],
+        count=count.astype(int),
+        error=float(error[0]),
+        error_low=float(error_low),
+        error_high=float(error_high),
+    )
+
+
+def turning_point(proxy: np.ndarray, gold: np.ndarray, sizes: list[int], rng: np.random.Generator) -> TurningPoint:
+    """Where Best-of-n's gold is highest among `sizes`, and whether it falls from there to the largest, proxy rising.
+
+    n̂* is chosen on a random half of the prompts and judged on the other, by paired intervals (see
+    `overoptimisation`); a sample scored by chance highest thus can't be its own evidence. proxy, gold: [M, N]; sizes:
+    ascending, at most N. Rows with fewer scored samples than the largest n are left out at every n, so that the
+    curve is of the same prompts throughout; ValueError where fewer than four are left.
+    """
+    curve = {"proxy": best_of_n(proxy, proxy, sizes), "gold": best_of_n(proxy, gold, sizes)}  # [M, K]
+    whole = ~np.isnan(curve["gold"]).any(axis=1)
+    if whole.sum() < 4:
+        raise ValueError(
+            f"{whole.sum()} of {len(whole)} prompts have {max(sizes)} scored samples; at least 4 are expected"
+        )
+    found = overoptimisation(curve["proxy"][whole], curve["gold"][whole], rng)
+    return TurningPoint(sizes[found.peak], sizes[-1], found)
+
+
+def _scored(proxy: np.ndarray, gold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both [M, N] as floats, NaN in both where either is."""
+    proxy = as_floats("proxy", proxy, 2, shape="[M, N]")
+    gold = as_outcomes("gold", gold)
+    check_same_shape(proxy=proxy, gold=gold)
+    missing = np.isnan(proxy) | np.isnan(gold)
+    if missing.all():
+        raise ValueError(f"proxy and gold {list(proxy.shape)} have no cell with a number in both; one is expected")
+    return np.where(missing, np.nan, proxy), np.where(missing, np.nan, gold)
+
+
+def _centred(ranks: np.ndarray) -> np.ndarray:
+    """[M, N] minus the row's mean, 0 where missing."""
+    present = ~np.isnan(ranks)
+    mean = _ratio(np.nansum(ranks, axis=1), present.sum(axis=1))
+    return np.where(present, ranks - mean[:, None], 0)
+
+
+def _observed_and_error(count: np.ndarray, expected: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """([B, K] mean gold of each bin, [B] calibration error) of B tables of sums [B, K]."""
+    gap = np.abs(observed - expected).sum(axis=1)
+    return _ratio(observed, count), _ratio(gap, count.sum(axis=1))
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Elementwise; NaN for a denominator of 0."""
+    return np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator != 0)

@@ -1,0 +1,17 @@
+"""The length of a completion as its score: a control that knows nothing of what was written."""
+
+from typing import Annotated
+
+from bench.allowed import one_of
+from bench.artifacts import Completions, Prompts, Rewards
+
+
+def length(
+    prompts: Prompts, completions: Completions, *, prefer: Annotated[str, one_of("shortest", "longest")]
+) -> Rewards:
+    """[M, N] tokens with EOS, negative where the shortest is preferred. Nothing is unscored.
+
+    What a scorer gains beyond this control is not owed to length (Singhal et al. 2023, "A Long Way to Go:
+    Investigating Length Correlations in RLHF").
+    """
+    return Rewards((1.0 if prefer == "longest" else -1.0) * completions.length)

@@ -1,0 +1,26 @@
+"""Agreement as a score: the share of a prompt's samples that give the same answer."""
+
+from collections import Counter
+
+import numpy as np
+
+from bench.artifacts import Completions, Prompts, Rewards
+from bench.tasks import Task
+
+
+def self_consistency(prompts: Prompts, completions: Completions, *, task: Task) -> Rewards:
+    """[M, N]: the share of a prompt's N samples, its own among them, whose answer equals the completion's.
+
+    Ranking by it picks a member of the plurality answer (Wang et al. 2022, "Self-Consistency Improves Chain of Thought
+    Reasoning in Language Models"); no gold answer is used. A completion without an answer casts no vote and scores 0,
+    below every other: no sample agrees with it. The share is of all N, so a prompt of few answers has low scores.
+    The score is one of the pool, not of the completion: more samples change it, and a prefix of a pool has other scores
+    than the pool. It is therefore counted anew for every pool and never stored.
+    """
+    value = np.zeros(completions.shape)
+    for rows, part in completions.shards():
+        for row in range(rows.stop - rows.start):
+            answers = [task.extract_answer(text) for text in part.text[row]]
+            votes = Counter(answer for answer in answers if answer is not None)
+            value[rows.start + row] = [votes[answer] / len(answers) if answer is not None else 0 for answer in answers]
+    return Rewards(value)

@@ -1,0 +1,205 @@
+"""Diagnostics of a proxy against gold: hand-computed rows, and brute force over all pairs."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from bench.estimators.reward_diagnostics import (
+    as_probabilities,
+    decidable,
+    midranks,
+    rank_correlation,
+    reliability,
+    tie_rate,
+    turning_point,
+    within_prompt_auc,
+)
+
+NAN = float("nan")
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def random_pool(seed, rows=40, columns=9):
+    """Proxies with ties, 0/1 outcomes of different rates, lengths, and a sixth of the cells unscored."""
+    source = rng(seed)
+    proxy = source.integers(0, 5, (rows, columns)).astype(float)
+    proxy[source.random((rows, columns)) < 1 / 6] = np.nan
+    gold = (source.random((rows, columns)) < source.random((rows, 1))).astype(float)
+    return proxy, gold, source.integers(1, 6, (rows, columns)).astype(float)
+
+
+def test_midranks_by_hand():
+    assert midranks([[3.0, 1.0, 3.0, NAN, 2.0]]) == pytest.approx(np.array([[3.5, 1, 3.5, NAN, 2]]), nan_ok=True)
+
+
+def test_auc_by_hand():
+    proxy = [[0.9, 0.8, 0.1, 0.8], [0.2, 0.2, 0.2, 0.2], [1, 2, 3, 4], [1, NAN, 3, 2]]
+    gold = [[1, 0, 0, 1], [1, 0, 1, 0], [1, 1, 1, 1], [0, 1, 1, 0]]
+    # row 0: pairs (.9, .8) 1, (.9, .1) 1, (.8, .8) 1/2, (.8, .1) 1; row 3: (3, 1) and (3, 2), the unscored left out
+    assert within_prompt_auc(proxy, gold) == pytest.approx(np.array([3.5 / 4, 0.5, NAN, 1.0]), nan_ok=True)
+    assert decidable(proxy, gold).tolist() == [1, 1, 0, 1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_auc_and_ties_over_all_pairs(seed):
+    proxy, gold, _ = random_pool(seed)
+    for row, (auc, tied, decides) in enumerate(
+        zip(within_prompt_auc(proxy, gold), tie_rate(proxy), decidable(proxy, gold), strict=True)
+    ):
+        cells = [(r, g) for r, g in zip(proxy[row], gold[row], strict=True) if not np.isnan(r)]
+        wins = [1.0 if a > b else 0.5 if a == b else 0.0 for a, x in cells if x == 1 for b, y in cells if y == 0]
+        pairs = [a == b for (a, _), (b, _) in itertools.combinations(cells, 2)]
+        assert auc == pytest.approx(np.mean(wins) if wins else NAN, nan_ok=True)
+        assert tied == pytest.approx(np.mean(pairs) if pairs else NAN, nan_ok=True)
+        assert decides == bool(wins)
+
+
+def test_a_permuted_row_and_a_rising_transform_change_nothing():
+    proxy, gold, length = random_pool(7)
+    order = rng(3).permutation(proxy.shape[1])
+    assert within_prompt_auc(proxy[:, order], gold[:, order]) == pytest.approx(
+        within_prompt_auc(proxy, gold), nan_ok=True
+    )
+    assert rank_correlation(np.exp(proxy), length) == pytest.approx(rank_correlation(proxy, length), nan_ok=True)
+    assert within_prompt_auc(-proxy, gold) == pytest.approx(1 - within_prompt_auc(proxy, gold), nan_ok=True)
+
+
+def test_tie_rate_by_hand():
+    assert tie_rate([[1, 1, 2, 3], [5, 5, 5, 5], [1, 2, 3, 4], [NAN, NAN, NAN, 1]]) == pytest.approx(
+        np.array([1 / 6, 1, 0, NAN]), nan_ok=True
+    )
+
+
+def test_rank_correlation_by_hand():
+    a = [[1, 2, 3, 4], [1, 2, 3, 4], [1, 1, 1, 1], [10, 20, NAN, 30]]
+    b = [[2, 4, 8, 9], [4, 3, 2, 1], [1, 2, 3, 4], [1, 3, 9, 2]]
+    # the last: ranks (1, 2, 3) and (1, 3, 2), so 1 - 6 (0 + 1 + 1) / (3 * 8) = 0.5
+    assert rank_correlation(a, b) == pytest.approx(np.array([1, -1, NAN, 0.5]), nan_ok=True)
+    # midranks (1.5, 1.5, 3) and (1, 2, 3): covariance 1.5, variances 1.5 and 2
+    assert rank_correlation([[1, 1, 2]], [[1, 2, 3]]) == pytest.approx([1.5 / np.sqrt(3)])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rank_correlation_is_that_of_ranks_counted_by_comparison(seed):
+    proxy, _, length = random_pool(seed)
+
+    def ranks(values):
+        return [sum(other < value for other in values) + (values.count(value) + 1) / 2 for value in values]
+
+    for row, found in enumerate(rank_correlation(proxy, length)):
+        kept = ~np.isnan(proxy[row])
+        x, y = ranks(proxy[row][kept].tolist()), ranks(length[row][kept].tolist())
+        constant = len(set(x)) < 2 or len(set(y)) < 2
+        assert found == pytest.approx(NAN if constant else np.corrcoef(x, y)[0, 1], nan_ok=True)
+
+
+def test_what_can_be_read_as_a_probability():
+    scores = np.array([[0.0, 0.25, 1.0, NAN]])
+    assert as_probabilities(scores)[0] is scores
+    assert as_probabilities(scores)[1] == "score"
+    probability, how = as_probabilities(np.array([[0.0, np.log(3), -np.log(3), -800.0, NAN]]))
+    assert probability == pytest.approx(np.array([[0.5, 0.75, 0.25, 0, NAN]]), nan_ok=True)
+    assert how == "sigmoid of the score"
+    assert as_probabilities(np.array([[-21.0, -3.0]])) is None
+    assert as_probabilities(np.array([[3.0, 21.0]])) is None
+
+
+def test_reliability_by_hand():
+    probability = [[0.1, 0.3, 1.0], [0.2, NAN, 0.5], [0.9, 0.2, 0.3]]
+    gold = [[0, 1, 1], [0, 1, 1], [0, 0, 0]]
+    found = reliability(probability, gold, rng(), bins=2)
+    # below .5: .1 .3 .2 .2 .3 with one correct; from .5: 1 .5 .9 with two correct
+    assert found.count.tolist() == [5, 3]
+    assert found.expected == pytest.approx([1.1 / 5, 2.4 / 3])
+    assert found.observed == pytest.approx([1 / 5, 2 / 3])
+    assert found.error == pytest.approx((0.1 + 0.4) / 8)
+    assert (found.observed_low <= found.observed).all()
+    assert (found.observed <= found.observed_high).all()
+
+
+def test_reliability_of_what_is_calibrated_and_of_what_is_not():
+    source = rng(1)
+    probability = source.random((400, 20))
+    gold = (source.random((400, 20)) < probability).astype(float)
+    found = reliability(probability, gold, rng())
+    assert found.error < 0.02
+    inside = (found.observed_low <= found.expected) & (found.expected <= found.observed_high)
+    assert inside.sum() >= 8
+    overconfident = reliability(np.where(probability > 0.5, 1.0, 0.0), gold, rng())
+    assert overconfident.error == pytest.approx(0.25, abs=0.02)
+    assert overconfident.error_low < overconfident.error < overconfident.error_high
+    assert np.isnan(overconfident.observed[1:-1]).all()
+    assert overconfident.count[1:-1].tolist() == [0] * 8
+
+
+def test_reliability_resamples_whole_prompts():
+    """With every prompt's completions alike, 20 copies of each say no more than one of each."""
+    source = rng(2)
+    once = (source.random((100, 1)) < 0.5).astype(float)
+    many = np.repeat(once, 20, axis=1)
+    single = reliability(np.full((100, 1), 0.5), once, rng())
+    copied = reliability(np.full((100, 20), 0.5), many, rng())
+    assert copied.observed_low[5] == pytest.approx(single.observed_low[5])
+    assert copied.observed_high[5] == pytest.approx(single.observed_high[5])
+
+
+def test_reliability_with_a_bin_that_most_resamples_miss():
+    probability = np.full((50, 4), 0.15)
+    probability[0, 0] = 0.95
+    gold = np.zeros((50, 4))
+    gold[0, 0] = 1
+    found = reliability(probability, gold, rng())
+    assert (found.observed_low[9], found.observed_high[9]) == (1, 1)
+    assert 0 <= found.error_low <= found.error_high <= 1
+
+
+def overoptimised_pool(prompts=400, columns=32, *, tempting):
+    """The proxy ranks by quality, but where `tempting`, the rare top of its scale is worthless."""
+    source = rng(5)
+    proxy = source.random((prompts, columns))
+    gold = (source.random((prompts, columns)) < proxy).astype(float)
+    if tempting:
+        gold[proxy > 0.9] = 0
+    return proxy, gold
+
+
+def test_the_turning_point_of_a_proxy_whose_top_is_worthless():
+    sizes = [1, 2, 4, 8, 16, 32]
+    found = turning_point(*overoptimised_pool(tempting=True), sizes, rng())
+    # gold of Best-of-n, x uniform: the integral of x n x^(n-1) to .9 is n/(n+1) .9^(n+1) = .41 .49 .47 .34 .16 .03
+    assert found.n in (2, 4)
+    expected = [n / (n + 1) * 0.9 ** (n + 1) for n in (found.n, 32)]
+    assert found.found.gold.mean == pytest.approx(expected[1] - expected[0], abs=0.03)
+    assert found.largest == 32
+    assert found.found.verdict == "over-optimised"
+    assert found.found.gold.high < 0 < found.found.proxy.low
+
+
+def test_no_turning_point_where_gold_rises_throughout():
+    found = turning_point(*overoptimised_pool(tempting=False), [1, 2, 4, 8, 16, 32], rng())
+    assert found.found.verdict == "not resolved"
+    assert found.n >= 16
+
+
+def test_a_turning_point_needs_prompts_with_enough_scored_samples():
+    proxy, gold = overoptimised_pool(prompts=40, columns=4, tempting=False)
+    proxy[3:, 0] = np.nan
+    with pytest.raises(ValueError, match="3 of 40 prompts have 4 scored samples"):
+        turning_point(proxy, gold, [1, 2, 4], rng())
+    proxy[3:9, 0] = 0.5
+    assert turning_point(proxy, gold, [1, 2, 4], rng()).found.gold.prompts <= 9
+
+
+def test_bad_arrays_are_refused():
+    with pytest.raises(ValueError, match="values other than 0 and 1"):
+        within_prompt_auc([[0.1, 0.2]], [[0.5, 1]])
+    with pytest.raises(ValueError, match="must be equal"):
+        within_prompt_auc([[0.1, 0.2]], [[0, 1, 1]])
+    with pytest.raises(ValueError, match="no cell with a number in both"):
+        within_prompt_auc([[0.1, NAN]], [[NAN, 1]])
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        reliability([[0.1, 1.2]], [[0, 1]], rng())

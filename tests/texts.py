@@ -1,0 +1,24 @@
+"""Pools of given texts, for tests of scorers."""
+
+import numpy as np
+
+from bench.artifacts import Completions, Prompts, content_hash
+
+
+def prompts_of(questions: list[str], answers: list[str]) -> Prompts:
+    return Prompts(
+        id=np.array([f"p{i}" for i in range(len(questions))]),
+        messages=tuple(({"role": "user", "content": question},) for question in questions),
+        answer=np.array(answers),
+    )
+
+
+def pool_of(texts: list[list[str]]) -> Completions:
+    """[M, N] completions; a text's tokens are its words, and an EOS."""
+    shape = len(texts), len(texts[0])
+    text, token_ids = np.empty(shape, object), np.empty(shape, object)
+    for cell in np.ndindex(*shape):
+        text[cell] = texts[cell[0]][cell[1]]
+        token_ids[cell] = np.arange(len(text[cell].split()) + 1, dtype=np.int32)
+    zeros = np.zeros(shape)
+    return Completions(text, token_ids, np.full(shape, "stop"), zeros, zeros, key=content_hash(texts))
