@@ -6,6 +6,7 @@ from equal content is shared, however that content came about.
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -64,7 +65,11 @@ class Policy:
 
 @dataclass(frozen=True)
 class Completions:
-    """N completions of each of M prompts by one policy under one sampler."""
+    """N completions of each of M prompts by one policy under one sampler.
+
+    A drawn pool leaves text and token_ids in the store and reads them by shards of prompts (bench.generation.stored):
+    index them by row or by (row, column), and walk a pool with `shards` or `units`.
+    """
 
     text: np.ndarray  # [M, N] str objects, special tokens removed
     token_ids: np.ndarray  # [M, N] objects: int32 arrays [length], EOS included where it was drawn
@@ -83,6 +88,14 @@ class Completions:
         """[M, N] tokens, EOS included."""
         flat = [len(ids) for ids in self.token_ids.ravel()]
         return np.array(flat, dtype=np.int64).reshape(self.shape)
+
+    def shards(self) -> Iterator[tuple[slice, "Completions"]]:
+        """Consecutive prompts and their completions [rows, N], as many at a time as the pool keeps together."""
+        yield slice(0, self.shape[0]), self
+
+    def units(self) -> Iterator[tuple[slice, slice, "Completions"]]:
+        """Prompts, samples and their completions, as they are stored; the key of each says what it holds."""
+        yield slice(0, self.shape[0]), slice(0, self.shape[1]), self
 
     def first(self, num_completions: int) -> "Completions":
         """The view of each prompt's first `num_completions` samples."""

@@ -49,7 +49,7 @@ def sequence_logprobs(
     dtype: str = "float32",
 ) -> np.ndarray:
     """[M, N] nats a sequence: each completion's log-probability under the policy's sampler, its EOS included."""
-    total = np.zeros(completions.text.size)
+    total = np.zeros(completions.logprob.size)
     for cells, (logits,), tokens, generated, _ in _steps((policy,), prompts, completions, batch_tokens, dtype, "score"):
         taken = _sampler_logprobs(logits, tokens, temperature, top_p, top_k).gather(-1, tokens[..., None])[..., 0]
         total[cells] = (taken.double() * generated).sum(dim=-1).cpu().numpy()
@@ -80,7 +80,7 @@ def divergence_samples(
     """
     from safetensors.numpy import save_file
 
-    rao_blackwell, k1 = np.zeros(completions.text.size), np.zeros(completions.text.size)
+    rao_blackwell, k1 = np.zeros(completions.logprob.size), np.zeros(completions.logprob.size)
     pair, read = (policy, reference), 0
     for cells, logits, tokens, generated, attended in _steps(pair, prompts, completions, batch_tokens, dtype, "KL"):
         read += attended
@@ -129,26 +129,29 @@ def _steps(
     tokenizer = policies.load_tokenizer(policies_[0])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = {policy: policies.load_model(policy, dtype=dtype, device=device) for policy in set(policies_)}
-    prompt_ids = [chat.encode(tokenizer, messages) for messages in prompts.messages]
     vocabulary = next(iter(models.values())).config.vocab_size
-    drawn, rows = completions.token_ids.ravel(), completions.shape[1]
-    lengths = np.array([len(prompt_ids[cell // rows]) + len(drawn[cell]) for cell in range(len(drawn))])
-    with bar(label, total=len(drawn), unit="completions") as progress:
-        for cells in _batches(lengths, completions.length.ravel(), batch_tokens, vocabulary):
-            width, steps = lengths[cells].max(), max(len(drawn[cell]) for cell in cells)
-            ids = torch.zeros(len(cells), width, dtype=torch.long)
-            attended = torch.zeros(len(cells), width, dtype=torch.long)
-            generated = torch.zeros(len(cells), steps, dtype=torch.bool)
-            for i, cell in enumerate(cells):
-                ids[i, width - lengths[cell] :] = torch.tensor([*prompt_ids[cell // rows], *drawn[cell]])
-                attended[i, width - lengths[cell] :] = 1
-                generated[i, steps - len(drawn[cell]) :] = True
-            ids, attended, generated = ids.to(device), attended.to(device), generated.to(device)
-            with torch.inference_mode():
-                logits = {policy: _logits(model, ids, attended, steps) for policy, model in models.items()}
-                pair = [logits[policy] for policy in policies_]
-                yield cells, pair, ids[:, width - steps :], generated, int(lengths[cells].sum())
-            progress.advance(len(cells))
+    samples = completions.shape[1]
+    with bar(label, total=completions.logprob.size, unit="completions") as progress:
+        for rows, part in completions.shards():
+            prompt_ids = [chat.encode(tokenizer, messages) for messages in prompts.messages[rows]]
+            drawn = part.token_ids.ravel()
+            lengths = np.array([len(prompt_ids[cell // samples]) + len(ids) for cell, ids in enumerate(drawn)])
+            for cells in _batches(lengths, part.length.ravel(), batch_tokens, vocabulary):
+                width, steps = lengths[cells].max(), max(len(drawn[cell]) for cell in cells)
+                ids = torch.zeros(len(cells), width, dtype=torch.long)
+                attended = torch.zeros(len(cells), width, dtype=torch.long)
+                generated = torch.zeros(len(cells), steps, dtype=torch.bool)
+                for i, cell in enumerate(cells):
+                    ids[i, width - lengths[cell] :] = torch.tensor([*prompt_ids[cell // samples], *drawn[cell]])
+                    attended[i, width - lengths[cell] :] = 1
+                    generated[i, steps - len(drawn[cell]) :] = True
+                ids, attended, generated = ids.to(device), attended.to(device), generated.to(device)
+                with torch.inference_mode():
+                    logits = {policy: _logits(model, ids, attended, steps) for policy, model in models.items()}
+                    pair = [logits[policy] for policy in policies_]
+                    taken = ids[:, width - steps :]
+                    yield cells + rows.start * samples, pair, taken, generated, int(lengths[cells].sum())
+                progress.advance(len(cells))
 
 
 def _logits(model: Any, ids: "torch.Tensor", attended: "torch.Tensor", steps: int) -> "torch.Tensor":

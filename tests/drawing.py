@@ -26,8 +26,10 @@ def asking(*texts: str) -> Prompts:
 def same(a: Completions, b: Completions) -> bool:
     """Bit for bit, log-probabilities included."""
     return (
-        all((x == y).all() for x, y in zip(a.token_ids.ravel(), b.token_ids.ravel(), strict=True))
-        and all((getattr(a, name) == getattr(b, name)).all() for name in ("text", "finish_reason"))
+        ids(a) == ids(b)
+        and (np.asarray(a.text) == np.asarray(b.text)).all()
+        and (a.finish_reason == b.finish_reason).all()
+        and (a.length == b.length).all()
         and a.logprob.tobytes() == b.logprob.tobytes()
         and a.policy_logprob.tobytes() == b.policy_logprob.tobytes()
     )

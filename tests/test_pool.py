@@ -16,7 +16,11 @@ from bench.store import Store, using
 
 
 def built(store: Store) -> list[str]:
-    return [use.part for use in store.uses if not use.reused]
+    return [f"{use.key}/{use.part}" for use in store.uses if not use.reused]
+
+
+def unit_keys(pool: Completions) -> list[str]:
+    return [unit.key for _, _, unit in pool.units()]
 
 
 @pytest.fixture
@@ -37,13 +41,15 @@ def test_a_pool_extended_is_the_pool_drawn_at_once(random_policy, few_prompts, s
         at_once = generate(few_prompts, random_policy, num_completions=6)
     generate(few_prompts, random_policy, num_completions=2)
     generate(few_prompts, random_policy, num_completions=3)  # rounded up to two blocks
-    shutil.rmtree(next(store.root.glob("generate/*/00001-00000")))
+    damaged = unit_keys(at_once)[3]  # the first block of the second shard
+    shutil.rmtree(store.root / "generate" / damaged)
     before = len(store.uses)
     grown = generate(few_prompts, random_policy, num_completions=6)
     assert same(grown, at_once)
     assert grown.key == at_once.key
-    made = [use.part for use in store.uses[before:] if not use.reused]
-    assert sorted(made) == ["00000-00002", "00001-00000", "00001-00002", "00002-00002"]
+    made = [f"{use.key}/{use.part}" for use in store.uses[before:] if not use.reused]
+    assert made == [key for key in unit_keys(at_once) if key == damaged or key.endswith("/00002")]
+    assert len(made) == 4
     files = [
         sorted(path.relative_to(place.root) for path in place.root.rglob("*.parquet")) for place in (store, another)
     ]
@@ -119,7 +125,7 @@ def test_many_completions_in_one_block_and_in_many(random_policy, store):
 def test_a_greedy_pool_is_one_whatever_the_seed_and_the_truncation(random_policy, few_prompts, store):
     for settings in ({}, {"seed": 5}, {"top_p": 0.5}, {"top_k": 3}, {"block_size": 8}):
         generate(few_prompts, random_policy, num_completions=1, temperature=0.0, **settings)
-    assert built(store) == ["00000-00000", "00001-00000", "00002-00000"]
+    assert len(built(store)) == 3  # one a shard
 
 
 def test_impossible_requests_are_refused(random_policy, few_prompts, store):
@@ -142,14 +148,82 @@ def test_counts_add_up_to_one_prefill_a_prompt_and_every_token(random_policy, fe
     assert {name: sum(use.counts[name] for use in store.uses) for name in expected} == expected
 
 
+def test_a_shard_drawn_alone_is_the_one_that_the_whole_pool_has(random_policy, few_prompts, store, monkeypatch):
+    second = generate(few_prompts[3:6], random_policy)
+    whole = generate(few_prompts, random_policy)
+    assert len(built(store)) == 6
+    assert same(second, whole_rows(whole, 3, 6))
+    monkeypatch.setattr(policies, "load_model", None)
+    assert same(generate(few_prompts[0:3], random_policy), whole_rows(whole, 0, 3))
+
+
+def whole_rows(pool: Completions, start: int, stop: int) -> Completions:
+    columns = (pool.text, pool.token_ids, pool.finish_reason, pool.logprob, pool.policy_logprob)
+    return Completions(*(np.asarray(column)[start:stop] for column in columns), key="")
+
+
+def test_a_pool_is_read_by_row_by_cell_by_shard_and_by_unit(random_policy, few_prompts, store):
+    pool = generate(few_prompts, random_policy, num_completions=5)
+    text = np.asarray(pool.text)
+    assert text.shape == pool.shape == pool.text.shape == (7, 5)
+    assert all((pool.text[row] == text[row]).all() for row in (0, 6, 3, -1))
+    assert [[pool.text[row, column] for column in range(5)] for row in range(7)] == text.tolist()
+    shards = list(pool.shards())
+    assert [(rows.start, rows.stop, part.shape) for rows, part in shards] == [
+        (0, 3, (3, 5)),
+        (3, 6, (3, 5)),
+        (6, 7, (1, 5)),
+    ]
+    assert np.concatenate([part.text for _, part in shards]).tolist() == text.tolist()
+    assert np.concatenate([part.length for _, part in shards]).tolist() == pool.length.tolist()
+    rebuilt = np.full(pool.shape, None, object)
+    for rows, columns, unit in pool.units():
+        assert unit.logprob.tolist() == pool.logprob[rows, columns].tolist()
+        rebuilt[rows, columns] = unit.text
+    assert rebuilt.tolist() == text.tolist()
+    assert len(set(unit_keys(pool))) == 9
+    assert [key for key in unit_keys(pool) if "[" in key] == [key for key in unit_keys(pool) if key.endswith("[:1]")]
+    assert set(unit_keys(pool.first(4))) < set(unit_keys(generate(few_prompts, random_policy, num_completions=8)))
+    with pytest.raises(TypeError, match="shards"):
+        pool.text[0:2]
+    with pytest.raises(IndexError):
+        pool.text[7]
+
+
 def test_describe_counts_by_hand():
     token_ids = np.empty((2, 3), object)
     for cell, content in zip(np.ndindex(2, 3), ([5, 2], [5, 2], [6], [2], [7, 8, 9], [7, 8]), strict=True):
         token_ids[cell] = np.array(content, np.int32)
     reasons = np.array([["stop", "stop", "length"], ["stop", "length", "length"]])
     texts = np.array([["a", "a", " "], ["", "b", "c"]], object)
-    found = pools.describe(Completions(texts, token_ids, reasons, np.zeros((2, 3)), np.zeros((2, 3)), key=""))
+    found = pools.describe(Completions(texts, token_ids, reasons, np.full((2, 3), -np.inf), np.zeros((2, 3)), key=""))
     assert found["truncated"] == 3
     assert found["empty"] == 2
     assert found["duplicate_share"] == pytest.approx(1 / 6)
+    assert found["twins"] == 1
     assert found["mean_length"] == pytest.approx(11 / 6)
+
+
+def test_twins_are_expected_as_often_as_independent_samples_make_them(random_policy, few_prompts, store):
+    found = pools.describe(generate(few_prompts, random_policy, num_completions=200, max_new_tokens=1, block_size=100))
+    assert found["twins_expected"] > 500
+    assert found["twins"] == pytest.approx(found["twins_expected"], rel=0.1)
+    assert not found["twins_alarm"]
+
+
+def test_the_twins_alarm_rings_where_two_blocks_share_their_streams_and_not_by_chance():
+    rng = np.random.default_rng(0)
+    rings = {"independent": 0, "shared": 0}
+    for _ in range(100):
+        probability = rng.dirichlet(np.full(50, rng.choice([0.02, 0.2, 2.0])), size=60)  # [M, V]
+        for name in rings:
+            drawn = np.stack([rng.choice(50, size=8, p=row) for row in probability])
+            if name == "shared":
+                drawn[:, 4:] = drawn[:, :4]
+            observed = (drawn[:, :, None] == drawn[:, None, :]).sum(axis=(1, 2)) / 2 - 4
+            expected = np.take_along_axis(probability, drawn, axis=1).sum(axis=1) * 7 / 2
+            rings[name] += pools.twins_alarm(observed, expected)
+    assert rings["independent"] == 0
+    assert rings["shared"] > 60  # where samples are all but certain, sharing shows little
+    certain = np.full(600, 6.0)
+    assert not pools.twins_alarm(certain, certain * (1 - 1e-7))

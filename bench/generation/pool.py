@@ -1,25 +1,25 @@
 """Pools that nest: samples are drawn in units of (prompt shard, sample block), each an artifact of its own.
 
-A unit's bytes depend on the unit alone, and every (prompt, sample) has its own random stream. So eight samples
-extended to 32 draw only the missing blocks, eight read a prefix of 64, the union is what drawing at once would have
-given, and a kill loses at most the unit being drawn. The number of samples asked for is rounded up to whole blocks;
-the rest stays in the store.
+A unit is addressed by its own prompts, its bytes depend on nothing else, and every (prompt, sample) has its own
+random stream. So eight samples extended to 32 draw only the missing blocks, eight read a prefix of 64, a shard drawn
+alone is the one that the whole pool would have, and a kill loses at most the unit being drawn. The number of samples
+asked for is rounded up to whole blocks; the rest stays in the store.
 """
 
-from collections.abc import Callable, Iterator
-from functools import partial
+import math
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from bench.artifacts import Completions, Policy, Prompts, prefix_key
+from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
+from bench.generation.stored import NUMBERS, Unit, assemble, read, write
 from bench.generation.truncation import check_sampler
 from bench.progress import Bar, bar
 from bench.store import Address, current
-
-COLUMNS = ("text", "token_ids", "finish_reason", "logprob", "policy_logprob")
 
 
 class Engine(Protocol):
@@ -88,99 +88,78 @@ def draw(
                 seed=seed,
                 progress=progress,
             )
-            _write(completions, folder / "completions.parquet")
+            write(completions, folder / "completions.parquet")
             return counts
 
         return build
 
-    address = Address(
-        stage="generate",
-        version=version,
-        settings={
-            "engine": engine,
-            "temperature": float(temperature),
-            "top_p": float(top_p),
-            "top_k": top_k,
-            "max_new_tokens": max_new_tokens,
-            "seed": seed,
-            "dtype": dtype,
-            "block_size": block_size,
-            "shard_size": shard_size,
-        },
-        parents={"prompts": prompts.key, "policy": policy.key},
-    )
+    settings = {
+        "engine": engine,
+        "temperature": float(temperature),
+        "top_p": float(top_p),
+        "top_k": top_k,
+        "max_new_tokens": max_new_tokens,
+        "seed": seed,
+        "dtype": dtype,
+        "block_size": block_size,
+    }
     blocks = range(0, num_completions, block_size)
-    units = len(blocks) * -(-len(prompts) // shard_size)
-    pieces: list[list[Completions]] = []
-    with bar("generate", total=units * 1.0, unit="units") as outer, bar("  completions", None, "tokens") as inner:
-        for start in range(0, len(prompts), shard_size):
+    shards = range(0, len(prompts), shard_size)
+    units: list[tuple[Unit, dict[str, np.ndarray]]] = []
+    with (
+        bar("generate", total=float(len(blocks) * len(shards)), unit="units") as outer,
+        bar("  completions", None, "tokens") as inner,
+    ):
+        for start in shards:
             shard = prompts[start : start + shard_size]
-            pieces.append([])
+            address = Address("generate", version, settings, {"prompts": shard.key, "policy": policy.key})
             for block in blocks:
-                part = f"{start // shard_size:05d}-{block // block_size:05d}"
+                place = address.piece(f"{block // block_size:05d}")
                 build = fill(shard, range(block, block + block_size), inner)
-                shape = (len(shard), block_size)
-                unit = current().make(address.piece(part), build, partial(_read, shape=shape))
-                pieces[-1].append(unit)
+                unit = Unit(
+                    rows=slice(start, start + len(shard)),
+                    columns=slice(block, block + block_size),
+                    folder=current().make(place, build, Path),
+                    key=f"{place.key}/{place.part}",
+                )
+                units.append((unit, read(unit, tuple(NUMBERS))))
                 outer.advance()
-    key = prefix_key(address.key, len(blocks) * block_size)
-    return _assemble(pieces, key=key).first(num_completions)
+    return assemble(units).first(num_completions)
 
 
 def describe(completions: Completions) -> dict[str, float]:
-    """Counts that a reader of a pool should see: how many, cut at the limit, empty, and repeated within a prompt."""
-    distinct = sum(len({ids.tobytes() for ids in row}) for row in completions.token_ids)
-    total = completions.text.size
+    """Counts that a reader of a pool should see: how many, cut at the limit, empty, and repeated within a prompt.
+
+    `twins` are pairs of equal samples of one prompt, `twins_expected` how many independent samples would have by their
+    own probabilities; twins_alarm is 1 where that is no accident (see `twins_alarm`).
+    """
+    distinct, empty = 0, 0
+    observed, expected = np.zeros(len(completions.logprob)), np.zeros(len(completions.logprob))
+    for rows, part in completions.shards():
+        counts = [Counter(ids.tobytes() for ids in row) for row in part.token_ids]
+        distinct += sum(map(len, counts))
+        empty += sum(not text.strip() for text in part.text.ravel())
+        observed[rows] = [sum(n * (n - 1) / 2 for n in count.values()) for count in counts]
+        expected[rows] = np.exp(part.logprob).sum(axis=1) * (part.shape[1] - 1) / 2
+    total = completions.logprob.size
     return {
         "completions": total,
         "truncated": int((completions.finish_reason == "length").sum()),
-        "empty": sum(not text.strip() for text in completions.text.ravel()),
+        "empty": empty,
         "duplicate_share": 1 - distinct / total,
+        "twins": float(observed.sum()),
+        "twins_expected": float(expected.sum()),
+        "twins_alarm": int(twins_alarm(observed, expected)),
         "mean_length": float(completions.length.mean()),
     }
 
 
-def _assemble(pieces: list[list[Completions]], *, key: str) -> Completions:
-    def joined(name: str) -> np.ndarray:
-        return np.concatenate([np.concatenate([getattr(unit, name) for unit in row], axis=1) for row in pieces])
+def twins_alarm(observed: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether samples of a prompt are equal more often than independent ones would be: two shared a random stream.
 
-    return Completions(**{name: joined(name) for name in COLUMNS}, key=key)
-
-
-def _write(completions: Completions, path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    types = (pa.string(), pa.list_(pa.int32()), pa.string(), pa.float64(), pa.float64())
-    columns = {
-        name: pa.array(getattr(completions, name).ravel().tolist(), kind)
-        for name, kind in zip(COLUMNS, types, strict=True)
-    }
-    pq.write_table(pa.table(columns), path)
-
-
-def _read(folder: Path, shape: tuple[int, int]) -> Completions:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(folder / "completions.parquet")
-    token_ids = np.empty(shape, object)
-    lists = table["token_ids"].combine_chunks()
-    offsets, values = lists.offsets.to_numpy(), lists.values.to_numpy()
-    for flat, (start, end) in enumerate(_pairs(offsets)):
-        token_ids.flat[flat] = values[start:end]
-    return Completions(
-        text=_column(table, "text", shape, object),
-        token_ids=token_ids,
-        finish_reason=_column(table, "finish_reason", shape, str),
-        logprob=_column(table, "logprob", shape, float),
-        policy_logprob=_column(table, "policy_logprob", shape, float),
-        key=folder.as_posix(),
-    )
-
-
-def _pairs(offsets: np.ndarray) -> Iterator[tuple[int, int]]:
-    return zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
-
-
-def _column(table: Any, name: str, shape: tuple[int, int], dtype: type) -> np.ndarray:
-    return table[name].to_numpy(zero_copy_only=False).astype(dtype).reshape(shape)
+    observed, expected: [M] pairs of equal samples. A sample y meets its twin in another independent one with
+    probability μ(y), its own under the sampler, so (N - 1)/2 · Σ μ(y_i) expects a prompt's pairs without bias. The
+    alarm needs an excess of five standard errors over prompts, and of a tenth: near-certain samples' is skewed.
+    """
+    excess = observed - expected
+    return bool(excess.sum() > max(5 * math.sqrt((excess**2).sum()), 0.1 * expected.sum()))
