@@ -1,0 +1,189 @@
+"""The client of language-model servers: what is tried again, what is not, and how much is under way at once."""
+
+import threading
+import time
+from email.utils import formatdate
+
+import pytest
+from loopback import serving
+
+from bench import http_client
+from bench.errors import BenchError
+from bench.http_client import RefusedError, UnavailableError, get, post_all
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    monkeypatch.setattr(http_client, "FIRST_PAUSE", 0.01)
+
+
+def once(first, then=(200, {"ok": True})):
+    """`first` for each body's first time, `then` after it."""
+    seen = []
+
+    def answer(_path, body):
+        if body in seen:
+            return then
+        seen.append(body)
+        return first
+
+    return answer
+
+
+def test_every_body_is_answered_with_its_own_index():
+    with serving(lambda path, body: (200, {"double": 2 * body["x"]})) as server:
+        answers = dict(post_all(server.url, ({"x": i} for i in range(50)), concurrency=8))
+    assert answers == {i: {"double": 2 * i} for i in range(50)}
+    assert len(server.requests) == 50
+
+
+def test_no_bodies_no_requests():
+    with serving(lambda path, body: (200, {})) as server:
+        assert list(post_all(server.url, [])) == []
+    assert server.requests == []
+
+
+def test_no_more_than_concurrency_requests_are_under_way_and_as_many_are():
+    full = threading.Barrier(5, timeout=20)
+
+    def answer(_path, _body):
+        full.wait()  # passes only when five requests overlap
+        time.sleep(0.01)
+        return 200, {}
+
+    with serving(answer) as server:
+        assert len(list(post_all(server.url, range(25), concurrency=5))) == 25
+    assert server.most_at_once == 5
+
+
+def test_bodies_are_read_only_as_far_as_needed():
+    read = []
+
+    def bodies():
+        for i in range(1000):
+            read.append(i)
+            yield i
+
+    with serving(lambda path, body: (200, {})) as server:
+        answers = post_all(server.url, bodies(), concurrency=3)
+        next(answers)
+        answers.close()
+    assert len(read) <= 7
+
+
+@pytest.mark.parametrize(
+    "first", [(429, {}), (500, {}), (503, b"busy"), None, (200, b"cut", {"Content-Length": "99"})], ids=str
+)
+def test_what_may_pass_is_tried_again(first, capsys):
+    with serving(once(first)) as server:
+        assert dict(post_all(server.url, ["a", "b"], concurrency=1, timeout=0.5)) == {0: {"ok": True}, 1: {"ok": True}}
+    assert len(server.requests) == 4
+    assert capsys.readouterr().err.count("tried up to 6 times") == 1
+
+
+def test_no_answer_in_time_is_tried_again():
+    def answer(_path, _body, slow=[True]):  # noqa: B006
+        if slow:
+            slow.clear()
+            time.sleep(1)
+        return 200, {}
+
+    with serving(answer) as server:
+        assert list(post_all(server.url, ["a"], timeout=0.2)) == [(0, {})]
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "after", [lambda: "1", lambda: formatdate(time.time() + 2, usegmt=True)], ids=["seconds", "date"]
+)
+def test_the_server_s_own_pause_is_kept(after):
+    came = []
+
+    def answer(_path, _body):
+        came.append(time.monotonic())
+        return (429, {}, {"Retry-After": after()}) if len(came) == 1 else (200, {})
+
+    with serving(answer) as server:
+        list(post_all(server.url, ["a"]))
+    assert came[1] - came[0] > 0.9
+
+
+def test_a_pause_beyond_reason_is_an_error_at_once():
+    with (
+        serving(lambda path, body: (429, {"error": {"message": "quota"}}, {"Retry-After": "7200"})) as server,
+        pytest.raises(UnavailableError, match=r"answers 429 \(quota\) and asks to wait 7200 s"),
+    ):
+        list(post_all(server.url, ["a"]))
+    assert len(server.requests) == 1
+
+
+def test_a_server_that_stays_broken_is_an_error_after_every_retry():
+    with (
+        serving(lambda path, body: (500, {"error": {"message": "engine is dead"}})) as server,
+        pytest.raises(UnavailableError, match=r"answers 500 \(engine is dead\), 4 times in a row"),
+    ):
+        list(post_all(server.url, ["a"], retries=3))
+    assert len(server.requests) == 4
+
+
+def test_nobody_there():
+    with serving(lambda path, body: (200, {})) as server:
+        pass
+    with pytest.raises(UnavailableError, match=r"can't be reached \(Connection refused\), 2 times in a row"):
+        list(post_all(server.url, ["a"], retries=1))
+
+
+@pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 413, 422])
+def test_refusals_are_not_tried_again(status):
+    with (
+        serving(lambda path, body: (status, {"error": {"message": "no,\nnot this"}})) as server,
+        pytest.raises(RefusedError, match=rf"/v1 answers {status}: no, not this$") as caught,
+    ):
+        list(post_all(server.url, ["a"]))
+    assert len(server.requests) == 1
+    assert (caught.value.status, caught.value.index) == (status, 0)
+
+
+def test_what_is_not_json_is_refused_and_quoted_briefly():
+    with (
+        serving(lambda path, body: (200, b"<html>" + b"x" * 5000)) as server,
+        pytest.raises(RefusedError, match="is not JSON: <html>x") as caught,
+    ):
+        list(post_all(server.url, ["a"]))
+    assert len(str(caught.value)) < 500
+
+
+def test_after_an_error_no_further_body_is_sent():
+    def answer(_path, body):
+        return (400, {}) if body == 0 else (200, {})
+
+    with serving(answer) as server:
+        with pytest.raises(RefusedError):
+            list(post_all(server.url, range(100), concurrency=2))
+        assert len(server.requests) <= 5
+
+
+def test_the_key_is_sent_and_a_netrc_entry_does_not_replace_it(tmp_path, monkeypatch):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login someone password else\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("SOME_KEY", " secret\n")
+    with serving(lambda path, body: (200, {})) as server:
+        get(server.url, api_key=http_client.api_key("SOME_KEY"))
+        get(server.url)
+    assert [headers.get("Authorization") for _, _, headers in server.requests] == ["Bearer secret", None]
+
+
+@pytest.mark.parametrize("value", [None, "", "two words", "clé"])
+def test_no_usable_key_is_an_error_that_names_the_variable_and_keeps_the_value(value, monkeypatch):
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("SOME_KEY", value)
+    with pytest.raises(BenchError, match="SOME_KEY") as caught:
+        http_client.api_key("SOME_KEY")
+    assert not value or value not in str(caught.value)
+
+
+def test_a_url_that_is_none():
+    with pytest.raises(BenchError, match="can't be asked"):
+        get("http://")
