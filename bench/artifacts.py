@@ -97,6 +97,11 @@ class Completions:
         """Prompts, samples and their completions, as they are stored; the key of each says what it holds."""
         yield slice(0, self.shape[0]), slice(0, self.shape[1]), self
 
+    @property
+    def stored_as(self) -> frozenset[str]:
+        """The artifacts, key or key/part, that hold these samples, and perhaps others beside them."""
+        return frozenset({self.key.partition("[")[0]})
+
     def first(self, num_completions: int) -> "Completions":
         """The view of each prompt's first `num_completions` samples."""
         if num_completions == self.shape[1]:

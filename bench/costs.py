@@ -39,11 +39,8 @@ def break_even_metrics(
     best_of_n: [M, len(sizes)] and tuned: [M], accuracy on the same test prompts. Selection is by a verifier that costs
     no FLOPs; intervals are by bootstrap over prompts. See `bench.estimators.compute.break_even`.
     """
-    drawn = [
-        use
-        for use in unique(uses)
-        if use.parents.get("prompts") == results.train.key and use.parents.get("policy") == results.policies["base"].key
-    ]
+    stored_as = results.pool.stored_as
+    drawn = [use for use in unique(uses) if f"{use.key}/{use.part}" in stored_as]
     costs = Costs(
         policy_parameters=policies.count_parameters(results.policies["base"]),
         reward_parameters=0,

@@ -40,11 +40,12 @@ def run_experiment(cfg: DictConfig) -> Path:
             from bench.experiment import run
             from bench.reporting import figures, tables
             from bench.reporting.collect import read_run
+            from bench.reporting.reward_diagnostics import reward_diagnostics
 
             results = run(**parts, **{name: cfg[name] for name in ("num_completions", "baseline_completions", "seed")})
-            records.write(folder, cfg, results, store.uses)
+            metrics = records.write(folder, cfg, results, store.uses)
         finished = read_run(folder)
-        drawn = figures.frontier(finished)
+        drawn = [*figures.frontier(finished), *reward_diagnostics(finished)]
         tracked = tracking(folder)
     except Exception as error:
         with contextlib.suppress(OSError):  # where even this can't be written, the reason is on the console
@@ -56,6 +57,11 @@ def run_experiment(cfg: DictConfig) -> Path:
             ) from error
         raise
 
+    if metrics["pool/twins_alarm"]:
+        say(
+            f"warning: {metrics['pool/twins']:.0f} pairs of equal samples where independent ones would have about "
+            f"{metrics['pool/twins_expected']:.0f}: the engine seems to draw several samples from one random stream"
+        )
     print(tables.main_table(finished))
     print(f"\nBreak-even in FLOPs: {finished.metrics['break_even/sentence']}")
     print(f"\nfigure    {drawn[0]}\nrecords   {folder}")

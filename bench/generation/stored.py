@@ -89,6 +89,10 @@ class StoredPool(Completions):
     def length(self) -> np.ndarray:
         return self.length_
 
+    @property
+    def stored_as(self) -> frozenset[str]:
+        return frozenset(unit.key.partition("[")[0] for unit in self.units_)
+
     def first(self, num_completions: int) -> Completions:
         """The view of each prompt's first `num_completions` samples, still in the store."""
         if num_completions == self.shape[1]:

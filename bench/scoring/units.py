@@ -1,0 +1,71 @@
+"""Scores that nest as pools do: each stored unit of a pool is scored once, and so is each distinct text of a prompt."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.artifacts import Completions, Prompts, Rewards
+from bench.progress import bar
+from bench.store import Address, current
+
+Score = Callable[[Sequence[int], Sequence[str]], tuple[np.ndarray, dict[str, float]]]
+
+
+def scored(
+    prompts: Prompts,
+    completions: Completions,
+    score: Score,
+    *,
+    stage: str,
+    version: int,
+    settings: dict[str, Any],
+    parents: dict[str, str] | None = None,
+) -> Rewards:
+    """[M, N] rewards, one store artifact a unit of the pool; what was scored before is read.
+
+    score(rows, texts) -> (values [D], counts): D distinct pairs of a row of `prompts` and a text; NaN is unscored. It
+    is called only where a unit is missing, so that a model is best loaded at its first call; the counts (tokens,
+    flops, truncated inputs) are the unit's. Raise `version` when equal settings give other scores; `parents` are the
+    content keys of what else the scores depend on, e.g. a reward model.
+    """
+    value = np.empty(completions.shape)
+    known: dict[tuple[int, str], float] = {}  # of the prompts at hand, so that equal texts of other units score equal
+    with bar(stage, total=float(completions.logprob.size), unit="completions") as progress:
+        start = -1
+        for rows, columns, unit in completions.units():
+            if rows.start != start:
+                start, known = rows.start, {}
+            cells = [(row, text) for row, texts in enumerate(unit.text.tolist(), start=rows.start) for text in texts]
+            address = Address(
+                stage, version, settings, {"prompts": prompts[rows].key, "completions": unit.key, **(parents or {})}
+            )
+            flat = current().make(address, partial(_build, cells, known, score), _read)
+            known |= dict(zip(cells, flat.tolist(), strict=True))
+            value[rows, columns] = flat.reshape(unit.shape)
+            progress.advance(flat.size)
+    return Rewards(value)
+
+
+def _build(cells: list[tuple[int, str]], known: dict[tuple[int, str], float], score: Score, out: Path) -> dict:
+    new = [cell for cell in dict.fromkeys(cells) if cell not in known]
+    values, counts = score([row for row, _ in new], [text for _, text in new]) if new else (np.empty(0), {})
+    if np.shape(values) != (len(new),):
+        raise ValueError(f"a scorer gave values of shape {np.shape(values)} for {len(new)} texts.")
+    found = known | dict(zip(new, np.asarray(values, float).tolist(), strict=True))
+    _write(np.array([found[cell] for cell in cells]), out)
+    return {"scored": len(new), **counts}
+
+
+def _write(values: np.ndarray, folder: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"value": values}, folder / "rewards.safetensors")
+
+
+def _read(folder: Path) -> np.ndarray:
+    from safetensors.numpy import load_file
+
+    return load_file(folder / "rewards.safetensors")["value"]
