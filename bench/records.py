@@ -13,6 +13,7 @@ from bench import costs, store
 from bench.artifacts import Completions, Policy, Prompts
 from bench.estimators.best_of_n import subset_method
 from bench.evaluation import summary
+from bench.evaluation.reward_diagnostics import diagnose
 from bench.experiment import Results
 from bench.generation.pool import describe
 from bench.seeds import generator
@@ -25,11 +26,13 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     """Write every record, metrics.json last: a folder that has it is complete. Returns the metrics."""
     cells = summary.per_prompt(results, num_completions=cfg.num_completions)
     rows = summary.curves(cells, seed=cfg.seed)
+    of_scorer, diagnostics = diagnose(results.best_of_n, seed=cfg.seed)
     metrics = {
         **summary.flatten(rows),
         **summary.contrasts(cells, seed=cfg.seed),
         **summary.provenance(rows),
         **_counts(results),
+        **of_scorer,
         **costs.by_lineage(uses),
         **_break_even(cfg, results, cells, uses),
     }
@@ -37,6 +40,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     _write_table(folder / "curves.parquet", rows)
     _write_table(folder / "per_prompt.parquet", _long(cells, results.test.id))
     _write_table(folder / "samples.parquet", _samples(results))
+    _write_table(folder / "diagnostics.parquet", diagnostics)
     store.write_durably(folder / "lineage.json", json.dumps(store.lineage(uses), indent=1))
     ordered = {name: None if _is_undefined(metrics[name]) else metrics[name] for name in sorted(metrics)}
     store.write_durably(folder / "metrics.json", json.dumps(ordered, indent=1))
@@ -48,6 +52,7 @@ def _counts(results: Results) -> dict[str, float | str]:
     counts: dict[str, float | str] = {
         "selection/kept": len(chosen),
         "selection/prompts_covered": chosen.prompts_covered,
+        "selection/prompts_filtered": results.prompts_filtered,
         "selection/prompts_unscored": int(np.isnan(results.rewards.value).all(axis=1).sum()),
         **{f"pool/{name}": value for name, value in describe(results.pool).items()},
         "pool/unscored": results.rewards.unscored,

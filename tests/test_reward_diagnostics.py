@@ -3,7 +3,10 @@
 import itertools
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from texts import pool_of
 
 from bench.estimators.reward_diagnostics import (
     as_probabilities,
@@ -15,6 +18,10 @@ from bench.estimators.reward_diagnostics import (
     turning_point,
     within_prompt_auc,
 )
+from bench.evaluation.heldout import Graded
+from bench.evaluation.reward_diagnostics import diagnose
+from bench.reporting.collect import Run
+from bench.reporting.reward_diagnostics import reward_diagnostics
 
 NAN = float("nan")
 
@@ -203,3 +210,75 @@ def test_bad_arrays_are_refused():
         within_prompt_auc([[0.1, NAN]], [[NAN, 1]])
     with pytest.raises(ValueError, match="between 0 and 1"):
         reliability([[0.1, 1.2]], [[0, 1]], rng())
+
+
+def graded(proxy, gold):
+    """As evaluation grades a pool; the length of a completion is its column, in tokens."""
+    proxy, gold = np.asarray(proxy, float), np.asarray(gold, float)
+    pool = pool_of([["word " * column for column in range(proxy.shape[1])] for _ in proxy])
+    return Graded(pool, proxy, gold, np.full(proxy.shape, None, object))
+
+
+def test_diagnose_names_every_quantity_and_counts_what_it_leaves_out():
+    proxy = [[0.9, 0.8, 0.1, 0.2], [0.5, 0.5, 0.5, 0.5], [0.1, 0.2, 0.3, 0.4], [0.4, 0.3, NAN, 0.1], [1, 1, 0, 0]]
+    gold = [[1, 0, 0, 1], [1, 0, 1, 0], [1, 1, 1, 1], [1, 0, 1, 0], [1, 1, 0, 0]]
+    metrics, rows = diagnose(graded(proxy, gold), seed=0)
+    # AUC: row 0 has .9 above both wrong ones and .2 above one, 3/4; then 1/2, undecidable, 1, 1
+    assert metrics["scorer/auc"] == pytest.approx((0.75 + 0.5 + 1 + 1) / 4)
+    assert metrics["scorer/auc_low"] <= metrics["scorer/auc"] <= metrics["scorer/auc_high"]
+    assert metrics["scorer/auc_prompts"] == 4
+    assert metrics["scorer/decidable"] == pytest.approx(4 / 5)
+    assert metrics["scorer/tie_rate"] == pytest.approx((0 + 1 + 0 + 0 + 2 / 6) / 5)
+    # ranks 4 3 1 2, none, 1 2 3 4, 3 2 1, and 3.5 3.5 1.5 1.5 against rising lengths
+    assert metrics["scorer/length_correlation"] == pytest.approx((-0.8 + 1 - 1 - 2 / np.sqrt(5)) / 4)
+    assert metrics["scorer/length_correlation_prompts"] == 4
+    assert metrics["scorer/unscored"] == 1
+    assert metrics["scorer/equals_gold"] == pytest.approx(4 / 19)
+    assert metrics["scorer/calibration"] == "of the score"
+    assert metrics["scorer/gold_largest_n"] == 4
+    of = {name: [row for row in rows if row["diagnostic"] == name] for name in ("gold", "proxy", "auc", "reliability")}
+    assert [row["x"] for row in of["gold"]] == [1, 2, 4]
+    assert of["gold"][0]["value"] == pytest.approx(np.nanmean([0.5, 0.5, 1, 1 / 3, 0.5]))
+    assert [row["count"] for row in of["gold"]] == [5, 5, 4]
+    assert [row["x"] for row in of["auc"]] == [0, 1, 3, 4]
+    assert sum(row["count"] for row in of["reliability"]) == 19
+    assert diagnose(graded(proxy, gold), seed=0)[0] == metrics
+
+
+def test_diagnose_says_what_does_not_apply():
+    proxy, gold = -np.arange(1.0, 25).reshape(6, 4), np.ones((6, 4))
+    metrics, rows = diagnose(graded(proxy, gold), seed=0)
+    assert metrics["scorer/calibration"].startswith("not applicable")
+    assert "scorer/calibration_error" not in metrics
+    assert np.isnan(metrics["scorer/auc"])
+    assert (metrics["scorer/decidable"], metrics["scorer/auc_prompts"]) == (0, 0)
+    assert not [row for row in rows if row["diagnostic"] in ("reliability", "auc")]
+    one, _ = diagnose(graded(proxy[:, :1], gold[:, :1]), seed=0)
+    assert one["scorer/overoptimisation"].startswith("not measured")
+    assert np.isnan(one["scorer/tie_rate"])
+
+
+def written(folder, proxy, gold):
+    """A run's records as the figure reads them."""
+    metrics, rows = diagnose(graded(proxy, gold), seed=0)
+    metrics |= {"test/prompts": len(proxy), "best_of_n/pool_size": proxy.shape[1]}
+    pq.write_table(pa.Table.from_pylist(rows), folder / "diagnostics.parquet")
+    return Run(folder, {"scoring": {"_target_": "bench.scoring.x.proxy"}}, metrics, {})
+
+
+@pytest.mark.parametrize("scale", [1.0, -20.0])
+def test_the_figure_is_drawn_and_repeats(tmp_path, scale):
+    proxy, gold = overoptimised_pool(prompts=40, columns=8, tempting=True)
+    run = written(tmp_path, scale * (proxy + 0.01) / 1.01, gold)
+    png, pdf = reward_diagnostics(run)
+    assert (png.name, pdf.name) == ("reward_diagnostics.png", "reward_diagnostics.pdf")
+    first = png.read_bytes(), pdf.read_bytes()
+    assert first[0][:4] == b"\x89PNG"
+    reward_diagnostics(run)
+    assert (png.read_bytes(), pdf.read_bytes()) == first
+
+
+def test_no_figure_of_the_gold_verifier_itself(tmp_path):
+    _, gold = overoptimised_pool(prompts=40, columns=8, tempting=True)
+    assert reward_diagnostics(written(tmp_path, gold, gold)) == []
+    assert not list(tmp_path.glob("reward_diagnostics*"))

@@ -39,7 +39,7 @@ def frontier(run: Run) -> list[Path]:
         drawn.legend(loc="outside upper center", ncols=2, columnspacing=1.0, handlelength=1.5)
         note = f"run {run.folder.name}; {run.metrics['test/prompts']} prompts; bars: 95 % intervals over prompts"
         drawn.text(0.0, -0.02, note, fontsize=5, color="#666666", va="top")
-        return _save(drawn, run.folder / "frontier")
+        return save(drawn, run.folder / "frontier")
 
 
 def _cross(axes: Any, x: Estimate, y: Estimate, colour: str, *, marker: str) -> None:
@@ -60,7 +60,8 @@ def _label(axes: Any, x: Estimate, y: Estimate, text: str, offset: tuple[int, in
     axes.annotate(text, (x.value, y.value), offset, textcoords="offset points", fontsize=6, color=colour)
 
 
-def _save(drawn: Any, stem: Path) -> list[Path]:
+def save(drawn: Any, stem: Path) -> list[Path]:
+    """The figure as stem.png and stem.pdf, whole or not at all; equal records give equal bytes."""
     paths = [stem.with_suffix(suffix) for suffix in (".png", ".pdf")]
     for path in paths:
         undated = {"CreationDate": None} if path.suffix == ".pdf" else None  # same records, same bytes

@@ -1,0 +1,128 @@
+"""What the scorer of a run knows of gold, measured on the base's held-out Best-of-N pool.
+
+metrics.json has it under scorer/; diagnostics.parquet has the curves behind reward_diagnostics.png.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from bench.estimators.best_of_n import best_of_n
+from bench.estimators.reward_diagnostics import (
+    as_probabilities,
+    decidable,
+    rank_correlation,
+    reliability,
+    tie_rate,
+    turning_point,
+    within_prompt_auc,
+)
+from bench.estimators.uncertainty import bootstrap_interval
+from bench.evaluation.heldout import Graded
+from bench.evaluation.summary import powers_of_two
+from bench.seeds import generator
+
+NOT_APPLICABLE = "not applicable: the scores are neither within [0, 1] nor on both sides of 0"
+
+
+def diagnose(pool: Graded, *, seed: int) -> tuple[dict[str, float | str], list[dict[str, Any]]]:
+    """(metrics, rows of curves) of proxy against gold [M, N]; a quantity that the pool can't tell is NaN, and says so.
+
+    Rows have diagnostic, x, value, low, high and count: "gold" and "proxy" of Best-of-x over the whole pool, "auc" of
+    each decidable prompt (x: its number), and "reliability", the observed share of correct at the expected share x.
+    """
+    measured, rows = _of_ranking(pool, seed)
+    calibration, bins = _of_calibration(pool, seed)
+    turning, curves = _of_more_selection(pool, seed)
+    return measured | calibration | turning, rows + bins + curves
+
+
+def _of_ranking(pool: Graded, seed: int) -> tuple[dict[str, float | str], list[dict[str, Any]]]:
+    scored = ~np.isnan(pool.proxy)
+    columns = {
+        "auc": within_prompt_auc(pool.proxy, pool.gold),
+        "decidable": decidable(pool.proxy, pool.gold),
+        "tie_rate": tie_rate(pool.proxy),
+        "length_correlation": rank_correlation(pool.proxy, pool.completions.length),
+    }
+    metrics: dict[str, float | str] = {
+        "scorer/unscored": int((~scored).sum()),
+        "scorer/equals_gold": float((pool.proxy == pool.gold)[scored].mean()),
+    }
+    for name, values in columns.items():
+        metrics |= _mean(f"scorer/{name}", values[:, None], seed)[0]
+        metrics[f"scorer/{name}_prompts"] = int((~np.isnan(values)).sum())
+    rows = [_row("auc", prompt, auc) for prompt, auc in enumerate(columns["auc"].tolist()) if not np.isnan(auc)]
+    return metrics, rows
+
+
+def _of_calibration(pool: Graded, seed: int) -> tuple[dict[str, float | str], list[dict[str, Any]]]:
+    read = as_probabilities(pool.proxy)
+    if read is None:
+        return {"scorer/calibration": NOT_APPLICABLE}, []
+    probability, how = read
+    found = reliability(probability, pool.gold, generator(seed, "scorer", "calibration"))
+    metrics: dict[str, float | str] = {
+        "scorer/calibration": f"of the {how}",
+        "scorer/calibration_error": found.error,
+        "scorer/calibration_error_low": found.error_low,
+        "scorer/calibration_error_high": found.error_high,
+    }
+    bins = zip(found.expected, found.observed, found.observed_low, found.observed_high, found.count, strict=True)
+    return metrics, [_row("reliability", *map(float, numbers)) for numbers in bins if numbers[-1] > 0]
+
+
+def _of_more_selection(pool: Graded, seed: int) -> tuple[dict[str, float | str], list[dict[str, Any]]]:
+    """Gold and proxy of Best-of-n, and the n where gold turns; n goes as far as half of the prompts have samples."""
+    enough = int(np.sort((~np.isnan(pool.proxy)).sum(axis=1))[len(pool.proxy) // 2])
+    sizes = powers_of_two(enough) if enough else []
+    rows = []
+    for name, values in (("gold", pool.gold), ("proxy", pool.proxy)):
+        curve = best_of_n(pool.proxy, values, sizes) if sizes else np.empty((len(pool.proxy), 0))  # [M, K]
+        _, ends = _mean(name, curve, seed)
+        rows += [_row(name, n, *numbers) for n, numbers in zip(sizes, ends, strict=True)]
+    if len(sizes) < 2 or (~np.isnan(curve[:, -1])).sum() < 4:
+        return {"scorer/overoptimisation": "not measured: too few prompts or scored samples"}, rows
+    turn = turning_point(pool.proxy, pool.gold, sizes, generator(seed, "scorer", "turning point"))
+    metrics: dict[str, float | str] = {
+        "scorer/gold_peak_n": turn.n,
+        "scorer/gold_largest_n": turn.largest,
+        "scorer/overoptimisation": turn.found.verdict,
+    }
+    for name, difference in (("gold", turn.found.gold), ("proxy", turn.found.proxy)):
+        metrics |= {
+            f"scorer/{name}_beyond_peak": difference.mean,
+            f"scorer/{name}_beyond_peak_low": difference.low,
+            f"scorer/{name}_beyond_peak_high": difference.high,
+        }
+    return metrics, rows
+
+
+def _mean(name: str, values: np.ndarray, seed: int) -> tuple[dict[str, float | str], list[tuple[float, ...]]]:
+    """The mean of the first column [M, K] with its interval as metrics, and (value, low, high, count) of every one."""
+    count = (~np.isnan(values)).sum(axis=0)
+    if not count.any():
+        return {name: float("nan"), f"{name}_low": float("nan"), f"{name}_high": float("nan")}, []
+    means = np.divide(np.nansum(values, axis=0), count, out=np.full(len(count), np.nan), where=count > 0)
+    ends = bootstrap_interval(values, generator(seed, "scorer", name))
+    table = [tuple(map(float, row)) for row in zip(means, *map(np.asarray, ends), count, strict=True)]
+    value, low, high, _ = table[0]
+    return {name: value, f"{name}_low": low, f"{name}_high": high}, table
+
+
+def _row(
+    diagnostic: str,
+    x: float,
+    value: float,
+    low: float = float("nan"),
+    high: float = float("nan"),
+    count: float = 1,
+) -> dict[str, Any]:
+    return {
+        "diagnostic": diagnostic,
+        "x": float(x),
+        "value": float(value),
+        "low": float(low),
+        "high": float(high),
+        "count": int(count),
+    }
