@@ -8,6 +8,7 @@ import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
 from bench.evaluation.heldout import Graded, Outcomes, grade
+from bench.scoring.preparing import prepared
 from bench.seeds import generator
 from bench.selection import matched_random
 from bench.tasks import Task
@@ -47,6 +48,7 @@ def run(
     """
     train, test = task.prompts("train"), task.prompts("test")
     base = policy(task)
+    scoring = prepared(scoring, base=base, task=task, generation=generation)  # one that learns, does so here
 
     pool = generation(train, base, num_completions=num_completions, seed=seed)  # [M, N]
     rewards = scoring(train, pool)  # [M, N]
