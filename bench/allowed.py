@@ -66,6 +66,8 @@ Temperature = Annotated[float, number(0)]
 TopP = Annotated[float, PROBABILITY_MASS]
 TopK = Annotated[int, whole(0)]
 Count = Annotated[int, whole(1)]
+OF_ONE_PROMPT = "of one prompt's completions"
+CountPerPrompt = Annotated[int, whole(1), OF_ONE_PROMPT]  # so at most num_completions
 
 
 def rules(function: Callable[..., Any]) -> dict[str, Rule]:
@@ -77,3 +79,9 @@ def rules(function: Callable[..., Any]) -> dict[str, Rule]:
                 if isinstance(note, Rule):
                     found[name] = note
     return found
+
+
+def counts_per_prompt(function: Callable[..., Any]) -> list[str]:
+    """The parameters of a function that count completions of one prompt."""
+    parameters = inspect.signature(function).parameters.items()
+    return [name for name, parameter in parameters if OF_ONE_PROMPT in get_args(parameter.annotation)]

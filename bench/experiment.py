@@ -1,6 +1,5 @@
 """One experiment, top to bottom. `python -m bench` composes its parts from conf/ and calls `run`."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +10,8 @@ from bench.evaluation.heldout import Graded, Outcomes, grade
 from bench.scoring.preparing import prepared
 from bench.seeds import generator
 from bench.selection import matched_random
+from bench.selection.evidence import evidence_for
+from bench.selection.prompt_filter import prompts_dropped
 from bench.tasks import Task
 
 
@@ -21,10 +22,11 @@ class Results:
     train: Prompts
     pool: Completions  # [M, N] on the training prompts
     rewards: Rewards  # [M, N]
-    selections: dict[str, Selection]  # tuned, control
-    policies: dict[str, Policy]  # base, tuned, control
+    prompts_filtered: int  # that the prompt filter left out
+    selections: dict[str, Selection]  # tuned, control (where there is one)
+    policies: dict[str, Policy]  # base, tuned, control (likewise)
     test: Prompts
-    outcomes: dict[str, Outcomes]  # base, tuned, control
+    outcomes: dict[str, Outcomes]  # base, tuned, control (likewise)
     best_of_n: Graded  # the base's held-out pool, drawn with the run's own sampler
 
 
@@ -33,18 +35,21 @@ def run(
     policy: Callable[..., Policy],
     generation: Callable[..., Completions],
     scoring: Callable[..., Rewards],
+    prompt_filter: Callable[[np.ndarray], np.ndarray],
     selection: Callable[..., Selection],
     training: Callable[..., Policy],
     evaluation: Callable[..., Outcomes],
     *,
     num_completions: int,
     baseline_completions: int,
+    control: str,
     seed: int,
 ) -> Results:
     """Sample, score, select, fine-tune; compare with a random control and with Best-of-N on one measured KL axis.
 
-    Every policy is trained from the base. The control is fine-tuned on as many completions of the same prompts,
-    chosen without the reward. Best-of-N is the base with the training pool's temperature and top-p, on test prompts.
+    Every policy is trained from the base. The control ("matched"; "none" does without) is fine-tuned on as many
+    completions of the same prompts, chosen without the reward. Best-of-N is the base with the training pool's
+    temperature and top-p, on test prompts.
     """
     train, test = task.prompts("train"), task.prompts("test")
     base = policy(task)
@@ -52,15 +57,14 @@ def run(
 
     pool = generation(train, base, num_completions=num_completions, seed=seed)  # [M, N]
     rewards = scoring(train, pool)  # [M, N]
-    evidence = evidence_for(selection, pool, task)
-    chosen = selection(rewards.value, generator(seed, "selection"), **evidence)  # [K]
-    control = matched_random(chosen, rewards.value, generator(seed, "control"))  # [K]
+    eligible = prompt_filter(rewards.value)  # [M, N], NaN where the prompt is left out
+    evidence = evidence_for(selection, pool, task, base)
+    selections = {"tuned": selection(eligible, generator(seed, "selection"), **evidence)}  # [K]
+    if control == "matched":
+        selections["control"] = matched_random(selections["tuned"], eligible, generator(seed, "control"))  # [K]
 
-    policies = {
-        "base": base,
-        "tuned": training(base, train, pool, chosen, seed=seed),
-        "control": training(base, train, pool, control, seed=seed),
-    }
+    policies = {"base": base}
+    policies |= {arm: training(base, train, pool, chosen, seed=seed) for arm, chosen in selections.items()}
     outcomes = {
         arm: evaluation(tuned, base, test, generation, scoring, task, seed=seed) for arm, tuned in policies.items()
     }
@@ -69,16 +73,10 @@ def run(
         train=train,
         pool=pool,
         rewards=rewards,
-        selections={"tuned": chosen, "control": control},
+        prompts_filtered=prompts_dropped(rewards.value, eligible),
+        selections=selections,
         policies=policies,
         test=test,
         outcomes=outcomes,
         best_of_n=grade(test, baseline, scoring, task),
     )
-
-
-def evidence_for(selection: Callable[..., Selection], pool: Completions, task: Task) -> dict:
-    """What a selection method asks for by name beyond the rewards, e.g. `paths` [M, N]."""
-    available = {"paths": lambda: np.vectorize(task.path, otypes=[object])(pool.text), "length": lambda: pool.length}
-    wanted = inspect.signature(selection).parameters
-    return {name: make() for name, make in available.items() if name in wanted}

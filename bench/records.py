@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from bench import costs, store
-from bench.artifacts import Completions, Policy, Prompts
+from bench.allowed import counts_per_prompt
+from bench.artifacts import Completions, Policy, Prompts, Selection
 from bench.estimators.best_of_n import subset_method
 from bench.evaluation import summary
 from bench.evaluation.reward_diagnostics import diagnose
@@ -32,6 +34,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         **summary.contrasts(cells, seed=cfg.seed),
         **summary.provenance(rows),
         **_counts(results),
+        **_below_k(cfg, results.selections["tuned"]),
         **of_scorer,
         **costs.by_lineage(uses),
         **_break_even(cfg, results, cells, uses),
@@ -58,12 +61,13 @@ def _counts(results: Results) -> dict[str, float | str]:
         "pool/unscored": results.rewards.unscored,
         "pool/mean_reward": float(np.nanmean(results.rewards.value)),
         "train/loss": _last_epoch_loss(results.policies["tuned"]),
-        "control/train_loss": _last_epoch_loss(results.policies["control"]),
         "best_of_n/pool_size": results.best_of_n.proxy.shape[1],
         "best_of_n/prompts_without_correct": float((results.best_of_n.gold.max(axis=1) == 0).mean()),
         "train/prompts": len(results.train),
         "test/prompts": len(results.test),
     }
+    if "control" in results.policies:
+        counts["control/train_loss"] = _last_epoch_loss(results.policies["control"])
     for arm, outcomes in results.outcomes.items():
         counts[f"{arm}/kl_per_token"] = outcomes.kl_per_token
         drawn = outcomes.sampled.gold.shape[1]
@@ -72,6 +76,13 @@ def _counts(results: Results) -> dict[str, float | str]:
         if outcomes.harness is not None:
             counts |= {f"{arm}/lm_eval/{name}": value for name, value in outcomes.harness.metrics.items()}
     return counts
+
+
+def _below_k(cfg: DictConfig, chosen: Selection) -> dict[str, float]:
+    """Prompts of which the selection keeps some, but fewer than the k that it may keep of each."""
+    kept = np.unique(chosen.row, return_counts=True)[1]
+    counted = counts_per_prompt(get_object(cfg.selection["_target_"]))
+    return {f"selection/prompts_below_{name}": int((kept < cfg.selection[name]).sum()) for name in counted}
 
 
 def _break_even(

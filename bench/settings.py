@@ -6,11 +6,11 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from bench.allowed import FOLDER, PLAIN_NAME, PROBABILITY_MASS, Rule, number, rules, whole
+from bench.allowed import FOLDER, PLAIN_NAME, PROBABILITY_MASS, Rule, counts_per_prompt, number, one_of, rules, whole
 from bench.artifacts import content_hash
 from bench.errors import BenchError
 
-PARTS = ("task", "policy", "generation", "scoring", "selection", "training", "evaluation", "tracking")
+PARTS = ("task", "policy", "generation", "scoring", "prompt_filter", "selection", "training", "evaluation", "tracking")
 PLACES = ("store", "outputs", "tracking")  # where a run's files lie: not part of what it is
 RULES = {
     "name": PLAIN_NAME,
@@ -19,6 +19,7 @@ RULES = {
     "baseline_completions": whole(1),
     "temperature": number(0),
     "top_p": PROBABILITY_MASS,
+    "control": one_of("matched", "none"),
     "threads": whole(0),
     "store": FOLDER,
     "outputs": FOLDER,
@@ -68,6 +69,12 @@ def check(cfg: DictConfig) -> None:
         raise BenchError(
             f"training.micro_batch_size={micro} is not allowed: it must divide training.batch_size={batch}."
         )
+    for name in counts_per_prompt(_target("selection", cfg.selection)):
+        if name in cfg.selection and cfg.selection[name] > cfg.num_completions:
+            raise BenchError(
+                f"selection.{name}={cfg.selection[name]} is more than each prompt has: num_completions="
+                f"{cfg.num_completions}."
+            )
     k, prompts = OmegaConf.select(cfg, "selection.k", default=None), cfg.task.get("train_prompts")
     if k is not None and prompts is not None and k > prompts * cfg.num_completions:
         raise BenchError(

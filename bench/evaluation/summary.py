@@ -74,13 +74,15 @@ def curves(cells: dict[Cell, np.ndarray], *, seed: int) -> list[dict]:
 
 
 PRIMARY = "tuned_vs_control/pass@1"
+WITHOUT_CONTROL = "tuned_vs_base/pass@1"
 
 
 def contrasts(cells: dict[Cell, np.ndarray], *, seed: int) -> dict[str, float | str]:
     """Paired differences on the same prompts, each with its interval, minimum detectable effect and verdict in words.
 
-    The primary contrast, tuned against control in pass@1, is judged by its own interval; the others are secondary and
-    judged by p-values adjusted for their number (Holm 1979), while their intervals stay those of one comparison.
+    The primary contrast, tuned against control in pass@1 (against the base where there is no control), is judged by
+    its own interval; the others are secondary and judged by p-values adjusted for their number (Holm 1979), while
+    their intervals stay those of one comparison.
     """
     pairs = _pairs(cells)
     found = {
@@ -88,12 +90,13 @@ def contrasts(cells: dict[Cell, np.ndarray], *, seed: int) -> dict[str, float | 
         for name, (ours, theirs) in pairs.items()
     }
     p_values = {name: _p_value(found[name], *(cells[cell] for cell in pair)) for name, pair in pairs.items()}
-    secondary = [name for name in found if name != PRIMARY]
+    primary = PRIMARY if PRIMARY in found else WITHOUT_CONTROL
+    secondary = [name for name in found if name != primary]
     adjusted = dict(zip(secondary, holm(np.array([p_values[name] for name in secondary])), strict=True))
-    adjusted[PRIMARY] = p_values[PRIMARY]
+    adjusted[primary] = p_values[primary]
     metrics: dict[str, float | str] = {}
     for name, difference in found.items():
-        resolved = name == PRIMARY or adjusted[name] <= SIGNIFICANCE
+        resolved = name == primary or adjusted[name] <= SIGNIFICANCE
         metrics |= {
             f"{name}/difference": difference.mean,
             f"{name}/difference_low": difference.low,
@@ -118,6 +121,7 @@ def _pairs(cells: dict[Cell, np.ndarray]) -> dict[str, tuple[Cell, Cell]]:
     pairs = {
         f"{ours}_vs_{theirs}/{name}": (Cell(ours, method, "accuracy", 1), Cell(theirs, method, "accuracy", 1))
         for ours, theirs in arms
+        if Cell(ours, "pass", "accuracy", 1) in cells and Cell(theirs, "pass", "accuracy", 1) in cells
         for method, name in methods
     }
     for cell in cells:

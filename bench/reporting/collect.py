@@ -37,6 +37,11 @@ class Run:
     def selection(self) -> str:
         return self.config["selection"]["_target_"].rsplit(".", 1)[-1]
 
+    @property
+    def controlled(self) -> bool:
+        """Whether a random twin was trained too."""
+        return self.config.get("control") != "none"
+
     def series(self, policy: str, method: str, metric: str) -> dict[int, Estimate]:
         """n -> estimate, in order of n."""
         found = {key[3]: estimate for key, estimate in self.curves.items() if key[:3] == (policy, method, metric)}

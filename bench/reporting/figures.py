@@ -30,6 +30,8 @@ def frontier(run: Run) -> list[Path]:
             _label(axes, kl[n], accuracy[n], f"n={n}", (4, -7), COLOURS["base"])
         markers = {"tuned": ("D", f"fine-tuned on {run.selection}"), "control": ("s", "on its random twin")}
         for arm, (marker, label) in markers.items():
+            if arm == "control" and not run.controlled:
+                continue
             point = run.series(arm, "policy", "kl")[1], run.series(arm, "pass", "accuracy")[1]
             _cross(axes, *point, COLOURS[arm], marker=marker)
             _label(axes, *point, label, (6, -2), COLOURS[arm])

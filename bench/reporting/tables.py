@@ -22,6 +22,8 @@ def main_table(run: Run) -> str:
         ("policy", "greedy accuracy", "sampled accuracy", "KL, nats/sequence", "KL bound", "tuned is")
     ]
     for arm, name in names.items():
+        if arm == "control" and not run.controlled:
+            continue
         rows.append(
             (
                 name,
@@ -51,7 +53,8 @@ def main_table(run: Run) -> str:
 def runs_table(runs: Sequence[Run]) -> str:
     """One row a run, by what differs in their settings: both arms' accuracy and the paired selection effect.
 
-    Runs that differ in nothing but the seed get a last row: their mean, with an interval for new seeds on new prompts.
+    Runs that differ in nothing but the seed, and have a control, get a last row: their mean, with an interval for new
+    seeds on new prompts.
     """
     settings = {run.folder: _flat(run.config) for run in runs}
     differing = _differing(list(settings.values()))
@@ -60,23 +63,33 @@ def runs_table(runs: Sequence[Run]) -> str:
     names = ("tuned pass@1", "control pass@1", "tuned greedy", "control greedy")
     rows = [("run", *(key.removesuffix("._target_") for key in differing), *names, "tuned - control", "verdict")]
     for run in runs:
-        ends = (run.metrics[f"tuned_vs_control/pass@1/difference{end}"] for end in ("", "_low", "_high"))
         rows.append(
             (
                 run.folder.name,
                 *(str(settings[run.folder].get(key)).removeprefix("bench.selection.") for key in differing),
-                *(str(run.series(arm, method, "accuracy")[1]) for arm, method in effects),
-                str(Estimate(*ends)),
-                run.metrics["tuned_vs_control/pass@1/verdict"],
+                *(_accuracy(run, *effect) for effect in effects),
+                *_selection_effect(run),
             )
         )
-    if differing == ["seed"]:
+    if differing == ["seed"] and all(run.controlled for run in runs):
         scores = [np.stack([run.per_prompt(*effect, "accuracy", 1) for run in runs]) for effect in effects]  # [S, M]
         means = [seed_interval(values) for values in (*scores, scores[0] - scores[1])]
         estimates = [Estimate(found.mean, found.low, found.high) for found in means]
         verdict = "better" if estimates[-1].low > 0 else "worse" if estimates[-1].high < 0 else "not resolved"
         rows.append(("mean", f"all {len(runs)}", *map(str, estimates), verdict))
     return markdown(rows)
+
+
+def _accuracy(run: Run, arm: str, method: str) -> str:
+    return str(run.series(arm, method, "accuracy")[1]) if arm != "control" or run.controlled else ""
+
+
+def _selection_effect(run: Run) -> tuple[str, str]:
+    """Tuned less control with its interval, and the verdict on it."""
+    if not run.controlled:
+        return "", "no control"
+    ends = (run.metrics[f"tuned_vs_control/pass@1/difference{end}"] for end in ("", "_low", "_high"))
+    return str(Estimate(*ends)), run.metrics["tuned_vs_control/pass@1/verdict"]
 
 
 def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:

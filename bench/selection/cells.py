@@ -1,0 +1,66 @@
+"""What the selection methods share: which cells are scored, correct, best, and how cells become a Selection."""
+
+import numpy as np
+
+from bench.artifacts import Selection
+from bench.errors import BenchError
+
+CORRECT = 0.5  # a verifier says 1 for correct and 0 for wrong
+
+
+def cells(chosen: np.ndarray, weight: np.ndarray | None = None) -> Selection:
+    """The Selection of the true cells of [M, N], with their weights from an [M, N] array or 1 each."""
+    row, column = np.nonzero(chosen)
+    return Selection(row, column, np.ones(len(row)) if weight is None else weight[row, column])
+
+
+def correct(rewards: np.ndarray) -> np.ndarray:
+    """[M, N] bool: what the verifier accepts; the unscored is not correct."""
+    return np.asarray(rewards, float) > CORRECT  # NaN compares false
+
+
+def indifferent(rewards: np.ndarray) -> np.ndarray:
+    """[M, N]: 0 where there is a score, NaN where there is none."""
+    return np.where(np.isnan(np.asarray(rewards, float)), np.nan, 0.0)
+
+
+def finite(rewards: np.ndarray) -> np.ndarray:
+    """[M, N] float, for a method that computes with rewards; ValueError where one is infinite."""
+    rewards = np.asarray(rewards, float)
+    if np.isinf(rewards).any():
+        raise ValueError("rewards holds an infinite value; they must be finite numbers, or NaN for the unscored.")
+    return rewards
+
+
+def same_shape(name: str, evidence: np.ndarray, rewards: np.ndarray) -> None:
+    """BenchError where evidence is not [M, N]."""
+    if np.shape(evidence) != np.shape(rewards):
+        raise BenchError(f"{name} has shape {np.shape(evidence)}; it must be that of rewards, {np.shape(rewards)}.")
+
+
+def at_most_samples(k: int, rewards: np.ndarray) -> None:
+    """BenchError where a prompt does not have k completions."""
+    samples = np.shape(rewards)[1]
+    if not 1 <= k <= samples:
+        raise BenchError(f"selection.k={k} is not between 1 and the {samples} completions of a prompt.")
+
+
+def ranks_within_prompt(rewards: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """[M, N] ints: 0 for a prompt's best, ties in random order; -1 for the unscored."""
+    rewards = np.asarray(rewards, float)
+    order = np.lexsort((rng.random(rewards.shape), -rewards), axis=1)  # NaN sorts last
+    ranks = np.empty(rewards.shape, int)
+    np.put_along_axis(ranks, order, np.broadcast_to(np.arange(rewards.shape[1]), rewards.shape), axis=1)
+    return np.where(np.isnan(rewards), -1, ranks)
+
+
+def best_k(rewards: np.ndarray, k: int, rng: np.random.Generator) -> Selection:
+    """The k best of all cells, ties in random order. BenchError where fewer are scored."""
+    rewards = np.asarray(rewards, float)
+    scored = int((~np.isnan(rewards)).sum())
+    if not 1 <= k <= scored:
+        raise BenchError(f"selection.k={k} is not between 1 and the {scored} scored completions of the pool.")
+    order = np.lexsort((rng.random(rewards.size), -rewards.ravel()))
+    chosen = np.zeros(rewards.size, bool)
+    chosen[order[:k]] = True
+    return cells(chosen.reshape(rewards.shape))

@@ -1,0 +1,116 @@
+"""Methods that start from what a verifier accepts: all of it, one of a kind, the shortest, or no more than a share."""
+
+from typing import Annotated
+
+import numpy as np
+
+from bench.allowed import TRUE_OR_FALSE, CountPerPrompt, number, one_of
+from bench.artifacts import Selection
+from bench.selection.cells import CORRECT, at_most_samples, cells, correct, ranks_within_prompt, same_shape
+from bench.selection.edit_distance import edit_distance
+
+
+def all_correct(rewards: np.ndarray, rng: np.random.Generator) -> Selection:
+    """Every completion that the verifier accepts (reward above 0.5), as in STaR (Zelikman et al. 2022), section 3.1.
+
+    rewards: [M, N]. `rng` is unused: nothing is left to chance.
+    """
+    return cells(correct(rewards))
+
+
+def shortest_correct(rewards: np.ndarray, rng: np.random.Generator, *, length: np.ndarray) -> Selection:
+    """The shortest correct completion (reward above 0.5) of every prompt that has one. rewards: [M, N]; length: [M, N]
+    tokens. Source: the shortest correct sample as the target of concise reasoning (Munkhbat et al. 2025, arXiv
+    2502.20122)."""
+    same_shape("length", length, rewards)
+    return cells(ranks_within_prompt(np.where(correct(rewards), -np.asarray(length, float), np.nan), rng) == 0)
+
+
+def distinct_correct(
+    rewards: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    paths: np.ndarray,
+    steps_true: np.ndarray | None = None,
+    texts: np.ndarray | None = None,
+    every_step: Annotated[bool, TRUE_OR_FALSE] = False,
+    keep: Annotated[str, one_of("random", "farthest")] = "random",
+) -> Selection:
+    """One correct completion for each distinct reasoning path of a prompt. Source: RFT (Yuan et al. 2023), section 3.3.
+
+    rewards: [M, N]; paths: [M, N] objects, equal where two completions reason alike, None where there is no path (such
+    a completion is not chosen).
+    every_step: only completions whose every equation is true, as RFT asks; needs steps_true [M, N] bool.
+    keep: which of several alike stays. "random": any of them; "farthest": as RFT's code has it, completions come one by
+    one (here in random order) and one takes the place of that kept for its path where it is farther from those kept for
+    the other paths, by the sum of edit distances between their characters; needs texts [M, N] str.
+    """
+    same_shape("paths", paths, rewards)
+    eligible = correct(rewards) & (np.asarray(paths, object) != None)  # noqa: E711  (elementwise)
+    if every_step:
+        if steps_true is None:
+            raise ValueError("every_step needs steps_true [M, N]: whether each step of a completion is true.")
+        same_shape("steps_true", steps_true, rewards)
+        eligible &= np.asarray(steps_true, bool)
+    if keep == "farthest":
+        if texts is None:
+            raise ValueError("keep='farthest' needs texts [M, N]: what distances are between.")
+        same_shape("texts", texts, rewards)
+    chosen = np.zeros(eligible.shape, bool)
+    for row in np.flatnonzero(eligible.any(axis=1)):
+        columns = rng.permutation(np.flatnonzero(eligible[row]))
+        if texts is not None and keep == "farthest":
+            kept = _farthest(columns, paths[row], texts[row])
+        else:
+            kept = list({paths[row][column]: column for column in reversed(columns)}.values())  # the first of each
+        chosen[row, kept] = True
+    return cells(chosen)
+
+
+def _farthest(columns: np.ndarray, paths: np.ndarray, texts: np.ndarray) -> list[int]:
+    """The columns that stay, visited in the given order; paths, texts: [N]."""
+    known: dict[tuple[str, str], int] = {}
+
+    def distance(one: str, other: str) -> int:
+        pair = (one, other) if one < other else (other, one)
+        if pair not in known:
+            known[pair] = edit_distance(*pair)
+        return known[pair]
+
+    kept: dict[str, int] = {}
+    for column in columns:
+        holder = kept.setdefault(paths[column], column)
+        if texts[holder] != texts[column]:
+            others = [texts[other] for path, other in kept.items() if path != paths[column]]
+            if sum(distance(texts[column], o) for o in others) > sum(distance(texts[holder], o) for o in others):
+                kept[paths[column]] = column
+    return list(kept.values())
+
+
+def balanced(
+    rewards: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    k: CountPerPrompt,
+    threshold: Annotated[float, number()] = CORRECT,
+    allocation: Annotated[str, one_of("uniform", "difficulty")] = "uniform",
+) -> Selection:
+    """The best completions above `threshold` of every prompt, k at most: easy prompts can't crowd out the hard ones.
+
+    rewards: [M, N]. BenchError where k is above N. allocation "uniform": k for all, as in B-STaR (Zeng et al. 2024,
+    arXiv 2412.17256: the samples of a query above a reward threshold, best first, cut at a number). "difficulty": k for
+    the hardest prompt that has any, and for others in proportion to their share of samples not above the threshold,
+    rounded up, as the Prop2Diff of DART-Math (Tong et al. 2024, arXiv 2407.13690): a prompt always solved gets none.
+    """
+    at_most_samples(k, rewards)
+    rewards = np.asarray(rewards, float)
+    accepted = rewards > threshold
+    quota = np.full(len(rewards), k)
+    if allocation == "difficulty":
+        scored = np.maximum((~np.isnan(rewards)).sum(axis=1), 1)
+        failed = (scored - accepted.sum(axis=1)) / scored  # [M], of interest where something is accepted
+        hardest = np.max(failed, where=accepted.any(axis=1), initial=0)
+        if hardest > 0:
+            quota = np.ceil(k * failed / hardest - 1e-9).astype(int)
+    ranks = ranks_within_prompt(np.where(accepted, rewards, np.nan), rng)
+    return cells((ranks >= 0) & (ranks < quota[:, None]))

@@ -1,0 +1,80 @@
+"""Methods that keep the best by reward: of each prompt, of the whole pool, or above a line."""
+
+import math
+from typing import Annotated
+
+import numpy as np
+
+from bench.allowed import Count, CountPerPrompt, number
+from bench.artifacts import Selection
+from bench.selection.cells import at_most_samples, best_k, cells, finite, ranks_within_prompt, same_shape
+
+
+def top_per_prompt(rewards: np.ndarray, rng: np.random.Generator) -> Selection:
+    """The best completion of every prompt. Source: Llama 2 (Touvron et al. 2023), section 3.2.3.
+
+    rewards: [M, N]. Returns at most M cells, one a prompt with a scored sample.
+    """
+    return cells(ranks_within_prompt(rewards, rng) == 0)
+
+
+def top_k_per_prompt(rewards: np.ndarray, rng: np.random.Generator, *, k: CountPerPrompt) -> Selection:
+    """The k best completions of every prompt; a prompt with fewer scored samples gives those it has.
+
+    rewards: [M, N]. BenchError where k is above N. Source: top_per_prompt's, with k in the place of one.
+    """
+    at_most_samples(k, rewards)
+    ranks = ranks_within_prompt(rewards, rng)
+    return cells((ranks >= 0) & (ranks < k))
+
+
+def top_k_overall(rewards: np.ndarray, rng: np.random.Generator, *, k: Count) -> Selection:
+    """The k best of all completions together: easy prompts may fill it. Raises BenchError where fewer are scored.
+
+    rewards: [M, N]. Source: reward-ranked filtering over the whole pool, as in RAFT (Dong et al. 2023), section 3.
+    """
+    return best_k(rewards, k, rng)
+
+
+def threshold(rewards: np.ndarray, rng: np.random.Generator, *, threshold: Annotated[float, number()]) -> Selection:
+    """Every completion whose reward is above `threshold` (not at it). rewards: [M, N]; `rng` is unused.
+
+    Source: the filter of ReST's Improve step (Gulcehre et al. 2023, arXiv 2308.08998).
+    """
+    return cells(np.asarray(rewards, float) > threshold)  # NaN compares false
+
+
+def quantile(
+    rewards: np.ndarray, rng: np.random.Generator, *, q: Annotated[float, number(0, 1, open_high=True)]
+) -> Selection:
+    """The best 1 - q of all scored completions together: all but floor(q x scored), ties at the line at random.
+
+    rewards: [M, N]. At least one is kept where one is scored, none where none is. A line drawn by value instead would
+    keep none or all of a tie, which with a verifier is everything.
+    """
+    scored = int((~np.isnan(np.asarray(rewards, float))).sum())
+    dropped = math.floor(q * scored + 1e-9)  # 0.29 x 100 is 28.999999999999996
+    return best_k(rewards, scored - dropped, rng) if scored else cells(np.zeros(np.shape(rewards), bool))
+
+
+def worst_per_prompt(rewards: np.ndarray, rng: np.random.Generator) -> Selection:
+    """The worst scored completion of every prompt: a negative control, which should train a worse policy.
+
+    rewards: [M, N]. Ours; nothing in the field selects so on purpose.
+    """
+    return cells(ranks_within_prompt(-np.asarray(rewards, float), rng) == 0)
+
+
+def kl_regularised(
+    rewards: np.ndarray, rng: np.random.Generator, *, logprob: np.ndarray, beta: Annotated[float, number(0)]
+) -> Selection:
+    """The completion with the largest r + beta log pi0(y) of every prompt; beta = 0 is top_per_prompt.
+
+    rewards: [M, N]; logprob: [M, N] nats a sequence under the raw base (temperature 1, top-p 1). ValueError where a
+    scored completion has no finite logprob. Source: KL-regularised Best-of-N (Jinnai et al. 2024, arXiv 2404.01054).
+    """
+    rewards, logprob = finite(rewards), np.asarray(logprob, float)
+    same_shape("logprob", logprob, rewards)
+    if not np.isfinite(logprob[~np.isnan(rewards)]).all():
+        raise ValueError("logprob is not finite at a scored completion; it must be its log-probability in nats.")
+    return cells(ranks_within_prompt(rewards + beta * np.where(np.isnan(rewards), 0, logprob), rng) == 0)

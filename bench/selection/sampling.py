@@ -1,0 +1,87 @@
+"""Methods that sample or weight by the reward instead of taking the best: softmax, statistical rejection, pessimism."""
+
+from typing import Annotated
+
+import numpy as np
+
+from bench.allowed import ABOVE_ZERO, CountPerPrompt
+from bench.artifacts import Selection
+from bench.selection.cells import at_most_samples, cells, finite, ranks_within_prompt
+
+ROUNDING = 1e-12  # of a prompt's weight of 1: what is left of a reward at lambda
+
+
+def softmax(rewards: np.ndarray, rng: np.random.Generator, *, temperature: Annotated[float, ABOVE_ZERO]) -> Selection:
+    """One completion of every prompt, drawn with probability proportional to exp(r / temperature).
+
+    rewards: [M, N]. Temperature to 0 is top_per_prompt, to infinity random_per_prompt. Source: soft Best-of-n
+    (Verdun et al. 2025, arXiv 2505.03156), drawn by the largest of r / temperature + Gumbel noise.
+    """
+    rewards = finite(rewards)
+    below_best = rewards - _best(rewards)  # at most 0, so that no temperature overflows upwards
+    with np.errstate(over="ignore"):
+        noisy = below_best / temperature + rng.gumbel(size=rewards.shape)
+    return cells(ranks_within_prompt(noisy, rng) == 0)
+
+
+def rso(
+    rewards: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    k: CountPerPrompt,
+    beta: Annotated[float, ABOVE_ZERO],
+) -> Selection:
+    """k completions of every prompt by statistical rejection sampling; with fewer scored samples, those it has.
+
+    Each pass visits a prompt's remaining completions in random order and accepts one with probability
+    exp((r - r_max) / beta), r_max being the best of the remaining when the pass begins; what is accepted leaves, until
+    k are. With many samples of the base, the first accepted follow its tilt, pi0(y) exp(r / beta) / Z.
+    rewards: [M, N]. BenchError where k is above N. Source: RSO (Liu et al. 2023, arXiv 2309.06657), Algorithm 1; there
+    completions are told apart by text, so that equal ones count once, and are visited in the order they came.
+    """
+    rewards = finite(rewards)
+    at_most_samples(k, rewards)
+    chosen = np.zeros(rewards.shape, bool)
+    for row, values in enumerate(rewards):
+        remaining = np.flatnonzero(~np.isnan(values))
+        wanted = min(k, len(remaining))
+        while wanted:
+            remaining = rng.permutation(remaining)
+            ratio = np.exp((values[remaining] - values[remaining].max()) / beta)
+            accepted = np.flatnonzero(rng.random(len(remaining)) < ratio)[:wanted]  # never none: the best's ratio is 1
+            chosen[row, remaining[accepted]] = True
+            remaining = np.delete(remaining, accepted)
+            wanted -= len(accepted)
+    return cells(chosen)
+
+
+def pessimism(rewards: np.ndarray, rng: np.random.Generator, *, beta: Annotated[float, ABOVE_ZERO]) -> Selection:
+    """Every completion that a pessimist would draw, weighted by the probability; a prompt's weights sum to 1.
+
+    weight = relu((r - lambda) / beta) / N with lambda such that they sum to 1: the policy closest to maximal reward
+    under a chi-square penalty beta to the base, on a prompt's N scored samples. Large beta keeps all, alike; small beta
+    only the best. rewards: [M, N]; `rng` is unused. Source: InferenceTimePessimism (Huang et al. 2025, arXiv
+    2503.21878), which draws one completion by these weights at inference; training takes them all, as expected.
+    """
+    weight = _pessimistic_weights(finite(rewards), beta)
+    return cells(weight > 0, weight)
+
+
+def _pessimistic_weights(rewards: np.ndarray, beta: float) -> np.ndarray:
+    """[M, N], 0 at the unscored. lambda is linear between the sorted rewards, so it is found exactly."""
+    excess = rewards - _best(rewards)  # lambda moves with the rewards: the largest is 0
+    scored = (~np.isnan(rewards)).sum(axis=1, keepdims=True)  # [M, 1]
+    ordered = -np.sort(-excess, axis=1)  # best first, NaN last
+    kept = np.arange(1, rewards.shape[1] + 1)
+    lambdas = (np.cumsum(ordered, axis=1) - scored * beta) / kept  # [M, N]: were the `kept` best all above lambda
+    consistent = ordered > lambdas  # true for the first few, whose number is how many are; NaN compares false
+    last = np.maximum(consistent.sum(axis=1, keepdims=True) - 1, 0)
+    level = np.take_along_axis(lambdas, last, axis=1)
+    weight = np.nan_to_num(np.maximum(excess - level, 0) / (beta * np.maximum(scored, 1)))
+    return np.where(weight > ROUNDING, weight, 0)
+
+
+def _best(rewards: np.ndarray) -> np.ndarray:
+    """[M, 1]: each prompt's largest reward; 0 where none is scored."""
+    best = np.max(rewards, axis=1, keepdims=True, where=~np.isnan(rewards), initial=-np.inf)
+    return np.where(np.isinf(best), 0, best)
