@@ -42,7 +42,8 @@ def run_experiment(cfg: DictConfig) -> Path:
             from bench.reporting.collect import read_run
             from bench.reporting.reward_diagnostics import reward_diagnostics
 
-            results = run(**parts, **{name: cfg[name] for name in ("num_completions", "baseline_completions", "control", "seed")})
+            run_settings = ("num_completions", "baseline_completions", "control", "seed")
+            results = run(**parts, **{name: cfg[name] for name in run_settings})
             metrics = records.write(folder, cfg, results, store.uses)
         finished = read_run(folder)
         drawn = [*figures.frontier(finished), *reward_diagnostics(finished)]
