@@ -16,3 +16,33 @@ def render(tokenizer: Any, messages: Sequence[Message]) -> str:
 def encode(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """The prompt's token ids. A chat template writes its own BOS; a bare prompt gets the tokenizer's."""
     return tokenizer.encode(render(tokenizer, messages), add_special_tokens=tokenizer.chat_template is None)
+
+
+def encode_conversations(
+    tokenizer: Any, prompts: Sequence[Sequence[Message]], completions: Sequence[str]
+) -> list[dict[str, list[int]]]:
+    """Each prompt with its completion as the assistant's finished turn: input_ids, and token_type_ids where asked for.
+
+    Without a chat template, a tokenizer with a separator (an encoder's, such as BERT's) gets the two as a pair; any
+    other gets the prompt as `encode` writes it, the completion right after it as it was drawn, and EOS.
+    """
+    if tokenizer.chat_template is not None:
+        conversations = [
+            [*messages, {"role": "assistant", "content": completion}]
+            for messages, completion in zip(prompts, completions, strict=True)
+        ]
+        texts = tokenizer.apply_chat_template(conversations, tokenize=False)
+        return _rows(tokenizer(texts, add_special_tokens=False))
+    rendered = [render(tokenizer, messages) for messages in prompts]
+    if tokenizer.sep_token is not None:
+        return _rows(tokenizer(rendered, list(completions)))
+    before = tokenizer(rendered)["input_ids"]
+    after = tokenizer(list(completions), add_special_tokens=False)["input_ids"]
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return [{"input_ids": [*prompt, *completion, *end]} for prompt, completion in zip(before, after, strict=True)]
+
+
+def _rows(encoding: Any) -> list[dict[str, list[int]]]:
+    """From columns [texts] to one dictionary a text, without the mask, which is all ones here."""
+    names = [name for name in ("input_ids", "token_type_ids") if name in encoding]
+    return [dict(zip(names, values, strict=True)) for values in zip(*(encoding[name] for name in names), strict=True)]

@@ -1,0 +1,248 @@
+"""Reward models: any sequence-classification model with one output, by hub id or local folder.
+
+    python -m bench scoring=reward_model scoring.model=PATH_OR_HUB_ID
+
+Texts are sorted by length and batched by a token budget, so that little is computed on padding. A text's score does
+not depend on its batch: padding lies to the right, masked, and is never taken for the text's last token.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from bench import chat
+from bench.allowed import DTYPE, Count, or_null, text, whole
+from bench.artifacts import Completions, Message, Prompts, Rewards
+from bench.errors import BenchError
+from bench.policies import folder
+from bench.progress import bar, say
+from bench.scoring.units import scored
+from bench.store import current
+
+VERSION = 1  # raise it when equal settings give other scores
+STAGE = "score_reward_model"
+HEADS = ("score", "classifier", "classification_head")  # what the library's models call their last layers
+ENDLESS = 10**9  # tokenizers without a limit state a number beyond this
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """The address of a sequence-classification model, not its weights."""
+
+    name: str  # of a local folder, or on the hub
+    revision: str | None  # a commit of the hub
+    key: str  # of the files' contents, or of hub id and commit
+
+
+def reward_model(
+    prompts: Prompts,
+    completions: Completions,
+    *,
+    model: Annotated[str, text(r"[^\0\n]+", "a hub id or the path of a folder")],
+    revision: Annotated[str, text(r"[^\0\s]+", "a branch, tag or commit of the hub")] = "main",
+    max_length: Annotated[int | None, or_null(whole(2))] = None,
+    dtype: Annotated[str, DTYPE] = "auto",
+    batch_tokens: Count = 16_384,
+) -> Rewards:
+    """[M, N]: the model's single output for each prompt with the completion as the assistant's turn.
+
+    max_length: tokens; a longer input loses what follows its first token, so that the completion's end is read; such
+    inputs are counted and reported. None: what the model can read. dtype: of the weights, "auto" being bfloat16 on a
+    GPU and float32 on a CPU; the last layers are float32 always. batch_tokens: rows x longest of one batch.
+    Scores that are not finite are NaN. Raises BenchError where the model has another number of outputs than one, or
+    no trained output layer.
+    """
+    address = find(model, revision)
+    return score(prompts, completions, address, max_length=max_length, dtype=dtype, batch_tokens=batch_tokens)
+
+
+def find(model: str, revision: str = "main") -> RewardModel:
+    """The address of a model in a local folder, or on the hub at a revision."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file() or not list(path.glob("*.safetensors")):
+            raise BenchError(f"scoring.model={model} lacks config.json or *.safetensors; save_pretrained writes both.")
+        return RewardModel(str(path.absolute()), None, folder(path).key)
+    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        raise BenchError(f"scoring.model={model} is not a folder; give one, or a hub id such as OWNER/NAME.")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        config = hf_hub_download(model, "config.json", revision=revision)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BenchError(
+            f"scoring.model={model} is no local folder, and the hub gave no such model at revision {revision}: {reason}"
+        ) from error
+    commit = Path(config).parent.name  # of the folder in the hub's cache
+    return RewardModel(model, commit, f"{model}@{commit}")
+
+
+def score(
+    prompts: Prompts,
+    completions: Completions,
+    model: RewardModel,
+    *,
+    max_length: int | None,
+    dtype: str,
+    batch_tokens: int,
+) -> Rewards:
+    """[M, N]: as `reward_model`, of a model by its address; loaded where a score is missing in the store."""
+    if dtype == "auto":
+        dtype = "bfloat16" if _device() == "cuda" else "float32"
+    opened: list[Scorer] = []
+
+    def score_texts(rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
+        if not opened:
+            opened.append(Scorer(model, max_length=max_length, dtype=dtype, batch_tokens=batch_tokens))
+        return opened[0].score([prompts.messages[row] for row in rows], texts)
+
+    earlier = len(current().uses)
+    rewards = scored(
+        prompts,
+        completions,
+        score_texts,
+        stage=STAGE,
+        version=VERSION,
+        settings={"max_length": max_length, "dtype": dtype},
+        parents={"reward_model": model.key},
+    )
+    _report([use.counts for use in current().uses[earlier:] if use.stage == STAGE], max_length)
+    return rewards
+
+
+class Scorer:
+    """A loaded reward model and its tokenizer."""
+
+    def __init__(self, model: RewardModel, *, max_length: int | None, dtype: str, batch_tokens: int) -> None:
+        from transformers import AutoTokenizer
+
+        self.model = load(model, dtype=dtype)
+        self.tokenizer = AutoTokenizer.from_pretrained(model.name, revision=model.revision)
+        self.batch_tokens = batch_tokens
+        config = self.model.config.get_text_config()
+        self.own_pad_id = config.pad_token_id
+        readable = min(getattr(config, "max_position_embeddings", None) or ENDLESS, self.tokenizer.model_max_length)
+        if max_length is not None and max_length > readable:
+            raise BenchError(
+                f"scoring.max_length={max_length} is more than the {readable} tokens that {model.name} can read."
+            )
+        self.max_length = readable if max_length is None else max_length
+
+    def score(self, prompts: Sequence[Sequence[Message]], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
+        """[D] scores of D pairs of prompt and completion, NaN where not finite, and what was counted."""
+        import torch
+
+        inputs = chat.encode_conversations(self.tokenizer, prompts, texts)
+        truncated = 0
+        for row in inputs:
+            truncated += len(row["input_ids"]) > self.max_length
+            for name, ids in row.items():
+                if len(ids) > self.max_length:
+                    row[name] = [ids[0], *ids[len(ids) - self.max_length + 1 :]]
+        lengths = np.array([len(row["input_ids"]) for row in inputs], dtype=int)
+        values = np.empty(len(inputs))
+        with bar("score", total=len(inputs), unit="completions") as progress, torch.inference_mode():
+            for batch in batches(lengths, self.batch_tokens):
+                values[batch] = self._forward([inputs[i] for i in batch])
+                progress.advance(len(batch))
+        finite = np.isfinite(values)
+        counts = {
+            "scored_tokens": int(lengths.sum()),
+            "truncated_inputs": int(truncated),
+            "not_finite": int((~finite).sum()),
+            "flops": 2.0 * self.model.num_parameters() * int(lengths.sum()),
+        }
+        return np.where(finite, values, np.nan), counts
+
+    def _forward(self, rows: list[dict[str, list[int]]]) -> np.ndarray:
+        """[B] float64. Padding is to the right, where no token before it attends to it and positions don't shift."""
+        import torch
+
+        width = max(len(row["input_ids"]) for row in rows)
+        pad_id = self._pad_id([row["input_ids"][-1] for row in rows])
+        fill = {"input_ids": pad_id, "token_type_ids": 0, "attention_mask": 0}
+        rows = [{**row, "attention_mask": [1] * len(row["input_ids"])} for row in rows]
+        batch = {
+            name: torch.tensor([row[name] + [fill[name]] * (width - len(row[name])) for row in rows])
+            for name in rows[0]
+        }
+        logits = self.model(**{name: tensor.to(self.model.device) for name, tensor in batch.items()}).logits  # (B, 1)
+        return logits[:, 0].double().cpu().numpy()
+
+    def _pad_id(self, last: list[int]) -> int:
+        """The id by which the model finds each text's end: its own, or for a model without, one that ends no text."""
+        if self.own_pad_id is not None:
+            return self.own_pad_id
+        pad_id = next(i for i in range(len(last) + 1) if i not in last)
+        self.model.config.get_text_config().pad_token_id = pad_id
+        return pad_id
+
+
+def load(model: RewardModel, *, dtype: str) -> Any:
+    """The model in evaluation mode, its last layers in float32, on a GPU where there is one."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    outputs = AutoConfig.from_pretrained(model.name, revision=model.revision).num_labels
+    if outputs != 1:
+        raise BenchError(
+            f"{model.name} is no reward model: it has {outputs} outputs; it must be a sequence classifier with one "
+            "(num_labels=1)."
+        )
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # a missing layer is refused below in our words
+    try:
+        loaded, info = AutoModelForSequenceClassification.from_pretrained(
+            model.name, revision=model.revision, dtype=getattr(torch, dtype), output_loading_info=True
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    if info["missing_keys"]:
+        raise BenchError(
+            f"{model.name} is no reward model: its files lack {', '.join(sorted(info['missing_keys']))}, which would "
+            "be random numbers."
+        )
+    for name in HEADS:
+        if hasattr(loaded, name):
+            in_float32(getattr(loaded, name))
+    return loaded.to(_device()).eval()
+
+
+def in_float32(layers: Any) -> None:
+    """Let layers compute in float32 whatever comes in: bfloat16 has 8 bits, which would make ties of near scores."""
+    layers.float()
+    layers.register_forward_pre_hook(lambda module, args: tuple(argument.float() for argument in args))
+
+
+def batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
+    """Row numbers, longest first, as many at a time as rows x longest allows, one at least."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        end = start + max(1, batch_tokens // lengths[order[start]])
+        yield order[start:end]
+        start = end
+
+
+def _report(counts: Sequence[dict[str, float]], max_length: int | None) -> None:
+    """Say what a reader of the scores must know; the numbers are in the lineage too."""
+    total, truncated, not_finite = (
+        int(sum(count.get(name, 0) for count in counts)) for name in ("scored", "truncated_inputs", "not_finite")
+    )
+    if truncated:
+        limit = "the model can read" if max_length is None else f"max_length={max_length}"
+        say(f"warning: {truncated:,} of {total:,} inputs of the reward model were longer than {limit} and were cut")
+    if not_finite:
+        say(f"warning: {not_finite:,} of {total:,} scores of the reward model were not finite and count as unscored")
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
