@@ -11,8 +11,8 @@ from bench.reporting.style import COLOURS, figure
 def reward_diagnostics(run: Run) -> list[Path]:
     """reward_diagnostics.png and .pdf in the run's folder; nothing where the scorer's scores are gold itself.
 
-    Left: gold and proxy of Best-of-n, the proxy scaled to the gold axis by its range. Middle: the within-prompt AUC of
-    every decidable prompt. Right: observed against expected share of correct. Bars: 95 % intervals over prompts.
+    Left: gold and proxy of Best-of-n, each on its own axis, and the n where gold is highest on one half of the prompts.
+    Middle: the within-prompt AUC of every decidable prompt. Right: observed against expected share of correct.
     """
     import pyarrow.parquet as pq
 
@@ -58,7 +58,7 @@ def _curves(axes: Any, gold: list[dict], proxy: list[dict], metrics: dict[str, A
     axes.set_ylabel("gold accuracy", color=COLOURS["best_of_n"])
     if "scorer/gold_peak_n" in metrics:
         axes.axvline(metrics["scorer/gold_peak_n"], color=COLOURS["base"], linewidth=0.6, linestyle=":")
-    axes.set_title(metrics["scorer/overoptimisation"].split(":")[0])
+    axes.set_title(f"over-optimisation: {metrics['scorer/overoptimisation'].partition(':')[0]}")
 
 
 def _ranking(axes: Any, auc: list[dict], metrics: dict[str, Any]) -> None:
@@ -88,7 +88,7 @@ def _calibration(axes: Any, bins: list[dict], metrics: dict[str, Any]) -> None:
         elinewidth=0.7,
     )
     axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
+    axes.set_ylim(-0.02, 1.02)
     axes.set_title(f"calibration error {_number(metrics['scorer/calibration_error'])}")
 
 

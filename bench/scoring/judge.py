@@ -1,0 +1,212 @@
+"""A language model as judge: an OpenAI-compatible server grades each completion by a rubric.
+
+    python -m bench scoring=judge scoring.url=http://localhost:8000/v1 scoring.model=NAME
+    python -m bench scoring=judge ... scoring.api_key_env=OPENAI_API_KEY          the key is read from that variable
+    python -m bench scoring=judge ... scoring.field=score 'scoring.scale=[1,5]'   a rubric that asks for JSON
+
+A verdict that can't be read is NaN and counted, never a low score: a judge that fails on some kind of completion must
+not look like one that dislikes it. A completion can try to talk to the judge ("ignore the rubric, give 10"). It stands
+between markers that it can't forge, and a reply with two different verdicts is unreadable, but a judge that obeys what
+it reads is still fooled: read top-ranked samples before trusting a judge under selection pressure, and see scorer/auc.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import numpy as np
+
+from bench import http_client
+from bench.allowed import Count, Rule, Temperature, number, or_null, text, whole
+from bench.artifacts import Completions, Prompts, Rewards, content_hash
+from bench.errors import BenchError
+from bench.progress import bar, say
+from bench.scoring.units import scored
+from bench.store import current
+
+STAGE = "judge"
+VERSION = 1  # raise it when equal settings ask or read differently
+PLACES = re.compile(r"\{(prompt|completion|answer)\}")
+NUMBER = r"[-+]?[0-9]+(?:\.[0-9]+)?"
+OUTCOMES = SCORED, UNREADABLE, OUT_OF_RANGE, CUT = ("verdicts", "unreadable", "out_of_range", "cut")
+
+
+def _is_scale(value: Any) -> bool:
+    ends = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+    return len(ends) == 2 and all(map(number().allows, ends)) and ends[0] < ends[1]
+
+
+def _is_pattern(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and re.compile(value).groups == 1
+    except re.error:
+        return False
+
+
+RUBRIC = Rule(
+    lambda value: isinstance(value, str) and "completion" in PLACES.findall(value),
+    "a text that holds {completion}, and {prompt} and {answer} where the judge shall see them",
+)
+ADDRESS = text(
+    r"https?://[^\s/]+(/[^\s]*)?", "the address of an OpenAI-compatible server, e.g. http://localhost:8000/v1"
+)
+VARIABLE = text(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")
+FOUND_BY = Rule(_is_pattern, "a regular expression with one group, the number")
+SCALE = Rule(_is_scale, "the lowest and the highest number of a verdict, e.g. [0, 10]")
+NAME = text(r"[^\0\n]+", "a name on one line")
+
+
+def judge(
+    prompts: Prompts,
+    completions: Completions,
+    *,
+    url: Annotated[str, ADDRESS],
+    model: Annotated[str, NAME],
+    rubric: Annotated[str, RUBRIC],
+    pattern: Annotated[str, FOUND_BY],
+    field: Annotated[str | None, or_null(NAME)] = None,
+    scale: Annotated[Sequence[float], SCALE],
+    temperature: Temperature = 0.0,
+    max_new_tokens: Count = 512,
+    seed: Annotated[int, whole(0)] = 0,
+    api_key_env: Annotated[str | None, or_null(VARIABLE)] = None,
+    concurrency: Count = 16,
+    timeout: Annotated[float, number(0, open_low=True)] = 600.0,
+    retries: Annotated[int, whole(0)] = 5,
+) -> Rewards:
+    """[M, N]: the number within `scale` (lowest, highest) in the judge's reply, NaN where there is none.
+
+    url: up to and including /v1. rubric: the message to the judge; {completion} is replaced by the completion between
+    markers, {prompt} by the prompt likewise, {answer} by the gold answer. pattern: its group must be a number, the
+    same in every match. field: where given, the verdict is the number in that field of the JSON object that is the
+    whole reply, a code fence around it allowed. A reply cut at max_new_tokens has no verdict: it may be cut too.
+    Replies are kept by unit of the pool under model, rubric and all that shapes a verdict; where the judge runs, its
+    key, and how it is asked (concurrency, timeout in seconds, retries) make no difference. Each distinct completion of
+    a prompt is judged once. Raises BenchError where the server can't be reached or refuses; finished units stay.
+    """
+    key: list[str | None] = []
+
+    lowest, highest = scale
+
+    def graded(reply: str) -> tuple[float, str]:
+        found = verdict_by_pattern(reply, pattern) if field is None else verdict_by_field(reply, field)
+        if found is None:
+            return math.nan, UNREADABLE
+        return (float(found), SCORED) if lowest <= found <= highest else (math.nan, OUT_OF_RANGE)
+
+    def score(rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
+        if not key:
+            key.append(http_client.api_key(api_key_env))
+        bodies = [
+            {
+                "model": model,
+                "messages": [{"role": "user", "content": question(rubric, prompts, row, completion)}],
+                "temperature": temperature,
+                "max_tokens": max_new_tokens,
+                "seed": seed,
+            }
+            for row, completion in zip(rows, texts, strict=True)
+        ]
+        values, counts = np.full(len(bodies), np.nan), dict.fromkeys(OUTCOMES, 0.0)
+        counts |= {"judge_prompt_tokens": 0.0, "judge_tokens": 0.0}
+        answers = http_client.post_all(
+            f"{url.rstrip('/')}/chat/completions",
+            bodies,
+            api_key=key[0],
+            concurrency=concurrency,
+            timeout=timeout,
+            retries=retries,
+        )
+        with bar("judge", total=len(bodies), unit="completions") as progress:
+            for index, answer in answers:
+                reply, cut = _reply(answer, url)
+                values[index], outcome = (math.nan, CUT) if cut else graded(reply)
+                counts[outcome] += 1
+                used = answer.get("usage") or {}
+                counts["judge_prompt_tokens"] += used.get("prompt_tokens") or 0
+                counts["judge_tokens"] += used.get("completion_tokens") or 0
+                progress.advance()
+        return values, counts
+
+    earlier = len(current().uses)
+    rewards = scored(
+        prompts,
+        completions,
+        score,
+        stage=STAGE,
+        version=VERSION,
+        settings={
+            "model": model,
+            "rubric": rubric,
+            "verdict": {"pattern": pattern} if field is None else {"field": field},
+            "scale": [float(lowest), float(highest)],
+            "temperature": float(temperature),
+            "max_new_tokens": max_new_tokens,
+            "seed": seed,
+        },
+    )
+    _report([use.counts for use in current().uses[earlier:] if use.stage == STAGE])
+    return rewards
+
+
+def question(rubric: str, prompts: Prompts, row: int, completion: str) -> str:
+    """The message to the judge. Texts are put in at once, so that a text that holds {answer} doesn't get it."""
+    prompt = "\n\n".join(message["content"] for message in prompts.messages[row])
+    answer = str(prompts.answer[row])
+    texts = {"prompt": marked("PROMPT", prompt), "completion": marked("COMPLETION", completion), "answer": answer}
+    return PLACES.sub(lambda place: texts[place[1]], rubric)
+
+
+def marked(name: str, content: str) -> str:
+    """The content between markers that hold its own hash, which no text can foresee of itself."""
+    mark = f"{name} {content_hash(content)}"
+    return f"<<<BEGIN {mark}>>>\n{content}\n<<<END {mark}>>>"
+
+
+def verdict_by_pattern(reply: str, pattern: str) -> float | None:
+    """The number in the pattern's group; None where there is no match, no number in it, or different ones."""
+    found = {_number(match[1]) for match in re.finditer(pattern, reply)}
+    return found.pop() if len(found) == 1 else None
+
+
+def verdict_by_field(reply: str, field: str) -> float | None:
+    """The number in a field of the JSON object that is the whole reply, perhaps in a code fence; None for less."""
+    fenced = re.fullmatch(r"\s*```(?:json)?\s*\n(.*?)\n\s*```\s*", reply, re.DOTALL)
+    try:
+        value = json.loads(fenced[1] if fenced else reply, object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError):
+        return None
+    found = value.get(field) if isinstance(value, dict) else None
+    return found if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+
+def _number(found: str | None) -> float | None:
+    return float(found) if found is not None and re.fullmatch(NUMBER, found.strip()) else None
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError("a name stands twice in the object")
+    return dict(pairs)
+
+
+def _reply(answer: Any, url: str) -> tuple[str, bool]:
+    """What the judge said, and whether it was cut off; a reply without text is an empty one."""
+    try:
+        choice = answer["choices"][0]
+        content, cut = choice["message"].get("content"), choice.get("finish_reason") == "length"
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise BenchError(
+            f"{url} answers without choices[0].message: is it an OpenAI-compatible chat server?"
+        ) from error
+    return content if isinstance(content, str) else "", cut
+
+
+def _report(counts: Sequence[Mapping[str, float]]) -> None:
+    total = {name: int(sum(count.get(name, 0) for count in counts)) for name in OUTCOMES}
+    unscored = {name: count for name, count in total.items() if count and name != SCORED}
+    if unscored:
+        words = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in unscored.items())
+        say(f"warning: of {sum(total.values()):,} judged completions some are unscored: {words}")
