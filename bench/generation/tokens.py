@@ -1,5 +1,6 @@
 """What engines share: prompts to token ids that leave room in the model's context, and token ids to completions."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,20 @@ def ending_ids(tokenizer: Any, generation_config: Any) -> set[int]:
     configured = generation_config.eos_token_id
     several = configured if isinstance(configured, list) else [configured]
     return {token for token in (*several, tokenizer.eos_token_id) if token is not None}
+
+
+def configured(folder: Path, tokenizer: Any) -> tuple[set[int], int | None, int]:
+    """Of a policy's folder, without its weights: the ids that end a completion, its context in tokens (None: it names
+    none), and the size of its vocabulary."""
+    from transformers import AutoConfig, GenerationConfig
+
+    config: Any = AutoConfig.from_pretrained(folder)
+    if (folder / "generation_config.json").is_file():
+        generation = GenerationConfig.from_pretrained(folder)
+    else:
+        generation = GenerationConfig.from_model_config(config)
+    text = config.get_text_config()
+    return ending_ids(tokenizer, generation), getattr(text, "max_position_embeddings", None), text.vocab_size
 
 
 def decode(

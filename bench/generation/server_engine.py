@@ -1,0 +1,282 @@
+"""Sampling from an OpenAI-compatible server: `vllm serve` or another, on this machine or elsewhere.
+
+Each (prompt, sample) is a request of its own (n=1) with a seed of its own, so that pools nest and nothing shares a
+random stream. Prompts go as the suite's token ids and token ids come back where the server can give them; texts are
+tokenized again where it can't, and those that don't come out the same are counted. Log-probabilities are the suite's
+own, by teacher forcing from the policy's folder. Before it draws, an engine checks that the server holds that policy
+and heeds seeds.
+
+    vllm serve FOLDER --port 8000 --no-enable-chunked-prefill    (the last where it runs on a CPU: seeded requests)
+    python -m bench generation=openai policy=folder policy.path=FOLDER
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from bench import policies
+from bench.allowed import (
+    ABOVE_ZERO,
+    DTYPE,
+    TRUE_OR_FALSE,
+    Count,
+    Seed,
+    Temperature,
+    TopK,
+    TopP,
+    one_of,
+    or_null,
+    text,
+    whole,
+)
+from bench.artifacts import Completions, Policy, Prompts
+from bench.errors import BenchError
+from bench.generation import server_checks, tokens
+from bench.generation.completions_api import PATHS, Answer, Request
+from bench.generation.model_server import Server
+from bench.generation.pool import draw
+from bench.generation.rescoring import sequence_logprob_pair
+from bench.progress import Bar, say
+from bench.seeds import stream_key
+
+VERSION = 1  # raise it when equal settings draw other samples
+COLDEST = 0.01  # vLLM draws at this temperature where a lower one is asked for
+
+SERVED = text(r"[^\0\n]+", "the local folder of the policy that the server serves (with policy=folder, policy.path)")
+URL = text(r"https?://[^\s/]\S*", "an address such as http://localhost:8000/v1")
+NAME = text(r"\S(.*\S)?", "a name as text")
+
+
+def generate(
+    prompts: Prompts,
+    policy: Policy,
+    *,
+    num_completions: Count,
+    temperature: Temperature,
+    top_p: TopP,
+    top_k: TopK = 0,
+    max_new_tokens: Count,
+    seed: Seed,
+    serves: Annotated[str, SERVED],
+    url: Annotated[str, URL],
+    model: Annotated[str | None, or_null(NAME)] = None,
+    endpoint: Annotated[str, one_of(*PATHS)] = "completions",
+    extended_fields: Annotated[bool, TRUE_OR_FALSE] = True,
+    accept_unseeded: Annotated[bool, TRUE_OR_FALSE] = False,
+    logprob_tolerance: Annotated[float, ABOVE_ZERO] = 0.1,
+    api_key_env: Annotated[str | None, or_null(NAME)] = None,
+    concurrency: Count = 64,
+    timeout: Annotated[float, ABOVE_ZERO] = 600.0,
+    retries: Annotated[int, whole(0)] = 6,
+    dtype: Annotated[str, DTYPE] = "auto",
+    block_size: Count = 4,
+    shard_size: Count = 256,
+    others: Callable[..., Completions] | None = None,
+) -> Completions:
+    """N completions of each prompt [M, N], from the store where they were drawn before.
+
+    serves: the served policy's folder here; completions of any other policy (a fine-tuned one) are drawn by `others`,
+    another engine. url: up to and with /v1; model: its name there (null: the only one). endpoint: "completions" sends
+    token ids, "chat" messages, which the server renders. extended_fields: send top_k, min_p, repetition_penalty,
+    stop_token_ids, return_token_ids, which OpenAI's own server refuses. accept_unseeded: draw from a server that
+    ignores seeds, in a pool kept apart as not repeatable. logprob_tolerance: nats a token, on average, between the
+    server's log-probabilities and ours. api_key_env: the environment variable with the API key. concurrency: requests
+    at once; timeout: seconds for an answer; retries: of one request (see bench.http_client). dtype: of the suite's
+    log-probabilities. BenchError, in a sentence, for a server that is away, refuses, or doesn't do as it is asked.
+    """
+    if not (Path(serves) / "config.json").is_file():
+        raise BenchError(f"generation.serves={serves} holds no config.json; it must be {SERVED.description}.")
+    if _fingerprint(Path(serves).absolute()) != policy.fingerprint:
+        return _from_others(prompts, policy, others, serves)(
+            num_completions=num_completions,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+        )
+    if 0 < temperature < COLDEST:
+        raise BenchError(
+            f"temperature={temperature} is not allowed with generation=openai, as vLLM would draw at {COLDEST}: it "
+            f"must be 0 or at least {COLDEST}."
+        )
+    if top_k > 0 and not extended_fields:
+        raise BenchError(f"top_k={top_k} is beyond OpenAI's fields: it needs generation.extended_fields=true, or be 0.")
+    if dtype == "auto":
+        dtype = "bfloat16" if _device() == "cuda" else "float32"
+    server = partial(
+        Server,
+        url,
+        model,
+        endpoint,
+        extended=extended_fields,
+        key_variable=api_key_env,
+        concurrency=concurrency,
+        timeout=timeout,
+        retries=retries,
+    )
+    return draw(
+        prompts,
+        policy,
+        lambda: ServerEngine(
+            policy, server(), seeded=not accept_unseeded, logprob_tolerance=logprob_tolerance, dtype=dtype
+        ),
+        engine=f"openai/{endpoint}{'/unseeded' if accept_unseeded and temperature > 0 else ''}",
+        version=VERSION,
+        num_completions=num_completions,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        dtype=dtype,
+        block_size=block_size,
+        shard_size=shard_size,
+    )
+
+
+class ServerEngine:
+    """A policy as a server holds it, checked before the first unit is drawn."""
+
+    def __init__(self, policy: Policy, server: Server, *, seeded: bool, logprob_tolerance: float, dtype: str) -> None:
+        self.policy, self.server, self.dtype = policy, server, dtype
+        self.seeded, self.logprob_tolerance = seeded, logprob_tolerance
+        self.tokenizer = policies.load_tokenizer(policy)
+        self.eos_ids, context, self.vocabulary = tokens.configured(policy.path, self.tokenizer)
+        self.context = min((limit for limit in (context, server.context) if limit is not None), default=None)
+        self._checked = False
+
+    def sample(
+        self,
+        prompts: Prompts,
+        samples: range,
+        *,
+        temperature: float,
+        top_p: float,
+        top_k: int,
+        max_new_tokens: int,
+        seed: int,
+        progress: Bar,
+    ) -> tuple[Completions, dict[str, float]]:
+        """The given samples of every prompt [M, len(samples)], each a request with its own seed.
+
+        The prompts' tokens are counted with sample 0, whose prefill the other samples can share.
+        retokenized_otherwise: completions whose texts, where a server gives no token ids, don't make its tokens again.
+        """
+        prompt_ids = tokens.encode(self.tokenizer, prompts, max_new_tokens=max_new_tokens, context=self.context)
+        asking = partial(self._request, prompts, prompt_ids)
+        if not self._checked:
+            few = prompts[: server_checks.PROMPTS]
+            rooms = [server_checks.TOKENS if self.context is None else self.context - len(ids) for ids in prompt_ids]
+            server_checks.check(
+                self.policy,
+                few,
+                asking,
+                self._drawn,
+                max_tokens=min(server_checks.TOKENS, *rooms[: len(few)]),
+                drawing=temperature > 0,
+                seeded=self.seeded,
+                tolerance=self.logprob_tolerance,
+                dtype=self.dtype,
+                url=self.server.url,
+            )
+            self._checked = True
+        requests = [
+            asking(
+                row,
+                temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
+                max_tokens=max_new_tokens,
+                seed=stream_key(seed, "generate", str(prompts.id[row]), sample) % 2**63 if temperature > 0 else None,
+            )
+            for row in range(len(prompts))
+            for sample in samples
+        ]
+        token_ids, otherwise = np.empty((len(prompts), len(samples)), object), 0
+        for index, _, ids, exact in self._drawn(requests):
+            token_ids.flat[index] = np.array(ids, np.int32)
+            otherwise += not exact
+            progress.advance(len(ids))
+        if otherwise:
+            say(
+                f"warning: {otherwise} of {len(requests)} completions came as text that tokenizes otherwise than as it "
+                "was drawn; a server that returns token ids (vLLM) avoids it"
+            )
+        logprob, policy_logprob = sequence_logprob_pair(
+            self.policy, prompts, token_ids, temperature=temperature, top_p=top_p, top_k=top_k, dtype=self.dtype
+        )
+        completions = tokens.decode(
+            self.tokenizer,
+            token_ids,
+            eos_ids=self.eos_ids,
+            logprob=logprob,
+            policy_logprob=policy_logprob,
+            dtype=self.dtype,
+        )
+        read = sum(map(len, prompt_ids)) if 0 in samples else 0
+        written = int(completions.length.sum())
+        return completions, {
+            "prompt_tokens": read,
+            "generated_tokens": written,
+            "flops": 2 * policies.count_parameters(self.policy) * (read + written),
+            "retokenized_otherwise": otherwise,
+        }
+
+    def _request(self, prompts: Prompts, prompt_ids: list[list[int]], row: int, **how: Any) -> Request:
+        return Request(prompt=str(prompts.id[row]), prompt_ids=prompt_ids[row], messages=prompts.messages[row], **how)
+
+    def _drawn(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer, list[int], bool]]:
+        """(index, answer, token ids with the EOS that ended them, whether they are those that were drawn)."""
+        for index, answer in self.server.answers(requests, sorted(self.eos_ids)):
+            ids = answer.token_ids
+            if ids is None:
+                ids = self.tokenizer.encode(answer.text, add_special_tokens=False)
+            exact = answer.token_ids is not None or self._comes_out(ids, answer)
+            if answer.stopped and (not ids or ids[-1] not in self.eos_ids):
+                ids = [*ids, self.tokenizer.eos_token_id if answer.stop_token is None else answer.stop_token]
+            prompt = requests[index].prompt
+            if not ids:
+                raise BenchError(f"The server's answer for prompt {prompt} is empty, and yet cut at its length limit.")
+            if max(ids) >= self.vocabulary:
+                raise BenchError(
+                    f"The server's answer for prompt {prompt} holds the token id {max(ids)}, beyond the policy's "
+                    f"vocabulary of {self.vocabulary}: it serves another model than {self.policy.path}."
+                )
+            yield index, answer, ids, exact
+
+    def _comes_out(self, ids: list[int], answer: Answer) -> bool:
+        """Whether a text's tokens are as many as were drawn (EOS counted or not), and make the same text."""
+        counts = (None, len(ids), len(ids) + 1) if answer.stopped else (None, len(ids))
+        return answer.num_tokens in counts and self.tokenizer.decode(ids, skip_special_tokens=True) == answer.text
+
+
+def _from_others(
+    prompts: Prompts, policy: Policy, others: Callable[..., Completions] | None, serves: str
+) -> Callable[..., Completions]:
+    if others is None:
+        raise BenchError(
+            f"The server holds {serves}, not {policy.path}: set generation.others to an engine for such policies "
+            "(generation@generation.others=transformers)."
+        )
+    _say_once(f"the server holds {serves}; generation.others draws from {policy.path}")
+    return partial(others, prompts, policy)
+
+
+@cache
+def _say_once(line: str) -> None:
+    say(line)
+
+
+@cache
+def _fingerprint(folder: Path) -> str:
+    return policies.folder(folder).fingerprint
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
