@@ -2,25 +2,10 @@
 
 import numpy as np
 import pytest
+from selecting import PATHS, UNSCORED, VERDICTS, R, cells, fits, rng
 
 from bench import selection
 from bench.errors import BenchError
-
-R = np.array(
-    [[0.7, 0.3, 0.5, 0.2], [0.4, 0.8, 0.6, 0.5], [0.9, 0.3, 0.4, 0.7], [0.2, 0.5, 0.8, 0.6], [0.5, 0.4, 0.3, 0.6]]
-)
-VERDICTS = np.array([[1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1], [0, np.nan, 1, 0], [np.nan] * 4], float)
-PATHS = np.array(
-    [["a", "b", "a", "c"], ["a", "a", "a", "a"], ["x", "x", "x", None], ["p", "q", "q", "p"], ["z"] * 4], object
-)
-
-
-def rng(seed: int = 0) -> np.random.Generator:
-    return np.random.default_rng(seed)
-
-
-def cells(chosen: selection.Selection) -> list[tuple[int, int]]:
-    return list(zip(chosen.row.tolist(), chosen.column.tolist(), strict=True))
 
 
 def test_worked_example_top_per_prompt():
@@ -126,3 +111,126 @@ def test_matched_random_carries_the_weights():
 
 def test_nothing_correct_selects_nothing():
     assert len(selection.all_correct(np.zeros((3, 4)), rng())) == 0
+
+
+def test_worked_example_top_k_per_prompt():
+    rows = [[0, 2], [1, 2], [0, 3], [2, 3], [0, 3]]
+    chosen = selection.top_k_per_prompt(R, rng(), k=2)
+    assert cells(chosen) == [(row, column) for row, columns in enumerate(rows) for column in columns]
+
+
+def test_worked_example_worst_per_prompt():
+    assert cells(selection.worst_per_prompt(R, rng())) == [(0, 3), (1, 0), (2, 1), (3, 0), (4, 2)]
+
+
+def test_worked_example_threshold_leaves_out_what_lies_on_it():
+    assert cells(selection.threshold(R, rng(), threshold=0.6)) == [(0, 0), (1, 1), (2, 0), (2, 3), (3, 2)]
+    assert cells(selection.threshold(VERDICTS, rng(), threshold=0)) == cells(selection.all_correct(VERDICTS, rng()))
+    assert len(selection.threshold(R, rng(), threshold=1)) == 0
+
+
+def test_worked_example_quantile():
+    chosen = selection.quantile(R, rng(), q=0.75)
+    assert set((chosen.row * 4 + chosen.column).tolist()) == {8, 5, 14, 0, 11}
+
+
+def test_quantile_breaks_ties_at_its_line_uniformly():
+    eight, tied = {(0, 0), (1, 1), (1, 2), (2, 0), (2, 3), (3, 2), (3, 3), (4, 3)}, [(0, 2), (1, 3), (3, 1), (4, 0)]
+    counts = dict.fromkeys(tied, 0)
+    for seed in range(1000):
+        chosen = set(cells(selection.quantile(R, rng(seed), q=0.5)))  # two of the four at .5
+        assert len(chosen) == 10
+        assert chosen > eight
+        for cell in chosen - eight:
+            counts[cell] += 1
+    assert fits(np.array(list(counts.values())), np.full(4, 1 / 4))
+
+
+@pytest.mark.parametrize(("q", "scored", "kept"), [(0, 9, 9), (0.29, 100, 71), (0.999, 3, 1), (0.5, 3, 2), (0.5, 0, 0)])
+def test_quantile_drops_its_share_of_what_is_scored(q, scored, kept):
+    rewards = np.full((10, 11), np.nan)
+    rewards.flat[:scored] = np.arange(scored)
+    assert len(selection.quantile(rewards, rng(), q=q)) == kept
+
+
+@pytest.mark.parametrize("k", [0, 5, -1])
+@pytest.mark.parametrize("method", ["top_k_per_prompt", "rso", "balanced"])
+def test_k_beyond_a_prompts_samples_names_both_numbers(method, k):
+    settings = {"beta": 1.0} if method == "rso" else {}
+    with pytest.raises(BenchError, match=rf"selection.k={k} .* 4 completions of a prompt"):
+        getattr(selection, method)(R, rng(), k=k, **settings)
+
+
+def test_a_prompt_with_fewer_than_k_scored_samples_gives_those():
+    assert cells(selection.top_k_per_prompt(VERDICTS, rng(), k=4)) == [
+        *((row, column) for row in range(3) for column in range(4)),
+        *((3, column) for column in (0, 2, 3)),
+    ]
+
+
+def test_worst_and_top_k_leave_out_the_unscored():
+    for seed in range(10):
+        assert cells(selection.worst_per_prompt(UNSCORED, rng(seed))) == [(0, 1), (2, 0)]
+        assert cells(selection.top_k_per_prompt(UNSCORED, rng(seed), k=2)) == [(0, 1), (2, 0)]
+        assert cells(selection.threshold(UNSCORED, rng(seed), threshold=-9)) == [(0, 1), (2, 0)]
+
+
+def test_kl_regularised_by_hand():
+    logprob = np.array([[-6.0, -1, -2, -1], [-1, -9, -3, -1], [-2, -2, -2, -2], [0, -3, -5, -4], [-4, -2, -1, -3]])
+    # r + .1 log pi0:   .1 .2 .3 .1 | .3 -.1 .3 .4 | .7 .1 .2 .5 | .2 .2 .3 .2 | .1 .2 .2 .3
+    chosen = cells(selection.kl_regularised(R, rng(), logprob=logprob, beta=0.1))
+    assert chosen == [(0, 2), (1, 3), (2, 0), (3, 2), (4, 3)]
+
+
+def test_kl_regularised_breaks_ties_uniformly():
+    rewards, logprob = np.tile([0.0, 0.5, 1.0], (6000, 1)), np.tile([-1.0, -2.0, -8.0], (6000, 1))  # -.5 -.5 -3
+    columns = selection.kl_regularised(rewards, rng(), logprob=logprob, beta=0.5).column
+    assert fits(np.bincount(columns, minlength=3), np.array([1 / 2, 1 / 2, 0]))
+
+
+def test_kl_regularised_at_its_ends():
+    logprob = np.tile([-1.0, -2.0, -3.0, -0.5], (5, 1))
+    assert cells(selection.kl_regularised(R, rng(), logprob=logprob, beta=0)) == cells(
+        selection.top_per_prompt(R, rng())
+    )
+    assert selection.kl_regularised(R, rng(), logprob=logprob, beta=1e6).column.tolist() == [3] * 5
+    with pytest.raises(BenchError, match="logprob has shape"):
+        selection.kl_regularised(R, rng(), logprob=logprob[:2], beta=1)
+    with pytest.raises(ValueError, match="logprob is not finite"):
+        selection.kl_regularised(R, rng(), logprob=logprob - np.inf, beta=1)
+
+
+def test_kl_regularised_needs_no_logprob_of_the_unscored():
+    logprob = np.where(np.isnan(UNSCORED), np.nan, -1.0)
+    assert cells(selection.kl_regularised(UNSCORED, rng(), logprob=logprob, beta=0.1)) == [(0, 1), (2, 0)]
+
+
+def test_matched_random_of_a_cell_kept_twice_draws_twice():
+    chosen = selection.Selection(np.array([1, 1, 1]), np.array([0, 0, 2]), np.ones(3))
+    rewards = np.array([[0.0, 0, 0], [1, np.nan, 1]])
+    twins = [cells(selection.matched_random(chosen, rewards, rng(seed))) for seed in range(50)]
+    assert all(len(twin) == 3 and {row for row, _ in twin} == {1} for twin in twins)
+    assert {column for twin in twins for _, column in twin} == {0, 2}
+
+
+def test_matched_random_of_nothing_is_nothing():
+    assert len(selection.matched_random(selection.all_correct(np.zeros((3, 4)), rng()), np.zeros((3, 4)), rng())) == 0
+
+
+def test_decidable_only_leaves_out_what_is_all_right_or_all_wrong():
+    kept = selection.decidable_only(VERDICTS)
+    assert np.isnan(kept[[1, 2, 4]]).all()
+    np.testing.assert_array_equal(kept[[0, 3]], VERDICTS[[0, 3]])  # NaN stays NaN
+    np.testing.assert_array_equal(selection.every_prompt(VERDICTS), VERDICTS)
+
+
+def test_decidable_only_judges_by_what_is_scored():
+    rewards = np.array([[1, np.nan], [np.nan, 0], [1, 0], [0.2, 0.4], [0.4, 0.6]])
+    assert np.isnan(selection.decidable_only(rewards)).all(axis=1).tolist() == [True, True, False, True, False]
+
+
+def test_prompts_dropped_counts_those_that_had_a_score():
+    from bench.selection.prompt_filter import prompts_dropped
+
+    assert prompts_dropped(VERDICTS, selection.decidable_only(VERDICTS)) == 2  # not the one that was never scored
+    assert prompts_dropped(VERDICTS, selection.every_prompt(VERDICTS)) == 0

@@ -1,0 +1,182 @@
+"""What every file in conf/selection must keep to, by itself and behind every prompt filter."""
+
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from selecting import fits, rng
+from test_selection_agreement import pool
+
+from bench import policies, selection, settings
+from bench.artifacts import Policy, Selection
+from bench.errors import BenchError
+from bench.selection.evidence import evidence_for
+from bench.tasks.word_problems import WordProblems
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+METHODS = sorted(path.stem for path in (CONF / "selection").glob("*.yaml"))
+FILTERS = sorted(path.stem for path in (CONF / "prompt_filter").glob("*.yaml"))
+TASK = WordProblems()
+M, N = 30, 6
+
+
+def configured(*overrides: str):
+    sizes = (f"task.train_prompts={M}", f"num_completions={N}")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", [*sizes, *overrides])
+
+
+@cache
+def built(method: str) -> partial:
+    cfg = configured(f"selection={method}")
+    settings.check(cfg)
+    return settings.build_parts(cfg)["selection"]
+
+
+def texts(generator: np.random.Generator, rows: int) -> list[list[str]]:
+    numbers = generator.integers(1, 4, (rows, N, 2)).tolist()
+    return [[f" {a} + {b} = {a + b}. #### {a + b}" for a, b in row] for row in numbers]
+
+
+@pytest.fixture(params=METHODS)
+def method(request) -> partial:
+    return built(request.param)
+
+
+@pytest.fixture
+def choose(method: partial, store, random_policy: Policy):
+    """The method's selection, with what it asks for read from a pool of texts."""
+    tokenizer = policies.load_tokenizer(random_policy)
+
+    def run(rewards: np.ndarray, seed: int, written: list[list[str]], key: str) -> Selection:
+        evidence = evidence_for(method, pool(written, tokenizer, key), TASK, random_policy)
+        return method(rewards, rng(seed), **evidence)
+
+    return run
+
+
+def verdicts(seed: int) -> np.ndarray:
+    """[M, N] of 0, 1 and NaN, with rows all correct, all wrong and all unscored."""
+    rewards = rng(seed).choice([0.0, 1.0, np.nan], (M, N), p=[0.45, 0.45, 0.1])
+    rewards[:6] = np.repeat([1.0, 0.0, np.nan], 2)[:, None]
+    return rewards
+
+
+def continuous(seed: int) -> np.ndarray:
+    rewards = rng(seed).normal(0.5, 1, (M, N))
+    return np.where(rng(seed + 1).random((M, N)) < 0.1, np.nan, rewards)
+
+
+def check(chosen: Selection, rewards: np.ndarray) -> None:
+    assert len(chosen.row) == len(chosen.column) == len(chosen.weight) > 0
+    assert np.issubdtype(chosen.row.dtype, np.integer)
+    assert np.issubdtype(chosen.column.dtype, np.integer)
+    assert chosen.row.min() >= 0
+    assert chosen.column.min() >= 0
+    flat = chosen.row * N + chosen.column
+    assert (np.diff(flat) > 0).all()  # row-major, none twice
+    assert not np.isnan(rewards[chosen.row, chosen.column]).any()  # an index too large fails here
+    assert np.isfinite(chosen.weight).all()
+    assert (chosen.weight >= 0).all()
+    assert chosen.weight.sum() > 0
+
+
+def same(one: Selection, other: Selection) -> bool:
+    return all((getattr(one, name) == getattr(other, name)).all() for name in ("row", "column", "weight"))
+
+
+@pytest.mark.parametrize("made", [verdicts, continuous])
+def test_every_method_chooses_scored_cells_in_order_and_repeats_itself(choose, made):
+    written = texts(rng(9), M)
+    for seed in range(3):
+        rewards = made(seed)
+        before = rewards.copy()
+        chosen = choose(rewards, seed, written, "ordinary")
+        check(chosen, rewards)
+        np.testing.assert_array_equal(rewards, before)
+        assert same(chosen, choose(rewards, seed, written, "ordinary"))
+
+
+@pytest.mark.parametrize("prompt_filter", FILTERS)
+def test_every_method_goes_behind_every_filter(choose, prompt_filter):
+    drop = settings.build_parts(configured(f"prompt_filter={prompt_filter}"))["prompt_filter"]
+    rewards = verdicts(0)
+    eligible = drop(rewards)
+    assert eligible.shape == rewards.shape
+    kept = ~np.isnan(eligible)
+    np.testing.assert_array_equal(eligible[kept], rewards[kept])  # it leaves out, it does not score
+    assert (kept | np.isnan(eligible).all(axis=1)[:, None] | np.isnan(rewards)).all()  # whole prompts
+    check(choose(eligible, 1, texts(rng(9), M), "ordinary"), eligible)
+
+
+def test_every_method_breaks_ties_uniformly(choose):
+    """Equal rewards and equal texts: no place in a prompt, and no prompt, is more likely than another."""
+    rows = 20 * M
+    tied = [[" 1 + 1 = 2. #### 2"] * N] * rows
+    chosen = choose(np.ones((rows, N)), 0, tied, "tied")
+    assert fits(np.bincount(chosen.column, minlength=N), np.full(N, 1 / N))
+    halves = np.bincount(chosen.row * 2 // rows, minlength=2)
+    assert fits(halves, np.full(2, 1 / 2))
+
+
+def test_every_method_has_a_random_twin(choose):
+    rewards = verdicts(3)
+    chosen = choose(rewards, 0, texts(rng(9), M), "ordinary")
+    twins = [selection.matched_random(chosen, rewards, rng(seed)) for seed in range(60)]
+    for twin in twins:
+        check(twin, rewards)
+        assert (twin.row == chosen.row).all()
+        for row in np.unique(chosen.row):
+            assert sorted(twin.weight[twin.row == row]) == sorted(chosen.weight[chosen.row == row])
+    # other rewards for the same scored cells give the same twin
+    others = np.where(np.isnan(rewards), np.nan, rng(8).random(rewards.shape))
+    assert same(twins[0], selection.matched_random(chosen, others, rng(0)))
+    # and what they keep is no better than what is there: in each prompt as many of the correct as by chance
+    correct = np.concatenate([rewards[twin.row, twin.column] for twin in twins])
+    expected = np.mean([np.nanmean(rewards[row]) for row in chosen.row])
+    assert correct.mean() == pytest.approx(expected, abs=0.04)
+
+
+def test_a_pool_without_scores_selects_nothing_or_says_so(choose, method):
+    unscored = np.full((M, N), np.nan)
+    if method.func in (selection.top_k_overall, selection.random_k_overall):  # which promise k
+        with pytest.raises(BenchError, match="0 scored completions"):
+            choose(unscored, 0, texts(rng(9), M), "ordinary")
+    else:
+        assert len(choose(unscored, 0, texts(rng(9), M), "ordinary")) == 0
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if "k" in built(name).keywords])
+def test_k_is_bounded_before_any_work(name):
+    for k in (0, "null", 1.5):
+        with pytest.raises(BenchError, match=f"selection.k={k} is not allowed: .*whole number of at least 1"):
+            settings.check(configured(f"selection={name}", f"selection.k={k}"))
+    overall = name.endswith("overall")
+    most, said = (M * N, f"= {M * N}.") if overall else (N, f"num_completions={N}.")
+    settings.check(configured(f"selection={name}", f"selection.k={most}"))
+    with pytest.raises(BenchError, match=f"selection.k={most + 1} is more than .*{said}"):
+        settings.check(configured(f"selection={name}", f"selection.k={most + 1}"))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("selection=softmax selection.temperature=0", "a number above 0"),
+        ("selection=rso selection.beta=0", "a number above 0"),
+        ("selection=pessimism selection.beta=-1", "a number above 0"),
+        ("selection=kl_regularised selection.beta=-1", "a number of at least 0"),
+        ("selection=mbr selection.beta=x", "a number of at least 0"),
+        ("selection=mbr_embeddings selection.similarity.batch_tokens=0", "whole number of at least 1"),
+        ("selection=quantile selection.q=1", "below 1"),
+        ("selection=threshold selection.threshold=null", "a number"),
+        ("selection=distinct_correct selection.keep=first", "one of random, farthest"),
+        ("selection=distinct_correct selection.every_step=2", "true or false"),
+        ("selection=balanced selection.allocation=fair", "one of uniform, difficulty"),
+        ("control=twin", "control=twin is not allowed: it must be one of matched, none"),
+    ],
+)
+def test_impossible_settings_are_refused(override, words):
+    with pytest.raises(BenchError, match=words):
+        settings.check(configured(*override.split()))
