@@ -6,9 +6,11 @@ alone is the one that the whole pool would have, and a kill loses at most the un
 asked for is rounded up to whole blocks; the rest stays in the store.
 """
 
+import contextlib
+import contextvars
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -39,6 +41,19 @@ class Engine(Protocol):
     ) -> tuple[Completions, dict[str, float]]:
         """The given samples of every prompt [M, len(samples)], and what was counted (tokens, flops)."""
         ...
+
+
+_shared: contextvars.ContextVar[list[Engine] | None] = contextvars.ContextVar("shared", default=None)
+
+
+@contextlib.contextmanager
+def sharing(opened: list[Engine]) -> Iterator[None]:
+    """Draws inside, all from one policy by one engine, use the engine in `opened`, or leave there the one they open."""
+    token = _shared.set(opened)
+    try:
+        yield
+    finally:
+        _shared.reset(token)
 
 
 def draw(
@@ -72,7 +87,8 @@ def draw(
         )
     if temperature == 0:  # what greedy does not depend on must not set its pool apart
         top_p, top_k, seed, block_size = 1.0, 0, 0, 1
-    opened: list[Engine] = []
+    shared = _shared.get()
+    opened = [] if shared is None else shared
 
     def fill(shard: Prompts, samples: range, progress: Bar) -> Callable[[Path], dict[str, float]]:
         def build(folder: Path) -> dict[str, float]:
@@ -89,7 +105,7 @@ def draw(
                 progress=progress,
             )
             write(completions, folder / "completions.parquet")
-            return counts
+            return {"completions": completions.logprob.size, **counts}
 
         return build
 

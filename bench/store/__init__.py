@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from bench.artifacts import content_hash
 from bench.errors import BenchError, is_disk_full
@@ -41,6 +41,8 @@ __all__ = [
     "MANIFEST",
     "Address",
     "DamagedArtifactError",
+    "Finder",
+    "MissingError",
     "Store",
     "Use",
     "atomically",
@@ -197,6 +199,21 @@ class Store:
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+
+class MissingError(LookupError):
+    """An artifact that was only looked for, and is not there or damaged."""
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(str(address.folder))
+        self.address = address
+
+
+class Finder(Store):
+    """A store in which nothing is made: what is missing or damaged raises MissingError."""
+
+    def _lock(self, address: Address) -> NoReturn:  # which is taken where something has to be made
+        raise MissingError(address)
 
 
 _current: contextvars.ContextVar[Store | None] = contextvars.ContextVar("store", default=None)

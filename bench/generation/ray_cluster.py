@@ -1,0 +1,225 @@
+"""Shards of prompts given to workers on a Ray cluster, and given again to others where a worker dies."""
+
+import contextlib
+import math
+import os
+import uuid
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.artifacts import Completions, Policy, Prompts
+from bench.errors import BenchError
+from bench.progress import bar, say
+from bench.store import Address, Finder, MissingError, Store, Use, using
+
+WAIT = 30.0  # seconds without news after which the reader is told what is waited for, and the cluster looked at anew
+LEAVE = 30.0  # seconds that workers get to put away their engines
+
+
+def found(
+    store: Store, draw: Callable[..., Completions], prompts: Prompts, policy: Policy
+) -> tuple[Completions | None, list[Use], Address | None]:
+    """The pool, or None and what is missing first; and the units that were there until then. Nothing is drawn."""
+    with using(Finder(store.root)) as finder:
+        try:
+            return draw(prompts, policy), finder.uses, None
+        except MissingError as missing:
+            return None, finder.uses, missing.address
+
+
+class Worker:
+    """A process on some node, with its engine: it draws one shard after the other into the shared store."""
+
+    def __init__(self, draw: Callable[..., Completions], policy: Policy, root: Path, num_cpus: int, gpus: bool) -> None:
+        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # before torch is imported
+            os.environ[variable] = str(num_cpus)
+        if not gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all in sight of a worker that asked for none
+        self.draw, self.policy, self.root = draw, policy, root
+        self.engines: list[Any] = []
+
+    def objection(self, needed: Sequence[Path], shard: Prompts, expected: Address) -> str | None:
+        """Why this node can't draw the pool: it does not see a path, or would draw `shard` under other settings."""
+        unseen = next((path for path in needed if not path.exists()), None)
+        if unseen is not None:
+            return (
+                f"Ray's node {os.uname().nodename} does not see {unseen}; generation=ray needs the store and the "
+                "policy under the same path on every node, on a file system that they share."
+            )
+        try:
+            _, _, missing = found(Store(self.root), self.draw, shard, self.policy)
+        except BenchError as error:
+            return str(error)
+        if missing is None or missing.key == expected.key:
+            return None
+        here, there = missing.settings, expected.settings
+        names = [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
+        differing = ", ".join(f"{name} {there.get(name)} and {here.get(name)}" for name in names)
+        return (
+            f"Ray's workers would draw another pool than this machine ({differing or 'other versions of the suite'}); "
+            "give the setting one value, e.g. generation.worker.dtype."
+        )
+
+    def fill(self, shard: Prompts) -> str | None:
+        """Draw what is missing of `shard`; the sentence of what made it impossible, if anything did."""
+        from bench.generation.pool import sharing
+
+        try:
+            with using(Store(self.root)), sharing(self.engines):
+                self.draw(shard, self.policy)
+        except BenchError as error:
+            return str(error)
+        return None
+
+
+def connect(address: str | None) -> None:
+    """Join or start a Ray, quietly, unless this process has one; Ray itself stops at exit what was started here."""
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # its page on every lost worker, on standard output
+    try:
+        import ray
+    except ImportError as error:
+        raise BenchError("generation=ray needs Ray; install the extra `ray` (or `launchers`).") from error
+    import logging
+
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BenchError(
+            f"generation.address={'null' if address is None else address} leads to no Ray cluster ({reason}); "
+            "start one with `ray start --head`, or set generation.address=local."
+        ) from error
+
+
+def draw_shards(
+    missing: Sequence[tuple[Prompts, Address]],
+    draw: Callable[..., Completions],
+    policy: Policy,
+    root: Path,
+    *,
+    num_cpus: int,
+    num_gpus: float | None,
+    retries: int,
+) -> None:
+    """Have each shard drawn by some worker: as many at once as the cluster holds, new ones where some have died.
+
+    BenchError where no node can hold a worker, a worker objects or fails, or a shard has lost more than `retries`.
+    """
+    import ray
+    from ray import exceptions
+
+    lost = (
+        exceptions.RayActorError,
+        exceptions.ActorUnschedulableError,
+        exceptions.WorkerCrashedError,
+        exceptions.NodeDiedError,
+        exceptions.OutOfMemoryError,
+        exceptions.ObjectLostError,
+    )
+    if num_gpus is None:
+        num_gpus = 1 if any("GPU" in resources for resources in _nodes()) else 0
+    asked = {"CPU": num_cpus, **({"GPU": num_gpus} if num_gpus else {})}
+    remote: Any = ray.remote(
+        num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
+    )(Worker)
+
+    queue = deque(range(len(missing)))
+    deaths: Counter[int | None] = Counter()  # of workers at each shard; at None, of those that were starting
+    busy: dict[Any, tuple[Any, int | None]] = {}  # what is waited for -> its worker and shard, None where it starts
+    leaving = []
+    with _probe(root) as probe, bar("generate on Ray", total=float(len(missing)), unit="shards") as progress:
+        needed = [path for path in (probe, policy.path) if path.exists()]
+        try:
+            while queue or any(shard is not None for _, shard in busy.values()):
+                working = sum(shard is not None for _, shard in busy.values())
+                capacity = sum(_holds(resources, asked) for resources in _nodes())
+                if capacity == 0 and working == 0:
+                    raise BenchError(
+                        f"No node of the Ray cluster has {_listed(asked)} for a worker; lower generation.num_cpus or "
+                        "generation.num_gpus, or add a node."
+                    )
+                while len(busy) < min(len(queue) + working, capacity):
+                    worker = remote.remote(draw, policy, root, num_cpus, num_gpus > 0)
+                    busy[worker.objection.remote(needed, *missing[queue[0] if queue else 0])] = worker, None
+                done, _ = ray.wait(list(busy), timeout=WAIT)
+                if not done and working == 0:
+                    say(f"waiting for the Ray cluster: no worker with {_listed(asked)} has started yet")
+                for task in done:
+                    worker, shard = busy.pop(task)
+                    try:
+                        complaint = ray.get(task)
+                    except lost as error:
+                        ray.kill(worker)
+                        deaths[shard] += 1
+                        if deaths[shard] > retries:
+                            raise BenchError(_death(missing, shard, deaths[shard], error)) from error
+                        if shard is not None:
+                            say(f"warning: {_reason(error)}; {_named(missing[shard][0])} go to another worker of Ray's")
+                            queue.append(shard)
+                        continue
+                    if complaint is not None:
+                        ray.kill(worker)
+                        raise BenchError(complaint)
+                    if shard is not None:
+                        progress.advance()
+                    if queue:
+                        shard = queue.popleft()
+                        busy[worker.fill.remote(missing[shard][0])] = worker, shard
+                    else:
+                        leaving.append((worker, worker.__ray_terminate__.remote()))
+        finally:
+            for worker, _ in busy.values():
+                ray.kill(worker)
+            if leaving:  # their engines' memory is free when this returns
+                ray.wait([left for _, left in leaving], num_returns=len(leaving), timeout=LEAVE)
+            for worker, _ in leaving:
+                ray.kill(worker)
+
+
+@contextlib.contextmanager
+def _probe(root: Path) -> Iterator[Path]:
+    """A file in the store by which another node can tell that it sees the same store."""
+    path = root / ".locks" / f".seen-{uuid.uuid4().hex}"
+    path.write_text("")
+    try:
+        yield path
+    finally:
+        path.unlink()
+
+
+def _nodes() -> list[dict[str, float]]:
+    """The resources of each node that is alive."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _holds(resources: dict[str, float], asked: dict[str, float]) -> int:
+    """How many workers a node has room for, whatever else runs there."""
+    return min(math.floor(resources.get(name, 0) / amount) for name, amount in asked.items())
+
+
+def _listed(asked: dict[str, float]) -> str:
+    return " and ".join(f"{amount:g} {name}" for name, amount in asked.items())
+
+
+def _reason(error: Exception) -> str:
+    """The sentence in which Ray says why, beneath what it knows of the worker and above its advice."""
+    return str(error).strip().splitlines()[-1].strip().partition(". ")[0].rstrip(".")
+
+
+def _named(prompts: Prompts) -> str:
+    return f"prompts {prompts.id[0]} to {prompts.id[-1]}"
+
+
+def _death(missing: Sequence[tuple[Prompts, Address]], shard: int | None, times: int, error: Exception) -> str:
+    if shard is None:
+        return f"{times} of Ray's workers have died while they started. {_reason(error)}."
+    return (
+        f"The {_named(missing[shard][0])} have lost {times} of Ray's workers, more than generation.retries={times - 1} "
+        f"allows. {_reason(error)}. What was drawn is kept; the same command goes on from there."
+    )
