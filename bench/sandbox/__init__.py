@@ -1,0 +1,244 @@
+"""Untrusted programs run here: no network, no files but a temporary folder's, limits, and no process left at the end.
+
+    with Sandbox(Limits(), isolation="auto") as sandbox:
+        sandbox.run(Job("def f(xs):\\n    return xs[::-1]", "f", [([[1, 2]], [2, 1])]))     # Verdict("passed")
+
+What a program should return never enters the sandbox. It gets inputs, writes what it returns as text, and that text is
+compared out here, byte for byte, with the text of the expected values (bench.sandbox.inside.canonical), so that
+nothing done inside can pass a test: equality, types and output are not the program's to define.
+"""
+
+import json
+import os
+import queue
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError
+from bench.sandbox.inside import MACHINES, NotPlainError, canonical
+
+ISOLATION = ("auto", "bubblewrap", "namespaces", "none")
+SERVER = Path(__file__).with_name("server.py")
+ATTEMPTS = 3  # to start a program, where the host is short of processes or memory for a moment
+GRACE = 30.0  # seconds beyond the wall limit after which the sandbox itself is given up
+VERDICTS = ("passed", "wrong_output", "exception", "time_limit", "stopped_early")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one program may use. Memory and CPU time are each process's; there is one unless `processes` is raised."""
+
+    cpu_seconds: int = 2
+    wall_seconds: float = 10.0
+    memory_megabytes: int = 512  # of address space, the interpreter's own 50 included
+    disk_megabytes: int = 16
+    processes: int = 1  # threads count
+
+
+@dataclass(frozen=True)
+class Job:
+    """Python source, the function of it that is called, and at least one case: its arguments, and what it must return.
+
+    Values are plain data, see `canonical`.
+    """
+
+    program: str
+    entry: str
+    cases: Sequence[tuple[list[Any], Any]]  # (arguments, expected)
+
+    def __post_init__(self) -> None:
+        if not self.cases:
+            raise ValueError("tests without a case would let every program pass; give at least one")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One of VERDICTS. Only "passed" is certain; a failing program can choose how it seems to have failed."""
+
+    outcome: str
+
+    @property
+    def passed(self) -> bool:
+        return self.outcome == "passed"
+
+
+class SandboxError(BenchError):
+    """The sandbox itself failed: nothing is known about the program."""
+
+
+class Sandbox:
+    """A sandbox, for one program at a time. Opens on entry or first use; raises SandboxError where it can't isolate."""
+
+    def __init__(self, limits: Limits, *, isolation: str = "auto") -> None:
+        self.limits = limits
+        self.isolation = isolation
+        self._server: subprocess.Popen | None = None
+        self._control: socket.socket | None = None
+
+    def __enter__(self) -> "Sandbox":
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Start it by the first way of isolating that works here, proved by a program that must pass."""
+        if self.isolation not in ISOLATION:
+            raise BenchError(f"isolation={self.isolation} is not one of {', '.join(ISOLATION)}.")
+        if sys.platform != "linux" or os.uname().machine not in MACHINES:
+            raise SandboxError(
+                f"Untrusted programs are run on Linux alone ({' or '.join(MACHINES)}), and this is {sys.platform} on "
+                f"{os.uname().machine}: score them on a Linux machine or in a container."
+            )
+        bubblewrap = shutil.which("bwrap")
+        ways = (["bubblewrap"] * bool(bubblewrap) + ["namespaces"]) if self.isolation == "auto" else [self.isolation]
+        reasons = []
+        for way in ways:
+            try:
+                self._start({"isolation": way, "bubblewrap": bubblewrap or "bwrap"})
+                proof = Job("def f(x):\n    return [x, x]", "f", [([1], [1, 1])])
+                if self.run(proof).passed:
+                    return
+                reasons.append(f"{way}: a program that is right failed; memory_megabytes or cpu_seconds may be too low")
+            except SandboxError as error:
+                reasons.append(f"{way}: {error}")
+            self.close()
+        raise SandboxError(
+            f"No way to isolate untrusted programs works here ({'; '.join(reasons)}). Install bubblewrap, allow user "
+            "namespaces, or, where every completion may be trusted with your files, set isolation to none."
+        )
+
+    def _start(self, configuration: dict[str, Any]) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.settimeout(self.limits.wall_seconds + GRACE)
+        limits = {"limits": asdict(self.limits), "wall_seconds": self.limits.wall_seconds}
+        with theirs:
+            self._server = subprocess.Popen(
+                [os.path.realpath(sys.executable), "-I", "-S", str(SERVER), json.dumps(configuration | limits)],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={},
+                cwd="/",
+                start_new_session=True,  # an interrupt from the keyboard is ours to handle
+            )
+        answer = self._receive()
+        if not answer["ready"]:
+            raise SandboxError(answer["message"])
+
+    def run(self, job: Job) -> Verdict:
+        """The verdict on a program. Raises SandboxError where it could not be started, and ValueError for bad tests."""
+        if self._control is None:
+            self.open()
+        expected = "".join(f"{canonical(value)}\n" for _, value in job.cases).encode()
+        inputs = [json.dumps(arguments, allow_nan=False) for arguments, _ in job.cases]
+        content = json.dumps({"program": job.program, "entry": job.entry, "inputs": inputs}).encode()
+        message = ""
+        for attempt in range(ATTEMPTS):
+            time.sleep(0.2 * attempt)
+            received, answer = self._run(content, len(expected) + 1)
+            if answer["started"]:
+                return Verdict(_outcome(received, expected, timed_out=answer["timed_out"]))
+            message = answer["message"]
+        raise SandboxError(f"A program could not be started in the sandbox ({message or 'no reason given'}).")
+
+    def _run(self, content: bytes, enough: int) -> tuple[bytes, dict[str, Any]]:
+        """What the program wrote, up to `enough` bytes, and the server's answer."""
+        assert self._control is not None
+        job = os.memfd_create("job")
+        output, theirs = os.pipe()
+        try:
+            with os.fdopen(os.dup(job), "wb") as file:
+                file.write(content)
+            try:
+                socket.send_fds(self._control, [b"1"], [job, theirs])
+            finally:
+                os.close(theirs)
+            received = _read(output, enough, time.monotonic() + self.limits.wall_seconds + GRACE)
+        except OSError as error:
+            raise SandboxError(f"the sandbox is gone ({error.strerror})") from error
+        finally:
+            os.close(job)
+            os.close(output)  # a program that goes on writing gets a broken pipe
+        return received, self._receive()
+
+    def _receive(self) -> dict[str, Any]:
+        assert self._control is not None
+        try:
+            answer = self._control.recv(1 << 16)
+        except OSError as error:
+            raise SandboxError(f"the sandbox does not answer ({error})") from error
+        if not answer:
+            raise SandboxError("the sandbox ended unexpectedly")
+        return json.loads(answer)
+
+    def close(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._server is not None:
+            self._server.send_signal(signal.SIGKILL)  # all that it started dies with it
+            self._server.wait()
+            self._server = None
+
+
+def verdicts(jobs: Sequence[Job], *, limits: Limits, isolation: str, workers: int = 1) -> list[Verdict]:
+    """A verdict for every job, in order; `workers` sandboxes run side by side. Raises SandboxError."""
+    if not jobs:
+        return []
+    with ExitStack() as stack:
+        free: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
+        for _ in range(min(workers, len(jobs))):
+            free.put(stack.enter_context(Sandbox(limits, isolation=isolation)))
+
+        def run(job: Job) -> Verdict:
+            sandbox = free.get()
+            try:
+                return sandbox.run(job)
+            finally:
+                free.put(sandbox)
+
+        with ThreadPoolExecutor(free.qsize()) as pool:
+            return list(pool.map(run, jobs))
+
+
+def _read(pipe: int, enough: int, deadline: float) -> bytes:
+    """Everything up to the pipe's end, or its first `enough` bytes and a little more."""
+    parts: list[bytes] = []
+    while sum(map(len, parts)) < enough:
+        ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise SandboxError("a program outlived its time limit")
+        part = os.read(pipe, 1 << 16)
+        if not part:
+            break
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _outcome(received: bytes, expected: bytes, *, timed_out: bool) -> str:
+    if timed_out:
+        return "time_limit"
+    if received == expected:
+        return "passed"
+    written, wanted = received.split(b"\n"), expected.split(b"\n")
+    differs = next((line for line, right in zip(written, wanted, strict=False) if line != right), b"")
+    if differs.startswith(b"!"):
+        return "exception"
+    return "stopped_early" if expected.startswith(received) else "wrong_output"
+
+
+__all__ = ["ISOLATION", "VERDICTS", "Job", "Limits", "NotPlainError", "Sandbox", "SandboxError", "Verdict"]
+__all__ += ["canonical", "verdicts"]

@@ -1,0 +1,236 @@
+"""Inside the sandbox: give up every privilege, run an untrusted program on its inputs, write what it returns.
+
+Standard library alone, and nothing of `bench`: this file is run by a bare interpreter. What it writes decides nothing;
+the expected values are compared outside, byte for byte, with the text that `canonical` makes of plain data.
+
+    python -I -S inside.py      (bubblewrap starts it so; otherwise bench/sandbox/server.py calls `confined`)
+"""
+
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import platform
+import resource
+import sys
+import types
+from typing import Any, NoReturn
+
+OUTPUT, JOB, REPORT = 3, 4, 5  # file descriptors in here; 0, 1 and 2 are /dev/null
+STARTED = b"+"  # reported once every privilege is gone
+COULD_NOT_START = 70
+MEGABYTE = 1 << 20
+OPEN_FILES = 64
+
+PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2
+ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050000, 0x80000000
+LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # classic BPF instructions
+X32 = 0x40000000  # the second numbering of x86_64's system calls
+NEW_NAMESPACES = 0x7E020080  # clone's flags that make any of them
+AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+MACHINES = tuple(AUDIT_ARCH)
+FORKS = {"x86_64": (56, 57, 58), "aarch64": (220,)}  # clone, fork, vfork
+CLONE3 = 435
+# What a tested function never needs: the network, memory that no limit counts, key rings that outlive a process, mounts
+# and namespaces, other processes' memory, and rarely audited corners of the kernel. Numbers in the order of MACHINES.
+FORBIDDEN = {
+    "socket": (41, 198),
+    "socketpair": (53, 199),
+    "io_uring_setup": (425, 425),  # opens sockets, too
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "shmget": (29, 194),
+    "semget": (64, 190),
+    "msgget": (68, 186),
+    "mq_open": (240, 180),
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+    "pivot_root": (155, 41),
+    "chroot": (161, 51),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "mount_setattr": (442, 442),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "open_by_handle_at": (304, 265),
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "kcmp": (312, 272),
+    "pidfd_send_signal": (424, 424),
+    "pidfd_open": (434, 434),
+    "pidfd_getfd": (438, 438),
+    "syslog": (103, 116),
+    "personality": (135, 92),
+    "perf_event_open": (298, 241),
+    "bpf": (321, 280),
+    "userfaultfd": (323, 282),
+}
+
+
+class NotPlainError(ValueError):
+    """A value that is not None, bool, int, float, str, or a list or dict (with str keys) of such, exactly."""
+
+
+def canonical(value: Any) -> str:
+    """One line of text; equal for two values if and only if they are equal in value and in type, all the way down.
+
+    Subclasses, tuples and NaN are refused with NotPlainError; 1, 1.0 and True differ, and so do 0.0 and -0.0.
+    """
+    kind = type(value)
+    if value is None or kind is bool:
+        return str(value)
+    if kind is int:
+        return hex(value)  # linear in its length, and without the limit on decimal digits
+    if kind is float and value == value:
+        return "f" + value.hex()
+    if kind is str:
+        return json.dumps(value)  # ASCII, line breaks escaped
+    if kind is list:
+        return "[" + ",".join(map(canonical, value)) + "]"
+    if kind is dict and all(type(key) is str for key in value):
+        return "{" + ",".join(f"{json.dumps(key)}:{canonical(value[key])}" for key in sorted(value)) + "}"
+    raise NotPlainError(f"a {kind.__name__} is not plain data: None, bool, int, float, str, lists and dicts of them")
+
+
+def confined(job: int, output: int, report: int, limits: dict[str, Any], user: int | None) -> NoReturn:
+    """Run the job in this process, which never returns. What fails before the program starts goes to `report`."""
+    try:
+        content = _read(job)
+        _keep_only(output, report)
+        report = REPORT
+        _set_limits(limits)
+        _drop_privileges(user)
+        _filter_system_calls(limits["processes"])
+        task = json.loads(content)
+        os.write(REPORT, STARTED)
+        os.close(REPORT)
+    except BaseException as error:
+        os.write(report, f"{type(error).__name__}: {error}"[:500].encode())
+        os._exit(COULD_NOT_START)
+    try:
+        _run(task["program"], task["entry"], task["inputs"])
+    finally:  # also where the pipe is broken, because its reader has seen enough
+        os._exit(0)
+
+
+def _run(program: str, entry: str, inputs: list[str]) -> None:
+    """A line for every input: the canonical text of what came back, or ! and the name of what was raised."""
+    sys.argv = [""]
+    module = types.ModuleType("program")
+    sys.modules["program"] = module
+    try:
+        exec(compile(program, "program", "exec", dont_inherit=True), module.__dict__)
+        function = getattr(module, entry)
+    except BaseException as error:
+        _write(f"!{type(error).__name__}")
+        return
+    for arguments in inputs:  # parsed one by one: what a program does to one input stays there
+        try:
+            line = canonical(function(*json.loads(arguments)))
+        except BaseException as error:
+            line = f"!{type(error).__name__}"
+        _write(line)
+
+
+def _write(line: str) -> None:
+    data = memoryview(line.encode() + b"\n")
+    while data:
+        data = data[os.write(OUTPUT, data) :]
+
+
+def _read(file: int) -> bytes:
+    os.lseek(file, 0, os.SEEK_SET)
+    with os.fdopen(os.dup(file), "rb") as job:
+        return job.read()
+
+
+def _keep_only(output: int, report: int) -> None:
+    """/dev/null (inherited as 1) as 0, 1, 2, then OUTPUT and REPORT, and no other open file."""
+    output, report = (fcntl.fcntl(file, fcntl.F_DUPFD, REPORT + 1) for file in (output, report))  # out of the way
+    os.dup2(1, 0)
+    os.dup2(1, 2)
+    os.dup2(output, OUTPUT)
+    os.dup2(report, REPORT)
+    os.closerange(JOB, JOB + 1)
+    os.closerange(REPORT + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def _set_limits(limits: dict[str, Any]) -> None:
+    for name, most in {
+        "CPU": limits["cpu_seconds"],
+        "AS": limits["memory_megabytes"] * MEGABYTE,
+        "FSIZE": limits["disk_megabytes"] * MEGABYTE,
+        "NOFILE": OPEN_FILES,
+        "CORE": 0,
+        "MEMLOCK": 0,
+        "MSGQUEUE": 0,
+        "NPROC": limits["processes"] + limits["processes_beside"],
+    }.items():
+        kind = getattr(resource, f"RLIMIT_{name}")
+        allowed = resource.getrlimit(kind)[1]
+        most = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
+        resource.setrlimit(kind, (most, most))
+
+
+def _drop_privileges(user: int | None) -> None:
+    """Become `user` (given where we are root), with no capability left and none to be had."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if user is not None:
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    _checked(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+    _checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+
+
+def _filter_system_calls(processes: int) -> None:
+    """Refuse FORBIDDEN with EPERM, and every new process where only one is allowed; kill at foreign system calls."""
+    machine = platform.machine()
+    steps = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, AUDIT_ARCH[machine]), (RETURN, 0, 0, KILL), (LOAD, 0, 0, 0)]
+    steps += [(AT_LEAST, 0, 1, X32), (RETURN, 0, 0, KILL)]
+
+    def refuse(number: int, reason: int) -> list[tuple[int, int, int, int]]:
+        return [(EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE | reason)]
+
+    for numbers in FORBIDDEN.values():
+        steps += refuse(numbers[MACHINES.index(machine)], errno.EPERM)
+    steps += refuse(CLONE3, errno.ENOSYS)  # its flags can't be read here; C libraries fall back to clone
+    if processes == 1:
+        for number in FORKS[machine]:
+            steps += refuse(number, errno.EAGAIN)
+    steps += [(EQUAL, 0, 3, FORKS[machine][0]), (LOAD, 0, 0, 16), (ANY_BIT, 0, 1, NEW_NAMESPACES)]
+    steps += [(RETURN, 0, 0, REFUSE | errno.EPERM), (RETURN, 0, 0, ALLOW)]
+
+    class Instruction(ctypes.Structure):
+        _fields_ = (("code", ctypes.c_uint16), ("jt", ctypes.c_uint8), ("jf", ctypes.c_uint8), ("k", ctypes.c_uint32))
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_uint16), ("first", ctypes.POINTER(Instruction)))
+
+    instructions = (Instruction * len(steps))(*(Instruction(*step) for step in steps))
+    program = Program(len(steps), instructions)
+    libc = ctypes.CDLL(None, use_errno=True)
+    _checked(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0), "seccomp")
+
+
+def _checked(result: int, what: str) -> None:
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    confined(JOB, OUTPUT, REPORT, given["limits"], given["user"])

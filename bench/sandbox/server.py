@@ -1,0 +1,284 @@
+"""Beside the benchmark: a small process that shuts itself into an empty file system and runs each job in a fork.
+
+Started by bench.sandbox.Sandbox as `python -I -S server.py CONFIGURATION` with an empty environment; standard library
+alone. Its standard input is a socket, over which jobs come as two files (the job to read, a pipe for what the program
+writes) and answers go back as JSON. It never sees what a program is expected to return.
+
+A job is three processes deep: a fork that makes namespaces, their process 1, which keeps the time and whose end is
+the end of every process in there, and the program. Each dies with the one above it.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import glob
+import importlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import inside
+
+del sys.path[0]
+
+NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
+NOSUID, NODEV, NOEXEC, REMOUNT, READ_ONLY, BIND, RECURSIVE, PRIVATE = 2, 4, 8, 32, 1, 4096, 16384, 1 << 18
+DETACH = 2  # of umount2
+MOUNT_SETATTR, PIVOT_ROOT = 442, {"x86_64": 155, "aarch64": 41}
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
+TIMED_OUT = 124
+FILES = 1024  # in the temporary folder of a job
+FIRST_USER = 1 << 30  # as root, programs run as this user and above: nobody's
+# Imported once, here, instead of by every program; decimal and hashlib bring shared libraries along.
+COMMON = "array bisect collections copy dataclasses datetime decimal fractions functools hashlib heapq itertools math"
+COMMON += " operator random re statistics string typing"
+
+libc = ctypes.CDLL(None, use_errno=True)
+Begin = Callable[[int, int, int], NoReturn]  # of a job: (job, output, report) files
+
+
+def main() -> None:
+    configuration = json.loads(sys.argv[1])
+    control = socket.socket(fileno=os.dup(0))
+    _die_with_parent()
+    for module in COMMON.split():
+        importlib.import_module(module)
+    try:
+        ways = {"bubblewrap": _bubblewrap, "namespaces": _namespaces, "none": _no_isolation}
+        begin = ways[configuration["isolation"]](configuration)
+    except OSError as error:
+        control.send(json.dumps({"ready": False, "message": str(error)}).encode())
+        return
+    control.send(json.dumps({"ready": True}).encode())
+    while True:
+        message, files, _, _ = socket.recv_fds(control, 1, 2)
+        if not message:
+            return
+        control.send(json.dumps(_job(begin, *files)).encode())
+
+
+def _job(begin: Begin, job: int, output: int) -> dict[str, Any]:
+    """Run one job to its end, and say whether its program was started and whether it ran out of time."""
+    read_report, report = os.pipe()
+    process = os.fork()
+    if process == 0:
+        _guarded(lambda: begin(job, output, report), report)
+    for file in (job, output, report):
+        os.close(file)
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    os.set_blocking(read_report, False)
+    try:
+        message = os.read(read_report, 4096)
+    except BlockingIOError:
+        message = b"no report"
+    os.close(read_report)
+    killed = code in (128 + signal.SIGKILL, 128 + signal.SIGXCPU)
+    return {
+        "started": message.endswith(inside.STARTED),
+        "timed_out": code == TIMED_OUT or killed,
+        "message": message.decode(errors="replace"),
+    }
+
+
+def _guarded(work: Callable[[], NoReturn], report: int) -> NoReturn:
+    """A forked process never returns into the code that it was forked from."""
+    try:
+        work()
+    except BaseException as error:
+        os.write(report, f"{type(error).__name__}: {error}"[:500].encode())
+    finally:
+        os._exit(inside.COULD_NOT_START)
+
+
+def _supervised(program: Callable[[], NoReturn], seconds: float, report: int) -> int:
+    """The exit code of `program`, forked into a session of its own (one process group gets one's signals) and killed
+    after some seconds: then TIMED_OUT."""
+
+    def time_is_up(*_: Any) -> None:
+        raise TimeoutError
+
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        _guarded(program, report)
+    signal.signal(signal.SIGALRM, time_is_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    except TimeoutError:
+        code = TIMED_OUT
+        os.kill(child, signal.SIGKILL)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    return 128 - code if code < 0 else code
+
+
+def _namespaces(configuration: dict[str, Any]) -> Begin:
+    """Move this process into a file system of the standard library, without network; each job gets the rest anew."""
+    limits = configuration["limits"]
+    root = os.geteuid() == 0
+    # a user namespace counts its own processes: this one, the job's first two, and the program's
+    limits["processes_beside"] = 0 if root else 3
+    user, group = os.getuid(), os.getgid()
+    program_user = FIRST_USER + os.getpid() if root else None
+    _unshare(NEWNS | NEWNET | NEWIPC | NEWUTS | (0 if root else NEWUSER))
+    if not root:
+        for file, content in ("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1"):
+            with open(f"/proc/self/{file}", "w") as opened:
+                opened.write(content)
+    _move_into_jail()
+
+    def begin(job: int, output: int, report: int) -> NoReturn:
+        _die_with_parent()
+        _unshare(NEWPID | NEWNS)
+        first = os.fork()
+        if first == 0:
+            _guarded(lambda: as_first_process(job, output, report), report)
+        os.close(output)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]))
+
+    def as_first_process(job: int, output: int, report: int) -> NoReturn:
+        _die_with_parent()
+        _checked(libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")  # the program can't look into this process
+        size = f"size={limits['disk_megabytes']}m,nr_inodes={FILES},mode=1777"
+        _mount("tmpfs", "/tmp", "tmpfs", NOSUID | NODEV | NOEXEC, size)
+        os.chdir("/tmp")
+        code = _supervised(
+            lambda: inside.confined(job, output, report, limits, program_user), configuration["wall_seconds"], report
+        )
+        os._exit(code)  # and so ends every process of its namespace
+
+    return begin
+
+
+def _move_into_jail() -> None:
+    """A read-only root with /tmp, a mount point, and the folders that an interpreter reads; the host's rest is gone."""
+    folders, hidden = runtime_folders(), package_folders()
+    _mount(None, "/", None, RECURSIVE | PRIVATE)
+    _mount("tmpfs", "/tmp", "tmpfs", NOSUID | NODEV, "mode=755")
+    os.chdir("/tmp")
+    os.mkdir("old")
+    _checked(libc.syscall(PIVOT_ROOT[os.uname().machine], b".", b"old"), "pivot_root")
+    os.chdir("/")
+    os.mkdir("tmp")
+    for folder in folders:
+        os.makedirs(folder, exist_ok=True)
+        _mount("/old" + folder, folder, None, BIND | RECURSIVE)
+        attributes = (ctypes.c_uint64 * 4)(READ_ONLY | NOSUID | NODEV, 0, 0, 0)
+        _checked(
+            libc.syscall(MOUNT_SETATTR, -100, folder.encode(), 0x8000, attributes, ctypes.sizeof(attributes)),
+            f"mount_setattr of {folder}",
+        )
+    for folder in hidden:
+        _mount("tmpfs", folder, "tmpfs", NOSUID | NODEV | READ_ONLY, "mode=755,size=4k")
+    _checked(libc.umount2(b"/old", DETACH), "umount2")
+    os.rmdir("old")
+    _mount(None, "/", None, REMOUNT | BIND | READ_ONLY | NOSUID | NODEV)
+
+
+def _bubblewrap(configuration: dict[str, Any]) -> Begin:
+    """bubblewrap makes the namespaces and the file system of each job, and starts an interpreter there."""
+    limits = configuration["limits"]
+    root = os.geteuid() == 0
+    limits["processes_beside"] = 0 if root else 1
+    program_user = FIRST_USER + os.getpid() if root else None
+    command = [configuration["bubblewrap"], "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    command += ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
+    command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if root else ["--unshare-user"]
+    interpreter = os.path.realpath(sys.executable)
+    loaders = glob.glob("/lib64/ld-*.so*") + glob.glob("/lib/ld-*.so*")
+    readable = [*runtime_folders(), *loaders, interpreter]
+    for folder in sorted({str(parent) for path in readable for parent in pathlib.PurePath(path).parents}):
+        command += ["--perms", "0755", "--dir", folder]  # its own way of making them may keep the program's user out
+    for path in readable:
+        command += ["--ro-bind", path, path]
+    for folder in package_folders():
+        command += ["--tmpfs", folder]
+    command += ["--ro-bind", inside.__file__, "/inside.py"]
+    command += ["--perms", "1777", "--size", str(limits["disk_megabytes"] * inside.MEGABYTE), "--tmpfs", "/tmp"]
+    command += ["--chdir", "/tmp", "--remount-ro", "/"]
+
+    def begin(job: int, output: int, report: int) -> NoReturn:
+        _die_with_parent()
+        given = json.dumps({"limits": limits, "user": program_user})
+
+        def program() -> NoReturn:
+            _die_with_parent()
+            files = [fcntl.fcntl(file, fcntl.F_DUPFD, 10) for file in (output, job, report)]
+            for file, place in zip(files, (inside.OUTPUT, inside.JOB, inside.REPORT), strict=True):
+                os.dup2(file, place)
+            os.dup2(1, 0)
+            os.dup2(report, 2)  # bubblewrap's own complaints
+            os.closerange(inside.REPORT + 1, 4096)
+            os.execve(command[0], [*command, "--", interpreter, "-I", "-S", "/inside.py", given], {})
+
+        os._exit(_supervised(program, configuration["wall_seconds"], report))
+
+    return begin
+
+
+def _no_isolation(configuration: dict[str, Any]) -> Begin:
+    """Limits and the filter of system calls alone, in a temporary folder: this user's files are there to be harmed."""
+    limits = configuration["limits"]
+    limits["processes_beside"] = 1 << 20  # other processes of this user count here
+
+    def begin(job: int, output: int, report: int) -> NoReturn:
+        _die_with_parent()
+        folder = tempfile.mkdtemp()
+        os.chdir(folder)
+        code = _supervised(
+            lambda: inside.confined(job, output, report, limits, None), configuration["wall_seconds"], report
+        )
+        os.chdir("/")
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(code)
+
+    return begin
+
+
+def runtime_folders() -> list[str]:
+    """The standard library, and the folders of the shared libraries that are loaded now."""
+    with open("/proc/self/maps") as maps:
+        mapped = {line.split(maxsplit=5)[5].strip() for line in maps if ".so" in line}
+    folders = {sysconfig.get_path("stdlib"), *(os.path.dirname(path) for path in mapped if path.startswith("/"))}
+    return sorted(folder for folder in folders if not any(folder.startswith(other + "/") for other in folders))
+
+
+def package_folders() -> list[str]:
+    """Where packages are installed within the standard library: hidden, programs see the standard library alone."""
+    found = [os.path.join(sysconfig.get_path("stdlib"), name) for name in ("site-packages", "dist-packages")]
+    return [folder for folder in found if os.path.isdir(folder)]
+
+
+def _die_with_parent() -> None:
+    _checked(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
+
+
+def _unshare(flags: int) -> None:
+    _checked(libc.unshare(flags), "unshare")
+
+
+def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    encoded = [None if text is None else text.encode() for text in (source, target, kind, options)]
+    source_, target_, kind_, options_ = encoded
+    _checked(libc.mount(source_, target_, kind_, ctypes.c_ulong(flags), options_), f"mount of {target}")
+
+
+def _checked(result: int, what: str) -> None:
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+
+
+if __name__ == "__main__":
+    main()
