@@ -29,6 +29,9 @@ REPEATS = {  # a setting that only repeats another -> the one to set
     "generation.temperature": "temperature",
     "generation.top_p": "top_p",
     "generation.max_new_tokens": "task.max_new_tokens",
+    "generation.worker.temperature": "temperature",
+    "generation.worker.top_p": "top_p",
+    "generation.worker.max_new_tokens": "task.max_new_tokens",
 }
 ABSENT = object()
 
@@ -127,8 +130,8 @@ def _refuse(key: str, value: Any, rule: Rule) -> None:
 def _value(cfg: DictConfig, key: str) -> Any:
     """The resolved value at a dotted key, None where it is null, ABSENT where the chosen part has no such setting."""
     group, _, name = key.rpartition(".")
-    node = cfg[group] if group else cfg
-    return node[name] if name in set(node) else ABSENT
+    node = OmegaConf.select(cfg, group) if group else cfg
+    return node[name] if node is not None and name in set(node) else ABSENT
 
 
 def _shown(value: Any) -> str:

@@ -14,15 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
+from hydra import compose, initialize_config_dir
+from ray.cluster_utils import Cluster
 
+from bench import settings
 from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
 from bench.generation import pool, ray_cluster, ray_pool, transformers_engine
 from bench.seeds import generator
 from bench.store import Store, unique, using
-
-ray = pytest.importorskip("ray")
-from ray.cluster_utils import Cluster  # noqa: E402
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers can't import a test
 
@@ -276,7 +277,9 @@ def test_a_shard_that_kills_its_workers_is_given_up(two_nodes, store, desk, prom
 
     with meanwhile(kill):
         try:
-            with pytest.raises(BenchError, match=r"prompts p4 to p5 have lost 2 of Ray's workers.*generation.retries=1"):
+            with pytest.raises(
+                BenchError, match=r"prompts p4 to p5 have lost 2 of Ray's workers.*generation.retries=1"
+            ):
                 ray_pool.generate(
                     prompts, POLICY, worker=partial(stub, desk=desk), address=two_nodes.address, retries=1, **SAMPLER
                 )
@@ -376,3 +379,26 @@ def test_a_removed_node_costs_the_unit_that_it_was_at(two_nodes, store, desk, pr
     assert Counter(unit for unit, _, _ in notes(desk, "begun")) == dict.fromkeys(UNITS, 1) | {begun[0][0]: 2}
     assert {path: files(store)[path] for path in finished} == finished
     assert drawn.shape == (2 * SHARDS, 4)
+
+
+def composed(*overrides: str):
+    conf = Path(__file__).resolve().parent.parent / "conf"
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        return compose("config", ["generation=ray", *overrides])
+
+
+def test_any_generation_is_a_worker_and_repeats_the_sampler_of_the_run():
+    cfg = composed("generation@generation.worker=vllm", "temperature=0.7", "generation.top_k=5")
+    settings.check(cfg)
+    assert cfg.generation.worker._target_ == "bench.generation.vllm_engine.generate"
+    assert (cfg.generation.temperature, cfg.generation.worker.temperature) == (0.7, 0.7)
+    assert cfg.generation.top_k == 5
+    assert composed("generation.worker.top_k=5").generation.top_k == 5
+    with pytest.raises(BenchError, match=r"generation.worker.temperature=0.5 is not allowed.*set temperature instead"):
+        settings.check(composed("generation.worker.temperature=0.5"))
+    with pytest.raises(BenchError, match=r"generation.worker.shard_size=0 is not allowed"):
+        settings.check(composed("generation.worker.shard_size=0"))
+    with pytest.raises(
+        BenchError, match=r"generation.address=ray is not allowed: it must be auto, local or the HOST:PORT"
+    ):
+        settings.check(composed("generation.address=ray"))
