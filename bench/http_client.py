@@ -89,6 +89,7 @@ def post_all(
                 done.put((index, client.exchange(body, index), None))
             except BaseException as error:  # raised again where the answers are read
                 done.put((index, None, error))
+                client.stopped.set()
         client.close()
 
     # Daemons: an interrupted program ends without waiting for answers that nobody will read.

@@ -66,7 +66,7 @@ def generate(
     endpoint: Annotated[str, one_of(*PATHS)] = "completions",
     extended_fields: Annotated[bool, TRUE_OR_FALSE] = True,
     accept_unseeded: Annotated[bool, TRUE_OR_FALSE] = False,
-    logprob_tolerance: Annotated[float, ABOVE_ZERO] = 0.1,
+    logprob_tolerance: Annotated[float, ABOVE_ZERO] = 0.05,
     api_key_env: Annotated[str | None, or_null(NAME)] = None,
     concurrency: Count = 64,
     timeout: Annotated[float, ABOVE_ZERO] = 600.0,
