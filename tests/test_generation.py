@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawing import LIMIT, asking, generate, ids
+from drawing import LIMIT, asking, generate, ids, same
 
 from bench import chat, policies
 from bench.artifacts import Policy, Prompts
 from bench.errors import BenchError
+from bench.generation import decoding, kv_cache, transformers_engine, truncation
 from bench.generation.truncation import modified_logprobs
 from bench.logprobs import sequence_logprobs
+from bench.seeds import generator, stream_key
+from bench.store import Store, using
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +107,7 @@ def test_a_completion_ends_at_its_first_eos_or_at_the_limit(stopping_policy, few
     eos = {2, *range(100, 139)}
     assert {"stop", "length"} == set(drawn.finish_reason.ravel())
     lengths = set()
-    for cell, reason in zip(drawn.token_ids.ravel(), drawn.finish_reason.ravel(), strict=True):
+    for cell, reason in zip(np.asarray(drawn.token_ids).flat, drawn.finish_reason.flat, strict=True):
         assert cell.dtype == np.int32
         assert not eos.intersection(cell[:-1].tolist())
         assert (cell[-1] in eos) == (reason == "stop")
@@ -125,7 +128,7 @@ def test_unicode_in_and_text_out(random_policy, store):
     drawn = generate(asking("Zoë a 3 🥐 , combien ?", "数一数"), random_policy, num_completions=8, temperature=1.5)
     tokenizer = policies.load_tokenizer(random_policy)
     decoder = tokenizer.backend_tokenizer.decoder
-    for text, cell in zip(drawn.text.ravel(), drawn.token_ids.ravel(), strict=True):
+    for text, cell in zip(np.asarray(drawn.text).flat, np.asarray(drawn.token_ids).flat, strict=True):
         pieces = [
             token for token in tokenizer.convert_ids_to_tokens(cell.tolist()) if token not in ("<pad>", "<s>", "</s>")
         ]
@@ -148,18 +151,70 @@ def assert_greedy_agrees(policy: Policy, prompts: Prompts, eos: list[int]) -> No
     assert (drawn.logprob == 0).all()
 
 
-FAMILIES = ["bloom", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "mistral", "opt", "phi", "qwen2", "qwen3"]
+def sampled_one_by_one(policy: Policy, prompts: Prompts, count: int, sampler: tuple[float, float, int]) -> list:
+    """What the contract says, in plain NumPy: each token from all that precede it, by its own stream's next number."""
+    model, tokenizer, drawn = policies.load_model(policy), policies.load_tokenizer(policy), []
+    for name, messages in zip(prompts.id, prompts.messages, strict=True):
+        prompt = chat.encode(tokenizer, messages)
+        drawn.append([])
+        for sample in range(count):
+            cell: list[int] = []
+            for uniform in generator(0, "generate", str(name), sample).random(LIMIT):
+                with torch.inference_mode():
+                    logits = model(torch.tensor([[*prompt, *cell]]), use_cache=False).logits[0, -1].numpy()
+                probabilities = np.exp(modified_logprobs(logits, *sampler))
+                order = np.arange(len(logits)) if sampler[1] == 1 else np.argsort(probabilities, kind="stable")
+                cumulative = probabilities[order].cumsum()
+                cell.append(int(order[np.searchsorted(cumulative, uniform * cumulative[-1], side="right")]))
+                if cell[-1] == 2:
+                    break
+            drawn[-1].append(tuple(cell))
+    return drawn
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_other_families_agree_with_model_generate(random_policy, few_prompts, store, tmp_path, family):
-    assert_greedy_agrees(of_family(family, random_policy, tmp_path), few_prompts, [2])
+@pytest.mark.parametrize("sampler", [(1.0, 1.0, 0), (0.7, 0.9, 0), (1.3, 0.8, 40), (1.0, 1.0, 5)])
+def test_each_sample_follows_its_own_stream(random_policy, few_prompts, store, sampler):
+    temperature, top_p, top_k = sampler
+    drawn = generate(few_prompts, random_policy, temperature=temperature, top_p=top_p, top_k=top_k)
+    assert ids(drawn) == sampled_one_by_one(random_policy, few_prompts, 4, sampler)
 
 
-def test_a_model_without_a_key_value_cache_is_refused_by_its_type(random_policy, few_prompts, store, tmp_path):
-    with pytest.raises(BenchError, match="mamba"):
-        generate(few_prompts, of_family("mamba", random_policy, tmp_path))
-    assert not list(store.root.rglob("*.parquet"))
+SHARING = ["bloom", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "mistral", "opt", "phi", "qwen2", "qwen3", "xglm"]
+PLAIN = ["jamba", "mamba", "openai-gpt", "recurrent_gemma"]
+
+
+@pytest.mark.parametrize("family", [*SHARING, *PLAIN])
+def test_any_family_agrees_with_generate_and_with_one_by_one(
+    random_policy, few_prompts, store, tmp_path, capsys, family
+):
+    policy = of_family(family, random_policy, tmp_path)
+    assert_greedy_agrees(policy, few_prompts, [2])
+    drawn = generate(few_prompts, policy, top_p=0.9)
+    assert ids(drawn) == sampled_one_by_one(policy, few_prompts, 4, (1.0, 0.9, 0))
+    assert ("reads its prompt anew" in capsys.readouterr().err) == (family in PLAIN)
+
+
+def test_without_sharing_the_contract_is_the_same(random_policy, few_prompts, store, tmp_path, capsys):
+    policy = of_family("mamba", random_policy, tmp_path)
+    at_once = generate(few_prompts, policy, num_completions=6, temperature=0.8)
+    assert capsys.readouterr().err.count("reads its prompt anew") == 1
+    with using(Store(tmp_path / "another")):
+        generate(few_prompts, policy, num_completions=2, temperature=0.8)
+        assert same(generate(few_prompts, policy, num_completions=6, temperature=0.8), at_once)
+    for temperature, found in ((0.8, at_once.logprob), (1.0, at_once.policy_logprob)):
+        for row, messages in enumerate(few_prompts.messages):
+            prompt = chat.encode(policies.load_tokenizer(policy), messages)
+            for column, cell in enumerate(at_once.token_ids[row]):
+                logits = next_logits(policy, [*prompt, *cell.tolist()])[len(prompt) - 1 : -1]
+                exact = modified_logprobs(logits, temperature, 1)[np.arange(len(cell)), cell].sum()
+                assert found[row, column] == pytest.approx(exact, abs=1e-4)
+    stopped = at_once.finish_reason == "stop"
+    assert stopped.any()
+    assert not stopped.all()
+    for cell, reason in zip(np.asarray(at_once.token_ids).flat, at_once.finish_reason.flat, strict=True):
+        assert 2 not in cell[:-1]
+        assert (cell[-1] == 2) == (reason == "stop")
+        assert reason == "stop" or len(cell) == LIMIT
 
 
 def of_family(family: str, tokens_from: Policy, path: Path) -> Policy:
@@ -167,20 +222,24 @@ def of_family(family: str, tokens_from: Policy, path: Path) -> Policy:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     tokenizer = policies.load_tokenizer(tokens_from)
+    own = {
+        "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2, "mamba_dt_rank": 4},
+        "recurrent_gemma": {"num_key_value_heads": 1, "attention_window_size": 16, "num_hidden_layers": 3},
+        **{name: {"sliding_window": 16} for name in ("mistral", "gemma2", "gemma3_text")},
+        **{name: {"n_embd": 64, "n_layer": 2, "n_head": 4} for name in ("gpt2", "openai-gpt", "bloom")},
+        "xglm": {"d_model": 64, "num_layers": 2, "attention_heads": 4, "ffn_dim": 96},
+    }
+    shape = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
     config = AutoConfig.for_model(
         family,
         vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
         initializer_range=0.2,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
-        **({"sliding_window": 16} if family in ("mistral", "gemma2", "gemma3_text") else {}),
+        **{**shape, **own.get(family, {})},
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -188,6 +247,72 @@ def of_family(family: str, tokens_from: Policy, path: Path) -> Policy:
     model.save_pretrained(path / family)
     tokenizer.save_pretrained(path / family)
     return policies.folder(path / family)
+
+
+def test_rows_move_into_the_gaps_of_dropped_ones():
+    from transformers.cache_utils import Cache
+
+    layer = kv_cache.GrowingLayer(4)
+    layer.update(*torch.arange(2 * 5 * 3 * 2 * 2.0).reshape(2, 5, 3, 2, 2))
+    before = [part.clone() for part in layer.filled()]
+    kept = torch.tensor([1, 2, 4])
+    order = kv_cache.drop(Cache(layers=[layer]), kept)
+    assert order.tolist() == [4, 1, 2]  # only the last row was copied
+    for part, original in zip(layer.filled(), before, strict=True):
+        assert torch.equal(part, original[order])
+    assert torch.equal(layer.repeated(2, 9).filled()[1], layer.filled()[1].repeat_interleave(2, 0))
+
+
+@pytest.mark.parametrize("mask", ["none", "bool", "float"])
+@pytest.mark.parametrize("key_heads", [1, 2, 6])
+def test_attention_of_one_query_is_that_of_torch(mask, key_heads):
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    from bench.generation.attention import attend
+
+    random = torch.Generator().manual_seed(0)
+    query = torch.randn(5, 1, 6, 8, generator=random).transpose(1, 2)
+    key, value = (torch.randn(5, key_heads, 11, 8, generator=random) for _ in range(2))
+    seen = torch.rand(5, 1, 1, 11, generator=random) < 0.7
+    seen[..., -1] = True
+    masks = {"none": None, "bool": seen, "float": torch.zeros(5, 1, 1, 11).masked_fill(~seen, -1e9)}
+    module = torch.nn.Module()
+    module.num_key_value_groups = 6 // key_heads
+    given = (module, query, key, value, masks[mask], 0.0, 0.3)
+    torch.testing.assert_close(attend(*given)[0], sdpa_attention_forward(*given)[0])
+
+
+def test_uniforms_are_those_of_the_generator_of_each_key():
+    keys = [stream_key(7, "generate", "p", sample) for sample in range(20)]
+    expected = [generator(7, "generate", "p", sample).random(13) for sample in range(20)]
+    np.testing.assert_array_equal(transformers_engine._uniforms(keys, 13), expected)
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+@pytest.mark.parametrize("kind", ["peaked", "flat", "tied"])
+def test_a_large_vocabularys_nucleus_is_exact(monkeypatch, kind, on_cpu):
+    monkeypatch.setattr(truncation, "_on_cpu", lambda _: on_cpu)
+    rng, size = np.random.default_rng(3), 5000
+    logits = {
+        "peaked": rng.normal(0, 3, (40, size)),
+        "flat": rng.normal(0, 0.1, (40, size)),  # its nucleus holds thousands
+        "tied": rng.integers(0, 9, (40, size)) / 2.0,
+    }[kind].astype(np.float32)
+    uniforms = rng.random(40)
+    exact = modified_logprobs(logits, 0.7, 0.9)
+    kept = torch.isfinite(truncation.truncate(torch.from_numpy(logits), 0.7, 0.9)).numpy()
+    assert (kept != np.isfinite(exact)).sum() <= (kind != "peaked") * 40  # float32 masses: a token at the edge a row
+    order = np.argsort(np.exp(exact), axis=-1, kind="stable")
+    cumulative = np.take_along_axis(np.exp(exact), order, -1).cumsum(-1)
+    places = (cumulative <= uniforms[:, None] * cumulative[:, -1:]).sum(-1, keepdims=True)
+    expected = np.take_along_axis(order, places, -1)[:, 0]
+    drawn, logprobs = decoding.draw(torch.from_numpy(logits), torch.from_numpy(uniforms), 0.7, 0.9, 0)
+    if kind == "flat":  # neighbours are 1e-4 apart in mass: at most one place off
+        np.testing.assert_allclose(logits[np.arange(40), drawn], logits[np.arange(40), expected], atol=1e-3)
+    else:
+        assert (drawn.numpy() == expected).mean() >= 0.95
+    np.testing.assert_allclose(logprobs[:, 0], exact[np.arange(40), drawn], atol=1e-3)
+    np.testing.assert_allclose(logprobs[:, 1], modified_logprobs(logits, 1, 1)[np.arange(40), drawn], atol=1e-4)
 
 
 def test_a_prompt_longer_than_the_context_is_refused_by_name(random_policy, store):

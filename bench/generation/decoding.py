@@ -1,7 +1,6 @@
 """Batched sampling through a model's own forward: prompts prefilled once, samples decoded from them, rows dropped."""
 
 import functools
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +9,9 @@ import numpy as np
 import torch
 
 from bench.generation import kv_cache
-from bench.generation.truncation import truncate
+from bench.generation.truncation import first_kept, scale, token_at, upper_tail
 
-DROP_BELOW = 0.9  # share of unfinished rows under which the cache is repacked without the finished ones
+DROP_BELOW = 0.96  # share of unfinished rows under which the cache is repacked without the finished ones
 ROOM = 8  # tokens by which the cache grows: attention is fastest on keys that lie close together
 LOOK_EVERY = 8  # steps after which a GPU is asked which rows have finished; a CPU is asked at every step
 
@@ -37,6 +36,12 @@ class Drawn:
     token_ids: list[np.ndarray]  # [R] int32 [length], EOS included where it was drawn
     logprob: np.ndarray  # [R] nats a sequence, under the sampler
     policy_logprob: np.ndarray  # [R] nats a sequence, at temperature 1, top-p 1
+
+    @staticmethod
+    def of(tokens: torch.Tensor, length: torch.Tensor, logprobs: torch.Tensor) -> "Drawn":
+        """From [R, T], [R] and [R, 2] on any device."""
+        found, totals = tokens.cpu().numpy(), logprobs.cpu().numpy()
+        return Drawn([found[i, :n].copy() for i, n in enumerate(length.tolist())], totals[:, 0], totals[:, 1])
 
 
 @torch.inference_mode()
@@ -68,7 +73,7 @@ def decode(
     """A completion of at most T tokens for each row of uniforms [R, T]; `advance` is told of the tokens drawn."""
     device = model.device
     rows, steps = uniforms.shape
-    of_prompt = torch.arange(len(prompts.logits), device=device).repeat_interleave(rows // len(prompts.logits))
+    copies = rows // len(prompts.logits)
     uniform = torch.from_numpy(uniforms).to(device)
     eos = torch.tensor(sorted(eos_ids), dtype=torch.long, device=device)
     tokens = torch.zeros(rows, steps, dtype=torch.int32, device=device)
@@ -76,72 +81,91 @@ def decode(
     logprobs = torch.zeros(rows, 2, dtype=torch.float64, device=device)  # the sampler's, the policy's
 
     capacity = prompts.width + min(ROOM, steps)
-    cache = kv_cache.take(prompts.cache, of_prompt, capacity)
-    logits, position = prompts.logits[of_prompt], prompts.attended.sum(dim=-1)[of_prompt]
-    attended = torch.nn.functional.pad(prompts.attended, (0, steps), value=True)[of_prompt]
+    cache = kv_cache.repeated(prompts.cache, copies, capacity)
+    logits, position = (x.repeat_interleave(copies, 0) for x in (prompts.logits, prompts.attended.sum(dim=-1)))
+    attended = torch.nn.functional.pad(prompts.attended, (0, steps), value=True).repeat_interleave(copies, 0)
     row = torch.arange(rows, device=device)  # which of the R each row of the batch is
     live = torch.ones(rows, dtype=torch.bool, device=device)
     look_every, unfinished = 1 if device.type == "cpu" else LOOK_EVERY, rows
     for step in range(steps):
-        drawn, both = _draw(logits, uniform[row, step], temperature, top_p, top_k)
+        drawn, both = draw(logits, uniform[row, step], temperature, top_p, top_k)
         tokens[row, step] = drawn.int()
         logprobs[row] += both * live[:, None]
         length[row] += live
         live = live & ~torch.isin(drawn, eos)
         if step == steps - 1:
             break
-        used, kept = prompts.width + step, None
         if (step + 1) % look_every == 0:
             advance(unfinished * look_every)
             unfinished = int(live.sum())
             if unfinished == 0:
                 break
             if unfinished < DROP_BELOW * len(row):
-                kept = live.nonzero()[:, 0]
-                row, live, drawn, attended, position = (x[kept] for x in (row, live, drawn, attended, position))
-        if kept is not None or used == capacity:
-            capacity = min(capacity + ROOM, prompts.width + steps) if used == capacity else capacity
-            cache = kv_cache.take(cache, kept, capacity)
+                order = kv_cache.drop(cache, live.nonzero()[:, 0])
+                row, live, drawn, attended, position = (x[order] for x in (row, live, drawn, attended, position))
+        used = prompts.width + step
+        if used == capacity:
+            capacity = min(capacity + ROOM, prompts.width + steps)
+            cache = kv_cache.repeated(cache, 1, capacity)
         logits = _forward(model, drawn[:, None], attended[:, : used + 1], (position + step)[:, None], cache)
-    found, lengths, totals = tokens.cpu().numpy(), length.tolist(), logprobs.cpu().numpy()
-    return Drawn([found[i, :n].copy() for i, n in enumerate(lengths)], totals[:, 0], totals[:, 1])
+    return Drawn.of(tokens, length, logprobs)
 
 
 def _forward(
     model: Any, ids: torch.Tensor, attended: torch.Tensor, positions: torch.Tensor, cache: Any
 ) -> torch.Tensor:
     """[rows, V] logits after the last of the given tokens."""
-    optional = {"position_ids": positions, "logits_to_keep": 1}  # Bloom, for one, finds positions in the mask
-    given = {name: value for name, value in optional.items() if name in _parameters(type(model).forward)}
+    optional = {"position_ids": positions, "logits_to_keep": 1}
+    given = {name: value for name, value in optional.items() if kv_cache.takes(model, name)}
     return model(input_ids=ids, attention_mask=attended, past_key_values=cache, use_cache=True, **given).logits[:, -1]
 
 
-@functools.cache
-def _parameters(forward: Callable[..., Any]) -> frozenset[str]:
-    return frozenset(inspect.signature(forward).parameters)
-
-
-def _draw(
+def draw(
     logits: torch.Tensor, uniform: torch.Tensor, temperature: float, top_p: float, top_k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One token a row [R] by inverting the sampler's distribution function, and its log-probabilities [R, 2] in nats.
 
-    The first log-probability is the sampler's, the second that of the policy at temperature 1, top-p 1. uniform is
-    float64: below 1, its product with a total is below the total, so that no token of probability 0 is drawn.
+    The first log-probability is the sampler's, the second that of the policy at temperature 1, top-p 1. Tokens are
+    ordered by id; under top-p by probability, where the nucleus is the upper end. uniform is float64.
     """
     logits = logits.float()
     if temperature == 0:
         drawn = logits.argmax(dim=-1)
         return drawn, torch.stack([torch.zeros_like(uniform), _logprob(logits, drawn)], dim=-1)
-    allowed = truncate(logits, temperature, top_p, top_k)
-    largest = allowed.amax(dim=-1, keepdim=True)
-    cumulative = (allowed - largest).exp_().double().cumsum(dim=-1)
-    total = cumulative[:, -1:]
-    drawn = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
-    drawn.clamp_(max=logits.shape[-1] - 1)  # NaN logits alone lead past the end; their log-probability stays NaN
-    sampler = ((allowed.gather(-1, drawn) - largest).double() - total.log())[:, 0]
-    drawn = drawn[:, 0]
-    return drawn, torch.stack([sampler, sampler if allowed is logits else _logprob(logits, drawn)], dim=-1)
+    scaled = scale(logits, temperature, top_k)
+    probabilities = scaled.softmax(dim=-1)
+    choose = _choose if top_p == 1 else functools.partial(_choose_in_nucleus, top_p=top_p)
+    drawn, mass = choose(probabilities, uniform[:, None])
+    sampler = probabilities.gather(-1, drawn).double().log() - mass.log()
+    if scaled is not logits:
+        policy = _logprob(logits, drawn[:, 0])
+    else:
+        policy = sampler[:, 0] if top_p == 1 else sampler[:, 0] + mass[:, 0].log()
+    return drawn[:, 0], torch.stack([sampler[:, 0], policy], dim=-1)
+
+
+def _choose(probabilities: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The token [R, 1] at the given quantile, and the mass [R, 1] that was drawn from.
+
+    uniform is below 1, so that its product with the mass is below the mass and no token of probability 0 is drawn.
+    """
+    cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
+    mass = cumulative[:, -1:]
+    drawn = torch.searchsorted(cumulative, uniform * mass, right=True)
+    return drawn.clamp_(max=probabilities.shape[-1] - 1), mass  # only NaN lead past the end, and stay NaN
+
+
+def _choose_in_nucleus(
+    probabilities: torch.Tensor, uniform: torch.Tensor, *, top_p: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `_choose`, from the tokens of the nucleus in ascending order of probability, then of id."""
+    values, cumulative, tokens = upper_tail(probabilities, top_p)
+    start = first_kept(cumulative, top_p)
+    dropped = cumulative.gather(-1, start) - values.gather(-1, start)
+    mass = cumulative[:, -1:] - dropped
+    place = torch.searchsorted(cumulative, dropped + uniform * mass, right=True)
+    place = torch.maximum(place, start).clamp_(max=values.shape[-1] - 1)
+    return token_at(probabilities, values, place) if tokens is None else tokens.gather(-1, place), mass
 
 
 def _logprob(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,8 @@
-"""A key-value cache for sampling: filled in place, prefills repeated for their samples, finished rows dropped."""
+"""A key-value cache for sampling: filled in place, prompts repeated for their samples, finished rows dropped."""
 
+import functools
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,25 +10,26 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicS
 
 
 class GrowingLayer(DynamicLayer):
-    """Keys and values [rows, heads, capacity, size] of which the first `used` positions are filled, in place.
+    """Keys and values [room for rows, heads, capacity, size], filled in place up to `rows` and `used` positions.
 
     A model's ordinary attention sees a view of the filled part; nothing is concatenated or copied a token. Sliding
     windows are kept by the attention mask alone.
     """
 
-    keys: Any  # [rows, heads, capacity, size] once initialised
+    keys: Any  # [room for rows, heads, capacity, size] once initialised
     values: Any
 
     def __init__(self, capacity: int) -> None:
         super().__init__()
         self.capacity = capacity
         self.used = 0
+        self.rows = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
-        rows, heads, _, size = key_states.shape
-        self.keys = key_states.new_empty(rows, heads, self.capacity, size)
-        self.values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1])
+        self.rows, heads, _, size = key_states.shape
+        self.keys = key_states.new_empty(self.rows, heads, self.capacity, size)
+        self.values = value_states.new_empty(self.rows, heads, self.capacity, value_states.shape[-1])
         self.is_initialized = True
 
     def update(
@@ -33,11 +37,14 @@ class GrowingLayer(DynamicLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        end = self.used + key_states.shape[-2]
-        self.keys[:, :, self.used : end] = key_states
-        self.values[:, :, self.used : end] = value_states
-        self.used = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        start, self.used = self.used, self.used + key_states.shape[-2]
+        keys, values = self.filled()
+        keys[:, :, start:] = key_states
+        values[:, :, start:] = value_states
+        return keys, values
+
+    def filled(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.keys[: self.rows, :, : self.used], self.values[: self.rows, :, : self.used]
 
     def get_seq_length(self) -> int:
         return self.used
@@ -45,33 +52,70 @@ class GrowingLayer(DynamicLayer):
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.used + query_length, 0
 
-    def taking(self, rows: torch.Tensor | None, capacity: int) -> "GrowingLayer":
-        """A layer of the given rows (repeats allowed; None: all), with room for `capacity` positions."""
-        taken = GrowingLayer(capacity)
-        taken.used, taken.dtype, taken.device, taken.is_initialized = self.used, self.dtype, self.device, True
-        for name in ("keys", "values"):
-            filled = getattr(self, name)[:, :, : self.used]
-            filled = filled if rows is None else filled.index_select(0, rows)
-            room = filled.new_empty(*filled.shape[:2], capacity, filled.shape[3])
-            room[:, :, : self.used] = filled
-            setattr(taken, name, room)
-        return taken
+    def repeated(self, copies: int, capacity: int) -> "GrowingLayer":
+        """A new layer with each row `copies` times, next to each other, and room for `capacity` positions."""
+        new = GrowingLayer(capacity)
+        new.used, new.dtype, new.device, new.is_initialized = self.used, self.dtype, self.device, True
+        new.rows = self.rows * copies
+        for name, filled in zip(("keys", "values"), self.filled(), strict=True):
+            room = filled.new_empty(self.rows, copies, filled.shape[1], capacity, filled.shape[3])
+            room[:, :, :, : self.used] = filled[:, None]
+            setattr(new, name, room.flatten(0, 1))
+        return new
+
+    def move(self, sources: torch.Tensor, targets: torch.Tensor, rows: int) -> None:
+        """Copy the rows `sources` over the rows `targets`, then forget all but the first `rows`."""
+        for filled in self.filled():
+            filled[targets] = filled[sources]
+        self.rows = rows
 
 
+@torch.inference_mode()
 def supported(model: Any) -> bool:
-    """Whether all that the model remembers between tokens is attention keys and values."""
-    import inspect
-
-    if "past_key_values" not in inspect.signature(model.forward).parameters:
+    """Whether all that the model remembers of each token is attention keys and values; two tokens are tried."""
+    kinds = (DynamicLayer, DynamicSlidingWindowLayer)
+    cache: Any = DynamicCache(config=model.config)
+    if not takes(model, "past_key_values") or not all(type(layer) in kinds for layer in cache.layers):
         return False
-    layers = DynamicCache(config=model.config).layers
-    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+    two_tokens = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    model(input_ids=two_tokens, past_key_values=cache, use_cache=True)
+    return all(
+        type(layer) in kinds and layer.is_initialized and layer.keys.shape[2] == 2 == layer.values.shape[2]
+        for layer in cache.layers
+    )
+
+
+def takes(model: Any, argument: str) -> bool:
+    """Whether the model's forward has an argument of this name."""
+    return argument in _arguments(type(model).forward)
+
+
+@functools.cache
+def _arguments(forward: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters)
 
 
 def empty(model: Any, capacity: int) -> Cache:
     return Cache(layers=[GrowingLayer(capacity) for _ in DynamicCache(config=model.config).layers])
 
 
-def take(cache: Any, rows: torch.Tensor | None, capacity: int) -> Cache:
-    """The cache of the given rows, in their order (None: all), with room for `capacity` positions."""
-    return Cache(layers=[layer.taking(rows, capacity) for layer in cache.layers])
+def repeated(cache: Any, copies: int, capacity: int) -> Cache:
+    """A new cache with each row `copies` times, next to each other, and room for `capacity` positions."""
+    return Cache(layers=[layer.repeated(copies, capacity) for layer in cache.layers])
+
+
+def drop(cache: Any, kept: torch.Tensor) -> torch.Tensor:
+    """Keep the rows of the ascending numbers `kept`, in place; returns which row now stands at each place.
+
+    Only as many rows are copied as there are gaps among the first len(kept): the last rows move into the gaps.
+    """
+    rows = len(kept)
+    order = torch.arange(rows, device=kept.device)
+    last = kept[kept >= rows]
+    gaps = torch.ones(rows, dtype=torch.bool, device=kept.device)
+    gaps[kept[: rows - len(last)]] = False
+    order[gaps] = last
+    targets = gaps.nonzero()[:, 0]
+    for layer in cache.layers:
+        layer.move(last, targets, rows)
+    return order

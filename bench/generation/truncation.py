@@ -11,6 +11,8 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+LARGE_VOCABULARY, FEW = 4096, 256  # above so many tokens a CPU looks for the nucleus among the few largest first
+
 
 def modified_logprobs(logits: np.ndarray, temperature: float, top_p: float, top_k: int = 0) -> np.ndarray:
     """Log-probabilities [..., V] in nats of the sampler's next token, -inf where it never draws; computed in float64.
@@ -42,32 +44,84 @@ def modified_logprobs(logits: np.ndarray, temperature: float, top_p: float, top_
 def truncate(logits: "torch.Tensor", temperature: float, top_p: float, top_k: int = 0) -> "torch.Tensor":
     """The sampler's logits [..., V], not normalised: divided by the temperature, -inf where it never draws.
 
-    float32 on the logits' device; its log_softmax is the twin of `modified_logprobs`. Found from sorted values alone,
-    which on a CPU is an order of magnitude faster than sorting with indices.
+    float32 on the logits' device; its log_softmax is the twin of `modified_logprobs`.
     """
     check_sampler(temperature, top_p, top_k)
     logits = logits.float()
-    size = logits.shape[-1]
     if temperature == 0:
         best = logits.argmax(dim=-1, keepdim=True)
         return logits.new_full(logits.shape, float("-inf")).scatter_(-1, best, 0.0)
-    scaled = logits / temperature if temperature != 1 else logits
-    limited = 0 < top_k < size
-    if not limited and top_p == 1:
-        return scaled
-    ascending = _sorted(scaled)
-    if limited:
-        smallest_kept = ascending[..., size - top_k, None]
-        scaled = scaled.masked_fill(scaled < smallest_kept, float("-inf"))
-        ascending = ascending.masked_fill(ascending < smallest_kept, float("-inf"))
+    scaled = scale(logits, temperature, top_k)
     if top_p == 1:
         return scaled
-    cumulative = ascending.softmax(dim=-1).double().cumsum(dim=-1)
-    num_dropped = (cumulative <= 1 - top_p).sum(dim=-1, keepdim=True).clamp_(max=size - 1)
-    edge = ascending.gather(-1, num_dropped)  # the smallest logit kept
-    below, tied = scaled < edge, scaled == edge
-    tied_dropped = num_dropped - below.sum(dim=-1, keepdim=True)
-    return scaled.masked_fill(below | (tied & (tied.cumsum(dim=-1) <= tied_dropped)), float("-inf"))
+    probabilities = scaled.softmax(dim=-1)
+    values, cumulative, _ = upper_tail(probabilities, top_p)
+    start = first_kept(cumulative, top_p)
+    edge = values.gather(-1, start)
+    outside = probabilities < edge
+    num_dropped = logits.shape[-1] - values.shape[-1] + start
+    tied_dropped = num_dropped - outside.sum(dim=-1, keepdim=True)
+    if not _on_cpu(tied_dropped) or bool(tied_dropped.any()):  # a GPU is not asked: it would have to wait
+        tied = probabilities == edge
+        outside |= tied & (tied.cumsum(dim=-1) <= tied_dropped)
+    return scaled.masked_fill(outside, float("-inf"))
+
+
+def scale(logits: "torch.Tensor", temperature: float, top_k: int) -> "torch.Tensor":
+    """float32 logits [..., V] over the temperature, -inf for all but the top k; the logits themselves at 1 and 0."""
+    scaled = logits / temperature if temperature != 1 else logits
+    if not 0 < top_k < logits.shape[-1]:
+        return scaled
+    return scaled.masked_fill(scaled < scaled.topk(top_k).values[..., -1:], float("-inf"))
+
+
+def upper_tail(
+    probabilities: "torch.Tensor", top_p: float
+) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor | None"]:
+    """The C largest probabilities of each row, ascending, the mass up to and with each, and their tokens; [..., C].
+
+    What is left out (C < V where the vocabulary is large) lies outside the nucleus. The masses are float64. On a CPU
+    the tokens are None: sorting values alone takes a twentieth of the time, and `token_at` finds the few asked for.
+    """
+    import torch
+
+    size = probabilities.shape[-1]
+    if not _on_cpu(probabilities):
+        values, tokens = probabilities.sort(dim=-1, stable=True)
+        return values, values.cumsum(dim=-1, dtype=torch.float64), tokens
+    width = FEW if size > LARGE_VOCABULARY else size
+    while width < size:
+        values = probabilities.topk(width).values.flip(-1)
+        cumulative = values.cumsum(dim=-1, dtype=torch.float64)
+        left_out = probabilities.sum(dim=-1, keepdim=True, dtype=torch.float64) - cumulative[..., -1:]
+        if bool((left_out <= 1 - top_p).all()):
+            return values, cumulative + left_out, None
+        width *= 8
+    values = torch.from_numpy(np.sort(probabilities.numpy(), axis=-1))
+    return values, values.cumsum(dim=-1, dtype=torch.float64), None
+
+
+def first_kept(cumulative: "torch.Tensor", top_p: float) -> "torch.Tensor":
+    """The place [..., 1] in the upper tail where the nucleus begins; the most probable token is always kept."""
+    import torch
+
+    limit = cumulative.new_full((*cumulative.shape[:-1], 1), 1 - top_p)
+    return torch.searchsorted(cumulative, limit, right=True).clamp_(max=cumulative.shape[-1] - 1)
+
+
+def token_at(probabilities: "torch.Tensor", values: "torch.Tensor", place: "torch.Tensor") -> "torch.Tensor":
+    """The token [R, 1] at each place [R, 1] of the upper tail of [R, V], on a CPU; equal ones stand in order of id."""
+    import torch
+
+    value = values.gather(-1, place)
+    # NumPy compares and finds in a quarter of torch's time
+    token = torch.from_numpy((probabilities.numpy() == value.numpy()).argmax(axis=-1, keepdims=True))
+    equal_after = torch.searchsorted(values, value, right=True) - 1 - place
+    equal_before = place - torch.searchsorted(values, value)
+    for row in (equal_after + equal_before > 0).nonzero()[:, 0].tolist():
+        equal = (probabilities[row] == value[row]).nonzero()[:, 0]
+        token[row] = equal[-1 - equal_after[row]]
+    return token
 
 
 def check_sampler(temperature: float, top_p: float, top_k: int) -> None:
@@ -85,9 +139,5 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def _sorted(values: "torch.Tensor") -> "torch.Tensor":
-    import torch
-
-    if values.device.type == "cpu":  # NumPy's vectorised sort takes a twentieth of the time of torch's
-        return torch.from_numpy(np.sort(values.numpy(), axis=-1))
-    return values.sort(dim=-1).values
+def _on_cpu(values: "torch.Tensor") -> bool:
+    return values.device.type == "cpu"
