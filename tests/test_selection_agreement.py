@@ -91,6 +91,19 @@ def test_mbr_by_hand():
     assert cells(selection.mbr(np.array([[0, 0, 0.2]]), rng(), similarity=LIKENESS[None], beta=1.0)) == [(0, 2)]
 
 
+def test_mbr_asks_the_others_not_the_completion_itself():
+    self_liking = LIKENESS - np.diag([0, 1, 0.5])
+    assert cells(selection.mbr(np.zeros((1, 3)), rng(), similarity=self_liking[None], beta=1.0)) == [(0, 1)]
+
+
+def test_mbr_means_over_the_scored():
+    """0 + 1.1 x .9 beats .4 + 1.1 x .5, each a mean over one other; over three, 1.1 x .3 would not."""
+    likeness = np.eye(4)
+    likeness[0, 1], likeness[1, 0] = 0.9, 0.5
+    rewards = np.array([[0.0, 0.4, np.nan, np.nan]])
+    assert cells(selection.mbr(rewards, rng(), similarity=likeness[None], beta=1.1)) == [(0, 0)]
+
+
 def test_mbr_takes_matrices_in_turn_and_leaves_out_the_unscored():
     rewards = np.array([[np.nan, 0.0, 0.0], [0.0, 0.0, 0.0], [np.nan] * 3, [0.0, np.nan, np.nan]])
     odd = np.array([[1, 0, 0.9], [0, 1, 0], [0.9, 0, 1]])
@@ -162,7 +175,7 @@ def test_embedding_cosine_is_that_of_each_text_alone(store: Store, random_policy
     tokenizer = policies.load_tokenizer(random_policy)
     model = policies.load_model(random_policy).model
     completions = pool(TEXTS, tokenizer)
-    found = np.stack(list(similarity.embedding_cosine(completions, TASK, random_policy, batch_tokens=40)))
+    found = np.stack(list(similarity.embedding_cosine(completions, TASK, random_policy)))
     check_matrices(found, TEXTS)
     vectors = []
     for text in TEXTS[0]:
@@ -174,7 +187,8 @@ def test_embedding_cosine_is_that_of_each_text_alone(store: Store, random_policy
     assert found[0, 0, 1] < 0.999
     (made,) = store.uses
     assert (made.reused, made.counts["texts"], made.counts["truncated_texts"]) == (False, 8, 0)
-    again = np.stack(list(similarity.embedding_cosine(completions, TASK, NOBODY, model=str(random_policy.path))))
+    elsewhere = similarity.embedding_cosine(completions, TASK, NOBODY, model=str(random_policy.path), batch_tokens=40)
+    again = np.stack(list(elsewhere))
     np.testing.assert_array_equal(found, again)  # the same model by its folder, in other batches: from the store
     assert store.uses[-1].reused
 

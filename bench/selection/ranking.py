@@ -77,4 +77,4 @@ def kl_regularised(
     same_shape("logprob", logprob, rewards)
     if not np.isfinite(logprob[~np.isnan(rewards)]).all():
         raise ValueError("logprob is not finite at a scored completion; it must be its log-probability in nats.")
-    return cells(ranks_within_prompt(rewards + beta * np.where(np.isnan(rewards), 0, logprob), rng) == 0)
+    return cells(ranks_within_prompt(rewards + beta * logprob, rng) == 0)
