@@ -1,0 +1,183 @@
+"""A reward model trained here, on pairs of the base policy's own samples that a gold scorer labels.
+
+    python -m bench scoring=trained_reward_model scoring.pairs=500 scoring.label_noise=0.25
+    python -m bench scoring=trained_reward_model scoring@scoring.gold=length
+
+The proxy of over-optimisation studies: how far it can be trusted is set by the number of pairs, their noise, and the
+model's size. Source: Gao et al. 2022, "Scaling Laws for Reward Model Overoptimization".
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import numpy as np
+
+from bench.allowed import ABOVE_ZERO, DTYPE, TRUE_OR_FALSE, Count, Seed, number, one_of, or_null, whole
+from bench.artifacts import Completions, Message, Policy, Prompts, Rewards
+from bench.errors import BenchError
+from bench.scoring import reward_model
+from bench.seeds import generator, small_seed
+from bench.tasks import Task
+from bench.training.reward_model import Pairs, train_reward_model
+
+BLOCK = 8  # samples of a prompt that are paired among themselves
+SHARD = 256  # prompts whose samples are drawn together
+SPLITS = ("train", "validation")
+
+Pair = tuple[tuple[Message, ...], str, str]
+
+
+def trained_reward_model(
+    *,
+    base: Policy,
+    task: Task,
+    generation: Callable[..., Completions],
+    prepare: Callable[..., Callable[..., Rewards]],
+    gold: Any,
+    pairs: Count,
+    label_noise: Annotated[float, number(0, 1)],
+    pairs_from: Annotated[str, one_of(*SPLITS)],
+    pairs_seed: Seed,
+    most_completions: Annotated[int, whole(2)],
+    from_scratch: Annotated[bool, TRUE_OR_FALSE],
+    layers: Annotated[int | None, or_null(whole(1))],
+    hidden_size: Annotated[int | None, or_null(whole(1))],
+    epochs: Annotated[float, ABOVE_ZERO],
+    learning_rate: Annotated[float, ABOVE_ZERO],
+    batch_size: Count,
+    micro_batch_size: Annotated[int | None, or_null(whole(1))],
+    warmup: Annotated[float, number(0, 1, open_high=True)],
+    weight_decay: Annotated[float, number(0)],
+    max_grad_norm: Annotated[float, number(0)],
+    gradient_checkpointing: Annotated[bool, TRUE_OR_FALSE],
+    seed: Seed,
+    dtype: Annotated[str, DTYPE] = "auto",
+    batch_tokens: Count = 16_384,
+) -> Callable[[Prompts, Completions], Rewards]:
+    """The scorer (prompts, completions) -> Rewards [M, N] of a reward model trained here, or found in the store.
+
+    gold: the scorer that labels. pairs, label_noise, pairs_from, pairs_seed, most_completions: see `labelled_pairs`;
+    pairs_from="validation" keeps the model from having seen the prompts that selection draws from.
+    from_scratch, layers, hidden_size and the rest: see bench.training.reward_model. `seed` draws the new weights and
+    the order of the pairs, not the pairs. dtype, batch_tokens: of scoring, see bench.scoring.reward_model.
+    """
+    if micro_batch_size is not None and batch_size % micro_batch_size:
+        raise BenchError(
+            f"scoring.micro_batch_size={micro_batch_size} is not allowed: it must divide "
+            f"scoring.batch_size={batch_size}."
+        )
+    examples = labelled_pairs(
+        task.prompts(pairs_from),
+        base,
+        generation,
+        prepare(gold),
+        pairs=pairs,
+        label_noise=label_noise,
+        seed=pairs_seed,
+        most_completions=most_completions,
+    )
+    trained = train_reward_model(
+        base,
+        examples,
+        from_scratch=from_scratch,
+        layers=layers,
+        hidden_size=hidden_size,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        micro_batch_size=micro_batch_size,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+        gradient_checkpointing=gradient_checkpointing,
+        seed=seed,
+    )
+    address = reward_model.RewardModel(str(trained.path), None, trained.key)
+    return functools.partial(reward_model.score, model=address, max_length=None, dtype=dtype, batch_tokens=batch_tokens)
+
+
+def labelled_pairs(
+    prompts: Prompts,
+    base: Policy,
+    generation: Callable[..., Completions],
+    gold: Callable[[Prompts, Completions], Rewards],
+    *,
+    pairs: int,
+    label_noise: float,
+    seed: int,
+    most_completions: int,
+) -> Pairs:
+    """`pairs` pairs of completions of one prompt each, the one that gold scores higher as chosen.
+
+    The samples are the base's at temperature 1, top-p 1, from a random stream of their own: a pool drawn on the same
+    prompts shares none. A sample enters one pair at most; samples of equal gold, or unscored, make none. Each pair is
+    flipped with probability label_noise. Fewer pairs are a prefix of more, less noise flips a subset.
+    most_completions: samples a prompt, beyond which a BenchError says how many pairs there were.
+    """
+    found = _decided(prompts, base, generation, gold, seed=seed, most_completions=most_completions)
+    taken = [pair for pair, _ in zip(found, range(pairs), strict=False)]
+    if len(taken) < pairs:
+        raise BenchError(
+            f"scoring.pairs={pairs} is more than {most_completions} completions of {len(prompts)} prompts give: gold "
+            f"tells {len(taken)} pairs apart; lower it, or raise scoring.most_completions."
+        )
+    flipped = generator(seed, "reward pairs", "noise").random(pairs) < label_noise
+    ordered = [
+        (messages, *((worse, better) if flip else (better, worse)))
+        for (messages, better, worse), flip in zip(taken, flipped, strict=True)
+    ]
+    messages, chosen, rejected = zip(*ordered, strict=True)
+    return Pairs(messages, chosen, rejected)
+
+
+def _decided(
+    prompts: Prompts,
+    base: Policy,
+    generation: Callable[..., Completions],
+    gold: Callable[[Prompts, Completions], Rewards],
+    *,
+    seed: int,
+    most_completions: int,
+) -> Iterator[Pair]:
+    """Pairs that gold decides, block by block of samples and shard by shard of prompts, as many as are asked for."""
+    for first in range(0, most_completions, BLOCK):
+        end = min(first + BLOCK, most_completions)
+        for start in range(0, len(prompts), SHARD):
+            shard = prompts[start : start + SHARD]
+            pool = generation(
+                shard,
+                base,
+                num_completions=end,
+                temperature=1.0,
+                top_p=1.0,
+                top_k=0,
+                seed=small_seed(seed, "reward pairs", "samples"),
+            )
+            value = gold(shard, pool).value
+            rng = generator(seed, "reward pairs", start, first)
+            rounds = [list(enumerate(matched(value[row, first:end], rng))) for row in range(len(shard))]
+            # a prompt's first pair comes before any second one, so that few pairs are of many prompts
+            order = sorted(
+                ((i, rng.random(), row, pair) for row, found in enumerate(rounds) for i, pair in found),
+                key=lambda entry: entry[:2],
+            )
+            for _, _, row, (better, worse) in order:
+                text = pool.text[row]
+                yield shard.messages[row], text[first + better], text[first + worse]
+
+
+def matched(gold: np.ndarray, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """(better, worse) of as many disjoint pairs with different gold as a random order gives greedily; NaN in none.
+
+    gold: [N]. With two values of gold no matching has more pairs.
+    """
+    waiting: list[int] = []  # all of equal gold
+    pairs = []
+    for sample in rng.permutation(np.flatnonzero(~np.isnan(gold))).tolist():
+        if waiting and gold[waiting[0]] != gold[sample]:
+            other = waiting.pop(0)
+            pairs.append((sample, other) if gold[sample] > gold[other] else (other, sample))
+        else:
+            waiting.append(sample)
+    return pairs
