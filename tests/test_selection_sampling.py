@@ -147,7 +147,13 @@ def test_pessimism_at_its_ends():
 
 @pytest.mark.parametrize(
     ("method", "settings"),
-    [("softmax", {"temperature": 1.0}), ("rso", {"k": 1, "beta": 1.0}), ("pessimism", {"beta": 1.0})],
+    [
+        ("softmax", {"temperature": 1.0}),
+        ("rso", {"k": 1, "beta": 1.0}),
+        ("pessimism", {"beta": 1.0}),
+        ("kl_regularised", {"beta": 1.0, "logprob": np.zeros((1, 2))}),
+        ("mbr", {"beta": 1.0, "similarity": np.ones((1, 2, 2))}),
+    ],
 )
 def test_infinite_rewards_are_refused(method, settings):
     with pytest.raises(ValueError, match="infinite"):
