@@ -213,7 +213,10 @@ def whole(answer):
         (whole((200, ["odd"])), "has no list of choices"),
         (whole((200, b"{oops")), "is not JSON: {oops"),
         (whole((401, {"error": "bad key"})), "answers 401: bad key.*api_key_env=NAME"),
-        (whole((404, {"error": {"message": "no such model"}})), "answers 404: no such model.*generation.model=served"),
+        (
+            whole((404, {"error": {"message": "no such model"}})),
+            "answers 404: no such model.*check generation.model=served",
+        ),
         (whole((400, {"error": {"message": "prompt too long"}})), r"answers 400: prompt too long \(prompt p\d\)"),
         (changed(finish_reason=None), "ended for the reason None"),
         (changed(finish_reason="abort"), "ended for the reason abort"),

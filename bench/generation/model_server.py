@@ -80,10 +80,13 @@ class Server:
         if error.status in (401, 403):
             return BenchError(f"{error}{where}; generation.api_key_env=NAME names the variable with the API key.")
         if error.status == 404:
-            return BenchError(f"{error}{where}; check generation.url={self.url} and generation.model={self.model}.")
-        if error.status in (400, 422):
             return BenchError(
-                f"{error}{where}; where the server takes no token ids as a prompt, generation.endpoint=chat, and where "
-                "it refuses fields that are not OpenAI's, generation.extended_fields=false."
+                f"{error}{where}; check generation.model={self.model} and generation.url={self.url}, which as a rule "
+                "ends in /v1."
             )
-        return BenchError(f"{error}{where}")
+        hints = []
+        if error.status in (400, 422) and self.endpoint == "completions":
+            hints.append("generation.endpoint=chat is for servers that take no token ids as a prompt")
+        if error.status in (400, 422) and self.extended:
+            hints.append("generation.extended_fields=false for those that refuse fields beyond OpenAI's")
+        return BenchError("; ".join([f"{error}{where}", *hints]))

@@ -68,7 +68,7 @@ def generate(
     accept_unseeded: Annotated[bool, TRUE_OR_FALSE] = False,
     logprob_tolerance: Annotated[float, ABOVE_ZERO] = 0.05,
     api_key_env: Annotated[str | None, or_null(NAME)] = None,
-    concurrency: Count = 64,
+    concurrency: Count = 32,
     timeout: Annotated[float, ABOVE_ZERO] = 600.0,
     retries: Annotated[int, whole(0)] = 6,
     dtype: Annotated[str, DTYPE] = "auto",
