@@ -58,7 +58,11 @@ def _curves(axes: Any, gold: list[dict], proxy: list[dict], metrics: dict[str, A
     axes.set_ylabel("gold accuracy", color=COLOURS["best_of_n"])
     if "scorer/gold_peak_n" in metrics:
         axes.axvline(metrics["scorer/gold_peak_n"], color=COLOURS["base"], linewidth=0.6, linestyle=":")
-    axes.set_title(f"over-optimisation: {metrics['scorer/overoptimisation'].partition(':')[0]}")
+    verdict = metrics["scorer/overoptimisation"].partition(":")[0]
+    over = verdict == "over-optimised"
+    axes.set_title(
+        f"over-optimised beyond n = {metrics['scorer/gold_peak_n']}" if over else f"over-optimisation {verdict}"
+    )
 
 
 def _ranking(axes: Any, auc: list[dict], metrics: dict[str, Any]) -> None:

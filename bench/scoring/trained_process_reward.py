@@ -1,0 +1,141 @@
+"""A process reward model trained here, on steps of the base policy's own samples that the task's step check labels.
+
+python -m bench scoring=trained_process_reward scoring.samples=8 scoring.aggregate=product
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Annotated
+
+import numpy as np
+
+from bench import steps
+from bench.allowed import ABOVE_ZERO, DTYPE, Count, Seed, number, one_of, or_null
+from bench.artifacts import Completions, Policy, Prompts, Rewards
+from bench.errors import BenchError
+from bench.progress import say
+from bench.scoring import process_reward
+from bench.scoring.process_reward import AGGREGATE, MARKER, SEPARATOR
+from bench.scoring.reward_model import RewardModel
+from bench.seeds import generator, small_seed
+from bench.tasks import Task
+from bench.training.process_reward import StepLabels, train_process_reward_model
+
+SPLITS = ("train", "validation")
+
+
+def trained_process_reward(
+    *,
+    base: Policy,
+    task: Task,
+    generation: Callable[..., Completions],
+    samples: Count,
+    label_noise: Annotated[float, number(0, 1)],
+    samples_from: Annotated[str, one_of(*SPLITS)],
+    samples_seed: Seed,
+    separator: Annotated[str, SEPARATOR],
+    answer_marker: Annotated[str | None, or_null(MARKER)],
+    ending: Annotated[str | None, or_null(MARKER)],
+    aggregate: Annotated[str, one_of(*AGGREGATE)],
+    epochs: Annotated[float, ABOVE_ZERO],
+    learning_rate: Annotated[float, ABOVE_ZERO],
+    batch_size: Count,
+    warmup: Annotated[float, number(0, 1, open_high=True)],
+    weight_decay: Annotated[float, number(0)],
+    max_grad_norm: Annotated[float, number(0)],
+    seed: Seed,
+    dtype: Annotated[str, DTYPE] = "auto",
+    batch_tokens: Count = 16_384,
+) -> Callable[[Prompts, Completions], Rewards]:
+    """The scorer (prompts, completions) -> Rewards [M, N] of a process reward model trained here, or stored before.
+
+    samples, label_noise, samples_from, samples_seed: see `labelled_steps`. separator, answer_marker,
+    ending, aggregate, dtype, batch_tokens: as in bench.scoring.process_reward. The rest: see
+    bench.training.process_reward; `seed` draws the new weights and the order, not the samples.
+    """
+    examples = labelled_steps(
+        task.prompts(samples_from),
+        base,
+        generation,
+        task,
+        samples=samples,
+        label_noise=label_noise,
+        separator=separator,
+        answer_marker=answer_marker,
+        seed=samples_seed,
+    )
+    trained = train_process_reward_model(
+        base,
+        examples,
+        ending=ending,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+        seed=seed,
+    )
+    return functools.partial(
+        process_reward.score,
+        model=RewardModel(str(trained.path), None, trained.key),
+        correct="correct",
+        separator=separator,
+        answer_marker=answer_marker,
+        ending=ending,
+        aggregate=aggregate,
+        dtype=dtype,
+        batch_tokens=batch_tokens,
+    )
+
+
+def labelled_steps(
+    prompts: Prompts,
+    base: Policy,
+    generation: Callable[..., Completions],
+    task: Task,
+    *,
+    samples: int,
+    label_noise: float,
+    separator: str,
+    answer_marker: str | None,
+    seed: int,
+) -> StepLabels:
+    """`samples` completions of every prompt with each step labelled by task.steps_are_true of that step alone.
+
+    The samples are the base's at temperature 1, top-p 1, from a random stream of their own: a pool drawn on the same
+    prompts shares none. A text that a prompt repeats counts once, one without a step not at all (their number is
+    said). Each label is flipped with probability label_noise. Raises BenchError where all labels are alike.
+    """
+    pool = generation(
+        prompts,
+        base,
+        num_completions=samples,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        seed=small_seed(seed, "process reward", "samples"),
+    )
+    messages, found, correct, without = [], [], [], 0
+    for rows, part in pool.shards():
+        for row, texts in enumerate(part.text.tolist(), start=rows.start):
+            for text in dict.fromkeys(texts):
+                cut = steps.split(text, separator=separator, answer_marker=answer_marker)
+                if not cut:
+                    without += 1
+                    continue
+                labels = np.array([task.steps_are_true(step.content) for step in cut])
+                flipped = generator(seed, "process reward", "noise", str(prompts.id[row]), text).random(len(cut))
+                messages.append(prompts.messages[row])
+                found.append(tuple(cut))
+                correct.append(tuple((labels ^ (flipped < label_noise)).tolist()))
+    labels = np.array([label for labels in correct for label in labels])
+    if without:
+        say(f"process reward: {without:,} of {without + len(found):,} distinct samples have no step to learn from")
+    if labels.all() or not labels.any():
+        raise BenchError(
+            f"All {len(labels)} labelled steps are {'correct' if len(labels) and labels[0] else 'incorrect'}: there is "
+            "nothing to learn; check scoring.separator and scoring.answer_marker against the base's completions, or "
+            "raise scoring.samples."
+        )
+    return StepLabels(tuple(messages), tuple(found), tuple(correct))
