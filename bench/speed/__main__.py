@@ -11,7 +11,9 @@ import bench.speed
 
 
 def main(arguments: list[str]) -> None:
-    parts = sorted(module.name for module in pkgutil.iter_modules(bench.speed.__path__) if module.name != "__main__")
+    parts = sorted(
+        module.name for module in pkgutil.iter_modules(bench.speed.__path__) if not module.name.startswith("_")
+    )
     if not arguments or arguments[0] not in parts:
         sys.exit(f"python -m bench.speed needs one of {', '.join(parts)}; each takes --help.")
     importlib.import_module(f"bench.speed.{arguments[0]}").main(arguments[1:])
