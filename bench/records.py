@@ -81,7 +81,8 @@ def _counts(results: Results) -> dict[str, float | str]:
 def _below_k(cfg: DictConfig, chosen: Selection) -> dict[str, float]:
     """Prompts of which the selection keeps some, but fewer than the k that it may keep of each."""
     kept = np.unique(chosen.row, return_counts=True)[1]
-    counted = counts_per_prompt(get_object(cfg.selection["_target_"]))
+    settings = counts_per_prompt(get_object(cfg.selection["_target_"]))
+    counted = [name for name in settings if name in cfg.selection]
     return {f"selection/prompts_below_{name}": int((kept < cfg.selection[name]).sum()) for name in counted}
 
 
