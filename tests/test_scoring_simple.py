@@ -1,5 +1,7 @@
 """Scorers that are arithmetic: length, self-consistency, and sums of scorers."""
 
+import functools
+
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
@@ -11,6 +13,7 @@ from bench.artifacts import Completions, Rewards
 from bench.errors import BenchError
 from bench.scoring.combined import combined, z_scores
 from bench.scoring.length import length
+from bench.scoring.preparing import prepared
 from bench.scoring.self_consistency import self_consistency
 from bench.tasks.word_problems import WordProblems
 
@@ -137,3 +140,12 @@ def _parts(*overrides):
         cfg = compose("config", list(overrides))
     settings.check(cfg)
     return settings.build_parts(cfg)
+
+
+def test_a_part_that_is_made_from_the_base_is_made_for_the_sum():
+    def made(*, base, bonus):
+        return lambda prompts, completions: Rewards(np.full(completions.shape, float(base + bonus)))
+
+    parts = {"made": {"scorer": functools.partial(made, bonus=1), "weight": 2.0}}
+    scoring = prepared(functools.partial(combined, parts=parts, normalise="none"), base=10, task=None)
+    assert (scoring(PROMPTS, POOL).value == 22).all()
