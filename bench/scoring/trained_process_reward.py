@@ -1,6 +1,9 @@
 """A process reward model trained here, on steps of the base policy's own samples that the task's step check labels.
 
 python -m bench scoring=trained_process_reward scoring.samples=8 scoring.aggregate=product
+
+It learns whether each step is true, not whether the steps lead to the answer: a true first step that stops there gets
+a high score. Under selection that is over-optimised (see scorer/ in a run's metrics.json, and its figure).
 """
 
 import functools
