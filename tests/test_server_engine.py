@@ -10,14 +10,17 @@ import pytest
 import torch
 from drawing import LIMIT, asking, ids, same
 from fake_server import EOS, MODEL, FakeServer
+from hydra import compose, initialize_config_dir
 from loopback import serving
 
-from bench import chat, http_client, policies
+from bench import chat, http_client, policies, settings
 from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
 from bench.generation import server_checks, server_engine
 from bench.generation.rescoring import token_logprobs
 from bench.store import Store, using
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 @pytest.fixture(autouse=True)
@@ -393,6 +396,24 @@ def test_another_policy_is_left_to_another_engine(fake, few_prompts, random_poli
         server_engine.generate(few_prompts, another_policy, **sampler, **settings)
     with pytest.raises(BenchError, match=r"generation\.serves=nowhere holds no config\.json"):
         server_engine.generate(few_prompts, another_policy, **sampler, **settings | {"serves": "nowhere"})
+
+
+@pytest.mark.parametrize(
+    ("override", "match"),
+    [
+        ("policy=tiny", r"generation\.serves=null is not allowed: it must be the local folder of the policy"),
+        ("generation.url=localhost", r"generation\.url=localhost is not allowed: it must be an address such as"),
+        ("generation.endpoint=embeddings", r"must be one of completions, chat"),
+        ("generation.others.temperature=0.3", r"it only repeats temperature; set temperature instead"),
+        ("generation.others.batch_tokens=0", r"generation\.others\.batch_tokens=0 is not allowed"),
+    ],
+)
+def test_impossible_settings_are_refused_before_any_work(override, match):
+    beside = [] if override.startswith("policy") else ["policy=folder", "policy.path=anywhere"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", ["generation=openai", *beside, override])
+    with pytest.raises(BenchError, match=match):
+        settings.check(cfg)
 
 
 def test_a_temperature_that_vllm_would_raise_is_refused(few_prompts, random_policy, store):

@@ -1,5 +1,6 @@
 """Pools from a real vLLM server on loopback, the CPU build with the tiny policy: pytest -m vllm."""
 
+import json
 import os
 import signal
 import socket
@@ -158,6 +159,22 @@ def test_another_policy_is_noticed(server, tiny_policy, problems, tmp_path, stor
 def test_chat_without_a_template_is_refused_in_the_server_s_words(server, tiny_policy, problems, store):
     with pytest.raises(BenchError, match=r"answers 400: .*chat template.*\(prompt test-"):
         draw(problems, tiny_policy, server[0], endpoint="chat")
+
+
+def test_a_whole_experiment_with_the_tuned_policies_drawn_elsewhere(server, tiny_policy, tmp_path):
+    sizes = ["task.train_prompts=60", "task.test_prompts=20", "num_completions=4", "baseline_completions=8"]
+    command = [sys.executable, "-m", "bench", "generation=openai", f"generation.url={server[0]}", "policy=folder"]
+    command += [f"policy.path={tiny_policy.path}", "evaluation.num_completions=2", "tracking=none", *sizes]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.count("generation.others draws from") == 2  # tuned and control
+    (path,) = tmp_path.glob("outputs/*/*/lineage.json")
+    engines: dict[str, set[str]] = {}
+    for use in json.loads(path.read_text()):
+        if use["stage"] == "generate":
+            engines.setdefault(use["parents"]["policy"], set()).add(use["settings"]["engine"])
+    assert engines.pop(tiny_policy.fingerprint) == {"openai/completions"}
+    assert list(engines.values()) == [{"transformers"}] * 2
 
 
 def test_a_killed_server_costs_the_unit_that_was_being_drawn(server, tiny_policy, problems, tmp_path, monkeypatch):
