@@ -6,6 +6,7 @@ alone serves several data-parallel replicas), so a thread keeps an event loop fo
 """
 
 import asyncio
+import gc
 import itertools
 import json
 import os
@@ -26,6 +27,7 @@ Cell = Hashable
 INCIDENTAL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"} | {
     f"{name}_token_id" for name in ("bos", "eos", "pad")
 }
+PATIENCE = 30.0  # seconds for the engine to end by itself; vLLM's own 5 make it leave shared memory behind
 LOOK_EVERY = 0.5  # seconds between looks at whether the engine is alive
 
 
@@ -61,6 +63,7 @@ class Core:
         try:
             with quiet():
                 self._engine: Any = self._wait(launch(base, options, lora_rank))
+                self._wait(self._engine.collective_rpc("end_with", args=(os.getpid(),)))
         except BaseException as error:
             self._stop_loop()
             if isinstance(error, BenchError) or not isinstance(error, Exception):
@@ -178,10 +181,11 @@ class Core:
         if self._engine is not None:
             self._wait(self._shut_down())
             self._stop_loop()
-            self._engine = None  # vLLM's client would otherwise end itself once more when Python ends
+            self._engine = None
+            gc.collect()  # it refers to itself, and would try to end itself once more when Python ends
 
     async def _shut_down(self) -> None:
-        self._engine.shutdown()
+        self._engine.shutdown(timeout=PATIENCE)
 
     def _stop_loop(self) -> None:
         async def cancel_all() -> None:

@@ -67,11 +67,10 @@ async def launch(base: Path, options: Options, lora_rank: int) -> Any:
         "use_tqdm_on_load": False,
         "disable_log_stats": True,
     }
-    engine = AsyncLLM.from_engine_args(
+    # Not by way of a name: importing vLLM keeps this frame, and the client would be kept with it.
+    return AsyncLLM.from_engine_args(
         AsyncEngineArgs(**{name: value for name, value in given.items() if value is not None})
     )
-    await engine.collective_rpc("end_with", args=(os.getpid(),))
-    return engine
 
 
 @contextlib.contextmanager
