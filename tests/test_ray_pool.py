@@ -21,7 +21,7 @@ from ray.cluster_utils import Cluster
 from bench import settings
 from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
-from bench.generation import pool, ray_cluster, ray_pool, transformers_engine
+from bench.generation import pool, ray_cluster, ray_pool, transformers_engine, vllm_engine
 from bench.seeds import generator
 from bench.store import Store, unique, using
 
@@ -217,6 +217,16 @@ def test_the_real_engine_draws_the_same_bytes(two_nodes, store, random_policy, f
     assert drawn.key == expected.key
 
 
+@pytest.mark.vllm
+def test_vllm_draws_the_same_in_ray_workers(two_nodes, store, random_policy, few_prompts, tmp_path):
+    worker = partial(vllm_engine.generate, max_new_tokens=6, shard_size=4, kv_cache_gib=0.25)
+    drawn = ray_pool.generate(few_prompts, random_policy, worker=worker, address=two_nodes.address, **SAMPLER)
+    _, expected = drawn_here(tmp_path, lambda: worker(few_prompts, random_policy, **SAMPLER))
+    assert drawn.key == expected.key
+    assert np.asarray(drawn.text).tolist() == np.asarray(expected.text).tolist()
+    np.testing.assert_allclose(drawn.logprob, expected.logprob, rtol=1e-5)
+
+
 def test_what_is_in_the_store_is_neither_drawn_again_nor_counted_as_drawn(two_nodes, store, desk, prompts, monkeypatch):
     worker = partial(stub, desk=desk)
     settings = SAMPLER | {"num_completions": 2}
@@ -349,36 +359,57 @@ def test_an_address_where_no_ray_is_is_named(monkeypatch):
         ray_cluster.connect("127.0.0.1:1")
 
 
+def test_workers_stay_for_the_next_pool_but_not_their_engines(two_nodes, store, desk, prompts):
+    generate = partial(ray_pool.generate, worker=partial(stub, desk=desk), address=two_nodes.address, **SAMPLER)
+    generate(prompts[:2], POLICY)
+    ((_, _, first),) = notes(desk, "opened")
+    generate(prompts[2:4], Policy(Path("/"), "tuned"))
+    assert [process for _, _, process in notes(desk, "opened")] == [first, first]
+    ray_cluster._resting.take(None)  # what happens when no other pool is asked for in time
+    wait(lambda: gone(first), "the worker is still there")
+    generate(prompts[4:6], POLICY)
+    assert len({process for _, _, process in notes(desk, "opened")}) == 2
+
+
+def gone(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
 def test_a_removed_node_costs_the_unit_that_it_was_at(two_nodes, store, desk, prompts):
-    everything = hold(desk, *((f"p{2 * shard}", 2) for shard in range(SHARDS)))
+    """The other node's worker has already finished when the node goes: it is the one that must go on."""
+    two_shards = prompts[:4]
+    last = {"p0": hold(desk, ("p0", 2)), "p2": hold(desk, ("p2", 2))}
     (leaving,) = two_nodes.worker_nodes
-    finished, begun = {}, []
+    finished, lost = {}, []
 
     def remove() -> None:
         try:
-            wait(lambda: len({node for _, node, _ in notes(desk, "begun")}) == 2, "one node draws alone")
-            wait(
-                lambda: sum(unit[1] == 2 for unit, _, _ in notes(desk, "begun")) == 2,
-                "a node is not at its second unit",
-            )
+            wait(lambda: sum(unit[1] == 2 for unit, _, _ in notes(desk, "begun")) == 2, "a shard is not half drawn")
+            lost.extend(seen for seen in notes(desk, "begun") if seen[1] == leaving.node_id and seen[0][1] == 2)
+            ((name, _), _, process) = lost[0]
+            release(last.pop("p0" if name == "p2" else "p2"))
+            wait(lambda: len(files(store)) == 3, "the other shard is not drawn")
             finished.update(files(store))
-            begun.extend(seen for seen in notes(desk, "begun") if seen[1] == leaving.node_id and seen[0][1] == 2)
             two_nodes.remove_node(leaving, allow_graceful=False)
-            for _, _, process in begun:  # with a node go all of its processes; these have only lost their raylet
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)  # with a node go all of its processes; this has only lost its raylet
         finally:
-            release(everything)
+            for held in last.values():
+                release(held)
 
     with meanwhile(remove):
         drawn = ray_pool.generate(
-            prompts, POLICY, worker=partial(stub, desk=desk), address=two_nodes.address, **SAMPLER
+            two_shards, POLICY, worker=partial(stub, desk=desk), address=two_nodes.address, **SAMPLER
         )
-    assert len(begun) == 1
-    assert len(finished) == 2
-    assert Counter(unit for unit, _, _ in notes(desk, "begun")) == dict.fromkeys(UNITS, 1) | {begun[0][0]: 2}
+    units = {unit for unit in UNITS if unit[0] in ("p0", "p2")}
+    assert len(lost) == 1
+    assert Counter(unit for unit, _, _ in notes(desk, "begun")) == dict.fromkeys(units, 1) | {lost[0][0]: 2}
     assert {path: files(store)[path] for path in finished} == finished
-    assert drawn.shape == (2 * SHARDS, 4)
+    assert len(files(store)) == 4
+    assert drawn.shape == (4, 4)
 
 
 def composed(*overrides: str):

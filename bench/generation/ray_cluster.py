@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import threading
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -11,67 +12,14 @@ from typing import Any
 
 from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
+from bench.generation.ray_worker import Worker
 from bench.progress import bar, say
-from bench.store import Address, Finder, MissingError, Store, Use, using
+from bench.store import Address
 
 WAIT = 30.0  # seconds without news after which the reader is told what is waited for, and the cluster looked at anew
 LEAVE = 30.0  # seconds that workers get to put away their engines
-
-
-def found(
-    store: Store, draw: Callable[..., Completions], prompts: Prompts, policy: Policy
-) -> tuple[Completions | None, list[Use], Address | None]:
-    """The pool, or None and what is missing first; and the units that were there until then. Nothing is drawn."""
-    with using(Finder(store.root)) as finder:
-        try:
-            return draw(prompts, policy), finder.uses, None
-        except MissingError as missing:
-            return None, finder.uses, missing.address
-
-
-class Worker:
-    """A process on some node, with its engine: it draws one shard after the other into the shared store."""
-
-    def __init__(self, draw: Callable[..., Completions], policy: Policy, root: Path, num_cpus: int, gpus: bool) -> None:
-        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # before torch is imported
-            os.environ[variable] = str(num_cpus)
-        if not gpus:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all in sight of a worker that asked for none
-        self.draw, self.policy, self.root = draw, policy, root
-        self.engines: list[Any] = []
-
-    def objection(self, needed: Sequence[Path], shard: Prompts, expected: Address) -> str | None:
-        """Why this node can't draw the pool: it does not see a path, or would draw `shard` under other settings."""
-        unseen = next((path for path in needed if not path.exists()), None)
-        if unseen is not None:
-            return (
-                f"Ray's node {os.uname().nodename} does not see {unseen}; generation=ray needs the store and the "
-                "policy under the same path on every node, on a file system that they share."
-            )
-        try:
-            _, _, missing = found(Store(self.root), self.draw, shard, self.policy)
-        except BenchError as error:
-            return str(error)
-        if missing is None or missing.key == expected.key:
-            return None
-        here, there = missing.settings, expected.settings
-        names = [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
-        differing = ", ".join(f"{name} {there.get(name)} and {here.get(name)}" for name in names)
-        return (
-            f"Ray's workers would draw another pool than this machine ({differing or 'other versions of the suite'}); "
-            "give the setting one value, e.g. generation.worker.dtype."
-        )
-
-    def fill(self, shard: Prompts) -> str | None:
-        """Draw what is missing of `shard`; the sentence of what made it impossible, if anything did."""
-        from bench.generation.pool import sharing
-
-        try:
-            with using(Store(self.root)), sharing(self.engines):
-                self.draw(shard, self.policy)
-        except BenchError as error:
-            return str(error)
-        return None
+KEEP = 60.0  # seconds that workers hold their CPUs and GPUs for the next pool
+Kind = tuple[str | None, int, float]  # of workers: the connection to Ray, CPUs, GPUs
 
 
 def connect(address: str | None) -> None:
@@ -127,10 +75,14 @@ def draw_shards(
         num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
     )(Worker)
 
+    kind = (_session(), num_cpus, num_gpus)
+    kept = _resting.take(kind)
+
     queue = deque(range(len(missing)))
     deaths: Counter[int | None] = Counter()  # of workers at each shard; at None, of those that were starting
     busy: dict[Any, tuple[Any, int | None]] = {}  # what is waited for -> its worker and shard, None where it starts
-    leaving = []
+    idle = list(kept)
+    finished = False
     with _probe(root) as probe, bar("generate on Ray", total=float(len(missing)), unit="shards") as progress:
         needed = [path for path in (probe, policy.path) if path.exists()]
         try:
@@ -143,8 +95,9 @@ def draw_shards(
                         "generation.num_gpus, or add a node."
                     )
                 while len(busy) < min(len(queue) + working, capacity):
-                    worker = remote.remote(draw, policy, root, num_cpus, num_gpus > 0)
-                    busy[worker.objection.remote(needed, *missing[queue[0] if queue else 0])] = worker, None
+                    worker = idle.pop() if idle else remote.remote(num_cpus, num_gpus > 0)
+                    sample = missing[queue[0] if queue else 0]
+                    busy[worker.prepare.remote(draw, policy, root, needed, *sample)] = worker, None
                 done, _ = ray.wait(list(busy), timeout=WAIT)
                 if not done and working == 0:
                     say(f"waiting for the Ray cluster: no worker with {_listed(asked)} has started yet")
@@ -155,7 +108,7 @@ def draw_shards(
                     except lost as error:
                         ray.kill(worker)
                         deaths[shard] += 1
-                        if deaths[shard] > retries:
+                        if deaths[shard] > retries + (len(kept) if shard is None else 0):
                             raise BenchError(_death(missing, shard, deaths[shard], error)) from error
                         if shard is not None:
                             say(f"warning: {_reason(error)}; {_named(missing[shard][0])} go to another worker of Ray's")
@@ -170,14 +123,69 @@ def draw_shards(
                         shard = queue.popleft()
                         busy[worker.fill.remote(missing[shard][0])] = worker, shard
                     else:
-                        leaving.append((worker, worker.__ray_terminate__.remote()))
+                        idle.append(worker)
+            finished = True
         finally:
             for worker, _ in busy.values():
                 ray.kill(worker)
-            if leaving:  # their engines' memory is free when this returns
-                ray.wait([left for _, left in leaving], num_returns=len(leaving), timeout=LEAVE)
-            for worker, _ in leaving:
-                ray.kill(worker)
+            if finished:
+                _resting.put(kind, idle)
+            else:
+                _dismiss(idle)
+
+
+class Resting:
+    """Workers without work, which the next pool may have: starting one takes as long as importing torch."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kind: Kind | None = None
+        self._workers: list[Any] = []
+        self._timer: threading.Timer | None = None
+
+    def take(self, kind: Kind | None) -> list[Any]:
+        """The workers of this kind; others, all where it is None, are sent home."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            workers, self._workers = self._workers, []
+            if kind == self._kind:
+                return workers
+            if self._kind is not None and self._kind[0] == _session():
+                _dismiss(workers)
+            return []
+
+    def put(self, kind: Kind, workers: list[Any]) -> None:
+        """Keep workers for KEEP seconds; their engines' memory is free when this returns."""
+        import ray
+
+        if workers:
+            ray.wait([worker.rest.remote() for worker in workers], num_returns=len(workers), timeout=LEAVE)
+        with self._lock:
+            self._kind, self._workers = kind, workers
+            self._timer = threading.Timer(KEEP, self.take, (None,))
+            self._timer.daemon = True
+            self._timer.start()
+
+
+_resting = Resting()
+
+
+def _session() -> str | None:
+    """What tells this process's present connection to Ray from an earlier one, None where there is none."""
+    import ray
+
+    return ray.get_runtime_context().get_node_id() if ray.is_initialized() else None
+
+
+def _dismiss(workers: Sequence[Any]) -> None:
+    """Let workers end in order, so that what they started ends with them."""
+    import ray
+
+    if workers:
+        ray.wait([worker.__ray_terminate__.remote() for worker in workers], num_returns=len(workers), timeout=LEAVE)
+    for worker in workers:
+        ray.kill(worker)
 
 
 @contextlib.contextmanager

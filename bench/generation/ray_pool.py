@@ -18,7 +18,8 @@ from typing import Annotated
 from bench.allowed import Count, Seed, Temperature, TopK, TopP, number, or_null, text, whole
 from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
-from bench.generation.ray_cluster import connect, draw_shards, found
+from bench.generation.ray_cluster import connect, draw_shards
+from bench.generation.ray_worker import found
 from bench.store import Address, Store, Use, current
 
 ADDRESS = text(r"auto|local|[^\s/]+:\d+", "auto, local or the HOST:PORT of a cluster")
