@@ -279,7 +279,7 @@ def test_where_nothing_isolates_it_refuses_in_one_sentence(monkeypatch: pytest.M
         raise SandboxError("unshare: Operation not permitted")
 
     monkeypatch.setattr(Sandbox, "_start", fails)
-    with pytest.raises(BenchError, match=r"No way .* namespaces: unshare: Operation not permitted.*isolation to none"):
+    with pytest.raises(BenchError, match=r"No way .*namespaces: unshare: Operation not permitted.*isolation to none"):
         Sandbox(LIMITS, isolation="auto").open()
 
 

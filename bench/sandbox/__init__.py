@@ -78,13 +78,14 @@ class SandboxError(BenchError):
 
 
 class Sandbox:
-    """A sandbox, for one program at a time. Opens on entry or first use; raises SandboxError where it can't isolate."""
+    """A sandbox, for one program at a time. Opens on entry; raises SandboxError where it can't isolate."""
 
     def __init__(self, limits: Limits, *, isolation: str = "auto") -> None:
         self.limits = limits
         self.isolation = isolation
         self._server: subprocess.Popen | None = None
         self._control: socket.socket | None = None
+        self.ready = False  # a program that must pass has passed
 
     def __enter__(self) -> "Sandbox":
         self.open()
@@ -110,6 +111,7 @@ class Sandbox:
                 self._start({"isolation": way, "bubblewrap": bubblewrap or "bwrap"})
                 proof = Job("def f(x):\n    return [x, x]", "f", [([1], [1, 1])])
                 if self.run(proof).passed:
+                    self.ready = True
                     return
                 reasons.append(f"{way}: a program that is right failed; memory_megabytes or cpu_seconds may be too low")
             except SandboxError as error:
@@ -140,8 +142,6 @@ class Sandbox:
 
     def run(self, job: Job) -> Verdict:
         """The verdict on a program. Raises SandboxError where it could not be started, and ValueError for bad tests."""
-        if self._control is None:
-            self.open()
         expected = "".join(f"{canonical(value)}\n" for _, value in job.cases).encode()
         inputs = [json.dumps(arguments, allow_nan=False) for arguments, _ in job.cases]
         content = json.dumps({"program": job.program, "entry": job.entry, "inputs": inputs}).encode()
@@ -192,6 +192,7 @@ class Sandbox:
             self._server.send_signal(signal.SIGKILL)  # all that it started dies with it
             self._server.wait()
             self._server = None
+        self.ready = False
 
 
 def verdicts(jobs: Sequence[Job], *, limits: Limits, isolation: str, workers: int = 1) -> list[Verdict]:
