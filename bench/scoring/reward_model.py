@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from bench import chat
-from bench.allowed import DTYPE, Count, or_null, text, whole
+from bench.allowed import DTYPE, or_null, text, whole
 from bench.artifacts import Completions, Message, Prompts, Rewards
 from bench.errors import BenchError
 from bench.policies import folder
@@ -25,6 +25,8 @@ from bench.store import current
 VERSION = 1  # raise it when equal settings give other scores
 STAGE = "score_reward_model"
 HEADS = ("score", "classifier", "classification_head")  # what the library's models call their last layers
+BATCH_TOKENS = {"cpu": 2_048, "cuda": 16_384}  # a CPU is slower on what its caches can't hold
+PADDING = {"cpu": 128, "cuda": 4_096}  # tokens that cost as much as one more call of the model, about
 ENDLESS = 10**9  # tokenizers without a limit state a number beyond this
 
 
@@ -45,13 +47,14 @@ def reward_model(
     revision: Annotated[str, text(r"[^\0\s]+", "a branch, tag or commit of the hub")] = "main",
     max_length: Annotated[int | None, or_null(whole(2))] = None,
     dtype: Annotated[str, DTYPE] = "auto",
-    batch_tokens: Count = 16_384,
+    batch_tokens: Annotated[int | None, or_null(whole(1))] = None,
 ) -> Rewards:
     """[M, N]: the model's single output for each prompt with the completion as the assistant's turn.
 
     max_length: tokens; a longer input loses what follows its first token, so that the completion's end is read; such
     inputs are counted and reported. None: what the model can read. dtype: of the weights, "auto" being bfloat16 on a
-    GPU and float32 on a CPU; the last layers are float32 always. batch_tokens: rows x longest of one batch.
+    GPU and float32 on a CPU; the last layers are float32 always. batch_tokens: rows x longest of one batch;
+    None: 2,048 on a CPU, 16,384 on a GPU.
     Scores that are not finite are NaN. Raises BenchError where the model has another number of outputs than one, or
     no trained output layer.
     """
@@ -88,11 +91,10 @@ def score(
     *,
     max_length: int | None,
     dtype: str,
-    batch_tokens: int,
+    batch_tokens: int | None,
 ) -> Rewards:
     """[M, N]: as `reward_model`, of a model by its address; loaded where a score is missing in the store."""
-    if dtype == "auto":
-        dtype = "bfloat16" if _device() == "cuda" else "float32"
+    dtype = resolved(dtype)
     opened: list[Scorer] = []
 
     def score_texts(rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
@@ -114,15 +116,20 @@ def score(
     return rewards
 
 
-class Scorer:
-    """A loaded reward model and its tokenizer."""
+def resolved(dtype: str) -> str:
+    """A torch name: "auto" is bfloat16 on a GPU and float32 on a CPU."""
+    return dtype if dtype != "auto" else "bfloat16" if _device() == "cuda" else "float32"
 
-    def __init__(self, model: RewardModel, *, max_length: int | None, dtype: str, batch_tokens: int) -> None:
+
+class Scorer:
+    """A loaded reward model and its tokenizer. dtype: a torch name; the rest as in `reward_model`."""
+
+    def __init__(self, model: RewardModel, *, max_length: int | None, dtype: str, batch_tokens: int | None) -> None:
         from transformers import AutoTokenizer
 
         self.model = load(model, dtype=dtype)
         self.tokenizer = AutoTokenizer.from_pretrained(model.name, revision=model.revision)
-        self.batch_tokens = batch_tokens
+        self.batch_tokens = batch_tokens or BATCH_TOKENS[self.model.device.type]
         config = self.model.config.get_text_config()
         self.own_pad_id = config.pad_token_id
         readable = min(getattr(config, "max_position_embeddings", None) or ENDLESS, self.tokenizer.model_max_length)
@@ -146,7 +153,7 @@ class Scorer:
         lengths = np.array([len(row["input_ids"]) for row in inputs], dtype=int)
         values = np.empty(len(inputs))
         with bar("score", total=len(inputs), unit="completions") as progress, torch.inference_mode():
-            for batch in batches(lengths, self.batch_tokens):
+            for batch in self.batches(lengths):
                 values[batch] = self._forward([inputs[i] for i in batch])
                 progress.advance(len(batch))
         finite = np.isfinite(values)
@@ -157,6 +164,10 @@ class Scorer:
             "flops": 2.0 * self.model.num_parameters() * int(lengths.sum()),
         }
         return np.where(finite, values, np.nan), counts
+
+    def batches(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
+        """Row numbers of texts of these lengths (tokens), batch by batch."""
+        return batches(lengths, self.batch_tokens, PADDING[self.model.device.type])
 
     def _forward(self, rows: list[dict[str, list[int]]]) -> np.ndarray:
         """[B] float64. Padding is to the right, where no token before it attends to it and positions don't shift."""
@@ -220,12 +231,16 @@ def in_float32(layers: Any) -> None:
     layers.register_forward_pre_hook(lambda module, args: tuple(argument.float() for argument in args))
 
 
-def batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Row numbers, longest first, as many at a time as rows x longest allows, one at least."""
+def batches(lengths: np.ndarray, batch_tokens: int, padding: int) -> Iterator[np.ndarray]:
+    """Row numbers, longest first: as many at a time as rows x longest <= batch_tokens allows, one at least, and cut
+    where they would hold more than `padding` tokens of padding."""
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
-        end = start + max(1, batch_tokens // lengths[order[start]])
+        longest = lengths[order[start]]
+        most = max(1, batch_tokens // longest)
+        wasted = np.cumsum(longest - lengths[order[start : start + most]])  # never falls
+        end = start + int(np.searchsorted(wasted, padding, side="right"))
         yield order[start:end]
         start = end
 

@@ -53,7 +53,7 @@ def trained_reward_model(
     gradient_checkpointing: Annotated[bool, TRUE_OR_FALSE],
     seed: Seed,
     dtype: Annotated[str, DTYPE] = "auto",
-    batch_tokens: Count = 16_384,
+    batch_tokens: Annotated[int | None, or_null(whole(1))] = None,
 ) -> Callable[[Prompts, Completions], Rewards]:
     """The scorer (prompts, completions) -> Rewards [M, N] of a reward model trained here, or found in the store.
 
