@@ -248,6 +248,17 @@ def test_what_is_in_the_store_is_neither_drawn_again_nor_counted_as_drawn(two_no
     assert [use.reused for use in last.uses] == [True] * len(UNITS)
 
 
+def test_a_damaged_unit_is_drawn_again(two_nodes, store, desk, prompts):
+    generate = partial(ray_pool.generate, worker=partial(stub, desk=desk), address=two_nodes.address, **SAMPLER)
+    generate(prompts[:4], POLICY)
+    before = contents(store)
+    damaged = next(store.root.glob("generate/*/00001/completions.parquet"))
+    damaged.write_bytes(b"half of it")
+    generate(prompts[:4], POLICY)
+    assert {path: contents(store)[path] for path in before} == before
+    assert len(notes(desk, "drawn")) == 4 + 1
+
+
 def test_a_killed_worker_costs_the_unit_that_it_was_at(two_nodes, store, desk, prompts):
     held = hold(desk, ("p2", 2))
     finished = {}
