@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sandbox_attacks import CHEAT_CASES, CHEATS, MARK, SEARCH_CASES, SEARCHES, prepared
+from sandbox_attacks import CHEAT_CASES, CHEATS, MARK, SEARCH_CASES, SEARCHES, prepared, skip_where_it_may_not
 
 from bench.errors import BenchError
 from bench.sandbox import Job, Limits, NotPlainError, Sandbox, SandboxError, canonical, verdicts
@@ -31,20 +31,9 @@ HONEST = Job("def f(x):\n    return 2 * x", "f", CHEAT_CASES)
 WAYS = ["namespaces", *(["bubblewrap"] if shutil.which("bwrap") else [])]
 
 
-def works(way: str) -> str:
-    """Why this way of isolating does not work here, "" where it does."""
-    try:
-        with Sandbox(LIMITS, isolation=way):
-            return ""
-    except SandboxError as error:
-        return str(error)
-
-
 @pytest.fixture(scope="module", params=WAYS)
 def way(request: pytest.FixtureRequest) -> str:
-    reason = works(request.param)
-    if reason:
-        pytest.skip(reason)
+    skip_where_it_may_not(request.param)
     return request.param
 
 

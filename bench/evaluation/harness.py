@@ -35,8 +35,13 @@ class HarnessResult:
     text: np.ndarray  # [M] str objects: what the policy wrote
 
 
-def harness(policy: Policy, prompts: Prompts, task: Task, *, batch_size: int = 64) -> HarnessResult:
-    """lm-eval's exact match of greedy completions with `prompts.answer`, the answer read by the task's own pattern."""
+def harness(policy: Policy, prompts: Prompts, task: Task, *, batch_size: int = 64) -> HarnessResult | None:
+    """lm-eval's exact match of greedy completions with `prompts.answer`, the answer read by the task's own pattern.
+
+    None where the task has no pattern, because its completions have to run.
+    """
+    if task.answer_pattern is None:
+        return None
     return lm_eval_exact_match(
         policy,
         prompts,

@@ -11,7 +11,7 @@ from bench.artifacts import Completions, Divergence, Policy, Prompts, Rewards
 from bench.estimators.kl import kl_per_token
 from bench.evaluation.harness import HarnessResult, harness
 from bench.logprobs import divergence_samples
-from bench.tasks import Task
+from bench.tasks import Task, are_correct
 
 RAW_BASE = "base at temperature 1, top-p 1"
 
@@ -41,10 +41,11 @@ class Outcomes:
 def grade(prompts: Prompts, completions: Completions, scoring: Callable[..., Rewards], task: Task) -> Graded:
     """Score completions by the proxy that selection sees and by the task's own verifier."""
     gold, answers = np.empty(completions.shape), np.empty(completions.shape, object)
-    for row, answer in enumerate(prompts.answer):
-        for column, text in enumerate(completions.text[row]):
-            gold[row, column] = task.is_correct(text, answer)
-            answers[row, column] = task.extract_answer(text)
+    for rows, part in completions.shards():
+        texts = part.text.ravel().tolist()
+        expected = np.repeat(prompts.answer[rows], part.shape[1]).tolist()
+        gold[rows] = are_correct(task, texts, expected).reshape(part.shape)
+        answers[rows] = np.array([*map(task.extract_answer, texts)], object).reshape(part.shape)
     return Graded(completions, scoring(prompts, completions).value, gold, answers)
 
 

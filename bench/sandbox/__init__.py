@@ -217,16 +217,16 @@ def verdicts(jobs: Sequence[Job], *, limits: Limits, isolation: str, workers: in
 
 def _read(pipe: int, enough: int, deadline: float) -> bytes:
     """Everything up to the pipe's end, or its first `enough` bytes and a little more."""
-    parts: list[bytes] = []
-    while sum(map(len, parts)) < enough:
+    received = bytearray()
+    while len(received) < enough:
         ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
             raise SandboxError("a program outlived its time limit")
         part = os.read(pipe, 1 << 16)
         if not part:
             break
-        parts.append(part)
-    return b"".join(parts)
+        received += part
+    return bytes(received)
 
 
 def _outcome(received: bytes, expected: bytes, *, timed_out: bool) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 
 from bench.allowed import TRUE_OR_FALSE
 from bench.artifacts import Completions, Prompts, Rewards
-from bench.tasks import Task
+from bench.tasks import Task, are_correct
 
 
 def verify(
@@ -14,8 +14,10 @@ def verify(
 ) -> Rewards:
     """[M, N] of 1.0 where the task accepts the answer (and, with `every_step`, each step of reasoning), else 0.0."""
     value = np.empty(completions.shape)
-    for row, answer in enumerate(prompts.answer):
-        for column, text in enumerate(completions.text[row]):
-            accepted = task.is_correct(text, answer)
-            value[row, column] = accepted and (not every_step or task.steps_are_true(text))
+    for rows, part in completions.shards():
+        texts = part.text.ravel().tolist()
+        accepted = are_correct(task, texts, np.repeat(prompts.answer[rows], part.shape[1]).tolist())
+        if every_step:
+            accepted &= np.array([*map(task.steps_are_true, texts)], bool)
+        value[rows] = accepted.reshape(part.shape)
     return Rewards(value)

@@ -1,6 +1,9 @@
 """Tasks: prompts in disjoint splits, and an exact say on whether a completion is right. One file a task."""
 
+from collections.abc import Sequence
 from typing import Protocol
+
+import numpy as np
 
 from bench.artifacts import Prompts
 
@@ -15,8 +18,11 @@ class Task(Protocol):
     def max_new_tokens(self) -> int: ...
 
     @property
-    def answer_pattern(self) -> str:
-        """A regular expression whose first group, in its first match, is a completion's answer."""
+    def answer_pattern(self) -> str | None:
+        """A regular expression whose first group, in its first match, is a completion's answer.
+
+        None where no pattern finds it, as in a program that has to run: lm-eval then has no say on the task.
+        """
         ...
 
     def prompts(self, split: str) -> Prompts:
@@ -34,3 +40,11 @@ class Task(Protocol):
     def path(self, completion: str) -> str | None:
         """Equal for two completions that reason alike; None where there is no reasoning."""
         ...
+
+
+def are_correct(task: Task, completions: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+    """[D] bool, whether each completion is right: by the task's own `are_correct`, where it judges many at once."""
+    judge = getattr(task, "are_correct", None)
+    if judge is not None:
+        return np.array(judge(completions, answers), bool)
+    return np.array([task.is_correct(*pair) for pair in zip(completions, answers, strict=True)], bool)

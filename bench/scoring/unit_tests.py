@@ -1,0 +1,70 @@
+"""Programs scored by running them: 1 where a completion passes every test of its prompt, else 0.
+
+    python -m bench task=list_programs scoring=unit_tests
+
+Completions are untrusted: each runs in bench.sandbox, without network or files. The tests are the prompt's `answer`
+(bench.sandbox.cases); which part of a completion is the program is the task's to say.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Annotated, Any, Protocol
+
+import numpy as np
+
+from bench.allowed import Count, number, one_of, whole
+from bench.artifacts import Completions, Prompts, Rewards
+from bench.errors import BenchError
+from bench.sandbox import ISOLATION, VERDICTS, Job, Limits, verdicts
+from bench.sandbox.cases import from_answer
+from bench.scoring.units import scored
+
+
+class ProgramTask(Protocol):
+    """A task whose completions are programs, and whose answers are unit tests."""
+
+    @property
+    def name(self) -> str: ...
+
+    def program(self, completion: str) -> str:
+        """The Python source in a completion, as it should run."""
+        ...
+
+
+def unit_tests(
+    prompts: Prompts,
+    completions: Completions,
+    *,
+    task: ProgramTask,
+    isolation: Annotated[str, one_of(*ISOLATION)] = "auto",
+    cpu_seconds: Count = 2,
+    wall_seconds: Annotated[float, number(0, open_low=True)] = 10.0,
+    memory_megabytes: Annotated[int, whole(64)] = 512,
+    disk_megabytes: Count = 16,
+    processes: Count = 1,
+    workers: Count = 1,
+) -> Rewards:
+    """[M, N] of 1.0 where all tests pass, else 0.0: wrong, failed, beyond a limit or cut off; each is counted.
+
+    Each distinct program of a prompt runs once. isolation: auto takes bubblewrap where it is installed, else
+    namespaces; none lets completions at your files. Memory is address space, of each of `processes`; `workers` programs
+    run side by side. Neither isolation nor workers changes a score. Raises BenchError where a program can't be run in
+    isolation (never a silent 0), or where the task has no programs; what was scored before stays.
+    """
+    if not hasattr(task, "program"):
+        raise BenchError(
+            "scoring=unit_tests needs a task whose completions are programs, such as list_programs; "
+            f"{task.name} has none."
+        )
+    limits = Limits(cpu_seconds, wall_seconds, memory_megabytes, disk_megabytes, processes)
+
+    def score(rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
+        tests = {row: from_answer(str(prompts.answer[row])) for row in set(rows)}
+        jobs = [Job(task.program(text), *tests[row]) for row, text in zip(rows, texts, strict=True)]
+        found = verdicts(jobs, limits=limits, isolation=isolation, workers=workers)
+        outcomes = Counter(verdict.outcome for verdict in found)
+        values = np.array([verdict.passed for verdict in found], float)
+        return values, {outcome: float(outcomes[outcome]) for outcome in VERDICTS}
+
+    settings: dict[str, Any] = {"task": task.name, "limits": vars(limits)}
+    return scored(prompts, completions, score, stage="unit_tests", version=1, settings=settings)
