@@ -260,7 +260,26 @@ def test_rows_move_into_the_gaps_of_dropped_ones():
     assert order.tolist() == [4, 1, 2]  # only the last row was copied
     for part, original in zip(layer.filled(), before, strict=True):
         assert torch.equal(part, original[order])
-    assert torch.equal(layer.repeated(2, 9).filled()[1], layer.filled()[1].repeat_interleave(2, 0))
+    assert torch.equal(layer.repeated(2, 9, 9, kv_cache.Room()).filled()[1], layer.filled()[1].repeat_interleave(2, 0))
+
+
+def test_a_caches_memory_is_used_again_where_it_is_large_enough():
+    from transformers.cache_utils import Cache
+
+    room, layer = kv_cache.Room(), kv_cache.GrowingLayer(3)
+    layer.update(*torch.randn(2, 5, 3, 3, 2))
+    small, large = (
+        kv_cache.repeated(Cache(layers=[layer]), copies, capacity=4, limit=6, room=room) for copies in (1, 2)
+    )
+    parts = {part.data_ptr() for part in (large.layers[0].keys, large.layers[0].values)}
+    for cache in (small, large):
+        room.give_back(cache)
+    for _ in range(2):
+        again = kv_cache.repeated(Cache(layers=[layer]), 2, capacity=5, limit=6, room=room)
+        assert {part.data_ptr() for part in (again.layers[0].keys, again.layers[0].values)} == parts
+        for part, original in zip(again.layers[0].filled(), layer.filled(), strict=True):
+            assert torch.equal(part, original.repeat_interleave(2, 0))
+        room.give_back(again)
 
 
 @pytest.mark.parametrize("mask", ["none", "bool", "float"])

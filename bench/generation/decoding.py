@@ -69,8 +69,12 @@ def decode(
     top_k: int,
     eos_ids: set[int],
     advance: Callable[[float], None],
+    room: kv_cache.Room,
 ) -> Drawn:
-    """A completion of at most T tokens for each row of uniforms [R, T]; `advance` is told of the tokens drawn."""
+    """A completion of at most T tokens for each row of uniforms [R, T].
+
+    `advance` is told of the tokens drawn; the cache's memory is taken from `room` and given back to it.
+    """
     device = model.device
     rows, steps = uniforms.shape
     copies = rows // len(prompts.logits)
@@ -80,8 +84,9 @@ def decode(
     length = torch.zeros(rows, dtype=torch.long, device=device)
     logprobs = torch.zeros(rows, 2, dtype=torch.float64, device=device)  # the sampler's, the policy's
 
-    capacity = prompts.width + min(ROOM, steps)
-    cache = kv_cache.repeated(prompts.cache, copies, capacity)
+    limit = prompts.width + steps
+    capacity = min(prompts.width + ROOM, limit)
+    cache = kv_cache.repeated(prompts.cache, copies, capacity=capacity, limit=limit, room=room)
     logits, position = (x.repeat_interleave(copies, 0) for x in (prompts.logits, prompts.attended.sum(dim=-1)))
     attended = torch.nn.functional.pad(prompts.attended, (0, steps), value=True).repeat_interleave(copies, 0)
     row = torch.arange(rows, device=device)  # which of the R each row of the batch is
@@ -105,9 +110,11 @@ def decode(
                 row, live, drawn, attended, position = (x[order] for x in (row, live, drawn, attended, position))
         used = prompts.width + step
         if used == capacity:
-            capacity = min(capacity + ROOM, prompts.width + steps)
-            cache = kv_cache.repeated(cache, 1, capacity)
+            capacity = min(capacity + ROOM, limit)
+            full, cache = cache, kv_cache.repeated(cache, 1, capacity=capacity, limit=limit, room=room)
+            room.give_back(full)
         logits = _forward(model, drawn[:, None], attended[:, : used + 1], (position + step)[:, None], cache)
+    room.give_back(cache)
     return Drawn.of(tokens, length, logprobs)
 
 

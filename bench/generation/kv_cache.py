@@ -2,11 +2,39 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+
+class Room:
+    """The memory of past caches, kept for the next ones: new pages cost a CPU more than filling them does.
+
+    A GPU's memory is kept by torch itself.
+    """
+
+    def __init__(self) -> None:
+        self._spare: list[torch.Tensor] = []
+        self._largest = 0  # numbers in one part of a cache, so far
+
+    def take(self, like: torch.Tensor, shape: tuple[int, ...], largest: int) -> torch.Tensor:
+        """Of the given shape, unfilled; `largest`: the numbers that parts of its cache may yet have."""
+        if like.device.type != "cpu":
+            return like.new_empty(shape)
+        self._largest = max(self._largest, largest)
+        self._spare = [part for part in self._spare if part.numel() >= self._largest and part.dtype == like.dtype]
+        # Pages that are never written take no memory
+        part = self._spare.pop() if self._spare else like.new_empty(self._largest)
+        return part[: math.prod(shape)].view(shape)
+
+    def give_back(self, cache: Any) -> None:
+        """The cache is not to be used any more."""
+        for part in (part for layer in cache.layers for part in (layer.keys, layer.values)):
+            if part.device.type == "cpu":
+                self._spare.append(part.new_empty(0).set_(part.untyped_storage()))
 
 
 class GrowingLayer(DynamicLayer):
@@ -52,15 +80,17 @@ class GrowingLayer(DynamicLayer):
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.used + query_length, 0
 
-    def repeated(self, copies: int, capacity: int) -> "GrowingLayer":
-        """A new layer with each row `copies` times, next to each other, and room for `capacity` positions."""
+    def repeated(self, copies: int, capacity: int, limit: int, room: Room) -> "GrowingLayer":
+        """A new layer with each row `copies` times, next to each other, and `capacity` positions of at most `limit`."""
         new = GrowingLayer(capacity)
         new.used, new.dtype, new.device, new.is_initialized = self.used, self.dtype, self.device, True
         new.rows = self.rows * copies
         for name, filled in zip(("keys", "values"), self.filled(), strict=True):
-            room = filled.new_empty(self.rows, copies, filled.shape[1], capacity, filled.shape[3])
-            room[:, :, :, : self.used] = filled[:, None]
-            setattr(new, name, room.flatten(0, 1))
+            _, heads, _, size = filled.shape
+            shape = (self.rows, copies, heads, capacity, size)
+            place = room.take(filled, shape, math.prod(shape) // capacity * limit)
+            place[:, :, :, : self.used] = filled[:, None]
+            setattr(new, name, place.flatten(0, 1))
         return new
 
     def move(self, sources: torch.Tensor, targets: torch.Tensor, rows: int) -> None:
@@ -99,9 +129,9 @@ def empty(model: Any, capacity: int) -> Cache:
     return Cache(layers=[GrowingLayer(capacity) for _ in DynamicCache(config=model.config).layers])
 
 
-def repeated(cache: Any, copies: int, capacity: int) -> Cache:
-    """A new cache with each row `copies` times, next to each other, and room for `capacity` positions."""
-    return Cache(layers=[layer.repeated(copies, capacity) for layer in cache.layers])
+def repeated(cache: Any, copies: int, *, capacity: int, limit: int, room: Room) -> Cache:
+    """A new cache with each row `copies` times, next to each other, and `capacity` positions of at most `limit`."""
+    return Cache(layers=[layer.repeated(copies, capacity, limit, room) for layer in cache.layers])
 
 
 def drop(cache: Any, kept: torch.Tensor) -> torch.Tensor:

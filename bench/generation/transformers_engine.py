@@ -6,7 +6,6 @@ keys and values (state-space and hybrid models), nothing can be shared, and its 
 
 from collections.abc import Iterator
 from functools import partial
-from types import ModuleType
 from typing import Annotated, Any
 
 import numpy as np
@@ -73,7 +72,8 @@ class TransformersEngine:
         self.tokenizer = policies.load_tokenizer(policy)
         self.model = policies.load_model(policy, dtype=dtype, device=_device())
         self.shares_prompts = kv_cache.supported(self.model)
-        self._decoding: ModuleType = decoding if self.shares_prompts else plain_decoding
+        self._prefill = decoding.prefill if self.shares_prompts else plain_decoding.prefill
+        self._decode = partial(decoding.decode, room=kv_cache.Room()) if self.shares_prompts else plain_decoding.decode
         # Left padding moves a prompt's positions, which some older models can't be told
         self.mixes_lengths = self.shares_prompts and kv_cache.takes(self.model, "position_ids")
         if self.shares_prompts:
@@ -109,7 +109,7 @@ class TransformersEngine:
         logprob, policy_logprob = np.zeros(shape), np.zeros(shape)
         for group, prefilled in groups:
             keys = [stream_key(seed, "generate", str(prompts.id[row]), sample) for row in group for sample in samples]
-            drawn = self._decoding.decode(
+            drawn = self._decode(
                 self.model,
                 prefilled,
                 _uniforms(keys, max_new_tokens),
@@ -146,7 +146,7 @@ class TransformersEngine:
             context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
             prompt_ids = tokens.encode(self.tokenizer, prompts, max_new_tokens=max_new_tokens, context=context)
             groups = [
-                (group, self._decoding.prefill(self.model, [prompt_ids[row] for row in group]))
+                (group, self._prefill(self.model, [prompt_ids[row] for row in group]))
                 for group in self._groups(prompt_ids, samples, max_new_tokens)
             ]
             self._last = (wanted, prompt_ids, groups)
