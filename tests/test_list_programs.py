@@ -11,6 +11,7 @@ from sandbox_attacks import skip_where_it_may_not
 
 from bench.artifacts import content_hash
 from bench.errors import BenchError
+from bench.evaluation.harness import harness
 from bench.sandbox import Job, Limits, Sandbox, verdicts
 from bench.sandbox.cases import from_answer, to_answer
 from bench.seeds import generator
@@ -293,3 +294,8 @@ def test_questions_read_as_they_should() -> None:
 
 def test_answers_are_tests_as_json() -> None:
     assert json.loads(task.prompts("test").answer[0])["entry"] == "f"
+
+
+def test_lm_eval_has_no_say_where_a_program_has_to_run(random_policy) -> None:
+    assert task.answer_pattern is None
+    assert harness(random_policy, task.prompts("test")[:2], task) is None
