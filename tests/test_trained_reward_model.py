@@ -313,25 +313,25 @@ def within_prompt_auc(scores: np.ndarray, gold: np.ndarray) -> float:
     return float(np.mean(shares))
 
 
-def test_it_learns_to_tell_right_from_wrong_on_unseen_prompts(store, tiny_policy):
-    """600 pairs of the verifier's; more noise, less knowledge."""
-    task = WordProblems(train_prompts=256, test_prompts=100)
-    drawing = functools.partial(generate, max_new_tokens=48, block_size=8, shard_size=256)
+def test_it_learns_what_gold_likes_on_unseen_prompts_but_not_from_coin_flips(store, tiny_policy):
+    """200 pairs, of which gold prefers the one with more equations."""
+    task = WordProblems(train_prompts=128, test_prompts=50)
+    drawing = functools.partial(generate, max_new_tokens=48, block_size=8, shard_size=128)
     test = task.prompts("test")
     pool = drawing(test, tiny_policy, num_completions=8)
 
-    def verifier(prompts, completions):
-        rows = zip(completions.text, prompts.answer, strict=True)
-        return Rewards(np.array([[float(task.is_correct(text, answer)) for text in row] for row, answer in rows]))
+    def equations(prompts, completions):
+        return Rewards(np.array([[float(text.count("=")) for text in row] for row in completions.text]))
 
+    gold = (equations(test, pool).value > 1).astype(float)
     found = {}
     for noise in (0.0, 0.5):
-        changes = {"pairs": 600, "most_completions": 64, "label_noise": noise, "batch_size": 16, "epochs": 2}
-        scorer = functools.partial(trained_reward_model, gold=verifier, **{**SMALL, **BY_LENGTH, **changes})
+        changes = {"pairs": 200, "label_noise": noise, "learning_rate": 5e-4}
+        scorer = functools.partial(trained_reward_model, gold=equations, **{**SMALL, **BY_LENGTH, **changes})
         scoring = prepared(scorer, base=tiny_policy, task=task, generation=drawing)
-        found[noise] = within_prompt_auc(scoring(test, pool).value, verifier(test, pool).value)
-    assert found[0.0] > 0.62
-    assert abs(found[0.5] - 0.5) < 0.12
+        found[noise] = within_prompt_auc(scoring(test, pool).value, gold)
+    assert found[0.0] > 0.9
+    assert found[0.5] < 0.8
 
 
 def test_the_ensembles_by_hand():
