@@ -72,10 +72,14 @@ def main(arguments: list[str]) -> None:
         where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU thread(s)"
         print(f"{model.config.model_type}, {model.num_parameters():,} parameters, {dtype}, {where}\n")
         tokenizer = policies.load_tokenizer(policy)
-        ways = open_ways(options.ways, policy, model, tokenizer, dtype=dtype, batch_tokens=options.batch_tokens)
         task = WordProblems(train_prompts=max(600, max(options.rows) // options.samples))
+        names: list[str] = options.ways
         for rows in options.rows:
             for top_p in options.top_p:
+                ways = open_ways(  # anew, so that each starts without memory that it kept
+                    names, policy, model, tokenizer, dtype=dtype, batch_tokens=options.batch_tokens
+                )
+                names = list(ways)
                 prompts = task.prompts("train")[: max(1, rows // options.samples)]
                 work = Work(prompts, options.samples, options.temperature, top_p, options.max_new_tokens)
                 read = sum(len(chat.encode(tokenizer, messages)) for messages in prompts.messages)
