@@ -6,6 +6,7 @@ import io
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hydra
@@ -19,11 +20,17 @@ CONF = str(Path(__file__).resolve().parent.parent / "conf")
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def experiment(cfg: DictConfig) -> None:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
     from bench.explain import explain_composition
-    from bench.runner import run_experiment
+    from bench.runner import run_cell, run_experiment
 
     try:
-        run_experiment(cfg)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            run_cell(cfg, HydraConfig.get().job.override_dirname)
+        else:
+            run_experiment(cfg)
     except BenchError as error:
         sys.exit(f"error: {error}")
     except OmegaConfBaseException as error:  # a reference to nothing, found when the value is read
@@ -32,44 +39,53 @@ def experiment(cfg: DictConfig) -> None:
 
 def main() -> None:
     """Run the command line; whatever goes wrong because of the input ends in one sentence and exit status 1."""
+    plan_only = "plan=true" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument not in ("plan=true", "plan=false")]
+    arguments = _parse(sys.argv[1:])
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # hands exceptions to us instead of printing a page of them
+    with explained(arguments.overrides):
+        several = arguments.multirun or any(override.startswith("sweep=") for override in arguments.overrides)
+        if arguments.cfg is None and (several or plan_only):
+            sweep(arguments.overrides, plan_only=plan_only)
+        else:
+            experiment()
+
+
+@contextlib.contextmanager
+def explained(overrides: list[str]) -> Iterator[None]:
+    """What goes wrong inside because of these settings ends the process in one sentence."""
     from hydra.errors import HydraException
 
     from bench.explain import NOT_A_CHOICE, explain_composition
 
-    arguments = _parse(sys.argv[1:])
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # hands exceptions to us instead of printing a page of them
     try:
-        if arguments.multirun and arguments.cfg is None:
-            _check_every_cell(arguments.overrides)
-        experiment()
+        yield
     except BenchError as error:
         sys.exit(f"error: {error}")
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if type(error) is ValueError and not str(error).startswith(NOT_A_CHOICE):
             raise
-        sys.exit(f"error: {explain_composition(error, Path(CONF), arguments.overrides)}")
+        sys.exit(f"error: {explain_composition(error, Path(CONF), overrides)}")
     except KeyboardInterrupt:
         sys.exit("interrupted: what was finished is kept; the same command goes on from there.")
 
 
-def _check_every_cell(overrides: list[str]) -> None:
-    """Refuse a sweep whose last cell is impossible before its first one runs."""
-    from hydra import compose, initialize_config_dir
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+def sweep(overrides: list[str], *, plan_only: bool) -> None:
+    """Refuse a sweep whose last cell is impossible before its first one runs; say its price; run it; sum it up."""
+    from bench import plan, sweep
 
-    from bench import settings
-
-    if any(override.startswith("hydra/sweeper=") for override in overrides):
-        return  # another sweeper chooses its cells as it goes
-    with initialize_config_dir(CONF, version_base="1.3"):
-        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        (cells,) = BasicSweeper.split_arguments(parser.parse_overrides(overrides), None)
-        for cell in cells:
-            cfg = compose("config", cell)
-            settings.check(cfg)
-            settings.build_parts(cfg)
+    cells = sweep.cells(overrides, CONF)
+    if cells is not None:
+        print(plan.summary(cells), flush=True)
+    if plan_only:
+        return
+    if cells is not None:  # a cell is called by what sets it apart, in whatever process it runs
+        sys.argv.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(cells[0].fixed)}]")
+    experiment()
+    if cells is not None:
+        print(plan.conclusion(cells))
+        if any(sweep.state(cell).kind != "done" for cell in cells):
+            sys.exit(1)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

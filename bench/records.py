@@ -18,6 +18,7 @@ from bench.evaluation import summary
 from bench.evaluation.reward_diagnostics import diagnose
 from bench.experiment import Results
 from bench.generation.pool import describe
+from bench.provenance import code_fingerprint
 from bench.seeds import generator
 from bench.training.sft import training_log
 
@@ -33,6 +34,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         **summary.flatten(rows),
         **summary.contrasts(cells, seed=cfg.seed),
         **summary.provenance(rows),
+        "code": code_fingerprint(),
         **_counts(results),
         **_below_k(cfg, results.selections["tuned"]),
         **of_scorer,

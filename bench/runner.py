@@ -14,15 +14,38 @@ from bench import settings
 from bench.errors import BenchError, is_disk_full
 from bench.progress import say
 from bench.store import Store, Use, unique, using
+from bench.sweep import busy, is_done, run_folder
 
 
-def run_experiment(cfg: DictConfig) -> Path:
-    """Check, run, record, draw and track one experiment; returns its folder, outputs/<name>/<run id>."""
+def run_cell(cfg: DictConfig, label: str) -> None:
+    """One experiment of a sweep: told in one line, skipped where it is done, recorded where it fails."""
+    folder = run_folder(cfg)
+    if is_done(folder):
+        say(f"{label}: done before")
+        return
+    start = time.perf_counter()
+    try:
+        run_experiment(cfg, quiet=True)
+    except Exception as error:
+        reason = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+        say(f"{label}: FAILED after {time.perf_counter() - start:.0f} s: {reason} ({folder / 'error.txt'})")
+    else:
+        from bench.reporting.collect import read_run
+        from bench.reporting.tables import headline
+
+        say(f"{label}: {headline(read_run(folder))} ({time.perf_counter() - start:.0f} s)")
+
+
+def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
+    """Check, run, record, draw and track one experiment; returns its folder, outputs/<name>/<run id>.
+
+    quiet: leave the tables and the times to the reader of the folder.
+    """
     start = time.perf_counter()
     settings.check(cfg)
     parts = settings.build_parts(cfg)
     tracking = parts.pop("tracking")
-    folder = Path(cfg.outputs, cfg.name, settings.run_id(cfg)).absolute()
+    folder = run_folder(cfg)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -34,7 +57,7 @@ def run_experiment(cfg: DictConfig) -> Path:
     failure = folder / "error.txt"
     failure.unlink(missing_ok=True)
     try:
-        with using(Store(cfg.store)) as store:
+        with busy(folder), using(Store(cfg.store)) as store:
             # the heart of it is imported late, so that a mistaken setting is answered at once
             from bench import records
             from bench.experiment import run
@@ -45,9 +68,9 @@ def run_experiment(cfg: DictConfig) -> Path:
             run_settings = ("num_completions", "baseline_completions", "control", "seed")
             results = run(**parts, **{name: cfg[name] for name in run_settings})
             metrics = records.write(folder, cfg, results, store.uses)
-        finished = read_run(folder)
-        drawn = [*figures.frontier(finished), *reward_diagnostics(finished)]
-        tracked = tracking(folder)
+            finished = read_run(folder)
+            drawn = [*figures.frontier(finished), *reward_diagnostics(finished)]
+            tracked = tracking(folder)
     except Exception as error:
         with contextlib.suppress(OSError):  # where even this can't be written, the reason is on the console
             failure.write_text(str(error) if isinstance(error, BenchError) else traceback.format_exc())
@@ -63,6 +86,8 @@ def run_experiment(cfg: DictConfig) -> Path:
             f"warning: {metrics['pool/twins']:.0f} pairs of equal samples where independent ones would have about "
             f"{metrics['pool/twins_expected']:.0f}: the engine seems to draw several samples from one random stream"
         )
+    if quiet:
+        return folder
     print(tables.main_table(finished))
     print(f"\nBreak-even in FLOPs: {finished.metrics['break_even/sentence']}")
     print(f"\nfigure    {drawn[0]}\nrecords   {folder}")

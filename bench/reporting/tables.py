@@ -50,6 +50,16 @@ def main_table(run: Run) -> str:
     return markdown(rows)
 
 
+def headline(run: Run) -> str:
+    """One line: the tuned policy's accuracy and KL, and what the selection did."""
+    difference, verdict = _selection_effect(run)
+    against = f", {difference} over control: {verdict}" if difference else ""
+    return (
+        f"tuned pass@1 {run.series('tuned', 'pass', 'accuracy')[1]}{against}; "
+        f"KL {run.series('tuned', 'policy', 'kl')[1].value:.2f} nats"
+    )
+
+
 def runs_table(runs: Sequence[Run]) -> str:
     """One row a run, by what differs in their settings: both arms' accuracy and the paired selection effect.
 

@@ -1,0 +1,172 @@
+"""What a sweep will cost before it starts, and what sharing saved when it has run."""
+
+import json
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from bench.sweep import Cell, State, state
+
+STAGES = {"evaluation": ("divergence_samples", "lm_eval_exact_match"), "training": ("sft",)}
+GIVEN = "pretrain"  # the base policy is there before any experiment; nobody would train it once a cell
+
+
+@dataclass(frozen=True)
+class Work:
+    """What cells ask for, each distinct piece once."""
+
+    pools: int  # on training prompts, each drawn once at its largest N
+    completions: int
+    trainings: int  # at most: selections that picked the same completions share one
+    evaluations: int
+
+
+def summary(cells: Sequence[Cell]) -> str:
+    """Cells, pools, trainings and evaluations after sharing, tokens, time by the store's own history, what is done."""
+    kinds = [state(cell).kind for cell in cells]
+    todo = [cell for cell, kind in zip(cells, kinds, strict=True) if kind != "done"]
+    shared, alone = work(cells), [work([cell]) for cell in cells]
+    lines = [
+        f"{len(cells)} cells: {tally(kinds)}",
+        f"{'':24}{'shared':>12}{'each alone':>14}",
+        f"  {'pools':22}{shared.pools:>12,}{sum(one.pools for one in alone):>14,}",
+        f"  {'completions':22}{shared.completions:>12,}{sum(one.completions for one in alone):>14,}",
+        f"  {'fine-tunings, at most':22}{shared.trainings:>12,}{sum(one.trainings for one in alone):>14,}",
+        f"  {'evaluations, at most':22}{shared.evaluations:>12,}{sum(one.evaluations for one in alone):>14,}",
+    ]
+    if todo:
+        lines.append(f"  {_estimate(work(todo), Path(cells[0].cfg.store), cells[0].cfg.generation)}")
+    return "\n".join(lines)
+
+
+def conclusion(cells: Sequence[Cell]) -> str:
+    """The table of finished cells, what failed and why, and what sharing saved."""
+    from bench.reporting.collect import read_run
+    from bench.reporting.tables import runs_table
+
+    states = {cell.label: state(cell) for cell in cells}
+    done = [cell for cell in cells if states[cell.label].kind == "done"]
+    lines = ["", tally([found.kind for found in states.values()])]
+    lines += [f"  {label}: {described(found)}" for label, found in states.items() if found.kind != "done"]
+    if done:
+        lines += ["", runs_table([read_run(cell.folder) for cell in done]), "", *savings(done)]
+    return "\n".join(lines)
+
+
+def described(found: State) -> str:
+    return f"{found.kind} ({found.detail})" if found.detail else found.kind
+
+
+def work(cells: Sequence[Cell]) -> Work:
+    """Of these cells together."""
+    pools: dict[Hashable, int] = {}
+    drawn: dict[Hashable, int] = {}
+    trainings, evaluations = set(), set()
+    drawn_by_policies = 0
+    for cell in cells:
+        cfg: Any = OmegaConf.to_container(cell.cfg, resolve=True)
+        train, test = (cfg["task"].get(f"{split}_prompts") or 0 for split in ("train", "test"))
+        base = _key(cfg, "task", "policy")
+        pool = _key(cfg, "task", "policy", "generation", "seed")
+        pools[pool] = max(pools.get(pool, 0), cfg["num_completions"] * train)
+        drawn[pool] = max(drawn.get(pool, 0), max(cfg["num_completions"], cfg["baseline_completions"]) * test)
+        training = _key(cfg, "scoring", "prompt_filter", "selection", "training", "num_completions")
+        arms = ("tuned",) if cfg["control"] == "none" else ("tuned", "control")
+        trainings |= {(pool, training, arm) for arm in arms}
+        measured = _key(cfg, "evaluation", "seed")
+        for evaluated in ((base, measured), *((pool, training, arm, measured) for arm in arms)):
+            if evaluated not in evaluations:
+                evaluations.add(evaluated)
+                drawn_by_policies += test * (1 + cfg["evaluation"]["num_completions"])
+    return Work(
+        pools=len(pools),
+        completions=sum(pools.values()) + sum(drawn.values()) + drawn_by_policies,
+        trainings=len(trainings),
+        evaluations=len(evaluations),
+    )
+
+
+def savings(cells: Sequence[Cell]) -> list[str]:
+    """Tokens and seconds of these finished cells: as they were shared, with a cache keyed by N too, and each alone."""
+    rows = [(cell, entry) for cell in cells for entry in _lineage(cell) if entry["stage"] != GIVEN]
+    bases = {cell.folder: _base(cell) for cell in cells}
+
+    def by_content(cell: Cell, entry: dict) -> tuple[str, ...]:
+        return (entry["stage"], entry["key"], entry["part"])
+
+    def by_sampling_parameters(cell: Cell, entry: dict) -> Hashable:
+        drawn = entry["stage"] == "generate" and entry["parents"]["policy"] == bases[cell.folder]
+        cfg: Any = OmegaConf.to_container(cell.cfg, resolve=True)
+        names = ("task", "policy", "generation", "seed", "num_completions", "baseline_completions")
+        return (_key(cfg, *names) if drawn else cell.folder, *by_content(cell, entry))
+
+    def by_cell(cell: Cell, entry: dict) -> Hashable:
+        return cell.folder, *by_content(cell, entry)
+
+    ways: dict[str, Callable[[Cell, dict], Hashable]] = {
+        "shared by content": by_content,
+        "cached by all sampling parameters, N too": by_sampling_parameters,
+        "every cell alone": by_cell,
+    }
+    lines = [f"{'What it cost, and would have cost':44}{'generated tokens':>18}{'seconds':>10}"]
+    for name, key in ways.items():
+        once = {key(cell, entry): entry for cell, entry in rows}.values()
+        tokens = sum(entry["counts"].get("generated_tokens", 0) for entry in once)
+        lines.append(f"  {name:42}{tokens:>18,.0f}{sum(entry['seconds'] for entry in once):>10,.0f}")
+    return lines
+
+
+def _lineage(cell: Cell) -> list[dict[str, Any]]:
+    return json.loads((cell.folder / "lineage.json").read_text())
+
+
+def _base(cell: Cell) -> str:
+    """The key of the policy that drew first: the pool that all else comes from."""
+    return next(entry["parents"]["policy"] for entry in _lineage(cell) if entry["stage"] == "generate")
+
+
+def _key(cfg: dict, *names: str) -> str:
+    return json.dumps([cfg[name] for name in names], sort_keys=True)
+
+
+def tally(kinds: Sequence[str]) -> str:
+    order = ("done", "running", "failed", "interrupted", "outdated", "missing")
+    return ", ".join(f"{kinds.count(kind)} {kind}" for kind in order if kind in kinds)
+
+
+def _estimate(todo: Work, store: Path, generation: Any) -> str:
+    """Time and tokens of what is to do, from what like work took in this store."""
+    engine = str(generation.get("_target_", "")).split(".")[-2].removesuffix("_engine")
+    history = _history(store)
+    drawn = [one for one in history.get("generate", []) if one["settings"].get("engine") == engine]
+    completions = sum(one["counts"].get("completions", 0) for one in drawn)
+    trained = [one["seconds"] for stage in STAGES["training"] for one in history.get(stage, [])]
+    if not completions or not trained:
+        return "time: unknown, as this store holds no such work yet"
+    seconds = todo.completions * sum(one["seconds"] for one in drawn) / completions
+    tokens = todo.completions * sum(one["counts"]["generated_tokens"] for one in drawn) / completions
+    seconds += todo.trainings * sum(trained) / len(trained)
+    for stage in STAGES["evaluation"]:
+        took = [one["seconds"] for one in history.get(stage, [])]
+        seconds += todo.evaluations * sum(took) / len(took) if took else 0.0
+    return (
+        f"at most {tokens:,.0f} tokens and {duration(seconds)} of work for what is not done, by what "
+        f"{len(drawn) + len(trained):,} artifacts in the store took"
+    )
+
+
+def _history(store: Path) -> dict[str, list[dict]]:
+    found: dict[str, list[dict]] = {}
+    for path in store.glob("*/*/**/manifest.json"):
+        manifest = json.loads(path.read_text())
+        found.setdefault(manifest["stage"], []).append(manifest)
+    return found
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

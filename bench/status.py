@@ -1,0 +1,41 @@
+"""python -m bench.status sweep=NAME [setting=value,value ...]: what of a sweep is done, running, failed, missing.
+
+The settings are those that the sweep was started with; nothing is run.
+"""
+
+import math
+import sys
+
+from bench.__main__ import CONF, explained
+from bench.plan import described, duration, tally
+from bench.sweep import Cell, State, cells, state
+
+
+def main() -> None:
+    with explained(sys.argv[1:]):
+        found = cells(sys.argv[1:], CONF)
+    if found is None:
+        sys.exit("error: another sweeper than Hydra's own chooses its cells as it goes; they can't be listed.")
+    print(table({cell: state(cell) for cell in found}))
+
+
+def table(states: dict[Cell, State]) -> str:
+    """A line a cell that is not done, the counts, and how long the rest will take at the pace of what is done."""
+    lines = [
+        f"{cell.label or cell.folder.name}: {described(found)}"
+        for cell, found in states.items()
+        if found.kind != "done"
+    ]
+    kinds = [found.kind for found in states.values()]
+    lines.append(f"{len(kinds)} cells: {tally(kinds)}")
+    took = [found.seconds for found in states.values() if not math.isnan(found.seconds)]
+    left = len(kinds) - kinds.count("done")
+    if took and left:
+        at_once = max(kinds.count("running"), 1)
+        seconds = left * sum(took) / len(took) / at_once
+        lines.append(f"about {duration(seconds)} left, {at_once} at a time at the pace of what is done")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""A sweep before, while and after it runs: its cells, what each of them has come to, and what they share.
+
+python -m bench sweep=NAME [setting=value,value ...]      run what is missing
+python -m bench sweep=NAME plan=true                      only say what would run, and its cost
+python -m bench.status sweep=NAME                         what is done, running, failed, missing
+"""
+
+import fcntl
+import functools
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from bench import settings
+from bench.provenance import code_fingerprint
+
+BUSY = "running.lock"  # locked by the process that runs a cell; its content says which
+TIMES = "times.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One experiment of a sweep."""
+
+    label: str  # what sets it apart, e.g. "num_completions=8 temperature=0.7"
+    cfg: DictConfig
+    fixed: tuple[str, ...]  # settings given alike to every cell of the sweep
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        return run_folder(self.cfg)
+
+
+@dataclass(frozen=True)
+class State:
+    """What a cell has come to: done, running, failed, interrupted, outdated or missing; why, or where; how long."""
+
+    kind: str
+    detail: str = ""
+    seconds: float = float("nan")
+
+
+def run_folder(cfg: DictConfig) -> Path:
+    """outputs/<name>/<run id>"""
+    return Path(cfg.outputs, cfg.name, settings.run_id(cfg)).absolute()
+
+
+def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
+    """Every cell, checked; None where another sweeper than Hydra's own chooses its cells as it goes.
+
+    Raises BenchError, or what Hydra raises, for a cell that can't be run, before any of them is.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    if any(override.startswith("hydra/sweeper=") for override in overrides):
+        return None
+    with initialize_config_dir(conf, version_base="1.3"):
+        named = [override for override in overrides if override.lstrip("+").startswith("sweep=")]
+        grid = compose("config", named, return_hydra_config=True).hydra.sweeper.get("params") or {}
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        parsed = parser.parse_overrides([*(f"{key}={value}" for key, value in grid.items()), *overrides])
+        last = {override.get_key_element(): override for override in parsed}
+        varied = {key for key, override in last.items() if override.is_sweep_override()}
+        (batch,) = BasicSweeper.split_arguments(parsed, None)
+        found: dict[str, Cell] = {}
+        for arguments in batch:
+            cfg = compose("config", arguments)
+            settings.check(cfg)
+            settings.build_parts(cfg)
+            label = " ".join(argument for argument in arguments if argument.partition("=")[0] in varied)
+            cell = Cell(label, cfg, tuple(key for key in last if key not in varied))
+            found.setdefault(settings.run_id(cfg), cell)  # two labels of one configuration are one run
+    return list(found.values())
+
+
+def state(cell: Cell) -> State:
+    """From the cell's folder alone, wherever it runs."""
+    folder = cell.folder
+    if holder := _holder(folder / BUSY):
+        return State("running", holder)
+    if is_done(folder):
+        seconds = json.loads((folder / TIMES).read_text())["seconds"] if (folder / TIMES).is_file() else float("nan")
+        return State("done", seconds=seconds)
+    if (folder / "error.txt").is_file():
+        lines = (folder / "error.txt").read_text().strip().splitlines()
+        return State("failed", lines[-1] if lines else "no reason was written")
+    if (folder / BUSY).is_file():
+        return State("interrupted")
+    return State("outdated", "made by other code") if (folder / "metrics.json").is_file() else State("missing")
+
+
+def is_done(folder: Path) -> bool:
+    """Whether `folder` holds a complete run of this very code."""
+    try:
+        return json.loads((folder / "metrics.json").read_text()).get("code") == code_fingerprint()
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):  # a damaged record is no record
+        return False
+
+
+@contextmanager
+def busy(folder: Path) -> Iterator[None]:
+    """Marks a cell as running while inside; the kernel takes the mark away however the process ends."""
+    start = time.time()
+    with (folder / BUSY).open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # shared: two sweeps may run one cell, whose artifacts are made once
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+            (folder / TIMES).write_text(json.dumps({"started": start, "seconds": round(time.time() - start, 3)}))
+        finally:
+            (folder / BUSY).unlink(missing_ok=True)
+
+
+def _holder(path: Path) -> str:
+    """Who holds the lock; empty where nobody does."""
+    try:
+        with path.open("r+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read() or "another process"
+    except FileNotFoundError:
+        pass
+    return ""

@@ -1,0 +1,218 @@
+"""Sweeps: listed and refused before they run, priced, survived, shared, resumed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench import plan, status, sweep
+from bench.__main__ import CONF
+from bench.errors import BenchError
+
+SMALL = [
+    "task.train_prompts=12",
+    "task.test_prompts=6",
+    "policy.steps=4",
+    "policy.demonstrations=400",
+    "num_completions=2,4",
+    "baseline_completions=4",
+    "training.epochs=1",
+    "evaluation.num_completions=2",
+    "evaluation.lm_eval=false",
+    "generation.shard_size=8",
+    "selection=top_per_prompt,random_per_prompt",
+    "tracking=none",
+]
+
+
+def places(folder: Path) -> list[str]:
+    return [f"store={folder}/store", f"outputs={folder}/outputs"]
+
+
+def command(folder: Path, *settings: str, options: tuple[str, ...] = ("-m",)) -> list[str]:
+    return [sys.executable, "-m", "bench", *options, *SMALL, *places(folder), *settings]
+
+
+def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def metrics(folder: Path) -> dict[str, dict]:
+    return {path.parent.name: json.loads(path.read_text()) for path in folder.glob("outputs/*/*/metrics.json")}
+
+
+def listed(folder: Path, *settings: str) -> list[sweep.Cell]:
+    found = sweep.cells([*SMALL, *places(folder), *settings], CONF)
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
+    folder = tmp_path_factory.mktemp("sweep")
+    return folder, run(command(folder), folder)
+
+
+def test_cells_are_the_grid_each_configuration_once(tmp_path: Path):
+    found = listed(tmp_path, "seed=0,0,1")
+    assert len(found) == len({cell.folder for cell in found}) == 8
+    assert found[0].label == "num_completions=2 selection=top_per_prompt seed=0"
+    assert found[-1].label == "num_completions=4 selection=random_per_prompt seed=1"
+
+
+def test_a_named_sweep_gives_the_axes_and_the_command_line_has_the_last_word(tmp_path: Path):
+    named = sweep.cells(["sweep=num_completions_by_temperature", *places(tmp_path)], CONF)
+    fewer = sweep.cells(["sweep=num_completions_by_temperature", "temperature=1.0", *places(tmp_path)], CONF)
+    assert named is not None
+    assert fewer is not None
+    assert {cell.cfg.name for cell in named} == {"num_completions_by_temperature"}
+    assert len(named) == 3 * len(fewer)
+    assert {cell.cfg.temperature for cell in fewer} == {1.0}
+
+
+def test_a_bad_cell_stops_a_sweep_before_its_first(tmp_path: Path):
+    with pytest.raises(BenchError, match="temperature=-1"):
+        listed(tmp_path, "temperature=1.0,-1")
+
+
+def test_the_work_of_cells_together_by_hand(tmp_path: Path):
+    found = plan.work(listed(tmp_path, "temperature=0.7,1.0"))
+    # 2 temperatures; 12 prompts x 4 samples for training and 6 x 4 for Best-of-N each; 2 N x 2 methods x 2 arms
+    # fine-tunings a temperature; the base and each of those greedily and at 2 samples on 6 prompts
+    assert (found.pools, found.trainings, found.evaluations) == (2, 16, 17)
+    assert found.completions == 2 * 12 * 4 + 2 * 6 * 4 + 17 * 6 * 3
+
+
+def test_a_sweep_says_its_price_runs_every_cell_and_sums_up(finished):
+    folder, result = finished
+    assert result.returncode == 0, result.stderr
+    assert "4 cells: 4 missing" in result.stdout
+    assert re.search(r"pools +1 +4\n", result.stdout)
+    assert "4 done" in result.stdout
+    assert len(metrics(folder)) == 4
+    assert result.stderr.count("tuned pass@1") == 4
+
+
+def test_one_pool_serves_every_cell_and_the_savings_add_up(finished):
+    folder, result = finished
+    cells = listed(folder)
+    units = list(folder.glob("store/generate/*/*/manifest.json"))
+    drawn = sum(json.loads(path.read_text())["counts"]["generated_tokens"] for path in units)
+    lines = result.stdout.splitlines()
+    shared, keyed, alone = (
+        int(next(line for line in lines if label in line).split()[-2].replace(",", ""))
+        for label in ("shared by content", "cached by all", "every cell alone")
+    )
+    assert shared == drawn
+    assert alone == sum(found["cost/generated_tokens"] for found in metrics(folder).values())
+    assert shared < keyed < alone
+    assert [cell.folder.name for cell in cells if cell.folder.name not in metrics(folder)] == []
+
+
+def test_the_same_command_again_runs_nothing(finished):
+    folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("metrics.json")}
+    result = run(command(folder), folder)
+    assert result.returncode == 0
+    assert result.stderr.count("done before") == 4
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("metrics.json")}
+
+
+def test_plan_runs_nothing_and_knows_what_like_work_took(finished):
+    folder, _ = finished
+    before = sorted(folder.rglob("*"))
+    result = run(command(folder, "plan=true", "temperature=0.9"), folder)
+    assert result.returncode == 0, result.stderr
+    assert "4 cells: 4 missing" in result.stdout
+    assert re.search(r"at most [\d,]+ tokens and \d+ s of work", result.stdout)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_failed_cell_is_recorded_and_the_rest_go_on(tmp_path: Path):
+    # nothing is correct after four steps of pretraining, so that all_correct keeps nothing to train on
+    methods = ["selection=all_correct,top_per_prompt", "num_completions=2"]
+    result = run(command(tmp_path, *methods), tmp_path)
+    assert result.returncode == 1
+    assert "selection=all_correct: FAILED" in result.stderr
+    assert "selection=top_per_prompt: tuned pass@1" in result.stderr
+    assert "1 done, 1 failed" in result.stdout
+    assert len(metrics(tmp_path)) == 1
+    states = {cell.label: sweep.state(cell) for cell in listed(tmp_path, *methods)}
+    assert {label: found.kind for label, found in states.items()} == {
+        "selection=all_correct": "failed",
+        "selection=top_per_prompt": "done",
+    }
+    assert "kept no completion" in states["selection=all_correct"].detail
+
+
+def test_status_tells_done_running_killed_failed_and_missing(finished, capsys):
+    folder, _ = finished
+    cells = listed(folder, "temperature=1.0,0.8")  # four are done, four are not
+    todo = [cell for cell in cells if cell.cfg.temperature == 0.8]
+    for cell in todo:
+        cell.folder.mkdir(parents=True)
+    (todo[0].folder / "error.txt").write_text("Traceback\nValueError: too hot")
+    (todo[1].folder / sweep.BUSY).write_text("process 1 on elsewhere")  # nobody holds it any more
+    with sweep.busy(todo[2].folder):
+        kinds = [sweep.state(cell).kind for cell in todo]
+        printed = status.table({cell: sweep.state(cell) for cell in cells})
+    assert kinds == ["failed", "interrupted", "running", "missing"]
+    assert "ValueError: too hot" in printed
+    assert f"process {os.getpid()}" in printed
+    assert "4 done, 1 running, 1 failed, 1 interrupted, 1 missing" in printed
+    assert re.search(r"about \d+ s left, 1 at a time", printed)
+    for cell in todo:
+        for path in cell.folder.iterdir():
+            path.unlink()
+        cell.folder.rmdir()
+
+
+def test_a_run_of_other_code_is_outdated_not_done(finished, monkeypatch):
+    folder, _ = finished
+    cell = listed(folder)[0]
+    assert sweep.state(cell).kind == "done"
+    monkeypatch.setattr(sweep, "code_fingerprint", lambda: "other")
+    assert sweep.state(cell).kind == "outdated"
+
+
+def test_four_processes_make_one_pool_once_and_a_killed_holder_of_the_lock_costs_nothing(tmp_path: Path):
+    one = ["num_completions=4", "selection=top_per_prompt"]
+    processes = [
+        subprocess.Popen(
+            command(tmp_path, *one, f"name=sweep{i}"),
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(4)
+    ]
+    holder = _lock_holder(tmp_path / "store", {process.pid for process in processes})
+    os.kill(holder, signal.SIGKILL)
+    ended = {process.pid: (process.communicate(), process.returncode) for process in processes}
+    assert ended.pop(holder)[1] == -signal.SIGKILL
+    assert [code for _, code in ended.values()] == [0, 0, 0], ended
+    assert len(metrics(tmp_path)) >= 1
+    made = [json.loads(path.read_text()) for path in (tmp_path / "store").rglob("manifest.json")]
+    assert len({(one["stage"], one["key"], one["part"]) for one in made}) == len(made)
+    ours = [line for (out, err), _ in ended.values() for line in err.splitlines()]
+    assert any("waiting for process" in line for line in ours)
+    assert not list((tmp_path / "store").rglob(".making*"))
+
+
+def _lock_holder(store: Path, candidates: set[int]) -> int:
+    """The process that is making the first artifact."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for lock in (store / ".locks").glob("pretrain-*") if store.exists() else ():
+            content = lock.read_text()
+            if content.isdigit() and int(content) in candidates:
+                return int(content)
+        time.sleep(0.02)
+    raise AssertionError("nobody began")
