@@ -20,6 +20,7 @@ from transformers import (
 from bench import chat
 from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
+from bench.scoring.prefix_sharing import applicable, shared_lengths
 from bench.scoring.reward_model import batches, find, reward_model
 from bench.store import Store
 
@@ -166,13 +167,45 @@ def test_each_distinct_text_is_scored_once_and_again_never(store: Store, saved, 
         for messages in few_prompts.messages
         for text in set(TEXTS)
     ]
-    tokens = sum(map(len, inputs))
     assert counts["scored"] == 7 * 6
-    assert counts["scored_tokens"] == tokens
-    assert counts["flops"] == 2 * sum(p.numel() for p in model.parameters()) * tokens
+    assert counts["scored_tokens"] == sum(map(len, inputs))
+    prompts = sum(len(chat.encode(tokenizer, messages)) for messages in few_prompts.messages)
+    read = sum(map(len, inputs)) - 5 * prompts  # the prompt once for its six distinct texts
+    assert counts["flops"] == 2 * sum(p.numel() for p in model.parameters()) * read
     again = reward_model(few_prompts, pool, model=folder, batch_tokens=100)
     assert store.uses[1].reused
     assert (first.value == again.value).all()
+
+
+@pytest.mark.parametrize(
+    ("case", "shares"), [("decoder", True), ("decoder, learnt positions", True), ("encoder, pairs", False)]
+)
+def test_a_prompt_is_read_once_by_models_that_read_left_to_right(saved, case, shares):
+    _, model, _ = saved(**CASES[case])
+    assert applicable(model) is shares
+
+
+def test_a_decoder_that_looks_ahead_reads_each_text_whole(saved):
+    _, model, _ = saved()
+    before = type(model.model).forward
+    assert applicable(model)
+
+    def looking_ahead(self, input_ids=None, **settings):
+        result = before(self, input_ids=input_ids, **settings)
+        result.last_hidden_state = result.last_hidden_state + result.last_hidden_state.mean(dim=1, keepdim=True)
+        return result
+
+    model.model.forward = looking_ahead.__get__(model.model)
+    assert not applicable(model)
+
+
+def test_what_texts_share_leaves_each_an_end_to_find():
+    ids = [[*range(10, 20), 1, 2], [*range(10, 20), 1, 3], [*range(10, 20), 2], [*range(10, 20)], [*range(10, 20), 7]]
+    group = np.array([0, 0, 1, 1, 2])
+    assert shared_lengths(ids, group, pad_id=2).tolist() == [10, 10, 9, 9, 0]
+    assert shared_lengths(ids, group, pad_id=None).tolist() == [11, 11, 9, 9, 0]
+    assert shared_lengths([ids[2], ids[2]], group[:2], pad_id=2).tolist() == [9, 9]
+    assert shared_lengths([[1, 2, 3], [1, 2, 4]], group[:2], pad_id=0).tolist() == [0, 0]
 
 
 def test_another_model_in_the_same_folder_scores_anew(store: Store, saved, few_prompts, pool):

@@ -9,7 +9,7 @@ not depend on its batch: padding lies to the right, masked, and is never taken f
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
@@ -19,8 +19,12 @@ from bench.artifacts import Completions, Message, Prompts, Rewards
 from bench.errors import BenchError
 from bench.policies import folder
 from bench.progress import bar, say
+from bench.scoring.prefix_sharing import applicable, forward_shared, shared_lengths
 from bench.scoring.units import scored
 from bench.store import current
+
+if TYPE_CHECKING:
+    import torch
 
 VERSION = 1  # raise it when equal settings give other scores
 STAGE = "score_reward_model"
@@ -132,6 +136,7 @@ class Scorer:
         self.batch_tokens = batch_tokens or BATCH_TOKENS[self.model.device.type]
         config = self.model.config.get_text_config()
         self.own_pad_id = config.pad_token_id
+        self.shares = applicable(self.model)
         readable = min(getattr(config, "max_position_embeddings", None) or ENDLESS, self.tokenizer.model_max_length)
         if max_length is not None and max_length > readable:
             raise BenchError(
@@ -151,17 +156,18 @@ class Scorer:
                 if len(ids) > self.max_length:
                     row[name] = [ids[0], *ids[len(ids) - self.max_length + 1 :]]
         lengths = np.array([len(row["input_ids"]) for row in inputs], dtype=int)
-        values = np.empty(len(inputs))
+        values, read = np.empty(len(inputs)), 0
         with bar("score", total=len(inputs), unit="completions") as progress, torch.inference_mode():
-            for batch in self.batches(lengths):
-                values[batch] = self._forward([inputs[i] for i in batch])
+            for batch, logits, tokens in self._forward(inputs, prompts, lengths):
+                values[batch] = logits[:, 0].double().cpu().numpy()
+                read += tokens
                 progress.advance(len(batch))
         finite = np.isfinite(values)
         counts = {
             "scored_tokens": int(lengths.sum()),
             "truncated_inputs": int(truncated),
             "not_finite": int((~finite).sum()),
-            "flops": 2.0 * self.model.num_parameters() * int(lengths.sum()),
+            "flops": 2.0 * self.model.num_parameters() * read,
         }
         return np.where(finite, values, np.nan), counts
 
@@ -169,8 +175,26 @@ class Scorer:
         """Row numbers of texts of these lengths (tokens), batch by batch."""
         return batches(lengths, self.batch_tokens, PADDING[self.model.device.type])
 
-    def _forward(self, rows: list[dict[str, list[int]]]) -> np.ndarray:
-        """[B] float64. Padding is to the right, where no token before it attends to it and positions don't shift."""
+    def _forward(
+        self, inputs: list[dict[str, list[int]]], prompts: Sequence[Sequence[Message]], lengths: np.ndarray
+    ) -> "Iterator[tuple[np.ndarray, torch.Tensor, int]]":
+        """Texts by their numbers, their logits [B, 1], and the tokens read; where it pays, a prompt is read once."""
+        shared = np.zeros(len(inputs), int)
+        if self.shares:
+            ids = [row["input_ids"] for row in inputs]
+            group = np.unique([id(messages) for messages in prompts], return_inverse=True)[1]
+            shared = shared_lengths(ids, group, self.own_pad_id)
+            some = np.flatnonzero(shared)
+            if len(some):
+                part = (self.model, [ids[i] for i in some], group[some], shared[some], self.batches, self._pad_id)
+                for batch, logits, read in forward_shared(*part):
+                    yield some[batch], logits, read
+        rest = np.flatnonzero(shared == 0)
+        for batch in self.batches(lengths[rest]):
+            yield rest[batch], self._alone([inputs[i] for i in rest[batch]]), int(lengths[rest[batch]].sum())
+
+    def _alone(self, rows: list[dict[str, list[int]]]) -> "torch.Tensor":
+        """[B, 1]. Padding is to the right, where no token before it attends to it and positions don't shift."""
         import torch
 
         width = max(len(row["input_ids"]) for row in rows)
@@ -181,8 +205,7 @@ class Scorer:
             name: torch.tensor([row[name] + [fill[name]] * (width - len(row[name])) for row in rows])
             for name in rows[0]
         }
-        logits = self.model(**{name: tensor.to(self.model.device) for name, tensor in batch.items()}).logits  # (B, 1)
-        return logits[:, 0].double().cpu().numpy()
+        return self.model(**{name: tensor.to(self.model.device) for name, tensor in batch.items()}).logits
 
     def _pad_id(self, last: list[int]) -> int:
         """The id by which the model finds each text's end: its own, or for a model without, one that ends no text."""

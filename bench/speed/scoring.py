@@ -4,7 +4,8 @@
     python -m bench.speed scoring --texts 300 --hidden 256 --layers 4
 
 The texts' lengths are lognormal, as those of answers to mixed questions are: many short, a few very long. The plain
-ways are what one writes first: the texts as they come, 8 or 2 at a time, each batch padded to its longest.
+ways are what one writes first: the texts as they come, 8 or 2 at a time, each batch padded to its longest. In a pool a
+prompt has 16 completions, of which a third repeat another, as in the default experiment's.
 Every way tokenises for itself and has the same model; they take turns, medians are reported, and scores must agree.
 """
 
@@ -24,6 +25,7 @@ from bench.scoring.reward_model import Scorer, find, resolved
 from bench.seeds import generator, small_seed
 
 WORDS = ("the", "sum", "of", "these", "is", "more", "than", "we", "had", "at", "first", "take", "away", "one", "half")
+SAMPLES, BLOCK = 16, 4  # of a prompt in the pool, and in one stored unit of it
 Texts = tuple[list[list[Message]], list[str]]
 
 
@@ -37,7 +39,7 @@ def main(arguments: list[str]) -> None:
         "--spread", type=float, default=1.0, help="standard deviation of log length, default %(default)s"
     )
     parser.add_argument("--longest", type=int, default=1_024, help="tokens, default %(default)s")
-    parser.add_argument("--repeated", type=float, default=0.3, help="share of repeats in the second table's pool")
+    parser.add_argument("--distinct", type=float, default=0.66, help="share of a pool's texts, default %(default)s")
     parser.add_argument("--hidden", type=int, default=96, help="size of the random Llama, default %(default)s")
     parser.add_argument("--layers", type=int, default=2, help="of it, default %(default)s")
     parser.add_argument("--batch-tokens", type=int, help="our token budget, by default scoring=reward_model's")
@@ -78,19 +80,15 @@ def main(arguments: list[str]) -> None:
         padded = sum(len(batch) * lengths[batch].max() for batch in ways[name][1])
         print(f"{_row(name, cpu, wall, next(iter(measured.values())))}{1 - lengths.sum() / padded:9.0%}")
 
-    rng = generator(0, "speed", "repeats")
-    repeats = round(options.texts * options.repeated / (1 - options.repeated))
-    rows = rng.permutation(np.concatenate([np.arange(options.texts), rng.integers(0, options.texts, repeats)]))
-    pool: Texts = ([texts[0][row] for row in rows], [texts[1][row] for row in rows])
-    print(f"\nthe same with {options.repeated:.0%} repeats among them, each distinct text scored once by ours")
-    measured = in_turns(
-        {
-            "distinct, " + name if i == 0 else name: _once(way) if i == 0 else way
-            for i, (name, (way, _)) in enumerate(ways.items())
-        },
-        pool,
-        options.rounds,
+    share = 1 - options.distinct
+    pool = of_prompts(options.texts // BLOCK, options.median, options.spread, options.longest, repeated=share)
+    print(
+        f"\na pool: {options.texts // BLOCK} prompts x {SAMPLES} completions, prompts about as long as completions, "
+        f"{share:.0%} of them repeats\n"
     )
+    pooled = {name: way for name, (way, _) in ways.items()}
+    ours = next(iter(pooled))
+    measured = in_turns({"as bench.scoring does": _by_units(pooled.pop(ours)), **pooled}, pool, options.rounds)
     for name, (cpu, wall) in measured.items():
         print(_row(name, cpu, wall, next(iter(measured.values()))))
 
@@ -132,24 +130,43 @@ def in_arrival_order(scorer: Scorer, texts: Texts, size: int) -> np.ndarray:
     return np.concatenate(values)
 
 
-def _once(way: Callable[[Texts], np.ndarray]) -> Callable[[Texts], np.ndarray]:
-    """As bench.scoring.units does: each distinct text goes through the model once."""
+def _by_units(way: Callable[[Texts], np.ndarray]) -> Callable[[Texts], np.ndarray]:
+    """As bench.scoring.units does: a block of samples after the other, each distinct text of a prompt scored once."""
 
     def call(texts: Texts) -> np.ndarray:
         cells = [(messages[0]["content"], text) for messages, text in zip(*texts, strict=True)]
-        first = {cell: i for i, cell in reversed(list(enumerate(cells)))}
-        kept = sorted(first.values())
-        values = way(([texts[0][i] for i in kept], [texts[1][i] for i in kept]))
-        place = {i: position for position, i in enumerate(kept)}
-        return values[[place[first[cell]] for cell in cells]]
+        known: dict[tuple[str, str], float] = {}
+        for start in range(0, SAMPLES, BLOCK):
+            block = [i for i in range(len(cells)) if start <= i % SAMPLES < start + BLOCK]
+            new = list({cells[i]: i for i in block if cells[i] not in known}.values())
+            if not new:
+                continue
+            values = way(([texts[0][i] for i in new], [texts[1][i] for i in new]))
+            known |= dict(zip([cells[i] for i in new], values.tolist(), strict=True))
+        return np.array([known[cell] for cell in cells])
 
     return call
+
+
+def of_prompts(prompts: int, median: int, spread: float, longest: int, *, repeated: float) -> Texts:
+    """SAMPLES completions of each prompt, prompt by prompt, of which a share repeats another of the same prompt."""
+    rng = generator(0, "speed", "pool")
+    _, asked = long_tailed(prompts, median // 2, spread / 2, longest // 4)
+    _, answered = long_tailed(prompts * SAMPLES, median // 2, spread, longest // 2)
+    messages: list[list[Message]] = [
+        [{"role": "user", "content": f"Question {i}:{text}"}] for i, text in enumerate(asked)
+    ]
+    for row in range(prompts):
+        for column in range(1, SAMPLES):
+            if rng.random() < repeated * SAMPLES / (SAMPLES - 1):
+                answered[row * SAMPLES + column] = answered[row * SAMPLES + rng.integers(0, column)]
+    return [messages[i // SAMPLES] for i in range(prompts * SAMPLES)], answered
 
 
 def long_tailed(count: int, median: int, spread: float, longest: int) -> Texts:
     """Prompts and completions, all different, of lognormal length in words, one to `longest`."""
     rng = generator(0, "speed", "texts")
-    lengths = np.clip(np.round(median * np.exp(rng.normal(0, spread, count))), 1, longest - 32).astype(int)
+    lengths = np.clip(np.round(median * np.exp(rng.normal(0, spread, count))), 1, longest).astype(int)
     prompts: list[list[Message]] = []
     completions = []
     for i, length in enumerate(lengths):
