@@ -4,11 +4,14 @@ import json
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from bench.sweep import Cell, State, state
+
+if TYPE_CHECKING:
+    from bench.reporting.collect import Run
 
 STAGES = {"evaluation": ("divergence_samples", "lm_eval_exact_match"), "training": ("sft",)}
 GIVEN = "pretrain"  # the base policy is there before any experiment; nobody would train it once a cell
@@ -45,6 +48,7 @@ def summary(cells: Sequence[Cell]) -> str:
 def conclusion(cells: Sequence[Cell]) -> str:
     """The table of finished cells, what failed and why, and what sharing saved."""
     from bench.reporting.collect import read_run
+    from bench.reporting.ranking import rank, ranking_table
     from bench.reporting.tables import runs_table
 
     states = {cell.label: state(cell) for cell in cells}
@@ -52,8 +56,22 @@ def conclusion(cells: Sequence[Cell]) -> str:
     lines = ["", tally([found.kind for found in states.values()])]
     lines += [f"  {label}: {described(found)}" for label, found in states.items() if found.kind != "done"]
     if done:
-        lines += ["", runs_table([read_run(cell.folder) for cell in done]), "", *savings(done)]
+        runs = {cell.label: read_run(cell.folder) for cell in done}
+        by_method = _by_method(runs)
+        table = ranking_table(rank(by_method)) if by_method else runs_table(list(runs.values()))
+        lines += ["", table, "", *savings(done)]
     return "\n".join(lines)
+
+
+def _by_method(runs: "dict[str, Run]") -> "dict[str, list[Run]]":
+    """Runs by what sets them apart beside the seed; empty unless several methods have the same several seeds."""
+    methods: dict[str, list[Run]] = {}
+    for label, run in runs.items():
+        name = " ".join(part for part in label.split() if not part.startswith("seed="))
+        methods.setdefault(name, []).append(run)
+    seeds = {tuple(sorted(run.config["seed"] for run in found)) for found in methods.values()}
+    comparable = len(methods) > 1 and len(seeds) == 1 and len(next(iter(seeds))) > 1
+    return methods if comparable else {}
 
 
 def described(found: State) -> str:

@@ -15,7 +15,7 @@ from bench.allowed import DTYPE, Count, Rule, one_of, or_null, text
 from bench.artifacts import Completions, Prompts, Rewards
 from bench.errors import BenchError
 from bench.progress import bar, say
-from bench.scoring.reward_model import ENDLESS, HEADS, RewardModel, batches, find, in_float32
+from bench.scoring.reward_model import ENDLESS, HEADS, PADDING, RewardModel, batches, find, in_float32
 from bench.scoring.units import scored
 from bench.store import current
 
@@ -164,7 +164,7 @@ class StepScorer:
         fits = lengths <= self.readable
         scorable = np.flatnonzero(has_steps & fits)
         with bar("score steps", total=len(scorable), unit="completions") as progress, torch.inference_mode():
-            for batch in batches(lengths[scorable], self.batch_tokens):
+            for batch in batches(lengths[scorable], self.batch_tokens, PADDING[self.model.device.type]):
                 chosen = scorable[batch]
                 for place, values in zip(chosen, self._forward([inputs[i] for i in chosen]), strict=True):
                     found[place] = values

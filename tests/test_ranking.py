@@ -1,0 +1,90 @@
+"""Ranking: order, pairing, Holm and verdicts, on runs whose scores are made up."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.estimators.uncertainty import seed_interval
+from bench.reporting.collect import Estimate, Run
+from bench.reporting.ranking import _p_value, rank, ranking_table
+
+
+@dataclass(frozen=True)
+class MadeUp(Run):
+    scores: dict[str, np.ndarray]
+
+    def per_prompt(self, policy: str, method: str, metric: str, n: int) -> np.ndarray:
+        return self.scores[policy]
+
+
+def runs(
+    means: dict[str, float], *, draw: int = 0, seeds: int = 5, prompts: int = 300, control: bool = True
+) -> list[Run]:
+    rng = np.random.default_rng(draw)
+    prompt = rng.normal(0, 0.2, prompts)  # prompts differ alike in every method: pairing takes that away
+    curves = {("tuned", "policy", "kl", 1): Estimate(0.5, 0.4, 0.6)}
+    return [
+        MadeUp(
+            folder=Path(str(seed)),
+            config={"seed": seed, "control": "matched" if control else "none"},
+            metrics={},
+            curves=curves,
+            scores={arm: mean + prompt + rng.normal(0, 0.1, prompts) for arm, mean in means.items()},
+        )
+        for seed in range(seeds)
+    ]
+
+
+def test_the_order_the_effects_and_the_verdicts():
+    ranked = rank(
+        {
+            "poor": runs({"tuned": 0.2, "control": 0.3}),
+            "best": runs({"tuned": 0.6, "control": 0.3}),
+            "as good": runs({"tuned": 0.599, "control": 0.3}, draw=1),
+            "idle": runs({"tuned": 0.3, "control": 0.3}),
+        }
+    )
+    assert [one.name for one in ranked] == ["best", "as good", "idle", "poor"]
+    assert [one.effect_verdict for one in ranked] == ["better", "better", "not resolved", "worse"]
+    assert [one.behind_verdict for one in ranked] == ["first", "not resolved", "better", "better"]
+    best = ranked[0]
+    assert best.effect is not None
+    assert best.effect.value == pytest.approx(0.3, abs=0.02)
+    assert best.effect.low < 0.3 < best.effect.high
+    assert best.effect.high - best.effect.low < 0.2 * (best.tuned.high - best.tuned.low) + 0.05  # paired
+    table = ranking_table(ranked)
+    assert table.splitlines()[2].startswith("| best")
+    assert "not resolved" in table
+
+
+def test_methods_without_a_control_are_ranked_and_say_so():
+    (one, two) = rank({"a": runs({"tuned": 0.5}, control=False), "b": runs({"tuned": 0.2, "control": 0.1})})
+    assert (one.name, one.effect, one.effect_verdict) == ("a", None, "no control")
+    assert two.effect_verdict == "better"
+
+
+def test_the_p_value_is_where_the_interval_touches_zero():
+    rng = np.random.default_rng(0)
+    for shift in (0.0, 0.01, 0.03):
+        values = rng.normal(shift, 0.3, (4, 200)) + rng.normal(0, 0.01, (4, 1))
+        p = _p_value(values)
+        ends = seed_interval(values, level=1 - p)
+        assert min(abs(ends.low), abs(ends.high)) < 1e-6
+    assert _p_value(np.zeros((3, 10))) == 1.0
+
+
+def test_many_idle_methods_are_not_resolved():
+    rng = np.random.default_rng(3)
+    found = []
+    for repeat in range(20):
+        methods = {}
+        for name in range(10):
+            made = runs({"tuned": 0.3, "control": 0.3}, seeds=3, prompts=100)
+            for run in made:
+                noise = rng.normal(0, 0.1, (2, 100))
+                run.scores.update(tuned=0.3 + noise[0], control=0.3 + noise[1])
+            methods[f"{repeat}-{name}"] = made
+        found += [any(one.effect_verdict != "not resolved" for one in rank(methods))]
+    assert sum(found) <= 3  # a family-wise error of 5 %
