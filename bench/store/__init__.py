@@ -18,7 +18,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -36,6 +36,7 @@ from bench.store.files import (
     flush,
     write_durably,
 )
+from bench.store.uses import Use, lineage, unique
 
 __all__ = [
     "MANIFEST",
@@ -80,20 +81,6 @@ class Address:
 
     def piece(self, part: str) -> "Address":
         return replace(self, part=part)
-
-
-@dataclass
-class Use:
-    """One artifact that a run asked for; a run's uses are its lineage, its costs are theirs."""
-
-    stage: str
-    key: str
-    part: str
-    settings: dict[str, Any]
-    parents: dict[str, str]
-    counts: dict[str, float]  # e.g. generated_tokens, flops
-    seconds: float  # wall time of making it, now or earlier
-    reused: bool
 
 
 @dataclass
@@ -283,19 +270,6 @@ def stage(
         return call
 
     return decorate
-
-
-def unique(uses: Sequence[Use]) -> list[Use]:
-    """Each artifact once, as it was when first asked for."""
-    first: dict[tuple[str, str, str], Use] = {}
-    for use in uses:
-        first.setdefault((use.stage, use.key, use.part), use)
-    return list(first.values())
-
-
-def lineage(uses: Sequence[Use]) -> list[dict[str, Any]]:
-    """Every ancestor of a run, for lineage.json."""
-    return [asdict(use) for use in unique(uses)]
 
 
 def _peak_memory() -> int:
