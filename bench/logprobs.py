@@ -4,7 +4,7 @@ Sequences end at EOS or at the length limit; the EOS's own log-probability count
 Steps are masked by generated length, never by a padding id. log_softmax is in float32, sums are in float64.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,11 +49,32 @@ def sequence_logprobs(
     dtype: str = "float32",
 ) -> np.ndarray:
     """[M, N] nats a sequence: each completion's log-probability under the policy's sampler, its EOS included."""
-    total = np.zeros(completions.logprob.size)
-    for cells, (logits,), tokens, generated, _ in _steps((policy,), prompts, completions, batch_tokens, dtype, "score"):
-        taken = _sampler_logprobs(logits, tokens, temperature, top_p, top_k).gather(-1, tokens[..., None])[..., 0]
-        total[cells] = (taken.double() * generated).sum(dim=-1).cpu().numpy()
-    return total.reshape(completions.shape)
+    models = loaded((policy,), dtype)
+    samplers = [(temperature, top_p, top_k)]
+    return logprobs_under_samplers(policy, models, prompts, completions, samplers, batch_tokens=batch_tokens)[0]
+
+
+def logprobs_under_samplers(
+    policy: Policy,
+    models: dict[Policy, Any],
+    prompts: Prompts,
+    completions: Completions,
+    samplers: Sequence[tuple[float, float, int]],
+    *,
+    batch_tokens: int = 16_384,
+) -> np.ndarray:
+    """[samplers, M, N] nats a sequence, from one reading; a sampler is (temperature, top_p, top_k).
+
+    models: the policy's loaded model, by policy.
+    """
+    total = np.zeros((len(samplers), completions.logprob.size))
+    for cells, (logits,), tokens, generated, _ in _steps(
+        (policy,), models, prompts, completions, batch_tokens, "score"
+    ):
+        for number, sampler in enumerate(samplers):
+            taken = _sampler_logprobs(logits, tokens, *sampler).gather(-1, tokens[..., None])[..., 0]
+            total[number, cells] = (taken.double() * generated).sum(dim=-1).cpu().numpy()
+    return total.reshape(len(samplers), *completions.shape)
 
 
 @stage(version=2, load=DivergenceSamples.load, speed_only=("batch_tokens",))
@@ -82,7 +103,8 @@ def divergence_samples(
 
     rao_blackwell, k1 = np.zeros(completions.logprob.size), np.zeros(completions.logprob.size)
     pair, read = (policy, reference), 0
-    for cells, logits, tokens, generated, attended in _steps(pair, prompts, completions, batch_tokens, dtype, "KL"):
+    models = loaded(pair, dtype)
+    for cells, logits, tokens, generated, attended in _steps(pair, models, prompts, completions, batch_tokens, "KL"):
         read += attended
         ours = _sampler_logprobs(logits[0], tokens, temperature, top_p, top_k)
         theirs = logits[1].float().log_softmax(dim=-1)
@@ -112,12 +134,19 @@ def _sampler_logprobs(
     return allowed.log_softmax(dim=-1)
 
 
+def loaded(policies_: tuple[Policy, ...], dtype: str) -> dict[Policy, Any]:
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return {policy: policies.load_model(policy, dtype=dtype, device=device) for policy in set(policies_)}
+
+
 def _steps(
     policies_: tuple[Policy, ...],
+    models: dict[Policy, Any],
     prompts: Prompts,
     completions: Completions,
     batch_tokens: int,
-    dtype: str,
     label: str,
 ) -> Iterator[tuple[np.ndarray, list["torch.Tensor"], "torch.Tensor", "torch.Tensor", int]]:
     """Batches: flat cells [B], each policy's logits [B, T, V], drawn tokens [B, T], which count [B, T], tokens read.
@@ -127,8 +156,7 @@ def _steps(
     import torch
 
     tokenizer = policies.load_tokenizer(policies_[0])
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    models = {policy: policies.load_model(policy, dtype=dtype, device=device) for policy in set(policies_)}
+    device = next(iter(models.values())).device
     vocabulary = next(iter(models.values())).config.vocab_size
     samples = completions.shape[1]
     with bar(label, total=completions.logprob.size, unit="completions") as progress:

@@ -1,26 +1,31 @@
 """The suite's own log-probabilities for token ids that another program drew."""
 
-from functools import partial
+from typing import Any
 
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts
-from bench.logprobs import sequence_logprobs
+from bench.logprobs import loaded, logprobs_under_samplers, sequence_logprobs
 
 
-def sequence_logprob_pair(
-    policy: Policy, prompts: Prompts, token_ids: np.ndarray, *, temperature: float, top_p: float, top_k: int, dtype: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """[M, N] nats a sequence under the sampler, and under the policy at temperature 1, top-p 1; greedy's are 0."""
-    nothing = np.zeros(token_ids.shape)
-    unscored = Completions(token_ids, token_ids, nothing, nothing, nothing, key="")
-    score = partial(sequence_logprobs, policy, prompts, unscored, dtype=dtype)
-    under_policy = score()
-    if temperature == 0:
-        return nothing, under_policy
-    if (temperature, top_p, top_k) == (1, 1, 0):
-        return under_policy, under_policy
-    return score(temperature=temperature, top_p=top_p, top_k=top_k), under_policy
+class Rescorer:
+    """One policy's log-probabilities, its weights loaded once, when first asked."""
+
+    def __init__(self, policy: Policy, *, dtype: str) -> None:
+        self.policy, self.dtype = policy, dtype
+        self._models: dict[Policy, Any] = {}
+
+    def pair(
+        self, prompts: Prompts, token_ids: np.ndarray, *, temperature: float, top_p: float, top_k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """[M, N] nats a sequence under the sampler, and under the policy at temperature 1, top-p 1; greedy's are 0."""
+        self._models = self._models or loaded((self.policy,), self.dtype)
+        nothing = np.zeros(token_ids.shape)
+        unscored = Completions(token_ids, token_ids, nothing, nothing, nothing, key="")
+        raw, sampler = (1.0, 1.0, 0), (temperature, top_p, top_k)
+        samplers = [raw] if temperature == 0 or sampler == raw else [raw, sampler]
+        found = logprobs_under_samplers(self.policy, self._models, prompts, unscored, samplers)
+        return (nothing if temperature == 0 else found[-1]), found[0]
 
 
 def token_logprobs(policy: Policy, prompts: Prompts, token_ids: list[list[int]], *, dtype: str) -> list[np.ndarray]:

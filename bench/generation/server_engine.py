@@ -38,7 +38,7 @@ from bench.generation import server_checks, tokens
 from bench.generation.completions_api import PATHS, Answer, Request
 from bench.generation.model_server import Server
 from bench.generation.pool import draw
-from bench.generation.rescoring import sequence_logprob_pair
+from bench.generation.rescoring import Rescorer
 from bench.progress import Bar, say
 from bench.seeds import stream_key
 
@@ -148,6 +148,7 @@ class ServerEngine:
         self.eos_ids, context, self.vocabulary = tokens.configured(policy.path, self.tokenizer)
         self.context = min((limit for limit in (context, server.context) if limit is not None), default=None)
         self._checked = False
+        self._rescorer = Rescorer(policy, dtype=dtype)
 
     def sample(
         self,
@@ -206,8 +207,8 @@ class ServerEngine:
                 f"warning: {otherwise} of {len(requests)} completions came as text that tokenizes otherwise than as it "
                 "was drawn; a server that returns token ids (vLLM) avoids it"
             )
-        logprob, policy_logprob = sequence_logprob_pair(
-            self.policy, prompts, token_ids, temperature=temperature, top_p=top_p, top_k=top_k, dtype=self.dtype
+        logprob, policy_logprob = self._rescorer.pair(
+            prompts, token_ids, temperature=temperature, top_p=top_p, top_k=top_k
         )
         completions = tokens.decode(
             self.tokenizer,

@@ -34,7 +34,7 @@ from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
 from bench.generation import tokens
 from bench.generation.pool import draw
-from bench.generation.rescoring import sequence_logprob_pair
+from bench.generation.rescoring import Rescorer
 from bench.generation.vllm_core import Answer, Core, EngineDiedError, Request, shape
 from bench.generation.vllm_launch import Options
 from bench.generation.vllm_lora import LORA_RANKS, Adapter, adapter_of, base_folder
@@ -134,6 +134,7 @@ class VLLMEngine:
         else:
             configured = GenerationConfig.from_model_config(config)
         self.eos_ids = tokens.ending_ids(self.tokenizer, configured)
+        self._rescorer = Rescorer(policy, dtype=options.dtype)
 
     def sample(
         self,
@@ -206,14 +207,8 @@ class VLLMEngine:
         token_ids, theirs = np.empty(shape_, object), np.zeros(shape_)
         for cell, answer in answers.items():
             token_ids[cell], theirs[cell] = np.array(answer.token_ids, np.int32), answer.logprob
-        logprob, policy_logprob = sequence_logprob_pair(
-            self.policy,
-            prompts,
-            token_ids,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            dtype=self.options.dtype,
+        logprob, policy_logprob = self._rescorer.pair(
+            prompts, token_ids, temperature=temperature, top_p=top_p, top_k=top_k
         )
         completions = tokens.decode(
             self.tokenizer,
