@@ -93,8 +93,11 @@ class Completions:
         """Consecutive prompts and their completions [rows, N], as many at a time as the pool keeps together."""
         yield slice(0, self.shape[0]), self
 
-    def units(self) -> Iterator[tuple[slice, slice, "Completions"]]:
-        """Prompts, samples and their completions, as they are stored; the key of each says what it holds."""
+    def units(self, *, whole: bool = False) -> Iterator[tuple[slice, slice, "Completions"]]:
+        """Prompts, samples and their completions, as they are stored; the key of each says what it holds.
+
+        whole: with those samples of a stored unit that this view of a pool leaves out.
+        """
         yield slice(0, self.shape[0]), slice(0, self.shape[1]), self
 
     @property

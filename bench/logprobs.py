@@ -156,7 +156,11 @@ def _steps(
     import torch
 
     tokenizer = policies.load_tokenizer(policies_[0])
+    from bench.generation.kv_cache import mixes_lengths
+
     device = next(iter(models.values())).device
+    with torch.inference_mode():
+        padded = all(mixes_lengths(model) for model in models.values())
     vocabulary = next(iter(models.values())).config.vocab_size
     samples = completions.shape[1]
     with bar(label, total=completions.logprob.size, unit="completions") as progress:
@@ -164,7 +168,7 @@ def _steps(
             prompt_ids = [chat.encode(tokenizer, messages) for messages in prompts.messages[rows]]
             drawn = part.token_ids.ravel()
             lengths = np.array([len(prompt_ids[cell // samples]) + len(ids) for cell, ids in enumerate(drawn)])
-            for cells in _batches(lengths, part.length.ravel(), batch_tokens, vocabulary):
+            for cells in _batches(lengths, part.length.ravel(), batch_tokens, vocabulary, padded):
                 width, steps = lengths[cells].max(), max(len(drawn[cell]) for cell in cells)
                 ids = torch.zeros(len(cells), width, dtype=torch.long)
                 attended = torch.zeros(len(cells), width, dtype=torch.long)
@@ -191,8 +195,13 @@ def _logits(model: Any, ids: "torch.Tensor", attended: "torch.Tensor", steps: in
     return result.logits[:, :-1]
 
 
-def _batches(lengths: np.ndarray, steps: np.ndarray, batch_tokens: int, vocabulary: int) -> Iterator[np.ndarray]:
-    """Cells sorted by length, longest first, cut where a padded batch would pass the token or the logits budget."""
+def _batches(
+    lengths: np.ndarray, steps: np.ndarray, batch_tokens: int, vocabulary: int, padded: bool
+) -> Iterator[np.ndarray]:
+    """Cells sorted by length, longest first, cut where a padded batch would pass the token or the logits budget.
+
+    padded: lengths may differ within a batch.
+    """
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
@@ -201,6 +210,8 @@ def _batches(lengths: np.ndarray, steps: np.ndarray, batch_tokens: int, vocabula
         while end < len(order):
             most_steps = max(most_steps, steps[order[end]])
             size = end + 1 - start
+            if not padded and lengths[order[end]] != lengths[order[start]]:
+                break
             if size * lengths[order[start]] > batch_tokens or size * (most_steps + 1) * vocabulary > LOGITS_AT_ONCE:
                 break
             end += 1

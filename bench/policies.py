@@ -50,11 +50,15 @@ def from_folder(task: Any, *, path: Annotated[str, FOLDER]) -> Policy:
 
 
 def folder(path: str | Path) -> Policy:
-    """The policy in a local folder in Hugging Face format; its fingerprint is that of every file's content."""
+    """The policy in a local folder in Hugging Face format; its fingerprint is that of every file's content.
+
+    The folder may hold a LoRA adapter that names another local folder as its base model, whose content then counts too.
+    """
     import hashlib
 
     path = Path(path).absolute()
-    if not (path / "config.json").is_file():
+    base = adapter_base(path)
+    if base is None and not (path / "config.json").is_file():
         raise BenchError(f"policy.path={path} holds no config.json; give a folder that save_pretrained wrote.")
     if not list(path.glob("*.safetensors")):
         raise BenchError(
@@ -66,7 +70,42 @@ def folder(path: str | Path) -> Policy:
             digest.update(file.name.encode())
             with file.open("rb") as content:
                 digest.update(hashlib.file_digest(content, "blake2b").digest())
+    if base is not None:
+        digest.update(folder(base).fingerprint.encode())
     return Policy(path, digest.hexdigest())
+
+
+def adapter_base(path: Path) -> Path | None:
+    """The folder of the model that the adapter at `path` belongs to; None where `path` holds no adapter."""
+    import json
+
+    if not (path / "adapter_config.json").is_file():
+        return None
+    base = Path(str(json.loads((path / "adapter_config.json").read_text()).get("base_model_name_or_path")))
+    if not (base / "config.json").is_file():
+        raise BenchError(
+            f"The adapter in {path} names {base} as its base model, which is no local folder with a config.json."
+        )
+    return base.absolute()
+
+
+def context(config: Any) -> int | None:
+    """Positions of prompt and completion together up to which a model can be asked; None where it names no limit.
+
+    Models that stretch their positions for long texts (rope types "longrope" and "dynamic") do so by a batch's longest
+    text, so that an answer would depend on its company: they count up to where the stretching begins.
+    """
+    text = config.get_text_config()
+    limit = getattr(text, "max_position_embeddings", None)
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    kinds = rope.values() if any(isinstance(kind, dict) for kind in rope.values()) else [rope]
+    for kind in kinds:
+        if isinstance(kind, dict) and kind.get("rope_type", kind.get("type")) in ("longrope", "dynamic"):
+            before = kind.get("original_max_position_embeddings") or getattr(
+                text, "original_max_position_embeddings", limit
+            )
+            limit = min(number for number in (limit, before) if number is not None) if before or limit else None
+    return limit
 
 
 def load_tokenizer(policy: Policy) -> Any:

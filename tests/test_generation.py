@@ -1,6 +1,7 @@
 """The contract of sampling with transformers: exact distributions, log-probabilities and limits; other families."""
 
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +192,7 @@ def test_any_family_agrees_with_generate_and_with_one_by_one(
     assert_greedy_agrees(policy, few_prompts, [2])
     drawn = generate(few_prompts, policy, top_p=0.9)
     assert ids(drawn) == sampled_one_by_one(policy, few_prompts, 4, (1.0, 0.9, 0))
+    assert sequence_logprobs(policy, few_prompts, drawn) == pytest.approx(drawn.policy_logprob, abs=1e-3)
     assert ("reads its prompt anew" in capsys.readouterr().err) == (family in PLAIN)
 
 
@@ -338,6 +340,56 @@ def test_a_prompt_longer_than_the_context_is_refused_by_name(random_policy, stor
     with pytest.raises(BenchError, match=r"q1.*256"):
         generate(asking("How many", "How many coins? " * 100), random_policy)
     assert not list(store.root.rglob("*.parquet"))
+
+
+def test_positions_that_a_batch_stretches_are_used_up_to_where_that_begins():
+    from transformers import LlamaConfig, Phi3Config
+
+    shape = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 160}
+    factors = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "original_max_position_embeddings": 40}
+    longrope = {"rope_type": "longrope", "rope_theta": 10000.0, **factors}
+    stretched = Phi3Config(**shape, original_max_position_embeddings=40, rope_parameters=longrope)
+    assert policies.context(stretched) == 40
+    assert policies.context(Phi3Config(**shape)) == 160
+    dynamic = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}  # stretches beyond the configured length
+    assert policies.context(LlamaConfig(**shape, rope_parameters=dynamic)) == 160
+
+
+def test_a_family_that_transformers_computes_wrongly_in_batches_is_refused(random_policy, few_prompts, store, tmp_path):
+    shutil.copytree(random_policy.path, tmp_path / "rwkv")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transformers_engine, "MISTAKEN_IN_BATCHES", ("llama",))
+        with pytest.raises(BenchError, match="llama models wrongly"):
+            generate(few_prompts, policies.folder(tmp_path / "rwkv"))
+
+
+def test_prefills_beyond_the_token_budget_are_not_kept(random_policy, few_prompts, store, monkeypatch):
+    alive, most = [], []
+    prefill = decoding.prefill
+
+    def counted(model, prompt_ids):
+        made = prefill(model, prompt_ids)
+        alive.append(weakref.ref(made))
+        most.append(sum(ref() is not None for ref in alive))
+        return made
+
+    monkeypatch.setattr(decoding, "prefill", counted)
+    generate(few_prompts, random_policy, shard_size=7, num_completions=4, batch_tokens=100)
+    assert len(most) >= 7
+    assert max(most) <= 2  # the one at work, and the next
+
+
+def test_an_adapter_is_a_policy_of_its_own_and_of_its_base(random_policy, few_prompts, store, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    base = policies.folder(shutil.copytree(random_policy.path, tmp_path / "base"))
+    model = get_peft_model(policies.load_model(base), LoraConfig(r=2, target_modules=["q_proj"]))
+    model.save_pretrained(tmp_path / "adapter")
+    policies.load_tokenizer(base).save_pretrained(tmp_path / "adapter")
+    adapter = policies.folder(tmp_path / "adapter")
+    assert ids(generate(few_prompts, adapter)) == ids(generate(few_prompts, base))  # a new adapter changes nothing yet
+    (tmp_path / "base" / "generation_config.json").write_text('{"eos_token_id": 2, "temperature": 0.5}')
+    assert policies.folder(tmp_path / "adapter").fingerprint != adapter.fingerprint != base.fingerprint
 
 
 def test_a_policy_whose_logits_are_not_numbers_is_refused(random_policy, few_prompts, store, tmp_path):

@@ -139,7 +139,7 @@ def test_memory_is_bounded_by_the_batch(monkeypatch):
 
     monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", 1000)
     lengths, steps = np.array([30, 12, 25, 9, 40, 12]), np.array([10, 2, 5, 3, 20, 2])
-    batches = list(logprobs._batches(lengths, steps, 60, 30))
+    batches = list(logprobs._batches(lengths, steps, 60, 30, padded=True))
     assert sorted(np.concatenate(batches).tolist()) == list(range(6))
     for cells in batches:
         padded = len(cells) * lengths[cells].max(), len(cells) * (steps[cells].max() + 1) * 30
@@ -153,3 +153,11 @@ def test_what_is_stored_is_what_is_returned(pair, store: Store):
     assert [use.reused for use in store.uses] == [False, True]
     (path,) = store.root.glob("divergence_samples/*/divergence.safetensors")
     assert (load_file(path)["k1"] == found.k1).all()
+
+
+def test_a_model_that_padding_harms_is_scored_in_batches_of_equal_lengths(monkeypatch):
+    from bench import logprobs
+
+    lengths, steps = np.array([30, 12, 30, 9, 12, 12]), np.full(6, 2)
+    batches = [sorted(lengths[batch].tolist()) for batch in logprobs._batches(lengths, steps, 10**6, 30, padded=False)]
+    assert batches == [[30, 30], [12, 12, 12], [9]]

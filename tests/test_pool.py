@@ -1,5 +1,6 @@
 """Pools that nest: extension, prefixes, kills and streams; every one compared with drawing at once."""
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -41,14 +42,15 @@ def test_a_pool_extended_is_the_pool_drawn_at_once(random_policy, few_prompts, s
         at_once = generate(few_prompts, random_policy, num_completions=6)
     generate(few_prompts, random_policy, num_completions=2)
     generate(few_prompts, random_policy, num_completions=3)  # rounded up to two blocks
-    damaged = unit_keys(at_once)[3]  # the first block of the second shard
+    places = [key.partition(":")[0] for key in unit_keys(at_once)]
+    damaged = places[3]  # the first block of the second shard
     shutil.rmtree(store.root / "generate" / damaged)
     before = len(store.uses)
     grown = generate(few_prompts, random_policy, num_completions=6)
     assert same(grown, at_once)
     assert grown.key == at_once.key
     made = [f"{use.key}/{use.part}" for use in store.uses[before:] if not use.reused]
-    assert made == [key for key in unit_keys(at_once) if key == damaged or key.endswith("/00002")]
+    assert made == [place for place in places if place == damaged or place.endswith("/00002")]
     assert len(made) == 4
     files = [
         sorted(path.relative_to(place.root) for path in place.root.rglob("*.parquet")) for place in (store, another)
@@ -211,19 +213,58 @@ def test_twins_are_expected_as_often_as_independent_samples_make_them(random_pol
     assert not found["twins_alarm"]
 
 
-def test_the_twins_alarm_rings_where_two_blocks_share_their_streams_and_not_by_chance():
+@pytest.mark.parametrize("prompts", [3, 60])
+def test_the_twins_alarm_rings_where_two_blocks_share_their_streams_and_not_by_chance(prompts):
     rng = np.random.default_rng(0)
     rings = {"independent": 0, "shared": 0}
-    for _ in range(100):
-        probability = rng.dirichlet(np.full(50, rng.choice([0.02, 0.2, 2.0])), size=60)  # [M, V]
+    for _ in range(200):
+        probability = rng.dirichlet(np.full(50, rng.choice([0.02, 0.2, 2.0])), size=prompts)  # [M, V]
         for name in rings:
-            drawn = np.stack([rng.choice(50, size=8, p=row) for row in probability])
+            drawn = np.stack([rng.choice(50, size=16, p=row) for row in probability])
             if name == "shared":
-                drawn[:, 4:] = drawn[:, :4]
-            observed = (drawn[:, :, None] == drawn[:, None, :]).sum(axis=(1, 2)) / 2 - 4
-            expected = np.take_along_axis(probability, drawn, axis=1).sum(axis=1) * 7 / 2
-            rings[name] += pools.twins_alarm(observed, expected)
-    assert rings["independent"] == 0
-    assert rings["shared"] > 60  # where samples are all but certain, sharing shows little
-    certain = np.full(600, 6.0)
-    assert not pools.twins_alarm(certain, certain * (1 - 1e-7))
+                drawn[:, 8:] = drawn[:, :8]
+            observed = (drawn[:, :, None] == drawn[:, None, :]).sum(axis=(1, 2)) / 2 - 8
+            with np.errstate(divide="ignore"):
+                logprob = np.log(np.take_along_axis(probability, drawn, axis=1))
+            rings[name] += pools.twins_alarm(observed, *pools.expected_twins(logprob))
+    assert rings["independent"] <= 1
+    assert rings["shared"] > (120 if prompts == 60 else 40)  # where samples are all but certain, sharing shows little
+
+
+def test_the_twins_alarm_rings_for_few_prompts_and_not_for_certain_samples():
+    never, certain = np.full((1, 64), -50.0), np.full((600, 4), -1e-9)
+    assert pools.twins_alarm(np.array([64 * 63 / 2]), *pools.expected_twins(never))
+    assert not pools.twins_alarm(np.full(600, 6.0), *pools.expected_twins(certain))
+
+
+def test_the_moments_of_twins_are_those_of_every_draw():
+    probability = np.array([0.5, 0.3, 0.2])
+    draws = np.array(list(itertools.product(range(3), repeat=4)))
+    weight = probability[draws].prod(axis=1)
+    pairs = (draws[:, :, None] == draws[:, None, :]).sum(axis=(1, 2)) / 2 - 2
+    mean = (weight * pairs).sum()
+    expected, variance = pools.expected_twins(np.log(probability[draws]))
+    assert (weight * expected).sum() == pytest.approx(mean)
+    second, third = (probability**2).sum(), (probability**3).sum()
+    exact = 6 * (second - second**2) + 24 * (third - second**2)
+    assert (weight * (pairs - mean) ** 2).sum() == pytest.approx(exact)
+    assert (weight * variance).sum() == pytest.approx(exact, rel=0.2)  # squares of estimates are biased a little
+
+
+def test_a_unit_drawn_otherwise_has_another_key(random_policy, few_prompts, store, monkeypatch):
+    pool = generate(few_prompts, random_policy)
+    sample = transformers_engine.TransformersEngine.sample
+
+    def otherwise(self, *args, **settings):
+        drawn, counts = sample(self, *args, **settings)
+        drawn.text[0, 0] += "!"
+        return drawn, counts
+
+    damaged = next(iter(sorted(pool.stored_as)))
+    (store.root / "generate" / damaged / "completions.parquet").write_bytes(b"")
+    monkeypatch.setattr(transformers_engine.TransformersEngine, "sample", otherwise)
+    again = generate(few_prompts, random_policy)
+    assert again.stored_as == pool.stored_as
+    assert len(set(unit_keys(again)) - set(unit_keys(pool))) == 1
+    assert again.key != pool.key
+    assert again.first(1).key != pool.first(1).key or damaged not in again.first(1).stored_as

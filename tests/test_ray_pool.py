@@ -165,8 +165,8 @@ def release(held: list[Path]) -> None:
 
 
 def files(store: Store) -> dict[str, tuple[int, int, bytes]]:
-    """Inode, time of change and content of every unit's completions."""
-    paths = sorted(store.root.glob("generate/*/*/completions.parquet"))
+    """Inode, time of change and content of every finished unit's completions."""
+    paths = sorted(store.root.glob("generate/*/[0-9]*/completions.parquet"))  # what is being made has another name
     return {
         str(path.relative_to(store.root)): (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes())
         for path in paths

@@ -29,7 +29,7 @@ def by_hand(pool: Completions) -> np.ndarray:
 
 
 def test_scores_are_those_of_each_cell_and_each_distinct_text_is_scored_once(random_policy, few_prompts, store):
-    pool = generate(few_prompts, random_policy, num_completions=9, max_new_tokens=1)
+    pool = generate(few_prompts, random_policy, num_completions=10, max_new_tokens=1)
     score = Counting()
     assert (by_unit(few_prompts, pool, score) == by_hand(pool)).all()
     distinct = {(row, text) for row, texts in enumerate(np.asarray(pool.text)) for text in texts}
@@ -44,6 +44,8 @@ def test_a_larger_pool_scores_only_what_is_new_and_a_prefix_nothing(random_polic
     assert (by_unit(few_prompts, large, second) == by_hand(large)).all()
     assert not set(first.asked) & set(second.asked)
     assert (by_unit(few_prompts, large.first(6), third) == by_hand(large)[:, :6]).all()
+    assert third.asked == []
+    by_unit(few_prompts, large.first(5), third)
     assert third.asked == []
     by_unit(few_prompts, small, third, other_setting=1)
     assert third.asked == first.asked
@@ -86,3 +88,12 @@ def test_completions_in_memory_are_one_unit(store: Store):
     with using(store):
         assert by_unit(prompts, pool, score).tolist() == [[1, 1], [101, 102]]
     assert score.asked == [(0, "x"), (1, "x"), (1, "yy")]
+
+
+def test_a_pool_cut_within_a_block_scores_it_whole_once(random_policy, few_prompts, store):
+    cut = generate(few_prompts, random_policy, num_completions=5)
+    first, second = Counting(), Counting()
+    assert (by_unit(few_prompts, cut, first) == by_hand(cut)).all()
+    whole = generate(few_prompts, random_policy, num_completions=6)
+    assert (by_unit(few_prompts, whole, second) == by_hand(whole)).all()
+    assert second.asked == []

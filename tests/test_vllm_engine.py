@@ -21,7 +21,7 @@ from bench.errors import BenchError
 from bench.generation import vllm_engine
 from bench.generation.vllm_core import Core, EngineDiedError, Request, shape
 from bench.generation.vllm_launch import Options
-from bench.generation.vllm_lora import adapter_of, base_folder
+from bench.generation.vllm_lora import adapter_of
 from bench.logprobs import sequence_logprobs
 from bench.progress import Bar
 from bench.store import Store, using
@@ -212,7 +212,7 @@ def adapter_and_merged(base: Policy, path: Path, seed: int) -> tuple[Policy, Pol
     model.merge_and_unload().save_pretrained(path / "merged")
     for folder in ("adapter", "merged"):
         tokenizer.save_pretrained(path / folder)
-    return Policy(path / "adapter", f"adapter {seed}"), policies.folder(path / "merged")
+    return policies.folder(path / "adapter"), policies.folder(path / "merged")
 
 
 @pytest.mark.vllm
@@ -292,7 +292,7 @@ def test_adapters_that_vllm_cannot_serve_are_refused(random_policy, tmp_path):
     config.write_text('{"peft_type": "LORA", "r": 4, "rank_pattern": {"q_proj": 20}, "base_model_name_or_path": "x/y"}')
     assert adapter_of(policy).rank == 20
     with pytest.raises(BenchError, match=r"names x/y as its base model.*local folder"):
-        base_folder(policy)
+        policies.adapter_base(policy.path)
     config.write_text('{"peft_type": "IA3", "base_model_name_or_path": "x/y"}')
     with pytest.raises(BenchError, match=r"is IA3.*Merge it"):
         adapter_of(policy)

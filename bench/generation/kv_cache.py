@@ -115,6 +115,14 @@ def supported(model: Any) -> bool:
     )
 
 
+def mixes_lengths(model: Any) -> bool:
+    """Whether texts of several lengths can be padded on the left into one batch.
+
+    That moves positions, which some older models can't be told, and what state-space and hybrid models remember.
+    """
+    return takes(model, "position_ids") and supported(model)
+
+
 def takes(model: Any, argument: str) -> bool:
     """Whether the model's forward has an argument of this name."""
     return argument in _arguments(type(model).forward)

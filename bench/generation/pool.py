@@ -18,10 +18,11 @@ import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
-from bench.generation.stored import NUMBERS, Unit, assemble, read, write
+from bench.generation.stored import FILE, NUMBERS, Unit, assemble, read, write
 from bench.generation.truncation import check_sampler
 from bench.progress import Bar, bar
 from bench.store import Address, current
+from bench.store.files import checksum
 
 
 class Engine(Protocol):
@@ -104,7 +105,7 @@ def draw(
                 seed=seed,
                 progress=progress,
             )
-            write(completions, folder / "completions.parquet")
+            write(completions, folder / FILE)
             return {"completions": completions.logprob.size, **counts}
 
         return build
@@ -132,12 +133,10 @@ def draw(
             for block in blocks:
                 place = address.piece(f"{block // block_size:05d}")
                 build = fill(shard, range(block, block + block_size), inner)
-                unit = Unit(
-                    rows=slice(start, start + len(shard)),
-                    columns=slice(block, block + block_size),
-                    folder=current().make(place, build, Path),
-                    key=f"{place.key}/{place.part}",
-                )
+                folder = current().make(place, build, Path)
+                columns = slice(block, block + block_size)
+                rows = slice(start, start + len(shard))
+                unit = Unit(rows, columns, folder, content=checksum(folder, FILE), drawn=columns)
                 units.append((unit, read(unit, tuple(NUMBERS))))
                 outer.advance()
     return assemble(units).first(num_completions)
@@ -150,13 +149,13 @@ def describe(completions: Completions) -> dict[str, float]:
     own probabilities; twins_alarm is 1 where that is no accident (see `twins_alarm`).
     """
     distinct, empty = 0, 0
-    observed, expected = np.zeros(len(completions.logprob)), np.zeros(len(completions.logprob))
+    observed = np.zeros(len(completions.logprob))
     for rows, part in completions.shards():
         counts = [Counter(ids.tobytes() for ids in row) for row in part.token_ids]
         distinct += sum(map(len, counts))
         empty += sum(not text.strip() for text in part.text.ravel())
         observed[rows] = [sum(n * (n - 1) / 2 for n in count.values()) for count in counts]
-        expected[rows] = np.exp(part.logprob).sum(axis=1) * (part.shape[1] - 1) / 2
+    expected, variance = expected_twins(completions.logprob)
     total = completions.logprob.size
     return {
         "completions": total,
@@ -165,17 +164,29 @@ def describe(completions: Completions) -> dict[str, float]:
         "duplicate_share": 1 - distinct / total,
         "twins": float(observed.sum()),
         "twins_expected": float(expected.sum()),
-        "twins_alarm": int(twins_alarm(observed, expected)),
+        "twins_alarm": int(twins_alarm(observed, expected, variance)),
         "mean_length": float(completions.length.mean()),
     }
 
 
-def twins_alarm(observed: np.ndarray, expected: np.ndarray) -> bool:
+def expected_twins(logprob: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each prompt's expected number [M] of pairs of equal samples, were they independent, and its variance [M].
+
+    logprob: [M, N] nats, under the sampler. A sample y meets its twin in another independent one with probability
+    μ(y), so the mean of μ(y_i) and of μ(y_i)² estimate Σ μ² and Σ μ³ without bias, from which the moments of the
+    number of pairs follow (pairs that share a sample are dependent).
+    """
+    samples = logprob.shape[1]
+    second, third = np.exp(logprob).mean(axis=1), np.exp(2 * logprob).mean(axis=1)
+    variance = math.comb(samples, 2) * (second - second**2) + 6 * math.comb(samples, 3) * (third - second**2)
+    return math.comb(samples, 2) * second, np.maximum(variance, 0.0)
+
+
+def twins_alarm(observed: np.ndarray, expected: np.ndarray, variance: np.ndarray) -> bool:
     """Whether samples of a prompt are equal more often than independent ones would be: two shared a random stream.
 
-    observed, expected: [M] pairs of equal samples. A sample y meets its twin in another independent one with
-    probability μ(y), its own under the sampler, so (N - 1)/2 · Σ μ(y_i) expects a prompt's pairs without bias. The
-    alarm needs an excess of five standard errors over prompts, and of a tenth: near-certain samples' is skewed.
+    observed, expected, variance: [M], of pairs of equal samples. The alarm needs an excess of five standard errors
+    and five pairs over all prompts, and of a tenth: that of near-certain samples is skewed.
     """
-    excess = observed - expected
-    return bool(excess.sum() > max(5 * math.sqrt((excess**2).sum()), 0.1 * expected.sum()))
+    excess = float((observed - expected).sum())
+    return excess > max(5 * math.sqrt(variance.sum()), 5.0, 0.1 * expected.sum())

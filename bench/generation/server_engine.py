@@ -107,6 +107,9 @@ def generate(
         raise BenchError(f"top_k={top_k} is beyond OpenAI's fields: it needs generation.extended_fields=true, or be 0.")
     if dtype == "auto":
         dtype = "bfloat16" if _device() == "cuda" else "float32"
+    # what a server makes of fewer fields, or without seeds, is another pool
+    ways = [] if extended_fields else ["openai_fields"]
+    ways += ["unseeded"] if accept_unseeded and temperature > 0 else []
     server = partial(
         Server,
         url,
@@ -124,7 +127,7 @@ def generate(
         lambda: ServerEngine(
             policy, server(), seeded=not accept_unseeded, logprob_tolerance=logprob_tolerance, dtype=dtype
         ),
-        engine=f"openai/{endpoint}{'/unseeded' if accept_unseeded and temperature > 0 else ''}",
+        engine="/".join(["openai", endpoint, *ways]),
         version=VERSION,
         num_completions=num_completions,
         temperature=temperature,

@@ -15,6 +15,8 @@ import numpy as np
 
 from bench.artifacts import Completions, content_hash, prefix_key
 
+FILE = "completions.parquet"
+FIELDS = ("text", "token_ids", "finish_reason", "logprob", "policy_logprob")
 NUMBERS = {"finish_reason": "<U6", "logprob": float, "policy_logprob": float, "length": np.int64}
 
 
@@ -25,14 +27,27 @@ class Unit:
     rows: slice
     columns: slice
     folder: Path
-    key: str
+    content: str  # a hash of what was drawn: not every engine draws the same again
+    drawn: slice  # samples in the store, `columns` and perhaps more
+
+    @property
+    def stored_as(self) -> str:
+        """key/part of the artifact."""
+        return "/".join(self.folder.parts[-2:])
+
+    @property
+    def key(self) -> str:
+        """Names the content; of fewer samples than were drawn, it says how many."""
+        key = f"{self.stored_as}:{self.content}"
+        return key if self.columns == self.drawn else prefix_key(key, self.shape[1])
+
+    @property
+    def whole(self) -> "Unit":
+        return replace(self, columns=self.drawn)
 
     def first(self, num_completions: int) -> "Unit":
-        """The unit without the samples from `num_completions` on; its key says so where that leaves some out."""
-        if self.columns.stop <= num_completions:
-            return self
-        kept = slice(self.columns.start, num_completions)
-        return replace(self, columns=kept, key=prefix_key(self.key, num_completions - self.columns.start))
+        """The unit without the samples from `num_completions` on."""
+        return replace(self, columns=slice(self.columns.start, min(self.columns.stop, num_completions)))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -91,7 +106,7 @@ class StoredPool(Completions):
 
     @property
     def stored_as(self) -> frozenset[str]:
-        return frozenset(unit.key.partition("[")[0] for unit in self.units_)
+        return frozenset(unit.stored_as for unit in self.units_)
 
     def first(self, num_completions: int) -> Completions:
         """The view of each prompt's first `num_completions` samples, still in the store."""
@@ -99,7 +114,7 @@ class StoredPool(Completions):
             return self
         kept = tuple(unit.first(num_completions) for unit in self.units_ if unit.columns.start < num_completions)
         numbers = {name: getattr(self, name)[:, :num_completions] for name in NUMBERS}
-        return _pool(kept, numbers, key=prefix_key(self.key, num_completions))
+        return _pool(kept, numbers)
 
     def shards(self) -> Iterator[tuple[slice, Completions]]:
         for start in sorted({unit.rows.start for unit in self.units_}):
@@ -121,12 +136,11 @@ class StoredPool(Completions):
                 ),
             )
 
-    def units(self) -> Iterator[tuple[slice, slice, Completions]]:
+    def units(self, *, whole: bool = False) -> Iterator[tuple[slice, slice, Completions]]:
         for unit in self.units_:
-            cells = (unit.rows, unit.columns)
-            found = read(unit, ("text", "token_ids"))
-            numbers = (self.finish_reason[cells], self.logprob[cells], self.policy_logprob[cells])
-            yield (*cells, Completions(found["text"], found["token_ids"], *numbers, key=unit.key))
+            unit = unit.whole if whole else unit
+            found = read(unit, FIELDS)
+            yield unit.rows, unit.columns, Completions(**found, key=unit.key)
 
 
 def assemble(units: list[tuple[Unit, dict[str, np.ndarray]]]) -> Completions:
@@ -139,12 +153,12 @@ def assemble(units: list[tuple[Unit, dict[str, np.ndarray]]]) -> Completions:
     for unit, found in units:
         for name in NUMBERS:
             numbers[name][unit.rows, unit.columns] = found[name]
-    key = prefix_key(content_hash([unit.key for unit, _ in units if unit.columns.start == 0]), columns)
-    return _pool(tuple(unit for unit, _ in units), numbers, key=key)
+    return _pool(tuple(unit for unit, _ in units), numbers)
 
 
-def _pool(units: tuple[Unit, ...], numbers: dict[str, np.ndarray], *, key: str) -> StoredPool:
+def _pool(units: tuple[Unit, ...], numbers: dict[str, np.ndarray]) -> StoredPool:
     shape = numbers["length"].shape
+    key = prefix_key(content_hash([unit.key for unit in units]), shape[1])
     text, token_ids = (StoredColumn(units, shape, name) for name in ("text", "token_ids"))
     reason, logprob, policy_logprob, length = (numbers[name] for name in NUMBERS)
     # a stored column stands where an array would: the two agree in what stages use of them
@@ -172,7 +186,7 @@ def read(unit: Unit, columns: tuple[str, ...]) -> dict[str, np.ndarray]:
     """The named columns of a unit, each [rows, columns of the unit]."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(unit.folder / "completions.parquet", columns=list(columns))
+    table = pq.read_table(unit.folder / FILE, columns=list(columns))
     rows, kept = unit.shape
     found = {}
     for name in columns:

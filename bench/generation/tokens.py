@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import chat
+from bench import chat, policies
 from bench.artifacts import Completions, Prompts
 from bench.errors import BenchError
 
@@ -40,7 +40,7 @@ def configured(folder: Path, tokenizer: Any) -> tuple[set[int], int | None, int]
     else:
         generation = GenerationConfig.from_model_config(config)
     text = config.get_text_config()
-    return ending_ids(tokenizer, generation), getattr(text, "max_position_embeddings", None), text.vocab_size
+    return ending_ids(tokenizer, generation), policies.context(config), text.vocab_size
 
 
 def decode(

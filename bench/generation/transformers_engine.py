@@ -4,7 +4,7 @@ Any causal language model of Hugging Face works, through its own forward. Where 
 keys and values (state-space and hybrid models), nothing can be shared, and its own `generate` decodes every sample.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Annotated, Any
 
@@ -13,11 +13,13 @@ import numpy as np
 from bench import policies
 from bench.allowed import DTYPE, Count, Seed, Temperature, TopK, TopP
 from bench.artifacts import Completions, Policy, Prompts
+from bench.errors import BenchError
 from bench.generation import tokens
 from bench.generation.pool import draw
 from bench.progress import Bar, say
 from bench.seeds import stream_key
 
+MISTAKEN_IN_BATCHES = ("rwkv",)  # another answer in a batch than alone, by the model's own generate
 VERSION = 3  # raise it when equal settings draw other samples
 
 
@@ -71,11 +73,15 @@ class TransformersEngine:
 
         self.tokenizer = policies.load_tokenizer(policy)
         self.model = policies.load_model(policy, dtype=dtype, device=_device())
+        if self.model.config.model_type in MISTAKEN_IN_BATCHES:
+            raise BenchError(
+                f"transformers computes {self.model.config.model_type} models wrongly where a batch holds several "
+                "prompts, so generation=transformers can't draw from them."
+            )
         self.shares_prompts = kv_cache.supported(self.model)
         self._prefill = decoding.prefill if self.shares_prompts else plain_decoding.prefill
         self._decode = partial(decoding.decode, room=kv_cache.Room()) if self.shares_prompts else plain_decoding.decode
-        # Left padding moves a prompt's positions, which some older models can't be told
-        self.mixes_lengths = self.shares_prompts and kv_cache.takes(self.model, "position_ids")
+        self.mixes_lengths = kv_cache.mixes_lengths(self.model)
         if self.shares_prompts:
             attention.install(self.model)
         else:
@@ -138,18 +144,23 @@ class TransformersEngine:
 
     def _prefilled(
         self, prompts: Prompts, samples: int, max_new_tokens: int
-    ) -> tuple[list[list[int]], list[tuple[list[int], Any]]]:
-        """Each prompt's token ids, and groups of prompts with their prefill; kept for the next block of samples."""
+    ) -> tuple[list[list[int]], Iterable[tuple[list[int], Any]]]:
+        """Each prompt's token ids, and groups of prompts with their prefill.
+
+        Kept for the next block of samples, where all prompts together are within the token budget.
+        """
         wanted = (prompts.key, samples, max_new_tokens)
         if self._last is None or self._last[0] != wanted:
             self._last = None  # its memory is needed
-            context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+            context = policies.context(self.model.config)
             prompt_ids = tokens.encode(self.tokenizer, prompts, max_new_tokens=max_new_tokens, context=context)
-            groups = [
+            groups = (
                 (group, self._prefill(self.model, [prompt_ids[row] for row in group]))
                 for group in self._groups(prompt_ids, samples, max_new_tokens)
-            ]
-            self._last = (wanted, prompt_ids, groups)
+            )
+            if sum(map(len, prompt_ids)) > self.batch_tokens:  # too much memory to keep; one group at a time
+                return prompt_ids, groups
+            self._last = (wanted, prompt_ids, list(groups))
         return self._last[1:]
 
     def _groups(self, prompt_ids: list[list[int]], samples: int, max_new_tokens: int) -> Iterator[list[int]]:

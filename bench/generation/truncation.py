@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench.errors import BenchError
+
+COLDEST = 1e-4  # below it logits / temperature leave the range of float32
+
 if TYPE_CHECKING:
     import torch
 
@@ -128,6 +132,8 @@ def check_sampler(temperature: float, top_p: float, top_k: int) -> None:
     """ValueError unless temperature >= 0, 0 < top_p <= 1 and top_k is a whole number of at least 0."""
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature={temperature} must be a number of at least 0")
+    if 0 < temperature < COLDEST:
+        raise BenchError(f"temperature={temperature} must be 0, which is greedy, or at least {COLDEST}.")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p} must be above 0 and at most 1")
     if top_k != int(top_k) or top_k < 0:

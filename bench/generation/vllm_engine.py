@@ -37,12 +37,13 @@ from bench.generation.pool import draw
 from bench.generation.rescoring import Rescorer
 from bench.generation.vllm_core import Answer, Core, EngineDiedError, Request, shape
 from bench.generation.vllm_launch import Options
-from bench.generation.vllm_lora import LORA_RANKS, Adapter, adapter_of, base_folder
+from bench.generation.vllm_lora import LORA_RANKS, Adapter, adapter_of
 from bench.progress import Bar, say
 from bench.seeds import stream_key
 
 VERSION = 1  # raise it when equal settings draw other samples
 COLDEST = 0.01  # vLLM draws at this temperature where a lower one is asked for
+HOTTEST = 2.0  # that it takes
 SUSPICIOUS = 0.1  # nats a token between vLLM's log-probabilities and ours: rounding in 16 bits makes a tenth of it
 
 _running: Core | None = None  # this process's engine
@@ -85,6 +86,8 @@ def generate(
             f"temperature={temperature} is not allowed with generation=vllm, which would draw at {COLDEST}: it must be "
             f"0 or at least {COLDEST}."
         )
+    if temperature > HOTTEST:
+        raise BenchError(f"temperature={temperature} is more than vLLM draws at: it must be at most {HOTTEST}.")
     if dtype == "auto":
         dtype = "bfloat16" if _device() == "cuda" else "float32"
     options = Options(
@@ -124,10 +127,11 @@ class VLLMEngine:
 
         self.policy, self.options = policy, options
         self.adapter = adapter_of(policy)
-        self.base = policies.folder(base_folder(policy)) if self.adapter else policy
+        base = policies.adapter_base(policy.path)
+        self.base = policy if base is None else policies.folder(base)
         self.tokenizer = policies.load_tokenizer(policy)
         config: Any = AutoConfig.from_pretrained(self.base.path)
-        limits = (getattr(config.get_text_config(), "max_position_embeddings", None), options.max_model_len)
+        limits = (policies.context(config), options.max_model_len)
         self.context = min((limit for limit in limits if limit is not None), default=None)
         if (self.base.path / "generation_config.json").is_file():
             configured = GenerationConfig.from_pretrained(self.base.path)

@@ -32,14 +32,5 @@ def adapter_of(policy: Policy) -> Adapter | None:
     return Adapter(policy.path, policy.fingerprint, rank)
 
 
-def base_folder(policy: Policy) -> Path:
-    base = Path(str(_adapter_config(policy).get("base_model_name_or_path")))
-    if not (base / "config.json").is_file():
-        raise BenchError(
-            f"The adapter in {policy.path} names {base} as its base model, which is no local folder with a config.json."
-        )
-    return base
-
-
 def _adapter_config(policy: Policy) -> dict[str, Any]:
     return json.loads((policy.path / "adapter_config.json").read_text())

@@ -24,7 +24,7 @@ def scored(
     settings: dict[str, Any],
     parents: dict[str, str] | None = None,
 ) -> Rewards:
-    """[M, N] rewards, one store artifact a unit of the pool; what was scored before is read.
+    """[M, N] rewards, one store artifact a unit of the pool, whole; what was scored before is read.
 
     score(rows, texts) -> (values [D], counts): D distinct pairs of a row of `prompts` and a text; NaN is unscored. It
     is called only where a unit is missing, so that a model is best loaded at its first call; the counts (tokens,
@@ -35,7 +35,7 @@ def scored(
     known: dict[tuple[int, str], float] = {}  # of the prompts at hand, so that equal texts of other units score equal
     with bar(stage, total=float(completions.logprob.size), unit="completions") as progress:
         start = -1
-        for rows, columns, unit in completions.units():
+        for rows, columns, unit in completions.units(whole=True):
             if rows.start != start:
                 start, known = rows.start, {}
             cells = [(row, text) for row, texts in enumerate(unit.text.tolist(), start=rows.start) for text in texts]
@@ -44,7 +44,8 @@ def scored(
             )
             flat = current().make(address, partial(_build, cells, known, score), _read)
             known |= dict(zip(cells, flat.tolist(), strict=True))
-            value[rows, columns] = flat.reshape(unit.shape)
+            scores = flat.reshape(unit.shape)
+            value[rows, columns] = scores[:, : value.shape[1] - columns.start]  # a slice may end beyond the last sample
             progress.advance(flat.size)
     return Rewards(value)
 

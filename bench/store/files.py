@@ -71,6 +71,11 @@ def write_durably(path: Path, text: str) -> None:
         beside.write_text(text)
 
 
+def checksum(folder: Path, name: str) -> str:
+    """The first digits of a file's hash, as the artifact's manifest has it."""
+    return json.loads((folder / MANIFEST).read_text())["files"][name]["sha256"][:20]
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
