@@ -33,7 +33,7 @@ def summary(cells: Sequence[Cell]) -> str:
     todo = [cell for cell, kind in zip(cells, kinds, strict=True) if kind != "done"]
     shared, alone = work(cells), [work([cell]) for cell in cells]
     lines = [
-        f"{len(cells)} cells: {tally(kinds)}",
+        f"{counted(len(cells))}: {tally(kinds)}",
         f"{'':24}{'shared':>12}{'each alone':>14}",
         f"  {'pools':22}{shared.pools:>12,}{sum(one.pools for one in alone):>14,}",
         f"  {'completions':22}{shared.completions:>12,}{sum(one.completions for one in alone):>14,}",
@@ -72,6 +72,10 @@ def _by_method(runs: "dict[str, Run]") -> "dict[str, list[Run]]":
     seeds = {tuple(sorted(run.config["seed"] for run in found)) for found in methods.values()}
     comparable = len(methods) > 1 and len(seeds) == 1 and len(next(iter(seeds))) > 1
     return methods if comparable else {}
+
+
+def counted(cells: int) -> str:
+    return "1 cell" if cells == 1 else f"{cells} cells"
 
 
 def described(found: State) -> str:
@@ -129,7 +133,7 @@ def savings(cells: Sequence[Cell]) -> list[str]:
         "cached by all sampling parameters, N too": by_sampling_parameters,
         "every cell alone": by_cell,
     }
-    lines = [f"{'What it cost, and would have cost':44}{'generated tokens':>18}{'seconds':>10}"]
+    lines = [f"{'What it cost, the base policy apart':44}{'generated tokens':>18}{'seconds':>10}"]
     for name, key in ways.items():
         once = {key(cell, entry): entry for cell, entry in rows}.values()
         tokens = sum(entry["counts"].get("generated_tokens", 0) for entry in once)

@@ -7,13 +7,14 @@ import math
 import sys
 
 from bench.__main__ import CONF, explained
-from bench.plan import described, duration, tally
+from bench.plan import counted, described, duration, tally
 from bench.sweep import Cell, State, cells, state
 
 
 def main() -> None:
-    with explained(sys.argv[1:]):
-        found = cells(sys.argv[1:], CONF)
+    settings = [argument for argument in sys.argv[1:] if argument not in ("-m", "--multirun")]  # as it was started
+    with explained(settings):
+        found = cells(settings, CONF)
     if found is None:
         sys.exit("error: another sweeper than Hydra's own chooses its cells as it goes; they can't be listed.")
     print(table({cell: state(cell) for cell in found}))
@@ -27,7 +28,7 @@ def table(states: dict[Cell, State]) -> str:
         if found.kind != "done"
     ]
     kinds = [found.kind for found in states.values()]
-    lines.append(f"{len(kinds)} cells: {tally(kinds)}")
+    lines.append(f"{counted(len(kinds))}: {tally(kinds)}")
     took = [found.seconds for found in states.values() if not math.isnan(found.seconds)]
     left = len(kinds) - kinds.count("done")
     if took and left:

@@ -111,3 +111,10 @@ def test_a_policy_beyond_the_curve_or_below_it_has_no_break_even():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_one_sample_a_query_saves_nothing_whatever_its_rounding():
+    free = dataclasses.replace(COSTS, reward_parameters=0)
+    settings = {name: value for name, value in vars(free).items() if name != "reward_training_flops"}
+    assert break_even_queries(**settings, n=np.nextafter(1, 2)) is None
+    assert break_even_queries(**settings, n=1.01) > 0

@@ -248,6 +248,8 @@ def test_a_server_that_ignores_seeds_is_named_and_can_be_accepted(few_prompts, r
         drawn_by(fake, few_prompts, random_policy)
         assert {use.settings["engine"] for use in store.uses[-6:]} == {"openai/completions"}
         assert len({use.key for use in store.uses}) == 6  # nothing is shared between the two
+        drawn_by(fake, few_prompts, random_policy, extended_fields=False)
+        assert store.uses[-1].settings["engine"] == "openai/completions/openai_fields"
 
 
 @pytest.mark.parametrize("accept_unseeded", [True, False])

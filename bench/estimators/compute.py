@@ -177,6 +177,8 @@ def _count(queries: int | None) -> str:
 def _queries(costs: Costs, n: float) -> int | None:
     if math.isinf(n):
         return None
+    if n - 1 < 1e-9 and costs.reward_parameters == 0:  # one sample a query, up to rounding: nothing is saved
+        return None
     c = costs
     lengths = c.prompt_tokens, c.completion_tokens
     saved = best_of_n_query_flops(c.policy_parameters, c.reward_parameters, *lengths, n)
