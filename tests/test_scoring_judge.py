@@ -144,7 +144,7 @@ def test_a_reply_without_text_is_unreadable_and_one_that_is_no_chat_an_error(sto
 class Units(Completions):
     """A pool of which every prompt is a unit of its own."""
 
-    def units(self):
+    def units(self, *, whole: bool = False):
         for row in range(self.shape[0]):
             yield slice(row, row + 1), slice(0, self.shape[1]), pool_of([list(self.text[row])])
 
