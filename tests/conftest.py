@@ -1,6 +1,7 @@
 """Fixtures shared by the tests: a store in a temporary folder, and a small untrained policy."""
 
 import os
+import shutil
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawing import EOS
 from hypothesis import settings
 
 from bench import policies
@@ -85,3 +87,14 @@ def few_prompts() -> Prompts:
         messages=tuple(({"role": "user", "content": text},) for text in texts),
         answer=np.array([str(n) for n in range(3, 10)]),
     )
+
+
+@pytest.fixture(scope="session")
+def stopping_policy(random_policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    """The random policy with forty tokens that end a generation, so that most completions stop early."""
+    path = tmp_path_factory.mktemp("stopping") / "policy"
+    shutil.copytree(random_policy.path, path)
+    model = policies.load_model(random_policy)
+    model.generation_config.eos_token_id = EOS
+    model.generation_config.save_pretrained(path)
+    return policies.folder(path)

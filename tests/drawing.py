@@ -1,11 +1,14 @@
 """What the tests of sampling share: small units, and completions compared bit for bit."""
 
 import numpy as np
+import torch
 
+from bench import policies
 from bench.artifacts import Completions, Policy, Prompts
 from bench.generation import transformers_engine
 
 LIMIT = 12
+EOS = [2, *range(100, 139)]  # of the stopping policy
 
 
 def generate(prompts: Prompts, policy: Policy, **settings) -> Completions:
@@ -37,3 +40,19 @@ def same(a: Completions, b: Completions) -> bool:
 
 def ids(completions: Completions) -> list[list[tuple[int, ...]]]:
     return [[tuple(cell.tolist()) for cell in row] for row in completions.token_ids]
+
+
+def next_logits(policy: Policy, sequence: list[int]) -> np.ndarray:
+    """[T, V] logits after each token of one unpadded sequence."""
+    with torch.inference_mode():
+        return policies.load_model(policy)(torch.tensor([sequence])).logits[0].numpy()
+
+
+def chi_square_z(observed: np.ndarray, expected: np.ndarray) -> float:
+    """Pearson's statistic as a standard normal deviate (Wilson and Hilferty 1931); rare tokens share a cell."""
+    rare = expected < 5
+    observed, expected = (np.append(counts[~rare], counts[rare].sum()) for counts in (observed, expected))
+    observed, expected = observed[expected > 0], expected[expected > 0]
+    degrees = len(expected) - 1
+    ratio = ((observed - expected) ** 2 / expected).sum() / degrees
+    return (ratio ** (1 / 3) - 1 + 2 / (9 * degrees)) / (2 / (9 * degrees)) ** 0.5

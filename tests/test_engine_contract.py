@@ -1,6 +1,5 @@
 """What every engine promises, tried on each: distributions, log-probabilities, limits, streams, pools that nest."""
 
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -9,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawing import LIMIT, asking, ids, same
-from test_generation import chi_square_z
+from drawing import EOS, LIMIT, asking, chi_square_z, ids, next_logits, same
 
 from bench import chat, policies
-from bench.artifacts import Completions, Policy, Prompts
+from bench.artifacts import Completions, Prompts
 from bench.errors import BenchError
 from bench.generation import transformers_engine, vllm_engine
 from bench.generation.pool import describe
@@ -33,7 +31,6 @@ SMALL = {
 }
 # So few tokens at once that vLLM can't read a unit's prompts in one step: what a shard's first step leaves waits.
 VLLM = {"kv_cache_gib": 0.25, "max_num_batched_tokens": 256, "max_num_seqs": 64}
-EOS = [2, *range(100, 139)]
 
 
 @pytest.fixture(scope="module", params=["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
@@ -41,23 +38,6 @@ def generate(request: pytest.FixtureRequest) -> Generate:
     if request.param == "transformers":
         return partial(transformers_engine.generate, **SMALL)
     return partial(vllm_engine.generate, **SMALL, **VLLM)  # its engine stays for the next module
-
-
-@pytest.fixture(scope="module")
-def stopping_policy(random_policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> Policy:
-    """The random policy with forty tokens that end a generation, so that most completions stop early."""
-    path = tmp_path_factory.mktemp("stopping") / "policy"
-    shutil.copytree(random_policy.path, path)
-    model = policies.load_model(random_policy)
-    model.generation_config.eos_token_id = EOS
-    model.generation_config.save_pretrained(path)
-    return policies.folder(path)
-
-
-def logits_after(policy: Policy, sequence: list[int]) -> np.ndarray:
-    """[T, V] after each token of one unpadded sequence."""
-    with torch.inference_mode():
-        return policies.load_model(policy)(torch.tensor([sequence])).logits[0].numpy()
 
 
 def test_equal_seeds_repeat_and_others_differ(generate, random_policy, few_prompts, tmp_path):
@@ -87,7 +67,7 @@ def test_first_tokens_fit_the_exact_distribution(generate, random_policy, store,
     )
     tokenizer = policies.load_tokenizer(random_policy)
     for row, messages in enumerate(prompts.messages):
-        logits = logits_after(random_policy, chat.encode(tokenizer, messages))[-1]
+        logits = next_logits(random_policy, chat.encode(tokenizer, messages))[-1]
         observed = np.bincount([cell[0] for cell in drawn.token_ids[row]], minlength=len(logits))
         exact = np.exp(modified_logprobs(logits, *sampler))
         assert observed[exact == 0].sum() == 0
@@ -107,7 +87,7 @@ def test_log_probabilities_are_those_of_teacher_forcing(generate, stopping_polic
     for row, messages in enumerate(few_prompts.messages):
         prompt = chat.encode(tokenizer, messages)
         for column, cell in enumerate(drawn.token_ids[row]):
-            logits = logits_after(stopping_policy, [*prompt, *cell.tolist()])[len(prompt) - 1 : -1]
+            logits = next_logits(stopping_policy, [*prompt, *cell.tolist()])[len(prompt) - 1 : -1]
             steps = np.arange(len(cell))
             under_sampler = modified_logprobs(logits, *sampler)[steps, cell].sum()
             assert drawn.logprob[row, column] == pytest.approx(under_sampler, abs=1e-4)
@@ -171,7 +151,7 @@ def test_no_two_samples_share_a_random_stream(generate, random_policy, store):
     assert describe(drawn)["twins_alarm"] == 0
     # First tokens of different prompts, samples and blocks agree as often as independent draws would.
     first = np.array([[cell[0] for cell in row] for row in ids(drawn)])  # [12, 48]
-    logits = logits_after(random_policy, chat.encode(policies.load_tokenizer(random_policy), prompts.messages[0]))[-1]
+    logits = next_logits(random_policy, chat.encode(policies.load_tokenizer(random_policy), prompts.messages[0]))[-1]
     agreement = np.exp(2 * modified_logprobs(logits, 1.5, 1.0)).sum()  # P(two independent draws are equal)
     for shift_rows, shift_columns in [(1, 0), (0, 1), (0, 16), (6, 0), (1, 1), (1, 16), (5, 31)]:
         equal = (first == np.roll(first, (shift_rows, shift_columns), axis=(0, 1))).mean()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawing import LIMIT, asking, generate, ids, same
+from drawing import LIMIT, asking, chi_square_z, generate, ids, next_logits, same
 
 from bench import chat, policies
 from bench.artifacts import Policy, Prompts
@@ -17,23 +17,6 @@ from bench.generation.truncation import modified_logprobs
 from bench.logprobs import sequence_logprobs
 from bench.seeds import generator, stream_key
 from bench.store import Store, using
-
-
-@pytest.fixture(scope="module")
-def stopping_policy(random_policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> Policy:
-    """The random policy with forty tokens that end a generation, so that most completions stop early."""
-    path = tmp_path_factory.mktemp("stopping") / "policy"
-    shutil.copytree(random_policy.path, path)
-    model = policies.load_model(random_policy)
-    model.generation_config.eos_token_id = [2, *range(100, 139)]
-    model.generation_config.save_pretrained(path)
-    return policies.folder(path)
-
-
-def next_logits(policy: Policy, sequence: list[int]) -> np.ndarray:
-    """[T, V] logits after each token of one unpadded sequence."""
-    with torch.inference_mode():
-        return policies.load_model(policy)(torch.tensor([sequence])).logits[0].numpy()
 
 
 @pytest.mark.parametrize(
@@ -60,16 +43,6 @@ def test_first_tokens_fit_the_exact_distribution(random_policy, store, temperatu
         assert chi_square_z(observed, exact * count) < 3.5
         other = np.exp(modified_logprobs(logits, temperature * 1.25, top_p, top_k))
         assert chi_square_z(observed, other * count) > 5  # the test can tell a wrong temperature
-
-
-def chi_square_z(observed: np.ndarray, expected: np.ndarray) -> float:
-    """Pearson's statistic as a standard normal deviate (Wilson and Hilferty 1931); rare tokens share a cell."""
-    rare = expected < 5
-    observed, expected = (np.append(counts[~rare], counts[rare].sum()) for counts in (observed, expected))
-    observed, expected = observed[expected > 0], expected[expected > 0]
-    degrees = len(expected) - 1
-    ratio = ((observed - expected) ** 2 / expected).sum() / degrees
-    return (ratio ** (1 / 3) - 1 + 2 / (9 * degrees)) / (2 / (9 * degrees)) ** 0.5
 
 
 @pytest.mark.parametrize(
