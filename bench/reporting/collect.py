@@ -1,6 +1,7 @@
 """Read back what a run left: its configuration, metrics and curves."""
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,10 +50,25 @@ class Run:
 
     def per_prompt(self, policy: str, method: str, metric: str, n: int) -> np.ndarray:
         """[M]: the values behind one mean, in the order of the test prompts."""
+        return self._per_prompt[policy, method, metric, n]
+
+    @functools.cached_property
+    def prompt_ids(self) -> tuple[str, ...]:
+        """Of the test prompts, in their order."""
         import pyarrow.parquet as pq
 
-        wanted = [("policy", "=", policy), ("method", "=", method), ("metric", "=", metric), ("n", "=", n)]
-        return pq.read_table(self.folder / "per_prompt.parquet", filters=wanted)["value"].to_numpy()
+        with _whole(self.folder / "per_prompt.parquet") as path:
+            ids = pq.read_table(path, columns=["prompt_id"])["prompt_id"].to_pylist()
+        return tuple(dict.fromkeys(ids))
+
+    @functools.cached_property
+    def _per_prompt(self) -> dict[tuple[str, str, str, int], np.ndarray]:
+        import pyarrow.parquet as pq
+
+        with _whole(self.folder / "per_prompt.parquet") as path:
+            table = pq.read_table(path).to_pandas()
+        keys = ["policy", "method", "metric", "n"]
+        return {key: part["value"].to_numpy() for key, part in table.groupby(keys, sort=False)}
 
 
 def read_run(folder: str | Path) -> Run:

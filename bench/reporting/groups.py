@@ -1,0 +1,154 @@
+"""Runs that differ in nothing but the seed, taken together, and what sets such groups apart."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.errors import BenchError
+from bench.estimators.uncertainty import seed_interval
+from bench.reporting.collect import Estimate, Run
+
+PLACES = ("store", "outputs", "name", "tracking", "threads")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs alike but for the seed, in order of it."""
+
+    settings: dict[str, str]  # what sets this group apart from the others compared: column -> value, as one reads it
+    runs: tuple[Run, ...]
+
+    @property
+    def label(self) -> str:
+        return " ".join(f"{name}={value}" for name, value in self.settings.items())
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(run.config["seed"] for run in self.runs)
+
+    @property
+    def controlled(self) -> bool:
+        return all(run.controlled for run in self.runs)
+
+    def series(self, policy: str, method: str, metric: str) -> dict[int, Estimate]:
+        """n -> mean over seeds and prompts, with an interval for new seeds on new prompts.
+
+        Of one seed: the run's own, for new prompts alone.
+        """
+        if len(self.runs) == 1:
+            return self.runs[0].series(policy, method, metric)
+        return {n: self.mean(policy, method, metric, n) for n in self.runs[0].series(policy, method, metric)}
+
+    def mean(self, policy: str, method: str, metric: str, n: int) -> Estimate:
+        if len(self.runs) == 1:
+            return self.runs[0].series(policy, method, metric)[n]
+        return estimate(self.per_prompt(policy, method, metric, n))
+
+    def per_prompt(self, policy: str, method: str, metric: str, n: int) -> np.ndarray:
+        """[S, M]: seeds by test prompts."""
+        return np.stack([run.per_prompt(policy, method, metric, n) for run in self.runs])
+
+
+def estimate(values: np.ndarray) -> Estimate:
+    """values: [S, M] with S > 1; the mean, for new seeds on new prompts."""
+    if not np.isfinite(values).all(axis=0).sum() > 1:
+        return Estimate(float("nan"), float("nan"), float("nan"))
+    found = seed_interval(values)
+    return Estimate(found.mean, found.low, found.high)
+
+
+def grouped(runs: Sequence[Run]) -> list[Group]:
+    """One group for every distinct configuration but for the seed, in the order in which they come.
+
+    BenchError where runs of different code or test prompts would stand side by side, or a group has a seed twice.
+    """
+    _refuse_mixtures(runs)
+    unseeded: dict[str, list[Run]] = {}
+    for run in runs:
+        unseeded.setdefault(str(_without_seed(run.config)), []).append(run)
+    columns = distinctions([found[0].config for found in unseeded.values()])
+    groups = []
+    for settings, found in zip(columns, unseeded.values(), strict=True):
+        ordered = tuple(sorted(found, key=lambda run: run.config["seed"]))
+        seeds = [run.config["seed"] for run in ordered]
+        if len(set(seeds)) < len(seeds):
+            raise BenchError(
+                f"{ordered[0].folder} and another run have the same settings and seed; give each run once."
+            )
+        groups.append(Group(settings, ordered))
+    return groups
+
+
+def _refuse_mixtures(runs: Sequence[Run]) -> None:
+    for what, of in (
+        ("different code", lambda run: run.metrics.get("code")),
+        ("different test prompts", lambda run: run.prompt_ids),
+    ):
+        first = runs[0]
+        for run in runs[1:]:
+            if of(run) != of(first):
+                raise BenchError(
+                    f"{first.folder} and {run.folder} come from {what} and can't be compared; run the same command "
+                    "again for the older one (what the store holds is not made anew), or report them apart."
+                )
+
+
+def distinctions(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """For each configuration, what sets it apart from the others, without what only repeats a setting at the top.
+
+    Where a part differs in its function, the function's name stands for it, with those of its settings in which
+    configurations of that same function differ.
+    """
+    flat = [_flat(config) for config in configs]
+    differing = _differing(flat)
+    parts = [key.removesuffix("._target_") for key in differing if key.count(".") == 1 and key.endswith("._target_")]
+    columns = dict.fromkeys(part if (part := key.split(".")[0]) in parts else key for key in differing if key != "seed")
+    return [{column: _shown(column, setting, flat, column in parts) for column in columns} for setting in flat]
+
+
+def _shown(column: str, setting: dict[str, Any], others: Sequence[dict[str, Any]], is_part: bool) -> str:
+    if not is_part:
+        return str(setting.get(column))
+    target = f"{column}._target_"
+    alike = [other for other in others if other.get(target) == setting.get(target)]
+    own = [key for key in _differing(alike) if key.startswith(f"{column}.")]
+    inner = tuple(key.removesuffix("_target_") for key in own if key.endswith("._target_"))
+    own = [key for key in own if key.endswith("._target_") or not key.startswith(inner)]
+    detail = [f"{key.removeprefix(f'{column}.').removesuffix('._target_')}={_name(setting.get(key))}" for key in own]
+    return " ".join([_name(setting.get(target)), *detail])
+
+
+def _name(value: Any) -> str:
+    """The last part of a dotted path; anything else as it is."""
+    return value.rsplit(".", 1)[-1] if isinstance(value, str) and value.startswith("bench.") else str(value)
+
+
+def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:
+    """Keys of settings that are not alike in all, without those that only repeat one at the top, e.g. policy.seed."""
+
+    def inherited(key: str) -> bool:
+        top = key.rsplit(".", 1)[-1]
+        return top != key and all(setting.get(key) == setting.get(top) for setting in settings)
+
+    keys = dict.fromkeys(key for setting in settings for key in setting)
+    different = [key for key in keys if len({str(setting.get(key)) for setting in settings}) > 1]
+    return [key for key in different if key.split(".")[0] not in PLACES and not inherited(key)]
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in node.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The flat settings but the seed, what only repeats it, and where files lie."""
+    seed = config["seed"]
+    return {
+        key: value
+        for key, value in _flat(config).items()
+        if key.split(".")[0] not in PLACES and not (key.rsplit(".", 1)[-1] == "seed" and value == seed)
+    }
