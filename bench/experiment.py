@@ -25,7 +25,8 @@ class Results:
     prompts_filtered: int  # that the prompt filter left out
     selections: dict[str, Selection]  # tuned, control (where there is one)
     policies: dict[str, Policy]  # base, tuned, control (likewise)
-    test: Prompts
+    split: str  # validation or test: of the prompts that the policies are judged on,
+    test: Prompts  # which are these
     outcomes: dict[str, Outcomes]  # base, tuned, control (likewise)
     best_of_n: Graded  # the base's held-out pool, drawn with the run's own sampler
 
@@ -43,15 +44,17 @@ def run(
     num_completions: int,
     baseline_completions: int,
     control: str,
+    split: str,
     seed: int,
 ) -> Results:
     """Sample, score, select, fine-tune; compare with a random control and with Best-of-N on one measured KL axis.
 
     Every policy is trained from the base. The control ("matched"; "none" does without) is fine-tuned on as many
     completions of the same prompts, chosen without the reward. Best-of-N is the base with the training pool's
-    temperature and top-p, on test prompts.
+    temperature and top-p. All are judged on the prompts of `split`: "test", or "validation" where many runs are
+    compared to choose one of them.
     """
-    train, test = task.prompts("train"), task.prompts("test")
+    train, test = task.prompts("train"), task.prompts(split)
     base = policy(task)
     scoring = prepared(scoring, base=base, task=task, generation=generation)  # one that learns, does so here
 
@@ -76,6 +79,7 @@ def run(
         prompts_filtered=prompts_dropped(rewards.value, eligible),
         selections=selections,
         policies=policies,
+        split=split,
         test=test,
         outcomes=outcomes,
         best_of_n=grade(test, baseline, scoring, task),

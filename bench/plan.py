@@ -90,7 +90,7 @@ def work(cells: Sequence[Cell]) -> Work:
     drawn_by_policies = 0
     for cell in cells:
         cfg: Any = OmegaConf.to_container(cell.cfg, resolve=True)
-        train, test = (cfg["task"].get(f"{split}_prompts") or 0 for split in ("train", "test"))
+        train, test = (cfg["task"].get(f"{split}_prompts") or 0 for split in ("train", cfg["split"]))
         base = _key(cfg, "task", "policy")
         pool = _key(cfg, "task", "policy", "generation", "seed")
         pools[pool] = max(pools.get(pool, 0), cfg["num_completions"] * train)

@@ -115,7 +115,7 @@ def _long(cells: dict[summary.Cell, np.ndarray], ids: np.ndarray) -> list[dict]:
 
 
 def _samples(results: Results) -> list[dict]:
-    """Every completion of the first training prompts and whom it trained; each policy's greedy ones on test."""
+    """Every completion of the first training prompts and whom it trained; each policy's greedy ones where judged."""
     kept_for: dict[tuple[int, int], list[str]] = {}
     for arm, chosen in results.selections.items():
         for row, column in zip(chosen.row.tolist(), chosen.column.tolist(), strict=True):
@@ -127,7 +127,7 @@ def _samples(results: Results) -> list[dict]:
         for column in range(results.pool.shape[1])
     ]
     return rows + [
-        _sample(results.test, "test", arm, outcomes.greedy.completions, outcomes.greedy.proxy, row, 0)
+        _sample(results.test, results.split, arm, outcomes.greedy.completions, outcomes.greedy.proxy, row, 0)
         | {"selected_for": ""}
         for arm, outcomes in results.outcomes.items()
         for row in range(min(SAMPLE_PROMPTS, len(results.test)))

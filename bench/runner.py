@@ -65,7 +65,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
             from bench.reporting.collect import read_run
             from bench.reporting.reward_diagnostics import reward_diagnostics
 
-            run_settings = ("num_completions", "baseline_completions", "control", "seed")
+            run_settings = ("num_completions", "baseline_completions", "control", "split", "seed")
             results = run(**parts, **{name: cfg[name] for name in run_settings})
             metrics = records.write(folder, cfg, results, store.uses)
             finished = read_run(folder)

@@ -20,6 +20,7 @@ RULES = {
     "temperature": number(0),
     "top_p": PROBABILITY_MASS,
     "control": one_of("matched", "none"),
+    "split": one_of("validation", "test"),
     "threads": whole(0),
     "store": FOLDER,
     "outputs": FOLDER,
@@ -69,6 +70,14 @@ def check(cfg: DictConfig) -> None:
         raise BenchError(
             f"evaluation.kl_completions={cfg.evaluation.kl_completions} must be at most "
             f"evaluation.num_completions={cfg.evaluation.num_completions}."
+        )
+    judges = f"task.{cfg.split}_prompts"
+    if _value(cfg, judges) is not ABSENT and _value(cfg, judges) < 2:
+        raise BenchError(f"{judges}={_value(cfg, judges)} is not allowed with split={cfg.split}: intervals need 2.")
+    for key in _learning_from(cfg.scoring, cfg.split, "scoring"):
+        raise BenchError(
+            f"{key}={cfg.split} is not allowed with split={cfg.split}: a scorer must not learn from the prompts that "
+            "policies are judged on."
         )
     batch, micro = cfg.training.get("batch_size"), cfg.training.get("micro_batch_size")
     if batch is not None and micro is not None and batch % micro:
@@ -128,6 +137,13 @@ def _settings_of(function: Any) -> list[str]:
 def _refuse(key: str, value: Any, rule: Rule) -> None:
     if not rule.allows(value):
         raise BenchError(f"{key}={_shown(value)} is not allowed: it must be {rule.description}.")
+
+
+def _learning_from(node: DictConfig, split: str, prefix: str) -> list[str]:
+    """The settings that say from which prompts something is learned (`pairs_from`, ...), where those are `split`."""
+    found = [f"{prefix}.{name}" for name in node if str(name).endswith("_from") and node[name] == split]
+    parts = {f"{prefix}.{name}": node[name] for name in node if isinstance(node[name], DictConfig)}
+    return found + [key for part, inner in parts.items() for key in _learning_from(inner, split, part)]
 
 
 def _value(cfg: DictConfig, key: str) -> Any:
