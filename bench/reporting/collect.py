@@ -22,7 +22,7 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        return f"{_short(self.value)} [{_short(self.low)}, {_short(self.high)}]"
+        return f"{short(self.value)} [{short(self.low)}, {short(self.high)}]"
 
 
 @dataclass(frozen=True)
@@ -109,5 +109,8 @@ def _mapping(content: Any) -> dict[str, Any]:
     return content
 
 
-def _short(number: float) -> str:
+def short(number: float) -> str:
+    """Three decimals below 1, without the leading 0; two above."""
+    if abs(number) < 1:
+        number = round(number, 3) + 0.0  # no -0.000
     return f"{number:.3f}".replace("0.", ".", 1) if abs(number) < 1 else f"{number:.2f}"

@@ -66,18 +66,21 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     """
     _refuse_mixtures(runs)
     unseeded: dict[str, list[Run]] = {}
-    for run in runs:
-        unseeded.setdefault(str(_without_seed(run.config)), []).append(run)
-    columns = distinctions([found[0].config for found in unseeded.values()])
+    settings = [_flat(run.config) for run in runs]
+    keys = dict.fromkeys(key for one in settings for key in one)
+    repeated = {key for key in keys if all(_repeats_seed(key, one) for one in settings if key in one)}
+    for run, one in zip(runs, settings, strict=True):
+        alike = {key: value for key, value in one.items() if key.split(".")[0] not in PLACES and key not in repeated}
+        unseeded.setdefault(str(sorted(alike.items())), []).append(run)
     groups = []
-    for settings, found in zip(columns, unseeded.values(), strict=True):
+    for apart, found in zip(distinctions([one[0].config for one in unseeded.values()]), unseeded.values(), strict=True):
         ordered = tuple(sorted(found, key=lambda run: run.config["seed"]))
         seeds = [run.config["seed"] for run in ordered]
         if len(set(seeds)) < len(seeds):
             raise BenchError(
                 f"{ordered[0].folder} and another run have the same settings and seed; give each run once."
             )
-        groups.append(Group(settings, ordered))
+        groups.append(Group(apart, ordered))
     return groups
 
 
@@ -110,18 +113,24 @@ def distinctions(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 def _shown(column: str, setting: dict[str, Any], others: Sequence[dict[str, Any]], is_part: bool) -> str:
     if not is_part:
-        return str(setting.get(column))
+        return _name(setting[column]) if column in setting else ""
     target = f"{column}._target_"
     alike = [other for other in others if other.get(target) == setting.get(target)]
     own = [key for key in _differing(alike) if key.startswith(f"{column}.")]
     inner = tuple(key.removesuffix("_target_") for key in own if key.endswith("._target_"))
     own = [key for key in own if key.endswith("._target_") or not key.startswith(inner)]
-    detail = [f"{key.removeprefix(f'{column}.').removesuffix('._target_')}={_name(setting.get(key))}" for key in own]
+    detail = [
+        f"{key.removeprefix(f'{column}.').removesuffix('._target_')}={_name(setting[key])}"
+        for key in own
+        if key in setting
+    ]
     return " ".join([_name(setting.get(target)), *detail])
 
 
 def _name(value: Any) -> str:
-    """The last part of a dotted path; anything else as it is."""
+    """The last part of a function's dotted path; anything else as one would type it."""
+    if isinstance(value, bool) or value is None:
+        return "null" if value is None else str(value).lower()
     return value.rsplit(".", 1)[-1] if isinstance(value, str) and value.startswith("bench.") else str(value)
 
 
@@ -144,11 +153,6 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The flat settings but the seed, what only repeats it, and where files lie."""
-    seed = config["seed"]
-    return {
-        key: value
-        for key, value in _flat(config).items()
-        if key.split(".")[0] not in PLACES and not (key.rsplit(".", 1)[-1] == "seed" and value == seed)
-    }
+def _repeats_seed(key: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a setting is the run's seed, or a part's that may be taken from it (another part's may equal it once)."""
+    return key.rsplit(".", 1)[-1] == "seed" and settings.get(key) == settings["seed"]
