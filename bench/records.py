@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from bench import costs, store
 from bench.allowed import counts_per_prompt
 from bench.artifacts import Completions, Policy, Prompts, Selection
-from bench.estimators.best_of_n import subset_method
+from bench.estimators.best_of_n import majority_method
 from bench.evaluation import summary
 from bench.evaluation.reward_diagnostics import diagnose
 from bench.experiment import Results
@@ -74,7 +74,7 @@ def _counts(results: Results) -> dict[str, float | str]:
         counts[f"{arm}/kl_per_token"] = outcomes.kl_per_token
         drawn = outcomes.sampled.gold.shape[1]
         for k in summary.powers_of_two(drawn):
-            counts[f"{arm}/majority@{k}_subsets"] = subset_method(drawn, k)
+            counts[f"{arm}/majority@{k}_subsets"] = majority_method(drawn, k)
         if outcomes.harness is not None:
             counts |= {f"{arm}/lm_eval/{name}": value for name, value in outcomes.harness.metrics.items()}
     return counts

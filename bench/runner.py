@@ -39,7 +39,7 @@ def run_cell(cfg: DictConfig, label: str) -> None:
 def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     """Check, run, record, draw and track one experiment; returns its folder, outputs/<name>/<run id>.
 
-    quiet: leave the tables and the times to the reader of the folder.
+    quiet: leave tables, figures and times to the reader of the folder.
     """
     start = time.perf_counter()
     settings.check(cfg)
@@ -69,7 +69,8 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
             results = run(**parts, **{name: cfg[name] for name in run_settings})
             metrics = records.write(folder, cfg, results, store.uses)
             finished = read_run(folder)
-            drawn = [*figures.frontier(finished), *reward_diagnostics(finished)]
+            # a sweep's figures are those of its report
+            drawn = [] if quiet else [*figures.frontier(finished), *reward_diagnostics(finished)]
             tracked = tracking(folder)
     except Exception as error:
         with contextlib.suppress(OSError):  # where even this can't be written, the reason is on the console

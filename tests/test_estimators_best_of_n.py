@@ -13,6 +13,7 @@ from bench.estimators.best_of_n import (
     best_of_n_variance,
     best_of_n_weights,
     majority_at_k,
+    majority_method,
     pass_at_k,
     soft_best_of_n,
     subset_method,
@@ -155,11 +156,34 @@ def test_majority_by_hand():
     np.testing.assert_allclose(values, [[0.25, 1 / 3, 0], [0, 0, 0], [0.5, 0.5, 0.5]], atol=1e-12)
 
 
+def two_answers(pool_size):
+    """([40, N] answers, whether correct, the exact majority@15): a hypergeometric tail."""
+    a = pool_size * 2 // 5
+    answers = np.array([["a"] * a + ["b"] * (pool_size - a)] * 40, dtype=object)
+    ways = sum(math.comb(a, j) * math.comb(pool_size - a, 15 - j) for j in range(8, 16))
+    return answers, (answers == "a").astype(float), ways / math.comb(pool_size, 15)
+
+
+def test_majority_is_exact_where_the_subsets_are_too_many_to_take():
+    for pool_size in (30, 64):
+        answers, correct, exact = two_answers(pool_size)
+        np.testing.assert_allclose(majority_at_k(answers, correct, 15), exact, rtol=1e-12)
+        assert majority_method(pool_size, 15) == "exact"
+
+
+def test_many_answers_with_ties_are_counted_like_all_subsets():
+    rng = np.random.default_rng(0)
+    answers = rng.choice(np.array(["a", "b", "c", "d", "e", None], dtype=object), size=(6, 11))
+    correct = np.where(answers == "a", 1.0, np.where(answers == "b", 0.5, 0.0))
+    answers[0, :] = answers[0, ::-1]
+    expected = weighted_majority_at_k(answers, np.ones(answers.shape), correct, [2, 3, 5, 10, 11])  # enumerates
+    np.testing.assert_allclose(majority_at_k(answers, correct, [2, 3, 5, 10, 11]), expected, atol=1e-12)
+
+
 def test_majority_by_monte_carlo_agrees_with_the_hypergeometric_law():
-    """30 samples, two answers, k = 15: C(30, 15) subsets are too many; the exact share is a hypergeometric tail."""
-    answers = np.array([["a"] * 13 + ["b"] * 17] * 40, dtype=object)
-    correct = (answers == "a").astype(float)
-    exact = sum(math.comb(13, j) * math.comb(17, 15 - j) for j in range(8, 14)) / math.comb(30, 15)
+    """80 samples are too many to count."""
+    answers, correct, exact = two_answers(80)
+    assert majority_method(80, 15) == "monte_carlo"
     estimate = majority_at_k(answers, correct, 15, rng=np.random.default_rng(0))
     assert estimate[0] == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 4096))
     np.testing.assert_array_equal(estimate, majority_at_k(answers, correct, 15, rng=np.random.default_rng(0)))

@@ -18,13 +18,15 @@ from bench.estimators.arrays import (
     tie_groups,
     tie_means,
 )
-from bench.estimators.subsets import majority_at_k, soft_best_of_n, subset_method, weighted_majority_at_k
+from bench.estimators.subsets import soft_best_of_n, subset_method
+from bench.estimators.voting import majority_at_k, majority_method, weighted_majority_at_k
 
 __all__ = [
     "best_of_n",
     "best_of_n_variance",
     "best_of_n_weights",
     "majority_at_k",
+    "majority_method",
     "pass_at_k",
     "soft_best_of_n",
     "subset_method",

@@ -1,7 +1,7 @@
 """The bootstrap over whole prompts: pointwise intervals (BCa) and simultaneous bands. The unit is never a sample."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -42,17 +42,25 @@ def simultaneous_band(
     Plagborg-Møller 2019, §3 (sup-t bands). values: [M, K]; NaN and errors as in `bootstrap_interval`.
     """
     values = as_floats("values", values, 2, shape="[M, K]")
+    return Bootstrap(values, rng, resamples).band(np.arange(values.shape[1]), tail_of(level))
+
+
+def intervals_and_bands(
+    values: np.ndarray, curves: Sequence[Sequence[int]], rng: np.random.Generator, level: float = 0.95
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """(low [K], high [K], (band low [K], band high [K])) of values [M, K], all from the same resamples of prompts.
+
+    curves: the columns of each curve that gets a band of its own; NaN for columns in none. See `bootstrap_interval`
+    and `simultaneous_band`.
+    """
+    values = as_floats("values", values, 2, shape="[M, K]")
     tail = tail_of(level)
-    boot = Bootstrap(values, rng, resamples)
-    error = np.where(boot.error > 0, boot.error, np.nan)
-    distance = np.abs(boot.means - boot.mean) / error  # [B, K]
-    usable = ~np.isnan(error) & (boot.count >= 2)
-    if not usable.any():
-        return np.where(boot.count >= 2, boot.mean, np.nan), np.where(boot.count >= 2, boot.mean, np.nan)
-    critical = np.quantile(np.nanmax(distance[:, usable], axis=1), 1 - 2 * tail)
-    smallest = float(boot.count[usable].min())
-    critical *= math.sqrt(smallest / (smallest - 1))
-    return boot.mean - critical * boot.error, boot.mean + critical * boot.error
+    boot = Bootstrap(values, rng, RESAMPLES)
+    band_low, band_high = np.full((2, values.shape[1]), np.nan)
+    for members in curves:
+        columns = np.asarray(members)
+        band_low[columns], band_high[columns] = boot.band(columns, tail)
+    return boot.quantile(tail), boot.quantile(1 - tail), (band_low, band_high)
 
 
 def resampled_means(values: np.ndarray, rng: np.random.Generator, *, resamples: int = RESAMPLES) -> np.ndarray:
@@ -109,21 +117,35 @@ class Bootstrap:
             ends[column] = np.clip(end, self.least[column], self.most[column])  # rounding can pass what a mean can be
         return ends
 
-    def p_value_of_zero(self) -> float:
-        """Two-sided p-value of a zero mean in the first column: 1 − the level of the widest interval without 0."""
-        if self.error[0] == 0:
-            return 0.0 if self.mean[0] != 0 else 1.0
-        slack = self.slack[0]
-        below = self._tail_probability(np.mean(self.means[:, 0] <= slack))
-        above = 1 - self._tail_probability(np.mean(self.means[:, 0] < -slack))
+    def band(self, columns: np.ndarray, tail: float) -> tuple[np.ndarray, np.ndarray]:
+        """([C], [C]): `simultaneous_band` of some columns, outside of which a curve lies with probability 2 · tail."""
+        mean, count = self.mean[columns], self.count[columns]
+        error = np.where(self.error[columns] > 0, self.error[columns], np.nan)
+        distance = np.abs(self.means[:, columns] - mean) / error  # [B, C]
+        usable = ~np.isnan(error) & (count >= 2)
+        if not usable.any():
+            return np.where(count >= 2, mean, np.nan), np.where(count >= 2, mean, np.nan)
+        critical = np.quantile(np.nanmax(distance[:, usable], axis=1), 1 - 2 * tail)
+        smallest = float(count[usable].min())
+        critical *= math.sqrt(smallest / (smallest - 1))
+        return mean - critical * self.error[columns], mean + critical * self.error[columns]
+
+    def p_value_of_zero(self, column: int) -> float:
+        """Two-sided p-value of a zero mean: 1 − the level of the widest interval without 0."""
+        if self.error[column] == 0:
+            return 0.0 if self.mean[column] != 0 else 1.0
+        means, slack = self.means[:, column], self.slack[column]
+        means = means[~np.isnan(means)]
+        below = self._tail_probability(column, float(np.mean(means <= slack)))
+        above = 1 - self._tail_probability(column, float(np.mean(means < -slack)))
         return min(1.0, 2 * min(below, above))
 
-    def _tail_probability(self, share: float) -> float:
+    def _tail_probability(self, column: int, share: float) -> float:
         resamples = len(self.means)
         share = min(max(share, 1 / (resamples + 1)), resamples / (resamples + 1))
-        shifted = float(normal_quantile(share)) - self.bias[0]
-        z = shifted / max(1 + self.skew[0] * shifted, 1e-9) - self.bias[0]
-        return t_cdf(z / self._expansion(0), self.count[0] - 1)
+        shifted = float(normal_quantile(share)) - self.bias[column]
+        z = shifted / max(1 + self.skew[column] * shifted, 1e-9) - self.bias[column]
+        return t_cdf(z / self._expansion(column), self.count[column] - 1)
 
     def _expansion(self, column: int) -> float:
         return math.sqrt(self.count[column] / (self.count[column] - 1))

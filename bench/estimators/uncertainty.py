@@ -10,6 +10,7 @@ from bench.estimators.bootstrap import (
     RESAMPLES,
     Bootstrap,
     bootstrap_interval,
+    intervals_and_bands,
     resampled_means,
     simultaneous_band,
     tail_of,
@@ -33,9 +34,11 @@ __all__ = [
     "bootstrap_interval",
     "expected_maximum",
     "holm",
+    "intervals_and_bands",
     "mcnemar",
     "minimum_detectable_effect",
     "paired_difference",
+    "paired_differences",
     "prompts_needed",
     "resampled_means",
     "seed_interval",
@@ -80,22 +83,48 @@ def paired_difference(
     a = as_floats("a", a, 1, shape="[M]")
     b = as_floats("b", b, 1, shape="[M]")
     check_same_shape(a=a, b=b)
+    return paired_differences(a[:, None], b[:, None], rng, level, power=power, resamples=resamples)[0]
+
+
+def paired_differences(
+    a: np.ndarray,
+    b: np.ndarray,
+    rng: np.random.Generator,
+    level: float = 0.95,
+    *,
+    power: float = 0.8,
+    resamples: int = RESAMPLES,
+) -> list[PairedDifference]:
+    """`paired_difference` of each column of a and b [M, K], from the same resamples of prompts."""
+    a = as_floats("a", a, 2, shape="[M, K]")
+    b = as_floats("b", b, 2, shape="[M, K]")
+    check_same_shape(a=a, b=b)
     tail = tail_of(level)
-    difference = (a - b)[~np.isnan(a - b)]
-    if len(difference) == 0:
+    difference = (a - b)[~np.isnan(a - b).all(axis=1)]
+    prompts = (~np.isnan(difference)).sum(axis=0)  # [K]
+    if not prompts.all():
         raise ValueError(f"a and b {list(a.shape)} have no prompt with a number in both; at least one is expected")
-    if len(difference) == 1:
-        nan = float("nan")
-        return PairedDifference(float(difference[0]), nan, nan, 1.0, nan, 1, "not resolved")
-    boot = Bootstrap(difference[:, None], rng, resamples)
-    low, high = float(boot.quantile(tail)[0]), float(boot.quantile(1 - tail)[0])
-    reachable = 2.0 ** (1 - len(difference))
-    verdict: Verdict = "not resolved"
-    if reachable <= 2 * tail and low > 0:
-        verdict = "better"
-    elif reachable <= 2 * tail and high < 0:
-        verdict = "worse"
-    error = float(boot.error[0]) or float("nan")  # equal differences say nothing of what could be detected
-    detectable = float(normal_quantile(1 - tail) + normal_quantile(power)) * error
-    p_value = max(boot.p_value_of_zero(), min(1.0, reachable))
-    return PairedDifference(float(boot.mean[0]), low, high, p_value, detectable, len(difference), verdict)
+    boot = Bootstrap(difference, rng, resamples)
+    low, high = boot.quantile(tail), boot.quantile(1 - tail)
+    z = float(normal_quantile(1 - tail) + normal_quantile(power))
+    found = []
+    for column, count in enumerate(prompts.tolist()):
+        reachable = 2.0 ** (1 - count)
+        verdict: Verdict = "not resolved"
+        if reachable <= 2 * tail and low[column] > 0:
+            verdict = "better"
+        elif reachable <= 2 * tail and high[column] < 0:
+            verdict = "worse"
+        error = float(boot.error[column]) or float("nan")  # equal differences say nothing of what could be detected
+        found.append(
+            PairedDifference(
+                mean=float(boot.mean[column]),
+                low=float(low[column]),
+                high=float(high[column]),
+                p_value=max(boot.p_value_of_zero(column), reachable) if count > 1 else 1.0,
+                minimum_detectable_effect=z * error,
+                prompts=count,
+                verdict=verdict,
+            )
+        )
+    return found

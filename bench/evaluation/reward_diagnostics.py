@@ -23,6 +23,7 @@ from bench.evaluation.summary import powers_of_two
 from bench.seeds import generator
 
 NOT_APPLICABLE = "not applicable: the scores are neither within [0, 1] nor on both sides of 0"
+TOO_FEW = "not measured: too few prompts or scored samples"
 
 
 def diagnose(pool: Graded, *, seed: int) -> tuple[dict[str, float | str], list[dict[str, Any]]]:
@@ -49,9 +50,10 @@ def _of_ranking(pool: Graded, seed: int) -> tuple[dict[str, float | str], list[d
         "scorer/unscored": int((~scored).sum()),
         "scorer/equals_gold": float((pool.proxy == pool.gold)[scored].mean()),
     }
-    for name, values in columns.items():
-        metrics |= _mean(f"scorer/{name}", values[:, None], seed)[0]
-        metrics[f"scorer/{name}_prompts"] = int((~np.isnan(values)).sum())
+    ends = _means(np.stack(list(columns.values()), axis=1), seed)
+    for name, (value, low, high, count) in zip(columns, ends, strict=True):
+        metrics |= {f"scorer/{name}": value, f"scorer/{name}_low": low, f"scorer/{name}_high": high}
+        metrics[f"scorer/{name}_prompts"] = int(count)
     rows = [_row("auc", prompt, auc) for prompt, auc in enumerate(columns["auc"].tolist()) if not np.isnan(auc)]
     return metrics, rows
 
@@ -76,13 +78,15 @@ def _of_more_selection(pool: Graded, seed: int) -> tuple[dict[str, float | str],
     """Gold and proxy of Best-of-n, and the n where gold turns; n goes as far as half of the prompts have samples."""
     enough = int(np.sort((~np.isnan(pool.proxy)).sum(axis=1))[len(pool.proxy) // 2])
     sizes = powers_of_two(enough) if enough else []
-    rows = []
-    for name, values in (("gold", pool.gold), ("proxy", pool.proxy)):
-        curve = best_of_n(pool.proxy, values, sizes) if sizes else np.empty((len(pool.proxy), 0))  # [M, K]
-        _, ends = _mean(name, curve, seed)
-        rows += [_row(name, n, *numbers) for n, numbers in zip(sizes, ends, strict=True)]
-    if len(sizes) < 2 or (~np.isnan(curve[:, -1])).sum() < 4:
-        return {"scorer/overoptimisation": "not measured: too few prompts or scored samples"}, rows
+    if not sizes:
+        return {"scorer/overoptimisation": TOO_FEW}, []
+    curves = [best_of_n(pool.proxy, values, sizes) for values in (pool.gold, pool.proxy)]  # [M, K] each
+    points = [(name, n) for name in ("gold", "proxy") for n in sizes]
+    rows = [
+        _row(*point, *ends) for point, ends in zip(points, _means(np.concatenate(curves, axis=1), seed), strict=True)
+    ]
+    if len(sizes) < 2 or (~np.isnan(curves[-1][:, -1])).sum() < 4:
+        return {"scorer/overoptimisation": TOO_FEW}, rows
     turn = turning_point(pool.proxy, pool.gold, sizes, generator(seed, "scorer", "turning point"))
     metrics: dict[str, float | str] = {
         "scorer/gold_peak_n": turn.n,
@@ -98,16 +102,14 @@ def _of_more_selection(pool: Graded, seed: int) -> tuple[dict[str, float | str],
     return metrics, rows
 
 
-def _mean(name: str, values: np.ndarray, seed: int) -> tuple[dict[str, float | str], list[tuple[float, ...]]]:
-    """The mean of the first column [M, K] with its interval as metrics, and (value, low, high, count) of every one."""
+def _means(values: np.ndarray, seed: int) -> list[tuple[float, ...]]:
+    """(mean, low, high, count) of each column of values [M, K] over the prompts that have a number in it."""
     count = (~np.isnan(values)).sum(axis=0)
     if not count.any():
-        return {name: float("nan"), f"{name}_low": float("nan"), f"{name}_high": float("nan")}, []
+        return [(float("nan"), float("nan"), float("nan"), 0)] * values.shape[1]
     means = np.divide(np.nansum(values, axis=0), count, out=np.full(len(count), np.nan), where=count > 0)
-    ends = bootstrap_interval(values, generator(seed, "scorer", name))
-    table = [tuple(map(float, row)) for row in zip(means, *map(np.asarray, ends), count, strict=True)]
-    value, low, high, _ = table[0]
-    return {name: value, f"{name}_low": low, f"{name}_high": high}, table
+    low, high = bootstrap_interval(values, generator(seed, "scorer", "means"))
+    return [tuple(map(float, row)) for row in zip(means, np.asarray(low), np.asarray(high), count, strict=True)]
 
 
 def _row(

@@ -15,11 +15,10 @@ from bench.estimators.kl import (
 )
 from bench.estimators.uncertainty import (
     PairedDifference,
-    bootstrap_interval,
     holm,
+    intervals_and_bands,
     mcnemar,
-    paired_difference,
-    simultaneous_band,
+    paired_differences,
 )
 from bench.evaluation.heldout import RAW_BASE, Graded, Outcomes
 from bench.experiment import Results
@@ -64,12 +63,17 @@ def curves(cells: dict[Cell, np.ndarray], *, seed: int) -> list[dict]:
     band_low and band_high hold a curve's means at all its n at once with 95 % probability (NaN for single points).
     """
     values = np.stack(list(cells.values()), axis=1)  # [M, cells]
-    bands = _bands(cells, seed)
-    low, high = bootstrap_interval(values, generator(seed, "intervals"))
+    series: dict[tuple[str, ...], list[int]] = {}
+    for index, cell in enumerate(cells):
+        series.setdefault(cell[:3], []).append(index)
+    curves = [members for members in series.values() if len(members) > 1]
+    low, high, bands = intervals_and_bands(values, curves, generator(seed, "intervals"))
     means = np.nanmean(values, axis=0)
+    numbers = np.column_stack([means, low, high, *bands]).tolist()
+    names = ("value", "low", "high", "band_low", "band_high")
     return [
-        {**cell._asdict(), "value": float(mean), "low": float(a), "high": float(b), **bands[cell], **_provenance(cell)}
-        for cell, mean, a, b in zip(cells, means, np.asarray(low), np.asarray(high), strict=True)
+        {**cell._asdict(), **dict(zip(names, row, strict=True)), **_provenance(cell)}
+        for cell, row in zip(cells, numbers, strict=True)
     ]
 
 
@@ -85,10 +89,8 @@ def contrasts(cells: dict[Cell, np.ndarray], *, seed: int) -> dict[str, float | 
     their intervals stay those of one comparison.
     """
     pairs = _pairs(cells)
-    found = {
-        name: paired_difference(cells[ours], cells[theirs], generator(seed, "contrast", name))
-        for name, (ours, theirs) in pairs.items()
-    }
+    ours, theirs = (np.stack([cells[pair[side]] for pair in pairs.values()], axis=1) for side in (0, 1))
+    found = dict(zip(pairs, paired_differences(ours, theirs, generator(seed, "contrasts")), strict=True))
     p_values = {name: _p_value(found[name], *(cells[cell] for cell in pair)) for name, pair in pairs.items()}
     primary = PRIMARY if PRIMARY in found else WITHOUT_CONTROL
     secondary = [name for name in found if name != primary]
@@ -128,20 +130,6 @@ def _pairs(cells: dict[Cell, np.ndarray]) -> dict[str, tuple[Cell, Cell]]:
         if cell[:3] == ("base", "best_of_n", "accuracy"):
             pairs[f"tuned_vs_best_of_{cell.n}/accuracy"] = (Cell("tuned", "pass", "accuracy", 1), cell)
     return pairs
-
-
-def _bands(cells: dict[Cell, np.ndarray], seed: int) -> dict[Cell, dict[str, float]]:
-    series: dict[tuple[str, ...], list[Cell]] = {}
-    for cell in cells:
-        series.setdefault(cell[:3], []).append(cell)
-    bands = {cell: {"band_low": float("nan"), "band_high": float("nan")} for cell in cells}
-    for name, members in series.items():
-        if len(members) > 1:
-            values = np.stack([cells[cell] for cell in members], axis=1)  # [M, n]
-            ends = simultaneous_band(values, generator(seed, "bands", *name))
-            for cell, low, high in zip(members, *ends, strict=True):
-                bands[cell] = {"band_low": float(low), "band_high": float(high)}
-    return bands
 
 
 def flatten(rows: Sequence[dict]) -> dict[str, float]:

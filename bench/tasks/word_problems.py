@@ -54,30 +54,7 @@ class WordProblems:
 
         Templates are drawn with their shares; one whose cores are used up is drawn no more.
         """
-        wanted = {"train": self.train_prompts, "validation": self.validation_prompts, "test": self.test_prompts}
-        if split not in wanted:
-            raise BenchError(f"split={split} is not one of word_problems; it has {', '.join(wanted)}.")
-        count, held = wanted[split], sum(cores(split))
-        if not 1 <= count <= held:
-            raise BenchError(
-                f"task.{split}_prompts={count} is not allowed: the {split} split of word_problems has {held} prompts; "
-                f"ask for 1 to {held}."
-            )
-        rng = generator(self.seed, "word_problems", split)
-        left = [_one_a_core(problems(template)[split], rng) for template in TEMPLATES]
-        shares = np.array([template.share for template in TEMPLATES])
-        rows = []
-        for index in range(count):
-            open_shares = shares * [bool(queue) for queue in left]
-            template = rng.choice(len(TEMPLATES), p=open_shares / open_shares.sum())
-            problem = left[template].pop()
-            rows.append((f"{split}-{index:04d}-{problem.template.name}", wording(problem, rng), str(answer(problem))))
-        ids, texts, answers = zip(*rows, strict=True)
-        return Prompts(
-            id=np.array(ids),
-            messages=tuple(({"role": "user", "content": text},) for text in texts),
-            answer=np.array(answers),
-        )
+        return _prompts(self, split)
 
     def demonstrations(self, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
         """`count` pairs (prompt, completion) of the pretraining corpus, about half of them right."""
@@ -100,6 +77,34 @@ class WordProblems:
         """The equations in their order, e.g. "9 - 1 = 8; 9 + 8 = 17"; None where there is none (Yuan 2023, RFT)."""
         equations = [step for step in _sentences(completion) if EQUATION.fullmatch(step)]
         return "; ".join(equations) or None
+
+
+@cache  # a sweep asks for them in every cell
+def _prompts(task: WordProblems, split: str) -> Prompts:
+    wanted = {"train": task.train_prompts, "validation": task.validation_prompts, "test": task.test_prompts}
+    if split not in wanted:
+        raise BenchError(f"split={split} is not one of word_problems; it has {', '.join(wanted)}.")
+    count, held = wanted[split], sum(cores(split))
+    if not 1 <= count <= held:
+        raise BenchError(
+            f"task.{split}_prompts={count} is not allowed: the {split} split of word_problems has {held} prompts; "
+            f"ask for 1 to {held}."
+        )
+    rng = generator(task.seed, "word_problems", split)
+    left = [_one_a_core(problems(template)[split], rng) for template in TEMPLATES]
+    shares = np.array([template.share for template in TEMPLATES])
+    rows = []
+    for index in range(count):
+        open_shares = shares * [bool(queue) for queue in left]
+        template = rng.choice(len(TEMPLATES), p=open_shares / open_shares.sum())
+        problem = left[template].pop()
+        rows.append((f"{split}-{index:04d}-{problem.template.name}", wording(problem, rng), str(answer(problem))))
+    ids, texts, answers = zip(*rows, strict=True)
+    return Prompts(
+        id=np.array(ids),
+        messages=tuple(({"role": "user", "content": text},) for text in texts),
+        answer=np.array(answers),
+    )
 
 
 def answer(problem: Problem) -> int:

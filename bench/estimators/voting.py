@@ -1,0 +1,154 @@
+"""Majority votes among k of a prompt's N samples, in the mean over all k-subsets."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bench.estimators.arrays import Sizes, as_floats, as_sizes, check_same_shape
+from bench.estimators.subsets import mean_over_subsets, subset_method
+
+COUNTABLE = 64  # samples a prompt up to which votes are counted exactly instead of in random subsets
+
+
+def majority_method(pool_size: int, k: int) -> str:
+    """ "exact" where `majority_at_k` is the mean over all k-subsets of pool_size samples, else "monte_carlo"."""
+    return "exact" if pool_size <= COUNTABLE else subset_method(pool_size, k)
+
+
+def majority_at_k(
+    answers: np.ndarray, correct: np.ndarray, k: Sizes, *, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """The share of k-subsets of a prompt's N samples whose most frequent answer is correct.
+
+    Answers tied for most frequent share the credit equally, an answer's correctness is the mean of its samples', and a
+    subset with nothing but None scores 0. Exact for N up to 64: the probability that an answer wins depends only on
+    how many samples have each answer. Beyond it, `majority_method(N, k)` says whether all subsets were taken or random
+    ones without replacement. Source: Wang et al. 2022 (self-consistency), §2.
+
+    answers: [M, N] objects compared by ==; None or NaN is unparsable and casts no vote. correct: [M, N], NaN counts as
+    never drawn. k: an int -> [M], a sequence -> [M, K]; a row with fewer than k samples gives NaN. rng: draws the
+    subsets where there are too many; without one, a fixed stream. ValueError as in `best_of_n`.
+    """
+    correct = as_floats("correct", correct, 2, shape="[M, N]")
+    answers = np.asarray(answers)
+    if correct.shape[1] > COUNTABLE:
+        return _vote(answers, None, correct, k, rng)
+    check_same_shape(correct=correct, answers=answers)
+    sizes, single = as_sizes("k", k, correct.shape[1])
+    values = np.full((len(correct), len(sizes)), np.nan)
+    for row in range(len(correct)):
+        drawn = np.flatnonzero(~np.isnan(correct[row]))
+        codes, classes = _codes(answers[row, drawn])
+        votes = np.bincount(codes, minlength=classes + 1)
+        right = np.bincount(codes, correct[row, drawn], classes + 1)[:classes] / votes[:classes]
+        possible = sizes <= len(drawn)
+        shares = _winning_shares(tuple(sorted(votes[:classes].tolist())), int(votes[classes]), tuple(sizes[possible]))
+        values[row, possible] = sum(
+            (shares[held] * credit for held, credit in zip(votes.tolist(), right.tolist(), strict=False)), np.zeros(1)
+        )
+    return values[:, 0] if single else values
+
+
+def weighted_majority_at_k(
+    answers: np.ndarray, weights: np.ndarray, correct: np.ndarray, k: Sizes, *, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """As `majority_at_k`, with the answer whose samples' weights (rewards) have the largest sum.
+
+    Exact where the subsets are few, else Monte Carlo: `subset_method(N, k)` says which.
+    Source: Li et al. 2022 (verifier-weighted voting). weights: [M, N], may be negative; NaN counts as never drawn.
+    """
+    return _vote(answers, as_floats("weights", weights, 2, shape="[M, N]"), correct, k, rng)
+
+
+@functools.lru_cache(maxsize=10_000)  # a sweep meets the same counts again and again
+def _winning_shares(votes: tuple[int, ...], blank: int, drawn: tuple[int, ...]) -> dict[int, np.ndarray]:
+    """For answers held by votes[i] samples, and `blank` samples without one: holders -> [K] the expected share of the
+    credit that one answer with so many gets, over all subsets of each size in `drawn`.
+    """
+    total = sum(votes) + blank
+    shares = {}
+    for held in set(votes):
+        others = list(votes)
+        others.remove(held)
+        ways = np.zeros(total + 1)  # by subset size; each way weighs the answer's share of the credit
+        for won in range(1, held + 1):  # with so many votes it wins, or ties
+            beaten = _ways(others, won, total)  # [ties, size]
+            credit = (beaten / np.arange(1, len(beaten) + 1)[:, None]).sum(axis=0)
+            ways[won:] += math.comb(held, won) * np.convolve(credit, _binomials(blank))[: total + 1 - won]
+        shares[held] = np.array([ways[k] / math.comb(total, k) for k in drawn])
+    return shares
+
+
+def _ways(votes: list[int], most: int, total: int) -> np.ndarray:
+    """[t, s]: the ways to draw s samples with no answer above `most` votes and t answers with exactly that many."""
+    ties = total // most + 1
+    ways = np.zeros((ties + 1, total + 1))
+    ways[0, 0] = 1
+    for held in votes:
+        grown = np.zeros_like(ways)
+        for count in range(min(held, most) + 1):
+            tied = int(count == most)
+            grown[tied:, count:] += math.comb(held, count) * ways[: ties + 1 - tied, : total + 1 - count]
+        ways = grown
+    return ways
+
+
+def _binomials(n: int) -> np.ndarray:
+    return np.array([float(math.comb(n, i)) for i in range(n + 1)])
+
+
+def _vote(
+    answers: Any, weights: np.ndarray | None, correct: Any, k: Sizes, rng: np.random.Generator | None
+) -> np.ndarray:
+    correct = as_floats("correct", correct, 2, shape="[M, N]")
+    answers = np.asarray(answers)
+    check_same_shape(correct=correct, answers=answers)
+    missing = np.isnan(correct)
+    if weights is not None:
+        check_same_shape(correct=correct, weights=weights)
+        missing |= np.isnan(weights)
+    sizes, single = as_sizes("k", k, correct.shape[1])
+
+    def election(row: int, columns: np.ndarray) -> Callable[[np.ndarray], float]:
+        codes, classes = _codes(answers[row, columns])
+        counts = np.maximum(np.bincount(codes, minlength=classes + 1), 1)
+        right = (np.bincount(codes, correct[row, columns], classes + 1) / counts)[:classes]
+        weight = None if weights is None else weights[row, columns]
+        return lambda subsets: _credit(codes, classes, weight, right, subsets)
+
+    values = mean_over_subsets(missing, sizes, rng, election)
+    return values[:, 0] if single else values
+
+
+def _codes(answers: np.ndarray) -> tuple[np.ndarray, int]:
+    """([C] class numbers, number of classes); the unparsable ones get the number after the last class."""
+    numbers: dict[Any, int] = {}
+    codes = [-1 if a is None or a != a else numbers.setdefault(a, len(numbers)) for a in answers.tolist()]
+    array = np.array(codes)
+    array[array < 0] = len(numbers)
+    return array, len(numbers)
+
+
+def _credit(
+    codes: np.ndarray, classes: int, weight: np.ndarray | None, right: np.ndarray, subsets: np.ndarray
+) -> float:
+    """The mean over subsets [S, k] of the correctness of the class with most votes, or the largest sum of weights."""
+    if classes == 0:
+        return 0.0
+    width = classes + 1
+    cells = (codes[subsets] + width * np.arange(len(subsets))[:, None]).ravel()
+    shape = (len(subsets), width)
+    score: np.ndarray
+    count = np.bincount(cells, minlength=shape[0] * width).reshape(shape)[:, :classes]
+    if weight is None:
+        score = count
+    else:
+        score = np.bincount(cells, weight[subsets].ravel(), shape[0] * width).reshape(shape)[:, :classes]
+    score = np.where(count > 0, score, -np.inf)  # an absent answer may not win over a negative sum
+    best = score.max(axis=1, keepdims=True)
+    slack = 0 if weight is None else 1e-12 * np.abs(weight).sum()  # equal sums added in another order stay tied
+    winners = (score >= best - slack) & (count > 0)
+    return float((winners @ right / np.maximum(winners.sum(axis=1), 1)).mean())
