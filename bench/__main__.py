@@ -13,6 +13,7 @@ import hydra
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from bench import launching
 from bench.errors import BenchError
 
 CONF = str(Path(__file__).resolve().parent.parent / "conf")
@@ -43,6 +44,7 @@ def main() -> None:
     sys.argv = [argument for argument in sys.argv if argument not in ("plan=true", "plan=false")]
     arguments = _parse(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hands exceptions to us instead of printing a page of them
+    launching.install()
     with explained(arguments.overrides):
         several = arguments.multirun or any(override.startswith("sweep=") for override in arguments.overrides)
         if arguments.cfg is None and (several or plan_only):
@@ -75,6 +77,8 @@ def sweep(overrides: list[str], *, plan_only: bool) -> None:
     from bench import plan, sweep
 
     cells = sweep.cells(overrides, CONF)
+    if not plan_only:
+        launching.check(overrides, CONF)
     if cells is not None:
         print(plan.summary(cells), flush=True)
     if plan_only:

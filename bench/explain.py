@@ -46,7 +46,8 @@ def _not_a_choice(conf: Path, arguments: Sequence[str]) -> str:
 def _suggest(key: str, conf: Path) -> str:
     known = list(_known_keys(conf))
     if key in known:
-        return f" of the chosen {key.partition('.')[0]}"
+        group = key.rpartition(".")[0].replace(".", "/")
+        return f" of the chosen {group if (conf / group).is_dir() else key.partition('.')[0]}"
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
     return f"; did you mean {close[0]}?" if close else ""
 

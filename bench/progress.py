@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +20,14 @@ class Bar:
 
 
 _display: Any = None  # rich allows one live display a process; nested bars share it
+_listener: Callable[[str], None] | None = None
 
 
 @contextlib.contextmanager
 def bar(label: str, total: float | None, unit: str) -> Iterator[Bar]:
     """A bar of `total` units (None: unknown); bars opened inside it appear beneath it."""
     global _display
-    if not sys.stderr.isatty():
+    if _listener is not None or not sys.stderr.isatty():
         yield Bar()
         return
     outermost = _display is None
@@ -42,9 +43,22 @@ def bar(label: str, total: float | None, unit: str) -> Iterator[Bar]:
             _display = None
 
 
+@contextlib.contextmanager
+def relayed(listener: Callable[[str], None]) -> Iterator[None]:
+    """Lines go to `listener` and bars nowhere: for one of several processes on a terminal, or on none."""
+    global _listener
+    _listener, before = listener, _listener
+    try:
+        yield
+    finally:
+        _listener = before
+
+
 def say(line: str) -> None:
     """One line for the reader, on standard error so that standard output stays the result."""
-    if _display is not None:
+    if _listener is not None:
+        _listener(line)
+    elif _display is not None:
         _display.console.print(line, markup=False, highlight=False)
     else:
         print(line, file=sys.stderr, flush=True)

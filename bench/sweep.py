@@ -18,7 +18,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from bench import settings
+from bench import launching, settings
 from bench.provenance import code_fingerprint
 
 BUSY = "running.lock"  # locked by the process that runs a cell; its content says which
@@ -62,6 +62,7 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    launching.install()
     if any(override.startswith("hydra/sweeper=") for override in overrides):
         return None
     with initialize_config_dir(conf, version_base="1.3"):
@@ -120,9 +121,11 @@ def busy(folder: Path) -> Iterator[None]:
         file.flush()
         try:
             yield
-            (folder / TIMES).write_text(json.dumps({"started": start, "seconds": round(time.time() - start, 3)}))
-        finally:
+        except Exception:
             (folder / BUSY).unlink(missing_ok=True)
+            raise  # what is no Exception (Ctrl-C, a preempted job) leaves the mark of an interrupted cell
+        (folder / TIMES).write_text(json.dumps({"started": start, "seconds": round(time.time() - start, 3)}))
+        (folder / BUSY).unlink(missing_ok=True)
 
 
 def _holder(path: Path) -> str:

@@ -22,15 +22,19 @@ KEEP = 60.0  # seconds that workers hold their CPUs and GPUs for the next pool
 Kind = tuple[str | None, int, float]  # of workers: the connection to Ray, CPUs, GPUs
 
 
-def connect(address: str | None) -> None:
-    """Join or start a Ray, quietly, unless this process has one; Ray itself stops at exit what was started here."""
+def connect(address: str | None, *, group: str = "generation") -> None:
+    """Join or start a Ray, quietly, unless this process has one; Ray itself stops at exit what was started here.
+
+    group: whose choice `ray` asks for it.
+    """
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # its page on every lost worker, on standard output
     try:
         import ray
     except ImportError as error:
-        raise BenchError("generation=ray needs Ray; install the extra `ray` (or `launchers`).") from error
+        raise BenchError(f"{group}=ray needs Ray; install the extra `ray` (or `launchers`).") from error
     import logging
 
+    setting = f"{group.replace('/', '.')}.address"
     if ray.is_initialized():
         return
     try:
@@ -38,8 +42,8 @@ def connect(address: str | None) -> None:
     except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BenchError(
-            f"generation.address={'null' if address is None else address} leads to no Ray cluster ({reason}); "
-            "start one with `ray start --head`, or set generation.address=local."
+            f"{setting}={'null' if address is None else address} leads to no Ray cluster ({reason}); "
+            f"start one with `ray start --head`, or set {setting}=local."
         ) from error
 
 
@@ -69,7 +73,7 @@ def draw_shards(
         exceptions.ObjectLostError,
     )
     if num_gpus is None:
-        num_gpus = 1 if any("GPU" in resources for resources in _nodes()) else 0
+        num_gpus = 1 if any("GPU" in resources for resources in nodes()) else 0
     asked = {"CPU": num_cpus, **({"GPU": num_gpus} if num_gpus else {})}
     remote: Any = ray.remote(
         num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
@@ -88,10 +92,10 @@ def draw_shards(
         try:
             while queue or any(shard is not None for _, shard in busy.values()):
                 working = sum(shard is not None for _, shard in busy.values())
-                capacity = sum(_holds(resources, asked) for resources in _nodes())
+                capacity = sum(holds(resources, asked) for resources in nodes())
                 if capacity == 0 and working == 0:
                     raise BenchError(
-                        f"No node of the Ray cluster has {_listed(asked)} for a worker; lower generation.num_cpus or "
+                        f"No node of the Ray cluster has {listed(asked)} for a worker; lower generation.num_cpus or "
                         "generation.num_gpus, or add a node."
                     )
                 while len(busy) < min(len(queue) + working, capacity):
@@ -100,7 +104,7 @@ def draw_shards(
                     busy[worker.prepare.remote(draw, policy, root, needed, *sample)] = worker, None
                 done, _ = ray.wait(list(busy), timeout=WAIT)
                 if not done and working == 0:
-                    say(f"waiting for the Ray cluster: no worker with {_listed(asked)} has started yet")
+                    say(f"waiting for the Ray cluster: no worker with {listed(asked)} has started yet")
                 for task in done:
                     worker, shard = busy.pop(task)
                     try:
@@ -199,19 +203,19 @@ def _probe(root: Path) -> Iterator[Path]:
         path.unlink()
 
 
-def _nodes() -> list[dict[str, float]]:
+def nodes() -> list[dict[str, float]]:
     """The resources of each node that is alive."""
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _holds(resources: dict[str, float], asked: dict[str, float]) -> int:
+def holds(resources: dict[str, float], asked: dict[str, float]) -> int:
     """How many workers a node has room for, whatever else runs there."""
     return min(math.floor(resources.get(name, 0) / amount) for name, amount in asked.items())
 
 
-def _listed(asked: dict[str, float]) -> str:
+def listed(asked: dict[str, float]) -> str:
     return " and ".join(f"{amount:g} {name}" for name, amount in asked.items())
 
 

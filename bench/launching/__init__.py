@@ -1,0 +1,103 @@
+"""Where the cells of a sweep run: hydra/launcher=local (one after another), joblib, ray or slurm.
+
+Hydra's own sweepers call a launcher with the settings of each cell; ours send each cell, composed and resolved, to a
+process that calls runner.run_cell. A cell that is done is not sent, one whose process dies is run again elsewhere and
+goes on from the store, and what has become of each lies in its folder, whoever ran it.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.allowed import rules
+from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from hydra.core.utils import JobReturn
+    from hydra.types import HydraContext
+    from omegaconf import DictConfig
+
+    from bench.launching.jobs import Job
+
+PLUGIN = "hydra_plugins.bench_launchers"  # Hydra takes launchers from the namespace package hydra_plugins only
+PRESETS = Path(__file__).resolve().parents[2] / "conf" / "hydra" / "launcher"
+
+
+def install() -> None:
+    """Let Hydra know our launchers, and choose our presets over those of equal name that installed plugins bring."""
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+
+    folder = str(Path(__file__).resolve().parent / "plugin")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    plugins = Plugins.instance()  # imports all plugins, which is when they store their presets
+    module = importlib.import_module(PLUGIN)
+    for launcher in (module.Joblib, module.Ray, module.Slurm):
+        plugins.register(launcher)
+    stored: dict[str, Any] = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
+    for preset in PRESETS.glob("*.yaml"):
+        stored.pop(preset.name, None)
+
+
+def check(overrides: Sequence[str], conf: str) -> None:
+    """Raise BenchError where the launcher that these settings choose can't launch: a value, an extra, a device."""
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import get_object
+    from omegaconf import OmegaConf
+
+    concerned = ("sweep=", "hydra/launcher=", "hydra.launcher.", "threads=")
+    chosen = [override for override in overrides if override.lstrip("+").startswith(concerned)]
+    with initialize_config_dir(conf, version_base="1.3"):
+        cfg = compose("config", chosen, return_hydra_config=True)
+    settings: Any = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)
+    target = settings.pop("_target_")
+    if not target.startswith(f"{PLUGIN}."):
+        return
+    launcher = get_object(target)
+    for name, rule in rules(launcher).items():
+        if name in settings and not rule.allows(settings[name]):
+            value = "null" if settings[name] is None else settings[name]
+            raise BenchError(f"hydra.launcher.{name}={value} is not allowed: it must be {rule.description}.")
+    launcher(**settings).check(cfg)
+
+
+def launch(
+    config: "DictConfig",
+    context: "HydraContext",
+    overrides: Sequence[Sequence[str]],
+    first: int,
+    run: "Callable[[Sequence[Job]], None]",
+) -> "list[JobReturn]":
+    """Run cells for one of Hydra's sweepers; what each returns is its configuration, by which its folder is found."""
+    from hydra.core.utils import JobReturn, JobStatus, setup_globals
+    from omegaconf import open_dict, read_write
+
+    from bench.launching import jobs
+    from bench.progress import say
+    from bench.sweep import is_done, run_folder
+
+    setup_globals()
+    cells: list[tuple[str, DictConfig]] = []
+    for number, arguments in enumerate(overrides, first):
+        cfg = context.config_loader.load_sweep_config(config, list(arguments))
+        label = cfg.hydra.job.override_dirname
+        with read_write(cfg), open_dict(cfg):
+            del cfg["hydra"]
+        cells.append((label or f"cell {number}", cfg))
+    distinct = {run_folder(cfg): (label, cfg) for label, cfg in cells}  # two labels of one configuration are one run
+    todo = []
+    for folder, (label, cfg) in distinct.items():
+        if is_done(folder):
+            say(f"{label}: done before")
+        else:
+            todo.append((label, cfg))
+    if todo:
+        with jobs.prepared(todo) as prepared:
+            run(prepared)
+    return [
+        JobReturn(overrides=arguments, cfg=cfg, status=JobStatus.COMPLETED)
+        for arguments, (_, cfg) in zip(overrides, cells, strict=True)
+    ]
