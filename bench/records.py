@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.utils import get_object
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from bench import costs, store
@@ -20,6 +20,7 @@ from bench.experiment import Results
 from bench.generation.pool import describe
 from bench.provenance import code_fingerprint
 from bench.seeds import generator
+from bench.tasks import Task, are_correct
 from bench.training.sft import training_log
 
 SAMPLE_PROMPTS = 20  # prompts of which samples.parquet shows every completion
@@ -44,7 +45,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     store.write_durably(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     _write_table(folder / "curves.parquet", rows)
     _write_table(folder / "per_prompt.parquet", _long(cells, results.test.id))
-    _write_table(folder / "samples.parquet", _samples(results))
+    _write_table(folder / "samples.parquet", _samples(results, instantiate(cfg.task, _convert_="all")))
     _write_table(folder / "diagnostics.parquet", diagnostics)
     store.write_durably(folder / "lineage.json", json.dumps(store.lineage(uses), indent=1))
     ordered = {name: None if _is_undefined(metrics[name]) else metrics[name] for name in sorted(metrics)}
@@ -114,7 +115,7 @@ def _long(cells: dict[summary.Cell, np.ndarray], ids: np.ndarray) -> list[dict]:
     ]
 
 
-def _samples(results: Results) -> list[dict]:
+def _samples(results: Results, task: Task) -> list[dict]:
     """Every completion of the first training prompts and whom it trained; each policy's greedy ones where judged."""
     kept_for: dict[tuple[int, int], list[str]] = {}
     for arm, chosen in results.selections.items():
@@ -126,9 +127,12 @@ def _samples(results: Results) -> list[dict]:
         for row in range(min(SAMPLE_PROMPTS, len(results.train)))
         for column in range(results.pool.shape[1])
     ]
+    # whether they are right: the reward may be a proxy, and nothing else of a run asks
+    correct = are_correct(task, [row["completion"] for row in rows], [row["answer"] for row in rows]).tolist()
+    rows = [row | {"correct": verdict} for row, verdict in zip(rows, correct, strict=True)]
     return rows + [
         _sample(results.test, results.split, arm, outcomes.greedy.completions, outcomes.greedy.proxy, row, 0)
-        | {"selected_for": ""}
+        | {"selected_for": "", "correct": bool(outcomes.greedy.gold[row, 0])}
         for arm, outcomes in results.outcomes.items()
         for row in range(min(SAMPLE_PROMPTS, len(results.test)))
     ]
