@@ -7,6 +7,7 @@ import numpy as np
 from bench import policies
 from bench.estimators.compute import Costs, break_even
 from bench.experiment import Results
+from bench.scoring import judge, process_reward, reward_model
 from bench.store import Use, unique
 
 
@@ -36,21 +37,25 @@ def break_even_metrics(
 ) -> dict[str, float | str | None]:
     """The n whose Best-of-n is as accurate as the tuned policy, and the queries after which tuning is cheaper in FLOPs.
 
-    best_of_n: [M, len(sizes)] and tuned: [M], accuracy on the same test prompts. Selection is by a verifier that costs
-    no FLOPs; intervals are by bootstrap over prompts. See `bench.estimators.compute.break_even`.
+    best_of_n: [M, len(sizes)] and tuned: [M], accuracy on the same test prompts. Every completion that is selected from
+    is read by the reward models of the scorer, an ensemble by all its members; a verifier costs no FLOPs. What it took
+    to train them is part of what fine-tuning costs once. Intervals are by bootstrap over prompts. See
+    `bench.estimators.compute.break_even`.
     """
-    stored_as = results.pool.stored_as
-    drawn = [use for use in unique(uses) if f"{use.key}/{use.part}" in stored_as]
+    ancestors = unique(uses)
+    drawn = [use for use in ancestors if f"{use.key}/{use.part}" in results.pool.stored_as]
     costs = Costs(
         policy_parameters=policies.count_parameters(results.policies["base"]),
-        reward_parameters=0,
+        reward_parameters=reward_parameters(results, ancestors),
         prompt_tokens=_total("prompt_tokens", drawn) / len(results.train),
         completion_tokens=float(results.pool.length.mean()),
         pool_size=results.pool.shape[1],
         prompts=len(results.train),
         epochs=epochs,
         selected=len(results.selections["tuned"]),
+        reward_training_flops=reward_training_flops(results, ancestors),
     )
+    judged = " The judge's own cost is unknown and left out." if any(use.stage == judge.STAGE for use in uses) else ""
     found = break_even(sizes, best_of_n, tuned, costs, rng)
     return {
         "break_even/n": found.n,
@@ -59,8 +64,40 @@ def break_even_metrics(
         "break_even/queries": found.queries,
         "break_even/queries_low": found.queries_low,
         "break_even/queries_high": found.queries_high,
-        "break_even/sentence": found.sentence,
+        "break_even/reward_parameters": costs.reward_parameters,
+        "break_even/reward_training_flops": costs.reward_training_flops,
+        "break_even/sentence": found.sentence + judged,
     }
+
+
+def reward_parameters(results: Results, uses: Sequence[Use]) -> float:
+    """Of all models together that read each completion of the training pool to score it."""
+    sizes: dict[str, float] = {}
+    for use in _scorings(uses):
+        if _scored_unit(use) in results.pool.stored_as:
+            model = use.parents.get("reward_model") or use.parents["process_reward_model"]
+            sizes[model] = max(sizes.get(model, 0.0), use.counts.get("parameters", 0.0))  # 0: a unit of known texts
+    return sum(sizes.values())
+
+
+def reward_training_flops(results: Results, uses: Sequence[Use]) -> float:
+    """Of the training of the scorer's models, and of the samples drawn and scored for it alone."""
+    graded = [graded for outcomes in results.outcomes.values() for graded in (outcomes.greedy, outcomes.sampled)]
+    pools = [results.pool, results.best_of_n.completions, *(one.completions for one in graded)]
+    measured = frozenset().union(*(pool.stored_as for pool in pools))
+    drawn = [use for use in uses if use.stage == "generate" and f"{use.key}/{use.part}" not in measured]
+    scored = [use for use in _scorings(uses) if _scored_unit(use) not in measured]
+    trained = [use for use in uses if use.stage in ("train_reward_model", "train_process_reward_model")]
+    return _total("flops", [*drawn, *scored]) + _total("train_flops", trained)
+
+
+def _scorings(uses: Sequence[Use]) -> list[Use]:
+    return [use for use in uses if use.stage in (reward_model.STAGE, process_reward.STAGE)]
+
+
+def _scored_unit(use: Use) -> str:
+    """key/part of the unit that was scored, from its content key key/part:content."""
+    return use.parents["completions"].partition(":")[0]
 
 
 def _total(name: str, uses: Sequence[Use]) -> float:

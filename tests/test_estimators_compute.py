@@ -94,6 +94,8 @@ def test_a_policy_beyond_the_curve_or_below_it_has_no_break_even():
     below = break_even(sizes, best_of_n, np.zeros(300), free, np.random.default_rng(0))
     assert (below.n, below.queries) == (1, None)
     assert "never pays" in below.sentence
+    unscored = break_even(sizes, best_of_n, np.zeros(300), COSTS, np.random.default_rng(0))  # nobody scores one sample
+    assert (unscored.n, unscored.queries) == (1, None)
     edge = break_even(sizes, best_of_n, best_of_n[:, 4] - 1e-9, COSTS, np.random.default_rng(0))
     assert edge.queries is not None
 

@@ -172,6 +172,7 @@ def test_each_distinct_text_is_scored_once_and_again_never(store: Store, saved, 
     prompts = sum(len(chat.encode(tokenizer, messages)) for messages in few_prompts.messages)
     read = sum(map(len, inputs)) - 5 * prompts  # the prompt once for its six distinct texts
     assert counts["flops"] == 2 * sum(p.numel() for p in model.parameters()) * read
+    assert counts["parameters"] == sum(p.numel() for p in model.parameters())
     again = reward_model(few_prompts, pool, model=folder, batch_tokens=100)
     assert store.uses[1].reused
     assert (first.value == again.value).all()

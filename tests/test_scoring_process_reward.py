@@ -150,6 +150,7 @@ def test_what_has_no_score_is_counted_and_said(store, random_policy, tmp_path, c
     counts = store.uses[-1].counts
     assert {name: counts[name] for name in module.OUTCOMES} == {"without_steps": 2, "too_long": 1, "not_finite": 0}
     assert counts["scored_steps"] == 3
+    assert counts["flops"] == 2 * counts["parameters"] * counts["scored_tokens"] > 0
     assert "of 6 completions the process reward model leaves some unscored: 2 without steps, 1 too long" in (
         capsys.readouterr().err
     )

@@ -158,7 +158,10 @@ def break_even(
     low, high = (float(end) for end in np.quantile(found, [tail, 1 - tail], method="nearest"))
     centre = np.nanmean(columns, axis=0)
     middle = float(_crossings(sizes, centre[None, :-1], centre[-1:])[0])
-    queries, most, fewest = _queries(costs, middle), _queries(costs, low), _queries(costs, high)
+    queries, most, fewest = (
+        None if end - 1 < 1e-9 else _queries(costs, end)  # a lone sample is not scored
+        for end in (middle, low, high)
+    )
     if queries is not None:
         least = f"below {_queries(costs, sizes[-1]):,}" if math.isinf(high) else _count(fewest)
         interval = f"{level:.0%} interval: {least} to {_count(most)}"

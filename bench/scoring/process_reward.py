@@ -20,7 +20,7 @@ from bench.scoring.units import scored
 from bench.store import current
 
 STAGE = "score_process_reward"
-VERSION = 1  # raise it when equal settings give other scores
+VERSION = 2  # raise it when equal settings give other scores or counts
 AGGREGATE = ("last", "min", "product", "mean")
 OUTCOMES = WITHOUT_STEPS, TOO_LONG, NOT_FINITE = ("without_steps", "too_long", "not_finite")
 
@@ -174,6 +174,7 @@ class StepScorer:
             "scored_texts": len(inputs),
             "scored_steps": sum(map(len, found)),
             "scored_tokens": tokens,
+            "parameters": self.model.num_parameters(),
             "flops": 2.0 * self.model.num_parameters() * tokens,
             WITHOUT_STEPS: int((~has_steps).sum()),
             TOO_LONG: int((has_steps & ~fits).sum()),

@@ -26,7 +26,7 @@ from bench.store import current
 if TYPE_CHECKING:
     import torch
 
-VERSION = 1  # raise it when equal settings give other scores
+VERSION = 2  # raise it when equal settings give other scores or counts
 STAGE = "score_reward_model"
 HEADS = ("score", "classifier", "classification_head")  # what the library's models call their last layers
 BATCH_TOKENS = {"cpu": 2_048, "cuda": 16_384}  # a CPU is slower on what its caches can't hold
@@ -167,6 +167,7 @@ class Scorer:
             "scored_tokens": int(lengths.sum()),
             "truncated_inputs": int(truncated),
             "not_finite": int((~finite).sum()),
+            "parameters": self.model.num_parameters(),
             "flops": 2.0 * self.model.num_parameters() * read,
         }
         return np.where(finite, values, np.nan), counts
