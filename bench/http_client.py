@@ -10,7 +10,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from bench.errors import BenchError
@@ -70,6 +70,7 @@ def post_all(
     concurrency: int = 16,
     timeout: float = 600.0,
     retries: int = 5,
+    tolerated: Collection[int] = (),
 ) -> Iterator[tuple[int, Any]]:
     """POST every body as JSON; yields (index of the body, the answer's JSON) as answers come, in any order.
 
@@ -77,6 +78,7 @@ def post_all(
     seconds without a byte from the server. retries: further attempts of one body, each after twice the last pause
     (0.5 to 60 s, jittered), or after the server's Retry-After where that is longer. RefusedError for an answer that is
     not success, UnavailableError where none can be had; the rest is then not sent, nor when the generator is closed.
+    A refusal whose status is among `tolerated` is yielded as the body's answer instead, a RefusedError.
     """
     client = _Client(url, api_key, timeout, retries)
     todo: queue.SimpleQueue[tuple[int, Any] | None] = queue.SimpleQueue()
@@ -88,8 +90,11 @@ def post_all(
             try:
                 done.put((index, client.exchange(body, index), None))
             except BaseException as error:  # raised again where the answers are read
-                done.put((index, None, error))
-                client.stopped.set()
+                if isinstance(error, RefusedError) and error.status in tolerated:
+                    done.put((index, error, None))
+                else:
+                    done.put((index, None, error))
+                    client.stopped.set()
         client.close()
 
     # Daemons: an interrupted program ends without waiting for answers that nobody will read.

@@ -144,6 +144,19 @@ def test_refusals_are_not_tried_again(status):
     assert (caught.value.status, caught.value.index) == (status, 0)
 
 
+def test_tolerated_refusals_are_answers_and_the_rest_is_asked():
+    def answer(_path, body):
+        return (422, {"detail": "too long"}) if body == 3 else (200, {"body": body})
+
+    with serving(answer) as server:
+        found = dict(post_all(server.url, range(20), concurrency=2, tolerated=(400, 422)))
+        assert isinstance(found[3], RefusedError)
+        assert found[3].status == 422
+        assert {index: found[index] for index in found if index != 3} == {i: {"body": i} for i in range(20) if i != 3}
+        with pytest.raises(RefusedError, match="too long"):
+            list(post_all(server.url, range(20), concurrency=2, tolerated=(400,)))
+
+
 def test_what_is_not_json_is_refused_and_quoted_briefly():
     with (
         serving(lambda path, body: (200, b"<html>" + b"x" * 5000)) as server,

@@ -57,6 +57,7 @@ def test_verdicts_are_scores_and_what_is_none_is_nan_and_counted(store, capsys):
         "unreadable": 1,
         "out_of_range": 1,
         "cut": 0,
+        "refused": 0,
     }
     assert use.counts["judge_tokens"] == 5 * 7
     assert use.counts["judge_prompt_tokens"] == 5 * 100
@@ -166,6 +167,34 @@ def test_a_dead_server_is_named_and_finished_units_are_kept(store):
         value = judge(PROMPTS, pool, **default(url=server.url)).value
     assert len(server.requests) == 2  # of the second prompt alone
     assert value == pytest.approx(np.array([[9, 2.5], [2.5, NAN]]), nan_ok=True)
+
+
+def test_a_refused_request_is_unscored_and_its_reason_said_once(store, capsys):
+    pool = in_units([["good", "endless"], ["endless", "bad"]])
+
+    def full(path, body):
+        if "endless" in body["messages"][0]["content"]:
+            return 400, {"error": {"message": "This model reads 40 tokens."}}
+        return by_word(path, body)
+
+    with serving(full) as server:
+        value = judge(PROMPTS, pool, **default(url=server.url)).value
+    assert value == pytest.approx(np.array([[9, NAN], [NAN, 2.5]]), nan_ok=True)
+    assert [use.counts["refused"] for use in store.uses] == [1, 1]
+    assert [use.counts["verdicts"] for use in store.uses] == [1, 1]
+    said = capsys.readouterr().err
+    assert said.count("This model reads 40 tokens.") == 1
+    assert "of 4 judged completions some are unscored: 2 refused" in said
+
+
+@pytest.mark.parametrize("status", [400, 401, 404])
+def test_a_server_that_refuses_every_request_or_the_key_stops_the_run(store, status):
+    with (
+        serving(lambda path, body: (status, {"error": {"message": "no such field"}})) as server,
+        pytest.raises(BenchError, match=f"answers {status}: no such field"),
+    ):
+        judge(PROMPTS, POOL, **default(url=server.url))
+    assert store.uses == []
 
 
 def test_a_server_that_is_not_there_is_named(store):

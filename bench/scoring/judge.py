@@ -30,7 +30,8 @@ STAGE = "judge"
 VERSION = 1  # raise it when equal settings ask or read differently
 PLACES = re.compile(r"\{(prompt|completion|answer)\}")
 NUMBER = r"[-+]?[0-9]+(?:\.[0-9]+)?"
-OUTCOMES = SCORED, UNREADABLE, OUT_OF_RANGE, CUT = ("verdicts", "unreadable", "out_of_range", "cut")
+OUTCOMES = SCORED, UNREADABLE, OUT_OF_RANGE, CUT, REFUSED = ("verdicts", "unreadable", "out_of_range", "cut", "refused")
+OF_ONE_REQUEST = (400, 413, 422)  # what HTTP says of a request that is wrong in itself, e.g. too long
 
 
 def _is_scale(value: Any) -> bool:
@@ -84,9 +85,11 @@ def judge(
     whole reply, a code fence around it allowed. A reply cut at max_new_tokens has no verdict: it may be cut too.
     Replies are kept by unit of the pool under model, rubric and all that shapes a verdict; where the judge runs, its
     key, and how it is asked (concurrency, timeout in seconds, retries) make no difference. Each distinct completion of
-    a prompt is judged once. Raises BenchError where the server can't be reached or refuses; finished units stay.
+    a prompt is judged once. A request that is refused for what it is (HTTP 400, 413, 422: too long, say) has no verdict
+    either. Raises BenchError where the server can't be reached, or refuses from the start; finished units stay.
     """
     key: list[str | None] = []
+    answered, explained = False, False  # whether any request was, and the reason for a refusal said
 
     lowest, highest = scale
 
@@ -97,6 +100,7 @@ def judge(
         return (float(found), SCORED) if lowest <= found <= highest else (math.nan, OUT_OF_RANGE)
 
     def score(rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
+        nonlocal answered, explained
         if not key:
             key.append(http_client.api_key(api_key_env))
         bodies = [
@@ -118,16 +122,28 @@ def judge(
             concurrency=concurrency,
             timeout=timeout,
             retries=retries,
+            tolerated=OF_ONE_REQUEST,
         )
+        refusals: list[http_client.RefusedError] = []
         with bar("judge", total=len(bodies), unit="completions") as progress:
             for index, answer in answers:
+                progress.advance()
+                if isinstance(answer, http_client.RefusedError):
+                    refusals.append(answer)
+                    continue
                 reply, cut = _reply(answer, url)
                 values[index], outcome = (math.nan, CUT) if cut else graded(reply)
                 counts[outcome] += 1
                 used = answer.get("usage") or {}
                 counts["judge_prompt_tokens"] += used.get("prompt_tokens") or 0
                 counts["judge_tokens"] += used.get("completion_tokens") or 0
-                progress.advance()
+        counts[REFUSED] = float(len(refusals))
+        answered |= len(refusals) < len(bodies)
+        if len(refusals) > 1 and not answered:  # so the reason lies in none of them
+            raise refusals[0]
+        if refusals and not explained:
+            explained = True
+            say(f"warning: {refusals[0]}; what the judge refuses to read is unscored")
         return values, counts
 
     earlier = len(current().uses)
