@@ -11,7 +11,8 @@ from bench.artifacts import Completions, Divergence, Policy, Prompts, Rewards
 from bench.estimators.kl import kl_per_token
 from bench.evaluation.harness import HarnessResult, harness
 from bench.logprobs import divergence_samples
-from bench.tasks import Task, are_correct
+from bench.scoring.verifier import verify
+from bench.tasks import Task
 
 RAW_BASE = "base at temperature 1, top-p 1"
 
@@ -40,12 +41,10 @@ class Outcomes:
 
 def grade(prompts: Prompts, completions: Completions, scoring: Callable[..., Rewards], task: Task) -> Graded:
     """Score completions by the proxy that selection sees and by the task's own verifier."""
-    gold, answers = np.empty(completions.shape), np.empty(completions.shape, object)
+    answers = np.empty(completions.shape, object)
     for rows, part in completions.shards():
-        texts = part.text.ravel().tolist()
-        expected = np.repeat(prompts.answer[rows], part.shape[1]).tolist()
-        gold[rows] = are_correct(task, texts, expected).reshape(part.shape)
-        answers[rows] = np.array([*map(task.extract_answer, texts)], object).reshape(part.shape)
+        answers[rows] = np.array([*map(task.extract_answer, part.text.ravel())], object).reshape(part.shape)
+    gold = verify(prompts, completions, task=task).value
     return Graded(completions, scoring(prompts, completions).value, gold, answers)
 
 

@@ -1,23 +1,44 @@
 """The exact verifier of a task as a scorer: 1 for a correct completion, 0 for a wrong one."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
 
 from bench.allowed import TRUE_OR_FALSE
 from bench.artifacts import Completions, Prompts, Rewards
+from bench.scoring.units import scored
 from bench.tasks import Task, are_correct
+
+STAGE = "verify"
+VERSION = 1  # raise it when a task's `are_correct` gives other verdicts
 
 
 def verify(
     prompts: Prompts, completions: Completions, *, task: Task, every_step: Annotated[bool, TRUE_OR_FALSE] = False
 ) -> Rewards:
-    """[M, N] of 1.0 where the task accepts the answer (and, with `every_step`, each step of reasoning), else 0.0."""
+    """[M, N] of 1.0 where the task accepts the answer (and, with `every_step`, each step of reasoning), else 0.0.
+
+    A task that judges many at once, as programs that have to run are judged, has its verdicts kept by unit of the pool.
+    """
+    judged = _judged(prompts, completions, task) if hasattr(task, "are_correct") else None
     value = np.empty(completions.shape)
     for rows, part in completions.shards():
         texts = part.text.ravel().tolist()
-        accepted = are_correct(task, texts, np.repeat(prompts.answer[rows], part.shape[1]).tolist())
+        if judged is None:
+            accepted = are_correct(task, texts, np.repeat(prompts.answer[rows], part.shape[1]).tolist())
+        else:
+            accepted = judged[rows].ravel() == 1
         if every_step:
             accepted &= np.array([*map(task.steps_are_true, texts)], bool)
         value[rows] = accepted.reshape(part.shape)
     return Rewards(value)
+
+
+def _judged(prompts: Prompts, completions: Completions, task: Task) -> np.ndarray:
+    """[M, N] of 0 and 1."""
+
+    def score(rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
+        return are_correct(task, texts, [str(prompts.answer[row]) for row in rows]).astype(float), {}
+
+    return scored(prompts, completions, score, stage=STAGE, version=VERSION, settings={"task": task.name}).value
