@@ -6,7 +6,7 @@ bench.settings reads these rules from every `_target_` of a configuration and re
 import inspect
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin
 
@@ -17,6 +17,7 @@ class Rule:
 
     allows: Callable[[Any], bool]
     description: str
+    inside: Callable[[Any], "Iterator[tuple[str, Any, Rule]]"] = lambda value: iter(())  # key, value and rule, of parts
 
 
 def whole(minimum: int) -> Rule:

@@ -135,6 +135,8 @@ def _settings_of(function: Any) -> list[str]:
 
 
 def _refuse(key: str, value: Any, rule: Rule) -> None:
+    for name, part, its_rule in rule.inside(value):
+        _refuse(f"{key}.{name}", part, its_rule)
     if not rule.allows(value):
         raise BenchError(f"{key}={_shown(value)} is not allowed: it must be {rule.description}.")
 
@@ -154,7 +156,10 @@ def _value(cfg: DictConfig, key: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """As one would type it on the command line."""
+    """As one would type it on the command line; of a part its function, of other mappings the names."""
+    if isinstance(value, DictConfig):
+        names = ", ".join(str(name) for name in value)
+        return str(value["_target_"]).rsplit(".", 1)[-1] if "_target_" in value else f"{{{names}}}"
     if isinstance(value, bool):
         return str(value).lower()
     return "null" if value is None else str(value)

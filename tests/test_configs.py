@@ -10,7 +10,10 @@ from bench import settings
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 CHOICES = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
-BESIDE = {("generation", "openai"): ["policy=folder"]}  # a server's policy lies somewhere, which policy.path says
+BESIDE = {
+    ("generation", "openai"): ["policy=folder"],  # a server's policy lies somewhere, which policy.path says
+    ("scoring", "unit_tests"): ["task=list_programs"],  # programs are what it runs
+}
 
 
 def composed(*overrides: str):

@@ -123,9 +123,16 @@ def test_parts_change_on_the_command_line(overrides, names):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("scoring.parts.length.weight=much", "scoring.parts=.* a scorer and a weight"),
-        ("+scoring.parts.length.wait=1", "scoring.parts=.* a scorer and a weight"),
-        ("+scoring.parts.more.weight=1", "scoring.parts=.* a scorer and a weight"),
+        (
+            "scoring.parts.length.weight=much",
+            r"^scoring.parts.length.weight=much is not allowed: it must be a number\.$",
+        ),
+        (
+            "+scoring.parts.length.wait=1",
+            r"^scoring.parts.length={\w+, \w+, \w+} .* a scorer and a weight, nothing else\.$",
+        ),
+        ("+scoring.parts.more.weight=1", r"^scoring.parts.more={weight} .* a scorer and a weight"),
+        ("scoring.parts.length=3", "^scoring.parts.length=3 .* a scorer and a weight"),
         ("scoring.parts.length.scorer.prefer=middling", "scoring.parts.length.scorer.prefer=middling .* shortest"),
         ("scoring.normalise=z", "scoring.normalise=z .* prompt, overall, none"),
     ],

@@ -1,11 +1,15 @@
 """The unit_tests scorer: what passes and what fails, each program once, never a silent 0 where nothing ran."""
 
+import functools
+
 import numpy as np
 import pytest
 from sandbox_attacks import skip_where_it_may_not
 from texts import pool_of, prompts_of
 
+from bench.__main__ import main
 from bench.errors import BenchError
+from bench.evaluation.heldout import grade
 from bench.sandbox import VERDICTS, Sandbox, SandboxError, Verdict, verdicts
 from bench.sandbox.cases import from_answer, to_answer
 from bench.scoring import unit_tests as module
@@ -95,6 +99,36 @@ def test_a_sandbox_that_fails_for_a_moment_is_tried_again(store: Store, monkeypa
 def test_a_task_without_programs_is_refused(store: Store) -> None:
     with pytest.raises(BenchError, match=r"scoring=unit_tests needs .* word_problems has none"):
         unit_tests(PROMPTS, POOL, task=WordProblems())
+
+
+def test_a_task_without_programs_is_refused_before_any_work(monkeypatch, tmp_path, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    for settings in ("scoring=unit_tests", "scoring=combined scoring@scoring.parts.verifier.scorer=unit_tests"):
+        monkeypatch.setattr("sys.argv", ["bench", *settings.split()])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        key = "scoring" if "combined" not in settings else "scoring.parts.verifier.scorer"
+        assert str(stopped.value.code) == (
+            f"error: {key}.task=WordProblems is not allowed: it must be a task whose completions are programs, such as "
+            "list_programs."
+        )
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_verdicts_on_programs_are_kept_and_each_distinct_program_runs_once(store: Store, monkeypatch) -> None:
+    asked = []
+    real = ListPrograms.are_correct
+    monkeypatch.setattr(
+        ListPrograms, "are_correct", lambda task, *cells: (asked.extend(cells[0]), real(task, *cells))[1]
+    )
+    first = verify(PROMPTS, POOL, task=TASK).value
+    assert (verify(PROMPTS, POOL, task=TASK, every_step=False).value == first).all()
+    assert (first == EXPECTED).all()
+    assert len(asked) == 8
+    assert [(use.stage, use.reused) for use in store.uses] == [("verify", False), ("verify", True)]
+    graded = grade(PROMPTS, POOL, functools.partial(verify, task=TASK), TASK)
+    assert (graded.gold == EXPECTED).all()
+    assert len(asked) == 8  # what the scorer judged, gold need not run again
 
 
 @pytest.mark.parametrize(

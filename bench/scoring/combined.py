@@ -8,7 +8,7 @@
         +scoring.parts.agreement.weight=0.5                                        one part more
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,19 +17,16 @@ from bench.allowed import Rule, number, one_of
 from bench.artifacts import Completions, Prompts, Rewards
 
 
-def _are_parts(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and len(value) > 0
-        and all(
-            isinstance(part, Mapping) and set(part) == {"scorer", "weight"} and WEIGHT.allows(part["weight"])
-            for part in value.values()
-        )
-    )
+def _each_part(value: Any) -> Iterator[tuple[str, Any, Rule]]:
+    for name, part in value.items() if isinstance(value, Mapping) else ():
+        yield str(name), part, PART
+        yield f"{name}.weight", part["weight"], number()
 
 
-WEIGHT = number()
-PARTS = Rule(_are_parts, "one or more parts by name, each with a scorer and a weight (a number), and nothing else")
+PART = Rule(
+    lambda part: isinstance(part, Mapping) and set(part) == {"scorer", "weight"}, "a scorer and a weight, nothing else"
+)
+PARTS = Rule(lambda value: isinstance(value, Mapping) and len(value) > 0, "one or more parts by name", _each_part)
 
 
 def combined(

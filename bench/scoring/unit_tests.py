@@ -7,12 +7,13 @@ Completions are untrusted: each runs in bench.sandbox, without network or files.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Protocol
 
 import numpy as np
+from hydra.utils import get_object
 
-from bench.allowed import Count, number, one_of, whole
+from bench.allowed import Count, Rule, number, one_of, whole
 from bench.artifacts import Completions, Prompts, Rewards
 from bench.errors import BenchError
 from bench.sandbox import ISOLATION, VERDICTS, Job, Limits, verdicts
@@ -31,11 +32,19 @@ class ProgramTask(Protocol):
         ...
 
 
+def _has_programs(task: Any) -> bool:
+    """Of a task, or its configuration before it is built."""
+    return hasattr(get_object(task["_target_"]) if isinstance(task, Mapping) else task, "program")
+
+
+PROGRAMS = Rule(_has_programs, "a task whose completions are programs, such as list_programs")
+
+
 def unit_tests(
     prompts: Prompts,
     completions: Completions,
     *,
-    task: ProgramTask,
+    task: Annotated[ProgramTask, PROGRAMS],
     isolation: Annotated[str, one_of(*ISOLATION)] = "auto",
     cpu_seconds: Count = 2,
     wall_seconds: Annotated[float, number(0, open_low=True)] = 10.0,
