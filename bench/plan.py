@@ -48,8 +48,8 @@ def summary(cells: Sequence[Cell]) -> str:
 def conclusion(cells: Sequence[Cell]) -> str:
     """The table of finished cells, what failed and why, and what sharing saved."""
     from bench.reporting.collect import read_run
-    from bench.reporting.ranking import rank, ranking_table
-    from bench.reporting.tables import runs_table
+    from bench.reporting.ranking import rank
+    from bench.reporting.tables import ranking_table, runs_table
 
     states = {cell.label: state(cell) for cell in cells}
     done = [cell for cell in cells if states[cell.label].kind == "done"]

@@ -316,3 +316,13 @@ def test_seed_interval_on_the_same_prompts_is_the_t_interval_on_seed_means():
 def test_more_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_equal_values_under_all_seeds_have_an_interval_of_no_width():
+    """Their squares are rounding alone, whose degrees of freedom mean nothing."""
+    for value in (0.6362943611198907, 0.1 + 0.2, 0.0):
+        found = seed_interval(np.full((3, 300), value))
+        assert (found.low, found.high, found.error) == (found.mean, found.mean, 0.0)
+    rng = np.random.default_rng(0)
+    a = rng.normal(0.6, 0.1, (5, 300))
+    assert seed_interval(a - (a - 0.3)).error == 0.0

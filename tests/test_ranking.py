@@ -8,7 +8,9 @@ import pytest
 
 from bench.estimators.uncertainty import seed_interval
 from bench.reporting.collect import Estimate, Run
-from bench.reporting.ranking import _p_value, rank, ranking_table
+from bench.reporting.contrasts import contrast
+from bench.reporting.ranking import rank
+from bench.reporting.tables import ranking_table
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,13 @@ def test_the_order_the_effects_and_the_verdicts():
     )
     assert [one.name for one in ranked] == ["best", "as good", "idle", "poor"]
     assert [one.effect_verdict for one in ranked] == ["better", "better", "not resolved", "worse"]
-    assert [one.behind_verdict for one in ranked] == ["first", "not resolved", "better", "better"]
+    assert [one.ahead_verdict for one in ranked] == ["first", "not resolved", "better", "better"]
     best = ranked[0]
     assert best.effect is not None
-    assert best.effect.value == pytest.approx(0.3, abs=0.02)
-    assert best.effect.low < 0.3 < best.effect.high
-    assert best.effect.high - best.effect.low < 0.2 * (best.tuned.high - best.tuned.low) + 0.05  # paired
+    effect = best.effect.difference
+    assert effect.value == pytest.approx(0.3, abs=0.02)
+    assert effect.low < 0.3 < effect.high
+    assert effect.high - effect.low < 0.2 * (best.tuned.high - best.tuned.low) + 0.05  # paired
     table = ranking_table(ranked)
     assert table.splitlines()[2].startswith("| best")
     assert "not resolved" in table
@@ -69,10 +72,10 @@ def test_the_p_value_is_where_the_interval_touches_zero():
     rng = np.random.default_rng(0)
     for shift in (0.0, 0.01, 0.03):
         values = rng.normal(shift, 0.3, (4, 200)) + rng.normal(0, 0.01, (4, 1))
-        p = _p_value(values)
+        p = contrast(values, np.zeros_like(values), "shift").p_value
         ends = seed_interval(values, level=1 - p)
         assert min(abs(ends.low), abs(ends.high)) < 1e-6
-    assert _p_value(np.zeros((3, 10))) == 1.0
+    assert contrast(np.ones((3, 10)), np.ones((3, 10)), "none").p_value == 1.0
 
 
 def test_many_idle_methods_are_not_resolved():

@@ -22,6 +22,8 @@ class SeedInterval:
     prompt_variance: float  # σ² between prompts, 0 where the estimate is negative; likewise the next
     seed_variance: float
     residual_variance: float  # of seed and prompt together, and of the draw
+    error: float  # standard error of the mean, for new seeds on new prompts
+    freedom: float  # its degrees of freedom; NaN where the error is 0
     seeds: int
     prompts: int
 
@@ -54,11 +56,11 @@ def seed_interval(values: np.ndarray, level: float = 0.95) -> SeedInterval:
     residual_square = float((residual**2).sum()) / freedom[2]
     total = max(prompt_square + seed_square - residual_square, prompt_square, seed_square)
     same = t_quantile(1 - tail, seeds - 1) * math.sqrt(seed_square / (seeds * prompts))
-    half = 0.0
-    if total > 0:
+    half, error, degrees = 0.0, 0.0, float("nan")
+    if np.ptp(values) > 1e-12 * np.abs(values).max():  # of equal values the squares are rounding alone
         squares = np.array([prompt_square, seed_square, residual_square])
-        half = t_quantile(1 - tail, total**2 / float((squares**2 / freedom).sum()))
-        half *= math.sqrt(total / (seeds * prompts))
+        error, degrees = math.sqrt(total / (seeds * prompts)), float(total**2 / (squares**2 / freedom).sum())
+        half = t_quantile(1 - tail, degrees) * error
     return SeedInterval(
         mean=mean,
         low=mean - half,
@@ -68,6 +70,8 @@ def seed_interval(values: np.ndarray, level: float = 0.95) -> SeedInterval:
         prompt_variance=max(float(prompt_square - residual_square) / seeds, 0.0),
         seed_variance=max(float(seed_square - residual_square) / prompts, 0.0),
         residual_variance=residual_square,
+        error=error,
+        freedom=degrees,
         seeds=seeds,
         prompts=prompts,
     )

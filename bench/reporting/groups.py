@@ -106,9 +106,15 @@ def distinctions(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """
     flat = [_flat(config) for config in configs]
     differing = _differing(flat)
-    parts = [key.removesuffix("._target_") for key in differing if key.count(".") == 1 and key.endswith("._target_")]
-    columns = dict.fromkeys(part if (part := key.split(".")[0]) in parts else key for key in differing if key != "seed")
+    parts = [key.removesuffix("._target_") for key in differing if key.endswith("._target_")]
+    parts = [part for part in parts if not part.startswith(tuple(f"{other}." for other in parts))]  # the outermost
+    columns = dict.fromkeys(_column(key, parts) for key in differing if key != "seed")
     return [{column: _shown(column, setting, flat, column in parts) for column in columns} for setting in flat]
+
+
+def _column(key: str, parts: Sequence[str]) -> str:
+    """The part that a setting belongs to, where parts differ in their function; else the setting itself."""
+    return next((part for part in parts if key.startswith(f"{part}.")), key)
 
 
 def _shown(column: str, setting: dict[str, Any], others: Sequence[dict[str, Any]], is_part: bool) -> str:

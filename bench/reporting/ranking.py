@@ -5,74 +5,80 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.estimators.uncertainty import holm, seed_interval
+from bench.estimators.uncertainty import bootstrap_interval, winners_curse
 from bench.reporting.collect import Estimate, Run
-from bench.reporting.tables import markdown
-
-SIGNIFICANCE = 0.05
+from bench.reporting.contrasts import Contrast, contrast, judged
+from bench.reporting.groups import estimate
+from bench.seeds import generator
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """One method: means over S seeds and M prompts, with 95 % intervals for new seeds on new prompts."""
+    """One method: means over S seeds and M prompts, with 95 % intervals for new prompts (and seeds, where S > 1)."""
 
     name: str
     seeds: int
     tuned: Estimate  # pass@1
     control: Estimate | None  # of its random twin
-    effect: Estimate | None  # tuned less control, paired by seed and prompt
-    effect_verdict: str
-    behind_first: Estimate | None  # the first method less this one, paired; None for the first
-    behind_verdict: str
-    kl: float  # nats a sequence from the raw base
+    effect: Contrast | None  # tuned less control; adjusted for the number of methods
+    ahead: Contrast | None  # the first method less this one, likewise; None for the first
+    kl: Estimate  # nats a sequence from the raw base
+
+    @property
+    def effect_verdict(self) -> str:
+        return self.effect.verdict if self.effect else "no control"
+
+    @property
+    def ahead_verdict(self) -> str:
+        return self.ahead.verdict if self.ahead else "first"
 
 
 def rank(methods: Mapping[str, Sequence[Run]]) -> list[Ranked]:
     """From each method's runs, one a seed and the same seeds for all, on the same test prompts; best pass@1 first.
 
     Two families of comparisons, each adjusted for their number (Holm 1979): every method against its control, and
-    every other method against the first. The first was chosen by what is compared, so its lead is flattered.
+    every other method against the first. The first was chosen by what is compared, so its lead is flattered
+    (`flattery`).
     """
     tuned = {name: _scores(runs, "tuned") for name, runs in methods.items()}
     order = sorted(methods, key=lambda name: -float(tuned[name].mean()))
     controls = {name: _scores(methods[name], "control") for name in order if all(r.controlled for r in methods[name])}
-    effects = {name: tuned[name] - controls[name] for name in order if name in controls}
-    behind = {name: tuned[order[0]] - tuned[name] for name in order[1:]}
-    effect_verdicts, behind_verdicts = (_verdicts(family) for family in (effects, behind))
+    effects = judged({name: contrast(tuned[name], controls[name], f"{name} effect") for name in controls})
+    ahead = judged({name: contrast(tuned[order[0]], tuned[name], f"{name} ahead") for name in order[1:]})
     return [
         Ranked(
             name=name,
             seeds=len(methods[name]),
-            tuned=_estimate(tuned[name]),
-            control=_estimate(controls[name]) if name in controls else None,
-            effect=_estimate(effects[name]) if name in effects else None,
-            effect_verdict=effect_verdicts.get(name, "no control"),
-            behind_first=_estimate(behind[name]) if name in behind else None,
-            behind_verdict=behind_verdicts.get(name, "first"),
-            kl=float(np.mean([run.series("tuned", "policy", "kl")[1].value for run in methods[name]])),
+            tuned=_mean(tuned[name], name),
+            control=_mean(controls[name], f"{name} control") if name in controls else None,
+            effect=effects.get(name),
+            ahead=ahead.get(name),
+            kl=_kl(methods[name], name),
         )
         for name in order
     ]
 
 
-def ranking_table(ranked: Sequence[Ranked]) -> str:
-    means = ("tuned pass@1", "control pass@1", "tuned - control", "tuned is", "first - this", "first is", "KL")
-    rows: list[tuple[str, ...]] = [("method", "seeds", *means)]
-    rows += [
-        (
-            one.name,
-            str(one.seeds),
-            str(one.tuned),
-            str(one.control or ""),
-            str(one.effect or ""),
-            one.effect_verdict,
-            str(one.behind_first or ""),
-            one.behind_verdict,
-            f"{one.kl:.2f}",
-        )
-        for one in ranked
-    ]
-    return markdown(rows)
+def flattery(methods: Mapping[str, Sequence[Run]]) -> tuple[float, float] | None:
+    """What the first method scores on prompts that it was not chosen on, and what choosing added to its score.
+
+    The methods' means over seeds are compared on one half of the prompts and the best is scored on the other half, both
+    ways round. None for fewer than three methods or eight prompts.
+    """
+    scores = np.stack([_scores(runs, "tuned").mean(axis=0) for runs in methods.values()], axis=1)  # [M, methods]
+    if scores.shape[1] < 3 or len(scores) < 8:
+        return None
+    halves = scores[0::2], scores[1::2]
+    found = [winners_curse(*pair, generator(0, "flattery")) for pair in (halves, halves[::-1])]
+    return float(np.mean([one.test for one in found])), float(np.mean([one.gap for one in found]))
+
+
+def shared_seeds(methods: Mapping[str, Sequence[Run]]) -> tuple[dict[str, list[Run]], list[int]]:
+    """Each method's runs under the seeds that all methods have, and the seeds left out."""
+    seeds = {name: {run.config["seed"] for run in runs} for name, runs in methods.items()}
+    common = set.intersection(*seeds.values())
+    left_out = sorted(set.union(*seeds.values()) - common)
+    return {name: [run for run in runs if run.config["seed"] in common] for name, runs in methods.items()}, left_out
 
 
 def _scores(runs: Sequence[Run], arm: str) -> np.ndarray:
@@ -81,28 +87,15 @@ def _scores(runs: Sequence[Run], arm: str) -> np.ndarray:
     return np.stack([run.per_prompt(arm, "pass", "accuracy", 1) for run in ordered])
 
 
-def _estimate(values: np.ndarray) -> Estimate:
-    found = seed_interval(values)
-    return Estimate(found.mean, found.low, found.high)
+def _mean(values: np.ndarray, name: str) -> Estimate:
+    if len(values) > 1:
+        return estimate(values)
+    low, high = bootstrap_interval(values[0], generator(0, "mean", name))
+    return Estimate(float(np.nanmean(values)), float(low), float(high))
 
 
-def _verdicts(differences: Mapping[str, np.ndarray]) -> dict[str, str]:
-    if not differences:
-        return {}
-    adjusted = holm(np.array([_p_value(values) for values in differences.values()]))
-    return {
-        name: "not resolved" if p > SIGNIFICANCE else "better" if values.mean() > 0 else "worse"
-        for (name, values), p in zip(differences.items(), adjusted, strict=True)
-    }
-
-
-def _p_value(values: np.ndarray) -> float:
-    """The smallest significance at which the interval of the mean leaves out 0, by bisection."""
-    low, high = 1e-9, 1 - 1e-9  # at low the interval is widest
-    if values.mean() == 0:
-        return 1.0
-    for _ in range(40):
-        middle = np.sqrt(low * high)
-        found = seed_interval(values, level=1 - middle)
-        low, high = (low, middle) if found.low > 0 or found.high < 0 else (middle, high)
-    return float(high)
+def _kl(runs: Sequence[Run], name: str) -> Estimate:
+    points = [run.series("tuned", "policy", "kl")[1] for run in runs]
+    if len(runs) == 1:
+        return points[0]
+    return estimate(np.stack([run.per_prompt("tuned", "policy", "kl", 1) for run in runs]))

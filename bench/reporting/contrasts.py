@@ -1,0 +1,135 @@
+"""Paired comparisons over training seeds and prompts: difference, interval, what could be detected, verdict."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bench.estimators.distributions import t_cdf, t_quantile
+from bench.estimators.uncertainty import holm, paired_difference, seed_interval
+from bench.reporting.collect import Estimate
+from bench.reporting.groups import Group
+from bench.seeds import generator
+
+SIGNIFICANCE = 0.05
+PRIMARY = "tuned_vs_control/pass@1"
+Point = tuple[str, str, str, int]  # policy, method, metric, n
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One mean less another on the same prompts under the same seeds."""
+
+    difference: Estimate  # with its 95 % interval: for new prompts and, where there are several seeds, for new seeds
+    p_value: float  # two-sided, of no difference; adjusted where it is one of a family (see `verdict`)
+    detectable: float  # the difference that as many seeds and prompts find with a power of 80 %
+    seeds: int
+    prompts: int  # with a value on both sides under every seed
+    verdict: str = ""  # better, worse, not resolved
+
+
+def contrast(ours: np.ndarray, theirs: np.ndarray, name: str) -> Contrast:
+    """ours, theirs: [S, M], a value a seed and prompt. The verdict is that of a single comparison.
+
+    Several seeds: the two-way interval of `seed_interval`, and the detectable difference (t_{.975} + t_{.8}) · SE at
+    its degrees of freedom. One seed: the bootstrap over prompts (`paired_difference`), which says nothing of others.
+    """
+    values = ours - theirs
+    usable = values[:, ~np.isnan(values).any(axis=0)]
+    seeds, prompts = usable.shape
+    if prompts < 2:
+        nan = float("nan")
+        return Contrast(Estimate(nan, nan, nan), 1.0, nan, seeds, prompts, "not resolved")
+    if seeds == 1:
+        one = paired_difference(usable[0], np.zeros(prompts), generator(0, "contrast", name))
+        estimate = Estimate(one.mean, one.low, one.high)
+        return Contrast(estimate, one.p_value, one.minimum_detectable_effect, 1, prompts, one.verdict)
+    found = seed_interval(usable)
+    estimate = Estimate(found.mean, found.low, found.high)
+    p_value, detectable = 1.0 if found.mean == 0 else 0.0, float("nan")  # equal differences
+    if found.error > 0:
+        p_value = 2 * (1 - t_cdf(abs(found.mean) / found.error, found.freedom))
+        detectable = (t_quantile(0.975, found.freedom) + t_quantile(0.8, found.freedom)) * found.error
+    return Contrast(estimate, p_value, detectable, seeds, prompts, _verdict(estimate, p_value))
+
+
+def judged(family: Mapping[str, Contrast]) -> dict[str, Contrast]:
+    """The same comparisons with p-values and verdicts adjusted for their number (Holm 1979)."""
+    if not family:
+        return {}
+    adjusted = holm(np.array([one.p_value for one in family.values()]))
+    return {
+        name: replace(one, p_value=float(p), verdict=_verdict(one.difference, float(p)))
+        for (name, one), p in zip(family.items(), adjusted, strict=True)
+    }
+
+
+def of_group(group: Group) -> dict[str, Contrast]:
+    """Every comparison of a run, by the name it has in metrics.json, over the group's seeds.
+
+    The primary one is judged on its own, the others are adjusted for their number, as in each run's own metrics.json,
+    where those of a single seed are read.
+    """
+    points = _points(group)
+    if len(group.runs) == 1:
+        return {name: _recorded(group, name, ours) for name, (ours, _) in points.items()}
+    found = {
+        name: contrast(group.per_prompt(*ours), group.per_prompt(*theirs), name)
+        for name, (ours, theirs) in points.items()
+    }
+    primary = primary_of(group)
+    secondary = judged({name: one for name, one in found.items() if name != primary})
+    return {name: secondary.get(name, one) for name, one in found.items()}
+
+
+def primary_of(group: Group) -> str:
+    return PRIMARY if group.controlled else "tuned_vs_base/pass@1"
+
+
+def said(name: str) -> tuple[str, str, str]:
+    """(ours, theirs, of what) of a comparison's name in metrics.json, in words."""
+    pair, _, metric = name.partition("/")
+    ours, _, theirs = pair.partition("_vs_")
+    what = {"pass@1": "sampled accuracy", "greedy_accuracy": "greedy accuracy", "accuracy": "sampled accuracy"}[metric]
+    return ours, theirs.replace("best_of_", "Best-of-"), what
+
+
+def _points(group: Group) -> dict[str, tuple[Point, Point]]:
+    """The two sides of every comparison that all runs of the group have recorded."""
+    sides: dict[str, tuple[Point, Point]] = {}
+    for name in group.runs[0].metrics:
+        if not name.endswith("/verdict") or not all(name in run.metrics for run in group.runs):
+            continue
+        name = name.removesuffix("/verdict")
+        pair, _, metric = name.partition("/")
+        ours, _, theirs = pair.partition("_vs_")
+        method = "greedy" if metric == "greedy_accuracy" else "pass"
+        n = theirs.removeprefix("best_of_")
+        other: Point = ("base", "best_of_n", "accuracy", int(n)) if n.isdecimal() else (theirs, method, "accuracy", 1)
+        sides[name] = (ours, method, "accuracy", 1), other
+    order = ("tuned_vs_control", "tuned_vs_base", "control_vs_base")
+    return dict(sorted(sides.items(), key=lambda one: (_place(one[0], order), one[1][1][3], "greedy" in one[0])))
+
+
+def _place(name: str, order: Sequence[str]) -> int:
+    pair = name.partition("/")[0]
+    return order.index(pair) if pair in order else len(order)
+
+
+def _recorded(group: Group, name: str, ours: Point) -> Contrast:
+    metrics = group.runs[0].metrics
+
+    def number(key: str) -> float:
+        value = metrics[f"{name}/{key}"]
+        return float("nan") if value is None else float(value)
+
+    estimate = Estimate(*(number(f"difference{end}") for end in ("", "_low", "_high")))
+    detectable, p_value = number("minimum_detectable"), number("p_adjusted")
+    prompts = int(np.isfinite(group.per_prompt(*ours)).all(axis=0).sum())
+    return Contrast(estimate, p_value, detectable, 1, prompts, metrics[f"{name}/verdict"])
+
+
+def _verdict(difference: Estimate, p_value: float) -> str:
+    if p_value > SIGNIFICANCE or difference.low <= 0 <= difference.high:
+        return "not resolved"
+    return "better" if difference.value > 0 else "worse"

@@ -1,0 +1,25 @@
+"""Tables of a report from its runs' records, and those that the command line prints.
+
+Rows hold numbers, a value's interval beside it as KEY_low and KEY_high; `bench.reporting.exhibit.Table.texts` says how
+they are read, `bench.reporting.tables.writing` writes them as Markdown and LaTeX.
+"""
+
+from collections.abc import Sequence
+
+from bench.reporting.collect import Run
+from bench.reporting.exhibit import Table
+from bench.reporting.groups import grouped
+from bench.reporting.tables.comparison import all_contrasts, main
+from bench.reporting.tables.console import headline, main_table, ranking_table, runs_table
+from bench.reporting.tables.curves import best_of_n, coverage
+from bench.reporting.tables.measured import cost, harness, scorer
+from bench.reporting.tables.writing import latex, markdown
+
+__all__ = ["headline", "latex", "main_table", "markdown", "ranking_table", "runs_table", "tables"]
+
+
+def tables(runs: Sequence[Run]) -> list[Table]:
+    """Every table that these runs' records hold; BenchError where runs can't stand side by side (see `grouped`)."""
+    groups = grouped(runs)
+    made = [build(groups) for build in (main, best_of_n, coverage, harness, scorer, cost, all_contrasts)]
+    return [table for table in made if table is not None]

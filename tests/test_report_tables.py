@@ -1,0 +1,248 @@
+"""Tables: what their rows say against the records they come from, and that their LaTeX is sound."""
+
+import csv
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_runs import made_run
+
+from bench.errors import BenchError
+from bench.estimators.uncertainty import seed_interval
+from bench.reporting.collect import Estimate, Run
+from bench.reporting.exhibit import Table, records_of
+from bench.reporting.groups import grouped
+from bench.reporting.tables import latex, main_table, markdown, runs_table, tables
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return made_run(tmp_path_factory.mktemp("one"))
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Three selections under three seeds: one good, one as its control, one with a setting of its own."""
+    outputs = tmp_path_factory.mktemp("grid")
+    skills = {"top_per_prompt": 0.6, "random_per_prompt": 0.2, "softmax": 0.5}
+    return [
+        made_run(outputs, seed=seed, skill={"tuned": skill}, settings={"selection._target_": f"bench.selection.{name}"})
+        for name, skill in skills.items()
+        for seed in range(3)
+    ]
+
+
+def by_name(runs: list[Run]) -> dict[str, Table]:
+    return {table.name: table for table in tables(runs)}
+
+
+def test_every_arm_and_every_n_has_its_row_with_interval_and_verdict(run: Run):
+    lines = main_table(run).splitlines()
+    names = [line.split("|")[1].strip() for line in lines]
+    assert names[2:] == ["base", "tuned: top_per_prompt", "control: random twin", "Best-of-2", "Best-of-4"]
+    assert str(run.series("base", "best_of_n", "accuracy")[2]) in lines[5]
+    assert lines[4].rstrip("| ").endswith(run.metrics["tuned_vs_control/pass@1/verdict"])
+    assert lines[6].rstrip("| ").endswith(run.metrics["tuned_vs_best_of_4/accuracy/verdict"])
+
+
+def test_best_of_1_is_shown_where_the_sampler_is_not_the_raw_base(run: Run):
+    assert not any(line.startswith("| Best-of-1 ") for line in main_table(run).splitlines())
+    cooler = replace(run, curves=run.curves | {("base", "best_of_n", "kl", 1): Estimate(0.4, 0.3, 0.5)})
+    assert any(line.startswith("| Best-of-1 ") for line in main_table(cooler).splitlines())
+
+
+def test_the_largest_kl_of_unsolved_prompts_has_its_column(run: Run):
+    rows = {row["arm"]: row for row in by_name([run])["main"].rows}
+    assert rows["Best-of-4"]["kl_unsolved"] == run.series("base", "best_of_n", "kl_sensitivity")[4].value
+    assert rows["Best-of-4"]["kl_unsolved"] > rows["Best-of-4"]["kl"]
+
+
+def test_verdicts_of_one_seed_are_those_of_its_metrics(run: Run):
+    rows = by_name([run])["contrasts"].rows
+    assert len(rows) == sum(name.endswith("/verdict") for name in run.metrics)
+    (row,) = (row for row in rows if row["comparison"] == "tuned - Best-of-2")
+    assert row["difference"] == run.metrics["tuned_vs_best_of_2/accuracy/difference"]
+    assert row["detectable"] == run.metrics["tuned_vs_best_of_2/accuracy/minimum_detectable"]
+    assert row["verdict"] == run.metrics["tuned_vs_best_of_2/accuracy/verdict"]
+
+
+def test_several_seeds_are_compared_over_seeds_and_prompts(grid: list[Run]):
+    three = grid[:3]
+    found = by_name(three)
+    scores = {arm: np.stack([r.per_prompt(arm, "pass", "accuracy", 1) for r in three]) for arm in ("tuned", "control")}
+    expected = seed_interval(scores["tuned"] - scores["control"])
+    (row,) = (row for row in found["main"].rows if row["arm"].startswith("control"))
+    assert row["difference"] == pytest.approx(expected.mean)
+    assert row["difference_low"] == pytest.approx(expected.low)
+    assert row["verdict"] == "better"
+    assert row["seeds"] == 3
+    assert expected.high - expected.mean < row["detectable"] < 2 * (expected.high - expected.mean)
+
+
+def test_configurations_are_ranked_with_what_sets_them_apart(grid: list[Run]):
+    main = by_name(grid)["main"]
+    assert [row["config.selection"] for row in main.rows] == ["top_per_prompt", "softmax", "random_per_prompt"]
+    assert [row["effect_verdict"] for row in main.rows] == ["better", "better", "not resolved"]
+    assert main.rows[0]["ahead"] is None
+    assert main.rows[2]["ahead_verdict"] == "better"
+    assert next(iter(main.columns)) == "config.selection"
+    assert "config.seed" not in main.columns
+
+
+def test_what_configurations_share_is_shown_once(grid: list[Run]):
+    found = by_name(grid)
+    assert [row["n"] for row in found["best_of_n"].rows] == [1, 2, 4]
+    assert [row["arm"] for row in found["coverage"].rows].count("base") == 1
+
+
+def test_configurations_are_compared_on_the_seeds_that_all_have(grid: list[Run]):
+    main = by_name(grid[:-1])["main"]
+    assert [row["seeds"] for row in main.rows] == [2, 2, 2]
+    assert "Seeds 2 are left out" in main.caption
+
+
+def test_shared_artifacts_cost_once(grid: list[Run]):
+    rows = {row["stage"]: row for row in by_name(grid)["cost"].rows}
+    assert rows["generate"]["generated_tokens"] == 3 * 1000  # three seeds
+    assert rows["generate"]["generated_tokens_alone"] == 9 * 1000
+    assert rows["sft"]["artifacts"] == 9
+    assert rows["all"]["seconds"] == pytest.approx(3 * 48 + 9 * 5)
+
+
+def test_lm_eval_has_its_intervals(run: Run):
+    assert "lm_eval" not in by_name([run])
+    values = {"base/lm_eval/word_problems/exact_match": 0.5, "base/lm_eval/word_problems/exact_match_stderr": 0.1}
+    values |= {name.replace("base", "tuned"): value for name, value in values.items()}
+    (row,) = by_name([replace(run, metrics=run.metrics | values)])["lm_eval"].rows
+    assert (row["task"], row["metric"], row["control"]) == ("word_problems", "exact_match", None)
+    assert row["base_low"] == pytest.approx(0.5 - 1.959964 * 0.1)
+
+
+def test_a_scorer_that_is_not_gold_is_in_a_table(run: Run):
+    assert "scorer" not in by_name([run])
+    measured = {"scorer/equals_gold": 0.0, "scorer/auc": 0.52, "scorer/auc_low": 0.47, "scorer/auc_high": 0.57}
+    (row,) = by_name([replace(run, metrics=run.metrics | measured)])["scorer"].rows
+    assert (row["scorer"], row["auc"], row["auc_high"], row["tie_rate"]) == ("verify", 0.52, 0.57, None)
+
+
+def test_rows_have_the_same_keys_and_the_csv_repeats_the_stamp(grid: list[Run]):
+    for table in tables(grid):
+        assert len({tuple(row) for row in table.rows}) == 1, table.name
+        stamp, _, rest = table.as_csv.partition("\n")
+        assert stamp == f"# {table.stamp}"
+        assert records_of(list(csv.reader(io.StringIO(rest)))) == table.records
+
+
+def test_a_changed_number_changes_the_records(run: Run):
+    table = tables([run])[0]
+    rows = [dict(row) for row in table.rows]
+    rows[0]["sampled"] = np.nextafter(rows[0]["sampled"], 1)
+    assert replace(table, rows=rows).records != table.records
+
+
+def test_latex_is_well_formed(grid: list[Run]):
+    for table in tables(grid):
+        _check_latex(latex(table), columns=len(table.texts[0]), rows=len(table.rows))
+
+
+def test_latex_sets_special_characters_as_themselves(run: Run):
+    hostile = r"a_b & 50% #1 {x} \input{evil} $y$ ~ ^ <tag> | \\"
+    table = Table("hostile", hostile, [{"a": hostile, "b": "[1, 2]"}], [run], {"a": hostile, "b": "_"})
+    text = latex(table)
+    _check_latex(text, columns=2, rows=1)
+    assert r"\input" not in text.replace(r"\textbackslash{}input", "")
+
+
+def _check_latex(text: str, *, columns: int, rows: int) -> None:
+    """Environments and braces balance, every row has its cells, nothing is left unescaped, nothing is not ASCII."""
+    assert text.isascii()
+    lines = [line for line in text.splitlines() if not line.startswith("%")]
+    body = "\n".join(lines)
+    opened: list[str] = []
+    for kind, name in re.findall(r"\\(begin|end)\{(\w+\*?)\}", body):
+        if kind == "begin":
+            opened.append(name)
+        else:
+            assert opened.pop() == name
+    assert not opened
+    plain = re.sub(r"\\[{}]", "", body)
+    depth = 0
+    for character in plain:
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        assert depth >= 0
+    assert depth == 0
+    (preamble,) = re.findall(r"\\begin\{tabular\}\{@\{\}([lr]+)@\{\}\}", body)
+    assert len(preamble) == columns
+    inside = [line for line in lines if line.endswith(r" \\")]
+    assert len(inside) == rows + 1
+    commands = {
+        "textbackslash",
+        "textasciitilde",
+        "textasciicircum",
+        "textless",
+        "textgreater",
+        "textbar",
+        "textquotedbl",
+    }
+    for line in inside:
+        content = line.removesuffix(r" \\")
+        assert len(re.findall(r"(?<!\\)&", content)) == columns - 1
+        assert not re.search(r"(?<!\\)[%$#_^~]", content)
+        assert not content.startswith("[")
+        assert set(re.findall(r"\\([a-zA-Z]+)", content)) <= commands
+
+
+def test_markdown_is_aligned_and_keeps_its_columns():
+    assert markdown([("a", "bb"), ("ccc", "d")]) == "| a   | bb |\n|-----|----|\n| ccc | d  |"
+    assert markdown([("a",), ("x|y\nz",)]).splitlines()[2] == r"| x\|y z |"
+
+
+def test_runs_side_by_side_show_only_what_differs(grid: list[Run]):
+    header = runs_table(grid).splitlines()[0]
+    assert [cell.strip() for cell in header.split("|")[1:4]] == ["run", "selection", "seed"]
+    assert runs_table(grid[:3]).splitlines()[-1].startswith("| mean ")
+    assert not runs_table(grid).splitlines()[-1].startswith("| mean ")
+
+
+def test_methods_of_one_function_are_told_apart(tmp_path: Path):
+    """As mbr, mbr_tokens and mbr_embeddings are, which differ in what they call similar."""
+    similar = "bench.selection.similarity"
+    best = made_run(tmp_path)
+    runs = [
+        made_run(
+            tmp_path,
+            settings={
+                "selection._target_": "bench.selection.mbr",
+                "selection.similarity._target_": f"{similar}.{name}",
+            },
+        )
+        for name in ("same_path", "token_overlap")
+    ]
+    assert [group.label for group in grouped(runs)] == [
+        "selection.similarity=same_path",
+        "selection.similarity=token_overlap",
+    ]
+    assert [group.label for group in grouped([best, *runs])] == [
+        "selection=top_per_prompt",
+        "selection=mbr similarity=same_path",
+        "selection=mbr similarity=token_overlap",
+    ]
+
+
+def test_a_part_that_keeps_its_seed_does_not_set_seeds_apart(tmp_path: Path):
+    """task.seed is 0 under every seed: it equals the run's in one of them, and is no difference."""
+    (group,) = grouped([made_run(tmp_path, seed=seed) for seed in (0, 1, 2)])
+    assert group.seeds == (0, 1, 2)
+
+
+def test_runs_of_different_code_or_prompts_are_refused(tmp_path: Path, run: Run):
+    for other, reason in ((made_run(tmp_path, seed=1, code="other"), "different code"),):
+        with pytest.raises(BenchError, match=reason):
+            tables([run, other])
+    with pytest.raises(BenchError, match="different test prompts"):
+        tables([run, made_run(tmp_path, seed=2, prompts=50)])
+    with pytest.raises(BenchError, match="same settings and seed"):
+        tables([run, made_run(tmp_path / "again")])
