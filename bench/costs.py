@@ -5,7 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench import policies
-from bench.estimators.compute import Costs, break_even
+from bench.estimators.compute import (
+    Costs,
+    best_of_n_query_flops,
+    break_even,
+    fine_tuned_query_flops,
+    fine_tuning_flops,
+)
 from bench.experiment import Results
 from bench.scoring import judge, process_reward, reward_model
 from bench.store import Use, unique
@@ -39,8 +45,9 @@ def break_even_metrics(
 
     best_of_n: [M, len(sizes)] and tuned: [M], accuracy on the same test prompts. Every completion that is selected from
     is read by the reward models of the scorer, an ensemble by all its members; a verifier costs no FLOPs. What it took
-    to train them is part of what fine-tuning costs once. Intervals are by bootstrap over prompts. See
-    `bench.estimators.compute.break_even`.
+    to train them is part of what fine-tuning costs once. The FLOPs that are weighed
+    are given too: of the fine-tuning, once, and of a query answered in either way. Intervals are by bootstrap over
+    prompts. See `bench.estimators.compute.break_even`.
     """
     ancestors = unique(uses)
     drawn = [use for use in ancestors if f"{use.key}/{use.part}" in results.pool.stored_as]
@@ -57,7 +64,17 @@ def break_even_metrics(
     )
     judged = " The judge's own cost is unknown and left out." if any(use.stage == judge.STAGE for use in uses) else ""
     found = break_even(sizes, best_of_n, tuned, costs, rng)
+    lengths = costs.prompt_tokens, costs.completion_tokens
+    queries = {
+        f"cost/best_of_{n}_query_flops": best_of_n_query_flops(
+            costs.policy_parameters, costs.reward_parameters, *lengths, n
+        )
+        for n in sizes
+    }
     return {
+        **queries,
+        "cost/tuned_query_flops": fine_tuned_query_flops(costs.policy_parameters, *lengths),
+        "cost/fine_tuning_flops": fine_tuning_flops(costs),
         "break_even/n": found.n,
         "break_even/n_low": found.n_low,
         "break_even/n_high": found.n_high,

@@ -15,6 +15,7 @@ from bench.allowed import counts_per_prompt
 from bench.artifacts import Completions, Policy, Prompts, Selection
 from bench.estimators.best_of_n import majority_method
 from bench.evaluation import summary
+from bench.evaluation.cells import Cell, per_prompt, powers_of_two, spread
 from bench.evaluation.reward_diagnostics import diagnose
 from bench.experiment import Results
 from bench.generation.pool import describe
@@ -28,7 +29,7 @@ SAMPLE_PROMPTS = 20  # prompts of which samples.parquet shows every completion
 
 def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.Use]) -> dict[str, Any]:
     """Write every record, metrics.json last: a folder that has it is complete. Returns the metrics."""
-    cells = summary.per_prompt(results, num_completions=cfg.num_completions)
+    cells = per_prompt(results, num_completions=cfg.num_completions)
     rows = summary.curves(cells, seed=cfg.seed)
     of_scorer, diagnostics = diagnose(results.best_of_n, seed=cfg.seed)
     metrics = {
@@ -65,6 +66,7 @@ def _counts(results: Results) -> dict[str, float | str]:
         "pool/mean_reward": float(np.nanmean(results.rewards.value)),
         "train/loss": _last_epoch_loss(results.policies["tuned"]),
         "best_of_n/pool_size": results.best_of_n.proxy.shape[1],
+        "best_of_n/proxy_spread": spread(results.best_of_n.proxy),  # the unit of soft Best-of-n's temperature
         "best_of_n/prompts_without_correct": float((results.best_of_n.gold.max(axis=1) == 0).mean()),
         "train/prompts": len(results.train),
         "test/prompts": len(results.test),
@@ -74,7 +76,7 @@ def _counts(results: Results) -> dict[str, float | str]:
     for arm, outcomes in results.outcomes.items():
         counts[f"{arm}/kl_per_token"] = outcomes.kl_per_token
         drawn = outcomes.sampled.gold.shape[1]
-        for k in summary.powers_of_two(drawn):
+        for k in powers_of_two(drawn):
             counts[f"{arm}/majority@{k}_subsets"] = majority_method(drawn, k)
         if outcomes.harness is not None:
             counts |= {f"{arm}/lm_eval/{name}": value for name, value in outcomes.harness.metrics.items()}
@@ -90,10 +92,10 @@ def _below_k(cfg: DictConfig, chosen: Selection) -> dict[str, float]:
 
 
 def _break_even(
-    cfg: DictConfig, results: Results, cells: dict[summary.Cell, np.ndarray], uses: Sequence[store.Use]
+    cfg: DictConfig, results: Results, cells: dict[Cell, np.ndarray], uses: Sequence[store.Use]
 ) -> dict[str, Any]:
     curve = {cell.n: values for cell, values in cells.items() if cell[:3] == ("base", "best_of_n", "accuracy")}
-    tuned = cells[summary.Cell("tuned", "pass", "accuracy", 1)]
+    tuned = cells[Cell("tuned", "pass", "accuracy", 1)]
     rng = generator(cfg.seed, "break even")
     epochs = cfg.training.epochs
     return costs.break_even_metrics(
@@ -107,7 +109,7 @@ def _last_epoch_loss(policy: Policy) -> float:
     return float(np.mean([update["loss"] for update in log if update["epoch"] > log[-1]["epoch"] - 1]))
 
 
-def _long(cells: dict[summary.Cell, np.ndarray], ids: np.ndarray) -> list[dict]:
+def _long(cells: dict[Cell, np.ndarray], ids: np.ndarray) -> list[dict]:
     return [
         {"prompt_id": str(prompt), **cell._asdict(), "value": float(value)}
         for cell, values in cells.items()

@@ -30,7 +30,9 @@ def finished(store, random_policy, few_prompts):
         rewards = scoring(few_prompts, pool)
         held_out = generate(few_prompts, random_policy, num_completions=4, seed=9)
         zeros = np.zeros(held_out.shape)
-        graded = Graded(held_out, scoring(few_prompts, held_out).value, zeros, zeros.astype(object))
+        graded = Graded(
+            held_out, scoring(few_prompts, held_out).value, zeros, zeros.astype(object), zeros.astype(object)
+        )
         rows = np.arange(7)
         return Results(
             train=few_prompts,

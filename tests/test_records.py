@@ -27,8 +27,20 @@ def test_a_sample_says_whether_it_is_right_even_where_its_reward_says_otherwise(
     """The reward here is the text's length over ten: the right completions are not those with the highest."""
     train, test = prompts("train", ["7", "9"]), prompts("test", ["5"])
     pool = completions([["#### 7", " 3 + 5 = 8. #### 8"], [" nothing", " 4 + 5 = 9. #### 9"]])
-    greedy = Graded(completions([["#### 6"]]), np.array([[0.9]]), np.array([[0.0]]), np.array([["6"]], object))
-    right = Graded(completions([["#### 5"]]), np.array([[0.1]]), np.array([[1.0]]), np.array([["5"]], object))
+    greedy = Graded(
+        completions([["#### 6"]]),
+        np.array([[0.9]]),
+        np.array([[0.0]]),
+        np.array([["6"]], object),
+        np.array([[None]], object),
+    )
+    right = Graded(
+        completions([["#### 5"]]),
+        np.array([[0.1]]),
+        np.array([[1.0]]),
+        np.array([["5"]], object),
+        np.array([[None]], object),
+    )
     nowhere = Divergence(np.zeros(1), "k1", "base")
     policy = Policy(tmp_path, "fingerprint")
     chosen = Selection(np.array([0, 1]), np.array([1, 1]), np.ones(2))

@@ -216,7 +216,8 @@ def graded(proxy, gold):
     """As evaluation grades a pool; the length of a completion is its column, in tokens."""
     proxy, gold = np.asarray(proxy, float), np.asarray(gold, float)
     pool = pool_of([["word " * column for column in range(proxy.shape[1])] for _ in proxy])
-    return Graded(pool, proxy, gold, np.full(proxy.shape, None, object))
+    nothing = np.full(proxy.shape, None, object)
+    return Graded(pool, proxy, gold, answers=nothing, paths=nothing)
 
 
 def test_diagnose_names_every_quantity_and_counts_what_it_leaves_out():

@@ -19,12 +19,13 @@ RAW_BASE = "base at temperature 1, top-p 1"
 
 @dataclass(frozen=True)
 class Graded:
-    """Completions with what the selection sees (proxy), what counts (gold), and what majority voting counts."""
+    """Completions with what the selection sees (proxy), what counts (gold), what majority voting counts, and paths."""
 
     completions: Completions
     proxy: np.ndarray  # [M, N]
     gold: np.ndarray  # [M, N] 0/1
     answers: np.ndarray  # [M, N] str or None
+    paths: np.ndarray  # [M, N] str or None: equal where two completions reason alike
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,13 @@ class Outcomes:
 
 def grade(prompts: Prompts, completions: Completions, scoring: Callable[..., Rewards], task: Task) -> Graded:
     """Score completions by the proxy that selection sees and by the task's own verifier."""
-    answers = np.empty(completions.shape, object)
+    answers, paths = np.empty(completions.shape, object), np.empty(completions.shape, object)
     for rows, part in completions.shards():
-        answers[rows] = np.array([*map(task.extract_answer, part.text.ravel())], object).reshape(part.shape)
+        texts = part.text.ravel().tolist()
+        answers[rows] = np.array([*map(task.extract_answer, texts)], object).reshape(part.shape)
+        paths[rows] = np.array([*map(task.path, texts)], object).reshape(part.shape)
     gold = verify(prompts, completions, task=task).value
-    return Graded(completions, scoring(prompts, completions).value, gold, answers)
+    return Graded(completions, scoring(prompts, completions).value, gold, answers, paths)
 
 
 def evaluate(

@@ -1,18 +1,9 @@
-"""From outcomes to numbers: one value a prompt behind every mean, its interval, and the contrasts between arms."""
+"""From one value a prompt to what is reported: means with their intervals, and the contrasts between arms."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from bench.estimators.best_of_n import best_of_n, majority_at_k, pass_at_k
-from bench.estimators.kl import (
-    best_of_n_kl_bound,
-    best_of_n_kl_from_reference,
-    best_of_n_kl_sensitivity,
-    estimate_best_of_n_kl,
-    estimate_best_of_n_win_rate,
-)
 from bench.estimators.uncertainty import (
     PairedDifference,
     holm,
@@ -20,8 +11,8 @@ from bench.estimators.uncertainty import (
     mcnemar,
     paired_differences,
 )
-from bench.evaluation.heldout import RAW_BASE, Graded, Outcomes
-from bench.experiment import Results
+from bench.evaluation.cells import Cell
+from bench.evaluation.heldout import RAW_BASE
 from bench.seeds import generator
 
 SIGNIFICANCE = 0.05
@@ -29,32 +20,10 @@ ESTIMATORS = {  # of each KL, by method and metric
     ("policy", "kl"): "rao_blackwell",
     ("policy", "kl_k1"): "k1",
     ("best_of_n", "kl"): "jackknife + chain rule",
+    ("soft_best_of_n", "kl"): "jackknife + chain rule",
     ("best_of_n", "kl_bound"): "log n - (n - 1)/n + chain rule",
     ("best_of_n", "kl_sensitivity"): "jackknife, unsolved prompts at their largest + chain rule",
 }
-
-
-class Cell(NamedTuple):
-    """What a number is: whose, by which method, of what, at which n."""
-
-    policy: str  # base, tuned, control
-    method: str  # greedy, pass, majority, best_of_n, policy
-    metric: str  # accuracy, proxy, win_rate, kl, kl_k1, kl_bound, kl_sensitivity, length, truncated
-    n: int
-
-
-def powers_of_two(limit: int) -> list[int]:
-    """1, 2, 4, ... up to and including `limit`."""
-    return sorted({2**i for i in range(limit.bit_length())} | {limit})
-
-
-def per_prompt(results: Results, *, num_completions: int) -> dict[Cell, np.ndarray]:
-    """[M] values behind every mean that is reported; every KL is to the raw base, in nats a sequence."""
-    cells: dict[Cell, np.ndarray] = {}
-    for arm, outcomes in results.outcomes.items():
-        cells |= _of_policy(arm, outcomes)
-    cells |= _of_best_of_n(results.best_of_n, powers_of_two(num_completions))
-    return cells
 
 
 def curves(cells: dict[Cell, np.ndarray], *, seed: int) -> list[dict]:
@@ -144,59 +113,13 @@ def flatten(rows: Sequence[dict]) -> dict[str, float]:
 def _metric_name(cell: Cell) -> str:
     if cell.method == "greedy":
         return f"{cell.policy}/greedy_{cell.metric}"
-    if cell.method == "pass":
-        return f"{cell.policy}/pass@{cell.n}"
-    if cell.method == "majority":
-        return f"{cell.policy}/majority@{cell.n}"
     if cell.method == "policy":
         return f"{cell.policy}/{cell.metric}"
-    owner = "" if cell.policy == "base" else f"{cell.policy}/"
-    return f"{owner}best_of_{cell.n}/{cell.metric}"
-
-
-def _of_policy(arm: str, outcomes: Outcomes) -> dict[Cell, np.ndarray]:
-    sampled, cells = outcomes.sampled, {}
-    cells[Cell(arm, "greedy", "accuracy", 1)] = outcomes.greedy.gold[:, 0]
-    cells[Cell(arm, "greedy", "truncated", 1)] = _truncated(outcomes.greedy)
-    cells[Cell(arm, "policy", "kl", 1)] = outcomes.kl.kl
-    cells[Cell(arm, "policy", "kl_k1", 1)] = outcomes.kl_k1.kl
-    cells[Cell(arm, "policy", "length", 1)] = sampled.completions.length.mean(axis=1)
-    cells[Cell(arm, "policy", "truncated", 1)] = _truncated(sampled)
-    sizes = powers_of_two(sampled.gold.shape[1])
-    columns = {"pass": pass_at_k(sampled.gold, sizes), "majority": majority_at_k(sampled.answers, sampled.gold, sizes)}
-    if arm != "base":  # the base's curve comes from the run's own sampler
-        columns["best_of_n"] = best_of_n(sampled.proxy, sampled.gold, sizes)
-    for method, values in columns.items():  # values: [M, len(sizes)]
-        cells |= {Cell(arm, method, "accuracy", n): values[:, i] for i, n in enumerate(sizes)}
-    return cells
-
-
-def _of_best_of_n(pool: Graded, sizes: list[int]) -> dict[Cell, np.ndarray]:
-    """Best-of-N of the base: KL to the sampler it drew from, plus the chain rule's way to the raw base."""
-    log_ratio = pool.completions.logprob - pool.completions.policy_logprob  # [M, N] nats; 0 for the raw sampler
-    bounds = np.array([best_of_n_kl_bound(n) for n in sizes])
-    columns = {
-        "accuracy": best_of_n(pool.proxy, pool.gold, sizes),
-        "proxy": best_of_n(pool.proxy, pool.proxy, sizes),
-        "kl": best_of_n_kl_from_reference(pool.proxy, log_ratio, sizes),
-        "kl_bound": bounds + best_of_n(pool.proxy, log_ratio, sizes),
-    }
-    beatable = [n for n in sizes if n < pool.proxy.shape[1]]  # an opponent must be left
-    if beatable:
-        columns["win_rate"] = estimate_best_of_n_win_rate(pool.proxy, beatable)
-    if np.isin(pool.proxy, (0, 1)).all():  # a verifier: what unsolved prompts could add to the KL
-        columns["kl_sensitivity"] = columns["kl"] + (
-            best_of_n_kl_sensitivity(pool.proxy, sizes) - estimate_best_of_n_kl(pool.proxy, sizes)
-        )
-    return {
-        Cell("base", "best_of_n", metric, n): values[:, i]
-        for metric, values in columns.items()
-        for i, n in enumerate(sizes[: values.shape[1]])
-    }
-
-
-def _truncated(graded: Graded) -> np.ndarray:
-    return (graded.completions.finish_reason == "length").mean(axis=1)
+    method, _, setting = cell.method.partition("@")
+    if method.endswith("_of_n"):
+        owner = "" if cell.policy == "base" else f"{cell.policy}/"
+        return f"{owner}{method[:-1]}{cell.n}{f'@{setting}' if setting else ''}/{cell.metric}"
+    return f"{cell.policy}/{method}@{cell.n}"
 
 
 def provenance(rows: Sequence[dict]) -> dict[str, str]:
@@ -204,7 +127,7 @@ def provenance(rows: Sequence[dict]) -> dict[str, str]:
     named: dict[str, str] = {}
     for row in rows:
         if row["estimator"]:
-            owner = "best_of_n" if row["method"] == "best_of_n" else row["policy"]
+            owner = row["policy"] if row["method"] == "policy" else row["method"]
             named[f"{owner}/{row['metric']}_estimator"] = row["estimator"]
             named[f"{owner}/{row['metric']}_reference"] = row["reference"]
             if row["metric"] == "kl" and row["method"] == "policy":
@@ -214,5 +137,5 @@ def provenance(rows: Sequence[dict]) -> dict[str, str]:
 
 
 def _provenance(cell: Cell) -> dict[str, str]:
-    estimator = ESTIMATORS.get((cell.method, cell.metric), "")
+    estimator = ESTIMATORS.get((cell.method.partition("@")[0], cell.metric), "")
     return {"estimator": estimator, "reference": RAW_BASE if estimator else ""}

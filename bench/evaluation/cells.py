@@ -1,0 +1,140 @@
+"""From outcomes to cells: one value a prompt behind every number that is reported."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from bench.estimators.best_of_n import best_of_n, majority_at_k, pass_at_k, weighted_majority_at_k
+from bench.estimators.counting import distinct_at_k, median_of_n
+from bench.estimators.kl import (
+    best_of_n_kl_bound,
+    best_of_n_kl_from_reference,
+    best_of_n_kl_sensitivity,
+    estimate_best_of_n_kl,
+    estimate_best_of_n_win_rate,
+)
+from bench.estimators.soft_best_of_n import estimate_soft_best_of_n
+from bench.evaluation.heldout import Graded, Outcomes
+from bench.experiment import Results
+
+SOFTNESS = (0.25, 0.5, 1.0, 2.0)  # temperatures of soft Best-of-N, in `spread`s of the proxy
+
+
+class Cell(NamedTuple):
+    """What a number is: whose, by which method, of what, at which n."""
+
+    policy: str  # base, tuned, control; sampler: the base as the run draws from it, by all of its held-out pool
+    method: str  # greedy, pass, majority, weighted_majority, distinct, best_of_n, median_of_n, soft_best_of_n@T, policy
+    metric: str  # accuracy, correct_paths, proxy, win_rate, kl, kl_k1, kl_bound, kl_sensitivity, length, truncated
+    n: int
+
+
+def powers_of_two(limit: int) -> list[int]:
+    """1, 2, 4, ... up to and including `limit`."""
+    return sorted({2**i for i in range(limit.bit_length())} | {limit})
+
+
+def spread(proxy: np.ndarray) -> float:
+    """The standard deviation of proxy [M, N] within a prompt: the root of the mean variance over its samples."""
+    scored = proxy[~np.isnan(proxy).all(axis=1)]
+    return float(np.sqrt(np.nanvar(scored, axis=1).mean()))
+
+
+def per_prompt(results: Results, *, num_completions: int) -> dict[Cell, np.ndarray]:
+    """[M] values behind every mean that is reported; every KL is to the raw base, in nats a sequence."""
+    cells: dict[Cell, np.ndarray] = {}
+    for arm, outcomes in results.outcomes.items():
+        cells |= _of_policy(arm, outcomes)
+    sizes = powers_of_two(num_completions)
+    cells |= _of_best_of_n(results.best_of_n, sizes)
+    cells |= _of_soft_best_of_n(results.best_of_n, num_completions)
+    cells |= _of_sampler(results.best_of_n)
+    return cells
+
+
+def _of_policy(arm: str, outcomes: Outcomes) -> dict[Cell, np.ndarray]:
+    sampled, cells = outcomes.sampled, {}
+    cells[Cell(arm, "greedy", "accuracy", 1)] = outcomes.greedy.gold[:, 0]
+    cells[Cell(arm, "greedy", "truncated", 1)] = _truncated(outcomes.greedy)
+    cells[Cell(arm, "policy", "kl", 1)] = outcomes.kl.kl
+    cells[Cell(arm, "policy", "kl_k1", 1)] = outcomes.kl_k1.kl
+    cells[Cell(arm, "policy", "length", 1)] = sampled.completions.length.mean(axis=1)
+    cells[Cell(arm, "policy", "truncated", 1)] = _truncated(sampled)
+    sizes = powers_of_two(sampled.gold.shape[1])
+    cells |= _of_votes(arm, sampled, sizes)
+    if arm != "base":  # the base's curve comes from the run's own sampler
+        cells |= _over(arm, "best_of_n", "accuracy", sizes, best_of_n(sampled.proxy, sampled.gold, sizes))
+    return cells
+
+
+def _of_sampler(pool: Graded) -> dict[Cell, np.ndarray]:
+    """What can be had from up to all samples of the base's held-out pool: seen at all, chosen by proxy, or by vote."""
+    sizes = powers_of_two(pool.gold.shape[1])
+    cells = _of_votes("sampler", pool, sizes)
+    cells |= _over("sampler", "best_of_n", "accuracy", sizes, best_of_n(pool.proxy, pool.gold, sizes))
+    if not np.array_equal(pool.proxy, pool.gold):  # by gold itself the weighted vote is right where one sample is
+        votes = weighted_majority_at_k(pool.answers, pool.proxy, pool.gold, sizes)
+        cells |= _over("sampler", "weighted_majority", "accuracy", sizes, votes)
+    return cells
+
+
+def _of_votes(policy: str, graded: Graded, sizes: list[int]) -> dict[Cell, np.ndarray]:
+    correct_paths = graded.paths.copy()
+    correct_paths[graded.gold != 1] = None
+    return (
+        _over(policy, "pass", "accuracy", sizes, pass_at_k(graded.gold, sizes))
+        | _over(policy, "majority", "accuracy", sizes, majority_at_k(graded.answers, graded.gold, sizes))
+        | _over(policy, "distinct", "correct_paths", sizes, distinct_at_k(correct_paths, sizes))
+    )
+
+
+def _of_best_of_n(pool: Graded, sizes: list[int]) -> dict[Cell, np.ndarray]:
+    """Best-of-N of the base: KL to the sampler it drew from, plus the chain rule's way to the raw base."""
+    log_ratio = _log_ratio(pool)
+    bounds = np.array([best_of_n_kl_bound(n) for n in sizes])
+    columns = {
+        "accuracy": best_of_n(pool.proxy, pool.gold, sizes),
+        "proxy": best_of_n(pool.proxy, pool.proxy, sizes),
+        "kl": best_of_n_kl_from_reference(pool.proxy, log_ratio, sizes),
+        "kl_bound": bounds + best_of_n(pool.proxy, log_ratio, sizes),
+    }
+    beatable = [n for n in sizes if n < pool.proxy.shape[1]]  # an opponent must be left
+    if beatable:
+        columns["win_rate"] = estimate_best_of_n_win_rate(pool.proxy, beatable)
+    if np.isin(pool.proxy, (0, 1)).all():  # a verifier: what unsolved prompts could add to the KL
+        columns["kl_sensitivity"] = columns["kl"] + (
+            best_of_n_kl_sensitivity(pool.proxy, sizes) - estimate_best_of_n_kl(pool.proxy, sizes)
+        )
+    cells = _over("base", "median_of_n", "proxy", sizes, median_of_n(pool.proxy, sizes))
+    for metric, values in columns.items():
+        cells |= _over("base", "best_of_n", metric, sizes[: values.shape[1]], values)
+    return cells
+
+
+def _of_soft_best_of_n(pool: Graded, n: int) -> dict[Cell, np.ndarray]:
+    """Soft Best-of-n at its SOFTNESS, none where the proxy does not tell a prompt's samples apart."""
+    unit = spread(pool.proxy)
+    if not unit > 0:
+        return {}
+    measured = np.stack([pool.gold, pool.proxy, _log_ratio(pool)], axis=2)
+    cells: dict[Cell, np.ndarray] = {}
+    for softness in SOFTNESS:
+        found = estimate_soft_best_of_n(pool.proxy, measured, n, softness * unit)
+        gold, proxy, log_ratio = found.means.T
+        columns = {"accuracy": gold, "proxy": proxy, "kl": found.kl + log_ratio}
+        cells |= {Cell("base", f"soft_best_of_n@{softness:g}", metric, n): values for metric, values in columns.items()}
+    return cells
+
+
+def _log_ratio(pool: Graded) -> np.ndarray:
+    """[M, N] nats from the raw base to the sampler that drew the pool; 0 for the raw sampler."""
+    return pool.completions.logprob - pool.completions.policy_logprob
+
+
+def _over(policy: str, method: str, metric: str, sizes: list[int], values: np.ndarray) -> dict[Cell, np.ndarray]:
+    """The columns of values [M, len(sizes)]."""
+    return {Cell(policy, method, metric, n): values[:, column] for column, n in enumerate(sizes)}
+
+
+def _truncated(graded: Graded) -> np.ndarray:
+    return (graded.completions.finish_reason == "length").mean(axis=1)

@@ -1,0 +1,94 @@
+"""What a run records of the base's held-out pool, against enumeration over its subsets and hand-counted prompts."""
+
+import itertools
+import json
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from bench.evaluation import cells
+from bench.evaluation.cells import Cell
+from bench.evaluation.heldout import Graded
+from bench.evaluation.summary import curves, flatten, provenance
+
+
+def graded(
+    proxy: list[list[float]], gold: list[list[float]], answers: list[list[Any]], paths: list[list[Any]]
+) -> Graded:
+    shape = np.shape(gold)
+    completions = SimpleNamespace(logprob=np.full(shape, -2.0), policy_logprob=np.full(shape, -2.5))
+    return Graded(
+        cast(Any, completions), np.array(proxy), np.array(gold), np.array(answers, object), np.array(paths, object)
+    )
+
+
+POOL = graded(
+    proxy=[[0.9, 0.1, 0.4, 0.4], [0.3, 0.2, 0.1, 0.0]],
+    gold=[[0, 1, 1, 1], [0, 0, 1, 0]],
+    answers=[["7", "5", "5", "5"], ["1", "2", "3", None]],
+    paths=[["a", "b", "b", None], ["a", "b", "c", "d"]],
+)
+
+
+def test_the_sampler_is_measured_by_all_of_its_pool():
+    found = cells._of_sampler(POOL)
+    assert found[Cell("sampler", "pass", "accuracy", 2)] == pytest.approx([1, 1 / 2])
+    assert found[Cell("sampler", "majority", "accuracy", 4)] == pytest.approx([1, 1 / 3])
+    assert found[Cell("sampler", "best_of_n", "accuracy", 4)] == pytest.approx([0, 0])
+    # the sum of rewards by answer: 7 has .9 and 5 has .9 (a tie), then 1 has most
+    assert found[Cell("sampler", "weighted_majority", "accuracy", 4)] == pytest.approx([1 / 2, 0])
+    pairs = [len({path for path in two if path}) for two in itertools.combinations([None, "b", "b", None], 2)]
+    assert found[Cell("sampler", "distinct", "correct_paths", 2)] == pytest.approx([np.mean(pairs), 1 / 2])
+    assert found[Cell("sampler", "distinct", "correct_paths", 4)] == pytest.approx([1, 1])
+
+
+def test_a_vote_weighted_by_gold_is_not_recorded():
+    found = cells._of_sampler(
+        graded(POOL.gold.tolist(), POOL.gold.tolist(), POOL.answers.tolist(), POOL.paths.tolist())
+    )
+    assert not any(cell.method == "weighted_majority" for cell in found)
+
+
+def test_soft_best_of_n_adds_the_way_from_the_raw_base():
+    """The sampler's log-ratio is .5 everywhere, so every KL is half a nat above that from the sampler."""
+    found = cells._of_soft_best_of_n(POOL, 1)
+    assert {cell.method for cell in found} == {f"soft_best_of_n@{softness:g}" for softness in cells.SOFTNESS}
+    for cell, values in found.items():  # of one sample there is nothing to choose
+        expected = {"accuracy": POOL.gold, "proxy": POOL.proxy}.get(cell.metric, np.full((2, 4), 0.5))
+        assert values == pytest.approx(expected.mean(axis=1), abs=1e-9)
+
+
+def test_softer_is_nearer_to_the_sampler():
+    found = cells._of_soft_best_of_n(POOL, 4)
+    proxies = [found[Cell("base", f"soft_best_of_n@{x:g}", "proxy", 4)].mean() for x in cells.SOFTNESS]
+    assert proxies == sorted(proxies, reverse=True)
+    assert proxies[-1] > POOL.proxy.mean()
+
+
+def test_a_proxy_that_tells_nothing_apart_has_no_soft_best_of_n():
+    flat = graded([[1.0] * 4] * 2, POOL.gold.tolist(), POOL.answers.tolist(), POOL.paths.tolist())
+    assert cells._of_soft_best_of_n(flat, 4) == {}
+
+
+def test_spread_is_within_prompts_and_of_what_was_scored():
+    proxy = np.array([[0.0, 2.0, np.nan], [10.0, 10.0, 10.0], [np.nan] * 3])
+    assert cells.spread(proxy) == pytest.approx(np.sqrt((1 + 0) / 2))
+
+
+def test_names_in_metrics():
+    cells_of_pool = cells._of_sampler(POOL) | cells._of_best_of_n(POOL, [1, 2, 4]) | cells._of_soft_best_of_n(POOL, 2)
+    rows = curves(cells_of_pool, seed=0)
+    metrics = flatten(rows)
+    assert metrics["sampler/pass@2"] == pytest.approx(3 / 4)
+    assert metrics["sampler/distinct@4"] == pytest.approx(1)
+    assert metrics["best_of_2/accuracy"] == pytest.approx(
+        float(cells_of_pool["base", "best_of_n", "accuracy", 2].mean())
+    )
+    assert metrics["sampler/best_of_4/accuracy"] == 0
+    assert metrics["median_of_1/proxy"] == pytest.approx(POOL.proxy.mean())
+    assert "soft_best_of_2@0.5/kl" in metrics
+    assert len(metrics) == 3 * len(cells_of_pool)  # no two numbers share a name
+    assert provenance(rows)["soft_best_of_n@0.5/kl_estimator"] == "jackknife + chain rule"
+    json.dumps(metrics)
