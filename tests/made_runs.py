@@ -2,17 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
-from bench.estimators.best_of_n import best_of_n, pass_at_k
-from bench.estimators.kl import best_of_n_kl_bound, best_of_n_kl_sensitivity, estimate_best_of_n_kl
 from bench.evaluation import summary
-from bench.evaluation.summary import Cell
+from bench.evaluation.cells import Cell, of_best_of_n, of_sampler, of_soft_best_of_n, of_votes, powers_of_two
+from bench.evaluation.heldout import Graded
 from bench.reporting.collect import Run, read_run
 
 SKILL = {"base": 0.25, "tuned": 0.5, "control": 0.2}
@@ -25,17 +25,21 @@ def made_run(
     skill: dict[str, float] | None = None,
     prompts: int = 60,
     num_completions: int = 4,
+    noise: float = 0.0,
     settings: dict[str, Any] | None = None,
     metrics: dict[str, Any] | None = None,
     code: str = "c0de",
 ) -> Run:
-    """A run under outputs/<name>/<hash>. skill: each arm's mean chance of a right sample; settings: dotted."""
+    """A run under outputs/<name>/<hash>. skill: each arm's mean chance of a right sample; settings: dotted.
+
+    noise: the standard deviation that the proxy of the held-out pool adds to gold; without it the proxy is gold.
+    """
     skill = SKILL | (skill or {})
     config = OmegaConf.create(_config(seed, num_completions))
     for name, value in (settings or {}).items():
         OmegaConf.update(config, name, value, force_add=True)
     arms = ("base", "tuned") if config.control == "none" else ("base", "tuned", "control")
-    cells = _cells(arms, skill, seed=seed, prompts=prompts, num_completions=num_completions)
+    cells = _cells(arms, skill, seed=seed, prompts=prompts, num_completions=num_completions, noise=noise)
     curves = summary.curves(cells, seed=seed)
     folder = outputs / config.name / _name(OmegaConf.to_yaml(config))
     folder.mkdir(parents=True)
@@ -113,7 +117,7 @@ def _config(seed: int, num_completions: int) -> dict[str, Any]:
 
 
 def _cells(
-    arms: tuple[str, ...], skill: dict[str, float], *, seed: int, prompts: int, num_completions: int
+    arms: tuple[str, ...], skill: dict[str, float], *, seed: int, prompts: int, num_completions: int, noise: float
 ) -> dict[Cell, np.ndarray]:
     easy = np.random.default_rng(7).normal(0, 1, prompts)  # the same prompts under every seed
     cells: dict[Cell, np.ndarray] = {}
@@ -121,29 +125,25 @@ def _cells(
         rng = np.random.default_rng([seed, place, round(1000 * skill[arm])])
         chance = 1 / (1 + np.exp(-(easy + np.log(skill[arm] / (1 - skill[arm])))))  # [M]
         gold = (rng.random((prompts, 4)) < chance[:, None]).astype(float)
-        sizes = summary.powers_of_two(4)
         cells[Cell(arm, "greedy", "accuracy", 1)] = (rng.random(prompts) < chance).astype(float)
         cells[Cell(arm, "policy", "kl", 1)] = np.zeros(prompts) if arm == "base" else rng.gamma(4, 0.2, prompts)
         cells[Cell(arm, "policy", "length", 1)] = rng.integers(10, 30, prompts).astype(float)
-        for method in ("pass", "majority"):
-            values = pass_at_k(gold, sizes) if method == "pass" else np.repeat(gold[:, :1], len(sizes), axis=1)
-            cells |= {Cell(arm, method, "accuracy", n): values[:, i] for i, n in enumerate(sizes)}
+        cells |= of_votes(arm, graded(gold, gold), powers_of_two(4))
     rng = np.random.default_rng([seed, 99])
-    pool = (
-        rng.random((prompts, 16)) < (1 / (1 + np.exp(-(easy + np.log(skill["base"] / (1 - skill["base"]))))))[:, None]
-    )
-    proxy, sizes = pool.astype(float), summary.powers_of_two(num_completions)
-    bounds = np.repeat([[best_of_n_kl_bound(n) for n in sizes]], prompts, axis=0)
-    columns = {
-        "accuracy": best_of_n(proxy, proxy, sizes),
-        "proxy": best_of_n(proxy, proxy, sizes),
-        "kl": estimate_best_of_n_kl(proxy, sizes),
-        "kl_bound": bounds,
-        "kl_sensitivity": best_of_n_kl_sensitivity(proxy, sizes),
-    }
-    for metric, values in columns.items():
-        cells |= {Cell("base", "best_of_n", metric, n): values[:, i] for i, n in enumerate(sizes)}
+    chance = 1 / (1 + np.exp(-(easy + np.log(skill["base"] / (1 - skill["base"])))))
+    pool = (rng.random((prompts, 16)) < chance[:, None]).astype(float)
+    held_out = graded(pool, pool if noise == 0 else pool + rng.normal(0, noise, pool.shape))
+    sizes = powers_of_two(num_completions)
+    cells |= of_best_of_n(held_out, sizes) | of_soft_best_of_n(held_out, num_completions) | of_sampler(held_out)
     return cells
+
+
+def graded(gold: np.ndarray, proxy: np.ndarray) -> Graded:
+    """Outcomes [M, N] of which every right one has the answer "right", with one of three paths in turn."""
+    columns = np.broadcast_to(np.arange(gold.shape[1]), gold.shape)
+    answers = np.where(gold == 1, "right", columns.astype(str)).astype(object)
+    even = SimpleNamespace(logprob=np.zeros(gold.shape), policy_logprob=np.zeros(gold.shape))  # the raw base's own
+    return Graded(cast(Any, even), proxy, gold, answers, (columns % 3).astype(str).astype(object))
 
 
 def _metrics(code: str, prompts: int) -> dict[str, Any]:
@@ -158,7 +158,10 @@ def _metrics(code: str, prompts: int) -> dict[str, Any]:
         "break_even/queries_high": 2100,
         "break_even/sentence": "It matches Best-of-2.5 and pays after 1,700 queries (95% interval: 1,400 to 2,100).",
         "code": code,
+        "cost/fine_tuning_flops": 5e9,
         "cost/flops": 1e12,
+        "cost/tuned_query_flops": 2e6,
+        **{f"cost/best_of_{n}_query_flops": 2e6 * n for n in (1, 2, 4, 8, 16)},
         "cost/generated_tokens": 1000.0,
         "cost/seconds": 10.0,
         "scorer/equals_gold": 1.0,

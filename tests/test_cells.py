@@ -33,7 +33,7 @@ POOL = graded(
 
 
 def test_the_sampler_is_measured_by_all_of_its_pool():
-    found = cells._of_sampler(POOL)
+    found = cells.of_sampler(POOL)
     assert found[Cell("sampler", "pass", "accuracy", 2)] == pytest.approx([1, 1 / 2])
     assert found[Cell("sampler", "majority", "accuracy", 4)] == pytest.approx([1, 1 / 3])
     assert found[Cell("sampler", "best_of_n", "accuracy", 4)] == pytest.approx([0, 0])
@@ -45,15 +45,13 @@ def test_the_sampler_is_measured_by_all_of_its_pool():
 
 
 def test_a_vote_weighted_by_gold_is_not_recorded():
-    found = cells._of_sampler(
-        graded(POOL.gold.tolist(), POOL.gold.tolist(), POOL.answers.tolist(), POOL.paths.tolist())
-    )
+    found = cells.of_sampler(graded(POOL.gold.tolist(), POOL.gold.tolist(), POOL.answers.tolist(), POOL.paths.tolist()))
     assert not any(cell.method == "weighted_majority" for cell in found)
 
 
 def test_soft_best_of_n_adds_the_way_from_the_raw_base():
     """The sampler's log-ratio is .5 everywhere, so every KL is half a nat above that from the sampler."""
-    found = cells._of_soft_best_of_n(POOL, 1)
+    found = cells.of_soft_best_of_n(POOL, 1)
     assert {cell.method for cell in found} == {f"soft_best_of_n@{softness:g}" for softness in cells.SOFTNESS}
     for cell, values in found.items():  # of one sample there is nothing to choose
         expected = {"accuracy": POOL.gold, "proxy": POOL.proxy}.get(cell.metric, np.full((2, 4), 0.5))
@@ -61,7 +59,7 @@ def test_soft_best_of_n_adds_the_way_from_the_raw_base():
 
 
 def test_softer_is_nearer_to_the_sampler():
-    found = cells._of_soft_best_of_n(POOL, 4)
+    found = cells.of_soft_best_of_n(POOL, 4)
     proxies = [found[Cell("base", f"soft_best_of_n@{x:g}", "proxy", 4)].mean() for x in cells.SOFTNESS]
     assert proxies == sorted(proxies, reverse=True)
     assert proxies[-1] > POOL.proxy.mean()
@@ -69,7 +67,7 @@ def test_softer_is_nearer_to_the_sampler():
 
 def test_a_proxy_that_tells_nothing_apart_has_no_soft_best_of_n():
     flat = graded([[1.0] * 4] * 2, POOL.gold.tolist(), POOL.answers.tolist(), POOL.paths.tolist())
-    assert cells._of_soft_best_of_n(flat, 4) == {}
+    assert cells.of_soft_best_of_n(flat, 4) == {}
 
 
 def test_spread_is_within_prompts_and_of_what_was_scored():
@@ -78,7 +76,7 @@ def test_spread_is_within_prompts_and_of_what_was_scored():
 
 
 def test_names_in_metrics():
-    cells_of_pool = cells._of_sampler(POOL) | cells._of_best_of_n(POOL, [1, 2, 4]) | cells._of_soft_best_of_n(POOL, 2)
+    cells_of_pool = cells.of_sampler(POOL) | cells.of_best_of_n(POOL, [1, 2, 4]) | cells.of_soft_best_of_n(POOL, 2)
     rows = curves(cells_of_pool, seed=0)
     metrics = flatten(rows)
     assert metrics["sampler/pass@2"] == pytest.approx(3 / 4)

@@ -46,9 +46,9 @@ def per_prompt(results: Results, *, num_completions: int) -> dict[Cell, np.ndarr
     for arm, outcomes in results.outcomes.items():
         cells |= _of_policy(arm, outcomes)
     sizes = powers_of_two(num_completions)
-    cells |= _of_best_of_n(results.best_of_n, sizes)
-    cells |= _of_soft_best_of_n(results.best_of_n, num_completions)
-    cells |= _of_sampler(results.best_of_n)
+    cells |= of_best_of_n(results.best_of_n, sizes)
+    cells |= of_soft_best_of_n(results.best_of_n, num_completions)
+    cells |= of_sampler(results.best_of_n)
     return cells
 
 
@@ -61,16 +61,16 @@ def _of_policy(arm: str, outcomes: Outcomes) -> dict[Cell, np.ndarray]:
     cells[Cell(arm, "policy", "length", 1)] = sampled.completions.length.mean(axis=1)
     cells[Cell(arm, "policy", "truncated", 1)] = _truncated(sampled)
     sizes = powers_of_two(sampled.gold.shape[1])
-    cells |= _of_votes(arm, sampled, sizes)
+    cells |= of_votes(arm, sampled, sizes)
     if arm != "base":  # the base's curve comes from the run's own sampler
         cells |= _over(arm, "best_of_n", "accuracy", sizes, best_of_n(sampled.proxy, sampled.gold, sizes))
     return cells
 
 
-def _of_sampler(pool: Graded) -> dict[Cell, np.ndarray]:
+def of_sampler(pool: Graded) -> dict[Cell, np.ndarray]:
     """What can be had from up to all samples of the base's held-out pool: seen at all, chosen by proxy, or by vote."""
     sizes = powers_of_two(pool.gold.shape[1])
-    cells = _of_votes("sampler", pool, sizes)
+    cells = of_votes("sampler", pool, sizes)
     cells |= _over("sampler", "best_of_n", "accuracy", sizes, best_of_n(pool.proxy, pool.gold, sizes))
     if not np.array_equal(pool.proxy, pool.gold):  # by gold itself the weighted vote is right where one sample is
         votes = weighted_majority_at_k(pool.answers, pool.proxy, pool.gold, sizes)
@@ -78,7 +78,7 @@ def _of_sampler(pool: Graded) -> dict[Cell, np.ndarray]:
     return cells
 
 
-def _of_votes(policy: str, graded: Graded, sizes: list[int]) -> dict[Cell, np.ndarray]:
+def of_votes(policy: str, graded: Graded, sizes: list[int]) -> dict[Cell, np.ndarray]:
     correct_paths = graded.paths.copy()
     correct_paths[graded.gold != 1] = None
     return (
@@ -88,7 +88,7 @@ def _of_votes(policy: str, graded: Graded, sizes: list[int]) -> dict[Cell, np.nd
     )
 
 
-def _of_best_of_n(pool: Graded, sizes: list[int]) -> dict[Cell, np.ndarray]:
+def of_best_of_n(pool: Graded, sizes: list[int]) -> dict[Cell, np.ndarray]:
     """Best-of-N of the base: KL to the sampler it drew from, plus the chain rule's way to the raw base."""
     log_ratio = _log_ratio(pool)
     bounds = np.array([best_of_n_kl_bound(n) for n in sizes])
@@ -111,7 +111,7 @@ def _of_best_of_n(pool: Graded, sizes: list[int]) -> dict[Cell, np.ndarray]:
     return cells
 
 
-def _of_soft_best_of_n(pool: Graded, n: int) -> dict[Cell, np.ndarray]:
+def of_soft_best_of_n(pool: Graded, n: int) -> dict[Cell, np.ndarray]:
     """Soft Best-of-n at its SOFTNESS, none where the proxy does not tell a prompt's samples apart."""
     unit = spread(pool.proxy)
     if not unit > 0:
