@@ -1,0 +1,189 @@
+"""Claims, fits and the figure of over-optimisation, from records of known curves that are written here."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bench.errors import BenchError
+from bench.estimators.overoptimisation import fit_best_of_n
+from bench.reporting.collect import Run, read_run
+from bench.reporting.overoptimisation import main, overoptimisation_table, pushed, rows, sentences, write
+from bench.reporting.overoptimisation_figure import overoptimisation_figure
+
+SIZES = (1, 2, 4, 8, 16)
+KL = np.array([0.0, 0.2, 0.6, 1.1, 1.7])
+BASE, PROMPTS = 0.3, 60
+FALLS, RISES = 0.5 * np.sqrt(KL) - 0.45 * KL, 0.3 * np.sqrt(KL) - 0.05 * KL
+LOUD = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
+SHAPES = {  # pairs -> gain of gold, gain of proxy
+    20: (FALLS, LOUD),
+    100: (RISES, LOUD),
+    3: (FALLS, LOUD * [1, 1, 1, 1, 0.2]),  # its proxy falls with gold: weak, but not over-optimised
+}
+
+
+def written(folder: Path, pairs: int, seed: int, *, is_gold: bool = False) -> Run:
+    """A run whose prompts scatter about the curves, the same way at every n, and a little for each n and seed."""
+    rng = np.random.default_rng([pairs, seed])
+    gold, proxy = SHAPES[pairs]
+    level = np.random.default_rng(7).normal(0, 0.1, (PROMPTS, 1))
+    values = {
+        "accuracy": BASE + level + gold + rng.normal(0, 0.02, (PROMPTS, len(SIZES))) * (np.array(SIZES) > 1),
+        "proxy": 5 + proxy + rng.normal(0, 0.1, (PROMPTS, len(SIZES))),
+        "kl": np.tile(KL, (PROMPTS, 1)),
+    }
+    cells = {("base", "best_of_n", metric, n): v[:, i] for metric, v in values.items() for i, n in enumerate(SIZES)}
+    cells["tuned", "pass", "accuracy", 1] = values["accuracy"][:, 0] + 0.07
+    cells["tuned", "policy", "kl", 1] = np.full(PROMPTS, 0.81)
+    names = ("policy", "method", "metric", "n")
+    folder = folder / f"{pairs}-{seed}"
+    folder.mkdir(parents=True)
+    curves = [
+        dict(zip(names, cell, strict=True)) | {"value": float(v.mean()), "low": float(v.mean()) - 0.1, "high": 1.0}
+        for cell, v in cells.items()
+    ]
+    long = [
+        dict(zip(names, cell, strict=True)) | {"prompt_id": f"p{m}", "value": float(v[m])}
+        for cell, v in cells.items()
+        for m in range(PROMPTS)
+    ]
+    pq.write_table(pa.Table.from_pylist(curves), folder / "curves.parquet")
+    pq.write_table(pa.Table.from_pylist(long), folder / "per_prompt.parquet")
+    scoring = f"_target_: bench.scoring.trained_reward_model.trained_reward_model, pairs: {pairs}"
+    (folder / "config.yaml").write_text(f"seed: {seed}\nscoring: {{{scoring}}}\n")
+    metrics = {"scorer/equals_gold": float(is_gold), "best_of_n/pool_size": 32, "code": "same", "test/prompts": PROMPTS}
+    metrics |= {"scorer/auc": 0.7, "scorer/length_correlation": 0.1 * seed, "scorer/tie_rate": 0.0}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    return read_run(folder)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Run]:
+    return [written(tmp_path, pairs, seed) for pairs in (100, 20, 3) for seed in (2, 0, 1)]
+
+
+def test_only_a_fall_of_gold_under_a_rising_proxy_is_a_claim(runs):
+    found = {one.name: one for one in pushed(runs)}
+    assert list(found) == ["pairs=3", "pairs=20", "pairs=100"]  # by number, not by letter
+    assert {name: one.claim.verdict for name, one in found.items()} == {
+        "pairs=3": "not resolved",
+        "pairs=20": "over-optimised",
+        "pairs=100": "not resolved",
+    }
+    over = found["pairs=20"].claim
+    assert (over.chosen, over.largest) == (2, 16)
+    assert over.gold.value == pytest.approx(FALLS[4] - FALLS[1], abs=0.01)
+    assert over.gold.low < FALLS[4] - FALLS[1] < over.gold.high < 0
+    assert over.proxy.value == pytest.approx(3, abs=0.05)
+    assert found["pairs=3"].claim.gold.high < 0  # gold falls there too
+    assert found["pairs=100"].claim.chosen == 16
+    assert [claim.verdict for claim in found["pairs=20"].claims] == ["over-optimised"] * 3
+    said = sentences(runs)
+    assert said[1].startswith("pairs=20: over-optimised: from n = 2, chosen on other prompts, to 16 gold changes by -")
+    assert said[2].startswith("pairs=100: over-optimisation is not resolved: ")
+
+
+def test_a_lone_seed_is_judged_over_prompts_alone(tmp_path: Path):
+    (one,) = pushed([written(tmp_path, 20, 0)])
+    assert one.name == "trained_reward_model"
+    assert one.claim.verdict == "over-optimised"
+    assert one.claim.gold.low < FALLS[4] - FALLS[1] < one.claim.gold.high
+    third = one.gains(one.gold)[3]
+    assert third.value == pytest.approx(FALLS[3], abs=4 * 0.02 / np.sqrt(PROMPTS))
+    assert third.high - third.low == pytest.approx(2 * 1.96 * 0.02 / np.sqrt(PROMPTS), rel=0.25)
+
+
+def test_the_largest_n_is_judged_on_prompts_that_did_not_choose(tmp_path: Path):
+    """Pure noise: n̂* looks better than the largest n where it was chosen, and not elsewhere."""
+    run = written(tmp_path, 20, 0)
+    (one,) = pushed([run])
+    rng = np.random.default_rng(0)
+    claims = []
+    for _ in range(40):
+        one.__dict__["gold"] = rng.normal(0.5, 0.1, (3, PROMPTS, len(SIZES)))
+        one.__dict__["proxy"] = LOUD + rng.normal(0, 0.1, (3, PROMPTS, len(SIZES)))
+        one.__dict__.pop("claim", None)
+        claims.append(one.claim.gold.value)
+    chosen_there = [(-rng.normal(0.5, 0.1, (PROMPTS, 4)).mean(axis=0).max() + 0.5) for _ in range(40)]
+    error = np.std(claims) / np.sqrt(40)
+    assert abs(np.mean(claims)) < 4 * error
+    assert np.mean(chosen_there) < -4 * np.std(chosen_there) / np.sqrt(40)  # what choosing on the same prompts gives
+
+
+def test_the_fit_is_of_measured_n_alone_and_has_its_peak(runs):
+    one = pushed(runs)[1]
+    assert one.measured == 4  # 4 n <= 32
+    gain = (one.gold - one.gold[..., :1]).mean(axis=(0, 1))[:4]
+    alpha, beta = fit_best_of_n(KL[:4], gain)
+    assert one.fit.alpha == pytest.approx(0.5, abs=0.02) == pytest.approx(alpha, abs=0.02)
+    assert one.fit.beta == pytest.approx(0.45, abs=0.02) == pytest.approx(beta, abs=0.02)
+    assert one.fit.peak == pytest.approx(0.5 / 0.9, abs=0.02)
+    assert one.fit.peak_low < 0.5 / 0.9 < one.fit.peak_high
+
+
+def test_the_rows_are_the_records_means(runs):
+    one = pushed(runs)[1]
+    found = rows(one)
+    assert [(row["policy"], row["n"], row["measured"]) for row in found] == [
+        *(("best_of_n", n, n <= 8) for n in SIZES),
+        ("tuned", 16, True),
+    ]
+    values = np.stack([[run.per_prompt("base", "best_of_n", "accuracy", n).mean() for n in SIZES] for run in runs[3:6]])
+    assert [row["gold_gain"] for row in found[:5]] == pytest.approx(values.mean(axis=0) - values[:, 0].mean())
+    assert [row["kl"] for row in found] == pytest.approx([*KL, 0.81])
+    assert [row["distance"] for row in found] == pytest.approx(np.sqrt([*KL, 0.81]))
+    assert (found[5]["gold_gain"], found[5]["proxy_gain"]) == (pytest.approx(0.07), None)
+    assert all(row["gold_gain_low"] <= row["gold_gain"] <= row["gold_gain_high"] for row in found)
+    table = overoptimisation_table(runs)
+    assert [row["scorer"] for row in table.rows] == ["pairs=3", "pairs=20", "pairs=100"]
+    assert table.rows[1]["length_correlation"] == pytest.approx(0.1)  # over seeds 0, 1, 2
+    assert table.rows[1]["gold_at_largest_n"] == pytest.approx(values[:, 4].mean())
+    assert table.rows[1]["seeds_alone"] == "3 of 3"
+
+
+def test_the_figure_shows_every_point_its_curves_and_only_peaks_in_sight(runs):
+    from bench.reporting.style import figure
+
+    shown = overoptimisation_figure(runs)
+    with figure(shown.width, shown.height) as (drawn, axes):
+        axes.remove()
+        shown.draw(drawn)
+        above, below = drawn.axes[:2]
+        dashed = [line for line in above.lines if line.get_linestyle() == "--"]
+        stars = [line for line in above.lines if line.get_marker() == "*"]
+        assert len(above.containers) == 6  # a curve's points, and a tuned policy, of each scorer
+        assert len(below.containers) == 3
+        for one, curve in zip(pushed(runs), below.containers, strict=True):
+            assert curve[0].get_xdata() == pytest.approx(np.sqrt(KL))
+            assert curve[0].get_ydata() == pytest.approx([gain.value for gain in one.gains(one.proxy)])
+        assert all(line.get_xdata().min() == pytest.approx(np.sqrt(KL[3])) for line in dashed)
+        assert len(dashed) == 3
+        peaks = sorted(float(line.get_xdata()[0]) for line in stars)
+        assert peaks == pytest.approx(sorted(one.fit.peak for one in pushed(runs)[:2]))  # the third's is at d = 3
+        assert below.get_ylabel() == "proxy: gain, log-odds"
+        assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["pairs=3", "pairs=20", "pairs=100"]
+
+
+def test_files_are_the_same_from_the_same_records_and_carry_their_stamp(runs, tmp_path, capsys, monkeypatch):
+    first = {path.name: path.read_bytes() for path in write(runs, tmp_path / "one")}
+    assert set(first) == {"reward_overoptimisation.png", "reward_overoptimisation.pdf", "data.csv", "claims.csv"}
+    folders = [str(run.folder) for run in runs]
+    monkeypatch.setattr("sys.argv", ["overoptimisation", *folders, str(tmp_path), "--to", str(tmp_path / "two")])
+    main()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()} == first
+    stamp = overoptimisation_figure(runs).stamp.encode()
+    assert stamp in first["data.csv"]
+    assert stamp in first["reward_overoptimisation.png"]
+    assert "| over-optimised | 3 of 3" in capsys.readouterr().out
+
+
+def test_a_scorer_that_is_gold_has_no_place(tmp_path: Path):
+    gold = written(tmp_path, 20, 0, is_gold=True)
+    assert overoptimisation_figure([gold]) is None
+    assert overoptimisation_table([gold]) is None
+    with pytest.raises(BenchError, match="gold itself"):
+        write([gold], tmp_path)
