@@ -6,6 +6,7 @@ goes on from the store, and what has become of each lies in its folder, whoever 
 """
 
 import importlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,8 +49,8 @@ def check(overrides: Sequence[str], conf: str) -> None:
     from hydra.utils import get_object
     from omegaconf import OmegaConf
 
-    concerned = ("sweep=", "hydra/launcher=", "hydra.launcher.", "threads=")
-    chosen = [override for override in overrides if override.lstrip("+").startswith(concerned)]
+    concerned = re.compile(r"\+*(sweep=|hydra/launcher=|hydra\.launcher\.|threads=\d+$)")
+    chosen = [override for override in overrides if concerned.match(override)]
     with initialize_config_dir(conf, version_base="1.3"):
         cfg = compose("config", chosen, return_hydra_config=True)
     settings: Any = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)

@@ -14,8 +14,6 @@ from omegaconf import DictConfig, OmegaConf
 from bench.progress import relayed, say
 from bench.sweep import is_done, run_folder
 
-CARRIED = ("HF_", "WANDB_", "TOKENIZERS_", "VLLM_")  # the user's variables, which a node need not have
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -33,12 +31,10 @@ class Job:
     folder: Path  # of its run
     settings: dict[str, Any]  # its resolved configuration
     directory: Path  # where its relative paths begin
-    environment: dict[str, str]
     needed: tuple[Path, ...]  # seen by every node that shares the store and the outputs
 
     def perform(self) -> Outcome:
         """Run the cell in this process, whose standard error hears what it tells at once."""
-        os.environ.update(self.environment)
         unseen = next((path for path in (self.directory, *self.needed) if not path.exists()), None)
         if unseen is not None:
             return Outcome(
@@ -65,11 +61,10 @@ def prepared(cells: Sequence[tuple[str, DictConfig]]) -> Iterator[list[Job]]:
     places = {Path(cfg.store, ".locks").absolute() for _, cfg in cells}
     places |= {Path(cfg.outputs, ".multirun").absolute() for _, cfg in cells}
     probes = tuple(place / f".seen-{uuid.uuid4().hex}" for place in sorted(places))
-    environment = {name: value for name, value in os.environ.items() if name.startswith(CARRIED)}
     jobs = []
     for label, cfg in cells:
         settings: Any = OmegaConf.to_container(cfg, resolve=True)
-        jobs.append(Job(label, run_folder(cfg), settings, Path.cwd(), environment, probes))
+        jobs.append(Job(label, run_folder(cfg), settings, Path.cwd(), probes))
     try:
         for probe in probes:
             probe.parent.mkdir(parents=True, exist_ok=True)

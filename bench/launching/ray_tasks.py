@@ -10,6 +10,8 @@ from bench.generation.ray_cluster import WAIT, connect, holds, listed, nodes
 from bench.launching.jobs import Job, Outcome, again
 from bench.progress import say
 
+CARRIED = ("HF_", "WANDB_", "TOKENIZERS_", "VLLM_")  # this user's variables, which a running cluster need not have
+
 
 def join(address: str | None, cpus_per_cell: int, gpus_per_cell: float | None) -> dict[str, float]:
     """Connect to Ray; the resources that a cell asks for. gpus_per_cell: None is 1 where the cluster has any.
@@ -41,8 +43,11 @@ def run(jobs: Sequence[Job], asked: dict[str, float], *, retries: int) -> None:
     remote: Any = ray.remote(num_cpus=asked["CPU"], num_gpus=gpus, max_retries=0, scheduling_strategy="SPREAD")(
         _on_node
     )
+    environment = {name: value for name, value in os.environ.items() if name.startswith(CARRIED)}
+    if not gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all in sight of a task that asked for none
     deaths: Counter[int] = Counter()
-    running: dict[Any, int] = {remote.remote(job, gpus > 0): number for number, job in enumerate(jobs)}
+    running: dict[Any, int] = {remote.remote(job, environment): number for number, job in enumerate(jobs)}
     try:
         while running:
             done, _ = ray.wait(list(running), timeout=WAIT)
@@ -56,7 +61,7 @@ def run(jobs: Sequence[Job], asked: dict[str, float], *, retries: int) -> None:
                 except exceptions.RayError as error:  # the worker died, or raised
                     deaths[number] += 1
                     if again(job, deaths=deaths[number], retries=retries, reason=_reason(error)):
-                        running[remote.remote(job, gpus > 0)] = number
+                        running[remote.remote(job, environment)] = number
                     continue
                 if outcome.complaint is not None:
                     raise BenchError(outcome.complaint)
@@ -71,9 +76,8 @@ def _room(asked: dict[str, float]) -> bool:
     return any(holds(resources, asked) for resources in nodes())
 
 
-def _on_node(job: Job, gpus: bool) -> Outcome:
-    if not gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all in sight of a task that asked for none
+def _on_node(job: Job, environment: dict[str, str]) -> Outcome:
+    os.environ.update(environment)
     return job.perform()
 
 

@@ -1,6 +1,7 @@
 """hydra/launcher=slurm: each cell a Slurm job, submitted through submitit, that goes on after preemption."""
 
 import os
+import re
 import shutil
 import time
 from collections import Counter, deque
@@ -96,6 +97,6 @@ def run(
 
 
 def _reason(submitted: Any, error: Exception) -> str:
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip() and set(line.strip()) != {"-"}]
-    told = lines[-1] if lines and "not requeued" in str(error) else "no result"
-    return f"job {submitted.job_id}, {submitted.state.lower()}: {told}; log {submitted.paths.stderr}"
+    raised = re.findall(r"^(?:\w+\.)*(\w*(?:Error|Exit|Exception): .*)$", str(error), re.MULTILINE)
+    told = raised[-1].rstrip(".") if raised else f"{submitted.state.lower()}, no result"
+    return f"job {submitted.job_id}: {told}; log {submitted.paths.stderr}"

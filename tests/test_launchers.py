@@ -1,0 +1,536 @@
+"""Sweeps in processes, on a two-node Ray cluster and through submitit: what dies costs what it was at, and no more."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import ray
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from ray.cluster_utils import Cluster
+from test_sweep import command, listed, metrics
+
+from bench import launching, sweep
+from bench.__main__ import CONF
+from bench.errors import BenchError
+from bench.launching import devices, jobs, processes, ray_tasks
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers can't import a test
+
+LARGER = ["task.train_prompts=80", "generation.shard_size=2"]  # a pool that takes a while: 40 units
+DEADLINE = 300.0  # seconds until a test gives up
+
+
+def wait(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(what)
+        time.sleep(0.02)
+
+
+@dataclass(frozen=True)
+class StubJob(jobs.Job):
+    """A cell that leaves a note, waits while it is held, and kills its process as often as it is told to."""
+
+    desk: Path = Path()
+
+    def perform(self) -> jobs.Outcome:
+        place = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "here"
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "unset") or "none"
+        note = f"{self.label} {os.getpid()} {place} {os.environ.get('WANDB_NAME', 'none')} {seen}"
+        (self.desk / f"began {time.monotonic_ns()} {note}").write_text("")
+        deaths = self.desk / f"deaths {self.label}"
+        if deaths.exists() and (left := int(deaths.read_text())):
+            deaths.write_text(str(left - 1))
+            os.kill(os.getpid(), signal.SIGKILL)
+        if (self.desk / f"raise {self.label}").exists():
+            raise ZeroDivisionError("a bug")
+        wait(lambda: not (self.desk / f"hold {self.label}").exists(), f"{self.label} is still held")
+        (self.desk / f"ended {note}").write_text("")
+        return jobs.Outcome((f"{self.label} has ended",))
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    path = tmp_path / "desk"
+    path.mkdir()
+    return path
+
+
+def stubs(desk: Path, *labels: str) -> list[StubJob]:
+    return [StubJob(label, desk / "runs" / label, {}, desk, (), desk) for label in labels]
+
+
+def notes(desk: Path, kind: str) -> list[list[str]]:
+    """The words of each note, in the order of time where it has one: label, process, node, W&B's name, devices."""
+    found = sorted(path.name.split()[1:] for path in desk.glob(f"{kind} *"))
+    return [words[1:] for words in found] if kind == "began" else found
+
+
+def failed(desk: Path) -> dict[str, str]:
+    return {path.parent.name: path.read_text() for path in desk.glob("runs/*/error.txt")}
+
+
+# which GPUs
+
+
+def environments(listed: str, **settings) -> list[str]:
+    given = {"n_jobs": None, "gpus_per_cell": None, "cpu_workers": 3} | settings
+    return [found.get("CUDA_VISIBLE_DEVICES", "-") for found in devices.shares(listed.split(), **given)]
+
+
+@pytest.mark.parametrize(
+    ("listed", "settings", "expected"),
+    [
+        ("", {}, ["-", "-", "-"]),
+        ("", {"n_jobs": 2}, ["-", "-"]),
+        ("0 1 2 3", {}, ["0", "1", "2", "3"]),
+        ("0 1 2 3", {"n_jobs": 2}, ["0", "1"]),
+        ("4 GPU-a 6", {"n_jobs": 2, "gpus_per_cell": 1}, ["4", "GPU-a"]),
+        ("0 1 2 3 4", {"gpus_per_cell": 2}, ["0,1", "2,3"]),
+        ("0 1", {"gpus_per_cell": 0.5}, ["0", "1", "0", "1"]),
+        ("0 1", {"gpus_per_cell": 0.4, "n_jobs": 3}, ["0", "1", "0"]),
+        ("0", {"gpus_per_cell": 0.1}, ["0"] * 10),
+        ("0 1", {"gpus_per_cell": 0}, ["", "", ""]),
+    ],
+)
+def test_each_worker_has_its_own_devices(listed, settings, expected):
+    assert environments(listed, **settings) == expected
+
+
+@pytest.mark.parametrize(
+    ("listed", "settings"),
+    [("", {"gpus_per_cell": 1}), ("0 1", {"n_jobs": 3}), ("0 1 2", {"gpus_per_cell": 2, "n_jobs": 2})],
+)
+def test_more_workers_than_devices_are_refused(listed, settings):
+    with pytest.raises(BenchError, match=rf"gpus_per_cell=.*more than the {len(listed.split())} GPUs visible here"):
+        environments(listed, **settings)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("2,3", ["2", "3"]), ("", []), ("-1", []), ("0,-1,2", ["0"]), ("MIG-x, 1", ["MIG-x", "1"])]
+)
+def test_the_users_own_choice_of_devices_is_kept(value, expected, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert devices.visible() == expected
+
+
+def test_without_a_choice_the_driver_is_asked(tmp_path: Path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert devices.visible() == []
+    stub = tmp_path / "nvidia-smi"
+    stub.write_text("#!/bin/sh\necho 'GPU 0: H (UUID: GPU-a)'\necho '  MIG 1g'\necho 'GPU 1: H (UUID: GPU-b)'\n")
+    stub.chmod(0o755)
+    assert devices.visible() == ["0", "1"]
+
+
+# which settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=0"], "n_jobs=0 is not allowed: it must be a whole number of"),
+        (["hydra/launcher=joblib", "hydra.launcher.gpus_per_cell=1.5"], "gpus_per_cell=1.5 is not allowed: .* whole"),
+        (["hydra/launcher=joblib", "hydra.launcher.retries=-1"], "retries=-1 is not allowed"),
+        (["hydra/launcher=ray", "hydra.launcher.address=somewhere"], "address=somewhere is not allowed: .* HOST:PORT"),
+        (["hydra/launcher=ray", "hydra.launcher.cpus_per_cell=0"], "cpus_per_cell=0 is not allowed"),
+        (["hydra/launcher=slurm", "hydra.launcher.signal=KILL"], "signal=KILL is not allowed: .* USR1, USR2"),
+        (["hydra/launcher=slurm", "hydra.launcher.timeout_min=0"], "timeout_min=0 is not allowed"),
+        (["hydra/launcher=slurm", "hydra.launcher.gpus_per_cell=0.5"], "gpus_per_cell=0.5 is not allowed"),
+    ],
+)
+def test_what_can_not_be_is_refused_before_any_work(settings, sentence):
+    launching.install()
+    with pytest.raises(BenchError, match=rf"hydra\.launcher\.{sentence}"):
+        launching.check([*settings, "num_completions=2,4"], CONF)
+
+
+@pytest.mark.parametrize(
+    ("library", "settings", "sentence"),
+    [
+        ("ray", ["hydra/launcher=ray"], "hydra/launcher=ray needs Ray; install the extra `ray`"),
+        ("submitit", ["hydra/launcher=slurm"], "hydra/launcher=slurm needs submitit; install the extra `slurm`"),
+    ],
+)
+def test_a_missing_extra_is_named(library, settings, sentence, monkeypatch):
+    launching.install()
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(BenchError, match=sentence):
+        launching.check(settings, CONF)
+
+
+def test_no_slurm_here_is_said(tmp_path: Path, monkeypatch):
+    launching.install()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BenchError, match="no Slurm here"):
+        launching.check(["hydra/launcher=slurm"], CONF)
+
+
+def test_our_presets_stand_before_an_installed_plugins(monkeypatch):
+    launching.install()
+    stored = ConfigStore.instance()
+    presets = {path.stem for path in Path(CONF, "hydra", "launcher").glob("*.yaml")}
+    assert presets == {"local", "joblib", "ray", "slurm"}
+    for preset in presets:
+        stored.store(group="hydra/launcher", name=preset, node={"_target_": "a.plugins.own", "ray": {"init": {}}})
+    launching.install()
+    for preset in presets:
+        with initialize_config_dir(CONF, version_base="1.3"):
+            launcher = compose("config", [f"hydra/launcher={preset}"], return_hydra_config=True).hydra.launcher
+        assert "ray" not in launcher
+        assert launcher._target_.startswith("hydra" if preset == "local" else launching.PLUGIN)
+
+
+def test_one_cell_of_each_pool_starts_first(tmp_path: Path):
+    grid = ["seed=0,1", "num_completions=2,4", "temperature=1.0"]
+    cells = sorted(listed(tmp_path, *grid), key=lambda cell: cell.cfg.seed)
+    with jobs.prepared([(cell.label, cell.cfg) for cell in cells]) as prepared:
+        seeds = [job.settings["seed"] for job in prepared]
+        assert all(path.is_file() for job in prepared for path in job.needed)
+    assert seeds == [0, 1, 0, 0, 0, 1, 1, 1]
+    assert not list(tmp_path.rglob(".seen-*"))
+
+
+# joblib
+
+
+def test_a_killed_worker_costs_only_its_own_cell_a_try(desk: Path, capfd):
+    (desk / "deaths b").write_text("1")
+    (desk / "deaths c").write_text("9")
+    (desk / "hold a").write_text("")  # it must outlive the deaths of the others
+    cells = stubs(desk, "a", "b", "c")
+    workers = [{"CUDA_VISIBLE_DEVICES": "GPU-x"}, {"CUDA_VISIBLE_DEVICES": "GPU-y"}]
+    with meanwhile(lambda: (wait(lambda: failed(desk), "c still lives"), (desk / "hold a").unlink())):
+        processes.run(cells, workers, retries=1)
+    began, ended = notes(desk, "began"), notes(desk, "ended")
+    assert sorted(label for label, *_ in began) == ["a", "b", "b", "c", "c"]
+    assert sorted(label for label, *_ in ended) == ["a", "b"]
+    assert set(failed(desk)) == {"c"}
+    assert "2 of its processes were lost, more than hydra.launcher.retries=1 allows" in failed(desk)["c"]
+    assert "SIGKILL" in failed(desk)["c"]
+    assert {(label, seen) for label, *_, seen in began} == {("a", "GPU-x"), ("b", "GPU-y"), ("c", "GPU-y")}
+    told = capfd.readouterr().err
+    assert "b: its process was lost (SIGKILL(-9)); run again" in told
+    assert "c: FAILED" in told
+
+
+def test_a_worker_serves_one_cell_after_another(desk: Path):
+    processes.run(stubs(desk, "a", "b", "c"), [{}], retries=0)
+    assert len({process for _, process, *_ in notes(desk, "ended")}) == 1
+    assert [label for label, *_ in notes(desk, "began")] == ["a", "b", "c"]
+
+
+def test_what_is_raised_outside_a_run_is_recorded_and_the_rest_go_on(desk: Path):
+    (desk / "raise a").write_text("")
+    processes.run(stubs(desk, "a", "b"), [{}], retries=0)
+    assert "ZeroDivisionError: a bug" in failed(desk)["a"]
+    assert [label for label, *_ in notes(desk, "ended")] == ["b"]
+
+
+def test_an_interrupt_ends_the_workers_and_leaves_an_interrupted_cell(desk: Path, tmp_path: Path):
+    (desk / "hold a").write_text("")
+
+    def interrupt() -> None:
+        wait(lambda: notes(desk, "began"), "a has not begun")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with meanwhile(interrupt), pytest.raises(KeyboardInterrupt):
+        processes.run(stubs(desk, "a"), [{}], retries=2)
+    ((_, process, *_),) = notes(desk, "began")
+    wait(lambda: not Path(f"/proc/{process}").exists(), "the worker still runs")
+
+    (cell,) = listed(tmp_path, "num_completions=2", "selection=top_per_prompt")
+    cell.folder.mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt), sweep.busy(cell.folder):
+        raise KeyboardInterrupt
+    assert sweep.state(cell).kind == "interrupted"
+
+
+@contextlib.contextmanager
+def meanwhile(act: Callable[[], object]) -> Iterator[None]:
+    """`act` in a thread of its own; what it raises is raised at the end."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(act)
+        yield
+        future.result()
+
+
+# whole sweeps of real cells
+
+
+def started(folder: Path, *settings: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        command(folder, *settings), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def holders(cells: list[sweep.Cell]) -> dict[int, sweep.Cell]:
+    """The processes that run a cell."""
+    states = {cell: sweep.state(cell) for cell in cells}
+    running = {cell: found.detail for cell, found in states.items() if found.kind == "running"}
+    return {int(detail.split()[1]): cell for cell, detail in running.items() if detail.startswith("process ")}
+
+
+def units(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Inode and time of change of every finished unit of a pool."""
+    paths = folder.glob("store/generate/*/[0-9]*/manifest.json")  # what is being made has another name
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
+
+
+def is_whole(store: Path) -> bool:
+    """Whether nothing was set aside as damaged, or left half made."""
+    return not [*store.rglob(".damaged*"), *store.rglob(".making*")]
+
+
+def begun(process: subprocess.Popen, folder: Path, cells: list[sweep.Cell], *, count: int) -> dict[int, sweep.Cell]:
+    """Wait until `count` cells run and some of a pool is drawn."""
+
+    def there() -> bool:
+        assert process.poll() is None, process.communicate()
+        return len(holders(cells)) >= count and len(units(folder)) >= 3
+
+    wait(there, "no pool is begun")
+    return holders(cells)
+
+
+def test_joblib_a_sweep_survives_a_death_and_a_failure_and_again_runs_what_is_missing(tmp_path: Path):
+    settings = [*LARGER, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "num_completions=4"]
+    # nothing is correct after four steps of pretraining, so that all_correct keeps nothing to train on
+    settings += ["selection=top_per_prompt,random_per_prompt,all_correct"]
+    cells = listed(tmp_path, *settings)
+    process = started(tmp_path, *settings)
+    running = begun(process, tmp_path, cells, count=2)
+    assert [sweep.state(cell).kind for cell in cells] == ["running", "running", "missing"]
+    before = units(tmp_path)
+    os.kill(min(running), signal.SIGKILL)
+    out, err = process.communicate()
+    assert process.returncode == 1, err
+    assert "3 cells: 3 missing" in out
+    assert "2 done, 1 failed" in out
+    assert f"{running[min(running)].label}: its process was lost (SIGKILL(-9)); run again" in err
+    assert err.count("tuned pass@1") == 2
+    assert err.count("selection=all_correct: FAILED") == 1
+    assert [sweep.state(cell).kind for cell in cells] == ["done", "done", "failed"]
+    assert before
+    assert {path: units(tmp_path)[path] for path in before} == before
+    assert is_whole(tmp_path / "store")
+
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.json")}
+    again = subprocess.run(command(tmp_path, *settings), cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert again.stderr.count("done before") == 2
+    assert again.stderr.count("selection=all_correct: FAILED") == 1
+    assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.json")}
+
+
+# Ray
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=node)
+    made.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+    made.wait_for_nodes()
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def raylet(node) -> int:
+    return node.all_processes["raylet"][0].process.pid
+
+
+def parent(process: int) -> int:
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    except FileNotFoundError:
+        return 0
+
+
+def test_ray_cells_that_no_node_has_room_for_are_refused(cluster: Cluster):
+    with pytest.raises(BenchError, match=r"No node of the Ray cluster has 2 CPU for a cell"):
+        ray_tasks.join(cluster.address, 2, None)
+    with pytest.raises(BenchError, match=r"No node of the Ray cluster has 1 CPU and 1 GPU for a cell"):
+        ray_tasks.join(cluster.address, 1, 1)
+
+
+def test_ray_a_killed_process_costs_a_try_and_a_cell_sees_the_users_variables_and_no_gpu(
+    cluster: Cluster, desk: Path, capfd, monkeypatch
+):
+    monkeypatch.setenv("WANDB_NAME", "mine")
+    asked = ray_tasks.join(cluster.address, 1, None)
+    (desk / "deaths b").write_text("1")
+    (desk / "deaths c").write_text("9")
+    ray_tasks.run(stubs(desk, "a", "b", "c", "d"), asked, retries=1)
+    assert sorted(label for label, *_ in notes(desk, "ended")) == ["a", "b", "d"]
+    assert {(name, seen) for *_, name, seen in notes(desk, "ended")} == {("mine", "none")}
+    assert set(failed(desk)) == {"c"}
+    told = capfd.readouterr().err
+    assert "b: its process was lost" in told
+    assert "a has ended" in told
+
+
+def test_ray_a_node_that_does_not_see_the_store_is_named(cluster: Cluster, tmp_path: Path):
+    asked = ray_tasks.join(cluster.address, 1, None)
+    (cell,) = listed(tmp_path, "num_completions=2", "selection=top_per_prompt")
+    elsewhere = tmp_path / "elsewhere" / ".seen"
+    with jobs.prepared([(cell.label, cell.cfg)]) as prepared:
+        assert len(prepared[0].needed) == 2
+        hidden = [replace(job, needed=(*job.needed, elsewhere)) for job in prepared]
+        with pytest.raises(BenchError, match=rf"node \S+ does not see {elsewhere}; a sweep on several nodes"):
+            ray_tasks.run(hidden, asked, retries=2)
+    assert not metrics(tmp_path)
+
+
+def test_ray_two_nodes_run_cells_and_one_that_is_killed_costs_what_it_was_drawing(cluster: Cluster, tmp_path: Path):
+    settings = [*LARGER, "hydra/launcher=ray", f"hydra.launcher.address={cluster.address}", "num_completions=2,4"]
+    cells = listed(tmp_path, *settings)
+    process = started(tmp_path, *settings)
+    running = begun(process, tmp_path, cells, count=2)
+    (leaving,) = cluster.worker_nodes
+    assert {parent(holder) for holder in running} == {raylet(cluster.head_node), raylet(leaving)}
+    (lost,) = (holder for holder in running if parent(holder) == raylet(leaving))
+    before = units(tmp_path)
+    cluster.remove_node(leaving, allow_graceful=False)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(lost, signal.SIGKILL)  # with a node go all of its processes; this has only lost its raylet
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert f"{running[lost].label}: its process was lost" in err
+    assert "4 done" in out
+    assert err.count("tuned pass@1") == 4
+    assert before
+    assert {path: units(tmp_path)[path] for path in before} == before
+    assert is_whole(tmp_path / "store")
+
+
+# Slurm
+
+
+def test_submitit_a_preempted_and_a_killed_cell_go_on_where_they_were(tmp_path: Path):
+    settings = [*LARGER, "hydra/launcher=slurm", "hydra.launcher.cluster=local", "num_completions=4"]
+    cells = listed(tmp_path, *settings)
+    process = started(tmp_path, *settings)
+    preempted, killed = sorted(begun(process, tmp_path, cells, count=2))
+    labels = {holder: cell.label for holder, cell in holders(cells).items()}
+    before = units(tmp_path)
+    os.kill(preempted, signal.SIGTERM)  # as Slurm does first
+    os.kill(preempted, signal.SIGUSR2)
+    os.kill(killed, signal.SIGKILL)
+    wait(lambda: preempted not in holders(cells), "the preempted cell goes on")
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "2 done" in out
+    assert err.count("its process was lost") == 1
+    assert f"{labels[killed]}: its process was lost" in err
+    logs = "".join(path.read_text() for path in tmp_path.glob("outputs/.multirun/local/*/*_log.*"))
+    assert logs.count("Requeued job") == 1
+    assert err.count("tuned pass@1") == 2
+    assert before
+    assert {path: units(tmp_path)[path] for path in before} == before
+    assert is_whole(tmp_path / "store")
+
+
+@pytest.fixture
+def fake_slurm(tmp_path: Path, monkeypatch) -> Path:
+    """sbatch and its like, first in PATH; the folder in which they keep jobs."""
+    for name in ("sbatch", "srun", "sacct", "scontrol", "scancel"):
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!{sys.executable}\n{Path(__file__).with_name('fake_slurm.py').read_text()}")
+        path.chmod(0o755)
+    (tmp_path / "slurm").mkdir()
+    monkeypatch.setenv("FAKE_SLURM", str(tmp_path / "slurm"))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    return tmp_path / "slurm"
+
+
+def slurm(*settings: str):
+    """The launcher that these settings make."""
+    from hydra_plugins.bench_launchers import Slurm
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(CONF, version_base="1.3"):
+        cfg = compose("config", ["hydra/launcher=slurm", *settings], return_hydra_config=True)
+    given = dict(OmegaConf.to_container(cfg.hydra.launcher, resolve=True))
+    del given["_target_"]
+    launcher = Slurm(**given)
+    launcher.check(cfg)
+    launcher.setup(hydra_context=None, task_function=None, config=cfg)
+    return launcher
+
+
+def test_slurm_is_asked_for_what_was_set_and_a_preempted_job_is_requeued(
+    fake_slurm: Path, desk: Path, tmp_path: Path, capfd
+):
+    from submitit.core.utils import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    launching.install()
+    sets = "partition=gpu account=us gpus_per_cell=2 cpus_per_cell=8 mem_gb=64 timeout_min=90 signal_delay_s=30"
+    launcher = slurm(
+        f"outputs={tmp_path}",
+        *(f"hydra.launcher.{setting}" for setting in sets.split()),
+        "hydra.launcher.commands=[module load cuda]",
+        "+hydra.launcher.additional_parameters.nice=100",
+    )
+    for name in ("hold a", "hold b"):
+        (desk / name).write_text("")
+    (desk / "deaths c").write_text("1")
+
+    def preempt() -> None:
+        wait(lambda: {"a", "b"} <= {label for label, *_ in notes(desk, "began")}, "a and b have not begun")
+        (process,) = (int(words[1]) for words in notes(desk, "began") if words[0] == "a")
+        os.kill(process, signal.SIGUSR2)
+        wait(lambda: [label for label, *_ in notes(desk, "began")].count("a") == 2, "a was not requeued")
+        for name in ("hold a", "hold b"):
+            (desk / name).unlink()
+
+    with meanwhile(preempt):
+        launcher.run(stubs(desk, "a", "b", "c"))
+    assert sorted(label for label, *_ in notes(desk, "ended")) == ["a", "b", "c"]
+    assert sorted(label for label, *_ in notes(desk, "began")) == ["a", "a", "b", "c", "c"]
+    first, again = sorted(fake_slurm.glob("*.sh"))  # the array, and the job whose process was killed
+    asked = {line.removeprefix("#SBATCH --") for line in first.read_text().splitlines() if line.startswith("#SBATCH")}
+    wanted = "partition=gpu account=us gpus-per-node=2 cpus-per-task=8 mem=64GB time=90 signal=USR2@30 nice=100"
+    assert {*wanted.split(), "requeue", "array=0-2%3", "job-name=bench-default"} <= asked
+    assert "module load cuda" in first.read_text()
+    assert "array" not in again.read_text()
+    assert not failed(desk)
+    told = capfd.readouterr().err
+    assert "c: its process was lost (job 100_2: failed, no result" in told
+    assert "a has ended" in told
+
+
+def test_slurm_a_preempted_job_that_may_not_be_requeued_is_submitted_again_by_the_sweep(
+    fake_slurm: Path, desk: Path, tmp_path: Path
+):
+    from submitit.core.utils import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    launching.install()
+    launcher = slurm(f"outputs={tmp_path}", "hydra.launcher.requeue=false", "hydra.launcher.retries=1")
+    (desk / "hold a").write_text("")
+
+    def preempt() -> None:
+        for tries in (1, 2):
+            wait(lambda tries=tries: len(notes(desk, "began")) == tries, "a has not begun")
+            os.kill(int(notes(desk, "began")[-1][1]), signal.SIGUSR2)
+
+    with meanwhile(preempt):
+        launcher.run(stubs(desk, "a"))
+    assert "no-requeue" in (fake_slurm / "100.sh").read_text()
+    assert "2 of its processes were lost" in failed(desk)["a"]
+    assert "job 101: UncompletedJobError: Job not requeued because" in failed(desk)["a"]
