@@ -10,7 +10,7 @@ import numpy as np
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from bench import costs, store
+from bench import chain, costs, store
 from bench.allowed import counts_per_prompt
 from bench.artifacts import Completions, Policy, Prompts, Selection
 from bench.estimators.best_of_n import majority_method
@@ -49,6 +49,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     _write_table(folder / "samples.parquet", _samples(results, instantiate(cfg.task, _convert_="all")))
     _write_table(folder / "diagnostics.parquet", diagnostics)
     store.write_durably(folder / "lineage.json", json.dumps(store.lineage(uses), indent=1))
+    chain.write(folder, results, uses, store.current().root)
     ordered = {name: None if _is_undefined(metrics[name]) else metrics[name] for name in sorted(metrics)}
     store.write_durably(folder / "metrics.json", json.dumps(ordered, indent=1))
     return ordered

@@ -93,7 +93,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     print(f"\nBreak-even in FLOPs: {finished.metrics['break_even/sentence']}")
     print(f"\nfigure    {drawn[0]}\nrecords   {folder}")
     if tracked is not None:
-        print(f"W&B run   {tracked.path}\n  view    {tracked.view_command}\n  sync    {tracked.sync_command}")
+        print(tracked)
     sys.stdout.flush()
     _say_where_time_went(store.uses, time.perf_counter() - start)
     return folder

@@ -1,0 +1,314 @@
+"""A W&B server that answers, refuses, is slow or dies, and processes that die: what arrives, and what it costs."""
+
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from test_tracking import WANDB, inspect, records_of
+from tracked_run import DEFINED, FILES, FLAT, FRONTIER, finished_run, without_user_settings
+from wandb_server import HANG_UP, KEY, Run, Server, serving
+
+ROOT = Path(__file__).parent.parent
+LOGGING = """
+import sys
+from pathlib import Path
+from bench.tracking import log_to_wandb, wandb_process
+wandb_process.STARTUP = 10
+for folder in sys.argv[3:]:
+    tracked = log_to_wandb(Path(folder), project="ours", mode=sys.argv[1], timeout=float(sys.argv[2]))
+    print(tracked.path.name.partition("run-")[0].strip("-") or "online", tracked.url)
+"""
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    without_user_settings(monkeypatch, tmp_path / "home")
+    return finished_run(tmp_path / "outputs" / "sweep" / "0123456789")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving(Server()) as running:
+        yield running
+
+
+def start(
+    *folders: Path, url: str, key: str | None = KEY, mode: str = "online", timeout: float = 10, **streams: int
+) -> subprocess.Popen:
+    """log_to_wandb in a process of its own: wandb reads the server's address once a process."""
+    return subprocess.Popen(
+        [sys.executable, "-c", LOGGING, mode, str(timeout), *map(str, folders)],
+        env={**os.environ, "WANDB_BASE_URL": url, **({"WANDB_API_KEY": key} if key else {})},
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+        **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams},
+    )
+
+
+def finish(process: subprocess.Popen) -> tuple[str, str]:
+    """What it printed; the limit only catches a hang."""
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out, err
+
+
+def log(*folders: Path, **settings) -> tuple[str, str]:
+    return finish(start(*folders, **settings))
+
+
+def rows(run: Run) -> list[dict]:
+    """The history, apart from W&B's own clock, and from files, whose names are drawn anew each time."""
+    return [
+        {name: value for name, value in row.items() if name[0] != "_" and not isinstance(value, dict)}
+        for row in run.history
+    ]
+
+
+def values(config: dict) -> dict:
+    return {name: entry["value"] for name, entry in config.items() if name != "_wandb"}
+
+
+def assert_whole(run: Run, server: Server) -> None:
+    """The server has everything of a run, once."""
+    assert server.problems == []
+    assert values(run.config) == FLAT
+    assert DEFINED.items() <= run.summary.items()
+    assert [(row["kl"], name, row[name]) for row in rows(run) for name in row if name[:8] == "frontier"] == FRONTIER
+    assert [row["n"] for row in rows(run) if "curves/base/best_of_n/accuracy" in row] == [1, 2, 4]
+    committed = {artifact.name: artifact for artifact in server.artifacts.values() if artifact.committed}
+    assert {"policy-base", "pool-1", "rewards-2", "selection-3", "policy-tuned", "run-0123456789"} <= set(committed)
+    assert set(committed["run-0123456789"].files) == FILES
+    assert committed["pool-1"].files == {"content.bin": b"pool" * 100}
+    for name in ("curves", "samples", "lineage", "figures/frontier"):
+        assert run.summary[name]["path"] in run.files
+
+
+def test_online_the_server_has_everything_and_is_not_told_it_twice(run_folder, server):
+    out, err = log(run_folder, url=server.url)
+    assert (out, err) == (f"online {server.url}/me/ours/runs/0123456789\n", "")
+    run = server.runs["0123456789"]
+    assert_whole(run, server)
+    assert (run.info["groupName"], run.info["jobType"], run.exit_code) == ("sweep", "experiment", 0)
+    asked = len(server.requests)
+    assert log(run_folder, url=server.url) == (out, "")
+    assert len(server.requests) == asked
+
+
+def test_a_second_run_uses_the_artifacts_that_the_first_logged(run_folder, server):
+    other = finished_run(run_folder.with_name("fedcba9876"), reused=True)
+    log(run_folder, other, url=server.url)
+    first, second = server.runs["0123456789"], server.runs["fedcba9876"]
+    assert {"policy-base", "pool-1"} <= set(first.logged)
+    assert first.used == []
+    assert sorted(second.used) == ["policy-base", "pool-1"]
+    assert not {"policy-base", "pool-1"} & set(second.logged)
+    names = [artifact.name for artifact in server.artifacts.values()]
+    assert names.count("pool-1") == names.count("policy-base") == 1  # the server knew them by their content
+
+
+def test_a_rerun_with_another_result_updates_the_run(run_folder, server):
+    log(run_folder, url=server.url)
+    metrics = {**json.loads((run_folder / "metrics.json").read_text()), "tuned/kl": 0.75}
+    (run_folder / "metrics.json").write_text(json.dumps(metrics))
+    log(run_folder, url=server.url)
+    assert list(server.runs) == ["0123456789"]
+    run = server.runs["0123456789"]
+    assert run.summary["tuned/kl"] == 0.75
+    assert values(run.config) == FLAT
+    assert [row["tuned/kl"] for row in rows(run) if "tuned/kl" in row] == [0.5, 0.75]
+    assert [artifact.name for artifact in server.artifacts.values()].count("pool-1") == 1
+    assert server.problems == []
+
+
+def test_an_offline_run_is_synced_to_the_server_whole(run_folder, server):
+    log(run_folder, url=server.url, mode="offline")
+    assert server.requests == []
+    (offline,) = (run_folder / "wandb").glob("offline-run-*")
+    environment = {**os.environ, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
+    command = [WANDB, "sync", offline]
+    subprocess.run(command, env=environment, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=120)
+    assert_whole(server.runs["0123456789"], server)
+    assert list(offline.glob("*.synced"))
+
+
+def descendants(process: int) -> dict[int, bytes]:
+    """The processes that a process started, and those they started; their command lines."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                name = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue  # it has ended
+            if parent == process:
+                found |= {int(entry.name): name} | descendants(int(entry.name))
+    return found
+
+
+def kill(process: int, *, only: bytes = b"") -> None:
+    """End what a process started."""
+    for child, name in descendants(process).items():
+        if only in name:
+            os.kill(child, signal.SIGKILL)
+
+
+OUTAGES = [
+    "unreachable",
+    "bad key",
+    "refuses",
+    "silent",
+    "slow uploads",
+    "dies half-way",
+    "service killed",
+    "process killed",
+    "no commit",
+]
+KILLED = {"service killed": b"wandb-core", "process killed": b"wandb_process"}
+
+
+@pytest.mark.parametrize("outage", OUTAGES)
+def test_an_outage_costs_one_warning_and_the_run_is_logged_offline(run_folder, outage):
+    released = threading.Event()
+    process: list[subprocess.Popen] = []
+
+    def before(number: int, name: str) -> int | None:
+        if outage == "refuses" and number > 2:
+            return 403
+        if outage == "no commit" and name == "CommitArtifact":
+            return 403
+        if outage == "silent" or (outage == "slow uploads" and name.startswith("PUT /upload/artifact")):
+            released.wait(100)
+        if outage == "dies half-way" and "CreateArtifact" in seen:
+            return HANG_UP
+        if outage in KILLED and name == "CreateArtifact":
+            kill(process[0].pid, only=KILLED[outage])
+        seen.add(name)
+        return None
+
+    seen: set[str] = set()
+    files = records_of(run_folder)
+    with serving(Server(before)) as server, socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}" if outage == "unreachable" else server.url
+        key = "b" * 40 if outage == "bad key" else KEY
+        process.append(start(run_folder, url=url, key=key, timeout=2 if outage == "dies half-way" else 4))
+        try:
+            out, err = finish(process[0])
+        finally:
+            released.set()
+    assert out == "offline None\n"
+    lines = err.splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("warning: W&B could not be reached (")
+    assert lines[0].endswith("the run was logged offline instead, to be synced later.")
+    (offline,) = (run_folder / "wandb").glob("*run-*")
+    summary = json.loads(inspect(offline, "--summary"))
+    assert DEFINED.items() <= summary["summary"].items()
+    assert summary["config"] == FLAT
+    assert {name: content for name, content in records_of(run_folder).items() if name != "tracking.json"} == files
+
+
+def test_after_an_outage_the_next_run_of_the_process_and_the_next_attempt_go_online(run_folder):
+    """One process runs many cells: what an outage of the first left behind must not cost the second."""
+    down = threading.Event()
+
+    def before(number: int, name: str) -> int | None:
+        if name == "UpsertBucket" and not down.is_set():
+            down.set()
+            return 403
+        return None
+
+    other = finished_run(run_folder.with_name("fedcba9876"))
+    with serving(Server(before)) as server:
+        out, err = log(run_folder, other, url=server.url)
+        assert [line.split()[0] for line in out.splitlines()] == ["offline", "online"]
+        assert len(err.splitlines()) == 1
+        assert log(run_folder, url=server.url) == (f"online {server.url}/me/ours/runs/0123456789\n", "")
+        assert_whole(server.runs["0123456789"], server)
+        assert not list((run_folder / "wandb").glob("offline-run-*"))
+
+
+class Forgetful(Server):
+    """Takes the first rows of a history, and says so to nobody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.took, self.released, self.well = threading.Event(), threading.Event(), False
+
+    def stream(self, run: Run, told: dict) -> None:
+        if self.well or "wandb-history.jsonl" not in (told.get("files") or {}):
+            super().stream(run, told)
+            return
+        part = told["files"]["wandb-history.jsonl"]
+        if not run.history:
+            run.history = [json.loads(line) for line in part["content"][:3]]
+        self.took.set()
+
+
+def test_a_run_whose_process_is_killed_goes_on_where_the_server_is(run_folder):
+    with serving(Server()) as untroubled:
+        log(run_folder, url=untroubled.url)
+        expected = rows(untroubled.runs["0123456789"])
+    (run_folder / "tracking.json").unlink()
+    with serving(Forgetful()) as server:
+        process = start(run_folder, url=server.url, timeout=60)
+        assert server.took.wait(60)
+        process.send_signal(signal.SIGSTOP)  # or it would see its child die, and log the run offline
+        kill(process.pid)
+        process.kill()
+        process.communicate()
+        run = server.runs["0123456789"]
+        assert rows(run) == expected[:3]
+        server.well = True
+        _, err = log(run_folder, url=server.url)
+        assert err == ""
+        assert list(server.runs) == ["0123456789"]
+        assert rows(run) == expected
+        assert_whole(run, server)
+
+
+def test_two_processes_log_two_runs_at_once(run_folder, server):
+    other = finished_run(run_folder.with_name("fedcba9876"))
+    processes = [start(folder, url=server.url, timeout=60) for folder in (run_folder, other)]
+    assert [finish(process)[1] for process in processes] == ["", ""]
+    for run in server.runs.values():
+        assert_whole(run, server)
+    assert set(server.runs) == {"0123456789", "fedcba9876"}
+
+
+def test_two_processes_that_log_the_same_run_tell_it_once(run_folder, server):
+    processes = [start(run_folder, url=server.url, timeout=60) for _ in range(2)]
+    outputs = [finish(process) for process in processes]
+    assert outputs[0] == outputs[1]
+    assert_whole(server.runs["0123456789"], server)
+    assert server.requests.count("RunResumeStatus") == 1
+
+
+def test_online_without_a_key_nobody_is_asked_for_one_on_a_terminal(run_folder):
+    ours, terminal = pty.openpty()
+    out, _ = log(run_folder, url="http://127.0.0.1:9", key=None, stdin=terminal, stderr=terminal)
+    shown = os.read(ours, 10_000).decode()
+    os.close(terminal)
+    os.close(ours)
+    assert out == "offline None\n"
+    assert shown.startswith("warning: W&B could not be reached (No API key")
+    assert len(shown.splitlines()) == 1
+
+
+def test_a_sweep_agents_process_reports_online_under_the_agents_run(run_folder, server, monkeypatch):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "grid")
+    monkeypatch.setenv("WANDB_RUN_ID", "given")
+    log(run_folder, url=server.url, mode="offline")
+    run = server.runs["given"]
+    assert (run.info["sweep"], run.info["jobType"]) == ("grid", "cell")
+    assert DEFINED.items() <= run.summary.items()
