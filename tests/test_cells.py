@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from bench.estimators.kl import estimate_best_of_n_kl
 from bench.evaluation import cells
 from bench.evaluation.cells import Cell
 from bench.evaluation.heldout import Graded
@@ -56,6 +57,20 @@ def test_soft_best_of_n_adds_the_way_from_the_raw_base():
     for cell, values in found.items():  # of one sample there is nothing to choose
         expected = {"accuracy": POOL.gold, "proxy": POOL.proxy}.get(cell.metric, np.full((2, 4), 0.5))
         assert values == pytest.approx(expected.mean(axis=1), abs=1e-9)
+
+
+def test_best_of_n_after_tuning_goes_on_from_the_policy_by_the_chain_rule():
+    """One sample more decides the accuracy; the KL of Best-of-1 is the policy's own, the mean of its log-ratios."""
+    sampled = graded([[1.0, 0.0], [0.0, 0.0]], [[1, 0], [0, 0]], [["5", "1"], ["1", "2"]], [["a", "a"], ["a", "a"]])
+    log_ratio = np.array([[0.9, 0.1], [0.4, -0.2]])
+    found = cells._of_best_of_n_after_tuning("tuned", sampled, log_ratio)
+    assert found[Cell("tuned", "best_of_n", "accuracy", 2)] == pytest.approx([1, 0])
+    assert found[Cell("tuned", "best_of_n", "kl", 1)] == pytest.approx([0.5, 0.1])
+    ties = estimate_best_of_n_kl(sampled.proxy, 2)
+    assert found[Cell("tuned", "best_of_n", "kl", 2)] == pytest.approx(ties + np.array([0.9, 0.1]))
+    first = cells._of_best_of_n_after_tuning("tuned", sampled, log_ratio[:, :1])  # fewer have their ratio measured
+    assert [cell.n for cell in first if cell.metric == "kl"] == [1]
+    assert [cell.n for cell in first if cell.metric == "accuracy"] == [1, 2]
 
 
 def test_softer_is_nearer_to_the_sampler():

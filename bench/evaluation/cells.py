@@ -63,8 +63,22 @@ def _of_policy(arm: str, outcomes: Outcomes) -> dict[Cell, np.ndarray]:
     sizes = powers_of_two(sampled.gold.shape[1])
     cells |= of_votes(arm, sampled, sizes)
     if arm != "base":  # the base's curve comes from the run's own sampler
-        cells |= _over(arm, "best_of_n", "accuracy", sizes, best_of_n(sampled.proxy, sampled.gold, sizes))
+        cells |= _of_best_of_n_after_tuning(arm, sampled, outcomes.log_ratio)
     return cells
+
+
+def _of_best_of_n_after_tuning(arm: str, sampled: Graded, log_ratio: np.ndarray) -> dict[Cell, np.ndarray]:
+    """Best-of-n drawn from a fine-tuned policy. Its KL to the raw base: to the policy, and on by the chain rule.
+
+    log_ratio: [M, K] nats, of the first K of the N samples, which the KL is measured on.
+    """
+    sizes, known = powers_of_two(sampled.gold.shape[1]), powers_of_two(log_ratio.shape[1])
+    kl = best_of_n_kl_from_reference(sampled.proxy[:, : log_ratio.shape[1]], log_ratio, known)
+    return (
+        _over(arm, "best_of_n", "accuracy", sizes, best_of_n(sampled.proxy, sampled.gold, sizes))
+        | _over(arm, "best_of_n", "proxy", sizes, best_of_n(sampled.proxy, sampled.proxy, sizes))
+        | _over(arm, "best_of_n", "kl", known, kl)
+    )
 
 
 def of_sampler(pool: Graded) -> dict[Cell, np.ndarray]:

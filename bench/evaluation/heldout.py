@@ -37,6 +37,7 @@ class Outcomes:
     kl: Divergence  # Rao-Blackwellised
     kl_k1: Divergence  # the same samples, mean log-ratio: agrees within its interval, or something is wrong
     kl_per_token: float  # total KL over total tokens, Rao-Blackwellised
+    log_ratio: np.ndarray  # [M, kl_completions] nats a sequence of the first samples: log of this sampler over raw base
     harness: HarnessResult | None
 
 
@@ -83,5 +84,6 @@ def evaluate(
         kl=Divergence(moved.rao_blackwell.mean(axis=1), "rao_blackwell", RAW_BASE),
         kl_k1=Divergence(moved.k1.mean(axis=1), "k1", RAW_BASE),
         kl_per_token=kl_per_token(moved.rao_blackwell, measured.length),
+        log_ratio=moved.k1,
         harness=harness(policy, prompts, task) if lm_eval else None,
     )

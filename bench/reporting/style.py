@@ -2,13 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 COLUMN_WIDTH = 3.35  # inches, one column of a two-column paper
+FULL_WIDTH = 7.0  # inches, both columns
 # Okabe and Ito's palette, by role
 COLOURS = {"best_of_n": "#0072B2", "tuned": "#D55E00", "control": "#009E73", "base": "#000000", "bound": "#999999"}
+QUIET = "#666666"  # notes and guides
+LABEL_SIZE = 6  # points, of words inside a panel
 
 RC: Any = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so that a figure does not depend on the machine's fonts
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -27,17 +32,59 @@ RC: Any = {
 }
 
 
+@dataclass(frozen=True)
+class Look:
+    """How one series is told from others: by colour, and without colour by marker and line."""
+
+    colour: str
+    marker: str
+    line: Any = "-"
+
+
+LOOKS = {
+    "best_of_n": Look(COLOURS["best_of_n"], "o", "-"),
+    "soft_best_of_n": Look("#CC79A7", "v", (0, (5, 1.5, 1, 1.5))),
+    "tuned": Look(COLOURS["tuned"], "D", (0, (5, 1.5))),
+    "control": Look(COLOURS["control"], "s", (0, (2.5, 1.5))),
+    "base": Look(COLOURS["base"], "^", (0, (1, 1))),
+    "bound": Look("#8C8C8C", "", (0, (1, 1.2))),
+}
+_MARKERS = "osD^vPX<>p"
+_LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (2.5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1)))
+
+
+def sequence(count: int) -> list[Look]:
+    """Looks of `count` series that have an order: from light to dark, so that grey keeps it."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    shades = [0.85 * (1 - i / max(count - 1, 1)) for i in range(count)] if count > 1 else [0.2]
+    return [
+        Look(to_hex(colormaps["viridis"](shade)), _MARKERS[i % len(_MARKERS)], _LINES[i % len(_LINES)])
+        for i, shade in enumerate(shades)
+    ]
+
+
+@contextmanager
+def blank(width: float, height: float) -> Iterator[Any]:
+    """An empty matplotlib Figure of this size in inches; whatever is drawn and saved inside has this style.
+
+    What a machine's matplotlibrc says is put aside.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(RC)
+        drawn = Figure(figsize=(width, height))
+        FigureCanvasAgg(drawn)
+        yield drawn
+
+
 @contextmanager
 def figure(width: float = COLUMN_WIDTH, height: float = COLUMN_WIDTH * 0.8) -> Iterator[tuple[Any, Any]]:
-    """(figure, axes) in this style, closed at the end; width and height in inches."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    with pyplot.rc_context(RC):
-        drawn, axes = pyplot.subplots(figsize=(width, height))
-        try:
-            yield drawn, axes
-        finally:
-            pyplot.close(drawn)
+    """(figure, axes) in this style; width and height in inches."""
+    with blank(width, height) as drawn:
+        yield drawn, drawn.subplots()
