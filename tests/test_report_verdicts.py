@@ -1,0 +1,145 @@
+"""Sentences of a report: they claim what the comparison behind them resolves, and no more."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_runs import made_run
+
+from bench.reporting.bibliography import ENTRIES
+from bench.reporting.collect import Run
+from bench.reporting.methods import methods, references
+from bench.reporting.verdicts import _kl_at, verdicts
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return made_run(tmp_path_factory.mktemp("one"))
+
+
+def told(run: Run, **metrics: Any) -> str:
+    return "\n".join(verdicts([replace(run, metrics=run.metrics | metrics)]))
+
+
+def judging(verdict: str, *sizes: int) -> dict[str, str]:
+    return {f"tuned_vs_best_of_{n}/accuracy/verdict": verdict for n in sizes}
+
+
+def test_what_is_shown_is_said_with_its_interval(run: Run):
+    text = told(run, **judging("better", 1), **judging("worse", 4))
+    assert "better than its random control (+" in text
+    assert "(60 test prompts, 1 seed)" in text
+    assert "costs fewer FLOPs after 1,700 [1,400, 2,100] queries" in text
+    assert "as accurate as Best-of-2.5 [2.1, 3]" in text
+
+
+def test_no_break_even_where_the_comparison_is_not_resolved(run: Run):
+    text = told(run, **judging("not resolved", 1))
+    assert "No break-even is given: that it beats one sample of the base is not resolved." in text
+    assert "1,700" not in text
+
+
+def test_break_even_of_a_worse_policy_and_of_one_that_no_n_reaches(run: Run):
+    assert "It never pays: one sample of the base is more accurate." in told(run, **judging("worse", 1))
+    text = told(run, **judging("better", 1, 2, 4), **{"break_even/n": None, "break_even/queries": None})
+    assert "No break-even is given: no Best-of-n up to n = 4 is as accurate." in text
+
+
+def test_ends_that_are_not_bounded_are_said(run: Run):
+    unbounded = {"break_even/queries_high": None, "break_even/n_high": None}
+    assert "1,700 [1,400, never] queries" in told(run, **judging("better", 1), **unbounded)
+
+
+def test_not_resolved_says_what_would_be_found(run: Run):
+    primary = "tuned_vs_control/pass@1"
+    text = told(run, **{f"{primary}/verdict": "not resolved", f"{primary}/minimum_detectable": 0.123})
+    assert "not resolved from its random control" in text
+    assert ".123 would be found" in text
+
+
+@pytest.mark.parametrize(
+    ("auc", "words"),
+    [
+        ((0.52, 0.47, 0.57), "not shown to rank right completions above wrong ones any better than chance"),
+        ((0.40, 0.35, 0.45), "ranks wrong completions above right ones"),
+        ((0.55, 0.52, 0.58), "hardly ranks"),
+        ((0.90, 0.85, 0.95), "The scorer verify ranks right completions above wrong ones"),
+    ],
+)
+def test_a_bad_scorer_is_said_to_be_bad(run: Run, auc: tuple[float, float, float], words: str):
+    measured = dict(zip(("scorer/auc", "scorer/auc_low", "scorer/auc_high"), auc, strict=True))
+    assert words in told(run, **{"scorer/equals_gold": 0.0}, **measured)
+    assert "scorer" not in told(run, **measured)  # gold itself needs no word
+
+
+def test_over_optimisation_and_unscored_completions_are_said(run: Run):
+    over = {
+        "scorer/overoptimisation": "over-optimised: gold falls",
+        "scorer/gold_peak_n": 4,
+        "scorer/gold_largest_n": 64,
+    }
+    text = told(run, **{"scorer/equals_gold": 0.0, "scorer/unscored": 12}, **over)
+    assert "over-optimised: gold is highest at n = 4 and lower at n = 64" in text
+    assert "12 held-out completions unscored" in text
+
+
+def test_the_kl_at_equal_accuracy_is_interpolated():
+    accuracy, kl = np.array([[0.2, 0.4, 0.6]]), np.array([[0.0, 0.1, 0.5]])
+    at = [float(_kl_at((1, 2, 4), accuracy, kl, np.array([wanted]))[0]) for wanted in (0.1, 0.4, 0.5, 0.7)]
+    assert at == pytest.approx([0.0, 0.1, 0.3, np.inf])
+
+
+def test_several_configurations_are_ranked_and_the_choice_is_corrected(tmp_path: Path):
+    skills = {"top_per_prompt": 0.6, "softmax": 0.59, "random_per_prompt": 0.2}
+    runs = [
+        made_run(
+            tmp_path, seed=seed, skill={"tuned": skill}, settings={"selection._target_": f"bench.selection.{name}"}
+        )
+        for name, skill in skills.items()
+        for seed in range(3)
+    ]
+    lines = verdicts(runs)
+    assert lines[0].startswith("Of 3 configurations, ")
+    assert "better than 1 (random_per_prompt), not resolved from 1 (" in lines[0]
+    assert lines[1].startswith("Chosen among the 3 on one half of the prompts, ")
+    assert "2 are better (" in lines[2]
+    assert "1 is not resolved (random_per_prompt)" in lines[2]
+    assert any("costs fewer FLOPs after 1,700 to 1,700 queries (range over 3 seeds)" in line for line in lines[3:])
+
+
+def test_methods_say_every_value_of_what_differs(tmp_path: Path, run: Run):
+    cooler = made_run(tmp_path, settings={"temperature": 0.7, "training.epochs": 2})
+    text = methods([run, cooler])
+    assert "at temperature 0.7 or 1 and top-p 1" in text
+    assert "for 2 or 3 epochs" in text
+    assert "Varied were training.epochs (3 or 2) and temperature (1.0 or 0.7), 2 configurations in all." in text
+    assert "chain rule" in text
+    assert "chain rule" not in methods([run])
+    assert "Varied" not in methods([run])
+
+
+def test_methods_name_the_tests_of_one_and_of_several_seeds(tmp_path: Path, run: Run):
+    assert "@mcnemar1947" in methods([run])
+    several = methods([run, made_run(tmp_path, seed=1)])
+    assert "@satterthwaite1946" in several
+    assert "the training seeds 0 and 1" in several
+
+
+def test_the_bibliography_holds_what_the_methods_cite_and_no_more(run: Run):
+    text = methods([run])
+    bib = references(text)
+    keys = re.findall(r"^@\w+\{(\w+),$", bib, re.M)
+    assert keys == sorted(set(keys))
+    assert set(keys) == set(re.findall(r"(?<!\w)@(\w+)", text))
+    assert "touvron2023" in keys
+    assert "liu2023" not in keys
+
+
+def test_every_entry_is_well_formed():
+    for key, entry in ENTRIES.items():
+        assert re.match(rf"@\w+\{{{key},\n", entry)
+        assert entry.count("{") == entry.count("}")
+        assert {"title", "author", "year"} <= set(re.findall(r"^  (\w+) = ", entry, re.M))
