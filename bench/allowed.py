@@ -6,7 +6,7 @@ bench.settings reads these rules from every `_target_` of a configuration and re
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin
 
@@ -42,6 +42,16 @@ def number(low: float = -math.inf, high: float = math.inf, *, open_low: bool = F
 
 def one_of(*choices: str) -> Rule:
     return Rule(lambda value: isinstance(value, str) and value in choices, f"one of {', '.join(choices)}")
+
+
+def some_of(*choices: str) -> Rule:
+    """A list of one or more, each once."""
+
+    def allows(value: Any) -> bool:
+        names = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+        return bool(names) and len(set(names)) == len(names) and set(names) <= set(choices)
+
+    return Rule(allows, f"a list of some of {', '.join(choices)}, each once")
 
 
 def text(pattern: str, description: str) -> Rule:

@@ -89,7 +89,7 @@ def work(cells: Sequence[Cell]) -> Work:
     trainings, evaluations = set(), set()
     drawn_by_policies = 0
     for cell in cells:
-        cfg: Any = OmegaConf.to_container(cell.cfg, resolve=True)
+        cfg = _resolved(cell)
         train, test = (cfg["task"].get(f"{split}_prompts") or 0 for split in ("train", cfg["split"]))
         base = _key(cfg, "task", "policy")
         pool = _key(cfg, "task", "policy", "generation", "seed")
@@ -113,17 +113,18 @@ def work(cells: Sequence[Cell]) -> Work:
 
 def savings(cells: Sequence[Cell]) -> list[str]:
     """Tokens and seconds of these finished cells: as they were shared, with a cache keyed by N too, and each alone."""
-    rows = [(cell, entry) for cell in cells for entry in _lineage(cell) if entry["stage"] != GIVEN]
-    bases = {cell.folder: _base(cell) for cell in cells}
+    lineages = {cell: json.loads((cell.folder / "lineage.json").read_text()) for cell in cells}
+    rows = [(cell, entry) for cell, lineage in lineages.items() for entry in lineage if entry["stage"] != GIVEN]
+    bases = {cell: _first_to_draw(lineage) for cell, lineage in lineages.items()}
+    names = ("task", "policy", "generation", "seed", "num_completions", "baseline_completions")
+    sampling = {cell: _key(_resolved(cell), *names) for cell in cells}
 
     def by_content(cell: Cell, entry: dict) -> tuple[str, ...]:
         return (entry["stage"], entry["key"], entry["part"])
 
     def by_sampling_parameters(cell: Cell, entry: dict) -> Hashable:
-        drawn = entry["stage"] == "generate" and entry["parents"]["policy"] == bases[cell.folder]
-        cfg: Any = OmegaConf.to_container(cell.cfg, resolve=True)
-        names = ("task", "policy", "generation", "seed", "num_completions", "baseline_completions")
-        return (_key(cfg, *names) if drawn else cell.folder, *by_content(cell, entry))
+        drawn = entry["stage"] == "generate" and entry["parents"]["policy"] == bases[cell]
+        return (sampling[cell] if drawn else cell.folder, *by_content(cell, entry))
 
     def by_cell(cell: Cell, entry: dict) -> Hashable:
         return cell.folder, *by_content(cell, entry)
@@ -141,13 +142,13 @@ def savings(cells: Sequence[Cell]) -> list[str]:
     return lines
 
 
-def _lineage(cell: Cell) -> list[dict[str, Any]]:
-    return json.loads((cell.folder / "lineage.json").read_text())
+def _first_to_draw(lineage: list[dict[str, Any]]) -> str:
+    """The key of the base policy: the pool that it drew is what all else comes from."""
+    return next(entry["parents"]["policy"] for entry in lineage if entry["stage"] == "generate")
 
 
-def _base(cell: Cell) -> str:
-    """The key of the policy that drew first: the pool that all else comes from."""
-    return next(entry["parents"]["policy"] for entry in _lineage(cell) if entry["stage"] == "generate")
+def _resolved(cell: Cell) -> Any:
+    return OmegaConf.to_container(cell.cfg, resolve=True)
 
 
 def _key(cfg: dict, *names: str) -> str:

@@ -35,6 +35,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     metrics = {
         **summary.flatten(rows),
         **summary.contrasts(cells, seed=cfg.seed),
+        **summary.transfer_contrasts(results.outcomes, seed=cfg.seed),
         **summary.provenance(rows),
         "code": code_fingerprint(),
         **_counts(results),
@@ -79,8 +80,9 @@ def _counts(results: Results) -> dict[str, float | str]:
         drawn = outcomes.sampled.gold.shape[1]
         for k in powers_of_two(drawn):
             counts[f"{arm}/majority@{k}_subsets"] = majority_method(drawn, k)
-        if outcomes.harness is not None:
-            counts |= {f"{arm}/lm_eval/{name}": value for name, value in outcomes.harness.metrics.items()}
+        for verdict in (outcomes.harness, *outcomes.transfer.values()):
+            if verdict is not None:
+                counts |= {f"{arm}/lm_eval/{name}": value for name, value in verdict.metrics.items()}
     return counts
 
 
@@ -110,12 +112,14 @@ def _last_epoch_loss(policy: Policy) -> float:
     return float(np.mean([update["loss"] for update in log if update["epoch"] > log[-1]["epoch"] - 1]))
 
 
-def _long(cells: dict[Cell, np.ndarray], ids: np.ndarray) -> list[dict]:
-    return [
-        {"prompt_id": str(prompt), **cell._asdict(), "value": float(value)}
-        for cell, values in cells.items()
-        for prompt, value in zip(ids, values, strict=True)
-    ]
+def _long(cells: dict[Cell, np.ndarray], ids: np.ndarray) -> dict[str, Any]:
+    """Columns with a row a cell and prompt."""
+    names = zip(*cells, strict=True)
+    return {
+        "prompt_id": np.tile(ids.astype(object), len(cells)),
+        **{field: np.repeat(np.array(column), len(ids)) for field, column in zip(Cell._fields, names, strict=True)},
+        "value": np.concatenate([values.astype(float) for values in cells.values()]),
+    }
 
 
 def _samples(results: Results, task: Task) -> list[dict]:
@@ -158,12 +162,14 @@ def _sample(
     }
 
 
-def _write_table(path: Path, rows: list[dict]) -> None:
+def _write_table(path: Path, content: list[dict] | dict[str, Any]) -> None:
+    """content: rows, or columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    table = pa.table(content) if isinstance(content, dict) else pa.Table.from_pylist(content)
     with store.atomically(path) as beside:
-        pq.write_table(pa.Table.from_pylist(rows), beside)
+        pq.write_table(table, beside)
 
 
 def _is_undefined(value: Any) -> bool:

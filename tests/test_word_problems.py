@@ -54,7 +54,7 @@ def test_splits_and_corpus_share_no_core(seed: int) -> None:
 
 
 def test_every_split_has_its_share_of_the_cores() -> None:
-    held = {split: sum(cores(split)) for split in ("corpus", *SPLITS)}
+    held = {split: sum(cores(template)[split] for template in TEMPLATES) for split in ("corpus", *SPLITS)}
     total = sum(held.values())
     assert total > 15_000
     assert held["corpus"] / total == pytest.approx(0.5, abs=0.02)
@@ -96,7 +96,7 @@ def test_data_that_changed_says_so() -> None:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_more_prompts_than_a_split_has_are_refused_with_both_numbers(split: str) -> None:
-    held = sum(cores(split))
+    held = sum(cores(template)[split] for template in TEMPLATES)
     assert len(WordProblems(**{f"{split}_prompts": held}).prompts(split)) == held
     with pytest.raises(BenchError, match=rf"{split}_prompts={held + 1} .* has {held} prompts"):
         WordProblems(**{f"{split}_prompts": held + 1}).prompts(split)
@@ -286,3 +286,16 @@ def test_demonstrations_are_right_about_half_of_the_time_and_repeat() -> None:
 
 def t_question(template) -> str:
     return problems(template)["corpus"][0].question(["Leo", "Eve", "Tom"], "coins")
+
+
+def test_templates_narrow_every_split_and_nothing_else():
+    chosen = WordProblems(train_prompts=300, templates=["chain2", "events3"])
+    for split in SPLITS:
+        kinds = Counter(name.rsplit("-", 1)[-1] for name in chosen.prompts(split).id.tolist())
+        assert set(kinds) == {"chain2", "events3"}
+        assert set(chosen.prompts(split).id) != set(task.prompts(split).id)
+    assert chosen.key == task.key  # the policy is the same
+    every = WordProblems(templates=[template.name for template in TEMPLATES])
+    assert (every.prompts("test").messages) == task.prompts("test").messages
+    with pytest.raises(BenchError, match=r"task.train_prompts=600 .* has \d+ prompts of these templates"):
+        WordProblems(templates=("more",)).prompts("train")

@@ -1,5 +1,6 @@
 """The normal and Student's t distribution, so that the estimators need nothing but NumPy."""
 
+import functools
 import math
 from statistics import NormalDist
 
@@ -32,6 +33,7 @@ def t_cdf(x: float, df: float) -> float:
     return min(1.0, max(0.0, 0.5 + scale * integral))
 
 
+@functools.lru_cache(maxsize=1024)
 def t_quantile(p: float, df: float) -> float:
     """The x with t_cdf(x, df) = p, for 0 < p < 1, by bisection on θ (see `t_cdf`)."""
     if p < 0.5:

@@ -35,17 +35,30 @@ class HarnessResult:
     text: np.ndarray  # [M] str objects: what the policy wrote
 
 
-def harness(policy: Policy, prompts: Prompts, task: Task, *, batch_size: int = 64) -> HarnessResult | None:
+def transferred(policy: Policy, name: str, task: Task) -> HarnessResult:
+    """lm-eval's verdict on the test prompts of a task that the policy was not tuned on, under this name."""
+    found = harness(policy, task.prompts("test"), task, name=name)
+    if found is None:
+        raise BenchError(
+            f"evaluation.transfer.{name} is {task.name}, whose completions have to run: not lm-eval's to judge."
+        )
+    return found
+
+
+def harness(
+    policy: Policy, prompts: Prompts, task: Task, *, name: str | None = None, batch_size: int = 64
+) -> HarnessResult | None:
     """lm-eval's exact match of greedy completions with `prompts.answer`, the answer read by the task's own pattern.
 
-    None where the task has no pattern, because its completions have to run.
+    name: lm-eval's for the task; by default its own. None where the task has no pattern, because its completions have
+    to run.
     """
     if task.answer_pattern is None:
         return None
     return lm_eval_exact_match(
         policy,
         prompts,
-        task_name=task.name,
+        task_name=name or task.name,
         answer_pattern=task.answer_pattern,
         max_new_tokens=task.max_new_tokens,
         batch_size=batch_size,

@@ -1,6 +1,6 @@
 """One policy on held-out prompts: greedy, sampled, and how far it has moved from the base. Keeps every sample."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -9,7 +9,7 @@ import numpy as np
 from bench.allowed import ABOVE_ZERO, TRUE_OR_FALSE, Count, TopK, TopP
 from bench.artifacts import Completions, Divergence, Policy, Prompts, Rewards
 from bench.estimators.kl import kl_per_token
-from bench.evaluation.harness import HarnessResult, harness
+from bench.evaluation.harness import HarnessResult, harness, transferred
 from bench.logprobs import divergence_samples
 from bench.scoring.verifier import verify
 from bench.tasks import Task
@@ -39,6 +39,7 @@ class Outcomes:
     kl_per_token: float  # total KL over total tokens, Rao-Blackwellised
     log_ratio: np.ndarray  # [M, kl_completions] nats a sequence of the first samples: log of this sampler over raw base
     harness: HarnessResult | None
+    transfer: dict[str, HarnessResult]  # lm-eval on other tasks, by the name that the settings give them
 
 
 def grade(prompts: Prompts, completions: Completions, scoring: Callable[..., Rewards], task: Task) -> Graded:
@@ -67,11 +68,13 @@ def evaluate(
     top_k: TopK,
     kl_completions: Count,
     lm_eval: Annotated[bool, TRUE_OR_FALSE],
+    transfer: Mapping[str, Task],
 ) -> Outcomes:
     """Greedy and sampled completions of `policy`, graded, its KL from the raw `base`, and lm-eval's own verdict.
 
     The KL is of the sampler drawn from (this policy at `temperature`, `top_p`, `top_k`), nats a sequence, on the first
-    `kl_completions` samples of each prompt; sequences cut at the length limit are kept.
+    `kl_completions` samples of each prompt; sequences cut at the length limit are kept. transfer: other tasks by a name
+    of one's own, of whose test prompts lm-eval judges greedy completions. BenchError for one that lm-eval can't judge.
     """
     greedy = generation(prompts, policy, num_completions=1, temperature=0.0, top_p=1.0, top_k=0, seed=seed)
     sampler = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
@@ -86,4 +89,5 @@ def evaluate(
         kl_per_token=kl_per_token(moved.rao_blackwell, measured.length),
         log_ratio=moved.k1,
         harness=harness(policy, prompts, task) if lm_eval else None,
+        transfer={name: transferred(policy, name, other) for name, other in transfer.items()},
     )

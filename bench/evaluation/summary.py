@@ -12,7 +12,7 @@ from bench.estimators.uncertainty import (
     paired_differences,
 )
 from bench.evaluation.cells import Cell
-from bench.evaluation.heldout import RAW_BASE
+from bench.evaluation.heldout import RAW_BASE, Outcomes
 from bench.seeds import generator
 
 SIGNIFICANCE = 0.05
@@ -99,6 +99,32 @@ def _pairs(cells: dict[Cell, np.ndarray]) -> dict[str, tuple[Cell, Cell]]:
         if cell[:3] == ("base", "best_of_n", "accuracy"):
             pairs[f"tuned_vs_best_of_{cell.n}/accuracy"] = (Cell("tuned", "pass", "accuracy", 1), cell)
     return pairs
+
+
+def transfer_contrasts(outcomes: dict[str, Outcomes], *, seed: int) -> dict[str, float | str]:
+    """What fine-tuning did to other tasks, by lm-eval's verdicts: each arm against the base, tuned against control.
+
+    Paired by prompt; the verdicts of one task's comparisons are adjusted for their number (Holm 1979).
+    """
+    metrics: dict[str, float | str] = {}
+    arms = [
+        (a, b) for a, b in (("tuned", "control"), ("tuned", "base"), ("control", "base")) if {a, b} <= set(outcomes)
+    ]
+    for task in outcomes["base"].transfer:
+        right = {arm: outcomes[arm].transfer[task].exact_match for arm in outcomes}  # [M'] 0/1
+        p_values = holm(np.array([mcnemar(right[ours], right[theirs]) for ours, theirs in arms]))
+        ours, theirs = (np.stack([right[pair[side]] for pair in arms], axis=1) for side in (0, 1))
+        found = paired_differences(ours, theirs, generator(seed, "transfer", task))
+        for pair, difference, p_value in zip(arms, found, p_values, strict=True):
+            name = f"{pair[0]}_vs_{pair[1]}/lm_eval/{task}"
+            metrics |= {
+                f"{name}/difference": difference.mean,
+                f"{name}/difference_low": difference.low,
+                f"{name}/difference_high": difference.high,
+                f"{name}/p_adjusted": float(p_value),
+                f"{name}/verdict": difference.verdict if p_value <= SIGNIFICANCE else "not resolved",
+            }
+    return metrics
 
 
 def flatten(rows: Sequence[dict]) -> dict[str, float]:

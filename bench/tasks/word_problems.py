@@ -7,21 +7,23 @@ order), and within a split every prompt has a core of its own.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated
 
 import numpy as np
 
-from bench.allowed import Count, Seed, whole
+from bench.allowed import Count, Seed, or_null, some_of, whole
 from bench.artifacts import Prompts, content_hash
 from bench.errors import BenchError
 from bench.seeds import generator
 from bench.tasks.word_problems_slips import demonstration, wording
-from bench.tasks.word_problems_text import TEMPLATES, Problem, evaluate, problems
+from bench.tasks.word_problems_text import TEMPLATES, Problem, Template, evaluate, problems
 
 ANSWER = re.compile(r"#### ([0-9]+)\s*\Z")
 EQUATION = re.compile(r"([0-9]+) ([-+*]) ([0-9]+) = ([0-9]+)")
+KINDS = tuple(template.name for template in TEMPLATES)
 CORPUS_VERSION = 1  # raise it when `demonstrations` means something new: policies are pretrained again
 
 
@@ -34,6 +36,11 @@ class WordProblems:
     test_prompts: Annotated[int, whole(2)] = 300
     max_new_tokens: Count = 48  # the longest solution takes 21, EOS included
     seed: Seed = 0
+    templates: Annotated[Sequence[str] | None, or_null(some_of(*KINDS))] = None  # the kinds of problems; null: all
+
+    def __post_init__(self) -> None:
+        if self.templates is not None:
+            object.__setattr__(self, "templates", tuple(self.templates))
 
     @property
     def name(self) -> str:
@@ -52,7 +59,8 @@ class WordProblems:
     def prompts(self, split: str) -> Prompts:
         """The prompts of "train", "validation" or "test". The first hundred are the same however many are asked for.
 
-        Templates are drawn with their shares; one whose cores are used up is drawn no more.
+        Templates are drawn with their shares; one whose cores are used up is drawn no more. Every policy has been
+        pretrained on all of them, whatever `templates` are asked for here.
         """
         return _prompts(self, split)
 
@@ -84,19 +92,20 @@ def _prompts(task: WordProblems, split: str) -> Prompts:
     wanted = {"train": task.train_prompts, "validation": task.validation_prompts, "test": task.test_prompts}
     if split not in wanted:
         raise BenchError(f"split={split} is not one of word_problems; it has {', '.join(wanted)}.")
-    count, held = wanted[split], sum(cores(split))
+    chosen = [template for template in TEMPLATES if task.templates is None or template.name in task.templates]
+    count, held = wanted[split], sum(cores(template)[split] for template in chosen)
     if not 1 <= count <= held:
         raise BenchError(
-            f"task.{split}_prompts={count} is not allowed: the {split} split of word_problems has {held} prompts; "
-            f"ask for 1 to {held}."
+            f"task.{split}_prompts={count} is not allowed: the {split} split of word_problems has {held} prompts of "
+            f"these templates; ask for 1 to {held}."
         )
     rng = generator(task.seed, "word_problems", split)
-    left = [_one_a_core(problems(template)[split], rng) for template in TEMPLATES]
-    shares = np.array([template.share for template in TEMPLATES])
+    left = [_one_a_core(problems(template)[split], rng) for template in chosen]
+    shares = np.array([template.share for template in chosen])
     rows = []
     for index in range(count):
         open_shares = shares * [bool(queue) for queue in left]
-        template = rng.choice(len(TEMPLATES), p=open_shares / open_shares.sum())
+        template = rng.choice(len(chosen), p=open_shares / open_shares.sum())
         problem = left[template].pop()
         rows.append((f"{split}-{index:04d}-{problem.template.name}", wording(problem, rng), str(answer(problem))))
     ids, texts, answers = zip(*rows, strict=True)
@@ -115,9 +124,9 @@ def answer(problem: Problem) -> int:
 
 
 @cache
-def cores(split: str) -> tuple[int, ...]:
-    """The number of numeric cores that each template has in a split."""
-    return tuple(len({problem.core for problem in problems(template)[split]}) for template in TEMPLATES)
+def cores(template: Template) -> dict[str, int]:
+    """The number of numeric cores that a template has in each split."""
+    return {split: len({problem.core for problem in members}) for split, members in problems(template).items()}
 
 
 def _one_a_core(members: tuple[Problem, ...], rng: np.random.Generator) -> list[Problem]:
