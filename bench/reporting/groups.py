@@ -84,6 +84,20 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     return groups
 
 
+def in_order(runs: Sequence[Run]) -> list[Run]:
+    """By what sets them apart, numbers by size, then by seed: the same order wherever they were read from."""
+    apart = [tuple(map(_by_size, settings.values())) for settings in distinctions([run.config for run in runs])]
+    found = sorted(zip(apart, runs, strict=True), key=lambda one: (one[0], one[1].config["seed"], one[1].folder.name))
+    return [run for _, run in found]
+
+
+def _by_size(value: str) -> tuple[bool, float, str]:
+    try:
+        return False, float(value), value
+    except ValueError:
+        return True, 0.0, value
+
+
 def _refuse_mixtures(runs: Sequence[Run]) -> None:
     for what, of in (
         ("different code", lambda run: run.metrics.get("code")),

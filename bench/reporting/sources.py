@@ -1,12 +1,17 @@
 """Where a report's runs come from: local folders, a sweep's cells, or Weights & Biases."""
 
-from collections.abc import Sequence
+import functools
+import os
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
 from bench.reporting.collect import Run, read_run
+from bench.reporting.groups import grouped, in_order
+from bench.reporting.ranking import shared_seeds
 
 MANIFEST = "report.json"  # of a report; a folder that holds it is no run
 RUN_FILES = "run-files"  # the type of the artifact that mirrors a run's folder
@@ -32,14 +37,8 @@ def from_folders(folders: Sequence[Path]) -> Source:
         raise BenchError(f"{which} holds no finished run (no metrics.json); see error.txt there, or run it again.")
     notes = [f"left out: {folder} holds no finished run" for folder in missing]
     parents = {folder.absolute().parent for folder in finished}
-    parent = parents.pop() if len(parents) == 1 else _common(parents)
-    return Source([read_run(folder) for folder in finished], notes, parent / "report", parent.name)
-
-
-def _common(parents: set[Path]) -> Path:
-    import os
-
-    return Path(os.path.commonpath([str(parent) for parent in parents]))
+    parent = Path(os.path.commonpath([str(parent) for parent in parents]))
+    return Source(in_order([read_run(folder) for folder in finished]), notes, parent / "report", parent.name)
 
 
 def from_sweep(overrides: Sequence[str], conf: str) -> Source:
@@ -78,15 +77,12 @@ def from_sweep(overrides: Sequence[str], conf: str) -> Source:
         notes.append(f"made by other code than this: {len(usable)} cells; `{command}` makes them anew")
     runs, unshared = _under_shared_seeds(runs)
     folder = found[0].folder.parent
-    return Source(runs, notes + unshared, folder / "report", folder.name)
+    return Source(in_order(runs), notes + unshared, folder / "report", folder.name)
 
 
 def _under_shared_seeds(runs: list[Run]) -> tuple[list[Run], list[str]]:
     """Runs under the seeds that every configuration has, so that all means are over the same ones; all where none "
     "is."""
-    from bench.reporting.groups import grouped
-    from bench.reporting.ranking import shared_seeds
-
     groups = {group.label: group.runs for group in grouped(runs)}
     kept, seeds = shared_seeds(groups)
     if not seeds or not all(kept.values()):
@@ -109,17 +105,17 @@ def from_wandb(project: str, *, entity: str | None, group: str | None, outputs: 
     cache = outputs / "wandb" / project / (group or "all")
     runs, notes = [], []
     for one in sorted(found, key=lambda run: run.name):
-        artifact = _asked(place, lambda one=one: _run_files(one))
+        artifact = _asked(place, functools.partial(_run_files, one))
         if artifact is None:
             notes.append(f"left out: {place}/{one.id} ({one.state}) has no artifact of type {RUN_FILES}")
             continue
-        folder = cache / one.name
-        _asked(place, lambda artifact=artifact, folder=folder: artifact.download(root=str(folder)))
+        folder = cache / (one.name if re.fullmatch(r"[0-9a-f]{10}", one.name) else one.id)
+        _asked(place, functools.partial(artifact.download, root=str(folder)))
         runs.append(read_run(folder))
     if not runs:
         where = f" of group {group}" if group else ""
         raise BenchError(f"W&B's {place} has no finished run{where} with its files; see the project's name and entity.")
-    return Source(runs, notes, cache / "report", group or project)
+    return Source(in_order(runs), notes, cache / "report", group or project)
 
 
 def _run_files(run: Any) -> Any:
@@ -128,7 +124,7 @@ def _run_files(run: Any) -> Any:
     return max(logged, key=lambda artifact: int(str(artifact.version).removeprefix("v")), default=None)
 
 
-def _asked(place: str, what: Any) -> Any:
+def _asked(place: str, what: Callable[[], Any]) -> Any:
     try:
         return what()
     except BenchError:
