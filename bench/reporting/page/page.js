@@ -142,11 +142,13 @@ function browse(data) {
   function option(position) {
     const row = shown[position];
     const facts = [
-      ...verdict(row),
-      ` ${data.prompts[data.prompt[row]][0]} · ${data.policies[data.policy[row]]} · reward ${number(data.reward[row])} · `,
-      `${tokens(row)}${data.chosens[data.chosen[row]] && ` · selected for ${data.chosens[data.chosen[row]]}`}`,
-      `${data.runs.length > 1 ? ` · ${data.runs[data.run[row]]}` : ""}`,
-    ];
+      data.chosens[data.chosen[row]] && `selected for ${data.chosens[data.chosen[row]]}`,
+      `reward ${number(data.reward[row])}`,
+      tokens(row),
+      data.prompts[data.prompt[row]][0],
+      data.policies[data.policy[row]],
+      data.runs.length > 1 && data.runs[data.run[row]],
+    ].filter(Boolean);
     const made = element(
       "div",
       {
@@ -157,7 +159,7 @@ function browse(data) {
         "aria-posinset": position + 1,
         "aria-setsize": shown.length,
       },
-      [element("div", { className: "facts" }, facts), element("div", { className: "text" }, marked(excerpt(row)))],
+      [element("div", { className: "facts" }, [...verdict(row), facts.join(" · ")]), element("div", { className: "text" }, marked(excerpt(row)))],
     );
     made.style.top = `${position * rowHeight}px`;
     made.dataset.position = position;
@@ -167,7 +169,7 @@ function browse(data) {
   function verdict(row) {
     const code = data.correct[row];
     if (code === -1) return [];
-    return [element("span", { className: code ? "right" : "wrong", text: code ? "✓ correct" : "✗ wrong" }), " ·"];
+    return [element("span", { className: code ? "right" : "wrong", text: code ? "✓ correct" : "✗ wrong" }), " · "];
   }
 
   function excerpt(row) {

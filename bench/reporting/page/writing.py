@@ -75,7 +75,8 @@ def _hash(text: str) -> str:
 def _summary(runs: Sequence[Run]) -> str:
     seeds = sorted({run.config["seed"] for run in runs})
     code = sorted({str(run.metrics.get("code")) for run in runs})
-    return f"{_count(len(runs), 'run')}, seeds {', '.join(map(str, seeds))}; code {' and '.join(code)}"
+    numbered = f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
+    return f"{_count(len(runs), 'run')}, {numbered}; code {' and '.join(code)}"
 
 
 def _verdicts(sentences: Sequence[str]) -> str:
