@@ -1,20 +1,20 @@
 """What a sweep will cost before it starts, and what sharing saved when it has run."""
 
 import json
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from bench.savings import outside_stages, savings, settings_key
 from bench.sweep import Cell, State, state
 
 if TYPE_CHECKING:
     from bench.reporting.collect import Run
 
 STAGES = {"evaluation": ("divergence_samples", "lm_eval_exact_match"), "training": ("sft",)}
-GIVEN = "pretrain"  # the base policy is there before any experiment; nobody would train it once a cell
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def conclusion(cells: Sequence[Cell]) -> str:
         runs = {cell.label: read_run(cell.folder) for cell in done}
         by_method = _by_method(runs)
         table = ranking_table(rank(by_method)) if by_method else runs_table(list(runs.values()))
-        lines += ["", table, "", *savings(done)]
+        lines += ["", table, "", *savings(done), outside_stages(done)]
     return "\n".join(lines)
 
 
@@ -89,16 +89,16 @@ def work(cells: Sequence[Cell]) -> Work:
     trainings, evaluations = set(), set()
     drawn_by_policies = 0
     for cell in cells:
-        cfg = _resolved(cell)
+        cfg: Any = OmegaConf.to_container(cell.cfg, resolve=True)
         train, test = (cfg["task"].get(f"{split}_prompts") or 0 for split in ("train", cfg["split"]))
-        base = _key(cfg, "task", "policy")
-        pool = _key(cfg, "task", "policy", "generation", "seed")
+        base = settings_key(cfg, "task", "policy")
+        pool = settings_key(cfg, "task", "policy", "generation", "seed")
         pools[pool] = max(pools.get(pool, 0), cfg["num_completions"] * train)
         drawn[pool] = max(drawn.get(pool, 0), max(cfg["num_completions"], cfg["baseline_completions"]) * test)
-        training = _key(cfg, "scoring", "prompt_filter", "selection", "training", "num_completions")
+        training = settings_key(cfg, "scoring", "prompt_filter", "selection", "training", "num_completions")
         arms = ("tuned",) if cfg["control"] == "none" else ("tuned", "control")
         trainings |= {(pool, training, arm) for arm in arms}
-        measured = _key(cfg, "evaluation", "seed")
+        measured = settings_key(cfg, "evaluation", "seed")
         for evaluated in ((base, measured), *((pool, training, arm, measured) for arm in arms)):
             if evaluated not in evaluations:
                 evaluations.add(evaluated)
@@ -109,50 +109,6 @@ def work(cells: Sequence[Cell]) -> Work:
         trainings=len(trainings),
         evaluations=len(evaluations),
     )
-
-
-def savings(cells: Sequence[Cell]) -> list[str]:
-    """Tokens and seconds of these finished cells: as they were shared, with a cache keyed by N too, and each alone."""
-    lineages = {cell: json.loads((cell.folder / "lineage.json").read_text()) for cell in cells}
-    rows = [(cell, entry) for cell, lineage in lineages.items() for entry in lineage if entry["stage"] != GIVEN]
-    bases = {cell: _first_to_draw(lineage) for cell, lineage in lineages.items()}
-    names = ("task", "policy", "generation", "seed", "num_completions", "baseline_completions")
-    sampling = {cell: _key(_resolved(cell), *names) for cell in cells}
-
-    def by_content(cell: Cell, entry: dict) -> tuple[str, ...]:
-        return (entry["stage"], entry["key"], entry["part"])
-
-    def by_sampling_parameters(cell: Cell, entry: dict) -> Hashable:
-        drawn = entry["stage"] == "generate" and entry["parents"]["policy"] == bases[cell]
-        return (sampling[cell] if drawn else cell.folder, *by_content(cell, entry))
-
-    def by_cell(cell: Cell, entry: dict) -> Hashable:
-        return cell.folder, *by_content(cell, entry)
-
-    ways: dict[str, Callable[[Cell, dict], Hashable]] = {
-        "shared by content": by_content,
-        "cached by all sampling parameters, N too": by_sampling_parameters,
-        "every cell alone": by_cell,
-    }
-    lines = [f"{'What it cost, the base policy apart':44}{'generated tokens':>18}{'seconds':>10}"]
-    for name, key in ways.items():
-        once = {key(cell, entry): entry for cell, entry in rows}.values()
-        tokens = sum(entry["counts"].get("generated_tokens", 0) for entry in once)
-        lines.append(f"  {name:42}{tokens:>18,.0f}{sum(entry['seconds'] for entry in once):>10,.0f}")
-    return lines
-
-
-def _first_to_draw(lineage: list[dict[str, Any]]) -> str:
-    """The key of the base policy: the pool that it drew is what all else comes from."""
-    return next(entry["parents"]["policy"] for entry in lineage if entry["stage"] == "generate")
-
-
-def _resolved(cell: Cell) -> Any:
-    return OmegaConf.to_container(cell.cfg, resolve=True)
-
-
-def _key(cfg: dict, *names: str) -> str:
-    return json.dumps([cfg[name] for name in names], sort_keys=True)
 
 
 def tally(kinds: Sequence[str]) -> str:
