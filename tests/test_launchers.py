@@ -340,8 +340,10 @@ def test_joblib_a_sweep_survives_a_death_and_a_failure_and_again_runs_what_is_mi
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-    made = Cluster(initialize_head=True, head_node_args=node)
-    made.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RAY_worker_niceness", "0")  # else they starve where other things run
+        made = Cluster(initialize_head=True, head_node_args=node)
+        made.add_node(num_cpus=1, object_store_memory=80 * 2**20)
     made.wait_for_nodes()
     yield made
     ray.shutdown()

@@ -28,6 +28,7 @@ def connect(address: str | None, *, group: str = "generation") -> None:
     group: whose choice `ray` asks for it.
     """
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # its page on every lost worker, on standard output
+    os.environ.setdefault("RAY_worker_niceness", "0")  # of a Ray started here: its workers do what this process asks
     try:
         import ray
     except ImportError as error:
