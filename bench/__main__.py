@@ -6,8 +6,9 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig
@@ -15,6 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench import launching
 from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from bench.search import Search
 
 CONF = str(Path(__file__).resolve().parent.parent / "conf")
 
@@ -74,8 +78,13 @@ def explained(overrides: list[str]) -> Iterator[None]:
 
 def sweep(overrides: list[str], *, plan_only: bool) -> None:
     """Refuse a sweep whose last cell is impossible before its first one runs; say its price; run it; sum it up."""
-    from bench import plan, sweep
+    from bench import plan, search, sweep
 
+    if (wanted := search.read(overrides, CONF)) is not None:
+        if not plan_only:
+            launching.check(overrides, CONF)
+        lead(wanted, plan_only=plan_only)
+        return
     cells = sweep.cells(overrides, CONF)
     if not plan_only:
         launching.check(overrides, CONF)
@@ -83,13 +92,33 @@ def sweep(overrides: list[str], *, plan_only: bool) -> None:
         print(plan.summary(cells), flush=True)
     if plan_only:
         return
-    if cells is not None:  # a cell is called by what sets it apart, in whatever process it runs
-        sys.argv.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(cells[0].fixed)}]")
+    if cells is not None:
+        _call_cells_without(cells[0].fixed)
     experiment()
     if cells is not None:
         print(plan.conclusion(cells))
         if any(sweep.state(cell).kind != "done" for cell in cells):
             sys.exit(1)
+
+
+def lead(wanted: "Search", *, plan_only: bool) -> None:
+    """Say what a search will cost, run what is missing of it, and say what it came to."""
+    from bench.search import report
+
+    print(report.summary(wanted), flush=True)
+    if plan_only:
+        return
+    _call_cells_without(wanted.fixed_keys)
+    experiment()
+    text, complete = report.conclusion(wanted)
+    print(text)
+    if not complete:
+        sys.exit(1)
+
+
+def _call_cells_without(keys: Sequence[str]) -> None:
+    """A cell is called by what sets it apart, in whatever process it runs; `keys` are alike in all."""
+    sys.argv.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(keys)}]")
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

@@ -143,8 +143,9 @@ def _refuse(key: str, value: Any, rule: Rule) -> None:
 
 def _learning_from(node: DictConfig, split: str, prefix: str) -> list[str]:
     """The settings that say from which prompts something is learned (`pairs_from`, ...), where those are `split`."""
-    found = [f"{prefix}.{name}" for name in node if str(name).endswith("_from") and node[name] == split]
-    parts = {f"{prefix}.{name}": node[name] for name in node if isinstance(node[name], DictConfig)}
+    inside = {f"{prefix}.{name!s}": node[name] for name in node}
+    found = [key for key, value in inside.items() if key.endswith("_from") and value == split]
+    parts = {key: value for key, value in inside.items() if isinstance(value, DictConfig)}
     return found + [key for part, inner in parts.items() for key in _learning_from(inner, split, part)]
 
 

@@ -6,6 +6,7 @@ The settings are those that the sweep was started with; nothing is run.
 import math
 import sys
 
+from bench import search
 from bench.__main__ import CONF, explained
 from bench.plan import counted, described, duration, tally
 from bench.sweep import Cell, State, cells, state
@@ -14,6 +15,12 @@ from bench.sweep import Cell, State, cells, state
 def main() -> None:
     settings = [argument for argument in sys.argv[1:] if argument not in ("-m", "--multirun")]  # as it was started
     with explained(settings):
+        wanted = search.read(settings, CONF)
+        if wanted is not None:
+            from bench.search import report
+
+            print(report.status(wanted))
+            return
         found = cells(settings, CONF)
     if found is None:
         sys.exit("error: another sweeper than Hydra's own chooses its cells as it goes; they can't be listed.")

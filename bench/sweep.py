@@ -19,6 +19,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from bench import launching, settings
+from bench.errors import BenchError
 from bench.provenance import code_fingerprint
 
 BUSY = "running.lock"  # locked by the process that runs a cell; its content says which
@@ -63,11 +64,13 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     launching.install()
-    if any(override.startswith("hydra/sweeper=") for override in overrides):
-        return None
+    _refuse_sweeps_of_wandb(overrides, Path(conf))
     with initialize_config_dir(conf, version_base="1.3"):
-        named = [override for override in overrides if override.lstrip("+").startswith("sweep=")]
-        grid = compose("config", named, return_hydra_config=True).hydra.sweeper.get("params") or {}
+        named = [override for override in overrides if override.lstrip("+").startswith(("sweep=", "hydra/sweeper="))]
+        sweeper = compose("config", named, return_hydra_config=True).hydra.sweeper
+        if not sweeper._target_.endswith(f".{BasicSweeper.__name__}"):
+            return None
+        grid = sweeper.get("params") or {}
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         parsed = parser.parse_overrides([*(f"{key}={value}" for key, value in grid.items()), *overrides])
         last = {override.get_key_element(): override for override in parsed}
@@ -82,6 +85,18 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
             cell = Cell(label, cfg, tuple(key for key in last if key not in varied))
             found.setdefault(settings.run_id(cfg), cell)  # two labels of one configuration are one run
     return list(found.values())
+
+
+def _refuse_sweeps_of_wandb(overrides: Sequence[str], conf: Path) -> None:
+    """BenchError for a file of sweeps/ that W&B runs, not Hydra."""
+    for override in overrides:
+        key, _, name = override.lstrip("+").partition("=")
+        file = conf / "sweep" / f"{name}.yaml"
+        if key == "sweep" and name.startswith("wandb_") and file.is_file():
+            raise BenchError(
+                f"sweep={name} is led by W&B: run `wandb sweep sweeps/{name}.yaml`, then `wandb agent` with the ID "
+                "that it prints."
+            )
 
 
 def state(cell: Cell) -> State:

@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 from bench import settings
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-CHOICES = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
+LED_BY_WANDB = set(CONF.glob("sweep/wandb_*.yaml"))  # tests/test_wandb_sweeps.py composes their runs
+CHOICES = sorted((path.parent.name, path.stem) for path in {*CONF.glob("*/*.yaml")} - LED_BY_WANDB)
 BESIDE = {
     ("generation", "openai"): ["policy=folder"],  # a server's policy lies somewhere, which policy.path says
     ("scoring", "unit_tests"): ["task=list_programs"],  # programs are what it runs

@@ -7,7 +7,7 @@ import numpy as np
 
 from bench.estimators.arrays import Sizes, as_floats, as_sizes
 from bench.estimators.bootstrap import bootstrap_interval
-from bench.estimators.distributions import normal_quantile
+from bench.estimators.distributions import normal_quantile, t_quantile
 
 
 def prompts_needed(
@@ -77,9 +77,8 @@ def winners_curse(
 ) -> WinnersCurse:
     """Choose among C cells on validation prompts and measure the choice on others.
 
-    gap_if_equal = `expected_maximum(C)` times the standard error of a cell's mean, without the part that all cells
-    share by having the same prompts. validation: [M, C], test: [M', C], one score a prompt and cell, higher is better;
-    NaN is left out cell by cell. ValueError for unequal numbers of cells.
+    validation: [M, C], test: [M', C], one score a prompt and cell, higher is better; NaN is left out cell by cell.
+    ValueError for unequal numbers of cells.
     """
     validation = as_floats("validation", validation, 2, shape="[M, C]")
     test = as_floats("test", test, 2, shape="[M', C]")
@@ -90,8 +89,6 @@ def winners_curse(
     means = np.nanmean(validation, axis=0)
     cell = int(np.nanargmax(means))
     low, high = bootstrap_interval(test[:, cell], rng, level)
-    own = validation - np.nanmean(validation, axis=1, keepdims=True)
-    spread = np.nanmean(np.nanvar(own, axis=0, ddof=1)) * cells / max(cells - 1, 1)
     score = float(np.nanmean(test[:, cell]))
     return WinnersCurse(
         cell=cell,
@@ -100,8 +97,41 @@ def winners_curse(
         test_low=float(low),
         test_high=float(high),
         gap=float(means[cell]) - score,
-        gap_if_equal=float(expected_maximum(cells) * math.sqrt(spread / len(validation))),
+        gap_if_equal=gap_if_equal(validation),
     )
+
+
+def gap_if_equal(validation: np.ndarray) -> float:
+    """What choosing the highest of C equally good cells adds to its mean on the prompts that it was chosen on.
+
+    `expected_maximum(C)` times the standard error of a cell's mean, without the part that all cells share by having
+    the same prompts. validation: [M, C], NaN is left out cell by cell.
+    """
+    validation = as_floats("validation", validation, 2, shape="[M, C]")
+    validation = validation[~np.isnan(validation).all(axis=1)]
+    cells = validation.shape[1]
+    own = validation - np.nanmean(validation, axis=1, keepdims=True)
+    spread = np.nanmean(np.nanvar(own, axis=0, ddof=1)) * cells / max(cells - 1, 1)
+    return float(expected_maximum(cells) * math.sqrt(spread / len(validation)))
+
+
+def unpaired_difference(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
+    """mean(a) − mean(b) over two different sets of prompts, and the ends of its interval (Welch 1947).
+
+    a: [M], b: [M'], at least two numbers each; NaN is left out.
+    """
+    a, b = (
+        values[~np.isnan(values)] for values in (as_floats("a", a, 1, shape="[M]"), as_floats("b", b, 1, shape="[M']"))
+    )
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"a has {len(a)} numbers and b {len(b)}; at least two of each are expected")
+    variances = np.var(a, ddof=1) / len(a), np.var(b, ddof=1) / len(b)
+    difference, total = float(a.mean() - b.mean()), sum(variances)
+    if total == 0:
+        return difference, difference, difference
+    freedom = total**2 / (variances[0] ** 2 / (len(a) - 1) + variances[1] ** 2 / (len(b) - 1))
+    margin = float(t_quantile((1 + level) / 2, freedom) * math.sqrt(total))
+    return difference, difference - margin, difference + margin
 
 
 def _z_sum(alpha: float, power: float) -> float:

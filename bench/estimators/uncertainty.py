@@ -19,8 +19,10 @@ from bench.estimators.distributions import normal_quantile
 from bench.estimators.power import (
     WinnersCurse,
     expected_maximum,
+    gap_if_equal,
     minimum_detectable_effect,
     prompts_needed,
+    unpaired_difference,
     winners_curse,
 )
 from bench.estimators.significance import holm, mcnemar
@@ -33,6 +35,7 @@ __all__ = [
     "WinnersCurse",
     "bootstrap_interval",
     "expected_maximum",
+    "gap_if_equal",
     "holm",
     "intervals_and_bands",
     "mcnemar",
@@ -43,6 +46,7 @@ __all__ = [
     "resampled_means",
     "seed_interval",
     "simultaneous_band",
+    "unpaired_difference",
     "winners_curse",
 ]
 

@@ -131,12 +131,13 @@ def flatten(rows: Sequence[dict]) -> dict[str, float]:
     """Curve rows under the names that metrics.json has for them."""
     named: dict[str, float] = {}
     for row in rows:
-        name = _metric_name(Cell(row["policy"], row["method"], row["metric"], row["n"]))
+        name = metric_name(Cell(row["policy"], row["method"], row["metric"], row["n"]))
         named |= {name: row["value"], f"{name}_low": row["low"], f"{name}_high": row["high"]}
     return named
 
 
-def _metric_name(cell: Cell) -> str:
+def metric_name(cell: Cell) -> str:
+    """What metrics.json calls it."""
     if cell.method == "greedy":
         return f"{cell.policy}/greedy_{cell.metric}"
     if cell.method == "policy":

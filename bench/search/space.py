@@ -1,0 +1,83 @@
+"""What a search may vary: Hydra's interval, range and choice, as distributions that Optuna proposes from.
+
+'temperature=interval(0.4,1.6)'    any number between       'k=range(1,9)' or 'k=int(interval(1,8))'    whole numbers
+'lr=tag(log,interval(1e-5,1e-3))'  on a log scale           'selection=softmax,rso'                     names
+"""
+
+from typing import Any
+
+import numpy as np
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+DIGITS = 4  # of proposed numbers: what they change beyond is noise, and a cell's name stays readable
+
+
+def distribution(override: Override) -> BaseDistribution:
+    """Of one setting, as given on a command line or in `hydra.sweeper.params`."""
+    if override.is_interval_sweep():
+        interval = override.value()
+        assert isinstance(interval, IntervalSweep)
+        assert interval.start is not None
+        assert interval.end is not None
+        log = "log" in interval.tags
+        if isinstance(interval.start, int) and isinstance(interval.end, int):
+            return IntDistribution(interval.start, interval.end, log=log)
+        return FloatDistribution(interval.start, interval.end, log=log)
+    if override.is_range_sweep():
+        values: list[Any] = sorted(override.sweep_iterator())
+        grid = override.value()
+        assert isinstance(grid, RangeSweep)
+        if all(isinstance(value, int) for value in values):
+            return IntDistribution(values[0], values[-1], step=abs(int(grid.step)))
+        return FloatDistribution(values[0], values[-1], step=abs(grid.step))
+    return CategoricalDistribution([str(value) for value in override.sweep_string_iterator()])
+
+
+def typed(distribution: BaseDistribution, value: Any) -> str:
+    """A value of it as one types it on the command line; numbers to four digits."""
+    if not isinstance(distribution, FloatDistribution):
+        return str(value)
+    return repr(min(max(float(f"{value:.{DIGITS}g}"), distribution.low), distribution.high))
+
+
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return str(value) in distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not distribution.low <= value <= distribution.high
+    ):
+        return False
+    steps = (value - distribution.low) / distribution.step if distribution.step else 0.0
+    return abs(steps - round(steps)) < 1e-9
+
+
+def extremes(distribution: BaseDistribution) -> list[Any]:
+    """Values that are impossible where any is: the ends of a range, all choices."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return [distribution.low, distribution.high]
+
+
+def draw(distribution: BaseDistribution, rng: np.random.Generator) -> Any:
+    """Any value of it, for an estimate of what a search will cost."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[rng.integers(len(distribution.choices))]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if distribution.step is None:
+        return rng.uniform(distribution.low, distribution.high)
+    steps = round((distribution.high - distribution.low) / distribution.step)
+    return distribution.low + distribution.step * int(rng.integers(steps + 1))
+
+
+def described(distribution: BaseDistribution) -> str:
+    """E.g. "0.4 to 1.6", "1 to 64 (log)", "softmax, rso"."""
+    if isinstance(distribution, CategoricalDistribution):
+        return ", ".join(map(str, distribution.choices))
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    step = f" by {distribution.step:g}" if distribution.step not in (None, 1) else ""
+    return f"{distribution.low:g} to {distribution.high:g}{step}{' (log)' if distribution.log else ''}"
