@@ -4,6 +4,8 @@ import importlib
 import json
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +15,12 @@ from bench import policies
 from bench.artifacts import Policy, Prompts
 from bench.chat import encode
 from bench.errors import BenchError
+from bench.estimators.uncertainty import mcnemar
 from bench.evaluation import harness as module
-from bench.evaluation.harness import harness, lm_eval_exact_match
+from bench.evaluation.harness import HarnessResult, harness, lm_eval_exact_match, transferred
+from bench.evaluation.summary import transfer_contrasts
 from bench.store import Store
+from bench.tasks.list_programs import ListPrograms
 from bench.tasks.word_problems import WordProblems
 
 task = WordProblems(test_prompts=60)
@@ -159,3 +164,33 @@ def test_the_task_name_and_pattern_are_part_of_the_key(tiny_policy: Policy, stor
     never = lm_eval_exact_match(tiny_policy, prompts, **(usual | {"answer_pattern": "answer: ([a-z]+)"}))
     assert set(found.metrics) == {"sums/exact_match", "sums/exact_match_stderr"}
     assert never.metrics["sums/exact_match"] == 0
+
+
+def test_another_task_is_judged_on_its_own_prompts_under_the_name_it_is_given(
+    tiny_policy: Policy, store: Store
+) -> None:
+    others = WordProblems(test_prompts=20, train_prompts=20, validation_prompts=20, templates=["events2"])
+    found = transferred(tiny_policy, "other_kinds", others)
+    assert set(found.metrics) == {"other_kinds/exact_match", "other_kinds/exact_match_stderr"}
+    texts = greedy(tiny_policy, others.prompts("test"), others.max_new_tokens)
+    right = [others.is_correct(*pair) for pair in zip(texts, others.prompts("test").answer, strict=True)]
+    assert found.exact_match.tolist() == right
+    with pytest.raises(BenchError, match=r"evaluation\.transfer\.programs is list_programs"):
+        transferred(tiny_policy, "programs", ListPrograms())
+
+
+def test_transfer_is_compared_arm_by_arm_on_the_same_prompts() -> None:
+    right = {"base": [0, 0, 1, 0] * 10, "tuned": [1, 1, 1, 0] * 10, "control": [0, 1, 0, 0] * 10}
+    outcomes: dict[str, Any] = {
+        arm: SimpleNamespace(transfer={"other": HarnessResult({}, np.array(values, float), np.empty(40, object))})
+        for arm, values in right.items()
+    }
+    metrics = transfer_contrasts(outcomes, seed=0)
+    differences = {name: metrics[f"{name}/lm_eval/other/difference"] for name in ("tuned_vs_base", "control_vs_base")}
+    assert differences == {"tuned_vs_base": 0.5, "control_vs_base": 0.0}
+    assert metrics["tuned_vs_control/lm_eval/other/verdict"] == "better"
+    assert metrics["control_vs_base/lm_eval/other/verdict"] == "not resolved"
+    p_values = [mcnemar(np.array(right["tuned"]), np.array(right[arm])) for arm in ("control", "base")]
+    assert metrics["tuned_vs_base/lm_eval/other/p_adjusted"] == pytest.approx(max(3 * min(p_values), 2 * max(p_values)))
+    del outcomes["control"]
+    assert not [name for name in transfer_contrasts(outcomes, seed=0) if "control" in name]

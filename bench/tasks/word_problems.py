@@ -41,6 +41,19 @@ class WordProblems:
     def __post_init__(self) -> None:
         if self.templates is not None:
             object.__setattr__(self, "templates", tuple(self.templates))
+        for split, count in self._wanted().items():
+            held = sum(cores(template)[split] for template in self._chosen())
+            if not 1 <= count <= held:
+                raise BenchError(
+                    f"task.{split}_prompts={count} is not allowed: the {split} split of word_problems has {held} "
+                    f"prompts{' of these templates' if self.templates else ''}; ask for 1 to {held}."
+                )
+
+    def _wanted(self) -> dict[str, int]:
+        return {"train": self.train_prompts, "validation": self.validation_prompts, "test": self.test_prompts}
+
+    def _chosen(self) -> list[Template]:
+        return [template for template in TEMPLATES if self.templates is None or template.name in self.templates]
 
     @property
     def name(self) -> str:
@@ -89,21 +102,14 @@ class WordProblems:
 
 @cache  # a sweep asks for them in every cell
 def _prompts(task: WordProblems, split: str) -> Prompts:
-    wanted = {"train": task.train_prompts, "validation": task.validation_prompts, "test": task.test_prompts}
+    wanted, chosen = task._wanted(), task._chosen()
     if split not in wanted:
         raise BenchError(f"split={split} is not one of word_problems; it has {', '.join(wanted)}.")
-    chosen = [template for template in TEMPLATES if task.templates is None or template.name in task.templates]
-    count, held = wanted[split], sum(cores(template)[split] for template in chosen)
-    if not 1 <= count <= held:
-        raise BenchError(
-            f"task.{split}_prompts={count} is not allowed: the {split} split of word_problems has {held} prompts of "
-            f"these templates; ask for 1 to {held}."
-        )
     rng = generator(task.seed, "word_problems", split)
     left = [_one_a_core(problems(template)[split], rng) for template in chosen]
     shares = np.array([template.share for template in chosen])
     rows = []
-    for index in range(count):
+    for index in range(wanted[split]):
         open_shares = shares * [bool(queue) for queue in left]
         template = rng.choice(len(chosen), p=open_shares / open_shares.sum())
         problem = left[template].pop()
