@@ -64,6 +64,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
             from bench.reporting import figures, tables
             from bench.reporting.collect import read_run
             from bench.reporting.reward_diagnostics import reward_diagnostics
+            from bench.reporting.verdicts import verdicts
 
             run_settings = ("num_completions", "baseline_completions", "control", "split", "seed")
             results = run(**parts, **{name: cfg[name] for name in run_settings})
@@ -90,7 +91,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     if quiet:
         return folder
     print(tables.main_table(finished))
-    print(f"\nBreak-even in FLOPs: {finished.metrics['break_even/sentence']}")
+    print("", *verdicts([finished]), sep="\n")
     print(f"\nfigure    {drawn[0]}\nrecords   {folder}")
     if tracked is not None:
         print(tracked)

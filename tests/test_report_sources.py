@@ -89,11 +89,18 @@ def test_a_sweep_made_wholly_by_other_code_is_reported_as_such(cells: list[Cell]
     assert source.notes == ["made by other code than this: 4 cells; `python -m bench sweep=x` makes them anew"]
 
 
-def test_a_sweep_without_a_finished_cell_says_what_would_run_it(cells: list[Cell]):
+def test_a_sweep_without_a_finished_cell_says_what_would_run_it(cells: list[Cell], tmp_path: Path):
     for one in cells:
         unfinish(one.folder)
-    with pytest.raises(BenchError, match=r"No cell of this sweep is finished \(4 missing\); `python -m bench sweep=x`"):
+    with pytest.raises(
+        BenchError, match=r"No cell of this sweep is finished \(4 missing\); `python -m bench sweep=x` runs it\."
+    ):
         from_sweep(["sweep=x"], "conf")
+    made_run(tmp_path, settings={"top_p": 0.5})
+    with pytest.raises(
+        BenchError, match=r"`python -m bench -m top_p=0.9,1` runs it; .*made holds 1 finished runs of other"
+    ):
+        from_sweep(["top_p=0.9,1"], "conf")
 
 
 def test_a_sweep_whose_cells_are_chosen_as_it_goes_is_refused(monkeypatch: pytest.MonkeyPatch):

@@ -58,10 +58,13 @@ def from_sweep(overrides: Sequence[str], conf: str) -> Source:
     states = {cell.folder: state(cell) for cell in found}
     labels = {cell.folder: cell.label or cell.folder.name for cell in found}
     usable = [folder for folder, one in states.items() if one.kind in ("done", "outdated")]
-    command = f"python -m bench {' '.join(overrides)}"
+    several = "" if any(override.startswith("sweep=") for override in overrides) else "-m "
+    command = f"python -m bench {several}{' '.join(overrides)}"
     counts = tally([one.kind for one in states.values()])
     if not usable:
-        raise BenchError(f"No cell of this sweep is finished ({counts}); `{command}` runs it.")
+        others = len(list(found[0].folder.parent.glob("*/metrics.json")))
+        hint = f"; {found[0].folder.parent} holds {others} finished runs of other settings" if others else ""
+        raise BenchError(f"No cell of this sweep is finished ({counts}); `{command}` runs it{hint}.")
     runs = [read_run(folder) for folder in usable]
     codes = {run.metrics.get("code") for run in runs}
     if len(codes) > 1:

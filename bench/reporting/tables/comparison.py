@@ -59,7 +59,8 @@ def _policies(group: Group) -> Table:
             f"Accuracy and KL from the raw base of each policy and of Best-of-n, and the tuned policy against each row "
             f"in sampled accuracy, paired on the same prompts. {over_what([group])}. p-values but the control's are "
             f"adjusted for their number (Holm); detectable: the difference that these prompts and seeds find with a "
-            "power of 80 %. KL, unsolved at most: with prompts that no sample solved at the largest pass rate that "
+            "power of 80 %. KL is in nats a sequence; at most: with prompts that no sample solved at the largest "
+            "pass rate that "
             f"fits them; log n bound: log n - (n - 1)/n in place of the measured KL.{_extrapolated(group)}"
         ),
         rows=rows,
@@ -68,8 +69,8 @@ def _policies(group: Group) -> Table:
             "arm": "policy",
             "greedy": "greedy accuracy",
             "sampled": "sampled accuracy",
-            "kl": "KL, nats/sequence",
-            "kl_unsolved": "KL, unsolved at most",
+            "kl": "KL (nats)",
+            "kl_unsolved": "KL at most",
             "kl_bound": "log n bound",
             "difference": "tuned - this",
             "p_value": "p",
@@ -138,7 +139,7 @@ def _configurations(groups: Sequence[Group]) -> Table:
         name="main",
         caption=(
             f"Sampled accuracy (pass@1) of each configuration, best first: against its random control, and the first "
-            f"against it, paired by seed and prompt. {over_what(groups)}. Each of the two families of p-values is "
+            f"against it, paired by seed and prompt. {over_what(groups)}. Each of the two families of verdicts is "
             "adjusted for its number (Holm); detectable: the difference from the control that these prompts and seeds "
             f"find with a power of 80 %. The first was chosen by what is compared, which flatters it.{note}"
         ),
@@ -146,17 +147,14 @@ def _configurations(groups: Sequence[Group]) -> Table:
         runs=all_runs(groups),
         columns={
             **settings_columns(groups),
-            "seeds": "seeds",
             "tuned": "tuned pass@1",
             "control": "control pass@1",
             "effect": "tuned - control",
-            "p_effect": "p",
             "detectable": "detectable",
             "effect_verdict": "tuned is",
             "ahead": "first - this",
-            "p_ahead": "p (first)",
             "ahead_verdict": "first is",
-            "kl": "KL, nats/sequence",
+            "kl": "KL (nats)",
         },
     )
 

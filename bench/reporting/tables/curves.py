@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bench.reporting.collect import Estimate
 from bench.reporting.contrasts import contrast
 from bench.reporting.exhibit import Table
 from bench.reporting.groups import Group
@@ -32,6 +33,7 @@ def best_of_n(groups: Sequence[Group]) -> Table:
                         for metric, curve in curves.items()
                         for key, value in spread(metric, curve.get(n)).items()
                     },
+                    **_exact_bound(curves["kl_bound"][n]),
                     **spread("overstated", contrast(bound, kl, f"bound {n}").difference if n > 1 else None),
                     "seeds": len(group.runs),
                     "prompts": group.runs[0].metrics["test/prompts"],
@@ -51,8 +53,8 @@ def best_of_n(groups: Sequence[Group]) -> Table:
             "n": "n",
             "accuracy": "accuracy",
             "win_rate": "win rate",
-            "kl": "KL, measured",
-            "kl_sensitivity": "KL, unsolved at most",
+            "kl": "KL (nats)",
+            "kl_sensitivity": "KL at most",
             "kl_bound": "log n bound",
             "overstated": "bound - measured",
         },
@@ -118,3 +120,9 @@ def _values(group: Group, arm: str) -> tuple[object, ...]:
 
 def _bytes(values: np.ndarray) -> bytes:
     return np.ascontiguousarray(values, dtype=float).tobytes()
+
+
+def _exact_bound(bound: Estimate) -> dict[str, float | None]:
+    """Without an interval where all prompts have the same: the sampler is the raw base's own."""
+    exact = bound.high - bound.low < 1e-9
+    return spread("kl_bound", bound) | ({"kl_bound_low": None, "kl_bound_high": None} if exact else {})

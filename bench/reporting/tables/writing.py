@@ -1,5 +1,6 @@
 """Tables as Markdown and as LaTeX (booktabs)."""
 
+import re
 from collections.abc import Sequence
 
 from bench.reporting.exhibit import Table
@@ -18,9 +19,10 @@ SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': "''",  # \\textquotedbl is not in every font
 }
-NARROW, WIDE = 5, 8  # columns: up to NARROW fit one of two columns, from WIDE on the type is smaller
+NARROW = 50  # characters: up to these a table fits one of two columns
+SHRUNK = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # to the line where it is wider
 
 
 def markdown(rows: Sequence[tuple[str, ...]]) -> str:
@@ -35,26 +37,28 @@ def markdown(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def latex(table: Table) -> str:
-    r"""A table environment for \input, which needs \usepackage{booktabs}; its stamp is a comment in the first line."""
+    r"""A table environment for \input, with \usepackage{booktabs,graphicx}; its first line says its stamp."""
     header, *body = table.texts
     kinds = "".join("r" if _is_numeric([row[i] for row in body]) else "l" for i in range(len(header)))
-    environment = "table" if len(header) <= NARROW else "table*"
+    characters = sum(2 + max(len(row[i]) for row in (header, *body)) for i in range(len(header)))
+    environment = "table" if characters <= NARROW else "table*"
     return "\n".join(
         [
             f"% {table.stamp}",
-            "% \\usepackage{booktabs}",
+            "% \\usepackage{booktabs,graphicx}",
             f"\\begin{{{environment}}}[t]",
-            "\\centering",
-            *(["\\scriptsize", "\\setlength{\\tabcolsep}{3pt}"] if len(header) >= WIDE else ["\\small"]),
+            "\\centering\\footnotesize",
             f"\\caption{{{escaped(table.caption)}}}",
             f"\\label{{tab:{table.name}}}",
+            "\\smallskip",
+            SHRUNK,
             f"\\begin{{tabular}}{{@{{}}{kinds}@{{}}}}",
             "\\toprule",
             _line(header),
             "\\midrule",
             *(_line(row) for row in body),
             "\\bottomrule",
-            "\\end{tabular}",
+            "\\end{tabular}}",
             f"\\end{{{environment}}}",
             "",
         ]
@@ -63,7 +67,8 @@ def latex(table: Table) -> str:
 
 def escaped(text: str) -> str:
     """Text as LaTeX sets it: special characters as themselves, whatever a setting or a model is called."""
-    return "".join(SPECIAL.get(character, character) for character in " ".join(text.split()))
+    plain = "".join(SPECIAL.get(character, character) for character in " ".join(text.split()))
+    return re.sub(r"(?<![\w.])-(?=[.\d]| )", "$-$", plain)  # minus signs; a hyphen stays one
 
 
 def _line(cells: Sequence[str]) -> str:
