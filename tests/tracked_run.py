@@ -15,7 +15,7 @@ selection:
   _partial_: true
   k: null
 training: {_target_: bench.training.sft.fine_tune, _partial_: true, epochs: 2}
-tracking: {_target_: bench.tracking.log_nothing}
+tracking: {_target_: bench.tracking.log_nothing, _partial_: true}
 temperature: 0.7
 """
 FLAT = {

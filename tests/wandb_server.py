@@ -1,8 +1,6 @@
 """A stand-in for W&B's server on loopback: it keeps runs and artifacts as the real one would, and fails on demand.
 
 It speaks what wandb 0.31 asks: GraphQL (/graphql), the file stream (/files/.../file_stream), and uploads (/upload/...).
-
-    python tests/wandb_server.py      serves until it is stopped, and prints its address first
 """
 
 import base64
@@ -10,7 +8,6 @@ import contextlib
 import json
 import re
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -151,18 +148,9 @@ class Server:
     def ServerFeaturesQuery(self, given: dict) -> dict:  # noqa: N802
         return {"serverInfo": {"features": []}}
 
-    def OrgFeatureFlags(self, given: dict) -> dict:  # noqa: N802
-        return {"viewer": None}
-
-    def ServerInfo(self, given: dict) -> dict:  # noqa: N802
-        return {"serverInfo": {"cliVersionInfo": {}, "latestLocalVersionInfo": None}}
-
     def ArtifactType(self, given: dict) -> dict:  # noqa: N802
         named = next((found for found in self.artifacts.values() if found.name == given["name"]), None)
         return {"project": {"artifact": named and {"artifactType": {"name": named.type}}}}
-
-    def RunStoppedStatus(self, given: dict) -> dict:  # noqa: N802
-        return {"project": {"run": {"stopped": False}}}
 
     def RunResumeStatus(self, given: dict) -> dict:  # noqa: N802
         run = self.runs.get(given["name"])
@@ -310,10 +298,3 @@ def serving(server: Server) -> Iterator[Server]:
         server.http.shutdown()
         server.http.server_close()
         thread.join()
-
-
-if __name__ == "__main__":
-    with serving(Server()) as running:
-        print(running.url, flush=True)
-        while True:
-            time.sleep(1)

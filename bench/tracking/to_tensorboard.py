@@ -67,15 +67,13 @@ class TensorboardRun:
 
     def metrics(self, values: Row) -> None:
         numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
-        for name, value in numbers.items():
-            self.writer.add_scalar(name, value, 0)
         words = [{"metric": name, "value": value} for name, value in values.items() if name not in numbers]
         self.writer.add_text("metrics", _markdown(words))
         compared = {
             name: value if isinstance(value, bool | int | float | str) else json.dumps(value)
             for name, value in self.settings.items()
         }
-        self.writer.add_hparams(compared, numbers, run_name=".")
+        self.writer.add_hparams(compared, numbers, run_name=".", global_step=0)  # writes the scalars too
 
     def table(self, name: str, rows: list[Row]) -> None:
         more = f"\n\n{len(rows) - SHOWN:,} more rows" if len(rows) > SHOWN else ""

@@ -22,8 +22,8 @@ def log_to_trackio(run_folder: Path, *, project: str, directory: str | None = No
     """
     run_folder = run_folder.absolute()
     where = os.environ.get("TRACKIO_DIR") or str(Path(directory or run_folder.parents[1] / ".trackio").absolute())
-    os.environ["TRACKIO_DIR"] = where  # read when trackio is first imported: one database a process
     try:
+        _import(where)
         finished = read(run_folder)
         with _quiet():
             run = TrackioRun(project, finished.name, finished.group, finished.config)
@@ -90,6 +90,19 @@ class TrackioRun:
 
         trackio.log(row, step=self.step)
         self.step += 1
+
+
+def _import(where: str) -> None:
+    """Trackio chooses its folder when it is imported, and keeps to it: one database a process."""
+    before = os.environ.get("TRACKIO_DIR")
+    os.environ["TRACKIO_DIR"] = where
+    try:
+        import trackio
+    finally:
+        if before is None:
+            del os.environ["TRACKIO_DIR"]
+    if Path(trackio.TRACKIO_DIR) != Path(where):
+        raise RuntimeError(f"this process writes to {trackio.TRACKIO_DIR} already")
 
 
 @contextlib.contextmanager

@@ -44,13 +44,12 @@ def log_to_wandb(
 ) -> Tracked | None:
     """Log what a finished run left: config, metrics, curves, tables, figures, artifacts; None where W&B would not.
 
-    The W&B run has the folder's name as its id, the sweep or experiment as its group, and is of job type "cell" in a
-    sweep, else "experiment". wandb's own variables (WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, WANDB_RUN_ID, WANDB_NAME,
-    WANDB_RUN_GROUP, WANDB_JOB_TYPE, WANDB_RESUME) go before the settings, WANDB_TAGS are added. wandb writes into
-    `directory`/wandb; by default into WANDB_DIR, or the run folder. timeout: seconds to wait for the server when a run
-    starts, for its artifacts, and again when it ends; where it does not answer, or refuses, the run is logged offline.
-    reference_above: MiB; files that are larger are not uploaded but referred to where they lie. Any failure is one line
-    of warning.
+    The W&B run has the folder's name as its id and the sweep or experiment as its group. wandb's own variables
+    (WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, WANDB_RUN_ID, WANDB_NAME, WANDB_RUN_GROUP, WANDB_JOB_TYPE, WANDB_RESUME)
+    go before the settings, WANDB_TAGS are added. wandb writes into `directory`/wandb; by default into WANDB_DIR, or the
+    run folder. timeout: seconds to wait for the server when a run starts, for its artifacts, and again when it ends;
+    where it does not answer, or refuses, the run is logged offline. reference_above: MiB; files that are larger are not
+    uploaded but referred to where they lie. Any failure is one line of warning.
     """
     in_sweep = "WANDB_SWEEP_ID" in os.environ  # an agent started this process and waits for it on the server
     mode = os.environ.get("WANDB_MODE") or ("online" if in_sweep else mode) or "online"
@@ -69,7 +68,6 @@ def log_to_wandb(
                 run_folder=str(finished.folder),
                 root=str(Path(directory or os.environ.get("WANDB_DIR") or finished.folder).absolute()),
                 place=place,
-                job_type=os.environ.get("WANDB_JOB_TYPE") or _job_type(),
                 mode=mode,
                 content=content,
                 start=known.start if known else None,
@@ -160,17 +158,9 @@ def _place(finished: Finished, project: str, entity: str | None, tags: Sequence[
         "id": os.environ.get("WANDB_RUN_ID") or finished.name,
         "name": os.environ.get("WANDB_NAME") or finished.name,
         "group": os.environ.get("WANDB_RUN_GROUP") or finished.group,
+        "job_type": os.environ.get("WANDB_JOB_TYPE") or "experiment",
         "tags": sorted({*tags, *added}),
     }
-
-
-def _job_type() -> str:
-    """A cell belongs to a sweep, Hydra's or W&B's."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    of_hydra = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    return "cell" if of_hydra or "WANDB_SWEEP_ID" in os.environ else "experiment"
 
 
 def _tracked(path: str, url: str | None) -> Tracked:

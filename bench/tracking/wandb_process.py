@@ -19,7 +19,8 @@ from bench.tracking import logged
 from bench.tracking.logged import Logged
 from bench.tracking.mirror import Finished, Row, first_line, frontier, read, send
 
-STARTUP = 30  # seconds that Python and wandb may take to start, and to read and write files
+STARTUP = 60  # seconds that Python and wandb may take to start, and to read and write files, on a busy machine
+OFFLINE = 600  # seconds: there is no server that could be slow, only a disk
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,7 @@ class Task:
 
     run_folder: str
     root: str  # wandb writes into root/wandb
-    place: dict[str, Any]  # arguments of wandb.init: project, entity, id, name, group, tags
-    job_type: str
+    place: dict[str, Any]  # arguments of wandb.init: project, entity, id, name, group, job_type, tags
     mode: str  # online or offline
     content: str  # a hash of what is logged, see bench.tracking.logged
     start: int | None  # rows of history that the server had before this content's first; None where it begins now
@@ -39,7 +39,7 @@ class Task:
     @property
     def limit(self) -> float:
         """Seconds for everything: the server is waited for at the start, for the artifacts, and at the end."""
-        return STARTUP + 3 * self.timeout
+        return STARTUP + 3 * self.timeout if self.mode == "online" else OFFLINE
 
     def json(self) -> str:
         return json.dumps(asdict(self))
@@ -65,7 +65,6 @@ def log(task: Task) -> dict[str, Any]:
     finished = read(Path(task.run_folder))
     run = wandb.init(
         **task.place,
-        job_type=task.job_type,
         mode=task.mode,  # type: ignore[arg-type]
         resume=os.environ.get("WANDB_RESUME") or "allow",  # type: ignore[arg-type]
         dir=task.root,
