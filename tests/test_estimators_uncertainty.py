@@ -17,6 +17,7 @@ from bench.estimators.uncertainty import (
     resampled_means,
     seed_interval,
     simultaneous_band,
+    unpaired_difference,
     winners_curse,
 )
 
@@ -326,3 +327,15 @@ def test_equal_values_under_all_seeds_have_an_interval_of_no_width():
     rng = np.random.default_rng(0)
     a = rng.normal(0.6, 0.1, (5, 300))
     assert seed_interval(a - (a - 0.3)).error == 0.0
+
+
+def test_an_unpaired_difference_by_hand():
+    # variances 2.5 and 10 over five each: SE = sqrt(2.5), and (0.5 + 2)^2 / ((0.25 + 4) / 4) = 5.882 degrees of freedom
+    a, b = np.array([1.0, 2, 3, 4, 5, np.nan]), np.array([2.0, 4, 6, 8, 10])
+    mean, low, high = unpaired_difference(a, b)
+    assert mean == pytest.approx(-3)
+    assert (high - mean) / np.sqrt(2.5) == pytest.approx(2.459, abs=0.002)  # t tables: 2.571 at 5, 2.447 at 6
+    assert low + high == pytest.approx(2 * mean)
+    assert unpaired_difference(np.ones(3), np.zeros(4)) == (1, 1, 1)
+    with pytest.raises(ValueError, match="a has 1 numbers"):
+        unpaired_difference(np.ones(1), np.zeros(4))
