@@ -39,21 +39,21 @@ def _training(groups: Sequence[Group]) -> list[str]:
     def of(name: str) -> str:
         return _values(groups, name)
 
-    selections = sorted({group.runs[0].selection for group in groups})
+    selections = sorted({_selection(group.runs[0]) for group in groups})
+    policies = list(dict.fromkeys(_policy(group.runs[0].config["policy"]) for group in groups))
     kept = sorted({int(run.metrics["selection/kept"]) for group in groups for run in group.runs})
-    control = " A control was fine-tuned alike on as many random completions of the same prompts."
+    control = "A control was fine-tuned alike on as many random completions of the same prompts."
     return [
-        f"**Training.** The base policy was {of('policy._target_')} on the task {of('task._target_')}. For each of "
+        f"**Training.** The base policy was {_joined(policies)} on the task {of('task._target_')}. For each of "
         f"{_measured(groups, 'train/prompts')} training prompts we drew {of('num_completions')} completions at "
         "temperature "
         f"{of('temperature')} and top-p {of('top_p')}, of at most {of('generation.max_new_tokens')} tokens.",
-        f"They were scored by {of('scoring._target_')}, and {_range(kept)} were selected by "
-        f"{_joined([_cited(name) for name in selections])}.",
+        f"They were scored by {of('scoring._target_')}, and {_range(kept)} were selected by {_joined(selections)}.",
         f"The base was fine-tuned on them for {of('training.epochs')} epochs with AdamW (learning rate "
         f"{of('training.learning_rate')}, {of('training.scheduler')} schedule with a warm-up of "
         f"{of('training.warmup')}, "
         f"{of('training.batch_size')} examples an update, weight decay {of('training.weight_decay')}).",
-        control.strip() if any(group.controlled for group in groups) else "",
+        control if any(group.controlled for group in groups) else "",
         _varied(groups),
     ]
 
@@ -128,8 +128,22 @@ def _varied(groups: Sequence[Group]) -> str:
     return f"Varied were {_joined(parts, 'and')}, {len(groups)} configurations in all."
 
 
-def _cited(selection: str) -> str:
-    return f"{selection} [@{SELECTIONS[selection]}]" if selection in SELECTIONS else selection
+def _selection(run: Run) -> str:
+    """The method with its settings and source, e.g. "softmax (temperature 0.1) [@verdun2025]"."""
+    name = run.selection
+    settings = {key: value for key, value in run.config["selection"].items() if not key.startswith("_")}
+    shown = [
+        f"{key} {_shown(value.get('_target_') if isinstance(value, dict) else value)}"
+        for key, value in settings.items()
+    ]
+    words = f"{name} ({', '.join(shown)})" if shown else name
+    return f"{words} [@{SELECTIONS[name]}]" if name in SELECTIONS else words
+
+
+def _policy(settings: dict[str, Any]) -> str:
+    """By its folder's name where it lies in one, without where that is on this machine."""
+    path = settings.get("path")
+    return str(path).rstrip("/").rsplit("/", 1)[-1] if path else _shown(settings["_target_"])
 
 
 def _at(config: dict[str, Any], name: str) -> Any:
