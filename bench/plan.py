@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from bench.savings import outside_stages, savings, settings_key
+from bench.store import MANIFEST, walk
 from bench.sweep import Cell, State, state
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def summary(cells: Sequence[Cell]) -> str:
         f"  {'evaluations, at most':22}{shared.evaluations:>12,}{sum(one.evaluations for one in alone):>14,}",
     ]
     if todo:
-        lines.append(f"  {_estimate(work(todo), Path(cells[0].cfg.store), cells[0].cfg.generation)}")
+        lines.append(f"  {estimate(todo)}")
     return "\n".join(lines)
 
 
@@ -116,10 +117,11 @@ def tally(kinds: Sequence[str]) -> str:
     return ", ".join(f"{kinds.count(kind)} {kind}" for kind in order if kind in kinds)
 
 
-def _estimate(todo: Work, store: Path, generation: Any) -> str:
-    """Time and tokens of what is to do, from what like work took in this store."""
-    engine = str(generation.get("_target_", "")).split(".")[-2].removesuffix("_engine")
-    history = _history(store)
+def estimate(cells: Sequence[Cell]) -> str:
+    """Time and tokens of cells that are not done, from what like work took in their store."""
+    todo, cfg = work(cells), cells[0].cfg
+    engine = str(cfg.generation.get("_target_", "")).split(".")[-2].removesuffix("_engine")
+    history = _history(Path(cfg.store))
     drawn = [one for one in history.get("generate", []) if one["settings"].get("engine") == engine]
     completions = sum(one["counts"].get("completions", 0) for one in drawn)
     trained = [one["seconds"] for stage in STAGES["training"] for one in history.get(stage, [])]
@@ -139,9 +141,10 @@ def _estimate(todo: Work, store: Path, generation: Any) -> str:
 
 def _history(store: Path) -> dict[str, list[dict]]:
     found: dict[str, list[dict]] = {}
-    for path in store.glob("*/*/**/manifest.json"):
-        manifest = json.loads(path.read_text())
-        found.setdefault(manifest["stage"], []).append(manifest)
+    for folder, whole in walk(store):
+        if whole:
+            manifest = json.loads((folder / MANIFEST).read_text())
+            found.setdefault(manifest["stage"], []).append(manifest)
     return found
 
 

@@ -8,7 +8,7 @@ import sys
 
 from bench import search
 from bench.__main__ import CONF, explained
-from bench.plan import counted, described, duration, tally
+from bench.plan import counted, described, duration, estimate, tally
 from bench.sweep import Cell, State, cells, state
 
 
@@ -28,7 +28,10 @@ def main() -> None:
 
 
 def table(states: dict[Cell, State]) -> str:
-    """A line a cell that is not done, the counts, and how long the rest will take at the pace of what is done."""
+    """A line a cell that is not done, the counts, and how long the rest will take.
+
+    At the pace of what is done; before anything is, by what like work took in the store.
+    """
     lines = [
         f"{cell.label or cell.folder.name}: {described(found)}"
         for cell, found in states.items()
@@ -37,10 +40,12 @@ def table(states: dict[Cell, State]) -> str:
     kinds = [found.kind for found in states.values()]
     lines.append(f"{counted(len(kinds))}: {tally(kinds)}")
     took = [found.seconds for found in states.values() if not math.isnan(found.seconds)]
-    left = len(kinds) - kinds.count("done")
-    if took and left:
+    left = [cell for cell, found in states.items() if found.kind != "done"]
+    if left and not took:
+        lines.append(estimate(left))
+    elif left:
         at_once = max(kinds.count("running"), 1)
-        seconds = left * sum(took) / len(took) / at_once
+        seconds = len(left) * sum(took) / len(took) / at_once
         lines.append(f"about {duration(seconds)} left, {at_once} at a time at the pace of what is done")
     return "\n".join(lines)
 

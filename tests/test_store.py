@@ -14,7 +14,7 @@ import pytest
 
 from bench.artifacts import Policy
 from bench.errors import BenchError
-from bench.store import MANIFEST, Address, Store, atomically, check, lineage, stage, using, write_durably
+from bench.store import MANIFEST, Address, Store, atomically, check, lineage, stage, using, walk, write_durably
 
 
 def read(folder: Path) -> str:
@@ -161,9 +161,9 @@ def slow(policy: Policy, *, log: str, seconds: float, out: Path) -> dict[str, fl
     return {}
 
 
-def ask(root: Path, log: Path) -> None:
+def ask(root: Path, log: Path, seconds: float = 1.5) -> None:
     with using(Store(root)):
-        assert stage(version=1, load=read)(slow)(POLICY, log=str(log), seconds=1.5) == "done"
+        assert stage(version=1, load=read)(slow)(POLICY, log=str(log), seconds=seconds) == "done"
 
 
 def test_processes_that_want_one_artifact_make_it_once(tmp_path: Path):
@@ -251,7 +251,8 @@ def test_prune_removes_what_a_killed_process_was_making(tmp_path: Path):
     with using(Store(tmp_path / "store")) as store:
         shout(POLICY, word="keep")
         outputs = finished_run(store, tmp_path)
-    process = multiprocessing.get_context("fork").Process(target=ask, args=(store.root, tmp_path / "log"))
+    arguments = (store.root, tmp_path / "log", 600.0)  # it is killed long before
+    process = multiprocessing.get_context("fork").Process(target=ask, args=arguments)
     process.start()
     while not (tmp_path / "log").exists():
         time.sleep(0.01)
@@ -270,3 +271,20 @@ def test_prune_without_runs_deletes_nothing(tmp_path: Path):
     assert refused.returncode == 1
     assert "would delete everything" in refused.stderr
     assert len(list(store.root.glob(f"*/**/{MANIFEST}"))) == 1
+
+
+def test_artifacts_are_found_while_others_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is renamed between the listing of its parent and its own is no error."""
+    for name in ("made", ".making-later", ".damaged-once", "renamed"):
+        (tmp_path / "stage" / name).mkdir(parents=True)
+        (tmp_path / "stage" / name / "manifest.json").write_text("{}")
+    listing = os.scandir
+
+    def renaming(path: str):
+        if str(path).endswith("renamed"):
+            raise FileNotFoundError(path)
+        return listing(path)
+
+    monkeypatch.setattr(os, "scandir", renaming)
+    found = {folder.name: whole for folder, whole in walk(tmp_path)}
+    assert found == {"made": True, ".making-later": False, ".damaged-once": False}

@@ -34,6 +34,7 @@ from bench.store.files import (
     describe,
     examined,
     flush,
+    walk,
     write_durably,
 )
 from bench.store.uses import Use, lineage, unique
@@ -55,6 +56,7 @@ __all__ = [
     "stage",
     "unique",
     "using",
+    "walk",
     "write_durably",
 ]
 

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench.store import MANIFEST, DamagedArtifactError, check, in_use, lock_file
+from bench.store import DamagedArtifactError, check, in_use, lock_file, walk
 
 
 def main() -> None:
@@ -33,10 +33,9 @@ def main() -> None:
 def artifacts(store: Path) -> dict[Path, list[Path]]:
     """Artifact folder store/<stage>/<key> -> the folders in it that have a manifest (several for a pool's blocks)."""
     found: dict[Path, list[Path]] = {}
-    for manifest in sorted(store.glob(f"*/**/{MANIFEST}")):
-        parts = manifest.relative_to(store).parts
-        if not any(part.startswith(".") for part in parts):
-            found.setdefault(store.joinpath(*parts[:2]), []).append(manifest.parent)
+    for folder, whole in walk(store):
+        if whole:
+            found.setdefault(store.joinpath(*folder.relative_to(store).parts[:2]), []).append(folder)
     return found
 
 
@@ -75,9 +74,8 @@ def verify(store: Path) -> int:
 
 def left_overs(store: Path) -> list[Path]:
     """What was set aside as damaged, and what a killed process was making; not what a live one is making."""
-    aside = [path for path in store.glob("*/**/.damaged-*") if path.is_dir()]
-    making = [path for path in store.glob("*/**/.making-*") if path.is_dir()]
-    return aside + [path for path in making if _abandoned(store, path)]
+    found = [path for path, whole in walk(store) if not whole]
+    return [path for path in found if path.name.startswith(".damaged-") or _abandoned(store, path)]
 
 
 def _abandoned(store: Path, making: Path) -> bool:

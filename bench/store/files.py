@@ -36,6 +36,20 @@ def check(folder: Path, *, hash_limit: float = float("inf")) -> dict[str, Any]:
     return manifest
 
 
+def walk(store: Path) -> Iterator[tuple[Path, bool]]:
+    """(folder, whether it is an artifact) of each artifact under `store` and of each folder set aside or being made.
+
+    Others may be writing meanwhile: a folder that is gone by the time it is read is no artifact any more.
+    """
+    for root, folders, files in os.walk(store):
+        here = Path(root)
+        if here != store:
+            yield from ((here / name, False) for name in folders if name.startswith((".damaged-", ".making-")))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if MANIFEST in files:
+            yield here, True
+
+
 def examined(folder: Path) -> tuple[dict[str, Any] | None, DamagedArtifactError | None]:
     """The manifest of an intact artifact, or what is wrong with it, or neither where there is none."""
     if not folder.is_dir():
