@@ -61,9 +61,10 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
             # the heart of it is imported late, so that a mistaken setting is answered at once
             from bench import records
             from bench.experiment import run
-            from bench.reporting import figures, tables
+            from bench.reporting import tables
             from bench.reporting.collect import read_run
-            from bench.reporting.reward_diagnostics import reward_diagnostics
+            from bench.reporting.figures import of_one_run
+            from bench.reporting.files import write_figure
             from bench.reporting.verdicts import verdicts
 
             run_settings = ("num_completions", "baseline_completions", "control", "split", "seed")
@@ -71,7 +72,8 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
             metrics = records.write(folder, cfg, results, store.uses)
             finished = read_run(folder)
             # a sweep's figures are those of its report
-            drawn = [] if quiet else [*figures.frontier(finished), *reward_diagnostics(finished)]
+            shown = [] if quiet else of_one_run(finished)
+            drawn = [path for figure in shown for path in write_figure(figure, folder)]
             tracked = tracking(folder)
     except Exception as error:
         with contextlib.suppress(OSError):  # where even this can't be written, the reason is on the console

@@ -21,7 +21,8 @@ from bench.estimators.reward_diagnostics import (
 from bench.evaluation.heldout import Graded
 from bench.evaluation.reward_diagnostics import diagnose
 from bench.reporting.collect import Run
-from bench.reporting.reward_diagnostics import reward_diagnostics
+from bench.reporting.figures.reward_diagnostics import reward_diagnostics
+from bench.reporting.files import write_figure
 
 NAN = float("nan")
 
@@ -264,22 +265,20 @@ def written(folder, proxy, gold):
     metrics, rows = diagnose(graded(proxy, gold), seed=0)
     metrics |= {"test/prompts": len(proxy), "best_of_n/pool_size": proxy.shape[1]}
     pq.write_table(pa.Table.from_pylist(rows), folder / "diagnostics.parquet")
-    return Run(folder, {"scoring": {"_target_": "bench.scoring.x.proxy"}}, metrics, {})
+    return Run(folder, {"scoring": {"_target_": "bench.scoring.x.proxy"}, "seed": 0}, metrics, {})
 
 
 @pytest.mark.parametrize("scale", [1.0, -20.0])
 def test_the_figure_is_drawn_and_repeats(tmp_path, scale):
     proxy, gold = overoptimised_pool(prompts=40, columns=8, tempting=True)
     run = written(tmp_path, scale * (proxy + 0.01) / 1.01, gold)
-    png, pdf = reward_diagnostics(run)
-    assert (png.name, pdf.name) == ("reward_diagnostics.png", "reward_diagnostics.pdf")
-    first = png.read_bytes(), pdf.read_bytes()
+    paths = write_figure(reward_diagnostics([run]), tmp_path)
+    assert [path.name for path in paths] == [f"reward_diagnostics.{kind}" for kind in ("png", "pdf", "svg", "csv")]
+    first = [path.read_bytes() for path in paths]
     assert first[0][:4] == b"\x89PNG"
-    reward_diagnostics(run)
-    assert (png.read_bytes(), pdf.read_bytes()) == first
+    assert [path.read_bytes() for path in write_figure(reward_diagnostics([run]), tmp_path)] == first
 
 
 def test_no_figure_of_the_gold_verifier_itself(tmp_path):
     _, gold = overoptimised_pool(prompts=40, columns=8, tempting=True)
-    assert reward_diagnostics(written(tmp_path, gold, gold)) == []
-    assert not list(tmp_path.glob("reward_diagnostics*"))
+    assert reward_diagnostics([written(tmp_path, gold, gold)]) is None

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from html import escape, unescape
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from bench.reporting.exhibit import Figure
 from bench.reporting.style import blank
 from bench.store import atomically
 
-FORMATS = ("pdf", "svg", "png", "csv")
+FORMATS = ("png", "pdf", "svg", "csv")
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def drawn(figure: Figure) -> Iterator[Any]:
 
 
 def write_figure(figure: Figure, folder: Path) -> list[Path]:
-    """NAME.pdf, .svg, .png and .csv in `folder`, each whole or not at all; equal records give equal bytes.
+    """NAME.png, .pdf, .svg and .csv in `folder`, each whole or not at all; equal records give equal bytes.
 
     Fonts are embedded: in the PDF as TrueType (type 42), in the SVG as outlines. Each file carries the figure's stamp,
     which `stamp_of` reads back. Returns the paths in that order.
@@ -35,7 +35,7 @@ def write_figure(figure: Figure, folder: Path) -> list[Path]:
     paths = {kind: folder / f"{figure.name}.{kind}" for kind in FORMATS}
     undated: dict[str, dict[str, Any]] = {
         "pdf": {"Title": figure.name, "Keywords": figure.stamp, "CreationDate": None},
-        "svg": {"Title": figure.name, "Description": escape(figure.stamp), "Date": None},
+        "svg": {"Title": figure.name, "Description": figure.stamp, "Date": None},
         "png": {"Title": figure.name, "Description": figure.stamp, "Software": None},
     }
     with drawn(figure) as canvas:

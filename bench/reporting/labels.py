@@ -1,7 +1,6 @@
 """Words beside points, placed where they touch neither each other nor what is drawn."""
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +9,13 @@ import numpy as np
 
 from bench.reporting.style import LABEL_SIZE
 
-DISTANCES = (3.0, 5.0, 8.0, 12.0, 17.0, 23.0, 30.0, 38.0)  # points between a label and its point
+DISTANCES = (3.0, 5.0, 8.0, 12.0, 17.0, 23.0, 30.0, 38.0, 47.0, 57.0, 68.0)  # points between a label and its point
 ANGLES = np.arange(0, 360, 22.5)
-LEADER = 8.0  # points: from here a line leads from the label to its point
+LEADER = 12.0  # points: from here a line leads from the label to its point
+CROSSING = 200.0  # the cost of a leading line over another label, in points of distance
 PADDING = 1.0  # points around a label that are left free
-ROUNDS = 3  # of placing every label again, given where the others are
+STEPS = 40  # along a leading line, of looking whether it crosses a label
+ROUNDS = 4  # of placing every label again, given where the others are
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,17 @@ class Label:
 
 
 @dataclass(frozen=True)
-class _Place:
-    box: np.ndarray  # [4] left, bottom, right, top in pixels
+class _Places:
+    """C places where one label could stand, or the one where it does."""
+
+    box: np.ndarray  # [C, 4] left, bottom, right, top in pixels
+    way: np.ndarray  # [C, STEPS, 2] pixels along the line to the label's point; NaN where it needs none
     point: np.ndarray  # [2]
-    distance: float
+    distance: np.ndarray  # [C] points
+
+    def at(self, index: int) -> "_Places":
+        kept = slice(index, index + 1)
+        return _Places(self.box[kept], self.way[kept], self.point, self.distance[kept])
 
 
 def place_labels(axes: Any, labels: Sequence[Label]) -> list[Any]:
@@ -43,80 +51,75 @@ def place_labels(axes: Any, labels: Sequence[Label]) -> list[Any]:
     figure.draw_without_rendering()
     scale = figure.dpi / 72  # pixels a point
     ink, panel = _ink(axes, scale), np.array(axes.get_window_extent().extents)
-    fixed = [np.array(text.get_window_extent().extents) for text in axes.texts if text.get_text()]
+    fixed = np.array([text.get_window_extent().extents for text in axes.texts if text.get_text()]).reshape(-1, 4)
     candidates = [_candidates(axes, label, scale) for label in labels]
-    costs = [np.array([_cost(place, ink, panel, fixed, scale) for place in places]) for places in candidates]
-    chosen: list[_Place | None] = [None] * len(labels)
+    costs = [_costs(places, ink, panel, fixed, scale) for places in candidates]
+    chosen: list[_Places | None] = [None] * len(labels)
     order = sorted(range(len(labels)), key=lambda i: -float(np.sort(costs[i])[:8].mean()))  # the most crowded first
     for _ in range(ROUNDS):
         for i in order:
-            others = [place for j, place in enumerate(chosen) if j != i and place is not None]
-            total = costs[i] + [_clash(place, others, scale) for place in candidates[i]]
+            total = costs[i].copy()
+            for j, other in enumerate(chosen):
+                if other is not None and j != i:
+                    total += _clash(candidates[i], other, scale)
             best = int(total.argmin())
-            chosen[i] = candidates[i][best] if math.isfinite(total[best]) else None
+            chosen[i] = candidates[i].at(best) if np.isfinite(total[best]) else None
     return [
         _annotate(axes, label, place, scale) for label, place in zip(labels, chosen, strict=True) if place is not None
     ]
 
 
-def _candidates(axes: Any, label: Label, scale: float) -> list[_Place]:
-    width, height = _size(axes, label.text)
+def _candidates(axes: Any, label: Label, scale: float) -> _Places:
+    half = np.array(_size(axes, label.text)) / 2
     point = axes.transData.transform((label.x, label.y))
-    places = []
-    for distance in DISTANCES:
-        for angle in np.radians(ANGLES):
-            across, up = math.cos(angle), math.sin(angle)
-            reach = min(width / 2 / max(abs(across), 1e-9), height / 2 / max(abs(up), 1e-9))  # to the box's own edge
-            centre = point + (reach + distance * scale) * np.array([across, up])
-            half = np.array([width, height]) / 2
-            places.append(_Place(np.concatenate([centre - half, centre + half]), point, distance))
-    return places
+    angles, distance = (grid.ravel() for grid in np.meshgrid(np.radians(ANGLES), np.array(DISTANCES)))
+    towards = np.column_stack([np.cos(angles), np.sin(angles)])  # [C, 2]
+    reach = (half / np.maximum(np.abs(towards), 1e-9)).min(axis=1)  # from the box's centre to its edge
+    centre = point + (reach + distance * scale)[:, None] * towards
+    way = point + np.linspace(0, 1, STEPS)[:, None] * (centre - point)[:, None]
+    way[distance < LEADER] = np.nan
+    return _Places(np.column_stack([centre - half, centre + half]), way, point, distance)
 
 
 def _size(axes: Any, text: str) -> tuple[float, float]:
-    trial = axes.annotate(text, (0, 0), (0, 0), textcoords="offset points", fontsize=LABEL_SIZE)
+    trial = axes.text(0.5, 0.5, text, fontsize=LABEL_SIZE, transform=axes.transAxes)
     box = trial.get_window_extent()
     trial.remove()
     return box.width, box.height
 
 
-def _cost(place: _Place, ink: np.ndarray, panel: np.ndarray, fixed: Sequence[np.ndarray], scale: float) -> float:
-    """Infinite where the label would leave the panel or cover a text."""
-    box = _padded(place.box, scale)
-    if (place.box[:2] < panel[:2]).any() or (place.box[2:] > panel[2:]).any():
-        return math.inf
-    if any(_overlap(box, text) for text in fixed):
-        return math.inf
-    covered = ((ink > box[:2]) & (ink < box[2:])).all(axis=1).sum()
-    return 4.0 * float(covered) + place.distance
+def _costs(places: _Places, ink: np.ndarray, panel: np.ndarray, fixed: np.ndarray, scale: float) -> np.ndarray:
+    """[C], infinite where the label would leave the panel or cover a text."""
+    padded = _padded(places.box, scale)
+    covered = np.array([_inside(ink, box).sum() for box in padded])
+    outside = (places.box[:, :2] < panel[:2]).any(axis=1) | (places.box[:, 2:] > panel[2:]).any(axis=1)
+    over_text = _overlap(padded[:, None], fixed).any(axis=1)
+    return np.where(outside | over_text, np.inf, 4.0 * covered + places.distance)
 
 
-def _clash(place: _Place, others: Sequence[_Place], scale: float) -> float:
-    """Infinite where two labels would overlap, or the line of one would cross the other."""
-    for other in others:
-        if _overlap(_padded(place.box, scale), other.box):
-            return math.inf
-        for one, two in ((place, other), (other, place)):
-            if one.distance >= LEADER and _crosses(one, two.box):
-                return math.inf
-    return 0.0
+def _clash(places: _Places, other: _Places, scale: float) -> np.ndarray:
+    """[C]: infinite where two labels would overlap, much where the line of one would cross the other."""
+    crossed = _inside(places.way, other.box[0]).any(axis=1)
+    crossing = _inside(other.way[0], places.box[:, None]).any(axis=1)
+    covered = _overlap(_padded(places.box, scale), other.box)
+    return np.where(covered, np.inf, CROSSING * (crossed.astype(float) + crossing))
 
 
-def _crosses(place: _Place, box: np.ndarray) -> bool:
-    way = np.linspace(place.point, (place.box[:2] + place.box[2:]) / 2, 40)
-    return bool(((way > box[:2]) & (way < box[2:])).all(axis=1).any())
+def _inside(points: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Whether points [..., 2] lie in the box [..., 4]."""
+    return np.asarray(((points > box[..., :2]) & (points < box[..., 2:])).all(axis=-1))
 
 
-def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
-    return bool((a[:2] < b[2:]).all() and (b[:2] < a[2:]).all())
+def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.asarray((a[..., :2] < b[..., 2:]).all(axis=-1) & (b[..., :2] < a[..., 2:]).all(axis=-1))
 
 
 def _padded(box: np.ndarray, scale: float) -> np.ndarray:
     return box + PADDING * scale * np.array([-1, -1, 1, 1])
 
 
-def _annotate(axes: Any, label: Label, place: _Place, scale: float) -> Any:
-    offset = ((place.box[:2] + place.box[2:]) / 2 - place.point) / scale
+def _annotate(axes: Any, label: Label, place: _Places, scale: float) -> Any:
+    offset = ((place.box[0, :2] + place.box[0, 2:]) / 2 - place.point) / scale
     leader = {"arrowstyle": "-", "linewidth": 0.4, "color": label.colour, "shrinkA": 0, "shrinkB": 2}
     made = axes.annotate(
         label.text,
@@ -127,7 +130,7 @@ def _annotate(axes: Any, label: Label, place: _Place, scale: float) -> Any:
         va="center",
         fontsize=LABEL_SIZE,
         color=label.colour,
-        arrowprops=leader if place.distance >= LEADER else None,
+        arrowprops=leader if place.distance[0] >= LEADER else None,
     )
     made.set_in_layout(False)
     return made

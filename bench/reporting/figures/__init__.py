@@ -1,0 +1,48 @@
+"""Every figure that the records of some runs hold. One module a family; a figure's rows are all that it draws.
+
+To add one: a function from groups of runs to a Figure, or None where they lack its records, and a line in `figures`.
+"""
+
+from collections.abc import Sequence
+
+from bench.reporting.collect import Run
+from bench.reporting.exhibit import Figure
+from bench.reporting.figures.by_n import accuracy_by_n, kl_by_n, reward_by_n
+from bench.reporting.figures.compute import break_even, cost_by_stage
+from bench.reporting.figures.coverage import coverage, paths
+from bench.reporting.figures.frontier import frontiers
+from bench.reporting.figures.heat_maps import heat_maps
+from bench.reporting.figures.reward_diagnostics import reward_diagnostics
+from bench.reporting.figures.selection import selections
+from bench.reporting.figures.shared import samplers
+from bench.reporting.groups import grouped
+from bench.reporting.overoptimisation_figure import overoptimisation_figure
+
+__all__ = ["figures", "of_one_run"]
+
+
+def figures(runs: Sequence[Run]) -> list[Figure]:
+    """What these runs' records hold, in the order of a paper; BenchError where the runs can't be compared."""
+    groups = grouped(runs)
+    scorers = [run for _, group in samplers(groups) for run in group.runs]  # each once, whatever was trained on it
+    made = [
+        *frontiers(groups),
+        *selections(groups),
+        *heat_maps(groups),
+        accuracy_by_n(groups),
+        reward_by_n(groups),
+        coverage(groups),
+        paths(groups),
+        overoptimisation_figure(scorers),
+        reward_diagnostics(scorers),
+        kl_by_n(groups),
+        break_even(groups),
+        cost_by_stage(groups),
+    ]
+    return [figure for figure in made if figure is not None]
+
+
+def of_one_run(run: Run) -> list[Figure]:
+    """Those that a run leaves in its own folder: its frontier, and what is known of a scorer that is not gold."""
+    made = [*frontiers(grouped([run])), reward_diagnostics([run])]
+    return [figure for figure in made if figure is not None]

@@ -1,0 +1,186 @@
+"""What figures share: whose Best-of-n curve is whose, rows with intervals, and how a series of rows is drawn."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bench.reporting.collect import Estimate
+from bench.reporting.groups import Group
+from bench.reporting.style import QUIET, Look
+from bench.reporting.tables.shared import spread
+
+Rows = list[dict[str, Any]]
+
+SAMPLER = ("task", "policy", "generation", "scoring", "temperature", "top_p", "split")  # what shapes the held-out pool
+SHORT = {"temperature": "T", "num_completions": "N", "top_p": "top-p"}
+
+
+def samplers(groups: Sequence[Group]) -> list[tuple[str, Group]]:
+    """(name, group) of each distinct way of drawing and scoring the base's held-out pool, in order of its settings.
+
+    Groups that differ in what they train on share a pool: the one with most seeds, then with most n, stands for them.
+    """
+    alike: dict[Hashable, list[Group]] = {}
+    for group in groups:
+        alike.setdefault(_sampler(group), []).append(group)
+    ways = list(alike.values())
+    names = [
+        name
+        for name in groups[0].settings
+        if len(ways) > 1 and all(len({group.settings[name] for group in way}) == 1 for way in ways)
+    ]
+    chosen = [max(way, key=lambda one: (len(one.runs), max(_sizes(one), default=0))) for way in ways]
+    return [(named(group, names), group) for group in in_order(chosen)]
+
+
+def _sampler(group: Group) -> Hashable:
+    config = group.runs[0].config
+    return str([(name, _without_seed(config.get(name), config["seed"])) for name in SAMPLER])
+
+
+def _without_seed(part: Any, seed: int) -> Any:
+    if not isinstance(part, Mapping):
+        return part
+    return {key: _without_seed(value, seed) for key, value in part.items() if not (key == "seed" and value == seed)}
+
+
+def _sizes(group: Group) -> list[int]:
+    return list(group.series("base", "best_of_n", "accuracy"))
+
+
+def in_order(groups: Sequence[Group]) -> list[Group]:
+    """By their settings: numbers by size, words by letters."""
+    return sorted(groups, key=lambda group: [order_of(value) for value in group.settings.values()])
+
+
+def order_of(value: str) -> tuple[float, str]:
+    """Sorts numbers by size, before words by letters."""
+    try:
+        return float(value), ""
+    except ValueError:
+        return float("inf"), value
+
+
+def named(group: Group, names: Sequence[str] | None = None) -> str:
+    """What sets a group apart, as a figure has room for: "T=0.7 N=16", "all_correct"."""
+    shown = []
+    for name in group.settings if names is None else names:
+        last = name.rsplit(".", 1)[-1]
+        value = group.settings[name]
+        shown.append(
+            value if last in ("selection", "scoring", "policy", "task") else f"{SHORT.get(last, last)}={value}"
+        )
+    return " ".join(shown)
+
+
+def rest_of(group: Group, names: Sequence[str]) -> dict[str, str]:
+    """A group's settings but those in `names`."""
+    return {name: value for name, value in group.settings.items() if name not in names}
+
+
+def in_panels(groups: Sequence[Group], names: Sequence[str]) -> list[tuple[str, list[Group]]]:
+    """(title, groups that differ in nothing but the settings in `names`), in order of the other settings."""
+    alike: dict[Hashable, list[Group]] = {}
+    for group in in_order(groups):
+        alike.setdefault(str(rest_of(group, names)), []).append(group)
+    return [(named(found[0], list(rest_of(found[0], names))), found) for found in alike.values()]
+
+
+def curve_rows(curve: Mapping[int, Estimate], x: str, y: str, **labels: Any) -> Rows:
+    """A row for each n of a curve: labels, n under the name `x`, and the value under `y` with its interval."""
+    return [{**labels, x: n, **spread(y, found)} for n, found in curve.items()]
+
+
+def where(rows: Sequence[dict[str, Any]], **wanted: Any) -> Rows:
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+
+
+def line(axes: Any, rows: Sequence[dict[str, Any]], x: str, y: str, look: Look, **more: Any) -> Any:
+    """The rows as points with bars where they have intervals, joined by the look's line; `more` goes to errorbar."""
+    settings: dict[str, Any] = {
+        "color": look.colour,
+        "marker": look.marker,
+        "linestyle": look.line,
+        "markersize": 3.5,
+        "linewidth": 1.0,
+        "elinewidth": 0.7,
+    }
+    return axes.errorbar(
+        [row[x] for row in rows],
+        [row[y] for row in rows],
+        xerr=_bars(rows, x),
+        yerr=_bars(rows, y),
+        **(settings | more),
+    )
+
+
+def _bars(rows: Sequence[dict[str, Any]], name: str) -> np.ndarray | None:
+    """[2, rows] lengths below and above the values; None where these have no intervals."""
+    if not rows or f"{name}_low" not in rows[0]:
+        return None
+    ends = np.array([[row[name] - row[f"{name}_low"], row[f"{name}_high"] - row[name]] for row in rows], float)
+    return np.maximum(ends.T, 0)  # rounding may put an end beyond the value
+
+
+def powers_axis(axes: Any, sizes: Sequence[int], label: str) -> None:
+    """x in powers of two, each named where there is room for all."""
+    shown = sorted(set(sizes))
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(shown, [f"{n:g}" for n in shown])
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel(label)
+
+
+def grid_of(drawn: Any, count: int, *, columns: int = 3, **sharing: Any) -> list[Any]:
+    """`count` panels in rows of at most `columns`; the rest of the last row stays empty."""
+    wide = min(count, columns)
+    high = -(-count // wide)
+    panels = list(np.ravel(drawn.subplots(high, wide, squeeze=False, **sharing)))
+    for panel in panels[count:]:
+        panel.set_axis_off()
+    return panels[:count]
+
+
+def legend_above(drawn: Any, axes: Any) -> None:
+    """One legend for the whole figure, of the labelled series of `axes` (one panel or several), row by row.
+
+    In as many columns as its width has room for.
+    """
+    found: dict[str, Any] = {}
+    for panel in np.ravel(axes):
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if not found:
+        return
+    labels, room = list(found), drawn.get_figwidth() - 0.1
+    columns = next(wide for wide in range(len(labels), 0, -1) if wide == 1 or _legend_width(labels, wide) <= room)
+    order = [i for column in range(columns) for i in range(column, len(labels), columns)]  # matplotlib fills columns
+    drawn.legend(
+        [found[labels[i]] for i in order],
+        [labels[i] for i in order],
+        loc="outside upper center",
+        ncols=columns,
+        columnspacing=1.0,
+        handlelength=HANDLE,
+        fontsize=LEGEND_SIZE,
+    )
+
+
+HANDLE = 2.4  # the length of a legend's lines, in its font's size
+LEGEND_SIZE = 7  # points
+
+
+def _legend_width(labels: Sequence[str], columns: int) -> float:
+    """Inches of a legend whose labels fill its rows one after another."""
+    longest = [max(len(label) for label in labels[column::columns]) for column in range(columns)]
+    return sum(0.54 * letters + HANDLE + 1.8 for letters in longest) * LEGEND_SIZE / 72
+
+
+def guide(axes: Any, *, x: float | None = None, y: float | None = None) -> None:
+    """A thin line to read positions against."""
+    look = {"color": QUIET, "linewidth": 0.6, "linestyle": ":", "zorder": 0}
+    if x is not None:
+        axes.axvline(x, **look)
+    if y is not None:
+        axes.axhline(y, **look)

@@ -1,0 +1,392 @@
+"""The figures of a report: what is drawn is their rows, their rows are the records, and a reader can tell all apart."""
+
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_runs import made_run
+
+from bench.errors import BenchError
+from bench.reporting.collect import Run, read_run
+from bench.reporting.exhibit import Figure
+from bench.reporting.figures import figures, of_one_run
+from bench.reporting.files import FORMATS, drawn, stamp_of, write_figure
+from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, LOOKS, sequence
+
+ALONE = {"frontier", "reward_by_n", "coverage", "paths", "kl_by_n", "break_even", "cost_by_stage"}
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> Run:
+    return made_run(tmp_path_factory.mktemp("one"), prompts=80, num_completions=8)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory) -> list[Run]:
+    """Two seeds of two temperatures by two N, scored by what is not gold."""
+    outputs = tmp_path_factory.mktemp("swept")
+    return [
+        made_run(
+            outputs,
+            seed=seed,
+            num_completions=n,
+            noise=0.8,
+            skill={"base": 0.3 - 0.1 * t, "tuned": 0.3 + 0.02 * n + 0.1 * t},
+            settings={"temperature": t},
+        )
+        for seed, t, n in itertools.product((0, 1), (0.7, 1.3), (4, 8))
+    ]
+
+
+@pytest.fixture(scope="module")
+def selected(tmp_path_factory) -> list[Run]:
+    """Two seeds of twelve selection methods."""
+    outputs = tmp_path_factory.mktemp("selected")
+    methods = ("top_per_prompt", "all_correct", "softmax", "mbr", "rso", "quantile", "balanced", "threshold")
+    return [
+        made_run(
+            outputs,
+            seed=seed,
+            skill={"tuned": 0.3 + 0.02 * i},
+            settings={"selection._target_": f"bench.selection.{method}"},
+        )
+        for seed in (0, 1)
+        for i, method in enumerate((*methods, "pessimism", "kl_regularised", "shortest_correct", "worst_per_prompt"))
+    ]
+
+
+def named(found: list[Figure], name: str) -> Figure:
+    return next(figure for figure in found if figure.name == name)
+
+
+def points(figure: Figure) -> set[tuple[float, float]]:
+    """Of every line in every panel: its corners and markers in data units."""
+    with drawn(figure) as canvas:
+        found = [line.get_xydata() for axes in canvas.axes for line in axes.lines]
+    return {(round(float(x), 9), round(float(y), 9)) for x, y in np.concatenate(found)}
+
+
+def of(rows: Any, x: str, y: str, **wanted: Any) -> set[tuple[float, float]]:
+    kept = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+    return {(round(float(row[x]), 9), round(float(row[y]), 9)) for row in kept}
+
+
+def test_which_figures_the_records_hold(one, swept, selected):
+    assert {figure.name for figure in figures([one])} == ALONE
+    assert {figure.name for figure in figures(swept)} == ALONE - {"break_even"} | {"accuracy_by_n"}
+    assert {figure.name for figure in figures(selected)} == ALONE - {"break_even"} | {"selection"}
+    assert [figure.name for figure in of_one_run(one)] == ["frontier"]
+
+
+def test_records_of_older_code_give_the_figures_that_they_hold(one):
+    old = {key: value for key, value in one.curves.items() if key[0] != "sampler" and key[1] != "median_of_n"}
+    bare = Run(one.folder, one.config, {k: v for k, v in one.metrics.items() if "_query_" not in k}, old)
+    assert {figure.name for figure in figures([bare])} == {"frontier", "kl_by_n", "cost_by_stage"}
+
+
+def test_runs_of_different_code_are_not_drawn_together(one, tmp_path):
+    with pytest.raises(BenchError, match="different code"):
+        figures([one, made_run(tmp_path, seed=1, prompts=80, num_completions=8, code="other")])
+
+
+def test_an_unfinished_run_is_refused(tmp_path):
+    with pytest.raises(BenchError, match="no finished run"):
+        read_run(tmp_path)
+
+
+def test_the_frontier_is_the_records(one):
+    rows = named(figures([one]), "frontier").rows
+    for n in (1, 2, 4, 8):
+        (row,) = [row for row in rows if row["method"] == "best_of_n" and row["n"] == n]
+        kl, accuracy = (one.series("base", "best_of_n", metric)[n] for metric in ("kl", "accuracy"))
+        assert (row["kl"], row["kl_low"], row["kl_high"]) == (kl.value, kl.low, kl.high)
+        assert (row["value"], row["value_low"], row["value_high"]) == (accuracy.value, accuracy.low, accuracy.high)
+        assert row["extrapolates"] == (n > 4)  # of 16 samples
+    assert [row["kl"] for row in rows if row["method"] == "tuned"] == [one.series("tuned", "policy", "kl")[1].value]
+    soft = [row for row in rows if row["method"] == "soft_best_of_n"]
+    assert [row["temperature"] for row in soft] == [0.25, 0.5, 1, 2]
+    assert [row["value"] for row in soft] == sorted((row["value"] for row in soft), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "x", "y"),
+    [("frontier", "kl", "value"), ("reward_by_n", "n", "reward"), ("kl_by_n", "n", "kl"), ("paths", "k", "value")],
+)
+def test_every_row_is_drawn(one, name, x, y):
+    figure = named(figures([one]), name)
+    assert of(figure.rows, x, y) <= points(figure)
+
+
+def test_every_row_of_a_sweep_is_drawn(swept):
+    for name, x, y in (("frontier", "kl", "value"), ("accuracy_by_n", "n", "accuracy"), ("coverage", "k", "accuracy")):
+        figure = named(figures(swept), name)
+        assert of(figure.rows, x, y) <= points(figure)
+
+
+def test_intervals_are_drawn_to_their_ends(one):
+    figure = named(figures([one]), "reward_by_n")
+    with drawn(figure) as canvas:
+        bars = [path.vertices for part in canvas.axes[0].collections for path in part.get_paths()]
+    ends = {(round(float(x), 9), round(float(y), 9)) for bar in bars for x, y in bar}
+    assert ends == of(figure.rows, "n", "reward_low") | of(figure.rows, "n", "reward_high")
+
+
+def test_means_of_seeds_have_intervals_for_new_seeds(swept):
+    row = next(row for row in named(figures(swept), "accuracy_by_n").rows if row["of"] == "tuned")
+    runs = [run for run in swept if run.config["num_completions"] == 4 and run.config["temperature"] == 0.7]
+    assert row["name"] == "T=0.7"
+    assert row["accuracy"] == pytest.approx(np.mean([run.metrics["tuned/pass@1"] for run in runs]))
+    alone = runs[0].series("tuned", "pass", "accuracy")[1]
+    assert row["accuracy_high"] - row["accuracy_low"] != pytest.approx(alone.high - alone.low)
+
+
+def test_runs_that_share_a_pool_share_its_curve(swept, selected):
+    curves = [row for row in named(figures(swept), "frontier").rows if row["method"] == "best_of_n"]
+    assert [(row["series"], row["n"]) for row in curves] == [(t, n) for t in ("T=0.7", "T=1.3") for n in (1, 2, 4, 8)]
+    shared = [row for row in named(figures(selected), "frontier").rows if row["method"] == "best_of_n"]
+    assert [row["n"] for row in shared] == [1, 2, 4]
+
+
+def test_the_selection_figure_is_ordered_and_paired(selected):
+    figure = named(figures(selected), "selection")
+    assert [row["tuned"] for row in figure.rows] == sorted(row["tuned"] for row in figure.rows)
+    for row in figure.rows:
+        assert row["difference"] == pytest.approx(row["tuned"] - row["control"])
+    with drawn(figure) as canvas:
+        left, right = canvas.axes
+        assert [text.get_text() for text in left.get_yticklabels()] == [row["method"] for row in figure.rows]
+        shown = [line for line in right.lines if line.get_marker() == "o"]
+        hollow = [line.get_markerfacecolor() == "white" for line in shown]
+    assert hollow == [row["verdict"] == "not resolved" for row in figure.rows]
+    assert True in hollow
+    assert False in hollow
+
+
+def test_a_heat_map_has_each_cell_in_its_place(tmp_path):
+    runs = [
+        made_run(tmp_path, settings={"temperature": t, "top_p": p}, skill={"tuned": 0.2 * t + 0.3 * p}, seed=seed)
+        for t in (0.7, 1.0, 1.3)
+        for p in (0.8, 1.0)
+        for seed in (0, 1)
+    ]
+    figure = named(figures(runs), "heat_map")
+    with drawn(figure) as canvas:
+        axes = canvas.axes[0]
+        grid = axes.images[0].get_array()
+        across, down = (
+            [label.get_text() for label in labels()] for labels in (axes.get_xticklabels, axes.get_yticklabels)
+        )
+    for row in figure.rows:
+        if row["of"] == "tuned":
+            assert grid[down.index(row["temperature"]), across.index(row["top_p"])] == pytest.approx(row["value"])
+    (expected,) = [
+        np.mean(
+            [run.metrics["tuned/pass@1"] for run in runs if (run.config["temperature"], run.config["top_p"]) == cell]
+        )
+        for cell in [(1.3, 0.8)]
+    ]
+    assert grid[down.index("1.3"), across.index("0.8")] == pytest.approx(expected)
+
+
+def test_other_axes_of_a_sweep_get_figures_of_their_own(tmp_path):
+    cells = itertools.product((0.7, 1.3), (0.8, 1.0), ("mbr", "rso"))
+    runs = [
+        made_run(tmp_path, settings={"temperature": t, "top_p": p, "selection._target_": f"bench.selection.{method}"})
+        for t, p, method in cells
+    ]
+    names = [figure.name for figure in figures(runs)]
+    assert {"heat_map_mbr", "heat_map_rso"} <= set(names)
+    assert len([name for name in names if name.startswith("selection_")]) == 4
+    assert len(set(names)) == len(names)
+
+
+def test_coverage_names_its_law_and_leaves_out_what_repeats_it(one, swept):
+    methods = {row["method"] for row in named(figures([one]), "coverage").rows}
+    assert {name for name in methods if not name.startswith("power law")} == {"pass", "majority"}  # gold is the scorer
+    assert sum(name.startswith("power law: a=") for name in methods) == 1
+    noisy = {row["method"] for row in named(figures(swept), "coverage").rows}
+    assert {"pass", "best_of_n", "majority", "weighted_majority"} < noisy
+
+
+def test_the_lines_of_the_break_even_cross_where_the_record_says(one):
+    rows = named(figures([one]), "break_even").rows
+    (crossing,) = [row for row in rows if row["what"] == "crossing"]
+    assert (crossing["queries"], crossing["queries_low"], crossing["queries_high"]) == (1700, 1400, 2100)
+    tuned, best = ([row for row in rows if row["what"] == f"total {name}"] for name in ("tuned", "best_of_n"))
+    assert tuned[0]["flops"] == 5e9  # paid before the first query
+    at = [
+        start["flops"] + (end["flops"] - start["flops"]) * 0.5 for start, end in (tuned, best)
+    ]  # they end at 2 · 1700
+    assert at[0] == pytest.approx(crossing["flops"])
+    assert at[1] == pytest.approx(1700 * 2.5 * 2e6)
+
+
+def test_no_break_even_is_said(tmp_path):
+    never = {f"break_even/queries{end}": None for end in ("", "_low", "_high")}
+    figure = named(figures([made_run(tmp_path, metrics=never)]), "break_even")
+    assert not [row for row in figure.rows if row["what"] == "crossing"]
+    with drawn(figure) as canvas:
+        assert any("no break-even" in text.get_text() for text in canvas.axes[1].texts)
+
+
+def test_costs_count_what_runs_share_once(swept):
+    rows = {row["stage"]: row for row in named(figures(swept), "cost_by_stage").rows}
+    assert (rows["pretrain"]["seconds"], rows["pretrain"]["seconds_unshared"]) == (80, 320)  # one a seed, eight runs
+    assert (rows["sft"]["seconds"], rows["sft"]["seconds_unshared"]) == (40, 40)
+    assert rows["generate"]["generated_tokens"] == 2000
+
+
+def test_a_scorer_that_is_not_gold_is_diagnosed_in_the_run_that_has_one(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found = {
+        "scorer/equals_gold": 0.4,
+        "scorer/tie_rate": 0.1,
+        "scorer/length_correlation": None,
+        "scorer/auc": 0.7,
+        "scorer/auc_low": 0.6,
+        "scorer/auc_high": 0.8,
+        "scorer/overoptimisation": "not resolved",
+        "scorer/calibration": "of the score",
+        "scorer/calibration_error": 0.2,
+    }
+    run = made_run(tmp_path, noise=0.5, num_completions=8, metrics=found)
+    keys = ("diagnostic", "x", "value", "low", "high", "count")
+    cells = [("gold", n, 0.2 + 0.1 * n, 0.1 + 0.1 * n, 0.3 + 0.1 * n, 9) for n in (1.0, 2.0, 4.0)]
+    cells += [("proxy", n, 0.1 * n, 0.05 * n, 0.15 * n, 9) for n in (1.0, 2.0, 4.0)]
+    cells += [("auc", float(i), i / 9, math.nan, math.nan, 1) for i in range(9)]
+    cells += [("reliability", 0.25, 0.3, 0.2, 0.4, 5), ("reliability", 0.75, 0.6, 0.5, 0.7, 5)]
+    rows = [dict(zip(keys, cell, strict=True)) for cell in cells]
+    pq.write_table(pa.Table.from_pylist(rows), run.folder / "diagnostics.parquet")
+    figure = named(of_one_run(run), "reward_diagnostics")
+    assert "rank correlation with length undefined" in figure.caption
+    curves = {(row["x"], row["value"]) for row in rows if row["diagnostic"] != "auc"}
+    assert {(round(x, 9), round(y, 9)) for x, y in curves} <= points(figure)
+    assert "frontier_reward" in [one.name for one in of_one_run(run)]
+
+
+@pytest.fixture(scope="module")
+def written(one, tmp_path_factory) -> tuple[Figure, list[Path]]:
+    figure = named(figures([one]), "frontier")
+    return figure, write_figure(figure, tmp_path_factory.mktemp("written"))
+
+
+def test_every_format_carries_the_stamp(written):
+    figure, paths = written
+    assert [path.name for path in paths] == [f"frontier.{kind}" for kind in FORMATS]
+    assert figure.runs[0].folder.name in figure.stamp
+    assert figure.records in figure.stamp
+    assert {stamp_of(path) for path in paths} == {figure.stamp}
+
+
+def test_a_stamp_survives_what_formats_escape(written, tmp_path, one, monkeypatch):
+    stamp = r"runs a(b)\c & <d>; records 0123"
+    monkeypatch.setattr(Figure, "stamp", stamp)
+    paths = write_figure(written[0], tmp_path)
+    assert [stamp_of(path) for path in paths] == [stamp] * 4
+
+
+def test_what_has_no_stamp_is_refused(tmp_path):
+    bare = tmp_path / "bare.csv"
+    bare.write_text("a,b\n1,2\n")
+    with pytest.raises(BenchError, match="carries no stamp"):
+        stamp_of(bare)
+    for name, content in (("bare.png", b"no"), ("bare.txt", b"# no"), ("missing.pdf", None)):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(BenchError, match="can't be read"):
+            stamp_of(tmp_path / name)
+
+
+def test_equal_records_give_equal_bytes_whatever_the_machine_prefers(written, tmp_path):
+    import matplotlib
+
+    figure, paths = written
+    with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 9, "svg.hashsalt": None, "pdf.compression": 0}):
+        again = write_figure(figure, tmp_path)
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in paths]
+
+
+def test_changed_records_give_another_stamp(one, tmp_path):
+    from dataclasses import replace
+
+    figure = named(figures([one]), "frontier")
+    changed = replace(figure, rows=[{**figure.rows[0], "kl": 0.1234}, *figure.rows[1:]])
+    assert changed.stamp != figure.stamp
+    assert changed.stamp.split(";")[0] == figure.stamp.split(";")[0]
+
+
+def test_fonts_are_embedded_and_sizes_are_those_of_a_paper(written):
+    from PIL import Image
+
+    figure, (png, pdf, svg, _) = written
+    content = pdf.read_bytes()
+    assert b"/FontFile2" in content  # TrueType, the stream that type 42 embeds
+    assert b"/Subtype /Type3" not in content
+    assert "<text" not in svg.read_text()  # outlines, so that no reader's machine needs the font
+    assert f"/MediaBox [ 0 0 {figure.width * 72:.6g}".encode() in content
+    with Image.open(png) as image:
+        assert image.width == pytest.approx(300 * figure.width, abs=1)
+
+
+def test_every_figure_is_one_or_two_columns_wide(one, swept, selected):
+    for figure in (*figures([one]), *figures(swept), *figures(selected)):
+        assert figure.width in (COLUMN_WIDTH, FULL_WIDTH)
+        assert figure.caption.rstrip().endswith(".")
+        assert len({tuple(row) for row in figure.rows}) == 1
+
+
+def grey(colour: str) -> float:
+    """Rec. 709 luminance of what a grey printer sees, 0 black to 1 white."""
+    from matplotlib.colors import to_rgb
+
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+def test_series_are_told_apart_without_colour():
+    looks = list(LOOKS.values())
+    assert len({str(look.line) for look in looks}) == len(looks)
+    assert len({look.marker for look in looks}) == len(looks)
+    for count in (2, 3, 4, 5, 6):
+        shades = [grey(look.colour) for look in sequence(count)]
+        assert all(light - dark > 0.04 for light, dark in itertools.pairwise(shades))  # in order, from light to dark
+        assert len({look.marker for look in sequence(count)}) == count
+
+
+def test_every_colour_stands_out_on_white():
+    for look in (*LOOKS.values(), *sequence(6)):
+        assert (1.0 + 0.05) / (grey(look.colour) + 0.05) > 1.5
+
+
+def boxes(figure: Figure) -> list[list[Any]]:
+    """Extents of the texts in each panel, without the lines that lead from them."""
+    from matplotlib.text import Text
+
+    with drawn(figure) as canvas:
+        return [[Text.get_window_extent(text) for text in axes.texts if text.get_text()] for axes in canvas.axes]
+
+
+@pytest.mark.parametrize("which", ["one", "swept", "selected"])
+def test_no_label_covers_another_or_leaves_its_panel(which, request):
+    found: Callable[[Any], list[Figure]] = figures
+    runs = request.getfixturevalue(which)
+    for figure in found([runs] if isinstance(runs, Run) else runs):
+        for texts in boxes(figure):
+            for a, b in itertools.combinations(texts, 2):
+                assert not a.overlaps(b), figure.name
+
+
+def test_nothing_is_cut_off_at_the_edges(one, swept, selected):
+    for figure in (*figures([one]), *figures(swept), *figures(selected)):
+        with drawn(figure) as canvas:
+            whole, shown = canvas.bbox, canvas.get_tightbbox().transformed(canvas.dpi_scale_trans)
+            assert shown.x0 >= whole.x0 - 1, figure.name
+            assert shown.x1 <= whole.x1 + 1, figure.name
+            assert shown.y0 >= whole.y0 - 1, figure.name
+            assert shown.y1 <= whole.y1 + 1, figure.name
