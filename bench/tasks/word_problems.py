@@ -9,7 +9,7 @@ order), and within a split every prompt has a core of its own.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Annotated
 
 import numpy as np
@@ -96,8 +96,7 @@ class WordProblems:
 
     def path(self, completion: str) -> str | None:
         """The equations in their order, e.g. "9 - 1 = 8; 9 + 8 = 17"; None where there is none (Yuan 2023, RFT)."""
-        equations = [step for step in _sentences(completion) if EQUATION.fullmatch(step)]
-        return "; ".join(equations) or None
+        return _path(completion)
 
 
 @cache  # a sweep asks for them in every cell
@@ -139,6 +138,12 @@ def _one_a_core(members: tuple[Problem, ...], rng: np.random.Generator) -> list[
     """One problem of every core, in random order."""
     shuffled = (members[i] for i in rng.permutation(len(members)))
     return list({problem.core: problem for problem in shuffled}.values())
+
+
+@lru_cache(maxsize=2**16)  # the cells of a sweep ask of the same pools
+def _path(completion: str) -> str | None:
+    equations = [step for step in _sentences(completion) if EQUATION.fullmatch(step)]
+    return "; ".join(equations) or None
 
 
 def _sentences(completion: str) -> list[str]:
