@@ -1,5 +1,6 @@
 """Runs that differ in nothing but the seed, taken together, and what sets such groups apart."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -158,7 +159,7 @@ def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:
     """Keys of settings that are not alike in all, without those that only repeat one at the top, e.g. policy.seed."""
 
     def inherited(key: str) -> bool:
-        top = key.rsplit(".", 1)[-1]
+        top = re.sub(r"^\w+_seed$", "seed", key.rsplit(".", 1)[-1])
         return top != key and all(setting.get(key) == setting.get(top) for setting in settings)
 
     keys = dict.fromkeys(key for setting in settings for key in setting)
@@ -175,4 +176,4 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _repeats_seed(key: str, settings: Mapping[str, Any]) -> bool:
     """Whether a setting is the run's seed, or a part's that may be taken from it (another part's may equal it once)."""
-    return key.rsplit(".", 1)[-1] == "seed" and settings.get(key) == settings["seed"]
+    return re.search(r"(^|[._])seed$", key) is not None and settings.get(key) == settings["seed"]

@@ -22,7 +22,10 @@ from bench.estimators.uncertainty import bootstrap_interval
 from bench.reporting.collect import Estimate, Run, read_run
 from bench.reporting.exhibit import Table
 from bench.reporting.groups import Group, estimate, grouped
+from bench.reporting.tables import markdown
+from bench.reporting.tables.shared import spread
 from bench.seeds import generator
+from bench.store import atomically
 
 
 @dataclass(frozen=True)
@@ -32,15 +35,15 @@ class Claim:
     chosen: int  # n̂*
     largest: int
     gold: Estimate  # accuracy at the largest n less that at n̂*
-    proxy: Estimate
+    proxy: Estimate  # likewise, as a share of its whole rise from n = 1 to the largest
     verdict: str  # over-optimised, not resolved
 
     @property
     def sentence(self) -> str:
         so = "over-optimised" if self.verdict == "over-optimised" else "over-optimisation is not resolved"
         return (
-            f"{so}: from n = {self.chosen}, chosen on other prompts, to {self.largest} gold changes by {self.gold} "
-            f"and the proxy by {self.proxy}."
+            f"{so}: from n = {self.chosen}, chosen on other prompts, to {self.largest} gold changes by {self.gold}, "
+            f"and the proxy by {self.proxy} of its whole rise."
         )
 
 
@@ -72,6 +75,12 @@ class Pushed:
         """[S, M, K] in the scorer's own units: log-odds for a Bradley-Terry model."""
         return self._values("proxy")
 
+    @property
+    def rise(self) -> np.ndarray:
+        """[S, M, K] the proxy as a share of its mean rise over the base under that seed, for models differ in scale."""
+        whole = (self.proxy[..., -1:] - self.proxy[..., :1]).mean(axis=1, keepdims=True)
+        return (self.proxy - self.proxy[..., :1]) / np.where(whole > 0, whole, 1.0)
+
     @cached_property
     def kl(self) -> np.ndarray:
         """[S, M, K] nats a sequence from the raw base."""
@@ -100,7 +109,7 @@ class Pushed:
         half = len(order) // 2
         chosen = int(self.gold[:, order[:half]].mean(axis=(0, 1)).argmax())
         gold, proxy = (
-            estimate((values[..., -1] - values[..., chosen])[:, order[half:]]) for values in (self.gold, self.proxy)
+            estimate((values[..., -1] - values[..., chosen])[:, order[half:]]) for values in (self.gold, self.rise)
         )
         resolved = gold.high < 0 < proxy.low
         return Claim(self.sizes[chosen], self.sizes[-1], gold, proxy, "over-optimised" if resolved else "not resolved")
@@ -109,7 +118,7 @@ class Pushed:
     def claims(self) -> list[Claim]:
         """Of each seed's model alone; intervals are for new prompts."""
         made = []
-        for seed, gold, proxy in zip(self.group.seeds, self.gold, self.proxy, strict=True):
+        for seed, gold, proxy in zip(self.group.seeds, self.gold, self.rise, strict=True):
             found = overoptimisation(proxy, gold, self._rng("halves", seed))
             of_gold, of_proxy = (Estimate(one.mean, one.low, one.high) for one in (found.gold, found.proxy))
             made.append(Claim(self.sizes[found.peak], self.sizes[-1], of_gold, of_proxy, found.verdict))
@@ -166,7 +175,7 @@ def overoptimisation_table(runs: Sequence[Run]) -> Table | None:
             "gold_at_chosen_n": "gold at n̂*",
             "gold_at_largest_n": "gold at largest n",
             "gold_change": "change of gold",
-            "proxy_change": "change of proxy",
+            "proxy_change": "change of proxy, of its rise",
             "verdict": "verdict",
             "seeds_alone": "seeds alone",
             "peak": "fitted peak d*",
@@ -207,8 +216,8 @@ def rows(one: Pushed) -> list[dict[str, Any]]:
     points.append(("tuned", one.sizes[-1], kl.value, math.sqrt(max(kl.value, 0.0)), True, tuned, None))
     return [
         {"scorer": one.name, "policy": policy, "n": n, "kl": nats, "distance": d, "measured": measured}
-        | _spread("gold_gain", of_gold)
-        | _spread("proxy_gain", of_proxy)
+        | spread("gold_gain", of_gold)
+        | spread("proxy_gain", of_proxy)
         for policy, n, nats, d, measured, of_gold, of_proxy in points
     ]
 
@@ -228,13 +237,13 @@ def _summary(one: Pushed) -> dict[str, Any]:
         "gold_of_base": float(one.gold[..., 0].mean()),
         "gold_at_chosen_n": at[claim.chosen],
         "gold_at_largest_n": at[claim.largest],
-        **_spread("gold_change", claim.gold),
-        **_spread("proxy_change", claim.proxy),
+        **spread("gold_change", claim.gold),
+        **spread("proxy_change", claim.proxy),
         "verdict": claim.verdict,
         "seeds_alone": f"{alone} of {len(one.claims)}",
-        **{key: value for name, found in fit.items() for key, value in _spread(name, found).items()},
-        **_spread("tuned_gain", tuned),
-        **_spread("tuned_kl", kl),
+        **{key: value for name, found in fit.items() for key, value in spread(name, found).items()},
+        **spread("tuned_gain", tuned),
+        **spread("tuned_kl", kl),
     }
 
 
@@ -245,36 +254,17 @@ def _of_fit(fit: FitInterval | None, name: str) -> Estimate | None:
     return None if fit is None else Estimate(*(getattr(fit, f"{name}{end}") for end in ("", "_low", "_high")))
 
 
-def _spread(name: str, found: Estimate | None) -> dict[str, float | None]:
-    if found is None:
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-
-
 def write(runs: Sequence[Run], folder: Path) -> list[Path]:
-    """The figure as PNG and PDF, its numbers and the claims' as CSV; equal records give equal bytes."""
+    """The figure in every format and the claims as CSV, each named for what it shows."""
+    from bench.reporting.files import write_figure
     from bench.reporting.overoptimisation_figure import overoptimisation_figure
-    from bench.reporting.style import figure
-    from bench.store import atomically
 
     shown, claimed = overoptimisation_figure(runs), overoptimisation_table(runs)
     if shown is None or claimed is None:
         raise BenchError("In every one of these runs the scorer is gold itself: there is nothing to over-optimise.")
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{shown.name}.{kind}" for kind in ("png", "pdf")]
-    with figure(shown.width, shown.height) as (drawn, axes):
-        axes.remove()
-        shown.draw(drawn)
-        for path in paths:
-            undated = (
-                {"CreationDate": None, "Keywords": shown.stamp} if path.suffix == ".pdf" else {"stamp": shown.stamp}
-            )
-            with atomically(path) as beside:
-                drawn.savefig(beside, format=path.suffix[1:], bbox_inches="tight", metadata=undated)
-    for name, exhibit in (("data.csv", shown), ("claims.csv", claimed)):
-        with atomically(folder / name) as beside:
-            beside.write_text(exhibit.as_csv)
-        paths.append(folder / name)
+    paths = [*write_figure(shown, folder), folder / f"{claimed.name}.csv"]
+    with atomically(paths[-1]) as beside:
+        beside.write_text(claimed.as_csv)
     return paths
 
 
@@ -292,8 +282,6 @@ def main() -> None:
         sys.exit(f"error: {error}")
     table = overoptimisation_table(runs)
     assert table is not None
-    from bench.reporting.tables import markdown
-
     print(markdown(table.texts), *sentences(runs), *map(str, paths), sep="\n")
 
 
