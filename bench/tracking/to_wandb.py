@@ -165,7 +165,8 @@ def _place(finished: Finished, project: str, entity: str | None, tags: Sequence[
 
 def _tracked(path: str, url: str | None) -> Tracked:
     wandb, where = command("wandb"), shlex.quote(path)
-    return Tracked("W&B run", Path(path), {"view": f"{wandb} leet {where}", "sync": f"{wandb} sync {where}"}, url)
+    look = {"view": url} if url else {"view": f"{wandb} leet {where}", "sync": f"{wandb} sync {where}"}
+    return Tracked("W&B run", Path(path), look, url)
 
 
 def _remove_superseded(task: Task, now: str) -> None:
