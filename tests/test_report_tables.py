@@ -213,6 +213,11 @@ def test_runs_side_by_side_show_only_what_differs(grid: list[Run]):
     assert not runs_table(grid).splitlines()[-1].startswith("| mean ")
 
 
+def test_runs_side_by_side_are_in_the_order_of_their_numbers(tmp_path: Path):
+    lines = runs_table([made_run(tmp_path, num_completions=n) for n in (16, 4, 8)]).splitlines()[2:]
+    assert [line.split("|")[2].strip() for line in lines] == ["4", "8", "16"]
+
+
 def test_methods_of_one_function_are_told_apart(tmp_path: Path):
     """As mbr, mbr_tokens and mbr_embeddings are, which differ in what they call similar."""
     similar = "bench.selection.similarity"

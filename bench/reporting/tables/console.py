@@ -6,7 +6,7 @@ import numpy as np
 
 from bench.reporting.collect import Estimate, Run
 from bench.reporting.contrasts import contrast
-from bench.reporting.groups import Group, distinctions, estimate
+from bench.reporting.groups import Group, distinctions, estimate, in_order
 from bench.reporting.ranking import Ranked
 from bench.reporting.tables.comparison import main
 from bench.reporting.tables.writing import markdown
@@ -39,13 +39,13 @@ def runs_table(runs: Sequence[Run]) -> str:
     Runs that differ in nothing but the seed, and have a control, get a last row: their mean, with an interval for new
     seeds on new prompts.
     """
+    runs = in_order(runs)
     apart = distinctions([run.config for run in runs])
     seeded = len({run.config["seed"] for run in runs}) > 1
-    ordered = sorted(zip(apart, runs, strict=True), key=lambda one: (*one[0].values(), one[1].config["seed"]))
     effects = (("tuned", "pass"), ("control", "pass"), ("tuned", "greedy"), ("control", "greedy"))
     names = ("tuned pass@1", "control pass@1", "tuned greedy", "control greedy")
     rows = [("run", *apart[0], *(["seed"] if seeded else []), *names, "tuned - control", "verdict")]
-    for settings, run in ordered:
+    for settings, run in zip(apart, runs, strict=True):
         rows.append(
             (
                 run.folder.name,
