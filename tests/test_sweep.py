@@ -166,7 +166,7 @@ def test_status_tells_done_running_killed_failed_and_missing(finished, capsys):
     assert "ValueError: too hot" in printed
     assert f"process {os.getpid()}" in printed
     assert "4 done, 1 running, 1 failed, 1 interrupted, 1 missing" in printed
-    assert re.search(r"about \d+ s left, 1 at a time", printed)
+    assert re.search(r"about \d+ (s|min|h) left, 1 at a time", printed)
     for cell in todo:
         for path in cell.folder.iterdir():
             path.unlink()
