@@ -89,6 +89,11 @@ class Completions:
         flat = [len(ids) for ids in self.token_ids.ravel()]
         return np.array(flat, dtype=np.int64).reshape(self.shape)
 
+    @property
+    def parts(self) -> tuple["Completions", ...]:
+        """The pools, side by side, of which each was drawn by one policy under one sampler."""
+        return (self,)
+
     def shards(self) -> Iterator[tuple[slice, "Completions"]]:
         """Consecutive prompts and their completions [rows, N], as many at a time as the pool keeps together."""
         yield slice(0, self.shape[0]), self

@@ -25,11 +25,17 @@ def write(folder: Path, results: Results, uses: Sequence[Use], root: Path) -> No
     selection_<arm>.parquet: prompt_id, sample, weight in the training loss, reward, in the order of training.
     chain.json: a list of links with name, type (pool, rewards, selection, policy), role, parents (names), reused
     (the store had it already), files (name in the link -> path, relative to the run folder or absolute), settings.
-    root: the store's folder, where pool and policies lie.
+    root: the store's folder, where pool and policies lie. Of rounds, each has links of its own, with the role of its
+    policy (round_1, round_1_control, ...; tuned and control are those that are the result), and a selection names the
+    round of each sample's pool.
     """
     used = {f"{use.stage}/{use.key}/{use.part}".rstrip("/"): use for use in store.unique(uses)}
     base = _policy("base", results.policies["base"], used, root, [])
-    pool = _pool(results.pool, used, root, [base["name"]])
+    if results.rounds:
+        links = _of_rounds(folder, results, used, root, base)
+        store.write_durably(folder / "chain.json", json.dumps(links, indent=1))
+        return
+    pool = _pool(results.pool, "train", used, root, [base["name"]])
     scored = content_hash(results.pool.key, results.rewards.value)
     rewards = _link("rewards", "train", scored, [pool["name"]], files={REWARDS: REWARDS})
     M, N = results.pool.shape
@@ -44,12 +50,45 @@ def write(folder: Path, results: Results, uses: Sequence[Use], root: Path) -> No
     store.write_durably(folder / "chain.json", json.dumps(links, indent=1))
 
 
-def _pool(pool: Completions, used: dict[str, Use], root: Path, parents: list[str]) -> dict[str, Any]:
+def _of_rounds(
+    folder: Path, results: Results, used: dict[str, Use], root: Path, base: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The links of every round of every arm, each once: the control's first pool is the tuned one's."""
+    links = {base["name"]: base}
+    pools: dict[str, list[Completions]] = {}
+    scored: dict[str, list[str]] = {}  # the names of what an arm's selections are made from
+    for one in results.rounds:
+        role = one.arm if one.policy == results.policies[one.arm] else one.name
+        drawn = _pool(one.pool, role, used, root, [f"policy-{one.drawn_by.fingerprint}"])
+        made = [drawn]
+        if one.rewards is not None:
+            name, key = f"rewards_{role}.parquet", content_hash(one.pool.key, one.rewards.value)
+            M, N = one.pool.shape
+            cells = np.repeat(np.arange(M), N), np.tile(np.arange(N), M)
+            _write_table(folder / name, results, *cells, reward=one.rewards.value[cells])
+            made.append(_link("rewards", role, key, [drawn["name"]], files={name: name}))
+        scored.setdefault(one.arm, []).append(made[-1]["name"])
+        pools.setdefault(one.arm, []).append(one.pool)
+        name, N = f"selection_{role}.parquet", one.pool.shape[1]
+        drawn_in, sample = np.divmod(np.asarray(one.chosen.column), N)  # all rounds draw equally many
+        weight = np.asarray(one.chosen.weight, float)
+        _write_table(folder / name, results, one.chosen.row, sample, round=drawn_in + 1, weight=weight)
+        key = content_hash([pool.key for pool in pools[one.arm]], *_arrays(one.chosen))
+        parents = [scored[one.arm][number] for number in np.unique(drawn_in).tolist()]
+        selection = _link("selection", role, key, parents, files={name: name})
+        started = f"policy-{one.start.fingerprint}"
+        made += [selection, _policy(role, one.policy, used, root, [started, selection["name"]])]
+        for link in made:
+            links.setdefault(link["name"], link)
+    return list(links.values())
+
+
+def _pool(pool: Completions, role: str, used: dict[str, Use], root: Path, parents: list[str]) -> dict[str, Any]:
     """The training pool, a Parquet file for each of its stored units."""
     units = [(place, use) for place, use in used.items() if f"{use.key}/{use.part}" in pool.stored_as]
     return _link(
         "pool",
-        "train",
+        role,
         pool.key.partition("[")[0],
         parents,
         reused=bool(units) and all(use.reused for _, use in units),
@@ -107,14 +146,20 @@ def _write_cells(
     path: Path, results: Results, row: np.ndarray, column: np.ndarray, weight: np.ndarray | None = None
 ) -> None:
     """Cells of the training pool, one a line."""
+    row, column = np.asarray(row), np.asarray(column)
+    weights = {} if weight is None else {"weight": np.asarray(weight, float)}
+    _write_table(path, results, row, column, **weights, reward=results.rewards.value[row, column])
+
+
+def _write_table(path: Path, results: Results, row: np.ndarray, column: np.ndarray, **others: np.ndarray) -> None:
+    """One line a cell: prompt_id, sample, and the other columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    row, column = np.asarray(row), np.asarray(column)
-    ids = pa.DictionaryArray.from_arrays(pa.array(row.astype(np.int32)), pa.array(results.train.id.tolist()))
-    columns = {"prompt_id": ids, "sample": pa.array(column.astype(np.int32))}
-    if weight is not None:
-        columns["weight"] = pa.array(np.asarray(weight, float))
-    columns["reward"] = pa.array(results.rewards.value[row, column])
+    ids = pa.DictionaryArray.from_arrays(
+        pa.array(np.asarray(row).astype(np.int32)), pa.array(results.train.id.tolist())
+    )
+    columns = {"prompt_id": ids, "sample": pa.array(np.asarray(column).astype(np.int32))}
+    columns |= {name: pa.array(values) for name, values in others.items()}
     with store.atomically(path) as beside:
         pq.write_table(pa.table(columns), beside)

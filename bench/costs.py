@@ -59,7 +59,7 @@ def break_even_metrics(
         pool_size=results.pool.shape[1],
         prompts=len(results.train),
         epochs=epochs,
-        selected=len(results.selections["tuned"]),
+        selected=results.completions_trained,
         reward_training_flops=reward_training_flops(results, ancestors),
     )
     judged = " The judge's own cost is unknown and left out." if any(use.stage == judge.STAGE for use in uses) else ""
@@ -98,9 +98,11 @@ def reward_parameters(results: Results, uses: Sequence[Use]) -> float:
 
 
 def reward_training_flops(results: Results, uses: Sequence[Use]) -> float:
-    """Of the training of the scorer's models, and of the samples drawn and scored for it alone."""
+    """Of the training of the scorer's models, and of the samples drawn and scored beside the pools: for it alone, or to
+    choose how rounds go on."""
     graded = [graded for outcomes in results.outcomes.values() for graded in (outcomes.greedy, outcomes.sampled)]
     pools = [results.pool, results.best_of_n.completions, *(one.completions for one in graded)]
+    pools += [one.pool for one in results.rounds]
     measured = frozenset().union(*(pool.stored_as for pool in pools))
     drawn = [use for use in uses if use.stage == "generate" and f"{use.key}/{use.part}" not in measured]
     scored = [use for use in _scorings(uses) if _scored_unit(use) not in measured]

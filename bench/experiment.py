@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from bench.selection import matched_random
 from bench.selection.evidence import evidence_for
 from bench.selection.prompt_filter import prompts_dropped
 from bench.tasks import Task
+
+if TYPE_CHECKING:
+    from bench.rounds import Round
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,12 @@ class Results:
     test: Prompts  # which are these
     outcomes: dict[str, Outcomes]  # base, tuned, control (likewise)
     best_of_n: Graded  # the base's held-out pool, drawn with the run's own sampler
+    rounds: "tuple[Round, ...]" = ()  # of bench.rounds: tuned and control of each; one experiment alone has none
+
+    @property
+    def completions_trained(self) -> int:
+        """That went into the tuned policy, counted again in every round that trains on them."""
+        return sum(len(one.chosen) for one in self.rounds if one.arm == "tuned") or len(self.selections["tuned"])
 
 
 def run(

@@ -12,17 +12,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench import chain, costs, store
 from bench.allowed import counts_per_prompt
-from bench.artifacts import Completions, Policy, Prompts, Selection
+from bench.artifacts import Completions, Prompts, Selection
 from bench.estimators.best_of_n import majority_method
 from bench.evaluation import summary
 from bench.evaluation.cells import Cell, per_prompt, powers_of_two, spread
 from bench.evaluation.reward_diagnostics import diagnose
+from bench.evaluation.rounds import round_counts
 from bench.experiment import Results
 from bench.generation.pool import describe
 from bench.provenance import code_fingerprint
 from bench.seeds import generator
 from bench.tasks import Task, are_correct
-from bench.training.sft import training_log
+from bench.training.sft import last_epoch_loss
 
 SAMPLE_PROMPTS = 20  # prompts of which samples.parquet shows every completion
 
@@ -32,6 +33,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     cells = per_prompt(results, num_completions=cfg.num_completions)
     rows = summary.curves(cells, seed=cfg.seed)
     of_scorer, diagnostics = diagnose(results.best_of_n, seed=cfg.seed)
+    task = instantiate(cfg.task, _convert_="all")
     metrics = {
         **summary.flatten(rows),
         **summary.contrasts(cells, seed=cfg.seed),
@@ -39,6 +41,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         **summary.provenance(rows),
         "code": code_fingerprint(),
         **_counts(results),
+        **round_counts(results, task),
         **_below_k(cfg, results.selections["tuned"]),
         **of_scorer,
         **costs.by_lineage(uses),
@@ -47,7 +50,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     store.write_durably(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     _write_table(folder / "curves.parquet", rows)
     _write_table(folder / "per_prompt.parquet", _long(cells, results.test.id))
-    _write_table(folder / "samples.parquet", _samples(results, instantiate(cfg.task, _convert_="all")))
+    _write_table(folder / "samples.parquet", _samples(results, task))
     _write_table(folder / "diagnostics.parquet", diagnostics)
     store.write_durably(folder / "lineage.json", json.dumps(store.lineage(uses), indent=1))
     chain.write(folder, results, uses, store.current().root)
@@ -66,7 +69,7 @@ def _counts(results: Results) -> dict[str, float | str]:
         **{f"pool/{name}": value for name, value in describe(results.pool).items()},
         "pool/unscored": results.rewards.unscored,
         "pool/mean_reward": float(np.nanmean(results.rewards.value)),
-        "train/loss": _last_epoch_loss(results.policies["tuned"]),
+        "train/loss": last_epoch_loss(results.policies["tuned"]),
         "best_of_n/pool_size": results.best_of_n.proxy.shape[1],
         "best_of_n/proxy_spread": spread(results.best_of_n.proxy),  # the unit of soft Best-of-n's temperature
         "best_of_n/prompts_without_correct": float((results.best_of_n.gold.max(axis=1) == 0).mean()),
@@ -74,9 +77,10 @@ def _counts(results: Results) -> dict[str, float | str]:
         "test/prompts": len(results.test),
     }
     if "control" in results.policies:
-        counts["control/train_loss"] = _last_epoch_loss(results.policies["control"])
+        counts["control/train_loss"] = last_epoch_loss(results.policies["control"])
     for arm, outcomes in results.outcomes.items():
         counts[f"{arm}/kl_per_token"] = outcomes.kl_per_token
+        counts[f"{arm}/entropy_per_token"] = _entropy_per_token(outcomes.sampled.completions)
         drawn = outcomes.sampled.gold.shape[1]
         for k in powers_of_two(drawn):
             counts[f"{arm}/majority@{k}_subsets"] = majority_method(drawn, k)
@@ -84,6 +88,11 @@ def _counts(results: Results) -> dict[str, float | str]:
             if verdict is not None:
                 counts |= {f"{arm}/lm_eval/{name}": value for name, value in verdict.metrics.items()}
     return counts
+
+
+def _entropy_per_token(sampled: Completions) -> float:
+    """Of the sampler, nats a token: minus the log-probability of all of its samples over their tokens."""
+    return float(-sampled.logprob.sum() / sampled.length.sum())
 
 
 def _below_k(cfg: DictConfig, chosen: Selection) -> dict[str, float]:
@@ -106,12 +115,6 @@ def _break_even(
     )
 
 
-def _last_epoch_loss(policy: Policy) -> float:
-    """Nats a token, the mean over the updates of the last epoch."""
-    log = training_log(policy)
-    return float(np.mean([update["loss"] for update in log if update["epoch"] > log[-1]["epoch"] - 1]))
-
-
 def _long(cells: dict[Cell, np.ndarray], ids: np.ndarray) -> dict[str, Any]:
     """Columns with a row a cell and prompt."""
     names = zip(*cells, strict=True)
@@ -125,11 +128,12 @@ def _long(cells: dict[Cell, np.ndarray], ids: np.ndarray) -> dict[str, Any]:
 def _samples(results: Results, task: Task) -> list[dict]:
     """Every completion of the first training prompts and whom it trained; each policy's greedy ones where judged."""
     kept_for: dict[tuple[int, int], list[str]] = {}
+    drawn_by = _drawn_by(results)
     for arm, chosen in results.selections.items():
         for row, column in zip(chosen.row.tolist(), chosen.column.tolist(), strict=True):
             kept_for.setdefault((row, column), []).append(arm)
     rows = [
-        _sample(results.train, "train", "base", results.pool, results.rewards.value, row, column)
+        _sample(results.train, "train", drawn_by[column], results.pool, results.rewards.value, row, column)
         | {"selected_for": " and ".join(kept_for.get((row, column), []))}
         for row in range(min(SAMPLE_PROMPTS, len(results.train)))
         for column in range(results.pool.shape[1])
@@ -143,6 +147,13 @@ def _samples(results: Results, task: Task) -> list[dict]:
         for arm, outcomes in results.outcomes.items()
         for row in range(min(SAMPLE_PROMPTS, len(results.test)))
     ]
+
+
+def _drawn_by(results: Results) -> list[str]:
+    """Of each column of the training pool, the policy that drew it."""
+    widths = [one.pool.shape[1] for one in results.rounds if one.arm == "tuned"] or [results.pool.shape[1]]
+    names = ["base", *(f"round_{number}" for number in range(1, len(widths)))]
+    return [name for name, width in zip(names, widths, strict=True) for _ in range(width)]
 
 
 def _sample(

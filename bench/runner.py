@@ -1,4 +1,4 @@
-"""From a composed configuration to a finished run folder: what surrounds `experiment.run`."""
+"""From a composed configuration to a finished run folder: what surrounds `experiment.run`, or another procedure."""
 
 import contextlib
 import os
@@ -44,7 +44,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     start = time.perf_counter()
     settings.check(cfg)
     parts = settings.build_parts(cfg)
-    tracking = parts.pop("tracking")
+    tracking, procedure = parts.pop("tracking"), parts.pop("procedure")
     folder = run_folder(cfg)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,15 +60,13 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
         with busy(folder), using(Store(cfg.store)) as store:
             # the heart of it is imported late, so that a mistaken setting is answered at once
             from bench import records
-            from bench.experiment import run
             from bench.reporting import tables
             from bench.reporting.collect import read_run
             from bench.reporting.figures import of_one_run
             from bench.reporting.files import write_figure
             from bench.reporting.verdicts import verdicts
 
-            run_settings = ("num_completions", "baseline_completions", "control", "split", "seed")
-            results = run(**parts, **{name: cfg[name] for name in run_settings})
+            results = procedure(**parts, **{name: cfg[name] for name in settings.RUN_SETTINGS})
             metrics = records.write(folder, cfg, results, store.uses)
             finished = read_run(folder)
             # a sweep's figures are those of its report

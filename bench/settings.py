@@ -10,7 +10,11 @@ from bench.allowed import FOLDER, PLAIN_NAME, PROBABILITY_MASS, Rule, counts_per
 from bench.artifacts import content_hash
 from bench.errors import BenchError
 
-PARTS = ("task", "policy", "generation", "scoring", "prompt_filter", "selection", "training", "evaluation", "tracking")
+PARTS = (
+    *("task", "policy", "generation", "scoring", "prompt_filter", "selection", "training", "evaluation", "tracking"),
+    "procedure",  # what calls the others with RUN_SETTINGS
+)
+RUN_SETTINGS = ("num_completions", "baseline_completions", "control", "split", "seed")
 PLACES = ("store", "outputs", "tracking")  # where a run's files lie: not part of what it is
 RULES = {
     "name": PLAIN_NAME,
@@ -36,6 +40,7 @@ REPEATS = {  # a setting that only repeats another -> the one to set
     "generation.worker.temperature": "temperature",
     "generation.worker.top_p": "top_p",
     "generation.worker.max_new_tokens": "task.max_new_tokens",
+    **{f"procedure.{name}": name for name in RUN_SETTINGS},
 }
 ABSENT = object()
 
@@ -74,6 +79,11 @@ def check(cfg: DictConfig) -> None:
     judges = f"task.{cfg.split}_prompts"
     if _value(cfg, judges) is not ABSENT and _value(cfg, judges) < 2:
         raise BenchError(f"{judges}={_value(cfg, judges)} is not allowed with split={cfg.split}: intervals need 2.")
+    if OmegaConf.select(cfg, "procedure.stop") == cfg.split:
+        raise BenchError(
+            f"procedure.stop={cfg.split} is not allowed with split={cfg.split}: the prompts that say when to stop must "
+            "not be those that policies are judged on."
+        )
     for key in _learning_from(cfg.scoring, cfg.split, "scoring"):
         raise BenchError(
             f"{key}={cfg.split} is not allowed with split={cfg.split}: a scorer must not learn from the prompts that "

@@ -23,9 +23,10 @@ SOFTNESS = (0.25, 0.5, 1.0, 2.0)  # temperatures of soft Best-of-N, in `spread`s
 class Cell(NamedTuple):
     """What a number is: whose, by which method, of what, at which n."""
 
-    policy: str  # base, tuned, control; sampler: the base as the run draws from it, by all of its held-out pool
+    policy: str  # base, tuned, control, round_1, ...; sampler: the base as the run draws, by all of its held-out pool
     method: str  # greedy, pass, majority, weighted_majority, distinct, best_of_n, median_of_n, soft_best_of_n@T, policy
-    metric: str  # accuracy, correct_paths, proxy, win_rate, kl, kl_k1, kl_bound, kl_sensitivity, length, truncated
+    metric: str  # accuracy, correct_paths, proxy, win_rate, kl, kl_k1, kl_bound, kl_sensitivity, length, truncated, or
+    # entropy: of what the policy is sampled with, nats a sequence
     n: int
 
 
@@ -58,6 +59,7 @@ def _of_policy(arm: str, outcomes: Outcomes) -> dict[Cell, np.ndarray]:
     cells[Cell(arm, "greedy", "truncated", 1)] = _truncated(outcomes.greedy)
     cells[Cell(arm, "policy", "kl", 1)] = outcomes.kl.kl
     cells[Cell(arm, "policy", "kl_k1", 1)] = outcomes.kl_k1.kl
+    cells[Cell(arm, "policy", "entropy", 1)] = -sampled.completions.logprob.mean(axis=1)
     cells[Cell(arm, "policy", "length", 1)] = sampled.completions.length.mean(axis=1)
     cells[Cell(arm, "policy", "truncated", 1)] = _truncated(sampled)
     sizes = powers_of_two(sampled.gold.shape[1])

@@ -146,16 +146,18 @@ def describe(completions: Completions) -> dict[str, float]:
     """Counts that a reader of a pool should see: how many, cut at the limit, empty, and repeated within a prompt.
 
     `twins` are pairs of equal samples of one prompt, `twins_expected` how many independent samples would have by their
-    own probabilities; twins_alarm is 1 where that is no accident (see `twins_alarm`).
+    own probabilities; twins_alarm is 1 where that is no accident (see `twins_alarm`). Of pools side by side, each is
+    looked at by itself: equal samples of different policies are no twins.
     """
     distinct, empty = 0, 0
-    observed = np.zeros(len(completions.logprob))
-    for rows, part in completions.shards():
-        counts = [Counter(ids.tobytes() for ids in row) for row in part.token_ids]
-        distinct += sum(map(len, counts))
-        empty += sum(not text.strip() for text in part.text.ravel())
-        observed[rows] = [sum(n * (n - 1) / 2 for n in count.values()) for count in counts]
-    expected, variance = expected_twins(completions.logprob)
+    observed, expected, variance = (np.zeros((len(completions.parts), len(completions.logprob))) for _ in range(3))
+    for number, pool in enumerate(completions.parts):
+        for rows, part in pool.shards():
+            counts = [Counter(ids.tobytes() for ids in row) for row in part.token_ids]
+            distinct += sum(map(len, counts))
+            empty += sum(not text.strip() for text in part.text.ravel())
+            observed[number, rows] = [sum(n * (n - 1) / 2 for n in count.values()) for count in counts]
+        expected[number], variance[number] = expected_twins(pool.logprob)
     total = completions.logprob.size
     return {
         "completions": total,

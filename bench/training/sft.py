@@ -114,6 +114,12 @@ def training_log(policy: Policy) -> list[dict[str, float]]:
     return json.loads((policy.path / LOG).read_text())
 
 
+def last_epoch_loss(policy: Policy) -> float:
+    """Nats a token, the mean over the updates of the last epoch."""
+    log = training_log(policy)
+    return float(np.mean([update["loss"] for update in log if update["epoch"] > log[-1]["epoch"] - 1]))
+
+
 @stage(version=2, load=policies.folder, speed_only=("micro_batch_size", "gradient_checkpointing"))
 def sft(
     policy: Policy,

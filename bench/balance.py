@@ -1,0 +1,99 @@
+"""B-STaR's balance score: at which temperature and reward threshold a round's samples are both many and right.
+
+Source: B-STaR (Zeng et al. 2024, arXiv 2412.17256), as in its published code.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
+
+import numpy as np
+
+from bench.allowed import Count, Rule, number, or_null
+from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
+from bench.errors import BenchError
+from bench.scoring.verifier import verify
+from bench.seeds import generator
+from bench.selection.evidence import evidence_for
+from bench.tasks import Task
+
+
+def several(rule: Rule) -> Rule:
+    """A list of one or more different values, each allowed by `rule`."""
+
+    def allows(value: Any) -> bool:
+        values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+        return bool(values) and len(set(values)) == len(values) and all(map(rule.allows, values))
+
+    return Rule(allows, f"a list of one or more, each different and {rule.description}")
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """How a round draws and selects, and the balance score that this has."""
+
+    temperature: float
+    threshold: float | None  # None: the selection's own
+    score: float
+
+
+def by_balance_score(
+    prompts: Prompts,
+    policy: Policy,
+    base: Policy,
+    task: Task,
+    generation: Callable[..., Completions],
+    scoring: Callable[..., Rewards],
+    selection: Callable[..., Selection],
+    *,
+    temperatures: Annotated[list[float], several(number(0, open_low=True))],
+    thresholds: Annotated[list[float] | None, or_null(several(number()))],
+    expected: Count,
+    prompts_probed: Count,
+    num_completions: int,
+    seed: int,
+) -> Adapted:
+    """The temperature and threshold of the highest mean balance score on the first `prompts_probed` prompts.
+
+    Each temperature's samples, `num_completions` of each of those prompts, are drawn from `policy` with the round's
+    seed: those of the temperature that is chosen are part of the round's pool where whole shards of it are probed.
+    thresholds: None keeps the selection's own. expected: n*, the right completions a prompt that are enough. Ties go to
+    the first. BenchError where the selection has no threshold to set.
+    """
+    probed = prompts[: min(prompts_probed, len(prompts))]
+    found: list[Adapted] = []
+    for temperature in temperatures:
+        pool = generation(probed, policy, num_completions=num_completions, seed=seed, temperature=temperature)
+        rewards, gold = scoring(probed, pool).value, verify(probed, pool, task=task).value
+        texts = np.asarray(pool.text)
+        evidence = evidence_for(selection, pool, task, base)
+        for threshold in thresholds or [None]:
+            kept = with_threshold(selection, threshold)(rewards, generator(seed, "selection"), **evidence)
+            score = float(balance_score(kept, texts, gold == 1, expected).mean())
+            found.append(Adapted(temperature, threshold, score))
+    return max(found, key=lambda one: one.score)
+
+
+def balance_score(kept: Selection, texts: np.ndarray, correct: np.ndarray, expected: int) -> np.ndarray:
+    """min(n'/n*, 1) n'/n of each prompt [M]: of its n distinct kept completions n' are right; n* = `expected`.
+
+    texts: [M, N] objects, equal where two completions are one; correct: [M, N] bool. A prompt of which nothing is kept
+    scores 0 (in the published code each has its reference solution besides).
+    """
+    scores = np.zeros(len(correct))
+    for row in np.unique(kept.row):
+        verdicts = {texts[row, column]: bool(correct[row, column]) for column in kept.column[kept.row == row]}
+        right = sum(verdicts.values())
+        scores[row] = min(right / expected, 1.0) * right / len(verdicts)
+    return scores
+
+
+def with_threshold(selection: Callable[..., Selection], threshold: float | None) -> Callable[..., Selection]:
+    """The selection with another threshold; BenchError where it has none."""
+    if threshold is None:
+        return selection
+    if "threshold" not in inspect.signature(selection).parameters:
+        raise BenchError("procedure.adapt.thresholds needs a selection with a threshold, e.g. selection=balanced.")
+    return partial(selection, threshold=threshold)

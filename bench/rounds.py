@@ -1,0 +1,183 @@
+"""Rejection sampling in rounds (expert iteration): each round draws from the policy that the last one fine-tuned.
+
+python -m bench procedure=rounds procedure.rounds=3 procedure.start=current procedure.train_on=union
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import numpy as np
+
+from bench.allowed import Count, one_of
+from bench.artifacts import Completions, Policy, Rewards, Selection
+from bench.balance import Adapted, with_threshold
+from bench.evaluation.heldout import Outcomes, grade
+from bench.experiment import Results
+from bench.generation.pooled import pooled
+from bench.logprobs import sequence_logprobs
+from bench.scoring.preparing import prepared
+from bench.scoring.verifier import verify
+from bench.seeds import generator, small_seed
+from bench.selection import matched_random
+from bench.selection.evidence import evidence_for
+from bench.selection.prompt_filter import prompts_dropped
+from bench.tasks import Task
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one arm did in one round."""
+
+    number: int  # from 1
+    arm: str  # tuned or control
+    drawn_by: Policy
+    pool: Completions  # [M, N] of this round
+    rewards: Rewards | None  # [M, N]; the control asks for none
+    own: Selection  # [K] cells kept in it; where the best of all rounds are kept, cells of all pools
+    chosen: Selection  # [K'] what it trained on: cells of this arm's pools from round 1 on, side by side
+    prompts_filtered: int  # that the prompt filter left out
+    start: Policy  # what fine-tuning started from
+    policy: Policy  # and what came of it
+    adapted: Adapted | None  # the sampler chosen for this round
+    validation: float | None = None  # pass@1 on validation prompts, where the stop rule asks for it
+
+    @property
+    def name(self) -> str:
+        """Its policy's, in every record."""
+        return f"round_{self.number}" + ("" if self.arm == "tuned" else f"_{self.arm}")
+
+
+def in_rounds(
+    task: Task,
+    policy: Callable[..., Policy],
+    generation: Callable[..., Completions],
+    scoring: Callable[..., Rewards],
+    prompt_filter: Callable[[np.ndarray], np.ndarray],
+    selection: Callable[..., Selection],
+    training: Callable[..., Policy],
+    evaluation: Callable[..., Outcomes],
+    *,
+    rounds: Count,
+    start: Annotated[str, one_of("base", "current")],
+    train_on: Annotated[str, one_of("last", "union", "best")],
+    stop: Annotated[str, one_of("none", "validation")],
+    validation_completions: Count,
+    adapt: Callable[..., Adapted] | None,
+    num_completions: int,
+    baseline_completions: int,
+    control: str,
+    split: str,
+    seed: int,
+) -> Results:
+    """`rounds` times: sample the current policy, score, select, fine-tune; every KL is to the original base.
+
+    start: each round fine-tunes the "base" or the "current" policy. train_on: "last", the selection's choice in this
+    round's pool; "union", those of all rounds together; "best", its choice among all that was drawn so far, e.g. each
+    prompt's best. stop: "validation" ends with the first round whose pass@1 on validation prompts, by the task's own
+    verifier on `validation_completions` samples each at temperature 1, is not above the best before it (the base's
+    included) and keeps that best round, or round 1. adapt: chooses each round's temperature and threshold (see
+    bench.balance); None: the run's own.
+
+    Round 1 is `bench.experiment.run`, drawn with its seed, so that both share what the store has. The control
+    ("matched") goes through rounds of its own: it draws from its own last policy and trains, in every round, on as many
+    completions of the same prompts as the tuned one, chosen without the reward.
+    """
+    train, test = task.prompts("train"), task.prompts(split)
+    base = policy(task)
+    scoring = prepared(scoring, base=base, task=task, generation=generation)
+    history: dict[str, list[Round]] = {arm: [] for arm in (("tuned",) if control == "none" else ("tuned", "control"))}
+    of_tuned = history["tuned"]
+
+    def pass_at_1(of: Policy) -> float:
+        prompts = task.prompts("validation")
+        sampler = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+        drawn = generation(prompts, of, num_completions=validation_completions, seed=seed, **sampler)
+        return float(verify(prompts, drawn, task=task).value.mean())
+
+    best, kept = (pass_at_1(base) if stop == "validation" else None), 0  # kept: index of the round that is the result
+    for number in range(1, rounds + 1):
+        stream = round_seed(seed, number)
+        adapted = adapt and adapt(
+            train,
+            of_tuned[-1].policy if of_tuned else base,
+            base,
+            task,
+            generation,
+            scoring,
+            selection,
+            num_completions=num_completions,
+            seed=stream,
+        )
+        sampler = {} if adapted is None else {"temperature": adapted.temperature}
+        select = selection if adapted is None else with_threshold(selection, adapted.threshold)
+        for arm, before in history.items():
+            current = before[-1].policy if before else base
+            pool = generation(train, current, num_completions=num_completions, seed=stream, **sampler)  # [M, N]
+            rewards = scoring(train, pool) if arm == "tuned" else None  # [M, N]
+            pools = pooled([*(one.pool for one in before), pool])  # [M, N x number]
+            within = pools if train_on == "best" else pool
+            if rewards is None:
+                dropped, shape = 0, within.shape
+                own = matched_random(of_tuned[-1].own, np.zeros(shape), generator(stream, "control"))
+            else:
+                scored = [one.rewards for one in before if train_on == "best"] + [rewards]
+                seen = np.concatenate([one.value for one in scored if one is not None], axis=1)
+                eligible = prompt_filter(seen)
+                dropped = prompts_dropped(seen, eligible)
+                evidence = evidence_for(select, within, task, base)
+                if "logprob" in evidence and number > 1:  # which is to be the base's, whoever drew
+                    evidence["logprob"] = sequence_logprobs(base, train, within)
+                own = select(eligible, generator(stream, "selection"), **evidence)
+            chosen = (
+                own if train_on == "best" else buffer([*(one.own for one in before), own], num_completions, train_on)
+            )
+            origin = base if start == "base" else current
+            made = training(origin, train, pools, chosen, seed=stream)
+            before.append(Round(number, arm, current, pool, rewards, own, chosen, dropped, origin, made, adapted))
+        if best is not None:
+            found = pass_at_1(of_tuned[-1].policy)
+            of_tuned[-1] = replace(of_tuned[-1], validation=found)
+            if found <= best:
+                break
+            best = found
+        kept = number - 1
+
+    done = tuple(one for arm in zip(*history.values(), strict=True) for one in arm)
+    policies = {"base": base} | {one.name: one.policy for one in done}
+    outcomes = {
+        name: evaluation(one, base, test, generation, scoring, task, seed=seed) for name, one in policies.items()
+    }
+    results = {arm: before[kept] for arm, before in history.items()}
+    baseline = generation(test, base, num_completions=max(num_completions, baseline_completions), seed=seed)
+    return Results(
+        train=train,
+        pool=pooled([one.pool for one in of_tuned]),
+        rewards=Rewards(np.concatenate([one.rewards.value for one in of_tuned if one.rewards is not None], axis=1)),
+        prompts_filtered=results["tuned"].prompts_filtered,
+        selections={"tuned": results["tuned"].chosen},
+        policies={"base": base} | {arm: one.policy for arm, one in results.items()},
+        split=split,
+        test=test,
+        outcomes={"base": outcomes["base"]} | {arm: outcomes[one.name] for arm, one in results.items()} | outcomes,
+        best_of_n=grade(test, baseline, scoring, task),
+        rounds=done,
+    )
+
+
+def round_seed(seed: int, number: int) -> int:
+    """The seed of a round's own stream; round 1 has the run's, so that it is the experiment of a single round."""
+    return seed if number == 1 else small_seed(seed, "round", number)
+
+
+def buffer(own: Sequence[Selection], num_completions: int, train_on: str) -> Selection:
+    """What the last of these rounds trains on, as cells of the pools side by side, row by row.
+
+    own: each round's cells [K] of its own pool [M, num_completions]. train_on: "last" or "union"; in the first round
+    there is no more than its own.
+    """
+    kept = range(len(own)) if train_on == "union" else [len(own) - 1]
+    row, weight = (np.concatenate([getattr(own[i], name) for i in kept]) for name in ("row", "weight"))
+    column = np.concatenate([own[i].column + i * num_completions for i in kept])
+    order = np.lexsort((column, row))
+    return Selection(row[order], column[order], weight[order])
