@@ -94,13 +94,18 @@ def work(cells: Sequence[Cell]) -> Work:
         train, test = (cfg["task"].get(f"{split}_prompts") or 0 for split in ("train", cfg["split"]))
         base = settings_key(cfg, "task", "policy")
         pool = settings_key(cfg, "task", "policy", "generation", "seed")
-        pools[pool] = max(pools.get(pool, 0), cfg["num_completions"] * train)
         drawn[pool] = max(drawn.get(pool, 0), max(cfg["num_completions"], cfg["baseline_completions"]) * test)
         training = settings_key(cfg, "scoring", "prompt_filter", "selection", "training", "num_completions")
-        arms = ("tuned",) if cfg["control"] == "none" else ("tuned", "control")
-        trainings |= {(pool, training, arm) for arm in arms}
         measured = settings_key(cfg, "evaluation", "seed")
-        for evaluated in ((base, measured), *((pool, training, arm, measured) for arm in arms)):
+        made: list[Hashable] = []  # the trainings of this cell
+        for arm in ("tuned",) if cfg["control"] == "none" else ("tuned", "control"):
+            for shared_by in _rounds(cfg):
+                # what draws is the base, then what the round before trained
+                source = (pool, *made[-1:]) if shared_by else (pool,)
+                pools[source] = max(pools.get(source, 0), cfg["num_completions"] * train)
+                made.append((pool, training, arm, *shared_by))
+        trainings |= set(made)
+        for evaluated in ((base, measured), *((one, measured) for one in made)):
             if evaluated not in evaluations:
                 evaluations.add(evaluated)
                 drawn_by_policies += test * (1 + cfg["evaluation"]["num_completions"])
@@ -110,6 +115,12 @@ def work(cells: Sequence[Cell]) -> Work:
         trainings=len(trainings),
         evaluations=len(evaluations),
     )
+
+
+def _rounds(cfg: dict[str, Any]) -> list[tuple[Hashable, ...]]:
+    """For each round, what else its training depends on beside the cell's parts; on nothing in the first."""
+    rounds = cfg["procedure"].get("rounds", 1)
+    return [(), *((number, settings_key(cfg, "procedure")) for number in range(2, rounds + 1))]
 
 
 def tally(kinds: Sequence[str]) -> str:

@@ -30,7 +30,9 @@ def made_run(
     metrics: dict[str, Any] | None = None,
     code: str = "c0de",
 ) -> Run:
-    """A run under outputs/<name>/<hash>. skill: each arm's mean chance of a right sample; settings: dotted.
+    """A run under outputs/<name>/<hash>. skill: each arm's mean chance of a right sample, round_1's among them.
+
+    settings: dotted.
 
     noise: the standard deviation that the proxy of the held-out pool adds to gold; without it the proxy is gold.
     """
@@ -39,6 +41,7 @@ def made_run(
     for name, value in (settings or {}).items():
         OmegaConf.update(config, name, value, force_add=True)
     arms = ("base", "tuned") if config.control == "none" else ("base", "tuned", "control")
+    arms += tuple(name for name in skill if name not in SKILL)  # round_1, ...
     cells = _cells(arms, skill, seed=seed, prompts=prompts, num_completions=num_completions, noise=noise)
     curves = summary.curves(cells, seed=seed)
     folder = outputs / config.name / _name(OmegaConf.to_yaml(config))
@@ -128,6 +131,7 @@ def _cells(
         cells[Cell(arm, "greedy", "accuracy", 1)] = (rng.random(prompts) < chance).astype(float)
         cells[Cell(arm, "policy", "kl", 1)] = np.zeros(prompts) if arm == "base" else rng.gamma(4, 0.2, prompts)
         cells[Cell(arm, "policy", "length", 1)] = rng.integers(10, 30, prompts).astype(float)
+        cells[Cell(arm, "policy", "entropy", 1)] = 0.4 * cells[Cell(arm, "policy", "length", 1)]
         cells |= of_votes(arm, graded(gold, gold), powers_of_two(4))
     rng = np.random.default_rng([seed, 99])
     chance = 1 / (1 + np.exp(-(easy + np.log(skill["base"] / (1 - skill["base"])))))
