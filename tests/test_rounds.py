@@ -445,7 +445,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> list:
     ]
 
 
-def test_the_table_has_a_row_a_round_and_arm(reported):
+def test_the_table_has_a_row_a_round_and_arm(reported, tmp_path):
     table = rounds_table(grouped(reported))
     assert table is not None
     told = [(row["config.procedure.start"], row["arm"], row["round"]) for row in table.rows]
@@ -456,7 +456,7 @@ def test_the_table_has_a_row_a_round_and_arm(reported):
         values = [run.per_prompt(f"round_{row['round']}", "pass", "accuracy", 1).mean() for run in of_two_seeds]
         assert row["pass"] == pytest.approx(np.mean(values))
         assert row["kept"] == 40 * row["round"]
-    assert rounds_table(grouped([made_run_without(reported)])) is None
+    assert rounds_table(grouped([made_run(tmp_path)])) is None
 
 
 def test_the_figure_draws_its_rows(reported, tmp_path):
@@ -476,11 +476,7 @@ def test_the_figure_draws_its_rows(reported, tmp_path):
                     for start in range(0, len(rows), 3)
                 )
     assert {row["round"] for row in figure.rows} == {0, 1, 2}
-    assert rounds_figure(grouped([made_run_without(reported)])) is None
-
-
-def made_run_without(reported: list):
-    return made_run(reported[0].folder.parent.parent / "plain", seed=0)
+    assert rounds_figure(grouped([made_run(tmp_path)])) is None
 
 
 def test_a_plan_counts_what_cells_share():
