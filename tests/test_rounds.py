@@ -18,9 +18,9 @@ from bench.evaluation.rounds import distinct_paths
 from bench.generation.pool import describe
 from bench.generation.pooled import pooled
 from bench.plan import work
+from bench.reporting.figures.rounds import rounds_figure
 from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
-from bench.reporting.rounds_figure import rounds_figure
 from bench.reporting.tables.rounds import rounds_table
 from bench.rounds import buffer, in_rounds, round_seed
 from bench.selection import all_correct, every_prompt, softmax, threshold, top_per_prompt

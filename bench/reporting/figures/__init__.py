@@ -13,6 +13,7 @@ from bench.reporting.figures.coverage import coverage, paths
 from bench.reporting.figures.frontier import frontiers
 from bench.reporting.figures.heat_maps import heat_maps
 from bench.reporting.figures.reward_diagnostics import reward_diagnostics
+from bench.reporting.figures.rounds import rounds_figure
 from bench.reporting.figures.selection import selections
 from bench.reporting.figures.shared import samplers
 from bench.reporting.groups import grouped
@@ -29,6 +30,7 @@ def figures(runs: Sequence[Run]) -> list[Figure]:
         *frontiers(groups),
         *selections(groups),
         *heat_maps(groups),
+        rounds_figure(groups),
         accuracy_by_n(groups),
         reward_by_n(groups),
         coverage(groups),
