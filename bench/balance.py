@@ -69,7 +69,7 @@ def by_balance_score(
         rewards, gold = scoring(probed, pool).value, verify(probed, pool, task=task).value
         texts = np.asarray(pool.text)
         evidence = evidence_for(selection, pool, task, base)
-        for threshold in thresholds or [None]:
+        for threshold in [None] if thresholds is None else thresholds:
             kept = with_threshold(selection, threshold)(rewards, generator(seed, "selection"), **evidence)
             score = float(balance_score(kept, texts, gold == 1, expected).mean())
             found.append(Adapted(temperature, threshold, score))

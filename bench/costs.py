@@ -54,7 +54,8 @@ def break_even_metrics(
     costs = Costs(
         policy_parameters=policies.count_parameters(results.policies["base"]),
         reward_parameters=reward_parameters(results, ancestors),
-        prompt_tokens=_total("prompt_tokens", drawn) / len(results.train),
+        # every round reads the prompts again, which is left out: little beside what it generates
+        prompt_tokens=_total("prompt_tokens", drawn) / (len(results.train) * len(results.pool.parts)),
         completion_tokens=float(results.pool.length.mean()),
         pool_size=results.pool.shape[1],
         prompts=len(results.train),
