@@ -81,10 +81,15 @@ def _draw(
                 linestyle=look.line,
                 markersize=3.5,
                 elinewidth=0.7,
-                label=one.group.label or "tuned",
+                label=_label(one.group),
             )
         axes.set_ylabel(label)
         axes.set_xticks(range(max(len(one.policies) for one in found)))
     for axes in drawn.axes[2:]:
         axes.set_xlabel("round")
     drawn.legend(*drawn.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, handlelength=2.5)
+
+
+def _label(group: Group) -> str:
+    """What sets the group apart, without the part that a setting belongs to."""
+    return " ".join(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in group.settings.items()) or "tuned"
