@@ -88,6 +88,18 @@ def test_changed_records_make_what_shows_them_stale(runs: list[Run], tmp_path: P
     assert "figures/small is stale: its records or runs have changed" not in problems  # it shows none of that
 
 
+def test_changed_samples_or_sentences_make_the_page_stale(runs: list[Run], tmp_path: Path):
+    folder = build(runs, tmp_path / "report", title="made").parent
+    stale = "index.html is stale: the verdicts, the methods or the samples that it shows have changed"
+    kept = (runs[0].folder / "samples.parquet").read_bytes()
+    shutil.copy(made_run(tmp_path, seed=3).folder / "samples.parquet", runs[0].folder / "samples.parquet")
+    assert check(folder) == [stale]
+    (runs[0].folder / "samples.parquet").write_bytes(kept)
+    assert check(folder) == []
+    rewrite(runs[1].folder / "metrics.json", **{"break_even/queries": 1})
+    assert check(folder) == [stale]
+
+
 def test_another_run_or_one_less_makes_everything_stale(runs: list[Run], tmp_path: Path):
     folder = build(runs, tmp_path / "report", title="made").parent
     more = [*runs, made_run(tmp_path, seed=2)]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.artifacts import content_hash
 from bench.errors import BenchError
 from bench.reporting.collect import Run, read_run
 from bench.reporting.exhibit import Exhibit, Table, records_of
@@ -63,6 +64,7 @@ def build(runs: Sequence[Run], folder: Path, *, title: str, notes: Sequence[str]
             for run in runs
         ],
         "notes": list(notes),
+        "words": _words(runs),
         "exhibits": exhibits,
         "files": {name: _sha256(folder / name) for name in written},
     }
@@ -130,7 +132,16 @@ def _of_records(manifest: dict[str, Any], runs: Sequence[Run]) -> list[str]:
     stale = [name for name in now if name in then and now[name] != then[name]]
     problems = [f"{name} is stale: its records or runs have changed" for name in stale]
     problems += [f"{name} is not in the report, though its records are there" for name in now if name not in then]
-    return problems + [f"{name} can't be made any more: its data is missing" for name in then if name not in now]
+    problems += [f"{name} can't be made any more: its data is missing" for name in then if name not in now]
+    if manifest["words"] != _words(runs):
+        problems.append(f"{PAGE} is stale: the verdicts, the methods or the samples that it shows have changed")
+    return problems
+
+
+def _words(runs: Sequence[Run]) -> str:
+    """A hash of what a report shows beside its figures and tables: sentences and samples."""
+    samples = [run.folder / "samples.parquet" for run in runs]
+    return content_hash(verdicts(runs), methods(runs), [_sha256(path) if path.is_file() else "" for path in samples])
 
 
 def _named(folder: Path, manifest: dict[str, Any]) -> tuple[list[Run], list[str]]:
