@@ -192,16 +192,27 @@ def test_a_heat_map_has_each_cell_in_its_place(tmp_path):
     assert grid[down.index("1.3"), across.index("0.8")] == pytest.approx(expected)
 
 
-def test_other_axes_of_a_sweep_get_figures_of_their_own(tmp_path):
+def test_other_axes_of_a_sweep_get_panels_of_their_own(tmp_path):
     cells = itertools.product((0.7, 1.3), (0.8, 1.0), ("mbr", "rso"))
     runs = [
         made_run(tmp_path, settings={"temperature": t, "top_p": p, "selection._target_": f"bench.selection.{method}"})
         for t, p, method in cells
     ]
     names = [figure.name for figure in figures(runs)]
-    assert {"heat_map_mbr", "heat_map_rso"} <= set(names)
-    assert len([name for name in names if name.startswith("selection_")]) == 4
     assert len(set(names)) == len(names)
+    heat, methods = (named(figures(runs), name) for name in ("heat_map", "selection"))
+    assert [row["panel"] for row in heat.rows] == ["mbr"] * 4 + ["rso"] * 4
+    assert len({row["panel"] for row in methods.rows}) == 4
+    with drawn(heat) as canvas:
+        assert [axes.get_title() for axes in canvas.axes] == ["mbr", "rso"]
+    with drawn(methods) as canvas:
+        panels = {
+            axes.get_title(): {round(float(x), 9) for line in axes.lines for x in line.get_xdata()}
+            for axes in canvas.axes
+        }
+    for row in methods.rows:
+        assert round(row["tuned"], 9) in panels[row["panel"]]
+        assert round(row["control"], 9) in panels[row["panel"]]
 
 
 def test_coverage_names_its_law_and_leaves_out_what_repeats_it(one, swept):
