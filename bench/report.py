@@ -54,7 +54,9 @@ def _build(source: Source, folder: Path, start: float) -> None:
     page = build(source.runs, folder, title=source.title, notes=source.notes)
     print(f"{_table(source.runs)}\n")
     print("\n".join(verdicts(source.runs)))
-    print(f"\nreport    {page} ({len(source.runs)} runs, {time.perf_counter() - start:.0f} s)")
+    print(
+        f"\nreport    {page} ({len(source.runs)} run{'s' if len(source.runs) > 1 else ''}, {time.perf_counter() - start:.0f} s)"
+    )
 
 
 def _check(given: dict[str, str], rest: list[str]) -> None:
