@@ -54,9 +54,8 @@ def _build(source: Source, folder: Path, start: float) -> None:
     page = build(source.runs, folder, title=source.title, notes=source.notes)
     print(f"{_table(source.runs)}\n")
     print("\n".join(verdicts(source.runs)))
-    print(
-        f"\nreport    {page} ({len(source.runs)} run{'s' if len(source.runs) > 1 else ''}, {time.perf_counter() - start:.0f} s)"
-    )
+    count = f"{len(source.runs)} run{'s' if len(source.runs) > 1 else ''}"
+    print(f"\nreport    {page} ({count}, {time.perf_counter() - start:.0f} s)")
 
 
 def _check(given: dict[str, str], rest: list[str]) -> None:
