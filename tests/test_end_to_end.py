@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.artifacts import Policy
-from bench.store import check
+from bench.store import MANIFEST, check, walk
 
 KILLS = 10
 BOOKKEEPING = ("cost/seconds", "saved/")  # what may differ between two runs of one command
@@ -61,11 +61,8 @@ def metrics(folder: Path) -> dict:
 
 
 def manifests(folder: Path) -> dict[Path, float]:
-    found = {}
-    for path in (folder / "store").glob("*/**/manifest.json"):
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            found[path] = json.loads(path.read_text())["created"]
-    return found
+    paths = [artifact / MANIFEST for artifact, whole in walk(folder / "store") if whole]
+    return {path: json.loads(path.read_text())["created"] for path in paths}
 
 
 @pytest.fixture(scope="module")
@@ -197,11 +194,11 @@ def test_killed_at_any_moment_it_goes_on_and_ends_the_same(finished, tiny_policy
 
 
 def test_failure_leaves_its_reason_and_no_metrics(tmp_path: Path, tiny_policy: Policy):
-    command = [sys.executable, "-m", "bench", *arguments(tiny_policy), "task.train_prompts=99999"]
+    command = [sys.executable, "-m", "bench", *arguments(tiny_policy), f"policy.path={tmp_path / 'nowhere'}"]
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert process.returncode == 1
     (reason,) = tmp_path.glob("outputs/default/*/error.txt")
-    assert "99999" in reason.read_text()
+    assert "nowhere" in reason.read_text()
     assert not list(tmp_path.glob("outputs/default/*/metrics.json"))
 
 

@@ -54,8 +54,8 @@ def test_a_sample_says_whether_it_is_right_even_where_its_reward_says_otherwise(
         split="test",
         test=test,
         outcomes={
-            "base": Outcomes(greedy, greedy, nowhere, nowhere, 0.0, np.zeros((1, 1)), None),
-            "tuned": Outcomes(right, right, nowhere, nowhere, 0.0, np.zeros((1, 1)), None),
+            "base": Outcomes(greedy, greedy, nowhere, nowhere, 0.0, np.zeros((1, 1)), None, {}),
+            "tuned": Outcomes(right, right, nowhere, nowhere, 0.0, np.zeros((1, 1)), None, {}),
         },
         best_of_n=greedy,
     )

@@ -11,10 +11,10 @@ from bench.reporting.figures.by_n import accuracy_by_n, kl_by_n, reward_by_n
 from bench.reporting.figures.compute import break_even, cost_by_stage
 from bench.reporting.figures.coverage import coverage, paths
 from bench.reporting.figures.frontier import frontiers
-from bench.reporting.figures.heat_maps import heat_maps
+from bench.reporting.figures.heat_map import heat_map
 from bench.reporting.figures.reward_diagnostics import reward_diagnostics
 from bench.reporting.figures.rounds import rounds_figure
-from bench.reporting.figures.selection import selections
+from bench.reporting.figures.selection import selection
 from bench.reporting.figures.shared import samplers
 from bench.reporting.groups import grouped
 from bench.reporting.overoptimisation_figure import overoptimisation_figure
@@ -28,8 +28,8 @@ def figures(runs: Sequence[Run]) -> list[Figure]:
     scorers = [run for _, group in samplers(groups) for run in group.runs]  # each once, whatever was trained on it
     made = [
         *frontiers(groups),
-        *selections(groups),
-        *heat_maps(groups),
+        selection(groups),
+        heat_map(groups),
         rounds_figure(groups),
         accuracy_by_n(groups),
         reward_by_n(groups),

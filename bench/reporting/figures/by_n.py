@@ -27,23 +27,23 @@ MOST = 6  # curves, or panels, that one figure has room for
 def accuracy_by_n(groups: Sequence[Group]) -> Figure | None:
     """Best-of-n of each sampler against n, and the fine-tuned policies against the N that they were trained on.
 
-    None where there is one sampler and one N.
+    None where there is one sampler and one N; each part only where it has room for all curves.
     """
     drawn_from = samplers(groups)
     trained = [(name, found) for name, found in in_panels(groups, ("num_completions",)) if len(found) > 1]
     rows: Rows = []
-    if len(drawn_from) > 1:
+    if 1 < len(drawn_from) <= MOST:
         for name, group in drawn_from:
             rows += curve_rows(
                 group.series("base", "best_of_n", "accuracy"), "n", "accuracy", of="best_of_n", name=name
             )
-    for name, found in trained:
+    for name, found in trained if len(trained) <= MOST else ():
         for group in found:
             n = int(group.settings["num_completions"])
             for arm in ("tuned", "control") if group.controlled else ("tuned",):
                 one = {n: group.mean(arm, "pass", "accuracy", 1)}
                 rows += curve_rows(one, "n", "accuracy", of=arm, name=name)
-    if not rows or max(len(drawn_from), len(trained)) > MOST:
+    if not rows:
         return None
     panels = len({row["of"] == "best_of_n" for row in rows})
     return Figure(

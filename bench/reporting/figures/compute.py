@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.reporting.collect import Run
 from bench.reporting.exhibit import Figure
-from bench.reporting.figures.shared import Rows, legend_above, line, named, where
+from bench.reporting.figures.shared import Rows, legend_above, line, named, short, where
 from bench.reporting.groups import Group
 from bench.reporting.labels import Label, place_labels
 from bench.reporting.style import FULL_WIDTH, LOOKS, QUIET
@@ -90,6 +90,8 @@ def _in_total(group: Group) -> Rows:
 
 
 def _break_even(drawn: Any, rows: Rows) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
     names = list(dict.fromkeys(row["name"] for row in rows))
     panels = drawn.subplots(len(names), 2, squeeze=False)
     for (left, right), name in zip(panels, names, strict=True):
@@ -99,6 +101,9 @@ def _break_even(drawn: Any, rows: Rows) -> None:
         line(left, tuned, "flops", "accuracy", LOOKS["tuned"], label="fine-tuned", linestyle="none", markersize=4.5)
         left.axhline(tuned[0]["accuracy"], color=LOOKS["tuned"].colour, linewidth=0.6, linestyle=":", zorder=0)
         left.set_xscale("log")
+        left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        left.xaxis.set_minor_locator(NullLocator())
+        left.xaxis.set_major_formatter(short)
         left.set_xlabel("FLOPs a query")
         left.set_ylabel("accuracy on held-out prompts")
         left.set_title(name, loc="left")
@@ -121,7 +126,8 @@ def _totals(axes: Any, rows: Rows) -> None:
         line(axes, bare, "queries", "flops", LOOKS["base"], linestyle="none", marker="d", markersize=4)
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
-        axes.margins(y=0.12)
+        axes.xaxis.set_major_formatter(short)
+        axes.yaxis.set_major_formatter(short)
     else:
         words = "no break-even:\nno n of Best-of-n costs more and is as good"
         axes.text(0.5, 0.5, words, ha="center", va="center", fontsize=7, color=QUIET, transform=axes.transAxes)
@@ -189,19 +195,13 @@ def _costs(drawn: Any, rows: Rows) -> None:
         widest = max(*apart, 1e-9)
         for place, one, all_of in zip(places, made, apart, strict=True):
             if all_of:
-                text = _short(one) if one == all_of else f"{_short(one)} of {_short(all_of)}"
+                text = short(one) if one == all_of else f"{short(one)} of {short(all_of)}"
                 axes.text(all_of + 0.015 * widest, place, text, va="center", fontsize=6)
         axes.set_xlim(0, widest * 1.3)
+        axes.locator_params(axis="x", nbins=6)
+        axes.xaxis.set_major_formatter(short)
         axes.set_xlabel(label)
         axes.tick_params(axis="y", length=0)
     panels[0].set_yticks(places, [row["stage"] for row in rows])
     if any(row["seconds"] != row["seconds_unshared"] for row in rows):
         legend_above(drawn, panels)
-
-
-def _short(number: float) -> str:
-    """1234567 as 1.23M."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{letter}"
-    return f"{number:.3g}"

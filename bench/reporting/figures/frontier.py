@@ -5,13 +5,26 @@ from typing import Any
 
 from bench.reporting.collect import Estimate
 from bench.reporting.exhibit import Figure
-from bench.reporting.figures.shared import Rows, legend_above, line, named, samplers, where
+from bench.reporting.figures.shared import (
+    Rows,
+    columns_of,
+    grid_of,
+    in_order,
+    legend_above,
+    line,
+    named,
+    sampler_settings,
+    samplers,
+    where,
+)
 from bench.reporting.groups import Group
 from bench.reporting.labels import Label, place_labels
-from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, LOOKS, QUIET, sequence
+from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, LOOKS, QUIET, Look, sequence
 from bench.reporting.tables.shared import all_runs, over_what, spread
 
 FEW = 3  # groups: more of them are drawn as points alone, over the whole width
+CROWD = 4  # samplers: more of them, where they differ in two settings or more, get a panel for each value of one
+NAMED = 30  # points in a panel: more of them can't be told by name
 POINTS = {"tuned": "fine-tuned", "control": "random twin"}
 
 
@@ -34,48 +47,67 @@ def _frontier(groups: Sequence[Group], metric: str) -> Figure | None:
     parts.append("; dotted: the same accuracies where the log n bound would put them" * ("bound" in methods))
     parts.append("; soft Best-of-n at its temperatures" * ("soft_best_of_n" in methods))
     parts.append("; Best-of-n drawn from the fine-tuned policy" * ("tuned_best_of_n" in methods))
+    panels, wide = len({row["panel"] for row in rows}), len(groups) > FEW
     return Figure(
         name="frontier" if metric == "accuracy" else "frontier_reward",
         caption=f"{''.join(parts)}. {over_what(groups)}.",
         rows=rows,
         runs=all_runs(groups),
         draw=lambda drawn: _draw(drawn, rows, metric),
-        width=COLUMN_WIDTH if len(groups) <= FEW else FULL_WIDTH,
-        height=COLUMN_WIDTH * (0.95 if len(groups) <= FEW else 1.1),
+        width=FULL_WIDTH if wide else COLUMN_WIDTH,
+        height=COLUMN_WIDTH
+        * (0.95 if not wide else 1.1 if panels == 1 else 0.3 + 0.75 * -(-panels // columns_of(panels))),
     )
 
 
 def _rows(groups: Sequence[Group], metric: str) -> Rows:
-    few, ways = len(groups) <= FEW, samplers(groups)
+    """`series` is the sampler, within its panel; `label` what else sets a fine-tuned policy apart."""
+    few, ways, split = len(groups) <= FEW, samplers(groups), sampler_settings(groups)
+    apart = _panel_setting([group for _, group in ways], split) if len(ways) > CROWD else []
     rows: Rows = []
-    for name, group in ways:
+    for _, group in ways:
+        place = {"panel": named(group, apart), "series": named(group, [name for name in split if name not in apart])}
         pool = min(run.metrics["best_of_n/pool_size"] for run in group.runs)
-        kl = group.series("base", "best_of_n", "kl")
-        rows += _curve(name, "best_of_n", group.series("base", "best_of_n", metric), kl, pool)
+        values, kl = (group.series("base", "best_of_n", name) for name in (metric, "kl"))
+        rows += _curve(place, "best_of_n", values, kl, pool)
         if len(ways) == 1:
-            bound = group.series("base", "best_of_n", "kl_bound")
-            rows += _curve(name, "bound", group.series("base", "best_of_n", metric), bound, pool)
-        if few and len(ways) == 1:
-            rows += _soft(name, group, metric)
-    for group in groups:
+            rows += _curve(place, "bound", values, group.series("base", "best_of_n", "kl_bound"), pool)
+            rows += _soft(place, group, metric) if few else []
+    for group in in_order(groups):
+        place = {"panel": named(group, apart), "series": named(group, [name for name in split if name not in apart])}
+        label = named(group, [name for name in group.settings if name not in split])
         for arm in ("tuned", "control") if group.controlled else ("tuned",):
             value = group.series(arm, *(("pass", "accuracy") if metric == "accuracy" else ("best_of_n", "proxy")))
             moved = group.series(arm, "policy", "kl")
             if 1 in value and 1 in moved:
-                rows += _curve(named(group), arm, {1: value[1]}, moved)
+                rows += _curve(place, arm, {1: value[1]}, moved, label=label)
         moved = group.series("tuned", "best_of_n", "kl")
         if few and len(moved) > 1:
-            pool = max(moved)
-            rows += _curve(named(group), "tuned_best_of_n", group.series("tuned", "best_of_n", metric), moved, pool)
+            values = group.series("tuned", "best_of_n", metric)
+            rows += _curve(place, "tuned_best_of_n", values, moved, max(moved), label=label)
     return rows
 
 
+def _panel_setting(groups: Sequence[Group], names: Sequence[str]) -> list[str]:
+    """The setting of `names` with fewest values; none where there is but one setting."""
+    if len(names) < 2:
+        return []
+    return [min(reversed(names), key=lambda name: len({group.settings[name] for group in groups}))]
+
+
 def _curve(
-    series: str, method: str, values: dict[int, Estimate], kl: dict[int, Estimate], pool: int | None = None
+    place: dict[str, str],
+    method: str,
+    values: dict[int, Estimate],
+    kl: dict[int, Estimate],
+    pool: int | None = None,
+    *,
+    label: str = "",
 ) -> Rows:
     return [
         {
-            "series": series,
+            **place,
+            "label": label,
             "method": method,
             "n": n,
             "temperature": None,
@@ -88,69 +120,87 @@ def _curve(
     ]
 
 
-def _soft(series: str, group: Group, metric: str) -> Rows:
+def _soft(place: dict[str, str], group: Group, metric: str) -> Rows:
     """From the hardest, nearest to Best-of-n, to the softest."""
     methods = {key[1] for key in group.runs[0].curves if key[1].startswith("soft_best_of_n@")}
     rows: Rows = []
     for method in sorted(methods, key=lambda one: float(one.partition("@")[2])):
         values, kl = group.series("base", method, metric), group.series("base", method, "kl")
-        rows += [
-            row | {"temperature": float(method.partition("@")[2])}
-            for row in _curve(series, "soft_best_of_n", values, kl)
-        ]
+        softness = float(method.partition("@")[2])
+        rows += [row | {"temperature": softness} for row in _curve(place, "soft_best_of_n", values, kl)]
     return rows
 
 
 def _draw(drawn: Any, rows: Rows, metric: str) -> None:
-    axes, labels = drawn.subplots(), []
-    several = len(dict.fromkeys(row["series"] for row in where(rows, method="best_of_n"))) > 1
-    labels += _best_of_n(axes, where(rows, method="best_of_n"), several)
+    names = list(dict.fromkeys(row["panel"] for row in rows))
+    series = list(dict.fromkeys(row["series"] for row in where(rows, method="best_of_n")))
+    several = dict(zip(series, sequence(len(series)), strict=True)) if len(series) > 1 else {}
+    panels = grid_of(drawn, len(names), sharex=True, sharey=True)
+    labels = [_panel(axes, where(rows, panel=name), several) for axes, name in zip(panels, names, strict=True)]
+    for axes, name in zip(panels, names, strict=True):
+        axes.set_title(name)
+        axes.margins(x=0.06, y=0.08)
+        if min(row["kl"] for row in rows) < 0.05:
+            axes.set_xlim(left=min(-0.03, axes.get_xlim()[0]))
+    wide = columns_of(len(names))
+    for axes in panels[-wide:]:
+        axes.set_xlabel("KL from the base (nats a sequence)")
+    for axes in panels[::wide]:
+        axes.set_ylabel("accuracy on held-out prompts" if metric == "accuracy" else "mean reward on held-out prompts")
+    legend_above(drawn, panels)
+    for axes, wanted in zip(panels, labels, strict=True):
+        place_labels(axes, wanted)
+
+
+def _panel(axes: Any, rows: Rows, several: dict[str, Look]) -> list[Label]:
+    """Draws one panel; the labels that its points ask for. several: the looks of samplers, where there are several."""
+    labels = _best_of_n(axes, where(rows, method="best_of_n"), several)
     for method, title in (("bound", "log n bound on its KL"), ("soft_best_of_n", "soft Best-of-n")):
         if found := where(rows, method=method):
             bare = [{"kl": row["kl"], "value": row["value"]} for row in found] if method == "bound" else found
             line(axes, bare, "kl", "value", LOOKS[method], label=title, markersize=3, zorder=1.5)
-    for number, series in enumerate(dict.fromkeys(row["series"] for row in where(rows, method="tuned_best_of_n"))):
-        found = where(rows, method="tuned_best_of_n", series=series)
+    chains = where(rows, method="tuned_best_of_n")
+    for number, key in enumerate(dict.fromkeys((row["series"], row["label"]) for row in chains)):
+        found = where(chains, series=key[0], label=key[1])
         look = LOOKS["tuned"]
         shown = {"label": "fine-tuned + Best-of-n"} if number == 0 else {}
         line(axes, found, "kl", "value", look, **shown, markersize=2.5, linewidth=0.8, alpha=0.75)
         if number == 0:
             labels += [Label(row["kl"], row["value"], f"n={row['n']}", look.colour) for row in found if row["n"] > 1]
     for arm, title in POINTS.items():
-        found = where(rows, method=arm)
-        look, crowded = LOOKS[arm], len(found) > FEW
-        face = {"markerfacecolor": "white"} if arm == "control" else {}
-        if found:
-            bars = {"ecolor": (look.colour, 0.35), "elinewidth": 0.6} if crowded else {}
-            line(axes, found, "kl", "value", look, label=title, linestyle="none", zorder=4, **face, **bars)
-        if arm == "tuned" or not crowded:
-            labels += [
-                Label(row["kl"], row["value"], row["series"] or title, look.colour)
-                for row in found
-                if len(found) > 1 or row["series"]
-            ]
-    axes.set_xlabel("KL from the base (nats a sequence)")
-    axes.set_ylabel("accuracy on held-out prompts" if metric == "accuracy" else "mean reward on held-out prompts")
-    axes.margins(x=0.06, y=0.08)
-    axes.set_xlim(left=min(-0.03, axes.get_xlim()[0]) if min(row["kl"] for row in rows) < 0.05 else None)
-    legend_above(drawn, axes)
-    place_labels(axes, labels)
+        labels += _points(axes, where(rows, method=arm), LOOKS[arm], title, several)
+    return labels
 
 
-def _best_of_n(axes: Any, rows: Rows, several: bool) -> list[Label]:
+def _points(axes: Any, rows: Rows, look: Look, title: str, several: dict[str, Look]) -> list[Label]:
+    """Policies, each in the colour of its sampler where there are several."""
+    face = {"markerfacecolor": "white"} if look is LOOKS["control"] else {}
+    crowded, labels = len(rows) > FEW, []
+    for series in dict.fromkeys(row["series"] for row in rows):
+        found = where(rows, series=series)
+        colour = several[series].colour if several else look.colour
+        bars = {"ecolor": (colour, 0.35), "elinewidth": 0.6} if crowded else {}
+        line(axes, found, "kl", "value", look, linestyle="none", zorder=4, color=colour, **face, **bars)
+        if not (crowded and face) and len(rows) <= NAMED:
+            labels += [Label(row["kl"], row["value"], row["label"], colour) for row in found if row["label"]]
+    shown = {"color": QUIET if several else look.colour, "linestyle": "none", "markersize": 3.5}
+    if rows:
+        axes.errorbar([], [], marker=look.marker, label=title, **face, **shown)
+    return labels
+
+
+def _best_of_n(axes: Any, rows: Rows, several: dict[str, Look]) -> list[Label]:
     """Each curve dashed beyond a quarter of its pool, and the labels of its points."""
-    names = list(dict.fromkeys(row["series"] for row in rows))
     labels = []
-    for name, look in zip(names, sequence(len(names)) if several else [LOOKS["best_of_n"]], strict=True):
-        found = where(rows, series=name)
+    for name in dict.fromkeys(row["series"] for row in rows):
+        found, look = where(rows, series=name), several.get(name, LOOKS["best_of_n"])
         trusted = [row for row in found if not row["extrapolates"]]
         title = f"Best-of-n, {name}" if name else "Best-of-n, measured KL"
         line(axes, trusted, "kl", "value", look, label=title, linestyle="-")
         beyond = found[max(len(trusted) - 1, 0) :]
         if len(beyond) > 1:
             line(axes, beyond, "kl", "value", look, linestyle=(0, (2, 1)), linewidth=0.8)
-        labels += [
-            Label(row["kl"], row["value"], f"n={row['n']}", look.colour if several else QUIET)
-            for row in (found if not several else found[-1:] if len(names) <= FEW else [])
-        ]
+        shown = found if not several else found[-1:] if len(several) <= FEW else []
+        colour = look.colour if several else QUIET
+        labels += [Label(row["kl"], row["value"], f"n={row['n']}", colour) for row in shown]
     return labels

@@ -5,7 +5,7 @@ from typing import Any
 
 from bench.reporting.collect import Run
 from bench.reporting.exhibit import Figure
-from bench.reporting.figures.shared import Rows, guide, line, where
+from bench.reporting.figures.shared import Rows, guide, line, powers_axis, where
 from bench.reporting.style import COLOURS, FULL_WIDTH, LOOKS, QUIET
 
 KINDS = ("gold", "proxy", "auc", "reliability")
@@ -57,9 +57,7 @@ def _curves(axes: Any, gold: Rows, proxy: Rows, metrics: dict[str, Any]) -> None
     line(beside, _named(proxy), "x", "value", LOOKS["bound"], markersize=3, marker="s", linestyle="--")
     beside.spines["right"].set_visible(True)
     beside.set_ylabel("mean proxy (dashed)", color=QUIET)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks([row["x"] for row in gold], [f"{row['x']:.0f}" for row in gold])
-    axes.set_xlabel("n of Best-of-n")
+    powers_axis(axes, [row["x"] for row in gold], "n of Best-of-n")
     axes.set_ylabel("gold accuracy", color=COLOURS["best_of_n"])
     if "scorer/gold_peak_n" in metrics:
         guide(axes, x=metrics["scorer/gold_peak_n"])

@@ -13,6 +13,7 @@ from bench.reporting.tables.shared import spread
 Rows = list[dict[str, Any]]
 
 SAMPLER = ("task", "policy", "generation", "scoring", "temperature", "top_p", "split")  # what shapes the held-out pool
+MOST_TICKS = 7  # named on an axis
 SHORT = {"temperature": "T", "num_completions": "N", "top_p": "top-p"}
 
 
@@ -21,17 +22,26 @@ def samplers(groups: Sequence[Group]) -> list[tuple[str, Group]]:
 
     Groups that differ in what they train on share a pool: the one with most seeds, then with most n, stands for them.
     """
-    alike: dict[Hashable, list[Group]] = {}
-    for group in groups:
-        alike.setdefault(_sampler(group), []).append(group)
-    ways = list(alike.values())
-    names = [
+    names = sampler_settings(groups)
+    chosen = [max(way, key=lambda one: (len(one.runs), max(_sizes(one), default=0))) for way in _ways(groups)]
+    return [(named(group, names), group) for group in in_order(chosen, names)]
+
+
+def sampler_settings(groups: Sequence[Group]) -> list[str]:
+    """The settings in which samplers differ: constant among the groups of each; none where there is one sampler."""
+    ways = _ways(groups)
+    return [
         name
         for name in groups[0].settings
         if len(ways) > 1 and all(len({group.settings[name] for group in way}) == 1 for way in ways)
     ]
-    chosen = [max(way, key=lambda one: (len(one.runs), max(_sizes(one), default=0))) for way in ways]
-    return [(named(group, names), group) for group in in_order(chosen)]
+
+
+def _ways(groups: Sequence[Group]) -> list[list[Group]]:
+    alike: dict[Hashable, list[Group]] = {}
+    for group in groups:
+        alike.setdefault(_sampler(group), []).append(group)
+    return list(alike.values())
 
 
 def _sampler(group: Group) -> Hashable:
@@ -49,9 +59,9 @@ def _sizes(group: Group) -> list[int]:
     return list(group.series("base", "best_of_n", "accuracy"))
 
 
-def in_order(groups: Sequence[Group]) -> list[Group]:
-    """By their settings: numbers by size, words by letters."""
-    return sorted(groups, key=lambda group: [order_of(value) for value in group.settings.values()])
+def in_order(groups: Sequence[Group], names: Sequence[str] | None = None) -> list[Group]:
+    """By their settings, or those in `names`: numbers by size, words by letters."""
+    return sorted(groups, key=lambda one: [order_of(one.settings[name]) for name in names or one.settings])
 
 
 def order_of(value: str) -> tuple[float, str]:
@@ -126,19 +136,26 @@ def _bars(rows: Sequence[dict[str, Any]], name: str) -> np.ndarray | None:
 def powers_axis(axes: Any, sizes: Sequence[int], label: str) -> None:
     """x in powers of two, each named where there is room for all."""
     shown = sorted(set(sizes))
+    every = -(-len(shown) // MOST_TICKS)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(shown, [f"{n:g}" for n in shown])
+    axes.set_xticks(shown, ["" if i % every else f"{n:g}" for i, n in enumerate(shown)])
     axes.set_xticks([], minor=True)
     axes.set_xlabel(label)
 
 
-def grid_of(drawn: Any, count: int, *, columns: int = 3, **sharing: Any) -> list[Any]:
-    """`count` panels in rows of at most `columns`; the rest of the last row stays empty."""
-    wide = min(count, columns)
-    high = -(-count // wide)
-    panels = list(np.ravel(drawn.subplots(high, wide, squeeze=False, **sharing)))
+def columns_of(count: int) -> int:
+    """Of so many panels: two for two or four, else three."""
+    return min(count, 2 if count == 4 else 3)
+
+
+def grid_of(drawn: Any, count: int, **sharing: Any) -> list[Any]:
+    """`count` panels, row by row in `columns_of(count)`; the rest of the last row stays empty."""
+    wide = columns_of(count)
+    panels = list(np.ravel(drawn.subplots(-(-count // wide), wide, squeeze=False, **sharing)))
     for panel in panels[count:]:
         panel.set_axis_off()
+    for panel in panels[:count][-wide:]:
+        panel.tick_params(labelbottom=True)  # with a shared axis only the last row would have numbers
     return panels[:count]
 
 
@@ -175,6 +192,14 @@ def _legend_width(labels: Sequence[str], columns: int) -> float:
     """Inches of a legend whose labels fill its rows one after another."""
     longest = [max(len(label) for label in labels[column::columns]) for column in range(columns)]
     return sum(0.54 * letters + HANDLE + 1.8 for letters in longest) * LEGEND_SIZE / 72
+
+
+def short(number: float, _: object = None) -> str:
+    """1234567 as 1.23M; also a formatter of ticks."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
 
 
 def guide(axes: Any, *, x: float | None = None, y: float | None = None) -> None:

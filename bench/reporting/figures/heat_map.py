@@ -1,0 +1,98 @@
+"""Temperature by top-p: what the fine-tuned policy gains, what Best-of-n gains, and at what KL."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bench.reporting.exhibit import Figure
+from bench.reporting.figures.shared import Rows, columns_of, grid_of, in_panels, order_of, where
+from bench.reporting.groups import Group
+from bench.reporting.style import FULL_WIDTH, LABEL_SIZE
+from bench.reporting.tables.shared import over_what, spread
+
+AXES = ("temperature", "top_p")
+MOST = 24  # panels
+PANELS = {"tuned": "accuracy, fine-tuned", "best_of_n": "accuracy, Best-of-{n}", "kl": "KL of the fine-tuned (nats)"}
+
+
+def heat_map(groups: Sequence[Group]) -> Figure | None:
+    """All of PANELS where nothing else was swept, else the fine-tuned accuracy for each setting of what else was.
+
+    None without at least two temperatures and two top-p.
+    """
+    if not all(name in groups[0].settings for name in AXES):
+        return None
+    faceted = [
+        (title, found)
+        for title, found in in_panels(groups, AXES)
+        if all(len({group.settings[name] for group in found}) > 1 for name in AXES)
+    ]
+    if not 0 < len(faceted) <= MOST:
+        return None
+    shown = [group for _, found in faceted for group in found]
+    largest = min(max(group.series("base", "best_of_n", "accuracy")) for group in shown)
+    rows = [row for title, found in faceted for group in found for row in _cells(title, group, largest)]
+    alone = len(faceted) == 1
+    if not alone:
+        rows = where(rows, of="tuned")
+    what = (
+        f"accuracy of one sample of the fine-tuned policy, of Best-of-{largest} with the same sampler, and the "
+        "fine-tuned policy's KL from the raw base"
+        if alone
+        else "accuracy of one sample of the fine-tuned policy"
+    )
+    high = len({row["temperature"] for row in rows})
+    return Figure(
+        name="heat_map",
+        caption=f"Temperature by top-p: {what}; below each value half the width of its interval. {over_what(shown)}.",
+        rows=rows,
+        runs=[run for group in shown for run in group.runs],
+        draw=lambda drawn: _draw(drawn, rows),
+        width=FULL_WIDTH,
+        height=0.4 + (0.4 + 0.36 * high) * -(-(len(PANELS) if alone else len(faceted)) // 3),
+    )
+
+
+def _cells(title: str, group: Group, largest: int) -> Rows:
+    measured = {
+        "tuned": (PANELS["tuned"], None, group.mean("tuned", "pass", "accuracy", 1)),
+        "best_of_n": (PANELS["best_of_n"], largest, group.mean("base", "best_of_n", "accuracy", largest)),
+        "kl": (PANELS["kl"], None, group.mean("tuned", "policy", "kl", 1)),
+    }
+    cell = {name: group.settings[name] for name in AXES}
+    return [
+        {"panel": title or what.format(n=largest), **cell, "of": of, "n": n, **spread("value", found)}
+        for of, (what, n, found) in measured.items()
+    ]
+
+
+def _draw(drawn: Any, rows: Rows) -> None:
+    titles = list(dict.fromkeys(row["panel"] for row in rows))
+    panels = grid_of(drawn, len(titles), sharey=True, sharex=True)
+    across, down = (sorted({row[name] for row in rows}, key=order_of) for name in reversed(AXES))
+    accuracies = [row["value"] for row in rows if row["of"] != "kl"]
+    wide = columns_of(len(titles))
+    for place, (axes, title) in enumerate(zip(panels, titles, strict=True)):
+        here = where(rows, panel=title)
+        grid = np.full((len(down), len(across)), np.nan)
+        for row in here:
+            grid[down.index(row["temperature"]), across.index(row["top_p"])] = row["value"]
+        values = [row["value"] for row in here] if here[0]["of"] == "kl" else accuracies
+        ends = {"vmin": min(values), "vmax": max(*values, min(values) + 1e-9)}
+        image = axes.imshow(grid, cmap="cividis", aspect="auto", **ends)
+        for row in here:
+            value, half = row["value"], (row["value_high"] - row["value_low"]) / 2
+            at = across.index(row["top_p"]), down.index(row["temperature"])
+            text, dark = f"{value:.2f}\n±{half:.2f}", image.norm(value) < 0.5
+            axes.text(*at, text, ha="center", va="center", fontsize=LABEL_SIZE + 0.5, color="w" if dark else "k")
+        axes.set_xticks(range(len(across)), across)
+        axes.set_yticks(range(len(down)), down)
+        axes.set_title(title)
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        if place >= len(titles) - wide:
+            axes.set_xlabel("top-p")
+        if place % wide == 0:
+            axes.set_ylabel("temperature")
