@@ -71,27 +71,31 @@ def _winning_shares(votes: tuple[int, ...], blank: int, drawn: tuple[int, ...]) 
     total = sum(votes) + blank
     shares = {}
     for held in set(votes):
-        others = list(votes)
-        others.remove(held)
         ways = np.zeros(total + 1)  # by subset size; each way weighs the answer's share of the credit
         for won in range(1, held + 1):  # with so many votes it wins, or ties
-            beaten = _ways(others, won, total)  # [ties, size]
+            rivals = list(votes)
+            rivals.remove(held)
+            rivals = [other for other in rivals if other >= won]
+            beaten = _ways(tuple(rivals), total - held - sum(rivals), won, total)  # [ties, size]
             credit = (beaten / np.arange(1, len(beaten) + 1)[:, None]).sum(axis=0)
-            ways[won:] += math.comb(held, won) * np.convolve(credit, _binomials(blank))[: total + 1 - won]
+            ways[won:] += math.comb(held, won) * credit[: total + 1 - won]
         shares[held] = np.array([ways[k] / math.comb(total, k) for k in drawn])
     return shares
 
 
-def _ways(votes: list[int], most: int, total: int) -> np.ndarray:
-    """[t, s]: the ways to draw s samples with no answer above `most` votes and t answers with exactly that many."""
-    ties = total // most + 1
-    ways = np.zeros((ties + 1, total + 1))
-    ways[0, 0] = 1
-    for held in votes:
+@functools.lru_cache(maxsize=10_000)
+def _ways(rivals: tuple[int, ...], others: int, most: int, total: int) -> np.ndarray:
+    """[t, s]: the ways to draw s samples with no answer above `most` votes and t answers with exactly that many.
+
+    rivals: how many samples hold each answer that could have so many; others: samples of which any number may be drawn.
+    """
+    ways = np.zeros((len(rivals) + 1, total + 1))
+    ways[0, : others + 1] = _binomials(others)
+    for held in rivals:
         grown = np.zeros_like(ways)
-        for count in range(min(held, most) + 1):
-            tied = int(count == most)
-            grown[tied:, count:] += math.comb(held, count) * ways[: ties + 1 - tied, : total + 1 - count]
+        for count in range(most):
+            grown[:, count:] += math.comb(held, count) * ways[:, : total + 1 - count]
+        grown[1:, most:] += math.comb(held, most) * ways[:-1, : total + 1 - most]
         ways = grown
     return ways
 
