@@ -237,6 +237,15 @@ def test_what_is_raised_outside_a_run_is_recorded_and_the_rest_go_on(desk: Path)
     assert [label for label, *_ in notes(desk, "ended")] == ["b"]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is heard, also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_the_workers_and_leaves_an_interrupted_cell(desk: Path, tmp_path: Path):
     (desk / "hold a").write_text("")
 
