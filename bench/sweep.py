@@ -116,7 +116,12 @@ def state(cell: Cell) -> State:
 
 
 def is_done(folder: Path) -> bool:
-    """Whether `folder` holds a complete run of this very code."""
+    """Whether `folder` holds a complete run of this very code.
+
+    One that was killed when its records were whole is not done: it may have been tracked nowhere.
+    """
+    if (folder / BUSY).is_file():
+        return False
     try:
         return json.loads((folder / "metrics.json").read_text()).get("code") == code_fingerprint()
     except FileNotFoundError:

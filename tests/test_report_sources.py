@@ -10,7 +10,7 @@ import pytest
 from made_runs import made_run
 from omegaconf import OmegaConf
 
-from bench import sweep
+from bench import search, sweep
 from bench.errors import BenchError
 from bench.provenance import code_fingerprint
 from bench.reporting.collect import Run
@@ -105,6 +105,7 @@ def test_a_sweep_without_a_finished_cell_says_what_would_run_it(cells: list[Cell
 
 def test_a_sweep_whose_cells_are_chosen_as_it_goes_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sweep, "cells", lambda overrides, conf: None)
+    monkeypatch.setattr(search, "read", lambda overrides, conf: None)
     with pytest.raises(BenchError, match="give the runs' folders instead"):
         from_sweep(["hydra/sweeper=optuna"], "conf")
 

@@ -455,6 +455,13 @@ def test_the_named_search_runs_in_processes_and_again_runs_nothing(tmp_path: Pat
     assert before == {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
     assert second.stdout[second.stdout.index("The Pareto") :] == first.stdout[first.stdout.index("The Pareto") :]
 
+    report = [sys.executable, "-m", "bench.report", *named]
+    built = subprocess.run(report, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    of = {run["id"] for run in json.loads((folder / "report" / "report.json").read_text())["runs"]}
+    assert of == {record["chosen"]["run"], record["baseline"]["run"]}
+    assert "Winner's curse" in built.stderr
+
     status = [sys.executable, "-m", "bench.status", *named]
     shown = subprocess.run(status, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert "3 trials: 3 done" in shown

@@ -14,6 +14,7 @@ import pytest
 
 from bench.artifacts import Policy
 from bench.errors import BenchError
+from bench.progress import relayed
 from bench.store import MANIFEST, Address, Store, atomically, check, lineage, stage, using, walk, write_durably
 
 
@@ -191,6 +192,21 @@ def test_kill_of_the_holder_passes_the_lock_on(tmp_path: Path):
     assert second.exitcode == 0
     assert len((tmp_path / "log").read_text().split()) == 2
     assert not list((tmp_path / "store").glob("slow/.making*"))
+
+
+def test_a_long_wait_for_another_process_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("bench.store.PATIENCE", 0.05)
+    context = multiprocessing.get_context("fork")
+    first = context.Process(target=ask, args=(tmp_path / "store", tmp_path / "log"))
+    first.start()
+    while not (tmp_path / "log").exists():
+        time.sleep(0.01)
+    said: list[str] = []
+    with relayed(said.append):
+        ask(tmp_path / "store", tmp_path / "log")
+        ask(tmp_path / "store", tmp_path / "log")  # it is there
+    first.join(30)
+    assert [line.split(", which")[0] for line in said] == [f"waiting for process {first.pid}"]
 
 
 def command(store: Store, *arguments: str) -> subprocess.CompletedProcess:

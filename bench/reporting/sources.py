@@ -1,12 +1,13 @@
 """Where a report's runs come from: local folders, a sweep's cells, or Weights & Biases."""
 
 import functools
+import json
 import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError
 from bench.reporting.collect import Run, read_run
@@ -15,6 +16,9 @@ from bench.reporting.ranking import shared_seeds
 
 MANIFEST = "report.json"  # of a report; a folder that holds it is no run
 RUN_FILES = "run-files"  # the type of the artifact that mirrors a run's folder
+
+if TYPE_CHECKING:
+    from bench.search import Search
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,14 @@ def from_sweep(overrides: Sequence[str], conf: str) -> Source:
     What is unfinished is said and counted. BenchError where no cell is finished, or cells of different code would stand
     side by side; its sentence says which command makes them anew.
     """
+    from bench import search
     from bench.plan import described, tally
     from bench.sweep import cells, state
 
     found = cells(overrides, conf)
     if found is None:
+        if (wanted := search.read(overrides, conf)) is not None:
+            return _from_search(wanted)
         raise BenchError(
             "another sweeper than Hydra's own chooses its cells as it goes; give the runs' folders instead."
         )
@@ -83,9 +90,26 @@ def from_sweep(overrides: Sequence[str], conf: str) -> Source:
     return Source(in_order(runs), notes + unshared, folder / "report", folder.name)
 
 
+def _from_search(wanted: "Search") -> Source:
+    """What a search chose beside what there was without it, both judged on test, with its own words as notes."""
+    from bench.search.report import RECORD, conclusion
+
+    if wanted.study() is None:
+        raise BenchError(f"The search in {wanted.root} has not begun: no trial of these settings is there.")
+    text, complete = conclusion(wanted)
+    if not complete:
+        raise BenchError(f"The search in {wanted.root} is not finished; the command that began it goes on with it.")
+    judged = json.loads((wanted.root / RECORD).read_text())
+    names = dict.fromkeys(judged[name]["run"] for name in ("chosen", "baseline"))  # one where they are the same
+    runs = [read_run(wanted.root / name) for name in names]
+    return Source(in_order(runs), text.strip().splitlines(), wanted.root / "report", wanted.root.name)
+
+
 def _under_shared_seeds(runs: list[Run]) -> tuple[list[Run], list[str]]:
-    """Runs under the seeds that every configuration has, so that all means are over the same ones; all where none "
-    "is."""
+    """Runs under the seeds that every configuration has, so that all means are over the same ones.
+
+    All runs where no seed is.
+    """
     groups = {group.label: group.runs for group in grouped(runs)}
     kept, seeds = shared_seeds(groups)
     if not seeds or not all(kept.values()):

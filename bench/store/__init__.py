@@ -25,7 +25,7 @@ from typing import Any, NoReturn, TypeVar
 
 from bench.artifacts import content_hash
 from bench.errors import BenchError, is_disk_full
-from bench.progress import say
+from bench.progress import said_after, say
 from bench.store.files import (
     MANIFEST,
     DamagedArtifactError,
@@ -60,6 +60,7 @@ __all__ = [
     "write_durably",
 ]
 
+PATIENCE = 5.0  # seconds that a process waits for another without a word
 T = TypeVar("T")
 
 
@@ -182,8 +183,9 @@ class Store:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                say(f"waiting for process {file.read() or '?'}, which is making {address.stage} {address.key[:8]}")
-                fcntl.flock(file, fcntl.LOCK_EX)
+                waiting = f"waiting for process {file.read() or '?'}, which is making {address.stage} {address.key[:8]}"
+                with said_after(PATIENCE, waiting):
+                    fcntl.flock(file, fcntl.LOCK_EX)
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
