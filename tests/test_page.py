@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -81,7 +82,10 @@ def drawn(folder: Path, name: str, **labels: str) -> Path:
 
 
 def written(folder: Path, runs: Sequence[Run], **parts: Any) -> Path:
-    parts = {"title": "a sweep", "verdicts": [], "figures": [], "figure_files": {}, "tables": [], "runs": runs} | parts
+    empty = {"verdicts": [], "figures": [], "figure_files": {}, "tables": [], "methods": "We drew.", "references": "@a"}
+    parts = {"title": "a sweep", "runs": runs} | empty | parts
+    files = {table.name: [folder / "tables" / f"{table.name}{end}" for end in ENDINGS] for table in parts["tables"]}
+    parts["table_files"] = files
     return write_page(folder / "index.html", **parts)
 
 
@@ -90,6 +94,7 @@ ROWS = [
     {"method": "beta", "value": 0.5, "value_low": 0.4, "value_high": 0.6, "p_holm": 0.25, "kl": None},
     {"method": "gamma", "value": 30.0, "value_low": 20.0, "value_high": 40.0, "p_holm": None, "kl": 0.25},
 ]
+ENDINGS = (".csv", ".md", ".tex")
 COLUMNS = {"method": "method", "value": "value", "p_holm": "p", "kl": "KL"}
 
 
@@ -193,7 +198,7 @@ def test_it_loads_alone_and_without_a_complaint(report, visit):
     assert opened.complaints == []
     assert count(opened.page) == 20_000
     sections = opened.page.locator("h2").all_text_contents()
-    assert sections == ["Verdicts", "Figures", "Tables", "Runs", "Samples"]
+    assert sections == ["Verdicts", "Figures", "Tables", "Methods", "Runs", "Samples"]
     assert opened.page.locator(".verdicts li").all_text_contents() == ["all_correct against rso: better."]
 
 
@@ -324,6 +329,8 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
         runs,
         title=ATTACKS[0],
         verdicts=ATTACKS,
+        methods="\n".join(ATTACKS),
+        references="\n".join(ATTACKS),
         figures=[Figure(name, ATTACKS[0], rows, runs, lambda _: None)],
         figure_files={name: svg},
         tables=[Table(name, ATTACKS[2], rows, runs, {"<b>": ATTACKS[3], "value": ATTACKS[0]})],
@@ -424,7 +431,9 @@ def test_the_keyboard_reaches_everything_in_its_order_and_shows_where_it_is(repo
     assert names[:3] == ["Skip to the content", "Verdicts", "Figures"]
     fields = ["search", "by-run", "by-prompt", "by-policy", "by-split", "by-correct", "by-chosen", "order"]
     assert names[-11:] == [*fields, "Show all", "list", "detail"]
-    assert {"method", "value", "CSV", "PDF", "SVG"} <= {re.sub(r"\W+$", "", name) for name in names}
+    assert {"method", "value", "CSV", "Markdown", "LaTeX", "PDF", "SVG"} <= {
+        re.sub(r"\W+$", "", name) for name in names
+    }
     assert all(outline != "none" for _, _, outline, _ in seen)
 
 
@@ -548,11 +557,12 @@ def test_nothing_on_the_page_points_away(attacked):
     assert [tag for tag, _ in elements].count("script") == 2
     addresses = [value for _, attributes in elements for name, value in attributes.items() if name in ("href", "src")]
     assert len(addresses) > 5
-    assert {re.split("[:,]", address)[0] for address in addresses if not HASH.match(address)} <= {
-        "data",
-        "figures/figure.pdf",
-        "figures/figure.svg",
-    }
+    for address in (one for one in addresses if not HASH.match(one) and not one.startswith("data:")):
+        where = urlsplit(address)
+        assert not where.scheme
+        assert not where.netloc
+        assert where.path.split("/")[0] in ("figures", "tables")
+        assert ".." not in unquote(where.path)
     assert not any(name.startswith("on") for _, attributes in elements for name in attributes)
 
 

@@ -42,19 +42,30 @@ def build(runs: Sequence[Run], folder: Path, *, title: str, notes: Sequence[str]
         paths = write_figure(figure, folder / "figures")
         (vector[figure.name],) = [path for path in paths if path.suffix == ".svg"]
         exhibits[f"figures/{figure.name}"] = _described(figure, paths, folder)
+    written_tables = {table.name: _write_table(table, folder / "tables") for table in made}
     for table in made:
-        exhibits[f"tables/{table.name}"] = _described(table, _write_table(table, folder / "tables"), folder)
+        exhibits[f"tables/{table.name}"] = _described(table, written_tables[table.name], folder)
     text = methods(runs)
+    cited = references(text)
     others = {
         "tables.md": "\n\n".join(_section(table) for table in made) + "\n",
         "verdicts.md": "".join(f"- {sentence}\n" for sentence in sentences),
         "methods.md": text,
-        "references.bib": references(text),
+        "references.bib": cited,
     }
     for name, content in others.items():
         write_durably(folder / name, content)
     page = write_page(
-        folder / PAGE, title=title, verdicts=sentences, figures=drawn, figure_files=vector, tables=made, runs=runs
+        folder / PAGE,
+        title=title,
+        verdicts=sentences,
+        figures=drawn,
+        figure_files=vector,
+        tables=made,
+        table_files=written_tables,
+        methods=text,
+        references=cited,
+        runs=runs,
     )
     written = sorted({*others, PAGE, *(name for one in exhibits.values() for name in one["files"])})
     manifest = {

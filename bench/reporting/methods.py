@@ -23,8 +23,9 @@ SELECTIONS = {  # where a method comes from, for those with a source in the bibl
 
 
 def methods(runs: Sequence[Run]) -> str:
-    """Markdown with citations in Pandoc's form, [@key]; a setting that differs among the runs is given with all "
-    "values."""
+    """Markdown with citations in Pandoc's form, [@key]; a setting that differs among the runs is given with all
+    values.
+    """
     groups = grouped(runs)
     paragraphs = [_training(groups), _evaluation(groups), _statistics(groups)]
     return "\n\n".join(" ".join(sentence for sentence in sentences if sentence) for sentences in paragraphs) + "\n"

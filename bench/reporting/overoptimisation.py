@@ -5,27 +5,18 @@
 In the form of Gao, Schulman and Hilton 2022, "Scaling Laws for Reward Model Overoptimization", Figure 1.
 """
 
-import argparse
-import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from bench.errors import BenchError
 from bench.estimators.overoptimisation import FitInterval, fit_interval, overoptimisation
 from bench.estimators.uncertainty import bootstrap_interval
-from bench.reporting.collect import Estimate, Run, read_run
-from bench.reporting.exhibit import Table
+from bench.reporting.collect import Estimate, Run
 from bench.reporting.groups import Group, estimate, grouped
-from bench.reporting.tables import markdown
-from bench.reporting.tables.shared import spread
+from bench.reporting.ways import order_of
 from bench.seeds import generator
-from bench.store import atomically
 
 
 @dataclass(frozen=True)
@@ -153,40 +144,12 @@ def pushed(runs: Sequence[Run]) -> list[Pushed]:
     """The scorers of these runs that are not gold itself, one for all seeds, in order of their settings."""
     proxies = [run for run in runs if run.metrics["scorer/equals_gold"] != 1]
     groups = grouped(proxies) if proxies else []
-    ordered = sorted(groups, key=lambda group: [_in_order(value) for value in group.settings.values()])
+    ordered = sorted(groups, key=lambda group: [order_of(value) for value in group.settings.values()])
     return [Pushed(_name(group), group) for group in ordered]
 
 
-def overoptimisation_table(runs: Sequence[Run]) -> Table | None:
-    """What each scorer's claim rests on; None where every scorer is gold itself."""
-    found = pushed(runs)
-    if not found:
-        return None
-    return Table(
-        name="reward_overoptimisation_claims",
-        caption="From n̂*, chosen on one half of the prompts, to the largest n, on the other half; 95 % intervals.",
-        rows=[_summary(one) for one in found],
-        runs=[run for one in found for run in one.group.runs],
-        columns={
-            "scorer": "scorer",
-            "auc": "AUC",
-            "length_correlation": "ρ with length",
-            "chosen_n": "n̂*",
-            "gold_at_chosen_n": "gold at n̂*",
-            "gold_at_largest_n": "gold at largest n",
-            "gold_change": "change of gold",
-            "proxy_change": "change of proxy, of its rise",
-            "verdict": "verdict",
-            "seeds_alone": "seeds alone",
-            "peak": "fitted peak d*",
-            "tuned_gain": "tuned - base",
-            "tuned_kl": "KL of tuned",
-        },
-    )
-
-
 def sentences(runs: Sequence[Run]) -> list[str]:
-    """The claim for each scorer, in words."""
+    """The claim for each scorer over all of its seeds, in words."""
     return [f"{one.name}: {one.claim.sentence}" for one in pushed(runs)]
 
 
@@ -195,97 +158,3 @@ def _name(group: Group) -> str:
     if not group.settings:
         return str(group.runs[0].config["scoring"]["_target_"]).rsplit(".", 1)[-1]
     return " ".join(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in group.settings.items())
-
-
-def _in_order(value: str) -> tuple[float, str]:
-    """Numbers by size, before words by letters."""
-    try:
-        return float(value), ""
-    except ValueError:
-        return math.inf, value
-
-
-def rows(one: Pushed) -> list[dict[str, Any]]:
-    """The points of the figure: Best-of-n at each n, then the tuned policy; gains over the base with intervals."""
-    gold, proxy = one.gains(one.gold), one.gains(one.proxy)
-    kl, tuned = one.tuned
-    points: list[tuple[str, int, float, float, bool, Estimate, Estimate | None]] = [
-        ("best_of_n", n, float(d) ** 2, float(d), k < one.measured, gold[k], proxy[k])
-        for k, (n, d) in enumerate(zip(one.sizes, one.distance, strict=True))
-    ]
-    points.append(("tuned", one.sizes[-1], kl.value, math.sqrt(max(kl.value, 0.0)), True, tuned, None))
-    return [
-        {"scorer": one.name, "policy": policy, "n": n, "kl": nats, "distance": d, "measured": measured}
-        | spread("gold_gain", of_gold)
-        | spread("proxy_gain", of_proxy)
-        for policy, n, nats, d, measured, of_gold, of_proxy in points
-    ]
-
-
-def _summary(one: Pushed) -> dict[str, Any]:
-    claim, (kl, tuned) = one.claim, one.tuned
-    alone = sum(found.verdict == "over-optimised" for found in one.claims)
-    mean = {name: float(np.mean([run.metrics[f"scorer/{name}"] for run in one.group.runs])) for name in AVERAGED}
-    at = {n: float(one.gold[..., one.sizes.index(n)].mean()) for n in (claim.chosen, claim.largest)}
-    fit = {name: _of_fit(one.fit, name) for name in ("alpha", "beta", "peak")}
-    return {
-        "scorer": one.name,
-        "seeds": len(one.group.runs),
-        **mean,
-        "chosen_n": claim.chosen,
-        "largest_n": claim.largest,
-        "gold_of_base": float(one.gold[..., 0].mean()),
-        "gold_at_chosen_n": at[claim.chosen],
-        "gold_at_largest_n": at[claim.largest],
-        **spread("gold_change", claim.gold),
-        **spread("proxy_change", claim.proxy),
-        "verdict": claim.verdict,
-        "seeds_alone": f"{alone} of {len(one.claims)}",
-        **{key: value for name, found in fit.items() for key, value in spread(name, found).items()},
-        **spread("tuned_gain", tuned),
-        **spread("tuned_kl", kl),
-    }
-
-
-AVERAGED = ("auc", "length_correlation", "tie_rate")
-
-
-def _of_fit(fit: FitInterval | None, name: str) -> Estimate | None:
-    return None if fit is None else Estimate(*(getattr(fit, f"{name}{end}") for end in ("", "_low", "_high")))
-
-
-def write(runs: Sequence[Run], folder: Path) -> list[Path]:
-    """The figure in every format and the claims as CSV, each named for what it shows."""
-    from bench.reporting.files import write_figure
-    from bench.reporting.overoptimisation_figure import overoptimisation_figure
-
-    shown, claimed = overoptimisation_figure(runs), overoptimisation_table(runs)
-    if shown is None or claimed is None:
-        raise BenchError("In every one of these runs the scorer is gold itself: there is nothing to over-optimise.")
-    paths = [*write_figure(shown, folder), folder / f"{claimed.name}.csv"]
-    with atomically(paths[-1]) as beside:
-        beside.write_text(claimed.as_csv)
-    return paths
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.reporting.overoptimisation", description=CLAIMS)
-    parser.add_argument("run", nargs="+", type=Path, help="a finished run's folder, outputs/<name>/<run id>")
-    parser.add_argument("--to", type=Path, default=Path(), help="the folder to write to")
-    arguments = parser.parse_args()
-    try:
-        runs = [read_run(folder) for folder in arguments.run if (folder / "metrics.json").is_file()]
-        if not runs:
-            raise BenchError(f"{arguments.run[0]} holds no finished run; give outputs/<name>/<run id> ...")
-        paths = write(runs, arguments.to)
-    except BenchError as error:
-        sys.exit(f"error: {error}")
-    table = overoptimisation_table(runs)
-    assert table is not None
-    print(markdown(table.texts), *sentences(runs), *map(str, paths), sep="\n")
-
-
-CLAIMS = "Gold and proxy of Best-of-n under learned rewards, over √KL, and which of them are over-optimised."
-
-if __name__ == "__main__":
-    main()

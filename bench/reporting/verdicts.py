@@ -9,9 +9,11 @@ from bench.estimators.uncertainty import resampled_means
 from bench.reporting.collect import Estimate, Run, short
 from bench.reporting.contrasts import Contrast, contrast, of_group, primary_of
 from bench.reporting.groups import Group, grouped
+from bench.reporting.overoptimisation import sentences
 from bench.reporting.ranking import Ranked, flattery, rank, shared_seeds
 from bench.reporting.tables.measured import scorer_name
 from bench.reporting.tables.shared import split
+from bench.reporting.ways import scorers
 from bench.seeds import generator
 
 CHANCE, WEAK = 0.5, 0.6  # AUC within a prompt
@@ -21,7 +23,7 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
     """The main findings first, one sentence or two each; BenchError where runs can't stand side by side."""
     groups = grouped(runs)
     lines = _of_one(groups[0]) if len(groups) == 1 else _of_several(groups)
-    return [*lines, *_of_scorers(runs)]
+    return [*lines, *_of_scorers(runs), *(sentences(scorers(groups)) if len(runs) > 1 else ())]
 
 
 def _of_one(group: Group) -> list[str]:

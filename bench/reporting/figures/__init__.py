@@ -12,12 +12,12 @@ from bench.reporting.figures.compute import break_even, cost_by_stage
 from bench.reporting.figures.coverage import coverage, paths
 from bench.reporting.figures.frontier import frontiers
 from bench.reporting.figures.heat_map import heat_map
+from bench.reporting.figures.overoptimisation import overoptimisation_figure
 from bench.reporting.figures.reward_diagnostics import reward_diagnostics
 from bench.reporting.figures.rounds import rounds_figure
 from bench.reporting.figures.selection import selection
-from bench.reporting.figures.shared import samplers
 from bench.reporting.groups import grouped
-from bench.reporting.overoptimisation_figure import overoptimisation_figure
+from bench.reporting.ways import scorers
 
 __all__ = ["figures", "of_one_run"]
 
@@ -25,7 +25,7 @@ __all__ = ["figures", "of_one_run"]
 def figures(runs: Sequence[Run]) -> list[Figure]:
     """What these runs' records hold, in the order of a paper; BenchError where the runs can't be compared."""
     groups = grouped(runs)
-    scorers = [run for _, group in samplers(groups) for run in group.runs]  # each once, whatever was trained on it
+    learned = scorers(groups)
     made = [
         *frontiers(groups),
         selection(groups),
@@ -35,8 +35,8 @@ def figures(runs: Sequence[Run]) -> list[Figure]:
         reward_by_n(groups),
         coverage(groups),
         paths(groups),
-        overoptimisation_figure(scorers),
-        reward_diagnostics(scorers),
+        overoptimisation_figure(learned),
+        reward_diagnostics(learned),
         kl_by_n(groups),
         break_even(groups),
         cost_by_stage(groups),

@@ -13,13 +13,13 @@ from bench.reporting.figures.shared import (
     legend_above,
     line,
     powers_axis,
-    samplers,
     where,
 )
 from bench.reporting.groups import Group
 from bench.reporting.labels import Label, place_labels
 from bench.reporting.style import COLOURS, COLUMN_WIDTH, FULL_WIDTH, LOOKS, QUIET, Look, sequence
 from bench.reporting.tables.shared import all_runs, over_what, spread
+from bench.reporting.ways import samplers
 
 MOST = 6  # curves, or panels, that one figure has room for
 

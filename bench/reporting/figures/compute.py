@@ -8,11 +8,12 @@ import numpy as np
 
 from bench.reporting.collect import Run
 from bench.reporting.exhibit import Figure
-from bench.reporting.figures.shared import Rows, legend_above, line, named, short, where
+from bench.reporting.figures.shared import Rows, legend_above, line, short, where
 from bench.reporting.groups import Group
 from bench.reporting.labels import Label, place_labels
 from bench.reporting.style import FULL_WIDTH, LOOKS, QUIET
 from bench.reporting.tables.shared import all_runs, over_what, spread
+from bench.reporting.ways import named
 
 MOST = 3  # configurations with a panel of their own
 

@@ -8,21 +8,11 @@ import numpy as np
 from bench.estimators.coverage import fit_coverage
 from bench.reporting.collect import Estimate
 from bench.reporting.exhibit import Figure
-from bench.reporting.figures.shared import (
-    Rows,
-    curve_rows,
-    grid_of,
-    in_panels,
-    legend_above,
-    line,
-    named,
-    powers_axis,
-    samplers,
-    where,
-)
+from bench.reporting.figures.shared import Rows, curve_rows, grid_of, in_panels, legend_above, line, powers_axis, where
 from bench.reporting.groups import Group
 from bench.reporting.style import COLOURS, COLUMN_WIDTH, FULL_WIDTH, LOOKS, Look, sequence
 from bench.reporting.tables.shared import all_runs, over_what, spread
+from bench.reporting.ways import named, samplers
 
 MOST = 6  # panels, or curves, that one figure has room for
 FIT = "power law"

@@ -5,22 +5,12 @@ from typing import Any
 
 from bench.reporting.collect import Estimate
 from bench.reporting.exhibit import Figure
-from bench.reporting.figures.shared import (
-    Rows,
-    columns_of,
-    grid_of,
-    in_order,
-    legend_above,
-    line,
-    named,
-    sampler_settings,
-    samplers,
-    where,
-)
+from bench.reporting.figures.shared import Rows, columns_of, grid_of, legend_above, line, where
 from bench.reporting.groups import Group
 from bench.reporting.labels import Label, place_labels
 from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, LOOKS, QUIET, Look, sequence
 from bench.reporting.tables.shared import all_runs, over_what, spread
+from bench.reporting.ways import in_order, named, sampler_settings, samplers
 
 FEW = 3  # groups: more of them are drawn as points alone, over the whole width
 CROWD = 4  # samplers: more of them, where they differ in two settings or more, get a panel for each value of one

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from bench.reporting.exhibit import Figure
-from bench.reporting.figures.shared import Rows, columns_of, grid_of, in_panels, order_of, where
+from bench.reporting.figures.shared import Rows, columns_of, grid_of, in_panels, where
 from bench.reporting.groups import Group
 from bench.reporting.style import FULL_WIDTH, LABEL_SIZE
 from bench.reporting.tables.shared import over_what, spread
+from bench.reporting.ways import order_of
 
 AXES = ("temperature", "top_p")
 MOST = 24  # panels

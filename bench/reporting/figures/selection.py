@@ -7,10 +7,11 @@ import numpy as np
 
 from bench.reporting.contrasts import Contrast, contrast, judged
 from bench.reporting.exhibit import Figure
-from bench.reporting.figures.shared import Rows, columns_of, grid_of, guide, in_panels, legend_above, line, named, where
+from bench.reporting.figures.shared import Rows, columns_of, grid_of, guide, in_panels, legend_above, line, where
 from bench.reporting.groups import Group
 from bench.reporting.style import FULL_WIDTH, LOOKS
 from bench.reporting.tables.shared import over_what, spread
+from bench.reporting.ways import named
 
 NUDGE = 0.13  # of a row, so that bars of equal length stay apart
 NUDGE = 0.13  # of a row, so that bars of equal length stay apart

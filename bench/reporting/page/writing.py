@@ -23,6 +23,7 @@ from bench.store import atomically
 ASSETS = Path(__file__).parent
 PHONE = 340  # CSS pixels beside each other on a small phone: a wider drawing scrolls there
 FRAME = 26  # CSS pixels that surround a drawing, left and right together
+TABLE_FORMATS = {".csv": "CSV", ".md": "Markdown", ".tex": "LaTeX"}
 FORMATS = {".pdf": "PDF", ".svg": "SVG", ".png": "PNG", ".csv": "CSV"}  # of a figure's files, beside its SVG
 
 
@@ -34,9 +35,14 @@ def write_page(
     figures: Sequence[Figure],
     figure_files: Mapping[str, Path],
     tables: Sequence[Table],
+    table_files: Mapping[str, Sequence[Path]],
+    methods: str,
+    references: str,
     runs: Sequence[Run],
 ) -> Path:
     """One HTML file at `path` that loads nothing; figure_files: a figure's name -> its SVG, other formats beside it.
+
+    table_files: a table's name -> its files. methods, references: what is to be pasted, Markdown and BibTeX.
 
     Equal arguments and records give equal bytes. BenchError where samples or an SVG can't be read.
     """
@@ -49,7 +55,9 @@ def write_page(
         style=style,
         verdicts=_verdicts(verdicts),
         figures=_figures(figures, figure_files, path.parent),
-        tables="\n".join(map(_exhibited, tables)) or "<p>No table can be made of these runs.</p>",
+        tables="\n".join(_exhibited(table, table_files[table.name], path.parent) for table in tables)
+        or "<p>No table can be made of these runs.</p>",
+        methods=_methods(methods, references),
         runs=_runs(runs),
         samples_note=_samples_note(samples),
         data=script_json(samples),
@@ -109,17 +117,28 @@ def _figure(figure: Figure, svg: Path, folder: Path) -> str:
     )
 
 
-def _exhibited(table: Table) -> str:
+def _exhibited(table: Table, files: Sequence[Path], folder: Path) -> str:
     ident = f"table-{_ident(table.name)}"
     headings, *rows = table.texts
     keys = [key for key in table.columns if any(row[key] not in (None, "") for row in table.rows)]
     values = [[_sort_value(row[key]) for key in keys] for row in table.rows]
-    download = f"data:text/csv;charset=utf-8;base64,{base64.b64encode(table.as_csv.encode()).decode()}"
+    links = "".join(
+        f'<a href="{_relative(file, folder)}" aria-label="{TABLE_FORMATS[file.suffix]} of {escape(table.name)}">'
+        f"{TABLE_FORMATS[file.suffix]}</a>"
+        for file in files
+    )
     return (
         f'<div class="table" id="{ident}"><p class="caption" id="{ident}-caption">{escape(table.caption)}</p>'
         f"{_table(headings, rows, values, described_by=f'{ident}-caption')}"
-        f'<p class="files"><a href="{download}" download="{escape(table.name)}.csv" '
-        f'aria-label="CSV of {escape(table.name)}">CSV</a></p>{_provenance(table)}</div>'
+        f'<p class="files">{links}</p>{_provenance(table)}</div>'
+    )
+
+
+def _methods(text: str, references: str) -> str:
+    """To be copied as it is: Markdown with citations, and the BibTeX of what it cites."""
+    return (
+        f'<pre class="prose" tabindex="0" aria-label="Methods, Markdown">{escape(text)}</pre>'
+        f'<details><summary>BibTeX</summary><pre tabindex="0" aria-label="BibTeX">{escape(references)}</pre></details>'
     )
 
 

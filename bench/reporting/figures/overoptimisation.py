@@ -8,8 +8,9 @@ import numpy as np
 
 from bench.reporting.collect import Estimate, Run
 from bench.reporting.exhibit import Figure
-from bench.reporting.overoptimisation import Pushed, pushed, rows
+from bench.reporting.overoptimisation import Pushed, pushed
 from bench.reporting.style import COLUMN_WIDTH
+from bench.reporting.tables.shared import spread
 
 MARKERS = "os^DvPX<>"
 CAPTION = (
@@ -34,6 +35,23 @@ def overoptimisation_figure(runs: Sequence[Run]) -> Figure | None:
         width=COLUMN_WIDTH,
         height=1.35 * COLUMN_WIDTH,
     )
+
+
+def rows(one: Pushed) -> list[dict[str, Any]]:
+    """The points of the figure: Best-of-n at each n, then the tuned policy; gains over the base with intervals."""
+    gold, proxy = one.gains(one.gold), one.gains(one.proxy)
+    kl, tuned = one.tuned
+    points: list[tuple[str, int, float, float, bool, Estimate, Estimate | None]] = [
+        ("best_of_n", n, float(d) ** 2, float(d), k < one.measured, gold[k], proxy[k])
+        for k, (n, d) in enumerate(zip(one.sizes, one.distance, strict=True))
+    ]
+    points.append(("tuned", one.sizes[-1], kl.value, math.sqrt(max(kl.value, 0.0)), True, tuned, None))
+    return [
+        {"scorer": one.name, "policy": policy, "n": n, "kl": nats, "distance": d, "measured": measured}
+        | spread("gold_gain", of_gold)
+        | spread("proxy_gain", of_proxy)
+        for policy, n, nats, d, measured, of_gold, of_proxy in points
+    ]
 
 
 def _draw(drawn: Any, found: Sequence[Pushed]) -> None:
