@@ -13,7 +13,7 @@ from bench.reporting.overoptimisation import sentences
 from bench.reporting.ranking import Ranked, flattery, rank, shared_seeds
 from bench.reporting.tables.measured import scorer_name
 from bench.reporting.tables.shared import split
-from bench.reporting.ways import scorers
+from bench.reporting.ways import samplers, scorers
 from bench.seeds import generator
 
 CHANCE, WEAK = 0.5, 0.6  # AUC within a prompt
@@ -23,7 +23,7 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
     """The main findings first, one sentence or two each; BenchError where runs can't stand side by side."""
     groups = grouped(runs)
     lines = _of_one(groups[0]) if len(groups) == 1 else _of_several(groups)
-    return [*lines, *_of_scorers(runs), *(sentences(scorers(groups)) if len(runs) > 1 else ())]
+    return [*lines, *_of_scorers(groups), *(sentences(scorers(groups)) if len(runs) > 1 else ())]
 
 
 def _of_one(group: Group) -> list[str]:
@@ -229,28 +229,38 @@ def _of_controls(ranked: Sequence[Ranked]) -> list[str]:
     return [f"Each against its random control: of {len(controlled)}, {'; '.join(parts)}."]
 
 
-def _of_scorers(runs: Sequence[Run]) -> list[str]:
+def _of_scorers(groups: Sequence[Group]) -> list[str]:
     """What each scorer that is not gold itself knows of gold; a bad one is said to be bad."""
-    lines: dict[str, None] = {}
-    several = len(runs) > 1
-    for run in runs:
-        metrics = run.metrics
-        if metrics.get("scorer/equals_gold", 1) == 1:
+    lines = []
+    for name, group in samplers(groups):
+        runs = [run for run in group.runs if run.metrics.get("scorer/equals_gold", 1) != 1]
+        if not runs:
             continue
-        who = f"The scorer {scorer_name(run)}" + (f" (seed {run.config['seed']})" if several else "")
-        auc = [metrics.get(f"scorer/auc{end}") for end in ("", "_low", "_high")]
-        if all(value is not None for value in auc):
-            known = Estimate(*(float(value) for value in auc if value is not None))
-            lines[f"{who} {_of_auc(known)}"] = None
+        who = f"The scorer {scorer_name(runs[0])}{f' ({name})' if name else ''}"
+        known = [run.metrics["scorer/auc"] for run in runs if run.metrics.get("scorer/auc") is not None]
+        if not known:
+            lines.append(f"{who} can't be judged: no prompt has both right and wrong completions that it scored.")
+        elif len(known) > 1:
+            lines.append(
+                f"{who} has an AUC within a prompt of {short(float(np.mean(known)))} in the mean of {len(known)} seeds "
+                f"({short(min(known))} to {short(max(known))})."
+            )
         else:
-            lines[f"{who} can't be judged: no prompt has both right and wrong completions that it scored."] = None
-        over = str(metrics.get("scorer/overoptimisation", ""))
-        if over.startswith("over-optimised"):
-            peak, largest = (metrics.get(f"scorer/gold_{name}") for name in ("peak_n", "largest_n"))
-            lines[f"{who} is over-optimised: gold is highest at n = {peak} and lower at n = {largest}."] = None
-        if metrics.get("scorer/unscored"):
-            lines[f"{who} left {metrics['scorer/unscored']:,} held-out completions unscored."] = None
-    return list(lines)
+            ends = (float(runs[0].metrics[f"scorer/auc{end}"]) for end in ("", "_low", "_high"))
+            lines.append(f"{who} {_of_auc(Estimate(*ends))}")
+        lines += [f"{who} is {found}" for found in _turned(runs) if len(groups) == len(group.runs) == 1]
+        if unscored := sum(run.metrics.get("scorer/unscored") or 0 for run in runs):
+            lines.append(f"{who} left {unscored:,} held-out completions unscored.")
+    return lines
+
+
+def _turned(runs: Sequence[Run]) -> list[str]:
+    """Of a lone run: whether gold falls where its scorer selects harder."""
+    metrics = runs[0].metrics
+    if not str(metrics.get("scorer/overoptimisation", "")).startswith("over-optimised"):
+        return []
+    peak, largest = (metrics.get(f"scorer/gold_{name}") for name in ("peak_n", "largest_n"))
+    return [f"over-optimised: gold is highest at n = {peak} and lower at n = {largest}."]
 
 
 def _of_auc(auc: Estimate) -> str:
