@@ -134,7 +134,9 @@ def with_demonstrations(
         probe = probed(base, train, written, training, epochs=probe_epochs, folds=folds, seed=seed)
         nll = probe.nll
 
-    def draw(prompts: Prompts, rows: np.ndarray, by: Probe | None, **how: float) -> list[tuple[np.ndarray, Completions]]:
+    def draw(
+        prompts: Prompts, rows: np.ndarray, by: Probe | None, **how: float
+    ) -> list[tuple[np.ndarray, Completions]]:
         """Positions among `rows` and their completions, a part for each policy that draws."""
         parts = [(np.arange(len(rows)), base)] if by is None else list(by_fold(by, rows))
         return [(at, generation(prompts.take(at), one, seed=seed, **how)) for at, one in parts]
@@ -159,7 +161,7 @@ def with_demonstrations(
         pool = parts[0][1] if len(parts) == 1 else scattered(parts, len(rows))
         paid = samples_paid(correct(rewards), stop_at_first_accept=stop_at_first_accept)
         seen = np.where(np.arange(num_completions) < paid[:, None], rewards, np.nan)
-        return Drawn(rows, pool, rewards, paid, seen, correct(seen).any(axis=1), hinted)
+        return Drawn(rows, pool, rewards, paid, seen, np.asarray(correct(seen).any(axis=1)), hinted)
 
     def choose(drawn: Drawn) -> Selection:
         """Of the prompts' accepted samples those that the run's selection takes, as cells of the drawn pool."""
@@ -220,7 +222,9 @@ def with_demonstrations(
         samplers=() if samples is None else (base,) if sampler is None else sampler.policies,
     )
     policies = {"base": base, "tuned": training(base, train, pool, chosen, seed=seed)}
-    outcomes = {name: evaluation(one, base, test, generation, scoring, task, seed=seed) for name, one in policies.items()}
+    outcomes = {
+        name: evaluation(one, base, test, generation, scoring, task, seed=seed) for name, one in policies.items()
+    }
     baseline = generation(test, base, num_completions=max(num_completions, baseline_completions), seed=seed)
     return Results(
         train=train,
@@ -239,7 +243,9 @@ def with_demonstrations(
 
 def in_order(parts: list[Selection]) -> Selection:
     """All cells of the parts, row by row."""
-    row, column, weight = (np.concatenate([getattr(one, name) for one in parts]) for name in ("row", "column", "weight"))
+    row, column, weight = (
+        np.concatenate([getattr(one, name) for one in parts]) for name in ("row", "column", "weight")
+    )
     order = np.lexsort((column, row))
     return Selection(row[order].astype(int), column[order].astype(int), weight[order])
 

@@ -66,5 +66,6 @@ def by_fold(probe: Probe, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Policy
 
 def _rows(pool: Completions, rows: np.ndarray) -> Completions:
     """Some prompts' completions, of a pool in memory."""
-    arrays = (pool.text, pool.token_ids, pool.finish_reason, pool.logprob, pool.policy_logprob)
-    return Completions(*(array[rows] for array in arrays), key=content_hash(pool.key, rows))
+    names = ("text", "token_ids", "finish_reason", "logprob", "policy_logprob")
+    text, token_ids, finish_reason, logprob, policy_logprob = (getattr(pool, name)[rows] for name in names)
+    return Completions(text, token_ids, finish_reason, logprob, policy_logprob, key=content_hash(pool.key, rows))

@@ -16,8 +16,8 @@ from bench.artifacts import Completions, Prompts, Selection
 from bench.estimators.best_of_n import majority_method
 from bench.evaluation import summary
 from bench.evaluation.cells import Cell, per_prompt, powers_of_two, spread
-from bench.evaluation.reward_diagnostics import diagnose
 from bench.evaluation.hybrid import hybrid_counts, hybrid_rows
+from bench.evaluation.reward_diagnostics import diagnose
 from bench.evaluation.rounds import round_counts
 from bench.experiment import Results
 from bench.generation.pool import describe

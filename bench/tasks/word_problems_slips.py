@@ -72,7 +72,7 @@ def wrongly_worked(problem: Problem, answer: int, rng: np.random.Generator) -> s
     skipped = [(skip_step(plan, step), None) for step in range(len(plan))] if len(plan) > 1 else []
     ways: list[tuple[Plan, int | None]] = [*((plan, step) for step in range(len(plan))), *skipped]
     for way in rng.permutation(len(ways)):
-        solution = solve(problem, *ways[way], rng)
+        solution = solve(problem, ways[way][0], ways[way][1], rng)
         if solution is not None and not solution.endswith(f"#### {answer}"):
             return in_words(solution)
     return None
