@@ -1,4 +1,4 @@
-"""What is recorded of a hybrid of demonstrations and samples: what was drawn and paid for, and what each prompt gave."""
+"""What is recorded of a hybrid of demonstrations and samples: what was drawn, what was paid for, what prompts gave."""
 
 from collections.abc import Sequence
 from typing import Any

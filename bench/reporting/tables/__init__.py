@@ -12,6 +12,7 @@ from bench.reporting.groups import grouped
 from bench.reporting.tables.comparison import all_contrasts, main
 from bench.reporting.tables.console import headline, main_table, ranking_table, runs_table
 from bench.reporting.tables.curves import best_of_n, coverage
+from bench.reporting.tables.hybrid import hybrid_table
 from bench.reporting.tables.measured import cost, harness, scorer
 from bench.reporting.tables.rounds import rounds_table
 from bench.reporting.tables.writing import latex, markdown
@@ -22,5 +23,6 @@ __all__ = ["headline", "latex", "main_table", "markdown", "ranking_table", "runs
 def tables(runs: Sequence[Run]) -> list[Table]:
     """Every table that these runs' records hold; BenchError where runs can't stand side by side (see `grouped`)."""
     groups = grouped(runs)
-    made = [build(groups) for build in (main, rounds_table, best_of_n, coverage, harness, scorer, cost, all_contrasts)]
+    builders = (main, rounds_table, hybrid_table, best_of_n, coverage, harness, scorer, cost, all_contrasts)
+    made = [build(groups) for build in builders]
     return [table for table in made if table is not None]
