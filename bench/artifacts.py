@@ -46,6 +46,10 @@ class Prompts:
     def __getitem__(self, rows: slice) -> "Prompts":
         return Prompts(self.id[rows], self.messages[rows], self.answer[rows])
 
+    def take(self, rows: np.ndarray) -> "Prompts":
+        """Those of the given numbers [H], in that order."""
+        return Prompts(self.id[rows], tuple(self.messages[row] for row in rows), self.answer[rows])
+
     @cached_property
     def key(self) -> str:
         return content_hash(self.id.tolist(), self.messages, self.answer.tolist())

@@ -35,12 +35,14 @@ def write(folder: Path, results: Results, uses: Sequence[Use], root: Path) -> No
         links = _of_rounds(folder, results, used, root, base)
         store.write_durably(folder / "chain.json", json.dumps(links, indent=1))
         return
-    pool = _pool(results.pool, "train", used, root, [base["name"]])
+    samplers = [] if results.hybrid is None else results.hybrid.samplers
+    probes = [_policy("probe", one, used, root, [base["name"]]) for one in samplers if one != results.policies["base"]]
+    pool = _pool(results.pool, "train", used, root, [one["name"] for one in probes or [base]])
     scored = content_hash(results.pool.key, results.rewards.value)
     rewards = _link("rewards", "train", scored, [pool["name"]], files={REWARDS: REWARDS})
-    M, N = results.pool.shape
-    _write_cells(folder / REWARDS, results, np.repeat(np.arange(M), N), np.tile(np.arange(N), M))
-    links = [base, pool, rewards]
+    # blank where nothing was drawn
+    _write_cells(folder / REWARDS, results, *np.nonzero(np.asarray(results.pool.finish_reason) != ""))
+    links = [base, *probes, pool, rewards]
     for arm, chosen in results.selections.items():
         name = f"selection_{arm}.parquet"
         _write_cells(folder / name, results, chosen.row, chosen.column, chosen.weight)

@@ -12,6 +12,7 @@ from bench.estimators.compute import (
     fine_tuned_query_flops,
     fine_tuning_flops,
 )
+from bench.evaluation.hybrid import probe_uses
 from bench.experiment import Results
 from bench.scoring import judge, process_reward, reward_model
 from bench.store import Use, unique
@@ -49,16 +50,18 @@ def break_even_metrics(
     are given too: of the fine-tuning, once, and of a query answered in either way. Intervals are by bootstrap over
     prompts. See `bench.estimators.compute.break_even`.
     """
-    ancestors = unique(uses)
-    drawn = [use for use in ancestors if f"{use.key}/{use.part}" in results.pool.stored_as]
+    ancestors, baseline = unique(uses), results.best_of_n.completions
+    # of a hybrid little may be drawn for training, so its lengths are those of the held-out pool
+    pool, prompts = (results.pool, results.train) if results.hybrid is None else (baseline, results.test)
+    drawn = [use for use in ancestors if f"{use.key}/{use.part}" in pool.stored_as]
     costs = Costs(
         policy_parameters=policies.count_parameters(results.policies["base"]),
         reward_parameters=reward_parameters(results, ancestors),
         # every round reads the prompts again, which is left out: little beside what it generates
-        prompt_tokens=_total("prompt_tokens", drawn) / (len(results.train) * len(results.pool.parts)),
-        completion_tokens=float(results.pool.length.mean()),
-        pool_size=results.pool.shape[1],
-        prompts=len(results.train),
+        prompt_tokens=_total("prompt_tokens", drawn) / (len(prompts) * len(pool.parts)),
+        completion_tokens=float(pool.length.mean()),
+        pool_size=results.pool.shape[1] if results.hybrid is None else results.hybrid.samples_a_prompt,
+        prompts=len(results.train) if results.hybrid is None else results.hybrid.prompts_sampled,
         epochs=epochs,
         selected=results.completions_trained,
         reward_training_flops=reward_training_flops(results, ancestors),
@@ -99,8 +102,8 @@ def reward_parameters(results: Results, uses: Sequence[Use]) -> float:
 
 
 def reward_training_flops(results: Results, uses: Sequence[Use]) -> float:
-    """Of the training of the scorer's models, and of the samples drawn and scored beside the pools: for it alone, or to
-    choose how rounds go on."""
+    """Of the training of the scorer's models and of a gate's probe, and of the samples drawn and scored beside the
+    pools: for them alone, or to choose how rounds go on."""
     graded = [graded for outcomes in results.outcomes.values() for graded in (outcomes.greedy, outcomes.sampled)]
     pools = [results.pool, results.best_of_n.completions, *(one.completions for one in graded)]
     pools += [one.pool for one in results.rounds]
@@ -108,6 +111,9 @@ def reward_training_flops(results: Results, uses: Sequence[Use]) -> float:
     drawn = [use for use in uses if use.stage == "generate" and f"{use.key}/{use.part}" not in measured]
     scored = [use for use in _scorings(uses) if _scored_unit(use) not in measured]
     trained = [use for use in uses if use.stage in ("train_reward_model", "train_process_reward_model")]
+    if results.hybrid is not None:  # its gate likewise: the probe, and the demonstrations read
+        trained += probe_uses(results.hybrid, uses)
+        drawn += [use for use in uses if use.stage == "teacher_forced"]
     return _total("flops", [*drawn, *scored]) + _total("train_flops", trained)
 
 

@@ -16,6 +16,7 @@ from bench.selection.prompt_filter import prompts_dropped
 from bench.tasks import Task
 
 if TYPE_CHECKING:
+    from bench.hybrid import Hybrid
     from bench.rounds import Round
 
 
@@ -34,6 +35,16 @@ class Results:
     outcomes: dict[str, Outcomes]  # base, tuned, control (likewise)
     best_of_n: Graded  # the base's held-out pool, drawn with the run's own sampler
     rounds: "tuple[Round, ...]" = ()  # of bench.rounds: tuned and control of each; one experiment alone has none
+    hybrid: "Hybrid | None" = None  # of bench.hybrid: which prompts kept their demonstrations, and what others cost
+
+    @property
+    def drawn(self) -> tuple[Completions, Rewards]:
+        """The training samples that policies drew [H, N] and their rewards: the pool, without demonstrations.
+
+        All there is where nothing was drawn.
+        """
+        samples = self.hybrid.samples if self.hybrid is not None else None
+        return (self.pool, self.rewards) if samples is None else (samples.pool, Rewards(samples.rewards))
 
     @property
     def completions_trained(self) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from bench.gate import NEEDS_PROBE
 from bench.savings import outside_stages, savings, settings_key
 from bench.store import MANIFEST, walk
 from bench.sweep import Cell, State, state
@@ -87,7 +88,8 @@ def work(cells: Sequence[Cell]) -> Work:
     """Of these cells together."""
     pools: dict[Hashable, int] = {}
     drawn: dict[Hashable, int] = {}
-    trainings, evaluations = set(), set()
+    trainings: set[Hashable] = set()
+    evaluations = set()
     drawn_by_policies = 0
     for cell in cells:
         cfg: Any = OmegaConf.to_container(cell.cfg, resolve=True)
@@ -98,12 +100,18 @@ def work(cells: Sequence[Cell]) -> Work:
         training = settings_key(cfg, "scoring", "prompt_filter", "selection", "training", "num_completions")
         measured = settings_key(cfg, "evaluation", "seed")
         made: list[Hashable] = []  # the trainings of this cell
-        for arm in ("tuned",) if cfg["control"] == "none" else ("tuned", "control"):
-            for shared_by in _rounds(cfg):
-                # what draws is the base, then what the round before trained
-                source = (pool, *made[-1:]) if shared_by else (pool,)
-                pools[source] = max(pools.get(source, 0), cfg["num_completions"] * train)
-                made.append((pool, training, arm, *shared_by))
+        if "easy_by" in cfg["procedure"]:
+            sampled, probes = _hybrid(cfg)
+            pools[pool, settings_key(cfg, "procedure")] = sampled * cfg["num_completions"]
+            trainings |= {(pool, settings_key(cfg, "training"), *probe) for probe in probes}
+            made.append((pool, training, settings_key(cfg, "procedure")))
+        else:
+            for arm in ("tuned",) if cfg["control"] == "none" else ("tuned", "control"):
+                for shared_by in _rounds(cfg):
+                    # what draws is the base, then what the round before trained
+                    source = (pool, *made[-1:]) if shared_by else (pool,)
+                    pools[source] = max(pools.get(source, 0), cfg["num_completions"] * train)
+                    made.append((pool, training, arm, *shared_by))
         trainings |= set(made)
         for evaluated in ((base, measured), *((one, measured) for one in made)):
             if evaluated not in evaluations:
@@ -121,6 +129,18 @@ def _rounds(cfg: dict[str, Any]) -> list[tuple[Hashable, ...]]:
     """For each round, what else its training depends on beside the cell's parts; on nothing in the first."""
     rounds = cfg["procedure"].get("rounds", 1)
     return [(), *((number, settings_key(cfg, "procedure")) for number in range(2, rounds + 1))]
+
+
+def _hybrid(cfg: dict[str, Any]) -> tuple[int, list[tuple[Hashable, ...]]]:
+    """How many prompts a hybrid samples, and what each training of its probe depends on beside the base and seed."""
+    procedure, prompts = cfg["procedure"], cfg["task"].get("train_prompts") or 0
+    share = procedure["easy_share"] if procedure["hard"] == "sample" else 1
+    judges = 0 < procedure["easy_share"] < 1 and procedure["easy_by"] in NEEDS_PROBE
+    if not judges and (share == 1 or procedure["sample_from"] == "base"):
+        return round((1 - share) * prompts), []
+    told = (procedure["noise"], procedure["folds"])
+    steps = [(fold, epoch) for fold in range(procedure["folds"] or 1) for epoch in range(procedure["probe_epochs"])]
+    return round((1 - share) * prompts), [(*told, *step) for step in steps]
 
 
 def tally(kinds: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from bench.artifacts import Completions, Prompts, Selection
 from bench.estimators.best_of_n import majority_method
 from bench.evaluation import summary
 from bench.evaluation.cells import Cell, per_prompt, powers_of_two, spread
+from bench.evaluation.hybrid import hybrid_counts, hybrid_rows
 from bench.evaluation.reward_diagnostics import diagnose
 from bench.evaluation.rounds import round_counts
 from bench.experiment import Results
@@ -42,6 +43,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         "code": code_fingerprint(),
         **_counts(results),
         **round_counts(results, task),
+        **hybrid_counts(results, task, uses),
         **_below_k(cfg, results.selections["tuned"]),
         **of_scorer,
         **costs.by_lineage(uses),
@@ -52,6 +54,8 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     _write_table(folder / "per_prompt.parquet", _long(cells, results.test.id))
     _write_table(folder / "samples.parquet", _samples(results, task))
     _write_table(folder / "diagnostics.parquet", diagnostics)
+    if results.hybrid is not None:
+        _write_table(folder / "hybrid.parquet", hybrid_rows(results))
     store.write_durably(folder / "lineage.json", json.dumps(store.lineage(uses), indent=1))
     chain.write(folder, results, uses, store.current().root)
     ordered = {name: None if _is_undefined(metrics[name]) else metrics[name] for name in sorted(metrics)}
@@ -61,14 +65,15 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
 
 def _counts(results: Results) -> dict[str, float | str]:
     chosen = results.selections["tuned"]
+    drawn, rewards = results.drawn
     counts: dict[str, float | str] = {
         "selection/kept": len(chosen),
         "selection/prompts_covered": chosen.prompts_covered,
         "selection/prompts_filtered": results.prompts_filtered,
-        "selection/prompts_unscored": int(np.isnan(results.rewards.value).all(axis=1).sum()),
-        **{f"pool/{name}": value for name, value in describe(results.pool).items()},
-        "pool/unscored": results.rewards.unscored,
-        "pool/mean_reward": float(np.nanmean(results.rewards.value)),
+        "selection/prompts_unscored": int(np.isnan(rewards.value).all(axis=1).sum()),
+        **{f"pool/{name}": value for name, value in describe(drawn).items()},
+        "pool/unscored": rewards.unscored,
+        "pool/mean_reward": float(np.nanmean(rewards.value)),
         "train/loss": last_epoch_loss(results.policies["tuned"]),
         "best_of_n/pool_size": results.best_of_n.proxy.shape[1],
         "best_of_n/proxy_spread": spread(results.best_of_n.proxy),  # the unit of soft Best-of-n's temperature
@@ -137,6 +142,7 @@ def _samples(results: Results, task: Task) -> list[dict]:
         | {"selected_for": " and ".join(kept_for.get((row, column), []))}
         for row in range(min(SAMPLE_PROMPTS, len(results.train)))
         for column in range(results.pool.shape[1])
+        if results.pool.finish_reason[row, column]  # blank where nothing was drawn
     ]
     # whether they are right: the reward may be a proxy, and nothing else of a run asks
     correct = are_correct(task, [row["completion"] for row in rows], [row["answer"] for row in rows]).tolist()
@@ -151,6 +157,8 @@ def _samples(results: Results, task: Task) -> list[dict]:
 
 def _drawn_by(results: Results) -> list[str]:
     """Of each column of the training pool, the policy that drew it."""
+    if results.hybrid is not None:
+        return list(results.hybrid.columns)
     widths = [one.pool.shape[1] for one in results.rounds if one.arm == "tuned"] or [results.pool.shape[1]]
     names = ["base", *(f"round_{number}" for number in range(1, len(widths)))]
     return [name for name, width in zip(names, widths, strict=True) for _ in range(width)]

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.estimators.uncertainty import resampled_means
+from bench.reporting import hybrids, overoptimisation
 from bench.reporting.collect import Estimate, Run, short
 from bench.reporting.contrasts import Contrast, contrast, of_group, primary_of
 from bench.reporting.groups import Group, grouped
-from bench.reporting.overoptimisation import sentences
 from bench.reporting.ranking import Ranked, flattery, rank, shared_seeds
 from bench.reporting.tables.measured import scorer_name
 from bench.reporting.tables.shared import split
@@ -23,7 +23,8 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
     """The main findings first, one sentence or two each; BenchError where runs can't stand side by side."""
     groups = grouped(runs)
     lines = _of_one(groups[0]) if len(groups) == 1 else _of_several(groups)
-    return [*lines, *_of_scorers(groups), *(sentences(scorers(groups)) if len(runs) > 1 else ())]
+    learned = overoptimisation.sentences(scorers(groups)) if len(runs) > 1 else []
+    return [*hybrids.sentences(groups), *lines, *_of_scorers(groups), *learned]
 
 
 def _of_one(group: Group) -> list[str]:

@@ -12,6 +12,7 @@ from bench.reporting.figures.compute import break_even, cost_by_stage
 from bench.reporting.figures.coverage import coverage, paths
 from bench.reporting.figures.frontier import frontiers
 from bench.reporting.figures.heat_map import heat_map
+from bench.reporting.figures.hybrid import hybrid_figure
 from bench.reporting.figures.overoptimisation import overoptimisation_figure
 from bench.reporting.figures.reward_diagnostics import reward_diagnostics
 from bench.reporting.figures.rounds import rounds_figure
@@ -31,6 +32,7 @@ def figures(runs: Sequence[Run]) -> list[Figure]:
         selection(groups),
         heat_map(groups),
         rounds_figure(groups),
+        hybrid_figure(groups),
         accuracy_by_n(groups),
         reward_by_n(groups),
         coverage(groups),
