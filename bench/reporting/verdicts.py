@@ -9,6 +9,7 @@ from bench.estimators.uncertainty import resampled_means
 from bench.reporting.collect import Estimate, Run, short
 from bench.reporting.contrasts import Contrast, contrast, of_group, primary_of
 from bench.reporting.groups import Group, grouped
+from bench.reporting.mixes import of_mixes
 from bench.reporting.overoptimisation import sentences
 from bench.reporting.ranking import Ranked, flattery, rank, shared_seeds
 from bench.reporting.tables.measured import scorer_name
@@ -23,6 +24,7 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
     """The main findings first, one sentence or two each; BenchError where runs can't stand side by side."""
     groups = grouped(runs)
     lines = _of_one(groups[0]) if len(groups) == 1 else _of_several(groups)
+    lines = [*of_mixes(groups), *lines]
     return [*lines, *_of_scorers(groups), *(sentences(scorers(groups)) if len(runs) > 1 else ())]
 
 
