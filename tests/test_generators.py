@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from drawing import generate
 from made_runs import made_run
 
 from bench import policies
@@ -25,6 +26,7 @@ from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
 from bench.reporting.mixes import against_own, mixes, of_mixes
 from bench.reporting.tables.generators import generators_table, mixes_table
+from bench.scoring.units import scored
 from bench.selection import distinct_correct, every_prompt, top_per_prompt
 from bench.sweep import cells as cells_of_sweep
 from bench.tasks.word_problems import WordProblems
@@ -192,6 +194,18 @@ def test_a_name_that_is_no_generators_is_refused(few_prompts, monkeypatch):
     with pytest.raises(BenchError, match="drawn_by names tiny, which is none of"):
         loop.run(monkeypatch, drawn_by=["mine", "tiny"])
     assert not loop.drawn
+
+
+def test_pools_side_by_side_are_scored_as_each_alone_whatever_their_blocks_hold(few_prompts, random_policy, store):
+    """Three samples in blocks of two: the fourth of one pool lies where the other's first does, and must not count."""
+    pools = [generate(few_prompts, random_policy, num_completions=count, seed=seed) for seed, count in ((0, 3), (1, 5))]
+
+    def length(rows, texts):
+        return np.array([float(len(text)) for text in texts]), {}
+
+    together = scored(few_prompts, pooled(pools), length, stage="lengths", version=1, settings={}).value
+    expected = [[len(text) for pool in pools for text in pool.text[row]] for row in range(len(few_prompts))]
+    assert together.tolist() == expected
 
 
 def union_by_hand(paths: np.ndarray, right: np.ndarray) -> set[tuple[int, str]]:

@@ -24,8 +24,8 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
     """The main findings first, one sentence or two each; BenchError where runs can't stand side by side."""
     groups = grouped(runs)
     lines = _of_one(groups[0]) if len(groups) == 1 else _of_several(groups)
-    lines = [*of_mixes(groups), *lines]
-    return [*lines, *_of_scorers(groups), *(sentences(scorers(groups)) if len(runs) > 1 else ())]
+    over_optimised = sentences(scorers(groups)) if len(runs) > 1 else []
+    return [*of_mixes(groups), *lines, *_of_scorers(groups), *over_optimised]
 
 
 def _of_one(group: Group) -> list[str]:
