@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench import policies
+from bench.artifacts import Completions
 from bench.estimators.compute import (
     Costs,
     best_of_n_query_flops,
@@ -32,6 +33,16 @@ def by_lineage(uses: Sequence[Use]) -> dict[str, float]:
     }
 
 
+def of_pool(pool: Completions, uses: Sequence[Use]) -> dict[str, float]:
+    """What the stored units that hold a pool cost, whenever they were drawn; they may hold more samples than it."""
+    drawn = [use for use in unique(uses) if f"{use.key}/{use.part}" in pool.stored_as]
+    return {
+        "cost_generated_tokens": _total("generated_tokens", drawn),
+        "cost_flops": _total("flops", drawn),
+        "cost_seconds": round(sum(use.seconds for use in drawn), 3),
+    }
+
+
 def break_even_metrics(
     results: Results,
     uses: Sequence[Use],
@@ -54,17 +65,19 @@ def break_even_metrics(
     # of a hybrid little may be drawn for training, so its lengths are those of the held-out pool
     pool, prompts = (results.pool, results.train) if results.hybrid is None else (baseline, results.test)
     drawn = [use for use in ancestors if f"{use.key}/{use.part}" in pool.stored_as]
+    # every round reads the prompts again, which is left out: little beside what it generates
+    prompt_tokens = _total("prompt_tokens", drawn) / (len(prompts) * len(pool.parts))
     costs = Costs(
         policy_parameters=policies.count_parameters(results.policies["base"]),
         reward_parameters=reward_parameters(results, ancestors),
-        # every round reads the prompts again, which is left out: little beside what it generates
-        prompt_tokens=_total("prompt_tokens", drawn) / (len(prompts) * len(pool.parts)),
+        prompt_tokens=prompt_tokens,
         completion_tokens=float(pool.length.mean()),
         pool_size=results.pool.shape[1] if results.hybrid is None else results.hybrid.samples_a_prompt,
         prompts=len(results.train) if results.hybrid is None else results.hybrid.prompts_sampled,
         epochs=epochs,
         selected=results.completions_trained,
         reward_training_flops=reward_training_flops(results, ancestors),
+        other_generators_flops=other_generators_flops(results, prompt_tokens),
     )
     judged = " The judge's own cost is unknown and left out." if any(use.stage == judge.STAGE for use in uses) else ""
     found = break_even(sizes, best_of_n, tuned, costs, rng)
@@ -89,6 +102,21 @@ def break_even_metrics(
         "break_even/reward_training_flops": costs.reward_training_flops,
         "break_even/sentence": found.sentence + judged,
     }
+
+
+def other_generators_flops(results: Results, prompt_tokens: float) -> float:
+    """What the training pool's own policies took to draw it beyond what the base would have: below 0 for small ones."""
+    if not results.generators:
+        return 0.0
+    size, (prompts, samples) = policies.count_parameters(results.policies["base"]), results.pool.shape
+    if_base = best_of_n_query_flops(size, 0, prompt_tokens, float(results.pool.length.mean()), samples)
+    drawn = sum(
+        best_of_n_query_flops(
+            policies.count_parameters(one.policy), 0, prompt_tokens, float(one.pool.length.mean()), one.pool.shape[1]
+        )
+        for one in results.generators
+    )
+    return prompts * (drawn - if_base)
 
 
 def reward_parameters(results: Results, uses: Sequence[Use]) -> float:

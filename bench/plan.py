@@ -100,20 +100,26 @@ def work(cells: Sequence[Cell]) -> Work:
         training = settings_key(cfg, "scoring", "prompt_filter", "selection", "training", "num_completions")
         measured = settings_key(cfg, "evaluation", "seed")
         made: list[Hashable] = []  # the trainings of this cell
+        drawers = {} if "easy_by" in cfg["procedure"] else _drawers(cfg)
         if "easy_by" in cfg["procedure"]:
             sampled, probes = _hybrid(cfg)
             pools[pool, settings_key(cfg, "procedure")] = sampled * cfg["num_completions"]
             trainings |= {(pool, settings_key(cfg, "training"), *probe) for probe in probes}
             made.append((pool, training, settings_key(cfg, "procedure")))
         else:
+            for drawer, count in drawers.items():
+                pools[(pool, *drawer)] = max(pools.get((pool, *drawer), 0), count * train)
+            mix = (settings_key(cfg, "procedure"),) if "drawn_by" in cfg["procedure"] else ()
             for arm in ("tuned",) if cfg["control"] == "none" else ("tuned", "control"):
                 for shared_by in _rounds(cfg):
-                    # what draws is the base, then what the round before trained
-                    source = (pool, *made[-1:]) if shared_by else (pool,)
-                    pools[source] = max(pools.get(source, 0), cfg["num_completions"] * train)
-                    made.append((pool, training, arm, *shared_by))
+                    # what draws first is the base, or the generators; then what the round before trained
+                    if shared_by:
+                        source = (pool, *made[-1:])
+                        pools[source] = max(pools.get(source, 0), cfg["num_completions"] * train)
+                    made.append((pool, training, arm, *mix, *shared_by))
         trainings |= set(made)
-        for evaluated in ((base, measured), *((one, measured) for one in made)):
+        generators = [(base, *drawer, measured) for drawer in {(): 0} | drawers]  # the base is judged in any case
+        for evaluated in (*generators, *((one, measured) for one in made)):
             if evaluated not in evaluations:
                 evaluations.add(evaluated)
                 drawn_by_policies += test * (1 + cfg["evaluation"]["num_completions"])
@@ -123,6 +129,19 @@ def work(cells: Sequence[Cell]) -> Work:
         trainings=len(trainings),
         evaluations=len(evaluations),
     )
+
+
+def _drawers(cfg: dict[str, Any]) -> dict[tuple[str, ...], int]:
+    """Samples a training prompt by who draws them (at first); the policy that is fine-tuned is ()."""
+    if "drawn_by" not in cfg["procedure"]:
+        return {(): cfg["num_completions"]}
+    from bench.generators import shares
+
+    entries = cfg["procedure"]["generators"]
+    weights = {name: entries[name]["weight"] for name in cfg["procedure"]["drawn_by"]}
+    counts = shares(weights, cfg["num_completions"], seed=cfg["seed"])
+    policies = {name: entries[name]["policy"] for name in counts}
+    return {(name, json.dumps(policies[name])) if policies[name] else (): count for name, count in counts.items()}
 
 
 def _rounds(cfg: dict[str, Any]) -> list[tuple[Hashable, ...]]:

@@ -16,6 +16,7 @@ from bench.artifacts import Completions, Prompts, Selection
 from bench.estimators.best_of_n import majority_method
 from bench.evaluation import summary
 from bench.evaluation.cells import Cell, per_prompt, powers_of_two, spread
+from bench.evaluation.generators import generator_counts
 from bench.evaluation.hybrid import hybrid_counts, hybrid_rows
 from bench.evaluation.reward_diagnostics import diagnose
 from bench.evaluation.rounds import round_counts
@@ -44,6 +45,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         **_counts(results),
         **round_counts(results, task),
         **hybrid_counts(results, task, uses),
+        **generator_counts(results, task, uses),
         **_below_k(cfg, results.selections["tuned"]),
         **of_scorer,
         **costs.by_lineage(uses),
@@ -159,6 +161,8 @@ def _drawn_by(results: Results) -> list[str]:
     """Of each column of the training pool, the policy that drew it."""
     if results.hybrid is not None:
         return list(results.hybrid.columns)
+    if results.generators:
+        return [one.outcomes_name for one in results.generators for _ in range(one.pool.shape[1])]
     widths = [one.pool.shape[1] for one in results.rounds if one.arm == "tuned"] or [results.pool.shape[1]]
     names = ["base", *(f"round_{number}" for number in range(1, len(widths)))]
     return [name for name, width in zip(names, widths, strict=True) for _ in range(width)]

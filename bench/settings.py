@@ -85,6 +85,11 @@ def check(cfg: DictConfig) -> None:
     judges = f"task.{cfg.split}_prompts"
     if _value(cfg, judges) is not ABSENT and _value(cfg, judges) < 2:
         raise BenchError(f"{judges}={_value(cfg, judges)} is not allowed with split={cfg.split}: intervals need 2.")
+    for name in cfg.procedure.get("drawn_by", ()):
+        if name not in cfg.procedure.generators:
+            raise BenchError(
+                f"procedure.drawn_by={name} is not allowed: the generators are {', '.join(cfg.procedure.generators)}."
+            )
     if OmegaConf.select(cfg, "procedure.stop") == cfg.split:
         raise BenchError(
             f"procedure.stop={cfg.split} is not allowed with split={cfg.split}: the prompts that say when to stop must "

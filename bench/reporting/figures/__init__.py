@@ -11,6 +11,7 @@ from bench.reporting.figures.by_n import accuracy_by_n, kl_by_n, reward_by_n
 from bench.reporting.figures.compute import break_even, cost_by_stage
 from bench.reporting.figures.coverage import coverage, paths
 from bench.reporting.figures.frontier import frontiers
+from bench.reporting.figures.generators import generators_figure
 from bench.reporting.figures.heat_map import heat_map
 from bench.reporting.figures.hybrid import hybrid_figure
 from bench.reporting.figures.overoptimisation import overoptimisation_figure
@@ -33,6 +34,7 @@ def figures(runs: Sequence[Run]) -> list[Figure]:
         heat_map(groups),
         rounds_figure(groups),
         hybrid_figure(groups),
+        generators_figure(groups),
         accuracy_by_n(groups),
         reward_by_n(groups),
         coverage(groups),

@@ -12,6 +12,7 @@ from bench.reporting.groups import grouped
 from bench.reporting.tables.comparison import all_contrasts, main
 from bench.reporting.tables.console import headline, main_table, ranking_table, runs_table
 from bench.reporting.tables.curves import best_of_n, coverage
+from bench.reporting.tables.generators import generators_table, mixes_table
 from bench.reporting.tables.hybrid import hybrid_table
 from bench.reporting.tables.measured import cost, harness, scorer
 from bench.reporting.tables.overoptimisation import overoptimisation_table
@@ -29,6 +30,8 @@ def tables(runs: Sequence[Run]) -> list[Table]:
         main(groups),
         rounds_table(groups),
         hybrid_table(groups),
+        mixes_table(groups),
+        generators_table(groups),
         best_of_n(groups),
         coverage(groups),
         harness(groups),
