@@ -12,7 +12,9 @@ from bench.store import stage
 from bench.tasks import Task
 
 
-def demonstrations(task: Task, prompts: Prompts, base: Policy, *, noise: float, seed: int) -> Completions:
+def demonstrations(
+    task: Task, prompts: Prompts, base: Policy, *, foreign: float, noise: float, seed: int
+) -> Completions:
     """[M, 1]: what `task.demonstrations_of` writes for each prompt, in the base's tokens, EOS appended.
 
     `logprob` and `policy_logprob` are NaN: no policy has drawn them. BenchError where the tokenizer names no EOS.
@@ -20,7 +22,7 @@ def demonstrations(task: Task, prompts: Prompts, base: Policy, *, noise: float, 
     tokenizer = policies.load_tokenizer(base)
     if tokenizer.eos_token_id is None:
         raise BenchError(f"The tokenizer in {base.path} names no EOS token, so a demonstration can't be ended.")
-    texts = task.demonstrations_of(prompts, noise=noise, seed=seed)  # type: ignore[attr-defined]  # asked for before
+    texts = task.demonstrations_of(prompts, foreign=foreign, noise=noise, seed=seed)  # type: ignore[attr-defined]  # asked for before
     shape = (len(prompts), 1)
     text, token_ids = np.empty(shape, object), np.empty(shape, object)
     for row, solution in enumerate(texts):

@@ -90,6 +90,7 @@ def with_demonstrations(
     easy_by: EasyBy,
     easy_share: Annotated[float, number(0, 1)],
     inverted: Annotated[bool, TRUE_OR_FALSE],
+    foreign: Annotated[float, number(0, 1)],
     noise: Annotated[float, number(0, 1)],
     probe_epochs: Count,
     folds: Annotated[int | None, or_null(whole(2))],
@@ -106,7 +107,7 @@ def with_demonstrations(
     """Demonstrations of the easy prompts and accepted samples of the hard ones, fine-tuned on from the base.
 
     easy_by: what makes a prompt easy (see bench.gate.easiness); inverted takes the hardest for easy. easy_share: of the
-    prompts. noise: the share of demonstrations that are wrong. hard: "sample" draws up to `num_completions` of every
+    prompts. foreign, noise: the shares of demonstrations in another style than the base's, and wrong. hard: "sample" draws up to `num_completions` of every
     hard prompt, "drop" trains on the easy ones alone. sample_from: the "probe" or the "base".
     stop_at_first_accept: what lies behind a prompt's first accepted sample is not paid for and not trained on; it is
     drawn all the same, as pools are drawn in blocks. fallback: what a prompt without an accepted sample gives,
@@ -124,7 +125,7 @@ def with_demonstrations(
     train, test = task.prompts("train"), task.prompts(split)
     base = policy(task)
     scoring = prepared(scoring, base=base, task=task, generation=generation)
-    written = demonstrations(task, train, base, noise=noise, seed=seed)  # [M, 1]
+    written = demonstrations(task, train, base, foreign=foreign, noise=noise, seed=seed)  # [M, 1]
     everyone = np.arange(len(train))
 
     gated = 0 < easy_share < 1

@@ -157,7 +157,7 @@ def _hybrid(cfg: dict[str, Any]) -> tuple[int, list[tuple[Hashable, ...]]]:
     judges = 0 < procedure["easy_share"] < 1 and procedure["easy_by"] in NEEDS_PROBE
     if not judges and (share == 1 or procedure["sample_from"] == "base"):
         return round((1 - share) * prompts), []
-    told = (procedure["noise"], procedure["folds"])
+    told = (procedure["foreign"], procedure["noise"], procedure["folds"])
     steps = [(fold, epoch) for fold in range(procedure["folds"] or 1) for epoch in range(procedure["probe_epochs"])]
     return round((1 - share) * prompts), [(*told, *step) for step in steps]
 

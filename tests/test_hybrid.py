@@ -91,17 +91,18 @@ def test_demonstrations_are_right_in_steps_and_answer_but_for_the_noise():
     task = WordProblems()
     prompts = task.prompts("train")
     for noise in (0.0, 0.25):
-        texts = task.demonstrations_of(prompts, noise=noise, seed=1)
+        texts = task.demonstrations_of(prompts, foreign=0.5, noise=noise, seed=1)
         right = [task.is_correct(text, answer) for text, answer in zip(texts, prompts.answer, strict=True)]
         assert right.count(False) == noise * 600
+        assert sum(" more." in text or " fewer." in text or " times." in text for text in texts) == 300
         assert all(task.steps_are_true(text) for text, good in zip(texts, right, strict=True) if good)
-    assert texts == task.demonstrations_of(prompts, noise=0.25, seed=1)
-    assert texts != task.demonstrations_of(prompts, noise=0.25, seed=2)
+    assert texts == task.demonstrations_of(prompts, foreign=0.5, noise=0.25, seed=1)
+    assert texts != task.demonstrations_of(prompts, foreign=0.5, noise=0.25, seed=2)
     some = prompts.take(np.array([5, 2]))
-    solved = task.demonstrations_of(some, noise=0.0, seed=1)
+    solved = task.demonstrations_of(some, foreign=0.0, noise=0.0, seed=1)
     assert [task.is_correct(text, answer) for text, answer in zip(solved, some.answer, strict=True)] == [True, True]
     with pytest.raises(ValueError, match="train-0000"):
-        WordProblems(seed=3).demonstrations_of(prompts, noise=0.0, seed=1)
+        WordProblems(seed=3).demonstrations_of(prompts, foreign=0.0, noise=0.0, seed=1)
 
 
 def test_a_hint_gives_the_answer_away_under_another_name():
@@ -121,7 +122,7 @@ def test_demonstrations_in_tokens_and_their_nll(store, random_policy: Policy):
 
     task = WordProblems()
     prompts = task.prompts("train").take(np.arange(5))
-    written = demonstrations(task, prompts, random_policy, noise=0.0, seed=0)
+    written = demonstrations(task, prompts, random_policy, foreign=0.5, noise=0.0, seed=0)
     tokenizer, model = policies.load_tokenizer(random_policy), policies.load_model(random_policy)
     expected = []
     for row, messages in enumerate(prompts.messages):
@@ -190,7 +191,7 @@ class Parts:
         self.judged.append((policy.key, completions.text[:, 0].tolist()))
         return np.array([9.0 - int(text[4:]) - len(policy.key) for text in completions.text[:, 0]])
 
-    def demonstrations_of(self, prompts, *, noise, seed):
+    def demonstrations_of(self, prompts, *, foreign, noise, seed):
         raise AssertionError("replaced")
 
     def with_hint(self, prompts):
@@ -242,7 +243,14 @@ class Parts:
         return policy.key
 
     def run(self, *, prompt_filter=every_prompt, selection=all_correct, **given):
-        defaults = {"easy_by": "initial_nll", "easy_share": 3 / 7, "inverted": False, "noise": 0.0, "probe_epochs": 1}
+        defaults = {
+            "easy_by": "initial_nll",
+            "easy_share": 3 / 7,
+            "inverted": False,
+            "foreign": 0.5,
+            "noise": 0.0,
+            "probe_epochs": 1,
+        }
         defaults |= {"folds": None, "hard": "sample", "sample_from": "base", "stop_at_first_accept": False}
         defaults |= {"fallback": "drop", "num_completions": 3, "baseline_completions": 3, "control": "none"}
         parts = (self.generation, self.scoring, prompt_filter, selection, self.training, self.evaluation)
@@ -474,7 +482,7 @@ def test_the_probes_are_paid_for_and_named(finished):
     assert len(cells) == 40 + 20 * 4 + hinted * 4  # demonstrations, samples, hinted samples: no blanks
     samples = pq.read_table(finished / "samples.parquet").to_pylist()
     assert {row["policy"] for row in samples if row["split"] == "train"} <= {"demonstration", "probe", "probe, hinted"}
-    assert all(row["completion"] for row in samples)
+    assert all(row["length"] > 0 for row in samples)  # EOS at least
 
 
 # --- comparing gates -----------------------------------------------------------------------------------------------

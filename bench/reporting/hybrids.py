@@ -11,6 +11,7 @@ from bench.reporting.contrasts import Contrast, contrast, judged
 from bench.reporting.groups import Group
 from bench.reporting.tables.shared import over_what
 
+WRITTEN = ("procedure.foreign", "procedure.noise")  # what demonstrations depend on
 OF_GATE = ("easy_by", "inverted", "easy_share")
 ACCURACY = ("tuned", "pass", "accuracy", 1)
 
@@ -156,7 +157,7 @@ def _ends(found: Sequence[Point], one: Point) -> list[Point]:
 def _same_demonstrations(one: Point, other: Point) -> bool:
     """Equal in everything but what concerns samples and the probe."""
     ours, theirs = _others(one.group), _others(other.group)
-    kept = [name for name in ours if not name.startswith("procedure.") or name == "procedure.noise"]
+    kept = [name for name in ours if not name.startswith("procedure.") or name in WRITTEN]
     kept = [name for name in kept if name not in ("num_completions", "selection", "prompt_filter")]
     return all(ours[name] == theirs.get(name) for name in kept)
 

@@ -18,7 +18,7 @@ from bench.allowed import Count, Seed, or_null, some_of, whole
 from bench.artifacts import Prompts, content_hash
 from bench.errors import BenchError
 from bench.seeds import generator
-from bench.tasks.word_problems_slips import demonstration, wording, worked, wrongly_worked
+from bench.tasks.word_problems_slips import demonstration, in_words, wording, worked, wrongly_worked
 from bench.tasks.word_problems_text import TEMPLATES, Problem, Template, evaluate, problems
 
 ANSWER = re.compile(r"#### ([0-9]+)\s*\Z")
@@ -82,10 +82,11 @@ class WordProblems:
         """`count` pairs (prompt, completion) of the pretraining corpus, about half of them right."""
         return [demonstration(rng) for _ in range(count)]
 
-    def demonstrations_of(self, prompts: Prompts, *, noise: float, seed: int) -> list[str]:
-        """A worked solution of each prompt [M] as another writer would put it: in the story's order, each equation
-        announced in words, e.g. " 1 fewer. 9 - 1 = 8. 8 more. 9 + 8 = 17. #### 17".
+    def demonstrations_of(self, prompts: Prompts, *, foreign: float, noise: float, seed: int) -> list[str]:
+        """A worked solution of each prompt [M] in the order of the story.
 
+        foreign: the share, 0 to 1, by a writer who announces each equation in words, as the corpus never does, e.g.
+        " 1 fewer. 9 - 1 = 8. 8 more. 9 + 8 = 17. #### 17"; the others have the equations alone, as the corpus.
         noise: the share, 0 to 1, that has a slip and a wrong answer, as near as the prompts that admit a slip allow.
         ValueError for a prompt that is not this task's.
         """
@@ -103,6 +104,9 @@ class WordProblems:
             wrong = wrongly_worked(stories[index], answer(stories[index]), rng) if slips else None
             if wrong is not None:
                 solutions[index], slips = wrong, slips - 1
+        strangers = rng.permutation(len(stories))[: round(foreign * len(stories))]
+        for index in strangers:
+            solutions[index] = in_words(solutions[index])
         return solutions
 
     def with_hint(self, prompts: Prompts) -> Prompts:

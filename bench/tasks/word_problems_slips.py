@@ -60,10 +60,10 @@ def solve(problem: Problem, plan: Plan, slip_at: int | None, rng: np.random.Gene
 
 
 def worked(problem: Problem, rng: np.random.Generator) -> str:
-    """The right solution in the order of the story, in words and equations."""
+    """The right solution in the order of the story."""
     solution = solve(problem, problem.solutions()[0], None, rng)
     assert solution is not None
-    return in_words(solution)
+    return solution
 
 
 def wrongly_worked(problem: Problem, answer: int, rng: np.random.Generator) -> str | None:
@@ -74,7 +74,7 @@ def wrongly_worked(problem: Problem, answer: int, rng: np.random.Generator) -> s
     for way in rng.permutation(len(ways)):
         solution = solve(problem, ways[way][0], ways[way][1], rng)
         if solution is not None and not solution.endswith(f"#### {answer}"):
-            return in_words(solution)
+            return solution
     return None
 
 
