@@ -122,11 +122,10 @@ class WordProblems:
 
     def extract_answer(self, completion: str) -> str | None:
         """The digits after the final ####, None where the completion does not end with them."""
-        found = ANSWER.search(completion)
-        return found[1] if found else None
+        return _answer(completion)
 
     def is_correct(self, completion: str, answer: str) -> bool:
-        return self.extract_answer(completion) == answer
+        return _answer(completion) == answer
 
     def steps_are_true(self, completion: str) -> bool:
         """Whether there is an equation, and every sentence with an equals sign is a true one."""
@@ -186,6 +185,12 @@ def _one_a_core(members: tuple[Problem, ...], rng: np.random.Generator) -> list[
 
 
 @lru_cache(maxsize=2**16)  # the cells of a sweep ask of the same pools
+def _answer(completion: str) -> str | None:
+    found = ANSWER.search(completion)
+    return found[1] if found else None
+
+
+@lru_cache(maxsize=2**16)
 def _path(completion: str) -> str | None:
     equations = [step for step in _sentences(completion) if EQUATION.fullmatch(step)]
     return "; ".join(equations) or None
