@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.estimators.uncertainty import resampled_means
-from bench.reporting import hybrids, mixes, overoptimisation
+from bench.reporting import hybrids, mixes, overoptimisation, transfer
 from bench.reporting.collect import Estimate, Run, short
 from bench.reporting.contrasts import Contrast, contrast, of_group, primary_of
 from bench.reporting.groups import Group, grouped
@@ -24,7 +24,14 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
     groups = grouped(runs)
     lines = _of_one(groups[0]) if len(groups) == 1 else _of_several(groups)
     learned = overoptimisation.sentences(scorers(groups)) if len(runs) > 1 else []
-    return [*hybrids.sentences(groups), *mixes.of_mixes(groups), *lines, *_of_scorers(groups), *learned]
+    return [
+        *hybrids.sentences(groups),
+        *mixes.of_mixes(groups),
+        *lines,
+        *transfer.sentences(groups),
+        *_of_scorers(groups),
+        *learned,
+    ]
 
 
 def _of_one(group: Group) -> list[str]:
