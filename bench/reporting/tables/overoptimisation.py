@@ -45,7 +45,7 @@ def overoptimisation_table(runs: Sequence[Run]) -> Table | None:
 def _summary(one: Pushed) -> dict[str, Any]:
     claim, (kl, tuned) = one.claim, one.tuned
     alone = sum(found.verdict == "over-optimised" for found in one.claims)
-    mean = {name: float(np.mean([run.metrics[f"scorer/{name}"] for run in one.group.runs])) for name in AVERAGED}
+    mean = {name: _mean(one, f"scorer/{name}") for name in AVERAGED}
     at = {n: float(one.gold[..., one.sizes.index(n)].mean()) for n in (claim.chosen, claim.largest)}
     fit = {name: _of_fit(one.fit, name) for name in ("alpha", "beta", "peak")}
     return {
@@ -69,3 +69,9 @@ def _summary(one: Pushed) -> dict[str, Any]:
 
 def _of_fit(fit: FitInterval | None, name: str) -> Estimate | None:
     return None if fit is None else Estimate(*(getattr(fit, f"{name}{end}") for end in ("", "_low", "_high")))
+
+
+def _mean(one: Pushed, metric: str) -> float | None:
+    """Over the seeds that have it; None where it is undefined for all."""
+    values = [run.metrics[metric] for run in one.group.runs if run.metrics.get(metric) is not None]
+    return float(np.mean(values)) if values else None
