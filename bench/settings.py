@@ -67,9 +67,9 @@ def check(cfg: DictConfig) -> None:
         _check_node(part, cfg[part])
     for name, rule in rules(_target("procedure", cfg.procedure)).items():  # a procedure may allow less than RULES
         if name in RUN_SETTINGS and not rule.allows(cfg[name]):
-            procedure = cfg.procedure["_target_"].removeprefix("bench.")
+            procedure = cfg.procedure["_target_"].split(".")[-2]  # its module is its choice in conf/procedure
             raise BenchError(
-                f"{name}={_shown(cfg[name])} is not allowed with procedure {procedure}: it must be {rule.description}."
+                f"{name}={_shown(cfg[name])} is not allowed with procedure={procedure}: it must be {rule.description}."
             )
     drawn = max(cfg.num_completions, cfg.baseline_completions)
     if cfg.temperature == 0 and drawn > 1:

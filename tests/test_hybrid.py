@@ -378,6 +378,7 @@ def test_a_task_without_demonstrations_and_a_control_are_refused(few_prompts, mo
             easy_by="random",
             easy_share=0.5,
             inverted=False,
+            foreign=0.5,
             noise=0.0,
             probe_epochs=1,
             folds=None,
@@ -391,7 +392,7 @@ def test_a_task_without_demonstrations_and_a_control_are_refused(few_prompts, mo
             split="test",
             seed=0,
         )
-    with pytest.raises(BenchError, match="control=matched is not allowed with procedure hybrid"):
+    with pytest.raises(BenchError, match="control=matched is not allowed with procedure=hybrid"):
         cells_of_sweep(["procedure=hybrid"], CONF)
     with pytest.raises(BenchError, match=r"procedure.folds=1 is not allowed"):
         cells_of_sweep(["experiment=hybrid", "procedure.folds=1"], CONF)
@@ -503,6 +504,7 @@ PROCEDURE = {
     "easy_by": "random",
     "easy_share": 0.5,
     "inverted": False,
+    "foreign": 0.5,
     "noise": 0.0,
     "probe_epochs": 2,
     "folds": None,
