@@ -24,7 +24,7 @@ from bench.plan import work
 from bench.reporting.figures.hybrid import hybrid_figure
 from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
-from bench.reporting.hybrids import against_random, curves, gate_sentences, interpolate, points
+from bench.reporting.hybrids import against_random, curves, sentences, interpolate, points
 from bench.reporting.tables.hybrid import hybrid_table
 from bench.selection import all_correct, decidable_only, every_prompt, top_per_prompt
 from bench.sweep import cells as cells_of_sweep
@@ -578,11 +578,11 @@ def test_the_figure_the_table_and_the_sentences(gates, tmp_path):
     verdicts = {(row["gate"], row["easy_share"]): row["verdict"] for row in table.rows}
     assert verdicts["final_nll", 0.5] == "better"
     assert verdicts["full SFT", 1.0] is None
-    lines = gate_sentences(gates)
+    lines = sentences(gates)
     assert any(
         line.startswith("The gate final_nll at 0.5 beats the random gate at as many samples (+") for line in lines
     )
     assert any("is not shown to beat" in line and "would be found" in line for line in lines)
     assert "full SFT" in lines[-1]
     plain = grouped([made_run(tmp_path / "plain")])
-    assert (gate_sentences(plain), hybrid_figure(plain), hybrid_table(plain)) == ([], None, None)
+    assert (sentences(plain), hybrid_figure(plain), hybrid_table(plain)) == ([], None, None)
