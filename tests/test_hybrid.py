@@ -24,7 +24,7 @@ from bench.plan import work
 from bench.reporting.figures.hybrid import hybrid_figure
 from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
-from bench.reporting.hybrids import against_random, curves, sentences, interpolate, points
+from bench.reporting.hybrids import against_random, curves, interpolate, points, sentences
 from bench.reporting.tables.hybrid import hybrid_table
 from bench.selection import all_correct, decidable_only, every_prompt, top_per_prompt
 from bench.sweep import cells as cells_of_sweep
