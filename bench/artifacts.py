@@ -46,6 +46,10 @@ class Prompts:
     def __getitem__(self, rows: slice) -> "Prompts":
         return Prompts(self.id[rows], self.messages[rows], self.answer[rows])
 
+    def take(self, rows: np.ndarray) -> "Prompts":
+        """The prompts of the given row numbers, in that order."""
+        return Prompts(self.id[rows], tuple(self.messages[row] for row in rows.tolist()), self.answer[rows])
+
     @cached_property
     def key(self) -> str:
         return content_hash(self.id.tolist(), self.messages, self.answer.tolist())
@@ -88,6 +92,11 @@ class Completions:
         """[M, N] tokens, EOS included."""
         flat = [len(ids) for ids in self.token_ids.ravel()]
         return np.array(flat, dtype=np.int64).reshape(self.shape)
+
+    @property
+    def drawn(self) -> np.ndarray:
+        """[M, N] bool: which cells hold a sample; all, but in a pool that a rule stopped (bench.generation.stopped)."""
+        return np.ones(self.shape, bool)
 
     @property
     def parts(self) -> tuple["Completions", ...]:

@@ -38,8 +38,7 @@ def write(folder: Path, results: Results, uses: Sequence[Use], root: Path) -> No
     pool = _pool(results.pool, "train", used, root, [base["name"]])
     scored = content_hash(results.pool.key, results.rewards.value)
     rewards = _link("rewards", "train", scored, [pool["name"]], files={REWARDS: REWARDS})
-    M, N = results.pool.shape
-    _write_cells(folder / REWARDS, results, np.repeat(np.arange(M), N), np.tile(np.arange(N), M))
+    _write_cells(folder / REWARDS, results, *np.nonzero(results.pool.drawn))
     links = [base, pool, rewards]
     for arm, chosen in results.selections.items():
         name = f"selection_{arm}.parquet"

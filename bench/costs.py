@@ -56,8 +56,8 @@ def break_even_metrics(
         reward_parameters=reward_parameters(results, ancestors),
         # every round reads the prompts again, which is left out: little beside what it generates
         prompt_tokens=_total("prompt_tokens", drawn) / (len(results.train) * len(results.pool.parts)),
-        completion_tokens=float(results.pool.length.mean()),
-        pool_size=results.pool.shape[1],
+        completion_tokens=float(results.pool.length[results.pool.drawn].mean()),
+        pool_size=results.pool.drawn.sum() / len(results.train),
         prompts=len(results.train),
         epochs=epochs,
         selected=results.completions_trained,

@@ -16,6 +16,7 @@ from bench.selection.prompt_filter import prompts_dropped
 from bench.tasks import Task
 
 if TYPE_CHECKING:
+    from bench.adaptive import Plan
     from bench.rounds import Round
 
 
@@ -34,6 +35,7 @@ class Results:
     outcomes: dict[str, Outcomes]  # base, tuned, control (likewise)
     best_of_n: Graded  # the base's held-out pool, drawn with the run's own sampler
     rounds: "tuple[Round, ...]" = ()  # of bench.rounds: tuned and control of each; one experiment alone has none
+    plan: "Plan | None" = None  # of bench.adaptive: what decided how many samples each training prompt got
 
     @property
     def completions_trained(self) -> int:

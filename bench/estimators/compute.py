@@ -21,7 +21,7 @@ class Costs:
     reward_parameters: float  # 0 for a verifier
     prompt_tokens: float  # a prompt, mean
     completion_tokens: float  # a completion, mean
-    pool_size: int  # N drawn for training
+    pool_size: float  # N drawn for training, mean over prompts
     prompts: int  # M drawn for
     epochs: float
     selected: int  # completions kept in total
