@@ -16,8 +16,8 @@ import numpy as np
 from bench.allowed import Count, number, one_of
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
 from bench.errors import BenchError
-from bench.estimators.allocation import allocate as by_gain
 from bench.estimators.allocation import BetaPrior, beta_prior, expected_gains
+from bench.estimators.allocation import allocate as by_gain
 from bench.estimators.arrays import StoppedOutcomes
 from bench.evaluation.heldout import Outcomes, grade
 from bench.experiment import Results
@@ -103,10 +103,10 @@ def adaptively(
     """`bench.experiment.run` with samples where they are expected to help, trained on accepted completions alone.
 
     A completion is accepted where its reward is above `accept_above`. stop: with "accepted" a prompt is sampled until
-    `enough` are accepted; with "none", acceptance stops nothing. allocate: "uniform" lets
-    every prompt have up to `num_completions`; "hard" draws `look` samples of each and gives the rest of `num_completions`
-    a prompt, over all prompts, to those where the expected number of accepted ones, up to `enough` a prompt, rises most
-    (see bench.estimators.allocation), `most` samples to one prompt, with stop="accepted" anew after each block. Where
+    `enough` are accepted; with "none", acceptance stops nothing. allocate: "uniform" lets every prompt have up to
+    `num_completions`; "hard" draws `look` samples of each and gives the rest of `num_completions` a prompt, over all
+    prompts, to those where the expected number of accepted ones, up to `enough` a prompt, rises most (see
+    bench.estimators.allocation), `most` samples to one prompt, with stop="accepted" anew after each block. Where
     `enough` is 1 those are the prompts without an accepted one, alike. Acceptance is looked at after each `block`
     samples of a prompt: 1 draws no sample too many, more of them keep an engine busier.
 

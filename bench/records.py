@@ -39,6 +39,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     metrics = {
         **summary.flatten(rows),
         **summary.contrasts(cells, seed=cfg.seed),
+        **summary.distillation(cells, seed=cfg.seed),
         **summary.transfer_contrasts(results.outcomes, seed=cfg.seed),
         **summary.provenance(rows),
         "code": code_fingerprint(),

@@ -37,9 +37,7 @@ def beta_prior(accepted: np.ndarray, drawn: np.ndarray) -> BetaPrior:
     return BetaPrior(float(mean * STRENGTHS[best]), float((1 - mean) * STRENGTHS[best]))
 
 
-def expected_gains(
-    accepted: np.ndarray, drawn: np.ndarray, prior: BetaPrior, *, enough: int, most: int
-) -> np.ndarray:
+def expected_gains(accepted: np.ndarray, drawn: np.ndarray, prior: BetaPrior, *, enough: int, most: int) -> np.ndarray:
     """[M, most]: by how much each further sample raises the expected number of accepted ones, counted up to `enough`.
 
     Sample j of a prompt gains the chance that it is accepted while fewer than `enough` were before it, under the

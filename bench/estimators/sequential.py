@@ -52,7 +52,7 @@ def stopped_pass_at_k(
 
 
 def _orders(refused: int, enough: int, limit: int, block: int) -> dict[tuple[float, float], int]:
-    """(drawn, accepted) at a stop -> the number of orders that stop there, of those whose first `refused` are refused."""
+    """(drawn, accepted) at a stop -> how many orders stop there, of those whose first `refused` are refused."""
     stops: dict[tuple[float, float], int] = {}
     going = {0: 1}  # accepted so far -> orders that have not stopped
     drawn = 0

@@ -1,4 +1,4 @@
-"""What is recorded of adaptive sampling: what it drew and saved, whom it covered, and what may be said of acceptance."""
+"""What is recorded of adaptive sampling: what it drew and saved, whom it covered, and how often it accepts."""
 
 import numpy as np
 

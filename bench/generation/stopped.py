@@ -127,7 +127,7 @@ def stopped(pieces: Sequence[Piece], prompts: int, *, always: int) -> StoppedPoo
         if (before != piece.start).any():
             raise ValueError(f"piece {number} starts at sample {piece.start}, not where its prompts' samples end.")
         place[piece.rows, columns] = number
-    if not (place[:, :always] >= 0).all():
+    if width < always or not (place[:, :always] >= 0).all():
         raise ValueError(f"always={always}, but not every prompt has so many samples.")
     text = StoppedColumn(pieces, place, "text", "")
     token_ids = StoppedColumn(pieces, place, "token_ids", np.empty(0, np.int32))

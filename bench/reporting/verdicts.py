@@ -8,9 +8,12 @@ import numpy as np
 from bench.estimators.uncertainty import resampled_means
 from bench.reporting.collect import Estimate, Run, short
 from bench.reporting.contrasts import Contrast, contrast, of_group, primary_of
+from bench.reporting.distillation import sentence as sentence_of_distillation
+from bench.reporting.figures.pessimism import of_pessimism
 from bench.reporting.groups import Group, grouped
 from bench.reporting.overoptimisation import sentences
 from bench.reporting.ranking import Ranked, flattery, rank, shared_seeds
+from bench.reporting.tables.adaptive import of_adaptive
 from bench.reporting.tables.measured import scorer_name
 from bench.reporting.tables.shared import split
 from bench.reporting.ways import samplers, scorers
@@ -23,7 +26,8 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
     """The main findings first, one sentence or two each; BenchError where runs can't stand side by side."""
     groups = grouped(runs)
     lines = _of_one(groups[0]) if len(groups) == 1 else _of_several(groups)
-    return [*lines, *_of_scorers(groups), *(sentences(scorers(groups)) if len(runs) > 1 else ())]
+    of_many = sentences(scorers(groups)) if len(runs) > 1 else ()
+    return [*lines, *of_adaptive(groups), *_of_scorers(groups), *of_many]
 
 
 def _of_one(group: Group) -> list[str]:
@@ -32,10 +36,12 @@ def _of_one(group: Group) -> list[str]:
     lines = [
         _of_selection(group, found),
         _of_best_of_n(found),
+        *sentence_of_distillation(group),
         *_equal_kl(group),
         break_even(group, found),
         *_of_bound(group, largest),
         *_of_coverage(group),
+        *of_pessimism(group),
     ]
     return [line for line in lines if line]
 
