@@ -75,10 +75,10 @@ def test_the_budget_figure_has_a_line_a_way_and_a_point_an_n(reported, tmp_path)
 def test_each_way_is_judged_against_the_same_n_of_every_prompt(reported, tmp_path):
     lines = of_adaptive(grouped(reported))
     assert len(lines) == 4
-    (stopped,) = [line for line in lines if "stop=accepted" in line and "num_completions=8" in line]
+    (stopped,) = [line for line in lines if "stop=accepted" in line and "N=8" in line]
     assert "draws 432 samples where 8 of every prompt are 720" in stopped
     assert "not resolved from" in stopped
-    (hard,) = [line for line in lines if "allocate=hard" in line and "num_completions=4" in line]
+    (hard,) = [line for line in lines if "allocate=hard" in line and "N=4" in line]
     assert "covers 70% of the prompts where those cover 50%" in hard
     groups = {group.label: group for group in grouped(reported)}
     ours, theirs = (

@@ -4,7 +4,7 @@ import numpy as np
 
 from bench.estimators.best_of_n import pass_at_k
 from bench.estimators.sequential import stopped_pass_at_k
-from bench.estimators.uncertainty import bootstrap_interval
+from bench.estimators.uncertainty import intervals_and_bands
 from bench.evaluation.cells import powers_of_two
 from bench.experiment import Results
 from bench.seeds import generator
@@ -43,7 +43,7 @@ def adaptive_counts(results: Results, *, seed: int) -> dict[str, float | str]:
     else:
         fixed = np.asarray(results.rewards.value)[:, : plan.always]
         found = pass_at_k(np.where(np.isnan(fixed), np.nan, fixed > plan.accept_above), sizes)
-    low, high = bootstrap_interval(found, generator(seed, "adaptive"))
+    low, high, _ = intervals_and_bands(found, [], generator(seed, "adaptive"))
     for k, *numbers in zip(sizes, np.nanmean(found, axis=0), low, high, strict=True):
         for end, number in zip(("", "_low", "_high"), numbers, strict=True):
             counts[f"adaptive/pass@{k}{end}"] = float(number)

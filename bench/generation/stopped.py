@@ -131,11 +131,21 @@ def stopped(pieces: Sequence[Piece], prompts: int, *, always: int) -> StoppedPoo
         raise ValueError(f"always={always}, but not every prompt has so many samples.")
     text = StoppedColumn(pieces, place, "text", "")
     token_ids = StoppedColumn(pieces, place, "token_ids", np.empty(0, np.int32))
-    blanks = {"finish_reason": "", "logprob": np.nan, "policy_logprob": np.nan}
-    numbers = [_filled(pieces, place.shape, name, blank) for name, blank in blanks.items()]
+    finish_reason = _filled(pieces, place.shape, "finish_reason", "")
+    logprob, policy_logprob = (_filled(pieces, place.shape, name, np.nan) for name in ("logprob", "policy_logprob"))
     key = content_hash([[piece.rows.tolist(), piece.start, piece.drawn.key] for piece in pieces])
     # a stopped column stands where an array would, as a stored one does
-    return StoppedPool(text, token_ids, *numbers, key, tuple(pieces), place >= 0, always)  # type: ignore[arg-type]
+    columns = {"text": text, "token_ids": token_ids}
+    return StoppedPool(
+        **columns,  # type: ignore[arg-type]
+        finish_reason=finish_reason,
+        logprob=logprob,
+        policy_logprob=policy_logprob,
+        key=key,
+        pieces=tuple(pieces),
+        drawn_=place >= 0,
+        always=always,
+    )
 
 
 def describe_stopped(pool: StoppedPool) -> dict[str, float]:

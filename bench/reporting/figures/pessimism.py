@@ -6,10 +6,11 @@ from typing import Any
 from bench.reporting.collect import short
 from bench.reporting.contrasts import contrast, judged
 from bench.reporting.exhibit import Figure
-from bench.reporting.figures.shared import Rows, curve_rows, grid_of, legend_above, line, powers_axis, samplers, where
+from bench.reporting.figures.shared import Rows, curve_rows, grid_of, legend_above, line, powers_axis, where
 from bench.reporting.groups import Group
 from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, LOOKS, sequence
 from bench.reporting.tables.shared import all_runs, over_what
+from bench.reporting.ways import samplers
 
 METHOD = "pessimism_of_n@"
 MOST = 6  # samplers that one figure has room for

@@ -8,6 +8,7 @@ from bench.reporting.exhibit import Table
 from bench.reporting.groups import Group
 from bench.reporting.ranking import shared_seeds
 from bench.reporting.tables.shared import all_runs, over_what, settings_cells, settings_columns, spread
+from bench.reporting.ways import in_order, named
 
 COUNTED = {
     "samples_total": "samples",
@@ -31,7 +32,7 @@ def adaptive_table(groups: Sequence[Group]) -> Table | None:
             **spread("kl", group.mean("tuned", "policy", "kl", 1)),
             "seeds": len(group.runs),
         }
-        for group in groups
+        for group in in_order(groups)
     ]
     return Table(
         name="adaptive",
@@ -65,7 +66,7 @@ def of_adaptive(groups: Sequence[Group]) -> list[str]:
         if not _uniform(group):
             alike = [one for one in groups if _uniform(one) and _beside_the_plan(one) == _beside_the_plan(group)]
             if len(alike) == 1 and all(shared_seeds({"ours": group.runs, "theirs": alike[0].runs})[0].values()):
-                pairs[_named(group)] = (group, alike[0])
+                pairs[named(group)] = (group, alike[0])
     found = {}
     for name, both in pairs.items():
         runs, _ = shared_seeds({str(i): one.runs for i, one in enumerate(both)})
@@ -75,7 +76,7 @@ def of_adaptive(groups: Sequence[Group]) -> list[str]:
     for name, one in judged(found).items():
         group, uniform = pairs[name]
         samples, others = (_mean(each, "adaptive/samples_total") for each in (group, uniform))
-        covered, theirs = (_mean(each, "adaptive/coverage") for each in (group, uniform))
+        covered, of_theirs = (_mean(each, "adaptive/coverage") for each in (group, uniform))
         verdict = (
             f"not resolved from ({one.difference}; {short(one.detectable)} would be found)"
             if one.verdict == "not resolved"
@@ -83,7 +84,7 @@ def of_adaptive(groups: Sequence[Group]) -> list[str]:
         )
         lines.append(
             f"Sampling with {name} draws {samples:,.0f} samples where {group.runs[0].config['num_completions']} of "
-            f"every prompt are {others:,.0f}, and covers {covered:.0%} of the prompts where those cover {theirs:.0%}; "
+            f"every prompt are {others:,.0f}, and covers {covered:.0%} of the prompts where those cover {of_theirs:.0%}; "
             f"the fine-tuned policy is {verdict} theirs in sampled accuracy."
         )
     return lines
@@ -91,11 +92,6 @@ def of_adaptive(groups: Sequence[Group]) -> list[str]:
 
 def _all_adaptive(groups: Sequence[Group]) -> bool:
     return all("adaptive/samples_total" in run.metrics for run in all_runs(groups))
-
-
-def _named(group: Group) -> str:
-    """What sets it apart, without the part that a setting belongs to."""
-    return " ".join(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in group.settings.items())
 
 
 def _uniform(group: Group) -> bool:
