@@ -84,8 +84,8 @@ def of_adaptive(groups: Sequence[Group]) -> list[str]:
         )
         lines.append(
             f"Sampling with {name} draws {samples:,.0f} samples where {group.runs[0].config['num_completions']} of "
-            f"every prompt are {others:,.0f}, and covers {covered:.0%} of the prompts where those cover {of_theirs:.0%}; "
-            f"the fine-tuned policy is {verdict} theirs in sampled accuracy."
+            f"every prompt are {others:,.0f}, and covers {covered:.0%} of the prompts where those cover "
+            f"{of_theirs:.0%}; the fine-tuned policy is {verdict} theirs in sampled accuracy."
         )
     return lines
 
