@@ -134,10 +134,9 @@ def stopped(pieces: Sequence[Piece], prompts: int, *, always: int) -> StoppedPoo
     finish_reason = _filled(pieces, place.shape, "finish_reason", "")
     logprob, policy_logprob = (_filled(pieces, place.shape, name, np.nan) for name in ("logprob", "policy_logprob"))
     key = content_hash([[piece.rows.tolist(), piece.start, piece.drawn.key] for piece in pieces])
-    # a stopped column stands where an array would, as a stored one does
-    columns = {"text": text, "token_ids": token_ids}
+    lazy: dict[str, Any] = {"text": text, "token_ids": token_ids}  # in the place of arrays
     return StoppedPool(
-        **columns,  # type: ignore[arg-type]
+        **lazy,
         finish_reason=finish_reason,
         logprob=logprob,
         policy_logprob=policy_logprob,
