@@ -47,8 +47,8 @@ class Prompts:
         return Prompts(self.id[rows], self.messages[rows], self.answer[rows])
 
     def take(self, rows: np.ndarray) -> "Prompts":
-        """The prompts of the given row numbers, in that order."""
-        return Prompts(self.id[rows], tuple(self.messages[row] for row in rows.tolist()), self.answer[rows])
+        """Those of the given numbers [H], in that order."""
+        return Prompts(self.id[rows], tuple(self.messages[row] for row in rows), self.answer[rows])
 
     @cached_property
     def key(self) -> str:
@@ -95,8 +95,8 @@ class Completions:
 
     @property
     def drawn(self) -> np.ndarray:
-        """[M, N] bool: which cells hold a sample; all, but in a pool that a rule stopped (bench.generation.stopped)."""
-        return np.ones(self.shape, bool)
+        """[M, N] bool: which cells hold a sample; all, but in a pool that leaves cells blank (finish_reason "")."""
+        return np.asarray(self.finish_reason) != ""
 
     @property
     def parts(self) -> tuple["Completions", ...]:

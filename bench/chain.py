@@ -27,7 +27,8 @@ def write(folder: Path, results: Results, uses: Sequence[Use], root: Path) -> No
     (the store had it already), files (name in the link -> path, relative to the run folder or absolute), settings.
     root: the store's folder, where pool and policies lie. Of rounds, each has links of its own, with the role of its
     policy (round_1, round_1_control, ...; tuned and control are those that are the result), and a selection names the
-    round of each sample's pool.
+    round of each sample's pool. Of several generators, each has a policy and a pool, and a sample is a column of their
+    pools side by side, named in a column `generator` beside it.
     """
     used = {f"{use.stage}/{use.key}/{use.part}".rstrip("/"): use for use in store.unique(uses)}
     base = _policy("base", results.policies["base"], used, root, [])
@@ -35,11 +36,12 @@ def write(folder: Path, results: Results, uses: Sequence[Use], root: Path) -> No
         links = _of_rounds(folder, results, used, root, base)
         store.write_durably(folder / "chain.json", json.dumps(links, indent=1))
         return
-    pool = _pool(results.pool, "train", used, root, [base["name"]])
+    links = _of_generators(results, used, root, base) or _of_pool(results, used, root, base)
     scored = content_hash(results.pool.key, results.rewards.value)
-    rewards = _link("rewards", "train", scored, [pool["name"]], files={REWARDS: REWARDS})
+    pools = [link["name"] for link in links if link["type"] == "pool"]
+    rewards = _link("rewards", "train", scored, pools, files={REWARDS: REWARDS})
     _write_cells(folder / REWARDS, results, *np.nonzero(results.pool.drawn))
-    links = [base, pool, rewards]
+    links.append(rewards)
     for arm, chosen in results.selections.items():
         name = f"selection_{arm}.parquet"
         _write_cells(folder / name, results, chosen.row, chosen.column, chosen.weight)
@@ -47,6 +49,23 @@ def write(folder: Path, results: Results, uses: Sequence[Use], root: Path) -> No
         selection = _link("selection", arm, key, [rewards["name"]], files={name: name})
         links += [selection, _policy(arm, results.policies[arm], used, root, [base["name"], selection["name"]])]
     store.write_durably(folder / "chain.json", json.dumps(links, indent=1))
+
+
+def _of_pool(results: Results, used: dict[str, Use], root: Path, base: dict[str, Any]) -> list[dict[str, Any]]:
+    """The base, the probes that drew in its place where a hybrid has them, and the training pool."""
+    samplers = [] if results.hybrid is None else results.hybrid.samplers
+    probes = [_policy("probe", one, used, root, [base["name"]]) for one in samplers if one != results.policies["base"]]
+    return [base, *probes, _pool(results.pool, "train", used, root, [one["name"] for one in probes or [base]])]
+
+
+def _of_generators(results: Results, used: dict[str, Use], root: Path, base: dict[str, Any]) -> list[dict[str, Any]]:
+    """The base, the other generators, each once, and the pool of each; none where the base alone draws as ever."""
+    links = {base["name"]: base}
+    for one in results.generators:
+        made = base if one.is_student else _policy(one.outcomes_name, one.policy, used, root, [])
+        drawn = _pool(one.pool, f"train_{one.name}", used, root, [made["name"]])
+        links |= {link["name"]: link for link in (made, drawn) if link["name"] not in links}
+    return list(links.values()) if results.generators else []
 
 
 def _of_rounds(
@@ -160,5 +179,9 @@ def _write_table(path: Path, results: Results, row: np.ndarray, column: np.ndarr
     )
     columns = {"prompt_id": ids, "sample": pa.array(np.asarray(column).astype(np.int32))}
     columns |= {name: pa.array(values) for name, values in others.items()}
+    if results.generators:
+        origin = np.repeat(np.arange(len(results.generators)), [one.pool.shape[1] for one in results.generators])
+        names = pa.array([one.name for one in results.generators])
+        columns["generator"] = pa.DictionaryArray.from_arrays(pa.array(origin[np.asarray(column)]), names)
     with store.atomically(path) as beside:
         pq.write_table(pa.table(columns), beside)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench import policies
+from bench.artifacts import Completions
 from bench.estimators.compute import (
     Costs,
     best_of_n_query_flops,
@@ -12,6 +13,7 @@ from bench.estimators.compute import (
     fine_tuned_query_flops,
     fine_tuning_flops,
 )
+from bench.evaluation.hybrid import probe_uses
 from bench.experiment import Results
 from bench.scoring import judge, process_reward, reward_model
 from bench.store import Use, unique
@@ -28,6 +30,16 @@ def by_lineage(uses: Sequence[Use]) -> dict[str, float]:
         "cost/seconds": round(sum(use.seconds for use in ancestors), 3),
         "saved/generated_tokens": _total("generated_tokens", reused),
         "saved/seconds": round(sum(use.seconds for use in reused), 3),
+    }
+
+
+def of_pool(pool: Completions, uses: Sequence[Use]) -> dict[str, float]:
+    """What the stored units that hold a pool cost, whenever they were drawn; they may hold more samples than it."""
+    drawn = [use for use in unique(uses) if f"{use.key}/{use.part}" in pool.stored_as]
+    return {
+        "cost_generated_tokens": _total("generated_tokens", drawn),
+        "cost_flops": _total("flops", drawn),
+        "cost_seconds": round(sum(use.seconds for use in drawn), 3),
     }
 
 
@@ -49,19 +61,24 @@ def break_even_metrics(
     are given too: of the fine-tuning, once, and of a query answered in either way. Intervals are by bootstrap over
     prompts. See `bench.estimators.compute.break_even`.
     """
-    ancestors = unique(uses)
-    drawn = [use for use in ancestors if f"{use.key}/{use.part}" in results.pool.stored_as]
+    ancestors, baseline = unique(uses), results.best_of_n.completions
+    # of a hybrid little may be drawn for training, so its lengths are those of the held-out pool
+    pool, prompts = (results.pool, results.train) if results.hybrid is None else (baseline, results.test)
+    drawn = [use for use in ancestors if f"{use.key}/{use.part}" in pool.stored_as]
+    # every round reads the prompts again, which is left out: little beside what it generates
+    prompt_tokens = _total("prompt_tokens", drawn) / (len(prompts) * len(pool.parts))
+    a_prompt = results.pool.drawn.sum() / len(results.train)
     costs = Costs(
         policy_parameters=policies.count_parameters(results.policies["base"]),
         reward_parameters=reward_parameters(results, ancestors),
-        # every round reads the prompts again, which is left out: little beside what it generates
-        prompt_tokens=_total("prompt_tokens", drawn) / (len(results.train) * len(results.pool.parts)),
-        completion_tokens=float(results.pool.length[results.pool.drawn].mean()),
-        pool_size=results.pool.drawn.sum() / len(results.train),
-        prompts=len(results.train),
+        prompt_tokens=prompt_tokens,
+        completion_tokens=float(pool.length[pool.drawn].mean()),
+        pool_size=a_prompt if results.hybrid is None else results.hybrid.samples_a_prompt,
+        prompts=len(results.train) if results.hybrid is None else results.hybrid.prompts_sampled,
         epochs=epochs,
         selected=results.completions_trained,
         reward_training_flops=reward_training_flops(results, ancestors),
+        other_generators_flops=other_generators_flops(results, prompt_tokens),
     )
     judged = " The judge's own cost is unknown and left out." if any(use.stage == judge.STAGE for use in uses) else ""
     found = break_even(sizes, best_of_n, tuned, costs, rng)
@@ -88,6 +105,21 @@ def break_even_metrics(
     }
 
 
+def other_generators_flops(results: Results, prompt_tokens: float) -> float:
+    """What the training pool's own policies took to draw it beyond what the base would have: below 0 for small ones."""
+    if not results.generators:
+        return 0.0
+    size, (prompts, samples) = policies.count_parameters(results.policies["base"]), results.pool.shape
+    if_base = best_of_n_query_flops(size, 0, prompt_tokens, float(results.pool.length.mean()), samples)
+    drawn = sum(
+        best_of_n_query_flops(
+            policies.count_parameters(one.policy), 0, prompt_tokens, float(one.pool.length.mean()), one.pool.shape[1]
+        )
+        for one in results.generators
+    )
+    return prompts * (drawn - if_base)
+
+
 def reward_parameters(results: Results, uses: Sequence[Use]) -> float:
     """Of all models together that read each completion of the training pool to score it."""
     sizes: dict[str, float] = {}
@@ -99,8 +131,8 @@ def reward_parameters(results: Results, uses: Sequence[Use]) -> float:
 
 
 def reward_training_flops(results: Results, uses: Sequence[Use]) -> float:
-    """Of the training of the scorer's models, and of the samples drawn and scored beside the pools: for it alone, or to
-    choose how rounds go on."""
+    """Of the training of the scorer's models and of a gate's probe, and of the samples drawn and scored beside the
+    pools: for them alone, or to choose how rounds go on."""
     graded = [graded for outcomes in results.outcomes.values() for graded in (outcomes.greedy, outcomes.sampled)]
     pools = [results.pool, results.best_of_n.completions, *(one.completions for one in graded)]
     pools += [one.pool for one in results.rounds]
@@ -108,6 +140,9 @@ def reward_training_flops(results: Results, uses: Sequence[Use]) -> float:
     drawn = [use for use in uses if use.stage == "generate" and f"{use.key}/{use.part}" not in measured]
     scored = [use for use in _scorings(uses) if _scored_unit(use) not in measured]
     trained = [use for use in uses if use.stage in ("train_reward_model", "train_process_reward_model")]
+    if results.hybrid is not None:  # its gate likewise: the probe, and the demonstrations read
+        trained += probe_uses(results.hybrid, uses)
+        drawn += [use for use in uses if use.stage == "teacher_forced"]
     return _total("flops", [*drawn, *scored]) + _total("train_flops", trained)
 
 

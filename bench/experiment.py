@@ -17,6 +17,8 @@ from bench.tasks import Task
 
 if TYPE_CHECKING:
     from bench.adaptive import Plan
+    from bench.generators import Generator
+    from bench.hybrid import Hybrid
     from bench.rounds import Round
 
 
@@ -36,6 +38,17 @@ class Results:
     best_of_n: Graded  # the base's held-out pool, drawn with the run's own sampler
     rounds: "tuple[Round, ...]" = ()  # of bench.rounds: tuned and control of each; one experiment alone has none
     plan: "Plan | None" = None  # of bench.adaptive: what decided how many samples each training prompt got
+    hybrid: "Hybrid | None" = None  # of bench.hybrid: which prompts kept their demonstrations, and what others cost
+    generators: "tuple[Generator, ...]" = ()  # of bench.generators: who drew the pool, in the order of its columns
+
+    @property
+    def drawn(self) -> tuple[Completions, Rewards]:
+        """The training samples that policies drew [H, N] and their rewards: the pool, without demonstrations.
+
+        All there is where nothing was drawn.
+        """
+        samples = self.hybrid.samples if self.hybrid is not None else None
+        return (self.pool, self.rewards) if samples is None else (samples.pool, Rewards(samples.rewards))
 
     @property
     def completions_trained(self) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from bench.gate import NEEDS_PROBE
 from bench.savings import outside_stages, savings, settings_key
 from bench.store import MANIFEST, walk
 from bench.sweep import Cell, State, state
@@ -87,7 +88,8 @@ def work(cells: Sequence[Cell]) -> Work:
     """Of these cells together."""
     pools: dict[Hashable, int] = {}
     drawn: dict[Hashable, int] = {}
-    trainings, evaluations = set(), set()
+    trainings: set[Hashable] = set()
+    evaluations = set()
     drawn_by_policies = 0
     for cell in cells:
         cfg: Any = OmegaConf.to_container(cell.cfg, resolve=True)
@@ -100,14 +102,26 @@ def work(cells: Sequence[Cell]) -> Work:
             training = (training, settings_key(cfg, "procedure"))
         measured = settings_key(cfg, "evaluation", "seed")
         made: list[Hashable] = []  # the trainings of this cell
-        for arm in ("tuned",) if cfg["control"] == "none" else ("tuned", "control"):
-            for shared_by in _rounds(cfg):
-                # what draws is the base, then what the round before trained
-                source = (pool, *made[-1:]) if shared_by else (pool,)
-                pools[source] = max(pools.get(source, 0), cfg["num_completions"] * train)
-                made.append((pool, training, arm, *shared_by))
+        drawers = {} if "easy_by" in cfg["procedure"] else _drawers(cfg)
+        if "easy_by" in cfg["procedure"]:
+            sampled, probes = _hybrid(cfg)
+            pools[pool, settings_key(cfg, "procedure")] = sampled * cfg["num_completions"]
+            trainings |= {(pool, settings_key(cfg, "training"), *probe) for probe in probes}
+            made.append((pool, training, settings_key(cfg, "procedure")))
+        else:
+            for drawer, count in drawers.items():
+                pools[(pool, *drawer)] = max(pools.get((pool, *drawer), 0), count * train)
+            mix = (settings_key(cfg, "procedure"),) if "drawn_by" in cfg["procedure"] else ()
+            for arm in ("tuned",) if cfg["control"] == "none" else ("tuned", "control"):
+                for shared_by in _rounds(cfg):
+                    # what draws first is the base, or the generators; then what the round before trained
+                    if shared_by:
+                        source = (pool, *made[-1:])
+                        pools[source] = max(pools.get(source, 0), cfg["num_completions"] * train)
+                    made.append((pool, training, arm, *mix, *shared_by))
         trainings |= set(made)
-        for evaluated in ((base, measured), *((one, measured) for one in made)):
+        generators = [(base, *drawer, measured) for drawer in {(): 0} | drawers]  # the base is judged in any case
+        for evaluated in (*generators, *((one, measured) for one in made)):
             if evaluated not in evaluations:
                 evaluations.add(evaluated)
                 drawn_by_policies += test * (1 + cfg["evaluation"]["num_completions"])
@@ -119,10 +133,35 @@ def work(cells: Sequence[Cell]) -> Work:
     )
 
 
+def _drawers(cfg: dict[str, Any]) -> dict[tuple[str, ...], int]:
+    """Samples a training prompt by who draws them (at first); the policy that is fine-tuned is ()."""
+    if "drawn_by" not in cfg["procedure"]:
+        return {(): cfg["num_completions"]}
+    from bench.generators import shares
+
+    entries = cfg["procedure"]["generators"]
+    weights = {name: entries[name]["weight"] for name in cfg["procedure"]["drawn_by"]}
+    counts = shares(weights, cfg["num_completions"], seed=cfg["seed"])
+    policies = {name: entries[name]["policy"] for name in counts}
+    return {(name, json.dumps(policies[name])) if policies[name] else (): count for name, count in counts.items()}
+
+
 def _rounds(cfg: dict[str, Any]) -> list[tuple[Hashable, ...]]:
     """For each round, what else its training depends on beside the cell's parts; on nothing in the first."""
     rounds = cfg["procedure"].get("rounds", 1)
     return [(), *((number, settings_key(cfg, "procedure")) for number in range(2, rounds + 1))]
+
+
+def _hybrid(cfg: dict[str, Any]) -> tuple[int, list[tuple[Hashable, ...]]]:
+    """How many prompts a hybrid samples, and what each training of its probe depends on beside the base and seed."""
+    procedure, prompts = cfg["procedure"], cfg["task"].get("train_prompts") or 0
+    share = procedure["easy_share"] if procedure["hard"] == "sample" else 1
+    judges = 0 < procedure["easy_share"] < 1 and procedure["easy_by"] in NEEDS_PROBE
+    if not judges and (share == 1 or procedure["sample_from"] == "base"):
+        return round((1 - share) * prompts), []
+    told = (procedure["foreign"], procedure["noise"], procedure["folds"])
+    steps = [(fold, epoch) for fold in range(procedure["folds"] or 1) for epoch in range(procedure["probe_epochs"])]
+    return round((1 - share) * prompts), [(*told, *step) for step in steps]
 
 
 def tally(kinds: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from bench.allowed import ABOVE_ZERO, FOLDER, Count, Seed
+from bench.allowed import ABOVE_ZERO, FOLDER, Count, Seed, whole
 from bench.artifacts import Policy
 from bench.errors import BenchError
 
@@ -25,8 +25,12 @@ def tiny(
     heads: Count = 3,
     feedforward_size: Count = 256,
     vocabulary: Count = 400,
+    member: Annotated[int, whole(0)] = 0,
 ) -> Policy:
-    """The embedded default: a small Llama pretrained from scratch on the task's noisy demonstrations."""
+    """The embedded default: a small Llama pretrained from scratch on the task's noisy demonstrations.
+
+    member: of a family that shares a tokenizer and no other random number, see bench.training.pretraining.
+    """
     from bench.training.pretraining import pretrain
 
     return pretrain(
@@ -41,6 +45,7 @@ def tiny(
         heads=heads,
         feedforward_size=feedforward_size,
         vocabulary=vocabulary,
+        member=member,
     )
 
 

@@ -17,6 +17,8 @@ from bench.estimators.best_of_n import majority_method
 from bench.evaluation import summary
 from bench.evaluation.adaptive import adaptive_counts
 from bench.evaluation.cells import Cell, per_prompt, powers_of_two, spread
+from bench.evaluation.generators import generator_counts
+from bench.evaluation.hybrid import hybrid_counts, hybrid_rows
 from bench.evaluation.reward_diagnostics import diagnose
 from bench.evaluation.rounds import round_counts
 from bench.experiment import Results
@@ -45,6 +47,8 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         "code": code_fingerprint(),
         **_counts(results),
         **round_counts(results, task),
+        **hybrid_counts(results, task, uses),
+        **generator_counts(results, task, uses),
         **adaptive_counts(results, seed=cfg.seed),
         **_below_k(cfg, results.selections["tuned"]),
         **of_scorer,
@@ -56,6 +60,8 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     _write_table(folder / "per_prompt.parquet", _long(cells, results.test.id))
     _write_table(folder / "samples.parquet", _samples(results, task))
     _write_table(folder / "diagnostics.parquet", diagnostics)
+    if results.hybrid is not None:
+        _write_table(folder / "hybrid.parquet", hybrid_rows(results))
     store.write_durably(folder / "lineage.json", json.dumps(store.lineage(uses), indent=1))
     chain.write(folder, results, uses, store.current().root)
     ordered = {name: None if _is_undefined(metrics[name]) else metrics[name] for name in sorted(metrics)}
@@ -65,14 +71,15 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
 
 def _counts(results: Results) -> dict[str, float | str]:
     chosen = results.selections["tuned"]
+    drawn, rewards = results.drawn
     counts: dict[str, float | str] = {
         "selection/kept": len(chosen),
         "selection/prompts_covered": chosen.prompts_covered,
         "selection/prompts_filtered": results.prompts_filtered,
-        "selection/prompts_unscored": int(np.isnan(results.rewards.value).all(axis=1).sum()),
-        **{f"pool/{name}": value for name, value in _described(results.pool).items()},
-        "pool/unscored": int((np.isnan(results.rewards.value) & results.pool.drawn).sum()),
-        "pool/mean_reward": float(np.nanmean(results.rewards.value[:, : _of_all_prompts(results.pool)])),
+        "selection/prompts_unscored": int(np.isnan(rewards.value).all(axis=1).sum()),
+        **{f"pool/{name}": value for name, value in _described(drawn).items()},
+        "pool/unscored": int((np.isnan(rewards.value) & drawn.drawn).sum()),
+        "pool/mean_reward": float(np.nanmean(rewards.value[:, : _of_all_prompts(drawn)])),
         "train/loss": last_epoch_loss(results.policies["tuned"]),
         "best_of_n/pool_size": results.best_of_n.proxy.shape[1],
         "best_of_n/proxy_spread": spread(results.best_of_n.proxy),  # the unit of soft Best-of-n's temperature
@@ -164,6 +171,10 @@ def _samples(results: Results, task: Task) -> list[dict]:
 
 def _drawn_by(results: Results) -> list[str]:
     """Of each column of the training pool, the policy that drew it."""
+    if results.hybrid is not None:
+        return list(results.hybrid.columns)
+    if results.generators:
+        return [one.outcomes_name for one in results.generators for _ in range(one.pool.shape[1])]
     widths = [one.pool.shape[1] for one in results.rounds if one.arm == "tuned"] or [results.pool.shape[1]]
     names = ["base", *(f"round_{number}" for number in range(1, len(widths)))]
     return [name for name, width in zip(names, widths, strict=True) for _ in range(width)]

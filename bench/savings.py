@@ -1,5 +1,6 @@
 """What a finished sweep cost: with what its cells shared, without, and how much of its time no stage accounts for."""
 
+import itertools
 import json
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ def savings(cells: Sequence[Cell]) -> list[str]:
     """Tokens and seconds of these finished cells: as they were shared, with a cache keyed by N too, and each alone."""
     lineages = {cell: _lineage(cell) for cell in cells}
     rows = [(cell, entry) for cell, lineage in lineages.items() for entry in lineage if entry["stage"] != GIVEN]
-    bases = {cell: _first_to_draw(lineage) for cell, lineage in lineages.items()}
+    bases = {cell: _given(lineage) for cell, lineage in lineages.items()}
     names = ("task", "policy", "generation", "seed", "num_completions", "baseline_completions")
     sampling = {cell: settings_key(OmegaConf.to_container(cell.cfg, resolve=True), *names) for cell in cells}
 
@@ -23,7 +24,7 @@ def savings(cells: Sequence[Cell]) -> list[str]:
         return (entry["stage"], entry["key"], entry["part"])
 
     def by_sampling_parameters(cell: Cell, entry: dict) -> Hashable:
-        drawn = entry["stage"] == "generate" and entry["parents"]["policy"] == bases[cell]
+        drawn = entry["stage"] == "generate" and entry["parents"]["policy"] in bases[cell]
         return (sampling[cell] if drawn else cell.folder, *by_content(cell, entry))
 
     def by_cell(cell: Cell, entry: dict) -> Hashable:
@@ -42,9 +43,10 @@ def savings(cells: Sequence[Cell]) -> list[str]:
     return lines
 
 
-def _first_to_draw(lineage: list[dict[str, Any]]) -> str:
-    """The key of the base policy: the pool that it drew is what all else comes from."""
-    return next(entry["parents"]["policy"] for entry in lineage if entry["stage"] == "generate")
+def _given(lineage: list[dict[str, Any]]) -> set[str]:
+    """The keys of the policies that drew before any was fine-tuned: the base, and other generators."""
+    before = itertools.takewhile(lambda entry: entry["stage"] != "sft", lineage)
+    return {entry["parents"]["policy"] for entry in before if entry["stage"] == "generate"}
 
 
 def outside_stages(cells: Sequence[Cell]) -> str:

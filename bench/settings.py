@@ -66,6 +66,12 @@ def check(cfg: DictConfig) -> None:
             )
     for part in PARTS:
         _check_node(part, cfg[part])
+    for name, rule in rules(_target("procedure", cfg.procedure)).items():  # a procedure may allow less than RULES
+        if name in RUN_SETTINGS and not rule.allows(cfg[name]):
+            procedure = cfg.procedure["_target_"].removeprefix("bench.")
+            raise BenchError(
+                f"{name}={_shown(cfg[name])} is not allowed with procedure {procedure}: it must be {rule.description}."
+            )
     drawn = max(cfg.num_completions, cfg.baseline_completions)
     if cfg.temperature == 0 and drawn > 1:
         raise BenchError(
@@ -80,6 +86,11 @@ def check(cfg: DictConfig) -> None:
     judges = f"task.{cfg.split}_prompts"
     if _value(cfg, judges) is not ABSENT and _value(cfg, judges) < 2:
         raise BenchError(f"{judges}={_value(cfg, judges)} is not allowed with split={cfg.split}: intervals need 2.")
+    for name in cfg.procedure.get("drawn_by", ()):
+        if name not in cfg.procedure.generators:
+            raise BenchError(
+                f"procedure.drawn_by={name} is not allowed: the generators are {', '.join(cfg.procedure.generators)}."
+            )
     if OmegaConf.select(cfg, "procedure.stop") == cfg.split:
         raise BenchError(
             f"procedure.stop={cfg.split} is not allowed with split={cfg.split}: the prompts that say when to stop must "

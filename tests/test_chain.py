@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,6 +10,8 @@ import pytest
 
 from bench import chain, policies
 from bench.artifacts import Policy, Prompts, Rewards
+from bench.evaluation.heldout import Graded
+from bench.experiment import Results
 from bench.generation.transformers_engine import generate
 from bench.selection import top_k_per_prompt, top_per_prompt
 from bench.store import Store, stage, using
@@ -28,7 +29,7 @@ def copied(policy: Policy, *, epochs: int, out: Path) -> dict[str, float]:
 
 def written(
     folder: Path, store: Path, base: Policy, prompts: Prompts, *, num_completions: int, selection=top_per_prompt
-) -> tuple[dict[str, dict], SimpleNamespace]:
+) -> tuple[dict[str, dict], Results]:
     """The links by role and type of a run as small as they come, and what it held."""
     folder.mkdir()
     with using(Store(store)) as opened:
@@ -37,12 +38,17 @@ def written(
         reward[0] = np.nan
         chosen = selection(reward, np.random.default_rng(0))
         tuned = copied(base, epochs=2)
-        results = SimpleNamespace(
+        results = Results(
             train=prompts,
             pool=pool,
             rewards=Rewards(reward),
+            prompts_filtered=0,
             selections={"tuned": chosen},
             policies={"base": base, "tuned": tuned},
+            split="test",
+            test=prompts,
+            outcomes={},
+            best_of_n=Graded(pool, reward, reward, reward, reward),
         )
         chain.write(folder, results, opened.uses, opened.root)
     links = json.loads((folder / "chain.json").read_text())

@@ -11,7 +11,9 @@ from made_runs import made_run
 
 from bench.reporting.bibliography import ENTRIES
 from bench.reporting.collect import Run
+from bench.reporting.groups import grouped
 from bench.reporting.methods import methods, references
+from bench.reporting.transfer import transfers
 from bench.reporting.verdicts import _kl_at, verdicts
 
 
@@ -152,3 +154,26 @@ def test_every_entry_is_well_formed():
         assert re.match(rf"@\w+\{{{key},\n", entry)
         assert entry.count("{") == entry.count("}")
         assert {"title", "author", "year"} <= set(re.findall(r"^  (\w+) = ", entry, re.M))
+
+
+def transferring(run: Run, difference: float, verdict: str) -> Run:
+    """The run with lm-eval's comparison of the tuned policy and the base on another task."""
+    name = "tuned_vs_base/lm_eval/other"
+    ends = {"difference": difference, "difference_low": difference - 0.1, "difference_high": difference + 0.1}
+    recorded = {f"{name}/{key}": value for key, value in ends.items()} | {f"{name}/p_adjusted": 0.03}
+    return replace(run, metrics=run.metrics | recorded | {f"{name}/verdict": verdict})
+
+
+def test_what_happened_to_other_tasks_is_said_over_seeds(tmp_path: Path):
+    runs = [made_run(tmp_path, seed=seed) for seed in range(3)]
+    assert "On other" not in " ".join(verdicts(runs))
+    alone = " ".join(verdicts([transferring(runs[0], -0.2, "worse")]))
+    assert "On other, by lm-eval, the tuned policy is worse than the base (-.200 [-.300, -.100])." in alone
+    values = np.array([-0.30, -0.32, -0.28])
+    several = [transferring(run, value, "worse") for run, value in zip(runs, values, strict=True)]
+    half = 4.303 * values.std(ddof=1) / np.sqrt(3)  # t with 2 degrees of freedom
+    (contrast,) = transfers(grouped(several)[0]).values()
+    assert contrast.difference.low == pytest.approx(-0.3 - half, abs=1e-3)
+    assert contrast.verdict == "worse"
+    mixed = [transferring(run, value, "better") for run, value in zip(runs, (-0.3, 0.3, 0.1), strict=True)]
+    assert "On other, by lm-eval, the tuned policy is not resolved from the base" in " ".join(verdicts(mixed))

@@ -21,11 +21,12 @@ class Costs:
     reward_parameters: float  # 0 for a verifier
     prompt_tokens: float  # a prompt, mean
     completion_tokens: float  # a completion, mean
-    pool_size: float  # N drawn for training, mean over prompts
+    pool_size: float  # N drawn for training, a mean where prompts differ in it
     prompts: int  # M drawn for
     epochs: float
     selected: int  # completions kept in total
     reward_training_flops: float = 0.0
+    other_generators_flops: float = 0.0  # where not the policy drew the pool: what that took beyond the policy's own
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,12 @@ def fine_tuning_flops(costs: Costs) -> float:
         c.policy_parameters, c.reward_parameters, c.prompt_tokens, c.completion_tokens, c.pool_size
     )
     trained = c.epochs * c.selected * (c.prompt_tokens + c.completion_tokens)
-    return c.prompts * pool + training_flops(c.policy_parameters, trained) + c.reward_training_flops
+    return (
+        c.prompts * pool
+        + training_flops(c.policy_parameters, trained)
+        + c.reward_training_flops
+        + c.other_generators_flops
+    )
 
 
 def break_even_queries(

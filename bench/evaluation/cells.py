@@ -18,6 +18,7 @@ from bench.estimators.soft_best_of_n import estimate_soft_best_of_n
 from bench.evaluation.heldout import Graded, Outcomes
 from bench.experiment import Results
 
+KL_FROM = "kl_from_"  # and the name of another policy than the base
 PESSIMISM = (0.1, 0.3, 1.0)  # betas of pessimism at inference, in `spread`s of the proxy
 SOFTNESS = (0.25, 0.5, 1.0, 2.0)  # temperatures of soft Best-of-N, in `spread`s of the proxy
 
@@ -28,8 +29,8 @@ class Cell(NamedTuple):
     policy: str  # base, tuned, control, round_1, ...; sampler: the base as the run draws, by all of its held-out pool
     method: str  # greedy, pass, majority, weighted_majority, distinct, best_of_n, median_of_n, soft_best_of_n@T,
     # pessimism_of_n@beta, policy
-    metric: str  # accuracy, correct_paths, proxy, win_rate, kl, kl_k1, kl_bound, kl_sensitivity, length, truncated, or
-    # entropy: of what the policy is sampled with, nats a sequence
+    metric: str  # accuracy, correct_paths, proxy, win_rate, kl, kl_k1, kl_bound, kl_sensitivity, length, truncated,
+    # entropy: of what the policy is sampled with, nats a sequence; kl_from_NAME: from another policy than the base
     n: int
 
 
@@ -61,30 +62,37 @@ def _of_policy(arm: str, outcomes: Outcomes) -> dict[Cell, np.ndarray]:
     sampled, cells = outcomes.sampled, {}
     cells[Cell(arm, "greedy", "accuracy", 1)] = outcomes.greedy.gold[:, 0]
     cells[Cell(arm, "greedy", "truncated", 1)] = _truncated(outcomes.greedy)
-    cells[Cell(arm, "policy", "kl", 1)] = outcomes.kl.kl
-    cells[Cell(arm, "policy", "kl_k1", 1)] = outcomes.kl_k1.kl
+    comparable = not np.isnan(outcomes.kl.kl).all()  # else there is no KL, of Best-of-n neither
+    if comparable:
+        cells[Cell(arm, "policy", "kl", 1)] = outcomes.kl.kl
+        cells[Cell(arm, "policy", "kl_k1", 1)] = outcomes.kl_k1.kl
+    for name, divergence in outcomes.kl_from.items():
+        if not np.isnan(divergence.kl).all():
+            cells[Cell(arm, "policy", f"{KL_FROM}{name}", 1)] = divergence.kl
     cells[Cell(arm, "policy", "entropy", 1)] = -sampled.completions.logprob.mean(axis=1)
     cells[Cell(arm, "policy", "length", 1)] = sampled.completions.length.mean(axis=1)
     cells[Cell(arm, "policy", "truncated", 1)] = _truncated(sampled)
     sizes = powers_of_two(sampled.gold.shape[1])
     cells |= of_votes(arm, sampled, sizes)
     if arm != "base":  # the base's curve comes from the run's own sampler
-        cells |= _of_best_of_n_after_tuning(arm, sampled, outcomes.log_ratio)
+        cells |= _of_best_of_n_after_tuning(arm, sampled, outcomes.log_ratio if comparable else None)
     return cells
 
 
-def _of_best_of_n_after_tuning(arm: str, sampled: Graded, log_ratio: np.ndarray) -> dict[Cell, np.ndarray]:
+def _of_best_of_n_after_tuning(arm: str, sampled: Graded, log_ratio: np.ndarray | None) -> dict[Cell, np.ndarray]:
     """Best-of-n drawn from a fine-tuned policy. Its KL to the raw base: to the policy, and on by the chain rule.
 
-    log_ratio: [M, K] nats, of the first K of the N samples, which the KL is measured on.
+    log_ratio: [M, K] nats, of the first K of the N samples, which the KL is measured on; None: there is no KL.
     """
-    sizes, known = powers_of_two(sampled.gold.shape[1]), powers_of_two(log_ratio.shape[1])
-    kl = best_of_n_kl_from_reference(sampled.proxy[:, : log_ratio.shape[1]], log_ratio, known)
-    return (
-        _over(arm, "best_of_n", "accuracy", sizes, best_of_n(sampled.proxy, sampled.gold, sizes))
-        | _over(arm, "best_of_n", "proxy", sizes, best_of_n(sampled.proxy, sampled.proxy, sizes))
-        | _over(arm, "best_of_n", "kl", known, kl)
+    sizes = powers_of_two(sampled.gold.shape[1])
+    cells = _over(arm, "best_of_n", "accuracy", sizes, best_of_n(sampled.proxy, sampled.gold, sizes)) | _over(
+        arm, "best_of_n", "proxy", sizes, best_of_n(sampled.proxy, sampled.proxy, sizes)
     )
+    if log_ratio is not None:
+        known = powers_of_two(log_ratio.shape[1])
+        kl = best_of_n_kl_from_reference(sampled.proxy[:, : log_ratio.shape[1]], log_ratio, known)
+        cells |= _over(arm, "best_of_n", "kl", known, kl)
+    return cells
 
 
 def of_sampler(pool: Graded) -> dict[Cell, np.ndarray]:

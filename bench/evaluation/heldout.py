@@ -1,8 +1,9 @@
 """One policy on held-out prompts: greedy, sampled, and how far it has moved from the base. Keeps every sample."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -10,9 +11,10 @@ from bench.allowed import ABOVE_ZERO, TRUE_OR_FALSE, Count, TopK, TopP
 from bench.artifacts import Completions, Divergence, Policy, Prompts, Rewards
 from bench.estimators.kl import kl_per_token
 from bench.evaluation.harness import HarnessResult, harness, transferred
-from bench.logprobs import divergence_samples
+from bench.logprobs import DivergenceSamples, divergence_samples
 from bench.scoring.verifier import verify
 from bench.tasks import Task
+from bench.vocabularies import distributions_differ
 
 RAW_BASE = "base at temperature 1, top-p 1"
 
@@ -40,6 +42,7 @@ class Outcomes:
     log_ratio: np.ndarray  # [M, kl_completions] nats a sequence of the first samples: log of this sampler over raw base
     harness: HarnessResult | None
     transfer: dict[str, HarnessResult]  # lm-eval on other tasks, by the name that the settings give them
+    kl_from: dict[str, Divergence] = field(default_factory=dict)  # of the same samples, from other policies by name
 
 
 def grade(prompts: Prompts, completions: Completions, scoring: Callable[..., Rewards], task: Task) -> Graded:
@@ -60,6 +63,7 @@ def evaluate(
     generation: Callable[..., Completions],
     scoring: Callable[..., Rewards],
     task: Task,
+    others: Mapping[str, Policy] = MappingProxyType({}),
     *,
     seed: int,
     num_completions: Count,
@@ -75,19 +79,46 @@ def evaluate(
     The KL is of the sampler drawn from (this policy at `temperature`, `top_p`, `top_k`), nats a sequence, on the first
     `kl_completions` samples of each prompt; sequences cut at the length limit are kept. transfer: other tasks by a name
     of one's own, of whose test prompts lm-eval judges greedy completions. BenchError for one that lm-eval can't judge.
+    others: policies by name, each raw, from which the KL is estimated too. A KL is NaN where the two policies have
+    different token ids (bench.vocabularies): their steps can't be compared.
     """
     greedy = generation(prompts, policy, num_completions=1, temperature=0.0, top_p=1.0, top_k=0, seed=seed)
-    sampler = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
+    sampler: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
     sampled = generation(prompts, policy, num_completions=num_completions, seed=seed, **sampler)
     measured = sampled.first(kl_completions)
-    moved = divergence_samples(policy, base, prompts, measured, **sampler)
+    moved = _moved(policy, base, prompts, measured, **sampler)
+    from_others = {name: _moved(policy, other, prompts, measured, **sampler) for name, other in others.items()}
     return Outcomes(
         greedy=grade(prompts, greedy, scoring, task),
         sampled=grade(prompts, sampled, scoring, task),
         kl=Divergence(moved.rao_blackwell.mean(axis=1), "rao_blackwell", RAW_BASE),
         kl_k1=Divergence(moved.k1.mean(axis=1), "k1", RAW_BASE),
-        kl_per_token=kl_per_token(moved.rao_blackwell, measured.length),
+        kl_per_token=float("nan") if np.isnan(moved.k1).all() else kl_per_token(moved.rao_blackwell, measured.length),
         log_ratio=moved.k1,
         harness=harness(policy, prompts, task) if lm_eval else None,
         transfer={name: transferred(policy, name, other) for name, other in transfer.items()},
+        kl_from={
+            name: Divergence(one.rao_blackwell.mean(axis=1), "rao_blackwell", raw(name))
+            for name, one in from_others.items()
+        },
     )
+
+
+def raw(name: str) -> str:
+    """A KL's reference, in words."""
+    return f"{name} at temperature 1, top-p 1"
+
+
+def _moved(
+    policy: Policy,
+    reference: Policy,
+    prompts: Prompts,
+    drawn: Completions,
+    *,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+) -> DivergenceSamples:
+    if distributions_differ(policy, reference, prompts):
+        return DivergenceSamples(*(np.full(drawn.shape, np.nan) for _ in range(2)))
+    return divergence_samples(policy, reference, prompts, drawn, temperature=temperature, top_p=top_p, top_k=top_k)

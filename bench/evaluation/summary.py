@@ -12,8 +12,8 @@ from bench.estimators.uncertainty import (
     mcnemar,
     paired_differences,
 )
-from bench.evaluation.cells import Cell
-from bench.evaluation.heldout import RAW_BASE, Outcomes
+from bench.evaluation.cells import KL_FROM, Cell
+from bench.evaluation.heldout import RAW_BASE, Outcomes, raw
 from bench.seeds import generator
 
 SIGNIFICANCE = 0.05
@@ -181,5 +181,7 @@ def provenance(rows: Sequence[dict]) -> dict[str, str]:
 
 
 def _provenance(cell: Cell) -> dict[str, str]:
+    if cell.metric.startswith(KL_FROM):
+        return {"estimator": "rao_blackwell", "reference": raw(cell.metric.removeprefix(KL_FROM))}
     estimator = ESTIMATORS.get((cell.method.partition("@")[0], cell.metric), "")
     return {"estimator": estimator, "reference": RAW_BASE if estimator else ""}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bench.artifacts import Completions, content_hash
+from bench.generation.stored import FIELDS
 
 
 def pooled(pools: Sequence[Completions]) -> Completions:
@@ -85,14 +86,18 @@ class PooledCompletions(Completions):
         return pooled(kept)
 
     def shards(self) -> Iterator[tuple[slice, Completions]]:
-        """As the pools keep their prompts together; ValueError where they do not do so alike."""
+        """As the pools keep their prompts together, read at once; ValueError where they do not do so alike."""
         for found in zip(*(part.shards() for part in self.parts_), strict=True):
             rows = found[0][0]
             if any(other != rows for other, _ in found):
                 raise ValueError(
                     "the pools keep different prompts together, so that they can't be walked side by side."
                 )
-            yield rows, pooled([shard for _, shard in found])
+            text, token_ids, finish_reason, logprob, policy_logprob = (
+                np.concatenate([np.asarray(getattr(shard, name)) for _, shard in found], axis=1) for name in FIELDS
+            )
+            key = content_hash([shard.key for _, shard in found])
+            yield rows, Completions(text, token_ids, finish_reason, logprob, policy_logprob, key)
 
     def units(self, *, whole: bool = False) -> Iterator[tuple[slice, slice, Completions]]:
         for part, start in zip(self.parts_, _starts(self.parts_), strict=True):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,7 +13,9 @@ from bench.reporting.groups import Group
 from bench.seeds import generator
 
 SIGNIFICANCE = 0.05
+METRICS = {"pass@1": "sampled accuracy", "greedy_accuracy": "greedy accuracy", "accuracy": "sampled accuracy"}
 PRIMARY = "tuned_vs_control/pass@1"
+Key = TypeVar("Key")
 Point = tuple[str, str, str, int]  # policy, method, metric, n
 
 
@@ -53,7 +56,7 @@ def contrast(ours: np.ndarray, theirs: np.ndarray, name: str) -> Contrast:
     return Contrast(estimate, p_value, detectable, seeds, prompts, _verdict(estimate, p_value))
 
 
-def judged(family: Mapping[str, Contrast]) -> dict[str, Contrast]:
+def judged(family: Mapping[Key, Contrast]) -> dict[Key, Contrast]:
     """The same comparisons with p-values and verdicts adjusted for their number (Holm 1979)."""
     if not family:
         return {}
@@ -90,8 +93,7 @@ def said(name: str) -> tuple[str, str, str]:
     """(ours, theirs, of what) of a comparison's name in metrics.json, in words."""
     pair, _, metric = name.partition("/")
     ours, _, theirs = pair.partition("_vs_")
-    what = {"pass@1": "sampled accuracy", "greedy_accuracy": "greedy accuracy", "accuracy": "sampled accuracy"}[metric]
-    return ours, theirs.replace("best_of_", "Best-of-"), what
+    return ours, theirs.replace("best_of_", "Best-of-"), METRICS[metric]
 
 
 def _points(group: Group) -> dict[str, tuple[Point, Point]]:
@@ -102,6 +104,8 @@ def _points(group: Group) -> dict[str, tuple[Point, Point]]:
             continue
         name = name.removesuffix("/verdict")
         pair, _, metric = name.partition("/")
+        if metric not in METRICS:  # of other tasks' prompts, see bench.reporting.transfer
+            continue
         ours, _, theirs = pair.partition("_vs_")
         method = "greedy" if metric == "greedy_accuracy" else "pass"
         n = theirs.removeprefix("best_of_")

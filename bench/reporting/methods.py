@@ -49,6 +49,7 @@ def _training(groups: Sequence[Group]) -> list[str]:
         f"{_measured(groups, 'train/prompts')} training prompts we drew {of('num_completions')} completions at "
         "temperature "
         f"{of('temperature')} and top-p {of('top_p')}, of at most {of('generation.max_new_tokens')} tokens.",
+        _hybrid(groups),
         f"They were scored by {of('scoring._target_')}, and {_range(kept)} were selected by {_joined(selections)}.",
         f"The base was fine-tuned on them for {of('training.epochs')} epochs with AdamW (learning rate "
         f"{of('training.learning_rate')}, {of('training.scheduler')} schedule with a warm-up of "
@@ -57,6 +58,19 @@ def _training(groups: Sequence[Group]) -> list[str]:
         control if any(group.controlled for group in groups) else "",
         _varied(groups),
     ]
+
+
+def _hybrid(groups: Sequence[Group]) -> str:
+    """What a hybrid does otherwise than the sentence before says."""
+    if not any("hybrid/samples_total" in run.metrics for group in groups for run in group.runs):
+        return ""
+    names = ("easy_share", "easy_by", "sample_from", "probe_epochs")
+    share, gate, source, epochs = (_values(groups, f"procedure.{name}") for name in names)
+    return (
+        f"Of these prompts a share of {share}, chosen by {gate}, kept a demonstration and was not sampled; the others "
+        f"were sampled from the {source}, where the probe is the base after {epochs} epochs on the demonstrations, and "
+        "gave accepted samples alone."
+    )
 
 
 def _evaluation(groups: Sequence[Group]) -> list[str]:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.estimators.uncertainty import resampled_means
+from bench.reporting import hybrids, mixes, overoptimisation, transfer
 from bench.reporting.collect import Estimate, Run, short
 from bench.reporting.contrasts import Contrast, contrast, of_group, primary_of
 from bench.reporting.distillation import sentence as sentence_of_distillation
 from bench.reporting.figures.pessimism import of_pessimism
 from bench.reporting.groups import Group, grouped
-from bench.reporting.overoptimisation import sentences
 from bench.reporting.ranking import Ranked, flattery, rank, shared_seeds
 from bench.reporting.tables.adaptive import of_adaptive
 from bench.reporting.tables.measured import scorer_name
@@ -26,8 +26,16 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
     """The main findings first, one sentence or two each; BenchError where runs can't stand side by side."""
     groups = grouped(runs)
     lines = _of_one(groups[0]) if len(groups) == 1 else _of_several(groups)
-    of_many = sentences(scorers(groups)) if len(runs) > 1 else ()
-    return [*lines, *of_adaptive(groups), *_of_scorers(groups), *of_many]
+    learned = overoptimisation.sentences(scorers(groups)) if len(runs) > 1 else []
+    return [
+        *hybrids.sentences(groups),
+        *mixes.of_mixes(groups),
+        *lines,
+        *of_adaptive(groups),
+        *transfer.sentences(groups),
+        *_of_scorers(groups),
+        *learned,
+    ]
 
 
 def _of_one(group: Group) -> list[str]:

@@ -240,12 +240,14 @@ def current() -> Store:
 
 
 def stage(
-    *, version: int, load: Callable[[Path], T], speed_only: Sequence[str] = ()
+    *, version: int, load: Callable[[Path], T], speed_only: Sequence[str] = (), later: Sequence[str] = ()
 ) -> Callable[..., Callable[..., T]]:
     """Make a function a stage: positional arguments are artifacts, keyword-only ones settings, `out` its folder.
 
     The function writes its files into `out` and returns its counts ({"generated_tokens": ...}); the caller of the
     stage passes no `out` and receives `load(folder)`. Raise `version` when the same settings mean something new.
+    later: settings that came later; with its default such a one is left out of the key, so that what was made before
+    is still found.
     """
 
     def decorate(build: Callable[..., dict[str, float]]) -> Callable[..., T]:
@@ -261,11 +263,14 @@ def stage(
                 for name, parameter in signature.parameters.items()
                 if parameter.kind != inspect.Parameter.KEYWORD_ONLY
             ]
+            unchanged = {name for name in later if given[name] == signature.parameters[name].default}
             address = Address(
                 stage=build.__name__,
                 version=version,
                 settings={
-                    name: value for name, value in given.items() if name not in {*positional, *speed_only, "out"}
+                    name: value
+                    for name, value in given.items()
+                    if name not in {*positional, *speed_only, *unchanged, "out"}
                 },
                 parents={name: given[name].key for name in positional},
             )

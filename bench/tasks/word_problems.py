@@ -18,12 +18,13 @@ from bench.allowed import Count, Seed, or_null, some_of, whole
 from bench.artifacts import Prompts, content_hash
 from bench.errors import BenchError
 from bench.seeds import generator
-from bench.tasks.word_problems_slips import demonstration, wording
+from bench.tasks.word_problems_slips import demonstration, in_words, wording, worked, wrongly_worked
 from bench.tasks.word_problems_text import TEMPLATES, Problem, Template, evaluate, problems
 
 ANSWER = re.compile(r"#### ([0-9]+)\s*\Z")
 EQUATION = re.compile(r"([0-9]+) ([-+*]) ([0-9]+) = ([0-9]+)")
 KINDS = tuple(template.name for template in TEMPLATES)
+SPLITS = ("train", "validation", "test")
 CORPUS_VERSION = 1  # raise it when `demonstrations` means something new: policies are pretrained again
 
 
@@ -81,13 +82,50 @@ class WordProblems:
         """`count` pairs (prompt, completion) of the pretraining corpus, about half of them right."""
         return [demonstration(rng) for _ in range(count)]
 
+    def demonstrations_of(self, prompts: Prompts, *, foreign: float, noise: float, seed: int) -> list[str]:
+        """A worked solution of each prompt [M] in the order of the story.
+
+        foreign: the share, 0 to 1, by a writer who announces each equation in words, as the corpus never does, e.g.
+        " 1 fewer. 9 - 1 = 8. 8 more. 9 + 8 = 17. #### 17"; the others have the equations alone, as the corpus.
+        noise: the share, 0 to 1, that has a slip and a wrong answer, as near as the prompts that admit a slip allow.
+        ValueError for a prompt that is not this task's.
+        """
+        rng = generator(seed, "word_problems", "demonstrations")
+        known = {split: {name: (text, problem) for name, text, problem in _drawn(self, split)} for split in SPLITS}
+        stories = []
+        for name, messages in zip(prompts.id.tolist(), prompts.messages, strict=True):
+            text, problem = known.get(name.partition("-")[0], {}).get(name, ("", None))
+            if problem is None or messages[-1]["content"] != text:
+                raise ValueError(f"prompt {name} is not one of word_problems as it is set, so it has no solution here.")
+            stories.append(problem)
+        solutions = [worked(problem, rng) for problem in stories]
+        slips = round(noise * len(stories))
+        for index in rng.permutation(len(stories)):
+            wrong = wrongly_worked(stories[index], answer(stories[index]), rng) if slips else None
+            if wrong is not None:
+                solutions[index], slips = wrong, slips - 1
+        strangers = rng.permutation(len(stories))[: round(foreign * len(stories))]
+        for index in strangers:
+            solutions[index] = in_words(solutions[index])
+        return solutions
+
+    def with_hint(self, prompts: Prompts) -> Prompts:
+        """The prompts with their answers given away at the end, under names of their own, for a second try (STaR)."""
+        return Prompts(
+            id=np.array([f"{name}-hint" for name in prompts.id]),
+            messages=tuple(
+                (*turns[:-1], turns[-1] | {"content": f"{turns[-1]['content']} #### {known}"})
+                for turns, known in zip(prompts.messages, prompts.answer, strict=True)
+            ),
+            answer=prompts.answer,
+        )
+
     def extract_answer(self, completion: str) -> str | None:
         """The digits after the final ####, None where the completion does not end with them."""
-        found = ANSWER.search(completion)
-        return found[1] if found else None
+        return _answer(completion)
 
     def is_correct(self, completion: str, answer: str) -> bool:
-        return self.extract_answer(completion) == answer
+        return _answer(completion) == answer
 
     def steps_are_true(self, completion: str) -> bool:
         """Whether there is an equation, and every sentence with an equals sign is a true one."""
@@ -101,6 +139,17 @@ class WordProblems:
 
 @cache  # a sweep asks for them in every cell
 def _prompts(task: WordProblems, split: str) -> Prompts:
+    drawn = _drawn(task, split)
+    return Prompts(
+        id=np.array([name for name, _, _ in drawn]),
+        messages=tuple(({"role": "user", "content": text},) for _, text, _ in drawn),
+        answer=np.array([str(answer(problem)) for _, _, problem in drawn]),
+    )
+
+
+@cache
+def _drawn(task: WordProblems, split: str) -> list[tuple[str, str, Problem]]:
+    """Name, text and problem of each prompt."""
     wanted, chosen = task._wanted(), task._chosen()
     if split not in wanted:
         raise BenchError(f"split={split} is not one of word_problems; it has {', '.join(wanted)}.")
@@ -112,13 +161,8 @@ def _prompts(task: WordProblems, split: str) -> Prompts:
         open_shares = shares * [bool(queue) for queue in left]
         template = rng.choice(len(chosen), p=open_shares / open_shares.sum())
         problem = left[template].pop()
-        rows.append((f"{split}-{index:04d}-{problem.template.name}", wording(problem, rng), str(answer(problem))))
-    ids, texts, answers = zip(*rows, strict=True)
-    return Prompts(
-        id=np.array(ids),
-        messages=tuple(({"role": "user", "content": text},) for text in texts),
-        answer=np.array(answers),
-    )
+        rows.append((f"{split}-{index:04d}-{problem.template.name}", wording(problem, rng), problem))
+    return rows
 
 
 def answer(problem: Problem) -> int:
@@ -141,6 +185,12 @@ def _one_a_core(members: tuple[Problem, ...], rng: np.random.Generator) -> list[
 
 
 @lru_cache(maxsize=2**16)  # the cells of a sweep ask of the same pools
+def _answer(completion: str) -> str | None:
+    found = ANSWER.search(completion)
+    return found[1] if found else None
+
+
+@lru_cache(maxsize=2**16)
 def _path(completion: str) -> str | None:
     equations = [step for step in _sentences(completion) if EQUATION.fullmatch(step)]
     return "; ".join(equations) or None

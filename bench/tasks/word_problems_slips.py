@@ -4,10 +4,14 @@ Slips are the same everywhere, so a policy trained on them is wrong at greedy to
 selection has something to remove. Steps after a slip are consistent with it.
 """
 
+import re
+
 import numpy as np
 
 from bench.tasks.word_problems_text import ITEMS, LARGEST, NAMES, OPERATIONS, TEMPLATES, Plan, Problem, problems
 
+EQUATION = re.compile(r" [0-9]+ ([-+*]) ([0-9]+) = [0-9]+\.")
+ANNOUNCED = {"+": "more", "-": "fewer", "*": "times"}
 ARITHMETIC_SLIP = 0.38  # the share of demonstrations with one, where some step admits one
 WRONG_PLAN = 0.38
 
@@ -53,6 +57,30 @@ def solve(problem: Problem, plan: Plan, slip_at: int | None, rng: np.random.Gene
         values[result] = value
         lines.append(f" {x} {operation} {y} = {value}.")
     return "".join(lines) + f" #### {value}"
+
+
+def worked(problem: Problem, rng: np.random.Generator) -> str:
+    """The right solution in the order of the story."""
+    solution = solve(problem, problem.solutions()[0], None, rng)
+    assert solution is not None
+    return solution
+
+
+def wrongly_worked(problem: Problem, answer: int, rng: np.random.Generator) -> str | None:
+    """Likewise with one slip, in arithmetic or in the plan, that makes its answer wrong; None where none does."""
+    plan = problem.solutions()[0]
+    skipped = [(skip_step(plan, step), None) for step in range(len(plan))] if len(plan) > 1 else []
+    ways: list[tuple[Plan, int | None]] = [*((plan, step) for step in range(len(plan))), *skipped]
+    for way in rng.permutation(len(ways)):
+        solution = solve(problem, ways[way][0], ways[way][1], rng)
+        if solution is not None and not solution.endswith(f"#### {answer}"):
+            return solution
+    return None
+
+
+def in_words(solution: str) -> str:
+    """Each equation announced by what it does, in the words of the questions: " 9 + 8 = 17." after " 8 more."."""
+    return EQUATION.sub(lambda found: f" {found[2]} {ANNOUNCED[found[1]]}.{found[0]}", solution)
 
 
 def slip(x: int, operation: str, y: int, rng: np.random.Generator) -> int | None:

@@ -35,7 +35,7 @@ class Corpus(Protocol):
         ...
 
 
-@stage(version=1, load=folder)
+@stage(version=1, load=folder, later=("member",))
 def pretrain(
     corpus: Corpus,
     *,
@@ -49,19 +49,25 @@ def pretrain(
     heads: int,
     feedforward_size: int,
     vocabulary: int,
+    member: int = 0,
     out: Path,
 ) -> dict[str, float]:
     """A policy trained on the completions of `demonstrations` pairs, of which it sees steps x batch_size, in epochs.
 
     heads: vLLM's CPU build takes heads of hidden_size / heads = 32, and refuses 24.
+    member: a number in a family of policies, whatever their sizes: all have the tokenizer of member 0 with the same
+    seed, demonstrations and vocabulary; demonstrations, first weights and batches are each member's own.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # its bar over files says nothing about ours
+    own = (member,) if member else ()
     pairs = corpus.demonstrations(demonstrations, generator(seed, "pretrain", "corpus"))
     tokenizer = train_tokenizer(pairs, vocabulary)
+    if member:
+        pairs = corpus.demonstrations(demonstrations, generator(seed, "pretrain", "corpus", *own))
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden_size,
@@ -78,7 +84,7 @@ def pretrain(
         dtype="float32",
     )
     with _one_thread(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(small_seed(seed, "pretrain", "weights"))
+        torch.manual_seed(small_seed(seed, "pretrain", "weights", *own))
         model = LlamaForCausalLM(config)
         tokens = _train(
             model,
@@ -87,7 +93,7 @@ def pretrain(
             steps=steps,
             batch_size=batch_size,
             learning_rate=learning_rate,
-            rng=generator(seed, "pretrain", "batches"),
+            rng=generator(seed, "pretrain", "batches", *own),
         )
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)

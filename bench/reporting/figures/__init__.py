@@ -11,7 +11,9 @@ from bench.reporting.figures.by_n import accuracy_by_n, kl_by_n, reward_by_n
 from bench.reporting.figures.compute import break_even, cost_by_stage
 from bench.reporting.figures.coverage import coverage, paths
 from bench.reporting.figures.frontier import frontiers
+from bench.reporting.figures.generators import generators_figure
 from bench.reporting.figures.heat_map import heat_map
+from bench.reporting.figures.hybrid import hybrid_figure
 from bench.reporting.figures.overoptimisation import overoptimisation_figure
 from bench.reporting.figures.pessimism import pessimism_by_n
 from bench.reporting.figures.reward_diagnostics import reward_diagnostics
@@ -33,6 +35,8 @@ def figures(runs: Sequence[Run]) -> list[Figure]:
         selection(groups),
         heat_map(groups),
         rounds_figure(groups),
+        hybrid_figure(groups),
+        generators_figure(groups),
         samples_budget(groups),
         accuracy_by_n(groups),
         reward_by_n(groups),

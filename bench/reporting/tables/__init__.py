@@ -13,6 +13,8 @@ from bench.reporting.tables.adaptive import adaptive_table
 from bench.reporting.tables.comparison import all_contrasts, main
 from bench.reporting.tables.console import headline, main_table, ranking_table, runs_table
 from bench.reporting.tables.curves import best_of_n, coverage
+from bench.reporting.tables.generators import generators_table, mixes_table
+from bench.reporting.tables.hybrid import hybrid_table
 from bench.reporting.tables.measured import cost, harness, scorer
 from bench.reporting.tables.overoptimisation import overoptimisation_table
 from bench.reporting.tables.rounds import rounds_table
@@ -28,6 +30,9 @@ def tables(runs: Sequence[Run]) -> list[Table]:
     made = [
         main(groups),
         rounds_table(groups),
+        hybrid_table(groups),
+        mixes_table(groups),
+        generators_table(groups),
         adaptive_table(groups),
         best_of_n(groups),
         coverage(groups),
