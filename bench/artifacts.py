@@ -94,6 +94,11 @@ class Completions:
         return np.array(flat, dtype=np.int64).reshape(self.shape)
 
     @property
+    def drawn(self) -> np.ndarray:
+        """[M, N] bool: which cells hold a sample; all, but in a pool that leaves cells blank (finish_reason "")."""
+        return np.asarray(self.finish_reason) != ""
+
+    @property
     def parts(self) -> tuple["Completions", ...]:
         """The pools, side by side, of which each was drawn by one policy under one sampler."""
         return (self,)

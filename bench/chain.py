@@ -40,8 +40,7 @@ def write(folder: Path, results: Results, uses: Sequence[Use], root: Path) -> No
     scored = content_hash(results.pool.key, results.rewards.value)
     pools = [link["name"] for link in links if link["type"] == "pool"]
     rewards = _link("rewards", "train", scored, pools, files={REWARDS: REWARDS})
-    # blank where nothing was drawn
-    _write_cells(folder / REWARDS, results, *np.nonzero(np.asarray(results.pool.finish_reason) != ""))
+    _write_cells(folder / REWARDS, results, *np.nonzero(results.pool.drawn))
     links.append(rewards)
     for arm, chosen in results.selections.items():
         name = f"selection_{arm}.parquet"

@@ -67,12 +67,13 @@ def break_even_metrics(
     drawn = [use for use in ancestors if f"{use.key}/{use.part}" in pool.stored_as]
     # every round reads the prompts again, which is left out: little beside what it generates
     prompt_tokens = _total("prompt_tokens", drawn) / (len(prompts) * len(pool.parts))
+    a_prompt = results.pool.drawn.sum() / len(results.train)
     costs = Costs(
         policy_parameters=policies.count_parameters(results.policies["base"]),
         reward_parameters=reward_parameters(results, ancestors),
         prompt_tokens=prompt_tokens,
-        completion_tokens=float(pool.length.mean()),
-        pool_size=results.pool.shape[1] if results.hybrid is None else results.hybrid.samples_a_prompt,
+        completion_tokens=float(pool.length[pool.drawn].mean()),
+        pool_size=a_prompt if results.hybrid is None else results.hybrid.samples_a_prompt,
         prompts=len(results.train) if results.hybrid is None else results.hybrid.prompts_sampled,
         epochs=epochs,
         selected=results.completions_trained,

@@ -16,6 +16,7 @@ from bench.selection.prompt_filter import prompts_dropped
 from bench.tasks import Task
 
 if TYPE_CHECKING:
+    from bench.adaptive import Plan
     from bench.generators import Generator
     from bench.hybrid import Hybrid
     from bench.rounds import Round
@@ -36,6 +37,7 @@ class Results:
     outcomes: dict[str, Outcomes]  # base, tuned, control (likewise)
     best_of_n: Graded  # the base's held-out pool, drawn with the run's own sampler
     rounds: "tuple[Round, ...]" = ()  # of bench.rounds: tuned and control of each; one experiment alone has none
+    plan: "Plan | None" = None  # of bench.adaptive: what decided how many samples each training prompt got
     hybrid: "Hybrid | None" = None  # of bench.hybrid: which prompts kept their demonstrations, and what others cost
     generators: "tuple[Generator, ...]" = ()  # of bench.generators: who drew the pool, in the order of its columns
 

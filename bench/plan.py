@@ -97,7 +97,9 @@ def work(cells: Sequence[Cell]) -> Work:
         base = settings_key(cfg, "task", "policy")
         pool = settings_key(cfg, "task", "policy", "generation", "seed")
         drawn[pool] = max(drawn.get(pool, 0), max(cfg["num_completions"], cfg["baseline_completions"]) * test)
-        training = settings_key(cfg, "scoring", "prompt_filter", "selection", "training", "num_completions")
+        training: Hashable = settings_key(cfg, "scoring", "prompt_filter", "selection", "training", "num_completions")
+        if "allocate" in cfg["procedure"]:  # of bench.adaptive: what there is to train on depends on it
+            training = (training, settings_key(cfg, "procedure"))
         measured = settings_key(cfg, "evaluation", "seed")
         made: list[Hashable] = []  # the trainings of this cell
         drawers = {} if "easy_by" in cfg["procedure"] else _drawers(cfg)

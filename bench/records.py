@@ -15,6 +15,7 @@ from bench.allowed import counts_per_prompt
 from bench.artifacts import Completions, Prompts, Selection
 from bench.estimators.best_of_n import majority_method
 from bench.evaluation import summary
+from bench.evaluation.adaptive import adaptive_counts
 from bench.evaluation.cells import Cell, per_prompt, powers_of_two, spread
 from bench.evaluation.generators import generator_counts
 from bench.evaluation.hybrid import hybrid_counts, hybrid_rows
@@ -22,6 +23,7 @@ from bench.evaluation.reward_diagnostics import diagnose
 from bench.evaluation.rounds import round_counts
 from bench.experiment import Results
 from bench.generation.pool import describe
+from bench.generation.stopped import StoppedPool, describe_stopped
 from bench.provenance import code_fingerprint
 from bench.seeds import generator
 from bench.tasks import Task, are_correct
@@ -39,6 +41,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     metrics = {
         **summary.flatten(rows),
         **summary.contrasts(cells, seed=cfg.seed),
+        **summary.distillation(cells, seed=cfg.seed),
         **summary.transfer_contrasts(results.outcomes, seed=cfg.seed),
         **summary.provenance(rows),
         "code": code_fingerprint(),
@@ -46,6 +49,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         **round_counts(results, task),
         **hybrid_counts(results, task, uses),
         **generator_counts(results, task, uses),
+        **adaptive_counts(results, seed=cfg.seed),
         **_below_k(cfg, results.selections["tuned"]),
         **of_scorer,
         **costs.by_lineage(uses),
@@ -73,9 +77,9 @@ def _counts(results: Results) -> dict[str, float | str]:
         "selection/prompts_covered": chosen.prompts_covered,
         "selection/prompts_filtered": results.prompts_filtered,
         "selection/prompts_unscored": int(np.isnan(rewards.value).all(axis=1).sum()),
-        **{f"pool/{name}": value for name, value in describe(drawn).items()},
-        "pool/unscored": rewards.unscored,
-        "pool/mean_reward": float(np.nanmean(rewards.value)),
+        **{f"pool/{name}": value for name, value in _described(drawn).items()},
+        "pool/unscored": int((np.isnan(rewards.value) & drawn.drawn).sum()),
+        "pool/mean_reward": float(np.nanmean(rewards.value[:, : _of_all_prompts(drawn)])),
         "train/loss": last_epoch_loss(results.policies["tuned"]),
         "best_of_n/pool_size": results.best_of_n.proxy.shape[1],
         "best_of_n/proxy_spread": spread(results.best_of_n.proxy),  # the unit of soft Best-of-n's temperature
@@ -95,6 +99,15 @@ def _counts(results: Results) -> dict[str, float | str]:
             if verdict is not None:
                 counts |= {f"{arm}/lm_eval/{name}": value for name, value in verdict.metrics.items()}
     return counts
+
+
+def _described(pool: Completions) -> dict[str, float]:
+    return describe_stopped(pool) if isinstance(pool, StoppedPool) else describe(pool)
+
+
+def _of_all_prompts(pool: Completions) -> int:
+    """Samples that every prompt has whatever they were: what a mean reward may be taken over."""
+    return pool.always if isinstance(pool, StoppedPool) else pool.shape[1]
 
 
 def _entropy_per_token(sampled: Completions) -> float:
@@ -143,8 +156,7 @@ def _samples(results: Results, task: Task) -> list[dict]:
         _sample(results.train, "train", drawn_by[column], results.pool, results.rewards.value, row, column)
         | {"selected_for": " and ".join(kept_for.get((row, column), []))}
         for row in range(min(SAMPLE_PROMPTS, len(results.train)))
-        for column in range(results.pool.shape[1])
-        if results.pool.finish_reason[row, column]  # blank where nothing was drawn
+        for column in np.flatnonzero(results.pool.drawn[row]).tolist()
     ]
     # whether they are right: the reward may be a proxy, and nothing else of a run asks
     correct = are_correct(task, [row["completion"] for row in rows], [row["answer"] for row in rows]).tolist()

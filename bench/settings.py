@@ -1,6 +1,7 @@
 """The configuration before any work: impossible values refused in one sentence, parts built, the run named."""
 
 import inspect
+from dataclasses import fields
 from typing import Any
 
 from hydra.utils import get_object
@@ -95,6 +96,11 @@ def check(cfg: DictConfig) -> None:
             f"procedure.stop={cfg.split} is not allowed with split={cfg.split}: the prompts that say when to stop must "
             "not be those that policies are judged on."
         )
+    if "allocate" in cfg.procedure:
+        from bench.adaptive import Plan  # whose fields are settings of the procedure, and N
+
+        names = [field.name for field in fields(Plan)]
+        Plan(**{name: OmegaConf.select(cfg, f"procedure.{name}", default=cfg.get(name)) for name in names}).check()
     for key in _learning_from(cfg.scoring, cfg.split, "scoring"):
         raise BenchError(
             f"{key}={cfg.split} is not allowed with split={cfg.split}: a scorer must not learn from the prompts that "

@@ -11,7 +11,15 @@ import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 from bench.evaluation import summary
-from bench.evaluation.cells import Cell, of_best_of_n, of_sampler, of_soft_best_of_n, of_votes, powers_of_two
+from bench.evaluation.cells import (
+    Cell,
+    of_best_of_n,
+    of_pessimism,
+    of_sampler,
+    of_soft_best_of_n,
+    of_votes,
+    powers_of_two,
+)
 from bench.evaluation.heldout import Graded
 from bench.reporting.collect import Run, read_run
 
@@ -50,6 +58,7 @@ def made_run(
     recorded = {
         **summary.flatten(curves),
         **summary.contrasts(cells, seed=seed),
+        **summary.distillation(cells, seed=seed),
         **summary.provenance(curves),
         **_metrics(code, prompts),
         **(metrics or {}),
@@ -139,7 +148,7 @@ def _cells(
     held_out = graded(pool, pool if noise == 0 else pool + rng.normal(0, noise, pool.shape))
     sizes = powers_of_two(num_completions)
     cells |= of_best_of_n(held_out, sizes) | of_soft_best_of_n(held_out, num_completions) | of_sampler(held_out)
-    return cells
+    return cells | of_pessimism(held_out, sizes)
 
 
 def graded(gold: np.ndarray, proxy: np.ndarray) -> Graded:

@@ -8,6 +8,14 @@ import numpy as np
 
 Sizes: TypeAlias = SupportsIndex | Sequence[int] | np.ndarray  # n or k: an int, or several
 
+
+class StoppedOutcomes(np.ndarray):
+    """Outcomes [M, N] of samples that were drawn until a rule ended it, NaN where none was: `as_floats` refuses them.
+
+    `array.view(StoppedOutcomes)` marks an array. What needs no fixed N reads them as any array.
+    """
+
+
 BLOCK_CELLS = 2**20  # cells of an [M, N] array worked on at once: 8 MiB a temporary
 
 
@@ -16,6 +24,11 @@ def as_floats(name: str, values: Any, ndim: int, *, shape: str) -> np.ndarray:
 
     shape: how the docstring writes it, e.g. "[M, N]".
     """
+    if isinstance(values, StoppedOutcomes):
+        raise ValueError(
+            f"{name} {list(values.shape)} comes from a stopped pool: how many samples a prompt has depends on their "
+            "outcomes, which would bias an estimate for a fixed N; bench.estimators.sequential has the unbiased one"
+        )
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
         raise ValueError(

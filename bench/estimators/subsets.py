@@ -64,14 +64,14 @@ def mean_over_subsets(
     for rows, size in row_blocks(missing):
         possible = sizes <= size
         if size not in subsets:
-            subsets[size] = _draw_subsets(size, sizes[possible], rng)
+            subsets[size] = draw_subsets(size, sizes[possible], rng)
         for row in rows:
             mean = of_row(row, np.flatnonzero(~missing[row]))
             values[row, possible] = [mean(chosen) for chosen in subsets[size]]
     return values
 
 
-def _draw_subsets(pool_size: int, sizes: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+def draw_subsets(pool_size: int, sizes: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
     """For each k in sizes, [S, k] positions below pool_size: all k-subsets, or random ones without replacement.
 
     Every row uses the same positions, which is as good as new ones since samples are exchangeable.

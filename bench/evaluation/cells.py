@@ -13,11 +13,13 @@ from bench.estimators.kl import (
     estimate_best_of_n_kl,
     estimate_best_of_n_win_rate,
 )
+from bench.estimators.pessimism import pessimism_of_n
 from bench.estimators.soft_best_of_n import estimate_soft_best_of_n
 from bench.evaluation.heldout import Graded, Outcomes
 from bench.experiment import Results
 
 KL_FROM = "kl_from_"  # and the name of another policy than the base
+PESSIMISM = (0.1, 0.3, 1.0)  # betas of pessimism at inference, in `spread`s of the proxy
 SOFTNESS = (0.25, 0.5, 1.0, 2.0)  # temperatures of soft Best-of-N, in `spread`s of the proxy
 
 
@@ -25,7 +27,8 @@ class Cell(NamedTuple):
     """What a number is: whose, by which method, of what, at which n."""
 
     policy: str  # base, tuned, control, round_1, ...; sampler: the base as the run draws, by all of its held-out pool
-    method: str  # greedy, pass, majority, weighted_majority, distinct, best_of_n, median_of_n, soft_best_of_n@T, policy
+    method: str  # greedy, pass, majority, weighted_majority, distinct, best_of_n, median_of_n, soft_best_of_n@T,
+    # pessimism_of_n@beta, policy
     metric: str  # accuracy, correct_paths, proxy, win_rate, kl, kl_k1, kl_bound, kl_sensitivity, length, truncated,
     # entropy: of what the policy is sampled with, nats a sequence; kl_from_NAME: from another policy than the base
     n: int
@@ -50,6 +53,7 @@ def per_prompt(results: Results, *, num_completions: int) -> dict[Cell, np.ndarr
     sizes = powers_of_two(num_completions)
     cells |= of_best_of_n(results.best_of_n, sizes)
     cells |= of_soft_best_of_n(results.best_of_n, num_completions)
+    cells |= of_pessimism(results.best_of_n, sizes)
     cells |= of_sampler(results.best_of_n)
     return cells
 
@@ -147,6 +151,21 @@ def of_soft_best_of_n(pool: Graded, n: int) -> dict[Cell, np.ndarray]:
         gold, proxy, log_ratio = found.means.T
         columns = {"accuracy": gold, "proxy": proxy, "kl": found.kl + log_ratio}
         cells |= {Cell("base", f"soft_best_of_n@{softness:g}", metric, n): values for metric, values in columns.items()}
+    return cells
+
+
+def of_pessimism(pool: Graded, sizes: list[int]) -> dict[Cell, np.ndarray]:
+    """Pessimism at inference with n samples at its betas, beside Best-of-n: where the proxy is not gold itself.
+
+    None where the proxy does not tell a prompt's samples apart.
+    """
+    unit = spread(pool.proxy)
+    if np.array_equal(pool.proxy, pool.gold) or not unit > 0:
+        return {}
+    cells: dict[Cell, np.ndarray] = {}
+    for beta in PESSIMISM:
+        values = pessimism_of_n(pool.proxy, pool.gold, sizes, beta * unit)
+        cells |= _over("base", f"pessimism_of_n@{beta:g}", "accuracy", sizes, values)
     return cells
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bench.estimators.ratios import ratio_of_means
 from bench.estimators.uncertainty import (
     PairedDifference,
     holm,
@@ -99,6 +100,22 @@ def _pairs(cells: dict[Cell, np.ndarray]) -> dict[str, tuple[Cell, Cell]]:
         if cell[:3] == ("base", "best_of_n", "accuracy"):
             pairs[f"tuned_vs_best_of_{cell.n}/accuracy"] = (Cell("tuned", "pass", "accuracy", 1), cell)
     return pairs
+
+
+def distillation(cells: dict[Cell, np.ndarray], *, seed: int) -> dict[str, float]:
+    """Distillation efficiency: the share of Best-of-n's gain over the base that one sample of the tuned policy keeps.
+
+    (tuned - base) / (Best-of-n - base) in sampled accuracy, means over the same prompts, with its interval; NaN where
+    Best-of-n's gain is not resolved from 0 (see `bench.estimators.ratios`).
+    """
+    base, tuned = (cells[Cell(arm, "pass", "accuracy", 1)] for arm in ("base", "tuned"))
+    metrics: dict[str, float] = {}
+    for cell, values in cells.items():
+        if cell[:3] == ("base", "best_of_n", "accuracy") and cell.n > 1:
+            found = ratio_of_means(tuned - base, values - base, generator(seed, "distillation", cell.n))
+            for end, number in zip(("", "_low", "_high"), found, strict=True):
+                metrics[f"distillation/best_of_{cell.n}{end}"] = number
+    return metrics
 
 
 def transfer_contrasts(outcomes: dict[str, Outcomes], *, seed: int) -> dict[str, float | str]:

@@ -73,11 +73,13 @@ def draw(
     dtype: str,
     block_size: int,
     shard_size: int,
+    first_sample: int = 0,
 ) -> Completions:
     """The first `num_completions` samples of every prompt; the engine is opened only where a unit is missing.
 
     `engine`, `version`, the sampler, seed, dtype and the unit's sizes make the pool's key; num_completions does not.
-    BenchError where several samples are asked for at temperature 0.
+    first_sample: the samples before it, whole blocks of them, are left out and not drawn.
+    BenchError where several samples are asked for at temperature 0, or first_sample begins no block of them.
     """
     check_sampler(temperature, top_p, top_k)
     if num_completions < 1:
@@ -85,6 +87,11 @@ def draw(
     if temperature == 0 and num_completions > 1:
         raise BenchError(
             f"temperature=0 is greedy: num_completions={num_completions} must be 1, or the temperature above 0."
+        )
+    if first_sample % block_size or not 0 <= first_sample < num_completions:
+        raise BenchError(
+            f"first_sample={first_sample} is not allowed: it must be a multiple of block_size={block_size} below "
+            f"num_completions={num_completions}."
         )
     if temperature == 0:  # what greedy does not depend on must not set its pool apart
         top_p, top_k, seed, block_size = 1.0, 0, 0, 1
@@ -120,7 +127,7 @@ def draw(
         "dtype": dtype,
         "block_size": block_size,
     }
-    blocks = range(0, num_completions, block_size)
+    blocks = range(first_sample, num_completions, block_size)
     shards = range(0, len(prompts), shard_size)
     units: list[tuple[Unit, dict[str, np.ndarray]]] = []
     with (
@@ -134,12 +141,12 @@ def draw(
                 place = address.piece(f"{block // block_size:05d}")
                 build = fill(shard, range(block, block + block_size), inner)
                 folder = current().make(place, build, Path)
-                columns = slice(block, block + block_size)
+                columns = slice(block - first_sample, block - first_sample + block_size)
                 rows = slice(start, start + len(shard))
                 unit = Unit(rows, columns, folder, content=checksum(folder, FILE), drawn=columns)
                 units.append((unit, read(unit, tuple(NUMBERS))))
                 outer.advance()
-    return assemble(units).first(num_completions)
+    return assemble(units).first(num_completions - first_sample)
 
 
 def describe(completions: Completions) -> dict[str, float]:

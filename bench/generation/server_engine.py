@@ -74,6 +74,7 @@ def generate(
     dtype: Annotated[str, DTYPE] = "auto",
     block_size: Count = 4,
     shard_size: Count = 256,
+    first_sample: Annotated[int, whole(0)] = 0,
     others: Callable[..., Completions] | None = None,
 ) -> Completions:
     """N completions of each prompt [M, N], from the store where they were drawn before.
@@ -84,8 +85,9 @@ def generate(
     stop_token_ids, return_token_ids, which OpenAI's own server refuses. accept_unseeded: draw from a server that
     ignores seeds, in a pool kept apart as not repeatable. logprob_tolerance: nats a token, on average, between the
     server's log-probabilities and ours. api_key_env: the environment variable with the API key. concurrency: requests
-    at once; timeout: seconds for an answer; retries: of one request (see bench.http_client). dtype: of the suite's
-    log-probabilities. BenchError, in a sentence, for a server that is away, refuses, or doesn't do as it is asked.
+    at once; timeout: seconds for an answer; retries: of one request (see bench.http_client). dtype: of the suite's log-
+    probabilities. first_sample: the samples before it are left out. BenchError, in a sentence, for a server that is
+    away, refuses, or doesn't do as it is asked.
     """
     if not (Path(serves) / "config.json").is_file():
         raise BenchError(f"generation.serves={serves} holds no config.json; it must be {SERVED.description}.")
@@ -97,6 +99,7 @@ def generate(
             top_k=top_k,
             max_new_tokens=max_new_tokens,
             seed=seed,
+            **({"first_sample": first_sample} if first_sample else {}),
         )
     if 0 < temperature < COLDEST:
         raise BenchError(
@@ -138,6 +141,7 @@ def generate(
         dtype=dtype,
         block_size=block_size,
         shard_size=shard_size,
+        first_sample=first_sample,
     )
 
 

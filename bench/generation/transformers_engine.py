@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from bench import policies
-from bench.allowed import DTYPE, Count, Seed, Temperature, TopK, TopP
+from bench.allowed import DTYPE, Count, Seed, Temperature, TopK, TopP, whole
 from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
 from bench.generation import tokens
@@ -36,12 +36,14 @@ def generate(
     dtype: Annotated[str, DTYPE] = "auto",
     block_size: Count = 4,
     shard_size: Count = 256,
+    first_sample: Annotated[int, whole(0)] = 0,
     batch_tokens: Count = 49_152,
 ) -> Completions:
     """N completions of each prompt [M, N], from the store where they were drawn before.
 
     temperature 0 is greedy and has one completion. dtype: a torch name, or "auto": bfloat16 on a GPU, float32 on a CPU.
-    block_size and shard_size: samples and prompts of one stored unit (see bench.generation.pool).
+    block_size and shard_size: samples and prompts of one stored unit; first_sample: those before it are left out (see
+    bench.generation.pool).
     batch_tokens: rows x (prompt + max_new_tokens) decoded at once. BenchError names a prompt that leaves no room for
     max_new_tokens in the model's context.
     """
@@ -62,6 +64,7 @@ def generate(
         dtype=dtype,
         block_size=block_size,
         shard_size=shard_size,
+        first_sample=first_sample,
     )
 
 

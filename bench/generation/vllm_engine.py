@@ -62,6 +62,7 @@ def generate(
     dtype: Annotated[str, DTYPE] = "auto",
     block_size: Count = 8,
     shard_size: Count = 256,
+    first_sample: Annotated[int, whole(0)] = 0,
     tensor_parallel_size: Count = 1,
     data_parallel_size: Count = 1,
     gpu_memory_utilization: Annotated[float, PROBABILITY_MASS] = 0.5,
@@ -75,11 +76,11 @@ def generate(
 
     temperature 0 is greedy and has one completion. dtype: a torch name, or "auto": bfloat16 on a GPU, float32 on a CPU.
     block_size and shard_size: samples and prompts of one stored unit (see bench.generation.pool), and of the requests
-    that vLLM gets at once. The other settings change speed and memory alone; null leaves vLLM's default:
-    gpu_memory_utilization is vLLM's share of a GPU (this process scores and trains on the rest), kv_cache_gib its
-    cache (a GPU: what its share leaves; a CPU: 2), max_num_seqs how many completions it decodes at once, enforce_eager
-    whether it does without compiling (a GPU: no; a CPU: yes). BenchError names a prompt that leaves no room for
-    max_new_tokens in the model's context or in max_model_len.
+    that vLLM gets at once; first_sample: those before it are left out. The other settings change speed and memory
+    alone; null leaves vLLM's default: gpu_memory_utilization is vLLM's share of a GPU (this process scores and trains
+    on the rest), kv_cache_gib its cache (a GPU: what its share leaves; a CPU: 2), max_num_seqs how many completions it
+    decodes at once, enforce_eager whether it does without compiling (a GPU: no; a CPU: yes). BenchError names a prompt
+    that leaves no room for max_new_tokens in the model's context or in max_model_len.
     """
     if 0 < temperature < COLDEST:
         raise BenchError(
@@ -116,6 +117,7 @@ def generate(
         dtype=dtype,
         block_size=block_size,
         shard_size=shard_size,
+        first_sample=first_sample,
     )
 
 

@@ -9,8 +9,11 @@ from bench.estimators.uncertainty import resampled_means
 from bench.reporting import hybrids, mixes, overoptimisation, transfer
 from bench.reporting.collect import Estimate, Run, short
 from bench.reporting.contrasts import Contrast, contrast, of_group, primary_of
+from bench.reporting.distillation import sentence as sentence_of_distillation
+from bench.reporting.figures.pessimism import of_pessimism
 from bench.reporting.groups import Group, grouped
 from bench.reporting.ranking import Ranked, flattery, rank, shared_seeds
+from bench.reporting.tables.adaptive import of_adaptive
 from bench.reporting.tables.measured import scorer_name
 from bench.reporting.tables.shared import split
 from bench.reporting.ways import samplers, scorers
@@ -28,6 +31,7 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
         *hybrids.sentences(groups),
         *mixes.of_mixes(groups),
         *lines,
+        *of_adaptive(groups),
         *transfer.sentences(groups),
         *_of_scorers(groups),
         *learned,
@@ -40,10 +44,12 @@ def _of_one(group: Group) -> list[str]:
     lines = [
         _of_selection(group, found),
         _of_best_of_n(found),
+        *sentence_of_distillation(group),
         *_equal_kl(group),
         break_even(group, found),
         *_of_bound(group, largest),
         *_of_coverage(group),
+        *of_pessimism(group),
     ]
     return [line for line in lines if line]
 

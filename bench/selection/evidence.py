@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Selection
+from bench.generation.stopped import StoppedPool
 from bench.tasks import Task
 
 
@@ -38,7 +39,8 @@ def _from_texts(pool: Completions, task: Task, wanted: set[str]) -> dict[str, np
     found: dict[str, np.ndarray] = {
         name: np.empty(pool.shape, kind) for name, (_, kind) in readers.items() if name in wanted
     }
-    for rows, part in pool.shards() if found else ():
+    walk = pool.filled if isinstance(pool, StoppedPool) else pool.shards
+    for rows, part in walk() if found else ():
         for name, array in found.items():
             read, kind = readers[name]
             array[rows] = np.vectorize(read, otypes=[kind])(part.text)

@@ -6,9 +6,8 @@ import numpy as np
 
 from bench.allowed import ABOVE_ZERO, CountPerPrompt
 from bench.artifacts import Selection
+from bench.estimators.pessimism import pessimistic_weights
 from bench.selection.cells import at_most_samples, cells, finite, ranks_within_prompt
-
-ROUNDING = 1e-12  # of a prompt's weight of 1: what is left of a reward at lambda
 
 
 def softmax(rewards: np.ndarray, rng: np.random.Generator, *, temperature: Annotated[float, ABOVE_ZERO]) -> Selection:
@@ -63,22 +62,8 @@ def pessimism(rewards: np.ndarray, rng: np.random.Generator, *, beta: Annotated[
     only the best. rewards: [M, N]; `rng` is unused. Source: InferenceTimePessimism (Huang et al. 2025, arXiv
     2503.21878), which draws one completion by these weights at inference; training takes them all, as expected.
     """
-    weight = _pessimistic_weights(finite(rewards), beta)
+    weight = pessimistic_weights(finite(rewards), beta)
     return cells(weight > 0, weight)
-
-
-def _pessimistic_weights(rewards: np.ndarray, beta: float) -> np.ndarray:
-    """[M, N], 0 at the unscored. lambda is linear between the sorted rewards, so it is found exactly."""
-    excess = rewards - _best(rewards)  # lambda moves with the rewards: the largest is 0
-    scored = (~np.isnan(rewards)).sum(axis=1, keepdims=True)  # [M, 1]
-    ordered = -np.sort(-excess, axis=1)  # best first, NaN last
-    kept = np.arange(1, rewards.shape[1] + 1)
-    lambdas = (np.cumsum(ordered, axis=1) - scored * beta) / kept  # [M, N]: were the `kept` best all above lambda
-    consistent = ordered > lambdas  # true for the first few, whose number is how many are; NaN compares false
-    last = np.maximum(consistent.sum(axis=1, keepdims=True) - 1, 0)
-    level = np.take_along_axis(lambdas, last, axis=1)
-    weight = np.nan_to_num(np.maximum(excess - level, 0) / (beta * np.maximum(scored, 1)))
-    return np.where(weight > ROUNDING, weight, 0)
 
 
 def _best(rewards: np.ndarray) -> np.ndarray:

@@ -15,8 +15,10 @@ from bench.reporting.figures.generators import generators_figure
 from bench.reporting.figures.heat_map import heat_map
 from bench.reporting.figures.hybrid import hybrid_figure
 from bench.reporting.figures.overoptimisation import overoptimisation_figure
+from bench.reporting.figures.pessimism import pessimism_by_n
 from bench.reporting.figures.reward_diagnostics import reward_diagnostics
 from bench.reporting.figures.rounds import rounds_figure
+from bench.reporting.figures.samples_budget import samples_budget
 from bench.reporting.figures.selection import selection
 from bench.reporting.groups import grouped
 from bench.reporting.ways import scorers
@@ -35,8 +37,10 @@ def figures(runs: Sequence[Run]) -> list[Figure]:
         rounds_figure(groups),
         hybrid_figure(groups),
         generators_figure(groups),
+        samples_budget(groups),
         accuracy_by_n(groups),
         reward_by_n(groups),
+        pessimism_by_n(groups),
         coverage(groups),
         paths(groups),
         overoptimisation_figure(learned),

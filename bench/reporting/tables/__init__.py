@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from bench.reporting.collect import Run
 from bench.reporting.exhibit import Table
 from bench.reporting.groups import grouped
+from bench.reporting.tables.adaptive import adaptive_table
 from bench.reporting.tables.comparison import all_contrasts, main
 from bench.reporting.tables.console import headline, main_table, ranking_table, runs_table
 from bench.reporting.tables.curves import best_of_n, coverage
@@ -32,6 +33,7 @@ def tables(runs: Sequence[Run]) -> list[Table]:
         hybrid_table(groups),
         mixes_table(groups),
         generators_table(groups),
+        adaptive_table(groups),
         best_of_n(groups),
         coverage(groups),
         harness(groups),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.reporting.contrasts import Contrast, of_group, said
+from bench.reporting.distillation import kept
 from bench.reporting.exhibit import Table
 from bench.reporting.groups import Group
 from bench.reporting.ranking import Ranked, rank, shared_seeds
@@ -18,7 +19,7 @@ def main(groups: Sequence[Group]) -> Table:
 
 
 def _policies(group: Group) -> Table:
-    against = of_group(group)
+    against, shares = of_group(group), kept(group)
     rows = []
     for arm, name in ARMS.items():
         if arm == "control" and not group.controlled:
@@ -32,6 +33,7 @@ def _policies(group: Group) -> Table:
                 **spread("kl", group.mean(arm, "policy", "kl", 1)),
                 "kl_unsolved": None,
                 "kl_bound": None,
+                **spread("kept", None),
                 **_against(against.get(f"tuned_vs_{arm}/pass@1"), group),
             }
         )
@@ -50,6 +52,7 @@ def _policies(group: Group) -> Table:
                 **spread("kl", curves["kl"][n]),
                 "kl_unsolved": unsolved.value if unsolved else None,
                 "kl_bound": curves["kl_bound"][n].value,
+                **spread("kept", shares.get(n)),
                 **_against(against.get(f"tuned_vs_best_of_{n}/accuracy"), group),
             }
         )
@@ -60,8 +63,9 @@ def _policies(group: Group) -> Table:
             f"in sampled accuracy, paired on the same prompts. {over_what([group])}. p-values but the control's are "
             f"adjusted for their number (Holm); detectable: the difference that these prompts and seeds find with a "
             "power of 80 %. KL is in nats a sequence; at most: with prompts that no sample solved at the largest "
-            "pass rate that "
-            f"fits them; log n bound: log n - (n - 1)/n in place of the measured KL.{_extrapolated(group)}"
+            "pass rate that fits them; log n bound: log n - (n - 1)/n in place of the measured KL; gain kept: the "
+            "share of Best-of-n's gain over the base that the tuned policy keeps, (tuned - base) / (Best-of-n - base), "
+            f"none where that gain is not resolved from 0.{_extrapolated(group)}"
         ),
         rows=rows,
         runs=group.runs,
@@ -72,6 +76,7 @@ def _policies(group: Group) -> Table:
             "kl": "KL (nats)",
             "kl_unsolved": "KL at most",
             "kl_bound": "log n bound",
+            "kept": "gain kept",
             "difference": "tuned - this",
             "p_value": "p",
             "detectable": "detectable",

@@ -1,0 +1,232 @@
+"""Adaptive sampling: how many samples a training prompt gets depends on what its samples were.
+
+python -m bench procedure=adaptive num_completions=64                                    stop at the first accepted
+python -m bench procedure=adaptive procedure.allocate=hard num_completions=4             4 a prompt, most to the hard
+python -m bench procedure=adaptive procedure.stop=none num_completions=4                 the same 4 for every prompt
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+
+from bench.allowed import Count, number, one_of
+from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
+from bench.errors import BenchError
+from bench.estimators.allocation import BetaPrior, beta_prior, expected_gains
+from bench.estimators.allocation import allocate as by_gain
+from bench.estimators.arrays import StoppedOutcomes
+from bench.evaluation.heldout import Outcomes, grade
+from bench.experiment import Results
+from bench.generation.pool import Engine, sharing
+from bench.generation.stopped import Piece, stopped
+from bench.scoring.preparing import prepared
+from bench.scoring.self_consistency import self_consistency
+from bench.seeds import generator
+from bench.selection import matched_random
+from bench.selection.evidence import evidence_for
+from bench.selection.prompt_filter import prompts_dropped
+from bench.tasks import Task
+
+Score = Callable[[Prompts, Completions], Rewards]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides how many samples a prompt gets; the settings of `adaptively`."""
+
+    stop: str  # accepted, none
+    enough: int  # accepted samples with which a prompt stops, and beyond which none is worth anything
+    accept_above: float
+    allocate: str  # uniform, hard
+    num_completions: int  # N: the most of every prompt (uniform), or as many on average (hard)
+    look: int  # samples of every prompt before the rest is given; hard alone
+    most: int  # samples of one prompt; hard alone
+    block: int  # samples between two looks at what was accepted
+
+    @property
+    def limit(self) -> int:
+        """The most samples of one prompt."""
+        return self.most if self.allocate == "hard" else self.num_completions
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether every prompt gets equally many, whatever they are."""
+        return self.stop == "none" and self.allocate == "uniform"
+
+    @property
+    def always(self) -> int:
+        """Samples that every prompt gets, whatever they are."""
+        if self.allocate == "hard":
+            return self.look
+        return self.limit if self.is_fixed else self.block
+
+    def check(self) -> None:
+        """BenchError where its settings do not go together."""
+        hard = {"procedure.look": self.look, "procedure.most": self.most}
+        for name, value in (hard if self.allocate == "hard" else {"num_completions": self.num_completions}).items():
+            if value % self.block and not self.is_fixed:
+                raise BenchError(f"procedure.block={self.block} is not allowed with {name}={value}: it must divide it.")
+        if self.allocate == "hard" and not self.look <= self.num_completions <= self.most:
+            raise BenchError(
+                f"num_completions={self.num_completions} is not allowed with procedure.allocate=hard: it must lie "
+                f"between procedure.look={self.look} and procedure.most={self.most}."
+            )
+
+
+def adaptively(
+    task: Task,
+    policy: Callable[..., Policy],
+    generation: Callable[..., Completions],
+    scoring: Callable[..., Rewards],
+    prompt_filter: Callable[[np.ndarray], np.ndarray],
+    selection: Callable[..., Selection],
+    training: Callable[..., Policy],
+    evaluation: Callable[..., Outcomes],
+    *,
+    stop: Annotated[str, one_of("accepted", "none")],
+    enough: Count,
+    accept_above: Annotated[float, number()],
+    allocate: Annotated[str, one_of("uniform", "hard")],
+    look: Count,
+    most: Count,
+    block: Count,
+    num_completions: int,
+    baseline_completions: int,
+    control: str,
+    split: str,
+    seed: int,
+) -> Results:
+    """`bench.experiment.run` with samples where they are expected to help, trained on accepted completions alone.
+
+    A completion is accepted where its reward is above `accept_above`. stop: with "accepted" a prompt is sampled until
+    `enough` are accepted; with "none", acceptance stops nothing. allocate: "uniform" lets every prompt have up to
+    `num_completions`; "hard" draws `look` samples of each and gives the rest of `num_completions` a prompt, over all
+    prompts, to those where the expected number of accepted ones, up to `enough` a prompt, rises most (see
+    bench.estimators.allocation), `most` samples to one prompt, with stop="accepted" anew after each block. Where
+    `enough` is 1 those are the prompts without an accepted one, alike. Acceptance is looked at after each `block`
+    samples of a prompt: 1 draws no sample too many, more of them keep an engine busier.
+
+    Sample i of a prompt is sample i of the pool of fixed N with this seed. The selection sees accepted completions of
+    the prompts that the filter leaves. The control ("matched") keeps as many completions of the same prompts among all
+    that were drawn of them, without looking at the reward, though the reward said how many were drawn. Held-out prompts
+    have pools of fixed N as ever. BenchError for a scorer that compares a prompt's samples, and for an engine that
+    can't leave out the samples before a given one.
+    """
+    plan = Plan(stop, enough, accept_above, allocate, num_completions, look, most, block)
+    plan.check()
+    train, test = task.prompts("train"), task.prompts(split)
+    _check_engine(generation, plan)
+    _check_scorer(scoring, plan)
+    base = policy(task)
+    scoring = prepared(scoring, base=base, task=task, generation=generation)
+
+    pool, rewards = sample(train, base, generation, scoring, plan, seed=seed)  # [M, N], blank or NaN where none is
+    left = prompt_filter(rewards.value)  # [M, N], NaN where the prompt is left out
+    accepted = np.where(left > accept_above, left, np.nan)
+    evidence = evidence_for(selection, pool, task, base)
+    selections = {"tuned": selection(accepted, generator(seed, "selection"), **evidence)}  # [K]
+    if control == "matched":
+        selections["control"] = matched_random(selections["tuned"], left, generator(seed, "control"))  # [K]
+
+    policies = {"base": base}
+    policies |= {arm: training(base, train, pool, chosen, seed=seed) for arm, chosen in selections.items()}
+    outcomes = {
+        arm: evaluation(tuned, base, test, generation, scoring, task, seed=seed) for arm, tuned in policies.items()
+    }
+    baseline = generation(test, base, num_completions=max(num_completions, baseline_completions), seed=seed)
+    return Results(
+        train=train,
+        pool=pool,
+        rewards=rewards,
+        prompts_filtered=prompts_dropped(rewards.value, left),
+        selections=selections,
+        policies=policies,
+        split=split,
+        test=test,
+        outcomes=outcomes,
+        best_of_n=grade(test, baseline, scoring, task),
+        plan=plan,
+    )
+
+
+def sample(
+    prompts: Prompts, policy: Policy, generation: Callable[..., Completions], scoring: Score, plan: Plan, *, seed: int
+) -> tuple[Completions, Rewards]:
+    """The pool that a plan leads to, and its rewards; of a plan with equally many samples of every prompt, an ordinary
+    pool, and else a `bench.generation.stopped.StoppedPool` and `StoppedOutcomes`, NaN where nothing was drawn."""
+    if plan.is_fixed:
+        pool = generation(prompts, policy, num_completions=plan.limit, seed=seed)
+        return pool, scoring(prompts, pool)
+    M = len(prompts)
+    value, drawn = np.full((M, plan.limit), np.nan), np.zeros(M, int)
+    pieces: list[Piece] = []
+    opened: list[Engine] = []
+
+    def draw(rows: np.ndarray, samples: int) -> None:
+        """As many more of these prompts, those together that have equally many."""
+        for start in np.unique(drawn[rows]).tolist():
+            of = rows[drawn[rows] == start]
+            asked, end = prompts.take(of), start + samples
+            with sharing(opened):
+                piece = generation(
+                    asked, policy, num_completions=end, first_sample=start, block_size=plan.block, seed=seed
+                )
+            value[of, start:end] = scoring(asked, piece).value
+            pieces.append(Piece(of, start, piece))
+            drawn[of] = end
+
+    def accepted() -> np.ndarray:
+        return (value > plan.accept_above).sum(axis=1)  # NaN compares false
+
+    if plan.allocate == "uniform":
+        while len(rows := np.flatnonzero((drawn < plan.limit) & (accepted() < plan.enough))):
+            draw(rows, plan.block)
+    else:
+        draw(np.arange(M), plan.look)
+        prior = beta_prior(accepted(), drawn)
+        total, rng = plan.num_completions * M, generator(seed, "allocation")
+        while (share := _shares(accepted(), drawn, prior, plan, total, rng)).any():
+            for _ in range(1 if plan.stop == "accepted" else int(share.max())):
+                draw(np.flatnonzero(share), plan.block)
+                share = np.maximum(share - 1, 0)
+            if plan.stop == "none":
+                break
+    width = int(drawn.max())
+    return stopped(pieces, M, always=plan.always), Rewards(value[:, :width].view(StoppedOutcomes))
+
+
+def _shares(
+    accepted: np.ndarray, drawn: np.ndarray, prior: BetaPrior, plan: Plan, total: int, rng: np.random.Generator
+) -> np.ndarray:
+    """[M]: how many further blocks each prompt gets of what `total` samples leave."""
+    gains = expected_gains(accepted, drawn, prior, enough=plan.enough, most=plan.limit - int(drawn.min()))
+    room = plan.limit - drawn  # a prompt may have fewer left than another
+    gains = np.where(np.arange(gains.shape[1]) < room[:, None], gains, 0.0)
+    by_block = gains.reshape(len(gains), -1, plan.block).sum(axis=2)
+    return by_gain(by_block, (total - int(drawn.sum())) // plan.block, rng)
+
+
+def _check_engine(generation: Callable[..., Completions], plan: Plan) -> None:
+    if not plan.is_fixed and "first_sample" not in inspect.signature(generation).parameters:
+        raise BenchError(
+            "procedure=adaptive can't draw with this generation, which always begins with a prompt's first sample: use "
+            "generation=transformers, vllm or openai."
+        )
+
+
+def _check_scorer(scoring: Callable[..., Rewards], plan: Plan) -> None:
+    """Whatever it is inside of: a score that a later sample changes can't say when to stop."""
+    if plan.is_fixed or not isinstance(scoring, functools.partial):
+        return
+    if scoring.func is self_consistency:
+        raise BenchError(
+            "procedure=adaptive can't stop by scoring=self_consistency, which compares all samples of a prompt: use a "
+            "scorer that judges each completion by itself, e.g. verifier."
+        )
+    for inside in scoring.keywords.values():
+        for one in inside.values() if isinstance(inside, dict) else inside if isinstance(inside, list) else [inside]:
+            _check_scorer(one, plan)

@@ -1,0 +1,187 @@
+"""What a report says of adaptive sampling, of gains kept and of pessimism: against the records it is made from."""
+
+import numpy as np
+import pytest
+from made_runs import made_run
+
+from bench.estimators.ratios import ratio_over_seeds
+from bench.evaluation import cells
+from bench.evaluation.cells import Cell
+from bench.reporting.collect import Run
+from bench.reporting.contrasts import contrast
+from bench.reporting.distillation import kept, sentence
+from bench.reporting.figures.pessimism import of_pessimism, pessimism_by_n
+from bench.reporting.figures.samples_budget import samples_budget
+from bench.reporting.files import drawn
+from bench.reporting.groups import grouped
+from bench.reporting.tables.adaptive import adaptive_table, of_adaptive
+from bench.reporting.tables.comparison import main
+from bench.reporting.verdicts import verdicts
+
+WAYS = {("none", "uniform"): 1.0, ("accepted", "uniform"): 0.6, ("none", "hard"): 1.0}
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    outputs = tmp_path_factory.mktemp("reported")
+    return [
+        made_run(
+            outputs,
+            seed=seed,
+            num_completions=n,
+            prompts=40,
+            skill={"tuned": 0.3 + 0.01 * n + (0.3 if allocate == "hard" else 0.0)},
+            settings={"procedure": {"_target_": "bench.adaptive.adaptively", "stop": stop, "allocate": allocate}},
+            metrics={
+                "adaptive/samples_total": share * 90 * n,
+                "adaptive/samples_a_prompt": share * n,
+                "adaptive/samples_saved": (1 - share) * 90 * n,
+                "adaptive/coverage": 0.5 + (0.2 if allocate == "hard" else 0.0),
+                "adaptive/accepted": 45,
+                "adaptive/pass@1": 0.25,
+            },
+        )
+        for seed in (0, 1)
+        for n in (4, 8)
+        for (stop, allocate), share in WAYS.items()
+    ]
+
+
+def test_the_budget_figure_has_a_line_a_way_and_a_point_an_n(reported, tmp_path):
+    figure = samples_budget(grouped(reported))
+    assert figure is not None
+    assert [(row["label"], row["samples"]) for row in figure.rows] == [
+        ("stop=accepted allocate=uniform", pytest.approx(0.6 * 360)),
+        ("stop=accepted allocate=uniform", pytest.approx(0.6 * 720)),
+        ("stop=none allocate=hard", 360),
+        ("stop=none allocate=hard", 720),
+        ("stop=none allocate=uniform", 360),
+        ("stop=none allocate=uniform", 720),
+    ]
+    with drawn(figure) as canvas:
+        left, right = canvas.axes
+        for axes, key in ((left, "accuracy"), (right, "kl")):
+            shown = [
+                np.asarray(line.get_ydata(), float)
+                for line in axes.lines
+                if line.get_marker() != "_" and len(line.get_xdata()) == 2
+            ]
+            for label in {row["label"] for row in figure.rows}:
+                values = [row[key] for row in figure.rows if row["label"] == label]
+                assert any(np.allclose(values, one) for one in shown)
+    assert samples_budget(grouped([made_run(tmp_path)])) is None
+
+
+def test_each_way_is_judged_against_the_same_n_of_every_prompt(reported, tmp_path):
+    lines = of_adaptive(grouped(reported))
+    assert len(lines) == 4
+    (stopped,) = [line for line in lines if "stop=accepted" in line and "N=8" in line]
+    assert "draws 432 samples where 8 of every prompt are 720" in stopped
+    assert "not resolved from" in stopped
+    (hard,) = [line for line in lines if "allocate=hard" in line and "N=4" in line]
+    assert "covers 70% of the prompts where those cover 50%" in hard
+    groups = {group.label: group for group in grouped(reported)}
+    ours, theirs = (
+        groups[f"num_completions=4 procedure.stop=none procedure.allocate={way}"].per_prompt(
+            "tuned", "pass", "accuracy", 1
+        )
+        for way in ("hard", "uniform")
+    )
+    assert str(contrast(ours, theirs, "any").difference) in hard
+    assert set(lines) <= set(verdicts(reported))
+    assert of_adaptive(grouped([made_run(tmp_path)])) == []
+
+
+def test_the_table_has_a_row_a_configuration(reported, tmp_path):
+    table = adaptive_table(grouped(reported))
+    assert table is not None
+    assert len(table.rows) == 6
+    for row in table.rows:
+        assert row["samples_total"] + row["samples_saved"] == 90 * int(row["config.num_completions"])
+    assert adaptive_table(grouped([made_run(tmp_path)])) is None
+
+
+# --- stacking ------------------------------------------------------------------------------------------------------
+
+
+def test_the_gain_that_is_kept_is_that_of_the_means(tmp_path):
+    run = made_run(tmp_path, prompts=80)
+    (group,) = grouped([run])
+    means = {
+        name: run.per_prompt(*cell).mean()
+        for name, cell in {
+            "base": ("base", "pass", "accuracy", 1),
+            "tuned": ("tuned", "pass", "accuracy", 1),
+            "best": ("base", "best_of_n", "accuracy", 4),
+        }.items()
+    }
+    share = (means["tuned"] - means["base"]) / (means["best"] - means["base"])
+    found = kept(group)
+    assert found[4] is not None
+    assert found[4].value == run.metrics["distillation/best_of_4"] == pytest.approx(share)
+    assert found[4].low == run.metrics["distillation/best_of_4_low"] < share < found[4].high
+    assert sentence(group) == [f"It keeps {found[4]} of Best-of-4's gain over the base."]
+    assert sentence(group)[0] in verdicts([run])
+    rows = {row["arm"]: row["kept"] for row in main([group]).rows}
+    assert rows["Best-of-4"] == found[4].value
+    assert rows["base"] is None
+
+
+def test_the_gain_kept_of_several_seeds_is_for_new_ones(tmp_path):
+    runs = [made_run(tmp_path, seed=seed) for seed in range(3)]
+    (group,) = grouped(runs)
+    base, tuned = (group.per_prompt(arm, "pass", "accuracy", 1) for arm in ("base", "tuned"))
+    wanted = ratio_over_seeds(tuned - base, group.per_prompt("base", "best_of_n", "accuracy", 4) - base)
+    found = kept(group)[4]
+    assert found is not None
+    assert (found.value, found.low, found.high) == wanted
+
+
+def test_without_a_gain_there_is_no_share_of_it(tmp_path):
+    run = made_run(tmp_path, num_completions=2, skill={"base": 1e-6})
+    (group,) = grouped([run])
+    assert run.metrics["distillation/best_of_2"] is None
+    assert kept(group)[2] is None
+    assert sentence(group) == [
+        "What it keeps of Best-of-2's gain over the base is undefined: that gain is not resolved from 0."
+    ]
+
+
+def test_pessimism_is_recorded_where_the_scorer_is_not_gold(tmp_path):
+    noisy, exact = made_run(tmp_path, noise=0.8, num_completions=8), made_run(tmp_path, seed=1)
+    methods = {key[1] for key in noisy.curves if key[1].startswith("pessimism")}
+    assert methods == {f"pessimism_of_n@{beta:g}" for beta in cells.PESSIMISM}
+    assert noisy.metrics["pessimism_of_8@0.3/accuracy"] is not None
+    assert not any(key[1].startswith("pessimism") for key in exact.curves)
+    assert noisy.per_prompt("base", "pessimism_of_n@1", "accuracy", 1) == pytest.approx(
+        noisy.per_prompt("base", "best_of_n", "accuracy", 1)
+    )  # of one sample there is nothing to choose
+    (group,) = grouped([noisy])
+    figure = pessimism_by_n([group])
+    assert figure is not None
+    assert {(row["of"], row["beta"]) for row in figure.rows} == {
+        ("best_of_n", None),
+        *(("pessimism", beta) for beta in cells.PESSIMISM),
+    }
+    with drawn(figure) as canvas:
+        shown = [np.asarray(line.get_ydata(), float) for line in canvas.axes[0].lines if len(line.get_xdata()) == 4]
+    for method in ("best_of_n", *methods):
+        values = [one.value for one in noisy.series("base", method, "accuracy").values()]
+        assert any(np.allclose(values, one) for one in shown)
+    (said,) = of_pessimism(group)
+    for beta in cells.PESSIMISM:
+        ours = group.per_prompt("base", f"pessimism_of_n@{beta:g}", "accuracy", 8)
+        one = contrast(ours, group.per_prompt("base", "best_of_n", "accuracy", 8), f"pessimism {beta:g}")
+        assert f"beta = {beta:g} ({'+' if one.difference.value > 0 else ''}{one.difference}" in said
+    assert said in verdicts([noisy])
+    assert pessimism_by_n(grouped([exact])) is None
+    assert of_pessimism(grouped([exact])[0]) == []
+
+
+def test_pessimism_of_a_held_out_pool_by_hand():
+    """A beta far below the spread picks the best of two: pairs of (.9, .1, .4, .4) with gold (0, 1, 1, 1)."""
+    from test_cells import POOL
+
+    found = cells.of_pessimism(POOL, [1, 2])
+    assert found[Cell("base", "pessimism_of_n@0.1", "accuracy", 1)] == pytest.approx([3 / 4, 1 / 4])
+    assert found[Cell("base", "pessimism_of_n@0.1", "accuracy", 2)][0] == pytest.approx(1 / 2)
