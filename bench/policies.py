@@ -35,8 +35,8 @@ def tiny(
 
     if not hasattr(task, "demonstrations"):
         raise BenchError(
-            f"policy=tiny is pretrained on its task's own corpus, and task={getattr(task, 'name', task)} has none: give "
-            "a policy that can answer its prompts, e.g. policy=folder policy.path=PATH."
+            f"policy=tiny is pretrained on its task's own corpus, and task={getattr(task, 'name', task)} has none: "
+            "give a policy that can answer its prompts, e.g. policy=folder policy.path=PATH."
         )
     return pretrain(
         task,

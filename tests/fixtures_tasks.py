@@ -49,7 +49,9 @@ def math_train(count: int, seed: int = 0) -> list[dict[str, str]]:
             problem = f"Solve ${a}x + {b} = {a * c + b}$ for $x$, as exercise {number + 1000 * seed} asks."
             solution = f"We have ${a}x = {a * c}$, so $x = \\boxed{{{c}}}$."
         elif number % 3 == 1:
-            problem = f"What is $\\frac{{{a}}}{{{a + b}}}$ of ${c}$? Give fraction number {number + 1000 * seed} in full."
+            problem = (
+                f"What is $\\frac{{{a}}}{{{a + b}}}$ of ${c}$? Give fraction number {number + 1000 * seed} in full."
+            )
             solution = f"It is \\[ \\frac{{{a}}}{{{a + b}}} \\cdot {c} = \\boxed{{\\frac{{{a * c}}}{{{a + b}}}}}. \\]"
         else:
             problem = f"Expand $(x+{a})(x+{b})$, case {number + 1000 * seed}."
@@ -73,3 +75,106 @@ def prompts(count: int, seed: int = 0) -> list[dict[str, Any]]:
         {"id": f"own-{number}", "prompt": row["question"], "answer": row["answer"].rpartition("#### ")[2]}
         for number, row in enumerate(gsm8k(count, seed))
     ]
+
+
+def mbpp(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """task_id, text, code, test_list, test_setup_code, challenge_test_list."""
+    rows: list[dict[str, Any]] = []
+    for number in range(count):
+        k = number + 10 * seed + 1
+        kind = number % 4
+        name = f"job_{'abcd'[kind]}{k}"
+        if kind == 0:
+            text, code = f"Write a function to add {k} to every item of a tuple.", f"tuple(x + {k} for x in xs)"
+            tests = [f"{name}((1, 2)) == {(1 + k, 2 + k)}", f"{name}(()) == ()", f"{name}((0,)) == ({k},)"]
+        elif kind == 1:
+            text, code = (
+                f"Write a function to find the items of a list that {k} divides.",
+                f"{{x for x in xs if x % {k} == 0}}",
+            )
+            tests = [
+                f"{name}([{k}, {k}]) == set([{k}])",
+                f"{name}([]) == set()",
+                f"set({name}([{2 * k}, 0])) == {{0, {2 * k}}}",
+            ]
+        elif kind == 2:
+            text, code = f"Write a python function for the mean of some numbers, times {k}.", f"{k} * sum(xs) / len(xs)"
+            tests = [f"{name}([1, 2]) == {1.5 * k}", f"math.isclose({name}([0.1, 0.2]), {0.15 * k}, rel_tol=0.001)"]
+            tests += [f"{name}([2]) == {2 * k}"]
+        else:
+            text, code = f"Write a function to check whether a list is longer than {k}.", f"len(xs) > {k}"
+            tests = [f"not {name}([])", f"{name}([0] * {k + 1}) == True", f"{name}([0] * {k}) is False"]
+        rows.append(
+            {
+                "task_id": k,
+                "text": text,
+                "code": f"def {name}(xs):\r\n    return {code}",
+                "test_list": [f"assert {test}" for test in tests],
+                "test_setup_code": "import math" if kind == 2 else "",
+                "challenge_test_list": [],
+            }
+        )
+    return rows
+
+
+UNDO = """
+def helper(x: int):
+    return x + {k}
+
+
+def {name}(x: int):
+    \""" Undo helper, number {k}. \"""
+"""
+ADD = """from typing import List
+
+
+def {name}(xs: List[int]) -> List[int]:
+    \""" Add {k} to each.
+    >>> {name}([1])
+    [{one}]
+    \"""
+"""
+PART = """def {name}(x: float) -> float:
+    \""" A {k}-th of the number. \"""
+"""
+CHECK_UNDO = """def check(candidate):
+    for x in range(5):
+        assert candidate(helper(x)) == x, 'off'
+"""
+CHECK_ADD = """
+METADATA = {{'author': 'us'}}
+
+
+def check(candidate):
+    assert True, 'This prints if it fails'
+    assert candidate([]) == []
+    assert candidate([1, 2]) == [{one}, 1 + {one}], 'adds'
+    assert candidate([0]) == [{k}]
+"""
+CHECK_PART = """def check(candidate):
+    assert abs(candidate(1.0) - {part!r}) < 1e-6
+    assert candidate(0) == 0.0
+"""
+
+
+def humaneval(count: int) -> list[dict[str, str]]:
+    """task_id, prompt, canonical_solution, test, entry_point."""
+    rows = []
+    kinds = (
+        (UNDO, "    return x - {k}\n", CHECK_UNDO),
+        (ADD, "    ys = []\n    for x in xs:\n        ys.append(x + {k})\n\n    return ys\n", CHECK_ADD),
+        (PART, "    return x / {k}\n", CHECK_PART),
+    )
+    for k in range(1, count + 1):
+        values = {"k": k, "name": f"work_{k}", "one": 1 + k, "part": 1 / k}
+        prompt, body, test = (text.format(**values) for text in kinds[k % 3])
+        rows.append(
+            {
+                "task_id": f"Made/{k}",
+                "prompt": prompt,
+                "canonical_solution": body,
+                "test": test.replace("1 + " + str(1 + k), str(2 + k)),  # a literal, as published
+                "entry_point": values["name"],
+            }
+        )
+    return rows

@@ -98,7 +98,9 @@ def test_what_is_no_number_is_none(text: str) -> None:
     assert read_number(text) is None
 
 
-@pytest.mark.parametrize("piece", ["1 ", "(", " ", "1+", "((1)+", "\\boxed{", "answer is ", "a ", "\\frac{", "1,", "#### ", "$"])
+@pytest.mark.parametrize(
+    "piece", ["1 ", "(", " ", "1+", "((1)+", "\\boxed{", "answer is ", "a ", "\\frac{", "1,", "#### ", "$"]
+)
 def test_degenerate_text_is_read_in_no_time_and_never_fails(piece: str) -> None:
     text = piece * 3000
     for read in (final_number, path, steps_are_true, Math500().extract_answer, Math500().path):

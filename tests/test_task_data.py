@@ -71,7 +71,9 @@ def test_layout_and_punctuation_do_not_make_a_prompt_another_one_but_numbers_and
 
 
 def parted(examples: dict[str, list[Example]], **settings_: Any) -> Any:
-    return divided(examples, **{"validation_share": 0.25, "test_share": 0.25, "seed": 0, "near_duplicate": 2.0} | settings_)
+    return divided(
+        examples, **{"validation_share": 0.25, "test_share": 0.25, "seed": 0, "near_duplicate": 2.0} | settings_
+    )
 
 
 def test_splits_that_the_data_lacks_are_taken_by_the_hash_of_each_prompt() -> None:
@@ -148,7 +150,9 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
         ("other.jsonl", "{}", r"needs files such as train.jsonl or test.jsonl"),
     ],
 )
-def test_files_that_can_not_be_read_are_refused_in_a_sentence(tmp_path: Path, name: str, content: str, says: str) -> None:
+def test_files_that_can_not_be_read_are_refused_in_a_sentence(
+    tmp_path: Path, name: str, content: str, says: str
+) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(BenchError, match=says):
         from_path(str(tmp_path), splits=BOTH)
@@ -181,7 +185,10 @@ def test_the_hub_is_asked_for_the_pinned_revision(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (ConnectionError("Couldn't reach 'a/b' on the Hub (OfflineModeIsEnabled)"), "go online once, or give its files"),
+        (
+            ConnectionError("Couldn't reach 'a/b' on the Hub (OfflineModeIsEnabled)"),
+            "go online once, or give its files",
+        ),
         (FileNotFoundError("Dataset 'a/b' is a gated dataset on the Hub."), "accept its terms on its page and log in"),
         (FileNotFoundError("Dataset 'a/b' doesn't exist on the Hub."), r"doesn't exist on the Hub\. Check task\.repo"),
         (ValueError("Unknown split"), r"Unknown split\. Check task\.repo and task\.revision, or give its files"),

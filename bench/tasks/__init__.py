@@ -49,7 +49,7 @@ def judged_by(task: Task) -> str:
 
 
 def counts(task: Task) -> dict[str, int]:
-    """What a task counted while it made its prompts, such as `near_duplicates_removed`; empty where it counts nothing."""
+    """What a task counted while it made its prompts, such as `near_duplicates_removed`; empty where nothing."""
     count = getattr(task, "counts", None)
     return {} if count is None else count()
 

@@ -1,4 +1,4 @@
-"""Grade-school word problems, GSM8K (Cobbe et al. 2021, arXiv 2110.14168), with a verifier that reads what models write.
+"""Grade-school word problems, GSM8K (Cobbe et al. 2021, arXiv 2110.14168), verified as models write answers.
 
     python -m bench task=gsm8k policy=folder policy.path=PATH               from the hub
     python -m bench task=gsm8k task.path=FOLDER policy=folder ...           from local train and test files
@@ -49,5 +49,5 @@ class Gsm8k(RowsTask):
     def steps_are_true(self, completion: str) -> bool:
         return arithmetic.steps_are_true(completion)
 
-    def path(self, completion: str) -> str | None:
+    def path(self, completion: str) -> str | None:  # type: ignore[misc]  # over an InitVar
         return arithmetic.path(completion)

@@ -132,7 +132,7 @@ class Jsonl(RowsTask):
         """Whether there is arithmetic, and all of it is true."""
         return arithmetic.steps_are_true(completion)
 
-    def path(self, completion: str) -> str | None:
+    def path(self, completion: str) -> str | None:  # type: ignore[misc]  # over an InitVar
         """The equations in their order; None where there is none."""
         return arithmetic.path(completion)
 

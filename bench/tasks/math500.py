@@ -78,7 +78,7 @@ class Math500(RowsTask):
         """Whether there is arithmetic and all of it is true; algebra is not judged."""
         return arithmetic.steps_are_true(completion)
 
-    def path(self, completion: str) -> str | None:
+    def path(self, completion: str) -> str | None:  # type: ignore[misc]  # over an InitVar
         """The formulas with an equals sign in their order, spaces left out; None where there is none."""
         return formulas(completion)
 

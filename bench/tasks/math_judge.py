@@ -21,7 +21,9 @@ CPU_SECONDS, MEMORY_BYTES = 5.0, 4 << 30
 def check(task: str) -> None:
     """Raise BenchError where math-verify is not installed."""
     if find_spec("math_verify") is None:
-        raise BenchError(f"task={task} compares answers with math-verify, which is not installed: add the extra `math`.")
+        raise BenchError(
+            f"task={task} compares answers with math-verify, which is not installed: add the extra `math`."
+        )
 
 
 def judged_by() -> str:
@@ -48,10 +50,9 @@ def are_equal(golds: Sequence[str], answers: Sequence[str]) -> list[bool]:
 def _judged(pairs: Sequence[tuple[str, str]]) -> list[bool]:
     """Verdicts on the first pairs, up to one that ended the process."""
     found = subprocess.run(
-        [sys.executable, "-P", str(Path(__file__))],
+        [sys.executable, "-P", str(Path(__file__)), str(CPU_SECONDS)],
         input="".join(json.dumps(pair) + "\n" for pair in pairs),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         encoding="utf-8",
         check=False,
@@ -74,7 +75,7 @@ def _serve() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     verify(parse("$x^2$", parsing_timeout=None), parse("$x*x$", parsing_timeout=None), timeout_seconds=None)  # warm
     for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # its signal ends the process
+        signal.setitimer(signal.ITIMER_PROF, float(sys.argv[1]))  # its signal ends the process
         try:
             gold, answer = (parse(f"\\boxed{{{text}}}", parsing_timeout=None) for text in json.loads(line))
             equal = bool(gold and answer and verify(gold, answer, timeout_seconds=None))

@@ -1,6 +1,6 @@
 """The number that a solution ends with, as language models write it, and the equations on the way.
 
-An answer is marked by ####, by \\boxed{}, or by words such as "the answer is". Values are compared exactly, as fractions.
+An answer is marked by ####, by \\boxed{}, or by words such as "the answer is". Values are exact fractions.
 """
 
 import re
@@ -8,7 +8,8 @@ from fractions import Fraction
 
 NEXT_PROBLEM = re.compile(r"\n\s*(?:\*\*)?(?:Question|Problem|Q)\b[^\n:]{0,12}:")  # base models go on with another one
 PHRASE = re.compile(
-    r"\banswer\b(?:\s+(?:to|for)\b[^.\n:=]{0,80}?)?(?:\s*\*\*)?\s*(?:\bis\b|\bequals\b|:|=)(?:\s*(?:\*\*|:))*", re.IGNORECASE
+    r"\banswer\b(?:\s+(?:to|for)\b[^.\n:=]{0,80}?)?(?:\s*\*\*)?\s*(?:\bis\b|\bequals\b|:|=)(?:\s*(?:\*\*|:))*",
+    re.IGNORECASE,
 )
 DIGITS = r"(?:\d+(?:\.\d+)?|\.\d+)"
 NUMBER = re.compile(
@@ -19,7 +20,9 @@ NUMBER = re.compile(
 )
 LONGEST = 100  # characters
 SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
-GOES_ON = re.compile(r"\s*(?:[-+*/^]\s*[(\d.]|(?:,\s*-?\d+)*,?\s*(?:or|to)\s+-?\d)", re.IGNORECASE)  # an expression or a range, no number
+GOES_ON = re.compile(
+    r"\s*(?:[-+*/^]\s*[(\d.]|(?:,\s*-?\d+)*,?\s*(?:or|to)\s+-?\d)", re.IGNORECASE
+)  # an expression or a range, no number
 LATEX = (
     (re.compile(r"\\[dt]frac"), r"\\frac"),
     (re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"(\1)/(\2)"),

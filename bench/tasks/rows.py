@@ -90,4 +90,6 @@ def _what_to_do(error: BaseException, revision: str) -> str:
         return f"gated) needs your consent: accept its terms on its page and log in with `hf auth login`, {local}."
     if "offline" in reason.lower() or isinstance(error, ConnectionError):
         return f"revision {revision}) is not in the cache, and the hub can't be reached: go online once, {local}."
-    return f"revision {revision}) can't be loaded: {reason[:200].rstrip('.')}. Check task.repo and task.revision, {local}."
+    return (
+        f"revision {revision}) can't be loaded: {reason[:200].rstrip('.')}. Check task.repo and task.revision, {local}."
+    )

@@ -27,7 +27,7 @@ class RowsTask:
 
     path: a local file or folder in the published format, instead of the hub. *_prompts: of each split as many, null:
     all; the first hundred are the same however many are asked for. *_share: of train, for a split that the data lacks
-    (bench.tasks.splits has the rule, of which `seed` is the seed). near_duplicate: the similarity from which a prompt is
+    (bench.tasks.splits has the rule; `seed` is its seed). near_duplicate: the similarity from which a prompt is
     left out of train or validation because a later split has it; null keeps all. Each prompt is the `system` message,
     where there is one, and the row's question with the `instruction` under it.
     """

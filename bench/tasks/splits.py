@@ -66,7 +66,8 @@ def divided(
                 break
         else:
             splits["train"].append(example)
-    prompts, removed, before = {}, {}, []
+    prompts, removed = {}, {}
+    before: list[Example] = []
     for split in ("test", "validation", "train"):
         members = sorted(splits[split], key=lambda one: (fraction(one.text, seed, "order"), one.id))
         close = near([one.text for one in members], [one.text for one in before], similarity=near_duplicate)
