@@ -7,7 +7,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import Annotated, Any, get_args, get_origin
 
 
@@ -85,8 +85,9 @@ def rules(function: Callable[..., Any]) -> dict[str, Rule]:
     """The rules in a function's (or class's) signature, by parameter."""
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():
-        if get_origin(parameter.annotation) is Annotated:
-            for note in get_args(parameter.annotation)[1:]:
+        annotation = parameter.annotation.type if isinstance(parameter.annotation, InitVar) else parameter.annotation
+        if get_origin(annotation) is Annotated:
+            for note in get_args(annotation)[1:]:
                 if isinstance(note, Rule):
                     found[name] = note
     return found

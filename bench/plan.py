@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from bench.gate import NEEDS_PROBE
@@ -93,7 +94,7 @@ def work(cells: Sequence[Cell]) -> Work:
     drawn_by_policies = 0
     for cell in cells:
         cfg: Any = OmegaConf.to_container(cell.cfg, resolve=True)
-        train, test = (cfg["task"].get(f"{split}_prompts") or 0 for split in ("train", cfg["split"]))
+        train, test = (prompts_in(cfg["task"], split) for split in ("train", cfg["split"]))
         base = settings_key(cfg, "task", "policy")
         pool = settings_key(cfg, "task", "policy", "generation", "seed")
         drawn[pool] = max(drawn.get(pool, 0), max(cfg["num_completions"], cfg["baseline_completions"]) * test)
@@ -144,6 +145,14 @@ def _drawers(cfg: dict[str, Any]) -> dict[tuple[str, ...], int]:
     counts = shares(weights, cfg["num_completions"], seed=cfg["seed"])
     policies = {name: entries[name]["policy"] for name in counts}
     return {(name, json.dumps(policies[name])) if policies[name] else (): count for name, count in counts.items()}
+
+
+def prompts_in(task: dict[str, Any], split: str) -> int:
+    """Of a configured task; its data is read where the configuration asks for all that there is."""
+    name = f"{split}_prompts"
+    if name not in task:
+        return 0
+    return task[name] if task[name] is not None else len(instantiate(task, _convert_="all").prompts(split))
 
 
 def _rounds(cfg: dict[str, Any]) -> list[tuple[Hashable, ...]]:

@@ -33,6 +33,11 @@ def tiny(
     """
     from bench.training.pretraining import pretrain
 
+    if not hasattr(task, "demonstrations"):
+        raise BenchError(
+            f"policy=tiny is pretrained on its task's own corpus, and task={getattr(task, 'name', task)} has none: "
+            "give a policy that can answer its prompts, e.g. policy=folder policy.path=PATH."
+        )
     return pretrain(
         task,
         seed=seed,

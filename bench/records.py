@@ -26,7 +26,7 @@ from bench.generation.pool import describe
 from bench.generation.stopped import StoppedPool, describe_stopped
 from bench.provenance import code_fingerprint
 from bench.seeds import generator
-from bench.tasks import Task, are_correct
+from bench.tasks import Task, are_correct, counts
 from bench.training.sft import last_epoch_loss
 
 SAMPLE_PROMPTS = 20  # prompts of which samples.parquet shows every completion
@@ -46,6 +46,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         **summary.provenance(rows),
         "code": code_fingerprint(),
         **_counts(results),
+        **{f"task/{name}": count for name, count in counts(task).items()},
         **round_counts(results, task),
         **hybrid_counts(results, task, uses),
         **generator_counts(results, task, uses),

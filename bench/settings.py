@@ -84,7 +84,7 @@ def check(cfg: DictConfig) -> None:
             f"evaluation.num_completions={cfg.evaluation.num_completions}."
         )
     judges = f"task.{cfg.split}_prompts"
-    if _value(cfg, judges) is not ABSENT and _value(cfg, judges) < 2:
+    if _value(cfg, judges) not in (ABSENT, None) and _value(cfg, judges) < 2:
         raise BenchError(f"{judges}={_value(cfg, judges)} is not allowed with split={cfg.split}: intervals need 2.")
     for name in cfg.procedure.get("drawn_by", ()):
         if name not in cfg.procedure.generators:

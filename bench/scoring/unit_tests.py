@@ -8,6 +8,7 @@ Completions are untrusted: each runs in bench.sandbox, without network or files.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, Any, Protocol
 
 import numpy as np
@@ -30,6 +31,17 @@ class ProgramTask(Protocol):
     def program(self, completion: str) -> str:
         """The Python source in a completion, as it should run."""
         ...
+
+
+def job_of(task: ProgramTask, completion: str, answer: str) -> Job:
+    """What runs for a completion: by the task's own `job`, where its tests need more than plain values."""
+    made = getattr(task, "job", None)
+    return Job(task.program(completion), *_parsed(answer)) if made is None else made(completion, answer)
+
+
+@lru_cache(maxsize=1 << 14)
+def _parsed(answer: str) -> tuple:
+    return from_answer(answer)
 
 
 def _has_programs(task: Any) -> bool:
@@ -68,8 +80,7 @@ def unit_tests(
     limits = Limits(cpu_seconds, wall_seconds, memory_megabytes, disk_megabytes, processes)
 
     def score(rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
-        tests = {row: from_answer(str(prompts.answer[row])) for row in set(rows)}
-        jobs = [Job(task.program(text), *tests[row]) for row, text in zip(rows, texts, strict=True)]
+        jobs = [job_of(task, text, str(prompts.answer[row])) for row, text in zip(rows, texts, strict=True)]
         found = verdicts(jobs, limits=limits, isolation=isolation, workers=workers)
         outcomes = Counter(verdict.outcome for verdict in found)
         values = np.array([verdict.passed for verdict in found], float)

@@ -8,7 +8,7 @@ import numpy as np
 from bench.allowed import TRUE_OR_FALSE
 from bench.artifacts import Completions, Prompts, Rewards
 from bench.scoring.units import scored
-from bench.tasks import Task, are_correct
+from bench.tasks import Task, are_correct, judged_by
 
 STAGE = "verify"
 VERSION = 1  # raise it when a task's `are_correct` gives other verdicts
@@ -41,4 +41,4 @@ def _judged(prompts: Prompts, completions: Completions, task: Task) -> np.ndarra
     def score(rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
         return are_correct(task, texts, [str(prompts.answer[row]) for row in rows]).astype(float), {}
 
-    return scored(prompts, completions, score, stage=STAGE, version=VERSION, settings={"task": task.name}).value
+    return scored(prompts, completions, score, stage=STAGE, version=VERSION, settings={"task": judged_by(task)}).value

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from omegaconf import OmegaConf
 
 from bench import plan, store
 from bench.estimators.uncertainty import gap_if_equal, paired_difference, unpaired_difference
@@ -202,7 +203,8 @@ def _looked_before(study: "Study") -> list[str]:
 
 
 def _prompts(known: Sequence[Tried]) -> int:
-    return int(next(trial.cell.cfg.task.validation_prompts for trial in known))
+    task: Any = OmegaConf.to_container(known[0].cell.cfg.task, resolve=True)
+    return plan.prompts_in(task, "validation")
 
 
 def _record(trial: Tried) -> dict[str, Any]:

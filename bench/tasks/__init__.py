@@ -42,6 +42,18 @@ class Task(Protocol):
         ...
 
 
+def judged_by(task: Task) -> str:
+    """What verdicts depend on beside prompts and completions: the task's own `judged_by`, where it has settings or a
+    library that change them, else its name."""
+    return getattr(task, "judged_by", task.name)
+
+
+def counts(task: Task) -> dict[str, int]:
+    """What a task counted while it made its prompts, such as `near_duplicates_removed`; empty where nothing."""
+    count = getattr(task, "counts", None)
+    return {} if count is None else count()
+
+
 def are_correct(task: Task, completions: Sequence[str], answers: Sequence[str]) -> np.ndarray:
     """[D] bool, whether each completion is right: by the task's own `are_correct`, where it judges many at once."""
     judge = getattr(task, "are_correct", None)

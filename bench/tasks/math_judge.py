@@ -1,0 +1,90 @@
+"""Whether two mathematical expressions are equal, by math-verify, in a process of its own that may be lost.
+
+Simplifying what a model wrote can take for ever, or all memory; a comparison that takes more than some seconds of CPU,
+or more than 4 GiB, ends that process and counts as unequal.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.progress import bar
+
+CPU_SECONDS, MEMORY_BYTES = 5.0, 4 << 30
+
+
+def check(task: str) -> None:
+    """Raise BenchError where math-verify is not installed."""
+    if find_spec("math_verify") is None:
+        raise BenchError(
+            f"task={task} compares answers with math-verify, which is not installed: add the extra `math`."
+        )
+
+
+def judged_by() -> str:
+    """What verdicts depend on beside the two expressions."""
+    return f"math-verify {version('math-verify')}, {CPU_SECONDS:g} s"
+
+
+def are_equal(golds: Sequence[str], answers: Sequence[str]) -> list[bool]:
+    """Whether each answer equals its gold, both in LaTeX. Each distinct pair is compared once."""
+    pairs = list(zip(golds, answers, strict=True))
+    verdicts = {pair: True for pair in pairs if pair[0] == pair[1]}
+    left = [pair for pair in dict.fromkeys(pairs) if pair not in verdicts]
+    with bar("math-verify", total=len(left), unit="answers") as progress:
+        while left:
+            done = _judged(left)
+            if not done:  # the first of these ended the process
+                done = [False]
+            verdicts |= dict(zip(left, done, strict=False))
+            left = left[len(done) :]
+            progress.advance(len(done))
+    return [verdicts[pair] for pair in pairs]
+
+
+def _judged(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+    """Verdicts on the first pairs, up to one that ended the process."""
+    found = subprocess.run(
+        [sys.executable, "-P", str(Path(__file__)), str(CPU_SECONDS)],
+        input="".join(json.dumps(pair) + "\n" for pair in pairs),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    verdicts = [line == "1" for line in found.stdout.splitlines()]
+    if found.returncode > 0 and not verdicts:
+        raise BenchError(f"math-verify can't be run: {(found.stderr.strip().splitlines() or ['no reason given'])[-1]}.")
+    return verdicts
+
+
+def _serve() -> None:
+    """Pairs as JSON lines on standard input; for each a line 1 or 0."""
+    import logging
+    import resource
+    import signal
+
+    from math_verify import parse, verify
+
+    logging.disable()  # it warns that time limits are ours to set, which they are
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    verify(parse("$x^2$", parsing_timeout=None), parse("$x*x$", parsing_timeout=None), timeout_seconds=None)  # warm
+    for line in sys.stdin:
+        signal.setitimer(signal.ITIMER_PROF, float(sys.argv[1]))  # its signal ends the process
+        try:
+            gold, answer = (parse(f"\\boxed{{{text}}}", parsing_timeout=None) for text in json.loads(line))
+            equal = bool(gold and answer and verify(gold, answer, timeout_seconds=None))
+        except Exception:  # whatever the libraries choke on is not shown to be equal
+            equal = False
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        sys.stdout.write(f"{int(equal)}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,109 @@
+"""What tasks of published programming problems share: the program in a completion, and the sandbox that judges it."""
+
+import ast
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated
+
+from bench.allowed import one_of
+from bench.artifacts import content_hash
+from bench.sandbox import ISOLATION, Job, Limits, verdicts
+from bench.tasks.assertions import ENTRY, harness
+from bench.tasks.rows_task import RowsTask
+
+FENCE = re.compile(r"```(?:python|py)?[ \t]*\r?\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
+DEFINITION = re.compile(r"^(?:async )?def ", re.MULTILINE)
+VERSION = 1  # raise it when equal completions get other verdicts
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramsTask(RowsTask):
+    """A task whose completions are Python functions. isolation: how they run, see bench.sandbox."""
+
+    isolation: Annotated[str, one_of(*ISOLATION)] = "auto"
+
+    @property
+    def judged_by(self) -> str:
+        return f"{self.label} {VERSION}"
+
+    def program(self, completion: str) -> str:
+        """The first fenced block that defines a function, else the first fenced block, else all of the completion."""
+        blocks = FENCE.findall(completion)
+        return next((block for block in blocks if DEFINITION.search(block)), blocks[0] if blocks else completion)
+
+    def job(self, completion: str, answer: str) -> Job:
+        """What runs: the program, after the problem's own imports and helpers, and the calls of its tests."""
+        tests = _tests(answer)
+        program = self.program(completion)
+        if tests["stub"] and not re.search(rf"^(?:async )?def {re.escape(tests['function'])}\b", program, re.MULTILINE):
+            program = tests["stub"] + _body(program)  # a base model goes on where the problem's own code ends
+        return Job(
+            f"{tests['before']}\n{program}\n{tests['after']}{harness(tests['calls'])}",
+            ENTRY,
+            [(arguments, expected) for arguments, expected in tests["cases"]],
+        )
+
+    def are_correct(self, completions: Sequence[str], answers: Sequence[str]) -> list[bool]:
+        """Whether each completion passes its answer's tests, in the sandbox. Raises BenchError where it can't run."""
+        pairs = list(zip(completions, answers, strict=True))
+        distinct = list(dict.fromkeys(pairs))
+        found = verdicts([self.job(*pair) for pair in distinct], limits=Limits(), isolation=self.isolation)
+        passed = {pair: verdict.passed for pair, verdict in zip(distinct, found, strict=True)}
+        return [passed[pair] for pair in pairs]
+
+    def is_correct(self, completion: str, answer: str) -> bool:
+        return self.are_correct([completion], [answer])[0]
+
+    def steps_are_true(self, completion: str) -> bool:
+        """Never: a program has no steps that could be judged one by one."""
+        return False
+
+    def extract_answer(self, completion: str) -> str | None:
+        """What to vote on: a hash of the program but for comments and layout; None where it is no Python."""
+        program = _unparsed(self.program(completion))
+        return None if program is None else content_hash(program)
+
+    def path(self, completion: str) -> str | None:  # type: ignore[misc]  # over an InitVar
+        """The program without comments, docstrings and layout; None where it is no Python."""
+        return _unparsed(self.program(completion))
+
+
+def answer_of(*, function: str, calls: Sequence[str], cases: Sequence, before: str, after: str, stub: str) -> str:
+    """A problem's tests as the `answer` of its prompt.
+
+    before, after: source around the program; stub: the problem's own code that a mere body continues, or nothing.
+    """
+    return json.dumps(
+        {"function": function, "calls": calls, "cases": cases, "before": before, "after": after, "stub": stub},
+        allow_nan=False,
+    )
+
+
+@lru_cache(maxsize=1 << 12)
+def _tests(answer: str) -> dict:
+    return json.loads(answer)
+
+
+def _body(text: str) -> str:
+    """Of a continuation what belongs to the function: up to the first line that is not indented."""
+    lines = text.split("\n")
+    end = next((at for at, line in enumerate(lines) if at and line[:1] not in ("", " ", "\t", "\r", ")")), len(lines))
+    return "\n".join(lines[:end])
+
+
+@lru_cache(maxsize=1 << 14)
+def _unparsed(program: str) -> str | None:
+    try:
+        tree = ast.parse(program)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module) and body:
+            first = body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and len(body) > 1:
+                del body[0]
+    return ast.unparse(tree) or None

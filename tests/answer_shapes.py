@@ -1,0 +1,128 @@
+"""What language models write as the answer to a word problem, the verdict that it should get, and who else gives it.
+
+Each row is a completion, the gold answer and whether it is right. Where lm-eval's gsm8k filters or math-verify give
+another verdict on the same text, the row says why.
+"""
+
+from dataclasses import dataclass
+
+HASHES = "strict-match reads '#### ', with its space, and the digits right after it"
+FIRST = "strict-match takes the first ####, whatever comes later"
+DIGITS = "lm-eval compares digits as text: 18.00 is not 18, .5 is not 0.5"
+LAST = "flexible-extract takes the last number of all, and another follows the answer"
+SIGNS = "flexible-extract takes two signs such as '$.' for a number"
+FORMS = "flexible-extract knows no fractions, LaTeX, scales or typographic minus"
+CUT = "the completion was cut inside its box: whether more digits would have followed, nobody knows"
+HEDGED = "several numbers are named as the answer, and the peer takes one of them"
+GLUED = "math-verify wants a space before the number"
+MINUS = "math-verify does not read a typographic minus"
+NEXT = "math-verify reads on into the next problem that a base model makes up"
+EXPRESSION = "math-verify works the sum out; an unfinished sum is no final number here"
+SCALE = "math-verify does not read million"
+WORDS = "math-verify takes the box for text"
+SPACE = "math-verify splits the number at a thin space"
+PERCENT = "math-verify takes percent for hundredths; gsm8k's answers leave the sign out"
+SEVERAL = "math-verify takes the boxes for a set"
+BOXED = "math-verify prefers the box; here the line that was asked for counts"
+MIXED = "math-verify reads no mixed numbers in plain text"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A completion; a peer's field says why it disagrees, and is empty where it agrees."""
+
+    completion: str
+    gold: str
+    right: bool
+    strict: str = ""
+    flexible: str = ""
+    math_verify: str = ""
+
+
+SHAPES = (
+    Shape("She has 9 + 9 = 18 left.\n#### 18", "18", True),
+    Shape("#### 18", "17", False),
+    Shape("####18", "18", True, strict=HASHES, math_verify=GLUED),
+    Shape("#### $18", "18", True, strict=HASHES),
+    Shape("#### 18 dollars", "18", True),
+    Shape("#### 18.", "18", True),
+    Shape("#### 18.00", "18", True, strict=DIGITS, flexible=DIGITS),
+    Shape("#### -5", "-5", True),
+    Shape("#### −5", "-5", True, strict=HASHES, flexible=FORMS, math_verify=MINUS),
+    Shape("#### 1,234", "1234", True),
+    Shape("#### $1,234,567.50", "1234567.5", True, strict=HASHES, flexible=DIGITS),
+    Shape("#### **18**", "18", True, strict=HASHES),
+    Shape("#### The answer is 18", "18", True, strict=HASHES),
+    Shape("#### Answer: 18", "18", True, strict=HASHES),
+    Shape("#### 50%", "50", True),
+    Shape("#### 0.5", "1/2", True, strict=DIGITS, flexible=DIGITS),
+    Shape("#### 3/4", "0.75", True, strict=DIGITS, flexible=FORMS),
+    Shape("#### 18\n\nQuestion: Tom has 3 pens. How many?\nAnswer: He has 3. #### 3", "18", True, math_verify=NEXT),
+    Shape("#### 17\nWait, I forgot one.\n#### 18", "18", True, strict=FIRST),
+    Shape("#### Step 1: count\n9 eggs.\n#### Step 2: add\nThe answer is 18.", "18", True, strict=HASHES),
+    Shape("#### 1. Count the eggs\nThere are 9.\n#### 2. Add\n#### 18", "18", True, strict=FIRST),
+    Shape("#### 9 + 9 = 18", "18", True, strict=DIGITS),
+    Shape("#### 9 + 9", "18", False, math_verify=EXPRESSION),
+    Shape("#### 17 or 18", "18", False, flexible=HEDGED, math_verify=HEDGED),
+    Shape("####", "18", False),
+    Shape("#### eighteen", "18", False),
+    Shape("#### 1.5 million", "1500000", True, strict=DIGITS, flexible=FORMS, math_verify=SCALE),
+    Shape("The answer is 18.", "18", True, strict=HASHES),
+    Shape("The answer is $18.", "18", True, strict=HASHES),
+    Shape("The answer is: 18", "18", True, strict=HASHES),
+    Shape("So the final answer is **18**.", "18", True, strict=HASHES),
+    Shape("**Answer:** 18", "18", True, strict=HASHES),
+    Shape("**Answer**: 18 eggs", "18", True, strict=HASHES),
+    Shape("Answer: 18\n\nI hope this helps with all 3 parts!", "18", True, strict=HASHES, flexible=LAST),
+    Shape("Answer:\n\n18", "18", True, strict=HASHES),
+    Shape("The answer to the question is 18 eggs, sold over 3 days.", "18", True, strict=HASHES, flexible=LAST),
+    Shape("The final answer is 18 eggs. (That is 2 more than 16.)", "18", True, strict=HASHES, flexible=LAST),
+    Shape("The answer is 9 * 2 = 18 dollars.", "18", True, strict=HASHES),
+    Shape("The answer is 18 dollars per 2 days.", "18", True, strict=HASHES, flexible=LAST),
+    Shape("The answer is -18.", "18", False),
+    Shape("\\[ \\text{Answer: } 18 \\]", "18", True, strict=HASHES),
+    Shape("The answer is between 17 and 19.", "18", False),
+    Shape("First guess: the answer is 17. Checking, the answer is 18.", "18", True, strict=HASHES),
+    Shape("The answer is $\\boxed{18}$.", "18", True, strict=HASHES, flexible=SIGNS),
+    Shape("$\\boxed{18}$", "18", True, strict=HASHES),
+    Shape("\\[ \\boxed{18} \\]", "18", True, strict=HASHES),
+    Shape("\\boxed{\\$18.50}", "18.5", True, strict=HASHES, flexible=DIGITS),
+    Shape("\\boxed{18\\text{ dollars}}", "18", True, strict=HASHES),
+    Shape("\\boxed{\\text{18 eggs}}", "18", True, strict=HASHES, math_verify=WORDS),
+    Shape("\\boxed{1{,}234}", "1234", True, strict=HASHES, flexible=FORMS),
+    Shape("\\boxed{1,234}", "1234", True, strict=HASHES),
+    Shape("\\boxed{1\\,234}", "1234", True, strict=HASHES, flexible=FORMS, math_verify=SPACE),
+    Shape("\\boxed{50\\%}", "50", True, strict=HASHES, math_verify=PERCENT),
+    Shape("\\boxed{\\frac{3}{4}}", "0.75", True, strict=HASHES, flexible=FORMS),
+    Shape("\\boxed{\\dfrac34}", "3/4", True, strict=HASHES, flexible=FORMS),
+    Shape("\\boxed{-\\frac{1}{2}}", "-0.5", True, strict=HASHES, flexible=FORMS),
+    Shape("\\boxed{90^\\circ}", "90", True, strict=HASHES),
+    Shape("\\boxed{x = 18}", "18", True, strict=HASHES),
+    Shape("\\boxed{\\textbf{18}}", "18", True, strict=HASHES),
+    Shape("\\boxed{\\boxed{18}}", "18", True, strict=HASHES),
+    Shape("First \\boxed{17}, corrected \\boxed{18}.", "18", True, strict=HASHES, math_verify=SEVERAL),
+    Shape("It is \\boxed{18}, which is 2 less than 20.", "18", True, strict=HASHES, flexible=LAST),
+    Shape("It is \\boxed{18", "18", False, flexible=CUT),
+    Shape("\\boxed{}", "18", False),
+    Shape("\\boxed{17}\n#### 18", "18", True, math_verify=BOXED),
+    Shape("\\boxed{1.8 \\times 10^1}", "18", True, strict=HASHES, flexible=FORMS),
+    Shape("So she makes 18 dollars.", "18", True, strict=HASHES),
+    Shape("So she makes 18 dollars in 2 days.", "18", False),
+    Shape("9 + 9 = **18**", "18", True, strict=HASHES),
+    Shape("She has 1 1/2 cups.", "1.5", True, strict=HASHES, flexible=FORMS, math_verify=MIXED),
+    Shape("Total: $1,234.50", "1234.5", True, strict=HASHES, flexible=DIGITS),
+    Shape("That makes .5 of it.", "0.5", True, strict=HASHES, flexible=DIGITS),
+    Shape("It takes her 3 hours and then", "18", False),
+    Shape("I can't tell.", "18", False),
+    Shape("", "18", False),
+    Shape("She sold eighteen eggs.", "18", False),
+    Shape("The first 17 were sold; 18", "18", True, strict=HASHES),
+    Shape("She has 18-", "18", True, strict=HASHES),
+    Shape("The ratio is 3:4, so the answer is 18.", "18", True, strict=HASHES),
+    Shape("Answer = 18", "18", True, strict=HASHES),
+    Shape("The answer is 18,000.", "18000", True, strict=HASHES),
+    Shape("The answer is 18, 19, or 20.", "18", False, math_verify=HEDGED),
+    Shape("#### 0018", "18", True, strict=DIGITS, flexible=DIGITS),
+    Shape("#### 18e0", "18", True, flexible=FORMS),
+    Shape("The answer is x.", "18", False),
+)

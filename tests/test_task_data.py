@@ -1,0 +1,343 @@
+"""Where a task's rows come from, how they are split, and which near-duplicates are left out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import fixtures_tasks as made
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_configs import composed
+
+from bench import settings
+from bench.errors import BenchError
+from bench.plan import prompts_in
+from bench.tasks import counts
+from bench.tasks.gsm8k import Gsm8k
+from bench.tasks.jsonl import Jsonl
+from bench.tasks.rows import from_hub, from_path
+from bench.tasks.splits import Example, divided, fraction, near, words
+
+BOTH = {"train": "train", "test": "test"}
+
+
+def example(name: str, text: str) -> Example:
+    return Example(name, text, ({"role": "user", "content": text},), "1")
+
+
+def jaccard(one: str, other: str) -> float:
+    """Of word 8-grams, as sets of tuples."""
+    sets = []
+    for text in (one, other):
+        found = words(text) or ["?"]
+        width = min(8, len(found))
+        sets.append({tuple(found[start : start + width]) for start in range(len(found) - width + 1)})
+    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+
+
+TEXTS = st.lists(st.text("abc +,", max_size=40), max_size=8)
+
+
+@given(TEXTS, TEXTS, st.sampled_from([0.2, 0.5, 0.8, 1.0]))
+def test_near_duplicates_are_those_of_brute_force(texts: list[str], others: list[str], similarity: float) -> None:
+    expected = [any(jaccard(text, other) >= similarity - 1e-9 for other in others) for text in texts]
+    assert near(texts, others, similarity=similarity).tolist() == expected
+
+
+def test_near_duplicates_among_long_texts_are_those_of_brute_force() -> None:
+    rng = np.random.default_rng(0)
+    base = [[str(rng.choice(made.THINGS)) for _ in range(40)] for _ in range(30)]
+    others = [" ".join(text) for text in base[:15]]
+    texts = []
+    for text in base:
+        changed = list(text)
+        for place in rng.choice(40, size=int(rng.integers(0, 6)), replace=False):
+            changed[place] = str(rng.integers(100))
+        texts.append(" ".join(changed).upper() + "!")
+    expected = [any(jaccard(text, other) >= 0.5 for other in others) for text in texts]
+    assert near(texts, others, similarity=0.5).tolist() == expected
+    assert 3 < sum(expected) < 15
+    assert not near(texts, others, similarity=2.0).any()
+
+
+def test_layout_and_punctuation_do_not_make_a_prompt_another_one_but_numbers_and_signs_do() -> None:
+    assert words("What's  2 + 3?") == words("whats 2 + 3") or words("What's  2 + 3?")[-3:] == ["2", "+", "3"]
+    assert words("A, b;\n(c)") == words("a b (c).")
+    assert near(["Add 2 + 3"], ["add 2 - 3"], similarity=0.5).tolist() == [False]
+    assert near(["Add 2.5 and 3"], ["add 25 and 3"], similarity=0.5).tolist() == [False]
+    assert near(["ADD  2 and 3!"], ["add 2 and 3"], similarity=1.0).tolist() == [True]
+
+
+def parted(examples: dict[str, list[Example]], **settings_: Any) -> Any:
+    return divided(
+        examples, **{"validation_share": 0.25, "test_share": 0.25, "seed": 0, "near_duplicate": 2.0} | settings_
+    )
+
+
+def test_splits_that_the_data_lacks_are_taken_by_the_hash_of_each_prompt() -> None:
+    members = [example(f"r{i}", f"prompt number {i}") for i in range(400)]
+    found = parted({"all": members}).prompts
+    for split, prompts in found.items():
+        for name, messages in zip(prompts.id, prompts.messages, strict=True):
+            place = fraction(messages[0]["content"], 0, "split")
+            assert split == ("test" if place < 0.25 else "validation" if place < 0.5 else "train"), name
+    assert sum(map(len, found.values())) == 400
+    assert 70 < len(found["test"]) < 130
+    assert 70 < len(found["validation"]) < 130
+    fewer = parted({"all": members[:100]}).prompts
+    assert all(set(fewer[split].id) <= set(found[split].id) for split in found)  # no prompt's split depends on others
+    assert set(parted({"all": members}, seed=1).prompts["test"].id) != set(found["test"].id)
+
+
+def test_given_splits_stay_and_only_missing_ones_are_taken() -> None:
+    train, test = ([example(f"{split}{i}", f"{split} prompt {i}") for i in range(50)] for split in BOTH)
+    found = parted({"train": train, "test": test}).prompts
+    assert set(found["test"].id) == {one.id for one in test}
+    assert {*found["train"].id, *found["validation"].id} == {one.id for one in train}
+    assert len(found["validation"]) > 3
+    assert len(parted({"train": train, "test": test}, validation_share=0.0).prompts["validation"]) == 0
+
+
+def test_test_prompts_win_and_what_is_left_out_is_counted() -> None:
+    texts = {name: " ".join(f"{name}{i}" for i in range(20)) for name in "abcde"}
+    given_ = {
+        "test": [example("t1", texts["a"])],
+        "validation": [example("v1", texts["a"] + " once more"), example("v2", texts["b"])],
+        "train": [example(f"x{name}", text.upper()) for name, text in texts.items()],
+    }
+    found = parted(given_, near_duplicate=0.5)
+    assert found.near_duplicates == {"test": 0, "validation": 1, "train": 2}
+    assert set(found.prompts["train"].id) == {"xc", "xd", "xe"}
+    assert found.prompts["validation"].id.tolist() == ["v2"]
+
+
+def test_rows_that_share_an_id_are_refused() -> None:
+    with pytest.raises(BenchError, match="'same' stands for several"):
+        parted({"train": [example("same", "one"), example("same", "two")], "test": [], "validation": []})
+
+
+def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = made.gsm8k(5)
+    made.write(tmp_path / "jsonl", train=rows)
+    (tmp_path / "json").mkdir()
+    (tmp_path / "json" / "train.json").write_text(json.dumps(rows))
+    (tmp_path / "hub" / "main").mkdir(parents=True)
+    (tmp_path / "hub" / "socratic").mkdir()
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table.slice(0, 3), tmp_path / "hub" / "main" / "train-00000-of-00002.parquet")
+    pq.write_table(table.slice(3), tmp_path / "hub" / "main" / "train-00001-of-00002.parquet")
+    pq.write_table(table, tmp_path / "hub" / "socratic" / "train-00000-of-00001.parquet")
+    (tmp_path / "csv").mkdir()
+    quoted = "".join(f'"{row["question"]}","{row["answer"]}"\n' for row in rows)
+    (tmp_path / "csv" / "train.csv").write_text("question,answer\n" + quoted)
+    for kind in ("jsonl", "json", "hub", "csv"):
+        assert from_path(str(tmp_path / kind), splits=BOTH, folder="main") == {"train": rows}, kind
+    assert from_path(str(tmp_path / "jsonl" / "train.jsonl"), splits=BOTH) == {"all": rows}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("train.jsonl", '{"a": 1}\n{"a": \n', r"train.jsonl, line 2 is no JSON"),
+        ("train.jsonl", "[1]\n", r"line 1 must be a JSON object, and is a list"),
+        ("train.json", '{"a": 1}', r"must be a JSON list of objects"),
+        ("train.json", "[", r"train.json is no JSON"),
+        ("other.jsonl", "{}", r"needs files such as train.jsonl or test.jsonl"),
+    ],
+)
+def test_files_that_can_not_be_read_are_refused_in_a_sentence(
+    tmp_path: Path, name: str, content: str, says: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(BenchError, match=says):
+        from_path(str(tmp_path), splits=BOTH)
+
+
+def test_a_missing_place_and_an_unknown_kind_of_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=r"task\.path=nowhere does not exist"):
+        Gsm8k(path="nowhere").prompts("train")
+    (tmp_path / "data.xlsx").write_text("")
+    with pytest.raises(BenchError, match=r"data\.xlsx is not of a kind"):
+        Gsm8k(path=str(tmp_path / "data.xlsx")).prompts("train")
+
+
+def test_the_hub_is_asked_for_the_pinned_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked = []
+
+    def load(repo: str, config: str, *, split: str, revision: str) -> list[dict]:
+        asked.append((repo, config, split, revision))
+        return made.gsm8k(12, seed=1 + (split == "test"))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    task = Gsm8k(seed=11)  # settings of its own: what was read is kept for equal tasks
+    assert len(task.prompts("test")) == 12
+    revision = "740312add88f781978c0658806c59bc2815b9866"
+    assert asked == [("openai/gsm8k", "main", split, revision) for split in ("train", "test")]
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            ConnectionError("Couldn't reach 'a/b' on the Hub (OfflineModeIsEnabled)"),
+            "go online once, or give its files",
+        ),
+        (FileNotFoundError("Dataset 'a/b' is a gated dataset on the Hub."), "accept its terms on its page and log in"),
+        (FileNotFoundError("Dataset 'a/b' doesn't exist on the Hub."), r"doesn't exist on the Hub\. Check task\.repo"),
+        (ValueError("Unknown split"), r"Unknown split\. Check task\.repo and task\.revision, or give its files"),
+    ],
+)
+def test_what_the_hub_refuses_is_said_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, says: str
+) -> None:
+    import datasets
+
+    def load(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(BenchError, match=says) as caught:
+        from_hub("a/b", config=None, revision="main", splits=BOTH)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_a_network_the_hub_itself_says_so() -> None:
+    with pytest.raises(BenchError, match=r"openai/gsm8k .* hub can't be reached.*task\.path=PATH"):
+        Gsm8k(seed=12).prompts("train")  # tests/conftest.py sets HF_HUB_OFFLINE
+
+
+def test_gsm8k_from_a_folder(tmp_path: Path) -> None:
+    train, test = made.gsm8k(30), made.gsm8k(10, seed=1)
+    train += [test[0] | {"question": test[0]["question"].upper()}, {"question": "No answer?", "answer": "None."}]
+    task = Gsm8k(path=made.write(tmp_path, train=train, test=test), system="Be brief.")
+    prompts = {split: task.prompts(split) for split in ("train", "validation", "test")}
+    assert len(prompts["test"]) == 10
+    assert len(prompts["train"]) + len(prompts["validation"]) == 30
+    assert counts(task) == {"near_duplicates_removed": 1, "rows_unreadable": 1}
+    one = {row["question"]: row for row in test}
+    for messages, answer in zip(prompts["test"].messages, prompts["test"].answer, strict=True):
+        assert messages[0] == {"role": "system", "content": "Be brief."}
+        question, instruction = messages[1]["content"].split("\n\n")
+        assert instruction == task.instruction
+        solution = one[question]["answer"]
+        assert task.is_correct(solution, answer)
+        assert task.steps_are_true(solution)
+        assert not task.is_correct(solution + "1", answer)
+        assert len((task.path(solution) or "").split("; ")) == 2
+
+
+def test_fewer_prompts_are_the_first_of_more(tmp_path: Path) -> None:
+    folder = made.write(tmp_path, train=made.gsm8k(30), test=made.gsm8k(10, seed=1))
+    few, all_ = Gsm8k(path=folder, train_prompts=5), Gsm8k(path=folder)
+    assert few.prompts("train").id.tolist() == all_.prompts("train").id.tolist()[:5]
+    with pytest.raises(BenchError, match=r"task\.test_prompts=11 is more than .* has: 10 prompts"):
+        Gsm8k(path=folder, test_prompts=11).prompts("test")
+    with pytest.raises(BenchError, match="split=dev is not one of gsm8k; it has train, validation, test"):
+        all_.prompts("dev")
+    with pytest.raises(BenchError, match="The validation split of gsm8k is empty"):
+        Gsm8k(path=folder, validation_share=0.0).prompts("validation")
+
+
+def test_a_row_without_the_field_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="has no field 'question'; its fields are prompt, answer"):
+        Gsm8k(path=made.write(tmp_path, train=[{"prompt": "?", "answer": "#### 1"}])).prompts("train")
+
+
+def test_own_prompts_from_one_file(tmp_path: Path) -> None:
+    folder = made.write(tmp_path, prompts=made.prompts(60))
+    task = Jsonl(path=f"{folder}/prompts.jsonl", compare="number", id_field="id")
+    found = {split: task.prompts(split) for split in ("train", "validation", "test")}
+    assert sorted(name for prompts in found.values() for name in prompts.id) == sorted(f"own-{i}" for i in range(60))
+    assert min(map(len, found.values())) >= 2
+    assert task.is_correct("It is #### 1,200", "1200")
+
+
+def test_own_prompts_with_splits_of_their_own(tmp_path: Path) -> None:
+    rows = [row | {"part": ("train", "validation", "test")[i % 3]} for i, row in enumerate(made.prompts(30))]
+    folder = made.write(tmp_path, prompts=rows)
+    task = Jsonl(path=f"{folder}/prompts.jsonl", split_field="part", id_field="id")
+    assert set(task.prompts("test").id) == {row["id"] for row in rows if row["part"] == "test"}
+    made.write(tmp_path, prompts=[rows[0] | {"part": "dev"}])
+    with pytest.raises(BenchError, match="part=dev, which is none of train, validation, test"):
+        Jsonl(path=f"{folder}/prompts.jsonl", split_field="part", seed=1).prompts("test")
+
+
+def test_own_chats_are_kept_as_they_are(tmp_path: Path) -> None:
+    chat = [{"role": "system", "content": "Hi."}, {"role": "user", "content": "2 + 2?"}]
+    rows = [{"chat": [*chat[:1], {"role": "user", "content": f"{i} + 2?"}], "gold": i + 2} for i in range(4)]
+    task = Jsonl(
+        path=made.write(tmp_path, train=rows[:2], test=rows[2:]),
+        messages_field="chat",
+        answer_field="gold",
+        instruction="Not used.",
+        validation_share=0.0,
+    )
+    assert {messages[1]["content"] for messages in task.prompts("test").messages} == {"2 + 2?", "3 + 2?"}
+    bad = made.write(tmp_path / "bad", train=[{"chat": [*chat, {"role": "assistant", "content": "4"}], "gold": 4}])
+    with pytest.raises(BenchError, match="does not end with the assistant"):
+        Jsonl(path=bad, messages_field="chat", answer_field="gold").prompts("train")
+
+
+@pytest.mark.parametrize(
+    ("given_", "completion", "gold", "right"),
+    [
+        ({"compare": "text"}, " Paris. ", "paris", True),
+        ({"compare": "text"}, "Paris, I think", "Paris", False),
+        ({"compare": "text"}, "", "Paris", False),
+        ({"compare": "text", "answer_regex": r"Answer: (\w+)"}, "Well. Answer: PARIS!", "Paris", True),
+        ({"compare": "text", "answer_regex": r"Answer: (\w+)"}, "Paris", "Paris", False),
+        ({"compare": "number", "answer_regex": r"<(.*?)>"}, "so <$1,200.0> it is", "1200", True),
+        ({"compare": "number", "answer_regex": r"<(.*?)>"}, "so 1200", "1200", False),
+        ({"compare": "number"}, "so 1200", "1200", True),
+    ],
+)
+def test_own_answers_are_compared_as_asked(given_: dict, completion: str, gold: str, right: bool) -> None:
+    assert Jsonl(path="anywhere", **given_).is_correct(completion, gold) == right
+
+
+def test_what_decides_own_verdicts_is_part_of_their_key() -> None:
+    tasks = [Jsonl(path="x"), Jsonl(path="x", compare="number"), Jsonl(path="x", answer_regex="(a)")]
+    assert len({task.judged_by for task in tasks}) == 3
+    assert Jsonl(path="x", max_new_tokens=7).judged_by == tasks[0].judged_by
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["task=jsonl"], r"task\.path has no value"),
+        (["task=jsonl", "task.path=x", "task.compare=vibes"], r"task\.compare=vibes .* number, math, text"),
+        (["task=jsonl", "task.path=x", "task.answer_regex='(a'"], "a regular expression with a group"),
+        (["task=gsm8k", "task.near_duplicate=0"], r"task\.near_duplicate=0 is not allowed"),
+        (["task=gsm8k", "task.path=''"], r"task\.path= is not allowed: it must be the path"),
+        (["task=gsm8k", "task.test_prompts=1"], r"task\.test_prompts=1 is not allowed"),
+        (["task=gsm8k", "task.validation_share=1"], r"task\.validation_share=1 is not allowed"),
+        (["task=gsm8k", "task.repo=gsm8k"], "OWNER/NAME"),
+    ],
+)
+def test_impossible_settings_are_refused_before_anything_is_read(overrides: list[str], says: str) -> None:
+    with pytest.raises(BenchError, match=says):
+        settings.check(composed(*overrides))
+
+
+def test_a_plan_counts_all_prompts_where_no_number_is_given(tmp_path: Path) -> None:
+    from omegaconf import OmegaConf
+
+    folder = made.write(tmp_path, train=made.gsm8k(30), test=made.gsm8k(10, seed=1))
+    task: Any = OmegaConf.to_container(composed("task=gsm8k", f"task.path={folder}").task, resolve=True)
+    assert prompts_in(task, "test") == 10
+    assert prompts_in(task | {"test_prompts": 4}, "test") == 4
+    assert prompts_in({"_target_": "anything"}, "test") == 0
+
+
+def test_a_policy_that_is_pretrained_on_its_task_says_so_where_there_is_no_corpus() -> None:
+    from bench.policies import tiny
+
+    with pytest.raises(BenchError, match="task=gsm8k has none"):
+        tiny(Gsm8k(path="anywhere"), seed=0)  # type: ignore[arg-type]
