@@ -1,5 +1,7 @@
 """Policies by folder or pretrained here; a Policy is an address, these functions load what lies there."""
 
+import functools
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +12,8 @@ from bench.errors import BenchError
 
 if TYPE_CHECKING:
     from bench.training.pretraining import Corpus
+
+ADAPTER, BASE_PLACE = "adapter_config.json", "base_model_name_or_path"  # PEFT's names
 
 
 def tiny(
@@ -68,20 +72,45 @@ def folder(path: str | Path) -> Policy:
     for file in sorted(path.iterdir()):
         if file.suffix in {".json", ".safetensors", ".jinja", ".model", ".txt"} and file.name != "manifest.json":
             digest.update(file.name.encode())
-            with file.open("rb") as content:
-                digest.update(hashlib.file_digest(content, "blake2b").digest())
+            digest.update(_adapter_digest(file) if file.name == ADAPTER else _file_digest(file))
     if base is not None:
         digest.update(folder(base).fingerprint.encode())
     return Policy(path, digest.hexdigest())
 
 
+def base_of(policy: Policy) -> Policy:
+    """The whole model that an adapter belongs to; of any other policy, itself."""
+    base = adapter_base(policy.path)
+    return policy if base is None else folder(base)
+
+
+def _file_digest(file: Path) -> bytes:
+    """Of a file's content, read once a process for as long as size and time of change stay."""
+    found = file.stat()
+    return _digest_of(str(file.resolve()), found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _digest_of(path: str, size: int, changed: int) -> bytes:
+    import hashlib
+
+    with open(path, "rb") as content:
+        return hashlib.file_digest(content, "blake2b").digest()
+
+
+def _adapter_digest(file: Path) -> bytes:
+    """Of an adapter's configuration, whatever place its base model has: that counts by its own content."""
+    import hashlib
+
+    config = {name: value for name, value in json.loads(file.read_text()).items() if name != BASE_PLACE}
+    return hashlib.blake2b(json.dumps(config, sort_keys=True).encode()).digest()
+
+
 def adapter_base(path: Path) -> Path | None:
     """The folder of the model that the adapter at `path` belongs to; None where `path` holds no adapter."""
-    import json
-
-    if not (path / "adapter_config.json").is_file():
+    if not (path / ADAPTER).is_file():
         return None
-    base = Path(str(json.loads((path / "adapter_config.json").read_text()).get("base_model_name_or_path")))
+    base = Path(str(json.loads((path / ADAPTER).read_text()).get(BASE_PLACE)))
     if not (base / "config.json").is_file():
         raise BenchError(
             f"The adapter in {path} names {base} as its base model, which is no local folder with a config.json."
@@ -114,23 +143,35 @@ def load_tokenizer(policy: Policy) -> Any:
     return AutoTokenizer.from_pretrained(policy.path)
 
 
-def load_model(policy: Policy, *, dtype: str = "float32", device: str = "cpu") -> Any:
-    """The model in evaluation mode. dtype: a torch name, e.g. "float32" or "bfloat16"."""
+def load_model(policy: Policy, *, dtype: str = "float32", device: str = "cpu", four_bit: bool = False) -> Any:
+    """The model in evaluation mode. dtype: a torch name, e.g. "float32" or "bfloat16".
+
+    four_bit: its linear layers in 4-bit NF4 on the first CUDA device, through bitsandbytes; they compute in `dtype`.
+    """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # its bar over weight tensors says nothing about our stages
+    if four_bit:
+        stored = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
+        )
+        quantised: Any = AutoModelForCausalLM.from_pretrained(
+            policy.path, dtype=getattr(torch, dtype), quantization_config=stored, device_map={"": 0}
+        )
+        return quantised.eval()
     model: Any = AutoModelForCausalLM.from_pretrained(policy.path, dtype=getattr(torch, dtype))
     return model.to(device).eval()
 
 
 def count_parameters(policy: Policy) -> int:
-    """The numbers stored in the policy's weights, read from the files' headers."""
+    """The numbers stored in the policy's weights, read from the files' headers; an adapter's are beside its base's."""
     from safetensors import safe_open
 
     total = 0
     for path in sorted(policy.path.glob("*.safetensors")):
         with safe_open(path, framework="np") as weights:
             total += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
-    return total
+    base = base_of(policy)
+    return total if base == policy else total + count_parameters(base)

@@ -14,26 +14,14 @@ import numpy as np
 
 from bench import progress
 from bench.errors import BenchError
+from bench.seeds import small_seed
+from bench.training.recipe import Recipe
 
 IGNORED = -100  # the label that carries no loss, in torch and TRL alike
 
 
 def train(
-    model: Any,
-    tokenizer: Any,
-    rows: dict[str, list],
-    *,
-    epochs: float,
-    learning_rate: float,
-    batch_size: int,
-    micro_batch_size: int,
-    scheduler: str,
-    warmup: float,
-    weight_decay: float,
-    max_grad_norm: float,
-    gradient_checkpointing: bool,
-    seed: int,
-    scratch: Path,
+    model: Any, tokenizer: Any, rows: dict[str, list], recipe: Recipe, *, scratch: Path
 ) -> tuple[list[dict[str, float]], int]:
     """Train `model` in place on rows {input_ids, labels, weight}; the numbers of each update, and the tokens seen.
 
@@ -43,25 +31,25 @@ def train(
     from trl.trainer.sft_config import SFTConfig
 
     on_gpu = torch.cuda.is_available()
-    steps = math.ceil(math.ceil(len(rows["weight"]) / batch_size) * epochs)
+    steps = math.ceil(math.ceil(len(rows["weight"]) / recipe.batch_size) * recipe.epochs)
     arguments = SFTConfig(
         output_dir=str(scratch),
-        num_train_epochs=epochs,
-        learning_rate=learning_rate,
-        per_device_train_batch_size=micro_batch_size,
-        gradient_accumulation_steps=batch_size // micro_batch_size,
-        lr_scheduler_type=scheduler,
-        warmup_steps=min(math.ceil(warmup * steps), steps - 1),  # it starts at 0: a lone update must not be part of it
-        weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm,
-        gradient_checkpointing=gradient_checkpointing,
+        num_train_epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        per_device_train_batch_size=recipe.at_once,
+        gradient_accumulation_steps=recipe.batch_size // recipe.at_once,
+        lr_scheduler_type=recipe.scheduler,
+        warmup_steps=min(math.ceil(recipe.warmup * steps), steps - 1),  # it starts at 0: a lone update must not be part of it
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        gradient_checkpointing=recipe.gradient_checkpointing,
         router_aux_loss_coef=0.0,  # the loss is the completions' likelihood and nothing else
-        seed=seed,
+        seed=small_seed(recipe.seed, "sft"),
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},  # ours is tokenised
         remove_unused_columns=False,  # keeps the weights
         use_cpu=not on_gpu,
-        bf16=on_gpu,
+        bf16=recipe.in_bfloat16,
         dataloader_pin_memory=on_gpu,
         save_strategy="no",
         logging_steps=1,
@@ -150,9 +138,16 @@ def _watcher(log: list[dict[str, float]], bar: progress.Bar) -> Any:
 
 
 @contextlib.contextmanager
-def isolated() -> Iterator[None]:
-    """Around a training: the global random generators stand where they stood, and Transformers says nothing."""
+def isolated(seed: int | None = None) -> Iterator[None]:
+    """Around a training: the global random generators stand where they stood, and Transformers says nothing.
+
+    seed: of torch's inside, from which new weights are drawn.
+    """
     with _global_random_state_kept(), _quiet_transformers():
+        if seed is not None:
+            import torch
+
+            torch.manual_seed(seed)
         yield
 
 
