@@ -1,19 +1,24 @@
-"""Policies by folder or pretrained here; a Policy is an address, these functions load what lies there."""
+"""Policies by folder, by hub id or pretrained here; a Policy is an address, these functions load what lies there."""
 
 import functools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from bench.allowed import ABOVE_ZERO, FOLDER, Count, Seed
-from bench.artifacts import Policy
+from bench import chat
+from bench.allowed import ABOVE_ZERO, FOLDER, TRUE_OR_FALSE, Count, Seed, or_null, text
+from bench.artifacts import Policy, content_hash
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
     from bench.training.pretraining import Corpus
 
 ADAPTER, BASE_PLACE = "adapter_config.json", "base_model_name_or_path"  # PEFT's names
+HUB_ID = text(r"[\w.-]+(/[\w.-]+)?", "the id of a model of the hub, e.g. Qwen/Qwen2.5-1.5B")
+SYSTEM = or_null(text(r"(?s).*\S.*", "a text"))
+THINKING = or_null(TRUE_OR_FALSE)
 
 
 def tiny(
@@ -48,17 +53,56 @@ def tiny(
     )
 
 
-def from_folder(task: Any, *, path: Annotated[str, FOLDER]) -> Policy:
-    """A policy that lies in a local folder, whatever the task."""
-    return folder(path)
+def from_folder(
+    task: Any,
+    *,
+    path: Annotated[str, FOLDER],
+    system: Annotated[str | None, SYSTEM] = None,
+    thinking: Annotated[bool | None, THINKING] = None,
+    trust_remote_code: Annotated[bool, TRUE_OR_FALSE] = False,
+) -> Policy:
+    """A policy that lies in a local folder, whatever the task. The other settings are those of `from_hub`."""
+    return _asked(folder(path), system, thinking, trust_remote_code)
+
+
+def from_hub(
+    task: Any,
+    *,
+    id: Annotated[str, HUB_ID],
+    revision: Annotated[str, text(r"\S+", "a branch, a tag or a commit")] = "main",
+    system: Annotated[str | None, SYSTEM] = None,
+    thinking: Annotated[bool | None, THINKING] = None,
+    trust_remote_code: Annotated[bool, TRUE_OR_FALSE] = False,
+) -> Policy:
+    """A policy of the Hugging Face hub, whatever the task; its fingerprint is that of id and commit.
+
+    system: the system prompt of conversations that bring none. thinking: whether a model that can reason before it
+    answers does so; None leaves both to its chat template. What is fine-tuned from it carries them in its own template.
+    trust_remote_code: run the model's own Python files. BenchError says which of model, access or network is missing.
+    """
+    from bench import hub
+
+    path = hub.snapshot(id, revision, code=trust_remote_code)
+    return _asked(folder(path), system, thinking, trust_remote_code)
+
+
+def _asked(policy: Policy, system: str | None, thinking: bool | None, trust_remote_code: bool) -> Policy:
+    """The policy with these settings, of which its chat template must know."""
+    policy = replace(policy, system=system, thinking=thinking, trust_remote_code=trust_remote_code)
+    if system is not None or thinking is not None:
+        load_tokenizer(policy)  # which says what the template can't do
+    return policy
 
 
 def folder(path: str | Path) -> Policy:
     """The policy in a local folder in Hugging Face format; its fingerprint is that of every file's content.
 
     The folder may hold a LoRA adapter that names another local folder as its base model, whose content then counts too.
+    A snapshot in the hub's cache is known by id and commit.
     """
     import hashlib
+
+    from bench import hub
 
     path = Path(path).absolute()
     base = adapter_base(path)
@@ -68,6 +112,8 @@ def folder(path: str | Path) -> Policy:
         raise BenchError(
             f"policy.path={path} holds no weights (*.safetensors); save the model there with save_pretrained."
         )
+    if (named := hub.named_by(path)) is not None:
+        return Policy(path, content_hash("hub", *named))
     digest = hashlib.blake2b(digest_size=10)
     for file in sorted(path.iterdir()):
         if file.suffix in {".json", ".safetensors", ".jinja", ".model", ".txt"} and file.name != "manifest.json":
@@ -81,7 +127,7 @@ def folder(path: str | Path) -> Policy:
 def base_of(policy: Policy) -> Policy:
     """The whole model that an adapter belongs to; of any other policy, itself."""
     base = adapter_base(policy.path)
-    return policy if base is None else folder(base)
+    return policy if base is None else replace(folder(base), trust_remote_code=policy.trust_remote_code)
 
 
 def _file_digest(file: Path) -> bytes:
@@ -124,23 +170,26 @@ def context(config: Any) -> int | None:
     Models that stretch their positions for long texts (rope types "longrope" and "dynamic") do so by a batch's longest
     text, so that an answer would depend on its company: they count up to where the stretching begins.
     """
-    text = config.get_text_config()
-    limit = getattr(text, "max_position_embeddings", None)
-    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    of_text = config.get_text_config()
+    limit = getattr(of_text, "max_position_embeddings", None)
+    rope = getattr(of_text, "rope_parameters", None) or getattr(of_text, "rope_scaling", None) or {}
     kinds = rope.values() if any(isinstance(kind, dict) for kind in rope.values()) else [rope]
     for kind in kinds:
         if isinstance(kind, dict) and kind.get("rope_type", kind.get("type")) in ("longrope", "dynamic"):
             before = kind.get("original_max_position_embeddings") or getattr(
-                text, "original_max_position_embeddings", limit
+                of_text, "original_max_position_embeddings", limit
             )
             limit = min(number for number in (limit, before) if number is not None) if before or limit else None
     return limit
 
 
 def load_tokenizer(policy: Policy) -> Any:
+    """The policy's tokenizer, whose chat template knows the policy's system prompt and thinking mode."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(policy.path)
+    tokenizer = AutoTokenizer.from_pretrained(policy.path, trust_remote_code=policy.trust_remote_code)
+    chat.set_defaults(tokenizer, system=policy.system, thinking=policy.thinking)
+    return tokenizer
 
 
 def load_model(policy: Policy, *, dtype: str = "float32", device: str = "cpu", four_bit: bool = False) -> Any:
@@ -153,16 +202,24 @@ def load_model(policy: Policy, *, dtype: str = "float32", device: str = "cpu", f
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # its bar over weight tensors says nothing about our stages
+    how: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True}
     if four_bit:
-        stored = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
+        how["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=how["dtype"]
         )
-        quantised: Any = AutoModelForCausalLM.from_pretrained(
-            policy.path, dtype=getattr(torch, dtype), quantization_config=stored, device_map={"": 0}
+        how["device_map"] = {"": 0}
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            policy.path, trust_remote_code=policy.trust_remote_code, **how
         )
-        return quantised.eval()
-    model: Any = AutoModelForCausalLM.from_pretrained(policy.path, dtype=getattr(torch, dtype))
-    return model.to(device).eval()
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise BenchError(
+            f"The model in {policy.path} brings Python code of its own, which is not run unless you trust it: "
+            "policy.trust_remote_code=true."
+        ) from error
+    return (model if four_bit else model.to(device)).eval()
 
 
 def count_parameters(policy: Policy) -> int:

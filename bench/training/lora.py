@@ -79,7 +79,9 @@ def trainable(policy: Policy, lora: Lora | None, *, in_bfloat16: bool) -> Any:
         target_modules=targets,
     )
     if "lm_head" in targets:
-        raise BenchError("training.lora.target_modules=lm_head can't be adapted: the loss reads the head's own weights.")
+        raise BenchError(
+            "training.lora.target_modules=lm_head can't be adapted: the loss reads the head's own weights."
+        )
     try:
         return get_peft_model(frozen, config)
     except ValueError as error:

@@ -1,13 +1,15 @@
 """How to fine-tune: every setting of bench.training.sft.fine_tune in one frozen value, and what of it makes the key."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from bench.training.lora import Lora
 
 SPEED_ONLY = ("micro_batch_size", "gradient_checkpointing", "packing", "checkpoint_every")
-SINCE = {"lora": None, "precision": "auto"}  # settings that are younger than keys in users' stores: absent where as here
+SINCE = {
+    "lora": None,
+    "precision": "auto",
+}  # settings that are younger than keys in users' stores: absent where as here
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,3 @@ class Recipe:
         """The settings that the result depends on."""
         settings = {name: value for name, value in asdict(self).items() if name not in SPEED_ONLY}
         return {name: value for name, value in settings.items() if name not in SINCE or value != SINCE[name]}
-
-
-def checkpoints_of(scratch: Path) -> Path:
-    """Where the checkpoints of a training lie while it is made: beside its folder, which a new try empties."""
-    return scratch.with_name(f"{scratch.name}.checkpoints")

@@ -10,7 +10,8 @@ so that a row of weight 2 counts as that row twice in its batch, also where a ba
 """
 
 import json
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,9 +25,11 @@ from bench.errors import BenchError
 from bench.generation.tokens import ending_ids
 from bench.seeds import small_seed
 from bench.store import Address, current
+from bench.training import checkpoints
 from bench.training.lora import Lora, save, trainable
+from bench.training.packing import IGNORED
 from bench.training.recipe import Recipe
-from bench.training.weighted_trainer import IGNORED, isolated, train
+from bench.training.weighted_trainer import isolated, train
 
 LOG = "train_log.json"
 SCHEDULERS = ("constant", "linear", "cosine")
@@ -139,12 +142,17 @@ def sft(policy: Policy, examples: TrainingSet, recipe: Recipe) -> Policy:
     """The policy trained on the examples, from the store where it was before."""
     parents = {"policy": policy.key, "examples": examples.key}
     address = Address("sft", 2, recipe.key_settings, parents)
-    return current().make(address, partial(_train, policy, examples, recipe), policies.folder)
+    made = current().make(address, partial(_train, policy, examples, recipe), policies.folder)
+    shutil.rmtree(checkpoints.beside(current().scratch(address)), ignore_errors=True)  # nothing goes on from there now
+    return replace(made, trust_remote_code=policy.trust_remote_code)  # the chat settings are in its template now
 
 
 def _train(policy: Policy, examples: TrainingSet, recipe: Recipe, out: Path) -> dict[str, float]:
     with isolated(small_seed(recipe.seed, "adapter")):  # whose weights start at random
-        tokenizer, model = policies.load_tokenizer(policy), trainable(policy, recipe.lora, in_bfloat16=recipe.in_bfloat16)
+        tokenizer, model = (
+            policies.load_tokenizer(policy),
+            trainable(policy, recipe.lora, in_bfloat16=recipe.in_bfloat16),
+        )
         rows = tokenized(examples, tokenizer, ending_ids(tokenizer, model.generation_config))
         log, tokens = train(model, tokenizer, rows, recipe, scratch=out)
         save(model, policy, out)

@@ -15,9 +15,11 @@ import numpy as np
 from bench import progress
 from bench.errors import BenchError
 from bench.seeds import small_seed
+from bench.training import checkpoints
+from bench.training.packing import IGNORED, count_tokens, of_examples, packed, refuse_where_examples_meet
 from bench.training.recipe import Recipe
 
-IGNORED = -100  # the label that carries no loss, in torch and TRL alike
+KEPT = 2  # checkpoints: the last may be half written when a training is killed
 
 
 def train(
@@ -25,21 +27,25 @@ def train(
 ) -> tuple[list[dict[str, float]], int]:
     """Train `model` in place on rows {input_ids, labels, weight}; the numbers of each update, and the tokens seen.
 
-    Tokens count prompts too, padding not. Nothing is left in `scratch`. Raises BenchError where the loss diverges.
+    Tokens count prompts too, padding not. Nothing is left in `scratch`; checkpoints lie beside it, and the last of a
+    training that was killed is where this one begins. Raises BenchError where the loss diverges.
     """
     import torch
     from trl.trainer.sft_config import SFTConfig
 
     on_gpu = torch.cuda.is_available()
     steps = math.ceil(math.ceil(len(rows["weight"]) / recipe.batch_size) * recipe.epochs)
+    every, saved = recipe.checkpoint_every, checkpoints.beside(scratch)
     arguments = SFTConfig(
-        output_dir=str(scratch),
+        output_dir=str(saved if every else scratch),
         num_train_epochs=recipe.epochs,
         learning_rate=recipe.learning_rate,
         per_device_train_batch_size=recipe.at_once,
         gradient_accumulation_steps=recipe.batch_size // recipe.at_once,
         lr_scheduler_type=recipe.scheduler,
-        warmup_steps=min(math.ceil(recipe.warmup * steps), steps - 1),  # it starts at 0: a lone update must not be part of it
+        warmup_steps=min(
+            math.ceil(recipe.warmup * steps), steps - 1
+        ),  # it starts at 0: a lone update must not be part of it
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
         gradient_checkpointing=recipe.gradient_checkpointing,
@@ -51,7 +57,9 @@ def train(
         use_cpu=not on_gpu,
         bf16=recipe.in_bfloat16,
         dataloader_pin_memory=on_gpu,
-        save_strategy="no",
+        save_strategy="steps" if every else "no",
+        save_steps=every or 1,
+        save_total_limit=KEPT,
         logging_steps=1,
         logging_nan_inf_filter=False,
         disable_tqdm=True,
@@ -60,14 +68,24 @@ def train(
     arguments._n_gpu = min(arguments.n_gpu, 1)  # of several visible GPUs one trains: no DataParallel
     configs = copy.deepcopy((model.config, model.generation_config))
     log: list[dict[str, float]] = []
+    if recipe.packing:
+        refuse_where_examples_meet(model)
     with progress.bar("fine-tuning", steps, "step") as bar:
-        trainer = weighted_trainer(model, tokenizer, rows, arguments, _watcher(log, bar))
-        trainer.train()
+        trainer = weighted_trainer(model, tokenizer, rows, arguments, _watcher(log, bar), packing=recipe.packing)
+        before = checkpoints.last(saved) if every else None
+        if before is not None:
+            trainer.tokens = before[1]["tokens"]
+            log.extend(before[1]["log"])
+            bar.advance(len(log))
+        trainer.seal = lambda checkpoint: checkpoints.seal(checkpoint, log, int(trainer.tokens))
+        trainer.train(resume_from_checkpoint=str(before[0]) if before else None)
     model.config, model.generation_config = configs  # the Trainer writes its own special tokens into them
     return log, int(trainer.tokens)
 
 
-def weighted_trainer(model: Any, tokenizer: Any, rows: dict[str, list], arguments: Any, watcher: Any) -> Any:
+def weighted_trainer(
+    model: Any, tokenizer: Any, rows: dict[str, list], arguments: Any, watcher: Any, *, packing: bool = False
+) -> Any:
     """The trainer of sum_i w_i sum_t nll_it / sum_i w_i l_i over a whole batch; `tokens` counts what it has seen."""
     import torch
     from datasets import Dataset
@@ -77,15 +95,17 @@ def weighted_trainer(model: Any, tokenizer: Any, rows: dict[str, list], argument
     pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     pad = DataCollatorForLanguageModeling(pad_token_id=pad_id)
 
-    def collate(examples: list[dict[str, Any]]) -> dict[str, Any]:
+    def padded(examples: list[dict[str, Any]]) -> dict[str, Any]:
         return {**pad(examples), "weight": torch.tensor([example["weight"] for example in examples])}
 
     def loss_tokens(batch: dict[str, Any]) -> Any:
-        return batch["weight"] @ (batch["labels"][:, 1:] != IGNORED).sum(dim=1).to(batch["weight"].dtype)
+        counted = (batch["labels"][:, 1:] != IGNORED).to(batch["weight"].dtype)
+        return batch["weight"] @ of_examples(batch, counted)
 
     class WeightedTrainer(SFTTrainer):
         loss_is_scaled_for_ga: Any = True  # compute_loss is given the weight of the whole batch
         tokens = 0
+        seal: Any = None  # called with the folder of each checkpoint
 
         def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, Any]:
             batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -94,11 +114,14 @@ def weighted_trainer(model: Any, tokenizer: Any, rows: dict[str, list], argument
         def compute_loss(
             self, model: Any, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
-            batch = dict(inputs)
-            weight = batch.pop("weight")  # (B,)
-            log_probs = model(**batch, fused_lm_head=True).log_probs  # (B, T-1), 0 where ignored
-            self.tokens = self.tokens + batch["attention_mask"].sum()
-            return -(weight @ log_probs.sum(dim=1)) / num_items_in_batch
+            read = {name: value for name, value in inputs.items() if name not in ("weight", "owner")}
+            log_probs = model(**read, fused_lm_head=True).log_probs  # (B, T-1) or (1, T-1), 0 where ignored
+            self.tokens = self.tokens + count_tokens(inputs)
+            return -(inputs["weight"] @ of_examples(inputs, log_probs)) / num_items_in_batch
+
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            super()._save_checkpoint(model, trial)
+            self.seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
 
         def _send_telemetry(self) -> None:
             """Nothing leaves the machine."""
@@ -108,9 +131,12 @@ def weighted_trainer(model: Any, tokenizer: Any, rows: dict[str, list], argument
         args=arguments,
         train_dataset=Dataset.from_dict(rows),
         processing_class=tokenizer,
-        data_collator=collate,
+        data_collator=packed if packing else padded,
         callbacks=[watcher],
     )
+    for weight in trainer.model.parameters():
+        if weight.requires_grad and weight.dtype != torch.float32:  # TRL narrows the adapters of quantised models
+            weight.data = weight.data.float()
     trainer.remove_callback(PrinterCallback)
     return trainer
 
