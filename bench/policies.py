@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bench.training.pretraining import Corpus
 
 ADAPTER, BASE_PLACE = "adapter_config.json", "base_model_name_or_path"  # PEFT's names
-HUB_ID = text(r"[\w.-]+(/[\w.-]+)?", "the id of a model of the hub, e.g. Qwen/Qwen2.5-1.5B")
+HUB_ID = text(r"\w[\w.-]*(/\w[\w.-]*)?", "the id of a model of the hub, e.g. Qwen/Qwen2.5-1.5B")
 SYSTEM = or_null(text(r"(?s).*\S.*", "a text"))
 THINKING = or_null(TRUE_OR_FALSE)
 

@@ -46,21 +46,22 @@ def test_a_prompt_reads_as_the_family_writes_it_with_one_bos(of, name):
 def test_completions_end_where_the_family_ends_and_train_on_that_ending(of, name, store):
     policy, prompts = of(name), asking("How many coins?", "Hi")
     drawn = generate(prompts, policy, num_completions=24, block_size=24)
+    token_ids = np.asarray(drawn.token_ids)
     tokenizer, model = policies.load_tokenizer(policy), policies.load_model(policy)
     ends = ending_ids(tokenizer, model.generation_config)
     assert ends == {tokenizer.convert_tokens_to_ids(token) for token in FAMILIES[name].endings}
-    last = [int(ids[-1]) for ids in drawn.token_ids.ravel()]
+    last = [int(ids[-1]) for ids in token_ids.ravel()]
     assert set(last) >= ends  # each of them was drawn
-    for ids, reason in zip(drawn.token_ids.ravel(), drawn.finish_reason.ravel(), strict=True):
+    for ids, reason in zip(token_ids.ravel(), drawn.finish_reason.ravel(), strict=True):
         assert (reason == "stop") == (int(ids[-1]) in ends)
         assert not ends.intersection(ids[:-1].tolist())
-    for text in drawn.text.ravel():
+    for text in np.asarray(drawn.text).ravel():
         assert not any(token in text for token in FAMILIES[name].special)
 
     for row in range(len(prompts)):  # a plain forward on prompt and completion, nothing padded or cached
         prompt = chat.encode(tokenizer, prompts.messages[row])
         for column in range(0, 24, 6):
-            ids = drawn.token_ids[row, column]
+            ids = token_ids[row, column]
             logits = next_logits(policy, [*prompt, *ids.tolist()])[len(prompt) - 1 : -1].astype(float)
             logprobs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
             plain = logprobs[np.arange(len(ids)), ids].sum()
@@ -71,7 +72,7 @@ def test_completions_end_where_the_family_ends_and_train_on_that_ending(of, name
     rows = tokenized(training_set(prompts, drawn, cells), tokenizer, ends)
     for number, (ids, labels) in enumerate(zip(rows["input_ids"], rows["labels"], strict=True)):
         prompt = chat.encode(tokenizer, prompts.messages[number // 24])
-        completion = drawn.token_ids[number // 24, number % 24].tolist()
+        completion = token_ids[number // 24, number % 24].tolist()
         assert ids == [*prompt, *completion]
         assert labels == [-100] * len(prompt) + completion
     tuned = fine_tune(policy, prompts, drawn, cells, epochs=1, batch_size=48, warmup=0.0, seed=0)

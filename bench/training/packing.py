@@ -31,16 +31,21 @@ def packed(examples: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def of_examples(batch: dict[str, Any], values: Any) -> Any:
-    """[B], the sum of `values` over each example's tokens. values: (B, T - 1) or, packed, (1, T - 1), one for each token
-    that is foretold."""
+    """[B], the sum of `values` over each example's tokens.
+
+    values: (B, T - 1) or, packed, (1, T - 1), one for each token that is foretold.
+    """
     if "owner" not in batch:
         return values.sum(dim=1)
     return values.new_zeros(len(batch["weight"])).index_add(0, batch["owner"][1:], values[0])
 
 
 def count_tokens(batch: dict[str, Any]) -> Any:
-    """Padding left out."""
-    return batch["input_ids"].numel() if "owner" in batch else batch["attention_mask"].sum()
+    """Of the examples that count; padding left out."""
+    counts = batch["weight"] > 0
+    if "owner" in batch:
+        return counts[batch["owner"]].sum()
+    return batch["attention_mask"][counts].sum()
 
 
 def refuse_where_examples_meet(model: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from bench.training.lora import Lora
 
-SPEED_ONLY = ("micro_batch_size", "gradient_checkpointing", "packing", "checkpoint_every")
+SPEED_ONLY = ("micro_batch_size", "gradient_checkpointing", "packing", "checkpoint_every", "processes", "fsdp")
 SINCE = {
     "lora": None,
     "precision": "auto",
@@ -29,12 +29,19 @@ class Recipe:
     precision: str
     lora: Lora | None
     checkpoint_every: int | None  # updates
+    processes: int
+    fsdp: bool
     seed: int
 
     @property
     def at_once(self) -> int:
-        """Examples in memory at a time."""
-        return self.micro_batch_size or self.batch_size
+        """Examples in a process's memory at a time."""
+        return self.micro_batch_size or self.batch_size // self.processes
+
+    @property
+    def accumulation(self) -> int:
+        """Times that each process reads so many for an update."""
+        return self.batch_size // (self.at_once * self.processes)
 
     @property
     def in_bfloat16(self) -> bool:

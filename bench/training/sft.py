@@ -28,6 +28,7 @@ from bench.store import Address, current
 from bench.training import checkpoints
 from bench.training.lora import Lora, save, trainable
 from bench.training.packing import IGNORED
+from bench.training.processes import rank, shared
 from bench.training.recipe import Recipe
 from bench.training.weighted_trainer import isolated, train
 
@@ -72,6 +73,8 @@ def fine_tune(
     precision: Annotated[str, one_of(*PRECISIONS)] = "auto",
     lora: Lora | None = None,
     checkpoint_every: Annotated[int | None, or_null(whole(1))] = None,
+    processes: Count = 1,
+    fsdp: Annotated[bool, TRUE_OR_FALSE] = False,
     seed: int,
 ) -> Policy:
     """The policy after AdamW on the selected completions, starting from `policy`; equal training sets are trained once.
@@ -84,10 +87,11 @@ def fine_tune(
     weights that are trained are float32 throughout: bfloat16 weights lose small updates to rounding.
     packing: examples lie one after another in a row, none sees another, and there is no padding to compute.
     checkpoint_every: updates between two checkpoints, from the last of which a killed training goes on; None: none.
+    processes: that share the training, a GPU each. fsdp: each holds a share of weights and optimizer (FSDP2), not all.
     On a CPU the result is the same bit for bit for equal inputs, seed and thread count.
     Rows of weight 0 are left out. Raises BenchError where nothing is left, or where the loss stops being a number.
     """
-    _check_settings(batch_size, micro_batch_size, scheduler, warmup)
+    _check_settings(batch_size, micro_batch_size, processes, scheduler, warmup)
     recipe = Recipe(
         epochs=epochs,
         learning_rate=learning_rate,
@@ -102,6 +106,8 @@ def fine_tune(
         precision=precision,
         lora=lora,
         checkpoint_every=checkpoint_every,
+        processes=processes,
+        fsdp=fsdp,
         seed=seed,
     )
     return sft(policy, training_set(prompts, completions, selection), recipe)
@@ -148,19 +154,28 @@ def sft(policy: Policy, examples: TrainingSet, recipe: Recipe) -> Policy:
 
 
 def _train(policy: Policy, examples: TrainingSet, recipe: Recipe, out: Path) -> dict[str, float]:
+    before = checkpoints.last(checkpoints.beside(out)) if recipe.checkpoint_every else None
+    given = (policy, examples, recipe, before, out)
+    return _fit(*given) if recipe.processes == 1 else shared(recipe.processes, out, _fit, *given)
+
+
+def _fit(
+    policy: Policy, examples: TrainingSet, recipe: Recipe, before: checkpoints.Whole | None, out: Path
+) -> dict[str, float]:
+    """In each of the processes that share a training; the first one writes."""
     with isolated(small_seed(recipe.seed, "adapter")):  # whose weights start at random
-        tokenizer, model = (
-            policies.load_tokenizer(policy),
-            trainable(policy, recipe.lora, in_bfloat16=recipe.in_bfloat16),
-        )
+        tokenizer = policies.load_tokenizer(policy)
+        model = trainable(policy, recipe.lora, in_bfloat16=recipe.in_bfloat16)
+        learnt = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+        frozen = model.num_parameters() - learnt  # read forwards and backwards, without a gradient of their own
         rows = tokenized(examples, tokenizer, ending_ids(tokenizer, model.generation_config))
-        log, tokens = train(model, tokenizer, rows, recipe, scratch=out)
-        save(model, policy, out)
-        policies.load_tokenizer(policy).save_pretrained(out)
-    (out / LOG).write_text(json.dumps(log, indent=1))
-    learnt = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    frozen = model.num_parameters() - learnt  # which are read forwards and backwards, and have no gradient of their own
-    return {"train_tokens": tokens, "train_flops": (6 * learnt + 4 * frozen) * tokens, "steps": len(log)}
+        trained = train(model, tokenizer, rows, recipe, scratch=out, before=before)
+        if rank() == 0:
+            save(model, policy, out, weights=trained.weights)
+            policies.load_tokenizer(policy).save_pretrained(out)
+            (out / LOG).write_text(json.dumps(trained.log, indent=1))
+    flops = (6 * learnt + 4 * frozen) * trained.tokens
+    return {"train_tokens": trained.tokens, "train_flops": flops, "steps": len(trained.log)}
 
 
 def tokenized(examples: TrainingSet, tokenizer: Any, eos_ids: set[int]) -> dict[str, list]:
@@ -181,7 +196,9 @@ def tokenized(examples: TrainingSet, tokenizer: Any, eos_ids: set[int]) -> dict[
     return columns
 
 
-def _check_settings(batch_size: int, micro_batch_size: int | None, scheduler: str, warmup: float) -> None:
+def _check_settings(
+    batch_size: int, micro_batch_size: int | None, processes: int, scheduler: str, warmup: float
+) -> None:
     if scheduler not in SCHEDULERS:
         raise BenchError(f"training.scheduler={scheduler} is not known; it is one of {', '.join(SCHEDULERS)}.")
     if not 0 <= warmup < 1:
@@ -190,4 +207,9 @@ def _check_settings(batch_size: int, micro_batch_size: int | None, scheduler: st
         raise BenchError(
             f"training.micro_batch_size={micro_batch_size} is not allowed: it must divide "
             f"training.batch_size={batch_size}, or be null for the whole batch at once."
+        )
+    if batch_size % ((micro_batch_size or 1) * processes):
+        raise BenchError(
+            f"training.processes={processes} is not allowed: times training.micro_batch_size={micro_batch_size or 1} "
+            f"it must divide training.batch_size={batch_size}, so that each process has as much of an update."
         )

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,33 @@ from bench.errors import BenchError
 from bench.seeds import small_seed
 from bench.training import checkpoints
 from bench.training.packing import IGNORED, count_tokens, of_examples, packed, refuse_where_examples_meet
+from bench.training.processes import rank
 from bench.training.recipe import Recipe
 
 KEPT = 2  # checkpoints: the last may be half written when a training is killed
+FSDP = {"version": 2, "state_dict_type": "FULL_STATE_DICT", "reshard_after_forward": True}
+
+
+@dataclass(frozen=True)
+class Trained:
+    log: list[dict[str, float]]  # of each update
+    tokens: int  # that went through the model: prompts too, padding not
+    weights: dict[str, Any] | None  # the whole model's, where it was sharded and this process writes it
 
 
 def train(
-    model: Any, tokenizer: Any, rows: dict[str, list], recipe: Recipe, *, scratch: Path
-) -> tuple[list[dict[str, float]], int]:
-    """Train `model` in place on rows {input_ids, labels, weight}; the numbers of each update, and the tokens seen.
+    model: Any,
+    tokenizer: Any,
+    rows: dict[str, list],
+    recipe: Recipe,
+    *,
+    scratch: Path,
+    before: checkpoints.Whole | None,
+) -> Trained:
+    """Train `model` in place on rows {input_ids, labels, weight}; in each of recipe.processes that share it, alike.
 
-    Tokens count prompts too, padding not. Nothing is left in `scratch`; checkpoints lie beside it, and the last of a
-    training that was killed is where this one begins. Raises BenchError where the loss diverges.
+    Nothing is left in `scratch`; checkpoints lie beside it, and `before` is the one to begin at. Raises BenchError
+    where the loss diverges.
     """
     import torch
     from trl.trainer.sft_config import SFTConfig
@@ -41,11 +57,10 @@ def train(
         num_train_epochs=recipe.epochs,
         learning_rate=recipe.learning_rate,
         per_device_train_batch_size=recipe.at_once,
-        gradient_accumulation_steps=recipe.batch_size // recipe.at_once,
+        gradient_accumulation_steps=recipe.accumulation,
         lr_scheduler_type=recipe.scheduler,
-        warmup_steps=min(
-            math.ceil(recipe.warmup * steps), steps - 1
-        ),  # it starts at 0: a lone update must not be part of it
+        # the learning rate starts at 0: a lone update must not be part of the warm-up
+        warmup_steps=min(math.ceil(recipe.warmup * steps), steps - 1),
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
         gradient_checkpointing=recipe.gradient_checkpointing,
@@ -60,6 +75,9 @@ def train(
         save_strategy="steps" if every else "no",
         save_steps=every or 1,
         save_total_limit=KEPT,
+        ddp_backend=None if on_gpu or recipe.processes == 1 else "gloo",
+        fsdp=recipe.fsdp or None,
+        fsdp_config=FSDP if recipe.fsdp else None,
         logging_steps=1,
         logging_nan_inf_filter=False,
         disable_tqdm=True,
@@ -72,15 +90,15 @@ def train(
         refuse_where_examples_meet(model)
     with progress.bar("fine-tuning", steps, "step") as bar:
         trainer = weighted_trainer(model, tokenizer, rows, arguments, _watcher(log, bar), packing=recipe.packing)
-        before = checkpoints.last(saved) if every else None
         if before is not None:
-            trainer.tokens = before[1]["tokens"]
-            log.extend(before[1]["log"])
+            trainer.tokens = before.tokens if rank() == 0 else 0
+            log.extend(before.log)
             bar.advance(len(log))
-        trainer.seal = lambda checkpoint: checkpoints.seal(checkpoint, log, int(trainer.tokens))
-        trainer.train(resume_from_checkpoint=str(before[0]) if before else None)
+        trainer.seal = lambda checkpoint, tokens: checkpoints.seal(checkpoint, log, tokens)
+        trainer.train(resume_from_checkpoint=str(before.folder) if before else None)
     model.config, model.generation_config = configs  # the Trainer writes its own special tokens into them
-    return log, int(trainer.tokens)
+    gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped) if recipe.fsdp else None
+    return Trained(log, trainer.all_tokens(), gathered)
 
 
 def weighted_trainer(
@@ -104,12 +122,30 @@ def weighted_trainer(
 
     class WeightedTrainer(SFTTrainer):
         loss_is_scaled_for_ga: Any = True  # compute_loss is given the weight of the whole batch
-        tokens = 0
-        seal: Any = None  # called with the folder of each checkpoint
+        tokens = 0  # of this process
+        seal: Any = None  # called with the folder of each checkpoint and the tokens of all processes
 
         def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, Any]:
             batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-            return batches, sum(loss_tokens(batch) for batch in batches)
+            if self.args.world_size == 1:
+                return batches, sum(loss_tokens(batch) for batch in batches)
+            for number, batch in enumerate(batches):
+                self._leave_out_what_fills_up(number, batch)
+            own = torch.stack([loss_tokens(batch) for batch in batches]).sum()
+            return batches, self.accelerator.reduce(own.to(device), "sum") / self.args.world_size  # DDP takes the mean
+
+        def _leave_out_what_fills_up(self, number: int, batch: dict[str, Any]) -> None:
+            """At an epoch's end accelerate gives some examples again, so that all processes have equally many."""
+            args, rows = self.args, len(self.train_dataset)
+            read = args.per_device_train_batch_size
+            updates = math.ceil(rows / (read * args.gradient_accumulation_steps * args.world_size))
+            turn = self.state.global_step % updates * args.gradient_accumulation_steps + number
+            first = (turn * args.world_size + args.process_index) * read  # place in the epoch of the batch's first
+            batch["weight"][max(0, rows - first) :] = 0.0
+
+        def all_tokens(self) -> int:
+            own = torch.as_tensor(self.tokens, device=self.args.device)
+            return int(own if self.args.world_size == 1 else self.accelerator.reduce(own, "sum"))
 
         def compute_loss(
             self, model: Any, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -121,7 +157,9 @@ def weighted_trainer(
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             super()._save_checkpoint(model, trial)
-            self.seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+            tokens = self.all_tokens()  # by when every process has written its part
+            if self.args.process_index == 0:
+                self.seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", tokens)
 
         def _send_telemetry(self) -> None:
             """Nothing leaves the machine."""
