@@ -62,9 +62,7 @@ def _check_devices(processes: int) -> None:
 
     devices = torch.cuda.device_count()
     if torch.cuda.is_available() and devices < processes:
-        raise BenchError(
-            f"training.processes={processes} is not allowed: {devices} GPUs are visible, and each needs one."
-        )
+        raise BenchError(f"training.processes={processes} is not allowed: each needs a GPU, and {devices} are visible.")
 
 
 def main(folder: Path) -> None:

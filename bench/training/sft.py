@@ -91,7 +91,7 @@ def fine_tune(
     On a CPU the result is the same bit for bit for equal inputs, seed and thread count.
     Rows of weight 0 are left out. Raises BenchError where nothing is left, or where the loss stops being a number.
     """
-    _check_settings(batch_size, micro_batch_size, processes, scheduler, warmup)
+    _check_settings(batch_size, micro_batch_size, processes, fsdp, scheduler, warmup)
     recipe = Recipe(
         epochs=epochs,
         learning_rate=learning_rate,
@@ -197,7 +197,7 @@ def tokenized(examples: TrainingSet, tokenizer: Any, eos_ids: set[int]) -> dict[
 
 
 def _check_settings(
-    batch_size: int, micro_batch_size: int | None, processes: int, scheduler: str, warmup: float
+    batch_size: int, micro_batch_size: int | None, processes: int, fsdp: bool, scheduler: str, warmup: float
 ) -> None:
     if scheduler not in SCHEDULERS:
         raise BenchError(f"training.scheduler={scheduler} is not known; it is one of {', '.join(SCHEDULERS)}.")
@@ -213,3 +213,5 @@ def _check_settings(
             f"training.processes={processes} is not allowed: times training.micro_batch_size={micro_batch_size or 1} "
             f"it must divide training.batch_size={batch_size}, so that each process has as much of an update."
         )
+    if fsdp and processes == 1:
+        raise BenchError("training.fsdp=true needs training.processes of 2 or more, among which to share the weights.")
