@@ -8,11 +8,11 @@ import pytest
 import torch
 from drawing import generate
 
-from bench import policies
+from bench import policies, processes
 from bench.artifacts import Policy, Selection
 from bench.errors import BenchError
 from bench.store import Store, using
-from bench.training import processes, sft
+from bench.training import sft
 from bench.training.lora import Lora
 from bench.training.sft import fine_tune, training_log
 
@@ -72,7 +72,7 @@ def test_an_adapter_is_shared_too_and_a_mistake_is_told_by_its_own_sentence(tune
 
 def test_a_process_that_ends_by_itself_is_told(tmp_path):
     with pytest.raises(BenchError, match=r"training\.processes=2: a process ended by itself: .*ZeroDivisionError"):
-        processes.shared(2, tmp_path, divmod, 1, 0)
+        processes.call("training.processes=2", 2, tmp_path, divmod, 1, 0)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -92,5 +92,7 @@ def test_shares_that_do_not_come_out_are_refused(tune, settings, complaint):
 def test_each_process_needs_a_gpu_where_there_are_any(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(BenchError, match=r"training\.processes=2 is not allowed: each needs a GPU, and 1 are visible"):
-        processes.shared(2, tmp_path, divmod, 1, 1)
+    with pytest.raises(
+        BenchError, match=r"training\.processes=2 is not allowed: each process needs a GPU, and 1 are visible"
+    ):
+        processes.call("training.processes=2", 2, tmp_path, divmod, 1, 1)

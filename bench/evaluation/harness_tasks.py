@@ -12,14 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import policies
+from bench import policies, processes
 from bench.artifacts import Policy, content_hash
 from bench.errors import BenchError
-from bench.progress import say
+from bench.evaluation.harness import quiet
 from bench.seeds import small_seed
 from bench.store import stage
+from bench.training.weighted_trainer import isolated
 
 RESULTS = "results.json"
+NO_METRICS = ("alias", "sample_len")  # that lm-eval lists among them
 
 
 def harness_tasks(
@@ -75,28 +77,51 @@ def lm_eval_task(
     batch_size: int,
     out: Path,
 ) -> dict[str, float]:
-    """One task of lm-eval, or of the folder `include`, whose content is `source`; chat models are asked as chat."""
+    """One task of lm-eval, or of the folder `include`, whose content is `source`; chat models are asked as chat.
+
+    Where a GPU is at hand, in a process of its own, after which all that lm-eval held of it is free.
+    """
+    import torch
+
+    given = (policy, task, include, num_fewshot, limit, seed, batch_size)
+    if torch.cuda.is_available():
+        metrics, documents = processes.call(f"evaluation.harness_tasks={task}", 1, out, _run, *given)
+    else:
+        metrics, documents = _run(*given)
+    (out / RESULTS).write_text(json.dumps(metrics, indent=1))
+    return {"documents": documents}
+
+
+def _run(
+    policy: Policy,
+    task: str,
+    include: str | None,
+    num_fewshot: int | None,
+    limit: int | None,
+    seed: int,
+    batch_size: int,
+) -> tuple[dict[str, float], int]:
+    """lm-eval's metrics by task/metric, and how many documents they are of."""
     import torch
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    from bench.evaluation.harness import quiet
-
     device, dtype = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
-    tokenizer = policies.load_tokenizer(policy)
-    with quiet():
+    tokenizer, stream = policies.load_tokenizer(policy), small_seed(seed, "lm-eval")
+    with quiet(), isolated():
         manager = TaskManager(include_path=include)
         if task not in manager.all_tasks:
             where = "" if include is None else f" nor in {include}"
-            raise BenchError(f"evaluation.harness_tasks={task} is no task of lm-eval{where}; lm-eval ls tasks names them.")
+            raise BenchError(
+                f"evaluation.harness_tasks={task} is no task of lm-eval{where}: `lm-eval ls tasks` lists them."
+            )
         model = HFLM(
             pretrained=policies.load_model(policy, dtype=dtype, device=device),
             tokenizer=tokenizer,
             batch_size=batch_size,
-            add_bos_token=tokenizer.chat_template is None,
+            add_bos_token=tokenizer.chat_template is None,  # a chat template writes its own
         )
-        stream = small_seed(seed, "lm-eval")
         try:
             found: Any = simple_evaluate(
                 model=model,
@@ -119,14 +144,9 @@ def lm_eval_task(
         f"{name}/{metric}": float(value)
         for name, of_task in found["results"].items()
         for metric, value in of_task.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and metric not in ("alias", "sample_len")
+        if isinstance(value, int | float) and not isinstance(value, bool) and metric not in NO_METRICS
     }
-    if not metrics:
-        raise BenchError(f"evaluation.harness_tasks={task} measured nothing.")
-    (out / RESULTS).write_text(json.dumps(metrics, indent=1))
-    documents = sum(counts["effective"] for counts in found["n-samples"].values())
-    say(f"lm-eval {task}: {documents} documents")
-    return {"documents": documents}
+    return metrics, sum(counts["effective"] for counts in found["n-samples"].values())
 
 
 def _digest(folder: Path) -> str:

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from bench import chat, policies
+from bench import chat, policies, processes
 from bench.allowed import ABOVE_ZERO, TRUE_OR_FALSE, Count, number, one_of, or_null, whole
 from bench.artifacts import Completions, Message, Policy, Prompts, Selection, content_hash
 from bench.errors import BenchError
@@ -28,7 +28,6 @@ from bench.store import Address, current
 from bench.training import checkpoints
 from bench.training.lora import Lora, save, trainable
 from bench.training.packing import IGNORED
-from bench.training.processes import rank, shared
 from bench.training.recipe import Recipe
 from bench.training.weighted_trainer import isolated, train
 
@@ -155,8 +154,8 @@ def sft(policy: Policy, examples: TrainingSet, recipe: Recipe) -> Policy:
 
 def _train(policy: Policy, examples: TrainingSet, recipe: Recipe, out: Path) -> dict[str, float]:
     before = checkpoints.last(checkpoints.beside(out)) if recipe.checkpoint_every else None
-    given = (policy, examples, recipe, before, out)
-    return _fit(*given) if recipe.processes == 1 else shared(recipe.processes, out, _fit, *given)
+    given, asks = (policy, examples, recipe, before, out), f"training.processes={recipe.processes}"
+    return _fit(*given) if recipe.processes == 1 else processes.call(asks, recipe.processes, out, _fit, *given)
 
 
 def _fit(
@@ -170,7 +169,7 @@ def _fit(
         frozen = model.num_parameters() - learnt  # read forwards and backwards, without a gradient of their own
         rows = tokenized(examples, tokenizer, ending_ids(tokenizer, model.generation_config))
         trained = train(model, tokenizer, rows, recipe, scratch=out, before=before)
-        if rank() == 0:
+        if processes.rank() == 0:
             save(model, policy, out, weights=trained.weights)
             policies.load_tokenizer(policy).save_pretrained(out)
             (out / LOG).write_text(json.dumps(trained.log, indent=1))

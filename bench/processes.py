@@ -1,9 +1,7 @@
-"""One training shared by several processes, a GPU each (or a CPU each, by gloo), through accelerate.
+"""A function called in a process of its own, or alike in several that share its work, a GPU each (or a CPU, by gloo).
 
-Each update has the examples that it would have in one process, each process a share of them; the loss is divided by
-the weight of all. Under FSDP2 each process holds a share of the weights, gradients and optimizer states too.
-
-This module is what each process runs: `python -m torch.distributed.run ... -m bench.training.processes JOB`.
+This module is what each of them runs: `python -m bench.processes FOLDER`, under torch.distributed.run where they are
+several. What a process held of a GPU is free when it has ended.
 """
 
 import os
@@ -26,26 +24,25 @@ class Job:
     arguments: tuple[Any, ...]
 
 
-def shared(processes: int, folder: Path, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What function(*arguments) returns in the first of `processes` processes that all call it.
+def call(setting: str, processes: int, folder: Path, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What function(*arguments) returns in the first of `processes` new processes that all call it.
 
-    folder: on this machine, for what goes to and fro; it is empty of that afterwards. A BenchError of any process is
-    raised here; BenchError, too, where one ends otherwise, with the last line that it wrote.
+    setting: that asks for them, e.g. "training.processes=2". folder: for what goes to and fro, of which nothing is left
+    there. A BenchError of any process is raised here; BenchError, too, where one ends otherwise, with what it wrote.
     """
-    _check_devices(processes)
+    _check_devices(setting, processes)
     job, result, mistake = (folder / name for name in (JOB, RESULT, MISTAKE))
     job.write_bytes(pickle.dumps(Job(function, arguments)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    together = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [sys.executable, *(together if processes > 1 else []), "-m", "bench.processes", str(folder)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
-        ended = subprocess.run(
-            [*command, "-m", __name__, str(folder)], env=environment, capture_output=True, text=True, check=False
-        )
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if mistake.is_file():
             raise BenchError(mistake.read_text())
         if ended.returncode:
             lines = [line for line in ended.stderr.splitlines() if "Error" in line] or ["it said nothing"]
-            raise BenchError(f"training.processes={processes}: a process ended by itself: {lines[0].strip()}")
+            raise BenchError(f"{setting}: a process ended by itself: {lines[0].strip()}")
         return pickle.loads(result.read_bytes())
     finally:
         for path in (job, result, mistake):
@@ -57,12 +54,12 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def _check_devices(processes: int) -> None:
+def _check_devices(setting: str, processes: int) -> None:
     import torch
 
     devices = torch.cuda.device_count()
     if torch.cuda.is_available() and devices < processes:
-        raise BenchError(f"training.processes={processes} is not allowed: each needs a GPU, and {devices} are visible.")
+        raise BenchError(f"{setting} is not allowed: each process needs a GPU, and {devices} are visible.")
 
 
 def main(folder: Path) -> None:
