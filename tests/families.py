@@ -159,7 +159,8 @@ def make(name: str, folder: Path) -> Policy:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = getattr(transformers, f"{family.model}ForCausalLM")(config)
-        model.get_output_embeddings().weight.data[ends] *= 3  # drawn often enough, and still by chance
+        head = model.get_output_embeddings().weight.data
+        head[ends] = 3 * head[ends[0]]  # drawn often enough, still by chance, and one as often as the other
     model.generation_config.eos_token_id = ends
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

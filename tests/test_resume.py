@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from drawing import generate
 
-from bench.artifacts import Policy, Prompts, Selection
+from bench.artifacts import Completions, Policy, Prompts, Selection
 from bench.store import Store, using
 from bench.training import checkpoints
 from bench.training.lora import Lora
@@ -47,7 +47,7 @@ def test_after_kill_9_the_result_is_the_same_to_the_last_bit(
     import pickle
 
     pool = generate(few_prompts, random_policy, num_completions=1)
-    pool = type(pool)(*(np.asarray(getattr(pool, name)) for name in COLUMNS), key=pool.key)
+    pool = Completions(*(np.asarray(getattr(pool, name)) for name in COLUMNS), key=pool.key)
     arguments = (random_policy, few_prompts, pool, CELLS)
     settings = {**SETTINGS, "lora": lora, "checkpoint_every": 3}
     (tmp_path / "job").write_bytes(pickle.dumps((arguments, settings)))

@@ -113,9 +113,7 @@ def _run(
         manager = TaskManager(include_path=include)
         if task not in manager.all_tasks:
             where = "" if include is None else f" nor in {include}"
-            raise BenchError(
-                f"evaluation.harness_tasks={task} is no task of lm-eval{where}: `lm-eval ls tasks` lists them."
-            )
+            raise BenchError(f"evaluation.harness_tasks={task} is no task of lm-eval{where}; see `lm-eval ls tasks`.")
         model = HFLM(
             pretrained=policies.load_model(policy, dtype=dtype, device=device),
             tokenizer=tokenizer,

@@ -99,8 +99,8 @@ def evaluate(
 
     The KL is of the sampler drawn from (this policy at `temperature`, `top_p`, `top_k`), nats a sequence, on the first
     `kl_completions` samples of each prompt; sequences cut at the length limit are kept. transfer: other tasks by a name
-    of one's own, of whose test prompts lm-eval judges greedy completions. BenchError for one that lm-eval can't judge. harness_tasks:
-    lm-eval's own by name, or of the folder harness_include; see bench.evaluation.harness_tasks for the other settings.
+    of one's own, of whose test prompts lm-eval judges greedy completions. BenchError for one that lm-eval can't judge.
+    harness_tasks: lm-eval's own by name, or of the folder harness_include; bench.evaluation.harness_tasks says how.
     """
     greedy = generation(prompts, policy, num_completions=1, temperature=0.0, top_p=1.0, top_k=0, seed=seed)
     sampler = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
