@@ -6,6 +6,7 @@ several. What a process held of a GPU is free when it has ended.
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 
 from bench.errors import BenchError
 
+RAISED = re.compile(r"^(?:\[rank\d+\]: )?([\w.]+(?:Error|Exception): .*)$", re.MULTILINE)
 JOB, RESULT, MISTAKE = "job.pickle", "result.pickle", "mistake.txt"
 
 
@@ -41,8 +43,8 @@ def call(setting: str, processes: int, folder: Path, function: Callable[..., Any
         if mistake.is_file():
             raise BenchError(mistake.read_text())
         if ended.returncode:
-            lines = [line for line in ended.stderr.splitlines() if "Error" in line] or ["it said nothing"]
-            raise BenchError(f"{setting}: a process ended by itself: {lines[0].strip()}")
+            said = RAISED.findall(ended.stderr) or ended.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+            raise BenchError(f"{setting}: a process ended by itself: {said[0]}")
         return pickle.loads(result.read_bytes())
     finally:
         for path in (job, result, mistake):

@@ -92,14 +92,11 @@ def trainable(policy: Policy, lora: Lora | None, *, in_bfloat16: bool) -> Any:
         raise
 
 
-def save(model: Any, policy: Policy, folder: Path, *, weights: dict[str, Any] | None = None) -> None:
-    """Write a trained model, or its adapter alone, to `folder`; of equal adapters the files are equal.
-
-    weights: the whole model's, by name, where `model` itself holds but a share of them.
-    """
+def save(model: Any, policy: Policy, folder: Path) -> None:
+    """Write a trained model, or its adapter alone, to `folder`; of equal adapters the files are equal."""
     from peft import PeftModel
 
-    model.save_pretrained(folder, state_dict=weights)
+    model.save_pretrained(folder)
     if not isinstance(model, PeftModel):
         return
     (folder / "README.md").unlink(missing_ok=True)  # a form of PEFT's that nobody filled in

@@ -90,7 +90,7 @@ def fine_tune(
     On a CPU the result is the same bit for bit for equal inputs, seed and thread count.
     Rows of weight 0 are left out. Raises BenchError where nothing is left, or where the loss stops being a number.
     """
-    _check_settings(batch_size, micro_batch_size, processes, fsdp, scheduler, warmup)
+    _check_settings(batch_size, micro_batch_size, processes, fsdp, checkpoint_every, scheduler, warmup)
     recipe = Recipe(
         epochs=epochs,
         learning_rate=learning_rate,
@@ -170,7 +170,10 @@ def _fit(
         rows = tokenized(examples, tokenizer, ending_ids(tokenizer, model.generation_config))
         trained = train(model, tokenizer, rows, recipe, scratch=out, before=before)
         if processes.rank() == 0:
-            save(model, policy, out, weights=trained.weights)
+            if trained.weights is not None:  # the model that was trained holds but a share of each
+                model = trainable(policy, recipe.lora, in_bfloat16=recipe.in_bfloat16)
+                model.load_state_dict(trained.weights)
+            save(model, policy, out)
             policies.load_tokenizer(policy).save_pretrained(out)
             (out / LOG).write_text(json.dumps(trained.log, indent=1))
     flops = (6 * learnt + 4 * frozen) * trained.tokens
@@ -196,7 +199,13 @@ def tokenized(examples: TrainingSet, tokenizer: Any, eos_ids: set[int]) -> dict[
 
 
 def _check_settings(
-    batch_size: int, micro_batch_size: int | None, processes: int, fsdp: bool, scheduler: str, warmup: float
+    batch_size: int,
+    micro_batch_size: int | None,
+    processes: int,
+    fsdp: bool,
+    checkpoint_every: int | None,
+    scheduler: str,
+    warmup: float,
 ) -> None:
     if scheduler not in SCHEDULERS:
         raise BenchError(f"training.scheduler={scheduler} is not known; it is one of {', '.join(SCHEDULERS)}.")
@@ -214,3 +223,8 @@ def _check_settings(
         )
     if fsdp and processes == 1:
         raise BenchError("training.fsdp=true needs training.processes of 2 or more, among which to share the weights.")
+    if fsdp and checkpoint_every is not None:
+        raise BenchError(
+            f"training.checkpoint_every={checkpoint_every} is not allowed with training.fsdp=true, whose shares of the "
+            "weights are gathered at the end alone; set it to null."
+        )

@@ -29,7 +29,7 @@ FSDP = {"version": 2, "state_dict_type": "FULL_STATE_DICT", "reshard_after_forwa
 class Trained:
     log: list[dict[str, float]]  # of each update
     tokens: int  # that went through the model: prompts too, padding not
-    weights: dict[str, Any] | None  # the whole model's, where it was sharded and this process writes it
+    weights: dict[str, Any] | None  # the whole model's, on the first process, where each holds but a share of them
 
 
 def train(
