@@ -60,11 +60,15 @@ class Policy:
     """The address of a causal language model in Hugging Face format, not its weights."""
 
     path: Path
-    fingerprint: str  # of the files' contents, or of hub id and revision
+    fingerprint: str  # of the files' contents, or of hub id and commit
+    system: str | None = None  # the system prompt of conversations that bring none
+    thinking: bool | None = None  # whether it reasons before it answers, where its template asks; None: as that says
+    trust_remote_code: bool = False  # run the Python files that lie beside the weights
 
     @property
     def key(self) -> str:
-        return self.fingerprint
+        beside = [self.system, self.thinking, self.trust_remote_code]
+        return self.fingerprint if beside == [None, None, False] else content_hash(self.fingerprint, beside)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,56 @@
 """Messages to token ids: the only place where prompts are rendered; every engine and lm-eval see the same ones."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from bench.artifacts import Message
+from bench.errors import BenchError
 
 
 def render(tokenizer: Any, messages: Sequence[Message]) -> str:
-    """The prompt as text: the model's chat template, or the bare contents for a base model without one."""
+    """The prompt as text: the model's chat template, or, for a base model without one, the contents and nothing else,
+    a blank line between two. BenchError where the template refuses the messages."""
+    from jinja2 import TemplateError
+
     if tokenizer.chat_template is None:
         return "\n\n".join(message["content"] for message in messages)
-    return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    try:
+        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise BenchError(
+            f"The chat template of {tokenizer.name_or_path} refuses messages by {roles}: {error}."
+        ) from error
+
+
+def set_defaults(tokenizer: Any, *, system: str | None, thinking: bool | None) -> None:
+    """Write a system prompt and a thinking mode into the tokenizer's chat template; None leaves the template's own.
+
+    They hold for conversations that bring no system message and for calls that say nothing of thinking. A tokenizer
+    that is saved keeps them, so that whoever loads a model that was fine-tuned with them asks it in the same way.
+    BenchError where there is no template, or it does not ask for a thinking mode.
+    """
+    if system is None and thinking is None:
+        return
+    name, template = f"The tokenizer in {tokenizer.name_or_path}", tokenizer.chat_template
+    if isinstance(template, dict):  # several by name
+        template = template.get("default")
+    if template is None:
+        setting = "system" if thinking is None else "thinking"
+        raise BenchError(f"{name} has no chat template that policy.{setting} could go into; leave it null.")
+    before = ""
+    if thinking is not None:
+        if "enable_thinking" not in template:
+            raise BenchError(f"{name} has a chat template without thinking modes; leave policy.thinking null.")
+        asked = str(thinking).lower()
+        before += f"{{%- set enable_thinking = enable_thinking if enable_thinking is defined else {asked} %}}"
+    if system is not None:
+        told = json.dumps({"role": "system", "content": system}, ensure_ascii=False)
+        before += (
+            f"{{%- if messages[0]['role'] != 'system' %}}{{%- set messages = [{told}] + messages %}}{{%- endif %}}"
+        )
+    tokenizer.chat_template = before + template
 
 
 def encode(tokenizer: Any, messages: Sequence[Message]) -> list[int]:

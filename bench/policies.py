@@ -1,15 +1,24 @@
-"""Policies by folder or pretrained here; a Policy is an address, these functions load what lies there."""
+"""Policies by folder, by hub id or pretrained here; a Policy is an address, these functions load what lies there."""
 
+import functools
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from bench.allowed import ABOVE_ZERO, FOLDER, Count, Seed, whole
-from bench.artifacts import Policy
+from bench import chat
+from bench.allowed import ABOVE_ZERO, FOLDER, TRUE_OR_FALSE, Count, Seed, or_null, text, whole
+from bench.artifacts import Policy, content_hash
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
     from bench.training.pretraining import Corpus
+
+ADAPTER, BASE_PLACE = "adapter_config.json", "base_model_name_or_path"  # PEFT's names
+HUB_ID = text(r"\w[\w.-]*(/\w[\w.-]*)?", "the id of a model of the hub, e.g. Qwen/Qwen2.5-1.5B")
+SYSTEM = or_null(text(r"(?s).*\S.*", "a text"))
+THINKING = or_null(TRUE_OR_FALSE)
 
 
 def tiny(
@@ -54,17 +63,56 @@ def tiny(
     )
 
 
-def from_folder(task: Any, *, path: Annotated[str, FOLDER]) -> Policy:
-    """A policy that lies in a local folder, whatever the task."""
-    return folder(path)
+def from_folder(
+    task: Any,
+    *,
+    path: Annotated[str, FOLDER],
+    system: Annotated[str | None, SYSTEM] = None,
+    thinking: Annotated[bool | None, THINKING] = None,
+    trust_remote_code: Annotated[bool, TRUE_OR_FALSE] = False,
+) -> Policy:
+    """A policy that lies in a local folder, whatever the task. The other settings are those of `from_hub`."""
+    return _asked(folder(path), system, thinking, trust_remote_code)
+
+
+def from_hub(
+    task: Any,
+    *,
+    id: Annotated[str, HUB_ID],
+    revision: Annotated[str, text(r"\S+", "a branch, a tag or a commit")] = "main",
+    system: Annotated[str | None, SYSTEM] = None,
+    thinking: Annotated[bool | None, THINKING] = None,
+    trust_remote_code: Annotated[bool, TRUE_OR_FALSE] = False,
+) -> Policy:
+    """A policy of the Hugging Face hub, whatever the task; its fingerprint is that of id and commit.
+
+    system: the system prompt of conversations that bring none. thinking: whether a model that can reason before it
+    answers does so; None leaves both to its chat template. What is fine-tuned from it carries them in its own template.
+    trust_remote_code: run the model's own Python files. BenchError says which of model, access or network is missing.
+    """
+    from bench import hub
+
+    path = hub.snapshot(id, revision, code=trust_remote_code)
+    return _asked(folder(path), system, thinking, trust_remote_code)
+
+
+def _asked(policy: Policy, system: str | None, thinking: bool | None, trust_remote_code: bool) -> Policy:
+    """The policy with these settings, of which its chat template must know."""
+    policy = replace(policy, system=system, thinking=thinking, trust_remote_code=trust_remote_code)
+    if system is not None or thinking is not None:
+        load_tokenizer(policy)  # which says what the template can't do
+    return policy
 
 
 def folder(path: str | Path) -> Policy:
     """The policy in a local folder in Hugging Face format; its fingerprint is that of every file's content.
 
     The folder may hold a LoRA adapter that names another local folder as its base model, whose content then counts too.
+    A snapshot in the hub's cache is known by id and commit.
     """
     import hashlib
+
+    from bench import hub
 
     path = Path(path).absolute()
     base = adapter_base(path)
@@ -74,24 +122,51 @@ def folder(path: str | Path) -> Policy:
         raise BenchError(
             f"policy.path={path} holds no weights (*.safetensors); save the model there with save_pretrained."
         )
+    if (named := hub.named_by(path)) is not None:
+        return Policy(path, content_hash("hub", *named))
     digest = hashlib.blake2b(digest_size=10)
     for file in sorted(path.iterdir()):
         if file.suffix in {".json", ".safetensors", ".jinja", ".model", ".txt"} and file.name != "manifest.json":
             digest.update(file.name.encode())
-            with file.open("rb") as content:
-                digest.update(hashlib.file_digest(content, "blake2b").digest())
+            digest.update(_adapter_digest(file) if file.name == ADAPTER else _file_digest(file))
     if base is not None:
         digest.update(folder(base).fingerprint.encode())
     return Policy(path, digest.hexdigest())
 
 
+def base_of(policy: Policy) -> Policy:
+    """The whole model that an adapter belongs to; of any other policy, itself."""
+    base = adapter_base(policy.path)
+    return policy if base is None else replace(folder(base), trust_remote_code=policy.trust_remote_code)
+
+
+def _file_digest(file: Path) -> bytes:
+    """Of a file's content, read once a process for as long as size and time of change stay."""
+    found = file.stat()
+    return _digest_of(str(file.resolve()), found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _digest_of(path: str, size: int, changed: int) -> bytes:
+    import hashlib
+
+    with open(path, "rb") as content:
+        return hashlib.file_digest(content, "blake2b").digest()
+
+
+def _adapter_digest(file: Path) -> bytes:
+    """Of an adapter's configuration, whatever place its base model has: that counts by its own content."""
+    import hashlib
+
+    config = {name: value for name, value in json.loads(file.read_text()).items() if name != BASE_PLACE}
+    return hashlib.blake2b(json.dumps(config, sort_keys=True).encode()).digest()
+
+
 def adapter_base(path: Path) -> Path | None:
     """The folder of the model that the adapter at `path` belongs to; None where `path` holds no adapter."""
-    import json
-
-    if not (path / "adapter_config.json").is_file():
+    if not (path / ADAPTER).is_file():
         return None
-    base = Path(str(json.loads((path / "adapter_config.json").read_text()).get("base_model_name_or_path")))
+    base = Path(str(json.loads((path / ADAPTER).read_text()).get(BASE_PLACE)))
     if not (base / "config.json").is_file():
         raise BenchError(
             f"The adapter in {path} names {base} as its base model, which is no local folder with a config.json."
@@ -105,42 +180,65 @@ def context(config: Any) -> int | None:
     Models that stretch their positions for long texts (rope types "longrope" and "dynamic") do so by a batch's longest
     text, so that an answer would depend on its company: they count up to where the stretching begins.
     """
-    text = config.get_text_config()
-    limit = getattr(text, "max_position_embeddings", None)
-    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    of_text = config.get_text_config()
+    limit = getattr(of_text, "max_position_embeddings", None)
+    rope = getattr(of_text, "rope_parameters", None) or getattr(of_text, "rope_scaling", None) or {}
     kinds = rope.values() if any(isinstance(kind, dict) for kind in rope.values()) else [rope]
     for kind in kinds:
         if isinstance(kind, dict) and kind.get("rope_type", kind.get("type")) in ("longrope", "dynamic"):
             before = kind.get("original_max_position_embeddings") or getattr(
-                text, "original_max_position_embeddings", limit
+                of_text, "original_max_position_embeddings", limit
             )
             limit = min(number for number in (limit, before) if number is not None) if before or limit else None
     return limit
 
 
 def load_tokenizer(policy: Policy) -> Any:
+    """The policy's tokenizer, whose chat template knows the policy's system prompt and thinking mode."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(policy.path)
+    tokenizer = AutoTokenizer.from_pretrained(policy.path, trust_remote_code=policy.trust_remote_code)
+    chat.set_defaults(tokenizer, system=policy.system, thinking=policy.thinking)
+    return tokenizer
 
 
-def load_model(policy: Policy, *, dtype: str = "float32", device: str = "cpu") -> Any:
-    """The model in evaluation mode. dtype: a torch name, e.g. "float32" or "bfloat16"."""
+def load_model(policy: Policy, *, dtype: str = "float32", device: str = "cpu", four_bit: bool = False) -> Any:
+    """The model in evaluation mode. dtype: a torch name, e.g. "float32" or "bfloat16".
+
+    four_bit: its linear layers in 4-bit NF4 on the first CUDA device, through bitsandbytes; they compute in `dtype`.
+    """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # its bar over weight tensors says nothing about our stages
-    model: Any = AutoModelForCausalLM.from_pretrained(policy.path, dtype=getattr(torch, dtype))
-    return model.to(device).eval()
+    how: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True}
+    if four_bit:
+        how["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=how["dtype"]
+        )
+        how["device_map"] = {"": 0}
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            policy.path, trust_remote_code=policy.trust_remote_code, **how
+        )
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise BenchError(
+            f"The model in {policy.path} brings Python code of its own, which is not run unless you trust it: "
+            "policy.trust_remote_code=true."
+        ) from error
+    return (model if four_bit else model.to(device)).eval()
 
 
 def count_parameters(policy: Policy) -> int:
-    """The numbers stored in the policy's weights, read from the files' headers."""
+    """The numbers stored in the policy's weights, read from the files' headers; an adapter's are beside its base's."""
     from safetensors import safe_open
 
     total = 0
     for path in sorted(policy.path.glob("*.safetensors")):
         with safe_open(path, framework="np") as weights:
             total += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
-    return total
+    base = base_of(policy)
+    return total if base == policy else total + count_parameters(base)

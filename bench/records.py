@@ -96,6 +96,7 @@ def _counts(results: Results) -> dict[str, float | str]:
         drawn = outcomes.sampled.gold.shape[1]
         for k in powers_of_two(drawn):
             counts[f"{arm}/majority@{k}_subsets"] = majority_method(drawn, k)
+        counts |= {f"{arm}/lm_eval/{name}": value for name, value in outcomes.harness_tasks.items()}
         for verdict in (outcomes.harness, *outcomes.transfer.values()):
             if verdict is not None:
                 counts |= {f"{arm}/lm_eval/{name}": value for name, value in verdict.metrics.items()}

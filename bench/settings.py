@@ -111,6 +111,12 @@ def check(cfg: DictConfig) -> None:
         raise BenchError(
             f"training.micro_batch_size={micro} is not allowed: it must divide training.batch_size={batch}."
         )
+    together = (micro or 1) * cfg.training.get("processes", 1)
+    if batch is not None and batch % together:
+        raise BenchError(
+            f"training.processes={cfg.training.processes} is not allowed: times training.micro_batch_size={micro or 1} "
+            f"it must divide training.batch_size={batch}."
+        )
     for name in counts_per_prompt(_target("selection", cfg.selection)):
         if name in cfg.selection and cfg.selection[name] > cfg.num_completions:
             raise BenchError(

@@ -148,7 +148,7 @@ def test_what_it_leaves_is_an_lm_eval_task(tiny_policy: Policy, store: Store, mo
     assert str(store.root) not in (folder / "word_problems.yaml").read_text()
     assert [json.loads(line)["id"] for line in (folder / "prompts.jsonl").read_text().splitlines()] == list(prompts.id)
     monkeypatch.chdir(folder)
-    with module._quiet():
+    with module.quiet():
         results = simple_evaluate(
             model=HFLM(pretrained=str(tiny_policy.path), device="cpu", dtype="float32", batch_size=4),
             tasks=["word_problems"],

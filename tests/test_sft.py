@@ -318,3 +318,33 @@ def test_impossible_settings_are_named(store, random_policy, few_prompts, pool, 
 def test_it_is_silent_away_from_a_terminal(trained, capfd):
     trained(chosen([(0, 0)]), epochs=1)
     assert capfd.readouterr() == ("", "")
+
+
+def test_settings_at_their_defaults_leave_old_keys_as_they_were(store, random_policy, few_prompts, pool):
+    """What stores hold from before these settings is found again, and they count where they change the result."""
+    names = {"epochs", "learning_rate", "batch_size", "scheduler", "warmup", "weight_decay", "max_grad_norm", "seed"}
+    cells = chosen([(0, 0)])
+    fine_tune(random_policy, few_prompts, pool, cells, seed=0, epochs=1, packing=True, checkpoint_every=1)
+    fine_tune(random_policy, few_prompts, pool, cells, seed=0, epochs=1, gradient_checkpointing=True)
+    fine_tune(random_policy, few_prompts, pool, cells, seed=0, epochs=1, precision="bfloat16")
+    assert set(store.uses[0].settings) == names
+    assert [use.reused for use in store.uses] == [False, True, False]
+    assert store.uses[2].settings["precision"] == "bfloat16"
+
+
+def test_bfloat16_is_what_is_computed_in_and_not_what_weights_are(trained, random_policy):
+    """The loss is rounded as bfloat16 rounds, and updates far below its steps are kept."""
+    cells = chosen(EVERY_CELL)
+    narrow, wide = (
+        trained(cells, **ONE_UPDATE, precision=precision, learning_rate=1e-6)[0]
+        for precision in ("bfloat16", "float32")
+    )
+    losses = [training_log(policy)[0]["loss"] for policy in (narrow, wide)]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+    start = state(random_policy)
+    for name, weight in state(narrow).items():
+        assert weight.dtype == torch.float32
+        moved = weight - start[name]
+        assert float((moved != 0).float().mean()) > 0.5  # of 1e-6 each, which bfloat16 weights of this size would lose
+        assert float(moved.abs().max()) < 1e-5

@@ -94,7 +94,7 @@ def lm_eval_exact_match(
 
     tokenizer = policies.load_tokenizer(policy)
     device, dtype = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
-    with _quiet():
+    with quiet():
         model = HFLM(
             pretrained=policies.load_model(policy, dtype=dtype, device=device),
             tokenizer=tokenizer,
@@ -199,7 +199,7 @@ def _counting(generate: Callable[..., Any], advance: Callable[[float], None]) ->
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """lm-eval without its log lines and bars, datasets without theirs; ours is the bar that shows."""
     import datasets
     import lm_eval.api.task

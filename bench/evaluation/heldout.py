@@ -1,21 +1,40 @@
 """One policy on held-out prompts: greedy, sampled, and how far it has moved from the base. Keeps every sample."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Any
 
 import numpy as np
 
-from bench.allowed import ABOVE_ZERO, TRUE_OR_FALSE, Count, TopK, TopP
+from bench.allowed import ABOVE_ZERO, FOLDER, TRUE_OR_FALSE, Count, Rule, TopK, TopP, or_null, whole
 from bench.artifacts import Completions, Divergence, Policy, Prompts, Rewards
 from bench.estimators.kl import kl_per_token
 from bench.evaluation.harness import HarnessResult, harness, transferred
+from bench.evaluation.harness_tasks import harness_tasks as run_tasks
 from bench.logprobs import DivergenceSamples, divergence_samples
 from bench.scoring.verifier import verify
 from bench.tasks import Task
 from bench.vocabularies import distributions_differ
 
+NAMES = Rule(
+    lambda value: (
+        not isinstance(value, str)
+        and isinstance(value, Sequence)
+        and all(isinstance(name, str) and name for name in value)
+        and len(set(value)) == len(value)
+    ),
+    "a list of tasks' names, each once",
+)
+SEEDS = Rule(
+    lambda value: (
+        isinstance(value, Sequence)
+        and len(value) > 0
+        and all(whole(0).allows(seed) for seed in value)
+        and len(set(value)) == len(value)
+    ),
+    "a list of one or more whole numbers of at least 0, each once",
+)
 RAW_BASE = "base at temperature 1, top-p 1"
 
 
@@ -43,6 +62,7 @@ class Outcomes:
     harness: HarnessResult | None
     transfer: dict[str, HarnessResult]  # lm-eval on other tasks, by the name that the settings give them
     kl_from: dict[str, Divergence] = field(default_factory=dict)  # of the same samples, from other policies by name
+    harness_tasks: dict[str, float] = field(default_factory=dict)  # of lm-eval's own tasks, by task/metric
 
 
 def grade(prompts: Prompts, completions: Completions, scoring: Callable[..., Rewards], task: Task) -> Graded:
@@ -73,6 +93,11 @@ def evaluate(
     kl_completions: Count,
     lm_eval: Annotated[bool, TRUE_OR_FALSE],
     transfer: Mapping[str, Task],
+    harness_tasks: Annotated[Sequence[str], NAMES] = (),
+    harness_include: Annotated[str | None, or_null(FOLDER)] = None,
+    harness_fewshot: Annotated[int | None, or_null(whole(0))] = None,
+    harness_limit: Annotated[int | None, or_null(whole(1))] = None,
+    harness_seeds: Annotated[Sequence[int], SEEDS] = (0,),
 ) -> Outcomes:
     """Greedy and sampled completions of `policy`, graded, its KL from the raw `base`, and lm-eval's own verdict.
 
@@ -81,6 +106,7 @@ def evaluate(
     of one's own, of whose test prompts lm-eval judges greedy completions. BenchError for one that lm-eval can't judge.
     others: policies by name, each raw, from which the KL is estimated too. A KL is NaN where the two policies have
     different token ids (bench.vocabularies): their steps can't be compared.
+    harness_tasks: lm-eval's own by name, or of the folder harness_include; bench.evaluation.harness_tasks says how.
     """
     greedy = generation(prompts, policy, num_completions=1, temperature=0.0, top_p=1.0, top_k=0, seed=seed)
     sampler: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
@@ -101,6 +127,14 @@ def evaluate(
             name: Divergence(one.rao_blackwell.mean(axis=1), "rao_blackwell", raw(name))
             for name, one in from_others.items()
         },
+        harness_tasks=run_tasks(
+            policy,
+            harness_tasks,
+            include=harness_include,
+            num_fewshot=harness_fewshot,
+            limit=harness_limit,
+            seeds=harness_seeds,
+        ),
     )
 
 

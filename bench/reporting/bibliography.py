@@ -111,6 +111,14 @@ ENTRIES = {
         2022,
         "2203.11171",
     ),
+    "hu2021": _arxiv(
+        "hu2021",
+        "LoRA: Low-Rank Adaptation of Large Language Models",
+        "Hu, Edward J. and Shen, Yelong and Wallis, Phillip and Allen-Zhu, Zeyuan and Li, Yuanzhi and Wang, Shean and "
+        "Wang, Lu and Chen, Weizhu",
+        2021,
+        "2106.09685",
+    ),
     "kaplan2020": _arxiv(
         "kaplan2020",
         "Scaling Laws for Neural Language Models",

@@ -55,6 +55,7 @@ def _training(groups: Sequence[Group]) -> list[str]:
         f"{of('training.learning_rate')}, {of('training.scheduler')} schedule with a warm-up of "
         f"{of('training.warmup')}, "
         f"{of('training.batch_size')} examples an update, weight decay {of('training.weight_decay')}).",
+        _adapters(groups),
         control if any(group.controlled for group in groups) else "",
         _varied(groups),
     ]
@@ -71,6 +72,13 @@ def _hybrid(groups: Sequence[Group]) -> str:
         f"were sampled from the {source}, where the probe is the base after {epochs} epochs on the demonstrations, and "
         "gave accepted samples alone."
     )
+
+
+def _adapters(groups: Sequence[Group]) -> str:
+    if all(_at(run.config, "training.lora") is None for group in groups for run in group.runs):
+        return ""
+    rank, alpha = (_values(groups, f"training.lora.{name}") for name in ("r", "alpha"))
+    return f"What was trained were LoRA adapters of rank {rank}, alpha {alpha} [@hu2021]."
 
 
 def _evaluation(groups: Sequence[Group]) -> list[str]:
@@ -156,7 +164,9 @@ def _selection(run: Run) -> str:
 
 
 def _policy(settings: dict[str, Any]) -> str:
-    """By its folder's name where it lies in one, without where that is on this machine."""
+    """By its id on the hub, or its folder's name where it lies in one, without where that is on this machine."""
+    if settings.get("id"):
+        return f"{settings['id']} (revision {settings['revision']})"
     path = settings.get("path")
     return str(path).rstrip("/").rsplit("/", 1)[-1] if path else _shown(settings["_target_"])
 

@@ -129,13 +129,18 @@ class Store:
         )
         return load(folder)
 
+    def scratch(self, address: Address) -> Path:
+        """The folder in which the artifact is made before it takes its place."""
+        folder = self.root / address.folder
+        return folder.with_name(f".making-{folder.name}")
+
     def _set_aside(self, folder: Path, damage: DamagedArtifactError) -> None:
         aside = folder.with_name(f".damaged-{folder.name}-{time.time_ns()}")
         folder.rename(aside)
         say(f"warning: {damage}; set aside as {aside.relative_to(self.root)} and made again")
 
     def _build(self, address: Address, folder: Path, build: Callable[[Path], dict[str, float]]) -> dict[str, Any]:
-        scratch = folder.with_name(f".making-{folder.name}")
+        scratch = self.scratch(address)
         try:
             shutil.rmtree(scratch, ignore_errors=True)  # what a killed process left; the lock says it is nobody's
             scratch.mkdir(parents=True)

@@ -18,7 +18,8 @@ from bench.errors import BenchError
 from bench.seeds import small_seed
 from bench.steps import Step, encode
 from bench.store import stage
-from bench.training.weighted_trainer import IGNORED, isolated
+from bench.training.packing import IGNORED
+from bench.training.weighted_trainer import isolated
 
 LOG = "train_log.json"
 NAMES = {0: "incorrect", 1: "correct"}

@@ -10,23 +10,30 @@ so that a row of weight 2 counts as that row twice in its batch, also where a ba
 """
 
 import json
-from dataclasses import dataclass
-from functools import cached_property
+import shutil
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
-from bench import chat, policies
+from bench import chat, policies, processes
 from bench.allowed import ABOVE_ZERO, TRUE_OR_FALSE, Count, number, one_of, or_null, whole
 from bench.artifacts import Completions, Message, Policy, Prompts, Selection, content_hash
 from bench.errors import BenchError
+from bench.generation.tokens import ending_ids
 from bench.seeds import small_seed
-from bench.store import stage
-from bench.training.weighted_trainer import IGNORED, isolated, train
+from bench.store import Address, current
+from bench.training import checkpoints
+from bench.training.lora import Lora, save, trainable
+from bench.training.packing import IGNORED
+from bench.training.recipe import Recipe
+from bench.training.weighted_trainer import isolated, train
 
 LOG = "train_log.json"
 SCHEDULERS = ("constant", "linear", "cosine")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,12 @@ def fine_tune(
     weight_decay: Annotated[float, number(0)] = 0.0,
     max_grad_norm: Annotated[float, number(0)] = 1.0,
     gradient_checkpointing: Annotated[bool, TRUE_OR_FALSE] = False,
+    packing: Annotated[bool, TRUE_OR_FALSE] = False,
+    precision: Annotated[str, one_of(*PRECISIONS)] = "auto",
+    lora: Lora | None = None,
+    checkpoint_every: Annotated[int | None, or_null(whole(1))] = None,
+    processes: Count = 1,
+    fsdp: Annotated[bool, TRUE_OR_FALSE] = False,
     seed: int,
 ) -> Policy:
     """The policy after AdamW on the selected completions, starting from `policy`; equal training sets are trained once.
@@ -68,14 +81,17 @@ def fine_tune(
     batch_size: examples an update; micro_batch_size: examples in memory at a time (None: all), a divisor of it.
     scheduler: "constant", "linear" or "cosine"; warmup: share of the updates in which the learning rate rises from 0.
     max_grad_norm: the gradient is scaled down to this Euclidean norm; 0 leaves it.
-    Weights are float32 throughout (bfloat16 compute on a GPU): bfloat16 weights lose small updates to rounding.
+    lora: train an adapter and freeze the rest (see bench.training.lora); None: train every weight.
+    precision: what the model computes in, "float32", "bfloat16" or "auto" (bfloat16 on a GPU, float32 on a CPU). The
+    weights that are trained are float32 throughout: bfloat16 weights lose small updates to rounding.
+    packing: examples lie one after another in a row, none sees another, and there is no padding to compute.
+    checkpoint_every: updates between two checkpoints, from the last of which a killed training goes on; None: none.
+    processes: that share the training, a GPU each. fsdp: each holds a share of weights and optimizer (FSDP2), not all.
     On a CPU the result is the same bit for bit for equal inputs, seed and thread count.
     Rows of weight 0 are left out. Raises BenchError where nothing is left, or where the loss stops being a number.
     """
-    _check_settings(batch_size, micro_batch_size, scheduler, warmup)
-    return sft(
-        policy,
-        training_set(prompts, completions, selection),
+    _check_settings(batch_size, micro_batch_size, processes, fsdp, checkpoint_every, scheduler, warmup)
+    recipe = Recipe(
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
@@ -85,8 +101,15 @@ def fine_tune(
         weight_decay=weight_decay,
         max_grad_norm=max_grad_norm,
         gradient_checkpointing=gradient_checkpointing,
+        packing=packing,
+        precision=precision,
+        lora=lora,
+        checkpoint_every=checkpoint_every,
+        processes=processes,
+        fsdp=fsdp,
         seed=seed,
     )
+    return sft(policy, training_set(prompts, completions, selection), recipe)
 
 
 def training_set(prompts: Prompts, completions: Completions, selection: Selection) -> TrainingSet:
@@ -120,46 +143,41 @@ def last_epoch_loss(policy: Policy) -> float:
     return float(np.mean([update["loss"] for update in log if update["epoch"] > log[-1]["epoch"] - 1]))
 
 
-@stage(version=2, load=policies.folder, speed_only=("micro_batch_size", "gradient_checkpointing"))
-def sft(
-    policy: Policy,
-    examples: TrainingSet,
-    *,
-    epochs: float,
-    learning_rate: float,
-    batch_size: int,
-    micro_batch_size: int | None,
-    scheduler: str,
-    warmup: float,
-    weight_decay: float,
-    max_grad_norm: float,
-    gradient_checkpointing: bool,
-    seed: int,
-    out: Path,
+def sft(policy: Policy, examples: TrainingSet, recipe: Recipe) -> Policy:
+    """The policy trained on the examples, from the store where it was before."""
+    parents = {"policy": policy.key, "examples": examples.key}
+    address = Address("sft", 2, recipe.key_settings, parents)
+    made = current().make(address, partial(_train, policy, examples, recipe), policies.folder)
+    shutil.rmtree(checkpoints.beside(current().scratch(address)), ignore_errors=True)  # nothing goes on from there now
+    return replace(made, trust_remote_code=policy.trust_remote_code)  # the chat settings are in its template now
+
+
+def _train(policy: Policy, examples: TrainingSet, recipe: Recipe, out: Path) -> dict[str, float]:
+    before = checkpoints.last(checkpoints.beside(out)) if recipe.checkpoint_every else None
+    given, asks = (policy, examples, recipe, before, out), f"training.processes={recipe.processes}"
+    return _fit(*given) if recipe.processes == 1 else processes.call(asks, recipe.processes, out, _fit, *given)
+
+
+def _fit(
+    policy: Policy, examples: TrainingSet, recipe: Recipe, before: checkpoints.Whole | None, out: Path
 ) -> dict[str, float]:
-    with isolated():
-        tokenizer, model = policies.load_tokenizer(policy), policies.load_model(policy)
-        rows = tokenized(examples, tokenizer, _eos_ids(tokenizer, model))
-        log, tokens = train(
-            model,
-            tokenizer,
-            rows,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            micro_batch_size=micro_batch_size or batch_size,
-            scheduler=scheduler,
-            warmup=warmup,
-            weight_decay=weight_decay,
-            max_grad_norm=max_grad_norm,
-            gradient_checkpointing=gradient_checkpointing,
-            seed=small_seed(seed, "sft"),
-            scratch=out,
-        )
-        model.save_pretrained(out)
-        policies.load_tokenizer(policy).save_pretrained(out)
-    (out / LOG).write_text(json.dumps(log, indent=1))
-    return {"train_tokens": tokens, "train_flops": 6 * model.num_parameters() * tokens, "steps": len(log)}
+    """In each of the processes that share a training; the first one writes."""
+    with isolated(small_seed(recipe.seed, "adapter")):  # whose weights start at random
+        tokenizer = policies.load_tokenizer(policy)
+        model = trainable(policy, recipe.lora, in_bfloat16=recipe.in_bfloat16)
+        learnt = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+        frozen = model.num_parameters() - learnt  # read forwards and backwards, without a gradient of their own
+        rows = tokenized(examples, tokenizer, ending_ids(tokenizer, model.generation_config))
+        trained = train(model, tokenizer, rows, recipe, scratch=out, before=before)
+        if processes.rank() == 0:
+            if trained.weights is not None:  # the model that was trained holds but a share of each
+                model = trainable(policy, recipe.lora, in_bfloat16=recipe.in_bfloat16)
+                model.load_state_dict(trained.weights)
+            save(model, policy, out)
+            policies.load_tokenizer(policy).save_pretrained(out)
+            (out / LOG).write_text(json.dumps(trained.log, indent=1))
+    flops = (6 * learnt + 4 * frozen) * trained.tokens
+    return {"train_tokens": trained.tokens, "train_flops": flops, "steps": len(trained.log)}
 
 
 def tokenized(examples: TrainingSet, tokenizer: Any, eos_ids: set[int]) -> dict[str, list]:
@@ -180,14 +198,15 @@ def tokenized(examples: TrainingSet, tokenizer: Any, eos_ids: set[int]) -> dict[
     return columns
 
 
-def _eos_ids(tokenizer: Any, model: Any) -> set[int]:
-    """Every token that ends a generation: a chat model often has several."""
-    configured = model.generation_config.eos_token_id
-    several = configured if isinstance(configured, list) else [configured]
-    return {token for token in (*several, tokenizer.eos_token_id) if token is not None}
-
-
-def _check_settings(batch_size: int, micro_batch_size: int | None, scheduler: str, warmup: float) -> None:
+def _check_settings(
+    batch_size: int,
+    micro_batch_size: int | None,
+    processes: int,
+    fsdp: bool,
+    checkpoint_every: int | None,
+    scheduler: str,
+    warmup: float,
+) -> None:
     if scheduler not in SCHEDULERS:
         raise BenchError(f"training.scheduler={scheduler} is not known; it is one of {', '.join(SCHEDULERS)}.")
     if not 0 <= warmup < 1:
@@ -196,4 +215,16 @@ def _check_settings(batch_size: int, micro_batch_size: int | None, scheduler: st
         raise BenchError(
             f"training.micro_batch_size={micro_batch_size} is not allowed: it must divide "
             f"training.batch_size={batch_size}, or be null for the whole batch at once."
+        )
+    if batch_size % ((micro_batch_size or 1) * processes):
+        raise BenchError(
+            f"training.processes={processes} is not allowed: times training.micro_batch_size={micro_batch_size or 1} "
+            f"it must divide training.batch_size={batch_size}, so that each process has as much of an update."
+        )
+    if fsdp and processes == 1:
+        raise BenchError("training.fsdp=true needs training.processes of 2 or more, among which to share the weights.")
+    if fsdp and checkpoint_every is not None:
+        raise BenchError(
+            f"training.checkpoint_every={checkpoint_every} is not allowed with training.fsdp=true, whose shares of the "
+            "weights are gathered at the end alone; set it to null."
         )

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,56 +15,69 @@ import numpy as np
 
 from bench import progress
 from bench.errors import BenchError
+from bench.processes import rank
+from bench.seeds import small_seed
+from bench.training import checkpoints
+from bench.training.packing import IGNORED, count_tokens, of_examples, packed, refuse_where_examples_meet
+from bench.training.recipe import Recipe
 
-IGNORED = -100  # the label that carries no loss, in torch and TRL alike
+KEPT = 2  # checkpoints: the last may be half written when a training is killed
+FSDP = {"version": 2, "state_dict_type": "FULL_STATE_DICT", "reshard_after_forward": True}
+
+
+@dataclass(frozen=True)
+class Trained:
+    log: list[dict[str, float]]  # of each update
+    tokens: int  # that went through the model: prompts too, padding not
+    weights: dict[str, Any] | None  # the whole model's, on the first process, where each holds but a share of them
 
 
 def train(
     model: Any,
     tokenizer: Any,
     rows: dict[str, list],
+    recipe: Recipe,
     *,
-    epochs: float,
-    learning_rate: float,
-    batch_size: int,
-    micro_batch_size: int,
-    scheduler: str,
-    warmup: float,
-    weight_decay: float,
-    max_grad_norm: float,
-    gradient_checkpointing: bool,
-    seed: int,
     scratch: Path,
-) -> tuple[list[dict[str, float]], int]:
-    """Train `model` in place on rows {input_ids, labels, weight}; the numbers of each update, and the tokens seen.
+    before: checkpoints.Whole | None,
+) -> Trained:
+    """Train `model` in place on rows {input_ids, labels, weight}; in each of recipe.processes that share it, alike.
 
-    Tokens count prompts too, padding not. Nothing is left in `scratch`. Raises BenchError where the loss diverges.
+    Nothing is left in `scratch`; checkpoints lie beside it, and `before` is the one to begin at. Raises BenchError
+    where the loss diverges.
     """
     import torch
     from trl.trainer.sft_config import SFTConfig
 
     on_gpu = torch.cuda.is_available()
-    steps = math.ceil(math.ceil(len(rows["weight"]) / batch_size) * epochs)
+    steps = math.ceil(math.ceil(len(rows["weight"]) / recipe.batch_size) * recipe.epochs)
+    every, saved = recipe.checkpoint_every, checkpoints.beside(scratch)
     arguments = SFTConfig(
-        output_dir=str(scratch),
-        num_train_epochs=epochs,
-        learning_rate=learning_rate,
-        per_device_train_batch_size=micro_batch_size,
-        gradient_accumulation_steps=batch_size // micro_batch_size,
-        lr_scheduler_type=scheduler,
-        warmup_steps=min(math.ceil(warmup * steps), steps - 1),  # it starts at 0: a lone update must not be part of it
-        weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm,
-        gradient_checkpointing=gradient_checkpointing,
+        output_dir=str(saved if every else scratch),
+        num_train_epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        per_device_train_batch_size=recipe.at_once,
+        gradient_accumulation_steps=recipe.accumulation,
+        lr_scheduler_type=recipe.scheduler,
+        # the learning rate starts at 0: a lone update must not be part of the warm-up
+        warmup_steps=min(math.ceil(recipe.warmup * steps), steps - 1),
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        gradient_checkpointing=recipe.gradient_checkpointing,
         router_aux_loss_coef=0.0,  # the loss is the completions' likelihood and nothing else
-        seed=seed,
+        seed=small_seed(recipe.seed, "sft"),
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},  # ours is tokenised
         remove_unused_columns=False,  # keeps the weights
         use_cpu=not on_gpu,
-        bf16=on_gpu,
+        bf16=recipe.in_bfloat16,
         dataloader_pin_memory=on_gpu,
-        save_strategy="no",
+        save_strategy="steps" if every else "no",
+        save_steps=every or 1,
+        save_total_limit=KEPT,
+        ddp_backend=None if on_gpu or recipe.processes == 1 else "gloo",
+        fsdp=recipe.fsdp or None,
+        fsdp_config=FSDP if recipe.fsdp else None,
         logging_steps=1,
         logging_nan_inf_filter=False,
         disable_tqdm=True,
@@ -72,14 +86,24 @@ def train(
     arguments._n_gpu = min(arguments.n_gpu, 1)  # of several visible GPUs one trains: no DataParallel
     configs = copy.deepcopy((model.config, model.generation_config))
     log: list[dict[str, float]] = []
+    if recipe.packing:
+        refuse_where_examples_meet(model)
     with progress.bar("fine-tuning", steps, "step") as bar:
-        trainer = weighted_trainer(model, tokenizer, rows, arguments, _watcher(log, bar))
-        trainer.train()
+        trainer = weighted_trainer(model, tokenizer, rows, arguments, _watcher(log, bar), packing=recipe.packing)
+        if before is not None:
+            trainer.tokens = before.tokens if rank() == 0 else 0
+            log.extend(before.log)
+            bar.advance(len(log))
+        trainer.seal = lambda checkpoint, tokens: checkpoints.seal(checkpoint, log, tokens)
+        trainer.train(resume_from_checkpoint=str(before.folder) if before else None)
     model.config, model.generation_config = configs  # the Trainer writes its own special tokens into them
-    return log, int(trainer.tokens)
+    gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped) if recipe.fsdp else None
+    return Trained(log, trainer.all_tokens(), gathered)
 
 
-def weighted_trainer(model: Any, tokenizer: Any, rows: dict[str, list], arguments: Any, watcher: Any) -> Any:
+def weighted_trainer(
+    model: Any, tokenizer: Any, rows: dict[str, list], arguments: Any, watcher: Any, *, packing: bool = False
+) -> Any:
     """The trainer of sum_i w_i sum_t nll_it / sum_i w_i l_i over a whole batch; `tokens` counts what it has seen."""
     import torch
     from datasets import Dataset
@@ -89,28 +113,53 @@ def weighted_trainer(model: Any, tokenizer: Any, rows: dict[str, list], argument
     pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     pad = DataCollatorForLanguageModeling(pad_token_id=pad_id)
 
-    def collate(examples: list[dict[str, Any]]) -> dict[str, Any]:
+    def padded(examples: list[dict[str, Any]]) -> dict[str, Any]:
         return {**pad(examples), "weight": torch.tensor([example["weight"] for example in examples])}
 
     def loss_tokens(batch: dict[str, Any]) -> Any:
-        return batch["weight"] @ (batch["labels"][:, 1:] != IGNORED).sum(dim=1).to(batch["weight"].dtype)
+        counted = (batch["labels"][:, 1:] != IGNORED).to(batch["weight"].dtype)
+        return batch["weight"] @ of_examples(batch, counted)
 
     class WeightedTrainer(SFTTrainer):
         loss_is_scaled_for_ga: Any = True  # compute_loss is given the weight of the whole batch
-        tokens = 0
+        tokens = 0  # of this process
+        seal: Any = None  # called with the folder of each checkpoint and the tokens of all processes
 
         def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, Any]:
             batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-            return batches, sum(loss_tokens(batch) for batch in batches)
+            if self.args.world_size == 1:
+                return batches, sum(loss_tokens(batch) for batch in batches)
+            for number, batch in enumerate(batches):
+                self._leave_out_what_fills_up(number, batch)
+            own = torch.stack([loss_tokens(batch) for batch in batches]).sum()
+            return batches, self.accelerator.reduce(own.to(device), "sum") / self.args.world_size  # DDP takes the mean
+
+        def _leave_out_what_fills_up(self, number: int, batch: dict[str, Any]) -> None:
+            """At an epoch's end accelerate gives some examples again, so that all processes have equally many."""
+            args, rows = self.args, len(self.train_dataset)
+            read = args.per_device_train_batch_size
+            updates = math.ceil(rows / (read * args.gradient_accumulation_steps * args.world_size))
+            turn = self.state.global_step % updates * args.gradient_accumulation_steps + number
+            first = (turn * args.world_size + args.process_index) * read  # place in the epoch of the batch's first
+            batch["weight"][max(0, rows - first) :] = 0.0
+
+        def all_tokens(self) -> int:
+            own = torch.as_tensor(self.tokens, device=self.args.device)
+            return int(own if self.args.world_size == 1 else self.accelerator.reduce(own, "sum"))
 
         def compute_loss(
             self, model: Any, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
-            batch = dict(inputs)
-            weight = batch.pop("weight")  # (B,)
-            log_probs = model(**batch, fused_lm_head=True).log_probs  # (B, T-1), 0 where ignored
-            self.tokens = self.tokens + batch["attention_mask"].sum()
-            return -(weight @ log_probs.sum(dim=1)) / num_items_in_batch
+            read = {name: value for name, value in inputs.items() if name not in ("weight", "owner")}
+            log_probs = model(**read, fused_lm_head=True).log_probs  # (B, T-1) or (1, T-1), 0 where ignored
+            self.tokens = self.tokens + count_tokens(inputs)
+            return -(inputs["weight"] @ of_examples(inputs, log_probs)) / num_items_in_batch
+
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            super()._save_checkpoint(model, trial)
+            tokens = self.all_tokens()  # by when every process has written its part
+            if self.args.process_index == 0:
+                self.seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", tokens)
 
         def _send_telemetry(self) -> None:
             """Nothing leaves the machine."""
@@ -120,9 +169,12 @@ def weighted_trainer(model: Any, tokenizer: Any, rows: dict[str, list], argument
         args=arguments,
         train_dataset=Dataset.from_dict(rows),
         processing_class=tokenizer,
-        data_collator=collate,
+        data_collator=packed if packing else padded,
         callbacks=[watcher],
     )
+    for weight in trainer.model.parameters():
+        if weight.requires_grad and weight.dtype != torch.float32:  # TRL narrows the adapters of quantised models
+            weight.data = weight.data.float()
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -150,9 +202,16 @@ def _watcher(log: list[dict[str, float]], bar: progress.Bar) -> Any:
 
 
 @contextlib.contextmanager
-def isolated() -> Iterator[None]:
-    """Around a training: the global random generators stand where they stood, and Transformers says nothing."""
+def isolated(seed: int | None = None) -> Iterator[None]:
+    """Around a training: the global random generators stand where they stood, and Transformers says nothing.
+
+    seed: of torch's inside, from which new weights are drawn.
+    """
     with _global_random_state_kept(), _quiet_transformers():
+        if seed is not None:
+            import torch
+
+            torch.manual_seed(seed)
         yield
 
 

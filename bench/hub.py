@@ -1,0 +1,84 @@
+"""Models of the Hugging Face hub on this machine: one snapshot of one commit, weights in safetensors alone."""
+
+import json
+import re
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.progress import say
+
+FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")  # weights in other formats can run code when read
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def snapshot(id: str, revision: str, *, code: bool = False) -> Path:
+    """The folder of the model `id` at the commit that `revision` (a branch, a tag, a commit) is, downloaded if missing.
+
+    Without a network, or under HF_HUB_OFFLINE=1, what the local cache last knew of the revision. code: the model's own
+    Python files too. BenchError, in one sentence, where there is no such model or revision, no access, no network, or
+    no complete set of weights.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    where = f"policy.id={id}"
+    try:
+        found = snapshot_download(
+            id,
+            revision=revision,
+            allow_patterns=[*FILES, "*.py"] if code else [*FILES],
+            ignore_patterns=[
+                "*/*",
+                "consolidated*",
+            ],  # other formats' folders, and Mistral's second copy of its weights
+        )
+    except errors.GatedRepoError as error:
+        raise BenchError(
+            f"{where} is gated: accept its terms at https://huggingface.co/{id}, and give a token (hf auth login, or "
+            "HF_TOKEN)."
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise BenchError(f"policy.revision={revision} is no branch, tag or commit of {id}.") from error
+    except errors.RepositoryNotFoundError as error:
+        raise BenchError(
+            f"{where} is no model of the hub, or a private one: check the spelling, or give a token (hf auth login)."
+        ) from error
+    except errors.HFValidationError as error:
+        raise BenchError(f"{where} is no name of a model: {error}") from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
+        raise BenchError(
+            f"{where} at revision {revision} is not in the local cache and the hub can't be reached; download it where "
+            f"there is a network (hf download {id}) or use policy=folder. ({_first_line(error)})"
+        ) from error
+    folder = Path(found)
+    _check_weights(folder, where)
+    if not COMMIT.fullmatch(revision):
+        say(f"{where}: revision {revision} is commit {folder.name}; policy.revision={folder.name} keeps it")
+    return folder
+
+
+def named_by(folder: Path) -> tuple[str, str] | None:
+    """The id and commit of a model whose snapshot the folder is in a cache of the hub; None where it is none."""
+    cache, snapshots, commit = folder.parts[-3:] if len(folder.parts) > 3 else ("", "", "")
+    if not cache.startswith("models--") or snapshots != "snapshots" or not COMMIT.fullmatch(commit):
+        return None
+    return cache.removeprefix("models--").replace("--", "/"), commit
+
+
+def _check_weights(folder: Path, where: str) -> None:
+    if not (folder / "config.json").is_file():
+        raise BenchError(f"{where} holds no config.json in {folder}: it is no model that transformers can load.")
+    index = folder / "model.safetensors.index.json"
+    expected = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    missing = sorted(name for name in expected if not (folder / name).is_file())
+    if not missing:
+        return
+    if not list(folder.glob("*.safetensors")):
+        raise BenchError(
+            f"{where} has no weights in safetensors, and other formats are not read as they can run code; choose a "
+            "revision that has them, or convert it (save_pretrained) and use policy=folder."
+        )
+    raise BenchError(f"{where} is not complete in {folder}: {missing[0]} is missing; run once with a network.")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

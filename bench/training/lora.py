@@ -1,0 +1,140 @@
+"""LoRA (Hu et al. 2021, arXiv 2106.09685): train a low-rank addition to a frozen model, and keep that alone.
+
+    python -m bench training=lora training.lora.r=8
+
+The result is a folder with the adapter, which names the folder of its base model. Generation, log-probabilities and
+evaluation take it as any other policy (bench.policies).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from bench import policies
+from bench.allowed import ABOVE_ZERO, TRUE_OR_FALSE, Count, Rule, number
+from bench.artifacts import Policy
+from bench.errors import BenchError
+
+CONFIG = "adapter_config.json"
+ALL_LINEAR = "all-linear"
+
+
+def _names_modules(value: Any) -> bool:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return value == ALL_LINEAR
+    return bool(value) and all(isinstance(name, str) and name for name in value)
+
+
+MODULES = Rule(_names_modules, f"{ALL_LINEAR} (every linear layer but the head), or a list of modules' names")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """W + (alpha / r) B A in the place of each target module's W, where A starts at random and B at 0.
+
+    four_bit: hold the frozen weights in 4-bit NF4 (QLoRA, Dettmers et al. 2023, arXiv 2305.14314); needs CUDA.
+    """
+
+    r: Count
+    alpha: Annotated[float, ABOVE_ZERO]
+    dropout: Annotated[float, number(0, 1, open_high=True)]
+    target_modules: Annotated[str | tuple[str, ...], MODULES]
+    four_bit: Annotated[bool, TRUE_OR_FALSE]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.target_modules, str):  # a list, as YAML gives it
+            object.__setattr__(self, "target_modules", tuple(self.target_modules))
+
+
+def trainable(policy: Policy, lora: Lora | None, *, in_bfloat16: bool) -> Any:
+    """The policy's model ready to be trained: whole in float32, or frozen with an adapter in float32.
+
+    A policy that is itself an adapter is continued where `lora` asks for one like it, so that rounds that start from
+    the current policy stay one adapter on the original base; without `lora` it is merged into its base, and the whole
+    is trained. BenchError where `lora` asks for another shape of adapter, names no module, or can't be had here.
+    """
+    if lora is None:
+        return policies.load_model(policy) if policies.base_of(policy) == policy else _merged(policy)
+    if lora.four_bit:
+        _check_four_bit()
+    from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+
+    base = policies.base_of(policy)
+    frozen = policies.load_model(base, dtype="bfloat16" if in_bfloat16 else "float32", four_bit=lora.four_bit)
+    if lora.four_bit:
+        from peft import prepare_model_for_kbit_training
+
+        frozen = prepare_model_for_kbit_training(frozen, use_gradient_checkpointing=False)
+    if base != policy:
+        _refuse_another_shape(policy, lora)
+        return PeftModel.from_pretrained(frozen, policy.path, is_trainable=True)
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft divides it by r, whole or not
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+    )
+    if "lm_head" in targets:
+        raise BenchError(
+            "training.lora.target_modules=lm_head can't be adapted: the loss reads the head's own weights."
+        )
+    try:
+        return get_peft_model(frozen, config)
+    except ValueError as error:
+        if isinstance(targets, list):
+            raise BenchError(
+                f"training.lora.target_modules={','.join(targets)} are no modules of {policy.path}: {error}"
+            ) from error
+        raise
+
+
+def save(model: Any, policy: Policy, folder: Path) -> None:
+    """Write a trained model, or its adapter alone, to `folder`; of equal adapters the files are equal."""
+    from peft import PeftModel
+
+    model.save_pretrained(folder)
+    if not isinstance(model, PeftModel):
+        return
+    (folder / "README.md").unlink(missing_ok=True)  # a form of PEFT's that nobody filled in
+    config = json.loads((folder / CONFIG).read_text())
+    config["base_model_name_or_path"] = str(policies.base_of(policy).path)
+    in_order = {name: sorted(value) if isinstance(value, list) else value for name, value in config.items()}
+    (folder / CONFIG).write_text(json.dumps(in_order, indent=2, sort_keys=True))
+
+
+def _merged(policy: Policy) -> Any:
+    """A model of its base's kind, the adapter added into its weights."""
+    from peft import PeftModel
+
+    base = policies.load_model(policies.base_of(policy))
+    return PeftModel.from_pretrained(base, policy.path).merge_and_unload().requires_grad_(True)
+
+
+def _refuse_another_shape(policy: Policy, lora: Lora) -> None:
+    config = json.loads((policy.path / CONFIG).read_text())
+    has = {"r": config["r"], "alpha": config["lora_alpha"]}
+    asked: dict[str, Any] = {"r": lora.r, "alpha": lora.alpha}
+    if not isinstance(lora.target_modules, str):
+        has["target_modules"], asked["target_modules"] = sorted(config["target_modules"]), sorted(lora.target_modules)
+    for name, value in asked.items():
+        if has[name] != value:
+            raise BenchError(
+                f"training.lora.{name}={value} is not what the policy's own adapter in {policy.path} has ({has[name]}),"
+                " and fine-tuning continues that adapter; give the same, or merge it into its base model first."
+            )
+
+
+def _check_four_bit() -> None:
+    import importlib.util
+
+    import torch
+
+    if not torch.cuda.is_available() or importlib.util.find_spec("bitsandbytes") is None:
+        lacks = "no CUDA device" if not torch.cuda.is_available() else "no bitsandbytes (pip install bitsandbytes)"
+        raise BenchError(
+            f"training.lora.four_bit=true needs CUDA and bitsandbytes, and there is {lacks} here; set it to false."
+        )

@@ -1,0 +1,84 @@
+"""Packed batches: all examples in one row, of which none sees another; and sums over examples, packed or padded.
+
+Packed examples are told apart by their positions, which begin anew with each: transformers makes of them a mask that
+is causal and block-diagonal, and flash attention the boundaries that it works by.
+"""
+
+from typing import Any
+
+from bench.errors import BenchError
+
+IGNORED = -100  # the label that carries no loss, in torch and TRL alike
+PROBE = 6  # tokens of each of the two examples that a model is tried with
+TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}  # of the largest logit, between packed and alone
+
+
+def packed(examples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows {input_ids, labels, weight} to one: input_ids, position_ids and labels (1, T), owner (T,), weight (B,).
+
+    owner: the example that a token belongs to. An example's first token is foretold by nothing and carries no loss.
+    """
+    import torch
+
+    lengths = torch.tensor([len(example["input_ids"]) for example in examples])
+    return {
+        "input_ids": torch.tensor([[token for example in examples for token in example["input_ids"]]]),
+        "position_ids": torch.cat([torch.arange(length) for length in lengths.tolist()])[None],
+        "labels": torch.tensor([[label for example in examples for label in (IGNORED, *example["labels"][1:])]]),
+        "owner": torch.arange(len(examples)).repeat_interleave(lengths),
+        "weight": torch.tensor([example["weight"] for example in examples]),
+    }
+
+
+def of_examples(batch: dict[str, Any], values: Any) -> Any:
+    """[B], the sum of `values` over each example's tokens.
+
+    values: (B, T - 1) or, packed, (1, T - 1), one for each token that is foretold.
+    """
+    if "owner" not in batch:
+        return values.sum(dim=1)
+    return values.new_zeros(len(batch["weight"])).index_add(0, batch["owner"][1:], values[0])
+
+
+def count_tokens(batch: dict[str, Any]) -> Any:
+    """Of the examples that count; padding left out."""
+    counts = batch["weight"] > 0
+    if "owner" in batch:
+        return counts[batch["owner"]].sum()
+    return batch["attention_mask"][counts].sum()
+
+
+def refuse_where_examples_meet(model: Any) -> None:
+    """BenchError where a packed example is read in another way than alone, as by a model that passes on a state."""
+    import torch
+
+    vocabulary = model.config.get_text_config().vocab_size
+    first, other, second = (
+        {"input_ids": [(start + 7 * i) % vocabulary for i in range(PROBE)], "labels": [0] * PROBE, "weight": 1.0}
+        for start in (3, 11, 29)
+    )
+
+    def read(*examples: dict[str, Any]) -> Any:
+        batch = {name: value.to(model.device) for name, value in packed(list(examples)).items()}
+        logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
+        return logits[0, -PROBE:].float()
+
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            after_first, after_other, alone = read(first, second), read(other, second), read(second)
+    except TypeError as error:  # it knows no positions
+        raise _unfit(model) from error
+    finally:
+        model.train(training)
+    most = TOLERANCE[str(model.dtype).removeprefix("torch.")] * float(alone.abs().max())
+    if not torch.equal(after_first, after_other) or float((after_first - alone).abs().max()) > most:
+        raise _unfit(model)
+
+
+def _unfit(model: Any) -> BenchError:
+    return BenchError(
+        f"training.packing=true is not allowed with {model.config.model_type} models: what they make of an example "
+        "depends on those packed before it; set it to false."
+    )
