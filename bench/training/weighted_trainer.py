@@ -76,7 +76,7 @@ def train(
         save_steps=every or 1,
         save_total_limit=KEPT,
         ddp_backend=None if on_gpu or recipe.processes == 1 else "gloo",
-        fsdp=recipe.fsdp or None,
+        fsdp=recipe.fsdp or None,  # type: ignore[arg-type]  # takes a bool too
         fsdp_config=FSDP if recipe.fsdp else None,
         logging_steps=1,
         logging_nan_inf_filter=False,
@@ -120,6 +120,8 @@ def weighted_trainer(
         counted = (batch["labels"][:, 1:] != IGNORED).to(batch["weight"].dtype)
         return batch["weight"] @ of_examples(batch, counted)
 
+    examples = Dataset.from_dict(rows)
+
     class WeightedTrainer(SFTTrainer):
         loss_is_scaled_for_ga: Any = True  # compute_loss is given the weight of the whole batch
         tokens = 0  # of this process
@@ -136,7 +138,7 @@ def weighted_trainer(
 
         def _leave_out_what_fills_up(self, number: int, batch: dict[str, Any]) -> None:
             """At an epoch's end accelerate gives some examples again, so that all processes have equally many."""
-            args, rows = self.args, len(self.train_dataset)
+            args, rows = self.args, len(examples)
             read = args.per_device_train_batch_size
             updates = math.ceil(rows / (read * args.gradient_accumulation_steps * args.world_size))
             turn = self.state.global_step % updates * args.gradient_accumulation_steps + number
@@ -159,7 +161,7 @@ def weighted_trainer(
             super()._save_checkpoint(model, trial)
             tokens = self.all_tokens()  # by when every process has written its part
             if self.args.process_index == 0:
-                self.seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", tokens)
+                self.seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}", tokens)
 
         def _send_telemetry(self) -> None:
             """Nothing leaves the machine."""
@@ -167,11 +169,12 @@ def weighted_trainer(
     trainer = WeightedTrainer(
         model=model,
         args=arguments,
-        train_dataset=Dataset.from_dict(rows),
+        train_dataset=examples,
         processing_class=tokenizer,
         data_collator=packed if packing else padded,
         callbacks=[watcher],
     )
+    assert trainer.model is not None
     for weight in trainer.model.parameters():
         if weight.requires_grad and weight.dtype != torch.float32:  # TRL narrows the adapters of quantised models
             weight.data = weight.data.float()
