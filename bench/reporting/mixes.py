@@ -110,8 +110,8 @@ def _against(mix: Mix, one: Contrast) -> str:
     where = " ".join(f"{name}={value}" for name, value in mix.others.items())
     of = f"{one.prompts} {split([mix.group])} prompts, {one.seeds} seed{'s' if one.seeds > 1 else ''}"
     return (
-        f"{f'With {where}, training' if where else 'Training'} on {many} {words} training on as many of the student's own "
-        f"samples in sampled accuracy: {signed} ({of})."
+        f"{f'With {where}, training' if where else 'Training'} on {many} {words} training on as many of the student's "
+        f"own samples in sampled accuracy: {signed} ({of})."
     )
 
 
