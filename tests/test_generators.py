@@ -439,6 +439,7 @@ def test_each_generators_cost_is_that_of_its_lineage(finished):
     lineage = json.loads((folder / "lineage.json").read_text())
     chain = json.loads((folder / "chain.json").read_text())
     policies_ = {link["role"]: link["name"].removeprefix("policy-") for link in chain if link["type"] == "policy"}
+    prompt_tokens = 0.0  # of all training prompts, the mean over the generators' tokenizers
     train = {entry["parents"]["prompts"] for entry in lineage if entry["stage"] == "generate"}
     for name, role in zip(NAMES, ("base", "generator_larger", "generator_smaller"), strict=True):
         drew = [entry for entry in lineage if entry["stage"] == "generate"]
@@ -448,7 +449,13 @@ def test_each_generators_cost_is_that_of_its_lineage(finished):
         tokens = sum(entry["counts"]["generated_tokens"] for entry in units)
         assert found[f"generators/{name}/cost_generated_tokens"] == tokens == found[f"generators/{name}/tokens"]
         assert found[f"generators/{name}/cost_flops"] == sum(entry["counts"]["flops"] for entry in units)
+        prompt_tokens += sum(entry["counts"]["prompt_tokens"] for entry in units) / len(NAMES)
     assert len(train) == 2
+    # what fine-tuning costs once: each generator reads the prompts and writes its share, the student is trained
+    sizes = {name: found[f"generators/{name}/parameters"] for name in NAMES}
+    drew = sum(2 * sizes[name] * (prompt_tokens + found[f"generators/{name}/tokens"]) for name in NAMES)
+    trained = found["selection/kept"] * (prompt_tokens / 40 + found["pool/mean_length"])
+    assert found["cost/fine_tuning_flops"] == pytest.approx(drew + 6 * sizes["student"] * trained)
 
 
 def test_the_chain_names_every_generator_and_its_pool(finished):
@@ -565,9 +572,9 @@ def test_a_mix_is_compared_with_as_many_of_the_students_own(reported):
 
 def test_the_sentences_say_whether_the_union_beats_the_students_own(reported):
     alone, union, own = of_mixes(grouped(reported))
-    assert "training on larger does not beat training on as many of the student's own samples" in alone
+    assert "Training on larger does not beat training on as many of the student's own samples" in alone
     assert "would be found" in alone
-    assert "training on the union of student, larger beats training on" in union
+    assert "Training on the union of student, larger beats training on" in union
     assert union.endswith("(60 test prompts, 3 seeds).")
     assert own.startswith("The generators' own sampled accuracy: student .")
     assert of_mixes(grouped(reported[:3])) == [own.split(", larger")[0] + "."]

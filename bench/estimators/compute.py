@@ -96,6 +96,7 @@ def break_even_queries(
     selected: int,
     *,
     reward_training_flops: float = 0.0,
+    other_generators_flops: float = 0.0,
 ) -> int | None:
     """Q* = ⌈C₀ / (cost of a Best-of-n query − cost of a fine-tuned one)⌉; None where Best-of-n costs no more a query.
 
@@ -112,8 +113,10 @@ def break_even_queries(
         epochs=epochs,
         selected=selected,
         reward_training_flops=reward_training_flops,
+        other_generators_flops=other_generators_flops,
     )
-    negative = [name for name, value in vars(costs).items() if not value >= 0]
+    saved = "other_generators_flops"  # below 0 where smaller policies drew
+    negative = [name for name, value in vars(costs).items() if not (value >= 0 or name == saved)]
     if negative or not n >= 1:
         raise ValueError(
             f"{', '.join(negative) or 'n'} is not allowed; costs must not be negative, and n={n} at least 1"

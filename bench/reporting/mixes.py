@@ -49,8 +49,9 @@ class Mix:
         return self.group.mean("tuned", "policy", metric, 1)
 
     def mean(self, metric: str) -> float:
-        """Over the seeds, of a number in metrics.json."""
-        return float(np.mean([run.metrics[metric] for run in self.group.runs]))
+        """Over the seeds, of a number in metrics.json; a count that all of them share stays a whole number."""
+        values = [run.metrics[metric] for run in self.group.runs]
+        return values[0] if len(set(values)) == 1 and isinstance(values[0], int) else float(np.mean(values))
 
 
 def mixes(groups: Sequence[Group]) -> list[Mix]:
@@ -109,8 +110,8 @@ def _against(mix: Mix, one: Contrast) -> str:
     where = " ".join(f"{name}={value}" for name, value in mix.others.items())
     of = f"{one.prompts} {split([mix.group])} prompts, {one.seeds} seed{'s' if one.seeds > 1 else ''}"
     return (
-        f"{'' if not where else f'With {where}, '}training on {many} {words} training on as many of the student's own "
-        f"samples in sampled accuracy: {signed} ({of})."
+        f"{f'With {where}, training' if where else 'Training'} on {many} {words} training on as many of the student's "
+        f"own samples in sampled accuracy: {signed} ({of})."
     )
 
 
