@@ -24,7 +24,7 @@ from bench.plan import work
 from bench.reporting.figures.hybrid import hybrid_figure
 from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
-from bench.reporting.hybrids import against_random, curves, interpolate, points, sentences
+from bench.reporting.hybrids import against_random, against_rft, curves, interpolate, points, sentences
 from bench.reporting.tables.hybrid import hybrid_table
 from bench.selection import all_correct, decidable_only, every_prompt, top_per_prompt
 from bench.sweep import cells as cells_of_sweep
@@ -516,7 +516,7 @@ PROCEDURE = {
 COUNTS = ("samples_total", "generated_tokens", "data_flops", "demonstrations_used", "prompts_from_samples")
 
 
-def made(outputs: Path, seed: int, skill: float, samples: float, **given):
+def made(outputs: Path, seed: int, skill: float, samples: float, *, n: int = 4, **given):
     procedure = {f"procedure.{name}": value for name, value in {**PROCEDURE, **given}.items()}
     metrics = {f"hybrid/{name}": 90 * samples for name in COUNTS} | {"hybrid/samples_per_prompt": samples}
     return made_run(
@@ -524,7 +524,7 @@ def made(outputs: Path, seed: int, skill: float, samples: float, **given):
         seed=seed,
         skill={"tuned": skill},
         prompts=200,
-        settings={**procedure, "control": "none"},
+        settings={**procedure, "control": "none", "num_completions": n},
         metrics=metrics,
     )
 
@@ -559,6 +559,26 @@ def test_gates_are_compared_with_random_at_equal_samples(gates):
     halfway = (accuracy["full SFT"] + accuracy["random at 0.5"]) / 2  # one sample a prompt, between none and two
     expected = (accuracy["final_nll at 0.5"] - halfway).mean()
     assert found["final_nll at 0.5"].difference.value == pytest.approx(expected)
+
+
+def test_gates_are_compared_with_full_rft_at_equal_samples(gates, tmp_path):
+    assert against_rft(points(gates)) == {}  # there is one N
+    assert "full RFT, N by N" not in curves(points(gates))
+    fewer = [made(tmp_path / "fewer", seed, 0.5, 1.0, n=1, easy_share=0.0) for seed in (0, 1, 2)]
+    several = grouped([run for group in gates for run in group.runs] + fewer)
+    found = against_rft(points(several))
+    assert {name: one.verdict for name, one in found.items() if one.verdict != "not resolved"} == {
+        "final_nll at 0.5": "better",
+        "final_nll inverted at 0.5": "worse",
+        "random at 0.5": "worse",
+        "initial_nll at 0.5": "worse",
+    }
+    accuracy = {one.label: one.group.per_prompt("tuned", "pass", "accuracy", 1) for one in points(several)}
+    between = (2 * accuracy["full RFT num_completions=1"] + accuracy["full RFT"]) / 3  # at two samples a prompt
+    expected = (accuracy["random at 0.5"] - between).mean()
+    assert found["random at 0.5"].difference.value == pytest.approx(expected)
+    (curve,) = (own for name, own in curves(points(several)).items() if name.startswith("full RFT, N by N"))
+    assert [one.samples for one in curve] == [1.0, 4.0]
 
 
 def test_the_curves_end_where_no_gate_decides(gates):

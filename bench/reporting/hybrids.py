@@ -13,6 +13,7 @@ from bench.reporting.tables.shared import over_what
 
 WRITTEN = ("procedure.foreign", "procedure.noise")  # what demonstrations depend on
 OF_GATE = ("easy_by", "inverted", "easy_share")
+N = "num_completions"
 ACCURACY = ("tuned", "pass", "accuracy", 1)
 
 
@@ -24,6 +25,7 @@ class Point:
     gate: str  # random, final_nll, final_nll inverted, ...; "no samples" and "all samples" where every gate agrees
     share: float  # of easy prompts
     others: str  # the procedure's other settings, equal for points of one curve
+    others_but_n: str  # likewise, without num_completions
     rest: str  # what of them sets it apart from most, e.g. "hard=drop"
 
     @property
@@ -60,7 +62,8 @@ def points(groups: Sequence[Group]) -> list[Point]:
         gate = f"{procedure['easy_by']}{' inverted' if procedure['inverted'] else ''}"
         gate = {0.0: "full RFT", 1.0: "full SFT"}.get(share, gate)
         apart = [f"{name.removeprefix('procedure.')}={value}" for name, value in own.items() if common[name] != value]
-        found.append(Point(group, gate, share, str(own), "" if share == 1 else " ".join(apart)))
+        but_n = str({name: value for name, value in own.items() if name != N})
+        found.append(Point(group, gate, share, str(own), but_n, "" if share == 1 else " ".join(apart)))
     return sorted(found, key=lambda one: (one.rest, one.gate, one.share))
 
 
@@ -74,6 +77,11 @@ def curves(found: Sequence[Point]) -> dict[str, list[Point]]:
     for name, own in gates.items():
         ends = _ends(found, own[0]) if own[0].is_sampled else []
         made[name] = sorted([*own, *ends], key=lambda one: one.samples)
+    several = {one.others_but_n for one in found if one.share == 0 and len(_full_rft(found, one)) > 1}
+    for one in found:
+        if one.others_but_n in several and one.share == 0:
+            rest = " ".join(part for part in one.rest.split() if not part.startswith(f"{N}="))
+            made[f"full RFT, N by N {rest}".strip()] = _full_rft(found, one)
     used = {id(one) for own in made.values() for one in own}
     return made | {one.name: [one] for one in found if id(one) not in used}
 
@@ -96,18 +104,33 @@ def against_random(found: Sequence[Point]) -> dict[str, Contrast]:
     return judged(made)
 
 
+def against_rft(found: Sequence[Point]) -> dict[str, Contrast]:
+    """Each gate less full RFT at as many samples, likewise; only where full RFT was run with several N."""
+    made = {}
+    for one in found:
+        rft = _full_rft(found, one)
+        if one.is_end or not one.is_sampled or len(rft) < 2:
+            continue
+        compared = _at_equal_samples(one, rft)
+        if compared is not None:
+            made[one.label] = contrast(*compared, f"{one.label} against full RFT")
+    return judged(made)
+
+
 def sentences(groups: Sequence[Group]) -> list[str]:
     """Whether each gate beats the random one at equal samples, and what the ends have; nothing without hybrids."""
     found = points(groups)
     lines = []
-    for label, one in against_random(found).items():
-        says = {"better": "beats", "worse": "is worse than", "not resolved": "is not shown to beat"}[one.verdict]
-        power = f"; {short(one.detectable)} would be found" if one.verdict == "not resolved" else ""
-        sign = "+" if one.difference.value > 0 else ""
-        lines.append(
-            f"The gate {label} {says} the random gate at as many samples ({sign}{one.difference} in sampled accuracy, "
-            f"Holm-adjusted p {short(one.p_value)}{power})."
-        )
+    for rival, compared in (("the random gate", against_random(found)), ("full RFT", against_rft(found))):
+        for label, one in compared.items():
+            says = {"better": "beats", "worse": "is worse than", "not resolved": "is not shown to beat"}[one.verdict]
+            power = f"; {short(one.detectable)} would be found" if one.verdict == "not resolved" else ""
+            sign = "+" if one.difference.value > 0 else ""
+            p_value = f"= {short(one.p_value)}" if one.p_value >= 0.0005 else "< .001"
+            lines.append(
+                f"The gate {label} {says} {rival} at as many samples ({sign}{one.difference} in sampled accuracy, "
+                f"Holm-adjusted p {p_value}{power})."
+            )
     ends = [one for one in found if one.is_end]
     if lines and ends:
         told = (f"{one.label} {one.group.mean(*ACCURACY)} at {short(one.samples)}" for one in ends)
@@ -145,6 +168,12 @@ def interpolate(x: float, xs: np.ndarray, values: np.ndarray) -> np.ndarray | No
     after = int(np.searchsorted(xs, x))
     part = (x - xs[after - 1]) / (xs[after] - xs[after - 1])
     return (1 - part) * values[after - 1] + part * values[after]
+
+
+def _full_rft(found: Sequence[Point], one: Point) -> list[Point]:
+    """Full RFT that differs from `one` in its share and perhaps in N, in order of samples."""
+    alike = [other for other in found if other.share == 0 and other.others_but_n == one.others_but_n]
+    return sorted(alike, key=lambda other: other.samples)
 
 
 def _ends(found: Sequence[Point], one: Point) -> list[Point]:

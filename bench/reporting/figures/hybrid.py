@@ -11,7 +11,7 @@ from bench.reporting.style import FULL_WIDTH, QUIET, Look, sequence
 from bench.reporting.tables.shared import over_what, spread
 
 PANELS = {"pass@1": ("pass", "accuracy", 1), "KL from the base (nats a sequence)": ("policy", "kl", 1)}
-APART = 0.012  # of the axis, between the points of two curves at as many samples
+APART = 0.005  # of the axis, between the points of two curves at as many samples
 
 
 def hybrid_figure(groups: Sequence[Group]) -> Figure | None:

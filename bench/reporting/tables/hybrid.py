@@ -6,7 +6,7 @@ import numpy as np
 
 from bench.reporting.exhibit import Table
 from bench.reporting.groups import Group
-from bench.reporting.hybrids import Point, against_random, points
+from bench.reporting.hybrids import Point, against_random, against_rft, points
 from bench.reporting.tables.shared import over_what, spread
 
 COUNTED = {
@@ -23,11 +23,11 @@ def hybrid_table(groups: Sequence[Group]) -> Table | None:
     found = points(groups)
     if not found:
         return None
-    compared = against_random(found)
+    compared, beside_rft = against_random(found), against_rft(found)
     k = min(max(run.series("tuned", "pass", "accuracy")) for one in found for run in one.group.runs)
     rows = []
     for one in found:
-        beside = compared.get(one.label)
+        beside, rft = compared.get(one.label), beside_rft.get(one.label)
         rows.append(
             {
                 "gate": one.name,
@@ -40,6 +40,9 @@ def hybrid_table(groups: Sequence[Group]) -> Table | None:
                 **spread("gain", beside.difference if beside else None),
                 "p_gain": beside.p_value if beside else None,
                 "verdict": beside.verdict if beside else None,
+                **spread("gain_rft", rft.difference if rft else None),
+                "p_gain_rft": rft.p_value if rft else None,
+                "verdict_rft": rft.verdict if rft else None,
                 "seeds": len(one.group.runs),
             }
         )
@@ -48,8 +51,8 @@ def hybrid_table(groups: Sequence[Group]) -> Table | None:
         caption=(
             f"Hybrids of demonstrations and samples. {over_what([one.group for one in found])}. Samples, tokens and "
             "FLOPs are what the training set took, means over seeds; FLOPs include the probe. The gain is in pass@1 "
-            "over the random gate at as many samples (interpolated where none has cost just as many), its p-value "
-            "adjusted for the number of gates. KL is from the base, in nats a sequence."
+            "over the random gate, and over full RFT, at as many samples (interpolated where none has cost just as "
+            "many), its p-value adjusted for the number of gates. KL is from the base, in nats a sequence."
         ),
         rows=rows,
         runs=[run for one in found for run in one.group.runs],
@@ -64,6 +67,9 @@ def hybrid_table(groups: Sequence[Group]) -> Table | None:
             "gain": "gain over random",
             "p_gain": "p",
             "verdict": "is",
+            "gain_rft": "gain over full RFT",
+            "p_gain_rft": "p",
+            "verdict_rft": "is",
         },
     )
 
