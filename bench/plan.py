@@ -174,7 +174,7 @@ def _hybrid(cfg: dict[str, Any]) -> tuple[int, list[tuple[Hashable, ...]]]:
 
 
 def tally(kinds: Sequence[str]) -> str:
-    order = ("done", "running", "failed", "interrupted", "outdated", "missing")
+    order = ("done", "running", "failed", "interrupted", "incomplete", "outdated", "missing")
     return ", ".join(f"{kinds.count(kind)} {kind}" for kind in order if kind in kinds)
 
 

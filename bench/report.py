@@ -15,7 +15,8 @@ from pathlib import Path
 
 from bench.errors import BenchError
 from bench.reporting.collect import Run
-from bench.reporting.sources import MANIFEST, Source, from_folders, from_sweep, from_wandb
+from bench.reporting.manifest import MANIFEST
+from bench.reporting.sources import Source, from_folders, from_sweep, from_wandb
 
 OPTIONS = ("folder", "source", "project", "entity", "group", "outputs")
 
@@ -59,13 +60,15 @@ def _build(source: Source, folder: Path, start: float) -> None:
 
 
 def _check(given: dict[str, str], rest: list[str]) -> None:
-    from bench.reporting.build import check, records_found
+    from bench.reporting.build import check, records_elsewhere
 
     reports = [Path(one) for one in rest if (Path(one) / MANIFEST).is_file()]
-    if reports and len(reports) == len(rest):
+    if reports and not any(_is_setting(one) or (Path(one) / "metrics.json").is_file() for one in rest):
+        if others := [one for one in rest if Path(one) not in reports]:
+            print(f"no report: {', '.join(others)}")
         problems = [problem for folder in reports for problem in check(folder)]
         for folder in reports:
-            if not records_found(folder):
+            if records_elsewhere(folder):
                 print(f"{folder}: its records are elsewhere; checked by its own files alone")
     else:
         source = _source(given, rest)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TextIO
 
 from omegaconf import DictConfig
 
@@ -24,6 +25,10 @@ from bench.provenance import code_fingerprint
 
 BUSY = "running.lock"  # locked by the process that runs a cell; its content says which
 TIMES = "times.json"
+RECORDS = (  # what bench.records leaves of every run, whatever its procedure; a run that lacks one is not done
+    *("config.yaml", "metrics.json", "lineage.json", "chain.json"),
+    *("curves.parquet", "per_prompt.parquet", "samples.parquet", "diagnostics.parquet"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +46,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class State:
-    """What a cell has come to: done, running, failed, interrupted, outdated or missing; why, or where; how long."""
+    """What a cell has come to."""
 
-    kind: str
-    detail: str = ""
-    seconds: float = float("nan")
+    kind: str  # done, running, failed, interrupted, incomplete, outdated or missing
+    detail: str = ""  # why, or where
+    seconds: float = float("nan")  # it took, where it is done
 
 
 def run_folder(cfg: DictConfig) -> Path:
@@ -105,14 +110,21 @@ def state(cell: Cell) -> State:
     if holder := _holder(folder / BUSY):
         return State("running", holder)
     if is_done(folder):
-        seconds = json.loads((folder / TIMES).read_text())["seconds"] if (folder / TIMES).is_file() else float("nan")
-        return State("done", seconds=seconds)
+        return State("done", seconds=_seconds(folder))
     if (folder / "error.txt").is_file():
-        lines = (folder / "error.txt").read_text().strip().splitlines()
+        lines = (folder / "error.txt").read_text(errors="replace").strip().splitlines()
         return State("failed", lines[-1] if lines else "no reason was written")
     if (folder / BUSY).is_file():
         return State("interrupted")
-    return State("outdated", "made by other code") if (folder / "metrics.json").is_file() else State("missing")
+    if not (folder / "metrics.json").is_file():
+        return State("missing")
+    if lacking := _lacking(folder):
+        return State("incomplete", f"lacks {', '.join(lacking)}")
+    try:
+        _code(folder)
+    except (OSError, ValueError):
+        return State("incomplete", "metrics.json is damaged")
+    return State("outdated", "made by other code")
 
 
 def is_done(folder: Path) -> bool:
@@ -120,14 +132,32 @@ def is_done(folder: Path) -> bool:
 
     One that was killed when its records were whole is not done: it may have been tracked nowhere.
     """
-    if (folder / BUSY).is_file():
+    if (folder / BUSY).is_file() or _lacking(folder):
         return False
     try:
-        return json.loads((folder / "metrics.json").read_text()).get("code") == code_fingerprint()
-    except FileNotFoundError:
-        return False
+        return _code(folder) == code_fingerprint()
     except (OSError, ValueError):  # a damaged record is no record
         return False
+
+
+def _lacking(folder: Path) -> list[str]:
+    return [name for name in RECORDS if not (folder / name).is_file()]
+
+
+def _code(folder: Path) -> Any:
+    """Which code made the run; ValueError where its metrics.json is damaged."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    if not isinstance(metrics, dict) or not metrics:
+        raise ValueError("it should hold names and values")
+    return metrics.get("code")
+
+
+def _seconds(folder: Path) -> float:
+    """How long the run took; NaN where that was not kept, or can't be read."""
+    try:
+        return float(json.loads((folder / TIMES).read_text())["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):  # it only serves to guess how long others take
+        return float("nan")
 
 
 @contextmanager
@@ -149,13 +179,24 @@ def busy(folder: Path) -> Iterator[None]:
 
 
 def _holder(path: Path) -> str:
-    """Who holds the lock; empty where nobody does."""
+    """Who holds the lock; empty where nobody does. Nothing is written, so that others' sweeps can be asked too."""
     try:
-        with path.open("r+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return file.read() or "another process"
+        file = _opened(path)
     except FileNotFoundError:
-        pass
+        return ""
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # it is held, or NFS lets no reader ask, who then takes the mark at its word
+            return file.read() or "another process"
     return ""
+
+
+def _opened(path: Path) -> TextIO:
+    """For writing where that is allowed, which NFS wants of whoever locks."""
+    try:
+        return path.open("r+", errors="replace")
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return path.open(errors="replace")

@@ -22,6 +22,7 @@ from bench.evaluation.cells import (
 )
 from bench.evaluation.heldout import Graded
 from bench.reporting.collect import Run, read_run
+from bench.settings import run_id
 
 SKILL = {"base": 0.25, "tuned": 0.5, "control": 0.2}
 
@@ -52,7 +53,7 @@ def made_run(
     arms += tuple(name for name in skill if name not in SKILL)  # round_1, ...
     cells = _cells(arms, skill, seed=seed, prompts=prompts, num_completions=num_completions, noise=noise)
     curves = summary.curves(cells, seed=seed)
-    folder = outputs / config.name / _name(OmegaConf.to_yaml(config))
+    folder = outputs / config.name / run_id(config)
     folder.mkdir(parents=True)
     ids = [f"test-{i}" for i in range(prompts)]
     recorded = {
@@ -64,7 +65,7 @@ def made_run(
         **(metrics or {}),
     }
     finite = {name: None if isinstance(v, float) and not np.isfinite(v) else v for name, v in sorted(recorded.items())}
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config))
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
     _table(folder / "curves.parquet", curves)
     long = [
         {"prompt_id": name, **cell._asdict(), "value": float(value)}
@@ -74,6 +75,7 @@ def made_run(
     _table(folder / "per_prompt.parquet", long)
     _table(folder / "samples.parquet", _samples(seed))
     _table(folder / "diagnostics.parquet", [{"diagnostic": "gold", "x": 1.0, "value": 0.5, "low": 0.4, "high": 0.6}])
+    (folder / "chain.json").write_text("[]")
     (folder / "lineage.json").write_text(json.dumps(_lineage(seed, folder.name)))
     (folder / "metrics.json").write_text(json.dumps(finite, indent=1))
     return read_run(folder)
@@ -228,9 +230,3 @@ def _samples(seed: int) -> list[dict[str, Any]]:
 
 def _table(path: Path, rows: list[dict[str, Any]]) -> None:
     pq.write_table(pa.Table.from_pylist(rows), path)
-
-
-def _name(text: str) -> str:
-    from bench.artifacts import content_hash
-
-    return content_hash(text)[:10]

@@ -82,7 +82,7 @@ def test_building_again_removes_what_is_no_longer_made(
 
 def test_changed_records_make_what_shows_them_stale(runs: list[Run], tmp_path: Path):
     folder = build(runs, tmp_path / "report", title="made").parent
-    rewrite(runs[0].folder / "metrics.json", **{"test/prompts": 61})
+    rewrite(runs[0].folder / "metrics.json", **{"best_of_n/pool_size": 17})
     problems = check(folder)
     assert "tables/main is stale: its records or runs have changed" in problems
     assert "figures/small is stale: its records or runs have changed" not in problems  # it shows none of that
@@ -182,7 +182,7 @@ def test_the_command_builds_prints_and_checks(runs: list[Run], monkeypatch, caps
     command(monkeypatch, "--check", *folders)
     command(monkeypatch, "--check", str(report_folder))
     assert capsys.readouterr().out.count("up to date") == 2
-    rewrite(runs[0].folder / "metrics.json", **{"test/prompts": 61})
+    rewrite(runs[0].folder / "metrics.json", **{"best_of_n/pool_size": 17})
     with pytest.raises(SystemExit) as stopped:
         command(monkeypatch, "--check", str(report_folder))
     assert stopped.value.code == 1

@@ -101,6 +101,8 @@ def leave_run(folder: Path, cfg: Any) -> None:
     ]
     pq.write_table(pa.Table.from_pylist(curves), folder / "curves.parquet")
     pq.write_table(pa.Table.from_pylist(rows), folder / "per_prompt.parquet")
+    for name in ("samples.parquet", "diagnostics.parquet", "chain.json", "lineage.json"):
+        (folder / name).touch()
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     means = {"tuned/pass@1": curves[0]["value"], "tuned/kl": curves[1]["value"], "tuned/length": None, "note": "x"}
     ends = {f"{name}_{end}": 0.5 for name in ("tuned/pass@1", "tuned/kl", "tuned/length") for end in ("low", "high")}

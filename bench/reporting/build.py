@@ -17,25 +17,24 @@ from bench.reporting.collect import Run, read_run
 from bench.reporting.exhibit import Exhibit, Table, records_of
 from bench.reporting.figures import figures
 from bench.reporting.files import stamp_of, write_figure
+from bench.reporting.manifest import FOLDERS, MANIFEST, PAGE, is_of_report, made_earlier, read_manifest
 from bench.reporting.methods import methods, references
 from bench.reporting.page import write_page
-from bench.reporting.sources import MANIFEST
 from bench.reporting.tables import latex, markdown, tables
 from bench.reporting.verdicts import verdicts
 from bench.store import write_durably
-
-PAGE = "index.html"
 
 
 def build(runs: Sequence[Run], folder: Path, *, title: str, notes: Sequence[str] = ()) -> Path:
     """Write everything that these runs' records hold into `folder`; returns the page.
 
-    What an earlier report left there and this one does not make is removed; other files are left alone.
+    What an earlier report left there and this one does not make is removed; other files are left alone. BenchError
+    where `folder` is that of a run, or can't be written.
     """
+    _read_ahead(runs)
+    _prepare(folder)
     drawn, made, sentences = figures(runs), tables(runs), [*verdicts(runs), *notes]
-    earlier = _manifest(folder) if (folder / MANIFEST).is_file() else {"files": {}}
-    for name in ("figures", "tables"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+    earlier = made_earlier(folder)
     exhibits: dict[str, dict[str, Any]] = {}
     vector: dict[str, Path] = {}
     for figure in drawn:
@@ -79,8 +78,9 @@ def build(runs: Sequence[Run], folder: Path, *, title: str, notes: Sequence[str]
         "exhibits": exhibits,
         "files": {name: _sha256(folder / name) for name in written},
     }
-    for name in set(earlier["files"]) - set(written):
-        (folder / name).unlink(missing_ok=True)
+    for name in set(earlier) - set(written):
+        if not (folder / name).is_dir():
+            (folder / name).unlink(missing_ok=True)
     write_durably(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return page
 
@@ -93,43 +93,76 @@ def check(folder: Path, runs: Sequence[Run] | None = None) -> list[str]:
     records are read anew, and an exhibit that they would make differently is stale. A report whose records are all
     elsewhere is checked by its own files alone.
     """
+    problems = []
     try:
-        manifest = _manifest(folder)
-    except BenchError as error:
-        return [str(error)]
-    problems = [*_of_files(folder, manifest), *_of_stamps(folder, manifest)]
-    if runs is None:
-        runs, missing = _named(folder, manifest)
-        problems += missing
-    if runs:
-        problems += _of_records(manifest, runs)
+        manifest = read_manifest(folder)
+        problems += [*_of_files(folder, manifest), *_of_stamps(folder, manifest)]
+        if runs is None:
+            runs, missing = _named(folder, manifest)
+            problems += missing
+        if runs:
+            problems += _of_records(manifest, runs)
+    except BenchError as error:  # no report, or records that can't be read: other reports are checked all the same
+        problems.append(str(error))
     return problems
 
 
-def records_found(folder: Path) -> bool:
-    """Whether any of the runs that a report names is still there to compare it with."""
-    return any((folder / run["folder"]).is_dir() for run in _manifest(folder)["runs"])
+def records_elsewhere(folder: Path) -> bool:
+    """Whether none of the runs that a report names is there to compare it with."""
+    try:
+        return not any((folder / run["folder"]).is_dir() for run in read_manifest(folder)["runs"])
+    except BenchError:
+        return False
+
+
+def _read_ahead(runs: Sequence[Run]) -> None:
+    """BenchError where a record is damaged that figures, tables or the page will need: now, not minutes later."""
+    for run in runs:
+        for read in ("prompt_ids", "lineage", "samples"):
+            getattr(run, read)
+
+
+def _prepare(folder: Path) -> None:
+    for name in ("config.yaml", "metrics.json"):
+        if (folder / name).exists():
+            raise BenchError(
+                f"folder={folder} is not allowed: it holds a run's {name}; give the report another folder."
+            )
+    try:
+        for name in FOLDERS:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchError(f"folder={folder} can't be written ({error.strerror}); give another: folder=PATH.") from error
 
 
 def _of_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
     problems = []
     for name, expected in manifest["files"].items():
-        if not (folder / name).is_file():
-            problems.append(f"{folder / name} is missing")
-        elif _sha256(folder / name) != expected:
-            problems.append(f"{folder / name} was changed since the report was made")
+        try:
+            if not is_of_report(name):
+                problems.append(f"{folder / MANIFEST} names {name}, which no report writes")
+            elif not (folder / name).is_file():
+                problems.append(f"{folder / name} is missing")
+            elif _sha256(folder / name) != expected:
+                problems.append(f"{folder / name} was changed since the report was made")
+        except OSError as error:
+            problems.append(f"{folder / name} can't be read ({error.strerror})")
     return problems
 
 
 def _of_stamps(folder: Path, manifest: dict[str, Any]) -> list[str]:
     problems = []
     for exhibit in manifest["exhibits"].values():
-        for path in (folder / name for name in exhibit["files"] if (folder / name).is_file()):
-            carried = _stamp_in(path)
-            if carried != exhibit["stamp"]:
-                problems.append(f"{path} carries another stamp than its report ({carried or 'none'})")
-            elif path.suffix == ".csv" and not carried.endswith(f"records {_records_in(path)}"):
-                problems.append(f"{path} holds other numbers than its stamp says")
+        for path in (folder / name for name in exhibit["files"] if is_of_report(name) and (folder / name).is_file()):
+            try:
+                carried = _stamp_in(path)
+                if carried != exhibit["stamp"]:
+                    problems.append(f"{path} carries another stamp than its report ({carried or 'none'})")
+                elif path.suffix == ".csv" and not carried.endswith(f"records {_records_in(path)}"):
+                    problems.append(f"{path} holds other numbers than its stamp says")
+            except (BenchError, OSError, ValueError, csv.Error) as error:
+                said = str(error) if isinstance(error, BenchError) else f"{path} can't be read ({error})"
+                problems.append(said)
     return problems
 
 
@@ -144,7 +177,7 @@ def _of_records(manifest: dict[str, Any], runs: Sequence[Run]) -> list[str]:
     problems = [f"{name} is stale: its records or runs have changed" for name in stale]
     problems += [f"{name} is not in the report, though its records are there" for name in now if name not in then]
     problems += [f"{name} can't be made any more: its data is missing" for name in then if name not in now]
-    if manifest["words"] != _words(runs):
+    if manifest.get("words") != _words(runs):
         problems.append(f"{PAGE} is stale: the verdicts, the methods or the samples that it shows have changed")
     return problems
 
@@ -163,14 +196,6 @@ def _named(folder: Path, manifest: dict[str, Any]) -> tuple[list[Run], list[str]
         return [], []
     missing = [f"{one} is missing: the report is of its records" for one in folders if one not in there]
     return [read_run(os.path.normpath(one)) for one in there] if not missing else [], missing
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise BenchError(f"{folder} holds no report ({MANIFEST} is missing or damaged); build it first.") from error
 
 
 def _described(exhibit: Exhibit, paths: Sequence[Path], folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from bench import settings
 from bench.errors import BenchError
+
+SAMPLE_COLUMNS = (
+    *("split", "policy", "prompt_id", "prompt", "answer", "sample"),
+    *("completion", "finish_reason", "length", "reward", "selected_for"),
+)
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,34 @@ class Run:
         import pyarrow.parquet as pq
 
         with _whole(self.folder / "per_prompt.parquet") as path:
-            ids = pq.read_table(path, columns=["prompt_id"])["prompt_id"].to_pylist()
-        return tuple(dict.fromkeys(ids))
+            ids = tuple(dict.fromkeys(pq.read_table(path, columns=["prompt_id"])["prompt_id"].to_pylist()))
+            expected = self.metrics.get("test/prompts", len(ids))
+            if len(ids) != expected:
+                raise ValueError(f"it has {len(ids)} prompts, where the run had {expected}")
+        return ids
+
+    @functools.cached_property
+    def lineage(self) -> list[dict[str, Any]]:
+        """Every ancestor artifact: stage, key, part, settings, counts, seconds."""
+        with _whole(self.folder / "lineage.json") as path:
+            entries = json.loads(path.read_text())
+            needed = {"stage", "key", "part", "settings", "counts", "seconds"}
+            if not isinstance(entries, list) or not all(
+                isinstance(one, dict) and needed <= set(one) for one in entries
+            ):
+                raise ValueError(f"it should list artifacts with their {', '.join(sorted(needed))}")
+        return entries
+
+    @functools.cached_property
+    def samples(self) -> dict[str, list]:
+        """The columns of samples.parquet."""
+        import pyarrow.parquet as pq
+
+        with _whole(self.folder / "samples.parquet") as path:
+            columns = pq.read_table(path).to_pydict()
+            if missing := [name for name in SAMPLE_COLUMNS if name not in columns]:
+                raise ValueError(f"it lacks {', '.join(missing)}")
+        return columns
 
     @functools.cached_property
     def _per_prompt(self) -> dict[tuple[str, str, str, int], np.ndarray]:
@@ -67,8 +100,14 @@ class Run:
 
         with _whole(self.folder / "per_prompt.parquet") as path:
             table = pq.read_table(path).to_pandas()
-        keys = ["policy", "method", "metric", "n"]
-        return {key: part["value"].to_numpy() for key, part in table.groupby(keys, sort=False)}
+            keys = ["policy", "method", "metric", "n"]
+            parts = dict(iter(table.groupby(keys, sort=False)))
+            for key, part in parts.items():
+                if tuple(part["prompt_id"]) != self.prompt_ids:
+                    raise ValueError(f"{' '.join(map(str, key))} has not one row for each of its prompts")
+            if absent := [key for key in self.curves if key not in parts]:
+                raise ValueError(f"{' '.join(map(str, absent[0]))} of curves.parquet is not in it")
+        return {key: part["value"].to_numpy() for key, part in parts.items()}
 
 
 def read_run(folder: str | Path) -> Run:
@@ -80,15 +119,47 @@ def read_run(folder: str | Path) -> Run:
     if not (folder / "metrics.json").is_file():
         raise BenchError(f"{folder} holds no finished run (no metrics.json); see error.txt there, or run it again.")
     with _whole(folder / "config.yaml") as path:
-        config = _mapping(OmegaConf.to_container(OmegaConf.load(path)))
+        loaded = OmegaConf.load(path)
+        config = _mapping(OmegaConf.to_container(loaded))
+        _refuse_edited(folder, loaded)
     with _whole(folder / "metrics.json") as path:
         metrics = _mapping(json.loads(path.read_text()))
+        _refuse_no_numbers(metrics)
     with _whole(folder / "curves.parquet") as path:
         curves = {
             (row["policy"], row["method"], row["metric"], row["n"]): Estimate(row["value"], row["low"], row["high"])
             for row in pq.read_table(path).to_pylist()
         }
     return Run(folder, config, metrics, curves)
+
+
+def _refuse_edited(folder: Path, config: Any) -> None:
+    """BenchError where the folder is called by a configuration, and the one in it is another.
+
+    Folders of other names, as of a copy, say nothing of their configuration.
+    """
+    name = folder.absolute().name
+    if re.fullmatch(r"[0-9a-f]{10}", name) and settings.run_id(config) != name:
+        raise BenchError(
+            f"{folder / 'config.yaml'} was changed since the run: its settings give the id {settings.run_id(config)}, "
+            "not that of the folder; run the experiment again to rewrite it."
+        )
+
+
+def _refuse_no_numbers(metrics: dict[str, Any]) -> None:
+    """ValueError where a metric is neither a number nor a word; a hash of code may look like either."""
+    for name, value in metrics.items():
+        text = isinstance(value, str) and name != "code" and _is_number(value)
+        if text or not (value is None or isinstance(value, int | float | str)):
+            raise ValueError(f"{name} should be a number, not {json.dumps(value)[:40]}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -98,9 +169,18 @@ def _whole(path: Path) -> Iterator[Path]:
 
     try:
         yield path
+    except BenchError:
+        raise
     except (OSError, ValueError, KeyError, YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise BenchError(f"{path} is missing or damaged ({reason}); run the experiment again to rewrite it.") from error
+        raise BenchError(f"{path} {_why(error)}; run the experiment again to rewrite it.") from error
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "is not found"
+    if isinstance(error, OSError) and error.strerror:
+        return f"can't be read ({error.strerror})"
+    return f"is damaged ({' '.join(str(error).split())})"
 
 
 def _mapping(content: Any) -> dict[str, Any]:

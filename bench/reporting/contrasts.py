@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.estimators.distributions import t_cdf, t_quantile
 from bench.estimators.uncertainty import holm, paired_difference, seed_interval
-from bench.reporting.collect import Estimate
+from bench.reporting.collect import Estimate, Run
 from bench.reporting.groups import Group
 from bench.seeds import generator
 
@@ -53,7 +53,7 @@ def contrast(ours: np.ndarray, theirs: np.ndarray, name: str) -> Contrast:
     if found.error > 0:
         p_value = 2 * (1 - t_cdf(abs(found.mean) / found.error, found.freedom))
         detectable = (t_quantile(0.975, found.freedom) + t_quantile(0.8, found.freedom)) * found.error
-    return Contrast(estimate, p_value, detectable, seeds, prompts, _verdict(estimate, p_value))
+    return Contrast(estimate, p_value, detectable, seeds, prompts, verdict_of(estimate, p_value))
 
 
 def judged(family: Mapping[Key, Contrast]) -> dict[Key, Contrast]:
@@ -62,7 +62,7 @@ def judged(family: Mapping[Key, Contrast]) -> dict[Key, Contrast]:
         return {}
     adjusted = holm(np.array([one.p_value for one in family.values()]))
     return {
-        name: replace(one, p_value=float(p), verdict=_verdict(one.difference, float(p)))
+        name: replace(one, p_value=float(p), verdict=verdict_of(one.difference, float(p)))
         for (name, one), p in zip(family.items(), adjusted, strict=True)
     }
 
@@ -121,19 +121,35 @@ def _place(name: str, order: Sequence[str]) -> int:
 
 
 def _recorded(group: Group, name: str, ours: Point) -> Contrast:
-    metrics = group.runs[0].metrics
-
-    def number(key: str) -> float:
-        value = metrics[f"{name}/{key}"]
-        return float("nan") if value is None else float(value)
-
-    estimate = Estimate(*(number(f"difference{end}") for end in ("", "_low", "_high")))
-    detectable, p_value = number("minimum_detectable"), number("p_adjusted")
+    (run,) = group.runs
+    estimate = Estimate(*(_number(run, f"{name}/difference{end}") for end in ("", "_low", "_high")))
+    detectable, p_value = (_number(run, f"{name}/{key}") for key in ("minimum_detectable", "p_adjusted"))
     prompts = int(np.isfinite(group.per_prompt(*ours)).all(axis=0).sum())
-    return Contrast(estimate, p_value, detectable, 1, prompts, metrics[f"{name}/verdict"])
+    judged_by = _reachable(prompts) if name == primary_of(group) else p_value
+    return Contrast(estimate, p_value, detectable, 1, prompts, verdict_of(estimate, judged_by))
 
 
-def _verdict(difference: Estimate, p_value: float) -> str:
-    if p_value > SIGNIFICANCE or difference.low <= 0 <= difference.high:
+def recorded_primary(run: Run) -> tuple[Estimate, str]:
+    """A single run's tuned less control in sampled accuracy, and the verdict of these numbers.
+
+    metrics.json has the verdict in words too; its numbers go before them.
+    """
+    difference = Estimate(*(_number(run, f"{PRIMARY}/difference{end}") for end in ("", "_low", "_high")))
+    return difference, verdict_of(difference, _reachable(int(run.metrics["test/prompts"])))
+
+
+def _number(run: Run, name: str) -> float:
+    value = run.metrics[name]
+    return float("nan") if value is None else float(value)
+
+
+def _reachable(prompts: int) -> float:
+    """The smallest p-value that so many paired differences can have: a sign test of equal signs."""
+    return 2.0 ** (1 - prompts)
+
+
+def verdict_of(difference: Estimate, p_value: float) -> str:
+    """better or worse where both the p-value and the 95 % interval say so, else not resolved."""
+    if not p_value <= SIGNIFICANCE or not (difference.low > 0 or difference.high < 0):
         return "not resolved"
-    return "better" if difference.value > 0 else "worse"
+    return "better" if difference.low > 0 else "worse"

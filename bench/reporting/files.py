@@ -52,7 +52,7 @@ def stamp_of(path: Path) -> str:
     readers = {".pdf": _pdf, ".svg": _svg, ".png": _png, ".csv": _csv}
     try:
         found = readers[path.suffix](path)
-    except (KeyError, OSError, ValueError) as error:
+    except (KeyError, OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
         raise BenchError(f"{path} can't be read as a figure's {', '.join(FORMATS)}: {error}") from error
     if not found:
         raise BenchError(f"{path} carries no stamp: no report wrote it, or it was saved again since.")

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import BenchError
 from bench.reporting.collect import Run, read_run
 from bench.reporting.groups import grouped, in_order
+from bench.reporting.manifest import MANIFEST
 from bench.reporting.ranking import shared_seeds
 
-MANIFEST = "report.json"  # of a report; a folder that holds it is no run
 RUN_FILES = "run-files"  # the type of the artifact that mirrors a run's folder
 
 if TYPE_CHECKING:
@@ -33,11 +33,13 @@ class Source:
 
 def from_folders(folders: Sequence[Path]) -> Source:
     """Run folders; those that hold no finished run are counted and named. BenchError where none does."""
-    folders = [folder for folder in folders if not (folder / MANIFEST).is_file()]  # an earlier report of theirs
     finished = [folder for folder in folders if (folder / "metrics.json").is_file()]
-    missing = [folder for folder in folders if folder not in finished]
+    reports = [folder for folder in folders if (folder / MANIFEST).is_file()]  # an earlier report of theirs
+    missing = [folder for folder in folders if folder not in (*finished, *reports)]
     if not finished:
-        which = ", ".join(map(str, missing)) or "what was given"
+        which = ", ".join(map(str, missing or reports))
+        if not missing:
+            raise BenchError(f"{which} holds a report and no run; give the folders of finished runs.")
         raise BenchError(f"{which} holds no finished run (no metrics.json); see error.txt there, or run it again.")
     notes = [f"left out: {folder} holds no finished run" for folder in missing]
     parents = {folder.absolute().parent for folder in finished}

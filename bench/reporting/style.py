@@ -27,6 +27,7 @@ RC: Any = {
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
     "pdf.fonttype": 42,
+    "text.parse_math": False,  # a $ in a setting is a $
     "svg.hashsalt": "bench",
     "savefig.dpi": 300,
 }

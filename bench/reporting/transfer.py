@@ -7,7 +7,7 @@ import numpy as np
 
 from bench.estimators.distributions import t_cdf, t_quantile
 from bench.reporting.collect import Estimate
-from bench.reporting.contrasts import Contrast, judged
+from bench.reporting.contrasts import Contrast, judged, verdict_of
 from bench.reporting.groups import Group
 from bench.reporting.ways import named
 
@@ -52,7 +52,8 @@ def _over_seeds(group: Group, name: str) -> Contrast:
     if len(group.runs) == 1:
         metrics = group.runs[0].metrics
         difference = Estimate(*(float(metrics[f"{name}/difference{end}"]) for end in ("", "_low", "_high")))
-        return Contrast(difference, float(metrics[f"{name}/p_adjusted"]), math.nan, 1, 0, metrics[f"{name}/verdict"])
+        p_value = float(metrics[f"{name}/p_adjusted"])
+        return Contrast(difference, p_value, math.nan, 1, 0, verdict_of(difference, p_value))
     values = np.array([float(run.metrics[f"{name}/difference"]) for run in group.runs])
     mean, error, freedom = float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))), len(values) - 1
     half = t_quantile(0.975, freedom) * error

@@ -1,6 +1,5 @@
 """What accuracy costs at inference, when fine-tuning has paid for itself, and where the seconds and tokens went."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -150,7 +149,7 @@ def cost_by_stage(groups: Sequence[Group]) -> Figure | None:
     once: dict[tuple[str, str, str], dict[str, Any]] = {}
     apart: dict[str, list[float]] = {}
     for run in runs:
-        for entry in json.loads((run.folder / "lineage.json").read_text()):
+        for entry in run.lineage:
             once[entry["stage"], entry["key"], entry["part"]] = entry
             total = apart.setdefault(entry["stage"], [0.0, 0.0])
             total[0] += entry["seconds"]

@@ -5,7 +5,6 @@ import math
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from bench.errors import BenchError
 from bench.reporting.collect import Run
 from bench.reporting.groups import distinctions
 
@@ -68,17 +67,7 @@ def script_json(value: Any) -> str:
 
 
 def _recorded(run: Run) -> dict[str, list]:
-    import pyarrow.parquet as pq
-
-    path = run.folder / "samples.parquet"
-    try:
-        columns = pq.read_table(path).to_pydict()
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise BenchError(f"{path} is missing or damaged ({reason}); run the experiment again to rewrite it.") from error
-    if missing := [name for name in (*PROMPT, *CODED, "sample", "length", "reward") if name not in columns]:
-        raise BenchError(f"{path} lacks {', '.join(missing)}; run the experiment again to rewrite it.")
-    return {"correct": [None] * len(columns["sample"]), **columns}
+    return {"correct": [None] * len(run.samples["sample"]), **run.samples}
 
 
 def _number(reward: float | None) -> float | None:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.reporting.collect import Estimate, Run
-from bench.reporting.contrasts import contrast
+from bench.reporting.collect import Run
+from bench.reporting.contrasts import contrast, recorded_primary
 from bench.reporting.groups import Group, distinctions, estimate, in_order
 from bench.reporting.ranking import Ranked
 from bench.reporting.tables.comparison import main
@@ -92,5 +92,5 @@ def _selection_effect(run: Run) -> tuple[str, str]:
     """Tuned less control with its interval, and the verdict on it."""
     if not run.controlled:
         return "", "no control"
-    ends = (run.metrics[f"tuned_vs_control/pass@1/difference{end}"] for end in ("", "_low", "_high"))
-    return str(Estimate(*ends)), run.metrics["tuned_vs_control/pass@1/verdict"]
+    difference, verdict = recorded_primary(run)
+    return str(difference), verdict

@@ -1,6 +1,5 @@
 """What lm-eval found, what the scorer knows of gold, and what it all cost."""
 
-import json
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -136,7 +135,7 @@ def _recorded(run: Run, name: str) -> Estimate | None:
 def cost(groups: Sequence[Group]) -> Table:
     """By stage: every ancestor of these runs once, beside what each run would have cost alone."""
     runs = all_runs(groups)
-    uses = [(run, entry) for run in runs for entry in lineage(run)]
+    uses = [(run, entry) for run in runs for entry in run.lineage]
     shared = _once(uses, lambda run, entry: (entry["stage"], entry["key"], entry["part"]))
     alone = _once(uses, lambda run, entry: (run.folder, entry["stage"], entry["key"], entry["part"]))
     stages = list(dict.fromkeys(entry["stage"] for entry in alone))
@@ -175,16 +174,6 @@ def cost(groups: Sequence[Group]) -> Table:
             **(several if len(runs) > 1 else {}),
         },
     )
-
-
-def lineage(run: Run) -> list[dict[str, Any]]:
-    from bench.errors import BenchError
-
-    path = run.folder / "lineage.json"
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise BenchError(f"{path} is missing or damaged; run the experiment again to rewrite it.") from error
 
 
 def _once(
