@@ -65,6 +65,8 @@ def explained(overrides: list[str]) -> Iterator[None]:
     from bench.explain import NOT_A_CHOICE, explain_composition
 
     try:
+        if len(named := [one for one in overrides if one.lstrip("+").startswith("sweep=")]) > 1:
+            raise BenchError(f"{' '.join(named)}: give one sweep at a time.")
         yield
     except BenchError as error:
         sys.exit(f"error: {error}")
@@ -81,13 +83,11 @@ def sweep(overrides: list[str], *, plan_only: bool) -> None:
     from bench import plan, search, sweep
 
     if (wanted := search.read(overrides, CONF)) is not None:
-        if not plan_only:
-            launching.check(overrides, CONF)
+        launching.check(overrides, CONF, devices=not plan_only)
         lead(wanted, plan_only=plan_only)
         return
     cells = sweep.cells(overrides, CONF)
-    if not plan_only:
-        launching.check(overrides, CONF)
+    launching.check(overrides, CONF, devices=not plan_only)
     if cells is not None:
         print(plan.summary(cells), flush=True)
     if plan_only:

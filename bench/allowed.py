@@ -54,6 +54,15 @@ def some_of(*choices: str) -> Rule:
     return Rule(allows, f"a list of some of {', '.join(choices)}, each once")
 
 
+def list_of(rule: Rule) -> Rule:
+    """A list, empty perhaps, of values that the rule allows."""
+
+    def allows(value: Any) -> bool:
+        return isinstance(value, Sequence) and not isinstance(value, str) and all(map(rule.allows, value))
+
+    return Rule(allows, f"a list of which each entry is {rule.description}")
+
+
 def text(pattern: str, description: str) -> Rule:
     return Rule(lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None, description)
 
@@ -70,6 +79,7 @@ PLAIN_NAME = text(
     r"[A-Za-z0-9_-][A-Za-z0-9._-]*",
     "a plain name of letters, digits, '.', '_' and '-', not starting with '.', and not a mere number",
 )
+PROJECT = text(r"[^/\\#?%:\0\n]{1,128}", "a name of 1 to 128 characters without / \\ # ? % :")  # as W&B takes it
 DTYPE = one_of("auto", "float32", "bfloat16", "float16")
 
 Seed = Annotated[int, whole(0)]

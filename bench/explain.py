@@ -10,23 +10,30 @@ import yaml
 
 # Hydra's plain ValueError for group=null and group=3; it names neither
 NOT_A_CHOICE = "Config group override must be"
+LAUNCHERS = "hydra/launcher"  # of which installed plugins bring more, which are none of ours
 
 
 def explain_composition(error: Exception, conf: Path, arguments: Sequence[str]) -> str:
     """What is wrong, where, and what is allowed; `conf` is the configuration folder, `arguments` the command line."""
+    from hydra.errors import OverrideParseException
+
     text = str(error)
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override!r} can't be read as a setting; write name=value, with quotes around special characters."
+        )
     if found := re.search(r"Could not override '([^']+)'", text):
         return f"{found[1]} is not a setting{_suggest(found[1], conf)}; `python -m bench --cfg job` shows all of them."
     if text.startswith(NOT_A_CHOICE):
         return _not_a_choice(conf, arguments) or text
-    if found := re.search(r"Could not find '(.+)/([^/']+)'", text):
+    if found := re.search(r"Could not find '(.+)/([^/']*)'", text):
         listing = text.partition("Available options")[2].partition("Config search path")[0]
         allowed = re.findall(r"^\t(\S+)$", listing, re.MULTILINE)
+        if found[1] == LAUNCHERS:
+            allowed = sorted(path.stem for path in (conf / LAUNCHERS).glob("*.yaml"))
         return f"{found[1]}={found[2]} does not exist; {found[1]} can be {', '.join(allowed) or 'left out only'}."
     if text.startswith("Ambiguous value"):
         return f"{text.splitlines()[0]}: several values are a sweep, which needs -m (python -m bench -m ...)."
-    if found := re.search(r"Error parsing override '(.*)'", text):
-        return f"{found[1]!r} can't be read as a setting; write name=value, with quotes around special characters."
     return ". ".join(line.strip() for line in text.splitlines() if line.strip() and "https://" not in line)
 
 

@@ -90,6 +90,12 @@ def _source(given: dict[str, str], rest: list[str]) -> Source:
     if given.get("source", "local") != "local":
         raise BenchError(f"source={given['source']} is not allowed: it must be local or wandb.")
     if any(_is_setting(one) for one in rest):
+        if folders := [one for one in rest if "=" not in one and not one.startswith("~")]:
+            (unknown, *_) = [one for one in rest if _is_setting(one)]
+            raise BenchError(
+                f"{unknown} is no option of a report ({', '.join(OPTIONS)}), and a sweep's settings can't stand beside "
+                f"folders such as {folders[0]}."
+            )
         from bench.__main__ import CONF, explained
 
         overrides = [*rest, *(f"{name}={given[name]}" for name in ("outputs",) if name in given)]

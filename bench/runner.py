@@ -46,12 +46,9 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     parts = settings.build_parts(cfg)
     tracking, procedure = parts.pop("tracking"), parts.pop("procedure")
     folder = run_folder(cfg)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BenchError(
-            f"outputs={cfg.outputs} can't be written ({error.strerror}); give a folder: outputs=PATH."
-        ) from error
+    _make("outputs", cfg.outputs, folder)
+    if directory := cfg.tracking.get("directory"):
+        _make("tracking.directory", directory, Path(directory))
     _limit_threads(cfg.threads)
 
     failure = folder / "error.txt"
@@ -98,6 +95,14 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     sys.stdout.flush()
     _say_where_time_went(store.uses, time.perf_counter() - start)
     return folder
+
+
+def _make(key: str, value: str, folder: Path) -> None:
+    """The folder that a setting names, before the work that will be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchError(f"{key}={value} can't be written ({error.strerror}); give a folder: {key}=PATH.") from error
 
 
 def _limit_threads(threads: int) -> None:

@@ -6,7 +6,7 @@ The settings are those that the sweep was started with; nothing is run.
 import math
 import sys
 
-from bench import search
+from bench import launching, search
 from bench.__main__ import CONF, explained
 from bench.plan import counted, described, duration, estimate, tally
 from bench.sweep import Cell, State, cells, state
@@ -16,6 +16,7 @@ def main() -> None:
     settings = [argument for argument in sys.argv[1:] if argument not in ("-m", "--multirun")]  # as it was started
     with explained(settings):
         wanted = search.read(settings, CONF)
+        launching.check(settings, CONF, devices=False)
         if wanted is not None:
             from bench.search import report
 

@@ -80,7 +80,10 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
         parsed = parser.parse_overrides([*(f"{key}={value}" for key, value in grid.items()), *overrides])
         last = {override.get_key_element(): override for override in parsed}
         varied = {key for key, override in last.items() if override.is_sweep_override()}
-        (batch,) = BasicSweeper.split_arguments(parsed, None)
+        batch = [arguments for part in BasicSweeper.split_arguments(parsed, None) for arguments in part]
+        if not batch:
+            empty = [str(last[key].input_line) for key in varied if not list(last[key].sweep_string_iterator())]
+            raise BenchError(f"{', '.join(sorted(empty))} gives no value, so there is no cell to run.")
         found: dict[str, Cell] = {}
         for arguments in batch:
             cfg = compose("config", arguments)

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from made_runs import made_run
 
@@ -43,6 +45,15 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 def rewrite(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def change_a_greedy_answer(run: Run) -> None:
+    """Of the base, to the first prompt."""
+    path = run.folder / "per_prompt.parquet"
+    rows = pq.read_table(path).to_pylist()
+    assert (rows[0]["policy"], rows[0]["method"]) == ("base", "greedy")
+    rows[0]["value"] = 1 - rows[0]["value"]
+    pq.write_table(pa.Table.from_pylist(rows), path)
 
 
 def test_everything_is_written_and_the_manifest_names_it(runs: list[Run], tmp_path: Path):
@@ -82,7 +93,7 @@ def test_building_again_removes_what_is_no_longer_made(
 
 def test_changed_records_make_what_shows_them_stale(runs: list[Run], tmp_path: Path):
     folder = build(runs, tmp_path / "report", title="made").parent
-    rewrite(runs[0].folder / "metrics.json", **{"best_of_n/pool_size": 17})
+    change_a_greedy_answer(runs[0])
     problems = check(folder)
     assert "tables/main is stale: its records or runs have changed" in problems
     assert "figures/small is stale: its records or runs have changed" not in problems  # it shows none of that
@@ -182,7 +193,7 @@ def test_the_command_builds_prints_and_checks(runs: list[Run], monkeypatch, caps
     command(monkeypatch, "--check", *folders)
     command(monkeypatch, "--check", str(report_folder))
     assert capsys.readouterr().out.count("up to date") == 2
-    rewrite(runs[0].folder / "metrics.json", **{"best_of_n/pool_size": 17})
+    change_a_greedy_answer(runs[0])
     with pytest.raises(SystemExit) as stopped:
         command(monkeypatch, "--check", str(report_folder))
     assert stopped.value.code == 1

@@ -43,8 +43,11 @@ def install() -> None:
         stored.pop(preset.name, None)
 
 
-def check(overrides: Sequence[str], conf: str) -> None:
-    """Raise BenchError where the launcher that these settings choose can't launch: a value, an extra, a device."""
+def check(overrides: Sequence[str], conf: str, *, devices: bool = True) -> None:
+    """Raise BenchError where the launcher that these settings choose can't launch: a value, an extra, a device.
+
+    devices: also see to what it needs on this machine; without, only its settings are read.
+    """
     from hydra import compose, initialize_config_dir
     from hydra.utils import get_object
     from omegaconf import OmegaConf
@@ -62,7 +65,8 @@ def check(overrides: Sequence[str], conf: str) -> None:
         if name in settings and not rule.allows(settings[name]):
             value = "null" if settings[name] is None else settings[name]
             raise BenchError(f"hydra.launcher.{name}={value} is not allowed: it must be {rule.description}.")
-    launcher(**settings).check(cfg)
+    if devices:
+        launcher(**settings).check(cfg)
 
 
 def launch(

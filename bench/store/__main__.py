@@ -1,4 +1,7 @@
-"""python -m bench.store [list | verify | prune] [--store PATH] [--outputs PATH] [--delete]: see to what is stored."""
+"""python -m bench.store [list | verify | prune] [store=PATH] [outputs=PATH] [--delete]: see to what is stored.
+
+The folders can be given as --store PATH and --outputs PATH too.
+"""
 
 import argparse
 import fcntl
@@ -19,15 +22,20 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("store"), help="the store's folder (default: store)")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the runs that prune respects")
     parser.add_argument("--delete", action="store_true", help="prune: delete; otherwise it only says what it would")
-    options = parser.parse_args()
+    options = parser.parse_args([_as_option(argument) for argument in sys.argv[1:]])
     if not (options.store / ".locks").is_dir():
-        sys.exit(f"error: --store={options.store} is not a store; give the folder that your runs name store=.")
+        sys.exit(f"error: store={options.store} is not a store; give the folder that your runs name store=.")
     if options.action == "list":
         list_artifacts(options.store)
     elif options.action == "verify":
         sys.exit(verify(options.store))
     else:
         prune(options.store, options.outputs, delete=options.delete)
+
+
+def _as_option(argument: str) -> str:
+    """store=PATH, as runs take it, is --store=PATH."""
+    return f"--{argument}" if argument.startswith(("store=", "outputs=")) else argument
 
 
 def artifacts(store: Path) -> dict[Path, list[Path]]:
@@ -95,7 +103,7 @@ def prune(store: Path, outputs: Path, *, delete: bool) -> None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                sys.exit(f"error: a run is using --store={store}; prune it when the run has ended.")
+                sys.exit(f"error: a run is using store={store}; prune it when the run has ended.")
         _prune(store, outputs, delete=delete)
 
 
@@ -105,7 +113,7 @@ def _prune(store: Path, outputs: Path, *, delete: bool) -> None:
         wanted |= {(entry["stage"], entry["key"], entry["part"]) for entry in json.loads(lineage.read_text())}
     if not wanted:
         sys.exit(
-            f"error: no run under --outputs={outputs}; pruning would delete everything. Give the folder of your runs."
+            f"error: no run under outputs={outputs}; pruning would delete everything. Give the folder of your runs."
         )
     unwanted = left_overs(store)
     for folder, pieces in artifacts(store).items():

@@ -7,13 +7,16 @@ import shlex
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from bench.allowed import FOLDER, PROJECT, or_null
 from bench.progress import say
 from bench.tracking.mirror import Row, Tracked, command, first_line, read, send
 
 
-def log_to_trackio(run_folder: Path, *, project: str, directory: str | None = None) -> Tracked | None:
+def log_to_trackio(
+    run_folder: Path, *, project: Annotated[str, PROJECT], directory: Annotated[str | None, or_null(FOLDER)] = None
+) -> Tracked | None:
     """Write the run into Trackio's database, in place of what it held of it; None, and one warning, where it can't.
 
     The database lies in TRACKIO_DIR, else in `directory`, else in .trackio beside the folders of all experiments.

@@ -23,22 +23,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import bench
-from bench.allowed import ABOVE_ZERO, number, one_of, or_null
+from bench.allowed import ABOVE_ZERO, FOLDER, PROJECT, list_of, number, one_of, or_null, text
 from bench.progress import say
 from bench.tracking import logged
 from bench.tracking.logged import Logged
 from bench.tracking.mirror import Finished, Tracked, command, first_line, read
 from bench.tracking.wandb_process import Task
 
+ENTITY = or_null(text(r"[^/\s]+", "the name of an account or a team, without / and spaces"))
+TAGS = list_of(text(r"(?s).{1,64}", "a text of 1 to 64 characters"))
+
 
 def log_to_wandb(
     run_folder: Path,
     *,
-    project: str,
-    entity: str | None = None,
+    project: Annotated[str, PROJECT],
+    entity: Annotated[str | None, ENTITY] = None,
     mode: Annotated[str, or_null(one_of("online", "offline", "disabled"))] = "offline",
-    tags: Sequence[str] = (),
-    directory: str | None = None,
+    tags: Annotated[Sequence[str], TAGS] = (),
+    directory: Annotated[str | None, or_null(FOLDER)] = None,
     timeout: Annotated[float, ABOVE_ZERO] = 60,
     reference_above: Annotated[float, number(0)] = 64,
 ) -> Tracked | None:

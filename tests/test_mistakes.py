@@ -1,0 +1,206 @@
+"""Mistakes on a command line, answered in one sentence before any work."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import __main__ as command
+from bench import report, runner, status, sweep
+from bench.errors import BenchError
+from bench.provenance import code_fingerprint
+from bench.store import Store
+from bench.store import __main__ as store_command
+
+
+def said(monkeypatch: pytest.MonkeyPatch, main: Any, *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    sentence = str(stopped.value.code)
+    assert sentence.startswith("error: ")
+    assert "\n" not in sentence
+    return sentence
+
+
+@pytest.fixture(autouse=True)
+def idle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In an empty folder, and no work may begin."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "experiment", lambda: pytest.fail("work began"))
+
+
+@pytest.mark.parametrize("given", ["name=ünï", "seed 0", "'seed=0", "outputs/x"])
+@pytest.mark.parametrize("main", [status.main, command.main])
+def test_what_hydra_can_not_read_is_quoted_back(given: str, main: Any, monkeypatch):
+    arguments = ("-m", given) if main is command.main else (given,)
+    expected = f"{given!r} can't be read as a setting; write name=value, with quotes around special characters."
+    assert said(monkeypatch, main, *arguments) == f"error: {expected}"
+
+
+@pytest.mark.parametrize("group", ["sweep", "selection"])
+def test_an_empty_choice_is_answered_with_the_choices(group: str, monkeypatch):
+    sentence = said(monkeypatch, status.main, f"{group}=")
+    assert sentence.startswith(f"error: {group}= does not exist; {group} can be ")
+    assert "provider" not in sentence
+
+
+def test_only_our_launchers_are_offered(monkeypatch):
+    sentence = said(monkeypatch, status.main, "hydra/launcher=nope")
+    assert sentence == "error: hydra/launcher=nope does not exist; hydra/launcher can be joblib, local, ray, slurm."
+
+
+def test_a_sweep_without_cells_is_refused_everywhere(monkeypatch):
+    expected = "error: seed=range(0,0) gives no value, so there is no cell to run."
+    given = ("num_completions=2,4", "seed=range(0,0)")
+    assert said(monkeypatch, status.main, *given) == expected
+    assert said(monkeypatch, command.main, "-m", *given) == expected
+    assert said(monkeypatch, command.main, "-m", *given, "plan=true") == expected
+    assert said(monkeypatch, report.main, *given) == expected
+
+
+def test_two_sweeps_at_once_are_refused(monkeypatch):
+    for main in (status.main, command.main, report.main):
+        assert said(monkeypatch, main, "sweep=rounds", "sweep=generators") == (
+            "error: sweep=rounds sweep=generators: give one sweep at a time."
+        )
+
+
+@pytest.mark.parametrize("plan", [["plan=true"], []])
+def test_a_plan_and_a_status_read_the_launchers_settings(plan: list[str], monkeypatch):
+    given = ("seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=0")
+    expected = "error: hydra.launcher.n_jobs=0 is not allowed: it must be a whole number of at least 1, or null."
+    assert said(monkeypatch, command.main, "-m", *given, *plan) == expected
+    assert said(monkeypatch, status.main, *given) == expected
+
+
+def test_a_plan_needs_nothing_of_what_a_launcher_needs(monkeypatch, capsys):
+    """As on a machine without Slurm."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "argv", ["bench", "-m", "seed=0,1", "hydra/launcher=slurm", "plan=true"])
+    command.main()
+    assert "2 cells: 2 missing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("setting", "allowed"),
+    [
+        ("tags=5", "it must be a list"),
+        ("tags=[1,{a: 2}]", "it must be a list of which each entry is a text of 1 to 64 characters"),
+        ("tags=['']", "it must be a list"),
+        ("project=''", "it must be a name"),
+        ("project='a/b c'", "it must be a name of 1 to 128 characters without / \\ # ? % :"),
+        ("entity=a/b", "it must be the name of an account or a team"),
+        ("directory=5", "it must be the path of a folder"),
+    ],
+)
+def test_tracking_that_could_not_be_is_refused_before_the_work(setting: str, allowed: str, monkeypatch):
+    sentence = said(monkeypatch, status.main, f"tracking.{setting}")
+    assert f"tracking.{setting.partition('=')[0]}=" in sentence
+    assert allowed in sentence
+
+
+def test_good_tracking_passes(monkeypatch, capsys):
+    given = ["tracking.tags=[a,b c]", "tracking.project=our work", "tracking.entity=us", "tracking.directory=there"]
+    monkeypatch.setattr(sys, "argv", ["status", *given])
+    status.main()
+    assert "1 missing" in capsys.readouterr().out
+
+
+def test_a_tracking_folder_that_can_not_be_made_is_found_before_the_work(monkeypatch, tmp_path: Path):
+    from hydra import compose, initialize_config_dir
+
+    from bench import __main__
+
+    (tmp_path / "file").write_text("")
+    with initialize_config_dir(__main__.CONF, version_base="1.3"):
+        cfg = compose(
+            "config", [f"tracking.directory={tmp_path}/file/w", f"outputs={tmp_path}/o", f"store={tmp_path}/s"]
+        )
+    monkeypatch.setattr(runner, "busy", lambda folder: pytest.fail("work began"))
+    with pytest.raises(BenchError, match=r"tracking\.directory=.*/file/w can't be written \(Not a directory\)"):
+        runner.run_experiment(cfg)
+
+
+def test_an_unknown_option_of_a_report_beside_folders_is_named(monkeypatch, tmp_path: Path):
+    sentence = said(monkeypatch, report.main, "fodler=x", str(tmp_path))
+    assert sentence.startswith("error: fodler=x is no option of a report (folder, source, ")
+
+
+def test_a_store_is_named_as_runs_name_it(monkeypatch, tmp_path: Path, capsys):
+    Store(tmp_path / "kept")
+    (tmp_path / "kept" / ".locks").mkdir(parents=True, exist_ok=True)
+    for given in (["store=kept"], ["--store", "kept"], ["verify", "store=kept"]):
+        monkeypatch.setattr(sys, "argv", ["bench.store", *given])
+        try:
+            store_command.main()
+        except SystemExit as stopped:
+            assert stopped.code == 0
+    assert "0 of 0 artifacts match" in capsys.readouterr().out
+    assert said(monkeypatch, store_command.main, "store=nowhere") == (
+        "error: store=nowhere is not a store; give the folder that your runs name store=."
+    )
+    assert "no run under outputs=none" in said(monkeypatch, store_command.main, "prune", "store=kept", "outputs=none")
+
+
+@pytest.fixture
+def cell(tmp_path: Path) -> sweep.Cell:
+    """One whose folder is that of a complete run, by its files' names."""
+    (found,) = sweep.cells([f"outputs={tmp_path}/outputs"], command.CONF) or []
+    found.folder.mkdir(parents=True)
+    for name in sweep.RECORDS:
+        (found.folder / name).write_text("")
+    (found.folder / "metrics.json").write_text(json.dumps({"code": code_fingerprint()}))
+    return found
+
+
+@pytest.mark.parametrize("name", sweep.RECORDS)
+def test_a_run_that_lost_a_record_is_not_done(name: str, cell: sweep.Cell):
+    assert sweep.is_done(cell.folder)
+    assert sweep.state(cell).kind == "done"
+    (cell.folder / name).unlink()
+    assert not sweep.is_done(cell.folder)
+    found = sweep.state(cell)
+    assert (found.kind, found.detail) == (
+        ("missing", "") if name == "metrics.json" else ("incomplete", f"lacks {name}")
+    )
+
+
+@pytest.mark.parametrize("content", ["[]", '{"code":', '"text"', "{}"])
+def test_damaged_metrics_are_no_finished_run(content: str, cell: sweep.Cell):
+    (cell.folder / "metrics.json").write_text(content)
+    assert not sweep.is_done(cell.folder)
+    assert sweep.state(cell) == sweep.State("incomplete", "metrics.json is damaged")
+
+
+@pytest.mark.parametrize("content", ['{"seconds": ', "[]", "{}", '{"seconds": null}'])
+def test_a_damaged_time_leaves_a_run_done(content: str, cell: sweep.Cell):
+    (cell.folder / sweep.TIMES).write_text(content)
+    assert sweep.state(cell).kind == "done"
+
+
+def test_a_reason_in_another_encoding_can_be_read(cell: sweep.Cell):
+    (cell.folder / "metrics.json").unlink()
+    (cell.folder / "error.txt").write_bytes(b"caf\xe9 was closed\n")
+    assert sweep.state(cell) == sweep.State("failed", "caf\ufffd was closed")
+
+
+def test_who_may_only_read_can_ask_who_runs_a_cell(cell: sweep.Cell, monkeypatch):
+    allowed = Path.open
+
+    def reading_only(path: Path, mode: str = "r", **others: Any) -> Any:
+        if mode != "r":
+            raise PermissionError(13, os.strerror(13), str(path))
+        return allowed(path, mode, **others)
+
+    with sweep.busy(cell.folder):
+        monkeypatch.setattr(Path, "open", reading_only)
+        found = sweep.state(cell)
+        monkeypatch.undo()
+    assert (found.kind, found.detail.split(" on ")[0]) == ("running", f"process {os.getpid()}")
+    (cell.folder / sweep.BUSY).write_text("process 1 on elsewhere")  # as kill -9 leaves it
+    monkeypatch.setattr(Path, "open", reading_only)
+    assert sweep.state(cell).kind == "interrupted"
