@@ -15,6 +15,7 @@ import pytest
 
 from bench.artifacts import Policy
 from bench.store import MANIFEST, check, walk
+from bench.sweep import RECORDS
 
 KILLS = 10
 BOOKKEEPING = ("cost/seconds", "saved/")  # what may differ between two runs of one command
@@ -89,7 +90,7 @@ def test_what_is_printed(finished):
 def test_every_record_is_there(finished):
     folder = run_folder(finished[0])
     names = {path.name for path in folder.iterdir()}
-    records = {"config.yaml", "metrics.json", "curves.parquet", "per_prompt.parquet", "samples.parquet", "lineage.json"}
+    records = set(RECORDS)
     assert records | {"frontier.png", "frontier.pdf"} <= names
     assert "error.txt" not in names
 
