@@ -105,12 +105,11 @@ def _run(
     import torch
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
     device, dtype = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
     tokenizer, stream = policies.load_tokenizer(policy), small_seed(seed, "lm-eval")
     with quiet(), isolated():
-        manager = TaskManager(include_path=include)
+        manager = _manager(task, include)
         if task not in manager.all_tasks:
             where = "" if include is None else f" nor in {include}"
             raise BenchError(f"evaluation.harness_tasks={task} is no task of lm-eval{where}; see `lm-eval ls tasks`.")
@@ -145,6 +144,15 @@ def _run(
         if isinstance(value, int | float) and not isinstance(value, bool) and metric not in NO_METRICS
     }
     return metrics, sum(counts["effective"] for counts in found["n-samples"].values())
+
+
+def _manager(task: str, include: str | None) -> Any:
+    """Knows the tasks in `include`, and lm-eval's own, which take seconds to list, where those are not enough."""
+    from lm_eval.tasks import TaskManager
+
+    if include is not None and task in (own := TaskManager(include_path=include, include_defaults=False)).all_subtasks:
+        return own
+    return TaskManager(include_path=include)
 
 
 def _digest(folder: Path) -> str:

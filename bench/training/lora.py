@@ -106,6 +106,17 @@ def save(model: Any, policy: Policy, folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(in_order, indent=2, sort_keys=True))
 
 
+def fill(model: Any, weights: dict[str, Any]) -> None:
+    """Load weights by name; one of several that are tied may stand for all. RuntimeError where one lacks."""
+    own = model.state_dict()
+    unknown = sorted(set(weights) - set(own))
+    given = {own[name].data_ptr() for name in weights if name in own}
+    lacking = sorted(name for name in set(own) - set(weights) if own[name].data_ptr() not in given)
+    if unknown or lacking:
+        raise RuntimeError(f"of gathered weights {unknown[:3]} are unknown to the model and {lacking[:3]} are lacking")
+    model.load_state_dict(weights, strict=False)
+
+
 def _merged(policy: Policy) -> Any:
     """A model of its base's kind, the adapter added into its weights."""
     from peft import PeftModel

@@ -26,7 +26,7 @@ from bench.generation.tokens import ending_ids
 from bench.seeds import small_seed
 from bench.store import Address, current
 from bench.training import checkpoints
-from bench.training.lora import Lora, save, trainable
+from bench.training.lora import Lora, fill, save, trainable
 from bench.training.packing import IGNORED
 from bench.training.recipe import Recipe
 from bench.training.weighted_trainer import isolated, train
@@ -172,7 +172,7 @@ def _fit(
         if processes.rank() == 0:
             if trained.weights is not None:  # the model that was trained holds but a share of each
                 model = trainable(policy, recipe.lora, in_bfloat16=recipe.in_bfloat16)
-                model.load_state_dict(trained.weights)
+                fill(model, trained.weights)
             save(model, policy, out)
             policies.load_tokenizer(policy).save_pretrained(out)
             (out / LOG).write_text(json.dumps(trained.log, indent=1))

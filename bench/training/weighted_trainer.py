@@ -97,8 +97,19 @@ def train(
         trainer.seal = lambda checkpoint, tokens: checkpoints.seal(checkpoint, log, tokens)
         trainer.train(resume_from_checkpoint=str(before.folder) if before else None)
     model.config, model.generation_config = configs  # the Trainer writes its own special tokens into them
-    gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped) if recipe.fsdp else None
-    return Trained(log, trainer.all_tokens(), gathered)
+    return Trained(log, trainer.all_tokens(), _gathered(model) if recipe.fsdp else None)
+
+
+def _gathered(model: Any) -> dict[str, Any]:
+    """A sharded model's whole weights by name, on the first process; all take part, one weight after another."""
+    from torch.distributed.tensor import DTensor
+
+    weights = {}
+    for name, share in model.state_dict().items():
+        whole = share.full_tensor() if isinstance(share, DTensor) else share
+        if rank() == 0:
+            weights[name] = whole.detach().cpu()
+    return weights
 
 
 def weighted_trainer(
