@@ -28,6 +28,7 @@ class Work:
     completions: int
     trainings: int  # at most: selections that picked the same completions share one
     evaluations: int
+    unknown: tuple[str, ...] = ()  # settings for all prompts that there are, which only the data can tell: counted as 0
 
 
 def summary(cells: Sequence[Cell]) -> str:
@@ -35,15 +36,20 @@ def summary(cells: Sequence[Cell]) -> str:
     kinds = [state(cell).kind for cell in cells]
     todo = [cell for cell, kind in zip(cells, kinds, strict=True) if kind != "done"]
     shared, alone = work(cells), [work([cell]) for cell in cells]
+    drawn, drawn_alone = f"{shared.completions:,}", f"{sum(one.completions for one in alone):,}"
+    if shared.unknown:
+        drawn = drawn_alone = "unknown"
     lines = [
         f"{counted(len(cells))}: {tally(kinds)}",
         f"{'':24}{'shared':>12}{'each alone':>14}",
         f"  {'pools':22}{shared.pools:>12,}{sum(one.pools for one in alone):>14,}",
-        f"  {'completions':22}{shared.completions:>12,}{sum(one.completions for one in alone):>14,}",
+        f"  {'completions':22}{drawn:>12}{drawn_alone:>14}",
         f"  {'fine-tunings, at most':22}{shared.trainings:>12,}{sum(one.trainings for one in alone):>14,}",
         f"  {'evaluations, at most':22}{shared.evaluations:>12,}{sum(one.evaluations for one in alone):>14,}",
     ]
-    if todo:
+    if shared.unknown:
+        lines.append(f"  unknown number of prompts until the data is there: {', '.join(shared.unknown)}=null asks for all")
+    elif todo:
         lines.append(f"  {estimate(todo)}")
     return "\n".join(lines)
 
@@ -92,9 +98,12 @@ def work(cells: Sequence[Cell]) -> Work:
     trainings: set[Hashable] = set()
     evaluations = set()
     drawn_by_policies = 0
+    unknown: dict[str, None] = {}
     for cell in cells:
         cfg: Any = OmegaConf.to_container(cell.cfg, resolve=True)
-        train, test = (prompts_in(cfg["task"], split) for split in ("train", cfg["split"]))
+        counts = {split: prompts_in(cfg["task"], split) for split in ("train", cfg["split"])}
+        unknown |= {f"task.{split}_prompts": None for split, count in counts.items() if count is None}
+        train, test = (count or 0 for count in counts.values())
         base = settings_key(cfg, "task", "policy")
         pool = settings_key(cfg, "task", "policy", "generation", "seed")
         drawn[pool] = max(drawn.get(pool, 0), max(cfg["num_completions"], cfg["baseline_completions"]) * test)
@@ -131,6 +140,7 @@ def work(cells: Sequence[Cell]) -> Work:
         completions=sum(pools.values()) + sum(drawn.values()) + drawn_by_policies,
         trainings=len(trainings),
         evaluations=len(evaluations),
+        unknown=tuple(unknown),
     )
 
 
@@ -147,12 +157,12 @@ def _drawers(cfg: dict[str, Any]) -> dict[tuple[str, ...], int]:
     return {(name, json.dumps(policies[name])) if policies[name] else (): count for name, count in counts.items()}
 
 
-def prompts_in(task: dict[str, Any], split: str) -> int:
-    """Of a configured task; its data is read where the configuration asks for all that there is."""
-    name = f"{split}_prompts"
-    if name not in task:
-        return 0
-    return task[name] if task[name] is not None else len(instantiate(task, _convert_="all").prompts(split))
+def prompts_in(task: dict[str, Any], split: str) -> int | None:
+    """Of a configured task. Where it asks for all that there is: of its local files, None of what lies on the hub."""
+    wanted = task.get(f"{split}_prompts")
+    if wanted is None and task.get("path") is not None:
+        return len(instantiate(task, _convert_="all").prompts(split))
+    return wanted
 
 
 def _rounds(cfg: dict[str, Any]) -> list[tuple[Hashable, ...]]:
@@ -181,6 +191,8 @@ def tally(kinds: Sequence[str]) -> str:
 def estimate(cells: Sequence[Cell]) -> str:
     """Time and tokens of cells that are not done, from what like work took in their store."""
     todo, cfg = work(cells), cells[0].cfg
+    if todo.unknown:
+        return f"time: unknown, as {', '.join(todo.unknown)}=null asks for all prompts that there are"
     engine = str(cfg.generation.get("_target_", "")).split(".")[-2].removesuffix("_engine")
     history = _history(Path(cfg.store))
     drawn = [one for one in history.get("generate", []) if one["settings"].get("engine") == engine]

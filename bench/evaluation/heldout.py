@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from bench.allowed import ABOVE_ZERO, FOLDER, TRUE_OR_FALSE, Count, Rule, TopK, TopP, or_null, whole
+from bench.allowed import ABOVE_ZERO, FOLDER, TRUE_OR_FALSE, Count, Rule, TopK, TopP, one_of, or_null, whole
 from bench.artifacts import Completions, Divergence, Policy, Prompts, Rewards
 from bench.estimators.kl import kl_per_token
 from bench.evaluation.harness import HarnessResult, harness, transferred
@@ -91,6 +91,7 @@ def evaluate(
     top_p: TopP,
     top_k: TopK,
     kl_completions: Count,
+    kl_dtype: Annotated[str, one_of("float32", "bfloat16")] = "float32",
     lm_eval: Annotated[bool, TRUE_OR_FALSE],
     transfer: Mapping[str, Task],
     harness_tasks: Annotated[Sequence[str], NAMES] = (),
@@ -102,7 +103,8 @@ def evaluate(
     """Greedy and sampled completions of `policy`, graded, its KL from the raw `base`, and lm-eval's own verdict.
 
     The KL is of the sampler drawn from (this policy at `temperature`, `top_p`, `top_k`), nats a sequence, on the first
-    `kl_completions` samples of each prompt; sequences cut at the length limit are kept. transfer: other tasks by a name
+    `kl_completions` samples of each prompt; sequences cut at the length limit are kept. kl_dtype: of both models'
+    weights; bfloat16 halves their memory and puts the KL off by its rounding. transfer: other tasks by a name
     of one's own, of whose test prompts lm-eval judges greedy completions. BenchError for one that lm-eval can't judge.
     others: policies by name, each raw, from which the KL is estimated too. A KL is NaN where the two policies have
     different token ids (bench.vocabularies): their steps can't be compared.
@@ -112,8 +114,9 @@ def evaluate(
     sampler: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
     sampled = generation(prompts, policy, num_completions=num_completions, seed=seed, **sampler)
     measured = sampled.first(kl_completions)
-    moved = _moved(policy, base, prompts, measured, **sampler)
-    from_others = {name: _moved(policy, other, prompts, measured, **sampler) for name, other in others.items()}
+    in_dtype = {**sampler, "dtype": kl_dtype}
+    moved = _moved(policy, base, prompts, measured, **in_dtype)
+    from_others = {name: _moved(policy, other, prompts, measured, **in_dtype) for name, other in others.items()}
     return Outcomes(
         greedy=grade(prompts, greedy, scoring, task),
         sampled=grade(prompts, sampled, scoring, task),
@@ -152,7 +155,10 @@ def _moved(
     temperature: float,
     top_p: float,
     top_k: int,
+    dtype: str,
 ) -> DivergenceSamples:
     if distributions_differ(policy, reference, prompts):
         return DivergenceSamples(*(np.full(drawn.shape, np.nan) for _ in range(2)))
-    return divergence_samples(policy, reference, prompts, drawn, temperature=temperature, top_p=top_p, top_k=top_k)
+    return divergence_samples(
+        policy, reference, prompts, drawn, temperature=temperature, top_p=top_p, top_k=top_k, dtype=dtype
+    )

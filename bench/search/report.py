@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from bench import plan, store
@@ -204,7 +205,8 @@ def _looked_before(study: "Study") -> list[str]:
 
 def _prompts(known: Sequence[Tried]) -> int:
     task: Any = OmegaConf.to_container(known[0].cell.cfg.task, resolve=True)
-    return plan.prompts_in(task, "validation")
+    found = plan.prompts_in(task, "validation")
+    return len(instantiate(task, _convert_="all").prompts("validation")) if found is None else found
 
 
 def _record(trial: Tried) -> dict[str, Any]:

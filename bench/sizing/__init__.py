@@ -1,0 +1,1 @@
+"""How much memory and time a configuration will take, before anything is downloaded; see bench.size."""

@@ -1,0 +1,165 @@
+"""A model's shape without its weights: from a folder, the hub's cache, a table of published ones, or its name."""
+
+import inspect
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError
+
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_QWEN_1_5B = {
+    "model_type": "qwen2",
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}
+_QWEN_3 = {"model_type": "qwen3", "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936} | {
+    "tie_word_embeddings": True
+}
+_LLAMA_8B = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "tie_word_embeddings": False,
+}
+# config.json of the models that conf/experiment names; the tests hold their parameters against the published numbers
+KNOWN: dict[str, dict[str, Any]] = {
+    "Qwen/Qwen2.5-1.5B": _QWEN_1_5B,
+    "Qwen/Qwen2.5-Coder-1.5B": _QWEN_1_5B,
+    "meta-llama/Llama-3.1-8B-Instruct": _LLAMA_8B,
+    "Skywork/Skywork-Reward-V2-Qwen3-0.6B": _QWEN_3
+    | {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16},
+    "Skywork/Skywork-Reward-V2-Qwen3-4B": _QWEN_3
+    | {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32},
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a decoder: sizes in numbers; `source` says how they are known."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    intermediate: int
+    query_width: int  # heads x head size
+    kv_width: int  # key-value heads x head size
+    vocabulary: int
+    source: str
+
+    def kv_bytes(self, tokens: int, width: int) -> int:
+        """Keys and values of this many tokens, in numbers of `width` bytes."""
+        return 2 * self.layers * self.kv_width * width * tokens
+
+    def lora_parameters(self, r: int, targets: Any) -> int:
+        """r (in + out) of every adapted matrix; targets: "all-linear" or the names of a Llama's modules."""
+        sizes = {
+            "q_proj": (self.hidden, self.query_width),
+            "k_proj": (self.hidden, self.kv_width),
+            "v_proj": (self.hidden, self.kv_width),
+            "o_proj": (self.query_width, self.hidden),
+            **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), (self.hidden, self.intermediate)),
+        }
+        names = LORA_TARGETS if isinstance(targets, str) else [name for name in targets if name in sizes]
+        return self.layers * r * sum(sum(sizes[name]) for name in names)
+
+
+def of_config(config: Any, source: str) -> Shape:
+    """Of a transformers configuration; its parameters are counted on torch's meta device, so that none is made."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return Shape(
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        query_width=heads * size,
+        kv_width=(getattr(text, "num_key_value_heads", None) or heads) * size,
+        vocabulary=text.vocab_size,
+        source=source,
+    )
+
+
+def of_model(place: str, *, revision: str = "main", parameters: float | None = None) -> Shape:
+    """Of a local folder's config.json, or of a hub id without asking the hub; `parameters` replaces what its name says."""
+    from transformers import AutoConfig
+
+    if Path(place).expanduser().is_dir():
+        if not (Path(place).expanduser() / "config.json").is_file():
+            raise BenchError(f"{place} holds no config.json; give a folder that save_pretrained wrote.")
+        return of_config(AutoConfig.from_pretrained(Path(place).expanduser()), f"the config.json in {place}")
+    if parameters is not None:
+        return _of_size(parameters, f"{parameters:.3g} parameters as told, its layers guessed")
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(place, "config.json", revision=revision)
+    if isinstance(cached, str):
+        return of_config(AutoConfig.from_pretrained(Path(cached).parent), f"{place} in the hub's cache")
+    if place in KNOWN:
+        settings = dict(KNOWN[place])
+        return of_config(AutoConfig.for_model(settings.pop("model_type"), **settings), f"the published {place}")
+    named = re.search(r"(?<![\w.])(\d+(?:\.\d+)?)\s*([BM])(?![A-Za-z])", place.rpartition("/")[2].replace("-", " "), re.I)
+    if named is None:
+        raise BenchError(
+            f"The size of {place} can't be told from its name; give size.parameters=NUMBER (of a reward model "
+            "size.reward_parameters=NUMBER), e.g. 1.5e9."
+        )
+    count = float(named[1]) * (1e9 if named[2].upper() == "B" else 1e6)
+    return _of_size(count, f"{place}: {named[0].strip()} read from the name, its layers guessed")
+
+
+def _of_size(parameters: float, source: str) -> Shape:
+    """A Llama of this many parameters by today's proportions: hidden = 100 layers, heads of 128 of which 8 have keys."""
+    layers = max(1, round((parameters / 1.2e5) ** (1 / 3)))
+    hidden = max(128, 128 * round(layers * 100 / 128))
+    kv = min(1024, hidden)
+    return Shape(int(parameters), layers, hidden, round(3.5 * hidden), hidden, kv, 128_000, source)
+
+
+def of_tiny(settings: Mapping[str, Any]) -> Shape:
+    """Of policy=tiny with these settings."""
+    from transformers import LlamaConfig
+
+    from bench.policies import tiny
+
+    defaults = {name: one.default for name, one in inspect.signature(tiny).parameters.items()}
+    value = {**defaults, **settings}
+    config = LlamaConfig(
+        vocab_size=value["vocabulary"],
+        hidden_size=value["hidden_size"],
+        intermediate_size=value["feedforward_size"],
+        num_hidden_layers=value["layers"],
+        num_attention_heads=value["heads"],
+        num_key_value_heads=value["heads"],
+        tie_word_embeddings=True,
+    )
+    return of_config(config, "policy=tiny")
+
+
+def of_policy(policy: Mapping[str, Any], parameters: float | None = None) -> Shape:
+    """Of a configured policy; of an adapter's folder, its base's. parameters: of one whose name does not say it."""
+    if "id" in policy:
+        return of_model(policy["id"], revision=policy["revision"], parameters=parameters)
+    if "path" not in policy:
+        return of_tiny(policy)
+    adapter = Path(policy["path"]) / "adapter_config.json"
+    base = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.is_file() else policy["path"]
+    return of_model(str(base), parameters=parameters)

@@ -1,0 +1,234 @@
+"""Tokens, FLOPs, hours and memory of every stage of cells, from their configuration alone.
+
+2 FLOPs a parameter and token read or written, 6 trained (4 where frozen), attention left out (Kaplan et al. 2020,
+arXiv 2001.08361, section 2.1), as bench.estimators.compute counts them. A step of decoding takes as long as its
+arithmetic, or as reading the weights and the keys and values once, whichever is more.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from bench import plan
+from bench.errors import BenchError
+from bench.sizing import memory
+from bench.sizing.machines import Machine
+from bench.sizing.shapes import Shape, of_model, of_policy
+from bench.sweep import Cell
+
+# Assumed tokens of a prompt with its template, and of a completion, on average
+LENGTHS = {
+    **{"WordProblems": (52, 24), "ListPrograms": (70, 30), "Gsm8k": (150, 180), "Math500": (150, 400)},
+    **{"Mbpp": (250, 120), "HumanEval": (250, 150), "IfEval": (80, 400), "UltraFeedback": (250, 400)},
+}
+SEQUENCES = 256  # that vLLM decodes at once by default on most GPUs
+ALL_KEPT = 0.5  # assumed of a pool, by selections that keep every completion above something
+ONE_A_PROMPT = ("top_per_prompt", "random_per_prompt", "worst_per_prompt", "shortest_correct", "self_consistency", "mbr")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the user says about sizes: numbers of parameters, mean lengths in tokens; None: found or assumed."""
+
+    parameters: float | None = None
+    reward_parameters: float | None = None
+    prompt_tokens: float | None = None
+    completion_tokens: float | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """tokens: read, written or trained on, an epoch at a time. bytes: at its peak, all that this process then holds."""
+
+    name: str
+    tokens: float
+    flops: float
+    seconds: float
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    stages: tuple[Stage, ...]
+    notes: tuple[str, ...]  # what was assumed
+
+    @property
+    def seconds(self) -> float:
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def bytes(self) -> float:
+        return max(stage.bytes for stage in self.stages)
+
+
+def lengths(cfg: dict[str, Any], told: Told) -> tuple[float, float]:
+    """Mean tokens of a prompt and of a completion."""
+    task, most = cfg["task"]["_target_"].rpartition(".")[2], cfg["task"]["max_new_tokens"]
+    prompt, completion = LENGTHS.get(task, (200, most / 2))
+    return told.prompt_tokens or prompt, min(told.completion_tokens or completion, most)
+
+
+def examples(cfg: dict[str, Any], prompts: int) -> float:
+    """Completions that one training sees in an epoch, of this many prompts."""
+    selection, drawn = cfg["selection"], cfg["num_completions"]
+    name = selection["_target_"].rpartition(".")[2]
+    if name in ONE_A_PROMPT:
+        return prompts
+    if "k" in selection:
+        return selection["k"] if name.endswith("overall") else prompts * min(selection["k"], drawn)
+    return max(ALL_KEPT * prompts * drawn, prompts)
+
+
+def estimate(cells: Sequence[Cell], machine: Machine, told: Told) -> Estimate:
+    """Of these cells together; models, lengths and memory are those of the first, work is counted as bench.plan does."""
+    configs: list[Any] = [OmegaConf.to_container(cell.cfg, resolve=True) for cell in cells]
+    cfg, work = configs[0], plan.work(cells)
+    if work.unknown:
+        raise BenchError(
+            f"{work.unknown[0]}=null asks for all prompts that there are, which only the data can tell; give a number."
+        )
+    shape = of_policy(cfg["policy"], told.parameters)
+    prompt, completion = lengths(cfg, told)
+    notes = [
+        f"policy: {shape.parameters:,} parameters ({shape.source})",
+        f"assumed {prompt:.0f} tokens a prompt and {completion:.0f} a completion, on average",
+    ]
+    base = _Sizes(cfg, machine, shape, prompt, completion)
+    stages = [*base.pretraining(), *base.drawing(work.completions)]
+    for role, model in _readers(cfg, shape, told):
+        notes.append(f"{role}: {model.parameters:,} parameters ({model.source})")
+        stages.append(base.scoring(role, model, work.completions))
+    kept = [examples(one, plan.prompts_in(one["task"], "train") or 0) for one in configs]
+    stages.append(base.training(work.trainings * sum(kept) / len(kept)))
+    test = plan.prompts_in(cfg["task"], cfg["split"]) or 0
+    stages.append(base.divergence(work.evaluations * test * cfg["evaluation"]["kl_completions"]))
+    if cfg["evaluation"]["lm_eval"]:
+        stages.append(base.lm_eval(work.evaluations * test))
+    if not any(name in cfg["selection"]["_target_"] for name in ONE_A_PROMPT) and "k" not in cfg["selection"]:
+        notes.append(f"assumed that the selection keeps {ALL_KEPT:.0%} of each pool")
+    if cfg["evaluation"]["harness_tasks"]:
+        notes.append("lm-eval's own tasks (evaluation.harness_tasks) come on top")
+    return Estimate(tuple(stages), tuple(notes))
+
+
+def _readers(cfg: dict[str, Any], policy: Shape, told: Told) -> list[tuple[str, Shape]]:
+    """Who reads every completion to score it."""
+    found = []
+    scoring = cfg["scoring"]
+    if isinstance(scoring.get("model"), str):
+        model = of_model(scoring["model"], revision=scoring.get("revision", "main"), parameters=told.reward_parameters)
+        found.append(("reward model", model))
+    elif "trained" in scoring["_target_"]:
+        found.append(("reward model of the policy's size", policy))
+    gold = cfg["task"].get("gold_model")
+    return found + ([("gold model", of_model(gold, revision=cfg["task"]["gold_revision"]))] if gold else [])
+
+
+class _Sizes:
+    """One configuration's stages on one machine."""
+
+    def __init__(self, cfg: dict[str, Any], machine: Machine, shape: Shape, prompt: float, completion: float) -> None:
+        self.cfg, self.machine, self.shape = cfg, machine, shape
+        self.prompt, self.completion, self.both = prompt, completion, prompt + completion
+        self.width = 2 if machine.on_gpu else 4  # bytes a number outside training
+        self.engine = cfg["generation"]["_target_"].split(".")[-2].removesuffix("_engine")
+        share = cfg["generation"].get("gpu_memory_utilization", 0.0)
+        self.held = share * machine.memory if self.engine == "vllm" and machine.on_gpu else 0.0
+        if cfg["task"].get("gold_model"):  # stays loaded
+            self.held += of_model(cfg["task"]["gold_model"]).parameters * self.width
+        self.held += memory.OVERHEAD if machine.on_gpu else 0.0
+        self.longest = round(prompt) + cfg["task"]["max_new_tokens"]
+
+    def _read(self, tokens: float, parameters: float, share: float) -> tuple[float, float]:
+        flops = 2 * parameters * tokens
+        return flops, flops / (self.machine.flops * share)
+
+    def pretraining(self) -> list[Stage]:
+        policy = self.cfg["policy"]
+        if "steps" not in policy:
+            return []
+        tokens = policy["steps"] * policy.get("batch_size", 32) * self.both
+        flops = 6 * self.shape.parameters * tokens
+        how = memory.Training(policy.get("batch_size", 32), round(self.both), bfloat16=False)
+        seconds = flops / (self.machine.flops * self.machine.training)
+        return [Stage("pretraining", tokens, flops, seconds, memory.training(self.shape, how))]
+
+    def _rows(self) -> int:
+        """Completions decoded at once."""
+        if self.engine == "transformers":
+            return max(1, self.cfg["generation"]["batch_tokens"] // self.longest)
+        if not self.held:
+            return SEQUENCES
+        room = self.cfg["generation"]["gpu_memory_utilization"] * self.machine.memory - self.shape.parameters * 2
+        fit = int(room // self.shape.kv_bytes(round(self.both), self.width))
+        return max(1, min(self.cfg["generation"].get("max_num_seqs") or SEQUENCES, fit))
+
+    def decode(self, completions: float, rows: int) -> tuple[float, float, float]:
+        """Tokens written, FLOPs with those of the prompts, seconds."""
+        tokens, parameters = completions * self.completion, self.shape.parameters
+        prompts = completions / self.cfg["num_completions"] * self.prompt  # read once for all samples of a prompt
+        read, prefill = self._read(prompts, parameters, self.machine.reading)
+        moved = parameters * self.width + self.shape.kv_bytes(round(rows * (self.prompt + self.completion / 2)), self.width)
+        step = max(
+            moved / (self.machine.bandwidth * self.machine.decoding),
+            2 * parameters * rows / (self.machine.flops * self.machine.decoding),
+        )
+        return tokens, read + 2 * parameters * tokens, prefill + tokens / rows * step
+
+    def drawing(self, completions: float) -> list[Stage]:
+        rows = self._rows()
+        needed = memory.generation(self.shape, rows=rows, width=self.longest, bytes_a_number=self.width)
+        if self.engine == "transformers":
+            return [Stage("generation", *self.decode(completions, rows), needed + self.held)]
+        stages = [Stage("generation", *self.decode(completions, rows), max(self.held, needed))]
+        tokens = completions * self.both  # the suite's own log-probabilities, by teacher forcing
+        flops, seconds = self._read(tokens, self.shape.parameters, self.machine.reading)
+        held = memory.divergence(self.shape, bytes_a_number=self.width, steps=self._most_steps(), models=1)
+        return [*stages, Stage("log-probabilities", tokens, flops, seconds, held + self.held)]
+
+    def _most_steps(self) -> int:
+        return int(self.cfg["task"]["max_new_tokens"])
+
+    def scoring(self, role: str, model: Shape, completions: float) -> Stage:
+        tokens = completions * self.both
+        flops, seconds = self._read(tokens, model.parameters, self.machine.reading)
+        peak = model.parameters * self.width + 16_384 * self.width * (model.hidden * 4 + model.intermediate * 3)
+        return Stage(role, tokens, flops, seconds, (0 if role == "gold model" else peak) + self.held)
+
+    def training(self, kept: float) -> Stage:
+        of, lora = self.cfg["training"], self.cfg["training"]["lora"]
+        rows = of["micro_batch_size"] or of["batch_size"] // of["processes"]
+        learnt = self.shape.lora_parameters(lora["r"], lora["target_modules"]) if lora else self.shape.parameters
+        how = memory.Training(
+            rows,
+            # sorted by nothing, a batch is as wide as its longest
+            round(min(self.longest, self.prompt + 2 * self.completion)),
+            accumulation=of["batch_size"] // (rows * of["processes"]),
+            checkpointing=of["gradient_checkpointing"],
+            bfloat16=of["precision"] == "bfloat16" or (of["precision"] == "auto" and self.machine.on_gpu),
+            learnt=learnt if lora else None,
+            four_bit=bool(lora and lora["four_bit"]),
+            shards=of["processes"] if of["fsdp"] else 1,
+        )
+        tokens = kept * of["epochs"] * self.both
+        frozen = self.shape.parameters if lora else 0
+        flops = (6 * learnt + 4 * frozen) * tokens
+        again = 4 / 3 if how.checkpointing else 1  # one more forward
+        seconds = again * flops / (self.machine.flops * self.machine.training)
+        return Stage("fine-tuning", tokens, flops, seconds / of["processes"], memory.training(self.shape, how) + self.held)
+
+    def divergence(self, completions: float) -> Stage:
+        tokens = completions * self.both
+        width = 2 if self.cfg["evaluation"]["kl_dtype"] == "bfloat16" else 4
+        flops, seconds = self._read(2 * tokens, self.shape.parameters, self.machine.reading)
+        if width == 4 and self.machine.on_gpu:
+            seconds *= 8  # float32 goes without the tensor cores' bfloat16 rate: about an eighth of it in TF32 or less
+        held = memory.divergence(self.shape, bytes_a_number=width, steps=self._most_steps())
+        return Stage("KL", tokens, flops, seconds, held + self.held)
+
+    def lm_eval(self, completions: float) -> Stage:
+        rows = 64
+        needed = memory.generation(self.shape, rows=rows, width=self.longest, bytes_a_number=self.width)
+        return Stage("lm-eval", *self.decode(completions, rows), needed + self.held)
