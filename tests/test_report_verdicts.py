@@ -29,8 +29,22 @@ def told(run: Run, **metrics: Any) -> str:
     return "\n".join(verdicts([replace(run, metrics=run.metrics | metrics)]))
 
 
-def judging(verdict: str, *sizes: int) -> dict[str, str]:
-    return {f"tuned_vs_best_of_{n}/accuracy/verdict": verdict for n in sizes}
+NUMBERS = {"better": (0.2, 0.1, 0.3, 0.01), "worse": (-0.2, -0.3, -0.1, 0.01), "not resolved": (0.1, -0.1, 0.3, 0.4)}
+
+
+def judging(verdict: str, *sizes: int) -> dict[str, Any]:
+    """Comparisons with Best-of-n as they are recorded: the verdict and the numbers that it is read from."""
+    made: dict[str, Any] = {}
+    for n in sizes:
+        made |= recorded(f"tuned_vs_best_of_{n}/accuracy", verdict)
+    return made
+
+
+def recorded(name: str, verdict: str) -> dict[str, Any]:
+    keys = ("difference", "difference_low", "difference_high", "p_adjusted")
+    return {f"{name}/{key}": value for key, value in zip(keys, NUMBERS[verdict], strict=True)} | {
+        f"{name}/verdict": verdict
+    }
 
 
 def test_what_is_shown_is_said_with_its_interval(run: Run):
@@ -60,7 +74,7 @@ def test_ends_that_are_not_bounded_are_said(run: Run):
 
 def test_not_resolved_says_what_would_be_found(run: Run):
     primary = "tuned_vs_control/pass@1"
-    text = told(run, **{f"{primary}/verdict": "not resolved", f"{primary}/minimum_detectable": 0.123})
+    text = told(run, **recorded(primary, "not resolved"), **{f"{primary}/minimum_detectable": 0.123})
     assert "not resolved from its random control" in text
     assert ".123 would be found" in text
 
@@ -68,7 +82,7 @@ def test_not_resolved_says_what_would_be_found(run: Run):
 def test_what_only_the_adjustment_leaves_open_is_said_to_be_so(run: Run):
     secondary = "tuned_vs_base/pass@1"
     ends = {f"{secondary}/difference_low": 0.066, f"{secondary}/difference_high": 0.351}
-    text = told(run, **{f"{secondary}/verdict": "not resolved"}, **ends)
+    text = told(run, **{f"{secondary}/verdict": "not resolved", f"{secondary}/p_adjusted": 0.08}, **ends)
     others = sum(name.endswith("/verdict") for name in run.metrics) - 1
     assert f"not resolved from the base after adjustment for {others} comparisons (+" in text
     wide = told(run, **{f"{secondary}/verdict": "not resolved"}, **ends | {f"{secondary}/difference_low": -0.1})

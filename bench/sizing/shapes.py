@@ -116,7 +116,9 @@ def of_model(place: str, *, revision: str = "main", parameters: float | None = N
     if place in KNOWN:
         settings = dict(KNOWN[place])
         return of_config(AutoConfig.for_model(settings.pop("model_type"), **settings), f"the published {place}")
-    named = re.search(r"(?<![\w.])(\d+(?:\.\d+)?)\s*([BM])(?![A-Za-z])", place.rpartition("/")[2].replace("-", " "), re.I)
+    named = re.search(
+        r"(?<![\w.])(\d+(?:\.\d+)?)\s*([BM])(?![A-Za-z])", place.rpartition("/")[2].replace("-", " "), re.I
+    )
     if named is None:
         raise BenchError(
             f"The size of {place} can't be told from its name; give size.parameters=NUMBER (of a reward model "

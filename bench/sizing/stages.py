@@ -20,12 +20,25 @@ from bench.sweep import Cell
 
 # Assumed tokens of a prompt with its template, and of a completion, on average
 LENGTHS = {
-    **{"WordProblems": (52, 24), "ListPrograms": (70, 30), "Gsm8k": (150, 180), "Math500": (150, 400)},
-    **{"Mbpp": (250, 120), "HumanEval": (250, 150), "IfEval": (80, 400), "UltraFeedback": (250, 400)},
+    "WordProblems": (52, 24),
+    "ListPrograms": (70, 30),
+    "Gsm8k": (150, 180),
+    "Math500": (150, 400),
+    "Mbpp": (250, 120),
+    "HumanEval": (250, 150),
+    "IfEval": (80, 400),
+    "UltraFeedback": (250, 400),
 }
 SEQUENCES = 256  # that vLLM decodes at once by default on most GPUs
 ALL_KEPT = 0.5  # assumed of a pool, by selections that keep every completion above something
-ONE_A_PROMPT = ("top_per_prompt", "random_per_prompt", "worst_per_prompt", "shortest_correct", "self_consistency", "mbr")
+ONE_A_PROMPT = (
+    "top_per_prompt",
+    "random_per_prompt",
+    "worst_per_prompt",
+    "shortest_correct",
+    "self_consistency",
+    "mbr",
+)
 
 
 @dataclass(frozen=True)
@@ -170,7 +183,9 @@ class _Sizes:
         tokens, parameters = completions * self.completion, self.shape.parameters
         prompts = completions / self.cfg["num_completions"] * self.prompt  # read once for all samples of a prompt
         read, prefill = self._read(prompts, parameters, self.machine.reading)
-        moved = parameters * self.width + self.shape.kv_bytes(round(rows * (self.prompt + self.completion / 2)), self.width)
+        moved = parameters * self.width + self.shape.kv_bytes(
+            round(rows * (self.prompt + self.completion / 2)), self.width
+        )
         step = max(
             moved / (self.machine.bandwidth * self.machine.decoding),
             2 * parameters * rows / (self.machine.flops * self.machine.decoding),
@@ -217,7 +232,9 @@ class _Sizes:
         flops = (6 * learnt + 4 * frozen) * tokens
         again = 4 / 3 if how.checkpointing else 1  # one more forward
         seconds = again * flops / (self.machine.flops * self.machine.training)
-        return Stage("fine-tuning", tokens, flops, seconds / of["processes"], memory.training(self.shape, how) + self.held)
+        return Stage(
+            "fine-tuning", tokens, flops, seconds / of["processes"], memory.training(self.shape, how) + self.held
+        )
 
     def divergence(self, completions: float) -> Stage:
         tokens = completions * self.both
