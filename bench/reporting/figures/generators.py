@@ -9,6 +9,7 @@ from bench.reporting.groups import Group
 from bench.reporting.mixes import Mix, mixes
 from bench.reporting.style import FULL_WIDTH, LOOKS, Look, sequence
 from bench.reporting.tables.shared import over_what, spread
+from bench.reporting.ways import named
 
 APART = 0.13  # of a row, between the generators' markers
 
@@ -37,7 +38,7 @@ def generators_figure(groups: Sequence[Group]) -> Figure | None:
 
 
 def _rows(mix: Mix) -> Rows:
-    rest = " ".join(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in mix.others.items())
+    rest = named(mix.group, list(mix.others))
     return [
         {
             "settings": f"{mix.label}\n{rest}" if rest else mix.label,
@@ -71,9 +72,9 @@ def _draw(drawn: Any, rows: Rows) -> None:
         if known:
             line(kl, known, "kl", "beside", look, linestyle="none")
     _stack(share, placed, settings, looks)
-    accuracy.set_xlabel("accuracy on held-out prompts")
-    share.set_xlabel("share of what was selected")
-    kl.set_xlabel("KL of tuned from generator (nats)")
+    accuracy.set_xlabel("held-out accuracy")
+    share.set_xlabel("share selected")
+    kl.set_xlabel("KL from it (nats a sequence)")
     accuracy.set_yticks(range(len(settings)), settings)
     accuracy.set_ylim(-0.6, len(settings) - 0.4)
     for axes in (accuracy, share, kl):
