@@ -5,6 +5,7 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
+from bench.estimators.bootstrap import RESAMPLES, Bootstrap
 from bench.estimators.distributions import normal_cdf, normal_quantile, t_cdf, t_quantile
 from bench.estimators.uncertainty import (
     bootstrap_interval,
@@ -16,6 +17,7 @@ from bench.estimators.uncertainty import (
     prompts_needed,
     resampled_means,
     seed_interval,
+    sign_flip_p_values,
     simultaneous_band,
     unpaired_difference,
     winners_curse,
@@ -131,9 +133,11 @@ def test_the_p_value_inverts_the_interval():
     for seed in range(12):
         difference = rng(seed).normal(0.2, 1, 80) if seed < 6 else rng(seed).exponential(1, 80) - 0.75  # skewed
         result = paired_difference(difference, np.zeros(80), rng())
-        level = 1 - result.p_value
-        ends = bootstrap_interval(difference, rng(), level)
+        of_bootstrap = Bootstrap(difference[:, None], rng(), RESAMPLES).p_value_of_zero(0)
+        ends = bootstrap_interval(difference, rng(), 1 - of_bootstrap)
         assert min(abs(ends[0]), abs(ends[1])) < 0.01
+        of_signs = sign_flip_p_values(difference[:, None], rng(1))[0]
+        assert result.p_value == pytest.approx(max(of_bootstrap, of_signs), abs=0.02)
         assert (result.verdict == "not resolved") == (result.low <= 0 <= result.high)
 
 

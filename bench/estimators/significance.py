@@ -1,10 +1,70 @@
-"""Tests beside the intervals: McNemar for two 0/1 outcomes of the same prompts, Holm for several comparisons."""
+"""Tests beside the intervals: sign flips of paired differences, McNemar for 0/1 outcomes, Holm for several of them."""
 
 import math
 
 import numpy as np
 
 from bench.estimators.arrays import as_floats, as_outcomes, check_same_shape
+
+ENUMERATED = 16  # differences other than 0 of which every assignment of signs is looked at; of more, a sample is
+FLIPS = 10_000  # assignments of signs in a sample
+_BLOCK = 2**20  # signs held at once
+
+
+def sign_flip_p_values(differences: np.ndarray, rng: np.random.Generator, *, flips: int = FLIPS) -> np.ndarray:
+    """[K]: two-sided p-values that the two arms behind each column of differences [M, K] are alike.
+
+    If they are, swapping them within a prompt changes nothing, so every assignment of signs to a column's differences
+    is equally likely: the p-value is the share of assignments whose sum is at least as far from 0 as the one seen. A
+    difference of 0 has no sign: three prompts that differ reach 1/4 at best, however many do not. Exact for up to
+    ENUMERATED differences other than 0. Of more, `flips` random assignments and the one seen are counted, and those
+    just as far as it count half: the exact test of 0/1 outcomes would find too little there.
+    Sources: Fisher 1935, The Design of Experiments; Pitman 1937; Phipson and Smyth 2010 (counting the one seen);
+    Fagerland, Lydersen and Laake 2013 (the half, for McNemar's test).
+
+    NaN is left out column by column; a column of nothing but NaN and 0 gives 1.
+    """
+    differences = np.nan_to_num(as_floats("differences", differences, 2, shape="[M, K]"))
+    size = np.abs(differences)  # [M, K]
+    size[size <= 1e-12 * size.max(axis=0)] = 0.0  # rounding in a difference of equals
+    total = size.sum(axis=0)
+    seen = np.abs(differences.sum(axis=0))
+    count = (size > 0).sum(axis=0)
+    p_values = np.ones(differences.shape[1])
+    for column in np.flatnonzero((count > 0) & (count <= ENUMERATED)):
+        first, *others = size[size[:, column] > 0, column]
+        sums = np.array([first])  # with its other sign, the same sums mirrored
+        for one in others:
+            sums = np.concatenate([sums + one, sums - one])
+        p_values[column] = np.mean(np.abs(sums) >= seen[column] - 1e-9 * total[column])
+    many = count > ENUMERATED
+    if many.any():
+        farther, as_far = _sampled_flips(
+            size[:, many] / total[many], (seen / np.where(many, total, 1))[many], rng, flips
+        )
+        p_values[many] = (1 + farther + as_far / 2) / (1 + flips)
+    return p_values
+
+
+def _sampled_flips(
+    size: np.ndarray, seen: np.ndarray, rng: np.random.Generator, flips: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """([K], [K]): of random signs of the sizes [M, K], how many have a sum farther from 0 than `seen`, and as far.
+
+    Every column of sizes sums to 1; all get the same signs. In single precision, which is twice as fast: sums within
+    1e-6 of each other, a few times their rounding, count as equal.
+    """
+    size = size[size.any(axis=1)].astype(np.float32)
+    farther, as_far = np.zeros((2, size.shape[1]))
+    step = max(1, _BLOCK // len(size))
+    for start in range(0, flips, step):
+        drawn = min(step, flips - start)
+        octets = np.frombuffer(rng.bytes(drawn * -(-len(size) // 8)), dtype=np.uint8).reshape(drawn, -1)
+        positive = np.unpackbits(octets, axis=1, count=len(size)).astype(np.float32)  # [drawn, M]
+        beyond = np.abs(2 * (positive @ size) - 1) - seen
+        farther += (beyond > 1e-6).sum(axis=0)
+        as_far += (np.abs(beyond) <= 1e-6).sum(axis=0)
+    return farther, as_far
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:

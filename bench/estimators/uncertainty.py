@@ -1,5 +1,6 @@
 """Intervals over prompts, paired comparisons with a verdict, tests, power. The unit is the prompt, never a sample."""
 
+import copy
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -25,7 +26,7 @@ from bench.estimators.power import (
     unpaired_difference,
     winners_curse,
 )
-from bench.estimators.significance import holm, mcnemar
+from bench.estimators.significance import holm, mcnemar, sign_flip_p_values
 from bench.estimators.training_seeds import SeedInterval, seed_interval
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "prompts_needed",
     "resampled_means",
     "seed_interval",
+    "sign_flip_p_values",
     "simultaneous_band",
     "unpaired_difference",
     "winners_curse",
@@ -77,10 +79,13 @@ def paired_difference(
 ) -> PairedDifference:
     """The mean of a − b over the same M prompts, its interval, and whether a is better, worse, or not resolved.
 
-    Interval: `bootstrap_interval` of the differences; the p-value inverts it. "better" and "worse" need an interval
-    without 0 and a level that the exact sign-flip test could reach too, 2^(1 − M), so that fewer than six prompts
-    resolve nothing at .05. Minimum detectable effect: (z_{1 − α/2} + z_power) · SE (Miller 2024, eq. 9), NaN for equal
-    differences.
+    Two tests have to agree that there is a difference. The bootstrap's takes any distribution of differences with
+    mean 0 for no difference, but sees no spread where few prompts differ: three in 40, all the same way, would be
+    p = .03. The sign-flip test (`sign_flip_p_values`) is exact for those (.25), for arms that are alike. The p-value
+    is the larger of the two, and the interval, `bootstrap_interval` of the differences, is extended to 0 where the
+    sign-flip test leaves 0 open: "better" and "worse" say that the interval is without 0. So fewer than six prompts
+    that differ resolve nothing at .05. Minimum detectable effect: (z_{1 − α/2} + z_power) · SE (Miller 2024, eq. 9),
+    NaN for equal differences.
     a, b: [M], higher is better; for a quantity where lower is better, swap them. A prompt with a NaN on either side is
     left out and `prompts` counts the others. ValueError for unequal shapes, infinities, or no prompt with both.
     """
@@ -109,23 +114,22 @@ def paired_differences(
     if not prompts.all():
         raise ValueError(f"a and b {list(a.shape)} have no prompt with a number in both; at least one is expected")
     boot = Bootstrap(difference, rng, resamples)
+    # From a copy: how many prompts differ, and so whether signs are drawn, must not change what the caller draws next.
+    flipped = sign_flip_p_values(difference, copy.deepcopy(rng))
     low, high = boot.quantile(tail), boot.quantile(1 - tail)
+    open_at_zero = flipped > 2 * tail
+    low, high = np.where(open_at_zero, np.minimum(low, 0), low), np.where(open_at_zero, np.maximum(high, 0), high)
     z = float(normal_quantile(1 - tail) + normal_quantile(power))
     found = []
     for column, count in enumerate(prompts.tolist()):
-        reachable = 2.0 ** (1 - count)
-        verdict: Verdict = "not resolved"
-        if reachable <= 2 * tail and low[column] > 0:
-            verdict = "better"
-        elif reachable <= 2 * tail and high[column] < 0:
-            verdict = "worse"
+        verdict: Verdict = "better" if low[column] > 0 else "worse" if high[column] < 0 else "not resolved"
         error = float(boot.error[column]) or float("nan")  # equal differences say nothing of what could be detected
         found.append(
             PairedDifference(
                 mean=float(boot.mean[column]),
                 low=float(low[column]),
                 high=float(high[column]),
-                p_value=max(boot.p_value_of_zero(column), reachable) if count > 1 else 1.0,
+                p_value=max(boot.p_value_of_zero(column), float(flipped[column])) if count > 1 else 1.0,
                 minimum_detectable_effect=z * error,
                 prompts=count,
                 verdict=verdict,

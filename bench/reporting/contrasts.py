@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from bench.estimators.distributions import t_cdf, t_quantile
-from bench.estimators.uncertainty import holm, paired_difference, seed_interval
+from bench.estimators.uncertainty import holm, paired_difference, seed_interval, sign_flip_p_values
 from bench.reporting.collect import Estimate
 from bench.reporting.groups import Group
 from bench.seeds import generator
@@ -36,6 +36,8 @@ def contrast(ours: np.ndarray, theirs: np.ndarray, name: str) -> Contrast:
 
     Several seeds: the two-way interval of `seed_interval`, and the detectable difference (t_{.975} + t_{.8}) · SE at
     its degrees of freedom. One seed: the bootstrap over prompts (`paired_difference`), which says nothing of others.
+    In both, the sign-flip test of the prompts (of their means over seeds) has to agree: the p-value is the larger of
+    the two, and the interval is extended to 0 where it leaves 0 open, as where few prompts differ.
     """
     values = ours - theirs
     usable = values[:, ~np.isnan(values).any(axis=0)]
@@ -48,11 +50,15 @@ def contrast(ours: np.ndarray, theirs: np.ndarray, name: str) -> Contrast:
         estimate = Estimate(one.mean, one.low, one.high)
         return Contrast(estimate, one.p_value, one.minimum_detectable_effect, 1, prompts, one.verdict)
     found = seed_interval(usable)
-    estimate = Estimate(found.mean, found.low, found.high)
     p_value, detectable = 1.0 if found.mean == 0 else 0.0, float("nan")  # equal differences
     if found.error > 0:
         p_value = 2 * (1 - t_cdf(abs(found.mean) / found.error, found.freedom))
         detectable = (t_quantile(0.975, found.freedom) + t_quantile(0.8, found.freedom)) * found.error
+    flipped = float(sign_flip_p_values(usable.mean(axis=0)[:, None], generator(0, "sign flips", name))[0])
+    estimate = Estimate(found.mean, found.low, found.high)
+    if flipped > SIGNIFICANCE:
+        estimate = Estimate(found.mean, min(found.low, 0.0), max(found.high, 0.0))
+    p_value = max(p_value, flipped)
     return Contrast(estimate, p_value, detectable, seeds, prompts, _verdict(estimate, p_value))
 
 
