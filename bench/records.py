@@ -87,6 +87,7 @@ def _counts(results: Results) -> dict[str, float | str]:
         "best_of_n/prompts_without_correct": float((results.best_of_n.gold.max(axis=1) == 0).mean()),
         "train/prompts": len(results.train),
         "test/prompts": len(results.test),
+        "test/prompts_key": results.test.key,  # of their content: ids of other prompts may be the same
     }
     if "control" in results.policies:
         counts["control/train_loss"] = last_epoch_loss(results.policies["control"])

@@ -243,10 +243,43 @@ def test_methods_of_one_function_are_told_apart(tmp_path: Path):
     ]
 
 
+def test_what_a_part_repeats_of_another_is_said_once(tmp_path: Path):
+    def run(kinds: str, of_scorer: str) -> Run:
+        settings = {"task.templates": kinds, "scoring.task.templates": of_scorer, "scoring.task.train_prompts": 90}
+        return made_run(tmp_path / of_scorer, settings=settings)
+
+    alike = grouped([run("chain2", "chain2"), run("events3", "events3")])
+    assert [group.label for group in alike] == ["task.templates=chain2", "task.templates=events3"]
+    own = grouped([run("chain2", "chain3"), run("events3", "events2")])
+    assert own[0].label == "task.templates=chain2 scoring.task.templates=chain3"
+
+
 def test_a_part_that_keeps_its_seed_does_not_set_seeds_apart(tmp_path: Path):
     """task.seed is 0 under every seed: it equals the run's in one of them, and is no difference."""
     (group,) = grouped([made_run(tmp_path, seed=seed) for seed in (0, 1, 2)])
     assert group.seeds == (0, 1, 2)
+
+
+def test_a_tasks_seed_is_no_training_seed(tmp_path: Path):
+    """Records from before the prompts' content was among them: nothing else tells that the prompts are others."""
+    groups = grouped([made_run(tmp_path, seed=seed, settings={"task.seed": seed}) for seed in (0, 1)])
+    assert [group.settings for group in groups] == [{"task.seed": "0"}, {"task.seed": "1"}]
+
+
+def test_other_prompts_under_the_same_ids_are_refused(tmp_path: Path):
+    def keyed(number: int, key: str, **task: str | int) -> Run:
+        settings = {f"task.{name}": value for name, value in task.items()}
+        return made_run(tmp_path, seed=number, settings=settings, metrics={"test/prompts_key": key})
+
+    first = keyed(0, "a")
+    assert len(grouped([first, keyed(1, "a")])) == 1
+    with pytest.raises(BenchError, match="come from different test prompts"):
+        grouped([first, keyed(1, "b", seed=1)])
+    with pytest.raises(BenchError, match="come from different test prompts"):
+        grouped([first, keyed(2, "b")])
+    with pytest.raises(BenchError, match="come from different test prompts"):
+        grouped([first, keyed(3, "c", seed=2, system="Be brief.")])
+    assert len(grouped([first, keyed(4, "d", system="Be brief.")])) == 2  # the same problems, put otherwise
 
 
 def test_runs_of_different_code_or_prompts_are_refused(tmp_path: Path, run: Run):

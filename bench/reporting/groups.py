@@ -12,6 +12,7 @@ from bench.estimators.uncertainty import seed_interval
 from bench.reporting.collect import Estimate, Run
 
 PLACES = ("store", "outputs", "name", "tracking", "threads")
+ADDED = ("instruction", "system")  # settings of a task whose words stand around every prompt
 
 
 @dataclass(frozen=True)
@@ -100,17 +101,31 @@ def _by_size(value: str) -> tuple[bool, float, str]:
 
 
 def _refuse_mixtures(runs: Sequence[Run]) -> None:
-    for what, of in (
-        ("different code", lambda run: run.metrics.get("code")),
-        ("different test prompts", lambda run: run.prompt_ids),
-    ):
-        first = runs[0]
+    first = runs[0]
+    for what, differ in (("different code", _other_code), ("different test prompts", _other_prompts)):
         for run in runs[1:]:
-            if of(run) != of(first):
+            if differ(first, run):
                 raise BenchError(
                     f"{first.folder} and {run.folder} come from {what} and can't be compared; run the same command "
                     "again for the older one (what the store holds is not made anew), or report them apart."
                 )
+
+
+def _other_code(one: Run, other: Run) -> bool:
+    return bool(one.metrics.get("code") != other.metrics.get("code"))
+
+
+def _other_prompts(one: Run, other: Run) -> bool:
+    """By their ids and, where both records have it, by their content: a task's seed draws others under the same ids.
+
+    Content may differ by what a task adds to every prompt, since that is a setting which one may compare.
+    """
+    if one.prompt_ids != other.prompt_ids:
+        return True
+    keys = {run.metrics.get("test/prompts_key") for run in (one, other)} - {None}
+    tasks = [_flat(run.config["task"]) for run in (one, other)]
+    added = [{name: task.pop(name, None) for name in ADDED} for task in tasks]
+    return len(keys) > 1 and not (tasks[0] == tasks[1] and added[0] != added[1])
 
 
 def distinctions(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -156,15 +171,22 @@ def _name(value: Any) -> str:
 
 
 def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:
-    """Keys of settings that are not alike in all, without those that only repeat one at the top, e.g. policy.seed."""
+    """Keys of settings that are not alike in all, without those that only repeat one that stands farther out.
 
-    def inherited(key: str) -> bool:
-        top = re.sub(r"^\w+_seed$", "seed", key.rsplit(".", 1)[-1])
-        return top != key and all(setting.get(key) == setting.get(top) for setting in settings)
-
-    keys = dict.fromkeys(key for setting in settings for key in setting)
+    That is one at the top under the same last name, e.g. policy.seed of seed, or one of another part under the same
+    path, e.g. scoring.task.seed of task.seed.
+    """
+    keys = dict.fromkeys(key for setting in settings for key in setting if key.split(".")[0] not in PLACES)
     different = [key for key in keys if len({str(setting.get(key)) for setting in settings}) > 1]
-    return [key for key in different if key.split(".")[0] not in PLACES and not inherited(key)]
+
+    def repeats(key: str) -> bool:
+        top = re.sub(r"^\w+_seed$", "seed", key.rsplit(".", 1)[-1])
+        if top != key and not _is_task_seed(key) and all(one.get(key) == one.get(top) for one in settings):
+            return True
+        outer = [other for other in different if "." in other and key.endswith(f".{other}")]
+        return any(all(one[key] == one.get(other) for one in settings if key in one) for other in outer)
+
+    return [key for key in different if not repeats(key)]
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -175,5 +197,13 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _repeats_seed(key: str, settings: Mapping[str, Any]) -> bool:
-    """Whether a setting is the run's seed, or a part's that may be taken from it (another part's may equal it once)."""
-    return re.search(r"(^|[._])seed$", key) is not None and settings.get(key) == settings["seed"]
+    """Whether a setting is the run's seed, or a part's that may be taken from it (another part's may equal it once).
+
+    A task's seed is none: it draws other prompts, on which nothing is paired.
+    """
+    is_seed = re.search(r"(^|[._])seed$", key) is not None and not _is_task_seed(key)
+    return is_seed and settings.get(key) == settings["seed"]
+
+
+def _is_task_seed(key: str) -> bool:
+    return key == "task.seed" or key.endswith(".task.seed")
