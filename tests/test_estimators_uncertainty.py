@@ -11,6 +11,7 @@ from bench.estimators.uncertainty import (
     bootstrap_interval,
     expected_maximum,
     holm,
+    intervals_and_bands,
     mcnemar,
     minimum_detectable_effect,
     paired_difference,
@@ -87,6 +88,28 @@ def test_nan_is_left_out_column_by_column():
 
 def test_equal_numbers_give_no_width():
     assert bootstrap_interval(np.full(7, 0.1), rng()) == pytest.approx((0.1, 0.1))
+
+
+def test_shares_without_a_success_end_where_none_would_be_seen():
+    """The upper end p leaves M prompts without a success with probability (1 - p)^M = .05."""
+    for prompts in (10, 300):
+        low, high = bootstrap_interval(np.zeros(prompts), rng(), shares=True)
+        assert low == 0
+        assert (1 - high) ** prompts == pytest.approx(0.05)
+        low, high = bootstrap_interval(np.ones(prompts), rng(), 0.9, shares=True)
+        assert high == 1
+        assert low**prompts == pytest.approx(0.1)
+    values = np.column_stack(
+        [np.zeros(300), np.zeros(300), np.full(300, 0.25), np.eye(1, 300)[0], np.full(300, np.nan)]
+    )
+    low, high, band = intervals_and_bands(
+        values, [[0, 1], [2, 3]], rng(), shares=np.array([True, False, True, True, True])
+    )
+    assert high[:3] == pytest.approx([0.0099, 0, 0.25], abs=1e-4)
+    assert band[1][:2] == pytest.approx(high[:2])
+    assert (low[2], band[0][3]) == (0.25, 0)  # a band is not below 0 either
+    assert simultaneous_band(values[:, 2:4], rng())[0][1] < 0  # as it would be
+    assert np.isnan(high[4])
 
 
 def test_blocks_of_resamples_give_the_distribution_of_all_resamples():

@@ -14,7 +14,7 @@ from bench.errors import BenchError
 from bench.estimators.uncertainty import seed_interval
 from bench.reporting.collect import Estimate, Run
 from bench.reporting.exhibit import Table, records_of
-from bench.reporting.groups import grouped
+from bench.reporting.groups import estimate, grouped
 from bench.reporting.tables import latex, main_table, markdown, runs_table, tables
 
 
@@ -80,6 +80,16 @@ def test_several_seeds_are_compared_over_seeds_and_prompts(grid: list[Run]):
     assert row["verdict"] == "better"
     assert row["seeds"] == 3
     assert expected.high - expected.mean < row["detectable"] < 2 * (expected.high - expected.mean)
+
+
+def test_an_accuracy_stays_within_0_and_1_over_seeds():
+    values = np.zeros((2, 40))
+    values[1, :8] = 1.0
+    assert estimate(values).low < 0
+    assert estimate(values).high > 1
+    found = estimate(values, shares=True)
+    assert (found.low, found.high) == (0.0, 1.0)
+    assert estimate(np.zeros((3, 300)), shares=True).high == pytest.approx(0.0099, abs=1e-4)
 
 
 def test_configurations_are_ranked_with_what_sets_them_apart(grid: list[Run]):

@@ -62,6 +62,16 @@ def test_not_resolved_says_what_would_be_found(run: Run):
     assert ".123 would be found" in text
 
 
+def test_what_only_the_adjustment_leaves_open_is_said_to_be_so(run: Run):
+    secondary = "tuned_vs_base/pass@1"
+    ends = {f"{secondary}/difference_low": 0.066, f"{secondary}/difference_high": 0.351}
+    text = told(run, **{f"{secondary}/verdict": "not resolved"}, **ends)
+    others = sum(name.endswith("/verdict") for name in run.metrics) - 1
+    assert f"not resolved from the base after adjustment for {others} comparisons (+" in text
+    wide = told(run, **{f"{secondary}/verdict": "not resolved"}, **ends | {f"{secondary}/difference_low": -0.1})
+    assert "not resolved from the base (+" in wide
+
+
 @pytest.mark.parametrize(
     ("auc", "words"),
     [
@@ -109,7 +119,29 @@ def test_several_configurations_are_ranked_and_the_choice_is_corrected(tmp_path:
     assert lines[1].startswith("Chosen among the 3 on one half of the prompts, ")
     assert "2 are better (" in lines[2]
     assert "1 is not resolved (random_per_prompt)" in lines[2]
+    assert lines[-1].startswith("Of these comparisons of the first, that with its control")
     assert any("costs fewer FLOPs after 1,700 to 1,700 queries (range over 3 seeds)" in line for line in lines[3:])
+
+
+@pytest.mark.parametrize("control", ["matched", "none"])
+def test_the_first_of_several_is_judged_as_one_of_them(tmp_path: Path, control: str):
+    """Alone, its comparison would be resolved; as the best of four equals it is not."""
+    runs = [
+        made_run(
+            tmp_path,
+            skill={"tuned": 0.25 + 0.001 * place, "control": 0.25},
+            settings={"selection": {"_target_": "bench.selection.softmax", "temperature": place}, "control": control},
+        )
+        for place in range(4)
+    ]
+    against = "control" if control == "matched" else "base"
+    for name, number in (("p_adjusted", 0.03), ("difference_low", 0.01), ("verdict", "better")):
+        for run in runs:
+            run.metrics[f"tuned_vs_{against}/pass@1/{name}"] = number
+    whom = "its random control" if control == "matched" else "the base"
+    (line,) = (line for line in verdicts(runs) if "the policy is" in line)
+    assert f"the policy is not resolved from {whom}" in line
+    assert ("after adjustment for 4 comparisons" in line) == (control == "none")
 
 
 def test_methods_say_every_value_of_what_differs(tmp_path: Path, run: Run):

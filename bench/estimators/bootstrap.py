@@ -13,7 +13,12 @@ _BLOCK = 2**22  # prompts drawn at once, over all resamples of a block
 
 
 def bootstrap_interval(
-    values: np.ndarray, rng: np.random.Generator, level: float = 0.95, *, resamples: int = RESAMPLES
+    values: np.ndarray,
+    rng: np.random.Generator,
+    level: float = 0.95,
+    *,
+    resamples: int = RESAMPLES,
+    shares: bool | np.ndarray = False,
 ) -> tuple[float, float] | tuple[np.ndarray, np.ndarray]:
     """(low, high) of the mean over prompts, by resampling whole prompts: the BCa bootstrap at t-expanded levels.
 
@@ -22,14 +27,14 @@ def bootstrap_interval(
 
     values: [M], one number a prompt -> two floats; or [M, K], e.g. a curve -> two arrays [K], pointwise intervals from
     the same resamples. NaN is left out column by column, so the interval belongs to np.nanmean(values, axis=0); a
-    column with fewer than two numbers gives NaN. Equal numbers give an interval of no width, whatever their count:
-    0 correct of 10 is not evidence for exactly 0.
+    column with fewer than two numbers gives NaN. Equal numbers give an interval of no width, whatever their count,
+    but for shares: values in [0, 1] (bool, or [K] for some columns), which `share_ends` knows how to end.
     ValueError for infinities, nothing but NaN, or a level outside 0 .. 1.
     """
     values, single = _columns(values)
     tail = tail_of(level)
     boot = Bootstrap(values, rng, resamples)
-    low, high = boot.quantile(tail), boot.quantile(1 - tail)
+    low, high = boot.share_ends(boot.quantile(tail), boot.quantile(1 - tail), shares, level)
     return (float(low[0]), float(high[0])) if single else (low, high)
 
 
@@ -46,12 +51,18 @@ def simultaneous_band(
 
 
 def intervals_and_bands(
-    values: np.ndarray, curves: Sequence[Sequence[int]], rng: np.random.Generator, level: float = 0.95
+    values: np.ndarray,
+    curves: Sequence[Sequence[int]],
+    rng: np.random.Generator,
+    level: float = 0.95,
+    *,
+    shares: bool | np.ndarray = False,
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """(low [K], high [K], (band low [K], band high [K])) of values [M, K], all from the same resamples of prompts.
 
-    curves: the columns of each curve that gets a band of its own; NaN for columns in none. See `bootstrap_interval`
-    and `simultaneous_band`.
+    curves: the columns of each curve that gets a band of its own; NaN for columns in none. shares: whether all columns,
+    or which [K], are means of values in [0, 1]; their bands end as their intervals do (`share_ends`). See
+    `bootstrap_interval` and `simultaneous_band`.
     """
     values = as_floats("values", values, 2, shape="[M, K]")
     tail = tail_of(level)
@@ -60,7 +71,26 @@ def intervals_and_bands(
     for members in curves:
         columns = np.asarray(members)
         band_low[columns], band_high[columns] = boot.band(columns, tail)
-    return boot.quantile(tail), boot.quantile(1 - tail), (band_low, band_high)
+    low, high = boot.share_ends(boot.quantile(tail), boot.quantile(1 - tail), shares, level)
+    return low, high, boot.share_ends(band_low, band_high, shares, level)
+
+
+def share_ends(
+    low: np.ndarray, high: np.ndarray, least: np.ndarray, most: np.ndarray, count: np.ndarray, level: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ends [K] of intervals of means of `count` values in [0, 1], the least and the most of which are given.
+
+    Ends beyond 0 and 1 are drawn in. Values that are all 0 have no spread to resample; their upper end is the mean
+    at which M prompts would all be 0 with probability 1 − level, 1 − (1 − level)^(1/M): .0099 for 300 prompts at .95.
+    Likewise the lower end of values that are all 1. Exact for 0/1 outcomes, which spread the most,
+    and conservative for others. Sources: Clopper and Pearson 1934; Hanley and Lippman-Hand 1983 (no event in n trials).
+    NaN stays NaN.
+    """
+    low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
+    away = 1 - (1 - level) ** (1 / np.maximum(count, 1))
+    high = np.where((most == 0) & ~np.isnan(high), away, high)
+    low = np.where((least == 1) & ~np.isnan(low), 1 - away, low)
+    return low, high
 
 
 def resampled_means(values: np.ndarray, rng: np.random.Generator, *, resamples: int = RESAMPLES) -> np.ndarray:
@@ -129,6 +159,13 @@ class Bootstrap:
         smallest = float(count[usable].min())
         critical *= math.sqrt(smallest / (smallest - 1))
         return mean - critical * self.error[columns], mean + critical * self.error[columns]
+
+    def share_ends(
+        self, low: np.ndarray, high: np.ndarray, shares: bool | np.ndarray, level: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ends [K] with those of shares, all columns or the given ones, as `share_ends` has them."""
+        ends = share_ends(low, high, self.least, self.most, self.count, level)
+        return np.where(shares, ends[0], low), np.where(shares, ends[1], high)
 
     def p_value_of_zero(self, column: int) -> float:
         """Two-sided p-value of a zero mean: 1 − the level of the widest interval without 0."""

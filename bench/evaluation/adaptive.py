@@ -43,7 +43,7 @@ def adaptive_counts(results: Results, *, seed: int) -> dict[str, float | str]:
     else:
         fixed = np.asarray(results.rewards.value)[:, : plan.always]
         found = pass_at_k(np.where(np.isnan(fixed), np.nan, fixed > plan.accept_above), sizes)
-    low, high, _ = intervals_and_bands(found, [], generator(seed, "adaptive"))
+    low, high, _ = intervals_and_bands(found, [], generator(seed, "adaptive"), shares=True)
     for k, *numbers in zip(sizes, np.nanmean(found, axis=0), low, high, strict=True):
         for end, number in zip(("", "_low", "_high"), numbers, strict=True):
             counts[f"adaptive/pass@{k}{end}"] = float(number)

@@ -20,6 +20,7 @@ from bench.experiment import Results
 
 KL_FROM = "kl_from_"  # and the name of another policy than the base
 PESSIMISM = (0.1, 0.3, 1.0)  # betas of pessimism at inference, in `spread`s of the proxy
+SHARES = ("accuracy", "win_rate", "truncated")  # metrics whose values lie in [0, 1]
 SOFTNESS = (0.25, 0.5, 1.0, 2.0)  # temperatures of soft Best-of-N, in `spread`s of the proxy
 
 

@@ -50,7 +50,8 @@ def _of_ranking(pool: Graded, seed: int) -> tuple[dict[str, float | str], list[d
         "scorer/unscored": int((~scored).sum()),
         "scorer/equals_gold": float((pool.proxy == pool.gold)[scored].mean()),
     }
-    ends = _means(np.stack(list(columns.values()), axis=1), seed)
+    shares = np.array([name != "length_correlation" for name in columns])
+    ends = _means(np.stack(list(columns.values()), axis=1), shares, seed)
     for name, (value, low, high, count) in zip(columns, ends, strict=True):
         metrics |= {f"scorer/{name}": value, f"scorer/{name}_low": low, f"scorer/{name}_high": high}
         metrics[f"scorer/{name}_prompts"] = int(count)
@@ -82,9 +83,9 @@ def _of_more_selection(pool: Graded, seed: int) -> tuple[dict[str, float | str],
         return {"scorer/overoptimisation": TOO_FEW}, []
     curves = [best_of_n(pool.proxy, values, sizes) for values in (pool.gold, pool.proxy)]  # [M, K] each
     points = [(name, n) for name in ("gold", "proxy") for n in sizes]
-    rows = [
-        _row(*point, *ends) for point, ends in zip(points, _means(np.concatenate(curves, axis=1), seed), strict=True)
-    ]
+    shares = np.array([name == "gold" for name, _ in points])
+    ends = _means(np.concatenate(curves, axis=1), shares, seed)
+    rows = [_row(*point, *numbers) for point, numbers in zip(points, ends, strict=True)]
     if len(sizes) < 2 or (~np.isnan(curves[-1][:, -1])).sum() < 4:
         return {"scorer/overoptimisation": TOO_FEW}, rows
     turn = turning_point(pool.proxy, pool.gold, sizes, generator(seed, "scorer", "turning point"))
@@ -102,13 +103,16 @@ def _of_more_selection(pool: Graded, seed: int) -> tuple[dict[str, float | str],
     return metrics, rows
 
 
-def _means(values: np.ndarray, seed: int) -> list[tuple[float, ...]]:
-    """(mean, low, high, count) of each column of values [M, K] over the prompts that have a number in it."""
+def _means(values: np.ndarray, shares: np.ndarray, seed: int) -> list[tuple[float, ...]]:
+    """(mean, low, high, count) of each column of values [M, K] over the prompts that have a number in it.
+
+    shares: [K], the columns of values in [0, 1].
+    """
     count = (~np.isnan(values)).sum(axis=0)
     if not count.any():
         return [(float("nan"), float("nan"), float("nan"), 0)] * values.shape[1]
     means = np.divide(np.nansum(values, axis=0), count, out=np.full(len(count), np.nan), where=count > 0)
-    low, high = bootstrap_interval(values, generator(seed, "scorer", "means"))
+    low, high = bootstrap_interval(values, generator(seed, "scorer", "means"), shares=shares)
     return [tuple(map(float, row)) for row in zip(means, np.asarray(low), np.asarray(high), count, strict=True)]
 
 

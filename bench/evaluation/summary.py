@@ -12,7 +12,7 @@ from bench.estimators.uncertainty import (
     mcnemar,
     paired_differences,
 )
-from bench.evaluation.cells import KL_FROM, Cell
+from bench.evaluation.cells import KL_FROM, SHARES, Cell
 from bench.evaluation.heldout import RAW_BASE, Outcomes, raw
 from bench.seeds import generator
 
@@ -37,7 +37,8 @@ def curves(cells: dict[Cell, np.ndarray], *, seed: int) -> list[dict]:
     for index, cell in enumerate(cells):
         series.setdefault(cell[:3], []).append(index)
     curves = [members for members in series.values() if len(members) > 1]
-    low, high, bands = intervals_and_bands(values, curves, generator(seed, "intervals"))
+    shares = np.array([cell.metric in SHARES for cell in cells])
+    low, high, bands = intervals_and_bands(values, curves, generator(seed, "intervals"), shares=shares)
     means = np.nanmean(values, axis=0)
     numbers = np.column_stack([means, low, high, *bands]).tolist()
     names = ("value", "low", "high", "band_low", "band_high")

@@ -29,6 +29,15 @@ class Contrast:
     seeds: int
     prompts: int  # with a value on both sides under every seed
     verdict: str = ""  # better, worse, not resolved
+    family: int = 1  # comparisons that the p-value and the verdict are adjusted for; nothing else of it is
+
+    @property
+    def adjustment(self) -> str:
+        """For a sentence: that the adjustment leaves open what this comparison alone would not; else nothing."""
+        alone = self.difference.low > 0 or self.difference.high < 0
+        if self.verdict != "not resolved" or not alone or self.family == 1:
+            return ""
+        return f" after adjustment for {self.family} comparisons"
 
 
 def contrast(ours: np.ndarray, theirs: np.ndarray, name: str) -> Contrast:
@@ -68,7 +77,7 @@ def judged(family: Mapping[Key, Contrast]) -> dict[Key, Contrast]:
         return {}
     adjusted = holm(np.array([one.p_value for one in family.values()]))
     return {
-        name: replace(one, p_value=float(p), verdict=_verdict(one.difference, float(p)))
+        name: replace(one, p_value=float(p), verdict=_verdict(one.difference, float(p)), family=len(family))
         for (name, one), p in zip(family.items(), adjusted, strict=True)
     }
 
@@ -136,7 +145,8 @@ def _recorded(group: Group, name: str, ours: Point) -> Contrast:
     estimate = Estimate(*(number(f"difference{end}") for end in ("", "_low", "_high")))
     detectable, p_value = number("minimum_detectable"), number("p_adjusted")
     prompts = int(np.isfinite(group.per_prompt(*ours)).all(axis=0).sum())
-    return Contrast(estimate, p_value, detectable, 1, prompts, metrics[f"{name}/verdict"])
+    family = 1 if name == primary_of(group) else len(_points(group)) - 1
+    return Contrast(estimate, p_value, detectable, 1, prompts, metrics[f"{name}/verdict"], family)
 
 
 def _verdict(difference: Estimate, p_value: float) -> str:

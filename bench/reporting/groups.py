@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from bench.errors import BenchError
+from bench.estimators.bootstrap import share_ends
 from bench.estimators.uncertainty import seed_interval
+from bench.evaluation.cells import SHARES
 from bench.reporting.collect import Estimate, Run
 
 PLACES = ("store", "outputs", "name", "tracking", "threads")
@@ -46,19 +48,24 @@ class Group:
     def mean(self, policy: str, method: str, metric: str, n: int) -> Estimate:
         if len(self.runs) == 1:
             return self.runs[0].series(policy, method, metric)[n]
-        return estimate(self.per_prompt(policy, method, metric, n))
+        return estimate(self.per_prompt(policy, method, metric, n), shares=metric in SHARES)
 
     def per_prompt(self, policy: str, method: str, metric: str, n: int) -> np.ndarray:
         """[S, M]: seeds by test prompts."""
         return np.stack([run.per_prompt(policy, method, metric, n) for run in self.runs])
 
 
-def estimate(values: np.ndarray) -> Estimate:
-    """values: [S, M] with S > 1; the mean, for new seeds on new prompts."""
+def estimate(values: np.ndarray, *, shares: bool = False) -> Estimate:
+    """values: [S, M] with S > 1; the mean, for new seeds on new prompts. shares: they lie in [0, 1] (`share_ends`)."""
     if not np.isfinite(values).all(axis=0).sum() > 1:
         return Estimate(float("nan"), float("nan"), float("nan"))
     found = seed_interval(values)
-    return Estimate(found.mean, found.low, found.high)
+    low, high = found.low, found.high
+    if shares:
+        numbers = np.array([low, high, np.nanmin(values), np.nanmax(values), found.prompts])
+        below, above = share_ends(numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], 0.95)
+        low, high = float(below), float(above)
+    return Estimate(found.mean, low, high)
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:

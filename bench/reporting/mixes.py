@@ -106,7 +106,7 @@ def _against(mix: Mix, one: Contrast) -> str:
     words = {"better": "beats", "worse": "is worse than", "not resolved": "does not beat"}[one.verdict]
     signed = f"{'+' if one.difference.value > 0 else ''}{one.difference}"
     if one.verdict == "not resolved":
-        signed += f", not resolved; {short(one.detectable)} would be found"
+        signed += f", not resolved{one.adjustment}; {short(one.detectable)} would be found"
     where = " ".join(f"{name}={value}" for name, value in mix.others.items())
     of = f"{one.prompts} {split([mix.group])} prompts, {one.seeds} seed{'s' if one.seeds > 1 else ''}"
     return (

@@ -88,9 +88,10 @@ def _scores(runs: Sequence[Run], arm: str) -> np.ndarray:
 
 
 def _mean(values: np.ndarray, name: str) -> Estimate:
+    """values: [S, M] accuracies."""
     if len(values) > 1:
-        return estimate(values)
-    low, high = bootstrap_interval(values[0], generator(0, "mean", name))
+        return estimate(values, shares=True)
+    low, high = bootstrap_interval(values[0], generator(0, "mean", name), shares=True)
     return Estimate(float(np.nanmean(values)), float(low), float(high))
 
 

@@ -52,16 +52,20 @@ def _over_seeds(group: Group, name: str) -> Contrast:
     if len(group.runs) == 1:
         metrics = group.runs[0].metrics
         difference = Estimate(*(float(metrics[f"{name}/difference{end}"]) for end in ("", "_low", "_high")))
-        return Contrast(difference, float(metrics[f"{name}/p_adjusted"]), math.nan, 1, 0, metrics[f"{name}/verdict"])
+        family = sum(key.endswith(f"/{name.partition('/')[2]}/verdict") for key in metrics)
+        p_value, verdict = float(metrics[f"{name}/p_adjusted"]), metrics[f"{name}/verdict"]
+        return Contrast(difference, p_value, math.nan, 1, 0, verdict, family)
     values = np.array([float(run.metrics[f"{name}/difference"]) for run in group.runs])
     mean, error, freedom = float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))), len(values) - 1
     half = t_quantile(0.975, freedom) * error
-    p_value = 2 * (1 - t_cdf(abs(mean) / error, freedom)) if error > 0 else float(mean == 0)
     detectable = (t_quantile(0.975, freedom) + t_quantile(0.8, freedom)) * error
+    if error == 0:  # a few prompts more or less, by chance alike under every seed: no spread to judge by
+        return Contrast(Estimate(mean, min(mean, 0.0), max(mean, 0.0)), 1.0, math.nan, len(values), 0)
+    p_value = 2 * (1 - t_cdf(abs(mean) / error, freedom))
     return Contrast(Estimate(mean, mean - half, mean + half), p_value, detectable, len(values), 0)
 
 
 def _said(one: Contrast, whom: str) -> str:
     sign = "+" if one.difference.value > 0 else ""
-    how = "not resolved from" if one.verdict == "not resolved" else f"{one.verdict} than"
+    how = f"not resolved{one.adjustment} from" if one.verdict == "not resolved" else f"{one.verdict} than"
     return f"{how} {whom} ({sign}{one.difference})"

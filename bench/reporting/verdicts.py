@@ -8,7 +8,7 @@ import numpy as np
 from bench.estimators.uncertainty import resampled_means
 from bench.reporting import hybrids, mixes, overoptimisation, transfer
 from bench.reporting.collect import Estimate, Run, short
-from bench.reporting.contrasts import Contrast, contrast, of_group, primary_of
+from bench.reporting.contrasts import Contrast, contrast, judged, of_group, primary_of
 from bench.reporting.distillation import sentence as sentence_of_distillation
 from bench.reporting.figures.pessimism import of_pessimism
 from bench.reporting.groups import Group, grouped
@@ -38,8 +38,11 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _of_one(group: Group) -> list[str]:
+def _of_one(group: Group, primary: Contrast | None = None) -> list[str]:
+    """primary: its primary comparison, where that was adjusted for what the group was chosen among."""
     found = of_group(group)
+    if primary is not None:
+        found[primary_of(group)] = primary
     largest = max(group.series("base", "best_of_n", "accuracy"))
     lines = [
         _of_selection(group, found),
@@ -66,7 +69,7 @@ def _of_selection(group: Group, found: dict[str, Contrast]) -> str:
 def _against(one: Contrast, whom: str) -> str:
     """e.g. "better than the base (+.21 [.17, .24])"."""
     if one.verdict == "not resolved":
-        return f"not resolved from {whom} ({_signed(one)}; {short(one.detectable)} would be found)"
+        return f"not resolved from {whom}{one.adjustment} ({_signed(one)}; {short(one.detectable)} would be found)"
     return f"{one.verdict} than {whom} ({_signed(one)})"
 
 
@@ -198,7 +201,23 @@ def _of_several(groups: Sequence[Group]) -> list[str]:
     best = named[ranked[0].name]
     shown = Group(best.settings, tuple(runs[ranked[0].name]))
     lines = [_of_first(ranked, _over(shown)), *_of_choice(runs, len(ranked)), *_of_controls(ranked)]
-    return [*lines, *(f"The first, {ranked[0].name}: {line}" for line in _of_one(shown))]
+    primary = _primary(ranked, {name: Group(named[name].settings, tuple(found)) for name, found in runs.items()})
+    whom = "its control" if shown.controlled else "the base"
+    return [
+        *lines,
+        *(f"The first, {ranked[0].name}: {line}" for line in _of_one(shown, primary)),
+        f"Of these comparisons of the first, that with {whom} in sampled accuracy is adjusted for the {len(ranked)} "
+        "configurations that it was chosen among, the others are not.",
+    ]
+
+
+def _primary(ranked: Sequence[Ranked], groups: dict[str, Group]) -> Contrast:
+    """The primary comparison of the first, adjusted for those of the other configurations."""
+    first = ranked[0]
+    if first.effect is not None:
+        return first.effect
+    uncontrolled = {name: group for name, group in groups.items() if not group.controlled}
+    return judged({name: of_group(group)[primary_of(group)] for name, group in uncontrolled.items()})[first.name]
 
 
 def names(groups: Sequence[Group]) -> dict[str, Group]:

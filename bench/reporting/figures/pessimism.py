@@ -57,7 +57,7 @@ def of_pessimism(group: Group) -> list[str]:
         }
     )
     parts = [
-        f"{'not resolved from it' if one.verdict == 'not resolved' else one.verdict} at beta = {beta} "
+        f"{f'not resolved from it{one.adjustment}' if one.verdict == 'not resolved' else one.verdict} at beta = {beta} "
         f"({'+' if one.difference.value > 0 else ''}{one.difference}"
         f"{f'; {short(one.detectable)} would be found' if one.verdict == 'not resolved' else ''})"
         for beta, one in found.items()

@@ -78,7 +78,7 @@ def of_adaptive(groups: Sequence[Group]) -> list[str]:
         samples, others = (_mean(each, "adaptive/samples_total") for each in (group, uniform))
         covered, of_theirs = (_mean(each, "adaptive/coverage") for each in (group, uniform))
         verdict = (
-            f"not resolved from ({one.difference}; {short(one.detectable)} would be found)"
+            f"not resolved{one.adjustment} from ({one.difference}; {short(one.detectable)} would be found)"
             if one.verdict == "not resolved"
             else f"{one.verdict} than ({one.difference})"
         )

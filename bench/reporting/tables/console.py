@@ -58,7 +58,7 @@ def runs_table(runs: Sequence[Run]) -> str:
     if seeded and not apart[0] and all(run.controlled for run in runs):
         scores = [np.stack([run.per_prompt(*effect, "accuracy", 1) for run in runs]) for effect in effects]  # [S, M]
         found = contrast(scores[0], scores[1], "mean")
-        means = [str(estimate(values)) for values in scores]
+        means = [str(estimate(values, shares=True)) for values in scores]
         rows.append(("mean", f"all {len(runs)}", *means, str(found.difference), found.verdict))
     return markdown(rows)
 
