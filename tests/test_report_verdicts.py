@@ -3,11 +3,13 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
 from made_runs import made_run
+from omegaconf import OmegaConf
 
 from bench.reporting.bibliography import ENTRIES
 from bench.reporting.collect import Run
@@ -15,6 +17,7 @@ from bench.reporting.groups import grouped
 from bench.reporting.methods import methods, references
 from bench.reporting.transfer import transfers
 from bench.reporting.verdicts import _kl_at, verdicts
+from bench.reporting.words import procedure_words
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +163,36 @@ def test_methods_give_the_settings_of_a_selection_and_no_place_of_this_machine(t
     lies = {"policy": {"_target_": "bench.policies.folder", "path": "someone/models/small-math/"}}
     text = methods([made_run(tmp_path, settings=chosen | lies)])
     assert "were selected by softmax (temperature 0.1) [@verdun2025]." in text
-    assert "The base policy was small-math on the task" in text
+    assert "The task was word problems. The base policy was small-math. For each" in text
     assert "someone" not in text
+
+
+def test_methods_say_what_the_parts_are(tmp_path: Path):
+    text = methods([made_run(tmp_path)])
+    assert "a Llama of 2 layers and hidden size 96, pretrained from scratch on 32,000 of the task's noisy" in text
+    assert "scored by the task's verifier, and" in text
+    hub = made_run(
+        tmp_path, settings={"policy": {"_target_": "bench.policies.from_hub", "id": "some/model", "path": None}}
+    )
+    assert "The base policy was some/model." in methods([hub])
+
+
+@pytest.mark.parametrize(
+    ("procedure", "overrides", "words"),
+    [
+        ("single", [], ""),
+        ("rounds", ["train_on=last"], "for 3 rounds, each drawing from the policy that the last one fine-tuned and "),
+        ("generators", [], "drawn by student and larger and smaller in shares of 1 to 1 to 1, where"),
+        ("adaptive", [], "the most of every prompt; a prompt was done with 1 of a reward above 0.5."),
+        ("adaptive", ["allocate=hard", "stop=none"], "the mean, with at most 64 where none had been accepted after 2."),
+    ],
+)
+def test_methods_say_a_procedure_that_is_not_one_round(procedure: str, overrides: list[str], words: str):
+    with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+        cfg = compose("config", [f"procedure={procedure}", *(f"procedure.{one}" for one in overrides)])
+    said = procedure_words(cast("dict[str, Any]", OmegaConf.to_container(cfg.procedure, resolve=False)))
+    assert words in said
+    assert bool(words) == bool(said)
 
 
 def test_methods_name_the_tests_of_one_and_of_several_seeds(tmp_path: Path, run: Run):

@@ -138,6 +138,16 @@ ENTRIES = {
             "publisher": "Chapman and Hall",
         },
     ),
+    "fisher1935": _entry(
+        "book",
+        "fisher1935",
+        {
+            "title": "{The Design of Experiments}",
+            "author": "Fisher, Ronald A.",
+            "year": "1935",
+            "publisher": "Oliver and Boyd",
+        },
+    ),
     "holm1979": _article(
         "holm1979",
         "A Simple Sequentially Rejective Multiple Test Procedure",

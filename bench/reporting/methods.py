@@ -8,6 +8,7 @@ from bench.reporting.bibliography import ENTRIES
 from bench.reporting.collect import Run
 from bench.reporting.groups import Group, grouped
 from bench.reporting.tables.shared import split
+from bench.reporting.words import policy_words, procedure_words, scorer_words, task_words
 
 SELECTIONS = {  # where a method comes from, for those with a source in the bibliography
     "top_per_prompt": "touvron2023",
@@ -41,21 +42,27 @@ def _training(groups: Sequence[Group]) -> list[str]:
         return _values(groups, name)
 
     selections = sorted({_selection(group.runs[0]) for group in groups})
-    policies = list(dict.fromkeys(_policy(group.runs[0].config["policy"]) for group in groups))
+    policies, tasks, scorers = (
+        list(dict.fromkeys(words(group.runs[0].config[part]) for group in groups))
+        for part, words in (("policy", policy_words), ("task", task_words), ("scoring", scorer_words))
+    )
+    procedures = dict.fromkeys(procedure_words(_procedure(group)) for group in groups)
     kept = sorted({int(run.metrics["selection/kept"]) for group in groups for run in group.runs})
     control = "A control was fine-tuned alike on as many random completions of the same prompts."
     return [
-        f"**Training.** The base policy was {_joined(policies)} on the task {of('task._target_')}. For each of "
+        f"**Training.** The task was {_joined(tasks)}. The base policy was {_joined(policies)}. For each of "
         f"{_measured(groups, 'train/prompts')} training prompts we drew {of('num_completions')} completions at "
         "temperature "
         f"{of('temperature')} and top-p {of('top_p')}, of at most {of('generation.max_new_tokens')} tokens.",
+        " ".join(one for one in procedures if one and "rounds" not in one),
         _hybrid(groups),
-        f"They were scored by {of('scoring._target_')}, and {_range(kept)} were selected by {_joined(selections)}.",
+        f"They were scored by {_joined(scorers)}, and {_range(kept)} were selected by {_joined(selections)}.",
         f"The base was fine-tuned on them for {of('training.epochs')} epochs with AdamW (learning rate "
         f"{of('training.learning_rate')}, {of('training.scheduler')} schedule with a warm-up of "
         f"{of('training.warmup')}, "
         f"{of('training.batch_size')} examples an update, weight decay {of('training.weight_decay')}).",
         _adapters(groups),
+        " ".join(one for one in procedures if "rounds" in one),
         control if any(group.controlled for group in groups) else "",
         _varied(groups),
     ]
@@ -122,6 +129,8 @@ def _statistics(groups: Sequence[Group]) -> list[str]:
         "Comparisons are paired on the same prompts"
         + (" and seeds" if several else "")
         + ("" if several else ", tested by the bootstrap, or by McNemar's exact test for 0/1 outcomes [@mcnemar1947]")
+        + ", and no difference is called resolved that swapping the arms within prompts at random leaves open "
+        "[@fisher1935]"
         + ". All but the primary one (against the control; against the base where there is none) are adjusted for "
         "their number by Holm's procedure [@holm1979]; configurations that are compared with one another or with their "
         "controls are adjusted likewise.",
@@ -163,12 +172,9 @@ def _selection(run: Run) -> str:
     return f"{words} [@{SELECTIONS[name]}]" if name in SELECTIONS else words
 
 
-def _policy(settings: dict[str, Any]) -> str:
-    """By its id on the hub, or its folder's name where it lies in one, without where that is on this machine."""
-    if settings.get("id"):
-        return f"{settings['id']} (revision {settings['revision']})"
-    path = settings.get("path")
-    return str(path).rstrip("/").rsplit("/", 1)[-1] if path else _shown(settings["_target_"])
+def _procedure(group: Group) -> dict[str, Any]:
+    """Records of before there were procedures have none."""
+    return group.runs[0].config.get("procedure") or {"_target_": "bench.experiment.run"}
 
 
 def _at(config: dict[str, Any], name: str) -> Any:

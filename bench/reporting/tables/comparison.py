@@ -62,9 +62,10 @@ def _policies(group: Group) -> Table:
             f"Accuracy and KL from the raw base of each policy and of Best-of-n, and the tuned policy against each row "
             f"in sampled accuracy, paired on the same prompts. {over_what([group])}. p-values but the control's are "
             f"adjusted for their number (Holm), intervals are not; detectable: the difference that these prompts and "
-            "seeds find with a power of 80 % in one comparison alone. KL is in nats a sequence; at most: with prompts that no sample solved at the largest "
-            "pass rate that fits them; log n bound: log n - (n - 1)/n in place of the measured KL; gain kept: the "
-            "share of Best-of-n's gain over the base that the tuned policy keeps, (tuned - base) / (Best-of-n - base), "
+            "seeds find with a power of 80 % in one comparison alone. KL is in nats a sequence; at most: with prompts "
+            "that no sample solved at the largest pass rate that fits them; log n bound: log n - (n - 1)/n in place of "
+            "the measured KL; gain kept: the share of Best-of-n's gain over the base that the tuned policy keeps, "
+            "(tuned - base) / (Best-of-n - base), "
             f"none where that gain is not resolved from 0.{_extrapolated(group)}"
         ),
         rows=rows,
@@ -146,7 +147,8 @@ def _configurations(groups: Sequence[Group]) -> Table:
             f"Sampled accuracy (pass@1) of each configuration, best first: against its random control, and the first "
             f"against it, paired by seed and prompt. {over_what(groups)}. Each of the two families of verdicts is "
             "adjusted for its number (Holm), intervals are not; detectable: the difference from the control that these "
-            f"prompts and seeds find with a power of 80 % in one comparison alone. The first was chosen by what is compared, which flatters it.{note}"
+            "prompts and seeds find with a power of 80 % in one comparison alone. The first was chosen by what is "
+            f"compared, which flatters it.{note}"
         ),
         rows=rows,
         runs=all_runs(groups),
