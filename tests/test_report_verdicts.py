@@ -254,3 +254,11 @@ def test_what_happened_to_other_tasks_is_said_over_seeds(tmp_path: Path):
     assert contrast.verdict == "worse"
     mixed = [transferring(run, value, "better") for run, value in zip(runs, (-0.3, 0.3, 0.1), strict=True)]
     assert "On other, by lm-eval, the tuned policy is not resolved from the base" in " ".join(verdicts(mixed))
+
+
+def test_equal_differences_under_a_few_seeds_resolve_nothing(tmp_path: Path):
+    """One prompt more under each of two seeds: they have no spread, and by chance that is common."""
+    runs = [transferring(made_run(tmp_path, seed=seed), 1 / 300, "not resolved") for seed in range(2)]
+    (found,) = transfers(grouped(runs)[0]).values()
+    assert (found.verdict, found.p_value) == ("not resolved", 1.0)
+    assert found.difference.low == 0.0

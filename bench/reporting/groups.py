@@ -130,7 +130,7 @@ def _other_prompts(one: Run, other: Run) -> bool:
     if one.prompt_ids != other.prompt_ids:
         return True
     keys = {run.metrics.get("test/prompts_key") for run in (one, other)} - {None}
-    tasks = [_flat(run.config["task"]) for run in (one, other)]
+    tasks = [_flat(run.config.get("task", {})) for run in (one, other)]
     added = [{name: task.pop(name, None) for name in ADDED} for task in tasks]
     return len(keys) > 1 and not (tasks[0] == tasks[1] and added[0] != added[1])
 

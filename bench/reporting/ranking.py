@@ -7,8 +7,8 @@ import numpy as np
 
 from bench.estimators.uncertainty import bootstrap_interval, winners_curse
 from bench.reporting.collect import Estimate, Run
-from bench.reporting.contrasts import Contrast, contrast, judged
-from bench.reporting.groups import estimate
+from bench.reporting.contrasts import Contrast, contrast, judged, of_group, primary_of
+from bench.reporting.groups import Group, estimate
 from bench.seeds import generator
 
 
@@ -57,6 +57,15 @@ def rank(methods: Mapping[str, Sequence[Run]]) -> list[Ranked]:
         )
         for name in order
     ]
+
+
+def primary_of_first(ranked: Sequence[Ranked], groups: dict[str, Group]) -> Contrast:
+    """The primary comparison of the first, adjusted for those of the other configurations."""
+    first = ranked[0]
+    if first.effect is not None:
+        return first.effect
+    uncontrolled = {name: group for name, group in groups.items() if not group.controlled}
+    return judged({name: of_group(group)[primary_of(group)] for name, group in uncontrolled.items()})[first.name]
 
 
 def flattery(methods: Mapping[str, Sequence[Run]]) -> tuple[float, float] | None:

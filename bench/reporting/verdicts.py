@@ -12,7 +12,7 @@ from bench.reporting.contrasts import Contrast, contrast, judged, of_group, prim
 from bench.reporting.distillation import sentence as sentence_of_distillation
 from bench.reporting.figures.pessimism import of_pessimism
 from bench.reporting.groups import Group, grouped
-from bench.reporting.ranking import Ranked, flattery, rank, shared_seeds
+from bench.reporting.ranking import Ranked, flattery, primary_of_first, rank, shared_seeds
 from bench.reporting.tables.adaptive import of_adaptive
 from bench.reporting.tables.measured import scorer_name
 from bench.reporting.tables.shared import split
@@ -201,7 +201,9 @@ def _of_several(groups: Sequence[Group]) -> list[str]:
     best = named[ranked[0].name]
     shown = Group(best.settings, tuple(runs[ranked[0].name]))
     lines = [_of_first(ranked, _over(shown)), *_of_choice(runs, len(ranked)), *_of_controls(ranked)]
-    primary = _primary(ranked, {name: Group(named[name].settings, tuple(found)) for name, found in runs.items()})
+    primary = primary_of_first(
+        ranked, {name: Group(named[name].settings, tuple(found)) for name, found in runs.items()}
+    )
     whom = "its control" if shown.controlled else "the base"
     return [
         *lines,
@@ -209,15 +211,6 @@ def _of_several(groups: Sequence[Group]) -> list[str]:
         f"Of these comparisons of the first, that with {whom} in sampled accuracy is adjusted for the {len(ranked)} "
         "configurations that it was chosen among, the others are not.",
     ]
-
-
-def _primary(ranked: Sequence[Ranked], groups: dict[str, Group]) -> Contrast:
-    """The primary comparison of the first, adjusted for those of the other configurations."""
-    first = ranked[0]
-    if first.effect is not None:
-        return first.effect
-    uncontrolled = {name: group for name, group in groups.items() if not group.controlled}
-    return judged({name: of_group(group)[primary_of(group)] for name, group in uncontrolled.items()})[first.name]
 
 
 def names(groups: Sequence[Group]) -> dict[str, Group]:
