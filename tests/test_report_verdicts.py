@@ -26,8 +26,22 @@ def told(run: Run, **metrics: Any) -> str:
     return "\n".join(verdicts([replace(run, metrics=run.metrics | metrics)]))
 
 
-def judging(verdict: str, *sizes: int) -> dict[str, str]:
-    return {f"tuned_vs_best_of_{n}/accuracy/verdict": verdict for n in sizes}
+NUMBERS = {  # difference with its interval, and p, of which a verdict is
+    "better": (0.2, 0.1, 0.3, 0.001),
+    "worse": (-0.2, -0.3, -0.1, 0.001),
+    "not resolved": (0.05, -0.05, 0.15, 0.4),
+}
+
+
+def judging(verdict: str, *sizes: int) -> dict[str, float | str]:
+    return {name: value for n in sizes for name, value in numbers(f"tuned_vs_best_of_{n}/accuracy", verdict).items()}
+
+
+def numbers(name: str, verdict: str) -> dict[str, float | str]:
+    keys = ("difference", "difference_low", "difference_high", "p_adjusted")
+    return {f"{name}/{key}": value for key, value in zip(keys, NUMBERS[verdict], strict=True)} | {
+        f"{name}/verdict": verdict
+    }
 
 
 def test_what_is_shown_is_said_with_its_interval(run: Run):
@@ -57,7 +71,7 @@ def test_ends_that_are_not_bounded_are_said(run: Run):
 
 def test_not_resolved_says_what_would_be_found(run: Run):
     primary = "tuned_vs_control/pass@1"
-    text = told(run, **{f"{primary}/verdict": "not resolved", f"{primary}/minimum_detectable": 0.123})
+    text = told(run, **numbers(primary, "not resolved"), **{f"{primary}/minimum_detectable": 0.123})
     assert "not resolved from its random control" in text
     assert ".123 would be found" in text
 
