@@ -623,13 +623,13 @@ def test_settings_that_all_share_are_told_apart_from_those_that_differ(tmp_path)
 
 def test_missing_and_damaged_samples_are_named(tmp_path):
     run = a_run(tmp_path / "run", [{"split": "train", "sample": 0}])
-    with pytest.raises(BenchError, match=r"samples\.parquet lacks prompt_id, prompt, answer"):
+    with pytest.raises(BenchError, match=r"samples\.parquet is damaged \(it lacks policy, prompt_id, prompt, answer"):
         written(tmp_path, [run])
     (run.folder / "samples.parquet").write_bytes(b"PAR1")
-    with pytest.raises(BenchError, match=r"samples\.parquet is missing or damaged"):
+    with pytest.raises(BenchError, match=r"samples\.parquet is (not found|damaged)"):
         written(tmp_path, [run])
     (run.folder / "samples.parquet").unlink()
-    with pytest.raises(BenchError, match=r"samples\.parquet is missing or damaged"):
+    with pytest.raises(BenchError, match=r"samples\.parquet is (not found|damaged)"):
         written(tmp_path, [run])
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from bench.estimators.uncertainty import resampled_means
 from bench.reporting import hybrids, mixes, overoptimisation, transfer
 from bench.reporting.collect import Estimate, Run, short
-from bench.reporting.contrasts import Contrast, contrast, judged, of_group, primary_of
+from bench.reporting.contrasts import Contrast, contrast, of_group, primary_of
 from bench.reporting.distillation import sentence as sentence_of_distillation
 from bench.reporting.figures.pessimism import of_pessimism
 from bench.reporting.groups import Group, grouped
