@@ -71,10 +71,11 @@ def trainable(policy: Policy, lora: Lora | None, *, in_bfloat16: bool) -> Any:
         _refuse_another_shape(policy, lora)
         return PeftModel.from_pretrained(frozen, policy.path, is_trainable=True)
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    alpha: Any = lora.alpha  # PEFT says whole numbers, and divides it by r
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft divides it by r, whole or not
+        lora_alpha=alpha,
         lora_dropout=lora.dropout,
         target_modules=targets,
     )
