@@ -48,7 +48,9 @@ def summary(cells: Sequence[Cell]) -> str:
         f"  {'evaluations, at most':22}{shared.evaluations:>12,}{sum(one.evaluations for one in alone):>14,}",
     ]
     if shared.unknown:
-        lines.append(f"  unknown number of prompts until the data is there: {', '.join(shared.unknown)}=null asks for all")
+        lines.append(
+            f"  unknown number of prompts until the data is there: {', '.join(shared.unknown)}=null asks for all"
+        )
     elif todo:
         lines.append(f"  {estimate(todo)}")
     return "\n".join(lines)
