@@ -36,7 +36,7 @@ GPUS = {
     "l40s": _gpu("l40s", 48, 362, 0.864),
     "4090": _gpu("4090", 24, 165, 1.008),
 }
-# Of policy=tiny on one thread: what the runs in reports/default took, on a CPU that multiplies matrices at 1.04e11 FLOP/s
+# Of policy=tiny on one thread: what reports/default took, on a CPU that multiplies matrices at 1.04e11 FLOP/s
 CPU_SHARES = {"decoding": 0.16, "reading": 0.28, "training": 0.15, "pretraining": 0.44}
 
 

@@ -129,7 +129,7 @@ def of_model(place: str, *, revision: str = "main", parameters: float | None = N
 
 
 def _of_size(parameters: float, source: str) -> Shape:
-    """A Llama of this many parameters by today's proportions: hidden is 100 times the layers, 8 key-value heads of 128."""
+    """A Llama of this many parameters as they are today: hidden is 100 times the layers, 8 key-value heads of 128."""
     layers = max(1, round((parameters / 1.2e5) ** (1 / 3)))
     hidden = max(128, 128 * round(layers * 100 / 128))
     kv = min(1024, hidden)
