@@ -18,3 +18,9 @@ def is_disk_full(error: BaseException) -> bool:
         for cause in causes
         if cause is not None
     )
+
+
+def is_out_of_gpu_memory(error: BaseException) -> bool:
+    """Whether a GPU had too little memory; torch is not imported for it."""
+    causes = (error, error.__cause__, error.__context__)
+    return any(type(cause).__name__ == "OutOfMemoryError" and "torch" in type(cause).__module__ for cause in causes)

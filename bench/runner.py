@@ -11,7 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from bench import settings
-from bench.errors import BenchError, is_disk_full
+from bench.errors import BenchError, is_disk_full, is_out_of_gpu_memory
 from bench.progress import say
 from bench.store import Store, Use, unique, using
 from bench.sweep import busy, is_done, run_folder
@@ -77,6 +77,12 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
             raise BenchError(
                 f"The disk of outputs={cfg.outputs} is full; free some space or move the outputs (outputs=PATH) and "
                 "run the same command: what was finished is in the store."
+            ) from error
+        if is_out_of_gpu_memory(error):
+            raise BenchError(
+                "The GPU's memory ran out: lower training.micro_batch_size or generation.gpu_memory_utilization, set "
+                "training.gradient_checkpointing=true or training=lora; python -m bench.size, with the same settings, "
+                "says what each stage takes."
             ) from error
         raise
 

@@ -54,9 +54,8 @@ def table(found: Estimate, on: Machine, cells: int) -> str:
     lines = [f"{counted(cells)} on one {on.name} ({on.memory / GIB:.0f} GiB, {on.flops:.3g} FLOP/s); an estimate"]
     lines += [f"  {'stage':34}{'GiB':>8}{'time':>10}{'tokens':>12}{'FLOPs':>10}"]
     for stage in found.stages:
-        lines.append(
-            f"  {stage.name:34}{stage.bytes / GIB:8.2f}{duration(stage.seconds):>10}{stage.tokens:12.3g}{stage.flops:10.2g}"
-        )
+        taken = f"{stage.bytes / GIB:8.2f}{duration(stage.seconds):>10}"
+        lines.append(f"  {stage.name:34}{taken}{stage.tokens:12.3g}{stage.flops:10.2g}")
     flops = sum(stage.flops for stage in found.stages)
     lines.append(f"  {'all':34}{found.bytes / GIB:8.2f}{duration(found.seconds):>10}{'':12}{flops:10.2g}")
     tight = [stage for stage in found.stages if stage.bytes > on.memory]

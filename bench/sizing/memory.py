@@ -15,7 +15,7 @@ OVERHEAD = 1.5 * 2**30  # of a CUDA context, its libraries' workspaces and fragm
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is fine-tuned, as far as memory goes; `rows` in memory at a time, `width` tokens each with padding."""
+    """How a model is fine-tuned, as far as memory goes: `rows` in memory at a time, `width` tokens each, padded."""
 
     rows: int
     width: int

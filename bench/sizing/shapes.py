@@ -99,7 +99,7 @@ def of_config(config: Any, source: str) -> Shape:
 
 
 def of_model(place: str, *, revision: str = "main", parameters: float | None = None) -> Shape:
-    """Of a local folder's config.json, or of a hub id without asking the hub; `parameters` replaces what its name says."""
+    """Of a local folder's config.json, or of a hub id without asking the hub; parameters: of one that is not known."""
     from transformers import AutoConfig
 
     if Path(place).expanduser().is_dir():
@@ -129,7 +129,7 @@ def of_model(place: str, *, revision: str = "main", parameters: float | None = N
 
 
 def _of_size(parameters: float, source: str) -> Shape:
-    """A Llama of this many parameters by today's proportions: hidden = 100 layers, heads of 128 of which 8 have keys."""
+    """A Llama of this many parameters as they are today: hidden is 100 times the layers, 8 key-value heads of 128."""
     layers = max(1, round((parameters / 1.2e5) ** (1 / 3)))
     hidden = max(128, 128 * round(layers * 100 / 128))
     kv = min(1024, hidden)

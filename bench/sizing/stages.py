@@ -5,6 +5,7 @@ arXiv 2001.08361, section 2.1), as bench.estimators.compute counts them. A step 
 arithmetic, or as reading the weights and the keys and values once, whichever is more.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +15,13 @@ from omegaconf import OmegaConf
 from bench import plan
 from bench.errors import BenchError
 from bench.sizing import memory
-from bench.sizing.machines import Machine
+from bench.sizing.machines import GIB, Machine
 from bench.sizing.shapes import Shape, of_model, of_policy
 from bench.sweep import Cell
 
 # Assumed tokens of a prompt with its template, and of a completion, on average
 LENGTHS = {
-    "WordProblems": (52, 24),
+    "WordProblems": (24, 16),
     "ListPrograms": (70, 30),
     "Gsm8k": (150, 180),
     "Math500": (150, 400),
@@ -95,7 +96,7 @@ def examples(cfg: dict[str, Any], prompts: int) -> float:
 
 
 def estimate(cells: Sequence[Cell], machine: Machine, told: Told) -> Estimate:
-    """Of these cells together; models, lengths and memory are those of the first, work is counted as bench.plan does."""
+    """Of these cells together; models, lengths and memory are the first one's, work is counted as bench.plan does."""
     configs: list[Any] = [OmegaConf.to_container(cell.cfg, resolve=True) for cell in cells]
     cfg, work = configs[0], plan.work(cells)
     if work.unknown:
@@ -109,7 +110,8 @@ def estimate(cells: Sequence[Cell], machine: Machine, told: Told) -> Estimate:
         f"assumed {prompt:.0f} tokens a prompt and {completion:.0f} a completion, on average",
     ]
     base = _Sizes(cfg, machine, shape, prompt, completion)
-    stages = [*base.pretraining(), *base.drawing(work.completions)]
+    made = len({json.dumps(one["policy"]) for one in configs})  # of policy=tiny, one a seed
+    stages = [*base.pretraining(made), *base.drawing(work.completions)]
     for role, model in _readers(cfg, shape, told):
         notes.append(f"{role}: {model.parameters:,} parameters ({model.source})")
         stages.append(base.scoring(role, model, work.completions))
@@ -158,14 +160,14 @@ class _Sizes:
         flops = 2 * parameters * tokens
         return flops, flops / (self.machine.flops * share)
 
-    def pretraining(self) -> list[Stage]:
+    def pretraining(self, policies: int) -> list[Stage]:
         policy = self.cfg["policy"]
         if "steps" not in policy:
             return []
-        tokens = policy["steps"] * policy.get("batch_size", 32) * self.both
+        tokens = policies * policy["steps"] * policy.get("batch_size", 32) * self.both
         flops = 6 * self.shape.parameters * tokens
         how = memory.Training(policy.get("batch_size", 32), round(self.both), bfloat16=False)
-        seconds = flops / (self.machine.flops * self.machine.training)
+        seconds = flops / (self.machine.flops * self.machine.pretraining)
         return [Stage("pretraining", tokens, flops, seconds, memory.training(self.shape, how))]
 
     def _rows(self) -> int:
@@ -178,10 +180,10 @@ class _Sizes:
         fit = int(room // self.shape.kv_bytes(round(self.both), self.width))
         return max(1, min(self.cfg["generation"].get("max_num_seqs") or SEQUENCES, fit))
 
-    def decode(self, completions: float, rows: int) -> tuple[float, float, float]:
-        """Tokens written, FLOPs with those of the prompts, seconds."""
+    def decode(self, completions: float, rows: int, *, of_one: int) -> tuple[float, float, float]:
+        """Tokens written, FLOPs with those of the prompts, seconds; of_one: completions of one prompt, read once."""
         tokens, parameters = completions * self.completion, self.shape.parameters
-        prompts = completions / self.cfg["num_completions"] * self.prompt  # read once for all samples of a prompt
+        prompts = completions / of_one * self.prompt
         read, prefill = self._read(prompts, parameters, self.machine.reading)
         moved = parameters * self.width + self.shape.kv_bytes(
             round(rows * (self.prompt + self.completion / 2)), self.width
@@ -193,11 +195,20 @@ class _Sizes:
         return tokens, read + 2 * parameters * tokens, prefill + tokens / rows * step
 
     def drawing(self, completions: float) -> list[Stage]:
-        rows = self._rows()
+        rows, samples = self._rows(), self.cfg["num_completions"]
         needed = memory.generation(self.shape, rows=rows, width=self.longest, bytes_a_number=self.width)
         if self.engine == "transformers":
-            return [Stage("generation", *self.decode(completions, rows), needed + self.held)]
-        stages = [Stage("generation", *self.decode(completions, rows), max(self.held, needed))]
+            return [Stage("generation", *self.decode(completions, rows, of_one=samples), needed + self.held)]
+        # vLLM takes its share whatever it needs; what it can't do without are the weights and one whole sequence
+        least = memory.generation(self.shape, rows=1, width=self.longest, bytes_a_number=self.width)
+        share = self.cfg["generation"].get("gpu_memory_utilization", 1.0) * self.machine.memory
+        if self.machine.on_gpu and self.engine == "vllm" and least > share:
+            raise BenchError(
+                f"generation.gpu_memory_utilization={share / self.machine.memory:g} leaves vLLM {share / GIB:.1f} GiB "
+                f"of size.gpu={self.machine.name}, and the model with one sequence takes {least / GIB:.1f}: "
+                "raise it, or take a larger GPU or a smaller model."
+            )
+        stages = [Stage("generation", *self.decode(completions, rows, of_one=samples), max(self.held, least))]
         tokens = completions * self.both  # the suite's own log-probabilities, by teacher forcing
         flops, seconds = self._read(tokens, self.shape.parameters, self.machine.reading)
         held = memory.divergence(self.shape, bytes_a_number=self.width, steps=self._most_steps(), models=1)
@@ -248,4 +259,4 @@ class _Sizes:
     def lm_eval(self, completions: float) -> Stage:
         rows = 64
         needed = memory.generation(self.shape, rows=rows, width=self.longest, bytes_a_number=self.width)
-        return Stage("lm-eval", *self.decode(completions, rows), needed + self.held)
+        return Stage("lm-eval", *self.decode(completions, rows, of_one=1), needed + self.held)

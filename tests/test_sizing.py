@@ -1,0 +1,231 @@
+"""Estimates of size held against counted tensors, counted bytes and published numbers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import families
+import pytest
+from test_configs import CONF, composed
+
+from bench import policies
+from bench.errors import BenchError
+from bench.sizing import memory, shapes, stages
+from bench.sizing.machines import GPUS, machine
+from bench.sweep import Cell, cells
+
+MEDIUM = {
+    "vocab_size": 2_000,
+    "hidden_size": 512,
+    "intermediate_size": 1_408,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+}
+NEAR = 0.25  # relative
+
+
+def medium(**changes):
+    from transformers import LlamaConfig
+
+    return LlamaConfig(**{**MEDIUM, "tie_word_embeddings": False, **changes})
+
+
+@pytest.mark.parametrize("family", ["qwen_2_5", "qwen_3", "llama_3", "gemma_2", "olmo_2"])
+def test_parameters_are_those_of_the_stored_weights(family, tmp_path):
+    policy = families.make(family, tmp_path)
+    found = shapes.of_model(str(tmp_path))
+    assert found.parameters == policies.load_model(policy).num_parameters()
+    if family != "gemma_2":  # whose tied head is stored once, as here
+        assert found.parameters == policies.count_parameters(policy)
+
+
+def test_keys_and_values_have_the_bytes_of_a_cache(tmp_path):
+    import torch
+
+    policy = families.make("qwen_3", tmp_path)
+    cache = policies.load_model(policy)(torch.ones(3, 7, dtype=torch.long), use_cache=True).past_key_values
+    held = sum(part.numel() * part.element_size() for layer in cache.layers for part in (layer.keys, layer.values))
+    assert shapes.of_model(str(tmp_path)).kv_bytes(3 * 7, 4) == held
+
+
+def test_an_adapter_has_the_weights_that_peft_trains(tmp_path):
+    from bench.training.lora import Lora, trainable
+
+    policy = families.make("llama_3", tmp_path)
+    lora = Lora(r=4, alpha=8, dropout=0.0, target_modules="all-linear", four_bit=False)
+    model = trainable(policy, lora, in_bfloat16=False)
+    learnt = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    assert shapes.of_model(str(tmp_path)).lora_parameters(4, "all-linear") == learnt
+
+
+@pytest.mark.parametrize(
+    ("id", "published"),
+    [("Qwen/Qwen2.5-1.5B", 1.54e9), ("meta-llama/Llama-3.1-8B-Instruct", 8.03e9)],
+)
+def test_known_models_have_their_published_parameters(id, published):
+    assert shapes.of_model(id).parameters == pytest.approx(published, rel=0.005)
+
+
+def test_the_reward_model_is_that_of_its_file_but_for_the_head():
+    assert shapes.of_model("Skywork/Skywork-Reward-V2-Qwen3-0.6B").parameters + 1024 == 596_050_944
+
+
+def test_a_size_is_read_from_a_name_and_said_to_be():
+    found = shapes.of_model("someone/Model-1.5B-Chat")
+    assert found.parameters == 1_500_000_000
+    assert "read from the name" in found.source
+    assert shapes.of_model("someone/Model-350M").parameters == 350_000_000
+    assert shapes.of_model("someone/Nameless", parameters=2e9).parameters == 2_000_000_000
+    with pytest.raises(BenchError, match=r"can't be told from its name; give size\.parameters"):
+        shapes.of_model("someone/Nameless-v2.5")
+
+
+def _kept(config, rows: int, width: int) -> int:
+    """Bytes that the decoder's layers keep for the backward pass, each storage once, weights left out."""
+    import torch
+    from transformers import LlamaModel
+
+    model = LlamaModel(config).train()
+    own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    found: dict[int, int] = {}
+    alive = []
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+            alive.append(storage)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(torch.ones(rows, width, dtype=torch.long), use_cache=False)
+    return sum(found.values())
+
+
+@pytest.mark.parametrize("changes", [{}, {"intermediate_size": 2_048, "num_key_value_heads": 8}])
+def test_activations_are_near_what_autograd_keeps(changes):
+    config = medium(**changes)
+    predicted = memory.activations(shapes.of_config(config, ""), 4 * 64, bfloat16=False, checkpointing=False)
+    assert predicted == pytest.approx(_kept(config, 4, 64), rel=NEAR)
+
+
+def test_training_is_near_the_growth_of_a_process(tmp_path):
+    """A model of 25 M parameters, three updates of AdamW on 1,024 tokens."""
+    settings = tmp_path / "config.json"
+    settings.write_text(json.dumps(MEDIUM))
+    program = f"""
+import json, torch
+from transformers import LlamaConfig, LlamaForCausalLM
+torch.set_num_threads(1)
+config = LlamaConfig(**json.load(open({str(settings)!r})), tie_word_embeddings=False)
+def kib(name):
+    return int(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1])
+sizes = dict(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+warm = LlamaForCausalLM(LlamaConfig(**sizes))
+optimizer = torch.optim.AdamW(warm.parameters(), fused=True)
+warm(torch.ones(1, 4, dtype=torch.long), labels=torch.ones(1, 4, dtype=torch.long)).loss.backward()
+optimizer.step()
+before = kib("VmRSS")
+model = LlamaForCausalLM(config)
+optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+ids = torch.ones(8, 128, dtype=torch.long)
+for _ in range(3):
+    model(ids, labels=ids).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+print((kib("VmHWM") - before) * 1024)
+"""
+    gives_back = {
+        **os.environ,
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+    }  # what a tensor had, at once: else the heap keeps some
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=gives_back)
+    predicted = memory.training(shapes.of_config(medium(), ""), memory.Training(8, 128, bfloat16=False))
+    assert predicted == pytest.approx(float(answer.stdout.split()[-1]), rel=NEAR)
+
+
+def of(*overrides: str, gpu: str = "h100") -> stages.Estimate:
+    cell = Cell("", composed(*overrides), ())
+    return stages.estimate([cell], machine(gpu), stages.Told())
+
+
+def by_name(found: stages.Estimate) -> dict[str, stages.Stage]:
+    return {stage.name: stage for stage in found.stages}
+
+
+def test_flops_are_those_of_the_suite():
+    from bench.estimators.compute import forward_flops, training_flops
+
+    found = by_name(of("experiment=gsm8k_qwen"))
+    parameters = shapes.of_model("Qwen/Qwen2.5-1.5B").parameters
+    assert found["fine-tuning"].flops == training_flops(parameters, found["fine-tuning"].tokens)
+    assert found["fine-tuning"].tokens == 2 * 4_000 * 3 * (150 + 180)  # tuned and control, three epochs
+    assert found["KL"].flops == forward_flops(parameters, 2 * found["KL"].tokens)  # policy and base
+    assert found["KL"].tokens == 3 * 1_319 * 8 * (150 + 180)
+    drawn = 4_000 * 16 + 1_319 * 64 + 3 * 1_319 * (1 + 8)  # pool, Best-of-N, policies greedily and sampled
+    assert found["generation"].tokens == drawn * 180
+
+
+REAL = ["gsm8k_qwen", "gsm8k_reward_model", "math_llama", "code_qwen", "helpful_ultrafeedback"]
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_every_real_experiment_fits_a_gpu_of_80_gb(name):
+    found = of(f"experiment={name}")
+    assert found.bytes < GPUS["a100"].memory
+    assert "name" not in " ".join(found.notes)  # no size is guessed from a name
+
+
+def test_what_does_not_fit_is_said():
+    with pytest.raises(BenchError, match=r"leaves vLLM 11\.2 GiB of size\.gpu=4090, and the model with one sequence"):
+        of("experiment=math_llama", gpu="4090")
+    with pytest.raises(BenchError, match=r"task\.train_prompts=null asks for all prompts"):
+        of("experiment=gsm8k_qwen", "task.train_prompts=null")
+    with pytest.raises(BenchError, match=r"size\.gpu=b900 is not known; it is one of cpu, h200"):
+        machine("b900")
+
+
+def test_memory_falls_with_checkpointing_four_bits_and_shards():
+    shape = shapes.of_model("meta-llama/Llama-3.1-8B-Instruct")
+    whole = memory.training(shape, memory.Training(4, 1_024))
+    saved = memory.training(shape, memory.Training(4, 1_024, checkpointing=True))
+    accumulated = memory.training(shape, memory.Training(4, 1_024, checkpointing=True, accumulation=2))
+    adapter = memory.training(shape, memory.Training(4, 1_024, checkpointing=True, learnt=42_000_000))
+    four = memory.training(shape, memory.Training(4, 1_024, checkpointing=True, learnt=42_000_000, four_bit=True))
+    split = memory.training(shape, memory.Training(4, 1_024, checkpointing=True, shards=8))
+    assert whole > saved > adapter > four
+    assert split < saved / 4
+    assert accumulated > 16 * shape.parameters  # 4 of each weight, gradient and AdamW's two numbers
+
+
+def test_paper_scale_sweeps_are_planned_without_the_hub(monkeypatch):
+    from bench import plan
+
+    monkeypatch.setattr("bench.hub.snapshot", lambda *_, **__: pytest.fail("asked the hub"))
+    monkeypatch.setattr("bench.tasks.rows_task.from_hub", lambda *_, **__: pytest.fail("asked the hub"))
+    found = cells(["sweep=paper_kl_frontier", "seed=0", "temperature=1.0", "selection=softmax"], str(CONF))
+    assert found is not None
+    assert [cell.cfg.num_completions for cell in found] == [4, 16, 64]
+    work = plan.work(found)
+    assert (work.pools, work.trainings) == (1, 6)
+    assert work.completions > 64 * 4_000
+    assert all(cell.cfg.name == "paper_kl_frontier" for cell in found)
+
+
+def test_an_unknown_number_of_prompts_is_said_not_counted(monkeypatch):
+    from bench import plan
+
+    monkeypatch.setattr("bench.tasks.rows_task.from_hub", lambda *_, **__: pytest.fail("asked the hub"))
+    found = Cell("", composed("experiment=gsm8k_qwen", "task.train_prompts=null"), ())
+    assert plan.work([found]).unknown == ("task.train_prompts",)
+    text = plan.summary([found])
+    assert "unknown number of prompts until the data is there: task.train_prompts=null" in text
+    assert "  completions                unknown       unknown" in text
+
+
+def test_every_small_sweep_that_makes_sense_has_a_real_twin():
+    twins = {path.stem.removeprefix("paper_") for path in Path(CONF, "sweep").glob("paper_*.yaml")}
+    assert {"num_completions_by_temperature", "kl_frontier", "rounds", "selection_methods"} <= twins
