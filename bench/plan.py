@@ -175,7 +175,7 @@ def _rounds(cfg: dict[str, Any]) -> list[tuple[Hashable, ...]]:
 
 def _hybrid(cfg: dict[str, Any]) -> tuple[int, list[tuple[Hashable, ...]]]:
     """How many prompts a hybrid samples, and what each training of its probe depends on beside the base and seed."""
-    procedure, prompts = cfg["procedure"], prompts_in(cfg["task"], "train")
+    procedure, prompts = cfg["procedure"], prompts_in(cfg["task"], "train") or 0
     share = procedure["easy_share"] if procedure["hard"] == "sample" else 1
     judges = 0 < procedure["easy_share"] < 1 and procedure["easy_by"] in NEEDS_PROBE
     if not judges and (share == 1 or procedure["sample_from"] == "base"):
