@@ -79,7 +79,7 @@ def of(rows: Any, x: str, y: str, **wanted: Any) -> set[tuple[float, float]]:
 
 def test_which_figures_the_records_hold(one, swept, selected):
     assert {figure.name for figure in figures([one])} == ALONE
-    assert {figure.name for figure in figures(swept)} == ALONE - {"break_even"} | {"accuracy_by_n"}
+    assert {figure.name for figure in figures(swept)} == ALONE - {"break_even"} | {"accuracy_by_n", "pessimism_by_n"}
     assert {figure.name for figure in figures(selected)} == ALONE - {"break_even"} | {"selection"}
     assert [figure.name for figure in of_one_run(one)] == ["frontier"]
 
