@@ -257,7 +257,7 @@ def test_prune_waits_for_no_run_and_takes_nothing_from_one(tmp_path: Path):
         shout(POLICY, word="new")
         refused = command(store, "prune", "--outputs", str(outputs), "--delete")
         assert refused.returncode == 1
-        assert "a run is using --store" in refused.stderr
+        assert f"a run is using store={tmp_path}" in refused.stderr
         assert len(list(store.root.glob(f"*/**/{MANIFEST}"))) == 2
     assert command(store, "prune", "--outputs", str(outputs), "--delete").returncode == 0
     assert len(list(store.root.glob(f"*/**/{MANIFEST}"))) == 1

@@ -333,7 +333,7 @@ def test_a_plan_counts_all_prompts_where_no_number_is_given(tmp_path: Path) -> N
     task: Any = OmegaConf.to_container(composed("task=gsm8k", f"task.path={folder}").task, resolve=True)
     assert prompts_in(task, "test") == 10
     assert prompts_in(task | {"test_prompts": 4}, "test") == 4
-    assert prompts_in({"_target_": "anything"}, "test") == 0
+    assert prompts_in({"_target_": "anything"}, "test") is None  # of the hub, perhaps
 
 
 def test_a_policy_that_is_pretrained_on_its_task_says_so_where_there_is_no_corpus() -> None:
