@@ -26,7 +26,6 @@ from bench.generation.stopped import Piece, stopped
 from bench.scoring.preparing import prepared
 from bench.scoring.self_consistency import self_consistency
 from bench.seeds import generator
-from bench.selection import matched_random
 from bench.selection.evidence import evidence_for
 from bench.selection.prompt_filter import prompts_dropped
 from bench.tasks import Task
@@ -70,6 +69,11 @@ class Plan:
         for name, value in (hard if self.allocate == "hard" else {"num_completions": self.num_completions}).items():
             if value % self.block and not self.is_fixed:
                 raise BenchError(f"procedure.block={self.block} is not allowed with {name}={value}: it must divide it.")
+        if self.stop == "accepted" and self.enough > self.limit:
+            raise BenchError(
+                f"procedure.enough={self.enough} is not allowed: no prompt has more than {self.limit} samples, so that "
+                "none would ever stop."
+            )
         if self.allocate == "hard" and not self.look <= self.num_completions <= self.most:
             raise BenchError(
                 f"num_completions={self.num_completions} is not allowed with procedure.allocate=hard: it must lie "
@@ -96,7 +100,7 @@ def adaptively(
     block: Count,
     num_completions: int,
     baseline_completions: int,
-    control: str,
+    control: Annotated[str, one_of("none")],
     split: str,
     seed: int,
 ) -> Results:
@@ -111,10 +115,10 @@ def adaptively(
     samples of a prompt: 1 draws no sample too many, more of them keep an engine busier.
 
     Sample i of a prompt is sample i of the pool of fixed N with this seed. The selection sees accepted completions of
-    the prompts that the filter leaves. The control ("matched") keeps as many completions of the same prompts among all
-    that were drawn of them, without looking at the reward, though the reward said how many were drawn. Held-out prompts
-    have pools of fixed N as ever. BenchError for a scorer that compares a prompt's samples, and for an engine that
-    can't leave out the samples before a given one.
+    the prompts that the filter leaves. There is no random twin (control must be none): where acceptance says how many
+    samples a prompt has, the accepted are over-represented among them, and a random choice is not without the reward.
+    Held-out prompts have pools of fixed N as ever. BenchError for a scorer that compares a prompt's samples, and for an
+    engine that can't leave out the samples before a given one.
     """
     plan = Plan(stop, enough, accept_above, allocate, num_completions, look, most, block)
     plan.check()
@@ -129,8 +133,6 @@ def adaptively(
     accepted = np.where(left > accept_above, left, np.nan)
     evidence = evidence_for(selection, pool, task, base)
     selections = {"tuned": selection(accepted, generator(seed, "selection"), **evidence)}  # [K]
-    if control == "matched":
-        selections["control"] = matched_random(selections["tuned"], left, generator(seed, "control"))  # [K]
 
     policies = {"base": base}
     policies |= {arm: training(base, train, pool, chosen, seed=seed) for arm, chosen in selections.items()}

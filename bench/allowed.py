@@ -41,7 +41,8 @@ def number(low: float = -math.inf, high: float = math.inf, *, open_low: bool = F
 
 
 def one_of(*choices: str) -> Rule:
-    return Rule(lambda value: isinstance(value, str) and value in choices, f"one of {', '.join(choices)}")
+    words = f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
+    return Rule(lambda value: isinstance(value, str) and value in choices, words)
 
 
 def some_of(*choices: str) -> Rule:

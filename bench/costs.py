@@ -142,7 +142,7 @@ def reward_training_flops(results: Results, uses: Sequence[Use]) -> float:
     trained = [use for use in uses if use.stage in ("train_reward_model", "train_process_reward_model")]
     if results.hybrid is not None:  # its gate likewise: the probe, and the demonstrations read
         trained += probe_uses(results.hybrid, uses)
-        drawn += [use for use in uses if use.stage == "teacher_forced"]
+        drawn += [use for use in uses if use.stage == "teacher_forced" and results.hybrid.judged_by_nll]
     return _total("flops", [*drawn, *scored]) + _total("train_flops", trained)
 
 

@@ -8,6 +8,7 @@ from bench.allowed import one_of
 
 GATES = ("final_nll", "nll_drop", "initial_nll", "probe_solves", "random")
 EasyBy = Annotated[str, one_of(*GATES)]
+READS = ("final_nll", "nll_drop", "initial_nll")
 NEEDS_PROBE = ("final_nll", "nll_drop", "probe_solves")
 
 

@@ -20,7 +20,7 @@ from bench.demonstrations import demonstrations, nll_per_token
 from bench.errors import BenchError
 from bench.evaluation.heldout import Outcomes, grade
 from bench.experiment import Results
-from bench.gate import NEEDS_PROBE, EasyBy, easiest, easiness, samples_paid
+from bench.gate import NEEDS_PROBE, READS, EasyBy, easiest, easiness, samples_paid
 from bench.generation.pooled import pooled
 from bench.generation.scattered import scattered
 from bench.logprobs import sequence_logprobs
@@ -59,6 +59,7 @@ class Hybrid:
     solved: np.ndarray | None  # [M] 0/1, whether the probe's greedy sample passes, where the gate asks for it
     greedy: tuple[Completions, ...]  # those samples
     easy: np.ndarray  # [M] bool
+    judged_by_nll: bool  # whether the gate looked at it: else reading the demonstrations is nothing that it cost
     source: np.ndarray  # [M] what a prompt gave to the training: demonstration, samples, fallback, hinted or nothing
     samples: Drawn | None  # of the hard prompts
     hinted: Drawn | None  # of those that no sample solved, with the answer as a hint
@@ -121,8 +122,13 @@ def with_demonstrations(
 
     There is no random twin within a run (control must be none): the control of a gate is easy_by "random".
     """
-    _refuse(task, easy_share=easy_share, hard=hard, fallback=fallback)
+    _refuse(task, fallback=fallback)
     train, test = task.prompts("train"), task.prompts(split)
+    if hard == "drop" and round(easy_share * len(train)) == 0:
+        raise BenchError(
+            f"procedure.easy_share={easy_share} is not allowed with procedure.hard=drop: of {len(train)} prompts none "
+            "would be left."
+        )
     base = policy(task)
     scoring = prepared(scoring, base=base, task=task, generation=generation)
     written = demonstrations(task, train, base, foreign=foreign, noise=noise, seed=seed)  # [M, 1]
@@ -216,6 +222,7 @@ def with_demonstrations(
         solved=solved,
         greedy=tuple(pool for _, pool in greedy),
         easy=easy,
+        judged_by_nll=gated and easy_by in READS,
         source=source,
         samples=samples,
         hinted=hinted,
@@ -251,10 +258,8 @@ def in_order(parts: list[Selection]) -> Selection:
     return Selection(row[order].astype(int), column[order].astype(int), weight[order])
 
 
-def _refuse(task: Task, *, easy_share: float, hard: str, fallback: str) -> None:
+def _refuse(task: Task, *, fallback: str) -> None:
     if not hasattr(task, "demonstrations_of"):
         raise BenchError(f"task={task.name} has no demonstrations, which procedure=hybrid trains on.")
     if fallback == "rationalise" and not hasattr(task, "with_hint"):
         raise BenchError(f"procedure.fallback=rationalise is not allowed: task={task.name} can't word a hint.")
-    if hard == "drop" and easy_share == 0:
-        raise BenchError("procedure.easy_share=0 is not allowed with procedure.hard=drop: no prompt would be left.")

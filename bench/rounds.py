@@ -12,6 +12,7 @@ import numpy as np
 from bench.allowed import Count, one_of
 from bench.artifacts import Completions, Policy, Rewards, Selection
 from bench.balance import Adapted, with_threshold
+from bench.errors import BenchError
 from bench.evaluation.heldout import Outcomes, grade
 from bench.experiment import Results
 from bench.generation.pooled import pooled
@@ -83,6 +84,8 @@ def in_rounds(
     ("matched") goes through rounds of its own: it draws from its own last policy and trains, in every round, on as many
     completions of the same prompts as the tuned one, chosen without the reward.
     """
+    if adapt is not None and not callable(adapt):
+        raise BenchError(f"procedure.adapt={adapt} is not allowed: it must be null or a function, as in b_star.")
     train, test = task.prompts("train"), task.prompts(split)
     base = policy(task)
     scoring = prepared(scoring, base=base, task=task, generation=generation)

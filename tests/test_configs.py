@@ -13,6 +13,7 @@ LED_BY_WANDB = set(CONF.glob("sweep/wandb_*.yaml"))  # tests/test_wandb_sweeps.p
 CHOICES = sorted((path.parent.name, path.stem) for path in {*CONF.glob("*/*.yaml")} - LED_BY_WANDB)
 BESIDE = {
     ("generation", "openai"): ["policy=folder"],  # a server's policy lies somewhere, which policy.path says
+    ("procedure", "adaptive"): ["control=none"],
     ("procedure", "hybrid"): ["control=none"],  # the random twin of a gate is a run of its own
     ("scoring", "unit_tests"): ["task=list_programs"],  # programs are what it runs
 }

@@ -333,8 +333,9 @@ def test_the_ends_and_dropping_the_hard(few_prompts, monkeypatch):
     dropped = Parts(few_prompts, monkeypatch, RIGHT)
     dropped.run(hard="drop")
     assert dropped.last() == EASY
-    with pytest.raises(BenchError, match="no prompt would be left"):
-        dropped.run(hard="drop", easy_share=0.0)
+    for share in (0.0, 0.01):
+        with pytest.raises(BenchError, match="of 7 prompts none would be left"):
+            dropped.run(hard="drop", easy_share=share)
 
 
 def test_the_probe_trains_an_epoch_at_a_time_and_then_draws(few_prompts, monkeypatch):

@@ -36,7 +36,7 @@ def hybrid_counts(results: Results, task: Task, uses: Sequence[Use]) -> dict[str
     tokens = sum(_tokens_paid(one) for one in several) + sum(float(one.length.sum()) for one in hybrid.greedy)
     trained = probe_uses(hybrid, uses)
     train_flops = _total("train_flops", trained)
-    read = [use for use in unique(uses) if use.stage == "teacher_forced"]
+    read = [use for use in unique(uses) if use.stage == "teacher_forced"] if hybrid.judged_by_nll else []
     base = results.policies["base"]
     sampled = [use for use in unique(uses) if f"{use.key}/{use.part}" in stored(hybrid)]
     sampling = forward_flops(policies.count_parameters(base), tokens + _total("prompt_tokens", sampled))
