@@ -1,8 +1,8 @@
 """Adaptive sampling: how many samples a training prompt gets depends on what its samples were.
 
-python -m bench procedure=adaptive num_completions=64                                    stop at the first accepted
-python -m bench procedure=adaptive procedure.allocate=hard num_completions=4             4 a prompt, most to the hard
-python -m bench procedure=adaptive procedure.stop=none num_completions=4                 the same 4 for every prompt
+python -m bench procedure=adaptive control=none num_completions=64                   stop at the first accepted
+python -m bench procedure=adaptive control=none procedure.allocate=hard              16 a prompt, most to the hard
+python -m bench procedure=adaptive control=none procedure.stop=none                  the same 16 for every prompt
 """
 
 import functools
