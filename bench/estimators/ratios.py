@@ -43,7 +43,8 @@ def ratio_of_means(
     if not _resolved(pairs[:, 1], level):
         return UNDEFINED
     means = resampled_means(pairs, rng, resamples=resamples)
-    ratios = means[:, 0] / means[:, 1]
+    with np.errstate(divide="ignore", invalid="ignore"):  # resamples without a gain to divide by have no ratio
+        ratios = means[:, 0] / means[:, 1]
     tail = _expanded_tail(len(pairs), level)
     low, high = np.quantile(ratios, [tail, 1 - tail])
     top, bottom = pairs.mean(axis=0)
