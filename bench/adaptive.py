@@ -8,7 +8,7 @@ python -m bench procedure=adaptive control=none procedure.stop=none             
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -19,8 +19,8 @@ from bench.errors import BenchError
 from bench.estimators.allocation import BetaPrior, beta_prior, expected_gains
 from bench.estimators.allocation import allocate as by_gain
 from bench.estimators.arrays import StoppedOutcomes
-from bench.evaluation.heldout import Outcomes, grade
-from bench.experiment import Results
+from bench.evaluation.heldout import Outcomes
+from bench.experiment import Results, trained_and_judged
 from bench.generation.pool import Engine, sharing
 from bench.generation.stopped import Piece, stopped
 from bench.scoring.preparing import prepared
@@ -122,7 +122,7 @@ def adaptively(
     """
     plan = Plan(stop, enough, accept_above, allocate, num_completions, look, most, block)
     plan.check()
-    train, test = task.prompts("train"), task.prompts(split)
+    train = task.prompts("train")
     _check_engine(generation, plan)
     _check_scorer(scoring, plan)
     base = policy(task)
@@ -133,26 +133,23 @@ def adaptively(
     accepted = np.where(left > accept_above, left, np.nan)
     evidence = evidence_for(selection, pool, task, base)
     selections = {"tuned": selection(accepted, generator(seed, "selection"), **evidence)}  # [K]
-
-    policies = {"base": base}
-    policies |= {arm: training(base, train, pool, chosen, seed=seed) for arm, chosen in selections.items()}
-    outcomes = {
-        arm: evaluation(tuned, base, test, generation, scoring, task, seed=seed) for arm, tuned in policies.items()
-    }
-    baseline = generation(test, base, num_completions=max(num_completions, baseline_completions), seed=seed)
-    return Results(
-        train=train,
-        pool=pool,
-        rewards=rewards,
-        prompts_filtered=prompts_dropped(rewards.value, left),
-        selections=selections,
-        policies=policies,
+    results = trained_and_judged(
+        task,
+        base,
+        pool,
+        rewards,
+        prompts_dropped(rewards.value, left),
+        selections,
+        generation,
+        scoring,
+        training,
+        evaluation,
+        num_completions=num_completions,
+        baseline_completions=baseline_completions,
         split=split,
-        test=test,
-        outcomes=outcomes,
-        best_of_n=grade(test, baseline, scoring, task),
-        plan=plan,
+        seed=seed,
     )
+    return replace(results, plan=plan)
 
 
 def sample(

@@ -79,7 +79,7 @@ def run(
     temperature and top-p. All are judged on the prompts of `split`: "test", or "validation" where many runs are
     compared to choose one of them.
     """
-    train, test = task.prompts("train"), task.prompts(split)
+    train = task.prompts("train")
     base = policy(task)
     scoring = prepared(scoring, base=base, task=task, generation=generation)  # one that learns, does so here
 
@@ -91,6 +91,43 @@ def run(
     if control == "matched":
         selections["control"] = matched_random(selections["tuned"], eligible, generator(seed, "control"))  # [K]
 
+    return trained_and_judged(
+        task,
+        base,
+        pool,
+        rewards,
+        prompts_dropped(rewards.value, eligible),
+        selections,
+        generation,
+        scoring,
+        training,
+        evaluation,
+        num_completions=num_completions,
+        baseline_completions=baseline_completions,
+        split=split,
+        seed=seed,
+    )
+
+
+def trained_and_judged(
+    task: Task,
+    base: Policy,
+    pool: Completions,
+    rewards: Rewards,
+    prompts_filtered: int,
+    selections: dict[str, Selection],
+    generation: Callable[..., Completions],
+    scoring: Callable[..., Rewards],
+    training: Callable[..., Policy],
+    evaluation: Callable[..., Outcomes],
+    *,
+    num_completions: int,
+    baseline_completions: int,
+    split: str,
+    seed: int,
+) -> Results:
+    """Fine-tune the base on each selection's cells of the pool [M, N]; judge all beside Best-of-N of the base."""
+    train, test = task.prompts("train"), task.prompts(split)
     policies = {"base": base}
     policies |= {arm: training(base, train, pool, chosen, seed=seed) for arm, chosen in selections.items()}
     outcomes = {
@@ -101,7 +138,7 @@ def run(
         train=train,
         pool=pool,
         rewards=rewards,
-        prompts_filtered=prompts_dropped(rewards.value, eligible),
+        prompts_filtered=prompts_filtered,
         selections=selections,
         policies=policies,
         split=split,

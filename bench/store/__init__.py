@@ -188,8 +188,7 @@ class Store:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                waiting = f"waiting for process {file.read() or '?'}, which is making {address.stage} {address.key[:8]}"
-                with said_after(PATIENCE, waiting):
+                with said_after(PATIENCE, f"waiting for process {file.read() or '?'}, which makes {address.folder}"):
                     fcntl.flock(file, fcntl.LOCK_EX)
             file.truncate(0)
             file.write(str(os.getpid()))
