@@ -1,8 +1,10 @@
 """Policies by folder, by hub id or pretrained here; a Policy is an address, these functions load what lies there."""
 
+import contextlib
 import functools
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -197,9 +199,18 @@ def load_tokenizer(policy: Policy) -> Any:
     """The policy's tokenizer, whose chat template knows the policy's system prompt and thinking mode."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(policy.path, trust_remote_code=policy.trust_remote_code)
+    with _trusted_or_said(policy):
+        tokenizer = AutoTokenizer.from_pretrained(policy.path, trust_remote_code=policy.trust_remote_code)
     chat.set_defaults(tokenizer, system=policy.system, thinking=policy.thinking)
     return tokenizer
+
+
+def load_config(policy: Policy) -> Any:
+    """The configuration of a whole model."""
+    from transformers import AutoConfig
+
+    with _trusted_or_said(policy):
+        return AutoConfig.from_pretrained(policy.path, trust_remote_code=policy.trust_remote_code)
 
 
 def load_model(policy: Policy, *, dtype: str = "float32", device: str = "cpu", four_bit: bool = False) -> Any:
@@ -218,18 +229,30 @@ def load_model(policy: Policy, *, dtype: str = "float32", device: str = "cpu", f
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=how["dtype"]
         )
         how["device_map"] = {"": 0}
-    try:
+    with _trusted_or_said(policy):
         model: Any = AutoModelForCausalLM.from_pretrained(
             policy.path, trust_remote_code=policy.trust_remote_code, **how
         )
+    return (model if four_bit else model.to(device)).eval()
+
+
+@contextlib.contextmanager
+def _trusted_or_said(policy: Policy) -> Iterator[None]:
+    with refusing_code(policy.path, "policy.trust_remote_code=true"):
+        yield
+
+
+@contextlib.contextmanager
+def refusing_code(place: str | Path, setting: str) -> Iterator[None]:
+    """Around the loading of a model: BenchError that names the setting where it has code that is not trusted."""
+    try:
+        yield
     except ValueError as error:
         if "trust_remote_code" not in str(error):
             raise
         raise BenchError(
-            f"The model in {policy.path} brings Python code of its own, which is not run unless you trust it: "
-            "policy.trust_remote_code=true."
+            f"The model in {place} brings Python code of its own, which is not run unless you trust it: {setting}."
         ) from error
-    return (model if four_bit else model.to(device)).eval()
 
 
 def count_parameters(policy: Policy) -> int:
