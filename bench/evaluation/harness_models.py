@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import metadata
 from typing import Any, cast
@@ -40,6 +40,7 @@ def on_vllm(policy: Policy, options: Options) -> Any:
         lora_rank=adapter.room if adapter else 0,
         trust_remote_code=policy.trust_remote_code,
     )
+    import torch
     from lm_eval.models.huggingface import HFLM
 
     tokenizer = policies.load_tokenizer(policy)
@@ -62,7 +63,21 @@ def on_vllm(policy: Policy, options: Options) -> Any:
     # every template that thinking is None.
     model.tokenizer = tokenizer
     model.apply_chat_template = HFLM.apply_chat_template.__get__(model)
+    if adapter is not None and not torch.cuda.is_available():
+        model._model_generate = _prompts_alone(model._model_generate)
     return model
+
+
+def _prompts_alone(ask: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    """On a CPU vLLM's engine dies where it reads several prompts for their log-probabilities, one with an adapter: it
+    takes their tokens for as many requests. One prompt alone is read rightly."""
+
+    def alone(requests: list[list[int]], generate: bool = False, sampling_params: Any = None) -> list[Any]:
+        if generate:
+            return ask(requests, generate=True, sampling_params=sampling_params)
+        return [one for ids in requests for one in ask([ids])]
+
+    return alone
 
 
 def close(model: Any) -> None:
