@@ -16,8 +16,11 @@ class HalvedConfig(LlamaConfig):
 class HalvedModel(LlamaModel):
     config_class = HalvedConfig
 
-    def forward(self, *args, **kwargs):
-        found = super().forward(*args, **kwargs)
+    # vLLM reads the arguments' names
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None, inputs_embeds=None, **others):
+        found = super().forward(
+            input_ids, attention_mask=attention_mask, position_ids=position_ids, inputs_embeds=inputs_embeds, **others
+        )
         if isinstance(found, tuple):
             return (found[0] / 2, *found[1:])
         found.last_hidden_state = found.last_hidden_state / 2
