@@ -54,6 +54,6 @@ def figures(runs: Sequence[Run]) -> list[Figure]:
 
 
 def of_one_run(run: Run) -> list[Figure]:
-    """Those of its own folder: its frontier, what is known of a scorer that is not gold, policies along the training."""
+    """Those of its own folder: its frontier, what is known of a scorer that is not gold, the way of its training."""
     made = [*frontiers(grouped([run])), reward_diagnostics([run]), training_figure(run)]
     return [figure for figure in made if figure is not None]
