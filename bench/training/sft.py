@@ -94,7 +94,7 @@ def fine_tune(
     On a CPU the result is the same bit for bit for equal inputs, seed and thread count.
     Rows of weight 0 are left out. Raises BenchError where nothing is left, or where the loss stops being a number.
     """
-    _check_settings(batch_size, micro_batch_size, processes, fsdp, scheduler, warmup)
+    _check_settings(batch_size, micro_batch_size, processes, fsdp, lora, scheduler, warmup)
     recipe = Recipe(
         epochs=epochs,
         learning_rate=learning_rate,
@@ -222,6 +222,7 @@ def _check_settings(
     micro_batch_size: int | None,
     processes: int,
     fsdp: bool,
+    lora: Lora | None,
     scheduler: str,
     warmup: float,
 ) -> None:
@@ -241,3 +242,8 @@ def _check_settings(
         )
     if fsdp and processes == 1:
         raise BenchError("training.fsdp=true needs training.processes of 2 or more, among which to share the weights.")
+    if fsdp and lora is not None and lora.four_bit:
+        raise BenchError(
+            "training.fsdp=true is not allowed with training.lora.four_bit=true: 4-bit weights can't be shared out, "
+            "each process holds them all; set one of the two to false."
+        )

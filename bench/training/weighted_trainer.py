@@ -19,6 +19,7 @@ from bench.errors import BenchError
 from bench.processes import rank
 from bench.seeds import small_seed
 from bench.training import checkpoints
+from bench.training.lora import is_frozen
 from bench.training.packing import IGNORED, count_tokens, of_examples, packed, refuse_where_examples_meet
 from bench.training.recipe import Recipe
 
@@ -118,11 +119,13 @@ def _whole() -> None:
 
 
 def _gathered(model: Any) -> dict[str, Any]:
-    """A sharded model's whole weights by name, on the first process; all take part, one weight after another."""
+    """A sharded model's whole weights by name, those that are trained, on the first process; all take part."""
     from torch.distributed.tensor import DTensor
 
     weights = {}
     for name, share in model.state_dict().items():
+        if is_frozen(model, name):
+            continue
         whole = share.full_tensor() if isinstance(share, DTensor) else share
         if rank() == 0:
             weights[name] = whole.detach().cpu()
