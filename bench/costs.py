@@ -133,7 +133,9 @@ def reward_parameters(results: Results, uses: Sequence[Use]) -> float:
 def reward_training_flops(results: Results, uses: Sequence[Use]) -> float:
     """Of the training of the scorer's models and of a gate's probe, and of the samples drawn and scored beside the
     pools: for them alone, or to choose how rounds go on."""
-    graded = [graded for outcomes in results.outcomes.values() for graded in (outcomes.greedy, outcomes.sampled)]
+    along = results.along_training.outcomes.values() if results.along_training is not None else ()
+    judged = [*results.outcomes.values(), *(one for path in along for one in path.values())]
+    graded = [graded for outcomes in judged for graded in (outcomes.greedy, outcomes.sampled)]
     pools = [results.pool, results.best_of_n.completions, *(one.completions for one in graded)]
     pools += [one.pool for one in results.rounds]
     measured = frozenset().union(*(pool.stored_as for pool in pools))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
+from bench.evaluation.along_training import AlongTraining, judged_along
 from bench.evaluation.heldout import Graded, Outcomes, grade
 from bench.scoring.preparing import prepared
 from bench.seeds import generator
@@ -36,6 +37,7 @@ class Results:
     test: Prompts  # which are these
     outcomes: dict[str, Outcomes]  # base, tuned, control (likewise)
     best_of_n: Graded  # the base's held-out pool, drawn with the run's own sampler
+    along_training: AlongTraining | None = None  # policies on the way to those, on validation; None: none were kept
     rounds: "tuple[Round, ...]" = ()  # of bench.rounds: tuned and control of each; one experiment alone has none
     plan: "Plan | None" = None  # of bench.adaptive: what decided how many samples each training prompt got
     hybrid: "Hybrid | None" = None  # of bench.hybrid: which prompts kept their demonstrations, and what others cost
@@ -145,4 +147,5 @@ def trained_and_judged(
         test=test,
         outcomes=outcomes,
         best_of_n=grade(test, baseline, scoring, task),
+        along_training=judged_along(policies, task, generation, scoring, evaluation, seed=seed),
     )

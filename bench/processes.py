@@ -56,6 +56,13 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def device() -> str:
+    """The torch device of this process: a GPU of its own where there are any."""
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
 def _check_devices(setting: str, processes: int) -> None:
     import torch
 

@@ -16,7 +16,8 @@ from bench.artifacts import Completions, Prompts, Selection
 from bench.estimators.best_of_n import majority_method
 from bench.evaluation import summary
 from bench.evaluation.adaptive import adaptive_counts
-from bench.evaluation.cells import Cell, per_prompt, powers_of_two, spread
+from bench.evaluation.along_training import along_counts
+from bench.evaluation.cells import Cell, of_training, per_prompt, powers_of_two, spread
 from bench.evaluation.generators import generator_counts
 from bench.evaluation.hybrid import hybrid_counts, hybrid_rows
 from bench.evaluation.reward_diagnostics import diagnose
@@ -35,7 +36,8 @@ SAMPLE_PROMPTS = 20  # prompts of which samples.parquet shows every completion
 def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.Use]) -> dict[str, Any]:
     """Write every record, metrics.json last: a folder that has it is complete. Returns the metrics."""
     cells = per_prompt(results, num_completions=cfg.num_completions)
-    rows = summary.curves(cells, seed=cfg.seed)
+    along = of_training(results.along_training)
+    rows = summary.curves(cells, seed=cfg.seed) + (summary.curves(along, seed=cfg.seed) if along else [])
     of_scorer, diagnostics = diagnose(results.best_of_n, seed=cfg.seed)
     task = instantiate(cfg.task, _convert_="all")
     metrics = {
@@ -51,6 +53,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         **hybrid_counts(results, task, uses),
         **generator_counts(results, task, uses),
         **adaptive_counts(results, seed=cfg.seed),
+        **along_counts(results.along_training),
         **_below_k(cfg, results.selections["tuned"]),
         **of_scorer,
         **costs.by_lineage(uses),
@@ -61,6 +64,8 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     _write_table(folder / "per_prompt.parquet", _long(cells, results.test.id))
     _write_table(folder / "samples.parquet", _samples(results, task))
     _write_table(folder / "diagnostics.parquet", diagnostics)
+    if results.along_training is not None:
+        _write_table(folder / "validation.parquet", _long(along, results.along_training.prompts.id))
     if results.hybrid is not None:
         _write_table(folder / "hybrid.parquet", hybrid_rows(results))
     store.write_durably(folder / "lineage.json", json.dumps(store.lineage(uses), indent=1))

@@ -16,6 +16,7 @@ PARTS = (
     "procedure",  # what calls the others with RUN_SETTINGS
 )
 RUN_SETTINGS = ("num_completions", "baseline_completions", "control", "split", "seed")
+KEEPING = ("bench.experiment.run", "bench.adaptive.adaptively")  # procedures that judge policies on the way, too
 PLACES = ("store", "outputs", "tracking")  # where a run's files lie: not part of what it is
 RULES = {
     "name": PLAIN_NAME,
@@ -96,6 +97,8 @@ def check(cfg: DictConfig) -> None:
             f"procedure.stop={cfg.split} is not allowed with split={cfg.split}: the prompts that say when to stop must "
             "not be those that policies are judged on."
         )
+    if cfg.training.get("keep_every") is not None:
+        _refuse_no_way_to_judge(cfg)
     if "allocate" in cfg.procedure:
         from bench.adaptive import Plan  # whose fields are settings of the procedure, and N
 
@@ -129,6 +132,19 @@ def check(cfg: DictConfig) -> None:
             f"selection.k={k} is more than the pool holds: {prompts} prompts x {cfg.num_completions} completions = "
             f"{prompts * cfg.num_completions}."
         )
+
+
+def _refuse_no_way_to_judge(cfg: DictConfig) -> None:
+    """Where policies that a training keeps on the way could not be judged."""
+    kept = f"training.keep_every={cfg.training.keep_every} is not allowed with"
+    if cfg.procedure["_target_"] not in KEEPING:
+        raise BenchError(
+            f"{kept} procedure={cfg.procedure['_target_'].split('.')[-2]}, which judges the last policy of a training "
+            "alone; set it to null, or use procedure=single or adaptive."
+        )
+    prompts = _value(cfg, "task.validation_prompts")
+    if prompts not in (ABSENT, None) and prompts < 2:
+        raise BenchError(f"{kept} task.validation_prompts={prompts}: they are judged on those, and intervals need 2.")
 
 
 def _check_node(key: str, node: Any) -> None:

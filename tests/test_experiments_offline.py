@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import families
@@ -137,10 +138,11 @@ def test_a_missing_data_set_is_one_sentence(models, tmp_path):
         run(tmp_path, *asked, "task.path=nowhere")
 
 
-def test_four_bits_without_a_gpu_are_one_sentence(models, tmp_path):
+def test_four_bits_without_their_package_are_one_sentence(models, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
     rows = made.write(tmp_path / "rows", train=made.math_train(24), test=made.math500(8))
     asked = [*SMALL, KEEPS_SOME, "~selection.every_step", "policy=folder", f"policy.path={models['llama_3']}"]
-    with pytest.raises(BenchError, match=r"training\.lora\.four_bit=true needs CUDA"):
+    with pytest.raises(BenchError, match=r"training\.lora\.four_bit=true needs bitsandbytes"):
         run(tmp_path, "experiment=math_llama", *asked, f"task.path={rows}", "training.lora.four_bit=true")
 
 

@@ -9,6 +9,7 @@ SPEED_ONLY = ("micro_batch_size", "gradient_checkpointing", "packing", "checkpoi
 SINCE = {
     "lora": None,
     "precision": "auto",
+    "keep_every": None,
 }  # settings that are younger than keys in users' stores: absent where as here
 
 
@@ -28,6 +29,7 @@ class Recipe:
     packing: bool
     precision: str
     lora: Lora | None
+    keep_every: int | None  # updates
     checkpoint_every: int | None  # updates
     processes: int
     fsdp: bool
