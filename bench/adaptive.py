@@ -8,7 +8,7 @@ python -m bench procedure=adaptive control=none procedure.stop=none             
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -133,7 +133,7 @@ def adaptively(
     accepted = np.where(left > accept_above, left, np.nan)
     evidence = evidence_for(selection, pool, task, base)
     selections = {"tuned": selection(accepted, generator(seed, "selection"), **evidence)}  # [K]
-    results = trained_and_judged(
+    return trained_and_judged(
         task,
         base,
         pool,
@@ -148,8 +148,8 @@ def adaptively(
         baseline_completions=baseline_completions,
         split=split,
         seed=seed,
+        procedure=plan,
     )
-    return replace(results, plan=plan)
 
 
 def sample(

@@ -18,8 +18,8 @@ from bench.allowed import TRUE_OR_FALSE, Count, number, one_of, or_null, whole
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
 from bench.demonstrations import demonstrations, nll_per_token
 from bench.errors import BenchError
-from bench.evaluation.heldout import Outcomes, grade
-from bench.experiment import Results
+from bench.evaluation.heldout import Outcomes
+from bench.experiment import Results, trained_and_judged
 from bench.gate import NEEDS_PROBE, READS, EasyBy, easiest, easiness, samples_paid
 from bench.generation.pooled import pooled
 from bench.generation.scattered import scattered
@@ -123,7 +123,7 @@ def with_demonstrations(
     There is no random twin within a run (control must be none): the control of a gate is easy_by "random".
     """
     _refuse(task, fallback=fallback)
-    train, test = task.prompts("train"), task.prompts(split)
+    train = task.prompts("train")
     if hard == "drop" and round(easy_share * len(train)) == 0:
         raise BenchError(
             f"procedure.easy_share={easy_share} is not allowed with procedure.hard=drop: of {len(train)} prompts none "
@@ -229,23 +229,22 @@ def with_demonstrations(
         columns=tuple(columns),
         samplers=() if samples is None else (base,) if sampler is None else sampler.policies,
     )
-    policies = {"base": base, "tuned": training(base, train, pool, chosen, seed=seed)}
-    outcomes = {
-        name: evaluation(one, base, test, generation, scoring, task, seed=seed) for name, one in policies.items()
-    }
-    baseline = generation(test, base, num_completions=max(num_completions, baseline_completions), seed=seed)
-    return Results(
-        train=train,
-        pool=pool,
-        rewards=Rewards(np.concatenate(values, axis=1)),
-        prompts_filtered=dropped,
-        selections={"tuned": chosen},
-        policies=policies,
+    return trained_and_judged(
+        task,
+        base,
+        pool,
+        Rewards(np.concatenate(values, axis=1)),
+        dropped,
+        {"tuned": chosen},
+        generation,
+        scoring,
+        training,
+        evaluation,
+        num_completions=num_completions,
+        baseline_completions=baseline_completions,
         split=split,
-        test=test,
-        outcomes=outcomes,
-        best_of_n=grade(test, baseline, scoring, task),
-        hybrid=hybrid,
+        seed=seed,
+        procedure=hybrid,
     )
 
 

@@ -15,8 +15,8 @@ from bench.tasks import Task, are_correct
 SOURCES = ("demonstration", "samples", "fallback", "hinted", "nothing")
 
 
-def hybrid_counts(results: Results, task: Task, uses: Sequence[Use]) -> dict[str, float]:
-    """Numbers under hybrid/; empty for another procedure. Samples and tokens are those paid for unless said otherwise.
+def hybrid_counts(hybrid: Hybrid, results: Results, task: Task, uses: Sequence[Use]) -> dict[str, float]:
+    """Numbers under hybrid/. Samples and tokens are those paid for unless said otherwise.
 
     samples_total: of hard prompts, of hinted ones, and the probe's greedy ones, each once; samples_drawn: those that
     lie in the pools, with what early stopping would have left out. prompts_from_...: by what they gave to the training.
@@ -24,9 +24,6 @@ def hybrid_counts(results: Results, task: Task, uses: Sequence[Use]) -> dict[str
     data_flops: what the training set took: the probe, reading the demonstrations, and the samples (a hinted prompt
     read as the prompt is). nll_...: nats a token, means over demonstrations.
     """
-    hybrid = results.hybrid
-    if hybrid is None:
-        return {}
     right = are_correct(task, hybrid.demonstrations.text[:, 0].tolist(), results.train.answer.tolist())
     used = np.isin(hybrid.source, ("demonstration", "fallback"))
     prompts = len(results.train)
@@ -72,11 +69,9 @@ def hybrid_counts(results: Results, task: Task, uses: Sequence[Use]) -> dict[str
     return {f"hybrid/{name}": value for name, value in counts.items()}
 
 
-def hybrid_rows(results: Results) -> dict[str, Any]:
+def hybrid_rows(hybrid: Hybrid, results: Results) -> dict[str, Any]:
     """Columns with a row a training prompt, for hybrid.parquet: nll_0 is under the base, nll_1 after the probe's first
     epoch, ...; fold: of which probe; accepted: None where nothing was drawn."""
-    hybrid = results.hybrid
-    assert hybrid is not None
     prompts = len(results.train)
     columns: dict[str, Any] = {
         "prompt_id": results.train.id.astype(object),
