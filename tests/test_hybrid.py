@@ -1,5 +1,6 @@
 """The hybrid of demonstrations and samples: its gate and costs by brute force, who trains on what, and a small run."""
 
+import functools
 import itertools
 import json
 import subprocess
@@ -26,6 +27,9 @@ from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
 from bench.reporting.hybrids import against_random, against_rft, curves, interpolate, points, sentences
 from bench.reporting.tables.hybrid import hybrid_table
+from bench.scoring.combined import combined
+from bench.scoring.length import length
+from bench.scoring.self_consistency import self_consistency
 from bench.selection import all_correct, decidable_only, every_prompt, top_per_prompt
 from bench.sweep import cells as cells_of_sweep
 from bench.tasks.list_programs import ListPrograms
@@ -314,9 +318,47 @@ def test_the_fallbacks_of_a_prompt_that_nothing_solves(few_prompts, monkeypatch)
 
 
 def test_a_prompt_that_the_filter_leaves_out_gives_nothing(few_prompts, monkeypatch):
-    parts = Parts(few_prompts, monkeypatch, RIGHT)
-    results = parts.run(prompt_filter=decidable_only, fallback="demonstration")
-    assert (results.prompts_filtered, results.procedure.source[3]) == (1, "nothing")
+    """Of p1 all samples are right, of p3 none."""
+    parts = Parts(few_prompts, monkeypatch, RIGHT | {(1, 1), (1, 2)})
+    results = parts.run(prompt_filter=decidable_only)
+    assert (results.prompts_filtered, results.procedure.source[[1, 3]].tolist()) == (2, ["nothing"] * 2)
+    for fallback in ("demonstration", "rationalise"):
+        parts = Parts(few_prompts, monkeypatch, RIGHT)
+        with pytest.raises(BenchError, match=f"procedure.fallback={fallback} is not allowed with this prompt_filter"):
+            parts.run(prompt_filter=decidable_only, fallback=fallback)
+        assert not parts.drawn
+    parts.run(prompt_filter=decidable_only, fallback="rationalise", easy_share=1.0)  # nothing is sampled
+
+
+def test_a_scorer_that_compares_samples_says_neither_when_to_stop_nor_what_one_sample_is_worth(
+    few_prompts, monkeypatch
+):
+    votes = functools.partial(self_consistency, task=None)
+    parts = Parts(few_prompts, monkeypatch)
+    parts.scoring = functools.partial(combined, parts={"votes": {"scorer": votes, "weight": 1.0}}, normalise="none")
+    for given, said in (
+        ({"stop_at_first_accept": True}, "procedure.stop_at_first_accept=true can't stop by .*self_consistency"),
+        ({"easy_by": "probe_solves"}, "procedure.easy_by=probe_solves can't judge one sample .*self_consistency"),
+    ):
+        with pytest.raises(BenchError, match=said):
+            parts.run(**given)
+    assert not parts.drawn
+    assert not parts.judged
+
+
+def test_where_nothing_can_or_does_pass_the_reason_is_given(few_prompts, monkeypatch):
+    parts = Parts(few_prompts, monkeypatch)
+    with pytest.raises(BenchError, match=r"no demonstration is used, and no sample .* has a reward above 0.5"):
+        parts.run(easy_share=0.0, easy_by="random")
+    parts.run()  # the easy prompts' demonstrations are trained on alone
+    assert parts.last() == EASY
+    low = Parts(few_prompts, monkeypatch)
+    low.scoring = functools.partial(length, prefer="shortest")
+    with pytest.raises(
+        BenchError, match=r"procedure=hybrid accepts rewards above 0.5, and this scoring gives 0 at most"
+    ):
+        low.run()
+    assert not low.drawn
 
 
 def test_the_ends_and_dropping_the_hard(few_prompts, monkeypatch):
@@ -455,8 +497,9 @@ def test_the_records_add_up(finished):
     assert 20 <= sum(row["samples_paid"] for row in rows) <= 80
     assert all((row["samples_paid"] == 0) == row["easy"] for row in rows)
     assert all(row["samples_paid"] == 4 for row in rows if row["samples_accepted"] is False)
-    assert found["fallbacks"] == sum(row["samples_accepted"] is False for row in rows)
-    assert sum(row["hinted_paid"] > 0 for row in rows) == found["fallbacks"]
+    assert found["hard_unsolved"] == sum(row["samples_accepted"] is False for row in rows) > 0
+    assert sum(row["hinted_paid"] > 0 for row in rows) == found["hard_unsolved"]
+    assert found["fallbacks"] == 0  # they were tried again with a hint instead
     for source in ("demonstration", "samples", "hinted", "nothing"):
         assert found[f"prompts_from_{source}"] == sum(row["source"] == source for row in rows)
     assert found["demonstrations_right"] == 0.75
