@@ -15,6 +15,9 @@ from bench.estimators.compute import (
 )
 from bench.evaluation.hybrid import probe_uses
 from bench.experiment import Results
+from bench.generators import Generators
+from bench.hybrid import Hybrid
+from bench.rounds import Rounds
 from bench.scoring import judge, process_reward, reward_model
 from bench.store import Use, unique
 
@@ -63,7 +66,8 @@ def break_even_metrics(
     """
     ancestors, baseline = unique(uses), results.best_of_n.completions
     # of a hybrid little may be drawn for training, so its lengths are those of the held-out pool
-    pool, prompts = (results.pool, results.train) if results.hybrid is None else (baseline, results.test)
+    hybrid = results.procedure if isinstance(results.procedure, Hybrid) else None
+    pool, prompts = (results.pool, results.train) if hybrid is None else (baseline, results.test)
     drawn = [use for use in ancestors if f"{use.key}/{use.part}" in pool.stored_as]
     # every round reads the prompts again, which is left out: little beside what it generates
     prompt_tokens = _total("prompt_tokens", drawn) / (len(prompts) * len(pool.parts))
@@ -73,10 +77,10 @@ def break_even_metrics(
         reward_parameters=reward_parameters(results, ancestors),
         prompt_tokens=prompt_tokens,
         completion_tokens=float(pool.length[pool.drawn].mean()),
-        pool_size=a_prompt if results.hybrid is None else results.hybrid.samples_a_prompt,
-        prompts=len(results.train) if results.hybrid is None else results.hybrid.prompts_sampled,
+        pool_size=a_prompt if hybrid is None else hybrid.samples_a_prompt,
+        prompts=len(results.train) if hybrid is None else hybrid.prompts_sampled,
         epochs=epochs,
-        selected=results.completions_trained,
+        selected=completions_trained(results),
         reward_training_flops=reward_training_flops(results, ancestors),
         other_generators_flops=other_generators_flops(results, prompt_tokens),
     )
@@ -105,9 +109,16 @@ def break_even_metrics(
     }
 
 
+def completions_trained(results: Results) -> int:
+    """That went into the tuned policy, counted again in every round that trains on them."""
+    if isinstance(results.procedure, Rounds):
+        return sum(len(one.chosen) for one in results.procedure.of("tuned"))
+    return len(results.selections["tuned"])
+
+
 def other_generators_flops(results: Results, prompt_tokens: float) -> float:
     """What the training pool's own policies took to draw it beyond what the base would have: below 0 for small ones."""
-    if not results.generators:
+    if not isinstance(results.procedure, Generators):
         return 0.0
     size, (prompts, samples) = policies.count_parameters(results.policies["base"]), results.pool.shape
     if_base = best_of_n_query_flops(size, 0, prompt_tokens, float(results.pool.length.mean()), samples)
@@ -115,7 +126,7 @@ def other_generators_flops(results: Results, prompt_tokens: float) -> float:
         best_of_n_query_flops(
             policies.count_parameters(one.policy), 0, prompt_tokens, float(one.pool.length.mean()), one.pool.shape[1]
         )
-        for one in results.generators
+        for one in results.procedure.each
     )
     return prompts * (drawn - if_base)
 
@@ -137,14 +148,14 @@ def reward_training_flops(results: Results, uses: Sequence[Use]) -> float:
     judged = [*results.outcomes.values(), *(one for path in along for one in path.values())]
     graded = [graded for outcomes in judged for graded in (outcomes.greedy, outcomes.sampled)]
     pools = [results.pool, results.best_of_n.completions, *(one.completions for one in graded)]
-    pools += [one.pool for one in results.rounds]
+    pools += [one.pool for one in results.procedure.each] if isinstance(results.procedure, Rounds) else []
     measured = frozenset().union(*(pool.stored_as for pool in pools))
     drawn = [use for use in uses if use.stage == "generate" and f"{use.key}/{use.part}" not in measured]
     scored = [use for use in _scorings(uses) if _scored_unit(use) not in measured]
     trained = [use for use in uses if use.stage in ("train_reward_model", "train_process_reward_model")]
-    if results.hybrid is not None:  # its gate likewise: the probe, and the demonstrations read
-        trained += probe_uses(results.hybrid, uses)
-        drawn += [use for use in uses if use.stage == "teacher_forced" and results.hybrid.judged_by_nll]
+    if isinstance(results.procedure, Hybrid):  # its gate likewise: the probe, and the demonstrations read
+        trained += probe_uses(results.procedure, uses)
+        drawn += [use for use in uses if use.stage == "teacher_forced" and results.procedure.judged_by_nll]
     return _total("flops", [*drawn, *scored]) + _total("train_flops", trained)
 
 

@@ -49,6 +49,20 @@ class Round:
         return f"round_{self.number}" + ("" if self.arm == "tuned" else f"_{self.arm}")
 
 
+@dataclass(frozen=True)
+class Rounds:
+    """All rounds of an experiment, those of the policy that is the result among them."""
+
+    each: tuple[Round, ...]  # by number: the tuned one, then its control
+
+    def of(self, arm: str) -> list[Round]:
+        return [one for one in self.each if one.arm == arm]
+
+    @property
+    def arms(self) -> list[str]:
+        return [one.arm for one in self.each if one.number == 1]
+
+
 def in_rounds(
     task: Task,
     policy: Callable[..., Policy],
@@ -164,7 +178,7 @@ def in_rounds(
         test=test,
         outcomes={"base": outcomes["base"]} | {arm: outcomes[one.name] for arm, one in results.items()} | outcomes,
         best_of_n=grade(test, baseline, scoring, task),
-        rounds=done,
+        procedure=Rounds(done),
     )
 
 

@@ -121,7 +121,7 @@ class Mixed:
         return policy.key
 
     def run(self, monkeypatch, select=top_per_prompt, **settings):
-        monkeypatch.setattr("bench.generators.grade", lambda *given: None)
+        monkeypatch.setattr("bench.experiment.grade", lambda *given: None)
         monkeypatch.setattr("bench.generators.ids_differ", lambda one, other, prompts: None)
         generators = {
             "mine": {"policy": None, "weight": 1},
@@ -146,7 +146,7 @@ def test_each_draws_its_share_from_a_stream_of_its_own(few_prompts, monkeypatch)
     assert len({seed for _, _, seed in loop.drawn[:3]}) == 3
     assert loop.scored == 1
     assert results.pool.text[0].tolist() == ["base0", "base1", "big0", "big1", "big2", "big3", "odd0", "odd1"]
-    assert [one.outcomes_name for one in results.generators] == ["base", "generator_big", "generator_odd"]
+    assert [one.outcomes_name for one in results.procedure.each] == ["base", "generator_big", "generator_odd"]
 
 
 def test_the_student_is_trained_and_judged_against_itself_and_every_generator(few_prompts, monkeypatch):

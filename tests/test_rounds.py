@@ -13,6 +13,7 @@ from made_runs import made_run
 from bench.__main__ import CONF
 from bench.artifacts import Completions, Policy, Selection
 from bench.balance import Adapted, balance_score, by_balance_score, with_threshold
+from bench.costs import completions_trained
 from bench.errors import BenchError
 from bench.evaluation.rounds import distinct_paths
 from bench.generation.pool import describe
@@ -264,7 +265,7 @@ def test_what_is_trained_on_by_hand(few_prompts, monkeypatch):
         chosen = results.selections["tuned"]
         assert [results.pool.text[cell] for cell in zip(chosen.row, chosen.column, strict=True)] == texts
         assert results.rewards.value.shape == results.pool.shape == (7, 6)
-        assert results.completions_trained == 7 + len(texts)
+        assert completions_trained(results) == 7 + len(texts)
 
 
 def test_the_best_so_far_may_be_an_earlier_rounds(few_prompts, monkeypatch):
@@ -290,7 +291,7 @@ def test_the_control_keeps_as_many_of_each_prompt_from_its_own_policy(few_prompt
         *[("base", 5)] * 2,
         *[("made1", round_seed(5, 2)), ("made2", round_seed(5, 2))],
     ]
-    for tuned, control in zip(results.rounds[::2], results.rounds[1::2], strict=True):
+    for tuned, control in zip(results.procedure.each[::2], results.procedure.each[1::2], strict=True):
         assert (tuned.arm, control.arm, tuned.number) == ("tuned", "control", control.number)
         assert tuned.chosen.row.tolist() == control.chosen.row.tolist()
         assert control.rewards is None
@@ -301,7 +302,7 @@ def test_it_stops_where_validation_does_not_rise_and_keeps_the_best(few_prompts,
     """pass@1 of base, round 1, round 2: 0, .5, .4. Round 3 is not run, and round 1 is the result."""
     loop = Loop(few_prompts)
     results = loop.run(monkeypatch, rounds=3, stop="validation")
-    assert [one.validation for one in results.rounds] == [0.5, 0.4]
+    assert [one.validation for one in results.procedure.each] == [0.5, 0.4]
     assert results.policies["tuned"].key == "made1"
     falling = Loop(few_prompts, validation=(0.5, 0.1))
     assert falling.run(monkeypatch, rounds=3, stop="validation").policies["tuned"].key == "made1"

@@ -4,26 +4,24 @@ import numpy as np
 
 from bench.artifacts import Completions, Selection
 from bench.experiment import Results
-from bench.rounds import Round
+from bench.rounds import Round, Rounds
 from bench.tasks import Task
 from bench.training.sft import last_epoch_loss
 
 
-def round_counts(results: Results, task: Task) -> dict[str, float]:
-    """Numbers of every round under its name, e.g. round_2/kept and round_2_control/kept; empty without rounds.
+def round_counts(rounds: Rounds, results: Results, task: Task) -> dict[str, float]:
+    """Numbers of every round under its name, e.g. round_2/kept and round_2_control/kept.
 
     selected: completions that the selection kept in it; kept: completions trained on; prompts_covered: of how many
     prompts; distinct_paths: how many of them differ in prompt or path of reasoning; pool_tokens: generated for the
     round's pool; pool_reward: its mean reward; train_loss: nats a token.
     """
-    if not results.rounds:
-        return {}
-    of_tuned = [one for one in results.rounds if one.arm == "tuned"]
+    of_tuned = rounds.of("tuned")
     result = next(one for one in of_tuned if one.policy == results.policies["tuned"])
     counts: dict[str, float] = {"rounds/run": len(of_tuned), "rounds/result": result.number}
-    for arm in {one.arm: None for one in results.rounds}:
+    for arm in rounds.arms:
         pools: list[Completions] = []
-        for one in (one for one in results.rounds if one.arm == arm):
+        for one in rounds.of(arm):
             pools.append(one.pool)
             counts |= {f"{one.name}/{name}": value for name, value in _of_round(one, pools, task).items()}
     return counts

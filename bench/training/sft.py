@@ -125,8 +125,9 @@ def training_set(prompts: Prompts, completions: Completions, selection: Selectio
     cells = [(row, column) for row, column, w in zip(selection.row, selection.column, weight, strict=True) if w > 0]
     if not cells:
         raise BenchError(
-            "The selection kept no completion to train on: no sample was scored above what the selection asks for; "
-            "raise num_completions or temperature, or choose a selection that always keeps some (top_per_prompt)."
+            "The selection kept no completion to train on: no sample's reward is what selection and prompt_filter ask "
+            "for (the correct ones: above 0.5); raise num_completions or temperature, use a scoring with such rewards, "
+            "or choose what always keeps some (selection=top_per_prompt prompt_filter=all)."
         )
     return TrainingSet(
         messages=tuple(prompts.messages[row] for row, _ in cells),
