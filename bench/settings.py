@@ -2,7 +2,9 @@
 
 import importlib.util
 import inspect
+import re
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object
@@ -47,6 +49,7 @@ REPEATS = {  # a setting that only repeats another -> the one to set
     **{f"procedure.{name}": name for name in RUN_SETTINGS},
 }
 ABSENT = object()
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def check(cfg: DictConfig) -> None:
@@ -111,6 +114,7 @@ def check(cfg: DictConfig) -> None:
             f"{key}={cfg.split} is not allowed with split={cfg.split}: a scorer must not learn from the prompts that "
             "policies are judged on."
         )
+    _refuse_gold_as_proxy(cfg)
     batch, micro = cfg.training.get("batch_size"), cfg.training.get("micro_batch_size")
     if batch is not None and micro is not None and batch % micro:
         raise BenchError(
@@ -218,6 +222,37 @@ def _learning_from(node: DictConfig, split: str, prefix: str) -> list[str]:
     found = [key for key, value in inside.items() if key.endswith("_from") and value == split]
     parts = {key: value for key, value in inside.items() if isinstance(value, DictConfig)}
     return found + [key for part, inner in parts.items() for key in _learning_from(inner, split, part)]
+
+
+def _refuse_gold_as_proxy(cfg: DictConfig) -> None:
+    """A proxy that is gold itself can't be over-optimised, and its accuracy would be the scorer's opinion of itself."""
+    gold = _model_at(cfg.task, "gold_model", "gold_revision")
+    for key, node in _parts_within(cfg.scoring, "scoring"):
+        proxy = _model_at(node, "model", "revision")
+        if gold is None or proxy is None or proxy[0] != gold[0]:
+            continue
+        pinned = [COMMIT.fullmatch(str(revision)) for _, revision in (gold, proxy)]
+        if gold[1] == proxy[1] or not all(pinned):  # a branch may be that very commit
+            raise BenchError(
+                f"{key}.model={node['model']} is not allowed: it is task.gold_model too, and a scorer must not be the "
+                "judge of its own choice; give another model, or select by gold itself with scoring=verifier."
+            )
+
+
+def _model_at(node: DictConfig, model: str, revision: str) -> tuple[str, Any] | None:
+    """(model, revision) that a part names; None where it names none. One folder has one name, and no revision."""
+    name = node.get(model)
+    if name is None:
+        return None
+    place = Path(str(name)).expanduser()
+    return (str(place.resolve()), None) if place.is_dir() else (str(name), node.get(revision))
+
+
+def _parts_within(node: DictConfig, prefix: str) -> list[tuple[str, DictConfig]]:
+    """A part and the parts inside it, by dotted key."""
+    inside = [(f"{prefix}.{name!s}", node[name]) for name in node]
+    parts = [(key, value) for key, value in inside if isinstance(value, DictConfig)]
+    return [(prefix, node), *(found for key, part in parts for found in _parts_within(part, key))]
 
 
 def _value(cfg: DictConfig, key: str) -> Any:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import families
 import fixtures_tasks as made
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from test_configs import composed
 from test_other_tasks import preferences
@@ -113,6 +115,48 @@ def test_a_real_experiment_runs_from_its_own_yaml_without_the_hub(name, models, 
     made_by = {step["stage"] for step in json.loads((folder / "lineage.json").read_text())}
     assert {"generate", "sft", "divergence_samples"} <= made_by
     assert ("score_reward_model" in made_by) == ("reward_model" in name or name == "helpful_ultrafeedback")
+
+
+OWN = {  # rows, what judges them, and what selects
+    "tests": (
+        [{"prompt": f"Write f{k}(x) for x + {k}.", "tests": [f"assert f{k}(1) == {k + 1}"]} for k in range(40)],
+        ["task.compare=tests", "scoring=unit_tests", KEEPS_SOME],
+    ),
+    "no answers": (
+        [{"prompt": f"Tell me of the number {k}."} for k in range(40)],
+        [
+            *("task.compare=reward_model", "task.gold_model={gold}", "task.gold_threshold=0"),
+            *("scoring=reward_model", "scoring.model={reward}"),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_own_prompts_without_answers_run_with_what_judges_them(kind, models, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    rows, settings = OWN[kind]
+    cfg = composed(
+        *("task=jsonl", f"task.path={made.write(tmp_path, own=rows)}/own.jsonl", *SMALL),
+        *("policy=folder", f"policy.path={models['qwen_2_5']}"),
+        *(f"store={tmp_path / 'store'}", f"outputs={tmp_path / 'outputs'}"),
+        *(setting.format(**models) for setting in settings),
+    )
+    folder = runner.run_experiment(cfg, quiet=True)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["selection/kept"] == 6
+    assert metrics["tuned/kl"] > 0
+    drawn = {row["diagnostic"] for row in pq.read_table(folder / "diagnostics.parquet").to_pylist()}
+    assert ("gold_reward" in drawn) == (kind == "no answers")
+    if kind == "no answers":
+        assert np.isfinite([metrics["base/gold_reward"], metrics["tuned/gold_reward"]]).all()
+        curve = {
+            row["n"]: row["value"]
+            for row in pq.read_table(folder / "curves.parquet").to_pylist()
+            if (row["method"], row["metric"]) == ("best_of_n", "gold_reward") and row["policy"] == "base"
+        }
+        assert sorted(curve) == [1, 2]
+        assert metrics["scorer/overoptimisation_of_gold_reward"]
 
 
 def run(tmp_path: Path, *settings: str) -> None:

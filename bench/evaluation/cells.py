@@ -32,7 +32,8 @@ class Cell(NamedTuple):
     method: str  # greedy, pass, majority, weighted_majority, distinct, best_of_n, median_of_n, soft_best_of_n@T,
     # pessimism_of_n@beta, policy, validation
     metric: str  # accuracy, correct_paths, proxy, win_rate, kl, kl_k1, kl_bound, kl_sensitivity, length, truncated,
-    # entropy: of what the policy is sampled with, nats a sequence; kl_from_NAME: from another policy than the base
+    # entropy: of what the policy is sampled with, nats a sequence; kl_from_NAME: from another policy than the base;
+    # gold_reward: in the units of a gold reward model, where the task has one
     # greedy_accuracy: of validation alone
     n: int
 
@@ -75,6 +76,9 @@ def _of_policy(arm: str, outcomes: Outcomes) -> dict[Cell, np.ndarray]:
     cells[Cell(arm, "policy", "entropy", 1)] = -sampled.completions.logprob.mean(axis=1)
     cells[Cell(arm, "policy", "length", 1)] = sampled.completions.length.mean(axis=1)
     cells[Cell(arm, "policy", "truncated", 1)] = _truncated(sampled)
+    for method, graded in (("greedy", outcomes.greedy), ("policy", sampled)):
+        if graded.gold_reward is not None:
+            cells[Cell(arm, method, "gold_reward", 1)] = _mean(graded.gold_reward)
     sizes = powers_of_two(sampled.gold.shape[1])
     cells |= of_votes(arm, sampled, sizes)
     if arm != "base":  # the base's curve comes from the run's own sampler
@@ -143,6 +147,8 @@ def of_best_of_n(pool: Graded, sizes: list[int]) -> dict[Cell, np.ndarray]:
         "kl": best_of_n_kl_from_reference(pool.proxy, log_ratio, sizes),
         "kl_bound": bounds + best_of_n(pool.proxy, log_ratio, sizes),
     }
+    if pool.gold_reward is not None:
+        columns["gold_reward"] = best_of_n(pool.proxy, pool.gold_reward, sizes)
     beatable = [n for n in sizes if n < pool.proxy.shape[1]]  # an opponent must be left
     if beatable:
         columns["win_rate"] = estimate_best_of_n_win_rate(pool.proxy, beatable)
@@ -194,6 +200,12 @@ def _log_ratio(pool: Graded) -> np.ndarray:
 def _over(policy: str, method: str, metric: str, sizes: list[int], values: np.ndarray) -> dict[Cell, np.ndarray]:
     """The columns of values [M, len(sizes)]."""
     return {Cell(policy, method, metric, n): values[:, column] for column, n in enumerate(sizes)}
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """[M] of values [M, N] over the samples that have one; NaN where none has."""
+    count = (~np.isnan(values)).sum(axis=1)
+    return np.divide(np.nansum(values, axis=1), count, out=np.full(len(values), np.nan), where=count > 0)
 
 
 def _truncated(graded: Graded) -> np.ndarray:
