@@ -1,6 +1,12 @@
 """Two processes that share a training make the updates that one makes, and say what went wrong in either."""
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import fsdp_on_cpu
 import numpy as np
@@ -51,15 +57,29 @@ def same_training(ours: Policy, theirs: Policy) -> None:
             assert float((weight - state[name]).abs().mean()) < 1e-6
 
 
+def until(condition: Callable[[], Any]) -> Any:
+    """What the condition gives once it is true; within two minutes."""
+    end = time.monotonic() + 120
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return found
+
+
 def weights(policy: Policy) -> dict[str, torch.Tensor]:
     """As they are stored: an adapter's own."""
     (path,) = policy.path.glob("*.safetensors")
     return load_file(path)
 
 
-@pytest.mark.parametrize("lora", [None, ADAPTER])
-@pytest.mark.parametrize("fsdp", [False, True])
-def test_two_processes_one_of_them_killed_make_the_updates_of_one(tune, lora, fsdp, monkeypatch, tmp_path):
+def test_two_processes_make_the_updates_of_one(tune):
+    (ours, counts), (theirs, expected) = tune(processes=2, keep_every=2), tune(keep_every=2)
+    same_training(ours, theirs)
+    assert counts == expected
+
+
+@pytest.mark.parametrize(("fsdp", "lora"), [(False, ADAPTER), (True, None), (True, ADAPTER)])
+def test_two_processes_one_of_them_killed_make_the_updates_of_one(tune, fsdp, lora, monkeypatch, tmp_path):
     """With whole or sharded weights; the second try goes on in the middle of an epoch."""
     alike = {"lora": lora, "keep_every": 2}
     ways = {**alike, "processes": 2, "fsdp": fsdp, "checkpoint_every": fsdp_on_cpu.LAST_SEALED}
@@ -72,6 +92,7 @@ def test_two_processes_one_of_them_killed_make_the_updates_of_one(tune, lora, fs
     before = {path.name: path.stat().st_ino for path in (left / "after-2-updates").iterdir()}
     monkeypatch.setattr(sft, "_fit", fsdp_on_cpu.shard_and_fit if fsdp else fsdp_on_cpu.fit)
     ours, counts = tune("killed", **ways)
+    assert counts["went_on_after"] == fsdp_on_cpu.LAST_SEALED
     assert counts.get("sharded", 0.0) == float(fsdp)
     assert not left.exists()
     assert {path.name: path.stat().st_ino for path in kept(ours)[2].path.iterdir()} == before  # not made again
@@ -84,6 +105,23 @@ def test_two_processes_one_of_them_killed_make_the_updates_of_one(tune, lora, fs
 def test_a_mistake_of_a_process_is_told_by_its_own_sentence(tune):
     with pytest.raises(BenchError, match=r"^training\.learning_rate=1e\+30 let the training diverge"):
         tune(processes=2, learning_rate=1e30)
+
+
+def test_none_outlives_the_one_that_waits_for_them(tmp_path):
+    """Killed, it can't tell them to stop, and they would write where the next try writes."""
+    waits = (
+        "import fsdp_on_cpu, pathlib, sys; from bench import processes;"
+        "processes.call('', 2, pathlib.Path(sys.argv[1]), fsdp_on_cpu.sleep, pathlib.Path(sys.argv[1]))"
+    )
+    caller = subprocess.Popen(
+        [sys.executable, "-c", waits, str(tmp_path)], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    pids = until(
+        lambda: [int(path.suffix[1:]) for path in files] if len(files := [*tmp_path.glob("pid.*")]) == 2 else []
+    )
+    caller.kill()
+    caller.wait()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
 def test_a_process_that_ends_by_itself_is_told(tmp_path):
