@@ -296,6 +296,9 @@ def test_own_chats_are_kept_as_they_are(tmp_path: Path) -> None:
         ({"compare": "number", "answer_regex": r"<(.*?)>"}, "so <$1,200.0> it is", "1200", True),
         ({"compare": "number", "answer_regex": r"<(.*?)>"}, "so 1200", "1200", False),
         ({"compare": "number"}, "so 1200", "1200", True),
+        ({"compare": "text"}, "<think>Rome? No.</think>\n\nParis", "Paris", True),
+        ({"compare": "text"}, "<think>Paris", "Paris", False),
+        ({"compare": "text", "answer_regex": r"A: (\w+)"}, "<think>A: Paris</think>A: Rome", "Paris", False),
     ],
 )
 def test_own_answers_are_compared_as_asked(given_: dict, completion: str, gold: str, right: bool) -> None:
