@@ -26,6 +26,23 @@ SEVERAL = "math-verify takes the boxes for a set"
 BOXED = "math-verify prefers the box; here the line that was asked for counts"
 MIXED = "math-verify reads no mixed numbers in plain text"
 
+THOUGHT = "the peer reads what a model thinks, or what it has not finished thinking"
+FIRST_NAMED = "math-verify takes the number that is named first after the words, or the box before it"
+CLOCK = "strict-match reads the hours of a time, math-verify a ratio"
+GROUPS = "the peer knows the comma alone between groups of digits"
+COMMAS = "lm-eval drops every comma, wherever it stands"
+FULLWIDTH = "lm-eval knows ASCII digits alone, and math-verify reads no fullwidth ones"
+POWER = "the peer reads no powers of ten in words, letters or exponents"
+UNITS = "math-verify does not read the number beside such a unit or sign"
+WORDED = "the peer reads no sign in words, or apart from its number"
+BOTH = "the peer takes the number and leaves the sign of both values"
+FRAMED = "math-verify knows \\boxed alone"
+TAGGED = "math-verify does not read a number next to a tag"
+OUTSIDE = "flexible-extract takes the last number of all, and another follows in brackets or after the answer"
+PARTLY = "strict-match takes the first number of several"
+NAMELESS = "math-verify reads the words and finds no number"
+APPLES = "the peer takes the last number, or both"
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -125,4 +142,168 @@ SHAPES = (
     Shape("#### 0018", "18", True, strict=DIGITS, flexible=DIGITS),
     Shape("#### 18e0", "18", True, flexible=FORMS),
     Shape("The answer is x.", "18", False),
+    # what models write beside those
+    Shape("The total is $18.00.", "18", True, strict=HASHES, flexible=DIGITS),
+    Shape("**Final Answer:** $18", "18", True, strict=HASHES),
+    Shape("The answer is **$18**.", "18", True, strict=HASHES),
+    Shape("Final answer: \\(18\\)", "18", True, strict=HASHES),
+    Shape("\\boxed{18\\ \\text{km/h}}", "18", True, strict=HASHES),
+    Shape("\\boxed{18~\\mathrm{cm}}", "18", True, strict=HASHES, math_verify=UNITS),
+    Shape("\\boxed{18 \\text{ cm}^2}", "18", True, strict=HASHES, flexible=LAST),
+    Shape("\\boxed{USD 18}", "18", True, strict=HASHES, math_verify=UNITS),
+    Shape("\\boxed{18\\text{USD}}", "18", True, strict=HASHES),
+    Shape("\\boxed{18\\degree}", "18", True, strict=HASHES, math_verify=UNITS),
+    Shape("\\boxed{-5^{\\circ}\\text{C}}", "-5", True, strict=HASHES),
+    Shape("\\boxed{1\\;234}", "1234", True, strict=HASHES, flexible=GROUPS, math_verify=GROUPS),
+    Shape("\\boxed{12 345 678}", "12345678", True, strict=HASHES, flexible=GROUPS, math_verify=GROUPS),
+    Shape("\\boxed{1.234,50}", "1234.5", True, strict=HASHES, flexible=GROUPS, math_verify=GROUPS),
+    Shape("#### 1'234", "1234", True, strict=GROUPS, flexible=GROUPS, math_verify=GROUPS),
+    Shape("#### 1_234", "1234", True, strict=GROUPS, flexible=GROUPS, math_verify=GROUPS),
+    Shape("#### 12,34", "1234", False, strict=COMMAS, flexible=COMMAS),
+    Shape("\\boxed{18, 19}", "18", False),
+    Shape("#### １８", "18", True, strict=FULLWIDTH, flexible=FULLWIDTH, math_verify=FULLWIDTH),
+    Shape("#### 2 1/2", "2.5", True, strict=DIGITS, flexible=FORMS, math_verify=MIXED),
+    Shape("#### 2½", "2.5", True, strict=DIGITS, flexible=FORMS, math_verify=MIXED),
+    Shape("\\boxed{2\\frac{1}{2}}", "2.5", True, strict=HASHES, flexible=FORMS),
+    Shape("\\boxed{2\\tfrac12}", "2.5", True, strict=HASHES, flexible=FORMS),
+    Shape("\\boxed{-2\\frac{1}{2}}", "-2.5", True, strict=HASHES, flexible=FORMS),
+    Shape("\\boxed{\\frac{-1}{2}}", "-0.5", True, strict=HASHES, flexible=FORMS),
+    Shape("\\boxed{\\cfrac{1}{2}}", "0.5", True, strict=HASHES, flexible=FORMS),
+    Shape("\\boxed{\\pm 18}", "18", False, flexible=BOTH),
+    Shape("#### ±18", "18", False, flexible=BOTH),
+    Shape("\\boxed{x = 18 \\text{ or } x = -2}", "18", False),
+    Shape("The answer is 3:30 PM.", "3", False, math_verify=CLOCK),
+    Shape("#### 3:30", "3", False, strict=CLOCK, math_verify=CLOCK),
+    Shape("#### 2 hours 30 minutes", "2", False, strict=PARTLY),
+    Shape("#### 1.8e1", "18", True, strict=POWER, flexible=POWER, math_verify=POWER),
+    Shape("#### 1.8 x 10^1", "18", True, strict=POWER, flexible=POWER, math_verify=POWER),
+    Shape("#### 18k", "18000", True, strict=POWER, flexible=POWER, math_verify=POWER),
+    Shape("#### $1.5M", "1500000", True, strict=HASHES, flexible=POWER, math_verify=POWER),
+    Shape("#### 2 hundred", "200", True, strict=POWER, flexible=POWER, math_verify=POWER),
+    Shape("#### ~18", "18", True, strict=HASHES, math_verify=GLUED),
+    Shape("#### approximately 18.0", "18", True, strict=HASHES, flexible=DIGITS),
+    Shape("\\boxed{\\approx 18}", "18", True, strict=HASHES),
+    Shape("#### - 5", "-5", True, strict=WORDED, flexible=WORDED, math_verify=WORDED),
+    Shape("#### minus 5", "-5", True, strict=WORDED, flexible=WORDED, math_verify=WORDED),
+    Shape("#### -$5", "-5", True, strict=HASHES, math_verify=UNITS),
+    Shape("\\boxed 18", "18", True, strict=HASHES),
+    Shape("\\fbox{18}", "18", True, strict=HASHES, math_verify=FRAMED),
+    Shape("\\boxed{\\boxed{18} eggs}", "18", True, strict=HASHES),
+    Shape("\\boxed{17} or rather \\boxed{18", "18", False, flexible=CUT),
+    Shape("Put it in \\boxed format: the answer is 18.", "18", True, strict=HASHES),
+    Shape("#### $\\boxed{18}$", "18", True, strict=HASHES),
+    Shape("####\n18", "18", True, strict=HASHES),
+    Shape("#### 0.18 (18%)", "0.18", True, flexible=OUTSIDE),
+    Shape("#### 18 apples and 3 pears", "18", True, flexible=APPLES, math_verify=APPLES),
+    Shape("Answer: 18/20", "18", False),
+    Shape("The answer is eighteen (18).", "18", True, strict=HASHES, math_verify=NAMELESS),
+    Shape("The answer is: \n\n$$18$$", "18", True, strict=HASHES),
+    Shape("The answer is not 17, it's 18.", "18", True, strict=HASHES, math_verify=FIRST_NAMED),
+    Shape("The answer is 18 (not 17).", "18", True, strict=HASHES, flexible=OUTSIDE),
+    Shape("The answer is 18.\n\nTherefore, Janet sells 18 eggs in 2 days.", "18", True, strict=HASHES, flexible=LAST),
+    Shape("<answer>18</answer>", "18", True, strict=HASHES, math_verify=TAGGED),
+    Shape("<think>9 + 9</think><answer>18</answer>", "18", True, strict=HASHES, math_verify=TAGGED),
+    Shape('{"answer": 18, "days": 2}', "18", True, strict=HASHES, flexible=LAST),
+    Shape("#### 18<|endoftext|>", "18", True),
+    Shape("<think>Perhaps \\boxed{17}?</think>\nThe answer is 18.", "18", True, strict=HASHES, math_verify=THOUGHT),
+    Shape("Perhaps 17.</think>\n\nThe answer is 18.", "18", True, strict=HASHES),
+    Shape("<think>\n\n</think>\n\n#### 18", "18", True),
+    Shape("<think>It is \\boxed{18}, let me check", "18", False, flexible=THOUGHT, math_verify=THOUGHT),
+    Shape("<think>9 + 9 = 18\n#### 18\nBut wait", "18", False, strict=THOUGHT, flexible=THOUGHT, math_verify=THOUGHT),
+    Shape("<think>So \\boxed{18}.</think>", "18", False, flexible=THOUGHT, math_verify=THOUGHT),
+)
+
+
+INEQUALITY = "math-verify does not compare an interval with an inequality unless it is asked to"
+PERCENTAGE = "math-verify does not read a percent sign inside a box as part of a number"
+BASES = "math-verify leaves the base out"
+SIGNS_OF_BOTH = "math-verify does not read a plus-minus inside an expression"
+
+
+@dataclass(frozen=True)
+class MathShape:
+    """As Shape, with a gold answer in LaTeX, and math-verify alone beside it."""
+
+    completion: str
+    gold: str
+    right: bool
+    math_verify: str = ""
+
+
+MATH_SHAPES = (
+    MathShape(r"\boxed{(-\infty, 3]}", r"(-\infty,3]", True),
+    MathShape(r"\boxed{x \in (-\infty, 3]}", r"(-\infty,3]", True),
+    MathShape(r"\boxed{(-\infty, 3)}", r"(-\infty,3]", False),
+    MathShape(r"\boxed{\left[2, 5\right)}", "[2,5)", True),
+    MathShape(r"\boxed{2 \le x < 5}", "[2,5)", True, INEQUALITY),
+    MathShape(r"\boxed{2 < x < 5}", "[2,5)", False),
+    MathShape(r"\boxed{x \ge 3}", r"[3,\infty)", True, INEQUALITY),
+    MathShape(r"\boxed{(-\infty,-2)\cup(2,\infty)}", r"(-\infty, -2) \cup (2, \infty)", True),
+    MathShape(r"\boxed{\begin{bmatrix} 1 & 2 \\ 3 & 4 \end{bmatrix}}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", True),
+    MathShape(r"\boxed{\begin{pmatrix} 1 & 2 \\ 3 & 5 \end{pmatrix}}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", False),
+    MathShape(
+        r"\boxed{\begin{pmatrix} -1/3 \\ 2/3 \end{pmatrix}}",
+        r"\begin{pmatrix} -\frac{1}{3} \\ \frac{2}{3} \end{pmatrix}",
+        True,
+    ),
+    MathShape(r"\boxed{Evelyn}", r"\text{Evelyn}", True),
+    MathShape(r"\boxed{\textbf{(E)}}", r"\text{(E)}", True),
+    MathShape(r"\boxed{D}", r"\text{(E)}", False),
+    MathShape(r"\boxed{90 \text{ degrees}}", r"90^\circ", True),
+    MathShape(r"\boxed{3 \tfrac{1}{2}}", r"3\frac{1}{2}", True),
+    MathShape(r"\boxed{\frac{7}{2}}", r"3\frac{1}{2}", True),
+    MathShape(r"\boxed{\frac{3}{2}}", r"3\frac{1}{2}", False),
+    MathShape(r"\boxed{3, -3}", r"\pm 3", True),
+    MathShape(r"\boxed{x = 3 \text{ or } x = -3}", "3,-3", True),
+    MathShape(r"\boxed{3}", r"\pm 3", False),
+    MathShape(r"\boxed{x = \frac{-1 \pm \sqrt{5}}{2}}", r"\frac{-1 \pm \sqrt{5}}{2}", True, SIGNS_OF_BOTH),
+    MathShape(
+        r"\boxed{\frac{-1 - \sqrt{5}}{2}, \frac{-1 + \sqrt{5}}{2}}",
+        r"\frac{-1 \pm \sqrt{5}}{2}",
+        True,
+        SIGNS_OF_BOTH,
+    ),
+    MathShape(r"\boxed{\{1,2,3\}}", r"\{3,2,1\}", True),
+    MathShape(r"\boxed{(1,2,3)}", "(3,2,1)", False),
+    MathShape(r"\boxed{(x,y)=(1,2)}", "(1,2)", True),
+    MathShape(r"\boxed{2,1}", "(1,2)", False),
+    MathShape(r"\boxed{8, 7}", "7,8", True),
+    MathShape(r"\boxed{12\text{ square units}}", "12", True),
+    MathShape(r"\boxed{12}", r"12\text{ cm}", True),
+    MathShape(r"\boxed{12.5}", r"\$12.50", True),
+    MathShape(r"\boxed{50}", r"50\%", True, PERCENTAGE),
+    MathShape(r"\boxed{50\%}", "50", True, PERCENTAGE),
+    MathShape(r"\boxed{\frac12}", r"50\%", True, PERCENTAGE),
+    MathShape(r"\boxed{10\%}", "0.1", True, PERCENTAGE),
+    MathShape(r"\boxed{5\%}", r"50\%", False),
+    MathShape(r"\boxed{10080}", r"10,\!080", True),
+    MathShape(r"\boxed{\sqrt{242}}", r"11\sqrt{2}", True),
+    MathShape(r"\boxed{15.556}", r"11\sqrt{2}", False),
+    MathShape(r"\boxed{\frac{\sqrt3}3}", r"\frac{1}{\sqrt{3}}", True),
+    MathShape(r"\boxed{1.2857}", r"\frac{9}{7}", False),
+    MathShape(r"\boxed{2000}", "2k", False),
+    MathShape(r"\boxed{2x - y + 3 = 0}", "y=2x+3", True),
+    MathShape(r"\boxed{f(x) = x^2}", "x^2", True),
+    MathShape(r"\boxed{q - p}", "p-q", False),
+    MathShape(r"\boxed{(3, \pi/2)}", r"\left( 3, \frac{\pi}{2} \right)", True),
+    MathShape(r"\boxed{2i+1}", "1+2i", True),
+    MathShape(r"\boxed{11_{2}}", "11_2", True),
+    MathShape(r"\boxed{11_3}", "11_2", False, BASES),
+    MathShape(r"\boxed{3:4}", "4:3", False),
+    MathShape(r"\boxed{\text{6:30 PM}}", r"\text{6:30 PM}", True),
+    MathShape(r"\boxed{(x+2)(x-3)}", "x^2-x-6", True),
+    MathShape(r"\boxed{\text{no solution}}", r"\text{no solution}", True),
+    MathShape(r"\boxed{-\infty}", r"\infty", False),
+    MathShape(r"\boxed{\binom{5}{2}}", "10", True),
+    MathShape(r"\boxed{.5}", r"\frac{1}{2}", True),
+    MathShape(r"\boxed{$7$}", "7", True),
+    MathShape(r"$\boxed7$", "7", True),
+    MathShape(r"\boxed{−7}", "-7", True),
+    MathShape("\\boxed{７}", "7", True, FULLWIDTH),
+    MathShape(r"\boxed{a = 7, b = 2}", "7", False),
+    MathShape(r"**Answer:** $7$", "7", True),
+    MathShape("Final Answer: The final answer is $7$. I hope it is correct.", "7", True),
+    MathShape(r"<think>so \boxed{6}</think> The answer is \boxed{7}.", "7", True),
+    MathShape(r"<think>so \boxed{7}</think>", "7", False, THOUGHT),
+    MathShape(r"<think>so \boxed{7}, but", "7", False, THOUGHT),
 )

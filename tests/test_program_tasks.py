@@ -120,6 +120,7 @@ ANSWER_OF = {
     "with its own tests": "```python\n{code}\n\nassert True\nif __name__ == '__main__':\n    raise SystemExit\n```",
     "shadowing": "```python\nlist_ = list\n{code}\nint = 'no'; isinstance = None\n```",
     "windows": "```Python\r\n{code}\r\n```",
+    "thought over": "<think>```python\ndef job_a1(xs):\n    return xs\n```</think>\n```python\n{code}\n```",
 }
 
 
@@ -146,6 +147,8 @@ def test_programs_are_read_however_they_are_written(mbpp: Mbpp, way: str) -> Non
         "def job_a1(xs):\n    raise SystemExit(0)",
         "def bench_case(number):\n    return ['tuple', 2, 3]",
         "import sys\nsys.exit()",
+        "<think>def job_a1(xs):\n    return tuple(x + 1 for x in xs)",  # not yet an answer
+        "<think>```python\ndef job_a1(xs):\n    return tuple(x + 1 for x in xs)\n```</think>",
     ],
 )
 def test_wrong_programs_fail(mbpp: Mbpp, completion: str) -> None:

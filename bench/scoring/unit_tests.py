@@ -20,7 +20,7 @@ from bench.errors import BenchError
 from bench.sandbox import ISOLATION, VERDICTS, Job, Limits, verdicts
 from bench.sandbox.cases import from_answer
 from bench.scoring.units import scored
-from bench.tasks import Task
+from bench.tasks import Task, judged_by
 
 
 class ReadsPrograms(Protocol):
@@ -95,5 +95,6 @@ def unit_tests(
         values = np.array([verdict.passed for verdict in found], float)
         return values, {outcome: float(outcomes[outcome]) for outcome in VERDICTS}
 
-    settings: dict[str, Any] = {"task": task.name, "limits": vars(limits)}
+    name = judged_by(task) if hasattr(reads, "job") else task.name
+    settings: dict[str, Any] = {"task": name, "limits": vars(limits)}
     return scored(prompts, completions, score, stage="unit_tests", version=1, settings=settings)

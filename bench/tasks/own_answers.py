@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from bench.tasks import arithmetic, math_judge
 from bench.tasks.math500 import equal_answers, extracted
 from bench.tasks.numeric import final_number, read_number, written
+from bench.tasks.thinking import after_thinking
+
+VERSION = 2  # raise it when equal completions get other verdicts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +23,7 @@ class Answers:
     def judged_by(self) -> str:
         """What verdicts depend on beside prompts and completions."""
         by = f", {math_judge.judged_by()}" if self.compare == "math" else ""
-        return f"jsonl: {self.compare}, {self.answer_regex!r}{by}"
+        return f"jsonl {VERSION}: {self.compare}, {self.answer_regex!r}{by}"
 
     def check(self) -> None:
         if self.compare == "math":
@@ -34,6 +37,7 @@ class Answers:
         return None if value is None else written(value)
 
     def extract_answer(self, completion: str) -> str | None:
+        completion = after_thinking(completion)
         if self.answer_regex is not None:
             found = re.search(self.answer_regex, completion)
             if found is None or found[1] is None:

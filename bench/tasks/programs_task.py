@@ -13,10 +13,11 @@ from bench.artifacts import content_hash
 from bench.sandbox import ISOLATION, Job, Limits, verdicts
 from bench.tasks.assertions import ENTRY, harness
 from bench.tasks.rows_task import RowsTask
+from bench.tasks.thinking import after_thinking
 
 FENCE = re.compile(r"```(?:python|py)?[ \t]*\r?\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
 DEFINITION = re.compile(r"^(?:async )?def ", re.MULTILINE)
-VERSION = 1  # raise it when equal completions get other verdicts
+VERSION = 2  # raise it when equal completions get other verdicts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,9 @@ class Programs:
         return f"{self.label} {VERSION}"
 
     def program(self, completion: str) -> str:
-        """The first fenced block that defines a function, else the first fenced block, else all of the completion."""
+        """The first fenced block that defines a function, else the first fenced block, else all of the completion; what
+        is in <think> tags is not read."""
+        completion = after_thinking(completion)
         blocks = FENCE.findall(completion)
         return next((block for block in blocks if DEFINITION.search(block)), blocks[0] if blocks else completion)
 
