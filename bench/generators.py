@@ -1,8 +1,9 @@
 """Several generators: the pool to select from is drawn by several policies, and one of them, or none, is the student.
 
 python -m bench procedure=generators 'procedure.drawn_by=[student,larger]' procedure.generators.larger.weight=2
-python -m bench procedure=generators policy@procedure.generators.larger.policy=folder \
-    procedure.generators.larger.policy.path=FOLDER                                   a generator of one's own
+python -m bench procedure=generators +policy@procedure.generators.mine.policy=folder \
+    procedure.generators.mine.policy.path=FOLDER +procedure.generators.mine.weight=1 \
+    'procedure.drawn_by=[student,mine]'                                              a generator of one's own
 """
 
 import re
