@@ -15,6 +15,7 @@ from bench.estimators.compute import (
 )
 from bench.evaluation.hybrid import probe_uses
 from bench.experiment import Results
+from bench.generation.stopped import StoppedPool
 from bench.generators import Generators
 from bench.hybrid import Hybrid
 from bench.rounds import Rounds
@@ -69,7 +70,6 @@ def break_even_metrics(
     hybrid = results.procedure if isinstance(results.procedure, Hybrid) else None
     pool, prompts = (results.pool, results.train) if hybrid is None else (baseline, results.test)
     drawn = [use for use in ancestors if f"{use.key}/{use.part}" in pool.stored_as]
-    # every round reads the prompts again, which is left out: little beside what it generates
     prompt_tokens = _total("prompt_tokens", drawn) / (len(prompts) * len(pool.parts))
     a_prompt = results.pool.drawn.sum() / len(results.train)
     costs = Costs(
@@ -83,6 +83,7 @@ def break_even_metrics(
         selected=completions_trained(results),
         reward_training_flops=reward_training_flops(results, ancestors),
         other_generators_flops=other_generators_flops(results, prompt_tokens),
+        prompt_reads=prompt_reads(results),
     )
     judged = " The judge's own cost is unknown and left out." if any(use.stage == judge.STAGE for use in uses) else ""
     found = break_even(sizes, best_of_n, tuned, costs, rng)
@@ -114,6 +115,19 @@ def completions_trained(results: Results) -> int:
     if isinstance(results.procedure, Rounds):
         return sum(len(one.chosen) for one in results.procedure.of("tuned"))
     return len(results.selections["tuned"])
+
+
+def prompt_reads(results: Results) -> float:
+    """How many times a training prompt was read by the policies that drew for it, mean over prompts.
+
+    Each round reads all prompts, and each step of adaptive sampling those that it draws more of, whatever an engine may
+    have kept of the step before. Other generators' reading is in `other_generators_flops`.
+    """
+    if isinstance(results.procedure, Rounds):
+        return len(results.procedure.of("tuned"))
+    if isinstance(results.pool, StoppedPool):
+        return sum(len(piece.rows) for piece in results.pool.pieces) / len(results.train)
+    return 1.0
 
 
 def other_generators_flops(results: Results, prompt_tokens: float) -> float:

@@ -1,8 +1,9 @@
 """Several generators: the pool to select from is drawn by several policies, and one of them, or none, is the student.
 
 python -m bench procedure=generators 'procedure.drawn_by=[student,larger]' procedure.generators.larger.weight=2
-python -m bench procedure=generators policy@procedure.generators.larger.policy=folder \
-    procedure.generators.larger.policy.path=FOLDER                                   a generator of one's own
+python -m bench procedure=generators +policy@procedure.generators.mine.policy=folder \
+    procedure.generators.mine.policy.path=FOLDER +procedure.generators.mine.weight=1 \
+    'procedure.drawn_by=[student,mine]'                                              a generator of one's own
 """
 
 import re
@@ -19,7 +20,6 @@ from bench.evaluation.heldout import Outcomes
 from bench.experiment import Results, trained_and_judged
 from bench.generation.pooled import pooled
 from bench.generation.reencoded import reencoded
-from bench.logprobs import sequence_logprobs
 from bench.scoring.preparing import prepared
 from bench.seeds import generator, small_seed
 from bench.selection import matched_random
@@ -147,9 +147,8 @@ def from_several(
     rewards = Rewards(np.where(np.concatenate([one.usable for one in drawn], axis=1), scored, np.nan))
     union = pooled(readable)
     eligible = prompt_filter(rewards.value)
-    evidence = evidence_for(selection, union, task, base)
-    if "logprob" in evidence and not all(one.is_student for one in drawn):  # which is to be the student's, whoever drew
-        evidence["logprob"] = sequence_logprobs(base, train, union)
+    of_others = not all(one.is_student for one in drawn)
+    evidence = evidence_for(selection, union, task, base, rescored_on=train if of_others else None)
     selections = {"tuned": selection(eligible, generator(seed, "selection"), **evidence)}
     if control == "matched":
         selections["control"] = matched_random(selections["tuned"], eligible, generator(seed, "control"))

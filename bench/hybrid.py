@@ -23,7 +23,6 @@ from bench.experiment import Results, trained_and_judged
 from bench.gate import NEEDS_PROBE, READS, EasyBy, easiest, easiness, samples_paid
 from bench.generation.pooled import pooled
 from bench.generation.scattered import scattered
-from bench.logprobs import sequence_logprobs
 from bench.probe import Probe, by_fold, probed
 from bench.scoring.preparing import prepared
 from bench.scoring.traits import refuse_comparing, refuse_too_low
@@ -185,9 +184,9 @@ def with_demonstrations(
         eligible = np.where(correct(eligible), eligible, np.nan)
         if np.isnan(eligible).all():
             return NOTHING
-        evidence = evidence_for(selection, drawn.pool, task, base)
-        if "logprob" in evidence and (sampler is not None or drawn.hinted):  # the base's, of the prompt trained on
-            evidence["logprob"] = sequence_logprobs(base, train.take(drawn.rows), drawn.pool)
+        others = sampler is not None or drawn.hinted  # it is to be the base's, of the prompt trained on
+        asked = train.take(drawn.rows) if others else None
+        evidence = evidence_for(selection, drawn.pool, task, base, rescored_on=asked)
         return selection(eligible, generator(seed, "selection", *["hinted"] * drawn.hinted), **evidence)
 
     samples = hinted = None

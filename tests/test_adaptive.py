@@ -284,6 +284,20 @@ def test_the_records_of_a_run(finished):
     assert all(row["length"] > 0 for row in shown)
 
 
+def test_every_step_reads_its_prompts(finished):
+    """One sample a step, so that each sample's prompt was read for it."""
+    found = json.loads((finished / "metrics.json").read_text())
+    length, total, kept = found["pool/mean_length"], found["adaptive/samples_total"], found["selection/kept"]
+    a_token = (found["cost/best_of_2_query_flops"] - found["cost/best_of_1_query_flops"]) / length
+    prompt = found["cost/tuned_query_flops"] / a_token - length
+    (first,) = (
+        one for one in json.loads((finished / "lineage.json").read_text()) if one["counts"].get("completions") == 40
+    )
+    assert prompt == pytest.approx(first["counts"]["prompt_tokens"] / 40)
+    expected = total * (prompt + length) + 3 * kept * (prompt + length)  # an epoch is three times a reading
+    assert found["cost/fine_tuning_flops"] == pytest.approx(a_token * expected)
+
+
 def test_the_cost_of_a_run_is_that_of_what_it_drew(finished):
     lineage = json.loads((finished / "lineage.json").read_text())
     found = json.loads((finished / "metrics.json").read_text())

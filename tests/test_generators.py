@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from drawing import generate
 from made_runs import made_run
+from omegaconf import OmegaConf
 
 from bench import policies
 from bench.__main__ import CONF
@@ -508,6 +509,16 @@ def test_a_mistaken_mix_is_refused_before_any_work(setting, said):
     with pytest.raises(BenchError) as refused:
         cells_of_sweep(["procedure=generators", setting], CONF)
     assert said in str(refused.value)
+
+
+def test_generators_are_pretrained_as_long_as_the_student_and_else_as_long_as_the_default():
+    tiny = OmegaConf.load(Path(CONF) / "policy" / "tiny.yaml")
+    given = ["policy=folder", "policy.path=anywhere"]
+    for overrides, expected in ((["experiment=quick"], (8000, 300)), (given, (tiny.demonstrations, tiny.steps))):
+        found = cells_of_sweep([*overrides, "seed=0,1", "procedure=generators"], CONF)
+        assert found is not None
+        for one in (found[0].procedure.generators[name].policy for name in ("larger", "smaller")):
+            assert (one.demonstrations, one.steps) == expected
 
 
 def test_a_plan_counts_each_generators_pool_once():
