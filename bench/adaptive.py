@@ -15,6 +15,7 @@ import numpy as np
 
 from bench.allowed import Count, number, one_of
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
+from bench.asks import Asks, Config, drawn, examples, fine_tuned
 from bench.errors import BenchError
 from bench.estimators.allocation import BetaPrior, beta_prior, expected_gains
 from bench.estimators.allocation import allocate as by_gain
@@ -23,6 +24,7 @@ from bench.evaluation.heldout import Outcomes
 from bench.experiment import Results, trained_and_judged
 from bench.generation.pool import Engine, sharing
 from bench.generation.stopped import Piece, stopped
+from bench.savings import settings_key
 from bench.scoring.preparing import prepared
 from bench.scoring.self_consistency import self_consistency
 from bench.seeds import generator
@@ -229,3 +231,12 @@ def _check_scorer(scoring: Callable[..., Rewards], plan: Plan) -> None:
     for inside in scoring.keywords.values():
         for one in inside.values() if isinstance(inside, dict) else inside if isinstance(inside, list) else [inside]:
             _check_scorer(one, plan)
+
+
+def asks(cfg: Config, prompts: Callable[[str], int]) -> Asks:
+    """What `adaptively` will draw and train, if no prompt stops before it has all samples; see bench.asks."""
+    how, train = settings_key(cfg, "procedure"), prompts("train")
+    fixed = cfg["procedure"]["stop"] == "none" and cfg["procedure"]["allocate"] == "uniform"
+    most = drawn(cfg, cfg["num_completions"]) if fixed else cfg["num_completions"]
+    pools = {() if fixed else (how,): train * most}
+    return Asks(pools, {fine_tuned(cfg, "tuned", how): examples(cfg, train)})

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
+from bench.asks import Asks, Config, arms, drawn, examples, fine_tuned
 from bench.evaluation.heldout import Graded, Outcomes, grade
 from bench.scoring.preparing import prepared
 from bench.seeds import generator
@@ -146,3 +147,10 @@ def trained_and_judged(
         outcomes=outcomes,
         best_of_n=grade(test, baseline, scoring, task),
     )
+
+
+def asks(cfg: Config, prompts: Callable[[str], int]) -> Asks:
+    """What `run` will draw and train; see bench.asks."""
+    train = prompts("train")
+    pool = train * drawn(cfg, cfg["num_completions"])
+    return Asks({(): pool}, {fine_tuned(cfg, arm): examples(cfg, train) for arm in arms(cfg)})
