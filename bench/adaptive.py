@@ -14,6 +14,7 @@ import numpy as np
 
 from bench.allowed import Count, number, one_of
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
+from bench.asks import Asks, Config, drawn, examples, fine_tuned
 from bench.errors import BenchError
 from bench.estimators.allocation import BetaPrior, beta_prior, expected_gains
 from bench.estimators.allocation import allocate as by_gain
@@ -22,6 +23,7 @@ from bench.evaluation.heldout import Outcomes
 from bench.experiment import Results, trained_and_judged
 from bench.generation.pool import Engine, sharing
 from bench.generation.stopped import Piece, stopped
+from bench.savings import settings_key
 from bench.scoring.preparing import prepared
 from bench.scoring.traits import refuse_comparing, refuse_too_low
 from bench.seeds import generator
@@ -234,3 +236,12 @@ def check_accepted(accepted: np.ndarray, rewards: np.ndarray, plan: Plan) -> Non
         f"No completion is above procedure.accept_above={plan.accept_above:g}, {highest}: lower the setting, "
         "or raise num_completions or temperature."
     )
+
+
+def asks(cfg: Config, prompts: Callable[[str], int]) -> Asks:
+    """What `adaptively` will draw and train, if no prompt stops before it has all samples; see bench.asks."""
+    how, train = settings_key(cfg, "procedure"), prompts("train")
+    fixed = cfg["procedure"]["stop"] == "none" and cfg["procedure"]["allocate"] == "uniform"
+    most = drawn(cfg, cfg["num_completions"]) if fixed else cfg["num_completions"]
+    pools = {() if fixed else (how,): train * most}
+    return Asks(pools, {fine_tuned(cfg, "tuned", how): examples(cfg, train)})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
+from bench.asks import Asks, Config, arms, drawn, examples, fine_tuned
 from bench.evaluation.along_training import AlongTraining, judged_along
 from bench.evaluation.heldout import Graded, Outcomes, grade
 from bench.scoring.preparing import prepared
@@ -140,3 +141,10 @@ def trained_and_judged(
         along_training=judged_along(policies, task, generation, scoring, evaluation, seed=seed),
         procedure=procedure,
     )
+
+
+def asks(cfg: Config, prompts: Callable[[str], int]) -> Asks:
+    """What `run` will draw and train; see bench.asks."""
+    train = prompts("train")
+    pool = train * drawn(cfg, cfg["num_completions"])
+    return Asks({(): pool}, {fine_tuned(cfg, arm): examples(cfg, train) for arm in arms(cfg)})

@@ -15,11 +15,13 @@ import numpy as np
 
 from bench.allowed import ABOVE_ZERO, PLAIN_NAME, Rule
 from bench.artifacts import Completions, Policy, Rewards, Selection
+from bench.asks import Asks, Config, Name, arms, drawn, examples, fine_tuned
 from bench.errors import BenchError
 from bench.evaluation.heldout import Outcomes
 from bench.experiment import Results, trained_and_judged
 from bench.generation.pooled import pooled
 from bench.generation.reencoded import reencoded
+from bench.savings import settings_key
 from bench.scoring.preparing import prepared
 from bench.seeds import generator, small_seed
 from bench.selection import matched_random
@@ -203,3 +205,19 @@ def shares(weights: Mapping[str, float], total: int, *, seed: int) -> dict[str, 
             f"num_completions={total} leaves none for {', '.join(none)} of procedure.drawn_by; raise it, or the weight."
         )
     return dict(zip(weights, counts.tolist(), strict=True))
+
+
+def asks(cfg: Config, prompts: Callable[[str], int]) -> Asks:
+    """What `from_several` will draw and train; see bench.asks."""
+    how, train = cfg["procedure"], prompts("train")
+    entries = {name: how["generators"][name] for name in how["drawn_by"]}
+    counts = shares({name: one["weight"] for name, one in entries.items()}, cfg["num_completions"], seed=cfg["seed"])
+    names: dict[str, Name] = {
+        name: (name, settings_key(one, "policy")) if one["policy"] else () for name, one in entries.items()
+    }
+    return Asks(
+        pools={names[name]: train * drawn(cfg, count) for name, count in counts.items()},
+        tuned={fine_tuned(cfg, arm, settings_key(cfg, "procedure")): examples(cfg, train) for arm in arms(cfg)},
+        others=[name for name in names.values() if name],
+        kl_from=len(counts),
+    )

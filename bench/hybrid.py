@@ -16,6 +16,7 @@ import numpy as np
 
 from bench.allowed import TRUE_OR_FALSE, Count, number, one_of, or_null, whole
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
+from bench.asks import Asks, Config, Name, drawn, examples, fine_tuned
 from bench.demonstrations import demonstrations, nll_per_token
 from bench.errors import BenchError
 from bench.evaluation.heldout import Outcomes
@@ -24,6 +25,7 @@ from bench.gate import NEEDS_PROBE, READS, EasyBy, easiest, easiness, samples_pa
 from bench.generation.pooled import pooled
 from bench.generation.scattered import scattered
 from bench.probe import Probe, by_fold, probed
+from bench.savings import settings_key
 from bench.scoring.preparing import prepared
 from bench.scoring.traits import refuse_comparing, refuse_too_low
 from bench.seeds import generator
@@ -291,3 +293,23 @@ def _refuse(
         raise BenchError(f"task={task.name} has no demonstrations, which procedure=hybrid trains on.")
     if fallback == "rationalise" and not hasattr(task, "with_hint"):
         raise BenchError(f"procedure.fallback=rationalise is not allowed: task={task.name} can't word a hint.")
+
+
+def asks(cfg: Config, prompts: Callable[[str], int]) -> Asks:
+    """What `with_demonstrations` will draw and train, if every hard prompt has an accepted sample; see bench.asks."""
+    how, train = cfg["procedure"], prompts("train")
+    itself, folds = settings_key(cfg, "procedure"), how["folds"] or 1
+    easy = round(how["easy_share"] * train)
+    hard = train - easy if how["hard"] == "sample" else 0
+    gated = 0 < how["easy_share"] < 1
+    needs_probe = (gated and how["easy_by"] in NEEDS_PROBE) or (hard and how["sample_from"] == "probe")
+    told = (settings_key(cfg, "training"), how["foreign"], how["noise"], how["folds"])
+    steps = [(fold, epoch) for fold in range(folds) for epoch in range(how["probe_epochs"])] if needs_probe else []
+    seen = train if how["folds"] is None else train * (folds - 1) / folds
+    of_gate: dict[Name, float] = {("gate", itself): train} if gated and how["easy_by"] == "probe_solves" else {}
+    return Asks(
+        pools={(itself,): hard * drawn(cfg, cfg["num_completions"])} if hard else {},
+        tuned={fine_tuned(cfg, "tuned", itself): easy * cfg["training"].get("epochs", 1) + examples(cfg, hard)},
+        probes={(*told, *step): seen for step in steps},
+        choosing=of_gate,
+    )

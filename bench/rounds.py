@@ -11,11 +11,13 @@ import numpy as np
 
 from bench.allowed import Count, one_of
 from bench.artifacts import Completions, Policy, Rewards, Selection
+from bench.asks import Asks, Config, Name, arms, drawn, examples, fine_tuned
 from bench.balance import Adapted, with_threshold
 from bench.errors import BenchError
 from bench.evaluation.heldout import Outcomes, grade
 from bench.experiment import Results
 from bench.generation.pooled import pooled
+from bench.savings import settings_key
 from bench.scoring.preparing import prepared
 from bench.scoring.verifier import verify
 from bench.seeds import generator, small_seed
@@ -197,3 +199,27 @@ def buffer(own: Sequence[Selection], num_completions: int, train_on: str) -> Sel
     column = np.concatenate([own[i].column + i * num_completions for i in kept])
     order = np.lexsort((column, row))
     return Selection(row[order], column[order], weight[order])
+
+
+def asks(cfg: Config, prompts: Callable[[str], int]) -> Asks:
+    """What `in_rounds` will draw and train, if no round is the last before its time; see bench.asks."""
+    how, train, N = cfg["procedure"], prompts("train"), drawn(cfg, cfg["num_completions"])
+    itself, adapt = settings_key(cfg, "procedure"), how.get("adapt")
+    pools: dict[Name, float] = {}
+    tuned: dict[Name, float] = {}
+    choosing: dict[Name, float] = {}
+    for arm in arms(cfg):
+        current: Name = ()
+        for number in range(1, how["rounds"] + 1):
+            own: Name = (number, itself) if number > 1 or adapt else ()  # the first is that of a single round
+            pools[(*current, itself) if adapt else current] = train * N
+            if adapt and arm == "tuned":
+                probed = min(adapt.get("prompts_probed", train), train)
+                choosing["adapt", *current, itself] = len(adapt.get("temperatures", ())) * probed * N
+            current = fine_tuned(cfg, arm, *own)
+            times = number if how["train_on"] == "union" else 1
+            tuned[current] = times * examples(cfg, train, rounds=number if how["train_on"] == "best" else 1)
+    if how["stop"] == "validation":
+        each = prompts("validation") * drawn(cfg, how["validation_completions"])
+        choosing |= {("validation", *name): each for name in ((), *tuned) if "control" not in name}
+    return Asks(pools, tuned, choosing=choosing)

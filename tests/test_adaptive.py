@@ -14,6 +14,7 @@ from bench import settings
 from bench.__main__ import CONF
 from bench.adaptive import Plan, check_accepted, sample
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
+from bench.asks import work
 from bench.errors import BenchError
 from bench.estimators.arrays import StoppedOutcomes
 from bench.estimators.best_of_n import pass_at_k
@@ -21,7 +22,6 @@ from bench.evaluation.heldout import grade
 from bench.generation import transformers_engine
 from bench.generation.pool import describe
 from bench.generation.stopped import Piece, StoppedPool, describe_stopped, stopped
-from bench.plan import work
 from bench.runner import run_experiment
 from bench.scoring.verifier import verify
 from bench.store import Store

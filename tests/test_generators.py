@@ -16,12 +16,12 @@ from omegaconf import OmegaConf
 from bench import policies
 from bench.__main__ import CONF
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
+from bench.asks import work
 from bench.errors import BenchError
 from bench.evaluation.generators import by_generator, correct_paths
 from bench.generation.pooled import pooled
 from bench.generation.reencoded import reencoded
 from bench.generators import from_several, shares, stream
-from bench.plan import work
 from bench.reporting.figures.generators import generators_figure
 from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
@@ -535,7 +535,7 @@ def test_a_plan_counts_each_generators_pool_once():
     assert planned.pools == 2
     assert planned.trainings == 12
     assert planned.evaluations == 2 + 12  # the student, the larger one, and what was trained
-    assert planned.completions == 10 * (8 + 8) + 300 * 8 + 14 * 300 * 17
+    assert planned.completions == 10 * (8 + 8) + 300 * 16 + 300 + 13 * 300 * 17  # Best-of-N is among the base's
 
 
 # --- the report ----------------------------------------------------------------------------------------------------

@@ -16,12 +16,12 @@ from made_runs import made_run
 from bench import policies
 from bench.__main__ import CONF
 from bench.artifacts import Completions, Policy, Rewards
+from bench.asks import work
 from bench.demonstrations import demonstrations, nll_per_token
 from bench.errors import BenchError
 from bench.gate import easiest, easiness, folds_of, samples_paid
 from bench.generation.scattered import scattered
 from bench.hybrid import with_demonstrations
-from bench.plan import work
 from bench.reporting.figures.hybrid import hybrid_figure
 from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
@@ -445,7 +445,7 @@ def test_what_a_hybrid_costs_is_known_before_it_runs():
     def of(*given):
         return work(cells_of_sweep(["experiment=hybrid", *given], CONF))
 
-    held_out = 300 * (64 + 2 * 17)
+    held_out = 300 * (64 + 1 + 17)  # the base's samples are among those for Best-of-N
     half = of("procedure.easy_share=0.5")
     assert (half.pools, half.completions, half.trainings, half.evaluations) == (1, 300 * 8 + held_out, 3, 2)
     assert of("procedure.easy_share=1").completions == held_out

@@ -12,13 +12,13 @@ from made_runs import made_run
 
 from bench.__main__ import CONF
 from bench.artifacts import Completions, Policy, Rewards, Selection
+from bench.asks import work
 from bench.balance import Adapted, balance_score, by_balance_score, with_threshold
 from bench.costs import completions_trained
 from bench.errors import BenchError
 from bench.evaluation.rounds import distinct_paths, kept_correct
 from bench.generation.pool import describe
 from bench.generation.pooled import pooled
-from bench.plan import work
 from bench.reporting.figures.rounds import rounds_figure
 from bench.reporting.files import drawn
 from bench.reporting.groups import grouped

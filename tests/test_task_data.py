@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from test_configs import composed
 
 from bench import settings
+from bench.asks import prompts_in
 from bench.errors import BenchError
-from bench.plan import prompts_in
 from bench.tasks import counts
 from bench.tasks.gsm8k import Gsm8k
 from bench.tasks.jsonl import Jsonl
