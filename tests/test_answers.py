@@ -5,9 +5,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from answer_shapes import MATH_SHAPES, SHAPES, Shape
+from answer_shapes import SHAPES, Shape
 from hypothesis import given
 from hypothesis import strategies as st
+from math_answer_shapes import MATH_SHAPES
 
 from bench.tasks.arithmetic import equations, is_true, path, steps_are_true
 from bench.tasks.gsm8k import Gsm8k
