@@ -5,14 +5,15 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from answer_shapes import MATH_SHAPES, SHAPES, Shape
+from answer_shapes import SHAPES, Shape
 from hypothesis import given
 from hypothesis import strategies as st
+from math_answer_shapes import MATH_SHAPES
 
 from bench.tasks.arithmetic import equations, is_true, path, steps_are_true
 from bench.tasks.gsm8k import Gsm8k
 from bench.tasks.math500 import Math500, simplified
-from bench.tasks.numeric import boxed, final_number, read_number, written
+from bench.tasks.numeric import boxed, final_number, read_number, tagged, written
 from bench.tasks.thinking import after_thinking
 
 
@@ -112,7 +113,28 @@ def test_what_is_no_number_is_none(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["1 ", "(", " ", "1+", "((1)+", "\\boxed{", "answer is ", "a ", "\\frac{", "1,", "#### ", "$"]
+    "piece",
+    [
+        "1 ",
+        "(",
+        " ",
+        "1+",
+        "((1)+",
+        "\\boxed{",
+        "answer is ",
+        "a ",
+        "\\frac{",
+        "1,",
+        "#### ",
+        "$",
+        "- ",
+        "<answer>",
+        "<think>",
+        "</think>",
+        "\\boxed ",
+        "1 234 ",
+        "½",
+    ],
 )
 def test_degenerate_text_is_read_in_no_time_and_never_fails(piece: str) -> None:
     text = piece * 3000
@@ -135,6 +157,12 @@ def test_degenerate_text_is_read_in_no_time_and_never_fails(piece: str) -> None:
 )
 def test_what_is_thought_is_no_part_of_the_answer(completion: str, rest: str) -> None:
     assert after_thinking(completion) == rest
+
+
+def test_the_last_answer_tag_that_ends_holds_the_answer() -> None:
+    assert tagged("<answer>1</answer> or <Answer> 2 </answer> or <answer>3") == " 2 "
+    assert tagged("<answer>1 <answer>2</answer>") == "2"
+    assert tagged("1</answer>") is None
 
 
 def test_boxes_are_balanced() -> None:

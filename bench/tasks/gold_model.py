@@ -89,7 +89,7 @@ class GoldModel:
     def _scores(self, cells: Sequence[tuple[Sequence[Message], str]]) -> np.ndarray:
         """[D] of chats and what answers them, each distinct pair scored once."""
         keys = [content_hash(*cell) for cell in cells]
-        known = _known(self.judged_by)
+        known = _known(self._named(), self.revision, self.dtype)
         missing = {key: cell for key, cell in zip(keys, cells, strict=True) if key not in known}
         if missing:
             if len(known) + len(missing) > REMEMBERED:
@@ -112,7 +112,7 @@ def _parts(answer: str) -> dict:
 
 
 @lru_cache(maxsize=1)
-def _known(gold: str) -> dict[str, float]:
+def _known(model: str, revision: str, dtype: str) -> dict[str, float]:
     """The scores that one gold model has given in this process."""
     return {}
 

@@ -135,8 +135,12 @@ def boxed(text: str) -> str | None:
 
 def tagged(text: str) -> str | None:
     """What the last <answer> tag holds; None without one."""
-    found = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL | re.IGNORECASE)
-    return found[-1] if found else None
+    held, start = None, None
+    for tag in re.finditer(r"<(/?)answer>", text, re.IGNORECASE):
+        if tag[1] and start is not None:
+            held = text[start : tag.start()]
+        start = None if tag[1] else tag.end()
+    return held
 
 
 def _after_hashes(text: str) -> str | None:
