@@ -517,7 +517,7 @@ def test_generators_are_pretrained_as_long_as_the_student_and_else_as_long_as_th
     for overrides, expected in ((["experiment=quick"], (8000, 300)), (given, (tiny.demonstrations, tiny.steps))):
         found = cells_of_sweep([*overrides, "seed=0,1", "procedure=generators"], CONF)
         assert found is not None
-        for one in (found[0].procedure.generators[name].policy for name in ("larger", "smaller")):
+        for one in (found[0].cfg.procedure.generators[name].policy for name in ("larger", "smaller")):
             assert (one.demonstrations, one.steps) == expected
 
 
