@@ -16,8 +16,8 @@ from bench.asks import ALL_KEPT, assumes_kept, work
 from bench.errors import BenchError
 from bench.sizing import harness, memory
 from bench.sizing.machines import GIB, Machine
-from bench.sizing.scorers import PROGRAM, programs, readers
-from bench.sizing.shapes import Shape, of_model, of_policy
+from bench.sizing.scorers import GOLD, PROGRAM, programs, readers
+from bench.sizing.shapes import Shape, of_policy
 from bench.sweep import Cell
 
 # Assumed tokens of a prompt with its template, and of a completion, on average
@@ -90,12 +90,14 @@ def estimate(cells: Sequence[Cell], machine: Machine, told: Told) -> Estimate:
         f"policy: {shape.parameters:,} parameters ({shape.source})",
         f"assumed {prompt:.0f} tokens a prompt and {completion:.0f} a completion, on average",
     ]
-    base = _Sizes(cfg, machine, shape, prompt, completion)
+    reading = readers(cfg, shape, told.reward_parameters)
+    resident = sum(reader.shape.parameters for reader in reading if reader.role == GOLD)  # stays loaded
+    base = _Sizes(cfg, machine, shape, prompt, completion, resident)
     made = len({json.dumps(one["policy"]) for one in configs})  # of policy=tiny, one a seed
     stages = [*base.pretraining(made), *base.drawing(asked.completions)]
     held_out = asked.completions - asked.sampled
-    for reader in readers(cfg, shape, told.reward_parameters):
-        notes += [f"{reader.role}: {reader.shape.parameters:,} parameters ({reader.shape.source})"] + reader.notes
+    for reader in reading:
+        notes += [f"{reader.role}: {reader.shape.parameters:,} parameters ({reader.shape.source})", *reader.notes]
         stages.append(base.scoring(reader.role, reader.shape, held_out if reader.held_out else asked.completions))
     if run := programs(cfg, asked.completions, held_out):
         notes.append(f"assumed {PROGRAM} s a program in the sandbox, run on CPUs")
@@ -117,7 +119,9 @@ def estimate(cells: Sequence[Cell], machine: Machine, told: Told) -> Estimate:
 class _Sizes:
     """One configuration's stages on one machine."""
 
-    def __init__(self, cfg: dict[str, Any], machine: Machine, shape: Shape, prompt: float, completion: float) -> None:
+    def __init__(
+        self, cfg: dict[str, Any], machine: Machine, shape: Shape, prompt: float, completion: float, resident: int
+    ) -> None:
         self.cfg, self.machine, self.shape = cfg, machine, shape
         self.prompt, self.completion, self.both = prompt, completion, prompt + completion
         self.width = 2 if machine.on_gpu else 4  # bytes a number outside training
@@ -125,8 +129,7 @@ class _Sizes:
         self.engine = self.generation["_target_"].split(".")[-2].removesuffix("_engine")
         share = self.generation.get("gpu_memory_utilization", 0.0)
         self.held = share * machine.memory if self.engine == "vllm" and machine.on_gpu else 0.0
-        if cfg["task"].get("gold_model"):  # stays loaded
-            self.held += of_model(cfg["task"]["gold_model"]).parameters * self.width
+        self.held += resident * self.width
         self.held += memory.OVERHEAD if machine.on_gpu else 0.0
         self.longest = round(prompt) + cfg["task"]["max_new_tokens"]
 
@@ -207,7 +210,7 @@ class _Sizes:
         tokens = completions * self.both
         flops, seconds = self._read(tokens, model.parameters, self.machine.reading)
         peak = model.parameters * self.width + 16_384 * self.width * (model.hidden * 4 + model.intermediate * 3)
-        return Stage(role, tokens, flops, seconds, (0 if role == "gold model" else peak) + self.held)
+        return Stage(role, tokens, flops, seconds, (0 if role == GOLD else peak) + self.held)
 
     def training(self, examples: float) -> Stage:
         of, lora = self.cfg["training"], self.cfg["training"]["lora"]
