@@ -149,7 +149,7 @@ class _Sizes:
 
     def _rows(self) -> int:
         """Completions decoded at once: of one unit of a pool at most."""
-        prompts = self._prompts()
+        prompts = self._prompts("train", self.cfg["split"])
         if self.engine == "transformers":
             return max(1, min(prompts * self.generation["block_size"], self.generation["batch_tokens"] // self.longest))
         if not self.held:
@@ -191,17 +191,17 @@ class _Sizes:
         stages = [Stage("generation", *self._written(completions, rows, of_one=samples), max(self.held, least))]
         tokens = completions * self.both  # the suite's own log-probabilities, by teacher forcing
         flops, seconds = self._read(tokens, self.shape.parameters, self.machine.reading)
-        held = self._read_together(self.width, samples, models=1)
+        held = self._read_together(self.width, self._prompts("train", self.cfg["split"]) * samples, models=1)
         return [*stages, Stage("log-probabilities", tokens, flops, seconds, held + self.held)]
 
-    def _prompts(self) -> int:
-        """Of a unit of a pool, at most."""
-        known = [count for split in ("train", self.cfg["split"]) if (count := self.cfg["task"].get(f"{split}_prompts"))]
+    def _prompts(self, *splits: str) -> int:
+        """Of a unit of a pool of these splits, at most."""
+        known = [count for split in splits if (count := self.cfg["task"].get(f"{split}_prompts"))]
         return min(self.generation.get("shard_size", 256), max(known, default=SEQUENCES))
 
-    def _read_together(self, width: int, samples: int, *, models: int) -> float:
-        """Bytes of teacher forcing; samples: of a prompt."""
-        rows, steps = self._prompts() * samples, self.cfg["task"]["max_new_tokens"]
+    def _read_together(self, width: int, rows: int, *, models: int) -> float:
+        """Bytes of teacher forcing of completions, of which there are so many rows."""
+        steps = self.cfg["task"]["max_new_tokens"]
         return memory.divergence(
             self.shape, bytes_a_number=width, rows=rows, width=self.longest, steps=steps, models=models
         )
@@ -243,7 +243,8 @@ class _Sizes:
         flops, seconds = self._read(tokens, self.shape.parameters, self.machine.reading)
         if width == 4 and self.machine.on_gpu:
             seconds *= 8  # float32 goes without the tensor cores' bfloat16 rate: about an eighth of it in TF32 or less
-        held = self._read_together(width, self.cfg["evaluation"]["kl_completions"], models=2)
+        rows = self._prompts(self.cfg["split"]) * self.cfg["evaluation"]["kl_completions"]
+        held = self._read_together(width, rows, models=2)
         return Stage("KL", tokens, flops, seconds, held + self.held)
 
     def lm_eval(self, completions: float) -> Stage:
