@@ -23,6 +23,9 @@ NUMBERS = ("flops", "parameters", "reward_parameters", "prompt_tokens", "complet
 
 def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument not in ("-m", "--multirun")]
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return
     mine = dict(argument[len("size.") :].partition("=")[::2] for argument in arguments if argument.startswith("size."))
     rest = [argument for argument in arguments if not argument.startswith("size.")]
     with explained(rest):

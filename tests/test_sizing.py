@@ -279,6 +279,7 @@ def test_mistakes_of_a_user_are_answered_in_a_sentence(monkeypatch):
     assert "size.params is not a setting; there are size.gpu" in said("size.params=3")
     assert "size.gpu=b900 is not known" in said("size.gpu=b900")
     assert "give size.parameters=NUMBER" in said("policy=hub", "policy.id=me/nameless")
+    assert "/no/folder is no folder here" in said("policy=folder", "policy.path=/no/folder")
     named = ["scoring=reward_model", "scoring.model=me/nameless"]
     assert "size.reward_parameters=NUMBER" in said(*named, "size.gpu=h100")
     assert "model_size is not" in said("model_size=3")
