@@ -99,3 +99,9 @@ def stopping_policy(random_policy: Policy, tmp_path_factory: pytest.TempPathFact
     model.generation_config.eos_token_id = EOS
     model.generation_config.save_pretrained(path)
     return policies.folder(path)
+
+
+@pytest.fixture
+def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What transformers copies of models' own code lies in the test's folder."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
