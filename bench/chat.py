@@ -7,6 +7,8 @@ from typing import Any
 from bench.artifacts import Message
 from bench.errors import BenchError
 
+ANSWER = "Hello to you"  # in no template
+
 
 def render(tokenizer: Any, messages: Sequence[Message]) -> str:
     """The prompt as text: the model's chat template, or, for a base model without one, the contents and nothing else,
@@ -56,6 +58,26 @@ def set_defaults(tokenizer: Any, *, system: str | None, thinking: bool | None) -
 def encode(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """The prompt's token ids. A chat template writes its own BOS; a bare prompt gets the tokenizer's."""
     return tokenizer.encode(render(tokenizer, messages), add_special_tokens=tokenizer.chat_template is None)
+
+
+def turn_end(tokenizer: Any) -> int | None:
+    """The special token with which the chat template ends an assistant's turn; None where it has none, or no template.
+
+    Base models that learned from chats end their turns with it and go on, where their configuration names another EOS
+    alone: Qwen 2.5's base models have <|endoftext|> for EOS, and turns that end in <|im_end|>.
+    """
+    from jinja2 import TemplateError
+
+    if tokenizer.chat_template is None:
+        return None
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ANSWER}]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+    except TemplateError:  # it takes no such chat, and ends its turns in a way of its own
+        return None
+    after = text.rpartition(ANSWER)[2].lstrip()
+    ends = {id: token.content for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return max((id for id, end in ends.items() if after.startswith(end)), key=lambda id: len(ends[id]), default=None)
 
 
 def encode_conversations(

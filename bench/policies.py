@@ -197,6 +197,14 @@ def context(config: Any) -> int | None:
     return limit
 
 
+def has_chat_template(path: Path) -> bool:
+    """Whether the tokenizer that lies there has one."""
+    if (path / "chat_template.jinja").is_file() or (path / "chat_template.json").is_file():
+        return True
+    described = path / "tokenizer_config.json"
+    return described.is_file() and "chat_template" in json.loads(described.read_text(encoding="utf-8"))
+
+
 def load_tokenizer(policy: Policy) -> Any:
     """The policy's tokenizer, whose chat template knows the policy's system prompt and thinking mode."""
     from transformers import AutoTokenizer
