@@ -13,12 +13,16 @@ ANSWER = "Hello to you"  # in no template
 def render(tokenizer: Any, messages: Sequence[Message]) -> str:
     """The prompt as text: the model's chat template, or, for a base model without one, the contents and nothing else,
     a blank line between two. BenchError where the template refuses the messages."""
-    from jinja2 import TemplateError
-
     if tokenizer.chat_template is None:
         return "\n\n".join(message["content"] for message in messages)
+    return _templated(tokenizer, list(messages), add_generation_prompt=True)
+
+
+def _templated(tokenizer: Any, messages: list[Message], *, add_generation_prompt: bool) -> str:
+    from jinja2 import TemplateError
+
     try:
-        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise BenchError(
@@ -66,14 +70,12 @@ def turn_end(tokenizer: Any) -> int | None:
     Base models that learned from chats end their turns with it and go on, where their configuration names another EOS
     alone: Qwen 2.5's base models have <|endoftext|> for EOS, and turns that end in <|im_end|>.
     """
-    from jinja2 import TemplateError
-
     if tokenizer.chat_template is None:
         return None
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ANSWER}]
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False)
-    except TemplateError:  # it takes no such chat, and ends its turns in a way of its own
+        text = _templated(tokenizer, turns, add_generation_prompt=False)
+    except BenchError:  # it takes no such chat, and ends its turns in a way of its own
         return None
     after = text.rpartition(ANSWER)[2].lstrip()
     ends = {id: token.content for id, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -93,7 +95,7 @@ def encode_conversations(
             [*messages, {"role": "assistant", "content": completion}]
             for messages, completion in zip(prompts, completions, strict=True)
         ]
-        texts = tokenizer.apply_chat_template(conversations, tokenize=False)
+        texts = [_templated(tokenizer, turns, add_generation_prompt=False) for turns in conversations]
         return _rows(tokenizer(texts, add_special_tokens=False))
     rendered = [render(tokenizer, messages) for messages in prompts]
     if tokenizer.sep_token is not None:

@@ -159,6 +159,12 @@ def test_what_a_template_can_not_do_is_said_before_any_work(of, name, settings, 
         policies.from_folder(None, path=str(of(name).path), **settings)
 
 
+def test_a_reward_models_template_that_refuses_is_quoted(of):
+    told = ({"role": "system", "content": "Be brief."}, *HI)
+    with pytest.raises(BenchError, match="refuses messages by system, user, assistant: System role not supported"):
+        chat.encode_conversations(policies.load_tokenizer(of("gemma_2")), [told], ["Ho"])
+
+
 def test_a_template_that_refuses_is_quoted(of):
     told = policies.from_folder(None, path=str(of("gemma_2").path), system="Be brief.")
     with pytest.raises(BenchError, match=r"refuses messages by .*System role not supported"):
