@@ -5,6 +5,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -162,6 +163,12 @@ def test_an_adapter_that_transformers_would_load_in_part_is_refused(stopping_pol
     save(get_peft_model(policies.load_model(stopping_policy), config), stopping_policy, tmp_path)
     with pytest.raises(BenchError, match="is a DoRA, which transformers does not load whole: merge it"):
         policies.folder(tmp_path)
+
+
+def test_an_adapter_is_not_continued_with_a_dropout_that_it_would_not_have(tune, stopping_policy, store):
+    start = tune(stopping_policy, lora=ADAPTER, epochs=1)
+    with pytest.raises(BenchError, match=r"training.lora.dropout=0.1 is not what the policy's own adapter .*\(0.0\)"):
+        tune(start, lora=replace(ADAPTER, dropout=0.1), epochs=1)
 
 
 def test_modules_are_named_by_a_list_or_all_linear():
