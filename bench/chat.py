@@ -7,16 +7,22 @@ from typing import Any
 from bench.artifacts import Message
 from bench.errors import BenchError
 
+ANSWER = "Hello to you"  # in no template
+
 
 def render(tokenizer: Any, messages: Sequence[Message]) -> str:
     """The prompt as text: the model's chat template, or, for a base model without one, the contents and nothing else,
     a blank line between two. BenchError where the template refuses the messages."""
-    from jinja2 import TemplateError
-
     if tokenizer.chat_template is None:
         return "\n\n".join(message["content"] for message in messages)
+    return _templated(tokenizer, list(messages), add_generation_prompt=True)
+
+
+def _templated(tokenizer: Any, messages: list[Message], *, add_generation_prompt: bool) -> str:
+    from jinja2 import TemplateError
+
     try:
-        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise BenchError(
@@ -58,6 +64,24 @@ def encode(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     return tokenizer.encode(render(tokenizer, messages), add_special_tokens=tokenizer.chat_template is None)
 
 
+def turn_end(tokenizer: Any) -> int | None:
+    """The special token with which the chat template ends an assistant's turn; None where it has none, or no template.
+
+    Base models that learned from chats end their turns with it and go on, where their configuration names another EOS
+    alone: Qwen 2.5's base models have <|endoftext|> for EOS, and turns that end in <|im_end|>.
+    """
+    if tokenizer.chat_template is None:
+        return None
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ANSWER}]
+    try:
+        text = _templated(tokenizer, turns, add_generation_prompt=False)
+    except BenchError:  # it takes no such chat, and ends its turns in a way of its own
+        return None
+    after = text.rpartition(ANSWER)[2].lstrip()
+    ends = {id: token.content for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return max((id for id, end in ends.items() if after.startswith(end)), key=lambda id: len(ends[id]), default=None)
+
+
 def encode_conversations(
     tokenizer: Any, prompts: Sequence[Sequence[Message]], completions: Sequence[str]
 ) -> list[dict[str, list[int]]]:
@@ -71,7 +95,7 @@ def encode_conversations(
             [*messages, {"role": "assistant", "content": completion}]
             for messages, completion in zip(prompts, completions, strict=True)
         ]
-        texts = tokenizer.apply_chat_template(conversations, tokenize=False)
+        texts = [_templated(tokenizer, turns, add_generation_prompt=False) for turns in conversations]
         return _rows(tokenizer(texts, add_special_tokens=False))
     rendered = [render(tokenizer, messages) for messages in prompts]
     if tokenizer.sep_token is not None:

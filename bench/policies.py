@@ -170,7 +170,13 @@ def adapter_base(path: Path) -> Path | None:
     """The folder of the model that the adapter at `path` belongs to; None where `path` holds no adapter."""
     if not (path / ADAPTER).is_file():
         return None
-    base = Path(str(json.loads((path / ADAPTER).read_text()).get(BASE_PLACE)))
+    config = json.loads((path / ADAPTER).read_text())
+    if config.get("use_dora"):  # transformers loads its directions, and magnitudes at random
+        raise BenchError(
+            f"The adapter in {path} is a DoRA, which transformers does not load whole: merge it into its base model "
+            "(merge_and_unload), and give that."
+        )
+    base = Path(str(config.get(BASE_PLACE)))
     if not (base / "config.json").is_file():
         raise BenchError(
             f"The adapter in {path} names {base} as its base model, which is no local folder with a config.json."
@@ -195,6 +201,14 @@ def context(config: Any) -> int | None:
             )
             limit = min(number for number in (limit, before) if number is not None) if before or limit else None
     return limit
+
+
+def has_chat_template(path: Path) -> bool:
+    """Whether the tokenizer that lies there has one."""
+    if (path / "chat_template.jinja").is_file() or (path / "chat_template.json").is_file():
+        return True
+    described = path / "tokenizer_config.json"
+    return described.is_file() and "chat_template" in json.loads(described.read_text(encoding="utf-8"))
 
 
 def load_tokenizer(policy: Policy) -> Any:

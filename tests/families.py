@@ -57,6 +57,7 @@ class Family:
     bos: str | None = None
     writes_bos: bool = False  # the tokenizer does, before a text
     config: dict[str, Any] = field(default_factory=dict)
+    configured: int | None = None  # how many of the endings its configuration names, from the first; None: all
 
 
 FAMILIES = {
@@ -64,6 +65,15 @@ FAMILIES = {
         model="Qwen2",
         special=("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
         endings=("<|im_end|>", "<|endoftext|>"),
+        template=QWEN_2_5,
+        asked="<|im_start|>system\nYou are Qwen.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+        told="<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    "qwen_2_5_base": Family(
+        model="Qwen2",
+        special=("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        endings=("<|endoftext|>", "<|im_end|>"),
+        configured=1,  # its template alone knows how a turn ends
         template=QWEN_2_5,
         asked="<|im_start|>system\nYou are Qwen.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
         told="<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
@@ -152,7 +162,7 @@ def make(name: str, folder: Path) -> Policy:
         max_position_embeddings=256,
         initializer_range=0.3,
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=ends,
+        eos_token_id=ends[: family.configured],
         pad_token_id=tokenizer.pad_token_id,
         **family.config,
     )
@@ -161,7 +171,7 @@ def make(name: str, folder: Path) -> Policy:
         model = getattr(transformers, f"{family.model}ForCausalLM")(config)
         head = model.get_output_embeddings().weight.data
         head[ends] = 3 * head[ends[0]]  # drawn often enough, still by chance, and one as often as the other
-    model.generation_config.eos_token_id = ends
+    model.generation_config.eos_token_id = ends[: family.configured]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return policies.folder(folder)

@@ -11,7 +11,7 @@ from families import FAMILIES, make
 from bench import chat, policies
 from bench.artifacts import Policy, Selection
 from bench.errors import BenchError
-from bench.generation.tokens import ending_ids
+from bench.generation.tokens import ending_ids, unconfigured_end
 from bench.logprobs import sequence_logprobs
 from bench.training.sft import fine_tune, tokenized, training_log, training_set
 
@@ -81,6 +81,34 @@ def test_completions_end_where_the_family_ends_and_train_on_that_ending(of, name
     assert chat.encode(policies.load_tokenizer(tuned), HI) == chat.encode(tokenizer, HI)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_template_says_how_a_turn_ends_and_only_what_it_alone_says_sets_pools_apart(of, name):
+    policy, family = of(name), FAMILIES[name]
+    tokenizer = policies.load_tokenizer(policy)
+    end = chat.turn_end(tokenizer)
+    if family.template is None:
+        assert end is None
+    else:
+        assert tokenizer.convert_ids_to_tokens(end) == family.asked.partition("Hi")[2].split(">")[0].strip() + ">" or (
+            name == "olmo_2" and end == tokenizer.eos_token_id  # whose user turns end otherwise
+        )
+    assert unconfigured_end(policy) == (end if name == "qwen_2_5_base" else None)
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        ("{% for m in messages %}### {{ m['role'] }}:\n{{ m['content'] }}\n{% endfor %}", None),
+        ("{% for m in messages %}<|im_start|>{{ m['content'] }}  <|im_end|>\n{% endfor %}<|endoftext|>", "<|im_end|>"),
+        ("{{ raise_exception('No.') }}", None),
+    ],
+)
+def test_other_templates_end_turns_with_a_special_token_or_none(of, template, end):
+    tokenizer = policies.load_tokenizer(of("qwen_2_5"))
+    tokenizer.chat_template = template
+    assert chat.turn_end(tokenizer) == (None if end is None else tokenizer.convert_tokens_to_ids(end))
+
+
 @pytest.mark.parametrize("name", [name for name in FAMILIES if FAMILIES[name].told])
 def test_a_system_prompt_goes_where_the_family_puts_it(of, name):
     told = policies.from_folder(None, path=str(of(name).path), system="Be brief.")
@@ -129,6 +157,12 @@ def test_a_tuned_policy_is_asked_as_its_base_was_by_whoever_loads_it(of, store):
 def test_what_a_template_can_not_do_is_said_before_any_work(of, name, settings, complaint):
     with pytest.raises(BenchError, match=complaint):
         policies.from_folder(None, path=str(of(name).path), **settings)
+
+
+def test_a_reward_models_template_that_refuses_is_quoted(of):
+    told = ({"role": "system", "content": "Be brief."}, *HI)
+    with pytest.raises(BenchError, match="refuses messages by system, user, assistant: System role not supported"):
+        chat.encode_conversations(policies.load_tokenizer(of("gemma_2")), [told], ["Ho"])
 
 
 def test_a_template_that_refuses_is_quoted(of):

@@ -5,6 +5,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from bench.artifacts import Completions, Policy, Prompts, Selection
 from bench.errors import BenchError
 from bench.logprobs import divergence_samples, sequence_logprobs
 from bench.store import Store, using
-from bench.training.lora import MODULES, Lora
+from bench.training.lora import MODULES, Lora, save
 from bench.training.sft import fine_tune, training_log
 
 PLAIN = {"epochs": 3, "batch_size": 8, "scheduler": "constant", "warmup": 0.0, "max_grad_norm": 0.0, "seed": 0}
@@ -153,6 +154,21 @@ def test_what_no_adapter_can_be_is_said(tune, stopping_policy, store, changed, c
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
     with pytest.raises(BenchError, match=complaint):
         tune(stopping_policy, lora=Lora(**{**ADAPTER.__dict__, **changed}))
+
+
+def test_an_adapter_that_transformers_would_load_in_part_is_refused(stopping_policy, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"], use_dora=True)
+    save(get_peft_model(policies.load_model(stopping_policy), config), stopping_policy, tmp_path)
+    with pytest.raises(BenchError, match="is a DoRA, which transformers does not load whole: merge it"):
+        policies.folder(tmp_path)
+
+
+def test_an_adapter_is_not_continued_with_a_dropout_that_it_would_not_have(tune, stopping_policy, store):
+    start = tune(stopping_policy, lora=ADAPTER, epochs=1)
+    with pytest.raises(BenchError, match=r"training.lora.dropout=0.1 is not what the policy's own adapter .*\(0.0\)"):
+        tune(start, lora=replace(ADAPTER, dropout=0.1), epochs=1)
 
 
 def test_modules_are_named_by_a_list_or_all_linear():

@@ -120,6 +120,18 @@ ANSWER_OF = {
     "with its own tests": "```python\n{code}\n\nassert True\nif __name__ == '__main__':\n    raise SystemExit\n```",
     "shadowing": "```python\nlist_ = list\n{code}\nint = 'no'; isinstance = None\n```",
     "windows": "```Python\r\n{code}\r\n```",
+    "python3": "```python3\n{code}\n```\nThat is it.",
+    "after another language": "Run\n```bash\npython x.py\n```\nwith this:\n```python\n{code}\n```",
+    "after what it prints": "For 1:\n```text\n2\n```\n~~~py\n{code}\n~~~",
+    "with attributes": '```python title="job.py"\n{code}\n```\nDone.',
+    "as pandoc has it": "```{{.python}}\n{code}\n```",
+    "in a list": "1. The code:\n\n   ```python\n   {code_indented}\n   ```\n2. Done.",
+    "in an item": "- ```python\n  {code_indented_by_two}\n  ```",
+    "after a helper": "```python\ndef helper(x):\n    return x\n```\nand then\n```python\n{code}\n```",
+    "fences within": '```python\ndef helper():\n    """E.g.\n\n    ```\n    1\n    ```\n    """\n\n{code}\n```',
+    "fences within a bare program": 'def helper():\n    """E.g.\n\n    ```\n    1\n    ```\n    """\n\n{code}',
+    "after other words": "Use `job` and ```this(x)``` so: ```python\n{code}```",
+    "the next fence ends it": "```\nprint(1)\n```python\n{code}\n```",
     "thought over": "<think>```python\ndef job_a1(xs):\n    return xs\n```</think>\n```python\n{code}\n```",
 }
 
@@ -129,10 +141,13 @@ def test_programs_are_read_however_they_are_written(mbpp: Mbpp, way: str) -> Non
     row = made.mbpp(1)[0]
     example = mbpp.example(row, "one")
     assert example is not None
-    completion = ANSWER_OF[way].format(code=row["code"])
+    indented = {
+        f"code_indented{how}": row["code"].replace("\n", f"\n{by}") for how, by in (("", "   "), ("_by_two", "  "))
+    }
+    completion = ANSWER_OF[way].format(code=row["code"], **indented)
     assert mbpp.is_correct(completion, example.answer)
     job = job_of(mbpp, completion, example.answer)  # what scoring=unit_tests runs
-    assert row["code"].strip() in job.program
+    assert row["code"].strip().replace("\r", "") in job.program.replace("\r", "")
 
 
 @pytest.mark.parametrize(

@@ -416,3 +416,17 @@ def test_a_policy_that_is_pretrained_on_its_task_says_so_where_there_is_no_corpu
 
     with pytest.raises(BenchError, match="task=gsm8k has none"):
         tiny(Gsm8k(path="anywhere"), seed=0)  # type: ignore[arg-type]
+
+
+def test_a_system_prompt_that_all_chats_share_makes_no_two_of_them_near_duplicates(tmp_path: Path) -> None:
+    system = {"role": "system", "content": " ".join(f"Rule {number}: do this." for number in range(60))}
+    rows = [
+        {"chat": [system, {"role": "user", "content": f"What is {n} times {n + 7}?"}], "answer": str(n * (n + 7))}
+        for n in range(40)
+    ]
+    task = Jsonl(
+        path=made.write(tmp_path, train=rows[:20], test=rows[20:]), messages_field="chat", validation_share=0.2
+    )
+    assert task.counts() == {"near_duplicates_removed": 0, "rows_unreadable": 0}
+    assert len(task.prompts("train")) + len(task.prompts("validation")) == 20
+    assert task.prompts("test").messages[0][0] == system

@@ -12,13 +12,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
 from bench.generation.stored import FILE, NUMBERS, Unit, assemble, read, write
+from bench.generation.tokens import unconfigured_end
 from bench.generation.truncation import check_sampler
 from bench.progress import Bar, bar
 from bench.store import Address, current
@@ -117,7 +118,7 @@ def draw(
 
         return build
 
-    settings = {
+    settings: dict[str, Any] = {
         "engine": engine,
         "temperature": float(temperature),
         "top_p": float(top_p),
@@ -127,6 +128,8 @@ def draw(
         "dtype": dtype,
         "block_size": block_size,
     }
+    if (end := unconfigured_end(policy)) is not None:
+        settings["turn_end"] = end
     blocks = range(first_sample, num_completions, block_size)
     shards = range(0, len(prompts), shard_size)
     units: list[tuple[Unit, dict[str, np.ndarray]]] = []

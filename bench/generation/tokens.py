@@ -1,5 +1,6 @@
 """What engines share: prompts to token ids that leave room in the model's context, and token ids to completions."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -22,24 +23,46 @@ def encode(tokenizer: Any, prompts: Prompts, *, max_new_tokens: int, context: in
 
 
 def ending_ids(tokenizer: Any, generation_config: Any) -> set[int]:
-    """The tokens that end a completion: the generation configuration's, of which there may be several, and EOS."""
+    """The tokens that end a completion: the generation configuration's, of which there may be several, EOS, and what
+    ends an assistant's turn in the chat template."""
+    end = chat.turn_end(tokenizer)
+    return _named_ends(tokenizer, generation_config) | ({end} if end is not None else set())
+
+
+def _named_ends(tokenizer: Any, generation_config: Any) -> set[int]:
     configured = generation_config.eos_token_id
     several = configured if isinstance(configured, list) else [configured]
     return {token for token in (*several, tokenizer.eos_token_id) if token is not None}
 
 
+def _generation_config(base: Policy) -> Any:
+    from transformers import GenerationConfig
+
+    if (base.path / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(base.path)
+    return GenerationConfig.from_model_config(policies.load_config(base))
+
+
+@functools.lru_cache(maxsize=64)
+def unconfigured_end(policy: Policy) -> int | None:
+    """The token that ends a turn where the chat template alone says so; None where EOS or the configuration does too.
+
+    Without it pools of such a policy ran on, so it sets theirs apart from those, and leaves all other keys as they are.
+    """
+    if not policies.has_chat_template(policy.path):
+        return None
+    tokenizer = policies.load_tokenizer(policy)
+    end = chat.turn_end(tokenizer)
+    named = _named_ends(tokenizer, _generation_config(policies.base_of(policy)))
+    return None if end in named else end
+
+
 def configured(base: Policy, tokenizer: Any) -> tuple[set[int], int | None, int]:
     """Of a whole model, without its weights: the ids that end a completion, its context in tokens (None: it names
     none), and the size of its vocabulary."""
-    from transformers import GenerationConfig
-
     config = policies.load_config(base)
-    if (base.path / "generation_config.json").is_file():
-        generation = GenerationConfig.from_pretrained(base.path)
-    else:
-        generation = GenerationConfig.from_model_config(config)
     text = config.get_text_config()
-    return ending_ids(tokenizer, generation), policies.context(config), text.vocab_size
+    return ending_ids(tokenizer, _generation_config(base)), policies.context(config), text.vocab_size
 
 
 def decode(

@@ -142,7 +142,8 @@ class Jsonl(RowsTask):
         name = name.replace(f"{WHOLE}-", "row-") if self.id_field is None else str(field(row, self.id_field, self.name))
         if self.messages_field is not None:
             messages = _chat(field(row, self.messages_field, self.name), name)
-            question = "\n".join(message["content"] for message in messages)
+            asked = [one for one in messages if one["role"] != "system"] or messages  # what all share is no question
+            question = "\n".join(message["content"] for message in asked)
         else:
             question = str(field(row, self.prompt_field, self.name))
             messages = self.asked(question)

@@ -12,12 +12,12 @@ from bench.allowed import one_of
 from bench.artifacts import content_hash
 from bench.sandbox import ISOLATION, Job, Limits, verdicts
 from bench.tasks.assertions import ENTRY, harness
+from bench.tasks.code_blocks import python_blocks
 from bench.tasks.rows_task import RowsTask
 from bench.tasks.thinking import after_thinking
 
-FENCE = re.compile(r"```(?:python|py)?[ \t]*\r?\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
 DEFINITION = re.compile(r"^(?:async )?def ", re.MULTILINE)
-VERSION = 2  # raise it when equal completions get other verdicts
+VERSION = 3  # raise it when equal completions get other verdicts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,18 +32,23 @@ class Programs:
     def judged_by(self) -> str:
         return f"{self.label} {VERSION}"
 
-    def program(self, completion: str) -> str:
-        """The first fenced block that defines a function, else the first fenced block, else all of the completion; what
-        is in <think> tags is not read."""
+    def program(self, completion: str, function: str = "") -> str:
+        """The first fenced block of Python that defines the asked function, else the first that defines any, else the
+        first. All of the completion where it has no block, or is a program by itself with fences in its docstrings;
+        what is in <think> tags is not read."""
         completion = after_thinking(completion)
-        blocks = FENCE.findall(completion)
-        return next((block for block in blocks if DEFINITION.search(block)), blocks[0] if blocks else completion)
+        blocks = python_blocks(completion)
+        if blocks and DEFINITION.search(completion) and _unparsed(completion) is not None:
+            return completion
+        asked = _definition_of(function) if function else DEFINITION
+        ways = (block for pattern in (asked, DEFINITION) for block in blocks if pattern.search(block))
+        return next(ways, blocks[0] if blocks else completion)
 
     def job(self, completion: str, answer: str) -> Job:
         """What runs: the program, after the problem's own imports and helpers, and the calls of its tests."""
         tests = _tests(answer)
-        program = self.program(completion)
-        if tests["stub"] and not re.search(rf"^(?:async )?def {re.escape(tests['function'])}\b", program, re.MULTILINE):
+        program = self.program(completion, tests["function"])
+        if tests["stub"] and not _definition_of(tests["function"]).search(program):
             program = tests["stub"] + _body(program)  # a base model goes on where the problem's own code ends
         return Job(
             f"{tests['before']}\n{program}\n{tests['after']}{harness(tests['calls'])}",
@@ -95,6 +100,11 @@ def answer_of(*, function: str, calls: Sequence[str], cases: Sequence, before: s
 @lru_cache(maxsize=1 << 12)
 def _tests(answer: str) -> dict:
     return json.loads(answer)
+
+
+@lru_cache(maxsize=1 << 12)
+def _definition_of(function: str) -> re.Pattern[str]:
+    return re.compile(rf"^(?:async )?def {re.escape(function)}\b", re.MULTILINE)
 
 
 def _body(text: str) -> str:

@@ -143,8 +143,8 @@ def _merged(policy: Policy) -> Any:
 
 def _refuse_another_shape(policy: Policy, lora: Lora) -> None:
     config = json.loads((policy.path / CONFIG).read_text())
-    has = {"r": config["r"], "alpha": config["lora_alpha"]}
-    asked: dict[str, Any] = {"r": lora.r, "alpha": lora.alpha}
+    has = {"r": config["r"], "alpha": config["lora_alpha"], "dropout": config["lora_dropout"]}
+    asked: dict[str, Any] = {"r": lora.r, "alpha": lora.alpha, "dropout": lora.dropout}
     if not isinstance(lora.target_modules, str):
         has["target_modules"], asked["target_modules"] = sorted(config["target_modules"]), sorted(lora.target_modules)
     for name, value in asked.items():
