@@ -117,7 +117,7 @@ def divergence_samples(
     save_file(
         {name: array.reshape(completions.shape) for name, array in arrays.items()}, out / "divergence.safetensors"
     )
-    return {"flops": 2 * sum(map(policies.count_parameters, pair)) * read}
+    return {"flops": 2 * sum(map(policies.count_parameters, set(pair))) * read}
 
 
 def _sampler_logprobs(

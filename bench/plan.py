@@ -1,16 +1,12 @@
 """What a sweep will cost before it starts, and what sharing saved when it has run."""
 
 import json
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
-
-from bench.gate import NEEDS_PROBE
-from bench.savings import outside_stages, savings, settings_key
+from bench.asks import work
+from bench.savings import outside_stages, savings
 from bench.store import MANIFEST, walk
 from bench.sweep import Cell, State, state
 
@@ -18,17 +14,6 @@ if TYPE_CHECKING:
     from bench.reporting.collect import Run
 
 STAGES = {"evaluation": ("divergence_samples", "lm_eval_exact_match"), "training": ("sft",)}
-
-
-@dataclass(frozen=True)
-class Work:
-    """What cells ask for, each distinct piece once."""
-
-    pools: int  # on training prompts, each drawn once at its largest N
-    completions: int
-    trainings: int  # at most: selections that picked the same completions share one
-    evaluations: int
-    unknown: tuple[str, ...] = ()  # settings for all prompts that there are, which only the data can tell: counted as 0
 
 
 def summary(cells: Sequence[Cell]) -> str:
@@ -91,98 +76,6 @@ def counted(cells: int) -> str:
 
 def described(found: State) -> str:
     return f"{found.kind} ({found.detail})" if found.detail else found.kind
-
-
-def work(cells: Sequence[Cell]) -> Work:
-    """Of these cells together."""
-    pools: dict[Hashable, int] = {}
-    drawn: dict[Hashable, int] = {}
-    trainings: set[Hashable] = set()
-    evaluations = set()
-    drawn_by_policies = 0
-    unknown: dict[str, None] = {}
-    for cell in cells:
-        cfg: Any = OmegaConf.to_container(cell.cfg, resolve=True)
-        counts = {split: prompts_in(cfg["task"], split) for split in ("train", cfg["split"])}
-        unknown |= {f"task.{split}_prompts": None for split, count in counts.items() if count is None}
-        train, test = (count or 0 for count in counts.values())
-        base = settings_key(cfg, "task", "policy")
-        pool = settings_key(cfg, "task", "policy", "generation", "seed")
-        drawn[pool] = max(drawn.get(pool, 0), max(cfg["num_completions"], cfg["baseline_completions"]) * test)
-        training: Hashable = settings_key(cfg, "scoring", "prompt_filter", "selection", "training", "num_completions")
-        if "allocate" in cfg["procedure"]:  # of bench.adaptive: what there is to train on depends on it
-            training = (training, settings_key(cfg, "procedure"))
-        measured = settings_key(cfg, "evaluation", "seed")
-        made: list[Hashable] = []  # the trainings of this cell
-        drawers = {} if "easy_by" in cfg["procedure"] else _drawers(cfg)
-        if "easy_by" in cfg["procedure"]:
-            sampled, probes = _hybrid(cfg)
-            pools[pool, settings_key(cfg, "procedure")] = sampled * cfg["num_completions"]
-            trainings |= {(pool, settings_key(cfg, "training"), *probe) for probe in probes}
-            made.append((pool, training, settings_key(cfg, "procedure")))
-        else:
-            for drawer, count in drawers.items():
-                pools[(pool, *drawer)] = max(pools.get((pool, *drawer), 0), count * train)
-            mix = (settings_key(cfg, "procedure"),) if "drawn_by" in cfg["procedure"] else ()
-            for arm in ("tuned",) if cfg["control"] == "none" else ("tuned", "control"):
-                for shared_by in _rounds(cfg):
-                    # what draws first is the base, or the generators; then what the round before trained
-                    if shared_by:
-                        source = (pool, *made[-1:])
-                        pools[source] = max(pools.get(source, 0), cfg["num_completions"] * train)
-                    made.append((pool, training, arm, *mix, *shared_by))
-        trainings |= set(made)
-        generators = [(base, *drawer, measured) for drawer in {(): 0} | drawers]  # the base is judged in any case
-        for evaluated in (*generators, *((one, measured) for one in made)):
-            if evaluated not in evaluations:
-                evaluations.add(evaluated)
-                drawn_by_policies += test * (1 + cfg["evaluation"]["num_completions"])
-    return Work(
-        pools=len(pools),
-        completions=sum(pools.values()) + sum(drawn.values()) + drawn_by_policies,
-        trainings=len(trainings),
-        evaluations=len(evaluations),
-        unknown=tuple(unknown),
-    )
-
-
-def _drawers(cfg: dict[str, Any]) -> dict[tuple[str, ...], int]:
-    """Samples a training prompt by who draws them (at first); the policy that is fine-tuned is ()."""
-    if "drawn_by" not in cfg["procedure"]:
-        return {(): cfg["num_completions"]}
-    from bench.generators import shares
-
-    entries = cfg["procedure"]["generators"]
-    weights = {name: entries[name]["weight"] for name in cfg["procedure"]["drawn_by"]}
-    counts = shares(weights, cfg["num_completions"], seed=cfg["seed"])
-    policies = {name: entries[name]["policy"] for name in counts}
-    return {(name, json.dumps(policies[name])) if policies[name] else (): count for name, count in counts.items()}
-
-
-def prompts_in(task: dict[str, Any], split: str) -> int | None:
-    """Of a configured task. Where it asks for all that there is: of its local files, None of what lies on the hub."""
-    wanted = task.get(f"{split}_prompts")
-    if wanted is None and task.get("path") is not None:
-        return len(instantiate(task, _convert_="all").prompts(split))
-    return wanted
-
-
-def _rounds(cfg: dict[str, Any]) -> list[tuple[Hashable, ...]]:
-    """For each round, what else its training depends on beside the cell's parts; on nothing in the first."""
-    rounds = cfg["procedure"].get("rounds", 1)
-    return [(), *((number, settings_key(cfg, "procedure")) for number in range(2, rounds + 1))]
-
-
-def _hybrid(cfg: dict[str, Any]) -> tuple[int, list[tuple[Hashable, ...]]]:
-    """How many prompts a hybrid samples, and what each training of its probe depends on beside the base and seed."""
-    procedure, prompts = cfg["procedure"], prompts_in(cfg["task"], "train") or 0
-    share = procedure["easy_share"] if procedure["hard"] == "sample" else 1
-    judges = 0 < procedure["easy_share"] < 1 and procedure["easy_by"] in NEEDS_PROBE
-    if not judges and (share == 1 or procedure["sample_from"] == "base"):
-        return round((1 - share) * prompts), []
-    told = (procedure["foreign"], procedure["noise"], procedure["folds"])
-    steps = [(fold, epoch) for fold in range(procedure["folds"] or 1) for epoch in range(procedure["probe_epochs"])]
-    return round((1 - share) * prompts), [(*told, *step) for step in steps]
 
 
 def tally(kinds: Sequence[str]) -> str:

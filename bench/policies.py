@@ -218,7 +218,7 @@ def load_config(policy: Policy) -> Any:
 def load_model(policy: Policy, *, dtype: str = "float32", device: str = "cpu", four_bit: bool = False) -> Any:
     """The model in evaluation mode. dtype: a torch name, e.g. "float32" or "bfloat16".
 
-    four_bit: its linear layers in 4-bit NF4 on the first CUDA device, through bitsandbytes; they compute in `dtype`.
+    four_bit: its linear layers but the head in 4-bit NF4, through bitsandbytes; they compute in `dtype`.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -230,12 +230,17 @@ def load_model(policy: Policy, *, dtype: str = "float32", device: str = "cpu", f
         how["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=how["dtype"]
         )
-        how["device_map"] = {"": 0}
+        how["device_map"] = {"": device}
     with _trusted_or_said(policy):
         model: Any = AutoModelForCausalLM.from_pretrained(
             policy.path, trust_remote_code=policy.trust_remote_code, **how
         )
-    return (model if four_bit else model.to(device)).eval()
+    if not four_bit:
+        return model.to(device).eval()
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):  # else evaluation rounds its weights anew, for good
+            layer.support_avx512bf16_for_cpu = False
+    return model.eval()
 
 
 @contextlib.contextmanager

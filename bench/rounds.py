@@ -11,12 +11,13 @@ import numpy as np
 
 from bench.allowed import Count, one_of
 from bench.artifacts import Completions, Policy, Rewards, Selection
+from bench.asks import Asks, Config, Name, arms, drawn, examples, fine_tuned
 from bench.balance import Adapted, with_threshold
 from bench.errors import BenchError
 from bench.evaluation.heldout import Outcomes, grade
 from bench.experiment import Results
 from bench.generation.pooled import pooled
-from bench.logprobs import sequence_logprobs
+from bench.savings import settings_key
 from bench.scoring.preparing import prepared
 from bench.scoring.verifier import verify
 from bench.seeds import generator, small_seed
@@ -47,6 +48,21 @@ class Round:
     def name(self) -> str:
         """Its policy's, in every record."""
         return f"round_{self.number}" + ("" if self.arm == "tuned" else f"_{self.arm}")
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """All rounds of an experiment, those of the policy that is the result among them."""
+
+    each: tuple[Round, ...]  # by number: the tuned one, then its control
+    base_validation: float | None  # pass@1 on validation prompts that round 1 is to beat, where the stop rule asks
+
+    def of(self, arm: str) -> list[Round]:
+        return [one for one in self.each if one.arm == arm]
+
+    @property
+    def arms(self) -> list[str]:
+        return [one.arm for one in self.each if one.number == 1]
 
 
 def in_rounds(
@@ -98,7 +114,8 @@ def in_rounds(
         drawn = generation(prompts, of, num_completions=validation_completions, seed=seed, **sampler)
         return float(verify(prompts, drawn, task=task).value.mean())
 
-    best, kept = (pass_at_1(base) if stop == "validation" else None), 0  # kept: index of the round that is the result
+    first = pass_at_1(base) if stop == "validation" else None
+    best, kept = first, 0  # kept: index of the round that is the result
     for number in range(1, rounds + 1):
         stream = round_seed(seed, number)
         adapted = adapt and adapt(
@@ -128,9 +145,7 @@ def in_rounds(
                 seen = np.concatenate([one.value for one in scored if one is not None], axis=1)
                 eligible = prompt_filter(seen)
                 dropped = prompts_dropped(seen, eligible)
-                evidence = evidence_for(select, within, task, base)
-                if "logprob" in evidence and number > 1:  # which is to be the base's, whoever drew
-                    evidence["logprob"] = sequence_logprobs(base, train, within)
+                evidence = evidence_for(select, within, task, base, rescored_on=train if number > 1 else None)
                 own = select(eligible, generator(stream, "selection"), **evidence)
             chosen = (
                 own if train_on == "best" else buffer([*(one.own for one in before), own], num_completions, train_on)
@@ -164,7 +179,7 @@ def in_rounds(
         test=test,
         outcomes={"base": outcomes["base"]} | {arm: outcomes[one.name] for arm, one in results.items()} | outcomes,
         best_of_n=grade(test, baseline, scoring, task),
-        rounds=done,
+        procedure=Rounds(done, first),
     )
 
 
@@ -184,3 +199,27 @@ def buffer(own: Sequence[Selection], num_completions: int, train_on: str) -> Sel
     column = np.concatenate([own[i].column + i * num_completions for i in kept])
     order = np.lexsort((column, row))
     return Selection(row[order], column[order], weight[order])
+
+
+def asks(cfg: Config, prompts: Callable[[str], int]) -> Asks:
+    """What `in_rounds` will draw and train, if no round is the last before its time; see bench.asks."""
+    how, train, N = cfg["procedure"], prompts("train"), drawn(cfg, cfg["num_completions"])
+    itself, adapt = settings_key(cfg, "procedure"), how.get("adapt")
+    pools: dict[Name, float] = {}
+    tuned: dict[Name, float] = {}
+    choosing: dict[Name, float] = {}
+    for arm in arms(cfg):
+        current: Name = ()
+        for number in range(1, how["rounds"] + 1):
+            own: Name = (number, itself) if number > 1 or adapt else ()  # the first is that of a single round
+            pools[(*current, itself) if adapt else current] = train * N
+            if adapt and arm == "tuned":
+                probed = min(adapt.get("prompts_probed", train), train)
+                choosing["adapt", *current, itself] = len(adapt.get("temperatures", ())) * probed * N
+            current = fine_tuned(cfg, arm, *own)
+            times = number if how["train_on"] == "union" else 1
+            tuned[current] = times * examples(cfg, train, rounds=number if how["train_on"] == "best" else 1)
+    if how["stop"] == "validation":
+        each = prompts("validation") * drawn(cfg, how["validation_completions"])
+        choosing |= {("validation", *name): each for name in ((), *tuned) if "control" not in name}
+    return Asks(pools, tuned, choosing=choosing)

@@ -10,10 +10,13 @@ import families
 import pytest
 from test_configs import CONF, composed
 
-from bench import policies
+from bench import policies, size
 from bench.errors import BenchError
 from bench.sizing import memory, shapes, stages
+from bench.sizing.advice import advice
+from bench.sizing.harness import TASKS
 from bench.sizing.machines import GPUS, machine
+from bench.sizing.scorers import PROGRAM
 from bench.sweep import Cell, cells
 
 MEDIUM = {
@@ -163,10 +166,69 @@ def test_flops_are_those_of_the_suite():
     parameters = shapes.of_model("Qwen/Qwen2.5-1.5B").parameters
     assert found["fine-tuning"].flops == training_flops(parameters, found["fine-tuning"].tokens)
     assert found["fine-tuning"].tokens == 2 * 4_000 * 3 * (150 + 180)  # tuned and control, three epochs
-    assert found["KL"].flops == forward_flops(parameters, 2 * found["KL"].tokens)  # policy and base
-    assert found["KL"].tokens == 3 * 1_319 * 8 * (150 + 180)
-    drawn = 4_000 * 16 + 1_319 * 64 + 3 * 1_319 * (1 + 8)  # pool, Best-of-N, policies greedily and sampled
+    assert found["KL"].flops == forward_flops(parameters, found["KL"].tokens)
+    assert found["KL"].tokens == (1 + 2 + 2) * 1_319 * 8 * (150 + 180)  # the base; the base and tuned; and control
+    # pool; Best-of-N, whose first are the base's own samples, and its greedy ones; tuned and control, both ways
+    drawn = 4_000 * 16 + 1_319 * (64 + 1) + 2 * 1_319 * (1 + 8)
     assert found["generation"].tokens == drawn * 180
+
+
+def test_lm_evals_own_tasks_are_counted_by_name_or_by_the_limit():
+    gsm8k = by_name(of("experiment=gsm8k_qwen"))["lm-eval's own tasks"]
+    assert gsm8k.tokens == 3 * 1_319 * 120  # three policies
+    few = ["experiment=gsm8k_qwen", "evaluation.harness_limit=100", "evaluation.harness_fewshot=null"]
+    both = by_name(of(*few, "evaluation.harness_tasks=[arc_easy,mine]", "evaluation.harness_seeds=[0,1]"))
+    assert both["lm-eval's own tasks"].tokens == 3 * 2 * 100 * (4 * (27 + 5) + 180)
+    lost = of("experiment=gsm8k_qwen", "evaluation.harness_tasks=[mine]")
+    assert "lm-eval's own tasks" not in by_name(lost)
+    assert any(note.startswith("lm-eval's mine is left out") for note in lost.notes)
+
+
+def test_the_table_of_lm_evals_tasks_is_that_of_its_files():
+    """Whether an answer is written or chosen, and the examples shown by default."""
+    import lm_eval
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """lm-eval's own tags, as text."""
+
+    Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+    folder = Path(lm_eval.__file__).with_name("tasks")
+    files = {path.stem: path for path in folder.rglob("*.yaml") if "leaderboard" not in path.parts}
+    checked = set()
+    for name, task in TASKS.items():
+        path = files.get(name) or files.get(name.replace("_cot", "-cot"))
+        if path is None:  # a default.yaml, or a group of tasks
+            continue
+        found: dict = {}
+        while path is not None:
+            one = yaml.load(path.read_text(), Loader)
+            found = one | found
+            path = path.with_name(one["include"]) if "include" in one else None
+        assert found["task"] == name
+        assert found.get("num_fewshot", task.shots if name == "gsm8k_cot" else 0) == task.shots, name
+        assert found["output_type"].startswith("generate") == (task.choices == 0), name
+        checked.add(name)
+    assert len(checked) > len(TASKS) / 2
+
+
+def test_every_model_that_scores_is_counted_wherever_it_stands():
+    def roles(*overrides: str) -> list[str]:
+        scoring = ["scoring/verifier", "KL", "generation", "fine-tuning", "pretraining", "lm-eval"]
+        return [stage.name for stage in of(*overrides).stages if stage.name not in scoring]
+
+    trained = "reward model of the policy's size"
+    assert roles() == []
+    assert roles("scoring=trained_reward_model") == [trained]
+    assert roles("scoring=ensemble", "scoring.size=3") == [trained] * 3
+    assert roles("scoring=ensemble_of") == [trained] * 2
+    assert roles("experiment=b_star") == [trained]
+
+
+def test_programs_run_where_tests_score_and_where_they_judge():
+    found = of("experiment=code_qwen")
+    drawn, pool = 300 * 32 + 400 * (64 + 1) + 2 * 400 * 9, 300 * 32
+    assert by_name(found)["programs"].seconds == pytest.approx((drawn + drawn - pool) * PROGRAM / 8)
 
 
 REAL = ["gsm8k_qwen", "gsm8k_reward_model", "math_llama", "code_qwen", "helpful_ultrafeedback"]
@@ -188,6 +250,41 @@ def test_what_does_not_fit_is_said():
         machine("b900")
 
 
+def test_what_would_make_a_stage_fit_is_said_and_true():
+    def advised(*overrides: str, gpu: str) -> list[str]:
+        cell = [Cell("", composed(*overrides), ())]
+        told = stages.Told()
+        return advice(cell, machine(gpu), told, stages.estimate(cell, machine(gpu), told))
+
+    assert advised("experiment=gsm8k_qwen", gpu="h100") == []
+    (said,) = advised("experiment=gsm8k_qwen", gpu="l40s")
+    changes = ["training.micro_batch_size=1", "generation.gpu_memory_utilization=0.3"]
+    assert said.startswith("fine-tuning would take ")
+    assert said.endswith(f" with {' '.join(changes)}")  # gradient checkpointing is on already
+    assert f"{by_name(of('experiment=gsm8k_qwen', *changes, gpu='l40s'))['fine-tuning'].bytes / 2**30:.1f}" in said
+    (said,) = advised("experiment=math_llama", "training=sft", gpu="a100")
+    assert "with training=lora" in said
+    (said,) = advised("experiment=math_llama", "evaluation.kl_dtype=float32", gpu="a100")
+    assert said.endswith("evaluation.kl_dtype=bfloat16")
+
+
+def test_mistakes_of_a_user_are_answered_in_a_sentence(monkeypatch):
+    def said(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["size", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            size.main()
+        return str(ended.value)
+
+    assert said("size.parameters") == "error: size.parameters= is not allowed: it must be a number above 0."
+    assert "size.params is not a setting; there are size.gpu" in said("size.params=3")
+    assert "size.gpu=b900 is not known" in said("size.gpu=b900")
+    assert "give size.parameters=NUMBER" in said("policy=hub", "policy.id=me/nameless")
+    assert "/no/folder is no folder here" in said("policy=folder", "policy.path=/no/folder")
+    named = ["scoring=reward_model", "scoring.model=me/nameless"]
+    assert "size.reward_parameters=NUMBER" in said(*named, "size.gpu=h100")
+    assert "model_size is not" in said("model_size=3")
+
+
 def test_memory_falls_with_checkpointing_four_bits_and_shards():
     shape = shapes.of_model("meta-llama/Llama-3.1-8B-Instruct")
     whole = memory.training(shape, memory.Training(4, 1_024))
@@ -202,25 +299,25 @@ def test_memory_falls_with_checkpointing_four_bits_and_shards():
 
 
 def test_paper_scale_sweeps_are_planned_without_the_hub(monkeypatch):
-    from bench import plan
+    from bench import asks
 
     monkeypatch.setattr("bench.hub.snapshot", lambda *_, **__: pytest.fail("asked the hub"))
     monkeypatch.setattr("bench.tasks.rows_task.from_hub", lambda *_, **__: pytest.fail("asked the hub"))
     found = cells(["sweep=paper_kl_frontier", "seed=0", "temperature=1.0", "selection=softmax"], str(CONF))
     assert found is not None
     assert [cell.cfg.num_completions for cell in found] == [4, 16, 64]
-    work = plan.work(found)
+    work = asks.work(found)
     assert (work.pools, work.trainings) == (1, 6)
     assert work.completions > 64 * 4_000
     assert all(cell.cfg.name == "paper_kl_frontier" for cell in found)
 
 
 def test_an_unknown_number_of_prompts_is_said_not_counted(monkeypatch):
-    from bench import plan
+    from bench import asks, plan
 
     monkeypatch.setattr("bench.tasks.rows_task.from_hub", lambda *_, **__: pytest.fail("asked the hub"))
     found = Cell("", composed("experiment=gsm8k_qwen", "task.train_prompts=null"), ())
-    assert plan.work([found]).unknown == ("task.train_prompts",)
+    assert asks.work([found]).unknown == ("task.train_prompts",)
     text = plan.summary([found])
     assert "unknown number of prompts until the data is there: task.train_prompts=null" in text
     assert "  completions                unknown       unknown" in text

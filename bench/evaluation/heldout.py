@@ -14,7 +14,7 @@ from bench.evaluation.harness import HarnessResult, harness, transferred
 from bench.evaluation.harness_tasks import ENGINES, vllm_options
 from bench.evaluation.harness_tasks import harness_tasks as run_tasks
 from bench.logprobs import DivergenceSamples, divergence_samples
-from bench.scoring.verifier import verify
+from bench.scoring.verifier import gold_rewards, verify
 from bench.tasks import Task
 from bench.vocabularies import distributions_differ
 
@@ -48,6 +48,7 @@ class Graded:
     gold: np.ndarray  # [M, N] 0/1
     answers: np.ndarray  # [M, N] str or None
     paths: np.ndarray  # [M, N] str or None: equal where two completions reason alike
+    gold_reward: np.ndarray | None = None  # [M, N] in the gold model's units; None where gold is right or wrong alone
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def grade(prompts: Prompts, completions: Completions, scoring: Callable[..., Rew
         answers[rows] = np.array([*map(task.extract_answer, texts)], object).reshape(part.shape)
         paths[rows] = np.array([*map(task.path, texts)], object).reshape(part.shape)
     gold = verify(prompts, completions, task=task).value
-    return Graded(completions, scoring(prompts, completions).value, gold, answers, paths)
+    proxy = scoring(prompts, completions).value
+    return Graded(completions, proxy, gold, answers, paths, gold_rewards(prompts, completions, task=task))
 
 
 def evaluate(

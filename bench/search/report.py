@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from bench import plan, store
+from bench.asks import prompts_in
 from bench.estimators.uncertainty import gap_if_equal, paired_difference, unpaired_difference
 from bench.reporting.collect import Estimate, Run, read_run
 from bench.reporting.tables import markdown
@@ -205,7 +206,7 @@ def _looked_before(study: "Study") -> list[str]:
 
 def _prompts(known: Sequence[Tried]) -> int:
     task: Any = OmegaConf.to_container(known[0].cell.cfg.task, resolve=True)
-    found = plan.prompts_in(task, "validation")
+    found = prompts_in(task, "validation")
     return len(instantiate(task, _convert_="all").prompts("validation")) if found is None else found
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from bench.logprobs import LOGITS_AT_ONCE
 from bench.sizing.shapes import Shape
 
+BATCH_TOKENS = 16_384  # by default, of bench.logprobs
 NF4 = 0.52  # bytes a weight
 OVERHEAD = 1.5 * 2**30  # of a CUDA context, its libraries' workspaces and fragmentation: an assumption
 
@@ -65,7 +66,11 @@ def generation(shape: Shape, *, rows: int, width: int, bytes_a_number: int) -> f
     return shape.parameters * bytes_a_number + shape.kv_bytes(rows * width, bytes_a_number) + logits
 
 
-def divergence(shape: Shape, *, bytes_a_number: int, steps: int, models: int = 2) -> float:
-    """Bytes of both models and of their logits in one bounded batch: two of each number, and five in float32."""
-    logits = max(LOGITS_AT_ONCE, (steps + 1) * shape.vocabulary)
+def divergence(shape: Shape, *, bytes_a_number: int, rows: int, width: int, steps: int, models: int = 2) -> float:
+    """Bytes of both models and of their logits in one bounded batch: two of each number, and five in float32.
+
+    rows: sequences that there are of a shard, `width` tokens each at most, the last `steps` of them the completion's.
+    """
+    together = max(1, min(rows, BATCH_TOKENS // width))
+    logits = max((steps + 1) * shape.vocabulary, min(LOGITS_AT_ONCE, together * (steps + 1) * shape.vocabulary))
     return models * shape.parameters * bytes_a_number + logits * (models * bytes_a_number + 5 * 4)
