@@ -259,17 +259,17 @@ def load_model(policy: Policy, *, dtype: str = "float32", device: str = "cpu", f
 
 @contextlib.contextmanager
 def _trusted_or_said(policy: Policy) -> Iterator[None]:
-    with refusing_code(policy.path, "policy.trust_remote_code=true"):
+    with refusing_code(policy.path, "policy.trust_remote_code=true", trusted=policy.trust_remote_code):
         yield
 
 
 @contextlib.contextmanager
-def refusing_code(place: str | Path, setting: str) -> Iterator[None]:
+def refusing_code(place: str | Path, setting: str, *, trusted: bool) -> Iterator[None]:
     """Around the loading of a model: BenchError that names the setting where it has code that is not trusted."""
     try:
         yield
     except ValueError as error:
-        if "trust_remote_code" not in str(error):
+        if trusted or "trust_remote_code" not in str(error):
             raise
         raise BenchError(
             f"The model in {place} brings Python code of its own, which is not run unless you trust it: {setting}."

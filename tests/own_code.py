@@ -32,7 +32,8 @@ def halved(kind):
         config_class = HalvedConfig
 
         def __init__(self, config):
-            super().__init__(config)
+            plain = {name: value for name, value in config.to_dict().items() if name not in ("auto_map", "model_type")}
+            super().__init__(LlamaConfig.from_dict(plain))  # looks for the model of its configuration
             self.model = HalvedModel(config)
             self.post_init()
 

@@ -147,7 +147,7 @@ class StepScorer:
         from transformers import AutoTokenizer
 
         self.model = load(model, dtype=dtype)
-        with refusing_code(model.name, TRUST):
+        with refusing_code(model.name, TRUST, trusted=model.trust_remote_code):
             self.tokenizer = AutoTokenizer.from_pretrained(model.name, **model.found)
         self.batch_tokens = batch_tokens
         config = self.model.config
@@ -209,7 +209,7 @@ def load(model: RewardModel, *, dtype: str) -> Any:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # a missing layer is refused below in our words
     try:
-        with refusing_code(model.name, TRUST):
+        with refusing_code(model.name, TRUST, trusted=model.trust_remote_code):
             loaded, info = AutoModelForTokenClassification.from_pretrained(
                 model.name, dtype=getattr(torch, dtype), output_loading_info=True, **model.found
             )

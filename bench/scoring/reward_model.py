@@ -142,7 +142,7 @@ class Scorer:
         from transformers import AutoTokenizer
 
         self.model = load(model, dtype=dtype)
-        with refusing_code(model.name, TRUST):
+        with refusing_code(model.name, TRUST, trusted=model.trust_remote_code):
             self.tokenizer = AutoTokenizer.from_pretrained(model.name, **model.found)
         self.batch_tokens = batch_tokens or BATCH_TOKENS[self.model.device.type]
         config = self.model.config.get_text_config()
@@ -235,7 +235,7 @@ def load(model: RewardModel, *, dtype: str) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    with refusing_code(model.name, TRUST):
+    with refusing_code(model.name, TRUST, trusted=model.trust_remote_code):
         outputs = AutoConfig.from_pretrained(model.name, **model.found).num_labels
     if outputs != 1:
         raise BenchError(
@@ -245,7 +245,7 @@ def load(model: RewardModel, *, dtype: str) -> Any:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # a missing layer is refused below in our words
     try:
-        with refusing_code(model.name, TRUST):
+        with refusing_code(model.name, TRUST, trusted=model.trust_remote_code):
             loaded, info = AutoModelForSequenceClassification.from_pretrained(
                 model.name, dtype=getattr(torch, dtype), output_loading_info=True, **model.found
             )
