@@ -143,7 +143,9 @@ class _Sizes:
             return []
         tokens = policies * policy["steps"] * policy.get("batch_size", 32) * self.both
         flops = 6 * self.shape.parameters * tokens
-        how = memory.Training(policy.get("batch_size", 32), round(self.both), bfloat16=False)
+        how = memory.Training(
+            policy.get("batch_size", 32), round(self.both), bfloat16=False, on_gpu=self.machine.on_gpu
+        )
         seconds = flops / (self.machine.flops * self.machine.pretraining)
         return [Stage("pretraining", tokens, flops, seconds, memory.training(self.shape, how))]
 
@@ -226,6 +228,7 @@ class _Sizes:
             learnt=learnt if lora else None,
             four_bit=bool(lora and lora["four_bit"]),
             shards=of["processes"] if of["fsdp"] else 1,
+            on_gpu=self.machine.on_gpu,
         )
         tokens = examples * self.both
         frozen = self.shape.parameters if lora else 0
