@@ -233,8 +233,9 @@ class _Sizes:
         tokens = examples * self.both
         frozen = self.shape.parameters if lora else 0
         flops = (6 * learnt + 4 * frozen) * tokens
-        again = 4 / 3 if how.checkpointing else 1  # one more forward
-        seconds = again * flops / (self.machine.flops * self.machine.training)
+        # what checkpointing computes again takes time, and is not counted as the suite counts FLOPs
+        again = 2 * (learnt + frozen) * tokens if how.checkpointing else 0
+        seconds = (flops + again) / (self.machine.flops * self.machine.training)
         return Stage(
             "fine-tuning", tokens, flops, seconds / of["processes"], memory.training(self.shape, how) + self.held
         )

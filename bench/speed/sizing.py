@@ -5,7 +5,8 @@
 
 A randomly initialised Llama, which hardly ever draws EOS, so that lengths are known, goes through the plain experiment
 with several ways of training, each way in a process of its own. FLOPs are of every matrix product, counted by torch as
-it runs; memory is what a stage's process holds at its peak (Linux).
+it runs, those that checkpointing computes again too, which the suite leaves out; memory is what a stage holds at its
+peak beyond the libraries (Linux).
 """
 
 import argparse
