@@ -5,10 +5,9 @@ python -m bench procedure=adaptive control=none procedure.allocate=hard         
 python -m bench procedure=adaptive control=none procedure.stop=none                  the same 16 for every prompt
 """
 
-import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -26,7 +25,7 @@ from bench.generation.pool import Engine, sharing
 from bench.generation.stopped import Piece, stopped
 from bench.savings import settings_key
 from bench.scoring.preparing import prepared
-from bench.scoring.self_consistency import self_consistency
+from bench.scoring.traits import refuse_comparing, refuse_too_low
 from bench.seeds import generator
 from bench.selection.evidence import evidence_for
 from bench.selection.prompt_filter import prompts_dropped
@@ -126,16 +125,19 @@ def adaptively(
     plan.check()
     train = task.prompts("train")
     _check_engine(generation, plan)
-    _check_scorer(scoring, plan)
+    if not plan.is_fixed:
+        refuse_comparing(scoring, "procedure=adaptive can't stop by")
+    refuse_too_low(scoring, accept_above, "procedure.accept_above")
     base = policy(task)
     scoring = prepared(scoring, base=base, task=task, generation=generation)
 
     pool, rewards = sample(train, base, generation, scoring, plan, seed=seed)  # [M, N], blank or NaN where none is
     left = prompt_filter(rewards.value)  # [M, N], NaN where the prompt is left out
     accepted = np.where(left > accept_above, left, np.nan)
+    check_accepted(accepted, np.asarray(rewards.value), plan)
     evidence = evidence_for(selection, pool, task, base)
     selections = {"tuned": selection(accepted, generator(seed, "selection"), **evidence)}  # [K]
-    results = trained_and_judged(
+    return trained_and_judged(
         task,
         base,
         pool,
@@ -150,8 +152,8 @@ def adaptively(
         baseline_completions=baseline_completions,
         split=split,
         seed=seed,
+        procedure=plan,
     )
-    return replace(results, plan=plan)
 
 
 def sample(
@@ -219,18 +221,21 @@ def _check_engine(generation: Callable[..., Completions], plan: Plan) -> None:
         )
 
 
-def _check_scorer(scoring: Callable[..., Rewards], plan: Plan) -> None:
-    """Whatever it is inside of: a score that a later sample changes can't say when to stop."""
-    if plan.is_fixed or not isinstance(scoring, functools.partial):
+def check_accepted(accepted: np.ndarray, rewards: np.ndarray, plan: Plan) -> None:
+    """BenchError where nothing may be trained on, which says whether acceptance or the filter is why.
+
+    accepted: [M, N], NaN where a completion is not accepted or its prompt left out; rewards: [M, N], NaN if unscored.
+    """
+    if not np.isnan(accepted).all():
         return
-    if scoring.func is self_consistency:
-        raise BenchError(
-            "procedure=adaptive can't stop by scoring=self_consistency, which compares all samples of a prompt: use a "
-            "scorer that judges each completion by itself, e.g. verifier."
-        )
-    for inside in scoring.keywords.values():
-        for one in inside.values() if isinstance(inside, dict) else inside if isinstance(inside, list) else [inside]:
-            _check_scorer(one, plan)
+    scored = rewards[~np.isnan(rewards)]
+    if (scored > plan.accept_above).any():
+        raise BenchError("prompt_filter leaves out every prompt with an accepted completion; use prompt_filter=all.")
+    highest = f"the highest of {len(scored)} rewards is {scored.max():g}" if len(scored) else "none has a reward"
+    raise BenchError(
+        f"No completion is above procedure.accept_above={plan.accept_above:g}, {highest}: lower the setting, "
+        "or raise num_completions or temperature."
+    )
 
 
 def asks(cfg: Config, prompts: Callable[[str], int]) -> Asks:

@@ -68,7 +68,7 @@ def by_balance_score(
         pool = generation(probed, policy, num_completions=num_completions, seed=seed, temperature=temperature)
         rewards, gold = scoring(probed, pool).value, verify(probed, pool, task=task).value
         texts = np.asarray(pool.text)
-        evidence = evidence_for(selection, pool, task, base)
+        evidence = evidence_for(selection, pool, task, base, rescored_on=None if policy == base else probed)
         for threshold in [None] if thresholds is None else thresholds:
             kept = with_threshold(selection, threshold)(rewards, generator(seed, "selection"), **evidence)
             score = float(balance_score(kept, texts, gold == 1, expected).mean())

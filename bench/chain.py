@@ -13,6 +13,9 @@ import numpy as np
 from bench import store
 from bench.artifacts import Completions, Policy, Selection, content_hash
 from bench.experiment import Results
+from bench.generators import Generators
+from bench.hybrid import Hybrid
+from bench.rounds import Rounds
 from bench.store import MANIFEST, Use
 
 REWARDS = "rewards.parquet"
@@ -32,11 +35,14 @@ def write(folder: Path, results: Results, uses: Sequence[Use], root: Path) -> No
     """
     used = {f"{use.stage}/{use.key}/{use.part}".rstrip("/"): use for use in store.unique(uses)}
     base = _policy("base", results.policies["base"], used, root, [])
-    if results.rounds:
-        links = _of_rounds(folder, results, used, root, base)
+    if isinstance(results.procedure, Rounds):
+        links = _of_rounds(results.procedure, folder, results, used, root, base)
         store.write_durably(folder / "chain.json", json.dumps(links, indent=1))
         return
-    links = _of_generators(results, used, root, base) or _of_pool(results, used, root, base)
+    if isinstance(results.procedure, Generators):
+        links = _of_generators(results.procedure, used, root, base)
+    else:
+        links = _of_pool(results, used, root, base)
     scored = content_hash(results.pool.key, results.rewards.value)
     pools = [link["name"] for link in links if link["type"] == "pool"]
     rewards = _link("rewards", "train", scored, pools, files={REWARDS: REWARDS})
@@ -53,29 +59,31 @@ def write(folder: Path, results: Results, uses: Sequence[Use], root: Path) -> No
 
 def _of_pool(results: Results, used: dict[str, Use], root: Path, base: dict[str, Any]) -> list[dict[str, Any]]:
     """The base, the probes that drew in its place where a hybrid has them, and the training pool."""
-    samplers = [] if results.hybrid is None else results.hybrid.samplers
+    samplers = results.procedure.samplers if isinstance(results.procedure, Hybrid) else ()
     probes = [_policy("probe", one, used, root, [base["name"]]) for one in samplers if one != results.policies["base"]]
     return [base, *probes, _pool(results.pool, "train", used, root, [one["name"] for one in probes or [base]])]
 
 
-def _of_generators(results: Results, used: dict[str, Use], root: Path, base: dict[str, Any]) -> list[dict[str, Any]]:
-    """The base, the other generators, each once, and the pool of each; none where the base alone draws as ever."""
+def _of_generators(
+    generators: Generators, used: dict[str, Use], root: Path, base: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The base, the other generators, each once, and the pool of each."""
     links = {base["name"]: base}
-    for one in results.generators:
+    for one in generators.each:
         made = base if one.is_student else _policy(one.outcomes_name, one.policy, used, root, [])
         drawn = _pool(one.pool, f"train_{one.name}", used, root, [made["name"]])
         links |= {link["name"]: link for link in (made, drawn) if link["name"] not in links}
-    return list(links.values()) if results.generators else []
+    return list(links.values())
 
 
 def _of_rounds(
-    folder: Path, results: Results, used: dict[str, Use], root: Path, base: dict[str, Any]
+    rounds: Rounds, folder: Path, results: Results, used: dict[str, Use], root: Path, base: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """The links of every round of every arm, each once: the control's first pool is the tuned one's."""
     links = {base["name"]: base}
     pools: dict[str, list[Completions]] = {}
     scored: dict[str, list[str]] = {}  # the names of what an arm's selections are made from
-    for one in results.rounds:
+    for one in rounds.each:
         role = one.arm if one.policy == results.policies[one.arm] else one.name
         drawn = _pool(one.pool, role, used, root, [f"policy-{one.drawn_by.fingerprint}"])
         made = [drawn]
@@ -179,9 +187,9 @@ def _write_table(path: Path, results: Results, row: np.ndarray, column: np.ndarr
     )
     columns = {"prompt_id": ids, "sample": pa.array(np.asarray(column).astype(np.int32))}
     columns |= {name: pa.array(values) for name, values in others.items()}
-    if results.generators:
-        origin = np.repeat(np.arange(len(results.generators)), [one.pool.shape[1] for one in results.generators])
-        names = pa.array([one.name for one in results.generators])
+    if isinstance(results.procedure, Generators):
+        each, widths = results.procedure.each, results.procedure.widths
+        origin, names = np.repeat(np.arange(len(each)), widths), pa.array([one.name for one in each])
         columns["generator"] = pa.DictionaryArray.from_arrays(pa.array(origin[np.asarray(column)]), names)
     with store.atomically(path) as beside:
         pq.write_table(pa.table(columns), beside)

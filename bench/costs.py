@@ -15,6 +15,10 @@ from bench.estimators.compute import (
 )
 from bench.evaluation.hybrid import probe_uses
 from bench.experiment import Results
+from bench.generation.stopped import StoppedPool
+from bench.generators import Generators
+from bench.hybrid import Hybrid
+from bench.rounds import Rounds
 from bench.scoring import judge, process_reward, reward_model
 from bench.store import Use, unique
 
@@ -63,9 +67,9 @@ def break_even_metrics(
     """
     ancestors, baseline = unique(uses), results.best_of_n.completions
     # of a hybrid little may be drawn for training, so its lengths are those of the held-out pool
-    pool, prompts = (results.pool, results.train) if results.hybrid is None else (baseline, results.test)
+    hybrid = results.procedure if isinstance(results.procedure, Hybrid) else None
+    pool, prompts = (results.pool, results.train) if hybrid is None else (baseline, results.test)
     drawn = [use for use in ancestors if f"{use.key}/{use.part}" in pool.stored_as]
-    # every round reads the prompts again, which is left out: little beside what it generates
     prompt_tokens = _total("prompt_tokens", drawn) / (len(prompts) * len(pool.parts))
     a_prompt = results.pool.drawn.sum() / len(results.train)
     costs = Costs(
@@ -73,12 +77,13 @@ def break_even_metrics(
         reward_parameters=reward_parameters(results, ancestors),
         prompt_tokens=prompt_tokens,
         completion_tokens=float(pool.length[pool.drawn].mean()),
-        pool_size=a_prompt if results.hybrid is None else results.hybrid.samples_a_prompt,
-        prompts=len(results.train) if results.hybrid is None else results.hybrid.prompts_sampled,
+        pool_size=a_prompt if hybrid is None else hybrid.samples_a_prompt,
+        prompts=len(results.train) if hybrid is None else hybrid.prompts_sampled,
         epochs=epochs,
-        selected=results.completions_trained,
+        selected=completions_trained(results),
         reward_training_flops=reward_training_flops(results, ancestors),
         other_generators_flops=other_generators_flops(results, prompt_tokens),
+        prompt_reads=prompt_reads(results),
     )
     judged = " The judge's own cost is unknown and left out." if any(use.stage == judge.STAGE for use in uses) else ""
     found = break_even(sizes, best_of_n, tuned, costs, rng)
@@ -105,9 +110,29 @@ def break_even_metrics(
     }
 
 
+def completions_trained(results: Results) -> int:
+    """That went into the tuned policy, counted again in every round that trains on them."""
+    if isinstance(results.procedure, Rounds):
+        return sum(len(one.chosen) for one in results.procedure.of("tuned"))
+    return len(results.selections["tuned"])
+
+
+def prompt_reads(results: Results) -> float:
+    """How many times a training prompt was read by the policies that drew for it, mean over prompts.
+
+    Each round reads all prompts, and each step of adaptive sampling those that it draws more of, whatever an engine may
+    have kept of the step before. Other generators' reading is in `other_generators_flops`.
+    """
+    if isinstance(results.procedure, Rounds):
+        return len(results.procedure.of("tuned"))
+    if isinstance(results.pool, StoppedPool):
+        return sum(len(piece.rows) for piece in results.pool.pieces) / len(results.train)
+    return 1.0
+
+
 def other_generators_flops(results: Results, prompt_tokens: float) -> float:
     """What the training pool's own policies took to draw it beyond what the base would have: below 0 for small ones."""
-    if not results.generators:
+    if not isinstance(results.procedure, Generators):
         return 0.0
     size, (prompts, samples) = policies.count_parameters(results.policies["base"]), results.pool.shape
     if_base = best_of_n_query_flops(size, 0, prompt_tokens, float(results.pool.length.mean()), samples)
@@ -115,7 +140,7 @@ def other_generators_flops(results: Results, prompt_tokens: float) -> float:
         best_of_n_query_flops(
             policies.count_parameters(one.policy), 0, prompt_tokens, float(one.pool.length.mean()), one.pool.shape[1]
         )
-        for one in results.generators
+        for one in results.procedure.each
     )
     return prompts * (drawn - if_base)
 
@@ -133,16 +158,18 @@ def reward_parameters(results: Results, uses: Sequence[Use]) -> float:
 def reward_training_flops(results: Results, uses: Sequence[Use]) -> float:
     """Of the training of the scorer's models and of a gate's probe, and of the samples drawn and scored beside the
     pools: for them alone, or to choose how rounds go on."""
-    graded = [graded for outcomes in results.outcomes.values() for graded in (outcomes.greedy, outcomes.sampled)]
+    along = results.along_training.outcomes.values() if results.along_training is not None else ()
+    judged = [*results.outcomes.values(), *(one for path in along for one in path.values())]
+    graded = [graded for outcomes in judged for graded in (outcomes.greedy, outcomes.sampled)]
     pools = [results.pool, results.best_of_n.completions, *(one.completions for one in graded)]
-    pools += [one.pool for one in results.rounds]
+    pools += [one.pool for one in results.procedure.each] if isinstance(results.procedure, Rounds) else []
     measured = frozenset().union(*(pool.stored_as for pool in pools))
     drawn = [use for use in uses if use.stage == "generate" and f"{use.key}/{use.part}" not in measured]
     scored = [use for use in _scorings(uses) if _scored_unit(use) not in measured]
     trained = [use for use in uses if use.stage in ("train_reward_model", "train_process_reward_model")]
-    if results.hybrid is not None:  # its gate likewise: the probe, and the demonstrations read
-        trained += probe_uses(results.hybrid, uses)
-        drawn += [use for use in uses if use.stage == "teacher_forced" and results.hybrid.judged_by_nll]
+    if isinstance(results.procedure, Hybrid):  # its gate likewise: the probe, and the demonstrations read
+        trained += probe_uses(results.procedure, uses)
+        drawn += [use for use in uses if use.stage == "teacher_forced" and results.procedure.judged_by_nll]
     return _total("flops", [*drawn, *scored]) + _total("train_flops", trained)
 
 

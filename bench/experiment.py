@@ -1,13 +1,15 @@
 """One experiment, top to bottom. `python -m bench` composes its parts from conf/ and calls `run`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
 from bench.asks import Asks, Config, arms, drawn, examples, fine_tuned
+from bench.evaluation.along_training import AlongTraining, judged_along
 from bench.evaluation.heldout import Graded, Outcomes, grade
 from bench.scoring.preparing import prepared
 from bench.seeds import generator
@@ -18,9 +20,9 @@ from bench.tasks import Task
 
 if TYPE_CHECKING:
     from bench.adaptive import Plan
-    from bench.generators import Generator
+    from bench.generators import Generators
     from bench.hybrid import Hybrid
-    from bench.rounds import Round
+    from bench.rounds import Rounds
 
 
 @dataclass(frozen=True)
@@ -37,24 +39,8 @@ class Results:
     test: Prompts  # which are these
     outcomes: dict[str, Outcomes]  # base, tuned, control (likewise)
     best_of_n: Graded  # the base's held-out pool, drawn with the run's own sampler
-    rounds: "tuple[Round, ...]" = ()  # of bench.rounds: tuned and control of each; one experiment alone has none
-    plan: "Plan | None" = None  # of bench.adaptive: what decided how many samples each training prompt got
-    hybrid: "Hybrid | None" = None  # of bench.hybrid: which prompts kept their demonstrations, and what others cost
-    generators: "tuple[Generator, ...]" = ()  # of bench.generators: who drew the pool, in the order of its columns
-
-    @property
-    def drawn(self) -> tuple[Completions, Rewards]:
-        """The training samples that policies drew [H, N] and their rewards: the pool, without demonstrations.
-
-        All there is where nothing was drawn.
-        """
-        samples = self.hybrid.samples if self.hybrid is not None else None
-        return (self.pool, self.rewards) if samples is None else (samples.pool, Rewards(samples.rewards))
-
-    @property
-    def completions_trained(self) -> int:
-        """That went into the tuned policy, counted again in every round that trains on them."""
-        return sum(len(one.chosen) for one in self.rounds if one.arm == "tuned") or len(self.selections["tuned"])
+    along_training: AlongTraining | None = None  # policies on the way to those, on validation; None: none were kept
+    procedure: "Plan | Generators | Hybrid | Rounds | None" = None  # what a procedure other than `run` has to tell
 
 
 def run(
@@ -126,13 +112,19 @@ def trained_and_judged(
     baseline_completions: int,
     split: str,
     seed: int,
+    compared: Mapping[str, Policy] = MappingProxyType({}),
+    procedure: "Plan | Generators | Hybrid | Rounds | None" = None,
 ) -> Results:
-    """Fine-tune the base on each selection's cells of the pool [M, N]; judge all beside Best-of-N of the base."""
+    """Fine-tune the base on each selection's cells of the pool [M, N]; judge all beside Best-of-N of the base.
+
+    compared: policies by name from which the tuned one's KL is taken too. procedure: see Results.
+    """
     train, test = task.prompts("train"), task.prompts(split)
     policies = {"base": base}
     policies |= {arm: training(base, train, pool, chosen, seed=seed) for arm, chosen in selections.items()}
     outcomes = {
-        arm: evaluation(tuned, base, test, generation, scoring, task, seed=seed) for arm, tuned in policies.items()
+        arm: evaluation(one, base, test, generation, scoring, task, compared if arm == "tuned" else {}, seed=seed)
+        for arm, one in policies.items()
     }
     baseline = generation(test, base, num_completions=max(num_completions, baseline_completions), seed=seed)
     return Results(
@@ -146,6 +138,8 @@ def trained_and_judged(
         test=test,
         outcomes=outcomes,
         best_of_n=grade(test, baseline, scoring, task),
+        along_training=judged_along(policies, task, generation, scoring, evaluation, seed=seed),
+        procedure=procedure,
     )
 
 

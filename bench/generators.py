@@ -1,13 +1,14 @@
 """Several generators: the pool to select from is drawn by several policies, and one of them, or none, is the student.
 
 python -m bench procedure=generators 'procedure.drawn_by=[student,larger]' procedure.generators.larger.weight=2
-python -m bench procedure=generators policy@procedure.generators.larger.policy=folder \
-    procedure.generators.larger.policy.path=FOLDER                                   a generator of one's own
+python -m bench procedure=generators +policy@procedure.generators.mine.policy=folder \
+    procedure.generators.mine.policy.path=FOLDER +procedure.generators.mine.weight=1 \
+    'procedure.drawn_by=[student,mine]'                                              a generator of one's own
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,11 +17,10 @@ from bench.allowed import ABOVE_ZERO, PLAIN_NAME, Rule
 from bench.artifacts import Completions, Policy, Rewards, Selection
 from bench.asks import Asks, Config, Name, arms, drawn, examples, fine_tuned
 from bench.errors import BenchError
-from bench.evaluation.heldout import Outcomes, grade
-from bench.experiment import Results
+from bench.evaluation.heldout import Outcomes
+from bench.experiment import Results, trained_and_judged
 from bench.generation.pooled import pooled
 from bench.generation.reencoded import reencoded
-from bench.logprobs import sequence_logprobs
 from bench.savings import settings_key
 from bench.scoring.preparing import prepared
 from bench.seeds import generator, small_seed
@@ -77,6 +77,18 @@ class Generator:
         return "base" if self.is_student else f"generator_{self.name}"
 
 
+@dataclass(frozen=True)
+class Generators:
+    """Who drew the training pool."""
+
+    each: tuple[Generator, ...]  # in the order of its columns
+
+    @property
+    def widths(self) -> list[int]:
+        """How many of the pool's columns each drew."""
+        return [one.pool.shape[1] for one in self.each]
+
+
 def from_several(
     task: Task,
     policy: Callable[..., Policy],
@@ -116,7 +128,7 @@ def from_several(
             f"procedure.drawn_by names {unknown[0]}, which is none of procedure.generators: {', '.join(generators)}."
         )
     counts = shares({name: generators[name]["weight"] for name in drawn_by}, num_completions, seed=seed)
-    train, test = task.prompts("train"), task.prompts(split)
+    train = task.prompts("train")
     base = policy(task)
     scoring = prepared(scoring, base=base, task=task, generation=generation)
 
@@ -137,39 +149,36 @@ def from_several(
     rewards = Rewards(np.where(np.concatenate([one.usable for one in drawn], axis=1), scored, np.nan))
     union = pooled(readable)
     eligible = prompt_filter(rewards.value)
-    evidence = evidence_for(selection, union, task, base)
-    if "logprob" in evidence and not all(one.is_student for one in drawn):  # which is to be the student's, whoever drew
-        evidence["logprob"] = sequence_logprobs(base, train, union)
+    of_others = not all(one.is_student for one in drawn)
+    evidence = evidence_for(selection, union, task, base, rescored_on=train if of_others else None)
     selections = {"tuned": selection(eligible, generator(seed, "selection"), **evidence)}
     if control == "matched":
         selections["control"] = matched_random(selections["tuned"], eligible, generator(seed, "control"))
 
-    policies = {"base": base}
-    policies |= {arm: training(base, train, union, chosen, seed=seed) for arm, chosen in selections.items()}
-    of_pool = {one.name: one.policy for one in drawn}
-    outcomes = {
-        arm: evaluation(made, base, test, generation, scoring, task, *([of_pool] if arm == "tuned" else []), seed=seed)
-        for arm, made in policies.items()
-    }
-    outcomes |= {
-        one.outcomes_name: evaluation(one.policy, base, test, generation, scoring, task, seed=seed)
+    results = trained_and_judged(
+        task,
+        base,
+        union,
+        rewards,
+        prompts_dropped(rewards.value, eligible),
+        selections,
+        generation,
+        scoring,
+        training,
+        evaluation,
+        num_completions=num_completions,
+        baseline_completions=baseline_completions,
+        split=split,
+        seed=seed,
+        compared={one.name: one.policy for one in drawn},
+        procedure=Generators(tuple(drawn)),
+    )
+    others = {
+        one.outcomes_name: evaluation(one.policy, base, results.test, generation, scoring, task, seed=seed)
         for one in drawn
         if not one.is_student
     }
-    baseline = generation(test, base, num_completions=max(num_completions, baseline_completions), seed=seed)
-    return Results(
-        train=train,
-        pool=union,
-        rewards=rewards,
-        prompts_filtered=prompts_dropped(rewards.value, eligible),
-        selections=selections,
-        policies=policies,
-        split=split,
-        test=test,
-        outcomes=outcomes,
-        best_of_n=grade(test, baseline, scoring, task),
-        generators=tuple(drawn),
-    )
+    return replace(results, outcomes=results.outcomes | others)
 
 
 def stream(seed: int, name: str, *, is_student: bool) -> int:

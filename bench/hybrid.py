@@ -19,17 +19,17 @@ from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
 from bench.asks import Asks, Config, Name, drawn, examples, fine_tuned
 from bench.demonstrations import demonstrations, nll_per_token
 from bench.errors import BenchError
-from bench.evaluation.heldout import Outcomes, grade
-from bench.experiment import Results
+from bench.evaluation.heldout import Outcomes
+from bench.experiment import Results, trained_and_judged
 from bench.gate import NEEDS_PROBE, READS, EasyBy, easiest, easiness, samples_paid
 from bench.generation.pooled import pooled
 from bench.generation.scattered import scattered
-from bench.logprobs import sequence_logprobs
 from bench.probe import Probe, by_fold, probed
 from bench.savings import settings_key
 from bench.scoring.preparing import prepared
+from bench.scoring.traits import refuse_comparing, refuse_too_low
 from bench.seeds import generator
-from bench.selection.cells import correct
+from bench.selection.cells import CORRECT, correct, in_order
 from bench.selection.evidence import evidence_for
 from bench.selection.prompt_filter import prompts_dropped
 from bench.tasks import Task
@@ -124,8 +124,18 @@ def with_demonstrations(
 
     There is no random twin within a run (control must be none): the control of a gate is easy_by "random".
     """
-    _refuse(task, fallback=fallback)
-    train, test = task.prompts("train"), task.prompts(split)
+    gated = 0 < easy_share < 1
+    sampled = hard == "sample" and easy_share < 1
+    _refuse(
+        task,
+        scoring,
+        prompt_filter,
+        fallback=fallback if sampled else "drop",
+        solves=gated and easy_by == "probe_solves",
+        sampled=sampled,
+        stops=sampled and stop_at_first_accept,
+    )
+    train = task.prompts("train")
     if hard == "drop" and round(easy_share * len(train)) == 0:
         raise BenchError(
             f"procedure.easy_share={easy_share} is not allowed with procedure.hard=drop: of {len(train)} prompts none "
@@ -136,8 +146,6 @@ def with_demonstrations(
     written = demonstrations(task, train, base, foreign=foreign, noise=noise, seed=seed)  # [M, 1]
     everyone = np.arange(len(train))
 
-    gated = 0 < easy_share < 1
-    sampled = hard == "sample" and easy_share < 1
     probe, nll = None, nll_per_token(base, train, written)[None]
     if (gated and easy_by in NEEDS_PROBE) or (sampled and sample_from == "probe"):
         probe = probed(base, train, written, training, epochs=probe_epochs, folds=folds, seed=seed)
@@ -178,9 +186,9 @@ def with_demonstrations(
         eligible = np.where(correct(eligible), eligible, np.nan)
         if np.isnan(eligible).all():
             return NOTHING
-        evidence = evidence_for(selection, drawn.pool, task, base)
-        if "logprob" in evidence and (sampler is not None or drawn.hinted):  # the base's, of the prompt trained on
-            evidence["logprob"] = sequence_logprobs(base, train.take(drawn.rows), drawn.pool)
+        others = sampler is not None or drawn.hinted  # it is to be the base's, of the prompt trained on
+        asked = train.take(drawn.rows) if others else None
+        evidence = evidence_for(selection, drawn.pool, task, base, rescored_on=asked)
         return selection(eligible, generator(seed, "selection", *["hinted"] * drawn.hinted), **evidence)
 
     samples = hinted = None
@@ -217,6 +225,11 @@ def with_demonstrations(
 
     pool = pooled(pools)
     chosen = in_order(cells)
+    if not len(chosen):
+        raise BenchError(
+            "No completion to train on: no demonstration is used, and no sample that prompt_filter leaves has a reward "
+            f"above {CORRECT}; raise num_completions, temperature or procedure.easy_share, or use another scoring."
+        )
     hybrid = Hybrid(
         demonstrations=written,
         probe=probe,
@@ -231,36 +244,51 @@ def with_demonstrations(
         columns=tuple(columns),
         samplers=() if samples is None else (base,) if sampler is None else sampler.policies,
     )
-    policies = {"base": base, "tuned": training(base, train, pool, chosen, seed=seed)}
-    outcomes = {
-        name: evaluation(one, base, test, generation, scoring, task, seed=seed) for name, one in policies.items()
-    }
-    baseline = generation(test, base, num_completions=max(num_completions, baseline_completions), seed=seed)
-    return Results(
-        train=train,
-        pool=pool,
-        rewards=Rewards(np.concatenate(values, axis=1)),
-        prompts_filtered=dropped,
-        selections={"tuned": chosen},
-        policies=policies,
+    return trained_and_judged(
+        task,
+        base,
+        pool,
+        Rewards(np.concatenate(values, axis=1)),
+        dropped,
+        {"tuned": chosen},
+        generation,
+        scoring,
+        training,
+        evaluation,
+        num_completions=num_completions,
+        baseline_completions=baseline_completions,
         split=split,
-        test=test,
-        outcomes=outcomes,
-        best_of_n=grade(test, baseline, scoring, task),
-        hybrid=hybrid,
+        seed=seed,
+        procedure=hybrid,
     )
 
 
-def in_order(parts: list[Selection]) -> Selection:
-    """All cells of the parts, row by row."""
-    row, column, weight = (
-        np.concatenate([getattr(one, name) for one in parts]) for name in ("row", "column", "weight")
-    )
-    order = np.lexsort((column, row))
-    return Selection(row[order].astype(int), column[order].astype(int), weight[order])
+def _refuse(
+    task: Task,
+    scoring: Callable[..., Rewards],
+    prompt_filter: Callable[[np.ndarray], np.ndarray],
+    *,
+    fallback: str,
+    solves: bool,
+    sampled: bool,
+    stops: bool,
+) -> None:
+    """BenchError, before any work, for parts that do not go together.
 
-
-def _refuse(task: Task, *, fallback: str) -> None:
+    solves: whether the gate asks which greedy samples pass; sampled: whether hard prompts are drawn for, and stops:
+    whether the first accepted ends that.
+    """
+    if solves:
+        refuse_comparing(scoring, "procedure.easy_by=probe_solves can't judge one sample of a prompt by")
+    if stops:
+        refuse_comparing(scoring, "procedure.stop_at_first_accept=true can't stop by")
+    if solves or sampled:
+        refuse_too_low(scoring, CORRECT, "procedure=hybrid")
+    if fallback != "drop" and np.isnan(prompt_filter(np.zeros((1, 2)))).all():
+        raise BenchError(
+            f"procedure.fallback={fallback} is not allowed with this prompt_filter, which leaves out prompts without "
+            "an accepted sample, those that a fallback is for: use prompt_filter=all or procedure.fallback=drop."
+        )
     if not hasattr(task, "demonstrations_of"):
         raise BenchError(f"task={task.name} has no demonstrations, which procedure=hybrid trains on.")
     if fallback == "rationalise" and not hasattr(task, "with_hint"):

@@ -1,8 +1,10 @@
 """Policies by folder, by hub id or pretrained here; a Policy is an address, these functions load what lies there."""
 
+import contextlib
 import functools
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from bench.training.pretraining import Corpus
 
 ADAPTER, BASE_PLACE = "adapter_config.json", "base_model_name_or_path"  # PEFT's names
+FILES = (".json", ".safetensors", ".jinja", ".model", ".txt")  # whose content makes a policy what it is
 HUB_ID = text(r"\w[\w.-]*(/\w[\w.-]*)?", "the id of a model of the hub, e.g. Qwen/Qwen2.5-1.5B")
 SYSTEM = or_null(text(r"(?s).*\S.*", "a text"))
 THINKING = or_null(TRUE_OR_FALSE)
@@ -72,7 +75,7 @@ def from_folder(
     trust_remote_code: Annotated[bool, TRUE_OR_FALSE] = False,
 ) -> Policy:
     """A policy that lies in a local folder, whatever the task. The other settings are those of `from_hub`."""
-    return _asked(folder(path), system, thinking, trust_remote_code)
+    return _asked(folder(path, code=trust_remote_code), system, thinking, trust_remote_code)
 
 
 def from_hub(
@@ -104,11 +107,11 @@ def _asked(policy: Policy, system: str | None, thinking: bool | None, trust_remo
     return policy
 
 
-def folder(path: str | Path) -> Policy:
+def folder(path: str | Path, *, code: bool = False) -> Policy:
     """The policy in a local folder in Hugging Face format; its fingerprint is that of every file's content.
 
     The folder may hold a LoRA adapter that names another local folder as its base model, whose content then counts too.
-    A snapshot in the hub's cache is known by id and commit.
+    code: so does that of Python files, as they will be run. A snapshot in the hub's cache is known by id and commit.
     """
     import hashlib
 
@@ -126,18 +129,19 @@ def folder(path: str | Path) -> Policy:
         return Policy(path, content_hash("hub", *named))
     digest = hashlib.blake2b(digest_size=10)
     for file in sorted(path.iterdir()):
-        if file.suffix in {".json", ".safetensors", ".jinja", ".model", ".txt"} and file.name != "manifest.json":
+        if file.suffix in (*FILES, *[".py"] * code) and file.name != "manifest.json":
             digest.update(file.name.encode())
             digest.update(_adapter_digest(file) if file.name == ADAPTER else _file_digest(file))
     if base is not None:
-        digest.update(folder(base).fingerprint.encode())
+        digest.update(folder(base, code=code).fingerprint.encode())
     return Policy(path, digest.hexdigest())
 
 
 def base_of(policy: Policy) -> Policy:
     """The whole model that an adapter belongs to; of any other policy, itself."""
     base = adapter_base(policy.path)
-    return policy if base is None else replace(folder(base), trust_remote_code=policy.trust_remote_code)
+    code = policy.trust_remote_code
+    return policy if base is None else replace(folder(base, code=code), trust_remote_code=code)
 
 
 def _file_digest(file: Path) -> bytes:
@@ -197,15 +201,24 @@ def load_tokenizer(policy: Policy) -> Any:
     """The policy's tokenizer, whose chat template knows the policy's system prompt and thinking mode."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(policy.path, trust_remote_code=policy.trust_remote_code)
+    with _trusted_or_said(policy):
+        tokenizer = AutoTokenizer.from_pretrained(policy.path, trust_remote_code=policy.trust_remote_code)
     chat.set_defaults(tokenizer, system=policy.system, thinking=policy.thinking)
     return tokenizer
+
+
+def load_config(policy: Policy) -> Any:
+    """The configuration of a whole model."""
+    from transformers import AutoConfig
+
+    with _trusted_or_said(policy):
+        return AutoConfig.from_pretrained(policy.path, trust_remote_code=policy.trust_remote_code)
 
 
 def load_model(policy: Policy, *, dtype: str = "float32", device: str = "cpu", four_bit: bool = False) -> Any:
     """The model in evaluation mode. dtype: a torch name, e.g. "float32" or "bfloat16".
 
-    four_bit: its linear layers in 4-bit NF4 on the first CUDA device, through bitsandbytes; they compute in `dtype`.
+    four_bit: its linear layers but the head in 4-bit NF4, through bitsandbytes; they compute in `dtype`.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -217,19 +230,36 @@ def load_model(policy: Policy, *, dtype: str = "float32", device: str = "cpu", f
         how["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=how["dtype"]
         )
-        how["device_map"] = {"": 0}
-    try:
+        how["device_map"] = {"": device}
+    with _trusted_or_said(policy):
         model: Any = AutoModelForCausalLM.from_pretrained(
             policy.path, trust_remote_code=policy.trust_remote_code, **how
         )
+    if not four_bit:
+        return model.to(device).eval()
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):  # else evaluation rounds its weights anew, for good
+            layer.support_avx512bf16_for_cpu = False
+    return model.eval()
+
+
+@contextlib.contextmanager
+def _trusted_or_said(policy: Policy) -> Iterator[None]:
+    with refusing_code(policy.path, "policy.trust_remote_code=true"):
+        yield
+
+
+@contextlib.contextmanager
+def refusing_code(place: str | Path, setting: str) -> Iterator[None]:
+    """Around the loading of a model: BenchError that names the setting where it has code that is not trusted."""
+    try:
+        yield
     except ValueError as error:
         if "trust_remote_code" not in str(error):
             raise
         raise BenchError(
-            f"The model in {policy.path} brings Python code of its own, which is not run unless you trust it: "
-            "policy.trust_remote_code=true."
+            f"The model in {place} brings Python code of its own, which is not run unless you trust it: {setting}."
         ) from error
-    return (model if four_bit else model.to(device)).eval()
 
 
 def count_parameters(policy: Policy) -> int:

@@ -4,9 +4,11 @@ This module is what each of them runs: `python -m bench.processes FOLDER`, under
 several. What a process held of a GPU is free when it has ended.
 """
 
+import ctypes
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +19,8 @@ from typing import Any
 from bench.errors import BenchError
 
 RAISED = re.compile(r"^(?:\[rank\d+\]: )?([\w.]+(?:Error|Exception): .*)$", re.MULTILINE)
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: little may be done between fork and exec
+PR_SET_PDEATHSIG = 1
 JOB, RESULT, MISTAKE = "job.pickle", "result.pickle", "mistake.txt"
 
 
@@ -39,7 +43,9 @@ def call(setting: str, processes: int, folder: Path, function: Callable[..., Any
     command = [sys.executable, *(together if processes > 1 else []), "-m", "bench.processes", str(folder)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        ended = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, preexec_fn=_end_with_parent
+        )
         if mistake.is_file():
             raise BenchError(mistake.read_text())
         if ended.returncode:
@@ -56,6 +62,19 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def device() -> str:
+    """The torch device of this process: a GPU of its own where there are any."""
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
+def _end_with_parent() -> None:
+    """The kernel ends this process when the one that started it has ended, however it did (Linux)."""
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def _check_devices(setting: str, processes: int) -> None:
     import torch
 
@@ -68,6 +87,7 @@ def main(folder: Path) -> None:
     """Do the job that lies in the folder; the first process leaves its result."""
     import torch
 
+    _end_with_parent()
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     job: Job = pickle.loads((folder / JOB).read_bytes())

@@ -11,12 +11,14 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from bench import chain, costs, store
+from bench.adaptive import Plan
 from bench.allowed import counts_per_prompt
-from bench.artifacts import Completions, Prompts, Selection
+from bench.artifacts import Completions, Prompts, Rewards, Selection
 from bench.estimators.best_of_n import majority_method
 from bench.evaluation import summary
 from bench.evaluation.adaptive import adaptive_counts
-from bench.evaluation.cells import Cell, per_prompt, powers_of_two, spread
+from bench.evaluation.along_training import along_counts
+from bench.evaluation.cells import Cell, of_training, per_prompt, powers_of_two, spread
 from bench.evaluation.generators import generator_counts
 from bench.evaluation.hybrid import hybrid_counts, hybrid_rows
 from bench.evaluation.reward_diagnostics import diagnose
@@ -24,7 +26,10 @@ from bench.evaluation.rounds import round_counts
 from bench.experiment import Results
 from bench.generation.pool import describe
 from bench.generation.stopped import StoppedPool, describe_stopped
+from bench.generators import Generators
+from bench.hybrid import Hybrid
 from bench.provenance import code_fingerprint
+from bench.rounds import Rounds
 from bench.seeds import generator
 from bench.tasks import Task, are_correct, counts
 from bench.training.sft import last_epoch_loss
@@ -35,7 +40,8 @@ SAMPLE_PROMPTS = 20  # prompts of which samples.parquet shows every completion
 def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.Use]) -> dict[str, Any]:
     """Write every record, metrics.json last: a folder that has it is complete. Returns the metrics."""
     cells = per_prompt(results, num_completions=cfg.num_completions)
-    rows = summary.curves(cells, seed=cfg.seed)
+    along = of_training(results.along_training)
+    rows = summary.curves(cells, seed=cfg.seed) + (summary.curves(along, seed=cfg.seed) if along else [])
     of_scorer, diagnostics = diagnose(results.best_of_n, seed=cfg.seed)
     task = instantiate(cfg.task, _convert_="all")
     metrics = {
@@ -47,10 +53,8 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         "code": code_fingerprint(),
         **_counts(results),
         **{f"task/{name}": count for name, count in counts(task).items()},
-        **round_counts(results, task),
-        **hybrid_counts(results, task, uses),
-        **generator_counts(results, task, uses),
-        **adaptive_counts(results, seed=cfg.seed),
+        **along_counts(results.along_training),
+        **_of_procedure(results, task, uses, seed=cfg.seed),
         **_below_k(cfg, results.selections["tuned"]),
         **of_scorer,
         **costs.by_lineage(uses),
@@ -61,8 +65,10 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     _write_table(folder / "per_prompt.parquet", _long(cells, results.test.id))
     _write_table(folder / "samples.parquet", _samples(results, task))
     _write_table(folder / "diagnostics.parquet", diagnostics)
-    if results.hybrid is not None:
-        _write_table(folder / "hybrid.parquet", hybrid_rows(results))
+    if results.along_training is not None:
+        _write_table(folder / "validation.parquet", _long(along, results.along_training.prompts.id))
+    if isinstance(results.procedure, Hybrid):
+        _write_table(folder / "hybrid.parquet", hybrid_rows(results.procedure, results))
     store.write_durably(folder / "lineage.json", json.dumps(store.lineage(uses), indent=1))
     chain.write(folder, results, uses, store.current().root)
     ordered = {name: None if _is_undefined(metrics[name]) else metrics[name] for name in sorted(metrics)}
@@ -70,9 +76,22 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     return ordered
 
 
+def _of_procedure(results: Results, task: Task, uses: Sequence[store.Use], *, seed: int) -> dict[str, Any]:
+    match results.procedure:
+        case Plan() as plan:
+            return adaptive_counts(plan, results, seed=seed)
+        case Generators() as generators:
+            return generator_counts(generators, results, task, uses)
+        case Hybrid() as hybrid:
+            return hybrid_counts(hybrid, results, task, uses)
+        case Rounds() as rounds:
+            return round_counts(rounds, results, task)
+    return {}
+
+
 def _counts(results: Results) -> dict[str, float | str]:
     chosen = results.selections["tuned"]
-    drawn, rewards = results.drawn
+    drawn, rewards = _drawn(results)
     counts: dict[str, float | str] = {
         "selection/kept": len(chosen),
         "selection/prompts_covered": chosen.prompts_covered,
@@ -102,6 +121,15 @@ def _counts(results: Results) -> dict[str, float | str]:
             if verdict is not None:
                 counts |= {f"{arm}/lm_eval/{name}": value for name, value in verdict.metrics.items()}
     return counts
+
+
+def _drawn(results: Results) -> tuple[Completions, Rewards]:
+    """The training samples that policies drew [H, N] and their rewards: the pool, without demonstrations.
+
+    All there is where nothing was drawn.
+    """
+    samples = results.procedure.samples if isinstance(results.procedure, Hybrid) else None
+    return (results.pool, results.rewards) if samples is None else (samples.pool, Rewards(samples.rewards))
 
 
 def _described(pool: Completions) -> dict[str, float]:
@@ -174,13 +202,15 @@ def _samples(results: Results, task: Task) -> list[dict]:
 
 def _drawn_by(results: Results) -> list[str]:
     """Of each column of the training pool, the policy that drew it."""
-    if results.hybrid is not None:
-        return list(results.hybrid.columns)
-    if results.generators:
-        return [one.outcomes_name for one in results.generators for _ in range(one.pool.shape[1])]
-    widths = [one.pool.shape[1] for one in results.rounds if one.arm == "tuned"] or [results.pool.shape[1]]
-    names = ["base", *(f"round_{number}" for number in range(1, len(widths)))]
-    return [name for name, width in zip(names, widths, strict=True) for _ in range(width)]
+    match results.procedure:
+        case Hybrid(columns=columns):
+            return list(columns)
+        case Generators(each=each):
+            return [one.outcomes_name for one in each for _ in range(one.pool.shape[1])]
+        case Rounds() as rounds:
+            drawn = zip(["base", *(one.name for one in rounds.of("tuned"))], rounds.of("tuned"), strict=False)
+            return [name for name, one in drawn for _ in range(one.pool.shape[1])]
+    return ["base"] * results.pool.shape[1]
 
 
 def _sample(

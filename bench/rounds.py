@@ -17,7 +17,6 @@ from bench.errors import BenchError
 from bench.evaluation.heldout import Outcomes, grade
 from bench.experiment import Results
 from bench.generation.pooled import pooled
-from bench.logprobs import sequence_logprobs
 from bench.savings import settings_key
 from bench.scoring.preparing import prepared
 from bench.scoring.verifier import verify
@@ -49,6 +48,21 @@ class Round:
     def name(self) -> str:
         """Its policy's, in every record."""
         return f"round_{self.number}" + ("" if self.arm == "tuned" else f"_{self.arm}")
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """All rounds of an experiment, those of the policy that is the result among them."""
+
+    each: tuple[Round, ...]  # by number: the tuned one, then its control
+    base_validation: float | None  # pass@1 on validation prompts that round 1 is to beat, where the stop rule asks
+
+    def of(self, arm: str) -> list[Round]:
+        return [one for one in self.each if one.arm == arm]
+
+    @property
+    def arms(self) -> list[str]:
+        return [one.arm for one in self.each if one.number == 1]
 
 
 def in_rounds(
@@ -100,7 +114,8 @@ def in_rounds(
         drawn = generation(prompts, of, num_completions=validation_completions, seed=seed, **sampler)
         return float(verify(prompts, drawn, task=task).value.mean())
 
-    best, kept = (pass_at_1(base) if stop == "validation" else None), 0  # kept: index of the round that is the result
+    first = pass_at_1(base) if stop == "validation" else None
+    best, kept = first, 0  # kept: index of the round that is the result
     for number in range(1, rounds + 1):
         stream = round_seed(seed, number)
         adapted = adapt and adapt(
@@ -130,9 +145,7 @@ def in_rounds(
                 seen = np.concatenate([one.value for one in scored if one is not None], axis=1)
                 eligible = prompt_filter(seen)
                 dropped = prompts_dropped(seen, eligible)
-                evidence = evidence_for(select, within, task, base)
-                if "logprob" in evidence and number > 1:  # which is to be the base's, whoever drew
-                    evidence["logprob"] = sequence_logprobs(base, train, within)
+                evidence = evidence_for(select, within, task, base, rescored_on=train if number > 1 else None)
                 own = select(eligible, generator(stream, "selection"), **evidence)
             chosen = (
                 own if train_on == "best" else buffer([*(one.own for one in before), own], num_completions, train_on)
@@ -166,7 +179,7 @@ def in_rounds(
         test=test,
         outcomes={"base": outcomes["base"]} | {arm: outcomes[one.name] for arm, one in results.items()} | outcomes,
         best_of_n=grade(test, baseline, scoring, task),
-        rounds=done,
+        procedure=Rounds(done, first),
     )
 
 

@@ -1,13 +1,13 @@
 """The configuration before any work: impossible values refused in one sentence, parts built, the run named."""
 
 import inspect
-from dataclasses import fields
 from typing import Any
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from bench.allowed import FOLDER, PLAIN_NAME, PROBABILITY_MASS, Rule, counts_per_prompt, number, one_of, rules, whole
+from bench import combinations
+from bench.allowed import FOLDER, PLAIN_NAME, PROBABILITY_MASS, Rule, number, one_of, rules, whole
 from bench.artifacts import content_hash
 from bench.errors import BenchError
 
@@ -43,7 +43,6 @@ REPEATS = {  # a setting that only repeats another -> the one to set
     "generation.worker.max_new_tokens": "task.max_new_tokens",
     **{f"procedure.{name}": name for name in RUN_SETTINGS},
 }
-ABSENT = object()
 
 
 def check(cfg: DictConfig) -> None:
@@ -59,8 +58,8 @@ def check(cfg: DictConfig) -> None:
     for key, rule in RULES.items():
         _refuse(key, cfg[key], rule)
     for key, repeated in REPEATS.items():
-        value = _value(cfg, key)
-        if value is not ABSENT and value != _value(cfg, repeated):
+        value = combinations.value_of(cfg, key)
+        if value is not combinations.ABSENT and value != combinations.value_of(cfg, repeated):
             raise BenchError(
                 f"{key}={_shown(value)} is not allowed: it only repeats {repeated}; set {repeated} instead."
             )
@@ -72,63 +71,7 @@ def check(cfg: DictConfig) -> None:
             raise BenchError(
                 f"{name}={_shown(cfg[name])} is not allowed with procedure={procedure}: it must be {rule.description}."
             )
-    drawn = max(cfg.num_completions, cfg.baseline_completions)
-    if cfg.temperature == 0 and drawn > 1:
-        raise BenchError(
-            f"temperature=0 is greedy, so num_completions={cfg.num_completions} and baseline_completions="
-            f"{cfg.baseline_completions} would repeat one sample: set both to 1, or a temperature above 0."
-        )
-    if cfg.evaluation.kl_completions > cfg.evaluation.num_completions:
-        raise BenchError(
-            f"evaluation.kl_completions={cfg.evaluation.kl_completions} must be at most "
-            f"evaluation.num_completions={cfg.evaluation.num_completions}."
-        )
-    judges = f"task.{cfg.split}_prompts"
-    if _value(cfg, judges) not in (ABSENT, None) and _value(cfg, judges) < 2:
-        raise BenchError(f"{judges}={_value(cfg, judges)} is not allowed with split={cfg.split}: intervals need 2.")
-    for name in cfg.procedure.get("drawn_by", ()):
-        if name not in cfg.procedure.generators:
-            raise BenchError(
-                f"procedure.drawn_by={name} is not allowed: the generators are {', '.join(cfg.procedure.generators)}."
-            )
-    if OmegaConf.select(cfg, "procedure.stop") == cfg.split:
-        raise BenchError(
-            f"procedure.stop={cfg.split} is not allowed with split={cfg.split}: the prompts that say when to stop must "
-            "not be those that policies are judged on."
-        )
-    if "allocate" in cfg.procedure:
-        from bench.adaptive import Plan  # whose fields are settings of the procedure, and N
-
-        names = [field.name for field in fields(Plan)]
-        Plan(**{name: OmegaConf.select(cfg, f"procedure.{name}", default=cfg.get(name)) for name in names}).check()
-    for key in _learning_from(cfg.scoring, cfg.split, "scoring"):
-        raise BenchError(
-            f"{key}={cfg.split} is not allowed with split={cfg.split}: a scorer must not learn from the prompts that "
-            "policies are judged on."
-        )
-    batch, micro = cfg.training.get("batch_size"), cfg.training.get("micro_batch_size")
-    if batch is not None and micro is not None and batch % micro:
-        raise BenchError(
-            f"training.micro_batch_size={micro} is not allowed: it must divide training.batch_size={batch}."
-        )
-    together = (micro or 1) * cfg.training.get("processes", 1)
-    if batch is not None and batch % together:
-        raise BenchError(
-            f"training.processes={cfg.training.processes} is not allowed: times training.micro_batch_size={micro or 1} "
-            f"it must divide training.batch_size={batch}."
-        )
-    for name in counts_per_prompt(_target("selection", cfg.selection)):
-        if name in cfg.selection and cfg.selection[name] > cfg.num_completions:
-            raise BenchError(
-                f"selection.{name}={cfg.selection[name]} is more than each prompt has: num_completions="
-                f"{cfg.num_completions}."
-            )
-    k, prompts = OmegaConf.select(cfg, "selection.k", default=None), cfg.task.get("train_prompts")
-    if k is not None and prompts is not None and k > prompts * cfg.num_completions:
-        raise BenchError(
-            f"selection.k={k} is more than the pool holds: {prompts} prompts x {cfg.num_completions} completions = "
-            f"{prompts * cfg.num_completions}."
-        )
+    combinations.check(cfg)
 
 
 def _check_node(key: str, node: Any) -> None:
@@ -143,7 +86,8 @@ def _check_node(key: str, node: Any) -> None:
         for name in settings:
             if name not in known:
                 raise BenchError(
-                    f"{key}.{name} is not a setting of {function.__name__}; it has {', '.join(known) or 'none'}."
+                    f"{key}.{name} is not a setting of {function.__name__} ({node['_target_']}), which has "
+                    f"{', '.join(known) or 'none'}; leave it out: ~{key}.{name}."
                 )
         for name, rule in rules(function).items():
             if name in settings:
@@ -172,21 +116,6 @@ def _refuse(key: str, value: Any, rule: Rule) -> None:
         _refuse(f"{key}.{name}", part, its_rule)
     if not rule.allows(value):
         raise BenchError(f"{key}={_shown(value)} is not allowed: it must be {rule.description}.")
-
-
-def _learning_from(node: DictConfig, split: str, prefix: str) -> list[str]:
-    """The settings that say from which prompts something is learned (`pairs_from`, ...), where those are `split`."""
-    inside = {f"{prefix}.{name!s}": node[name] for name in node}
-    found = [key for key, value in inside.items() if key.endswith("_from") and value == split]
-    parts = {key: value for key, value in inside.items() if isinstance(value, DictConfig)}
-    return found + [key for part, inner in parts.items() for key in _learning_from(inner, split, part)]
-
-
-def _value(cfg: DictConfig, key: str) -> Any:
-    """The resolved value at a dotted key, None where it is null, ABSENT where the chosen part has no such setting."""
-    group, _, name = key.rpartition(".")
-    node = OmegaConf.select(cfg, group) if group else cfg
-    return node[name] if node is not None and name in set(node) else ABSENT
 
 
 def _shown(value: Any) -> str:

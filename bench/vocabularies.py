@@ -59,4 +59,4 @@ def _content(policy: Policy, name: str) -> object:
 
 def configured(policy: Policy, tokenizer: Any) -> tuple[set[int], int | None, int]:
     """The ids that end a completion, the context in tokens and the number of logits; an adapter's are its base's."""
-    return tokens.configured(policies.adapter_base(policy.path) or policy.path, tokenizer)
+    return tokens.configured(policies.base_of(policy), tokenizer)

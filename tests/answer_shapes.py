@@ -26,6 +26,23 @@ SEVERAL = "math-verify takes the boxes for a set"
 BOXED = "math-verify prefers the box; here the line that was asked for counts"
 MIXED = "math-verify reads no mixed numbers in plain text"
 
+THOUGHT = "the peer reads what a model thinks, or what it has not finished thinking"
+FIRST_NAMED = "math-verify takes the number that is named first after the words, or the box before it"
+CLOCK = "strict-match reads the hours of a time, math-verify a ratio"
+GROUPS = "the peer knows the comma alone between groups of digits"
+COMMAS = "lm-eval drops every comma, wherever it stands"
+FULLWIDTH = "lm-eval knows ASCII digits alone, and math-verify reads no fullwidth ones"
+POWER = "the peer reads no powers of ten in words, letters or exponents"
+UNITS = "math-verify does not read the number beside such a unit or sign"
+WORDED = "the peer reads no sign in words, or apart from its number"
+BOTH = "the peer takes the number and leaves the sign of both values"
+FRAMED = "math-verify knows \\boxed alone"
+TAGGED = "math-verify does not read a number next to a tag"
+OUTSIDE = "flexible-extract takes the last number of all, and another follows in brackets or after the answer"
+PARTLY = "strict-match takes the first number of several"
+NAMELESS = "math-verify reads the words and finds no number"
+APPLES = "the peer takes the last number, or both"
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -125,4 +142,73 @@ SHAPES = (
     Shape("#### 0018", "18", True, strict=DIGITS, flexible=DIGITS),
     Shape("#### 18e0", "18", True, flexible=FORMS),
     Shape("The answer is x.", "18", False),
+    # what models write beside those
+    Shape("The total is $18.00.", "18", True, strict=HASHES, flexible=DIGITS),
+    Shape("**Final Answer:** $18", "18", True, strict=HASHES),
+    Shape("The answer is **$18**.", "18", True, strict=HASHES),
+    Shape("Final answer: \\(18\\)", "18", True, strict=HASHES),
+    Shape("\\boxed{18\\ \\text{km/h}}", "18", True, strict=HASHES),
+    Shape("\\boxed{18~\\mathrm{cm}}", "18", True, strict=HASHES, math_verify=UNITS),
+    Shape("\\boxed{18 \\text{ cm}^2}", "18", True, strict=HASHES, flexible=LAST),
+    Shape("\\boxed{USD 18}", "18", True, strict=HASHES, math_verify=UNITS),
+    Shape("\\boxed{18\\text{USD}}", "18", True, strict=HASHES),
+    Shape("\\boxed{18\\degree}", "18", True, strict=HASHES, math_verify=UNITS),
+    Shape("\\boxed{-5^{\\circ}\\text{C}}", "-5", True, strict=HASHES),
+    Shape("\\boxed{1\\;234}", "1234", True, strict=HASHES, flexible=GROUPS, math_verify=GROUPS),
+    Shape("\\boxed{12 345 678}", "12345678", True, strict=HASHES, flexible=GROUPS, math_verify=GROUPS),
+    Shape("\\boxed{1.234,50}", "1234.5", True, strict=HASHES, flexible=GROUPS, math_verify=GROUPS),
+    Shape("#### 1'234", "1234", True, strict=GROUPS, flexible=GROUPS, math_verify=GROUPS),
+    Shape("#### 1_234", "1234", True, strict=GROUPS, flexible=GROUPS, math_verify=GROUPS),
+    Shape("#### 12,34", "1234", False, strict=COMMAS, flexible=COMMAS),
+    Shape("\\boxed{18, 19}", "18", False),
+    Shape("#### １８", "18", True, strict=FULLWIDTH, flexible=FULLWIDTH, math_verify=FULLWIDTH),
+    Shape("#### 2 1/2", "2.5", True, strict=DIGITS, flexible=FORMS, math_verify=MIXED),
+    Shape("#### 2½", "2.5", True, strict=DIGITS, flexible=FORMS, math_verify=MIXED),
+    Shape("\\boxed{2\\frac{1}{2}}", "2.5", True, strict=HASHES, flexible=FORMS),
+    Shape("\\boxed{2\\tfrac12}", "2.5", True, strict=HASHES, flexible=FORMS),
+    Shape("\\boxed{-2\\frac{1}{2}}", "-2.5", True, strict=HASHES, flexible=FORMS),
+    Shape("\\boxed{\\frac{-1}{2}}", "-0.5", True, strict=HASHES, flexible=FORMS),
+    Shape("\\boxed{\\cfrac{1}{2}}", "0.5", True, strict=HASHES, flexible=FORMS),
+    Shape("\\boxed{\\pm 18}", "18", False, flexible=BOTH),
+    Shape("#### ±18", "18", False, flexible=BOTH),
+    Shape("\\boxed{x = 18 \\text{ or } x = -2}", "18", False),
+    Shape("The answer is 3:30 PM.", "3", False, math_verify=CLOCK),
+    Shape("#### 3:30", "3", False, strict=CLOCK, math_verify=CLOCK),
+    Shape("#### 2 hours 30 minutes", "2", False, strict=PARTLY),
+    Shape("#### 1.8e1", "18", True, strict=POWER, flexible=POWER, math_verify=POWER),
+    Shape("#### 1.8 x 10^1", "18", True, strict=POWER, flexible=POWER, math_verify=POWER),
+    Shape("#### 18k", "18000", True, strict=POWER, flexible=POWER, math_verify=POWER),
+    Shape("#### $1.5M", "1500000", True, strict=HASHES, flexible=POWER, math_verify=POWER),
+    Shape("#### 2 hundred", "200", True, strict=POWER, flexible=POWER, math_verify=POWER),
+    Shape("#### ~18", "18", True, strict=HASHES, math_verify=GLUED),
+    Shape("#### approximately 18.0", "18", True, strict=HASHES, flexible=DIGITS),
+    Shape("\\boxed{\\approx 18}", "18", True, strict=HASHES),
+    Shape("#### - 5", "-5", True, strict=WORDED, flexible=WORDED, math_verify=WORDED),
+    Shape("#### minus 5", "-5", True, strict=WORDED, flexible=WORDED, math_verify=WORDED),
+    Shape("#### -$5", "-5", True, strict=HASHES, math_verify=UNITS),
+    Shape("\\boxed 18", "18", True, strict=HASHES),
+    Shape("\\fbox{18}", "18", True, strict=HASHES, math_verify=FRAMED),
+    Shape("\\boxed{\\boxed{18} eggs}", "18", True, strict=HASHES),
+    Shape("\\boxed{17} or rather \\boxed{18", "18", False, flexible=CUT),
+    Shape("Put it in \\boxed format: the answer is 18.", "18", True, strict=HASHES),
+    Shape("#### $\\boxed{18}$", "18", True, strict=HASHES),
+    Shape("####\n18", "18", True, strict=HASHES),
+    Shape("#### 0.18 (18%)", "0.18", True, flexible=OUTSIDE),
+    Shape("#### 18 apples and 3 pears", "18", True, flexible=APPLES, math_verify=APPLES),
+    Shape("Answer: 18/20", "18", False),
+    Shape("The answer is eighteen (18).", "18", True, strict=HASHES, math_verify=NAMELESS),
+    Shape("The answer is: \n\n$$18$$", "18", True, strict=HASHES),
+    Shape("The answer is not 17, it's 18.", "18", True, strict=HASHES, math_verify=FIRST_NAMED),
+    Shape("The answer is 18 (not 17).", "18", True, strict=HASHES, flexible=OUTSIDE),
+    Shape("The answer is 18.\n\nTherefore, Janet sells 18 eggs in 2 days.", "18", True, strict=HASHES, flexible=LAST),
+    Shape("<answer>18</answer>", "18", True, strict=HASHES, math_verify=TAGGED),
+    Shape("<think>9 + 9</think><answer>18</answer>", "18", True, strict=HASHES, math_verify=TAGGED),
+    Shape('{"answer": 18, "days": 2}', "18", True, strict=HASHES, flexible=LAST),
+    Shape("#### 18<|endoftext|>", "18", True),
+    Shape("<think>Perhaps \\boxed{17}?</think>\nThe answer is 18.", "18", True, strict=HASHES, math_verify=THOUGHT),
+    Shape("Perhaps 17.</think>\n\nThe answer is 18.", "18", True, strict=HASHES),
+    Shape("<think>\n\n</think>\n\n#### 18", "18", True),
+    Shape("<think>It is \\boxed{18}, let me check", "18", False, flexible=THOUGHT, math_verify=THOUGHT),
+    Shape("<think>9 + 9 = 18\n#### 18\nBut wait", "18", False, strict=THOUGHT, flexible=THOUGHT, math_verify=THOUGHT),
+    Shape("<think>So \\boxed{18}.</think>", "18", False, flexible=THOUGHT, math_verify=THOUGHT),
 )

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 
 from bench import settings
 from bench.__main__ import CONF
-from bench.adaptive import Plan, sample
+from bench.adaptive import Plan, check_accepted, sample
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
 from bench.asks import work
 from bench.errors import BenchError
@@ -216,15 +216,31 @@ def test_settings_that_do_not_go_together_are_refused_before_any_work(overrides,
 
 def test_a_scorer_that_compares_samples_and_an_engine_without_a_first_sample_are_refused():
     for overrides, said in (
-        (["scoring=self_consistency"], "scoring=self_consistency"),
-        (["generation=ray"], "generation"),
+        (["scoring=self_consistency"], "procedure=adaptive can't .*self_consistency compares"),
+        (["scoring=combined"], "procedure=adaptive can't .*normalise=prompt compares"),
+        (["scoring=length"], "procedure.accept_above accepts .*0 at most.*lower procedure.accept_above"),
+        (["procedure.accept_above=1"], "procedure.accept_above accepts rewards above 1, .* gives 1 at most"),
+        (["generation=ray"], "procedure=adaptive can't .*generation"),
     ):
         parts = settings.build_parts(composed(*overrides))
         procedure = parts.pop("procedure")
         parts.pop("tracking")
         run = {"num_completions": 4, "baseline_completions": 4, "control": "none", "split": "test", "seed": 0}
-        with pytest.raises(BenchError, match=f"procedure=adaptive can't .*{said}"):
+        with pytest.raises(BenchError, match=said):
             procedure(**parts, **run)
+
+
+def test_where_nothing_is_accepted_the_setting_that_asks_for_it_is_named():
+    rewards, nothing = np.array([[0.2, 0.4], [np.nan, 0.1]]), np.full((2, 2), np.nan)
+    with pytest.raises(
+        BenchError, match=r"procedure.accept_above=0.5, the highest of 3 rewards is 0.4: lower the setting"
+    ):
+        check_accepted(nothing, rewards, PLAN)
+    with pytest.raises(BenchError, match="none has a reward"):
+        check_accepted(nothing, nothing, PLAN)
+    with pytest.raises(BenchError, match="prompt_filter leaves out every prompt with an accepted"):
+        check_accepted(nothing, rewards + 0.2, PLAN)
+    check_accepted(rewards, rewards, PLAN)
 
 
 def test_a_plan_counts_every_way_of_sampling_as_a_training_of_its_own():
@@ -266,6 +282,20 @@ def test_the_records_of_a_run(finished):
     shown = [row for row in pq.read_table(finished / "samples.parquet").to_pylist() if row["split"] == "train"]
     assert {(row["prompt_id"], row["sample"]) for row in shown} <= drawn
     assert all(row["length"] > 0 for row in shown)
+
+
+def test_every_step_reads_its_prompts(finished):
+    """One sample a step, so that each sample's prompt was read for it."""
+    found = json.loads((finished / "metrics.json").read_text())
+    length, total, kept = found["pool/mean_length"], found["adaptive/samples_total"], found["selection/kept"]
+    a_token = (found["cost/best_of_2_query_flops"] - found["cost/best_of_1_query_flops"]) / length
+    prompt = found["cost/tuned_query_flops"] / a_token - length
+    (first,) = (
+        one for one in json.loads((finished / "lineage.json").read_text()) if one["counts"].get("completions") == 40
+    )
+    assert prompt == pytest.approx(first["counts"]["prompt_tokens"] / 40)
+    expected = total * (prompt + length) + 3 * kept * (prompt + length)  # an epoch is three times a reading
+    assert found["cost/fine_tuning_flops"] == pytest.approx(a_token * expected)
 
 
 def test_the_cost_of_a_run_is_that_of_what_it_drew(finished):

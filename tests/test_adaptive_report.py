@@ -1,9 +1,13 @@
 """What a report says of adaptive sampling, of gains kept and of pessimism: against the records it is made from."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from made_runs import made_run
+from omegaconf import OmegaConf
 
+from bench.__main__ import CONF
 from bench.estimators.ratios import ratio_over_seeds
 from bench.evaluation import cells
 from bench.evaluation.cells import Cell
@@ -13,7 +17,7 @@ from bench.reporting.distillation import kept, sentence
 from bench.reporting.figures.pessimism import of_pessimism, pessimism_by_n
 from bench.reporting.figures.samples_budget import samples_budget
 from bench.reporting.files import drawn
-from bench.reporting.groups import grouped
+from bench.reporting.groups import grouped, procedure_name
 from bench.reporting.tables.adaptive import adaptive_table, of_adaptive
 from bench.reporting.tables.comparison import main
 from bench.reporting.verdicts import verdicts
@@ -69,6 +73,8 @@ def test_the_budget_figure_has_a_line_a_way_and_a_point_an_n(reported, tmp_path)
             for label in {row["label"] for row in figure.rows}:
                 values = [row[key] for row in figure.rows if row["label"] == label]
                 assert any(np.allclose(values, one) for one in shown)
+            across = [float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() not in ("_", "None", "")]
+            assert len(set(across)) == len(across)  # two ways draw 360 samples, and stand side by side
     assert samples_budget(grouped([made_run(tmp_path)])) is None
 
 
@@ -99,6 +105,32 @@ def test_the_table_has_a_row_a_configuration(reported, tmp_path):
     for row in table.rows:
         assert row["samples_total"] + row["samples_saved"] == 90 * int(row["config.num_completions"])
     assert adaptive_table(grouped([made_run(tmp_path)])) is None
+
+
+def test_beside_other_procedures_adaptive_ones_keep_their_table_figure_and_sentences(reported, tmp_path):
+    """As conf/procedure calls them."""
+    others = [
+        made_run(tmp_path, seed=seed, num_completions=4, prompts=40, settings={"procedure": procedure})
+        for seed in (0, 1)
+        for procedure in ({"_target_": "bench.experiment.run"}, {"_target_": "bench.rounds.in_rounds", "start": "base"})
+    ]
+    groups = grouped([*reported, *others])
+    assert {group.settings["procedure"].split()[0] for group in groups} == {"single", "rounds", "adaptive"}
+    table, figure = adaptive_table(groups), samples_budget(groups)
+    assert table is not None
+    assert len(table.rows) == 6
+    assert figure is not None
+    assert len(figure.rows) == 6
+    alone = of_adaptive(grouped(reported))
+    assert [line.partition("draws")[2] for line in of_adaptive(groups)] == [
+        line.partition("draws")[2] for line in alone
+    ]
+
+
+def test_procedures_are_called_as_they_are_chosen():
+    for path in sorted((Path(CONF) / "procedure").glob("*.yaml")):
+        assert procedure_name(OmegaConf.load(path)["_target_"]) == path.stem
+    assert procedure_name(None) == "single"
 
 
 # --- stacking ------------------------------------------------------------------------------------------------------

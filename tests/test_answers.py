@@ -8,11 +8,13 @@ import pytest
 from answer_shapes import SHAPES, Shape
 from hypothesis import given
 from hypothesis import strategies as st
+from math_answer_shapes import MATH_SHAPES
 
 from bench.tasks.arithmetic import equations, is_true, path, steps_are_true
 from bench.tasks.gsm8k import Gsm8k
 from bench.tasks.math500 import Math500, simplified
-from bench.tasks.numeric import boxed, final_number, read_number, written
+from bench.tasks.numeric import boxed, final_number, read_number, tagged, written
+from bench.tasks.thinking import after_thinking
 
 
 def gold(shape: Shape) -> str:
@@ -22,8 +24,8 @@ def gold(shape: Shape) -> str:
 
 
 def test_the_table_is_large_and_every_kind_of_disagreement_is_in_it() -> None:
-    assert len(SHAPES) >= 60
-    assert len({shape.completion for shape in SHAPES}) >= 60
+    assert len({shape.completion for shape in SHAPES}) == len(SHAPES) >= 150
+    assert len({shape.completion for shape in MATH_SHAPES}) >= 60
     assert sum(shape.right for shape in SHAPES) > 40
     assert sum(not shape.right for shape in SHAPES) > 12
 
@@ -73,6 +75,18 @@ def test_math_verify_agrees_but_where_the_table_says_why() -> None:
         assert (verdict != shape.right) == bool(shape.math_verify), shape
 
 
+def test_math_answers_get_their_verdicts_and_math_verify_agrees_but_where_the_table_says_why() -> None:
+    math_verify = pytest.importorskip("math_verify")
+    verdicts = Math500().are_correct([one.completion for one in MATH_SHAPES], [one.gold for one in MATH_SHAPES])
+    assert [one for one, verdict in zip(MATH_SHAPES, verdicts, strict=True) if verdict != one.right] == []
+    for shape in MATH_SHAPES:
+        expected, found = (
+            math_verify.parse(text, parsing_timeout=None) for text in (f"\\boxed{{{shape.gold}}}", shape.completion)
+        )
+        verdict = math_verify.verify(expected, found, timeout_seconds=None)
+        assert (verdict != shape.right) == bool(shape.math_verify), shape
+
+
 def test_an_unmarked_number_can_be_refused() -> None:
     strict = Gsm8k(unmarked="none")
     assert Gsm8k().is_correct("She makes 18 dollars.", "18")
@@ -99,12 +113,56 @@ def test_what_is_no_number_is_none(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["1 ", "(", " ", "1+", "((1)+", "\\boxed{", "answer is ", "a ", "\\frac{", "1,", "#### ", "$"]
+    "piece",
+    [
+        "1 ",
+        "(",
+        " ",
+        "1+",
+        "((1)+",
+        "\\boxed{",
+        "answer is ",
+        "a ",
+        "\\frac{",
+        "1,",
+        "#### ",
+        "$",
+        "- ",
+        "<answer>",
+        "<think>",
+        "</think>",
+        "\\boxed ",
+        "1 234 ",
+        "½",
+    ],
 )
 def test_degenerate_text_is_read_in_no_time_and_never_fails(piece: str) -> None:
     text = piece * 3000
     for read in (final_number, path, steps_are_true, Math500().extract_answer, Math500().path):
         read(text)
+
+
+@pytest.mark.parametrize(
+    ("completion", "rest"),
+    [
+        ("plain", "plain"),
+        ("<think>a</think>b", "b"),
+        ("<think>a</think>b<think>c</think>d", "d"),
+        ("a</think>b", "b"),
+        ("<think>a", ""),
+        ("a<think>b</think>c<think>d", ""),
+        ("<THINKING>a</Thinking>\nb", "\nb"),
+        ("<thinker>a", "<thinker>a"),
+    ],
+)
+def test_what_is_thought_is_no_part_of_the_answer(completion: str, rest: str) -> None:
+    assert after_thinking(completion) == rest
+
+
+def test_the_last_answer_tag_that_ends_holds_the_answer() -> None:
+    assert tagged("<answer>1</answer> or <Answer> 2 </answer> or <answer>3") == " 2 "
+    assert tagged("<answer>1 <answer>2</answer>") == "2"
+    assert tagged("1</answer>") is None
 
 
 def test_boxes_are_balanced() -> None:
@@ -113,6 +171,8 @@ def test_boxes_are_balanced() -> None:
     assert boxed(r"\boxed{1} and \boxed{2}") == "2"
     assert boxed(r"\boxed{\boxed{3}}") == "3"
     assert boxed("none") is None
+    assert boxed(r"$\boxed 7$") == boxed(r"\boxed7") == "7"
+    assert boxed(r"\boxed{6} in the \boxed notation") == "6"
 
 
 @pytest.mark.parametrize(

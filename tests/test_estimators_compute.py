@@ -54,6 +54,14 @@ def test_best_of_one_with_a_verifier_never_costs_more():
     assert queries(1) is not None  # a reward model still reads every answer
 
 
+def test_prompts_that_are_read_again_are_paid_for_again():
+    """1000 prompts of 100 tokens, twice more by .5e9 parameters: 2e14 FLOPs."""
+    again = dataclasses.replace(COSTS, prompt_reads=3)
+    assert fine_tuning_flops(again) - fine_tuning_flops(COSTS) == pytest.approx(2e14)
+    each = best_of_n_query_flops(0.5e9, 0.5e9, 100, 256, 8) - fine_tuned_query_flops(0.5e9, 100, 256)
+    assert queries(8, prompt_reads=3) == np.ceil((1.2028e16 + 2e14) / each) > queries(8)
+
+
 def test_reward_model_training_is_part_of_the_price():
     assert break_even_queries(0.5e9, 0.5e9, 100, 256, 8, 16, 1000, 2, 1000, reward_training_flops=1.2028e16) == 5185
 

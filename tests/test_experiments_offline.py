@@ -2,10 +2,13 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import families
 import fixtures_tasks as made
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from test_configs import composed
 from test_other_tasks import preferences
@@ -79,7 +82,7 @@ EXPERIMENTS = {
     "helpful_ultrafeedback": (
         "llama_3",
         lambda folder: made.write(folder, train_prefs=preferences(24), test_prefs=preferences(8, seed=1)),
-        ["~generation.gpu_memory_utilization", "scoring.model={reward}", "task.gold_model={gold}"],
+        ["scoring.model={reward}", "task.gold_model={gold}"],
     ),
 }
 
@@ -114,6 +117,48 @@ def test_a_real_experiment_runs_from_its_own_yaml_without_the_hub(name, models, 
     assert ("score_reward_model" in made_by) == ("reward_model" in name or name == "helpful_ultrafeedback")
 
 
+OWN = {  # rows, what judges them, and what selects
+    "tests": (
+        [{"prompt": f"Write f{k}(x) for x + {k}.", "tests": [f"assert f{k}(1) == {k + 1}"]} for k in range(40)],
+        ["task.compare=tests", "scoring=unit_tests", KEEPS_SOME],
+    ),
+    "no answers": (
+        [{"prompt": f"Tell me of the number {k}."} for k in range(40)],
+        [
+            *("task.compare=reward_model", "task.gold_model={gold}", "task.gold_threshold=0"),
+            *("scoring=reward_model", "scoring.model={reward}"),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_own_prompts_without_answers_run_with_what_judges_them(kind, models, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    rows, settings = OWN[kind]
+    cfg = composed(
+        *("task=jsonl", f"task.path={made.write(tmp_path, own=rows)}/own.jsonl", *SMALL),
+        *("policy=folder", f"policy.path={models['qwen_2_5']}"),
+        *(f"store={tmp_path / 'store'}", f"outputs={tmp_path / 'outputs'}"),
+        *(setting.format(**models) for setting in settings),
+    )
+    folder = runner.run_experiment(cfg, quiet=True)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["selection/kept"] == 6
+    assert metrics["tuned/kl"] > 0
+    drawn = {row["diagnostic"] for row in pq.read_table(folder / "diagnostics.parquet").to_pylist()}
+    assert ("gold_reward" in drawn) == (kind == "no answers")
+    if kind == "no answers":
+        assert np.isfinite([metrics["base/gold_reward"], metrics["tuned/gold_reward"]]).all()
+        curve = {
+            row["n"]: row["value"]
+            for row in pq.read_table(folder / "curves.parquet").to_pylist()
+            if (row["method"], row["metric"]) == ("best_of_n", "gold_reward") and row["policy"] == "base"
+        }
+        assert sorted(curve) == [1, 2]
+        assert metrics["scorer/overoptimisation_of_gold_reward"]
+
+
 def run(tmp_path: Path, *settings: str) -> None:
     runner.run_experiment(composed(*settings, "tracking=none", f"store={tmp_path}/s", f"outputs={tmp_path}/o"))
 
@@ -137,10 +182,11 @@ def test_a_missing_data_set_is_one_sentence(models, tmp_path):
         run(tmp_path, *asked, "task.path=nowhere")
 
 
-def test_four_bits_without_a_gpu_are_one_sentence(models, tmp_path):
+def test_four_bits_without_their_package_are_one_sentence(models, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
     rows = made.write(tmp_path / "rows", train=made.math_train(24), test=made.math500(8))
     asked = [*SMALL, KEEPS_SOME, "~selection.every_step", "policy=folder", f"policy.path={models['llama_3']}"]
-    with pytest.raises(BenchError, match=r"training\.lora\.four_bit=true needs CUDA"):
+    with pytest.raises(BenchError, match=r"training\.lora\.four_bit=true needs bitsandbytes"):
         run(tmp_path, "experiment=math_llama", *asked, f"task.path={rows}", "training.lora.four_bit=true")
 
 

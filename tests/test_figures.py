@@ -14,6 +14,7 @@ from bench.errors import BenchError
 from bench.reporting.collect import Run, read_run
 from bench.reporting.exhibit import Figure
 from bench.reporting.figures import figures, of_one_run
+from bench.reporting.figures.shared import WIDEST, beside
 from bench.reporting.files import FORMATS, drawn, stamp_of, write_figure
 from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, LOOKS, sequence
 
@@ -65,11 +66,20 @@ def named(found: list[Figure], name: str) -> Figure:
     return next(figure for figure in found if figure.name == name)
 
 
-def points(figure: Figure) -> set[tuple[float, float]]:
-    """Of every line in every panel: its corners and markers in data units."""
+def points(figure: Figure, sizes: str = "") -> set[tuple[float, float]]:
+    """Of every line in every panel: its corners and markers in data units.
+
+    sizes: where x is n, its name in the rows; each point is then taken for the n that it stands beside.
+    """
     with drawn(figure) as canvas:
-        found = [line.get_xydata() for axes in canvas.axes for line in axes.lines]
-    return {(round(float(x), 9), round(float(y), 9)) for x, y in np.concatenate(found)}
+        found = np.concatenate([line.get_xydata() for axes in canvas.axes for line in axes.lines])
+    if sizes:
+        known = np.array(sorted({row[sizes] for row in figure.rows}), float)
+        found = found[found[:, 0] > 0]  # a guide across the panel starts at 0
+        steps = np.abs(np.log2(found[:, :1]) - np.log2(known))
+        assert (steps.min(axis=1) <= WIDEST / 2 + 1e-9)[found[:, 1] > 0].all()
+        found[:, 0] = known[steps.argmin(axis=1)]
+    return {(round(float(x), 9), round(float(y), 9)) for x, y in found}
 
 
 def of(rows: Any, x: str, y: str, **wanted: Any) -> set[tuple[float, float]]:
@@ -120,20 +130,40 @@ def test_the_frontier_is_the_records(one):
 )
 def test_every_row_is_drawn(one, name, x, y):
     figure = named(figures([one]), name)
-    assert of(figure.rows, x, y) <= points(figure)
+    assert of(figure.rows, x, y) <= points(figure, "" if x == "kl" else x)
 
 
 def test_every_row_of_a_sweep_is_drawn(swept):
     for name, x, y in (("frontier", "kl", "value"), ("accuracy_by_n", "n", "accuracy"), ("coverage", "k", "accuracy")):
         figure = named(figures(swept), name)
-        assert of(figure.rows, x, y) <= points(figure)
+        assert of(figure.rows, x, y) <= points(figure, "" if x == "kl" else x)
+
+
+@pytest.mark.parametrize("name", ["accuracy_by_n", "reward_by_n", "pessimism_by_n", "coverage", "paths"])
+def test_bars_of_several_series_at_one_n_stand_side_by_side(swept, name):
+    with drawn(named(figures(swept), name)) as canvas:
+        for axes in canvas.axes:
+            bars = {tuple(path.vertices.ravel()) for part in axes.collections for path in part.get_paths()}
+            apart = np.diff(np.sort(np.log2([bar[0] for bar in bars])))
+            assert len(bars) > 2
+            assert apart.min() > 0.03, axes.get_title()  # octaves: a point or more, where a bar is .7 wide
+
+
+def test_a_series_keeps_its_order_and_its_middle_beside_others():
+    rows = [{"n": 4, "y": 1.0}]
+    for count in (1, 2, 5, 30):
+        placed = [beside(rows, "n", place, count)[0]["n"] for place in range(count)]
+        assert placed == sorted(set(placed))
+        assert np.prod(placed) == pytest.approx(4.0**count)
+        assert np.log2(placed[-1] / placed[0]) <= WIDEST + 1e-9
+    assert rows == [{"n": 4, "y": 1.0}]
 
 
 def test_intervals_are_drawn_to_their_ends(one):
     figure = named(figures([one]), "reward_by_n")
     with drawn(figure) as canvas:
         bars = [path.vertices for part in canvas.axes[0].collections for path in part.get_paths()]
-    ends = {(round(float(x), 9), round(float(y), 9)) for bar in bars for x, y in bar}
+    ends = {(2.0 ** round(math.log2(x)), round(float(y), 9)) for bar in bars for x, y in bar}
     assert ends == of(figure.rows, "n", "reward_low") | of(figure.rows, "n", "reward_high")
 
 
@@ -297,7 +327,8 @@ def test_a_scorer_that_is_not_gold_is_diagnosed_in_the_run_that_has_one(tmp_path
     figure = named(of_one_run(run), "reward_diagnostics")
     assert "rank correlation with length undefined" in figure.caption
     curves = {(row["x"], row["value"]) for row in rows if row["diagnostic"] != "auc"}
-    assert {(round(x, 9), round(y, 9)) for x, y in curves} <= points(figure)
+    drawn_at = {(2.0 ** round(math.log2(x)) if x >= 0.9 else x, y) for x, y in points(figure) if x > 0}
+    assert {(round(x, 9), round(y, 9)) for x, y in curves} <= drawn_at
     assert "frontier_reward" in [one.name for one in of_one_run(run)]
 
 

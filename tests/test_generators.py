@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from drawing import generate
 from made_runs import made_run
+from omegaconf import OmegaConf
 
 from bench import policies
 from bench.__main__ import CONF
@@ -121,7 +122,7 @@ class Mixed:
         return policy.key
 
     def run(self, monkeypatch, select=top_per_prompt, **settings):
-        monkeypatch.setattr("bench.generators.grade", lambda *given: None)
+        monkeypatch.setattr("bench.experiment.grade", lambda *given: None)
         monkeypatch.setattr("bench.generators.ids_differ", lambda one, other, prompts: None)
         generators = {
             "mine": {"policy": None, "weight": 1},
@@ -146,7 +147,7 @@ def test_each_draws_its_share_from_a_stream_of_its_own(few_prompts, monkeypatch)
     assert len({seed for _, _, seed in loop.drawn[:3]}) == 3
     assert loop.scored == 1
     assert results.pool.text[0].tolist() == ["base0", "base1", "big0", "big1", "big2", "big3", "odd0", "odd1"]
-    assert [one.outcomes_name for one in results.generators] == ["base", "generator_big", "generator_odd"]
+    assert [one.outcomes_name for one in results.procedure.each] == ["base", "generator_big", "generator_odd"]
 
 
 def test_the_student_is_trained_and_judged_against_itself_and_every_generator(few_prompts, monkeypatch):
@@ -508,6 +509,16 @@ def test_a_mistaken_mix_is_refused_before_any_work(setting, said):
     with pytest.raises(BenchError) as refused:
         cells_of_sweep(["procedure=generators", setting], CONF)
     assert said in str(refused.value)
+
+
+def test_generators_are_pretrained_as_long_as_the_student_and_else_as_long_as_the_default():
+    tiny = OmegaConf.load(Path(CONF) / "policy" / "tiny.yaml")
+    given = ["policy=folder", "policy.path=anywhere"]
+    for overrides, expected in ((["experiment=quick"], (8000, 300)), (given, (tiny.demonstrations, tiny.steps))):
+        found = cells_of_sweep([*overrides, "seed=0,1", "procedure=generators"], CONF)
+        assert found is not None
+        for one in (found[0].cfg.procedure.generators[name].policy for name in ("larger", "smaller")):
+            assert (one.demonstrations, one.steps) == expected
 
 
 def test_a_plan_counts_each_generators_pool_once():

@@ -1,5 +1,6 @@
 """The hybrid of demonstrations and samples: its gate and costs by brute force, who trains on what, and a small run."""
 
+import functools
 import itertools
 import json
 import subprocess
@@ -26,6 +27,9 @@ from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
 from bench.reporting.hybrids import against_random, against_rft, curves, interpolate, points, sentences
 from bench.reporting.tables.hybrid import hybrid_table
+from bench.scoring.combined import combined
+from bench.scoring.length import length
+from bench.scoring.self_consistency import self_consistency
 from bench.selection import all_correct, decidable_only, every_prompt, top_per_prompt
 from bench.sweep import cells as cells_of_sweep
 from bench.tasks.list_programs import ListPrograms
@@ -182,7 +186,7 @@ class Parts:
         self.drawn: list[tuple[str, tuple[str, ...], int]] = []
         texts = [[f"demo{row}"] for row in range(7)]
         monkeypatch.setattr("bench.hybrid.demonstrations", lambda *given, **settings: pool(texts, "demos"))
-        monkeypatch.setattr("bench.hybrid.grade", lambda *given: None)
+        monkeypatch.setattr("bench.experiment.grade", lambda *given: None)
         for module in ("hybrid", "probe"):
             monkeypatch.setattr(f"bench.{module}.nll_per_token", self.nll)
 
@@ -239,7 +243,7 @@ class Parts:
         self.trained[key] = (policy.key, [(row, completions.text[row, column]) for row, column in cells], settings)
         return Policy(Path(key), key)
 
-    def evaluation(self, policy, base, prompts, generation, scoring, task, *, seed):
+    def evaluation(self, policy, base, prompts, generation, scoring, task, others, *, seed):
         return policy.key
 
     def run(self, *, prompt_filter=every_prompt, selection=all_correct, **given):
@@ -271,7 +275,7 @@ def test_easy_prompts_keep_their_demonstrations_and_the_hard_are_sampled(few_pro
     assert parts.last() == accepted + EASY
     assert parts.drawn[0] == ("b", ("p0", "p1", "p2", "p3"), 3)
     assert [origin for origin, _, _ in parts.trained.values()] == ["b"]  # no probe was needed
-    hybrid = results.hybrid
+    hybrid = results.procedure
     assert hybrid.source.tolist() == ["samples"] * 3 + ["nothing"] + ["demonstration"] * 3
     assert hybrid.samples.paid.tolist() == [3, 3, 3, 3]
     assert (hybrid.prompts_sampled, hybrid.samples_a_prompt) == (4, 3.0)
@@ -283,7 +287,7 @@ def test_easy_prompts_keep_their_demonstrations_and_the_hard_are_sampled(few_pro
 
 def test_when_stopping_only_what_was_drawn_until_then_is_trained_on(few_prompts, monkeypatch):
     parts = Parts(few_prompts, monkeypatch, RIGHT)
-    hybrid = parts.run(stop_at_first_accept=True).hybrid
+    hybrid = parts.run(stop_at_first_accept=True).procedure
     assert parts.last() == [(0, "sample p0 1 b"), (1, "sample p1 0 b"), (2, "sample p2 2 b"), *EASY]
     assert hybrid.samples.paid.tolist() == [2, 1, 3, 3]
     assert np.isnan(hybrid.samples.seen).tolist() == [
@@ -302,7 +306,7 @@ def test_the_fallbacks_of_a_prompt_that_nothing_solves(few_prompts, monkeypatch)
         "rationalise": [(3, "sample p3-hint 1 b")],
     }.items():
         parts = Parts(few_prompts, monkeypatch, RIGHT, right_hinted={(3, 1)})
-        hybrid = parts.run(fallback=fallback, stop_at_first_accept=True).hybrid
+        hybrid = parts.run(fallback=fallback, stop_at_first_accept=True).procedure
         assert [cell for cell in parts.last() if cell[0] == 3] == gives
         assert hybrid.source[3] == {"drop": "nothing", "demonstration": "fallback", "rationalise": "hinted"}[fallback]
         if fallback == "rationalise":
@@ -314,9 +318,47 @@ def test_the_fallbacks_of_a_prompt_that_nothing_solves(few_prompts, monkeypatch)
 
 
 def test_a_prompt_that_the_filter_leaves_out_gives_nothing(few_prompts, monkeypatch):
-    parts = Parts(few_prompts, monkeypatch, RIGHT)
-    results = parts.run(prompt_filter=decidable_only, fallback="demonstration")
-    assert (results.prompts_filtered, results.hybrid.source[3]) == (1, "nothing")
+    """Of p1 all samples are right, of p3 none."""
+    parts = Parts(few_prompts, monkeypatch, RIGHT | {(1, 1), (1, 2)})
+    results = parts.run(prompt_filter=decidable_only)
+    assert (results.prompts_filtered, results.procedure.source[[1, 3]].tolist()) == (2, ["nothing"] * 2)
+    for fallback in ("demonstration", "rationalise"):
+        parts = Parts(few_prompts, monkeypatch, RIGHT)
+        with pytest.raises(BenchError, match=f"procedure.fallback={fallback} is not allowed with this prompt_filter"):
+            parts.run(prompt_filter=decidable_only, fallback=fallback)
+        assert not parts.drawn
+    parts.run(prompt_filter=decidable_only, fallback="rationalise", easy_share=1.0)  # nothing is sampled
+
+
+def test_a_scorer_that_compares_samples_says_neither_when_to_stop_nor_what_one_sample_is_worth(
+    few_prompts, monkeypatch
+):
+    votes = functools.partial(self_consistency, task=None)
+    parts = Parts(few_prompts, monkeypatch)
+    parts.scoring = functools.partial(combined, parts={"votes": {"scorer": votes, "weight": 1.0}}, normalise="none")
+    for given, said in (
+        ({"stop_at_first_accept": True}, "procedure.stop_at_first_accept=true can't stop by .*self_consistency"),
+        ({"easy_by": "probe_solves"}, "procedure.easy_by=probe_solves can't judge one sample .*self_consistency"),
+    ):
+        with pytest.raises(BenchError, match=said):
+            parts.run(**given)
+    assert not parts.drawn
+    assert not parts.judged
+
+
+def test_where_nothing_can_or_does_pass_the_reason_is_given(few_prompts, monkeypatch):
+    parts = Parts(few_prompts, monkeypatch)
+    with pytest.raises(BenchError, match=r"no demonstration is used, and no sample .* has a reward above 0.5"):
+        parts.run(easy_share=0.0, easy_by="random")
+    parts.run()  # the easy prompts' demonstrations are trained on alone
+    assert parts.last() == EASY
+    low = Parts(few_prompts, monkeypatch)
+    low.scoring = functools.partial(length, prefer="shortest")
+    with pytest.raises(
+        BenchError, match=r"procedure=hybrid accepts rewards above 0.5, and this scoring gives 0 at most"
+    ):
+        low.run()
+    assert not low.drawn
 
 
 def test_the_ends_and_dropping_the_hard(few_prompts, monkeypatch):
@@ -324,7 +366,7 @@ def test_the_ends_and_dropping_the_hard(few_prompts, monkeypatch):
     results = sft.run(easy_share=1.0, sample_from="probe")
     assert sft.last() == [(row, f"demo{row}") for row in range(7)]
     assert len(sft.trained) == len(sft.drawn) == 1  # no probe; the held-out pool alone
-    assert (results.hybrid.samples, results.hybrid.samples_a_prompt) == (None, 0.0)
+    assert (results.procedure.samples, results.procedure.samples_a_prompt) == (None, 0.0)
     rft = Parts(few_prompts, monkeypatch, RIGHT)
     rft.run(easy_share=0.0, easy_by="final_nll", selection=top_per_prompt)
     assert [row for row, text in rft.last()] == [0, 1, 2, 5]
@@ -340,7 +382,7 @@ def test_the_ends_and_dropping_the_hard(few_prompts, monkeypatch):
 
 def test_the_probe_trains_an_epoch_at_a_time_and_then_draws(few_prompts, monkeypatch):
     parts = Parts(few_prompts, monkeypatch, RIGHT)
-    hybrid = parts.run(easy_by="final_nll", probe_epochs=3, sample_from="probe").hybrid
+    hybrid = parts.run(easy_by="final_nll", probe_epochs=3, sample_from="probe").procedure
     everything = [(row, f"demo{row}") for row in range(7)]
     assert list(parts.trained.values())[:3] == [(origin, everything, {"epochs": 1}) for origin in ("b", "b+", "b++")]
     assert parts.drawn[0][0] == "b+++"
@@ -352,7 +394,7 @@ def test_the_probe_trains_an_epoch_at_a_time_and_then_draws(few_prompts, monkeyp
 @pytest.mark.parametrize("folds", [2, 3])
 def test_no_demonstration_is_judged_or_sampled_by_a_probe_that_saw_it(few_prompts, monkeypatch, folds):
     parts = Parts(few_prompts, monkeypatch, RIGHT, greedy={0, 4})
-    hybrid = parts.run(easy_by="probe_solves", probe_epochs=2, folds=folds, sample_from="probe").hybrid
+    hybrid = parts.run(easy_by="probe_solves", probe_epochs=2, folds=folds, sample_from="probe").procedure
 
     def seen(key: str) -> set[str]:
         """Every demonstration that a policy or one that it was made from was trained on."""
@@ -455,8 +497,9 @@ def test_the_records_add_up(finished):
     assert 20 <= sum(row["samples_paid"] for row in rows) <= 80
     assert all((row["samples_paid"] == 0) == row["easy"] for row in rows)
     assert all(row["samples_paid"] == 4 for row in rows if row["samples_accepted"] is False)
-    assert found["fallbacks"] == sum(row["samples_accepted"] is False for row in rows)
-    assert sum(row["hinted_paid"] > 0 for row in rows) == found["fallbacks"]
+    assert found["hard_unsolved"] == sum(row["samples_accepted"] is False for row in rows) > 0
+    assert sum(row["hinted_paid"] > 0 for row in rows) == found["hard_unsolved"]
+    assert found["fallbacks"] == 0  # they were tried again with a hint instead
     for source in ("demonstration", "samples", "hinted", "nothing"):
         assert found[f"prompts_from_{source}"] == sum(row["source"] == source for row in rows)
     assert found["demonstrations_right"] == 0.75

@@ -7,12 +7,15 @@ from pathlib import Path
 import fixtures_tasks as made
 import numpy as np
 import pytest
+from omegaconf import open_dict
 from test_configs import composed
 
 from bench import settings
 from bench.artifacts import Policy
 from bench.errors import BenchError
-from bench.tasks import reasoning, ultrafeedback
+from bench.tasks import gold_model, gold_reward_of, reasoning
+from bench.tasks.gold_model import GoldModel
+from bench.tasks.jsonl import Jsonl
 from bench.tasks.reasoning import ReasoningGym
 from bench.tasks.ultrafeedback import UltraFeedback
 
@@ -38,19 +41,25 @@ def preferences(count: int, seed: int = 0) -> list[dict]:
 class ByLength:
     """A gold model that likes long answers, and can't score "?"."""
 
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
     def score(self, prompts: Sequence, texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
+        self.asked += texts
         assert all(messages[-1]["role"] == "user" for messages in prompts)
         return np.array([np.nan if text == "?" else len(text) for text in texts]), {}
 
 
 @pytest.fixture
-def gold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ultrafeedback, "_scorer", lambda *_: ByLength())
-    monkeypatch.setattr(UltraFeedback, "check", lambda self: None)
+def gold(monkeypatch: pytest.MonkeyPatch) -> ByLength:
+    model = ByLength()
+    gold_model._known.cache_clear()
+    monkeypatch.setattr(gold_model, "_scorer", lambda *_: model)
+    monkeypatch.setattr(GoldModel, "judged_by", property(lambda self: f"by length above {self.threshold}"))
+    return model
 
 
-@pytest.mark.usefixtures("gold")
-def test_right_is_what_the_gold_model_prefers_to_the_reference(tmp_path: Path) -> None:
+def test_right_is_what_the_gold_model_prefers_to_the_reference(tmp_path: Path, gold: ByLength) -> None:
     rows = preferences(12)
     rows.append(rows[0] | {"prompt": "Nothing was chosen", "chosen": []})
     task = UltraFeedback(
@@ -62,12 +71,86 @@ def test_right_is_what_the_gold_model_prefers_to_the_reference(tmp_path: Path) -
     texts = ["Better!", "Worse", "?", "Good.", "A long answer."]
     assert task.are_correct(texts, prompts.answer.tolist()) == [True, False, False, False, True]
     assert task.are_correct([], []) == []
+    np.testing.assert_array_equal(task.gold_reward(texts, prompts.answer.tolist()), [7, 5, np.nan, 5, 14])
+    assert len(gold.asked) == 9  # five completions, one of which is its reference, and five references
+
+
+def test_own_prompts_without_answers_are_judged_by_a_gold_model(tmp_path: Path, gold: ByLength) -> None:
+    rows = [{"prompt": f"Say something about {name}.", "answer": None} for name in made.PLACES]
+    rows[0]["answer"], rows[1]["answer"] = "A reference of some length.", "  "
+    path = made.write(tmp_path, test=rows)
+    task = Jsonl(path=path, compare="reward_model", gold_model="anywhere", gold_threshold=6, near_duplicate=None)
+    prompts = task.prompts("test")
+    answers = prompts.answer.tolist()
+    assert len(answers) == len(made.PLACES)
+    referred = [json.loads(answer)["reference"] is not None for answer in answers]
+    assert sum(referred) == 1
+    assert task.are_correct(["8 chars."] * 6, answers) == [not one for one in referred]
+    assert task.are_correct(["6 char"] * 6, answers) == [False] * 6
+    assert task.are_correct(["Longer than that reference is."] * 6, answers) == [True] * 6
+    assert task.are_correct(["?"] * 6, answers) == [False] * 6
+    assert gold_reward_of(task)(["one", "three"], answers[:2]).tolist() == [3, 5]
+    assert gold_reward_of(Jsonl(path=path)) is None
+    assert [task.extract_answer("x"), task.path("x"), task.steps_are_true("x")] == [None, None, False]
+    without = Jsonl(path=path, compare="reward_model", gold_model="anywhere", near_duplicate=None)
+    assert len(without.prompts("test")) == 1
+    assert without.counts()["rows_unreadable"] == 5
+    assert without.judged_by != task.judged_by
+
+
+def test_own_prompts_without_references_need_a_threshold(tmp_path: Path, gold: ByLength) -> None:
+    path = made.write(tmp_path, test=[{"prompt": "Hello?"}, {"prompt": "How are you?"}])
+    with pytest.raises(BenchError, match=r"has no field 'answer' with a reference .* task\.gold_threshold=NUMBER"):
+        Jsonl(path=path, compare="reward_model", gold_model="x").prompts("test")
+    assert len(Jsonl(path=path, compare="reward_model", gold_model="x", gold_threshold=0).prompts("test")) == 2
+
+
+@pytest.mark.parametrize(
+    ("given_", "says"),
+    [
+        ({"compare": "reward_model"}, r"task=jsonl has no verifier for these prompts: name .* task\.gold_model="),
+        ({"compare": "text", "gold_model": "x"}, r"task\.gold_model=x has no part in task\.compare=text"),
+        ({"compare": "tests", "gold_threshold": 0.0}, r"task\.gold_threshold=0\.0 has no part"),
+        ({"compare": "tests", "answer_regex": "(a)"}, r"task\.answer_regex has no part in task\.compare=tests"),
+    ],
+)
+def test_settings_of_another_way_of_comparing_are_refused(given_: dict, says: str) -> None:
+    with pytest.raises(BenchError, match=says):
+        Jsonl(path="anywhere", **given_).prompts("train")
+
+
+@pytest.mark.parametrize(
+    ("settings_", "refused"),
+    [
+        (["scoring.model=A/b"], True),
+        (["scoring.model=A/b", "scoring.revision=main", f"task.gold_revision={'a' * 40}"], True),
+        (["scoring.model=A/b", f"scoring.revision={'b' * 40}", f"task.gold_revision={'a' * 40}"], False),
+        (["scoring.model=A/c"], False),
+    ],
+)
+def test_the_gold_model_is_refused_as_the_scorer(settings_: list[str], refused: bool) -> None:
+    cfg = composed("task=ultrafeedback", "task.gold_model=A/b", "scoring=reward_model", *settings_)
+    if refused:
+        with pytest.raises(BenchError, match=r"scoring\.model=A/b is not allowed: it is task\.gold_model too"):
+            settings.check(cfg)
+    else:
+        settings.check(cfg)
+
+
+def test_the_gold_model_is_found_as_a_folder_and_inside_other_scorers(tmp_path: Path) -> None:
+    asked = ["task=ultrafeedback", f"task.gold_model={tmp_path}", "scoring=combined", "+scoring.parts.own.weight=1"]
+    reward = {"_target_": "bench.scoring.reward_model.reward_model", "_partial_": True, "revision": "x"}
+    cfg = composed(*asked)
+    with open_dict(cfg):
+        cfg.scoring.parts.own.scorer = {**reward, "model": str(tmp_path / "..") + f"/{tmp_path.name}"}
+    with pytest.raises(BenchError, match=r"scoring\.parts\.own\.scorer\.model=.* is task\.gold_model too"):
+        settings.check(cfg)
 
 
 def test_without_a_gold_model_preferences_are_refused() -> None:
     with pytest.raises(BenchError, match=r"task\.gold_model has no value"):
         settings.check(composed("task=ultrafeedback"))
-    with pytest.raises(BenchError, match="has no verifier: name the reward model"):
+    with pytest.raises(BenchError, match="has no verifier for these prompts: name the reward model"):
         UltraFeedback(path="anywhere").prompts("train")
     with pytest.raises(BenchError, match="is not a folder"):
         UltraFeedback(path="anywhere", gold_model="./nowhere").prompts("train")
@@ -84,7 +167,7 @@ def test_the_gold_model_itself_is_asked(random_policy: Policy, tmp_path: Path) -
     AutoTokenizer.from_pretrained(random_policy.path).save_pretrained(tmp_path / "gold")
     task = UltraFeedback(path=made.write(tmp_path, test_prefs=preferences(4)), gold_model=str(tmp_path / "gold"))
     prompts = task.prompts("test")
-    scorer = ultrafeedback._scorer(task.gold_model, "main", "auto")
+    scorer = gold_model._scorer(task.gold_model, "main", "auto")
     texts = ["One.", "Two, longer.", "Good.", "3"]
     ours, theirs = (scorer.score(prompts.messages, some)[0] for some in (texts, ["Good."] * 4))
     assert task.are_correct(texts, prompts.answer.tolist()) == (ours > theirs).tolist()

@@ -26,8 +26,11 @@ SHAPES = {  # pairs -> gain of gold, gain of proxy
 }
 
 
-def written(folder: Path, pairs: int, seed: int, *, is_gold: bool = False) -> Run:
-    """A run whose prompts scatter about the curves, the same way at every n, and a little for each n and seed."""
+def written(folder: Path, pairs: int, seed: int, *, is_gold: bool = False, reward: float | None = None) -> Run:
+    """A run whose prompts scatter about the curves, the same way at every n, and a little for each n and seed.
+
+    reward: a gold model's scores are this many times as large as accuracy, which then stays where it is.
+    """
     rng = np.random.default_rng([pairs, seed])
     gold, proxy = SHAPES[pairs]
     level = np.random.default_rng(7).normal(0, 0.1, (PROMPTS, 1))
@@ -39,6 +42,11 @@ def written(folder: Path, pairs: int, seed: int, *, is_gold: bool = False) -> Ru
     cells = {("base", "best_of_n", metric, n): v[:, i] for metric, v in values.items() for i, n in enumerate(SIZES)}
     cells["tuned", "pass", "accuracy", 1] = values["accuracy"][:, 0] + 0.07
     cells["tuned", "policy", "kl", 1] = np.full(PROMPTS, 0.81)
+    if reward is not None:
+        for i, n in enumerate(SIZES):
+            cells["base", "best_of_n", "gold_reward", n] = reward * values["accuracy"][:, i]
+            cells["base", "best_of_n", "accuracy", n] = np.full(PROMPTS, 0.5)
+        cells["tuned", "policy", "gold_reward", 1] = reward * cells["tuned", "pass", "accuracy", 1]
     names = ("policy", "method", "metric", "n")
     folder = folder / f"{pairs}-{seed}"
     folder.mkdir(parents=True)
@@ -59,6 +67,19 @@ def written(folder: Path, pairs: int, seed: int, *, is_gold: bool = False) -> Ru
     metrics |= {"scorer/auc": 0.7, "scorer/length_correlation": 0.1 * seed, "scorer/tie_rate": 0.0}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     return read_run(folder)
+
+
+def test_a_gold_models_reward_is_what_is_claimed_and_drawn_where_there_is_one(tmp_path):
+    made = {
+        reward: [written(tmp_path / str(reward), 20, seed, reward=reward) for seed in range(3)]
+        for reward in (None, 10.0)
+    }
+    plain, rewarded = (pushed(runs)[0] for runs in made.values())
+    assert (plain.measure, rewarded.measure) == ("accuracy", "gold_reward")
+    np.testing.assert_allclose(rewarded.gold, 10 * plain.gold)
+    assert rewarded.claim.verdict == "over-optimised"
+    assert rewarded.claim.gold.value == pytest.approx(10 * plain.claim.gold.value)
+    assert rewarded.tuned[1].value == pytest.approx(10 * plain.tuned[1].value)
 
 
 @pytest.fixture

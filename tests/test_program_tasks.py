@@ -8,12 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sandbox_attacks import skip_where_it_may_not
+from test_configs import composed
 
+from bench import settings
 from bench.errors import BenchError
 from bench.sandbox.inside import canonical
-from bench.scoring.unit_tests import job_of
+from bench.scoring.unit_tests import job_of, programs_of
 from bench.tasks.assertions import cases, encoded
 from bench.tasks.humaneval import HumanEval, preamble
+from bench.tasks.jsonl import Jsonl
 from bench.tasks.mbpp import Mbpp
 
 
@@ -117,6 +120,7 @@ ANSWER_OF = {
     "with its own tests": "```python\n{code}\n\nassert True\nif __name__ == '__main__':\n    raise SystemExit\n```",
     "shadowing": "```python\nlist_ = list\n{code}\nint = 'no'; isinstance = None\n```",
     "windows": "```Python\r\n{code}\r\n```",
+    "thought over": "<think>```python\ndef job_a1(xs):\n    return xs\n```</think>\n```python\n{code}\n```",
 }
 
 
@@ -143,6 +147,8 @@ def test_programs_are_read_however_they_are_written(mbpp: Mbpp, way: str) -> Non
         "def job_a1(xs):\n    raise SystemExit(0)",
         "def bench_case(number):\n    return ['tuple', 2, 3]",
         "import sys\nsys.exit()",
+        "<think>def job_a1(xs):\n    return tuple(x + 1 for x in xs)",  # not yet an answer
+        "<think>```python\ndef job_a1(xs):\n    return tuple(x + 1 for x in xs)\n```</think>",
     ],
 )
 def test_wrong_programs_fail(mbpp: Mbpp, completion: str) -> None:
@@ -207,3 +213,50 @@ def test_programs_are_compared_without_layout_and_comments() -> None:
     assert task.path("def f(x") is None
     assert task.extract_answer("def f(x") is None
     assert not task.steps_are_true(one)
+
+
+ADDS = "def add(a, b):\n    return a + b"
+OWN_TESTS = {
+    "a list": ["assert add(1, 2) == 3", "assert add('a', 'b') == 'ab'"],
+    "text": "assert add(1, 2) == 3\nassert add('a', 'b') == 'ab'",
+    "with a setup": "import math\nthree = 1 + 2\nassert add(1, 2) == three\nassert math.isclose(add(.1, .2), .3)",
+    "a function of their own": "def check(f):\n    assert f(1, 2) == 3\n    assert f('a', 'b') == 'ab'\n\ncheck(add)",
+    "in a loop": "for x in range(3):\n    assert add(x, x) == 2 * x\nassert add('a', 'b') == 'ab'",
+    "as pytest": "def test_it():\n    assert add(1, 2) == 3",
+    "between other statements": "x = add(1, 2)\nassert x == 3\nx = add(x, 3)\nassert x == 6",
+}
+
+
+@pytest.mark.parametrize("way", OWN_TESTS)
+def test_own_programs_are_judged_by_their_rows_tests(tmp_path: Path, way: str) -> None:
+    rows = [{"prompt": f"Write add(a, b), number {k}.", "tests": OWN_TESTS[way]} for k in range(2)]
+    task = Jsonl(path=made.write(tmp_path, test=rows), compare="tests", near_duplicate=None)
+    answer = str(task.prompts("test").answer[0])
+    wrong = ["def add(a, b):\n    return 4", "", "import sys\nsys.exit(0)", "def plus(a, b):\n    return a + b"]
+    completions = [ADDS, f"Sure:\n```python\n{ADDS}\n```\nDone.", *wrong]
+    assert task.are_correct(completions, [answer] * 6) == [True, True, False, False, False, False]
+    reads = programs_of(task)
+    assert reads is not None
+    assert "return a + b" in job_of(reads, completions[1], answer).program
+    assert task.path(completions[0]) == task.path(completions[1]) == ADDS
+    assert task.extract_answer("I can't.") is None
+
+
+def test_own_tests_that_test_nothing_are_counted_and_missing_ones_refused(tmp_path: Path) -> None:
+    tests: list = ["assert f() == 1", "f()", "assert f( == 1", "", None, [], "def test_f():\n    f()"]
+    rows = [{"prompt": f"Prompt number {k}?", "tests": one} for k, one in enumerate(tests)]
+    task = Jsonl(path=made.write(tmp_path, test=rows), compare="tests", near_duplicate=None)
+    assert len(task.prompts("test")) == 1
+    assert task.counts()["rows_unreadable"] == 6
+    with pytest.raises(BenchError, match="has no field 'tests'; its fields are prompt"):
+        Jsonl(path=made.write(tmp_path / "bad", test=[{"prompt": "?"}]), compare="tests").prompts("test")
+
+
+def test_unit_tests_take_own_prompts_just_where_they_have_tests() -> None:
+    asked = ["task=jsonl", "task.path=anywhere", "scoring=unit_tests"]
+    settings.check(composed(*asked, "task.compare=tests"))
+    with pytest.raises(
+        BenchError, match=r"scoring\.task=Jsonl is not allowed: it must be a task whose completions are"
+    ):
+        settings.check(composed(*asked))
+    assert programs_of(Jsonl(path="anywhere")) is None

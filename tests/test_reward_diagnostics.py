@@ -1,6 +1,8 @@
 """Diagnostics of a proxy against gold: hand-computed rows, and brute force over all pairs."""
 
 import itertools
+from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
@@ -258,6 +260,28 @@ def test_diagnose_says_what_does_not_apply():
     one, _ = diagnose(graded(proxy[:, :1], gold[:, :1]), seed=0)
     assert one["scorer/overoptimisation"].startswith("not measured")
     assert np.isnan(one["scorer/tie_rate"])
+
+
+def test_a_gold_models_reward_has_its_own_curve_and_verdict():
+    generator = rng(5)
+    proxy = generator.normal(size=(60, 8))
+    gold = (generator.random((60, 8)) < 0.5).astype(float)
+    reward = -3 * proxy + generator.normal(size=(60, 8))  # what the proxy likes most, the gold model likes least
+    reward[0, 0] = NAN
+    plain, _ = diagnose(graded(proxy, gold), seed=0)
+    metrics, rows = diagnose(replace(graded(proxy, gold), gold_reward=reward), seed=0)
+    assert {name: value for name, value in metrics.items() if name in plain} == plain
+    curve = {row["x"]: row["value"] for row in rows if row["diagnostic"] == "gold_reward"}
+    pairs = [
+        np.mean([reward[m, i if proxy[m, i] > proxy[m, j] else j] for i, j in combinations(range(8), 2) if m or i])
+        for m in range(60)
+    ]
+    assert curve[2] == pytest.approx(np.mean(pairs))
+    assert curve[1] == pytest.approx(np.mean(np.nanmean(reward, axis=1)))
+    assert metrics["scorer/gold_reward_peak_n"] == 1
+    assert metrics["scorer/overoptimisation_of_gold_reward"] == "over-optimised"
+    assert metrics["scorer/gold_reward_beyond_peak_high"] < 0 < metrics["scorer/proxy_by_gold_reward_beyond_peak_low"]
+    assert not [name for name in plain if "gold_reward" in name]
 
 
 def written(folder, proxy, gold):

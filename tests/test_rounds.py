@@ -11,11 +11,12 @@ import pytest
 from made_runs import made_run
 
 from bench.__main__ import CONF
-from bench.artifacts import Completions, Policy, Selection
+from bench.artifacts import Completions, Policy, Rewards, Selection
 from bench.asks import work
 from bench.balance import Adapted, balance_score, by_balance_score, with_threshold
+from bench.costs import completions_trained
 from bench.errors import BenchError
-from bench.evaluation.rounds import distinct_paths
+from bench.evaluation.rounds import distinct_paths, kept_correct
 from bench.generation.pool import describe
 from bench.generation.pooled import pooled
 from bench.reporting.figures.rounds import rounds_figure
@@ -105,6 +106,14 @@ def test_distinct_paths_are_counted_a_prompt_over_all_rounds():
     assert distinct_paths(everything, [one, two], task) == 4  # two of the first prompt, two of the second
 
 
+def test_what_is_kept_is_judged_cell_by_cell_whichever_round_drew_it(few_prompts):
+    """Right are the digits below 5: of the cells kept twice, 3 and 4; each counts as often as it is kept."""
+    one, two = pool([["1", "9"], ["7", "2"]], "one"), pool([["8"], ["3"]], "two")
+    chosen = Selection(np.array([0, 0, 1, 1, 1]), np.array([1, 2, 1, 2, 1]), np.ones(5))
+    assert kept_correct(chosen, [one, two], few_prompts, Numbers()) == 3
+    assert kept_correct(Selection(*np.empty((3, 0), int)), [one], few_prompts, Numbers()) == 0
+
+
 # --- the balance score -------------------------------------------------------------------------------------------
 
 
@@ -143,8 +152,6 @@ def test_the_temperature_and_threshold_of_the_highest_score_are_taken(few_prompt
         return pool([drawn[temperature]] * len(prompts))
 
     def scoring(prompts, completions):
-        from bench.artifacts import Rewards
-
         return Rewards(np.where(np.asarray(completions.text) == "9", 0.2, 0.8))
 
     def chosen(selection, thresholds) -> Adapted:
@@ -172,6 +179,39 @@ def test_the_temperature_and_threshold_of_the_highest_score_are_taken(few_prompt
         with_threshold(softmax, 0.5)
 
 
+def test_what_is_probed_is_chosen_by_log_probabilities_of_the_base_whoever_drew(few_prompts, monkeypatch):
+    base, later = Policy(Path("base"), "base"), Policy(Path("later"), "later")
+    asked, given = [], []
+
+    def rescored(policy, prompts, completions):
+        asked.append((policy.key, len(prompts)))
+        return np.full(completions.shape, -7.0)
+
+    def chosen(rewards, rng, *, logprob):
+        given.append(float(logprob[0, 0]))
+        return top_per_prompt(rewards, rng)
+
+    monkeypatch.setattr("bench.selection.evidence.sequence_logprobs", rescored)
+    for drawer in (base, later):
+        by_balance_score(
+            few_prompts,
+            drawer,
+            base,
+            Numbers(),
+            lambda prompts, policy, **how: pool([["1", "9"]] * len(prompts)),
+            lambda prompts, completions: Rewards(np.ones(completions.shape)),
+            chosen,
+            temperatures=[1.0],
+            thresholds=None,
+            expected=1,
+            prompts_probed=3,
+            num_completions=2,
+            seed=7,
+        )
+    assert given == [-2.0, -7.0]  # of the base's own pool, its own; of another's, counted anew
+    assert asked == [("base", 3)]
+
+
 # --- the loop, with parts that are seen through ---------------------------------------------------------------------
 
 
@@ -197,8 +237,6 @@ class Loop(Readable):
 
     def scoring(self, prompts, completions):
         """Prompt m's best sample is number m modulo N; later policies' are better by their number of trainings."""
-        from bench.artifacts import Rewards
-
         better = np.array([[len(text) for text in row] for row in np.asarray(completions.text)], float)
         best = np.arange(len(prompts))[:, None] % completions.shape[1] == np.arange(completions.shape[1])
         return Rewards(better + best)
@@ -264,7 +302,7 @@ def test_what_is_trained_on_by_hand(few_prompts, monkeypatch):
         chosen = results.selections["tuned"]
         assert [results.pool.text[cell] for cell in zip(chosen.row, chosen.column, strict=True)] == texts
         assert results.rewards.value.shape == results.pool.shape == (7, 6)
-        assert results.completions_trained == 7 + len(texts)
+        assert completions_trained(results) == 7 + len(texts)
 
 
 def test_the_best_so_far_may_be_an_earlier_rounds(few_prompts, monkeypatch):
@@ -273,8 +311,6 @@ def test_the_best_so_far_may_be_an_earlier_rounds(few_prompts, monkeypatch):
     better = loop.scoring
 
     def worse(prompts, completions):
-        from bench.artifacts import Rewards
-
         return Rewards(-better(prompts, completions).value)
 
     loop.scoring = worse
@@ -290,7 +326,7 @@ def test_the_control_keeps_as_many_of_each_prompt_from_its_own_policy(few_prompt
         *[("base", 5)] * 2,
         *[("made1", round_seed(5, 2)), ("made2", round_seed(5, 2))],
     ]
-    for tuned, control in zip(results.rounds[::2], results.rounds[1::2], strict=True):
+    for tuned, control in zip(results.procedure.each[::2], results.procedure.each[1::2], strict=True):
         assert (tuned.arm, control.arm, tuned.number) == ("tuned", "control", control.number)
         assert tuned.chosen.row.tolist() == control.chosen.row.tolist()
         assert control.rewards is None
@@ -301,7 +337,7 @@ def test_it_stops_where_validation_does_not_rise_and_keeps_the_best(few_prompts,
     """pass@1 of base, round 1, round 2: 0, .5, .4. Round 3 is not run, and round 1 is the result."""
     loop = Loop(few_prompts)
     results = loop.run(monkeypatch, rounds=3, stop="validation")
-    assert [one.validation for one in results.rounds] == [0.5, 0.4]
+    assert (results.procedure.base_validation, *[one.validation for one in results.procedure.each]) == (0.0, 0.5, 0.4)
     assert results.policies["tuned"].key == "made1"
     falling = Loop(few_prompts, validation=(0.5, 0.1))
     assert falling.run(monkeypatch, rounds=3, stop="validation").policies["tuned"].key == "made1"
@@ -379,6 +415,10 @@ def test_every_round_is_in_the_records(finished):
     assert found["round_1/kept"] == found["round_1_control/kept"] == 40
     assert found["round_2/kept"] == found["round_2_control/kept"] == found["selection/kept"] == 80
     assert found["round_2/selected"] == 40
+    best = round(found["round_1/pool_reward"] * 160)  # right ones in the pool: each prompt with one keeps one
+    assert 0 < found["round_1/kept_correct"] <= min(40, best)
+    assert found["round_1_control/kept_correct"] <= found["round_2_control/kept_correct"] <= 80
+    assert "base/validation_pass@1" not in found
     assert found["round_2/entropy"] > 0
     curves = pq.read_table(folder / "curves.parquet").to_pylist()
     assert {"round_1", "round_2", "round_1_control", "round_2_control"} <= {row["policy"] for row in curves}
@@ -435,6 +475,7 @@ def test_a_single_round_shares_the_first(finished, tiny_policy: Policy):
 
 SKILL = {"round_1": 0.4, "round_2": 0.5, "round_1_control": 0.25, "round_2_control": 0.2}
 COUNTS = {"rounds/run": 2, "base/entropy_per_token": 0.5, "round_1/kept": 40, "round_2/kept": 80}
+VALIDATED = {"base/validation_pass@1": 0.25, "round_1/validation_pass@1": 0.5, "round_2/validation_pass@1": 0.4}
 
 
 @pytest.fixture(scope="module")
@@ -459,6 +500,10 @@ def test_the_table_has_a_row_a_round_and_arm(reported, tmp_path):
         assert row["pass"] == pytest.approx(np.mean(values))
         assert row["kept"] == 40 * row["round"]
     assert rounds_table(grouped([made_run(tmp_path)])) is None
+    assert "validation_pass@1" not in table.columns
+    stopped = rounds_table(grouped([made_run(tmp_path, seed=1, skill=SKILL, metrics=COUNTS | VALIDATED)]))
+    assert stopped is not None
+    assert [row["validation_pass@1"] for row in stopped.rows] == [0.25, 0.5, 0.4, None, None]
 
 
 def test_the_figure_draws_its_rows(reported, tmp_path):

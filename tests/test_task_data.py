@@ -91,6 +91,73 @@ def test_splits_that_the_data_lacks_are_taken_by_the_hash_of_each_prompt() -> No
     assert set(parted({"all": members}, seed=1).prompts["test"].id) != set(found["test"].id)
 
 
+PROMPTS = st.lists(st.text("ab c+1.,A!\n", max_size=24), max_size=25)  # often equal but for layout, sometimes empty
+SHARES = st.tuples(st.sampled_from([0.0, 0.2, 0.45]), st.sampled_from([0.0, 0.2, 0.45]))
+SIMILARITY = st.sampled_from([0.3, 0.5, 1.0, 2.0])
+
+
+def named(texts: list[str], prefix: str = "r") -> list[Example]:
+    """Ids that belong to the text, and not to its place; the same text twice gets two."""
+    return [example(f"{prefix}{text!r}{texts[:i].count(text)}", text) for i, text in enumerate(texts)]
+
+
+def members(found: Any) -> dict[str, list[str]]:
+    return {split: sorted(prompts.id) for split, prompts in found.prompts.items()}
+
+
+@given(PROMPTS, SHARES, SIMILARITY, st.integers(0, 3), st.randoms(use_true_random=False))
+def test_splits_do_not_depend_on_the_order_of_rows(
+    texts: list[str], shares: tuple[float, float], similarity: float, seed: int, shuffling: Any
+) -> None:
+    asked = {"validation_share": shares[0], "test_share": shares[1], "near_duplicate": similarity, "seed": seed}
+    rows = named(texts)
+    shuffled = shuffling.sample(rows, len(rows))
+    found, again = parted({"all": rows}, **asked), parted({"all": shuffled}, **asked)
+    assert {split: prompts.id.tolist() for split, prompts in found.prompts.items()} == {
+        split: prompts.id.tolist() for split, prompts in again.prompts.items()
+    }
+    assert found.near_duplicates == again.near_duplicates
+
+
+@given(PROMPTS, PROMPTS, SHARES, SIMILARITY)
+def test_rows_that_are_added_move_no_other_row_from_one_split_to_another(
+    texts: list[str], more: list[str], shares: tuple[float, float], similarity: float
+) -> None:
+    asked = {"validation_share": shares[0], "test_share": shares[1], "near_duplicate": similarity}
+    few, many = (members(parted({"all": named(rows)}, **asked)) for rows in (texts, texts + more))
+    place = {name: split for split, names in many.items() for name in names}
+    for split, names in few.items():  # a new test prompt may put out a training prompt that is near it
+        assert {place.get(name, split) for name in names} <= {split}
+    assert set(few["test"]) <= set(many["test"])
+
+
+@given(PROMPTS, PROMPTS, PROMPTS, SHARES, SIMILARITY, st.booleans())
+def test_no_prompt_is_in_two_splits_and_all_are_counted(
+    train: list[str],
+    test: list[str],
+    validation: list[str],
+    shares: tuple[float, float],
+    similarity: float,
+    whole: bool,
+) -> None:
+    asked = {"validation_share": shares[0], "test_share": shares[1], "near_duplicate": similarity}
+    rows = {"train": named(train), "test": named(test, "t"), "validation": named(validation, "v")}
+    if whole:
+        rows = {"all": rows["train"]}
+    found = parted(rows, **asked)
+    texts = {
+        split: {tuple(words(messages[0]["content"])) for messages in prompts.messages}
+        for split, prompts in found.prompts.items()
+    }
+    if whole or similarity <= 1:  # null keeps prompts that the data itself has in two splits
+        assert sum(map(len, texts.values())) == len(set().union(*texts.values()))
+    held = sum(map(len, found.prompts.values()))
+    assert held + sum(found.near_duplicates.values()) == sum(map(len, rows.values()))
+    assert found.near_duplicates["test"] == 0
+    if not whole:
+        assert set(found.prompts["test"].id) == {one.id for one in rows["test"]}
+
+
 def test_given_splits_stay_and_only_missing_ones_are_taken() -> None:
     train, test = ([example(f"{split}{i}", f"{split} prompt {i}") for i in range(50)] for split in BOTH)
     found = parted({"train": train, "test": test}).prompts
@@ -255,6 +322,11 @@ def test_own_prompts_from_one_file(tmp_path: Path) -> None:
     task = Jsonl(path=f"{folder}/prompts.jsonl", compare="number", id_field="id")
     found = {split: task.prompts(split) for split in ("train", "validation", "test")}
     assert sorted(name for prompts in found.values() for name in prompts.id) == sorted(f"own-{i}" for i in range(60))
+    rows = [*made.prompts(60), {"id": "new", "prompt": "What is 1 + 1?", "answer": "2"}]
+    made.write(tmp_path, turned=rows[::-1])
+    turned = Jsonl(path=f"{folder}/turned.jsonl", compare="number", id_field="id")
+    for split, prompts in found.items():
+        assert [name for name in turned.prompts(split).id if name != "new"] == prompts.id.tolist()
     assert min(map(len, found.values())) >= 2
     assert task.is_correct("It is #### 1,200", "1200")
 
@@ -296,6 +368,9 @@ def test_own_chats_are_kept_as_they_are(tmp_path: Path) -> None:
         ({"compare": "number", "answer_regex": r"<(.*?)>"}, "so <$1,200.0> it is", "1200", True),
         ({"compare": "number", "answer_regex": r"<(.*?)>"}, "so 1200", "1200", False),
         ({"compare": "number"}, "so 1200", "1200", True),
+        ({"compare": "text"}, "<think>Rome? No.</think>\n\nParis", "Paris", True),
+        ({"compare": "text"}, "<think>Paris", "Paris", False),
+        ({"compare": "text", "answer_regex": r"A: (\w+)"}, "<think>A: Paris</think>A: Rome", "Paris", False),
     ],
 )
 def test_own_answers_are_compared_as_asked(given_: dict, completion: str, gold: str, right: bool) -> None:

@@ -27,6 +27,7 @@ class Costs:
     selected: int  # completions kept in total
     reward_training_flops: float = 0.0
     other_generators_flops: float = 0.0  # where not the policy drew the pool: what that took beyond the policy's own
+    prompt_reads: float = 1.0  # of each of the M prompts, mean: drawing in steps reads it again in each
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,10 @@ def fine_tuning_flops(costs: Costs) -> float:
     pool = best_of_n_query_flops(
         c.policy_parameters, c.reward_parameters, c.prompt_tokens, c.completion_tokens, c.pool_size
     )
+    read_again = forward_flops(c.policy_parameters, (c.prompt_reads - 1) * c.prompt_tokens)
     trained = c.epochs * c.selected * (c.prompt_tokens + c.completion_tokens)
     return (
-        c.prompts * pool
+        c.prompts * (pool + read_again)
         + training_flops(c.policy_parameters, trained)
         + c.reward_training_flops
         + c.other_generators_flops
@@ -97,6 +99,7 @@ def break_even_queries(
     *,
     reward_training_flops: float = 0.0,
     other_generators_flops: float = 0.0,
+    prompt_reads: float = 1.0,
 ) -> int | None:
     """Q* = ⌈C₀ / (cost of a Best-of-n query − cost of a fine-tuned one)⌉; None where Best-of-n costs no more a query.
 
@@ -114,6 +117,7 @@ def break_even_queries(
         selected=selected,
         reward_training_flops=reward_training_flops,
         other_generators_flops=other_generators_flops,
+        prompt_reads=prompt_reads,
     )
     saved = "other_generators_flops"  # below 0 where smaller policies drew
     negative = [name for name, value in vars(costs).items() if not (value >= 0 or name == saved)]

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bench.adaptive import Plan
 from bench.estimators.best_of_n import pass_at_k
 from bench.estimators.sequential import stopped_pass_at_k
 from bench.estimators.uncertainty import intervals_and_bands
@@ -10,8 +11,8 @@ from bench.experiment import Results
 from bench.seeds import generator
 
 
-def adaptive_counts(results: Results, *, seed: int) -> dict[str, float | str]:
-    """Numbers under adaptive/; empty for another procedure.
+def adaptive_counts(plan: Plan, results: Results, *, seed: int) -> dict[str, float | str]:
+    """Numbers under adaptive/.
 
     samples_total: drawn of training prompts; samples_saved: fewer than `num_completions` of each; samples_a_prompt:
     their mean; accepted: completions above `accept_above`; prompts_covered: with one or more of them, coverage: their
@@ -19,10 +20,7 @@ def adaptive_counts(results: Results, *, seed: int) -> dict[str, float | str]:
     that one of k samples is accepted, unbiased; `estimator` says from what: of a pool that was stopped by acceptance
     its counts, else the samples that every prompt has.
     """
-    plan, pool = results.plan, results.pool
-    if plan is None:
-        return {}
-    drawn = pool.drawn.sum(axis=1)  # [M]
+    drawn = results.pool.drawn.sum(axis=1)  # [M]
     accepted = (np.asarray(results.rewards.value) > plan.accept_above).sum(axis=1)
     total, covered = int(drawn.sum()), int((accepted > 0).sum())
     counts: dict[str, float | str] = {

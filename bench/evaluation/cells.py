@@ -15,12 +15,13 @@ from bench.estimators.kl import (
 )
 from bench.estimators.pessimism import pessimism_of_n
 from bench.estimators.soft_best_of_n import estimate_soft_best_of_n
+from bench.evaluation.along_training import VALIDATION, AlongTraining
 from bench.evaluation.heldout import Graded, Outcomes
 from bench.experiment import Results
 
 KL_FROM = "kl_from_"  # and the name of another policy than the base
 PESSIMISM = (0.1, 0.3, 1.0)  # betas of pessimism at inference, in `spread`s of the proxy
-SHARES = ("accuracy", "win_rate", "truncated")  # metrics whose values lie in [0, 1]
+SHARES = ("accuracy", "greedy_accuracy", "win_rate", "truncated")  # metrics whose values lie in [0, 1]
 SOFTNESS = (0.25, 0.5, 1.0, 2.0)  # temperatures of soft Best-of-N, in `spread`s of the proxy
 
 
@@ -29,9 +30,11 @@ class Cell(NamedTuple):
 
     policy: str  # base, tuned, control, round_1, ...; sampler: the base as the run draws, by all of its held-out pool
     method: str  # greedy, pass, majority, weighted_majority, distinct, best_of_n, median_of_n, soft_best_of_n@T,
-    # pessimism_of_n@beta, policy
+    # pessimism_of_n@beta, policy, validation
     metric: str  # accuracy, correct_paths, proxy, win_rate, kl, kl_k1, kl_bound, kl_sensitivity, length, truncated,
-    # entropy: of what the policy is sampled with, nats a sequence; kl_from_NAME: from another policy than the base
+    # entropy: of what the policy is sampled with, nats a sequence; kl_from_NAME: from another policy than the base;
+    # gold_reward: in the units of a gold reward model, where the task has one
+    # greedy_accuracy: of validation alone
     n: int
 
 
@@ -73,6 +76,9 @@ def _of_policy(arm: str, outcomes: Outcomes) -> dict[Cell, np.ndarray]:
     cells[Cell(arm, "policy", "entropy", 1)] = -sampled.completions.logprob.mean(axis=1)
     cells[Cell(arm, "policy", "length", 1)] = sampled.completions.length.mean(axis=1)
     cells[Cell(arm, "policy", "truncated", 1)] = _truncated(sampled)
+    for method, graded in (("greedy", outcomes.greedy), ("policy", sampled)):
+        if graded.gold_reward is not None:
+            cells[Cell(arm, method, "gold_reward", 1)] = _mean(graded.gold_reward)
     sizes = powers_of_two(sampled.gold.shape[1])
     cells |= of_votes(arm, sampled, sizes)
     if arm != "base":  # the base's curve comes from the run's own sampler
@@ -93,6 +99,20 @@ def _of_best_of_n_after_tuning(arm: str, sampled: Graded, log_ratio: np.ndarray 
         known = powers_of_two(log_ratio.shape[1])
         kl = best_of_n_kl_from_reference(sampled.proxy[:, : log_ratio.shape[1]], log_ratio, known)
         cells |= _over(arm, "best_of_n", "kl", known, kl)
+    return cells
+
+
+def of_training(along: AlongTraining | None) -> dict[Cell, np.ndarray]:
+    """[V] values a validation prompt; n of these cells counts updates. A KL is left out where there is none."""
+    cells: dict[Cell, np.ndarray] = {}
+    for arm, path in along.outcomes.items() if along is not None else ():
+        measured = {
+            "accuracy": {updates: one.sampled.gold.mean(axis=1) for updates, one in path.items()},
+            "greedy_accuracy": {updates: one.greedy.gold[:, 0] for updates, one in path.items()},
+            "kl": {updates: one.kl.kl for updates, one in path.items() if not np.isnan(one.kl.kl).all()},
+        }
+        for metric, curve in measured.items():
+            cells |= {Cell(arm, VALIDATION, metric, updates): values for updates, values in curve.items()}
     return cells
 
 
@@ -127,6 +147,8 @@ def of_best_of_n(pool: Graded, sizes: list[int]) -> dict[Cell, np.ndarray]:
         "kl": best_of_n_kl_from_reference(pool.proxy, log_ratio, sizes),
         "kl_bound": bounds + best_of_n(pool.proxy, log_ratio, sizes),
     }
+    if pool.gold_reward is not None:
+        columns["gold_reward"] = best_of_n(pool.proxy, pool.gold_reward, sizes)
     beatable = [n for n in sizes if n < pool.proxy.shape[1]]  # an opponent must be left
     if beatable:
         columns["win_rate"] = estimate_best_of_n_win_rate(pool.proxy, beatable)
@@ -178,6 +200,12 @@ def _log_ratio(pool: Graded) -> np.ndarray:
 def _over(policy: str, method: str, metric: str, sizes: list[int], values: np.ndarray) -> dict[Cell, np.ndarray]:
     """The columns of values [M, len(sizes)]."""
     return {Cell(policy, method, metric, n): values[:, column] for column, n in enumerate(sizes)}
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """[M] of values [M, N] over the samples that have one; NaN where none has."""
+    count = (~np.isnan(values)).sum(axis=1)
+    return np.divide(np.nansum(values, axis=1), count, out=np.full(len(values), np.nan), where=count > 0)
 
 
 def _truncated(graded: Graded) -> np.ndarray:

@@ -10,14 +10,16 @@ from bench.costs import of_pool
 from bench.estimators.best_of_n import pass_at_k
 from bench.evaluation.cells import KL_FROM, powers_of_two
 from bench.experiment import Results
-from bench.generators import Generator
+from bench.generators import Generator, Generators
 from bench.scoring.verifier import verify
 from bench.store import Use
 from bench.tasks import Task
 
 
-def generator_counts(results: Results, task: Task, uses: Sequence[Use]) -> dict[str, float | str]:
-    """Numbers of every generator as generators/NAME/..., and of all together as generators/...; empty without any.
+def generator_counts(
+    generators: Generators, results: Results, task: Task, uses: Sequence[Use]
+) -> dict[str, float | str]:
+    """Numbers of every generator as generators/NAME/..., and of all together as generators/....
 
     samples: drawn a prompt; pass@k: on the training prompts, by the task's verifier, from all of its samples;
     correct_paths: distinct ones a prompt; prompts_solved_only: solved by a sample of no other; selected, and
@@ -26,13 +28,12 @@ def generator_counts(results: Results, task: Task, uses: Sequence[Use]) -> dict[
     student's token ids, and left_out: those of them that are not what was drawn. tuned/kl_from_NAME is added as NaN
     where the token ids differ, and counted in generators/kl_undefined.
     """
-    if not results.generators:
-        return {}
-    right = [verify(results.train, one.pool, task=task).value == 1 for one in results.generators]  # each [M, n]
-    paths = [correct_paths(one.pool, gold, task) for one, gold in zip(results.generators, right, strict=True)]
+    each = generators.each
+    right = [verify(results.train, one.pool, task=task).value == 1 for one in each]  # [M, n]
+    paths = [correct_paths(one.pool, gold, task) for one, gold in zip(each, right, strict=True)]
     solved = np.stack([gold.any(axis=1) for gold in right])  # [G, M]
     counts: dict[str, float | str] = {
-        "generators/names": " ".join(one.name for one in results.generators),
+        "generators/names": " ".join(one.name for one in each),
         "generators/prompts_solved": int(solved.any(axis=0).sum()),
         "generators/correct_paths": float(np.mean([len(set().union(*row)) for row in zip(*paths, strict=True)])),
     }
@@ -41,8 +42,8 @@ def generator_counts(results: Results, task: Task, uses: Sequence[Use]) -> dict[
     counts |= {f"tuned/{KL_FROM}{name}": float("nan") for name in undefined} | {
         "generators/kl_undefined": len(undefined)
     }
-    selected = by_generator(results.selections["tuned"], [one.pool.shape[1] for one in results.generators])
-    for number, one in enumerate(results.generators):
+    selected = by_generator(results.selections["tuned"], generators.widths)
+    for number, one in enumerate(each):
         found: dict[str, float | str] = {
             **_drawn(one, right[number], paths[number]),
             "prompts_solved_only": int((solved[number] & (solved.sum(axis=0) == 1)).sum()),

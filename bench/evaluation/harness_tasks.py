@@ -3,25 +3,49 @@
     python -m bench evaluation.harness_tasks=[gsm8k,arc_easy] evaluation.harness_limit=200
 
 Each task and seed is one artifact, with every metric and standard error that lm-eval reports. Tasks of one's own are
-YAML files in a folder (evaluation.harness_include), as lm-eval's --include_path reads them.
+YAML files in a folder (evaluation.harness_include), as lm-eval's --include_path reads them. With vLLM, and wherever a
+GPU is at hand, lm-eval runs in a process of its own, one for all that a policy lacks: what it held of the GPU is free
+when it ends. With vLLM this process's own engine is closed first, and its share of the GPU is lm-eval's.
 """
 
+import contextlib
 import json
 import math
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import policies, processes
-from bench.artifacts import Policy, content_hash
+from bench import processes
+from bench.artifacts import Completions, Policy, content_hash
 from bench.errors import BenchError
+from bench.evaluation import harness_models
 from bench.evaluation.harness import quiet
+from bench.generation import vllm_engine
+from bench.generation.vllm_launch import Options
+from bench.progress import said_after
 from bench.seeds import small_seed
-from bench.store import stage
+from bench.store import Finder, MissingError, Store, Use, current, stage, using
 from bench.training.weighted_trainer import isolated
 
 RESULTS = "results.json"
 NO_METRICS = ("alias", "sample_len")  # that lm-eval lists among them
+ENGINES = ("auto", "transformers", "vllm")
+PATIENCE = 1.0  # seconds until a word is said of the process of its own
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to measure of one policy, and how."""
+
+    policy: Policy
+    names: tuple[str, ...]
+    include: str | None
+    num_fewshot: int | None
+    limit: int | None
+    seeds: tuple[int, ...]
+    vllm: Options | None  # None: by transformers
 
 
 def harness_tasks(
@@ -32,39 +56,152 @@ def harness_tasks(
     num_fewshot: int | None,
     limit: int | None,
     seeds: Sequence[int],
-    batch_size: int = 64,
+    vllm: Options | None = None,
 ) -> dict[str, float]:
     """lm-eval's metrics by task/metric, e.g. gsm8k/exact_match,strict-match: the mean over seeds, with <metric>_stderr.
 
     include: a folder with tasks of one's own. limit: documents of each task, the first ones; None: all. seeds: of the
-    few-shot examples and of sampling, where a task does either. The standard error is lm-eval's, over documents: seeds
-    share those, so their mean has at most the mean of theirs.
+    few-shot examples and of sampling, where a task does either. vllm: how lm-eval's vLLM runs; None: it asks by
+    transformers. The standard error is lm-eval's, over documents: seeds share those, so their mean has at most the
+    mean of theirs.
     """
-    source = None if include is None else _digest(Path(include))
+    import torch
+
+    if not names:
+        return {}
+    asked = Asked(policy, tuple(names), include, num_fewshot, limit, tuple(seeds), vllm)
+    if vllm is None and not torch.cuda.is_available():
+        found = _measured(asked)
+    else:
+        try:
+            with using(Finder(current().root)) as finder:
+                found, uses = _measured(asked), finder.uses
+        except MissingError:
+            found, uses = _elsewhere(asked)
+        current().uses.extend(uses)
     metrics: dict[str, float] = {}
-    for name in names:
-        found = [
-            lm_eval_task(
-                policy,
-                task=name,
-                source=source,
-                num_fewshot=num_fewshot,
-                limit=limit,
-                seed=seed,
-                include=include,
-                batch_size=batch_size,
-            )
-            for seed in seeds
-        ]
-        metrics |= {metric: math.fsum(one[metric] for one in found) / len(found) for metric in found[0]}
+    for of_seeds in found:
+        metrics |= {name: math.fsum(one[name] for one in of_seeds) / len(of_seeds) for name in of_seeds[0]}
     return metrics
+
+
+def vllm_options(engine: str, generation: Callable[..., Completions]) -> Options | None:
+    """How vLLM runs lm-eval, None where transformers does. engine: one of ENGINES; auto: as generation is.
+
+    The options are those of generation=vllm, or the defaults of that where another engine generates.
+    """
+    if engine == "transformers":
+        return None
+    options = vllm_engine.options_of(generation)
+    return vllm_engine.options_from({}) if options is None and engine == "vllm" else options
+
+
+def _elsewhere(asked: Asked) -> tuple[list[list[dict[str, float]]], list[Use]]:
+    """What `_measured` finds in a process of its own, and what that used of the store."""
+    setting = f"evaluation.harness_tasks=[{','.join(asked.names)}]"
+    if asked.vllm is not None:
+        vllm_engine.close()
+        vllm_engine.release_cached_memory()
+    with tempfile.TemporaryDirectory() as folder, said_after(PATIENCE, f"lm-eval runs {', '.join(asked.names)}"):
+        return processes.call(setting, 1, Path(folder), _stored, asked, current().root)
+
+
+def _stored(asked: Asked, root: Path) -> tuple[list[list[dict[str, float]]], list[Use]]:
+    with using(Store(root)) as store:
+        return _measured(asked), store.uses
+
+
+def _measured(asked: Asked) -> list[list[dict[str, float]]]:
+    """lm-eval's metrics of each task and seed, in their order; the model is loaded where the store lacks one."""
+    source = None if asked.include is None else _digest(Path(asked.include))
+    with contextlib.closing(Harness(asked)) as harness:
+        return [
+            [
+                lm_eval_task(
+                    asked.policy,
+                    task=name,
+                    source=source,
+                    num_fewshot=asked.num_fewshot,
+                    limit=asked.limit,
+                    seed=seed,
+                    engine="transformers" if asked.vllm is None else "vllm",
+                    max_length=None if asked.vllm is None else asked.vllm.max_model_len,
+                    harness=harness,
+                )
+                for seed in asked.seeds
+            ]
+            for name in asked.names
+        ]
+
+
+class Harness:
+    """lm-eval on one policy, whose model is loaded when it is first needed. Close it: vLLM's processes outlive it."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self._model: Any = None
+
+    def measure(self, task: str, seed: int) -> tuple[dict[str, float], int]:
+        """lm-eval's metrics by task/metric, and how many documents they are of; chat models are asked as chat."""
+        from lm_eval.evaluator import simple_evaluate
+
+        asked, stream = self.asked, small_seed(seed, "lm-eval")
+        with quiet(), isolated():
+            manager = _manager(task, asked.include)
+            if task not in manager.all_tasks:
+                where = "" if asked.include is None else f" nor in {asked.include}"
+                raise BenchError(
+                    f"evaluation.harness_tasks={task} is no task of lm-eval{where}; see `lm-eval ls tasks`."
+                )
+            model = self._loaded()
+            as_chat = model.tokenizer.chat_template is not None
+            drawing = contextlib.nullcontext() if asked.vllm is None else harness_models.drawing_by(model, seed)
+            try:
+                with drawing:
+                    found: Any = simple_evaluate(
+                        model=model,
+                        tasks=[task],
+                        task_manager=manager,
+                        num_fewshot=asked.num_fewshot,
+                        limit=asked.limit,
+                        apply_chat_template=as_chat,
+                        fewshot_as_multiturn=as_chat,
+                        random_seed=stream,
+                        numpy_random_seed=stream,
+                        torch_random_seed=stream,
+                        fewshot_random_seed=stream,
+                        log_samples=False,
+                    )
+            except (ConnectionError, FileNotFoundError) as error:
+                first = str(error).strip().partition("\n")[0]
+                raise BenchError(f"evaluation.harness_tasks={task}: its data can't be had here: {first}") from error
+        metrics = {
+            f"{name}/{metric}": float(value)
+            for name, of_task in found["results"].items()
+            for metric, value in of_task.items()
+            if isinstance(value, int | float) and not isinstance(value, bool) and metric not in NO_METRICS
+        }
+        return metrics, sum(counts["effective"] for counts in found["n-samples"].values())
+
+    def _loaded(self) -> Any:
+        if self._model is None:
+            policy, options = self.asked.policy, self.asked.vllm
+            self._model = (
+                harness_models.on_transformers(policy) if options is None else harness_models.on_vllm(policy, options)
+            )
+        return self._model
+
+    def close(self) -> None:
+        if self._model is not None and self.asked.vllm is not None:
+            harness_models.close(self._model)
+        self._model = None
 
 
 def _load(folder: Path) -> dict[str, float]:
     return json.loads((folder / RESULTS).read_text())
 
 
-@stage(version=1, load=_load, speed_only=("include", "batch_size"))
+@stage(version=1, load=_load, speed_only=("harness",), later=("engine", "max_length"))
 def lm_eval_task(
     policy: Policy,
     *,
@@ -73,77 +210,15 @@ def lm_eval_task(
     num_fewshot: int | None,
     limit: int | None,
     seed: int,
-    include: str | None,
-    batch_size: int,
+    engine: str = "transformers",
+    max_length: int | None = None,
+    harness: Harness,
     out: Path,
 ) -> dict[str, float]:
-    """One task of lm-eval, or of the folder `include`, whose content is `source`; chat models are asked as chat.
-
-    Where a GPU is at hand, in a process of its own, after which all that lm-eval held of it is free.
-    """
-    import torch
-
-    given = (policy, task, include, num_fewshot, limit, seed, batch_size)
-    if torch.cuda.is_available():
-        metrics, documents = processes.call(f"evaluation.harness_tasks={task}", 1, out, _run, *given)
-    else:
-        metrics, documents = _run(*given)
+    """One task of lm-eval, or of a folder whose content is `source`. max_length: tokens; vLLM cuts longer prompts."""
+    metrics, documents = harness.measure(task, seed)
     (out / RESULTS).write_text(json.dumps(metrics, indent=1))
     return {"documents": documents}
-
-
-def _run(
-    policy: Policy,
-    task: str,
-    include: str | None,
-    num_fewshot: int | None,
-    limit: int | None,
-    seed: int,
-    batch_size: int,
-) -> tuple[dict[str, float], int]:
-    """lm-eval's metrics by task/metric, and how many documents they are of."""
-    import torch
-    from lm_eval.evaluator import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
-
-    device, dtype = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
-    tokenizer, stream = policies.load_tokenizer(policy), small_seed(seed, "lm-eval")
-    with quiet(), isolated():
-        manager = _manager(task, include)
-        if task not in manager.all_tasks:
-            where = "" if include is None else f" nor in {include}"
-            raise BenchError(f"evaluation.harness_tasks={task} is no task of lm-eval{where}; see `lm-eval ls tasks`.")
-        model = HFLM(
-            pretrained=policies.load_model(policy, dtype=dtype, device=device),
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            add_bos_token=tokenizer.chat_template is None,  # a chat template writes its own
-        )
-        try:
-            found: Any = simple_evaluate(
-                model=model,
-                tasks=[task],
-                task_manager=manager,
-                num_fewshot=num_fewshot,
-                limit=limit,
-                apply_chat_template=tokenizer.chat_template is not None,
-                fewshot_as_multiturn=tokenizer.chat_template is not None,
-                random_seed=stream,
-                numpy_random_seed=stream,
-                torch_random_seed=stream,
-                fewshot_random_seed=stream,
-                log_samples=False,
-            )
-        except (ConnectionError, FileNotFoundError) as error:
-            first = str(error).strip().partition("\n")[0]
-            raise BenchError(f"evaluation.harness_tasks={task}: its data can't be had here: {first}") from error
-    metrics = {
-        f"{name}/{metric}": float(value)
-        for name, of_task in found["results"].items()
-        for metric, value in of_task.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and metric not in NO_METRICS
-    }
-    return metrics, sum(counts["effective"] for counts in found["n-samples"].values())
 
 
 def _manager(task: str, include: str | None) -> Any:

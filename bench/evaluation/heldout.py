@@ -11,9 +11,10 @@ from bench.allowed import ABOVE_ZERO, FOLDER, TRUE_OR_FALSE, Count, Rule, TopK, 
 from bench.artifacts import Completions, Divergence, Policy, Prompts, Rewards
 from bench.estimators.kl import kl_per_token
 from bench.evaluation.harness import HarnessResult, harness, transferred
+from bench.evaluation.harness_tasks import ENGINES, vllm_options
 from bench.evaluation.harness_tasks import harness_tasks as run_tasks
 from bench.logprobs import DivergenceSamples, divergence_samples
-from bench.scoring.verifier import verify
+from bench.scoring.verifier import gold_rewards, verify
 from bench.tasks import Task
 from bench.vocabularies import distributions_differ
 
@@ -47,6 +48,7 @@ class Graded:
     gold: np.ndarray  # [M, N] 0/1
     answers: np.ndarray  # [M, N] str or None
     paths: np.ndarray  # [M, N] str or None: equal where two completions reason alike
+    gold_reward: np.ndarray | None = None  # [M, N] in the gold model's units; None where gold is right or wrong alone
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def grade(prompts: Prompts, completions: Completions, scoring: Callable[..., Rew
         answers[rows] = np.array([*map(task.extract_answer, texts)], object).reshape(part.shape)
         paths[rows] = np.array([*map(task.path, texts)], object).reshape(part.shape)
     gold = verify(prompts, completions, task=task).value
-    return Graded(completions, scoring(prompts, completions).value, gold, answers, paths)
+    proxy = scoring(prompts, completions).value
+    return Graded(completions, proxy, gold, answers, paths, gold_rewards(prompts, completions, task=task))
 
 
 def evaluate(
@@ -95,6 +98,7 @@ def evaluate(
     lm_eval: Annotated[bool, TRUE_OR_FALSE],
     transfer: Mapping[str, Task],
     harness_tasks: Annotated[Sequence[str], NAMES] = (),
+    harness_engine: Annotated[str, one_of(*ENGINES)] = "auto",
     harness_include: Annotated[str | None, or_null(FOLDER)] = None,
     harness_fewshot: Annotated[int | None, or_null(whole(0))] = None,
     harness_limit: Annotated[int | None, or_null(whole(1))] = None,
@@ -108,7 +112,8 @@ def evaluate(
     of one's own, of whose test prompts lm-eval judges greedy completions. BenchError for one that lm-eval can't judge.
     others: policies by name, each raw, from which the KL is estimated too. A KL is NaN where the two policies have
     different token ids (bench.vocabularies): their steps can't be compared.
-    harness_tasks: lm-eval's own by name, or of the folder harness_include; bench.evaluation.harness_tasks says how.
+    harness_tasks: lm-eval's own by name, or of the folder harness_include, on harness_engine: "auto" is vLLM where
+    `generation` is, and transformers elsewhere; bench.evaluation.harness_tasks says how.
     """
     greedy = generation(prompts, policy, num_completions=1, temperature=0.0, top_p=1.0, top_k=0, seed=seed)
     sampler: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
@@ -137,6 +142,7 @@ def evaluate(
             num_fewshot=harness_fewshot,
             limit=harness_limit,
             seeds=harness_seeds,
+            vllm=vllm_options(harness_engine, generation),
         ),
     )
 

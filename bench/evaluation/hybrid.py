@@ -15,18 +15,16 @@ from bench.tasks import Task, are_correct
 SOURCES = ("demonstration", "samples", "fallback", "hinted", "nothing")
 
 
-def hybrid_counts(results: Results, task: Task, uses: Sequence[Use]) -> dict[str, float]:
-    """Numbers under hybrid/; empty for another procedure. Samples and tokens are those paid for unless said otherwise.
+def hybrid_counts(hybrid: Hybrid, results: Results, task: Task, uses: Sequence[Use]) -> dict[str, float]:
+    """Numbers under hybrid/. Samples and tokens are those paid for unless said otherwise.
 
     samples_total: of hard prompts, of hinted ones, and the probe's greedy ones, each once; samples_drawn: those that
-    lie in the pools, with what early stopping would have left out. prompts_from_...: by what they gave to the training.
-    probe_train_tokens, probe_train_flops, probe_seconds: of all epochs and folds of the probe, by lineage.
-    data_flops: what the training set took: the probe, reading the demonstrations, and the samples (a hinted prompt
-    read as the prompt is). nll_...: nats a token, means over demonstrations.
+    lie in the pools, with what early stopping would have left out. fallbacks: demonstrations that stood in for samples
+    none of which was accepted; hard_unsolved, hinted_unsolved: prompts without an accepted one. prompts_from_...: by
+    what they gave to the training. probe_train_tokens, probe_train_flops, probe_seconds: of all epochs and folds of the
+    probe, by lineage. data_flops: what the training set took: the probe, reading the demonstrations, and the samples (a
+    hinted prompt read as the prompt is). nll_...: nats a token, means over demonstrations.
     """
-    hybrid = results.hybrid
-    if hybrid is None:
-        return {}
     right = are_correct(task, hybrid.demonstrations.text[:, 0].tolist(), results.train.answer.tolist())
     used = np.isin(hybrid.source, ("demonstration", "fallback"))
     prompts = len(results.train)
@@ -51,7 +49,7 @@ def hybrid_counts(results: Results, task: Task, uses: Sequence[Use]) -> dict[str
         "demonstrations_used": int(used.sum()),
         "demonstrations_right": float(right.mean()),
         "demonstrations_too_long": int((hybrid.demonstrations.length > task.max_new_tokens).sum()),
-        "fallbacks": 0 if hybrid.samples is None else int((~hybrid.samples.accepted).sum()),
+        "fallbacks": int((hybrid.source == "fallback").sum()),
         "probe_train_tokens": _total("train_tokens", trained),
         "probe_train_flops": train_flops,
         "probe_seconds": round(sum(use.seconds for use in trained), 3),
@@ -63,6 +61,7 @@ def hybrid_counts(results: Results, task: Task, uses: Sequence[Use]) -> dict[str
     for name, one in (("hard", hybrid.samples), ("hinted", hybrid.hinted)):
         if one is not None:
             counts[f"{name}_accepted"] = float(one.accepted.mean())  # prompts with an accepted sample
+            counts[f"{name}_unsolved"] = int((~one.accepted).sum())
     if hybrid.probe is not None:
         counts["nll_final"] = float(hybrid.nll[-1].mean())
         for side, chosen in (("easy", hybrid.easy), ("hard", ~hybrid.easy)):
@@ -72,11 +71,9 @@ def hybrid_counts(results: Results, task: Task, uses: Sequence[Use]) -> dict[str
     return {f"hybrid/{name}": value for name, value in counts.items()}
 
 
-def hybrid_rows(results: Results) -> dict[str, Any]:
+def hybrid_rows(hybrid: Hybrid, results: Results) -> dict[str, Any]:
     """Columns with a row a training prompt, for hybrid.parquet: nll_0 is under the base, nll_1 after the probe's first
     epoch, ...; fold: of which probe; accepted: None where nothing was drawn."""
-    hybrid = results.hybrid
-    assert hybrid is not None
     prompts = len(results.train)
     columns: dict[str, Any] = {
         "prompt_id": results.train.id.astype(object),

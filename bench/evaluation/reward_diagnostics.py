@@ -29,7 +29,8 @@ TOO_FEW = "not measured: too few prompts or scored samples"
 def diagnose(pool: Graded, *, seed: int) -> tuple[dict[str, float | str], list[dict[str, Any]]]:
     """(metrics, rows of curves) of proxy against gold [M, N]; a quantity that the pool can't tell is NaN, and says so.
 
-    Rows have diagnostic, x, value, low, high and count: "gold" and "proxy" of Best-of-x over the whole pool, "auc" of
+    Rows have diagnostic, x, value, low, high and count: "gold" (accuracy), "gold_reward" (in a gold model's own units,
+    where the task has one) and "proxy" of Best-of-x over the whole pool, "auc" of
     each decidable prompt (x: its number), and "reliability", the observed share of correct at the expected share x.
     """
     measured, rows = _of_ranking(pool, seed)
@@ -81,25 +82,28 @@ def _of_more_selection(pool: Graded, seed: int) -> tuple[dict[str, float | str],
     sizes = powers_of_two(enough) if enough else []
     if not sizes:
         return {"scorer/overoptimisation": TOO_FEW}, []
-    curves = [best_of_n(pool.proxy, values, sizes) for values in (pool.gold, pool.proxy)]  # [M, K] each
-    points = [(name, n) for name in ("gold", "proxy") for n in sizes]
+    golds = {"gold": pool.gold} | ({} if pool.gold_reward is None else {"gold_reward": pool.gold_reward})
+    curves = {name: best_of_n(pool.proxy, values, sizes) for name, values in (golds | {"proxy": pool.proxy}).items()}
+    points = [(name, n) for name in curves for n in sizes]
     shares = np.array([name == "gold" for name, _ in points])
-    ends = _means(np.concatenate(curves, axis=1), shares, seed)
+    ends = _means(np.concatenate(list(curves.values()), axis=1), shares, seed)  # of [M, K] each
     rows = [_row(*point, *numbers) for point, numbers in zip(points, ends, strict=True)]
-    if len(sizes) < 2 or (~np.isnan(curves[-1][:, -1])).sum() < 4:
-        return {"scorer/overoptimisation": TOO_FEW}, rows
-    turn = turning_point(pool.proxy, pool.gold, sizes, generator(seed, "scorer", "turning point"))
-    metrics: dict[str, float | str] = {
-        "scorer/gold_peak_n": turn.n,
-        "scorer/gold_largest_n": turn.largest,
-        "scorer/overoptimisation": turn.found.verdict,
-    }
-    for name, difference in (("gold", turn.found.gold), ("proxy", turn.found.proxy)):
-        metrics |= {
-            f"scorer/{name}_beyond_peak": difference.mean,
-            f"scorer/{name}_beyond_peak_low": difference.low,
-            f"scorer/{name}_beyond_peak_high": difference.high,
-        }
+    metrics: dict[str, float | str] = {}
+    for name, values in golds.items():
+        verdict = "scorer/overoptimisation" if name == "gold" else f"scorer/overoptimisation_of_{name}"
+        if len(sizes) < 2 or (~np.isnan(curves[name][:, -1])).sum() < 4:
+            metrics[verdict] = TOO_FEW
+            continue
+        turn = turning_point(pool.proxy, values, sizes, generator(seed, "scorer", "turning point"))
+        metrics |= {f"scorer/{name}_peak_n": turn.n, f"scorer/{name}_largest_n": turn.largest}
+        metrics[verdict] = turn.found.verdict
+        of_proxy = "proxy" if name == "gold" else f"proxy_by_{name}"
+        for beyond, difference in ((name, turn.found.gold), (of_proxy, turn.found.proxy)):
+            metrics |= {
+                f"scorer/{beyond}_beyond_peak": difference.mean,
+                f"scorer/{beyond}_beyond_peak_low": difference.low,
+                f"scorer/{beyond}_beyond_peak_high": difference.high,
+            }
     return metrics, rows
 
 

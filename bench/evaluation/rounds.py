@@ -2,37 +2,43 @@
 
 import numpy as np
 
-from bench.artifacts import Completions, Selection
+from bench.artifacts import Completions, Prompts, Selection
 from bench.experiment import Results
-from bench.rounds import Round
-from bench.tasks import Task
+from bench.generation.pooled import pooled
+from bench.rounds import Round, Rounds
+from bench.tasks import Task, are_correct
 from bench.training.sft import last_epoch_loss
 
 
-def round_counts(results: Results, task: Task) -> dict[str, float]:
-    """Numbers of every round under its name, e.g. round_2/kept and round_2_control/kept; empty without rounds.
+def round_counts(rounds: Rounds, results: Results, task: Task) -> dict[str, float]:
+    """Numbers of every round under its name, e.g. round_2/kept and round_2_control/kept.
 
-    selected: completions that the selection kept in it; kept: completions trained on; prompts_covered: of how many
-    prompts; distinct_paths: how many of them differ in prompt or path of reasoning; pool_tokens: generated for the
-    round's pool; pool_reward: its mean reward; train_loss: nats a token.
+    selected: completions that the selection kept in it; kept: completions trained on; kept_correct: those of them that
+    the task's verifier calls right; prompts_covered: of how many prompts; distinct_paths: how many of them differ in
+    prompt or path of reasoning; pool_tokens: generated for the round's pool; pool_reward: its mean reward; train_loss:
+    nats a token; validation_pass@1: where the stop rule asks for it, and of the base, which round 1 is to beat, as
+    base/validation_pass@1.
     """
-    if not results.rounds:
-        return {}
-    of_tuned = [one for one in results.rounds if one.arm == "tuned"]
+    of_tuned = rounds.of("tuned")
     result = next(one for one in of_tuned if one.policy == results.policies["tuned"])
     counts: dict[str, float] = {"rounds/run": len(of_tuned), "rounds/result": result.number}
-    for arm in {one.arm: None for one in results.rounds}:
+    if rounds.base_validation is not None:
+        counts["base/validation_pass@1"] = rounds.base_validation
+    for arm in rounds.arms:
         pools: list[Completions] = []
-        for one in (one for one in results.rounds if one.arm == arm):
+        for one in rounds.of(arm):
             pools.append(one.pool)
-            counts |= {f"{one.name}/{name}": value for name, value in _of_round(one, pools, task).items()}
+            counts |= {
+                f"{one.name}/{name}": value for name, value in _of_round(one, pools, results.train, task).items()
+            }
     return counts
 
 
-def _of_round(one: Round, pools: list[Completions], task: Task) -> dict[str, float]:
+def _of_round(one: Round, pools: list[Completions], train: Prompts, task: Task) -> dict[str, float]:
     found: dict[str, float] = {
         "selected": len(one.own),
         "kept": len(one.chosen),
+        "kept_correct": kept_correct(one.chosen, pools, train, task),
         "prompts_covered": one.chosen.prompts_covered,
         "distinct_paths": distinct_paths(one.chosen, pools, task),
         "pool_tokens": float(one.pool.length.sum()),
@@ -51,11 +57,17 @@ def _of_round(one: Round, pools: list[Completions], task: Task) -> dict[str, flo
 
 def distinct_paths(chosen: Selection, pools: list[Completions], task: Task) -> int:
     """How many of the chosen cells of pools side by side differ in prompt or path; those without a path don't count."""
-    starts = np.cumsum([0, *(pool.shape[1] for pool in pools)])
-    number = np.searchsorted(starts, chosen.column, side="right") - 1
-    found = set()
-    for row, column, pool in zip(chosen.row.tolist(), chosen.column.tolist(), number.tolist(), strict=True):
-        path = task.path(pools[pool].text[row, column - int(starts[pool])])
-        if path is not None:
-            found.add((row, path))
-    return len(found)
+    paths = [(row, task.path(text)) for row, text in _texts(chosen, pools)]
+    return len({(row, path) for row, path in paths if path is not None})
+
+
+def kept_correct(chosen: Selection, pools: list[Completions], train: Prompts, task: Task) -> int:
+    """How many of the chosen cells of pools side by side are right, by the task's own verifier."""
+    texts = _texts(chosen, pools)
+    return int(np.sum(are_correct(task, [text for _, text in texts], [str(train.answer[row]) for row, _ in texts])))
+
+
+def _texts(chosen: Selection, pools: list[Completions]) -> list[tuple[int, str]]:
+    """The row and the text of each chosen cell of pools side by side."""
+    texts = pooled(pools).text
+    return [(row, texts[row, column]) for row, column in zip(chosen.row.tolist(), chosen.column.tolist(), strict=True)]

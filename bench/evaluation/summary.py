@@ -12,6 +12,7 @@ from bench.estimators.uncertainty import (
     mcnemar,
     paired_differences,
 )
+from bench.evaluation.along_training import VALIDATION
 from bench.evaluation.cells import KL_FROM, SHARES, Cell
 from bench.evaluation.heldout import RAW_BASE, Outcomes, raw
 from bench.seeds import generator
@@ -20,6 +21,7 @@ SIGNIFICANCE = 0.05
 ESTIMATORS = {  # of each KL, by method and metric
     ("policy", "kl"): "rao_blackwell",
     ("policy", "kl_k1"): "k1",
+    (VALIDATION, "kl"): "rao_blackwell",
     ("best_of_n", "kl"): "jackknife + chain rule",
     ("soft_best_of_n", "kl"): "jackknife + chain rule",
     ("best_of_n", "kl_bound"): "log n - (n - 1)/n + chain rule",
@@ -160,6 +162,8 @@ def metric_name(cell: Cell) -> str:
         return f"{cell.policy}/greedy_{cell.metric}"
     if cell.method == "policy":
         return f"{cell.policy}/{cell.metric}"
+    if cell.method == VALIDATION:
+        return f"{cell.policy}/{VALIDATION}@{cell.n}/{cell.metric}"
     method, _, setting = cell.method.partition("@")
     if method.endswith("_of_n"):
         owner = "" if cell.policy == "base" else f"{cell.policy}/"

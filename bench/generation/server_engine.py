@@ -152,7 +152,7 @@ class ServerEngine:
         self.policy, self.server, self.dtype = policy, server, dtype
         self.seeded, self.logprob_tolerance = seeded, logprob_tolerance
         self.tokenizer = policies.load_tokenizer(policy)
-        self.eos_ids, context, self.vocabulary = tokens.configured(policy.path, self.tokenizer)
+        self.eos_ids, context, self.vocabulary = tokens.configured(policies.base_of(policy), self.tokenizer)
         self.context = min((limit for limit in (context, server.context) if limit is not None), default=None)
         self._checked = False
         self._rescorer = Rescorer(policy, dtype=dtype)

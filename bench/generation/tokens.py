@@ -1,12 +1,11 @@
 """What engines share: prompts to token ids that leave room in the model's context, and token ids to completions."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench import chat, policies
-from bench.artifacts import Completions, Prompts
+from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
 
 
@@ -29,14 +28,14 @@ def ending_ids(tokenizer: Any, generation_config: Any) -> set[int]:
     return {token for token in (*several, tokenizer.eos_token_id) if token is not None}
 
 
-def configured(folder: Path, tokenizer: Any) -> tuple[set[int], int | None, int]:
-    """Of a policy's folder, without its weights: the ids that end a completion, its context in tokens (None: it names
+def configured(base: Policy, tokenizer: Any) -> tuple[set[int], int | None, int]:
+    """Of a whole model, without its weights: the ids that end a completion, its context in tokens (None: it names
     none), and the size of its vocabulary."""
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import GenerationConfig
 
-    config: Any = AutoConfig.from_pretrained(folder)
-    if (folder / "generation_config.json").is_file():
-        generation = GenerationConfig.from_pretrained(folder)
+    config = policies.load_config(base)
+    if (base.path / "generation_config.json").is_file():
+        generation = GenerationConfig.from_pretrained(base.path)
     else:
         generation = GenerationConfig.from_model_config(config)
     text = config.get_text_config()

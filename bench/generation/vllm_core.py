@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bench.artifacts import Policy
 from bench.errors import BenchError
 from bench.generation.vllm_launch import Options, launch, quiet
 from bench.generation.vllm_lora import Adapter
@@ -52,23 +53,25 @@ class EngineDiedError(Exception):
 class Core:
     """A vLLM engine that holds one base model. Close it: its processes outlive the object."""
 
-    def __init__(self, base: Path, fingerprint: str, options: Options, *, lora_rank: int) -> None:
+    def __init__(self, base: Policy, options: Options, *, lora_rank: int) -> None:
         """Start the engine (half a minute or more). lora_rank 0: without adapters. BenchError where it can't start."""
         self.options, self.lora_rank, self.process = options, lora_rank, os.getpid()
-        self.fingerprint, self.shape = fingerprint, shape(base)
+        self.fingerprint, self.shape, self.trusts = base.fingerprint, shape(base.path), base.trust_remote_code
         self._adapters: dict[str, int] = {}  # fingerprint -> vLLM's number
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm client", daemon=True)
         self._thread.start()
         try:
             with quiet():
-                self._engine: Any = self._wait(launch(base, options, lora_rank))
+                self._engine: Any = self._wait(
+                    launch(base.path, options, lora_rank=lora_rank, trust_remote_code=self.trusts)
+                )
                 self._wait(self._engine.collective_rpc("end_with", args=(os.getpid(),)))
         except BaseException as error:
             self._stop_loop()
             if isinstance(error, BenchError) or not isinstance(error, Exception):
                 raise
-            raise BenchError(f"vLLM could not start on {base}: {_first_line(error)}") from error
+            raise BenchError(f"vLLM could not start on {base.path}: {_first_line(error)}") from error
 
     @property
     def alive(self) -> bool:
@@ -164,11 +167,11 @@ class Core:
         number = self._adapters.setdefault(adapter.fingerprint, next(_numbers))
         return LoRARequest(adapter.fingerprint, number, str(adapter.path))
 
-    def swap(self, base: Path, fingerprint: str) -> None:
+    def swap(self, base: Policy) -> None:
         """Load other weights of the same shape into the running engine; caches made with the old ones are dropped."""
         self.fingerprint = ""  # neither, until it is done
-        self._wait(self._unless_it_dies(self._swap(base)))
-        self.fingerprint = fingerprint
+        self._wait(self._unless_it_dies(self._swap(base.path)))
+        self.fingerprint = base.fingerprint
 
     async def _swap(self, base: Path) -> None:
         await self._engine.pause_generation(mode="keep", clear_cache=True)

@@ -10,7 +10,11 @@ base model, without merging.
 """
 
 import atexit
+import gc
+import inspect
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from functools import partial
 from typing import Annotated, Any
 
@@ -37,7 +41,7 @@ from bench.generation.pool import draw
 from bench.generation.rescoring import Rescorer
 from bench.generation.vllm_core import Answer, Core, EngineDiedError, Request, shape
 from bench.generation.vllm_launch import Options
-from bench.generation.vllm_lora import LORA_RANKS, Adapter, adapter_of
+from bench.generation.vllm_lora import Adapter, adapter_of
 from bench.progress import Bar, say
 from bench.seeds import stream_key
 
@@ -89,10 +93,8 @@ def generate(
         )
     if temperature > HOTTEST:
         raise BenchError(f"temperature={temperature} is more than vLLM draws at: it must be at most {HOTTEST}.")
-    if dtype == "auto":
-        dtype = "bfloat16" if _device() == "cuda" else "float32"
     options = Options(
-        dtype=dtype,
+        dtype=resolved(dtype),
         tensor_parallel_size=tensor_parallel_size,
         data_parallel_size=data_parallel_size,
         gpu_memory_utilization=gpu_memory_utilization,
@@ -114,32 +116,38 @@ def generate(
         top_k=top_k,
         max_new_tokens=max_new_tokens,
         seed=seed,
-        dtype=dtype,
+        dtype=options.dtype,
         block_size=block_size,
         shard_size=shard_size,
         first_sample=first_sample,
     )
 
 
+def options_of(generation: Callable[..., Completions]) -> Options | None:
+    """The options of a configured generation that is `generate` above; None where it is another engine's."""
+    if not isinstance(generation, partial) or generation.func is not generate:
+        return None
+    return options_from(generation.keywords)
+
+
+def options_from(settings: Mapping[str, Any]) -> Options:
+    """Those among settings of `generate`, whose defaults stand in for what is not given."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(generate).parameters.items()}
+    given = {field.name: {**defaults, **settings}[field.name] for field in fields(Options)}
+    return Options(**{**given, "dtype": resolved(given["dtype"])})
+
+
 class VLLMEngine:
     """A policy as this process's vLLM serves it."""
 
     def __init__(self, policy: Policy, options: Options) -> None:
-        from transformers import AutoConfig, GenerationConfig
-
         self.policy, self.options = policy, options
         self.adapter = adapter_of(policy)
-        base = policies.adapter_base(policy.path)
-        self.base = policy if base is None else policies.folder(base)
+        self.base = policies.base_of(policy)
         self.tokenizer = policies.load_tokenizer(policy)
-        config: Any = AutoConfig.from_pretrained(self.base.path)
-        limits = (policies.context(config), options.max_model_len)
+        self.eos_ids, context, _ = tokens.configured(self.base, self.tokenizer)
+        limits = (context, options.max_model_len)
         self.context = min((limit for limit in limits if limit is not None), default=None)
-        if (self.base.path / "generation_config.json").is_file():
-            configured = GenerationConfig.from_pretrained(self.base.path)
-        else:
-            configured = GenerationConfig.from_model_config(config)
-        self.eos_ids = tokens.ending_ids(self.tokenizer, configured)
         self._rescorer = Rescorer(policy, dtype=options.dtype)
 
     def sample(
@@ -244,18 +252,20 @@ class VLLMEngine:
 def _serving(base: Policy, options: Options, adapter: Adapter | None) -> Core:
     """This process's engine with the given weights: as it runs, after a swap, or a new one in its place."""
     global _running
-    rank = min(rank for rank in LORA_RANKS if rank >= adapter.rank) if adapter else 0
+    rank = adapter.room if adapter else 0
     core = _running
     if core is not None and core.process != os.getpid():
         core = _running = None  # a parent's, forked into this process
     if core is not None:
-        fits = core.options == options and core.lora_rank >= rank and core.shape == shape(base.path)
+        alike = core.options == options and core.trusts == base.trust_remote_code
+        fits = alike and core.lora_rank >= rank and core.shape == shape(base.path)
         if fits and core.alive:
             if core.fingerprint != base.fingerprint:
-                core.swap(base.path, base.fingerprint)
+                core.swap(base)
             return core
         close()
-    _running = Core(base.path, base.fingerprint, options, lora_rank=rank)
+    release_cached_memory()
+    _running = Core(base, options, lora_rank=rank)
     atexit.unregister(close)
     atexit.register(close)  # after vLLM's own, which therefore finds nothing left to do
     return _running
@@ -270,7 +280,17 @@ def close() -> None:
             core.close()
 
 
-def _device() -> str:
+def release_cached_memory() -> None:
+    """Give back what torch holds of a GPU without using it: vLLM wants its share free when it starts."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def resolved(dtype: str) -> str:
+    """A torch name: "auto" is bfloat16 on a GPU and float32 on a CPU."""
+    import torch
+
+    return dtype if dtype != "auto" else "bfloat16" if torch.cuda.is_available() else "float32"

@@ -29,12 +29,10 @@ class Options:
     enforce_eager: bool | None
 
 
-async def launch(base: Path, options: Options, lora_rank: int) -> Any:
-    """vLLM's client, its engine running; BenchError where vLLM is not installed."""
+def arguments(model: Path, options: Options, *, lora_rank: int, trust_remote_code: bool) -> dict[str, Any]:
+    """How vLLM is to hold a model, whoever asks it. lora_rank 0: without adapters. BenchError without vLLM."""
     try:
-        from vllm import AsyncEngineArgs
         from vllm.platforms import current_platform
-        from vllm.v1.engine.async_llm import AsyncLLM
     except ModuleNotFoundError as error:
         raise BenchError(
             f"generation=vllm needs the package {error.name}, which is not installed: make run EXTRAS=vllm on a GPU, "
@@ -44,10 +42,10 @@ async def launch(base: Path, options: Options, lora_rank: int) -> Any:
     on_cpu = current_platform.is_cpu()
     gib = options.kv_cache_gib if options.kv_cache_gib is not None else (CPU_KV_CACHE_GIB if on_cpu else None)
     given: dict[str, Any] = {
-        "model": str(base),
+        "model": str(model),
+        "trust_remote_code": trust_remote_code,
         "dtype": options.dtype,
         "tensor_parallel_size": options.tensor_parallel_size,
-        "data_parallel_size": options.data_parallel_size,
         "gpu_memory_utilization": options.gpu_memory_utilization,
         "kv_cache_memory_bytes": None if gib is None else int(gib * 2**30),
         "max_model_len": options.max_model_len,
@@ -61,16 +59,26 @@ async def launch(base: Path, options: Options, lora_rank: int) -> Any:
         # vLLM draws a token even for a prompt that it has read in part, discards it, and turns the request's random
         # stream back; a CPU's generator can't be, and the engine dies. Whole prompts leave nothing to discard.
         "enable_chunked_prefill": False if on_cpu else None,
-        "worker_extension_cls": "bench.generation.vllm_worker.Reloading",
-        "skip_tokenizer_init": True,
-        "generation_config": "vllm",  # the sampler is what we say, nothing from the model's folder
         "use_tqdm_on_load": False,
         "disable_log_stats": True,
     }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+async def launch(base: Path, options: Options, *, lora_rank: int, trust_remote_code: bool) -> Any:
+    """vLLM's client, its engine running; BenchError where vLLM is not installed."""
+    given = arguments(base, options, lora_rank=lora_rank, trust_remote_code=trust_remote_code)
+    from vllm import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    ours: dict[str, Any] = {
+        "data_parallel_size": options.data_parallel_size,
+        "worker_extension_cls": "bench.generation.vllm_worker.Reloading",
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",  # the sampler is what we say, nothing from the model's folder
+    }
     # Not by way of a name: importing vLLM keeps this frame, and the client would be kept with it.
-    return AsyncLLM.from_engine_args(
-        AsyncEngineArgs(**{name: value for name, value in given.items() if value is not None})
-    )
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**given, **ours))
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import numpy as np
 
 from bench import settings
 from bench.errors import BenchError
+from bench.evaluation.along_training import VALIDATION
 
 SAMPLE_COLUMNS = (
     *("split", "policy", "prompt_id", "prompt", "answer", "sample"),
@@ -105,7 +106,7 @@ class Run:
             for key, part in parts.items():
                 if tuple(part["prompt_id"]) != self.prompt_ids:
                     raise ValueError(f"{' '.join(map(str, key))} has not one row for each of its prompts")
-            if absent := [key for key in self.curves if key not in parts]:
+            if absent := [key for key in self.curves if key not in parts and key[1] != VALIDATION]:
                 raise ValueError(f"{' '.join(map(str, absent[0]))} of curves.parquet is not in it")
         return {key: part["value"].to_numpy() for key, part in parts.items()}
 

@@ -167,7 +167,17 @@ def _shown(column: str, setting: dict[str, Any], others: Sequence[dict[str, Any]
         for key in own
         if key in setting
     ]
-    return " ".join([_name(setting.get(target)), *detail])
+    function = setting.get(target)
+    return " ".join([procedure_name(function) if column == "procedure" else _name(function), *detail])
+
+
+def procedure_name(target: str | None) -> str:
+    """As conf/procedure calls it, which is its module's name, but for bench.experiment.run: "single".
+
+    None: records of before there were procedures, which are single too.
+    """
+    module = target.split(".")[-2] if target else "experiment"
+    return "single" if module == "experiment" else module
 
 
 def _name(value: Any) -> str:

@@ -25,7 +25,7 @@ class Claim:
 
     chosen: int  # n̂*
     largest: int
-    gold: Estimate  # accuracy at the largest n less that at n̂*
+    gold: Estimate  # at the largest n less that at n̂*: accuracy, or the gold model's reward
     proxy: Estimate  # likewise, as a share of its whole rise from n = 1 to the largest
     verdict: str  # over-optimised, not resolved
 
@@ -57,9 +57,15 @@ class Pushed:
         return sum(4 * n <= pool for n in self.sizes)
 
     @cached_property
+    def measure(self) -> str:
+        """What gold is: the gold model's reward, where the task has one and it is known throughout; else accuracy."""
+        offered = all(run.series("base", "best_of_n", "gold_reward") for run in self.group.runs)
+        return "gold_reward" if offered and not np.isnan(self._values("gold_reward")).any() else "accuracy"
+
+    @cached_property
     def gold(self) -> np.ndarray:
-        """[S, M, K] accuracy."""
-        return self._values("accuracy")
+        """[S, M, K] of `measure`."""
+        return self._values(self.measure)
 
     @cached_property
     def proxy(self) -> np.ndarray:
@@ -130,8 +136,8 @@ class Pushed:
     @property
     def tuned(self) -> tuple[Estimate, Estimate]:
         """KL, and gold gain over the base, of the policy that was fine-tuned on what the scorer selected."""
-        accuracy = self.group.per_prompt("tuned", "pass", "accuracy", 1)
-        return self.group.mean("tuned", "policy", "kl", 1), self.over_base(accuracy, self.gold)
+        gold = self.group.per_prompt("tuned", "pass" if self.measure == "accuracy" else "policy", self.measure, 1)
+        return self.group.mean("tuned", "policy", "kl", 1), self.over_base(gold, self.gold)
 
     def _values(self, metric: str) -> np.ndarray:
         return np.stack([self.group.per_prompt("base", "best_of_n", metric, n) for n in self.sizes], axis=-1)

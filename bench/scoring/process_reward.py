@@ -11,11 +11,12 @@ from typing import Annotated, Any
 import numpy as np
 
 from bench import steps
-from bench.allowed import DTYPE, Count, Rule, one_of, or_null, text
+from bench.allowed import DTYPE, TRUE_OR_FALSE, Count, Rule, one_of, or_null, text
 from bench.artifacts import Completions, Prompts, Rewards
 from bench.errors import BenchError
+from bench.policies import refusing_code
 from bench.progress import bar, say
-from bench.scoring.reward_model import ENDLESS, HEADS, PADDING, RewardModel, batches, find, in_float32
+from bench.scoring.reward_model import ENDLESS, HEADS, PADDING, TRUST, RewardModel, batches, find, in_float32
 from bench.scoring.units import scored
 from bench.store import current
 
@@ -53,6 +54,7 @@ def process_reward(
     aggregate: Annotated[str, one_of(*AGGREGATE)],
     dtype: Annotated[str, DTYPE] = "auto",
     batch_tokens: Count = 16_384,
+    trust_remote_code: Annotated[bool, TRUE_OR_FALSE] = False,
 ) -> Rewards:
     """[M, N]: a summary of the probabilities that a token classifier gives a completion's steps of being correct.
 
@@ -61,13 +63,14 @@ def process_reward(
     it (bench.steps.encode). The score is read at each step's last token.
     aggregate: the "last" step's (Snell et al. 2024, "Scaling LLM Test-Time Compute Optimally ..."), "min" (Wang et al.
     2023, "Math-Shepherd"), "product" (Lightman et al. 2023, "Let's Verify Step by Step") or "mean".
+    trust_remote_code: run the model's own Python files.
     NaN, and counted: a completion without a step (there is nothing to judge, which is not a low score), one longer than
     the model can read (its last steps would be missing), one with a probability that is no number.
     """
     return score(
         prompts,
         completions,
-        find(model, revision),
+        find(model, revision, trust_remote_code=trust_remote_code),
         correct=correct,
         separator=separator,
         answer_marker=answer_marker,
@@ -144,7 +147,8 @@ class StepScorer:
         from transformers import AutoTokenizer
 
         self.model = load(model, dtype=dtype)
-        self.tokenizer = AutoTokenizer.from_pretrained(model.name, revision=model.revision)
+        with refusing_code(model.name, TRUST):
+            self.tokenizer = AutoTokenizer.from_pretrained(model.name, **model.found)
         self.batch_tokens = batch_tokens
         config = self.model.config
         self.output = _output(correct, config.num_labels, config.id2label, model.name)
@@ -205,9 +209,10 @@ def load(model: RewardModel, *, dtype: str) -> Any:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # a missing layer is refused below in our words
     try:
-        loaded, info = AutoModelForTokenClassification.from_pretrained(
-            model.name, revision=model.revision, dtype=getattr(torch, dtype), output_loading_info=True
-        )
+        with refusing_code(model.name, TRUST):
+            loaded, info = AutoModelForTokenClassification.from_pretrained(
+                model.name, dtype=getattr(torch, dtype), output_loading_info=True, **model.found
+            )
     finally:
         logging.set_verbosity(verbosity)
     if info["missing_keys"]:

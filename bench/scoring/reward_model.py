@@ -7,17 +7,17 @@ not depend on its batch: padding lies to the right, masked, and is never taken f
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from bench import chat
-from bench.allowed import DTYPE, or_null, text, whole
-from bench.artifacts import Completions, Message, Prompts, Rewards
+from bench.allowed import DTYPE, TRUE_OR_FALSE, or_null, text, whole
+from bench.artifacts import Completions, Message, Prompts, Rewards, content_hash
 from bench.errors import BenchError
-from bench.policies import folder
+from bench.policies import folder, refusing_code
 from bench.progress import bar, say
 from bench.scoring.prefix_sharing import applicable, forward_shared, shared_lengths
 from bench.scoring.units import scored
@@ -31,6 +31,7 @@ STAGE = "score_reward_model"
 HEADS = ("score", "classifier", "classification_head")  # what the library's models call their last layers
 BATCH_TOKENS = {"cpu": 2_048, "cuda": 16_384}  # a CPU is slower on what its caches can't hold
 PADDING = {"cpu": 128, "cuda": 4_096}  # tokens that cost as much as one more call of the model, about
+TRUST = "scoring.trust_remote_code=true"
 ENDLESS = 10**9  # tokenizers without a limit state a number beyond this
 
 
@@ -41,6 +42,12 @@ class RewardModel:
     name: str  # of a local folder, or on the hub
     revision: str | None  # a commit of the hub
     key: str  # of the files' contents, or of hub id and commit
+    trust_remote_code: bool = False  # run the Python files that lie beside the weights
+
+    @property
+    def found(self) -> dict[str, Any]:
+        """How transformers' from_pretrained is told where it is and whether its code is run."""
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
 
 
 def reward_model(
@@ -52,27 +59,29 @@ def reward_model(
     max_length: Annotated[int | None, or_null(whole(2))] = None,
     dtype: Annotated[str, DTYPE] = "auto",
     batch_tokens: Annotated[int | None, or_null(whole(1))] = None,
+    trust_remote_code: Annotated[bool, TRUE_OR_FALSE] = False,
 ) -> Rewards:
     """[M, N]: the model's single output for each prompt with the completion as the assistant's turn.
 
     max_length: tokens; a longer input loses what follows its first token, so that the completion's end is read; such
     inputs are counted and reported. None: what the model can read. dtype: of the weights, "auto" being bfloat16 on a
     GPU and float32 on a CPU; the last layers are float32 always. batch_tokens: rows x longest of one batch;
-    None: 2,048 on a CPU, 16,384 on a GPU.
+    None: 2,048 on a CPU, 16,384 on a GPU. trust_remote_code: run the model's own Python files.
     Scores that are not finite are NaN. Raises BenchError where the model has another number of outputs than one, or
     no trained output layer.
     """
-    address = find(model, revision)
+    address = find(model, revision, trust_remote_code=trust_remote_code)
     return score(prompts, completions, address, max_length=max_length, dtype=dtype, batch_tokens=batch_tokens)
 
 
-def find(model: str, revision: str = "main") -> RewardModel:
-    """The address of a model in a local folder, or on the hub at a revision."""
+def find(model: str, revision: str = "main", *, trust_remote_code: bool = False) -> RewardModel:
+    """The address of a model in a local folder, or on the hub at a revision; its key says whether its code is run."""
     path = Path(model).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file() or not list(path.glob("*.safetensors")):
             raise BenchError(f"scoring.model={model} lacks config.json or *.safetensors; save_pretrained writes both.")
-        return RewardModel(str(path.absolute()), None, folder(path).key)
+        content = replace(folder(path, code=trust_remote_code), trust_remote_code=trust_remote_code)
+        return RewardModel(str(path.absolute()), None, content.key, trust_remote_code)
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
         raise BenchError(f"scoring.model={model} is not a folder; give one, or a hub id such as OWNER/NAME.")
     from huggingface_hub import hf_hub_download
@@ -85,7 +94,8 @@ def find(model: str, revision: str = "main") -> RewardModel:
             f"scoring.model={model} is no local folder, and the hub gave no such model at revision {revision}: {reason}"
         ) from error
     commit = Path(config).parent.name  # of the folder in the hub's cache
-    return RewardModel(model, commit, f"{model}@{commit}")
+    key = f"{model}@{commit}"
+    return RewardModel(model, commit, content_hash(key, "code") if trust_remote_code else key, trust_remote_code)
 
 
 def score(
@@ -132,11 +142,12 @@ class Scorer:
         from transformers import AutoTokenizer
 
         self.model = load(model, dtype=dtype)
-        self.tokenizer = AutoTokenizer.from_pretrained(model.name, revision=model.revision)
+        with refusing_code(model.name, TRUST):
+            self.tokenizer = AutoTokenizer.from_pretrained(model.name, **model.found)
         self.batch_tokens = batch_tokens or BATCH_TOKENS[self.model.device.type]
         config = self.model.config.get_text_config()
         self.own_pad_id = config.pad_token_id
-        self.shares = applicable(self.model)
+        self.shares = not model.trust_remote_code and applicable(self.model)  # code of its own may look at all tokens
         readable = min(getattr(config, "max_position_embeddings", None) or ENDLESS, self.tokenizer.model_max_length)
         if max_length is not None and max_length > readable:
             raise BenchError(
@@ -224,7 +235,8 @@ def load(model: RewardModel, *, dtype: str) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    outputs = AutoConfig.from_pretrained(model.name, revision=model.revision).num_labels
+    with refusing_code(model.name, TRUST):
+        outputs = AutoConfig.from_pretrained(model.name, **model.found).num_labels
     if outputs != 1:
         raise BenchError(
             f"{model.name} is no reward model: it has {outputs} outputs; it must be a sequence classifier with one "
@@ -233,9 +245,10 @@ def load(model: RewardModel, *, dtype: str) -> Any:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # a missing layer is refused below in our words
     try:
-        loaded, info = AutoModelForSequenceClassification.from_pretrained(
-            model.name, revision=model.revision, dtype=getattr(torch, dtype), output_loading_info=True
-        )
+        with refusing_code(model.name, TRUST):
+            loaded, info = AutoModelForSequenceClassification.from_pretrained(
+                model.name, dtype=getattr(torch, dtype), output_loading_info=True, **model.found
+            )
     finally:
         logging.set_verbosity(verbosity)
     if info["missing_keys"]:

@@ -8,7 +8,7 @@ import numpy as np
 from bench.allowed import TRUE_OR_FALSE
 from bench.artifacts import Completions, Prompts, Rewards
 from bench.scoring.units import scored
-from bench.tasks import Task, are_correct, judged_by
+from bench.tasks import Task, are_correct, gold_reward_of, judged_by
 
 STAGE = "verify"
 VERSION = 1  # raise it when a task's `are_correct` gives other verdicts
@@ -33,6 +33,18 @@ def verify(
             accepted &= np.array([*map(task.steps_are_true, texts)], bool)
         value[rows] = accepted.reshape(part.shape)
     return Rewards(value)
+
+
+def gold_rewards(prompts: Prompts, completions: Completions, *, task: Task) -> np.ndarray | None:
+    """[M, N] the task's gold reward in its own units, NaN where it has none; None where the task offers none."""
+    reward = gold_reward_of(task)
+    if reward is None:
+        return None
+
+    def score(rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
+        return reward(texts, [str(prompts.answer[row]) for row in rows]), {}
+
+    return scored(prompts, completions, score, stage="gold_reward", version=1, settings={"task": judged_by(task)}).value
 
 
 def _judged(prompts: Prompts, completions: Completions, task: Task) -> np.ndarray:

@@ -14,6 +14,15 @@ def cells(chosen: np.ndarray, weight: np.ndarray | None = None) -> Selection:
     return Selection(row, column, np.ones(len(row)) if weight is None else weight[row, column])
 
 
+def in_order(parts: list[Selection]) -> Selection:
+    """All cells of the parts, row by row."""
+    row, column, weight = (
+        np.concatenate([getattr(one, name) for one in parts]) for name in ("row", "column", "weight")
+    )
+    order = np.lexsort((column, row))
+    return Selection(row[order].astype(int), column[order].astype(int), weight[order])
+
+
 def correct(rewards: np.ndarray) -> np.ndarray:
     """[M, N] bool: what the verifier accepts; the unscored is not correct."""
     return np.asarray(rewards, float) > CORRECT  # NaN compares false

@@ -7,22 +7,34 @@ from typing import Any
 
 import numpy as np
 
-from bench.artifacts import Completions, Policy, Selection
+from bench.artifacts import Completions, Policy, Prompts, Selection
 from bench.generation.stopped import StoppedPool
+from bench.logprobs import sequence_logprobs
 from bench.tasks import Task
 
 
-def evidence_for(selection: Callable[..., Selection], pool: Completions, task: Task, base: Policy) -> dict[str, Any]:
+def evidence_for(
+    selection: Callable[..., Selection],
+    pool: Completions,
+    task: Task,
+    base: Policy,
+    *,
+    rescored_on: Prompts | None = None,
+) -> dict[str, Any]:
     """Of the following, what `selection` has as a parameter.
 
     paths [M, N]: the task's path of reasoning, None where there is none. answers [M, N]: likewise, the answer.
     steps_true [M, N] bool: whether there is a step of reasoning and every one is true. texts [M, N] str, read from the
     store as they are indexed. length [M, N] tokens. logprob [M, N] nats a sequence under the raw base.
+    rescored_on: the prompts [M] that condition it, needed where another policy drew the pool, or from other prompts;
+    None: it is what the pool says of the policy that drew it.
     similarity: where the method's own setting of that name is a function (see bench.selection.similarity), what it
     makes of the pool: the [N, N] matrices of the prompts in turn.
     """
     wanted = inspect.signature(selection).parameters
-    columns = {"length": lambda: pool.length, "logprob": lambda: pool.policy_logprob, "texts": lambda: pool.text}
+    columns = {"length": lambda: pool.length, "texts": lambda: pool.text, "logprob": lambda: pool.policy_logprob}
+    if rescored_on is not None:
+        columns["logprob"] = lambda: sequence_logprobs(base, rescored_on, pool)
     evidence: dict[str, Any] = {name: make() for name, make in columns.items() if name in wanted}
     evidence |= _from_texts(pool, task, set(wanted))
     if isinstance(selection, partial) and callable(selection.keywords.get("similarity")):

@@ -94,7 +94,8 @@ def _embed(policy: Policy, texts: list[str], batch_tokens: int) -> tuple[np.ndar
 
     tokenizer = policies.load_tokenizer(policy)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model: Any = AutoModel.from_pretrained(policy.path, dtype=torch.float32).to(device).eval()
+    model: Any = AutoModel.from_pretrained(policy.path, dtype=torch.float32, trust_remote_code=policy.trust_remote_code)
+    model = model.to(device).eval()
     limit = getattr(model.config, "max_position_embeddings", None)
     ids = [tokenizer.encode(text) for text in texts]
     cut = [tokens[:limit] for tokens in ids]

@@ -1,6 +1,6 @@
 """Tasks: prompts in disjoint splits, and an exact say on whether a completion is right. One file a task."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -60,3 +60,9 @@ def are_correct(task: Task, completions: Sequence[str], answers: Sequence[str]) 
     if judge is not None:
         return np.array(judge(completions, answers), bool)
     return np.array([task.is_correct(*pair) for pair in zip(completions, answers, strict=True)], bool)
+
+
+def gold_reward_of(task: Task) -> Callable[[Sequence[str], Sequence[str]], np.ndarray] | None:
+    """The task's own `gold_reward(completions, answers) -> [D]`, in its own units; None where gold is right or wrong
+    alone."""
+    return getattr(task, "gold_reward", None)

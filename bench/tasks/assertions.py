@@ -69,6 +69,28 @@ def cases(assertions: Sequence[str]) -> tuple[list[str], list[Case]]:
     return calls, found
 
 
+def from_program(source: str) -> tuple[list[str], list[Case], str]:
+    """(expressions, cases, source before them) of a program that tests: what precedes its assertions, and those.
+
+    Where assertions stand inside other statements or between them, or in functions named test_..., all of it is one
+    case, true where it and those functions raise nothing: a comparison is then made inside the sandbox. Raises
+    ValueError where there is no assertion, and for what is no Python.
+    """
+    try:
+        body = ast.parse(source).body
+    except SyntaxError as error:
+        raise ValueError(f"{source[:60]!r} is no Python: {error}") from error
+    functions = [node.name for node in body if isinstance(node, ast.FunctionDef) and node.name.startswith("test")]
+    first = next((at for at, node in enumerate(body) if isinstance(node, ast.Assert)), len(body))
+    if first < len(body) and not functions and all(isinstance(node, ast.Assert) for node in body[first:]):
+        calls, found = cases([ast.unparse(node) for node in body[first:]])
+        return calls, found, "\n".join(map(ast.unparse, body[:first]))
+    if not any(isinstance(node, ast.Assert) for node in ast.walk(ast.Module(body, []))):
+        raise ValueError("there is no assertion to test with")
+    whole = "\n".join([source, *(f"{name}()" for name in functions)])
+    return [f"(exec({whole!r}, globals()), True)[1]"], [([0], 1)], ""
+
+
 def harness(calls: Sequence[str]) -> str:
     """The source that follows a program: ENTRY(i) gives the encoded value of expression i."""
     lambdas = "".join(f"    lambda: ({call}),\n" for call in calls)

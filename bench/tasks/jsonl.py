@@ -1,22 +1,29 @@
 """A user's own prompts: python -m bench task=jsonl task.path=prompts.jsonl
 
-A row (JSON lines, JSON, Parquet or CSV) has a prompt or messages, and an answer. A folder with train, validation and
-test files, or a field that names each row's split, gives the splits; else they are taken by hash (bench.tasks.splits).
+A row (JSON lines, JSON, Parquet or CSV) has a prompt or messages, and what its completions are judged by: an answer,
+tests, or nothing where a reward model has the last word (`compare`). A folder with train, validation and test files, or
+a field that names each row's split, gives the splits; else they are taken by hash (bench.tasks.splits).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from bench.allowed import Rule, one_of, or_null, text
+import numpy as np
+
+from bench.allowed import DTYPE, Rule, number, one_of, or_null, text
 from bench.artifacts import Message
 from bench.errors import BenchError
-from bench.tasks import arithmetic, math_judge
-from bench.tasks.math500 import equal_answers, extracted
-from bench.tasks.numeric import final_number, read_number, written
+from bench.sandbox import ISOLATION
+from bench.tasks.assertions import from_program
+from bench.tasks.gold_model import GoldModel, Model
+from bench.tasks.gold_model import answer_of as reference_of
+from bench.tasks.own_answers import Answers
+from bench.tasks.programs_task import Programs
+from bench.tasks.programs_task import answer_of as tests_of
 from bench.tasks.rows import WHOLE, Row, from_path
-from bench.tasks.rows_task import RowsTask, field
+from bench.tasks.rows_task import Revision, RowsTask, field
 from bench.tasks.splits import Example
 
 SPLITS = ("train", "validation", "test")
@@ -36,19 +43,29 @@ PATTERN = Rule(_compiles, "a regular expression with a group, or null")
 
 @dataclass(frozen=True, kw_only=True)
 class Jsonl(RowsTask):
-    """compare: how a completion's answer is compared with the row's: "number" (as gsm8k's), "math" (as math500's), or
-    "text", equal but for case, spaces and an end mark. answer_regex: the answer is the first group of its first match
-    in the completion; null: what the way of comparing finds, for "text" the whole completion. A row's messages, where
-    messages_field names them, are the chat itself, without `system` and `instruction`. The rest is RowsTask's.
+    """compare: what says whether a completion is right. Its answer against the row's: "number" (as gsm8k's), "math" (as
+    math500's), or "text", equal but for case, spaces and an end mark. "tests": its program passes the row's tests, a
+    list of assertions or the source of a program, in the sandbox (scoring=unit_tests; `isolation`). "reward_model":
+    the gold model scores it above the row's answer, a reference, or above gold_threshold where the row has none.
+
+    answer_regex: the answer is the first group of its first match in the completion; null: what the way of comparing
+    finds, for "text" the whole completion. A row's messages, where messages_field names them, are the chat itself,
+    without `system` and `instruction`. gold_*: see bench.tasks.gold_model. The rest is RowsTask's.
     """
 
     prompt_field: Annotated[str, Name] = "prompt"
     messages_field: Annotated[str | None, or_null(Name)] = None
     answer_field: Annotated[str, Name] = "answer"
+    tests_field: Annotated[str, Name] = "tests"
     id_field: Annotated[str | None, or_null(Name)] = None
     split_field: Annotated[str | None, or_null(Name)] = None
-    compare: Annotated[str, one_of("number", "math", "text")] = "text"
+    compare: Annotated[str, one_of("number", "math", "text", "tests", "reward_model")] = "text"
     answer_regex: Annotated[str | None, or_null(PATTERN)] = None
+    isolation: Annotated[str, one_of(*ISOLATION)] = "auto"
+    gold_model: Model = None
+    gold_revision: Revision = "main"
+    gold_dtype: Annotated[str, DTYPE] = "auto"
+    gold_threshold: Annotated[float | None, or_null(number())] = None
 
     label: ClassVar[str] = "jsonl"
     repo_splits: ClassVar[dict[str, str]] = {split: split for split in SPLITS}
@@ -59,16 +76,51 @@ class Jsonl(RowsTask):
         return self.answer_regex
 
     @property
+    def judge(self) -> Answers | Programs | GoldModel:
+        """What says whether a completion is right."""
+        if self.compare == "tests":
+            return Programs(isolation=self.isolation)
+        if self.compare == "reward_model":
+            return GoldModel(
+                label=self.label,
+                model=self.gold_model,
+                revision=self.gold_revision,
+                dtype=self.gold_dtype,
+                threshold=self.gold_threshold,
+            )
+        return Answers(compare=self.compare, answer_regex=self.answer_regex)
+
+    @property
+    def programs(self) -> Programs | None:
+        """What reads completions as programs; None where they are none."""
+        return self.judge if isinstance(self.judge, Programs) else None
+
+    @property
+    def gold_reward(self) -> Callable[[Sequence[str], Sequence[str]], np.ndarray] | None:
+        """The gold model's scores; None where no model is gold."""
+        return self.judge.gold_reward if isinstance(self.judge, GoldModel) else None
+
+    @property
     def judged_by(self) -> str:
         """What verdicts depend on beside prompts and completions."""
-        by = f", {math_judge.judged_by()}" if self.compare == "math" else ""
-        return f"jsonl: {self.compare}, {self.answer_regex!r}{by}"
+        return self.judge.judged_by
 
     def check(self) -> None:
         if self.files is None:
             raise BenchError("task=jsonl needs a file or folder of prompts: give task.path=PATH.")
-        if self.compare == "math":
-            math_judge.check("jsonl task.compare=math")
+        of_gold = {"gold_model": self.gold_model, "gold_threshold": self.gold_threshold}
+        for name, value in of_gold.items():
+            if value is not None and not isinstance(self.judge, GoldModel):
+                raise BenchError(
+                    f"task.{name}={value} has no part in task.compare={self.compare}: leave it out, or let the model "
+                    "judge with task.compare=reward_model."
+                )
+        if self.answer_regex is not None and not isinstance(self.judge, Answers):
+            raise BenchError(
+                f"task.answer_regex has no part in task.compare={self.compare}, which compares no answers."
+            )
+        if not isinstance(self.judge, Programs):
+            self.judge.check()
 
     def rows(self) -> dict[str, list[Row]]:
         assert self.files is not None
@@ -88,53 +140,57 @@ class Jsonl(RowsTask):
 
     def example(self, row: Row, name: str) -> Example | None:
         name = name.replace(f"{WHOLE}-", "row-") if self.id_field is None else str(field(row, self.id_field, self.name))
-        answer = field(row, self.answer_field, self.name)
-        if answer is None or not str(answer).strip():
-            return None
-        answer = str(answer).strip()
-        if self.compare == "number":
-            value = read_number(answer.rpartition("####")[2])
-            if value is None:
-                return None
-            answer = written(value)
         if self.messages_field is not None:
             messages = _chat(field(row, self.messages_field, self.name), name)
-            return Example(name, "\n".join(message["content"] for message in messages), messages, answer)
-        question = str(field(row, self.prompt_field, self.name))
-        return Example(name, question, self.asked(question), answer)
+            question = "\n".join(message["content"] for message in messages)
+        else:
+            question = str(field(row, self.prompt_field, self.name))
+            messages = self.asked(question)
+        answer = self._answer(row, name, messages)
+        return None if answer is None else Example(name, question, messages, answer)
+
+    def _answer(self, row: Row, name: str, messages: tuple[Message, ...]) -> str | None:
+        """What the row's completions are judged by; None where that can't be read."""
+        if isinstance(self.judge, Programs):
+            return _tests(field(row, self.tests_field, self.name))
+        if isinstance(self.judge, Answers):
+            return self.judge.answer(_plain(field(row, self.answer_field, self.name)))
+        if self.gold_threshold is None and self.answer_field not in row:
+            raise BenchError(
+                f"Row {name} of jsonl has no field {self.answer_field!r} with a reference that the gold model could "
+                "compare with: give references, or task.gold_threshold=NUMBER in the gold model's units."
+            )
+        reference = _plain(row.get(self.answer_field)) or None
+        return None if reference is None and self.gold_threshold is None else reference_of(messages, reference)
 
     def extract_answer(self, completion: str) -> str | None:
-        if self.answer_regex is not None:
-            found = re.search(self.answer_regex, completion)
-            if found is None or found[1] is None:
-                return None
-            completion = found[1]
-        if self.compare == "math":
-            return extracted(completion if self.answer_regex is None else f"\\boxed{{{completion}}}")
-        if self.compare == "number":
-            if self.answer_regex is None:
-                return final_number(completion)
-            value = read_number(completion)
-            return None if value is None else written(value)
-        return _folded(completion) or None
+        return self.judge.extract_answer(completion)
 
     def are_correct(self, completions: Sequence[str], answers: Sequence[str]) -> list[bool]:
-        found = [self.extract_answer(completion) for completion in completions]
-        if self.compare == "math":
-            return equal_answers(found, answers)
-        golds = [_folded(answer) if self.compare == "text" else answer for answer in answers]
-        return [answer is not None and answer == gold for answer, gold in zip(found, golds, strict=True)]
+        return self.judge.are_correct(completions, answers)
 
     def is_correct(self, completion: str, answer: str) -> bool:
         return self.are_correct([completion], [answer])[0]
 
     def steps_are_true(self, completion: str) -> bool:
-        """Whether there is arithmetic, and all of it is true."""
-        return arithmetic.steps_are_true(completion)
+        return self.judge.steps_are_true(completion)
 
     def path(self, completion: str) -> str | None:  # type: ignore[misc]  # over an InitVar
-        """The equations in their order; None where there is none."""
-        return arithmetic.path(completion)
+        return self.judge.path(completion)
+
+
+def _plain(value: object) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def _tests(value: object) -> str | None:
+    """A row's tests as its answer; None where they test nothing or are no Python."""
+    source = "\n".join(map(str, value)) if isinstance(value, list) else _plain(value)
+    try:
+        calls, expected, before = from_program(source)
+    except ValueError:
+        return None
+    return tests_of(function="", calls=calls, cases=expected, before="", after=before, stub="")
 
 
 def _chat(value: object, name: str) -> tuple[Message, ...]:
@@ -148,7 +204,3 @@ def _chat(value: object, name: str) -> tuple[Message, ...]:
             '{"role": "system" | "user" | "assistant", "content": TEXT} that does not end with the assistant.'
         )
     return tuple({"role": one["role"], "content": one["content"]} for one in messages)
-
-
-def _folded(answer: str) -> str:
-    return " ".join(answer.split()).rstrip(".").casefold().strip()

@@ -14,16 +14,24 @@ from typing import ClassVar
 
 from bench.allowed import Count
 from bench.tasks import arithmetic, math_judge
-from bench.tasks.numeric import NEXT_PROBLEM, NUMBER, boxed, plain, read_number, written
+from bench.tasks.numeric import NEXT_PROBLEM, NUMBER, PARTS, boxed, plain, read_number, tagged, written
 from bench.tasks.numeric import after_phrase as answer_phrase
 from bench.tasks.rows import Row, from_hub, from_path
 from bench.tasks.rows_task import Repo, Revision, RowsTask, Words, field
 from bench.tasks.splits import Example
+from bench.tasks.thinking import after_thinking
 
+VERSION = 2  # raise it when equal completions get other verdicts
 SUBJECTS = (
     *("algebra", "counting_and_probability", "geometry", "intermediate_algebra"),
     *("number_theory", "prealgebra", "precalculus"),
 )
+ASSIGNED = re.compile(r"[A-Za-z]\s*=\s*([^=]+)")  # x = 5
+LATEX_WORDS = re.compile(r"\\(?:text|mathrm)\{[^}]*\}|\\[A-Za-z]+")
+IN_BASE = re.compile(r"(\w+?)_\{?(\d+)\}?")  # 2516_8
+GLUED = re.compile(r"\d[ek]", re.IGNORECASE)  # 2k is a product here
+PERCENT = re.compile(r"\\?%")
+PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])|±")
 EQUATIONS = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
 
 
@@ -45,7 +53,7 @@ class Math500(RowsTask):
 
     @property
     def judged_by(self) -> str:
-        return f"{self.name} by {math_judge.judged_by()}"
+        return f"{self.name} {VERSION} by {math_judge.judged_by()}"
 
     def rows(self) -> dict[str, list[Row]]:
         if self.files is not None:
@@ -64,7 +72,8 @@ class Math500(RowsTask):
         return Example(name, problem, self.asked(problem), answer.strip()) if answer else None
 
     def extract_answer(self, completion: str) -> str | None:
-        """The last \\boxed{}, else what follows "answer is"; numbers as digits, other LaTeX without layout."""
+        """The last \\boxed{}, else the last <answer> tag, else what follows "answer is"; what is in <think> tags is not
+        read. Numbers as digits, other LaTeX without layout."""
         return extracted(completion)
 
     def are_correct(self, completions: Sequence[str], answers: Sequence[str]) -> list[bool]:
@@ -84,24 +93,57 @@ class Math500(RowsTask):
 
 
 def equal_answers(found: Sequence[str | None], golds: Sequence[str]) -> list[bool]:
-    """Whether each answer that was found equals its gold one by math-verify; None is wrong."""
-    rows = [row for row, answer in enumerate(found) if answer is not None]
-    equal = math_judge.are_equal([simplified(golds[row]) for row in rows], [str(found[row]) for row in rows])
-    verdicts = dict(zip(rows, equal, strict=True))
-    return [verdicts.get(row, False) for row in range(len(found))]
+    """Whether each answer that was found equals its gold one by math-verify; None is wrong.
+
+    A percent sign may be left out, or worked out: 50%, 50 and 0.5 equal 50%. Numbers of two bases are never equal.
+    """
+    readings = [
+        (row, *reading)
+        for row, answer in enumerate(found)
+        if answer is not None
+        for reading in _readings(simplified(golds[row]), answer)
+    ]
+    equal = math_judge.are_equal([gold for _, gold, _ in readings], [answer for _, _, answer in readings])
+    right = {row for (row, _, _), one in zip(readings, equal, strict=True) if one}
+    return [row in right for row in range(len(found))]
+
+
+def _readings(gold: str, answer: str) -> list[tuple[str, str]]:
+    """The pairs of which one has to be equal."""
+    bases = [IN_BASE.fullmatch(side) for side in (gold, answer)]
+    if bases[0] is not None and bases[1] is not None and bases[0][2] != bases[1][2]:
+        return []
+    bare = [simplified(PERCENT.sub("", side)) for side in (gold, answer)]
+    marked = [PERCENT.search(side) is not None for side in (gold, answer)]
+    pairs = [(bare[0], bare[1])]
+    if marked[0] != marked[1]:
+        hundredths = [f"\\frac{{{one}}}{{100}}" if sign else one for one, sign in zip(bare, marked, strict=True)]
+        pairs.append((hundredths[0], hundredths[1]))
+    return [(_both_signs(gold), _both_signs(answer)) for gold, answer in pairs]
+
+
+def _both_signs(answer: str) -> str:
+    """a ± b as the list of its two values."""
+    if len(PLUS_MINUS.findall(answer)) != 1:
+        return answer
+    return ", ".join(PLUS_MINUS.sub(sign, answer) for sign in "+-")
 
 
 @lru_cache(maxsize=2**16)
 def extracted(completion: str) -> str | None:
     """The marked answer of a completion, `simplified`; None where there is none."""
-    text = NEXT_PROBLEM.split(completion)[0]
-    found = boxed(text) or answer_phrase(text)
+    text = NEXT_PROBLEM.split(after_thinking(completion))[0]
+    found = boxed(text) or tagged(text) or answer_phrase(text)
     return (simplified(found) or None) if found is not None else None
 
 
 def simplified(answer: str) -> str:
-    """A number as digits; other LaTeX without dollar signs, sizes, thin spaces and an end mark."""
-    if NUMBER.fullmatch(plain(answer).strip().rstrip(".")) and "%" not in answer:
+    """A number as digits; other LaTeX without dollars, sizes, thin spaces, an end mark, and "x =" before a value."""
+    value_of = ASSIGNED.fullmatch(answer.strip().strip("$"))
+    if value_of is not None and not re.search(r"[A-Za-z]", LATEX_WORDS.sub("", value_of[1])):
+        answer = value_of[1]
+    digits = plain(answer).strip().rstrip(".")
+    if "%" not in answer and (NUMBER.fullmatch(digits) or PARTS.fullmatch(digits)) and not GLUED.search(digits):
         value = read_number(answer)
         if value is not None:
             return written(value)

@@ -78,7 +78,7 @@ def _serve() -> None:
         signal.setitimer(signal.ITIMER_PROF, float(sys.argv[1]))  # its signal ends the process
         try:
             gold, answer = (parse(f"\\boxed{{{text}}}", parsing_timeout=None) for text in json.loads(line))
-            equal = bool(gold and answer and verify(gold, answer, timeout_seconds=None))
+            equal = bool(gold and answer and verify(gold, answer, timeout_seconds=None, allow_set_relation_comp=True))
         except Exception:  # whatever the libraries choke on is not shown to be equal
             equal = False
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -1,4 +1,4 @@
-"""What tasks of published programming problems share: the program in a completion, and the sandbox that judges it."""
+"""What tasks of programming problems share: the program in a completion, and the sandbox that judges it."""
 
 import ast
 import json
@@ -6,31 +6,36 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from bench.allowed import one_of
 from bench.artifacts import content_hash
 from bench.sandbox import ISOLATION, Job, Limits, verdicts
 from bench.tasks.assertions import ENTRY, harness
 from bench.tasks.rows_task import RowsTask
+from bench.tasks.thinking import after_thinking
 
 FENCE = re.compile(r"```(?:python|py)?[ \t]*\r?\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
 DEFINITION = re.compile(r"^(?:async )?def ", re.MULTILINE)
-VERSION = 1  # raise it when equal completions get other verdicts
+VERSION = 2  # raise it when equal completions get other verdicts
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProgramsTask(RowsTask):
-    """A task whose completions are Python functions. isolation: how they run, see bench.sandbox."""
+class Programs:
+    """What judges completions that are Python functions. isolation: how they run, see bench.sandbox."""
 
     isolation: Annotated[str, one_of(*ISOLATION)] = "auto"
+
+    label: ClassVar[str] = "tests"
 
     @property
     def judged_by(self) -> str:
         return f"{self.label} {VERSION}"
 
     def program(self, completion: str) -> str:
-        """The first fenced block that defines a function, else the first fenced block, else all of the completion."""
+        """The first fenced block that defines a function, else the first fenced block, else all of the completion; what
+        is in <think> tags is not read."""
+        completion = after_thinking(completion)
         blocks = FENCE.findall(completion)
         return next((block for block in blocks if DEFINITION.search(block)), blocks[0] if blocks else completion)
 
@@ -66,9 +71,14 @@ class ProgramsTask(RowsTask):
         program = _unparsed(self.program(completion))
         return None if program is None else content_hash(program)
 
-    def path(self, completion: str) -> str | None:  # type: ignore[misc]  # over an InitVar
+    def path(self, completion: str) -> str | None:
         """The program without comments, docstrings and layout; None where it is no Python."""
         return _unparsed(self.program(completion))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramsTask(Programs, RowsTask):
+    """A task over published programming problems, whose completions are Python functions."""
 
 
 def answer_of(*, function: str, calls: Sequence[str], cases: Sequence, before: str, after: str, stub: str) -> str:

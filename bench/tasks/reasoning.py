@@ -19,11 +19,13 @@ from bench.artifacts import content_hash
 from bench.errors import BenchError
 from bench.seeds import small_seed
 from bench.tasks import arithmetic
-from bench.tasks.numeric import after_phrase, boxed
+from bench.tasks.numeric import after_phrase, boxed, tagged
 from bench.tasks.rows import Row
 from bench.tasks.rows_task import NearDuplicate, RowsTask, Words
 from bench.tasks.splits import Example
+from bench.tasks.thinking import after_thinking
 
+VERSION = 2  # raise it when equal completions get other verdicts
 OPTIONS = Rule(lambda value: isinstance(value, Mapping), "settings of the generator by name")
 
 
@@ -51,7 +53,7 @@ class ReasoningGym(RowsTask):
     @property
     def judged_by(self) -> str:
         """The generator, its settings and the library's version."""
-        return f"{self.label} {version('reasoning-gym')} {self.generator} {self.options} {self.seed}"
+        return f"{self.label} {VERSION}, {version('reasoning-gym')} {self.generator} {self.options} {self.seed}"
 
     def check(self) -> None:
         if self.files is not None:
@@ -76,9 +78,10 @@ class ReasoningGym(RowsTask):
         return Example(name, question, self.asked(question), answer)
 
     def extract_answer(self, completion: str) -> str | None:
-        """What follows the last "Answer:" or "answer is", or the last box; None where nothing is marked."""
-        found = boxed(completion)
-        found = after_phrase(completion) if found is None else found
+        """The last box, else the last <answer> tag, else what follows the last "Answer:" or "answer is", after what is
+        in <think> tags; None where nothing is marked."""
+        text = after_thinking(completion)
+        found = next((one for one in (boxed(text), tagged(text), after_phrase(text)) if one is not None), None)
         return (found.strip().strip("*`").strip() or None) if found is not None else None
 
     def are_correct(self, completions: Sequence[str], answers: Sequence[str]) -> list[bool]:

@@ -18,8 +18,13 @@ class Whole:
 
 
 def beside(scratch: Path) -> Path:
-    """Where the checkpoints of a training lie while it is made: beside its folder, which a new try empties."""
+    """Where what outlives a kill lies while a training is made: beside its folder, which a new try empties."""
     return scratch.with_name(f"{scratch.name}.checkpoints")
+
+
+def folder(scratch: Path, *, sharded: bool) -> Path:
+    """Where its checkpoints lie; those of shares of the weights apart, as whole weights can't go on from them."""
+    return beside(scratch) / "sharded" if sharded else beside(scratch)
 
 
 def seal(checkpoint: Path, log: list[dict[str, float]], tokens: int) -> None:

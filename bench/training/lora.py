@@ -1,6 +1,7 @@
 """LoRA (Hu et al. 2021, arXiv 2106.09685): train a low-rank addition to a frozen model, and keep that alone.
 
     python -m bench training=lora training.lora.r=8
+    python -m bench training=lora training.lora.four_bit=true        QLoRA; extra qlora
 
 The result is a folder with the adapter, which names the folder of its base model. Generation, log-probabilities and
 evaluation take it as any other policy (bench.policies).
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from bench import policies
+from bench import policies, processes
 from bench.allowed import ABOVE_ZERO, TRUE_OR_FALSE, Count, Rule, number
 from bench.artifacts import Policy
 from bench.errors import BenchError
@@ -34,7 +35,9 @@ MODULES = Rule(_names_modules, f"{ALL_LINEAR} (every linear layer but the head),
 class Lora:
     """W + (alpha / r) B A in the place of each target module's W, where A starts at random and B at 0.
 
-    four_bit: hold the frozen weights in 4-bit NF4 (QLoRA, Dettmers et al. 2023, arXiv 2305.14314); needs CUDA.
+    four_bit: hold the frozen weights in 4-bit NF4 (QLoRA, Dettmers et al. 2023, arXiv 2305.14314) while training, on a
+    GPU or a CPU. Generation, log-probabilities and KL put the adapter on the base's own weights, not on rounded ones:
+    what is compared then differs from the base by the adapter alone, and from what was trained by the rounding.
     """
 
     r: Count
@@ -58,11 +61,12 @@ def trainable(policy: Policy, lora: Lora | None, *, in_bfloat16: bool) -> Any:
     if lora is None:
         return policies.load_model(policy) if policies.base_of(policy) == policy else _merged(policy)
     if lora.four_bit:
-        _check_four_bit()
+        check_four_bit()
     from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 
     base = policies.base_of(policy)
-    frozen = policies.load_model(base, dtype="bfloat16" if in_bfloat16 else "float32", four_bit=lora.four_bit)
+    dtype, device = "bfloat16" if in_bfloat16 else "float32", processes.device() if lora.four_bit else "cpu"
+    frozen = policies.load_model(base, dtype=dtype, device=device, four_bit=lora.four_bit)
     if lora.four_bit:
         from peft import prepare_model_for_kbit_training
 
@@ -108,14 +112,25 @@ def save(model: Any, policy: Policy, folder: Path) -> None:
 
 
 def fill(model: Any, weights: dict[str, Any]) -> None:
-    """Load weights by name; one of several that are tied may stand for all. RuntimeError where one lacks."""
-    own = model.state_dict()
+    """Load the weights that are trained, by name; one of several that are tied may stand for all.
+
+    RuntimeError where one lacks.
+    """
+    own = {name: weight for name, weight in model.state_dict().items() if not is_frozen(model, name)}
     unknown = sorted(set(weights) - set(own))
     given = {own[name].data_ptr() for name in weights if name in own}
     lacking = sorted(name for name in set(own) - set(weights) if own[name].data_ptr() not in given)
     if unknown or lacking:
         raise RuntimeError(f"of gathered weights {unknown[:3]} are unknown to the model and {lacking[:3]} are lacking")
     model.load_state_dict(weights, strict=False)
+
+
+def is_frozen(model: Any, name: str) -> bool:
+    """Whether an entry of the model's state is a weight that is not trained."""
+    try:
+        return not model.get_parameter(name).requires_grad
+    except AttributeError:  # a buffer
+        return False
 
 
 def _merged(policy: Policy) -> Any:
@@ -140,13 +155,11 @@ def _refuse_another_shape(policy: Policy, lora: Lora) -> None:
             )
 
 
-def _check_four_bit() -> None:
+def check_four_bit() -> None:
     import importlib.util
 
-    import torch
-
-    if not torch.cuda.is_available() or importlib.util.find_spec("bitsandbytes") is None:
-        lacks = "no CUDA device" if not torch.cuda.is_available() else "no bitsandbytes (pip install bitsandbytes)"
+    if importlib.util.find_spec("bitsandbytes") is None:
         raise BenchError(
-            f"training.lora.four_bit=true needs CUDA and bitsandbytes, and there is {lacks} here; set it to false."
+            "training.lora.four_bit=true needs bitsandbytes, which is not installed (extra qlora: pip install "
+            "'bitsandbytes>=0.50,<1'); install it, or set four_bit to false."
         )

@@ -11,6 +11,7 @@ so that a row of weight 2 counts as that row twice in its batch, also where a ba
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,14 +27,13 @@ from bench.generation.tokens import ending_ids
 from bench.seeds import small_seed
 from bench.store import Address, current
 from bench.training import checkpoints
+from bench.training.kept import hand_over, is_kept, keep
 from bench.training.lora import Lora, fill, save, trainable
 from bench.training.packing import IGNORED
-from bench.training.recipe import Recipe
+from bench.training.recipe import PRECISIONS, SCHEDULERS, Recipe
 from bench.training.weighted_trainer import isolated, train
 
 LOG = "train_log.json"
-SCHEDULERS = ("constant", "linear", "cosine")
-PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ def fine_tune(
     packing: Annotated[bool, TRUE_OR_FALSE] = False,
     precision: Annotated[str, one_of(*PRECISIONS)] = "auto",
     lora: Lora | None = None,
+    keep_every: Annotated[int | None, or_null(whole(1))] = None,
     checkpoint_every: Annotated[int | None, or_null(whole(1))] = None,
     processes: Count = 1,
     fsdp: Annotated[bool, TRUE_OR_FALSE] = False,
@@ -85,12 +86,12 @@ def fine_tune(
     precision: what the model computes in, "float32", "bfloat16" or "auto" (bfloat16 on a GPU, float32 on a CPU). The
     weights that are trained are float32 throughout: bfloat16 weights lose small updates to rounding.
     packing: examples lie one after another in a row, none sees another, and there is no padding to compute.
+    keep_every: updates between two policies that are kept along the way (see bench.training.kept); None: only the last.
     checkpoint_every: updates between two checkpoints, from the last of which a killed training goes on; None: none.
     processes: that share the training, a GPU each. fsdp: each holds a share of weights and optimizer (FSDP2), not all.
     On a CPU the result is the same bit for bit for equal inputs, seed and thread count.
     Rows of weight 0 are left out. Raises BenchError where nothing is left, or where the loss stops being a number.
     """
-    _check_settings(batch_size, micro_batch_size, processes, fsdp, checkpoint_every, scheduler, warmup)
     recipe = Recipe(
         epochs=epochs,
         learning_rate=learning_rate,
@@ -104,11 +105,13 @@ def fine_tune(
         packing=packing,
         precision=precision,
         lora=lora,
+        keep_every=keep_every,
         checkpoint_every=checkpoint_every,
         processes=processes,
         fsdp=fsdp,
         seed=seed,
     )
+    recipe.check()
     return sft(policy, training_set(prompts, completions, selection), recipe)
 
 
@@ -120,8 +123,9 @@ def training_set(prompts: Prompts, completions: Completions, selection: Selectio
     cells = [(row, column) for row, column, w in zip(selection.row, selection.column, weight, strict=True) if w > 0]
     if not cells:
         raise BenchError(
-            "The selection kept no completion to train on: no sample was scored above what the selection asks for; "
-            "raise num_completions or temperature, or choose a selection that always keeps some (top_per_prompt)."
+            "The selection kept no completion to train on: no sample's reward is what selection and prompt_filter ask "
+            "for (the correct ones: above 0.5); raise num_completions or temperature, use a scoring with such rewards, "
+            "or choose what always keeps some (selection=top_per_prompt prompt_filter=all)."
         )
     return TrainingSet(
         messages=tuple(prompts.messages[row] for row, _ in cells),
@@ -153,9 +157,11 @@ def sft(policy: Policy, examples: TrainingSet, recipe: Recipe) -> Policy:
 
 
 def _train(policy: Policy, examples: TrainingSet, recipe: Recipe, out: Path) -> dict[str, float]:
-    before = checkpoints.last(checkpoints.beside(out)) if recipe.checkpoint_every else None
+    before = checkpoints.last(checkpoints.folder(out, sharded=recipe.fsdp)) if recipe.checkpoint_every else None
     given, asks = (policy, examples, recipe, before, out), f"training.processes={recipe.processes}"
-    return _fit(*given) if recipe.processes == 1 else processes.call(asks, recipe.processes, out, _fit, *given)
+    counts = _fit(*given) if recipe.processes == 1 else processes.call(asks, recipe.processes, out, _fit, *given)
+    hand_over(out)
+    return counts
 
 
 def _fit(
@@ -168,13 +174,25 @@ def _fit(
         learnt = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
         frozen = model.num_parameters() - learnt  # read forwards and backwards, without a gradient of their own
         rows = tokenized(examples, tokenizer, ending_ids(tokenizer, model.generation_config))
-        trained = train(model, tokenizer, rows, recipe, scratch=out, before=before)
+
+        def write(weights: dict[str, Any] | None, folder: Path) -> None:
+            whole = model
+            if weights is not None:  # the model that is trained holds but a share of each
+                with isolated(0):
+                    whole = trainable(policy, recipe.lora, in_bfloat16=recipe.in_bfloat16)
+                fill(whole, weights)
+            save(whole, policy, folder)
+            policies.load_tokenizer(policy).save_pretrained(folder)
+
+        def reached(updates: int, weights: Callable[[], dict[str, Any] | None]) -> None:
+            if not is_kept(out, updates):  # by a try that was killed; all processes see alike: they gather together
+                gathered = weights()
+                if processes.rank() == 0:
+                    keep(out, updates, partial(write, gathered))
+
+        trained = train(model, tokenizer, rows, recipe, scratch=out, before=before, reached=reached)
         if processes.rank() == 0:
-            if trained.weights is not None:  # the model that was trained holds but a share of each
-                model = trainable(policy, recipe.lora, in_bfloat16=recipe.in_bfloat16)
-                fill(model, trained.weights)
-            save(model, policy, out)
-            policies.load_tokenizer(policy).save_pretrained(out)
+            write(trained.weights, out)
             (out / LOG).write_text(json.dumps(trained.log, indent=1))
     flops = (6 * learnt + 4 * frozen) * trained.tokens
     return {"train_tokens": trained.tokens, "train_flops": flops, "steps": len(trained.log)}
@@ -196,35 +214,3 @@ def tokenized(examples: TrainingSet, tokenizer: Any, eos_ids: set[int]) -> dict[
         columns["input_ids"].append([*prompt, *completion])
         columns["labels"].append([IGNORED] * len(prompt) + list(completion))
     return columns
-
-
-def _check_settings(
-    batch_size: int,
-    micro_batch_size: int | None,
-    processes: int,
-    fsdp: bool,
-    checkpoint_every: int | None,
-    scheduler: str,
-    warmup: float,
-) -> None:
-    if scheduler not in SCHEDULERS:
-        raise BenchError(f"training.scheduler={scheduler} is not known; it is one of {', '.join(SCHEDULERS)}.")
-    if not 0 <= warmup < 1:
-        raise BenchError(f"training.warmup={warmup} is not allowed: it must be a share of the updates, 0 to below 1.")
-    if micro_batch_size is not None and (micro_batch_size < 1 or batch_size % micro_batch_size):
-        raise BenchError(
-            f"training.micro_batch_size={micro_batch_size} is not allowed: it must divide "
-            f"training.batch_size={batch_size}, or be null for the whole batch at once."
-        )
-    if batch_size % ((micro_batch_size or 1) * processes):
-        raise BenchError(
-            f"training.processes={processes} is not allowed: times training.micro_batch_size={micro_batch_size or 1} "
-            f"it must divide training.batch_size={batch_size}, so that each process has as much of an update."
-        )
-    if fsdp and processes == 1:
-        raise BenchError("training.fsdp=true needs training.processes of 2 or more, among which to share the weights.")
-    if fsdp and checkpoint_every is not None:
-        raise BenchError(
-            f"training.checkpoint_every={checkpoint_every} is not allowed with training.fsdp=true, whose shares of the "
-            "weights are gathered at the end alone; set it to null."
-        )

@@ -6,8 +6,9 @@ The only module that imports TRL.
 import contextlib
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from bench.errors import BenchError
 from bench.processes import rank
 from bench.seeds import small_seed
 from bench.training import checkpoints
+from bench.training.lora import is_frozen
 from bench.training.packing import IGNORED, count_tokens, of_examples, packed, refuse_where_examples_meet
 from bench.training.recipe import Recipe
 
 KEPT = 2  # checkpoints: the last may be half written when a training is killed
-FSDP = {"version": 2, "state_dict_type": "FULL_STATE_DICT", "reshard_after_forward": True}
+FSDP = {"version": 2, "state_dict_type": "SHARDED_STATE_DICT", "reshard_after_forward": True}
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,20 @@ def train(
     *,
     scratch: Path,
     before: checkpoints.Whole | None,
+    reached: Callable[[int, Callable[[], dict[str, Any] | None]], None],
 ) -> Trained:
     """Train `model` in place on rows {input_ids, labels, weight}; in each of recipe.processes that share it, alike.
 
-    Nothing is left in `scratch`; checkpoints lie beside it, and `before` is the one to begin at. Raises BenchError
-    where the loss diverges.
+    Nothing is left in `scratch`; checkpoints lie beside it, and `before` is the one to begin at. reached: called in all
+    processes after every recipe.keep_every updates but the last, with their number and what gathers Trained.weights.
+    Raises BenchError where the loss diverges.
     """
     import torch
     from trl.trainer.sft_config import SFTConfig
 
     on_gpu = torch.cuda.is_available()
     steps = math.ceil(math.ceil(len(rows["weight"]) / recipe.batch_size) * recipe.epochs)
-    every, saved = recipe.checkpoint_every, checkpoints.beside(scratch)
+    every, saved = recipe.checkpoint_every, checkpoints.folder(scratch, sharded=recipe.fsdp)
     arguments = SFTConfig(
         output_dir=str(saved if every else scratch),
         num_train_epochs=recipe.epochs,
@@ -86,26 +90,42 @@ def train(
     arguments._n_gpu = min(arguments.n_gpu, 1)  # of several visible GPUs one trains: no DataParallel
     configs = copy.deepcopy((model.config, model.generation_config))
     log: list[dict[str, float]] = []
+    gather = partial(_gathered, model) if recipe.fsdp else _whole
+
+    def reach(updates: int) -> None:
+        changed = model.config, model.generation_config  # the Trainer writes its own special tokens into them
+        model.config, model.generation_config = copy.deepcopy(configs)
+        reached(updates, gather)
+        model.config, model.generation_config = changed
+
     if recipe.packing:
         refuse_where_examples_meet(model)
     with progress.bar("fine-tuning", steps, "step") as bar:
         trainer = weighted_trainer(model, tokenizer, rows, arguments, _watcher(log, bar), packing=recipe.packing)
+        if recipe.keep_every is not None:
+            trainer.add_callback(_keeper(recipe.keep_every, reach))
         if before is not None:
             trainer.tokens = before.tokens if rank() == 0 else 0
             log.extend(before.log)
             bar.advance(len(log))
         trainer.seal = lambda checkpoint, tokens: checkpoints.seal(checkpoint, log, tokens)
         trainer.train(resume_from_checkpoint=str(before.folder) if before else None)
-    model.config, model.generation_config = configs  # the Trainer writes its own special tokens into them
-    return Trained(log, trainer.all_tokens(), _gathered(model) if recipe.fsdp else None)
+    model.config, model.generation_config = configs
+    return Trained(log, trainer.all_tokens(), gather())
+
+
+def _whole() -> None:
+    """Nothing is to be gathered."""
 
 
 def _gathered(model: Any) -> dict[str, Any]:
-    """A sharded model's whole weights by name, on the first process; all take part, one weight after another."""
+    """A sharded model's whole weights by name, those that are trained, on the first process; all take part."""
     from torch.distributed.tensor import DTensor
 
     weights = {}
     for name, share in model.state_dict().items():
+        if is_frozen(model, name):
+            continue
         whole = share.full_tensor() if isinstance(share, DTensor) else share
         if rank() == 0:
             weights[name] = whole.detach().cpu()
@@ -213,6 +233,18 @@ def _watcher(log: list[dict[str, float]], bar: progress.Bar) -> Any:
             bar.advance()
 
     return Watcher()
+
+
+def _keeper(every: int, reach: Callable[[int], None]) -> Any:
+    """A callback for every so many updates but the last; it comes before the checkpoint of the same update."""
+    from transformers import TrainerCallback
+
+    class Keeper(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step % every == 0 and state.global_step < state.max_steps:
+                reach(state.global_step)
+
+    return Keeper()
 
 
 @contextlib.contextmanager

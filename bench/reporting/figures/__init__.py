@@ -20,6 +20,7 @@ from bench.reporting.figures.reward_diagnostics import reward_diagnostics
 from bench.reporting.figures.rounds import rounds_figure
 from bench.reporting.figures.samples_budget import samples_budget
 from bench.reporting.figures.selection import selection
+from bench.reporting.figures.training import training_figure
 from bench.reporting.groups import grouped
 from bench.reporting.ways import scorers
 
@@ -53,6 +54,6 @@ def figures(runs: Sequence[Run]) -> list[Figure]:
 
 
 def of_one_run(run: Run) -> list[Figure]:
-    """Those that a run leaves in its own folder: its frontier, and what is known of a scorer that is not gold."""
-    made = [*frontiers(grouped([run])), reward_diagnostics([run])]
+    """Those of its own folder: its frontier, what is known of a scorer that is not gold, the way of its training."""
+    made = [*frontiers(grouped([run])), reward_diagnostics([run]), training_figure(run)]
     return [figure for figure in made if figure is not None]

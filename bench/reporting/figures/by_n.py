@@ -6,6 +6,7 @@ from typing import Any
 from bench.reporting.exhibit import Figure
 from bench.reporting.figures.shared import (
     Rows,
+    beside,
     curve_rows,
     grid_of,
     guide,
@@ -67,11 +68,12 @@ def _accuracy(drawn: Any, rows: Rows) -> None:
     names = list(dict.fromkeys(row["name"] for row in rows))
     looks = dict(zip(names, sequence(len(names)), strict=True))
     for axes, kind in zip(panels, kinds, strict=True):
-        for name in names:
-            if found := where(rows, of=kind, name=name):
-                line(axes, found, "n", "accuracy", looks[name], label=name or None)
-            if kind == "tuned" and (found := where(rows, of="control", name=name)):
-                line(axes, found, "n", "accuracy", looks[name], markerfacecolor="white", linewidth=0.6)
+        arms = [kind] + ["control"] * (kind == "tuned" and bool(where(rows, of="control")))
+        series = [(name, arm) for name in names for arm in arms if where(rows, of=arm, name=name)]
+        for place, (name, arm) in enumerate(series):
+            found = beside(where(rows, of=arm, name=name), "n", place, len(series))
+            hollow = {"markerfacecolor": "white", "linewidth": 0.6} if arm == "control" else {"label": name or None}
+            line(axes, found, "n", "accuracy", looks[name], **hollow)
         shown = [row["n"] for row in rows if row["of"] in ((kind,) if kind == "best_of_n" else ("tuned", "control"))]
         powers_axis(axes, shown, "n of Best-of-n" if kind == "best_of_n" else "N trained on (hollow: random twin)")
     panels[0].set_ylabel("accuracy on held-out prompts")
@@ -105,9 +107,13 @@ def reward_by_n(groups: Sequence[Group]) -> Figure | None:
 def _reward(drawn: Any, rows: Rows) -> None:
     axes = drawn.subplots()
     names = list(dict.fromkeys(row["name"] for row in rows))
-    for name, look in zip(names, sequence(len(names)) if len(names) > 1 else [LOOKS["best_of_n"]], strict=True):
-        line(axes, where(rows, of="highest", name=name), "n", "reward", look, label=name or None)
-        median = where(rows, of="median", name=name)
+    looks = sequence(len(names)) if len(names) > 1 else [LOOKS["best_of_n"]]
+    for place, (name, look) in enumerate(zip(names, looks, strict=True)):
+        highest, median = (
+            beside(where(rows, of=of, name=name), "n", 2 * place + i, 2 * len(names))
+            for i, of in enumerate(("highest", "median"))
+        )
+        line(axes, highest, "n", "reward", look, label=name or None)
         line(axes, median, "n", "reward", look, markerfacecolor="white", linewidth=0.7)
     powers_axis(axes, [row["n"] for row in rows], "n samples of a prompt")
     axes.set_ylabel("reward of the n samples")
@@ -155,6 +161,7 @@ def _kl(drawn: Any, rows: Rows) -> None:
     panels = grid_of(drawn, len(names), sharey=True)
     cross = Look(COLOURS["base"], "x", "none")
     for axes, name in zip(panels, names, strict=True):
+        # at one x: they coincide where no rewards tie, and moved apart the measured one would seem lower there
         bound, measured = where(rows, name=name, of="kl_bound"), where(rows, name=name, of="kl")
         line(axes, bound, "n", "kl", LOOKS["bound"], label="log n bound", linewidth=2.2)
         line(axes, measured, "n", "kl", LOOKS["best_of_n"], label="measured", marker="")

@@ -8,7 +8,17 @@ import numpy as np
 from bench.estimators.coverage import fit_coverage
 from bench.reporting.collect import Estimate
 from bench.reporting.exhibit import Figure
-from bench.reporting.figures.shared import Rows, curve_rows, grid_of, in_panels, legend_above, line, powers_axis, where
+from bench.reporting.figures.shared import (
+    Rows,
+    beside,
+    curve_rows,
+    grid_of,
+    in_panels,
+    legend_above,
+    line,
+    powers_axis,
+    where,
+)
 from bench.reporting.groups import Group
 from bench.reporting.style import COLOURS, COLUMN_WIDTH, FULL_WIDTH, LOOKS, Look, sequence
 from bench.reporting.tables.shared import all_runs, over_what, spread
@@ -23,6 +33,7 @@ METHODS = {
     "weighted_majority": ("majority weighted by it", Look("#CC79A7", "v", (0, (5, 1.5, 1, 1.5)))),
     "majority": ("majority", Look(COLOURS["control"], "s", (0, (2.5, 1.5)))),
 }
+PLACES = (2, 1, 3, 4)  # of METHODS among five: coverage in the middle, at k itself, where the law through it is
 
 
 def coverage(groups: Sequence[Group]) -> Figure | None:
@@ -79,8 +90,9 @@ def _coverage(drawn: Any, rows: Rows) -> None:
     names = list(dict.fromkeys(row["name"] for row in rows))
     panels = grid_of(drawn, len(names), sharey=True)
     for axes, name in zip(panels, names, strict=True):
-        for method, (title, look) in METHODS.items():
-            if found := where(rows, name=name, method=method):
+        for place, (method, (title, look)) in zip(PLACES, METHODS.items(), strict=True):
+            found = beside(where(rows, name=name, method=method), "k", place, len(PLACES) + 1)
+            if found:
                 line(axes, found, "k", "accuracy", look, label=title)
         for row in (fitted := [row for row in where(rows, name=name) if row["method"].startswith(FIT)])[:1]:
             bare = [{"k": one["k"], "accuracy": one["accuracy"]} for one in fitted]
@@ -141,17 +153,20 @@ def _paths(drawn: Any, rows: Rows) -> None:
     every = list(dict.fromkeys([*names["base"], *names["trained"]]))
     by_name = dict(zip(every, sequence(len(every)), strict=True))
     alone = len(names["base"]) == 1
-    for of, name in dict.fromkeys((row["of"], row["name"]) for row in rows if row["of"] != "trained"):
+    series = list(dict.fromkeys((row["of"], row["name"]) for row in rows if row["of"] != "trained"))
+    for place, (of, name) in enumerate(series):
         look = LOOKS[of] if alone or of != "base" else by_name[name]
         shown = name if not alone else " ".join(filter(None, [of, name]))
-        line(panels[0], where(rows, of=of, name=name), "k", "value", look, label=shown)
+        found = beside(where(rows, of=of, name=name), "k", place, len(series))
+        line(panels[0], found, "k", "value", look, label=shown)
     powers_axis(panels[0], [row["k"] for row in rows if row["of"] != "trained"], "k samples")
     panels[0].set_ylabel("distinct correct paths" if alone else "distinct correct paths, base")
     panels[0].set_ylim(bottom=0)
     if trained:
-        for name in names["trained"]:
+        for place, name in enumerate(names["trained"]):
             look = LOOKS["tuned"] if names["trained"] == [""] else by_name[name]
-            line(panels[1], where(trained, name=name), "k", "value", look, label=name)
+            found = beside(where(trained, name=name), "k", place, len(names["trained"]))
+            line(panels[1], found, "k", "value", look, label=name)
         powers_axis(panels[1], [row["k"] for row in trained], "N samples a training prompt")
         panels[1].set_ylabel("accuracy, fine-tuned")
     legend_above(drawn, panels[0] if len(panels) == 1 or names["trained"] == [""] else panels)

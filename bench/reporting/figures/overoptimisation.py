@@ -71,7 +71,8 @@ def _draw(drawn: Any, found: Sequence[Pushed]) -> None:
         above.errorbar(math.sqrt(max(kl.value, 0.0)), tuned.value, yerr=_bars([tuned]), linestyle="none", **hollow)
         below.errorbar(one.distance, [p.value for p in proxy], yerr=_bars(proxy), label=one.name, linewidth=0.8, **look)
     above.axhline(0, color="#999999", linewidth=0.6, zorder=0)
-    above.set_ylabel("gold: accuracy over the base's")
+    rewards = {one.measure for one in found} == {"gold_reward"}
+    above.set_ylabel("gold model's reward over the base's" if rewards else "gold: accuracy over the base's")
     below.set_ylabel(f"proxy: gain, {_unit(found)}")
     below.set_xlabel("√KL from the base (KL in nats a sequence)")
     counts = above.secondary_xaxis("top")

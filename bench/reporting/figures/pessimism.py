@@ -6,7 +6,7 @@ from typing import Any
 from bench.reporting.collect import short
 from bench.reporting.contrasts import contrast, judged
 from bench.reporting.exhibit import Figure
-from bench.reporting.figures.shared import Rows, curve_rows, grid_of, legend_above, line, powers_axis, where
+from bench.reporting.figures.shared import Rows, beside, curve_rows, grid_of, legend_above, line, powers_axis, where
 from bench.reporting.groups import Group
 from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, LOOKS, sequence
 from bench.reporting.tables.shared import all_runs, over_what
@@ -75,9 +75,10 @@ def _draw(drawn: Any, rows: Rows) -> None:
     betas = sorted({row["beta"] for row in rows if row["beta"] is not None})
     panels = grid_of(drawn, len(names), sharey=True)
     for axes, name in zip(panels, names, strict=True):
-        line(axes, where(rows, sampler=name, of="best_of_n"), "n", "accuracy", LOOKS["best_of_n"], label="Best-of-n")
-        for beta, look in zip(betas, sequence(len(betas)), strict=True):
-            if found := where(rows, sampler=name, beta=beta):
+        best = beside(where(rows, sampler=name, of="best_of_n"), "n", 0, 1 + len(betas))
+        line(axes, best, "n", "accuracy", LOOKS["best_of_n"], label="Best-of-n")
+        for place, (beta, look) in enumerate(zip(betas, sequence(len(betas)), strict=True), 1):
+            if found := beside(where(rows, sampler=name, beta=beta), "n", place, 1 + len(betas)):
                 line(axes, found, "n", "accuracy", look, label=f"pessimism, beta = {beta:g}", linewidth=0.8)
         powers_axis(axes, [row["n"] for row in where(rows, sampler=name)], "n samples of a prompt")
         axes.set_title(name)

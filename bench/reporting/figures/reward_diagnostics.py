@@ -5,7 +5,7 @@ from typing import Any
 
 from bench.reporting.collect import Run
 from bench.reporting.exhibit import Figure
-from bench.reporting.figures.shared import Rows, guide, line, powers_axis, where
+from bench.reporting.figures.shared import Rows, beside, guide, line, powers_axis, where
 from bench.reporting.style import COLOURS, FULL_WIDTH, LOOKS, QUIET
 
 KINDS = ("gold", "proxy", "auc", "reliability")
@@ -52,11 +52,12 @@ def _draw(drawn: Any, rows: Rows, metrics: dict[str, Any]) -> None:
 
 
 def _curves(axes: Any, gold: Rows, proxy: Rows, metrics: dict[str, Any]) -> None:
-    beside = axes.twinx()
-    line(axes, _named(gold), "x", "value", LOOKS["best_of_n"], markersize=3)
-    line(beside, _named(proxy), "x", "value", LOOKS["bound"], markersize=3, marker="s", linestyle="--")
-    beside.spines["right"].set_visible(True)
-    beside.set_ylabel("mean proxy (dashed)", color=QUIET)
+    other = axes.twinx()
+    line(axes, beside(_named(gold), "x", 0, 2), "x", "value", LOOKS["best_of_n"], markersize=3)
+    dashed = {"marker": "s", "linestyle": "--"}
+    line(other, beside(_named(proxy), "x", 1, 2), "x", "value", LOOKS["bound"], markersize=3, **dashed)
+    other.spines["right"].set_visible(True)
+    other.set_ylabel("mean proxy (dashed)", color=QUIET)
     powers_axis(axes, [row["x"] for row in gold], "n of Best-of-n")
     axes.set_ylabel("gold accuracy", color=COLOURS["best_of_n"])
     if "scorer/gold_peak_n" in metrics:

@@ -5,12 +5,11 @@ from typing import Any, NamedTuple
 
 from bench.reporting.collect import Estimate
 from bench.reporting.exhibit import Figure
-from bench.reporting.figures.shared import Rows, guide, in_panels, legend_above, line, where
+from bench.reporting.figures.shared import Rows, beside, guide, in_panels, legend_above, line, where
 from bench.reporting.groups import Group
 from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, sequence
+from bench.reporting.tables.adaptive import TOTAL, those_adaptive
 from bench.reporting.tables.shared import all_runs, over_what, spread
-
-TOTAL = "adaptive/samples_total"
 
 
 class Point(NamedTuple):
@@ -23,8 +22,9 @@ class Point(NamedTuple):
 
 
 def samples_budget(groups: Sequence[Group]) -> Figure | None:
-    """Every way of sampling training prompts of bench.adaptive, N by N; None where a run had another procedure."""
-    if not all(TOTAL in run.metrics for run in all_runs(groups)):
+    """Every way of sampling training prompts of bench.adaptive, N by N; None where every run had another procedure."""
+    groups = those_adaptive(groups)
+    if not groups:
         return None
     points = [point(group, name) for name, found in in_panels(groups, ("num_completions",)) for group in found]
     base = groups[0].mean("base", "pass", "accuracy", 1)
@@ -54,7 +54,8 @@ def budget_figure(points: Sequence[Point], groups: Sequence[Group], *, base: Est
         name="samples_budget",
         caption=(
             "Accuracy on held-out prompts, and KL from the raw base, of the policy that was fine-tuned on accepted "
-            "completions, against the samples that were drawn of all training prompts together (mean over seeds). "
+            "completions, against the samples that were drawn of all training prompts together (mean over seeds); "
+            "ways with as many stand side by side. "
             f"{'Dotted: the base. ' if base else ''}{over_what(groups)}."
         ),
         rows=rows,
@@ -72,10 +73,10 @@ def _draw(drawn: Any, rows: Rows, base: Estimate | None) -> None:
     panels = drawn.subplots(1, 2, sharex=True)
     titles = {"accuracy": "accuracy on held-out prompts", "kl": "KL from the base (nats a sequence)"}
     for axes, (key, title) in zip(panels, titles.items(), strict=True):
-        for label, look in zip(labels, sequence(len(labels)), strict=True):
+        for place, (label, look) in enumerate(zip(labels, sequence(len(labels)), strict=True)):
             found = [row for row in where(rows, label=label) if row[key] is not None]
             if found:
-                line(axes, found, "samples", key, look, label=label)
+                line(axes, beside(found, "samples", place, len(labels)), "samples", key, look, label=label)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

@@ -14,6 +14,8 @@ from bench.reporting.ways import in_order, named
 Rows = list[dict[str, Any]]
 
 MOST_TICKS = 7  # named on an axis
+DODGE = 0.06  # octaves between the points of two series at one x
+WIDEST = 0.4  # octaves from the first to the last of them
 
 
 def rest_of(group: Group, names: Sequence[str]) -> dict[str, str]:
@@ -63,6 +65,16 @@ def _bars(rows: Sequence[dict[str, Any]], name: str) -> np.ndarray | None:
         return None
     ends = np.array([[row[name] - row[f"{name}_low"], row[f"{name}_high"] - row[name]] for row in rows], float)
     return np.maximum(ends.T, 0)  # rounding may put an end beyond the value
+
+
+def beside(rows: Sequence[dict[str, Any]], x: str, place: int, count: int) -> Rows:
+    """The rows moved a little along a logarithmic x, to their series' place among `count` of them.
+
+    Points of several series at one x then stand side by side around it, and their bars can be told apart.
+    """
+    apart = min(DODGE, WIDEST / max(count - 1, 1))
+    factor = 2.0 ** (apart * (place - (count - 1) / 2))
+    return [row | {x: row[x] * factor} for row in rows]
 
 
 def powers_axis(axes: Any, sizes: Sequence[int], label: str) -> None:

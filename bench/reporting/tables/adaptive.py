@@ -1,5 +1,6 @@
 """What each way of sampling training prompts drew, covered and came to; and the sentences that compare them."""
 
+import re
 from collections.abc import Sequence
 
 from bench.reporting.collect import short
@@ -10,6 +11,7 @@ from bench.reporting.ranking import shared_seeds
 from bench.reporting.tables.shared import all_runs, over_what, settings_cells, settings_columns, spread
 from bench.reporting.ways import in_order, named
 
+TOTAL = "adaptive/samples_total"
 COUNTED = {
     "samples_total": "samples",
     "samples_a_prompt": "a prompt",
@@ -20,8 +22,9 @@ COUNTED = {
 
 
 def adaptive_table(groups: Sequence[Group]) -> Table | None:
-    """A row a configuration of bench.adaptive; None where a run had another procedure."""
-    if not _all_adaptive(groups):
+    """A row a configuration of bench.adaptive; None where every run had another procedure."""
+    groups = those_adaptive(groups)
+    if not groups:
         return None
     rows = [
         {
@@ -59,8 +62,7 @@ def of_adaptive(groups: Sequence[Group]) -> list[str]:
 
     Paired by seed and prompt; the verdicts are adjusted for their number (Holm 1979).
     """
-    if not _all_adaptive(groups):
-        return []
+    groups = those_adaptive(groups)
     pairs = {}
     for group in groups:
         if not _uniform(group):
@@ -75,7 +77,7 @@ def of_adaptive(groups: Sequence[Group]) -> list[str]:
     lines = []
     for name, one in judged(found).items():
         group, uniform = pairs[name]
-        samples, others = (_mean(each, "adaptive/samples_total") for each in (group, uniform))
+        samples, others = (_mean(each, TOTAL) for each in (group, uniform))
         covered, of_theirs = (_mean(each, "adaptive/coverage") for each in (group, uniform))
         verdict = (
             f"not resolved{one.adjustment} from ({one.difference}; {short(one.detectable)} would be found)"
@@ -90,8 +92,9 @@ def of_adaptive(groups: Sequence[Group]) -> list[str]:
     return lines
 
 
-def _all_adaptive(groups: Sequence[Group]) -> bool:
-    return all("adaptive/samples_total" in run.metrics for run in all_runs(groups))
+def those_adaptive(groups: Sequence[Group]) -> list[Group]:
+    """The groups whose training prompts were sampled by bench.adaptive."""
+    return [group for group in groups if all(TOTAL in run.metrics for run in group.runs)]
 
 
 def _uniform(group: Group) -> bool:
@@ -101,7 +104,7 @@ def _uniform(group: Group) -> bool:
 
 def _beside_the_plan(group: Group) -> str:
     """All settings but how training prompts are sampled, up to N."""
-    apart = {name: value for name, value in group.settings.items() if not name.startswith("procedure.")}
+    apart = {name: value for name, value in group.settings.items() if not re.match(r"procedure(\.|$)", name)}
     return str(sorted(apart.items()))
 
 

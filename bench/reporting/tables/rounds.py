@@ -8,7 +8,13 @@ from bench.reporting.exhibit import Table
 from bench.reporting.groups import Group
 from bench.reporting.tables.shared import ARMS, over_what, settings_cells, settings_columns, spread
 
-COUNTED = {"kept": "trained on", "distinct_paths": "distinct paths", "pool_reward": "mean reward"}
+COUNTED = {
+    "kept": "trained on",
+    "kept_correct": "of it right",
+    "distinct_paths": "distinct paths",
+    "pool_reward": "mean reward",
+    "validation_pass@1": "pass@1 on validation",
+}
 
 
 @dataclass(frozen=True)
@@ -62,15 +68,16 @@ def rounds_table(groups: Sequence[Group]) -> Table | None:
                     "seeds": len(one.group.runs),
                 }
             )
+    counted = {name: title for name, title in COUNTED.items() if any(row[name] is not None for row in rows)}
     return Table(
         name="rounds",
         caption=(
             f"Rounds of rejection sampling; round 0 is the base. {over_what([one.group for one in found])}. KL is from "
             f"the original base, in nats a sequence; entropy in nats a token; correct paths are distinct ones in "
-            f"{largest} samples a prompt. What a round trained on, how many of it differ in prompt or path, and its "
-            "pool's mean reward are means over seeds."
+            f"{largest} samples a prompt. What a round trained on, how many of it are right and how many differ "
+            "in prompt or path, and its pool's mean reward are means over seeds."
         ),
-        rows=rows,
+        rows=[{name: value for name, value in row.items() if name not in COUNTED or name in counted} for row in rows],
         runs=[run for one in found if one.arm == "tuned" for run in one.group.runs],
         columns={
             **settings_columns(groups),
@@ -82,7 +89,7 @@ def rounds_table(groups: Sequence[Group]) -> Table | None:
             "paths": "correct paths",
             "kl": "KL",
             "entropy": "entropy",
-            **COUNTED,
+            **counted,
         },
     )
 
