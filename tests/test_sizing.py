@@ -146,7 +146,7 @@ print((kib("VmHWM") - before) * 1024)
         "MALLOC_MMAP_THRESHOLD_": "65536",
     }  # what a tensor had, at once: else the heap keeps some
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=gives_back)
-    predicted = memory.training(shapes.of_config(medium(), ""), memory.Training(8, 128, bfloat16=False))
+    predicted = memory.training(shapes.of_config(medium(), ""), memory.Training(8, 128, bfloat16=False, on_gpu=False))
     assert predicted == pytest.approx(float(answer.stdout.split()[-1]), rel=NEAR)
 
 

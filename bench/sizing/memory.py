@@ -10,6 +10,7 @@ from bench.logprobs import LOGITS_AT_ONCE
 from bench.sizing.shapes import Shape
 
 BATCH_TOKENS = 16_384  # by default, of bench.logprobs
+TILE = (4_096, 32_768)  # tokens x vocabulary
 NF4 = 0.52  # bytes a weight
 OVERHEAD = 1.5 * 2**30  # of a CUDA context, its libraries' workspaces and fragmentation: an assumption
 
@@ -26,6 +27,7 @@ class Training:
     learnt: int | None = None  # weights of an adapter; None: all
     four_bit: bool = False
     shards: int = 1  # processes that share weights and optimizer (FSDP)
+    on_gpu: bool = True
 
 
 def saved_numbers(shape: Shape) -> tuple[int, int]:
@@ -46,8 +48,19 @@ def activations(shape: Shape, tokens: int, *, bfloat16: bool, checkpointing: boo
     return float(tokens * kept)
 
 
+def head(shape: Shape, tokens: int, *, bfloat16: bool, on_gpu: bool) -> float:
+    """Bytes of one tile of logits, in which TRL's chunked log-probabilities (trl.kernels) read the head.
+
+    On a GPU one kernel turns the tile into its gradient in place; on a CPU every step of that makes a tile of its own.
+    """
+    rows = min(tokens, TILE[0])
+    if on_gpu:
+        return float(rows * TILE[1] * (2 if bfloat16 else 4))
+    return float(rows * min(shape.vocabulary, TILE[1]) * 4 * 8)
+
+
 def training(shape: Shape, how: Training) -> float:
-    """Bytes at the peak of an update: weights, AdamW, gradients, activations, and the head's logits."""
+    """Bytes at the peak of an update: weights, AdamW, gradients, activations, and a tile of the head's logits."""
     tokens = how.rows * how.width
     learnt = shape.parameters if how.learnt is None else how.learnt
     frozen = 0 if how.learnt is None else shape.parameters
@@ -57,6 +70,7 @@ def training(shape: Shape, how: Training) -> float:
     # autocast keeps the matrices that it has cast until the backward pass is through
     cast = 2 * shape.parameters / how.shards if how.bfloat16 and how.learnt is None else 0
     kept = activations(shape, tokens, bfloat16=how.bfloat16, checkpointing=how.checkpointing) + cast
+    kept += head(shape, tokens, bfloat16=how.bfloat16, on_gpu=how.on_gpu)
     return state + (gradients + kept if how.accumulation > 1 else max(gradients, kept))
 
 

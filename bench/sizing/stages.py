@@ -143,7 +143,9 @@ class _Sizes:
             return []
         tokens = policies * policy["steps"] * policy.get("batch_size", 32) * self.both
         flops = 6 * self.shape.parameters * tokens
-        how = memory.Training(policy.get("batch_size", 32), round(self.both), bfloat16=False)
+        how = memory.Training(
+            policy.get("batch_size", 32), round(self.both), bfloat16=False, on_gpu=self.machine.on_gpu
+        )
         seconds = flops / (self.machine.flops * self.machine.pretraining)
         return [Stage("pretraining", tokens, flops, seconds, memory.training(self.shape, how))]
 
@@ -226,12 +228,14 @@ class _Sizes:
             learnt=learnt if lora else None,
             four_bit=bool(lora and lora["four_bit"]),
             shards=of["processes"] if of["fsdp"] else 1,
+            on_gpu=self.machine.on_gpu,
         )
         tokens = examples * self.both
         frozen = self.shape.parameters if lora else 0
         flops = (6 * learnt + 4 * frozen) * tokens
-        again = 4 / 3 if how.checkpointing else 1  # one more forward
-        seconds = again * flops / (self.machine.flops * self.machine.training)
+        # what checkpointing computes again takes time, and is not counted as the suite counts FLOPs
+        again = 2 * (learnt + frozen) * tokens if how.checkpointing else 0
+        seconds = (flops + again) / (self.machine.flops * self.machine.training)
         return Stage(
             "fine-tuning", tokens, flops, seconds / of["processes"], memory.training(self.shape, how) + self.held
         )

@@ -5,7 +5,8 @@
 
 A randomly initialised Llama, which hardly ever draws EOS, so that lengths are known, goes through the plain experiment
 with several ways of training, each way in a process of its own. FLOPs are of every matrix product, counted by torch as
-it runs; memory is what a stage's process holds at its peak (Linux).
+it runs, those that checkpointing computes again too, which the suite leaves out; memory is what a stage holds at its
+peak beyond the libraries (Linux).
 """
 
 import argparse
@@ -58,9 +59,9 @@ def main(arguments: list[str]) -> None:
         parser.error(f"--ways {unknown[0]} is not one of {', '.join(WAYS)}")
 
     rows: list[dict[str, Any]] = []
-    print(f"{'':32}{'tokens':>18}{'FLOPs':>26}{'peak memory, MiB':>26}{'CPU s':>8}")
-    print(f"{'':32}{'counted':>10}{'ratio':>8}{'counted':>10}{'estimate':>9}{'ratio':>7}", end="")
-    print(f"{'measured':>10}{'estimate':>9}{'ratio':>7}")
+    print(f"{'':32}{'tokens':>18}{'FLOPs':>27}{'peak memory, MiB':>27}{'CPU s':>8}")
+    print(f"{'':32}{'counted':>10}{'ratio':>8}{'counted':>10}{'estimate':>10}{'ratio':>7}", end="")
+    print(f"{'measured':>10}{'estimate':>10}{'ratio':>7}")
     with tempfile.TemporaryDirectory() as folder:
         policy = random_policy(Path(folder, "policy"), options.layers, options.hidden, options.vocabulary)
         for way in options.ways.split(","):
@@ -91,7 +92,7 @@ def main(arguments: list[str]) -> None:
 def _line(row: dict[str, Any]) -> str:
     def pair(name: str, unit: float) -> str:
         counted, estimate = row[name] / unit, row[f"estimated_{name}"] / unit
-        return f"{counted:10.4g}{estimate:9.4g}{estimate / counted:7.2f}"
+        return f"{counted:10.3g}{estimate:10.3g}{estimate / counted:7.2f}"
 
     tokens = f"{row['tokens']:10,.0f}{row['estimated_tokens'] / row['tokens']:8.2f}" if row["tokens"] else f"{'':18}"
     named = f"{row['way']}: {row['stage']}"
