@@ -19,6 +19,7 @@ from bench.estimators.uncertainty import mcnemar
 from bench.evaluation import harness as module
 from bench.evaluation.harness import HarnessResult, harness, lm_eval_exact_match, transferred
 from bench.evaluation.summary import transfer_contrasts
+from bench.generation.tokens import unconfigured_end
 from bench.store import Store
 from bench.tasks.list_programs import ListPrograms
 from bench.tasks.word_problems import WordProblems
@@ -108,6 +109,26 @@ def test_a_chat_template_is_rendered_once_with_one_bos(tiny_policy: Policy, stor
         policy = policies.folder(tmp_path / name)
         prompts = task.prompts("test")[:8]
         assert list(harness(policy, prompts, task).text) == greedy(policy, prompts, task.max_new_tokens)
+
+
+def test_a_completion_ends_where_the_template_alone_says_that_a_turn_does(
+    tiny_policy: Policy, store: Store, tmp_path
+) -> None:
+    prompts = task.prompts("test")[:20]
+    model, tokenizer = policies.load_model(tiny_policy), policies.load_tokenizer(tiny_policy)
+    end, other = tokenizer.eos_token, tokenizer.pad_token
+    tokenizer.eos_token, model.generation_config.eos_token_id = other, tokenizer.pad_token_id
+    plain = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}END{% endif %}"
+    texts = {}
+    for name, ends in (("said", end), ("unsaid", "")):
+        tokenizer.chat_template = plain.replace("END", ends) + "{% endfor %}"
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        policy = policies.folder(tmp_path / name)
+        assert unconfigured_end(policy) == (tokenizer.convert_tokens_to_ids(end) if ends else None)
+        texts[name] = list(harness(policy, prompts, task).text)
+    assert texts["said"] == greedy(tiny_policy, prompts, task.max_new_tokens)
+    assert texts["unsaid"] != texts["said"]  # which ran on
 
 
 def test_prompts_that_lm_eval_would_cut_are_refused(random_policy: Policy, few_prompts: Prompts, store: Store) -> None:

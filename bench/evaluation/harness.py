@@ -19,6 +19,8 @@ from bench import policies
 from bench.artifacts import Policy, Prompts
 from bench.chat import encode, render
 from bench.errors import BenchError
+from bench.evaluation.harness_models import on_transformers
+from bench.generation.tokens import unconfigured_end
 from bench.progress import bar
 from bench.store import stage
 from bench.tasks import Task
@@ -61,6 +63,7 @@ def harness(
         task_name=name or task.name,
         answer_pattern=task.answer_pattern,
         max_new_tokens=task.max_new_tokens,
+        turn_end=unconfigured_end(policy),
         batch_size=batch_size,
     )
 
@@ -75,7 +78,7 @@ def _load(folder: Path) -> HarnessResult:
     )
 
 
-@stage(version=2, load=_load, speed_only=("batch_size",))
+@stage(version=2, load=_load, speed_only=("batch_size",), later=("turn_end",))
 def lm_eval_exact_match(
     policy: Policy,
     prompts: Prompts,
@@ -83,24 +86,20 @@ def lm_eval_exact_match(
     task_name: str,
     answer_pattern: str,
     max_new_tokens: int,
+    turn_end: int | None = None,
     batch_size: int,
     out: Path,
 ) -> dict[str, float]:
-    """Write the prompts as an lm-eval task and run it; the first group of `answer_pattern` is the answer compared."""
-    import torch
+    """Write the prompts as an lm-eval task and run it; the first group of `answer_pattern` is the answer compared.
+
+    turn_end: the token that ends a completion by the chat template alone (bench.generation.tokens.unconfigured_end).
+    """
     from lm_eval.evaluator import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     tokenizer = policies.load_tokenizer(policy)
-    device, dtype = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
     with quiet():
-        model = HFLM(
-            pretrained=policies.load_model(policy, dtype=dtype, device=device),
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            add_bos_token=tokenizer.chat_template is None,  # a chat template writes its own, see bench.chat
-        )
+        model = on_transformers(policy, batch_size=batch_size)
         _refuse_prompts_that_would_be_cut(tokenizer, prompts, model.max_length - max_new_tokens)
         config = write_task(
             out,

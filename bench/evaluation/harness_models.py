@@ -10,6 +10,7 @@ from typing import Any, cast
 from bench import policies
 from bench.artifacts import Policy, content_hash
 from bench.errors import BenchError
+from bench.generation.tokens import configured, ending_ids
 from bench.generation.vllm_launch import Options, arguments, quiet
 from bench.generation.vllm_lora import adapter_of
 from bench.seeds import stream_key
@@ -21,9 +22,10 @@ def on_transformers(policy: Policy, *, batch_size: int = 64) -> Any:
     from lm_eval.models.huggingface import HFLM
 
     tokenizer = policies.load_tokenizer(policy)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = policies.load_model(policy, dtype=_dtype(), device="cuda" if torch.cuda.is_available() else "cpu")
+    model.generation_config.eos_token_id = sorted(ending_ids(tokenizer, model.generation_config))
     return HFLM(
-        pretrained=policies.load_model(policy, dtype=_dtype(), device=device),
+        pretrained=model,
         tokenizer=tokenizer,
         batch_size=batch_size,
         add_bos_token=tokenizer.chat_template is None,  # a chat template writes its own, see bench.chat
@@ -64,12 +66,16 @@ def on_vllm(policy: Policy, options: Options) -> Any:
     model.tokenizer = tokenizer
     model.apply_chat_template = HFLM.apply_chat_template.__get__(model)
     alone = adapter is not None and not torch.cuda.is_available()
-    model._model_generate = _as_on_transformers(model._model_generate, tokenizer, prompts_alone=alone)
+    ends, _, _ = configured(base, tokenizer)
+    model._model_generate = _as_on_transformers(model._model_generate, tokenizer, ends, prompts_alone=alone)
     return model
 
 
-def _as_on_transformers(ask: Callable[..., list[Any]], tokenizer: Any, *, prompts_alone: bool) -> Callable[..., Any]:
-    """What vLLM drew, read as HFLM reads it: without special tokens, and with a last letter that the limit cut.
+def _as_on_transformers(
+    ask: Callable[..., list[Any]], tokenizer: Any, ends: set[int], *, prompts_alone: bool
+) -> Callable[..., Any]:
+    """What vLLM drew up to any of `ends`, read as HFLM reads it: without special tokens, and with a last letter that
+    the limit cut.
 
     prompts_alone: one prompt at a time is read for its log-probabilities. On a CPU vLLM's engine dies of several with
     an adapter, whose tokens it takes for as many requests.
@@ -78,6 +84,8 @@ def _as_on_transformers(ask: Callable[..., list[Any]], tokenizer: Any, *, prompt
     def asked(requests: list[list[int]], generate: bool = False, sampling_params: Any = None) -> list[Any]:
         if not generate:
             return [one for ids in requests for one in ask([ids])] if prompts_alone else ask(requests)
+        for params in sampling_params:
+            params.stop_token_ids = sorted(ends)
         answers = ask(requests, generate=True, sampling_params=sampling_params)
         for answer in answers:
             drawn = answer.outputs[0]

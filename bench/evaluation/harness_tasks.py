@@ -23,6 +23,7 @@ from bench.errors import BenchError
 from bench.evaluation import harness_models
 from bench.evaluation.harness import quiet
 from bench.generation import vllm_engine
+from bench.generation.tokens import unconfigured_end
 from bench.generation.vllm_launch import Options
 from bench.progress import said_after
 from bench.seeds import small_seed
@@ -126,6 +127,7 @@ def _measured(asked: Asked) -> list[list[dict[str, float]]]:
                     seed=seed,
                     engine="transformers" if asked.vllm is None else "vllm",
                     max_length=None if asked.vllm is None else asked.vllm.max_model_len,
+                    turn_end=unconfigured_end(asked.policy),
                     harness=harness,
                 )
                 for seed in asked.seeds
@@ -201,7 +203,7 @@ def _load(folder: Path) -> dict[str, float]:
     return json.loads((folder / RESULTS).read_text())
 
 
-@stage(version=1, load=_load, speed_only=("harness",), later=("engine", "max_length"))
+@stage(version=1, load=_load, speed_only=("harness",), later=("engine", "max_length", "turn_end"))
 def lm_eval_task(
     policy: Policy,
     *,
@@ -212,10 +214,12 @@ def lm_eval_task(
     seed: int,
     engine: str = "transformers",
     max_length: int | None = None,
+    turn_end: int | None = None,
     harness: Harness,
     out: Path,
 ) -> dict[str, float]:
-    """One task of lm-eval, or of a folder whose content is `source`. max_length: tokens; vLLM cuts longer prompts."""
+    """One task of lm-eval, or of a folder whose content is `source`. max_length: tokens; vLLM cuts longer prompts.
+    turn_end: see lm_eval_exact_match."""
     metrics, documents = harness.measure(task, seed)
     (out / RESULTS).write_text(json.dumps(metrics, indent=1))
     return {"documents": documents}
