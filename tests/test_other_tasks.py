@@ -47,7 +47,8 @@ class ByLength:
     def score(self, prompts: Sequence, texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
         self.asked += texts
         assert all(messages[-1]["role"] == "user" for messages in prompts)
-        return np.array([np.nan if text == "?" else len(text) for text in texts]), {}
+        scores = np.array([np.nan if text == "?" else len(text) for text in texts])
+        return scores, {"truncated_inputs": sum(len(text) > 13 for text in texts), "not_finite": np.isnan(scores).sum()}
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def gold(monkeypatch: pytest.MonkeyPatch) -> ByLength:
     return model
 
 
-def test_right_is_what_the_gold_model_prefers_to_the_reference(tmp_path: Path, gold: ByLength) -> None:
+def test_right_is_what_the_gold_model_prefers_to_the_reference(tmp_path: Path, gold: ByLength, capsys) -> None:
     rows = preferences(12)
     rows.append(rows[0] | {"prompt": "Nothing was chosen", "chosen": []})
     task = UltraFeedback(
@@ -72,6 +73,9 @@ def test_right_is_what_the_gold_model_prefers_to_the_reference(tmp_path: Path, g
     assert task.are_correct(texts, prompts.answer.tolist()) == [True, False, False, False, True]
     assert task.are_correct([], []) == []
     np.testing.assert_array_equal(task.gold_reward(texts, prompts.answer.tolist()), [7, 5, np.nan, 5, 14])
+    said = capsys.readouterr()
+    for count in ("1 of 9 inputs of the gold model were longer", "1 of 9 scores of the gold model were not finite"):
+        assert (said.out + said.err).count(count) == 1
     assert len(gold.asked) == 9  # five completions, one of which is its reference, and five references
 
 

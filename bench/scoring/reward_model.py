@@ -126,7 +126,7 @@ def score(
         settings={"max_length": max_length, "dtype": dtype},
         parents={"reward_model": model.key},
     )
-    _report([use.counts for use in current().uses[earlier:] if use.stage == STAGE], max_length)
+    report([use.counts for use in current().uses[earlier:] if use.stage == STAGE], max_length)
     return rewards
 
 
@@ -282,16 +282,16 @@ def batches(lengths: np.ndarray, batch_tokens: int, padding: int) -> Iterator[np
         start = end
 
 
-def _report(counts: Sequence[dict[str, float]], max_length: int | None) -> None:
+def report(counts: Sequence[dict[str, float]], max_length: int | None, *, who: str = "reward model") -> None:
     """Say what a reader of the scores must know; the numbers are in the lineage too."""
     total, truncated, not_finite = (
         int(sum(count.get(name, 0) for count in counts)) for name in ("scored", "truncated_inputs", "not_finite")
     )
     if truncated:
         limit = "the model can read" if max_length is None else f"max_length={max_length}"
-        say(f"warning: {truncated:,} of {total:,} inputs of the reward model were longer than {limit} and were cut")
+        say(f"warning: {truncated:,} of {total:,} inputs of the {who} were longer than {limit} and were cut")
     if not_finite:
-        say(f"warning: {not_finite:,} of {total:,} scores of the reward model were not finite and count as unscored")
+        say(f"warning: {not_finite:,} of {total:,} scores of the {who} were not finite and count as unscored")
 
 
 def _device() -> str:

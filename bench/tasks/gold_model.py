@@ -88,6 +88,8 @@ class GoldModel:
 
     def _scores(self, cells: Sequence[tuple[Sequence[Message], str]]) -> np.ndarray:
         """[D] of chats and what answers them, each distinct pair scored once."""
+        from bench.scoring.reward_model import report
+
         keys = [content_hash(*cell) for cell in cells]
         known = _known(self._named(), self.revision, self.dtype)
         missing = {key: cell for key, cell in zip(keys, cells, strict=True) if key not in known}
@@ -96,7 +98,9 @@ class GoldModel:
                 known.clear()
                 missing = dict(zip(keys, cells, strict=True))
             scorer = _scorer(self._named(), self.revision, self.dtype)
-            scores, _ = scorer.score([chat for chat, _ in missing.values()], [text for _, text in missing.values()])
+            chats, texts = zip(*missing.values(), strict=True)
+            scores, counts = scorer.score(chats, texts)
+            report([counts | {"scored": len(missing)}], None, who="gold model")
             known |= zip(missing, scores.tolist(), strict=True)
         return np.array([known[key] for key in keys], float)
 
