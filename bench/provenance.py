@@ -5,13 +5,16 @@ from pathlib import Path
 
 from bench.artifacts import content_hash
 
-READERS = (  # of finished records: what they do changes no number in them
+READERS = (  # of configurations and finished records: what they do changes no number in them
     "reporting",
+    "sizing",
     "speed",
     "tracking",
+    "asks.py",
     "plan.py",
     "report.py",
     "savings.py",
+    "size.py",
     "status.py",
 )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from bench import settings
+from bench import combinations, settings
 from bench.errors import BenchError, is_disk_full, is_out_of_gpu_memory
 from bench.progress import say
 from bench.store import Store, Use, unique, using
@@ -43,6 +43,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     """
     start = time.perf_counter()
     settings.check(cfg)
+    combinations.check_installed(cfg)
     parts = settings.build_parts(cfg)
     tracking, procedure = parts.pop("tracking"), parts.pop("procedure")
     folder = run_folder(cfg)

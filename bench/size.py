@@ -14,6 +14,7 @@ import sys
 from bench.__main__ import CONF, explained
 from bench.errors import BenchError
 from bench.plan import counted, duration
+from bench.sizing.advice import advice
 from bench.sizing.machines import GIB, Machine, machine
 from bench.sizing.stages import Estimate, Told, estimate
 
@@ -22,7 +23,10 @@ NUMBERS = ("flops", "parameters", "reward_parameters", "prompt_tokens", "complet
 
 def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument not in ("-m", "--multirun")]
-    mine = dict(argument[len("size.") :].split("=", 1) for argument in arguments if argument.startswith("size."))
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return
+    mine = dict(argument[len("size.") :].partition("=")[::2] for argument in arguments if argument.startswith("size."))
     rest = [argument for argument in arguments if not argument.startswith("size.")]
     with explained(rest):
         from bench.sweep import cells
@@ -35,8 +39,12 @@ def main() -> None:
         if not found:
             raise BenchError("Another sweeper than Hydra's own chooses these cells as it goes; size one of them.")
         threads = int(found[0].cfg.threads)
-        on = machine(mine.get("gpu", "h100"), told.pop("flops", None), threads=threads)
-        print(table(estimate(found, on, Told(**told)), on, len(found)))
+        on = machine(mine.get("gpu", "h100").lower(), told.pop("flops", None), threads=threads)
+        sizes = Told(**told)
+        estimated = estimate(found, on, sizes)
+        print(table(estimated, on, len(found)))
+        for line in advice(found, on, sizes, estimated):
+            print(f"  {line}")
 
 
 def _number(name: str, value: str) -> float:

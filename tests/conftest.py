@@ -5,6 +5,7 @@ import shutil
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are small, and `make test` runs a process a core
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,3 +99,9 @@ def stopping_policy(random_policy: Policy, tmp_path_factory: pytest.TempPathFact
     model.generation_config.eos_token_id = EOS
     model.generation_config.save_pretrained(path)
     return policies.folder(path)
+
+
+@pytest.fixture
+def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What transformers copies of models' own code lies in the test's folder."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))

@@ -59,7 +59,9 @@ def of(*given: str):
 def test_validation_samples_that_say_when_to_stop_are_counted():
     rounds = ["procedure=rounds", "procedure.rounds=2", "task.validation_prompts=7"]
     more = of(*rounds, "procedure.stop=validation", "procedure.validation_completions=5")
-    assert more.completions - of(*rounds).completions == 3 * 7 * 5  # the base and both rounds' tuned policies
+    assert (
+        more.completions - of(*rounds).completions == 3 * 7 * 8
+    )  # the base and both rounds' tuned policies, blocks of 4
 
 
 def test_what_chooses_a_rounds_temperature_is_counted():

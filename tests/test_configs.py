@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from bench import settings
+from bench import combinations, settings
 from bench.errors import BenchError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -64,7 +64,7 @@ def test_a_setting_of_another_engine_is_refused_with_the_way_out():
         settings.check(cfg)
 
 
-def test_what_vllm_would_refuse_after_training_is_refused_before(monkeypatch):
+def test_what_vllm_would_refuse_after_training_is_refused_before():
     settings.check(composed("generation=vllm", "training=lora", "training.lora.r=512"))
     settings.check(composed("training=lora", "training.lora.r=1024"))
     for asked, key in (
@@ -73,10 +73,37 @@ def test_what_vllm_would_refuse_after_training_is_refused_before(monkeypatch):
     ):
         with pytest.raises(BenchError, match=rf"training\.lora\.r=1024 .* {key}=vllm.*at most 512"):
             settings.check(composed(*asked.split(), "training=lora", "training.lora.r=1024"))
+
+
+def test_a_package_that_is_asked_for_late_is_missed_early_and_by_no_plan(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    settings.check(composed("evaluation.harness_engine=vllm"))
+    combinations.check_installed(composed("evaluation.harness_engine=vllm"))
+    combinations.check_installed(composed("training=lora"))
+    engine = composed("evaluation.harness_engine=vllm", "evaluation.harness_tasks=[gsm8k]")
+    four_bit = composed("training=lora", "training.lora.four_bit=true")
+    for cfg in (engine, four_bit):
+        settings.check(cfg)
     with pytest.raises(BenchError, match=r"evaluation\.harness_engine=vllm needs the package vllm.*EXTRAS=vllm"):
-        settings.check(composed("evaluation.harness_engine=vllm", "evaluation.harness_tasks=[gsm8k]"))
+        combinations.check_installed(engine)
+    with pytest.raises(BenchError, match=r"training\.lora\.four_bit=true needs bitsandbytes"):
+        combinations.check_installed(four_bit)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["training.micro_batch_size=5"], r"training\.micro_batch_size=5 .* must divide training\.batch_size=32"),
+        (["training.processes=3"], r"training\.processes=3 .* must divide training\.batch_size=32"),
+        (["training.fsdp=true"], r"training\.fsdp=true needs training\.processes of 2 or more"),
+        (
+            ["training=lora", "training.lora.four_bit=true", "training.fsdp=true", "training.processes=2"],
+            r"training\.fsdp=true is not allowed with training\.lora\.four_bit=true",
+        ),
+    ],
+)
+def test_a_training_that_could_not_be_is_refused_before_anything_is_drawn(given: list[str], said: str):
+    with pytest.raises(BenchError, match=said):
+        settings.check(composed(*given))
 
 
 def test_run_id_is_that_of_the_configuration_not_of_its_place():

@@ -139,7 +139,7 @@ def test_every_row_of_a_sweep_is_drawn(swept):
         assert of(figure.rows, x, y) <= points(figure, "" if x == "kl" else x)
 
 
-@pytest.mark.parametrize("name", ["accuracy_by_n", "reward_by_n", "kl_by_n", "pessimism_by_n", "coverage", "paths"])
+@pytest.mark.parametrize("name", ["accuracy_by_n", "reward_by_n", "pessimism_by_n", "coverage", "paths"])
 def test_bars_of_several_series_at_one_n_stand_side_by_side(swept, name):
     with drawn(named(figures(swept), name)) as canvas:
         for axes in canvas.axes:

@@ -3,7 +3,9 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,9 @@ from test_vllm_engine import adapter_and_merged
 from bench import chat, policies, processes
 from bench.artifacts import Policy
 from bench.errors import BenchError
-from bench.evaluation.harness_tasks import harness_tasks
-from bench.generation import vllm_engine
+from bench.evaluation import harness_models
+from bench.evaluation.harness_tasks import harness_tasks, vllm_options
+from bench.generation import transformers_engine, vllm_engine
 from bench.store import Address
 
 DOCUMENTS = [
@@ -146,7 +149,6 @@ doc_to_text: "{{question}}"
 doc_to_target: "{{right}}"
 num_fewshot: 0
 generation_kwargs: {until: ["xyz"], max_gen_toks: 24, GENERATION}
-filter_list: [{name: first, filter: [{function: regex, regex_pattern: "(.)", group_select: 0}, {function: take_first}]}]
 metric_list: [{metric: !function scores.letters, aggregation: mean, higher_is_better: true}]
 metadata: {version: 1.0}
 """
@@ -158,6 +160,49 @@ def letters(predictions, references, **_):
 """
 VLLM = vllm_engine.options_from({"kv_cache_gib": 0.25, "max_num_batched_tokens": 256, "max_num_seqs": 64})
 GREEDY, HOT = "do_sample: false", "do_sample: true, temperature: 1.0"
+
+
+def test_each_sampled_completion_has_a_seed_of_its_own_that_its_company_leaves_alone():
+    def drawn(seed: int, *prompts: list[int]) -> list[int | None]:
+        params = [SimpleNamespace(temperature=1.0, seed=None) for _ in prompts]
+        model = SimpleNamespace(_model_generate=lambda requests, **how: [one.seed for one in how["sampling_params"]])
+        ask = model._model_generate
+        with harness_models.drawing_by(model, seed):
+            found = model._model_generate(requests=list(prompts), generate=True, sampling_params=params)
+        assert model._model_generate is ask
+        return found
+
+    first, twin, other = drawn(0, [1, 2], [1, 2], [1, 3])
+    assert len({first, twin, other, *drawn(1, [1, 2], [1, 2], [1, 3])}) == 6
+    assert drawn(0, [1, 3], [1, 2]) == [other, first]
+    greedy, asked = SimpleNamespace(temperature=0.0, seed=None), []
+    model = SimpleNamespace(_model_generate=lambda requests, **how: asked.append(how["generate"]))
+    with harness_models.drawing_by(model, 0):
+        model._model_generate(requests=[[1]], generate=True, sampling_params=[greedy])
+        model._model_generate(requests=[[1]], generate=False)  # log-probabilities
+    assert greedy.seed is None
+    assert asked == [True, False]
+
+
+def test_the_engine_is_that_of_generation_unless_another_is_asked_for():
+    vllm = partial(vllm_engine.generate, gpu_memory_utilization=0.3, max_model_len=64, dtype="float32", top_p=0.5)
+    plain = partial(transformers_engine.generate, top_p=0.5)
+    found = {
+        (engine, name): vllm_options(engine, generation)
+        for engine in ("auto", "transformers", "vllm")
+        for name, generation in (("vllm", vllm), ("plain", plain))
+    }
+    assert [key for key, options in found.items() if options is None] == [
+        ("auto", "plain"),
+        ("transformers", "vllm"),
+        ("transformers", "plain"),
+    ]
+    for engine in ("auto", "vllm"):
+        options = found[engine, "vllm"]
+        assert (options.gpu_memory_utilization, options.max_model_len) == (0.3, 64)
+        assert options.tensor_parallel_size == 1
+    assert found["vllm", "plain"] == vllm_engine.options_from({})
+    assert found["vllm", "plain"].gpu_memory_utilization == 0.5
 
 
 @pytest.mark.vllm
@@ -174,32 +219,31 @@ class TestOnVLLM:
 
     def test_base_and_adapter_score_as_on_transformers(self, measured, writing, random_policy, store, tmp_path):
         adapter, _ = adapter_and_merged(random_policy, tmp_path / "lora", 1)
-        names = ["coins", "writing"]
-        found = {}
+        names, found = ["coins", "writing"], {}
         for policy in (random_policy, adapter):
-            vllm = measured(policy, names, vllm=VLLM)
-            assert all(not use.reused for use in store.uses[-2:])
-            assert vllm == pytest.approx(measured(policy, names))
-            assert not store.uses[-1].reused  # transformers' results are its own
-            found[policy] = vllm
-            assert measured(policy, names, vllm=VLLM) == vllm
-            assert all(use.reused for use in store.uses[-2:])
-        first = "writing/letters,first"
-        assert found[random_policy][first] != found[adapter][first]
+            on_vllm = measured(policy, [*names, "hot"], vllm=VLLM)
+            on_transformers = measured(policy, names)
+            assert [use.reused for use in store.uses[-5:]] == [False] * 5  # each engine's results are its own
+            assert on_vllm == pytest.approx(
+                on_transformers | {name: on_vllm[name] for name in on_vllm if "hot" in name}
+            )
+            assert on_vllm["hot/letters,none"] != on_vllm["writing/letters,none"]
+            assert measured(policy, [*names, "hot"], vllm=VLLM) == on_vllm
+            assert [use.reused for use in store.uses[-3:]] == [True] * 3
+            found[policy] = on_vllm
+        assert found[random_policy]["writing/letters,none"] != found[adapter]["writing/letters,none"]
         assert found[adapter]["coins/acc_stderr,none"] > 0
 
     def test_a_chat_model_is_told_what_it_is_told_on_transformers(self, measured, writing, tmp_path, monkeypatch):
         wide = replace(FAMILIES["qwen_3"], config={"head_dim": 32})  # vLLM has no narrower ones on a CPU
         monkeypatch.setitem(FAMILIES, "qwen_3", wide)
         path = str(make("qwen_3", tmp_path / "chat").path)
-        told = [
-            policies.from_folder(None, path=path),
-            policies.from_folder(None, path=path, system="Be brief.", thinking=False),
-        ]
+        plain = policies.from_folder(None, path=path)
+        told = policies.from_folder(None, path=path, system="Be brief.", thinking=False)
         names = ["coins", "writing"]
-        found = [measured(policy, names, vllm=VLLM) for policy in told]
-        assert found[0] != found[1]
-        assert found == [pytest.approx(measured(policy, names)) for policy in told]
+        here = measured(told, names)
+        assert here != measured(plain, names)
+        assert measured(told, names, vllm=VLLM) == pytest.approx(here)
 
 
 def test_what_is_no_task_or_no_folder_is_said(measured, random_policy):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from own_code import halved
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -356,3 +357,23 @@ def test_batches_hold_every_row_once_within_the_budget(padding):
 
 def test_a_text_longer_than_the_budget_goes_alone():
     assert [rows.tolist() for rows in batches(np.array([5, 300, 5]), 10, 128)] == [[1], [0, 2]]
+
+
+def test_code_of_a_model_is_run_only_where_it_is_trusted(saved, few_prompts, pool, store, tmp_path, own_modules):
+    folder, model, tokenizer = saved()
+    coded = halved(folder, tmp_path / "coded")
+    with pytest.raises(BenchError, match=r"coded brings Python code of its own.*: scoring\.trust_remote_code=true\."):
+        reward_model(few_prompts, pool, model=str(coded))
+    found = reward_model(few_prompts, pool, model=str(coded), trust_remote_code=True).value
+    assert found == pytest.approx(one_by_one(model, tokenizer, few_prompts, pool) / 2, abs=1e-5)  # its code did it
+    plain = reward_model(few_prompts, pool, model=folder).value
+    assert reward_model(few_prompts, pool, model=folder, trust_remote_code=True).value == pytest.approx(plain, abs=1e-5)
+
+
+def test_what_its_code_says_is_part_of_what_a_model_is(saved, tmp_path):
+    coded = halved(saved()[0], tmp_path / "coded")
+    trusted, untrusted = (find(str(coded), trust_remote_code=code).key for code in (True, False))
+    assert untrusted == find(str(coded)).key != trusted
+    (coded / "halving.py").write_text((coded / "halving.py").read_text() + "# changed")
+    assert find(str(coded)).key == untrusted  # it is not run
+    assert find(str(coded), trust_remote_code=True).key != trusted

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from drawing import generate
+from own_code import halved
 from texts import pool_of, prompts_of
 
 from bench import chat, policies
@@ -140,6 +141,22 @@ def test_outputs_by_number_and_a_single_one_by_sigmoid(store, classifier, random
     value = process_reward(PROMPTS, pool, model=str(single), **settings).value
     expected = by_prefix(single, PROMPTS.messages[0], ["9 + 8 = 17."], 0)
     assert value[0, 0] == pytest.approx(expected[0], abs=1e-4)
+
+
+def test_code_of_a_model_is_run_only_where_it_is_trusted(store, random_policy, tmp_path, own_modules):
+    settings = {"aggregate": "last", **WORDS}
+    pool = pool_of([["9 + 8 = 17."], ["2 + 1 = 3."]])
+    plain = saved(random_policy, tmp_path / "plain", names=["correct"])  # one output
+    coded = halved(plain, tmp_path / "coded")
+    with pytest.raises(BenchError, match=r"coded brings Python code of its own.*: scoring\.trust_remote_code=true\."):
+        process_reward(PROMPTS, pool, model=str(coded), **settings)
+    native, own = (
+        process_reward(PROMPTS, pool, model=str(folder), trust_remote_code=folder is coded, **settings).value
+        for folder in (plain, coded)
+    )
+    logits = np.log(native / (1 - native))
+    assert own == pytest.approx(1 / (1 + np.exp(-logits / 2)), abs=1e-5)  # its code did it
+    assert (np.abs(own - native) > 1e-3).all()
 
 
 def test_what_has_no_score_is_counted_and_said(store, random_policy, tmp_path, capsys):

@@ -10,9 +10,10 @@ import families
 import pytest
 from test_configs import CONF, composed
 
-from bench import policies
+from bench import policies, size
 from bench.errors import BenchError
 from bench.sizing import memory, shapes, stages
+from bench.sizing.advice import advice
 from bench.sizing.harness import TASKS
 from bench.sizing.machines import GPUS, machine
 from bench.sizing.scorers import PROGRAM
@@ -247,6 +248,41 @@ def test_what_does_not_fit_is_said():
         of("experiment=gsm8k_qwen", "task.train_prompts=null")
     with pytest.raises(BenchError, match=r"size\.gpu=b900 is not known; it is one of cpu, h200"):
         machine("b900")
+
+
+def test_what_would_make_a_stage_fit_is_said_and_true():
+    def advised(*overrides: str, gpu: str) -> list[str]:
+        cell = [Cell("", composed(*overrides), ())]
+        told = stages.Told()
+        return advice(cell, machine(gpu), told, stages.estimate(cell, machine(gpu), told))
+
+    assert advised("experiment=gsm8k_qwen", gpu="h100") == []
+    (said,) = advised("experiment=gsm8k_qwen", gpu="l40s")
+    changes = ["training.micro_batch_size=1", "generation.gpu_memory_utilization=0.3"]
+    assert said.startswith("fine-tuning would take ")
+    assert said.endswith(f" with {' '.join(changes)}")  # gradient checkpointing is on already
+    assert f"{by_name(of('experiment=gsm8k_qwen', *changes, gpu='l40s'))['fine-tuning'].bytes / 2**30:.1f}" in said
+    (said,) = advised("experiment=math_llama", "training=sft", gpu="a100")
+    assert "with training=lora" in said
+    (said,) = advised("experiment=math_llama", "evaluation.kl_dtype=float32", gpu="a100")
+    assert said.endswith("evaluation.kl_dtype=bfloat16")
+
+
+def test_mistakes_of_a_user_are_answered_in_a_sentence(monkeypatch):
+    def said(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["size", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            size.main()
+        return str(ended.value)
+
+    assert said("size.parameters") == "error: size.parameters= is not allowed: it must be a number above 0."
+    assert "size.params is not a setting; there are size.gpu" in said("size.params=3")
+    assert "size.gpu=b900 is not known" in said("size.gpu=b900")
+    assert "give size.parameters=NUMBER" in said("policy=hub", "policy.id=me/nameless")
+    assert "/no/folder is no folder here" in said("policy=folder", "policy.path=/no/folder")
+    named = ["scoring=reward_model", "scoring.model=me/nameless"]
+    assert "size.reward_parameters=NUMBER" in said(*named, "size.gpu=h100")
+    assert "model_size is not" in said("model_size=3")
 
 
 def test_memory_falls_with_checkpointing_four_bits_and_shards():

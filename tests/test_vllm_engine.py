@@ -1,5 +1,6 @@
 """vLLM's engine: reused, swapped, replaced, killed; adapters; what is refused. The shared contract has its own file."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -14,9 +15,11 @@ import psutil
 import pytest
 import torch
 from drawing import LIMIT, asking, ids, same
+from drawing import generate as sampled_by_transformers
+from own_code import halved
 
 from bench import chat, policies
-from bench.artifacts import Completions, Policy, Prompts
+from bench.artifacts import Completions, Policy, Prompts, Selection
 from bench.errors import BenchError
 from bench.generation import vllm_engine
 from bench.generation.vllm_core import Core, EngineDiedError, Request, shape
@@ -26,6 +29,8 @@ from bench.logprobs import sequence_logprobs
 from bench.progress import Bar
 from bench.store import Store, using
 from bench.tasks.word_problems import WordProblems
+from bench.training.lora import Lora
+from bench.training.sft import fine_tune
 
 SETTINGS = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": LIMIT, "seed": 0, "dtype": "float32"}
 VLLM = {"kv_cache_gib": 0.25, "max_num_batched_tokens": 256, "max_num_seqs": 64}
@@ -189,6 +194,54 @@ def test_adapters_are_served_without_merging(random_policy, store, tmp_path):
     assert engine_processes() == processes  # one engine for the base, its adapters, and whole models of its shape
 
 
+@pytest.mark.vllm
+def test_an_adapter_that_was_trained_here_is_served_between_two_pools_of_its_base(random_policy, store, tmp_path):
+    examples = sampled_by_transformers(COINS, random_policy, num_completions=2)
+    cells = Selection(np.arange(10), np.zeros(10, int), np.ones(10))
+    lora = Lora(r=4, alpha=8, dropout=0.1, target_modules="all-linear", four_bit=False)
+    settings = {"epochs": 20, "batch_size": 5, "scheduler": "constant", "warmup": 0.0, "max_grad_norm": 0.0}
+    tuned = fine_tune(random_policy, COINS, examples, cells, **settings, learning_rate=1e-2, seed=0, lora=lora)
+
+    before = generate(COINS, random_policy, num_completions=4)
+    greedy = generate(COINS, tuned, num_completions=1, temperature=0.0)
+    drawn = generate(COINS, tuned, num_completions=4)
+    assert all(
+        use.counts["engine_logprob_difference"] < 1e-4 for use in store.uses if use.settings.get("engine") == "vllm"
+    )
+    with using(Store(tmp_path / "again")):
+        assert ids(generate(COINS, random_policy, num_completions=4)) == ids(before)
+
+    theirs = sampled_by_transformers(COINS, tuned, num_completions=1, temperature=0.0)
+    assert ids(greedy) == ids(theirs)
+    assert (np.asarray(greedy.text) == np.asarray(theirs.text)).all()
+    assert agreement(greedy, generate(COINS, random_policy, num_completions=1, temperature=0.0)) < 0.5  # it has learned
+    np.testing.assert_allclose(greedy.policy_logprob, theirs.policy_logprob, atol=1e-3)
+    merged = merged_into_base(tuned, tmp_path / "merged")
+    np.testing.assert_allclose(drawn.policy_logprob, sequence_logprobs(merged, COINS, drawn), atol=1e-3)
+
+
+def merged_into_base(adapter: Policy, folder: Path) -> Policy:
+    from peft import PeftModel
+
+    whole = PeftModel.from_pretrained(policies.load_model(policies.base_of(adapter)), adapter.path)
+    whole.merge_and_unload().save_pretrained(folder)
+    policies.load_tokenizer(adapter).save_pretrained(folder)
+    return policies.folder(folder)
+
+
+@pytest.mark.vllm
+def test_a_model_of_its_own_code_is_drawn_from_where_it_is_trusted(random_policy, store, tmp_path, own_modules):
+    path = str(halved(random_policy.path, tmp_path / "coded"))
+    with pytest.raises(BenchError, match=r"coded brings Python code of its own.*policy\.trust_remote_code=true"):
+        generate(COINS, policies.from_folder(None, path=path), num_completions=1)
+    trusted = policies.from_folder(None, path=path, trust_remote_code=True)
+    drawn = generate(COINS, trusted, num_completions=4)
+    assert store.uses[-1].counts["engine_logprob_difference"] < 1e-4  # vLLM ran the same code
+    assert (np.abs(sequence_logprobs(random_policy, COINS, drawn) - drawn.policy_logprob) > 0.1).mean() > 0.9
+    greedy = generate(COINS, trusted, num_completions=1, temperature=0.0)
+    assert ids(greedy) == ids(sampled_by_transformers(COINS, trusted, num_completions=1, temperature=0.0))
+
+
 def agreement(a: Completions, b: Completions) -> float:
     """The share of completions that are equal, token for token."""
     return float(
@@ -296,6 +349,26 @@ def test_adapters_that_vllm_cannot_serve_are_refused(random_policy, tmp_path):
         policies.adapter_base(policy.path)
     config.write_text('{"peft_type": "IA3", "base_model_name_or_path": "x/y"}')
     with pytest.raises(BenchError, match=r"is IA3.*Merge it"):
+        adapter_of(policy)
+    of = {"peft_type": "LORA", "r": 4, "base_model_name_or_path": "x/y"}
+    for more in (
+        {"modules_to_save": ["lm_head"]},
+        {"use_dora": True},
+        {"bias": "all"},
+        {"trainable_token_indices": [3]},
+    ):
+        config.write_text(json.dumps(of | more))
+        with pytest.raises(BenchError, match=f"has {next(iter(more))}=.*plain LORA.*Merge it"):
+            adapter_of(policy)
+    for harmless in (
+        {"lora_dropout": 0.1},
+        {"modules_to_save": None, "bias": "none"},
+        {"trainable_token_indices": None},
+    ):
+        config.write_text(json.dumps(of | harmless))
+        assert adapter_of(policy).room == 8
+    config.write_text(json.dumps(of | {"r": 600}))
+    with pytest.raises(BenchError, match=r"LORA of rank 600; .* at most 512"):
         adapter_of(policy)
 
 

@@ -63,21 +63,28 @@ def on_vllm(policy: Policy, options: Options) -> Any:
     # every template that thinking is None.
     model.tokenizer = tokenizer
     model.apply_chat_template = HFLM.apply_chat_template.__get__(model)
-    if adapter is not None and not torch.cuda.is_available():
-        model._model_generate = _prompts_alone(model._model_generate)
+    alone = adapter is not None and not torch.cuda.is_available()
+    model._model_generate = _as_on_transformers(model._model_generate, tokenizer, prompts_alone=alone)
     return model
 
 
-def _prompts_alone(ask: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
-    """On a CPU vLLM's engine dies where it reads several prompts for their log-probabilities, one with an adapter: it
-    takes their tokens for as many requests. One prompt alone is read rightly."""
+def _as_on_transformers(ask: Callable[..., list[Any]], tokenizer: Any, *, prompts_alone: bool) -> Callable[..., Any]:
+    """What vLLM drew, read as HFLM reads it: without special tokens, and with a last letter that the limit cut.
 
-    def alone(requests: list[list[int]], generate: bool = False, sampling_params: Any = None) -> list[Any]:
-        if generate:
-            return ask(requests, generate=True, sampling_params=sampling_params)
-        return [one for ids in requests for one in ask([ids])]
+    prompts_alone: one prompt at a time is read for its log-probabilities. On a CPU vLLM's engine dies of several with
+    an adapter, whose tokens it takes for as many requests.
+    """
 
-    return alone
+    def asked(requests: list[list[int]], generate: bool = False, sampling_params: Any = None) -> list[Any]:
+        if not generate:
+            return [one for ids in requests for one in ask([ids])] if prompts_alone else ask(requests)
+        answers = ask(requests, generate=True, sampling_params=sampling_params)
+        for answer in answers:
+            drawn = answer.outputs[0]
+            drawn.text = tokenizer.decode(drawn.token_ids, skip_special_tokens=True)  # lm-eval cuts it at `until`
+        return answers
+
+    return asked
 
 
 def close(model: Any) -> None:
@@ -94,7 +101,7 @@ def drawing_by(model: Any, seed: int) -> Iterator[None]:
     ask, times = model._model_generate, Counter[str]()
 
     def seeded(requests: list[list[int]], generate: bool = False, sampling_params: Any = None) -> Any:
-        for ids, params in zip(requests, sampling_params or [], strict=generate):
+        for ids, params in zip(requests, sampling_params, strict=True) if generate else ():
             if params.temperature > 0:
                 prompt = content_hash(ids)
                 params.seed = stream_key(seed, "lm-eval", prompt, times[prompt]) % 2**63

@@ -7,6 +7,7 @@ from typing import Any
 from bench.sizing.shapes import Shape, of_model
 
 PROGRAM = 0.05  # seconds that one takes in the sandbox, one after another: its start, most of all; assumed
+GOLD = "gold model"
 TRAINED = ("trained_reward_model", "trained_process_reward")
 
 
@@ -32,7 +33,8 @@ def readers(cfg: Mapping[str, Any], policy: Shape, parameters: float | None) -> 
             found += [Reader("reward model of the policy's size", policy, notes=notes)] * times
     if gold := cfg["task"].get("gold_model"):
         judges = cfg["scoring"]["_target_"].endswith(".verify")  # which asks it
-        found.append(Reader("gold model", of_model(gold, revision=cfg["task"]["gold_revision"]), held_out=not judges))
+        shape = of_model(gold, revision=cfg["task"]["gold_revision"], parameters=parameters)
+        found.append(Reader(GOLD, shape, held_out=not judges))
     return found
 
 

@@ -106,8 +106,8 @@ def of_model(place: str, *, revision: str = "main", parameters: float | None = N
         if not (Path(place).expanduser() / "config.json").is_file():
             raise BenchError(f"{place} holds no config.json; give a folder that save_pretrained wrote.")
         return of_config(AutoConfig.from_pretrained(Path(place).expanduser()), f"the config.json in {place}")
-    if parameters is not None:
-        return _of_size(parameters, f"{parameters:.3g} parameters as told, its layers guessed")
+    if Path(place).is_absolute() or place.startswith((".", "~")) or place.count("/") > 1:
+        raise BenchError(f"{place} is no folder here; give one that save_pretrained wrote, or a hub id, OWNER/NAME.")
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(place, "config.json", revision=revision)
@@ -116,6 +116,8 @@ def of_model(place: str, *, revision: str = "main", parameters: float | None = N
     if place in KNOWN:
         settings = dict(KNOWN[place])
         return of_config(AutoConfig.for_model(settings.pop("model_type"), **settings), f"the published {place}")
+    if parameters is not None:
+        return _of_size(parameters, f"{parameters:.3g} parameters as told, its layers guessed")
     named = re.search(
         r"(?<![\w.])(\d+(?:\.\d+)?)\s*([BM])(?![A-Za-z])", place.rpartition("/")[2].replace("-", " "), re.I
     )

@@ -16,8 +16,8 @@ from bench.asks import ALL_KEPT, assumes_kept, work
 from bench.errors import BenchError
 from bench.sizing import harness, memory
 from bench.sizing.machines import GIB, Machine
-from bench.sizing.scorers import PROGRAM, programs, readers
-from bench.sizing.shapes import Shape, of_model, of_policy
+from bench.sizing.scorers import GOLD, PROGRAM, programs, readers
+from bench.sizing.shapes import Shape, of_policy
 from bench.sweep import Cell
 
 # Assumed tokens of a prompt with its template, and of a completion, on average
@@ -90,11 +90,13 @@ def estimate(cells: Sequence[Cell], machine: Machine, told: Told) -> Estimate:
         f"policy: {shape.parameters:,} parameters ({shape.source})",
         f"assumed {prompt:.0f} tokens a prompt and {completion:.0f} a completion, on average",
     ]
-    base = _Sizes(cfg, machine, shape, prompt, completion)
+    reading = readers(cfg, shape, told.reward_parameters)
+    resident = sum(reader.shape.parameters for reader in reading if reader.role == GOLD)  # stays loaded
+    base = _Sizes(cfg, machine, shape, prompt, completion, resident)
     made = len({json.dumps(one["policy"]) for one in configs})  # of policy=tiny, one a seed
     stages = [*base.pretraining(made), *base.drawing(asked.completions)]
     held_out = asked.completions - asked.sampled
-    for reader in readers(cfg, shape, told.reward_parameters):
+    for reader in reading:
         notes += [f"{reader.role}: {reader.shape.parameters:,} parameters ({reader.shape.source})", *reader.notes]
         stages.append(base.scoring(reader.role, reader.shape, held_out if reader.held_out else asked.completions))
     if run := programs(cfg, asked.completions, held_out):
@@ -117,7 +119,9 @@ def estimate(cells: Sequence[Cell], machine: Machine, told: Told) -> Estimate:
 class _Sizes:
     """One configuration's stages on one machine."""
 
-    def __init__(self, cfg: dict[str, Any], machine: Machine, shape: Shape, prompt: float, completion: float) -> None:
+    def __init__(
+        self, cfg: dict[str, Any], machine: Machine, shape: Shape, prompt: float, completion: float, resident: int
+    ) -> None:
         self.cfg, self.machine, self.shape = cfg, machine, shape
         self.prompt, self.completion, self.both = prompt, completion, prompt + completion
         self.width = 2 if machine.on_gpu else 4  # bytes a number outside training
@@ -125,8 +129,7 @@ class _Sizes:
         self.engine = self.generation["_target_"].split(".")[-2].removesuffix("_engine")
         share = self.generation.get("gpu_memory_utilization", 0.0)
         self.held = share * machine.memory if self.engine == "vllm" and machine.on_gpu else 0.0
-        if cfg["task"].get("gold_model"):  # stays loaded
-            self.held += of_model(cfg["task"]["gold_model"]).parameters * self.width
+        self.held += resident * self.width
         self.held += memory.OVERHEAD if machine.on_gpu else 0.0
         self.longest = round(prompt) + cfg["task"]["max_new_tokens"]
 
@@ -146,7 +149,7 @@ class _Sizes:
 
     def _rows(self) -> int:
         """Completions decoded at once: of one unit of a pool at most."""
-        prompts = self._prompts()
+        prompts = self._prompts("train", self.cfg["split"])
         if self.engine == "transformers":
             return max(1, min(prompts * self.generation["block_size"], self.generation["batch_tokens"] // self.longest))
         if not self.held:
@@ -188,17 +191,17 @@ class _Sizes:
         stages = [Stage("generation", *self._written(completions, rows, of_one=samples), max(self.held, least))]
         tokens = completions * self.both  # the suite's own log-probabilities, by teacher forcing
         flops, seconds = self._read(tokens, self.shape.parameters, self.machine.reading)
-        held = self._read_together(self.width, samples, models=1)
+        held = self._read_together(self.width, self._prompts("train", self.cfg["split"]) * samples, models=1)
         return [*stages, Stage("log-probabilities", tokens, flops, seconds, held + self.held)]
 
-    def _prompts(self) -> int:
-        """Of a unit of a pool, at most."""
-        known = [count for split in ("train", self.cfg["split"]) if (count := self.cfg["task"].get(f"{split}_prompts"))]
+    def _prompts(self, *splits: str) -> int:
+        """Of a unit of a pool of these splits, at most."""
+        known = [count for split in splits if (count := self.cfg["task"].get(f"{split}_prompts"))]
         return min(self.generation.get("shard_size", 256), max(known, default=SEQUENCES))
 
-    def _read_together(self, width: int, samples: int, *, models: int) -> float:
-        """Bytes of teacher forcing; samples: of a prompt."""
-        rows, steps = self._prompts() * samples, self.cfg["task"]["max_new_tokens"]
+    def _read_together(self, width: int, rows: int, *, models: int) -> float:
+        """Bytes of teacher forcing of completions, of which there are so many rows."""
+        steps = self.cfg["task"]["max_new_tokens"]
         return memory.divergence(
             self.shape, bytes_a_number=width, rows=rows, width=self.longest, steps=steps, models=models
         )
@@ -207,7 +210,7 @@ class _Sizes:
         tokens = completions * self.both
         flops, seconds = self._read(tokens, model.parameters, self.machine.reading)
         peak = model.parameters * self.width + 16_384 * self.width * (model.hidden * 4 + model.intermediate * 3)
-        return Stage(role, tokens, flops, seconds, (0 if role == "gold model" else peak) + self.held)
+        return Stage(role, tokens, flops, seconds, (0 if role == GOLD else peak) + self.held)
 
     def training(self, examples: float) -> Stage:
         of, lora = self.cfg["training"], self.cfg["training"]["lora"]
@@ -240,7 +243,8 @@ class _Sizes:
         flops, seconds = self._read(tokens, self.shape.parameters, self.machine.reading)
         if width == 4 and self.machine.on_gpu:
             seconds *= 8  # float32 goes without the tensor cores' bfloat16 rate: about an eighth of it in TF32 or less
-        held = self._read_together(width, self.cfg["evaluation"]["kl_completions"], models=2)
+        rows = self._prompts(self.cfg["split"]) * self.cfg["evaluation"]["kl_completions"]
+        held = self._read_together(width, rows, models=2)
         return Stage("KL", tokens, flops, seconds, held + self.held)
 
     def lm_eval(self, completions: float) -> Stage:

@@ -13,6 +13,8 @@ import contextlib
 import csv
 import gc
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -70,11 +72,13 @@ def main(arguments: list[str]) -> None:
                 *("selection=random_per_prompt", "control=none", "training.epochs=2", "training.batch_size=8"),
                 *WAYS[way],
             ]
-            taken = [
-                _run([*overrides, f"store={folder}/{name}"], counting=name == "counting")
-                for name in ("store", "counting")  # in a run of its own, as it takes longer
-            ]
-            found = [{"way": way, **row} for row in _beside(*taken, overrides)]
+            whole = not rows  # what comes before the training is the same in all
+            for name in ("store", "counting"):  # ways that change speed alone make one artifact
+                shutil.rmtree(Path(folder, name, "sft"), ignore_errors=True)
+            taken = _run([*overrides, f"store={folder}/store"], counting=False, whole=whole)
+            # in a run of its own, as it takes longer
+            counted = _run([*overrides, f"store={folder}/counting"], counting=True, whole=whole)
+            found = [{"way": way, **row} for row in _beside(taken, counted, overrides)]
             print(*map(_line, found), sep="\n", flush=True)
             rows += found
     if options.csv:
@@ -94,9 +98,14 @@ def _line(row: dict[str, Any]) -> str:
     return f"{named:32}{tokens}{pair('flops', 1)}{pair('bytes', 2**20)}{row['cpu_seconds']:8.1f}"
 
 
-def _run(overrides: list[str], *, counting: bool) -> dict[str, Any]:
-    program = f"from {__name__} import measured; measured(counting={counting})"
-    answer = subprocess.run([sys.executable, "-c", program, *overrides], stdout=subprocess.PIPE, text=True, check=True)
+def _run(overrides: list[str], *, counting: bool, whole: bool) -> dict[str, Any]:
+    program = f"from {__name__} import measured; measured(counting={counting}, whole={whole})"
+    gives_back = {
+        **os.environ,
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+    }  # what a tensor had, at once: else the heap keeps some
+    command = [sys.executable, "-c", program, *overrides]
+    answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=gives_back)
     return json.loads(answer.stdout.splitlines()[-1])
 
 
@@ -121,9 +130,10 @@ def _beside(taken: dict[str, Any], counted: dict[str, Any], overrides: list[str]
 class Measured(Store):
     """A store that measures what making each artifact takes, in `taken` by stage; memory beyond `bare` bytes."""
 
-    taken: dict[str, dict[str, float]]
-    counting: bool
-    bare: int
+    def __init__(self, root: Path, *, counting: bool, bare: int) -> None:
+        super().__init__(root)
+        self.taken: dict[str, dict[str, float]] = {}
+        self.counting, self.bare = counting, bare
 
     def _build(self, address: Address, folder: Path, build: Callable[[Path], dict[str, float]]) -> dict[str, Any]:
         from torch.utils.flop_counter import FlopCounterMode
@@ -135,48 +145,38 @@ class Measured(Store):
         with counter if self.counting else contextlib.nullcontext():
             manifest = super()._build(address, folder, build)
         seconds, counts = time.process_time() - start, manifest["counts"]
-        tokens = counts.get("generated_tokens", counts.get("train_tokens", 0))
         so_far = self.taken.setdefault(address.stage, dict.fromkeys((*NUMBERS, "cpu_seconds"), 0.0))
-        so_far["tokens"] += tokens
+        if address.stage != "lm_eval_exact_match":  # which counts the tokens of its texts, another number for noise
+            so_far["tokens"] += counts.get("generated_tokens", counts.get("train_tokens", 0))
         so_far["flops"] += counter.get_total_flops() if self.counting else 0
         so_far["cpu_seconds"] += seconds
         so_far["bytes"] = max(so_far["bytes"], resident("VmHWM") - self.bare)
         return manifest
 
 
-def measured(*, counting: bool) -> None:
+def measured(*, counting: bool, whole: bool) -> None:
     """One way, in a process of its own, the settings in sys.argv: prints its numbers as JSON.
 
     Before, the same goes through a model of almost nothing, so that what libraries hold is there when it begins.
     """
-    from bench.generation.tokens import encode
-    from bench.policies import load_tokenizer
-
-    with tempfile.TemporaryDirectory() as folder:
-        if not counting:
+    bare = 0
+    if not counting:
+        with tempfile.TemporaryDirectory() as folder:
             small = random_policy(Path(folder, "policy"), 1, 32, 400)
             few = [f"policy.path={small.path}", f"store={folder}/store", "task.max_new_tokens=4"]
-            _experiment([*sys.argv[1:], *few], counting=False, bare=0)
-    gc.collect()
-    bare = resident("VmRSS")
-    store, results = _experiment(sys.argv[1:], counting=counting, bare=bare)
-    base = load_tokenizer(results.policies["base"])
-    read = [len(ids) for ids in encode(base, results.train, max_new_tokens=1, context=None)]
-    print(
-        json.dumps(
-            {
-                "bare": bare,
-                "prompt_tokens": sum(read) / len(read),
-                "completion_tokens": float(results.pool.length.mean()),
-                "stages": {STAGES[name]: taken for name, taken in store.taken.items() if name in STAGES},
-            }
-        )
-    )
+            _experiment([*sys.argv[1:], *few], counting=False, bare=0, whole=whole)
+        gc.collect()
+        bare = resident("VmRSS")
+    print(json.dumps(_experiment(sys.argv[1:], counting=counting, bare=bare, whole=whole)))
 
 
-def _experiment(overrides: list[str], *, counting: bool, bare: int) -> tuple["Measured", Any]:
+def _experiment(overrides: list[str], *, counting: bool, bare: int, whole: bool) -> dict[str, Any]:
+    """Run it, or its training alone where not `whole`; mean lengths, and what each stage took."""
     from bench import settings
     from bench.__main__ import CONF
+    from bench.generation.tokens import encode
+    from bench.policies import load_tokenizer
+    from bench.seeds import generator
     from bench.store import using
     from bench.sweep import cells
 
@@ -185,11 +185,25 @@ def _experiment(overrides: list[str], *, counting: bool, bare: int) -> tuple["Me
     cfg = found[0].cfg
     parts = settings.build_parts(cfg)
     del parts["tracking"]
-    with using(Measured(Path(cfg.store))) as store:
-        store.taken, store.counting, store.bare = {}, counting, bare
-        results = parts.pop("procedure")(**parts, **{name: cfg[name] for name in settings.RUN_SETTINGS})
-        results.pool.length  # noqa: B018  # read while the store is at hand
-    return store, results
+    store = Measured(Path(cfg.store), counting=counting, bare=bare)
+    with using(store):
+        prompts, base = parts["task"].prompts("train"), parts["policy"](parts["task"])
+        if whole:
+            parts.pop("procedure")(**parts, **{name: cfg[name] for name in settings.RUN_SETTINGS})
+        pool = parts["generation"](prompts, base, num_completions=cfg.num_completions, seed=cfg.seed)
+        if not whole:
+            chosen = parts["selection"](parts["scoring"](prompts, pool).value, generator(cfg.seed, "selection"))
+            parts["training"](base, prompts, pool, chosen, seed=cfg.seed)
+        read = encode(load_tokenizer(base), prompts, max_new_tokens=1, context=None)
+        return {
+            "prompt_tokens": sum(map(len, read)) / len(read),
+            "completion_tokens": float(pool.length.mean()),
+            "stages": {
+                STAGES[name]: taken
+                for name, taken in store.taken.items()
+                if name in STAGES and (whole or name == "sft")
+            },
+        }
 
 
 def resident(name: str) -> int:

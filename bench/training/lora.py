@@ -61,7 +61,7 @@ def trainable(policy: Policy, lora: Lora | None, *, in_bfloat16: bool) -> Any:
     if lora is None:
         return policies.load_model(policy) if policies.base_of(policy) == policy else _merged(policy)
     if lora.four_bit:
-        _check_four_bit()
+        check_four_bit()
     from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 
     base = policies.base_of(policy)
@@ -155,7 +155,7 @@ def _refuse_another_shape(policy: Policy, lora: Lora) -> None:
             )
 
 
-def _check_four_bit() -> None:
+def check_four_bit() -> None:
     import importlib.util
 
     if importlib.util.find_spec("bitsandbytes") is None:

@@ -3,8 +3,11 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bench.errors import BenchError
 from bench.training.lora import Lora
 
+SCHEDULERS = ("constant", "linear", "cosine")
+PRECISIONS = ("auto", "float32", "bfloat16")
 SPEED_ONLY = ("micro_batch_size", "gradient_checkpointing", "packing", "checkpoint_every", "processes", "fsdp")
 SINCE = {
     "lora": None,
@@ -34,6 +37,35 @@ class Recipe:
     processes: int
     fsdp: bool
     seed: int
+
+    def check(self) -> None:
+        """Raise BenchError where no training could be as this says."""
+        if self.scheduler not in SCHEDULERS:
+            raise BenchError(f"training.scheduler={self.scheduler} is not known; it is one of {', '.join(SCHEDULERS)}.")
+        if not 0 <= self.warmup < 1:
+            raise BenchError(
+                f"training.warmup={self.warmup} is not allowed: it must be a share of the updates, 0 to below 1."
+            )
+        if self.micro_batch_size is not None and (self.micro_batch_size < 1 or self.batch_size % self.micro_batch_size):
+            raise BenchError(
+                f"training.micro_batch_size={self.micro_batch_size} is not allowed: it must divide "
+                f"training.batch_size={self.batch_size}, or be null for the whole batch at once."
+            )
+        if self.batch_size % ((self.micro_batch_size or 1) * self.processes):
+            raise BenchError(
+                f"training.processes={self.processes} is not allowed: times training.micro_batch_size="
+                f"{self.micro_batch_size or 1} it must divide training.batch_size={self.batch_size}, so that each "
+                "process has as much of an update."
+            )
+        if self.fsdp and self.processes == 1:
+            raise BenchError(
+                "training.fsdp=true needs training.processes of 2 or more, among which to share the weights."
+            )
+        if self.fsdp and self.lora is not None and self.lora.four_bit:
+            raise BenchError(
+                "training.fsdp=true is not allowed with training.lora.four_bit=true: each process holds all 4-bit "
+                "weights; set one of the two to false."
+            )
 
     @property
     def at_once(self) -> int:

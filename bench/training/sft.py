@@ -30,12 +30,10 @@ from bench.training import checkpoints
 from bench.training.kept import hand_over, is_kept, keep
 from bench.training.lora import Lora, fill, save, trainable
 from bench.training.packing import IGNORED
-from bench.training.recipe import Recipe
+from bench.training.recipe import PRECISIONS, SCHEDULERS, Recipe
 from bench.training.weighted_trainer import isolated, train
 
 LOG = "train_log.json"
-SCHEDULERS = ("constant", "linear", "cosine")
-PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,6 @@ def fine_tune(
     On a CPU the result is the same bit for bit for equal inputs, seed and thread count.
     Rows of weight 0 are left out. Raises BenchError where nothing is left, or where the loss stops being a number.
     """
-    _check_settings(batch_size, micro_batch_size, processes, fsdp, lora, scheduler, warmup)
     recipe = Recipe(
         epochs=epochs,
         learning_rate=learning_rate,
@@ -114,6 +111,7 @@ def fine_tune(
         fsdp=fsdp,
         seed=seed,
     )
+    recipe.check()
     return sft(policy, training_set(prompts, completions, selection), recipe)
 
 
@@ -216,35 +214,3 @@ def tokenized(examples: TrainingSet, tokenizer: Any, eos_ids: set[int]) -> dict[
         columns["input_ids"].append([*prompt, *completion])
         columns["labels"].append([IGNORED] * len(prompt) + list(completion))
     return columns
-
-
-def _check_settings(
-    batch_size: int,
-    micro_batch_size: int | None,
-    processes: int,
-    fsdp: bool,
-    lora: Lora | None,
-    scheduler: str,
-    warmup: float,
-) -> None:
-    if scheduler not in SCHEDULERS:
-        raise BenchError(f"training.scheduler={scheduler} is not known; it is one of {', '.join(SCHEDULERS)}.")
-    if not 0 <= warmup < 1:
-        raise BenchError(f"training.warmup={warmup} is not allowed: it must be a share of the updates, 0 to below 1.")
-    if micro_batch_size is not None and (micro_batch_size < 1 or batch_size % micro_batch_size):
-        raise BenchError(
-            f"training.micro_batch_size={micro_batch_size} is not allowed: it must divide "
-            f"training.batch_size={batch_size}, or be null for the whole batch at once."
-        )
-    if batch_size % ((micro_batch_size or 1) * processes):
-        raise BenchError(
-            f"training.processes={processes} is not allowed: times training.micro_batch_size={micro_batch_size or 1} "
-            f"it must divide training.batch_size={batch_size}, so that each process has as much of an update."
-        )
-    if fsdp and processes == 1:
-        raise BenchError("training.fsdp=true needs training.processes of 2 or more, among which to share the weights.")
-    if fsdp and lora is not None and lora.four_bit:
-        raise BenchError(
-            "training.fsdp=true is not allowed with training.lora.four_bit=true: 4-bit weights can't be shared out, "
-            "each process holds them all; set one of the two to false."
-        )

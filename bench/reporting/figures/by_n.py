@@ -161,18 +161,17 @@ def _kl(drawn: Any, rows: Rows) -> None:
     panels = grid_of(drawn, len(names), sharey=True)
     cross = Look(COLOURS["base"], "x", "none")
     for axes, name in zip(panels, names, strict=True):
-        sizes = [row["n"] for row in where(rows, name=name, of="kl")]
-        bound = beside(where(rows, name=name, of="kl_bound"), "n", 0, 2)
-        measured = beside(where(rows, name=name, of="kl"), "n", 1, 2)
+        # at one x: they coincide where no rewards tie, and moved apart the measured one would seem lower there
+        bound, measured = where(rows, name=name, of="kl_bound"), where(rows, name=name, of="kl")
         line(axes, bound, "n", "kl", LOOKS["bound"], label="log n bound", linewidth=2.2)
         line(axes, measured, "n", "kl", LOOKS["best_of_n"], label="measured", marker="")
         for row in measured:
             small = {"markersize": 2.5, "markerfacecolor": "white"} if row["extrapolates"] else {}
             line(axes, [row], "n", "kl", LOOKS["best_of_n"], linestyle="none", **small)
-        if found := beside(where(rows, name=name, of="kl_sensitivity"), "n", 1, 2):
+        if found := where(rows, name=name, of="kl_sensitivity"):
             bare = [{"n": row["n"], "kl": row["kl"]} for row in found]
             line(axes, bare, "n", "kl", cross, markersize=3.5, markeredgewidth=0.6, label="unsolved prompts at most")
-        powers_axis(axes, sizes, "n of Best-of-n")
+        powers_axis(axes, [row["n"] for row in measured], "n of Best-of-n")
         axes.set_title(name)
         guide(axes, y=0.0)
     panels[0].set_ylabel("KL (nats a sequence)")

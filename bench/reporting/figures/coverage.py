@@ -33,6 +33,7 @@ METHODS = {
     "weighted_majority": ("majority weighted by it", Look("#CC79A7", "v", (0, (5, 1.5, 1, 1.5)))),
     "majority": ("majority", Look(COLOURS["control"], "s", (0, (2.5, 1.5)))),
 }
+PLACES = (2, 1, 3, 4)  # of METHODS among five: coverage in the middle, at k itself, where the law through it is
 
 
 def coverage(groups: Sequence[Group]) -> Figure | None:
@@ -89,11 +90,10 @@ def _coverage(drawn: Any, rows: Rows) -> None:
     names = list(dict.fromkeys(row["name"] for row in rows))
     panels = grid_of(drawn, len(names), sharey=True)
     for axes, name in zip(panels, names, strict=True):
-        shown = [method for method in METHODS if where(rows, name=name, method=method)]
-        for place, method in enumerate(shown):
-            title, look = METHODS[method]
-            found = beside(where(rows, name=name, method=method), "k", place, len(shown))
-            line(axes, found, "k", "accuracy", look, label=title)
+        for place, (method, (title, look)) in zip(PLACES, METHODS.items(), strict=True):
+            found = beside(where(rows, name=name, method=method), "k", place, len(PLACES) + 1)
+            if found:
+                line(axes, found, "k", "accuracy", look, label=title)
         for row in (fitted := [row for row in where(rows, name=name) if row["method"].startswith(FIT)])[:1]:
             bare = [{"k": one["k"], "accuracy": one["accuracy"]} for one in fitted]
             title = FIT if len(names) > 1 else row["method"]

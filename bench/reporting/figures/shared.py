@@ -14,7 +14,7 @@ from bench.reporting.ways import in_order, named
 Rows = list[dict[str, Any]]
 
 MOST_TICKS = 7  # named on an axis
-DODGE = 0.08  # octaves between the points of two series at one x
+DODGE = 0.06  # octaves between the points of two series at one x
 WIDEST = 0.4  # octaves from the first to the last of them
 
 
