@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.errors import BenchError
 from bench.progress import say
@@ -11,7 +12,18 @@ FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")  # weights in
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def snapshot(id: str, revision: str, *, code: bool = False) -> Path:
+class Asking(NamedTuple):
+    """The settings that a model's id and revision stand in, and what to do without the hub, for the sentences here."""
+
+    id: str
+    revision: str
+    instead: str
+
+
+POLICY = Asking("policy.id", "policy.revision", "use policy=folder")
+
+
+def snapshot(id: str, revision: str, *, code: bool = False, asking: Asking = POLICY) -> Path:
     """The folder of the model `id` at the commit that `revision` (a branch, a tag, a commit) is, downloaded if missing.
 
     Without a network, or under HF_HUB_OFFLINE=1, what the local cache last knew of the revision. code: the model's own
@@ -20,7 +32,8 @@ def snapshot(id: str, revision: str, *, code: bool = False) -> Path:
     """
     from huggingface_hub import errors, snapshot_download
 
-    where = f"policy.id={id}"
+    where = f"{asking.id}={id}"
+    of_revision = "" if revision == "main" else f" --revision {revision}"
     try:
         found = snapshot_download(
             id,
@@ -37,7 +50,7 @@ def snapshot(id: str, revision: str, *, code: bool = False) -> Path:
             "HF_TOKEN)."
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise BenchError(f"policy.revision={revision} is no branch, tag or commit of {id}.") from error
+        raise BenchError(f"{asking.revision}={revision} is no branch, tag or commit of {id}.") from error
     except errors.RepositoryNotFoundError as error:
         raise BenchError(
             f"{where} is no model of the hub, or a private one: check the spelling, or give a token (hf auth login)."
@@ -47,12 +60,12 @@ def snapshot(id: str, revision: str, *, code: bool = False) -> Path:
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
         raise BenchError(
             f"{where} at revision {revision} is not in the local cache and the hub can't be reached; download it where "
-            f"there is a network (hf download {id}) or use policy=folder. ({_first_line(error)})"
+            f"there is a network (hf download {id}{of_revision}) or {asking.instead}. ({_first_line(error)})"
         ) from error
     folder = Path(found)
-    _check_weights(folder, where)
+    _check_weights(folder, where, asking)
     if not COMMIT.fullmatch(revision):
-        say(f"{where}: revision {revision} is commit {folder.name}; policy.revision={folder.name} keeps it")
+        say(f"{where}: revision {revision} is commit {folder.name}; {asking.revision}={folder.name} keeps it")
     return folder
 
 
@@ -64,7 +77,7 @@ def named_by(folder: Path) -> tuple[str, str] | None:
     return cache.removeprefix("models--").replace("--", "/"), commit
 
 
-def _check_weights(folder: Path, where: str) -> None:
+def _check_weights(folder: Path, where: str, asking: Asking) -> None:
     if not (folder / "config.json").is_file():
         raise BenchError(f"{where} holds no config.json in {folder}: it is no model that transformers can load.")
     index = folder / "model.safetensors.index.json"
@@ -75,7 +88,7 @@ def _check_weights(folder: Path, where: str) -> None:
     if not list(folder.glob("*.safetensors")):
         raise BenchError(
             f"{where} has no weights in safetensors, and other formats are not read as they can run code; choose a "
-            "revision that has them, or convert it (save_pretrained) and use policy=folder."
+            f"revision that has them, or convert it (save_pretrained) and {asking.instead}."
         )
     raise BenchError(f"{where} is not complete in {folder}: {missing[0]} is missing; run once with a network.")
 

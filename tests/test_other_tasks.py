@@ -156,8 +156,12 @@ def test_without_a_gold_model_preferences_are_refused() -> None:
         settings.check(composed("task=ultrafeedback"))
     with pytest.raises(BenchError, match="has no verifier for these prompts: name the reward model"):
         UltraFeedback(path="anywhere").prompts("train")
-    with pytest.raises(BenchError, match="is not a folder"):
+    with pytest.raises(BenchError, match=r"^task\.gold_model=\./nowhere is not a folder"):
         UltraFeedback(path="anywhere", gold_model="./nowhere").prompts("train")
+    with pytest.raises(
+        BenchError, match=r"^task\.gold_model=nobody/nothing at revision main is not in the local cache"
+    ):
+        UltraFeedback(path="anywhere", gold_model="nobody/nothing").prompts("train")
 
 
 def test_the_gold_model_itself_is_asked(random_policy: Policy, tmp_path: Path) -> None:

@@ -262,3 +262,11 @@ def test_equal_differences_under_a_few_seeds_resolve_nothing(tmp_path: Path):
     (found,) = transfers(grouped(runs)[0]).values()
     assert (found.verdict, found.p_value) == ("not resolved", 1.0)
     assert found.difference.low == 0.0
+
+
+def test_a_difference_that_does_not_vary_says_so_and_no_number(run: Run) -> None:
+    """Of two policies that are never right, say: its standard error is 0, and the smallest difference unknown."""
+    numbers = {"difference": 0.0, "difference_low": 0.0, "difference_high": 0.0, "minimum_detectable": float("nan")}
+    text = told(run, **{f"tuned_vs_control/pass@1/{key}": value for key, value in numbers.items()})
+    assert "not resolved from its random control (.000 [.000, .000]; too little varies to say what would be" in text
+    assert "nan" not in text

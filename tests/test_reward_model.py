@@ -1,5 +1,6 @@
 """Reward models: a text's score is that of the model's own forward on that text alone, whatever it is batched with."""
 
+import functools
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,7 +22,10 @@ from transformers import (
 from bench import chat
 from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
+from bench.scoring.combined import combined
+from bench.scoring.judge import judge
 from bench.scoring.prefix_sharing import applicable, shared_lengths
+from bench.scoring.preparing import prepared
 from bench.scoring.reward_model import batches, find, reward_model
 from bench.store import Store
 
@@ -297,8 +301,18 @@ def test_a_folder_that_is_not_there_is_named(model):
 
 
 def test_a_hub_model_that_is_not_at_hand_is_one_sentence():
-    with pytest.raises(BenchError, match=r"scoring\.model=nobody/nothing is no local folder, and the hub gave no"):
-        find("nobody/nothing")
+    with pytest.raises(BenchError, match=r"scoring\.model=nobody/nothing at revision v3 is not in the .*--revision v3"):
+        find("nobody/nothing", "v3")
+
+
+def test_a_model_that_is_missing_is_told_before_anything_is_drawn():
+    """Inside another scorer too; a scorer that names a server's model, without a revision, is left alone."""
+    missing = functools.partial(reward_model, model="nobody/nothing")
+    for scoring in (missing, functools.partial(combined, parts={"one": {"weight": 1.0, "scorer": missing}})):
+        with pytest.raises(BenchError, match=r"scoring\.model=nobody/nothing at revision main is not in the local"):
+            prepared(scoring, base=None, task=None, generation=None)
+    served = functools.partial(judge, model="nobody/nothing", url="http://localhost/v1")
+    assert prepared(served, base=None, task=None, generation=None).keywords["model"] == "nobody/nothing"
 
 
 def test_a_hub_model_is_pinned_to_the_commit_of_its_revision(store, saved, few_prompts, pool, tmp_path, monkeypatch):

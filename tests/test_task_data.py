@@ -317,6 +317,17 @@ def test_a_row_without_the_field_is_refused(tmp_path: Path) -> None:
         Gsm8k(path=made.write(tmp_path, train=[{"prompt": "?", "answer": "#### 1"}])).prompts("train")
 
 
+def test_own_prompts_under_other_names_say_which_setting_names_them(tmp_path: Path) -> None:
+    path = made.write(tmp_path, train=[{"question": "?", "gold": "1"}])
+    for named, setting in (({}, "prompt_field"), ({"prompt_field": "question"}, "answer_field")):
+        with pytest.raises(BenchError, match=rf"its fields are question, gold: .*task\.{setting}=NAME"):
+            Jsonl(path=path, **named).prompts("train")
+    with pytest.raises(BenchError, match=r"task\.compare=tests or reward_model"):
+        Jsonl(path=path, prompt_field="question").prompts("train")
+    with pytest.raises(BenchError, match=r"no field 'tests'; .*: name the right one with task\.tests_field=NAME\."):
+        Jsonl(path=path, prompt_field="question", compare="tests").prompts("train")
+
+
 def test_own_prompts_from_one_file(tmp_path: Path) -> None:
     folder = made.write(tmp_path, prompts=made.prompts(60))
     task = Jsonl(path=f"{folder}/prompts.jsonl", compare="number", id_field="id")

@@ -176,7 +176,10 @@ class Harness:
                     )
             except (ConnectionError, FileNotFoundError) as error:
                 first = str(error).strip().partition("\n")[0]
-                raise BenchError(f"evaluation.harness_tasks={task}: its data can't be had here: {first}") from error
+                raise BenchError(
+                    f"evaluation.harness_tasks={task}: its data can't be had here: {first.rstrip('.')}. Go online "
+                    "once, leave the task out, or give one on files of your own (evaluation.harness_include)."
+                ) from error
         metrics = {
             f"{name}/{metric}": float(value)
             for name, of_task in found["results"].items()

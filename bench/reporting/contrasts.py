@@ -1,5 +1,6 @@
 """Paired comparisons over training seeds and prompts: difference, interval, what could be detected, verdict."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -8,7 +9,7 @@ import numpy as np
 
 from bench.estimators.distributions import t_cdf, t_quantile
 from bench.estimators.uncertainty import holm, paired_difference, seed_interval, sign_flip_p_values
-from bench.reporting.collect import Estimate, Run
+from bench.reporting.collect import Estimate, Run, short
 from bench.reporting.groups import Group
 from bench.seeds import generator
 
@@ -30,6 +31,13 @@ class Contrast:
     prompts: int  # with a value on both sides under every seed
     verdict: str = ""  # better, worse, not resolved
     family: int = 1  # comparisons that the p-value and the verdict are adjusted for; nothing else of it is
+
+    @property
+    def power(self) -> str:
+        """For a sentence on a comparison that is not resolved: which difference would be."""
+        if math.isnan(self.detectable):  # where the difference does not vary, nothing says how it would
+            return "too little varies to say what would be found"
+        return f"{short(self.detectable)} would be found"
 
     @property
     def adjustment(self) -> str:

@@ -124,7 +124,7 @@ def sentences(groups: Sequence[Group]) -> list[str]:
     for rival, compared in (("the random gate", against_random(found)), ("full RFT", against_rft(found))):
         for label, one in compared.items():
             says = {"better": "beats", "worse": "is worse than", "not resolved": "is not shown to beat"}[one.verdict]
-            power = f"; {short(one.detectable)} would be found" if one.verdict == "not resolved" else ""
+            power = f"; {one.power}" if one.verdict == "not resolved" else ""
             sign = "+" if one.difference.value > 0 else ""
             p_value = f"= {short(one.p_value)}" if one.p_value >= 0.0005 else "< .001"
             lines.append(

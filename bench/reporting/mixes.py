@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.reporting.collect import Estimate, short
+from bench.reporting.collect import Estimate
 from bench.reporting.contrasts import Contrast, contrast, judged
 from bench.reporting.groups import Group
 from bench.reporting.tables.shared import split
@@ -106,7 +106,7 @@ def _against(mix: Mix, one: Contrast) -> str:
     words = {"better": "beats", "worse": "is worse than", "not resolved": "does not beat"}[one.verdict]
     signed = f"{'+' if one.difference.value > 0 else ''}{one.difference}"
     if one.verdict == "not resolved":
-        signed += f", not resolved{one.adjustment}; {short(one.detectable)} would be found"
+        signed += f", not resolved{one.adjustment}; {one.power}"
     where = " ".join(f"{name}={value}" for name, value in mix.others.items())
     of = f"{one.prompts} {split([mix.group])} prompts, {one.seeds} seed{'s' if one.seeds > 1 else ''}"
     return (

@@ -67,7 +67,7 @@ def _of_selection(group: Group, found: dict[str, Contrast]) -> str:
 def _against(one: Contrast, whom: str) -> str:
     """e.g. "better than the base (+.21 [.17, .24])"."""
     if one.verdict == "not resolved":
-        return f"not resolved from {whom}{one.adjustment} ({_signed(one)}; {short(one.detectable)} would be found)"
+        return f"not resolved from {whom}{one.adjustment} ({_signed(one)}; {one.power})"
     return f"{one.verdict} than {whom} ({_signed(one)})"
 
 

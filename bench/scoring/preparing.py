@@ -3,6 +3,9 @@
 A scorer is a function (prompts, completions, *, settings) -> Rewards. A function without these two artifacts makes a
 scorer instead, from what it asks for by name: `base`, `task`, `generation` (see bench.experiment), and `prepare`, which
 prepares another scorer for it. Scorers inside a scorer's settings are prepared as well; a maker prepares its own.
+
+A scorer whose settings are a `model` and its `revision`, a folder or a model of the hub, has it found here: one that is
+missing is told before a pool is drawn, not after.
 """
 
 import functools
@@ -11,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bench.artifacts import Rewards
+from bench.scoring.reward_model import find
 
 Scoring = Callable[..., Rewards]
 
@@ -25,6 +29,9 @@ def prepared(scoring: Callable[..., Any], **available: Any) -> Scoring:
     asked = {name: value for name, value in offered.items() if name in parameters and name not in settings}
     if "completions" not in parameters:
         return function(**settings, **asked)
+    if settings.get("model") is not None and {"model", "revision"} <= parameters.keys():
+        named = {name: settings[name] for name in ("model", "revision", "trust_remote_code") if name in settings}
+        find(**named)
     settings = {name: _inside(value, available) for name, value in settings.items()}
     return functools.partial(function, **settings, **asked) if settings or asked else function
 

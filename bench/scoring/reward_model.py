@@ -8,12 +8,13 @@ not depend on its batch: padding lies to the right, masked, and is never taken f
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from bench import chat
+from bench import chat, hub
 from bench.allowed import DTYPE, TRUE_OR_FALSE, or_null, text, whole
 from bench.artifacts import Completions, Message, Prompts, Rewards, content_hash
 from bench.errors import BenchError
@@ -31,6 +32,7 @@ STAGE = "score_reward_model"
 HEADS = ("score", "classifier", "classification_head")  # what the library's models call their last layers
 BATCH_TOKENS = {"cpu": 2_048, "cuda": 16_384}  # a CPU is slower on what its caches can't hold
 PADDING = {"cpu": 128, "cuda": 4_096}  # tokens that cost as much as one more call of the model, about
+SCORER = hub.Asking("scoring.model", "scoring.revision", "give the path of a folder that is there")
 TRUST = "scoring.trust_remote_code=true"
 ENDLESS = 10**9  # tokenizers without a limit state a number beyond this
 
@@ -74,28 +76,29 @@ def reward_model(
     return score(prompts, completions, address, max_length=max_length, dtype=dtype, batch_tokens=batch_tokens)
 
 
-def find(model: str, revision: str = "main", *, trust_remote_code: bool = False) -> RewardModel:
-    """The address of a model in a local folder, or on the hub at a revision; its key says whether its code is run."""
+def find(
+    model: str, revision: str = "main", *, trust_remote_code: bool = False, asking: hub.Asking = SCORER
+) -> RewardModel:
+    """The address of a model in a local folder, or on the hub at a revision; its key says whether its code is run.
+
+    A model of the hub is downloaded where the cache lacks it. asking: the settings that name it, for the errors.
+    """
     path = Path(model).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file() or not list(path.glob("*.safetensors")):
-            raise BenchError(f"scoring.model={model} lacks config.json or *.safetensors; save_pretrained writes both.")
+            raise BenchError(f"{asking.id}={model} lacks config.json or *.safetensors; save_pretrained writes both.")
         content = replace(folder(path, code=trust_remote_code), trust_remote_code=trust_remote_code)
         return RewardModel(str(path.absolute()), None, content.key, trust_remote_code)
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
-        raise BenchError(f"scoring.model={model} is not a folder; give one, or a hub id such as OWNER/NAME.")
-    from huggingface_hub import hf_hub_download
-
-    try:
-        config = hf_hub_download(model, "config.json", revision=revision)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BenchError(
-            f"scoring.model={model} is no local folder, and the hub gave no such model at revision {revision}: {reason}"
-        ) from error
-    commit = Path(config).parent.name  # of the folder in the hub's cache
+        raise BenchError(f"{asking.id}={model} is not a folder; give one, or a hub id such as OWNER/NAME.")
+    commit = _commit(model, revision, trust_remote_code, asking)
     key = f"{model}@{commit}"
     return RewardModel(model, commit, content_hash(key, "code") if trust_remote_code else key, trust_remote_code)
+
+
+@lru_cache(maxsize=64)  # every unit of a pool asks, and the hub is asked once
+def _commit(model: str, revision: str, code: bool, asking: hub.Asking) -> str:
+    return hub.snapshot(model, revision, code=code, asking=asking).name  # of the commit's folder in the hub's cache
 
 
 def score(

@@ -15,11 +15,13 @@ import numpy as np
 from bench.allowed import or_null, text
 from bench.artifacts import Message, content_hash
 from bench.errors import BenchError
+from bench.hub import Asking
 
 if TYPE_CHECKING:
     from bench.scoring.reward_model import Scorer
 
 Model = Annotated[str | None, or_null(text(r"[^\0\n]+", "a hub id or the path of a folder"))]
+ASKING = Asking("task.gold_model", "task.gold_revision", "give the path of a folder that is there")
 REMEMBERED = 1 << 18  # scores: those of a pool are asked for twice, as verdicts and as rewards
 
 
@@ -40,7 +42,7 @@ class GoldModel:
         """The gold model by its content: another one gives other verdicts."""
         from bench.scoring.reward_model import find, resolved
 
-        found = f"{self.label} by {find(self._named(), self.revision).key} in {resolved(self.dtype)}"
+        found = f"{self.label} by {find(self._named(), self.revision, asking=ASKING).key} in {resolved(self.dtype)}"
         return found if self.threshold is None else f"{found}, above {self.threshold!r}"
 
     def check(self) -> None:
@@ -125,4 +127,4 @@ def _known(model: str, revision: str, dtype: str) -> dict[str, float]:
 def _scorer(model: str, revision: str, dtype: str) -> "Scorer":
     from bench.scoring.reward_model import Scorer, find, resolved
 
-    return Scorer(find(model, revision), max_length=None, dtype=resolved(dtype), batch_tokens=None)
+    return Scorer(find(model, revision, asking=ASKING), max_length=None, dtype=resolved(dtype), batch_tokens=None)

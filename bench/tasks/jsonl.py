@@ -29,6 +29,10 @@ from bench.tasks.splits import Example
 SPLITS = ("train", "validation", "test")
 ROLES = ("system", "user", "assistant")
 Name = text(r"[^\0\n]+", "the name of a field")
+NAMED = "name the right one with task.{}=NAME"
+UNANSWERED = (
+    f"{NAMED.format('answer_field')}, or for prompts without an answer let task.compare=tests or reward_model judge"
+)
 
 
 def _compiles(pattern: object) -> bool:
@@ -129,7 +133,7 @@ class Jsonl(RowsTask):
             return found
         by_split: dict[str, list[Row]] = {split: [] for split in SPLITS}
         for row in (row for rows in found.values() for row in rows):
-            split = str(field(row, self.split_field, self.name))
+            split = str(field(row, self.split_field, self.name, otherwise=NAMED.format("split_field")))
             if split not in by_split:
                 raise BenchError(
                     f"A row of task.path={self.files} has {self.split_field}={split}, which is none of "
@@ -139,13 +143,17 @@ class Jsonl(RowsTask):
         return {split: rows for split, rows in by_split.items() if rows}
 
     def example(self, row: Row, name: str) -> Example | None:
-        name = name.replace(f"{WHOLE}-", "row-") if self.id_field is None else str(field(row, self.id_field, self.name))
+        name = (
+            name.replace(f"{WHOLE}-", "row-")
+            if self.id_field is None
+            else str(field(row, self.id_field, self.name, otherwise=NAMED.format("id_field")))
+        )
         if self.messages_field is not None:
-            messages = _chat(field(row, self.messages_field, self.name), name)
+            messages = _chat(field(row, self.messages_field, self.name, otherwise=NAMED.format("messages_field")), name)
             asked = [one for one in messages if one["role"] != "system"] or messages  # what all share is no question
             question = "\n".join(message["content"] for message in asked)
         else:
-            question = str(field(row, self.prompt_field, self.name))
+            question = str(field(row, self.prompt_field, self.name, otherwise=NAMED.format("prompt_field")))
             messages = self.asked(question)
         answer = self._answer(row, name, messages)
         return None if answer is None else Example(name, question, messages, answer)
@@ -153,9 +161,9 @@ class Jsonl(RowsTask):
     def _answer(self, row: Row, name: str, messages: tuple[Message, ...]) -> str | None:
         """What the row's completions are judged by; None where that can't be read."""
         if isinstance(self.judge, Programs):
-            return _tests(field(row, self.tests_field, self.name))
+            return _tests(field(row, self.tests_field, self.name, otherwise=NAMED.format("tests_field")))
         if isinstance(self.judge, Answers):
-            return self.judge.answer(_plain(field(row, self.answer_field, self.name)))
+            return self.judge.answer(_plain(field(row, self.answer_field, self.name, otherwise=UNANSWERED)))
         if self.gold_threshold is None and self.answer_field not in row:
             raise BenchError(
                 f"Row {name} of jsonl has no field {self.answer_field!r} with a reference that the gold model could "

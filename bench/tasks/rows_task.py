@@ -109,10 +109,13 @@ class RowsTask:
         return from_hub(repo, config=config, revision=revision, splits=self.repo_splits)
 
 
-def field(row: Row, name: str, task: str) -> Any:
-    """A row's field; BenchError where it has none of this name."""
+def field(row: Row, name: str, task: str, *, otherwise: str = "") -> Any:
+    """A row's field; BenchError where it has none of this name. otherwise: what the user can do then, e.g. name it."""
     if name not in row:
-        raise BenchError(f"A row of {task} has no field {name!r}; its fields are {', '.join(map(str, row)) or 'none'}.")
+        raise BenchError(
+            f"A row of {task} has no field {name!r}; its fields are {', '.join(map(str, row)) or 'none'}"
+            f"{': ' if otherwise else ''}{otherwise}."
+        )
     return row[name]
 
 

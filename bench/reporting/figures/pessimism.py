@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from bench.reporting.collect import short
 from bench.reporting.contrasts import contrast, judged
 from bench.reporting.exhibit import Figure
 from bench.reporting.figures.shared import Rows, beside, curve_rows, grid_of, legend_above, line, powers_axis, where
@@ -59,7 +58,7 @@ def of_pessimism(group: Group) -> list[str]:
     parts = [
         f"{f'not resolved from it{one.adjustment}' if one.verdict == 'not resolved' else one.verdict} at beta = {beta} "
         f"({'+' if one.difference.value > 0 else ''}{one.difference}"
-        f"{f'; {short(one.detectable)} would be found' if one.verdict == 'not resolved' else ''})"
+        f"{f'; {one.power}' if one.verdict == 'not resolved' else ''})"
         for beta, one in found.items()
     ]
     return [f"Against Best-of-{n}, pessimism with as many samples is {'; '.join(parts)}."]

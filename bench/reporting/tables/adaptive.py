@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 
-from bench.reporting.collect import short
 from bench.reporting.contrasts import contrast, judged
 from bench.reporting.exhibit import Table
 from bench.reporting.groups import Group
@@ -80,7 +79,7 @@ def of_adaptive(groups: Sequence[Group]) -> list[str]:
         samples, others = (_mean(each, TOTAL) for each in (group, uniform))
         covered, of_theirs = (_mean(each, "adaptive/coverage") for each in (group, uniform))
         verdict = (
-            f"not resolved{one.adjustment} from ({one.difference}; {short(one.detectable)} would be found)"
+            f"not resolved{one.adjustment} from ({one.difference}; {one.power})"
             if one.verdict == "not resolved"
             else f"{one.verdict} than ({one.difference})"
         )
