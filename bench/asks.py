@@ -62,7 +62,8 @@ class Work:
     evaluations: int
     examples: float  # that all trainings see, counted once an epoch
     compared: int  # completions read for a KL, once for each of the two models
-    harnessed: int  # evaluations of policies by lm-eval on the held-out prompts: their completions
+    harnessed: int  # policies that lm-eval judges
+    harness_completions: int  # theirs on the held-out prompts
     unknown: tuple[str, ...] = ()  # settings for all prompts that there are, which only the data can tell: counted as 0
 
 
@@ -72,7 +73,9 @@ def work(cells: "Sequence[Cell]") -> Work:
     held_out: dict[Hashable, int] = {}
     choosing: dict[Hashable, float] = {}
     trainings: dict[Hashable, float] = {}
-    evaluations: dict[Hashable, tuple[int, int, int]] = {}
+    evaluations: dict[
+        Hashable, tuple[int, int, int, int]
+    ] = {}  # completions, compared, lm-eval's policies and completions
     unknown: dict[str, None] = {}
     for cell in cells:
         cfg: Any = OmegaConf.to_container(cell.cfg, resolve=True)
@@ -97,13 +100,17 @@ def work(cells: "Sequence[Cell]") -> Work:
             _at_least(held_out, {drawn_by: test * drawn(cfg, samples)})
         measured = settings_key(cfg, "evaluation", "split", "seed")
         # greedy ones, and samples; the base's samples are among those above, and its KL from itself reads it once
-        evaluations[base, measured] = (test, kl, test)
+        evaluations[base, measured] = (test, kl, 1, test)
         both = test * (1 + drawn(cfg, sampled))
         for name in asked.others:
-            evaluations[base, name, measured] = (both, 2 * kl, test)
+            evaluations[base, name, measured] = (both, 2 * kl, 1, test)
         for name in asked.tuned:
             again = asked.kl_from if "tuned" in name else 0
-            evaluations[root, name, measured] = (both, 2 * kl * (1 + again), test)
+            evaluations[root, name, measured] = (both, 2 * kl * (1 + again), 1, test)
+        if cfg["training"].get("keep_every"):
+            evaluations |= {
+                (root, *key): one for key, one in _along_training(cfg, asked, prompts("validation")).items()
+            }
     judged = [sum(column) for column in zip(*evaluations.values(), strict=True)]
     return Work(
         pools=len(pools),
@@ -114,8 +121,23 @@ def work(cells: "Sequence[Cell]") -> Work:
         examples=sum(trainings.values()),
         compared=judged[1],
         harnessed=judged[2],
+        harness_completions=judged[3],
         unknown=tuple(unknown),
     )
+
+
+def _along_training(cfg: Config, asked: Asks, prompts: int) -> dict[Name, tuple[int, int, int, int]]:
+    """Evaluations of the base and of what trainings keep on the way, on validation prompts; see bench.training.kept."""
+    training, of = cfg["training"], cfg["evaluation"]
+    completions, kl = prompts * (1 + drawn(cfg, of["num_completions"])), prompts * of["kl_completions"]
+    measured = settings_key(cfg, "evaluation", "seed")
+    found: dict[Name, tuple[int, int, int, int]] = {(measured, "base"): (completions, kl, 0, 0)}
+    for name, seen in asked.tuned.items():
+        batches = math.ceil(seen / training["epochs"] / training["batch_size"])
+        updates = math.ceil(batches * training["epochs"])
+        for number in range((updates - 1) // training["keep_every"] + 1):  # the last one is kept in any case
+            found[measured, *name, number] = (completions, 2 * kl, 0, 0)
+    return found
 
 
 def _at_least(counts: dict[Hashable, Any], more: Mapping[Any, Any]) -> None:

@@ -29,6 +29,7 @@ SMALL = [
     [
         ["seed=0"],
         ["control=none", "top_p=0.5"],
+        ["training.keep_every=5"],
         ["procedure=rounds", "procedure.rounds=2", "procedure.train_on=union"],
         ["procedure=rounds", "procedure.rounds=1", "procedure.stop=validation", "procedure.validation_completions=2"],
         ["procedure=adaptive", "control=none", "procedure.stop=none", "procedure.accept_above=-1"],

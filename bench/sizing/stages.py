@@ -104,10 +104,10 @@ def estimate(cells: Sequence[Cell], machine: Machine, told: Told) -> Estimate:
         stages.append(Stage("programs", 0, 0, run * PROGRAM / cfg["scoring"].get("workers", 1), 0))
     stages += [base.training(asked.examples), base.divergence(asked.compared)]
     if cfg["evaluation"]["lm_eval"]:
-        stages.append(base.lm_eval(asked.harnessed))
+        stages.append(base.lm_eval(asked.harness_completions))
     wanted, said = harness.requests(cfg["evaluation"], prompt, completion)
     if wanted:
-        stages.append(base.harness_tasks(wanted, asked.evaluations))
+        stages.append(base.harness_tasks(wanted, asked.harnessed))
     notes += said
     if assumes_kept(cfg):
         notes.append(f"assumed that the selection keeps {ALL_KEPT:.0%} of each pool")
