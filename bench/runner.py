@@ -64,6 +64,10 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
             from bench.reporting.files import write_figure
             from bench.reporting.verdicts import verdicts
 
+            if cfg.evaluation.get("harness_tasks"):
+                from bench.evaluation.harness_tasks import find_tasks
+
+                find_tasks(tuple(cfg.evaluation.harness_tasks), cfg.evaluation.harness_include)
             results = procedure(**parts, **{name: cfg[name] for name in settings.RUN_SETTINGS})
             metrics = records.write(folder, cfg, results, store.uses)
             finished = read_run(folder)

@@ -49,7 +49,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from transformers import AutoConfig, Qwen3ForSequenceClassification
 
     folder = tmp_path_factory.mktemp("models")
-    found = {name: _room(families.make(name, folder / name).path) for name in ("qwen_2_5", "llama_3", "qwen_3")}
+    found = {name: _room(families.make(name, folder / name).path) for name in ("qwen_2_5_base", "llama_3", "qwen_3")}
     for seed, role in enumerate(("reward", "gold")):
         shutil.copytree(found["qwen_3"], folder / role)
         config = AutoConfig.from_pretrained(folder / role, num_labels=1)
@@ -65,15 +65,15 @@ def gsm8k(folder: Path) -> str:
 
 
 EXPERIMENTS = {
-    "gsm8k_qwen": ("qwen_2_5", gsm8k, []),
-    "gsm8k_reward_model": ("qwen_2_5", gsm8k, ["scoring.model={reward}"]),
+    "gsm8k_qwen": ("qwen_2_5_base", gsm8k, []),
+    "gsm8k_reward_model": ("qwen_2_5_base", gsm8k, ["scoring.model={reward}"]),
     "math_llama": (
         "llama_3",
         lambda folder: made.write(folder, train=made.math_train(24), test=made.math500(8)),
         [KEEPS_SOME, "~selection.every_step"],
     ),
     "code_qwen": (
-        "qwen_2_5",
+        "qwen_2_5_base",
         lambda folder: made.write(
             folder, train=made.mbpp(24), validation=made.mbpp(4, seed=3), test=made.mbpp(8, seed=5)
         ),
@@ -138,7 +138,7 @@ def test_own_prompts_without_answers_run_with_what_judges_them(kind, models, tmp
     rows, settings = OWN[kind]
     cfg = composed(
         *("task=jsonl", f"task.path={made.write(tmp_path, own=rows)}/own.jsonl", *SMALL),
-        *("policy=folder", f"policy.path={models['qwen_2_5']}"),
+        *("policy=folder", f"policy.path={models['qwen_2_5_base']}"),
         *(f"store={tmp_path / 'store'}", f"outputs={tmp_path / 'outputs'}"),
         *(setting.format(**models) for setting in settings),
     )
@@ -173,8 +173,15 @@ def test_a_missing_model_is_one_sentence(tmp_path):
     assert "\n" not in str(one.value)
 
 
+def test_a_missing_data_set_of_lm_evals_is_told_before_anything_is_drawn(models, tmp_path):
+    asked = [*SMALL, "policy=folder", f"policy.path={models['qwen_2_5_base']}", f"task.path={gsm8k(tmp_path / 'rows')}"]
+    with pytest.raises(BenchError, match=r"evaluation\.harness_tasks=gsm8k: its data can't be had here"):
+        run(tmp_path, "experiment=gsm8k_qwen", *asked, "evaluation.harness_tasks=[gsm8k]")
+    assert not (tmp_path / "s" / "generate").exists()
+
+
 def test_a_missing_data_set_is_one_sentence(models, tmp_path):
-    asked = ["experiment=gsm8k_qwen", *SMALL, "policy=folder", f"policy.path={models['qwen_2_5']}"]
+    asked = ["experiment=gsm8k_qwen", *SMALL, "policy=folder", f"policy.path={models['qwen_2_5_base']}"]
     with pytest.raises(BenchError, match="openai/gsm8k") as one:
         run(tmp_path, *asked)
     assert "\n" not in str(one.value)
@@ -197,6 +204,6 @@ def test_too_little_gpu_memory_is_one_sentence(models, tmp_path, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr("bench.training.sft.trainable", full)
-    rows, policy = gsm8k(tmp_path / "rows"), f"policy.path={models['qwen_2_5']}"
+    rows, policy = gsm8k(tmp_path / "rows"), f"policy.path={models['qwen_2_5_base']}"
     with pytest.raises(BenchError, match=r"The GPU's memory ran out: lower training\.micro_batch_size .* bench\.size"):
         run(tmp_path, "experiment=gsm8k_qwen", *SMALL, "policy=folder", policy, f"task.path={rows}")

@@ -19,7 +19,7 @@ from bench import chat, policies, processes
 from bench.artifacts import Policy
 from bench.errors import BenchError
 from bench.evaluation import harness_models
-from bench.evaluation.harness_tasks import harness_tasks, vllm_options
+from bench.evaluation.harness_tasks import find_tasks, harness_tasks, vllm_options
 from bench.generation import transformers_engine, vllm_engine
 from bench.store import Address
 
@@ -244,6 +244,17 @@ class TestOnVLLM:
         here = measured(told, names)
         assert here != measured(plain, names)
         assert measured(told, names, vllm=VLLM) == pytest.approx(here)
+
+
+def test_what_is_no_task_or_has_no_data_is_said_before_anything_is_drawn(folder):
+    find_tasks(("coins",), str(folder))
+    for names, include, said in (
+        (("coins", "notes"), str(folder), r"evaluation\.harness_tasks=notes is no task of lm-eval nor in"),
+        (("coins",), "nowhere", r"evaluation\.harness_include=nowhere is no folder"),
+        (("gsm8k",), None, r"evaluation\.harness_tasks=gsm8k: its data can't be had here: .* Go online once"),
+    ):
+        with pytest.raises(BenchError, match=said):
+            find_tasks(names, include)
 
 
 def test_what_is_no_task_or_no_folder_is_said(measured, random_policy):

@@ -9,10 +9,11 @@ when it ends. With vLLM this process's own engine is closed first, and its share
 """
 
 import contextlib
+import functools
 import json
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,36 +151,24 @@ class Harness:
         asked, stream = self.asked, small_seed(seed, "lm-eval")
         with quiet(), isolated():
             manager = _manager(task, asked.include)
-            if task not in manager.all_tasks:
-                where = "" if asked.include is None else f" nor in {asked.include}"
-                raise BenchError(
-                    f"evaluation.harness_tasks={task} is no task of lm-eval{where}; see `lm-eval ls tasks`."
-                )
             model = self._loaded()
             as_chat = model.tokenizer.chat_template is not None
             drawing = contextlib.nullcontext() if asked.vllm is None else harness_models.drawing_by(model, seed)
-            try:
-                with drawing:
-                    found: Any = simple_evaluate(
-                        model=model,
-                        tasks=[task],
-                        task_manager=manager,
-                        num_fewshot=asked.num_fewshot,
-                        limit=asked.limit,
-                        apply_chat_template=as_chat,
-                        fewshot_as_multiturn=as_chat,
-                        random_seed=stream,
-                        numpy_random_seed=stream,
-                        torch_random_seed=stream,
-                        fewshot_random_seed=stream,
-                        log_samples=False,
-                    )
-            except (ConnectionError, FileNotFoundError) as error:
-                first = str(error).strip().partition("\n")[0]
-                raise BenchError(
-                    f"evaluation.harness_tasks={task}: its data can't be had here: {first.rstrip('.')}. Go online "
-                    "once, leave the task out, or give one on files of your own (evaluation.harness_include)."
-                ) from error
+            with drawing, _data_or_said(task):
+                found: Any = simple_evaluate(
+                    model=model,
+                    tasks=[task],
+                    task_manager=manager,
+                    num_fewshot=asked.num_fewshot,
+                    limit=asked.limit,
+                    apply_chat_template=as_chat,
+                    fewshot_as_multiturn=as_chat,
+                    random_seed=stream,
+                    numpy_random_seed=stream,
+                    torch_random_seed=stream,
+                    fewshot_random_seed=stream,
+                    log_samples=False,
+                )
         metrics = {
             f"{name}/{metric}": float(value)
             for name, of_task in found["results"].items()
@@ -228,13 +217,41 @@ def lm_eval_task(
     return {"documents": documents}
 
 
+@functools.lru_cache(maxsize=8)  # the cells of a sweep ask for the same
+def find_tasks(names: tuple[str, ...], include: str | None) -> None:
+    """Raise BenchError where lm-eval has no such task, or its data can't be had here: before hours of other work."""
+    if include is not None:
+        _digest(Path(include))
+    with quiet(), isolated():
+        for task in names:
+            manager = _manager(task, include)
+            with _data_or_said(task):
+                manager.load([task])
+
+
 def _manager(task: str, include: str | None) -> Any:
     """Knows the tasks in `include`, and lm-eval's own, which take seconds to list, where those are not enough."""
     from lm_eval.tasks import TaskManager
 
     if include is not None and task in (own := TaskManager(include_path=include, include_defaults=False)).all_subtasks:
         return own
-    return TaskManager(include_path=include)
+    manager = TaskManager(include_path=include)
+    if task not in manager.all_tasks:
+        where = "" if include is None else f" nor in {include}"
+        raise BenchError(f"evaluation.harness_tasks={task} is no task of lm-eval{where}; see `lm-eval ls tasks`.")
+    return manager
+
+
+@contextlib.contextmanager
+def _data_or_said(task: str) -> Iterator[None]:
+    try:
+        yield
+    except (ConnectionError, FileNotFoundError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise BenchError(
+            f"evaluation.harness_tasks={task}: its data can't be had here: {first.rstrip('.')}. Go online once, leave "
+            "the task out, or give one on files of your own (evaluation.harness_include)."
+        ) from error
 
 
 def _digest(folder: Path) -> str:
