@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from bench.errors import BenchError
 from bench.sizing import memory, shapes, stages
 from bench.sizing.advice import advice
 from bench.sizing.harness import TASKS
-from bench.sizing.machines import GPUS, machine
+from bench.sizing.machines import GIB, GPUS, machine
 from bench.sizing.scorers import PROGRAM
 from bench.sweep import Cell, cells
 
@@ -326,3 +327,24 @@ def test_an_unknown_number_of_prompts_is_said_not_counted(monkeypatch):
 def test_every_small_sweep_that_makes_sense_has_a_real_twin():
     twins = {path.stem.removeprefix("paper_") for path in Path(CONF, "sweep").glob("paper_*.yaml")}
     assert {"num_completions_by_temperature", "kl_frontier", "rounds", "selection_methods"} <= twins
+
+
+STATED = re.compile(r"([\d.]+) hours on an H100, ([\d.]+) on an A100, (\d+) GiB at the peak")
+REAL = sorted(path.stem for path in CONF.glob("experiment/*.yaml") if "H100" in path.read_text())
+SWEEPS = ["paper_lm_eval_transfer", "paper_reward_overoptimisation", "paper_rounds"]  # those with the fewest cells
+
+
+@pytest.mark.parametrize("asked", [*(f"experiment={name}" for name in REAL), *(f"sweep={name}" for name in SWEEPS)])
+def test_a_file_states_the_hours_and_the_memory_that_are_estimated(asked):
+    text = (CONF / f"{asked.replace('=', '/')}.yaml").read_text().replace("\n# ", " ")
+    stated = STATED.search(text)
+    assert stated is not None
+    found = cells([asked], str(CONF))
+    for gpu, hours in zip(("h100", "a100"), stated.groups(), strict=False):
+        estimated = stages.estimate(found, machine(gpu, None, threads=0), stages.Told())
+        assert estimated.seconds / 3600 == pytest.approx(float(hours), rel=0.03, abs=0.05)
+        assert estimated.bytes / GIB == pytest.approx(float(stated[3]), abs=0.5)
+
+
+def test_there_are_real_experiments_to_estimate():
+    assert len(REAL) == 5
