@@ -312,6 +312,18 @@ def test_without_vllm_a_sentence_says_how_to_install_it(random_policy, store, mo
     assert "VLLM_LOGGING_LEVEL" not in os.environ
 
 
+@pytest.mark.vllm
+def test_heads_that_vllm_has_no_attention_for_are_refused(random_policy, store, tmp_path):
+    policies.load_model(random_policy).save_pretrained(tmp_path)
+    policies.load_tokenizer(random_policy).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for head_dim, said in ((16, "heads have 16 values"), (None, "heads have 24 values")):
+        config |= {"head_dim": head_dim, "hidden_size": 48, "num_attention_heads": 2}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(BenchError, match=rf"on a CPU, whose attention {said}.*32, 64, .*generation=transformers"):
+            Core(policies.folder(tmp_path), vllm_engine.options_from({}), lora_rank=0)
+
+
 def test_a_temperature_that_vllm_would_raise_is_refused(random_policy, store):
     with pytest.raises(BenchError, match=r"temperature=0\.005.*at least 0\.01"):
         generate(COINS, random_policy, num_completions=1, temperature=0.005)

@@ -1,6 +1,7 @@
 """Starting vLLM: its options, what a CPU needs of it, and its silence."""
 
 import contextlib
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -40,6 +41,8 @@ def arguments(model: Path, options: Options, *, lora_rank: int, trust_remote_cod
         ) from error
 
     on_cpu = current_platform.is_cpu()
+    if on_cpu:
+        _check_heads(model)
     gib = options.kv_cache_gib if options.kv_cache_gib is not None else (CPU_KV_CACHE_GIB if on_cpu else None)
     given: dict[str, Any] = {
         "model": str(model),
@@ -63,6 +66,22 @@ def arguments(model: Path, options: Options, *, lora_rank: int, trust_remote_cod
         "disable_log_stats": True,
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _check_heads(model: Path) -> None:
+    """BenchError where vLLM's CPU build has no attention for heads of the model's size: its engine would die."""
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    whole = json.loads((model / "config.json").read_text())
+    config = whole.get("text_config", whole)
+    hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    size = config.get("head_dim") or (hidden // heads if hidden and heads else None)
+    allowed = CPUAttentionBackend.get_supported_head_sizes()
+    if size is not None and size not in allowed:
+        raise BenchError(
+            f"generation=vllm is not allowed with {model} on a CPU, whose attention heads have {size} values: vLLM's "
+            f"CPU build takes {', '.join(map(str, allowed))}; use generation=transformers, or a GPU."
+        )
 
 
 async def launch(base: Path, options: Options, *, lora_rank: int, trust_remote_code: bool) -> Any:
