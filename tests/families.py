@@ -143,8 +143,8 @@ FAMILIES = {
 }
 
 
-def make(name: str, folder: Path) -> Policy:
-    """A two-layer model of the family with random weights, saved in `folder`."""
+def make(name: str, folder: Path, *, hidden_size: int = 32) -> Policy:
+    """A two-layer model of the family with two heads and random weights, saved in `folder`."""
     import torch
     import transformers
 
@@ -154,8 +154,8 @@ def make(name: str, folder: Path) -> Policy:
     kind = "Gemma3TextConfig" if family.model == "Gemma3" else f"{family.model}Config"
     config = getattr(transformers, kind)(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,

@@ -15,6 +15,7 @@ from test_other_tasks import preferences
 
 from bench import runner
 from bench.errors import BenchError
+from bench.generation import vllm_engine
 
 SMALL = [
     "generation=transformers",
@@ -115,6 +116,28 @@ def test_a_real_experiment_runs_from_its_own_yaml_without_the_hub(name, models, 
     made_by = {step["stage"] for step in json.loads((folder / "lineage.json").read_text())}
     assert {"generate", "sft", "divergence_samples"} <= made_by
     assert ("score_reward_model" in made_by) == ("reward_model" in name or name == "helpful_ultrafeedback")
+
+
+@pytest.mark.vllm
+def test_a_real_experiment_runs_on_the_engine_of_its_own_yaml(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    model = _room(families.make("qwen_2_5_base", tmp_path / "model", hidden_size=64).path)
+    cfg = composed(
+        "experiment=gsm8k_qwen",
+        *(setting for setting in SMALL if not setting.startswith("generation=")),
+        *("generation.kv_cache_gib=0.25", "generation.max_num_seqs=16", "generation.max_model_len=1024"),
+        *("policy=folder", f"policy.path={model}", f"task.path={gsm8k(tmp_path / 'rows')}"),
+        *(f"store={tmp_path / 'store'}", f"outputs={tmp_path / 'outputs'}"),
+    )
+    try:
+        folder = runner.run_experiment(cfg, quiet=True)
+    finally:
+        vllm_engine.close()
+    steps = json.loads((folder / "lineage.json").read_text())
+    assert {step["settings"]["engine"] for step in steps if step["stage"] == "generate"} == {"vllm"}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["base/kl"] == 0 < metrics["tuned/kl"]
+    assert 0 <= metrics["tuned/pass@1"] <= 1
 
 
 OWN = {  # rows, what judges them, and what selects
