@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
     print(f"{'':44}{'seconds':>9}{'a second':>12}{'peak memory':>14}")
     print(f"{'nothing yet':44}{'':21}{_peak():9.2f} GiB")
 
-    task, policy = WordProblems(), Policy(path=None, fingerprint="made up")  # type: ignore[arg-type]
+    task, policy = WordProblems(), Policy(path=Path("nowhere"), fingerprint="made up")
     prompts = _sums(options.prompts)
 
     def pool() -> Completions:
