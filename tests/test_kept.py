@@ -56,6 +56,15 @@ def test_a_kept_policy_is_that_of_a_shorter_training(how, random_policy, few_pro
     assert uses[0].settings == {**uses[1].settings, "keep_every": 4}
 
 
+def test_a_training_too_short_to_keep_any_says_so(random_policy, few_prompts, pool, store, capsys):
+    given = (random_policy, few_prompts, pool, CELLS)
+    fine_tune(*given, **STEADY, epochs=1, keep_every=3)
+    assert "training.keep_every" not in capsys.readouterr().err
+    fine_tune(*given, **STEADY, epochs=1, keep_every=4)
+    assert "training.keep_every=4 kept no policy on the way" in (said := capsys.readouterr().err)
+    assert "the training had 4 updates" in said
+
+
 @pytest.mark.parametrize("checkpoint_every", [None, 3])
 def test_what_was_kept_before_a_kill_is_not_made_again(
     checkpoint_every, random_policy, few_prompts, pool, store, monkeypatch

@@ -122,12 +122,16 @@ def test_shared_artifacts_cost_once(grid: list[Run]):
     assert rows["all"]["seconds"] == pytest.approx(3 * 48 + 9 * 5)
 
 
-def test_lm_eval_has_its_intervals(run: Run):
+@pytest.mark.parametrize("filtered", ["", ",none", ",strict-match"])  # as lm-eval names what a task's filters give
+def test_lm_eval_has_its_intervals(run: Run, filtered):
     assert "lm_eval" not in by_name([run])
-    values = {"base/lm_eval/word_problems/exact_match": 0.5, "base/lm_eval/word_problems/exact_match_stderr": 0.1}
+    values = {
+        f"base/lm_eval/word_problems/exact_match{filtered}": 0.5,
+        f"base/lm_eval/word_problems/exact_match_stderr{filtered}": 0.1,
+    }
     values |= {name.replace("base", "tuned"): value for name, value in values.items()}
     (row,) = by_name([replace(run, metrics=run.metrics | values)])["lm_eval"].rows
-    assert (row["task"], row["metric"], row["control"]) == ("word_problems", "exact_match", None)
+    assert (row["task"], row["metric"], row["control"]) == ("word_problems", f"exact_match{filtered}", None)
     assert row["base_low"] == pytest.approx(0.5 - 1.959964 * 0.1)
 
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from bench import chat, policies, processes
+from bench import chat, policies, processes, progress
 from bench.allowed import ABOVE_ZERO, TRUE_OR_FALSE, Count, number, one_of, or_null, whole
 from bench.artifacts import Completions, Message, Policy, Prompts, Selection, content_hash
 from bench.errors import BenchError
@@ -27,7 +27,7 @@ from bench.generation.tokens import ending_ids
 from bench.seeds import small_seed
 from bench.store import Address, current
 from bench.training import checkpoints
-from bench.training.kept import hand_over, is_kept, keep
+from bench.training.kept import hand_over, is_kept, keep, kept
 from bench.training.lora import Lora, fill, save, trainable
 from bench.training.packing import IGNORED
 from bench.training.recipe import PRECISIONS, SCHEDULERS, Recipe
@@ -153,6 +153,11 @@ def sft(policy: Policy, examples: TrainingSet, recipe: Recipe) -> Policy:
     address = Address("sft", 2, recipe.key_settings, parents)
     made = current().make(address, partial(_train, policy, examples, recipe), policies.folder)
     shutil.rmtree(checkpoints.beside(current().scratch(address)), ignore_errors=True)  # nothing goes on from there now
+    if recipe.keep_every is not None and not kept(made):
+        progress.say(
+            f"training.keep_every={recipe.keep_every} kept no policy on the way, and none is judged on validation "
+            f"prompts: the training had {len(training_log(made))} updates; ask for fewer between two."
+        )
     return replace(made, trust_remote_code=policy.trust_remote_code)  # the chat settings are in its template now
 
 

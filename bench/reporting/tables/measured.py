@@ -17,8 +17,9 @@ def harness(groups: Sequence[Group]) -> Table | None:
     marker, rows = "base/lm_eval/", []
     for group in groups:
         names = [name.removeprefix(marker) for name in group.runs[0].metrics if name.startswith(marker)]
+        errors = {_error_of(name) for name in names}
         for name in names:
-            if name.endswith("_stderr"):
+            if name in errors:
                 continue
             task, _, metric = name.rpartition("/")
             rows.append(
@@ -56,13 +57,20 @@ def harness(groups: Sequence[Group]) -> Table | None:
     )
 
 
+def _error_of(name: str) -> str:
+    """What holds the standard error of a metric: lm-eval says the metric's filter, where it has one, after a comma."""
+    task, slash, metric = name.rpartition("/")
+    measured, comma, filtered = metric.partition(",")
+    return f"{task}{slash}{measured}_stderr{comma}{filtered}"
+
+
 def _of_harness(group: Group, name: str) -> Estimate | None:
     values = np.array([run.metrics[name] for run in group.runs if run.metrics.get(name) is not None])
     if len(values) < len(group.runs):
         return None
     mean = float(values.mean())
     if len(values) == 1:
-        error = group.runs[0].metrics.get(f"{name}_stderr")
+        error = group.runs[0].metrics.get(_error_of(name))
         half = float("nan") if error is None else normal_quantile(0.975) * error
     else:
         half = t_quantile(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
