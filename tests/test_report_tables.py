@@ -296,6 +296,14 @@ def test_other_prompts_under_the_same_ids_are_refused(tmp_path: Path):
     assert len(grouped([first, keyed(4, "d", system="Be brief.")])) == 2  # the same problems, put otherwise
 
 
+def test_how_a_training_was_fitted_to_its_machine_sets_no_runs_apart(tmp_path: Path):
+    ways = [{}, {"training.checkpoint_every": 50, "training.micro_batch_size": 8}, {"training.keep_every": 5}]
+    runs = [made_run(tmp_path / str(seed), seed=seed, settings=way) for seed, way in enumerate(ways)]
+    assert [(group.settings, len(group.runs)) for group in grouped(runs)] == [({}, 3)]
+    faster = made_run(tmp_path / "faster", settings={"training.learning_rate": 0.5})
+    assert [len(group.runs) for group in grouped([*runs, faster])] == [3, 1]
+
+
 def test_runs_of_different_code_or_prompts_are_refused(tmp_path: Path, run: Run):
     for other, reason in ((made_run(tmp_path, seed=1, code="other"), "different code"),):
         with pytest.raises(BenchError, match=reason):

@@ -121,6 +121,13 @@ def test_the_kl_at_equal_accuracy_is_interpolated():
     assert at == pytest.approx([0.0, 0.1, 0.3, np.inf])
 
 
+def test_a_base_that_is_never_right_is_said_first(tmp_path: Path):
+    never = made_run(tmp_path / "never", skill={"base": 1e-9, "tuned": 0.1, "control": 1e-9})
+    now_and_then = made_run(tmp_path / "now and then", skill={"base": 0.1})
+    assert verdicts([never])[0].startswith("No sample of the base is right: see in samples.parquet")
+    assert not any("No sample" in line for line in verdicts([now_and_then]))
+
+
 def test_several_configurations_are_ranked_and_the_choice_is_corrected(tmp_path: Path):
     skills = {"top_per_prompt": 0.6, "softmax": 0.59, "random_per_prompt": 0.2}
     runs = [

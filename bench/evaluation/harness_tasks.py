@@ -250,7 +250,8 @@ def _data_or_said(task: str) -> Iterator[None]:
         first = str(error).strip().partition("\n")[0]
         raise BenchError(
             f"evaluation.harness_tasks={task}: its data can't be had here: {first.rstrip('.')}. Go online once, leave "
-            "the task out, or give one on files of your own (evaluation.harness_include)."
+            "the task out (none: evaluation.harness_tasks=[]), or give one on files of your own "
+            "(evaluation.harness_include)."
         ) from error
 
 

@@ -12,8 +12,10 @@ from bench.estimators.bootstrap import share_ends
 from bench.estimators.uncertainty import seed_interval
 from bench.evaluation.cells import SHARES
 from bench.reporting.collect import Estimate, Run
+from bench.training.recipe import SPEED_ONLY
 
 PLACES = ("store", "outputs", "name", "tracking", "threads")
+ALIKE = {f"training.{name}" for name in (*SPEED_ONLY, "keep_every")}  # settings that leave what is reported as it is
 ADDED = ("instruction", "system")  # settings of a task whose words stand around every prompt
 
 
@@ -210,7 +212,7 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in node.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
+    return {name: value for name, value in flat.items() if name not in ALIKE}
 
 
 def _repeats_seed(key: str, settings: Mapping[str, Any]) -> bool:

@@ -26,6 +26,7 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
     lines = _of_one(groups[0]) if len(groups) == 1 else _of_several(groups)
     learned = overoptimisation.sentences(scorers(groups)) if len(runs) > 1 else []
     return [
+        *_of_nothing_right(groups),
         *hybrids.sentences(groups),
         *mixes.of_mixes(groups),
         *lines,
@@ -34,6 +35,14 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
         *scorers_known(groups),
         *learned,
     ]
+
+
+def _of_nothing_right(groups: Sequence[Group]) -> list[str]:
+    """More often answers in another form than asked for than a base that can do nothing."""
+    coverage = [group.series("base", "pass", "accuracy") for group in groups]
+    if any(of_k[max(of_k)].value > 0 for of_k in coverage):
+        return []
+    return ["No sample of the base is right: see in samples.parquet whether answers stand as the task reads them."]
 
 
 def _of_one(group: Group, primary: Contrast | None = None) -> list[str]:

@@ -108,4 +108,7 @@ def _mean(group: Group, name: str) -> float | None:
     """Over the group's seeds, of a metric that all of them recorded."""
     values = [run.metrics.get(name) for run in group.runs]
     known = [float(value) for value in values if value is not None]
-    return sum(known) / len(known) if len(known) == len(values) else None
+    if len(known) < len(values):
+        return None
+    mean = sum(known) / len(known)
+    return round(mean) if all(isinstance(value, int) for value in values) else mean  # of counts, a count
