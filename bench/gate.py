@@ -1,10 +1,16 @@
 """The learnability gate: which demonstrations a policy finds easy, and what drawing for the other prompts costs."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import numpy as np
 
 from bench.allowed import one_of
+from bench.artifacts import Rewards
+from bench.errors import BenchError
+from bench.scoring.traits import refuse_comparing, refuse_too_low
+from bench.selection.cells import CORRECT
+from bench.tasks import Task
 
 GATES = ("final_nll", "nll_drop", "initial_nll", "probe_solves", "random")
 EasyBy = Annotated[str, one_of(*GATES)]
@@ -64,3 +70,35 @@ def folds_of(prompts: int, folds: int, rng: np.random.Generator) -> np.ndarray:
     fold = np.arange(prompts) % folds
     rng.shuffle(fold)
     return fold
+
+
+def refuse_unfit_parts(
+    task: Task,
+    scoring: Callable[..., Rewards],
+    prompt_filter: Callable[[np.ndarray], np.ndarray],
+    *,
+    fallback: str,
+    solves: bool,
+    sampled: bool,
+    stops: bool,
+) -> None:
+    """BenchError, before any work, for parts that do not go together.
+
+    solves: whether the gate asks which greedy samples pass; sampled: whether hard prompts are drawn for, and stops:
+    whether the first accepted ends that.
+    """
+    if solves:
+        refuse_comparing(scoring, "procedure.easy_by=probe_solves can't judge one sample of a prompt by")
+    if stops:
+        refuse_comparing(scoring, "procedure.stop_at_first_accept=true can't stop by")
+    if solves or sampled:
+        refuse_too_low(scoring, CORRECT, "procedure=hybrid")
+    if fallback != "drop" and np.isnan(prompt_filter(np.zeros((1, 2)))).all():
+        raise BenchError(
+            f"procedure.fallback={fallback} is not allowed with this prompt_filter, which leaves out prompts without "
+            "an accepted sample, those that a fallback is for: use prompt_filter=all or procedure.fallback=drop."
+        )
+    if not hasattr(task, "demonstrations_of"):
+        raise BenchError(f"task={task.name} has no demonstrations, which procedure=hybrid trains on.")
+    if fallback == "rationalise" and not hasattr(task, "with_hint"):
+        raise BenchError(f"procedure.fallback=rationalise is not allowed: task={task.name} can't word a hint.")

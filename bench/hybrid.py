@@ -21,13 +21,12 @@ from bench.demonstrations import demonstrations, nll_per_token
 from bench.errors import BenchError
 from bench.evaluation.heldout import Outcomes
 from bench.experiment import Results, trained_and_judged
-from bench.gate import NEEDS_PROBE, READS, EasyBy, easiest, easiness, samples_paid
+from bench.gate import NEEDS_PROBE, READS, EasyBy, easiest, easiness, refuse_unfit_parts, samples_paid
 from bench.generation.pooled import pooled
 from bench.generation.scattered import scattered
 from bench.probe import Probe, by_fold, probed
 from bench.savings import settings_key
 from bench.scoring.preparing import prepared
-from bench.scoring.traits import refuse_comparing, refuse_too_low
 from bench.seeds import generator
 from bench.selection.cells import CORRECT, correct, in_order
 from bench.selection.evidence import evidence_for
@@ -126,7 +125,7 @@ def with_demonstrations(
     """
     gated = 0 < easy_share < 1
     sampled = hard == "sample" and easy_share < 1
-    _refuse(
+    refuse_unfit_parts(
         task,
         scoring,
         prompt_filter,
@@ -261,38 +260,6 @@ def with_demonstrations(
         seed=seed,
         procedure=hybrid,
     )
-
-
-def _refuse(
-    task: Task,
-    scoring: Callable[..., Rewards],
-    prompt_filter: Callable[[np.ndarray], np.ndarray],
-    *,
-    fallback: str,
-    solves: bool,
-    sampled: bool,
-    stops: bool,
-) -> None:
-    """BenchError, before any work, for parts that do not go together.
-
-    solves: whether the gate asks which greedy samples pass; sampled: whether hard prompts are drawn for, and stops:
-    whether the first accepted ends that.
-    """
-    if solves:
-        refuse_comparing(scoring, "procedure.easy_by=probe_solves can't judge one sample of a prompt by")
-    if stops:
-        refuse_comparing(scoring, "procedure.stop_at_first_accept=true can't stop by")
-    if solves or sampled:
-        refuse_too_low(scoring, CORRECT, "procedure=hybrid")
-    if fallback != "drop" and np.isnan(prompt_filter(np.zeros((1, 2)))).all():
-        raise BenchError(
-            f"procedure.fallback={fallback} is not allowed with this prompt_filter, which leaves out prompts without "
-            "an accepted sample, those that a fallback is for: use prompt_filter=all or procedure.fallback=drop."
-        )
-    if not hasattr(task, "demonstrations_of"):
-        raise BenchError(f"task={task.name} has no demonstrations, which procedure=hybrid trains on.")
-    if fallback == "rationalise" and not hasattr(task, "with_hint"):
-        raise BenchError(f"procedure.fallback=rationalise is not allowed: task={task.name} can't word a hint.")
 
 
 def asks(cfg: Config, prompts: Callable[[str], int]) -> Asks:

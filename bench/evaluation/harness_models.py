@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from bench import policies
 from bench.artifacts import Policy, content_hash
+from bench.devices import device
 from bench.errors import BenchError
 from bench.generation.tokens import configured, ending_ids
 from bench.generation.vllm_launch import Options, arguments, quiet
@@ -18,11 +19,10 @@ from bench.seeds import stream_key
 
 def on_transformers(policy: Policy, *, batch_size: int = 64) -> Any:
     """lm-eval's HFLM: bfloat16 on a GPU, float32 on a CPU."""
-    import torch
     from lm_eval.models.huggingface import HFLM
 
     tokenizer = policies.load_tokenizer(policy)
-    model = policies.load_model(policy, dtype=_dtype(), device="cuda" if torch.cuda.is_available() else "cpu")
+    model = policies.load_model(policy, dtype=_dtype(), device=device())
     model.generation_config.eos_token_id = sorted(ending_ids(tokenizer, model.generation_config))
     return HFLM(
         pretrained=model,

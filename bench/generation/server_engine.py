@@ -33,6 +33,7 @@ from bench.allowed import (
     whole,
 )
 from bench.artifacts import Completions, Policy, Prompts
+from bench.devices import device
 from bench.errors import BenchError
 from bench.generation import server_checks, tokens
 from bench.generation.completions_api import PATHS, Answer, Request
@@ -109,7 +110,7 @@ def generate(
     if top_k > 0 and not extended_fields:
         raise BenchError(f"top_k={top_k} is beyond OpenAI's fields: it needs generation.extended_fields=true, or be 0.")
     if dtype == "auto":
-        dtype = "bfloat16" if _device() == "cuda" else "float32"
+        dtype = "bfloat16" if device() == "cuda" else "float32"
     # what a server makes of fewer fields, or without seeds, is another pool
     ways = [] if extended_fields else ["openai_fields"]
     ways += ["unseeded"] if accept_unseeded and temperature > 0 else []
@@ -282,9 +283,3 @@ def _say_once(line: str) -> None:
 @cache
 def _fingerprint(folder: Path) -> str:
     return policies.folder(folder).fingerprint
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

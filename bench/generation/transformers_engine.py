@@ -13,6 +13,7 @@ import numpy as np
 from bench import policies
 from bench.allowed import DTYPE, Count, Seed, Temperature, TopK, TopP, whole
 from bench.artifacts import Completions, Policy, Prompts
+from bench.devices import device
 from bench.errors import BenchError
 from bench.generation import tokens
 from bench.generation.pool import draw
@@ -48,7 +49,7 @@ def generate(
     max_new_tokens in the model's context.
     """
     if dtype == "auto":
-        dtype = "bfloat16" if _device() == "cuda" else "float32"
+        dtype = "bfloat16" if device() == "cuda" else "float32"
     return draw(
         prompts,
         policy,
@@ -75,7 +76,7 @@ class TransformersEngine:
         from bench.generation import attention, decoding, kv_cache, plain_decoding
 
         self.tokenizer = policies.load_tokenizer(policy)
-        self.model = policies.load_model(policy, dtype=dtype, device=_device())
+        self.model = policies.load_model(policy, dtype=dtype, device=device())
         if self.model.config.model_type in MISTAKEN_IN_BATCHES:
             raise BenchError(
                 f"transformers computes {self.model.config.model_type} models wrongly where a batch holds several "
@@ -193,9 +194,3 @@ def _uniforms(keys: list[int], count: int) -> np.ndarray:
         bits.state = start
         draw_from.random(out=uniforms[row])
     return uniforms
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -13,6 +13,7 @@ import numpy as np
 from bench import steps
 from bench.allowed import DTYPE, TRUE_OR_FALSE, Count, Rule, one_of, or_null, text
 from bench.artifacts import Completions, Prompts, Rewards
+from bench.devices import device
 from bench.errors import BenchError
 from bench.policies import refusing_code
 from bench.progress import bar, say
@@ -96,7 +97,7 @@ def score(
 ) -> Rewards:
     """[M, N]: as `process_reward`, of a model by its address; loaded where a score is missing in the store."""
     if dtype == "auto":
-        dtype = "bfloat16" if _device() == "cuda" else "float32"
+        dtype = "bfloat16" if device() == "cuda" else "float32"
     opened: list[StepScorer] = []
 
     def score_texts(rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
@@ -223,7 +224,7 @@ def load(model: RewardModel, *, dtype: str) -> Any:
     for name in HEADS:
         if hasattr(loaded, name):
             in_float32(getattr(loaded, name))
-    return loaded.to(_device()).eval()
+    return loaded.to(device()).eval()
 
 
 def _output(correct: int | str, outputs: int, names: dict[int, str], model: str) -> int:
@@ -246,9 +247,3 @@ def _report(counts: Sequence[dict[str, float]]) -> None:
     words = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in unscored.items() if number)
     if words:
         say(f"warning: of {total:,} completions the process reward model leaves some unscored: {words}")
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

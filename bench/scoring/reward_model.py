@@ -17,6 +17,7 @@ import numpy as np
 from bench import chat, hub
 from bench.allowed import DTYPE, TRUE_OR_FALSE, or_null, text, whole
 from bench.artifacts import Completions, Message, Prompts, Rewards, content_hash
+from bench.devices import device
 from bench.errors import BenchError
 from bench.policies import folder, refusing_code
 from bench.progress import bar, say
@@ -135,7 +136,7 @@ def score(
 
 def resolved(dtype: str) -> str:
     """A torch name: "auto" is bfloat16 on a GPU and float32 on a CPU."""
-    return dtype if dtype != "auto" else "bfloat16" if _device() == "cuda" else "float32"
+    return dtype if dtype != "auto" else "bfloat16" if device() == "cuda" else "float32"
 
 
 class Scorer:
@@ -262,7 +263,7 @@ def load(model: RewardModel, *, dtype: str) -> Any:
     for name in HEADS:
         if hasattr(loaded, name):
             in_float32(getattr(loaded, name))
-    return loaded.to(_device()).eval()
+    return loaded.to(device()).eval()
 
 
 def in_float32(layers: Any) -> None:
@@ -295,9 +296,3 @@ def report(counts: Sequence[dict[str, float]], max_length: int | None, *, who: s
         say(f"warning: {truncated:,} of {total:,} inputs of the {who} were longer than {limit} and were cut")
     if not_finite:
         say(f"warning: {not_finite:,} of {total:,} scores of the {who} were not finite and count as unscored")
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
