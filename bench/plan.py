@@ -94,7 +94,7 @@ def estimate(cells: Sequence[Cell]) -> str:
     completions = sum(one["counts"].get("completions", 0) for one in drawn)
     trained = [one["seconds"] for stage in STAGES["training"] for one in history.get(stage, [])]
     if not completions or not trained:
-        return "time: unknown, as this store holds no such work yet"
+        return "time: unknown, as this store holds no such work yet; python -m bench.size says what is expected"
     seconds = todo.completions * sum(one["seconds"] for one in drawn) / completions
     tokens = todo.completions * sum(one["counts"]["generated_tokens"] for one in drawn) / completions
     seconds += todo.trainings * sum(trained) / len(trained)
