@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bench import launching
+from bench.config import plugins
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ def experiment(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from bench.explain import explain_composition
-    from bench.runner import run_cell, run_experiment
+    from bench.config.explain import explain_composition
+    from bench.launching.runner import run_cell, run_experiment
 
     try:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -48,7 +49,7 @@ def main() -> None:
     sys.argv = [argument for argument in sys.argv if argument not in ("plan=true", "plan=false")]
     arguments = _parse(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hands exceptions to us instead of printing a page of them
-    launching.install()
+    plugins.install()
     with explained(arguments.overrides):
         several = arguments.multirun or any(override.startswith("sweep=") for override in arguments.overrides)
         if arguments.cfg is None and (several or plan_only):
@@ -62,7 +63,7 @@ def explained(overrides: list[str]) -> Iterator[None]:
     """What goes wrong inside because of these settings ends the process in one sentence."""
     from hydra.errors import HydraException
 
-    from bench.explain import NOT_A_CHOICE, explain_composition
+    from bench.config.explain import NOT_A_CHOICE, explain_composition
 
     try:
         if len(named := [one for one in overrides if one.lstrip("+").startswith("sweep=")]) > 1:
@@ -80,24 +81,26 @@ def explained(overrides: list[str]) -> Iterator[None]:
 
 def sweep(overrides: list[str], *, plan_only: bool) -> None:
     """Refuse a sweep whose last cell is impossible before its first one runs; say its price; run it; sum it up."""
-    from bench import plan, search, sweep
+    from bench import search
+    from bench.sweeps import plan
+    from bench.sweeps.cells import cells, state
 
     if (wanted := search.read(overrides, CONF)) is not None:
         launching.check(overrides, CONF, devices=not plan_only)
         lead(wanted, plan_only=plan_only)
         return
-    cells = sweep.cells(overrides, CONF)
+    found = cells(overrides, CONF)
     launching.check(overrides, CONF, devices=not plan_only)
-    if cells is not None:
-        print(plan.summary(cells), flush=True)
+    if found is not None:
+        print(plan.summary(found), flush=True)
     if plan_only:
         return
-    if cells is not None:
-        _call_cells_without(cells[0].fixed)
+    if found is not None:
+        _call_cells_without(found[0].fixed)
     experiment()
-    if cells is not None:
-        print(plan.conclusion(cells))
-        if any(sweep.state(cell).kind != "done" for cell in cells):
+    if found is not None:
+        print(plan.conclusion(found))
+        if any(state(cell).kind != "done" for cell in found):
             sys.exit(1)
 
 

@@ -12,9 +12,9 @@ from typing import Annotated
 
 import numpy as np
 
-from bench.allowed import Count, number, one_of
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
-from bench.asks import Asks, Config, Name, drawn, examples, fine_tuned
+from bench.config.keys import settings_key
+from bench.config.rules import Count, number, one_of
 from bench.errors import BenchError
 from bench.estimators.allocation import BetaPrior, beta_prior, expected_gains
 from bench.estimators.allocation import allocate as by_gain
@@ -23,12 +23,12 @@ from bench.evaluation.heldout import Outcomes
 from bench.experiment import Results, trained_and_judged
 from bench.generation.pool import Engine, sharing
 from bench.generation.stopped import Piece, stopped
-from bench.savings import settings_key
 from bench.scoring.preparing import prepared
 from bench.scoring.traits import refuse_comparing, refuse_too_low
 from bench.seeds import generator
 from bench.selection.evidence import evidence_for
 from bench.selection.prompt_filter import prompts_dropped
+from bench.sweeps.workload import Asks, Config, Name, drawn, examples, fine_tuned
 from bench.tasks import Task
 
 Score = Callable[[Prompts, Completions], Rewards]
@@ -239,7 +239,7 @@ def check_accepted(accepted: np.ndarray, rewards: np.ndarray, plan: Plan) -> Non
 
 
 def asks(cfg: Config, prompts: Callable[[str], int]) -> Asks:
-    """What `adaptively` will draw and train, if no prompt stops before it has all samples; see bench.asks."""
+    """What `adaptively` will draw and train, if no prompt stops before it has all samples."""
     how, train = settings_key(cfg, "procedure"), prompts("train")
     fixed = cfg["procedure"]["stop"] == "none" and cfg["procedure"]["allocate"] == "uniform"
     most = drawn(cfg, cfg["num_completions"]) if fixed else cfg["num_completions"]

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from bench.allowed import Count, Rule, number, or_null
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
+from bench.config.rules import Count, Rule, number, or_null
 from bench.errors import BenchError
 from bench.scoring.verifier import verify
 from bench.seeds import generator

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
-from bench.asks import Asks, Config, arms, drawn, examples, fine_tuned
 from bench.evaluation.along_training import AlongTraining, judged_along
 from bench.evaluation.heldout import Graded, Outcomes, grade
 from bench.scoring.preparing import prepared
@@ -16,6 +15,7 @@ from bench.seeds import generator
 from bench.selection import matched_random
 from bench.selection.evidence import evidence_for
 from bench.selection.prompt_filter import prompts_dropped
+from bench.sweeps.workload import Asks, Config, arms, drawn, examples, fine_tuned
 from bench.tasks import Task
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def trained_and_judged(
 
 
 def asks(cfg: Config, prompts: Callable[[str], int]) -> Asks:
-    """What `run` will draw and train; see bench.asks."""
+    """What `run` will draw and train; see bench.sweeps.workload."""
     train = prompts("train")
     pool = train * drawn(cfg, cfg["num_completions"])
     return Asks({(): pool}, {fine_tuned(cfg, arm): examples(cfg, train) for arm in arms(cfg)})

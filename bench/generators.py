@@ -13,22 +13,22 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from bench.allowed import ABOVE_ZERO, PLAIN_NAME, Rule
 from bench.artifacts import Completions, Policy, Rewards, Selection
-from bench.asks import Asks, Config, Name, arms, drawn, examples, fine_tuned
+from bench.config.keys import settings_key
+from bench.config.rules import ABOVE_ZERO, PLAIN_NAME, Rule
 from bench.errors import BenchError
 from bench.evaluation.heldout import Outcomes
 from bench.experiment import Results, trained_and_judged
 from bench.generation.pooled import pooled
 from bench.generation.reencoded import reencoded
-from bench.savings import settings_key
+from bench.models.vocabularies import ids_differ
 from bench.scoring.preparing import prepared
 from bench.seeds import generator, small_seed
 from bench.selection import matched_random
 from bench.selection.evidence import evidence_for
 from bench.selection.prompt_filter import prompts_dropped
+from bench.sweeps.workload import Asks, Config, Name, arms, drawn, examples, fine_tuned
 from bench.tasks import Task
-from bench.vocabularies import ids_differ
 
 
 def _each_generator(value: Any) -> Iterator[tuple[str, Any, Rule]]:
@@ -208,7 +208,7 @@ def shares(weights: Mapping[str, float], total: int, *, seed: int) -> dict[str, 
 
 
 def asks(cfg: Config, prompts: Callable[[str], int]) -> Asks:
-    """What `from_several` will draw and train; see bench.asks."""
+    """What `from_several` will draw and train; see bench.sweeps.workload."""
     how, train = cfg["procedure"], prompts("train")
     entries = {name: how["generators"][name] for name in how["drawn_by"]}
     counts = shares({name: one["weight"] for name, one in entries.items()}, cfg["num_completions"], seed=cfg["seed"])

@@ -14,23 +14,23 @@ from typing import Annotated
 
 import numpy as np
 
-from bench.allowed import TRUE_OR_FALSE, Count, number, one_of, or_null, whole
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
-from bench.asks import Asks, Config, Name, drawn, examples, fine_tuned
-from bench.demonstrations import demonstrations, nll_per_token
+from bench.config.keys import settings_key
+from bench.config.rules import TRUE_OR_FALSE, Count, number, one_of, or_null, whole
 from bench.errors import BenchError
 from bench.evaluation.heldout import Outcomes
 from bench.experiment import Results, trained_and_judged
-from bench.gate import NEEDS_PROBE, READS, EasyBy, easiest, easiness, refuse_unfit_parts, samples_paid
 from bench.generation.pooled import pooled
 from bench.generation.scattered import scattered
-from bench.probe import Probe, by_fold, probed
-from bench.savings import settings_key
+from bench.procedures.demonstrations import demonstrations, nll_per_token
+from bench.procedures.difficulty import NEEDS_PROBE, READS, EasyBy, easiest, easiness, refuse_unfit_parts, samples_paid
+from bench.procedures.probe import Probe, by_fold, probed
 from bench.scoring.preparing import prepared
 from bench.seeds import generator
 from bench.selection.cells import CORRECT, correct, in_order
 from bench.selection.evidence import evidence_for
 from bench.selection.prompt_filter import prompts_dropped
+from bench.sweeps.workload import Asks, Config, Name, drawn, examples, fine_tuned
 from bench.tasks import Task
 
 GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
@@ -108,9 +108,8 @@ def with_demonstrations(
 ) -> Results:
     """Demonstrations of the easy prompts and accepted samples of the hard ones, fine-tuned on from the base.
 
-    easy_by: what makes a prompt easy (see bench.gate.easiness); inverted takes the hardest for easy. easy_share: of the
-    prompts. foreign, noise: the shares of demonstrations in another style than the base's, and wrong. hard: "sample"
-    draws up to `num_completions` of every hard prompt, "drop" trains on the easy ones alone. sample_from: the "probe"
+    easy_by: what makes a prompt easy; inverted takes the hardest for easy. easy_share: of the prompts. foreign, noise:
+    the shares of demonstrations in another style than the base's, and wrong. hard: "sample" draws up to `num_completions` of every hard prompt, "drop" trains on the easy ones alone. sample_from: the "probe"
     or the "base". stop_at_first_accept: what lies behind a prompt's first accepted sample is not paid for and not
     trained on; it is drawn all the same, as pools are drawn in blocks. fallback: what a prompt without an accepted
     sample gives, "drop": nothing; "demonstration": its own; "rationalise": accepted samples drawn with the answer as a
@@ -263,7 +262,7 @@ def with_demonstrations(
 
 
 def asks(cfg: Config, prompts: Callable[[str], int]) -> Asks:
-    """What `with_demonstrations` will draw and train, if every hard prompt has an accepted sample; see bench.asks."""
+    """What `with_demonstrations` will draw and train, if every hard prompt has an accepted sample."""
     how, train = cfg["procedure"], prompts("train")
     itself, folds = settings_key(cfg, "procedure"), how["folds"] or 1
     easy = round(how["easy_share"] * train)

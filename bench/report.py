@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from bench.errors import BenchError
-from bench.reporting.collect import Run
+from bench.records.read import Run
 from bench.reporting.manifest import MANIFEST
 from bench.reporting.sources import Source, from_folders, from_sweep, from_wandb
 

@@ -9,21 +9,21 @@ from typing import Annotated
 
 import numpy as np
 
-from bench.allowed import Count, one_of
 from bench.artifacts import Completions, Policy, Rewards, Selection
-from bench.asks import Asks, Config, Name, arms, drawn, examples, fine_tuned
 from bench.balance import Adapted, with_threshold
+from bench.config.keys import settings_key
+from bench.config.rules import Count, one_of
 from bench.errors import BenchError
 from bench.evaluation.heldout import Outcomes, grade
 from bench.experiment import Results
 from bench.generation.pooled import pooled
-from bench.savings import settings_key
 from bench.scoring.preparing import prepared
 from bench.scoring.verifier import verify
 from bench.seeds import generator, small_seed
 from bench.selection import matched_random
 from bench.selection.evidence import evidence_for
 from bench.selection.prompt_filter import prompts_dropped
+from bench.sweeps.workload import Asks, Config, Name, arms, drawn, examples, fine_tuned
 from bench.tasks import Task
 
 
@@ -202,7 +202,7 @@ def buffer(own: Sequence[Selection], num_completions: int, train_on: str) -> Sel
 
 
 def asks(cfg: Config, prompts: Callable[[str], int]) -> Asks:
-    """What `in_rounds` will draw and train, if no round is the last before its time; see bench.asks."""
+    """What `in_rounds` will draw and train, if no round is the last before its time; see bench.sweeps.workload."""
     how, train, N = cfg["procedure"], prompts("train"), drawn(cfg, cfg["num_completions"])
     itself, adapt = settings_key(cfg, "procedure"), how.get("adapt")
     pools: dict[Name, float] = {}

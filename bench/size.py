@@ -13,10 +13,10 @@ import sys
 
 from bench.__main__ import CONF, explained
 from bench.errors import BenchError
-from bench.plan import counted, duration
 from bench.sizing.advice import advice
 from bench.sizing.machines import GIB, Machine, machine
 from bench.sizing.stages import Estimate, Told, estimate
+from bench.sweeps.plan import counted, duration
 
 NUMBERS = ("flops", "parameters", "reward_parameters", "prompt_tokens", "completion_tokens")
 
@@ -29,7 +29,7 @@ def main() -> None:
     mine = dict(argument[len("size.") :].partition("=")[::2] for argument in arguments if argument.startswith("size."))
     rest = [argument for argument in arguments if not argument.startswith("size.")]
     with explained(rest):
-        from bench.sweep import cells
+        from bench.sweeps.cells import cells
 
         unknown = [name for name in mine if name not in ("gpu", *NUMBERS)]
         if unknown:

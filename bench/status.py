@@ -8,8 +8,8 @@ import sys
 
 from bench import launching, search
 from bench.__main__ import CONF, explained
-from bench.plan import counted, described, duration, estimate, tally
-from bench.sweep import Cell, State, cells, state
+from bench.sweeps.cells import Cell, State, cells, state
+from bench.sweeps.plan import counted, described, duration, estimate, tally
 
 
 def main() -> None:

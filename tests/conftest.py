@@ -17,6 +17,7 @@ from hypothesis import settings
 
 from bench import policies
 from bench.artifacts import Policy, Prompts
+from bench.models import loading
 from bench.store import Store, using
 from bench.tasks.word_problems import WordProblems
 
@@ -69,7 +70,7 @@ def random_policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
     path = tmp_path_factory.mktemp("random_policy")
     model.save_pretrained(path)
     fast.save_pretrained(path)
-    return policies.folder(path)
+    return loading.folder(path)
 
 
 @pytest.fixture(scope="session")
@@ -95,10 +96,10 @@ def stopping_policy(random_policy: Policy, tmp_path_factory: pytest.TempPathFact
     """The random policy with forty tokens that end a generation, so that most completions stop early."""
     path = tmp_path_factory.mktemp("stopping") / "policy"
     shutil.copytree(random_policy.path, path)
-    model = policies.load_model(random_policy)
+    model = loading.load_model(random_policy)
     model.generation_config.eos_token_id = EOS
     model.generation_config.save_pretrained(path)
-    return policies.folder(path)
+    return loading.folder(path)
 
 
 @pytest.fixture

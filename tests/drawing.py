@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from bench import policies
 from bench.artifacts import Completions, Policy, Prompts
 from bench.generation import transformers_engine
+from bench.models import loading
 
 LIMIT = 12
 EOS = [2, *range(100, 139)]  # of the stopping policy
@@ -45,7 +45,7 @@ def ids(completions: Completions) -> list[list[tuple[int, ...]]]:
 def next_logits(policy: Policy, sequence: list[int]) -> np.ndarray:
     """[T, V] logits after each token of one unpadded sequence."""
     with torch.inference_mode():
-        return policies.load_model(policy)(torch.tensor([sequence])).logits[0].numpy()
+        return loading.load_model(policy)(torch.tensor([sequence])).logits[0].numpy()
 
 
 def chi_square_z(observed: np.ndarray, expected: np.ndarray) -> float:

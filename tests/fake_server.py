@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from loopback import Answer
 
-from bench import policies
 from bench.artifacts import Policy
+from bench.models import loading
 
 MODEL = "served"
 EOS = 2
@@ -17,7 +17,7 @@ class FakeServer:
     """Answers as vLLM does, but for what a test changes: `change(path, body, answer)` sees every answer first."""
 
     def __init__(self, policy: Policy, *, heeds_seeds: bool = True, gives_ids: bool = True) -> None:
-        self.tokenizer, self.model = policies.load_tokenizer(policy), policies.load_model(policy)
+        self.tokenizer, self.model = loading.load_tokenizer(policy), loading.load_model(policy)
         self.heeds_seeds, self.gives_ids = heeds_seeds, gives_ids
         self.asked: list[Any] = []  # bodies, probes included
         self.change = lambda path, body, answer: answer

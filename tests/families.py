@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import policies
 from bench.artifacts import Policy
+from bench.models import loading
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -174,7 +174,7 @@ def make(name: str, folder: Path, *, hidden_size: int = 32) -> Policy:
     model.generation_config.eos_token_id = ends[: family.configured]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return policies.folder(folder)
+    return loading.folder(folder)
 
 
 def _tokenizer(family: Family) -> Any:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
+from bench.config.keys import run_id
 from bench.evaluation import summary
 from bench.evaluation.cells import (
     Cell,
@@ -21,8 +22,7 @@ from bench.evaluation.cells import (
     powers_of_two,
 )
 from bench.evaluation.heldout import Graded
-from bench.reporting.collect import Run, read_run
-from bench.settings import run_id
+from bench.records.read import Run, read_run
 
 SKILL = {"base": 0.25, "tuned": 0.5, "control": 0.2}
 

@@ -10,11 +10,10 @@ import pytest
 from drawing import LIMIT, ids
 from hydra import compose, initialize_config_dir
 
-from bench import settings
 from bench.__main__ import CONF
 from bench.adaptive import Plan, check_accepted, sample
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
-from bench.asks import work
+from bench.config import checks
 from bench.errors import BenchError
 from bench.estimators.arrays import StoppedOutcomes
 from bench.estimators.best_of_n import pass_at_k
@@ -22,10 +21,11 @@ from bench.evaluation.heldout import grade
 from bench.generation import transformers_engine
 from bench.generation.pool import describe
 from bench.generation.stopped import Piece, StoppedPool, describe_stopped, stopped
-from bench.runner import run_experiment
+from bench.launching.runner import run_experiment
 from bench.scoring.verifier import verify
 from bench.store import Store
-from bench.sweep import cells as cells_of_sweep
+from bench.sweeps.cells import cells as cells_of_sweep
+from bench.sweeps.workload import work
 from bench.tasks.word_problems import WordProblems
 from bench.training.sft import training_set
 
@@ -211,7 +211,7 @@ def composed(*overrides: str):
 )
 def test_settings_that_do_not_go_together_are_refused_before_any_work(overrides, said):
     with pytest.raises(BenchError, match=said):
-        settings.check(composed(*overrides))
+        checks.check(composed(*overrides))
 
 
 def test_a_scorer_that_compares_samples_and_an_engine_without_a_first_sample_are_refused():
@@ -222,7 +222,7 @@ def test_a_scorer_that_compares_samples_and_an_engine_without_a_first_sample_are
         (["procedure.accept_above=1"], "procedure.accept_above accepts rewards above 1, .* gives 1 at most"),
         (["generation=ray"], "procedure=adaptive can't .*generation"),
     ):
-        parts = settings.build_parts(composed(*overrides))
+        parts = checks.build_parts(composed(*overrides))
         procedure = parts.pop("procedure")
         parts.pop("tracking")
         run = {"num_completions": 4, "baseline_completions": 4, "control": "none", "split": "test", "seed": 0}

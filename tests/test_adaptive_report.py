@@ -11,7 +11,7 @@ from bench.__main__ import CONF
 from bench.estimators.ratios import ratio_over_seeds
 from bench.evaluation import cells
 from bench.evaluation.cells import Cell
-from bench.reporting.collect import Run
+from bench.records.read import Run
 from bench.reporting.contrasts import contrast
 from bench.reporting.distillation import kept, sentence
 from bench.reporting.figures.pessimism import of_pessimism, pessimism_by_n

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from test_configs import CONF, composed
 
-from bench import settings
 from bench.artifacts import Policy
-from bench.asks import work
+from bench.config import checks
 from bench.store import Store, using
-from bench.sweep import Cell, cells
+from bench.sweeps.cells import Cell, cells
+from bench.sweeps.workload import work
 
 SMALL = [
     *("task.train_prompts=6", "task.validation_prompts=3", "task.test_prompts=4", "task.max_new_tokens=4"),
@@ -39,10 +39,10 @@ SMALL = [
 def test_a_run_draws_trains_and_judges_what_was_asked(given, random_policy: Policy, tmp_path: Path):
     cfg = composed(*SMALL, "policy=folder", f"policy.path={random_policy.path}", f"store={tmp_path}", *given)
     asked = work([Cell("", cfg, ())])
-    parts = settings.build_parts(cfg)
+    parts = checks.build_parts(cfg)
     del parts["tracking"]
     with using(Store(tmp_path)) as store:
-        parts.pop("procedure")(**parts, **{name: cfg[name] for name in settings.RUN_SETTINGS})
+        parts.pop("procedure")(**parts, **{name: cfg[name] for name in checks.RUN_SETTINGS})
         done = {(use.stage, use.key, use.part): use for use in store.uses}.values()
     assert asked.completions == sum(use.counts.get("completions", 0) for use in done)
     trained = [use for use in done if use.stage == "sft"]

@@ -8,18 +8,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from bench import chain, policies
 from bench.artifacts import Policy, Prompts, Rewards
 from bench.evaluation.heldout import Graded
 from bench.experiment import Results
 from bench.generation.transformers_engine import generate
+from bench.models import loading
+from bench.records.write import artifact_graph
 from bench.selection import top_k_per_prompt, top_per_prompt
 from bench.store import Store, stage, using
 
 SAMPLER = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 4, "seed": 0}
 
 
-@stage(version=1, load=policies.folder)
+@stage(version=1, load=loading.folder)
 def copied(policy: Policy, *, epochs: int, out: Path) -> dict[str, float]:
     """Stands for training: another policy in the store."""
     shutil.copytree(policy.path, out, dirs_exist_ok=True)
@@ -50,7 +51,7 @@ def written(
             outcomes={},
             best_of_n=Graded(pool, reward, reward, reward, reward),
         )
-        chain.write(folder, results, opened.uses, opened.root)
+        artifact_graph.write(folder, results, opened.uses, opened.root)
     links = json.loads((folder / "chain.json").read_text())
     return {f"{link['type']} {link['role']}": link for link in links}, results
 

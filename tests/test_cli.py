@@ -119,7 +119,7 @@ def test_a_policy_folder_without_weights_is_refused(monkeypatch, tmp_path: Path)
 
 def test_every_cell_of_a_sweep_is_checked_before_the_first_runs(monkeypatch, tmp_path: Path):
     ran = []
-    monkeypatch.setattr("bench.runner.run_cell", lambda cfg, label: ran.append(cfg.top_p))
+    monkeypatch.setattr("bench.launching.runner.run_cell", lambda cfg, label: ran.append(cfg.top_p))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["bench", "-m", "top_p=1.0,0"])
     with pytest.raises(SystemExit, match="top_p=0 is not allowed"):
@@ -135,7 +135,7 @@ def test_a_mistake_inside_the_work_is_not_taken_for_bad_input(monkeypatch, tmp_p
     def fail(cfg):
         raise ValueError("a defect")
 
-    monkeypatch.setattr("bench.runner.run_experiment", fail)
+    monkeypatch.setattr("bench.launching.runner.run_experiment", fail)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["bench"])
     with pytest.raises(ValueError, match="a defect"):

@@ -6,7 +6,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from bench import combinations, settings
+from bench.config import checks, cross_checks
+from bench.config.keys import run_id
 from bench.errors import BenchError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -33,9 +34,9 @@ def test_there_are_configurations():
 def test_every_choice_composes_and_builds(group, choice):
     chosen = [f"{group}={choice}", *BESIDE.get((group, choice), [])]
     cfg = composed(*chosen, *(f"{key}={_some(key)}" for key in OmegaConf.missing_keys(composed(*chosen))))
-    settings.check(cfg)
-    parts = settings.build_parts(cfg)
-    assert set(parts) == set(settings.PARTS)
+    checks.check(cfg)
+    parts = checks.build_parts(cfg)
+    assert set(parts) == set(checks.PARTS)
 
 
 def _some(key: str) -> str:
@@ -47,7 +48,7 @@ def _some(key: str) -> str:
 @pytest.mark.parametrize("experiment", sorted(path.stem for path in CONF.glob("experiment/*.yaml")))
 def test_every_experiment_runs_on_either_engine_by_its_name_alone(experiment, engine):
     cfg = composed(f"experiment={experiment}", f"generation={engine}")
-    settings.check(cfg)
+    checks.check(cfg)
     assert cfg.generation["_target_"] == f"bench.generation.{engine}_engine.generate"
 
 
@@ -61,32 +62,32 @@ def test_a_setting_of_another_engine_is_refused_with_the_way_out():
         r"generation\.gpu_memory_utilization is not .*transformers_engine.*: ~generation\.gpu_memory_utilization"
     )
     with pytest.raises(BenchError, match=complaint):
-        settings.check(cfg)
+        checks.check(cfg)
 
 
 def test_what_vllm_would_refuse_after_training_is_refused_before():
-    settings.check(composed("generation=vllm", "training=lora", "training.lora.r=512"))
-    settings.check(composed("training=lora", "training.lora.r=1024"))
+    checks.check(composed("generation=vllm", "training=lora", "training.lora.r=512"))
+    checks.check(composed("training=lora", "training.lora.r=1024"))
     for asked, key in (
         ("generation=vllm", "generation"),
         ("generation=ray generation@generation.worker=vllm", r"generation\.worker"),
     ):
         with pytest.raises(BenchError, match=rf"training\.lora\.r=1024 .* {key}=vllm.*at most 512"):
-            settings.check(composed(*asked.split(), "training=lora", "training.lora.r=1024"))
+            checks.check(composed(*asked.split(), "training=lora", "training.lora.r=1024"))
 
 
 def test_a_package_that_is_asked_for_late_is_missed_early_and_by_no_plan(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    combinations.check_installed(composed("evaluation.harness_engine=vllm"))
-    combinations.check_installed(composed("training=lora"))
+    cross_checks.check_installed(composed("evaluation.harness_engine=vllm"))
+    cross_checks.check_installed(composed("training=lora"))
     engine = composed("evaluation.harness_engine=vllm", "evaluation.harness_tasks=[gsm8k]")
     four_bit = composed("training=lora", "training.lora.four_bit=true")
     for cfg in (engine, four_bit):
-        settings.check(cfg)
+        checks.check(cfg)
     with pytest.raises(BenchError, match=r"evaluation\.harness_engine=vllm needs the package vllm.*EXTRAS=vllm"):
-        combinations.check_installed(engine)
+        cross_checks.check_installed(engine)
     with pytest.raises(BenchError, match=r"training\.lora\.four_bit=true needs bitsandbytes"):
-        combinations.check_installed(four_bit)
+        cross_checks.check_installed(four_bit)
 
 
 @pytest.mark.parametrize(
@@ -103,17 +104,15 @@ def test_a_package_that_is_asked_for_late_is_missed_early_and_by_no_plan(monkeyp
 )
 def test_a_training_that_could_not_be_is_refused_before_anything_is_drawn(given: list[str], said: str):
     with pytest.raises(BenchError, match=said):
-        settings.check(composed(*given))
+        checks.check(composed(*given))
 
 
 def test_run_id_is_that_of_the_configuration_not_of_its_place():
     here, there = composed(), composed("store=elsewhere", "outputs=elsewhere", "tracking=none")
-    assert settings.run_id(here) == settings.run_id(there)
-    ids = {
-        settings.run_id(composed(override)) for override in ("seed=1", "top_p=0.9", "selection=all_correct", "seed=0")
-    }
+    assert run_id(here) == run_id(there)
+    ids = {run_id(composed(override)) for override in ("seed=1", "top_p=0.9", "selection=all_correct", "seed=0")}
     assert len(ids) == 4
-    assert settings.run_id(here) in ids
+    assert run_id(here) in ids
 
 
 def test_one_value_lives_in_one_place():

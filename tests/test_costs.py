@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from test_trained_reward_model import BY_LENGTH, SMALL, FewPrompts, generate, gold_length
 
-from bench import costs, policies
 from bench.artifacts import Selection
 from bench.estimators.compute import Costs, fine_tuning_flops
 from bench.evaluation.heldout import Graded
 from bench.experiment import Results
+from bench.models import loading
+from bench.records.write import costs
 from bench.scoring.ensemble import seed_ensemble
 from bench.scoring.length import length
 from bench.scoring.preparing import prepared
@@ -64,7 +65,7 @@ def test_every_member_of_an_ensemble_reads_every_completion_and_is_trained_once(
     found = break_even(results, store, 0.4)
     folders = [store.root / "train_reward_model" / use.key for use in store.uses if use.stage == "train_reward_model"]
     assert len(folders) == 2
-    parameters = sum(policies.count_parameters(policies.folder(folder)) for folder in folders)
+    parameters = sum(loading.count_parameters(loading.folder(folder)) for folder in folders)
     assert found["break_even/reward_parameters"] == parameters > 0
 
     # Pairs and reference samples have streams of their own; scoring them is scoring neither pool.
@@ -80,7 +81,7 @@ def test_every_member_of_an_ensemble_reads_every_completion_and_is_trained_once(
     once = trained + sum(use.counts["flops"] for use in [*asked, *beside])
     assert found["break_even/reward_training_flops"] == pytest.approx(once)
 
-    policy = policies.count_parameters(results.policies["base"])
+    policy = loading.count_parameters(results.policies["base"])
     prompt = sum(use.counts["prompt_tokens"] for use in drawn if f"{use.key}/{use.part}" in results.pool.stored_as) / 7
     completion = float(results.pool.length.mean())
     paid = (

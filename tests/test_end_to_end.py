@@ -15,7 +15,7 @@ import pytest
 
 from bench.artifacts import Policy
 from bench.store import MANIFEST, check, walk
-from bench.sweep import RECORDS
+from bench.sweeps.cells import RECORDS
 
 KILLS = 10
 BOOKKEEPING = ("cost/seconds", "saved/")  # what may differ between two runs of one command

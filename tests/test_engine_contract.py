@@ -10,12 +10,12 @@ import pytest
 import torch
 from drawing import EOS, LIMIT, asking, chi_square_z, ids, next_logits, same
 
-from bench import chat, policies
 from bench.artifacts import Completions, Prompts
 from bench.errors import BenchError
 from bench.generation import transformers_engine, vllm_engine
 from bench.generation.pool import describe
-from bench.generation.truncation import modified_logprobs
+from bench.models import chat, loading
+from bench.models.truncation import modified_logprobs
 from bench.store import Store, using
 
 Generate = Callable[..., Completions]
@@ -65,7 +65,7 @@ def test_first_tokens_fit_the_exact_distribution(generate, random_policy, store,
         max_new_tokens=1,
         block_size=count,
     )
-    tokenizer = policies.load_tokenizer(random_policy)
+    tokenizer = loading.load_tokenizer(random_policy)
     for row, messages in enumerate(prompts.messages):
         logits = next_logits(random_policy, chat.encode(tokenizer, messages))[-1]
         observed = np.bincount([cell[0] for cell in drawn.token_ids[row]], minlength=len(logits))
@@ -83,7 +83,7 @@ def test_log_probabilities_are_those_of_teacher_forcing(generate, stopping_polic
     drawn = generate(
         few_prompts, stopping_policy, num_completions=count, temperature=temperature, top_p=top_p, top_k=top_k
     )
-    tokenizer = policies.load_tokenizer(stopping_policy)
+    tokenizer = loading.load_tokenizer(stopping_policy)
     for row, messages in enumerate(few_prompts.messages):
         prompt = chat.encode(tokenizer, messages)
         for column, cell in enumerate(drawn.token_ids[row]):
@@ -151,7 +151,7 @@ def test_no_two_samples_share_a_random_stream(generate, random_policy, store):
     assert describe(drawn)["twins_alarm"] == 0
     # First tokens of different prompts, samples and blocks agree as often as independent draws would.
     first = np.array([[cell[0] for cell in row] for row in ids(drawn)])  # [12, 48]
-    logits = next_logits(random_policy, chat.encode(policies.load_tokenizer(random_policy), prompts.messages[0]))[-1]
+    logits = next_logits(random_policy, chat.encode(loading.load_tokenizer(random_policy), prompts.messages[0]))[-1]
     agreement = np.exp(2 * modified_logprobs(logits, 1.5, 1.0)).sum()  # P(two independent draws are equal)
     for shift_rows, shift_columns in [(1, 0), (0, 1), (0, 16), (6, 0), (1, 1), (1, 16), (5, 31)]:
         equal = (first == np.roll(first, (shift_rows, shift_columns), axis=(0, 1))).mean()
@@ -160,7 +160,7 @@ def test_no_two_samples_share_a_random_stream(generate, random_policy, store):
 
 def test_greedy_is_what_model_generate_gives(generate, stopping_policy, few_prompts, store):
     drawn = generate(few_prompts, stopping_policy, num_completions=1, temperature=0.0)
-    model, tokenizer = policies.load_model(stopping_policy), policies.load_tokenizer(stopping_policy)
+    model, tokenizer = loading.load_model(stopping_policy), loading.load_tokenizer(stopping_policy)
     for row, messages in enumerate(few_prompts.messages):
         prompt = torch.tensor([chat.encode(tokenizer, messages)])
         theirs = model.generate(
@@ -173,7 +173,7 @@ def test_greedy_is_what_model_generate_gives(generate, stopping_policy, few_prom
 
 def test_unicode_in_and_text_out(generate, random_policy, store):
     drawn = generate(asking("Zoë a 3 🥐 , combien ?", "数一数"), random_policy, num_completions=8, temperature=1.5)
-    tokenizer = policies.load_tokenizer(random_policy)
+    tokenizer = loading.load_tokenizer(random_policy)
     decoder = tokenizer.backend_tokenizer.decoder
     for row in range(2):
         for text, cell in zip(drawn.text[row], drawn.token_ids[row], strict=True):
@@ -183,7 +183,7 @@ def test_unicode_in_and_text_out(generate, random_policy, store):
 
 
 def test_a_prompt_longer_than_the_context_is_refused_by_name(generate, random_policy, store):
-    tokenizer = policies.load_tokenizer(random_policy)
+    tokenizer = loading.load_tokenizer(random_policy)
     text = "coins " * 30
     while len(chat.encode(tokenizer, ({"role": "user", "content": text},))) + LIMIT <= 256:
         text += "x"
@@ -194,13 +194,13 @@ def test_a_prompt_longer_than_the_context_is_refused_by_name(generate, random_po
 
 
 def test_a_policy_whose_logits_are_not_numbers_is_refused(generate, random_policy, few_prompts, store, tmp_path):
-    model = policies.load_model(random_policy)
+    model = loading.load_model(random_policy)
     with torch.no_grad():
         model.model.norm.weight.fill_(float("nan"))
     model.save_pretrained(tmp_path / "broken")
-    policies.load_tokenizer(random_policy).save_pretrained(tmp_path / "broken")
+    loading.load_tokenizer(random_policy).save_pretrained(tmp_path / "broken")
     with pytest.raises(BenchError, match="not finite numbers"):
-        generate(few_prompts, policies.folder(tmp_path / "broken"))
+        generate(few_prompts, loading.folder(tmp_path / "broken"))
 
 
 def test_the_policy_is_only_read(generate, random_policy, few_prompts, store):

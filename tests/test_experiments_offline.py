@@ -13,9 +13,9 @@ import pytest
 from test_configs import composed
 from test_other_tasks import preferences
 
-from bench import runner
 from bench.errors import BenchError
 from bench.generation import vllm_engine
+from bench.launching import runner
 
 SMALL = [
     "generation=transformers",

@@ -8,11 +8,12 @@ import pytest
 from drawing import asking, generate, next_logits
 from families import FAMILIES, make
 
-from bench import chat, policies
+from bench import policies
 from bench.artifacts import Policy, Selection
 from bench.errors import BenchError
-from bench.generation.tokens import ending_ids, unconfigured_end
-from bench.logprobs import sequence_logprobs
+from bench.models import chat, loading
+from bench.models.logprobs import sequence_logprobs
+from bench.models.tokens import ending_ids, unconfigured_end
 from bench.training.sft import fine_tune, tokenized, training_log, training_set
 
 HI = ({"role": "user", "content": "Hi"},)
@@ -32,7 +33,7 @@ def of(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_prompt_reads_as_the_family_writes_it_with_one_bos(of, name):
-    family, tokenizer = FAMILIES[name], policies.load_tokenizer(of(name))
+    family, tokenizer = FAMILIES[name], loading.load_tokenizer(of(name))
     ids = chat.encode(tokenizer, HI)
     text = tokenizer.decode(ids, skip_special_tokens=False)
     assert text == ("<s>Hi" if name == "base" else family.asked)
@@ -47,7 +48,7 @@ def test_completions_end_where_the_family_ends_and_train_on_that_ending(of, name
     policy, prompts = of(name), asking("How many coins?", "Hi")
     drawn = generate(prompts, policy, num_completions=24, block_size=24)
     token_ids = np.asarray(drawn.token_ids)
-    tokenizer, model = policies.load_tokenizer(policy), policies.load_model(policy)
+    tokenizer, model = loading.load_tokenizer(policy), loading.load_model(policy)
     ends = ending_ids(tokenizer, model.generation_config)
     assert ends == {tokenizer.convert_tokens_to_ids(token) for token in FAMILIES[name].endings}
     last = [int(ids[-1]) for ids in token_ids.ravel()]
@@ -77,14 +78,14 @@ def test_completions_end_where_the_family_ends_and_train_on_that_ending(of, name
         assert labels == [-100] * len(prompt) + completion
     tuned = fine_tune(policy, prompts, drawn, cells, epochs=1, batch_size=48, warmup=0.0, seed=0)
     assert training_log(tuned)[0]["loss"] == pytest.approx(-drawn.policy_logprob.sum() / drawn.length.sum(), rel=1e-3)
-    assert ending_ids(policies.load_tokenizer(tuned), policies.load_model(tuned).generation_config) == ends
-    assert chat.encode(policies.load_tokenizer(tuned), HI) == chat.encode(tokenizer, HI)
+    assert ending_ids(loading.load_tokenizer(tuned), loading.load_model(tuned).generation_config) == ends
+    assert chat.encode(loading.load_tokenizer(tuned), HI) == chat.encode(tokenizer, HI)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_template_says_how_a_turn_ends_and_only_what_it_alone_says_sets_pools_apart(of, name):
     policy, family = of(name), FAMILIES[name]
-    tokenizer = policies.load_tokenizer(policy)
+    tokenizer = loading.load_tokenizer(policy)
     end = chat.turn_end(tokenizer)
     if family.template is None:
         assert end is None
@@ -104,7 +105,7 @@ def test_the_template_says_how_a_turn_ends_and_only_what_it_alone_says_sets_pool
     ],
 )
 def test_other_templates_end_turns_with_a_special_token_or_none(of, template, end):
-    tokenizer = policies.load_tokenizer(of("qwen_2_5"))
+    tokenizer = loading.load_tokenizer(of("qwen_2_5"))
     tokenizer.chat_template = template
     assert chat.turn_end(tokenizer) == (None if end is None else tokenizer.convert_tokens_to_ids(end))
 
@@ -112,17 +113,17 @@ def test_other_templates_end_turns_with_a_special_token_or_none(of, template, en
 @pytest.mark.parametrize("name", [name for name in FAMILIES if FAMILIES[name].told])
 def test_a_system_prompt_goes_where_the_family_puts_it(of, name):
     told = policies.from_folder(None, path=str(of(name).path), system="Be brief.")
-    assert chat.render(policies.load_tokenizer(told), HI) == FAMILIES[name].told
+    assert chat.render(loading.load_tokenizer(told), HI) == FAMILIES[name].told
     own = ({"role": "system", "content": "Be brief."}, *HI)
     other = policies.from_folder(None, path=str(of(name).path), system="Be long.")
-    assert chat.render(policies.load_tokenizer(other), own) == FAMILIES[name].told  # a conversation's own comes first
+    assert chat.render(loading.load_tokenizer(other), own) == FAMILIES[name].told  # a conversation's own comes first
     assert len({policy.key for policy in (of(name), told, other)}) == 3
 
 
 def test_thinking_is_as_the_template_has_it_or_as_asked(of):
     folder = str(of("qwen_3").path)
     rendered = {
-        thinking: chat.render(policies.load_tokenizer(policies.from_folder(None, path=folder, thinking=thinking)), HI)
+        thinking: chat.render(loading.load_tokenizer(policies.from_folder(None, path=folder, thinking=thinking)), HI)
         for thinking in (None, True, False)
     }
     assert rendered[None] == rendered[True] == FAMILIES["qwen_3"].asked
@@ -137,7 +138,7 @@ def test_a_tuned_policy_is_asked_as_its_base_was_by_whoever_loads_it(of, store):
     prompts = asking("Hi")
     drawn = generate(prompts, base, num_completions=2)
     tuned = fine_tune(base, prompts, drawn, Selection(np.array([0]), np.array([0]), np.ones(1)), epochs=1, seed=0)
-    text = chat.render(policies.load_tokenizer(base), HI)
+    text = chat.render(loading.load_tokenizer(base), HI)
     assert text.startswith(f"<|im_start|>system\n{odd}<|im_end|>")
     assert text.endswith("</think>\n\n")
     assert chat.render(AutoTokenizer.from_pretrained(tuned.path), HI) == text
@@ -162,13 +163,13 @@ def test_what_a_template_can_not_do_is_said_before_any_work(of, name, settings, 
 def test_a_reward_models_template_that_refuses_is_quoted(of):
     told = ({"role": "system", "content": "Be brief."}, *HI)
     with pytest.raises(BenchError, match="refuses messages by system, user, assistant: System role not supported"):
-        chat.encode_conversations(policies.load_tokenizer(of("gemma_2")), [told], ["Ho"])
+        chat.encode_conversations(loading.load_tokenizer(of("gemma_2")), [told], ["Ho"])
 
 
 def test_a_template_that_refuses_is_quoted(of):
     told = policies.from_folder(None, path=str(of("gemma_2").path), system="Be brief.")
     with pytest.raises(BenchError, match=r"refuses messages by .*System role not supported"):
-        chat.render(policies.load_tokenizer(told), HI)
+        chat.render(loading.load_tokenizer(told), HI)
 
 
 def test_python_files_beside_the_weights_are_not_run(of, tmp_path, monkeypatch):
@@ -179,6 +180,6 @@ def test_python_files_beside_the_weights_are_not_run(of, tmp_path, monkeypatch):
     (policy.path / "config.json").write_text(json.dumps(config))
     (policy.path / "mine.py").write_text("raise SystemExit('it ran')")
     with pytest.raises(BenchError, match=r"policy\.trust_remote_code=true"):
-        policies.load_model(policies.folder(policy.path))
+        loading.load_model(loading.folder(policy.path))
     with pytest.raises(SystemExit, match="it ran"):
-        policies.load_model(replace(policies.folder(policy.path), trust_remote_code=True))
+        loading.load_model(replace(loading.folder(policy.path), trust_remote_code=True))

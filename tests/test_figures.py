@@ -11,7 +11,7 @@ import pytest
 from made_runs import made_run
 
 from bench.errors import BenchError
-from bench.reporting.collect import Run, read_run
+from bench.records.read import Run, read_run
 from bench.reporting.exhibit import Figure
 from bench.reporting.figures import figures, of_one_run
 from bench.reporting.figures.shared import WIDEST, beside

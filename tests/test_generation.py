@@ -9,12 +9,12 @@ import pytest
 import torch
 from drawing import LIMIT, asking, chi_square_z, generate, ids, next_logits, same
 
-from bench import chat, policies
 from bench.artifacts import Policy, Prompts
 from bench.errors import BenchError
-from bench.generation import decoding, kv_cache, transformers_engine, truncation
-from bench.generation.truncation import modified_logprobs
-from bench.logprobs import sequence_logprobs
+from bench.generation import decoding, transformers_engine
+from bench.models import chat, kv_cache, loading, truncation
+from bench.models.logprobs import sequence_logprobs
+from bench.models.truncation import modified_logprobs
 from bench.seeds import generator, stream_key
 from bench.store import Store, using
 
@@ -34,7 +34,7 @@ def test_first_tokens_fit_the_exact_distribution(random_policy, store, temperatu
         max_new_tokens=1,
         block_size=count,
     )
-    tokenizer = policies.load_tokenizer(random_policy)
+    tokenizer = loading.load_tokenizer(random_policy)
     for row, messages in enumerate(prompts.messages):
         logits = next_logits(random_policy, chat.encode(tokenizer, messages))[-1]
         observed = np.bincount([cell[0] for cell in drawn.token_ids[row]], minlength=len(logits))
@@ -53,7 +53,7 @@ def test_log_probabilities_are_those_of_teacher_forcing(stopping_policy, few_pro
     drawn = generate(
         few_prompts, stopping_policy, num_completions=count, temperature=temperature, top_p=top_p, top_k=top_k
     )
-    tokenizer = policies.load_tokenizer(stopping_policy)
+    tokenizer = loading.load_tokenizer(stopping_policy)
     for row, messages in enumerate(few_prompts.messages):
         prompt = chat.encode(tokenizer, messages)
         for column, cell in enumerate(drawn.token_ids[row]):
@@ -100,7 +100,7 @@ def test_one_new_token_is_the_first_of_many(random_policy, few_prompts, store):
 
 def test_unicode_in_and_text_out(random_policy, store):
     drawn = generate(asking("Zoë a 3 🥐 , combien ?", "数一数"), random_policy, num_completions=8, temperature=1.5)
-    tokenizer = policies.load_tokenizer(random_policy)
+    tokenizer = loading.load_tokenizer(random_policy)
     decoder = tokenizer.backend_tokenizer.decoder
     for text, cell in zip(np.asarray(drawn.text).flat, np.asarray(drawn.token_ids).flat, strict=True):
         pieces = [
@@ -115,7 +115,7 @@ def test_greedy_is_what_model_generate_gives(stopping_policy, few_prompts, store
 
 def assert_greedy_agrees(policy: Policy, prompts: Prompts, eos: list[int]) -> None:
     drawn = generate(prompts, policy, num_completions=1, temperature=0.0)
-    model, tokenizer = policies.load_model(policy), policies.load_tokenizer(policy)
+    model, tokenizer = loading.load_model(policy), loading.load_tokenizer(policy)
     for row, messages in enumerate(prompts.messages):
         prompt = torch.tensor([chat.encode(tokenizer, messages)])
         theirs = model.generate(
@@ -127,7 +127,7 @@ def assert_greedy_agrees(policy: Policy, prompts: Prompts, eos: list[int]) -> No
 
 def sampled_one_by_one(policy: Policy, prompts: Prompts, count: int, sampler: tuple[float, float, int]) -> list:
     """What the contract says, in plain NumPy: each token from all that precede it, by its own stream's next number."""
-    model, tokenizer, drawn = policies.load_model(policy), policies.load_tokenizer(policy), []
+    model, tokenizer, drawn = loading.load_model(policy), loading.load_tokenizer(policy), []
     for name, messages in zip(prompts.id, prompts.messages, strict=True):
         prompt = chat.encode(tokenizer, messages)
         drawn.append([])
@@ -178,7 +178,7 @@ def test_without_sharing_the_contract_is_the_same(random_policy, few_prompts, st
         assert same(generate(few_prompts, policy, num_completions=6, temperature=0.8), at_once)
     for temperature, found in ((0.8, at_once.logprob), (1.0, at_once.policy_logprob)):
         for row, messages in enumerate(few_prompts.messages):
-            prompt = chat.encode(policies.load_tokenizer(policy), messages)
+            prompt = chat.encode(loading.load_tokenizer(policy), messages)
             for column, cell in enumerate(at_once.token_ids[row]):
                 logits = next_logits(policy, [*prompt, *cell.tolist()])[len(prompt) - 1 : -1]
                 exact = modified_logprobs(logits, temperature, 1)[np.arange(len(cell)), cell].sum()
@@ -196,7 +196,7 @@ def of_family(family: str, tokens_from: Policy, path: Path) -> Policy:
     """A random model of another architecture with the random policy's tokenizer; windows shorter than the prompts."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    tokenizer = policies.load_tokenizer(tokens_from)
+    tokenizer = loading.load_tokenizer(tokens_from)
     own = {
         "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2, "mamba_dt_rank": 4},
         "recurrent_gemma": {"num_key_value_heads": 1, "attention_window_size": 16, "num_hidden_layers": 3},
@@ -221,7 +221,7 @@ def of_family(family: str, tokens_from: Policy, path: Path) -> Policy:
         model = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(path / family)
     tokenizer.save_pretrained(path / family)
-    return policies.folder(path / family)
+    return loading.folder(path / family)
 
 
 def test_rows_move_into_the_gaps_of_dropped_ones():
@@ -262,7 +262,7 @@ def test_a_caches_memory_is_used_again_where_it_is_large_enough():
 def test_attention_of_one_query_is_that_of_torch(mask, key_heads):
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    from bench.generation.attention import attend
+    from bench.models.attention import attend
 
     random = torch.Generator().manual_seed(0)
     query = torch.randn(5, 1, 6, 8, generator=random).transpose(1, 2)
@@ -322,10 +322,10 @@ def test_positions_that_a_batch_stretches_are_used_up_to_where_that_begins():
     factors = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "original_max_position_embeddings": 40}
     longrope = {"rope_type": "longrope", "rope_theta": 10000.0, **factors}
     stretched = Phi3Config(**shape, original_max_position_embeddings=40, rope_parameters=longrope)
-    assert policies.context(stretched) == 40
-    assert policies.context(Phi3Config(**shape)) == 160
+    assert loading.context(stretched) == 40
+    assert loading.context(Phi3Config(**shape)) == 160
     dynamic = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}  # stretches beyond the configured length
-    assert policies.context(LlamaConfig(**shape, rope_parameters=dynamic)) == 160
+    assert loading.context(LlamaConfig(**shape, rope_parameters=dynamic)) == 160
 
 
 def test_a_family_that_transformers_computes_wrongly_in_batches_is_refused(random_policy, few_prompts, store, tmp_path):
@@ -333,7 +333,7 @@ def test_a_family_that_transformers_computes_wrongly_in_batches_is_refused(rando
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transformers_engine, "MISTAKEN_IN_BATCHES", ("llama",))
         with pytest.raises(BenchError, match="llama models wrongly"):
-            generate(few_prompts, policies.folder(tmp_path / "rwkv"))
+            generate(few_prompts, loading.folder(tmp_path / "rwkv"))
 
 
 def test_prefills_beyond_the_token_budget_are_not_kept(random_policy, few_prompts, store, monkeypatch):
@@ -355,21 +355,21 @@ def test_prefills_beyond_the_token_budget_are_not_kept(random_policy, few_prompt
 def test_an_adapter_is_a_policy_of_its_own_and_of_its_base(random_policy, few_prompts, store, tmp_path):
     from peft import LoraConfig, get_peft_model
 
-    base = policies.folder(shutil.copytree(random_policy.path, tmp_path / "base"))
-    model = get_peft_model(policies.load_model(base), LoraConfig(r=2, target_modules=["q_proj"]))
+    base = loading.folder(shutil.copytree(random_policy.path, tmp_path / "base"))
+    model = get_peft_model(loading.load_model(base), LoraConfig(r=2, target_modules=["q_proj"]))
     model.save_pretrained(tmp_path / "adapter")
-    policies.load_tokenizer(base).save_pretrained(tmp_path / "adapter")
-    adapter = policies.folder(tmp_path / "adapter")
+    loading.load_tokenizer(base).save_pretrained(tmp_path / "adapter")
+    adapter = loading.folder(tmp_path / "adapter")
     assert ids(generate(few_prompts, adapter)) == ids(generate(few_prompts, base))  # a new adapter changes nothing yet
     (tmp_path / "base" / "generation_config.json").write_text('{"eos_token_id": 2, "temperature": 0.5}')
-    assert policies.folder(tmp_path / "adapter").fingerprint != adapter.fingerprint != base.fingerprint
+    assert loading.folder(tmp_path / "adapter").fingerprint != adapter.fingerprint != base.fingerprint
 
 
 def test_a_policy_whose_logits_are_not_numbers_is_refused(random_policy, few_prompts, store, tmp_path):
-    model = policies.load_model(random_policy)
+    model = loading.load_model(random_policy)
     with torch.no_grad():
         model.model.norm.weight.fill_(float("nan"))
     model.save_pretrained(tmp_path / "broken")
-    policies.load_tokenizer(random_policy).save_pretrained(tmp_path / "broken")
+    loading.load_tokenizer(random_policy).save_pretrained(tmp_path / "broken")
     with pytest.raises(BenchError, match=r"finite|not numbers|NaN"):
-        generate(few_prompts, policies.folder(tmp_path / "broken"))
+        generate(few_prompts, loading.folder(tmp_path / "broken"))

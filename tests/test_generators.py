@@ -16,12 +16,13 @@ from omegaconf import OmegaConf
 from bench import policies
 from bench.__main__ import CONF
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
-from bench.asks import work
 from bench.errors import BenchError
-from bench.evaluation.generators import by_generator, correct_paths
 from bench.generation.pooled import pooled
 from bench.generation.reencoded import reencoded
 from bench.generators import from_several, shares, stream
+from bench.models import loading
+from bench.models.vocabularies import distributions_differ, ids_differ
+from bench.procedures.generator_metrics import by_generator, correct_paths
 from bench.reporting.figures.generators import generators_figure
 from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
@@ -29,9 +30,9 @@ from bench.reporting.mixes import against_own, mixes, of_mixes
 from bench.reporting.tables.generators import generators_table, mixes_table
 from bench.scoring.units import scored
 from bench.selection import distinct_correct, every_prompt, top_per_prompt
-from bench.sweep import cells as cells_of_sweep
+from bench.sweeps.cells import cells as cells_of_sweep
+from bench.sweeps.workload import work
 from bench.tasks.word_problems import WordProblems
-from bench.vocabularies import distributions_differ, ids_differ
 
 # --- shares --------------------------------------------------------------------------------------------------------
 
@@ -262,7 +263,7 @@ def test_a_familys_members_share_the_tokenizer_and_nothing_else(family):
     student, sibling = family["student"], family["sibling"]
     one, other = (json.loads((policy.path / "tokenizer.json").read_text()) for policy in (student, sibling))
     assert one == other
-    ours, theirs = (policies.load_model(policy).get_input_embeddings().weight for policy in (student, sibling))
+    ours, theirs = (loading.load_model(policy).get_input_embeddings().weight for policy in (student, sibling))
     assert ours.shape == theirs.shape
     assert not np.allclose(ours.detach().numpy(), theirs.detach().numpy(), atol=0.1)
     prompts = WordProblems(train_prompts=5).prompts("train")
@@ -289,22 +290,22 @@ def test_what_differs_is_named(family, few_prompts, tmp_path):
     assert ids_differ(family["student"], family["narrow"], few_prompts) == "vocabulary"
     templated = tmp_path / "templated"
     shutil.copytree(family["sibling"].path, templated)
-    tokenizer = policies.load_tokenizer(family["sibling"])
+    tokenizer = loading.load_tokenizer(family["sibling"])
     tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}Q: {{ m['content'] }}{% endfor %}"
     tokenizer.save_pretrained(templated)
-    assert ids_differ(family["student"], policies.folder(templated), few_prompts) == "encoding of the prompts"
+    assert ids_differ(family["student"], loading.folder(templated), few_prompts) == "encoding of the prompts"
     ending = tmp_path / "ending"
     shutil.copytree(family["sibling"].path, ending)
-    model = policies.load_model(family["sibling"])
+    model = loading.load_model(family["sibling"])
     model.generation_config.eos_token_id = [2, 7]
     model.generation_config.save_pretrained(ending)
-    assert ids_differ(family["student"], policies.folder(ending), few_prompts) == "tokens that end a completion"
+    assert ids_differ(family["student"], loading.folder(ending), few_prompts) == "tokens that end a completion"
     wide = tmp_path / "wide"
     model.resize_token_embeddings(model.config.vocab_size + 8)
     model.generation_config.eos_token_id = 2
     model.save_pretrained(wide)
-    policies.load_tokenizer(family["sibling"]).save_pretrained(wide)
-    padded = policies.folder(wide)
+    loading.load_tokenizer(family["sibling"]).save_pretrained(wide)
+    padded = loading.folder(wide)
     assert ids_differ(family["student"], padded, few_prompts) is None  # ids mean the same: they can be trained on
     assert distributions_differ(family["student"], padded, few_prompts) == "number of logits"
 
@@ -319,7 +320,7 @@ def test_other_tokenizers_texts_are_encoded_anew_and_checked(family):
     reasons = np.array([["stop", "length", "stop"], ["length", "stop", "stop"]])
     pool = Completions(text, ids, reasons, np.full(shape, -1.0), np.full(shape, -2.0), key="drawn")
     found, faithful = reencoded(pool, family["narrow"])
-    tokenizer = policies.load_tokenizer(family["narrow"])
+    tokenizer = loading.load_tokenizer(family["narrow"])
     for cell in np.ndindex(shape):
         written = tokenizer.encode(text[cell], add_special_tokens=False)
         expected = [*written, tokenizer.eos_token_id] if reasons[cell] == "stop" else written
@@ -476,7 +477,7 @@ def test_the_chain_names_every_generator_and_its_pool(finished):
 
 
 def test_the_run_says_whose_samples_were_selected_and_the_figure_shows_it(finished):
-    from bench.reporting.collect import read_run
+    from bench.records.read import read_run
 
     run = read_run(records(finished[0])[0])
     shares_ = [run.metrics[f"generators/{name}/selected_share"] for name in NAMES]

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from bench import policies
 from bench.artifacts import Policy, Prompts
-from bench.chat import encode
 from bench.errors import BenchError
 from bench.estimators.uncertainty import mcnemar
 from bench.evaluation import harness as module
 from bench.evaluation.harness import HarnessResult, harness, lm_eval_exact_match, transferred
 from bench.evaluation.summary import transfer_contrasts
-from bench.generation.tokens import unconfigured_end
+from bench.models import loading
+from bench.models.chat import encode
+from bench.models.tokens import unconfigured_end
 from bench.store import Store
 from bench.tasks.list_programs import ListPrograms
 from bench.tasks.word_problems import WordProblems
@@ -29,7 +29,7 @@ task = WordProblems(test_prompts=60)
 
 def greedy(policy: Policy, prompts: Prompts, max_new_tokens: int) -> list[str]:
     """One prompt at a time, argmax of the logits, without cache, padding or generate()."""
-    model, tokenizer = policies.load_model(policy), policies.load_tokenizer(policy)
+    model, tokenizer = loading.load_model(policy), loading.load_tokenizer(policy)
     texts = []
     for messages in prompts.messages:
         prompt = encode(tokenizer, messages)
@@ -60,7 +60,7 @@ def test_a_second_call_reads_the_store_whatever_the_batch_size(
 ) -> None:
     prompts = task.prompts("test")[:10]
     first = harness(tiny_policy, prompts, task)
-    monkeypatch.setattr(policies, "load_tokenizer", lambda policy: pytest.fail("it ran again"))
+    monkeypatch.setattr(loading, "load_tokenizer", lambda policy: pytest.fail("it ran again"))
     again = harness(tiny_policy, prompts, task, batch_size=3)
     assert first.metrics == again.metrics
     assert np.array_equal(first.exact_match, again.exact_match)
@@ -100,13 +100,13 @@ def test_odd_prompts_reach_the_model_unchanged(tiny_policy: Policy, store: Store
 
 
 def test_a_chat_template_is_rendered_once_with_one_bos(tiny_policy: Policy, store: Store, tmp_path) -> None:
-    model, tokenizer = policies.load_model(tiny_policy), policies.load_tokenizer(tiny_policy)
+    model, tokenizer = loading.load_model(tiny_policy), loading.load_tokenizer(tiny_policy)
     with_bos = "{{ bos_token }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{% endfor %} answer:"
     for name, template in (("with", with_bos), ("without", with_bos.replace("{{ bos_token }}", ""))):
         tokenizer.chat_template = template
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
-        policy = policies.folder(tmp_path / name)
+        policy = loading.folder(tmp_path / name)
         prompts = task.prompts("test")[:8]
         assert list(harness(policy, prompts, task).text) == greedy(policy, prompts, task.max_new_tokens)
 
@@ -115,7 +115,7 @@ def test_a_completion_ends_where_the_template_alone_says_that_a_turn_does(
     tiny_policy: Policy, store: Store, tmp_path
 ) -> None:
     prompts = task.prompts("test")[:20]
-    model, tokenizer = policies.load_model(tiny_policy), policies.load_tokenizer(tiny_policy)
+    model, tokenizer = loading.load_model(tiny_policy), loading.load_tokenizer(tiny_policy)
     end, other = tokenizer.eos_token, tokenizer.pad_token
     tokenizer.eos_token, model.generation_config.eos_token_id = other, tokenizer.pad_token_id
     plain = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}END{% endif %}"
@@ -124,7 +124,7 @@ def test_a_completion_ends_where_the_template_alone_says_that_a_turn_does(
         tokenizer.chat_template = plain.replace("END", ends) + "{% endfor %}"
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
-        policy = policies.folder(tmp_path / name)
+        policy = loading.folder(tmp_path / name)
         assert unconfigured_end(policy) == (tokenizer.convert_tokens_to_ids(end) if ends else None)
         texts[name] = list(harness(policy, prompts, task).text)
     assert texts["said"] == greedy(tiny_policy, prompts, task.max_new_tokens)

@@ -15,13 +15,15 @@ from drawing import next_logits
 from families import FAMILIES, make
 from test_vllm_engine import adapter_and_merged
 
-from bench import chat, policies, processes
+from bench import policies
 from bench.artifacts import Policy
 from bench.errors import BenchError
 from bench.evaluation import harness_models
 from bench.evaluation.harness_tasks import find_tasks, harness_tasks, vllm_options
 from bench.generation import transformers_engine, vllm_engine
+from bench.models import chat, loading
 from bench.store import Address
+from bench.training import processes
 
 DOCUMENTS = [
     {"question": f"Leo has {n} coins. Is that many?", "choices": ["no", "yes"], "right": n % 2} for n in range(12)
@@ -63,7 +65,7 @@ def measured(folder: Path, store) -> Callable[..., dict[str, float]]:
 
 def chosen(policy: Policy, asked: Callable[[Any, str], str]) -> np.ndarray:
     """The likelier answer to each question, by a plain forward."""
-    tokenizer = policies.load_tokenizer(policy)
+    tokenizer = loading.load_tokenizer(policy)
     answers = []
     for document in DOCUMENTS:
         prompt = asked(tokenizer, f"{document['question']} Answer:")

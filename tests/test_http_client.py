@@ -7,9 +7,9 @@ from email.utils import formatdate
 import pytest
 from loopback import serving
 
-from bench import http_client
 from bench.errors import BenchError
-from bench.http_client import RefusedError, UnavailableError, get, post_all
+from bench.generation import http_client
+from bench.generation.http_client import RefusedError, UnavailableError, get, post_all
 
 
 @pytest.fixture(autouse=True)

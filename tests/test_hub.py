@@ -9,9 +9,11 @@ from drawing import asking, generate
 from huggingface_hub import errors
 from hydra import compose, initialize_config_dir
 
-from bench import hub, policies, settings
+from bench import policies
 from bench.artifacts import Policy
+from bench.config import checks
 from bench.errors import BenchError
+from bench.models import hub, loading
 from bench.training.lora import Lora
 from bench.training.sft import fine_tune
 
@@ -38,7 +40,7 @@ def test_a_revision_is_the_commit_that_it_names(cache, capsys, random_policy, st
     assert (main.path.name, v1.path.name) == (NEW, OLD)
     assert main.fingerprint != random_policy.fingerprint
     assert capsys.readouterr().err.count("is commit") == 2  # a pinned one says nothing
-    assert policies.folder(main.path) == main  # as the base of an adapter would be found
+    assert loading.folder(main.path) == main  # as the base of an adapter would be found
     prompts = asking("Hi")
     assert generate(prompts, main).token_ids[0, 0].tolist() == generate(prompts, random_policy).token_ids[0, 0].tolist()
 
@@ -53,7 +55,7 @@ def test_an_adapter_on_a_model_of_the_hub_names_its_snapshot(cache, store):
     one = Selection(np.array([0]), np.array([0]), np.ones(1))
     lora = Lora(r=2, alpha=2, dropout=0.0, target_modules=("q_proj",), four_bit=False)
     tuned = fine_tune(base, asking("Hi"), drawn, one, epochs=1, lora=lora, seed=0)
-    assert policies.base_of(tuned) == base
+    assert loading.base_of(tuned) == base
 
 
 @pytest.mark.parametrize(
@@ -137,8 +139,8 @@ def test_names_that_can_be_no_model_are_refused_by_the_configuration():
     with initialize_config_dir(conf, version_base="1.3"):
         for wrong in ("a/b/c", "'a b'", "./folder"):
             with pytest.raises(BenchError, match=r"policy\.id=.* it must be the id of a model of the hub"):
-                settings.check(compose("config", ["policy=hub", f"policy.id={wrong}"]))
-        settings.check(compose("config", ["policy=hub", "policy.id=Qwen/Qwen2.5-1.5B"]))
+                checks.check(compose("config", ["policy=hub", f"policy.id={wrong}"]))
+        checks.check(compose("config", ["policy=hub", "policy.id=Qwen/Qwen2.5-1.5B"]))
 
 
 @pytest.mark.parametrize(

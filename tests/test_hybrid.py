@@ -13,15 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from made_runs import made_run
 
-from bench import policies
 from bench.__main__ import CONF
 from bench.artifacts import Completions, Policy, Rewards
-from bench.asks import work
-from bench.demonstrations import demonstrations, nll_per_token
 from bench.errors import BenchError
-from bench.gate import easiest, easiness, folds_of, samples_paid
 from bench.generation.scattered import scattered
 from bench.hybrid import with_demonstrations
+from bench.models import loading
+from bench.procedures.demonstrations import demonstrations, nll_per_token
+from bench.procedures.difficulty import easiest, easiness, folds_of, samples_paid
 from bench.reporting.figures.hybrid import hybrid_figure
 from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
@@ -31,7 +30,8 @@ from bench.scoring.combined import combined
 from bench.scoring.length import length
 from bench.scoring.self_consistency import self_consistency
 from bench.selection import all_correct, decidable_only, every_prompt, top_per_prompt
-from bench.sweep import cells as cells_of_sweep
+from bench.sweeps.cells import cells as cells_of_sweep
+from bench.sweeps.workload import work
 from bench.tasks.list_programs import ListPrograms
 from bench.tasks.word_problems import WordProblems
 
@@ -122,12 +122,12 @@ def test_demonstrations_in_tokens_and_their_nll(store, random_policy: Policy):
     """Against the model's own mean loss on the completion, one prompt at a time."""
     import torch
 
-    from bench import chat
+    from bench.models import chat
 
     task = WordProblems()
     prompts = task.prompts("train").take(np.arange(5))
     written = demonstrations(task, prompts, random_policy, foreign=0.5, noise=0.0, seed=0)
-    tokenizer, model = policies.load_tokenizer(random_policy), policies.load_model(random_policy)
+    tokenizer, model = loading.load_tokenizer(random_policy), loading.load_model(random_policy)
     expected = []
     for row, messages in enumerate(prompts.messages):
         ids = written.token_ids[row, 0].tolist()

@@ -10,11 +10,13 @@ import pytest
 from drawing import generate
 from test_configs import composed
 
-from bench import policies, runner, settings
 from bench.artifacts import Completions, Policy, Prompts, Selection
+from bench.config import checks
 from bench.errors import BenchError
 from bench.evaluation.along_training import AlongTraining, along_counts
-from bench.reporting.collect import read_run
+from bench.launching import runner
+from bench.models import loading
+from bench.records.read import read_run
 from bench.reporting.figures import of_one_run
 from bench.store import Store, using
 from bench.training import sft
@@ -50,7 +52,7 @@ def test_a_kept_policy_is_that_of_a_shorter_training(how, random_policy, few_pro
         assert weights(kept(long)[updates]) == weights(short)
         files = {path.name: path.read_text() for path in kept(long)[updates].path.glob("*.json")}
         assert files == {path.name: path.read_text() for path in short.path.glob("*.json") if path.name in files}
-        assert policies.base_of(kept(long)[updates]).path == policies.base_of(short).path or not how.get("lora")
+        assert loading.base_of(kept(long)[updates]).path == loading.base_of(short).path or not how.get("lora")
     uses = [use for use in store.uses if use.stage == "sft"]
     assert uses[0].counts == uses[1].counts
     assert uses[0].settings == {**uses[1].settings, "keep_every": 4}
@@ -171,9 +173,9 @@ def test_the_best_is_the_earliest_of_the_most_accurate_and_never_the_base(few_pr
 )
 def test_where_they_can_not_be_judged_they_are_not_kept(given, complaint):
     with pytest.raises(BenchError, match=complaint):
-        settings.check(composed("training.keep_every=5", *given))
+        checks.check(composed("training.keep_every=5", *given))
 
 
 def test_single_and_adaptive_procedures_judge_them():
     for procedure in (["procedure=single"], ["procedure=adaptive", "control=none"]):
-        settings.check(composed("training.keep_every=5", *procedure))
+        checks.check(composed("training.keep_every=5", *procedure))

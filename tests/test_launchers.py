@@ -17,10 +17,12 @@ from hydra.core.config_store import ConfigStore
 from ray.cluster_utils import Cluster
 from test_sweep import command, listed, metrics
 
-from bench import launching, sweep
+from bench import launching
 from bench.__main__ import CONF
+from bench.config import plugins
 from bench.errors import BenchError
 from bench.launching import devices, jobs, processes, ray_tasks
+from bench.sweeps import cells
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers can't import a test
 
@@ -150,7 +152,7 @@ def test_without_a_choice_the_driver_is_asked(tmp_path: Path, monkeypatch):
     ],
 )
 def test_what_can_not_be_is_refused_before_any_work(settings, sentence):
-    launching.install()
+    plugins.install()
     with pytest.raises(BenchError, match=rf"hydra\.launcher\.{sentence}"):
         launching.check([*settings, "num_completions=2,4"], CONF)
 
@@ -163,32 +165,32 @@ def test_what_can_not_be_is_refused_before_any_work(settings, sentence):
     ],
 )
 def test_a_missing_extra_is_named(library, settings, sentence, monkeypatch):
-    launching.install()
+    plugins.install()
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(BenchError, match=sentence):
         launching.check(settings, CONF)
 
 
 def test_no_slurm_here_is_said(tmp_path: Path, monkeypatch):
-    launching.install()
+    plugins.install()
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BenchError, match="no Slurm here"):
         launching.check(["hydra/launcher=slurm"], CONF)
 
 
 def test_our_presets_stand_before_an_installed_plugins(monkeypatch):
-    launching.install()
+    plugins.install()
     stored = ConfigStore.instance()
     presets = {path.stem for path in Path(CONF, "hydra", "launcher").glob("*.yaml")}
     assert presets == {"local", "joblib", "ray", "slurm"}
     for preset in presets:
         stored.store(group="hydra/launcher", name=preset, node={"_target_": "a.plugins.own", "ray": {"init": {}}})
-    launching.install()
+    plugins.install()
     for preset in presets:
         with initialize_config_dir(CONF, version_base="1.3"):
             launcher = compose("config", [f"hydra/launcher={preset}"], return_hydra_config=True).hydra.launcher
         assert "ray" not in launcher
-        assert launcher._target_.startswith("hydra" if preset == "local" else launching.PLUGIN)
+        assert launcher._target_.startswith("hydra" if preset == "local" else plugins.LAUNCHERS)
 
 
 def test_one_cell_of_each_pool_starts_first(tmp_path: Path):
@@ -260,9 +262,9 @@ def test_an_interrupt_ends_the_workers_and_leaves_an_interrupted_cell(desk: Path
 
     (cell,) = listed(tmp_path, "num_completions=2", "selection=top_per_prompt")
     cell.folder.mkdir(parents=True)
-    with pytest.raises(KeyboardInterrupt), sweep.busy(cell.folder):
+    with pytest.raises(KeyboardInterrupt), cells.busy(cell.folder):
         raise KeyboardInterrupt
-    assert sweep.state(cell).kind == "interrupted"
+    assert cells.state(cell).kind == "interrupted"
 
 
 @contextlib.contextmanager
@@ -285,9 +287,9 @@ def started(folder: Path, *settings: str) -> subprocess.Popen:
     )
 
 
-def holders(cells: list[sweep.Cell]) -> dict[int, sweep.Cell]:
+def holders(cells: list[cells.Cell]) -> dict[int, cells.Cell]:
     """The processes that run a cell."""
-    states = {cell: sweep.state(cell) for cell in cells}
+    states = {cell: cells.state(cell) for cell in cells}
     running = {cell: found.detail for cell, found in states.items() if found.kind == "running"}
     return {int(detail.split()[1]): cell for cell, detail in running.items() if detail.startswith("process ")}
 
@@ -303,7 +305,7 @@ def is_whole(store: Path) -> bool:
     return not [*store.rglob(".damaged*"), *store.rglob(".making*")]
 
 
-def begun(process: subprocess.Popen, folder: Path, cells: list[sweep.Cell], *, count: int) -> dict[int, sweep.Cell]:
+def begun(process: subprocess.Popen, folder: Path, cells: list[cells.Cell], *, count: int) -> dict[int, cells.Cell]:
     """Wait until `count` cells run and some of a pool is drawn."""
 
     def there() -> bool:
@@ -321,7 +323,7 @@ def test_joblib_a_sweep_survives_a_death_and_a_failure_and_again_runs_what_is_mi
     cells = listed(tmp_path, *settings)
     process = started(tmp_path, *settings)
     running = begun(process, tmp_path, cells, count=2)
-    assert [sweep.state(cell).kind for cell in cells] == ["running", "running", "missing"]
+    assert [cells.state(cell).kind for cell in cells] == ["running", "running", "missing"]
     before = units(tmp_path)
     os.kill(min(running), signal.SIGKILL)
     out, err = process.communicate()
@@ -331,7 +333,7 @@ def test_joblib_a_sweep_survives_a_death_and_a_failure_and_again_runs_what_is_mi
     assert f"{running[min(running)].label}: its process was lost (SIGKILL(-9)); run again" in err
     assert err.count("tuned pass@1") == 2
     assert err.count("selection=all_correct: FAILED") == 1
-    assert [sweep.state(cell).kind for cell in cells] == ["done", "done", "failed"]
+    assert [cells.state(cell).kind for cell in cells] == ["done", "done", "failed"]
     assert before
     assert {path: units(tmp_path)[path] for path in before} == before
     assert is_whole(tmp_path / "store")
@@ -489,7 +491,7 @@ def test_slurm_is_asked_for_what_was_set_and_a_preempted_job_is_requeued(
     from submitit.core.utils import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    launching.install()
+    plugins.install()
     sets = "partition=gpu account=us gpus_per_cell=2 cpus_per_cell=8 mem_gb=64 timeout_min=90 signal_delay_s=30"
     launcher = slurm(
         f"outputs={tmp_path}",
@@ -531,7 +533,7 @@ def test_slurm_a_preempted_job_that_may_not_be_requeued_is_submitted_again_by_th
     from submitit.core.utils import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    launching.install()
+    plugins.install()
     launcher = slurm(f"outputs={tmp_path}", "hydra.launcher.requeue=false", "hydra.launcher.retries=1")
     (desk / "hold a").write_text("")
 

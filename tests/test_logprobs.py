@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from bench import policies
 from bench.artifacts import Completions, Policy, Prompts
-from bench.generation.truncation import modified_logprobs
-from bench.logprobs import divergence_samples, sequence_logprobs
+from bench.models import loading
+from bench.models.logprobs import divergence_samples, sequence_logprobs
+from bench.models.truncation import modified_logprobs
 from bench.store import Store
 
 WORDS = ["<pad>", "<s>", "</s>", "a", "b", "c"]
@@ -48,7 +48,7 @@ def small_policy(path: Path, seed: int) -> Policy:
         LlamaForCausalLM(config).save_pretrained(path)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     fast.save_pretrained(path)
-    return policies.folder(path)
+    return loading.folder(path)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def every_completion() -> Completions:
 
 def by_hand(policy: Policy, completions: Completions, temperature: float, top_p: float) -> np.ndarray:
     """[M, N] log-probabilities, one unpadded forward a sequence, summed step by step."""
-    model, tokenizer = policies.load_model(policy), policies.load_tokenizer(policy)
+    model, tokenizer = loading.load_model(policy), loading.load_tokenizer(policy)
     total = np.zeros(completions.shape)
     for row, messages in enumerate(PROMPTS.messages):
         prompt = tokenizer.encode(messages[0]["content"])
@@ -135,7 +135,7 @@ def test_batches_change_no_number(pair, store: Store):
 
 
 def test_memory_is_bounded_by_the_batch(monkeypatch):
-    from bench import logprobs
+    from bench.models import logprobs
 
     monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", 1000)
     lengths, steps = np.array([30, 12, 25, 9, 40, 12]), np.array([10, 2, 5, 3, 20, 2])
@@ -156,7 +156,7 @@ def test_what_is_stored_is_what_is_returned(pair, store: Store):
 
 
 def test_a_model_that_padding_harms_is_scored_in_batches_of_equal_lengths(monkeypatch):
-    from bench import logprobs
+    from bench.models import logprobs
 
     lengths, steps = np.array([30, 12, 30, 9, 12, 12]), np.full(6, 2)
     batches = [sorted(lengths[batch].tolist()) for batch in logprobs._batches(lengths, steps, 10**6, 30, padded=False)]

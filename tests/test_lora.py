@@ -12,10 +12,10 @@ import pytest
 import torch
 from drawing import generate, ids, next_logits
 
-from bench import chat, policies
 from bench.artifacts import Completions, Policy, Prompts, Selection
 from bench.errors import BenchError
-from bench.logprobs import divergence_samples, sequence_logprobs
+from bench.models import chat, loading
+from bench.models.logprobs import divergence_samples, sequence_logprobs
 from bench.store import Store, using
 from bench.training.lora import MODULES, Lora, save
 from bench.training.sft import fine_tune, training_log
@@ -48,7 +48,7 @@ def test_updates_are_those_of_a_low_rank_product_written_out(tune, stopping_poli
     assert len(last) == 4  # A and B of two layers, and nothing else is stored
     assert max(abs(first[name]).max() for name in first if "lora_B" in name) < 1e-20
 
-    model, tokenizer = policies.load_model(stopping_policy), policies.load_tokenizer(stopping_policy)
+    model, tokenizer = loading.load_model(stopping_policy), loading.load_tokenizer(stopping_policy)
     for weight in model.parameters():
         weight.requires_grad_(False)
     ours = {name: torch.tensor(value, requires_grad=True) for name, value in first.items()}
@@ -80,7 +80,7 @@ def test_an_adapter_goes_through_generation_scoring_and_kl_as_the_merged_model_d
 ):
     tuned = tune(stopping_policy, lora=ADAPTER, learning_rate=1e-2, epochs=20)
     assert training_log(tuned)[-1]["loss"] < 0.8 * training_log(tuned)[0]["loss"]
-    assert policies.base_of(tuned) == stopping_policy
+    assert loading.base_of(tuned) == stopping_policy
     merged = _merged(tuned, tmp_path / "merged")
     drawn, twin = (generate(few_prompts, policy, num_completions=4) for policy in (tuned, merged))
     assert ids(drawn) == ids(twin) != ids(generate(few_prompts, stopping_policy, num_completions=4))
@@ -92,7 +92,7 @@ def test_an_adapter_goes_through_generation_scoring_and_kl_as_the_merged_model_d
     )
     assert kl.rao_blackwell == pytest.approx(of_twin.rao_blackwell, abs=1e-3)
     assert kl.rao_blackwell.mean() > 0.05
-    assert policies.count_parameters(tuned) - policies.count_parameters(stopping_policy) == sum(
+    assert loading.count_parameters(tuned) - loading.count_parameters(stopping_policy) == sum(
         math.prod(value.shape) for value in _weights(tuned).values()
     )
 
@@ -100,12 +100,12 @@ def test_an_adapter_goes_through_generation_scoring_and_kl_as_the_merged_model_d
 def test_rounds_continue_the_adapter_and_full_fine_tuning_merges_it(tune, stopping_policy, store):
     first = tune(stopping_policy, lora=ADAPTER, learning_rate=1e-2)
     second = tune(first, lora=ADAPTER, learning_rate=1e-2)
-    assert policies.base_of(second) == stopping_policy
+    assert loading.base_of(second) == stopping_policy
     assert training_log(second)[0]["loss"] == pytest.approx(_loss_after(first, tune), rel=1e-4)
     assert training_log(second)[-1]["loss"] < training_log(first)[-1]["loss"]
     full = tune(first, learning_rate=1e-4)
-    assert policies.base_of(full) == full
-    assert policies.count_parameters(full) == policies.count_parameters(stopping_policy)
+    assert loading.base_of(full) == full
+    assert loading.count_parameters(full) == loading.count_parameters(stopping_policy)
     assert training_log(full)[0]["loss"] == pytest.approx(training_log(second)[0]["loss"], rel=1e-4)
     with pytest.raises(BenchError, match=r"training\.lora\.r=8 is not what .* \(4\)"):
         tune(first, lora=Lora(r=8, alpha=8, dropout=0.0, target_modules="all-linear", four_bit=False))
@@ -117,7 +117,7 @@ def _loss_after(policy: Policy, tune: Callable[..., Policy]) -> float:
 
 
 def test_equal_adapters_are_equal_wherever_their_base_lies(tune, stopping_policy, store, tmp_path):
-    elsewhere = policies.folder(shutil.copytree(stopping_policy.path, tmp_path / "elsewhere"))
+    elsewhere = loading.folder(shutil.copytree(stopping_policy.path, tmp_path / "elsewhere"))
     assert elsewhere.fingerprint == stopping_policy.fingerprint
     made = []
     for number, policy in enumerate((stopping_policy, elsewhere)):
@@ -160,9 +160,9 @@ def test_an_adapter_that_transformers_would_load_in_part_is_refused(stopping_pol
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"], use_dora=True)
-    save(get_peft_model(policies.load_model(stopping_policy), config), stopping_policy, tmp_path)
+    save(get_peft_model(loading.load_model(stopping_policy), config), stopping_policy, tmp_path)
     with pytest.raises(BenchError, match="is a DoRA, which transformers does not load whole: merge it"):
-        policies.folder(tmp_path)
+        loading.folder(tmp_path)
 
 
 def test_an_adapter_is_not_continued_with_a_dropout_that_it_would_not_have(tune, stopping_policy, store):
@@ -184,8 +184,8 @@ def _weights(policy: Policy) -> dict[str, np.ndarray]:
 
 def _merged(policy: Policy, folder) -> Policy:
     """The adapter added into its base by hand, not by PEFT."""
-    base = policies.base_of(policy)
-    model, weights = policies.load_model(base), _weights(policy)
+    base = loading.base_of(policy)
+    model, weights = loading.load_model(base), _weights(policy)
     config = json.loads((policy.path / "adapter_config.json").read_text())
     state = model.state_dict()
     for name in [name for name in weights if "lora_A" in name]:
@@ -194,6 +194,6 @@ def _merged(policy: Policy, folder) -> Policy:
         state[place] += torch.tensor(product) * config["lora_alpha"] / config["r"]
     model.load_state_dict(state)
     model.save_pretrained(folder)
-    policies.load_tokenizer(base).save_pretrained(folder)
-    assert np.isfinite(next_logits(policies.folder(folder), [1, 5, 7])).all()
-    return policies.folder(folder)
+    loading.load_tokenizer(base).save_pretrained(folder)
+    assert np.isfinite(next_logits(loading.folder(folder), [1, 5, 7])).all()
+    return loading.folder(folder)

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from bench import __main__ as command
-from bench import report, runner, status, sweep
+from bench import report, status
 from bench.errors import BenchError
-from bench.provenance import code_fingerprint
+from bench.launching import runner
+from bench.records.fingerprint import code_fingerprint
 from bench.store import Store
 from bench.store import __main__ as store_command
+from bench.sweeps import cells
 
 
 def said(monkeypatch: pytest.MonkeyPatch, main: Any, *arguments: str) -> str:
@@ -146,48 +148,48 @@ def test_a_store_is_named_as_runs_name_it(monkeypatch, tmp_path: Path, capsys):
 
 
 @pytest.fixture
-def cell(tmp_path: Path) -> sweep.Cell:
+def cell(tmp_path: Path) -> cells.Cell:
     """One whose folder is that of a complete run, by its files' names."""
-    (found,) = sweep.cells([f"outputs={tmp_path}/outputs"], command.CONF) or []
+    (found,) = cells.cells([f"outputs={tmp_path}/outputs"], command.CONF) or []
     found.folder.mkdir(parents=True)
-    for name in sweep.RECORDS:
+    for name in cells.RECORDS:
         (found.folder / name).write_text("")
     (found.folder / "metrics.json").write_text(json.dumps({"code": code_fingerprint()}))
     return found
 
 
-@pytest.mark.parametrize("name", sweep.RECORDS)
-def test_a_run_that_lost_a_record_is_not_done(name: str, cell: sweep.Cell):
-    assert sweep.is_done(cell.folder)
-    assert sweep.state(cell).kind == "done"
+@pytest.mark.parametrize("name", cells.RECORDS)
+def test_a_run_that_lost_a_record_is_not_done(name: str, cell: cells.Cell):
+    assert cells.is_done(cell.folder)
+    assert cells.state(cell).kind == "done"
     (cell.folder / name).unlink()
-    assert not sweep.is_done(cell.folder)
-    found = sweep.state(cell)
+    assert not cells.is_done(cell.folder)
+    found = cells.state(cell)
     assert (found.kind, found.detail) == (
         ("missing", "") if name == "metrics.json" else ("incomplete", f"lacks {name}")
     )
 
 
 @pytest.mark.parametrize("content", ["[]", '{"code":', '"text"', "{}"])
-def test_damaged_metrics_are_no_finished_run(content: str, cell: sweep.Cell):
+def test_damaged_metrics_are_no_finished_run(content: str, cell: cells.Cell):
     (cell.folder / "metrics.json").write_text(content)
-    assert not sweep.is_done(cell.folder)
-    assert sweep.state(cell) == sweep.State("incomplete", "metrics.json is damaged")
+    assert not cells.is_done(cell.folder)
+    assert cells.state(cell) == cells.State("incomplete", "metrics.json is damaged")
 
 
 @pytest.mark.parametrize("content", ['{"seconds": ', "[]", "{}", '{"seconds": null}'])
-def test_a_damaged_time_leaves_a_run_done(content: str, cell: sweep.Cell):
-    (cell.folder / sweep.TIMES).write_text(content)
-    assert sweep.state(cell).kind == "done"
+def test_a_damaged_time_leaves_a_run_done(content: str, cell: cells.Cell):
+    (cell.folder / cells.TIMES).write_text(content)
+    assert cells.state(cell).kind == "done"
 
 
-def test_a_reason_in_another_encoding_can_be_read(cell: sweep.Cell):
+def test_a_reason_in_another_encoding_can_be_read(cell: cells.Cell):
     (cell.folder / "metrics.json").unlink()
     (cell.folder / "error.txt").write_bytes(b"caf\xe9 was closed\n")
-    assert sweep.state(cell) == sweep.State("failed", "caf\ufffd was closed")
+    assert cells.state(cell) == cells.State("failed", "caf\ufffd was closed")
 
 
-def test_who_may_only_read_can_ask_who_runs_a_cell(cell: sweep.Cell, monkeypatch):
+def test_who_may_only_read_can_ask_who_runs_a_cell(cell: cells.Cell, monkeypatch):
     allowed = Path.open
 
     def reading_only(path: Path, mode: str = "r", **others: Any) -> Any:
@@ -195,11 +197,11 @@ def test_who_may_only_read_can_ask_who_runs_a_cell(cell: sweep.Cell, monkeypatch
             raise PermissionError(13, os.strerror(13), str(path))
         return allowed(path, mode, **others)
 
-    with sweep.busy(cell.folder):
+    with cells.busy(cell.folder):
         monkeypatch.setattr(Path, "open", reading_only)
-        found = sweep.state(cell)
+        found = cells.state(cell)
         monkeypatch.undo()
     assert (found.kind, found.detail.split(" on ")[0]) == ("running", f"process {os.getpid()}")
-    (cell.folder / sweep.BUSY).write_text("process 1 on elsewhere")  # as kill -9 leaves it
+    (cell.folder / cells.BUSY).write_text("process 1 on elsewhere")  # as kill -9 leaves it
     monkeypatch.setattr(Path, "open", reading_only)
-    assert sweep.state(cell).kind == "interrupted"
+    assert cells.state(cell).kind == "interrupted"

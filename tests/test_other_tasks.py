@@ -10,8 +10,8 @@ import pytest
 from omegaconf import open_dict
 from test_configs import composed
 
-from bench import settings
 from bench.artifacts import Policy
+from bench.config import checks
 from bench.errors import BenchError
 from bench.tasks import gold_model, gold_reward_of, reasoning
 from bench.tasks.gold_model import GoldModel
@@ -136,9 +136,9 @@ def test_the_gold_model_is_refused_as_the_scorer(settings_: list[str], refused: 
     cfg = composed("task=ultrafeedback", "task.gold_model=A/b", "scoring=reward_model", *settings_)
     if refused:
         with pytest.raises(BenchError, match=r"scoring\.model=A/b is not allowed: it is task\.gold_model too"):
-            settings.check(cfg)
+            checks.check(cfg)
     else:
-        settings.check(cfg)
+        checks.check(cfg)
 
 
 def test_the_gold_model_is_found_as_a_folder_and_inside_other_scorers(tmp_path: Path) -> None:
@@ -148,12 +148,12 @@ def test_the_gold_model_is_found_as_a_folder_and_inside_other_scorers(tmp_path: 
     with open_dict(cfg):
         cfg.scoring.parts.own.scorer = {**reward, "model": str(tmp_path / "..") + f"/{tmp_path.name}"}
     with pytest.raises(BenchError, match=r"scoring\.parts\.own\.scorer\.model=.* is task\.gold_model too"):
-        settings.check(cfg)
+        checks.check(cfg)
 
 
 def test_without_a_gold_model_preferences_are_refused() -> None:
     with pytest.raises(BenchError, match=r"task\.gold_model has no value"):
-        settings.check(composed("task=ultrafeedback"))
+        checks.check(composed("task=ultrafeedback"))
     with pytest.raises(BenchError, match="has no verifier for these prompts: name the reward model"):
         UltraFeedback(path="anywhere").prompts("train")
     with pytest.raises(BenchError, match=r"^task\.gold_model=\./nowhere is not a folder"):

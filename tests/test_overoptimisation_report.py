@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.estimators.overoptimisation import fit_best_of_n
-from bench.reporting.collect import Run, read_run
+from bench.records.read import Run, read_run
 from bench.reporting.figures.overoptimisation import overoptimisation_figure, rows
 from bench.reporting.overoptimisation import pushed, sentences
 from bench.reporting.tables.overoptimisation import overoptimisation_table

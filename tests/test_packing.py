@@ -8,9 +8,9 @@ import torch
 from drawing import generate
 from families import make
 
-from bench import policies
 from bench.artifacts import Policy, Selection
 from bench.errors import BenchError
+from bench.models import loading
 from bench.store import Store, using
 from bench.training.packing import of_examples, packed, refuse_where_examples_meet
 from bench.training.sft import fine_tune, training_log
@@ -44,8 +44,8 @@ def test_packed_updates_are_the_padded_ones(tune, micro_batch_size):
         values = [[update[name] for update in training_log(policy)] for policy in (ours, theirs)]
         assert values[0] == pytest.approx(values[1], rel=1e-4)
         assert len(set(values[0])) == 4
-    state = policies.load_model(theirs).state_dict()
-    for name, weight in policies.load_model(ours).state_dict().items():
+    state = loading.load_model(theirs).state_dict()
+    for name, weight in loading.load_model(ours).state_dict().items():
         assert float((weight - state[name]).abs().mean()) < 1e-6
 
 
@@ -70,7 +70,7 @@ def test_one_row_holds_all_examples_and_knows_whose_each_token_is():
 
 @pytest.mark.parametrize("family", ["qwen_3", "gemma_3", "olmo_2"])
 def test_the_gradient_of_every_weight_is_that_of_the_examples_one_by_one(family, tmp_path):
-    model = policies.load_model(make(family, tmp_path / family))
+    model = loading.load_model(make(family, tmp_path / family))
     gradients = []
     for batch in (packed(_rows()), None):
         model.zero_grad()
@@ -113,7 +113,7 @@ def test_models_that_pass_a_state_on_are_refused():
 
 
 def test_attention_that_sees_the_example_before_is_refused(stopping_policy, monkeypatch):
-    model = policies.load_model(stopping_policy)
+    model = loading.load_model(stopping_policy)
     refuse_where_examples_meet(model)  # as it is, it may be packed
     forward = model.model.forward
     monkeypatch.setattr(

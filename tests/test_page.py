@@ -16,7 +16,7 @@ import pytest
 from browsing import CONTRASTS, Visit, launched
 
 from bench.errors import BenchError
-from bench.reporting.collect import Run
+from bench.records.read import Run
 from bench.reporting.exhibit import Figure, Table
 from bench.reporting.page import write_page
 from bench.reporting.page.samples import sample_columns, script_json

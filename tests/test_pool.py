@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from drawing import asking, generate, ids, same
 
-from bench import chat, policies
 from bench.artifacts import Completions, Prompts
 from bench.errors import BenchError
 from bench.generation import pool as pools
 from bench.generation import transformers_engine
+from bench.models import chat, loading
 from bench.store import Store, using
 
 
@@ -62,7 +62,7 @@ def test_a_pool_extended_is_the_pool_drawn_at_once(random_policy, few_prompts, s
 
 def test_fewer_samples_are_a_prefix_and_draw_nothing(random_policy, few_prompts, store, monkeypatch):
     large = generate(few_prompts, random_policy, num_completions=8)
-    monkeypatch.setattr(policies, "load_model", None)  # a loaded model would now be an error
+    monkeypatch.setattr(loading, "load_model", None)  # a loaded model would now be an error
     for n in (1, 5, 8):
         small = generate(few_prompts, random_policy, num_completions=n)
         assert same(small, large.first(n))
@@ -142,9 +142,9 @@ def test_impossible_requests_are_refused(random_policy, few_prompts, store):
 
 def test_counts_add_up_to_one_prefill_a_prompt_and_every_token(random_policy, few_prompts, store):
     drawn = generate(few_prompts, random_policy, num_completions=6)
-    tokenizer = policies.load_tokenizer(random_policy)
+    tokenizer = loading.load_tokenizer(random_policy)
     read = sum(len(chat.encode(tokenizer, messages)) for messages in few_prompts.messages)
-    parameters = policies.load_model(random_policy).num_parameters()
+    parameters = loading.load_model(random_policy).num_parameters()
     written = drawn.length.sum()
     expected = {"prompt_tokens": read, "generated_tokens": written, "flops": 2 * parameters * (read + written)}
     assert {name: sum(use.counts[name] for use in store.uses) for name in expected} == expected
@@ -155,7 +155,7 @@ def test_a_shard_drawn_alone_is_the_one_that_the_whole_pool_has(random_policy, f
     whole = generate(few_prompts, random_policy)
     assert len(built(store)) == 6
     assert same(second, whole_rows(whole, 3, 6))
-    monkeypatch.setattr(policies, "load_model", None)
+    monkeypatch.setattr(loading, "load_model", None)
     assert same(generate(few_prompts[0:3], random_policy), whole_rows(whole, 0, 3))
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from bench import policies
 from bench.artifacts import Policy
-from bench.chat import encode
+from bench.models import loading
+from bench.models.chat import encode
 from bench.seeds import generator
 from bench.store import Store, current, using
 from bench.tasks.word_problems import WordProblems
@@ -65,9 +66,9 @@ def test_the_stage_is_keyed_by_what_matters(store: Store) -> None:
     assert [use.reused for use in store.uses] == [False, True]
     assert small(learning_rate=1e-3).path != first.path
     counts = store.uses[0].counts
-    assert counts["train_flops"] == 6 * counts["train_tokens"] * policies.load_model(first).num_parameters()
+    assert counts["train_flops"] == 6 * counts["train_tokens"] * loading.load_model(first).num_parameters()
     pairs = WordProblems().demonstrations(SMALL["demonstrations"], generator(0, "pretrain", "corpus"))
-    lengths = [len(p) + len(c) for p, c in encode_pairs(policies.load_tokenizer(first), pairs)]
+    lengths = [len(p) + len(c) for p, c in encode_pairs(loading.load_tokenizer(first), pairs)]
     assert min(lengths) * 48 < counts["train_tokens"] < max(lengths) * 48
 
 
@@ -119,7 +120,7 @@ def test_any_text_round_trips(tokenizer, text: str) -> None:
 
 def test_a_saved_tokenizer_is_the_same_one(store: Store) -> None:
     pairs = WordProblems().demonstrations(SMALL["demonstrations"], generator(0, "pretrain", "corpus"))
-    made, loaded = train_tokenizer(pairs, 400), policies.load_tokenizer(small())
+    made, loaded = train_tokenizer(pairs, 400), loading.load_tokenizer(small())
     for prompt, completion in pairs[:100]:
         assert made.encode(prompt + completion) == loaded.encode(prompt + completion)
     prompts = WordProblems().prompts("test")
@@ -163,7 +164,7 @@ def test_only_completions_carry_loss(tmp_path: Path) -> None:
 
     with using(Store(tmp_path)):
         policy = policies.tiny(Constant(), seed=0, **(SMALL | {"steps": 60, "vocabulary": 280, "learning_rate": 1e-2}))
-    model, tokenizer = policies.load_model(policy), policies.load_tokenizer(policy)
+    model, tokenizer = loading.load_model(policy), loading.load_tokenizer(policy)
     ids = torch.tensor([[*tokenizer.encode("12 345? yes"), tokenizer.eos_token_id]])
     answer = len(tokenizer.encode(" yes", add_special_tokens=False)) + 1
     with torch.no_grad():
@@ -174,7 +175,7 @@ def test_only_completions_carry_loss(tmp_path: Path) -> None:
 
 def test_the_fixture_is_a_policy_that_reasons(tiny_policy: Policy) -> None:
     task = WordProblems()
-    model, tokenizer = policies.load_model(tiny_policy), policies.load_tokenizer(tiny_policy)
+    model, tokenizer = loading.load_model(tiny_policy), loading.load_tokenizer(tiny_policy)
     prompts = task.prompts("test")[:60]
     right, shaped = 0, 0
     for messages, answer in zip(prompts.messages, prompts.answer, strict=True):

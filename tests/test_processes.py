@@ -15,11 +15,10 @@ import torch
 from drawing import generate
 from safetensors.torch import load_file
 
-from bench import processes
 from bench.artifacts import Policy, Selection
 from bench.errors import BenchError
 from bench.store import Store, using
-from bench.training import checkpoints, sft
+from bench.training import checkpoints, processes, sft
 from bench.training.kept import kept
 from bench.training.lora import Lora
 from bench.training.sft import fine_tune, training_log

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sandbox_attacks import skip_where_it_may_not
 from test_configs import composed
 
-from bench import settings
+from bench.config import checks
 from bench.errors import BenchError
 from bench.sandbox.inside import canonical
 from bench.scoring.unit_tests import job_of, programs_of
@@ -269,9 +269,9 @@ def test_own_tests_that_test_nothing_are_counted_and_missing_ones_refused(tmp_pa
 
 def test_unit_tests_take_own_prompts_just_where_they_have_tests() -> None:
     asked = ["task=jsonl", "task.path=anywhere", "scoring=unit_tests"]
-    settings.check(composed(*asked, "task.compare=tests"))
+    checks.check(composed(*asked, "task.compare=tests"))
     with pytest.raises(
         BenchError, match=r"scoring\.task=Jsonl is not allowed: it must be a task whose completions are"
     ):
-        settings.check(composed(*asked))
+        checks.check(composed(*asked))
     assert programs_of(Jsonl(path="anywhere")) is None

@@ -8,10 +8,10 @@ import pytest
 import torch
 from drawing import generate
 
-from bench import chat, policies
 from bench.artifacts import Completions, Policy, Prompts, Selection
 from bench.errors import BenchError
-from bench.logprobs import sequence_logprobs
+from bench.models import chat, loading
+from bench.models.logprobs import sequence_logprobs
 from bench.store import Store
 from bench.training.lora import Lora, trainable
 from bench.training.sft import fine_tune, training_log
@@ -50,21 +50,21 @@ def in_nf4(weight: np.ndarray) -> np.ndarray:
 
 def rounded(policy: Policy, folder) -> Policy:
     """A policy whose linear layers but the head are what NF4 makes of them."""
-    model = policies.load_model(policy)
+    model = loading.load_model(policy)
     with torch.no_grad():
         for name, layer in model.named_modules():
             if isinstance(layer, torch.nn.Linear) and name != "lm_head":
                 layer.weight.copy_(torch.tensor(in_nf4(layer.weight.numpy())))
     model.save_pretrained(folder)
-    policies.load_tokenizer(policy).save_pretrained(folder)
-    return policies.folder(folder)
+    loading.load_tokenizer(policy).save_pretrained(folder)
+    return loading.folder(folder)
 
 
 def nll(policy: Policy, prompts: Prompts, pool: Completions, adapter: Policy | None = None) -> float:
     """Nats a token of the completions, row by row; with another policy's adapter on top."""
     from peft import PeftModel
 
-    model, tokenizer = policies.load_model(policy), policies.load_tokenizer(policy)
+    model, tokenizer = loading.load_model(policy), loading.load_tokenizer(policy)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter.path).eval()
     total, length = 0.0, 0
@@ -89,7 +89,7 @@ def test_it_trains_on_nf4_weights_and_is_served_on_exact_ones(stopping_policy, f
     # on rounded weights the adapter is what was trained; on exact ones, as it is served, what rounding leaves apart
     as_trained = training_log(fine_tune(tuned, few_prompts, pool, CELLS, **{**SETTINGS, **STILL}, lora=ROUNDED))
     assert as_trained[0]["loss"] == pytest.approx(nll(start, few_prompts, pool, tuned), rel=1e-4)
-    assert policies.base_of(tuned) == stopping_policy
+    assert loading.base_of(tuned) == stopping_policy
     served = -sequence_logprobs(tuned, few_prompts, pool).sum() / pool.length.sum()
     assert served == pytest.approx(nll(stopping_policy, few_prompts, pool, tuned), rel=1e-4)
     assert as_trained[0]["loss"] * 1.01 < served < 0.8 * exact

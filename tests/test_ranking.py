@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bench.estimators.uncertainty import seed_interval
-from bench.reporting.collect import Estimate, Run
+from bench.records.read import Estimate, Run
 from bench.reporting.contrasts import contrast
 from bench.reporting.ranking import rank
 from bench.reporting.tables import ranking_table

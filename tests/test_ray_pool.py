@@ -18,8 +18,8 @@ import ray
 from hydra import compose, initialize_config_dir
 from ray.cluster_utils import Cluster
 
-from bench import settings
 from bench.artifacts import Completions, Policy, Prompts
+from bench.config import checks
 from bench.errors import BenchError
 from bench.generation import pool, ray_cluster, ray_pool, transformers_engine, vllm_engine
 from bench.seeds import generator
@@ -431,16 +431,16 @@ def composed(*overrides: str):
 
 def test_any_generation_is_a_worker_and_repeats_the_sampler_of_the_run():
     cfg = composed("generation@generation.worker=vllm", "temperature=0.7", "generation.top_k=5")
-    settings.check(cfg)
+    checks.check(cfg)
     assert cfg.generation.worker._target_ == "bench.generation.vllm_engine.generate"
     assert (cfg.generation.temperature, cfg.generation.worker.temperature) == (0.7, 0.7)
     assert cfg.generation.top_k == 5
     assert composed("generation.worker.top_k=5").generation.top_k == 5
     with pytest.raises(BenchError, match=r"generation.worker.temperature=0.5 is not allowed.*set temperature instead"):
-        settings.check(composed("generation.worker.temperature=0.5"))
+        checks.check(composed("generation.worker.temperature=0.5"))
     with pytest.raises(BenchError, match=r"generation.worker.shard_size=0 is not allowed"):
-        settings.check(composed("generation.worker.shard_size=0"))
+        checks.check(composed("generation.worker.shard_size=0"))
     with pytest.raises(
         BenchError, match=r"generation.address=ray is not allowed: it must be auto, local or the HOST:PORT"
     ):
-        settings.check(composed("generation.address=ray"))
+        checks.check(composed("generation.address=ray"))

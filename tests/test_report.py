@@ -15,9 +15,9 @@ import pytest
 from made_runs import made_run
 
 from bench import report
+from bench.records.read import Run, read_run
 from bench.reporting import build as building
 from bench.reporting.build import build, check
-from bench.reporting.collect import Run, read_run
 from bench.reporting.exhibit import Figure
 
 

@@ -12,9 +12,9 @@ from made_runs import made_run
 
 from bench import report
 from bench.errors import BenchError
+from bench.records.read import Run, read_run
 from bench.reporting import build as building
 from bench.reporting.build import build, check
-from bench.reporting.collect import Run, read_run
 from bench.reporting.contrasts import of_group, recorded_primary
 from bench.reporting.exhibit import Figure
 from bench.reporting.groups import Group

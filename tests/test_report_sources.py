@@ -10,13 +10,14 @@ import pytest
 from made_runs import made_run
 from omegaconf import OmegaConf
 
-from bench import search, sweep
+from bench import search
 from bench.errors import BenchError
-from bench.provenance import code_fingerprint
-from bench.reporting.collect import Run
+from bench.records.fingerprint import code_fingerprint
+from bench.records.read import Run
 from bench.reporting.sources import from_folders, from_sweep, from_wandb
 from bench.reporting.tables import tables
-from bench.sweep import Cell
+from bench.sweeps import cells as sweep
+from bench.sweeps.cells import Cell
 
 
 def cell(folder: Path, label: str) -> Cell:

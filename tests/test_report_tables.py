@@ -12,7 +12,7 @@ from made_runs import made_run
 
 from bench.errors import BenchError
 from bench.estimators.uncertainty import seed_interval
-from bench.reporting.collect import Estimate, Run
+from bench.records.read import Estimate, Run
 from bench.reporting.exhibit import Table, records_of
 from bench.reporting.groups import estimate, grouped
 from bench.reporting.tables import latex, main_table, markdown, runs_table, tables

@@ -11,8 +11,8 @@ from hydra import compose, initialize_config_dir
 from made_runs import made_run
 from omegaconf import OmegaConf
 
+from bench.records.read import Run
 from bench.reporting.bibliography import ENTRIES
-from bench.reporting.collect import Run
 from bench.reporting.groups import grouped
 from bench.reporting.methods import methods, references
 from bench.reporting.transfer import transfers
@@ -181,7 +181,7 @@ def test_methods_say_every_value_of_what_differs(tmp_path: Path, run: Run):
 
 def test_methods_give_the_settings_of_a_selection_and_no_place_of_this_machine(tmp_path: Path):
     chosen = {"selection._target_": "bench.selection.softmax", "selection.temperature": 0.1}
-    lies = {"policy": {"_target_": "bench.policies.folder", "path": "someone/models/small-math/"}}
+    lies = {"policy": {"_target_": "bench.models.loading.folder", "path": "someone/models/small-math/"}}
     text = methods([made_run(tmp_path, settings=chosen | lies)])
     assert "were selected by softmax (temperature 0.1) [@verdun2025]." in text
     assert "The task was word problems. The base policy was small-math. For each" in text

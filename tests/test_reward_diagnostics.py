@@ -22,7 +22,7 @@ from bench.estimators.reward_diagnostics import (
 )
 from bench.evaluation.heldout import Graded
 from bench.evaluation.reward_diagnostics import diagnose
-from bench.reporting.collect import Run
+from bench.records.read import Run
 from bench.reporting.figures.reward_diagnostics import reward_diagnostics
 from bench.reporting.files import write_figure
 

@@ -19,9 +19,9 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from bench import chat
 from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
+from bench.models import chat
 from bench.scoring.combined import combined
 from bench.scoring.judge import judge
 from bench.scoring.prefix_sharing import applicable, shared_lengths

@@ -12,20 +12,20 @@ from made_runs import made_run
 
 from bench.__main__ import CONF
 from bench.artifacts import Completions, Policy, Rewards, Selection
-from bench.asks import work
 from bench.balance import Adapted, balance_score, by_balance_score, with_threshold
-from bench.costs import completions_trained
 from bench.errors import BenchError
-from bench.evaluation.rounds import distinct_paths, kept_correct
 from bench.generation.pool import describe
 from bench.generation.pooled import pooled
+from bench.procedures.round_metrics import distinct_paths, kept_correct
+from bench.records.costs import completions_trained
 from bench.reporting.figures.rounds import rounds_figure
 from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
 from bench.reporting.tables.rounds import rounds_table
 from bench.rounds import buffer, in_rounds, round_seed
 from bench.selection import all_correct, every_prompt, softmax, threshold, top_per_prompt
-from bench.sweep import cells as cells_of_sweep
+from bench.sweeps.cells import cells as cells_of_sweep
+from bench.sweeps.workload import work
 from bench.tasks.word_problems import WordProblems
 
 SETTINGS = [

@@ -10,9 +10,10 @@ from loopback import serving
 from test_configs import CONF
 from texts import pool_of, prompts_of
 
-from bench import http_client, settings
 from bench.artifacts import Completions
+from bench.config import checks
 from bench.errors import BenchError
+from bench.generation import http_client
 from bench.scoring import judge as module
 from bench.scoring.judge import judge, marked, question, verdict_by_field, verdict_by_pattern
 
@@ -44,7 +45,7 @@ def default(**overrides):
     """The settings of conf/scoring/judge.yaml."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", ["scoring=judge", "scoring.url=http://localhost/v1", "scoring.model=stub"])
-    return dict(settings.build_parts(cfg)["scoring"].keywords) | overrides
+    return dict(checks.build_parts(cfg)["scoring"].keywords) | overrides
 
 
 def test_verdicts_are_scores_and_what_is_none_is_nan_and_counted(store, capsys):
@@ -301,4 +302,4 @@ def test_impossible_settings_are_refused_before_any_work(override, message):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", ["scoring=judge", "scoring.url=http://localhost/v1", "scoring.model=m", override])
     with pytest.raises(BenchError, match=message):
-        settings.check(cfg)
+        checks.check(cfg)

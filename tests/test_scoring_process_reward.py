@@ -9,17 +9,17 @@ from drawing import generate
 from own_code import halved
 from texts import pool_of, prompts_of
 
-from bench import chat, policies
 from bench.artifacts import Policy
 from bench.errors import BenchError
 from bench.estimators.reward_diagnostics import within_prompt_auc
+from bench.models import chat, loading
 from bench.scoring import process_reward as module
 from bench.scoring.preparing import prepared
 from bench.scoring.process_reward import process_reward, summary
 from bench.scoring.trained_process_reward import labelled_steps, trained_process_reward
-from bench.steps import Step, encode, split
 from bench.tasks.word_problems import WordProblems
 from bench.training.process_reward import IGNORED, StepLabels, tokenized, train_process_reward_model, training_log
+from bench.training.steps import Step, encode, split
 
 NAN = float("nan")
 WORDS = {"separator": r"\.", "answer_marker": "####"}
@@ -59,7 +59,7 @@ def test_steps_by_other_separators():
 
 
 def test_tokens_end_where_steps_end(random_policy):
-    tokenizer = policies.load_tokenizer(random_policy)
+    tokenizer = loading.load_tokenizer(random_policy)
     steps = split(TEXTS[0][0], **WORDS)
     ids, ends = encode(tokenizer, PROMPTS.messages[0], steps, ending=None)
     prompt = chat.encode(tokenizer, PROMPTS.messages[0])
@@ -96,7 +96,7 @@ def saved(policy: Policy, path, *, names, **changes):
     with torch.random.fork_rng():
         torch.manual_seed(1)
         AutoModelForTokenClassification.from_config(config).save_pretrained(path)
-    policies.load_tokenizer(policy).save_pretrained(path)
+    loading.load_tokenizer(policy).save_pretrained(path)
     return path
 
 
@@ -187,7 +187,7 @@ def test_scores_are_kept_and_a_model_without_its_head_is_refused(store, classifi
 
 
 def test_labels_lie_on_the_last_token_of_each_step(random_policy):
-    tokenizer = policies.load_tokenizer(random_policy)
+    tokenizer = loading.load_tokenizer(random_policy)
     steps = tuple(split(TEXTS[0][0], **WORDS))
     examples = StepLabels((PROMPTS.messages[0],), (steps,), ((False, True),))
     (row,) = tokenized(examples, tokenizer, ending=None)

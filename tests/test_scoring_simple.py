@@ -8,8 +8,8 @@ from hydra import compose, initialize_config_dir
 from test_configs import CONF
 from texts import pool_of, prompts_of
 
-from bench import settings
 from bench.artifacts import Completions, Rewards
+from bench.config import checks
 from bench.errors import BenchError
 from bench.scoring.combined import combined, z_scores
 from bench.scoring.length import length
@@ -145,8 +145,8 @@ def test_impossible_parts_are_refused_before_any_work(override, message):
 def _parts(*overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", list(overrides))
-    settings.check(cfg)
-    return settings.build_parts(cfg)
+    checks.check(cfg)
+    return checks.build_parts(cfg)
 
 
 def test_a_part_that_is_made_from_the_base_is_made_for_the_sum():

@@ -21,11 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench import search as searching
 from bench.__main__ import CONF
+from bench.config.keys import run_folder
 from bench.errors import BenchError
-from bench.provenance import code_fingerprint
+from bench.records.fingerprint import code_fingerprint
 from bench.search import Search, loop, report, results, space
 from bench.seeds import generator
-from bench.sweep import run_folder
 
 SPACE = ["hydra/sweeper=optuna", "temperature=interval(0.5,1.5)", "top_p=interval(0.6,1.0)", "control=none"]
 PROMPTS = 40

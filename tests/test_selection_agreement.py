@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from selecting import UNSCORED, R, cells, fits, rng
 
-from bench import policies, selection
+from bench import selection
 from bench.artifacts import Completions, Policy
 from bench.errors import BenchError
+from bench.models import loading
 from bench.selection import similarity
 from bench.selection.evidence import evidence_for
 from bench.store import Store
@@ -172,8 +173,8 @@ def test_token_overlap_counts_repeats():
 def test_embedding_cosine_is_that_of_each_text_alone(store: Store, random_policy: Policy):
     import torch
 
-    tokenizer = policies.load_tokenizer(random_policy)
-    model = policies.load_model(random_policy).model
+    tokenizer = loading.load_tokenizer(random_policy)
+    model = loading.load_model(random_policy).model
     completions = pool(TEXTS, tokenizer)
     found = np.stack(list(similarity.embedding_cosine(completions, TASK, random_policy)))
     check_matrices(found, TEXTS)
@@ -197,12 +198,12 @@ def test_embeddings_of_texts_without_tokens_and_beyond_the_context(store: Store,
     """A tokenizer without BOS leaves nothing of an empty text, which is then like its equals alone."""
     from tokenizers import processors
 
-    tokenizer = policies.load_tokenizer(random_policy)
+    tokenizer = loading.load_tokenizer(random_policy)
     tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     tokenizer.save_pretrained(tmp_path)
-    policies.load_model(random_policy).save_pretrained(tmp_path)
+    loading.load_model(random_policy).save_pretrained(tmp_path)
     texts = [["", "", "a b", "a b " * 300]]
-    (found,) = similarity.embedding_cosine(pool(texts), TASK, policies.folder(tmp_path))
+    (found,) = similarity.embedding_cosine(pool(texts), TASK, loading.folder(tmp_path))
     assert found[0, :2].tolist() == [1, 1]
     assert found[0, 2:].tolist() == [0, 0]
     assert store.uses[0].counts["truncated_texts"] == 1

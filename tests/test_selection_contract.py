@@ -9,9 +9,11 @@ from hydra import compose, initialize_config_dir
 from selecting import fits, rng
 from test_selection_agreement import pool
 
-from bench import policies, selection, settings
+from bench import selection
 from bench.artifacts import Policy, Selection
+from bench.config import checks
 from bench.errors import BenchError
+from bench.models import loading
 from bench.selection.evidence import evidence_for
 from bench.tasks.word_problems import WordProblems
 
@@ -31,8 +33,8 @@ def configured(*overrides: str):
 @cache
 def built(method: str) -> partial:
     cfg = configured(f"selection={method}")
-    settings.check(cfg)
-    return settings.build_parts(cfg)["selection"]
+    checks.check(cfg)
+    return checks.build_parts(cfg)["selection"]
 
 
 def texts(generator: np.random.Generator, rows: int) -> list[list[str]]:
@@ -48,7 +50,7 @@ def method(request) -> partial:
 @pytest.fixture
 def choose(method: partial, store, random_policy: Policy):
     """The method's selection, with what it asks for read from a pool of texts."""
-    tokenizer = policies.load_tokenizer(random_policy)
+    tokenizer = loading.load_tokenizer(random_policy)
 
     def run(rewards: np.ndarray, seed: int, written: list[list[str]], key: str) -> Selection:
         evidence = evidence_for(method, pool(written, tokenizer, key), TASK, random_policy)
@@ -101,7 +103,7 @@ def test_every_method_chooses_scored_cells_in_order_and_repeats_itself(choose, m
 
 @pytest.mark.parametrize("prompt_filter", FILTERS)
 def test_every_method_goes_behind_every_filter(choose, prompt_filter):
-    drop = settings.build_parts(configured(f"prompt_filter={prompt_filter}"))["prompt_filter"]
+    drop = checks.build_parts(configured(f"prompt_filter={prompt_filter}"))["prompt_filter"]
     rewards = verdicts(0)
     eligible = drop(rewards)
     assert eligible.shape == rewards.shape
@@ -152,12 +154,12 @@ def test_a_pool_without_scores_selects_nothing_or_says_so(choose, method):
 def test_k_is_bounded_before_any_work(name):
     for k in (0, "null", 1.5):
         with pytest.raises(BenchError, match=f"selection.k={k} is not allowed: .*whole number of at least 1"):
-            settings.check(configured(f"selection={name}", f"selection.k={k}"))
+            checks.check(configured(f"selection={name}", f"selection.k={k}"))
     overall = name.endswith("overall")
     most, said = (M * N, f"= {M * N}.") if overall else (N, f"num_completions={N}.")
-    settings.check(configured(f"selection={name}", f"selection.k={most}"))
+    checks.check(configured(f"selection={name}", f"selection.k={most}"))
     with pytest.raises(BenchError, match=f"selection.k={most + 1} is more than .*{said}"):
-        settings.check(configured(f"selection={name}", f"selection.k={most + 1}"))
+        checks.check(configured(f"selection={name}", f"selection.k={most + 1}"))
 
 
 @pytest.mark.parametrize(
@@ -179,4 +181,4 @@ def test_k_is_bounded_before_any_work(name):
 )
 def test_impossible_settings_are_refused(override, words):
     with pytest.raises(BenchError, match=words):
-        settings.check(configured(*override.split()))
+        checks.check(configured(*override.split()))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.artifacts import Policy
-from bench.reporting.collect import read_run
+from bench.records.read import read_run
 from bench.reporting.tables import runs_table
 
 SETTINGS = [

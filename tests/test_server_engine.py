@@ -13,11 +13,12 @@ from fake_server import EOS, MODEL, FakeServer
 from hydra import compose, initialize_config_dir
 from loopback import serving
 
-from bench import chat, http_client, policies, settings
 from bench.artifacts import Completions, Policy, Prompts
+from bench.config import checks
 from bench.errors import BenchError
-from bench.generation import server_checks, server_engine
+from bench.generation import http_client, server_checks, server_engine
 from bench.generation.rescoring import token_logprobs
+from bench.models import chat, loading
 from bench.store import Store, using
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -36,15 +37,15 @@ def fake(random_policy: Policy) -> FakeServer:
 @pytest.fixture(scope="module")
 def another_policy(random_policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> Policy:
     """The random policy a little further on, as fine-tuning leaves it."""
-    model = policies.load_model(random_policy)
+    model = loading.load_model(random_policy)
     noise = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
             weight += 0.02 * torch.randn(weight.shape, generator=noise)
     path = tmp_path_factory.mktemp("another")
     model.save_pretrained(path)
-    policies.load_tokenizer(random_policy).save_pretrained(path)
-    return policies.folder(path)
+    loading.load_tokenizer(random_policy).save_pretrained(path)
+    return loading.folder(path)
 
 
 def draw(prompts: Prompts, policy: Policy, url: str, **settings) -> Completions:
@@ -62,7 +63,7 @@ def drawn_by(fake: FakeServer, prompts: Prompts, policy: Policy, **settings) -> 
 
 def refused(fake: FakeServer, prompts: Prompts, policy: Policy, match: str, **settings) -> None:
     """The pool ends in one sentence that says `match`, and the store holds no part of it."""
-    root = Path(settings.pop("root"))
+    root = Path(checks.pop("root"))
     with using(Store(root)), serving(fake) as server, pytest.raises(BenchError, match=match) as caught:
         draw(prompts, policy, server.url, **settings)
     assert "\n" not in str(caught.value)
@@ -80,7 +81,7 @@ def pool_requests(fake: FakeServer) -> list[dict]:
 
 def test_each_sample_is_a_request_of_its_own_with_the_suite_s_tokens(fake, few_prompts, random_policy, store):
     drawn = drawn_by(fake, few_prompts, random_policy, temperature=0.7, top_p=0.9, top_k=5)
-    tokenizer = policies.load_tokenizer(random_policy)
+    tokenizer = loading.load_tokenizer(random_policy)
     bodies = pool_requests(fake)
     assert len(bodies) == 7 * 4
     assert len({body["seed"] for body in bodies}) == 7 * 4
@@ -102,7 +103,7 @@ def test_each_sample_is_a_request_of_its_own_with_the_suite_s_tokens(fake, few_p
 
 def test_log_probabilities_are_the_suite_s_own(fake, few_prompts, random_policy, store):
     drawn = drawn_by(fake, few_prompts, random_policy)
-    tokenizer = policies.load_tokenizer(random_policy)
+    tokenizer = loading.load_tokenizer(random_policy)
     for row, messages in enumerate(few_prompts.messages):
         for column, cell in enumerate(drawn.token_ids[row]):
             exact = sum(fake.logprobs(chat.encode(tokenizer, messages), cell.tolist()))
@@ -415,7 +416,7 @@ def test_impossible_settings_are_refused_before_any_work(override, match):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", ["generation=openai", *beside, override])
     with pytest.raises(BenchError, match=match):
-        settings.check(cfg)
+        checks.check(cfg)
 
 
 def test_a_temperature_that_vllm_would_raise_is_refused(few_prompts, random_policy, store):
@@ -448,7 +449,7 @@ def test_what_a_unit_counts(fake, few_prompts, random_policy, store):
     totals = {name: sum(use.counts[name] for use in store.uses) for name in store.uses[0].counts}
     assert totals["prompt_tokens"] == read  # once, though four samples were drawn
     assert totals["generated_tokens"] == drawn.length.sum()
-    assert totals["flops"] == 2 * policies.count_parameters(random_policy) * (read + drawn.length.sum())
+    assert totals["flops"] == 2 * loading.count_parameters(random_policy) * (read + drawn.length.sum())
     assert totals["retokenized_otherwise"] == 0
     manifest = json.loads(next(store.root.glob("generate/**/manifest.json")).read_text())
     assert "url" not in manifest["settings"]  # a pool is the same wherever it was drawn

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench import chat, policies
 from bench.artifacts import Completions, Policy, Prompts, Selection, content_hash
 from bench.errors import BenchError
+from bench.models import chat, loading
 from bench.store import Store, using
 from bench.training.sft import fine_tune, training_log, training_set
 
@@ -62,7 +62,7 @@ def trained(
 
 
 def state(policy: Policy) -> dict[str, torch.Tensor]:
-    return policies.load_model(policy).state_dict()
+    return loading.load_model(policy).state_dict()
 
 
 def largest_difference(ours: Policy, theirs: Policy) -> float:
@@ -97,7 +97,7 @@ def test_loss_falls_on_the_completion_exactly_as_drawn_and_on_nothing_else(
     trained, collated, random_policy, few_prompts, pool
 ):
     trained(chosen(EVERY_CELL), epochs=1, batch_size=5)
-    tokenizer = policies.load_tokenizer(random_policy)
+    tokenizer = loading.load_tokenizer(random_policy)
     seen = []
     for batch in collated:
         for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
@@ -159,7 +159,7 @@ def test_updates_are_those_of_a_plain_loop(trained, random_policy, few_prompts, 
         chosen(cells, weight), micro_batch_size=micro_batch_size, scheduler="linear", warmup=0.0, **settings
     )
 
-    tokenizer, model = policies.load_tokenizer(random_policy), policies.load_model(random_policy)
+    tokenizer, model = loading.load_tokenizer(random_policy), loading.load_model(random_policy)
     decayed = [p for name, p in model.named_parameters() if "norm" not in name]
     rest = [p for name, p in model.named_parameters() if "norm" in name]
     optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}])
@@ -213,10 +213,10 @@ def test_the_loss_falls_and_the_trained_completions_become_likelier_than_their_s
     tuned, _ = trained(chosen([(row, 0) for row in range(7)]), epochs=40, batch_size=7, learning_rate=3e-3)
     log = training_log(tuned)
     assert log[-1]["loss"] < 0.5 * log[0]["loss"]
-    tokenizer = policies.load_tokenizer(tuned)
+    tokenizer = loading.load_tokenizer(tuned)
     lead = {}
     for name, policy in {"base": random_policy, "tuned": tuned}.items():
-        model = policies.load_model(policy)
+        model = loading.load_model(policy)
         with torch.no_grad():
             per_token = np.array(
                 [
@@ -234,12 +234,12 @@ def test_the_loss_falls_and_the_trained_completions_become_likelier_than_their_s
 
 def test_counts_are_of_every_token_that_went_through_the_model(trained, random_policy, few_prompts, pool):
     _, counts = trained(chosen(EVERY_CELL), epochs=2, batch_size=4)
-    tokenizer = policies.load_tokenizer(random_policy)
+    tokenizer = loading.load_tokenizer(random_policy)
     an_epoch = sum(
         len(chat.encode(tokenizer, few_prompts.messages[row])) + len(pool.token_ids[row, column])
         for row, column in EVERY_CELL
     )
-    parameters = sum(p.numel() for p in policies.load_model(random_policy).parameters())
+    parameters = sum(p.numel() for p in loading.load_model(random_policy).parameters())
     assert counts == {"train_tokens": 2 * an_epoch, "train_flops": 12 * parameters * an_epoch, "steps": 12}
 
 
@@ -249,9 +249,9 @@ def test_the_result_is_an_ordinary_folder_with_the_bases_tokenizer_and_configura
     assert (tuned.path / "generation_config.json").read_text() == (
         random_policy.path / "generation_config.json"
     ).read_text()
-    assert policies.load_tokenizer(tuned).get_vocab() == policies.load_tokenizer(random_policy).get_vocab()
+    assert loading.load_tokenizer(tuned).get_vocab() == loading.load_tokenizer(random_policy).get_vocab()
     assert {tensor.dtype for tensor in state(tuned).values()} == {torch.float32}
-    assert policies.folder(tuned.path) == tuned
+    assert loading.folder(tuned.path) == tuned
     assert {file.suffix for file in tuned.path.iterdir()} == {".json", ".safetensors"}
 
 

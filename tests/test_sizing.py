@@ -11,14 +11,15 @@ import families
 import pytest
 from test_configs import CONF, composed
 
-from bench import policies, size
+from bench import size
 from bench.errors import BenchError
+from bench.models import loading
 from bench.sizing import memory, shapes, stages
 from bench.sizing.advice import advice
 from bench.sizing.harness import TASKS
 from bench.sizing.machines import GIB, GPUS, machine
 from bench.sizing.scorers import PROGRAM
-from bench.sweep import Cell, cells
+from bench.sweeps.cells import Cell, cells
 
 MEDIUM = {
     "vocab_size": 2_000,
@@ -41,16 +42,16 @@ def medium(**changes):
 def test_parameters_are_those_of_the_stored_weights(family, tmp_path):
     policy = families.make(family, tmp_path)
     found = shapes.of_model(str(tmp_path))
-    assert found.parameters == policies.load_model(policy).num_parameters()
+    assert found.parameters == loading.load_model(policy).num_parameters()
     if family != "gemma_2":  # whose tied head is stored once, as here
-        assert found.parameters == policies.count_parameters(policy)
+        assert found.parameters == loading.count_parameters(policy)
 
 
 def test_keys_and_values_have_the_bytes_of_a_cache(tmp_path):
     import torch
 
     policy = families.make("qwen_3", tmp_path)
-    cache = policies.load_model(policy)(torch.ones(3, 7, dtype=torch.long), use_cache=True).past_key_values
+    cache = loading.load_model(policy)(torch.ones(3, 7, dtype=torch.long), use_cache=True).past_key_values
     held = sum(part.numel() * part.element_size() for layer in cache.layers for part in (layer.keys, layer.values))
     assert shapes.of_model(str(tmp_path)).kv_bytes(3 * 7, 4) == held
 
@@ -300,25 +301,25 @@ def test_memory_falls_with_checkpointing_four_bits_and_shards():
 
 
 def test_paper_scale_sweeps_are_planned_without_the_hub(monkeypatch):
-    from bench import asks
+    from bench.sweeps import workload
 
-    monkeypatch.setattr("bench.hub.snapshot", lambda *_, **__: pytest.fail("asked the hub"))
+    monkeypatch.setattr("bench.models.hub.snapshot", lambda *_, **__: pytest.fail("asked the hub"))
     monkeypatch.setattr("bench.tasks.rows_task.from_hub", lambda *_, **__: pytest.fail("asked the hub"))
     found = cells(["sweep=paper_kl_frontier", "seed=0", "temperature=1.0", "selection=softmax"], str(CONF))
     assert found is not None
     assert [cell.cfg.num_completions for cell in found] == [4, 16, 64]
-    work = asks.work(found)
+    work = workload.work(found)
     assert (work.pools, work.trainings) == (1, 6)
     assert work.completions > 64 * 4_000
     assert all(cell.cfg.name == "paper_kl_frontier" for cell in found)
 
 
 def test_an_unknown_number_of_prompts_is_said_not_counted(monkeypatch):
-    from bench import asks, plan
+    from bench.sweeps import plan, workload
 
     monkeypatch.setattr("bench.tasks.rows_task.from_hub", lambda *_, **__: pytest.fail("asked the hub"))
     found = Cell("", composed("experiment=gsm8k_qwen", "task.train_prompts=null"), ())
-    assert asks.work([found]).unknown == ("task.train_prompts",)
+    assert workload.work([found]).unknown == ("task.train_prompts",)
     text = plan.summary([found])
     assert "unknown number of prompts until the data is there: task.train_prompts=null" in text
     assert "  completions                unknown       unknown" in text

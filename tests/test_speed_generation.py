@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench import policies
 from bench.errors import BenchError
+from bench.models import loading
 from bench.speed import _ways, generation
 from bench.speed.__main__ import main
 from bench.tasks.word_problems import WordProblems
@@ -21,7 +21,7 @@ def work():
 
 
 def opened(policy, *names):
-    model, tokenizer = policies.load_model(policy), policies.load_tokenizer(policy)
+    model, tokenizer = loading.load_model(policy), loading.load_tokenizer(policy)
     return _ways.open_ways(names, policy, model, tokenizer, dtype="float32", batch_tokens=10_000)
 
 
@@ -74,7 +74,7 @@ def test_vllm_is_left_out_with_the_reason(monkeypatch, random_policy, capsys):
 
 
 def test_the_floor_multiplies_by_every_matrix_once_a_token(random_policy, monkeypatch):
-    model = policies.load_model(random_policy)
+    model = loading.load_model(random_policy)
     products = []
     real = torch.mm
     monkeypatch.setattr(torch, "mm", lambda a, b: products.append((a.shape[0], b.shape)) or real(a, b))

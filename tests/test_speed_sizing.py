@@ -28,6 +28,6 @@ def test_a_stages_products_are_counted_beside_their_estimate(tmp_path: Path):
 
 
 def _weights(policy):
-    from bench import policies
+    from bench.models import loading
 
-    return list(policies.load_model(policy).parameters())
+    return list(loading.load_model(policy).parameters())

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import status, sweep
+from bench import status
 from bench.__main__ import CONF
-from bench.asks import work
 from bench.errors import BenchError
+from bench.sweeps import cells
+from bench.sweeps.workload import work
 
 SMALL = [
     "task.train_prompts=12",
@@ -48,8 +49,8 @@ def metrics(folder: Path) -> dict[str, dict]:
     return {path.parent.name: json.loads(path.read_text()) for path in folder.glob("outputs/*/*/metrics.json")}
 
 
-def listed(folder: Path, *settings: str) -> list[sweep.Cell]:
-    found = sweep.cells([*SMALL, *places(folder), *settings], CONF)
+def listed(folder: Path, *settings: str) -> list[cells.Cell]:
+    found = cells.cells([*SMALL, *places(folder), *settings], CONF)
     assert found is not None
     return found
 
@@ -68,8 +69,8 @@ def test_cells_are_the_grid_each_configuration_once(tmp_path: Path):
 
 
 def test_a_named_sweep_gives_the_axes_and_the_command_line_has_the_last_word(tmp_path: Path):
-    named = sweep.cells(["sweep=num_completions_by_temperature", *places(tmp_path)], CONF)
-    fewer = sweep.cells(["sweep=num_completions_by_temperature", "temperature=1.0", *places(tmp_path)], CONF)
+    named = cells.cells(["sweep=num_completions_by_temperature", *places(tmp_path)], CONF)
+    fewer = cells.cells(["sweep=num_completions_by_temperature", "temperature=1.0", *places(tmp_path)], CONF)
     assert named is not None
     assert fewer is not None
     assert {cell.cfg.name for cell in named} == {"num_completions_by_temperature"}
@@ -129,13 +130,13 @@ def test_the_same_command_again_runs_nothing(finished):
 def test_a_cell_that_was_killed_before_it_was_tracked_runs_again(finished):
     folder, _ = finished
     (cell, *_) = listed(folder)
-    assert sweep.is_done(cell.folder)
-    (cell.folder / sweep.BUSY).write_text("process 1 on elsewhere")  # as kill -9 leaves it
-    assert not sweep.is_done(cell.folder)
-    assert sweep.state(cell).kind == "interrupted"
+    assert cells.is_done(cell.folder)
+    (cell.folder / cells.BUSY).write_text("process 1 on elsewhere")  # as kill -9 leaves it
+    assert not cells.is_done(cell.folder)
+    assert cells.state(cell).kind == "interrupted"
     result = run(command(folder), folder)
     assert result.stderr.count("done before") == 3, result.stderr
-    assert sweep.is_done(cell.folder)
+    assert cells.is_done(cell.folder)
 
 
 def test_plan_runs_nothing_and_knows_what_like_work_took(finished):
@@ -157,7 +158,7 @@ def test_a_failed_cell_is_recorded_and_the_rest_go_on(tmp_path: Path):
     assert "selection=top_per_prompt: tuned pass@1" in result.stderr
     assert "1 done, 1 failed" in result.stdout
     assert len(metrics(tmp_path)) == 1
-    states = {cell.label: sweep.state(cell) for cell in listed(tmp_path, *methods)}
+    states = {cell.label: cells.state(cell) for cell in listed(tmp_path, *methods)}
     assert {label: found.kind for label, found in states.items()} == {
         "selection=all_correct": "failed",
         "selection=top_per_prompt": "done",
@@ -172,10 +173,10 @@ def test_status_tells_done_running_killed_failed_and_missing(finished, capsys):
     for cell in todo:
         cell.folder.mkdir(parents=True)
     (todo[0].folder / "error.txt").write_text("Traceback\nValueError: too hot")
-    (todo[1].folder / sweep.BUSY).write_text("process 1 on elsewhere")  # nobody holds it any more
-    with sweep.busy(todo[2].folder):
-        kinds = [sweep.state(cell).kind for cell in todo]
-        printed = status.table({cell: sweep.state(cell) for cell in cells})
+    (todo[1].folder / cells.BUSY).write_text("process 1 on elsewhere")  # nobody holds it any more
+    with cells.busy(todo[2].folder):
+        kinds = [cells.state(cell).kind for cell in todo]
+        printed = status.table({cell: cells.state(cell) for cell in cells})
     assert kinds == ["failed", "interrupted", "running", "missing"]
     assert "ValueError: too hot" in printed
     assert f"process {os.getpid()}" in printed
@@ -190,9 +191,9 @@ def test_status_tells_done_running_killed_failed_and_missing(finished, capsys):
 def test_a_run_of_other_code_is_outdated_not_done(finished, monkeypatch):
     folder, _ = finished
     cell = listed(folder)[0]
-    assert sweep.state(cell).kind == "done"
-    monkeypatch.setattr(sweep, "code_fingerprint", lambda: "other")
-    assert sweep.state(cell).kind == "outdated"
+    assert cells.state(cell).kind == "done"
+    monkeypatch.setattr(cells, "code_fingerprint", lambda: "other")
+    assert cells.state(cell).kind == "outdated"
 
 
 def test_four_processes_make_one_pool_once_and_a_killed_holder_of_the_lock_costs_nothing(tmp_path: Path):

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_configs import composed
 
-from bench import settings
-from bench.asks import prompts_in
+from bench.config import checks
 from bench.errors import BenchError
+from bench.sweeps.workload import prompts_in
 from bench.tasks import counts
 from bench.tasks.gsm8k import Gsm8k
 from bench.tasks.jsonl import Jsonl
@@ -409,7 +409,7 @@ def test_what_decides_own_verdicts_is_part_of_their_key() -> None:
 )
 def test_impossible_settings_are_refused_before_anything_is_read(overrides: list[str], says: str) -> None:
     with pytest.raises(BenchError, match=says):
-        settings.check(composed(*overrides))
+        checks.check(composed(*overrides))
 
 
 def test_a_plan_counts_all_prompts_where_no_number_is_given(tmp_path: Path) -> None:

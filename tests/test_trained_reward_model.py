@@ -9,9 +9,10 @@ from drawing import generate
 from hydra import compose, initialize_config_dir
 from test_configs import CONF
 
-from bench import chat, policies, settings
 from bench.artifacts import Completions, Policy, Prompts, Rewards
+from bench.config import checks
 from bench.errors import BenchError
+from bench.models import chat, loading
 from bench.scoring import ensemble as ensembles
 from bench.scoring.ensemble import ensemble, seed_ensemble
 from bench.scoring.preparing import prepared
@@ -61,7 +62,7 @@ def test_updates_are_those_of_bradley_terry_by_hand(store, random_policy, pairs,
     """Full-batch AdamW on -log sigmoid(r_chosen - r_rejected), each text alone: losses, accuracies, weights."""
     few = {"epochs": 3, "batch_size": 6, "micro_batch_size": micro_batch_size, "weight_decay": 0.1}
     trained = train_reward_model(random_policy, pairs, **{**SMALL, **few})
-    tokenizer = policies.load_tokenizer(random_policy)
+    tokenizer = loading.load_tokenizer(random_policy)
     from bench.seeds import small_seed
 
     with torch.random.fork_rng():
@@ -101,7 +102,7 @@ def test_updates_are_those_of_bradley_terry_by_hand(store, random_policy, pairs,
 
 
 def test_it_starts_from_the_base_and_only_the_head_is_new(random_policy):
-    tokenizer, base = policies.load_tokenizer(random_policy), policies.load_model(random_policy).state_dict()
+    tokenizer, base = loading.load_tokenizer(random_policy), loading.load_model(random_policy).state_dict()
 
     def start(seed: int = 0, **changes):
         wanted = {"from_scratch": False, "layers": None, "hidden_size": None, **changes}
@@ -294,7 +295,7 @@ def test_a_trained_reward_model_is_trained_once_and_scores(store, random_policy,
     assert trainings[0].counts["train_flops"] > 0
     scorings = [use for use in store.uses if use.stage == "score_reward_model"]
     assert {use.parents["reward_model"] for use in scorings} == {
-        policies.folder(store.root / "train_reward_model" / trainings[0].key).key
+        loading.folder(store.root / "train_reward_model" / trainings[0].key).key
     }
     assert all(use.counts["flops"] > 0 for use in scorings)
     other = make(pairs_from="validation")(few_prompts, pool)
@@ -404,8 +405,8 @@ def test_the_configurations_are_complete(store, random_policy, few_prompts, choi
     overrides += ["scoring.size=2"] if choice == "ensemble" else []
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", [f"scoring={choice}", *overrides])
-    settings.check(cfg)
-    scoring = settings.build_parts(cfg)["scoring"]
+    checks.check(cfg)
+    scoring = checks.build_parts(cfg)["scoring"]
     scorer = prepared(scoring, base=random_policy, task=FewPrompts(few_prompts), generation=generate)
     pool = generate(few_prompts, random_policy, num_completions=4)
     value = scorer(few_prompts, pool).value

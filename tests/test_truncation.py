@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.generation.truncation import modified_logprobs, truncate
+from bench.models.truncation import modified_logprobs, truncate
 
 
 def reference(logits: list[float], temperature: float, top_p: float, top_k: int) -> np.ndarray:

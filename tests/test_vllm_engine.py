@@ -18,14 +18,15 @@ from drawing import LIMIT, asking, ids, same
 from drawing import generate as sampled_by_transformers
 from own_code import halved
 
-from bench import chat, policies
+from bench import policies
 from bench.artifacts import Completions, Policy, Prompts, Selection
 from bench.errors import BenchError
 from bench.generation import vllm_engine
 from bench.generation.vllm_core import Core, EngineDiedError, Request, shape
 from bench.generation.vllm_launch import Options
 from bench.generation.vllm_lora import adapter_of
-from bench.logprobs import sequence_logprobs
+from bench.models import chat, loading
+from bench.models.logprobs import sequence_logprobs
 from bench.progress import Bar
 from bench.store import Store, using
 from bench.tasks.word_problems import WordProblems
@@ -46,14 +47,14 @@ def _closed():
 
 def changed(policy: Policy, path: Path, *, by: int) -> Policy:
     """The policy with noise of that seed added to its weights."""
-    model = policies.load_model(policy)
+    model = loading.load_model(policy)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(by)
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     model.save_pretrained(path)
-    policies.load_tokenizer(policy).save_pretrained(path)
-    return policies.folder(path)
+    loading.load_tokenizer(policy).save_pretrained(path)
+    return loading.folder(path)
 
 
 def engine_processes() -> list[psutil.Process]:
@@ -85,7 +86,7 @@ def test_a_policy_of_another_shape_gets_an_engine_of_its_own(random_policy, tiny
     assert len(second) == len(first)
     assert before == {path: path.read_bytes() for path in tiny_policy.path.iterdir()}
 
-    model, tokenizer = policies.load_model(tiny_policy), policies.load_tokenizer(tiny_policy)
+    model, tokenizer = loading.load_model(tiny_policy), loading.load_tokenizer(tiny_policy)
     differing = 0
     for row, messages in enumerate(prompts.messages):
         prompt = torch.tensor([chat.encode(tokenizer, messages)])
@@ -223,10 +224,10 @@ def test_an_adapter_that_was_trained_here_is_served_between_two_pools_of_its_bas
 def merged_into_base(adapter: Policy, folder: Path) -> Policy:
     from peft import PeftModel
 
-    whole = PeftModel.from_pretrained(policies.load_model(policies.base_of(adapter)), adapter.path)
+    whole = PeftModel.from_pretrained(loading.load_model(loading.base_of(adapter)), adapter.path)
     whole.merge_and_unload().save_pretrained(folder)
-    policies.load_tokenizer(adapter).save_pretrained(folder)
-    return policies.folder(folder)
+    loading.load_tokenizer(adapter).save_pretrained(folder)
+    return loading.folder(folder)
 
 
 @pytest.mark.vllm
@@ -254,10 +255,10 @@ def adapter_and_merged(base: Policy, path: Path, seed: int) -> tuple[Policy, Pol
     from peft import LoraConfig, get_peft_model
 
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    tokenizer = policies.load_tokenizer(base)
+    tokenizer = loading.load_tokenizer(base)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        model = get_peft_model(policies.load_model(base), LoraConfig(r=4, lora_alpha=8, target_modules=targets))
+        model = get_peft_model(loading.load_model(base), LoraConfig(r=4, lora_alpha=8, target_modules=targets))
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(0, 0.1)
@@ -265,7 +266,7 @@ def adapter_and_merged(base: Policy, path: Path, seed: int) -> tuple[Policy, Pol
     model.merge_and_unload().save_pretrained(path / "merged")
     for folder in ("adapter", "merged"):
         tokenizer.save_pretrained(path / folder)
-    return policies.folder(path / "adapter"), policies.folder(path / "merged")
+    return loading.folder(path / "adapter"), loading.folder(path / "merged")
 
 
 @pytest.mark.vllm
@@ -314,14 +315,14 @@ def test_without_vllm_a_sentence_says_how_to_install_it(random_policy, store, mo
 
 @pytest.mark.vllm
 def test_heads_that_vllm_has_no_attention_for_are_refused(random_policy, store, tmp_path):
-    policies.load_model(random_policy).save_pretrained(tmp_path)
-    policies.load_tokenizer(random_policy).save_pretrained(tmp_path)
+    loading.load_model(random_policy).save_pretrained(tmp_path)
+    loading.load_tokenizer(random_policy).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     for head_dim, said in ((16, "heads have 16 values"), (None, "heads have 24 values")):
         config |= {"head_dim": head_dim, "hidden_size": 48, "num_attention_heads": 2}
         (tmp_path / "config.json").write_text(json.dumps(config))
         with pytest.raises(BenchError, match=rf"on a CPU, whose attention {said}.*32, 64, .*generation=transformers"):
-            Core(policies.folder(tmp_path), vllm_engine.options_from({}), lora_rank=0)
+            Core(loading.folder(tmp_path), vllm_engine.options_from({}), lora_rank=0)
 
 
 def test_a_temperature_that_vllm_would_raise_is_refused(random_policy, store):
@@ -358,7 +359,7 @@ def test_adapters_that_vllm_cannot_serve_are_refused(random_policy, tmp_path):
     config.write_text('{"peft_type": "LORA", "r": 4, "rank_pattern": {"q_proj": 20}, "base_model_name_or_path": "x/y"}')
     assert adapter_of(policy).rank == 20
     with pytest.raises(BenchError, match=r"names x/y as its base model.*local folder"):
-        policies.adapter_base(policy.path)
+        loading.adapter_base(policy.path)
     config.write_text('{"peft_type": "IA3", "base_model_name_or_path": "x/y"}')
     with pytest.raises(BenchError, match=r"is IA3.*Merge it"):
         adapter_of(policy)

@@ -18,11 +18,11 @@ import torch
 from drawing import asking, generate, ids, same
 from test_generation import chi_square_z
 
-from bench import chat, http_client, policies
 from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
-from bench.generation import server_engine
-from bench.generation.truncation import modified_logprobs
+from bench.generation import http_client, server_engine
+from bench.models import chat, loading
+from bench.models.truncation import modified_logprobs
 from bench.store import Store, using
 from bench.tasks.word_problems import WordProblems
 
@@ -109,9 +109,9 @@ def test_first_tokens_fit_the_exact_distribution(server, tiny_policy, store, tem
     prompts, count = asking("Leo"), 1500  # an unsure beginning
     sampler = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
     drawn = draw(prompts, tiny_policy, server[0], num_completions=count, max_new_tokens=1, block_size=count, **sampler)
-    encoded = chat.encode(policies.load_tokenizer(tiny_policy), prompts.messages[0])
+    encoded = chat.encode(loading.load_tokenizer(tiny_policy), prompts.messages[0])
     with torch.inference_mode():
-        logits = policies.load_model(tiny_policy)(torch.tensor([encoded])).logits[0, -1].numpy()
+        logits = loading.load_model(tiny_policy)(torch.tensor([encoded])).logits[0, -1].numpy()
     observed = np.bincount([cell[0] for cell in drawn.token_ids[0]], minlength=len(logits))
     exact = np.exp(modified_logprobs(logits, temperature, top_p, top_k))
     assert observed[exact == 0].sum() == 0
@@ -145,15 +145,15 @@ def test_without_token_ids_texts_are_tokenized_again(server, tiny_policy, proble
 
 
 def test_another_policy_is_noticed(server, tiny_policy, problems, tmp_path, store):
-    model = policies.load_model(tiny_policy)
+    model = loading.load_model(tiny_policy)
     noise = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
             weight += 0.02 * torch.randn(weight.shape, generator=noise)
     model.save_pretrained(tmp_path / "other")
-    policies.load_tokenizer(tiny_policy).save_pretrained(tmp_path / "other")
+    loading.load_tokenizer(tiny_policy).save_pretrained(tmp_path / "other")
     with pytest.raises(BenchError, match=r"serves another model than .*other: .* nats a token"):
-        draw(problems, policies.folder(tmp_path / "other"), server[0])
+        draw(problems, loading.folder(tmp_path / "other"), server[0])
 
 
 def test_chat_without_a_template_is_refused_in_the_server_s_words(server, tiny_policy, problems, store):

@@ -12,8 +12,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from bench import settings
 from bench.__main__ import CONF, main
+from bench.config import checks
 
 SWEEPS = Path(CONF).parent / "sweeps"
 FILES = sorted(SWEEPS.glob("wandb_*.yaml"))
@@ -81,8 +81,8 @@ def test_what_the_agent_starts_is_an_experiment_of_ours(file, agent):
         assert command[:4] == ["/usr/bin/env", "python", "-m", "bench"]
         with initialize_config_dir(CONF, version_base="1.3"):
             cfg = compose("config", command[4:])
-        settings.check(cfg)
-        settings.build_parts(cfg)
+        checks.check(cfg)
+        checks.build_parts(cfg)
         assert cfg.name == file.stem
         assert cfg.split == "validation"
         for name, value in values.items():

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from bench import policies
 from bench.artifacts import Policy, Prompts
-from bench.chat import encode, render
 from bench.errors import BenchError
 from bench.evaluation.harness_models import on_transformers
-from bench.generation.tokens import unconfigured_end
+from bench.models import loading
+from bench.models.chat import encode, render
+from bench.models.tokens import unconfigured_end
 from bench.progress import bar
 from bench.store import stage
 from bench.tasks import Task
@@ -92,12 +92,12 @@ def lm_eval_exact_match(
 ) -> dict[str, float]:
     """Write the prompts as an lm-eval task and run it; the first group of `answer_pattern` is the answer compared.
 
-    turn_end: the token that ends a completion by the chat template alone (bench.generation.tokens.unconfigured_end).
+    turn_end: the token that ends a completion by the chat template alone (bench.models.tokens.unconfigured_end).
     """
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    tokenizer = policies.load_tokenizer(policy)
+    tokenizer = loading.load_tokenizer(policy)
     with quiet():
         model = on_transformers(policy, batch_size=batch_size)
         _refuse_prompts_that_would_be_cut(tokenizer, prompts, model.max_length - max_new_tokens)
@@ -135,7 +135,7 @@ def lm_eval_exact_match(
     (out / RESULTS).write_text(json.dumps({"metrics": metrics, "rows": rows}, indent=1, ensure_ascii=False))
     written = sum(len(tokenizer.encode(row["text"], add_special_tokens=False)) for row in rows)
     read = sum(len(encode(tokenizer, messages)) for messages in prompts.messages)
-    return {"generated_tokens": written, "flops": 2 * policies.count_parameters(policy) * (read + written)}
+    return {"generated_tokens": written, "flops": 2 * loading.count_parameters(policy) * (read + written)}
 
 
 def write_task(

@@ -7,13 +7,13 @@ from dataclasses import replace
 from importlib import metadata
 from typing import Any, cast
 
-from bench import policies
 from bench.artifacts import Policy, content_hash
 from bench.devices import device
 from bench.errors import BenchError
-from bench.generation.tokens import configured, ending_ids
 from bench.generation.vllm_launch import Options, arguments, quiet
 from bench.generation.vllm_lora import adapter_of
+from bench.models import loading
+from bench.models.tokens import configured, ending_ids
 from bench.seeds import stream_key
 
 
@@ -21,21 +21,21 @@ def on_transformers(policy: Policy, *, batch_size: int = 64) -> Any:
     """lm-eval's HFLM: bfloat16 on a GPU, float32 on a CPU."""
     from lm_eval.models.huggingface import HFLM
 
-    tokenizer = policies.load_tokenizer(policy)
-    model = policies.load_model(policy, dtype=_dtype(), device=device())
+    tokenizer = loading.load_tokenizer(policy)
+    model = loading.load_model(policy, dtype=_dtype(), device=device())
     model.generation_config.eos_token_id = sorted(ending_ids(tokenizer, model.generation_config))
     return HFLM(
         pretrained=model,
         tokenizer=tokenizer,
         batch_size=batch_size,
-        add_bos_token=tokenizer.chat_template is None,  # a chat template writes its own, see bench.chat
+        add_bos_token=tokenizer.chat_template is None,  # a chat template writes its own, see bench.models.chat
     )
 
 
 def on_vllm(policy: Policy, options: Options) -> Any:
     """lm-eval's VLLM, in the dtype of `on_transformers` and with the given options but for data_parallel_size, which
     is 1: lm-eval would start a Ray for more. A LoRA adapter is served beside its base. End it with `close`."""
-    adapter, base = adapter_of(policy), policies.base_of(policy)
+    adapter, base = adapter_of(policy), loading.base_of(policy)
     given = arguments(
         base.path,
         replace(options, dtype=_dtype(), data_parallel_size=1),
@@ -45,7 +45,7 @@ def on_vllm(policy: Policy, options: Options) -> Any:
     import torch
     from lm_eval.models.huggingface import HFLM
 
-    tokenizer = policies.load_tokenizer(policy)
+    tokenizer = loading.load_tokenizer(policy)
     pretrained, enable_lora = given.pop("model"), given.pop("enable_lora")  # lm-eval's names for them are others
     try:
         with quiet():

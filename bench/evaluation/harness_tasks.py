@@ -18,17 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import processes
 from bench.artifacts import Completions, Policy, content_hash
 from bench.errors import BenchError
 from bench.evaluation import harness_models
 from bench.evaluation.harness import quiet
 from bench.generation import vllm_engine
-from bench.generation.tokens import unconfigured_end
 from bench.generation.vllm_launch import Options
+from bench.models.tokens import unconfigured_end
 from bench.progress import said_after
 from bench.seeds import small_seed
 from bench.store import Finder, MissingError, Store, Use, current, stage, using
+from bench.training import processes
 from bench.training.weighted_trainer import isolated
 
 RESULTS = "results.json"

@@ -7,16 +7,16 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from bench.allowed import ABOVE_ZERO, FOLDER, TRUE_OR_FALSE, Count, Rule, TopK, TopP, one_of, or_null, whole
 from bench.artifacts import Completions, Divergence, Policy, Prompts, Rewards
+from bench.config.rules import ABOVE_ZERO, FOLDER, TRUE_OR_FALSE, Count, Rule, TopK, TopP, one_of, or_null, whole
 from bench.estimators.kl import kl_per_token
 from bench.evaluation.harness import HarnessResult, harness, transferred
 from bench.evaluation.harness_tasks import ENGINES, vllm_options
 from bench.evaluation.harness_tasks import harness_tasks as run_tasks
-from bench.logprobs import DivergenceSamples, divergence_samples
+from bench.models.logprobs import DivergenceSamples, divergence_samples
+from bench.models.vocabularies import distributions_differ
 from bench.scoring.verifier import gold_rewards, verify
 from bench.tasks import Task
-from bench.vocabularies import distributions_differ
 
 NAMES = Rule(
     lambda value: (
@@ -111,7 +111,7 @@ def evaluate(
     weights; bfloat16 halves their memory and puts the KL off by its rounding. transfer: other tasks by a name
     of one's own, of whose test prompts lm-eval judges greedy completions. BenchError for one that lm-eval can't judge.
     others: policies by name, each raw, from which the KL is estimated too. A KL is NaN where the two policies have
-    different token ids (bench.vocabularies): their steps can't be compared.
+    different token ids (bench.models.vocabularies): their steps can't be compared.
     harness_tasks: lm-eval's own by name, or of the folder harness_include, on harness_engine: "auto" is vLLM where
     `generation` is, and transformers elsewhere; bench.evaluation.harness_tasks says how.
     """

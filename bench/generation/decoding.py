@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.generation import kv_cache
-from bench.generation.truncation import first_kept, scale, token_at, upper_tail
+from bench.models import kv_cache
+from bench.models.truncation import first_kept, scale, token_at, upper_tail
 
 DROP_BELOW = 0.96  # share of unfinished rows under which the cache is repacked without the finished ones
 ROOM = 8  # tokens by which the cache grows: attention is fastest on keys that lie close together

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from bench import http_client
 from bench.errors import BenchError
+from bench.generation import http_client
 from bench.generation.completions_api import PATHS, Answer, Request, body, parse
 
 

@@ -19,8 +19,8 @@ import numpy as np
 from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
 from bench.generation.stored import FILE, NUMBERS, Unit, assemble, read, write
-from bench.generation.tokens import unconfigured_end
-from bench.generation.truncation import check_sampler
+from bench.models.tokens import unconfigured_end
+from bench.models.truncation import check_sampler
 from bench.progress import Bar, bar
 from bench.store import Address, current
 from bench.store.files import checksum

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
-from bench.allowed import Count, Seed, Temperature, TopK, TopP, number, or_null, text, whole
 from bench.artifacts import Completions, Policy, Prompts
+from bench.config.rules import Count, Seed, Temperature, TopK, TopP, number, or_null, text, whole
 from bench.errors import BenchError
 from bench.generation.ray_cluster import connect, draw_shards
 from bench.generation.ray_worker import found

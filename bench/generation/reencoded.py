@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench import policies
 from bench.artifacts import Completions, Policy, content_hash
 from bench.errors import BenchError
+from bench.models import loading
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def reencoded(pool: Completions, reader: Policy) -> tuple[Completions, np.ndarra
 
     A finished completion gets the reader's EOS, one cut at the length limit none. BenchError where it has no EOS.
     """
-    tokenizer = policies.load_tokenizer(reader)
+    tokenizer = loading.load_tokenizer(reader)
     if tokenizer.eos_token_id is None:
         raise BenchError(f"The tokenizer in {reader.path} has no EOS, so that no other policy's texts can end in it.")
     token_ids, faithful = np.empty(pool.shape, object), np.empty(pool.shape, bool)

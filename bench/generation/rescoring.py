@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts
-from bench.logprobs import loaded, logprobs_under_samplers, sequence_logprobs
+from bench.models.logprobs import loaded, logprobs_under_samplers, sequence_logprobs
 
 
 class Rescorer:

@@ -17,8 +17,8 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from bench import policies
-from bench.allowed import (
+from bench.artifacts import Completions, Policy, Prompts
+from bench.config.rules import (
     ABOVE_ZERO,
     DTYPE,
     TRUE_OR_FALSE,
@@ -32,14 +32,14 @@ from bench.allowed import (
     text,
     whole,
 )
-from bench.artifacts import Completions, Policy, Prompts
 from bench.devices import device
 from bench.errors import BenchError
-from bench.generation import server_checks, tokens
+from bench.generation import server_checks
 from bench.generation.completions_api import PATHS, Answer, Request
 from bench.generation.model_server import Server
 from bench.generation.pool import draw
 from bench.generation.rescoring import Rescorer
+from bench.models import loading, tokens
 from bench.progress import Bar, say
 from bench.seeds import stream_key
 
@@ -86,7 +86,7 @@ def generate(
     stop_token_ids, return_token_ids, which OpenAI's own server refuses. accept_unseeded: draw from a server that
     ignores seeds, in a pool kept apart as not repeatable. logprob_tolerance: nats a token, on average, between the
     server's log-probabilities and ours. api_key_env: the environment variable with the API key. concurrency: requests
-    at once; timeout: seconds for an answer; retries: of one request (see bench.http_client). dtype: of the suite's log-
+    at once; timeout: seconds for an answer; retries: of one request. dtype: of the suite's log-
     probabilities. first_sample: the samples before it are left out. BenchError, in a sentence, for a server that is
     away, refuses, or doesn't do as it is asked.
     """
@@ -152,8 +152,8 @@ class ServerEngine:
     def __init__(self, policy: Policy, server: Server, *, seeded: bool, logprob_tolerance: float, dtype: str) -> None:
         self.policy, self.server, self.dtype = policy, server, dtype
         self.seeded, self.logprob_tolerance = seeded, logprob_tolerance
-        self.tokenizer = policies.load_tokenizer(policy)
-        self.eos_ids, context, self.vocabulary = tokens.configured(policies.base_of(policy), self.tokenizer)
+        self.tokenizer = loading.load_tokenizer(policy)
+        self.eos_ids, context, self.vocabulary = tokens.configured(loading.base_of(policy), self.tokenizer)
         self.context = min((limit for limit in (context, server.context) if limit is not None), default=None)
         self._checked = False
         self._rescorer = Rescorer(policy, dtype=dtype)
@@ -231,7 +231,7 @@ class ServerEngine:
         return completions, {
             "prompt_tokens": read,
             "generated_tokens": written,
-            "flops": 2 * policies.count_parameters(self.policy) * (read + written),
+            "flops": 2 * loading.count_parameters(self.policy) * (read + written),
             "retokenized_otherwise": otherwise,
         }
 
@@ -282,4 +282,4 @@ def _say_once(line: str) -> None:
 
 @cache
 def _fingerprint(folder: Path) -> str:
-    return policies.folder(folder).fingerprint
+    return loading.folder(folder).fingerprint

@@ -10,13 +10,12 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from bench import policies
-from bench.allowed import DTYPE, Count, Seed, Temperature, TopK, TopP, whole
 from bench.artifacts import Completions, Policy, Prompts
+from bench.config.rules import DTYPE, Count, Seed, Temperature, TopK, TopP, whole
 from bench.devices import device
 from bench.errors import BenchError
-from bench.generation import tokens
 from bench.generation.pool import draw
+from bench.models import loading, tokens
 from bench.progress import Bar, say
 from bench.seeds import stream_key
 
@@ -73,10 +72,11 @@ class TransformersEngine:
     """A loaded policy, its tokenizer, and the prefill of the prompts that it sampled from last."""
 
     def __init__(self, policy: Policy, *, dtype: str, batch_tokens: int) -> None:
-        from bench.generation import attention, decoding, kv_cache, plain_decoding
+        from bench.generation import decoding, plain_decoding
+        from bench.models import attention, kv_cache
 
-        self.tokenizer = policies.load_tokenizer(policy)
-        self.model = policies.load_model(policy, dtype=dtype, device=device())
+        self.tokenizer = loading.load_tokenizer(policy)
+        self.model = loading.load_model(policy, dtype=dtype, device=device())
         if self.model.config.model_type in MISTAKEN_IN_BATCHES:
             raise BenchError(
                 f"transformers computes {self.model.config.model_type} models wrongly where a batch holds several "
@@ -156,7 +156,7 @@ class TransformersEngine:
         wanted = (prompts.key, samples, max_new_tokens)
         if self._last is None or self._last[0] != wanted:
             self._last = None  # its memory is needed
-            context = policies.context(self.model.config)
+            context = loading.context(self.model.config)
             prompt_ids = tokens.encode(self.tokenizer, prompts, max_new_tokens=max_new_tokens, context=context)
             groups = (
                 (group, self._prefill(self.model, [prompt_ids[row] for row in group]))

@@ -20,8 +20,8 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from bench import policies
-from bench.allowed import (
+from bench.artifacts import Completions, Policy, Prompts
+from bench.config.rules import (
     ABOVE_ZERO,
     DTYPE,
     PROBABILITY_MASS,
@@ -34,14 +34,13 @@ from bench.allowed import (
     or_null,
     whole,
 )
-from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
-from bench.generation import tokens
 from bench.generation.pool import draw
 from bench.generation.rescoring import Rescorer
 from bench.generation.vllm_core import Answer, Core, EngineDiedError, Request, shape
 from bench.generation.vllm_launch import Options
 from bench.generation.vllm_lora import Adapter, adapter_of
+from bench.models import loading, tokens
 from bench.progress import Bar, say
 from bench.seeds import stream_key
 
@@ -143,8 +142,8 @@ class VLLMEngine:
     def __init__(self, policy: Policy, options: Options) -> None:
         self.policy, self.options = policy, options
         self.adapter = adapter_of(policy)
-        self.base = policies.base_of(policy)
-        self.tokenizer = policies.load_tokenizer(policy)
+        self.base = loading.base_of(policy)
+        self.tokenizer = loading.load_tokenizer(policy)
         self.eos_ids, context, _ = tokens.configured(self.base, self.tokenizer)
         limits = (context, options.max_model_len)
         self.context = min((limit for limit in limits if limit is not None), default=None)
@@ -240,7 +239,7 @@ class VLLMEngine:
                 f"warning: vLLM's log-probabilities are {difference:.2f} nats a token away from the policy's own: it "
                 "may not compute the same model"
             )
-        flops = 2 * policies.count_parameters(self.base) * (read + written)
+        flops = 2 * loading.count_parameters(self.base) * (read + written)
         return completions, {
             "prompt_tokens": read,
             "generated_tokens": written,

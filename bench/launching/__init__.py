@@ -5,14 +5,12 @@ process that calls runner.run_cell. A cell that is done is not sent, one whose p
 goes on from the store, and what has become of each lies in its folder, whoever ran it.
 """
 
-import importlib
 import re
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.allowed import rules
+from bench.config import plugins
+from bench.config.rules import rules
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -21,26 +19,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from bench.launching.jobs import Job
-
-PLUGIN = "hydra_plugins.bench_launchers"  # Hydra takes launchers from the namespace package hydra_plugins only
-PRESETS = Path(__file__).resolve().parents[2] / "conf" / "hydra" / "launcher"
-
-
-def install() -> None:
-    """Let Hydra know our launchers, and choose our presets over those of equal name that installed plugins bring."""
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.plugins import Plugins
-
-    folder = str(Path(__file__).resolve().parent / "plugin")
-    if folder not in sys.path:
-        sys.path.append(folder)
-    plugins = Plugins.instance()  # imports all plugins, which is when they store their presets
-    module = importlib.import_module(PLUGIN)
-    for launcher in (module.Joblib, module.Ray, module.Slurm):
-        plugins.register(launcher)
-    stored: dict[str, Any] = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
-    for preset in PRESETS.glob("*.yaml"):
-        stored.pop(preset.name, None)
 
 
 def check(overrides: Sequence[str], conf: str, *, devices: bool = True) -> None:
@@ -58,7 +36,7 @@ def check(overrides: Sequence[str], conf: str, *, devices: bool = True) -> None:
         cfg = compose("config", chosen, return_hydra_config=True)
     settings: Any = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)
     target = settings.pop("_target_")
-    if not target.startswith(f"{PLUGIN}."):
+    if not target.startswith(f"{plugins.LAUNCHERS}."):
         return
     launcher = get_object(target)
     for name, rule in rules(launcher).items():
@@ -80,9 +58,10 @@ def launch(
     from hydra.core.utils import JobReturn, JobStatus, setup_globals
     from omegaconf import open_dict, read_write
 
+    from bench.config.keys import run_folder
     from bench.launching import jobs
     from bench.progress import say
-    from bench.sweep import is_done, run_folder
+    from bench.sweeps.cells import is_done
 
     setup_globals()
     cells: list[tuple[str, DictConfig]] = []

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 
-from bench.allowed import Rule
+from bench.config.rules import Rule
 from bench.errors import BenchError
 
 GPUS = Rule(

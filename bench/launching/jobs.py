@@ -11,8 +11,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from bench.config.keys import run_folder
 from bench.progress import relayed, say
-from bench.sweep import is_done, run_folder
+from bench.sweeps.cells import is_done
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Job:
                 "working directory, the store and the outputs under the same path on all of them."
             )
         os.chdir(self.directory)
-        from bench.runner import run_cell
+        from bench.launching.runner import run_cell
 
         lines: list[str] = []
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.artifacts import content_hash
 from bench.errors import BenchError
-from bench.reporting.collect import Run, read_run
+from bench.records.read import Run, read_run
 from bench.reporting.exhibit import Exhibit, Table, records_of
 from bench.reporting.figures import figures
 from bench.reporting.files import stamp_of, write_figure

@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.estimators.distributions import t_cdf, t_quantile
 from bench.estimators.uncertainty import holm, paired_difference, seed_interval, sign_flip_p_values
-from bench.reporting.collect import Estimate, Run, short
+from bench.records.read import Estimate, Run, short
 from bench.reporting.groups import Group
 from bench.seeds import generator
 

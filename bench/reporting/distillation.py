@@ -3,7 +3,7 @@
 import math
 
 from bench.estimators.ratios import Ratio, ratio_over_seeds
-from bench.reporting.collect import Estimate, short
+from bench.records.read import Estimate, short
 from bench.reporting.groups import Group
 
 

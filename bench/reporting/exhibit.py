@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.artifacts import content_hash
-from bench.reporting.collect import Estimate, Run, short
+from bench.records.read import Estimate, Run, short
 from bench.reporting.style import COLUMN_WIDTH
 
 

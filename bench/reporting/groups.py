@@ -11,7 +11,7 @@ from bench.errors import BenchError
 from bench.estimators.bootstrap import share_ends
 from bench.estimators.uncertainty import seed_interval
 from bench.evaluation.cells import SHARES
-from bench.reporting.collect import Estimate, Run
+from bench.records.read import Estimate, Run
 from bench.training.recipe import SPEED_ONLY
 
 PLACES = ("store", "outputs", "name", "tracking", "threads")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.reporting.collect import Run, short
+from bench.records.read import Run, short
 from bench.reporting.contrasts import Contrast, contrast, judged
 from bench.reporting.groups import Group
 from bench.reporting.tables.shared import over_what

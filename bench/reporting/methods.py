@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from bench.records.read import Run
 from bench.reporting.bibliography import ENTRIES
-from bench.reporting.collect import Run
 from bench.reporting.groups import Group, grouped
 from bench.reporting.tables.shared import split
 from bench.reporting.words import policy_words, procedure_words, scorer_words, task_words

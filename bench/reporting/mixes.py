@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.reporting.collect import Estimate
+from bench.records.read import Estimate
 from bench.reporting.contrasts import Contrast, contrast, judged
 from bench.reporting.groups import Group
 from bench.reporting.tables.shared import split

@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.estimators.overoptimisation import FitInterval, fit_interval, overoptimisation
 from bench.estimators.uncertainty import bootstrap_interval
-from bench.reporting.collect import Estimate, Run
+from bench.records.read import Estimate, Run
 from bench.reporting.groups import Group, estimate, grouped
 from bench.reporting.ways import order_of
 from bench.seeds import generator

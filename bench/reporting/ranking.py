@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.estimators.uncertainty import bootstrap_interval, winners_curse
-from bench.reporting.collect import Estimate, Run
+from bench.records.read import Estimate, Run
 from bench.reporting.contrasts import Contrast, contrast, judged, of_group, primary_of
 from bench.reporting.groups import Group, estimate
 from bench.seeds import generator

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.reporting.collect import Estimate, Run, short
+from bench.records.read import Estimate, Run, short
 from bench.reporting.groups import Group
 from bench.reporting.tables.measured import scorer_name
 from bench.reporting.ways import samplers

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError
-from bench.reporting.collect import Run, read_run
+from bench.records.read import Run, read_run
 from bench.reporting.groups import grouped, in_order
 from bench.reporting.manifest import MANIFEST
 from bench.reporting.ranking import shared_seeds
@@ -54,8 +54,8 @@ def from_sweep(overrides: Sequence[str], conf: str) -> Source:
     side by side; its sentence says which command makes them anew.
     """
     from bench import search
-    from bench.plan import described, tally
-    from bench.sweep import cells, state
+    from bench.sweeps.cells import cells, state
+    from bench.sweeps.plan import described, tally
 
     found = cells(overrides, conf)
     if found is None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.estimators.distributions import t_cdf, t_quantile
-from bench.reporting.collect import Estimate
+from bench.records.read import Estimate
 from bench.reporting.contrasts import Contrast, judged, verdict_of
 from bench.reporting.groups import Group
 from bench.reporting.ways import named

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.estimators.uncertainty import resampled_means
+from bench.records.read import Run, short
 from bench.reporting import hybrids, mixes, overoptimisation, transfer
-from bench.reporting.collect import Run, short
 from bench.reporting.contrasts import Contrast, contrast, of_group, primary_of
 from bench.reporting.distillation import sentence as sentence_of_distillation
 from bench.reporting.figures.pessimism import of_pessimism

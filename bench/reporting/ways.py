@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from bench.reporting.collect import Run
+from bench.records.read import Run
 from bench.reporting.groups import Group
 
 SAMPLER = ("task", "policy", "generation", "scoring", "temperature", "top_p", "split")  # what shapes the held-out pool

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from bench.allowed import Rule, number, one_of
 from bench.artifacts import Completions, Prompts, Rewards
+from bench.config.rules import Rule, number, one_of
 
 
 def _each_part(value: Any) -> Iterator[tuple[str, Any, Rule]]:

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from bench.allowed import TRUE_OR_FALSE, Count, Seed, number, one_of
 from bench.artifacts import Completions, Policy, Prompts, Rewards
+from bench.config.rules import TRUE_OR_FALSE, Count, Seed, number, one_of
 from bench.errors import BenchError
 from bench.seeds import small_seed
 from bench.tasks import Task

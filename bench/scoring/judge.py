@@ -18,10 +18,10 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from bench import http_client
-from bench.allowed import Count, Rule, Temperature, number, or_null, text, whole
 from bench.artifacts import Completions, Prompts, Rewards, content_hash
+from bench.config.rules import Count, Rule, Temperature, number, or_null, text, whole
 from bench.errors import BenchError
+from bench.generation import http_client
 from bench.progress import bar, say
 from bench.scoring.units import scored
 from bench.store import current

@@ -2,8 +2,8 @@
 
 from typing import Annotated
 
-from bench.allowed import one_of
 from bench.artifacts import Completions, Prompts, Rewards
+from bench.config.rules import one_of
 
 
 def length(

@@ -10,16 +10,16 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from bench import steps
-from bench.allowed import DTYPE, TRUE_OR_FALSE, Count, Rule, one_of, or_null, text
 from bench.artifacts import Completions, Prompts, Rewards
+from bench.config.rules import DTYPE, TRUE_OR_FALSE, Count, Rule, one_of, or_null, text
 from bench.devices import device
 from bench.errors import BenchError
-from bench.policies import refusing_code
+from bench.models.loading import refusing_code
 from bench.progress import bar, say
 from bench.scoring.reward_model import ENDLESS, HEADS, PADDING, TRUST, RewardModel, batches, find, in_float32
 from bench.scoring.units import scored
 from bench.store import current
+from bench.training import steps
 
 STAGE = "score_process_reward"
 VERSION = 2  # raise it when equal settings give other scores or counts
@@ -60,8 +60,8 @@ def process_reward(
     """[M, N]: a summary of the probabilities that a token classifier gives a completion's steps of being correct.
 
     correct: which output says so, by number or by its name in id2label; a model with one output says it by a sigmoid.
-    separator, answer_marker: where steps lie (bench.steps.split). ending: what follows each step where the model reads
-    it (bench.steps.encode). The score is read at each step's last token.
+    separator, answer_marker: where steps lie (training.steps). ending: what follows each step where the model reads
+    it. The score is read at each step's last token.
     aggregate: the "last" step's (Snell et al. 2024, "Scaling LLM Test-Time Compute Optimally ..."), "min" (Wang et al.
     2023, "Math-Shepherd"), "product" (Lightman et al. 2023, "Let's Verify Step by Step") or "mean".
     trust_remote_code: run the model's own Python files.
@@ -157,7 +157,7 @@ class StepScorer:
         self.readable = min(limit, self.tokenizer.model_max_length)
 
     def probabilities(self, inputs: Sequence[tuple[list[int], list[int]]]) -> tuple[list[np.ndarray], dict[str, float]]:
-        """The probability [S] of each step of D inputs (see `bench.steps.encode`), and what was counted.
+        """The probability [S] of each step of D inputs (see `bench.training.steps.encode`), and what was counted.
 
         Without any for an input that has no step, or more tokens than the model can read.
         """

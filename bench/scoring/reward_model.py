@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from bench import chat, hub
-from bench.allowed import DTYPE, TRUE_OR_FALSE, or_null, text, whole
 from bench.artifacts import Completions, Message, Prompts, Rewards, content_hash
+from bench.config.rules import DTYPE, TRUE_OR_FALSE, or_null, text, whole
 from bench.devices import device
 from bench.errors import BenchError
-from bench.policies import folder, refusing_code
+from bench.models import chat, hub
+from bench.models.loading import folder, refusing_code
 from bench.progress import bar, say
 from bench.scoring.prefix_sharing import applicable, forward_shared, shared_lengths
 from bench.scoring.units import scored

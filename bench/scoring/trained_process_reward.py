@@ -12,9 +12,8 @@ from typing import Annotated
 
 import numpy as np
 
-from bench import steps
-from bench.allowed import ABOVE_ZERO, DTYPE, Count, Seed, number, one_of, or_null
 from bench.artifacts import Completions, Policy, Prompts, Rewards
+from bench.config.rules import ABOVE_ZERO, DTYPE, Count, Seed, number, one_of, or_null
 from bench.errors import BenchError
 from bench.progress import say
 from bench.scoring import process_reward
@@ -22,6 +21,7 @@ from bench.scoring.process_reward import AGGREGATE, MARKER, SEPARATOR
 from bench.scoring.reward_model import RewardModel
 from bench.seeds import generator, small_seed
 from bench.tasks import Task
+from bench.training import steps
 from bench.training.process_reward import StepLabels, train_process_reward_model
 
 SPLITS = ("train", "validation")

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from bench.allowed import ABOVE_ZERO, DTYPE, TRUE_OR_FALSE, Count, Seed, number, one_of, or_null, whole
 from bench.artifacts import Completions, Message, Policy, Prompts, Rewards
+from bench.config.rules import ABOVE_ZERO, DTYPE, TRUE_OR_FALSE, Count, Seed, number, one_of, or_null, whole
 from bench.errors import BenchError
 from bench.scoring import reward_model
 from bench.seeds import generator, small_seed

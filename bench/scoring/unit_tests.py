@@ -14,8 +14,8 @@ from typing import Annotated, Any, Protocol
 import numpy as np
 from hydra.utils import get_object, instantiate
 
-from bench.allowed import Count, Rule, number, one_of, whole
 from bench.artifacts import Completions, Prompts, Rewards
+from bench.config.rules import Count, Rule, number, one_of, whole
 from bench.errors import BenchError
 from bench.sandbox import ISOLATION, VERDICTS, Job, Limits, verdicts
 from bench.sandbox.cases import from_answer

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import numpy as np
 
-from bench.allowed import TRUE_OR_FALSE
 from bench.artifacts import Completions, Prompts, Rewards
+from bench.config.rules import TRUE_OR_FALSE
 from bench.scoring.units import scored
 from bench.tasks import Task, are_correct, gold_reward_of, judged_by
 

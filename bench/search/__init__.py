@@ -12,9 +12,7 @@ trials (Optuna's own format). When all are done, the chosen cell and the one wit
 import contextlib
 import copy
 import functools
-import importlib
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,19 +20,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bench import launching, settings
-from bench.allowed import Count, Seed, number, or_null, rules, text
 from bench.artifacts import content_hash
+from bench.config import checks, plugins
+from bench.config.keys import run_id
+from bench.config.rules import Count, Seed, number, or_null, rules, text
 from bench.errors import BenchError
-from bench.provenance import code_fingerprint
-from bench.sweep import Cell
+from bench.records.fingerprint import code_fingerprint
+from bench.sweeps.cells import Cell
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
 
-PLUGIN = "hydra_plugins.bench_search"  # Hydra takes sweepers from the namespace package hydra_plugins only
 JOURNAL = "search.journal"
 METRIC = text(r"[^\s=]+", "the name of a number in metrics.json")
 
@@ -118,7 +116,7 @@ class Search:
 
         space = {name: distribution_to_json(found) for name, found in self.space.items()}
         sampler = OmegaConf.to_container(self.wanted.sampler, resolve=True)
-        fixed = settings.run_id(self.cell(self.baseline).cfg)
+        fixed = run_id(self.cell(self.baseline).cfg)
         wanted = [self.wanted.maximize, self.wanted.minimize, sampler, self.wanted.seed]
         return content_hash(code_fingerprint(), fixed, space, wanted)
 
@@ -163,12 +161,12 @@ def read(overrides: Sequence[str], conf: str) -> Search | None:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    _install()
+    plugins.install()
     with composing(conf):
         of_hydra = [override for override in overrides if override.lstrip("+~").startswith("hydra")]
         named = [override for override in overrides if override.lstrip("+").startswith("sweep=")]
         node = compose("config", [*named, *of_hydra], return_hydra_config=True).hydra.sweeper
-        if node.get("_target_") != f"{PLUGIN}.OptunaSearch":
+        if node.get("_target_") != f"{plugins.SWEEPERS}.OptunaSearch":
             return None
         _need_optuna()
         from bench.search.space import distribution
@@ -204,20 +202,6 @@ def composing(conf: str) -> Iterator[None]:
             yield
 
 
-def _install() -> None:
-    """Let Hydra know our sweeper and launchers, and choose our preset over one of equal name of an installed plugin."""
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.plugins import Plugins
-
-    launching.install()
-    folder = str(Path(__file__).resolve().parent / "plugin")
-    if folder not in sys.path:
-        sys.path.append(folder)
-    Plugins.instance().register(importlib.import_module(PLUGIN).OptunaSearch)
-    stored: dict[str, Any] = ConfigStore.instance().repo.get("hydra", {}).get("sweeper", {})
-    stored.pop("optuna.yaml", None)
-
-
 def _wanted(node: DictConfig) -> Wanted:
     given = {field.name: node[field.name] for field in fields(Wanted)}
     for name, rule in rules(Wanted).items():
@@ -248,8 +232,8 @@ def _check(search: Search) -> None:
     for key, distribution in search.space.items():
         for value in extremes(distribution):
             cfg = search.cell(search.baseline | {key: value}).cfg
-            settings.check(cfg)
-            settings.build_parts(cfg)
+            checks.check(cfg)
+            checks.build_parts(cfg)
 
 
 def _need_optuna() -> None:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from bench import settings
+from bench.config import checks
 from bench.errors import BenchError
 from bench.progress import say
 from bench.search import Search
 from bench.search.results import LOOKS, Tried, chosen_of, objectives, tried
-from bench.sweep import Cell, is_done, state
+from bench.sweeps.cells import Cell, is_done, state
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -55,8 +55,8 @@ def _propose(search: Search, study: "Study") -> list[Tried]:
         trial = study.ask(search.space)
         try:
             cfg = search.cell(trial.params).cfg
-            settings.check(cfg)
-            settings.build_parts(cfg)
+            checks.check(cfg)
+            checks.build_parts(cfg)
         except BenchError as error:  # possible apart, impossible together
             trial.set_user_attr("reason", str(error))
             study.tell(trial, state=TrialState.FAIL)

@@ -9,15 +9,16 @@ import numpy as np
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from bench import plan, store
-from bench.asks import prompts_in
+from bench import store
 from bench.estimators.uncertainty import gap_if_equal, paired_difference, unpaired_difference
-from bench.reporting.collect import Estimate, Run, read_run
+from bench.records.read import Estimate, Run, read_run
 from bench.reporting.tables import markdown
 from bench.search import Search
 from bench.search.results import LOOKS, Tried, chosen_of, eligible, estimate, per_prompt, tried
 from bench.seeds import generator
-from bench.sweep import Cell, State, is_done, state
+from bench.sweeps import plan
+from bench.sweeps.cells import Cell, State, is_done, state
+from bench.sweeps.workload import prompts_in
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -12,12 +12,12 @@ from bench.errors import BenchError
 from bench.evaluation.summary import Cell as Measured
 from bench.evaluation.summary import metric_name
 from bench.search import Search
-from bench.sweep import Cell, State, state
+from bench.sweeps.cells import Cell, State, state
 
 if TYPE_CHECKING:
     from optuna import Study
 
-    from bench.reporting.collect import Estimate, Run
+    from bench.records.read import Estimate, Run
 
 LOOKS = "looks at test"  # of a study: which runs were chosen for test, and after how many trials
 
@@ -103,7 +103,7 @@ def per_prompt(run: "Run", name: str) -> np.ndarray:
 
 def estimate(run: "Run", name: str) -> "Estimate":
     """A number of metrics.json with its interval, where it has one."""
-    from bench.reporting.collect import Estimate
+    from bench.records.read import Estimate
 
     nan = float("nan")
     return Estimate(*(run.metrics.get(name + end, nan) for end in ("", "_low", "_high")))

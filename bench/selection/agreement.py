@@ -7,8 +7,8 @@ from typing import Annotated
 
 import numpy as np
 
-from bench.allowed import number
 from bench.artifacts import Selection
+from bench.config.rules import number
 from bench.selection.cells import cells, finite, indifferent, ranks_within_prompt, same_shape
 
 

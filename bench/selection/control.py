@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from bench.allowed import Count
 from bench.artifacts import Selection
+from bench.config.rules import Count
 from bench.selection.cells import best_k, cells, indifferent, ranks_within_prompt
 
 

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import numpy as np
 
-from bench.allowed import TRUE_OR_FALSE, CountPerPrompt, number, one_of
 from bench.artifacts import Selection
+from bench.config.rules import TRUE_OR_FALSE, CountPerPrompt, number, one_of
 from bench.selection.cells import CORRECT, at_most_samples, cells, correct, ranks_within_prompt, same_shape
 from bench.selection.edit_distance import edit_distance
 

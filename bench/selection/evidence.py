@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Selection
 from bench.generation.stopped import StoppedPool
-from bench.logprobs import sequence_logprobs
+from bench.models.logprobs import sequence_logprobs
 from bench.tasks import Task
 
 

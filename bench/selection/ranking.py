@@ -5,8 +5,8 @@ from typing import Annotated
 
 import numpy as np
 
-from bench.allowed import Count, CountPerPrompt, number
 from bench.artifacts import Selection
+from bench.config.rules import Count, CountPerPrompt, number
 from bench.selection.cells import at_most_samples, best_k, cells, finite, ranks_within_prompt, same_shape
 
 

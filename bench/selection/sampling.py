@@ -4,8 +4,8 @@ from typing import Annotated
 
 import numpy as np
 
-from bench.allowed import ABOVE_ZERO, CountPerPrompt
 from bench.artifacts import Selection
+from bench.config.rules import ABOVE_ZERO, CountPerPrompt
 from bench.estimators.pessimism import pessimistic_weights
 from bench.selection.cells import at_most_samples, cells, finite, ranks_within_prompt
 

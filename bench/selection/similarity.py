@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from bench import policies
-from bench.allowed import FOLDER, Count, or_null
 from bench.artifacts import Completions, Policy
+from bench.config.rules import FOLDER, Count, or_null
+from bench.models import loading
 from bench.progress import bar
 from bench.store import stage
 from bench.tasks import Task
@@ -61,7 +61,7 @@ def embedding_cosine(
     batch_tokens: texts x tokens read at once. A text without tokens is like none but its equals. `task` is unused.
     Matrices are kept in the store, a shard of prompts each.
     """
-    embedder = policy if model is None else policies.folder(model)
+    embedder = policy if model is None else loading.folder(model)
     for _, part in completions.shards():
         yield from text_similarity(embedder, part, batch_tokens=batch_tokens)
 
@@ -92,7 +92,7 @@ def _embed(policy: Policy, texts: list[str], batch_tokens: int) -> tuple[np.ndar
     import torch
     from transformers import AutoModel
 
-    tokenizer = policies.load_tokenizer(policy)
+    tokenizer = loading.load_tokenizer(policy)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = AutoModel.from_pretrained(policy.path, dtype=torch.float32, trust_remote_code=policy.trust_remote_code)
     model = model.to(device).eval()
@@ -116,5 +116,5 @@ def _embed(policy: Policy, texts: list[str], batch_tokens: int) -> tuple[np.ndar
             progress.advance(len(batch))
     read = sum(map(len, cut))
     truncated = sum(len(tokens) > len(kept) for tokens, kept in zip(ids, cut, strict=True))
-    flops = 2 * policies.count_parameters(policy) * read
+    flops = 2 * loading.count_parameters(policy) * read
     return vectors, {"texts": len(texts), "read_tokens": read, "truncated_texts": truncated, "flops": flops}

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from bench.sizing.machines import GIB, Machine
 from bench.sizing.stages import Estimate, Told, estimate
-from bench.sweep import Cell
+from bench.sweeps.cells import Cell
 
 LORA = {"r": 16, "target_modules": "all-linear", "four_bit": False}  # as in conf/training/lora.yaml
 CHECKPOINTING = ("training.gradient_checkpointing=true", {"training.gradient_checkpointing": True})

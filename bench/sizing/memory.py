@@ -6,10 +6,10 @@ Numbers in float32 have 4 bytes, in bfloat16 2, in QLoRA's NF4 0.52 with its sca
 
 from dataclasses import dataclass
 
-from bench.logprobs import LOGITS_AT_ONCE
+from bench.models.logprobs import LOGITS_AT_ONCE
 from bench.sizing.shapes import Shape
 
-BATCH_TOKENS = 16_384  # by default, of bench.logprobs
+BATCH_TOKENS = 16_384  # by default, of bench.models.logprobs
 TILE = (4_096, 32_768)  # tokens x vocabulary
 NF4 = 0.52  # bytes a weight
 OVERHEAD = 1.5 * 2**30  # of a CUDA context, its libraries' workspaces and fragmentation: an assumption

@@ -12,13 +12,13 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from bench.asks import ALL_KEPT, assumes_kept, work
 from bench.errors import BenchError
 from bench.sizing import harness, memory
 from bench.sizing.machines import GIB, Machine
 from bench.sizing.scorers import GOLD, PROGRAM, programs, readers
 from bench.sizing.shapes import Shape, of_policy
-from bench.sweep import Cell
+from bench.sweeps.cells import Cell
+from bench.sweeps.workload import ALL_KEPT, assumes_kept, work
 
 # Assumed tokens of a prompt with its template, and of a completion, on average
 LENGTHS = {
@@ -77,7 +77,7 @@ def lengths(cfg: dict[str, Any], told: Told) -> tuple[float, float]:
 
 
 def estimate(cells: Sequence[Cell], machine: Machine, told: Told) -> Estimate:
-    """Of these cells together; models, lengths and memory are the first one's, work is counted by bench.asks."""
+    """Of these cells together; models, lengths and memory are the first one's."""
     configs: list[Any] = [OmegaConf.to_container(cell.cfg, resolve=True) for cell in cells]
     cfg, asked = configs[0], work(cells)
     if asked.unknown:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from bench import chat, policies
 from bench.artifacts import Policy, Prompts
 from bench.errors import BenchError
+from bench.models import chat, loading
 from bench.progress import Bar, say
 from bench.tasks.word_problems import WordProblems
 
@@ -90,7 +90,7 @@ def _by_engine(engine: Any, work: Work, seed: int) -> list[np.ndarray]:
 def _by_generate(model: Any, tokenizer: Any, batch: int | None, work: Work, seed: int) -> list[np.ndarray]:
     import torch
 
-    from bench.generation.tokens import ending_ids
+    from bench.models.tokens import ending_ids
 
     eos, rows = ending_ids(tokenizer, model.generation_config), []
     sampler = {"temperature": work.temperature, "top_p": work.top_p, "top_k": 0} if work.temperature else {}
@@ -152,4 +152,4 @@ def random_policy(folder: Path, layers: int, hidden: int, vocabulary: int) -> Po
         model.lm_head.weight.mul_(LOGIT_SPREAD / (config.initializer_range * hidden**0.5))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return policies.folder(folder)
+    return loading.folder(folder)

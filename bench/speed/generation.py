@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from bench import chat, policies
+from bench import policies
 from bench.artifacts import Policy
+from bench.models import chat, loading
 from bench.speed._ways import WAYS, Way, Work, close_vllm, open_ways, random_policy
 from bench.store import Store, using
 from bench.tasks.word_problems import WordProblems
@@ -68,10 +69,10 @@ def main(arguments: list[str]) -> None:
     records: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         policy = _policy(options, Path(scratch))
-        model = policies.load_model(policy, dtype=dtype, device=device)
+        model = loading.load_model(policy, dtype=dtype, device=device)
         where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU thread(s)"
         print(f"{model.config.model_type}, {model.num_parameters():,} parameters, {dtype}, {where}\n")
-        tokenizer = policies.load_tokenizer(policy)
+        tokenizer = loading.load_tokenizer(policy)
         task = WordProblems(train_prompts=max(600, max(options.rows) // options.samples))
         names: list[str] = options.ways
         for rows in options.rows:
@@ -97,7 +98,7 @@ def main(arguments: list[str]) -> None:
 
 def _policy(options: argparse.Namespace, scratch: Path) -> Policy:
     if options.policy is not None:
-        return policies.folder(options.policy)
+        return loading.folder(options.policy)
     if options.layers is not None:
         return random_policy(scratch, options.layers, options.hidden, options.vocabulary)
     with using(Store(options.store)):

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from bench import chat
 from bench.artifacts import Message
+from bench.models import chat
 from bench.scoring.reward_model import Scorer, find, resolved
 from bench.seeds import generator, small_seed
 

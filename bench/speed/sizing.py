@@ -115,7 +115,7 @@ def _beside(taken: dict[str, Any], counted: dict[str, Any], overrides: list[str]
     from bench.__main__ import CONF
     from bench.sizing.machines import machine
     from bench.sizing.stages import Told, estimate
-    from bench.sweep import cells
+    from bench.sweeps.cells import cells
 
     found = cells(overrides, CONF)
     assert found is not None
@@ -173,24 +173,24 @@ def measured(*, counting: bool, whole: bool) -> None:
 
 def _experiment(overrides: list[str], *, counting: bool, bare: int, whole: bool) -> dict[str, Any]:
     """Run it, or its training alone where not `whole`; mean lengths, and what each stage took."""
-    from bench import settings
     from bench.__main__ import CONF
-    from bench.generation.tokens import encode
-    from bench.policies import load_tokenizer
+    from bench.config import checks
+    from bench.models.loading import load_tokenizer
+    from bench.models.tokens import encode
     from bench.seeds import generator
     from bench.store import using
-    from bench.sweep import cells
+    from bench.sweeps.cells import cells
 
     found = cells(overrides, CONF)
     assert found is not None
     cfg = found[0].cfg
-    parts = settings.build_parts(cfg)
+    parts = checks.build_parts(cfg)
     del parts["tracking"]
     store = Measured(Path(cfg.store), counting=counting, bare=bare)
     with using(store):
         prompts, base = parts["task"].prompts("train"), parts["policy"](parts["task"])
         if whole:
-            parts.pop("procedure")(**parts, **{name: cfg[name] for name in settings.RUN_SETTINGS})
+            parts.pop("procedure")(**parts, **{name: cfg[name] for name in checks.RUN_SETTINGS})
         pool = parts["generation"](prompts, base, num_completions=cfg.num_completions, seed=cfg.seed)
         if not whole:
             chosen = parts["selection"](parts["scoring"](prompts, pool).value, generator(cfg.seed, "selection"))

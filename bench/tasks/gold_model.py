@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from bench.allowed import or_null, text
 from bench.artifacts import Message, content_hash
+from bench.config.rules import or_null, text
 from bench.errors import BenchError
-from bench.hub import Asking
+from bench.models.hub import Asking
 
 if TYPE_CHECKING:
     from bench.scoring.reward_model import Scorer

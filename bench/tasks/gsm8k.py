@@ -10,7 +10,7 @@ validation is taken from train (bench.tasks.splits).
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from bench.allowed import one_of
+from bench.config.rules import one_of
 from bench.tasks import arithmetic
 from bench.tasks.numeric import final_number, read_number, written
 from bench.tasks.rows import Row

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bench.allowed import Count
+from bench.config.rules import Count
 from bench.tasks.ifeval_checks import CHECKS, follows
 from bench.tasks.rows import WHOLE, Row
 from bench.tasks.rows_task import Repo, Revision, RowsTask, Share, field

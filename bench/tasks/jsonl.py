@@ -12,8 +12,8 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from bench.allowed import DTYPE, Rule, number, one_of, or_null, text
 from bench.artifacts import Message
+from bench.config.rules import DTYPE, Rule, number, one_of, or_null, text
 from bench.errors import BenchError
 from bench.sandbox import ISOLATION
 from bench.tasks.assertions import from_program

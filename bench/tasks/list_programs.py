@@ -17,8 +17,8 @@ from typing import Annotated
 
 import numpy as np
 
-from bench.allowed import one_of, whole
 from bench.artifacts import Prompts, content_hash
+from bench.config.rules import one_of, whole
 from bench.errors import BenchError
 from bench.sandbox import ISOLATION, Job, Limits, canonical, verdicts
 from bench.sandbox.cases import from_answer

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
-from bench.allowed import Count
+from bench.config.rules import Count
 from bench.tasks import arithmetic, math_judge
 from bench.tasks.numeric import NEXT_PROBLEM, NUMBER, PARTS, boxed, plain, read_number, tagged, written
 from bench.tasks.numeric import after_phrase as answer_phrase

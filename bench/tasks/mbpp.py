@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from bench.allowed import whole
+from bench.config.rules import whole
 from bench.tasks.assertions import cases
 from bench.tasks.programs_task import ProgramsTask, answer_of
 from bench.tasks.rows import Row

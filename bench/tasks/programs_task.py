@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, ClassVar
 
-from bench.allowed import one_of
 from bench.artifacts import content_hash
+from bench.config.rules import one_of
 from bench.sandbox import ISOLATION, Job, Limits, verdicts
 from bench.tasks.assertions import ENTRY, harness
 from bench.tasks.code_blocks import python_blocks

@@ -14,8 +14,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar
 
-from bench.allowed import Count, Rule, Seed, text, whole
 from bench.artifacts import content_hash
+from bench.config.rules import Count, Rule, Seed, text, whole
 from bench.errors import BenchError
 from bench.seeds import small_seed
 from bench.tasks import arithmetic

@@ -6,8 +6,8 @@ from dataclasses import field as dataclass_field
 from functools import lru_cache
 from typing import Annotated, Any, ClassVar
 
-from bench.allowed import Count, Seed, number, or_null, text, whole
 from bench.artifacts import Message, Prompts
+from bench.config.rules import Count, Seed, number, or_null, text, whole
 from bench.errors import BenchError
 from bench.tasks.rows import Row, from_hub, from_path
 from bench.tasks.splits import Divided, Example, divided

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from bench.allowed import DTYPE, Count
+from bench.config.rules import DTYPE, Count
 from bench.tasks.gold_model import GoldModel, Model, answer_of
 from bench.tasks.rows import Row
 from bench.tasks.rows_task import Repo, Revision, RowsTask, field

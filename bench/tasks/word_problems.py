@@ -14,8 +14,8 @@ from typing import Annotated
 
 import numpy as np
 
-from bench.allowed import Count, Seed, or_null, some_of, whole
 from bench.artifacts import Prompts, content_hash
+from bench.config.rules import Count, Seed, or_null, some_of, whole
 from bench.errors import BenchError
 from bench.seeds import generator
 from bench.tasks.word_problems_slips import demonstration, in_words, wording, worked, wrongly_worked

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from bench import settings
 from bench.__main__ import CONF, explained
+from bench.config import checks
 from bench.errors import BenchError
 
 
@@ -39,7 +39,7 @@ def _composed(overrides: list[str]) -> DictConfig:
         raise BenchError(f"{others[0]} is not a setting of tracking; a run that is finished stays what it is.")
     with initialize_config_dir(CONF, version_base="1.3"):
         cfg = compose("config", overrides)
-    settings.check(cfg)
+    checks.check(cfg)
     return cfg
 
 

@@ -38,7 +38,7 @@ class Finished:
     curves: list[Row]  # policy, method, metric, n, value, low, high
     samples: list[Row]
     lineage: list[Row]  # every ancestor artifact
-    chain: list[Row]  # what was made from what, see bench.chain
+    chain: list[Row]  # what was made from what, see bench.records.artifact_graph
     figures: dict[str, Path]
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from bench.allowed import FOLDER, PROJECT, or_null
+from bench.config.rules import FOLDER, PROJECT, or_null
 from bench.progress import say
 from bench.tracking.mirror import Row, Tracked, command, first_line, read, send
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import bench
-from bench.allowed import ABOVE_ZERO, FOLDER, PROJECT, list_of, number, one_of, or_null, text
+from bench.config.rules import ABOVE_ZERO, FOLDER, PROJECT, list_of, number, one_of, or_null, text
 from bench.progress import say
 from bench.tracking import logged
 from bench.tracking.logged import Logged

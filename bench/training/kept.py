@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from bench import policies
 from bench.artifacts import Policy
+from bench.models import loading
 from bench.store.files import flush
 from bench.training import checkpoints
 
@@ -23,7 +23,7 @@ def kept(policy: Policy) -> dict[int, Policy]:
     """Updates -> the policy after so many, in their order; the last is `policy` itself, and not among them."""
     found = {int(path.name.split("-")[1]): path for path in policy.path.glob(NAME.format("*"))}
     return {
-        updates: replace(policies.folder(path), trust_remote_code=policy.trust_remote_code)
+        updates: replace(loading.folder(path), trust_remote_code=policy.trust_remote_code)
         for updates, path in sorted(found.items())
     }
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from bench import policies, processes
-from bench.allowed import ABOVE_ZERO, TRUE_OR_FALSE, Count, Rule, number
 from bench.artifacts import Policy
+from bench.config.rules import ABOVE_ZERO, TRUE_OR_FALSE, Count, Rule, number
 from bench.errors import BenchError
+from bench.models import loading
+from bench.training import processes
 
 CONFIG = "adapter_config.json"
 ALL_LINEAR = "all-linear"
@@ -59,14 +60,14 @@ def trainable(policy: Policy, lora: Lora | None, *, in_bfloat16: bool) -> Any:
     is trained. BenchError where `lora` asks for another shape of adapter, names no module, or can't be had here.
     """
     if lora is None:
-        return policies.load_model(policy) if policies.base_of(policy) == policy else _merged(policy)
+        return loading.load_model(policy) if loading.base_of(policy) == policy else _merged(policy)
     if lora.four_bit:
         check_four_bit()
     from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 
-    base = policies.base_of(policy)
+    base = loading.base_of(policy)
     dtype, device = "bfloat16" if in_bfloat16 else "float32", processes.device() if lora.four_bit else "cpu"
-    frozen = policies.load_model(base, dtype=dtype, device=device, four_bit=lora.four_bit)
+    frozen = loading.load_model(base, dtype=dtype, device=device, four_bit=lora.four_bit)
     if lora.four_bit:
         from peft import prepare_model_for_kbit_training
 
@@ -106,7 +107,7 @@ def save(model: Any, policy: Policy, folder: Path) -> None:
         return
     (folder / "README.md").unlink(missing_ok=True)  # a form of PEFT's that nobody filled in
     config = json.loads((folder / CONFIG).read_text())
-    config["base_model_name_or_path"] = str(policies.base_of(policy).path)
+    config["base_model_name_or_path"] = str(loading.base_of(policy).path)
     in_order = {name: sorted(value) if isinstance(value, list) else value for name, value in config.items()}
     (folder / CONFIG).write_text(json.dumps(in_order, indent=2, sort_keys=True))
 
@@ -137,7 +138,7 @@ def _merged(policy: Policy) -> Any:
     """A model of its base's kind, the adapter added into its weights."""
     from peft import PeftModel
 
-    base = policies.load_model(policies.base_of(policy))
+    base = loading.load_model(loading.base_of(policy))
     return PeftModel.from_pretrained(base, policy.path).merge_and_unload().requires_grad_(True)
 
 

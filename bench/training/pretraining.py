@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bench.policies import folder
+from bench.models.loading import folder
 from bench.progress import bar
 from bench.seeds import generator, small_seed
 from bench.store import stage

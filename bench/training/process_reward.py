@@ -12,13 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bench import policies, progress
+from bench import progress
 from bench.artifacts import Message, Policy, content_hash
 from bench.errors import BenchError
+from bench.models import loading
 from bench.seeds import small_seed
-from bench.steps import Step, encode
 from bench.store import stage
 from bench.training.packing import IGNORED
+from bench.training.steps import Step, encode
 from bench.training.weighted_trainer import isolated
 
 LOG = "train_log.json"
@@ -47,7 +48,7 @@ def training_log(model: Policy) -> list[dict[str, float]]:
     return json.loads((model.path / LOG).read_text())
 
 
-@stage(version=1, load=policies.folder)
+@stage(version=1, load=loading.folder)
 def train_process_reward_model(
     policy: Policy,
     examples: StepLabels,
@@ -64,7 +65,7 @@ def train_process_reward_model(
 ) -> dict[str, float]:
     """A token classifier with outputs "incorrect" and "correct", from the policy's layers and a new head, after AdamW.
 
-    ending: see bench.steps.encode. batch_size: completions an update; warmup: share of the updates in which the
+    ending: see bench.training.steps. batch_size: completions an update; warmup: share of the updates in which the
     learning rate rises from 0, to fall to 0 by a cosine. `seed` draws the head and the order. Weights are float32.
     Raises BenchError for an example longer than the policy can read, or where the loss stops being a number.
     """
@@ -72,7 +73,7 @@ def train_process_reward_model(
     from transformers import AutoModelForTokenClassification
 
     with isolated():
-        tokenizer = policies.load_tokenizer(policy)
+        tokenizer = loading.load_tokenizer(policy)
         torch.manual_seed(small_seed(seed, "process reward model", "weights"))
         model: Any = AutoModelForTokenClassification.from_pretrained(
             policy.path, dtype=torch.float32, id2label=NAMES, label2id={name: i for i, name in NAMES.items()}
@@ -100,7 +101,7 @@ def train_process_reward_model(
         )
         model.config = config  # the Trainer writes into it
         model.save_pretrained(out)
-        policies.load_tokenizer(policy).save_pretrained(out)
+        loading.load_tokenizer(policy).save_pretrained(out)
     (out / LOG).write_text(json.dumps(log, indent=1))
     tokens = round(epochs * sum(len(row["input_ids"]) for row in rows))
     labels = [label for labels in examples.correct for label in labels]

@@ -14,9 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bench import chat, policies, progress
+from bench import progress
 from bench.artifacts import Message, Policy, content_hash
 from bench.errors import BenchError
+from bench.models import chat, loading
 from bench.seeds import small_seed
 from bench.store import stage
 from bench.training.weighted_trainer import isolated
@@ -46,7 +47,7 @@ def training_log(model: Policy) -> list[dict[str, float]]:
     return json.loads((model.path / LOG).read_text())
 
 
-@stage(version=1, load=policies.folder, speed_only=("micro_batch_size", "gradient_checkpointing"))
+@stage(version=1, load=loading.folder, speed_only=("micro_batch_size", "gradient_checkpointing"))
 def train_reward_model(
     policy: Policy,
     pairs: Pairs,
@@ -73,7 +74,7 @@ def train_reward_model(
     stops being a number.
     """
     with isolated():
-        tokenizer = policies.load_tokenizer(policy)
+        tokenizer = loading.load_tokenizer(policy)
         model = untrained(
             policy,
             tokenizer,
@@ -109,7 +110,7 @@ def train_reward_model(
             scratch=out,
         )
         model.save_pretrained(out)
-        policies.load_tokenizer(policy).save_pretrained(out)
+        loading.load_tokenizer(policy).save_pretrained(out)
     (out / LOG).write_text(json.dumps(log, indent=1))
     return {
         "pairs": len(pairs),

@@ -19,14 +19,15 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from bench import chat, policies, processes, progress
-from bench.allowed import ABOVE_ZERO, TRUE_OR_FALSE, Count, number, one_of, or_null, whole
+from bench import progress
 from bench.artifacts import Completions, Message, Policy, Prompts, Selection, content_hash
+from bench.config.rules import ABOVE_ZERO, TRUE_OR_FALSE, Count, number, one_of, or_null, whole
 from bench.errors import BenchError
-from bench.generation.tokens import ending_ids
+from bench.models import chat, loading
+from bench.models.tokens import ending_ids
 from bench.seeds import small_seed
 from bench.store import Address, current
-from bench.training import checkpoints
+from bench.training import checkpoints, processes
 from bench.training.kept import hand_over, is_kept, keep, kept
 from bench.training.lora import Lora, fill, save, trainable
 from bench.training.packing import IGNORED
@@ -151,7 +152,7 @@ def sft(policy: Policy, examples: TrainingSet, recipe: Recipe) -> Policy:
     """The policy trained on the examples, from the store where it was before."""
     parents = {"policy": policy.key, "examples": examples.key}
     address = Address("sft", 2, recipe.key_settings, parents)
-    made = current().make(address, partial(_train, policy, examples, recipe), policies.folder)
+    made = current().make(address, partial(_train, policy, examples, recipe), loading.folder)
     shutil.rmtree(checkpoints.beside(current().scratch(address)), ignore_errors=True)  # nothing goes on from there now
     if recipe.keep_every is not None and not kept(made):
         progress.say(
@@ -174,7 +175,7 @@ def _fit(
 ) -> dict[str, float]:
     """In each of the processes that share a training; the first one writes."""
     with isolated(small_seed(recipe.seed, "adapter")):  # whose weights start at random
-        tokenizer = policies.load_tokenizer(policy)
+        tokenizer = loading.load_tokenizer(policy)
         model = trainable(policy, recipe.lora, in_bfloat16=recipe.in_bfloat16)
         learnt = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
         frozen = model.num_parameters() - learnt  # read forwards and backwards, without a gradient of their own
@@ -187,7 +188,7 @@ def _fit(
                     whole = trainable(policy, recipe.lora, in_bfloat16=recipe.in_bfloat16)
                 fill(whole, weights)
             save(whole, policy, folder)
-            policies.load_tokenizer(policy).save_pretrained(folder)
+            loading.load_tokenizer(policy).save_pretrained(folder)
 
         def reached(updates: int, weights: Callable[[], dict[str, Any] | None]) -> None:
             if not is_kept(out, updates):  # by a try that was killed; all processes see alike: they gather together

@@ -16,11 +16,11 @@ import numpy as np
 
 from bench import progress
 from bench.errors import BenchError
-from bench.processes import rank
 from bench.seeds import small_seed
 from bench.training import checkpoints
 from bench.training.lora import is_frozen
 from bench.training.packing import IGNORED, count_tokens, of_examples, packed, refuse_where_examples_meet
+from bench.training.processes import rank
 from bench.training.recipe import Recipe
 
 KEPT = 2  # checkpoints: the last may be half written when a training is killed

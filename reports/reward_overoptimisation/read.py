@@ -11,8 +11,8 @@ import sys
 import numpy as np
 from hydra import compose, initialize_config_dir
 
-from bench import settings
 from bench.__main__ import CONF
+from bench.config import checks
 from bench.estimators.best_of_n import best_of_n
 from bench.estimators.reward_diagnostics import within_prompt_auc
 from bench.evaluation.heldout import grade
@@ -27,7 +27,7 @@ SHOWN = 6
 def main() -> None:
     with initialize_config_dir(CONF, version_base="1.3"):
         cfg = compose("config", ["sweep=reward_overoptimisation", "tracking=none", *sys.argv[1:]])
-    parts = settings.build_parts(cfg)
+    parts = checks.build_parts(cfg)
     task, engine = parts["task"], parts["generation"]
     with using(Store(cfg.store)):
         base = parts["policy"](task)

@@ -5,7 +5,7 @@ To add one: a function from groups of runs to a Figure, or None where they lack 
 
 from collections.abc import Sequence
 
-from bench.reporting.collect import Run
+from bench.records.read import Run
 from bench.reporting.exhibit import Figure
 from bench.reporting.figures.by_n import accuracy_by_n, kl_by_n, reward_by_n
 from bench.reporting.figures.compute import break_even, cost_by_stage

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.reporting.collect import Run
+from bench.records.read import Run
 from bench.reporting.exhibit import Figure
 from bench.reporting.figures.shared import Rows, legend_above, line, short, where
 from bench.reporting.groups import Group

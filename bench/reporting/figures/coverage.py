@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bench.estimators.coverage import fit_coverage
-from bench.reporting.collect import Estimate
+from bench.records.read import Estimate
 from bench.reporting.exhibit import Figure
 from bench.reporting.figures.shared import (
     Rows,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from bench.reporting.collect import Run
+from bench.records.read import Run
 from bench.reporting.exhibit import Figure
 from bench.reporting.figures.shared import Rows, beside, guide, line, powers_axis, where
 from bench.reporting.style import COLOURS, FULL_WIDTH, LOOKS, QUIET

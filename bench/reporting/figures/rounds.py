@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from bench.reporting.collect import Estimate
+from bench.records.read import Estimate
 from bench.reporting.exhibit import Figure
 from bench.reporting.groups import Group
 from bench.reporting.style import FULL_WIDTH, sequence

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from bench.reporting.collect import Estimate
+from bench.records.read import Estimate
 from bench.reporting.exhibit import Figure
 from bench.reporting.figures.shared import Rows, beside, guide, in_panels, legend_above, line, where
 from bench.reporting.groups import Group

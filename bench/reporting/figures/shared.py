@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.reporting.collect import Estimate
+from bench.records.read import Estimate
 from bench.reporting.groups import Group
 from bench.reporting.style import QUIET, Look
 from bench.reporting.tables.shared import spread

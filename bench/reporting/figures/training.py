@@ -3,7 +3,7 @@
 from typing import Any
 
 from bench.evaluation.along_training import VALIDATION
-from bench.reporting.collect import Run
+from bench.records.read import Run
 from bench.reporting.exhibit import Figure
 from bench.reporting.figures.shared import Rows, line, where
 from bench.reporting.style import FULL_WIDTH, LOOKS

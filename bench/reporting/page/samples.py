@@ -5,7 +5,7 @@ import math
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from bench.reporting.collect import Run
+from bench.records.read import Run
 from bench.reporting.groups import distinctions
 
 CODED = {  # a recorded column whose texts are listed once -> its column of positions, its list

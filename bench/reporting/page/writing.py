@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import yaml
 
-from bench.reporting.collect import Run
+from bench.records.read import Run
 from bench.reporting.exhibit import Exhibit, Figure, Table
 from bench.reporting.groups import PLACES, distinctions
 from bench.reporting.page.samples import sample_columns, script_json

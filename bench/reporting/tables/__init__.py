@@ -6,7 +6,7 @@ they are read, `bench.reporting.tables.writing` writes them as Markdown and LaTe
 
 from collections.abc import Sequence
 
-from bench.reporting.collect import Run
+from bench.records.read import Run
 from bench.reporting.exhibit import Table
 from bench.reporting.groups import grouped
 from bench.reporting.tables.adaptive import adaptive_table

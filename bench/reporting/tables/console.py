@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.reporting.collect import Run
+from bench.records.read import Run
 from bench.reporting.contrasts import contrast, recorded_primary
 from bench.reporting.groups import Group, distinctions, estimate, in_order
 from bench.reporting.ranking import Ranked

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.reporting.collect import Estimate
+from bench.records.read import Estimate
 from bench.reporting.contrasts import contrast
 from bench.reporting.exhibit import Table
 from bench.reporting.groups import Group

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bench.estimators.distributions import normal_quantile, t_quantile
-from bench.reporting.collect import Estimate, Run
+from bench.records.read import Estimate, Run
 from bench.reporting.exhibit import Table
 from bench.reporting.groups import Group
 from bench.reporting.tables.shared import all_runs, settings_cells, settings_columns, split, spread

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bench.estimators.overoptimisation import FitInterval
-from bench.reporting.collect import Estimate, Run
+from bench.records.read import Estimate, Run
 from bench.reporting.exhibit import Table
 from bench.reporting.overoptimisation import Pushed, pushed
 from bench.reporting.tables.shared import spread

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.reporting.collect import Estimate
+from bench.records.read import Estimate
 from bench.reporting.exhibit import Table
 from bench.reporting.groups import Group
 from bench.reporting.tables.shared import ARMS, over_what, settings_cells, settings_columns, spread

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from bench.reporting.collect import Estimate, Run
+from bench.records.read import Estimate, Run
 from bench.reporting.groups import Group
 
 ARMS = {"base": "base", "tuned": "tuned", "control": "control: random twin"}

@@ -11,7 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from bench import launching
-from bench.allowed import TRUE_OR_FALSE, Count, one_of, or_null, text, whole
+from bench.config.rules import TRUE_OR_FALSE, Count, one_of, or_null, text, whole
 from bench.generation.ray_pool import ADDRESS
 from bench.launching import processes, ray_tasks, slurm_jobs
 from bench.launching.devices import GPUS

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from bench import policies
 from bench.estimators.compute import forward_flops
 from bench.experiment import Results
 from bench.hybrid import Drawn, Hybrid
+from bench.models import loading
 from bench.store import Use, unique
 from bench.tasks import Task, are_correct
 
@@ -37,7 +37,7 @@ def hybrid_counts(hybrid: Hybrid, results: Results, task: Task, uses: Sequence[U
     read = [use for use in unique(uses) if use.stage == "teacher_forced"] if hybrid.judged_by_nll else []
     base = results.policies["base"]
     sampled = [use for use in unique(uses) if f"{use.key}/{use.part}" in stored(hybrid)]
-    sampling = forward_flops(policies.count_parameters(base), tokens + _total("prompt_tokens", sampled))
+    sampling = forward_flops(loading.count_parameters(base), tokens + _total("prompt_tokens", sampled))
     counts = {
         "easy": int(hybrid.easy.sum()),
         "easy_share": float(hybrid.easy.mean()),

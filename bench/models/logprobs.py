@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import chat, policies
 from bench.artifacts import Completions, Policy, Prompts
-from bench.generation.truncation import truncate
+from bench.models import chat, loading
+from bench.models.truncation import truncate
 from bench.progress import bar
 from bench.store import stage
 
@@ -117,7 +117,7 @@ def divergence_samples(
     save_file(
         {name: array.reshape(completions.shape) for name, array in arrays.items()}, out / "divergence.safetensors"
     )
-    return {"flops": 2 * sum(map(policies.count_parameters, set(pair))) * read}
+    return {"flops": 2 * sum(map(loading.count_parameters, set(pair))) * read}
 
 
 def _sampler_logprobs(
@@ -138,7 +138,7 @@ def loaded(policies_: tuple[Policy, ...], dtype: str) -> dict[Policy, Any]:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return {policy: policies.load_model(policy, dtype=dtype, device=device) for policy in set(policies_)}
+    return {policy: loading.load_model(policy, dtype=dtype, device=device) for policy in set(policies_)}
 
 
 def _steps(
@@ -155,8 +155,8 @@ def _steps(
     """
     import torch
 
-    tokenizer = policies.load_tokenizer(policies_[0])
-    from bench.generation.kv_cache import mixes_lengths
+    tokenizer = loading.load_tokenizer(policies_[0])
+    from bench.models.kv_cache import mixes_lengths
 
     device = next(iter(models.values())).device
     with torch.inference_mode():

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from bench import chat, policies
 from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
+from bench.models import chat, loading
 
 
 def encode(tokenizer: Any, prompts: Prompts, *, max_new_tokens: int, context: int | None) -> list[list[int]]:
@@ -40,7 +40,7 @@ def _generation_config(base: Policy) -> Any:
 
     if (base.path / "generation_config.json").is_file():
         return GenerationConfig.from_pretrained(base.path)
-    return GenerationConfig.from_model_config(policies.load_config(base))
+    return GenerationConfig.from_model_config(loading.load_config(base))
 
 
 @functools.lru_cache(maxsize=64)
@@ -49,20 +49,20 @@ def unconfigured_end(policy: Policy) -> int | None:
 
     Without it pools of such a policy ran on, so it sets theirs apart from those, and leaves all other keys as they are.
     """
-    if not policies.has_chat_template(policy.path):
+    if not loading.has_chat_template(policy.path):
         return None
-    tokenizer = policies.load_tokenizer(policy)
+    tokenizer = loading.load_tokenizer(policy)
     end = chat.turn_end(tokenizer)
-    named = _named_ends(tokenizer, _generation_config(policies.base_of(policy)))
+    named = _named_ends(tokenizer, _generation_config(loading.base_of(policy)))
     return None if end in named else end
 
 
 def configured(base: Policy, tokenizer: Any) -> tuple[set[int], int | None, int]:
     """Of a whole model, without its weights: the ids that end a completion, its context in tokens (None: it names
     none), and the size of its vocabulary."""
-    config = policies.load_config(base)
+    config = loading.load_config(base)
     text = config.get_text_config()
-    return ending_ids(tokenizer, _generation_config(base)), policies.context(config), text.vocab_size
+    return ending_ids(tokenizer, _generation_config(base)), loading.context(config), text.vocab_size
 
 
 def decode(

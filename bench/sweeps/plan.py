@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.asks import work
-from bench.savings import outside_stages, savings
 from bench.store import MANIFEST, walk
-from bench.sweep import Cell, State, state
+from bench.sweeps.cells import Cell, State, state
+from bench.sweeps.sharing import outside_stages, savings
+from bench.sweeps.workload import work
 
 if TYPE_CHECKING:
-    from bench.reporting.collect import Run
+    from bench.records.read import Run
 
 STAGES = {"evaluation": ("divergence_samples", "lm_eval_exact_match"), "training": ("sft",)}
 
@@ -43,7 +43,7 @@ def summary(cells: Sequence[Cell]) -> str:
 
 def conclusion(cells: Sequence[Cell]) -> str:
     """The table of finished cells, what failed and why, and what sharing saved."""
-    from bench.reporting.collect import read_run
+    from bench.records.read import read_run
     from bench.reporting.ranking import rank
     from bench.reporting.tables import ranking_table, runs_table
 

@@ -6,9 +6,8 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from bench import combinations
-from bench.allowed import FOLDER, PLAIN_NAME, PROBABILITY_MASS, Rule, number, one_of, rules, whole
-from bench.artifacts import content_hash
+from bench.config import cross_checks
+from bench.config.rules import FOLDER, PLAIN_NAME, PROBABILITY_MASS, Rule, number, one_of, rules, whole
 from bench.errors import BenchError
 
 PARTS = (
@@ -16,7 +15,6 @@ PARTS = (
     "procedure",  # what calls the others with RUN_SETTINGS
 )
 RUN_SETTINGS = ("num_completions", "baseline_completions", "control", "split", "seed")
-PLACES = ("store", "outputs", "tracking")  # where a run's files lie: not part of what it is
 RULES = {
     "name": PLAIN_NAME,
     "seed": whole(0),
@@ -58,8 +56,8 @@ def check(cfg: DictConfig) -> None:
     for key, rule in RULES.items():
         _refuse(key, cfg[key], rule)
     for key, repeated in REPEATS.items():
-        value = combinations.value_of(cfg, key)
-        if value is not combinations.ABSENT and value != combinations.value_of(cfg, repeated):
+        value = cross_checks.value_of(cfg, key)
+        if value is not cross_checks.ABSENT and value != cross_checks.value_of(cfg, repeated):
             raise BenchError(
                 f"{key}={_shown(value)} is not allowed: it only repeats {repeated}; set {repeated} instead."
             )
@@ -71,7 +69,7 @@ def check(cfg: DictConfig) -> None:
             raise BenchError(
                 f"{name}={_shown(cfg[name])} is not allowed with procedure={procedure}: it must be {rule.description}."
             )
-    combinations.check(cfg)
+    cross_checks.check(cfg)
 
 
 def _check_node(key: str, node: Any) -> None:
@@ -133,13 +131,6 @@ def _without_value(node: Any, prefix: str = "") -> list[str]:
     if isinstance(node, dict):
         return [key for name, value in node.items() for key in _without_value(value, f"{prefix}{name}.")]
     return [prefix[:-1]] if node == "???" else []
-
-
-def run_id(cfg: DictConfig) -> str:
-    """A short hash of the resolved configuration, places left out: same configuration, same run."""
-    resolved = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(resolved, dict)
-    return content_hash({name: value for name, value in resolved.items() if name not in PLACES})[:10]
 
 
 def build_parts(cfg: DictConfig) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import numpy as np
 
-from bench.allowed import one_of
 from bench.artifacts import Rewards
+from bench.config.rules import one_of
 from bench.errors import BenchError
 from bench.scoring.traits import refuse_comparing, refuse_too_low
 from bench.selection.cells import CORRECT

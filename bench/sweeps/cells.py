@@ -19,13 +19,14 @@ from typing import Any, TextIO
 
 from omegaconf import DictConfig
 
-from bench import launching, settings
+from bench.config import checks, plugins
+from bench.config.keys import run_folder, run_id
 from bench.errors import BenchError
-from bench.provenance import code_fingerprint
+from bench.records.fingerprint import code_fingerprint
 
 BUSY = "running.lock"  # locked by the process that runs a cell; its content says which
 TIMES = "times.json"
-RECORDS = (  # what bench.records leaves of every run, whatever its procedure; a run that lacks one is not done
+RECORDS = (  # what bench.records.write leaves of every run, whatever its procedure; a run that lacks one is not done
     *("config.yaml", "metrics.json", "lineage.json", "chain.json"),
     *("curves.parquet", "per_prompt.parquet", "samples.parquet", "diagnostics.parquet"),
 )
@@ -53,11 +54,6 @@ class State:
     seconds: float = float("nan")  # it took, where it is done
 
 
-def run_folder(cfg: DictConfig) -> Path:
-    """outputs/<name>/<run id>"""
-    return Path(cfg.outputs, cfg.name, settings.run_id(cfg)).absolute()
-
-
 def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
     """Every cell, checked; None where another sweeper than Hydra's own chooses its cells as it goes.
 
@@ -68,7 +64,7 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    launching.install()
+    plugins.install()
     _refuse_sweeps_of_wandb(overrides, Path(conf))
     with initialize_config_dir(conf, version_base="1.3"):
         named = [override for override in overrides if override.lstrip("+").startswith(("sweep=", "hydra/sweeper="))]
@@ -87,11 +83,11 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
         found: dict[str, Cell] = {}
         for arguments in batch:
             cfg = compose("config", arguments)
-            settings.check(cfg)
-            settings.build_parts(cfg)
+            checks.check(cfg)
+            checks.build_parts(cfg)
             label = " ".join(argument for argument in arguments if argument.partition("=")[0] in varied)
             cell = Cell(label, cfg, tuple(key for key in last if key not in varied))
-            found.setdefault(settings.run_id(cfg), cell)  # two labels of one configuration are one run
+            found.setdefault(run_id(cfg), cell)  # two labels of one configuration are one run
     return list(found.values())
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from bench.allowed import counts_per_prompt
+from bench.config.rules import counts_per_prompt
 from bench.errors import BenchError
 from bench.generation.vllm_lora import LORA_RANKS
 from bench.training.lora import check_four_bit

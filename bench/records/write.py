@@ -10,25 +10,26 @@ import numpy as np
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from bench import chain, costs, store
+from bench import store
 from bench.adaptive import Plan
-from bench.allowed import counts_per_prompt
 from bench.artifacts import Completions, Prompts, Rewards, Selection
+from bench.config.rules import counts_per_prompt
 from bench.estimators.best_of_n import majority_method
 from bench.evaluation import summary
-from bench.evaluation.adaptive import adaptive_counts
 from bench.evaluation.along_training import along_counts
 from bench.evaluation.cells import Cell, of_training, per_prompt, powers_of_two, spread
-from bench.evaluation.generators import generator_counts
-from bench.evaluation.hybrid import hybrid_counts, hybrid_rows
 from bench.evaluation.reward_diagnostics import diagnose
-from bench.evaluation.rounds import round_counts
 from bench.experiment import Results
 from bench.generation.pool import describe
 from bench.generation.stopped import StoppedPool, describe_stopped
 from bench.generators import Generators
 from bench.hybrid import Hybrid
-from bench.provenance import code_fingerprint
+from bench.procedures.adaptive_metrics import adaptive_counts
+from bench.procedures.generator_metrics import generator_counts
+from bench.procedures.hybrid_metrics import hybrid_counts, hybrid_rows
+from bench.procedures.round_metrics import round_counts
+from bench.records import artifact_graph, costs
+from bench.records.fingerprint import code_fingerprint
 from bench.rounds import Rounds
 from bench.seeds import generator
 from bench.tasks import Task, are_correct, counts
@@ -70,7 +71,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     if isinstance(results.procedure, Hybrid):
         _write_table(folder / "hybrid.parquet", hybrid_rows(results.procedure, results))
     store.write_durably(folder / "lineage.json", json.dumps(store.lineage(uses), indent=1))
-    chain.write(folder, results, uses, store.current().root)
+    artifact_graph.write(folder, results, uses, store.current().root)
     ordered = {name: None if _is_undefined(metrics[name]) else metrics[name] for name in sorted(metrics)}
     store.write_durably(folder / "metrics.json", json.dumps(ordered, indent=1))
     return ordered

@@ -1,6 +1,7 @@
 """A function called in a process of its own, or alike in several that share its work, a GPU each (or a CPU, by gloo).
 
-This module is what each of them runs: `python -m bench.processes FOLDER`, under torch.distributed.run where they are
+This module is what each of them runs: `python -m bench.training.processes FOLDER`, under
+torch.distributed.run where they are
 several. What a process held of a GPU is free when it has ended.
 """
 
@@ -40,7 +41,7 @@ def call(setting: str, processes: int, folder: Path, function: Callable[..., Any
     job, result, mistake = (folder / name for name in (JOB, RESULT, MISTAKE))
     job.write_bytes(pickle.dumps(Job(function, arguments)))
     together = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [sys.executable, *(together if processes > 1 else []), "-m", "bench.processes", str(folder)]
+    command = [sys.executable, *(together if processes > 1 else []), "-m", "bench.training.processes", str(folder)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
         ended = subprocess.run(

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench import policies
 from bench.artifacts import Completions, Selection
-from bench.costs import of_pool
 from bench.estimators.best_of_n import pass_at_k
 from bench.evaluation.cells import KL_FROM, powers_of_two
 from bench.experiment import Results
 from bench.generators import Generator, Generators
+from bench.models import loading
+from bench.records.costs import of_pool
 from bench.scoring.verifier import verify
 from bench.store import Use
 from bench.tasks import Task
@@ -60,7 +60,7 @@ def _drawn(one: Generator, right: np.ndarray, paths: list[set[str]]) -> dict[str
     return {
         "samples": one.pool.shape[1],
         "tokens": float(one.pool.length.sum()),
-        "parameters": policies.count_parameters(one.policy),
+        "parameters": loading.count_parameters(one.policy),
         "outcomes": one.outcomes_name,
         "token_ids": "the student's" if one.differs is None else f"another {one.differs}",
         "reencoded": 0 if one.differs is None else one.usable.size,

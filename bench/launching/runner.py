@@ -10,11 +10,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from bench import combinations, settings
+from bench.config import checks, cross_checks
+from bench.config.keys import run_folder
 from bench.errors import BenchError, is_disk_full, is_out_of_gpu_memory
 from bench.progress import say
 from bench.store import Store, Use, unique, using
-from bench.sweep import busy, is_done, run_folder
+from bench.sweeps.cells import busy, is_done
 
 
 def run_cell(cfg: DictConfig, label: str) -> None:
@@ -30,7 +31,7 @@ def run_cell(cfg: DictConfig, label: str) -> None:
         reason = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
         say(f"{label}: FAILED after {time.perf_counter() - start:.0f} s: {reason} ({folder / 'error.txt'})")
     else:
-        from bench.reporting.collect import read_run
+        from bench.records.read import read_run
         from bench.reporting.tables import headline
 
         say(f"{label}: {headline(read_run(folder))} ({time.perf_counter() - start:.0f} s)")
@@ -42,9 +43,9 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     quiet: leave tables, figures and times to the reader of the folder.
     """
     start = time.perf_counter()
-    settings.check(cfg)
-    combinations.check_installed(cfg)
-    parts = settings.build_parts(cfg)
+    checks.check(cfg)
+    cross_checks.check_installed(cfg)
+    parts = checks.build_parts(cfg)
     tracking, procedure = parts.pop("tracking"), parts.pop("procedure")
     folder = run_folder(cfg)
     _make("outputs", cfg.outputs, folder)
@@ -57,9 +58,9 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     try:
         with busy(folder), using(Store(cfg.store)) as store:
             # the heart of it is imported late, so that a mistaken setting is answered at once
-            from bench import records
+            from bench.records.read import read_run
+            from bench.records.write import write
             from bench.reporting import tables
-            from bench.reporting.collect import read_run
             from bench.reporting.figures import of_one_run
             from bench.reporting.files import write_figure
             from bench.reporting.verdicts import verdicts
@@ -68,8 +69,8 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
                 from bench.evaluation.harness_tasks import find_tasks
 
                 find_tasks(tuple(cfg.evaluation.harness_tasks), cfg.evaluation.harness_include)
-            results = procedure(**parts, **{name: cfg[name] for name in settings.RUN_SETTINGS})
-            metrics = records.write(folder, cfg, results, store.uses)
+            results = procedure(**parts, **{name: cfg[name] for name in checks.RUN_SETTINGS})
+            metrics = write(folder, cfg, results, store.uses)
             finished = read_run(folder)
             # a sweep's figures are those of its report
             shown = [] if quiet else of_one_run(finished)

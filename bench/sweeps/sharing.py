@@ -7,7 +7,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from bench.sweep import TIMES, Cell
+from bench.config.keys import settings_key
+from bench.sweeps.cells import TIMES, Cell
 
 GIVEN = "pretrain"  # the base policy is there before any experiment; nobody would train it once a cell
 
@@ -63,8 +64,3 @@ def outside_stages(cells: Sequence[Cell]) -> str:
 
 def _lineage(cell: Cell) -> list[dict[str, Any]]:
     return json.loads((cell.folder / "lineage.json").read_text())
-
-
-def settings_key(cfg: Any, *names: str) -> str:
-    """Equal for two resolved configurations whose settings of these names are equal."""
-    return json.dumps([cfg[name] for name in names], sort_keys=True)

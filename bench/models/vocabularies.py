@@ -3,9 +3,8 @@
 import json
 from typing import Any
 
-from bench import chat, policies
 from bench.artifacts import Policy, Prompts
-from bench.generation import tokens
+from bench.models import chat, loading, tokens
 
 DESCRIPTIONS = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
@@ -22,7 +21,7 @@ def ids_differ(one: Policy, other: Policy, prompts: Prompts) -> str | None:
     """
     if one.key == other.key or described_alike(one, other):
         return None
-    ours, theirs = (policies.load_tokenizer(policy) for policy in (one, other))
+    ours, theirs = (loading.load_tokenizer(policy) for policy in (one, other))
     if ours.get_vocab() != theirs.get_vocab():
         return "vocabulary"
     if configured(one, ours)[0] != configured(other, theirs)[0]:
@@ -37,7 +36,7 @@ def distributions_differ(one: Policy, other: Policy, prompts: Prompts) -> str | 
     found = ids_differ(one, other, prompts)
     if found is not None or one.key == other.key or described_alike(one, other):
         return found
-    ours, theirs = (configured(policy, policies.load_tokenizer(policy))[2] for policy in (one, other))
+    ours, theirs = (configured(policy, loading.load_tokenizer(policy))[2] for policy in (one, other))
     return None if ours == theirs else "number of logits"
 
 
@@ -49,7 +48,7 @@ def described_alike(one: Policy, other: Policy) -> bool:
 def _content(policy: Policy, name: str) -> object:
     """Of one of its files, without where the tokenizer was loaded from; None where there is none."""
     of_model = name in ("config.json", "generation_config.json")
-    file = ((of_model and policies.adapter_base(policy.path)) or policy.path) / name
+    file = ((of_model and loading.adapter_base(policy.path)) or policy.path) / name
     if not file.is_file():
         return None
     if name != "tokenizer_config.json":
@@ -59,4 +58,4 @@ def _content(policy: Policy, name: str) -> object:
 
 def configured(policy: Policy, tokenizer: Any) -> tuple[set[int], int | None, int]:
     """The ids that end a completion, the context in tokens and the number of logits; an adapter's are its base's."""
-    return tokens.configured(policies.base_of(policy), tokenizer)
+    return tokens.configured(loading.base_of(policy), tokenizer)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import policies
 from bench.artifacts import Completions, Policy, Prompts, content_hash
 from bench.errors import BenchError
-from bench.logprobs import sequence_logprobs
+from bench.models import loading
+from bench.models.logprobs import sequence_logprobs
 from bench.store import stage
 from bench.tasks import Task
 
@@ -19,7 +19,7 @@ def demonstrations(
 
     `logprob` and `policy_logprob` are NaN: no policy has drawn them. BenchError where the tokenizer names no EOS.
     """
-    tokenizer = policies.load_tokenizer(base)
+    tokenizer = loading.load_tokenizer(base)
     if tokenizer.eos_token_id is None:
         raise BenchError(f"The tokenizer in {base.path} names no EOS token, so a demonstration can't be ended.")
     texts = task.demonstrations_of(prompts, foreign=foreign, noise=noise, seed=seed)  # type: ignore[attr-defined]  # asked for before
@@ -46,13 +46,13 @@ def _load(folder: Path) -> np.ndarray:
 
 @stage(version=1, load=_load)
 def teacher_forced(policy: Policy, prompts: Prompts, completions: Completions, *, out: Path) -> dict[str, float]:
-    """[M, N] nats a sequence under the raw policy (see bench.logprobs.sequence_logprobs), kept in the store."""
+    """[M, N] nats a sequence under the raw policy (see bench.models.logprobs.sequence_logprobs), kept in the store."""
     from safetensors.numpy import save_file
 
-    from bench import chat
+    from bench.models import chat
 
     save_file({"logprob": sequence_logprobs(policy, prompts, completions)}, out / "logprobs.safetensors")
-    tokenizer = policies.load_tokenizer(policy)
+    tokenizer = loading.load_tokenizer(policy)
     lengths = np.array([len(chat.encode(tokenizer, messages)) for messages in prompts.messages])
     read = int((lengths[:, None] + completions.length).sum())
-    return {"read_tokens": read, "flops": 2 * policies.count_parameters(policy) * read}
+    return {"read_tokens": read, "flops": 2 * loading.count_parameters(policy) * read}

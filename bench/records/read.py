@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import settings
+from bench.config.keys import run_id
 from bench.errors import BenchError
 from bench.evaluation.along_training import VALIDATION
 
@@ -140,9 +140,9 @@ def _refuse_edited(folder: Path, config: Any) -> None:
     Folders of other names, as of a copy, say nothing of their configuration.
     """
     name = folder.absolute().name
-    if re.fullmatch(r"[0-9a-f]{10}", name) and settings.run_id(config) != name:
+    if re.fullmatch(r"[0-9a-f]{10}", name) and run_id(config) != name:
         raise BenchError(
-            f"{folder / 'config.yaml'} was changed since the run: its settings give the id {settings.run_id(config)}, "
+            f"{folder / 'config.yaml'} was changed since the run: its settings give the id {run_id(config)}, "
             "not that of the folder; run the experiment again to rewrite it."
         )
 

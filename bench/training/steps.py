@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from bench import chat
 from bench.artifacts import Message
+from bench.models import chat
 
 
 class Step(NamedTuple):

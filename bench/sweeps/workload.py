@@ -1,7 +1,8 @@
 """What experiments will draw, train and judge, told from their configurations alone; each distinct piece once.
 
 Every procedure's module has a function `asks(cfg, prompts) -> Asks` beside the procedure, which must say the same as it
-does. bench.plan prices the sum for a store, bench.size for a machine. Configurations are resolved, as plain containers.
+does. bench.sweeps.plan prices the sum for a store, bench.size for a machine.
+Configurations are resolved, as plain containers.
 """
 
 import math
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
-from bench.savings import settings_key
+from bench.config.keys import settings_key
 
 if TYPE_CHECKING:
-    from bench.sweep import Cell
+    from bench.sweeps.cells import Cell
 
 ALL_KEPT = 0.5  # assumed of a pool, by selections that keep every completion above something
 ONE_A_PROMPT = (

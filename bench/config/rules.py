@@ -1,6 +1,6 @@
 """Which values a setting may have, said where the setting is: `k: Annotated[int, whole(1)]` in a function's signature.
 
-bench.settings reads these rules from every `_target_` of a configuration and refuses other values before any work.
+bench.config.checks reads these rules from every `_target_` of a configuration and refuses other values before any work.
 """
 
 import inspect

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Selection, content_hash
-from bench.demonstrations import nll_per_token
 from bench.errors import BenchError
-from bench.gate import folds_of
+from bench.procedures.demonstrations import nll_per_token
+from bench.procedures.difficulty import folds_of
 from bench.seeds import generator, small_seed
 
 

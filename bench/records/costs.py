@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench import policies
 from bench.artifacts import Completions
 from bench.estimators.compute import (
     Costs,
@@ -13,11 +12,12 @@ from bench.estimators.compute import (
     fine_tuned_query_flops,
     fine_tuning_flops,
 )
-from bench.evaluation.hybrid import probe_uses
 from bench.experiment import Results
 from bench.generation.stopped import StoppedPool
 from bench.generators import Generators
 from bench.hybrid import Hybrid
+from bench.models import loading
+from bench.procedures.hybrid_metrics import probe_uses
 from bench.rounds import Rounds
 from bench.scoring import judge, process_reward, reward_model
 from bench.store import Use, unique
@@ -73,7 +73,7 @@ def break_even_metrics(
     prompt_tokens = _total("prompt_tokens", drawn) / (len(prompts) * len(pool.parts))
     a_prompt = results.pool.drawn.sum() / len(results.train)
     costs = Costs(
-        policy_parameters=policies.count_parameters(results.policies["base"]),
+        policy_parameters=loading.count_parameters(results.policies["base"]),
         reward_parameters=reward_parameters(results, ancestors),
         prompt_tokens=prompt_tokens,
         completion_tokens=float(pool.length[pool.drawn].mean()),
@@ -134,11 +134,11 @@ def other_generators_flops(results: Results, prompt_tokens: float) -> float:
     """What the training pool's own policies took to draw it beyond what the base would have: below 0 for small ones."""
     if not isinstance(results.procedure, Generators):
         return 0.0
-    size, (prompts, samples) = policies.count_parameters(results.policies["base"]), results.pool.shape
+    size, (prompts, samples) = loading.count_parameters(results.policies["base"]), results.pool.shape
     if_base = best_of_n_query_flops(size, 0, prompt_tokens, float(results.pool.length.mean()), samples)
     drawn = sum(
         best_of_n_query_flops(
-            policies.count_parameters(one.policy), 0, prompt_tokens, float(one.pool.length.mean()), one.pool.shape[1]
+            loading.count_parameters(one.policy), 0, prompt_tokens, float(one.pool.length.mean()), one.pool.shape[1]
         )
         for one in results.procedure.each
     )

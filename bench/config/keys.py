@@ -1,0 +1,28 @@
+"""What names a configuration: the id and the folder of its run, and keys of some of its settings."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from bench.artifacts import content_hash
+
+PLACES = ("store", "outputs", "tracking")  # where a run's files lie: not part of what it is
+
+
+def run_id(cfg: DictConfig) -> str:
+    """A short hash of the resolved configuration, places left out: same configuration, same run."""
+    resolved = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(resolved, dict)
+    return content_hash({name: value for name, value in resolved.items() if name not in PLACES})[:10]
+
+
+def run_folder(cfg: DictConfig) -> Path:
+    """outputs/<name>/<run id>"""
+    return Path(cfg.outputs, cfg.name, run_id(cfg)).absolute()
+
+
+def settings_key(cfg: Any, *names: str) -> str:
+    """Equal for two resolved configurations whose settings of these names are equal."""
+    return json.dumps([cfg[name] for name in names], sort_keys=True)

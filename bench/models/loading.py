@@ -1,0 +1,198 @@
+"""Load what lies at a policy's address: its tokenizer, its configuration, its weights."""
+
+import contextlib
+import functools
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.artifacts import Policy, content_hash
+from bench.errors import BenchError
+from bench.models import chat
+
+ADAPTER, BASE_PLACE = "adapter_config.json", "base_model_name_or_path"  # PEFT's names
+FILES = (".json", ".safetensors", ".jinja", ".model", ".txt")  # whose content makes a policy what it is
+
+
+def folder(path: str | Path, *, code: bool = False) -> Policy:
+    """The policy in a local folder in Hugging Face format; its fingerprint is that of every file's content.
+
+    The folder may hold a LoRA adapter that names another local folder as its base model, whose content then counts too.
+    code: so does that of Python files, as they will be run. A snapshot in the hub's cache is known by id and commit.
+    """
+    import hashlib
+
+    from bench.models import hub
+
+    path = Path(path).absolute()
+    base = adapter_base(path)
+    if base is None and not (path / "config.json").is_file():
+        raise BenchError(f"policy.path={path} holds no config.json; give a folder that save_pretrained wrote.")
+    if not list(path.glob("*.safetensors")):
+        raise BenchError(
+            f"policy.path={path} holds no weights (*.safetensors); save the model there with save_pretrained."
+        )
+    if (named := hub.named_by(path)) is not None:
+        return Policy(path, content_hash("hub", *named))
+    digest = hashlib.blake2b(digest_size=10)
+    for file in sorted(path.iterdir()):
+        if file.suffix in (*FILES, *[".py"] * code) and file.name != "manifest.json":
+            digest.update(file.name.encode())
+            digest.update(_adapter_digest(file) if file.name == ADAPTER else _file_digest(file))
+    if base is not None:
+        digest.update(folder(base, code=code).fingerprint.encode())
+    return Policy(path, digest.hexdigest())
+
+
+def base_of(policy: Policy) -> Policy:
+    """The whole model that an adapter belongs to; of any other policy, itself."""
+    base = adapter_base(policy.path)
+    code = policy.trust_remote_code
+    return policy if base is None else replace(folder(base, code=code), trust_remote_code=code)
+
+
+def _file_digest(file: Path) -> bytes:
+    """Of a file's content, read once a process for as long as size and time of change stay."""
+    found = file.stat()
+    return _digest_of(str(file.resolve()), found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _digest_of(path: str, size: int, changed: int) -> bytes:
+    import hashlib
+
+    with open(path, "rb") as content:
+        return hashlib.file_digest(content, "blake2b").digest()
+
+
+def _adapter_digest(file: Path) -> bytes:
+    """Of an adapter's configuration, whatever place its base model has: that counts by its own content."""
+    import hashlib
+
+    config = {name: value for name, value in json.loads(file.read_text()).items() if name != BASE_PLACE}
+    return hashlib.blake2b(json.dumps(config, sort_keys=True).encode()).digest()
+
+
+def adapter_base(path: Path) -> Path | None:
+    """The folder of the model that the adapter at `path` belongs to; None where `path` holds no adapter."""
+    if not (path / ADAPTER).is_file():
+        return None
+    config = json.loads((path / ADAPTER).read_text())
+    if config.get("use_dora"):  # transformers loads its directions, and magnitudes at random
+        raise BenchError(
+            f"The adapter in {path} is a DoRA, which transformers does not load whole: merge it into its base model "
+            "(merge_and_unload), and give that."
+        )
+    base = Path(str(config.get(BASE_PLACE)))
+    if not (base / "config.json").is_file():
+        raise BenchError(
+            f"The adapter in {path} names {base} as its base model, which is no local folder with a config.json."
+        )
+    return base.absolute()
+
+
+def context(config: Any) -> int | None:
+    """Positions of prompt and completion together up to which a model can be asked; None where it names no limit.
+
+    Models that stretch their positions for long texts (rope types "longrope" and "dynamic") do so by a batch's longest
+    text, so that an answer would depend on its company: they count up to where the stretching begins.
+    """
+    of_text = config.get_text_config()
+    limit = getattr(of_text, "max_position_embeddings", None)
+    rope = getattr(of_text, "rope_parameters", None) or getattr(of_text, "rope_scaling", None) or {}
+    kinds = rope.values() if any(isinstance(kind, dict) for kind in rope.values()) else [rope]
+    for kind in kinds:
+        if isinstance(kind, dict) and kind.get("rope_type", kind.get("type")) in ("longrope", "dynamic"):
+            before = kind.get("original_max_position_embeddings") or getattr(
+                of_text, "original_max_position_embeddings", limit
+            )
+            limit = min(number for number in (limit, before) if number is not None) if before or limit else None
+    return limit
+
+
+def has_chat_template(path: Path) -> bool:
+    """Whether the tokenizer that lies there has one."""
+    if (path / "chat_template.jinja").is_file() or (path / "chat_template.json").is_file():
+        return True
+    described = path / "tokenizer_config.json"
+    return described.is_file() and "chat_template" in json.loads(described.read_text(encoding="utf-8"))
+
+
+def load_tokenizer(policy: Policy) -> Any:
+    """The policy's tokenizer, whose chat template knows the policy's system prompt and thinking mode."""
+    from transformers import AutoTokenizer
+
+    with _trusted_or_said(policy):
+        tokenizer = AutoTokenizer.from_pretrained(policy.path, trust_remote_code=policy.trust_remote_code)
+    chat.set_defaults(tokenizer, system=policy.system, thinking=policy.thinking)
+    return tokenizer
+
+
+def load_config(policy: Policy) -> Any:
+    """The configuration of a whole model."""
+    from transformers import AutoConfig
+
+    with _trusted_or_said(policy):
+        return AutoConfig.from_pretrained(policy.path, trust_remote_code=policy.trust_remote_code)
+
+
+def load_model(policy: Policy, *, dtype: str = "float32", device: str = "cpu", four_bit: bool = False) -> Any:
+    """The model in evaluation mode. dtype: a torch name, e.g. "float32" or "bfloat16".
+
+    four_bit: its linear layers but the head in 4-bit NF4, through bitsandbytes; they compute in `dtype`.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # its bar over weight tensors says nothing about our stages
+    how: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True}
+    if four_bit:
+        how["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=how["dtype"]
+        )
+        how["device_map"] = {"": device}
+    with _trusted_or_said(policy):
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            policy.path, trust_remote_code=policy.trust_remote_code, **how
+        )
+    if not four_bit:
+        return model.to(device).eval()
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):  # else evaluation rounds its weights anew, for good
+            layer.support_avx512bf16_for_cpu = False
+    return model.eval()
+
+
+@contextlib.contextmanager
+def _trusted_or_said(policy: Policy) -> Iterator[None]:
+    with refusing_code(policy.path, "policy.trust_remote_code=true", trusted=policy.trust_remote_code):
+        yield
+
+
+@contextlib.contextmanager
+def refusing_code(place: str | Path, setting: str, *, trusted: bool) -> Iterator[None]:
+    """Around the loading of a model: BenchError that names the setting where it has code that is not trusted."""
+    try:
+        yield
+    except ValueError as error:
+        if trusted or "trust_remote_code" not in str(error):
+            raise
+        raise BenchError(
+            f"The model in {place} brings Python code of its own, which is not run unless you trust it: {setting}."
+        ) from error
+
+
+def count_parameters(policy: Policy) -> int:
+    """The numbers stored in the policy's weights, read from the files' headers; an adapter's are beside its base's."""
+    from safetensors import safe_open
+
+    total = 0
+    for path in sorted(policy.path.glob("*.safetensors")):
+        with safe_open(path, framework="np") as weights:
+            total += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    base = base_of(policy)
+    return total if base == policy else total + count_parameters(base)
