@@ -109,8 +109,9 @@ def with_demonstrations(
     """Demonstrations of the easy prompts and accepted samples of the hard ones, fine-tuned on from the base.
 
     easy_by: what makes a prompt easy; inverted takes the hardest for easy. easy_share: of the prompts. foreign, noise:
-    the shares of demonstrations in another style than the base's, and wrong. hard: "sample" draws up to `num_completions` of every hard prompt, "drop" trains on the easy ones alone. sample_from: the "probe"
-    or the "base". stop_at_first_accept: what lies behind a prompt's first accepted sample is not paid for and not
+    the shares of demonstrations in another style than the base's, and wrong. hard: "sample" draws up to
+    `num_completions` of every hard prompt, "drop" trains on the easy ones alone. sample_from: the "probe" or the
+    "base". stop_at_first_accept: what lies behind a prompt's first accepted sample is not paid for and not
     trained on; it is drawn all the same, as pools are drawn in blocks. fallback: what a prompt without an accepted
     sample gives, "drop": nothing; "demonstration": its own; "rationalise": accepted samples drawn with the answer as a
     hint and trained on without it (STaR, Zelikman et al. 2022, arXiv 2203.14465). A prompt that the filter leaves out
