@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from math_answer_shapes import MATH_SHAPES
 
+from bench.tasks.answers import simplified
 from bench.tasks.arithmetic import equations, is_true, path, steps_are_true
+from bench.tasks.extraction import after_thinking, boxed, final_number, read_number, tagged, written
 from bench.tasks.gsm8k import Gsm8k
-from bench.tasks.math500 import Math500, simplified
-from bench.tasks.numeric import boxed, final_number, read_number, tagged, written
-from bench.tasks.thinking import after_thinking
+from bench.tasks.math500 import Math500
 
 
 def gold(shape: Shape) -> str:

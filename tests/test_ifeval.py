@@ -9,8 +9,7 @@ from typing import Any
 import fixtures_tasks as made
 import pytest
 
-from bench.tasks.ifeval import IfEval
-from bench.tasks.ifeval_checks import CHECKS, follows
+from bench.tasks.ifeval import CHECKS, IfEval, follows
 
 LESS, MORE = "less than", "at least"
 CASES = {  # settings, responses that follow, responses that do not

@@ -13,19 +13,23 @@ from bench.artifacts import content_hash
 from bench.errors import BenchError
 from bench.evaluation.harness import harness
 from bench.sandbox import Job, Limits, Sandbox, verdicts
-from bench.sandbox.cases import from_answer, to_answer
 from bench.seeds import generator
 from bench.tasks.list_programs import CORPUS_VERSION, MOST, ListPrograms
-from bench.tasks.list_programs_drawing import (
+from bench.tasks.list_programs_data import (
+    LONGEST_KNOWN,
     PROBES,
+    STEPS,
     function_of,
+    known_lines,
     mistakes,
+    outputs,
     question,
     random_lists,
     right_lines,
+    run,
     split_of,
 )
-from bench.tasks.list_programs_steps import LONGEST_KNOWN, STEPS, known_lines, outputs, run
+from bench.tasks.program_tests import from_answer, to_answer
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,7 +13,7 @@ from test_configs import composed
 from bench.artifacts import Policy
 from bench.config import checks
 from bench.errors import BenchError
-from bench.tasks import gold_model, gold_reward_of, reasoning
+from bench.tasks import gold_model, reasoning
 from bench.tasks.gold_model import GoldModel
 from bench.tasks.jsonl import Jsonl
 from bench.tasks.reasoning import ReasoningGym
@@ -93,8 +93,8 @@ def test_own_prompts_without_answers_are_judged_by_a_gold_model(tmp_path: Path, 
     assert task.are_correct(["6 char"] * 6, answers) == [False] * 6
     assert task.are_correct(["Longer than that reference is."] * 6, answers) == [True] * 6
     assert task.are_correct(["?"] * 6, answers) == [False] * 6
-    assert gold_reward_of(task)(["one", "three"], answers[:2]).tolist() == [3, 5]
-    assert gold_reward_of(Jsonl(path=path)) is None
+    assert task.gold_reward(["one", "three"], answers[:2]).tolist() == [3, 5]
+    assert Jsonl(path=path).gold_reward is None
     assert [task.extract_answer("x"), task.path("x"), task.steps_are_true("x")] == [None, None, False]
     without = Jsonl(path=path, compare="reward_model", gold_model="anywhere", near_duplicate=None)
     assert len(without.prompts("test")) == 1

@@ -26,6 +26,7 @@ from bench.rounds import buffer, in_rounds, round_seed
 from bench.selection import all_correct, every_prompt, softmax, threshold, top_per_prompt
 from bench.sweeps.cells import cells as cells_of_sweep
 from bench.sweeps.workload import work
+from bench.tasks import Task
 from bench.tasks.word_problems import WordProblems
 
 SETTINGS = [
@@ -126,7 +127,7 @@ def test_balance_score_by_hand():
     assert balance_score(kept, texts, right, 2).tolist() == [0.25, 1.0, 0.0]
 
 
-class Readable:
+class Readable(Task):
     """What selections may ask a task for."""
 
     def path(self, completion: str) -> str:

@@ -13,8 +13,17 @@ from bench.artifacts import content_hash
 from bench.errors import BenchError
 from bench.seeds import generator
 from bench.tasks.word_problems import CORPUS_VERSION, WordProblems, cores
-from bench.tasks.word_problems_slips import skip_step, slip, solve
-from bench.tasks.word_problems_text import LARGEST, TEMPLATES, WORDS, Problem, evaluate, problems
+from bench.tasks.word_problems_data import (
+    LARGEST,
+    TEMPLATES,
+    WORDS,
+    Problem,
+    evaluate,
+    problems,
+    skip_step,
+    slip,
+    solve,
+)
 
 SPLITS = ("train", "validation", "test")
 task = WordProblems()

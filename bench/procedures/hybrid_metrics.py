@@ -10,7 +10,7 @@ from bench.experiment import Results
 from bench.hybrid import Drawn, Hybrid
 from bench.models import loading
 from bench.store import Use, unique
-from bench.tasks import Task, are_correct
+from bench.tasks import Task
 
 SOURCES = ("demonstration", "samples", "fallback", "hinted", "nothing")
 
@@ -25,7 +25,7 @@ def hybrid_counts(hybrid: Hybrid, results: Results, task: Task, uses: Sequence[U
     probe, by lineage. data_flops: what the training set took: the probe, reading the demonstrations, and the samples (a
     hinted prompt read as the prompt is). nll_...: nats a token, means over demonstrations.
     """
-    right = are_correct(task, hybrid.demonstrations.text[:, 0].tolist(), results.train.answer.tolist())
+    right = np.array(task.are_correct(hybrid.demonstrations.text[:, 0].tolist(), results.train.answer.tolist()), bool)
     used = np.isin(hybrid.source, ("demonstration", "fallback"))
     prompts = len(results.train)
     several = [one for one in (hybrid.samples, hybrid.hinted) if one is not None]

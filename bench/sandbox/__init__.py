@@ -32,6 +32,7 @@ ISOLATION = ("auto", "bubblewrap", "namespaces", "none")
 SERVER = Path(__file__).with_name("server.py")
 ATTEMPTS = 3  # to start a program, where the host is short of processes or memory for a moment
 GRACE = 30.0  # seconds beyond the wall limit after which the sandbox itself is given up
+Case = tuple[list[Any], Any]  # arguments, and what must come back
 VERDICTS = ("passed", "wrong_output", "exception", "time_limit", "stopped_early")
 
 
@@ -55,7 +56,7 @@ class Job:
 
     program: str
     entry: str
-    cases: Sequence[tuple[list[Any], Any]]  # (arguments, expected)
+    cases: Sequence[Case]
 
     def __post_init__(self) -> None:
         if not self.cases:
@@ -241,5 +242,5 @@ def _outcome(received: bytes, expected: bytes, *, timed_out: bool) -> str:
     return "stopped_early" if expected.startswith(received) else "wrong_output"
 
 
-__all__ = ["ISOLATION", "VERDICTS", "Job", "Limits", "NotPlainError", "Sandbox", "SandboxError", "Verdict"]
+__all__ = ["ISOLATION", "VERDICTS", "Case", "Job", "Limits", "NotPlainError", "Sandbox", "SandboxError", "Verdict"]
 __all__ += ["canonical", "verdicts"]
