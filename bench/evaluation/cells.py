@@ -17,7 +17,7 @@ from bench.estimators.pessimism import pessimism_of_n
 from bench.estimators.soft_best_of_n import estimate_soft_best_of_n
 from bench.evaluation.along_training import VALIDATION, AlongTraining
 from bench.evaluation.heldout import Graded, Outcomes
-from bench.experiment import Results
+from bench.procedures.findings import Results
 
 KL_FROM = "kl_from_"  # and the name of another policy than the base
 PESSIMISM = (0.1, 0.3, 1.0)  # betas of pessimism at inference, in `spread`s of the proxy

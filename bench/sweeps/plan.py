@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bench.store import MANIFEST, walk
 from bench.sweeps.cells import Cell, State, state
 from bench.sweeps.sharing import outside_stages, savings
-from bench.sweeps.workload import work
+from bench.sweeps.workload import workload
 
 if TYPE_CHECKING:
     from bench.records.read import Run
@@ -20,7 +20,7 @@ def summary(cells: Sequence[Cell]) -> str:
     """Cells, pools, trainings and evaluations after sharing, tokens, time by the store's own history, what is done."""
     kinds = [state(cell).kind for cell in cells]
     todo = [cell for cell, kind in zip(cells, kinds, strict=True) if kind != "done"]
-    shared, alone = work(cells), [work([cell]) for cell in cells]
+    shared, alone = workload(cells), [workload([cell]) for cell in cells]
     drawn, drawn_alone = f"{shared.completions:,}", f"{sum(one.completions for one in alone):,}"
     if shared.unknown:
         drawn = drawn_alone = "unknown"
@@ -85,7 +85,7 @@ def tally(kinds: Sequence[str]) -> str:
 
 def estimate(cells: Sequence[Cell]) -> str:
     """Time and tokens of cells that are not done, from what like work took in their store."""
-    todo, cfg = work(cells), cells[0].cfg
+    todo, cfg = workload(cells), cells[0].cfg
     if todo.unknown:
         return f"time: unknown, as {', '.join(todo.unknown)}=null asks for all prompts that there are"
     engine = str(cfg.generation.get("_target_", "")).split(".")[-2].removesuffix("_engine")
