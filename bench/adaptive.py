@@ -22,7 +22,7 @@ from bench.estimators.arrays import StoppedOutcomes
 from bench.evaluation.heldout import Outcomes
 from bench.experiment import Results, trained_and_judged
 from bench.generation.pool import Engine, sharing
-from bench.generation.stopped import Piece, stopped
+from bench.pools import Placement, stopped
 from bench.scoring.preparing import prepared
 from bench.scoring.traits import refuse_comparing, refuse_too_low
 from bench.seeds import generator
@@ -160,13 +160,13 @@ def sample(
     prompts: Prompts, policy: Policy, generation: Callable[..., Completions], scoring: Score, plan: Plan, *, seed: int
 ) -> tuple[Completions, Rewards]:
     """The pool that a plan leads to, and its rewards; of a plan with equally many samples of every prompt, an ordinary
-    pool, and else a `bench.generation.stopped.StoppedPool` and `StoppedOutcomes`, NaN where nothing was drawn."""
+    pool, and else a stopped one (`bench.pools.stopped`) and `StoppedOutcomes`, NaN where nothing was drawn."""
     if plan.is_fixed:
         pool = generation(prompts, policy, num_completions=plan.limit, seed=seed)
         return pool, scoring(prompts, pool)
     M = len(prompts)
     value, drawn = np.full((M, plan.limit), np.nan), np.zeros(M, int)
-    pieces: list[Piece] = []
+    pieces: list[Placement] = []
     opened: list[Engine] = []
 
     def draw(rows: np.ndarray, samples: int) -> None:
@@ -179,7 +179,7 @@ def sample(
                     asked, policy, num_completions=end, first_sample=start, block_size=plan.block, seed=seed
                 )
             value[of, start:end] = scoring(asked, piece).value
-            pieces.append(Piece(of, start, piece))
+            pieces.append(Placement(of, start, piece))
             drawn[of] = end
 
     def accepted() -> np.ndarray:

@@ -19,9 +19,8 @@ from bench.config.rules import ABOVE_ZERO, PLAIN_NAME, Rule
 from bench.errors import BenchError
 from bench.evaluation.heldout import Outcomes
 from bench.experiment import Results, trained_and_judged
-from bench.generation.pooled import pooled
-from bench.generation.reencoded import reencoded
-from bench.models.vocabularies import ids_differ
+from bench.models.tokens import ids_differ, reencoded
+from bench.pools import side_by_side
 from bench.scoring.preparing import prepared
 from bench.seeds import generator, small_seed
 from bench.selection import matched_random
@@ -117,7 +116,7 @@ def from_several(
 
     Each draws from random streams of its own. The student's are the run's: `drawn_by` the student alone is
     `bench.experiment.run`, and both share what the store has. Ids of a generator with the student's token ids are
-    trained on as drawn; other generators' texts are encoded anew (bench.generation.reencoded), and those that the
+    trained on as drawn; other generators' texts are encoded anew (bench.models.tokens), and those that the
     student's tokenizer does not write are unscored, so that nothing selects them. The control ("matched") keeps as many
     completions of each prompt from the same pool. Every generator is judged on the held-out prompts too, and the tuned
     policy's KL is taken from each.
@@ -145,9 +144,9 @@ def from_several(
             readable[-1], usable = reencoded(pool, base)
         drawn.append(Generator(name, who, own is None, pool, differs, usable))
 
-    scored = scoring(train, pooled([one.pool for one in drawn])).value  # [M, N]
+    scored = scoring(train, side_by_side([one.pool for one in drawn])).value  # [M, N]
     rewards = Rewards(np.where(np.concatenate([one.usable for one in drawn], axis=1), scored, np.nan))
-    union = pooled(readable)
+    union = side_by_side(readable)
     eligible = prompt_filter(rewards.value)
     of_others = not all(one.is_student for one in drawn)
     evidence = evidence_for(selection, union, task, base, rescored_on=train if of_others else None)

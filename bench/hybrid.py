@@ -20,8 +20,7 @@ from bench.config.rules import TRUE_OR_FALSE, Count, number, one_of, or_null, wh
 from bench.errors import BenchError
 from bench.evaluation.heldout import Outcomes
 from bench.experiment import Results, trained_and_judged
-from bench.generation.pooled import pooled
-from bench.generation.scattered import scattered
+from bench.pools import scattered, side_by_side
 from bench.procedures.demonstrations import demonstrations, nll_per_token
 from bench.procedures.difficulty import NEEDS_PROBE, READS, EasyBy, easiest, easiness, refuse_unfit_parts, samples_paid
 from bench.procedures.probe import Probe, by_fold, probed
@@ -222,7 +221,7 @@ def with_demonstrations(
             hinted = sample(unsolved, task.with_hint(train.take(unsolved)), hinted=True)  # type: ignore[attr-defined]
             add(hinted, f"{sample_from}, hinted")
 
-    pool = pooled(pools)
+    pool = side_by_side(pools)
     chosen = in_order(cells)
     if not len(chosen):
         raise BenchError(

@@ -16,7 +16,7 @@ from bench.config.rules import Count, one_of
 from bench.errors import BenchError
 from bench.evaluation.heldout import Outcomes, grade
 from bench.experiment import Results
-from bench.generation.pooled import pooled
+from bench.pools import side_by_side
 from bench.scoring.preparing import prepared
 from bench.scoring.verifier import verify
 from bench.seeds import generator, small_seed
@@ -135,7 +135,7 @@ def in_rounds(
             current = before[-1].policy if before else base
             pool = generation(train, current, num_completions=num_completions, seed=stream, **sampler)  # [M, N]
             rewards = scoring(train, pool) if arm == "tuned" else None  # [M, N]
-            pools = pooled([*(one.pool for one in before), pool])  # [M, N x number]
+            pools = side_by_side([*(one.pool for one in before), pool])  # [M, N x number]
             within = pools if train_on == "best" else pool
             if rewards is None:
                 dropped, shape = 0, within.shape
@@ -170,7 +170,7 @@ def in_rounds(
     baseline = generation(test, base, num_completions=max(num_completions, baseline_completions), seed=seed)
     return Results(
         train=train,
-        pool=pooled([one.pool for one in of_tuned]),
+        pool=side_by_side([one.pool for one in of_tuned]),
         rewards=Rewards(np.concatenate([one.rewards.value for one in of_tuned if one.rewards is not None], axis=1)),
         prompts_filtered=results["tuned"].prompts_filtered,
         selections={"tuned": results["tuned"].chosen},

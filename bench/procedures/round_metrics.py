@@ -4,7 +4,7 @@ import numpy as np
 
 from bench.artifacts import Completions, Prompts, Selection
 from bench.experiment import Results
-from bench.generation.pooled import pooled
+from bench.pools import side_by_side
 from bench.rounds import Round, Rounds
 from bench.tasks import Task, are_correct
 from bench.training.sft import last_epoch_loss
@@ -69,5 +69,5 @@ def kept_correct(chosen: Selection, pools: list[Completions], train: Prompts, ta
 
 def _texts(chosen: Selection, pools: list[Completions]) -> list[tuple[int, str]]:
     """The row and the text of each chosen cell of pools side by side."""
-    texts = pooled(pools).text
+    texts = side_by_side(pools).text
     return [(row, texts[row, column]) for row, column in zip(chosen.row.tolist(), chosen.column.tolist(), strict=True)]

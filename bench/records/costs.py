@@ -13,7 +13,6 @@ from bench.estimators.compute import (
     fine_tuning_flops,
 )
 from bench.experiment import Results
-from bench.generation.stopped import StoppedPool
 from bench.generators import Generators
 from bench.hybrid import Hybrid
 from bench.models import loading
@@ -125,9 +124,7 @@ def prompt_reads(results: Results) -> float:
     """
     if isinstance(results.procedure, Rounds):
         return len(results.procedure.of("tuned"))
-    if isinstance(results.pool, StoppedPool):
-        return sum(len(piece.rows) for piece in results.pool.pieces) / len(results.train)
-    return 1.0
+    return results.pool.prompt_reads
 
 
 def other_generators_flops(results: Results, prompt_tokens: float) -> float:
