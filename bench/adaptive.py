@@ -7,7 +7,7 @@ python -m bench procedure=adaptive control=none procedure.stop=none             
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 import numpy as np
@@ -23,8 +23,8 @@ from bench.estimators.sequential import stopped_pass_at_k
 from bench.estimators.uncertainty import intervals_and_bands
 from bench.evaluation.cells import powers_of_two
 from bench.generation.pool import Engine, sharing
-from bench.generation.stopped import Piece, stopped
-from bench.procedures.findings import Findings, Results, Work
+from bench.pools import Placement, stopped
+from bench.procedures.findings import Findings, Results
 from bench.procedures.parts import Parts
 from bench.scoring.traits import refuse_comparing, refuse_too_low
 from bench.seeds import generator
@@ -122,14 +122,6 @@ class Plan(Findings):
         )
         return counts
 
-    def work(self, results: Results, uses: Sequence[Use]) -> Work:
-        """Each step of sampling reads the prompts anew that it draws more of, whatever an engine may have kept."""
-        work = super().work(results, uses)
-        if self.is_fixed:
-            return work
-        pieces: Any = results.pool.pieces  # type: ignore[attr-defined]
-        return replace(work, prompt_reads=sum(len(piece.rows) for piece in pieces) / len(results.train))
-
 
 def check_settings(config: Mapping[str, Any]) -> None:
     """BenchError where settings that are possible each by itself do not go together."""
@@ -197,7 +189,7 @@ def sample(
         return pool, scoring(prompts, pool)
     M = len(prompts)
     value, drawn = np.full((M, plan.limit), np.nan), np.zeros(M, int)
-    pieces: list[Piece] = []
+    pieces: list[Placement] = []
     opened: list[Engine] = []
 
     def draw(rows: np.ndarray, samples: int) -> None:
@@ -210,7 +202,7 @@ def sample(
                     asked, policy, num_completions=end, first_sample=start, block_size=plan.block, seed=seed
                 )
             value[of, start:end] = scoring(asked, piece).value
-            pieces.append(Piece(of, start, piece))
+            pieces.append(Placement(of, start, piece))
             drawn[of] = end
 
     def accepted() -> np.ndarray:

@@ -19,8 +19,8 @@ from bench.errors import BenchError
 from bench.estimators.best_of_n import pass_at_k
 from bench.estimators.compute import best_of_n_query_flops
 from bench.evaluation.cells import KL_FROM, powers_of_two
-from bench.generation.pooled import pooled
 from bench.models import loading
+from bench.pools import side_by_side
 from bench.procedures.findings import ArtifactGraph, Findings, Results, Work, total, uses_of
 from bench.procedures.parts import Parts
 from bench.scoring.verifier import verify
@@ -216,10 +216,10 @@ def from_several(
         readable.append(in_ids)
         each.append(Generator(name, policy, own is None, pool, differs, usable))
 
-    scored = score(train, pooled([generator.pool for generator in each])).value  # [M, N]
+    scored = score(train, side_by_side([generator.pool for generator in each])).value  # [M, N]
     usable = np.concatenate([generator.usable for generator in each], axis=1)
     rewards = Rewards(np.where(usable, scored, np.nan))
-    union = pooled(readable)
+    union = side_by_side(readable)
     eligible = parts.prompt_filter(rewards.value)
     of_others = not all(generator.is_student for generator in each)
     results = parts.train_and_judge(

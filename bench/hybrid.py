@@ -17,12 +17,12 @@ import numpy as np
 from bench.artifacts import Completions, Prompts, Rewards, Selection
 from bench.config.rules import TRUE_OR_FALSE, Count, checked, number, one_of, or_null, require, whole
 from bench.errors import BenchError
-from bench.generation.pooled import pooled
-from bench.generation.scattered import scattered
+from bench.models.sampler import GREEDY
+from bench.pools import scattered, side_by_side
 from bench.procedures.difficulty import NEEDS_PROBE, READS, EasyBy, easiest, easiness, refuse_unfit_parts, samples_paid
 from bench.procedures.findings import Results
 from bench.procedures.hybrid_findings import Drawn, Hybrid
-from bench.procedures.parts import GREEDY, Parts
+from bench.procedures.parts import Parts
 from bench.procedures.probe import Probe, by_fold, probed
 from bench.seeds import generator
 from bench.selection.cells import CORRECT, correct, in_order
@@ -93,7 +93,7 @@ def with_demonstrations(
         probe = probed(parts, written, epochs=probe_epochs, folds=folds)
         nll = probe.nll
     solves = gated and easy_by == "probe_solves"
-    greedy = _draw(parts, train, np.arange(len(train)), probe, 1, GREEDY) if solves else []
+    greedy = _draw(parts, train, np.arange(len(train)), probe, 1, GREEDY.settings) if solves else []
     solved = _solved(parts, greedy) if solves else None
     difficulty = easiness(easy_by, nll, solved) if gated else np.zeros(len(train))
     easy = easiest(difficulty, easy_share, generator(parts.seed, "gate"), inverted=inverted)
@@ -113,7 +113,7 @@ def with_demonstrations(
         elif fallback == "rationalise" and len(unsolved):
             hinted = mixture.sample(unsolved, parts.hinted(train.take(unsolved)), hinted=True)
     return parts.train_and_judge(
-        pooled(mixture.pools),
+        side_by_side(mixture.pools),
         Rewards(np.concatenate(mixture.rewards, axis=1)),
         {"tuned": mixture.chosen()},
         prompts_filtered=dropped,

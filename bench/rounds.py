@@ -13,9 +13,10 @@ from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection, co
 from bench.balance import Adapted, with_threshold
 from bench.config.rules import Count, checked, one_of
 from bench.errors import BenchError
-from bench.generation.pooled import pooled
+from bench.models.sampler import RAW
+from bench.pools import side_by_side
 from bench.procedures.findings import ArtifactGraph, Findings, Results, Work, selection_key
-from bench.procedures.parts import RAW, Parts
+from bench.procedures.parts import Parts
 from bench.seeds import generator, small_seed
 from bench.selection import matched_random
 from bench.selection.prompt_filter import prompts_dropped
@@ -187,7 +188,9 @@ def in_rounds(
 
     def pass_at_1(policy: Policy) -> float:
         prompts = parts.prompts("validation")
-        pool = parts.generation(prompts, policy, num_completions=validation_completions, seed=parts.seed, **RAW)
+        pool = parts.generation(
+            prompts, policy, num_completions=validation_completions, seed=parts.seed, **RAW.settings
+        )
         return float(parts.verified(prompts, pool).mean())
 
     first = pass_at_1(parts.base) if stop == "validation" else None
@@ -211,7 +214,7 @@ def in_rounds(
     scored = [round.rewards.value for round in of_tuned if round.rewards is not None]
     return Results(
         train=parts.train,
-        pool=pooled([round.pool for round in of_tuned]),
+        pool=side_by_side([round.pool for round in of_tuned]),
         rewards=Rewards(np.concatenate(scored, axis=1)),
         prompts_filtered=results["tuned"].prompts_filtered,
         selections={"tuned": results["tuned"].chosen},
@@ -240,7 +243,7 @@ def _one_round(
     current = before[-1].policy if before else base
     pool = parts.generation(train, current, num_completions=parts.num_completions, seed=seed, **sampler)  # [M, N]
     rewards = parts.scorer(train, pool) if arm == "tuned" else None  # [M, N]
-    pools = pooled([*(round.pool for round in before), pool])  # [M, N x number]
+    pools = side_by_side([*(round.pool for round in before), pool])  # [M, N x number]
     within = pools if train_on == "best" else pool
     if rewards is None:
         dropped = 0
@@ -292,5 +295,5 @@ def kept_correct(chosen: Selection, pools: list[Completions], train: Prompts, ta
 
 def _texts(chosen: Selection, pools: list[Completions]) -> list[tuple[int, str]]:
     """The row and the text of each chosen cell of pools side by side."""
-    texts = pooled(pools).text
+    texts = side_by_side(pools).text
     return [(row, texts[row, column]) for row, column in zip(chosen.row.tolist(), chosen.column.tolist(), strict=True)]

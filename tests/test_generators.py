@@ -17,11 +17,10 @@ from bench import policies
 from bench.__main__ import CONF
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
 from bench.errors import BenchError
-from bench.generation.pooled import pooled
-from bench.generation.reencoded import reencoded
 from bench.generators import by_generator, correct_paths, from_several, generator_seed, shares
 from bench.models import loading
-from bench.models.vocabularies import distributions_differ, ids_differ
+from bench.models.tokens import distributions_differ, ids_differ, reencoded
+from bench.pools import side_by_side
 from bench.procedures.parts import Parts
 from bench.reporting.figures.generators import generators_figure
 from bench.reporting.files import drawn
@@ -206,7 +205,7 @@ def test_pools_side_by_side_are_scored_as_each_alone_whatever_their_blocks_hold(
     def length(rows, texts):
         return np.array([float(len(text)) for text in texts]), {}
 
-    together = scored(few_prompts, pooled(pools), length, stage="lengths", version=1, settings={}).value
+    together = scored(few_prompts, side_by_side(pools), length, stage="lengths", version=1, settings={}).value
     expected = [[len(text) for pool in pools for text in pool.text[row]] for row in range(len(few_prompts))]
     assert together.tolist() == expected
 
@@ -334,7 +333,7 @@ def test_other_tokenizers_texts_are_encoded_anew_and_checked(family):
     assert found.text is pool.text
     assert found.logprob.tolist() == pool.logprob.tolist()
     assert found.key != pool.key
-    beside = pooled([pool, found])
+    beside = side_by_side([pool, found])
     assert [part.shape for _, part in beside.shards()] == [(2, 6)]
     assert beside.first(4).token_ids[0, 3].tolist() == found.token_ids[0, 0].tolist()
 

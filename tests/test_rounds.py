@@ -14,8 +14,8 @@ from bench.__main__ import CONF
 from bench.artifacts import Completions, Policy, Rewards, Selection
 from bench.balance import Adapted, balance_score, by_balance_score, with_threshold
 from bench.errors import BenchError
-from bench.generation.pool import describe
-from bench.generation.pooled import pooled
+from bench.generation.duplicates import describe
+from bench.pools import side_by_side
 from bench.procedures.parts import Parts
 from bench.reporting.figures.rounds import rounds_figure
 from bench.reporting.files import drawn
@@ -67,7 +67,7 @@ def test_the_union_holds_every_rounds_cells_row_by_row_and_the_last_its_own():
 
 def test_pools_side_by_side_are_read_like_one():
     one, two = pool([["a", "bb"], ["c", "a"]], "one"), pool([["a"], ["dddd"]], "two", logprob=-3.0)
-    both = pooled([one, two])
+    both = side_by_side([one, two])
     assert both.shape == (2, 3)
     assert [both.text[1, column] for column in range(3)] == ["c", "a", "dddd"]
     assert both.text[1, -1] == "dddd"
@@ -84,16 +84,16 @@ def test_pools_side_by_side_are_read_like_one():
     assert both.first(3).shape == (2, 3)
     with pytest.raises(IndexError):
         both.text[0, 3]
-    assert pooled([one]) is one
-    assert both.key != pooled([two, one]).key
+    assert side_by_side([one]) is one
+    assert both.key != side_by_side([two, one]).key
     assert both.stored_as == {"one", "two"}
     with pytest.raises(ValueError, match="prompts"):
-        pooled([one, pool([["a"]])])
+        side_by_side([one, pool([["a"]])])
 
 
 def test_equal_samples_of_two_policies_are_no_twins():
     """The first prompt's three samples are one text: one pair within the first pool, none across the two."""
-    assert describe(pooled([pool([["a", "a"]], "one"), pool([["a"]], "two")]))["twins"] == 1
+    assert describe(side_by_side([pool([["a", "a"]], "one"), pool([["a"]], "two")]))["twins"] == 1
     assert describe(pool([["a", "a", "a"]]))["twins"] == 3
 
 

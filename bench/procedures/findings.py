@@ -73,6 +73,7 @@ class Findings:
             samples_per_prompt=samples,
             prompts_sampled=len(results.train),
             completions_trained=len(results.selections["tuned"]),
+            prompt_reads=results.pool.prompt_reads,
         )
 
     def pools(self, graph: ArtifactGraph, results: "Results", base: str) -> list[str]:

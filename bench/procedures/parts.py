@@ -11,8 +11,7 @@ import numpy as np
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
 from bench.evaluation.along_training import AlongTraining
 from bench.evaluation.heldout import Graded, Outcomes, grade
-from bench.generation.reencoded import reencoded
-from bench.models.vocabularies import ids_differ
+from bench.models.tokens import ids_differ, reencoded
 from bench.procedures.demonstrations import demonstrations, nll_per_token
 from bench.procedures.findings import Findings, Results
 from bench.scoring.preparing import prepared
@@ -23,9 +22,6 @@ from bench.selection.evidence import evidence_for
 from bench.tasks import Task
 from bench.training.kept import kept
 from bench.training.sft import training_log
-
-RAW = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
-GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
 
 
 @dataclass(frozen=True)

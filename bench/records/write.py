@@ -18,8 +18,7 @@ from bench.evaluation import summary
 from bench.evaluation.along_training import along_counts
 from bench.evaluation.cells import Cell, of_training, per_prompt, powers_of_two, spread
 from bench.evaluation.reward_diagnostics import diagnose
-from bench.generation.pool import describe
-from bench.generation.stopped import StoppedPool, describe_stopped
+from bench.generation.duplicates import describe
 from bench.procedures.findings import Results
 from bench.records import artifact_graph, costs
 from bench.records.fingerprint import FILE as CODE
@@ -81,9 +80,9 @@ def _counts(results: Results) -> dict[str, float | str]:
         "selection/prompts_covered": chosen.prompts_covered,
         "selection/prompts_filtered": results.prompts_filtered,
         "selection/prompts_unscored": int(np.isnan(rewards).all(axis=1).sum()),
-        **{f"pool/{name}": value for name, value in _described(drawn).items()},
+        **{f"pool/{name}": value for name, value in describe(drawn).items()},
         "pool/unscored": int((np.isnan(rewards) & drawn.drawn).sum()),
-        "pool/mean_reward": float(np.nanmean(rewards[:, : _of_all_prompts(drawn)])),
+        "pool/mean_reward": float(np.nanmean(rewards[:, : drawn.always])),
         "train/loss": last_epoch_loss(results.policies["tuned"]),
         "best_of_n/pool_size": results.best_of_n.proxy.shape[1],
         "best_of_n/proxy_spread": spread(results.best_of_n.proxy),  # the unit of soft Best-of-n's temperature
@@ -105,15 +104,6 @@ def _counts(results: Results) -> dict[str, float | str]:
             if verdict is not None:
                 counts |= {f"{arm}/lm_eval/{name}": value for name, value in verdict.metrics.items()}
     return counts
-
-
-def _described(pool: Completions) -> dict[str, float]:
-    return describe_stopped(pool) if isinstance(pool, StoppedPool) else describe(pool)
-
-
-def _of_all_prompts(pool: Completions) -> int:
-    """Samples that every prompt has whatever they were: what a mean reward may be taken over."""
-    return pool.always if isinstance(pool, StoppedPool) else pool.shape[1]
 
 
 def _entropy_per_token(sampled: Completions) -> float:

@@ -21,6 +21,7 @@ from hydra.utils import instantiate
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection, content_hash
 from bench.config.keys import settings_key
 from bench.errors import BenchError
+from bench.models.sampler import GREEDY
 from bench.procedures.parts import Parts
 from bench.scoring.traits import highest
 from bench.selection.cells import cells
@@ -155,7 +156,7 @@ class _Work:
         harness_tasks: Sequence[str] | None = None,
     ) -> Any:
         of = self.config["evaluation"]
-        generation(prompts, policy, num_completions=1, seed=seed, temperature=0.0, top_p=1.0, top_k=0)
+        generation(prompts, policy, num_completions=1, seed=seed, **GREEDY.settings)
         sampler = {name: of[name] for name in SAMPLER}
         generation(prompts, policy, num_completions=of["num_completions"], seed=seed, **sampler)
         completions = len(prompts) * of["kl_completions"]
