@@ -99,7 +99,9 @@ def sweep(overrides: list[str], *, plan_only: bool) -> None:
         _call_cells_without(found[0].fixed)
     experiment()
     if found is not None:
-        print(plan.conclusion(found))
+        from bench.reporting.conclusion import conclusion
+
+        print(conclusion(found))
         if any(state(cell).kind != "done" for cell in found):
             sys.exit(1)
 

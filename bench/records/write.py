@@ -16,7 +16,17 @@ from bench.config.rules import counts_per_prompt
 from bench.estimators.best_of_n import majority_method
 from bench.evaluation import summary
 from bench.evaluation.along_training import along_counts
-from bench.evaluation.cells import Cell, of_training, per_prompt, powers_of_two, spread
+from bench.evaluation.cells import (
+    Cell,
+    of_best_of_n,
+    of_pessimism,
+    of_policy,
+    of_sampler,
+    of_soft_best_of_n,
+    of_training,
+    powers_of_two,
+    spread,
+)
 from bench.evaluation.reward_diagnostics import diagnose
 from bench.generation.duplicates import describe
 from bench.procedures.findings import Results
@@ -70,6 +80,19 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     ordered = {name: None if _is_undefined(metrics[name]) else metrics[name] for name in sorted(metrics)}
     store.write_durably(folder / "metrics.json", json.dumps(ordered, indent=1))
     return ordered
+
+
+def per_prompt(results: Results, *, num_completions: int) -> dict[Cell, np.ndarray]:
+    """[M] values behind every mean that is reported; every KL is to the raw base, in nats a sequence."""
+    cells: dict[Cell, np.ndarray] = {}
+    for arm, outcomes in results.outcomes.items():
+        cells |= of_policy(arm, outcomes)
+    sizes = powers_of_two(num_completions)
+    cells |= of_best_of_n(results.best_of_n, sizes)
+    cells |= of_soft_best_of_n(results.best_of_n, num_completions)
+    cells |= of_pessimism(results.best_of_n, sizes)
+    cells |= of_sampler(results.best_of_n)
+    return cells
 
 
 def _counts(results: Results) -> dict[str, float | str]:
