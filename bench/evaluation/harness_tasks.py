@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.artifacts import Completions, Policy, content_hash
+from bench.devices import device
 from bench.errors import BenchError
 from bench.evaluation import harness_models
 from bench.evaluation.harness_models import quiet
@@ -56,12 +57,11 @@ def harness_tasks(
     runs; None: transformers. The standard error is lm-eval's, over documents. All seeds share the documents, so the
     standard error of their mean is at most the mean of their standard errors, which is given.
     """
-    import torch
 
     if not names:
         return {}
     harness = Harness(policy, tuple(names), include, num_fewshot, limit, tuple(seeds), vllm)
-    if vllm is None and not torch.cuda.is_available():
+    if vllm is None and device() == "cpu":
         measured = _measured(harness)
     else:
         try:

@@ -14,6 +14,7 @@ import numpy as np
 
 from bench.artifacts import Message, content_hash
 from bench.config.rules import or_null, text
+from bench.devices import resolve_dtype
 from bench.errors import BenchError
 from bench.models.hub import Asking
 from bench.tasks import Judge
@@ -41,9 +42,9 @@ class GoldModel(Judge):
     @property
     def judged_by(self) -> str:
         """The gold model's content key, dtype and threshold."""
-        from bench.scoring.reward_model import find, resolved
+        from bench.scoring.reward_model import find
 
-        by = f"{self.name} by {find(self._named(), self.revision, asking=ASKING).key} in {resolved(self.dtype)}"
+        by = f"{self.name} by {find(self._named(), self.revision, asking=ASKING).key} in {resolve_dtype(self.dtype)}"
         return by if self.threshold is None else f"{by}, above {self.threshold!r}"
 
     def check(self) -> None:
@@ -115,6 +116,6 @@ def _known(model: str, revision: str, dtype: str) -> dict[str, float]:
 
 @lru_cache(maxsize=1)  # a pool is judged unit by unit
 def _scorer(model: str, revision: str, dtype: str) -> "Scorer":
-    from bench.scoring.reward_model import Scorer, find, resolved
+    from bench.scoring.reward_model import Scorer, find
 
-    return Scorer(find(model, revision, asking=ASKING), max_length=None, dtype=resolved(dtype), batch_tokens=None)
+    return Scorer(find(model, revision, asking=ASKING), max_length=None, dtype=resolve_dtype(dtype), batch_tokens=None)
