@@ -7,7 +7,8 @@ A new task is one class, one YAML and one test. The class may live in any module
         def prompts(self, split): ...
         def is_correct(self, completion, answer): ...
 
-    _target_: mine.Mine                           # mine.yaml in conf/task, or in FOLDER/task with --config-dir FOLDER
+    _target_: mine.Mine                           # conf/task/mine.yaml, or FOLDER/task/mine.yaml and the setting
+                                                  # hydra.searchpath=[file://FOLDER]
 
 A task over a data set inherits from `bench.tasks.rows.RowsTask` instead and states its rows, prompts and judge. What a
 task must have, and what it may have, is said in `Task` and `Judge`. Abilities that few tasks have are protocols here:
