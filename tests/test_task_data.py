@@ -13,7 +13,7 @@ from test_configs import composed
 
 from bench.config import checks
 from bench.errors import BenchError
-from bench.sweeps.workload import prompts_in
+from bench.sweeps.rehearsal import prompts_in
 from bench.tasks.gsm8k import Gsm8k
 from bench.tasks.jsonl import Jsonl
 from bench.tasks.rows import from_hub, from_path
