@@ -58,11 +58,11 @@ def with_demonstrations(
     foreign, noise: the shares of demonstrations in another style than the base's, and wrong. hard: "sample" draws up to
     `num_completions` of every hard prompt, "drop" trains on the easy ones alone. sample_from: who draws. With
     stop_at_first_accept, samples after a prompt's first accepted one are neither paid for nor trained on; they are
-    drawn all the same, since pools are drawn in blocks. fallback: what a prompt without an accepted sample gives: "drop":
-    nothing; "demonstration": its own; "rationalise": accepted samples drawn with the answer as a hint and trained on
-    without it (STaR, Zelikman et al. 2022, arXiv 2203.14465). A prompt that the filter leaves out gives nothing. The
-    run's selection chooses among the accepted samples (reward above 0.5). There is no random control within a run: the
-    control of a gate is easy_by "random".
+    drawn all the same, since pools are drawn in blocks. fallback: what a prompt without an accepted sample gives:
+    "drop": nothing; "demonstration": its own; "rationalise": accepted samples drawn with the answer as a hint and
+    trained on without it (STaR, Zelikman et al. 2022, arXiv 2203.14465). A prompt that the filter leaves out gives
+    nothing. The run's selection chooses among the accepted samples (reward above 0.5). There is no random control
+    within a run: the control of a gate is easy_by "random".
     """
     gated, sampled = 0 < easy_share < 1, hard == "sample" and easy_share < 1
     refuse_unfit_parts(
@@ -129,8 +129,8 @@ def _gate(
 
     epochs: of the probe, 0: there is none. It is trained by the run's own `training`, one epoch at a time: each is a
     fine-tuning of its own from the one before (AdamW and its schedule begin anew), so that the probe of E epochs is
-    that of E - 1 and one more. folds: None judges each demonstration by a probe that was trained on it; K, by one of K that
-    was not, which then samples its prompt.
+    that of E - 1 and one more. folds: None judges each demonstration by a probe that was trained on it; K, by one of K
+    that was not, which then samples its prompt.
     """
     train, M = parts.train, len(parts.train)
     nll = parts.nll(parts.base, train, written)[None]
