@@ -134,10 +134,11 @@ class Harness:
         return metrics, sum(counts["effective"] for counts in results["n-samples"].values())
 
     def _loaded(self) -> Any:
-        if self._model is None and self.vllm is None:
-            self._model = harness_models.on_transformers(self.policy)
-        elif self._model is None:
-            self._model = harness_models.on_vllm(self.policy, self.vllm)
+        if self._model is None:
+            policy, options = self.policy, self.vllm
+            self._model = (
+                harness_models.on_transformers(policy) if options is None else harness_models.on_vllm(policy, options)
+            )
         return self._model
 
     def close(self) -> None:
