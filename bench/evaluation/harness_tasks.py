@@ -241,7 +241,7 @@ def _naming_missing_data(task: str) -> Iterator[None]:
     except (ConnectionError, FileNotFoundError) as error:
         first = str(error).strip().partition("\n")[0]
         raise BenchError(
-            f"evaluation.harness_tasks={task}: its data can't be had here: {first.rstrip('.')}. Go online once, leave "
+            f"evaluation.harness_tasks={task}: its data can't be read here: {first.rstrip('.')}. Go online once, leave "
             "the task out (none: evaluation.harness_tasks=[]), or give one on files of your own "
             "(evaluation.harness_include)."
         ) from error

@@ -126,7 +126,7 @@ def _equal_mathematics(found: Sequence[str | None], golds: Sequence[str]) -> lis
 
 
 def _readings(gold: str, answer: str) -> list[tuple[str, str]]:
-    """The pairs of gold answer and answer, one of which must be equal."""
+    """The pairs of gold answer and answer, at least one of which must be equal."""
     bases = [IN_BASE.fullmatch(side) for side in (gold, answer)]
     if bases[0] is not None and bases[1] is not None and bases[0][2] != bases[1][2]:
         return []

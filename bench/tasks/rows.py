@@ -66,7 +66,7 @@ class RowsTask(RowSettings, Task):
     repo: str
     config: str | None = None
     revision: str
-    data_splits: ClassVar[dict[str, str]] = {"train": "train", "test": "test"}  # ours -> the data set's; or WHOLE -> it
+    data_splits: ClassVar[dict[str, str]] = {"train": "train", "test": "test"}  # our name (or WHOLE) -> the data's
 
     def example(self, row: Row, name: str) -> Example | None:
         """Return the prompt that a row makes, with this id; None where its answer can't be judged."""
