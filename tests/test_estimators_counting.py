@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from bench.estimators.best_of_n import best_of_n, pass_at_k, soft_best_of_n
-from bench.estimators.counting import distinct_at_k, median_of_n
-from bench.estimators.coverage import fit_coverage
+from bench.estimators.best_of_n import distinct_at_k, median_of_n
+from bench.estimators.best_of_n import fit_coverage
 from bench.estimators.kl import estimate_best_of_n_kl
 from bench.estimators.soft_best_of_n import estimate_soft_best_of_n
 

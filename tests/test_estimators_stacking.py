@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from bench.estimators.best_of_n import best_of_n
 from bench.estimators.distributions import t_quantile
-from bench.estimators.pessimism import pessimism_of_n, pessimistic_weights
-from bench.estimators.ratios import fieller, ratio_of_means, ratio_over_seeds
+from bench.estimators.soft_best_of_n import pessimism_of_n, pessimistic_weights
+from bench.estimators.uncertainty import fieller, ratio_of_means, ratio_over_seeds
 from bench.estimators.subsets import subset_method
 from bench.estimators.uncertainty import seed_interval
 from bench.selection import pessimism
