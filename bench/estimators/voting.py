@@ -131,7 +131,7 @@ def _codes(answers: np.ndarray) -> tuple[np.ndarray, int]:
     """Return [C] class numbers and the number of classes; unparsable answers get the number after the last class."""
     numbers: dict[Any, int] = {}
     codes = [-1 if a is None or a != a else numbers.setdefault(a, len(numbers)) for a in answers.tolist()]
-    array = np.array(codes)
+    array = np.array(codes, dtype=np.int64)  # of no answers too
     array[array < 0] = len(numbers)
     return array, len(numbers)
 
