@@ -157,7 +157,7 @@ def test_per_token_is_total_over_total():
         (lambda: sequence_kl([[-1.0]], [[-1.0]], "k2"), "estimator='k2' is not known"),
         (lambda: rao_blackwell_kl(np.zeros((2, 3)), np.zeros((2, 4))), r"q_logits has shape \[2, 4\]"),
         (lambda: rao_blackwell_kl(np.zeros(3), np.zeros(3)), r"p_logits has shape \[3\]"),
-        (lambda: rao_blackwell_kl(np.full((1, 2), -np.inf), np.zeros((1, 2))), "a step of nothing but −inf"),
+        (lambda: rao_blackwell_kl(np.full((1, 2), -np.inf), np.zeros((1, 2))), "a step of only −inf"),
         (lambda: rao_blackwell_kl(np.full((1, 2), np.nan), np.zeros((1, 2))), r"p_logits \[1, 2\] holds NaN"),
         (lambda: kl_per_token([1.0], [0]), "must be above 0"),
     ],

@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.estimators.sequential import BetaPrior, allocate, beta_prior, expected_gains
 from bench.estimators.arrays import StoppedOutcomes
 from bench.estimators.best_of_n import best_of_n, majority_at_k, pass_at_k
 from bench.estimators.kl import estimate_best_of_n_kl
-from bench.estimators.sequential import stopped_pass_at_k
+from bench.estimators.sequential import BetaPrior, allocate, beta_prior, expected_gains, stopped_pass_at_k
 
 PLANS = [  # enough, limit, block
     (1, 1, 1),
