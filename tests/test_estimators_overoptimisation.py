@@ -78,7 +78,7 @@ def test_over_optimisation_needs_a_resolved_fall_of_gold_while_the_proxy_rises()
     ("call", "message"),
     [
         (lambda: fit_best_of_n([0, 1.0], [0, 1.0]), "fewer than two different values"),
-        (lambda: fit_best_of_n([0, -1.0, 2.0], [0, 1.0, 2.0]), "not be negative"),
+        (lambda: fit_best_of_n([0, -1.0, 2.0], [0, 1.0, 2.0]), "no negative numbers"),
         (lambda: fit_best_of_n([0, 1.0, 2.0], [0, 1.0]), r"gain has shape \[2\], but kl has \[3\]"),
         (lambda: overoptimisation(np.ones((1, 2)), np.ones((1, 2)), rng()), "at least 2 prompts"),
         (lambda: overoptimisation(np.ones((4, 2)), np.ones((4, 3)), rng()), r"gold has shape \[4, 3\]"),
