@@ -51,6 +51,7 @@ def test_manifest_says_how_it_was_made(store: Store):
     assert manifest["settings"] == {"word": "ab", "times": 2}
     assert manifest["parents"] == {"policy": "abc"}
     assert manifest["counts"] == {"letters": 4}
+    assert manifest["key"] == only(store).name == "82a61596d1beb087f8c2"  # stores of earlier versions are found again
     assert manifest["files"]["text.txt"]["bytes"] == 4
 
 
