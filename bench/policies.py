@@ -1,17 +1,15 @@
 """Where a policy comes from: a local folder, the Hugging Face hub, or pretraining from scratch."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from bench.artifacts import Policy
 from bench.config.rules import ABOVE_ZERO, FOLDER, TRUE_OR_FALSE, Count, Seed, or_null, text, whole
 from bench.errors import BenchError
 from bench.models import hub
 from bench.models.loading import folder, load_tokenizer
-from bench.training.pretraining import Corpus, pretrain
-
-if TYPE_CHECKING:
-    from bench.training.pretraining import Corpus
+from bench.tasks import Corpus
+from bench.training.pretraining import pretrain
 
 ADAPTER, BASE_PLACE = "adapter_config.json", "base_model_name_or_path"  # PEFT's names
 FILES = (".json", ".safetensors", ".jinja", ".model", ".txt")  # whose content makes a policy what it is

@@ -8,7 +8,7 @@ import numpy as np
 from bench.artifacts import Completions, Prompts, Rewards
 from bench.config.rules import TRUE_OR_FALSE
 from bench.scoring.units import scored
-from bench.tasks import Task, are_correct, gold_reward_of, judged_by
+from bench.tasks import Task
 
 STAGE = "verify"
 VERSION = 1  # raise it when a task's `are_correct` gives other verdicts
@@ -19,14 +19,14 @@ def verify(
 ) -> Rewards:
     """[M, N] of 1.0 where the task accepts the answer (and, with `every_step`, each step of reasoning), else 0.0.
 
-    A task that judges many at once, as programs that have to run are judged, has its verdicts kept by unit of the pool.
+    Where judging is slow (`Task.keeps_verdicts`), the store keeps the verdicts of each unit of the pool.
     """
-    judged = _judged(prompts, completions, task) if hasattr(task, "are_correct") else None
+    judged = _judged(prompts, completions, task) if task.keeps_verdicts else None
     value = np.empty(completions.shape)
     for rows, part in completions.shards():
         texts = part.text.ravel().tolist()
         if judged is None:
-            accepted = are_correct(task, texts, np.repeat(prompts.answer[rows], part.shape[1]).tolist())
+            accepted = np.array(task.are_correct(texts, np.repeat(prompts.answer[rows], part.shape[1]).tolist()), bool)
         else:
             accepted = judged[rows].ravel() == 1
         if every_step:
@@ -37,20 +37,20 @@ def verify(
 
 def gold_rewards(prompts: Prompts, completions: Completions, *, task: Task) -> np.ndarray | None:
     """[M, N] the task's gold reward in its own units, NaN where it has none; None where the task offers none."""
-    reward = gold_reward_of(task)
+    reward = task.gold_reward
     if reward is None:
         return None
 
     def score(rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
         return reward(texts, [str(prompts.answer[row]) for row in rows]), {}
 
-    return scored(prompts, completions, score, stage="gold_reward", version=1, settings={"task": judged_by(task)}).value
+    return scored(prompts, completions, score, stage="gold_reward", version=1, settings={"task": task.judged_by}).value
 
 
 def _judged(prompts: Prompts, completions: Completions, task: Task) -> np.ndarray:
     """[M, N] of 0 and 1."""
 
     def score(rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
-        return are_correct(task, texts, [str(prompts.answer[row]) for row in rows]).astype(float), {}
+        return np.array(task.are_correct(texts, [str(prompts.answer[row]) for row in rows]), float), {}
 
-    return scored(prompts, completions, score, stage=STAGE, version=VERSION, settings={"task": judged_by(task)}).value
+    return scored(prompts, completions, score, stage=STAGE, version=VERSION, settings={"task": task.judged_by}).value

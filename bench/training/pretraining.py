@@ -8,7 +8,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -16,23 +16,11 @@ from bench.models.loading import folder
 from bench.progress import bar
 from bench.seeds import generator, small_seed
 from bench.store import stage
+from bench.tasks import Corpus
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 WORDS = r" ?[A-Za-z]+| ?[0-9]+| ?#+| ?[^\sA-Za-z0-9#]+|\s+"  # a number is one piece, so " 17" becomes one token
 BATCHES_A_BUCKET = 50  # sequences are sorted by length within this many batches, to pad less
-
-
-class Corpus(Protocol):
-    """A task to pretrain on."""
-
-    @property
-    def key(self) -> str:
-        """Content key of what `demonstrations` gives for a seed."""
-        ...
-
-    def demonstrations(self, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
-        """Pairs of prompt and completion."""
-        ...
 
 
 @stage(version=1, load=folder, later=("member",))
