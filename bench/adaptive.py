@@ -23,8 +23,7 @@ from bench.evaluation.heldout import Outcomes
 from bench.experiment import Results, trained_and_judged
 from bench.generation.pool import Engine, sharing
 from bench.generation.stopped import Piece, stopped
-from bench.scoring.preparing import prepared
-from bench.scoring.traits import refuse_comparing, refuse_too_low
+from bench.scoring import prepared, refuse_comparing, refuse_too_low
 from bench.seeds import generator
 from bench.selection.evidence import evidence_for
 from bench.selection.prompt_filter import prompts_dropped

@@ -10,7 +10,7 @@ import numpy as np
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
 from bench.evaluation.along_training import AlongTraining, judged_along
 from bench.evaluation.heldout import Graded, Outcomes, grade
-from bench.scoring.preparing import prepared
+from bench.scoring import prepared
 from bench.seeds import generator
 from bench.selection import matched_random
 from bench.selection.evidence import evidence_for

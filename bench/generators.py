@@ -22,7 +22,7 @@ from bench.experiment import Results, trained_and_judged
 from bench.generation.pooled import pooled
 from bench.generation.reencoded import reencoded
 from bench.models.vocabularies import ids_differ
-from bench.scoring.preparing import prepared
+from bench.scoring import prepared
 from bench.seeds import generator, small_seed
 from bench.selection import matched_random
 from bench.selection.evidence import evidence_for

@@ -25,7 +25,7 @@ from bench.generation.scattered import scattered
 from bench.procedures.demonstrations import demonstrations, nll_per_token
 from bench.procedures.difficulty import NEEDS_PROBE, READS, EasyBy, easiest, easiness, refuse_unfit_parts, samples_paid
 from bench.procedures.probe import Probe, by_fold, probed
-from bench.scoring.preparing import prepared
+from bench.scoring import prepared
 from bench.seeds import generator
 from bench.selection.cells import CORRECT, correct, in_order
 from bench.selection.evidence import evidence_for

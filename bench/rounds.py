@@ -17,7 +17,7 @@ from bench.errors import BenchError
 from bench.evaluation.heldout import Outcomes, grade
 from bench.experiment import Results
 from bench.generation.pooled import pooled
-from bench.scoring.preparing import prepared
+from bench.scoring import prepared
 from bench.scoring.verifier import verify
 from bench.seeds import generator, small_seed
 from bench.selection import matched_random

@@ -11,9 +11,9 @@ from texts import pool_of, prompts_of
 from bench.artifacts import Completions, Rewards
 from bench.config import checks
 from bench.errors import BenchError
+from bench.scoring import prepared
 from bench.scoring.combined import combined, z_scores
 from bench.scoring.length import length
-from bench.scoring.preparing import prepared
 from bench.scoring.self_consistency import self_consistency
 from bench.tasks.word_problems import WordProblems
 

@@ -13,13 +13,13 @@ from bench.artifacts import Completions, Policy, Prompts, Rewards
 from bench.config import checks
 from bench.errors import BenchError
 from bench.models import chat, loading
-from bench.scoring import ensemble as ensembles
-from bench.scoring.ensemble import ensemble, seed_ensemble
-from bench.scoring.preparing import prepared
+from bench.scoring import prepared
+from bench.scoring.ensemble import combine_scores, ensemble, seed_ensemble
 from bench.scoring.trained_reward_model import labelled_pairs, matched, trained_reward_model
 from bench.store import Store, using
 from bench.tasks.word_problems import WordProblems
-from bench.training.reward_model import Pairs, train_reward_model, training_log, untrained
+from bench.training.reward_model import Pairs, train_reward_model, untrained
+from bench.training.trainers import training_log
 
 SMALL = {
     "from_scratch": False,
@@ -66,8 +66,8 @@ def test_updates_are_those_of_bradley_terry_by_hand(store, random_policy, pairs,
     from bench.seeds import small_seed
 
     with torch.random.fork_rng():
-        start = small_seed(0, "reward model", "weights")
-        model = untrained(random_policy, tokenizer, from_scratch=False, layers=None, hidden_size=None, seed=start)
+        torch.manual_seed(small_seed(0, "reward model", "weights"))
+        model = untrained(random_policy, tokenizer, from_scratch=False, layers=None, hidden_size=None)
     decayed = [p for name, p in model.named_parameters() if "norm" not in name]
     rest = [p for name, p in model.named_parameters() if "norm" in name]
     optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}])
@@ -88,7 +88,7 @@ def test_updates_are_those_of_bradley_terry_by_hand(store, random_policy, pairs,
     assert [entry["accuracy"] for entry in log] == pytest.approx(accuracies)
     assert [entry["grad_norm"] for entry in log] == pytest.approx(norms, rel=1e-3)
     assert losses[0] > 1.2 * losses[-1]
-    ours = untrained(trained, tokenizer, from_scratch=False, layers=None, hidden_size=None, seed=1).state_dict()
+    ours = untrained(trained, tokenizer, from_scratch=False, layers=None, hidden_size=None).state_dict()
     apart = [float((ours[name] - tensor).abs().mean()) for name, tensor in model.state_dict().items()]
     assert max(apart) < 1e-6
     steps = sum(
@@ -107,7 +107,8 @@ def test_it_starts_from_the_base_and_only_the_head_is_new(random_policy):
     def start(seed: int = 0, **changes):
         wanted = {"from_scratch": False, "layers": None, "hidden_size": None, **changes}
         with torch.random.fork_rng():
-            return untrained(random_policy, tokenizer, seed=seed, **wanted)
+            torch.manual_seed(seed)
+            return untrained(random_policy, tokenizer, **wanted)
 
     whole, other = start(), start(seed=1)
     assert whole.config.num_labels == 1
@@ -340,7 +341,7 @@ def test_the_ensembles_by_hand():
     members = [np.array([[1.0, 4.0, 0.0]]), np.array([[2.0, 4.0, np.nan]]), np.array([[6.0, 4.0, 1.0]])]
     expected = {"mean": [3.0, 4.0], "min": [1.0, 4.0], "mean_minus_variance": [3 - 0.5 * 14 / 3, 4.0]}
     for combine, values in expected.items():
-        found = ensembles.combined(members, combine=combine, variance_weight=0.5)
+        found = combine_scores(members, combine=combine, variance_weight=0.5)
         np.testing.assert_allclose(found, [[*values, np.nan]])
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from bench.artifacts import Completions, Policy, Prompts, Rewards
 from bench.evaluation.heldout import Outcomes
 from bench.tasks import Task
-from bench.training.kept import kept
+from bench.training.checkpoints import kept
 from bench.training.sft import training_log
 
 VALIDATION = "validation"  # the method of what was measured there, by numbers of updates

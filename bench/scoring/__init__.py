@@ -1,1 +1,132 @@
-"""Scorers: (prompts, completions, *, settings) -> Rewards, one number a completion."""
+"""Scorers: functions (prompts, completions, *, settings) -> Rewards [M, N], one number per completion; NaN: unscored.
+
+Adding a scorer takes one function, in any package, one file in conf/scoring/ and one test:
+
+    @describe(highest=1.0)  # optional: what is known of the scorer before it scores anything
+    def has_marker(prompts, completions, *, marker: Annotated[str, text(".+", "a text")]):
+        return Rewards(np.array([[float(marker in text) for text in row] for row in completions.text]))
+
+    # conf/scoring/has_marker.yaml
+    _target_: my_package.has_marker
+    _partial_: true
+    marker: "####"
+
+`prepared` fills the parameters that no setting fills: `base` (the base policy), `task`, `generation` (of the run) and
+`prepare`, which prepares another scorer. It also prepares the scorers inside a scorer's settings.
+
+A scorer that learns first is a function without the parameter `completions`. It is called once, before anything is
+scored, and returns the scorer (see trained_reward_model). Costly scores are best kept in the store: see units.scored.
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from bench.artifacts import Rewards
+from bench.errors import BenchError
+
+Scoring = Callable[..., Rewards]
+Settings = Mapping[str, Any]
+F = TypeVar("F", bound=Callable[..., Any])
+ATTRIBUTE = "scorer_description"  # of a scorer's function
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known of a scorer from its settings alone; see `describe`."""
+
+    highest: float | Callable[[Settings], float] = math.inf
+    compares: str | Callable[[Settings], str] = ""
+    check: Callable[[Settings], None] | None = None
+
+
+def describe(
+    *,
+    highest: float | Callable[[Settings], float] = math.inf,
+    compares: str | Callable[[Settings], str] = "",
+    check: Callable[[Settings], None] | None = None,
+) -> Callable[[F], F]:
+    """Say what is known of a scorer before it scores. Each is a value, or a function of the scorer's settings.
+
+    highest: the highest reward it can give; infinite where that is not known. compares: what in it compares the
+    samples of a prompt, for messages; empty where each completion is scored by itself. check: is called before any
+    pool is drawn, and raises BenchError for what is missing, e.g. a model.
+    """
+
+    def decorate(function: F) -> F:
+        setattr(function, ATTRIBUTE, Description(highest, compares, check))
+        return function
+
+    return decorate
+
+
+def prepared(scoring: Callable[..., Any], **available: Any) -> Scoring:
+    """The scorer ready to be called with (prompts, completions). A setting already given is left as it is."""
+    function, settings = _parts(scoring)
+    parameters = inspect.signature(function).parameters
+    offered = {**available, "prepare": functools.partial(prepared, **available)}
+    filled = {name: value for name, value in offered.items() if name in parameters and name not in settings}
+    check = _description(function).check
+    if check is not None:
+        check(settings)
+    if "completions" not in parameters:
+        return function(**settings, **filled)
+    settings = {name: _prepared_inside(value, available) for name, value in settings.items()}
+    return functools.partial(function, **settings, **filled) if settings or filled else function
+
+
+def _prepared_inside(value: Any, available: Settings) -> Any:
+    """A setting with the scorers in it prepared: the setting itself, or those in a dictionary or list."""
+    if isinstance(value, functools.partial):
+        return prepared(value, **available)
+    if isinstance(value, Mapping):
+        return {name: _prepared_inside(item, available) for name, item in value.items()}
+    return [_prepared_inside(item, available) for item in value] if isinstance(value, list) else value
+
+
+def refuse_comparing(scoring: Callable[..., Any], needs: str) -> None:
+    """Raise BenchError where a completion's reward depends on other completions: no sample is judged before all are.
+
+    needs: what needs the rewards of single completions, e.g. "procedure=adaptive can't stop by".
+    """
+    if comparison := _comparison(scoring):
+        raise BenchError(
+            f"{needs} this scoring, in which {comparison} compares a completion with others: use one that judges each "
+            "by itself, e.g. scoring=verifier."
+        )
+
+
+def refuse_too_low(scoring: Callable[..., Any], above: float, key: str) -> None:
+    """Raise BenchError where no reward can be above `above`, which `key` requires of an accepted completion."""
+    function, settings = _parts(scoring)
+    highest = _description(function).highest
+    most = highest(settings) if callable(highest) else highest
+    if most <= above:
+        raise BenchError(
+            f"{key} accepts rewards above {above:g}, and this scoring gives {most:g} at most, so that nothing would be "
+            "accepted; use another, e.g. scoring=verifier"
+            + ("." if key == "procedure=hybrid" else f", or lower {key}.")
+        )
+
+
+def _comparison(node: Any) -> str:
+    """What in a scorer, or in its settings at any depth, compares completions; empty where nothing does."""
+    function, settings = _parts(node)
+    compares = _description(function).compares
+    words = compares(settings) if callable(compares) else compares
+    inside = list(settings.values()) if settings else node if isinstance(node, list) else []
+    return words or next((found for part in inside if (found := _comparison(part))), "")
+
+
+def _description(function: Any) -> Description:
+    return getattr(function, ATTRIBUTE, Description())
+
+
+def _parts(node: Any) -> tuple[Any, dict[str, Any]]:
+    """The function and settings of a configured part; of a mapping no function, and its items."""
+    if isinstance(node, functools.partial):
+        return node.func, dict(node.keywords)
+    return (None, dict(node)) if isinstance(node, Mapping) else (node, {})

@@ -3,7 +3,7 @@
     python -m bench task=list_programs scoring=unit_tests
 
 Completions are untrusted: each runs in bench.sandbox, without network or files. The tests are the prompt's `answer`
-(bench.sandbox.cases); which part of a completion is the program is the task's to say.
+(see bench.sandbox.cases). The task says which part of a completion is the program.
 """
 
 from collections import Counter
@@ -19,12 +19,13 @@ from bench.config.rules import Count, Rule, number, one_of, whole
 from bench.errors import BenchError
 from bench.sandbox import ISOLATION, VERDICTS, Job, Limits, verdicts
 from bench.sandbox.cases import from_answer
+from bench.scoring import describe
 from bench.scoring.units import scored
 from bench.tasks import Task, judged_by
 
 
 class ReadsPrograms(Protocol):
-    """A task whose completions are programs and whose answers are unit tests, or what such a task has as `programs`."""
+    """A task whose completions are programs and whose answers are unit tests, or the `programs` of such a task."""
 
     def program(self, completion: str) -> str:
         """The Python source in a completion, as it should run."""
@@ -32,12 +33,12 @@ class ReadsPrograms(Protocol):
 
 
 def programs_of(task: Any) -> ReadsPrograms | None:
-    """What reads the programs in a task's completions; None where they are none."""
+    """What reads the programs in a task's completions; None where the completions are no programs."""
     return task if hasattr(task, "program") else getattr(task, "programs", None)
 
 
 def job_of(reads: ReadsPrograms, completion: str, answer: str) -> Job:
-    """What runs for a completion: by the task's own `job`, where its tests need more than plain values."""
+    """What runs for a completion, made by the task's own `job` where its tests need more than plain values."""
     made = getattr(reads, "job", None)
     return Job(reads.program(completion), *_parsed(answer)) if made is None else made(completion, answer)
 
@@ -48,18 +49,19 @@ def _parsed(answer: str) -> tuple:
 
 
 def _has_programs(task: Any) -> bool:
-    """Of a task, or its configuration before it is built."""
+    """Whether the completions of a task, or of its configuration before it is built, are programs."""
     if isinstance(task, Mapping):
         made = get_object(task["_target_"])
         if not hasattr(made, "programs"):
             return hasattr(made, "program")
-        task = instantiate(task, _convert_="all")  # its settings say
+        task = instantiate(task, _convert_="all")  # its settings decide
     return programs_of(task) is not None
 
 
 PROGRAMS = Rule(_has_programs, "a task whose completions are programs, such as list_programs")
 
 
+@describe(highest=1.0)
 def unit_tests(
     prompts: Prompts,
     completions: Completions,
@@ -73,12 +75,12 @@ def unit_tests(
     processes: Count = 1,
     workers: Count = 1,
 ) -> Rewards:
-    """[M, N] of 1.0 where all tests pass, else 0.0: wrong, failed, beyond a limit or cut off; each is counted.
+    """[M, N] of 1.0 where all tests pass, else 0.0 (wrong, failed, beyond a limit, cut off); each outcome is counted.
 
-    Each distinct program of a prompt runs once. isolation: auto takes bubblewrap where it is installed, else
-    namespaces; none lets completions at your files. Memory is address space, of each of `processes`; `workers` programs
-    run side by side. Neither isolation nor workers changes a score. Raises BenchError where a program can't be run in
-    isolation (never a silent 0), or where the task has no programs; what was scored before stays.
+    Each distinct program of a prompt runs once. isolation: "auto" takes bubblewrap where it is installed, else
+    namespaces; with "none", completions can reach your files. memory_megabytes: address space of each of `processes`.
+    workers: programs that run side by side. Neither isolation nor workers changes a score. Raises BenchError where a
+    program can't be run in isolation (never a silent 0), or where the task has no programs; finished units stay.
     """
     reads = programs_of(task)
     if reads is None:

@@ -1,4 +1,4 @@
-"""What a selection method asks for by name beyond the rewards, made from the pool in one walk over its shards."""
+"""The evidence that a selection method receives beyond the rewards, made from the pool in one walk over its shards."""
 
 import inspect
 from collections.abc import Callable
@@ -21,15 +21,15 @@ def evidence_for(
     *,
     rescored_on: Prompts | None = None,
 ) -> dict[str, Any]:
-    """Of the following, what `selection` has as a parameter.
+    """The evidence that `selection` has as a parameter, by name, among the following.
 
-    paths [M, N]: the task's path of reasoning, None where there is none. answers [M, N]: likewise, the answer.
-    steps_true [M, N] bool: whether there is a step of reasoning and every one is true. texts [M, N] str, read from the
-    store as they are indexed. length [M, N] tokens. logprob [M, N] nats a sequence under the raw base.
-    rescored_on: the prompts [M] that condition it, needed where another policy drew the pool, or from other prompts;
-    None: it is what the pool says of the policy that drew it.
-    similarity: where the method's own setting of that name is a function (see bench.selection.similarity), what it
-    makes of the pool: the [N, N] matrices of the prompts in turn.
+    paths, answers [M, N]: the task's path of reasoning and answer, None where there is none.
+    steps_true [M, N] bool: whether there is a step of reasoning and every step is true.
+    texts [M, N] str, read from the store as they are indexed. length [M, N] tokens.
+    logprob [M, N]: nats per sequence under the raw base. rescored_on: the prompts [M] that condition it, needed where
+    another policy drew the pool, or from other prompts; None: the log-probabilities in the pool itself.
+    similarity: the [N, N] matrices of the prompts in turn, where the method's setting of that name is a function (see
+    bench.selection.similarity).
     """
     wanted = inspect.signature(selection).parameters
     columns = {"length": lambda: pool.length, "texts": lambda: pool.text, "logprob": lambda: pool.policy_logprob}

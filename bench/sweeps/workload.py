@@ -128,7 +128,7 @@ def work(cells: "Sequence[Cell]") -> Work:
 
 
 def _along_training(cfg: Config, asked: Asks, prompts: int) -> dict[Name, tuple[int, int, int, int]]:
-    """Evaluations of the base and of what trainings keep on the way, on validation prompts; see bench.training.kept."""
+    """Evaluations of the base and of what trainings keep on the way, on validation prompts."""
     training, of = cfg["training"], cfg["evaluation"]
     completions, kl = prompts * (1 + drawn(cfg, of["num_completions"])), prompts * of["kl_completions"]
     measured = settings_key(cfg, "evaluation", "seed")

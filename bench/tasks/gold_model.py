@@ -18,7 +18,7 @@ from bench.errors import BenchError
 from bench.models.hub import Asking
 
 if TYPE_CHECKING:
-    from bench.scoring.reward_model import Scorer
+    from bench.models.reward_models import RewardModel
 
 Model = Annotated[str | None, or_null(text(r"[^\0\n]+", "a hub id or the path of a folder"))]
 ASKING = Asking("task.gold_model", "task.gold_revision", "give the path of a folder that is there")
@@ -27,9 +27,9 @@ REMEMBERED = 1 << 18  # scores: those of a pool are asked for twice, as verdicts
 
 @dataclass(frozen=True, kw_only=True)
 class GoldModel:
-    """model: a sequence classifier with one output, by hub id or folder, at a revision; dtype: of its weights, as in
-    bench.scoring.reward_model. threshold: in the model's own units, for prompts without a reference. A tie is not
-    right, and neither is what the model can't score. label: the task's name."""
+    """model: a sequence classifier with one output, by hub id or folder, at a revision; dtype: of its weights (see
+    bench.models.classifiers). threshold: in the model's own units, for prompts without a reference. A tie is not right,
+    and neither is what the model can't score. label: the task's name."""
 
     label: str
     model: str | None
@@ -40,7 +40,7 @@ class GoldModel:
     @property
     def judged_by(self) -> str:
         """The gold model by its content: another one gives other verdicts."""
-        from bench.scoring.reward_model import find, resolved
+        from bench.models.classifiers import find, resolved
 
         found = f"{self.label} by {find(self._named(), self.revision, asking=ASKING).key} in {resolved(self.dtype)}"
         return found if self.threshold is None else f"{found}, above {self.threshold!r}"
@@ -90,7 +90,7 @@ class GoldModel:
 
     def _scores(self, cells: Sequence[tuple[Sequence[Message], str]]) -> np.ndarray:
         """[D] of chats and what answers them, each distinct pair scored once."""
-        from bench.scoring.reward_model import report
+        from bench.models.reward_models import report
 
         keys = [content_hash(*cell) for cell in cells]
         known = _known(self._named(), self.revision, self.dtype)
@@ -124,7 +124,8 @@ def _known(model: str, revision: str, dtype: str) -> dict[str, float]:
 
 
 @lru_cache(maxsize=1)  # verdicts are asked for unit by unit of a pool
-def _scorer(model: str, revision: str, dtype: str) -> "Scorer":
-    from bench.scoring.reward_model import Scorer, find, resolved
+def _scorer(model: str, revision: str, dtype: str) -> "RewardModel":
+    from bench.models.classifiers import find, resolved
+    from bench.models.reward_models import RewardModel
 
-    return Scorer(find(model, revision, asking=ASKING), max_length=None, dtype=resolved(dtype), batch_tokens=None)
+    return RewardModel(find(model, revision, asking=ASKING), max_length=None, dtype=resolved(dtype), batch_tokens=None)
