@@ -2,7 +2,7 @@
 
 Adding a scorer takes one function, in any package, one file in conf/scoring/ and one test:
 
-    @describe(highest=1.0)  # optional: what is known of the scorer before it scores anything
+    @Scorer(highest=1.0)  # optional: what is known before it scores anything
     def has_marker(prompts, completions, *, marker: Annotated[str, text(".+", "a text")]):
         return Rewards(np.array([[float(marker in text) for text in row] for row in completions.text]))
 
@@ -31,36 +31,20 @@ from bench.errors import BenchError
 Scoring = Callable[..., Rewards]
 Settings = Mapping[str, Any]
 F = TypeVar("F", bound=Callable[..., Any])
-ATTRIBUTE = "scorer_description"  # of a scorer's function
+ATTRIBUTE = "known_of_scorer"  # of a scorer's function
 
 
-@dataclass(frozen=True)
-class Description:
-    """What is known of a scorer from its settings alone; see `describe`."""
+@dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """Mark a function as a scorer, and say what is known before it scores: values, or functions of its settings."""
 
-    highest: float | Callable[[Settings], float] = math.inf
-    compares: str | Callable[[Settings], str] = ""
-    check: Callable[[Settings], None] | None = None
+    highest: float | Callable[[Settings], float] = math.inf  # reward that it can give; infinite: not known
+    compares: str | Callable[[Settings], str] = ""  # what in it compares the samples of a prompt, for messages
+    check: Callable[[Settings], None] = lambda settings: None  # raises BenchError for what is missing, before any work
 
-
-def describe(
-    *,
-    highest: float | Callable[[Settings], float] = math.inf,
-    compares: str | Callable[[Settings], str] = "",
-    check: Callable[[Settings], None] | None = None,
-) -> Callable[[F], F]:
-    """Say what is known of a scorer before it scores. Each is a value, or a function of the scorer's settings.
-
-    highest: the highest reward it can give; infinite where that is not known. compares: what in it compares the
-    samples of a prompt, for messages; empty where each completion is scored by itself. check: is called before any
-    pool is drawn, and raises BenchError for what is missing, e.g. a model.
-    """
-
-    def decorate(function: F) -> F:
-        setattr(function, ATTRIBUTE, Description(highest, compares, check))
+    def __call__(self, function: F) -> F:
+        setattr(function, ATTRIBUTE, self)
         return function
-
-    return decorate
 
 
 def prepared(scoring: Callable[..., Any], **available: Any) -> Scoring:
@@ -69,9 +53,7 @@ def prepared(scoring: Callable[..., Any], **available: Any) -> Scoring:
     parameters = inspect.signature(function).parameters
     offered = {**available, "prepare": functools.partial(prepared, **available)}
     filled = {name: value for name, value in offered.items() if name in parameters and name not in settings}
-    check = _description(function).check
-    if check is not None:
-        check(settings)
+    _stated(function).check(settings)
     if "completions" not in parameters:
         return function(**settings, **filled)
     settings = {name: _prepared_inside(value, available) for name, value in settings.items()}
@@ -102,7 +84,7 @@ def refuse_comparing(scoring: Callable[..., Any], needs: str) -> None:
 def refuse_too_low(scoring: Callable[..., Any], above: float, key: str) -> None:
     """Raise BenchError where no reward can be above `above`, which `key` requires of an accepted completion."""
     function, settings = _parts(scoring)
-    highest = _description(function).highest
+    highest = _stated(function).highest
     most = highest(settings) if callable(highest) else highest
     if most <= above:
         raise BenchError(
@@ -115,14 +97,14 @@ def refuse_too_low(scoring: Callable[..., Any], above: float, key: str) -> None:
 def _comparison(node: Any) -> str:
     """What in a scorer, or in its settings at any depth, compares completions; empty where nothing does."""
     function, settings = _parts(node)
-    compares = _description(function).compares
+    compares = _stated(function).compares
     words = compares(settings) if callable(compares) else compares
     inside = list(settings.values()) if settings else node if isinstance(node, list) else []
     return words or next((found for part in inside if (found := _comparison(part))), "")
 
 
-def _description(function: Any) -> Description:
-    return getattr(function, ATTRIBUTE, Description())
+def _stated(function: Any) -> Scorer:
+    return getattr(function, ATTRIBUTE, Scorer())
 
 
 def _parts(node: Any) -> tuple[Any, dict[str, Any]]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.artifacts import Completions, Prompts, Rewards
 from bench.config.rules import Rule, number, one_of
-from bench.scoring import Settings, describe
+from bench.scoring import Scorer, Settings
 
 
 def _each_part(value: Any) -> Iterator[tuple[str, Any, Rule]]:
@@ -35,7 +35,7 @@ def _comparison(settings: Settings) -> str:
     return "" if normalise == "none" else f"normalise={normalise}"
 
 
-@describe(compares=_comparison)
+@Scorer(compares=_comparison)
 def combined(
     prompts: Prompts,
     completions: Completions,

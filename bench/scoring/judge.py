@@ -13,7 +13,7 @@ reads is still fooled: read the top-ranked samples before you trust a judge for 
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
@@ -25,7 +25,7 @@ from bench.config.rules import Count, Rule, Temperature, number, or_null, text, 
 from bench.errors import BenchError
 from bench.generation import http_client
 from bench.progress import bar, say
-from bench.scoring import describe
+from bench.scoring import Scorer
 from bench.scoring.units import scored
 
 STAGE = "judge"
@@ -61,7 +61,7 @@ SCALE = Rule(_is_scale, "the lowest and the highest number of a verdict, e.g. [0
 NAME = text(r"[^\0\n]+", "a name on one line")
 
 
-@describe(highest=lambda settings: float(max(settings["scale"])) if "scale" in settings else math.inf)
+@Scorer(highest=lambda settings: float(max(settings["scale"])) if "scale" in settings else math.inf)
 def judge(
     prompts: Prompts,
     completions: Completions,
@@ -92,13 +92,23 @@ def judge(
     the server can't be reached, or refuses from the start; finished units stay.
     """
     lowest, highest = scale
-    sampler = {"temperature": temperature, "max_tokens": max_new_tokens, "seed": seed}
+
+    def request(row: int, completion: str) -> dict[str, Any]:
+        messages = [{"role": "user", "content": question(rubric, prompts, row, completion)}]
+        sampler = {"temperature": temperature, "max_tokens": max_new_tokens, "seed": seed}
+        return {"model": model, "messages": messages, **sampler}
+
+    def grade(reply: str, cut: bool) -> tuple[float, str]:
+        verdict = verdict_by_pattern(reply, pattern) if field is None else verdict_by_field(reply, field)
+        if cut or verdict is None:
+            return math.nan, CUT if cut else UNREADABLE
+        return (float(verdict), SCORED) if lowest <= verdict <= highest else (math.nan, OUT_OF_RANGE)
+
     connection = {"concurrency": concurrency, "timeout": timeout, "retries": retries}
-    grader = _Grader(prompts, url, model, rubric, pattern, field, lowest, highest, sampler, api_key_env, connection)
     return scored(
         prompts,
         completions,
-        grader.score,
+        _Grader(url, request, grade, api_key_env, connection).score,
         stage=STAGE,
         version=VERSION,
         settings={
@@ -116,17 +126,11 @@ def judge(
 
 @dataclass
 class _Grader:
-    """Sends completions to the judge and reads its replies."""
+    """Sends requests to the judge and grades its replies."""
 
-    prompts: Prompts
     url: str
-    model: str
-    rubric: str
-    pattern: str
-    field: str | None
-    lowest: float
-    highest: float
-    sampler: dict[str, Any]
+    request: Callable[[int, str], dict[str, Any]]  # of a row of the prompts and a completion
+    grade: Callable[[str, bool], tuple[float, str]]  # (reply, whether it was cut) -> (verdict or NaN, outcome)
     api_key_env: str | None
     connection: dict[str, Any]
     answered: bool = False  # whether the server answered any request
@@ -138,23 +142,11 @@ class _Grader:
 
     def score(self, rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
         """[D] verdicts, NaN where there is none, and the counts of outcomes and tokens."""
-        bodies = [
-            {
-                "model": self.model,
-                "messages": [{"role": "user", "content": question(self.rubric, self.prompts, row, completion)}],
-                **self.sampler,
-            }
-            for row, completion in zip(rows, texts, strict=True)
-        ]
+        bodies = list(map(self.request, rows, texts))
         values, counts = np.full(len(bodies), np.nan), dict.fromkeys(OUTCOMES, 0.0)
         counts |= {"judge_prompt_tokens": 0.0, "judge_tokens": 0.0}
-        answers = http_client.post_all(
-            f"{self.url.rstrip('/')}/chat/completions",
-            bodies,
-            api_key=self.api_key,
-            tolerated=REFUSES_CONTENT,
-            **self.connection,
-        )
+        place, key = f"{self.url.rstrip('/')}/chat/completions", self.api_key
+        answers = http_client.post_all(place, bodies, api_key=key, tolerated=REFUSES_CONTENT, **self.connection)
         refusals: list[http_client.RefusedError] = []
         with bar("judge", total=len(bodies), unit="completions") as progress:
             for index, answer in answers:
@@ -162,7 +154,7 @@ class _Grader:
                 if isinstance(answer, http_client.RefusedError):
                     refusals.append(answer)
                     continue
-                values[index], outcome = self._graded(*_reply(answer, self.url))
+                values[index], outcome = self.grade(*_reply(answer, self.url))
                 counts[outcome] += 1
                 used = answer.get("usage") or {}
                 counts["judge_prompt_tokens"] += used.get("prompt_tokens") or 0
@@ -175,16 +167,6 @@ class _Grader:
             self.explained = True
             say(f"warning: {refusals[0]}; what the judge refuses to read is unscored")
         return values, counts
-
-    def _graded(self, reply: str, cut: bool) -> tuple[float, str]:
-        """The verdict in a reply and its outcome; NaN where there is none."""
-        if cut:
-            return math.nan, CUT
-        by_pattern = self.field is None
-        verdict = verdict_by_pattern(reply, self.pattern) if by_pattern else verdict_by_field(reply, str(self.field))
-        if verdict is None:
-            return math.nan, UNREADABLE
-        return (float(verdict), SCORED) if self.lowest <= verdict <= self.highest else (math.nan, OUT_OF_RANGE)
 
 
 def question(rubric: str, prompts: Prompts, row: int, completion: str) -> str:

@@ -5,10 +5,10 @@ from typing import Annotated
 
 from bench.artifacts import Completions, Prompts, Rewards
 from bench.config.rules import one_of
-from bench.scoring import describe
+from bench.scoring import Scorer
 
 
-@describe(highest=lambda settings: 0.0 if settings.get("prefer") == "shortest" else math.inf)
+@Scorer(highest=lambda settings: 0.0 if settings.get("prefer") == "shortest" else math.inf)
 def length(
     prompts: Prompts, completions: Completions, *, prefer: Annotated[str, one_of("shortest", "longest")]
 ) -> Rewards:

@@ -6,6 +6,7 @@ python -m bench scoring=process_reward scoring.model=PATH_OR_HUB_ID scoring.aggr
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from bench.config.rules import DTYPE, TRUE_OR_FALSE, Count, Rule, one_of, or_nul
 from bench.errors import BenchError
 from bench.models.classifiers import Classifier, LoadedClassifier, find, find_configured, padded, resolved
 from bench.progress import bar, say
-from bench.scoring import describe
+from bench.scoring import Scorer
 from bench.scoring.units import scored
 from bench.training.process_reward import encode, split
 
@@ -41,7 +42,7 @@ OUTPUT = Rule(
 )
 
 
-@describe(highest=1.0, check=find_configured)
+@Scorer(highest=1.0, check=find_configured)
 def process_reward(
     prompts: Prompts,
     completions: Completions,
@@ -68,44 +69,36 @@ def process_reward(
     NaN, and counted: a completion without a step (nothing to judge is not a low score), one longer than the model can
     read (its last steps would be missing), one with a probability that is NaN.
     """
-    return score(
-        prompts,
-        completions,
-        find(model, revision, trust_remote_code=trust_remote_code),
-        correct=correct,
-        separator=separator,
-        answer_marker=answer_marker,
-        ending=ending,
-        aggregate=aggregate,
-        dtype=dtype,
-        batch_tokens=batch_tokens,
-    )
+    address = find(model, revision, trust_remote_code=trust_remote_code)
+    reading = StepReading(correct, separator, answer_marker, ending, aggregate, resolved(dtype))
+    return score(prompts, completions, address, reading, batch_tokens=batch_tokens)
+
+
+@dataclass(frozen=True)
+class StepReading:
+    """How a process reward model reads a completion; see `process_reward`."""
+
+    correct: int | str
+    separator: str
+    answer_marker: str | None
+    ending: str | None
+    aggregate: str
+    dtype: str  # a torch name
 
 
 def score(
-    prompts: Prompts,
-    completions: Completions,
-    model: Classifier,
-    *,
-    correct: int | str,
-    separator: str,
-    answer_marker: str | None,
-    ending: str | None,
-    aggregate: str,
-    dtype: str,
-    batch_tokens: int,
+    prompts: Prompts, completions: Completions, model: Classifier, reading: StepReading, *, batch_tokens: int
 ) -> Rewards:
     """[M, N]: as `process_reward`, of a model by its address, which is loaded where the store lacks a score."""
-    dtype = resolved(dtype)
-    loaded = cache(lambda: StepScorer(model, correct=correct, dtype=dtype, batch_tokens=batch_tokens))
+    loaded = cache(lambda: StepScorer(model, correct=reading.correct, dtype=reading.dtype, batch_tokens=batch_tokens))
 
     def score_texts(rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
         inputs = []
         for row, completion in zip(rows, texts, strict=True):
-            steps = split(completion, separator=separator, answer_marker=answer_marker)
-            inputs.append(encode(loaded().tokenizer, prompts.messages[row], steps, ending=ending))
+            steps = split(completion, separator=reading.separator, answer_marker=reading.answer_marker)
+            inputs.append(encode(loaded().tokenizer, prompts.messages[row], steps, ending=reading.ending))
         probabilities, counts = loaded().probabilities(inputs)
-        return np.array([summary(values, aggregate) for values in probabilities], float), counts
+        return np.array([summary(values, reading.aggregate) for values in probabilities], float), counts
 
     return scored(
         prompts,
@@ -113,14 +106,7 @@ def score(
         score_texts,
         stage=STAGE,
         version=VERSION,
-        settings={
-            "correct": correct,
-            "separator": separator,
-            "answer_marker": answer_marker,
-            "ending": ending,
-            "aggregate": aggregate,
-            "dtype": dtype,
-        },
+        settings=asdict(reading),
         parents={"process_reward_model": model.key},
         report=_report,
     )

@@ -13,14 +13,14 @@ from bench.artifacts import Completions, Prompts, Rewards
 from bench.config.rules import DTYPE, TRUE_OR_FALSE, or_null, text, whole
 from bench.models.classifiers import Classifier, find, find_configured, resolved
 from bench.models.reward_models import RewardModel, report
-from bench.scoring import describe
+from bench.scoring import Scorer
 from bench.scoring.units import scored
 
 VERSION = 2  # raise it when equal settings give other scores or counts
 STAGE = "score_reward_model"
 
 
-@describe(check=find_configured)
+@Scorer(check=find_configured)
 def reward_model(
     prompts: Prompts,
     completions: Completions,

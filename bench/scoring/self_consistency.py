@@ -5,11 +5,11 @@ from collections import Counter
 import numpy as np
 
 from bench.artifacts import Completions, Prompts, Rewards
-from bench.scoring import describe
+from bench.scoring import Scorer
 from bench.tasks import Task
 
 
-@describe(highest=1.0, compares="self_consistency")
+@Scorer(highest=1.0, compares="self_consistency")
 def self_consistency(prompts: Prompts, completions: Completions, *, task: Task) -> Rewards:
     """[M, N]: the share of the prompt's N samples, the completion itself among them, that give the same answer.
 

@@ -15,10 +15,10 @@ import numpy as np
 from bench.artifacts import Completions, Policy, Prompts
 from bench.config.rules import ABOVE_ZERO, DTYPE, Count, Seed, number, one_of, or_null
 from bench.errors import BenchError
-from bench.models.classifiers import Classifier
+from bench.models.classifiers import Classifier, resolved
 from bench.progress import say
-from bench.scoring import Scoring, describe, process_reward
-from bench.scoring.process_reward import AGGREGATE, MARKER, SEPARATOR
+from bench.scoring import Scorer, Scoring
+from bench.scoring.process_reward import AGGREGATE, MARKER, SEPARATOR, StepReading, score
 from bench.seeds import generator, small_seed
 from bench.tasks import Task
 from bench.training.process_reward import StepLabels, split, train_process_reward_model
@@ -26,7 +26,7 @@ from bench.training.process_reward import StepLabels, split, train_process_rewar
 SPLITS = ("train", "validation")
 
 
-@describe(highest=1.0)
+@Scorer(highest=1.0)
 def trained_process_reward(
     *,
     base: Policy,
@@ -79,17 +79,9 @@ def trained_process_reward(
         max_grad_norm=max_grad_norm,
         seed=seed,
     )
-    return functools.partial(
-        process_reward.score,
-        model=Classifier(str(trained.path), None, trained.key),
-        correct="correct",
-        separator=separator,
-        answer_marker=answer_marker,
-        ending=ending,
-        aggregate=aggregate,
-        dtype=dtype,
-        batch_tokens=batch_tokens,
-    )
+    address = Classifier(str(trained.path), None, trained.key)
+    reading = StepReading("correct", separator, answer_marker, ending, aggregate, resolved(dtype))
+    return functools.partial(score, model=address, reading=reading, batch_tokens=batch_tokens)
 
 
 def labelled_steps(

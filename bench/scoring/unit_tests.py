@@ -19,7 +19,7 @@ from bench.config.rules import Count, Rule, number, one_of, whole
 from bench.errors import BenchError
 from bench.sandbox import ISOLATION, VERDICTS, Job, Limits, verdicts
 from bench.sandbox.cases import from_answer
-from bench.scoring import describe
+from bench.scoring import Scorer
 from bench.scoring.units import scored
 from bench.tasks import Task, judged_by
 
@@ -61,7 +61,7 @@ def _has_programs(task: Any) -> bool:
 PROGRAMS = Rule(_has_programs, "a task whose completions are programs, such as list_programs")
 
 
-@describe(highest=1.0)
+@Scorer(highest=1.0)
 def unit_tests(
     prompts: Prompts,
     completions: Completions,

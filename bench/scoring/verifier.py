@@ -7,7 +7,7 @@ import numpy as np
 
 from bench.artifacts import Completions, Prompts, Rewards
 from bench.config.rules import TRUE_OR_FALSE
-from bench.scoring import describe
+from bench.scoring import Scorer
 from bench.scoring.units import scored
 from bench.tasks import Task, are_correct, gold_reward_of, judged_by
 
@@ -15,7 +15,7 @@ STAGE = "verify"
 VERSION = 1  # raise it when a task's `are_correct` gives other verdicts
 
 
-@describe(highest=1.0)
+@Scorer(highest=1.0)
 def verify(
     prompts: Prompts, completions: Completions, *, task: Task, every_step: Annotated[bool, TRUE_OR_FALSE] = False
 ) -> Rewards:

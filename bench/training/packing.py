@@ -49,7 +49,7 @@ def count_tokens(batch: dict[str, Any]) -> Any:
 
 
 def refuse_where_examples_meet(model: Any) -> None:
-    """Raise BenchError where a model reads a packed example differently than alone, e.g. because it passes on a state."""
+    """Raise BenchError where a model reads a packed example differently than alone, e.g. as it passes on a state."""
     import torch
 
     vocabulary = model.config.get_text_config().vocab_size

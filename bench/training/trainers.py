@@ -97,45 +97,27 @@ def watcher(
 
 @contextlib.contextmanager
 def isolated(seed: int | None = None) -> Iterator[None]:
-    """Around a training: the global random generators are restored afterwards, and Transformers prints nothing.
+    """Around a training: the global random generators are as before afterwards, and Transformers prints nothing inside.
 
     seed: of torch's generator inside, from which new weights are drawn.
     """
-    with _global_random_state_kept(), _quiet_transformers():
-        if seed is not None:
-            import torch
-
-            torch.manual_seed(seed)
-        yield
-
-
-@contextlib.contextmanager
-def _global_random_state_kept() -> Iterator[None]:
-    """The Trainer seeds every global generator; afterwards they are as before."""
     import random
 
     import torch
+    from transformers.utils import logging
 
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # special tokens are changed, and restored
+    logging.disable_progress_bar()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:
+            if seed is not None:
+                torch.manual_seed(seed)
             yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
-
-
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No bars beside our own, and no warning that special tokens were changed: they are restored."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+            logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()
