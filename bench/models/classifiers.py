@@ -1,5 +1,6 @@
 """Trained classifiers that grade text: sequence classifiers (reward models) and token classifiers (process rewards)."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -138,7 +139,7 @@ def _compute_in_float32(layers: Any) -> None:
     layers.register_forward_pre_hook(lambda module, args: tuple(argument.float() for argument in args))
 
 
-def batches(lengths: np.ndarray, batch_tokens: int, padding: int) -> Iterator[np.ndarray]:
+def batches(lengths: np.ndarray, batch_tokens: int, padding: float = math.inf) -> Iterator[np.ndarray]:
     """Row numbers, longest first: as many at a time as rows x longest <= batch_tokens allows, at least one.
 
     padding: tokens of padding beyond which a batch is cut.

@@ -102,15 +102,8 @@ def labelled_steps(
     prompts shares none. A repeated text of a prompt counts once. A text without a step is left out; their number is
     printed. Each label is flipped with probability label_noise. Raises BenchError where all labels are equal.
     """
-    pool = generation(
-        prompts,
-        base,
-        num_completions=samples,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=0,
-        seed=small_seed(seed, "process reward", "samples"),
-    )
+    drawn_with = small_seed(seed, "process reward", "samples")
+    pool = generation(prompts, base, num_completions=samples, temperature=1.0, top_p=1.0, top_k=0, seed=drawn_with)
     messages, steps, correct, without = [], [], [], 0
     for rows, part in pool.shards():
         for row, texts in enumerate(part.text.tolist(), start=rows.start):

@@ -117,8 +117,26 @@ def labelled_pairs(
     flipped with probability label_noise. Fewer pairs are a prefix of more; less noise flips a subset.
     most_completions: samples per prompt that may be drawn. Raises BenchError where they give too few pairs.
     """
-    decided = _decided(prompts, base, generation, gold, seed=seed, most_completions=most_completions)
-    taken = list(itertools.islice(decided, pairs))
+
+    def decided() -> Iterator[Pair]:
+        """Pairs of different gold, as they are needed: shard by shard of prompts, then the next block of samples."""
+        for first, start in itertools.product(range(0, most_completions, BLOCK), range(0, len(prompts), SHARD)):
+            end, shard = min(first + BLOCK, most_completions), prompts[start : start + SHARD]
+            samples = small_seed(seed, "reward pairs", "samples")
+            pool = generation(shard, base, num_completions=end, temperature=1.0, top_p=1.0, top_k=0, seed=samples)
+            value = gold(shard, pool).value
+            rng = generator(seed, "reward pairs", start, first)
+            matches = [list(enumerate(matched(value[row, first:end], rng))) for row in range(len(shard))]
+            # the first pair of every prompt comes before any second pair, so that few pairs cover many prompts
+            order = sorted(
+                ((i, rng.random(), row, pair) for row, found in enumerate(matches) for i, pair in found),
+                key=lambda entry: entry[:2],
+            )
+            for _, _, row, (better, worse) in order:
+                text = pool.text[row]
+                yield shard.messages[row], text[first + better], text[first + worse]
+
+    taken = list(itertools.islice(decided(), pairs))
     if len(taken) < pairs:
         raise BenchError(
             f"scoring.pairs={pairs} is more than {most_completions} completions of {len(prompts)} prompts give: gold "
@@ -131,42 +149,6 @@ def labelled_pairs(
     ]
     messages, chosen, rejected = zip(*ordered, strict=True)
     return Pairs(messages, chosen, rejected)
-
-
-def _decided(
-    prompts: Prompts,
-    base: Policy,
-    generation: Callable[..., Completions],
-    gold: Scoring,
-    *,
-    seed: int,
-    most_completions: int,
-) -> Iterator[Pair]:
-    """Pairs of different gold, drawn as they are needed: shard by shard of prompts, then the next block of samples."""
-    for first in range(0, most_completions, BLOCK):
-        end = min(first + BLOCK, most_completions)
-        for start in range(0, len(prompts), SHARD):
-            shard = prompts[start : start + SHARD]
-            pool = generation(
-                shard,
-                base,
-                num_completions=end,
-                temperature=1.0,
-                top_p=1.0,
-                top_k=0,
-                seed=small_seed(seed, "reward pairs", "samples"),
-            )
-            value = gold(shard, pool).value
-            rng = generator(seed, "reward pairs", start, first)
-            matches = [list(enumerate(matched(value[row, first:end], rng))) for row in range(len(shard))]
-            # the first pair of every prompt comes before any second pair, so that few pairs cover many prompts
-            order = sorted(
-                ((i, rng.random(), row, pair) for row, pairs in enumerate(matches) for i, pair in pairs),
-                key=lambda entry: entry[:2],
-            )
-            for _, _, row, (better, worse) in order:
-                text = pool.text[row]
-                yield shard.messages[row], text[first + better], text[first + worse]
 
 
 def matched(gold: np.ndarray, rng: np.random.Generator) -> list[tuple[int, int]]:

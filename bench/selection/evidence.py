@@ -32,28 +32,23 @@ def evidence_for(
     bench.selection.similarity).
     """
     wanted = inspect.signature(selection).parameters
-    columns = {"length": lambda: pool.length, "texts": lambda: pool.text, "logprob": lambda: pool.policy_logprob}
-    if rescored_on is not None:
-        columns["logprob"] = lambda: sequence_logprobs(base, rescored_on, pool)
-    evidence: dict[str, Any] = {name: make() for name, make in columns.items() if name in wanted}
-    evidence |= _from_texts(pool, task, set(wanted))
+    columns: dict[str, Callable[[], Any]] = {
+        "length": lambda: pool.length,
+        "texts": lambda: pool.text,
+        "logprob": lambda: pool.policy_logprob if rescored_on is None else sequence_logprobs(base, rescored_on, pool),
+    }
+    evidence = {name: make() for name, make in columns.items() if name in wanted}
+    readers = {"paths": task.path, "answers": task.extract_answer, "steps_true": task.steps_are_true}
+    read = {
+        name: np.vectorize(reader, otypes=[bool if name == "steps_true" else object])
+        for name, reader in readers.items()
+        if name in wanted
+    }
+    evidence |= {name: np.empty(pool.shape, reader.otypes) for name, reader in read.items()}
+    walk = pool.filled if isinstance(pool, StoppedPool) else pool.shards
+    for rows, part in walk() if read else ():
+        for name, reader in read.items():
+            evidence[name][rows] = reader(part.text)
     if isinstance(selection, partial) and callable(selection.keywords.get("similarity")):
         evidence["similarity"] = selection.keywords["similarity"](pool, task, base)
     return evidence
-
-
-def _from_texts(pool: Completions, task: Task, wanted: set[str]) -> dict[str, np.ndarray]:
-    readers: dict[str, tuple[Callable[[str], Any], type]] = {
-        "paths": (task.path, object),
-        "answers": (task.extract_answer, object),
-        "steps_true": (task.steps_are_true, bool),
-    }
-    found: dict[str, np.ndarray] = {
-        name: np.empty(pool.shape, kind) for name, (_, kind) in readers.items() if name in wanted
-    }
-    walk = pool.filled if isinstance(pool, StoppedPool) else pool.shards
-    for rows, part in walk() if found else ():
-        for name, array in found.items():
-            read, kind = readers[name]
-            array[rows] = np.vectorize(read, otypes=[kind])(part.text)
-    return found

@@ -17,7 +17,7 @@ from bench.artifacts import Completions, Policy, Selection
 from bench.config.rules import FOLDER, Count, number, or_null
 from bench.devices import device
 from bench.models import loading
-from bench.models.classifiers import padded
+from bench.models.classifiers import batches, padded
 from bench.progress import bar
 from bench.selection.cells import finite, indifferent, same_shape
 from bench.selection.ranking import top_per_prompt
@@ -159,11 +159,10 @@ def _embed(policy: Policy, texts: list[str], batch_tokens: int) -> tuple[np.ndar
     ids = [tokenizer.encode(text) for text in texts]
     cut = [tokens[:limit] for tokens in ids]
     vectors = np.zeros((len(texts), model.config.hidden_size))
-    order = sorted((n for n in range(len(cut)) if cut[n]), key=lambda n: (-len(cut[n]), n))
-    with bar("embed", total=len(order), unit="texts") as progress, torch.inference_mode():
-        while order:
-            size = max(1, batch_tokens // len(cut[order[0]]))
-            batch, order = order[:size], order[size:]
+    some = np.flatnonzero([len(tokens) for tokens in cut])
+    with bar("embed", total=len(some), unit="texts") as progress, torch.inference_mode():
+        for chosen in batches(np.array([len(cut[n]) for n in some]), batch_tokens):
+            batch = some[chosen]
             inputs = padded([{"input_ids": cut[n]} for n in batch], {}, model.device)
             attended = inputs["attention_mask"]
             states = model(**inputs).last_hidden_state.double()

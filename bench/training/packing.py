@@ -40,6 +40,12 @@ def of_examples(batch: dict[str, Any], values: Any) -> Any:
     return values.new_zeros(len(batch["weight"])).index_add(0, batch["owner"][1:], values[0])
 
 
+def loss_tokens(batch: dict[str, Any]) -> Any:
+    """The number of tokens that carry loss, each counted with its example's weight."""
+    counted = (batch["labels"][:, 1:] != IGNORED).to(batch["weight"].dtype)
+    return batch["weight"] @ of_examples(batch, counted)
+
+
 def count_tokens(batch: dict[str, Any]) -> Any:
     """The number of tokens of examples with a weight above 0, without padding."""
     counts = batch["weight"] > 0

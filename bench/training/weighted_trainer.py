@@ -12,7 +12,7 @@ from bench import progress
 from bench.seeds import small_seed
 from bench.training import checkpoints
 from bench.training.lora import is_frozen
-from bench.training.packing import IGNORED, count_tokens, of_examples, packed, refuse_where_examples_meet
+from bench.training.packing import count_tokens, loss_tokens, of_examples, packed, refuse_where_examples_meet
 from bench.training.processes import rank
 from bench.training.recipe import Recipe
 from bench.training.trainers import watcher
@@ -127,10 +127,6 @@ def weighted_trainer(
 
     def padded(examples: list[dict[str, Any]]) -> dict[str, Any]:
         return {**pad(examples), "weight": torch.tensor([example["weight"] for example in examples])}
-
-    def loss_tokens(batch: dict[str, Any]) -> Any:
-        counted = (batch["labels"][:, 1:] != IGNORED).to(batch["weight"].dtype)
-        return batch["weight"] @ of_examples(batch, counted)
 
     examples = Dataset.from_dict(rows)
 
