@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawing import nll
 
 from bench.artifacts import Completions, Policy, Prompts, Selection, content_hash
 from bench.errors import BenchError
@@ -70,13 +71,6 @@ def state(policy: Policy) -> dict[str, torch.Tensor]:
 def largest_difference(ours: Policy, theirs: Policy) -> float:
     other = state(theirs)
     return max(float((tensor - other[name]).abs().max()) for name, tensor in state(ours).items())
-
-
-def nll(model, prompt: list[int], completion: list[int]) -> torch.Tensor:
-    """Nats of a completion after its prompt, one row, no padding, no TRL."""
-    ids = torch.tensor([prompt + completion])
-    logprobs = model(ids).logits[0, :-1].float().log_softmax(-1)
-    return -logprobs.gather(1, ids[0, 1:, None])[len(prompt) - 1 :].sum()
 
 
 @pytest.fixture

@@ -169,8 +169,8 @@ def sft(policy: Policy, examples: TrainingSet, recipe: Recipe) -> Policy:
 
 def _train(policy: Policy, examples: TrainingSet, recipe: Recipe, out: Path) -> dict[str, float]:
     before = checkpoints.last(checkpoints.folder(out, sharded=recipe.fsdp)) if recipe.checkpoint_every else None
-    given, asks = (policy, examples, recipe, before, out), f"training.processes={recipe.processes}"
-    counts = _fit(*given) if recipe.processes == 1 else processes.call(asks, recipe.processes, out, _fit, *given)
+    given, setting = (policy, examples, recipe, before, out), f"training.processes={recipe.processes}"
+    counts = _fit(*given) if recipe.processes == 1 else processes.call(setting, recipe.processes, out, _fit, *given)
     hand_over(out)
     return counts
 
