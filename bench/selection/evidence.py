@@ -39,16 +39,12 @@ def evidence_for(
     }
     evidence = {name: make() for name, make in columns.items() if name in wanted}
     readers = {"paths": task.path, "answers": task.extract_answer, "steps_true": task.steps_are_true}
-    read = {
-        name: np.vectorize(reader, otypes=[bool if name == "steps_true" else object])
-        for name, reader in readers.items()
-        if name in wanted
-    }
-    evidence |= {name: np.empty(pool.shape, reader.otypes) for name, reader in read.items()}
+    kinds = {name: bool if name == "steps_true" else object for name in readers if name in wanted}
+    evidence |= {name: np.empty(pool.shape, kind) for name, kind in kinds.items()}
     walk = pool.filled if isinstance(pool, StoppedPool) else pool.shards
-    for rows, part in walk() if read else ():
-        for name, reader in read.items():
-            evidence[name][rows] = reader(part.text)
+    for rows, part in walk() if kinds else ():
+        for name, kind in kinds.items():
+            evidence[name][rows] = np.vectorize(readers[name], otypes=[kind])(part.text)
     if isinstance(selection, partial) and callable(selection.keywords.get("similarity")):
         evidence["similarity"] = selection.keywords["similarity"](pool, task, base)
     return evidence
