@@ -73,11 +73,6 @@ def find_configured(settings: Mapping[str, Any]) -> None:
         find(**{name: settings[name] for name in ("model", "revision", "trust_remote_code") if name in settings})
 
 
-def resolved(dtype: str) -> str:
-    """A torch name: "auto" is bfloat16 on a GPU and float32 on a CPU."""
-    return dtype if dtype != "auto" else "bfloat16" if device() == "cuda" else "float32"
-
-
 class LoadedClassifier:
     """A classifier in memory, in evaluation mode, with its tokenizer, on a GPU where there is one.
 

@@ -83,15 +83,19 @@ def refuse_comparing(scoring: Callable[..., Any], needs: str) -> None:
 
 def refuse_too_low(scoring: Callable[..., Any], above: float, key: str) -> None:
     """Raise BenchError where no reward can be above `above`, which `key` requires of an accepted completion."""
-    function, settings = _parts(scoring)
-    highest = _stated(function).highest
-    most = highest(settings) if callable(highest) else highest
-    if most <= above:
+    if (most := highest(scoring)) <= above:
         raise BenchError(
             f"{key} accepts rewards above {above:g}, and this scoring gives {most:g} at most, so that nothing would be "
             "accepted; use another, e.g. scoring=verifier"
             + ("." if key == "procedure=hybrid" else f", or lower {key}.")
         )
+
+
+def highest(scoring: Callable[..., Any]) -> float:
+    """The highest reward that a scorer can give; infinite where that is not known."""
+    function, settings = _parts(scoring)
+    stated = _stated(function).highest
+    return stated(settings) if callable(stated) else stated
 
 
 def _comparison(node: Any) -> str:

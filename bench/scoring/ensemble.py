@@ -16,6 +16,7 @@ import numpy as np
 from bench.artifacts import Completions, Policy, Prompts, Rewards
 from bench.config.rules import TRUE_OR_FALSE, Count, Seed, number, one_of
 from bench.errors import BenchError
+from bench.models.sampler import RAW
 from bench.scoring import Scoring
 from bench.seeds import small_seed
 from bench.tasks import Task
@@ -82,9 +83,7 @@ def ensemble(
     if normalise:
         reference = task.prompts("train")[:REFERENCE_PROMPTS]
         drawn_with = small_seed(seed, "ensemble", "reference")
-        pool = generation(
-            reference, base, num_completions=REFERENCE_SAMPLES, temperature=1.0, top_p=1.0, top_k=0, seed=drawn_with
-        )
+        pool = generation(reference, base, num_completions=REFERENCE_SAMPLES, seed=drawn_with, **RAW.settings)
         scales = {name: _scale(name, scorer(reference, pool).value) for name, scorer in scorers.items()}
 
     def score(prompts: Prompts, completions: Completions) -> Rewards:

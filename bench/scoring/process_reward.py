@@ -14,8 +14,9 @@ import numpy as np
 
 from bench.artifacts import Completions, Prompts, Rewards
 from bench.config.rules import DTYPE, TRUE_OR_FALSE, Count, Rule, one_of, or_null, text
+from bench.devices import resolve_dtype
 from bench.errors import BenchError
-from bench.models.classifiers import Classifier, LoadedClassifier, find, find_configured, padded, resolved
+from bench.models.classifiers import Classifier, LoadedClassifier, find, find_configured, padded
 from bench.progress import bar, say
 from bench.scoring import Scorer
 from bench.scoring.units import scored
@@ -70,7 +71,7 @@ def process_reward(
     read (its last steps would be missing), one with a probability that is NaN.
     """
     address = find(model, revision, trust_remote_code=trust_remote_code)
-    reading = StepReading(correct, separator, answer_marker, ending, aggregate, resolved(dtype))
+    reading = StepReading(correct, separator, answer_marker, ending, aggregate, resolve_dtype(dtype))
     return score(prompts, completions, address, reading, batch_tokens=batch_tokens)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from bench.artifacts import Completions, Prompts, Rewards
 from bench.config.rules import DTYPE, TRUE_OR_FALSE, or_null, text, whole
-from bench.models.classifiers import Classifier, find, find_configured, resolved
+from bench.devices import resolve_dtype
+from bench.models.classifiers import Classifier, find, find_configured
 from bench.models.reward_models import RewardModel, report
 from bench.scoring import Scorer
 from bench.scoring.units import scored
@@ -55,7 +56,7 @@ def score(
     batch_tokens: int | None,
 ) -> Rewards:
     """[M, N]: as `reward_model`, of a model by its address, which is loaded where the store lacks a score."""
-    dtype = resolved(dtype)
+    dtype = resolve_dtype(dtype)
     loaded = cache(lambda: RewardModel(model, max_length=max_length, dtype=dtype, batch_tokens=batch_tokens))
 
     def score_texts(rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:

@@ -14,8 +14,10 @@ import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts
 from bench.config.rules import ABOVE_ZERO, DTYPE, Count, Seed, number, one_of, or_null
+from bench.devices import resolve_dtype
 from bench.errors import BenchError
-from bench.models.classifiers import Classifier, resolved
+from bench.models.classifiers import Classifier
+from bench.models.sampler import RAW
 from bench.progress import say
 from bench.scoring import Scorer, Scoring
 from bench.scoring.process_reward import AGGREGATE, MARKER, SEPARATOR, StepReading, score
@@ -80,7 +82,7 @@ def trained_process_reward(
         seed=seed,
     )
     address = Classifier(str(trained.path), None, trained.key)
-    reading = StepReading("correct", separator, answer_marker, ending, aggregate, resolved(dtype))
+    reading = StepReading("correct", separator, answer_marker, ending, aggregate, resolve_dtype(dtype))
     return functools.partial(score, model=address, reading=reading, batch_tokens=batch_tokens)
 
 
@@ -103,7 +105,7 @@ def labelled_steps(
     printed. Each label is flipped with probability label_noise. Raises BenchError where all labels are equal.
     """
     drawn_with = small_seed(seed, "process reward", "samples")
-    pool = generation(prompts, base, num_completions=samples, temperature=1.0, top_p=1.0, top_k=0, seed=drawn_with)
+    pool = generation(prompts, base, num_completions=samples, seed=drawn_with, **RAW.settings)
     messages, steps, correct, without = [], [], [], 0
     for rows, part in pool.shards():
         for row, texts in enumerate(part.text.tolist(), start=rows.start):

@@ -18,6 +18,7 @@ from bench.artifacts import Completions, Message, Policy, Prompts
 from bench.config.rules import ABOVE_ZERO, DTYPE, TRUE_OR_FALSE, Count, Seed, number, one_of, or_null, whole
 from bench.errors import BenchError
 from bench.models.classifiers import Classifier
+from bench.models.sampler import RAW
 from bench.scoring import Scoring, reward_model
 from bench.seeds import generator, small_seed
 from bench.tasks import Task
@@ -123,7 +124,7 @@ def labelled_pairs(
         for first, start in itertools.product(range(0, most_completions, BLOCK), range(0, len(prompts), SHARD)):
             end, shard = min(first + BLOCK, most_completions), prompts[start : start + SHARD]
             samples = small_seed(seed, "reward pairs", "samples")
-            pool = generation(shard, base, num_completions=end, temperature=1.0, top_p=1.0, top_k=0, seed=samples)
+            pool = generation(shard, base, num_completions=end, seed=samples, **RAW.settings)
             value = gold(shard, pool).value
             rng = generator(seed, "reward pairs", start, first)
             matches = [list(enumerate(matched(value[row, first:end], rng))) for row in range(len(shard))]

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Selection
-from bench.generation.stopped import StoppedPool
 from bench.models.logprobs import sequence_logprobs
 from bench.tasks import Task
 
@@ -41,8 +40,7 @@ def evidence_for(
     readers = {"paths": task.path, "answers": task.extract_answer, "steps_true": task.steps_are_true}
     kinds = {name: bool if name == "steps_true" else object for name in readers if name in wanted}
     evidence |= {name: np.empty(pool.shape, kind) for name, kind in kinds.items()}
-    walk = pool.filled if isinstance(pool, StoppedPool) else pool.shards
-    for rows, part in walk() if kinds else ():
+    for rows, part in pool.shards(blanks=True) if kinds else ():
         for name, kind in kinds.items():
             evidence[name][rows] = np.vectorize(readers[name], otypes=[kind])(part.text)
     if isinstance(selection, partial) and callable(selection.keywords.get("similarity")):

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from bench.artifacts import Message
+from bench.devices import resolve_dtype
 from bench.models import chat
-from bench.models.classifiers import find, resolved
+from bench.models.classifiers import find
 from bench.models.reward_models import RewardModel
 from bench.seeds import generator, small_seed
 
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> None:
     texts = long_tailed(options.texts, options.median, options.spread, options.longest)
     with tempfile.TemporaryDirectory() as folder:
         random_model(Path(folder), texts, hidden=options.hidden, layers=options.layers, longest=options.longest + 64)
-        scorer = RewardModel(find(folder), max_length=None, dtype=resolved("auto"), batch_tokens=options.batch_tokens)
+        scorer = RewardModel(find(folder), max_length=None, dtype=resolve_dtype(), batch_tokens=options.batch_tokens)
     lengths = np.array([len(row["input_ids"]) for row in chat.encode_conversations(scorer.tokenizer, *texts)])
     size, device = scorer.model.num_parameters() / 1e6, scorer.model.device.type
     print(

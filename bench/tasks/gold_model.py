@@ -14,6 +14,7 @@ import numpy as np
 
 from bench.artifacts import Message, content_hash
 from bench.config.rules import or_null, text
+from bench.devices import resolve_dtype
 from bench.errors import BenchError
 from bench.models.hub import Asking
 
@@ -27,9 +28,9 @@ REMEMBERED = 1 << 18  # scores: those of a pool are asked for twice, as verdicts
 
 @dataclass(frozen=True, kw_only=True)
 class GoldModel:
-    """model: a sequence classifier with one output, by hub id or folder, at a revision; dtype: of its weights (see
-    bench.models.classifiers). threshold: in the model's own units, for prompts without a reference. A tie is not right,
-    and neither is what the model can't score. label: the task's name."""
+    """model: a sequence classifier with one output, by hub id or folder, at a revision; dtype: of its weights, as in
+    bench.models.classifiers. threshold: in the model's own units, for prompts without a reference. A tie is not
+    right, and neither is what the model can't score. label: the task's name."""
 
     label: str
     model: str | None
@@ -40,9 +41,11 @@ class GoldModel:
     @property
     def judged_by(self) -> str:
         """The gold model by its content: another one gives other verdicts."""
-        from bench.models.classifiers import find, resolved
+        from bench.models.classifiers import find
 
-        found = f"{self.label} by {find(self._named(), self.revision, asking=ASKING).key} in {resolved(self.dtype)}"
+        found = (
+            f"{self.label} by {find(self._named(), self.revision, asking=ASKING).key} in {resolve_dtype(self.dtype)}"
+        )
         return found if self.threshold is None else f"{found}, above {self.threshold!r}"
 
     def check(self) -> None:
@@ -125,7 +128,9 @@ def _known(model: str, revision: str, dtype: str) -> dict[str, float]:
 
 @lru_cache(maxsize=1)  # verdicts are asked for unit by unit of a pool
 def _scorer(model: str, revision: str, dtype: str) -> "RewardModel":
-    from bench.models.classifiers import find, resolved
+    from bench.models.classifiers import find
     from bench.models.reward_models import RewardModel
 
-    return RewardModel(find(model, revision, asking=ASKING), max_length=None, dtype=resolved(dtype), batch_tokens=None)
+    return RewardModel(
+        find(model, revision, asking=ASKING), max_length=None, dtype=resolve_dtype(dtype), batch_tokens=None
+    )

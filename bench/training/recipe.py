@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.devices import device, resolve_dtype
 from bench.errors import BenchError
 from bench.training.lora import Lora
 
@@ -41,19 +42,15 @@ class Optimisation:
 
     @property
     def in_bfloat16(self) -> bool:
-        """Whether the model computes in bfloat16: on a GPU it does."""
-        import torch
-
-        return torch.cuda.is_available()
+        """Whether the model computes in bfloat16."""
+        return resolve_dtype() == "bfloat16"
 
     def updates(self, examples: int) -> int:
         return math.ceil(math.ceil(examples / self.batch_size) * self.epochs)
 
     def arguments(self, config: Any, examples: int, *, folder: Path, seed: int, **settings: Any) -> Any:
         """The `config` (TrainingArguments or a subclass of it) of a quiet training; settings: what else it is given."""
-        import torch
-
-        on_gpu, updates = torch.cuda.is_available(), self.updates(examples)
+        on_gpu, updates = device() == "cuda", self.updates(examples)
         arguments = config(
             output_dir=str(folder),
             num_train_epochs=self.epochs,
@@ -132,7 +129,7 @@ class Recipe(Optimisation):
 
     @property
     def in_bfloat16(self) -> bool:
-        return self.precision == "bfloat16" or (self.precision == "auto" and super().in_bfloat16)
+        return resolve_dtype(self.precision) == "bfloat16"
 
     @property
     def key_settings(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from bench.models import chat, loading
 from bench.seeds import small_seed
 from bench.store import stage
 from bench.training.recipe import Optimisation
-from bench.training.trainers import MEASURES, isolated, refuse_unreadable, train_classifier
+from bench.training.trainers import isolated, refuse_unreadable, train_classifier
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def train_reward_model(
             partial(_trainer, model, tokenizer, sides, how, order, out),
             name="reward model",
             updates=how.updates(len(pairs)),
-            measures=(*MEASURES, "accuracy"),
+            measures=("loss", "accuracy", "learning_rate", "grad_norm"),
             out=out,
         )
     tokens = int(trainer._total_train_tokens)

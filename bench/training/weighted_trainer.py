@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import progress
+from bench.devices import device
 from bench.seeds import small_seed
 from bench.training import checkpoints
 from bench.training.lora import is_frozen
@@ -44,7 +45,6 @@ def train(
     all processes after every recipe.keep_every updates but the last, with the number of updates and a function that
     gathers Trained.weights. Raises BenchError where the loss diverges.
     """
-    import torch
     from trl.trainer.sft_config import SFTConfig
 
     steps = recipe.updates(len(rows["weight"]))
@@ -61,7 +61,7 @@ def train(
         save_strategy="steps" if every else "no",
         save_steps=every or 1,
         save_total_limit=CHECKPOINTS,
-        ddp_backend=None if torch.cuda.is_available() or recipe.processes == 1 else "gloo",
+        ddp_backend=None if device() == "cuda" or recipe.processes == 1 else "gloo",
         fsdp=recipe.fsdp or None,
         fsdp_config=FSDP if recipe.fsdp else None,
     )
