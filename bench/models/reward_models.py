@@ -75,7 +75,9 @@ class RewardModel(LoadedClassifier):
         shared = np.zeros(len(inputs), int)
         if self.shares:
             ids = [row["input_ids"] for row in inputs]
-            group = np.unique([id(messages) for messages in prompts], return_inverse=True)[1]
+            # numbered by first appearance: in order of their addresses, batches and rounding would differ between runs
+            numbers: dict[int, int] = {}
+            group = np.array([numbers.setdefault(id(messages), len(numbers)) for messages in prompts])
             shared = shared_lengths(ids, group, self.own_pad_id)
             some = np.flatnonzero(shared)
             if len(some):
