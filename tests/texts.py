@@ -24,7 +24,7 @@ class RowByRow(Completions):
             arrays = (self.text, self.token_ids, self.finish_reason, self.logprob, self.policy_logprob)
             yield rows, slice(0, self.shape[1]), Completions(*(a[rows] for a in arrays), key=f"{self.key} {row}")
 
-    def shards(self):
+    def shards(self, *, blanks: bool = False):
         for rows, _, part in self.units():
             yield rows, part
 
