@@ -25,7 +25,7 @@ from bench.generation.pool import Engine, sharing
 from bench.pools import Placement, stopped
 from bench.procedures.findings import Findings, Results
 from bench.procedures.parts import Parts
-from bench.scoring.traits import refuse_comparing, refuse_too_low
+from bench.scoring import refuse_comparing, refuse_too_low
 from bench.seeds import generator
 from bench.selection.prompt_filter import prompts_dropped
 from bench.store import Use
