@@ -187,7 +187,7 @@ class Parts:
         texts = [[f"demo{row}"] for row in range(7)]
         monkeypatch.setattr("bench.hybrid.demonstrations", lambda *given, **settings: pool(texts, "demos"))
         monkeypatch.setattr("bench.experiment.grade", lambda *given: None)
-        for module in ("hybrid", "probe"):
+        for module in ("hybrid", "procedures.probe"):
             monkeypatch.setattr(f"bench.{module}.nll_per_token", self.nll)
 
     def nll(self, policy, prompts, completions):

@@ -10,8 +10,7 @@ from typing import Any, cast
 from bench.artifacts import Policy, content_hash
 from bench.devices import device, resolve_dtype
 from bench.errors import BenchError
-from bench.generation.vllm_launch import Options, arguments, quiet
-from bench.generation.vllm_lora import adapter_of
+from bench.generation.vllm_launch import Options, adapter_of, arguments, quiet
 from bench.models import loading
 from bench.models.tokens import configured, ending_ids
 from bench.seeds import stream_key
