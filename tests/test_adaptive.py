@@ -25,7 +25,7 @@ from bench.pools import Placement, stopped
 from bench.scoring.verifier import verify
 from bench.store import Store
 from bench.sweeps.cells import cells as cells_of_sweep
-from bench.sweeps.workload import work
+from bench.sweeps.workload import workload
 from bench.tasks.word_problems import WordProblems
 from bench.training.sft import training_set
 
@@ -245,7 +245,7 @@ def test_a_plan_counts_every_way_of_sampling_as_a_training_of_its_own():
     grid = ["procedure.stop=none,accepted", "procedure.allocate=uniform,hard", "control=none"]
     found = cells_of_sweep(["procedure=adaptive", *grid], CONF)
     assert found is not None
-    assert work(found).trainings == 4
+    assert workload(found).trainings == 4
 
 
 # --- a small run ---------------------------------------------------------------------------------------------------

@@ -49,33 +49,10 @@ class Sampler:
 RAW, GREEDY = Sampler(), Sampler(temperature=0.0)  # RAW: the policy itself
 
 
-def modified_logprobs(logits: np.ndarray, sampler: Sampler = RAW) -> np.ndarray:
-    """Log-probabilities [..., V] in nats of the sampler's next token, -inf where it never draws, in float64."""
-    logits = np.asarray(logits, dtype=np.float64)
-    size = logits.shape[-1]
-    if sampler.is_greedy:
-        greedy = np.full_like(logits, -np.inf)
-        np.put_along_axis(greedy, logits.argmax(axis=-1, keepdims=True), 0.0, axis=-1)
-        return greedy
-    scaled = logits / sampler.temperature
-    if 0 < sampler.top_k < size:
-        smallest_kept = np.partition(scaled, size - sampler.top_k, axis=-1)[..., size - sampler.top_k, None]
-        scaled = np.where(scaled < smallest_kept, -np.inf, scaled)
-    if sampler.top_p < 1:
-        ascending = np.argsort(scaled, axis=-1, kind="stable")
-        cumulative = np.exp(_log_softmax(np.take_along_axis(scaled, ascending, axis=-1))).cumsum(axis=-1)
-        dropped = cumulative <= 1 - sampler.top_p
-        dropped[..., -1] = False
-        outside = np.zeros_like(dropped)
-        np.put_along_axis(outside, ascending, dropped, axis=-1)
-        scaled = np.where(outside, -np.inf, scaled)
-    return _log_softmax(scaled)
-
-
 def truncate(logits: "torch.Tensor", sampler: Sampler) -> "torch.Tensor":
     """The sampler's logits [..., V], not normalised: divided by the temperature, -inf where it never draws.
 
-    They are float32 on the logits' device; its log_softmax agrees with `modified_logprobs`.
+    They are float32 on the logits' device.
     """
     logits = logits.float()
     if sampler.is_greedy:
@@ -155,11 +132,6 @@ def token_at(probabilities: "torch.Tensor", values: "torch.Tensor", place: "torc
         equal = (probabilities[row] == value[row]).nonzero()[:, 0]
         token[row] = equal[-1 - equal_after[row]]
     return token
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def _on_cpu(values: "torch.Tensor") -> bool:
