@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bench.artifacts import Policy
-from bench.errors import BenchError
+from bench.errors import BenchError, first_line
 from bench.generation.vllm_launch import Adapter, Options, launch, quiet
 from bench.models.sampler import Sampler
 
@@ -71,7 +71,7 @@ class Core:
             self._stop_loop()
             if isinstance(error, BenchError) or not isinstance(error, Exception):
                 raise
-            raise BenchError(f"vLLM could not start on {base.path}: {_first_line(error)}") from error
+            raise BenchError(f"vLLM could not start on {base.path}: {first_line(error)}") from error
 
     @property
     def alive(self) -> bool:
@@ -227,10 +227,6 @@ def shape(folder: Path) -> dict[str, Any]:
     """The configuration that must agree for a model's weights to fit into the engine of another."""
     config = json.loads((folder / "config.json").read_text())
     return {name: value for name, value in config.items() if name not in INCIDENTAL}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 _numbers = itertools.count(1)  # vLLM knows an adapter by a number that must not be used twice

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.errors import BenchError
+from bench.errors import BenchError, first_line
 from bench.progress import say
 
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")  # weights in other formats can run code when read
@@ -57,7 +57,7 @@ def snapshot(id: str, revision: str, *, code: bool = False, asking: Asking = POL
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
         raise BenchError(
             f"{where} at revision {revision} is not in the local cache and the hub can't be reached; download it where "
-            f"there is a network (hf download {id}{of_revision}) or {asking.instead}. ({_first_line(error)})"
+            f"there is a network (hf download {id}{of_revision}) or {asking.instead}. ({first_line(error)})"
         ) from error
     folder = Path(found)
     _check_weights(folder, where, asking)
@@ -88,7 +88,3 @@ def _check_weights(folder: Path, where: str, asking: Asking) -> None:
             f"revision that has them, or convert it (save_pretrained) and {asking.instead}."
         )
     raise BenchError(f"{where} is not complete in {folder}: {missing[0]} is missing; run once with a network.")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
