@@ -14,8 +14,8 @@ import pytest
 from drawing import pool_of
 from made_runs import made_run
 
-from bench.__main__ import CONF
 from bench.artifacts import Policy, Rewards
+from bench.config.compose import CONF
 from bench.errors import BenchError
 from bench.hybrid import with_demonstrations
 from bench.models import loading
