@@ -1,7 +1,7 @@
 """Where a policy comes from: a local folder, the Hugging Face hub, or pretraining from scratch."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from bench.artifacts import Policy
 from bench.config.rules import ABOVE_ZERO, FOLDER, TRUE_OR_FALSE, Count, Seed, or_null, text, whole
@@ -10,11 +10,6 @@ from bench.models import hub
 from bench.models.loading import folder, load_tokenizer
 from bench.training.pretraining import Corpus, pretrain
 
-if TYPE_CHECKING:
-    from bench.training.pretraining import Corpus
-
-ADAPTER, BASE_PLACE = "adapter_config.json", "base_model_name_or_path"  # PEFT's names
-FILES = (".json", ".safetensors", ".jinja", ".model", ".txt")  # whose content makes a policy what it is
 HUB_ID = text(r"\w[\w.-]*(/\w[\w.-]*)?", "the id of a model of the hub, e.g. Qwen/Qwen2.5-1.5B")
 SYSTEM = or_null(text(r"(?s).*\S.*", "a text"))
 THINKING = or_null(TRUE_OR_FALSE)
