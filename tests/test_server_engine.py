@@ -63,7 +63,7 @@ def drawn_by(fake: FakeServer, prompts: Prompts, policy: Policy, **settings) -> 
 
 def refused(fake: FakeServer, prompts: Prompts, policy: Policy, match: str, **settings) -> None:
     """The pool ends in one sentence that says `match`, and the store holds no part of it."""
-    root = Path(checks.pop("root"))
+    root = Path(settings.pop("root"))
     with using(Store(root)), serving(fake) as server, pytest.raises(BenchError, match=match) as caught:
         draw(prompts, policy, server.url, **settings)
     assert "\n" not in str(caught.value)
