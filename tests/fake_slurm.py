@@ -61,7 +61,7 @@ def scontrol(verb: str, job: str) -> None:
 
 
 def scancel(job: str) -> None:
-    os.kill(int((ROOT / f"{job}.pid").read_text()), signal.SIGTERM)
+    os.kill(int((ROOT / f"{job}.pid").read_text()), signal.SIGKILL)  # as Slurm does where SIGTERM ends no job
 
 
 if __name__ == "__main__":
