@@ -500,6 +500,18 @@ def run_on_slurm(cells: list[StubJob], *settings: str) -> None:
     jobs.run_all(cells, Slurm(**given), cfg)
 
 
+def test_slurm_announces_preemption_by_the_signal_that_jobs_heed(tmp_path: Path):
+    """In a process of its own: submitit reads the signal once, where it is first imported."""
+    code = (
+        "from bench.__main__ import CONF; from bench.config import plugins; from bench.launching import launch\n"
+        "plugins.install()\n"
+        "launch.check(['hydra/launcher=slurm', 'hydra.launcher.cluster=local', 'hydra.launcher.signal=USR1'], CONF)\n"
+        "from submitit.slurm.slurm import SlurmJobEnvironment; print(SlurmJobEnvironment.USR_SIG)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "USR1"
+
+
 def test_slurm_is_asked_for_what_was_set_and_a_preempted_job_is_requeued(
     fake_slurm: Path, desk: Path, tmp_path: Path, capfd
 ):

@@ -200,6 +200,7 @@ class SlurmJobs(Backend):
 
     def check(self, cfg: DictConfig) -> None:
         """BenchError where submitit or Slurm is missing."""
+        os.environ["SUBMITIT_PREEMPT_SIGNAL"] = self.signal  # read where submitit is first imported, and in the job
         try:
             import submitit  # noqa: F401
         except ImportError as error:
@@ -213,7 +214,7 @@ class SlurmJobs(Backend):
             )
 
     def open(self, cfg: DictConfig, count: int) -> None:
-        os.environ["SUBMITIT_PREEMPT_SIGNAL"] = self.signal  # read where submitit is imported, here and in the job
+        self.check(cfg)
         import submitit
 
         folder = Path(cfg.outputs, ".multirun", self.cluster).absolute() / "%j"
