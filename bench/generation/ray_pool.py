@@ -1,9 +1,9 @@
-"""One pool on a Ray cluster: its shards of prompts are drawn by workers on any node, each with its own engine.
+"""One pool on a Ray cluster: workers on any node draw its shards of prompts, each worker with its own engine.
 
 A worker draws with another generation (conf/generation/ray.yaml: transformers; vLLM with
-generation@generation.worker=vllm) into the store, which all nodes share. So the pool is the one that would have been
-drawn without Ray, what is there is not drawn again, and a worker or node that dies costs the unit that it was at: the
-shard goes on elsewhere.
+generation@generation.worker=vllm) into the store, which all nodes share. So the pool is the one that one process would
+draw, and what is stored is not drawn again. A worker or node that dies costs the unit that it was drawing: the shard
+goes on elsewhere.
 
     python -m bench generation=ray                                   a Ray of this machine's own
     python -m bench generation=ray generation.address=10.0.0.1:6379  a running cluster
@@ -23,7 +23,7 @@ from bench.generation.ray_worker import found
 from bench.store import Address, Store, Use, current
 
 ADDRESS = text(r"auto|local|[^\s/]+:\d+", "auto, local or the HOST:PORT of a cluster")
-PATIENCE = 60.0  # seconds: a shared file system may show a new folder to other nodes so much later
+PATIENCE = 60.0  # seconds after which a shared file system shows a new folder to every node
 
 
 def generate(
@@ -41,13 +41,13 @@ def generate(
     num_gpus: Annotated[float | None, or_null(number(0))] = None,
     retries: Annotated[int, whole(0)] = 2,
 ) -> Completions:
-    """N completions of each prompt [M, N], each of the worker's shards that is not in the store drawn on the cluster.
+    """Return N completions per prompt [M, N]; the worker's shards that the store lacks are drawn on the cluster.
 
     worker: another generation, whose sampler the settings here replace; its shard_size is the prompts of one task.
     address: "local" starts a Ray on this machine, "auto" or HOST:PORT joins a running one; null joins the one that
-    RAY_ADDRESS or `ray start` tells of, and else starts one, which lives until the process ends. num_cpus, num_gpus:
-    of one worker; num_gpus null is 1 where the cluster has any. A shard whose worker dies is given to another one
-    `retries` times. Ray is left alone where nothing is missing. BenchError where Ray can't be reached, a node does not
+    RAY_ADDRESS or `ray start` names, and else starts one, which lives until the process ends. num_cpus, num_gpus:
+    per worker; num_gpus null is 1 where the cluster has any. retries: times that a shard whose worker died is given to
+    another one. Ray is not started where nothing is missing. BenchError where Ray can't be reached, a node does not
     see the store, a shard has failed too often, or a worker's own draw fails.
     """
     draw = partial(
@@ -56,12 +56,12 @@ def generate(
     store = current()
     pool, uses, _ = found(store, draw, prompts, policy)
     if pool is None:
-        ready, missing = _examine(store, draw, prompts, policy)
+        stored, missing = _examine(store, draw, prompts, policy)
         connect(address)
         draw_shards(missing, draw, policy, store.root, num_cpus=num_cpus, num_gpus=num_gpus, retries=retries)
         pool, uses = _collect(store, draw, prompts, policy)
         for use in uses:
-            use.reused = _place(use) in ready  # what this run's workers made is no saving
+            use.reused = _place(use) in stored  # what this run's workers drew is no saving
     store.uses.extend(uses)
     return pool
 
@@ -69,22 +69,22 @@ def generate(
 def _examine(
     store: Store, draw: Callable[..., Completions], prompts: Prompts, policy: Policy
 ) -> tuple[set[tuple[str, ...]], list[tuple[Prompts, Address]]]:
-    """The places of the units that are there, and the shards that miss some, each with the first that it misses."""
+    """Return the places of the stored units, and the shards that lack some, each with the first that it lacks."""
     size = inspect.signature(draw).parameters["shard_size"].default
-    ready, lacking = set(), []
+    stored, lacking = set(), []
     for start in range(0, len(prompts), size):
         shard = prompts[start : start + size]
         _, uses, missing = found(store, draw, shard, policy)
-        ready |= {_place(use) for use in uses}
+        stored |= {_place(use) for use in uses}
         if missing is not None:
             lacking.append((shard, missing))
-    return ready, lacking
+    return stored, lacking
 
 
 def _collect(
     store: Store, draw: Callable[..., Completions], prompts: Prompts, policy: Policy
 ) -> tuple[Completions, list[Use]]:
-    """The whole pool, as soon as this machine sees all that the others wrote."""
+    """Return the whole pool, as soon as this machine sees all that the workers wrote."""
     deadline = time.monotonic() + PATIENCE
     while True:
         pool, uses, _ = found(store, draw, prompts, policy)

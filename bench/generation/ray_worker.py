@@ -12,11 +12,13 @@ from bench.errors import BenchError
 from bench.generation.pool import sharing
 from bench.store import Address, Finder, MissingError, Store, Use, using
 
+Draw = Callable[[Prompts, Policy], Completions]
+
 
 def found(
-    store: Store, draw: Callable[..., Completions], prompts: Prompts, policy: Policy
+    store: Store, draw: Draw, prompts: Prompts, policy: Policy
 ) -> tuple[Completions | None, list[Use], Address | None]:
-    """The pool, or None and what is missing first; and the units that were there until then. Nothing is drawn."""
+    """Return what is stored and draw nothing: the pool, or None and the first missing unit; the units before it."""
     with using(Finder(store.root)) as finder:
         try:
             return draw(prompts, policy), finder.uses, None
@@ -31,23 +33,16 @@ class Worker:
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # before torch is imported
             os.environ[variable] = str(num_cpus)
         if not gpus:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all in sight of a worker that asked for none
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no GPU from a worker that asked for none
         self.engines: list[Any] = []
 
-    def prepare(
-        self,
-        draw: Callable[..., Completions],
-        policy: Policy,
-        root: Path,
-        needed: Sequence[Path],
-        shard: Prompts,
-        expected: Address,
+    def fill(
+        self, draw: Draw, policy: Policy, root: Path, needed: Sequence[Path], shard: Prompts, expected: Address
     ) -> str | None:
-        """Turn to a pool in the store at `root`; says why not, where this node lacks a path or would draw another pool.
+        """Draw what the store at `root` lacks of `shard`; return a complaint where that is impossible, else None.
 
-        expected: the first unit of `shard` that the driver misses.
+        needed: paths that this node must see. expected: the first unit of `shard` that the driver misses.
         """
-        self.draw, self.policy, self.root = draw, policy, root
         unseen = next((path for path in needed if not path.exists()), None)
         if unseen is not None:
             return (
@@ -56,31 +51,27 @@ class Worker:
             )
         try:
             _, _, missing = found(Store(root), draw, shard, policy)
-        except BenchError as error:
-            return str(error)
-        if missing is None or missing.key == expected.key:
-            return None
-        here, there = missing.settings, expected.settings
-        names = [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
-        differing = ", ".join(f"{name} {there.get(name)} and {here.get(name)}" for name in names)
-        return (
-            f"Ray's workers would draw another pool than this machine ({differing or 'other versions of the suite'}); "
-            "give the setting one value, e.g. generation.worker.dtype."
-        )
-
-    def fill(self, shard: Prompts) -> str | None:
-        """Draw what is missing of `shard`; says what made it impossible, if anything did."""
-        try:
-            with using(Store(self.root)), sharing(self.engines):
-                self.draw(shard, self.policy)
+            if missing is not None and missing.key != expected.key:
+                return _difference(missing.settings, expected.settings)
+            with using(Store(root)), sharing(self.engines):
+                draw(shard, policy)
         except BenchError as error:
             return str(error)
         return None
 
     def rest(self) -> None:
-        """Give back the engine's memory; what an engine keeps a process for, as vLLM's does, stays."""
+        """Free the engine's memory; what an engine keeps a process for, as vLLM's does, stays."""
         self.engines.clear()
         gc.collect()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _difference(here: dict[str, Any], there: dict[str, Any]) -> str:
+    names = [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
+    differing = ", ".join(f"{name} {there.get(name)} and {here.get(name)}" for name in names)
+    return (
+        f"Ray's workers would draw another pool than this machine ({differing or 'other versions of the suite'}); "
+        "give the setting one value, e.g. generation.worker.dtype."
+    )

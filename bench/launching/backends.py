@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench.config.rules import TRUE_OR_FALSE, Count, one_of, or_null, text, whole
 from bench.errors import BenchError
-from bench.generation.ray_cluster import WAIT, connect, holds, listed, nodes
+from bench.generation.ray_cluster import WAIT, connect, listed, no_room, requested, room
 from bench.generation.ray_pool import ADDRESS
 from bench.launching import devices
 from bench.launching.jobs import Backend, Job, Outcome
@@ -118,26 +118,21 @@ class RayTasks(Backend):
     def check(self, cfg: DictConfig) -> None:
         """Connect to Ray; BenchError where that fails, or where no node has room for a cell."""
         connect(self.address, group="hydra/launcher")
-        gpus = self.gpus_per_cell
-        if gpus is None:
-            gpus = 1 if any("GPU" in resources for resources in nodes()) else 0
-        self._asked = {"CPU": float(self.cpus_per_cell), **({"GPU": float(gpus)} if gpus else {})}
-        if not self._has_room():
-            raise BenchError(
-                f"No node of the Ray cluster has {listed(self._asked)} for a cell; lower hydra.launcher.cpus_per_cell "
-                "or hydra.launcher.gpus_per_cell, or add a node."
-            )
+        self._resources = requested(self.cpus_per_cell, self.gpus_per_cell)
+        if not room(self._resources):
+            raise no_room(self._resources, "cell", "hydra.launcher.cpus_per_cell or hydra.launcher.gpus_per_cell")
 
     def open(self, cfg: DictConfig, count: int) -> None:
         import ray
 
         self.check(cfg)
-        gpus = self._asked.get("GPU", 0)
+        gpus = self._resources.get("GPU", 0)
         self._environment = {name: value for name, value in os.environ.items() if name.startswith(CARRIED)}
         if not gpus:
             self._environment["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no GPU from a task that asked for none
-        settings: dict[str, Any] = {"num_cpus": self._asked["CPU"], "num_gpus": gpus, "max_retries": 0}
-        self._task: Any = ray.remote(scheduling_strategy="SPREAD", **settings)(_on_node)
+        self._task: Any = ray.remote(
+            num_cpus=self.cpus_per_cell, num_gpus=gpus, max_retries=0, scheduling_strategy="SPREAD"
+        )(_on_node)
 
     def start(self, waiting: deque[Job], running: int) -> dict[Any, Job]:
         started = {self._task.remote(job, self._environment): job for job in waiting}  # Ray has a queue of its own
@@ -148,8 +143,8 @@ class RayTasks(Backend):
         import ray
 
         done, _ = ray.wait(handles, timeout=WAIT)
-        if not done and not self._has_room():
-            say(f"waiting for the Ray cluster: no node has {listed(self._asked)} any more")
+        if not done and not room(self._resources):
+            say(f"waiting for the Ray cluster: no node has {listed(self._resources)} any more")
         return [(task, self._outcome(task)) for task in done]
 
     def close(self, handles: list[Any]) -> None:
@@ -157,9 +152,6 @@ class RayTasks(Backend):
 
         for task in handles:
             ray.cancel(task, force=True)
-
-    def _has_room(self) -> bool:
-        return any(holds(resources, self._asked) for resources in nodes())
 
     def _outcome(self, task: Any) -> Outcome:
         import ray
