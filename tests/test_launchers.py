@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import distributed
 import pytest
 import ray
+from distributed import meanwhile, wait
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
@@ -27,23 +29,15 @@ from bench.launching import devices, jobs, launch
 from bench.launching.backends import Processes, RayTasks, SlurmJobs
 from bench.sweeps import cells
 
-for pickler in (ray.cloudpickle, cloudpickle):
-    pickler.register_pickle_by_value(sys.modules[__name__])  # the workers of Ray and Slurm can't import a test
+for pickler in (ray.cloudpickle, cloudpickle):  # the workers of Ray and Slurm can't import a test
+    for module in (sys.modules[__name__], distributed):
+        pickler.register_pickle_by_value(module)
 
 LARGER = ["task.train_prompts=80", "generation.shard_size=2"]  # a pool that takes a while: 40 units
-DEADLINE = 300.0  # seconds until a test gives up
-
-
-def wait(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(what)
-        time.sleep(0.02)
 
 
 @dataclass(frozen=True)
-class StubJob(jobs.Job):
+class StubJob(jobs.CellJob):
     """A cell that leaves a note, waits while it is held, and kills its process as often as it is told to."""
 
     desk: Path = Path()
@@ -212,15 +206,8 @@ def test_one_cell_of_each_pool_starts_first(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("RAY_worker_niceness", "0")  # else they starve where other things run
-        made = Cluster(initialize_head=True, head_node_args=node)
-        made.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-    made.wait_for_nodes()
-    yield made
-    ray.shutdown()
-    made.shutdown()
+    with distributed.ray_cluster() as started:
+        yield distributed.two_nodes(started)
 
 
 @pytest.fixture
@@ -345,17 +332,6 @@ def test_ray_cells_that_no_node_has_room_for_are_refused(cluster: Cluster, setti
     backend = RayTasks(address=cluster.address, cpus_per_cell=settings[0], gpus_per_cell=settings[1])
     with pytest.raises(BenchError, match=f"No node of the Ray cluster has {named} for a cell"):
         backend.check(OmegaConf.create({}))
-
-
-@contextlib.contextmanager
-def meanwhile(act: Callable[[], object]) -> Iterator[None]:
-    """`act` in a thread of its own; what it raises is raised at the end."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(act)
-        yield
-        future.result()
 
 
 # whole sweeps of real cells

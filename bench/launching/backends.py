@@ -20,7 +20,7 @@ from bench.errors import BenchError
 from bench.generation.ray_cluster import WAIT, connect, listed, no_room, requested, room
 from bench.generation.ray_pool import ADDRESS
 from bench.launching import devices
-from bench.launching.jobs import Backend, Job, Outcome
+from bench.launching.jobs import Backend, CellJob, Outcome
 from bench.progress import say
 
 CARRIED = ("HF_", "WANDB_", "TOKENIZERS_", "VLLM_")  # this user's variables, which a running cluster may lack
@@ -58,7 +58,7 @@ class Processes(Backend):
         self._executors: dict[int, Any] = {}  # of each worker that runs
         self._workers: dict[Any, int] = {}  # by the future of its job
 
-    def start(self, waiting: deque[Job], running: int) -> dict[Any, Job]:
+    def start(self, waiting: deque[CellJob], running: int) -> dict[Any, CellJob]:
         from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
 
         started = {}
@@ -134,7 +134,7 @@ class RayTasks(Backend):
             num_cpus=self.cpus_per_cell, num_gpus=gpus, max_retries=0, scheduling_strategy="SPREAD"
         )(_on_node)
 
-    def start(self, waiting: deque[Job], running: int) -> dict[Any, Job]:
+    def start(self, waiting: deque[CellJob], running: int) -> dict[Any, CellJob]:
         started = {self._task.remote(job, self._environment): job for job in waiting}  # Ray has a queue of its own
         waiting.clear()
         return started
@@ -163,7 +163,7 @@ class RayTasks(Backend):
             return Outcome(loss=": ".join([type(error).__name__, *lines[:1]]))
 
 
-def _on_node(job: Job, environment: dict[str, str]) -> Outcome:
+def _on_node(job: CellJob, environment: dict[str, str]) -> Outcome:
     os.environ.update(environment)
     return job.perform()
 
@@ -227,7 +227,7 @@ class SlurmJobs(Backend):
         )
         self._executor.update_parameters(**{name: value for name, value in parameters.items() if value is not None})
 
-    def start(self, waiting: deque[Job], running: int) -> dict[Any, Job]:
+    def start(self, waiting: deque[CellJob], running: int) -> dict[Any, CellJob]:
         # Slurm limits an array by itself; submitit's local processes all start at once
         room = len(waiting) if self.cluster == "slurm" else min(len(waiting), self.array_parallelism - running)
         jobs = [waiting.popleft() for _ in range(room)]
@@ -260,10 +260,10 @@ class PreemptibleCell:
 
     requeue: bool
 
-    def __call__(self, job: Job) -> Outcome:
+    def __call__(self, job: CellJob) -> Outcome:
         return job.perform()
 
-    def checkpoint(self, job: Job) -> Any:
+    def checkpoint(self, job: CellJob) -> Any:
         """Return the same cell, which finds in the store what it had finished, or None: it is not requeued."""
         from submitit.helpers import DelayedSubmission
 

@@ -26,7 +26,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Job:
+class CellJob:
     """One cell, as any process on any node can run it."""
 
     label: str
@@ -71,7 +71,7 @@ class Backend(abc.ABC):
         """Get ready for so many jobs."""
 
     @abc.abstractmethod
-    def start(self, waiting: deque[Job], running: int) -> dict[Any, Job]:
+    def start(self, waiting: deque[CellJob], running: int) -> dict[Any, CellJob]:
         """Start as many of the waiting jobs as there is room for, beside those that run, and take them from the queue.
 
         Return each started job by the handle under which `ended` reports it.
@@ -86,13 +86,13 @@ class Backend(abc.ABC):
         """Stop what still runs, and the processes that this backend has started."""
 
 
-def run_all(jobs: Sequence[Job], backend: Backend, cfg: DictConfig) -> None:
+def run_all(jobs: Sequence[CellJob], backend: Backend, cfg: DictConfig) -> None:
     """Run every job; one whose process is lost runs again, and the others go on.
 
     BenchError where a node does not see the store or the outputs.
     """
     waiting, losses = deque(jobs), Counter[Path]()
-    running: dict[Any, Job] = {}
+    running: dict[Any, CellJob] = {}
     backend.open(cfg, len(jobs))
     try:
         while waiting or running:
@@ -111,7 +111,7 @@ def run_all(jobs: Sequence[Job], backend: Backend, cfg: DictConfig) -> None:
         backend.close(list(running))
 
 
-def _runs_again(job: Job, loss: str, losses: int, retries: int) -> bool:
+def _runs_again(job: CellJob, loss: str, losses: int, retries: int) -> bool:
     """Return whether a job whose process was lost for the `losses`-th time runs again; if not, record its failure."""
     if is_done(job.folder):  # the process was lost after the last of its work
         return False

@@ -20,7 +20,7 @@ from bench.config import plugins
 from bench.config.keys import run_folder
 from bench.config.rules import rules
 from bench.errors import BenchError
-from bench.launching.jobs import Backend, Job, run_all
+from bench.launching.jobs import Backend, CellJob, run_all
 from bench.progress import say
 from bench.sweeps.cells import is_done
 
@@ -82,7 +82,7 @@ def launch(
 
 
 @contextlib.contextmanager
-def prepared(cells: Sequence[tuple[str, DictConfig]]) -> Iterator[list[Job]]:
+def prepared(cells: Sequence[tuple[str, DictConfig]]) -> Iterator[list[CellJob]]:
     """Yield the cells (label, configuration) as jobs, in the order in which to start them.
 
     While the context lasts, each store and outputs folder holds a file by which a node tells that it sees the folder.
@@ -93,7 +93,7 @@ def prepared(cells: Sequence[tuple[str, DictConfig]]) -> Iterator[list[Job]]:
     jobs = []
     for label, cfg in cells:
         settings: Any = OmegaConf.to_container(cfg, resolve=True)
-        jobs.append(Job(label, run_folder(cfg), settings, Path.cwd(), probes))
+        jobs.append(CellJob(label, run_folder(cfg), settings, Path.cwd(), probes))
     try:
         for probe in probes:
             probe.parent.mkdir(parents=True, exist_ok=True)
@@ -104,11 +104,11 @@ def prepared(cells: Sequence[tuple[str, DictConfig]]) -> Iterator[list[Job]]:
             probe.unlink(missing_ok=True)
 
 
-def _leaders_first(jobs: Sequence[Job]) -> list[Job]:
+def _leaders_first(jobs: Sequence[CellJob]) -> list[CellJob]:
     """Put one job of each pool before the second of any: two jobs that draw one pool mostly wait for each other."""
     pools: set[str] = set()
-    leaders: list[Job] = []
-    others: list[Job] = []
+    leaders: list[CellJob] = []
+    others: list[CellJob] = []
     for job in jobs:
         pool = repr([job.settings[name] for name in ("task", "policy", "generation", "seed")])
         (others if pool in pools else leaders).append(job)
