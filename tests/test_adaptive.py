@@ -10,10 +10,10 @@ import pytest
 from drawing import LIMIT, ids
 from hydra import compose, initialize_config_dir
 
-from bench.__main__ import CONF
 from bench.adaptive import Plan, check_accepted, sample
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
 from bench.config import checks
+from bench.config.compose import CONF
 from bench.errors import BenchError
 from bench.estimators.arrays import StoppedOutcomes
 from bench.estimators.best_of_n import pass_at_k

@@ -22,8 +22,8 @@ from ray.cluster_utils import Cluster
 from submitit.core.utils import cloudpickle
 from test_sweep import command, listed, metrics
 
-from bench.__main__ import CONF
 from bench.config import plugins
+from bench.config.compose import CONF
 from bench.errors import BenchError
 from bench.launching import devices, jobs, launch
 from bench.launching.backends import Processes, RayTasks, SlurmJobs
@@ -479,7 +479,7 @@ def run_on_slurm(cells: list[StubJob], *settings: str) -> None:
 def test_slurm_announces_preemption_by_the_signal_that_jobs_heed(tmp_path: Path):
     """In a process of its own: submitit reads the signal once, where it is first imported."""
     code = (
-        "from bench.__main__ import CONF; from bench.config import plugins; from bench.launching import launch\n"
+        "from bench.config.compose import CONF; from bench.config import plugins; from bench.launching import launch\n"
         "plugins.install()\n"
         "launch.check(['hydra/launcher=slurm', 'hydra.launcher.cluster=local', 'hydra.launcher.signal=USR1'], CONF)\n"
         "from submitit.slurm.slurm import SlurmJobEnvironment; print(SlurmJobEnvironment.USR_SIG)"

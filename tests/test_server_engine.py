@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bench.generation.rescoring import token_logprobs
 from drawing import LIMIT, asking, ids, same
 from fake_server import EOS, MODEL, FakeServer
 from hydra import compose, initialize_config_dir
@@ -19,6 +18,7 @@ from bench.config import checks
 from bench.errors import BenchError
 from bench.generation import http_client, server_checks, server_engine
 from bench.models import chat, loading
+from bench.models.logprobs import token_logprobs
 from bench.store import Store, using
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
