@@ -5,7 +5,6 @@ Fields beyond OpenAI's (top_k, penalties, token ids) have vLLM's names, which ot
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from bench.artifacts import Message
@@ -41,37 +40,33 @@ class CompletionAnswer:
     logprobs: list[float] | None  # nats per token
 
 
+@dataclass
 class Server:
-    """One model of one server, reached at `url` (up to and with /v1) and `endpoint`, a key of PATHS.
+    """One model of one server; model None is the only one that it serves."""
 
-    extended: send vLLM's fields, too. key_variable: the environment variable with the API key.
-    """
+    url: str  # up to and with /v1
+    model: str | None
+    endpoint: str  # a key of PATHS
+    extended: bool  # send vLLM's fields, too
+    key_variable: str | None  # the environment variable with the API key
+    concurrency: int
+    timeout: float  # seconds
+    retries: int
+    context: int | None = None  # tokens, where the server tells it (vLLM)
 
-    def __init__(
-        self,
-        url: str,
-        model: str | None,
-        endpoint: str,
-        *,
-        extended: bool,
-        key_variable: str | None,
-        concurrency: int,
-        timeout: float,
-        retries: int,
-    ) -> None:
-        self.url, self.endpoint, self.extended = url.rstrip("/"), endpoint, extended
-        key = http_client.api_key(key_variable)
-        self._get = partial(http_client.get, api_key=key, timeout=timeout, retries=retries)
-        self._post_all = partial(
-            http_client.post_all, api_key=key, concurrency=concurrency, timeout=timeout, retries=retries
-        )
-        self.model = model or "null"  # for messages, until the server has listed its models
-        self.model, self.context = self._choose(model)
+    def __post_init__(self) -> None:
+        self.url = self.url.rstrip("/")
+        self._patience: dict[str, Any] = {
+            "api_key": http_client.api_key(self.key_variable),
+            "timeout": self.timeout,
+            "retries": self.retries,
+        }
+        self.model, self.context = self._choose(self.model)
 
     def _choose(self, model: str | None) -> tuple[str, int | None]:
-        """Return the model's name and, where the server tells it (vLLM), the length of its context in tokens."""
+        """Return the model's name and its context."""
         try:
-            listed = self._get(f"{self.url}/models")
+            listed = http_client.get(f"{self.url}/models", **self._patience)
         except http_client.RefusedError as error:
             if error.status == 404 and model is not None:
                 return model, None  # a server without a list may still serve this model
@@ -96,8 +91,9 @@ class Server:
     ) -> Iterator[tuple[int, CompletionAnswer]]:
         """Yield (index, answer) in the order of the answers; BenchError where one is refused or does not fit."""
         bodies = (self._body(request, stop_token_ids) for request in requests)
+        url = self.url + PATHS[self.endpoint]
         try:
-            for index, answer in self._post_all(self.url + PATHS[self.endpoint], bodies):
+            for index, answer in http_client.post_all(url, bodies, concurrency=self.concurrency, **self._patience):
                 yield index, parse(answer, requests[index], model=self.model, endpoint=self.endpoint)
         except http_client.RefusedError as error:
             prompt = requests[error.index].prompt if error.index is not None else ""
@@ -138,8 +134,8 @@ class Server:
             return BenchError(f"{sentence}; generation.api_key_env=NAME names the variable with the API key.")
         if error.status == 404:
             return BenchError(
-                f"{sentence}; check generation.model={self.model} and generation.url={self.url}, which as a rule "
-                "ends in /v1."
+                f"{sentence}; check generation.model={self.model or 'null'} and generation.url={self.url}, which as a "
+                "rule ends in /v1."
             )
         hints = []
         if error.status in (400, 422) and self.endpoint == "completions":
@@ -149,7 +145,7 @@ class Server:
         return BenchError("; ".join([sentence, *hints]))
 
 
-def parse(answer: Any, request: CompletionRequest, *, model: str, endpoint: str) -> CompletionAnswer:
+def parse(answer: Any, request: CompletionRequest, *, model: str | None, endpoint: str) -> CompletionAnswer:
     """Return the one completion in an answer; BenchError, with the prompt's id, where it does not fit the request."""
 
     def wrong(what: str) -> BenchError:

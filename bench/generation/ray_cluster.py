@@ -1,4 +1,4 @@
-"""Shards of prompts given to workers on a Ray cluster, and given to other workers where one dies."""
+"""A Ray cluster, and shards of prompts given to workers on it, and to other workers where one dies."""
 
 import contextlib
 import logging
@@ -11,16 +11,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.artifacts import Policy, Prompts
+from bench.artifacts import Prompts
+from bench.config.rules import text
 from bench.errors import BenchError
-from bench.generation.ray_worker import Draw, Worker
 from bench.progress import bar, say
 from bench.store import Address
 
+ADDRESS = text(r"auto|local|[^\s/]+:\d+", "auto, local or the HOST:PORT of a cluster")
 WAIT = 30.0  # seconds without news after which the reader is told why, and the cluster looked at anew
 LEAVE = 30.0  # seconds that workers get to put away their engines
 KEEP = 60.0  # seconds that idle workers hold their CPUs and GPUs for the next pool
 Kind = tuple[str | None, dict[str, float]]  # of workers: the connection to Ray, their resources
+Shard = tuple[Prompts, Address]  # the first unit of its prompts that is missing
 
 
 def connect(address: str | None, *, group: str = "generation") -> None:
@@ -75,10 +77,9 @@ def _nodes() -> list[dict[str, float]]:
 
 
 def draw_shards(
-    missing: Sequence[tuple[Prompts, Address]],
-    draw: Draw,
-    policy: Policy,
-    root: Path,
+    worker_class: type,
+    order: Sequence[Any],
+    missing: Sequence[Shard],
     *,
     num_cpus: int,
     num_gpus: float | None,
@@ -86,7 +87,8 @@ def draw_shards(
 ) -> None:
     """Have each shard drawn by some worker: as many at once as the cluster holds, new ones where some have died.
 
-    missing: the shards, each with its first unit that is missing. BenchError where no node can hold a worker, a worker
+    Workers are worker_class(num_cpus, whether it has GPUs). worker.fill(*order, *shard) draws a shard and returns a
+    complaint where that is impossible; worker.rest() frees memory. BenchError where no node can hold a worker, a worker
     complains, or a shard has lost more than `retries` workers.
     """
     # A loop of our own over ray.wait: only a worker that has started gets a shard. With max_restarts, the worker of a
@@ -97,15 +99,14 @@ def draw_shards(
 
     resources = requested(num_cpus, num_gpus)
     cpus, gpus = resources["CPU"], resources.get("GPU", 0)
-    new: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, scheduling_strategy="SPREAD")(Worker)
+    new: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, scheduling_strategy="SPREAD")(worker_class)
     kind = (_session(), resources)
     kept = _resting.take(kind)
 
     idle, queue = list(kept), deque(range(len(missing)))
     deaths: Counter[int | None] = Counter()  # of workers, by shard; at None, of those that were starting
     busy: dict[Any, tuple[Any, int | None]] = {}  # task -> its worker and shard, None where the worker starts
-    with _probe(root) as probe, bar("generate on Ray", total=float(len(missing)), unit="shards") as progress:
-        order = (draw, policy, root, [path for path in (probe, policy.path) if path.exists()])
+    with bar("generate on Ray", total=float(len(missing)), unit="shards") as progress:
         try:
             while (drawing := sum(shard is not None for _, shard in busy.values())) or queue:
                 capacity = room(resources)
@@ -145,9 +146,7 @@ def draw_shards(
         _resting.put(kind, idle)
 
 
-def _tell_death(
-    missing: Sequence[tuple[Prompts, Address]], shard: int | None, error: Exception, *, deaths: int, allowed: int
-) -> None:
+def _tell_death(missing: Sequence[Shard], shard: int | None, error: Exception, *, deaths: int, allowed: int) -> None:
     """Say that a worker has died at a shard (None: as it started); BenchError where more have than are allowed."""
     # Ray says why in a sentence beneath what it knows of the worker and above its advice
     reason = str(error).strip().splitlines()[-1].strip().partition(". ")[0].rstrip(".")
@@ -223,11 +222,14 @@ def _await(tasks: Iterator[Any]) -> None:
 
 
 @contextlib.contextmanager
-def _probe(root: Path) -> Iterator[Path]:
-    """A file in the store by which another node can tell that it sees the same store."""
-    path = root / ".locks" / f".seen-{uuid.uuid4().hex}"
-    path.write_text("")
+def probes(*folders: Path) -> Iterator[tuple[Path, ...]]:
+    """Yield a new file in each folder, by which a process on another node tells that it sees the same folder."""
+    paths = tuple(folder / f".seen-{uuid.uuid4().hex}" for folder in folders)
     try:
-        yield path
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("")
+        yield paths
     finally:
-        path.unlink()
+        for path in paths:
+            path.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ policy and heeds seeds.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -93,7 +93,15 @@ def generate(
     if not (Path(serves) / "config.json").is_file():
         raise BenchError(f"generation.serves={serves} holds no config.json; it must be {SERVED.description}.")
     if _fingerprint(Path(serves).absolute()) != policy.fingerprint:
-        return _from_others(prompts, policy, others, serves)(
+        if others is None:
+            raise BenchError(
+                f"The server holds {serves}, not {policy.path}: set generation.others to an engine for such policies "
+                "(generation@generation.others=transformers)."
+            )
+        _say_once(f"the server holds {serves}; generation.others draws from {policy.path}")
+        return others(
+            prompts,
+            policy,
             num_completions=num_completions,
             temperature=temperature,
             top_p=top_p,
@@ -115,16 +123,7 @@ def generate(
     variants += ["unseeded"] if accept_unseeded and temperature > 0 else []
 
     def open_engine() -> ServerEngine:
-        server = Server(
-            url,
-            model,
-            endpoint,
-            extended=extended_fields,
-            key_variable=api_key_env,
-            concurrency=concurrency,
-            timeout=timeout,
-            retries=retries,
-        )
+        server = Server(url, model, endpoint, extended_fields, api_key_env, concurrency, timeout, retries)
         return ServerEngine(
             policy, server, seeded=not accept_unseeded, logprob_tolerance=logprob_tolerance, dtype=dtype
         )
@@ -244,18 +243,6 @@ class ServerEngine:
         """Return whether a text's tokens are as many as were drawn (EOS counted or not), and give the same text."""
         counts = (None, len(ids), len(ids) + 1) if answer.stopped else (None, len(ids))
         return answer.num_tokens in counts and self.tokenizer.decode(ids, skip_special_tokens=True) == answer.text
-
-
-def _from_others(
-    prompts: Prompts, policy: Policy, others: Callable[..., Completions] | None, serves: str
-) -> Callable[..., Completions]:
-    if others is None:
-        raise BenchError(
-            f"The server holds {serves}, not {policy.path}: set generation.others to an engine for such policies "
-            "(generation@generation.others=transformers)."
-        )
-    _say_once(f"the server holds {serves}; generation.others draws from {policy.path}")
-    return partial(others, prompts, policy)
 
 
 @cache

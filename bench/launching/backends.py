@@ -17,8 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench.config.rules import TRUE_OR_FALSE, Count, one_of, or_null, text, whole
 from bench.errors import BenchError
-from bench.generation.ray_cluster import WAIT, connect, listed, no_room, requested, room
-from bench.generation.ray_pool import ADDRESS
+from bench.generation.ray_cluster import ADDRESS, WAIT, connect, listed, no_room, requested, room
 from bench.launching import devices
 from bench.launching.jobs import Backend, CellJob, Outcome
 from bench.progress import say

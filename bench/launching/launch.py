@@ -7,7 +7,6 @@ and goes on from the store. The folder of each cell records its state, wherever 
 
 import contextlib
 import re
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from bench.config import plugins
 from bench.config.keys import run_folder
 from bench.config.rules import rules
 from bench.errors import BenchError
+from bench.generation.ray_cluster import probes
 from bench.launching.jobs import Backend, CellJob, run_all
 from bench.progress import say
 from bench.sweeps.cells import is_done
@@ -89,19 +89,12 @@ def prepared(cells: Sequence[tuple[str, DictConfig]]) -> Iterator[list[CellJob]]
     """
     places = {Path(cfg.store, ".locks").absolute() for _, cfg in cells}
     places |= {Path(cfg.outputs, ".multirun").absolute() for _, cfg in cells}
-    probes = tuple(place / f".seen-{uuid.uuid4().hex}" for place in sorted(places))
-    jobs = []
-    for label, cfg in cells:
-        settings: Any = OmegaConf.to_container(cfg, resolve=True)
-        jobs.append(CellJob(label, run_folder(cfg), settings, Path.cwd(), probes))
-    try:
-        for probe in probes:
-            probe.parent.mkdir(parents=True, exist_ok=True)
-            probe.write_text("")
+    with probes(*sorted(places)) as needed:
+        jobs = []
+        for label, cfg in cells:
+            settings: Any = OmegaConf.to_container(cfg, resolve=True)
+            jobs.append(CellJob(label, run_folder(cfg), settings, Path.cwd(), needed))
         yield _leaders_first(jobs)
-    finally:
-        for probe in probes:
-            probe.unlink(missing_ok=True)
 
 
 def _leaders_first(jobs: Sequence[CellJob]) -> list[CellJob]:
