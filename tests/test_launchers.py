@@ -27,7 +27,7 @@ from bench.config.compose import CONF
 from bench.errors import BenchError
 from bench.launching import devices, jobs, launch
 from bench.launching.backends import Processes, RayTasks, SlurmJobs
-from bench.sweeps import cells
+from bench.sweeps.cells import Cell, busy, state
 
 for pickler in (ray.cloudpickle, cloudpickle):  # the workers of Ray and Slurm can't import a test
     for module in (sys.modules[__name__], distributed):
@@ -316,9 +316,9 @@ def test_an_interrupt_ends_the_running_cells(run: Run, desk: Path):
 def test_an_interrupted_cell_is_marked(tmp_path: Path):
     (cell,) = listed(tmp_path, "num_completions=2", "selection=top_per_prompt")
     cell.folder.mkdir(parents=True)
-    with pytest.raises(KeyboardInterrupt), cells.busy(cell.folder):
+    with pytest.raises(KeyboardInterrupt), busy(cell.folder):
         raise KeyboardInterrupt
-    assert cells.state(cell).kind == "interrupted"
+    assert state(cell).kind == "interrupted"
 
 
 def test_joblib_a_worker_serves_one_cell_after_another(desk: Path):
@@ -343,9 +343,9 @@ def started(folder: Path, *settings: str) -> subprocess.Popen:
     )
 
 
-def holders(cells: list[cells.Cell]) -> dict[int, cells.Cell]:
+def holders(cells: list[Cell]) -> dict[int, Cell]:
     """The processes that run a cell."""
-    states = {cell: cells.state(cell) for cell in cells}
+    states = {cell: state(cell) for cell in cells}
     running = {cell: found.detail for cell, found in states.items() if found.kind == "running"}
     return {int(detail.split()[1]): cell for cell, detail in running.items() if detail.startswith("process ")}
 
@@ -361,7 +361,7 @@ def is_whole(store: Path) -> bool:
     return not [*store.rglob(".damaged*"), *store.rglob(".making*")]
 
 
-def begun(process: subprocess.Popen, folder: Path, cells: list[cells.Cell], *, count: int) -> dict[int, cells.Cell]:
+def begun(process: subprocess.Popen, folder: Path, cells: list[Cell], *, count: int) -> dict[int, Cell]:
     """Wait until `count` cells run and some of a pool is drawn."""
 
     def there() -> bool:
@@ -379,7 +379,7 @@ def test_joblib_a_sweep_survives_a_death_and_a_failure_and_again_runs_what_is_mi
     cells = listed(tmp_path, *settings)
     process = started(tmp_path, *settings)
     running = begun(process, tmp_path, cells, count=2)
-    assert [cells.state(cell).kind for cell in cells] == ["running", "running", "missing"]
+    assert [state(cell).kind for cell in cells] == ["running", "running", "missing"]
     before = units(tmp_path)
     os.kill(min(running), signal.SIGKILL)
     out, err = process.communicate()
@@ -389,7 +389,7 @@ def test_joblib_a_sweep_survives_a_death_and_a_failure_and_again_runs_what_is_mi
     assert f"{running[min(running)].label}: its process was lost (SIGKILL(-9)); run again" in err
     assert err.count("tuned pass@1") == 2
     assert err.count("selection=all_correct: FAILED") == 1
-    assert [cells.state(cell).kind for cell in cells] == ["done", "done", "failed"]
+    assert [state(cell).kind for cell in cells] == ["done", "done", "failed"]
     assert before
     assert {path: units(tmp_path)[path] for path in before} == before
     assert is_whole(tmp_path / "store")

@@ -91,9 +91,9 @@ def draw_shards(
     complaint where that is impossible; worker.rest() frees memory. BenchError where no node can hold a worker, a worker
     complains, or a shard has lost more than `retries` workers.
     """
-    # A loop of our own over ray.wait: only a worker that has started gets a shard. With max_restarts, the worker of a
-    # lost node would keep its shard while it waits for room, which idle workers hold; ActorPool would likewise give
-    # shards to workers for which there is no room yet.
+    # A loop of our own over ray.wait, in which only a worker that has started gets a shard. With Ray's max_restarts, the
+    # worker of a lost node would keep its shard while it waits for room, which idle workers hold. Its ActorPool gives
+    # shards to workers that have no room yet, too, and does not tell which shard a dead worker had.
     import ray
     from ray.exceptions import RayError, RayTaskError
 
@@ -139,10 +139,11 @@ def draw_shards(
                         shard = queue.popleft()
                         busy[idle.pop().fill.remote(*order, *missing[shard])] = worker, shard
         except BaseException:
-            for worker, _ in busy.values():
-                ray.kill(worker)
             _dismiss(idle)
             raise
+        finally:
+            for worker, _ in busy.values():
+                ray.kill(worker)
         _resting.put(kind, idle)
 
 
