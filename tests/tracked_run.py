@@ -111,8 +111,8 @@ def finished_run(folder: Path, *, reused: bool = False) -> Path:
 
 
 def without_user_settings(patch: pytest.MonkeyPatch, home: Path) -> None:
-    """No tracker's settings of whoever runs the tests, and a home in which nothing may appear."""
-    for name in [name for name in os.environ if name.startswith(("WANDB_", "TRACKIO_"))]:
+    """Remove the tracker settings of whoever runs the tests, and set a home in which nothing may appear."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
         patch.delenv(name)
     home.mkdir()
     patch.setenv("HOME", str(home))

@@ -1,10 +1,10 @@
 """python -m bench.tracking FOLDER ... [tracking=NAME] [tracking.setting=value ...]: log finished runs, now or again.
 
-For runs that were logged nowhere, elsewhere, or only offline. Without settings each run is logged as its own
-configuration says; what a tracker holds already is not logged twice.
+For runs that were logged nowhere, elsewhere, or only offline. Without settings, each run is logged as its own
+configuration says. What a tracker holds already is not logged twice.
 
     python -m bench.tracking outputs/default/* tracking.mode=online
-    python -m bench.tracking outputs/*/* tracking=trackio
+    python -m bench.tracking outputs/*/* tracking=tensorboard
 """
 
 import sys
