@@ -109,7 +109,7 @@ def _python(folder: Path, *arguments: str) -> str:
 
 
 def cached(quiet: bool, repeats: int) -> None:
-    """Run a cell, given by sys.argv, whose artifacts are in the store; print the CPU-seconds of each time as JSON."""
+    """Run a cell, described by sys.argv, from the store; print the CPU-seconds of each time as JSON."""
     from bench.__main__ import CONF
     from bench.launching.runner import run_experiment
     from bench.sweeps.cells import cells
@@ -126,4 +126,6 @@ def cached(quiet: bool, repeats: int) -> None:
     for _ in range(repeats + 1):
         shutil.rmtree(cell.folder)
         seconds.append(timed(run)[1].cpu)
+        lineage = json.loads((cell.folder / "lineage.json").read_text())
+        assert all(artifact["reused"] for artifact in lineage), "an artifact was not in the store"
     print(json.dumps(seconds[1:]))
