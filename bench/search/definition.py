@@ -1,25 +1,24 @@
 """What a search is: its space, settings, cells and trials, read from the command line and checked."""
 
-import contextlib
-import copy
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from bench.artifacts import content_hash
 from bench.config import checks, plugins
+from bench.config.compose import Composer, composing
 from bench.config.keys import run_id
 from bench.config.rules import Count, Seed, number, or_null, rules, text
 from bench.errors import BenchError
-from bench.records.fingerprint import code_fingerprint
+from bench.records.fingerprint import code_of, fingerprint
 from bench.seeds import small_seed
 from bench.sweeps.cells import Cell
 
@@ -53,10 +52,9 @@ class Search:
     space: "dict[str, BaseDistribution]"
     fixed: tuple[str, ...]  # overrides that all cells share
     baseline: dict[str, Any]  # the searched settings as the experiment has them without a search
-    plain: frozenset[str]  # searched settings that only replace a value, and leave the composition as it is
     conf: str
     _cells: dict[tuple[str, str], Cell] = field(default_factory=dict, init=False)
-    _compositions: dict[tuple[str, ...], DictConfig] = field(default_factory=dict, init=False)
+    _composer: Composer = field(default_factory=Composer, init=False)
 
     def overrides(self, params: dict[str, Any], split: str) -> list[str]:
         """The overrides of the cell with these values of the searched settings."""
@@ -68,22 +66,12 @@ class Search:
         return [f"{key}={as_text(distribution, params[key])}" for key, distribution in self.space.items()]
 
     def cell(self, params: dict[str, Any], split: str = "validation") -> Cell:
-        values = self.values(params)
-        label = " ".join(values)
+        label = " ".join(self.values(params))
         if (label, split) not in self._cells:
-            plain = [override for override in values if override.partition("=")[0] in self.plain]
-            cfg = copy.deepcopy(self._composed(tuple(override for override in values if override not in plain)))
-            for override in OverridesParser.create().parse_overrides([*plain, f"split={split}"]):
-                OmegaConf.update(cfg, override.key_or_group, override.value())
+            with composing(self.conf):
+                cfg = self._composer.compose(self.overrides(params, split))
             self._cells[label, split] = Cell(label, cfg, self.fixed_keys)
         return self._cells[label, split]
-
-    def _composed(self, overrides: tuple[str, ...]) -> DictConfig:
-        """Compose once per set of overrides: it takes a tenth of a second."""
-        if overrides not in self._compositions:
-            with composing(self.conf):
-                self._compositions[overrides] = compose("config", [*self.fixed, *overrides])
-        return self._compositions[overrides]
 
     @property
     def fixed_keys(self) -> tuple[str, ...]:
@@ -101,9 +89,10 @@ class Search:
 
         space = {name: distribution_to_json(distribution) for name, distribution in self.space.items()}
         sampler = OmegaConf.to_container(self.settings.sampler, resolve=True)
-        fixed = run_id(self.cell(self.baseline).cfg)
+        cfg = self.cell(self.baseline).cfg
+        config: Any = OmegaConf.to_container(cfg, resolve=True)
         wanted = [self.settings.maximize, self.settings.minimize, sampler, self.settings.seed]
-        return content_hash(code_fingerprint(), fixed, space, wanted)
+        return content_hash(fingerprint(code_of(config)), run_id(cfg), space, wanted)
 
     @property
     def baseline_is_inside(self) -> bool:
@@ -164,20 +153,9 @@ def read(overrides: Sequence[str], conf: str) -> Search | None:
         composed = compose("config", [*fixed, *of_hydra], return_hydra_config=True)
         choices = composed.hydra.runtime.choices
         baseline = {key: choices[key] if key in choices else OmegaConf.select(composed, key) for key in space}
-        plain = frozenset(key for key in space if key not in choices and key[0] not in "+~")
-        search = Search(_settings(composed.hydra.sweeper), space, fixed, baseline, plain, conf)
+        search = Search(_settings(composed.hydra.sweeper), space, fixed, baseline, conf)
         _check(search)
     return search
-
-
-@contextlib.contextmanager
-def composing(conf: str) -> Iterator[None]:
-    """Let Hydra compose from `conf`, or from its own configuration where Hydra runs already."""
-    if GlobalHydra.instance().is_initialized():
-        yield
-    else:
-        with initialize_config_dir(conf, version_base="1.3"):
-            yield
 
 
 def _settings(node: DictConfig) -> SearchSettings:
@@ -196,9 +174,7 @@ def _check(search: Search) -> None:
         raise BenchError("A search needs settings to vary, e.g. 'temperature=interval(0.4,1.6)'.")
     if any(override.lstrip("+").startswith("split=") for override in search.fixed):
         raise BenchError("split is not a setting of a search: it is judged on validation, what it chooses on test.")
-    lowest = {key: extremes(distribution)[0] for key, distribution in search.space.items()}
-    with composing(search.conf):  # Hydra refuses a key that is no setting
-        compose("config", search.overrides(lowest, "validation"))
+    search.cell({key: extremes(distribution)[0] for key, distribution in search.space.items()})  # knows every setting
     for key, distribution in search.space.items():
         for value in extremes(distribution):
             check_cell(search.cell(search.baseline | {key: value}))
@@ -207,7 +183,7 @@ def _check(search: Search) -> None:
 def check_cell(cell: Cell) -> None:
     """BenchError where the cell can't be run."""
     checks.check(cell.cfg)
-    checks.build_parts(cell.cfg)
+    _ = cell.parts
 
 
 def _need_optuna() -> None:

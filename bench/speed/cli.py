@@ -68,7 +68,7 @@ def _make_sweep(folder: Path, settings: Sequence[str]) -> None:
     """Run four cells, and copy them to the other twelve."""
     from omegaconf import OmegaConf
 
-    from bench.__main__ import CONF
+    from bench.config.compose import CONF
     from bench.sweeps.cells import cells
 
     run = (*SETTINGS, "seed=0,1", f"selection={','.join(SELECTIONS[:2])}", *settings)
@@ -110,7 +110,7 @@ def _python(folder: Path, *arguments: str) -> str:
 
 def cached(quiet: bool, repeats: int) -> None:
     """Run a cell, described by sys.argv, from the store; print the CPU-seconds of each time as JSON."""
-    from bench.__main__ import CONF
+    from bench.config.compose import CONF
     from bench.launching.runner import run_experiment
     from bench.sweeps.cells import cells
 

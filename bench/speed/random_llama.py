@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.artifacts import Policy
+from bench.devices import device
 from bench.models import loading
 from bench.seeds import generator, small_seed
 from bench.tasks.word_problems import WordProblems
@@ -33,7 +34,7 @@ def random_policy(folder: Path, layers: int, hidden: int, vocabulary: int) -> Po
         max_position_embeddings=4096,
         dtype="bfloat16",
     )
-    with torch.random.fork_rng(devices=[]), torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+    with torch.random.fork_rng(devices=[]), torch.device(device()):
         torch.manual_seed(0)
         model: Any = LlamaForCausalLM(config)
         model.to(torch.bfloat16)

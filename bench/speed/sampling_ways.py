@@ -10,6 +10,7 @@ import numpy as np
 from bench.artifacts import Policy, Prompts
 from bench.errors import BenchError
 from bench.models import chat
+from bench.models.sampler import Sampler
 from bench.progress import Bar, say
 from bench.tasks.word_problems import WordProblems
 
@@ -72,9 +73,7 @@ def _by_engine(engine: Any, work: SamplingWork, seed: int) -> list[np.ndarray]:
     completions, _ = engine.sample(
         work.prompts,
         range(work.samples),
-        temperature=work.temperature,
-        top_p=work.top_p,
-        top_k=0,
+        Sampler(work.temperature, work.top_p),
         max_new_tokens=work.max_new_tokens,
         seed=seed,
         progress=Bar(),

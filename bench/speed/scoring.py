@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from bench.artifacts import Message
+from bench.devices import resolve_dtype
 from bench.models import chat
-from bench.scoring.reward_model import Scorer, find, resolved
+from bench.scoring.reward_model import Scorer, find
 from bench.seeds import generator
 from bench.speed.measure import Table, in_turns, option_parser
 from bench.speed.random_llama import random_reward_model
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> None:
         pairs = [(messages[0]["content"], text) for messages, text in zip(*texts, strict=True)]
         sizes = {"hidden": options.hidden, "layers": options.layers, "longest": options.longest + 64}
         random_reward_model(Path(folder), pairs, **sizes)
-        scorer = Scorer(find(folder), max_length=None, dtype=resolved("auto"), batch_tokens=options.batch_tokens)
+        scorer = Scorer(find(folder), max_length=None, dtype=resolve_dtype(), batch_tokens=options.batch_tokens)
     lengths = np.array([len(row["input_ids"]) for row in chat.encode_conversations(scorer.tokenizer, *texts)])
     parameters, device = scorer.model.num_parameters() / 1e6, scorer.model.device.type
     print(

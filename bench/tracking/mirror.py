@@ -72,7 +72,8 @@ class FinishedRun:
     @property
     def files(self) -> list[Path]:
         """Every file that the run left."""
-        named = [self.folder / name for name in ("config.yaml", "metrics.json", "lineage.json", "chain.json")]
+        names = ("config.yaml", "metrics.json", "lineage.json", "chain.json", "code.json")
+        named = [path for name in names if (path := self.folder / name).is_file()]
         return [*named, *sorted(self.folder.glob("*.parquet")), *sorted(self.folder.glob("*.png"))]
 
     def content(self, place: dict[str, Any]) -> str:
