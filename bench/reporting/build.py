@@ -15,13 +15,13 @@ from bench.artifacts import content_hash
 from bench.errors import BenchError
 from bench.records.read import Run, read_run
 from bench.reporting.exhibit import Exhibit, Table, records_of
-from bench.reporting.figures import figures
+from bench.reporting.exhibits import figures, tables
+from bench.reporting.exhibits import sentences as verdicts
 from bench.reporting.files import stamp_of, write_figure
 from bench.reporting.manifest import FOLDERS, MANIFEST, PAGE, is_of_report, made_earlier, read_manifest
 from bench.reporting.methods import methods, references
 from bench.reporting.page import write_page
-from bench.reporting.tables import latex, markdown, tables
-from bench.reporting.verdicts import verdicts
+from bench.reporting.tables import latex, markdown
 from bench.store import write_durably
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from bench.records.read import Run
 from bench.reporting.bibliography import ENTRIES
+from bench.reporting.exhibits import method_sentences
 from bench.reporting.groups import Group, grouped
-from bench.reporting.tables.shared import split
-from bench.reporting.words import policy_words, procedure_words, scorer_words, task_words
+from bench.reporting.words import policy_words, scorer_words, split, task_words
 
 SELECTIONS = {  # where a method comes from, for those with a source in the bibliography
     "top_per_prompt": "touvron2023",
@@ -46,7 +46,6 @@ def _training(groups: Sequence[Group]) -> list[str]:
         list(dict.fromkeys(words(group.runs[0].config[part]) for group in groups))
         for part, words in (("policy", policy_words), ("task", task_words), ("scoring", scorer_words))
     )
-    procedures = dict.fromkeys(procedure_words(_procedure(group)) for group in groups)
     kept = sorted({int(run.metrics["selection/kept"]) for group in groups for run in group.runs})
     control = "A control was fine-tuned alike on as many random completions of the same prompts."
     return [
@@ -54,31 +53,17 @@ def _training(groups: Sequence[Group]) -> list[str]:
         f"{_measured(groups, 'train/prompts')} training prompts we drew {of('num_completions')} completions at "
         "temperature "
         f"{of('temperature')} and top-p {of('top_p')}, of at most {of('generation.max_new_tokens')} tokens.",
-        " ".join(one for one in procedures if one and "rounds" not in one),
-        _hybrid(groups),
+        *method_sentences("methods", groups),
         f"They were scored by {_joined(scorers)}, and {_range(kept)} were selected by {_joined(selections)}.",
         f"The base was fine-tuned on them for {of('training.epochs')} epochs with AdamW (learning rate "
         f"{of('training.learning_rate')}, {of('training.scheduler')} schedule with a warm-up of "
         f"{of('training.warmup')}, "
         f"{of('training.batch_size')} examples an update, weight decay {of('training.weight_decay')}).",
         _adapters(groups),
-        " ".join(one for one in procedures if "rounds" in one),
+        *method_sentences("methods_after", groups),
         control if any(group.controlled for group in groups) else "",
         _varied(groups),
     ]
-
-
-def _hybrid(groups: Sequence[Group]) -> str:
-    """What a hybrid does otherwise than the sentence before says."""
-    if not any("hybrid/samples_total" in run.metrics for group in groups for run in group.runs):
-        return ""
-    names = ("easy_share", "easy_by", "sample_from", "probe_epochs")
-    share, gate, source, epochs = (_values(groups, f"procedure.{name}") for name in names)
-    return (
-        f"Of these prompts a share of {share}, chosen by {gate}, kept a demonstration and was not sampled; the others "
-        f"were sampled from the {source}, where the probe is the base after {epochs} epochs on the demonstrations, and "
-        "gave accepted samples alone."
-    )
 
 
 def _adapters(groups: Sequence[Group]) -> str:
@@ -170,11 +155,6 @@ def _selection(run: Run) -> str:
     ]
     words = f"{name} ({', '.join(shown)})" if shown else name
     return f"{words} [@{SELECTIONS[name]}]" if name in SELECTIONS else words
-
-
-def _procedure(group: Group) -> dict[str, Any]:
-    """Records of before there were procedures have none."""
-    return group.runs[0].config.get("procedure") or {"_target_": "bench.experiment.run"}
 
 
 def _at(config: dict[str, Any], name: str) -> Any:

@@ -6,8 +6,8 @@ import numpy as np
 
 from bench.records.read import Estimate, Run, short
 from bench.reporting.groups import Group
-from bench.reporting.tables.measured import scorer_name
-from bench.reporting.ways import samplers
+from bench.reporting.samplers import samplers
+from bench.reporting.words import function_name
 
 CHANCE, WEAK = 0.5, 0.6  # AUC within a prompt
 
@@ -19,7 +19,7 @@ def scorers_known(groups: Sequence[Group]) -> list[str]:
         runs = [run for run in group.runs if run.metrics.get("scorer/equals_gold", 1) != 1]
         if not runs:
             continue
-        who = f"The scorer {scorer_name(runs[0])}{f' ({name})' if name else ''}"
+        who = f"The scorer {function_name(runs[0].config['scoring'])}{f' ({name})' if name else ''}"
         known = [run.metrics["scorer/auc"] for run in runs if run.metrics.get("scorer/auc") is not None]
         if not known:
             lines.append(f"{who} can't be judged: no prompt has both right and wrong completions that it scored.")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError
 from bench.records.read import Run, read_run
+from bench.reporting.contrasts import shared_seeds
 from bench.reporting.groups import grouped, in_order
 from bench.reporting.manifest import MANIFEST
-from bench.reporting.ranking import shared_seeds
 
 RUN_FILES = "run-files"  # the type of the artifact that mirrors a run's folder
 

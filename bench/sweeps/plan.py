@@ -44,8 +44,8 @@ def summary(cells: Sequence[Cell]) -> str:
 def conclusion(cells: Sequence[Cell]) -> str:
     """The table of finished cells, what failed and why, and what sharing saved."""
     from bench.records.read import read_run
+    from bench.reporting.console import ranking_table, runs_table
     from bench.reporting.ranking import rank
-    from bench.reporting.tables import ranking_table, runs_table
 
     states = {cell.label: state(cell) for cell in cells}
     done = [cell for cell in cells if states[cell.label].kind == "done"]

@@ -5,18 +5,19 @@ from typing import Any
 
 import numpy as np
 
-from bench.reporting.exhibit import Figure
-from bench.reporting.figures.shared import Rows, columns_of, grid_of, in_panels, where
+from bench.reporting.exhibit import Figure, shows
 from bench.reporting.groups import Group
+from bench.reporting.plots import Rows, columns_of, figure, grid_of, values_of, where
+from bench.reporting.samplers import in_panels, order_of
 from bench.reporting.style import FULL_WIDTH, LABEL_SIZE
-from bench.reporting.tables.shared import over_what, spread
-from bench.reporting.ways import order_of
+from bench.reporting.tables import spread
 
 AXES = ("temperature", "top_p")
-MOST = 24  # panels
+MOST_PANELS = 24
 PANELS = {"tuned": "accuracy, fine-tuned", "best_of_n": "accuracy, Best-of-{n}", "kl": "KL of the fine-tuned (nats)"}
 
 
+@shows("figures", 30)
 def heat_map(groups: Sequence[Group]) -> Figure | None:
     """All of PANELS where nothing else was swept, else the fine-tuned accuracy for each setting of what else was.
 
@@ -25,52 +26,47 @@ def heat_map(groups: Sequence[Group]) -> Figure | None:
     if not all(name in groups[0].settings for name in AXES):
         return None
     faceted = [
-        (title, found)
-        for title, found in in_panels(groups, AXES)
-        if all(len({group.settings[name] for group in found}) > 1 for name in AXES)
+        (title, panel)
+        for title, panel in in_panels(groups, AXES)
+        if all(len({group.settings[name] for group in panel}) > 1 for name in AXES)
     ]
-    if not 0 < len(faceted) <= MOST:
+    if not 0 < len(faceted) <= MOST_PANELS:
         return None
-    shown = [group for _, found in faceted for group in found]
+    shown = [group for _, panel in faceted for group in panel]
     largest = min(max(group.series("base", "best_of_n", "accuracy")) for group in shown)
-    rows = [row for title, found in faceted for group in found for row in _cells(title, group, largest)]
-    alone = len(faceted) == 1
-    if not alone:
-        rows = where(rows, of="tuned")
-    what = (
-        f"accuracy of one sample of the fine-tuned policy, of Best-of-{largest} with the same sampler, and the "
-        "fine-tuned policy's KL from the raw base"
-        if alone
-        else "accuracy of one sample of the fine-tuned policy"
-    )
-    high = len({row["temperature"] for row in rows})
-    return Figure(
-        name="heat_map",
-        caption=f"Temperature by top-p: {what}; below each value half the width of its interval. {over_what(shown)}.",
-        rows=rows,
-        runs=[run for group in shown for run in group.runs],
-        draw=lambda drawn: _draw(drawn, rows),
+    rows = [row for title, panel in faceted for group in panel for row in _cells(title, group, largest)]
+    what, panels = "accuracy of one sample of the fine-tuned policy", len(PANELS)
+    if len(faceted) == 1:
+        what += f", of Best-of-{largest} with the same sampler, and the fine-tuned policy's KL from the raw base"
+    else:
+        rows, panels = where(rows, of="tuned"), len(faceted)
+    return figure(
+        "heat_map",
+        f"Temperature by top-p: {what}; below each value half the width of its interval.",
+        rows,
+        shown,
+        _draw,
         width=FULL_WIDTH,
-        height=0.4 + (0.4 + 0.36 * high) * -(-(len(PANELS) if alone else len(faceted)) // 3),
+        height=0.4 + (0.4 + 0.36 * len(values_of(rows, "temperature"))) * -(-panels // 3),
     )
 
 
 def _cells(title: str, group: Group, largest: int) -> Rows:
     measured = {
-        "tuned": (PANELS["tuned"], None, group.mean("tuned", "pass", "accuracy", 1)),
-        "best_of_n": (PANELS["best_of_n"], largest, group.mean("base", "best_of_n", "accuracy", largest)),
-        "kl": (PANELS["kl"], None, group.mean("tuned", "policy", "kl", 1)),
+        "tuned": (None, group.mean("tuned", "pass", "accuracy", 1)),
+        "best_of_n": (largest, group.mean("base", "best_of_n", "accuracy", largest)),
+        "kl": (None, group.mean("tuned", "policy", "kl", 1)),
     }
     cell = {name: group.settings[name] for name in AXES}
     return [
-        {"panel": title or what.format(n=largest), **cell, "of": of, "n": n, **spread("value", found)}
-        for of, (what, n, found) in measured.items()
+        {"panel": title or PANELS[of].format(n=largest), **cell, "of": of, "n": n, **spread("value", estimate)}
+        for of, (n, estimate) in measured.items()
     ]
 
 
-def _draw(drawn: Any, rows: Rows) -> None:
-    titles = list(dict.fromkeys(row["panel"] for row in rows))
-    panels = grid_of(drawn, len(titles), sharey=True, sharex=True)
+def _draw(canvas: Any, rows: Rows) -> None:
+    titles = values_of(rows, "panel")
+    panels = grid_of(canvas, len(titles), sharey=True, sharex=True)
     across, down = (sorted({row[name] for row in rows}, key=order_of) for name in reversed(AXES))
     accuracies = [row["value"] for row in rows if row["of"] != "kl"]
     wide = columns_of(len(titles))
