@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.records.read import Estimate, Run, short
+from bench.reporting.arrange import samplers
 from bench.reporting.groups import Group
-from bench.reporting.samplers import samplers
 from bench.reporting.words import function_name
 
 CHANCE, WEAK = 0.5, 0.6  # AUC within a prompt

@@ -29,7 +29,7 @@ def parts(kind: Kind) -> tuple[Part, ...]:
     """The functions that are marked with this kind in the modules of this package, in order."""
     modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
     marked = {value for module in modules for value in vars(module).values() if kind in getattr(value, "shows", ())}
-    return tuple(sorted(marked, key=lambda function: function.shows[kind]))
+    return tuple(sorted(marked, key=lambda function: (function.shows[kind], function.__name__)))
 
 
 def figures(runs: Sequence[Run], own: Sequence[Part] = ()) -> list[Figure]:

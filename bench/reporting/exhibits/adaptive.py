@@ -4,13 +4,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from bench.reporting import arrange, plots, style, tables
 from bench.reporting.contrasts import judged, tuned_contrast
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
-from bench.reporting.plots import Rows, figure, guide, legend_above, side_by_side, values_of, where
-from bench.reporting.samplers import in_order, in_panels, named
-from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, sequence
-from bench.reporting.tables import KL, Column, all_runs, measured, seeds_mean, settings_columns, spread, table
 from bench.reporting.words import over_what
 
 TOTAL = "adaptive/samples_total"
@@ -35,24 +32,24 @@ def adaptive_table(groups: Sequence[Group]) -> Table | None:
     if not groups:
         return None
 
-    def counted(key: str, heading: str, metric: str = "") -> Column:
-        return Column(key, heading, lambda group: seeds_mean(group, f"adaptive/{metric or key}"))
+    def counted(key: str, heading: str, metric: str = "") -> tables.Column:
+        return tables.Column(key, heading, lambda group: tables.seeds_mean(group, f"adaptive/{metric or key}"))
 
-    return table(
+    return tables.table(
         "adaptive",
         "Samples drawn of training prompts, samples saved against N of each, the share of prompts with an accepted "
         "sample (coverage), the rate of acceptance (an estimate that the stopping does not bias), and the policy "
         f"fine-tuned on accepted completions. {over_what(groups)}; counts are means over seeds.",
-        in_order(groups),
+        arrange.in_order(groups),
         [
-            *settings_columns(groups),
+            *tables.settings_columns(groups),
             *(counted(key, heading) for key, heading in COUNTED.items()),
             counted("pass", "rate of acceptance", "pass@1"),
-            measured("tuned", "tuned pass@1", "tuned", "pass", "accuracy"),
-            KL,
-            Column("seeds", "seeds", lambda group: len(group.runs)),
+            tables.measured("tuned", "tuned pass@1", "tuned", "pass", "accuracy"),
+            tables.KL,
+            tables.Column("seeds", "seeds", lambda group: len(group.runs)),
         ],
-        all_runs(groups),
+        tables.all_runs(groups),
     )
 
 
@@ -69,14 +66,14 @@ def samples_budget(groups: Sequence[Group]) -> Figure | None:
     rows = [
         {
             "label": name or "all",
-            "samples": seeds_mean(group, TOTAL),
-            **spread("accuracy", group.mean("tuned", "pass", "accuracy", 1)),
-            **spread("kl", group.series("tuned", "policy", "kl").get(1)),
+            "samples": tables.seeds_mean(group, TOTAL),
+            **tables.spread("accuracy", group.mean("tuned", "pass", "accuracy", 1)),
+            **tables.spread("kl", group.series("tuned", "policy", "kl").get(1)),
         }
-        for name, panel in in_panels(groups, ("num_completions",))
+        for name, panel in arrange.in_panels(groups, ("num_completions",))
         for group in panel
     ]
-    return figure(
+    return plots.figure(
         "samples_budget",
         "Accuracy on held-out prompts, and KL from the raw base, of the policy that was fine-tuned on accepted "
         "completions, against the samples that were drawn of all training prompts together (mean over seeds); plans "
@@ -84,30 +81,30 @@ def samples_budget(groups: Sequence[Group]) -> Figure | None:
         sorted(rows, key=lambda row: (row["label"], row["samples"])),
         groups,
         lambda canvas, rows: _draw(canvas, rows, base),
-        width=FULL_WIDTH,
-        height=COLUMN_WIDTH * 0.85,
+        width=style.FULL_WIDTH,
+        height=style.COLUMN_WIDTH * 0.85,
     )
 
 
-def _draw(canvas: Any, rows: Rows, base: float) -> None:
+def _draw(canvas: Any, rows: plots.Rows, base: float) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    labels = values_of(rows, "label")
-    looks = dict(zip(labels, sequence(len(labels)), strict=True))
+    labels = plots.values_of(rows, "label")
+    looks = dict(zip(labels, style.sequence(len(labels)), strict=True))
     panels = list(canvas.subplots(1, 2, sharex=True))
     titles = {"accuracy": "accuracy on held-out prompts", "kl": "KL from the base (nats per sequence)"}
     for axes, (key, title) in zip(panels, titles.items(), strict=True):
         known = [row for row in rows if row[key] is not None]
-        series = [(where(known, label=label), look, {"label": label}) for label, look in looks.items()]
-        side_by_side(axes, series, "samples", key)
+        series = [(plots.where(known, label=label), look, {"label": label}) for label, look in looks.items()]
+        plots.side_by_side(axes, series, "samples", key)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("samples of training prompts in all")
         axes.set_ylabel(title)
-    guide(panels[0], y=base)
-    legend_above(canvas, panels)
+    plots.guide(panels[0], y=base)
+    plots.legend_above(canvas, panels)
 
 
 @shows("sentences", 65)
@@ -120,14 +117,14 @@ def sentences(groups: Sequence[Group]) -> list[str]:
     for group in groups:
         uniform = [other for other in groups if _uniform(other) and _beside_the_plan(other) == _beside_the_plan(group)]
         if not _uniform(group) and len(uniform) == 1:
-            compared = tuned_contrast(group, uniform[0], f"adaptive {named(group)}")
+            compared = tuned_contrast(group, uniform[0], f"adaptive {arrange.named(group)}")
             if compared is not None:
-                pairs[named(group)] = (group, uniform[0], compared)
+                pairs[arrange.named(group)] = (group, uniform[0], compared)
     lines = []
     for name, compared in judged({name: compared for name, (_, _, compared) in pairs.items()}).items():
         group, against, _ = pairs[name]
         (ours, theirs), (covered, covered_by_them) = (
-            [seeds_mean(side, metric) for side in (group, against)] for metric in (TOTAL, "adaptive/coverage")
+            [tables.seeds_mean(side, metric) for side in (group, against)] for metric in (TOTAL, "adaptive/coverage")
         )
         lines.append(
             f"Sampling with {name} draws {ours:,.0f} samples where {group.runs[0].config['num_completions']} of "

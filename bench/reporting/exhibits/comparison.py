@@ -6,21 +6,11 @@ from typing import NamedTuple
 
 from bench.estimators.ratios import Ratio, ratio_over_seeds
 from bench.records.read import Estimate
+from bench.reporting import tables
 from bench.reporting.contrasts import SAMPLED, Contrast, in_words, of_group, shared_seeds
 from bench.reporting.exhibit import Table, shows
 from bench.reporting.groups import Group
 from bench.reporting.ranking import Ranked, rank
-from bench.reporting.tables import (
-    PROMPTS,
-    SEEDS,
-    Column,
-    all_runs,
-    attribute,
-    difference,
-    interval,
-    settings_columns,
-    table,
-)
 from bench.reporting.words import ARMS, over_what
 
 RAW = 1e-6  # nats: below it the run's sampler is the raw base's own
@@ -72,7 +62,7 @@ def policies(group: Group) -> Table:
         found = against(row)
         return found.prompts if found else group.runs[0].metrics["test/prompts"]
 
-    made = table(
+    made = tables.table(
         "main",
         f"Accuracy and KL from the raw base of each policy and of Best-of-n, and the tuned policy against each row in "
         f"sampled accuracy, paired on the same prompts. {over_what([group])}. p-values but the control's are adjusted "
@@ -83,19 +73,19 @@ def policies(group: Group) -> Table:
         f"(tuned - base) / (Best-of-n - base), none where that gain is not resolved from 0.{_extrapolated(group)}",
         rows,
         [
-            Column("arm", "policy", lambda row: row.label),
-            interval("greedy", "greedy accuracy", _greedy),
-            interval("sampled", "sampled accuracy", lambda row: row.mean("accuracy")),
-            interval("kl", "KL (nats)", lambda row: row.mean("kl")),
-            Column("kl_unsolved", "KL at most", lambda row: row.value("kl_sensitivity")),
-            Column("kl_bound", "log n bound", lambda row: row.value("kl_bound")),
-            interval("kept", "gain kept", lambda row: None if row.arm else kept.get(row.n)),
-            difference("difference", "tuned - this", against),
-            attribute("p_value", "p", against, "p_value"),
-            attribute("detectable", "detectable", against, "detectable"),
-            attribute("verdict", "tuned is", against, "verdict"),
-            Column("prompts", None, prompts),
-            SEEDS,
+            tables.Column("arm", "policy", lambda row: row.label),
+            tables.interval("greedy", "greedy accuracy", _greedy),
+            tables.interval("sampled", "sampled accuracy", lambda row: row.mean("accuracy")),
+            tables.interval("kl", "KL (nats)", lambda row: row.mean("kl")),
+            tables.Column("kl_unsolved", "KL at most", lambda row: row.value("kl_sensitivity")),
+            tables.Column("kl_bound", "log n bound", lambda row: row.value("kl_bound")),
+            tables.interval("kept", "gain kept", lambda row: None if row.arm else kept.get(row.n)),
+            tables.difference("difference", "tuned - this", against),
+            tables.attribute("p_value", "p", against, "p_value"),
+            tables.attribute("detectable", "detectable", against, "detectable"),
+            tables.attribute("verdict", "tuned is", against, "verdict"),
+            tables.Column("prompts", None, prompts),
+            tables.SEEDS,
         ],
     )
     assert made is not None  # the base is always there
@@ -148,7 +138,7 @@ def _configurations(groups: Sequence[Group]) -> Table | None:
         note = " No seed is shared by all: they are not compared."
         ranked = [rank({label: group.runs})[0] for label, group in by_label.items()]
         ranked.sort(key=lambda one: -one.tuned.value)
-    return table(
+    return tables.table(
         "main",
         f"Sampled accuracy (pass@1) of each configuration, best first: against its random control, and the first "
         f"against it, paired by seed and prompt. {over_what(groups)}. Each of the two families of verdicts is adjusted "
@@ -157,21 +147,21 @@ def _configurations(groups: Sequence[Group]) -> Table | None:
         f"flatters it.{note.format(', '.join(map(str, left_out)))}",
         [_Configuration(by_label[one.name], one) for one in ranked],
         [
-            *settings_columns(groups),
-            Column("seeds", None, lambda row: row.ranked.seeds),
-            interval("tuned", "tuned pass@1", lambda row: row.ranked.tuned),
-            interval("control", "control pass@1", lambda row: row.ranked.control),
-            difference("effect", "tuned - control", lambda row: row.ranked.effect),
-            attribute("p_effect", None, lambda row: row.ranked.effect, "p_value"),
-            attribute("detectable", "detectable", lambda row: row.ranked.effect, "detectable"),
-            Column("effect_verdict", "tuned is", lambda row: row.ranked.effect_verdict),
-            difference("ahead", "first - this", lambda row: row.ranked.ahead),
-            attribute("p_ahead", None, lambda row: row.ranked.ahead, "p_value"),
-            Column("ahead_verdict", "first is", lambda row: row.ranked.ahead_verdict),
-            interval("kl", "KL (nats)", lambda row: row.ranked.kl),
-            PROMPTS,
+            *tables.settings_columns(groups),
+            tables.Column("seeds", None, lambda row: row.ranked.seeds),
+            tables.interval("tuned", "tuned pass@1", lambda row: row.ranked.tuned),
+            tables.interval("control", "control pass@1", lambda row: row.ranked.control),
+            tables.difference("effect", "tuned - control", lambda row: row.ranked.effect),
+            tables.attribute("p_effect", None, lambda row: row.ranked.effect, "p_value"),
+            tables.attribute("detectable", "detectable", lambda row: row.ranked.effect, "detectable"),
+            tables.Column("effect_verdict", "tuned is", lambda row: row.ranked.effect_verdict),
+            tables.difference("ahead", "first - this", lambda row: row.ranked.ahead),
+            tables.attribute("p_ahead", None, lambda row: row.ranked.ahead, "p_value"),
+            tables.Column("ahead_verdict", "first is", lambda row: row.ranked.ahead_verdict),
+            tables.interval("kl", "KL (nats)", lambda row: row.ranked.kl),
+            tables.PROMPTS,
         ],
-        all_runs(groups),
+        tables.all_runs(groups),
     )
 
 
@@ -188,7 +178,7 @@ def contrasts(groups: Sequence[Group]) -> Table | None:
     def contrast(row: _Comparison) -> Contrast:
         return row.contrast
 
-    return table(
+    return tables.table(
         "contrasts",
         f"Every paired comparison. {over_what(groups)}. In each configuration the primary comparison (tuned - control "
         "in sampled accuracy; tuned - base where there is no control) is judged on its own. The p-values and verdicts "
@@ -196,12 +186,12 @@ def contrasts(groups: Sequence[Group]) -> Table | None:
         "comparison alone.",
         [_Comparison(group, *compared) for group in groups for compared in of_group(group).items()],
         [
-            *settings_columns(groups),
-            Column("comparison", "comparison", lambda row: " - ".join(in_words(row.name)[:2])),
-            Column("of", "of", lambda row: in_words(row.name)[2]),
-            difference("difference", "difference", contrast),
-            attribute("p_value", "p", contrast, "p_value"),
-            *(attribute(name, name, contrast, name) for name in ("detectable", "verdict", "prompts", "seeds")),
+            *tables.settings_columns(groups),
+            tables.Column("comparison", "comparison", lambda row: " - ".join(in_words(row.name)[:2])),
+            tables.Column("of", "of", lambda row: in_words(row.name)[2]),
+            tables.difference("difference", "difference", contrast),
+            tables.attribute("p_value", "p", contrast, "p_value"),
+            *(tables.attribute(name, name, contrast, name) for name in ("detectable", "verdict", "prompts", "seeds")),
         ],
-        all_runs(groups),
+        tables.all_runs(groups),
     )

@@ -6,14 +6,11 @@ from typing import Any
 import numpy as np
 
 from bench.records.read import Run
+from bench.reporting import arrange, plots, style, tables
 from bench.reporting.contrasts import Contrast
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
 from bench.reporting.labels import Label, place_labels
-from bench.reporting.plots import Rows, bare, figure, legend_above, line, short, values_of, where
-from bench.reporting.samplers import named
-from bench.reporting.style import FULL_WIDTH, LOOKS, QUIET
-from bench.reporting.tables import Column, all_runs, spread, table
 
 Entry = dict[str, Any]  # an artifact of a lineage
 
@@ -23,9 +20,9 @@ MOST_GROUPS = 3  # configurations with a panel of their own
 @shows("figures", 130)
 def break_even(groups: Sequence[Group]) -> Figure | None:
     """Accuracy against FLOPs per query, and total FLOPs against queries; None for many groups or without records."""
-    if len(groups) > MOST_GROUPS or not all("cost/tuned_query_flops" in run.metrics for run in all_runs(groups)):
+    if len(groups) > MOST_GROUPS or not all("cost/tuned_query_flops" in run.metrics for run in tables.all_runs(groups)):
         return None
-    return figure(
+    return plots.figure(
         "break_even",
         "Left: accuracy on held-out prompts against the FLOPs of a query, for Best-of-n and for one sample of the "
         "fine-tuned policy. Right: FLOPs spent after so many queries, on Best-of-n at the n that matches the "
@@ -35,33 +32,33 @@ def break_even(groups: Sequence[Group]) -> Figure | None:
         [row for group in groups for row in (*_per_query(group), *_in_total(group))],
         groups,
         _break_even,
-        width=FULL_WIDTH,
+        width=style.FULL_WIDTH,
         height=2.5 * len(groups),
     )
 
 
 def _row(group: Group, what: str, **numbers: Any) -> dict[str, Any]:
     """numbers: seed, n, and flops, accuracy and queries with their intervals; what is not given is None."""
-    blank = {name: None for key in ("flops", "accuracy", "queries") for name in spread(key, None)}
-    return {"name": named(group), "what": what, "seed": None, "n": None, **blank, **numbers}
+    blank = {name: None for key in ("flops", "accuracy", "queries") for name in tables.spread(key, None)}
+    return {"name": arrange.named(group), "what": what, "seed": None, "n": None, **blank, **numbers}
 
 
 def _mean(group: Group, name: str) -> float:
     return float(np.mean([run.metrics[f"cost/{name}"] for run in group.runs]))
 
 
-def _per_query(group: Group) -> Rows:
-    tuned = spread("accuracy", group.mean("tuned", "pass", "accuracy", 1))
+def _per_query(group: Group) -> plots.Rows:
+    tuned = tables.spread("accuracy", group.mean("tuned", "pass", "accuracy", 1))
     rows = [_row(group, "tuned", flops=_mean(group, "tuned_query_flops"), **tuned)]
     for n, accuracy in group.series("base", "best_of_n", "accuracy").items():
         flops = _mean(group, f"best_of_{n}_query_flops")
-        rows.append(_row(group, "best_of_n", n=n, flops=flops, **spread("accuracy", accuracy)))
+        rows.append(_row(group, "best_of_n", n=n, flops=flops, **tables.spread("accuracy", accuracy)))
     return rows
 
 
-def _in_total(group: Group) -> Rows:
+def _in_total(group: Group) -> plots.Rows:
     """Each seed's crossing, where there is one, and the two lines through the seeds' means up to beyond it."""
-    rows: Rows = []
+    rows: plots.Rows = []
     for run in group.runs:
         at = {end: run.metrics[f"break_even/queries{end}"] for end in ("", "_low", "_high")}
         if at[""] is None:
@@ -82,47 +79,49 @@ def _in_total(group: Group) -> Rows:
     return rows
 
 
-def _break_even(canvas: Any, rows: Rows) -> None:
+def _break_even(canvas: Any, rows: plots.Rows) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
-    names = values_of(rows, "name")
+    names = plots.values_of(rows, "name")
     panels = canvas.subplots(len(names), 2, squeeze=False)
     for (left, right), name in zip(panels, names, strict=True):
-        here = where(rows, name=name)
+        here = plots.where(rows, name=name)
         keys = ("flops", "n", "accuracy", "accuracy_low", "accuracy_high")
-        curve, tuned = (bare(where(here, what=what), *keys) for what in ("best_of_n", "tuned"))
-        line(left, curve, "flops", "accuracy", LOOKS["best_of_n"], label="Best-of-n")
-        line(left, tuned, "flops", "accuracy", LOOKS["tuned"], label="fine-tuned", linestyle="none", markersize=4.5)
-        left.axhline(tuned[0]["accuracy"], color=LOOKS["tuned"].colour, linewidth=0.6, linestyle=":", zorder=0)
+        curve, tuned = (plots.bare(plots.where(here, what=what), *keys) for what in ("best_of_n", "tuned"))
+        plots.line(left, curve, "flops", "accuracy", style.LOOKS["best_of_n"], label="Best-of-n")
+        plots.line(
+            left, tuned, "flops", "accuracy", style.LOOKS["tuned"], label="fine-tuned", linestyle="none", markersize=4.5
+        )
+        left.axhline(tuned[0]["accuracy"], color=style.LOOKS["tuned"].colour, linewidth=0.6, linestyle=":", zorder=0)
         left.set_xscale("log")
         left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         left.xaxis.set_minor_locator(NullLocator())
-        left.xaxis.set_major_formatter(short)
+        left.xaxis.set_major_formatter(plots.short)
         left.set_xlabel("FLOPs per query")
         left.set_ylabel("accuracy on held-out prompts")
         left.set_title(name, loc="left")
         left.margins(x=0.08, y=0.1)
         _totals(right, here)
-        place_labels(left, [Label(row["flops"], row["accuracy"], f"n={row['n']:g}", QUIET) for row in curve])
-    legend_above(canvas, panels)
+        place_labels(left, [Label(row["flops"], row["accuracy"], f"n={row['n']:g}", style.QUIET) for row in curve])
+    plots.legend_above(canvas, panels)
 
 
-def _totals(axes: Any, rows: Rows) -> None:
+def _totals(axes: Any, rows: plots.Rows) -> None:
     for what in ("best_of_n", "tuned"):
-        if ends := where(rows, what=f"total {what}"):
-            line(axes, bare(ends, "queries", "flops"), "queries", "flops", LOOKS[what], marker="")
+        if ends := plots.where(rows, what=f"total {what}"):
+            plots.line(axes, plots.bare(ends, "queries", "flops"), "queries", "flops", style.LOOKS[what], marker="")
             if what == "best_of_n":
                 axes.set_title(f"Best-of-{ends[0]['n']:.3g}, as accurate as the fine-tuned", loc="left")
-    if crossed := where(rows, what="crossing"):
-        diamonds = bare(crossed, "queries", "queries_low", "queries_high", "flops")
-        line(axes, diamonds, "queries", "flops", LOOKS["base"], linestyle="none", marker="d", markersize=4)
+    if crossed := plots.where(rows, what="crossing"):
+        diamonds = plots.bare(crossed, "queries", "queries_low", "queries_high", "flops")
+        plots.line(axes, diamonds, "queries", "flops", style.LOOKS["base"], linestyle="none", marker="d", markersize=4)
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
-        axes.xaxis.set_major_formatter(short)
-        axes.yaxis.set_major_formatter(short)
+        axes.xaxis.set_major_formatter(plots.short)
+        axes.yaxis.set_major_formatter(plots.short)
     else:
         words = "no break-even:\nno n of Best-of-n costs more and is as good"
-        axes.text(0.5, 0.5, words, ha="center", va="center", fontsize=7, color=QUIET, transform=axes.transAxes)
+        axes.text(0.5, 0.5, words, ha="center", va="center", fontsize=7, color=style.QUIET, transform=axes.transAxes)
         axes.set_xticks([])
         axes.set_yticks([])
     axes.set_xlabel("queries")
@@ -200,7 +199,7 @@ def _seconds(entries: Iterable[Entry]) -> float:
 @shows("figures", 135)
 def cost_by_stage(groups: Sequence[Group]) -> Figure | None:
     """Seconds and generated tokens by stage: of all artifacts once, and as if every run had made its own."""
-    runs = all_runs(groups)
+    runs = tables.all_runs(groups)
     rows = [
         {
             "stage": stage,
@@ -219,7 +218,7 @@ def cost_by_stage(groups: Sequence[Group]) -> Figure | None:
         f"Seconds and generated tokens by stage, of every artifact behind {_counted(runs)} once, as measured when it "
         "was made." + " Pale: what it would have been without a store, each run making its own." * (len(runs) > 1)
     )
-    size = {"width": FULL_WIDTH, "height": 0.8 + 0.24 * len(rows)}
+    size = {"width": style.FULL_WIDTH, "height": 0.8 + 0.24 * len(rows)}
     return Figure("cost_by_stage", caption, rows, runs, lambda canvas: _costs(canvas, rows), **size)
 
 
@@ -227,33 +226,33 @@ def _counted(runs: Sequence[Run]) -> str:
     return f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
 
 
-def _costs(canvas: Any, rows: Rows) -> None:
+def _costs(canvas: Any, rows: plots.Rows) -> None:
     panels = canvas.subplots(1, 2, sharey=True)
     places = np.arange(len(rows))
     for axes, name in zip(panels, ("seconds", "generated_tokens"), strict=True):
         made, apart = ([row[f"{name}{end}"] for row in rows] for end in ("", "_unshared"))
         if made != apart:
             axes.barh(places, apart, height=0.72, color="#C9DCEB", label="if every run had made its own")
-        axes.barh(places, made, height=0.4, color=LOOKS["best_of_n"].colour, label="made once for all runs")
+        axes.barh(places, made, height=0.4, color=style.LOOKS["best_of_n"].colour, label="made once for all runs")
         widest = max(*apart, 1e-9)
         for place, once, every in zip(places, made, apart, strict=True):
             if every:
-                text = short(once) if once == every else f"{short(once)} of {short(every)}"
+                text = plots.short(once) if once == every else f"{plots.short(once)} of {plots.short(every)}"
                 axes.text(every + 0.015 * widest, place, text, va="center", fontsize=6)
         axes.set_xlim(0, widest * 1.3)
         axes.locator_params(axis="x", nbins=6)
-        axes.xaxis.set_major_formatter(short)
+        axes.xaxis.set_major_formatter(plots.short)
         axes.set_xlabel(name.replace("_", " "))
         axes.tick_params(axis="y", length=0)
     panels[0].set_yticks(places, [row["stage"] for row in rows])
     if any(row["seconds"] != row["seconds_unshared"] for row in rows):
-        legend_above(canvas, panels)
+        plots.legend_above(canvas, panels)
 
 
 @shows("tables", 130)
 def cost(groups: Sequence[Group]) -> Table | None:
     """Every ancestor of these runs once, by stage, beside what each run would have cost alone."""
-    runs = all_runs(groups)
+    runs = tables.all_runs(groups)
     stages = _by_stage(runs)
     sums: tuple[list[Entry], list[Entry]] = ([], [])
     for total, entries in zip(sums, zip(*stages.values(), strict=True), strict=False):
@@ -263,23 +262,27 @@ def cost(groups: Sequence[Group]) -> Table | None:
         f"What {_counted(runs)} cost by stage, each artifact in their lineage counted once whenever it was made, in "
         "tokens, FLOPs and seconds" + ("; the last columns are without sharing between runs." if several else ".")
     )
-    return table(
+    return tables.table(
         "cost",
         caption,
         [(stage, *entries) for stage, entries in {**stages, "all": sums}.items()],
         [
-            Column("stage", "stage", lambda item: item[0]),
-            Column("artifacts", "artifacts", lambda item: len(item[1])),
-            Column("generated_tokens", "generated tokens", lambda item: int(_total(item[1], "generated_tokens"))),
-            Column("train_tokens", "trained tokens", lambda item: int(_total(item[1], "train_tokens"))),
-            Column("flops", "FLOPs", lambda item: _total(item[1], "flops", "train_flops")),
-            Column("seconds", "seconds", lambda item: _seconds(item[1])),
-            Column(
+            tables.Column("stage", "stage", lambda item: item[0]),
+            tables.Column("artifacts", "artifacts", lambda item: len(item[1])),
+            tables.Column(
+                "generated_tokens", "generated tokens", lambda item: int(_total(item[1], "generated_tokens"))
+            ),
+            tables.Column("train_tokens", "trained tokens", lambda item: int(_total(item[1], "train_tokens"))),
+            tables.Column("flops", "FLOPs", lambda item: _total(item[1], "flops", "train_flops")),
+            tables.Column("seconds", "seconds", lambda item: _seconds(item[1])),
+            tables.Column(
                 "generated_tokens_alone",
                 "tokens, each run alone" if several else None,
                 lambda item: int(_total(item[2], "generated_tokens")),
             ),
-            Column("seconds_alone", "seconds, each run alone" if several else None, lambda item: _seconds(item[2])),
+            tables.Column(
+                "seconds_alone", "seconds, each run alone" if several else None, lambda item: _seconds(item[2])
+            ),
         ],
         runs,
     )

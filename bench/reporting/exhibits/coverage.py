@@ -7,36 +7,19 @@ import numpy as np
 
 from bench.estimators.coverage import fit_coverage
 from bench.records.read import Estimate
+from bench.reporting import arrange, plots, style, tables
 from bench.reporting.contrasts import contrast
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
-from bench.reporting.plots import (
-    MOST,
-    Rows,
-    bare,
-    curve_rows,
-    figure,
-    grid_of,
-    legend_above,
-    line,
-    panels_of,
-    powers_axis,
-    side_by_side,
-    values_of,
-    where,
-)
-from bench.reporting.samplers import distinct, in_panels, named, samplers
-from bench.reporting.style import COLOURS, COLUMN_WIDTH, FULL_WIDTH, LOOKS, Look, sequence
-from bench.reporting.tables import PROMPTS, SEEDS, Column, all_runs, interval, table
 from bench.reporting.words import ARMS, over_what
 
 FIT = "power law"
-LAW = Look(COLOURS["tuned"], "", (0, (4, 2)))
+LAW = style.Look(style.COLOURS["tuned"], "", (0, (4, 2)))
 METHODS = {
-    "pass": ("coverage (pass@k)", Look(COLOURS["base"], "^", "-")),
-    "best_of_n": ("Best-of-k by the scorer", LOOKS["best_of_n"]),
-    "weighted_majority": ("majority weighted by it", Look("#CC79A7", "v", (0, (5, 1.5, 1, 1.5)))),
-    "majority": ("majority", Look(COLOURS["control"], "s", (0, (2.5, 1.5)))),
+    "pass": ("coverage (pass@k)", style.Look(style.COLOURS["base"], "^", "-")),
+    "best_of_n": ("Best-of-k by the scorer", style.LOOKS["best_of_n"]),
+    "weighted_majority": ("majority weighted by it", style.Look("#CC79A7", "v", (0, (5, 1.5, 1, 1.5)))),
+    "majority": ("majority", style.Look(style.COLOURS["control"], "s", (0, (2.5, 1.5)))),
 }
 PLACES = (2, 1, 3, 4)  # of METHODS among five: coverage in the middle, at k itself, where the law through it is
 
@@ -47,20 +30,20 @@ def coverage(groups: Sequence[Group]) -> Figure | None:
 
     None where the whole pool was not recorded.
     """
-    rows: Rows = []
-    for name, group in samplers(groups):
-        curves: Rows = []
+    rows: plots.Rows = []
+    for name, group in arrange.samplers(groups):
+        curves: plots.Rows = []
         for method in METHODS:
             curve = group.series("sampler", method, "accuracy")
             if any(point.value > 0 for point in curve.values()):  # a task without answers to vote on has no majority
-                curves += curve_rows(curve, "k", "accuracy", name=name, method=method)
+                curves += plots.curve_rows(curve, "k", "accuracy", name=name, method=method)
         if gold_chooses(curves):  # then Best-of-k is right wherever one of k is
             curves = [row for row in curves if row["method"] != "best_of_n"]
-        rows += curves + _law(name, where(curves, method="pass"))
-    panels = len(values_of(rows, "name"))
-    if panels > MOST:
+        rows += curves + _law(name, plots.where(curves, method="pass"))
+    panels = len(plots.values_of(rows, "name"))
+    if panels > plots.MOST:
         return None
-    return figure(
+    return plots.figure(
         "coverage",
         "Share of held-out prompts that k samples of the base solve; below, the accuracy of picking one of the k by "
         "the scorer or by majority vote. Dashed: coverage = exp(-a k^-b), fitted by weighted least squares. Exact "
@@ -68,18 +51,18 @@ def coverage(groups: Sequence[Group]) -> Figure | None:
         rows,
         groups,
         _coverage,
-        width=COLUMN_WIDTH if panels == 1 else FULL_WIDTH,
-        height=COLUMN_WIDTH * (0.9 if panels < 4 else 1.5),
+        width=style.COLUMN_WIDTH if panels == 1 else style.FULL_WIDTH,
+        height=style.COLUMN_WIDTH * (0.9 if panels < 4 else 1.5),
     )
 
 
-def gold_chooses(rows: Rows) -> bool:
+def gold_chooses(rows: plots.Rows) -> bool:
     """Whether Best-of-k is as good as coverage at every k: the scorer is gold itself."""
-    best, solved = ([row["accuracy"] for row in where(rows, method=method)] for method in ("best_of_n", "pass"))
+    best, solved = ([row["accuracy"] for row in plots.where(rows, method=method)] for method in ("best_of_n", "pass"))
     return len(best) == len(solved) and np.allclose(best, solved, rtol=0, atol=1e-12)
 
 
-def _law(name: str, rows: Rows) -> Rows:
+def _law(name: str, rows: plots.Rows) -> plots.Rows:
     """The fitted law at and between the k of `rows`; nothing where too few points have a slope."""
     k, c = np.array([row["k"] for row in rows]), np.array([row["accuracy"] for row in rows])
     if ((c > 0) & (c < 1)).sum() < 3:
@@ -87,21 +70,25 @@ def _law(name: str, rows: Rows) -> Rows:
     law = fit_coverage(k, c)
     grid = np.geomspace(k[0], k[-1], 4 * (len(k) - 1) + 1)
     points = {float(x): float(law(x)) for x in grid}
-    return curve_rows(points, "k", "accuracy", name=name, method=f"{FIT}: a={law.a:.3g}, b={law.b:.3g}")
+    return plots.curve_rows(points, "k", "accuracy", name=name, method=f"{FIT}: a={law.a:.3g}, b={law.b:.3g}")
 
 
-def _coverage(canvas: Any, rows: Rows) -> None:
-    panels = panels_of(canvas, rows, "name")
+def _coverage(canvas: Any, rows: plots.Rows) -> None:
+    panels = plots.panels_of(canvas, rows, "name")
     for axes, _, here in panels:
-        series = [(where(here, method=method), look, {"label": title}) for method, (title, look) in METHODS.items()]
-        side_by_side(axes, series, "k", "accuracy", PLACES, len(PLACES) + 1)
+        series = [
+            (plots.where(here, method=method), look, {"label": title}) for method, (title, look) in METHODS.items()
+        ]
+        plots.side_by_side(axes, series, "k", "accuracy", PLACES, len(PLACES) + 1)
         if fitted := [row for row in here if row["method"].startswith(FIT)]:
             title = FIT if len(panels) > 1 else fitted[0]["method"]
-            line(axes, bare(fitted, "k", "accuracy"), "k", "accuracy", LAW, label=title, linewidth=0.9, zorder=5)
-        powers_axis(axes, [row["k"] for row in where(here, method="pass")], "k samples")
+            plots.line(
+                axes, plots.bare(fitted, "k", "accuracy"), "k", "accuracy", LAW, label=title, linewidth=0.9, zorder=5
+            )
+        plots.powers_axis(axes, [row["k"] for row in plots.where(here, method="pass")], "k samples")
         axes.set_ylim(0, 1.02)
     panels[0][0].set_ylabel("share of held-out prompts")
-    legend_above(canvas, [axes for axes, _, _ in panels])
+    plots.legend_above(canvas, [axes for axes, _, _ in panels])
 
 
 @shows("figures", 86)
@@ -110,24 +97,24 @@ def paths(groups: Sequence[Group]) -> Figure | None:
 
     None where paths were not recorded, or for more configurations than one panel has room for.
     """
-    curves = [("base", name, group) for name, group in samplers(groups)]
+    curves = [("base", name, group) for name, group in arrange.samplers(groups)]
     if len(groups) <= 2:
-        curves += [("tuned", named(group), group) for group in groups]
-        curves += [("control", named(group), group) for group in groups if group.controlled]
-    rows: Rows = []
+        curves += [("tuned", arrange.named(group), group) for group in groups]
+        curves += [("control", arrange.named(group), group) for group in groups if group.controlled]
+    rows: plots.Rows = []
     for arm, name, group in curves:
         curve = group.series("sampler" if arm == "base" else arm, "distinct", "correct_paths")
-        rows += curve_rows(curve, "k", "value", of=arm, name=name)
+        rows += plots.curve_rows(curve, "k", "value", of=arm, name=name)
     sampled = len(rows)
-    for name, panel in in_panels(groups, ("num_completions",)) if sampled else ():
+    for name, panel in arrange.in_panels(groups, ("num_completions",)) if sampled else ():
         for group in panel if len(panel) > 1 else ():
             point = {int(group.settings["num_completions"]): group.mean("tuned", "pass", "accuracy", 1)}
-            rows += curve_rows(point, "k", "value", of="trained", name=name)
-    series = {of: values_of(where(rows, of=of), "name") for of in ("base", "trained")}
-    if not series["base"] or max(map(len, series.values())) > MOST:
+            rows += plots.curve_rows(point, "k", "value", of="trained", name=name)
+    series = {of: plots.values_of(plots.where(rows, of=of), "name") for of in ("base", "trained")}
+    if not series["base"] or max(map(len, series.values())) > plots.MOST:
         return None
     trained = len(rows) > sampled
-    return figure(
+    return plots.figure(
         "paths",
         "Distinct correct paths of reasoning among k samples of a held-out prompt (exact means over all k-subsets)"
         + "; beside it, accuracy of the policy that was fine-tuned on k samples per prompt" * trained
@@ -135,35 +122,35 @@ def paths(groups: Sequence[Group]) -> Figure | None:
         rows,
         groups,
         _paths,
-        width=FULL_WIDTH if trained else COLUMN_WIDTH,
-        height=COLUMN_WIDTH * 0.85,
+        width=style.FULL_WIDTH if trained else style.COLUMN_WIDTH,
+        height=style.COLUMN_WIDTH * 0.85,
     )
 
 
-def _paths(canvas: Any, rows: Rows) -> None:
-    trained = where(rows, of="trained")
-    panels = grid_of(canvas, 2 if trained else 1)
-    names = {of: values_of(where(rows, of=of), "name") for of in ("base", "trained")}
+def _paths(canvas: Any, rows: plots.Rows) -> None:
+    trained = plots.where(rows, of="trained")
+    panels = plots.grid_of(canvas, 2 if trained else 1)
+    names = {of: plots.values_of(plots.where(rows, of=of), "name") for of in ("base", "trained")}
     every = list(dict.fromkeys([*names["base"], *names["trained"]]))
-    by_name = dict(zip(every, sequence(len(every)), strict=True))
+    by_name = dict(zip(every, style.sequence(len(every)), strict=True))
     alone = len(names["base"]) == 1
     curves = []
     for of, name in dict.fromkeys((row["of"], row["name"]) for row in rows if row["of"] != "trained"):
-        look = LOOKS[of] if alone or of != "base" else by_name[name]
+        look = style.LOOKS[of] if alone or of != "base" else by_name[name]
         label = " ".join(filter(None, [of, name])) if alone else name
-        curves.append((where(rows, of=of, name=name), look, {"label": label}))
-    side_by_side(panels[0], curves, "k", "value")
-    powers_axis(panels[0], [row["k"] for row in rows if row["of"] != "trained"], "k samples")
+        curves.append((plots.where(rows, of=of, name=name), look, {"label": label}))
+    plots.side_by_side(panels[0], curves, "k", "value")
+    plots.powers_axis(panels[0], [row["k"] for row in rows if row["of"] != "trained"], "k samples")
     panels[0].set_ylabel("distinct correct paths" if alone else "distinct correct paths, base")
     panels[0].set_ylim(bottom=0)
     nameless = names["trained"] == [""]
     if trained:
-        looks = {"": LOOKS["tuned"]} if nameless else by_name
-        series = [(where(trained, name=name), looks[name], {"label": name}) for name in names["trained"]]
-        side_by_side(panels[1], series, "k", "value")
-        powers_axis(panels[1], [row["k"] for row in trained], "N samples per training prompt")
+        looks = {"": style.LOOKS["tuned"]} if nameless else by_name
+        series = [(plots.where(trained, name=name), looks[name], {"label": name}) for name in names["trained"]]
+        plots.side_by_side(panels[1], series, "k", "value")
+        plots.powers_axis(panels[1], [row["k"] for row in trained], "N samples per training prompt")
         panels[1].set_ylabel("accuracy, fine-tuned")
-    legend_above(canvas, panels[0] if nameless else panels)
+    plots.legend_above(canvas, panels[0] if nameless else panels)
 
 
 class _Policy(NamedTuple):
@@ -178,32 +165,36 @@ class _Policy(NamedTuple):
 def coverage_table(groups: Sequence[Group]) -> Table | None:
     """pass@k of every policy at the powers of two, and its majority vote at the largest k."""
     sizes = sorted({k for group in groups for k in group.series("base", "pass", "accuracy")})
-    bases, names = distinct(groups, _values_of_base)
+    bases, names = arrange.distinct(groups, _values_of_base)
     policies = [_Policy("base", group, names) for group in bases]
     for group in groups:
         policies += [_Policy(arm, group, list(group.settings)) for arm in ("tuned", "control")[: 1 + group.controlled]]
     votes = sorted({votes for policy in policies if (votes := _votes(policy))})
 
-    def setting(name: str) -> Column:
-        return Column(f"config.{name}", name, lambda row: row.group.settings[name] if name in row.settings else "")
+    def setting(name: str) -> tables.Column:
+        return tables.Column(
+            f"config.{name}", name, lambda row: row.group.settings[name] if name in row.settings else ""
+        )
 
-    def solved(k: int) -> Column:
-        return interval(f"pass@{k}", f"pass@{k}", lambda row: row.group.series(row.arm, "pass", "accuracy").get(k))
+    def solved(k: int) -> tables.Column:
+        return tables.interval(
+            f"pass@{k}", f"pass@{k}", lambda row: row.group.series(row.arm, "pass", "accuracy").get(k)
+        )
 
-    return table(
+    return tables.table(
         "coverage",
         f"Share of prompts that k samples solve (pass@k), and accuracy of their majority vote. {over_what(groups)}.",
         policies,
         [
             *map(setting, groups[0].settings),
-            Column("arm", "policy", lambda policy: ARMS[policy.arm]),
+            tables.Column("arm", "policy", lambda policy: ARMS[policy.arm]),
             *map(solved, sizes),
-            interval("majority", f"majority of {votes[0]}" if len(votes) == 1 else "majority", _majority),
-            Column("votes", None, _votes),
-            SEEDS,
-            PROMPTS,
+            tables.interval("majority", f"majority of {votes[0]}" if len(votes) == 1 else "majority", _majority),
+            tables.Column("votes", None, _votes),
+            tables.SEEDS,
+            tables.PROMPTS,
         ],
-        all_runs(groups),
+        tables.all_runs(groups),
     )
 
 

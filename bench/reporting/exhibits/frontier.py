@@ -4,24 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.records.read import Estimate
+from bench.reporting import arrange, plots, style, tables
 from bench.reporting.exhibit import Figure, shows
 from bench.reporting.groups import Group
 from bench.reporting.labels import Label, place_labels
-from bench.reporting.plots import (
-    HOLLOW,
-    Rows,
-    bare,
-    columns_of,
-    figure,
-    grid_of,
-    legend_above,
-    line,
-    values_of,
-    where,
-)
-from bench.reporting.samplers import in_order, named, sampler_settings, samplers
-from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, LOOKS, QUIET, Look, sequence
-from bench.reporting.tables import all_runs, spread
 
 FEW = 3  # groups: more of them are drawn as points alone, over the whole width
 CROWD = 4  # samplers: more of them, where they differ in two settings or more, get a panel for each value of one
@@ -34,7 +20,7 @@ Curve = Mapping[int, Estimate]
 @shows("of_one_run", 10)
 def frontiers(groups: Sequence[Group]) -> list[Figure | None]:
     """The frontier in accuracy and, where the scorer is not gold, the one in its reward."""
-    learned = any(run.metrics.get("scorer/equals_gold", 1) != 1 for run in all_runs(groups))
+    learned = any(run.metrics.get("scorer/equals_gold", 1) != 1 for run in tables.all_runs(groups))
     return [_frontier(groups, metric) for metric in ("accuracy", *(["proxy"] if learned else []))]
 
 
@@ -47,29 +33,29 @@ def _frontier(groups: Sequence[Group], metric: str) -> Figure | None:
     parts.append("; dotted: the same accuracies at the KL of the log n bound" * ("bound" in methods))
     parts.append("; soft Best-of-n at its temperatures" * ("soft_best_of_n" in methods))
     parts.append("; Best-of-n drawn from the fine-tuned policy" * ("tuned_best_of_n" in methods))
-    panels, wide = len(values_of(rows, "panel")), len(groups) > FEW
-    tall = 0.3 + 0.75 * -(-panels // columns_of(panels)) if panels > 1 else 1.1
-    return figure(
+    panels, wide = len(plots.values_of(rows, "panel")), len(groups) > FEW
+    tall = 0.3 + 0.75 * -(-panels // plots.columns_of(panels)) if panels > 1 else 1.1
+    return plots.figure(
         "frontier" if metric == "accuracy" else "frontier_reward",
         f"{''.join(parts)}.",
         rows,
         groups,
         lambda canvas, rows: _draw(canvas, rows, metric),
-        width=FULL_WIDTH if wide else COLUMN_WIDTH,
-        height=COLUMN_WIDTH * (tall if wide else 0.95),
+        width=style.FULL_WIDTH if wide else style.COLUMN_WIDTH,
+        height=style.COLUMN_WIDTH * (tall if wide else 0.95),
     )
 
 
-def _rows(groups: Sequence[Group], metric: str) -> Rows:
+def _rows(groups: Sequence[Group], metric: str) -> plots.Rows:
     """`series` is the sampler within its panel; `label` is what else sets a fine-tuned policy apart."""
-    few, drawn_from, apart = len(groups) <= FEW, samplers(groups), sampler_settings(groups)
+    few, drawn_from, apart = len(groups) <= FEW, arrange.samplers(groups), arrange.sampler_settings(groups)
     paneled = _panel_setting([group for _, group in drawn_from], apart) if len(drawn_from) > CROWD else []
 
     def place(group: Group) -> dict[str, str]:
         rest = [name for name in apart if name not in paneled]
-        return {"panel": named(group, paneled), "series": named(group, rest)}
+        return {"panel": arrange.named(group, paneled), "series": arrange.named(group, rest)}
 
-    rows: Rows = []
+    rows: plots.Rows = []
     for _, group in drawn_from:
         pool = min(run.metrics["best_of_n/pool_size"] for run in group.runs)
         values, kl, bound = (group.series("base", "best_of_n", name) for name in (metric, "kl", "kl_bound"))
@@ -77,8 +63,8 @@ def _rows(groups: Sequence[Group], metric: str) -> Rows:
         if len(drawn_from) == 1:
             rows += _curve(place(group), "bound", values, bound, pool)
             rows += _soft(place(group), group, metric) if few else []
-    for group in in_order(groups):
-        label = named(group, [name for name in group.settings if name not in apart])
+    for group in arrange.in_order(groups):
+        label = arrange.named(group, [name for name in group.settings if name not in apart])
         for arm in ("tuned", "control") if group.controlled else ("tuned",):
             value = group.series(arm, *(("pass", "accuracy") if metric == "accuracy" else ("best_of_n", "proxy")))
             first = {n: estimate for n, estimate in value.items() if n == 1}
@@ -99,7 +85,7 @@ def _panel_setting(groups: Sequence[Group], names: Sequence[str]) -> list[str]:
 
 def _curve(
     place: dict[str, str], method: str, values: Curve, kl: Curve, pool: int | None = None, *, label: str = ""
-) -> Rows:
+) -> plots.Rows:
     return [
         {
             **place,
@@ -108,92 +94,92 @@ def _curve(
             "n": n,
             "temperature": None,
             "extrapolates": pool is not None and 4 * n > pool,
-            **spread("kl", kl[n]),
-            **spread("value", estimate),
+            **tables.spread("kl", kl[n]),
+            **tables.spread("value", estimate),
         }
         for n, estimate in values.items()
         if n in kl
     ]
 
 
-def _soft(place: dict[str, str], group: Group, metric: str) -> Rows:
+def _soft(place: dict[str, str], group: Group, metric: str) -> plots.Rows:
     """Soft Best-of-n from the hardest, which is nearest to Best-of-n, to the softest."""
     methods = {key[1] for key in group.runs[0].curves if key[1].startswith("soft_best_of_n@")}
-    rows: Rows = []
+    rows: plots.Rows = []
     for softness, method in sorted((float(method.partition("@")[2]), method) for method in methods):
         values, kl = group.series("base", method, metric), group.series("base", method, "kl")
         rows += [row | {"temperature": softness} for row in _curve(place, "soft_best_of_n", values, kl)]
     return rows
 
 
-def _draw(canvas: Any, rows: Rows, metric: str) -> None:
-    names, series = values_of(rows, "panel"), values_of(where(rows, method="best_of_n"), "series")
-    several = dict(zip(series, sequence(len(series)), strict=True)) if len(series) > 1 else {}
-    panels = grid_of(canvas, len(names), sharex=True, sharey=True)
-    labels = [_panel(axes, where(rows, panel=name), several) for axes, name in zip(panels, names, strict=True)]
+def _draw(canvas: Any, rows: plots.Rows, metric: str) -> None:
+    names, series = plots.values_of(rows, "panel"), plots.values_of(plots.where(rows, method="best_of_n"), "series")
+    several = dict(zip(series, style.sequence(len(series)), strict=True)) if len(series) > 1 else {}
+    panels = plots.grid_of(canvas, len(names), sharex=True, sharey=True)
+    labels = [_panel(axes, plots.where(rows, panel=name), several) for axes, name in zip(panels, names, strict=True)]
     for axes, name in zip(panels, names, strict=True):
         axes.set_title(name)
         axes.margins(x=0.06, y=0.08)
         if min(row["kl"] for row in rows) < 0.05:
             axes.set_xlim(left=min(-0.03, axes.get_xlim()[0]))
-    wide = columns_of(len(names))
+    wide = plots.columns_of(len(names))
     for axes in panels[-wide:]:
         axes.set_xlabel("KL from the base (nats per sequence)")
     for axes in panels[::wide]:
         axes.set_ylabel("accuracy on held-out prompts" if metric == "accuracy" else "mean reward on held-out prompts")
-    legend_above(canvas, panels)
+    plots.legend_above(canvas, panels)
     for axes, wanted in zip(panels, labels, strict=True):
         place_labels(axes, wanted)
 
 
-def _panel(axes: Any, rows: Rows, several: dict[str, Look]) -> list[Label]:
+def _panel(axes: Any, rows: plots.Rows, several: dict[str, style.Look]) -> list[Label]:
     """Draw one panel and return the labels of its points. several: the looks of samplers, where there are several."""
-    labels = _best_of_n(axes, where(rows, method="best_of_n"), several)
+    labels = _best_of_n(axes, plots.where(rows, method="best_of_n"), several)
     for method, title in (("bound", "log n bound on its KL"), ("soft_best_of_n", "soft Best-of-n")):
-        if points := where(rows, method=method):
-            shown = bare(points, "kl", "value") if method == "bound" else points
-            line(axes, shown, "kl", "value", LOOKS[method], label=title, markersize=3, zorder=1.5)
-    chains, look = where(rows, method="tuned_best_of_n"), LOOKS["tuned"]
+        if points := plots.where(rows, method=method):
+            shown = plots.bare(points, "kl", "value") if method == "bound" else points
+            plots.line(axes, shown, "kl", "value", style.LOOKS[method], label=title, markersize=3, zorder=1.5)
+    chains, look = plots.where(rows, method="tuned_best_of_n"), style.LOOKS["tuned"]
     for number, (series, label) in enumerate(dict.fromkeys((row["series"], row["label"]) for row in chains)):
-        points = where(chains, series=series, label=label)
+        points = plots.where(chains, series=series, label=label)
         shown = {} if number else {"label": "fine-tuned + Best-of-n"}
-        line(axes, points, "kl", "value", look, **shown, markersize=2.5, linewidth=0.8, alpha=0.75)
+        plots.line(axes, points, "kl", "value", look, **shown, markersize=2.5, linewidth=0.8, alpha=0.75)
         if number == 0:
             labels += [Label(row["kl"], row["value"], f"n={row['n']}", look.colour) for row in points if row["n"] > 1]
     for arm, title in POINTS.items():
-        labels += _points(axes, where(rows, method=arm), LOOKS[arm], title, several)
+        labels += _points(axes, plots.where(rows, method=arm), style.LOOKS[arm], title, several)
     return labels
 
 
-def _points(axes: Any, rows: Rows, look: Look, title: str, several: dict[str, Look]) -> list[Label]:
+def _points(axes: Any, rows: plots.Rows, look: style.Look, title: str, several: dict[str, style.Look]) -> list[Label]:
     """Draw policies, each in the colour of its sampler where there are several."""
-    face = HOLLOW if look is LOOKS["control"] else {}
+    face = plots.HOLLOW if look is style.LOOKS["control"] else {}
     crowded, labels = len(rows) > FEW, []
-    for series in values_of(rows, "series"):
-        points = where(rows, series=series)
+    for series in plots.values_of(rows, "series"):
+        points = plots.where(rows, series=series)
         colour = several[series].colour if several else look.colour
         bars = {"ecolor": (colour, 0.35), "elinewidth": 0.6} if crowded else {}
-        line(axes, points, "kl", "value", look, linestyle="none", zorder=4, color=colour, **face, **bars)
+        plots.line(axes, points, "kl", "value", look, linestyle="none", zorder=4, color=colour, **face, **bars)
         if not (crowded and face) and len(rows) <= NAMED:
             labels += [Label(row["kl"], row["value"], row["label"], colour) for row in points if row["label"]]
     if rows:
-        colour = QUIET if several else look.colour
-        line(axes, [], "kl", "value", look, linestyle="none", color=colour, label=title, **face)
+        colour = style.QUIET if several else look.colour
+        plots.line(axes, [], "kl", "value", look, linestyle="none", color=colour, label=title, **face)
     return labels
 
 
-def _best_of_n(axes: Any, rows: Rows, several: dict[str, Look]) -> list[Label]:
+def _best_of_n(axes: Any, rows: plots.Rows, several: dict[str, style.Look]) -> list[Label]:
     """Draw each curve, dashed beyond a quarter of its pool, and return the labels of its points."""
     labels = []
-    for name in values_of(rows, "series"):
-        points, look = where(rows, series=name), several.get(name, LOOKS["best_of_n"])
-        trusted = where(points, extrapolates=False)
+    for name in plots.values_of(rows, "series"):
+        points, look = plots.where(rows, series=name), several.get(name, style.LOOKS["best_of_n"])
+        trusted = plots.where(points, extrapolates=False)
         title = f"Best-of-n, {name}" if name else "Best-of-n, measured KL"
-        line(axes, trusted, "kl", "value", look, label=title, linestyle="-")
+        plots.line(axes, trusted, "kl", "value", look, label=title, linestyle="-")
         beyond = points[max(len(trusted) - 1, 0) :]
         if len(beyond) > 1:
-            line(axes, beyond, "kl", "value", look, linestyle=(0, (2, 1)), linewidth=0.8)
+            plots.line(axes, beyond, "kl", "value", look, linestyle=(0, (2, 1)), linewidth=0.8)
         shown = points if not several else points[-1:] if len(several) <= FEW else []
-        colour = look.colour if several else QUIET
+        colour = look.colour if several else style.QUIET
         labels += [Label(row["kl"], row["value"], f"n={row['n']}", colour) for row in shown]
     return labels

@@ -7,26 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.records.read import Estimate
+from bench.reporting import arrange, plots, style, tables
 from bench.reporting.contrasts import Contrast, judged, tuned_contrast
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
-from bench.reporting.plots import HOLLOW, Rows, figure, legend_above, line, lined_rows, nudge, values_of, where
-from bench.reporting.samplers import named
-from bench.reporting.style import FULL_WIDTH, LOOKS, Look, sequence
-from bench.reporting.tables import (
-    GREEDY,
-    KL,
-    PASS,
-    SEEDS,
-    Column,
-    all_runs,
-    attribute,
-    difference,
-    interval,
-    settings_columns,
-    spread,
-    table,
-)
 from bench.reporting.words import over_what, seeds_words, split
 
 MIX = "procedure.drawn_by"  # the setting that tells mixes apart
@@ -118,7 +102,7 @@ def against_own(found: Sequence[Mix]) -> list[tuple[Mix, Contrast]]:
 def generators_figure(groups: Sequence[Group]) -> Figure | None:
     """Three panels with a row for each mix; None where no pool was drawn by named generators."""
     found = sorted(mixes(groups), key=lambda mix: (list(mix.others.values()), len(mix.names)), reverse=True)
-    return figure(
+    return plots.figure(
         "generators",
         "Policies fine-tuned on what was selected from pools that different generators drew. Left: accuracy of one "
         "sample of the tuned policy, hollow: of each generator itself. Middle: whose completions were selected. Right: "
@@ -126,57 +110,58 @@ def generators_figure(groups: Sequence[Group]) -> Figure | None:
         [_row(part) for part in parts(found)],
         [mix.group for mix in found],
         _draw,
-        width=FULL_WIDTH,
+        width=style.FULL_WIDTH,
         height=0.9 + 0.3 * len(found),
     )
 
 
 def _row(part: Part) -> dict[str, Any]:
-    mix, rest = part.mix, named(part.group, list(part.mix.others))
+    mix, rest = part.mix, arrange.named(part.group, list(part.mix.others))
     return {
         "settings": f"{mix.label}\n{rest}" if rest else mix.label,
         "generator": part.name,
-        **spread("tuned", part.group.mean("tuned", "pass", "accuracy", 1)),
-        **spread("own", mix.accuracy(part.name)),
+        **tables.spread("tuned", part.group.mean("tuned", "pass", "accuracy", 1)),
+        **tables.spread("own", mix.accuracy(part.name)),
         "selected_share": part.mean("selected_share"),
-        **spread("kl", mix.kl_from(part.name)),
+        **tables.spread("kl", mix.kl_from(part.name)),
     }
 
 
-def _draw(canvas: Any, rows: Rows) -> None:
-    settings = values_of(rows, "settings")
+def _draw(canvas: Any, rows: plots.Rows) -> None:
+    settings = plots.values_of(rows, "settings")
     names = sorted(
-        values_of(rows, "generator"), key=lambda name: min(row["own"] for row in where(rows, generator=name))
+        plots.values_of(rows, "generator"),
+        key=lambda name: min(row["own"] for row in plots.where(rows, generator=name)),
     )
-    looks = dict(zip(names, sequence(len(names)), strict=True))
+    looks = dict(zip(names, style.sequence(len(names)), strict=True))
     placed = [row | {"place": settings.index(row["settings"])} for row in rows]
     for row in placed:
-        row["beside"] = row["place"] + nudge(names.index(row["generator"]), len(names), APART)
+        row["beside"] = row["place"] + plots.nudge(names.index(row["generator"]), len(names), APART)
     accuracy, share, kl = canvas.subplots(1, 3, sharey=True, width_ratios=(3, 2, 3))
-    first = [where(placed, settings=setting)[0] for setting in settings]
-    line(accuracy, first, "tuned", "place", LOOKS["tuned"], linestyle="none", label="tuned")
+    first = [plots.where(placed, settings=setting)[0] for setting in settings]
+    plots.line(accuracy, first, "tuned", "place", style.LOOKS["tuned"], linestyle="none", label="tuned")
     for name, look in looks.items():
-        own = where(placed, generator=name)
-        line(accuracy, own, "own", "beside", look, linestyle="none", label=name, **HOLLOW)
+        own = plots.where(placed, generator=name)
+        plots.line(accuracy, own, "own", "beside", look, linestyle="none", label=name, **plots.HOLLOW)
         if known := [row for row in own if row["kl"] is not None]:
-            line(kl, known, "kl", "beside", look, linestyle="none")
+            plots.line(kl, known, "kl", "beside", look, linestyle="none")
     _stack(share, placed, looks)
     accuracy.set_xlabel("held-out accuracy")
     share.set_xlabel("share selected")
     kl.set_xlabel("KL from it (nats per sequence)")
     accuracy.set_yticks(range(len(settings)), settings)
     accuracy.set_ylim(-0.6, len(settings) - 0.4)
-    lined_rows((accuracy, share, kl))
+    plots.lined_rows((accuracy, share, kl))
     for axes in (accuracy, share, kl):
         axes.tick_params(axis="y", labelsize=6)
-    legend_above(canvas, accuracy)
+    plots.legend_above(canvas, accuracy)
 
 
-def _stack(axes: Any, rows: Rows, looks: dict[str, Look]) -> None:
+def _stack(axes: Any, rows: plots.Rows, looks: dict[str, style.Look]) -> None:
     """Each row's shares from left to right."""
-    ends = dict.fromkeys(values_of(rows, "place"), 0.0)
+    ends = dict.fromkeys(plots.values_of(rows, "place"), 0.0)
     for name, look in looks.items():
-        for row in where(rows, generator=name):
+        for row in plots.where(rows, generator=name):
             place, share = row["place"], row["selected_share"]
             axes.barh(place, share, 0.6, left=ends[place], color=look.colour, linewidth=0)
             ends[place] += share
@@ -194,7 +179,7 @@ def mixes_table(groups: Sequence[Group]) -> Table | None:
     def own(mix: Mix) -> Contrast | None:
         return compared.get(mix.group.label)
 
-    return table(
+    return tables.table(
         "mixes",
         "Fine-tuned on what was selected from pools that different policies drew: samples per prompt, their "
         "tokens and the FLOPs of drawing them; training prompts that any of them solves; distinct correct paths "
@@ -203,21 +188,21 @@ def mixes_table(groups: Sequence[Group]) -> Table | None:
         f"{over_what([mix.group for mix in found])}. KL is from the base, in nats per sequence.",
         found,
         [
-            *settings_columns(groups, [name for name in groups[0].settings if name != MIX]),
-            Column("mix", "drawn by", lambda mix: mix.label),
-            Column("samples", "samples", lambda mix: mix.total("samples")),
-            Column("tokens", None, lambda mix: mix.total("tokens")),
-            Column("flops", "FLOPs", lambda mix: mix.total("cost_flops")),
-            Column("solved", "solved", lambda mix: mix.mean("generators/prompts_solved")),
-            Column("paths", "correct paths", lambda mix: mix.mean("generators/correct_paths")),
-            Column("kept", "kept", lambda mix: mix.mean("selection/kept")),
-            GREEDY,
-            PASS,
-            KL,
-            difference("difference", "less own", own),
-            attribute("p_value", None, own, "p_value"),
-            attribute("verdict", "verdict", own, "verdict"),
-            SEEDS,
+            *tables.settings_columns(groups, [name for name in groups[0].settings if name != MIX]),
+            tables.Column("mix", "drawn by", lambda mix: mix.label),
+            tables.Column("samples", "samples", lambda mix: mix.total("samples")),
+            tables.Column("tokens", None, lambda mix: mix.total("tokens")),
+            tables.Column("flops", "FLOPs", lambda mix: mix.total("cost_flops")),
+            tables.Column("solved", "solved", lambda mix: mix.mean("generators/prompts_solved")),
+            tables.Column("paths", "correct paths", lambda mix: mix.mean("generators/correct_paths")),
+            tables.Column("kept", "kept", lambda mix: mix.mean("selection/kept")),
+            tables.GREEDY,
+            tables.PASS,
+            tables.KL,
+            tables.difference("difference", "less own", own),
+            tables.attribute("p_value", None, own, "p_value"),
+            tables.attribute("verdict", "verdict", own, "verdict"),
+            tables.SEEDS,
         ],
     )
 
@@ -239,10 +224,10 @@ def generators_table(groups: Sequence[Group]) -> Table | None:
         "left_out": "left out",
     }
 
-    def count(key: str) -> Column:
-        return Column(key, counted[key], lambda part: part.mean(key))
+    def count(key: str) -> tables.Column:
+        return tables.Column(key, counted[key], lambda part: part.mean(key))
 
-    return table(
+    return tables.table(
         "generators",
         "What each generator is and gave: its own accuracy on held-out prompts, then on training prompts by its "
         "samples; the training prompts that only its samples solve; its share of the completions that were trained on, "
@@ -251,16 +236,16 @@ def generators_table(groups: Sequence[Group]) -> Table | None:
         f"{over_what([mix.group for mix in found])}; a value without an interval is a mean over seeds.",
         parts(found),
         [
-            *settings_columns(groups, [name for name in groups[0].settings if name != MIX]),
-            Column("mix", "drawn by", lambda part: part.mix.label),
-            Column("generator", "generator", lambda part: part.name),
-            interval("own", "its pass@1", lambda part: part.mix.accuracy(part.name)),
-            interval("own_greedy", "its greedy", _own_greedy),
+            *tables.settings_columns(groups, [name for name in groups[0].settings if name != MIX]),
+            tables.Column("mix", "drawn by", lambda part: part.mix.label),
+            tables.Column("generator", "generator", lambda part: part.name),
+            tables.interval("own", "its pass@1", lambda part: part.mix.accuracy(part.name)),
+            tables.interval("own_greedy", "its greedy", _own_greedy),
             *map(count, counted),
-            interval("kl", "KL from it", lambda part: part.mix.kl_from(part.name)),
-            SEEDS,
+            tables.interval("kl", "KL from it", lambda part: part.mix.kl_from(part.name)),
+            tables.SEEDS,
         ],
-        all_runs([mix.group for mix in found]),
+        tables.all_runs([mix.group for mix in found]),
     )
 
 

@@ -7,11 +7,10 @@ import numpy as np
 
 from bench.estimators.distributions import normal_quantile, t_quantile
 from bench.records.read import Estimate
+from bench.reporting import tables
 from bench.reporting.contrasts import Contrast, judged, of_seeds, recorded_difference, verdict_of
 from bench.reporting.exhibit import Table, shows
 from bench.reporting.groups import Group
-from bench.reporting.samplers import named
-from bench.reporting.tables import Column, all_runs, interval, settings_columns, table
 
 MARKER = "base/lm_eval/"
 AGAINST = {"control": "its random control", "base": "the base"}
@@ -31,22 +30,22 @@ def harness(groups: Sequence[Group]) -> Table | None:
         errors = {_error_of(name) for name in names}
         measures += [_Measure(group, name) for name in names if name not in errors]
 
-    def arm(name: str) -> Column:
-        return interval(name, name, lambda measure: _estimate(measure.group, f"{name}/lm_eval/{measure.name}"))
+    def arm(name: str) -> tables.Column:
+        return tables.interval(name, name, lambda measure: _estimate(measure.group, f"{name}/lm_eval/{measure.name}"))
 
-    return table(
+    return tables.table(
         "lm_eval",
         "lm-eval's metrics by task. 95 % intervals: of one seed by lm-eval's standard error, for new prompts; of "
         "several seeds by t on the seeds' values, for new seeds on the same prompts.",
         measures,
         [
-            *settings_columns(groups),
-            Column("task", "task", lambda measure: measure.name.rpartition("/")[0]),
-            Column("metric", "metric", lambda measure: measure.name.rpartition("/")[2]),
+            *tables.settings_columns(groups),
+            tables.Column("task", "task", lambda measure: measure.name.rpartition("/")[0]),
+            tables.Column("metric", "metric", lambda measure: measure.name.rpartition("/")[2]),
             *map(arm, ("base", "tuned", "control")),
-            Column("seeds", "seeds", lambda measure: len(measure.group.runs)),
+            tables.Column("seeds", "seeds", lambda measure: len(measure.group.runs)),
         ],
-        all_runs(groups),
+        tables.all_runs(groups),
     )
 
 
@@ -107,6 +106,6 @@ def sentences(groups: Sequence[Group]) -> list[str]:
         found = transfers(group)
         for task in dict.fromkeys(task for task, _ in found):
             parts = [found[task, theirs].against(AGAINST[theirs]) for theirs in AGAINST if (task, theirs) in found]
-            who = f"{named(group)}: " if len(groups) > 1 else ""
+            who = f"{arrange.named(group)}: " if len(groups) > 1 else ""
             lines.append(f"{who}On {task}, by lm-eval, the tuned policy is {' and '.join(parts)}.")
     return lines

@@ -5,12 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from bench.reporting import arrange, plots, style, tables
 from bench.reporting.exhibit import Figure, shows
 from bench.reporting.groups import Group
-from bench.reporting.plots import Rows, columns_of, figure, grid_of, values_of, where
-from bench.reporting.samplers import in_panels, order_of
-from bench.reporting.style import FULL_WIDTH, LABEL_SIZE
-from bench.reporting.tables import spread
 
 AXES = ("temperature", "top_p")
 MOST_PANELS = 24
@@ -27,7 +24,7 @@ def heat_map(groups: Sequence[Group]) -> Figure | None:
         return None
     faceted = [
         (title, panel)
-        for title, panel in in_panels(groups, AXES)
+        for title, panel in arrange.in_panels(groups, AXES)
         if all(len({group.settings[name] for group in panel}) > 1 for name in AXES)
     ]
     if not 0 < len(faceted) <= MOST_PANELS:
@@ -39,19 +36,19 @@ def heat_map(groups: Sequence[Group]) -> Figure | None:
     if len(faceted) == 1:
         what += f", of Best-of-{largest} with the same sampler, and the fine-tuned policy's KL from the raw base"
     else:
-        rows, panels = where(rows, of="tuned"), len(faceted)
-    return figure(
+        rows, panels = plots.where(rows, of="tuned"), len(faceted)
+    return plots.figure(
         "heat_map",
         f"Temperature by top-p: {what}; below each value half the width of its interval.",
         rows,
         shown,
         _draw,
-        width=FULL_WIDTH,
-        height=0.4 + (0.4 + 0.36 * len(values_of(rows, "temperature"))) * -(-panels // 3),
+        width=style.FULL_WIDTH,
+        height=0.4 + (0.4 + 0.36 * len(plots.values_of(rows, "temperature"))) * -(-panels // 3),
     )
 
 
-def _cells(title: str, group: Group, largest: int) -> Rows:
+def _cells(title: str, group: Group, largest: int) -> plots.Rows:
     measured = {
         "tuned": (None, group.mean("tuned", "pass", "accuracy", 1)),
         "best_of_n": (largest, group.mean("base", "best_of_n", "accuracy", largest)),
@@ -59,19 +56,19 @@ def _cells(title: str, group: Group, largest: int) -> Rows:
     }
     cell = {name: group.settings[name] for name in AXES}
     return [
-        {"panel": title or PANELS[of].format(n=largest), **cell, "of": of, "n": n, **spread("value", estimate)}
+        {"panel": title or PANELS[of].format(n=largest), **cell, "of": of, "n": n, **tables.spread("value", estimate)}
         for of, (n, estimate) in measured.items()
     ]
 
 
-def _draw(canvas: Any, rows: Rows) -> None:
-    titles = values_of(rows, "panel")
-    panels = grid_of(canvas, len(titles), sharey=True, sharex=True)
-    across, down = (sorted({row[name] for row in rows}, key=order_of) for name in reversed(AXES))
+def _draw(canvas: Any, rows: plots.Rows) -> None:
+    titles = plots.values_of(rows, "panel")
+    panels = plots.grid_of(canvas, len(titles), sharey=True, sharex=True)
+    across, down = (sorted({row[name] for row in rows}, key=arrange.order_of) for name in reversed(AXES))
     accuracies = [row["value"] for row in rows if row["of"] != "kl"]
-    wide = columns_of(len(titles))
+    wide = plots.columns_of(len(titles))
     for place, (axes, title) in enumerate(zip(panels, titles, strict=True)):
-        here = where(rows, panel=title)
+        here = plots.where(rows, panel=title)
         grid = np.full((len(down), len(across)), np.nan)
         for row in here:
             grid[down.index(row["temperature"]), across.index(row["top_p"])] = row["value"]
@@ -82,7 +79,7 @@ def _draw(canvas: Any, rows: Rows) -> None:
             value, half = row["value"], (row["value_high"] - row["value_low"]) / 2
             at = across.index(row["top_p"]), down.index(row["temperature"])
             text, dark = f"{value:.2f}\n±{half:.2f}", image.norm(value) < 0.5
-            axes.text(*at, text, ha="center", va="center", fontsize=LABEL_SIZE + 0.5, color="w" if dark else "k")
+            axes.text(*at, text, ha="center", va="center", fontsize=style.LABEL_SIZE + 0.5, color="w" if dark else "k")
         axes.set_xticks(range(len(across)), across)
         axes.set_yticks(range(len(down)), down)
         axes.set_title(title)

@@ -7,25 +7,10 @@ from typing import Any
 import numpy as np
 
 from bench.records.read import Run, short
+from bench.reporting import arrange, plots, style, tables
 from bench.reporting.contrasts import SAMPLED, Contrast, contrast, judged
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
-from bench.reporting.plots import Rows, figure, legend_above, line, nudge, values_of, where
-from bench.reporting.samplers import alike
-from bench.reporting.style import FULL_WIDTH, QUIET, Look, sequence
-from bench.reporting.tables import (
-    GREEDY,
-    KL,
-    PASS,
-    SEEDS,
-    Column,
-    attribute,
-    difference,
-    measured,
-    seeds_mean,
-    spread,
-    table,
-)
 from bench.reporting.words import listed, over_what, setting_words
 
 WRITTEN = ("procedure.foreign", "procedure.noise")  # what demonstrations depend on
@@ -98,7 +83,7 @@ def points(groups: Sequence[Group]) -> list[Point]:
 def curves(found: Sequence[Point]) -> dict[str, list[Point]]:
     """name -> its points in order of samples. A gate's curve goes on to the ends, where it decides nothing."""
     made = {}
-    for own in alike((point for point in found if not point.is_end), lambda point: point.name):
+    for own in arrange.alike((point for point in found if not point.is_end), lambda point: point.name):
         ends = _ends(found, own[0]) if own[0].is_sampled else []
         made[own[0].name] = sorted([*own, *ends], key=lambda point: point.samples)
     for point in found:
@@ -212,7 +197,7 @@ def _samples(run: Run) -> float:
 def hybrid_figure(groups: Sequence[Group]) -> Figure | None:
     """Two panels over the samples per training prompt, a curve for each gate; None where no run is a hybrid."""
     found = points(groups)
-    return figure(
+    return plots.figure(
         "hybrid",
         "Policies fine-tuned on demonstrations of the easy prompts and accepted samples of the others, by the gate "
         "that decides which are easy, against the samples paid for; every gate ends in full SFT (none) and full RFT. "
@@ -224,7 +209,7 @@ def hybrid_figure(groups: Sequence[Group]) -> Figure | None:
                 "easy_share": point.share,
                 "samples": point.samples,
                 "measure": measure,
-                **spread("value", point.group.mean("tuned", *cell)),
+                **tables.spread("value", point.group.mean("tuned", *cell)),
             }
             for name, own in curves(found).items()
             for point in own
@@ -232,25 +217,27 @@ def hybrid_figure(groups: Sequence[Group]) -> Figure | None:
         ],
         [point.group for point in found],
         _draw,
-        width=FULL_WIDTH,
-        height=0.5 * FULL_WIDTH,
+        width=style.FULL_WIDTH,
+        height=0.5 * style.FULL_WIDTH,
     )
 
 
-def _draw(canvas: Any, rows: Rows) -> None:
-    names = values_of(rows, "gate")
+def _draw(canvas: Any, rows: plots.Rows) -> None:
+    names = plots.values_of(rows, "gate")
     coloured = [name for name in names if name != "random"]
-    looks = dict(zip(coloured, sequence(len(coloured)), strict=True)) | {"random": Look(QUIET, "o", "--")}
+    looks = dict(zip(coloured, style.sequence(len(coloured)), strict=True)) | {
+        "random": style.Look(style.QUIET, "o", "--")
+    }
     apart = APART * (max(row["samples"] for row in rows) or 1.0)
     panels = canvas.subplots(1, 2)
     for axes, measure in zip(panels, PANELS, strict=True):
         for place, name in enumerate(names):
-            own = where(rows, gate=name, measure=measure)
-            moved = [row | {"x": row["samples"] + nudge(place, len(names), apart)} for row in own]
-            line(axes, moved, "x", "value", looks[name], label=name)
+            own = plots.where(rows, gate=name, measure=measure)
+            moved = [row | {"x": row["samples"] + plots.nudge(place, len(names), apart)} for row in own]
+            plots.line(axes, moved, "x", "value", looks[name], label=name)
         axes.set_xlabel("samples per training prompt")
         axes.set_ylabel(measure)
-    legend_above(canvas, panels)
+    plots.legend_above(canvas, panels)
 
 
 @shows("tables", 50)
@@ -262,8 +249,8 @@ def hybrid_table(groups: Sequence[Group]) -> Table | None:
     random, rft = against_random(found), against_rft(found)
     k = min(max(run.series("tuned", "pass", "accuracy")) for point in found for run in point.group.runs)
 
-    def counted(key: str) -> Column:
-        return Column(key, COUNTED[key], lambda point: seeds_mean(point.group, f"hybrid/{key}"))
+    def counted(key: str) -> tables.Column:
+        return tables.Column(key, COUNTED[key], lambda point: tables.seeds_mean(point.group, f"hybrid/{key}"))
 
     def over_random(point: Point) -> Contrast | None:
         return random.get(point.label)
@@ -271,7 +258,7 @@ def hybrid_table(groups: Sequence[Group]) -> Table | None:
     def over_rft(point: Point) -> Contrast | None:
         return rft.get(point.label)
 
-    return table(
+    return tables.table(
         "hybrid",
         f"Hybrids of demonstrations and samples. {over_what([point.group for point in found])}. Samples, tokens and "
         "FLOPs are those of making the training set, means over seeds; FLOPs include the probe. The gain is in pass@1 "
@@ -279,20 +266,20 @@ def hybrid_table(groups: Sequence[Group]) -> Table | None:
         "p-value adjusted for the number of gates. KL is from the base, in nats per sequence.",
         found,
         [
-            Column("gate", "gate", lambda point: point.name),
-            Column("easy_share", "easy share", lambda point: point.share),
+            tables.Column("gate", "gate", lambda point: point.name),
+            tables.Column("easy_share", "easy share", lambda point: point.share),
             *map(counted, COUNTED),
-            PASS,
-            GREEDY,
-            measured("solved", f"pass@{k}", "tuned", "pass", "accuracy", k),
-            KL,
-            difference("gain", "gain over random", over_random),
-            attribute("p_gain", "p", over_random, "p_value"),
-            attribute("verdict", "is", over_random, "verdict"),
-            difference("gain_rft", "gain over full RFT", over_rft),
-            attribute("p_gain_rft", "p", over_rft, "p_value"),
-            attribute("verdict_rft", "is", over_rft, "verdict"),
-            SEEDS,
+            tables.PASS,
+            tables.GREEDY,
+            tables.measured("solved", f"pass@{k}", "tuned", "pass", "accuracy", k),
+            tables.KL,
+            tables.difference("gain", "gain over random", over_random),
+            tables.attribute("p_gain", "p", over_random, "p_value"),
+            tables.attribute("verdict", "is", over_random, "verdict"),
+            tables.difference("gain_rft", "gain over full RFT", over_rft),
+            tables.attribute("p_gain_rft", "p", over_rft, "p_value"),
+            tables.attribute("verdict_rft", "is", over_rft, "verdict"),
+            tables.SEEDS,
         ],
     )
 

@@ -13,13 +13,10 @@ import numpy as np
 
 from bench.estimators.overoptimisation import FitInterval, fit_interval, overoptimisation
 from bench.records.read import Estimate
+from bench.reporting import arrange, plots, style, tables
 from bench.reporting.contrasts import mean_of
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group, estimate, grouped
-from bench.reporting.plots import HOLLOW, Rows, line, where
-from bench.reporting.samplers import order_of, scorers
-from bench.reporting.style import COLUMN_WIDTH, Look
-from bench.reporting.tables import Column, all_runs, interval, spread, table
 from bench.seeds import generator
 
 MARKERS = "os^DvPX<>"
@@ -150,9 +147,9 @@ class Pushed:
 
 def pushed(groups: Sequence[Group]) -> list[Pushed]:
     """The scorers of these groups that are not gold itself, one for all seeds, in order of their settings."""
-    proxies = [run for run in scorers(groups) if run.metrics.get("scorer/equals_gold", 1) != 1]
+    proxies = [run for run in arrange.scorers(groups) if run.metrics.get("scorer/equals_gold", 1) != 1]
     learned = grouped(proxies) if proxies else []
-    ordered = sorted(learned, key=lambda group: [order_of(value) for value in group.settings.values()])
+    ordered = sorted(learned, key=lambda group: [arrange.order_of(value) for value in group.settings.values()])
     return [Pushed(_name(group), group) for group in ordered]
 
 
@@ -173,19 +170,19 @@ def overoptimisation_figure(groups: Sequence[Group]) -> Figure | None:
     return Figure(
         name="reward_overoptimisation",
         caption=(
-            "Best-of-n against a learned reward: gold (top) and the proxy itself (bottom), both as gains over the base, "
-            "at the square root of the measured KL. Curves: gold = d(α − βd), dashed where n > N/4 of N samples; "
+            "Best-of-n against a learned reward: gold (top) and the proxy (bottom), both as gains over the base, at "
+            "the square root of the measured KL. Curves: gold = d(α − βd), dashed where n > N/4 of N samples; "
             f"stars: their peaks; hollow: policies fine-tuned on the best of the largest n. Bars: 95 % intervals{over}."
         ),
         rows=[row for scorer in found for row in rows(scorer)],
-        runs=all_runs([scorer.group for scorer in found]),
+        runs=tables.all_runs([scorer.group for scorer in found]),
         draw=lambda canvas: _draw(canvas, found),
-        width=COLUMN_WIDTH,
-        height=1.35 * COLUMN_WIDTH,
+        width=style.COLUMN_WIDTH,
+        height=1.35 * style.COLUMN_WIDTH,
     )
 
 
-def rows(scorer: Pushed) -> Rows:
+def rows(scorer: Pushed) -> plots.Rows:
     """The points of the figure: Best-of-n at each n, then the tuned policy; gains over the base with intervals."""
     gold, proxy = scorer.gains(scorer.gold), scorer.gains(scorer.proxy)
     kl, tuned = scorer.tuned
@@ -196,8 +193,8 @@ def rows(scorer: Pushed) -> Rows:
     points.append(("tuned", scorer.sizes[-1], kl.value, math.sqrt(max(kl.value, 0.0)), True, tuned, None))
     return [
         {"scorer": scorer.name, "policy": policy, "n": n, "kl": nats, "distance": d, "measured": measured}
-        | spread("gold_gain", of_gold)
-        | spread("proxy_gain", of_proxy)
+        | tables.spread("gold_gain", of_gold)
+        | tables.spread("proxy_gain", of_proxy)
         for policy, n, nats, d, measured, of_gold, of_proxy in points
     ]
 
@@ -210,13 +207,13 @@ def _draw(canvas: Any, found: Sequence[Pushed]) -> None:
     shades = colormaps["viridis"](np.linspace(0.88, 0.05, len(found)) if len(found) > 1 else [0.3])
     farthest = max(float(scorer.distance[-1]) for scorer in found)
     for place, (scorer, shade) in enumerate(zip(found, shades, strict=True)):
-        look, points = Look(shade, MARKERS[place % len(MARKERS)]), rows(scorer)
-        best = where(points, policy="best_of_n")
-        line(above, best, "distance", "gold_gain", look, linestyle="none")
+        look, points = style.Look(shade, MARKERS[place % len(MARKERS)]), rows(scorer)
+        best = plots.where(points, policy="best_of_n")
+        plots.line(above, best, "distance", "gold_gain", look, linestyle="none")
         _fitted(above, scorer, shade, farthest)
-        tuned = HOLLOW | {"linestyle": "none", "markersize": 4.5}
-        line(above, where(points, policy="tuned"), "distance", "gold_gain", look, **tuned)
-        line(below, best, "distance", "proxy_gain", look, label=scorer.name, linewidth=0.8)
+        tuned = plots.HOLLOW | {"linestyle": "none", "markersize": 4.5}
+        plots.line(above, plots.where(points, policy="tuned"), "distance", "gold_gain", look, **tuned)
+        plots.line(below, best, "distance", "proxy_gain", look, label=scorer.name, linewidth=0.8)
     above.axhline(0, color="#999999", linewidth=0.6, zorder=0)
     rewards = {scorer.measure for scorer in found} == {"gold_reward"}
     above.set_ylabel("gold model's reward over the base's" if rewards else "gold: accuracy over the base's")
@@ -232,7 +229,7 @@ def _draw(canvas: Any, found: Sequence[Pushed]) -> None:
 
 def _unit(found: Sequence[Pushed]) -> str:
     """Bradley-Terry scores are log-odds of being preferred; of other scores no unit is known."""
-    targets = [str(run.config["scoring"]["_target_"]) for run in all_runs([scorer.group for scorer in found])]
+    targets = [str(run.config["scoring"]["_target_"]) for run in tables.all_runs([scorer.group for scorer in found])]
     return "log-odds" if all(target.endswith(".trained_reward_model") for target in targets) else "its own unit"
 
 
@@ -241,9 +238,9 @@ def _fitted(axes: Any, scorer: Pushed, shade: Any, farthest: float) -> None:
     if fit is None:
         return
     end, last = scorer.distance[scorer.measured - 1], scorer.distance[-1]
-    for start, stop, style in ((0.0, end, "-"), (end, last, "--")):
+    for start, stop, dashes in ((0.0, end, "-"), (end, last, "--")):
         grid = np.linspace(start, stop, 100)
-        axes.plot(grid, grid * (fit.alpha - fit.beta * grid), color=shade, linestyle=style, linewidth=0.9)
+        axes.plot(grid, grid * (fit.alpha - fit.beta * grid), color=shade, linestyle=dashes, linewidth=0.9)
     if 0 < fit.peak <= farthest:
         axes.plot(fit.peak, fit.peak_gain, "*", color=shade, markeredgecolor="black", markeredgewidth=0.4, markersize=8)
 
@@ -255,35 +252,35 @@ def overoptimisation_table(groups: Sequence[Group]) -> Table | None:
     def gold(scorer: Pushed, n: int) -> float:
         return float(scorer.gold[..., scorer.sizes.index(n)].mean())
 
-    return table(
+    return tables.table(
         "reward_overoptimisation",
         "From n̂*, chosen on one half of the prompts, to the largest n, on the other half; 95 % intervals.",
         pushed(groups),
         [
-            Column("scorer", "scorer", lambda scorer: scorer.name),
-            Column("seeds", None, lambda scorer: len(scorer.group.runs)),
+            tables.Column("scorer", "scorer", lambda scorer: scorer.name),
+            tables.Column("seeds", None, lambda scorer: len(scorer.group.runs)),
             _averaged("auc", "AUC"),
             _averaged("length_correlation", "ρ with length"),
             _averaged("tie_rate", None),
-            Column("chosen_n", "n̂*", lambda scorer: scorer.claim.chosen),
-            Column("largest_n", None, lambda scorer: scorer.claim.largest),
-            Column("gold_of_base", None, lambda scorer: float(scorer.gold[..., 0].mean())),
-            Column("gold_at_chosen_n", "gold at n̂*", lambda scorer: gold(scorer, scorer.claim.chosen)),
-            Column("gold_at_largest_n", "gold at largest n", lambda scorer: gold(scorer, scorer.claim.largest)),
-            interval("gold_change", "change of gold", lambda scorer: scorer.claim.gold),
-            interval("proxy_change", "change of proxy, of its rise", lambda scorer: scorer.claim.proxy),
-            Column("verdict", "verdict", lambda scorer: scorer.claim.verdict),
-            Column("seeds_alone", "seeds alone", _seeds_alone),
+            tables.Column("chosen_n", "n̂*", lambda scorer: scorer.claim.chosen),
+            tables.Column("largest_n", None, lambda scorer: scorer.claim.largest),
+            tables.Column("gold_of_base", None, lambda scorer: float(scorer.gold[..., 0].mean())),
+            tables.Column("gold_at_chosen_n", "gold at n̂*", lambda scorer: gold(scorer, scorer.claim.chosen)),
+            tables.Column("gold_at_largest_n", "gold at largest n", lambda scorer: gold(scorer, scorer.claim.largest)),
+            tables.interval("gold_change", "change of gold", lambda scorer: scorer.claim.gold),
+            tables.interval("proxy_change", "change of proxy, of its rise", lambda scorer: scorer.claim.proxy),
+            tables.Column("verdict", "verdict", lambda scorer: scorer.claim.verdict),
+            tables.Column("seeds_alone", "seeds alone", _seeds_alone),
             _of_fit("alpha", None),
             _of_fit("beta", None),
             _of_fit("peak", "fitted peak d*"),
-            interval("tuned_gain", "tuned - base", lambda scorer: scorer.tuned[1]),
-            interval("tuned_kl", "KL of tuned", lambda scorer: scorer.tuned[0]),
+            tables.interval("tuned_gain", "tuned - base", lambda scorer: scorer.tuned[1]),
+            tables.interval("tuned_kl", "KL of tuned", lambda scorer: scorer.tuned[0]),
         ],
     )
 
 
-def _averaged(key: str, heading: str | None) -> Column:
+def _averaged(key: str, heading: str | None) -> tables.Column:
     """The mean over the seeds for which it is defined."""
 
     def read(scorer: Pushed) -> float | None:
@@ -291,12 +288,14 @@ def _averaged(key: str, heading: str | None) -> Column:
         known = [value for value in values if value is not None]
         return float(np.mean(known)) if known else None
 
-    return Column(key, heading, read)
+    return tables.Column(key, heading, read)
 
 
-def _of_fit(key: str, heading: str | None) -> Column:
+def _of_fit(key: str, heading: str | None) -> tables.Column:
     ends = [f"{key}{end}" for end in ("", "_low", "_high")]
-    return interval(key, heading, lambda scorer: scorer.fit and Estimate(*(getattr(scorer.fit, end) for end in ends)))
+    return tables.interval(
+        key, heading, lambda scorer: scorer.fit and Estimate(*(getattr(scorer.fit, end) for end in ends))
+    )
 
 
 def _seeds_alone(scorer: Pushed) -> str:
@@ -307,5 +306,5 @@ def _seeds_alone(scorer: Pushed) -> str:
 @shows("sentences", 95)
 def sentences(groups: Sequence[Group]) -> list[str]:
     """The claim for each scorer over all of its seeds; a single run's own record is in the scorer's sentences."""
-    several = len(all_runs(groups)) > 1
+    several = len(tables.all_runs(groups)) > 1
     return [f"{scorer.name}: {scorer.claim.sentence}" for scorer in (pushed(groups) if several else ())]

@@ -3,23 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from bench.reporting import arrange, plots, style
 from bench.reporting.contrasts import contrast, judged
 from bench.reporting.exhibit import Figure, shows
 from bench.reporting.groups import Group
-from bench.reporting.plots import (
-    MOST,
-    Rows,
-    curve_rows,
-    figure,
-    legend_above,
-    panels_of,
-    powers_axis,
-    side_by_side,
-    values_of,
-    where,
-)
-from bench.reporting.samplers import samplers
-from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, LOOKS, sequence
 
 METHOD = "pessimism_of_n@"
 
@@ -27,18 +14,18 @@ METHOD = "pessimism_of_n@"
 @shows("figures", 80)
 def pessimism_by_n(groups: Sequence[Group]) -> Figure | None:
     """A panel for each sampler; None where no run has a scorer that is not gold."""
-    rows: Rows = []
-    for name, group in samplers(groups):
+    rows: plots.Rows = []
+    for name, group in arrange.samplers(groups):
         if betas := _betas(group):
             best = group.series("base", "best_of_n", "accuracy")
-            rows += curve_rows(best, "n", "accuracy", sampler=name, of="best_of_n", beta=None)
+            rows += plots.curve_rows(best, "n", "accuracy", sampler=name, of="best_of_n", beta=None)
         for beta in betas:
             curve = group.series("base", f"{METHOD}{beta}", "accuracy")
-            rows += curve_rows(curve, "n", "accuracy", sampler=name, of="pessimism", beta=float(beta))
-    panels = len(values_of(rows, "sampler"))
-    if panels > MOST:
+            rows += plots.curve_rows(curve, "n", "accuracy", sampler=name, of="pessimism", beta=float(beta))
+    panels = len(plots.values_of(rows, "sampler"))
+    if panels > plots.MOST:
         return None
-    return figure(
+    return plots.figure(
         "pessimism_by_n",
         "Accuracy of one of n samples of the base, chosen by the scorer: the best of them, and by pessimism at "
         "inference, beta in units of the scorer's spread within a prompt. Means over subsets of each held-out "
@@ -46,8 +33,8 @@ def pessimism_by_n(groups: Sequence[Group]) -> Figure | None:
         rows,
         groups,
         _draw,
-        width=COLUMN_WIDTH if panels == 1 else FULL_WIDTH,
-        height=COLUMN_WIDTH * (0.85 if panels < 4 else 1.4),
+        width=style.COLUMN_WIDTH if panels == 1 else style.FULL_WIDTH,
+        height=style.COLUMN_WIDTH * (0.85 if panels < 4 else 1.4),
     )
 
 
@@ -68,17 +55,17 @@ def _betas(group: Group) -> list[str]:
     return sorted((method.removeprefix(METHOD) for method in methods if method.startswith(METHOD)), key=float)
 
 
-def _draw(canvas: Any, rows: Rows) -> None:
+def _draw(canvas: Any, rows: plots.Rows) -> None:
     betas = sorted({row["beta"] for row in rows if row["beta"] is not None})
-    looks = dict(zip(betas, sequence(len(betas)), strict=True))
-    panels = panels_of(canvas, rows, "sampler")
+    looks = dict(zip(betas, style.sequence(len(betas)), strict=True))
+    panels = plots.panels_of(canvas, rows, "sampler")
     for axes, _, here in panels:
-        best = (where(here, of="best_of_n"), LOOKS["best_of_n"], {"label": "Best-of-n"})
+        best = (plots.where(here, of="best_of_n"), style.LOOKS["best_of_n"], {"label": "Best-of-n"})
         others = [
-            (where(here, beta=beta), look, {"label": f"pessimism, beta = {beta:g}", "linewidth": 0.8})
+            (plots.where(here, beta=beta), look, {"label": f"pessimism, beta = {beta:g}", "linewidth": 0.8})
             for beta, look in looks.items()
         ]
-        side_by_side(axes, [best, *others], "n", "accuracy")
-        powers_axis(axes, [row["n"] for row in here], "n samples of a prompt")
+        plots.side_by_side(axes, [best, *others], "n", "accuracy")
+        plots.powers_axis(axes, [row["n"] for row in here], "n samples of a prompt")
     panels[0][0].set_ylabel("accuracy on held-out prompts")
-    legend_above(canvas, [axes for axes, _, _ in panels])
+    plots.legend_above(canvas, [axes for axes, _, _ in panels])

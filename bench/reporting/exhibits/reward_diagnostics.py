@@ -4,13 +4,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bench.records.read import Estimate, Run
+from bench.reporting import arrange, plots, style, tables
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
-from bench.reporting.plots import Rows, beside, guide, line, powers_axis, where
-from bench.reporting.samplers import alike, scorers
 from bench.reporting.scorer_words import scorers_known
-from bench.reporting.style import COLOURS, FULL_WIDTH, LOOKS, QUIET
-from bench.reporting.tables import Column, all_runs, interval, settings_columns, table
 from bench.reporting.words import function_name, split
 
 KINDS = ("gold", "proxy", "auc", "reliability")
@@ -38,40 +35,42 @@ def reward_diagnostics(groups: Sequence[Group]) -> list[Figure]:
     """
     import pyarrow.parquet as pq
 
-    run = next((run for run in scorers(groups) if is_learned(run)), None)
+    run = next((run for run in arrange.scorers(groups) if is_learned(run)), None)
     if run is None:
         return []
     recorded, metrics = pq.read_table(run.folder / "diagnostics.parquet").to_pylist(), run.metrics
-    rows = [row for kind in KINDS for row in where(recorded, diagnostic=kind)]
+    rows = [row for kind in KINDS for row in plots.where(recorded, diagnostic=kind)]
     caption = (
         f"What the scorer {function_name(run.config['scoring'])} knows of gold (run {run.folder.name}, seed "
         f"{run.config['seed']}): {metrics['test/prompts']} held-out prompts, {metrics['best_of_n/pool_size']} samples "
         f"each, {metrics['scorer/unscored']} unscored; tie rate {_number(metrics['scorer/tie_rate'])}, rank "
-        f"correlation with length {_number(metrics['scorer/length_correlation'])}. Left: gold (solid) and the proxy (dashed) "
-        "of Best-of-n; dotted: the n where gold is highest on one half of the prompts. Middle: its AUC within each prompt "
-        "that has right and wrong samples. Right: calibration. Bars: 95 % intervals over prompts."
+        f"correlation with length {_number(metrics['scorer/length_correlation'])}. Left: gold (solid) and the proxy "
+        "(dashed) of Best-of-n; dotted: the n where gold is highest on one half of the prompts. Middle: its AUC within "
+        "each prompt that has right and wrong samples. Right: calibration. Bars: 95 % intervals over prompts."
     )
 
     def draw(canvas: Any) -> None:
         left, middle, right = canvas.subplots(1, 3)
-        _curves(left, where(rows, diagnostic="gold"), where(rows, diagnostic="proxy"), metrics)
-        _ranking(middle, where(rows, diagnostic="auc"), metrics)
-        _calibration(right, where(rows, diagnostic="reliability"), metrics)
+        _curves(left, plots.where(rows, diagnostic="gold"), plots.where(rows, diagnostic="proxy"), metrics)
+        _ranking(middle, plots.where(rows, diagnostic="auc"), metrics)
+        _calibration(right, plots.where(rows, diagnostic="reliability"), metrics)
 
-    return [Figure("reward_diagnostics", caption, rows, [run], draw, width=FULL_WIDTH, height=2.3)]
+    return [Figure("reward_diagnostics", caption, rows, [run], draw, width=style.FULL_WIDTH, height=2.3)]
 
 
-def _curves(axes: Any, gold: Rows, proxy: Rows, metrics: dict[str, Any]) -> None:
+def _curves(axes: Any, gold: plots.Rows, proxy: plots.Rows, metrics: dict[str, Any]) -> None:
     other = axes.twinx()
-    line(axes, beside(_named(gold), "x", 0, 2), "x", "value", LOOKS["best_of_n"], markersize=3)
+    plots.line(axes, plots.beside(_named(gold), "x", 0, 2), "x", "value", style.LOOKS["best_of_n"], markersize=3)
     dashed = {"marker": "s", "linestyle": "--"}
-    line(other, beside(_named(proxy), "x", 1, 2), "x", "value", LOOKS["bound"], markersize=3, **dashed)
+    plots.line(
+        other, plots.beside(_named(proxy), "x", 1, 2), "x", "value", style.LOOKS["bound"], markersize=3, **dashed
+    )
     other.spines["right"].set_visible(True)
-    other.set_ylabel("mean proxy (dashed)", color=QUIET)
-    powers_axis(axes, [row["x"] for row in gold], "n of Best-of-n")
-    axes.set_ylabel("gold accuracy", color=COLOURS["best_of_n"])
+    other.set_ylabel("mean proxy (dashed)", color=style.QUIET)
+    plots.powers_axis(axes, [row["x"] for row in gold], "n of Best-of-n")
+    axes.set_ylabel("gold accuracy", color=style.COLOURS["best_of_n"])
     if "scorer/gold_peak_n" in metrics:
-        guide(axes, x=metrics["scorer/gold_peak_n"])
+        plots.guide(axes, x=metrics["scorer/gold_peak_n"])
     verdict = metrics["scorer/overoptimisation"].partition(":")[0]
     over = verdict == "over-optimised"
     axes.set_title(
@@ -79,30 +78,30 @@ def _curves(axes: Any, gold: Rows, proxy: Rows, metrics: dict[str, Any]) -> None
     )
 
 
-def _ranking(axes: Any, auc: Rows, metrics: dict[str, Any]) -> None:
-    axes.hist([row["value"] for row in auc], bins=20, range=(0, 1), color=COLOURS["best_of_n"])
-    guide(axes, x=0.5)
+def _ranking(axes: Any, auc: plots.Rows, metrics: dict[str, Any]) -> None:
+    axes.hist([row["value"] for row in auc], bins=20, range=(0, 1), color=style.COLOURS["best_of_n"])
+    plots.guide(axes, x=0.5)
     axes.set_xlabel("AUC within a prompt")
     axes.set_ylabel("decidable prompts")
     mean, low, high = (_number(metrics[f"scorer/auc{end}"]) for end in ("", "_low", "_high"))
     axes.set_title(f"mean {mean} [{low}, {high}]")
 
 
-def _calibration(axes: Any, bins: Rows, metrics: dict[str, Any]) -> None:
+def _calibration(axes: Any, bins: plots.Rows, metrics: dict[str, Any]) -> None:
     axes.set_ylabel("observed share correct")
     if not bins:
         axes.set_xlabel("expected share correct")
-        axes.text(0.5, 0.5, "not applicable", ha="center", va="center", transform=axes.transAxes, color=QUIET)
+        axes.text(0.5, 0.5, "not applicable", ha="center", va="center", transform=axes.transAxes, color=style.QUIET)
         return
     axes.set_xlabel(f"expected ({metrics['scorer/calibration'].removeprefix('of the ')})")
-    axes.plot([0, 1], [0, 1], color=COLOURS["bound"], linestyle=":", linewidth=0.8)
-    line(axes, _named(bins), "x", "value", LOOKS["best_of_n"], markersize=3)
+    axes.plot([0, 1], [0, 1], color=style.COLOURS["bound"], linestyle=":", linewidth=0.8)
+    plots.line(axes, _named(bins), "x", "value", style.LOOKS["best_of_n"], markersize=3)
     axes.set_xlim(0, 1)
     axes.set_ylim(-0.02, 1.02)
     axes.set_title(f"calibration error {_number(metrics['scorer/calibration_error'])}")
 
 
-def _named(rows: Rows) -> Rows:
+def _named(rows: plots.Rows) -> plots.Rows:
     """The ends of the intervals under the names that `line` looks for."""
     return [{"x": row["x"], "value": row["value"], "value_low": row["low"], "value_high": row["high"]} for row in rows]
 
@@ -121,40 +120,40 @@ def scorer_table(groups: Sequence[Group]) -> Table | None:
     """What each distinct scorer knows of gold on the held-out pool; None where all scores are gold itself."""
     learned = [_Scorer(run, group) for group in groups for run in group.runs if is_learned(run)]
     columns = [
-        Column("scorer", "scorer", lambda scorer: function_name(scorer.run.config["scoring"])),
-        Column("seed", "seed", lambda scorer: scorer.run.config["seed"]),
+        tables.Column("scorer", "scorer", lambda scorer: function_name(scorer.run.config["scoring"])),
+        tables.Column("seed", "seed", lambda scorer: scorer.run.config["seed"]),
         *(_recorded(key, heading) for key, heading in DIAGNOSED.items()),
-        Column("unscored", "unscored", lambda scorer: scorer.run.metrics["scorer/unscored"]),
-        Column("gold_peak", "gold highest at n", _gold_peak),
-        Column(
+        tables.Column("unscored", "unscored", lambda scorer: scorer.run.metrics["scorer/unscored"]),
+        tables.Column("gold_peak", "gold highest at n", _gold_peak),
+        tables.Column(
             "overoptimisation",
             "over-optimisation",
             lambda scorer: scorer.run.metrics.get("scorer/overoptimisation", ""),
         ),
     ]
-    distinct = [same[0] for same in alike(learned, lambda one: str([column.read(one) for column in columns]))]
+    distinct = [same[0] for same in arrange.alike(learned, lambda one: str([column.read(one) for column in columns]))]
     apart = [name for name in groups[0].settings if len({one.group.settings[name] for one in distinct}) > 1]
     settings = [
-        column if column.heading in apart else Column(column.key, None, column.read)
-        for column in settings_columns(groups)
+        column if column.heading in apart else tables.Column(column.key, None, column.read)
+        for column in tables.settings_columns(groups)
     ]
-    return table(
+    return tables.table(
         "scorer",
         f"What the scorer knows of gold on Best-of-n's pool of {split(groups)} prompts: AUC within a prompt, the share "
         "of prompts with right and wrong completions (decidable), the share of pairs that it ties, its correlation "
         "with length, its calibration error, and the n after which gold falls. 95 % intervals over prompts.",
         distinct,
         [*settings, *columns],
-        all_runs(groups),
+        tables.all_runs(groups),
     )
 
 
-def _recorded(key: str, heading: str) -> Column:
+def _recorded(key: str, heading: str) -> tables.Column:
     def read(scorer: _Scorer) -> Estimate | None:
         ends = [scorer.run.metrics.get(f"scorer/{key}{end}") for end in ("", "_low", "_high")]
         return None if ends[0] is None else Estimate(*(float("nan") if end is None else end for end in ends))
 
-    return interval(key, heading, read)
+    return tables.interval(key, heading, read)
 
 
 def _gold_peak(scorer: _Scorer) -> str | None:

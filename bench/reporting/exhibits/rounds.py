@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bench.records.read import Estimate
+from bench.reporting import plots, style, tables
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
-from bench.reporting.plots import Rows, figure, legend_above, line, nudge, values_of, where
-from bench.reporting.style import FULL_WIDTH, sequence
-from bench.reporting.tables import SEEDS, Column, all_runs, interval, seeds_mean, settings_columns, table
 from bench.reporting.words import ARMS, over_what
 
 APART = 0.05  # rounds between the lines of two groups, so that their bars can be told apart
@@ -83,37 +81,37 @@ def rounds_figure(groups: Sequence[Group]) -> Figure | None:
     ]
     controlled = any(step.arm == "control" for step in found)
     names = {group.label: _label(group) for group in groups}
-    return figure(
+    return plots.figure(
         "rounds",
         "Policies after each round of rejection sampling; round 0 is the base."
         + " Thin: the random control's own rounds." * controlled,
         rows,
         [step.group for step in found],
         lambda canvas, rows: _draw(canvas, rows, names),
-        width=FULL_WIDTH,
-        height=0.65 * FULL_WIDTH,
+        width=style.FULL_WIDTH,
+        height=0.65 * style.FULL_WIDTH,
     )
 
 
-def _draw(canvas: Any, rows: Rows, names: dict[str, str]) -> None:
-    settings, measures = values_of(rows, "settings"), values_of(rows, "measure")
+def _draw(canvas: Any, rows: plots.Rows, names: dict[str, str]) -> None:
+    settings, measures = plots.values_of(rows, "settings"), plots.values_of(rows, "measure")
     panels = canvas.subplots(2, 2, sharex=True).flat
     for axes, measure in zip(panels, measures, strict=True):
-        for place, (name, look) in enumerate(zip(settings, sequence(len(settings)), strict=True)):
+        for place, (name, look) in enumerate(zip(settings, style.sequence(len(settings)), strict=True)):
             points = [
-                {"arm": row["arm"], "x": row["round"] + nudge(place, len(settings), APART)}
+                {"arm": row["arm"], "x": row["round"] + plots.nudge(place, len(settings), APART)}
                 | {f"y{end}": row[key] for end, key in (("", "value"), ("_low", "low"), ("_high", "high"))}
-                for row in where(rows, settings=name, measure=measure)
+                for row in plots.where(rows, settings=name, measure=measure)
             ]
-            line(axes, where(points, arm="tuned"), "x", "y", look, label=names[name], linewidth=1.2)
-            control = [{"x": row["x"], "y": row["y"]} for row in where(points, arm="control")]
+            plots.line(axes, plots.where(points, arm="tuned"), "x", "y", look, label=names[name], linewidth=1.2)
+            control = [{"x": row["x"], "y": row["y"]} for row in plots.where(points, arm="control")]
             if control:
-                line(axes, control, "x", "y", look, marker="", linewidth=0.6, zorder=1)
+                plots.line(axes, control, "x", "y", look, marker="", linewidth=0.6, zorder=1)
         axes.set_ylabel(measure)
         axes.set_xticks(range(1 + max(row["round"] for row in rows)))
     for axes in canvas.axes[2:]:
         axes.set_xlabel("round")
-    legend_above(canvas, canvas.axes)
+    plots.legend_above(canvas, canvas.axes)
 
 
 def _label(group: Group) -> str:
@@ -128,7 +126,7 @@ def rounds_table(groups: Sequence[Group]) -> Table | None:
     if not found:
         return None
     k, counted = most_samples(found), [_counted(key, heading) for key, heading in COUNTED.items()]
-    return table(
+    return tables.table(
         "rounds",
         f"Rounds of rejection sampling; round 0 is the base. {over_what([step.group for step in found])}. KL is from "
         "the original base, in nats per sequence; entropy in nats per token; correct paths are distinct ones in "
@@ -136,32 +134,34 @@ def rounds_table(groups: Sequence[Group]) -> Table | None:
         "many differ in prompt or path, and the mean reward of its pool are means over seeds.",
         [step for step in found if step.round or step.arm == "tuned"],
         [
-            *settings_columns(groups),
-            Column("arm", "policy", lambda step: ARMS[step.arm if step.round else "base"]),
-            Column("round", "round", lambda step: step.round),
-            interval("greedy", "greedy", lambda step: step.mean("greedy", "accuracy")),
-            interval("pass", "pass@1", lambda step: step.mean("pass", "accuracy")),
-            interval("solved", f"pass@{k}", lambda step: step.mean("pass", "accuracy", k)),
-            interval("paths", "correct paths", lambda step: step.mean("distinct", "correct_paths", k)),
-            interval("kl", "KL", lambda step: step.mean("policy", "kl")),
-            Column("entropy", "entropy", lambda step: seeds_mean(step.group, f"{step.policy}/entropy_per_token")),
+            *tables.settings_columns(groups),
+            tables.Column("arm", "policy", lambda step: ARMS[step.arm if step.round else "base"]),
+            tables.Column("round", "round", lambda step: step.round),
+            tables.interval("greedy", "greedy", lambda step: step.mean("greedy", "accuracy")),
+            tables.interval("pass", "pass@1", lambda step: step.mean("pass", "accuracy")),
+            tables.interval("solved", f"pass@{k}", lambda step: step.mean("pass", "accuracy", k)),
+            tables.interval("paths", "correct paths", lambda step: step.mean("distinct", "correct_paths", k)),
+            tables.interval("kl", "KL", lambda step: step.mean("policy", "kl")),
+            tables.Column(
+                "entropy", "entropy", lambda step: tables.seeds_mean(step.group, f"{step.policy}/entropy_per_token")
+            ),
             *(column for column in counted if any(column.read(step) is not None for step in found)),
-            SEEDS,
+            tables.SEEDS,
         ],
-        all_runs([step.group for step in found]),
+        tables.all_runs([step.group for step in found]),
     )
 
 
-def _counted(key: str, heading: str) -> Column:
+def _counted(key: str, heading: str) -> tables.Column:
     """The mean over seeds; of counts, rounded to a count."""
 
     def read(step: Step) -> float | None:
         name = f"{step.policy}/{key}"
-        mean = seeds_mean(step.group, name)
+        mean = tables.seeds_mean(step.group, name)
         whole = all(isinstance(run.metrics.get(name), int) for run in step.group.runs)
         return round(mean) if mean is not None and whole else mean
 
-    return Column(key, heading, read)
+    return tables.Column(key, heading, read)
 
 
 @shows("methods_after", 40)

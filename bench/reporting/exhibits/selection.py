@@ -5,25 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bench.reporting import arrange, plots, style, tables
 from bench.reporting.contrasts import SAMPLED, Contrast, contrast, judged
 from bench.reporting.exhibit import Figure, shows
 from bench.reporting.groups import Group
-from bench.reporting.plots import (
-    HOLLOW,
-    Rows,
-    columns_of,
-    figure,
-    grid_of,
-    guide,
-    legend_above,
-    line,
-    lined_rows,
-    values_of,
-    where,
-)
-from bench.reporting.samplers import in_panels, named
-from bench.reporting.style import FULL_WIDTH, LOOKS
-from bench.reporting.tables import spread
 
 NUDGE = 0.13  # of a row, so that bars of equal length stay apart
 MOST_PANELS = 24
@@ -44,7 +29,7 @@ def selection(groups: Sequence[Group]) -> Figure | None:
     """
     if "selection" not in groups[0].settings:
         return None
-    panels = [(title, panel) for title, panel in in_panels(groups, ("selection",)) if len(panel) > 1]
+    panels = [(title, panel) for title, panel in arrange.in_panels(groups, ("selection",)) if len(panel) > 1]
     if not 0 < len(panels) <= MOST_PANELS:
         return None
     shown = [group for _, panel in panels for group in panel]
@@ -65,15 +50,15 @@ def selection(groups: Sequence[Group]) -> Figure | None:
         " Right: the paired difference with its own interval; hollow where, adjusted for the number of methods (Holm "
         "1979), no difference is resolved."
     )
-    return figure(
+    return plots.figure(
         "selection",
         "Selection methods, by the accuracy of one sample of the policy that was fine-tuned on what each selected, "
         "with the policy tuned on as many random completions of the same prompts." + differences * alone,
         rows,
         shown,
         lambda canvas, rows: _draw(canvas, rows, [title for title, _ in panels]),
-        width=FULL_WIDTH,
-        height=0.6 + (0.25 + 0.17 * len(methods)) * (1 if alone else -(-len(panels) // columns_of(len(panels)))),
+        width=style.FULL_WIDTH,
+        height=0.6 + (0.25 + 0.17 * len(methods)) * (1 if alone else -(-len(panels) // plots.columns_of(len(panels)))),
     )
 
 
@@ -81,22 +66,25 @@ def _row(method: _Method) -> dict[str, Any]:
     group, effect = method.group, method.effect
     return {
         "panel": method.panel,
-        "method": named(group, ["selection"]),
+        "method": arrange.named(group, ["selection"]),
         "seeds": len(group.runs),
-        **spread("tuned", group.mean("tuned", *SAMPLED)),
-        **spread("control", group.mean("control", *SAMPLED) if effect else None),
-        **spread("difference", effect.difference if effect else None),
+        **tables.spread("tuned", group.mean("tuned", *SAMPLED)),
+        **tables.spread("control", group.mean("control", *SAMPLED) if effect else None),
+        **tables.spread("difference", effect.difference if effect else None),
         "verdict": effect.verdict if effect else "no control",
     }
 
 
-def _methods(rows: Rows) -> list[str]:
+def _methods(rows: plots.Rows) -> list[str]:
     """From the lowest accuracy to the highest, on the mean of their panels."""
-    means = {name: np.mean([row["tuned"] for row in where(rows, method=name)]) for name in values_of(rows, "method")}
+    means = {
+        name: np.mean([row["tuned"] for row in plots.where(rows, method=name)])
+        for name in plots.values_of(rows, "method")
+    }
     return sorted(means, key=lambda name: float(means[name]))
 
 
-def _draw(canvas: Any, rows: Rows, titles: Sequence[str]) -> None:
+def _draw(canvas: Any, rows: plots.Rows, titles: Sequence[str]) -> None:
     methods, alone = _methods(rows), len(titles) == 1
     for row in rows:
         place = methods.index(row["method"])
@@ -105,31 +93,31 @@ def _draw(canvas: Any, rows: Rows, titles: Sequence[str]) -> None:
         panels = list(canvas.subplots(1, 2, sharey=True, width_ratios=(3, 2)))
         _differences(panels[1], rows)
     else:
-        panels = grid_of(canvas, len(titles), sharex=True, sharey=True)
+        panels = plots.grid_of(canvas, len(titles), sharex=True, sharey=True)
     for axes, title in zip(panels, titles, strict=False):
-        _accuracies(axes, where(rows, panel=title))
+        _accuracies(axes, plots.where(rows, panel=title))
         axes.set_title(title)
-    wide = 1 if alone else columns_of(len(titles))
+    wide = 1 if alone else plots.columns_of(len(titles))
     for axes in panels[:1] if alone else panels[-wide:]:
         axes.set_xlabel("accuracy on held-out prompts" if wide == 1 else "accuracy")
     for axes in panels:
         axes.set_yticks(range(len(methods)), methods)
         axes.set_ylim(-0.7, len(methods) - 0.3)
-    lined_rows(panels)
-    legend_above(canvas, panels[0])
+    plots.lined_rows(panels)
+    plots.legend_above(canvas, panels[0])
 
 
-def _accuracies(axes: Any, rows: Rows) -> None:
-    line(axes, rows, "tuned", "above", LOOKS["tuned"], linestyle="none", label=TITLES["tuned"])
+def _accuracies(axes: Any, rows: plots.Rows) -> None:
+    plots.line(axes, rows, "tuned", "above", style.LOOKS["tuned"], linestyle="none", label=TITLES["tuned"])
     if controls := [row for row in rows if row["control"] is not None]:
-        more = HOLLOW | {"label": TITLES["control"], "linestyle": "none"}
-        line(axes, controls, "control", "below", LOOKS["control"], **more)
+        more = plots.HOLLOW | {"label": TITLES["control"], "linestyle": "none"}
+        plots.line(axes, controls, "control", "below", style.LOOKS["control"], **more)
 
 
-def _differences(axes: Any, rows: Rows) -> None:
+def _differences(axes: Any, rows: plots.Rows) -> None:
     for row in rows:
         if row["difference"] is not None:
-            face = HOLLOW if row["verdict"] == "not resolved" else {}
-            line(axes, [row], "difference", "place", LOOKS["best_of_n"], linestyle="none", **face)
-    guide(axes, x=0.0)
+            face = plots.HOLLOW if row["verdict"] == "not resolved" else {}
+            plots.line(axes, [row], "difference", "place", style.LOOKS["best_of_n"], linestyle="none", **face)
+    plots.guide(axes, x=0.0)
     axes.set_xlabel("fine-tuned - random control")

@@ -5,11 +5,9 @@ from typing import Any
 
 from bench.evaluation.along_training import VALIDATION
 from bench.records.read import Run
+from bench.reporting import plots, style, tables
 from bench.reporting.exhibit import Figure, shows
 from bench.reporting.groups import Group
-from bench.reporting.plots import Rows, legend_above, line, where
-from bench.reporting.style import FULL_WIDTH, LOOKS, Look
-from bench.reporting.tables import spread
 
 NAMES = {"tuned": "fine-tuned", "control": "random control"}
 
@@ -30,29 +28,29 @@ def training(groups: Sequence[Group]) -> list[Figure]:
         "as the best of several, is a little lower on other prompts. Bars: 95 % intervals over prompts."
     )
     best = {arm: run.metrics.get(f"{arm}/{VALIDATION}_best_updates") for arm in NAMES}
-    size = {"width": FULL_WIDTH, "height": 0.36 * FULL_WIDTH}
+    size = {"width": style.FULL_WIDTH, "height": 0.36 * style.FULL_WIDTH}
     return [Figure("training", caption, rows, [run], lambda canvas: _draw(canvas, rows, best), **size)]
 
 
-def _rows(run: Run, arm: str) -> Rows:
+def _rows(run: Run, arm: str) -> plots.Rows:
     curves = {name: run.series(arm, VALIDATION, name) for name in ("accuracy", "greedy_accuracy", "kl")}
     return [
         {"arm": arm, "updates": updates}
-        | {key: end for name, curve in curves.items() for key, end in spread(name, curve.get(updates)).items()}
+        | {key: end for name, curve in curves.items() for key, end in tables.spread(name, curve.get(updates)).items()}
         for updates in curves["accuracy"]
     ]
 
 
-def _draw(canvas: Any, rows: Rows, best: dict[str, int | None]) -> None:
+def _draw(canvas: Any, rows: plots.Rows, best: dict[str, int | None]) -> None:
     panels = canvas.subplots(1, 2, sharey=True)
     titles = {"updates": "updates", "kl": "KL from the base (nats per sequence)"}
     for axes, (x, title) in zip(panels, titles.items(), strict=True):
         for arm, name in NAMES.items():
-            points = [row for row in where(rows, arm=arm) if row[x] is not None]
-            line(axes, points, x, "accuracy", LOOKS[arm], label=name)
-            for row in where(points, updates=best[arm]):
-                ring = Look(LOOKS[arm].colour, "o", "none")
-                line(
+            points = [row for row in plots.where(rows, arm=arm) if row[x] is not None]
+            plots.line(axes, points, x, "accuracy", style.LOOKS[arm], label=name)
+            for row in plots.where(points, updates=best[arm]):
+                ring = style.Look(style.LOOKS[arm].colour, "o", "none")
+                plots.line(
                     axes,
                     [{x: row[x], "accuracy": row["accuracy"]}],
                     x,
@@ -63,4 +61,4 @@ def _draw(canvas: Any, rows: Rows, best: dict[str, int | None]) -> None:
                 )
         axes.set_xlabel(title)
     panels[0].set_ylabel("accuracy on validation prompts")
-    legend_above(canvas, panels)
+    plots.legend_above(canvas, panels)
