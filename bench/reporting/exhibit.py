@@ -74,8 +74,8 @@ Show = TypeVar("Show", bound=Callable[[Sequence[Group]], Any])
 def shows(kind: Kind, order: float) -> Callable[[Show], Show]:
     """Mark a function of a module in bench/reporting/exhibits as a part of every report, in its place among its kind.
 
-    The function takes groups of runs (`bench.reporting.groups.grouped`), and decides from their records alone whether it
-    applies. It returns one exhibit or sentence, a list of them, or None.
+    The function takes groups of runs (`bench.reporting.groups.grouped`) and decides from their records alone whether
+    it applies. It returns one exhibit or sentence, a list of them, or None.
     of_one_run: figures in a run's own folder. methods, methods_after: sentences of the methods paragraph on how the
     training completions were drawn, and on what followed the fine-tuning.
     """

@@ -7,7 +7,7 @@ import numpy as np
 
 from bench.estimators.distributions import normal_quantile, t_quantile
 from bench.records.read import Estimate
-from bench.reporting import tables
+from bench.reporting import arrange, tables
 from bench.reporting.contrasts import Contrast, judged, of_seeds, recorded_difference, verdict_of
 from bench.reporting.exhibit import Table, shows
 from bench.reporting.groups import Group
