@@ -96,7 +96,7 @@ def _source(given: dict[str, str], rest: list[str]) -> Source:
                 f"{unknown} is no option of a report ({', '.join(OPTIONS)}), and a sweep's settings can't stand beside "
                 f"folders such as {folders[0]}."
             )
-        from bench.__main__ import CONF, explained
+        from bench.config.compose import CONF, explained
 
         overrides = [*rest, *(f"{name}={given[name]}" for name in ("outputs",) if name in given)]
         with explained(overrides):

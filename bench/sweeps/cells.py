@@ -20,9 +20,10 @@ from typing import Any, TextIO
 from omegaconf import DictConfig
 
 from bench.config import checks, plugins
+from bench.config.compose import Composer
 from bench.config.keys import run_folder, run_id
 from bench.errors import BenchError
-from bench.records.fingerprint import code_fingerprint
+from bench.records.fingerprint import is_current
 
 BUSY = "running.lock"  # locked by the process that runs a cell; its content says which
 TIMES = "times.json"
@@ -43,6 +44,11 @@ class Cell:
     @functools.cached_property
     def folder(self) -> Path:
         return run_folder(self.cfg)
+
+    @functools.cached_property
+    def parts(self) -> dict[str, Any]:
+        """The parts of the experiment, built but not yet called."""
+        return checks.build_parts(self.cfg)
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,7 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
 
     plugins.install()
     _refuse_sweeps_of_wandb(overrides, Path(conf))
+    composer = Composer()
     with initialize_config_dir(conf, version_base="1.3"):
         named = [override for override in overrides if override.lstrip("+").startswith(("sweep=", "hydra/sweeper="))]
         sweeper = compose("config", named, return_hydra_config=True).hydra.sweeper
@@ -82,11 +89,11 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
             raise BenchError(f"{', '.join(sorted(empty))} gives no value, so there is no cell to run.")
         found: dict[str, Cell] = {}
         for arguments in batch:
-            cfg = compose("config", arguments)
+            cfg = composer.compose(arguments)
             checks.check(cfg)
-            checks.build_parts(cfg)
             label = " ".join(argument for argument in arguments if argument.partition("=")[0] in varied)
             cell = Cell(label, cfg, tuple(key for key in last if key not in varied))
+            _ = cell.parts  # which refuses what can't be built
             found.setdefault(run_id(cfg), cell)  # two labels of one configuration are one run
     return list(found.values())
 
@@ -120,7 +127,7 @@ def state(cell: Cell) -> State:
     if lacking := _lacking(folder):
         return State("incomplete", f"lacks {', '.join(lacking)}")
     try:
-        _code(folder)
+        _check_metrics(folder)
     except (OSError, ValueError):
         return State("incomplete", "metrics.json is damaged")
     return State("outdated", "made by other code")
@@ -134,7 +141,8 @@ def is_done(folder: Path) -> bool:
     if (folder / BUSY).is_file() or _lacking(folder):
         return False
     try:
-        return _code(folder) == code_fingerprint()
+        _check_metrics(folder)
+        return is_current(folder)
     except (OSError, ValueError):  # a damaged record is no record
         return False
 
@@ -143,12 +151,11 @@ def _lacking(folder: Path) -> list[str]:
     return [name for name in RECORDS if not (folder / name).is_file()]
 
 
-def _code(folder: Path) -> Any:
-    """Which code made the run; ValueError where its metrics.json is damaged."""
+def _check_metrics(folder: Path) -> None:
+    """ValueError or OSError where a run's metrics.json is damaged."""
     metrics = json.loads((folder / "metrics.json").read_text())
     if not isinstance(metrics, dict) or not metrics:
         raise ValueError("it should hold names and values")
-    return metrics.get("code")
 
 
 def _seconds(folder: Path) -> float:

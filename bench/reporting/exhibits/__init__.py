@@ -62,7 +62,7 @@ def method_sentences(kind: Kind, groups: Sequence[Group]) -> list[str]:
 
 
 def _made(kind: Kind, wanted: type, groups: Sequence[Group], own: Sequence[Part] = ()) -> list[Any]:
-    made = []
+    made: list[Any] = []
     for part in (*parts(kind), *own):
         exhibits = part(groups)
         made += exhibits if isinstance(exhibits, list | tuple) else [exhibits]
