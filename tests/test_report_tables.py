@@ -76,7 +76,7 @@ def test_several_seeds_are_compared_over_seeds_and_prompts(grid: list[Run]):
     found = by_name(three)
     scores = {arm: np.stack([r.per_prompt(arm, "pass", "accuracy", 1) for r in three]) for arm in ("tuned", "control")}
     expected = seed_interval(scores["tuned"] - scores["control"])
-    (row,) = (row for row in found["main"].rows if row["arm"].startswith("control"))
+    (row,) = (row for row in found["main"].rows if row["arm"] == "random control")
     assert row["difference"] == pytest.approx(expected.mean)
     assert row["difference_low"] == pytest.approx(expected.low)
     assert row["verdict"] == "better"
