@@ -211,9 +211,8 @@ def test_methods_say_what_the_parts_are(tmp_path: Path):
 )
 def test_methods_say_a_procedure_that_is_not_one_round(procedure: ModuleType, overrides: list[str], words: str):
     with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
-        cfg = compose(
-            "config", [f"procedure={procedure.__name__.rsplit('.', 1)[-1]}", *(f"procedure.{one}" for one in overrides)]
-        )
+        chosen = f"procedure={procedure.__name__.rsplit('.', 1)[-1]}"
+        cfg = compose("config", [chosen, *(f"procedure.{override}" for override in overrides)])
     said = procedure.in_words(cast("dict[str, Any]", OmegaConf.to_container(cfg.procedure, resolve=False)))
     assert words in said
 
