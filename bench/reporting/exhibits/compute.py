@@ -170,22 +170,23 @@ def _end(value: float | None, form: str, missing: str) -> str:
     return missing if value is None else f"{value:{form}}"
 
 
-def _by_stage(runs: Sequence[Run]) -> dict[str, tuple[list[Entry], list[Entry]]]:
-    """stage -> its artifacts counted once for all runs, and once for each run that needs them."""
+def _by_stage(runs: Sequence[Run], *, total: bool = False) -> dict[str, tuple[list[Entry], list[Entry]]]:
+    """stage -> its artifacts counted once for all runs, and once for each run that needs them.
+
+    total: with those of all stages under "all".
+    """
     shared: dict[Hashable, Entry] = {}
     alone: dict[Hashable, Entry] = {}
     for run in runs:
         for entry in run.lineage:
             key = entry["stage"], entry["key"], entry["part"]
             shared[key] = alone[run.folder, key] = entry
-    return {
-        stage: (_of_stage(shared.values(), stage), _of_stage(alone.values(), stage))
-        for stage in dict.fromkeys(entry["stage"] for entry in alone.values())
-    }
+    stages = [*dict.fromkeys(entry["stage"] for entry in alone.values()), *(["all"] if total else [])]
 
+    def of(stage: str, entries: Mapping[Hashable, Entry]) -> list[Entry]:
+        return [entry for entry in entries.values() if stage in (entry["stage"], "all")]
 
-def _of_stage(entries: Iterable[Entry], stage: str) -> list[Entry]:
-    return [entry for entry in entries if entry["stage"] == stage]
+    return {stage: (of(stage, shared), of(stage, alone)) for stage in stages}
 
 
 def _total(entries: Iterable[Entry], *names: str) -> float:
@@ -253,10 +254,6 @@ def _costs(canvas: Any, rows: plots.Rows) -> None:
 def cost(groups: Sequence[Group]) -> Table | None:
     """Every ancestor of these runs once, by stage, beside what each run would have cost alone."""
     runs = tables.all_runs(groups)
-    stages = _by_stage(runs)
-    sums: tuple[list[Entry], list[Entry]] = ([], [])
-    for total, entries in zip(sums, zip(*stages.values(), strict=True), strict=False):
-        total += [entry for part in entries for entry in part]
     several = len(runs) > 1
     caption = (
         f"What {_counted(runs)} cost by stage, each artifact in their lineage counted once whenever it was made, in "
@@ -265,7 +262,7 @@ def cost(groups: Sequence[Group]) -> Table | None:
     return tables.table(
         "cost",
         caption,
-        [(stage, *entries) for stage, entries in {**stages, "all": sums}.items()],
+        [(stage, *entries) for stage, entries in _by_stage(runs, total=True).items()],
         [
             tables.Column("stage", "stage", lambda item: item[0]),
             tables.Column("artifacts", "artifacts", lambda item: len(item[1])),
