@@ -181,7 +181,9 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     with _intact(folder / METRICS) as path:
         metrics = _mapping(json.loads(path.read_text()))
         for name, value in metrics.items():
-            quoted = isinstance(value, str) and name != "code" and _is_number(value)  # a hash may look like a number
+            quoted = (
+                isinstance(value, str) and name != "code" and as_number(value) is not None
+            )  # a hash may look like a number
             if quoted or not (value is None or isinstance(value, int | float | str)):
                 raise ValueError(f"{name} should be a number, not {json.dumps(value)[:40]}")
     return metrics
@@ -203,6 +205,14 @@ def seconds(folder: Path) -> float:
         return float("nan")
 
 
+def as_number(text: str) -> float | None:
+    """The number that `text` spells; None where it spells none."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def short(number: float) -> str:
     """Three decimals below 1, without the leading 0; two above."""
     if abs(number) < 1:
@@ -214,14 +224,6 @@ def _table(path: Path, columns: list[str] | None = None) -> Any:
     import pyarrow.parquet as pq
 
     return pq.read_table(path, columns=columns)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 @contextmanager
