@@ -53,14 +53,19 @@ class Table(Exhibit):
     columns: dict[str, str]  # key of `rows` -> heading; in this order. Keys without a heading are in the CSV alone
 
     @property
-    def texts(self) -> list[tuple[str, ...]]:
-        """The headings, then every row as one reads it: a value with its interval where KEY_low and KEY_high are given.
+    def shown_columns(self) -> list[str]:
+        """The keys of the columns in which some row has a value."""
+        return [key for key in self.columns if any(row[key] not in (None, "") for row in self.rows)]
 
-        A key that begins with "p_" is a p-value. Columns in which no row has anything are left out.
+    @property
+    def texts(self) -> list[tuple[str, ...]]:
+        """The headings, then every row as text: a value with its interval where KEY_low and KEY_high are given.
+
+        A key that begins with "p_" is a p-value. A column without a value is left out.
         """
-        body = [tuple(_shown(row, key) for key in self.columns) for row in self.rows]
-        kept = [i for i in range(len(self.columns)) if any(row[i] for row in body)]
-        return [tuple(row[i] for i in kept) for row in (tuple(self.columns.values()), *body)]
+        keys = self.shown_columns
+        body = [tuple(_shown(row, key) for key in keys) for row in self.rows]
+        return [tuple(self.columns[key] for key in keys), *body]
 
 
 def records_of(cells: Sequence[Sequence[str]]) -> str:

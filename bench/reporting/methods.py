@@ -1,4 +1,4 @@
-"""Write the methods paragraph of a report from the runs' own settings (its text: methods.md), and the BibTeX it cites."""
+"""Write a report's methods paragraph from the settings of its runs (the text: methods.md), and the BibTeX it cites."""
 
 import re
 from collections.abc import Iterable, Sequence

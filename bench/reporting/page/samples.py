@@ -1,9 +1,7 @@
 """Every run's samples.parquet as the columns that the page's browser reads."""
 
-import json
 import math
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 from bench.records.read import Run
 from bench.reporting.groups import distinctions
@@ -56,14 +54,6 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
         " ".join([*(f"{name}={value}" for name, value in apart.items()), f"seed={run.config['seed']}", run.folder.name])
         for run, apart in zip(runs, distinctions([run.config for run in runs]), strict=True)
     ]
-
-
-def script_json(value: Any) -> str:
-    """JSON that can stand in a <script> element: no text in it can end the element, or begin another."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":  # in JSON these occur in strings alone
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
 
 
 def _recorded(run: Run) -> dict[str, list]:
