@@ -81,16 +81,17 @@ def drawn(folder: Path, name: str, **labels: str) -> Path:
     return folder / f"{name}.svg"
 
 
-def written(folder: Path, runs: Sequence[Run], svg: Path | None = None, **parts: Any) -> Path:
+def written(
+    folder: Path, runs: Sequence[Run], figures: Sequence[Figure] = (), svg: Path | None = None, **parts: Any
+) -> Path:
     """A page in `folder`; svg: the drawing of every figure."""
-    parts = {"title": "a sweep", "verdicts": [], "figures": [], "tables": [], "methods": "We drew."} | parts
-    files = {
-        f"tables/{table.name}": [folder / "tables" / f"{table.name}{end}" for end in ENDINGS]
-        for table in parts["tables"]
-    }
+    tables = {f"tables/{table.name}": table for table in parts.pop("tables", [])}
+    files = {name: [folder / f"{name}{end}" for end in (".csv", ".md", ".tex")] for name in tables}
     if svg is not None:
-        files |= {f"figures/{figure.name}": [svg.with_suffix(".pdf"), svg] for figure in parts["figures"]}
-    return write_page(folder / "index.html", runs=runs, files=files, **({"references": "@a"} | parts))
+        files |= {f"figures/{figure.name}": [svg.with_suffix(".pdf"), svg] for figure in figures}
+    exhibits = {f"figures/{figure.name}": figure for figure in figures} | tables
+    parts = {"title": "a sweep", "verdicts": [], "methods": "We drew.", "references": "@a"} | parts
+    return write_page(folder / "index.html", runs=runs, exhibits=exhibits, files=files, **parts)
 
 
 ROWS = [
@@ -98,7 +99,6 @@ ROWS = [
     {"method": "beta", "value": 0.5, "value_low": 0.4, "value_high": 0.6, "p_holm": 0.25, "kl": None},
     {"method": "gamma", "value": 30.0, "value_low": 20.0, "value_high": 40.0, "p_holm": None, "kl": 0.25},
 ]
-ENDINGS = (".csv", ".md", ".tex")
 COLUMNS = {"method": "method", "value": "value", "p_holm": "p", "kl": "KL"}
 
 
@@ -146,7 +146,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[di
     figures = [Figure(name, "Accuracy against KL.", ROWS, runs, lambda _: None) for name in ("frontier", "frontier 2")]
     tables = [Table("methods", "Every method.", ROWS, runs, COLUMNS)]
     verdicts = ["all_correct against rso: better."]
-    path = written(folder, runs, svg, verdicts=verdicts, figures=figures, tables=tables)
+    path = written(folder, runs, figures, svg, verdicts=verdicts, tables=tables)
     return path, halves
 
 
@@ -330,12 +330,12 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(
         folder,
         runs,
+        [Figure(name, ATTACKS[0], rows, runs, lambda _: None)],
         svg,
         title=ATTACKS[0],
         verdicts=ATTACKS,
         methods="\n".join(ATTACKS),
         references="\n".join(ATTACKS),
-        figures=[Figure(name, ATTACKS[0], rows, runs, lambda _: None)],
         tables=[Table(name, ATTACKS[2], rows, runs, {"<b>": ATTACKS[3], "value": ATTACKS[0]})],
     )
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from bench.records.read import Run, as_number
 from bench.reporting.exhibit import Exhibit, Figure, Table
-from bench.reporting.groups import PLACES, distinctions
+from bench.reporting.groups import NOT_COMPARED, distinctions
 from bench.reporting.page.samples import sample_columns
 from bench.reporting.page.svg import ENLARGED, inline_svg
 from bench.store import atomically
@@ -31,8 +31,7 @@ def write_page(
     *,
     title: str,
     verdicts: Sequence[str],
-    figures: Sequence[Figure],
-    tables: Sequence[Table],
+    exhibits: Mapping[str, Exhibit],
     files: Mapping[str, Sequence[Path]],
     methods: str,
     references: str,
@@ -40,21 +39,23 @@ def write_page(
 ) -> Path:
     """Write the page to `path` and return it. BenchError where samples or an SVG can't be read.
 
-    files: the files of each exhibit, as "figures/NAME" or "tables/NAME" -> paths; a figure's SVG is among them.
+    exhibits, files: figures and tables by place in the report, e.g. "figures/frontier", and the files of each; a
+    figure's SVG is among them.
     methods, references: text to copy, Markdown and BibTeX.
 
     Equal arguments and records give equal bytes.
     """
     style, script = ((ASSETS / name).read_text() for name in ("page.css", "page.js"))
     apart = distinctions([run.config for run in runs])
+    shown = {name: _shown(name, exhibit, files[name], path.parent) for name, exhibit in exhibits.items()}
     page = _template().render(
         policy=_content_policy(style, script),
         style=Markup(style),
         script=Markup(script),
         title=title,
         verdicts=verdicts,
-        figures=[_shown_figure(figure, files[f"figures/{figure.name}"], path.parent) for figure in figures],
-        tables=[_shown_table(table, files[f"tables/{table.name}"], path.parent) for table in tables],
+        figures=[shown[name] for name, exhibit in exhibits.items() if isinstance(exhibit, Figure)],
+        tables=[shown[name] for name, exhibit in exhibits.items() if isinstance(exhibit, Table)],
         methods=methods,
         references=references,
         runs=len(runs),
@@ -95,29 +96,19 @@ def _content_policy(style: str, script: str) -> str:
     )
 
 
-def _shown_figure(figure: Figure, files: Sequence[Path], folder: Path) -> dict[str, Any]:
-    shown = _shown("figure", figure, files, folder)
-    (svg,) = (path for path in files if path.suffix == ".svg")
-    drawing, width = inline_svg(svg, name=shown["id"], described_by=f"{shown['id']}-caption")
-    return shown | {
-        "drawing": Markup(drawing),
-        "width": f"{width * ENLARGED + FRAME:.0f}",
-        "scrolls": width > PHONE,
-    }
-
-
-def _shown_table(table: Table, files: Sequence[Path], folder: Path) -> dict[str, Any]:
-    headings, *rows = table.texts
-    values = [[_sort_value(row[key]) for key in table.shown_columns] for row in table.rows]
-    return _shown("table", table, files, folder) | {"grid": _grid(headings, rows, values)}
-
-
-def _shown(kind: str, exhibit: Exhibit, files: Sequence[Path], folder: Path) -> dict[str, Any]:
-    """What the page says of every exhibit. Its id has only letters, digits and hyphens: drawings refer to it."""
-    name = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in exhibit.name)
+def _shown(name: str, exhibit: Exhibit, files: Sequence[Path], folder: Path) -> dict[str, Any]:
+    """What the template needs of a figure or table. Drawings refer to ids, which hold letters, digits and hyphens."""
+    ident = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)
     addresses = [quote(Path(os.path.relpath(file, folder)).as_posix()) for file in files]
     formats = [FORMATS[file.suffix] for file in files]
-    return {"exhibit": exhibit, "id": f"{kind}-{name}", "files": list(zip(formats, addresses, strict=True))}
+    shown = {"exhibit": exhibit, "id": ident, "files": list(zip(formats, addresses, strict=True))}
+    if isinstance(exhibit, Table):
+        headings, *rows = exhibit.texts
+        values = [[_sort_value(row[key]) for key in exhibit.shown_columns] for row in exhibit.rows]
+        return shown | {"grid": _grid(headings, rows, values)}
+    (svg,) = (path for path in files if path.suffix == ".svg")
+    drawing, width = inline_svg(svg, name=ident, described_by=f"{ident}-caption")
+    return shown | {"drawing": Markup(drawing), "width": f"{width * ENLARGED + FRAME:.0f}", "scrolls": width > PHONE}
 
 
 def _runs_grid(runs: Sequence[Run], apart: Sequence[dict[str, str]]) -> dict[str, Any]:
@@ -153,7 +144,7 @@ def _sort_value(value: Any) -> str | None:
 
 def _shared_settings(runs: Sequence[Run]) -> str:
     """The settings that are equal in all runs, as YAML."""
-    configs = [{name: value for name, value in run.config.items() if name not in PLACES} for run in runs]
+    configs = [{name: value for name, value in run.config.items() if name not in NOT_COMPARED} for run in runs]
     return yaml.safe_dump(_shared(configs), sort_keys=False, allow_unicode=True)
 
 
