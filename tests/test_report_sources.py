@@ -107,7 +107,7 @@ def test_a_sweep_whose_cells_are_chosen_as_it_goes_is_refused(monkeypatch: pytes
     monkeypatch.setattr(sweep, "cells", lambda overrides, conf: None)
     monkeypatch.setattr(search, "read", lambda overrides, conf: None)
     with pytest.raises(BenchError, match="give the runs' folders instead"):
-        report._source({}, ["hydra/sweeper=optuna"])
+        report._from_overrides(["hydra/sweeper=optuna"])
 
 
 def test_runs_come_in_the_order_of_their_settings(tmp_path: Path):

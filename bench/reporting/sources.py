@@ -78,9 +78,9 @@ def from_sweep(cells: Sequence[Cell], overrides: Sequence[str]) -> Source:
 
 
 def _under_shared_seeds(runs: list[Run]) -> tuple[list[Run], list[str]]:
-    """The runs under the seeds that every configuration has, and a note on the others; all runs where no seed is shared.
+    """The runs under the seeds that every configuration has, so that all means are over the same seeds, and a note.
 
-    All means are then over the same seeds.
+    All runs where the configurations share no seed.
     """
     kept, unshared = shared_seeds({group.label: group.runs for group in grouped(runs)})
     if not unshared or not all(kept.values()):

@@ -151,7 +151,7 @@ def _shared_settings(runs: Sequence[Run]) -> str:
 def _shared(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     shared: dict[str, Any] = {}
     for name, value in configs[0].items():
-        values = [config.get(name) for config in configs]
+        values: list[Any] = [config.get(name) for config in configs]
         if all(isinstance(other, dict) for other in values):
             if inner := _shared(values):
                 shared[name] = inner
