@@ -29,7 +29,7 @@ def experiment(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from bench.config.explain import explain_composition
+    from bench.config.compose import explain_composition
     from bench.launching.runner import run_cell, run_experiment
 
     try:
@@ -63,7 +63,7 @@ def explained(overrides: list[str]) -> Iterator[None]:
     """What goes wrong inside because of these settings ends the process in one sentence."""
     from hydra.errors import HydraException
 
-    from bench.config.explain import NOT_A_CHOICE, explain_composition
+    from bench.config.compose import NOT_A_CHOICE, explain_composition
 
     try:
         if len(named := [one for one in overrides if one.lstrip("+").startswith("sweep=")]) > 1:
@@ -99,7 +99,9 @@ def sweep(overrides: list[str], *, plan_only: bool) -> None:
         _call_cells_without(found[0].fixed)
     experiment()
     if found is not None:
-        print(plan.conclusion(found))
+        from bench.reporting.conclusion import conclusion
+
+        print(conclusion(found))
         if any(state(cell).kind != "done" for cell in found):
             sys.exit(1)
 

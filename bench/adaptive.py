@@ -6,36 +6,37 @@ python -m bench procedure=adaptive control=none procedure.stop=none             
 """
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
 
 import numpy as np
 
-from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
-from bench.config.keys import settings_key
-from bench.config.rules import Count, number, one_of
+from bench.artifacts import Completions, Policy, Prompts, Rewards
+from bench.config.rules import Count, checked, number, one_of, require
 from bench.errors import BenchError
 from bench.estimators.allocation import BetaPrior, beta_prior, expected_gains
 from bench.estimators.allocation import allocate as by_gain
 from bench.estimators.arrays import StoppedOutcomes
-from bench.evaluation.heldout import Outcomes
-from bench.experiment import Results, trained_and_judged
+from bench.estimators.best_of_n import pass_at_k
+from bench.estimators.sequential import stopped_pass_at_k
+from bench.estimators.uncertainty import intervals_and_bands
+from bench.evaluation.cells import powers_of_two
 from bench.generation.pool import Engine, sharing
-from bench.generation.stopped import Piece, stopped
-from bench.scoring.preparing import prepared
+from bench.pools import Placement, stopped
+from bench.procedures.findings import Findings, Results
+from bench.procedures.parts import Parts
 from bench.scoring.traits import refuse_comparing, refuse_too_low
 from bench.seeds import generator
-from bench.selection.evidence import evidence_for
 from bench.selection.prompt_filter import prompts_dropped
-from bench.sweeps.workload import Asks, Config, Name, drawn, examples, fine_tuned
+from bench.store import Use
 from bench.tasks import Task
 
 Score = Callable[[Prompts, Completions], Rewards]
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Findings):
     """What decides how many samples a prompt gets; the settings of `adaptively`."""
 
     stop: str  # accepted, none
@@ -81,16 +82,57 @@ class Plan:
                 f"between procedure.look={self.look} and procedure.most={self.most}."
             )
 
+    def metrics(self, results: Results, task: Task, uses: Sequence[Use], *, seed: int) -> dict[str, float | str]:
+        """The metrics under adaptive/.
 
+        samples_total: samples drawn of the training prompts. samples_saved: how many fewer that is than
+        `num_completions` per prompt. samples_a_prompt: their mean per prompt. accepted: completions above
+        `accept_above`. prompts_covered: prompts with an accepted completion; coverage: their share.
+        prompts_stopped_short: prompts with fewer accepted than `enough`. pass@k: the probability that one of k samples
+        is accepted, unbiased, with a bootstrap interval over prompts. pass_estimator: where pass@k comes from: the
+        counts of a pool that acceptance stopped, or the samples that every prompt has.
+        """
+        drawn = results.pool.drawn.sum(axis=1)  # [M]
+        accepted = (np.asarray(results.rewards.value) > self.accept_above).sum(axis=1)
+        total, covered = int(drawn.sum()), int((accepted > 0).sum())
+        counts: dict[str, float | str] = {
+            "adaptive/samples_total": total,
+            "adaptive/samples_a_prompt": total / len(drawn),
+            "adaptive/samples_saved": self.num_completions * len(drawn) - total,
+            "adaptive/accepted": int(accepted.sum()),
+            "adaptive/prompts_covered": covered,
+            "adaptive/coverage": covered / len(drawn),
+            "adaptive/prompts_stopped_short": int((accepted < self.enough).sum()),
+        }
+        sequential = self.allocate == "uniform" and self.stop == "accepted"
+        sizes = powers_of_two(self.limit if sequential else self.always)
+        if sequential:
+            found = stopped_pass_at_k(
+                accepted, drawn, sizes, enough=self.enough, limit=self.limit, block=self.block
+            )  # [M, sizes]
+        else:
+            fixed = np.asarray(results.rewards.value)[:, : self.always]
+            found = pass_at_k(np.where(np.isnan(fixed), np.nan, fixed > self.accept_above), sizes)
+        low, high, _ = intervals_and_bands(found, [], generator(seed, "adaptive"), shares=True)
+        for k, *numbers in zip(sizes, np.nanmean(found, axis=0), low, high, strict=True):
+            for end, value in zip(("", "_low", "_high"), numbers, strict=True):
+                counts[f"adaptive/pass@{k}{end}"] = float(value)
+        counts["adaptive/pass_estimator"] = (
+            "stopped, by the orders that lead to its counts" if sequential else f"the first {self.always} samples"
+        )
+        return counts
+
+
+def check_settings(config: Mapping[str, Any]) -> None:
+    """BenchError where settings that are possible each by itself do not go together."""
+    require(config, "control", one_of("none"))
+    names = [field.name for field in fields(Plan)]
+    Plan(**{name: config["procedure"].get(name, config.get(name)) for name in names}).check()
+
+
+@checked(check_settings)
 def adaptively(
-    task: Task,
-    policy: Callable[..., Policy],
-    generation: Callable[..., Completions],
-    scoring: Callable[..., Rewards],
-    prompt_filter: Callable[[np.ndarray], np.ndarray],
-    selection: Callable[..., Selection],
-    training: Callable[..., Policy],
-    evaluation: Callable[..., Outcomes],
+    parts: Parts,
     *,
     stop: Annotated[str, one_of("accepted", "none")],
     enough: Count,
@@ -99,11 +141,6 @@ def adaptively(
     look: Count,
     most: Count,
     block: Count,
-    num_completions: int,
-    baseline_completions: int,
-    control: Annotated[str, one_of("none")],
-    split: str,
-    seed: int,
 ) -> Results:
     """`bench.experiment.run` with samples where they are expected to help, trained on accepted completions alone.
 
@@ -121,38 +158,24 @@ def adaptively(
     Held-out prompts have pools of fixed N as ever. BenchError for a scorer that compares a prompt's samples, and for an
     engine that can't leave out the samples before a given one.
     """
-    plan = Plan(stop, enough, accept_above, allocate, num_completions, look, most, block)
+    plan = Plan(stop, enough, accept_above, allocate, parts.num_completions, look, most, block)
     plan.check()
-    train = task.prompts("train")
-    _check_engine(generation, plan)
+    _check_engine(parts.generation, plan)
     if not plan.is_fixed:
-        refuse_comparing(scoring, "procedure=adaptive can't stop by")
-    refuse_too_low(scoring, accept_above, "procedure.accept_above")
-    base = policy(task)
-    scoring = prepared(scoring, base=base, task=task, generation=generation)
+        refuse_comparing(parts.scoring, "procedure=adaptive can't stop by")
+    refuse_too_low(parts.scoring, accept_above, "procedure.accept_above")
+    train, base, score = parts.train, parts.base, parts.scorer
 
-    pool, rewards = sample(train, base, generation, scoring, plan, seed=seed)  # [M, N], blank or NaN where none is
-    left = prompt_filter(rewards.value)  # [M, N], NaN where the prompt is left out
+    pool, rewards = sample(train, base, parts.generation, score, plan, seed=parts.seed)  # [M, N], blank where none is
+    left = parts.prompt_filter(rewards.value)  # [M, N], NaN where the prompt is left out
     accepted = np.where(left > accept_above, left, np.nan)
     check_accepted(accepted, np.asarray(rewards.value), plan)
-    evidence = evidence_for(selection, pool, task, base)
-    selections = {"tuned": selection(accepted, generator(seed, "selection"), **evidence)}  # [K]
-    return trained_and_judged(
-        task,
-        base,
+    return parts.train_and_judge(
         pool,
         rewards,
-        prompts_dropped(rewards.value, left),
-        selections,
-        generation,
-        scoring,
-        training,
-        evaluation,
-        num_completions=num_completions,
-        baseline_completions=baseline_completions,
-        split=split,
-        seed=seed,
-        procedure=plan,
+        parts.select(accepted, pool),
+        prompts_filtered=prompts_dropped(rewards.value, left),
+        findings=plan,
     )
 
 
@@ -166,7 +189,7 @@ def sample(
         return pool, scoring(prompts, pool)
     M = len(prompts)
     value, drawn = np.full((M, plan.limit), np.nan), np.zeros(M, int)
-    pieces: list[Piece] = []
+    pieces: list[Placement] = []
     opened: list[Engine] = []
 
     def draw(rows: np.ndarray, samples: int) -> None:
@@ -179,7 +202,7 @@ def sample(
                     asked, policy, num_completions=end, first_sample=start, block_size=plan.block, seed=seed
                 )
             value[of, start:end] = scoring(asked, piece).value
-            pieces.append(Piece(of, start, piece))
+            pieces.append(Placement(of, start, piece))
             drawn[of] = end
 
     def accepted() -> np.ndarray:
@@ -236,12 +259,3 @@ def check_accepted(accepted: np.ndarray, rewards: np.ndarray, plan: Plan) -> Non
         f"No completion is above procedure.accept_above={plan.accept_above:g}, {highest}: lower the setting, "
         "or raise num_completions or temperature."
     )
-
-
-def asks(cfg: Config, prompts: Callable[[str], int]) -> Asks:
-    """What `adaptively` will draw and train, if no prompt stops before it has all samples."""
-    how, train = settings_key(cfg, "procedure"), prompts("train")
-    fixed = cfg["procedure"]["stop"] == "none" and cfg["procedure"]["allocate"] == "uniform"
-    most = drawn(cfg, cfg["num_completions"]) if fixed else cfg["num_completions"]
-    pools: dict[Name, float] = {() if fixed else (how,): train * most}
-    return Asks(pools, {fine_tuned(cfg, "tuned", how): examples(cfg, train)})

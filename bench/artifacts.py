@@ -6,7 +6,7 @@ from equal content is shared, however that content came about.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+FIELDS = ("text", "token_ids", "finish_reason", "logprob", "policy_logprob")  # the columns of Completions
 Message = dict[str, str]  # {"role": "user" | "assistant" | "system", "content": ...}
 
 
@@ -73,17 +74,17 @@ class Policy:
 
 @dataclass(frozen=True)
 class Completions:
-    """N completions of each of M prompts by one policy under one sampler.
+    """N completions of each of M prompts, in memory, drawn by one policy under one sampler.
 
-    A drawn pool leaves text and token_ids in the store and reads them by shards of prompts (bench.generation.stored):
-    index them by row or by (row, column), and walk a pool with `shards` or `units`.
+    A `bench.pools.Pool` is one that leaves text and token_ids in the store: index those by row or by (row, column), and
+    walk any pool with `shards` or `units`.
     """
 
     text: np.ndarray  # [M, N] str objects, special tokens removed
     token_ids: np.ndarray  # [M, N] objects: int32 arrays [length], EOS included where it was drawn
-    finish_reason: np.ndarray  # [M, N] "stop" (EOS drawn) or "length" (cut at max_new_tokens)
-    logprob: np.ndarray  # [M, N] nats a sequence, under the sampler that drew it (temperature, top-k, top-p)
-    policy_logprob: np.ndarray  # [M, N] nats a sequence, under the same policy at temperature 1, top-p 1
+    finish_reason: np.ndarray  # [M, N] "stop" (EOS drawn), "length" (cut at max_new_tokens) or "" (no sample here)
+    logprob: np.ndarray  # [M, N] nats per sequence, under the sampler that drew it (temperature, top-k, top-p)
+    policy_logprob: np.ndarray  # [M, N] nats per sequence, under the same policy at temperature 1, top-p 1
     key: str
 
     @property
@@ -99,39 +100,58 @@ class Completions:
 
     @property
     def drawn(self) -> np.ndarray:
-        """[M, N] bool: which cells hold a sample; all, but in a pool that leaves cells blank (finish_reason "")."""
+        """[M, N] bool: which cells hold a sample."""
         return np.asarray(self.finish_reason) != ""
 
     @property
+    def always(self) -> int:
+        """Samples that every prompt has, whatever they turned out to be: N, but in a stopped pool."""
+        return self.shape[1]
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """The rows at which shards begin."""
+        return (0,)
+
+    @property
+    def prompt_reads(self) -> float:
+        """How often a policy read each prompt to draw these samples, mean over prompts."""
+        return 1.0
+
+    @property
     def parts(self) -> tuple["Completions", ...]:
-        """The pools, side by side, of which each was drawn by one policy under one sampler."""
+        """The pools side by side in this one, each drawn by one policy under one sampler."""
         return (self,)
 
-    def shards(self) -> Iterator[tuple[slice, "Completions"]]:
-        """Consecutive prompts and their completions [rows, N], as many at a time as the pool keeps together."""
+    @property
+    def stored_as(self) -> frozenset[str]:
+        """The artifacts, as key or key/part, that hold these samples, and perhaps others beside them."""
+        return frozenset({self.key.partition("[")[0]})
+
+    def read(self, rows: slice, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """The named columns of some rows, each [rows, N]."""
+        return {name: getattr(self, name)[rows] for name in names}
+
+    def shards(self, *, blanks: bool = False) -> Iterator[tuple[slice, "Completions"]]:
+        """Consecutive prompts and their completions [rows, N], as many at a time as the pool keeps together.
+
+        blanks: walk a stopped pool too, which leaves cells blank (see `drawn`); else that is a ValueError.
+        """
         yield slice(0, self.shape[0]), self
 
     def units(self, *, whole: bool = False) -> Iterator[tuple[slice, slice, "Completions"]]:
-        """Prompts, samples and their completions, as they are stored; the key of each says what it holds.
+        """Prompts, samples and their completions, as they are stored; the key of each names its content.
 
         whole: with those samples of a stored unit that this view of a pool leaves out.
         """
         yield slice(0, self.shape[0]), slice(0, self.shape[1]), self
 
-    @property
-    def stored_as(self) -> frozenset[str]:
-        """The artifacts, key or key/part, that hold these samples, and perhaps others beside them."""
-        return frozenset({self.key.partition("[")[0]})
-
     def first(self, num_completions: int) -> "Completions":
-        """The view of each prompt's first `num_completions` samples."""
-        if num_completions == self.shape[1]:
+        """The view of each prompt's first `num_completions` samples; all where there are no more."""
+        if num_completions >= self.shape[1]:
             return self
-        arrays = (self.text, self.token_ids, self.finish_reason, self.logprob, self.policy_logprob)
-        text, token_ids, finish_reason, logprob, policy_logprob = (array[:, :num_completions] for array in arrays)
-        return Completions(
-            text, token_ids, finish_reason, logprob, policy_logprob, key=prefix_key(self.key, num_completions)
-        )
+        columns = {name: getattr(self, name)[:, :num_completions] for name in FIELDS}
+        return Completions(**columns, key=prefix_key(self.key, num_completions))
 
 
 def prefix_key(pool_key: str, num_completions: int) -> str:

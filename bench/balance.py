@@ -11,13 +11,11 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
+from bench.artifacts import Policy, Selection
 from bench.config.rules import Count, Rule, number, or_null
 from bench.errors import BenchError
-from bench.scoring.verifier import verify
+from bench.procedures.parts import Parts
 from bench.seeds import generator
-from bench.selection.evidence import evidence_for
-from bench.tasks import Task
 
 
 def several(rule: Rule) -> Rule:
@@ -40,40 +38,38 @@ class Adapted:
 
 
 def by_balance_score(
-    prompts: Prompts,
+    parts: Parts,
     policy: Policy,
-    base: Policy,
-    task: Task,
-    generation: Callable[..., Completions],
-    scoring: Callable[..., Rewards],
-    selection: Callable[..., Selection],
     *,
     temperatures: Annotated[list[float], several(number(0, open_low=True))],
     thresholds: Annotated[list[float] | None, or_null(several(number()))],
     expected: Count,
     prompts_probed: Count,
-    num_completions: int,
     seed: int,
 ) -> Adapted:
-    """The temperature and threshold of the highest mean balance score on the first `prompts_probed` prompts.
+    """The temperature and threshold of the highest mean balance score on the first `prompts_probed` training prompts.
 
-    Each temperature's samples, `num_completions` of each of those prompts, are drawn from `policy` with the round's
-    seed: those of the temperature that is chosen are part of the round's pool where whole shards of it are probed.
-    thresholds: None keeps the selection's own. expected: n*, the right completions a prompt that are enough. Ties go to
-    the first. BenchError where the selection has no threshold to set.
+    Each temperature's samples, `num_completions` per probed prompt, are drawn from `policy` with the round's seed. They
+    are part of the round's pool where whole shards of it are probed and their temperature is chosen. thresholds: None
+    keeps the selection's own. expected: n*, the number of correct completions per prompt that is enough. The first
+    of equal scores is taken. BenchError where the selection has no threshold to set.
     """
-    probed = prompts[: min(prompts_probed, len(prompts))]
-    found: list[Adapted] = []
+    probed = parts.train[: min(prompts_probed, len(parts.train))]
+    candidates: list[Adapted] = []
     for temperature in temperatures:
-        pool = generation(probed, policy, num_completions=num_completions, seed=seed, temperature=temperature)
-        rewards, gold = scoring(probed, pool).value, verify(probed, pool, task=task).value
+        pool = parts.generation(
+            probed, policy, num_completions=parts.num_completions, seed=seed, temperature=temperature
+        )
+        rewards, gold = parts.scorer(probed, pool).value, parts.verified(probed, pool)
         texts = np.asarray(pool.text)
-        evidence = evidence_for(selection, pool, task, base, rescored_on=None if policy == base else probed)
+        others = None if policy == parts.base else probed
+        evidence = parts.evidence(parts.selection, pool, rescored_on=others)
         for threshold in [None] if thresholds is None else thresholds:
-            kept = with_threshold(selection, threshold)(rewards, generator(seed, "selection"), **evidence)
+            select = with_threshold(parts.selection, threshold)
+            kept = select(rewards, generator(seed, "selection"), **evidence)
             score = float(balance_score(kept, texts, gold == 1, expected).mean())
-            found.append(Adapted(temperature, threshold, score))
-    return max(found, key=lambda one: one.score)
+            candidates.append(Adapted(temperature, threshold, score))
+    return max(candidates, key=lambda adapted: adapted.score)
 
 
 def balance_score(kept: Selection, texts: np.ndarray, correct: np.ndarray, expected: int) -> np.ndarray:

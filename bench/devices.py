@@ -1,4 +1,4 @@
-"""Where a model computes when nothing else is asked for."""
+"""Where a model computes, and in which numbers, when no setting says so."""
 
 
 def device() -> str:
@@ -6,3 +6,8 @@ def device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def resolve_dtype(dtype: str = "auto") -> str:
+    """A torch name: "auto" is bfloat16 on a GPU and float32 on a CPU."""
+    return dtype if dtype != "auto" else "bfloat16" if device() == "cuda" else "float32"

@@ -7,27 +7,27 @@ python -m bench procedure=generators +policy@procedure.generators.mine.policy=fo
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Rewards, Selection
-from bench.config.keys import settings_key
-from bench.config.rules import ABOVE_ZERO, PLAIN_NAME, Rule
+from bench.config.rules import ABOVE_ZERO, PLAIN_NAME, Rule, checked
 from bench.errors import BenchError
-from bench.evaluation.heldout import Outcomes
-from bench.experiment import Results, trained_and_judged
-from bench.generation.pooled import pooled
-from bench.generation.reencoded import reencoded
-from bench.models.vocabularies import ids_differ
-from bench.scoring.preparing import prepared
-from bench.seeds import generator, small_seed
-from bench.selection import matched_random
-from bench.selection.evidence import evidence_for
+from bench.estimators.best_of_n import pass_at_k
+from bench.estimators.compute import best_of_n_query_flops
+from bench.evaluation.cells import KL_FROM, powers_of_two
+from bench.models import loading
+from bench.pools import side_by_side
+from bench.procedures.findings import ArtifactGraph, Findings, Results, Work, total, uses_of
+from bench.procedures.parts import Parts
+from bench.scoring.verifier import verify
+from bench.seeds import generator as random_generator
+from bench.seeds import small_seed
 from bench.selection.prompt_filter import prompts_dropped
-from bench.sweeps.workload import Asks, Config, Name, arms, drawn, examples, fine_tuned
+from bench.store import Use
 from bench.tasks import Task
 
 
@@ -76,9 +76,25 @@ class Generator:
         """Of its policy, in every record."""
         return "base" if self.is_student else f"generator_{self.name}"
 
+    def metrics(self, right: np.ndarray, paths: list[set[str]]) -> dict[str, float | str]:
+        """What it drew. right: [M, n] bool; paths: the distinct correct ones of each prompt."""
+        sizes = powers_of_two(self.pool.shape[1])
+        solved = pass_at_k(right.astype(float), sizes).mean(axis=0)
+        return {
+            "samples": self.pool.shape[1],
+            "tokens": float(self.pool.length.sum()),
+            "parameters": loading.count_parameters(self.policy),
+            "outcomes": self.outcomes_name,
+            "token_ids": "the student's" if self.differs is None else f"another {self.differs}",
+            "reencoded": 0 if self.differs is None else self.usable.size,
+            "left_out": int((~self.usable).sum()),
+            **{f"pass@{k}": float(value) for k, value in zip(sizes, solved, strict=True)},
+            "correct_paths": float(np.mean([len(row) for row in paths])),
+        }
+
 
 @dataclass(frozen=True)
-class Generators:
+class Generators(Findings):
     """Who drew the training pool."""
 
     each: tuple[Generator, ...]  # in the order of its columns
@@ -86,26 +102,85 @@ class Generators:
     @property
     def widths(self) -> list[int]:
         """How many of the pool's columns each drew."""
-        return [one.pool.shape[1] for one in self.each]
+        return [generator.pool.shape[1] for generator in self.each]
+
+    def metrics(self, results: Results, task: Task, uses: Sequence[Use], *, seed: int) -> dict[str, float | str]:
+        """The metrics of each generator as generators/NAME/..., and of all together as generators/....
+
+        samples: drawn per prompt. pass@k: on the training prompts, by the task's verifier, from all samples.
+        correct_paths: distinct correct paths per prompt. prompts_solved_only: prompts that no other generator solved.
+        selected, selected_share: completions that the selection took. prompts_covered: prompts with a selected
+        completion; prompts_covered_only: those where no other generator has one. tokens: of the samples used. cost_*:
+        of the stored units that hold them. reencoded: completions written in the student's token ids; left_out: those
+        whose text that does not preserve. tuned/kl_from_NAME is NaN where the token ids differ, counted in
+        generators/kl_undefined.
+        """
+        right = [verify(results.train, generator.pool, task=task).value == 1 for generator in self.each]  # [M, n]
+        paths = [correct_paths(generator.pool, gold, task) for generator, gold in zip(self.each, right, strict=True)]
+        solved = np.stack([gold.any(axis=1) for gold in right])  # [G, M]
+        measured = results.outcomes["tuned"].kl_from
+        undefined = [name for name, divergence in measured.items() if np.isnan(divergence.kl).all()]
+        metrics: dict[str, float | str] = {
+            "generators/names": " ".join(generator.name for generator in self.each),
+            "generators/prompts_solved": int(solved.any(axis=0).sum()),
+            "generators/correct_paths": float(np.mean([len(set().union(*row)) for row in zip(*paths, strict=True)])),
+            **{f"tuned/{KL_FROM}{name}": float("nan") for name in undefined},
+            "generators/kl_undefined": len(undefined),
+        }
+        selected = by_generator(results.selections["tuned"], self.widths)
+        for number, generator in enumerate(self.each):
+            units = uses_of(generator.pool, uses)
+            of_one: dict[str, float | str] = {
+                **generator.metrics(right[number], paths[number]),
+                "prompts_solved_only": int((solved[number] & (solved.sum(axis=0) == 1)).sum()),
+                **selected[number],
+                "cost_generated_tokens": total("generated_tokens", units),
+                "cost_flops": total("flops", units),
+                "cost_seconds": round(sum(use.seconds for use in units), 3),
+            }
+            metrics |= {f"generators/{generator.name}/{name}": value for name, value in of_one.items()}
+        return metrics
+
+    def drawn_by(self, results: Results) -> list[str]:
+        return [generator.outcomes_name for generator in self.each for _ in range(generator.pool.shape[1])]
+
+    def labels(self, results: Results) -> dict[str, Sequence[str]]:
+        return {"generator": [generator.name for generator in self.each for _ in range(generator.pool.shape[1])]}
+
+    def work(self, results: Results, uses: Sequence[Use]) -> Work:
+        """The generators' own FLOPs count, beyond those of the base for as many samples: below 0 for small ones."""
+        work = super().work(results, uses)
+
+        def flops(policy: Policy, pool: Completions) -> float:
+            size, length = loading.count_parameters(policy), float(pool.length.mean())
+            return best_of_n_query_flops(size, 0, work.prompt_tokens, length, pool.shape[1])
+
+        beyond = sum(flops(generator.policy, generator.pool) for generator in self.each)
+        beyond -= flops(results.policies["base"], results.pool)
+        return replace(work, other_generators_flops=len(results.train) * beyond)
+
+    def pools(self, graph: ArtifactGraph, results: Results, base: str) -> list[str]:
+        names = []
+        for generator in self.each:
+            policy = base if generator.is_student else graph.policy(generator.outcomes_name, generator.policy)
+            names.append(graph.pool(f"train_{generator.name}", generator.pool, [policy]))
+        return list(dict.fromkeys(names))
 
 
+def check_settings(config: Mapping[str, Any]) -> None:
+    """BenchError where a generator is asked for that is not described."""
+    described = config["procedure"]["generators"]
+    for name in config["procedure"]["drawn_by"]:
+        if name not in described:
+            raise BenchError(f"procedure.drawn_by={name} is not allowed: the generators are {', '.join(described)}.")
+
+
+@checked(check_settings)
 def from_several(
-    task: Task,
-    policy: Callable[..., Policy],
-    generation: Callable[..., Completions],
-    scoring: Callable[..., Rewards],
-    prompt_filter: Callable[[np.ndarray], np.ndarray],
-    selection: Callable[..., Selection],
-    training: Callable[..., Policy],
-    evaluation: Callable[..., Outcomes],
+    parts: Parts,
     *,
     generators: Annotated[Mapping[str, Mapping[str, Any]], GENERATORS],
     drawn_by: Annotated[Sequence[str], NAMES],
-    num_completions: int,
-    baseline_completions: int,
-    control: str,
-    split: str,
-    seed: int,
 ) -> Results:
     """One experiment whose training pool is drawn by several policies: a completion counts the same, whoever drew it.
 
@@ -127,61 +202,39 @@ def from_several(
         raise BenchError(
             f"procedure.drawn_by names {unknown[0]}, which is none of procedure.generators: {', '.join(generators)}."
         )
-    counts = shares({name: generators[name]["weight"] for name in drawn_by}, num_completions, seed=seed)
-    train = task.prompts("train")
-    base = policy(task)
-    scoring = prepared(scoring, base=base, task=task, generation=generation)
+    weights = {name: generators[name]["weight"] for name in drawn_by}
+    train, base, score = parts.train, parts.base, parts.scorer
 
-    drawn: list[Generator] = []
+    each: list[Generator] = []
     readable: list[Completions] = []  # their pools [M, n] in the student's token ids
-    for name, count in counts.items():
+    for name, count in shares(weights, parts.num_completions, seed=parts.seed).items():
         own = generators[name]["policy"]
-        who = base if own is None else own(task)
-        pool = generation(train, who, num_completions=count, seed=stream(seed, name, is_student=own is None))
-        differs = ids_differ(who, base, train)
-        usable = np.ones(pool.shape, bool)
-        readable.append(pool)
-        if differs is not None:
-            readable[-1], usable = reencoded(pool, base)
-        drawn.append(Generator(name, who, own is None, pool, differs, usable))
+        policy = base if own is None else parts.made(own)
+        stream = generator_seed(parts.seed, name, is_student=own is None)
+        pool = parts.generation(train, policy, num_completions=count, seed=stream)
+        in_ids, usable, differs = parts.readable(pool, policy)
+        readable.append(in_ids)
+        each.append(Generator(name, policy, own is None, pool, differs, usable))
 
-    scored = scoring(train, pooled([one.pool for one in drawn])).value  # [M, N]
-    rewards = Rewards(np.where(np.concatenate([one.usable for one in drawn], axis=1), scored, np.nan))
-    union = pooled(readable)
-    eligible = prompt_filter(rewards.value)
-    of_others = not all(one.is_student for one in drawn)
-    evidence = evidence_for(selection, union, task, base, rescored_on=train if of_others else None)
-    selections = {"tuned": selection(eligible, generator(seed, "selection"), **evidence)}
-    if control == "matched":
-        selections["control"] = matched_random(selections["tuned"], eligible, generator(seed, "control"))
-
-    results = trained_and_judged(
-        task,
-        base,
+    scored = score(train, side_by_side([generator.pool for generator in each])).value  # [M, N]
+    usable = np.concatenate([generator.usable for generator in each], axis=1)
+    rewards = Rewards(np.where(usable, scored, np.nan))
+    union = side_by_side(readable)
+    eligible = parts.prompt_filter(rewards.value)
+    of_others = not all(generator.is_student for generator in each)
+    results = parts.train_and_judge(
         union,
         rewards,
-        prompts_dropped(rewards.value, eligible),
-        selections,
-        generation,
-        scoring,
-        training,
-        evaluation,
-        num_completions=num_completions,
-        baseline_completions=baseline_completions,
-        split=split,
-        seed=seed,
-        compared={one.name: one.policy for one in drawn},
-        procedure=Generators(tuple(drawn)),
+        parts.select(eligible, union, rescored_on=train if of_others else None),
+        prompts_filtered=prompts_dropped(rewards.value, eligible),
+        compared={generator.name: generator.policy for generator in each},
+        findings=Generators(tuple(each)),
     )
-    others = {
-        one.outcomes_name: evaluation(one.policy, base, results.test, generation, scoring, task, seed=seed)
-        for one in drawn
-        if not one.is_student
-    }
+    others = {generator.outcomes_name: parts.judge(generator.policy) for generator in each if not generator.is_student}
     return replace(results, outcomes=results.outcomes | others)
 
 
-def stream(seed: int, name: str, *, is_student: bool) -> int:
+def generator_seed(seed: int, name: str, *, is_student: bool) -> int:
     """The seed that a generator draws with: samples of two policies with equal random numbers would be alike."""
     return seed if is_student else small_seed(seed, "generator", name)
 
@@ -196,7 +249,7 @@ def shares(weights: Mapping[str, float], total: int, *, seed: int) -> dict[str, 
     exact = np.where(np.abs(exact - np.round(exact)) < 1e-9, np.round(exact), exact)  # 4 x 0.25 is a whole number
     counts = np.floor(exact).astype(int)
     remainders = np.round(exact - counts, 9)
-    chance = generator(seed, "shares").random(len(counts))
+    chance = random_generator(seed, "shares").random(len(counts))
     first = np.lexsort((chance, -remainders))[: total - counts.sum()]
     counts[first] += 1
     none = [name for name, count in zip(weights, counts.tolist(), strict=True) if count == 0]
@@ -207,17 +260,29 @@ def shares(weights: Mapping[str, float], total: int, *, seed: int) -> dict[str, 
     return dict(zip(weights, counts.tolist(), strict=True))
 
 
-def asks(cfg: Config, prompts: Callable[[str], int]) -> Asks:
-    """What `from_several` will draw and train; see bench.sweeps.workload."""
-    how, train = cfg["procedure"], prompts("train")
-    entries = {name: how["generators"][name] for name in how["drawn_by"]}
-    counts = shares({name: one["weight"] for name, one in entries.items()}, cfg["num_completions"], seed=cfg["seed"])
-    names: dict[str, Name] = {
-        name: (name, settings_key(one, "policy")) if one["policy"] else () for name, one in entries.items()
-    }
-    return Asks(
-        pools={names[name]: train * drawn(cfg, count) for name, count in counts.items()},
-        tuned={fine_tuned(cfg, arm, settings_key(cfg, "procedure")): examples(cfg, train) for arm in arms(cfg)},
-        others=[name for name in names.values() if name],
-        kl_from=len(counts),
-    )
+def by_generator(chosen: Selection, widths: Sequence[int]) -> list[dict[str, float | str]]:
+    """What of a selection from pools side by side, of these widths, is each pool's."""
+    origin = np.searchsorted(np.cumsum(widths), chosen.column, side="right")  # [K]
+    covered = [set(chosen.row[origin == number].tolist()) for number in range(len(widths))]
+    found: list[dict[str, float | str]] = []
+    for number, rows in enumerate(covered):
+        others = set().union(*(other for place, other in enumerate(covered) if place != number))
+        found.append(
+            {
+                "selected": int((origin == number).sum()),
+                "selected_share": float((origin == number).mean()),
+                "prompts_covered": len(rows),
+                "prompts_covered_only": len(rows - others),
+            }
+        )
+    return found
+
+
+def correct_paths(pool: Completions, right: np.ndarray, task: Task) -> list[set[str]]:
+    """[M] sets: of each prompt, the paths of its right completions (right: [M, N] bool); those without one are none."""
+    found: list[set[str]] = []
+    for rows, part in pool.shards():
+        for texts, ours in zip(np.asarray(part.text), right[rows], strict=True):
+            paths = {task.path(text) for text in texts[ours]}
+            found.append({path for path in paths if path is not None})
+    return found

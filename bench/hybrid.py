@@ -2,92 +2,43 @@
 
     python -m bench experiment=hybrid procedure.easy_by=final_nll procedure.easy_share=0.5
 
-A hybrid of supervised and rejection-sampling fine-tuning. A probe, the base after an epoch or a few on the task's
-demonstrations, says which of them a policy learns soon: those prompts keep theirs and cost no sample. The others are
-sampled, and what the scorer accepts is trained on. The ends are full SFT (easy_share 1) and full RFT (easy_share 0,
-sample_from base); that the gate matters at all is shown only by what it gains over a random one at equal samples.
+A hybrid of supervised and rejection-sampling fine-tuning. A probe (the base after some epochs on the task's
+demonstrations) says which demonstrations a policy learns soon. Those prompts keep theirs and cost no sample. The others
+are sampled, and what the scorer accepts is trained on. The ends are full SFT (easy_share 1) and full RFT (easy_share 0,
+sample_from base). Whether the gate matters is shown only by what it gains over a random one at equal samples.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import numpy as np
 
-from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
-from bench.config.keys import settings_key
-from bench.config.rules import TRUE_OR_FALSE, Count, number, one_of, or_null, whole
+from bench.artifacts import Completions, Prompts, Rewards, Selection
+from bench.config.rules import TRUE_OR_FALSE, Count, checked, number, one_of, or_null, require, whole
 from bench.errors import BenchError
-from bench.evaluation.heldout import Outcomes
-from bench.experiment import Results, trained_and_judged
-from bench.generation.pooled import pooled
-from bench.generation.scattered import scattered
-from bench.procedures.demonstrations import demonstrations, nll_per_token
+from bench.models.sampler import GREEDY
+from bench.pools import scattered, side_by_side
 from bench.procedures.difficulty import NEEDS_PROBE, READS, EasyBy, easiest, easiness, refuse_unfit_parts, samples_paid
+from bench.procedures.findings import Results
+from bench.procedures.hybrid_findings import Drawn, Hybrid
+from bench.procedures.parts import Parts
 from bench.procedures.probe import Probe, by_fold, probed
-from bench.scoring.preparing import prepared
 from bench.seeds import generator
 from bench.selection.cells import CORRECT, correct, in_order
-from bench.selection.evidence import evidence_for
 from bench.selection.prompt_filter import prompts_dropped
-from bench.sweeps.workload import Asks, Config, Name, drawn, examples, fine_tuned
-from bench.tasks import Task
 
-GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
 NOTHING = Selection(np.array([], int), np.array([], int), np.array([], float))
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """Samples of some prompts, of which those behind the first accepted may be neither paid for nor trained on."""
-
-    rows: np.ndarray  # [H] the prompts
-    pool: Completions  # [H, N]
-    rewards: np.ndarray  # [H, N], also of what is not paid for
-    paid: np.ndarray  # [H] how many samples of each prompt were needed
-    seen: np.ndarray  # [H, N] rewards, NaN where not paid for
-    accepted: np.ndarray  # [H] bool, whether any sample paid for passes
-    hinted: bool  # whether the prompts gave the answer away
+def check_settings(config: Mapping[str, Any]) -> None:
+    """BenchError where a random control is asked for."""
+    require(config, "control", one_of("none"))
 
 
-@dataclass(frozen=True)
-class Hybrid:
-    """How an experiment's training set came about, prompt by prompt; M prompts in all."""
-
-    demonstrations: Completions  # [M, 1]
-    probe: Probe | None
-    nll: np.ndarray  # [E + 1, M] nats a token; E = 0 without a probe
-    solved: np.ndarray | None  # [M] 0/1, whether the probe's greedy sample passes, where the gate asks for it
-    greedy: tuple[Completions, ...]  # those samples
-    easy: np.ndarray  # [M] bool
-    judged_by_nll: bool  # whether the gate looked at it: else reading the demonstrations is nothing that it cost
-    source: np.ndarray  # [M] what a prompt gave to the training: demonstration, samples, fallback, hinted or nothing
-    samples: Drawn | None  # of the hard prompts
-    hinted: Drawn | None  # of those that no sample solved, with the answer as a hint
-    columns: tuple[str, ...]  # of each column of the training pool, where it comes from
-    samplers: tuple[Policy, ...]  # that drew samples
-
-    @property
-    def prompts_sampled(self) -> int:
-        """A prompt that was tried again with a hint counts twice."""
-        return sum(len(one.rows) for one in (self.samples, self.hinted) if one is not None)
-
-    @property
-    def samples_a_prompt(self) -> float:
-        """The mean number paid for, of prompts that were sampled at all."""
-        paid = [one.paid for one in (self.samples, self.hinted) if one is not None]
-        return float(np.concatenate(paid).mean()) if paid else 0.0
-
-
+@checked(check_settings)
 def with_demonstrations(
-    task: Task,
-    policy: Callable[..., Policy],
-    generation: Callable[..., Completions],
-    scoring: Callable[..., Rewards],
-    prompt_filter: Callable[[np.ndarray], np.ndarray],
-    selection: Callable[..., Selection],
-    training: Callable[..., Policy],
-    evaluation: Callable[..., Outcomes],
+    parts: Parts,
     *,
     easy_by: EasyBy,
     easy_share: Annotated[float, number(0, 1)],
@@ -100,11 +51,6 @@ def with_demonstrations(
     sample_from: Annotated[str, one_of("probe", "base")],
     stop_at_first_accept: Annotated[bool, TRUE_OR_FALSE],
     fallback: Annotated[str, one_of("drop", "demonstration", "rationalise")],
-    num_completions: int,
-    baseline_completions: int,
-    control: Annotated[str, one_of("none")],
-    split: str,
-    seed: int,
 ) -> Results:
     """Demonstrations of the easy prompts and accepted samples of the hard ones, fine-tuned on from the base.
 
@@ -123,160 +69,158 @@ def with_demonstrations(
 
     There is no random twin within a run (control must be none): the control of a gate is easy_by "random".
     """
-    gated = 0 < easy_share < 1
-    sampled = hard == "sample" and easy_share < 1
+    gated, sampled = 0 < easy_share < 1, hard == "sample" and easy_share < 1
     refuse_unfit_parts(
-        task,
-        scoring,
-        prompt_filter,
+        parts.task,
+        parts.scoring,
+        parts.prompt_filter,
         fallback=fallback if sampled else "drop",
         solves=gated and easy_by == "probe_solves",
         sampled=sampled,
         stops=sampled and stop_at_first_accept,
     )
-    train = task.prompts("train")
+    train, base = parts.train, parts.base
     if hard == "drop" and round(easy_share * len(train)) == 0:
         raise BenchError(
             f"procedure.easy_share={easy_share} is not allowed with procedure.hard=drop: of {len(train)} prompts none "
             "would be left."
         )
-    base = policy(task)
-    scoring = prepared(scoring, base=base, task=task, generation=generation)
-    written = demonstrations(task, train, base, foreign=foreign, noise=noise, seed=seed)  # [M, 1]
-    everyone = np.arange(len(train))
+    score = parts.scorer
+    written = parts.demonstrations(foreign=foreign, noise=noise)  # [M, 1]
 
-    probe, nll = None, nll_per_token(base, train, written)[None]
+    probe, nll = None, parts.nll(base, train, written)[None]
     if (gated and easy_by in NEEDS_PROBE) or (sampled and sample_from == "probe"):
-        probe = probed(base, train, written, training, epochs=probe_epochs, folds=folds, seed=seed)
+        probe = probed(parts, written, epochs=probe_epochs, folds=folds)
         nll = probe.nll
+    solves = gated and easy_by == "probe_solves"
+    greedy = _draw(parts, train, np.arange(len(train)), probe, 1, GREEDY.settings) if solves else []
+    solved = _solved(parts, greedy) if solves else None
+    difficulty = easiness(easy_by, nll, solved) if gated else np.zeros(len(train))
+    easy = easiest(difficulty, easy_share, generator(parts.seed, "gate"), inverted=inverted)
 
-    def draw(
-        prompts: Prompts, rows: np.ndarray, by: Probe | None, **how: float
-    ) -> list[tuple[np.ndarray, Completions]]:
-        """Positions among `rows` and their completions, a part for each policy that draws."""
-        parts = [(np.arange(len(rows)), base)] if by is None else list(by_fold(by, rows))
-        return [(at, generation(prompts.take(at), one, seed=seed, **how)) for at, one in parts]
-
-    solved, greedy = None, []
-    if gated and easy_by == "probe_solves":
-        greedy = draw(train, everyone, probe, num_completions=1, **GREEDY)
-        solved = np.empty(len(train))
-        for at, pool in greedy:
-            solved[at] = correct(scoring(train.take(at), pool).value)[:, 0]
-    score = easiness(easy_by, nll, solved) if gated else np.zeros(len(train))
-    easy = easiest(score, easy_share, generator(seed, "gate"), inverted=inverted)
-
-    sampler = probe if sample_from == "probe" else None
-
-    def sample(rows: np.ndarray, prompts: Prompts, *, hinted: bool = False) -> Drawn:
-        """Up to N samples of the prompts `rows`, drawn from them as `prompts` words them."""
-        parts = draw(prompts, rows, sampler, num_completions=num_completions)
-        rewards = np.empty((len(rows), num_completions))
-        for at, pool in parts:
-            rewards[at] = scoring(train.take(rows[at]), pool).value
-        pool = parts[0][1] if len(parts) == 1 else scattered(parts, len(rows))
-        paid = samples_paid(correct(rewards), stop_at_first_accept=stop_at_first_accept)
-        seen = np.where(np.arange(num_completions) < paid[:, None], rewards, np.nan)
-        return Drawn(rows, pool, rewards, paid, seen, np.asarray(correct(seen).any(axis=1)), hinted)
-
-    def choose(drawn: Drawn) -> Selection:
-        """Of the prompts' accepted samples those that the run's selection takes, as cells of the drawn pool."""
-        eligible = prompt_filter(drawn.seen)
-        eligible = np.where(correct(eligible), eligible, np.nan)
-        if np.isnan(eligible).all():
-            return NOTHING
-        others = sampler is not None or drawn.hinted  # it is to be the base's, of the prompt trained on
-        asked = train.take(drawn.rows) if others else None
-        evidence = evidence_for(selection, drawn.pool, task, base, rescored_on=asked)
-        return selection(eligible, generator(seed, "selection", *["hinted"] * drawn.hinted), **evidence)
-
+    mixture = Mixture(parts, probe if sample_from == "probe" else None, sample_from, stop_at_first_accept)
+    mixture.start(written, score(train, written).value, easy)
     samples = hinted = None
-    source = np.where(easy, "demonstration", "nothing").astype("<U13")
-    pools, values = [written], [scoring(train, written).value]
-    columns = ["demonstration"]
-    cells = [Selection(np.flatnonzero(easy), np.zeros(easy.sum(), int), np.ones(easy.sum()))]
-
-    def add(drawn: Drawn, name: str) -> None:
-        """Its pool beside those before, and what is chosen of it to what is trained on."""
-        chosen = choose(drawn)
-        rows = drawn.rows[chosen.row]
-        source[rows] = "hinted" if drawn.hinted else "samples"
-        cells.append(Selection(rows, chosen.column + len(columns), chosen.weight))
-        pools.append(scattered([(drawn.rows, drawn.pool)], len(train)))
-        values.append(np.full((len(train), num_completions), np.nan))
-        values[-1][drawn.rows] = drawn.rewards
-        columns.extend([name] * num_completions)
-
     dropped = 0
     if sampled and not easy.all():
         rows = np.flatnonzero(~easy)
-        samples = sample(rows, train.take(rows))
-        add(samples, sample_from)
-        filtered = prompt_filter(samples.seen)
+        samples = mixture.sample(rows, train.take(rows))
+        filtered = parts.prompt_filter(samples.seen)
         dropped = prompts_dropped(samples.seen, filtered)
         unsolved = rows[~samples.accepted & ~np.isnan(filtered).all(axis=1)]
         if fallback == "demonstration":
-            cells.append(Selection(unsolved, np.zeros(len(unsolved), int), np.ones(len(unsolved))))
-            source[unsolved] = "fallback"
+            mixture.fall_back(unsolved)
         elif fallback == "rationalise" and len(unsolved):
-            hinted = sample(unsolved, task.with_hint(train.take(unsolved)), hinted=True)  # type: ignore[attr-defined]
-            add(hinted, f"{sample_from}, hinted")
-
-    pool = pooled(pools)
-    chosen = in_order(cells)
-    if not len(chosen):
-        raise BenchError(
-            "No completion to train on: no demonstration is used, and no sample that prompt_filter leaves has a reward "
-            f"above {CORRECT}; raise num_completions, temperature or procedure.easy_share, or use another scoring."
-        )
-    hybrid = Hybrid(
-        demonstrations=written,
-        probe=probe,
-        nll=nll,
-        solved=solved,
-        greedy=tuple(pool for _, pool in greedy),
-        easy=easy,
-        judged_by_nll=gated and easy_by in READS,
-        source=source,
-        samples=samples,
-        hinted=hinted,
-        columns=tuple(columns),
-        samplers=() if samples is None else (base,) if sampler is None else sampler.policies,
-    )
-    return trained_and_judged(
-        task,
-        base,
-        pool,
-        Rewards(np.concatenate(values, axis=1)),
-        dropped,
-        {"tuned": chosen},
-        generation,
-        scoring,
-        training,
-        evaluation,
-        num_completions=num_completions,
-        baseline_completions=baseline_completions,
-        split=split,
-        seed=seed,
-        procedure=hybrid,
+            hinted = mixture.sample(unsolved, parts.hinted(train.take(unsolved)), hinted=True)
+    return parts.train_and_judge(
+        side_by_side(mixture.pools),
+        Rewards(np.concatenate(mixture.rewards, axis=1)),
+        {"tuned": mixture.chosen()},
+        prompts_filtered=dropped,
+        findings=Hybrid(
+            demonstrations=written,
+            probe=probe,
+            nll=nll,
+            solved=solved,
+            greedy=tuple(pool for _, pool in greedy),
+            easy=easy,
+            judged_by_nll=gated and easy_by in READS,
+            source=mixture.source,
+            samples=samples,
+            hinted=hinted,
+            columns=tuple(mixture.columns),
+            samplers=() if samples is None else (base,) if mixture.sampler is None else mixture.sampler.policies,
+        ),
     )
 
 
-def asks(cfg: Config, prompts: Callable[[str], int]) -> Asks:
-    """What `with_demonstrations` will draw and train, if every hard prompt has an accepted sample."""
-    how, train = cfg["procedure"], prompts("train")
-    itself, folds = settings_key(cfg, "procedure"), how["folds"] or 1
-    easy = round(how["easy_share"] * train)
-    hard = train - easy if how["hard"] == "sample" else 0
-    gated = 0 < how["easy_share"] < 1
-    needs_probe = (gated and how["easy_by"] in NEEDS_PROBE) or (hard and how["sample_from"] == "probe")
-    told = (settings_key(cfg, "training"), how["foreign"], how["noise"], how["folds"])
-    steps = [(fold, epoch) for fold in range(folds) for epoch in range(how["probe_epochs"])] if needs_probe else []
-    seen = train if how["folds"] is None else train * (folds - 1) / folds
-    of_gate: dict[Name, float] = {("gate", itself): train} if gated and how["easy_by"] == "probe_solves" else {}
-    return Asks(
-        pools={(itself,): hard * drawn(cfg, cfg["num_completions"])} if hard else {},
-        tuned={fine_tuned(cfg, "tuned", itself): easy * cfg["training"].get("epochs", 1) + examples(cfg, hard)},
-        probes={(*told, *step): seen for step in steps},
-        choosing=of_gate,
-    )
+@dataclass
+class Mixture:
+    """A training set in the making: pools side by side, and the cells of them that are trained on."""
+
+    parts: Parts
+    sampler: Probe | None  # None: the base draws
+    sampler_name: str
+    stop_at_first_accept: bool
+    source: np.ndarray = field(default_factory=lambda: np.empty(0))  # [M] what each prompt gives to the training
+    pools: list[Completions] = field(default_factory=list)  # [M, 1], [M, N], ...
+    rewards: list[np.ndarray] = field(default_factory=list)  # likewise
+    columns: list[str] = field(default_factory=list)  # where each column is from
+    cells: list[Selection] = field(default_factory=list)
+
+    def start(self, written: Completions, rewards: np.ndarray, easy: np.ndarray) -> None:
+        """The demonstrations [M, 1], of which the easy prompts' are trained on."""
+        self.source = np.where(easy, "demonstration", "nothing").astype("<U13")
+        self.pools, self.rewards, self.columns = [written], [rewards], ["demonstration"]
+        self._keep(np.flatnonzero(easy))
+
+    def sample(self, rows: np.ndarray, prompts: Prompts, *, hinted: bool = False) -> Drawn:
+        """Draw up to N samples of the prompts `rows`, as `prompts` words them, and add those that are chosen."""
+        parts, N, M = self.parts, self.parts.num_completions, len(self.source)
+        drawn = _draw(parts, prompts, rows, self.sampler, N, {})
+        rewards = np.empty((len(rows), N))
+        for at, pool in drawn:
+            rewards[at] = parts.scorer(parts.train.take(rows[at]), pool).value
+        pool = drawn[0][1] if len(drawn) == 1 else scattered(drawn, len(rows))
+        paid = samples_paid(correct(rewards), stop_at_first_accept=self.stop_at_first_accept)
+        seen = np.where(np.arange(N) < paid[:, None], rewards, np.nan)
+        samples = Drawn(rows, pool, rewards, paid, seen, np.asarray(correct(seen).any(axis=1)), hinted)
+
+        chosen = self._choose(samples)
+        self.source[rows[chosen.row]] = "hinted" if hinted else "samples"
+        self.cells.append(Selection(rows[chosen.row], chosen.column + len(self.columns), chosen.weight))
+        self.pools.append(scattered([(rows, pool)], M))
+        self.rewards.append(np.full((M, N), np.nan))
+        self.rewards[-1][rows] = rewards
+        self.columns += [f"{self.sampler_name}, hinted" if hinted else self.sampler_name] * N
+        return samples
+
+    def fall_back(self, rows: np.ndarray) -> None:
+        """Train on the demonstrations of prompts that no sample solved."""
+        self._keep(rows)
+        self.source[rows] = "fallback"
+
+    def chosen(self) -> Selection:
+        """All cells that are trained on; BenchError where there is none."""
+        chosen = in_order(self.cells)
+        if not len(chosen):
+            raise BenchError(
+                "No completion to train on: no demonstration is used, and no sample that prompt_filter leaves has a "
+                f"reward above {CORRECT}; raise num_completions, temperature or procedure.easy_share, or use another "
+                "scoring."
+            )
+        return chosen
+
+    def _keep(self, rows: np.ndarray) -> None:
+        self.cells.append(Selection(rows, np.zeros(len(rows), int), np.ones(len(rows))))
+
+    def _choose(self, drawn: Drawn) -> Selection:
+        """The run's selection among the accepted samples, as cells of the drawn pool."""
+        parts = self.parts
+        eligible = parts.prompt_filter(drawn.seen)
+        eligible = np.where(correct(eligible), eligible, np.nan)
+        if np.isnan(eligible).all():
+            return NOTHING
+        others = self.sampler is not None or drawn.hinted  # the evidence is to be the base's, on the prompt trained on
+        evidence = parts.evidence(parts.selection, drawn.pool, parts.train.take(drawn.rows) if others else None)
+        rng = generator(parts.seed, "selection", *["hinted"] * drawn.hinted)
+        return parts.selection(eligible, rng, **evidence)
+
+
+def _draw(
+    parts: Parts, prompts: Prompts, rows: np.ndarray, by: Probe | None, num_completions: int, sampler: dict[str, Any]
+) -> list[tuple[np.ndarray, Completions]]:
+    """Positions among `rows` and their completions, one entry for each policy that draws."""
+    drawers = [(np.arange(len(rows)), parts.base)] if by is None else list(by_fold(by, rows))
+    return [
+        (at, parts.generation(prompts.take(at), policy, num_completions=num_completions, seed=parts.seed, **sampler))
+        for at, policy in drawers
+    ]
+
+
+def _solved(parts: Parts, greedy: list[tuple[np.ndarray, Completions]]) -> np.ndarray:
+    """[M] 0/1: whether each prompt's greedy sample is accepted."""
+    solved = np.empty(len(parts.train))
+    for at, pool in greedy:
+        solved[at] = correct(parts.scorer(parts.train.take(at), pool).value)[:, 0]
+    return solved

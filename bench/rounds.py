@@ -3,28 +3,26 @@
 python -m bench procedure=rounds procedure.rounds=3 procedure.start=current procedure.train_on=union
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
-from bench.artifacts import Completions, Policy, Rewards, Selection
+from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection, content_hash
 from bench.balance import Adapted, with_threshold
-from bench.config.keys import settings_key
-from bench.config.rules import Count, one_of
+from bench.config.rules import Count, checked, one_of
 from bench.errors import BenchError
-from bench.evaluation.heldout import Outcomes, grade
-from bench.experiment import Results
-from bench.generation.pooled import pooled
-from bench.scoring.preparing import prepared
-from bench.scoring.verifier import verify
+from bench.models.sampler import RAW
+from bench.pools import side_by_side
+from bench.procedures.findings import ArtifactGraph, Findings, Results, Work, selection_key
+from bench.procedures.parts import Parts
 from bench.seeds import generator, small_seed
 from bench.selection import matched_random
-from bench.selection.evidence import evidence_for
 from bench.selection.prompt_filter import prompts_dropped
-from bench.sweeps.workload import Asks, Config, Name, arms, drawn, examples, fine_tuned
-from bench.tasks import Task
+from bench.store import Use
+from bench.tasks import Task, are_correct
+from bench.training.sft import last_epoch_loss
 
 
 @dataclass(frozen=True)
@@ -35,45 +33,132 @@ class Round:
     arm: str  # tuned or control
     drawn_by: Policy
     pool: Completions  # [M, N] of this round
-    rewards: Rewards | None  # [M, N]; the control asks for none
-    own: Selection  # [K] cells kept in it; where the best of all rounds are kept, cells of all pools
-    chosen: Selection  # [K'] what it trained on: cells of this arm's pools from round 1 on, side by side
-    prompts_filtered: int  # that the prompt filter left out
-    start: Policy  # what fine-tuning started from
-    policy: Policy  # and what came of it
+    rewards: Rewards | None  # [M, N]; the control's pool is not scored
+    own: Selection  # [K] cells kept in this round; with train_on="best", cells of all pools so far
+    chosen: Selection  # [K'] the training set: cells of this arm's pools from round 1 on, side by side
+    prompts_filtered: int  # prompts that the prompt filter left out
+    start: Policy  # the policy that fine-tuning started from
+    policy: Policy  # the fine-tuned policy
     adapted: Adapted | None  # the sampler chosen for this round
     validation: float | None = None  # pass@1 on validation prompts, where the stop rule asks for it
 
     @property
     def name(self) -> str:
-        """Its policy's, in every record."""
+        """The name of its policy in every record."""
         return f"round_{self.number}" + ("" if self.arm == "tuned" else f"_{self.arm}")
+
+    def metrics(self, pools: list[Completions], train: Prompts, task: Task) -> dict[str, float]:
+        """What it drew, kept and trained on. pools: this arm's, from round 1 on."""
+        metrics: dict[str, float] = {
+            "selected": len(self.own),
+            "kept": len(self.chosen),
+            "kept_correct": kept_correct(self.chosen, pools, train, task),
+            "prompts_covered": self.chosen.prompts_covered,
+            "distinct_paths": distinct_paths(self.chosen, pools, task),
+            "pool_tokens": float(self.pool.length.sum()),
+            "train_loss": last_epoch_loss(self.policy),
+        }
+        if self.rewards is not None:
+            metrics |= {"pool_reward": float(np.nanmean(self.rewards.value)), "unscored": self.rewards.unscored}
+        if self.adapted is not None:
+            metrics |= {"temperature": self.adapted.temperature, "balance_score": self.adapted.score}
+            if self.adapted.threshold is not None:
+                metrics["threshold"] = self.adapted.threshold
+        if self.validation is not None:
+            metrics["validation_pass@1"] = self.validation
+        return metrics
 
 
 @dataclass(frozen=True)
-class Rounds:
-    """All rounds of an experiment, those of the policy that is the result among them."""
+class Rounds(Findings):
+    """All rounds of an experiment, including those whose policies are the result."""
 
     each: tuple[Round, ...]  # by number: the tuned one, then its control
     base_validation: float | None  # pass@1 on validation prompts that round 1 is to beat, where the stop rule asks
 
     def of(self, arm: str) -> list[Round]:
-        return [one for one in self.each if one.arm == arm]
+        return [round for round in self.each if round.arm == arm]
 
     @property
     def arms(self) -> list[str]:
-        return [one.arm for one in self.each if one.number == 1]
+        return [round.arm for round in self.each if round.number == 1]
+
+    def metrics(self, results: Results, task: Task, uses: Sequence[Use], *, seed: int) -> dict[str, float | str]:
+        """The metrics of each round under its name, e.g. round_2/kept and round_2_control/kept.
+
+        selected: completions that the selection kept in this round. kept: completions trained on; kept_correct: those
+        that the task's verifier accepts. prompts_covered: prompts with one of them; distinct_paths: distinct pairs of
+        prompt and path of reasoning. pool_tokens: generated for the round's pool; pool_reward: its mean reward.
+        train_loss: nats per token. validation_pass@1: where the stop rule asks for it; for the base,
+        base/validation_pass@1.
+        """
+        of_tuned = self.of("tuned")
+        result = next(round for round in of_tuned if round.policy == results.policies["tuned"])
+        metrics: dict[str, float | str] = {"rounds/run": len(of_tuned), "rounds/result": result.number}
+        if self.base_validation is not None:
+            metrics["base/validation_pass@1"] = self.base_validation
+        for arm in self.arms:
+            pools: list[Completions] = []
+            for round in self.of(arm):
+                pools.append(round.pool)
+                of_round = round.metrics(pools, results.train, task)
+                metrics |= {f"{round.name}/{name}": value for name, value in of_round.items()}
+        return metrics
+
+    def drawn_by(self, results: Results) -> list[str]:
+        names = ["base", *(round.name for round in self.of("tuned"))]
+        drawn = zip(names, self.of("tuned"), strict=False)  # each round draws from the policy before it
+        return [name for name, round in drawn for _ in range(round.pool.shape[1])]
+
+    def work(self, results: Results, uses: Sequence[Use]) -> Work:
+        """Every round reads all prompts and trains on its own completions."""
+        rounds = self.of("tuned")
+        return replace(
+            super().work(results, uses),
+            completions_trained=sum(len(round.chosen) for round in rounds),
+            prompt_reads=float(len(rounds)),
+            pools=tuple(round.pool for round in self.each),
+        )
+
+    def add_to(self, graph: ArtifactGraph, results: Results) -> None:
+        """Each round of each arm: its pool, its rewards, its selection (whose samples name their round), its policy.
+
+        Roles are the policies' names; "tuned" and "control" are the rounds whose policies are the result.
+        """
+        graph.policy("base", results.policies["base"])
+        pools: dict[str, list[str]] = {arm: [] for arm in self.arms}
+        scored: dict[str, list[str]] = {arm: [] for arm in self.arms}  # what an arm's selections are made from
+        for round in self.each:
+            role = round.arm if round.policy == results.policies[round.arm] else round.name
+            made_from = graph.pool(role, round.pool, [f"policy-{round.drawn_by.fingerprint}"])
+            M, N = round.pool.shape
+            if round.rewards is not None:
+                cells = {"row": np.repeat(np.arange(M), N), "sample": np.tile(np.arange(N), M)}
+                key = content_hash(round.pool.key, round.rewards.value)
+                columns = {**cells, "reward": round.rewards.value.ravel()}
+                made_from = graph.rewards(role, key, f"rewards_{role}.parquet", columns, [made_from])
+            scored[round.arm].append(made_from)
+            pools[round.arm].append(round.pool.key)
+            drawn_in, sample = np.divmod(np.asarray(round.chosen.column), N)  # all rounds draw equally many
+            columns = {"row": round.chosen.row, "sample": sample, "round": drawn_in + 1}
+            columns["weight"] = np.asarray(round.chosen.weight, float)
+            parents = [scored[round.arm][number] for number in np.unique(drawn_in).tolist()]
+            selection = graph.selection(role, selection_key(pools[round.arm], round.chosen), columns, parents)
+            graph.policy(role, round.policy, [f"policy-{round.start.fingerprint}", selection])
 
 
+def check_settings(config: Mapping[str, Any]) -> None:
+    """BenchError where a training would keep policies on the way: each round's last policy alone is judged."""
+    if (every := config["training"].get("keep_every")) is not None:
+        raise BenchError(
+            f"training.keep_every={every} is not allowed with procedure=rounds, which judges the last policy of each "
+            "training alone; set it to null, or use another procedure."
+        )
+
+
+@checked(check_settings)
 def in_rounds(
-    task: Task,
-    policy: Callable[..., Policy],
-    generation: Callable[..., Completions],
-    scoring: Callable[..., Rewards],
-    prompt_filter: Callable[[np.ndarray], np.ndarray],
-    selection: Callable[..., Selection],
-    training: Callable[..., Policy],
-    evaluation: Callable[..., Outcomes],
+    parts: Parts,
     *,
     rounds: Count,
     start: Annotated[str, one_of("base", "current")],
@@ -81,11 +166,6 @@ def in_rounds(
     stop: Annotated[str, one_of("none", "validation")],
     validation_completions: Count,
     adapt: Callable[..., Adapted] | None,
-    num_completions: int,
-    baseline_completions: int,
-    control: str,
-    split: str,
-    seed: int,
 ) -> Results:
     """`rounds` times: sample the current policy, score, select, fine-tune; every KL is to the original base.
 
@@ -102,85 +182,85 @@ def in_rounds(
     """
     if adapt is not None and not callable(adapt):
         raise BenchError(f"procedure.adapt={adapt} is not allowed: it must be null or a function, as in b_star.")
-    train, test = task.prompts("train"), task.prompts(split)
-    base = policy(task)
-    scoring = prepared(scoring, base=base, task=task, generation=generation)
-    history: dict[str, list[Round]] = {arm: [] for arm in (("tuned",) if control == "none" else ("tuned", "control"))}
+    arms = ("tuned",) if parts.control == "none" else ("tuned", "control")
+    history: dict[str, list[Round]] = {arm: [] for arm in arms}
     of_tuned = history["tuned"]
 
-    def pass_at_1(of: Policy) -> float:
-        prompts = task.prompts("validation")
-        sampler = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
-        drawn = generation(prompts, of, num_completions=validation_completions, seed=seed, **sampler)
-        return float(verify(prompts, drawn, task=task).value.mean())
+    def pass_at_1(policy: Policy) -> float:
+        prompts = parts.prompts("validation")
+        pool = parts.generation(
+            prompts, policy, num_completions=validation_completions, seed=parts.seed, **RAW.settings
+        )
+        return float(parts.verified(prompts, pool).mean())
 
-    first = pass_at_1(base) if stop == "validation" else None
+    first = pass_at_1(parts.base) if stop == "validation" else None
     best, kept = first, 0  # kept: index of the round that is the result
     for number in range(1, rounds + 1):
-        stream = round_seed(seed, number)
-        adapted = adapt and adapt(
-            train,
-            of_tuned[-1].policy if of_tuned else base,
-            base,
-            task,
-            generation,
-            scoring,
-            selection,
-            num_completions=num_completions,
-            seed=stream,
-        )
-        sampler = {} if adapted is None else {"temperature": adapted.temperature}
-        select = selection if adapted is None else with_threshold(selection, adapted.threshold)
+        current = of_tuned[-1].policy if of_tuned else parts.base
+        adapted = adapt and adapt(parts, current, seed=round_seed(parts.seed, number))
         for arm, before in history.items():
-            current = before[-1].policy if before else base
-            pool = generation(train, current, num_completions=num_completions, seed=stream, **sampler)  # [M, N]
-            rewards = scoring(train, pool) if arm == "tuned" else None  # [M, N]
-            pools = pooled([*(one.pool for one in before), pool])  # [M, N x number]
-            within = pools if train_on == "best" else pool
-            if rewards is None:
-                dropped, shape = 0, within.shape
-                own = matched_random(of_tuned[-1].own, np.zeros(shape), generator(stream, "control"))
-            else:
-                scored = [one.rewards for one in before if train_on == "best"] + [rewards]
-                seen = np.concatenate([one.value for one in scored if one is not None], axis=1)
-                eligible = prompt_filter(seen)
-                dropped = prompts_dropped(seen, eligible)
-                evidence = evidence_for(select, within, task, base, rescored_on=train if number > 1 else None)
-                own = select(eligible, generator(stream, "selection"), **evidence)
-            chosen = (
-                own if train_on == "best" else buffer([*(one.own for one in before), own], num_completions, train_on)
-            )
-            origin = base if start == "base" else current
-            made = training(origin, train, pools, chosen, seed=stream)
-            before.append(Round(number, arm, current, pool, rewards, own, chosen, dropped, origin, made, adapted))
+            before.append(_one_round(parts, arm, before, of_tuned, number, start, train_on, adapted))
         if best is not None:
-            found = pass_at_1(of_tuned[-1].policy)
-            of_tuned[-1] = replace(of_tuned[-1], validation=found)
-            if found <= best:
+            reached = pass_at_1(of_tuned[-1].policy)
+            of_tuned[-1] = replace(of_tuned[-1], validation=reached)
+            if reached <= best:
                 break
-            best = found
+            best = reached
         kept = number - 1
 
-    done = tuple(one for arm in zip(*history.values(), strict=True) for one in arm)
-    policies = {"base": base} | {one.name: one.policy for one in done}
-    outcomes = {
-        name: evaluation(one, base, test, generation, scoring, task, seed=seed) for name, one in policies.items()
-    }
+    done = tuple(round for arm in zip(*history.values(), strict=True) for round in arm)
     results = {arm: before[kept] for arm, before in history.items()}
-    baseline = generation(test, base, num_completions=max(num_completions, baseline_completions), seed=seed)
+    outcomes = {"base": parts.judge(parts.base)} | {round.name: parts.judge(round.policy) for round in done}
+    scored = [round.rewards.value for round in of_tuned if round.rewards is not None]
     return Results(
-        train=train,
-        pool=pooled([one.pool for one in of_tuned]),
-        rewards=Rewards(np.concatenate([one.rewards.value for one in of_tuned if one.rewards is not None], axis=1)),
+        train=parts.train,
+        pool=side_by_side([round.pool for round in of_tuned]),
+        rewards=Rewards(np.concatenate(scored, axis=1)),
         prompts_filtered=results["tuned"].prompts_filtered,
         selections={"tuned": results["tuned"].chosen},
-        policies={"base": base} | {arm: one.policy for arm, one in results.items()},
-        split=split,
-        test=test,
-        outcomes={"base": outcomes["base"]} | {arm: outcomes[one.name] for arm, one in results.items()} | outcomes,
-        best_of_n=grade(test, baseline, scoring, task),
-        procedure=Rounds(done, first),
+        policies={"base": parts.base} | {arm: round.policy for arm, round in results.items()},
+        split=parts.split,
+        test=parts.test,
+        outcomes={"base": outcomes["base"]} | {arm: outcomes[round.name] for arm, round in results.items()} | outcomes,
+        best_of_n=parts.best_of_n(),
+        findings=Rounds(done, first),
     )
+
+
+def _one_round(
+    parts: Parts,
+    arm: str,
+    before: Sequence[Round],
+    of_tuned: Sequence[Round],
+    number: int,
+    start: str,
+    train_on: str,
+    adapted: Adapted | None,
+) -> Round:
+    """Draw from the arm's current policy, select, and fine-tune. of_tuned: the tuned arm's rounds so far."""
+    base, train, seed = parts.base, parts.train, round_seed(parts.seed, number)
+    sampler = {} if adapted is None else {"temperature": adapted.temperature}
+    current = before[-1].policy if before else base
+    pool = parts.generation(train, current, num_completions=parts.num_completions, seed=seed, **sampler)  # [M, N]
+    rewards = parts.scorer(train, pool) if arm == "tuned" else None  # [M, N]
+    pools = side_by_side([*(round.pool for round in before), pool])  # [M, N x number]
+    within = pools if train_on == "best" else pool
+    if rewards is None:
+        dropped = 0
+        own = matched_random(of_tuned[-1].own, np.zeros(within.shape), generator(seed, "control"))
+    else:
+        select = parts.selection if adapted is None else with_threshold(parts.selection, adapted.threshold)
+        scored = [round.rewards for round in before if train_on == "best"] + [rewards]
+        seen = np.concatenate([values.value for values in scored if values is not None], axis=1)
+        eligible = parts.prompt_filter(seen)
+        dropped = prompts_dropped(seen, eligible)
+        evidence = parts.evidence(select, within, rescored_on=train if number > 1 else None)
+        own = select(eligible, generator(seed, "selection"), **evidence)
+    every = [*(round.own for round in before), own]
+    chosen = own if train_on == "best" else buffer(every, parts.num_completions, train_on)
+    origin = base if start == "base" else current
+    policy = parts.training(origin, train, pools, chosen, seed=seed)
+    return Round(number, arm, current, pool, rewards, own, chosen, dropped, origin, policy, adapted)
 
 
 def round_seed(seed: int, number: int) -> int:
@@ -201,25 +281,19 @@ def buffer(own: Sequence[Selection], num_completions: int, train_on: str) -> Sel
     return Selection(row[order], column[order], weight[order])
 
 
-def asks(cfg: Config, prompts: Callable[[str], int]) -> Asks:
-    """What `in_rounds` will draw and train, if no round is the last before its time; see bench.sweeps.workload."""
-    how, train, N = cfg["procedure"], prompts("train"), drawn(cfg, cfg["num_completions"])
-    itself, adapt = settings_key(cfg, "procedure"), how.get("adapt")
-    pools: dict[Name, float] = {}
-    tuned: dict[Name, float] = {}
-    choosing: dict[Name, float] = {}
-    for arm in arms(cfg):
-        current: Name = ()
-        for number in range(1, how["rounds"] + 1):
-            own: Name = (number, itself) if number > 1 or adapt else ()  # the first is that of a single round
-            pools[(*current, itself) if adapt else current] = train * N
-            if adapt and arm == "tuned":
-                probed = min(adapt.get("prompts_probed", train), train)
-                choosing["adapt", *current, itself] = len(adapt.get("temperatures", ())) * probed * N
-            current = fine_tuned(cfg, arm, *own)
-            times = number if how["train_on"] == "union" else 1
-            tuned[current] = times * examples(cfg, train, rounds=number if how["train_on"] == "best" else 1)
-    if how["stop"] == "validation":
-        each = prompts("validation") * drawn(cfg, how["validation_completions"])
-        choosing |= {("validation", *name): each for name in ((), *tuned) if "control" not in name}
-    return Asks(pools, tuned, choosing=choosing)
+def distinct_paths(chosen: Selection, pools: list[Completions], task: Task) -> int:
+    """How many of the chosen cells of pools side by side differ in prompt or path; those without a path don't count."""
+    paths = [(row, task.path(text)) for row, text in _texts(chosen, pools)]
+    return len({(row, path) for row, path in paths if path is not None})
+
+
+def kept_correct(chosen: Selection, pools: list[Completions], train: Prompts, task: Task) -> int:
+    """How many of the chosen cells of pools side by side are right, by the task's own verifier."""
+    texts = _texts(chosen, pools)
+    return int(np.sum(are_correct(task, [text for _, text in texts], [str(train.answer[row]) for row, _ in texts])))
+
+
+def _texts(chosen: Selection, pools: list[Completions]) -> list[tuple[int, str]]:
+    """The row and the text of each chosen cell of pools side by side."""
+    texts = side_by_side(pools).text
+    return [(row, texts[row, column]) for row, column in zip(chosen.row.tolist(), chosen.column.tolist(), strict=True)]

@@ -19,13 +19,13 @@ from bench.estimators.arrays import StoppedOutcomes
 from bench.estimators.best_of_n import pass_at_k
 from bench.evaluation.heldout import grade
 from bench.generation import transformers_engine
-from bench.generation.pool import describe
-from bench.generation.stopped import Piece, StoppedPool, describe_stopped, stopped
+from bench.generation.duplicates import describe
 from bench.launching.runner import run_experiment
+from bench.pools import Placement, stopped
 from bench.scoring.verifier import verify
 from bench.store import Store
 from bench.sweeps.cells import cells as cells_of_sweep
-from bench.sweeps.workload import work
+from bench.sweeps.workload import workload
 from bench.tasks.word_problems import WordProblems
 from bench.training.sft import training_set
 
@@ -126,7 +126,6 @@ def test_a_stopped_pool_is_read_by_cells_and_refuses_to_pass_for_one_of_fixed_n(
     random_policy, few_prompts, store: Store
 ):
     pool, rewards = sample(few_prompts, random_policy, generate, odd, PLAN, seed=0)
-    assert isinstance(pool, StoppedPool)
     whole, _ = fixed(few_prompts, random_policy)
     row, column = np.argwhere(~pool.drawn)[0].tolist()
     blank = (pool.text[row, column], pool.token_ids[row, column].tolist(), pool.length[row, column])
@@ -135,7 +134,7 @@ def test_a_stopped_pool_is_read_by_cells_and_refuses_to_pass_for_one_of_fixed_n(
     assert pool.finish_reason[row, column] == ""
     texts = np.asarray(pool.text)
     assert [texts[3, c] for c in range(pool.shape[1])] == [pool.text[3, c] for c in range(pool.shape[1])]
-    parts = list(pool.filled())
+    parts = list(pool.shards(blanks=True))
     assert [rows for rows, _ in parts] == [slice(0, 7)]
     assert (parts[0][1].text == texts).all()
     task = WordProblems(train_prompts=1, test_prompts=1)
@@ -146,7 +145,6 @@ def test_a_stopped_pool_is_read_by_cells_and_refuses_to_pass_for_one_of_fixed_n(
         lambda: list(pool.units()),
         lambda: verify(few_prompts, pool, task=task),
         lambda: grade(few_prompts, pool, odd, task),
-        lambda: describe(pool),
     ):
         with pytest.raises(ValueError, match="stopped pool"):
             refuse()
@@ -161,7 +159,7 @@ def test_a_stopped_pool_is_read_by_cells_and_refuses_to_pass_for_one_of_fixed_n(
 
 def test_what_is_said_of_a_stopped_pool_is_of_its_samples(random_policy, few_prompts, store: Store):
     pool, _ = sample(few_prompts, random_policy, generate, odd, plan(block=2), seed=0)
-    found = describe_stopped(pool)
+    found = describe(pool)
     drawn = pool.drawn
     assert found["completions"] == drawn.sum()
     assert found["truncated"] == (pool.finish_reason[drawn] == "length").sum()
@@ -174,9 +172,9 @@ def test_pieces_must_follow_on_another(random_policy, few_prompts, store: Store)
     first = generate(few_prompts, random_policy, num_completions=2, seed=0, block_size=2)
     everyone = np.arange(7)
     with pytest.raises(ValueError, match="piece 1 starts at sample 3"):
-        stopped([Piece(everyone, 0, first), Piece(everyone, 3, first)], 7, always=2)
+        stopped([Placement(everyone, 0, first), Placement(everyone, 3, first)], 7, always=2)
     with pytest.raises(ValueError, match="always=3"):
-        stopped([Piece(everyone, 0, first)], 7, always=3)
+        stopped([Placement(everyone, 0, first)], 7, always=3)
 
 
 def test_samples_before_the_first_wanted_are_left_out(random_policy, few_prompts, store: Store):
@@ -247,7 +245,7 @@ def test_a_plan_counts_every_way_of_sampling_as_a_training_of_its_own():
     grid = ["procedure.stop=none,accepted", "procedure.allocate=uniform,hard", "control=none"]
     found = cells_of_sweep(["procedure=adaptive", *grid], CONF)
     assert found is not None
-    assert work(found).trainings == 4
+    assert workload(found).trainings == 4
 
 
 # --- a small run ---------------------------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ import pytest
 
 from bench.artifacts import Policy, Prompts, Rewards
 from bench.evaluation.heldout import Graded
-from bench.experiment import Results
 from bench.generation.transformers_engine import generate
 from bench.models import loading
-from bench.records.write import artifact_graph
+from bench.procedures.findings import Results
+from bench.records import artifact_graph
 from bench.selection import top_k_per_prompt, top_per_prompt
 from bench.store import Store, stage, using
 

@@ -9,9 +9,9 @@ from test_trained_reward_model import BY_LENGTH, SMALL, FewPrompts, generate, go
 from bench.artifacts import Selection
 from bench.estimators.compute import Costs, fine_tuning_flops
 from bench.evaluation.heldout import Graded
-from bench.experiment import Results
 from bench.models import loading
-from bench.records.write import costs
+from bench.procedures.findings import Results
+from bench.records import costs
 from bench.scoring.ensemble import seed_ensemble
 from bench.scoring.length import length
 from bench.scoring.preparing import prepared

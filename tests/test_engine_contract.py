@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from drawing import EOS, LIMIT, asking, chi_square_z, ids, next_logits, same
 from bench.artifacts import Completions, Prompts
 from bench.errors import BenchError
 from bench.generation import transformers_engine, vllm_engine
-from bench.generation.pool import describe
+from bench.generation.duplicates import describe
 from bench.models import chat, loading
-from bench.models.truncation import modified_logprobs
+from bench.models.sampler import GREEDY, RAW, Sampler, modified_logprobs
 from bench.store import Store, using
 
 Generate = Callable[..., Completions]
@@ -51,47 +52,40 @@ def test_equal_seeds_repeat_and_others_differ(generate, random_policy, few_promp
     assert sum(a == b for a, b in zip(flat[0], flat[2], strict=True)) <= 1
 
 
-@pytest.mark.parametrize("sampler", [(0.7, 0.9, 0), (1.3, 0.9, 0), (1.0, 1.0, 0), (1.0, 1.0, 7)])
+@pytest.mark.parametrize("sampler", [Sampler(0.7, 0.9), Sampler(1.3, 0.9), RAW, Sampler(top_k=7)])
 def test_first_tokens_fit_the_exact_distribution(generate, random_policy, store, sampler):
-    temperature, top_p, top_k = sampler
     prompts, count = asking("How many", "Leo has 9 coins. How many coins in all?"), 4000
     drawn = generate(
         prompts,
         random_policy,
         num_completions=count,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
         max_new_tokens=1,
         block_size=count,
+        **sampler.settings,
     )
     tokenizer = loading.load_tokenizer(random_policy)
     for row, messages in enumerate(prompts.messages):
         logits = next_logits(random_policy, chat.encode(tokenizer, messages))[-1]
         observed = np.bincount([cell[0] for cell in drawn.token_ids[row]], minlength=len(logits))
-        exact = np.exp(modified_logprobs(logits, *sampler))
+        exact = np.exp(modified_logprobs(logits, sampler))
         assert observed[exact == 0].sum() == 0
         assert chi_square_z(observed, exact * count) < 3.5
-        other = np.exp(modified_logprobs(logits, temperature * 1.3, top_p, top_k))
+        other = np.exp(modified_logprobs(logits, replace(sampler, temperature=sampler.temperature * 1.3)))
         assert chi_square_z(observed, other * count) > 5  # the test can tell a wrong temperature
 
 
-@pytest.mark.parametrize("sampler", [(1.0, 1.0, 0), (0.7, 0.9, 0), (1.4, 0.95, 30), (0.0, 1.0, 0)])
+@pytest.mark.parametrize("sampler", [RAW, Sampler(0.7, 0.9), Sampler(1.4, 0.95, 30), GREEDY])
 def test_log_probabilities_are_those_of_teacher_forcing(generate, stopping_policy, few_prompts, store, sampler):
-    temperature, top_p, top_k = sampler
-    count = 1 if temperature == 0 else 4
-    drawn = generate(
-        few_prompts, stopping_policy, num_completions=count, temperature=temperature, top_p=top_p, top_k=top_k
-    )
+    drawn = generate(few_prompts, stopping_policy, num_completions=1 if sampler.is_greedy else 4, **sampler.settings)
     tokenizer = loading.load_tokenizer(stopping_policy)
     for row, messages in enumerate(few_prompts.messages):
         prompt = chat.encode(tokenizer, messages)
         for column, cell in enumerate(drawn.token_ids[row]):
             logits = next_logits(stopping_policy, [*prompt, *cell.tolist()])[len(prompt) - 1 : -1]
             steps = np.arange(len(cell))
-            under_sampler = modified_logprobs(logits, *sampler)[steps, cell].sum()
+            under_sampler = modified_logprobs(logits, sampler)[steps, cell].sum()
             assert drawn.logprob[row, column] == pytest.approx(under_sampler, abs=1e-4)
-            under_policy = modified_logprobs(logits, 1, 1)[steps, cell].sum()
+            under_policy = modified_logprobs(logits)[steps, cell].sum()
             assert drawn.policy_logprob[row, column] == pytest.approx(under_policy, abs=1e-4)
     assert (drawn.policy_logprob < -0.5).all()
 
@@ -152,7 +146,7 @@ def test_no_two_samples_share_a_random_stream(generate, random_policy, store):
     # First tokens of different prompts, samples and blocks agree as often as independent draws would.
     first = np.array([[cell[0] for cell in row] for row in ids(drawn)])  # [12, 48]
     logits = next_logits(random_policy, chat.encode(loading.load_tokenizer(random_policy), prompts.messages[0]))[-1]
-    agreement = np.exp(2 * modified_logprobs(logits, 1.5, 1.0)).sum()  # P(two independent draws are equal)
+    agreement = np.exp(2 * modified_logprobs(logits, Sampler(1.5))).sum()  # P(two independent draws are equal)
     for shift_rows, shift_columns in [(1, 0), (0, 1), (0, 16), (6, 0), (1, 1), (1, 16), (5, 31)]:
         equal = (first == np.roll(first, (shift_rows, shift_columns), axis=(0, 1))).mean()
         assert abs(equal - agreement) < 5 * np.sqrt(agreement / first.size)

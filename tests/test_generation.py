@@ -7,63 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawing import LIMIT, asking, chi_square_z, generate, ids, next_logits, same
+from drawing import LIMIT, asking, generate, ids, next_logits, same
 
 from bench.artifacts import Policy, Prompts
 from bench.errors import BenchError
 from bench.generation import decoding, transformers_engine
-from bench.models import chat, kv_cache, loading, truncation
+from bench.models import chat, kv_cache, loading, sampler
 from bench.models.logprobs import sequence_logprobs
-from bench.models.truncation import modified_logprobs
+from bench.models.sampler import RAW, Sampler, modified_logprobs
 from bench.seeds import generator, stream_key
 from bench.store import Store, using
-
-
-@pytest.mark.parametrize(
-    ("temperature", "top_p", "top_k"), [(0.7, 0.9, 0), (1.3, 0.9, 0), (1.0, 1.0, 0), (1.0, 1.0, 7)]
-)
-def test_first_tokens_fit_the_exact_distribution(random_policy, store, temperature, top_p, top_k):
-    prompts, count = asking("How many", "Leo has 9 coins. How many coins in all?"), 6000
-    drawn = generate(
-        prompts,
-        random_policy,
-        num_completions=count,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        max_new_tokens=1,
-        block_size=count,
-    )
-    tokenizer = loading.load_tokenizer(random_policy)
-    for row, messages in enumerate(prompts.messages):
-        logits = next_logits(random_policy, chat.encode(tokenizer, messages))[-1]
-        observed = np.bincount([cell[0] for cell in drawn.token_ids[row]], minlength=len(logits))
-        exact = np.exp(modified_logprobs(logits, temperature, top_p, top_k))
-        assert observed[exact == 0].sum() == 0
-        assert chi_square_z(observed, exact * count) < 3.5
-        other = np.exp(modified_logprobs(logits, temperature * 1.25, top_p, top_k))
-        assert chi_square_z(observed, other * count) > 5  # the test can tell a wrong temperature
-
-
-@pytest.mark.parametrize(
-    ("temperature", "top_p", "top_k"), [(1.0, 1.0, 0), (0.7, 0.9, 0), (1.4, 0.95, 30), (0.0, 1.0, 0)]
-)
-def test_log_probabilities_are_those_of_teacher_forcing(stopping_policy, few_prompts, store, temperature, top_p, top_k):
-    count = 1 if temperature == 0 else 4
-    drawn = generate(
-        few_prompts, stopping_policy, num_completions=count, temperature=temperature, top_p=top_p, top_k=top_k
-    )
-    tokenizer = loading.load_tokenizer(stopping_policy)
-    for row, messages in enumerate(few_prompts.messages):
-        prompt = chat.encode(tokenizer, messages)
-        for column, cell in enumerate(drawn.token_ids[row]):
-            logits = next_logits(stopping_policy, [*prompt, *cell.tolist()])[len(prompt) - 1 : -1]
-            steps = np.arange(len(cell))
-            sampler = modified_logprobs(logits, temperature, top_p, top_k)[steps, cell].sum()
-            assert drawn.logprob[row, column] == pytest.approx(sampler, abs=1e-4)
-            policy = modified_logprobs(logits, 1, 1)[steps, cell].sum()
-            assert drawn.policy_logprob[row, column] == pytest.approx(policy, abs=1e-4)
-    assert (drawn.policy_logprob < -0.5).all()
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.95])
@@ -72,45 +25,8 @@ def test_log_probabilities_hold_in_a_batch_with_finished_rows(random_policy, few
     drawn = generate(few_prompts, random_policy, **wide)
     assert 0 < (drawn.finish_reason == "stop").mean() < 0.1  # too few for the batch to be packed anew
     for p, found in ((top_p, drawn.logprob), (1.0, drawn.policy_logprob)):
-        scored = sequence_logprobs(random_policy, few_prompts, drawn, top_p=p)
+        scored = sequence_logprobs(random_policy, few_prompts, drawn, Sampler(top_p=p))
         np.testing.assert_allclose(found, scored, atol=1e-4)
-
-
-def test_a_completion_ends_at_its_first_eos_or_at_the_limit(stopping_policy, few_prompts, store):
-    drawn = generate(few_prompts, stopping_policy, num_completions=40)
-    eos = {2, *range(100, 139)}
-    assert {"stop", "length"} == set(drawn.finish_reason.ravel())
-    lengths = set()
-    for cell, reason in zip(np.asarray(drawn.token_ids).flat, drawn.finish_reason.flat, strict=True):
-        assert cell.dtype == np.int32
-        assert not eos.intersection(cell[:-1].tolist())
-        assert (cell[-1] in eos) == (reason == "stop")
-        assert reason == "stop" or len(cell) == LIMIT
-        lengths.add((len(cell), reason))
-    assert (LIMIT, "stop") in lengths  # EOS as the very last token allowed
-    assert (1, "stop") in lengths
-    assert max(length for length, _ in lengths) == LIMIT
-
-
-def test_one_new_token_is_the_first_of_many(random_policy, few_prompts, store):
-    many, one = (generate(few_prompts, random_policy, max_new_tokens=limit) for limit in (LIMIT, 1))
-    assert (one.length == 1).all()
-    assert ids(one) == [[cell[:1] for cell in row] for row in ids(many)]
-
-
-def test_unicode_in_and_text_out(random_policy, store):
-    drawn = generate(asking("Zoë a 3 🥐 , combien ?", "数一数"), random_policy, num_completions=8, temperature=1.5)
-    tokenizer = loading.load_tokenizer(random_policy)
-    decoder = tokenizer.backend_tokenizer.decoder
-    for text, cell in zip(np.asarray(drawn.text).flat, np.asarray(drawn.token_ids).flat, strict=True):
-        pieces = [
-            token for token in tokenizer.convert_ids_to_tokens(cell.tolist()) if token not in ("<pad>", "<s>", "</s>")
-        ]
-        assert text == decoder.decode(pieces)
-
-
-def test_greedy_is_what_model_generate_gives(stopping_policy, few_prompts, store):
-    assert_greedy_agrees(stopping_policy, few_prompts, [2, *range(100, 139)])
 
 
 def assert_greedy_agrees(policy: Policy, prompts: Prompts, eos: list[int]) -> None:
@@ -125,7 +41,7 @@ def assert_greedy_agrees(policy: Policy, prompts: Prompts, eos: list[int]) -> No
     assert (drawn.logprob == 0).all()
 
 
-def sampled_one_by_one(policy: Policy, prompts: Prompts, count: int, sampler: tuple[float, float, int]) -> list:
+def sampled_one_by_one(policy: Policy, prompts: Prompts, count: int, sampler: Sampler) -> list:
     """What the contract says, in plain NumPy: each token from all that precede it, by its own stream's next number."""
     model, tokenizer, drawn = loading.load_model(policy), loading.load_tokenizer(policy), []
     for name, messages in zip(prompts.id, prompts.messages, strict=True):
@@ -136,8 +52,8 @@ def sampled_one_by_one(policy: Policy, prompts: Prompts, count: int, sampler: tu
             for uniform in generator(0, "generate", str(name), sample).random(LIMIT):
                 with torch.inference_mode():
                     logits = model(torch.tensor([[*prompt, *cell]]), use_cache=False).logits[0, -1].numpy()
-                probabilities = np.exp(modified_logprobs(logits, *sampler))
-                order = np.arange(len(logits)) if sampler[1] == 1 else np.argsort(probabilities, kind="stable")
+                probabilities = np.exp(modified_logprobs(logits, sampler))
+                order = np.arange(len(logits)) if sampler.top_p == 1 else np.argsort(probabilities, kind="stable")
                 cumulative = probabilities[order].cumsum()
                 cell.append(int(order[np.searchsorted(cumulative, uniform * cumulative[-1], side="right")]))
                 if cell[-1] == 2:
@@ -146,10 +62,9 @@ def sampled_one_by_one(policy: Policy, prompts: Prompts, count: int, sampler: tu
     return drawn
 
 
-@pytest.mark.parametrize("sampler", [(1.0, 1.0, 0), (0.7, 0.9, 0), (1.3, 0.8, 40), (1.0, 1.0, 5)])
+@pytest.mark.parametrize("sampler", [RAW, Sampler(0.7, 0.9), Sampler(1.3, 0.8, 40), Sampler(top_k=5)])
 def test_each_sample_follows_its_own_stream(random_policy, few_prompts, store, sampler):
-    temperature, top_p, top_k = sampler
-    drawn = generate(few_prompts, random_policy, temperature=temperature, top_p=top_p, top_k=top_k)
+    drawn = generate(few_prompts, random_policy, **sampler.settings)
     assert ids(drawn) == sampled_one_by_one(random_policy, few_prompts, 4, sampler)
 
 
@@ -164,7 +79,7 @@ def test_any_family_agrees_with_generate_and_with_one_by_one(
     policy = of_family(family, random_policy, tmp_path)
     assert_greedy_agrees(policy, few_prompts, [2])
     drawn = generate(few_prompts, policy, top_p=0.9)
-    assert ids(drawn) == sampled_one_by_one(policy, few_prompts, 4, (1.0, 0.9, 0))
+    assert ids(drawn) == sampled_one_by_one(policy, few_prompts, 4, Sampler(top_p=0.9))
     assert sequence_logprobs(policy, few_prompts, drawn) == pytest.approx(drawn.policy_logprob, abs=1e-3)
     assert ("reads its prompt anew" in capsys.readouterr().err) == (family in PLAIN)
 
@@ -181,7 +96,7 @@ def test_without_sharing_the_contract_is_the_same(random_policy, few_prompts, st
             prompt = chat.encode(loading.load_tokenizer(policy), messages)
             for column, cell in enumerate(at_once.token_ids[row]):
                 logits = next_logits(policy, [*prompt, *cell.tolist()])[len(prompt) - 1 : -1]
-                exact = modified_logprobs(logits, temperature, 1)[np.arange(len(cell)), cell].sum()
+                exact = modified_logprobs(logits, Sampler(temperature))[np.arange(len(cell)), cell].sum()
                 assert found[row, column] == pytest.approx(exact, abs=1e-4)
     stopped = at_once.finish_reason == "stop"
     assert stopped.any()
@@ -285,7 +200,7 @@ def test_uniforms_are_those_of_the_generator_of_each_key():
 @pytest.mark.parametrize("on_cpu", [True, False])
 @pytest.mark.parametrize("kind", ["peaked", "flat", "tied"])
 def test_a_large_vocabularys_nucleus_is_exact(monkeypatch, kind, on_cpu):
-    monkeypatch.setattr(truncation, "_on_cpu", lambda _: on_cpu)
+    monkeypatch.setattr(sampler, "_on_cpu", lambda _: on_cpu)
     rng, size = np.random.default_rng(3), 5000
     logits = {
         "peaked": rng.normal(0, 3, (40, size)),
@@ -293,20 +208,21 @@ def test_a_large_vocabularys_nucleus_is_exact(monkeypatch, kind, on_cpu):
         "tied": rng.integers(0, 9, (40, size)) / 2.0,
     }[kind].astype(np.float32)
     uniforms = rng.random(40)
-    exact = modified_logprobs(logits, 0.7, 0.9)
-    kept = torch.isfinite(truncation.truncate(torch.from_numpy(logits), 0.7, 0.9)).numpy()
+    nucleus = Sampler(0.7, 0.9)
+    exact = modified_logprobs(logits, nucleus)
+    kept = torch.isfinite(sampler.truncate(torch.from_numpy(logits), nucleus)).numpy()
     assert (kept != np.isfinite(exact)).sum() <= (kind != "peaked") * 40  # float32 masses: a token at the edge a row
     order = np.argsort(np.exp(exact), axis=-1, kind="stable")
     cumulative = np.take_along_axis(np.exp(exact), order, -1).cumsum(-1)
     places = (cumulative <= uniforms[:, None] * cumulative[:, -1:]).sum(-1, keepdims=True)
     expected = np.take_along_axis(order, places, -1)[:, 0]
-    drawn, logprobs = decoding.draw(torch.from_numpy(logits), torch.from_numpy(uniforms), 0.7, 0.9, 0)
+    drawn, logprobs = decoding.draw(torch.from_numpy(logits), torch.from_numpy(uniforms), nucleus)
     if kind == "flat":  # neighbours are 1e-4 apart in mass: at most one place off
         np.testing.assert_allclose(logits[np.arange(40), drawn], logits[np.arange(40), expected], atol=1e-3)
     else:
         assert (drawn.numpy() == expected).mean() >= 0.95
     np.testing.assert_allclose(logprobs[:, 0], exact[np.arange(40), drawn], atol=1e-3)
-    np.testing.assert_allclose(logprobs[:, 1], modified_logprobs(logits, 1, 1)[np.arange(40), drawn], atol=1e-4)
+    np.testing.assert_allclose(logprobs[:, 1], modified_logprobs(logits)[np.arange(40), drawn], atol=1e-4)
 
 
 def test_a_prompt_longer_than_the_context_is_refused_by_name(random_policy, store):

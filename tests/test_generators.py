@@ -17,12 +17,11 @@ from bench import policies
 from bench.__main__ import CONF
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
 from bench.errors import BenchError
-from bench.generation.pooled import pooled
-from bench.generation.reencoded import reencoded
-from bench.generators import from_several, shares, stream
+from bench.generators import by_generator, correct_paths, from_several, generator_seed, shares
 from bench.models import loading
-from bench.models.vocabularies import distributions_differ, ids_differ
-from bench.procedures.generator_metrics import by_generator, correct_paths
+from bench.models.tokens import distributions_differ, ids_differ, reencoded
+from bench.pools import side_by_side
+from bench.procedures.parts import Parts
 from bench.reporting.figures.generators import generators_figure
 from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
@@ -31,7 +30,7 @@ from bench.reporting.tables.generators import generators_table, mixes_table
 from bench.scoring.units import scored
 from bench.selection import distinct_correct, every_prompt, top_per_prompt
 from bench.sweeps.cells import cells as cells_of_sweep
-from bench.sweeps.workload import work
+from bench.sweeps.workload import workload
 from bench.tasks.word_problems import WordProblems
 
 # --- shares --------------------------------------------------------------------------------------------------------
@@ -118,22 +117,26 @@ class Mixed:
         self.trained.append((policy.key, [str(completions.text[cell]) for cell in cells]))
         return Policy(Path("made"), f"made{len(self.trained)}")
 
-    def evaluation(self, policy, base, prompts, generation, scoring, task, others=None, *, seed) -> str:
-        self.judged.append((policy.key, base.key, sorted(others or {})))
+    def evaluation(self, policy, base, prompts, generation, scoring, task, others, *, seed) -> str:
+        self.judged.append((policy.key, base.key, sorted(others)))
         return policy.key
 
     def run(self, monkeypatch, select=top_per_prompt, **settings):
-        monkeypatch.setattr("bench.experiment.grade", lambda *given: None)
-        monkeypatch.setattr("bench.generators.ids_differ", lambda one, other, prompts: None)
+        monkeypatch.setattr("bench.procedures.parts.ids_differ", lambda one, other, prompts: None)
         generators = {
             "mine": {"policy": None, "weight": 1},
             "big": {"policy": self.other("big"), "weight": 2},
             "odd": {"policy": self.other("odd"), "weight": 1},
         }
-        given = {"generators": generators, "drawn_by": ["mine", "big", "odd"], "num_completions": 8}
-        given |= {"baseline_completions": 3, "control": "matched", "split": "test", "seed": 5}
-        parts = (self.generation, self.scoring, every_prompt, select, self.training, self.evaluation)
-        return from_several(self, self.policy, *parts, **(given | settings))
+        drawn_by = settings.pop("drawn_by", ["mine", "big", "odd"])
+        return from_several(self.parts(monkeypatch, select, **settings), generators=generators, drawn_by=drawn_by)
+
+    def parts(self, monkeypatch, select=top_per_prompt, **settings) -> Parts:
+        monkeypatch.setattr("bench.procedures.parts.grade", lambda *given: None)
+        work = {"task": self, "policy": self.policy, "training": self.training, "evaluation": self.evaluation}
+        given = {"prompt_filter": every_prompt, "selection": select, "num_completions": 8, "baseline_completions": 3}
+        given |= {"control": "matched", "split": "test", "seed": 5}
+        return Parts(generation=self.generation, scoring=self.scoring, **work, **{**given, **settings})
 
 
 def test_each_draws_its_share_from_a_stream_of_its_own(few_prompts, monkeypatch):
@@ -141,14 +144,14 @@ def test_each_draws_its_share_from_a_stream_of_its_own(few_prompts, monkeypatch)
     results = loop.run(monkeypatch)
     assert loop.drawn[:3] == [
         ("base", 2, 5),
-        ("big", 4, stream(5, "big", is_student=False)),
-        ("odd", 2, stream(5, "odd", is_student=False)),
+        ("big", 4, generator_seed(5, "big", is_student=False)),
+        ("odd", 2, generator_seed(5, "odd", is_student=False)),
     ]
     assert loop.drawn[3] == ("base", 8, 5)  # Best-of-N is the student's
     assert len({seed for _, _, seed in loop.drawn[:3]}) == 3
     assert loop.scored == 1
     assert results.pool.text[0].tolist() == ["base0", "base1", "big0", "big1", "big2", "big3", "odd0", "odd1"]
-    assert [one.outcomes_name for one in results.procedure.each] == ["base", "generator_big", "generator_odd"]
+    assert [one.outcomes_name for one in results.findings.each] == ["base", "generator_big", "generator_odd"]
 
 
 def test_the_student_is_trained_and_judged_against_itself_and_every_generator(few_prompts, monkeypatch):
@@ -183,10 +186,7 @@ def test_the_student_alone_is_the_experiment_of_one(few_prompts, monkeypatch):
 
     loop, alone = Mixed(few_prompts), Mixed(few_prompts)
     loop.run(monkeypatch, drawn_by=["mine"])
-    monkeypatch.setattr("bench.experiment.grade", lambda *given: None)
-    parts = (alone.policy, alone.generation, alone.scoring, every_prompt, top_per_prompt, alone.training)
-    settings = {"num_completions": 8, "baseline_completions": 3, "control": "matched", "split": "test", "seed": 5}
-    run(alone, *parts, alone.evaluation, **settings)
+    run(alone.parts(monkeypatch))
     assert loop.drawn == alone.drawn
     assert loop.trained == alone.trained
 
@@ -205,7 +205,7 @@ def test_pools_side_by_side_are_scored_as_each_alone_whatever_their_blocks_hold(
     def length(rows, texts):
         return np.array([float(len(text)) for text in texts]), {}
 
-    together = scored(few_prompts, pooled(pools), length, stage="lengths", version=1, settings={}).value
+    together = scored(few_prompts, side_by_side(pools), length, stage="lengths", version=1, settings={}).value
     expected = [[len(text) for pool in pools for text in pool.text[row]] for row in range(len(few_prompts))]
     assert together.tolist() == expected
 
@@ -333,7 +333,7 @@ def test_other_tokenizers_texts_are_encoded_anew_and_checked(family):
     assert found.text is pool.text
     assert found.logprob.tolist() == pool.logprob.tolist()
     assert found.key != pool.key
-    beside = pooled([pool, found])
+    beside = side_by_side([pool, found])
     assert [part.shape for _, part in beside.shards()] == [(2, 6)]
     assert beside.first(4).token_ids[0, 3].tolist() == found.token_ids[0, 0].tolist()
 
@@ -531,7 +531,7 @@ def test_a_plan_counts_each_generators_pool_once():
         CONF,
     )
     assert found is not None
-    planned = work(found)
+    planned = workload(found)
     assert len(found) == 6
     assert planned.pools == 2
     assert planned.trainings == 12

@@ -16,11 +16,12 @@ from made_runs import made_run
 from bench.__main__ import CONF
 from bench.artifacts import Completions, Policy, Rewards
 from bench.errors import BenchError
-from bench.generation.scattered import scattered
 from bench.hybrid import with_demonstrations
 from bench.models import loading
+from bench.pools import scattered
 from bench.procedures.demonstrations import demonstrations, nll_per_token
 from bench.procedures.difficulty import easiest, easiness, folds_of, samples_paid
+from bench.procedures.parts import Parts
 from bench.reporting.figures.hybrid import hybrid_figure
 from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
@@ -31,8 +32,7 @@ from bench.scoring.length import length
 from bench.scoring.self_consistency import self_consistency
 from bench.selection import all_correct, decidable_only, every_prompt, top_per_prompt
 from bench.sweeps.cells import cells as cells_of_sweep
-from bench.sweeps.workload import work
-from bench.tasks.list_programs import ListPrograms
+from bench.sweeps.workload import workload
 from bench.tasks.word_problems import WordProblems
 
 # --- the gate ------------------------------------------------------------------------------------------------------
@@ -157,12 +157,12 @@ def pool(texts: list[list[str]], key: str) -> Completions:
 
 def test_scattered_pools_are_blank_where_nothing_was_drawn():
     both = scattered([(np.array([2]), pool([["c", "cc"]], "one")), (np.array([0]), pool([["a", "b"]], "two"))], 4)
-    assert both.text.tolist() == [["a", "b"], ["", ""], ["c", "cc"], ["", ""]]
+    assert np.asarray(both.text).tolist() == [["a", "b"], ["", ""], ["c", "cc"], ["", ""]]
     assert both.length.tolist() == [[1, 1], [0, 0], [1, 2], [0, 0]]
     assert (both.finish_reason == "").tolist() == [[False] * 2, [True] * 2] * 2
     assert np.isnan(both.logprob[1]).all()
     assert (both.policy_logprob[2] == -2).all()
-    assert {"one", "two"} < both.stored_as
+    assert both.stored_as == {"one", "two"}
     for parts in (
         [(np.array([0]), pool([["a"]], "k"))] * 2,
         [(np.array([i]), pool([["a"] * (i + 1)], "k")) for i in (0, 1)],
@@ -174,7 +174,7 @@ def test_scattered_pools_are_blank_where_nothing_was_drawn():
 # --- the procedure, with parts that are seen through ---------------------------------------------------------------
 
 
-class Parts:
+class Stubs:
     """A task of seven prompts, p0 to p6; sample s of prompt m is accepted where (m, s) is in `right`."""
 
     name, max_new_tokens = "parts", 9
@@ -185,10 +185,10 @@ class Parts:
         self.judged: list[tuple[str, list[str]]] = []  # whose NLL of which demonstrations was read
         self.drawn: list[tuple[str, tuple[str, ...], int]] = []
         texts = [[f"demo{row}"] for row in range(7)]
-        monkeypatch.setattr("bench.hybrid.demonstrations", lambda *given, **settings: pool(texts, "demos"))
-        monkeypatch.setattr("bench.experiment.grade", lambda *given: None)
-        for module in ("hybrid", "probe"):
-            monkeypatch.setattr(f"bench.{module}.nll_per_token", self.nll)
+        shared = "bench.procedures.parts"
+        monkeypatch.setattr(f"{shared}.demonstrations", lambda *given, **settings: pool(texts, "demos"))
+        monkeypatch.setattr(f"{shared}.grade", lambda *given: None)
+        monkeypatch.setattr(f"{shared}.nll_per_token", self.nll)
 
     def nll(self, policy, prompts, completions):
         """Lower for later prompts; a training takes it down."""
@@ -256,9 +256,23 @@ class Parts:
             "probe_epochs": 1,
         }
         defaults |= {"folds": None, "hard": "sample", "sample_from": "base", "stop_at_first_accept": False}
-        defaults |= {"fallback": "drop", "num_completions": 3, "baseline_completions": 3, "control": "none"}
-        parts = (self.generation, self.scoring, prompt_filter, selection, self.training, self.evaluation)
-        return with_demonstrations(self, self.policy, *parts, **{**defaults, **given}, split="test", seed=5)
+        defaults |= {"fallback": "drop"}
+        parts = Parts(
+            task=self,
+            policy=self.policy,
+            generation=self.generation,
+            scoring=self.scoring,
+            prompt_filter=prompt_filter,
+            selection=selection,
+            training=self.training,
+            evaluation=self.evaluation,
+            num_completions=3,
+            baseline_completions=3,
+            control="none",
+            split="test",
+            seed=5,
+        )
+        return with_demonstrations(parts, **{**defaults, **given})
 
     def last(self) -> list[tuple[int, str]]:
         return list(self.trained.values())[-1][1]
@@ -269,13 +283,13 @@ EASY = [(4, "demo4"), (5, "demo5"), (6, "demo6")]  # the three of the lowest NLL
 
 
 def test_easy_prompts_keep_their_demonstrations_and_the_hard_are_sampled(few_prompts, monkeypatch):
-    parts = Parts(few_prompts, monkeypatch, RIGHT)
+    parts = Stubs(few_prompts, monkeypatch, RIGHT)
     results = parts.run()
     accepted = [(0, "sample p0 1 b"), (0, "sample p0 2 b"), (1, "sample p1 0 b"), (2, "sample p2 2 b")]
     assert parts.last() == accepted + EASY
     assert parts.drawn[0] == ("b", ("p0", "p1", "p2", "p3"), 3)
     assert [origin for origin, _, _ in parts.trained.values()] == ["b"]  # no probe was needed
-    hybrid = results.procedure
+    hybrid = results.findings
     assert hybrid.source.tolist() == ["samples"] * 3 + ["nothing"] + ["demonstration"] * 3
     assert hybrid.samples.paid.tolist() == [3, 3, 3, 3]
     assert (hybrid.prompts_sampled, hybrid.samples_a_prompt) == (4, 3.0)
@@ -286,8 +300,8 @@ def test_easy_prompts_keep_their_demonstrations_and_the_hard_are_sampled(few_pro
 
 
 def test_when_stopping_only_what_was_drawn_until_then_is_trained_on(few_prompts, monkeypatch):
-    parts = Parts(few_prompts, monkeypatch, RIGHT)
-    hybrid = parts.run(stop_at_first_accept=True).procedure
+    parts = Stubs(few_prompts, monkeypatch, RIGHT)
+    hybrid = parts.run(stop_at_first_accept=True).findings
     assert parts.last() == [(0, "sample p0 1 b"), (1, "sample p1 0 b"), (2, "sample p2 2 b"), *EASY]
     assert hybrid.samples.paid.tolist() == [2, 1, 3, 3]
     assert np.isnan(hybrid.samples.seen).tolist() == [
@@ -305,8 +319,8 @@ def test_the_fallbacks_of_a_prompt_that_nothing_solves(few_prompts, monkeypatch)
         "demonstration": [(3, "demo3")],
         "rationalise": [(3, "sample p3-hint 1 b")],
     }.items():
-        parts = Parts(few_prompts, monkeypatch, RIGHT, right_hinted={(3, 1)})
-        hybrid = parts.run(fallback=fallback, stop_at_first_accept=True).procedure
+        parts = Stubs(few_prompts, monkeypatch, RIGHT, right_hinted={(3, 1)})
+        hybrid = parts.run(fallback=fallback, stop_at_first_accept=True).findings
         assert [cell for cell in parts.last() if cell[0] == 3] == gives
         assert hybrid.source[3] == {"drop": "nothing", "demonstration": "fallback", "rationalise": "hinted"}[fallback]
         if fallback == "rationalise":
@@ -319,11 +333,11 @@ def test_the_fallbacks_of_a_prompt_that_nothing_solves(few_prompts, monkeypatch)
 
 def test_a_prompt_that_the_filter_leaves_out_gives_nothing(few_prompts, monkeypatch):
     """Of p1 all samples are right, of p3 none."""
-    parts = Parts(few_prompts, monkeypatch, RIGHT | {(1, 1), (1, 2)})
+    parts = Stubs(few_prompts, monkeypatch, RIGHT | {(1, 1), (1, 2)})
     results = parts.run(prompt_filter=decidable_only)
-    assert (results.prompts_filtered, results.procedure.source[[1, 3]].tolist()) == (2, ["nothing"] * 2)
+    assert (results.prompts_filtered, results.findings.source[[1, 3]].tolist()) == (2, ["nothing"] * 2)
     for fallback in ("demonstration", "rationalise"):
-        parts = Parts(few_prompts, monkeypatch, RIGHT)
+        parts = Stubs(few_prompts, monkeypatch, RIGHT)
         with pytest.raises(BenchError, match=f"procedure.fallback={fallback} is not allowed with this prompt_filter"):
             parts.run(prompt_filter=decidable_only, fallback=fallback)
         assert not parts.drawn
@@ -334,7 +348,7 @@ def test_a_scorer_that_compares_samples_says_neither_when_to_stop_nor_what_one_s
     few_prompts, monkeypatch
 ):
     votes = functools.partial(self_consistency, task=None)
-    parts = Parts(few_prompts, monkeypatch)
+    parts = Stubs(few_prompts, monkeypatch)
     parts.scoring = functools.partial(combined, parts={"votes": {"scorer": votes, "weight": 1.0}}, normalise="none")
     for given, said in (
         ({"stop_at_first_accept": True}, "procedure.stop_at_first_accept=true can't stop by .*self_consistency"),
@@ -347,12 +361,12 @@ def test_a_scorer_that_compares_samples_says_neither_when_to_stop_nor_what_one_s
 
 
 def test_where_nothing_can_or_does_pass_the_reason_is_given(few_prompts, monkeypatch):
-    parts = Parts(few_prompts, monkeypatch)
+    parts = Stubs(few_prompts, monkeypatch)
     with pytest.raises(BenchError, match=r"no demonstration is used, and no sample .* has a reward above 0.5"):
         parts.run(easy_share=0.0, easy_by="random")
     parts.run()  # the easy prompts' demonstrations are trained on alone
     assert parts.last() == EASY
-    low = Parts(few_prompts, monkeypatch)
+    low = Stubs(few_prompts, monkeypatch)
     low.scoring = functools.partial(length, prefer="shortest")
     with pytest.raises(
         BenchError, match=r"procedure=hybrid accepts rewards above 0.5, and this scoring gives 0 at most"
@@ -362,17 +376,17 @@ def test_where_nothing_can_or_does_pass_the_reason_is_given(few_prompts, monkeyp
 
 
 def test_the_ends_and_dropping_the_hard(few_prompts, monkeypatch):
-    sft = Parts(few_prompts, monkeypatch, RIGHT)
+    sft = Stubs(few_prompts, monkeypatch, RIGHT)
     results = sft.run(easy_share=1.0, sample_from="probe")
     assert sft.last() == [(row, f"demo{row}") for row in range(7)]
     assert len(sft.trained) == len(sft.drawn) == 1  # no probe; the held-out pool alone
-    assert (results.procedure.samples, results.procedure.samples_a_prompt) == (None, 0.0)
-    rft = Parts(few_prompts, monkeypatch, RIGHT)
+    assert (results.findings.samples, results.findings.samples_a_prompt) == (None, 0.0)
+    rft = Stubs(few_prompts, monkeypatch, RIGHT)
     rft.run(easy_share=0.0, easy_by="final_nll", selection=top_per_prompt)
     assert [row for row, text in rft.last()] == [0, 1, 2, 5]
     assert all("sample" in text for _, text in rft.last())
     assert len(rft.trained) == 1
-    dropped = Parts(few_prompts, monkeypatch, RIGHT)
+    dropped = Stubs(few_prompts, monkeypatch, RIGHT)
     dropped.run(hard="drop")
     assert dropped.last() == EASY
     for share in (0.0, 0.01):
@@ -381,8 +395,8 @@ def test_the_ends_and_dropping_the_hard(few_prompts, monkeypatch):
 
 
 def test_the_probe_trains_an_epoch_at_a_time_and_then_draws(few_prompts, monkeypatch):
-    parts = Parts(few_prompts, monkeypatch, RIGHT)
-    hybrid = parts.run(easy_by="final_nll", probe_epochs=3, sample_from="probe").procedure
+    parts = Stubs(few_prompts, monkeypatch, RIGHT)
+    hybrid = parts.run(easy_by="final_nll", probe_epochs=3, sample_from="probe").findings
     everything = [(row, f"demo{row}") for row in range(7)]
     assert list(parts.trained.values())[:3] == [(origin, everything, {"epochs": 1}) for origin in ("b", "b+", "b++")]
     assert parts.drawn[0][0] == "b+++"
@@ -393,8 +407,8 @@ def test_the_probe_trains_an_epoch_at_a_time_and_then_draws(few_prompts, monkeyp
 
 @pytest.mark.parametrize("folds", [2, 3])
 def test_no_demonstration_is_judged_or_sampled_by_a_probe_that_saw_it(few_prompts, monkeypatch, folds):
-    parts = Parts(few_prompts, monkeypatch, RIGHT, greedy={0, 4})
-    hybrid = parts.run(easy_by="probe_solves", probe_epochs=2, folds=folds, sample_from="probe").procedure
+    parts = Stubs(few_prompts, monkeypatch, RIGHT, greedy={0, 4})
+    hybrid = parts.run(easy_by="probe_solves", probe_epochs=2, folds=folds, sample_from="probe").findings
 
     def seen(key: str) -> set[str]:
         """Every demonstration that a policy or one that it was made from was trained on."""
@@ -415,26 +429,7 @@ def test_no_demonstration_is_judged_or_sampled_by_a_probe_that_saw_it(few_prompt
 
 def test_a_task_without_demonstrations_and_a_control_are_refused(few_prompts, monkeypatch):
     with pytest.raises(BenchError, match="task=list_programs has no demonstrations"):
-        with_demonstrations(
-            ListPrograms(train_prompts=4, validation_prompts=2, test_prompts=2),
-            *[None] * 7,
-            easy_by="random",
-            easy_share=0.5,
-            inverted=False,
-            foreign=0.5,
-            noise=0.0,
-            probe_epochs=1,
-            folds=None,
-            hard="sample",
-            sample_from="base",
-            stop_at_first_accept=False,
-            fallback="drop",
-            num_completions=2,
-            baseline_completions=2,
-            control="none",
-            split="test",
-            seed=0,
-        )
+        workload(cells_of_sweep(["experiment=hybrid", "task=list_programs"], CONF))
     with pytest.raises(BenchError, match="control=matched is not allowed with procedure=hybrid"):
         cells_of_sweep(["procedure=hybrid"], CONF)
     with pytest.raises(BenchError, match=r"procedure.folds=1 is not allowed"):
@@ -443,7 +438,7 @@ def test_a_task_without_demonstrations_and_a_control_are_refused(few_prompts, mo
 
 def test_what_a_hybrid_costs_is_known_before_it_runs():
     def of(*given):
-        return work(cells_of_sweep(["experiment=hybrid", *given], CONF))
+        return workload(cells_of_sweep(["experiment=hybrid", *given], CONF))
 
     held_out = 300 * (64 + 1 + 17)  # the base's samples are among those for Best-of-N
     half = of("procedure.easy_share=0.5")

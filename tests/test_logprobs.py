@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from bench.artifacts import Completions, Policy, Prompts
 from bench.models import loading
 from bench.models.logprobs import divergence_samples, sequence_logprobs
-from bench.models.truncation import modified_logprobs
+from bench.models.sampler import RAW, Sampler, modified_logprobs
 from bench.store import Store
 
 WORDS = ["<pad>", "<s>", "</s>", "a", "b", "c"]
@@ -69,7 +69,7 @@ def every_completion() -> Completions:
     return Completions(np.full(ids.shape, "", object), ids, reasons, nothing, nothing, key="every completion")
 
 
-def by_hand(policy: Policy, completions: Completions, temperature: float, top_p: float) -> np.ndarray:
+def by_hand(policy: Policy, completions: Completions, sampler: Sampler = RAW) -> np.ndarray:
     """[M, N] log-probabilities, one unpadded forward a sequence, summed step by step."""
     model, tokenizer = loading.load_model(policy), loading.load_tokenizer(policy)
     total = np.zeros(completions.shape)
@@ -79,32 +79,32 @@ def by_hand(policy: Policy, completions: Completions, temperature: float, top_p:
             with torch.inference_mode():
                 logits = model(torch.tensor([[*prompt, *drawn.tolist()]])).logits[0].numpy()
             for step, token in enumerate(drawn):
-                total[row, column] += modified_logprobs(logits[len(prompt) - 1 + step], temperature, top_p)[token]
+                total[row, column] += modified_logprobs(logits[len(prompt) - 1 + step], sampler)[token]
     return total
 
 
-@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 0.8), (1.4, 1.0)])
-def test_expectations_over_every_sequence_are_the_exact_kl(pair, store: Store, temperature, top_p):
+@pytest.mark.parametrize("sampler", [RAW, Sampler(0.7, 0.8), Sampler(1.4)])
+def test_expectations_over_every_sequence_are_the_exact_kl(pair, store: Store, sampler):
     policy, reference = pair
     completions = every_completion()
-    ours, theirs = by_hand(policy, completions, temperature, top_p), by_hand(reference, completions, 1, 1)
+    ours, theirs = by_hand(policy, completions, sampler), by_hand(reference, completions)
     probability = np.exp(ours)
     assert probability.sum(axis=1) == pytest.approx([1, 1], abs=1e-5)
     drawn = probability > 0
     exact = np.where(drawn, probability * (np.where(drawn, ours, 0) - theirs), 0).sum(axis=1)
     assert (exact > 0.05).all()
 
-    found = divergence_samples(policy, reference, PROMPTS, completions, temperature=temperature, top_p=top_p)
+    found = divergence_samples(policy, reference, PROMPTS, completions, **sampler.settings)
     assert (probability * found.rao_blackwell).sum(axis=1) == pytest.approx(exact, abs=1e-5)
     assert (probability * found.k1).sum(axis=1) == pytest.approx(exact, abs=1e-5)
     assert (found.rao_blackwell >= -1e-6).all()
 
 
-@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 0.8)])
-def test_sequence_logprobs_are_those_of_one_forward_a_sequence(pair, temperature, top_p):
+@pytest.mark.parametrize("sampler", [RAW, Sampler(0.7, 0.8)])
+def test_sequence_logprobs_are_those_of_one_forward_a_sequence(pair, sampler):
     completions = every_completion()
-    expected = by_hand(pair[0], completions, temperature, top_p)
-    found = sequence_logprobs(pair[0], PROMPTS, completions, temperature=temperature, top_p=top_p)
+    expected = by_hand(pair[0], completions, sampler)
+    found = sequence_logprobs(pair[0], PROMPTS, completions, sampler)
     inside = np.isfinite(expected)
     assert inside.any()
     assert found[inside] == pytest.approx(expected[inside], rel=1e-5)  # float32 sums of a dozen large terms
@@ -127,7 +127,7 @@ def test_the_same_weights_in_another_folder_are_at_no_distance_through_two_model
 def test_batches_change_no_number(pair, store: Store):
     completions = every_completion()
     found = [
-        sequence_logprobs(pair[0], PROMPTS, completions, batch_tokens=tokens, temperature=0.9, top_p=0.95)
+        sequence_logprobs(pair[0], PROMPTS, completions, Sampler(0.9, 0.95), batch_tokens=tokens)
         for tokens in (1, 40, 10**6)
     ]
     assert found[0] == pytest.approx(found[1], rel=1e-5)

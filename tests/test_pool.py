@@ -10,8 +10,7 @@ from drawing import asking, generate, ids, same
 
 from bench.artifacts import Completions, Prompts
 from bench.errors import BenchError
-from bench.generation import pool as pools
-from bench.generation import transformers_engine
+from bench.generation import duplicates, transformers_engine
 from bench.models import chat, loading
 from bench.store import Store, using
 
@@ -198,7 +197,9 @@ def test_describe_counts_by_hand():
         token_ids[cell] = np.array(content, np.int32)
     reasons = np.array([["stop", "stop", "length"], ["stop", "length", "length"]])
     texts = np.array([["a", "a", " "], ["", "b", "c"]], object)
-    found = pools.describe(Completions(texts, token_ids, reasons, np.full((2, 3), -np.inf), np.zeros((2, 3)), key=""))
+    found = duplicates.describe(
+        Completions(texts, token_ids, reasons, np.full((2, 3), -np.inf), np.zeros((2, 3)), key="")
+    )
     assert found["truncated"] == 3
     assert found["empty"] == 2
     assert found["duplicate_share"] == pytest.approx(1 / 6)
@@ -207,7 +208,9 @@ def test_describe_counts_by_hand():
 
 
 def test_twins_are_expected_as_often_as_independent_samples_make_them(random_policy, few_prompts, store):
-    found = pools.describe(generate(few_prompts, random_policy, num_completions=200, max_new_tokens=1, block_size=100))
+    found = duplicates.describe(
+        generate(few_prompts, random_policy, num_completions=200, max_new_tokens=1, block_size=100)
+    )
     assert found["twins_expected"] > 500
     assert found["twins"] == pytest.approx(found["twins_expected"], rel=0.1)
     assert not found["twins_alarm"]
@@ -226,15 +229,15 @@ def test_the_twins_alarm_rings_where_two_blocks_share_their_streams_and_not_by_c
             observed = (drawn[:, :, None] == drawn[:, None, :]).sum(axis=(1, 2)) / 2 - 8
             with np.errstate(divide="ignore"):
                 logprob = np.log(np.take_along_axis(probability, drawn, axis=1))
-            rings[name] += pools.twins_alarm(observed, *pools.expected_twins(logprob))
+            rings[name] += duplicates.twins_alarm(observed, *duplicates.expected_twins(logprob))
     assert rings["independent"] <= 1
     assert rings["shared"] > (120 if prompts == 60 else 40)  # where samples are all but certain, sharing shows little
 
 
 def test_the_twins_alarm_rings_for_few_prompts_and_not_for_certain_samples():
     never, certain = np.full((1, 64), -50.0), np.full((600, 4), -1e-9)
-    assert pools.twins_alarm(np.array([64 * 63 / 2]), *pools.expected_twins(never))
-    assert not pools.twins_alarm(np.full(600, 6.0), *pools.expected_twins(certain))
+    assert duplicates.twins_alarm(np.array([64 * 63 / 2]), *duplicates.expected_twins(never))
+    assert not duplicates.twins_alarm(np.full(600, 6.0), *duplicates.expected_twins(certain))
 
 
 def test_the_moments_of_twins_are_those_of_every_draw():
@@ -243,7 +246,7 @@ def test_the_moments_of_twins_are_those_of_every_draw():
     weight = probability[draws].prod(axis=1)
     pairs = (draws[:, :, None] == draws[:, None, :]).sum(axis=(1, 2)) / 2 - 2
     mean = (weight * pairs).sum()
-    expected, variance = pools.expected_twins(np.log(probability[draws]))
+    expected, variance = duplicates.expected_twins(np.log(probability[draws]))
     assert (weight * expected).sum() == pytest.approx(mean)
     second, third = (probability**2).sum(), (probability**3).sum()
     exact = 6 * (second - second**2) + 24 * (third - second**2)

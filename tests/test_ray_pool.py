@@ -22,6 +22,7 @@ from bench.artifacts import Completions, Policy, Prompts
 from bench.config import checks
 from bench.errors import BenchError
 from bench.generation import pool, ray_cluster, ray_pool, transformers_engine, vllm_engine
+from bench.models.sampler import Sampler
 from bench.seeds import generator
 from bench.store import Store, unique, using
 
@@ -49,7 +50,7 @@ class StubEngine:
         self.desk = desk
         note(desk, "opened", "engine-0")
 
-    def sample(self, prompts, samples, *, temperature, top_p, top_k, max_new_tokens, seed, progress):
+    def sample(self, prompts, samples, sampler, *, max_new_tokens, seed, progress):
         unit = f"{prompts.id[0]}-{samples.start}"
         note(self.desk, "begun", unit)
         if (self.desk / f"fail-{unit}").exists():
@@ -86,12 +87,10 @@ def stub(
         prompts,
         policy,
         partial(StubEngine, desk),
+        Sampler(temperature, top_p, top_k),
         engine="stub",
         version=1,
         num_completions=num_completions,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
         max_new_tokens=5,
         seed=seed,
         dtype="float32" if driver in (0, os.getpid()) else "bfloat16",

@@ -4,7 +4,7 @@ import numpy as np
 
 from bench.artifacts import Completions, Divergence, Policy, Prompts, Rewards, Selection
 from bench.evaluation.heldout import Graded, Outcomes
-from bench.experiment import Results
+from bench.procedures.findings import Results
 from bench.records.write import _samples
 from bench.tasks.word_problems import WordProblems
 

@@ -11,8 +11,9 @@ from made_runs import made_run
 from omegaconf import OmegaConf
 
 from bench import report, search
+from bench.artifacts import content_hash
 from bench.errors import BenchError
-from bench.records.fingerprint import code_fingerprint
+from bench.records.fingerprint import FILE as CODE
 from bench.records.read import Run
 from bench.reporting.sources import from_folders, from_sweep, from_wandb
 from bench.reporting.tables import tables
@@ -32,7 +33,8 @@ def cells(tmp_path: Path) -> list[Cell]:
     found = []
     for temperature in (0.7, 1.0):
         for seed in (0, 1):
-            run = made_run(tmp_path, seed=seed, settings={"temperature": temperature}, code=code_fingerprint())
+            run = made_run(tmp_path, seed=seed, settings={"temperature": temperature})
+            (run.folder / CODE).write_text(json.dumps({__file__: content_hash(Path(__file__).read_text())}))
             found.append(cell(run.folder, f"temperature={temperature} seed={seed}"))
     return found
 
@@ -40,6 +42,7 @@ def cells(tmp_path: Path) -> list[Cell]:
 def made_by(folder: Path, code: str) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     (folder / "metrics.json").write_text(json.dumps(metrics | {"code": code}))
+    (folder / CODE).write_text(json.dumps({__file__: code}))
 
 
 def unfinish(folder: Path) -> None:

@@ -14,18 +14,17 @@ from bench.__main__ import CONF
 from bench.artifacts import Completions, Policy, Rewards, Selection
 from bench.balance import Adapted, balance_score, by_balance_score, with_threshold
 from bench.errors import BenchError
-from bench.generation.pool import describe
-from bench.generation.pooled import pooled
-from bench.procedures.round_metrics import distinct_paths, kept_correct
-from bench.records.costs import completions_trained
+from bench.generation.duplicates import describe
+from bench.pools import side_by_side
+from bench.procedures.parts import Parts
 from bench.reporting.figures.rounds import rounds_figure
 from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
 from bench.reporting.tables.rounds import rounds_table
-from bench.rounds import buffer, in_rounds, round_seed
+from bench.rounds import buffer, distinct_paths, in_rounds, kept_correct, round_seed
 from bench.selection import all_correct, every_prompt, softmax, threshold, top_per_prompt
 from bench.sweeps.cells import cells as cells_of_sweep
-from bench.sweeps.workload import work
+from bench.sweeps.workload import workload
 from bench.tasks.word_problems import WordProblems
 
 SETTINGS = [
@@ -68,7 +67,7 @@ def test_the_union_holds_every_rounds_cells_row_by_row_and_the_last_its_own():
 
 def test_pools_side_by_side_are_read_like_one():
     one, two = pool([["a", "bb"], ["c", "a"]], "one"), pool([["a"], ["dddd"]], "two", logprob=-3.0)
-    both = pooled([one, two])
+    both = side_by_side([one, two])
     assert both.shape == (2, 3)
     assert [both.text[1, column] for column in range(3)] == ["c", "a", "dddd"]
     assert both.text[1, -1] == "dddd"
@@ -85,16 +84,16 @@ def test_pools_side_by_side_are_read_like_one():
     assert both.first(3).shape == (2, 3)
     with pytest.raises(IndexError):
         both.text[0, 3]
-    assert pooled([one]) is one
-    assert both.key != pooled([two, one]).key
+    assert side_by_side([one]) is one
+    assert both.key != side_by_side([two, one]).key
     assert both.stored_as == {"one", "two"}
     with pytest.raises(ValueError, match="prompts"):
-        pooled([one, pool([["a"]])])
+        side_by_side([one, pool([["a"]])])
 
 
 def test_equal_samples_of_two_policies_are_no_twins():
     """The first prompt's three samples are one text: one pair within the first pool, none across the two."""
-    assert describe(pooled([pool([["a", "a"]], "one"), pool([["a"]], "two")]))["twins"] == 1
+    assert describe(side_by_side([pool([["a", "a"]], "one"), pool([["a"]], "two")]))["twins"] == 1
     assert describe(pool([["a", "a", "a"]]))["twins"] == 3
 
 
@@ -126,6 +125,16 @@ def test_balance_score_by_hand():
     assert balance_score(kept, texts, right, 2).tolist() == [0.25, 1.0, 0.0]
 
 
+BASE = Policy(Path("base"), "base")
+
+
+def stub_parts(task, generation, scoring, **given) -> Parts:
+    """Parts of which a test gives what it looks at; the policy is BASE, and nothing can be trained or judged."""
+    others: dict = {"policy": lambda task: BASE, "prompt_filter": every_prompt, "selection": top_per_prompt}
+    others |= {"training": None, "evaluation": None, "baseline_completions": 3, "control": "none", "split": "test"}
+    return Parts(task=task, generation=generation, scoring=scoring, **{**others, "seed": 5, **given})
+
+
 class Readable:
     """What selections may ask a task for."""
 
@@ -137,6 +146,12 @@ class Readable:
 
 class Numbers(Readable):
     """A task whose completions are right where they are a digit below 5."""
+
+    def __init__(self, few_prompts=None):
+        self.few = few_prompts
+
+    def prompts(self, split):
+        return self.few
 
     def is_correct(self, completion: str, answer: str) -> bool:
         return completion[0] in "01234"
@@ -155,20 +170,9 @@ def test_the_temperature_and_threshold_of_the_highest_score_are_taken(few_prompt
         return Rewards(np.where(np.asarray(completions.text) == "9", 0.2, 0.8))
 
     def chosen(selection, thresholds) -> Adapted:
+        parts = stub_parts(Numbers(few_prompts), generation, scoring, selection=selection, num_completions=4)
         return by_balance_score(
-            few_prompts,
-            None,
-            None,
-            Numbers(),
-            generation,
-            scoring,
-            selection,
-            temperatures=[0.5, 1.0],
-            thresholds=thresholds,
-            expected=3,
-            prompts_probed=3,
-            num_completions=4,
-            seed=7,
+            parts, BASE, temperatures=[0.5, 1.0], thresholds=thresholds, expected=3, prompts_probed=3, seed=7
         )
 
     assert chosen(threshold, [0.1, 0.5]) == Adapted(1.0, 0.5, 1.0)
@@ -180,7 +184,7 @@ def test_the_temperature_and_threshold_of_the_highest_score_are_taken(few_prompt
 
 
 def test_what_is_probed_is_chosen_by_log_probabilities_of_the_base_whoever_drew(few_prompts, monkeypatch):
-    base, later = Policy(Path("base"), "base"), Policy(Path("later"), "later")
+    base, later = BASE, Policy(Path("later"), "later")
     asked, given = [], []
 
     def rescored(policy, prompts, completions):
@@ -193,21 +197,14 @@ def test_what_is_probed_is_chosen_by_log_probabilities_of_the_base_whoever_drew(
 
     monkeypatch.setattr("bench.selection.evidence.sequence_logprobs", rescored)
     for drawer in (base, later):
-        by_balance_score(
-            few_prompts,
-            drawer,
-            base,
-            Numbers(),
+        parts = stub_parts(
+            Numbers(few_prompts),
             lambda prompts, policy, **how: pool([["1", "9"]] * len(prompts)),
             lambda prompts, completions: Rewards(np.ones(completions.shape)),
-            chosen,
-            temperatures=[1.0],
-            thresholds=None,
-            expected=1,
-            prompts_probed=3,
+            selection=chosen,
             num_completions=2,
-            seed=7,
         )
+        by_balance_score(parts, drawer, temperatures=[1.0], thresholds=None, expected=1, prompts_probed=3, seed=7)
     assert given == [-2.0, -7.0]  # of the base's own pool, its own; of another's, counted anew
     assert asked == [("base", 3)]
 
@@ -227,9 +224,6 @@ class Loop(Readable):
     def prompts(self, split):
         return self.few
 
-    def policy(self, task):
-        return Policy(Path("base"), "base")
-
     def generation(self, prompts, policy, *, num_completions, seed, temperature=1.0, top_p=1.0, top_k=0):
         self.drawn.append((policy.key, num_completions, seed, temperature))
         texts = [[f"{policy.key}{sample}" for sample in range(num_completions)] for _ in range(len(prompts))]
@@ -246,18 +240,20 @@ class Loop(Readable):
         self.trained.append((policy.key, tuple(texts), seed))
         return Policy(Path(f"made{len(self.trained)}"), f"made{len(self.trained)}")
 
-    def evaluation(self, policy, base, prompts, generation, scoring, task, *, seed):
+    def evaluation(self, policy, base, prompts, generation, scoring, task, others, *, seed):
         self.judged.append((policy.key, base.key))
 
     def run(self, monkeypatch, **settings):
-        monkeypatch.setattr("bench.rounds.grade", lambda *given: None)
+        monkeypatch.setattr("bench.procedures.parts.grade", lambda *given: None)
         if "stop" in settings:
             values = iter(self.validation)
-            monkeypatch.setattr("bench.rounds.verify", lambda *a, **b: _Value(next(values)))
+            monkeypatch.setattr("bench.procedures.parts.verify", lambda *a, **b: _Value(next(values)))
         given = {"rounds": 2, "start": "base", "train_on": "last", "stop": "none", "validation_completions": 2}
-        given |= {"adapt": None, "num_completions": 3, "baseline_completions": 3, "control": "none", "split": "test"}
-        parts = (self.generation, self.scoring, every_prompt, top_per_prompt, self.training, self.evaluation)
-        return in_rounds(self, self.policy, *parts, **{**given, **settings}, seed=5)
+        given = {**given, "adapt": None, **settings}
+        shared = {name: given.pop(name) for name in ("control", "num_completions") if name in given}
+        work = {"training": self.training, "evaluation": self.evaluation}
+        parts = stub_parts(self, self.generation, self.scoring, **work, **{"num_completions": 3, **shared})
+        return in_rounds(parts, **given)
 
 
 class _Value:
@@ -302,7 +298,7 @@ def test_what_is_trained_on_by_hand(few_prompts, monkeypatch):
         chosen = results.selections["tuned"]
         assert [results.pool.text[cell] for cell in zip(chosen.row, chosen.column, strict=True)] == texts
         assert results.rewards.value.shape == results.pool.shape == (7, 6)
-        assert completions_trained(results) == 7 + len(texts)
+        assert results.findings.work(results, []).completions_trained == 7 + len(texts)
 
 
 def test_the_best_so_far_may_be_an_earlier_rounds(few_prompts, monkeypatch):
@@ -326,7 +322,7 @@ def test_the_control_keeps_as_many_of_each_prompt_from_its_own_policy(few_prompt
         *[("base", 5)] * 2,
         *[("made1", round_seed(5, 2)), ("made2", round_seed(5, 2))],
     ]
-    for tuned, control in zip(results.procedure.each[::2], results.procedure.each[1::2], strict=True):
+    for tuned, control in zip(results.findings.each[::2], results.findings.each[1::2], strict=True):
         assert (tuned.arm, control.arm, tuned.number) == ("tuned", "control", control.number)
         assert tuned.chosen.row.tolist() == control.chosen.row.tolist()
         assert control.rewards is None
@@ -337,7 +333,7 @@ def test_it_stops_where_validation_does_not_rise_and_keeps_the_best(few_prompts,
     """pass@1 of base, round 1, round 2: 0, .5, .4. Round 3 is not run, and round 1 is the result."""
     loop = Loop(few_prompts)
     results = loop.run(monkeypatch, rounds=3, stop="validation")
-    assert (results.procedure.base_validation, *[one.validation for one in results.procedure.each]) == (0.0, 0.5, 0.4)
+    assert (results.findings.base_validation, *[one.validation for one in results.findings.each]) == (0.0, 0.5, 0.4)
     assert results.policies["tuned"].key == "made1"
     falling = Loop(few_prompts, validation=(0.5, 0.1))
     assert falling.run(monkeypatch, rounds=3, stop="validation").policies["tuned"].key == "made1"
@@ -345,7 +341,7 @@ def test_it_stops_where_validation_does_not_rise_and_keeps_the_best(few_prompts,
 
 
 def test_the_chosen_sampler_draws_both_arms_and_selects(few_prompts, monkeypatch):
-    def adapt(prompts, policy, base, task, generation, scoring, selection, *, num_completions, seed):
+    def adapt(parts, policy, *, seed):
         return Adapted(0.7, None, 0.5)
 
     loop = Loop(few_prompts)
@@ -531,7 +527,7 @@ def test_a_plan_counts_what_cells_share():
     grid = ["procedure.start=base,current", "procedure.train_on=last,union,best"]
     found = cells_of_sweep(["procedure=rounds", "task.train_prompts=10", "num_completions=4", *grid], CONF)
     assert found is not None
-    planned = work(found)
+    planned = workload(found)
     assert len(found) == 6
     assert planned.pools == 1 + 2 + 6 * 2  # round 1; round 2, of each arm; round 3, of each arm and cell
     assert planned.trainings == 2 + 6 * 2 + 6 * 2

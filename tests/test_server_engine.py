@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bench.generation.rescoring import token_logprobs
 from drawing import LIMIT, asking, ids, same
 from fake_server import EOS, MODEL, FakeServer
 from hydra import compose, initialize_config_dir
@@ -17,7 +18,6 @@ from bench.artifacts import Completions, Policy, Prompts
 from bench.config import checks
 from bench.errors import BenchError
 from bench.generation import http_client, server_checks, server_engine
-from bench.generation.rescoring import token_logprobs
 from bench.models import chat, loading
 from bench.store import Store, using
 

@@ -27,6 +27,7 @@ from bench.generation.vllm_launch import Options
 from bench.generation.vllm_lora import adapter_of
 from bench.models import chat, loading
 from bench.models.logprobs import sequence_logprobs
+from bench.models.sampler import RAW, Sampler
 from bench.progress import Bar
 from bench.store import Store, using
 from bench.tasks.word_problems import WordProblems
@@ -135,8 +136,9 @@ def test_seeded_waves_of_waiting_prompts_do_not_kill_the_engine(tiny_policy, sto
             for i in range(60)
         }
         answers: dict = {}
-        sampler = {"temperature": 1.0, "top_p": 0.95, "top_k": 0, "max_new_tokens": 3, "eos_ids": {2}}
-        core.complete(asked, **sampler, adapter=None, finished=answers.__setitem__)
+        core.complete(
+            asked, Sampler(top_p=0.95), max_new_tokens=3, eos_ids={2}, adapter=None, finished=answers.__setitem__
+        )
         assert answers.keys() == asked.keys()
     assert vllm_engine._running is core
     assert core.alive
@@ -159,21 +161,22 @@ def test_a_killed_engine_is_replaced_and_what_had_finished_is_kept(swapped, stor
     asked = []
     complete = Core.complete
     monkeypatch.setattr(
-        Core, "complete", lambda self, requests, **rest: (asked.append(len(requests)), complete(self, requests, **rest))
+        Core,
+        "complete",
+        lambda self, requests, *rest, **how: (asked.append(len(requests)), complete(self, requests, *rest, **how)),
     )
     options = Options("float32", 1, 1, 0.5, None, None, None, None, None)
     options = Options(**{**options.__dict__, **VLLM})
     engine = vllm_engine.VLLMEngine(policy, options)
-    sampler = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 40, "seed": 0}
     progress = Killer()
-    drawn, counts = engine.sample(COINS, range(40), **sampler, progress=progress)
+    drawn, counts = engine.sample(COINS, range(40), RAW, max_new_tokens=40, seed=0, progress=progress)
     first, second = asked
     assert first == 400
     assert 0 < second <= 395
     assert progress.finished == 400  # each once: the finished were not drawn again
     assert counts["engine_logprob_difference"] < 1e-4
     assert "another one draws" in capfd.readouterr().err
-    again, _ = engine.sample(COINS, range(40), **sampler, progress=Bar())
+    again, _ = engine.sample(COINS, range(40), RAW, max_new_tokens=40, seed=0, progress=Bar())
     assert ids(drawn) == ids(again)
     # This engine is a fresh one: the swapped one drew as it does.
     assert same(drawn_before, generate(COINS, policy, num_completions=8))
@@ -336,7 +339,7 @@ def test_max_model_len_limits_the_context(random_policy, store):
 
 
 def test_speed_settings_leave_a_pool_where_it_is(random_policy, store, monkeypatch):
-    def drawn(_self, prompts: Prompts, samples: range, **_) -> tuple[Completions, dict]:
+    def drawn(_self, prompts: Prompts, samples: range, *_, **__) -> tuple[Completions, dict]:
         one = np.empty((len(prompts), len(samples)), object)
         one[:] = [[np.array([5], np.int32)] * len(samples)] * len(prompts)
         text, reason, zero = np.full(one.shape, "x", object), np.full(one.shape, "length"), np.zeros(one.shape)

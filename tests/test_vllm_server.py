@@ -22,7 +22,7 @@ from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
 from bench.generation import http_client, server_engine
 from bench.models import chat, loading
-from bench.models.truncation import modified_logprobs
+from bench.models.sampler import Sampler, modified_logprobs
 from bench.store import Store, using
 from bench.tasks.word_problems import WordProblems
 
@@ -113,10 +113,10 @@ def test_first_tokens_fit_the_exact_distribution(server, tiny_policy, store, tem
     with torch.inference_mode():
         logits = loading.load_model(tiny_policy)(torch.tensor([encoded])).logits[0, -1].numpy()
     observed = np.bincount([cell[0] for cell in drawn.token_ids[0]], minlength=len(logits))
-    exact = np.exp(modified_logprobs(logits, temperature, top_p, top_k))
+    exact = np.exp(modified_logprobs(logits, Sampler(temperature, top_p, top_k)))
     assert observed[exact == 0].sum() == 0
     assert chi_square_z(observed, exact * count) < 3.5
-    other = np.exp(modified_logprobs(logits, temperature * 1.5, top_p, top_k))
+    other = np.exp(modified_logprobs(logits, Sampler(temperature * 1.5, top_p, top_k)))
     assert chi_square_z(observed, other * count) > 5  # the test can tell a wrong temperature
 
 

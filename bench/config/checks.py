@@ -63,12 +63,10 @@ def check(cfg: DictConfig) -> None:
             )
     for part in PARTS:
         _check_node(part, cfg[part])
-    for name, rule in rules(_target("procedure", cfg.procedure)).items():  # a procedure may allow less than RULES
-        if name in RUN_SETTINGS and not rule.allows(cfg[name]):
-            procedure = cfg.procedure["_target_"].split(".")[-2]  # its module is its choice in conf/procedure
-            raise BenchError(
-                f"{name}={_shown(cfg[name])} is not allowed with procedure={procedure}: it must be {rule.description}."
-            )
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    for part in PARTS:
+        if (check_settings := getattr(_target(part, cfg[part]), "check_settings", None)) is not None:
+            check_settings(config)
     cross_checks.check(cfg)
 
 

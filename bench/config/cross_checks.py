@@ -15,7 +15,6 @@ from bench.errors import BenchError
 from bench.generation.vllm_lora import LORA_RANKS
 from bench.training.lora import check_four_bit
 
-KEEPING = ("bench.experiment.run", "bench.adaptive.adaptively")  # procedures that judge policies on the way, too
 ABSENT = object()
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -83,22 +82,6 @@ def _learning_from(node: DictConfig, split: str, prefix: str) -> list[str]:
     return found + [key for part, inner in parts.items() for key in _learning_from(inner, split, part)]
 
 
-def _generators(cfg: DictConfig) -> None:
-    for name in cfg.procedure.get("drawn_by", ()):
-        if name not in cfg.procedure.generators:
-            raise BenchError(
-                f"procedure.drawn_by={name} is not allowed: the generators are {', '.join(cfg.procedure.generators)}."
-            )
-
-
-def _adaptive_plan(cfg: DictConfig) -> None:
-    if "allocate" in cfg.procedure:
-        from bench.adaptive import Plan  # whose fields are settings of the procedure, and N
-
-        names = [field.name for field in fields(Plan)]
-        Plan(**{name: OmegaConf.select(cfg, f"procedure.{name}", default=cfg.get(name)) for name in names}).check()
-
-
 def _recipe(cfg: DictConfig) -> None:
     if cfg.training["_target_"] != "bench.training.sft.fine_tune":
         return
@@ -115,11 +98,6 @@ def _kept_policies(cfg: DictConfig) -> None:
     if cfg.training.get("keep_every") is None:
         return
     kept = f"training.keep_every={cfg.training.keep_every} is not allowed with"
-    if cfg.procedure["_target_"] not in KEEPING:
-        raise BenchError(
-            f"{kept} procedure={cfg.procedure['_target_'].split('.')[-2]}, which judges the last policy of a training "
-            "alone; set it to null, or use procedure=single or adaptive."
-        )
     prompts = value_of(cfg, "task.validation_prompts")
     if prompts not in (ABSENT, None) and prompts < 2:
         raise BenchError(f"{kept} task.validation_prompts={prompts}: they are judged on those, and intervals need 2.")
@@ -186,8 +164,6 @@ def _more_than_a_pool_holds(cfg: DictConfig) -> None:
 CHECKS: tuple[Callable[[DictConfig], None], ...] = (
     _numbers_of_samples,
     _prompts_to_judge_on,
-    _generators,
-    _adaptive_plan,
     _recipe,
     _kept_policies,
     _gold_is_no_proxy,

@@ -6,9 +6,13 @@ bench.config.checks reads these rules from every `_target_` of a configuration a
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
+
+from bench.errors import BenchError
+
+T = TypeVar("T", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -108,3 +112,25 @@ def counts_per_prompt(function: Callable[..., Any]) -> list[str]:
     """The parameters of a function that count completions of one prompt."""
     parameters = inspect.signature(function).parameters.items()
     return [name for name, parameter in parameters if OF_ONE_PROMPT in get_args(parameter.annotation)]
+
+
+def checked(check: Callable[[Mapping[str, Any]], None]) -> Callable[[T], T]:
+    """Let `check(config)` refuse settings of a function that do not go together, before any work.
+
+    config: the whole resolved configuration. bench.config.checks calls it for every function that is configured.
+    """
+
+    def decorate(function: T) -> T:
+        function.check_settings = check  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+def require(config: Mapping[str, Any], setting: str, rule: Rule) -> None:
+    """BenchError where a procedure does not allow the run's value of a setting that others allow."""
+    if not rule.allows(config[setting]):
+        procedure = config["procedure"]["_target_"].split(".")[-2]  # its module is its choice in conf/procedure
+        raise BenchError(
+            f"{setting}={config[setting]} is not allowed with procedure={procedure}: it must be {rule.description}."
+        )

@@ -17,7 +17,6 @@ from bench.estimators.pessimism import pessimism_of_n
 from bench.estimators.soft_best_of_n import estimate_soft_best_of_n
 from bench.evaluation.along_training import VALIDATION, AlongTraining
 from bench.evaluation.heldout import Graded, Outcomes
-from bench.experiment import Results
 
 KL_FROM = "kl_from_"  # and the name of another policy than the base
 PESSIMISM = (0.1, 0.3, 1.0)  # betas of pessimism at inference, in `spread`s of the proxy
@@ -49,20 +48,7 @@ def spread(proxy: np.ndarray) -> float:
     return float(np.sqrt(np.nanvar(scored, axis=1).mean()))
 
 
-def per_prompt(results: Results, *, num_completions: int) -> dict[Cell, np.ndarray]:
-    """[M] values behind every mean that is reported; every KL is to the raw base, in nats a sequence."""
-    cells: dict[Cell, np.ndarray] = {}
-    for arm, outcomes in results.outcomes.items():
-        cells |= _of_policy(arm, outcomes)
-    sizes = powers_of_two(num_completions)
-    cells |= of_best_of_n(results.best_of_n, sizes)
-    cells |= of_soft_best_of_n(results.best_of_n, num_completions)
-    cells |= of_pessimism(results.best_of_n, sizes)
-    cells |= of_sampler(results.best_of_n)
-    return cells
-
-
-def _of_policy(arm: str, outcomes: Outcomes) -> dict[Cell, np.ndarray]:
+def of_policy(arm: str, outcomes: Outcomes) -> dict[Cell, np.ndarray]:
     sampled, cells = outcomes.sampled, {}
     cells[Cell(arm, "greedy", "accuracy", 1)] = outcomes.greedy.gold[:, 0]
     cells[Cell(arm, "greedy", "truncated", 1)] = _truncated(outcomes.greedy)

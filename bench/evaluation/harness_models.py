@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import Any, cast
 
 from bench.artifacts import Policy, content_hash
-from bench.devices import device
+from bench.devices import device, resolve_dtype
 from bench.errors import BenchError
 from bench.generation.vllm_launch import Options, arguments, quiet
 from bench.generation.vllm_lora import adapter_of
@@ -22,7 +22,7 @@ def on_transformers(policy: Policy, *, batch_size: int = 64) -> Any:
     from lm_eval.models.huggingface import HFLM
 
     tokenizer = loading.load_tokenizer(policy)
-    model = loading.load_model(policy, dtype=_dtype(), device=device())
+    model = loading.load_model(policy, dtype=resolve_dtype(), device=device())
     model.generation_config.eos_token_id = sorted(ending_ids(tokenizer, model.generation_config))
     return HFLM(
         pretrained=model,
@@ -38,11 +38,10 @@ def on_vllm(policy: Policy, options: Options) -> Any:
     adapter, base = adapter_of(policy), loading.base_of(policy)
     given = arguments(
         base.path,
-        replace(options, dtype=_dtype(), data_parallel_size=1),
+        replace(options, dtype=resolve_dtype(), data_parallel_size=1),
         lora_rank=adapter.room if adapter else 0,
         trust_remote_code=policy.trust_remote_code,
     )
-    import torch
     from lm_eval.models.huggingface import HFLM
 
     tokenizer = loading.load_tokenizer(policy)
@@ -65,7 +64,7 @@ def on_vllm(policy: Policy, options: Options) -> Any:
     # every template that thinking is None.
     model.tokenizer = tokenizer
     model.apply_chat_template = HFLM.apply_chat_template.__get__(model)
-    alone = adapter is not None and not torch.cuda.is_available()
+    alone = adapter is not None and device() == "cpu"
     ends, _, _ = configured(base, tokenizer)
     model._model_generate = _as_on_transformers(model._model_generate, tokenizer, ends, prompts_alone=alone)
     return model
@@ -121,12 +120,6 @@ def drawing_by(model: Any, seed: int) -> Iterator[None]:
         yield
     finally:
         model._model_generate = ask
-
-
-def _dtype() -> str:
-    import torch
-
-    return "bfloat16" if torch.cuda.is_available() else "float32"
 
 
 def _vllm_of_lm_eval() -> Any:

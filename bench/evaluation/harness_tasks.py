@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.artifacts import Completions, Policy, content_hash
+from bench.devices import device
 from bench.errors import BenchError
 from bench.evaluation import harness_models
 from bench.evaluation.harness import quiet
@@ -67,12 +68,11 @@ def harness_tasks(
     transformers. The standard error is lm-eval's, over documents: seeds share those, so their mean has at most the
     mean of theirs.
     """
-    import torch
 
     if not names:
         return {}
     asked = Asked(policy, tuple(names), include, num_fewshot, limit, tuple(seeds), vllm)
-    if vllm is None and not torch.cuda.is_available():
+    if vllm is None and device() == "cpu":
         found = _measured(asked)
     else:
         try:

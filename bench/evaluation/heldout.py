@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
@@ -14,7 +14,8 @@ from bench.evaluation.harness import HarnessResult, harness, transferred
 from bench.evaluation.harness_tasks import ENGINES, vllm_options
 from bench.evaluation.harness_tasks import harness_tasks as run_tasks
 from bench.models.logprobs import DivergenceSamples, divergence_samples
-from bench.models.vocabularies import distributions_differ
+from bench.models.sampler import GREEDY, Sampler
+from bench.models.tokens import distributions_differ
 from bench.scoring.verifier import gold_rewards, verify
 from bench.tasks import Task
 
@@ -111,17 +112,16 @@ def evaluate(
     weights; bfloat16 halves their memory and puts the KL off by its rounding. transfer: other tasks by a name
     of one's own, of whose test prompts lm-eval judges greedy completions. BenchError for one that lm-eval can't judge.
     others: policies by name, each raw, from which the KL is estimated too. A KL is NaN where the two policies have
-    different token ids (bench.models.vocabularies): their steps can't be compared.
+    different token ids (bench.models.tokens): their steps can't be compared.
     harness_tasks: lm-eval's own by name, or of the folder harness_include, on harness_engine: "auto" is vLLM where
     `generation` is, and transformers elsewhere; bench.evaluation.harness_tasks says how.
     """
-    greedy = generation(prompts, policy, num_completions=1, temperature=0.0, top_p=1.0, top_k=0, seed=seed)
-    sampler: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
-    sampled = generation(prompts, policy, num_completions=num_completions, seed=seed, **sampler)
+    sampler = Sampler(temperature, top_p, top_k)
+    greedy = generation(prompts, policy, num_completions=1, seed=seed, **GREEDY.settings)
+    sampled = generation(prompts, policy, num_completions=num_completions, seed=seed, **sampler.settings)
     measured = sampled.first(kl_completions)
-    in_dtype = {**sampler, "dtype": kl_dtype}
-    moved = _moved(policy, base, prompts, measured, **in_dtype)
-    from_others = {name: _moved(policy, other, prompts, measured, **in_dtype) for name, other in others.items()}
+    moved = _moved(policy, base, prompts, measured, sampler, kl_dtype)
+    from_others = {name: _moved(policy, other, prompts, measured, sampler, kl_dtype) for name, other in others.items()}
     return Outcomes(
         greedy=grade(prompts, greedy, scoring, task),
         sampled=grade(prompts, sampled, scoring, task),
@@ -153,18 +153,8 @@ def raw(name: str) -> str:
 
 
 def _moved(
-    policy: Policy,
-    reference: Policy,
-    prompts: Prompts,
-    drawn: Completions,
-    *,
-    temperature: float,
-    top_p: float,
-    top_k: int,
-    dtype: str,
+    policy: Policy, reference: Policy, prompts: Prompts, drawn: Completions, sampler: Sampler, dtype: str
 ) -> DivergenceSamples:
     if distributions_differ(policy, reference, prompts):
         return DivergenceSamples(*(np.full(drawn.shape, np.nan) for _ in range(2)))
-    return divergence_samples(
-        policy, reference, prompts, drawn, temperature=temperature, top_p=top_p, top_k=top_k, dtype=dtype
-    )
+    return divergence_samples(policy, reference, prompts, drawn, **sampler.settings, dtype=dtype)

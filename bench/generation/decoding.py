@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from bench.models import kv_cache
-from bench.models.truncation import first_kept, scale, token_at, upper_tail
+from bench.models.sampler import Sampler, first_kept, scale, token_at, upper_tail
 
 DROP_BELOW = 0.96  # share of unfinished rows under which the cache is repacked without the finished ones
 ROOM = 8  # tokens by which the cache grows: attention is fastest on keys that lie close together
@@ -63,10 +63,8 @@ def decode(
     model: Any,
     prompts: Prefill,
     uniforms: np.ndarray,
+    sampler: Sampler,
     *,
-    temperature: float,
-    top_p: float,
-    top_k: int,
     eos_ids: set[int],
     advance: Callable[[float], None],
     room: kv_cache.Room,
@@ -93,7 +91,7 @@ def decode(
     live = torch.ones(rows, dtype=torch.bool, device=device)
     look_every, unfinished = 1 if device.type == "cpu" else LOOK_EVERY, rows
     for step in range(steps):
-        drawn, both = draw(logits, uniform[row, step], temperature, top_p, top_k)
+        drawn, both = draw(logits, uniform[row, step], sampler)
         tokens[row, step] = drawn.int()
         logprobs[row] += both * live[:, None]
         length[row] += live
@@ -127,28 +125,26 @@ def _forward(
     return model(input_ids=ids, attention_mask=attended, past_key_values=cache, use_cache=True, **given).logits[:, -1]
 
 
-def draw(
-    logits: torch.Tensor, uniform: torch.Tensor, temperature: float, top_p: float, top_k: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def draw(logits: torch.Tensor, uniform: torch.Tensor, sampler: Sampler) -> tuple[torch.Tensor, torch.Tensor]:
     """One token a row [R] by inverting the sampler's distribution function, and its log-probabilities [R, 2] in nats.
 
     The first log-probability is the sampler's, the second that of the policy at temperature 1, top-p 1. Tokens are
     ordered by id; under top-p by probability, where the nucleus is the upper end. uniform is float64.
     """
     logits = logits.float()
-    if temperature == 0:
+    if sampler.is_greedy:
         drawn = logits.argmax(dim=-1)
         return drawn, torch.stack([torch.zeros_like(uniform), _logprob(logits, drawn)], dim=-1)
-    scaled = scale(logits, temperature, top_k)
+    scaled, top_p = scale(logits, sampler), sampler.top_p
     probabilities = scaled.softmax(dim=-1)
     choose = _choose if top_p == 1 else functools.partial(_choose_in_nucleus, top_p=top_p)
     drawn, mass = choose(probabilities, uniform[:, None])
-    sampler = probabilities.gather(-1, drawn).double().log() - mass.log()
+    under_sampler = (probabilities.gather(-1, drawn).double().log() - mass.log())[:, 0]
     if scaled is not logits:
-        policy = _logprob(logits, drawn[:, 0])
+        under_policy = _logprob(logits, drawn[:, 0])
     else:
-        policy = sampler[:, 0] if top_p == 1 else sampler[:, 0] + mass[:, 0].log()
-    return drawn[:, 0], torch.stack([sampler[:, 0], policy], dim=-1)
+        under_policy = under_sampler if top_p == 1 else under_sampler + mass[:, 0].log()
+    return drawn[:, 0], torch.stack([under_sampler, under_policy], dim=-1)
 
 
 def _choose(probabilities: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

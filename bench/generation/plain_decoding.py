@@ -13,6 +13,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from bench.generation.decoding import Drawn, draw
+from bench.models.sampler import Sampler
 
 
 class Draws(LogitsProcessor):
@@ -21,15 +22,13 @@ class Draws(LogitsProcessor):
     def __init__(
         self,
         uniforms: torch.Tensor,
+        sampler: Sampler,
         *,
-        temperature: float,
-        top_p: float,
-        top_k: int,
         eos: torch.Tensor,
         advance: Callable[[float], None],
     ) -> None:
         rows, steps = uniforms.shape
-        self.uniforms, self.sampler, self.eos, self.advance = uniforms, (temperature, top_p, top_k), eos, advance
+        self.uniforms, self.sampler, self.eos, self.advance = uniforms, sampler, eos, advance
         self.tokens = torch.zeros(rows, steps, dtype=torch.int32, device=uniforms.device)
         self.length = torch.zeros(rows, dtype=torch.long, device=uniforms.device)
         self.logprobs = torch.zeros(rows, 2, dtype=torch.float64, device=uniforms.device)
@@ -37,7 +36,7 @@ class Draws(LogitsProcessor):
         self.step = 0
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        drawn, both = draw(scores, self.uniforms[:, self.step], *self.sampler)
+        drawn, both = draw(scores, self.uniforms[:, self.step], self.sampler)
         self.tokens[:, self.step] = drawn.int()
         self.logprobs += both * self.live[:, None]
         self.length += self.live
@@ -56,10 +55,8 @@ def decode(
     model: Any,
     prompts: torch.Tensor,
     uniforms: np.ndarray,
+    sampler: Sampler,
     *,
-    temperature: float,
-    top_p: float,
-    top_k: int,
     eos_ids: set[int],
     advance: Callable[[float], None],
 ) -> Drawn:
@@ -67,9 +64,7 @@ def decode(
     ids = prompts.repeat_interleave(len(uniforms) // len(prompts), 0)
     draws = Draws(
         torch.from_numpy(uniforms).to(model.device),
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
+        sampler,
         eos=torch.tensor(sorted(eos_ids), dtype=torch.long, device=model.device),
         advance=advance,
     )

@@ -8,38 +8,31 @@ asked for is rounded up to whole blocks; the rest stays in the store.
 
 import contextlib
 import contextvars
-import math
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from bench.artifacts import Completions, Policy, Prompts
+from bench.artifacts import FIELDS, Completions, Policy, Prompts, prefix_key
 from bench.errors import BenchError
-from bench.generation.stored import FILE, NUMBERS, Unit, assemble, read, write
+from bench.models.sampler import GREEDY, Sampler
 from bench.models.tokens import unconfigured_end
-from bench.models.truncation import check_sampler
+from bench.pools import NUMBERS, stored
 from bench.progress import Bar, bar
 from bench.store import Address, current
 from bench.store.files import checksum
+
+FILE = "completions.parquet"
 
 
 class Engine(Protocol):
     """A loaded model that can draw."""
 
     def sample(
-        self,
-        prompts: Prompts,
-        samples: range,
-        *,
-        temperature: float,
-        top_p: float,
-        top_k: int,
-        max_new_tokens: int,
-        seed: int,
-        progress: Bar,
+        self, prompts: Prompts, samples: range, sampler: Sampler, *, max_new_tokens: int, seed: int, progress: Bar
     ) -> tuple[Completions, dict[str, float]]:
         """The given samples of every prompt [M, len(samples)], and what was counted (tokens, flops)."""
         ...
@@ -62,13 +55,11 @@ def draw(
     prompts: Prompts,
     policy: Policy,
     open_engine: Callable[[], Engine],
+    sampler: Sampler,
     *,
     engine: str,
     version: int,
     num_completions: int,
-    temperature: float,
-    top_p: float,
-    top_k: int,
     max_new_tokens: int,
     seed: int,
     dtype: str,
@@ -82,10 +73,9 @@ def draw(
     first_sample: the samples before it, whole blocks of them, are left out and not drawn.
     BenchError where several samples are asked for at temperature 0, or first_sample begins no block of them.
     """
-    check_sampler(temperature, top_p, top_k)
     if num_completions < 1:
         raise BenchError(f"num_completions={num_completions} is not allowed: it must be at least 1.")
-    if temperature == 0 and num_completions > 1:
+    if sampler.is_greedy and num_completions > 1:
         raise BenchError(
             f"temperature=0 is greedy: num_completions={num_completions} must be 1, or the temperature above 0."
         )
@@ -94,8 +84,8 @@ def draw(
             f"first_sample={first_sample} is not allowed: it must be a multiple of block_size={block_size} below "
             f"num_completions={num_completions}."
         )
-    if temperature == 0:  # what greedy does not depend on must not set its pool apart
-        top_p, top_k, seed, block_size = 1.0, 0, 0, 1
+    if sampler.is_greedy:  # what greedy does not depend on must not set its pool apart
+        sampler, seed, block_size = GREEDY, 0, 1
     shared = _shared.get()
     opened = [] if shared is None else shared
 
@@ -104,25 +94,18 @@ def draw(
             if not opened:
                 opened.append(open_engine())
             completions, counts = opened[0].sample(
-                shard,
-                samples,
-                temperature=temperature,
-                top_p=top_p,
-                top_k=top_k,
-                max_new_tokens=max_new_tokens,
-                seed=seed,
-                progress=progress,
+                shard, samples, sampler, max_new_tokens=max_new_tokens, seed=seed, progress=progress
             )
-            write(completions, folder / FILE)
+            _write(completions, folder / FILE)
             return {"completions": completions.logprob.size, **counts}
 
         return build
 
     settings: dict[str, Any] = {
         "engine": engine,
-        "temperature": float(temperature),
-        "top_p": float(top_p),
-        "top_k": top_k,
+        "temperature": float(sampler.temperature),
+        "top_p": float(sampler.top_p),
+        "top_k": sampler.top_k,
         "max_new_tokens": max_new_tokens,
         "seed": seed,
         "dtype": dtype,
@@ -132,73 +115,99 @@ def draw(
         settings["turn_end"] = end
     blocks = range(first_sample, num_completions, block_size)
     shards = range(0, len(prompts), shard_size)
-    units: list[tuple[Unit, dict[str, np.ndarray]]] = []
+    units = []
     with (
         bar("generate", total=float(len(blocks) * len(shards)), unit="units") as outer,
         bar("  completions", None, "tokens") as inner,
     ):
         for start in shards:
             shard = prompts[start : start + shard_size]
+            rows = slice(start, start + len(shard))
             address = Address("generate", version, settings, {"prompts": shard.key, "policy": policy.key})
             for block in blocks:
                 place = address.piece(f"{block // block_size:05d}")
-                build = fill(shard, range(block, block + block_size), inner)
-                folder = current().make(place, build, Path)
-                columns = slice(block - first_sample, block - first_sample + block_size)
-                rows = slice(start, start + len(shard))
-                unit = Unit(rows, columns, folder, content=checksum(folder, FILE), drawn=columns)
-                units.append((unit, read(unit, tuple(NUMBERS))))
+                folder = current().make(place, fill(shard, range(block, block + block_size), inner), Path)
+                content = checksum(folder, FILE)
+                units.append((rows, block - first_sample, Unit(folder, content, len(shard), block_size, block_size)))
                 outer.advance()
-    return assemble(units).first(num_completions - first_sample)
+    return stored(units).first(num_completions - first_sample)
 
 
-def describe(completions: Completions) -> dict[str, float]:
-    """Counts that a reader of a pool should see: how many, cut at the limit, empty, and repeated within a prompt.
+@dataclass(frozen=True)
+class Unit:
+    """The samples of some prompts in one stored artifact, all or the first of them: a block of a pool."""
 
-    `twins` are pairs of equal samples of one prompt, `twins_expected` how many independent samples would have by their
-    own probabilities; twins_alarm is 1 where that is no accident (see `twins_alarm`). Of pools side by side, each is
-    looked at by itself: equal samples of different policies are no twins.
-    """
-    distinct, empty = 0, 0
-    observed, expected, variance = (np.zeros((len(completions.parts), len(completions.logprob))) for _ in range(3))
-    for number, pool in enumerate(completions.parts):
-        for rows, part in pool.shards():
-            counts = [Counter(ids.tobytes() for ids in row) for row in part.token_ids]
-            distinct += sum(map(len, counts))
-            empty += sum(not text.strip() for text in part.text.ravel())
-            observed[number, rows] = [sum(n * (n - 1) / 2 for n in count.values()) for count in counts]
-        expected[number], variance[number] = expected_twins(pool.logprob)
-    total = completions.logprob.size
-    return {
-        "completions": total,
-        "truncated": int((completions.finish_reason == "length").sum()),
-        "empty": empty,
-        "duplicate_share": 1 - distinct / total,
-        "twins": float(observed.sum()),
-        "twins_expected": float(expected.sum()),
-        "twins_alarm": int(twins_alarm(observed, expected, variance)),
-        "mean_length": float(completions.length.mean()),
+    folder: Path
+    content: str  # a hash of what was drawn: not every engine draws the same again
+    prompts: int
+    samples: int
+    drawn: int  # samples in the store, `samples` and perhaps more
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.prompts, self.samples
+
+    @property
+    def place(self) -> str:
+        """key/part of the artifact."""
+        return "/".join(self.folder.parts[-2:])
+
+    @property
+    def stored_as(self) -> frozenset[str]:
+        return frozenset({self.place})
+
+    @property
+    def key(self) -> str:
+        """Names the content; of fewer samples than were drawn, it says how many."""
+        key = f"{self.place}:{self.content}"
+        return key if self.samples == self.drawn else prefix_key(key, self.samples)
+
+    def first(self, num_completions: int) -> "Unit":
+        return replace(self, samples=num_completions)
+
+    def units(self, *, whole: bool = False) -> Iterator[tuple[slice, slice, Completions]]:
+        unit = self.first(self.drawn) if whole else self
+        rows, columns = slice(0, self.prompts), slice(0, unit.samples)
+        yield rows, columns, Completions(**unit.read(rows, FIELDS), key=unit.key)
+
+    def read(self, rows: slice, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """The named columns of some rows, each [rows, samples]."""
+        import pyarrow.parquet as pq
+
+        # A unit is small: read_table's own threads and its search for partitions cost five times what reading does
+        with pq.ParquetFile(self.folder / FILE) as file:
+            table = file.read(columns=list(names), use_threads=False)
+        found = {}
+        for name in names:
+            if name == "token_ids":
+                flat = _ragged(table[name].combine_chunks())
+            else:
+                flat = table[name].to_numpy(zero_copy_only=False).astype(NUMBERS.get(name, object))
+            found[name] = flat.reshape(self.prompts, -1)[rows, : self.samples]
+        return found
+
+
+def _write(completions: Completions, path: Path) -> None:
+    """A unit as a Parquet file, samples of a prompt next to each other."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = {
+        "text": pa.string(),
+        "token_ids": pa.list_(pa.int32()),
+        "finish_reason": pa.string(),
+        "logprob": pa.float64(),
+        "policy_logprob": pa.float64(),
+        "length": pa.int64(),
     }
+    columns = {name: pa.array(getattr(completions, name).ravel().tolist(), kind) for name, kind in types.items()}
+    pq.write_table(pa.table(columns), path)
 
 
-def expected_twins(logprob: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each prompt's expected number [M] of pairs of equal samples, were they independent, and its variance [M].
-
-    logprob: [M, N] nats, under the sampler. A sample y meets its twin in another independent one with probability
-    μ(y), so the mean of μ(y_i) and of μ(y_i)² estimate Σ μ² and Σ μ³ without bias, from which the moments of the
-    number of pairs follow (pairs that share a sample are dependent).
-    """
-    samples = logprob.shape[1]
-    second, third = np.exp(logprob).mean(axis=1), np.exp(2 * logprob).mean(axis=1)
-    variance = math.comb(samples, 2) * (second - second**2) + 6 * math.comb(samples, 3) * (third - second**2)
-    return math.comb(samples, 2) * second, np.maximum(variance, 0.0)
-
-
-def twins_alarm(observed: np.ndarray, expected: np.ndarray, variance: np.ndarray) -> bool:
-    """Whether samples of a prompt are equal more often than independent ones would be: two shared a random stream.
-
-    observed, expected, variance: [M], of pairs of equal samples. The alarm needs an excess of five standard errors
-    and five pairs over all prompts, and of a tenth: that of near-certain samples is skewed.
-    """
-    excess = float((observed - expected).sum())
-    return excess > max(5 * math.sqrt(variance.sum()), 5.0, 0.1 * expected.sum())
+def _ragged(lists: Any) -> np.ndarray:
+    """[cells] objects: an int32 array each."""
+    offsets, values = lists.offsets.to_numpy().tolist(), lists.values.to_numpy()
+    cells = np.empty(len(lists), object)
+    for cell, (start, end) in enumerate(pairwise(offsets)):
+        cells[cell] = values[start:end]
+    return cells

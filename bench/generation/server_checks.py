@@ -7,7 +7,7 @@ import numpy as np
 from bench.artifacts import Policy, Prompts
 from bench.errors import BenchError
 from bench.generation.completions_api import Answer, Request
-from bench.generation.rescoring import token_logprobs
+from bench.models.logprobs import token_logprobs
 from bench.progress import say
 from bench.seeds import stream_key
 

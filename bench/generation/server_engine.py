@@ -32,14 +32,15 @@ from bench.config.rules import (
     text,
     whole,
 )
-from bench.devices import device
+from bench.devices import resolve_dtype
 from bench.errors import BenchError
 from bench.generation import server_checks
 from bench.generation.completions_api import PATHS, Answer, Request
 from bench.generation.model_server import Server
 from bench.generation.pool import draw
-from bench.generation.rescoring import Rescorer
 from bench.models import loading, tokens
+from bench.models.logprobs import Rescorer
+from bench.models.sampler import Sampler
 from bench.progress import Bar, say
 from bench.seeds import stream_key
 
@@ -109,8 +110,7 @@ def generate(
         )
     if top_k > 0 and not extended_fields:
         raise BenchError(f"top_k={top_k} is beyond OpenAI's fields: it needs generation.extended_fields=true, or be 0.")
-    if dtype == "auto":
-        dtype = "bfloat16" if device() == "cuda" else "float32"
+    dtype = resolve_dtype(dtype)
     # what a server makes of fewer fields, or without seeds, is another pool
     ways = [] if extended_fields else ["openai_fields"]
     ways += ["unseeded"] if accept_unseeded and temperature > 0 else []
@@ -131,12 +131,10 @@ def generate(
         lambda: ServerEngine(
             policy, server(), seeded=not accept_unseeded, logprob_tolerance=logprob_tolerance, dtype=dtype
         ),
+        Sampler(temperature, top_p, top_k),
         engine="/".join(["openai", endpoint, *ways]),
         version=VERSION,
         num_completions=num_completions,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
         max_new_tokens=max_new_tokens,
         seed=seed,
         dtype=dtype,
@@ -159,16 +157,7 @@ class ServerEngine:
         self._rescorer = Rescorer(policy, dtype=dtype)
 
     def sample(
-        self,
-        prompts: Prompts,
-        samples: range,
-        *,
-        temperature: float,
-        top_p: float,
-        top_k: int,
-        max_new_tokens: int,
-        seed: int,
-        progress: Bar,
+        self, prompts: Prompts, samples: range, sampler: Sampler, *, max_new_tokens: int, seed: int, progress: Bar
     ) -> tuple[Completions, dict[str, float]]:
         """The given samples of every prompt [M, len(samples)], each a request with its own seed.
 
@@ -186,7 +175,7 @@ class ServerEngine:
                 asking,
                 self._drawn,
                 max_tokens=min(server_checks.TOKENS, *rooms[: len(few)]),
-                drawing=temperature > 0,
+                drawing=not sampler.is_greedy,
                 seeded=self.seeded,
                 tolerance=self.logprob_tolerance,
                 dtype=self.dtype,
@@ -196,11 +185,9 @@ class ServerEngine:
         requests = [
             asking(
                 row,
-                temperature=temperature,
-                top_p=top_p,
-                top_k=top_k,
+                **sampler.settings,
                 max_tokens=max_new_tokens,
-                seed=stream_key(seed, "generate", str(prompts.id[row]), sample) % 2**63 if temperature > 0 else None,
+                seed=None if sampler.is_greedy else stream_key(seed, "generate", str(prompts.id[row]), sample) % 2**63,
             )
             for row in range(len(prompts))
             for sample in samples
@@ -215,9 +202,7 @@ class ServerEngine:
                 f"warning: {otherwise} of {len(requests)} completions came as text that tokenizes otherwise than as it "
                 "was drawn; a server that returns token ids (vLLM) avoids it"
             )
-        logprob, policy_logprob = self._rescorer.pair(
-            prompts, token_ids, temperature=temperature, top_p=top_p, top_k=top_k
-        )
+        logprob, policy_logprob = self._rescorer.pair(prompts, token_ids, sampler)
         completions = tokens.decode(
             self.tokenizer,
             token_ids,

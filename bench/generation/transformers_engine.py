@@ -12,10 +12,11 @@ import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts
 from bench.config.rules import DTYPE, Count, Seed, Temperature, TopK, TopP, whole
-from bench.devices import device
+from bench.devices import device, resolve_dtype
 from bench.errors import BenchError
 from bench.generation.pool import draw
 from bench.models import loading, tokens
+from bench.models.sampler import Sampler
 from bench.progress import Bar, say
 from bench.seeds import stream_key
 
@@ -47,18 +48,15 @@ def generate(
     batch_tokens: rows x (prompt + max_new_tokens) decoded at once. BenchError names a prompt that leaves no room for
     max_new_tokens in the model's context.
     """
-    if dtype == "auto":
-        dtype = "bfloat16" if device() == "cuda" else "float32"
+    dtype = resolve_dtype(dtype)
     return draw(
         prompts,
         policy,
         partial(TransformersEngine, policy, dtype=dtype, batch_tokens=batch_tokens),
+        Sampler(temperature, top_p, top_k),
         engine="transformers",
         version=VERSION,
         num_completions=num_completions,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
         max_new_tokens=max_new_tokens,
         seed=seed,
         dtype=dtype,
@@ -98,16 +96,7 @@ class TransformersEngine:
         self._last: tuple[object, list[list[int]], list[tuple[list[int], Any]]] | None = None
 
     def sample(
-        self,
-        prompts: Prompts,
-        samples: range,
-        *,
-        temperature: float,
-        top_p: float,
-        top_k: int,
-        max_new_tokens: int,
-        seed: int,
-        progress: Bar,
+        self, prompts: Prompts, samples: range, sampler: Sampler, *, max_new_tokens: int, seed: int, progress: Bar
     ) -> tuple[Completions, dict[str, float]]:
         """The given samples of every prompt [M, len(samples)], each from its own random stream.
 
@@ -123,9 +112,7 @@ class TransformersEngine:
                 self.model,
                 prefilled,
                 _uniforms(keys, max_new_tokens),
-                temperature=temperature,
-                top_p=top_p,
-                top_k=top_k,
+                sampler,
                 eos_ids=self.eos_ids,
                 advance=progress.advance,
             )

@@ -20,6 +20,7 @@ from bench.artifacts import Policy
 from bench.errors import BenchError
 from bench.generation.vllm_launch import Options, launch, quiet
 from bench.generation.vllm_lora import Adapter
+from bench.models.sampler import Sampler
 
 T = TypeVar("T")
 Cell = Hashable
@@ -80,10 +81,8 @@ class Core:
     def complete(
         self,
         requests: Mapping[Cell, Request],
+        sampler: Sampler,
         *,
-        temperature: float,
-        top_p: float,
-        top_k: int,
         max_new_tokens: int,
         eos_ids: set[int],
         adapter: Adapter | None,
@@ -99,11 +98,9 @@ class Core:
 
         def params(request: Request) -> SamplingParams:
             return SamplingParams(
-                temperature=temperature,
-                top_p=top_p,
-                top_k=top_k,
+                **sampler.settings,
                 max_tokens=max_new_tokens,
-                seed=request.seed if temperature > 0 else None,
+                seed=None if sampler.is_greedy else request.seed,
                 stop_token_ids=sorted(eos_ids),
                 logprobs=0,
                 detokenize=False,

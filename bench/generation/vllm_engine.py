@@ -34,13 +34,15 @@ from bench.config.rules import (
     or_null,
     whole,
 )
+from bench.devices import resolve_dtype
 from bench.errors import BenchError
 from bench.generation.pool import draw
-from bench.generation.rescoring import Rescorer
 from bench.generation.vllm_core import Answer, Core, EngineDiedError, Request, shape
 from bench.generation.vllm_launch import Options
 from bench.generation.vllm_lora import Adapter, adapter_of
 from bench.models import loading, tokens
+from bench.models.logprobs import Rescorer
+from bench.models.sampler import Sampler
 from bench.progress import Bar, say
 from bench.seeds import stream_key
 
@@ -93,7 +95,7 @@ def generate(
     if temperature > HOTTEST:
         raise BenchError(f"temperature={temperature} is more than vLLM draws at: it must be at most {HOTTEST}.")
     options = Options(
-        dtype=resolved(dtype),
+        dtype=resolve_dtype(dtype),
         tensor_parallel_size=tensor_parallel_size,
         data_parallel_size=data_parallel_size,
         gpu_memory_utilization=gpu_memory_utilization,
@@ -107,12 +109,10 @@ def generate(
         prompts,
         policy,
         partial(VLLMEngine, policy, options),
+        Sampler(temperature, top_p, top_k),
         engine="vllm",
         version=VERSION,
         num_completions=num_completions,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
         max_new_tokens=max_new_tokens,
         seed=seed,
         dtype=options.dtype,
@@ -133,7 +133,7 @@ def options_from(settings: Mapping[str, Any]) -> Options:
     """Those among settings of `generate`, whose defaults stand in for what is not given."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(generate).parameters.items()}
     given = {field.name: {**defaults, **settings}[field.name] for field in fields(Options)}
-    return Options(**{**given, "dtype": resolved(given["dtype"])})
+    return Options(**{**given, "dtype": resolve_dtype(given["dtype"])})
 
 
 class VLLMEngine:
@@ -150,16 +150,7 @@ class VLLMEngine:
         self._rescorer = Rescorer(policy, dtype=options.dtype)
 
     def sample(
-        self,
-        prompts: Prompts,
-        samples: range,
-        *,
-        temperature: float,
-        top_p: float,
-        top_k: int,
-        max_new_tokens: int,
-        seed: int,
-        progress: Bar,
+        self, prompts: Prompts, samples: range, sampler: Sampler, *, max_new_tokens: int, seed: int, progress: Bar
     ) -> tuple[Completions, dict[str, float]]:
         """The given samples of every prompt [M, len(samples)], each from its own random stream.
 
@@ -182,9 +173,7 @@ class VLLMEngine:
             try:
                 _serving(self.base, self.options, self.adapter).complete(
                     {cell: request for cell, request in asked.items() if cell not in answers},
-                    temperature=temperature,
-                    top_p=top_p,
-                    top_k=top_k,
+                    sampler,
                     max_new_tokens=max_new_tokens,
                     eos_ids=self.eos_ids,
                     adapter=self.adapter,
@@ -201,9 +190,7 @@ class VLLMEngine:
                 left = len(asked) - len(answers)
                 say(f"warning: vLLM's engine died; another one draws the {left} of {len(asked)} completions left")
 
-        return self._completions(
-            prompts, prompt_ids, samples, answers, temperature=temperature, top_p=top_p, top_k=top_k
-        )
+        return self._completions(prompts, prompt_ids, samples, answers, sampler)
 
     def _completions(
         self,
@@ -211,18 +198,13 @@ class VLLMEngine:
         prompt_ids: list[list[int]],
         samples: range,
         answers: dict[Any, Answer],
-        *,
-        temperature: float,
-        top_p: float,
-        top_k: int,
+        sampler: Sampler,
     ) -> tuple[Completions, dict[str, float]]:
         shape_ = (len(prompts), len(samples))
         token_ids, theirs = np.empty(shape_, object), np.zeros(shape_)
         for cell, answer in answers.items():
             token_ids[cell], theirs[cell] = np.array(answer.token_ids, np.int32), answer.logprob
-        logprob, policy_logprob = self._rescorer.pair(
-            prompts, token_ids, temperature=temperature, top_p=top_p, top_k=top_k
-        )
+        logprob, policy_logprob = self._rescorer.pair(prompts, token_ids, sampler)
         completions = tokens.decode(
             self.tokenizer,
             token_ids,
@@ -286,10 +268,3 @@ def release_cached_memory() -> None:
     if torch.cuda.is_initialized():
         gc.collect()
         torch.cuda.empty_cache()
-
-
-def resolved(dtype: str) -> str:
-    """A torch name: "auto" is bfloat16 on a GPU and float32 on a CPU."""
-    import torch
-
-    return dtype if dtype != "auto" else "bfloat16" if torch.cuda.is_available() else "float32"

@@ -58,6 +58,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     try:
         with busy(folder), using(Store(cfg.store)) as store:
             # the heart of it is imported late, so that a mistaken setting is answered at once
+            from bench.procedures.parts import Parts
             from bench.records.read import read_run
             from bench.records.write import write
             from bench.reporting import tables
@@ -69,7 +70,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
                 from bench.evaluation.harness_tasks import find_tasks
 
                 find_tasks(tuple(cfg.evaluation.harness_tasks), cfg.evaluation.harness_include)
-            results = procedure(**parts, **{name: cfg[name] for name in checks.RUN_SETTINGS})
+            results = procedure(Parts(**parts, **{name: cfg[name] for name in checks.RUN_SETTINGS}))
             metrics = write(folder, cfg, results, store.uses)
             finished = read_run(folder)
             # a sweep's figures are those of its report

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts
+from bench.devices import device
 from bench.models import chat, loading
-from bench.models.truncation import truncate
+from bench.models.sampler import RAW, Sampler, truncate
 from bench.progress import bar
 from bench.store import stage
 
@@ -41,38 +42,63 @@ def sequence_logprobs(
     policy: Policy,
     prompts: Prompts,
     completions: Completions,
+    sampler: Sampler = RAW,
     *,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    top_k: int = 0,
     batch_tokens: int = 16_384,
     dtype: str = "float32",
 ) -> np.ndarray:
-    """[M, N] nats a sequence: each completion's log-probability under the policy's sampler, its EOS included."""
-    models = loaded((policy,), dtype)
-    samplers = [(temperature, top_p, top_k)]
-    return logprobs_under_samplers(policy, models, prompts, completions, samplers, batch_tokens=batch_tokens)[0]
+    """[M, N] nats per sequence: each completion's log-probability under the policy's sampler, its EOS included."""
+    return _under(policy, _loaded((policy,), dtype), prompts, completions, [sampler], batch_tokens)[0]
 
 
-def logprobs_under_samplers(
+def token_logprobs(policy: Policy, prompts: Prompts, token_ids: list[list[int]], *, dtype: str) -> list[np.ndarray]:
+    """The log-probability of each token of one completion per prompt, in nats, under the policy.
+
+    For short completions: all their beginnings are scored.
+    """
+    beginnings = np.empty((len(token_ids), max(map(len, token_ids))), object)
+    for row, ids in enumerate(token_ids):
+        for column in range(beginnings.shape[1]):
+            beginnings[row, column] = np.array(ids[: column + 1], np.int32)
+    sums = sequence_logprobs(policy, prompts, _unscored(beginnings), dtype=dtype)
+    return [np.diff(sums[row, : len(ids)], prepend=0.0) for row, ids in enumerate(token_ids)]
+
+
+class Rescorer:
+    """The suite's own log-probabilities for token ids that another program drew; one policy, loaded when first used."""
+
+    def __init__(self, policy: Policy, *, dtype: str) -> None:
+        self.policy, self.dtype = policy, dtype
+        self._models: dict[Policy, Any] = {}
+
+    def pair(self, prompts: Prompts, token_ids: np.ndarray, sampler: Sampler) -> tuple[np.ndarray, np.ndarray]:
+        """[M, N] nats per sequence under the sampler (0 if it is greedy), and under the policy itself."""
+        self._models = self._models or _loaded((self.policy,), self.dtype)
+        samplers = [RAW] if sampler.is_greedy or sampler == RAW else [RAW, sampler]
+        totals = _under(self.policy, self._models, prompts, _unscored(token_ids), samplers)
+        return (np.zeros(token_ids.shape) if sampler.is_greedy else totals[-1]), totals[0]
+
+
+def _unscored(token_ids: np.ndarray) -> Completions:
+    nothing = np.zeros(token_ids.shape)
+    return Completions(token_ids, token_ids, nothing, nothing, nothing, key="")
+
+
+def _under(
     policy: Policy,
     models: dict[Policy, Any],
     prompts: Prompts,
     completions: Completions,
-    samplers: Sequence[tuple[float, float, int]],
-    *,
+    samplers: Sequence[Sampler],
     batch_tokens: int = 16_384,
 ) -> np.ndarray:
-    """[samplers, M, N] nats a sequence, from one reading; a sampler is (temperature, top_p, top_k).
-
-    models: the policy's loaded model, by policy.
-    """
+    """[samplers, M, N] nats per sequence, from one reading. models: the policy's loaded model, by policy."""
     total = np.zeros((len(samplers), completions.logprob.size))
     for cells, (logits,), tokens, generated, _ in _steps(
         (policy,), models, prompts, completions, batch_tokens, "score"
     ):
         for number, sampler in enumerate(samplers):
-            taken = _sampler_logprobs(logits, tokens, *sampler).gather(-1, tokens[..., None])[..., 0]
+            taken = _sampler_logprobs(logits, tokens, sampler).gather(-1, tokens[..., None])[..., 0]
             total[number, cells] = (taken.double() * generated).sum(dim=-1).cpu().numpy()
     return total.reshape(len(samplers), *completions.shape)
 
@@ -101,12 +127,13 @@ def divergence_samples(
     """
     from safetensors.numpy import save_file
 
+    sampler = Sampler(temperature, top_p, top_k)
     rao_blackwell, k1 = np.zeros(completions.logprob.size), np.zeros(completions.logprob.size)
     pair, read = (policy, reference), 0
-    models = loaded(pair, dtype)
+    models = _loaded(pair, dtype)
     for cells, logits, tokens, generated, attended in _steps(pair, models, prompts, completions, batch_tokens, "KL"):
         read += attended
-        ours = _sampler_logprobs(logits[0], tokens, temperature, top_p, top_k)
+        ours = _sampler_logprobs(logits[0], tokens, sampler)
         theirs = logits[1].float().log_softmax(dim=-1)
         ratio = (ours - theirs).masked_fill(ours == float("-inf"), 0.0)  # what is never drawn adds nothing
         step = (ours.exp() * ratio).sum(dim=-1)
@@ -120,29 +147,24 @@ def divergence_samples(
     return {"flops": 2 * sum(map(loading.count_parameters, set(pair))) * read}
 
 
-def _sampler_logprobs(
-    logits: "torch.Tensor", tokens: "torch.Tensor", temperature: float, top_p: float, top_k: int
-) -> "torch.Tensor":
+def _sampler_logprobs(logits: "torch.Tensor", tokens: "torch.Tensor", sampler: Sampler) -> "torch.Tensor":
     """Log-probabilities [B, T, V] of the modified sampler, the drawn tokens [B, T] kept in its support.
 
     A token at the nucleus's edge can fall out of it by the rounding of another batch; it was drawn, so it is in.
     """
-    allowed = truncate(logits, temperature, top_p, top_k)
-    if temperature > 0:
-        drawn = logits.float().gather(-1, tokens[..., None]) / temperature
+    allowed = truncate(logits, sampler)
+    if not sampler.is_greedy:
+        drawn = logits.float().gather(-1, tokens[..., None]) / sampler.temperature
         allowed = allowed.scatter(-1, tokens[..., None], drawn)
     return allowed.log_softmax(dim=-1)
 
 
-def loaded(policies_: tuple[Policy, ...], dtype: str) -> dict[Policy, Any]:
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return {policy: loading.load_model(policy, dtype=dtype, device=device) for policy in set(policies_)}
+def _loaded(policies: tuple[Policy, ...], dtype: str) -> dict[Policy, Any]:
+    return {policy: loading.load_model(policy, dtype=dtype, device=device()) for policy in set(policies)}
 
 
 def _steps(
-    policies_: tuple[Policy, ...],
+    policies: tuple[Policy, ...],
     models: dict[Policy, Any],
     prompts: Prompts,
     completions: Completions,
@@ -155,10 +177,10 @@ def _steps(
     """
     import torch
 
-    tokenizer = loading.load_tokenizer(policies_[0])
+    tokenizer = loading.load_tokenizer(policies[0])
     from bench.models.kv_cache import mixes_lengths
 
-    device = next(iter(models.values())).device
+    where = next(iter(models.values())).device
     with torch.inference_mode():
         padded = all(mixes_lengths(model) for model in models.values())
     vocabulary = next(iter(models.values())).config.vocab_size
@@ -177,10 +199,10 @@ def _steps(
                     ids[i, width - lengths[cell] :] = torch.tensor([*prompt_ids[cell // samples], *drawn[cell]])
                     attended[i, width - lengths[cell] :] = 1
                     generated[i, steps - len(drawn[cell]) :] = True
-                ids, attended, generated = ids.to(device), attended.to(device), generated.to(device)
+                ids, attended, generated = ids.to(where), attended.to(where), generated.to(where)
                 with torch.inference_mode():
                     logits = {policy: _logits(model, ids, attended, steps) for policy, model in models.items()}
-                    pair = [logits[policy] for policy in policies_]
+                    pair = [logits[policy] for policy in policies]
                     taken = ids[:, width - steps :]
                     yield cells + rows.start * samples, pair, taken, generated, int(lengths[cells].sum())
                 progress.advance(len(cells))

@@ -1,13 +1,21 @@
-"""What engines share: prompts to token ids that leave room in the model's context, and token ids to completions."""
+"""What token ids mean: prompts to ids and ids to completions, which ids end one, whether two policies' ids agree."""
 
 import functools
+import json
 from typing import Any
 
 import numpy as np
 
-from bench.artifacts import Completions, Policy, Prompts
+from bench.artifacts import Completions, Policy, Prompts, content_hash
 from bench.errors import BenchError
 from bench.models import chat, loading
+from bench.pools import with_token_ids
+
+DESCRIPTIONS = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *("vocab.json", "merges.txt", "tokenizer.model", "config.json", "generation_config.json"),
+)
+LOADED_FROM = ("is_local", "local_files_only", "name_or_path")
 
 
 def encode(tokenizer: Any, prompts: Prompts, *, max_new_tokens: int, context: int | None) -> list[list[int]]:
@@ -57,12 +65,15 @@ def unconfigured_end(policy: Policy) -> int | None:
     return None if end in named else end
 
 
-def configured(base: Policy, tokenizer: Any) -> tuple[set[int], int | None, int]:
-    """Of a whole model, without its weights: the ids that end a completion, its context in tokens (None: it names
-    none), and the size of its vocabulary."""
+def configured(policy: Policy, tokenizer: Any) -> tuple[set[int], int | None, int]:
+    """The ids that end a completion, the context in tokens (None: no limit is named) and the number of logits.
+
+    An adapter's are its base's. No weights are loaded.
+    """
+    base = loading.base_of(policy)
     config = loading.load_config(base)
-    text = config.get_text_config()
-    return ending_ids(tokenizer, _generation_config(base)), loading.context(config), text.vocab_size
+    vocabulary = config.get_text_config().vocab_size
+    return ending_ids(tokenizer, _generation_config(base)), loading.context(config), vocabulary
 
 
 def decode(
@@ -90,3 +101,70 @@ def decode(
         policy_logprob=policy_logprob,
         key="",
     )
+
+
+def ids_differ(policy: Policy, other: Policy, prompts: Prompts) -> str | None:
+    """Return what differs between two policies' token ids on these prompts, in words; None where they agree.
+
+    Compared are the vocabulary, the tokens that end a completion, and the ids of every prompt, chat template included.
+    Where they differ, neither policy can train on the other's token ids.
+    """
+    if policy.key == other.key or _described_alike(policy, other):
+        return None
+    ours, theirs = loading.load_tokenizer(policy), loading.load_tokenizer(other)
+    if ours.get_vocab() != theirs.get_vocab():
+        return "vocabulary"
+    if configured(policy, ours)[0] != configured(other, theirs)[0]:
+        return "tokens that end a completion"
+    if any(chat.encode(ours, messages) != chat.encode(theirs, messages) for messages in prompts.messages):
+        return "encoding of the prompts"
+    return None
+
+
+def distributions_differ(policy: Policy, other: Policy, prompts: Prompts) -> str | None:
+    """Return why no KL between two policies can be taken token by token, in words; None where it can."""
+    difference = ids_differ(policy, other, prompts)
+    if difference is not None or policy.key == other.key or _described_alike(policy, other):
+        return difference
+    ours, theirs = (configured(each, loading.load_tokenizer(each))[2] for each in (policy, other))
+    return None if ours == theirs else "number of logits"
+
+
+def _described_alike(policy: Policy, other: Policy) -> bool:
+    """Whether all files that describe their tokens have the same content, as those of a base and its fine-tuning."""
+    return all(_content(policy, name) == _content(other, name) for name in DESCRIPTIONS)
+
+
+def _content(policy: Policy, name: str) -> object:
+    """One of the policy's files, without where its tokenizer was loaded from; None where there is no such file."""
+    of_model = name in ("config.json", "generation_config.json")
+    file = ((of_model and loading.adapter_base(policy.path)) or policy.path) / name
+    if not file.is_file():
+        return None
+    if name != "tokenizer_config.json":
+        return file.read_bytes()
+    return {key: value for key, value in json.loads(file.read_bytes()).items() if key not in LOADED_FROM}
+
+
+def reencoded(pool: Completions, reader: Policy) -> tuple[Completions, np.ndarray]:
+    """The pool in the token ids of `reader`, made from its texts, and [M, N] bool: whether they are what was drawn.
+
+    For training where tokenizers differ. A text is not what was drawn where the reader's tokenizer does not write it
+    back as it was, or it has no tokens. A finished completion gets the reader's EOS, one cut at the length limit none.
+    BenchError where the reader has no EOS.
+    """
+    tokenizer = loading.load_tokenizer(reader)
+    if tokenizer.eos_token_id is None:
+        raise BenchError(f"The tokenizer in {reader.path} has no EOS, so that no other policy's texts can end in it.")
+    token_ids, faithful = np.empty(pool.shape, object), np.empty(pool.shape, bool)
+    for rows, part in pool.shards():
+        texts = [str(text) for text in part.text.ravel()]
+        bare = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        back = tokenizer.batch_decode(bare, skip_special_tokens=True)
+        cells = np.empty(len(texts), object)
+        for cell, (ids, reason) in enumerate(zip(bare, part.finish_reason.ravel(), strict=True)):
+            cells[cell] = np.array([*ids, *([tokenizer.eos_token_id] if reason == "stop" else [])], np.int32)
+        same = [len(ids) > 0 and again == text for ids, again, text in zip(cells, back, texts, strict=True)]
+        token_ids[rows] = cells.reshape(part.shape)
+        faithful[rows] = np.array(same).reshape(part.shape)
+    return with_token_ids(pool, token_ids, content_hash(pool.key, reader.key)), faithful

@@ -1,14 +1,14 @@
 """The probe of a learnability gate: the base after a little fine-tuning on demonstrations, and what it finds likely."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from bench.artifacts import Completions, Policy, Prompts, Selection, content_hash
+from bench.artifacts import Completions, Policy, Selection, content_hash
 from bench.errors import BenchError
-from bench.procedures.demonstrations import nll_per_token
 from bench.procedures.difficulty import folds_of
+from bench.procedures.parts import Parts
 from bench.seeds import generator, small_seed
 
 
@@ -22,37 +22,29 @@ class Probe:
     nll: np.ndarray  # [E + 1, M] nats a token of the demonstrations: under the base, then after each epoch
 
 
-def probed(
-    base: Policy,
-    train: Prompts,
-    written: Completions,
-    training: Callable[..., Policy],
-    *,
-    epochs: int,
-    folds: int | None,
-    seed: int,
-) -> Probe:
+def probed(parts: Parts, written: Completions, *, epochs: int, folds: int | None) -> Probe:
     """The base after each of `epochs` on the demonstrations [M, 1], and their NLL before and after each.
 
     folds: None: one probe, trained on all; K: K probes, each trained on the other folds' demonstrations.
     """
-    prompts = len(train)
+    base, train, seed, prompts = parts.base, parts.train, parts.seed, len(parts.train)
     if folds is not None and folds > prompts:
         raise BenchError(f"procedure.folds={folds} is not allowed: there are {prompts} training prompts to share out.")
     fold = np.zeros(prompts, int) if folds is None else folds_of(prompts, folds, generator(seed, "folds"))
     nll = np.empty((epochs + 1, prompts))
-    nll[0] = nll_per_token(base, train, written)
+    nll[0] = parts.nll(base, train, written)
     last, trained = [], []
     for number in range(folds or 1):
         seen = np.arange(prompts) if folds is None else np.flatnonzero(fold != number)
         judged = np.flatnonzero(fold == number)
         cells = Selection(seen, np.zeros(len(seen), int), np.ones(len(seen)))
-        one, own = base, _rows(written, judged)
+        policy, own = base, _rows(written, judged)
         for epoch in range(1, epochs + 1):
-            one = training(one, train, written, cells, epochs=1, seed=small_seed(seed, "probe", number, epoch))
-            nll[epoch, judged] = nll_per_token(one, train.take(judged), own)
-            trained.append(one)
-        last.append(one)
+            stream = small_seed(seed, "probe", number, epoch)
+            policy = parts.training(policy, train, written, cells, epochs=1, seed=stream)
+            nll[epoch, judged] = parts.nll(policy, train.take(judged), own)
+            trained.append(policy)
+        last.append(policy)
     return Probe(fold, tuple(last), tuple(trained), nll)
 
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.artifacts import Completions
 from bench.estimators.compute import (
     Costs,
     best_of_n_query_flops,
@@ -12,13 +11,8 @@ from bench.estimators.compute import (
     fine_tuned_query_flops,
     fine_tuning_flops,
 )
-from bench.experiment import Results
-from bench.generation.stopped import StoppedPool
-from bench.generators import Generators
-from bench.hybrid import Hybrid
 from bench.models import loading
-from bench.procedures.hybrid_metrics import probe_uses
-from bench.rounds import Rounds
+from bench.procedures.findings import Results, Work, total
 from bench.scoring import judge, process_reward, reward_model
 from bench.store import Use, unique
 
@@ -28,22 +22,12 @@ def by_lineage(uses: Sequence[Use]) -> dict[str, float]:
     ancestors = unique(uses)
     reused = [use for use in ancestors if use.reused]
     return {
-        "cost/generated_tokens": _total("generated_tokens", ancestors),
-        "cost/train_tokens": _total("train_tokens", ancestors),
-        "cost/flops": _total("flops", ancestors) + _total("train_flops", ancestors),
+        "cost/generated_tokens": total("generated_tokens", ancestors),
+        "cost/train_tokens": total("train_tokens", ancestors),
+        "cost/flops": total("flops", ancestors) + total("train_flops", ancestors),
         "cost/seconds": round(sum(use.seconds for use in ancestors), 3),
-        "saved/generated_tokens": _total("generated_tokens", reused),
+        "saved/generated_tokens": total("generated_tokens", reused),
         "saved/seconds": round(sum(use.seconds for use in reused), 3),
-    }
-
-
-def of_pool(pool: Completions, uses: Sequence[Use]) -> dict[str, float]:
-    """What the stored units that hold a pool cost, whenever they were drawn; they may hold more samples than it."""
-    drawn = [use for use in unique(uses) if f"{use.key}/{use.part}" in pool.stored_as]
-    return {
-        "cost_generated_tokens": _total("generated_tokens", drawn),
-        "cost_flops": _total("flops", drawn),
-        "cost_seconds": round(sum(use.seconds for use in drawn), 3),
     }
 
 
@@ -65,25 +49,19 @@ def break_even_metrics(
     are given too: of the fine-tuning, once, and of a query answered in either way. Intervals are by bootstrap over
     prompts. See `bench.estimators.compute.break_even`.
     """
-    ancestors, baseline = unique(uses), results.best_of_n.completions
-    # of a hybrid little may be drawn for training, so its lengths are those of the held-out pool
-    hybrid = results.procedure if isinstance(results.procedure, Hybrid) else None
-    pool, prompts = (results.pool, results.train) if hybrid is None else (baseline, results.test)
-    drawn = [use for use in ancestors if f"{use.key}/{use.part}" in pool.stored_as]
-    prompt_tokens = _total("prompt_tokens", drawn) / (len(prompts) * len(pool.parts))
-    a_prompt = results.pool.drawn.sum() / len(results.train)
+    work = results.findings.work(results, uses)
     costs = Costs(
         policy_parameters=loading.count_parameters(results.policies["base"]),
-        reward_parameters=reward_parameters(results, ancestors),
-        prompt_tokens=prompt_tokens,
-        completion_tokens=float(pool.length[pool.drawn].mean()),
-        pool_size=a_prompt if hybrid is None else hybrid.samples_a_prompt,
-        prompts=len(results.train) if hybrid is None else hybrid.prompts_sampled,
+        reward_parameters=reward_parameters(results, unique(uses)),
+        prompt_tokens=work.prompt_tokens,
+        completion_tokens=work.completion_tokens,
+        pool_size=work.samples_per_prompt,
+        prompts=work.prompts_sampled,
         epochs=epochs,
-        selected=completions_trained(results),
-        reward_training_flops=reward_training_flops(results, ancestors),
-        other_generators_flops=other_generators_flops(results, prompt_tokens),
-        prompt_reads=prompt_reads(results),
+        selected=work.completions_trained,
+        reward_training_flops=reward_training_flops(results, work, unique(uses)),
+        other_generators_flops=work.other_generators_flops,
+        prompt_reads=work.prompt_reads,
     )
     judged = " The judge's own cost is unknown and left out." if any(use.stage == judge.STAGE for use in uses) else ""
     found = break_even(sizes, best_of_n, tuned, costs, rng)
@@ -110,41 +88,6 @@ def break_even_metrics(
     }
 
 
-def completions_trained(results: Results) -> int:
-    """That went into the tuned policy, counted again in every round that trains on them."""
-    if isinstance(results.procedure, Rounds):
-        return sum(len(one.chosen) for one in results.procedure.of("tuned"))
-    return len(results.selections["tuned"])
-
-
-def prompt_reads(results: Results) -> float:
-    """How many times a training prompt was read by the policies that drew for it, mean over prompts.
-
-    Each round reads all prompts, and each step of adaptive sampling those that it draws more of, whatever an engine may
-    have kept of the step before. Other generators' reading is in `other_generators_flops`.
-    """
-    if isinstance(results.procedure, Rounds):
-        return len(results.procedure.of("tuned"))
-    if isinstance(results.pool, StoppedPool):
-        return sum(len(piece.rows) for piece in results.pool.pieces) / len(results.train)
-    return 1.0
-
-
-def other_generators_flops(results: Results, prompt_tokens: float) -> float:
-    """What the training pool's own policies took to draw it beyond what the base would have: below 0 for small ones."""
-    if not isinstance(results.procedure, Generators):
-        return 0.0
-    size, (prompts, samples) = loading.count_parameters(results.policies["base"]), results.pool.shape
-    if_base = best_of_n_query_flops(size, 0, prompt_tokens, float(results.pool.length.mean()), samples)
-    drawn = sum(
-        best_of_n_query_flops(
-            loading.count_parameters(one.policy), 0, prompt_tokens, float(one.pool.length.mean()), one.pool.shape[1]
-        )
-        for one in results.procedure.each
-    )
-    return prompts * (drawn - if_base)
-
-
 def reward_parameters(results: Results, uses: Sequence[Use]) -> float:
     """Of all models together that read each completion of the training pool to score it."""
     sizes: dict[str, float] = {}
@@ -155,22 +98,18 @@ def reward_parameters(results: Results, uses: Sequence[Use]) -> float:
     return sum(sizes.values())
 
 
-def reward_training_flops(results: Results, uses: Sequence[Use]) -> float:
-    """Of the training of the scorer's models and of a gate's probe, and of the samples drawn and scored beside the
-    pools: for them alone, or to choose how rounds go on."""
+def reward_training_flops(results: Results, work: Work, uses: Sequence[Use]) -> float:
+    """FLOPs that were taken once, beside the pools: the training of the scorer's models, a gate's probing, and the
+    samples that were drawn and scored for them alone or to choose how rounds go on."""
     along = results.along_training.outcomes.values() if results.along_training is not None else ()
-    judged = [*results.outcomes.values(), *(one for path in along for one in path.values())]
+    judged = [*results.outcomes.values(), *(outcomes for path in along for outcomes in path.values())]
     graded = [graded for outcomes in judged for graded in (outcomes.greedy, outcomes.sampled)]
-    pools = [results.pool, results.best_of_n.completions, *(one.completions for one in graded)]
-    pools += [one.pool for one in results.procedure.each] if isinstance(results.procedure, Rounds) else []
+    pools = [results.pool, results.best_of_n.completions, *(one.completions for one in graded), *work.pools]
     measured = frozenset().union(*(pool.stored_as for pool in pools))
     drawn = [use for use in uses if use.stage == "generate" and f"{use.key}/{use.part}" not in measured]
     scored = [use for use in _scorings(uses) if _scored_unit(use) not in measured]
     trained = [use for use in uses if use.stage in ("train_reward_model", "train_process_reward_model")]
-    if isinstance(results.procedure, Hybrid):  # its gate likewise: the probe, and the demonstrations read
-        trained += probe_uses(results.procedure, uses)
-        drawn += [use for use in uses if use.stage == "teacher_forced" and results.procedure.judged_by_nll]
-    return _total("flops", [*drawn, *scored]) + _total("train_flops", trained)
+    return total("flops", [*drawn, *scored, *work.probing]) + total("train_flops", [*trained, *work.probing])
 
 
 def _scorings(uses: Sequence[Use]) -> list[Use]:
@@ -180,7 +119,3 @@ def _scorings(uses: Sequence[Use]) -> list[Use]:
 def _scored_unit(use: Use) -> str:
     """key/part of the unit that was scored, from its content key key/part:content."""
     return use.parents["completions"].partition(":")[0]
-
-
-def _total(name: str, uses: Sequence[Use]) -> float:
-    return float(sum(use.counts.get(name, 0) for use in uses))

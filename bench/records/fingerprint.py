@@ -1,24 +1,135 @@
-"""Which code made a run."""
+"""Which code made a run: the sources of the modules that its parts use, those outside the suite included.
+
+A run's code.json names every module that can change its numbers, with a hash of its source. So a new selection method
+or a new figure leaves earlier runs as they are, and an edit of one's own scorer does not.
+"""
 
 import functools
+import importlib.util
+import json
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_object
 
 from bench.artifacts import content_hash
 
-READERS = (  # of configurations and finished records: what they do changes no number in them
-    *("reporting", "sizing", "speed", "tracking", "report.py", "size.py", "status.py"),
-    *("sweeps/workload.py", "sweeps/plan.py", "sweeps/sharing.py"),
+FILE = "code.json"
+PACKAGE = "bench"
+ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the package
+WRITER = "bench.records.write"  # which makes every run's numbers from what its parts hand over
+IMPORT = re.compile(
+    r"^[ \t]*(?:from[ \t]+(?P<package>\.*[\w.]*)[ \t]+import[ \t]+(?P<names>\([^)]*\)|[^\n#;]+)"
+    r"|import[ \t]+(?P<modules>[\w., \t]+))",
+    re.MULTILINE,
 )
+NO_NUMBERS = ("tracking",)  # parts that only read what the others made
+INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+def code_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Module -> hash of its source, of all that the parts of a resolved configuration use.
+
+    Modules of the suite go by their names, others by their files; what is installed in site-packages is left out.
+    """
+    parts = {name: part for name, part in config.items() if name not in NO_NUMBERS}
+    todo, used = [WRITER, *(get_object(target).__module__ for target in _targets(parts))], set()
+    while todo:
+        name = todo.pop()
+        if name not in used and (source := _source(name)) is not None:
+            used.add(name)
+            todo += source[1]
+    files = {name: _file(name) for name in used}
+    return {
+        name if name.startswith(f"{PACKAGE}.") else str(file): _hash(file)
+        for name, file in sorted(files.items())
+        if file is not None
+    }
+
+
+def fingerprint(code: Mapping[str, str]) -> str:
+    """One hash of all of it."""
+    return content_hash(sorted(code.items()))
+
+
+def is_current(folder: Path) -> bool:
+    """Whether the code that made the run is the code of today; ValueError or OSError where code.json can't be read."""
+    code = json.loads((folder / FILE).read_text())
+    if not isinstance(code, dict) or not code:
+        raise ValueError("it should name modules and their hashes")
+    files = {name: _path(name) if name.startswith(f"{PACKAGE}.") else Path(name) for name in code}
+    return all(file is not None and file.is_file() and _hash(file) == code[name] for name, file in files.items())
+
+
+def _targets(node: Any) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield node["_target_"]
+        for value in node.values():
+            yield from _targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _targets(value)
 
 
 @functools.cache
-def code_fingerprint() -> str:
-    """A hash of the source that measures: runs of different code are not taken for the same."""
-    root = Path(__file__).parents[1]
-    sources = {path.relative_to(root): path for path in sorted(root.rglob("*.py"))}
-    return content_hash([(name.as_posix(), path.read_text()) for name, path in sources.items() if measures(name)])
+def _source(name: str) -> tuple[Path, list[str]] | None:
+    """The file of a module and the modules that it imports anywhere; None for what is installed or built in."""
+    file = _file(name)
+    if file is None:
+        return None
+    is_package = file.name == "__init__.py"
+    imported: list[str] = []
+    for match in IMPORT.finditer(file.read_text()):
+        if match["modules"]:
+            imported += [part.split()[0] for part in match["modules"].split(",") if part.split()]
+            continue
+        package = match["package"]
+        if package.startswith("."):
+            package = importlib.util.resolve_name(package, name if is_package else name.rpartition(".")[0])
+        names = [part.split()[0] for part in match["names"].strip("() \n\t").split(",") if part.split()]
+        imported += [_where(package, part) for part in names]
+    return file, imported
 
 
-def measures(name: Path) -> bool:
-    """Whether a module, by its path in the package, can change what a run's metrics.json says."""
-    return name.parts[0] not in READERS and name.as_posix() not in READERS
+def _where(package: str, name: str) -> str:
+    """The module that `from package import name` reads: a module of the package, or where the package has it from."""
+    if _file(f"{package}.{name}") is not None:
+        return f"{package}.{name}"
+    file = _file(package)
+    if file is not None and file.name == "__init__.py":
+        for match in IMPORT.finditer(file.read_text()):
+            if match["names"] and re.search(rf"\b{re.escape(name)}\b", match["names"]):
+                return match["package"]
+    return package
+
+
+@functools.cache
+def _file(name: str) -> Path | None:
+    """The source file of a module; None where it has none, or is installed."""
+    top, _, inside = name.partition(".")
+    if top == PACKAGE:
+        return _path(name)
+    if top in sys.stdlib_module_names or (inside and _file(top) is None):
+        return None
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # an attribute of a module, or nothing that is installed here
+        return None
+    file = None if spec is None or not spec.has_location else Path(str(spec.origin)).resolve()
+    return file if file is not None and not any(file.is_relative_to(place) for place in INSTALLED) else None
+
+
+def _path(name: str) -> Path | None:
+    """The file of one of the suite's own modules."""
+    module = ROOT.joinpath(*name.split("."))
+    return next((file for file in (module.with_suffix(".py"), module / "__init__.py") if file.is_file()), None)
+
+
+@functools.cache
+def _hash(file: Path) -> str:
+    return content_hash(file.read_text())

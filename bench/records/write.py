@@ -11,26 +11,28 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from bench import store
-from bench.adaptive import Plan
-from bench.artifacts import Completions, Prompts, Rewards, Selection
+from bench.artifacts import Completions, Prompts, Selection
 from bench.config.rules import counts_per_prompt
 from bench.estimators.best_of_n import majority_method
 from bench.evaluation import summary
 from bench.evaluation.along_training import along_counts
-from bench.evaluation.cells import Cell, of_training, per_prompt, powers_of_two, spread
+from bench.evaluation.cells import (
+    Cell,
+    of_best_of_n,
+    of_pessimism,
+    of_policy,
+    of_sampler,
+    of_soft_best_of_n,
+    of_training,
+    powers_of_two,
+    spread,
+)
 from bench.evaluation.reward_diagnostics import diagnose
-from bench.experiment import Results
-from bench.generation.pool import describe
-from bench.generation.stopped import StoppedPool, describe_stopped
-from bench.generators import Generators
-from bench.hybrid import Hybrid
-from bench.procedures.adaptive_metrics import adaptive_counts
-from bench.procedures.generator_metrics import generator_counts
-from bench.procedures.hybrid_metrics import hybrid_counts, hybrid_rows
-from bench.procedures.round_metrics import round_counts
+from bench.generation.duplicates import describe
+from bench.procedures.findings import Results
 from bench.records import artifact_graph, costs
-from bench.records.fingerprint import code_fingerprint
-from bench.rounds import Rounds
+from bench.records.fingerprint import FILE as CODE
+from bench.records.fingerprint import code_of, fingerprint
 from bench.seeds import generator
 from bench.tasks import Task, are_correct, counts
 from bench.training.sft import last_epoch_loss
@@ -45,31 +47,34 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     rows = summary.curves(cells, seed=cfg.seed) + (summary.curves(along, seed=cfg.seed) if along else [])
     of_scorer, diagnostics = diagnose(results.best_of_n, seed=cfg.seed)
     task = instantiate(cfg.task, _convert_="all")
+    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+    code = code_of(resolved)
     metrics = {
         **summary.flatten(rows),
         **summary.contrasts(cells, seed=cfg.seed),
         **summary.distillation(cells, seed=cfg.seed),
         **summary.transfer_contrasts(results.outcomes, seed=cfg.seed),
         **summary.provenance(rows),
-        "code": code_fingerprint(),
+        "code": fingerprint(code),
         **_counts(results),
         **{f"task/{name}": count for name, count in counts(task).items()},
         **along_counts(results.along_training),
-        **_of_procedure(results, task, uses, seed=cfg.seed),
+        **results.findings.metrics(results, task, uses, seed=cfg.seed),
         **_below_k(cfg, results.selections["tuned"]),
         **of_scorer,
         **costs.by_lineage(uses),
         **_break_even(cfg, results, cells, uses),
     }
     store.write_durably(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    store.write_durably(folder / CODE, json.dumps(code, indent=1))
     _write_table(folder / "curves.parquet", rows)
     _write_table(folder / "per_prompt.parquet", _long(cells, results.test.id))
     _write_table(folder / "samples.parquet", _samples(results, task))
     _write_table(folder / "diagnostics.parquet", diagnostics)
     if results.along_training is not None:
         _write_table(folder / "validation.parquet", _long(along, results.along_training.prompts.id))
-    if isinstance(results.procedure, Hybrid):
-        _write_table(folder / "hybrid.parquet", hybrid_rows(results.procedure, results))
+    for name, columns in results.findings.tables(results).items():
+        _write_table(folder / name, dict(columns))
     store.write_durably(folder / "lineage.json", json.dumps(store.lineage(uses), indent=1))
     artifact_graph.write(folder, results, uses, store.current().root)
     ordered = {name: None if _is_undefined(metrics[name]) else metrics[name] for name in sorted(metrics)}
@@ -77,30 +82,30 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     return ordered
 
 
-def _of_procedure(results: Results, task: Task, uses: Sequence[store.Use], *, seed: int) -> dict[str, Any]:
-    match results.procedure:
-        case Plan() as plan:
-            return adaptive_counts(plan, results, seed=seed)
-        case Generators() as generators:
-            return generator_counts(generators, results, task, uses)
-        case Hybrid() as hybrid:
-            return hybrid_counts(hybrid, results, task, uses)
-        case Rounds() as rounds:
-            return round_counts(rounds, results, task)
-    return {}
+def per_prompt(results: Results, *, num_completions: int) -> dict[Cell, np.ndarray]:
+    """[M] values behind every mean that is reported; every KL is to the raw base, in nats a sequence."""
+    cells: dict[Cell, np.ndarray] = {}
+    for arm, outcomes in results.outcomes.items():
+        cells |= of_policy(arm, outcomes)
+    sizes = powers_of_two(num_completions)
+    cells |= of_best_of_n(results.best_of_n, sizes)
+    cells |= of_soft_best_of_n(results.best_of_n, num_completions)
+    cells |= of_pessimism(results.best_of_n, sizes)
+    cells |= of_sampler(results.best_of_n)
+    return cells
 
 
 def _counts(results: Results) -> dict[str, float | str]:
     chosen = results.selections["tuned"]
-    drawn, rewards = _drawn(results)
+    drawn, rewards = results.findings.drawn(results)
     counts: dict[str, float | str] = {
         "selection/kept": len(chosen),
         "selection/prompts_covered": chosen.prompts_covered,
         "selection/prompts_filtered": results.prompts_filtered,
-        "selection/prompts_unscored": int(np.isnan(rewards.value).all(axis=1).sum()),
-        **{f"pool/{name}": value for name, value in _described(drawn).items()},
-        "pool/unscored": int((np.isnan(rewards.value) & drawn.drawn).sum()),
-        "pool/mean_reward": float(np.nanmean(rewards.value[:, : _of_all_prompts(drawn)])),
+        "selection/prompts_unscored": int(np.isnan(rewards).all(axis=1).sum()),
+        **{f"pool/{name}": value for name, value in describe(drawn).items()},
+        "pool/unscored": int((np.isnan(rewards) & drawn.drawn).sum()),
+        "pool/mean_reward": float(np.nanmean(rewards[:, : drawn.always])),
         "train/loss": last_epoch_loss(results.policies["tuned"]),
         "best_of_n/pool_size": results.best_of_n.proxy.shape[1],
         "best_of_n/proxy_spread": spread(results.best_of_n.proxy),  # the unit of soft Best-of-n's temperature
@@ -122,24 +127,6 @@ def _counts(results: Results) -> dict[str, float | str]:
             if verdict is not None:
                 counts |= {f"{arm}/lm_eval/{name}": value for name, value in verdict.metrics.items()}
     return counts
-
-
-def _drawn(results: Results) -> tuple[Completions, Rewards]:
-    """The training samples that policies drew [H, N] and their rewards: the pool, without demonstrations.
-
-    All there is where nothing was drawn.
-    """
-    samples = results.procedure.samples if isinstance(results.procedure, Hybrid) else None
-    return (results.pool, results.rewards) if samples is None else (samples.pool, Rewards(samples.rewards))
-
-
-def _described(pool: Completions) -> dict[str, float]:
-    return describe_stopped(pool) if isinstance(pool, StoppedPool) else describe(pool)
-
-
-def _of_all_prompts(pool: Completions) -> int:
-    """Samples that every prompt has whatever they were: what a mean reward may be taken over."""
-    return pool.always if isinstance(pool, StoppedPool) else pool.shape[1]
 
 
 def _entropy_per_token(sampled: Completions) -> float:
@@ -180,7 +167,7 @@ def _long(cells: dict[Cell, np.ndarray], ids: np.ndarray) -> dict[str, Any]:
 def _samples(results: Results, task: Task) -> list[dict]:
     """Every completion of the first training prompts and whom it trained; each policy's greedy ones where judged."""
     kept_for: dict[tuple[int, int], list[str]] = {}
-    drawn_by = _drawn_by(results)
+    drawn_by = results.findings.drawn_by(results)
     for arm, chosen in results.selections.items():
         for row, column in zip(chosen.row.tolist(), chosen.column.tolist(), strict=True):
             kept_for.setdefault((row, column), []).append(arm)
@@ -199,19 +186,6 @@ def _samples(results: Results, task: Task) -> list[dict]:
         for arm, outcomes in results.outcomes.items()
         for row in range(min(SAMPLE_PROMPTS, len(results.test)))
     ]
-
-
-def _drawn_by(results: Results) -> list[str]:
-    """Of each column of the training pool, the policy that drew it."""
-    match results.procedure:
-        case Hybrid(columns=columns):
-            return list(columns)
-        case Generators(each=each):
-            return [one.outcomes_name for one in each for _ in range(one.pool.shape[1])]
-        case Rounds() as rounds:
-            drawn = zip(["base", *(one.name for one in rounds.of("tuned"))], rounds.of("tuned"), strict=False)
-            return [name for name, one in drawn for _ in range(one.pool.shape[1])]
-    return ["base"] * results.pool.shape[1]
 
 
 def _sample(

@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.artifacts import Completions, Prompts, Rewards
 from bench.config.rules import DTYPE, TRUE_OR_FALSE, Count, Rule, one_of, or_null, text
-from bench.devices import device
+from bench.devices import device, resolve_dtype
 from bench.errors import BenchError
 from bench.models.loading import refusing_code
 from bench.progress import bar, say
@@ -96,8 +96,7 @@ def score(
     batch_tokens: int,
 ) -> Rewards:
     """[M, N]: as `process_reward`, of a model by its address; loaded where a score is missing in the store."""
-    if dtype == "auto":
-        dtype = "bfloat16" if device() == "cuda" else "float32"
+    dtype = resolve_dtype(dtype)
     opened: list[StepScorer] = []
 
     def score_texts(rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:

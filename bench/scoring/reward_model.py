@@ -16,7 +16,7 @@ import numpy as np
 
 from bench.artifacts import Completions, Message, Prompts, Rewards, content_hash
 from bench.config.rules import DTYPE, TRUE_OR_FALSE, or_null, text, whole
-from bench.devices import device
+from bench.devices import device, resolve_dtype
 from bench.errors import BenchError
 from bench.models import chat, hub
 from bench.models.loading import folder, refusing_code
@@ -112,7 +112,7 @@ def score(
     batch_tokens: int | None,
 ) -> Rewards:
     """[M, N]: as `reward_model`, of a model by its address; loaded where a score is missing in the store."""
-    dtype = resolved(dtype)
+    dtype = resolve_dtype(dtype)
     opened: list[Scorer] = []
 
     def score_texts(rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
@@ -132,11 +132,6 @@ def score(
     )
     report([use.counts for use in current().uses[earlier:] if use.stage == STAGE], max_length)
     return rewards
-
-
-def resolved(dtype: str) -> str:
-    """A torch name: "auto" is bfloat16 on a GPU and float32 on a CPU."""
-    return dtype if dtype != "auto" else "bfloat16" if device() == "cuda" else "float32"
 
 
 class Scorer:

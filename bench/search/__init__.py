@@ -25,7 +25,7 @@ from bench.config import checks, plugins
 from bench.config.keys import run_id
 from bench.config.rules import Count, Seed, number, or_null, rules, text
 from bench.errors import BenchError
-from bench.records.fingerprint import code_fingerprint
+from bench.records.fingerprint import code_of, fingerprint
 from bench.sweeps.cells import Cell
 
 if TYPE_CHECKING:
@@ -116,9 +116,10 @@ class Search:
 
         space = {name: distribution_to_json(found) for name, found in self.space.items()}
         sampler = OmegaConf.to_container(self.wanted.sampler, resolve=True)
-        fixed = run_id(self.cell(self.baseline).cfg)
+        cfg = self.cell(self.baseline).cfg
+        config: Any = OmegaConf.to_container(cfg, resolve=True)
         wanted = [self.wanted.maximize, self.wanted.minimize, sampler, self.wanted.seed]
-        return content_hash(code_fingerprint(), fixed, space, wanted)
+        return content_hash(fingerprint(code_of(config)), run_id(cfg), space, wanted)
 
     @property
     def baseline_is_inside(self) -> bool:

@@ -18,7 +18,7 @@ from bench.search.results import LOOKS, Tried, chosen_of, eligible, estimate, pe
 from bench.seeds import generator
 from bench.sweeps import plan
 from bench.sweeps.cells import Cell, State, is_done, state
-from bench.sweeps.workload import prompts_in
+from bench.sweeps.rehearsal import prompts_in
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Selection
-from bench.generation.stopped import StoppedPool
 from bench.models.logprobs import sequence_logprobs
 from bench.tasks import Task
 
@@ -51,8 +50,7 @@ def _from_texts(pool: Completions, task: Task, wanted: set[str]) -> dict[str, np
     found: dict[str, np.ndarray] = {
         name: np.empty(pool.shape, kind) for name, (_, kind) in readers.items() if name in wanted
     }
-    walk = pool.filled if isinstance(pool, StoppedPool) else pool.shards
-    for rows, part in walk() if found else ():
+    for rows, part in pool.shards(blanks=True) if found else ():
         for name, array in found.items():
             read, kind = readers[name]
             array[rows] = np.vectorize(read, otypes=[kind])(part.text)

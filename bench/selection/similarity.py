@@ -13,6 +13,7 @@ import numpy as np
 
 from bench.artifacts import Completions, Policy
 from bench.config.rules import FOLDER, Count, or_null
+from bench.devices import device
 from bench.models import loading
 from bench.progress import bar
 from bench.store import stage
@@ -93,9 +94,8 @@ def _embed(policy: Policy, texts: list[str], batch_tokens: int) -> tuple[np.ndar
     from transformers import AutoModel
 
     tokenizer = loading.load_tokenizer(policy)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = AutoModel.from_pretrained(policy.path, dtype=torch.float32, trust_remote_code=policy.trust_remote_code)
-    model = model.to(device).eval()
+    model = model.to(device()).eval()
     limit = getattr(model.config, "max_position_embeddings", None)
     ids = [tokenizer.encode(text) for text in texts]
     cut = [tokens[:limit] for tokens in ids]
@@ -110,8 +110,8 @@ def _embed(policy: Policy, texts: list[str], batch_tokens: int) -> tuple[np.ndar
             attended = torch.zeros(len(batch), width, dtype=torch.long)
             for i, n in enumerate(batch):
                 tokens[i, : len(cut[n])], attended[i, : len(cut[n])] = torch.tensor(cut[n]), 1
-            attended = attended.to(device)
-            states = model(input_ids=tokens.to(device), attention_mask=attended).last_hidden_state.double()
+            attended = attended.to(model.device)
+            states = model(input_ids=tokens.to(model.device), attention_mask=attended).last_hidden_state.double()
             vectors[batch] = ((states * attended[..., None]).sum(1) / attended.sum(1, keepdim=True)).cpu().numpy()
             progress.advance(len(batch))
     read = sum(map(len, cut))

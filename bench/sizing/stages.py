@@ -18,7 +18,7 @@ from bench.sizing.machines import GIB, Machine
 from bench.sizing.scorers import GOLD, PROGRAM, programs, readers
 from bench.sizing.shapes import Shape, of_policy
 from bench.sweeps.cells import Cell
-from bench.sweeps.workload import ALL_KEPT, assumes_kept, work
+from bench.sweeps.workload import workload
 
 # Assumed tokens of a prompt with its template, and of a completion, on average
 LENGTHS = {
@@ -79,7 +79,7 @@ def lengths(cfg: dict[str, Any], told: Told) -> tuple[float, float]:
 def estimate(cells: Sequence[Cell], machine: Machine, told: Told) -> Estimate:
     """Of these cells together; models, lengths and memory are the first one's."""
     configs: list[Any] = [OmegaConf.to_container(cell.cfg, resolve=True) for cell in cells]
-    cfg, asked = configs[0], work(cells)
+    cfg, asked = configs[0], workload(cells)
     if asked.unknown:
         raise BenchError(
             f"{asked.unknown[0]}=null asks for all prompts that there are, which only the data can tell; give a number."
@@ -109,8 +109,7 @@ def estimate(cells: Sequence[Cell], machine: Machine, told: Told) -> Estimate:
     if wanted:
         stages.append(base.harness_tasks(wanted, asked.harnessed))
     notes += said
-    if assumes_kept(cfg):
-        notes.append(f"assumed that the selection keeps {ALL_KEPT:.0%} of each pool")
+    notes.append("assumed rewards at random, of prompts whose difficulty is uniform, for what depends on them")
     if len(cfg["procedure"].get("drawn_by", ())) > 1:
         notes.append("other generators are counted as if they were the policy")
     return Estimate(tuple(stages), tuple(notes))

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from bench.artifacts import Policy, Prompts
+from bench.devices import device
 from bench.errors import BenchError
 from bench.models import chat, loading
+from bench.models.sampler import Sampler
 from bench.progress import Bar, say
 from bench.tasks.word_problems import WordProblems
 
@@ -75,9 +77,7 @@ def _by_engine(engine: Any, work: Work, seed: int) -> list[np.ndarray]:
     completions, _ = engine.sample(
         work.prompts,
         range(work.samples),
-        temperature=work.temperature,
-        top_p=work.top_p,
-        top_k=0,
+        Sampler(work.temperature, work.top_p),
         max_new_tokens=work.max_new_tokens,
         seed=seed,
         progress=Bar(),
@@ -144,7 +144,7 @@ def random_policy(folder: Path, layers: int, hidden: int, vocabulary: int) -> Po
         pad_token_id=tokenizer.pad_token_id,
         dtype="bfloat16",
     )
-    with torch.random.fork_rng(devices=[]), torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+    with torch.random.fork_rng(devices=[]), torch.device(device()):
         torch.manual_seed(0)
         model: Any = LlamaForCausalLM(config)
         model.to(torch.bfloat16)

@@ -25,6 +25,7 @@ import numpy as np
 
 from bench import policies
 from bench.artifacts import Policy
+from bench.devices import device, resolve_dtype
 from bench.models import chat, loading
 from bench.speed._ways import WAYS, Way, Work, close_vllm, open_ways, random_policy
 from bench.store import Store, using
@@ -64,13 +65,12 @@ def main(arguments: list[str]) -> None:
 
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = {"cuda": "bfloat16", "cpu": "float32"}[device] if options.dtype == "auto" else options.dtype
+    dtype = resolve_dtype(options.dtype)
     records: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         policy = _policy(options, Path(scratch))
-        model = loading.load_model(policy, dtype=dtype, device=device)
-        where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU thread(s)"
+        model = loading.load_model(policy, dtype=dtype, device=device())
+        where = torch.cuda.get_device_name() if device() == "cuda" else f"{torch.get_num_threads()} CPU thread(s)"
         print(f"{model.config.model_type}, {model.num_parameters():,} parameters, {dtype}, {where}\n")
         tokenizer = loading.load_tokenizer(policy)
         task = WordProblems(train_prompts=max(600, max(options.rows) // options.samples))

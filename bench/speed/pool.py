@@ -19,7 +19,9 @@ from typing import TypeVar
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts
-from bench.generation.pool import describe, draw
+from bench.generation.duplicates import describe
+from bench.generation.pool import draw
+from bench.models.sampler import RAW, Sampler
 from bench.progress import Bar
 from bench.scoring.verifier import verify
 from bench.seeds import generator
@@ -53,12 +55,10 @@ def main(arguments: list[str]) -> None:
             prompts,
             policy,
             MadeUp,
+            RAW,
             engine="made up",
             version=1,
             num_completions=options.completions,
-            temperature=1.0,
-            top_p=1.0,
-            top_k=0,
             max_new_tokens=LIMIT,
             seed=0,
             dtype="float32",
@@ -90,16 +90,7 @@ class MadeUp:
     """An engine whose completions are sums, right or wrong by chance: a pool without a model's hours."""
 
     def sample(
-        self,
-        prompts: Prompts,
-        samples: range,
-        *,
-        temperature: float,
-        top_p: float,
-        top_k: int,
-        max_new_tokens: int,
-        seed: int,
-        progress: Bar,
+        self, prompts: Prompts, samples: range, sampler: Sampler, *, max_new_tokens: int, seed: int, progress: Bar
     ) -> tuple[Completions, dict[str, float]]:
         shape = (len(prompts), len(samples))
         text, token_ids = np.empty(shape, object), np.empty(shape, object)

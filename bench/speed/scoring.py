@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from bench.artifacts import Message
+from bench.devices import resolve_dtype
 from bench.models import chat
-from bench.scoring.reward_model import Scorer, find, resolved
+from bench.scoring.reward_model import Scorer, find
 from bench.seeds import generator, small_seed
 
 WORDS = ("the", "sum", "of", "these", "is", "more", "than", "we", "had", "at", "first", "take", "away", "one", "half")
@@ -54,7 +55,7 @@ def main(arguments: list[str]) -> None:
     texts = long_tailed(options.texts, options.median, options.spread, options.longest)
     with tempfile.TemporaryDirectory() as folder:
         random_model(Path(folder), texts, hidden=options.hidden, layers=options.layers, longest=options.longest + 64)
-        scorer = Scorer(find(folder), max_length=None, dtype=resolved("auto"), batch_tokens=options.batch_tokens)
+        scorer = Scorer(find(folder), max_length=None, dtype=resolve_dtype(), batch_tokens=options.batch_tokens)
     lengths = np.array([len(row["input_ids"]) for row in chat.encode_conversations(scorer.tokenizer, *texts)])
     size, device = scorer.model.num_parameters() / 1e6, scorer.model.device.type
     print(

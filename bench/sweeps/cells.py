@@ -15,14 +15,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from omegaconf import DictConfig
 
 from bench.config import checks, plugins
+from bench.config.compose import Composer
 from bench.config.keys import run_folder, run_id
 from bench.errors import BenchError
-from bench.records.fingerprint import code_fingerprint
+from bench.records.fingerprint import is_current
 from bench.records.read import METRICS, TIMES, failure, is_finished, missing_records, read_metrics, seconds
 
 BUSY = "running.lock"  # locked by the process that runs a cell; its content says which
@@ -39,6 +40,11 @@ class Cell:
     @functools.cached_property
     def folder(self) -> Path:
         return run_folder(self.cfg)
+
+    @functools.cached_property
+    def parts(self) -> dict[str, Any]:
+        """The parts of the experiment, built but not yet called."""
+        return checks.build_parts(self.cfg)
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
 
     plugins.install()
     _refuse_sweeps_of_wandb(overrides, Path(conf))
+    composer = Composer()
     with initialize_config_dir(conf, version_base="1.3"):
         named = [override for override in overrides if override.lstrip("+").startswith(("sweep=", "hydra/sweeper="))]
         sweeper = compose("config", named, return_hydra_config=True).hydra.sweeper
@@ -78,11 +85,11 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
             raise BenchError(f"{', '.join(sorted(empty))} gives no value, so there is no cell to run.")
         found: dict[str, Cell] = {}
         for arguments in batch:
-            cfg = compose("config", arguments)
+            cfg = composer.compose(arguments)
             checks.check(cfg)
-            checks.build_parts(cfg)
             label = " ".join(argument for argument in arguments if argument.partition("=")[0] in varied)
             cell = Cell(label, cfg, tuple(key for key in last if key not in varied))
+            _ = cell.parts  # which refuses what can't be built
             found.setdefault(run_id(cfg), cell)  # two labels of one configuration are one run
     return list(found.values())
 
@@ -129,8 +136,9 @@ def is_done(folder: Path) -> bool:
     if (folder / BUSY).is_file() or missing_records(folder):
         return False
     try:
-        return read_metrics(folder).get("code") == code_fingerprint()
-    except BenchError:  # a damaged record is no record
+        read_metrics(folder)
+        return is_current(folder)
+    except (BenchError, OSError, ValueError):  # a damaged record is no record
         return False
 
 

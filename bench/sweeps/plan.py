@@ -1,17 +1,12 @@
-"""What a sweep will cost before it starts, and what sharing saved when it has run."""
+"""What a sweep will cost before it starts."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench.store import MANIFEST, walk
 from bench.sweeps.cells import Cell, State, state
-from bench.sweeps.sharing import outside_stages, savings
-from bench.sweeps.workload import work
-
-if TYPE_CHECKING:
-    from bench.records.read import Run
+from bench.sweeps.workload import workload
 
 STAGES = {"evaluation": ("divergence_samples", "lm_eval_exact_match"), "training": ("sft",)}
 
@@ -20,7 +15,7 @@ def summary(cells: Sequence[Cell]) -> str:
     """Cells, pools, trainings and evaluations after sharing, tokens, time by the store's own history, what is done."""
     kinds = [state(cell).kind for cell in cells]
     todo = [cell for cell, kind in zip(cells, kinds, strict=True) if kind != "done"]
-    shared, alone = work(cells), [work([cell]) for cell in cells]
+    shared, alone = workload(cells), [workload([cell]) for cell in cells]
     drawn, drawn_alone = f"{shared.completions:,}", f"{sum(one.completions for one in alone):,}"
     if shared.unknown:
         drawn = drawn_alone = "unknown"
@@ -41,35 +36,6 @@ def summary(cells: Sequence[Cell]) -> str:
     return "\n".join(lines)
 
 
-def conclusion(cells: Sequence[Cell]) -> str:
-    """The table of finished cells, what failed and why, and what sharing saved."""
-    from bench.records.read import read_run
-    from bench.reporting.ranking import rank
-    from bench.reporting.tables import ranking_table, runs_table
-
-    states = {cell.label: state(cell) for cell in cells}
-    done = [cell for cell in cells if states[cell.label].kind == "done"]
-    lines = ["", tally([found.kind for found in states.values()])]
-    lines += [f"  {label}: {described(found)}" for label, found in states.items() if found.kind != "done"]
-    if done:
-        runs = {cell.label: read_run(cell.folder) for cell in done}
-        by_method = _by_method(runs)
-        table = ranking_table(rank(by_method)) if by_method else runs_table(list(runs.values()))
-        lines += ["", table, "", *savings(done), outside_stages(done)]
-    return "\n".join(lines)
-
-
-def _by_method(runs: "dict[str, Run]") -> "dict[str, list[Run]]":
-    """Runs by what sets them apart beside the seed; empty unless several methods have the same several seeds."""
-    methods: dict[str, list[Run]] = {}
-    for label, run in runs.items():
-        name = " ".join(part for part in label.split() if not part.startswith("seed="))
-        methods.setdefault(name, []).append(run)
-    seeds = {tuple(sorted(run.config["seed"] for run in found)) for found in methods.values()}
-    comparable = len(methods) > 1 and len(seeds) == 1 and len(next(iter(seeds))) > 1
-    return methods if comparable else {}
-
-
 def counted(cells: int) -> str:
     return "1 cell" if cells == 1 else f"{cells} cells"
 
@@ -85,7 +51,7 @@ def tally(kinds: Sequence[str]) -> str:
 
 def estimate(cells: Sequence[Cell]) -> str:
     """Time and tokens of cells that are not done, from what like work took in their store."""
-    todo, cfg = work(cells), cells[0].cfg
+    todo, cfg = workload(cells), cells[0].cfg
     if todo.unknown:
         return f"time: unknown, as {', '.join(todo.unknown)}=null asks for all prompts that there are"
     engine = str(cfg.generation.get("_target_", "")).split(".")[-2].removesuffix("_engine")

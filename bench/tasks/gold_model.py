@@ -14,6 +14,7 @@ import numpy as np
 
 from bench.artifacts import Message, content_hash
 from bench.config.rules import or_null, text
+from bench.devices import resolve_dtype
 from bench.errors import BenchError
 from bench.models.hub import Asking
 
@@ -40,9 +41,11 @@ class GoldModel:
     @property
     def judged_by(self) -> str:
         """The gold model by its content: another one gives other verdicts."""
-        from bench.scoring.reward_model import find, resolved
+        from bench.scoring.reward_model import find
 
-        found = f"{self.label} by {find(self._named(), self.revision, asking=ASKING).key} in {resolved(self.dtype)}"
+        found = (
+            f"{self.label} by {find(self._named(), self.revision, asking=ASKING).key} in {resolve_dtype(self.dtype)}"
+        )
         return found if self.threshold is None else f"{found}, above {self.threshold!r}"
 
     def check(self) -> None:
@@ -125,6 +128,6 @@ def _known(model: str, revision: str, dtype: str) -> dict[str, float]:
 
 @lru_cache(maxsize=1)  # verdicts are asked for unit by unit of a pool
 def _scorer(model: str, revision: str, dtype: str) -> "Scorer":
-    from bench.scoring.reward_model import Scorer, find, resolved
+    from bench.scoring.reward_model import Scorer, find
 
-    return Scorer(find(model, revision, asking=ASKING), max_length=None, dtype=resolved(dtype), batch_tokens=None)
+    return Scorer(find(model, revision, asking=ASKING), max_length=None, dtype=resolve_dtype(dtype), batch_tokens=None)

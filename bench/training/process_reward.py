@@ -14,6 +14,7 @@ from typing import Any
 
 from bench import progress
 from bench.artifacts import Message, Policy, content_hash
+from bench.devices import device
 from bench.errors import BenchError
 from bench.models import loading
 from bench.seeds import small_seed
@@ -141,10 +142,9 @@ def _train(
     scratch: Path,
 ) -> list[dict[str, float]]:
     """Train `model` in place; the numbers of each update."""
-    import torch
     from transformers import PrinterCallback, Trainer, TrainingArguments
 
-    on_gpu = torch.cuda.is_available()
+    on_gpu = device() == "cuda"
     updates = math.ceil(math.ceil(len(rows) / batch_size) * epochs)
     arguments = TrainingArguments(
         output_dir=str(scratch),

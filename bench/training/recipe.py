@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bench.devices import resolve_dtype
 from bench.errors import BenchError
 from bench.training.lora import Lora
 
@@ -80,9 +81,7 @@ class Recipe:
     @property
     def in_bfloat16(self) -> bool:
         """Whether the model computes in bfloat16."""
-        import torch
-
-        return self.precision == "bfloat16" or (self.precision == "auto" and torch.cuda.is_available())
+        return resolve_dtype(self.precision) == "bfloat16"
 
     @property
     def key_settings(self) -> dict[str, Any]:

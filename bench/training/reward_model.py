@@ -16,6 +16,7 @@ from typing import Any
 
 from bench import progress
 from bench.artifacts import Message, Policy, content_hash
+from bench.devices import device
 from bench.errors import BenchError
 from bench.models import chat, loading
 from bench.seeds import small_seed
@@ -191,7 +192,6 @@ def _train(
     scratch: Path,
 ) -> tuple[list[dict[str, float]], int]:
     """Train `model` in place on the token ids of both sides; the numbers of each update, and the tokens seen."""
-    import torch
     from datasets import Dataset
     from transformers import PrinterCallback
     from trl.trainer.reward_config import RewardConfig
@@ -201,7 +201,7 @@ def _train(
         def _send_telemetry(self) -> None:
             """Nothing leaves the machine."""
 
-    on_gpu = torch.cuda.is_available()
+    on_gpu = device() == "cuda"
     steps = math.ceil(math.ceil(len(sides["chosen_ids"]) / batch_size) * epochs)
     arguments = RewardConfig(
         output_dir=str(scratch),

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from bench import progress
+from bench.devices import device
 from bench.errors import BenchError
 from bench.seeds import small_seed
 from bench.training import checkpoints
@@ -50,10 +51,9 @@ def train(
     processes after every recipe.keep_every updates but the last, with their number and what gathers Trained.weights.
     Raises BenchError where the loss diverges.
     """
-    import torch
     from trl.trainer.sft_config import SFTConfig
 
-    on_gpu = torch.cuda.is_available()
+    on_gpu = device() == "cuda"
     steps = math.ceil(math.ceil(len(rows["weight"]) / recipe.batch_size) * recipe.epochs)
     every, saved = recipe.checkpoint_every, checkpoints.folder(scratch, sharded=recipe.fsdp)
     arguments = SFTConfig(

@@ -1,4 +1,4 @@
-"""What an experiment is said to draw and train is what it then does, and cells share what they share."""
+"""A rehearsal asks for exactly what the experiment then does, and cells share in both what they share."""
 
 from pathlib import Path
 
@@ -7,9 +7,10 @@ from test_configs import CONF, composed
 
 from bench.artifacts import Policy
 from bench.config import checks
+from bench.procedures.parts import Parts
 from bench.store import Store, using
 from bench.sweeps.cells import Cell, cells
-from bench.sweeps.workload import work
+from bench.sweeps.workload import workload
 
 SMALL = [
     *("task.train_prompts=6", "task.validation_prompts=3", "task.test_prompts=4", "task.max_new_tokens=4"),
@@ -38,11 +39,11 @@ SMALL = [
 )
 def test_a_run_draws_trains_and_judges_what_was_asked(given, random_policy: Policy, tmp_path: Path):
     cfg = composed(*SMALL, "policy=folder", f"policy.path={random_policy.path}", f"store={tmp_path}", *given)
-    asked = work([Cell("", cfg, ())])
+    asked = workload([Cell("", cfg, ())])
     parts = checks.build_parts(cfg)
     del parts["tracking"]
     with using(Store(tmp_path)) as store:
-        parts.pop("procedure")(**parts, **{name: cfg[name] for name in checks.RUN_SETTINGS})
+        parts.pop("procedure")(Parts(**parts, **{name: cfg[name] for name in checks.RUN_SETTINGS}))
         done = {(use.stage, use.key, use.part): use for use in store.uses}.values()
     assert asked.completions == sum(use.counts.get("completions", 0) for use in done)
     trained = [use for use in done if use.stage == "sft"]
@@ -54,7 +55,7 @@ def test_a_run_draws_trains_and_judges_what_was_asked(given, random_policy: Poli
 def of(*given: str):
     found = cells(list(given), str(CONF))
     assert found is not None
-    return work(found)
+    return workload(found)
 
 
 def test_validation_samples_that_say_when_to_stop_are_counted():
@@ -65,11 +66,12 @@ def test_validation_samples_that_say_when_to_stop_are_counted():
     )  # the base and both rounds' tuned policies, blocks of 4
 
 
-def test_what_chooses_a_rounds_temperature_is_counted():
+def test_the_samples_that_choose_a_rounds_temperature_are_those_of_its_pool():
+    """Two rounds probe four temperatures on all ten prompts, and go on with one of these pools."""
     few = ["experiment=b_star", "procedure.rounds=2", "task.train_prompts=10", "num_completions=4", "control=none"]
-    found = of(*few)
-    assert found.pools == 2
-    assert found.completions - of(*few, "procedure.adapt=null").completions == 2 * 4 * 10 * 4  # rounds, temperatures
+    adapted = of(*few)
+    assert adapted.pools == 2 * 4
+    assert adapted.completions - of(*few, "procedure.adapt=null").completions == 2 * (4 - 1) * 10 * 4
 
 
 def test_held_out_samples_of_two_splits_are_not_one():

@@ -1,9 +1,9 @@
-"""The sampler's distribution: hand-computed cases, a token-by-token reference, and the torch twin."""
+"""The sampler's distribution: hand-computed cases, a token-by-token reference, and the same by torch."""
 
 import numpy as np
 import pytest
 
-from bench.models.truncation import modified_logprobs, truncate
+from bench.models.sampler import Sampler, modified_logprobs, truncate
 
 
 def reference(logits: list[float], temperature: float, top_p: float, top_k: int) -> np.ndarray:
@@ -27,7 +27,7 @@ def reference(logits: list[float], temperature: float, top_p: float, top_k: int)
 
 def test_hand_computed() -> None:
     logits = np.log([0.5, 0.25, 0.15, 0.1])
-    probabilities = lambda *settings: np.exp(modified_logprobs(logits, *settings))  # noqa: E731
+    probabilities = lambda *settings: np.exp(modified_logprobs(logits, Sampler(*settings)))  # noqa: E731
     np.testing.assert_allclose(probabilities(1, 1), [0.5, 0.25, 0.15, 0.1])
     np.testing.assert_allclose(probabilities(1, 0.89), [5 / 9, 2.5 / 9, 1.5 / 9, 0])
     np.testing.assert_allclose(probabilities(1, 0.7), [2 / 3, 1 / 3, 0, 0])
@@ -43,31 +43,32 @@ def test_hand_computed() -> None:
 
 
 def test_ties_at_the_edge() -> None:
-    np.testing.assert_allclose(np.exp(modified_logprobs(np.zeros(4), 1, 0.5)), [0, 0, 0.5, 0.5])
-    np.testing.assert_allclose(np.exp(modified_logprobs(np.zeros(4), 1, 1, 2)), [0.25] * 4)
+    np.testing.assert_allclose(np.exp(modified_logprobs(np.zeros(4), Sampler(1, 0.5))), [0, 0, 0.5, 0.5])
+    np.testing.assert_allclose(np.exp(modified_logprobs(np.zeros(4), Sampler(1, 1, 2))), [0.25] * 4)
 
 
 @pytest.mark.parametrize("temperature", [0.25, 0.7, 1.0, 1.3])
 @pytest.mark.parametrize("top_p", [0.05, 0.53, 0.9, 1.0])
 @pytest.mark.parametrize("top_k", [0, 1, 5, 100])
-def test_against_the_definition_and_the_twin(temperature: float, top_p: float, top_k: int) -> None:
+def test_numpy_and_torch_agree_with_the_definition(temperature: float, top_p: float, top_k: int) -> None:
     import torch
 
     rng = np.random.default_rng(7)
     logits = np.concatenate([rng.normal(0, 3, (20, 12)), rng.integers(0, 3, (20, 12))]).astype(np.float32)
     expected = np.array([reference(row.tolist(), temperature, top_p, top_k) for row in logits])
-    np.testing.assert_allclose(np.exp(modified_logprobs(logits, temperature, top_p, top_k)), expected, atol=1e-12)
-    twin = truncate(torch.tensor(logits).reshape(4, 10, 12), temperature, top_p, top_k).log_softmax(-1)
-    np.testing.assert_allclose(np.exp(twin.numpy()).reshape(40, 12), expected, atol=2e-6)
+    sampler = Sampler(temperature, top_p, top_k)
+    np.testing.assert_allclose(np.exp(modified_logprobs(logits, sampler)), expected, atol=1e-12)
+    by_torch = truncate(torch.tensor(logits).reshape(4, 10, 12), sampler).log_softmax(-1)
+    np.testing.assert_allclose(np.exp(by_torch.numpy()).reshape(40, 12), expected, atol=2e-6)
 
 
-def test_greedy_twin_and_leading_axes() -> None:
+def test_greedy_by_numpy_and_torch_with_leading_axes() -> None:
     import torch
 
     logits = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
-    exact = modified_logprobs(logits, 0, 0.9)
+    exact = modified_logprobs(logits, Sampler(0, 0.9))
     assert exact.shape == (2, 3, 5)
-    np.testing.assert_array_equal(exact, truncate(torch.tensor(logits), 0, 0.9).log_softmax(-1).numpy())
+    np.testing.assert_array_equal(exact, truncate(torch.tensor(logits), Sampler(0, 0.9)).log_softmax(-1).numpy())
     np.testing.assert_array_equal(exact.argmax(-1), logits.argmax(-1))
     assert np.exp(exact).sum() == 6
 
@@ -77,4 +78,4 @@ def test_greedy_twin_and_leading_axes() -> None:
 )
 def test_impossible_settings(temperature: float, top_p: float, top_k: int) -> None:
     with pytest.raises(ValueError, match="must be"):
-        modified_logprobs(np.zeros(3), temperature, top_p, top_k)
+        Sampler(temperature, top_p, top_k)

@@ -4,40 +4,67 @@ Top-p is nucleus sampling (Holtzman et al. 2020, arXiv 1904.09751, eq. 2). Among
 the tokens of lower id are dropped first; among equal logits at the k-th place all are kept.
 """
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bench.errors import BenchError
 
-COLDEST = 1e-4  # below it logits / temperature leave the range of float32
-
 if TYPE_CHECKING:
     import torch
 
+COLDEST = 1e-4  # below it logits / temperature leave the range of float32
 LARGE_VOCABULARY, FEW = 4096, 256  # above so many tokens a CPU looks for the nucleus among the few largest first
 
 
-def modified_logprobs(logits: np.ndarray, temperature: float, top_p: float, top_k: int = 0) -> np.ndarray:
-    """Log-probabilities [..., V] in nats of the sampler's next token, -inf where it never draws; computed in float64.
+@dataclass(frozen=True)
+class Sampler:
+    """How tokens are drawn from a policy's logits. ValueError for settings that no sampler can have."""
 
-    temperature 0 is greedy: a point mass on the argmax. top_k 0 keeps every token. ValueError for impossible settings.
-    """
-    check_sampler(temperature, top_p, top_k)
+    temperature: float = 1.0  # 0 is greedy: a point mass on the argmax
+    top_p: float = 1.0  # above 0; 1 keeps every token
+    top_k: int = 0  # 0 keeps every token
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature={self.temperature} must be a number of at least 0")
+        if 0 < self.temperature < COLDEST:
+            raise BenchError(f"temperature={self.temperature} must be 0, which is greedy, or at least {COLDEST}.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p} must be above 0 and at most 1")
+        if self.top_k != int(self.top_k) or self.top_k < 0:
+            raise ValueError(f"top_k={self.top_k} must be a whole number of at least 0 (0 keeps every token)")
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As keyword arguments of a generation."""
+        return asdict(self)
+
+
+RAW, GREEDY = Sampler(), Sampler(temperature=0.0)  # RAW: the policy itself
+
+
+def modified_logprobs(logits: np.ndarray, sampler: Sampler = RAW) -> np.ndarray:
+    """Log-probabilities [..., V] in nats of the sampler's next token, -inf where it never draws, in float64."""
     logits = np.asarray(logits, dtype=np.float64)
     size = logits.shape[-1]
-    if temperature == 0:
+    if sampler.is_greedy:
         greedy = np.full_like(logits, -np.inf)
         np.put_along_axis(greedy, logits.argmax(axis=-1, keepdims=True), 0.0, axis=-1)
         return greedy
-    scaled = logits / temperature
-    if 0 < top_k < size:
-        smallest_kept = np.partition(scaled, size - top_k, axis=-1)[..., size - top_k, None]
+    scaled = logits / sampler.temperature
+    if 0 < sampler.top_k < size:
+        smallest_kept = np.partition(scaled, size - sampler.top_k, axis=-1)[..., size - sampler.top_k, None]
         scaled = np.where(scaled < smallest_kept, -np.inf, scaled)
-    if top_p < 1:
+    if sampler.top_p < 1:
         ascending = np.argsort(scaled, axis=-1, kind="stable")
         cumulative = np.exp(_log_softmax(np.take_along_axis(scaled, ascending, axis=-1))).cumsum(axis=-1)
-        dropped = cumulative <= 1 - top_p
+        dropped = cumulative <= 1 - sampler.top_p
         dropped[..., -1] = False
         outside = np.zeros_like(dropped)
         np.put_along_axis(outside, ascending, dropped, axis=-1)
@@ -45,22 +72,21 @@ def modified_logprobs(logits: np.ndarray, temperature: float, top_p: float, top_
     return _log_softmax(scaled)
 
 
-def truncate(logits: "torch.Tensor", temperature: float, top_p: float, top_k: int = 0) -> "torch.Tensor":
+def truncate(logits: "torch.Tensor", sampler: Sampler) -> "torch.Tensor":
     """The sampler's logits [..., V], not normalised: divided by the temperature, -inf where it never draws.
 
-    float32 on the logits' device; its log_softmax is the twin of `modified_logprobs`.
+    float32 on the logits' device; its log_softmax agrees with `modified_logprobs`.
     """
-    check_sampler(temperature, top_p, top_k)
     logits = logits.float()
-    if temperature == 0:
+    if sampler.is_greedy:
         best = logits.argmax(dim=-1, keepdim=True)
         return logits.new_full(logits.shape, float("-inf")).scatter_(-1, best, 0.0)
-    scaled = scale(logits, temperature, top_k)
-    if top_p == 1:
+    scaled = scale(logits, sampler)
+    if sampler.top_p == 1:
         return scaled
     probabilities = scaled.softmax(dim=-1)
-    values, cumulative, _ = upper_tail(probabilities, top_p)
-    start = first_kept(cumulative, top_p)
+    values, cumulative, _ = upper_tail(probabilities, sampler.top_p)
+    start = first_kept(cumulative, sampler.top_p)
     edge = values.gather(-1, start)
     outside = probabilities < edge
     num_dropped = logits.shape[-1] - values.shape[-1] + start
@@ -71,12 +97,12 @@ def truncate(logits: "torch.Tensor", temperature: float, top_p: float, top_k: in
     return scaled.masked_fill(outside, float("-inf"))
 
 
-def scale(logits: "torch.Tensor", temperature: float, top_k: int) -> "torch.Tensor":
+def scale(logits: "torch.Tensor", sampler: Sampler) -> "torch.Tensor":
     """float32 logits [..., V] over the temperature, -inf for all but the top k; the logits themselves at 1 and 0."""
-    scaled = logits / temperature if temperature != 1 else logits
-    if not 0 < top_k < logits.shape[-1]:
+    scaled = logits / sampler.temperature if sampler.temperature != 1 else logits
+    if not 0 < sampler.top_k < logits.shape[-1]:
         return scaled
-    return scaled.masked_fill(scaled < scaled.topk(top_k).values[..., -1:], float("-inf"))
+    return scaled.masked_fill(scaled < scaled.topk(sampler.top_k).values[..., -1:], float("-inf"))
 
 
 def upper_tail(
@@ -126,18 +152,6 @@ def token_at(probabilities: "torch.Tensor", values: "torch.Tensor", place: "torc
         equal = (probabilities[row] == value[row]).nonzero()[:, 0]
         token[row] = equal[-1 - equal_after[row]]
     return token
-
-
-def check_sampler(temperature: float, top_p: float, top_k: int) -> None:
-    """ValueError unless temperature >= 0, 0 < top_p <= 1 and top_k is a whole number of at least 0."""
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature={temperature} must be a number of at least 0")
-    if 0 < temperature < COLDEST:
-        raise BenchError(f"temperature={temperature} must be 0, which is greedy, or at least {COLDEST}.")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p} must be above 0 and at most 1")
-    if top_k != int(top_k) or top_k < 0:
-        raise ValueError(f"top_k={top_k} must be a whole number of at least 0 (0 keeps every token)")
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

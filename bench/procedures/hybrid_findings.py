@@ -1,0 +1,175 @@
+"""What a hybrid of demonstrations and samples has to tell: what was drawn, what was paid for, what prompts gave."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.artifacts import Completions, Policy
+from bench.estimators.compute import forward_flops
+from bench.models import loading
+from bench.procedures.findings import ArtifactGraph, Columns, Findings, Results, Work, mean_lengths, total
+from bench.procedures.probe import Probe
+from bench.store import Use, unique
+from bench.tasks import Task, are_correct
+
+SOURCES = ("demonstration", "samples", "fallback", "hinted", "nothing")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples of some prompts, of which those behind the first accepted may be neither paid for nor trained on."""
+
+    rows: np.ndarray  # [H] the prompts
+    pool: Completions  # [H, N]
+    rewards: np.ndarray  # [H, N], also of what is not paid for
+    paid: np.ndarray  # [H] how many samples of each prompt were needed
+    seen: np.ndarray  # [H, N] rewards, NaN where not paid for
+    accepted: np.ndarray  # [H] bool, whether any sample paid for passes
+    hinted: bool  # whether the prompts gave the answer away
+
+    @property
+    def tokens_paid(self) -> float:
+        """Generated tokens of the samples paid for."""
+        return float(self.pool.length[np.arange(self.pool.shape[1]) < self.paid[:, None]].sum())
+
+
+@dataclass(frozen=True)
+class Hybrid(Findings):
+    """How an experiment's training set came about, prompt by prompt; M prompts in all."""
+
+    demonstrations: Completions  # [M, 1]
+    probe: Probe | None
+    nll: np.ndarray  # [E + 1, M] nats a token; E = 0 without a probe
+    solved: np.ndarray | None  # [M] 0/1, whether the probe's greedy sample passes, where the gate asks for it
+    greedy: tuple[Completions, ...]  # those samples
+    easy: np.ndarray  # [M] bool
+    judged_by_nll: bool  # whether the gate looked at it: else reading the demonstrations is nothing that it cost
+    source: np.ndarray  # [M] what a prompt gave to the training: demonstration, samples, fallback, hinted or nothing
+    samples: Drawn | None  # of the hard prompts
+    hinted: Drawn | None  # of those that no sample solved, with the answer as a hint
+    columns: tuple[str, ...]  # of each column of the training pool, where it comes from
+    samplers: tuple[Policy, ...]  # that drew samples
+
+    @property
+    def prompts_sampled(self) -> int:
+        """A prompt that was tried again with a hint counts twice."""
+        return sum(len(one.rows) for one in (self.samples, self.hinted) if one is not None)
+
+    @property
+    def samples_a_prompt(self) -> float:
+        """The mean number paid for, of prompts that were sampled at all."""
+        paid = [one.paid for one in (self.samples, self.hinted) if one is not None]
+        return float(np.concatenate(paid).mean()) if paid else 0.0
+
+    def metrics(self, results: Results, task: Task, uses: Sequence[Use], *, seed: int) -> dict[str, float | str]:
+        """The metrics under hybrid/. Samples and tokens are those paid for, unless said otherwise.
+
+        samples_total: samples of hard prompts, of hinted prompts, and greedy samples of the probe. samples_drawn: all
+        samples in the pools, including what early stopping would have left out. fallbacks: demonstrations used because
+        no sample was accepted. hard_unsolved, hinted_unsolved: prompts without an accepted sample. prompts_from_...:
+        prompts by what they gave to the training. probe_train_tokens, probe_train_flops, probe_seconds: of all epochs
+        and folds of the probe, by lineage. data_flops: what making the training set took: the probe, reading the
+        demonstrations, and the samples (a hinted prompt counts as the prompt without its hint). nll_...: nats per
+        token, means over demonstrations.
+        """
+        right = are_correct(task, self.demonstrations.text[:, 0].tolist(), results.train.answer.tolist())
+        used = np.isin(self.source, ("demonstration", "fallback"))
+        prompts = len(results.train)
+        several = [one for one in (self.samples, self.hinted) if one is not None]
+        probes = [one.shape[0] for one in self.greedy]
+        samples = sum(int(one.paid.sum()) for one in several) + sum(probes)
+        tokens = sum(one.tokens_paid for one in several) + sum(float(one.length.sum()) for one in self.greedy)
+        trained = self.probe_uses(uses)
+        train_flops = total("train_flops", trained)
+        read = [use for use in unique(uses) if use.stage == "teacher_forced"] if self.judged_by_nll else []
+        base = results.policies["base"]
+        sampled = [use for use in unique(uses) if f"{use.key}/{use.part}" in self.stored_as()]
+        sampling = forward_flops(loading.count_parameters(base), tokens + total("prompt_tokens", sampled))
+        counts = {
+            "easy": int(self.easy.sum()),
+            "easy_share": float(self.easy.mean()),
+            "samples_total": samples,
+            "samples_per_prompt": samples / prompts,
+            "samples_drawn": sum(one.pool.logprob.size for one in several) + sum(probes),
+            "probe_samples": sum(probes),
+            "generated_tokens": tokens,
+            "demonstrations_used": int(used.sum()),
+            "demonstrations_right": float(right.mean()),
+            "demonstrations_too_long": int((self.demonstrations.length > task.max_new_tokens).sum()),
+            "fallbacks": int((self.source == "fallback").sum()),
+            "probe_train_tokens": total("train_tokens", trained),
+            "probe_train_flops": train_flops,
+            "probe_seconds": round(sum(use.seconds for use in trained), 3),
+            "data_flops": train_flops + total("flops", read) + sampling,
+            "nll_initial": float(self.nll[0].mean()),
+        }
+        if used.any():
+            counts["demonstrations_used_right"] = float(right[used].mean())
+        for name, one in (("hard", self.samples), ("hinted", self.hinted)):
+            if one is not None:
+                counts[f"{name}_accepted"] = float(one.accepted.mean())  # prompts with an accepted sample
+                counts[f"{name}_unsolved"] = int((~one.accepted).sum())
+        if self.probe is not None:
+            counts["nll_final"] = float(self.nll[-1].mean())
+            for side, chosen in (("easy", self.easy), ("hard", ~self.easy)):
+                if chosen.any():
+                    counts[f"nll_final_{side}"] = float(self.nll[-1][chosen].mean())
+        counts |= {f"prompts_from_{source}": int((self.source == source).sum()) for source in SOURCES}
+        return {f"hybrid/{name}": value for name, value in counts.items()}
+
+    def tables(self, results: Results) -> dict[str, Columns]:
+        """hybrid.parquet, with one row per training prompt.
+
+        nll_0: nats per token under the base; nll_1: after the probe's first epoch, and so on. fold: the probe that
+        judged the prompt. accepted: None where nothing was drawn.
+        """
+        prompts = len(results.train)
+        columns: dict[str, Any] = {
+            "prompt_id": results.train.id.astype(object),
+            "easy": self.easy,
+            "source": self.source.astype(object),
+            **{f"nll_{epoch}": values for epoch, values in enumerate(self.nll)},
+            "fold": self.probe.fold if self.probe is not None else np.zeros(prompts, int),
+            "probe_solved": self.solved if self.solved is not None else np.full(prompts, np.nan),
+        }
+        for name, one in (("samples", self.samples), ("hinted", self.hinted)):
+            paid, accepted = np.zeros(prompts, int), np.full(prompts, None, object)
+            if one is not None:
+                paid[one.rows], accepted[one.rows] = one.paid, one.accepted
+            columns |= {f"{name}_paid": paid, f"{name}_accepted": accepted}
+        return {"hybrid.parquet": columns}
+
+    def drawn(self, results: Results) -> tuple[Completions, np.ndarray]:
+        samples = self.samples
+        return super().drawn(results) if samples is None else (samples.pool, samples.rewards)
+
+    def drawn_by(self, results: Results) -> list[str]:
+        return list(self.columns)
+
+    def work(self, results: Results, uses: Sequence[Use]) -> Work:
+        """Little may be drawn for training, so lengths are those of the held-out pool; the gate's work counts too."""
+        read = [use for use in uses if use.stage == "teacher_forced" and self.judged_by_nll]
+        return Work(
+            *mean_lengths(results.best_of_n.completions, len(results.test), uses),
+            samples_per_prompt=self.samples_a_prompt,
+            prompts_sampled=self.prompts_sampled,
+            completions_trained=len(results.selections["tuned"]),
+            probing=(*self.probe_uses(uses), *read),
+        )
+
+    def pools(self, graph: ArtifactGraph, results: Results, base: str) -> list[str]:
+        probes = [policy for policy in self.samplers if policy != results.policies["base"]]
+        drawn_by = [graph.policy("probe", policy, [base]) for policy in probes] or [base]
+        return [graph.pool("train", results.pool, drawn_by)]
+
+    def probe_uses(self, uses: Sequence[Use]) -> list[Use]:
+        """The trainings of the probe's epochs and folds, each once."""
+        places = {policy.path.parts[-2:] for policy in self.probe.trained} if self.probe is not None else set()
+        return [use for use in unique(uses) if (use.stage, use.key) in places]
+
+    def stored_as(self) -> frozenset[str]:
+        """The stored units of all samples drawn for the training set."""
+        pools = [drawn.pool for drawn in (self.samples, self.hinted) if drawn is not None]
+        return frozenset().union(*(pool.stored_as for pool in (*pools, *self.greedy)))

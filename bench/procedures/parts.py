@@ -1,0 +1,184 @@
+"""The parts of an experiment, which every procedure is called with, and the steps that procedures share."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
+from bench.evaluation.along_training import AlongTraining
+from bench.evaluation.heldout import Graded, Outcomes, grade
+from bench.models.tokens import ids_differ, reencoded
+from bench.procedures.demonstrations import demonstrations, nll_per_token
+from bench.procedures.findings import Findings, Results
+from bench.scoring.preparing import prepared
+from bench.scoring.verifier import verify
+from bench.seeds import generator
+from bench.selection import matched_random
+from bench.selection.evidence import evidence_for
+from bench.tasks import Task
+from bench.training.kept import kept
+from bench.training.sft import training_log
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one experiment, built from its configuration. What is costly is made when it is first asked for.
+
+    A procedure does everything through these parts: so a rehearsal (bench.sweeps.rehearsal) can stand in for the work.
+    """
+
+    task: Task
+    policy: Callable[..., Policy]
+    generation: Callable[..., Completions]
+    scoring: Callable[..., Any]
+    prompt_filter: Callable[[np.ndarray], np.ndarray]
+    selection: Callable[..., Selection]
+    training: Callable[..., Policy]
+    evaluation: Callable[..., Outcomes]
+    num_completions: int  # samples per training prompt, N
+    baseline_completions: int  # at least as many samples per held-out prompt are drawn for Best-of-N
+    control: str  # "matched" or "none"
+    split: str  # of the prompts on which policies are judged: "test" or "validation"
+    seed: int
+
+    def prompts(self, split: str) -> Prompts:
+        """The prompts of "train", "validation" or "test"."""
+        return self.task.prompts(split)
+
+    @cached_property
+    def train(self) -> Prompts:
+        return self.prompts("train")
+
+    @cached_property
+    def test(self) -> Prompts:
+        """The prompts on which policies are judged."""
+        return self.prompts(self.split)
+
+    @cached_property
+    def base(self) -> Policy:
+        return self.made(self.policy)
+
+    @cached_property
+    def scorer(self) -> Callable[[Prompts, Completions], Rewards]:
+        """`scoring`, after it has learned what it has to learn from the base."""
+        return prepared(self.scoring, base=self.base, task=self.task, generation=self.generation)
+
+    def made(self, policy: Callable[..., Policy]) -> Policy:
+        """The policy that a configured part names."""
+        return policy(self.task)
+
+    def evidence(
+        self, selection: Callable[..., Selection], pool: Completions, rescored_on: Prompts | None = None
+    ) -> dict[str, Any]:
+        """What a selection asks for beyond the rewards; see bench.selection.evidence."""
+        return evidence_for(selection, pool, self.task, self.base, rescored_on=rescored_on)
+
+    def select(
+        self, eligible: np.ndarray, pool: Completions, rescored_on: Prompts | None = None
+    ) -> dict[str, Selection]:
+        """The completions of each arm: "tuned" by the selection and, where control is "matched", as many at random.
+
+        eligible: rewards [M, N], NaN where a completion may not be chosen.
+        """
+        evidence = self.evidence(self.selection, pool, rescored_on)
+        selections = {"tuned": self.selection(eligible, generator(self.seed, "selection"), **evidence)}
+        if self.control == "matched":
+            selections["control"] = matched_random(selections["tuned"], eligible, generator(self.seed, "control"))
+        return selections
+
+    def verified(self, prompts: Prompts, pool: Completions) -> np.ndarray:
+        """[M, N] of 1 where the task's own verifier accepts the completion, else 0."""
+        return verify(prompts, pool, task=self.task).value
+
+    def demonstrations(self, *, foreign: float, noise: float) -> Completions:
+        """[M, 1]: the task's worked solutions of the training prompts; see bench.procedures.demonstrations."""
+        return demonstrations(self.task, self.train, self.base, foreign=foreign, noise=noise, seed=self.seed)
+
+    def nll(self, policy: Policy, prompts: Prompts, completions: Completions) -> np.ndarray:
+        """[M] nats per token: the negative log-likelihood of each prompt's one completion under the raw policy."""
+        return nll_per_token(policy, prompts, completions)
+
+    def hinted(self, prompts: Prompts) -> Prompts:
+        """The prompts with their answers as hints."""
+        return self.task.with_hint(prompts)  # type: ignore[attr-defined]  # checked before
+
+    def readable(self, pool: Completions, drawn_by: Policy) -> tuple[Completions, np.ndarray, str | None]:
+        """The pool in the base's token ids, which of its completions [M, N] stay what was drawn, and what differed."""
+        differs = ids_differ(drawn_by, self.base, self.train)
+        if differs is None:
+            return pool, np.ones(pool.shape, bool), None
+        return *reencoded(pool, self.base), differs
+
+    def path(self, policy: Policy) -> dict[int, Policy]:
+        """The policies that a training kept and the last one, by their number of updates; empty where it kept none."""
+        before = kept(policy)
+        return {**before, len(training_log(policy)): policy} if before else {}
+
+    def judge(self, policy: Policy, others: Mapping[str, Policy] = MappingProxyType({})) -> Outcomes:
+        """What the policy does on the held-out prompts. others: policies from which its KL is taken too."""
+        return self.evaluation(
+            policy, self.base, self.test, self.generation, self.scorer, self.task, others, seed=self.seed
+        )
+
+    def judge_along(self, policies: Mapping[str, Policy]) -> AlongTraining | None:
+        """Judge the policies that trainings kept on validation prompts, without lm-eval; None where none was kept."""
+        paths = {arm: path for arm, policy in policies.items() if arm != "base" and (path := self.path(policy))}
+        if not paths:
+            return None
+        alone = partial(self.evaluation, lm_eval=False, transfer={}, harness_tasks=())
+        prompts = self.prompts("validation")
+
+        def judge(policy: Policy) -> Outcomes:
+            return alone(policy, self.base, prompts, self.generation, self.scorer, self.task, seed=self.seed)
+
+        start = judge(self.base)
+        judged = {
+            arm: {0: start, **{updates: judge(policy) for updates, policy in path.items()}}
+            for arm, path in paths.items()
+        }
+        return AlongTraining(prompts, judged)
+
+    def best_of_n(self) -> Graded:
+        """The base's held-out pool, drawn with the run's own sampler and graded."""
+        samples = max(self.num_completions, self.baseline_completions)
+        pool = self.generation(self.test, self.base, num_completions=samples, seed=self.seed)
+        return grade(self.test, pool, self.scorer, self.task)
+
+    def train_and_judge(
+        self,
+        pool: Completions,
+        rewards: Rewards,
+        selections: dict[str, Selection],
+        *,
+        prompts_filtered: int,
+        compared: Mapping[str, Policy] = MappingProxyType({}),
+        findings: Findings | None = None,
+    ) -> Results:
+        """Fine-tune the base on each selection from the pool [M, N]; judge all policies, and Best-of-N of the base.
+
+        compared: policies by name from which the tuned policy's KL is taken too.
+        """
+        policies = {"base": self.base}
+        policies |= {
+            arm: self.training(self.base, self.train, pool, chosen, seed=self.seed)
+            for arm, chosen in selections.items()
+        }
+        outcomes = {arm: self.judge(policy, compared if arm == "tuned" else {}) for arm, policy in policies.items()}
+        return Results(
+            train=self.train,
+            pool=pool,
+            rewards=rewards,
+            prompts_filtered=prompts_filtered,
+            selections=selections,
+            policies=policies,
+            split=self.split,
+            test=self.test,
+            outcomes=outcomes,
+            best_of_n=self.best_of_n(),
+            along_training=self.judge_along(policies),
+            findings=findings or Findings(),
+        )

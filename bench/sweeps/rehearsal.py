@@ -1,0 +1,277 @@
+"""An experiment without its work: the procedure itself, run with parts that record what they are asked to do.
+
+Generation gives placeholders of M x N completions, scoring seeded random rewards, training a name; the selection, the
+prompt filter and the procedure are the real ones. Prompts differ in difficulty, uniformly: a sample of a prompt of
+difficulty d is accepted with probability 1 - d. Nothing is loaded or downloaded, apart from local task files that a
+configuration asks for as a whole.
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from hydra.utils import instantiate
+
+from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection, content_hash
+from bench.config.keys import settings_key
+from bench.errors import BenchError
+from bench.models.sampler import GREEDY
+from bench.procedures.parts import Parts
+from bench.scoring.traits import highest
+from bench.selection.cells import cells
+
+Config = Mapping[str, Any]
+NOMINAL = 64  # prompts of a split whose size only data elsewhere can tell
+UNBOUNDED = 1e6  # a reward above any threshold
+KINDS = np.array([str(number) for number in range(8)], object)  # that placeholders of texts, paths and answers have
+Draw = tuple[Hashable, int, bytes]  # what decides a pool, the first sample, and the prompts
+SAMPLER = ("temperature", "top_p", "top_k")
+
+
+@dataclass
+class Record:
+    """What rehearsed experiments asked for, each distinct piece of work once, under a key of what decides it."""
+
+    draws: dict[Draw, tuple[int, int]] = field(default_factory=dict)  # prompts, and samples of each
+    for_training: set[Draw] = field(default_factory=set)  # the draws on training prompts
+    trainings: dict[Hashable, float] = field(default_factory=dict)  # examples, counted once per epoch
+    judged: dict[Hashable, tuple[int, int]] = field(default_factory=dict)  # completions read for KLs, lm-eval's prompts
+    unknown: dict[str, None] = field(default_factory=dict)  # settings that ask for all prompts of data elsewhere
+
+
+def rehearse(config: Config, parts: Mapping[str, Any], record: Record) -> None:
+    """Run the configured procedure and add what it asks for to the record.
+
+    parts: the configured parts, built but not yet called. Raises the BenchError of parts that do not go together.
+    """
+    own = {name: parts[name] for name in ("task", "scoring", "prompt_filter")}
+    shared = {name: config[name] for name in ("num_completions", "baseline_completions", "control", "split", "seed")}
+    work = _Work(config, record)
+    rehearsal = Rehearsal(
+        **own,
+        **shared,
+        policy=lambda task: Policy(Path("base"), settings_key(config, "task", "policy")),
+        generation=work.generate,
+        selection=_forgiving(parts["selection"]),
+        training=work.train,
+        evaluation=work.evaluate,
+        work=work,
+    )
+    parts["procedure"](rehearsal)
+
+
+class _Work:
+    """The parts that record. Every completion has a log-probability of its own, by which it is known."""
+
+    def __init__(self, config: Config, record: Record) -> None:
+        self.config, self.record = config, record
+        self.engine = config["generation"].get("worker", config["generation"])
+        others = {name: value for name, value in config["generation"].items() if name not in SAMPLER}
+        self.drawn_with = settings_key({"task": config["task"], "generation": others}, "task", "generation")
+        self.examples: dict[str, float] = {}  # per epoch, by policy
+
+    def prompts(self, split: str) -> Prompts:
+        count = prompts_in(self.config["task"], split)
+        if count is None:
+            self.record.unknown[f"task.{split}_prompts"] = None
+        return _prompts(split, NOMINAL if count is None else count)
+
+    def generate(
+        self,
+        prompts: Prompts,
+        policy: Policy,
+        *,
+        num_completions: int,
+        seed: int,
+        first_sample: int = 0,
+        block_size: int | None = None,
+        **sampler: float,
+    ) -> Completions:
+        greedy = sampler.get("temperature", self.config["generation"].get("temperature")) == 0
+        settings = {name: sampler.get(name, self.engine.get(name)) for name in SAMPLER}
+        stream = (policy.fingerprint, self.drawn_with, *((0,) if greedy else (*settings.values(), seed)))
+        block = 1 if greedy else block_size or self.engine.get("block_size", 1)
+        samples = math.ceil(num_completions / block) * block - first_sample
+        shard_size = self.engine.get("shard_size", len(prompts))
+        for start in range(0, len(prompts), shard_size):
+            shard = prompts.answer[start : start + shard_size]
+            key = (stream, first_sample, shard.tobytes())
+            self.record.draws[key] = (len(shard), max(samples, self.record.draws.get(key, (0, 0))[1]))
+            if str(prompts.id[0]).startswith("train"):
+                self.record.for_training.add(key)
+        return _placeholders(prompts, stream, range(first_sample, num_completions))
+
+    def score(self, prompts: Prompts, pool: Completions, most: float) -> Rewards:
+        accepted = _uniform(settings_key(self.config, "scoring"), _bits(pool.logprob)) > prompts.answer[:, None] % 1
+        low = most - 1 if most == 1 else -UNBOUNDED
+        return Rewards(np.where(pool.drawn, np.where(accepted, min(most, UNBOUNDED), low), np.nan))
+
+    def train(
+        self,
+        policy: Policy,
+        prompts: Prompts,
+        completions: Completions,
+        selection: Selection,
+        *,
+        seed: int,
+        epochs: float | None = None,
+    ) -> Policy:
+        of = self.config["training"]
+        epochs = of.get("epochs", 1) if epochs is None else epochs
+        cells = np.asarray(completions.logprob)[selection.row, selection.column]
+        key = content_hash(policy.fingerprint, cells, selection.weight, settings_key({"of": of}, "of"), epochs, seed)
+        self.examples[key] = float((selection.weight > 0).sum())
+        self.record.trainings[key] = self.examples[key] * epochs
+        return Policy(Path(key), key)
+
+    def path(self, policy: Policy) -> dict[int, Policy]:
+        """The policies that a training keeps; see bench.training."""
+        of = self.config["training"]
+        if (every := of.get("keep_every")) is None or policy.fingerprint not in self.examples:
+            return {}
+        batches = math.ceil(self.examples[policy.fingerprint] / of["batch_size"])
+        updates = math.ceil(batches * of["epochs"])
+        before = {kept: Policy(policy.path, f"{policy.fingerprint} {kept}") for kept in range(every, updates, every)}
+        return {**before, updates: policy} if before else {}
+
+    def evaluate(
+        self,
+        policy: Policy,
+        base: Policy,
+        prompts: Prompts,
+        generation: Callable[..., Completions],
+        scoring: Callable[..., Rewards],
+        task: Any,
+        others: Mapping[str, Policy] = MappingProxyType({}),
+        *,
+        seed: int,
+        lm_eval: bool = True,
+        transfer: Mapping[str, Any] | None = None,
+        harness_tasks: Sequence[str] | None = None,
+    ) -> Any:
+        of = self.config["evaluation"]
+        generation(prompts, policy, num_completions=1, seed=seed, **GREEDY.settings)
+        sampler = {name: of[name] for name in SAMPLER}
+        generation(prompts, policy, num_completions=of["num_completions"], seed=seed, **sampler)
+        completions = len(prompts) * of["kl_completions"]
+        read = completions * (1 if policy == base else 2 * (1 + len(others)))  # the base reads its own samples once
+        key = (policy.fingerprint, settings_key(self.config, "evaluation"), prompts.answer.tobytes(), seed)
+        self.record.judged[key] = (read, len(prompts) if lm_eval else 0)
+
+
+@dataclass(frozen=True)
+class Rehearsal(Parts):
+    """Parts whose work is recorded instead of done."""
+
+    work: _Work
+
+    def prompts(self, split: str) -> Prompts:
+        return self.work.prompts(split)
+
+    @property
+    def scorer(self) -> Callable[[Prompts, Completions], Rewards]:
+        return functools.partial(self.work.score, most=highest(self.scoring))
+
+    def made(self, policy: Callable[..., Policy]) -> Policy:
+        if not isinstance(policy, functools.partial):
+            return policy(self.task)
+        name = f"{policy.func.__module__}.{policy.func.__name__} {sorted(policy.keywords.items())}"
+        return Policy(Path("other"), name)
+
+    def evidence(
+        self, selection: Callable[..., Selection], pool: Completions, rescored_on: Prompts | None = None
+    ) -> dict[str, Any]:
+        kinds = (_uniform("kind", _bits(pool.logprob)) * len(KINDS)).astype(int)
+        longest = self.work.config["task"]["max_new_tokens"]
+        made: dict[str, Callable[[], Any]] = {
+            **{name: lambda: KINDS[kinds] for name in ("paths", "answers", "texts")},
+            "steps_true": lambda: kinds % 2 == 0,
+            "length": lambda: 1 + (kinds * longest) // len(KINDS),
+            "logprob": lambda: np.asarray(pool.logprob),
+            "similarity": lambda: (np.equal.outer(row, row).astype(float) for row in kinds),
+        }
+        return {name: make() for name, make in made.items() if name in inspect.signature(selection).parameters}
+
+    def demonstrations(self, *, foreign: float, noise: float) -> Completions:
+        return _placeholders(self.train, ("demonstrations", foreign, noise, self.seed), range(1))
+
+    def nll(self, policy: Policy, prompts: Prompts, completions: Completions) -> np.ndarray:
+        return _uniform(policy.fingerprint, _bits(completions.logprob))[:, 0]
+
+    def hinted(self, prompts: Prompts) -> Prompts:
+        return Prompts(np.char.add(prompts.id, " with a hint"), prompts.messages, prompts.answer + len(self.train))
+
+    def readable(self, pool: Completions, drawn_by: Policy) -> tuple[Completions, np.ndarray, str | None]:
+        return pool, np.ones(pool.shape, bool), None
+
+    def verified(self, prompts: Prompts, pool: Completions) -> np.ndarray:
+        """More is right after each training, so that no rule stops before its time."""
+        return np.full(pool.shape, 1 - 1 / (2 + len(self.work.examples)))
+
+    def path(self, policy: Policy) -> dict[int, Policy]:
+        return self.work.path(policy)
+
+    def best_of_n(self) -> Any:
+        samples = max(self.num_completions, self.baseline_completions)
+        self.generation(self.test, self.base, num_completions=samples, seed=self.seed)
+
+
+def prompts_in(task: Config, split: str) -> int | None:
+    """The number of prompts of a split; where a task asks for all: of its local files, or None where it has none."""
+    wanted = task.get(f"{split}_prompts")
+    if wanted is None and task.get("path") is not None:
+        return len(instantiate(task, _convert_="all").prompts(split))
+    return wanted
+
+
+def _forgiving(selection: Callable[..., Selection]) -> Callable[..., Selection]:
+    """The selection; every completion where it refuses the random rewards, which say nothing of the real ones."""
+
+    @functools.wraps(selection)
+    def select(rewards: np.ndarray, rng: np.random.Generator, **settings: Any) -> Selection:
+        try:
+            return selection(rewards, rng, **settings)
+        except (BenchError, ValueError):
+            return cells(~np.isnan(rewards))
+
+    return select
+
+
+@functools.lru_cache(maxsize=8)
+def _prompts(split: str, count: int) -> Prompts:
+    """Prompts known by their numbers; the fraction of `answer` is the difficulty."""
+    numbers = np.arange(count, dtype=float)
+    difficulty = np.round(_uniform(split, numbers.view(np.uint64)), 6)
+    message = ({"role": "user", "content": ""},)
+    return Prompts(np.char.add(f"{split}-", numbers.astype(int).astype(str)), (message,) * count, numbers + difficulty)
+
+
+def _placeholders(prompts: Prompts, stream: Hashable, samples: range) -> Completions:
+    logprob = -_uniform(repr(stream), _bits(prompts.answer)[:, None], np.array(samples, np.uint64))
+    text, token_ids = np.full(logprob.shape, "", object), np.empty(logprob.shape, object)
+    token_ids.fill(np.empty(0, np.int32))
+    key = content_hash(repr(stream), prompts.answer, list(samples))
+    return Completions(text, token_ids, np.full(logprob.shape, "stop"), logprob, logprob, key)
+
+
+def _bits(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values, float).view(np.uint64)
+
+
+def _uniform(name: str, *keys: np.ndarray) -> np.ndarray:
+    """Numbers in [0, 1) that depend on nothing but the name and the keys: SplitMix64 (Steele et al. 2014)."""
+    state: Any = np.uint64(int(content_hash(name)[:16], 16))
+    for key in keys:
+        state = state ^ key
+        with np.errstate(over="ignore"):
+            state = state + np.uint64(0x9E3779B97F4A7C15)
+            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            state = state ^ (state >> np.uint64(31))
+    return (state >> np.uint64(11)) * 2.0**-53
