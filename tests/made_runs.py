@@ -1,6 +1,7 @@
 """Run folders with made-up outcomes: records as a run leaves them, without a model."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -22,6 +23,7 @@ from bench.evaluation.cells import (
     powers_of_two,
 )
 from bench.evaluation.heldout import Graded
+from bench.records.fingerprint import fingerprint
 from bench.records.read import Run, read_run
 
 SKILL = {"base": 0.25, "tuned": 0.5, "control": 0.2}
@@ -37,7 +39,7 @@ def made_run(
     noise: float = 0.0,
     settings: dict[str, Any] | None = None,
     metrics: dict[str, Any] | None = None,
-    code: str = "c0de",
+    code: str | Mapping[str, str] = "c0de",
 ) -> Run:
     """A run under outputs/<name>/<hash>. skill: each arm's mean chance of a right sample, round_1's among them.
 
@@ -45,6 +47,7 @@ def made_run(
 
     noise: the standard deviation that the proxy of the held-out pool adds to gold; without it the proxy is gold.
     """
+    modules = {"bench.experiment": code} if isinstance(code, str) else code
     skill = SKILL | (skill or {})
     config = OmegaConf.create(_config(seed, num_completions))
     for name, value in (settings or {}).items():
@@ -61,11 +64,12 @@ def made_run(
         **summary.contrasts(cells, seed=seed),
         **summary.distillation(cells, seed=seed),
         **summary.provenance(curves),
-        **_metrics(code, prompts),
+        **_metrics(fingerprint(modules), prompts),
         **(metrics or {}),
     }
     finite = {name: None if isinstance(v, float) and not np.isfinite(v) else v for name, v in sorted(recorded.items())}
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    (folder / "code.json").write_text(json.dumps(dict(modules)))
     _table(folder / "curves.parquet", curves)
     long = [
         {"prompt_id": name, **cell._asdict(), "value": float(value)}

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from bench import __main__ as command
 from bench import report, status
 from bench.errors import BenchError
 from bench.launching import runner
-from bench.records.fingerprint import code_fingerprint
+from bench.records.fingerprint import code_of
 from bench.records.read import RECORDS
 from bench.store import Store
 from bench.store import __main__ as store_command
@@ -155,7 +156,8 @@ def cell(tmp_path: Path) -> cells.Cell:
     found.folder.mkdir(parents=True)
     for name in RECORDS:
         (found.folder / name).write_text("")
-    (found.folder / "metrics.json").write_text(json.dumps({"code": code_fingerprint()}))
+    (found.folder / "metrics.json").write_text(json.dumps({"code": "any"}))
+    (found.folder / "code.json").write_text(json.dumps(code_of(OmegaConf.to_container(found.cfg, resolve=True))))
     return found
 
 

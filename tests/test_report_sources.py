@@ -11,9 +11,8 @@ from made_runs import made_run
 from omegaconf import OmegaConf
 
 from bench import report, search
-from bench.artifacts import content_hash
 from bench.errors import BenchError
-from bench.records.fingerprint import FILE as CODE
+from bench.records.fingerprint import code_of
 from bench.records.read import Run
 from bench.reporting.sources import from_folders, from_sweep, from_wandb
 from bench.reporting.tables import tables
@@ -27,22 +26,22 @@ def cell(folder: Path, label: str) -> Cell:
     return made
 
 
+CODE = code_of({"procedure": {"_target_": "bench.experiment.run"}})  # of today
+
+
 @pytest.fixture
 def cells(tmp_path: Path) -> list[Cell]:
     """A sweep over two temperatures and two seeds, all finished by this very code."""
     found = []
     for temperature in (0.7, 1.0):
         for seed in (0, 1):
-            run = made_run(tmp_path, seed=seed, settings={"temperature": temperature})
-            (run.folder / CODE).write_text(json.dumps({__file__: content_hash(Path(__file__).read_text())}))
+            run = made_run(tmp_path, seed=seed, settings={"temperature": temperature}, code=CODE)
             found.append(cell(run.folder, f"temperature={temperature} seed={seed}"))
     return found
 
 
 def made_by(folder: Path, code: str) -> None:
-    metrics = json.loads((folder / "metrics.json").read_text())
-    (folder / "metrics.json").write_text(json.dumps(metrics | {"code": code}))
-    (folder / CODE).write_text(json.dumps({__file__: code}))
+    (folder / "code.json").write_text(json.dumps(dict.fromkeys(CODE, code)))
 
 
 def unfinish(folder: Path) -> None:

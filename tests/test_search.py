@@ -23,7 +23,7 @@ from bench import search as searching
 from bench.__main__ import CONF
 from bench.config.keys import run_folder
 from bench.errors import BenchError
-from bench.records.fingerprint import code_fingerprint
+from bench.records.fingerprint import code_of
 from bench.search import Search, loop, report, results, space
 from bench.seeds import generator
 
@@ -106,7 +106,8 @@ def leave_run(folder: Path, cfg: Any) -> None:
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     means = {"tuned/pass@1": curves[0]["value"], "tuned/kl": curves[1]["value"], "tuned/length": None, "note": "x"}
     ends = {f"{name}_{end}": 0.5 for name in ("tuned/pass@1", "tuned/kl", "tuned/length") for end in ("low", "high")}
-    (folder / "metrics.json").write_text(json.dumps({"code": code_fingerprint(), "cost/flops": 1.0, **means, **ends}))
+    (folder / "metrics.json").write_text(json.dumps({"code": "any", "cost/flops": 1.0, **means, **ends}))
+    (folder / "code.json").write_text(json.dumps(code_of(OmegaConf.to_container(cfg, resolve=True))))
 
 
 def trials(search: Search) -> list[results.Tried]:

@@ -62,6 +62,7 @@ def of_policy(arm: str, outcomes: Outcomes) -> dict[Cell, np.ndarray]:
     cells[Cell(arm, "policy", "entropy", 1)] = -sampled.completions.logprob.mean(axis=1)
     cells[Cell(arm, "policy", "length", 1)] = sampled.completions.length.mean(axis=1)
     cells[Cell(arm, "policy", "truncated", 1)] = _truncated(sampled)
+    cells |= {Cell(arm, "policy", name, 1): values for name, values in outcomes.metrics.items()}
     for method, graded in (("greedy", outcomes.greedy), ("policy", sampled)):
         if graded.gold_reward is not None:
             cells[Cell(arm, method, "gold_reward", 1)] = _mean(graded.gold_reward)

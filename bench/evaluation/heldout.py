@@ -9,6 +9,7 @@ import numpy as np
 
 from bench.artifacts import Completions, Divergence, Policy, Prompts, Rewards
 from bench.config.rules import ABOVE_ZERO, FOLDER, TRUE_OR_FALSE, Count, Rule, TopK, TopP, one_of, or_null, whole
+from bench.errors import BenchError
 from bench.estimators.kl import kl_per_token
 from bench.evaluation.harness import HarnessResult, harness, transferred
 from bench.evaluation.harness_tasks import ENGINES, vllm_options
@@ -66,6 +67,7 @@ class Outcomes:
     transfer: dict[str, HarnessResult]  # lm-eval on other tasks, by the name that the settings give them
     kl_from: dict[str, Divergence] = field(default_factory=dict)  # of the same samples, from other policies by name
     harness_tasks: dict[str, float] = field(default_factory=dict)  # of lm-eval's own tasks, by task/metric
+    metrics: dict[str, np.ndarray] = field(default_factory=dict)  # [M] by the name that the settings give the metric
 
 
 def grade(prompts: Prompts, completions: Completions, scoring: Callable[..., Rewards], task: Task) -> Graded:
@@ -104,6 +106,7 @@ def evaluate(
     harness_fewshot: Annotated[int | None, or_null(whole(0))] = None,
     harness_limit: Annotated[int | None, or_null(whole(1))] = None,
     harness_seeds: Annotated[Sequence[int], SEEDS] = (0,),
+    metrics: Mapping[str, Callable[[Graded], np.ndarray]] = MappingProxyType({}),
 ) -> Outcomes:
     """Greedy and sampled completions of `policy`, graded, its KL from the raw `base`, and lm-eval's own verdict.
 
@@ -115,6 +118,8 @@ def evaluate(
     different token ids (bench.models.tokens): their steps can't be compared.
     harness_tasks: lm-eval's own by name, or of the folder harness_include, on harness_engine: "auto" is vLLM where
     `generation` is, and transformers elsewhere; bench.evaluation.harness_tasks says how.
+    metrics: functions of the graded samples [M, N] that give a value per prompt [M], by the name of each metric.
+    BenchError where one gives something else.
     """
     sampler = Sampler(temperature, top_p, top_k)
     greedy = generation(prompts, policy, num_completions=1, seed=seed, **GREEDY.settings)
@@ -122,9 +127,10 @@ def evaluate(
     measured = sampled.first(kl_completions)
     moved = _moved(policy, base, prompts, measured, sampler, kl_dtype)
     from_others = {name: _moved(policy, other, prompts, measured, sampler, kl_dtype) for name, other in others.items()}
+    graded_greedy, graded = (grade(prompts, pool, scoring, task) for pool in (greedy, sampled))
     return Outcomes(
-        greedy=grade(prompts, greedy, scoring, task),
-        sampled=grade(prompts, sampled, scoring, task),
+        greedy=graded_greedy,
+        sampled=graded,
         kl=Divergence(moved.rao_blackwell.mean(axis=1), "rao_blackwell", RAW_BASE),
         kl_k1=Divergence(moved.k1.mean(axis=1), "k1", RAW_BASE),
         kl_per_token=float("nan") if np.isnan(moved.k1).all() else kl_per_token(moved.rao_blackwell, measured.length),
@@ -144,7 +150,18 @@ def evaluate(
             seeds=harness_seeds,
             vllm=vllm_options(harness_engine, generation),
         ),
+        metrics={name: _per_prompt(name, metric(graded), len(prompts)) for name, metric in metrics.items()},
     )
+
+
+def _per_prompt(name: str, values: np.ndarray, prompts: int) -> np.ndarray:
+    """The values [M] of a metric of one's own, checked."""
+    if np.shape(values) != (prompts,):
+        raise BenchError(
+            f"evaluation.metrics.{name} gives an array of shape {np.shape(values)}; it must be one value per prompt, "
+            f"({prompts},)."
+        )
+    return np.asarray(values, float)
 
 
 def raw(name: str) -> str:

@@ -56,6 +56,11 @@ def fingerprint(code: Mapping[str, str]) -> str:
     return content_hash(sorted(code.items()))
 
 
+def agree(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether the modules that two runs both used were the same."""
+    return all(other.get(name, source) == source for name, source in one.items())
+
+
 def is_current(folder: Path) -> bool:
     """Whether the code that made the run is the code of today; ValueError or OSError where code.json can't be read."""
     code = json.loads((folder / FILE).read_text())

@@ -1,4 +1,4 @@
-"""Figures and tables of a report, each with the rows behind it and the runs that the rows come from."""
+"""What a report shows: figures and tables, each with the rows behind it and the runs they come from."""
 
 import csv
 import io
@@ -13,49 +13,44 @@ from bench.reporting.style import COLUMN_WIDTH
 
 @dataclass(frozen=True)
 class Exhibit:
-    """What figures and tables share."""
+    """The part that figures and tables share."""
 
     name: str  # the stem of its files, e.g. "frontier"
     caption: str  # one or two sentences: what is shown, what the intervals are
-    rows: Sequence[dict[str, Any]]  # the numbers behind it, all rows with the same keys; written as its CSV
+    rows: Sequence[dict[str, Any]]  # the numbers behind it: one dict a row, the same keys in all; written as its CSV
     runs: Sequence[Run]
 
     @property
     def records(self) -> str:
-        """A short hash of the numbers; a file with another hash is stale."""
-        return records_of(self._cells)
+        """A short hash of the numbers: an exhibit is stale when its file says another."""
+        return records_of([list(self.rows[0]) if self.rows else [], *(_cells(row) for row in self.rows)])
 
     @property
     def stamp(self) -> str:
-        """The text that every file of this exhibit carries: the run ids and the hash of the records."""
+        """What a file of this exhibit carries: run ids, each the hash of its configuration, and the records' hash."""
         return f"runs {' '.join(run.folder.name for run in self.runs)}; records {self.records}"
 
     @property
     def as_csv(self) -> str:
-        """The rows as CSV after a line with the stamp: floats in full, an empty cell where there is no value."""
+        """The rows as CSV after a line with the stamp; floats in full, nothing where there is no value."""
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(self._cells)
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerows([list(self.rows[0]) if self.rows else [], *(_cells(row) for row in self.rows)])
         return f"# {self.stamp}\n{text.getvalue()}"
-
-    @property
-    def _cells(self) -> list[list[str]]:
-        """The header and every row, as the csv module writes them and reads them back."""
-        return [
-            list(self.rows[0]) if self.rows else [],
-            *([_cell(value) for value in row.values()] for row in self.rows),
-        ]
 
 
 @dataclass(frozen=True)
 class Figure(Exhibit):
-    draw: Callable[[Any], None]  # on an empty matplotlib Figure of this size, in the style of bench.reporting.style
+    draw: Callable[
+        [Any], None
+    ]  # draws on an empty matplotlib Figure of this size, in the style of bench.reporting.style
     width: float = COLUMN_WIDTH  # inches
     height: float = COLUMN_WIDTH * 0.8
 
 
 @dataclass(frozen=True)
 class Table(Exhibit):
-    columns: dict[str, str]  # key of `rows` -> heading, in this order; keys without a heading are in the CSV alone
+    columns: dict[str, str]  # key of `rows` -> heading; in this order. Keys without a heading are in the CSV alone
 
     @property
     def shown_columns(self) -> list[str]:
@@ -64,22 +59,26 @@ class Table(Exhibit):
 
     @property
     def texts(self) -> list[tuple[str, ...]]:
-        """The headings, then every row as text: a value with its interval where KEY_low and KEY_high are given.
+        """The headings, then every row as one reads it: a value with its interval where KEY_low and KEY_high are given.
 
-        A key that begins with "p_" is a p-value. A column without a value is left out.
+        A key that begins with "p_" is a p-value. Columns in which no row has anything are left out.
         """
-        keys = self.shown_columns
-        body = [tuple(_shown(row, key) for key in keys) for row in self.rows]
-        return [tuple(self.columns[key] for key in keys), *body]
+        body = [tuple(_shown(row, key) for key in self.columns) for row in self.rows]
+        kept = [i for i in range(len(self.columns)) if any(row[i] for row in body)]
+        return [tuple(row[i] for i in kept) for row in (tuple(self.columns.values()), *body)]
 
 
 def records_of(cells: Sequence[Sequence[str]]) -> str:
-    """The hash of an exhibit's numbers: the cells of its CSV, header included."""
+    """The hash of an exhibit's numbers from its CSV: the header and every row, as text."""
     return content_hash([list(row) for row in cells])[:12]
 
 
-def _cell(value: Any) -> str:
-    return "" if value is None else repr(float(value)) if isinstance(value, float) else str(value)
+def _cells(row: dict[str, Any]) -> list[str]:
+    """As the csv module would write them: equal whether they come from records or from a file."""
+    return [
+        "" if value is None else repr(float(value)) if isinstance(value, float) else str(value)
+        for value in row.values()
+    ]
 
 
 def _shown(row: dict[str, Any], key: str) -> str:

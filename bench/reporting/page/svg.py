@@ -36,7 +36,7 @@ def inline_svg(path: Path, *, name: str, described_by: str) -> tuple[str, float]
 
 
 def _simplify(node: ElementTree.Element, name: str) -> None:
-    """Drop namespaces, descriptions and handlers, and prefix ids. ValueError where an element is no part of a drawing."""
+    """Drop namespaces, descriptions and handlers; prefix ids. ValueError where an element is no part of a drawing."""
     node.tag = _local(node.tag)
     if node.tag not in DRAWING:
         raise ValueError(f"<{node.tag}> is no part of a drawing")
