@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from bench import report, search
 from bench.errors import BenchError
 from bench.records.fingerprint import code_of
-from bench.records.read import Run
+from bench.records.read import Run, read_run
+from bench.reporting.groups import mixed_code
 from bench.reporting.sources import from_folders, from_sweep, from_wandb
 from bench.reporting.tables import tables
 from bench.sweeps import cells as sweep
@@ -78,9 +79,21 @@ def test_seeds_that_not_every_configuration_has_are_left_out_and_said(cells: lis
 def test_cells_of_other_code_are_refused_beside_those_of_this(cells: list[Cell]):
     made_by(cells[0].folder, "older")
     with pytest.raises(
-        BenchError, match=r"2 versions of the code .*3 done, 1 outdated.*python -m bench sweep=x seed=0,1"
+        BenchError, match=r"different versions of the code .*3 done, 1 outdated.*python -m bench sweep=x seed=0,1"
     ):
         from_sweep(cells, ["sweep=x", "seed=0,1"])
+
+
+@pytest.mark.parametrize(("hashes", "mixed"), [(("a", "a"), False), (("a", "b"), True)])
+def test_runs_compare_by_the_modules_that_they_share(tmp_path: Path, hashes: tuple[str, str], mixed: bool):
+    """As in a sweep over selections: each cell's code.json names the modules of its own parts."""
+    codes = [{"bench.experiment": "a"}, *({"bench.experiment": "a", "mine.py": source} for source in hashes)]
+    runs = [made_run(tmp_path, seed=seed, code=code) for seed, code in enumerate(codes)]
+    assert (mixed_code(runs) is not None) == mixed
+    (runs[0].folder / "code.json").unlink()  # an older record
+    older = read_run(runs[0].folder)
+    assert mixed_code([older]) is None
+    assert mixed_code([older, runs[1]]) == (older, runs[1])
 
 
 def test_a_sweep_made_wholly_by_other_code_is_reported_as_such(cells: list[Cell]):

@@ -20,6 +20,7 @@ from yaml import YAMLError
 from bench.config.keys import id_of_settings
 from bench.errors import BenchError
 from bench.evaluation.along_training import VALIDATION
+from bench.records.fingerprint import FILE as CODE
 
 CONFIG, METRICS, LINEAGE, ARTIFACTS = "config.yaml", "metrics.json", "lineage.json", "chain.json"
 CURVES, PER_PROMPT = "curves.parquet", "per_prompt.parquet"
@@ -76,6 +77,14 @@ class Run:
     def controlled(self) -> bool:
         """Whether the run trained a random control too."""
         return self.config.get("control") != "none"
+
+    @functools.cached_property
+    def code(self) -> dict[str, str]:
+        """Module -> hash of its source, for the code that made the run. Older records have one hash for all modules."""
+        if not (self.folder / CODE).is_file():
+            return {"bench": str(self.metrics.get("code"))}
+        with _intact(self.folder / CODE) as path:
+            return _mapping(json.loads(path.read_text()))
 
     def series(self, policy: str, method: str, metric: str) -> dict[int, Estimate]:
         """n -> estimate, in order of n."""

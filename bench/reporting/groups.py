@@ -118,19 +118,30 @@ def _by_size(value: str) -> tuple[bool, float, str]:
     return number is None, number or 0.0, value
 
 
+def mixed_code(runs: Sequence[Run]) -> tuple[Run, Run] | None:
+    """Two runs that used different sources of one module; None where there are none.
+
+    Runs of different parts use different modules, and are compared by those that they share. Without a shared module,
+    one of them is an older record.
+    """
+    users: dict[str, Run] = {}  # module -> the first run that used it
+    for run in runs:
+        if not run.code.keys() & runs[0].code.keys():
+            return runs[0], run
+        for module, source in run.code.items():
+            if users.setdefault(module, run).code[module] != source:
+                return users[module], run
+    return None
+
+
 def _refuse_mixtures(runs: Sequence[Run]) -> None:
-    first = runs[0]
-    for what, differ in (("different code", _other_code), ("different test prompts", _other_prompts)):
-        for run in runs[1:]:
-            if differ(first, run):
-                raise BenchError(
-                    f"{first.folder} and {run.folder} come from {what} and can't be compared; run the same command "
-                    "again for the older one (what the store holds is not made anew), or report them apart."
-                )
-
-
-def _other_code(first: Run, second: Run) -> bool:
-    return bool(first.metrics.get("code") != second.metrics.get("code"))
+    other_prompts = next(((runs[0], run) for run in runs[1:] if _other_prompts(runs[0], run)), None)
+    for what, pair in (("different code", mixed_code(runs)), ("different test prompts", other_prompts)):
+        if pair is not None:
+            raise BenchError(
+                f"{pair[0].folder} and {pair[1].folder} come from {what} and can't be compared; run the same command "
+                "again for the older one (what the store holds is not made anew), or report them apart."
+            )
 
 
 def _other_prompts(first: Run, second: Run) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.errors import BenchError
 from bench.records.read import FAILURE, METRICS, Run, is_finished, read_run
-from bench.reporting.groups import grouped, in_order
+from bench.reporting.groups import grouped, in_order, mixed_code
 from bench.reporting.manifest import MANIFEST
 from bench.reporting.ranking import shared_seeds
 from bench.sweeps.cells import Cell, state
@@ -62,10 +62,9 @@ def from_sweep(cells: Sequence[Cell], overrides: Sequence[str]) -> Source:
         hint = f"; {parent} holds {others} finished runs of other settings" if others else ""
         raise BenchError(f"No cell of this sweep is finished ({counts}); `{command}` runs it{hint}.")
     runs = [read_run(folder) for folder in finished]
-    codes = {run.metrics.get("code") for run in runs}
-    if len(codes) > 1:
+    if mixed_code(runs):
         raise BenchError(
-            f"Its finished cells come from {len(codes)} versions of the code and can't stand side by side ({counts}); "
+            f"Its finished cells come from different versions of the code and can't stand side by side ({counts}); "
             f"`{command}` makes the outdated ones anew, from what the store still holds."
         )
     notes = [f"  {labels[folder]}: {described(states[folder])}" for folder in states if folder not in finished]

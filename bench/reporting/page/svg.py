@@ -10,7 +10,7 @@ DRAWING = {"svg", "g", "defs", "symbol", "use", "clipPath", "mask", "pattern", "
     *("path", "rect", "circle", "ellipse", "line", "polyline", "polygon", "linearGradient", "radialGradient", "stop")
 }
 DESCRIBING = {"metadata", "style", "title", "desc"}  # the page has its own caption and style
-MATPLOTLIB_STYLE = "stroke-linejoin:round;stroke-linecap:butt"  # the one rule of its style sheet, which would apply to the page
+MATPLOTLIB_STYLE = "stroke-linejoin:round;stroke-linecap:butt"  # its style sheet's one rule, which would reach the page
 PIXELS_PER_POINT = 96 / 72
 ENLARGED = 1.45  # figures have the size of a column on paper, and screens are read from a greater distance
 
