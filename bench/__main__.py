@@ -6,7 +6,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench import launching
 from bench.config import plugins
+from bench.config.compose import CONF, explain_composition, explained
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
     from bench.search import Search
-
-CONF = str(Path(__file__).resolve().parent.parent / "conf")
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
@@ -29,7 +28,6 @@ def experiment(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from bench.config.compose import explain_composition
     from bench.launching.runner import run_cell, run_experiment
 
     try:
@@ -56,27 +54,6 @@ def main() -> None:
             sweep(arguments.overrides, plan_only=plan_only)
         else:
             experiment()
-
-
-@contextlib.contextmanager
-def explained(overrides: list[str]) -> Iterator[None]:
-    """What goes wrong inside because of these settings ends the process in one sentence."""
-    from hydra.errors import HydraException
-
-    from bench.config.compose import NOT_A_CHOICE, explain_composition
-
-    try:
-        if len(named := [one for one in overrides if one.lstrip("+").startswith("sweep=")]) > 1:
-            raise BenchError(f"{' '.join(named)}: give one sweep at a time.")
-        yield
-    except BenchError as error:
-        sys.exit(f"error: {error}")
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if type(error) is ValueError and not str(error).startswith(NOT_A_CHOICE):
-            raise
-        sys.exit(f"error: {explain_composition(error, Path(CONF), overrides)}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: what was finished is kept; the same command goes on from there.")
 
 
 def sweep(overrides: list[str], *, plan_only: bool) -> None:

@@ -21,7 +21,7 @@ from bench.estimators.compute import best_of_n_query_flops
 from bench.evaluation.cells import KL_FROM, powers_of_two
 from bench.models import loading
 from bench.pools import side_by_side
-from bench.procedures.findings import ArtifactGraph, Findings, Results, Work, total, uses_of
+from bench.procedures.findings import ArtifactGraph, Findings, Results, TrainingCost, total, uses_of
 from bench.procedures.parts import Parts
 from bench.scoring.verifier import verify
 from bench.seeds import generator as random_generator
@@ -147,17 +147,17 @@ class Generators(Findings):
     def labels(self, results: Results) -> dict[str, Sequence[str]]:
         return {"generator": [generator.name for generator in self.each for _ in range(generator.pool.shape[1])]}
 
-    def work(self, results: Results, uses: Sequence[Use]) -> Work:
+    def cost(self, results: Results, uses: Sequence[Use]) -> TrainingCost:
         """The generators' own FLOPs count, beyond those of the base for as many samples: below 0 for small ones."""
-        work = super().work(results, uses)
+        cost = super().cost(results, uses)
 
         def flops(policy: Policy, pool: Completions) -> float:
             size, length = loading.count_parameters(policy), float(pool.length.mean())
-            return best_of_n_query_flops(size, 0, work.prompt_tokens, length, pool.shape[1])
+            return best_of_n_query_flops(size, 0, cost.prompt_tokens, length, pool.shape[1])
 
         beyond = sum(flops(generator.policy, generator.pool) for generator in self.each)
         beyond -= flops(results.policies["base"], results.pool)
-        return replace(work, other_generators_flops=len(results.train) * beyond)
+        return replace(cost, other_generators_flops=len(results.train) * beyond)
 
     def pools(self, graph: ArtifactGraph, results: Results, base: str) -> list[str]:
         names = []

@@ -21,7 +21,7 @@ from bench.models.sampler import GREEDY
 from bench.pools import scattered, side_by_side
 from bench.procedures.difficulty import NEEDS_PROBE, READS, EasyBy, easiest, easiness, refuse_unfit_parts, samples_paid
 from bench.procedures.findings import Results
-from bench.procedures.hybrid_findings import Drawn, Hybrid
+from bench.procedures.hybrid_findings import Drawn, Gate, Hybrid
 from bench.procedures.parts import Parts
 from bench.procedures.probe import Probe, by_fold, probed
 from bench.seeds import generator
@@ -52,22 +52,17 @@ def with_demonstrations(
     stop_at_first_accept: Annotated[bool, TRUE_OR_FALSE],
     fallback: Annotated[str, one_of("drop", "demonstration", "rationalise")],
 ) -> Results:
-    """Demonstrations of the easy prompts and accepted samples of the hard ones, fine-tuned on from the base.
+    """Fine-tune the base on demonstrations of the easy prompts and accepted samples of the hard ones.
 
-    easy_by: what makes a prompt easy; inverted takes the hardest for easy. easy_share: of the prompts. foreign, noise:
-    the shares of demonstrations in another style than the base's, and wrong. hard: "sample" draws up to
-    `num_completions` of every hard prompt, "drop" trains on the easy ones alone. sample_from: the "probe" or the
-    "base". stop_at_first_accept: what lies behind a prompt's first accepted sample is not paid for and not
-    trained on; it is drawn all the same, as pools are drawn in blocks. fallback: what a prompt without an accepted
-    sample gives, "drop": nothing; "demonstration": its own; "rationalise": accepted samples drawn with the answer as a
-    hint and trained on without it (STaR, Zelikman et al. 2022, arXiv 2203.14465). A prompt that the filter leaves out
-    gives nothing. The run's selection chooses among the accepted (reward above 0.5), each prompt's own or hinted.
-
-    The probe is trained by the run's own `training`, one epoch at a time: each is a fine-tuning of its own from the one
-    before (AdamW and its schedule begin anew), so that the probe of E epochs is that of E - 1 and one more. folds: None
-    judges each demonstration by a probe that has seen it; K, by one of K that has not, which then samples its prompt.
-
-    There is no random twin within a run (control must be none): the control of a gate is easy_by "random".
+    easy_by: what makes a prompt easy (see `_gate`); inverted takes the hardest as easy; easy_share: of the prompts.
+    foreign, noise: the shares of demonstrations in another style than the base's, and wrong. hard: "sample" draws up to
+    `num_completions` of every hard prompt, "drop" trains on the easy ones alone. sample_from: who draws. With
+    stop_at_first_accept, samples after a prompt's first accepted one are neither paid for nor trained on; they are
+    drawn all the same, since pools are drawn in blocks. fallback: what a prompt without an accepted sample gives:
+    "drop": nothing; "demonstration": its own; "rationalise": accepted samples drawn with the answer as a hint and
+    trained on without it (STaR, Zelikman et al. 2022, arXiv 2203.14465). A prompt that the filter leaves out gives
+    nothing. The run's selection chooses among the accepted samples (reward above 0.5). There is no random control
+    within a run: the control of a gate is easy_by "random".
     """
     gated, sampled = 0 < easy_share < 1, hard == "sample" and easy_share < 1
     refuse_unfit_parts(
@@ -81,29 +76,20 @@ def with_demonstrations(
     )
     train, base = parts.train, parts.base
     if hard == "drop" and round(easy_share * len(train)) == 0:
-        raise BenchError(
-            f"procedure.easy_share={easy_share} is not allowed with procedure.hard=drop: of {len(train)} prompts none "
-            "would be left."
-        )
+        only = f"procedure.easy_share={easy_share} is not allowed with procedure.hard=drop"
+        raise BenchError(f"{only}: of {len(train)} prompts none would be left.")
     score = parts.scorer
     written = parts.demonstrations(foreign=foreign, noise=noise)  # [M, 1]
 
-    probe, nll = None, parts.nll(base, train, written)[None]
-    if (gated and easy_by in NEEDS_PROBE) or (sampled and sample_from == "probe"):
-        probe = probed(parts, written, epochs=probe_epochs, folds=folds)
-        nll = probe.nll
-    solves = gated and easy_by == "probe_solves"
-    greedy = _draw(parts, train, np.arange(len(train)), probe, 1, GREEDY.settings) if solves else []
-    solved = _solved(parts, greedy) if solves else None
-    difficulty = easiness(easy_by, nll, solved) if gated else np.zeros(len(train))
-    easy = easiest(difficulty, easy_share, generator(parts.seed, "gate"), inverted=inverted)
-
-    mixture = Mixture(parts, probe if sample_from == "probe" else None, sample_from, stop_at_first_accept)
-    mixture.start(written, score(train, written).value, easy)
+    judge = easy_by if gated else None
+    epochs = probe_epochs if judge in NEEDS_PROBE or (sampled and sample_from == "probe") else 0
+    gate = _gate(parts, written, judge, easy_share, inverted=inverted, epochs=epochs, folds=folds)
+    mixture = Mixture(parts, gate.probe if sample_from == "probe" else None, sample_from, stop_at_first_accept)
+    mixture.start(written, score(train, written).value, gate.easy)
     samples = hinted = None
     dropped = 0
-    if sampled and not easy.all():
-        rows = np.flatnonzero(~easy)
+    if sampled and not gate.easy.all():
+        rows = np.flatnonzero(~gate.easy)
         samples = mixture.sample(rows, train.take(rows))
         filtered = parts.prompt_filter(samples.seen)
         dropped = prompts_dropped(samples.seen, filtered)
@@ -118,13 +104,8 @@ def with_demonstrations(
         {"tuned": mixture.chosen()},
         prompts_filtered=dropped,
         findings=Hybrid(
+            **vars(gate),
             demonstrations=written,
-            probe=probe,
-            nll=nll,
-            solved=solved,
-            greedy=tuple(pool for _, pool in greedy),
-            easy=easy,
-            judged_by_nll=gated and easy_by in READS,
             source=mixture.source,
             samples=samples,
             hinted=hinted,
@@ -132,6 +113,38 @@ def with_demonstrations(
             samplers=() if samples is None else (base,) if mixture.sampler is None else mixture.sampler.policies,
         ),
     )
+
+
+def _gate(
+    parts: Parts,
+    written: Completions,
+    easy_by: str | None,
+    easy_share: float,
+    *,
+    inverted: bool,
+    epochs: int,
+    folds: int | None,
+) -> Gate:
+    """Judge which prompts are easy (bench.procedures.difficulty). easy_by: None: by nothing.
+
+    epochs: of the probe, 0: there is none. It is trained by the run's own `training`, one epoch at a time: each is a
+    fine-tuning of its own from the one before (AdamW and its schedule begin anew), so that the probe of E epochs is
+    that of E - 1 and one more. folds: None judges each demonstration by a probe that was trained on it; K, by one of K
+    that was not, which then samples its prompt.
+    """
+    train, M = parts.train, len(parts.train)
+    nll = parts.nll(parts.base, train, written)[None]
+    probe = probed(parts, written, epochs=epochs, folds=folds) if epochs else None
+    nll = nll if probe is None else probe.nll
+    greedy, solved = [], None
+    if easy_by == "probe_solves":
+        greedy = _draw(parts, train, np.arange(M), probe, 1, GREEDY.settings)
+        solved = np.empty(M)
+        for at, pool in greedy:
+            solved[at] = correct(parts.scorer(train.take(at), pool).value)[:, 0]
+    easiness_of = np.zeros(M) if easy_by is None else easiness(easy_by, nll, solved)
+    easy = easiest(easiness_of, easy_share, generator(parts.seed, "gate"), inverted=inverted)
+    return Gate(probe, nll, solved, tuple(pool for _, pool in greedy), easy, judged_by_nll=easy_by in READS)
 
 
 @dataclass
@@ -216,11 +229,3 @@ def _draw(
         (at, parts.generation(prompts.take(at), policy, num_completions=num_completions, seed=parts.seed, **sampler))
         for at, policy in drawers
     ]
-
-
-def _solved(parts: Parts, greedy: list[tuple[np.ndarray, Completions]]) -> np.ndarray:
-    """[M] 0/1: whether each prompt's greedy sample is accepted."""
-    solved = np.empty(len(parts.train))
-    for at, pool in greedy:
-        solved[at] = correct(parts.scorer(parts.train.take(at), pool).value)[:, 0]
-    return solved

@@ -82,7 +82,7 @@ def _source(options: Mapping[str, str], words: Sequence[str]) -> Source:
             f"{settings[0]} is no option of a report ({', '.join(OPTIONS)}), and a sweep's settings can't stand beside "
             f"folders such as {folders[0]}."
         )
-    from bench.__main__ import explained
+    from bench.config.compose import explained
 
     overrides = [*words, *([f"outputs={options['outputs']}"] if "outputs" in options else [])]
     with explained(overrides):
@@ -92,7 +92,7 @@ def _source(options: Mapping[str, str], words: Sequence[str]) -> Source:
 def _from_overrides(overrides: Sequence[str]) -> Source:
     """The cells of a sweep, or what a search came to."""
     from bench import search
-    from bench.__main__ import CONF
+    from bench.config.compose import CONF
     from bench.sweeps.cells import cells
 
     planned = cells(overrides, CONF)

@@ -15,7 +15,7 @@ from bench.config.rules import Count, checked, one_of
 from bench.errors import BenchError
 from bench.models.sampler import RAW
 from bench.pools import side_by_side
-from bench.procedures.findings import ArtifactGraph, Findings, Results, Work, selection_key
+from bench.procedures.findings import ArtifactGraph, Findings, Results, TrainingCost, selection_key
 from bench.procedures.parts import Parts
 from bench.seeds import generator, small_seed
 from bench.selection import matched_random
@@ -110,11 +110,11 @@ class Rounds(Findings):
         drawn = zip(names, self.of("tuned"), strict=False)  # each round draws from the policy before it
         return [name for name, round in drawn for _ in range(round.pool.shape[1])]
 
-    def work(self, results: Results, uses: Sequence[Use]) -> Work:
+    def cost(self, results: Results, uses: Sequence[Use]) -> TrainingCost:
         """Every round reads all prompts and trains on its own completions."""
         rounds = self.of("tuned")
         return replace(
-            super().work(results, uses),
+            super().cost(results, uses),
             completions_trained=sum(len(round.chosen) for round in rounds),
             prompt_reads=float(len(rounds)),
             pools=tuple(round.pool for round in self.each),

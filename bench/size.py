@@ -11,7 +11,7 @@ size.prompt_tokens and size.completion_tokens: mean lengths.
 
 import sys
 
-from bench.__main__ import CONF, explained
+from bench.config.compose import CONF, explained
 from bench.errors import BenchError
 from bench.sizing.advice import advice
 from bench.sizing.machines import GIB, Machine, machine

@@ -7,7 +7,7 @@ import math
 import sys
 
 from bench import launching, search
-from bench.__main__ import CONF, explained
+from bench.config.compose import CONF, explained
 from bench.sweeps.cells import Cell, State, cells, state
 from bench.sweeps.plan import counted, described, duration, estimate, tally
 

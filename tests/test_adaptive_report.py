@@ -7,7 +7,7 @@ import pytest
 from made_runs import made_run
 from omegaconf import OmegaConf
 
-from bench.__main__ import CONF
+from bench.config.compose import CONF
 from bench.estimators.ratios import ratio_over_seeds
 from bench.evaluation import cells
 from bench.evaluation.cells import Cell

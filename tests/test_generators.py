@@ -14,8 +14,8 @@ from made_runs import made_run
 from omegaconf import OmegaConf
 
 from bench import policies
-from bench.__main__ import CONF
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
+from bench.config.compose import CONF
 from bench.errors import BenchError
 from bench.generators import by_generator, correct_paths, from_several, generator_seed, shares
 from bench.models import loading

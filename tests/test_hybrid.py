@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from made_runs import made_run
 
-from bench.__main__ import CONF
 from bench.artifacts import Completions, Policy, Rewards
+from bench.config.compose import CONF
 from bench.errors import BenchError
 from bench.hybrid import with_demonstrations
 from bench.models import loading

@@ -18,8 +18,8 @@ from ray.cluster_utils import Cluster
 from test_sweep import command, listed, metrics
 
 from bench import launching
-from bench.__main__ import CONF
 from bench.config import plugins
+from bench.config.compose import CONF
 from bench.errors import BenchError
 from bench.launching import devices, jobs, processes, ray_tasks
 from bench.sweeps import cells

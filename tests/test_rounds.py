@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from made_runs import made_run
 
-from bench.__main__ import CONF
 from bench.artifacts import Completions, Policy, Rewards, Selection
 from bench.balance import Adapted, balance_score, by_balance_score, with_threshold
+from bench.config.compose import CONF
 from bench.errors import BenchError
 from bench.generation.duplicates import describe
 from bench.pools import side_by_side
@@ -298,7 +298,7 @@ def test_what_is_trained_on_by_hand(few_prompts, monkeypatch):
         chosen = results.selections["tuned"]
         assert [results.pool.text[cell] for cell in zip(chosen.row, chosen.column, strict=True)] == texts
         assert results.rewards.value.shape == results.pool.shape == (7, 6)
-        assert results.findings.work(results, []).completions_trained == 7 + len(texts)
+        assert results.findings.cost(results, []).completions_trained == 7 + len(texts)
 
 
 def test_the_best_so_far_may_be_an_earlier_rounds(few_prompts, monkeypatch):

@@ -20,7 +20,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from bench import search as searching
-from bench.__main__ import CONF
+from bench.config.compose import CONF
 from bench.config.keys import run_folder
 from bench.errors import BenchError
 from bench.records.fingerprint import code_of

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench import status
-from bench.__main__ import CONF
+from bench.config.compose import CONF
 from bench.errors import BenchError
 from bench.sweeps import cells
 from bench.sweeps.workload import work

@@ -4,16 +4,40 @@ import contextlib
 import copy
 import difflib
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
+from bench.errors import BenchError
+
+CONF = str(Path(__file__).resolve().parents[2] / "conf")
 # Hydra's plain ValueError for group=null and group=3; it names neither
 NOT_A_CHOICE = "Config group override must be"
 LAUNCHERS = "hydra/launcher"  # of which installed plugins bring more, which are none of ours
+
+
+@contextlib.contextmanager
+def explained(overrides: list[str]) -> Iterator[None]:
+    """End the process with one sentence where these settings are wrong."""
+    from hydra.errors import HydraException
+
+    try:
+        if len(named := [one for one in overrides if one.lstrip("+").startswith("sweep=")]) > 1:
+            raise BenchError(f"{' '.join(named)}: give one sweep at a time.")
+        yield
+    except BenchError as error:
+        sys.exit(f"error: {error}")
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if type(error) is ValueError and not str(error).startswith(NOT_A_CHOICE):
+            raise
+        sys.exit(f"error: {explain_composition(error, Path(CONF), overrides)}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: what was finished is kept; the same command goes on from there.")
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ class ArtifactGraph(Protocol):
 
 
 @dataclass(frozen=True)
-class Work:
+class TrainingCost:
     """What making the training sets took, as far as the break-even asks for it."""
 
     prompt_tokens: float  # mean per prompt
@@ -65,10 +65,10 @@ class Findings:
         """[N]: the policy that drew each column of the training pool, by its name in every record."""
         return ["base"] * results.pool.shape[1]
 
-    def work(self, results: "Results", uses: Sequence[Use]) -> Work:
+    def cost(self, results: "Results", uses: Sequence[Use]) -> TrainingCost:
         """What making the training sets took."""
         samples = results.pool.drawn.sum() / len(results.train)
-        return Work(
+        return TrainingCost(
             *mean_lengths(results.pool, len(results.train), uses),
             samples_per_prompt=samples,
             prompts_sampled=len(results.train),

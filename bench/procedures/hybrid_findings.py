@@ -9,7 +9,7 @@ import numpy as np
 from bench.artifacts import Completions, Policy
 from bench.estimators.compute import forward_flops
 from bench.models import loading
-from bench.procedures.findings import ArtifactGraph, Columns, Findings, Results, Work, mean_lengths, total
+from bench.procedures.findings import ArtifactGraph, Columns, Findings, Results, TrainingCost, mean_lengths, total
 from bench.procedures.probe import Probe
 from bench.store import Use, unique
 from bench.tasks import Task, are_correct
@@ -36,21 +36,27 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Hybrid(Findings):
-    """How an experiment's training set came about, prompt by prompt; M prompts in all."""
+class Gate:
+    """Which of M prompts are easy, and what that was judged by."""
 
-    demonstrations: Completions  # [M, 1]
     probe: Probe | None
-    nll: np.ndarray  # [E + 1, M] nats a token; E = 0 without a probe
-    solved: np.ndarray | None  # [M] 0/1, whether the probe's greedy sample passes, where the gate asks for it
+    nll: np.ndarray  # [E + 1, M] nats per token of the demonstrations; E = 0 without a probe
+    solved: np.ndarray | None  # [M] 0/1: whether the probe's greedy sample is accepted, where the gate asks for it
     greedy: tuple[Completions, ...]  # those samples
     easy: np.ndarray  # [M] bool
-    judged_by_nll: bool  # whether the gate looked at it: else reading the demonstrations is nothing that it cost
+    judged_by_nll: bool  # whether the gate looked at it; else reading the demonstrations is no cost of the gate
+
+
+@dataclass(frozen=True)
+class Hybrid(Gate, Findings):
+    """How the training set came about, prompt by prompt."""
+
+    demonstrations: Completions  # [M, 1]
     source: np.ndarray  # [M] what a prompt gave to the training: demonstration, samples, fallback, hinted or nothing
     samples: Drawn | None  # of the hard prompts
-    hinted: Drawn | None  # of those that no sample solved, with the answer as a hint
-    columns: tuple[str, ...]  # of each column of the training pool, where it comes from
-    samplers: tuple[Policy, ...]  # that drew samples
+    hinted: Drawn | None  # of the prompts that no sample solved, with the answer as a hint
+    columns: tuple[str, ...]  # where each column of the training pool comes from
+    samplers: tuple[Policy, ...]  # the policies that drew samples
 
     @property
     def prompts_sampled(self) -> int:
@@ -148,10 +154,10 @@ class Hybrid(Findings):
     def drawn_by(self, results: Results) -> list[str]:
         return list(self.columns)
 
-    def work(self, results: Results, uses: Sequence[Use]) -> Work:
+    def cost(self, results: Results, uses: Sequence[Use]) -> TrainingCost:
         """Little may be drawn for training, so lengths are those of the held-out pool; the gate's work counts too."""
         read = [use for use in uses if use.stage == "teacher_forced" and self.judged_by_nll]
-        return Work(
+        return TrainingCost(
             *mean_lengths(results.best_of_n.completions, len(results.test), uses),
             samples_per_prompt=self.samples_a_prompt,
             prompts_sampled=self.prompts_sampled,

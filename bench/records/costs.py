@@ -12,7 +12,7 @@ from bench.estimators.compute import (
     fine_tuning_flops,
 )
 from bench.models import loading
-from bench.procedures.findings import Results, Work, total
+from bench.procedures.findings import Results, TrainingCost, total
 from bench.scoring import judge, process_reward, reward_model
 from bench.store import Use, unique
 
@@ -49,19 +49,19 @@ def break_even_metrics(
     are given too: of the fine-tuning, once, and of a query answered in either way. Intervals are by bootstrap over
     prompts. See `bench.estimators.compute.break_even`.
     """
-    work = results.findings.work(results, uses)
+    cost = results.findings.cost(results, uses)
     costs = Costs(
         policy_parameters=loading.count_parameters(results.policies["base"]),
         reward_parameters=reward_parameters(results, unique(uses)),
-        prompt_tokens=work.prompt_tokens,
-        completion_tokens=work.completion_tokens,
-        pool_size=work.samples_per_prompt,
-        prompts=work.prompts_sampled,
+        prompt_tokens=cost.prompt_tokens,
+        completion_tokens=cost.completion_tokens,
+        pool_size=cost.samples_per_prompt,
+        prompts=cost.prompts_sampled,
         epochs=epochs,
-        selected=work.completions_trained,
-        reward_training_flops=reward_training_flops(results, work, unique(uses)),
-        other_generators_flops=work.other_generators_flops,
-        prompt_reads=work.prompt_reads,
+        selected=cost.completions_trained,
+        reward_training_flops=reward_training_flops(results, cost, unique(uses)),
+        other_generators_flops=cost.other_generators_flops,
+        prompt_reads=cost.prompt_reads,
     )
     judged = " The judge's own cost is unknown and left out." if any(use.stage == judge.STAGE for use in uses) else ""
     found = break_even(sizes, best_of_n, tuned, costs, rng)
@@ -98,18 +98,18 @@ def reward_parameters(results: Results, uses: Sequence[Use]) -> float:
     return sum(sizes.values())
 
 
-def reward_training_flops(results: Results, work: Work, uses: Sequence[Use]) -> float:
+def reward_training_flops(results: Results, cost: TrainingCost, uses: Sequence[Use]) -> float:
     """FLOPs that were taken once, beside the pools: the training of the scorer's models, a gate's probing, and the
     samples that were drawn and scored for them alone or to choose how rounds go on."""
     along = results.along_training.outcomes.values() if results.along_training is not None else ()
     judged = [*results.outcomes.values(), *(outcomes for path in along for outcomes in path.values())]
     graded = [graded for outcomes in judged for graded in (outcomes.greedy, outcomes.sampled)]
-    pools = [results.pool, results.best_of_n.completions, *(one.completions for one in graded), *work.pools]
+    pools = [results.pool, results.best_of_n.completions, *(one.completions for one in graded), *cost.pools]
     measured = frozenset().union(*(pool.stored_as for pool in pools))
     drawn = [use for use in uses if use.stage == "generate" and f"{use.key}/{use.part}" not in measured]
     scored = [use for use in _scorings(uses) if _scored_unit(use) not in measured]
     trained = [use for use in uses if use.stage in ("train_reward_model", "train_process_reward_model")]
-    return total("flops", [*drawn, *scored, *work.probing]) + total("train_flops", [*trained, *work.probing])
+    return total("flops", [*drawn, *scored, *cost.probing]) + total("train_flops", [*trained, *cost.probing])
 
 
 def _scorings(uses: Sequence[Use]) -> list[Use]:

@@ -112,7 +112,7 @@ def _run(overrides: list[str], *, counting: bool, whole: bool) -> dict[str, Any]
 
 def _beside(taken: dict[str, Any], counted: dict[str, Any], overrides: list[str]) -> list[dict[str, Any]]:
     """Each stage's numbers with those that bench.size gives for these settings, told the mean lengths."""
-    from bench.__main__ import CONF
+    from bench.config.compose import CONF
     from bench.sizing.machines import machine
     from bench.sizing.stages import Told, estimate
     from bench.sweeps.cells import cells
@@ -173,8 +173,8 @@ def measured(*, counting: bool, whole: bool) -> None:
 
 def _experiment(overrides: list[str], *, counting: bool, bare: int, whole: bool) -> dict[str, Any]:
     """Run it, or its training alone where not `whole`; mean lengths, and what each stage took."""
-    from bench.__main__ import CONF
     from bench.config import checks
+    from bench.config.compose import CONF
     from bench.models.loading import load_tokenizer
     from bench.models.tokens import encode
     from bench.seeds import generator

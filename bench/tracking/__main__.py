@@ -12,8 +12,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from bench.__main__ import CONF, explained
 from bench.config import checks
+from bench.config.compose import CONF, explained
 from bench.errors import BenchError
 
 

@@ -11,8 +11,8 @@ import sys
 import numpy as np
 from hydra import compose, initialize_config_dir
 
-from bench.__main__ import CONF
 from bench.config import checks
+from bench.config.compose import CONF
 from bench.estimators.best_of_n import best_of_n
 from bench.estimators.reward_diagnostics import within_prompt_auc
 from bench.evaluation.heldout import grade

@@ -1,4 +1,4 @@
-"""A procedure, a selection, a scorer, a task and a metric that live outside the suite; conf/ beside this configures them."""
+"""Parts that live outside the suite: a procedure, a selection, a scorer, a task, a metric; conf/ configures them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
