@@ -124,23 +124,24 @@ def _is_setting(word: str) -> bool:
 
 def _build(source: Source, folder: Path, start: float) -> None:
     from bench.reporting.build import build
-    from bench.reporting.verdicts import verdicts
+    from bench.reporting.exhibits import sentences
 
     for note in source.notes:
         print(note, file=sys.stderr)
     page = build(source.runs, folder, title=source.title, notes=source.notes)
     print(f"{_table(source.runs)}\n")
-    print("\n".join(verdicts(source.runs)))
+    print("\n".join(sentences(source.runs)))
     count = f"{len(source.runs)} run{'s' if len(source.runs) > 1 else ''}"
     print(f"\nreport    {page} ({count}, {time.perf_counter() - start:.0f} s)")
 
 
 def _table(runs: list[Run]) -> str:
     """The main comparison, as wide as a terminal."""
+    from bench.reporting.console import main_table, ranking_table, runs_table
+    from bench.reporting.contrasts import shared_seeds
+    from bench.reporting.exhibits.verdicts import names
     from bench.reporting.groups import grouped
-    from bench.reporting.ranking import rank, shared_seeds
-    from bench.reporting.tables import main_table, ranking_table, runs_table
-    from bench.reporting.verdicts import names
+    from bench.reporting.ranking import rank
 
     if len(runs) == 1:
         return main_table(runs[0])

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import pytest
@@ -10,8 +11,8 @@ from made_runs import made_run
 from omegaconf import OmegaConf
 
 from bench.records.read import Run
+from bench.reporting.exhibits import adaptive, generators, rounds
 from bench.reporting.methods import SOURCES, bibliography, methods, references
-from bench.reporting.words import procedure_words
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,19 +57,17 @@ def test_methods_say_what_the_parts_are(tmp_path: Path):
 @pytest.mark.parametrize(
     ("procedure", "overrides", "words"),
     [
-        ("single", [], ""),
-        ("rounds", ["train_on=last"], "for 3 rounds, each drawing from the policy that the last one fine-tuned and "),
-        ("generators", [], "drawn by student and larger and smaller in shares of 1 to 1 to 1, where"),
-        ("adaptive", [], "the most of every prompt; a prompt was done with 1 of a reward above 0.5."),
-        ("adaptive", ["allocate=hard", "stop=none"], "the mean, with at most 64 where none had been accepted after 2."),
+        (rounds, ["train_on=last"], "for 3 rounds, each drawing from the policy that the last one fine-tuned and "),
+        (generators, [], "drawn by student and larger and smaller in shares of 1 to 1 to 1, where"),
+        (adaptive, [], "the most of every prompt; a prompt was done with 1 of a reward above 0.5."),
+        (adaptive, ["allocate=hard", "stop=none"], "the mean, with at most 64 where none had been accepted after 2."),
     ],
 )
-def test_methods_say_a_procedure_that_is_not_one_round(procedure: str, overrides: list[str], words: str):
-    with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
-        cfg = compose("config", [f"procedure={procedure}", *(f"procedure.{one}" for one in overrides)])
-    said = procedure_words(cast("dict[str, Any]", OmegaConf.to_container(cfg.procedure, resolve=False)))
-    assert words in said
-    assert bool(words) == bool(said)
+def test_methods_say_a_procedure_that_is_not_one_round(procedure: ModuleType, overrides: list[str], words: str):
+    name = procedure.__name__.rsplit(".", 1)[-1]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", [f"procedure={name}", *(f"procedure.{setting}" for setting in overrides)])
+    assert words in procedure.in_words(cast("dict[str, Any]", OmegaConf.to_container(cfg.procedure, resolve=False)))
 
 
 def test_methods_name_the_tests_of_one_and_of_several_seeds(tmp_path: Path, run: Run):

@@ -14,9 +14,9 @@ from bench import report, search
 from bench.errors import BenchError
 from bench.records.fingerprint import code_of
 from bench.records.read import Run, read_run
+from bench.reporting.exhibits import tables
 from bench.reporting.groups import mixed_code
 from bench.reporting.sources import from_folders, from_sweep, from_wandb
-from bench.reporting.tables import tables
 from bench.sweeps import cells as sweep
 from bench.sweeps.cells import Cell
 

@@ -9,9 +9,10 @@ import pytest
 from made_runs import made_run
 
 from bench.records.read import Run
+from bench.reporting.exhibits import sentences as verdicts
+from bench.reporting.exhibits.harness import transfers
+from bench.reporting.exhibits.verdicts import kl_at
 from bench.reporting.groups import grouped
-from bench.reporting.transfer import transfers
-from bench.reporting.verdicts import _kl_at, verdicts
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_not_resolved_says_what_would_be_found(run: Run):
     primary = "tuned_vs_control/pass@1"
     text = told(run, **recorded(primary, "not resolved"), **{f"{primary}/minimum_detectable": 0.123})
     assert "not resolved from its random control" in text
-    assert ".123 would be found" in text
+    assert "0.123 would be found" in text
 
 
 def test_what_only_the_adjustment_leaves_open_is_said_to_be_so(run: Run):
@@ -111,7 +112,7 @@ def test_over_optimisation_and_unscored_completions_are_said(run: Run):
 
 def test_the_kl_at_equal_accuracy_is_interpolated():
     accuracy, kl = np.array([[0.2, 0.4, 0.6]]), np.array([[0.0, 0.1, 0.5]])
-    at = [float(_kl_at((1, 2, 4), accuracy, kl, np.array([wanted]))[0]) for wanted in (0.1, 0.4, 0.5, 0.7)]
+    at = [float(kl_at(accuracy, kl, np.array([wanted]))[0]) for wanted in (0.1, 0.4, 0.5, 0.7)]
     assert at == pytest.approx([0.0, 0.1, 0.3, np.inf])
 
 
@@ -174,7 +175,7 @@ def test_what_happened_to_other_tasks_is_said_over_seeds(tmp_path: Path):
     runs = [made_run(tmp_path, seed=seed) for seed in range(3)]
     assert "On other" not in " ".join(verdicts(runs))
     alone = " ".join(verdicts([transferring(runs[0], -0.2, "worse")]))
-    assert "On other, by lm-eval, the tuned policy is worse than the base (-.200 [-.300, -.100])." in alone
+    assert "On other, by lm-eval, the tuned policy is worse than the base (-0.200 [-0.300, -0.100])." in alone
     values = np.array([-0.30, -0.32, -0.28])
     several = [transferring(run, value, "worse") for run, value in zip(runs, values, strict=True)]
     half = 4.303 * values.std(ddof=1) / np.sqrt(3)  # t with 2 degrees of freedom
@@ -197,5 +198,5 @@ def test_a_difference_that_does_not_vary_says_so_and_no_number(run: Run) -> None
     """Of two policies that are never right, say: its standard error is 0, and the smallest difference unknown."""
     numbers = {"difference": 0.0, "difference_low": 0.0, "difference_high": 0.0, "minimum_detectable": float("nan")}
     text = told(run, **{f"tuned_vs_control/pass@1/{key}": value for key, value in numbers.items()})
-    assert "not resolved from its random control (.000 [.000, .000]; too little varies to say what would be" in text
+    assert "not resolved from its random control (0.000 [0.000, 0.000]; too little varies to say what would be" in text
     assert "nan" not in text

@@ -15,13 +15,12 @@ from bench.artifacts import content_hash
 from bench.errors import BenchError
 from bench.records.read import CONFIG, METRICS, SAMPLES, Run, is_finished, read_run
 from bench.reporting.exhibit import Exhibit, Figure, Table, records_of
-from bench.reporting.figures import figures
+from bench.reporting.exhibits import figures, tables
+from bench.reporting.exhibits import sentences as verdicts
 from bench.reporting.files import captioned, stamp_of, write_figure, write_table
 from bench.reporting.manifest import FOLDERS, MANIFEST, PAGE, earlier_files, is_report_file, read_manifest
 from bench.reporting.methods import methods, references
 from bench.reporting.page import write_page
-from bench.reporting.tables import tables
-from bench.reporting.verdicts import verdicts
 from bench.store import write_durably
 
 

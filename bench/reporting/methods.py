@@ -8,9 +8,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bench.records.read import Run, as_number
+from bench.reporting.exhibits import method_sentences
 from bench.reporting.groups import grouped
-from bench.reporting.tables.shared import split
-from bench.reporting.words import policy_words, procedure_words, scorer_words, task_words
+from bench.reporting.words import function_name, listed, policy_words, scorer_words, setting_words, split, task_words
 
 HERE = Path(__file__).parent
 SOURCES = {  # selection -> the key of its source in references.bib
@@ -33,14 +33,11 @@ def methods(runs: Sequence[Run]) -> str:
     """
     groups = grouped(runs)
     configs = [group.runs[0].config for group in groups]
-    # records of before there were procedures have none
-    procedures = [config.get("procedure") or {"_target_": "bench.experiment.run"} for config in configs]
-    sentences = _distinct(procedure_words(procedure) for procedure in procedures)
     varied = {name: _distinct(group.settings[name] for group in groups) for name in groups[0].settings}
 
     def setting(name: str) -> str:
-        values = _distinct(_shown(_at(config, name)) for config in configs)
-        return _listed(values if None in map(as_number, values) else sorted(values, key=float))
+        values = _distinct(setting_words(_at(config, name)) for config in configs)
+        return listed(values if None in map(as_number, values) else sorted(values, key=float))
 
     def count(name: str) -> str:
         """A number of metrics.json: its range over the runs."""
@@ -51,7 +48,7 @@ def methods(runs: Sequence[Run]) -> str:
     environment = Environment(
         loader=FileSystemLoader(HERE), trim_blocks=True, undefined=StrictUndefined, autoescape=False
     )
-    environment.filters["listed"] = _listed
+    environment.filters["listed"] = listed
     text = environment.get_template("methods.md").render(
         setting=setting,
         count=count,
@@ -60,12 +57,11 @@ def methods(runs: Sequence[Run]) -> str:
         policies=_distinct(policy_words(config["policy"]) for config in configs),
         scorers=_distinct(scorer_words(config["scoring"]) for config in configs),
         selections=sorted({_selection(config["selection"]) for config in configs}),
-        samplings=[sentence for sentence in sentences if "rounds" not in sentence],
-        repetitions=[sentence for sentence in sentences if "rounds" in sentence],
-        hybrid=any("hybrid/samples_total" in run.metrics for run in runs),
+        sampling=method_sentences("methods", groups),
+        repetition=method_sentences("methods_after", groups),
         lora=any(_at(config, "training.lora") is not None for config in configs),
         controlled=any(group.controlled for group in groups),
-        varied=[f"{name} ({_listed(values)})" for name, values in varied.items()] if len(groups) > 1 else [],
+        varied=[f"{name} ({listed(values)})" for name, values in varied.items()] if len(groups) > 1 else [],
         configurations=len(groups),
         chain_rule=any(run.config["temperature"] != 1 or run.config["top_p"] != 1 for run in runs),
         seeds=[str(seed) for seed in sorted({run.config["seed"] for run in runs})],
@@ -88,9 +84,9 @@ def bibliography() -> dict[str, str]:
 
 def _selection(settings: dict[str, Any]) -> str:
     """The method with its settings and source, e.g. "softmax (temperature 0.1) [@verdun2025]"."""
-    name = settings["_target_"].rsplit(".", 1)[-1]
+    name = function_name(settings)
     details = [
-        f"{key} {_shown(value.get('_target_') if isinstance(value, dict) else value)}"
+        f"{key} {setting_words(value.get('_target_') if isinstance(value, dict) else value)}"
         for key, value in settings.items()
         if not key.startswith("_")
     ]
@@ -105,15 +101,5 @@ def _at(config: dict[str, Any], name: str) -> Any:
     return node
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, str) and value.startswith("bench."):
-        return value.rsplit(".", 1)[-1]
-    return "unset" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _distinct(words: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(words))
-
-
-def _listed(words: Sequence[str], last: str = "or") -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"

@@ -10,9 +10,9 @@ from typing import Any
 
 from bench.errors import BenchError
 from bench.records.read import FAILURE, METRICS, Run, is_finished, read_run
+from bench.reporting.contrasts import shared_seeds
 from bench.reporting.groups import grouped, in_order, mixed_code
 from bench.reporting.manifest import MANIFEST
-from bench.reporting.ranking import shared_seeds
 from bench.sweeps.cells import Cell, state
 from bench.sweeps.plan import described, tally
 

@@ -1,30 +1,37 @@
 """Tables that runs, sweeps and reports print, as aligned Markdown that fits a terminal."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from bench.records.read import Run
 from bench.reporting.contrasts import contrast, recorded_primary
+from bench.reporting.exhibits.comparison import policies
 from bench.reporting.groups import Group, distinctions, estimate, in_order
 from bench.reporting.ranking import Ranked
-from bench.reporting.tables.comparison import main
-from bench.reporting.tables.writing import markdown
+from bench.reporting.tables import markdown
 
 KEPT = ("arm", "greedy", "sampled", "kl", "kl_unsolved", "kl_bound", "verdict")
+ACCURACIES = {
+    "tuned pass@1": ("tuned", "pass"),
+    "control pass@1": ("control", "pass"),
+    "tuned greedy": ("tuned", "greedy"),
+    "control greedy": ("control", "greedy"),
+}
 
 
 def main_table(run: Run) -> str:
-    """Base, fine-tuned policy, its random twin and Best-of-N at each n: accuracy and KL, with 95 % intervals.
+    """Base, fine-tuned policy, random control and Best-of-n at each n: accuracy and KL, with 95 % intervals.
 
     Best-of-1 is a row of its own where the run's sampler is not the raw base, which the policies are sampled like.
     """
-    table = main([Group({}, (run,))])
-    return markdown(type(table)(**{**vars(table), "columns": {key: table.columns[key] for key in KEPT}}).texts)
+    table = policies(Group({}, (run,)))
+    return markdown(replace(table, columns={key: table.columns[key] for key in KEPT}).texts)
 
 
 def headline(run: Run) -> str:
-    """One line: the tuned policy's accuracy and KL, and what the selection did."""
+    """One line: the tuned policy's accuracy and KL, and the effect of the selection."""
     difference, verdict = _selection_effect(run)
     against = f", {difference} over control: {verdict}" if difference else ""
     return (
@@ -34,7 +41,7 @@ def headline(run: Run) -> str:
 
 
 def runs_table(runs: Sequence[Run]) -> str:
-    """One row a run, by what sets them apart: both arms' accuracy and the paired selection effect.
+    """One row per run, by what sets them apart: both arms' accuracy and the paired selection effect.
 
     Runs that differ in nothing but the seed, and have a control, get a last row: their mean, with an interval for new
     seeds on new prompts.
@@ -42,50 +49,41 @@ def runs_table(runs: Sequence[Run]) -> str:
     runs = in_order(runs)
     apart = distinctions([run.config for run in runs])
     seeded = len({run.config["seed"] for run in runs}) > 1
-    effects = (("tuned", "pass"), ("control", "pass"), ("tuned", "greedy"), ("control", "greedy"))
-    names = ("tuned pass@1", "control pass@1", "tuned greedy", "control greedy")
-    rows = [("run", *apart[0], *(["seed"] if seeded else []), *names, "tuned - control", "verdict")]
+    rows = [("run", *apart[0], *(["seed"] if seeded else []), *ACCURACIES, "tuned - control", "verdict")]
     for settings, run in zip(apart, runs, strict=True):
-        rows.append(
-            (
-                run.folder.name,
-                *settings.values(),
-                *([str(run.config["seed"])] if seeded else []),
-                *(_accuracy(run, *effect) for effect in effects),
-                *_selection_effect(run),
-            )
-        )
+        accuracies = [
+            str(run.series(arm, method, "accuracy")[1]) if arm != "control" or run.controlled else ""
+            for arm, method in ACCURACIES.values()
+        ]
+        seed = [str(run.config["seed"])] if seeded else []
+        rows.append((run.folder.name, *settings.values(), *seed, *accuracies, *_selection_effect(run)))
     if seeded and not apart[0] and all(run.controlled for run in runs):
-        scores = [np.stack([run.per_prompt(*effect, "accuracy", 1) for run in runs]) for effect in effects]  # [S, M]
-        found = contrast(scores[0], scores[1], "mean")
+        scores = [np.stack([run.per_prompt(*cell, "accuracy", 1) for run in runs]) for cell in ACCURACIES.values()]
+        effect = contrast(scores[0], scores[1], "mean")  # of [S, M]
         means = [str(estimate(values, shares=True)) for values in scores]
-        rows.append(("mean", f"all {len(runs)}", *means, str(found.difference), found.verdict))
+        rows.append(("mean", f"all {len(runs)}", *means, str(effect.difference), effect.verdict))
     return markdown(rows)
 
 
 def ranking_table(ranked: Sequence[Ranked]) -> str:
-    """One row a method, best first, against its control and against the first."""
+    """One row per method, best first, against its control and against the first."""
     means = ("tuned pass@1", "control pass@1", "tuned - control", "tuned is", "first - this", "first is", "KL")
     rows: list[tuple[str, ...]] = [("method", "seeds", *means)]
     rows += [
         (
-            one.name,
-            str(one.seeds),
-            str(one.tuned),
-            str(one.control or ""),
-            str(one.effect.difference if one.effect else ""),
-            one.effect_verdict,
-            str(one.ahead.difference if one.ahead else ""),
-            one.ahead_verdict,
-            f"{one.kl.value:.2f}",
+            method.name,
+            str(method.seeds),
+            str(method.tuned),
+            str(method.control or ""),
+            str(method.effect.difference if method.effect else ""),
+            method.effect_verdict,
+            str(method.ahead.difference if method.ahead else ""),
+            method.ahead_verdict,
+            f"{method.kl.value:.2f}",
         )
-        for one in ranked
+        for method in ranked
     ]
     return markdown(rows)
-
-
-def _accuracy(run: Run, arm: str, method: str) -> str:
-    return str(run.series(arm, method, "accuracy")[1]) if arm != "control" or run.controlled else ""
 
 
 def _selection_effect(run: Run) -> tuple[str, str]:
