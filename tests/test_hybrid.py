@@ -645,10 +645,8 @@ def test_the_figure_the_table_and_the_sentences(gates, tmp_path):
     assert verdicts["final_nll", 0.5] == "better"
     assert verdicts["full SFT", 1.0] is None
     lines = sentences(gates)
-    assert any(
-        line.startswith("At equal samples, the gate final_nll at 0.5 is better than the random gate (+")
-        for line in lines
-    )
+    better = "At equal samples, the gate final_nll at 0.5 is better than the random gate (+"
+    assert any(line.startswith(better) for line in lines)
     assert any("is not resolved from" in line and "would be found" in line for line in lines)
     assert "full SFT" in lines[-1]
     plain = grouped([made_run(tmp_path / "plain")])
