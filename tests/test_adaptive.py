@@ -22,6 +22,7 @@ from bench.generation import transformers_engine
 from bench.generation.duplicates import describe
 from bench.launching.runner import run_experiment
 from bench.pools import Placement, stopped
+from bench.procedures.parts import Parts
 from bench.scoring.verifier import verify
 from bench.store import Store
 from bench.sweeps.cells import cells as cells_of_sweep
@@ -225,7 +226,7 @@ def test_a_scorer_that_compares_samples_and_an_engine_without_a_first_sample_are
         parts.pop("tracking")
         run = {"num_completions": 4, "baseline_completions": 4, "control": "none", "split": "test", "seed": 0}
         with pytest.raises(BenchError, match=said):
-            procedure(**parts, **run)
+            procedure(Parts(**parts, **run))
 
 
 def test_where_nothing_is_accepted_the_setting_that_asks_for_it_is_named():

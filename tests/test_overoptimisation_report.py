@@ -171,11 +171,10 @@ def test_the_rows_are_the_records_means(runs):
 
 
 def test_the_figure_shows_every_point_its_curves_and_only_peaks_in_sight(runs):
-    from bench.reporting.style import figure
+    from bench.reporting.style import blank
 
     shown = overoptimisation.overoptimisation_figure(grouped(runs))
-    with figure(shown.width, shown.height) as (drawn, axes):
-        axes.remove()
+    with blank(shown.width, shown.height) as drawn:
         shown.draw(drawn)
         above, below = drawn.axes[:2]
         dashed = [line for line in above.lines if line.get_linestyle() == "--"]

@@ -19,6 +19,7 @@ from bench.records.read import Run, read_run
 from bench.reporting import build as building
 from bench.reporting.build import build, check
 from bench.reporting.exhibit import Figure
+from bench.reporting.files import stamp_of
 
 
 def one_figure(runs: list[Run]) -> list[Figure]:
@@ -170,7 +171,7 @@ def test_every_file_of_an_exhibit_carries_its_stamp(runs: list[Run], tmp_path: P
     for name, exhibit in json.loads((folder / "report.json").read_text())["exhibits"].items():
         assert exhibit["stamp"].startswith(f"runs {runs[0].folder.name} {runs[1].folder.name}; records "), name
         for file in exhibit["files"]:
-            assert building._stamp_in(folder / file) == exhibit["stamp"], file
+            assert stamp_of(folder / file) == exhibit["stamp"], file
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -208,7 +209,7 @@ def test_a_report_goes_where_it_is_told(runs: list[Run], tmp_path: Path, monkeyp
 
 def test_settings_are_a_sweep(monkeypatch, tmp_path: Path):
     asked = []
-    monkeypatch.setattr(report, "from_sweep", lambda overrides, conf: asked.append(overrides))
+    monkeypatch.setattr(report, "_from_overrides", asked.append)
     for given, expected in (
         (["sweep=x"], ["sweep=x"]),
         (["-m", "seed=0,1", "outputs=there", "folder=here"], ["seed=0,1", "outputs=there"]),

@@ -1,25 +1,18 @@
 """Sentences of a report: they claim what the comparison behind them resolves, and no more."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from made_runs import made_run
-from omegaconf import OmegaConf
 
 from bench.records.read import Run
-from bench.reporting.bibliography import ENTRIES
-from bench.reporting.exhibits import adaptive, generators, rounds
 from bench.reporting.exhibits import sentences as verdicts
 from bench.reporting.exhibits.harness import transfers
 from bench.reporting.exhibits.verdicts import kl_at
 from bench.reporting.groups import grouped
-from bench.reporting.methods import methods, references
 
 
 @pytest.fixture(scope="module")
@@ -168,77 +161,6 @@ def test_the_first_of_several_is_judged_as_one_of_them(tmp_path: Path, control: 
     (line,) = (line for line in verdicts(runs) if "the policy is" in line)
     assert f"the policy is not resolved from {whom}" in line
     assert ("after adjustment for 4 comparisons" in line) == (control == "none")
-
-
-def test_methods_say_every_value_of_what_differs(tmp_path: Path, run: Run):
-    cooler = made_run(tmp_path, settings={"temperature": 0.7, "training.epochs": 2})
-    text = methods([run, cooler])
-    assert "at temperature 0.7 or 1 and top-p 1" in text
-    assert "for 2 or 3 epochs" in text
-    assert "Varied were training.epochs (3 or 2) and temperature (1.0 or 0.7), 2 configurations in all." in text
-    assert "chain rule" in text
-    assert "chain rule" not in methods([run])
-    assert "Varied" not in methods([run])
-
-
-def test_methods_give_the_settings_of_a_selection_and_no_place_of_this_machine(tmp_path: Path):
-    chosen = {"selection._target_": "bench.selection.softmax", "selection.temperature": 0.1}
-    lies = {"policy": {"_target_": "bench.models.loading.folder", "path": "someone/models/small-math/"}}
-    text = methods([made_run(tmp_path, settings=chosen | lies)])
-    assert "were selected by softmax (temperature 0.1) [@verdun2025]." in text
-    assert "The task was word problems. The base policy was small-math. For each" in text
-    assert "someone" not in text
-
-
-def test_methods_say_what_the_parts_are(tmp_path: Path):
-    text = methods([made_run(tmp_path)])
-    assert "a Llama of 2 layers and hidden size 96, pretrained from scratch on 32,000 of the task's noisy" in text
-    assert "scored by the task's verifier, and" in text
-    hub = made_run(
-        tmp_path, settings={"policy": {"_target_": "bench.policies.from_hub", "id": "some/model", "path": None}}
-    )
-    assert "The base policy was some/model." in methods([hub])
-
-
-@pytest.mark.parametrize(
-    ("procedure", "overrides", "words"),
-    [
-        (rounds, ["train_on=last"], "for 3 rounds, each drawing from the policy that the last one fine-tuned and "),
-        (generators, [], "drawn by student and larger and smaller in shares of 1 to 1 to 1, where"),
-        (adaptive, [], "the most of every prompt; a prompt was done with 1 of a reward above 0.5."),
-        (adaptive, ["allocate=hard", "stop=none"], "the mean, with at most 64 where none had been accepted after 2."),
-    ],
-)
-def test_methods_say_a_procedure_that_is_not_one_round(procedure: ModuleType, overrides: list[str], words: str):
-    with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
-        chosen = f"procedure={procedure.__name__.rsplit('.', 1)[-1]}"
-        cfg = compose("config", [chosen, *(f"procedure.{override}" for override in overrides)])
-    said = procedure.in_words(cast("dict[str, Any]", OmegaConf.to_container(cfg.procedure, resolve=False)))
-    assert words in said
-
-
-def test_methods_name_the_tests_of_one_and_of_several_seeds(tmp_path: Path, run: Run):
-    assert "@mcnemar1947" in methods([run])
-    several = methods([run, made_run(tmp_path, seed=1)])
-    assert "@satterthwaite1946" in several
-    assert "the training seeds 0 and 1" in several
-
-
-def test_the_bibliography_holds_what_the_methods_cite_and_no_more(run: Run):
-    text = methods([run])
-    bib = references(text)
-    keys = re.findall(r"^@\w+\{(\w+),$", bib, re.M)
-    assert keys == sorted(set(keys))
-    assert set(keys) == set(re.findall(r"(?<!\w)@(\w+)", text))
-    assert "touvron2023" in keys
-    assert "liu2023" not in keys
-
-
-def test_every_entry_is_well_formed():
-    for key, entry in ENTRIES.items():
-        assert re.match(rf"@\w+\{{{key},\n", entry)
-        assert entry.count("{") == entry.count("}")
-        assert {"title", "author", "year"} <= set(re.findall(r"^  (\w+) = ", entry, re.M))
 
 
 def transferring(run: Run, difference: float, verdict: str) -> Run:

@@ -57,6 +57,11 @@ class Table(Exhibit):
     columns: dict[str, str]  # key of `rows` -> heading, in this order; keys without a heading are in the CSV alone
 
     @property
+    def shown_columns(self) -> list[str]:
+        """The keys of the columns in which some row has a value."""
+        return [key for key in self.columns if any(row[key] not in (None, "") for row in self.rows)]
+
+    @property
     def texts(self) -> list[tuple[str, ...]]:
         """The headings and every row as text. A value with KEY_low and KEY_high is followed by its interval.
 

@@ -1,7 +1,6 @@
 """What the trials of a search came to: their objectives, the one that is chosen, and what it is worth on test."""
 
 import difflib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,13 +10,12 @@ import numpy as np
 from bench.errors import BenchError
 from bench.evaluation.summary import Cell as Measured
 from bench.evaluation.summary import metric_name
+from bench.records.read import METRICS, Estimate, Run, read_metrics
 from bench.search import Search
 from bench.sweeps.cells import Cell, State, state
 
 if TYPE_CHECKING:
     from optuna import Study
-
-    from bench.records.read import Estimate, Run
 
 LOOKS = "looks at test"  # of a study: which runs were chosen for test, and after how many trials
 
@@ -81,29 +79,27 @@ def _preference(trial: Tried) -> tuple[float, float]:
 
 def objectives(search: Search, cell: Cell) -> tuple[float, float]:
     """`maximize` and `minimize` of a finished cell, NaN where undefined; BenchError where its records lack them."""
-    metrics = json.loads((cell.folder / "metrics.json").read_text())
+    metrics = read_metrics(cell.folder)
     found = []
     for role in ("maximize", "minimize"):
         name = getattr(search.wanted, role)
         if name not in metrics or isinstance(metrics[name], str):
             close = difflib.get_close_matches(name, metrics, n=1)
             hint = f"; did you mean {close[0]}?" if close else "."
-            raise BenchError(f"hydra.sweeper.{role}={name} is not a number in {cell.folder / 'metrics.json'}{hint}")
+            raise BenchError(f"hydra.sweeper.{role}={name} is not a number in {cell.folder / METRICS}{hint}")
         if role == "maximize" and f"{name}_low" not in metrics:
             raise BenchError(f"hydra.sweeper.maximize={name} has no value a prompt, as tuned/pass@1 has.")
         found.append(float("nan") if metrics[name] is None else float(metrics[name]))
     return found[0], found[1]
 
 
-def per_prompt(run: "Run", name: str) -> np.ndarray:
+def per_prompt(run: Run, name: str) -> np.ndarray:
     """[M]: the values behind a mean of metrics.json."""
     cell = next(key for key in run.curves if metric_name(Measured(*key)) == name)
     return run.per_prompt(*cell)
 
 
-def estimate(run: "Run", name: str) -> "Estimate":
+def estimate(run: Run, name: str) -> Estimate:
     """A number of metrics.json with its interval, where it has one."""
-    from bench.records.read import Estimate
-
     nan = float("nan")
     return Estimate(*(run.metrics.get(name + end, nan) for end in ("", "_low", "_high")))

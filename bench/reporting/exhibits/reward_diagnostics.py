@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from bench.records.read import Estimate, Run
+import numpy as np
+
+from bench.records.read import DIAGNOSTICS, Estimate, Run, short
 from bench.reporting import arrange, plots, style, tables
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
-from bench.reporting.scorer_words import scorers_known
 from bench.reporting.words import function_name, split
 
+CHANCE, WEAK = 0.5, 0.6  # AUC within a prompt
 KINDS = ("gold", "proxy", "auc", "reliability")
 DIAGNOSED = {
     "auc": "AUC in a prompt",
@@ -33,12 +35,10 @@ def reward_diagnostics(groups: Sequence[Group]) -> list[Figure]:
     Left: gold and proxy of Best-of-n, each on its own axis, and the n where gold is highest on one half of the prompts.
     Middle: the within-prompt AUC of every decidable prompt. Right: observed against expected share of correct.
     """
-    import pyarrow.parquet as pq
-
     run = next((run for run in arrange.scorers(groups) if is_learned(run)), None)
     if run is None:
         return []
-    recorded, metrics = pq.read_table(run.folder / "diagnostics.parquet").to_pylist(), run.metrics
+    recorded, metrics = run.rows(DIAGNOSTICS), run.metrics
     rows = [row for kind in KINDS for row in plots.where(recorded, diagnostic=kind)]
     caption = (
         f"What the scorer {function_name(run.config['scoring'])} knows of gold (run {run.folder.name}, seed "
@@ -163,4 +163,39 @@ def _gold_peak(scorer: _Scorer) -> str | None:
 
 @shows("sentences", 93)
 def sentences(groups: Sequence[Group]) -> list[str]:
-    return scorers_known(groups)
+    """Sentences on each scorer that is not gold: its AUC within a prompt, over-optimisation, unscored completions."""
+    lines = []
+    for name, group in arrange.samplers(groups):
+        runs = [run for run in group.runs if is_learned(run)]
+        if not runs:
+            continue
+        scorer = f"The scorer {function_name(runs[0].config['scoring'])}{f' ({name})' if name else ''}"
+        lines.append(f"{scorer} {_judged(runs)}")
+        metrics = runs[0].metrics
+        over_optimised = str(metrics.get("scorer/overoptimisation", "")).startswith("over-optimised")
+        if over_optimised and len(groups) == len(group.runs) == 1:
+            peak, largest = (metrics.get(f"scorer/gold_{n}") for n in ("peak_n", "largest_n"))
+            lines.append(f"{scorer} is over-optimised: gold is highest at n = {peak} and lower at n = {largest}.")
+        if unscored := sum(run.metrics.get("scorer/unscored") or 0 for run in runs):
+            lines.append(f"{scorer} left {unscored:,} held-out completions unscored.")
+    return lines
+
+
+def _judged(runs: Sequence[Run]) -> str:
+    """What the AUC says, of one run with its interval, of several with their range."""
+    aucs = [run.metrics["scorer/auc"] for run in runs if run.metrics.get("scorer/auc") is not None]
+    if not aucs:
+        return "can't be judged: no prompt has both right and wrong completions that it scored."
+    if len(aucs) > 1:
+        return (
+            f"has an AUC within a prompt of {short(float(np.mean(aucs)))} in the mean of {len(aucs)} seeds "
+            f"({short(min(aucs))} to {short(max(aucs))})."
+        )
+    auc = Estimate(*(float(runs[0].metrics[f"scorer/auc{end}"]) for end in ("", "_low", "_high")))
+    if auc.low <= CHANCE <= auc.high:
+        verdict = "is not shown to rank right completions above wrong ones any better than chance"
+    elif auc.high < CHANCE:
+        verdict = "ranks wrong completions above right ones"
+    else:
+        verdict = f"{'hardly ' if auc.value < WEAK else ''}ranks right completions above wrong ones"
+    return f"{verdict} (AUC within a prompt {auc})."
