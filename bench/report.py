@@ -4,6 +4,7 @@ python -m bench.report outputs/default/*                  runs, side by side whe
 python -m bench.report sweep=NAME [setting=value ...]     the cells of a sweep, given as it was started
 python -m bench.report source=wandb project=NAME [entity=NAME] [group=NAME]
 python -m bench.report ... folder=PATH                    write there instead of outputs/<name>/report
+python -m bench.report ... config_dir=DIR                 with your own exhibits: DIR/figure/*.yaml (bench/reporting/exhibits)
 python -m bench.report --check sweep=NAME                 say what of its report is stale or missing; status 1 if any is
 python -m bench.report --check FOLDER ...                 the same for report folders, with or without their records
 """
@@ -23,9 +24,10 @@ from bench.reporting.manifest import MANIFEST
 from bench.reporting.sources import Source, from_folders, from_sweep, from_wandb
 
 if TYPE_CHECKING:
+    from bench.reporting.exhibits import Part
     from bench.search import Search
 
-OPTIONS = ("folder", "source", "project", "entity", "group", "outputs")
+OPTIONS = ("folder", "source", "project", "entity", "group", "outputs", "config_dir")
 
 
 def main() -> None:
@@ -45,7 +47,7 @@ def main() -> None:
             _check(options, words)
             return
         source = _source(options, words)
-        _build(source, Path(options.get("folder", source.folder)), start)
+        _build(source, Path(options.get("folder", source.folder)), _own(options), start)
     except BenchError as error:
         sys.exit(f"error: {error}")
     except KeyError as error:
@@ -122,15 +124,23 @@ def _is_setting(word: str) -> bool:
     return "=" in word and not Path(word).exists()
 
 
-def _build(source: Source, folder: Path, start: float) -> None:
+def _own(options: Mapping[str, str]) -> "list[Part]":
+    """The user's own exhibits; a module of the folder in which the command runs can be named there."""
+    from bench.__main__ import CONF
+    from bench.reporting.exhibits import from_configs
+
+    return from_configs(Path(CONF), *([Path(options["config_dir"])] if "config_dir" in options else []))
+
+
+def _build(source: Source, folder: Path, own: "Sequence[Part]", start: float) -> None:
     from bench.reporting.build import build
     from bench.reporting.exhibits import sentences
 
     for note in source.notes:
         print(note, file=sys.stderr)
-    page = build(source.runs, folder, title=source.title, notes=source.notes)
+    page = build(source.runs, folder, title=source.title, notes=source.notes, own=own)
     print(f"{_table(source.runs)}\n")
-    print("\n".join(sentences(source.runs)))
+    print("\n".join(sentences(source.runs, own)))
     count = f"{len(source.runs)} run{'s' if len(source.runs) > 1 else ''}"
     print(f"\nreport    {page} ({count}, {time.perf_counter() - start:.0f} s)")
 
@@ -157,13 +167,13 @@ def _check(options: Mapping[str, str], words: Sequence[str]) -> None:
     if reports and not any(_is_setting(word) or is_finished(Path(word)) for word in words):
         if others := [word for word in words if Path(word) not in reports]:
             print(f"no report: {', '.join(others)}")
-        problems = [problem for folder in reports for problem in check(folder)]
+        problems = [problem for folder in reports for problem in check(folder, own=_own(options))]
         for folder in filter(records_elsewhere, reports):
             print(f"{folder}: its records are elsewhere; checked by its own files alone")
     else:
         source = _source(options, words)
         reports = [Path(options.get("folder", source.folder))]
-        problems = check(reports[0], source.runs)
+        problems = check(reports[0], source.runs, own=_own(options))
     for problem in problems:
         print(problem)
     if problems:

@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 from made_runs import made_run
 
+from bench import report
 from bench.errors import BenchError
 from bench.records.read import Run
+from bench.reporting import build as building
 from bench.reporting import exhibits
+from bench.reporting.build import check
 from bench.reporting.exhibits import figures, from_configs, of_one_run, sentences, tables
 from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
@@ -104,6 +107,18 @@ def test_a_function_of_ones_own_joins_by_a_yaml_file(runs: list[Run], own_module
         path.write_text(content)
         with pytest.raises(BenchError, match=r"mine\.yaml names no exhibit"):
             from_configs(own_module)
+
+
+def test_the_command_reports_and_checks_with_the_exhibits_of_a_folder(tmp_path: Path, own_module: Path, monkeypatch):
+    monkeypatch.setattr(building, "figures", lambda runs, own: [made for part in own for made in [part(grouped(runs))]])
+    (own_module / "figure").mkdir()
+    (own_module / "figure" / "mine.yaml").write_text("_target_: own_exhibits.seeds\n_partial_: true\nname: mine\n")
+    folder, run = tmp_path / "report", made_run(tmp_path / "outputs").folder
+    for words in ([], ["--check"]):
+        monkeypatch.setattr("sys.argv", ["report", *words, str(run), f"folder={folder}", f"config_dir={own_module}"])
+        report.main()
+    assert (folder / "figures" / "mine.csv").read_text().splitlines()[1:] == ["seed", "0"]
+    assert check(folder) == ["figures/mine can't be made any more: its data is missing"]  # without the folder
 
 
 def test_marked_functions_take_groups_and_have_places_of_their_own(runs: list[Run]):

@@ -20,7 +20,7 @@ from bench.reporting.exhibit import Figure
 from bench.reporting.groups import Group
 
 
-def one_figure(runs: list[Run]) -> list[Figure]:
+def one_figure(runs: list[Run], own: object = ()) -> list[Figure]:
     rows = [{"run": run.folder.name} for run in runs]
     return [Figure("small", "A figure.", rows, runs, lambda canvas: canvas.subplots().set_title("costs $_{ or $_6"))]
 

@@ -15,7 +15,7 @@ from bench.artifacts import content_hash
 from bench.errors import BenchError
 from bench.records.read import CONFIG, METRICS, SAMPLES, Run, is_finished, read_run
 from bench.reporting.exhibit import Exhibit, Figure, Table, records_of
-from bench.reporting.exhibits import figures, tables
+from bench.reporting.exhibits import Part, figures, tables
 from bench.reporting.exhibits import sentences as verdicts
 from bench.reporting.files import captioned, stamp_of, write_figure, write_table
 from bench.reporting.manifest import FOLDERS, MANIFEST, PAGE, earlier_files, is_report_file, read_manifest
@@ -24,15 +24,17 @@ from bench.reporting.page import write_page
 from bench.store import write_durably
 
 
-def build(runs: Sequence[Run], folder: Path, *, title: str, notes: Sequence[str] = ()) -> Path:
+def build(
+    runs: Sequence[Run], folder: Path, *, title: str, notes: Sequence[str] = (), own: Sequence[Part] = ()
+) -> Path:
     """Write everything that the records of these runs hold into `folder`; returns the page.
 
     Files of an earlier report that are not made any more are removed; other files are left alone. BenchError where
-    `folder` is a run's, or can't be written.
+    `folder` is a run's, or can't be written. own: exhibits beside bench's (`bench.reporting.exhibits.from_configs`).
     """
     _read_ahead(runs)
     _prepare(folder)
-    exhibits, found, text = _exhibits(runs), verdicts(runs), methods(runs)
+    exhibits, found, text = _exhibits(runs, own), verdicts(runs, own), methods(runs)
     texts = {
         "tables.md": "\n\n".join(captioned(shown) for shown in exhibits.values() if isinstance(shown, Table)) + "\n",
         "verdicts.md": "".join(f"- {sentence}\n" for sentence in [*found, *notes]),
@@ -75,7 +77,7 @@ def build(runs: Sequence[Run], folder: Path, *, title: str, notes: Sequence[str]
     return page
 
 
-def check(folder: Path, runs: Sequence[Run] | None = None) -> list[str]:
+def check(folder: Path, runs: Sequence[Run] | None = None, *, own: Sequence[Part] = ()) -> list[str]:
     """What is wrong with the report in `folder`, one line each; empty where it is whole and up to date.
 
     Every file must be as it was written, and every file of a figure or table must carry the stamp in the manifest.
@@ -91,7 +93,7 @@ def check(folder: Path, runs: Sequence[Run] | None = None) -> list[str]:
             runs, missing = _named_runs(folder, manifest)
             problems += missing
         if runs:
-            problems += _stale_parts(manifest, runs)
+            problems += _stale_parts(manifest, runs, own)
     except BenchError as error:  # no report, or records that can't be read: other reports are checked all the same
         problems.append(str(error))
     return problems
@@ -125,10 +127,10 @@ def _prepare(folder: Path) -> None:
         raise BenchError(f"folder={folder} can't be written ({error.strerror}); give another: folder=PATH.") from error
 
 
-def _exhibits(runs: Sequence[Run]) -> dict[str, Exhibit]:
+def _exhibits(runs: Sequence[Run], own: Sequence[Part]) -> dict[str, Exhibit]:
     """Every figure and table of these runs, by its place in the report, e.g. "figures/frontier"."""
-    return {f"figures/{figure.name}": figure for figure in figures(runs)} | {
-        f"tables/{table.name}": table for table in tables(runs)
+    return {f"figures/{figure.name}": figure for figure in figures(runs, own)} | {
+        f"tables/{table.name}": table for table in tables(runs, own)
     }
 
 
@@ -169,14 +171,14 @@ def _wrong_stamps(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _stale_parts(manifest: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
-    now = {name: exhibit.stamp for name, exhibit in _exhibits(runs).items()}
+def _stale_parts(manifest: Mapping[str, Any], runs: Sequence[Run], own: Sequence[Part]) -> list[str]:
+    now = {name: exhibit.stamp for name, exhibit in _exhibits(runs, own).items()}
     then = {name: exhibit["stamp"] for name, exhibit in manifest["exhibits"].items()}
     stale = [name for name in now if name in then and now[name] != then[name]]
     problems = [f"{name} is stale: its records or runs have changed" for name in stale]
     problems += [f"{name} is not in the report, though its records are there" for name in now if name not in then]
     problems += [f"{name} can't be made any more: its data is missing" for name in then if name not in now]
-    if manifest.get("words") != _words(runs, verdicts(runs), methods(runs)):
+    if manifest.get("words") != _words(runs, verdicts(runs, own), methods(runs)):
         problems.append(f"{PAGE} is stale: the verdicts, the methods or the samples that it shows have changed")
     return problems
 
