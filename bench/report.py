@@ -4,7 +4,7 @@ python -m bench.report outputs/default/*                  runs, side by side whe
 python -m bench.report sweep=NAME [setting=value ...]     the cells of a sweep, given as it was started
 python -m bench.report source=wandb project=NAME [entity=NAME] [group=NAME]
 python -m bench.report ... folder=PATH                    write there instead of outputs/<name>/report
-python -m bench.report ... config_dir=DIR                 with your own exhibits: DIR/figure/*.yaml (bench/reporting/exhibits)
+python -m bench.report ... config_dir=DIR                 with your own exhibits, DIR/figure/*.yaml
 python -m bench.report --check sweep=NAME                 say what of its report is stale or missing; status 1 if any is
 python -m bench.report --check FOLDER ...                 the same for report folders, with or without their records
 """
@@ -126,7 +126,7 @@ def _is_setting(word: str) -> bool:
 
 def _own(options: Mapping[str, str]) -> "list[Part]":
     """The user's own exhibits; a module of the folder in which the command runs can be named there."""
-    from bench.__main__ import CONF
+    from bench.config.compose import CONF
     from bench.reporting.exhibits import from_configs
 
     return from_configs(Path(CONF), *([Path(options["config_dir"])] if "config_dir" in options else []))
