@@ -4,7 +4,7 @@ python -m bench.report outputs/default/*                  runs, side by side whe
 python -m bench.report sweep=NAME [setting=value ...]     the cells of a sweep, given as it was started
 python -m bench.report source=wandb project=NAME [entity=NAME] [group=NAME]
 python -m bench.report ... folder=PATH                    write there instead of outputs/<name>/report
-python -m bench.report ... config_dir=DIR                 with your own exhibits: DIR/figure/*.yaml (bench/reporting/exhibits)
+python -m bench.report ... config_dir=DIR                 with your own exhibits, DIR/figure/*.yaml
 python -m bench.report --check sweep=NAME                 say what of its report is stale or missing; status 1 if any is
 python -m bench.report --check FOLDER ...                 the same for report folders, with or without their records
 """

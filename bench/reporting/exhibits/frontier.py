@@ -142,8 +142,8 @@ def _panel(axes: Any, rows: plots.Rows, several: dict[str, style.Look]) -> list[
     chains, look = plots.where(rows, method="tuned_best_of_n"), style.LOOKS["tuned"]
     for number, (series, label) in enumerate(dict.fromkeys((row["series"], row["label"]) for row in chains)):
         points = plots.where(chains, series=series, label=label)
-        title = {} if number else {"label": "fine-tuned + Best-of-n"}
-        plots.line(axes, points, "kl", "value", look, **title, markersize=2.5, linewidth=0.8, alpha=0.75)
+        named = {} if number else {"label": "fine-tuned + Best-of-n"}
+        plots.line(axes, points, "kl", "value", look, **named, markersize=2.5, linewidth=0.8, alpha=0.75)
         if number == 0:
             labels += [Label(row["kl"], row["value"], f"n={row['n']}", look.colour) for row in points if row["n"] > 1]
     for arm, title in POINTS.items():
