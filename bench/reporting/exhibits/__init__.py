@@ -47,8 +47,12 @@ def tables(runs: Sequence[Run], own: Sequence[Part] = ()) -> list[Table]:
 
 def sentences(runs: Sequence[Run], own: Sequence[Part] = ()) -> list[str]:
     """What these runs show, each finding with its interval; "not resolved" where nothing is shown."""
-    lines = _made("sentences", str, grouped(runs), own)
-    return [re.sub(r"(?<![\w.])\.(?=\d)", "0.", line) for line in lines]  # prose has a leading zero, tables have none
+    return [prose(line) for line in _made("sentences", str, grouped(runs), own)]
+
+
+def prose(text: str) -> str:
+    """Numbers with a leading zero, which cells of tables leave out."""
+    return re.sub(r"(?<![\w.])\.(?=\d)", "0.", text)
 
 
 def of_one_run(run: Run) -> list[Figure]:
