@@ -22,11 +22,18 @@ from bench.models import loading
 from bench.procedures.demonstrations import demonstrations, nll_per_token
 from bench.procedures.difficulty import easiest, easiness, folds_of, samples_paid
 from bench.procedures.parts import Parts
-from bench.reporting.figures.hybrid import hybrid_figure
+from bench.reporting.exhibits.hybrid import (
+    against_random,
+    against_rft,
+    curves,
+    hybrid_figure,
+    hybrid_table,
+    interpolate,
+    points,
+    sentences,
+)
 from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
-from bench.reporting.hybrids import against_random, against_rft, curves, interpolate, points, sentences
-from bench.reporting.tables.hybrid import hybrid_table
 from bench.scoring.combined import combined
 from bench.scoring.length import length
 from bench.scoring.self_consistency import self_consistency
@@ -603,16 +610,15 @@ def test_the_figure_the_table_and_the_sentences(gates, tmp_path):
     figure, table = hybrid_figure(gates), hybrid_table(gates)
     with drawn(figure) as page:
         assert len(page.axes) == 2
-    assert {row["measure"] for row in figure.rows} == {"pass@1", "KL from the base (nats a sequence)"}
+    assert {row["measure"] for row in figure.rows} == {"pass@1", "KL from the base (nats per sequence)"}
     assert len(table.rows) == 8
     verdicts = {(row["gate"], row["easy_share"]): row["verdict"] for row in table.rows}
     assert verdicts["final_nll", 0.5] == "better"
     assert verdicts["full SFT", 1.0] is None
     lines = sentences(gates)
-    assert any(
-        line.startswith("The gate final_nll at 0.5 beats the random gate at as many samples (+") for line in lines
-    )
-    assert any("is not shown to beat" in line and "would be found" in line for line in lines)
+    better = "At equal samples, the gate final_nll at 0.5 is better than the random gate (+"
+    assert any(line.startswith(better) for line in lines)
+    assert any("is not resolved from" in line and "would be found" in line for line in lines)
     assert "full SFT" in lines[-1]
     plain = grouped([made_run(tmp_path / "plain")])
     assert (sentences(plain), hybrid_figure(plain), hybrid_table(plain)) == ([], None, None)

@@ -16,10 +16,9 @@ from bench.balance import Adapted, balance_score, by_balance_score, with_thresho
 from bench.config.compose import CONF
 from bench.errors import BenchError
 from bench.procedures.parts import Parts
-from bench.reporting.figures.rounds import rounds_figure
+from bench.reporting.exhibits.rounds import rounds_figure, rounds_table
 from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
-from bench.reporting.tables.rounds import rounds_table
 from bench.rounds import buffer, distinct_paths, in_rounds, kept_correct, round_seed
 from bench.selection import all_correct, every_prompt, softmax, threshold, top_per_prompt
 from bench.sweeps.cells import cells as cells_of_sweep
@@ -447,7 +446,7 @@ def test_the_table_has_a_row_a_round_and_arm(reported, tmp_path):
     table = rounds_table(grouped(reported))
     assert table is not None
     told = [(row["config.procedure.start"], row["arm"], row["round"]) for row in table.rows]
-    arms = [("base", 0), ("tuned", 1), ("tuned", 2), ("control: random twin", 1), ("control: random twin", 2)]
+    arms = [("base", 0), ("tuned", 1), ("tuned", 2), ("random control", 1), ("random control", 2)]
     assert told == [(start, *arm) for start in ("base", "current") for arm in arms]
     of_two_seeds = reported[:2]
     for row in table.rows[1:3]:
