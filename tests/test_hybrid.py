@@ -11,14 +11,14 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from drawing import pool_of
 from made_runs import made_run
 
-from bench.artifacts import Completions, Policy, Rewards
+from bench.artifacts import Policy, Rewards
 from bench.config.compose import CONF
 from bench.errors import BenchError
 from bench.hybrid import with_demonstrations
 from bench.models import loading
-from bench.pools import scattered
 from bench.procedures.demonstrations import demonstrations, nll_per_token
 from bench.procedures.difficulty import easiest, easiness, folds_of, samples_paid
 from bench.procedures.parts import Parts
@@ -149,35 +149,6 @@ def test_demonstrations_in_tokens_and_their_nll(store, random_policy: Policy):
     assert nll_per_token(random_policy, prompts, written) == pytest.approx(expected, rel=1e-4)
 
 
-# --- pools of some prompts -----------------------------------------------------------------------------------------
-
-
-def pool(texts: list[list[str]], key: str) -> Completions:
-    text = np.array(texts, object)
-    ids = np.empty(text.shape, object)
-    for cell in np.ndindex(text.shape):
-        ids[cell] = np.array([ord(letter) for letter in text[cell]], np.int32)
-    return Completions(
-        text, ids, np.full(text.shape, "stop"), np.full(text.shape, -1.0), np.full(text.shape, -2.0), key
-    )
-
-
-def test_scattered_pools_are_blank_where_nothing_was_drawn():
-    both = scattered([(np.array([2]), pool([["c", "cc"]], "one")), (np.array([0]), pool([["a", "b"]], "two"))], 4)
-    assert np.asarray(both.text).tolist() == [["a", "b"], ["", ""], ["c", "cc"], ["", ""]]
-    assert both.length.tolist() == [[1, 1], [0, 0], [1, 2], [0, 0]]
-    assert (both.finish_reason == "").tolist() == [[False] * 2, [True] * 2] * 2
-    assert np.isnan(both.logprob[1]).all()
-    assert (both.policy_logprob[2] == -2).all()
-    assert both.stored_as == {"one", "two"}
-    for parts in (
-        [(np.array([0]), pool([["a"]], "k"))] * 2,
-        [(np.array([i]), pool([["a"] * (i + 1)], "k")) for i in (0, 1)],
-    ):
-        with pytest.raises(ValueError, match="fits once"):
-            scattered(parts, 3)
-
-
 # --- the procedure, with parts that are seen through ---------------------------------------------------------------
 
 
@@ -193,7 +164,7 @@ class Stubs:
         self.drawn: list[tuple[str, tuple[str, ...], int]] = []
         texts = [[f"demo{row}"] for row in range(7)]
         shared = "bench.procedures.parts"
-        monkeypatch.setattr(f"{shared}.demonstrations", lambda *given, **settings: pool(texts, "demos"))
+        monkeypatch.setattr(f"{shared}.demonstrations", lambda *given, **settings: pool_of(texts, "demos"))
         monkeypatch.setattr(f"{shared}.grade", lambda *given: None)
         monkeypatch.setattr(f"{shared}.nll_per_token", self.nll)
 
@@ -228,7 +199,7 @@ class Stubs:
         self.drawn.append((policy.key, tuple(prompts.id.tolist()), num_completions))
         kind = "greedy" if temperature == 0 else "sample"
         texts = [[f"{kind} {name} {s} {policy.key}" for s in range(num_completions)] for name in prompts.id]
-        return pool(texts, f"{policy.key}{prompts.id.tolist()}{num_completions}{kind}")
+        return pool_of(texts, f"{policy.key}{prompts.id.tolist()}{num_completions}{kind}")
 
     def scoring(self, prompts, completions):
         def value(text: str) -> float:

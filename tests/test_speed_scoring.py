@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.scoring.reward_model import Scorer
+from bench.models.reward_models import RewardModel
 from bench.speed.__main__ import main
 from bench.speed.scoring import long_tailed, of_prompts
 
@@ -22,8 +22,8 @@ def test_the_tables_have_a_line_for_every_way(capsys):
 
 
 def test_a_wrong_score_stops_the_table(monkeypatch):
-    score = Scorer.score
-    monkeypatch.setattr(Scorer, "score", lambda *given: (score(*given)[0][::-1].copy(), {}))
+    score = RewardModel.score
+    monkeypatch.setattr(RewardModel, "score", lambda *given: (score(*given)[0][::-1].copy(), {}))
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         main([*SMALL, "--rounds", "1"])
 

@@ -22,7 +22,8 @@ import numpy as np
 from bench.artifacts import Message
 from bench.devices import resolve_dtype
 from bench.models import chat
-from bench.scoring.reward_model import Scorer, find
+from bench.models.classifiers import find
+from bench.models.reward_models import RewardModel
 from bench.seeds import generator, small_seed
 
 WORDS = ("the", "sum", "of", "these", "is", "more", "than", "we", "had", "at", "first", "take", "away", "one", "half")
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> None:
     texts = long_tailed(options.texts, options.median, options.spread, options.longest)
     with tempfile.TemporaryDirectory() as folder:
         random_model(Path(folder), texts, hidden=options.hidden, layers=options.layers, longest=options.longest + 64)
-        scorer = Scorer(find(folder), max_length=None, dtype=resolve_dtype(), batch_tokens=options.batch_tokens)
+        scorer = RewardModel(find(folder), max_length=None, dtype=resolve_dtype(), batch_tokens=options.batch_tokens)
     lengths = np.array([len(row["input_ids"]) for row in chat.encode_conversations(scorer.tokenizer, *texts)])
     size, device = scorer.model.num_parameters() / 1e6, scorer.model.device.type
     print(
@@ -65,7 +66,7 @@ def main(arguments: list[str]) -> None:
     ways: dict[str, tuple[Callable[[Texts], np.ndarray], list[np.ndarray]]] = {
         f"sorted, {scorer.batch_tokens:,} tokens a batch": (
             lambda texts: scorer.score(*texts)[0],
-            list(scorer.batches(lengths)),
+            list(scorer.batches(lengths, scorer.batch_tokens)),
         ),
         **{
             f"batches of {size} in arrival order": (
@@ -116,7 +117,7 @@ def in_turns(
     }
 
 
-def in_arrival_order(scorer: Scorer, texts: Texts, size: int) -> np.ndarray:
+def in_arrival_order(scorer: RewardModel, texts: Texts, size: int) -> np.ndarray:
     """[D] scores: `size` texts at a time, padded to the longest of them by the tokenizer."""
     import torch
 
