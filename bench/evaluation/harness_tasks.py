@@ -32,7 +32,7 @@ from bench.progress import said_after
 from bench.seeds import small_seed
 from bench.store import Finder, MissingError, Store, Use, current, stage, using
 from bench.training import processes
-from bench.training.weighted_trainer import isolated
+from bench.training.trainers import isolated
 
 RESULTS = "results.json"
 NO_METRICS = ("alias", "sample_len")  # lm-eval lists these among the metrics

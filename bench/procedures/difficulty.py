@@ -8,7 +8,7 @@ import numpy as np
 from bench.artifacts import Rewards
 from bench.config.rules import one_of
 from bench.errors import BenchError
-from bench.scoring.traits import refuse_comparing, refuse_too_low
+from bench.scoring import refuse_comparing, refuse_too_low
 from bench.selection.cells import CORRECT
 from bench.tasks import Demonstrates, Hints, Task
 

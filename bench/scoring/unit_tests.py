@@ -17,6 +17,7 @@ from bench.artifacts import Completions, Prompts, Rewards
 from bench.config.rules import Count, Rule, number, one_of, whole
 from bench.errors import BenchError
 from bench.sandbox import ISOLATION, VERDICTS, Limits, verdicts
+from bench.scoring import Scorer
 from bench.scoring.units import scored
 from bench.tasks import Task
 
@@ -29,6 +30,7 @@ def _has_programs(task: Any) -> bool:
 PROGRAMS = Rule(_has_programs, "a task whose completions are programs, such as list_programs")
 
 
+@Scorer(highest=1.0)
 def unit_tests(
     prompts: Prompts,
     completions: Completions,
@@ -42,12 +44,12 @@ def unit_tests(
     processes: Count = 1,
     workers: Count = 1,
 ) -> Rewards:
-    """[M, N] of 1.0 where all tests pass, else 0.0: wrong, failed, beyond a limit or cut off; each is counted.
+    """[M, N] of 1.0 where all tests pass, else 0.0 (wrong, failed, beyond a limit, cut off); each outcome is counted.
 
-    Each distinct program of a prompt runs once. isolation: auto takes bubblewrap where it is installed, else
-    namespaces; none lets completions at your files. Memory is address space, of each of `processes`; `workers` programs
-    run side by side. Neither isolation nor workers changes a score. Raises BenchError where a program can't be run in
-    isolation (never a silent 0), or where the task has no programs; what was scored before stays.
+    Each distinct program of a prompt runs once. isolation: "auto" takes bubblewrap where it is installed, else
+    namespaces; with "none", completions can reach your files. memory_megabytes: address space of each of `processes`.
+    workers: programs that run side by side. Neither isolation nor workers changes a score. Raises BenchError where a
+    program can't be run in isolation (never a silent 0), or where the task has no programs; finished units stay.
     """
     programs = task.programs
     if programs is None:

@@ -1,12 +1,13 @@
 """The exact verifier of a task as a scorer: 1 for a correct completion, 0 for a wrong one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import numpy as np
 
 from bench.artifacts import Completions, Prompts, Rewards
 from bench.config.rules import TRUE_OR_FALSE
+from bench.scoring import Scorer
 from bench.scoring.units import scored
 from bench.tasks import Task
 
@@ -14,6 +15,7 @@ STAGE = "verify"
 VERSION = 1  # raise it when a task's `are_correct` gives other verdicts
 
 
+@Scorer(highest=1.0)
 def verify(
     prompts: Prompts, completions: Completions, *, task: Task, every_step: Annotated[bool, TRUE_OR_FALSE] = False
 ) -> Rewards:
@@ -21,7 +23,13 @@ def verify(
 
     Where judging is slow (`Task.keeps_verdicts`), the store keeps the verdicts of each unit of the pool.
     """
-    judged = _judged(prompts, completions, task) if task.keeps_verdicts else None
+    judged = None
+    if task.keeps_verdicts:
+
+        def judge(texts: list[str], answers: list[str]) -> np.ndarray:
+            return np.array(task.are_correct(texts, answers), float)
+
+        judged = _stored(prompts, completions, judge, stage=STAGE, version=VERSION, task=task)
     value = np.empty(completions.shape)
     for rows, part in completions.shards():
         texts = part.text.ravel().tolist()
@@ -36,21 +44,24 @@ def verify(
 
 
 def gold_rewards(prompts: Prompts, completions: Completions, *, task: Task) -> np.ndarray | None:
-    """[M, N] the task's gold reward in its own units, NaN where it has none; None where the task offers none."""
+    """[M, N]: the task's gold reward in its own units, NaN where unscored; None where the task has no gold reward."""
     reward = task.gold_reward
-    if reward is None:
-        return None
+    return None if reward is None else _stored(prompts, completions, reward, stage="gold_reward", version=1, task=task)
+
+
+def _stored(
+    prompts: Prompts,
+    completions: Completions,
+    judge: Callable[[list[str], list[str]], np.ndarray],
+    *,
+    stage: str,
+    version: int,
+    task: Task,
+) -> np.ndarray:
+    """[M, N]: judge(texts, answers) of every completion, kept in the store."""
 
     def score(rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
-        return reward(texts, [str(prompts.answer[row]) for row in rows]), {}
+        return judge(list(texts), [str(prompts.answer[row]) for row in rows]), {}
 
-    return scored(prompts, completions, score, stage="gold_reward", version=1, settings={"task": task.judged_by}).value
-
-
-def _judged(prompts: Prompts, completions: Completions, task: Task) -> np.ndarray:
-    """[M, N] of 0 and 1."""
-
-    def score(rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
-        return np.array(task.are_correct(texts, [str(prompts.answer[row]) for row in rows]), float), {}
-
-    return scored(prompts, completions, score, stage=STAGE, version=VERSION, settings={"task": task.judged_by}).value
+    settings = {"task": task.judged_by}
+    return scored(prompts, completions, score, stage=stage, version=version, settings=settings).value

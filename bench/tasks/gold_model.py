@@ -20,7 +20,7 @@ from bench.models.hub import Asking
 from bench.tasks import Judge
 
 if TYPE_CHECKING:
-    from bench.scoring.reward_model import Scorer
+    from bench.models.reward_models import RewardModel
 
 Model = Annotated[str | None, or_null(text(r"[^\0\n]+", "a hub id or the path of a folder"))]
 ASKING = Asking("task.gold_model", "task.gold_revision", "give the path of a folder that is there")
@@ -41,8 +41,8 @@ class GoldModel(Judge):
 
     @property
     def judged_by(self) -> str:
-        """The gold model's content key, dtype and threshold."""
-        from bench.scoring.reward_model import find
+        """The gold model by its content, its dtype and the threshold: another one gives other verdicts."""
+        from bench.models.classifiers import find
 
         by = f"{self.name} by {find(self._named(), self.revision, asking=ASKING).key} in {resolve_dtype(self.dtype)}"
         return by if self.threshold is None else f"{by}, above {self.threshold!r}"
@@ -81,7 +81,7 @@ class GoldModel(Judge):
 
     def _scores(self, cells: Sequence[tuple[Sequence[Message], str]]) -> np.ndarray:
         """[D] the scores of chats and completions; each distinct pair is scored once."""
-        from bench.scoring.reward_model import report
+        from bench.models.reward_models import report
 
         keys = [content_hash(*cell) for cell in cells]
         known = _known(self._named(), self.revision, self.dtype)
@@ -115,7 +115,10 @@ def _known(model: str, revision: str, dtype: str) -> dict[str, float]:
 
 
 @lru_cache(maxsize=1)  # a pool is judged unit by unit
-def _scorer(model: str, revision: str, dtype: str) -> "Scorer":
-    from bench.scoring.reward_model import Scorer, find
+def _scorer(model: str, revision: str, dtype: str) -> "RewardModel":
+    from bench.models.classifiers import find
+    from bench.models.reward_models import RewardModel
 
-    return Scorer(find(model, revision, asking=ASKING), max_length=None, dtype=resolve_dtype(dtype), batch_tokens=None)
+    return RewardModel(
+        find(model, revision, asking=ASKING), max_length=None, dtype=resolve_dtype(dtype), batch_tokens=None
+    )
