@@ -48,6 +48,13 @@ def next_logits(policy: Policy, sequence: list[int]) -> np.ndarray:
         return loading.load_model(policy)(torch.tensor([sequence])).logits[0].numpy()
 
 
+def nll(model, prompt: list[int], completion: list[int]) -> torch.Tensor:
+    """Nats of a completion after its prompt, by a plain forward on one row: no padding, no cache, no TRL."""
+    ids = torch.tensor([prompt + completion])
+    logprobs = model(ids).logits[0, :-1].float().log_softmax(-1)
+    return -logprobs.gather(1, ids[0, 1:, None])[len(prompt) - 1 :].sum()
+
+
 def chi_square_z(observed: np.ndarray, expected: np.ndarray) -> float:
     """Pearson's statistic as a standard normal deviate (Wilson and Hilferty 1931); rare tokens share a cell."""
     rare = expected < 5

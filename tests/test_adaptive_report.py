@@ -8,7 +8,7 @@ from made_runs import made_run
 from omegaconf import OmegaConf
 
 from bench.config.compose import CONF
-from bench.estimators.ratios import ratio_over_seeds
+from bench.estimators.uncertainty import ratio_over_seeds
 from bench.evaluation import cells
 from bench.evaluation.cells import Cell
 from bench.records.read import Run

@@ -31,6 +31,7 @@ from bench.scoring.units import scored
 from bench.selection import distinct_correct, every_prompt, top_per_prompt
 from bench.sweeps.cells import cells as cells_of_sweep
 from bench.sweeps.workload import workload
+from bench.tasks import Task
 from bench.tasks.word_problems import WordProblems
 
 # --- shares --------------------------------------------------------------------------------------------------------
@@ -79,7 +80,7 @@ def test_none_for_a_generator_is_refused():
 # --- the procedure, with texts for policies ------------------------------------------------------------------------
 
 
-class Mixed:
+class Mixed(Task):
     """Policies that draw texts "<policy><sample>"; every odd sample is right."""
 
     def __init__(self, prompts: Prompts) -> None:

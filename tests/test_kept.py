@@ -20,7 +20,7 @@ from bench.records.read import read_run
 from bench.reporting.figures import of_one_run
 from bench.store import Store, using
 from bench.training import sft
-from bench.training.kept import kept
+from bench.training.checkpoints import kept
 from bench.training.lora import Lora
 from bench.training.sft import fine_tune, training_log
 

@@ -25,6 +25,7 @@ from bench.rounds import buffer, distinct_paths, in_rounds, kept_correct, round_
 from bench.selection import all_correct, every_prompt, softmax, threshold, top_per_prompt
 from bench.sweeps.cells import cells as cells_of_sweep
 from bench.sweeps.workload import workload
+from bench.tasks import Task
 from bench.tasks.word_problems import WordProblems
 
 SETTINGS = [
@@ -135,7 +136,7 @@ def stub_parts(task, generation, scoring, **given) -> Parts:
     return Parts(task=task, generation=generation, scoring=scoring, **{**others, "seed": 5, **given})
 
 
-class Readable:
+class Readable(Task):
     """What selections may ask a task for."""
 
     def path(self, completion: str) -> str:

@@ -2,7 +2,7 @@
 
 import math
 
-from bench.estimators.ratios import Ratio, ratio_over_seeds
+from bench.estimators.uncertainty import Ratio, ratio_over_seeds
 from bench.records.read import Estimate, short
 from bench.reporting.groups import Group
 

@@ -20,7 +20,8 @@ import numpy as np
 from bench.artifacts import Message
 from bench.devices import resolve_dtype
 from bench.models import chat
-from bench.scoring.reward_model import Scorer, find
+from bench.models.classifiers import find
+from bench.models.reward_models import RewardModel
 from bench.seeds import generator
 from bench.speed.measure import Table, in_turns, option_parser
 from bench.speed.random_llama import random_reward_model
@@ -52,7 +53,7 @@ def main(arguments: list[str]) -> None:
         pairs = [(messages[0]["content"], text) for messages, text in zip(*texts, strict=True)]
         sizes = {"hidden": options.hidden, "layers": options.layers, "longest": options.longest + 64}
         random_reward_model(Path(folder), pairs, **sizes)
-        scorer = Scorer(find(folder), max_length=None, dtype=resolve_dtype(), batch_tokens=options.batch_tokens)
+        scorer = RewardModel(find(folder), max_length=None, dtype=resolve_dtype(), batch_tokens=options.batch_tokens)
     lengths = np.array([len(row["input_ids"]) for row in chat.encode_conversations(scorer.tokenizer, *texts)])
     parameters, device = scorer.model.num_parameters() / 1e6, scorer.model.device.type
     print(
@@ -65,7 +66,7 @@ def main(arguments: list[str]) -> None:
         return scorer.score(*texts)[0]
 
     plain: dict[str, Way] = {}
-    batches = {"sorted": list(scorer.batches(lengths))}
+    batches = {"sorted": list(scorer.batches(lengths, scorer.batch_tokens))}
     for size in (8, 2, 1):
         name = f"batches of {size} in arrival order"
         plain[name] = partial(in_arrival_order, scorer, size)
@@ -100,7 +101,7 @@ def _compare(ways: Mapping[str, Way], texts: Texts, rounds: int, padding: list[s
         table.row(name, f"{cost.cpu:.2f}", cpu, f"{cost.wall:.2f}", wall, share)
 
 
-def in_arrival_order(scorer: Scorer, size: int, texts: Texts) -> np.ndarray:
+def in_arrival_order(scorer: RewardModel, size: int, texts: Texts) -> np.ndarray:
     """[D] scores of the texts, `size` at a time, which the tokenizer pads to the longest of them."""
     import torch
 

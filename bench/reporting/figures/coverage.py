@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.estimators.coverage import fit_coverage
+from bench.estimators.best_of_n import fit_coverage
 from bench.records.read import Estimate
 from bench.reporting.exhibit import Figure
 from bench.reporting.figures.shared import (

@@ -1,23 +1,49 @@
-"""Published tests of Python functions, `assert f((1, 2)) == (2, 1)`, as cases for the sandbox.
+"""Tests of Python functions as cases for the sandbox: given as text, or as published assertions.
 
-What a comparison expects stays outside the sandbox, as bench.sandbox has it: the call alone runs inside, and what it
-returns is compared as data, under the rules of == (1, 1.0 and True are equal, a tuple and a list are not). Of any other
-assertion, such as abs(f(1.5) - 0.5) < 1e-6, its truth is what comes back.
+    {"entry": "f", "cases": [[[[3, 1, 2]], [1, 2, 3]], [[[]], []]]}      f([3, 1, 2]) is [1, 2, 3], f([]) is []
+    assert f((1, 2)) == (2, 1)
+
+The expected value of an assertion stays outside the sandbox: only the call runs inside, and what it returns is compared
+as data, under the rules of == (1, 1.0 and True are equal, a tuple and a list are not). For any other assertion, such as
+abs(f(1.5) - 0.5) < 1e-6, the sandbox returns its truth value.
 """
 
 import ast
 import inspect
+import json
 from collections.abc import Sequence
 from typing import Any
 
-from bench.sandbox.cases import Case
+from bench.errors import BenchError
+from bench.sandbox import Case
 
 ENTRY = "bench_case"  # the function that runs a case, defined after the program
 COLLECTIONS = {"set": set, "frozenset": frozenset, "tuple": tuple, "list": list}
 
 
-def encoded(value):  # type: ignore[no-untyped-def]  # its source runs in the sandbox, where nothing is imported
-    """Plain data, the same for two values if and only if == holds between them. TypeError for what is no data."""
+def to_answer(entry: str, cases: Sequence[Case]) -> str:
+    """Return the tests of a function on one line. ValueError for values that JSON can't hold."""
+    return json.dumps({"entry": entry, "cases": list(map(list, cases))}, allow_nan=False)
+
+
+def from_answer(answer: str) -> tuple[str, list[Case]]:
+    """Return the function to call and its cases, at least one. BenchError for any other text."""
+    try:
+        tests = json.loads(answer)
+        entry, cases = tests["entry"], [(arguments, expected) for arguments, expected in tests["cases"]]
+        is_sound = isinstance(entry, str) and cases and all(isinstance(arguments, list) for arguments, _ in cases)
+    except (ValueError, TypeError, KeyError):
+        is_sound = False
+    if not is_sound:
+        raise BenchError(
+            f"the answer {answer[:60]!r} is not unit tests: "
+            'give {"entry": NAME, "cases": [[[ARGUMENT, ...], RESULT], ...]} as JSON, with at least one case.'
+        )
+    return entry, cases
+
+
+def encoded(value):  # type: ignore[no-untyped-def]  # its source runs in the sandbox, without this module
+    """Return plain data, equal for two values if and only if == holds between them. TypeError for other objects."""
     import builtins as b  # a program may have a `list` of its own
 
     if value is None or b.isinstance(value, b.str):
@@ -45,18 +71,14 @@ def encoded(value):  # type: ignore[no-untyped-def]  # its source runs in the sa
 
 
 def cases(assertions: Sequence[str]) -> tuple[list[str], list[Case]]:
-    """(expressions, cases) of assertions: case i calls ENTRY(i), which is to give what expression i is expected to.
+    """Return (expressions, cases) of assertions: case i calls ENTRY(i), which must give the value of expression i.
 
-    Raises ValueError for what is no assertion, and where none of them says anything.
+    ValueError for other statements, and where no assertion tests anything.
     """
     calls: list[str] = []
     found: list[Case] = []
     for source in assertions:
-        try:
-            statements = ast.parse(source.strip()).body
-        except SyntaxError as error:
-            raise ValueError(f"{source[:60]!r} is no Python: {error}") from error
-        for statement in statements:
+        for statement in _statements(source.strip()):
             if not isinstance(statement, ast.Assert):
                 raise ValueError(f"{source[:60]!r} is no assertion")
             if isinstance(statement.test, ast.Constant):
@@ -70,16 +92,13 @@ def cases(assertions: Sequence[str]) -> tuple[list[str], list[Case]]:
 
 
 def from_program(source: str) -> tuple[list[str], list[Case], str]:
-    """(expressions, cases, source before them) of a program that tests: what precedes its assertions, and those.
+    """Return (expressions, cases, source before them) of a program whose last statements are assertions.
 
-    Where assertions stand inside other statements or between them, or in functions named test_..., all of it is one
-    case, true where it and those functions raise nothing: a comparison is then made inside the sandbox. Raises
-    ValueError where there is no assertion, and for what is no Python.
+    Where assertions stand inside or between other statements, or in functions named test_..., the program is one case,
+    true where it and those functions raise nothing: values are then compared inside the sandbox. ValueError where there
+    is no assertion, and for a text that is not Python.
     """
-    try:
-        body = ast.parse(source).body
-    except SyntaxError as error:
-        raise ValueError(f"{source[:60]!r} is no Python: {error}") from error
+    body = _statements(source)
     functions = [node.name for node in body if isinstance(node, ast.FunctionDef) and node.name.startswith("test")]
     first = next((at for at, node in enumerate(body) if isinstance(node, ast.Assert)), len(body))
     if first < len(body) and not functions and all(isinstance(node, ast.Assert) for node in body[first:]):
@@ -92,14 +111,21 @@ def from_program(source: str) -> tuple[list[str], list[Case], str]:
 
 
 def harness(calls: Sequence[str]) -> str:
-    """The source that follows a program: ENTRY(i) gives the encoded value of expression i."""
+    """Return the source that follows a program, so that ENTRY(i) gives the encoded value of expression i."""
     lambdas = "".join(f"    lambda: ({call}),\n" for call in calls)
     runs = f"def {ENTRY}(number):\n    return encoded(bench_calls[number]())\n"
     return f"\n\n{inspect.getsource(encoded)}\n\nbench_calls = [\n{lambdas}]\n\n\n{runs}"
 
 
+def _statements(source: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(source).body
+    except SyntaxError as error:
+        raise ValueError(f"{source[:60]!r} is no Python: {error}") from error
+
+
 def _parted(test: ast.expr) -> tuple[str, Any]:
-    """What to run, and the encoded value that it must have."""
+    """The expression to run, and the encoded value that it must have."""
     if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq):
         for call, literal in ((test.left, test.comparators[0]), (test.comparators[0], test.left)):
             try:
@@ -110,7 +136,7 @@ def _parted(test: ast.expr) -> tuple[str, Any]:
 
 
 def _literal(node: ast.expr) -> Any:
-    """The value of a literal, of set([...]) and the like around one; ValueError for anything else."""
+    """The value of a literal, or of a collection such as set([...]) around one; ValueError for anything else."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords and len(node.args) <= 1:
         if node.func.id not in COLLECTIONS:
             raise ValueError(f"{node.func.id} is no collection")

@@ -1,15 +1,16 @@
-"""The number that a solution ends with, as language models write it, and the equations on the way.
+"""Find the answer that a completion marks, and read the number in it as language models write numbers.
 
-An answer is marked by ####, by \\boxed{}, or by words such as "the answer is". Values are exact fractions.
+An answer is marked by ####, by \\boxed{}, by an <answer> tag, or by words such as "the answer is". Values are exact.
 """
 
 import re
 import unicodedata
 from fractions import Fraction
 
-from bench.tasks.thinking import after_thinking
-
-NEXT_PROBLEM = re.compile(r"\n\s*(?:\*\*)?(?:Question|Problem|Q)\b[^\n:]{0,12}:")  # base models go on with another one
+THINKING = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
+NEXT_PROBLEM = re.compile(
+    r"\n\s*(?:\*\*)?(?:Question|Problem|Q)\b[^\n:]{0,12}:"
+)  # base models continue with a problem of their own
 PHRASE = re.compile(
     r"\banswer\b[\"']?(?:\s+(?:to|for)\b[^.\n:=]{0,80}?)?(?:\s*\*\*)?"
     r"\s*(?:\bis\b(?!\s+not\b)|\bequals\b|\bcomes\s+to\b|:|=)(?:\s*(?:\*\*|:))*",
@@ -27,7 +28,7 @@ BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?P<bare>[-+−]?\.?\d[^\s{}$\\]*))"
 LONGEST = 100  # characters
 SCALES = {"k": 10**3, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 SMALLER = "minutes?|mins?|seconds?|secs?|inch(?:es)?|ounces?|cents?"
-GOES_ON = re.compile(  # an expression, a range, a list, a time, or hours and minutes: no number
+GOES_ON = re.compile(  # what follows in an expression, a range, a list, a time, or hours and minutes: not a number
     r"\s*(?:[-+*/^±]\s*[(\d.]|(?:,\s*-?\d+)*,?\s*(?:or|to)\s+-?\d|(?:,\s*-?[\d.]+)+\W*$)|:\d"
     rf"|\s*[a-z]+,?\s+(?:and\s+)?\d+\s*(?:{SMALLER})\b",
     re.IGNORECASE,
@@ -57,8 +58,20 @@ LATEX = (
 )
 
 
+def after_thinking(completion: str) -> str:
+    """Return what follows the last </think>; without tags, the whole completion.
+
+    The opening tag may be missing, because the prompt may hold it. A reasoning that does not end gives "": what it
+    names is not an answer yet.
+    """
+    tags = [*THINKING.finditer(completion)]
+    if not tags:
+        return completion
+    return completion[tags[-1].end() :] if tags[-1][1] else ""
+
+
 def written(value: Fraction) -> str:
-    """A value as digits: 18, -5, 2.5 where decimals end, else 1/3."""
+    """Return a value as digits: 18, -5, 2.5; a fraction where the decimals do not end: 1/3."""
     if value.denominator == 1:
         return str(value.numerator)
     places = 0
@@ -74,7 +87,7 @@ def written(value: Fraction) -> str:
 
 
 def plain(text: str) -> str:
-    """The text without LaTeX, currency, percent and markdown signs, and without marks between groups of digits."""
+    """Return the text without LaTeX, signs of currency, percent and Markdown, and marks between groups of digits."""
     text = VULGAR.sub(lambda found: f" {unicodedata.normalize('NFKC', found[0]).replace('⁄', '/')}", text)
     for pattern, replacement in LATEX:
         text = pattern.sub(replacement, text)
@@ -82,28 +95,28 @@ def plain(text: str) -> str:
 
 
 def read_number(text: str) -> Fraction | None:
-    """The first number of a short text ("$1,234.50 in all"), of the last side of an equation in it.
+    """Return the first number of a short text such as "$1,234.50 in all"; of an equation, the number on its last side.
 
-    None where there is none, or where it is part of something else ("3 + 4", "5 or 6", "3:30", "±3", "1 h 5 minutes").
+    None where there is no number, or where it is a part of something else ("3 + 4", "5 or 6", "3:30", "±3",
+    "1 h 5 minutes").
     """
     for side in reversed(plain(text).split("=")):
         side = MINUS.sub(r"\1-", side, count=1) if MINUS.match(side) else side
         side = side.replace(" ", "") if PARTS.fullmatch(side) else side
         found = NUMBER.search(side)
         if found is not None:
-            no_number = GOES_ON.match(side, found.end()) or side[: found.start()].rstrip().endswith("±")
-            return None if no_number else _value(found)
+            is_part = GOES_ON.match(side, found.end()) or side[: found.start()].rstrip().endswith("±")
+            return None if is_part else _value(found)
     return None
 
 
 def final_number(completion: str, *, unmarked: str = "last_number") -> str | None:
-    """The answer in a completion, as digits; None where there is none.
+    """Return the answer in a completion as digits; None where there is none, or where the marked answer is no number.
 
     The last #### with a number counts, else the last \\boxed{}, else the last <answer> tag, else the last "answer is".
-    Where nothing is marked, unmarked="last_number" takes the last number of the text, "none" nothing. A marked answer
-    that is no number is None. What a model thinks in <think> tags is not read.
+    Without a mark, unmarked="last_number" takes the last number of the text, and "none" takes nothing.
     """
-    text = NEXT_PROBLEM.split(after_thinking(completion))[0]
+    text = NEXT_PROBLEM.split(completion)[0]
     for marked in (_after_hashes(text), boxed(text), tagged(text), after_phrase(text)):
         if marked is not None:
             value = read_number(marked)
@@ -116,25 +129,25 @@ def final_number(completion: str, *, unmarked: str = "last_number") -> str | Non
 
 
 def boxed(text: str) -> str | None:
-    """What the last \\boxed{} or \\fbox{} holds, braces inside balanced, or what follows \\boxed without braces.
+    """Return the content of the last \\boxed{} or \\fbox{} with its inner braces, or the number after a bare \\boxed.
 
-    Nothing where it was cut; None without one.
+    "" for a box that was cut; None without a box.
     """
     found = [*BOX.finditer(text)]
     if found and found[-1]["bare"]:
         return found[-1]["bare"]
-    starts = [one.end() for one in found]
-    for start in starts[-1:]:
-        depth = 1
-        for end in range(start, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[end], 0) if text[end - 1] != "\\" else 0
-            if depth == 0:
-                return text[start:end]
-    return "" if starts else None
+    if not found:
+        return None
+    start, depth = found[-1].end(), 1
+    for end in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[end], 0) if text[end - 1] != "\\" else 0
+        if depth == 0:
+            return text[start:end]
+    return ""
 
 
 def tagged(text: str) -> str | None:
-    """What the last <answer> tag holds; None without one."""
+    """Return the content of the last <answer> tag; None without one."""
     held, start = None, None
     for tag in re.finditer(r"<(/?)answer>", text, re.IGNORECASE):
         if tag[1] and start is not None:
@@ -144,7 +157,7 @@ def tagged(text: str) -> str | None:
 
 
 def _after_hashes(text: str) -> str | None:
-    """The last line after #### that begins with a number; a heading of markdown ("#### Step 1") is none."""
+    """The last text after #### that begins with a number; a Markdown heading ("#### Step 1") does not count."""
     for line in reversed(re.findall(r"####([^\n#]*)", text)):
         start = re.sub(r"^\W*(?:(?:the\s+)?(?:final\s+)?answer(?:\s+is)?\b\W*?)?", "", plain(line), flags=re.IGNORECASE)
         if re.match(r"(?:(?:minus|negative)\s+)?[\d.]", start, re.IGNORECASE) and not re.match(
@@ -155,7 +168,7 @@ def _after_hashes(text: str) -> str | None:
 
 
 def after_phrase(text: str) -> str | None:
-    """The rest of the sentence after the last "answer is" or "Answer:" with something to read in it, else None."""
+    """Return the rest of the sentence after the last "answer is" or "Answer:" that has content; None without one."""
     for found in reversed([*PHRASE.finditer(text)]):
         sentence = re.match(r"(?:[^\n.]|\.(?=\d))*", text[found.end() :].lstrip())
         if sentence is not None and re.search(r"[\w\\]", sentence[0]):
@@ -164,7 +177,7 @@ def after_phrase(text: str) -> str | None:
 
 
 def _value(found: re.Match) -> Fraction | None:
-    """None where it divides by 0, or is longer than any number that is meant."""
+    """The value of a match of NUMBER; None where it divides by 0, or is too long to be meant as a number."""
     parts = found.groupdict()
     if len(found[0]) > LONGEST:
         return None

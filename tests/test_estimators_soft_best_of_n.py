@@ -1,4 +1,4 @@
-"""Median of n, distinct labels at k, soft Best-of-n and the coverage law against enumeration and closed forms."""
+"""Soft Best-of-n from one pool against the enumeration of every draw, and against exact binomial sums."""
 
 import itertools
 import math
@@ -6,9 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from bench.estimators.best_of_n import best_of_n, pass_at_k, soft_best_of_n
-from bench.estimators.counting import distinct_at_k, median_of_n
-from bench.estimators.coverage import fit_coverage
+from bench.estimators.best_of_n import best_of_n, soft_best_of_n
 from bench.estimators.kl import estimate_best_of_n_kl
 from bench.estimators.soft_best_of_n import estimate_soft_best_of_n
 
@@ -17,45 +15,6 @@ NAN = float("nan")
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
-
-
-@pytest.mark.parametrize("n", range(1, 8))
-def test_median_over_all_subsets(n):
-    rewards = rng(n).integers(0, 6, (5, 7)).astype(float)
-    expected = [np.mean([np.median(part) for part in itertools.combinations(row, n)]) for row in rewards]
-    assert median_of_n(rewards, n) == pytest.approx(expected)
-
-
-def test_median_leaves_out_what_was_not_scored():
-    found = median_of_n([[3.0, NAN, 1.0, 2.0], [NAN, NAN, 5.0, NAN]], [1, 3])
-    assert found == pytest.approx(np.array([[2, 2], [5, NAN]]), nan_ok=True)
-
-
-def test_median_of_many_samples_is_the_quantile():
-    rewards = np.linspace(0, 1, 20_001)[None]
-    assert median_of_n(rewards, [1, 2, 3, 999, 20_001]) == pytest.approx(np.full((1, 5), 0.5))
-
-
-@pytest.mark.parametrize("k", range(1, 7))
-def test_distinct_over_all_subsets(k):
-    labels = rng(k).choice(np.array(["a", "b", "c", None], object), (6, 6))
-    expected = [
-        np.mean([len(set(part) - {None}) for part in itertools.combinations(row, k)]) for row in labels.tolist()
-    ]
-    assert distinct_at_k(labels, k) == pytest.approx(expected)
-
-
-def test_one_label_for_what_is_correct_is_coverage():
-    correct = (rng(3).random((9, 12)) < 0.3).astype(float)
-    labels = np.where(correct == 1, "correct", None)
-    assert distinct_at_k(labels, [1, 4, 12]) == pytest.approx(pass_at_k(correct, [1, 4, 12]))
-
-
-def test_distinct_refuses_one_axis_and_too_large_a_k():
-    with pytest.raises(ValueError, match="labels has shape"):
-        distinct_at_k(np.array(["a"], object), 1)
-    with pytest.raises(ValueError, match="more than the 2 samples"):
-        distinct_at_k(np.array([["a", "b"]], object), 3)
 
 
 def enumerated(rewards: list[float], probability: list[float], n: int, temperature: float) -> np.ndarray:
@@ -130,19 +89,3 @@ def test_soft_best_of_n_refuses_what_it_cannot_do():
         estimate_soft_best_of_n(np.ones((1, 2)), np.ones((1, 2, 1)), 0, 1.0)
     with pytest.raises(ValueError, match="temperature is too small"):
         estimate_soft_best_of_n(np.array([[0.0, 1.0]]), np.ones((1, 2, 1)), 2, 1e-5)
-
-
-def test_the_coverage_law_is_found_again():
-    k = np.array([1, 2, 4, 8, 16, 1000])
-    law = fit_coverage(k, np.exp(-2.5 * k**-0.6))
-    assert law == pytest.approx((2.5, 0.6))
-    assert law(np.array([32])) == pytest.approx(np.exp(-2.5 * 32**-0.6))
-
-
-def test_coverage_of_0_and_1_is_left_out():
-    k = [1, 2, 4, 8, 16]
-    c = np.exp(-3.0 * np.array(k, float) ** -0.5)
-    c[0], c[4] = 0, 1
-    assert fit_coverage(k, c) == pytest.approx((3.0, 0.5))
-    with pytest.raises(ValueError, match="fewer than two"):
-        fit_coverage([1, 2], np.array([0.5, 1.0]))
