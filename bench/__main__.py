@@ -14,7 +14,6 @@ import hydra
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from bench import launching
 from bench.config import plugins
 from bench.config.compose import CONF, explain_composition, explained
 from bench.errors import BenchError
@@ -59,15 +58,16 @@ def main() -> None:
 def sweep(overrides: list[str], *, plan_only: bool) -> None:
     """Refuse a sweep whose last cell is impossible before its first one runs; say its price; run it; sum it up."""
     from bench import search
+    from bench.launching import launch
     from bench.sweeps import plan
     from bench.sweeps.cells import cells, state
 
     if (wanted := search.read(overrides, CONF)) is not None:
-        launching.check(overrides, CONF, devices=not plan_only)
+        launch.check(overrides, CONF, devices=not plan_only)
         lead(wanted, plan_only=plan_only)
         return
     found = cells(overrides, CONF)
-    launching.check(overrides, CONF, devices=not plan_only)
+    launch.check(overrides, CONF, devices=not plan_only)
     if found is not None:
         print(plan.summary(found), flush=True)
     if plan_only:

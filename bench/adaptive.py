@@ -182,7 +182,7 @@ def sample(
     prompts: Prompts, policy: Policy, generation: Callable[..., Completions], scoring: Score, plan: Plan, *, seed: int
 ) -> tuple[Completions, Rewards]:
     """The pool that a plan leads to, and its rewards; of a plan with equally many samples of every prompt, an ordinary
-    pool, and else a `bench.generation.stopped.StoppedPool` and `StoppedOutcomes`, NaN where nothing was drawn."""
+    pool, and else a stopped one (`bench.pools.stopped`) and `StoppedOutcomes`, NaN where nothing was drawn."""
     if plan.is_fixed:
         pool = generation(prompts, policy, num_completions=plan.limit, seed=seed)
         return pool, scoring(prompts, pool)

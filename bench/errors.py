@@ -10,6 +10,11 @@ class BenchError(ValueError):
     """A mistake in the input or the environment. The command line prints its message and exits with status 1."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the error's name where it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether a full disk caused the error. Libraries wrap the system's error; some keep only its words."""
     return any(

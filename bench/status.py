@@ -6,8 +6,9 @@ The settings are those that the sweep was started with; nothing is run.
 import math
 import sys
 
-from bench import launching, search
+from bench import search
 from bench.config.compose import CONF, explained
+from bench.launching import launch
 from bench.sweeps.cells import Cell, State, cells, state
 from bench.sweeps.plan import counted, described, duration, estimate, tally
 
@@ -16,7 +17,7 @@ def main() -> None:
     settings = [argument for argument in sys.argv[1:] if argument not in ("-m", "--multirun")]  # as it was started
     with explained(settings):
         wanted = search.read(settings, CONF)
-        launching.check(settings, CONF, devices=False)
+        launch.check(settings, CONF, devices=False)
         if wanted is not None:
             from bench.search import report
 

@@ -25,7 +25,8 @@ def sbatch(script: str) -> None:
         own = {"SLURM_JOB_ID": name, "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
         if task is not None:
             own |= {"SLURM_ARRAY_JOB_ID": str(number), "SLURM_ARRAY_TASK_ID": str(task)}
-        loop = f"while :; do bash {saved}; s=$?; rm {name}.requeue 2>/dev/null || break; done; echo $s > {name}.ended"
+        loop = f"while :; do bash {saved}; s=$?; rm {name}.requeue 2>/dev/null || break; done; echo $s > {name}.end"
+        loop += f"; mv {name}.end {name}.ended"  # sacct must not read half of it
         subprocess.Popen(
             ["bash", "-c", loop],
             cwd=ROOT,
@@ -61,7 +62,7 @@ def scontrol(verb: str, job: str) -> None:
 
 
 def scancel(job: str) -> None:
-    os.kill(int((ROOT / f"{job}.pid").read_text()), signal.SIGTERM)
+    os.kill(int((ROOT / f"{job}.pid").read_text()), signal.SIGKILL)  # as Slurm does where SIGTERM ends no job
 
 
 if __name__ == "__main__":

@@ -197,6 +197,20 @@ def test_no_usable_key_is_an_error_that_names_the_variable_and_keeps_the_value(v
     assert not value or value not in str(caught.value)
 
 
+def test_a_proxy_of_the_environment_is_used(monkeypatch):
+    with serving(lambda path, body: (200, {"asked": path})) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.replace("//", "//user:word@"))
+        monkeypatch.setenv("no_proxy", "elsewhere.example")
+        assert get("http://server.example/v1") == {"asked": "http://server.example/v1"}
+    assert proxy.requests[0][2]["Proxy-Authorization"].startswith("Basic ")
+
+
+def test_a_retry_after_that_can_not_be_read_is_left_out():
+    turn = iter([(429, {}, {"Retry-After": "soon"}), (200, {})])
+    with serving(lambda path, body: next(turn)) as server:
+        assert get(server.url) == {}
+
+
 def test_a_url_that_is_none():
     with pytest.raises(BenchError, match="can't be asked"):
         get("http://")

@@ -17,7 +17,7 @@ from bench.evaluation.along_training import AlongTraining, along_counts
 from bench.launching import runner
 from bench.models import loading
 from bench.records.read import read_run
-from bench.reporting.figures import of_one_run
+from bench.reporting.exhibits import of_one_run
 from bench.store import Store, using
 from bench.training import sft
 from bench.training.checkpoints import kept

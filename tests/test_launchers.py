@@ -8,38 +8,36 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import distributed
 import pytest
 import ray
+from distributed import meanwhile, wait
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 from ray.cluster_utils import Cluster
+from submitit.core.utils import cloudpickle
 from test_sweep import command, listed, metrics
 
-from bench import launching
 from bench.config import plugins
 from bench.config.compose import CONF
 from bench.errors import BenchError
-from bench.launching import devices, jobs, processes, ray_tasks
-from bench.sweeps import cells
+from bench.launching import devices, jobs, launch
+from bench.launching.backends import Processes, RayTasks, SlurmJobs
+from bench.sweeps.cells import Cell, busy, state
 
-ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers can't import a test
+for pickler in (ray.cloudpickle, cloudpickle):  # the workers of Ray and Slurm can't import a test
+    for module in (sys.modules[__name__], distributed):
+        pickler.register_pickle_by_value(module)
 
 LARGER = ["task.train_prompts=80", "generation.shard_size=2"]  # a pool that takes a while: 40 units
-DEADLINE = 300.0  # seconds until a test gives up
-
-
-def wait(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(what)
-        time.sleep(0.02)
 
 
 @dataclass(frozen=True)
-class StubJob(jobs.Job):
+class StubJob(jobs.CellJob):
     """A cell that leaves a note, waits while it is held, and kills its process as often as it is told to."""
 
     desk: Path = Path()
@@ -154,7 +152,7 @@ def test_without_a_choice_the_driver_is_asked(tmp_path: Path, monkeypatch):
 def test_what_can_not_be_is_refused_before_any_work(settings, sentence):
     plugins.install()
     with pytest.raises(BenchError, match=rf"hydra\.launcher\.{sentence}"):
-        launching.check([*settings, "num_completions=2,4"], CONF)
+        launch.check([*settings, "num_completions=2,4"], CONF)
 
 
 @pytest.mark.parametrize(
@@ -168,14 +166,14 @@ def test_a_missing_extra_is_named(library, settings, sentence, monkeypatch):
     plugins.install()
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(BenchError, match=sentence):
-        launching.check(settings, CONF)
+        launch.check(settings, CONF)
 
 
 def test_no_slurm_here_is_said(tmp_path: Path, monkeypatch):
     plugins.install()
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BenchError, match="no Slurm here"):
-        launching.check(["hydra/launcher=slurm"], CONF)
+        launch.check(["hydra/launcher=slurm"], CONF)
 
 
 def test_our_presets_stand_before_an_installed_plugins(monkeypatch):
@@ -196,47 +194,101 @@ def test_our_presets_stand_before_an_installed_plugins(monkeypatch):
 def test_one_cell_of_each_pool_starts_first(tmp_path: Path):
     grid = ["seed=0,1", "num_completions=2,4", "temperature=1.0"]
     cells = sorted(listed(tmp_path, *grid), key=lambda cell: cell.cfg.seed)
-    with jobs.prepared([(cell.label, cell.cfg) for cell in cells]) as prepared:
+    with launch.prepared([(cell.label, cell.cfg) for cell in cells]) as prepared:
         seeds = [job.settings["seed"] for job in prepared]
         assert all(path.is_file() for job in prepared for path in job.needed)
     assert seeds == [0, 1, 0, 0, 0, 1, 1, 1]
     assert not list(tmp_path.rglob(".seen-*"))
 
 
-# joblib
+# the contract of the three backends
 
 
-def test_a_killed_worker_costs_only_its_own_cell_a_try(desk: Path, capfd):
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with distributed.ray_cluster() as started:
+        yield distributed.two_nodes(started)
+
+
+@pytest.fixture
+def fake_slurm(tmp_path: Path, monkeypatch) -> Path:
+    """sbatch and its like, first in PATH; the folder in which they keep jobs."""
+    for name in ("sbatch", "srun", "sacct", "scontrol", "scancel"):
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!{sys.executable}\n{Path(__file__).with_name('fake_slurm.py').read_text()}")
+        path.chmod(0o755)
+    (tmp_path / "slurm").mkdir()
+    monkeypatch.setenv("FAKE_SLURM", str(tmp_path / "slurm"))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    return tmp_path / "slurm"
+
+
+Run = Callable[..., None]
+
+
+@pytest.fixture(params=["joblib", "ray", "slurm"])
+def run(request, tmp_path: Path) -> Run:
+    """Run jobs in at least two processes at once, on each of the three backends: run(jobs, retries=0)."""
+    return runner(request, request.param, tmp_path)
+
+
+def runner(request, name: str, folder: Path) -> Run:
+    if name == "ray":
+        made = partial(RayTasks, address=request.getfixturevalue("cluster").address)
+    elif name == "slurm":
+        request.getfixturevalue("fake_slurm")
+        made = SlurmJobs
+    else:
+        made = partial(Processes, n_jobs=2)
+    cfg = OmegaConf.create({"threads": 1, "outputs": str(folder), "name": "stubs"})
+    return lambda cells, **settings: jobs.run_all(cells, made(**settings), cfg)
+
+
+def test_a_lost_process_costs_its_own_cell_a_try_and_the_others_go_on(run: Run, desk: Path, capfd, monkeypatch):
+    monkeypatch.setenv("WANDB_NAME", "mine")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-x,GPU-y")
     (desk / "deaths b").write_text("1")
     (desk / "deaths c").write_text("9")
     (desk / "hold a").write_text("")  # it must outlive the deaths of the others
-    cells = stubs(desk, "a", "b", "c")
-    workers = [{"CUDA_VISIBLE_DEVICES": "GPU-x"}, {"CUDA_VISIBLE_DEVICES": "GPU-y"}]
     with meanwhile(lambda: (wait(lambda: failed(desk), "c still lives"), (desk / "hold a").unlink())):
-        processes.run(cells, workers, retries=1)
+        run(stubs(desk, "a", "b", "c", "d"), retries=1)
     began, ended = notes(desk, "began"), notes(desk, "ended")
-    assert sorted(label for label, *_ in began) == ["a", "b", "b", "c", "c"]
-    assert sorted(label for label, *_ in ended) == ["a", "b"]
+    assert sorted(label for label, *_ in began) == ["a", "b", "b", "c", "c", "d"]
+    assert sorted(label for label, *_ in ended) == ["a", "b", "d"]
+    assert {name for *_, name, _ in began} == {"mine"}  # the user's variables come along
     assert set(failed(desk)) == {"c"}
-    assert "2 of its processes were lost, more than hydra.launcher.retries=1 allows" in failed(desk)["c"]
-    assert "SIGKILL" in failed(desk)["c"]
-    assert {(label, seen) for label, *_, seen in began} == {("a", "GPU-x"), ("b", "GPU-y"), ("c", "GPU-y")}
+    assert "2 of its processes were lost, more than hydra.launcher.retries=1 allows; the last: " in failed(desk)["c"]
     told = capfd.readouterr().err
-    assert "b: its process was lost (SIGKILL(-9)); run again" in told
-    assert "c: FAILED" in told
+    assert told.count("b: its process was lost (") == 1
+    assert "c: FAILED: 2 of its processes were lost" in told
+    # which GPUs a job sees: its worker's own, those that Ray gave it (none), or those of the Slurm job
+    seen = {(label, seen) for label, *_, seen in began}
+    if "SIGKILL(-9)" in told:
+        assert seen == {("a", "GPU-x"), ("b", "GPU-y"), ("c", "GPU-y"), ("d", "GPU-y")}
+    elif "Slurm" in told:
+        assert "b: its process was lost (job 100_1: failed, no result; log " in told
+        assert {devices for _, devices in seen} == {"GPU-x,GPU-y"}
+    else:
+        assert {devices for _, devices in seen} == {"none"}
 
 
-def test_a_worker_serves_one_cell_after_another(desk: Path):
-    processes.run(stubs(desk, "a", "b", "c"), [{}], retries=0)
-    assert len({process for _, process, *_ in notes(desk, "ended")}) == 1
-    assert [label for label, *_ in notes(desk, "began")] == ["a", "b", "c"]
-
-
-def test_what_is_raised_outside_a_run_is_recorded_and_the_rest_go_on(desk: Path):
+def test_an_exception_outside_a_run_is_recorded_and_the_others_go_on(run: Run, desk: Path):
     (desk / "raise a").write_text("")
-    processes.run(stubs(desk, "a", "b"), [{}], retries=0)
-    assert "ZeroDivisionError: a bug" in failed(desk)["a"]
+    run(stubs(desk, "a", "b"), retries=0)
+    assert "ZeroDivisionError" in failed(desk)["a"]
     assert [label for label, *_ in notes(desk, "ended")] == ["b"]
+
+
+def test_a_node_that_does_not_see_the_store_is_named(run: Run, tmp_path: Path):
+    (cell,) = listed(tmp_path, "num_completions=2", "selection=top_per_prompt")
+    elsewhere = tmp_path / "elsewhere" / ".seen"
+    with launch.prepared([(cell.label, cell.cfg)]) as prepared:
+        assert len(prepared[0].needed) == 2
+        hidden = [replace(job, needed=(*job.needed, elsewhere)) for job in prepared]
+        with pytest.raises(BenchError, match=rf"node \S+ does not see {elsewhere}; a sweep on several nodes"):
+            run(hidden, retries=2)
+    assert not metrics(tmp_path)
 
 
 @pytest.fixture
@@ -248,7 +300,7 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_an_interrupt_ends_the_workers_and_leaves_an_interrupted_cell(desk: Path, tmp_path: Path):
+def test_an_interrupt_ends_the_running_cells(run: Run, desk: Path):
     (desk / "hold a").write_text("")
 
     def interrupt() -> None:
@@ -256,26 +308,30 @@ def test_an_interrupt_ends_the_workers_and_leaves_an_interrupted_cell(desk: Path
         os.kill(os.getpid(), signal.SIGINT)
 
     with meanwhile(interrupt), pytest.raises(KeyboardInterrupt):
-        processes.run(stubs(desk, "a"), [{}], retries=2)
+        run(stubs(desk, "a"), retries=2)
     ((_, process, *_),) = notes(desk, "began")
     wait(lambda: not Path(f"/proc/{process}").exists(), "the worker still runs")
 
+
+def test_an_interrupted_cell_is_marked(tmp_path: Path):
     (cell,) = listed(tmp_path, "num_completions=2", "selection=top_per_prompt")
     cell.folder.mkdir(parents=True)
-    with pytest.raises(KeyboardInterrupt), cells.busy(cell.folder):
+    with pytest.raises(KeyboardInterrupt), busy(cell.folder):
         raise KeyboardInterrupt
-    assert cells.state(cell).kind == "interrupted"
+    assert state(cell).kind == "interrupted"
 
 
-@contextlib.contextmanager
-def meanwhile(act: Callable[[], object]) -> Iterator[None]:
-    """`act` in a thread of its own; what it raises is raised at the end."""
-    from concurrent.futures import ThreadPoolExecutor
+def test_joblib_a_worker_serves_one_cell_after_another(desk: Path):
+    jobs.run_all(stubs(desk, "a", "b", "c"), Processes(n_jobs=1), OmegaConf.create({"threads": 1}))
+    assert len({process for _, process, *_ in notes(desk, "ended")}) == 1
+    assert [label for label, *_ in notes(desk, "began")] == ["a", "b", "c"]
 
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(act)
-        yield
-        future.result()
+
+@pytest.mark.parametrize(("settings", "named"), [((2, None), "2 CPU"), ((1, 1), "1 CPU and 1 GPU")])
+def test_ray_cells_that_no_node_has_room_for_are_refused(cluster: Cluster, settings, named):
+    backend = RayTasks(address=cluster.address, cpus_per_cell=settings[0], gpus_per_cell=settings[1])
+    with pytest.raises(BenchError, match=f"No node of the Ray cluster has {named} for a cell"):
+        backend.check(OmegaConf.create({}))
 
 
 # whole sweeps of real cells
@@ -287,9 +343,9 @@ def started(folder: Path, *settings: str) -> subprocess.Popen:
     )
 
 
-def holders(cells: list[cells.Cell]) -> dict[int, cells.Cell]:
+def holders(cells: list[Cell]) -> dict[int, Cell]:
     """The processes that run a cell."""
-    states = {cell: cells.state(cell) for cell in cells}
+    states = {cell: state(cell) for cell in cells}
     running = {cell: found.detail for cell, found in states.items() if found.kind == "running"}
     return {int(detail.split()[1]): cell for cell, detail in running.items() if detail.startswith("process ")}
 
@@ -305,7 +361,7 @@ def is_whole(store: Path) -> bool:
     return not [*store.rglob(".damaged*"), *store.rglob(".making*")]
 
 
-def begun(process: subprocess.Popen, folder: Path, cells: list[cells.Cell], *, count: int) -> dict[int, cells.Cell]:
+def begun(process: subprocess.Popen, folder: Path, cells: list[Cell], *, count: int) -> dict[int, Cell]:
     """Wait until `count` cells run and some of a pool is drawn."""
 
     def there() -> bool:
@@ -323,7 +379,7 @@ def test_joblib_a_sweep_survives_a_death_and_a_failure_and_again_runs_what_is_mi
     cells = listed(tmp_path, *settings)
     process = started(tmp_path, *settings)
     running = begun(process, tmp_path, cells, count=2)
-    assert [cells.state(cell).kind for cell in cells] == ["running", "running", "missing"]
+    assert [state(cell).kind for cell in cells] == ["running", "running", "missing"]
     before = units(tmp_path)
     os.kill(min(running), signal.SIGKILL)
     out, err = process.communicate()
@@ -333,7 +389,7 @@ def test_joblib_a_sweep_survives_a_death_and_a_failure_and_again_runs_what_is_mi
     assert f"{running[min(running)].label}: its process was lost (SIGKILL(-9)); run again" in err
     assert err.count("tuned pass@1") == 2
     assert err.count("selection=all_correct: FAILED") == 1
-    assert [cells.state(cell).kind for cell in cells] == ["done", "done", "failed"]
+    assert [state(cell).kind for cell in cells] == ["done", "done", "failed"]
     assert before
     assert {path: units(tmp_path)[path] for path in before} == before
     assert is_whole(tmp_path / "store")
@@ -348,19 +404,6 @@ def test_joblib_a_sweep_survives_a_death_and_a_failure_and_again_runs_what_is_mi
 # Ray
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("RAY_worker_niceness", "0")  # else they starve where other things run
-        made = Cluster(initialize_head=True, head_node_args=node)
-        made.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-    made.wait_for_nodes()
-    yield made
-    ray.shutdown()
-    made.shutdown()
-
-
 def raylet(node) -> int:
     return node.all_processes["raylet"][0].process.pid
 
@@ -370,41 +413,6 @@ def parent(process: int) -> int:
         return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
     except FileNotFoundError:
         return 0
-
-
-def test_ray_cells_that_no_node_has_room_for_are_refused(cluster: Cluster):
-    with pytest.raises(BenchError, match=r"No node of the Ray cluster has 2 CPU for a cell"):
-        ray_tasks.join(cluster.address, 2, None)
-    with pytest.raises(BenchError, match=r"No node of the Ray cluster has 1 CPU and 1 GPU for a cell"):
-        ray_tasks.join(cluster.address, 1, 1)
-
-
-def test_ray_a_killed_process_costs_a_try_and_a_cell_sees_the_users_variables_and_no_gpu(
-    cluster: Cluster, desk: Path, capfd, monkeypatch
-):
-    monkeypatch.setenv("WANDB_NAME", "mine")
-    asked = ray_tasks.join(cluster.address, 1, None)
-    (desk / "deaths b").write_text("1")
-    (desk / "deaths c").write_text("9")
-    ray_tasks.run(stubs(desk, "a", "b", "c", "d"), asked, retries=1)
-    assert sorted(label for label, *_ in notes(desk, "ended")) == ["a", "b", "d"]
-    assert {(name, seen) for *_, name, seen in notes(desk, "ended")} == {("mine", "none")}
-    assert set(failed(desk)) == {"c"}
-    told = capfd.readouterr().err
-    assert "b: its process was lost" in told
-    assert "a has ended" in told
-
-
-def test_ray_a_node_that_does_not_see_the_store_is_named(cluster: Cluster, tmp_path: Path):
-    asked = ray_tasks.join(cluster.address, 1, None)
-    (cell,) = listed(tmp_path, "num_completions=2", "selection=top_per_prompt")
-    elsewhere = tmp_path / "elsewhere" / ".seen"
-    with jobs.prepared([(cell.label, cell.cfg)]) as prepared:
-        assert len(prepared[0].needed) == 2
-        hidden = [replace(job, needed=(*job.needed, elsewhere)) for job in prepared]
-        with pytest.raises(BenchError, match=rf"node \S+ does not see {elsewhere}; a sweep on several nodes"):
-            ray_tasks.run(hidden, asked, retries=2)
-    assert not metrics(tmp_path)
 
 
 def test_ray_two_nodes_run_cells_and_one_that_is_killed_costs_what_it_was_drawing(cluster: Cluster, tmp_path: Path):
@@ -456,49 +464,36 @@ def test_submitit_a_preempted_and_a_killed_cell_go_on_where_they_were(tmp_path: 
     assert is_whole(tmp_path / "store")
 
 
-@pytest.fixture
-def fake_slurm(tmp_path: Path, monkeypatch) -> Path:
-    """sbatch and its like, first in PATH; the folder in which they keep jobs."""
-    for name in ("sbatch", "srun", "sacct", "scontrol", "scancel"):
-        path = tmp_path / "bin" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"#!{sys.executable}\n{Path(__file__).with_name('fake_slurm.py').read_text()}")
-        path.chmod(0o755)
-    (tmp_path / "slurm").mkdir()
-    monkeypatch.setenv("FAKE_SLURM", str(tmp_path / "slurm"))
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    return tmp_path / "slurm"
-
-
-def slurm(*settings: str):
-    """The launcher that these settings make."""
+def run_on_slurm(cells: list[StubJob], *settings: str) -> None:
+    """Run jobs with the launcher that these settings make."""
+    plugins.install()
     from hydra_plugins.bench_launchers import Slurm
-    from omegaconf import OmegaConf
 
     with initialize_config_dir(CONF, version_base="1.3"):
         cfg = compose("config", ["hydra/launcher=slurm", *settings], return_hydra_config=True)
     given = dict(OmegaConf.to_container(cfg.hydra.launcher, resolve=True))
     del given["_target_"]
-    launcher = Slurm(**given)
-    launcher.check(cfg)
-    launcher.setup(hydra_context=None, task_function=None, config=cfg)
-    return launcher
+    jobs.run_all(cells, Slurm(**given), cfg)
+
+
+def test_slurm_announces_preemption_by_the_signal_that_jobs_heed(tmp_path: Path):
+    """In a process of its own: submitit reads the signal once, where it is first imported."""
+    code = (
+        "from bench.config.compose import CONF; from bench.config import plugins; from bench.launching import launch\n"
+        "plugins.install()\n"
+        "launch.check(['hydra/launcher=slurm', 'hydra.launcher.cluster=local', 'hydra.launcher.signal=USR1'], CONF)\n"
+        "from submitit.slurm.slurm import SlurmJobEnvironment; print(SlurmJobEnvironment.USR_SIG)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "USR1"
 
 
 def test_slurm_is_asked_for_what_was_set_and_a_preempted_job_is_requeued(
     fake_slurm: Path, desk: Path, tmp_path: Path, capfd
 ):
-    from submitit.core.utils import cloudpickle
-
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    plugins.install()
     sets = "partition=gpu account=us gpus_per_cell=2 cpus_per_cell=8 mem_gb=64 timeout_min=90 signal_delay_s=30"
-    launcher = slurm(
-        f"outputs={tmp_path}",
-        *(f"hydra.launcher.{setting}" for setting in sets.split()),
-        "hydra.launcher.commands=[module load cuda]",
-        "+hydra.launcher.additional_parameters.nice=100",
-    )
+    settings = [f"outputs={tmp_path}", *(f"hydra.launcher.{setting}" for setting in sets.split())]
+    settings += ["hydra.launcher.commands=[module load cuda]", "+hydra.launcher.additional_parameters.nice=100"]
     for name in ("hold a", "hold b"):
         (desk / name).write_text("")
     (desk / "deaths c").write_text("1")
@@ -512,7 +507,7 @@ def test_slurm_is_asked_for_what_was_set_and_a_preempted_job_is_requeued(
             (desk / name).unlink()
 
     with meanwhile(preempt):
-        launcher.run(stubs(desk, "a", "b", "c"))
+        run_on_slurm(stubs(desk, "a", "b", "c"), *settings)
     assert sorted(label for label, *_ in notes(desk, "ended")) == ["a", "b", "c"]
     assert sorted(label for label, *_ in notes(desk, "began")) == ["a", "a", "b", "c", "c"]
     first, again = sorted(fake_slurm.glob("*.sh"))  # the array, and the job whose process was killed
@@ -530,11 +525,7 @@ def test_slurm_is_asked_for_what_was_set_and_a_preempted_job_is_requeued(
 def test_slurm_a_preempted_job_that_may_not_be_requeued_is_submitted_again_by_the_sweep(
     fake_slurm: Path, desk: Path, tmp_path: Path
 ):
-    from submitit.core.utils import cloudpickle
-
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    plugins.install()
-    launcher = slurm(f"outputs={tmp_path}", "hydra.launcher.requeue=false", "hydra.launcher.retries=1")
+    settings = [f"outputs={tmp_path}", "hydra.launcher.requeue=false", "hydra.launcher.retries=1"]
     (desk / "hold a").write_text("")
 
     def preempt() -> None:
@@ -543,7 +534,7 @@ def test_slurm_a_preempted_job_that_may_not_be_requeued_is_submitted_again_by_th
             os.kill(int(notes(desk, "began")[-1][1]), signal.SIGUSR2)
 
     with meanwhile(preempt):
-        launcher.run(stubs(desk, "a"))
+        run_on_slurm(stubs(desk, "a"), *settings)
     assert "no-requeue" in (fake_slurm / "100.sh").read_text()
     assert "2 of its processes were lost" in failed(desk)["a"]
     assert "job 101: UncompletedJobError: Job not requeued because" in failed(desk)["a"]

@@ -109,7 +109,7 @@ def test_a_mistake_of_a_process_is_told_by_its_own_sentence(tune):
 def test_none_outlives_the_one_that_waits_for_them(tmp_path):
     """Killed, it can't tell them to stop, and they would write where the next try writes."""
     waits = (
-        "import fsdp_on_cpu, pathlib, sys; from bench import processes;"
+        "import fsdp_on_cpu, pathlib, sys; from bench.training import processes;"
         "processes.call('', 2, pathlib.Path(sys.argv[1]), fsdp_on_cpu.sleep, pathlib.Path(sys.argv[1]))"
     )
     caller = subprocess.Popen(

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import distributed
 import numpy as np
 import pytest
 import ray
+from distributed import meanwhile, wait
 from hydra import compose, initialize_config_dir
 from ray.cluster_utils import Cluster
 
@@ -26,21 +28,13 @@ from bench.models.sampler import Sampler
 from bench.seeds import generator
 from bench.store import Store, unique, using
 
-ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers can't import a test
+for module in (sys.modules[__name__], distributed):  # the workers can't import a test
+    ray.cloudpickle.register_pickle_by_value(module)
 
 POLICY = Policy(Path("/"), "stub")
 SAMPLER = {"num_completions": 4, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": 0}
 SHARDS, BLOCKS = 4, (0, 2)  # of 2 prompts, and the first of 2 samples
 UNITS = {(f"p{2 * shard}", block) for shard in range(SHARDS) for block in BLOCKS}
-DEADLINE = 60.0  # seconds until a test gives up
-
-
-def wait(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(what)
-        time.sleep(0.02)
 
 
 class StubEngine:
@@ -101,20 +95,13 @@ def stub(
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-    started = Cluster(initialize_head=True, head_node_args=node)
-    yield started
-    ray.shutdown()
-    started.shutdown()
+    with distributed.ray_cluster() as started:
+        yield started
 
 
 @pytest.fixture
 def two_nodes(cluster: Cluster) -> Cluster:
-    """The cluster, with one CPU on each of two nodes."""
-    if not cluster.worker_nodes:
-        cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-    cluster.wait_for_nodes()
-    return cluster
+    return distributed.two_nodes(cluster)
 
 
 @pytest.fixture
@@ -128,27 +115,6 @@ def desk(tmp_path: Path) -> Path:
 def prompts() -> Prompts:
     names = [f"p{i}" for i in range(2 * SHARDS)]
     return Prompts(np.array(names), tuple(({"role": "user", "content": name},) for name in names), np.array(names))
-
-
-@contextlib.contextmanager
-def meanwhile(act: Callable[[], None]) -> Iterator[None]:
-    """`act` in a thread of its own; what it raises is raised at the end."""
-    errors: list[BaseException] = []
-
-    def guarded() -> None:
-        try:
-            act()
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=guarded)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
-    if errors:
-        raise errors[0]
 
 
 def hold(desk: Path, *units: tuple[str, int]) -> list[Path]:

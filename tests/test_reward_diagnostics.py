@@ -23,8 +23,9 @@ from bench.estimators.reward_diagnostics import (
 from bench.evaluation.heldout import Graded
 from bench.evaluation.reward_diagnostics import diagnose
 from bench.records.read import Run
-from bench.reporting.figures.reward_diagnostics import reward_diagnostics
+from bench.reporting.exhibits.reward_diagnostics import reward_diagnostics
 from bench.reporting.files import write_figure
+from bench.reporting.groups import Group
 
 NAN = float("nan")
 
@@ -294,13 +295,13 @@ def written(folder, proxy, gold):
 def test_the_figure_is_drawn_and_repeats(tmp_path, scale):
     proxy, gold = overoptimised_pool(prompts=40, columns=8, tempting=True)
     run = written(tmp_path, scale * (proxy + 0.01) / 1.01, gold)
-    paths = write_figure(reward_diagnostics([run]), tmp_path)
+    paths = write_figure(reward_diagnostics([Group({}, (run,))])[0], tmp_path)
     assert [path.name for path in paths] == [f"reward_diagnostics.{kind}" for kind in ("png", "pdf", "svg", "csv")]
     first = [path.read_bytes() for path in paths]
     assert first[0][:4] == b"\x89PNG"
-    assert [path.read_bytes() for path in write_figure(reward_diagnostics([run]), tmp_path)] == first
+    assert [path.read_bytes() for path in write_figure(reward_diagnostics([Group({}, (run,))])[0], tmp_path)] == first
 
 
 def test_no_figure_of_the_gold_verifier_itself(tmp_path):
     _, gold = overoptimised_pool(prompts=40, columns=8, tempting=True)
-    assert reward_diagnostics([written(tmp_path, gold, gold)]) is None
+    assert reward_diagnostics([Group({}, (written(tmp_path, gold, gold),))]) == []

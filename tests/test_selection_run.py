@@ -9,7 +9,7 @@ import pytest
 
 from bench.artifacts import Policy
 from bench.records.read import read_run
-from bench.reporting.tables import runs_table
+from bench.reporting.console import runs_table
 
 SETTINGS = [
     "task.train_prompts=40",

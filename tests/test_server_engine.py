@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bench.generation.rescoring import token_logprobs
 from drawing import LIMIT, asking, ids, same
 from fake_server import EOS, MODEL, FakeServer
 from hydra import compose, initialize_config_dir
@@ -19,6 +18,7 @@ from bench.config import checks
 from bench.errors import BenchError
 from bench.generation import http_client, server_checks, server_engine
 from bench.models import chat, loading
+from bench.models.logprobs import token_logprobs
 from bench.store import Store, using
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -63,7 +63,7 @@ def drawn_by(fake: FakeServer, prompts: Prompts, policy: Policy, **settings) -> 
 
 def refused(fake: FakeServer, prompts: Prompts, policy: Policy, match: str, **settings) -> None:
     """The pool ends in one sentence that says `match`, and the store holds no part of it."""
-    root = Path(checks.pop("root"))
+    root = Path(settings.pop("root"))
     with using(Store(root)), serving(fake) as server, pytest.raises(BenchError, match=match) as caught:
         draw(prompts, policy, server.url, **settings)
     assert "\n" not in str(caught.value)

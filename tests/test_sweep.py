@@ -15,7 +15,7 @@ from bench import status
 from bench.config.compose import CONF
 from bench.errors import BenchError
 from bench.sweeps import cells
-from bench.sweeps.workload import work
+from bench.sweeps.workload import workload
 
 SMALL = [
     "task.train_prompts=12",
@@ -84,7 +84,7 @@ def test_a_bad_cell_stops_a_sweep_before_its_first(tmp_path: Path):
 
 
 def test_the_work_of_cells_together_by_hand(tmp_path: Path):
-    found = work(listed(tmp_path, "temperature=0.7,1.0"))
+    found = workload(listed(tmp_path, "temperature=0.7,1.0"))
     # 2 temperatures; 12 prompts x 4 samples for training and 6 x 4 for Best-of-N each; 2 N x 2 methods x 2 arms
     # fine-tunings a temperature; the base and each of those greedily on 6 prompts, and each of those at 2 samples, for
     # which a block of 4 is drawn: the base's are among its Best-of-N at temperature 1

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench.config.rules import counts_per_prompt
 from bench.errors import BenchError
-from bench.generation.vllm_lora import LORA_RANKS
+from bench.generation.vllm_launch import LORA_RANKS
 from bench.training.lora import check_four_bit
 
 ABSENT = object()

@@ -12,8 +12,7 @@ from bench.artifacts import Policy, content_hash
 from bench.devices import device, resolve_dtype
 from bench.errors import BenchError
 from bench.generation import vllm_launch
-from bench.generation.vllm_launch import Options
-from bench.generation.vllm_lora import adapter_of
+from bench.generation.vllm_launch import Options, adapter_of
 from bench.models import loading
 from bench.models.tokens import configured, ending_ids
 from bench.seeds import stream_key

@@ -1,27 +1,30 @@
-"""JSON over HTTP for servers of language models: bounded concurrency, patience with busy servers, one-sentence errors.
+"""JSON over HTTP for servers of language models: bounded concurrency, retries by urllib3, one sentence per failure.
 
-What may pass is tried again with growing, jittered pauses: no connection, no answer in time, 429 and 5xx. Any other
-refusal is the caller's mistake and is raised at once.
+Failures that may pass are tried again after growing, jittered pauses: no connection, no answer in time, a cut answer,
+HTTP 429 and 5xx. Any other refusal is the caller's mistake and is raised at once.
 """
 
-import email.utils
+import json
 import os
 import queue
 import random
 import threading
-import time
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
+
+from urllib3 import Retry, Timeout
+from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError, NewConnectionError, TimeoutError
 
 from bench.errors import BenchError
 from bench.progress import say
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds
+MAY_PASS = (429, *range(500, 600))  # HTTP statuses
 QUOTED = 300  # characters of a server's own words in an error
 
 
 class RefusedError(BenchError):
-    """The server answered, and not with success: `status` is HTTP's, `index` the body's place (None: no body)."""
+    """The server answered without success. status: HTTP's; index: the position of the body, None for a GET."""
 
     def __init__(self, sentence: str, *, status: int, index: int | None) -> None:
         super().__init__(sentence)
@@ -30,19 +33,11 @@ class RefusedError(BenchError):
 
 
 class UnavailableError(BenchError):
-    """No usable answer after every retry."""
-
-
-class _PassingError(Exception):
-    """What went wrong, for the middle of a sentence, and the least pause in seconds before another attempt."""
-
-    def __init__(self, problem: str, wait: float = 0.0) -> None:
-        super().__init__(problem)
-        self.wait = wait
+    """The server gave no usable answer in any attempt."""
 
 
 def api_key(variable: str | None) -> str | None:
-    """The key in an environment variable, so that no key stands in a configuration; None where no variable is named."""
+    """Return the key in an environment variable, so that no configuration holds it; None where none is named."""
     if variable is None:
         return None
     key = os.environ.get(variable, "").strip()
@@ -54,8 +49,8 @@ def api_key(variable: str | None) -> str | None:
 
 
 def get(url: str, *, api_key: str | None = None, timeout: float = 60.0, retries: int = 5) -> Any:
-    """The JSON at `url`; errors as in `post_all`."""
-    client = _Client(url, api_key, timeout, retries)
+    """Return the JSON at `url`; errors as in `post_all`."""
+    client = _Client(url, api_key, timeout=timeout, retries=retries, concurrency=1)
     try:
         return client.exchange(None, None)
     finally:
@@ -72,15 +67,15 @@ def post_all(
     retries: int = 5,
     tolerated: Collection[int] = (),
 ) -> Iterator[tuple[int, Any]]:
-    """POST every body as JSON; yields (index of the body, the answer's JSON) as answers come, in any order.
+    """POST every body as JSON; yield (index of the body, JSON of the answer) in the order of the answers.
 
     At most `concurrency` requests are under way at once, and `bodies` is read only as far as they need. timeout:
-    seconds without a byte from the server. retries: further attempts of one body, each after twice the last pause
-    (0.5 to 60 s, jittered), or after the server's Retry-After where that is longer. RefusedError for an answer that is
-    not success, UnavailableError where none can be had; the rest is then not sent, nor when the generator is closed.
-    A refusal whose status is among `tolerated` is yielded as the body's answer instead, a RefusedError.
+    seconds without a byte from the server. retries: further attempts per body. The pause before each is twice the last
+    one (0.5 to 60 s, jittered), or the server's Retry-After where that is longer. Raise RefusedError for an answer
+    without success, UnavailableError where no attempt gives an answer. After an error, or once the generator is
+    closed, no further body is sent. A refusal whose status is in `tolerated` is yielded as the answer: a RefusedError.
     """
-    client = _Client(url, api_key, timeout, retries)
+    client = _Client(url, api_key, timeout=timeout, retries=retries, concurrency=concurrency)
     todo: queue.SimpleQueue[tuple[int, Any] | None] = queue.SimpleQueue()
     done: queue.SimpleQueue[tuple[int, Any, BaseException | None]] = queue.SimpleQueue()
 
@@ -95,15 +90,13 @@ def post_all(
                 else:
                     done.put((index, None, error))
                     client.stopped.set()
-        client.close()
 
-    # Daemons: an interrupted program ends without waiting for answers that nobody will read.
+    # Daemon threads: an interrupted program ends without waiting for answers that nobody will read.
     threads = [threading.Thread(target=work, daemon=True) for _ in range(concurrency)]
-    waiting, started = enumerate(bodies), 0
-    outstanding = 0
+    unsent, started, outstanding = enumerate(bodies), 0, 0
     try:
         while True:
-            while outstanding < 2 * concurrency and (item := next(waiting, None)) is not None:
+            while outstanding < 2 * concurrency and (item := next(unsent, None)) is not None:
                 todo.put(item)
                 outstanding += 1
                 if started < len(threads):
@@ -120,110 +113,128 @@ def post_all(
         client.stopped.set()
         for _ in range(started):
             todo.put(None)
+        client.close()
 
 
 class _Client:
-    """One URL, with a connection kept open for each thread."""
+    """One URL, and the connections to it that all threads share."""
 
-    def __init__(self, url: str, api_key: str | None, timeout: float, retries: int) -> None:
+    def __init__(self, url: str, api_key: str | None, *, timeout: float, retries: int, concurrency: int) -> None:
         self.url, self.timeout, self.retries = url, timeout, retries
         self.stopped = threading.Event()
-        self._key = api_key
-        self._local = threading.local()
-        self._said = threading.Lock()
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key is not None else {}
+        self._connections = _connections(url, concurrency)
+        self._warned = threading.Lock()
 
     def exchange(self, body: Any, index: int | None) -> Any:
-        """The answer to one body (None: a GET), after as many attempts as are allowed."""
-        for attempt in range(self.retries + 1):
-            try:
-                return self._attempt(body, index)
-            except _PassingError as error:
-                passing = error
-            if passing.wait > max(self.timeout, LONGEST_PAUSE):
-                raise UnavailableError(f"{self.url} {passing} and asks to wait {passing.wait:.0f} s; try again then.")
-            if attempt == self.retries or self.stopped.is_set():
-                break
-            if self._said.acquire(blocking=False):  # once a call: enough to explain a silence
-                say(f"{self.url} {passing}; each request is tried up to {self.retries + 1} times")
-            self.stopped.wait(max(passing.wait, _backoff(attempt)))
-        raise UnavailableError(
-            f"{self.url} {passing}, {attempt + 1} times in a row; is the right server running there, and well?"
-        )
-
-    def _attempt(self, body: Any, index: int | None) -> Any:
-        import requests
-
+        """Return the JSON of the answer to one body (None: a GET), after as many attempts as are allowed."""
         try:
-            answer = self._session().request(
+            answer = self._connections.request(
                 "GET" if body is None else "POST",
                 self.url,
-                json=body,
-                timeout=(min(self.timeout, 30.0), self.timeout),
-                allow_redirects=False,  # a redirected POST would arrive as a GET, and the key elsewhere
+                body=None if body is None else json.dumps(body).encode(),
+                headers={"Content-Type": "application/json", **self._headers},
+                timeout=Timeout(connect=min(self.timeout, 30.0), read=self.timeout),
+                retries=_Retry(self.retries, allowed_methods=None, status_forcelist=MAY_PASS, client=self),
+                redirect=False,  # a redirected POST would arrive as a GET, and the key elsewhere
             )
-        except requests.Timeout as error:
-            raise _PassingError(f"did not answer within {self.timeout:g} s") from error
-        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-            raise _PassingError(f"can't be reached ({_root(error)})") from error
-        except requests.RequestException as error:
+        except HTTPError as error:
             raise BenchError(f"{self.url} can't be asked: {error}") from error
-        status, said = answer.status_code, _words(answer.content)
-        if status == 429 or status >= 500:
-            wait = _retry_after(answer.headers.get("Retry-After"))
-            raise _PassingError(f"answers {status}{said and f' ({said})'}", wait)
+        status, words = answer.status, _words(answer.data)
         if status != 200:
-            raise RefusedError(f"{self.url} answers {status}: {said or answer.reason}", status=status, index=index)
+            raise RefusedError(f"{self.url} answers {status}: {words or answer.reason}", status=status, index=index)
         try:
-            return answer.json()
+            return json.loads(answer.data)
         except ValueError as error:
             raise RefusedError(
-                f"{self.url} answers with what is not JSON: {said or 'nothing'}", status=status, index=index
+                f"{self.url} answers with what is not JSON: {words or 'nothing'}", status=status, index=index
             ) from error
 
+    def warn(self, problem: str) -> None:
+        """Say why requests are tried again, once per client: enough to explain a silence."""
+        if self._warned.acquire(blocking=False):
+            say(f"{self.url} {problem}; each request is tried up to {self.retries + 1} times")
+
     def close(self) -> None:
-        """Close the calling thread's connection."""
-        if hasattr(self._local, "session"):
-            self._local.session.close()
-
-    def _session(self) -> Any:
-        import requests
-
-        if not hasattr(self._local, "session"):
-            session = requests.Session()
-            session.auth = self._authorise  # a callable: else a .netrc entry for the host would replace the key
-            self._local.session = session
-        return self._local.session
-
-    def _authorise(self, request: Any) -> Any:
-        if self._key is not None:
-            request.headers["Authorization"] = f"Bearer {self._key}"
-        return request
+        self._connections.clear()
 
 
-def _backoff(attempt: int) -> float:
-    """Seconds, from half to the whole of 0.5, 1, 2, 4, ...: many clients must not come back at the same moment.
+class _Retry(Retry):
+    """urllib3's retries for one request, with our pauses and sentences."""
 
-    The system's randomness, not a seeded stream: it decides when, never what, and must differ among processes.
-    """
-    return min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt) * random.SystemRandom().uniform(0.5, 1.0)
+    RETRY_AFTER_STATUS_CODES = frozenset()  # only the statuses in status_forcelist are tried again
+
+    def __init__(self, *args: Any, client: _Client, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.client = client
+
+    def new(self, **changes: Any) -> "_Retry":
+        return super().new(client=self.client, **changes)
+
+    def increment(
+        self, method: Any = None, url: Any = None, response: Any = None, error: Any = None, *rest: Any, **others: Any
+    ) -> "_Retry":
+        """Count a failed attempt; raise UnavailableError where no other one is allowed."""
+        url, timeout = self.client.url, self.client.timeout
+        if response is not None:
+            words = _words(response.data)
+            problem = f"answers {response.status}{words and f' ({words})'}"
+        elif isinstance(error, TimeoutError) and not isinstance(error, NewConnectionError):
+            problem = f"did not answer within {timeout:g} s"
+        else:
+            problem = f"can't be reached ({_root(error)})"
+        wait = self._retry_after(response)
+        if wait > max(timeout, LONGEST_PAUSE):
+            raise UnavailableError(f"{url} {problem} and asks to wait {wait:.0f} s; try again then.")
+        try:
+            left = super().increment(method, url, response, error, *rest, **others)
+        except MaxRetryError as exhausted:
+            raise UnavailableError(
+                f"{url} {problem}, {len(self.history) + 1} times in a row; is the right server running there, and well?"
+            ) from exhausted
+        self.client.warn(problem)
+        return left
+
+    def sleep(self, response: Any = None) -> None:
+        """Pause, unless the client is stopped: then nobody reads the answer."""
+        if self.client.stopped.wait(max(self._retry_after(response), self.get_backoff_time())):
+            raise UnavailableError(f"{self.client.url} is no longer asked.")
+
+    def get_backoff_time(self) -> float:
+        """Return seconds, from half to the whole of 0.5, 1, 2, 4, ...: many clients must not return at one moment.
+
+        The randomness is the system's and not a seeded stream (urllib3's own is): processes must differ, and no other
+        draw may shift. It decides when a request is sent and never what it holds.
+        """
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (len(self.history) - 1))
+        return pause * random.SystemRandom().uniform(0.5, 1.0)
+
+    def _retry_after(self, response: Any) -> float:
+        """Return the seconds in the answer's Retry-After header, 0 where there is none that can be read."""
+        try:
+            return 0.0 if response is None else self.get_retry_after(response) or 0.0
+        except InvalidHeader:
+            return 0.0
 
 
-def _retry_after(value: str | None) -> float:
-    """Seconds in a Retry-After header (RFC 9110, section 10.2.3: a number, or a date); 0 where there is none."""
-    if value is None:
-        return 0.0
-    if value.strip().isdigit():
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return 0.0
+def _connections(url: str, concurrency: int) -> Any:
+    """Return urllib3's connections, with the proxy and certificates that requests reads from the environment."""
+    import requests
+    from urllib3 import PoolManager
+
+    settings = requests.Session().merge_environment_settings(url, {}, None, None, None)
+    verify = settings["verify"]
+    bundle = requests.certs.where() if verify is True else verify
+    certificates: dict[str, Any] = {"ca_cert_dir" if os.path.isdir(bundle) else "ca_certs": bundle}
+    proxy = requests.utils.select_proxy(url, settings["proxies"])
+    if proxy is None:
+        return PoolManager(maxsize=concurrency, **certificates)
+    proxy = requests.utils.prepend_scheme_if_needed(proxy, "http")
+    return requests.adapters.HTTPAdapter(pool_maxsize=concurrency).proxy_manager_for(proxy, **certificates)
 
 
 def _words(content: bytes) -> str:
-    """A server's own explanation, on one line: the message in an OpenAI-style error, or the body's beginning."""
-    import json
-
+    """Return the server's explanation on one line: the message of an OpenAI-style error, or the start of the body."""
     text = content.decode(errors="replace")
     try:
         message: Any = json.loads(text)
@@ -237,10 +248,11 @@ def _words(content: bytes) -> str:
 
 
 def _root(error: BaseException) -> str:
-    """The innermost cause, e.g. "Connection refused", without the layers of libraries around it."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.strerror:
-            return seen.strerror
-        error, seen = seen, seen.__cause__ or seen.__context__
+    """Return the innermost cause, e.g. "Connection refused", without the layers of libraries around it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        wrapped = next((argument for argument in cause.args if isinstance(argument, BaseException)), None)
+        error, cause = cause, cause.__cause__ or cause.__context__ or wrapped
     return type(error).__name__

@@ -1,44 +1,75 @@
-"""One model of one OpenAI-compatible server: which it is, and completions from it, with refusals explained."""
+"""One model of one OpenAI-compatible server: requests for completions, its parsed answers, and explained refusals.
+
+Fields beyond OpenAI's (top_k, penalties, token ids) have vLLM's names, which other servers share or ignore.
+"""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
+from dataclasses import dataclass
+from typing import Any
 
+from bench.artifacts import Message
 from bench.errors import BenchError
 from bench.generation import http_client
-from bench.generation.completions_api import PATHS, Answer, Request, body, parse
+from bench.models.sampler import Sampler
+
+PATHS = {"completions": "/completions", "chat": "/chat/completions"}  # of a URL that ends in /v1, by endpoint
 
 
+@dataclass(frozen=True)
+class CompletionRequest:
+    """One completion of one prompt; seed None leaves the seed to the server."""
+
+    prompt: str  # id of the prompt, for messages
+    prompt_ids: list[int]
+    messages: Sequence[Message]
+    sampler: Sampler
+    max_tokens: int
+    seed: int | None
+    logprobs: bool = False
+
+
+@dataclass(frozen=True)
+class CompletionAnswer:
+    """One completion as the server gave it; None is what a server does not tell."""
+
+    text: str | None
+    token_ids: list[int] | None
+    stopped: bool  # by itself, not at the length limit
+    stop_token: int | None  # the id that stopped it, where that isn't the tokenizer's EOS
+    num_tokens: int | None  # as the server counts them
+    logprobs: list[float] | None  # nats per token
+
+
+@dataclass
 class Server:
-    """One model of one server: requests in, parsed answers out."""
+    """One model of one server; model None is the only one that it serves."""
 
-    def __init__(
-        self,
-        url: str,
-        model: str | None,
-        endpoint: str,
-        *,
-        extended: bool,
-        key_variable: str | None,
-        concurrency: int,
-        timeout: float,
-        retries: int,
-    ) -> None:
-        self.url, self.endpoint, self.extended = url.rstrip("/"), endpoint, extended
-        key = http_client.api_key(key_variable)
-        self._get = partial(http_client.get, api_key=key, timeout=timeout, retries=retries)
-        self._post_all = partial(
-            http_client.post_all, api_key=key, concurrency=concurrency, timeout=timeout, retries=retries
-        )
-        self.model = model or "null"  # for messages, until the server has said which it has
-        self.model, self.context = self._chosen(model)
+    url: str  # up to and with /v1
+    model: str | None
+    endpoint: str  # a key of PATHS
+    extended: bool  # send vLLM's fields, too
+    key_variable: str | None  # the environment variable with the API key
+    concurrency: int
+    timeout: float  # seconds
+    retries: int
+    context: int | None = None  # tokens, where the server tells it (vLLM)
 
-    def _chosen(self, model: str | None) -> tuple[str, int | None]:
-        """The model's name and, where the server tells (vLLM), the tokens that its context holds."""
+    def __post_init__(self) -> None:
+        self.url = self.url.rstrip("/")
+        self._patience: dict[str, Any] = {
+            "api_key": http_client.api_key(self.key_variable),
+            "timeout": self.timeout,
+            "retries": self.retries,
+        }
+        self.model, self.context = self._choose(self.model)
+
+    def _choose(self, model: str | None) -> tuple[str, int | None]:
+        """Return the model's name and its context."""
         try:
-            listed = self._get(f"{self.url}/models")
+            listed = http_client.get(f"{self.url}/models", **self._patience)
         except http_client.RefusedError as error:
             if error.status == 404 and model is not None:
-                return model, None  # a server that lists none still answers for this one, or doesn't
+                return model, None  # a server without a list may still serve this model
             raise self._explained(error, "") from error
         try:
             cards = {card["id"]: card for card in listed["data"]}
@@ -55,38 +86,120 @@ class Server:
             )
         return str(model), cards[model].get("max_model_len")
 
-    def answers(self, requests: Sequence[Request], stop_token_ids: list[int]) -> Iterator[tuple[int, Answer]]:
-        """(index, answer) as they come; BenchError where one is refused or is not what was asked for."""
-        bodies = (
-            body(
-                request,
-                model=self.model,
-                endpoint=self.endpoint,
-                stop_token_ids=stop_token_ids,
-                extended=self.extended,
-            )
-            for request in requests
-        )
+    def answers(
+        self, requests: Sequence[CompletionRequest], stop_token_ids: list[int]
+    ) -> Iterator[tuple[int, CompletionAnswer]]:
+        """Yield (index, answer) in the order of the answers; BenchError where one is refused or does not fit."""
+        bodies = (self._body(request, stop_token_ids) for request in requests)
         url = self.url + PATHS[self.endpoint]
         try:
-            for index, answer in self._post_all(url, bodies):
+            for index, answer in http_client.post_all(url, bodies, concurrency=self.concurrency, **self._patience):
                 yield index, parse(answer, requests[index], model=self.model, endpoint=self.endpoint)
         except http_client.RefusedError as error:
-            asked = requests[error.index].prompt if error.index is not None else ""
-            raise self._explained(error, asked) from error
+            prompt = requests[error.index].prompt if error.index is not None else ""
+            raise self._explained(error, prompt) from error
+
+    def _body(self, request: CompletionRequest, stop_token_ids: list[int]) -> dict[str, Any]:
+        """Return the request's JSON. n is always 1: a server's streams for n > 1 overlap where seeds are neighbours."""
+        chat = self.endpoint == "chat"
+        fields: dict[str, Any] = {
+            "model": self.model,
+            "n": 1,
+            "temperature": request.sampler.temperature,
+            "top_p": request.sampler.top_p,
+            "max_tokens": request.max_tokens,
+            "presence_penalty": 0,
+            "frequency_penalty": 0,
+            "stream": False,
+        }
+        fields |= {"messages": list(request.messages)} if chat else {"prompt": request.prompt_ids}
+        if request.seed is not None:
+            fields["seed"] = request.seed
+        if request.logprobs:
+            fields["logprobs"] = True if chat else 1
+        if self.extended:  # sent even at neutral values: servers take defaults from the model's generation_config.json
+            fields |= {
+                "top_k": request.sampler.top_k or -1,
+                "min_p": 0.0,
+                "repetition_penalty": 1.0,
+                "stop_token_ids": stop_token_ids,
+                "return_token_ids": True,
+            }
+        return fields
 
     def _explained(self, error: http_client.RefusedError, prompt: str) -> BenchError:
-        where = f" (prompt {prompt})" if prompt else ""
+        """Return the refusal with the prompt's id and the settings that may help."""
+        sentence = f"{error} (prompt {prompt})" if prompt else f"{error}"
         if error.status in (401, 403):
-            return BenchError(f"{error}{where}; generation.api_key_env=NAME names the variable with the API key.")
+            return BenchError(f"{sentence}; generation.api_key_env=NAME names the variable with the API key.")
         if error.status == 404:
             return BenchError(
-                f"{error}{where}; check generation.model={self.model} and generation.url={self.url}, which as a rule "
-                "ends in /v1."
+                f"{sentence}; check generation.model={self.model or 'null'} and generation.url={self.url}, which as a "
+                "rule ends in /v1."
             )
         hints = []
         if error.status in (400, 422) and self.endpoint == "completions":
             hints.append("generation.endpoint=chat is for servers that take no token ids as a prompt")
         if error.status in (400, 422) and self.extended:
             hints.append("generation.extended_fields=false for those that refuse fields beyond OpenAI's")
-        return BenchError("; ".join([f"{error}{where}", *hints]))
+        return BenchError("; ".join([sentence, *hints]))
+
+
+def parse(answer: Any, request: CompletionRequest, *, model: str | None, endpoint: str) -> CompletionAnswer:
+    """Return the one completion in an answer; BenchError, with the prompt's id, where it does not fit the request."""
+
+    def wrong(what: str) -> BenchError:
+        return BenchError(f"The server's answer for prompt {request.prompt} {what}.")
+
+    if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list):
+        raise wrong("has no list of choices")
+    choices = answer["choices"]
+    if len(choices) != 1 or not isinstance(choices[0], dict):
+        raise wrong(f"has {len(choices)} choices where n=1 was asked for")
+    if answer.get("model") not in (None, model):
+        raise wrong(f"is from the model {answer['model']}, not from generation.model={model}")
+    choice, usage = choices[0], answer.get("usage") or {}
+    reason = choice.get("finish_reason")
+    if reason not in ("stop", "length"):
+        raise wrong(f"ended for the reason {reason}, neither stop nor length")
+    message = choice.get("message") if endpoint == "chat" else {"content": choice.get("text")}
+    text = message.get("content") if isinstance(message, dict) else None
+    token_ids = choice.get("token_ids")
+    if not isinstance(text, str | None) or not (token_ids is None or _all(token_ids, int)):
+        raise wrong("holds no text or token ids of the expected form")
+    if text is None and token_ids is None:
+        raise wrong("holds neither text nor token ids")
+    num_tokens = usage.get("completion_tokens") if token_ids is None else len(token_ids)
+    if reason == "length" and num_tokens is not None and num_tokens < request.max_tokens:
+        raise wrong(f"was cut after {num_tokens} of {request.max_tokens} tokens; raise the server's own limit")
+    prompt_ids = answer.get("prompt_token_ids") or choice.get("prompt_token_ids")
+    length = len(prompt_ids) if prompt_ids else usage.get("prompt_tokens")  # of the prompt that the server read
+    if (prompt_ids or request.prompt_ids) != request.prompt_ids or length not in (None, len(request.prompt_ids)):
+        raise wrong(
+            f"is for a prompt of {length} tokens that is not the suite's of {len(request.prompt_ids)}: the server "
+            "renders prompts in its own way; use generation.endpoint=completions, or serve the policy's chat template"
+        )
+    stop = choice.get("stop_reason")
+    return CompletionAnswer(
+        text=text,
+        token_ids=token_ids,
+        stopped=reason == "stop",
+        stop_token=stop if isinstance(stop, int) else None,
+        num_tokens=num_tokens,
+        logprobs=_logprobs(choice.get("logprobs"), endpoint),
+    )
+
+
+def _logprobs(field: Any, endpoint: str) -> list[float] | None:
+    """Return the log-probability of each token, nats, in either endpoint's form; None where there are none."""
+    if not isinstance(field, dict):
+        return None
+    if endpoint == "chat":
+        values: Any = [token.get("logprob") for token in field.get("content") or [] if isinstance(token, dict)]
+    else:
+        values = field.get("token_logprobs")
+    return [float(value) for value in values] if values and _all(values, int | float) else None
+
+
+def _all(values: Any, kind: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, kind) and not isinstance(value, bool) for value in values)

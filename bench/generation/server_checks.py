@@ -1,4 +1,4 @@
-"""Whether a server does what a pool relies on: that it holds the policy, and that a seed repeats and others differ."""
+"""Whether a server does what a pool relies on: it holds the policy, a seed repeats, and different seeds differ."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -6,73 +6,78 @@ import numpy as np
 
 from bench.artifacts import Policy, Prompts
 from bench.errors import BenchError
-from bench.generation.completions_api import Answer, Request
+from bench.generation.model_server import CompletionAnswer, CompletionRequest
 from bench.models.logprobs import token_logprobs
+from bench.models.sampler import RAW, Sampler
 from bench.progress import say
 from bench.seeds import stream_key
 
-PROMPTS = 8  # asked to see whether the weights are the policy's
-SEEDS = 8  # asked twice of one prompt
-HOT = 2.0  # the temperature of those: even a sure policy then draws other tokens with another seed
-TOKENS = 16  # of each completion
-ALIKE = 2  # first tokens that make two completions alike: in 16 bits rounding parts equal seeds later on
+PROMPTS = 8  # one completion of each tells whether the weights are the policy's
+SEEDS = 8  # each draws one completion twice, of one prompt
+HOT = 2.0  # temperature of those completions: even a sure policy then draws other tokens with another seed
+TOKENS = 16  # per completion
+ALIKE = 2  # first tokens that make two completions alike: later tokens may differ by rounding in 16 bits
 
 
 def check(
     policy: Policy,
     prompts: Prompts,
-    asking: Callable[..., Request],
-    drawn: Callable[[Sequence[Request]], Iterator[tuple[int, Answer, list[int], bool]]],
+    request: Callable[..., CompletionRequest],
+    drawn: Callable[[Sequence[CompletionRequest]], Iterator[tuple[int, CompletionAnswer, list[int], bool]]],
     *,
     max_tokens: int,
-    drawing: bool,
+    greedy: bool,
     seeded: bool,
     tolerance: float,
     dtype: str,
     url: str,
 ) -> None:
-    """BenchError where the server holds another model than the policy, or, for `drawing`, ignores seeds.
+    """Raise BenchError where the server holds another model than the policy, or ignores seeds.
 
-    asking(row, ...) makes a request about a row of `prompts`; drawn(requests) gives each one's (index, answer, token
-    ids, whether they are exact).
+    request(row, sampler, ...): make a request for a row of `prompts`. drawn(requests): yield each one's (index, answer,
+    token ids, whether they are exact). greedy: the pool needs no seeds. seeded: equal seeds must repeat a completion.
     """
-    plain = {"top_p": 1.0, "top_k": 0, "max_tokens": max_tokens}
     weights = [
-        asking(row, temperature=1.0, seed=stream_key(row, "ask a server") % 2**63, logprobs=True, **plain)
+        request(row, RAW, max_tokens=max_tokens, seed=stream_key(row, "ask a server") % 2**63, logprobs=True)
         for row in range(len(prompts))
     ]
-    seeds = [asking(0, temperature=HOT, seed=stream_key(i, "ask again") % 2**63, **plain) for i in range(SEEDS)]
-    found = {i: (ids, answer.logprobs if exact else None) for i, answer, ids, exact in drawn(weights)}
-    ids, theirs = zip(*(found[row] for row in range(len(prompts))), strict=True)
-    check_weights(policy, prompts, ids, theirs, tolerance=tolerance, dtype=dtype, url=url)
-    if drawing:
-        again = {i: ids for i, _, ids, _ in drawn(seeds * 2 if seeded else seeds)}
-        check_seeds(
-            [again[i] for i in range(SEEDS)], [again[i + SEEDS] for i in range(SEEDS)] if seeded else None, url=url
-        )
+    drawings = {i: (ids, answer.logprobs if exact else None) for i, answer, ids, exact in drawn(weights)}
+    token_ids, logprobs = zip(*(drawings[row] for row in range(len(prompts))), strict=True)
+    check_weights(policy, prompts, token_ids, logprobs, tolerance=tolerance, dtype=dtype, url=url)
+    if greedy:
+        return
+    seeds = [
+        request(0, Sampler(HOT), max_tokens=max_tokens, seed=stream_key(i, "ask again") % 2**63) for i in range(SEEDS)
+    ]
+    completions = {i: ids for i, _, ids, _ in drawn(seeds * 2 if seeded else seeds)}
+    first, second = ([completions.get(i + start, []) for i in range(SEEDS)] for start in (0, SEEDS))
+    check_seeds(first, second if seeded else None, url=url)
 
 
 def check_weights(
     policy: Policy,
     prompts: Prompts,
     token_ids: Sequence[list[int]],
-    theirs: Sequence[list[float] | None],
+    logprobs: Sequence[list[float] | None],
     *,
     tolerance: float,
     dtype: str,
     url: str,
 ) -> None:
-    """BenchError where the server's log-probabilities [M] lists, nats a token, aren't the policy's, drawn at
-    temperature 1, top-p 1: the mean absolute difference a token is above `tolerance`."""
-    told = [row for row, found in enumerate(theirs) if found]
-    if not told:
+    """Raise BenchError where the server's log-probabilities differ from the policy's by more than `tolerance`.
+
+    token_ids, logprobs: [M] lists, drawn at temperature 1, top-p 1; nats per token. The difference is the mean over all
+    tokens of its absolute value. `logprobs` may leave out the EOS, and is None where the server tells none.
+    """
+    rows = [row for row, values in enumerate(logprobs) if values]
+    if not rows:
         say(f"warning: {url} tells no log-probabilities, so whether it holds {policy.path} can't be checked")
         return
-    asked = Prompts(prompts.id[told], tuple(prompts.messages[row] for row in told), prompts.answer[told])
-    known = [np.array(theirs[row][: len(token_ids[row])]) for row in told]  # type: ignore[index]
-    scored = [token_ids[row][: len(found)] for row, found in zip(told, known, strict=True)]  # some leave out EOS
-    ours = token_logprobs(policy, asked, scored, dtype=dtype)
-    difference = float(np.abs(np.concatenate(known) - np.concatenate(ours)).mean())
+    scored = Prompts(prompts.id[rows], tuple(prompts.messages[row] for row in rows), prompts.answer[rows])
+    theirs = [np.array(logprobs[row][: len(token_ids[row])]) for row in rows]  # type: ignore[index]
+    ids = [token_ids[row][: len(values)] for row, values in zip(rows, theirs, strict=True)]
+    ours = token_logprobs(policy, scored, ids, dtype=dtype)
+    difference = float(np.abs(np.concatenate(theirs) - np.concatenate(ours)).mean())
     if not difference <= tolerance:
         raise BenchError(
             f"{url} serves another model than {policy.path}: its log-probabilities are {difference:.3f} nats a token "
@@ -80,16 +85,16 @@ def check_weights(
         )
 
 
-def check_seeds(first: Sequence[list[int]], again: Sequence[list[int]] | None, *, url: str) -> None:
-    """BenchError where the server ignores seeds: first[i] and again[i] are token ids drawn with the i-th of several.
+def check_seeds(first: Sequence[list[int]], second: Sequence[list[int]] | None, *, url: str) -> None:
+    """Raise BenchError where the server ignores seeds. first[i], second[i]: token ids drawn with the i-th seed.
 
-    again None: only that they aren't all the same, as they would be where every request gets one random stream.
+    second None: check only that not all are the same, as they would be if every request got one random stream.
     """
     if all(ids == first[0] for ids in first):
         raise BenchError(f"{url} draws the same completion whatever the seed, so its samples are not independent.")
-    if again is None:
+    if second is None:
         return
-    repeated = sum(one[:ALIKE] == two[:ALIKE] for one, two in zip(first, again, strict=True))
+    repeated = sum(a[:ALIKE] == b[:ALIKE] for a, b in zip(first, second, strict=True))
     if 2 * repeated <= len(first):
         raise BenchError(
             f"{url} ignores seeds: of {len(first)} completions asked for twice with equal seeds, "

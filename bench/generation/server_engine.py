@@ -1,17 +1,17 @@
 """Sampling from an OpenAI-compatible server: `vllm serve` or another, on this machine or elsewhere.
 
-Each (prompt, sample) is a request of its own (n=1) with a seed of its own, so that pools nest and nothing shares a
-random stream. Prompts go as the suite's token ids and token ids come back where the server can give them; texts are
-tokenized again where it can't, and those that don't come out the same are counted. Log-probabilities are the suite's
-own, by teacher forcing from the policy's folder. Before it draws, an engine checks that the server holds that policy
-and heeds seeds.
+Each (prompt, sample) is a request of its own (n=1) with its own seed, so that pools nest and no two samples share a
+random stream. Prompts are sent as the suite's token ids, and token ids come back where the server can give them. Texts
+are tokenized again where it can't, and those that do not give the same tokens are counted. Log-probabilities are the
+suite's own, by teacher forcing from the policy's folder. Before an engine draws, it checks that the server holds that
+policy and heeds seeds.
 
-    vllm serve FOLDER --port 8000 --no-enable-chunked-prefill    (the last where it runs on a CPU: seeded requests)
+    vllm serve FOLDER --port 8000 --no-enable-chunked-prefill    (the last on a CPU only: it makes seeded requests safe)
     python -m bench generation=openai policy=folder policy.path=FOLDER
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,8 +35,7 @@ from bench.config.rules import (
 from bench.devices import resolve_dtype
 from bench.errors import BenchError
 from bench.generation import server_checks
-from bench.generation.completions_api import PATHS, Answer, Request
-from bench.generation.model_server import Server
+from bench.generation.model_server import PATHS, CompletionAnswer, CompletionRequest, Server
 from bench.generation.pool import draw
 from bench.models import loading, tokens
 from bench.models.logprobs import Rescorer
@@ -79,22 +78,30 @@ def generate(
     first_sample: Annotated[int, whole(0)] = 0,
     others: Callable[..., Completions] | None = None,
 ) -> Completions:
-    """N completions of each prompt [M, N], from the store where they were drawn before.
+    """Return N completions per prompt [M, N], from the store where they were drawn before.
 
-    serves: the served policy's folder here; completions of any other policy (a fine-tuned one) are drawn by `others`,
-    another engine. url: up to and with /v1; model: its name there (null: the only one). endpoint: "completions" sends
-    token ids, "chat" messages, which the server renders. extended_fields: send top_k, min_p, repetition_penalty,
-    stop_token_ids, return_token_ids, which OpenAI's own server refuses. accept_unseeded: draw from a server that
-    ignores seeds, in a pool kept apart as not repeatable. logprob_tolerance: nats a token, on average, between the
-    server's log-probabilities and ours. api_key_env: the environment variable with the API key. concurrency: requests
-    at once; timeout: seconds for an answer; retries: of one request. dtype: of the suite's log-
-    probabilities. first_sample: the samples before it are left out. BenchError, in a sentence, for a server that is
-    away, refuses, or doesn't do as it is asked.
+    serves: the folder here of the policy that the server serves; completions of any other policy (a fine-tuned one) are
+    drawn by `others`, another engine. url: up to and with /v1. model: its name there; null: the only one. endpoint:
+    "completions" sends token ids, "chat" messages, which the server renders. extended_fields: send top_k, min_p,
+    repetition_penalty, stop_token_ids, return_token_ids, which OpenAI's own server refuses. accept_unseeded: draw from
+    a server that ignores seeds, into a pool of its own, as it can't be repeated. logprob_tolerance: mean difference
+    between the server's log-probabilities and ours, nats per token. api_key_env: the environment variable with the API
+    key. concurrency: requests at once. timeout: seconds per answer. retries: per request. dtype: of the suite's
+    log-probabilities. first_sample: the samples before it are left out. BenchError, in one sentence, for a server that
+    can't be reached, refuses a request, or fails a check.
     """
     if not (Path(serves) / "config.json").is_file():
         raise BenchError(f"generation.serves={serves} holds no config.json; it must be {SERVED.description}.")
     if _fingerprint(Path(serves).absolute()) != policy.fingerprint:
-        return _from_others(prompts, policy, others, serves)(
+        if others is None:
+            raise BenchError(
+                f"The server holds {serves}, not {policy.path}: set generation.others to an engine for such policies "
+                "(generation@generation.others=transformers)."
+            )
+        _say_once(f"the server holds {serves}; generation.others draws from {policy.path}")
+        return others(
+            prompts,
+            policy,
             num_completions=num_completions,
             temperature=temperature,
             top_p=top_p,
@@ -111,28 +118,22 @@ def generate(
     if top_k > 0 and not extended_fields:
         raise BenchError(f"top_k={top_k} is beyond OpenAI's fields: it needs generation.extended_fields=true, or be 0.")
     dtype = resolve_dtype(dtype)
-    # what a server makes of fewer fields, or without seeds, is another pool
-    ways = [] if extended_fields else ["openai_fields"]
-    ways += ["unseeded"] if accept_unseeded and temperature > 0 else []
-    server = partial(
-        Server,
-        url,
-        model,
-        endpoint,
-        extended=extended_fields,
-        key_variable=api_key_env,
-        concurrency=concurrency,
-        timeout=timeout,
-        retries=retries,
-    )
+    # fewer fields, or no seeds, make another pool
+    variants = [] if extended_fields else ["openai_fields"]
+    variants += ["unseeded"] if accept_unseeded and temperature > 0 else []
+
+    def open_engine() -> ServerEngine:
+        server = Server(url, model, endpoint, extended_fields, api_key_env, concurrency, timeout, retries)
+        return ServerEngine(
+            policy, server, seeded=not accept_unseeded, logprob_tolerance=logprob_tolerance, dtype=dtype
+        )
+
     return draw(
         prompts,
         policy,
-        lambda: ServerEngine(
-            policy, server(), seeded=not accept_unseeded, logprob_tolerance=logprob_tolerance, dtype=dtype
-        ),
+        open_engine,
         Sampler(temperature, top_p, top_k),
-        engine="/".join(["openai", endpoint, *ways]),
+        engine="/".join(["openai", endpoint, *variants]),
         version=VERSION,
         num_completions=num_completions,
         max_new_tokens=max_new_tokens,
@@ -159,38 +160,37 @@ class ServerEngine:
     def sample(
         self, prompts: Prompts, samples: range, sampler: Sampler, *, max_new_tokens: int, seed: int, progress: Bar
     ) -> tuple[Completions, dict[str, float]]:
-        """The given samples of every prompt [M, len(samples)], each a request with its own seed.
+        """Return the given samples of every prompt [M, len(samples)], each from a request of its own, and counts.
 
-        The prompts' tokens are counted with sample 0, whose prefill the other samples can share.
-        retokenized_otherwise: completions whose texts, where a server gives no token ids, don't make its tokens again.
+        The tokens of a prompt are counted with sample 0, whose prefill the other samples can share.
+        retokenized_otherwise: completions without token ids whose texts do not give their tokens again.
         """
         prompt_ids = tokens.encode(self.tokenizer, prompts, max_new_tokens=max_new_tokens, context=self.context)
-        asking = partial(self._request, prompts, prompt_ids)
+
+        def request(row: int, sampler: Sampler, **settings: Any) -> CompletionRequest:
+            return CompletionRequest(str(prompts.id[row]), prompt_ids[row], prompts.messages[row], sampler, **settings)
+
         if not self._checked:
             few = prompts[: server_checks.PROMPTS]
-            rooms = [server_checks.TOKENS if self.context is None else self.context - len(ids) for ids in prompt_ids]
+            rooms = [self.context - len(ids) for ids in prompt_ids[: len(few)]] if self.context is not None else []
             server_checks.check(
                 self.policy,
                 few,
-                asking,
+                request,
                 self._drawn,
-                max_tokens=min(server_checks.TOKENS, *rooms[: len(few)]),
-                drawing=not sampler.is_greedy,
+                max_tokens=min([server_checks.TOKENS, *rooms]),
+                greedy=sampler.is_greedy,
                 seeded=self.seeded,
                 tolerance=self.logprob_tolerance,
                 dtype=self.dtype,
                 url=self.server.url,
             )
             self._checked = True
+        seeds = [[stream_key(seed, "generate", str(name), sample) % 2**63 for sample in samples] for name in prompts.id]
         requests = [
-            asking(
-                row,
-                **sampler.settings,
-                max_tokens=max_new_tokens,
-                seed=None if sampler.is_greedy else stream_key(seed, "generate", str(prompts.id[row]), sample) % 2**63,
-            )
+            request(row, sampler, max_tokens=max_new_tokens, seed=None if sampler.is_greedy else seeds[row][column])
             for row in range(len(prompts))
-            for sample in samples
+            for column in range(len(samples))
         ]
         token_ids, otherwise = np.empty((len(prompts), len(samples)), object), 0
         for index, _, ids, exact in self._drawn(requests):
@@ -220,16 +220,13 @@ class ServerEngine:
             "retokenized_otherwise": otherwise,
         }
 
-    def _request(self, prompts: Prompts, prompt_ids: list[list[int]], row: int, **how: Any) -> Request:
-        return Request(prompt=str(prompts.id[row]), prompt_ids=prompt_ids[row], messages=prompts.messages[row], **how)
-
-    def _drawn(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer, list[int], bool]]:
-        """(index, answer, token ids with the EOS that ended them, whether they are those that were drawn)."""
+    def _drawn(self, requests: Sequence[CompletionRequest]) -> Iterator[tuple[int, CompletionAnswer, list[int], bool]]:
+        """Yield (index, answer, token ids with the EOS that ended them, whether these are the ids that were drawn)."""
         for index, answer in self.server.answers(requests, sorted(self.eos_ids)):
             ids = answer.token_ids
             if ids is None:
                 ids = self.tokenizer.encode(answer.text, add_special_tokens=False)
-            exact = answer.token_ids is not None or self._comes_out(ids, answer)
+            exact = answer.token_ids is not None or self._is_retokenized_alike(ids, answer)
             if answer.stopped and (not ids or ids[-1] not in self.eos_ids):
                 ids = [*ids, self.tokenizer.eos_token_id if answer.stop_token is None else answer.stop_token]
             prompt = requests[index].prompt
@@ -242,22 +239,10 @@ class ServerEngine:
                 )
             yield index, answer, ids, exact
 
-    def _comes_out(self, ids: list[int], answer: Answer) -> bool:
-        """Whether a text's tokens are as many as were drawn (EOS counted or not), and make the same text."""
+    def _is_retokenized_alike(self, ids: list[int], answer: CompletionAnswer) -> bool:
+        """Return whether a text's tokens are as many as were drawn (EOS counted or not), and give the same text."""
         counts = (None, len(ids), len(ids) + 1) if answer.stopped else (None, len(ids))
         return answer.num_tokens in counts and self.tokenizer.decode(ids, skip_special_tokens=True) == answer.text
-
-
-def _from_others(
-    prompts: Prompts, policy: Policy, others: Callable[..., Completions] | None, serves: str
-) -> Callable[..., Completions]:
-    if others is None:
-        raise BenchError(
-            f"The server holds {serves}, not {policy.path}: set generation.others to an engine for such policies "
-            "(generation@generation.others=transformers)."
-        )
-    _say_once(f"the server holds {serves}; generation.others draws from {policy.path}")
-    return partial(others, prompts, policy)
 
 
 @cache

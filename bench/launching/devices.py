@@ -17,12 +17,12 @@ GPUS = Rule(
 
 
 def visible() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; where it is unset, the driver's."""
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them, or else all of the driver's."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         devices = [device.strip() for device in named.split(",")]
         end = next((i for i, device in enumerate(devices) if device in ("", "-1")), len(devices))
-        return devices[:end]  # as CUDA does, which reads no further than what is no device
+        return devices[:end]  # CUDA, too, reads no further than an entry that is no device
     if shutil.which("nvidia-smi") is None:
         return []
     listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False).stdout
@@ -32,24 +32,23 @@ def visible() -> list[str]:
 def shares(
     devices: list[str], *, n_jobs: int | None, gpus_per_cell: float | None, cpu_workers: int
 ) -> list[dict[str, str]]:
-    """The environment of each worker: its own of the devices, told apart by the worker's number.
+    """Return the environment of each worker, which makes the worker's own devices visible and no other.
 
-    n_jobs: workers; None: as many as the devices are enough for, or `cpu_workers` where none is asked for.
-    gpus_per_cell: None is 1 where there are devices; 0 hides them all; below 1, several workers have one device
-    together. BenchError where the devices are too few.
+    n_jobs: number of workers; None: as many as there are devices for, or `cpu_workers` where they use none.
+    gpus_per_cell: None is 1 where there are devices; 0 hides them all; below 1, several workers share a device.
+    BenchError where there are too few devices.
     """
-    if gpus_per_cell is None and not devices:
-        return [{} for _ in range(n_jobs or cpu_workers)]
+    if not gpus_per_cell and not (gpus_per_cell is None and devices):
+        environment = {} if gpus_per_cell is None else {"CUDA_VISIBLE_DEVICES": ""}
+        return [environment] * (n_jobs or cpu_workers)
     gpus = 1.0 if gpus_per_cell is None else float(gpus_per_cell)
-    if gpus == 0:
-        return [{"CUDA_VISIBLE_DEVICES": ""} for _ in range(n_jobs or cpu_workers)]
-    together = max(1, math.floor(1 / gpus + 1e-9))  # workers on one device
-    each = math.ceil(gpus)  # devices of one worker
-    room = len(devices) // each * together
+    per_device = max(1, math.floor(1 / gpus + 1e-9))  # workers that share one device
+    per_worker = math.ceil(gpus)  # devices
+    room = len(devices) // per_worker * per_device
     if room < (n_jobs or 1):
         raise BenchError(
             f"hydra.launcher.gpus_per_cell={gpus:g} for each of {n_jobs or 1} at once is more than the "
             f"{len(devices)} GPUs visible here ({','.join(devices) or 'none'}); lower it or hydra.launcher.n_jobs."
         )
-    blocks = [",".join(devices[i : i + each]) for i in range(0, len(devices) - each + 1, each)]
+    blocks = [",".join(devices[i : i + per_worker]) for i in range(0, len(devices) - per_worker + 1, per_worker)]
     return [{"CUDA_VISIBLE_DEVICES": blocks[i % len(blocks)]} for i in range(n_jobs or room)]

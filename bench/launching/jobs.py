@@ -1,41 +1,42 @@
-"""A sweep's cells on their way to other processes: what is sent, what runs there, what is done where a process dies."""
+"""A cell as a job of another process, and the loop that runs jobs and runs those again whose process is lost."""
 
-import contextlib
+import abc
 import os
 import sys
-import uuid
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bench.config.keys import run_folder
+from bench.errors import BenchError
 from bench.progress import relayed, say
 from bench.sweeps.cells import is_done
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came back of a cell; its records lie in its folder."""
+    """How a job ended; the records of its cell lie in the cell's folder."""
 
-    lines: tuple[str, ...] = ()  # what it told
-    complaint: str | None = None  # why no cell can be run where it was
+    lines: tuple[str, ...] = ()  # that it said and the reader has not seen yet
+    complaint: str | None = None  # why no job can run on its node
+    loss: str | None = None  # how its process ended, where that was not at the end of the job
 
 
 @dataclass(frozen=True)
-class Job:
+class CellJob:
     """One cell, as any process on any node can run it."""
 
     label: str
     folder: Path  # of its run
     settings: dict[str, Any]  # its resolved configuration
-    directory: Path  # where its relative paths begin
-    needed: tuple[Path, ...]  # seen by every node that shares the store and the outputs
+    directory: Path  # its relative paths start here
+    needed: tuple[Path, ...]  # every node that shares the store and the outputs sees these
 
     def perform(self) -> Outcome:
-        """Run the cell in this process, whose standard error hears what it tells at once."""
+        """Run the cell in this process, which also prints what the cell says to its own standard error."""
         unseen = next((path for path in (self.directory, *self.needed) if not path.exists()), None)
         if unseen is not None:
             return Outcome(
@@ -47,56 +48,78 @@ class Job:
 
         lines: list[str] = []
 
-        def hear(line: str) -> None:
+        def keep(line: str) -> None:
             lines.append(line)
             print(line, file=sys.stderr, flush=True)
 
-        with relayed(hear):
+        with relayed(keep):
             run_cell(OmegaConf.create(self.settings), self.label)
         return Outcome(tuple(lines))
 
 
-@contextlib.contextmanager
-def prepared(cells: Sequence[tuple[str, DictConfig]]) -> Iterator[list[Job]]:
-    """The cells (label, configuration) as jobs, in the order in which to start them."""
-    places = {Path(cfg.store, ".locks").absolute() for _, cfg in cells}
-    places |= {Path(cfg.outputs, ".multirun").absolute() for _, cfg in cells}
-    probes = tuple(place / f".seen-{uuid.uuid4().hex}" for place in sorted(places))
-    jobs = []
-    for label, cfg in cells:
-        settings: Any = OmegaConf.to_container(cfg, resolve=True)
-        jobs.append(Job(label, run_folder(cfg), settings, Path.cwd(), probes))
+class Backend(abc.ABC):
+    """Where jobs run: it starts them in other processes and reports which have ended."""
+
+    retries: int  # times that a job whose process was lost is run again
+
+    @abc.abstractmethod
+    def check(self, cfg: DictConfig) -> None:
+        """Raise BenchError where no cell of this configuration could run."""
+
+    @abc.abstractmethod
+    def open(self, cfg: DictConfig, count: int) -> None:
+        """Get ready for so many jobs."""
+
+    @abc.abstractmethod
+    def start(self, waiting: deque[CellJob], running: int) -> dict[Any, CellJob]:
+        """Start as many of the waiting jobs as there is room for, beside those that run, and take them from the queue.
+
+        Return each started job by the handle under which `ended` reports it.
+        """
+
+    @abc.abstractmethod
+    def ended(self, handles: list[Any]) -> list[tuple[Any, Outcome]]:
+        """Wait for some of the running jobs; return those that have ended, or none after a while without news."""
+
+    @abc.abstractmethod
+    def close(self, handles: list[Any]) -> None:
+        """Stop what still runs, and the processes that this backend has started."""
+
+
+def run_all(jobs: Sequence[CellJob], backend: Backend, cfg: DictConfig) -> None:
+    """Run every job; one whose process is lost runs again, and the others go on.
+
+    BenchError where a node does not see the store or the outputs.
+    """
+    waiting, losses = deque(jobs), Counter[Path]()
+    running: dict[Any, CellJob] = {}
+    backend.open(cfg, len(jobs))
     try:
-        for probe in probes:
-            probe.parent.mkdir(parents=True, exist_ok=True)
-            probe.write_text("")
-        yield leaders_first(jobs)
+        while waiting or running:
+            running |= backend.start(waiting, len(running))
+            for handle, outcome in backend.ended(list(running)):
+                job = running.pop(handle)
+                if outcome.complaint is not None:
+                    raise BenchError(outcome.complaint)
+                for line in outcome.lines:
+                    say(line)
+                if outcome.loss is not None:
+                    losses[job.folder] += 1
+                    if _runs_again(job, outcome.loss, losses[job.folder], backend.retries):
+                        waiting.append(job)
     finally:
-        for probe in probes:
-            probe.unlink(missing_ok=True)
+        backend.close(list(running))
 
 
-def leaders_first(jobs: Sequence[Job]) -> list[Job]:
-    """One job of each pool before the second of any: two that draw one pool mostly wait for each other."""
-    seen: set[str] = set()
-    leaders: list[Job] = []
-    others: list[Job] = []
-    for job in jobs:
-        pool = repr([job.settings[name] for name in ("task", "policy", "generation", "seed")])
-        (others if pool in seen else leaders).append(job)
-        seen.add(pool)
-    return [*leaders, *others]
-
-
-def again(job: Job, *, deaths: int, retries: int, reason: str) -> bool:
-    """Whether a cell whose process was lost for the `deaths`th time is run again; if not, it is recorded as failed."""
-    if is_done(job.folder):  # lost after the last of its work
+def _runs_again(job: CellJob, loss: str, losses: int, retries: int) -> bool:
+    """Return whether a job whose process was lost for the `losses`-th time runs again; if not, record its failure."""
+    if is_done(job.folder):  # the process was lost after the last of its work
         return False
-    if deaths <= retries:
-        say(f"{job.label}: its process was lost ({reason}); run again")
+    if losses <= retries:
+        say(f"{job.label}: its process was lost ({loss}); run again")
         return True
-    sentence = f"{deaths} of its processes were lost, more than hydra.launcher.retries={retries} allows; "
-    sentence += f"the last: {reason}"
+    sentence = f"{losses} of its processes were lost, more than hydra.launcher.retries={retries} allows; "
+    sentence += f"the last: {loss}"
     job.folder.mkdir(parents=True, exist_ok=True)
     (job.folder / "error.txt").write_text(sentence)
     say(f"{job.label}: FAILED: {sentence} ({job.folder / 'error.txt'})")

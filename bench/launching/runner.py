@@ -32,7 +32,7 @@ def run_cell(cfg: DictConfig, label: str) -> None:
         say(f"{label}: FAILED after {time.perf_counter() - start:.0f} s: {reason} ({folder / 'error.txt'})")
     else:
         from bench.records.read import read_run
-        from bench.reporting.tables import headline
+        from bench.reporting.console import headline
 
         say(f"{label}: {headline(read_run(folder))} ({time.perf_counter() - start:.0f} s)")
 
@@ -61,10 +61,9 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
             from bench.procedures.parts import Parts
             from bench.records.read import read_run
             from bench.records.write import write
-            from bench.reporting import tables
-            from bench.reporting.figures import of_one_run
+            from bench.reporting.console import main_table
+            from bench.reporting.exhibits import of_one_run, sentences
             from bench.reporting.files import write_figure
-            from bench.reporting.verdicts import verdicts
 
             if cfg.evaluation.get("harness_tasks"):
                 from bench.evaluation.harness_tasks import find_tasks
@@ -100,8 +99,8 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
         )
     if quiet:
         return folder
-    print(tables.main_table(finished))
-    print("", *verdicts([finished]), sep="\n")
+    print(main_table(finished))
+    print("", *sentences([finished]), sep="\n")
     print(f"\nfigure    {drawn[0]}\nrecords   {folder}")
     if tracked is not None:
         print(tracked)
