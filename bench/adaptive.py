@@ -15,18 +15,17 @@ import numpy as np
 from bench.artifacts import Completions, Policy, Prompts, Rewards
 from bench.config.rules import Count, checked, number, one_of, require
 from bench.errors import BenchError
-from bench.estimators.allocation import BetaPrior, beta_prior, expected_gains
-from bench.estimators.allocation import allocate as by_gain
 from bench.estimators.arrays import StoppedOutcomes
 from bench.estimators.best_of_n import pass_at_k
-from bench.estimators.sequential import stopped_pass_at_k
+from bench.estimators.sequential import BetaPrior, beta_prior, expected_gains, stopped_pass_at_k
+from bench.estimators.sequential import allocate as by_gain
 from bench.estimators.uncertainty import intervals_and_bands
 from bench.evaluation.cells import powers_of_two
 from bench.generation.pool import Engine, sharing
 from bench.pools import Placement, stopped
 from bench.procedures.findings import Findings, Results
 from bench.procedures.parts import Parts
-from bench.scoring.traits import refuse_comparing, refuse_too_low
+from bench.scoring import refuse_comparing, refuse_too_low
 from bench.seeds import generator
 from bench.selection.prompt_filter import prompts_dropped
 from bench.store import Use
@@ -148,7 +147,7 @@ def adaptively(
     `enough` are accepted; with "none", acceptance stops nothing. allocate: "uniform" lets every prompt have up to
     `num_completions`; "hard" draws `look` samples of each and gives the rest of `num_completions` a prompt, over all
     prompts, to those where the expected number of accepted ones, up to `enough` a prompt, rises most (see
-    bench.estimators.allocation), `most` samples to one prompt, with stop="accepted" anew after each block. Where
+    bench.estimators.sequential), `most` samples to one prompt, with stop="accepted" anew after each block. Where
     `enough` is 1 those are the prompts without an accepted one, alike. Acceptance is looked at after each `block`
     samples of a prompt: 1 draws no sample too many, more of them keep an engine busier.
 
@@ -183,7 +182,7 @@ def sample(
     prompts: Prompts, policy: Policy, generation: Callable[..., Completions], scoring: Score, plan: Plan, *, seed: int
 ) -> tuple[Completions, Rewards]:
     """The pool that a plan leads to, and its rewards; of a plan with equally many samples of every prompt, an ordinary
-    pool, and else a `bench.generation.stopped.StoppedPool` and `StoppedOutcomes`, NaN where nothing was drawn."""
+    pool, and else a stopped one (`bench.pools.stopped`) and `StoppedOutcomes`, NaN where nothing was drawn."""
     if plan.is_fixed:
         pool = generation(prompts, policy, num_completions=plan.limit, seed=seed)
         return pool, scoring(prompts, pool)

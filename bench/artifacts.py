@@ -1,7 +1,7 @@
 """What the stages hand to each other: frozen, positional, rectangular. M prompts, N completions each, K selected.
 
-A failure is NaN in its cell, never a missing cell. Every artifact has a `key`, a hash of its content: what is made
-from equal content is shared, however that content came about.
+A failure is NaN in its cell, never a missing cell. Every artifact has a `key`, a hash of its content: artifacts made
+from equal content are shared, however that content came about.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ class Prompts:
         return Prompts(self.id[rows], self.messages[rows], self.answer[rows])
 
     def take(self, rows: np.ndarray) -> "Prompts":
-        """Those of the given numbers [H], in that order."""
+        """The prompts in the given rows [H], in that order."""
         return Prompts(self.id[rows], tuple(self.messages[row] for row in rows), self.answer[rows])
 
     @cached_property
@@ -63,7 +63,7 @@ class Policy:
     path: Path
     fingerprint: str  # of the files' contents, or of hub id and commit
     system: str | None = None  # the system prompt of conversations that bring none
-    thinking: bool | None = None  # whether it reasons before it answers, where its template asks; None: as that says
+    thinking: bool | None = None  # whether it reasons before it answers; None: as its chat template has it
     trust_remote_code: bool = False  # run the Python files that lie beside the weights
 
     @property
@@ -155,13 +155,13 @@ class Completions:
 
 
 def prefix_key(pool_key: str, num_completions: int) -> str:
-    """The key of a pool's first `num_completions` samples a prompt, e.g. "3f2a...[:8]"; of a prefix, likewise."""
+    """The key of the first `num_completions` samples per prompt of a pool, or of such a prefix, e.g. "3f2a...[:8]"."""
     return f"{pool_key.partition('[')[0]}[:{num_completions}]"
 
 
 @dataclass(frozen=True)
 class Rewards:
-    """One number a completion; NaN means that it could not be scored, and is counted."""
+    """One number per completion; NaN means that it could not be scored, and is counted."""
 
     value: np.ndarray  # [M, N] float64
 
@@ -188,8 +188,8 @@ class Selection:
 
 @dataclass(frozen=True)
 class Divergence:
-    """KL of one policy from a reference, a value a prompt; says how it was estimated and against what."""
+    """KL of one policy from a reference, a value per prompt, with its estimator and the reference in words."""
 
-    kl: np.ndarray  # [M] nats a sequence
+    kl: np.ndarray  # [M] nats per sequence
     estimator: str
     reference: str

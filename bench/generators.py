@@ -192,7 +192,7 @@ def from_several(
 
     Each draws from random streams of its own. The student's are the run's: `drawn_by` the student alone is
     `bench.experiment.run`, and both share what the store has. Ids of a generator with the student's token ids are
-    trained on as drawn; other generators' texts are encoded anew (bench.generation.reencoded), and those that the
+    trained on as drawn; other generators' texts are encoded anew (bench.models.tokens), and those that the
     student's tokenizer does not write are unscored, so that nothing selects them. The control ("matched") keeps as many
     completions of each prompt from the same pool. Every generator is judged on the held-out prompts too, and the tuned
     policy's KL is taken from each.

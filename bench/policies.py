@@ -1,20 +1,16 @@
 """Where a policy comes from: a local folder, the Hugging Face hub, or pretraining from scratch."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from bench.artifacts import Policy
 from bench.config.rules import ABOVE_ZERO, FOLDER, TRUE_OR_FALSE, Count, Seed, or_null, text, whole
 from bench.errors import BenchError
 from bench.models import hub
 from bench.models.loading import folder, load_tokenizer
-from bench.training.pretraining import Corpus, pretrain
+from bench.tasks import Corpus
+from bench.training.pretraining import pretrain
 
-if TYPE_CHECKING:
-    from bench.training.pretraining import Corpus
-
-ADAPTER, BASE_PLACE = "adapter_config.json", "base_model_name_or_path"  # PEFT's names
-FILES = (".json", ".safetensors", ".jinja", ".model", ".txt")  # whose content makes a policy what it is
 HUB_ID = text(r"\w[\w.-]*(/\w[\w.-]*)?", "the id of a model of the hub, e.g. Qwen/Qwen2.5-1.5B")
 SYSTEM = or_null(text(r"(?s).*\S.*", "a text"))
 THINKING = or_null(TRUE_OR_FALSE)
@@ -37,7 +33,7 @@ def tiny(
 ) -> Policy:
     """The embedded default: a small Llama pretrained from scratch on the task's noisy demonstrations.
 
-    member: of a family that shares a tokenizer and no other random number, see bench.training.pretraining.
+    member: the policy's number in a family that shares only the tokenizer; see bench.training.pretraining.
     """
     if not hasattr(task, "demonstrations"):
         raise BenchError(
@@ -68,8 +64,8 @@ def from_folder(
     thinking: Annotated[bool | None, THINKING] = None,
     trust_remote_code: Annotated[bool, TRUE_OR_FALSE] = False,
 ) -> Policy:
-    """A policy that lies in a local folder, whatever the task. The other settings are those of `from_hub`."""
-    return _asked(folder(path, code=trust_remote_code), system, thinking, trust_remote_code)
+    """A policy in a local folder, for any task. The other settings are those of `from_hub`."""
+    return _with_chat_settings(folder(path, code=trust_remote_code), system, thinking, trust_remote_code)
 
 
 def from_hub(
@@ -81,19 +77,19 @@ def from_hub(
     thinking: Annotated[bool | None, THINKING] = None,
     trust_remote_code: Annotated[bool, TRUE_OR_FALSE] = False,
 ) -> Policy:
-    """A policy of the Hugging Face hub, whatever the task; its fingerprint is that of id and commit.
+    """A policy of the Hugging Face hub, for any task; its fingerprint is a hash of id and commit.
 
-    system: the system prompt of conversations that bring none. thinking: whether a model that can reason before it
-    answers does so; None leaves both to its chat template. What is fine-tuned from it carries them in its own template.
+    system: the system prompt of conversations without one. thinking: whether a model that can reason before it answers
+    does so. None leaves either to the chat template. A policy fine-tuned from this one has both in its own template.
     trust_remote_code: run the model's own Python files. BenchError says which of model, access or network is missing.
     """
     path = hub.snapshot(id, revision, code=trust_remote_code)
-    return _asked(folder(path), system, thinking, trust_remote_code)
+    return _with_chat_settings(folder(path), system, thinking, trust_remote_code)
 
 
-def _asked(policy: Policy, system: str | None, thinking: bool | None, trust_remote_code: bool) -> Policy:
-    """The policy with these settings, of which its chat template must know."""
+def _with_chat_settings(policy: Policy, system: str | None, thinking: bool | None, trust_remote_code: bool) -> Policy:
+    """The policy with these settings. Raises BenchError where its chat template doesn't support them."""
     policy = replace(policy, system=system, thinking=thinking, trust_remote_code=trust_remote_code)
     if system is not None or thinking is not None:
-        load_tokenizer(policy)  # which says what the template can't do
+        load_tokenizer(policy)  # refuses what the template doesn't support
     return policy

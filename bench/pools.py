@@ -17,14 +17,7 @@ from bench.artifacts import FIELDS, Completions, content_hash, prefix_key
 NUMBERS = {"finish_reason": "<U6", "logprob": float, "policy_logprob": float, "length": np.int64}
 NO_TOKENS = np.empty((), object)
 NO_TOKENS[()] = np.empty(0, np.int32)
-BLANK: dict[str, Any] = {  # what a cell without a sample holds
-    "text": "",
-    "token_ids": NO_TOKENS,
-    "finish_reason": "",
-    "logprob": np.nan,
-    "policy_logprob": np.nan,
-    "length": 0,
-}
+BLANK: dict[str, Any] = {"text": "", "token_ids": NO_TOKENS, "finish_reason": "", "length": 0}  # of a cell, else NaN
 SHARD = 256  # prompts of a stopped pool whose texts are in memory at once
 NO_FIXED_N = (
     "a stopped pool has not equally many samples of each prompt, so it can't be {what} like a pool of N; "
@@ -138,11 +131,7 @@ class Pool(Completions):
             if prompts[-1] - top >= len(prompts):
                 raise ValueError("a scattered pool can't be scored unit by unit: score its parts.")
             for rows, columns, unit in block.units(whole=whole):
-                yield (
-                    slice(rows.start + top, rows.stop + top),
-                    slice(columns.start + start, columns.stop + start),
-                    unit,
-                )
+                yield _moved(rows, top), _moved(columns, start), unit
 
     def first(self, num_completions: int) -> Completions:
         """The view of each prompt's first `num_completions` samples, still in the store.
@@ -233,6 +222,10 @@ def with_token_ids(pool: Completions, token_ids: np.ndarray, key: str) -> Comple
     return _pool(placements, numbers, key, build, starts=pool.starts, columns=(pool.text, token_ids))
 
 
+def _moved(part: slice, by: int) -> slice:
+    return slice(part.start + by, part.stop + by)
+
+
 def _of_units(placements: tuple[Placement, ...], numbers: dict[str, np.ndarray]) -> Completions:
     units = [block for _, _, block in placements]
     key = prefix_key(content_hash([unit.key for unit in units]), numbers["length"].shape[1])
@@ -284,7 +277,7 @@ def _numbers(placements: Sequence[Placement], prompts: int | None = None) -> dic
     """The columns NUMBERS [M, N] of placed blocks. prompts: M where the blocks do not cover all."""
     width = max(start + block.shape[1] for _, start, block in placements)
     prompts = prompts or max(int(rows[-1]) + 1 for rows, _, _ in placements)
-    numbers = {name: np.full((prompts, width), BLANK[name], kind) for name, kind in NUMBERS.items()}
+    numbers = {name: np.full((prompts, width), BLANK.get(name, np.nan), kind) for name, kind in NUMBERS.items()}
     for rows, start, block in placements:
         for name, values in block.read(slice(0, len(rows)), tuple(NUMBERS)).items():
             numbers[name][rows, start : start + block.shape[1]] = values

@@ -4,21 +4,30 @@ python -m bench.report outputs/default/*                  runs, side by side whe
 python -m bench.report sweep=NAME [setting=value ...]     the cells of a sweep, given as it was started
 python -m bench.report source=wandb project=NAME [entity=NAME] [group=NAME]
 python -m bench.report ... folder=PATH                    write there instead of outputs/<name>/report
+python -m bench.report ... config_dir=DIR                 with your own exhibits, DIR/figure/*.yaml
 python -m bench.report --check sweep=NAME                 say what of its report is stale or missing; status 1 if any is
 python -m bench.report --check FOLDER ...                 the same for report folders, with or without their records
 """
 
 import argparse
+import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.errors import BenchError
-from bench.records.read import Run
+from bench.records.read import Run, is_finished, read_run
+from bench.reporting.groups import in_order
 from bench.reporting.manifest import MANIFEST
 from bench.reporting.sources import Source, from_folders, from_sweep, from_wandb
 
-OPTIONS = ("folder", "source", "project", "entity", "group", "outputs")
+if TYPE_CHECKING:
+    from bench.reporting.exhibits import Part
+    from bench.search import Search
+
+OPTIONS = ("folder", "source", "project", "entity", "group", "outputs", "config_dir")
 
 
 def main() -> None:
@@ -26,113 +35,150 @@ def main() -> None:
         prog="python -m bench.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true", help="build nothing; say what is stale, changed or missing")
-    parser.add_argument("what", nargs="*", help="run folders, or sweep=NAME and settings, or options as above")
+    parser.add_argument("words", metavar="what", nargs="*", help="run folders, sweep=NAME and settings, or options")
     arguments, unknown = parser.parse_known_args()
-    refused = [one for one in unknown if one not in ("-m", "--multirun")]  # a sweep, given as it was started
-    if refused or not arguments.what:
+    refused = [word for word in unknown if word not in ("-m", "--multirun")]  # a sweep, given as it was started
+    if refused or not arguments.words:
         parser.error(f"unknown option {refused[0]}" if refused else "give run folders or sweep=NAME")
     start = time.perf_counter()
     try:
-        given, rest = _options(arguments.what)
+        options, words = _options(arguments.words)
         if arguments.check:
-            _check(given, rest)
+            _check(options, words)
             return
-        source = _source(given, rest)
-        _build(source, Path(given["folder"]) if "folder" in given else source.folder, start)
+        source = _source(options, words)
+        _build(source, Path(options.get("folder", source.folder)), _own(options), start)
     except BenchError as error:
         sys.exit(f"error: {error}")
     except KeyError as error:
-        of = ", ".join(arguments.what[:3]) + (", ..." if len(arguments.what) > 3 else "")
-        sys.exit(f"error: The records of {of} lack {error}; run the experiment again to rewrite them.")
+        given = ", ".join(arguments.words[:3]) + (", ..." if len(arguments.words) > 3 else "")
+        sys.exit(f"error: The records of {given} lack {error}; run the experiment again to rewrite them.")
 
 
-def _build(source: Source, folder: Path, start: float) -> None:
-    from bench.reporting.build import build
-    from bench.reporting.verdicts import verdicts
-
-    for note in source.notes:
-        print(note, file=sys.stderr)
-    page = build(source.runs, folder, title=source.title, notes=source.notes)
-    print(f"{_table(source.runs)}\n")
-    print("\n".join(verdicts(source.runs)))
-    count = f"{len(source.runs)} run{'s' if len(source.runs) > 1 else ''}"
-    print(f"\nreport    {page} ({count}, {time.perf_counter() - start:.0f} s)")
-
-
-def _check(given: dict[str, str], rest: list[str]) -> None:
-    from bench.reporting.build import check, records_elsewhere
-
-    reports = [Path(one) for one in rest if (Path(one) / MANIFEST).is_file()]
-    if reports and not any(_is_setting(one) or (Path(one) / "metrics.json").is_file() for one in rest):
-        if others := [one for one in rest if Path(one) not in reports]:
-            print(f"no report: {', '.join(others)}")
-        problems = [problem for folder in reports for problem in check(folder)]
-        for folder in reports:
-            if records_elsewhere(folder):
-                print(f"{folder}: its records are elsewhere; checked by its own files alone")
-    else:
-        source = _source(given, rest)
-        folder = Path(given["folder"]) if "folder" in given else source.folder
-        reports, problems = [folder], check(folder, source.runs)
-    for problem in problems:
-        print(problem)
-    if problems:
-        sys.exit(1)
-    print(f"up to date: {', '.join(map(str, reports))}")
-
-
-def _source(given: dict[str, str], rest: list[str]) -> Source:
-    if given.get("source", "local") == "wandb":
-        if "project" not in given or rest:
-            raise BenchError("source=wandb takes project=NAME, and entity=, group=, outputs=, folder= where needed.")
-        outputs = Path(given.get("outputs", "outputs"))
-        return from_wandb(given["project"], entity=given.get("entity"), group=given.get("group"), outputs=outputs)
-    if given.get("source", "local") != "local":
-        raise BenchError(f"source={given['source']} is not allowed: it must be local or wandb.")
-    if any(_is_setting(one) for one in rest):
-        if folders := [one for one in rest if "=" not in one and not one.startswith("~")]:
-            (unknown, *_) = [one for one in rest if _is_setting(one)]
-            raise BenchError(
-                f"{unknown} is no option of a report ({', '.join(OPTIONS)}), and a sweep's settings can't stand beside "
-                f"folders such as {folders[0]}."
-            )
-        from bench.config.compose import CONF, explained
-
-        overrides = [*rest, *(f"{name}={given[name]}" for name in ("outputs",) if name in given)]
-        with explained(overrides):
-            return from_sweep(overrides, CONF)
-    return from_folders([Path(one) for one in rest])
-
-
-def _options(words: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Options of the report by name, and the rest: folders, or a sweep's settings."""
-    given: dict[str, str] = {}
-    rest = []
+def _options(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The report's options by name, and the other words: folders, or a sweep's settings."""
+    options, others = {}, []
     for word in words:
         name, equals, value = word.partition("=")
         if equals and name in OPTIONS:
-            given[name] = value
+            options[name] = value
         else:
-            rest.append(word)
-    return given, rest
+            others.append(word)
+    return options, others
+
+
+def _source(options: Mapping[str, str], words: Sequence[str]) -> Source:
+    kind = options.get("source", "local")
+    if kind == "wandb":
+        if "project" not in options or words:
+            raise BenchError("source=wandb takes project=NAME, and entity=, group=, outputs=, folder= where needed.")
+        outputs = Path(options.get("outputs", "outputs"))
+        return from_wandb(options["project"], entity=options.get("entity"), group=options.get("group"), outputs=outputs)
+    if kind != "local":
+        raise BenchError(f"source={kind} is not allowed: it must be local or wandb.")
+    settings = [word for word in words if _is_setting(word)]
+    if not settings:
+        return from_folders([Path(word) for word in words])
+    if folders := [word for word in words if "=" not in word and not word.startswith("~")]:
+        raise BenchError(
+            f"{settings[0]} is no option of a report ({', '.join(OPTIONS)}), and a sweep's settings can't stand beside "
+            f"folders such as {folders[0]}."
+        )
+    from bench.config.compose import explained
+
+    overrides = [*words, *([f"outputs={options['outputs']}"] if "outputs" in options else [])]
+    with explained(overrides):
+        return _from_overrides(overrides)
+
+
+def _from_overrides(overrides: Sequence[str]) -> Source:
+    """The cells of a sweep, or what a search came to."""
+    from bench import search
+    from bench.config.compose import CONF
+    from bench.sweeps.cells import cells
+
+    planned = cells(overrides, CONF)
+    if planned is not None:
+        return from_sweep(planned, overrides)
+    if (wanted := search.read(overrides, CONF)) is not None:
+        return _from_search(wanted)
+    raise BenchError("another sweeper than Hydra's own chooses its cells as it goes; give the runs' folders instead.")
+
+
+def _from_search(wanted: "Search") -> Source:
+    """The run that a search chose and the run without a search, both on test prompts; the notes are its conclusion."""
+    from bench.search.report import RECORD, conclusion
+
+    if wanted.study() is None:
+        raise BenchError(f"The search in {wanted.root} has not begun: no trial of these settings is there.")
+    text, complete = conclusion(wanted)
+    if not complete:
+        raise BenchError(f"The search in {wanted.root} is not finished; the command that began it goes on with it.")
+    record = json.loads((wanted.root / RECORD).read_text())
+    names = dict.fromkeys(record[name]["run"] for name in ("chosen", "baseline"))  # one where they are the same
+    runs = [read_run(wanted.root / name) for name in names]
+    return Source(in_order(runs), text.strip().splitlines(), wanted.root / "report", wanted.root.name)
 
 
 def _is_setting(word: str) -> bool:
     return "=" in word and not Path(word).exists()
 
 
+def _own(options: Mapping[str, str]) -> "list[Part]":
+    """The user's own exhibits; a module of the folder in which the command runs can be named there."""
+    from bench.config.compose import CONF
+    from bench.reporting.exhibits import from_configs
+
+    return from_configs(Path(CONF), *([Path(options["config_dir"])] if "config_dir" in options else []))
+
+
+def _build(source: Source, folder: Path, own: "Sequence[Part]", start: float) -> None:
+    from bench.reporting.build import build
+    from bench.reporting.exhibits import sentences
+
+    for note in source.notes:
+        print(note, file=sys.stderr)
+    page = build(source.runs, folder, title=source.title, notes=source.notes, own=own)
+    print(f"{_table(source.runs)}\n")
+    print("\n".join(sentences(source.runs, own)))
+    count = f"{len(source.runs)} run{'s' if len(source.runs) > 1 else ''}"
+    print(f"\nreport    {page} ({count}, {time.perf_counter() - start:.0f} s)")
+
+
 def _table(runs: list[Run]) -> str:
-    """The main comparison as it fits a terminal."""
+    """The main comparison, as wide as a terminal."""
+    from bench.reporting.console import main_table, ranking_table, runs_table
+    from bench.reporting.contrasts import shared_seeds
+    from bench.reporting.exhibits.verdicts import names
     from bench.reporting.groups import grouped
-    from bench.reporting.ranking import rank, shared_seeds
-    from bench.reporting.tables import main_table, ranking_table, runs_table
-    from bench.reporting.verdicts import names
+    from bench.reporting.ranking import rank
 
     if len(runs) == 1:
         return main_table(runs[0])
     groups = grouped(runs)
     methods, _ = shared_seeds({name: group.runs for name, group in names(groups).items()})
     return ranking_table(rank(methods)) if len(groups) > 1 and all(methods.values()) else runs_table(runs)
+
+
+def _check(options: Mapping[str, str], words: Sequence[str]) -> None:
+    from bench.reporting.build import check, records_elsewhere
+
+    reports = [Path(word) for word in words if (Path(word) / MANIFEST).is_file()]
+    if reports and not any(_is_setting(word) or is_finished(Path(word)) for word in words):
+        if others := [word for word in words if Path(word) not in reports]:
+            print(f"no report: {', '.join(others)}")
+        problems = [problem for folder in reports for problem in check(folder, own=_own(options))]
+        for folder in filter(records_elsewhere, reports):
+            print(f"{folder}: its records are elsewhere; checked by its own files alone")
+    else:
+        source = _source(options, words)
+        reports = [Path(options.get("folder", source.folder))]
+        problems = check(reports[0], source.runs, own=_own(options))
+    for problem in problems:
+        print(problem)
+    if problems:
+        sys.exit(1)
+    print(f"up to date: {', '.join(map(str, reports))}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from bench.seeds import generator, small_seed
 from bench.selection import matched_random
 from bench.selection.prompt_filter import prompts_dropped
 from bench.store import Use
-from bench.tasks import Task, are_correct
+from bench.tasks import Task
 from bench.training.sft import last_epoch_loss
 
 
@@ -290,7 +290,7 @@ def distinct_paths(chosen: Selection, pools: list[Completions], task: Task) -> i
 def kept_correct(chosen: Selection, pools: list[Completions], train: Prompts, task: Task) -> int:
     """How many of the chosen cells of pools side by side are right, by the task's own verifier."""
     texts = _texts(chosen, pools)
-    return int(np.sum(are_correct(task, [text for _, text in texts], [str(train.answer[row]) for row, _ in texts])))
+    return int(np.sum(task.are_correct([text for _, text in texts], [str(train.answer[row]) for row, _ in texts])))
 
 
 def _texts(chosen: Selection, pools: list[Completions]) -> list[tuple[int, str]]:

@@ -1,10 +1,14 @@
 """Problems made up here in the published formats of the tasks' data sets, written where `task.path` can point."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+
+from bench.tasks import gold_model
 
 NAMES = ("Ada", "Bo", "Cleo", "Dev", "Esra", "Finn", "Gita", "Hugo")
 THINGS = ("pears", "stamps", "bricks", "tickets", "marbles", "ribbons", "lamps", "shells")
@@ -178,3 +182,61 @@ def humaneval(count: int) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def preferences(count: int, seed: int = 0) -> list[dict]:
+    """prompt, prompt_id, chosen and rejected, as published."""
+    return [
+        {
+            "prompt": (question := row["question"]),
+            "prompt_id": str(number),
+            **{
+                name: [{"role": "user", "content": question}, {"role": "assistant", "content": text}]
+                for name, text in (("chosen", "Good."), ("rejected", "No"))
+            },
+        }
+        for number, row in enumerate(gsm8k(count, seed))
+    ]
+
+
+def ifeval(count: int) -> list[dict[str, Any]]:
+    """key, prompt, instruction_id_list and kwargs; each response must lack commas and end with "Done."."""
+    return [
+        {
+            "key": number,
+            "prompt": f"{row['question']} Use no commas and end with: Done.",
+            "instruction_id_list": ["punctuation:no_comma", "startend:end_checker"],
+            "kwargs": [{"end_phrase": None}, {"end_phrase": "Done.", "num_words": None}],
+        }
+        for number, row in enumerate(gsm8k(count))
+    ]
+
+
+class ByLength:
+    """A gold model that likes long answers, and can't score "?"."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Take the place of every gold model."""
+        self.asked: list[str] = []
+        gold_model._known.cache_clear()
+        monkeypatch.setattr(gold_model, "_scorer", lambda *_: self)
+        described = property(lambda model: f"{model.name} by length above {model.threshold}")
+        monkeypatch.setattr(gold_model.GoldModel, "judged_by", described)
+
+    def score(self, prompts: Sequence, texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
+        self.asked += texts
+        assert all(messages[-1]["role"] == "user" for messages in prompts)
+        scores = np.array([np.nan if text == "?" else len(text) for text in texts])
+        return scores, {"truncated_inputs": sum(len(text) > 13 for text in texts), "not_finite": np.isnan(scores).sum()}
+
+
+# what makes the files of each task that reads rows
+FILES_OF: dict[str, Callable[[], dict[str, list]]] = {
+    "gsm8k": lambda: {"train": gsm8k(30), "test": gsm8k(10, seed=1)},
+    "humaneval": lambda: {"test": humaneval(60)},
+    "ifeval": lambda: {"train": ifeval(40)},
+    "jsonl": lambda: {"train": prompts(30), "test": prompts(10, seed=1)},
+    "math500": lambda: {"train": math_train(30), "test": math500(10)},
+    "mbpp": lambda: {"train": mbpp(12), "validation": mbpp(8, seed=3), "test": mbpp(8, seed=6)},
+    "ultrafeedback": lambda: {"train_prefs": preferences(30), "test_prefs": preferences(10, seed=1)},
+}

@@ -21,7 +21,6 @@ from bench.evaluation.heldout import grade
 from bench.generation import transformers_engine
 from bench.generation.duplicates import describe
 from bench.launching.runner import run_experiment
-from bench.pools import Placement, stopped
 from bench.procedures.parts import Parts
 from bench.scoring.verifier import verify
 from bench.store import Store
@@ -167,15 +166,6 @@ def test_what_is_said_of_a_stopped_pool_is_of_its_samples(random_policy, few_pro
     assert found["empty"] == sum(not text.strip() for text in np.asarray(pool.text)[drawn])
     assert found["mean_length"] == pytest.approx(pool.length[drawn].mean())
     assert found["twins_expected"] == describe(pool.first(2))["twins_expected"] > 0
-
-
-def test_pieces_must_follow_on_another(random_policy, few_prompts, store: Store):
-    first = generate(few_prompts, random_policy, num_completions=2, seed=0, block_size=2)
-    everyone = np.arange(7)
-    with pytest.raises(ValueError, match="piece 1 starts at sample 3"):
-        stopped([Placement(everyone, 0, first), Placement(everyone, 3, first)], 7, always=2)
-    with pytest.raises(ValueError, match="always=3"):
-        stopped([Placement(everyone, 0, first)], 7, always=3)
 
 
 def test_samples_before_the_first_wanted_are_left_out(random_policy, few_prompts, store: Store):

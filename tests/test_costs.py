@@ -12,9 +12,9 @@ from bench.evaluation.heldout import Graded
 from bench.models import loading
 from bench.procedures.findings import Results
 from bench.records import costs
+from bench.scoring import prepared
 from bench.scoring.ensemble import seed_ensemble
 from bench.scoring.length import length
-from bench.scoring.preparing import prepared
 from bench.scoring.trained_reward_model import trained_reward_model
 from bench.store import unique
 

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.artifacts import Policy
+from bench.records.read import RECORDS
 from bench.store import MANIFEST, check, walk
-from bench.sweeps.cells import RECORDS
 
 KILLS = 10
 BOOKKEEPING = ("cost/seconds", "saved/")  # what may differ between two runs of one command

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawing import EOS, LIMIT, asking, chi_square_z, ids, next_logits, same
+from drawing import EOS, LIMIT, asking, chi_square_z, ids, modified_logprobs, next_logits, same
 
 from bench.artifacts import Completions, Prompts
 from bench.errors import BenchError
 from bench.generation import transformers_engine, vllm_engine
 from bench.generation.duplicates import describe
 from bench.models import chat, loading
-from bench.models.sampler import GREEDY, RAW, Sampler, modified_logprobs
+from bench.models.sampler import GREEDY, RAW, Sampler
 from bench.store import Store, using
 
 Generate = Callable[..., Completions]

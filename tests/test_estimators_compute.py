@@ -13,7 +13,6 @@ from bench.estimators.compute import (
     break_even_queries,
     fine_tuned_query_flops,
     fine_tuning_flops,
-    matching_n,
 )
 
 COSTS = Costs(
@@ -29,9 +28,7 @@ COSTS = Costs(
 
 
 def queries(n, **changes):
-    return break_even_queries(
-        n=n, **{key: value for key, value in (vars(COSTS) | changes).items() if key != "reward_training_flops"}
-    )
+    return break_even_queries(n=n, **(vars(COSTS) | changes))
 
 
 def test_worked_example():
@@ -51,6 +48,8 @@ def test_break_even_is_the_first_query_at_which_the_totals_cross():
 
 def test_best_of_one_with_a_verifier_never_costs_more():
     assert queries(1, reward_parameters=0) is None
+    assert queries(np.nextafter(1, 2), reward_parameters=0) is None  # whatever its rounding
+    assert queries(1.01, reward_parameters=0) > 0
     assert queries(1) is not None  # a reward model still reads every answer
 
 
@@ -63,15 +62,14 @@ def test_prompts_that_are_read_again_are_paid_for_again():
 
 
 def test_reward_model_training_is_part_of_the_price():
-    assert break_even_queries(0.5e9, 0.5e9, 100, 256, 8, 16, 1000, 2, 1000, reward_training_flops=1.2028e16) == 5185
+    assert queries(8, reward_training_flops=1.2028e16) == 5185
 
 
-def test_matching_n_is_linear_in_log_n():
+def test_the_matching_n_is_linear_in_log_n():
     sizes, curve = [1, 2, 4, 8], np.array([0.2, 0.4, 0.6, 0.5])
-    assert matching_n(sizes, curve, 0.4) == pytest.approx(2)
-    assert matching_n(sizes, curve, 0.5) == pytest.approx(2 * math.sqrt(2))
-    assert matching_n(sizes, curve, 0.1) == 1
-    assert matching_n(sizes, curve, 0.61) == math.inf
+    for quality, n in ((0.4, 2), (0.5, 2 * math.sqrt(2)), (0.1, 1), (0.61, math.inf)):
+        found = break_even(sizes, np.tile(curve, (3, 1)), np.full(3, quality), COSTS, np.random.default_rng(0))
+        assert (found.n, found.n_low, found.n_high) == pytest.approx((n, n, n))
 
 
 def pool(prompts, seed=0):
@@ -113,18 +111,10 @@ def test_a_policy_beyond_the_curve_or_below_it_has_no_break_even():
     [
         (lambda: queries(0.5), "n=0.5 at least 1"),
         (lambda: queries(8, prompts=-1), "prompts is not allowed"),
-        (lambda: matching_n([1, 2], [0.5], 0.5), r"curve has shape \[1\]"),
-        (lambda: matching_n([2, 1], [0.5, 0.6], 0.5), "2 ascending n"),
+        (lambda: break_even([2, 1], np.ones((3, 2)), np.ones(3), COSTS, np.random.default_rng(0)), "at ascending n"),
         (lambda: break_even([1, 2], np.ones((3, 2)), np.ones(4), COSTS, np.random.default_rng(0)), r"shape \[3, 2\]"),
     ],
 )
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_one_sample_a_query_saves_nothing_whatever_its_rounding():
-    free = dataclasses.replace(COSTS, reward_parameters=0)
-    settings = {name: value for name, value in vars(free).items() if name != "reward_training_flops"}
-    assert break_even_queries(**settings, n=np.nextafter(1, 2)) is None
-    assert break_even_queries(**settings, n=1.01) > 0

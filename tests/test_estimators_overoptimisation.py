@@ -3,14 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.estimators.overoptimisation import (
-    Fit,
-    fit_best_of_n,
-    fit_fine_tuned,
-    fit_interval,
-    overoptimisation,
-    peak,
-)
+from bench.estimators.overoptimisation import Fit, fit_best_of_n, fit_interval, overoptimisation, peak
 
 KL = np.array([0.0, 0.2, 0.6, 1.2, 2.0, 3.0])
 D = np.sqrt(KL)
@@ -21,11 +14,8 @@ def rng(seed=0):
 
 
 def test_known_coefficients_come_back():
-    assert fit_best_of_n(KL, 0.8 * D - 0.3 * KL) == pytest.approx((0.8, 0.3))
-    log_d = np.log(np.where(D > 0, D, 1))
-    assert fit_fine_tuned(KL, 0.8 * D - 0.3 * D * log_d) == pytest.approx((0.8, 0.3))
-    alpha, beta = fit_best_of_n(KL, 0.8 * D - 0.3 * KL, np.ones(6))
-    assert (alpha, beta) == pytest.approx((0.8, 0.3))
+    for weights in (None, np.ones(6)):
+        assert fit_best_of_n(KL, 0.8 * D - 0.3 * KL, weights) == pytest.approx((0.8, 0.3))
 
 
 def test_weights_as_in_numpy_least_squares():
@@ -41,9 +31,6 @@ def test_the_peak_is_where_the_curve_is_highest():
     curve = 0.8 * grid - 0.3 * grid**2
     assert (distance, height) == pytest.approx((grid[curve.argmax()], curve.max()), abs=1e-4)
     assert (distance, height) == pytest.approx((0.8 / 0.6, 0.64 / 1.2))
-    distance, height = peak(Fit(0.5, 0.4), "fine_tuned")
-    curve = grid * (0.5 - 0.4 * np.log(grid))
-    assert (distance, height) == pytest.approx((grid[curve.argmax()], curve.max()), abs=1e-4)
     assert peak(Fit(0.5, -0.1)) == (np.inf, np.inf)
 
 
@@ -85,16 +72,13 @@ def test_over_optimisation_needs_a_resolved_fall_of_gold_while_the_proxy_rises()
     assert overoptimisation(-proxy, gain, rng()).verdict == "not resolved"  # the proxy falls as well
     bent = curves(400, 0.2)[1]  # β > 0, but its peak lies beyond the last point
     assert overoptimisation(proxy, bent, rng()).verdict == "not resolved"
-    on_all = overoptimisation(proxy, gain, rng(), validation_gold=curves(300, 0.6, seed=1)[1])
-    assert on_all.gold.prompts == 400
-    assert on_all.verdict == "over-optimised"
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: fit_best_of_n([0, 1.0], [0, 1.0]), "fewer than two different values"),
-        (lambda: fit_best_of_n([0, -1.0, 2.0], [0, 1.0, 2.0]), "not be negative"),
+        (lambda: fit_best_of_n([0, -1.0, 2.0], [0, 1.0, 2.0]), "no negative numbers"),
         (lambda: fit_best_of_n([0, 1.0, 2.0], [0, 1.0]), r"gain has shape \[2\], but kl has \[3\]"),
         (lambda: overoptimisation(np.ones((1, 2)), np.ones((1, 2)), rng()), "at least 2 prompts"),
         (lambda: overoptimisation(np.ones((4, 2)), np.ones((4, 3)), rng()), r"gold has shape \[4, 3\]"),

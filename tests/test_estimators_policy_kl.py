@@ -62,31 +62,23 @@ def test_the_reverse_kl_is_the_same_call_on_samples_of_the_other_policy():
 
 
 def test_rao_blackwell_sums_over_the_steps_to_the_true_kl_with_less_variance():
-    steps = []
-    for tokens in ALL:
-        prefixes = [tokens[:i] for i in range(len(tokens))]
-        steps.append(
-            rao_blackwell_kl(
-                np.array([p.logits(prefix) for prefix in prefixes]), np.array([q.logits(prefix) for prefix in prefixes])
-            ).sum()
-        )
+    logits = [[np.array([model.logits(y[:i]) for i in range(len(y))]) for model in (p, q)] for y in ALL]
+    sums = np.array([rao_blackwell_kl(*pair).sum() for pair in logits])
     weight = np.exp(LOG_P)
-    assert weight @ np.array(steps) == pytest.approx(TRUTH, abs=1e-12)
-    variance = weight @ (np.array(steps) - TRUTH) ** 2
+    assert weight @ sums == pytest.approx(TRUTH, abs=1e-12)
+    variance = weight @ (sums - TRUTH) ** 2
     assert variance < 0.5 * (weight @ (LOG_P - LOG_Q - TRUTH) ** 2)
 
 
 def test_leaving_out_truncated_sequences_or_eos_gives_another_number():
-    """What the docstring demands is not a matter of taste: both slips are far from the KL of the process."""
+    """Both slips give a number far from the KL of the process."""
     weight = np.exp(LOG_P)
     finished = np.array([tokens[-1] == EOS for tokens in ALL])
     dropped = weight[finished] @ (LOG_P - LOG_Q)[finished] / weight[finished].sum()
     assert abs(dropped - TRUTH) > 0.1
-    without_eos = []
-    for tokens in ALL:
-        kept = tokens[:-1] if tokens[-1] == EOS else tokens
-        without_eos.append(log_probability(p, kept) - log_probability(q, kept))
-    assert abs(weight @ np.array(without_eos) - TRUTH) > 0.1
+    kept = [tokens[:-1] if tokens[-1] == EOS else tokens for tokens in ALL]
+    without_eos = np.array([log_probability(p, tokens) - log_probability(q, tokens) for tokens in kept])
+    assert abs(weight @ without_eos - TRUTH) > 0.1
 
 
 def test_k3_falls_short_under_a_truncated_sampler_and_is_refused():
@@ -157,7 +149,7 @@ def test_per_token_is_total_over_total():
         (lambda: sequence_kl([[-1.0]], [[-1.0]], "k2"), "estimator='k2' is not known"),
         (lambda: rao_blackwell_kl(np.zeros((2, 3)), np.zeros((2, 4))), r"q_logits has shape \[2, 4\]"),
         (lambda: rao_blackwell_kl(np.zeros(3), np.zeros(3)), r"p_logits has shape \[3\]"),
-        (lambda: rao_blackwell_kl(np.full((1, 2), -np.inf), np.zeros((1, 2))), "a step of nothing but −inf"),
+        (lambda: rao_blackwell_kl(np.full((1, 2), -np.inf), np.zeros((1, 2))), "a step of only −inf"),
         (lambda: rao_blackwell_kl(np.full((1, 2), np.nan), np.zeros((1, 2))), r"p_logits \[1, 2\] holds NaN"),
         (lambda: kl_per_token([1.0], [0]), "must be above 0"),
     ],

@@ -1,4 +1,4 @@
-"""Estimates of stopped pools and the giving of samples, against enumeration of every sequence and of every division."""
+"""Estimates from stopped pools, and the allocation of samples, against enumeration of all sequences and divisions."""
 
 import itertools
 import math
@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.estimators.allocation import BetaPrior, allocate, beta_prior, expected_gains
 from bench.estimators.arrays import StoppedOutcomes
 from bench.estimators.best_of_n import best_of_n, majority_at_k, pass_at_k
 from bench.estimators.kl import estimate_best_of_n_kl
-from bench.estimators.sequential import stopped_pass_at_k
+from bench.estimators.sequential import BetaPrior, allocate, beta_prior, expected_gains, stopped_pass_at_k
 
 PLANS = [  # enough, limit, block
     (1, 1, 1),
@@ -37,7 +36,7 @@ def stop(sequence: tuple[int, ...], enough: int, limit: int, block: int) -> tupl
 
 
 def expectation(plan: tuple[int, int, int], p: float, value) -> np.ndarray:
-    """Of value(accepted [1], drawn [1]) -> [1, K], over all sequences that the plan may meet."""
+    """The mean of value(accepted [1], drawn [1]) -> [1, K] over all sequences of samples."""
     total: np.ndarray | float = 0.0
     for sequence in itertools.product((0, 1), repeat=plan[1]):
         chance = p ** sum(sequence) * (1 - p) ** (len(sequence) - sum(sequence))
@@ -83,13 +82,12 @@ def test_a_plan_that_never_stops_is_a_pool_of_fixed_n():
         assert found == pytest.approx(pass_at_k(fixed, [1, 2, 5]))
 
 
-def test_counts_that_no_plan_stops_with_are_refused():
-    with pytest.raises(ValueError, match="3 drawn and 0 accepted"):
-        stopped_pass_at_k(np.array([0]), np.array([3]), 1, enough=1, limit=4)
-    with pytest.raises(ValueError, match="k=5"):
-        stopped_pass_at_k(np.array([0]), np.array([4]), 5, enough=1, limit=4)
-    with pytest.raises(ValueError, match="block=0"):
-        stopped_pass_at_k(np.array([0]), np.array([4]), 1, enough=1, limit=4, block=0)
+@pytest.mark.parametrize(
+    ("drawn", "k", "block", "message"), [(3, 1, 1, "3 drawn and 0 accepted"), (4, 5, 1, "k=5"), (4, 1, 0, "block=0")]
+)
+def test_counts_that_no_plan_stops_with_are_refused(drawn, k, block, message):
+    with pytest.raises(ValueError, match=message):
+        stopped_pass_at_k(np.array([0]), np.array([drawn]), k, enough=1, limit=4, block=block)
 
 
 def test_estimators_of_fixed_pools_refuse_stopped_outcomes():

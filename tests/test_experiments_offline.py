@@ -198,7 +198,7 @@ def test_a_missing_model_is_one_sentence(tmp_path):
 
 def test_a_missing_data_set_of_lm_evals_is_told_before_anything_is_drawn(models, tmp_path):
     asked = [*SMALL, "policy=folder", f"policy.path={models['qwen_2_5_base']}", f"task.path={gsm8k(tmp_path / 'rows')}"]
-    with pytest.raises(BenchError, match=r"evaluation\.harness_tasks=gsm8k: its data can't be had here"):
+    with pytest.raises(BenchError, match=r"evaluation\.harness_tasks=gsm8k: its data can't be read here"):
         run(tmp_path, "experiment=gsm8k_qwen", *asked, "evaluation.harness_tasks=[gsm8k]")
     assert not (tmp_path / "s" / "generate").exists()
 

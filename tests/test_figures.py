@@ -13,9 +13,9 @@ from made_runs import made_run
 from bench.errors import BenchError
 from bench.records.read import Run, read_run
 from bench.reporting.exhibit import Figure
-from bench.reporting.figures import figures, of_one_run
-from bench.reporting.figures.shared import WIDEST, beside
+from bench.reporting.exhibits import figures, of_one_run
 from bench.reporting.files import FORMATS, drawn, stamp_of, write_figure
+from bench.reporting.plots import WIDEST, beside
 from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, LOOKS, sequence
 
 ALONE = {"frontier", "reward_by_n", "coverage", "paths", "kl_by_n", "break_even", "cost_by_stage"}

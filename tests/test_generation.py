@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawing import LIMIT, asking, generate, ids, next_logits, same
+from drawing import LIMIT, asking, generate, ids, modified_logprobs, next_logits, same
 
 from bench.artifacts import Policy, Prompts
 from bench.errors import BenchError
 from bench.generation import decoding, transformers_engine
 from bench.models import chat, kv_cache, loading, sampler
 from bench.models.logprobs import sequence_logprobs
-from bench.models.sampler import RAW, Sampler, modified_logprobs
+from bench.models.sampler import RAW, Sampler
 from bench.seeds import generator, stream_key
 from bench.store import Store, using
 

@@ -22,15 +22,21 @@ from bench.models import loading
 from bench.models.tokens import distributions_differ, ids_differ, reencoded
 from bench.pools import side_by_side
 from bench.procedures.parts import Parts
-from bench.reporting.figures.generators import generators_figure
+from bench.reporting.exhibits.generators import (
+    against_own,
+    generators_figure,
+    generators_table,
+    mixes,
+    mixes_table,
+    sentences,
+)
 from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
-from bench.reporting.mixes import against_own, mixes, of_mixes
-from bench.reporting.tables.generators import generators_table, mixes_table
 from bench.scoring.units import scored
 from bench.selection import distinct_correct, every_prompt, top_per_prompt
 from bench.sweeps.cells import cells as cells_of_sweep
 from bench.sweeps.workload import workload
+from bench.tasks import Task
 from bench.tasks.word_problems import WordProblems
 
 # --- shares --------------------------------------------------------------------------------------------------------
@@ -79,7 +85,7 @@ def test_none_for_a_generator_is_refused():
 # --- the procedure, with texts for policies ------------------------------------------------------------------------
 
 
-class Mixed:
+class Mixed(Task):
     """Policies that draw texts "<policy><sample>"; every odd sample is right."""
 
     def __init__(self, prompts: Prompts) -> None:
@@ -583,13 +589,13 @@ def test_a_mix_is_compared_with_as_many_of_the_students_own(reported):
 
 
 def test_the_sentences_say_whether_the_union_beats_the_students_own(reported):
-    alone, union, own = of_mixes(grouped(reported))
-    assert "Training on larger does not beat training on as many of the student's own samples" in alone
+    alone, union, own = sentences(grouped(reported))
+    assert "Training on larger is not resolved from training on as many of the student's own samples" in alone
     assert "would be found" in alone
-    assert "Training on the union of student, larger beats training on" in union
+    assert "Training on the union of student, larger is better than training on" in union
     assert union.endswith("(60 test prompts, 3 seeds).")
     assert own.startswith("The generators' own sampled accuracy: student .")
-    assert of_mixes(grouped(reported[:3])) == [own.split(", larger")[0] + "."]
+    assert sentences(grouped(reported[:3])) == [own.split(", larger")[0] + "."]
 
 
 def test_mixes_of_other_sample_counts_are_not_compared(tmp_path):
@@ -610,7 +616,7 @@ def test_the_tables_have_a_row_a_mix_and_a_generator(reported, tmp_path):
     assert "procedure.drawn_by" not in table.columns.values()
     none = grouped([made_run(tmp_path)])
     assert mixes_table(none) is generators_table(none) is generators_figure(none) is None
-    assert of_mixes(none) == []
+    assert sentences(none) == []
 
 
 def test_the_figure_draws_its_rows(reported):

@@ -14,7 +14,7 @@ import torch
 from bench.artifacts import Policy, Prompts
 from bench.errors import BenchError
 from bench.estimators.uncertainty import mcnemar
-from bench.evaluation import harness as module
+from bench.evaluation import harness_models
 from bench.evaluation.harness import HarnessResult, harness, lm_eval_exact_match, transferred
 from bench.evaluation.summary import transfer_contrasts
 from bench.models import loading
@@ -169,7 +169,7 @@ def test_what_it_leaves_is_an_lm_eval_task(tiny_policy: Policy, store: Store, mo
     assert str(store.root) not in (folder / "word_problems.yaml").read_text()
     assert [json.loads(line)["id"] for line in (folder / "prompts.jsonl").read_text().splitlines()] == list(prompts.id)
     monkeypatch.chdir(folder)
-    with module.quiet():
+    with harness_models.quiet():
         results = simple_evaluate(
             model=HFLM(pretrained=str(tiny_policy.path), device="cpu", dtype="float32", batch_size=4),
             tasks=["word_problems"],

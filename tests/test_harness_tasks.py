@@ -261,7 +261,7 @@ def test_what_is_no_task_or_has_no_data_is_said_before_anything_is_drawn(folder)
     for names, include, said in (
         (("coins", "notes"), str(folder), r"evaluation\.harness_tasks=notes is no task of lm-eval nor in"),
         (("coins",), "nowhere", r"evaluation\.harness_include=nowhere is no folder"),
-        (("gsm8k",), None, r"evaluation\.harness_tasks=gsm8k: its data can't be had here: .* Go online once"),
+        (("gsm8k",), None, r"evaluation\.harness_tasks=gsm8k: its data can't be read here: .* Go online once"),
     ):
         with pytest.raises(BenchError, match=said):
             find_tasks(names, include)
@@ -273,6 +273,6 @@ def test_what_is_no_task_or_no_folder_is_said(measured, random_policy):
     with pytest.raises(BenchError, match=r"evaluation\.harness_include=nowhere is no folder"):
         measured(random_policy, include="nowhere")
     with pytest.raises(
-        BenchError, match=r"evaluation\.harness_tasks=gsm8k: its data can't be had here: .* Go online once"
+        BenchError, match=r"evaluation\.harness_tasks=gsm8k: its data can't be read here: .* Go online once"
     ):
         measured(random_policy, ["gsm8k"])

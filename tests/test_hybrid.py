@@ -11,22 +11,29 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from drawing import pool_of
 from made_runs import made_run
 
-from bench.artifacts import Completions, Policy, Rewards
+from bench.artifacts import Policy, Rewards
 from bench.config.compose import CONF
 from bench.errors import BenchError
 from bench.hybrid import with_demonstrations
 from bench.models import loading
-from bench.pools import scattered
 from bench.procedures.demonstrations import demonstrations, nll_per_token
 from bench.procedures.difficulty import easiest, easiness, folds_of, samples_paid
 from bench.procedures.parts import Parts
-from bench.reporting.figures.hybrid import hybrid_figure
+from bench.reporting.exhibits.hybrid import (
+    against_random,
+    against_rft,
+    curves,
+    hybrid_figure,
+    hybrid_table,
+    interpolate,
+    points,
+    sentences,
+)
 from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
-from bench.reporting.hybrids import against_random, against_rft, curves, interpolate, points, sentences
-from bench.reporting.tables.hybrid import hybrid_table
 from bench.scoring.combined import combined
 from bench.scoring.length import length
 from bench.scoring.self_consistency import self_consistency
@@ -142,35 +149,6 @@ def test_demonstrations_in_tokens_and_their_nll(store, random_policy: Policy):
     assert nll_per_token(random_policy, prompts, written) == pytest.approx(expected, rel=1e-4)
 
 
-# --- pools of some prompts -----------------------------------------------------------------------------------------
-
-
-def pool(texts: list[list[str]], key: str) -> Completions:
-    text = np.array(texts, object)
-    ids = np.empty(text.shape, object)
-    for cell in np.ndindex(text.shape):
-        ids[cell] = np.array([ord(letter) for letter in text[cell]], np.int32)
-    return Completions(
-        text, ids, np.full(text.shape, "stop"), np.full(text.shape, -1.0), np.full(text.shape, -2.0), key
-    )
-
-
-def test_scattered_pools_are_blank_where_nothing_was_drawn():
-    both = scattered([(np.array([2]), pool([["c", "cc"]], "one")), (np.array([0]), pool([["a", "b"]], "two"))], 4)
-    assert np.asarray(both.text).tolist() == [["a", "b"], ["", ""], ["c", "cc"], ["", ""]]
-    assert both.length.tolist() == [[1, 1], [0, 0], [1, 2], [0, 0]]
-    assert (both.finish_reason == "").tolist() == [[False] * 2, [True] * 2] * 2
-    assert np.isnan(both.logprob[1]).all()
-    assert (both.policy_logprob[2] == -2).all()
-    assert both.stored_as == {"one", "two"}
-    for parts in (
-        [(np.array([0]), pool([["a"]], "k"))] * 2,
-        [(np.array([i]), pool([["a"] * (i + 1)], "k")) for i in (0, 1)],
-    ):
-        with pytest.raises(ValueError, match="fits once"):
-            scattered(parts, 3)
-
-
 # --- the procedure, with parts that are seen through ---------------------------------------------------------------
 
 
@@ -186,7 +164,7 @@ class Stubs:
         self.drawn: list[tuple[str, tuple[str, ...], int]] = []
         texts = [[f"demo{row}"] for row in range(7)]
         shared = "bench.procedures.parts"
-        monkeypatch.setattr(f"{shared}.demonstrations", lambda *given, **settings: pool(texts, "demos"))
+        monkeypatch.setattr(f"{shared}.demonstrations", lambda *given, **settings: pool_of(texts, "demos"))
         monkeypatch.setattr(f"{shared}.grade", lambda *given: None)
         monkeypatch.setattr(f"{shared}.nll_per_token", self.nll)
 
@@ -221,7 +199,7 @@ class Stubs:
         self.drawn.append((policy.key, tuple(prompts.id.tolist()), num_completions))
         kind = "greedy" if temperature == 0 else "sample"
         texts = [[f"{kind} {name} {s} {policy.key}" for s in range(num_completions)] for name in prompts.id]
-        return pool(texts, f"{policy.key}{prompts.id.tolist()}{num_completions}{kind}")
+        return pool_of(texts, f"{policy.key}{prompts.id.tolist()}{num_completions}{kind}")
 
     def scoring(self, prompts, completions):
         def value(text: str) -> float:
@@ -632,16 +610,15 @@ def test_the_figure_the_table_and_the_sentences(gates, tmp_path):
     figure, table = hybrid_figure(gates), hybrid_table(gates)
     with drawn(figure) as page:
         assert len(page.axes) == 2
-    assert {row["measure"] for row in figure.rows} == {"pass@1", "KL from the base (nats a sequence)"}
+    assert {row["measure"] for row in figure.rows} == {"pass@1", "KL from the base (nats per sequence)"}
     assert len(table.rows) == 8
     verdicts = {(row["gate"], row["easy_share"]): row["verdict"] for row in table.rows}
     assert verdicts["final_nll", 0.5] == "better"
     assert verdicts["full SFT", 1.0] is None
     lines = sentences(gates)
-    assert any(
-        line.startswith("The gate final_nll at 0.5 beats the random gate at as many samples (+") for line in lines
-    )
-    assert any("is not shown to beat" in line and "would be found" in line for line in lines)
+    better = "At equal samples, the gate final_nll at 0.5 is better than the random gate (+"
+    assert any(line.startswith(better) for line in lines)
+    assert any("is not resolved from" in line and "would be found" in line for line in lines)
     assert "full SFT" in lines[-1]
     plain = grouped([made_run(tmp_path / "plain")])
     assert (sentences(plain), hybrid_figure(plain), hybrid_table(plain)) == ([], None, None)

@@ -9,8 +9,7 @@ from typing import Any
 import fixtures_tasks as made
 import pytest
 
-from bench.tasks.ifeval import IfEval
-from bench.tasks.ifeval_checks import CHECKS, follows
+from bench.tasks.ifeval import CHECKS, IfEval, follows
 
 LESS, MORE = "less than", "at least"
 CASES = {  # settings, responses that follow, responses that do not
@@ -75,15 +74,7 @@ def test_lm_eval_judges_likewise(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_prompts_are_right_where_all_instructions_are_followed(tmp_path: Path) -> None:
-    rows = [
-        {
-            "key": number,
-            "prompt": f"{row['question']} Use no commas and end with: Done.",
-            "instruction_id_list": ["punctuation:no_comma", "startend:end_checker"],
-            "kwargs": [{"end_phrase": None}, {"end_phrase": "Done.", "num_words": None}],
-        }
-        for number, row in enumerate(made.gsm8k(40))
-    ]
+    rows = made.ifeval(40)
     rows.append(rows[0] | {"key": 99, "instruction_id_list": ["language:response_language"], "kwargs": [{}]})
     task = IfEval(path=made.write(tmp_path, train=rows), near_duplicate=None)
     found = {split: task.prompts(split) for split in ("train", "validation", "test")}

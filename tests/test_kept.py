@@ -17,10 +17,10 @@ from bench.evaluation.along_training import AlongTraining, along_counts
 from bench.launching import runner
 from bench.models import loading
 from bench.records.read import read_run
-from bench.reporting.figures import of_one_run
+from bench.reporting.exhibits import of_one_run
 from bench.store import Store, using
 from bench.training import sft
-from bench.training.kept import kept
+from bench.training.checkpoints import kept
 from bench.training.lora import Lora
 from bench.training.sft import fine_tune, training_log
 

@@ -1,7 +1,6 @@
 """The list_programs task: splits apart, tests that tell mistakes apart, a verdict equal to the sandbox's."""
 
 import itertools
-import json
 
 import numpy as np
 import pytest
@@ -9,23 +8,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sandbox_attacks import skip_where_it_may_not
 
-from bench.artifacts import content_hash
 from bench.errors import BenchError
 from bench.evaluation.harness import harness
 from bench.sandbox import Job, Limits, Sandbox, verdicts
-from bench.sandbox.cases import from_answer, to_answer
 from bench.seeds import generator
-from bench.tasks.list_programs import CORPUS_VERSION, MOST, ListPrograms
-from bench.tasks.list_programs_drawing import (
+from bench.tasks.list_programs import MOST, ListPrograms
+from bench.tasks.list_programs_data import (
+    LONGEST_KNOWN,
     PROBES,
+    STEPS,
     function_of,
+    known_lines,
     mistakes,
+    outputs,
     question,
     random_lists,
     right_lines,
+    run,
     split_of,
 )
-from bench.tasks.list_programs_steps import LONGEST_KNOWN, STEPS, known_lines, outputs, run
+from bench.tasks.program_tests import from_answer, to_answer
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -105,33 +107,10 @@ def test_splits_and_corpus_share_no_steps_and_no_function() -> None:
         assert {split_of(program) for program in programs[split]} == {split}
 
 
-def test_a_prompt_does_not_depend_on_how_many_were_asked_for() -> None:
-    few, many = ListPrograms(train_prompts=100).prompts("train"), task.prompts("train")
-    assert few.key == many[:100].key
-    assert len(set(many.id)) == 600
-
-
-def test_the_seed_changes_prompts_but_not_the_corpus_key() -> None:
-    other = ListPrograms(seed=1, test_prompts=7)
-    assert other.prompts("test").messages != task.prompts("test")[:7].messages
-    assert other.key == task.key
-
-
-def test_data_that_changed_says_so() -> None:
-    """Where the first line fails, raise CORPUS_VERSION: stored policies were pretrained on another corpus."""
-    found = content_hash(task.demonstrations(500, generator(0, "test")))
-    assert (CORPUS_VERSION, found) == (1, "c63ef200b106a76a90ab")
-    assert task.prompts("test").key == "571634062a76fef8c5a7"
-
-
 @pytest.mark.parametrize("split", SPLITS)
 def test_more_prompts_than_a_split_gives_are_refused_with_both_numbers(split: str) -> None:
     with pytest.raises(BenchError, match=rf"{split}_prompts={MOST[split] + 1} .* up to {MOST[split]} prompts"):
         ListPrograms(**{f"{split}_prompts": MOST[split] + 1}).prompts(split)
-    with pytest.raises(BenchError, match=f"{split}_prompts=0"):
-        ListPrograms(**{f"{split}_prompts": 0}).prompts(split)
-    with pytest.raises(BenchError, match=r"split=dev .* train, validation, test"):
-        task.prompts("dev")
 
 
 def test_prompts_carry_tests_of_their_own_words_that_tell_mistakes_apart() -> None:
@@ -290,10 +269,6 @@ def test_questions_read_as_they_should() -> None:
     steps = tuple(WORDS[words] for words in ("keep the even numbers", "add 3 to every number"))
     assert question(steps) == "Keep the even numbers, then add 3 to every number."
     assert steps_in(question(steps)) == steps
-
-
-def test_answers_are_tests_as_json() -> None:
-    assert json.loads(task.prompts("test").answer[0])["entry"] == "f"
 
 
 def test_lm_eval_has_no_say_where_a_program_has_to_run(random_policy) -> None:

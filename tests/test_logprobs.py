@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawing import modified_logprobs
 from safetensors.numpy import load_file
 
 from bench.artifacts import Completions, Policy, Prompts
 from bench.models import loading
 from bench.models.logprobs import divergence_samples, sequence_logprobs
-from bench.models.sampler import RAW, Sampler, modified_logprobs
+from bench.models.sampler import RAW, Sampler
 from bench.store import Store
 
 WORDS = ["<pad>", "<s>", "</s>", "a", "b", "c"]

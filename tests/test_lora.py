@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from drawing import generate, ids, next_logits
+from drawing import generate, ids, next_logits, nll
 
 from bench.artifacts import Completions, Policy, Prompts, Selection
 from bench.errors import BenchError
@@ -62,9 +62,8 @@ def test_updates_are_those_of_a_low_rank_product_written_out(tune, stopping_poli
         total, length = 0.0, 0
         for row, column in zip([0, 1, 2, 3, 4, 5, 6, 6], [0, 0, 0, 0, 1, 1, 1, 0], strict=True):
             prompt = chat.encode(tokenizer, few_prompts.messages[row])
-            tokens = torch.tensor([[*prompt, *pool.token_ids[row, column].tolist()]])
-            logprobs = model(tokens).logits[0, :-1].log_softmax(-1).gather(1, tokens[0, 1:, None])
-            total, length = total - logprobs[len(prompt) - 1 :].sum(), length + tokens.shape[1] - len(prompt)
+            completion = pool.token_ids[row, column].tolist()
+            total, length = total + nll(model, prompt, completion), length + len(completion)
         optimizer.zero_grad()
         (total / length).backward()
         optimizer.step()

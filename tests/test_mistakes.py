@@ -15,6 +15,7 @@ from bench import report, status
 from bench.errors import BenchError
 from bench.launching import runner
 from bench.records.fingerprint import code_of
+from bench.records.read import RECORDS
 from bench.store import Store
 from bench.store import __main__ as store_command
 from bench.sweeps import cells
@@ -153,14 +154,14 @@ def cell(tmp_path: Path) -> cells.Cell:
     """One whose folder is that of a complete run, by its files' names."""
     (found,) = cells.cells([f"outputs={tmp_path}/outputs"], command.CONF) or []
     found.folder.mkdir(parents=True)
-    for name in cells.RECORDS:
+    for name in RECORDS:
         (found.folder / name).write_text("")
     (found.folder / "metrics.json").write_text(json.dumps({"code": "any"}))
     (found.folder / "code.json").write_text(json.dumps(code_of(OmegaConf.to_container(found.cfg, resolve=True))))
     return found
 
 
-@pytest.mark.parametrize("name", cells.RECORDS)
+@pytest.mark.parametrize("name", RECORDS)
 def test_a_run_that_lost_a_record_is_not_done(name: str, cell: cells.Cell):
     assert cells.is_done(cell.folder)
     assert cells.state(cell).kind == "done"

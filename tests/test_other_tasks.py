@@ -1,7 +1,6 @@
 """Preference prompts with a gold reward model, and the generators of reasoning-gym."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import fixtures_tasks as made
@@ -13,58 +12,22 @@ from test_configs import composed
 from bench.artifacts import Policy
 from bench.config import checks
 from bench.errors import BenchError
-from bench.tasks import gold_model, gold_reward_of, reasoning
-from bench.tasks.gold_model import GoldModel
+from bench.tasks import gold_model, reasoning
 from bench.tasks.jsonl import Jsonl
 from bench.tasks.reasoning import ReasoningGym
 from bench.tasks.ultrafeedback import UltraFeedback
 
 
-def preferences(count: int, seed: int = 0) -> list[dict]:
-    """prompt, prompt_id, chosen and rejected, as published."""
-    rows = []
-    for number, row in enumerate(made.gsm8k(count, seed)):
-        chats = (
-            [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": text}]
-            for text in ("Good.", "No")
-        )
-        rows.append(
-            {
-                "prompt": row["question"],
-                "prompt_id": str(number),
-                **dict(zip(("chosen", "rejected"), chats, strict=True)),
-            }
-        )
-    return rows
-
-
-class ByLength:
-    """A gold model that likes long answers, and can't score "?"."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    def score(self, prompts: Sequence, texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
-        self.asked += texts
-        assert all(messages[-1]["role"] == "user" for messages in prompts)
-        scores = np.array([np.nan if text == "?" else len(text) for text in texts])
-        return scores, {"truncated_inputs": sum(len(text) > 13 for text in texts), "not_finite": np.isnan(scores).sum()}
-
-
 @pytest.fixture
-def gold(monkeypatch: pytest.MonkeyPatch) -> ByLength:
-    model = ByLength()
-    gold_model._known.cache_clear()
-    monkeypatch.setattr(gold_model, "_scorer", lambda *_: model)
-    monkeypatch.setattr(GoldModel, "judged_by", property(lambda self: f"by length above {self.threshold}"))
-    return model
+def gold(monkeypatch: pytest.MonkeyPatch) -> made.ByLength:
+    return made.ByLength(monkeypatch)
 
 
-def test_right_is_what_the_gold_model_prefers_to_the_reference(tmp_path: Path, gold: ByLength, capsys) -> None:
-    rows = preferences(12)
+def test_right_is_what_the_gold_model_prefers_to_the_reference(tmp_path: Path, gold: made.ByLength, capsys) -> None:
+    rows = made.preferences(12)
     rows.append(rows[0] | {"prompt": "Nothing was chosen", "chosen": []})
     task = UltraFeedback(
-        path=made.write(tmp_path, train_prefs=rows, test_prefs=preferences(5, seed=1)), gold_model="anywhere"
+        path=made.write(tmp_path, train_prefs=rows, test_prefs=made.preferences(5, seed=1)), gold_model="anywhere"
     )
     prompts = task.prompts("test")
     assert len(prompts) == 5
@@ -79,7 +42,7 @@ def test_right_is_what_the_gold_model_prefers_to_the_reference(tmp_path: Path, g
     assert len(gold.asked) == 9  # five completions, one of which is its reference, and five references
 
 
-def test_own_prompts_without_answers_are_judged_by_a_gold_model(tmp_path: Path, gold: ByLength) -> None:
+def test_own_prompts_without_answers_are_judged_by_a_gold_model(tmp_path: Path, gold: made.ByLength) -> None:
     rows = [{"prompt": f"Say something about {name}.", "answer": None} for name in made.PLACES]
     rows[0]["answer"], rows[1]["answer"] = "A reference of some length.", "  "
     path = made.write(tmp_path, test=rows)
@@ -93,8 +56,8 @@ def test_own_prompts_without_answers_are_judged_by_a_gold_model(tmp_path: Path, 
     assert task.are_correct(["6 char"] * 6, answers) == [False] * 6
     assert task.are_correct(["Longer than that reference is."] * 6, answers) == [True] * 6
     assert task.are_correct(["?"] * 6, answers) == [False] * 6
-    assert gold_reward_of(task)(["one", "three"], answers[:2]).tolist() == [3, 5]
-    assert gold_reward_of(Jsonl(path=path)) is None
+    assert task.gold_reward(["one", "three"], answers[:2]).tolist() == [3, 5]
+    assert Jsonl(path=path).gold_reward is None
     assert [task.extract_answer("x"), task.path("x"), task.steps_are_true("x")] == [None, None, False]
     without = Jsonl(path=path, compare="reward_model", gold_model="anywhere", near_duplicate=None)
     assert len(without.prompts("test")) == 1
@@ -102,7 +65,7 @@ def test_own_prompts_without_answers_are_judged_by_a_gold_model(tmp_path: Path, 
     assert without.judged_by != task.judged_by
 
 
-def test_own_prompts_without_references_need_a_threshold(tmp_path: Path, gold: ByLength) -> None:
+def test_own_prompts_without_references_need_a_threshold(tmp_path: Path, gold: made.ByLength) -> None:
     path = made.write(tmp_path, test=[{"prompt": "Hello?"}, {"prompt": "How are you?"}])
     with pytest.raises(BenchError, match=r"has no field 'answer' with a reference .* task\.gold_threshold=NUMBER"):
         Jsonl(path=path, compare="reward_model", gold_model="x").prompts("test")
@@ -173,7 +136,7 @@ def test_the_gold_model_itself_is_asked(random_policy: Policy, tmp_path: Path) -
         torch.manual_seed(1)
         LlamaForSequenceClassification(config).save_pretrained(tmp_path / "gold")
     AutoTokenizer.from_pretrained(random_policy.path).save_pretrained(tmp_path / "gold")
-    task = UltraFeedback(path=made.write(tmp_path, test_prefs=preferences(4)), gold_model=str(tmp_path / "gold"))
+    task = UltraFeedback(path=made.write(tmp_path, test_prefs=made.preferences(4)), gold_model=str(tmp_path / "gold"))
     prompts = task.prompts("test")
     scorer = gold_model._scorer(task.gold_model, "main", "auto")
     texts = ["One.", "Two, longer.", "Good.", "3"]

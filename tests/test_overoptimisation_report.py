@@ -10,9 +10,9 @@ import pytest
 
 from bench.estimators.overoptimisation import fit_best_of_n
 from bench.records.read import Run, read_run
-from bench.reporting.figures.overoptimisation import overoptimisation_figure, rows
-from bench.reporting.overoptimisation import pushed, sentences
-from bench.reporting.tables.overoptimisation import overoptimisation_table
+from bench.reporting.exhibits import overoptimisation
+from bench.reporting.exhibits.overoptimisation import Pushed, rows
+from bench.reporting.groups import grouped
 
 SIZES = (1, 2, 4, 8, 16)
 KL = np.array([0.0, 0.2, 0.6, 1.1, 1.7])
@@ -69,6 +69,10 @@ def written(folder: Path, pairs: int, seed: int, *, is_gold: bool = False, rewar
     return read_run(folder)
 
 
+def pushed(runs: list[Run]) -> list[Pushed]:
+    return overoptimisation.pushed(grouped(runs))
+
+
 def test_a_gold_models_reward_is_what_is_claimed_and_drawn_where_there_is_one(tmp_path):
     made = {
         reward: [written(tmp_path / str(reward), 20, seed, reward=reward) for seed in range(3)]
@@ -103,7 +107,7 @@ def test_only_a_fall_of_gold_under_a_rising_proxy_is_a_claim(runs):
     assert found["pairs=3"].claim.gold.high < 0  # gold falls there too
     assert found["pairs=100"].claim.chosen == 16
     assert [claim.verdict for claim in found["pairs=20"].claims] == ["over-optimised"] * 3
-    said = sentences(runs)
+    said = overoptimisation.sentences(grouped(runs))
     assert said[1].startswith("pairs=20: over-optimised: from n = 2, chosen on other prompts, to 16 gold changes by -")
     assert said[2].startswith("pairs=100: over-optimisation is not resolved: ")
 
@@ -159,7 +163,7 @@ def test_the_rows_are_the_records_means(runs):
     assert [row["distance"] for row in found] == pytest.approx(np.sqrt([*KL, 0.81]))
     assert (found[5]["gold_gain"], found[5]["proxy_gain"]) == (pytest.approx(0.07), None)
     assert all(row["gold_gain_low"] <= row["gold_gain"] <= row["gold_gain_high"] for row in found)
-    table = overoptimisation_table(runs)
+    table = overoptimisation.overoptimisation_table(grouped(runs))
     assert [row["scorer"] for row in table.rows] == ["pairs=3", "pairs=20", "pairs=100"]
     assert table.rows[1]["length_correlation"] == pytest.approx(0.1)  # over seeds 0, 1, 2
     assert table.rows[1]["gold_at_largest_n"] == pytest.approx(values[:, 4].mean())
@@ -167,11 +171,10 @@ def test_the_rows_are_the_records_means(runs):
 
 
 def test_the_figure_shows_every_point_its_curves_and_only_peaks_in_sight(runs):
-    from bench.reporting.style import figure
+    from bench.reporting.style import blank
 
-    shown = overoptimisation_figure(runs)
-    with figure(shown.width, shown.height) as (drawn, axes):
-        axes.remove()
+    shown = overoptimisation.overoptimisation_figure(grouped(runs))
+    with blank(shown.width, shown.height) as drawn:
         shown.draw(drawn)
         above, below = drawn.axes[:2]
         dashed = [line for line in above.lines if line.get_linestyle() == "--"]
@@ -190,7 +193,7 @@ def test_the_figure_shows_every_point_its_curves_and_only_peaks_in_sight(runs):
 
 
 def test_a_scorer_that_is_gold_has_no_place(tmp_path: Path):
-    gold = written(tmp_path, 20, 0, is_gold=True)
-    assert overoptimisation_figure([gold]) is None
-    assert overoptimisation_table([gold]) is None
-    assert sentences([gold]) == []
+    groups = grouped([written(tmp_path, 20, seed, is_gold=True) for seed in range(2)])
+    assert overoptimisation.overoptimisation_figure(groups) is None
+    assert overoptimisation.overoptimisation_table(groups) is None
+    assert overoptimisation.sentences(groups) == []

@@ -1,6 +1,5 @@
 """Pools that nest: extension, prefixes, kills and streams; every one compared with drawing at once."""
 
-import itertools
 import shutil
 from pathlib import Path
 
@@ -191,22 +190,6 @@ def test_a_pool_is_read_by_row_by_cell_by_shard_and_by_unit(random_policy, few_p
         pool.text[7]
 
 
-def test_describe_counts_by_hand():
-    token_ids = np.empty((2, 3), object)
-    for cell, content in zip(np.ndindex(2, 3), ([5, 2], [5, 2], [6], [2], [7, 8, 9], [7, 8]), strict=True):
-        token_ids[cell] = np.array(content, np.int32)
-    reasons = np.array([["stop", "stop", "length"], ["stop", "length", "length"]])
-    texts = np.array([["a", "a", " "], ["", "b", "c"]], object)
-    found = duplicates.describe(
-        Completions(texts, token_ids, reasons, np.full((2, 3), -np.inf), np.zeros((2, 3)), key="")
-    )
-    assert found["truncated"] == 3
-    assert found["empty"] == 2
-    assert found["duplicate_share"] == pytest.approx(1 / 6)
-    assert found["twins"] == 1
-    assert found["mean_length"] == pytest.approx(11 / 6)
-
-
 def test_twins_are_expected_as_often_as_independent_samples_make_them(random_policy, few_prompts, store):
     found = duplicates.describe(
         generate(few_prompts, random_policy, num_completions=200, max_new_tokens=1, block_size=100)
@@ -214,44 +197,6 @@ def test_twins_are_expected_as_often_as_independent_samples_make_them(random_pol
     assert found["twins_expected"] > 500
     assert found["twins"] == pytest.approx(found["twins_expected"], rel=0.1)
     assert not found["twins_alarm"]
-
-
-@pytest.mark.parametrize("prompts", [3, 60])
-def test_the_twins_alarm_rings_where_two_blocks_share_their_streams_and_not_by_chance(prompts):
-    rng = np.random.default_rng(0)
-    rings = {"independent": 0, "shared": 0}
-    for _ in range(200):
-        probability = rng.dirichlet(np.full(50, rng.choice([0.02, 0.2, 2.0])), size=prompts)  # [M, V]
-        for name in rings:
-            drawn = np.stack([rng.choice(50, size=16, p=row) for row in probability])
-            if name == "shared":
-                drawn[:, 8:] = drawn[:, :8]
-            observed = (drawn[:, :, None] == drawn[:, None, :]).sum(axis=(1, 2)) / 2 - 8
-            with np.errstate(divide="ignore"):
-                logprob = np.log(np.take_along_axis(probability, drawn, axis=1))
-            rings[name] += duplicates.twins_alarm(observed, *duplicates.expected_twins(logprob))
-    assert rings["independent"] <= 1
-    assert rings["shared"] > (120 if prompts == 60 else 40)  # where samples are all but certain, sharing shows little
-
-
-def test_the_twins_alarm_rings_for_few_prompts_and_not_for_certain_samples():
-    never, certain = np.full((1, 64), -50.0), np.full((600, 4), -1e-9)
-    assert duplicates.twins_alarm(np.array([64 * 63 / 2]), *duplicates.expected_twins(never))
-    assert not duplicates.twins_alarm(np.full(600, 6.0), *duplicates.expected_twins(certain))
-
-
-def test_the_moments_of_twins_are_those_of_every_draw():
-    probability = np.array([0.5, 0.3, 0.2])
-    draws = np.array(list(itertools.product(range(3), repeat=4)))
-    weight = probability[draws].prod(axis=1)
-    pairs = (draws[:, :, None] == draws[:, None, :]).sum(axis=(1, 2)) / 2 - 2
-    mean = (weight * pairs).sum()
-    expected, variance = duplicates.expected_twins(np.log(probability[draws]))
-    assert (weight * expected).sum() == pytest.approx(mean)
-    second, third = (probability**2).sum(), (probability**3).sum()
-    exact = 6 * (second - second**2) + 24 * (third - second**2)
-    assert (weight * (pairs - mean) ** 2).sum() == pytest.approx(exact)
-    assert (weight * variance).sum() == pytest.approx(exact, rel=0.2)  # squares of estimates are biased a little
 
 
 def test_a_unit_drawn_otherwise_has_another_key(random_policy, few_prompts, store, monkeypatch):

@@ -19,7 +19,7 @@ from bench.artifacts import Policy, Selection
 from bench.errors import BenchError
 from bench.store import Store, using
 from bench.training import checkpoints, processes, sft
-from bench.training.kept import kept
+from bench.training.checkpoints import kept
 from bench.training.lora import Lora
 from bench.training.sft import fine_tune, training_log
 

@@ -13,11 +13,10 @@ from test_configs import composed
 from bench.config import checks
 from bench.errors import BenchError
 from bench.sandbox.inside import canonical
-from bench.scoring.unit_tests import job_of, programs_of
-from bench.tasks.assertions import cases, encoded
 from bench.tasks.humaneval import HumanEval, preamble
 from bench.tasks.jsonl import Jsonl
 from bench.tasks.mbpp import Mbpp
+from bench.tasks.program_tests import cases, encoded
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -146,7 +145,7 @@ def test_programs_are_read_however_they_are_written(mbpp: Mbpp, way: str) -> Non
     }
     completion = ANSWER_OF[way].format(code=row["code"], **indented)
     assert mbpp.is_correct(completion, example.answer)
-    job = job_of(mbpp, completion, example.answer)  # what scoring=unit_tests runs
+    job = mbpp.programs.job(completion, example.answer)  # what scoring=unit_tests runs
     assert row["code"].strip().replace("\r", "") in job.program.replace("\r", "")
 
 
@@ -250,9 +249,7 @@ def test_own_programs_are_judged_by_their_rows_tests(tmp_path: Path, way: str) -
     wrong = ["def add(a, b):\n    return 4", "", "import sys\nsys.exit(0)", "def plus(a, b):\n    return a + b"]
     completions = [ADDS, f"Sure:\n```python\n{ADDS}\n```\nDone.", *wrong]
     assert task.are_correct(completions, [answer] * 6) == [True, True, False, False, False, False]
-    reads = programs_of(task)
-    assert reads is not None
-    assert "return a + b" in job_of(reads, completions[1], answer).program
+    assert "return a + b" in task.programs.job(completions[1], answer).program
     assert task.path(completions[0]) == task.path(completions[1]) == ADDS
     assert task.extract_answer("I can't.") is None
 
@@ -274,4 +271,4 @@ def test_unit_tests_take_own_prompts_just_where_they_have_tests() -> None:
         BenchError, match=r"scoring\.task=Jsonl is not allowed: it must be a task whose completions are"
     ):
         checks.check(composed(*asked))
-    assert programs_of(Jsonl(path="anywhere")) is None
+    assert Jsonl(path="anywhere").programs is None

@@ -6,7 +6,7 @@ Where bitsandbytes is installed (extra qlora).
 import numpy as np
 import pytest
 import torch
-from drawing import generate
+from drawing import generate, nll
 
 from bench.artifacts import Completions, Policy, Prompts, Selection
 from bench.errors import BenchError
@@ -60,38 +60,37 @@ def rounded(policy: Policy, folder) -> Policy:
     return loading.folder(folder)
 
 
-def nll(policy: Policy, prompts: Prompts, pool: Completions, adapter: Policy | None = None) -> float:
-    """Nats a token of the completions, row by row; with another policy's adapter on top."""
+def mean_nll(policy: Policy, prompts: Prompts, pool: Completions, adapter: Policy | None = None) -> float:
+    """Nats per token of the completions, row by row; with another policy's adapter on top."""
     from peft import PeftModel
 
     model, tokenizer = loading.load_model(policy), loading.load_tokenizer(policy)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter.path).eval()
-    total, length = 0.0, 0
-    for row, messages in enumerate(prompts.messages):
-        prompt, completion = chat.encode(tokenizer, messages), pool.token_ids[row, 0]
-        tokens = torch.tensor([[*prompt, *completion.tolist()]])
-        with torch.no_grad():
-            logprobs = model(tokens).logits[0, :-1].log_softmax(-1).gather(1, tokens[0, 1:, None])
-        total, length = total - float(logprobs[len(prompt) - 1 :].sum()), length + len(completion)
-    return total / length
+    completions = [ids.tolist() for ids in np.asarray(pool.token_ids)[:, 0]]
+    with torch.no_grad():
+        total = sum(
+            float(nll(model, chat.encode(tokenizer, messages), completion))
+            for messages, completion in zip(prompts.messages, completions, strict=True)
+        )
+    return total / sum(map(len, completions))
 
 
 def test_it_trains_on_nf4_weights_and_is_served_on_exact_ones(stopping_policy, few_prompts, pool, store, tmp_path):
     tuned = fine_tune(stopping_policy, few_prompts, pool, CELLS, **SETTINGS, lora=ROUNDED)
     log = training_log(tuned)
     start = rounded(stopping_policy, tmp_path / "rounded")
-    exact = nll(stopping_policy, few_prompts, pool)
-    assert log[0]["loss"] == pytest.approx(nll(start, few_prompts, pool), rel=1e-4)
+    exact = mean_nll(stopping_policy, few_prompts, pool)
+    assert log[0]["loss"] == pytest.approx(mean_nll(start, few_prompts, pool), rel=1e-4)
     assert log[0]["loss"] != pytest.approx(exact, rel=1e-3)
     assert log[-1]["loss"] < 0.8 * log[0]["loss"]
 
     # on rounded weights the adapter is what was trained; on exact ones, as it is served, what rounding leaves apart
     as_trained = training_log(fine_tune(tuned, few_prompts, pool, CELLS, **{**SETTINGS, **STILL}, lora=ROUNDED))
-    assert as_trained[0]["loss"] == pytest.approx(nll(start, few_prompts, pool, tuned), rel=1e-4)
+    assert as_trained[0]["loss"] == pytest.approx(mean_nll(start, few_prompts, pool, tuned), rel=1e-4)
     assert loading.base_of(tuned) == stopping_policy
     served = -sequence_logprobs(tuned, few_prompts, pool).sum() / pool.length.sum()
-    assert served == pytest.approx(nll(stopping_policy, few_prompts, pool, tuned), rel=1e-4)
+    assert served == pytest.approx(mean_nll(stopping_policy, few_prompts, pool, tuned), rel=1e-4)
     assert as_trained[0]["loss"] * 1.01 < served < 0.8 * exact
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from bench.estimators.uncertainty import seed_interval
 from bench.records.read import Estimate, Run
+from bench.reporting.console import ranking_table
 from bench.reporting.contrasts import contrast
 from bench.reporting.ranking import rank
-from bench.reporting.tables import ranking_table
 
 
 @dataclass(frozen=True)

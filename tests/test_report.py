@@ -19,9 +19,10 @@ from bench.records.read import Run, read_run
 from bench.reporting import build as building
 from bench.reporting.build import build, check
 from bench.reporting.exhibit import Figure
+from bench.reporting.files import stamp_of
 
 
-def one_figure(runs: list[Run]) -> list[Figure]:
+def one_figure(runs: list[Run], own: object = ()) -> list[Figure]:
     """Instead of all figures, which have tests of their own: quick to draw."""
     rows = [{"run": run.folder.name, "tuned": run.series("tuned", "pass", "accuracy")[1].value} for run in runs]
     return [
@@ -84,7 +85,7 @@ def test_building_again_removes_what_is_no_longer_made(
 ):
     folder = build(runs, tmp_path / "report", title="made").parent
     (folder / "mine.txt").write_text("kept")
-    monkeypatch.setattr(building, "figures", lambda runs: [])
+    monkeypatch.setattr(building, "figures", lambda runs, own: [])
     build(runs, folder, title="made")
     assert not list((folder / "figures").iterdir())
     assert (folder / "mine.txt").exists()
@@ -123,12 +124,12 @@ def test_missing_data_fails(runs: list[Run], tmp_path: Path, monkeypatch: pytest
     (runs[1].folder / "metrics.json").unlink()
     (problem,) = check(folder)
     assert re.search(rf"{runs[1].folder.name} is missing: the report is of its records", problem)
-    monkeypatch.setattr(building, "figures", lambda runs: [])
+    monkeypatch.setattr(building, "figures", lambda runs, own: [])
     assert check(folder, runs[:2])[-1] == "figures/small can't be made any more: its data is missing"
 
 
 def test_a_new_exhibit_is_missed(runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(building, "figures", lambda runs: [])
+    monkeypatch.setattr(building, "figures", lambda runs, own: [])
     folder = build(runs, tmp_path / "report", title="made").parent
     monkeypatch.setattr(building, "figures", one_figure)
     assert check(folder) == ["figures/small is not in the report, though its records are there"]
@@ -170,7 +171,7 @@ def test_every_file_of_an_exhibit_carries_its_stamp(runs: list[Run], tmp_path: P
     for name, exhibit in json.loads((folder / "report.json").read_text())["exhibits"].items():
         assert exhibit["stamp"].startswith(f"runs {runs[0].folder.name} {runs[1].folder.name}; records "), name
         for file in exhibit["files"]:
-            assert building._stamp_in(folder / file) == exhibit["stamp"], file
+            assert stamp_of(folder / file) == exhibit["stamp"], file
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -208,7 +209,7 @@ def test_a_report_goes_where_it_is_told(runs: list[Run], tmp_path: Path, monkeyp
 
 def test_settings_are_a_sweep(monkeypatch, tmp_path: Path):
     asked = []
-    monkeypatch.setattr(report, "from_sweep", lambda overrides, conf: asked.append(overrides))
+    monkeypatch.setattr(report, "_from_overrides", asked.append)
     for given, expected in (
         (["sweep=x"], ["sweep=x"]),
         (["-m", "seed=0,1", "outputs=there", "folder=here"], ["seed=0,1", "outputs=there"]),

@@ -20,7 +20,7 @@ from bench.reporting.exhibit import Figure
 from bench.reporting.groups import Group
 
 
-def one_figure(runs: list[Run]) -> list[Figure]:
+def one_figure(runs: list[Run], own: object = ()) -> list[Figure]:
     rows = [{"run": run.folder.name} for run in runs]
     return [Figure("small", "A figure.", rows, runs, lambda canvas: canvas.subplots().set_title("costs $_{ or $_6"))]
 
@@ -230,3 +230,11 @@ def test_a_number_of_metrics_as_anything_else_is_found(value: Any, run: Run):
 
 def test_a_setting_with_two_dollars_can_be_drawn(made: Path):
     assert (made / "figures" / "small.png").is_file()
+
+
+def test_what_a_configuration_refers_to_is_not_resolved(run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SECRET", "1234")
+    copied = shutil.copytree(run.folder, run.folder.with_name("a_copy"))
+    with (copied / "config.yaml").open("a") as file:
+        file.write("other: ${oc.env:SECRET}\n")
+    assert read_run(copied).config["other"] == "${oc.env:SECRET}"

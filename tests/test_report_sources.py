@@ -10,12 +10,13 @@ import pytest
 from made_runs import made_run
 from omegaconf import OmegaConf
 
-from bench import search
+from bench import report, search
 from bench.errors import BenchError
 from bench.records.fingerprint import code_of
-from bench.records.read import Run
+from bench.records.read import Run, read_run
+from bench.reporting.exhibits import tables
+from bench.reporting.groups import mixed_code
 from bench.reporting.sources import from_folders, from_sweep, from_wandb
-from bench.reporting.tables import tables
 from bench.sweeps import cells as sweep
 from bench.sweeps.cells import Cell
 
@@ -30,14 +31,13 @@ CODE = code_of({"procedure": {"_target_": "bench.experiment.run"}})  # of today
 
 
 @pytest.fixture
-def cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
+def cells(tmp_path: Path) -> list[Cell]:
     """A sweep over two temperatures and two seeds, all finished by this very code."""
     found = []
     for temperature in (0.7, 1.0):
         for seed in (0, 1):
             run = made_run(tmp_path, seed=seed, settings={"temperature": temperature}, code=CODE)
             found.append(cell(run.folder, f"temperature={temperature} seed={seed}"))
-    monkeypatch.setattr(sweep, "cells", lambda overrides, conf: found)
     return found
 
 
@@ -50,7 +50,7 @@ def unfinish(folder: Path) -> None:
 
 
 def test_a_sweep_gives_its_cells_and_a_folder_beside_them(cells: list[Cell], tmp_path: Path):
-    source = from_sweep(["sweep=x"], "conf")
+    source = from_sweep(cells, ["sweep=x"])
     assert [run.folder for run in source.runs] == [one.folder for one in cells]
     assert source.notes == []
     assert (source.folder, source.title) == (tmp_path / "made" / "report", "made")
@@ -60,7 +60,7 @@ def test_unfinished_cells_are_said_and_counted(cells: list[Cell]):
     unfinish(cells[1].folder)
     unfinish(cells[3].folder)
     (cells[1].folder / "error.txt").write_text("The disk was full.")
-    source = from_sweep(["sweep=x"], "conf")
+    source = from_sweep(cells, ["sweep=x"])
     assert [run.folder for run in source.runs] == [cells[0].folder, cells[2].folder]
     assert source.notes[0] == "left out: 2 of 4 cells are not finished (2 done, 1 failed, 1 missing)"
     assert source.notes[1:] == [
@@ -71,7 +71,7 @@ def test_unfinished_cells_are_said_and_counted(cells: list[Cell]):
 
 def test_seeds_that_not_every_configuration_has_are_left_out_and_said(cells: list[Cell]):
     unfinish(cells[3].folder)
-    source = from_sweep(["sweep=x"], "conf")
+    source = from_sweep(cells, ["sweep=x"])
     assert [run.folder for run in source.runs] == [cells[0].folder, cells[2].folder]
     assert source.notes[-1] == "left out: 1 finished cells of seed 1, which not every configuration has finished"
 
@@ -79,15 +79,27 @@ def test_seeds_that_not_every_configuration_has_are_left_out_and_said(cells: lis
 def test_cells_of_other_code_are_refused_beside_those_of_this(cells: list[Cell]):
     made_by(cells[0].folder, "older")
     with pytest.raises(
-        BenchError, match=r"2 versions of the code .*3 done, 1 outdated.*python -m bench sweep=x seed=0,1"
+        BenchError, match=r"different versions of the code .*3 done, 1 outdated.*python -m bench sweep=x seed=0,1"
     ):
-        from_sweep(["sweep=x", "seed=0,1"], "conf")
+        from_sweep(cells, ["sweep=x", "seed=0,1"])
+
+
+@pytest.mark.parametrize(("hashes", "mixed"), [(("a", "a"), False), (("a", "b"), True)])
+def test_runs_compare_by_the_modules_that_they_share(tmp_path: Path, hashes: tuple[str, str], mixed: bool):
+    """As in a sweep over selections: each cell's code.json names the modules of its own parts."""
+    codes = [{"bench.experiment": "a"}, *({"bench.experiment": "a", "mine.py": source} for source in hashes)]
+    runs = [made_run(tmp_path, seed=seed, code=code) for seed, code in enumerate(codes)]
+    assert (mixed_code(runs) is not None) == mixed
+    (runs[0].folder / "code.json").unlink()  # an older record
+    older = read_run(runs[0].folder)
+    assert mixed_code([older]) is None
+    assert mixed_code([older, runs[1]]) == (older, runs[1])
 
 
 def test_a_sweep_made_wholly_by_other_code_is_reported_as_such(cells: list[Cell]):
     for one in cells:
         made_by(one.folder, "older")
-    source = from_sweep(["sweep=x"], "conf")
+    source = from_sweep(cells, ["sweep=x"])
     assert len(source.runs) == 4
     assert source.notes == ["made by other code than this: 4 cells; `python -m bench sweep=x` makes them anew"]
 
@@ -98,19 +110,19 @@ def test_a_sweep_without_a_finished_cell_says_what_would_run_it(cells: list[Cell
     with pytest.raises(
         BenchError, match=r"No cell of this sweep is finished \(4 missing\); `python -m bench sweep=x` runs it\."
     ):
-        from_sweep(["sweep=x"], "conf")
+        from_sweep(cells, ["sweep=x"])
     made_run(tmp_path, settings={"top_p": 0.5})
     with pytest.raises(
         BenchError, match=r"`python -m bench -m top_p=0.9,1` runs it; .*made holds 1 finished runs of other"
     ):
-        from_sweep(["top_p=0.9,1"], "conf")
+        from_sweep(cells, ["top_p=0.9,1"])
 
 
 def test_a_sweep_whose_cells_are_chosen_as_it_goes_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sweep, "cells", lambda overrides, conf: None)
     monkeypatch.setattr(search, "read", lambda overrides, conf: None)
     with pytest.raises(BenchError, match="give the runs' folders instead"):
-        from_sweep(["hydra/sweeper=optuna"], "conf")
+        report._from_overrides(["hydra/sweeper=optuna"])
 
 
 def test_runs_come_in_the_order_of_their_settings(tmp_path: Path):

@@ -13,9 +13,11 @@ from made_runs import made_run
 from bench.errors import BenchError
 from bench.estimators.uncertainty import seed_interval
 from bench.records.read import Estimate, Run
+from bench.reporting.console import main_table, runs_table
 from bench.reporting.exhibit import Table, records_of
+from bench.reporting.exhibits import tables
 from bench.reporting.groups import estimate, grouped
-from bench.reporting.tables import latex, main_table, markdown, runs_table, tables
+from bench.reporting.tables import latex, markdown
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def by_name(runs: list[Run]) -> dict[str, Table]:
 def test_every_arm_and_every_n_has_its_row_with_interval_and_verdict(run: Run):
     lines = main_table(run).splitlines()
     names = [line.split("|")[1].strip() for line in lines]
-    assert names[2:] == ["base", "tuned: top_per_prompt", "control: random twin", "Best-of-2", "Best-of-4"]
+    assert names[2:] == ["base", "tuned: top_per_prompt", "random control", "Best-of-2", "Best-of-4"]
     assert str(run.series("base", "best_of_n", "accuracy")[2]) in lines[5]
     assert lines[4].rstrip("| ").endswith(run.metrics["tuned_vs_control/pass@1/verdict"])
     assert lines[6].rstrip("| ").endswith(run.metrics["tuned_vs_best_of_4/accuracy/verdict"])
@@ -74,7 +76,7 @@ def test_several_seeds_are_compared_over_seeds_and_prompts(grid: list[Run]):
     found = by_name(three)
     scores = {arm: np.stack([r.per_prompt(arm, "pass", "accuracy", 1) for r in three]) for arm in ("tuned", "control")}
     expected = seed_interval(scores["tuned"] - scores["control"])
-    (row,) = (row for row in found["main"].rows if row["arm"].startswith("control"))
+    (row,) = (row for row in found["main"].rows if row["arm"] == "random control")
     assert row["difference"] == pytest.approx(expected.mean)
     assert row["difference_low"] == pytest.approx(expected.low)
     assert row["verdict"] == "better"

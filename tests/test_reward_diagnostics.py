@@ -23,8 +23,9 @@ from bench.estimators.reward_diagnostics import (
 from bench.evaluation.heldout import Graded
 from bench.evaluation.reward_diagnostics import diagnose
 from bench.records.read import Run
-from bench.reporting.figures.reward_diagnostics import reward_diagnostics
+from bench.reporting.exhibits.reward_diagnostics import reward_diagnostics
 from bench.reporting.files import write_figure
+from bench.reporting.groups import Group
 
 NAN = float("nan")
 
@@ -42,16 +43,26 @@ def random_pool(seed, rows=40, columns=9):
     return proxy, gold, source.integers(1, 6, (rows, columns)).astype(float)
 
 
-def test_midranks_by_hand():
-    assert midranks([[3.0, 1.0, 3.0, NAN, 2.0]]) == pytest.approx(np.array([[3.5, 1, 3.5, NAN, 2]]), nan_ok=True)
-
-
-def test_auc_by_hand():
-    proxy = [[0.9, 0.8, 0.1, 0.8], [0.2, 0.2, 0.2, 0.2], [1, 2, 3, 4], [1, NAN, 3, 2]]
-    gold = [[1, 0, 0, 1], [1, 0, 1, 0], [1, 1, 1, 1], [0, 1, 1, 0]]
-    # row 0: pairs (.9, .8) 1, (.9, .1) 1, (.8, .8) 1/2, (.8, .1) 1; row 3: (3, 1) and (3, 2), the unscored left out
-    assert within_prompt_auc(proxy, gold) == pytest.approx(np.array([3.5 / 4, 0.5, NAN, 1.0]), nan_ok=True)
-    assert decidable(proxy, gold).tolist() == [1, 1, 0, 1]
+@pytest.mark.parametrize(
+    ("statistic", "arguments", "expected"),
+    [
+        (midranks, ([[3.0, 1.0, 3.0, NAN, 2.0]],), [[3.5, 1, 3.5, NAN, 2]]),
+        # pairs (.9, .8) 1, (.9, .1) 1, (.8, .8) 1/2, (.8, .1) 1
+        (within_prompt_auc, ([[0.9, 0.8, 0.1, 0.8]], [[1, 0, 0, 1]]), [3.5 / 4]),
+        (within_prompt_auc, ([[0.2] * 4, [1, 2, 3, 4]], [[1, 0, 1, 0], [1] * 4]), [0.5, NAN]),
+        (within_prompt_auc, ([[1, NAN, 3, 2]], [[0, 1, 1, 0]]), [1]),  # (3, 1) and (3, 2), the unscored left out
+        (decidable, ([[1, 2], [1, 2], [1, NAN]], [[1, 0], [1, 1], [1, 0]]), [1, 0, 0]),
+        (tie_rate, ([[1, 1, 2, 3], [5, 5, 5, 5], [1, 2, 3, 4], [NAN, NAN, NAN, 1]],), [1 / 6, 1, 0, NAN]),
+        (rank_correlation, ([[1, 2, 3, 4]] * 2, [[2, 4, 8, 9], [4, 3, 2, 1]]), [1, -1]),
+        (rank_correlation, ([[1, 1, 1, 1]], [[1, 2, 3, 4]]), [NAN]),
+        # ranks (1, 2, 3) and (1, 3, 2), so 1 - 6 (0 + 1 + 1) / (3 * 8) = 0.5
+        (rank_correlation, ([[10, 20, NAN, 30]], [[1, 3, 9, 2]]), [0.5]),
+        # midranks (1.5, 1.5, 3) and (1, 2, 3): covariance 1.5, variances 1.5 and 2
+        (rank_correlation, ([[1, 1, 2]], [[1, 2, 3]]), [1.5 / np.sqrt(3)]),
+    ],
+)
+def test_rows_by_hand(statistic, arguments, expected):
+    assert statistic(*arguments) == pytest.approx(np.array(expected), nan_ok=True)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -76,21 +87,6 @@ def test_a_permuted_row_and_a_rising_transform_change_nothing():
     )
     assert rank_correlation(np.exp(proxy), length) == pytest.approx(rank_correlation(proxy, length), nan_ok=True)
     assert within_prompt_auc(-proxy, gold) == pytest.approx(1 - within_prompt_auc(proxy, gold), nan_ok=True)
-
-
-def test_tie_rate_by_hand():
-    assert tie_rate([[1, 1, 2, 3], [5, 5, 5, 5], [1, 2, 3, 4], [NAN, NAN, NAN, 1]]) == pytest.approx(
-        np.array([1 / 6, 1, 0, NAN]), nan_ok=True
-    )
-
-
-def test_rank_correlation_by_hand():
-    a = [[1, 2, 3, 4], [1, 2, 3, 4], [1, 1, 1, 1], [10, 20, NAN, 30]]
-    b = [[2, 4, 8, 9], [4, 3, 2, 1], [1, 2, 3, 4], [1, 3, 9, 2]]
-    # the last: ranks (1, 2, 3) and (1, 3, 2), so 1 - 6 (0 + 1 + 1) / (3 * 8) = 0.5
-    assert rank_correlation(a, b) == pytest.approx(np.array([1, -1, NAN, 0.5]), nan_ok=True)
-    # midranks (1.5, 1.5, 3) and (1, 2, 3): covariance 1.5, variances 1.5 and 2
-    assert rank_correlation([[1, 1, 2]], [[1, 2, 3]]) == pytest.approx([1.5 / np.sqrt(3)])
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -204,15 +200,18 @@ def test_a_turning_point_needs_prompts_with_enough_scored_samples():
     assert turning_point(proxy, gold, [1, 2, 4], rng()).found.gold.prompts <= 9
 
 
-def test_bad_arrays_are_refused():
-    with pytest.raises(ValueError, match="values other than 0 and 1"):
-        within_prompt_auc([[0.1, 0.2]], [[0.5, 1]])
-    with pytest.raises(ValueError, match="must be equal"):
-        within_prompt_auc([[0.1, 0.2]], [[0, 1, 1]])
-    with pytest.raises(ValueError, match="no cell with a number in both"):
-        within_prompt_auc([[0.1, NAN]], [[NAN, 1]])
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        reliability([[0.1, 1.2]], [[0, 1]], rng())
+@pytest.mark.parametrize(
+    ("proxy", "gold", "message"),
+    [
+        ([[0.1, 0.2]], [[0.5, 1]], "values other than 0 and 1"),
+        ([[0.1, 0.2]], [[0, 1, 1]], "must be equal"),
+        ([[0.1, NAN]], [[NAN, 1]], "no cell with a number in both"),
+        ([[0.1, 1.2]], [[0, 1]], "between 0 and 1"),
+    ],
+)
+def test_bad_arrays_are_refused(proxy, gold, message):
+    with pytest.raises(ValueError, match=message):
+        reliability(proxy, gold, rng())
 
 
 def graded(proxy, gold):
@@ -296,13 +295,13 @@ def written(folder, proxy, gold):
 def test_the_figure_is_drawn_and_repeats(tmp_path, scale):
     proxy, gold = overoptimised_pool(prompts=40, columns=8, tempting=True)
     run = written(tmp_path, scale * (proxy + 0.01) / 1.01, gold)
-    paths = write_figure(reward_diagnostics([run]), tmp_path)
+    paths = write_figure(reward_diagnostics([Group({}, (run,))])[0], tmp_path)
     assert [path.name for path in paths] == [f"reward_diagnostics.{kind}" for kind in ("png", "pdf", "svg", "csv")]
     first = [path.read_bytes() for path in paths]
     assert first[0][:4] == b"\x89PNG"
-    assert [path.read_bytes() for path in write_figure(reward_diagnostics([run]), tmp_path)] == first
+    assert [path.read_bytes() for path in write_figure(reward_diagnostics([Group({}, (run,))])[0], tmp_path)] == first
 
 
 def test_no_figure_of_the_gold_verifier_itself(tmp_path):
     _, gold = overoptimised_pool(prompts=40, columns=8, tempting=True)
-    assert reward_diagnostics([written(tmp_path, gold, gold)]) is None
+    assert reward_diagnostics([Group({}, (written(tmp_path, gold, gold),))]) == []

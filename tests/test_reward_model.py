@@ -22,11 +22,12 @@ from transformers import (
 from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
 from bench.models import chat
+from bench.models.classifiers import batches, find
+from bench.models.reward_models import shared_lengths, shares_prefixes
+from bench.scoring import prepared
 from bench.scoring.combined import combined
 from bench.scoring.judge import judge
-from bench.scoring.prefix_sharing import applicable, shared_lengths
-from bench.scoring.preparing import prepared
-from bench.scoring.reward_model import batches, find, reward_model
+from bench.scoring.reward_model import reward_model
 from bench.store import Store
 
 TEMPLATE = (
@@ -188,13 +189,13 @@ def test_each_distinct_text_is_scored_once_and_again_never(store: Store, saved, 
 )
 def test_a_prompt_is_read_once_by_models_that_read_left_to_right(saved, case, shares):
     _, model, _ = saved(**CASES[case])
-    assert applicable(model) is shares
+    assert shares_prefixes(model) is shares
 
 
 def test_a_decoder_that_looks_ahead_reads_each_text_whole(saved):
     _, model, _ = saved()
     before = type(model.model).forward
-    assert applicable(model)
+    assert shares_prefixes(model)
 
     def looking_ahead(self, input_ids=None, **settings):
         result = before(self, input_ids=input_ids, **settings)
@@ -202,7 +203,7 @@ def test_a_decoder_that_looks_ahead_reads_each_text_whole(saved):
         return result
 
     model.model.forward = looking_ahead.__get__(model.model)
-    assert not applicable(model)
+    assert not shares_prefixes(model)
 
 
 def test_what_texts_share_leaves_each_an_end_to_find():

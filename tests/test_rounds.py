@@ -8,23 +8,22 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from drawing import pool_of
 from made_runs import made_run
 
-from bench.artifacts import Completions, Policy, Rewards, Selection
+from bench.artifacts import Policy, Rewards, Selection
 from bench.balance import Adapted, balance_score, by_balance_score, with_threshold
 from bench.config.compose import CONF
 from bench.errors import BenchError
-from bench.generation.duplicates import describe
-from bench.pools import side_by_side
 from bench.procedures.parts import Parts
-from bench.reporting.figures.rounds import rounds_figure
+from bench.reporting.exhibits.rounds import rounds_figure, rounds_table
 from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
-from bench.reporting.tables.rounds import rounds_table
 from bench.rounds import buffer, distinct_paths, in_rounds, kept_correct, round_seed
 from bench.selection import all_correct, every_prompt, softmax, threshold, top_per_prompt
 from bench.sweeps.cells import cells as cells_of_sweep
 from bench.sweeps.workload import workload
+from bench.tasks import Task
 from bench.tasks.word_problems import WordProblems
 
 SETTINGS = [
@@ -39,15 +38,6 @@ SETTINGS = [
     "training.epochs=1",
     "tracking=none",
 ]
-
-
-def pool(texts: list[list[str]], key: str = "k", logprob: float = -1.0) -> Completions:
-    text = np.array(texts, object)
-    ids = np.empty(text.shape, object)
-    for cell in np.ndindex(text.shape):
-        ids[cell] = np.array([ord(letter) for letter in text[cell]], np.int32)
-    filled = np.full(text.shape, logprob)
-    return Completions(text, ids, np.full(text.shape, "stop"), filled, 2 * filled, key=key)
 
 
 def cells(chosen: Selection) -> list[tuple[int, int, float]]:
@@ -65,49 +55,17 @@ def test_the_union_holds_every_rounds_cells_row_by_row_and_the_last_its_own():
         assert cells(buffer([FIRST], 3, train_on)) == cells(FIRST)
 
 
-def test_pools_side_by_side_are_read_like_one():
-    one, two = pool([["a", "bb"], ["c", "a"]], "one"), pool([["a"], ["dddd"]], "two", logprob=-3.0)
-    both = side_by_side([one, two])
-    assert both.shape == (2, 3)
-    assert [both.text[1, column] for column in range(3)] == ["c", "a", "dddd"]
-    assert both.text[1, -1] == "dddd"
-    assert list(both.text[0]) == ["a", "bb", "a"]
-    assert np.asarray(both.text).tolist() == [["a", "bb", "a"], ["c", "a", "dddd"]]
-    assert both.length.tolist() == [[1, 2, 1], [1, 1, 4]]
-    assert both.logprob.tolist() == [[-1, -1, -3]] * 2
-    assert both.policy_logprob.tolist() == [[-2, -2, -6]] * 2
-    assert both.token_ids[0, 2].tolist() == [ord("a")]
-    ((rows, part),) = both.shards()
-    assert (rows, part.text[1, 2]) == (slice(0, 2), "dddd")
-    assert [columns for _, columns, _ in both.units()] == [slice(0, 2), slice(2, 3)]
-    assert both.first(2).text is one.text
-    assert both.first(3).shape == (2, 3)
-    with pytest.raises(IndexError):
-        both.text[0, 3]
-    assert side_by_side([one]) is one
-    assert both.key != side_by_side([two, one]).key
-    assert both.stored_as == {"one", "two"}
-    with pytest.raises(ValueError, match="prompts"):
-        side_by_side([one, pool([["a"]])])
-
-
-def test_equal_samples_of_two_policies_are_no_twins():
-    """The first prompt's three samples are one text: one pair within the first pool, none across the two."""
-    assert describe(side_by_side([pool([["a", "a"]], "one"), pool([["a"]], "two")]))["twins"] == 1
-    assert describe(pool([["a", "a", "a"]]))["twins"] == 3
-
-
 def test_distinct_paths_are_counted_a_prompt_over_all_rounds():
     task = WordProblems()
-    one = pool([[" 1 + 2 = 3. #### 3", " 2 + 1 = 3. #### 3"], [" 1 + 2 = 3. #### 3", " nothing"]])
-    two = pool([[" 1 + 2 = 3. #### 3"], [" 4 - 1 = 3. #### 3"]])
+    one = pool_of([[" 1 + 2 = 3. #### 3", " 2 + 1 = 3. #### 3"], [" 1 + 2 = 3. #### 3", " nothing"]])
+    two = pool_of([[" 1 + 2 = 3. #### 3"], [" 4 - 1 = 3. #### 3"]])
     everything = Selection(np.repeat([0, 1], 3), np.tile([0, 1, 2], 2), np.ones(6))
     assert distinct_paths(everything, [one, two], task) == 4  # two of the first prompt, two of the second
 
 
 def test_what_is_kept_is_judged_cell_by_cell_whichever_round_drew_it(few_prompts):
     """Right are the digits below 5: of the cells kept twice, 3 and 4; each counts as often as it is kept."""
-    one, two = pool([["1", "9"], ["7", "2"]], "one"), pool([["8"], ["3"]], "two")
+    one, two = pool_of([["1", "9"], ["7", "2"]], "one"), pool_of([["8"], ["3"]], "two")
     chosen = Selection(np.array([0, 0, 1, 1, 1]), np.array([1, 2, 1, 2, 1]), np.ones(5))
     assert kept_correct(chosen, [one, two], few_prompts, Numbers()) == 3
     assert kept_correct(Selection(*np.empty((3, 0), int)), [one], few_prompts, Numbers()) == 0
@@ -135,7 +93,7 @@ def stub_parts(task, generation, scoring, **given) -> Parts:
     return Parts(task=task, generation=generation, scoring=scoring, **{**others, "seed": 5, **given})
 
 
-class Readable:
+class Readable(Task):
     """What selections may ask a task for."""
 
     def path(self, completion: str) -> str:
@@ -164,7 +122,7 @@ def test_the_temperature_and_threshold_of_the_highest_score_are_taken(few_prompt
 
     def generation(prompts, policy, *, num_completions, seed, temperature):
         asked.append((len(prompts), num_completions, seed, temperature))
-        return pool([drawn[temperature]] * len(prompts))
+        return pool_of([drawn[temperature]] * len(prompts))
 
     def scoring(prompts, completions):
         return Rewards(np.where(np.asarray(completions.text) == "9", 0.2, 0.8))
@@ -199,7 +157,7 @@ def test_what_is_probed_is_chosen_by_log_probabilities_of_the_base_whoever_drew(
     for drawer in (base, later):
         parts = stub_parts(
             Numbers(few_prompts),
-            lambda prompts, policy, **how: pool([["1", "9"]] * len(prompts)),
+            lambda prompts, policy, **how: pool_of([["1", "9"]] * len(prompts)),
             lambda prompts, completions: Rewards(np.ones(completions.shape)),
             selection=chosen,
             num_completions=2,
@@ -227,7 +185,7 @@ class Loop(Readable):
     def generation(self, prompts, policy, *, num_completions, seed, temperature=1.0, top_p=1.0, top_k=0):
         self.drawn.append((policy.key, num_completions, seed, temperature))
         texts = [[f"{policy.key}{sample}" for sample in range(num_completions)] for _ in range(len(prompts))]
-        return pool(texts, key=f"{policy.key}-{seed}-{num_completions}")
+        return pool_of(texts, key=f"{policy.key}-{seed}-{num_completions}")
 
     def scoring(self, prompts, completions):
         """Prompt m's best sample is number m modulo N; later policies' are better by their number of trainings."""
@@ -488,7 +446,7 @@ def test_the_table_has_a_row_a_round_and_arm(reported, tmp_path):
     table = rounds_table(grouped(reported))
     assert table is not None
     told = [(row["config.procedure.start"], row["arm"], row["round"]) for row in table.rows]
-    arms = [("base", 0), ("tuned", 1), ("tuned", 2), ("control: random twin", 1), ("control: random twin", 2)]
+    arms = [("base", 0), ("tuned", 1), ("tuned", 2), ("random control", 1), ("random control", 2)]
     assert told == [(start, *arm) for start in ("base", "current") for arm in arms]
     of_two_seeds = reported[:2]
     for row in table.rows[1:3]:

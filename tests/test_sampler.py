@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from drawing import modified_logprobs
 
-from bench.models.sampler import Sampler, modified_logprobs, truncate
+from bench.models.sampler import Sampler, truncate
 
 
 def reference(logits: list[float], temperature: float, top_p: float, top_k: int) -> np.ndarray:

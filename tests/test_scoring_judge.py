@@ -8,9 +8,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from loopback import serving
 from test_configs import CONF
-from texts import pool_of, prompts_of
+from texts import pool_of, prompts_of, row_by_row
 
-from bench.artifacts import Completions
 from bench.config import checks
 from bench.errors import BenchError
 from bench.generation import http_client
@@ -143,21 +142,8 @@ def test_a_reply_without_text_is_unreadable_and_one_that_is_no_chat_an_error(sto
             judge(PROMPTS[:1], pool_of([["b"]]), **default(url=server.url))
 
 
-class Units(Completions):
-    """A pool of which every prompt is a unit of its own."""
-
-    def units(self, *, whole: bool = False):
-        for row in range(self.shape[0]):
-            yield slice(row, row + 1), slice(0, self.shape[1]), pool_of([list(self.text[row])])
-
-
-def in_units(texts):
-    pool = pool_of(texts)
-    return Units(pool.text, pool.token_ids, pool.finish_reason, pool.logprob, pool.policy_logprob, key="units")
-
-
 def test_a_dead_server_is_named_and_finished_units_are_kept(store):
-    pool = in_units([["good", "bad"], ["bad", "wild"]])
+    pool = row_by_row(pool_of([["good", "bad"], ["bad", "wild"]]))
 
     def dies(path, body):
         return None if "1 + 2" in body["messages"][0]["content"] else by_word(path, body)
@@ -171,7 +157,7 @@ def test_a_dead_server_is_named_and_finished_units_are_kept(store):
 
 
 def test_a_refused_request_is_unscored_and_its_reason_said_once(store, capsys):
-    pool = in_units([["good", "endless"], ["endless", "bad"]])
+    pool = row_by_row(pool_of([["good", "endless"], ["endless", "bad"]]))
 
     def full(path, body):
         if "endless" in body["messages"][0]["content"]:

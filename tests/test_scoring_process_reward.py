@@ -13,13 +13,21 @@ from bench.artifacts import Policy
 from bench.errors import BenchError
 from bench.estimators.reward_diagnostics import within_prompt_auc
 from bench.models import chat, loading
+from bench.scoring import prepared
 from bench.scoring import process_reward as module
-from bench.scoring.preparing import prepared
 from bench.scoring.process_reward import process_reward, summary
 from bench.scoring.trained_process_reward import labelled_steps, trained_process_reward
 from bench.tasks.word_problems import WordProblems
-from bench.training.process_reward import IGNORED, StepLabels, tokenized, train_process_reward_model, training_log
-from bench.training.steps import Step, encode, split
+from bench.training.process_reward import (
+    IGNORED,
+    Step,
+    StepLabels,
+    encode,
+    split,
+    tokenized,
+    train_process_reward_model,
+)
+from bench.training.trainers import training_log
 
 NAN = float("nan")
 WORDS = {"separator": r"\.", "answer_marker": "####"}

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from test_configs import CONF
-from texts import pool_of, prompts_of
+from texts import pool_of, prompts_of, row_by_row
 
-from bench.artifacts import Completions, Rewards
+from bench.artifacts import Rewards
 from bench.config import checks
 from bench.errors import BenchError
+from bench.scoring import Scorer, prepared, refuse_comparing, refuse_too_low
 from bench.scoring.combined import combined, z_scores
 from bench.scoring.length import length
-from bench.scoring.preparing import prepared
 from bench.scoring.self_consistency import self_consistency
 from bench.tasks.word_problems import WordProblems
 
@@ -53,15 +53,7 @@ def test_self_consistency_is_permuted_with_the_samples_and_depends_on_how_many_t
 
 
 def test_self_consistency_of_a_pool_in_shards():
-    class Sharded(Completions):
-        def shards(self):
-            for row in range(self.shape[0]):
-                yield slice(row, row + 1), pool_of([list(POOL.text[row])])
-
-    sharded = Sharded(
-        POOL.text, POOL.token_ids, POOL.finish_reason, POOL.logprob, POOL.policy_logprob, key="in two shards"
-    )
-    value = self_consistency(PROMPTS, sharded, task=WordProblems()).value
+    value = self_consistency(PROMPTS, row_by_row(POOL), task=WordProblems()).value
     assert (value == self_consistency(PROMPTS, POOL, task=WordProblems()).value).all()
 
 
@@ -156,3 +148,34 @@ def test_a_part_that_is_made_from_the_base_is_made_for_the_sum():
     parts = {"made": {"scorer": functools.partial(made, bonus=1), "weight": 2.0}}
     scoring = prepared(functools.partial(combined, parts=parts, normalise="none"), base=10, task=None)
     assert (scoring(PROMPTS, POOL).value == 22).all()
+
+
+def hidden_length(prompts, completions, *, most):
+    return length(prompts, completions, prefer="longest")
+
+
+def test_a_scorer_of_any_package_says_what_is_known_of_it():
+    """Its highest reward, what it compares and what it needs, each a value or a function of its settings."""
+
+    def missing(settings):
+        if settings["most"] > 9:
+            raise BenchError("there is no such length")
+
+    known = Scorer(highest=lambda settings: settings["most"], compares="the ranks", check=missing)(hidden_length)
+    low, high, absent = (functools.partial(known, most=most) for most in (0.5, 9, 10))
+    with pytest.raises(BenchError, match=r"accept_above accepts rewards above 0\.5, .* gives 0\.5 at most"):
+        refuse_too_low(low, 0.5, "procedure.accept_above")
+    refuse_too_low(high, 0.5, "procedure.accept_above")
+    for scoring in (high, functools.partial(combined, parts={"it": {"scorer": high, "weight": 1}}, normalise="none")):
+        with pytest.raises(BenchError, match="this scoring, in which the ranks compares a completion with others"):
+            refuse_comparing(scoring, "procedure=adaptive can't stop by")
+    assert (prepared(high)(PROMPTS, POOL).value == length(PROMPTS, POOL, prefer="longest").value).all()
+    with pytest.raises(BenchError, match="no such length"):
+        prepared(absent)
+
+
+def test_nothing_is_assumed_of_a_scorer_that_says_nothing():
+    scoring = functools.partial(fixed([0.1] * 4, [0.2] * 4))
+    refuse_too_low(scoring, 1e9, "procedure.accept_above")
+    refuse_comparing(scoring, "procedure=adaptive can't stop by")
+    assert prepared(scoring.func) is scoring.func

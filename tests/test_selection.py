@@ -1,4 +1,4 @@
-"""Selection methods on matrices worked by hand, on ties, on unscored cells, and against their random twins."""
+"""Selection methods on matrices worked by hand, on ties and on unscored cells, and their random controls."""
 
 import numpy as np
 import pytest
@@ -6,25 +6,54 @@ from selecting import PATHS, UNSCORED, VERDICTS, R, cells, fits, rng
 
 from bench import selection
 from bench.errors import BenchError
+from bench.selection.prompt_filter import prompts_dropped
+
+LOGPROB = np.array([[-6.0, -1, -2, -1], [-1, -9, -3, -1], [-2, -2, -2, -2], [0, -3, -5, -4], [-4, -2, -1, -3]])
+BEST_FIVE = [(0, 0), (1, 1), (2, 0), (2, 3), (3, 2)]
+CORRECT = [(0, 0), (0, 2), (0, 3), *((2, n) for n in range(4)), (3, 2)]
 
 
-def test_worked_example_top_per_prompt():
-    assert cells(selection.top_per_prompt(R, rng())) == [(0, 0), (1, 1), (2, 0), (3, 2), (4, 3)]
+@pytest.mark.parametrize(
+    ("method", "rewards", "settings", "expected"),
+    [
+        ("top_per_prompt", R, {}, [(0, 0), (1, 1), (2, 0), (3, 2), (4, 3)]),
+        ("worst_per_prompt", R, {}, [(0, 3), (1, 0), (2, 1), (3, 0), (4, 2)]),
+        (
+            "top_k_per_prompt",
+            R,
+            {"k": 2},
+            [(m, n) for m, row in enumerate(("02", "12", "03", "23", "03")) for n in map(int, row)],
+        ),
+        ("top_k_overall", R, {"k": 5}, BEST_FIVE),
+        ("top_k_overall", R, {"k": 20}, list(np.ndindex(5, 4))),
+        ("quantile", R, {"q": 0.75}, BEST_FIVE),
+        ("threshold", R, {"threshold": 0.6}, BEST_FIVE),  # leaves out what lies on it
+        ("threshold", R, {"threshold": 1}, []),
+        ("threshold", VERDICTS, {"threshold": 0}, CORRECT),
+        ("all_correct", VERDICTS, {}, CORRECT),
+        ("all_correct", np.zeros((3, 4)), {}, []),
+        # r + .1 log pi0:   .1 .2 .3 .1 | .3 -.1 .3 .4 | .7 .1 .2 .5 | .2 .2 .3 .2 | .1 .2 .2 .3
+        ("kl_regularised", R, {"logprob": LOGPROB, "beta": 0.1}, [(0, 2), (1, 3), (2, 0), (3, 2), (4, 3)]),
+    ],
+)
+def test_worked_examples(method, rewards, settings, expected):
+    assert cells(getattr(selection, method)(rewards, rng(), **settings)) == expected
 
 
-def test_worked_example_top_k_overall():
-    chosen = selection.top_k_overall(R, rng(), k=5)
-    assert set((chosen.row * 4 + chosen.column).tolist()) == {8, 5, 14, 0, 11}
-
-
-def test_all_correct_keeps_what_the_verifier_accepts():
-    assert cells(selection.all_correct(VERDICTS, rng())) == [
-        (0, 0),
-        (0, 2),
-        (0, 3),
-        *((2, n) for n in range(4)),
-        (3, 2),
-    ]
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("top_per_prompt", {}),
+        ("worst_per_prompt", {}),
+        ("random_per_prompt", {}),
+        ("top_k_per_prompt", {"k": 2}),
+        ("threshold", {"threshold": -9}),
+        ("kl_regularised", {"logprob": np.where(np.isnan(UNSCORED), np.nan, -1.0), "beta": 0.1}),
+    ],
+)
+def test_unscored_cells_are_never_chosen_and_an_unscored_prompt_selects_nothing(method, settings):
+    for seed in range(10):
+        assert cells(getattr(selection, method)(UNSCORED, rng(seed), **settings)) == [(0, 1), (2, 0)]
 
 
 def test_distinct_correct_keeps_one_of_each_path():
@@ -48,7 +77,7 @@ def test_distinct_correct_refuses_paths_of_another_shape():
 
 
 @pytest.mark.parametrize("method", [selection.top_per_prompt, selection.random_per_prompt])
-def test_one_a_prompt_with_ties_broken_uniformly(method):
+def test_one_per_prompt_with_ties_broken_uniformly(method):
     tied = np.zeros((3000, 4))
     chosen = method(tied, rng())
     assert chosen.row.tolist() == list(range(3000))
@@ -66,22 +95,11 @@ def test_random_per_prompt_ignores_the_reward():
     assert np.abs(np.bincount(columns, minlength=4) - 1000).max() < 120
 
 
-@pytest.mark.parametrize("method", [selection.top_per_prompt, selection.random_per_prompt])
-def test_unscored_cells_are_never_chosen_and_an_unscored_prompt_selects_nothing(method):
-    rewards = np.array([[np.nan, 0.1, np.nan], [np.nan, np.nan, np.nan], [-5.0, np.nan, np.nan]])
-    for seed in range(10):
-        assert cells(method(rewards, rng(seed))) == [(0, 1), (2, 0)]
-
-
 @pytest.mark.parametrize("method", [selection.top_k_overall, selection.random_k_overall])
 @pytest.mark.parametrize("k", [0, 9, -1])
 def test_k_beyond_what_is_scored_names_both_numbers(method, k):
     with pytest.raises(BenchError, match=rf"selection.k={k} .* 8 scored"):
         method(VERDICTS[[0, 2]], rng(), k=k)
-
-
-def test_all_of_the_pool_can_be_kept():
-    assert len(selection.top_k_overall(R, rng(), k=20)) == 20
 
 
 def test_equal_generators_give_equal_selections():
@@ -93,11 +111,11 @@ def test_matched_random_keeps_each_prompts_count_and_forgets_the_reward():
     chosen = selection.all_correct(VERDICTS, rng())
     columns = []
     for seed in range(1500):
-        twin = selection.matched_random(chosen, VERDICTS, rng(seed))
-        assert twin.row.tolist() == chosen.row.tolist()
-        assert len(set(cells(twin))) == len(twin)
-        assert not np.isnan(VERDICTS[twin.row, twin.column]).any()
-        columns += [column for row, column in cells(twin) if row == 3]
+        control = selection.matched_random(chosen, VERDICTS, rng(seed))
+        assert control.row.tolist() == chosen.row.tolist()
+        assert len(set(cells(control))) == len(control)
+        assert not np.isnan(VERDICTS[control.row, control.column]).any()
+        columns += [column for row, column in cells(control) if row == 3]
     counts = np.bincount(columns, minlength=4)
     assert counts[1] == 0  # unscored
     assert np.abs(counts[[0, 2, 3]] - 500).max() < 80
@@ -105,33 +123,8 @@ def test_matched_random_keeps_each_prompts_count_and_forgets_the_reward():
 
 def test_matched_random_carries_the_weights():
     chosen = selection.Selection(np.array([0, 0, 2]), np.array([0, 1, 3]), np.array([1.5, 0.5, 2.0]))
-    twin = selection.matched_random(chosen, R, rng())
-    assert sorted(zip(twin.row.tolist(), twin.weight.tolist(), strict=True)) == [(0, 0.5), (0, 1.5), (2, 2.0)]
-
-
-def test_nothing_correct_selects_nothing():
-    assert len(selection.all_correct(np.zeros((3, 4)), rng())) == 0
-
-
-def test_worked_example_top_k_per_prompt():
-    rows = [[0, 2], [1, 2], [0, 3], [2, 3], [0, 3]]
-    chosen = selection.top_k_per_prompt(R, rng(), k=2)
-    assert cells(chosen) == [(row, column) for row, columns in enumerate(rows) for column in columns]
-
-
-def test_worked_example_worst_per_prompt():
-    assert cells(selection.worst_per_prompt(R, rng())) == [(0, 3), (1, 0), (2, 1), (3, 0), (4, 2)]
-
-
-def test_worked_example_threshold_leaves_out_what_lies_on_it():
-    assert cells(selection.threshold(R, rng(), threshold=0.6)) == [(0, 0), (1, 1), (2, 0), (2, 3), (3, 2)]
-    assert cells(selection.threshold(VERDICTS, rng(), threshold=0)) == cells(selection.all_correct(VERDICTS, rng()))
-    assert len(selection.threshold(R, rng(), threshold=1)) == 0
-
-
-def test_worked_example_quantile():
-    chosen = selection.quantile(R, rng(), q=0.75)
-    assert set((chosen.row * 4 + chosen.column).tolist()) == {8, 5, 14, 0, 11}
+    control = selection.matched_random(chosen, R, rng())
+    assert sorted(zip(control.row.tolist(), control.weight.tolist(), strict=True)) == [(0, 0.5), (0, 1.5), (2, 2.0)]
 
 
 def test_quantile_breaks_ties_at_its_line_uniformly():
@@ -168,20 +161,6 @@ def test_a_prompt_with_fewer_than_k_scored_samples_gives_those():
     ]
 
 
-def test_worst_and_top_k_leave_out_the_unscored():
-    for seed in range(10):
-        assert cells(selection.worst_per_prompt(UNSCORED, rng(seed))) == [(0, 1), (2, 0)]
-        assert cells(selection.top_k_per_prompt(UNSCORED, rng(seed), k=2)) == [(0, 1), (2, 0)]
-        assert cells(selection.threshold(UNSCORED, rng(seed), threshold=-9)) == [(0, 1), (2, 0)]
-
-
-def test_kl_regularised_by_hand():
-    logprob = np.array([[-6.0, -1, -2, -1], [-1, -9, -3, -1], [-2, -2, -2, -2], [0, -3, -5, -4], [-4, -2, -1, -3]])
-    # r + .1 log pi0:   .1 .2 .3 .1 | .3 -.1 .3 .4 | .7 .1 .2 .5 | .2 .2 .3 .2 | .1 .2 .2 .3
-    chosen = cells(selection.kl_regularised(R, rng(), logprob=logprob, beta=0.1))
-    assert chosen == [(0, 2), (1, 3), (2, 0), (3, 2), (4, 3)]
-
-
 def test_kl_regularised_breaks_ties_uniformly():
     rewards, logprob = np.tile([0.0, 0.5, 1.0], (6000, 1)), np.tile([-1.0, -2.0, -8.0], (6000, 1))  # -.5 -.5 -3
     columns = selection.kl_regularised(rewards, rng(), logprob=logprob, beta=0.5).column
@@ -200,17 +179,12 @@ def test_kl_regularised_at_its_ends():
         selection.kl_regularised(R, rng(), logprob=logprob - np.inf, beta=1)
 
 
-def test_kl_regularised_needs_no_logprob_of_the_unscored():
-    logprob = np.where(np.isnan(UNSCORED), np.nan, -1.0)
-    assert cells(selection.kl_regularised(UNSCORED, rng(), logprob=logprob, beta=0.1)) == [(0, 1), (2, 0)]
-
-
 def test_matched_random_of_a_cell_kept_twice_draws_twice():
     chosen = selection.Selection(np.array([1, 1, 1]), np.array([0, 0, 2]), np.ones(3))
     rewards = np.array([[0.0, 0, 0], [1, np.nan, 1]])
-    twins = [cells(selection.matched_random(chosen, rewards, rng(seed))) for seed in range(50)]
-    assert all(len(twin) == 3 and {row for row, _ in twin} == {1} for twin in twins)
-    assert {column for twin in twins for _, column in twin} == {0, 2}
+    controls = [cells(selection.matched_random(chosen, rewards, rng(seed))) for seed in range(50)]
+    assert all(len(control) == 3 and {row for row, _ in control} == {1} for control in controls)
+    assert {column for control in controls for _, column in control} == {0, 2}
 
 
 def test_matched_random_of_nothing_is_nothing():
@@ -230,7 +204,5 @@ def test_decidable_only_judges_by_what_is_scored():
 
 
 def test_prompts_dropped_counts_those_that_had_a_score():
-    from bench.selection.prompt_filter import prompts_dropped
-
     assert prompts_dropped(VERDICTS, selection.decidable_only(VERDICTS)) == 2  # not the one that was never scored
     assert prompts_dropped(VERDICTS, selection.every_prompt(VERDICTS)) == 0

@@ -1,4 +1,4 @@
-"""Votes and likeness: self-consistency and mbr by hand, and the similarities that mbr is given."""
+"""Votes and similarity: self-consistency and mbr by hand, and the similarities that mbr is given."""
 
 from functools import partial
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from selecting import UNSCORED, R, cells, fits, rng
+from texts import row_by_row
 
 from bench import selection
 from bench.artifacts import Completions, Policy
@@ -33,20 +34,6 @@ def pool(texts: list[list[str]], tokenizer=None, key: str = "a pool") -> Complet
         token_ids[cell] = np.array(tokenizer.encode(text) if tokenizer else [ord(c) for c in text], np.int32)
     logprob = -np.vectorize(len, otypes=[float])(token_ids)
     return Completions(np.array(texts, object), token_ids, np.full(shape, "stop"), logprob - 1, logprob, key)
-
-
-class Sharded(Completions):
-    """A pool that keeps one prompt together at a time."""
-
-    def shards(self):
-        for row in range(self.shape[0]):
-            arrays = (self.text, self.token_ids, self.finish_reason, self.logprob, self.policy_logprob)
-            yield slice(row, row + 1), Completions(*(a[row : row + 1] for a in arrays), key=f"{self.key} {row}")
-
-
-def sharded(texts: list[list[str]]) -> Completions:
-    whole = pool(texts)
-    return Sharded(whole.text, whole.token_ids, whole.finish_reason, whole.logprob, whole.policy_logprob, whole.key)
 
 
 NOBODY = Policy(Path("nowhere"), "nobody")
@@ -82,33 +69,33 @@ def test_the_unscored_neither_vote_nor_are_chosen():
         selection.self_consistency(UNSCORED, rng(), answers=answers[:1])
 
 
-LIKENESS = np.array([[1, 0.5, 0.25], [0.5, 1, 0.75], [0.25, 0.75, 1]])  # means to the others: .375 .625 .5
+SIMILAR = np.array([[1, 0.5, 0.25], [0.5, 1, 0.75], [0.25, 0.75, 1]])  # means to the others: .375 .625 .5
 
 
 def test_mbr_by_hand():
     rewards = np.array([[1.0, 0.5, 0.0]])
     for beta, best in {0: 0, 1.9: 0, 2.1: 1, 100: 1}.items():  # 1 + .375 beta against .5 + .625 beta: equal at 2
-        assert cells(selection.mbr(rewards, rng(), similarity=LIKENESS[None], beta=beta)) == [(0, best)]
-    assert cells(selection.mbr(np.array([[0, 0, 0.2]]), rng(), similarity=LIKENESS[None], beta=1.0)) == [(0, 2)]
+        assert cells(selection.mbr(rewards, rng(), similarity=SIMILAR[None], beta=beta)) == [(0, best)]
+    assert cells(selection.mbr(np.array([[0, 0, 0.2]]), rng(), similarity=SIMILAR[None], beta=1.0)) == [(0, 2)]
 
 
 def test_mbr_asks_the_others_not_the_completion_itself():
-    self_liking = LIKENESS - np.diag([0, 1, 0.5])
+    self_liking = SIMILAR - np.diag([0, 1, 0.5])
     assert cells(selection.mbr(np.zeros((1, 3)), rng(), similarity=self_liking[None], beta=1.0)) == [(0, 1)]
 
 
 def test_mbr_means_over_the_scored():
     """0 + 1.1 x .9 beats .4 + 1.1 x .5, each a mean over one other; over three, 1.1 x .3 would not."""
-    likeness = np.eye(4)
-    likeness[0, 1], likeness[1, 0] = 0.9, 0.5
+    similar = np.eye(4)
+    similar[0, 1], similar[1, 0] = 0.9, 0.5
     rewards = np.array([[0.0, 0.4, np.nan, np.nan]])
-    assert cells(selection.mbr(rewards, rng(), similarity=likeness[None], beta=1.1)) == [(0, 0)]
+    assert cells(selection.mbr(rewards, rng(), similarity=similar[None], beta=1.1)) == [(0, 0)]
 
 
 def test_mbr_takes_matrices_in_turn_and_leaves_out_the_unscored():
     rewards = np.array([[np.nan, 0.0, 0.0], [0.0, 0.0, 0.0], [np.nan] * 3, [0.0, np.nan, np.nan]])
     odd = np.array([[1, 0, 0.9], [0, 1, 0], [0.9, 0, 1]])
-    matrices = [odd, LIKENESS, odd, odd]
+    matrices = [odd, SIMILAR, odd, odd]
     whole = [cells(selection.mbr(rewards, rng(s), similarity=np.stack(matrices), beta=1.0)) for s in range(40)]
     lazily = [cells(selection.mbr(rewards, rng(s), similarity=iter(matrices), beta=1.0)) for s in range(40)]
     assert whole == lazily
@@ -146,7 +133,7 @@ def check_matrices(matrices: np.ndarray, texts: list[list[str]]) -> None:
                 assert matrices[row, i, j] == 1 or TASK.path(several[i]) is None
 
 
-@pytest.mark.parametrize("completions", [pool(TEXTS), sharded(TEXTS)], ids=["in memory", "sharded"])
+@pytest.mark.parametrize("completions", [pool(TEXTS), row_by_row(pool(TEXTS))], ids=["in memory", "sharded"])
 def test_same_path_by_hand(completions):
     found = np.stack(list(similarity.same_path(completions, TASK, NOBODY)))
     check_matrices(found, TEXTS)
@@ -155,7 +142,7 @@ def test_same_path_by_hand(completions):
     assert (found[2] == 1).all()
 
 
-@pytest.mark.parametrize("completions", [pool(TEXTS), sharded(TEXTS)], ids=["in memory", "sharded"])
+@pytest.mark.parametrize("completions", [pool(TEXTS), row_by_row(pool(TEXTS))], ids=["in memory", "sharded"])
 def test_token_overlap_is_the_f1_of_tokens(completions):
     found = np.stack(list(similarity.token_overlap(completions, TASK, NOBODY)))
     check_matrices(found, TEXTS)
@@ -210,7 +197,7 @@ def test_embeddings_of_texts_without_tokens_and_beyond_the_context(store: Store,
 
 
 def test_evidence_is_what_the_method_asks_for():
-    for completions in (pool(TEXTS), sharded(TEXTS)):
+    for completions in (pool(TEXTS), row_by_row(pool(TEXTS))):
 
         def asking(rewards, rng, *, paths, answers, steps_true, texts, length, logprob, k):
             pass
@@ -231,10 +218,11 @@ def test_evidence_is_what_the_method_asks_for():
 
 def test_evidence_of_mbr_is_what_its_setting_makes_of_the_pool():
     method = partial(selection.mbr, similarity=similarity.same_path, beta=1.0)
-    evidence = evidence_for(method, sharded(TEXTS), TASK, NOBODY)
+    evidence = evidence_for(method, row_by_row(pool(TEXTS)), TASK, NOBODY)
     assert set(evidence) == {"similarity"}
     columns = [
-        method(np.zeros((3, 4)), rng(s), **evidence_for(method, sharded(TEXTS), TASK, NOBODY)).column for s in range(30)
+        method(np.zeros((3, 4)), rng(s), **evidence_for(method, row_by_row(pool(TEXTS)), TASK, NOBODY)).column
+        for s in range(30)
     ]
     assert {column[0] for column in columns} == {0, 2}  # the commonest path of the first prompt
     assert evidence_for(partial(selection.mbr, beta=1.0), pool(TEXTS), TASK, NOBODY) == {}

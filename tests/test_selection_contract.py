@@ -123,20 +123,20 @@ def test_every_method_breaks_ties_uniformly(choose):
     assert fits(halves, np.full(2, 1 / 2))
 
 
-def test_every_method_has_a_random_twin(choose):
+def test_every_method_has_a_random_control(choose):
     rewards = verdicts(3)
     chosen = choose(rewards, 0, texts(rng(9), M), "ordinary")
-    twins = [selection.matched_random(chosen, rewards, rng(seed)) for seed in range(60)]
-    for twin in twins:
-        check(twin, rewards)
-        assert (twin.row == chosen.row).all()
+    controls = [selection.matched_random(chosen, rewards, rng(seed)) for seed in range(60)]
+    for control in controls:
+        check(control, rewards)
+        assert (control.row == chosen.row).all()
         for row in np.unique(chosen.row):
-            assert sorted(twin.weight[twin.row == row]) == sorted(chosen.weight[chosen.row == row])
-    # other rewards for the same scored cells give the same twin
+            assert sorted(control.weight[control.row == row]) == sorted(chosen.weight[chosen.row == row])
+    # other rewards for the same scored cells give the same control
     others = np.where(np.isnan(rewards), np.nan, rng(8).random(rewards.shape))
-    assert same(twins[0], selection.matched_random(chosen, others, rng(0)))
+    assert same(controls[0], selection.matched_random(chosen, others, rng(0)))
     # and what they keep is no better than what is there: in each prompt as many of the correct as by chance
-    correct = np.concatenate([rewards[twin.row, twin.column] for twin in twins])
+    correct = np.concatenate([rewards[control.row, control.column] for control in controls])
     expected = np.mean([np.nanmean(rewards[row]) for row in chosen.row])
     assert correct.mean() == pytest.approx(expected, abs=0.04)
 
@@ -176,7 +176,7 @@ def test_k_is_bounded_before_any_work(name):
         ("selection=distinct_correct selection.keep=first", "one of random, farthest"),
         ("selection=distinct_correct selection.every_step=2", "true or false"),
         ("selection=balanced selection.allocation=fair", "one of uniform, difficulty"),
-        ("control=twin", "control=twin is not allowed: it must be one of matched, none"),
+        ("control=other", "control=other is not allowed: it must be one of matched, none"),
     ],
 )
 def test_impossible_settings_are_refused(override, words):

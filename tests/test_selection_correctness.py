@@ -11,7 +11,7 @@ from selecting import PATHS, VERDICTS, R, cells, fits, rng
 
 from bench import selection
 from bench.errors import BenchError
-from bench.selection.edit_distance import edit_distance
+from bench.selection.correctness import edit_distance
 
 
 def levenshtein(one: str, other: str) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from bench.artifacts import Policy
 from bench.records.read import read_run
-from bench.reporting.tables import runs_table
+from bench.reporting.console import runs_table
 
 SETTINGS = [
     "task.train_prompts=40",
@@ -37,7 +37,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Policy) -> dict[
 
     return {
         "alone": run("alone", "selection=rso", "prompt_filter=decidable_only", "control=none"),
-        "twinned": run("twinned", "selection=mbr_embeddings"),
+        "compared": run("compared", "selection=mbr_embeddings"),
     }
 
 
@@ -72,20 +72,20 @@ def test_counts_of_what_was_left_out(runs):
     assert found["selection/prompts_covered"] == 40 - found["selection/prompts_filtered"]
     assert found["selection/kept"] == 2 * found["selection/prompts_covered"]
     assert found["selection/prompts_below_k"] == 0
-    found = metrics(runs["twinned"])
+    found = metrics(runs["compared"])
     assert found["selection/prompts_filtered"] == 0
     assert found["selection/kept"] == 40
     assert "selection/prompts_below_k" not in found
 
 
 def test_what_embeddings_cost_is_in_the_lineage(runs):
-    entries = json.loads((runs["twinned"][0] / "lineage.json").read_text())
+    entries = json.loads((runs["compared"][0] / "lineage.json").read_text())
     (entry,) = [entry for entry in entries if entry["stage"] == "text_similarity"]
     assert entry["counts"]["flops"] > 0
 
 
 def test_runs_with_and_without_control_stand_in_one_table(runs):
     table = runs_table([read_run(folder) for folder, _ in runs.values()])
-    alone, twinned = sorted(table.splitlines()[2:], key=lambda line: "no control" not in line)
+    alone, compared = sorted(table.splitlines()[2:], key=lambda line: "no control" not in line)
     assert "no control" in alone
-    assert "no control" not in twinned
+    assert "no control" not in compared

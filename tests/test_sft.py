@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawing import nll
 
 from bench.artifacts import Completions, Policy, Prompts, Selection, content_hash
 from bench.errors import BenchError
 from bench.models import chat, loading
 from bench.store import Store, using
-from bench.training.sft import fine_tune, training_log, training_set
+from bench.training.lora import Lora
+from bench.training.sft import check_settings, fine_tune, training_log, training_set
 
 EOS = 2  # of random_policy
+FOUR_BIT = Lora(r=2, alpha=2, dropout=0.0, target_modules="all-linear", four_bit=True)
 ONE_UPDATE = {"epochs": 1, "batch_size": 32, "scheduler": "constant", "warmup": 0.0}
 
 
@@ -68,13 +71,6 @@ def state(policy: Policy) -> dict[str, torch.Tensor]:
 def largest_difference(ours: Policy, theirs: Policy) -> float:
     other = state(theirs)
     return max(float((tensor - other[name]).abs().max()) for name, tensor in state(ours).items())
-
-
-def nll(model, prompt: list[int], completion: list[int]) -> torch.Tensor:
-    """Nats of a completion after its prompt, one row, no padding, no TRL."""
-    ids = torch.tensor([prompt + completion])
-    logprobs = model(ids).logits[0, :-1].float().log_softmax(-1)
-    return -logprobs.gather(1, ids[0, 1:, None])[len(prompt) - 1 :].sum()
 
 
 @pytest.fixture
@@ -307,12 +303,22 @@ def test_a_loss_that_is_no_number_stops_the_training_and_leaves_nothing(store, r
         ({"scheduler": "cyclic"}, "training.scheduler=cyclic"),
         ({"warmup": 1.0}, "training.warmup=1.0"),
         ({"batch_size": 8, "micro_batch_size": 3}, "training.micro_batch_size=3"),
+        ({"processes": 2, "batch_size": 3}, "training.processes=2"),
+        ({"fsdp": True}, "training.fsdp=true needs training.processes"),
+        ({"fsdp": True, "processes": 2, "lora": FOUR_BIT}, "training.fsdp=true is not allowed with training.lora"),
     ],
 )
 def test_impossible_settings_are_named(store, random_policy, few_prompts, pool, settings, complaint):
-    with pytest.raises(BenchError) as caught:
+    with pytest.raises(BenchError, match=complaint):
         fine_tune(random_policy, few_prompts, pool, chosen([(0, 0)]), seed=0, **settings)
-    assert complaint in str(caught.value)
+    as_configured = {name: vars(value) if isinstance(value, Lora) else value for name, value in settings.items()}
+    with pytest.raises(BenchError, match=complaint):
+        check_settings({"training": as_configured, "seed": 0})
+
+
+def test_settings_left_out_have_their_defaults():
+    check_settings({"training": {}, "seed": 0})
+    check_settings({"training": {"lora": None, "processes": 2}, "seed": 0})
 
 
 def test_it_is_silent_away_from_a_terminal(trained, capfd):

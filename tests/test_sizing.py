@@ -304,7 +304,7 @@ def test_paper_scale_sweeps_are_planned_without_the_hub(monkeypatch):
     from bench.sweeps import workload
 
     monkeypatch.setattr("bench.models.hub.snapshot", lambda *_, **__: pytest.fail("asked the hub"))
-    monkeypatch.setattr("bench.tasks.rows_task.from_hub", lambda *_, **__: pytest.fail("asked the hub"))
+    monkeypatch.setattr("bench.tasks.rows.from_hub", lambda *_, **__: pytest.fail("asked the hub"))
     found = cells(["sweep=paper_kl_frontier", "seed=0", "temperature=1.0", "selection=softmax"], str(CONF))
     assert found is not None
     assert [cell.cfg.num_completions for cell in found] == [4, 16, 64]
@@ -317,7 +317,7 @@ def test_paper_scale_sweeps_are_planned_without_the_hub(monkeypatch):
 def test_an_unknown_number_of_prompts_is_said_not_counted(monkeypatch):
     from bench.sweeps import plan, workload
 
-    monkeypatch.setattr("bench.tasks.rows_task.from_hub", lambda *_, **__: pytest.fail("asked the hub"))
+    monkeypatch.setattr("bench.tasks.rows.from_hub", lambda *_, **__: pytest.fail("asked the hub"))
     found = Cell("", composed("experiment=gsm8k_qwen", "task.train_prompts=null"), ())
     assert workload.work([found]).unknown == ("task.train_prompts",)
     text = plan.summary([found])

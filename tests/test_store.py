@@ -51,6 +51,7 @@ def test_manifest_says_how_it_was_made(store: Store):
     assert manifest["settings"] == {"word": "ab", "times": 2}
     assert manifest["parents"] == {"policy": "abc"}
     assert manifest["counts"] == {"letters": 4}
+    assert manifest["key"] == only(store).name == "82a61596d1beb087f8c2"  # stores of earlier versions are found again
     assert manifest["files"]["text.txt"]["bytes"] == 4
 
 
@@ -62,32 +63,29 @@ def test_lineage_names_each_artifact_once_and_whether_it_was_made(store: Store):
     assert not any(entry["reused"] for entry in entries)
 
 
-MANIFEST_DAMAGE = {
-    "no manifest": None,
-    "half a manifest": '{"files"',
-    "empty manifest": "",
-    "a list": "[]",
-    "too little": '{"files": {}}',
+def change_seconds(manifest: Path) -> None:
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"seconds": 9999.0}))
+
+
+DAMAGE = {  # of the artifact's file, or of its manifest
+    "truncated": ("text.txt", lambda file: os.truncate(file, 3)),
+    "changed": ("text.txt", lambda file: file.write_text("HELLOHELLA")),
+    "missing": ("text.txt", Path.unlink),
+    "another cost": (MANIFEST, change_seconds),
+    "no manifest": (MANIFEST, Path.unlink),
+    "half a manifest": (MANIFEST, lambda file: file.write_text('{"files"')),
+    "empty manifest": (MANIFEST, lambda file: file.write_text("")),
+    "a list": (MANIFEST, lambda file: file.write_text("[]")),
+    "too little": (MANIFEST, lambda file: file.write_text('{"files": {}}')),
 }
 
 
-@pytest.mark.parametrize("damage", ["truncated", "changed", "missing", "cost", *MANIFEST_DAMAGE])
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_artifact_is_set_aside_and_made_again(store: Store, capsys, damage):
     shout(POLICY, word="hello")
     folder = only(store)
-    if damage == "truncated":
-        os.truncate(folder / "text.txt", 3)
-    elif damage == "changed":
-        (folder / "text.txt").write_text("HELLOHELLA")
-    elif damage == "missing":
-        (folder / "text.txt").unlink()
-    elif damage == "cost":
-        manifest = json.loads((folder / MANIFEST).read_text())
-        (folder / MANIFEST).write_text(json.dumps(manifest | {"seconds": 9999.0}))
-    elif MANIFEST_DAMAGE[damage] is None:
-        (folder / MANIFEST).unlink()
-    else:
-        (folder / MANIFEST).write_text(MANIFEST_DAMAGE[damage])
+    name, spoil = DAMAGE[damage]
+    spoil(folder / name)
     assert command(store, "list").returncode == 0
     assert shout(POLICY, word="hello") == "HELLOHELLO"
     assert not store.uses[-1].reused
@@ -120,7 +118,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(store: Store, monkeypatc
     assert shout(POLICY, word="a") == "AA"
 
 
-def test_a_full_disk_is_known_by_its_words_where_a_library_keeps_no_more(store: Store):
+def test_a_full_disk_is_recognised_by_a_librarys_message(store: Store):
     @stage(version=1, load=read)
     def fill(policy: Policy, *, out: Path) -> dict[str, float]:
         raise RuntimeError("I/O error: No space left on device (os error 28)")
@@ -167,11 +165,24 @@ def ask(root: Path, log: Path, seconds: float = 1.5) -> None:
         assert stage(version=1, load=read)(slow)(POLICY, log=str(log), seconds=seconds) == "done"
 
 
+def asking(folder: Path, seconds: float = 1.5) -> multiprocessing.Process:
+    """A process that has begun to ask for the slow artifact."""
+    arguments = (folder / "store", folder / "log", seconds)
+    process = multiprocessing.get_context("fork").Process(target=ask, args=arguments)
+    process.start()
+    return process
+
+
+def making(folder: Path, seconds: float = 1.5) -> multiprocessing.Process:
+    """A process that holds the lock and is making the slow artifact."""
+    process = asking(folder, seconds)
+    while not (folder / "log").exists():
+        time.sleep(0.01)
+    return process
+
+
 def test_processes_that_want_one_artifact_make_it_once(tmp_path: Path):
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=ask, args=(tmp_path / "store", tmp_path / "log")) for _ in range(4)]
-    for process in processes:
-        process.start()
+    processes = [asking(tmp_path) for _ in range(4)]
     for process in processes:
         process.join(30)
     assert [process.exitcode for process in processes] == [0] * 4
@@ -179,13 +190,7 @@ def test_processes_that_want_one_artifact_make_it_once(tmp_path: Path):
 
 
 def test_kill_of_the_holder_passes_the_lock_on(tmp_path: Path):
-    context = multiprocessing.get_context("fork")
-    first = context.Process(target=ask, args=(tmp_path / "store", tmp_path / "log"))
-    first.start()
-    while not (tmp_path / "log").exists():
-        time.sleep(0.01)
-    second = context.Process(target=ask, args=(tmp_path / "store", tmp_path / "log"))
-    second.start()
+    first, second = making(tmp_path), asking(tmp_path)
     os.kill(first.pid, signal.SIGKILL)
     first.join(30)
     second.join(30)
@@ -196,11 +201,7 @@ def test_kill_of_the_holder_passes_the_lock_on(tmp_path: Path):
 
 def test_a_long_wait_for_another_process_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("bench.store.PATIENCE", 0.05)
-    context = multiprocessing.get_context("fork")
-    first = context.Process(target=ask, args=(tmp_path / "store", tmp_path / "log"))
-    first.start()
-    while not (tmp_path / "log").exists():
-        time.sleep(0.01)
+    first = making(tmp_path)
     said: list[str] = []
     with relayed(said.append):
         ask(tmp_path / "store", tmp_path / "log")
@@ -267,11 +268,7 @@ def test_prune_removes_what_a_killed_process_was_making(tmp_path: Path):
     with using(Store(tmp_path / "store")) as store:
         shout(POLICY, word="keep")
         outputs = finished_run(store, tmp_path)
-    arguments = (store.root, tmp_path / "log", 600.0)  # it is killed long before
-    process = multiprocessing.get_context("fork").Process(target=ask, args=arguments)
-    process.start()
-    while not (tmp_path / "log").exists():
-        time.sleep(0.01)
+    process = making(tmp_path, 600.0)  # it is killed long before
     assert "would delete" not in command(store, "prune", "--outputs", str(outputs)).stdout  # it is being made
     os.kill(process.pid, signal.SIGKILL)
     process.join(30)

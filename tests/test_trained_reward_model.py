@@ -12,14 +12,15 @@ from test_configs import CONF
 from bench.artifacts import Completions, Policy, Prompts, Rewards
 from bench.config import checks
 from bench.errors import BenchError
+from bench.estimators.reward_diagnostics import within_prompt_auc
 from bench.models import chat, loading
-from bench.scoring import ensemble as ensembles
-from bench.scoring.ensemble import ensemble, seed_ensemble
-from bench.scoring.preparing import prepared
+from bench.scoring import prepared
+from bench.scoring.ensemble import combine_scores, ensemble, seed_ensemble
 from bench.scoring.trained_reward_model import labelled_pairs, matched, trained_reward_model
 from bench.store import Store, using
 from bench.tasks.word_problems import WordProblems
-from bench.training.reward_model import Pairs, train_reward_model, training_log, untrained
+from bench.training.reward_model import Pairs, train_reward_model, untrained
+from bench.training.trainers import training_log
 
 SMALL = {
     "from_scratch": False,
@@ -66,8 +67,8 @@ def test_updates_are_those_of_bradley_terry_by_hand(store, random_policy, pairs,
     from bench.seeds import small_seed
 
     with torch.random.fork_rng():
-        start = small_seed(0, "reward model", "weights")
-        model = untrained(random_policy, tokenizer, from_scratch=False, layers=None, hidden_size=None, seed=start)
+        torch.manual_seed(small_seed(0, "reward model", "weights"))
+        model = untrained(random_policy, tokenizer, from_scratch=False, layers=None, hidden_size=None)
     decayed = [p for name, p in model.named_parameters() if "norm" not in name]
     rest = [p for name, p in model.named_parameters() if "norm" in name]
     optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}])
@@ -88,7 +89,7 @@ def test_updates_are_those_of_bradley_terry_by_hand(store, random_policy, pairs,
     assert [entry["accuracy"] for entry in log] == pytest.approx(accuracies)
     assert [entry["grad_norm"] for entry in log] == pytest.approx(norms, rel=1e-3)
     assert losses[0] > 1.2 * losses[-1]
-    ours = untrained(trained, tokenizer, from_scratch=False, layers=None, hidden_size=None, seed=1).state_dict()
+    ours = untrained(trained, tokenizer, from_scratch=False, layers=None, hidden_size=None).state_dict()
     apart = [float((ours[name] - tensor).abs().mean()) for name, tensor in model.state_dict().items()]
     assert max(apart) < 1e-6
     steps = sum(
@@ -107,7 +108,8 @@ def test_it_starts_from_the_base_and_only_the_head_is_new(random_policy):
     def start(seed: int = 0, **changes):
         wanted = {"from_scratch": False, "layers": None, "hidden_size": None, **changes}
         with torch.random.fork_rng():
-            return untrained(random_policy, tokenizer, seed=seed, **wanted)
+            torch.manual_seed(seed)
+            return untrained(random_policy, tokenizer, **wanted)
 
     whole, other = start(), start(seed=1)
     assert whole.config.num_labels == 1
@@ -221,13 +223,8 @@ def test_label_noise_flips_its_share_and_less_noise_a_subset(store, random_polic
         flips[noise] = {i for i in range(40) if noisy.chosen[i] != clean.chosen[i]}
     assert flips[0.1] < flips[0.5] < flips[1.0] == set(range(40))
     assert 10 < len(flips[0.5]) < 30
-    assert drawn_pairs(random_policy, few_prompts, pairs=9, label_noise=0.5).chosen == noisy_prefix(
-        random_policy, few_prompts
-    )
-
-
-def noisy_prefix(policy: Policy, prompts: Prompts) -> tuple[str, ...]:
-    return drawn_pairs(policy, prompts, label_noise=0.5).chosen[:9]
+    few, many = (drawn_pairs(random_policy, few_prompts, pairs=count, label_noise=0.5) for count in (9, 40))
+    assert few.chosen == many.chosen[:9]
 
 
 def test_too_few_decidable_pairs_is_one_sentence(store, random_policy, few_prompts):
@@ -304,16 +301,6 @@ def test_a_trained_reward_model_is_trained_once_and_scores(store, random_policy,
         make(micro_batch_size=3)
 
 
-def within_prompt_auc(scores: np.ndarray, gold: np.ndarray) -> float:
-    """Over prompts with both kinds: the share of (right, wrong) pairs in which the right one scores higher."""
-    shares = []
-    for row, right in zip(scores, gold == 1, strict=True):
-        if right.any() and not right.all():
-            higher = np.subtract.outer(row[right], row[~right])
-            shares.append((higher > 0).mean() + 0.5 * (higher == 0).mean())
-    return float(np.mean(shares))
-
-
 def test_it_learns_what_gold_likes_on_unseen_prompts_but_not_from_coin_flips(store, tiny_policy):
     """200 pairs, of which gold prefers the one with more equations."""
     task = WordProblems(train_prompts=128, test_prompts=50)
@@ -330,7 +317,7 @@ def test_it_learns_what_gold_likes_on_unseen_prompts_but_not_from_coin_flips(sto
         changes = {"pairs": 200, "label_noise": noise, "learning_rate": 5e-4}
         scorer = functools.partial(trained_reward_model, gold=equations, **{**SMALL, **BY_LENGTH, **changes})
         scoring = prepared(scorer, base=tiny_policy, task=task, generation=drawing)
-        found[noise] = within_prompt_auc(scoring(test, pool).value, gold)
+        found[noise] = np.nanmean(within_prompt_auc(scoring(test, pool).value, gold))
     assert found[0.0] > 0.9
     assert found[0.5] < 0.8
 
@@ -340,7 +327,7 @@ def test_the_ensembles_by_hand():
     members = [np.array([[1.0, 4.0, 0.0]]), np.array([[2.0, 4.0, np.nan]]), np.array([[6.0, 4.0, 1.0]])]
     expected = {"mean": [3.0, 4.0], "min": [1.0, 4.0], "mean_minus_variance": [3 - 0.5 * 14 / 3, 4.0]}
     for combine, values in expected.items():
-        found = ensembles.combined(members, combine=combine, variance_weight=0.5)
+        found = combine_scores(members, combine=combine, variance_weight=0.5)
         np.testing.assert_allclose(found, [[*values, np.nan]])
 
 

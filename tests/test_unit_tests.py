@@ -11,12 +11,12 @@ from bench.__main__ import main
 from bench.errors import BenchError
 from bench.evaluation.heldout import grade
 from bench.sandbox import VERDICTS, Sandbox, SandboxError, Verdict, verdicts
-from bench.sandbox.cases import from_answer, to_answer
 from bench.scoring import unit_tests as module
 from bench.scoring.unit_tests import unit_tests
 from bench.scoring.verifier import verify
 from bench.store import Store
 from bench.tasks.list_programs import ListPrograms
+from bench.tasks.program_tests import from_answer, to_answer
 from bench.tasks.word_problems import WordProblems
 
 

@@ -23,8 +23,7 @@ from bench.artifacts import Completions, Policy, Prompts, Selection
 from bench.errors import BenchError
 from bench.generation import vllm_engine
 from bench.generation.vllm_core import Core, EngineDiedError, Request, shape
-from bench.generation.vllm_launch import Options
-from bench.generation.vllm_lora import adapter_of
+from bench.generation.vllm_launch import Options, adapter_of
 from bench.models import chat, loading
 from bench.models.logprobs import sequence_logprobs
 from bench.models.sampler import RAW, Sampler

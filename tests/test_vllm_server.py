@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 import requests
 import torch
-from drawing import asking, generate, ids, same
+from drawing import asking, generate, ids, modified_logprobs, same
 from test_generation import chi_square_z
 
 from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
 from bench.generation import http_client, server_engine
 from bench.models import chat, loading
-from bench.models.sampler import Sampler, modified_logprobs
+from bench.models.sampler import Sampler
 from bench.store import Store, using
 from bench.tasks.word_problems import WordProblems
 

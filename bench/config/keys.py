@@ -13,9 +13,12 @@ PLACES = ("store", "outputs", "tracking")  # where a run's files lie: not part o
 
 def run_id(cfg: DictConfig) -> str:
     """A short hash of the resolved configuration, places left out: same configuration, same run."""
-    resolved = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(resolved, dict)
-    return content_hash({name: value for name, value in resolved.items() if name not in PLACES})[:10]
+    return id_of_settings(OmegaConf.to_container(cfg, resolve=True))
+
+
+def id_of_settings(settings: Any) -> str:
+    """The run id of a configuration that is resolved already, as a plain dict."""
+    return content_hash({name: value for name, value in settings.items() if name not in PLACES})[:10]
 
 
 def run_folder(cfg: DictConfig) -> Path:

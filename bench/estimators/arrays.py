@@ -1,4 +1,4 @@
-"""Checks of the estimators' arguments, and the blocks of sorted rows that the estimators walk over."""
+"""Check the estimators' arguments, and walk over the rows of a pool in blocks of one size, sorted by reward."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,33 +8,34 @@ import numpy as np
 
 Sizes: TypeAlias = SupportsIndex | Sequence[int] | np.ndarray  # n or k: an int, or several
 
+BLOCK_CELLS = 2**20  # cells of an [M, N] array worked on at once: 8 MiB for each temporary array
+
 
 class StoppedOutcomes(np.ndarray):
-    """Outcomes [M, N] of samples that were drawn until a rule ended it, NaN where none was: `as_floats` refuses them.
+    """Outcomes [M, N] of a pool whose sampling stopped early by a rule, NaN for samples that were not drawn.
 
-    `array.view(StoppedOutcomes)` marks an array. What needs no fixed N reads them as any array.
+    `array.view(StoppedOutcomes)` marks an array. `as_floats` refuses marked arrays, because most estimators assume a
+    fixed N. Code that does not assume one reads them like any other array.
     """
 
 
-BLOCK_CELLS = 2**20  # cells of an [M, N] array worked on at once: 8 MiB a temporary
+def as_floats(name: str, values: Any, shape: str) -> np.ndarray:
+    """Return `values` as float64.
 
-
-def as_floats(name: str, values: Any, ndim: int, *, shape: str) -> np.ndarray:
-    """`values` as float64 with `ndim` axes; ValueError for another shape or dtype, an infinity, or nothing but NaN.
-
-    shape: how the docstring writes it, e.g. "[M, N]".
+    shape: the expected axes as written in docstrings, e.g. "[M, N]"; only their number is checked.
+    Raises ValueError for another dtype or number of axes, an empty array, an infinity, or an array of only NaN.
     """
     if isinstance(values, StoppedOutcomes):
         raise ValueError(
-            f"{name} {list(values.shape)} comes from a stopped pool: how many samples a prompt has depends on their "
-            "outcomes, which would bias an estimate for a fixed N; bench.estimators.sequential has the unbiased one"
+            f"{name} {list(values.shape)} comes from a stopped pool: the number of samples per prompt depends on their "
+            "outcomes, which biases estimates that assume a fixed N; bench.estimators.sequential has an unbiased one"
         )
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
         raise ValueError(
             f"{name} has dtype {array.dtype} and shape {list(array.shape)}; a numeric array {shape} is expected"
         )
-    if array.ndim != ndim or array.size == 0:
+    if array.ndim != shape.count(",") + 1 or array.size == 0:
         raise ValueError(f"{name} has shape {list(array.shape)}; a non-empty array {shape} is expected")
     array = array.astype(np.float64, copy=False)
     finite = np.isfinite(array)
@@ -44,19 +45,27 @@ def as_floats(name: str, values: Any, ndim: int, *, shape: str) -> np.ndarray:
                 f"{name} {list(array.shape)} holds an infinity; finite numbers are expected, NaN for unscored"
             )
         if not finite.any():
-            raise ValueError(f"{name} {list(array.shape)} holds nothing but NaN; at least one number is expected")
+            raise ValueError(f"{name} {list(array.shape)} holds only NaN; at least one number is expected")
     return array
 
 
-def as_outcomes(name: str, values: Any, ndim: int = 2, *, shape: str = "[M, N]") -> np.ndarray:
-    """As `as_floats`, and every value must be 0, 1 or NaN."""
-    array = as_floats(name, values, ndim, shape=shape)
+def as_equal_floats(shape: str, **arrays: Any) -> list[np.ndarray]:
+    """Return every array as float64 (see `as_floats`); ValueError where their shapes differ."""
+    checked = {name: as_floats(name, values, shape) for name, values in arrays.items()}
+    check_same_shape(**checked)
+    return list(checked.values())
+
+
+def as_outcomes(name: str, values: Any, shape: str = "[M, N]") -> np.ndarray:
+    """Return `values` as float64 (see `as_floats`); ValueError for a value other than 0, 1 and NaN."""
+    array = as_floats(name, values, shape)
     if not ((array == 0) | (array == 1) | np.isnan(array)).all():
         raise ValueError(f"{name} {list(array.shape)} holds values other than 0 and 1; 0/1 outcomes are expected")
     return array
 
 
 def check_same_shape(**arrays: np.ndarray) -> None:
+    """Raise ValueError where an array's shape differs from that of the first array."""
     (first, expected), *others = arrays.items()
     for name, array in others:
         if array.shape != expected.shape:
@@ -66,23 +75,30 @@ def check_same_shape(**arrays: np.ndarray) -> None:
 
 
 def as_sizes(name: str, sizes: Sizes, pool_size: int | None = None) -> tuple[np.ndarray, bool]:
-    """([K] int64, whether a single int was given); ValueError outside 1 .. pool_size."""
+    """Return the sizes as [K] int64, and whether a single int was given; ValueError outside 1 .. pool_size."""
     array = np.asarray(sizes)
     if array.dtype.kind not in "iu" or array.ndim > 1 or array.size == 0:
         raise ValueError(f"{name}={sizes!r} is not allowed; a whole number or a non-empty sequence of them is expected")
     if array.min() < 1:
         raise ValueError(f"{name}={array.min()} is not allowed; it must be at least 1")
     if pool_size is not None and array.max() > pool_size:
-        raise ValueError(f"{name}={array.max()} is more than the {pool_size} samples a prompt; it must be at most that")
+        raise ValueError(f"{name}={array.max()} is more than the {pool_size} samples per prompt; give at most that")
     return np.atleast_1d(array).astype(np.int64), array.ndim == 0
 
 
-@dataclass(frozen=True)
-class Pool:
-    """R rows that have the same number C of scored samples, sorted by reward."""
+def tail_of(level: float) -> float:
+    """Return the probability beyond one end of an interval of this level; ValueError outside 0 .. 1."""
+    if not 0 < level < 1:
+        raise ValueError(f"level={level} is not allowed; it must lie between 0 and 1")
+    return (1 - level) / 2
 
-    rows: np.ndarray  # [R] row numbers
-    order: np.ndarray  # [R, C] columns, by ascending reward
+
+@dataclass(frozen=True)
+class SortedRows:
+    """R rows with the same number C of scored samples, sorted by reward."""
+
+    rows: np.ndarray  # [R] row numbers in the pool
+    order: np.ndarray  # [R, C] columns of the pool, by ascending reward
     rewards: np.ndarray  # [R, C] ascending
 
     @property
@@ -90,12 +106,15 @@ class Pool:
         return self.order.shape[1]
 
     def sort(self, values: np.ndarray) -> np.ndarray:
-        """The [R, C] cells of values [M, N] in this order."""
+        """Return the cells of values [M, N, ...] that belong to these samples, in their order: [R, C, ...]."""
         return values[self.rows[:, None], self.order]
 
 
 def row_blocks(missing: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
-    """(rows, number of samples not missing): blocks of rows equal in that number, rows without any sample left out."""
+    """Yield (row numbers, samples per row) of blocks of rows with equally many samples; empty rows are left out.
+
+    missing: [M, N] bool. A block holds at most BLOCK_CELLS cells, or one row.
+    """
     columns = missing.shape[1]
     sizes = columns - missing.sum(axis=1)
     for size in np.unique(sizes[sizes > 0]):
@@ -105,8 +124,8 @@ def row_blocks(missing: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
             yield rows[start : start + step], int(size)
 
 
-def sorted_pools(rewards: np.ndarray, *others: np.ndarray) -> Iterator[Pool]:
-    """The rows of rewards [M, N] in blocks; a sample counts where neither it nor its cell in the others is NaN."""
+def sorted_rows(rewards: np.ndarray, *others: np.ndarray) -> Iterator[SortedRows]:
+    """Yield the rows of rewards [M, N] in sorted blocks; a sample with NaN in any of the arrays is left out."""
     missing = np.isnan(rewards)
     for other in others:
         missing |= np.isnan(other)
@@ -116,26 +135,26 @@ def sorted_pools(rewards: np.ndarray, *others: np.ndarray) -> Iterator[Pool]:
         if not complete:
             block[missing[rows]] = np.inf  # sorts last, and is cut off
         order = np.argsort(block, axis=1)[:, :size]
-        yield Pool(rows, order, np.take_along_axis(block, order, axis=1))
+        yield SortedRows(rows, order, np.take_along_axis(block, order, axis=1))
 
 
 def group_starts(ranked: np.ndarray) -> np.ndarray:
-    """[R, C] bool: where a new distinct value begins in each ascending row."""
+    """Return [R, C] bool: where a new distinct value begins in each ascending row of ranked [R, C]."""
     starts = np.ones(ranked.shape, dtype=bool)
     np.not_equal(ranked[:, 1:], ranked[:, :-1], out=starts[:, 1:])
     return starts
 
 
 def tie_groups(ranked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """([R, C] column where the cell's tie group starts, [R, C] that group's size) of the ascending ranked."""
+    """Return, for each cell of the ascending ranked [R, C], the first column and the size of its group of ties."""
     first = np.flatnonzero(group_starts(ranked))
     lengths = np.diff(first, append=ranked.size)
-    repeated = np.repeat(first % ranked.shape[1], lengths), np.repeat(lengths, lengths)
-    return repeated[0].reshape(ranked.shape), repeated[1].reshape(ranked.shape)
+    start, size = np.repeat(first % ranked.shape[1], lengths), np.repeat(lengths, lengths)
+    return start.reshape(ranked.shape), size.reshape(ranked.shape)
 
 
 def tie_means(ranked: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """values [R, C] with every tie group of the ascending ranked [R, C] replaced by its mean."""
+    """Return values [R, C] with the mean over each group of ties of the ascending ranked [R, C] in its cells."""
     first = np.flatnonzero(group_starts(ranked))
     if len(first) == ranked.size:
         return values

@@ -1,89 +1,69 @@
-"""Best-of-N for every n up to N from one pool of N samples a prompt, without resampling and with ties.
+"""Estimate Best-of-n, pass@k, medians and distinct labels for every n up to N from one pool, by exact subset sums.
 
 accuracy = best_of_n(reward_model_scores, correct, n=[1, 2, 4, 8])  # [M, 4]
 """
 
-from typing import Literal, TypeAlias
+from collections import Counter
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bench.estimators.arrays import (
     Sizes,
+    as_equal_floats,
     as_floats,
     as_outcomes,
     as_sizes,
-    check_same_shape,
     row_blocks,
-    sorted_pools,
-    tie_groups,
+    sorted_rows,
     tie_means,
 )
-from bench.estimators.subsets import soft_best_of_n, subset_method
+from bench.estimators.soft_best_of_n import soft_best_of_n
 from bench.estimators.voting import majority_at_k, majority_method, weighted_majority_at_k
 
 __all__ = [
+    "PowerLaw",
     "best_of_n",
-    "best_of_n_variance",
-    "best_of_n_weights",
+    "distinct_at_k",
+    "fit_coverage",
     "majority_at_k",
     "majority_method",
+    "median_of_n",
     "pass_at_k",
     "soft_best_of_n",
-    "subset_method",
     "weighted_majority_at_k",
 ]
 
-VarianceOf: TypeAlias = Literal["draw", "estimate"]
-
 
 def best_of_n(proxy: np.ndarray, gold: np.ndarray, n: Sizes) -> np.ndarray:
-    """The mean gold value of the sample with the highest proxy among n, over all n-subsets of a prompt's N samples.
+    """Return the expected gold value of the sample with the highest proxy among n, for each prompt.
 
-    Unbiased for the expected gold value of Best-of-n, with ties broken uniformly: a U-statistic, the sum over tie
-    groups of [C(b, n) − C(a, n)] / C(N, n) times the group's mean gold, where a samples lie below the group and b at
-    or below it. Source: Nakano et al. 2021 (WebGPT), appendix I; Gao et al. 2022, §2; the ties are ours.
+    Unbiased, with ties broken uniformly: the mean over all n-subsets of a prompt's N samples (a U-statistic). It is
+    the sum over groups of tied samples of [C(b, n) − C(a, n)] / C(N, n) times the group's mean gold, where a samples
+    lie below the group and b at or below it. Source: Nakano et al. 2021 (WebGPT), appendix I; Gao et al. 2022, §2; the
+    treatment of ties is ours.
 
     proxy, gold: [M, N], the selector's reward and the outcome that counts. n: an int -> [M], a sequence -> [M, K].
-    A sample whose proxy or gold is NaN counts as never drawn; a row with fewer than n others gives NaN.
-    ValueError for unequal shapes, infinities, n < 1 or n > N.
+    A sample whose proxy or gold is NaN counts as never drawn; a row with fewer than n other samples gives NaN.
+    Raises ValueError for unequal shapes, infinities, n < 1 or n > N.
     """
-    proxy = as_floats("proxy", proxy, 2, shape="[M, N]")
-    gold = as_floats("gold", gold, 2, shape="[M, N]")
-    check_same_shape(proxy=proxy, gold=gold)
+    proxy, gold = as_equal_floats("[M, N]", proxy=proxy, gold=gold)
     sizes, single = as_sizes("n", n, proxy.shape[1])
     values = np.full((len(proxy), len(sizes)), np.nan)
-    for pool in sorted_pools(proxy, gold):
+    for block in sorted_rows(proxy, gold):
         # With every group at its mean, the groups' weights may be spread over their members in any way.
-        values[pool.rows] = tie_means(pool.rewards, pool.sort(gold)) @ rank_weights(pool.size, sizes)
+        values[block.rows] = tie_means(block.rewards, block.sort(gold)) @ rank_weights(block.size, sizes)
     return values[:, 0] if single else values
 
 
-def best_of_n_weights(proxy: np.ndarray, n: Sizes) -> np.ndarray:
-    """The probability that each sample is the Best-of-n of a random n-subset of its row; ties share equally.
-
-    The mean of any per-sample quantity under Best-of-n is its sum with these weights (source: see `best_of_n`).
-    proxy: [M, N]. n: an int -> [M, N], a sequence -> [M, N, K]. Every row sums to 1; NaN samples get 0, and a row
-    with fewer than n scored samples is all NaN. ValueError as in `best_of_n`.
-    """
-    proxy = as_floats("proxy", proxy, 2, shape="[M, N]")
-    sizes, single = as_sizes("n", n, proxy.shape[1])
-    weights = np.full((*proxy.shape, len(sizes)), np.nan)
-    for pool in sorted_pools(proxy):
-        table = rank_weights(pool.size, sizes)  # [C, K]
-        for column in range(len(sizes)):
-            if sizes[column] <= pool.size:
-                ranked = np.broadcast_to(table[:, column], pool.rewards.shape)
-                weights[pool.rows, :, column] = 0
-                weights[pool.rows[:, None], pool.order, column] = tie_means(pool.rewards, ranked)
-    return weights[..., 0] if single else weights
-
-
 def pass_at_k(correct: np.ndarray, k: Sizes) -> np.ndarray:
-    """The share of k-subsets of a prompt's N samples that hold a correct one: 1 − C(wrong, k) / C(N, k).
+    """Return the probability that at least one of k samples is correct, for each prompt: 1 − C(wrong, k) / C(N, k).
 
-    Unbiased. Source: Chen et al. 2021 (Codex), eq. 1. It is `best_of_n` with proxy = gold = correct.
-    correct: [M, N] of 0 and 1, NaN counts as never drawn. k: an int -> [M], a sequence -> [M, K]; a row with fewer
-    than k scored samples gives NaN. ValueError for other values, k < 1 or k > N.
+    Unbiased: the mean over all k-subsets, equal to `best_of_n` with proxy = gold = correct.
+    Source: Chen et al. 2021 (Codex), eq. 1.
+
+    correct: [M, N] of 0 and 1; NaN counts as never drawn. k: an int -> [M], a sequence -> [M, K]; a row with fewer
+    than k scored samples gives NaN. Raises ValueError for other values, k < 1 or k > N.
     """
     correct = as_outcomes("correct", correct)
     sizes, single = as_sizes("k", k, correct.shape[1])
@@ -95,55 +75,84 @@ def pass_at_k(correct: np.ndarray, k: Sizes) -> np.ndarray:
     return values[:, 0] if single else values
 
 
-def best_of_n_variance(proxy: np.ndarray, gold: np.ndarray, n: Sizes, *, of: VarianceOf = "draw") -> np.ndarray:
-    """The variance within a prompt of one Best-of-n outcome, or of `best_of_n` itself; unbiased for both.
+def median_of_n(rewards: np.ndarray, n: Sizes) -> np.ndarray:
+    """Return the expected median reward of n samples, for each prompt; for even n, the mean of the middle two.
 
-    The square of the mean is estimated from all pairs of disjoint n-subsets, hence n ≤ N/2. The variance of a draw is
-    σ² of Miller 2024 (one Best-of-n answer a prompt); that of the estimate is what it falls to with this pool: sampling
-    noise within the prompt, to be set against the variance between prompts. n = 1 gives s² and s²/N. Being unbiased,
-    single rows can be negative; average them.
+    Unbiased: the mean over all n-subsets (a U-statistic, Hoeffding 1948). The sample of rank i is the k-th smallest of
+    C(i − 1, k − 1) · C(N − i, n − k) of the C(N, n) subsets.
 
-    proxy, gold: [M, N]. n: an int -> [M], a sequence -> [M, K]. NaN samples count as never drawn, and a row with fewer
-    than 2n others gives NaN. Errors as in `best_of_n`, and for 2n > N. Source: Hoeffding 1948 (U-statistics).
+    rewards: [M, N]. n, NaN and errors as in `best_of_n`.
     """
-    if of not in ("draw", "estimate"):
-        raise ValueError(f"of={of!r} is not known; it must be draw or estimate")
-    proxy = as_floats("proxy", proxy, 2, shape="[M, N]")
-    gold = as_floats("gold", gold, 2, shape="[M, N]")
-    check_same_shape(proxy=proxy, gold=gold)
-    sizes, single = as_sizes("n", n, proxy.shape[1] // 2)
-    values = np.full((len(proxy), len(sizes)), np.nan)
-    for pool in sorted_pools(proxy, gold):
-        drawn = pool.sort(gold)
-        mean = tie_means(pool.rewards, drawn)
-        square = tie_means(pool.rewards, drawn**2)
-        start, length = tie_groups(pool.rewards)
-        # E[g g'] of two different members of one tie group, in place of the product of their means
-        within = (length * mean**2 - square) / np.maximum(length - 1, 1)
-        table = rank_weights(pool.size, sizes)
+    rewards = as_floats("rewards", rewards, "[M, N]")
+    sizes, single = as_sizes("n", n, rewards.shape[1])
+    values = np.full((len(rewards), len(sizes)), np.nan)
+    for block in sorted_rows(rewards):
         for column, size in enumerate(sizes.tolist()):
-            if 2 * size > pool.size:
-                continue
-            # The other subset's maximum has rank j: C(j − 1 − n, n − 1) choices, once n ranks below it are taken.
-            other = np.zeros(pool.size)
-            other[size:] = rank_weights(pool.size - size, np.array([size]))[:, 0]
-            lower = table[:, column] * mean
-            below = np.cumsum(lower, axis=1) - lower
-            lower_group = np.take_along_axis(below, start, axis=1)  # all ranks below the own tie group
-            rank_total = np.cumsum(table[:, column]) - table[:, column]
-            same = rank_total - np.take(rank_total, start)
-            mean_squared = 2 * (other * (mean * lower_group + within * same)).sum(axis=1)
-            estimate = mean @ table[:, column]
-            total = square @ table[:, column] if of == "draw" else estimate**2
-            values[pool.rows, column] = total - mean_squared
+            if size <= block.size:
+                middle = {(size + 1) // 2, size // 2 + 1}
+                weights = np.mean([_order_statistic(block.size, size, k) for k in middle], axis=0)
+                values[block.rows, column] = block.rewards @ weights
     return values[:, 0] if single else values
 
 
-def rank_weights(pool_size: int, sizes: np.ndarray) -> np.ndarray:
-    """[C, K]: the share of n-subsets of C distinct rewards whose maximum has rank 1 .. C; NaN where n > C.
+def distinct_at_k(labels: Any, k: Sizes) -> np.ndarray:
+    """Return the expected number of distinct labels among k samples, for each prompt.
 
-    C(i − 1, n − 1) / C(C, n), from the top rank n / C down by factors (i − n) / (i − 1): nothing overflows, and what
-    underflows is zero for all purposes.
+    Unbiased: the mean over all k-subsets. A label that m samples bear is among k of them with probability
+    1 − C(N − m, k) / C(N, k), as in pass@k (Chen et al. 2021, eq. 1).
+
+    labels: [M, N] hashable objects; a sample labelled None is drawn but counts for nothing.
+    k: an int -> [M], a sequence -> [M, K]. Raises ValueError for another shape, k < 1 or k > N.
+    """
+    labels = np.asarray(labels, object)
+    if labels.ndim != 2 or labels.size == 0:
+        raise ValueError(f"labels has shape {list(labels.shape)}; a non-empty array [M, N] is expected")
+    sizes, single = as_sizes("k", k, labels.shape[1])
+    seen = np.cumsum(rank_weights(labels.shape[1], sizes)[::-1], axis=0)  # [N, K]: at least one of m = 1 .. N bearers
+    values = np.zeros((len(labels), len(sizes)))
+    for row, prompt_labels in enumerate(labels.tolist()):
+        bearers = Counter(label for label in prompt_labels if label is not None)
+        values[row] = seen[[m - 1 for m in bearers.values()]].sum(axis=0)
+    return values[:, 0] if single else values
+
+
+class PowerLaw(NamedTuple):
+    """coverage(k) = exp(−a · k^(−b)): −log of the coverage falls as a power of k."""
+
+    a: float
+    b: float
+
+    def __call__(self, k: np.ndarray) -> np.ndarray:
+        return np.exp(-self.a * np.asarray(k, float) ** -self.b)
+
+
+def fit_coverage(k: Sizes, coverage: np.ndarray) -> PowerLaw:
+    """Fit the exponentiated power law of Brown et al. 2024 (Large Language Monkeys) to coverage (pass@k) over k.
+
+    Weighted least squares of log(−log c) on log k. The weight of a point is c (log c)² / (1 − c), the inverse of its
+    delta-method variance where c is a share of prompts. Points at 0 or 1 do not determine the slope and are left out.
+
+    k, coverage: [K]. Raises ValueError where fewer than two points are left.
+    """
+    sizes, _ = as_sizes("k", k)
+    coverage = as_floats("coverage", coverage, "[K]")
+    if coverage.shape != sizes.shape:
+        raise ValueError(f"coverage has shape {list(coverage.shape)}; one value for each of {len(sizes)} k is expected")
+    inside = (coverage > 0) & (coverage < 1)
+    if inside.sum() < 2:
+        raise ValueError(f"coverage {list(coverage.shape)} has fewer than two values between 0 and 1; two are expected")
+    c, x = coverage[inside], np.log(sizes[inside])
+    y, weight = np.log(-np.log(c)), c * np.log(c) ** 2 / (1 - c)
+    centre = np.average(x, weights=weight)
+    slope = (weight * (x - centre) * y).sum() / (weight * (x - centre) ** 2).sum()
+    return PowerLaw(float(np.exp(np.average(y, weights=weight) - slope * centre)), float(-slope))
+
+
+def rank_weights(pool_size: int, sizes: np.ndarray) -> np.ndarray:
+    """Return [C, K]: the share of n-subsets of C distinct rewards whose maximum has rank 1 .. C; NaN where n > C.
+
+    This is C(i − 1, n − 1) / C(C, n), computed from the top rank's n / C down by factors (i − n) / (i − 1). Nothing
+    overflows, and values that underflow are negligible.
     """
     rank = np.arange(pool_size, 1, -1, dtype=np.float64)[:, None]  # [C - 1, 1]
     factors = np.maximum(rank - sizes, 0) / (rank - 1)
@@ -151,3 +160,17 @@ def rank_weights(pool_size: int, sizes: np.ndarray) -> np.ndarray:
     weights[weights < 1e-290] = 0  # subnormal numbers would slow the matrix product
     weights[:, sizes > pool_size] = np.nan
     return weights
+
+
+def _order_statistic(pool_size: int, n: int, k: int) -> np.ndarray:
+    """Return [C]: the share of n-subsets of C distinct values whose k-th smallest has rank 1 .. C."""
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, pool_size + 1)))])
+
+    def log_choose(total: np.ndarray | int, chosen: int) -> np.ndarray:
+        total = np.asarray(total)
+        safe = np.maximum(total, chosen)
+        ways = log_factorial[safe] - log_factorial[chosen] - log_factorial[safe - chosen]
+        return np.where(total >= chosen, ways, -np.inf)
+
+    rank = np.arange(1, pool_size + 1)
+    return np.exp(log_choose(rank - 1, k - 1) + log_choose(pool_size - rank, n - k) - log_choose(pool_size, n))

@@ -1,15 +1,30 @@
-"""The bootstrap over whole prompts: pointwise intervals (BCa) and simultaneous bands. The unit is never a sample."""
+"""Bootstrap over whole prompts: pointwise intervals (BCa), simultaneous bands, and ratios of means.
+
+The unit of resampling is the prompt, never a sample.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from bench.estimators.arrays import as_floats
+from bench.estimators.arrays import as_equal_floats, as_floats, tail_of
 from bench.estimators.distributions import normal_cdf, normal_quantile, t_cdf, t_quantile
 
 RESAMPLES = 10_000
 _BLOCK = 2**22  # prompts drawn at once, over all resamples of a block
+
+
+class Ratio(NamedTuple):
+    """A ratio of means and its interval; all NaN where the denominator is not resolved from 0."""
+
+    value: float
+    low: float
+    high: float
+
+
+UNDEFINED = Ratio(float("nan"), float("nan"), float("nan"))
 
 
 def bootstrap_interval(
@@ -20,18 +35,20 @@ def bootstrap_interval(
     resamples: int = RESAMPLES,
     shares: bool | np.ndarray = False,
 ) -> tuple[float, float] | tuple[np.ndarray, np.ndarray]:
-    """(low, high) of the mean over prompts, by resampling whole prompts: the BCa bootstrap at t-expanded levels.
+    """Return (low, high) of the mean over prompts, by resampling whole prompts: the BCa bootstrap at t-expanded levels.
 
-    BCa corrects for bias and skewness; taking t(M − 1) · √(M / (M − 1)) in place of the normal quantile undoes the
+    BCa corrects for bias and skewness. Replacing the normal quantile by t(M − 1) · √(M / (M − 1)) compensates for the
     bootstrap's narrowness at small M. Sources: Efron and Tibshirani 1993, eq. 14.10; Hesterberg 2015 (expansion).
 
-    values: [M], one number a prompt -> two floats; or [M, K], e.g. a curve -> two arrays [K], pointwise intervals from
-    the same resamples. NaN is left out column by column, so the interval belongs to np.nanmean(values, axis=0); a
-    column with fewer than two numbers gives NaN. Equal numbers give an interval of no width, whatever their count,
-    but for shares: values in [0, 1] (bool, or [K] for some columns), which `share_ends` knows how to end.
-    ValueError for infinities, nothing but NaN, or a level outside 0 .. 1.
+    values: [M], one number per prompt -> two floats; or [M, K], e.g. a curve -> two arrays [K], pointwise intervals
+    from the same resamples. NaN is left out column by column, so the interval belongs to np.nanmean(values, axis=0); a
+    column with fewer than two numbers gives NaN. Equal numbers give an interval without width, whatever their count.
+    shares: whether all columns, or which [K], hold values in [0, 1]; `share_ends` then sets the ends.
+    Raises ValueError for infinities, an array of only NaN, or a level outside 0 .. 1.
     """
-    values, single = _columns(values)
+    single = np.ndim(values) != 2
+    values = as_floats("values", values, "[M]" if single else "[M, K]")
+    values = values.reshape(len(values), -1)
     tail = tail_of(level)
     boot = Bootstrap(values, rng, resamples)
     low, high = boot.share_ends(boot.quantile(tail), boot.quantile(1 - tail), shares, level)
@@ -41,12 +58,12 @@ def bootstrap_interval(
 def simultaneous_band(
     values: np.ndarray, rng: np.random.Generator, level: float = 0.95, *, resamples: int = RESAMPLES
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(low [K], high [K]): a band that holds the whole curve of means over prompts with probability `level`.
+    """Return (low [K], high [K]): a band that holds the whole curve of means over prompts with probability `level`.
 
-    Mean ± c · SE, with c the quantile of max over columns of |resampled mean − mean| / SE. Source: Montiel Olea and
-    Plagborg-Møller 2019, §3 (sup-t bands). values: [M, K]; NaN and errors as in `bootstrap_interval`.
+    Mean ± c · SE, with c the quantile of the maximum over columns of |resampled mean − mean| / SE. Source: Montiel Olea
+    and Plagborg-Møller 2019, §3 (sup-t bands). values: [M, K]; NaN and errors as in `bootstrap_interval`.
     """
-    values = as_floats("values", values, 2, shape="[M, K]")
+    values = as_floats("values", values, "[M, K]")
     return Bootstrap(values, rng, resamples).band(np.arange(values.shape[1]), tail_of(level))
 
 
@@ -58,13 +75,13 @@ def intervals_and_bands(
     *,
     shares: bool | np.ndarray = False,
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """(low [K], high [K], (band low [K], band high [K])) of values [M, K], all from the same resamples of prompts.
+    """Return (low [K], high [K], (band low [K], band high [K])) of values [M, K], from the same resamples of prompts.
 
-    curves: the columns of each curve that gets a band of its own; NaN for columns in none. shares: whether all columns,
-    or which [K], are means of values in [0, 1]; their bands end as their intervals do (`share_ends`). See
-    `bootstrap_interval` and `simultaneous_band`.
+    curves: the columns of each curve that gets a simultaneous band; columns of no curve have NaN.
+    shares: whether all columns, or which [K], hold values in [0, 1]; `share_ends` sets the ends of their intervals and
+    bands. See `bootstrap_interval` and `simultaneous_band`.
     """
-    values = as_floats("values", values, 2, shape="[M, K]")
+    values = as_floats("values", values, "[M, K]")
     tail = tail_of(level)
     boot = Bootstrap(values, rng, RESAMPLES)
     band_low, band_high = np.full((2, values.shape[1]), np.nan)
@@ -78,13 +95,14 @@ def intervals_and_bands(
 def share_ends(
     low: np.ndarray, high: np.ndarray, least: np.ndarray, most: np.ndarray, count: np.ndarray, level: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The ends [K] of intervals of means of `count` values in [0, 1], the least and the most of which are given.
+    """Return the interval ends [K] for means of values in [0, 1], within 0 .. 1 and never without width.
 
-    Ends beyond 0 and 1 are drawn in. Values that are all 0 have no spread to resample; their upper end is the mean
-    at which M prompts would all be 0 with probability 1 − level, 1 − (1 − level)^(1/M): .0099 for 300 prompts at .95.
-    Likewise the lower end of values that are all 1. Exact for 0/1 outcomes, which spread the most,
-    and conservative for others. Sources: Clopper and Pearson 1934; Hanley and Lippman-Hand 1983 (no event in n trials).
-    NaN stays NaN.
+    Values that are all 0 have no spread to resample. Their upper end is the mean at which M prompts would all be 0 with
+    probability 1 − level: 1 − (1 − level)^(1/M), 0.0099 for 300 prompts at 0.95. Likewise the lower end of values that
+    are all 1. Exact for 0/1 outcomes, which spread the most, and conservative for others.
+    Sources: Clopper and Pearson 1934; Hanley and Lippman-Hand 1983 (no event in n trials).
+
+    low, high: [K], NaN stays NaN. least, most, count: [K] the smallest and largest value, and the number of values.
     """
     low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
     away = 1 - (1 - level) ** (1 / np.maximum(count, 1))
@@ -94,15 +112,49 @@ def share_ends(
 
 
 def resampled_means(values: np.ndarray, rng: np.random.Generator, *, resamples: int = RESAMPLES) -> np.ndarray:
-    """[B, K]: the means of values [M, K] over B resamples of whole rows, for intervals of what is computed from them.
+    """Return [B, K]: the means of values [M, K] over B resamples of whole rows, for intervals of functions of means.
 
     NaN is left out column by column; a resample that holds no number of a column gives NaN there.
     """
-    return Bootstrap(as_floats("values", values, 2, shape="[M, K]"), rng, resamples).means
+    return Bootstrap(as_floats("values", values, "[M, K]"), rng, resamples).means
+
+
+def ratio_of_means(
+    numerator: np.ndarray,
+    denominator: np.ndarray,
+    rng: np.random.Generator,
+    level: float = 0.95,
+    *,
+    resamples: int = RESAMPLES,
+) -> Ratio:
+    """Return mean(numerator) / mean(denominator) over the same prompts, with an interval by resampling prompts.
+
+    The ends are quantiles of the resampled ratios (Efron and Tibshirani 1993, ch. 13) at the t-expanded levels of
+    `bootstrap_interval`. Undefined where a t-interval of the denominator's mean contains 0: exactly there, Fieller's
+    interval (Fieller 1954) has no ends.
+
+    numerator, denominator: [M]; a prompt with a NaN in one is left out. Raises ValueError for infinities or unequal
+    shapes.
+    """
+    pairs = np.stack(as_equal_floats("[M]", numerator=numerator, denominator=denominator), axis=1)
+    pairs = pairs[~np.isnan(pairs).any(axis=1)]
+    tail, prompts = tail_of(level), len(pairs)
+    if prompts < 2:
+        return UNDEFINED
+    top, bottom = pairs.mean(axis=0)
+    critical = t_quantile(1 - tail, prompts - 1)
+    if not abs(bottom) > critical * (pairs[:, 1].std(ddof=1) / np.sqrt(prompts)):
+        return UNDEFINED
+    means = resampled_means(pairs, rng, resamples=resamples)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a resampled denominator of 0 has no ratio
+        ratios = means[:, 0] / means[:, 1]
+    tail = float(1 - normal_cdf(critical * np.sqrt(prompts / (prompts - 1))))
+    low, high = np.quantile(ratios, [tail, 1 - tail])
+    return Ratio(float(top / bottom), float(low), float(high))
 
 
 class Bootstrap:
-    """Means of K columns over B resamples of M rows, and what BCa needs of them."""
+    """Means of K columns over B resamples of M rows, and the quantities that BCa needs."""
 
     def __init__(self, values: np.ndarray, rng: np.random.Generator, resamples: int) -> None:
         present = ~np.isnan(values)
@@ -133,7 +185,7 @@ class Bootstrap:
         self.means += self.mean
 
     def quantile(self, p: float) -> np.ndarray:
-        """[K]: the end of the interval that lies above the true mean with probability p (or below, for p > 1/2)."""
+        """Return [K]: the end of the interval that the true mean falls below with probability p."""
         ends = np.full(len(self.mean), np.nan)
         for column in np.flatnonzero(self.count >= 2):
             if self.error[column] == 0:
@@ -144,11 +196,11 @@ class Bootstrap:
             level = normal_cdf(self.bias[column] + shifted / max(1 - self.skew[column] * shifted, 1e-9))
             means = self.means[:, column]
             end = np.quantile(means[~np.isnan(means)], level)
-            ends[column] = np.clip(end, self.least[column], self.most[column])  # rounding can pass what a mean can be
+            ends[column] = np.clip(end, self.least[column], self.most[column])  # rounding can exceed what a mean can be
         return ends
 
     def band(self, columns: np.ndarray, tail: float) -> tuple[np.ndarray, np.ndarray]:
-        """([C], [C]): `simultaneous_band` of some columns, outside of which a curve lies with probability 2 · tail."""
+        """Return the `simultaneous_band` ([C], [C]) of some columns, which a curve leaves with probability 2 · tail."""
         mean, count = self.mean[columns], self.count[columns]
         error = np.where(self.error[columns] > 0, self.error[columns], np.nan)
         distance = np.abs(self.means[:, columns] - mean) / error  # [B, C]
@@ -163,12 +215,12 @@ class Bootstrap:
     def share_ends(
         self, low: np.ndarray, high: np.ndarray, shares: bool | np.ndarray, level: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The ends [K] with those of shares, all columns or the given ones, as `share_ends` has them."""
+        """Return the ends [K], set by `share_ends` in the columns that are shares (all, or those of a mask [K])."""
         ends = share_ends(low, high, self.least, self.most, self.count, level)
         return np.where(shares, ends[0], low), np.where(shares, ends[1], high)
 
     def p_value_of_zero(self, column: int) -> float:
-        """Two-sided p-value of a zero mean: 1 − the level of the widest interval without 0."""
+        """Return the two-sided p-value of a zero mean: 1 − the level of the widest interval without 0."""
         if self.error[column] == 0:
             return 0.0 if self.mean[column] != 0 else 1.0
         means, slack = self.means[:, column], self.slack[column]
@@ -189,22 +241,10 @@ class Bootstrap:
 
 
 def _resample_counts(rows: int, resamples: int, rng: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:
-    """(first resample, [b, M] how often each row was drawn), block by block."""
+    """Yield (first resample, [b, M] how often each row was drawn), block by block."""
     step = max(1, min(resamples, _BLOCK // rows))
     for start in range(0, resamples, step):
         size = min(step, resamples - start)
         drawn = rng.integers(0, rows, size=(size, rows))
         drawn += rows * np.arange(size)[:, None]
         yield start, np.bincount(drawn.ravel(), minlength=size * rows).reshape(size, rows).astype(np.float64)
-
-
-def _columns(values: np.ndarray) -> tuple[np.ndarray, bool]:
-    ndim = 2 if np.ndim(values) == 2 else 1
-    array = as_floats("values", values, ndim, shape="[M] or [M, K]")
-    return array.reshape(len(array), -1), ndim == 1
-
-
-def tail_of(level: float) -> float:
-    if not 0 < level < 1:
-        raise ValueError(f"level={level} is not allowed; it must lie between 0 and 1")
-    return (1 - level) / 2

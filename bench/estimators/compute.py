@@ -1,7 +1,7 @@
-"""What sampling, scoring and fine-tuning cost in FLOPs, and after how many queries fine-tuning has paid for itself.
+"""Compute the FLOPs of sampling, scoring and fine-tuning, and the number of queries after which fine-tuning pays.
 
-2 FLOPs a parameter and token forward, 6 in training (Kaplan et al. 2020, §2.1), attention left out. Decoding is bound
-by memory, not arithmetic, so FLOPs flatter the fine-tuned model: show measured seconds beside them.
+2 FLOPs per parameter and token forward, 6 in training (Kaplan et al. 2020, §2.1), without attention. Decoding is bound
+by memory, not arithmetic, so that FLOPs flatter the fine-tuned model: show measured seconds beside them.
 """
 
 import math
@@ -9,25 +9,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.estimators.arrays import Sizes, as_floats, as_sizes
-from bench.estimators.bootstrap import RESAMPLES, resampled_means, tail_of
+from bench.estimators.arrays import Sizes, as_floats, as_sizes, tail_of
+from bench.estimators.bootstrap import RESAMPLES, resampled_means
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Sizes in parameters, lengths in tokens; what `break_even_queries` needs besides n."""
+    """Sizes in parameters and lengths in tokens: what `break_even_queries` needs besides n."""
 
     policy_parameters: float
     reward_parameters: float  # 0 for a verifier
-    prompt_tokens: float  # a prompt, mean
-    completion_tokens: float  # a completion, mean
+    prompt_tokens: float  # mean per prompt
+    completion_tokens: float  # mean per completion
     pool_size: float  # N drawn for training, a mean where prompts differ in it
-    prompts: int  # M drawn for
+    prompts: int  # M, for which samples were drawn
     epochs: float
     selected: int  # completions kept in total
     reward_training_flops: float = 0.0
-    other_generators_flops: float = 0.0  # where not the policy drew the pool: what that took beyond the policy's own
-    prompt_reads: float = 1.0  # of each of the M prompts, mean: drawing in steps reads it again in each
+    other_generators_flops: float = 0.0  # of drawing the pool with other policies, minus the policy's own
+    prompt_reads: float = 1.0  # mean per prompt: drawing in steps reads a prompt again in each
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class BreakEven:
     """The n whose Best-of-n matches the fine-tuned policy, and the queries after which the policy is cheaper.
 
     n is 1 where the policy is no better than one sample, and infinite where no n of the curve reaches it; queries are
-    then None. low and high are the ends of the intervals; an end of queries is None where its n has none.
+    then None. low and high are the ends of the intervals; an end of queries is None where fine-tuning never pays at
+    that n.
     """
 
     n: float
@@ -48,30 +49,33 @@ class BreakEven:
 
 
 def forward_flops(parameters: float, tokens: float) -> float:
-    """2 · parameters · tokens: reading or generating this many tokens."""
+    """Return the FLOPs of reading or generating so many tokens: 2 · parameters · tokens."""
     return 2 * parameters * tokens
 
 
 def training_flops(parameters: float, tokens: float) -> float:
-    """6 · parameters · tokens, forward and backward, with tokens counted once an epoch."""
+    """Return the FLOPs of training on so many tokens, counted once per epoch: 6 · parameters · tokens."""
     return 6 * parameters * tokens
 
 
 def best_of_n_query_flops(
     policy_parameters: float, reward_parameters: float, prompt_tokens: float, completion_tokens: float, n: float
 ) -> float:
-    """A query answered by Best-of-n: the prompt read once, n completions, n scorings of prompt and completion."""
+    """Return the FLOPs of a query answered by Best-of-n.
+
+    The policy reads the prompt once and generates n completions; the reward model reads prompt and completion n times.
+    """
     generated = forward_flops(policy_parameters, prompt_tokens + n * completion_tokens)
     return generated + forward_flops(reward_parameters, n * (prompt_tokens + completion_tokens))
 
 
 def fine_tuned_query_flops(policy_parameters: float, prompt_tokens: float, completion_tokens: float) -> float:
-    """One query answered by one sample."""
+    """Return the FLOPs of a query answered by one sample."""
     return forward_flops(policy_parameters, prompt_tokens + completion_tokens)
 
 
 def fine_tuning_flops(costs: Costs) -> float:
-    """C₀, paid once: the pool drawn and scored, the selected completions trained on, the reward model trained."""
+    """Return C₀, the FLOPs spent once: to draw and score the pool, to train on the selection, to train the rewards."""
     c = costs
     pool = best_of_n_query_flops(
         c.policy_parameters, c.reward_parameters, c.prompt_tokens, c.completion_tokens, c.pool_size
@@ -92,7 +96,7 @@ def break_even_queries(
     prompt_tokens: float,
     completion_tokens: float,
     n: float,
-    pool_size: int,
+    pool_size: float,
     prompts: int,
     epochs: float,
     selected: int,
@@ -101,45 +105,31 @@ def break_even_queries(
     other_generators_flops: float = 0.0,
     prompt_reads: float = 1.0,
 ) -> int | None:
-    """Q* = ⌈C₀ / (cost of a Best-of-n query − cost of a fine-tuned one)⌉; None where Best-of-n costs no more a query.
+    """Return Q* = ⌈C₀ / (FLOPs of a Best-of-n query − of a fine-tuned one)⌉; None where Best-of-n costs no more.
 
-    n is the one whose Best-of-n is as good as the fine-tuned policy, interpolated if need be (see `matching_n`).
-    Units and meanings: see `Costs`. ValueError for a negative cost, or n < 1.
+    n: the one whose Best-of-n is as good as the fine-tuned policy, interpolated where needed (see `break_even`).
+    Units and meanings of the others: see `Costs`. Raises ValueError for a negative cost or n < 1.
     """
     costs = Costs(
-        policy_parameters=policy_parameters,
-        reward_parameters=reward_parameters,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        pool_size=pool_size,
-        prompts=prompts,
-        epochs=epochs,
-        selected=selected,
-        reward_training_flops=reward_training_flops,
-        other_generators_flops=other_generators_flops,
-        prompt_reads=prompt_reads,
+        policy_parameters,
+        reward_parameters,
+        prompt_tokens,
+        completion_tokens,
+        pool_size,
+        prompts,
+        epochs,
+        selected,
+        reward_training_flops,
+        other_generators_flops,
+        prompt_reads,
     )
-    saved = "other_generators_flops"  # below 0 where smaller policies drew
-    negative = [name for name, value in vars(costs).items() if not (value >= 0 or name == saved)]
+    signed = "other_generators_flops"  # below 0 where smaller policies drew
+    negative = [name for name, value in vars(costs).items() if not (value >= 0 or name == signed)]
     if negative or not n >= 1:
         raise ValueError(
             f"{', '.join(negative) or 'n'} is not allowed; costs must not be negative, and n={n} at least 1"
         )
     return _queries(costs, n)
-
-
-def matching_n(n: Sizes, curve: np.ndarray, quality: float) -> float:
-    """The smallest n at which the curve reaches the quality, interpolated linearly in log n; inf where it never does.
-
-    n: [K] ascending. curve: [K], Best-of-n at each. 1 (n[0]) where the first point already reaches it.
-    """
-    sizes, _ = as_sizes("n", n)
-    curve = as_floats("curve", curve, 1, shape="[K]")
-    if curve.shape != sizes.shape or (np.diff(sizes) <= 0).any():
-        raise ValueError(
-            f"curve has shape {list(curve.shape)}; it must have one value for each of {len(sizes)} ascending n"
-        )
-    return float(_crossings(sizes, curve[None], np.array([quality]))[0])
 
 
 def break_even(
@@ -152,14 +142,17 @@ def break_even(
     level: float = 0.95,
     resamples: int = RESAMPLES,
 ) -> BreakEven:
-    """`break_even_queries` at the n that matches the fine-tuned policy, with intervals by resampling prompts.
+    """Return `break_even_queries` at the n that matches the fine-tuned policy, with intervals by resampling prompts.
 
-    Each resample draws whole prompts, finds its own matching n, and the percentiles of n give those of the queries.
-    n: [K] ascending, from 1. best_of_n: [M, K], the quality a prompt; fine_tuned: [M] on the same prompts.
+    The matching n is the smallest at which the curve reaches the policy's quality, interpolated linearly in log n. Each
+    resample draws whole prompts and finds its own; the percentiles of n give those of the queries.
+
+    n: [K] ascending, from 1. best_of_n: [M, K], the quality per prompt. fine_tuned: [M] on the same prompts.
+    Raises ValueError for shapes that do not fit, or an n that does not ascend.
     """
     sizes, _ = as_sizes("n", n)
-    best_of_n = as_floats("best_of_n", best_of_n, 2, shape="[M, K]")
-    fine_tuned = as_floats("fine_tuned", fine_tuned, 1, shape="[M]")
+    best_of_n = as_floats("best_of_n", best_of_n, "[M, K]")
+    fine_tuned = as_floats("fine_tuned", fine_tuned, "[M]")
     if best_of_n.shape != (len(fine_tuned), len(sizes)) or (np.diff(sizes) <= 0).any():
         raise ValueError(
             f"best_of_n has shape {list(best_of_n.shape)}; [{len(fine_tuned)}, {len(sizes)}] at ascending n is expected"
@@ -167,12 +160,12 @@ def break_even(
     tail = tail_of(level)
     columns = np.column_stack([best_of_n, fine_tuned])
     means = resampled_means(columns, rng, resamples=resamples)
-    found = _crossings(sizes, means[:, :-1], means[:, -1])
-    low, high = (float(end) for end in np.quantile(found, [tail, 1 - tail], method="nearest"))
+    crossings = _crossings(sizes, means[:, :-1], means[:, -1])
+    low, high = (float(end) for end in np.quantile(crossings, [tail, 1 - tail], method="nearest"))
     centre = np.nanmean(columns, axis=0)
     middle = float(_crossings(sizes, centre[None, :-1], centre[-1:])[0])
     queries, most, fewest = (
-        None if end - 1 < 1e-9 else _queries(costs, end)  # a lone sample is not scored
+        None if end - 1 < 1e-9 else _queries(costs, end)  # a single sample is not scored
         for end in (middle, low, high)
     )
     if queries is not None:
@@ -191,9 +184,10 @@ def _count(queries: int | None) -> str:
 
 
 def _queries(costs: Costs, n: float) -> int | None:
+    """Return Q* at this n, or None where fine-tuning never pays."""
     if math.isinf(n):
         return None
-    if n - 1 < 1e-9 and costs.reward_parameters == 0:  # one sample a query, up to rounding: nothing is saved
+    if n - 1 < 1e-9 and costs.reward_parameters == 0:  # one sample per query, up to rounding: nothing is saved
         return None
     c = costs
     lengths = c.prompt_tokens, c.completion_tokens
@@ -203,7 +197,7 @@ def _queries(costs: Costs, n: float) -> int | None:
 
 
 def _crossings(sizes: np.ndarray, curves: np.ndarray, quality: np.ndarray) -> np.ndarray:
-    """[B]: where each of the curves [B, K] first reaches its quality [B], linear in log n."""
+    """Return [B]: where each of the curves [B, K] first reaches its quality [B], linear in log n; inf where never."""
     reached = curves >= quality[:, None]
     first = reached.argmax(axis=1)
     rows = np.arange(len(curves))
@@ -211,5 +205,5 @@ def _crossings(sizes: np.ndarray, curves: np.ndarray, quality: np.ndarray) -> np
     rise = curves[rows, first] - curves[rows, before]
     part = np.divide(quality - curves[rows, before], rise, out=np.zeros(len(curves)), where=rise > 0)
     log_n = np.log(sizes)
-    found = np.exp(log_n[before] + part * (log_n[first] - log_n[before]))
-    return np.where(reached.any(axis=1), found, np.inf)
+    crossings = np.exp(log_n[before] + part * (log_n[first] - log_n[before]))
+    return np.where(reached.any(axis=1), crossings, np.inf)

@@ -1,4 +1,4 @@
-"""The normal and Student's t distribution, so that the estimators need nothing but NumPy."""
+"""Compute the normal and Student's t distribution with NumPy alone."""
 
 import functools
 import math
@@ -10,16 +10,17 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 
 
 def normal_cdf(x: float | np.ndarray) -> np.ndarray:
+    """Return Φ(x), elementwise."""
     return np.vectorize(NormalDist().cdf, otypes=[float])(x)
 
 
 def normal_quantile(p: float | np.ndarray) -> np.ndarray:
-    """Φ⁻¹ for 0 < p < 1."""
+    """Return Φ⁻¹(p) for 0 < p < 1, elementwise."""
     return np.vectorize(NormalDist().inv_cdf, otypes=[float])(p)
 
 
 def t_cdf(x: float, df: float) -> float:
-    """P(T ≤ x) with df > 0 degrees of freedom, not necessarily whole; exact to about 1e-12.
+    """Return P(T ≤ x) with df > 0 degrees of freedom, not necessarily whole; exact to about 1e-12.
 
     With x = √df · tan θ the density is proportional to cos(θ)^(df − 1), which Gauss-Legendre nodes integrate.
     """
@@ -35,7 +36,7 @@ def t_cdf(x: float, df: float) -> float:
 
 @functools.lru_cache(maxsize=1024)
 def t_quantile(p: float, df: float) -> float:
-    """The x with t_cdf(x, df) = p, for 0 < p < 1, by bisection on θ (see `t_cdf`)."""
+    """Return the x with t_cdf(x, df) = p, for 0 < p < 1, by bisection on θ (see `t_cdf`)."""
     if p < 0.5:
         return -t_quantile(1 - p, df)
     low, high = 0.0, math.pi / 2

@@ -1,7 +1,12 @@
-"""KL divergences in nats a sequence: of Best-of-N from its sampler or the base, of a fine-tuned policy from its base.
+"""Compute KL divergences in nats per sequence: of Best-of-n from its sampler or from another reference.
 
-`best_of_n_*` take a known discrete policy; `estimate_*` take the rewards of a pool. `best_of_n_kl_bound` is the closed
-form often printed as the KL of Best-of-N: it is only an upper bound, and is never mixed up with the estimates here.
+`best_of_n_kl` and `best_of_n_win_rate` take a known discrete policy; `estimate_*` take the rewards of a pool.
+`best_of_n_kl_bound` is the closed form often printed as the KL of Best-of-n, but it is only an upper bound.
+`bench.estimators.policy_kl` has the KL of a fine-tuned policy.
+
+With F the distribution function of the reward, Δ(v) = F(v)ⁿ − F(v−)ⁿ is the probability that the best of n has reward
+v. Under a uniform tie-break, Best-of-n within one reward value is proportional to the policy, so that KL and win rate
+need only Δ and the policy's P by reward value. Source: Beirami et al. 2024, §2; the extension to ties is ours.
 """
 
 from typing import Literal, TypeAlias
@@ -10,161 +15,175 @@ import numpy as np
 
 from bench.estimators.arrays import (
     Sizes,
+    as_equal_floats,
     as_floats,
     as_outcomes,
     as_sizes,
     check_same_shape,
     group_starts,
-    sorted_pools,
+    sorted_rows,
+    tail_of,
 )
 from bench.estimators.best_of_n import best_of_n
-from bench.estimators.discrete import (
-    atom_kl,
-    best_of_n_chi_squared,
-    best_of_n_kl,
-    best_of_n_renyi,
-    best_of_n_reverse_kl,
-    best_of_n_total_variation,
-    best_of_n_win_rate,
-    power_difference,
-    stretch_kl,
-)
 from bench.estimators.policy_kl import kl_per_token, rao_blackwell_kl, sequence_kl
 
 __all__ = [
-    "best_of_n_chi_squared",
     "best_of_n_kl",
     "best_of_n_kl_bound",
     "best_of_n_kl_from_reference",
     "best_of_n_kl_sensitivity",
-    "best_of_n_renyi",
-    "best_of_n_reverse_kl",
-    "best_of_n_total_variation",
     "best_of_n_win_rate",
     "estimate_best_of_n_kl",
     "estimate_best_of_n_win_rate",
     "kl_per_token",
     "rao_blackwell_kl",
     "sequence_kl",
-    "without_success",
 ]
 
 Estimator: TypeAlias = Literal["jackknife", "plug_in", "beirami", "bound"]
 
 
+def best_of_n_kl(
+    probabilities: np.ndarray, rewards: np.ndarray, n: Sizes, *, continuous: np.ndarray | None = None
+) -> float | np.ndarray:
+    """Return the exact KL of Best-of-n from the discrete policy it samples from: Σ Δ log(Δ / P) over reward values.
+
+    probabilities: [V], summing to 1. rewards: [V]; equal ones tie. n: an int -> float, a sequence -> [K].
+    continuous: [V] bool, entries whose probability is spread over a stretch of distinct rewards at that place in the
+    order, without ties inside it. A stretch of F from a to b adds G(b) − G(a) with
+    G(u) = uⁿ [log n + (n − 1) log u − (n − 1)/n], the integral of n uⁿ⁻¹ log(n uⁿ⁻¹).
+    Raises ValueError for unequal shapes, NaN, or probabilities that are negative or do not sum to 1.
+    """
+    sizes, single = as_sizes("n", n)
+    mass, spread = _reward_distribution(probabilities, rewards, continuous)
+    lower, upper = _distribution_function(mass)
+    atoms = ~spread
+    values = np.array([_atom_kl(lower[atoms], upper[atoms], mass[atoms], int(size)) for size in sizes])
+    for column, size in enumerate(sizes):
+        values[column] += (_stretch_kl(upper[spread], size) - _stretch_kl(lower[spread], size)).sum()
+    return float(values[0]) if single else values
+
+
+def best_of_n_win_rate(probabilities: np.ndarray, rewards: np.ndarray, n: Sizes) -> float | np.ndarray:
+    """Return the probability that Best-of-n beats a fresh sample of a discrete policy: Σ Δ [F(v−) + P(v)/2].
+
+    Ties count half; without ties it is n/(n + 1). Source: Beirami et al. 2024, §5; the extension to ties is ours.
+    Arguments and errors as in `best_of_n_kl`.
+    """
+    sizes, single = as_sizes("n", n)
+    lower, upper = _distribution_function(_reward_distribution(probabilities, rewards, None)[0])
+    values = np.array([(_power_difference(lower, upper, size) * (lower + upper) / 2).sum() for size in sizes])
+    return float(values[0]) if single else values
+
+
 def best_of_n_kl_bound(n: Sizes) -> float | np.ndarray:
-    """log n − (n − 1)/n: the KL of Best-of-n where no two rewards tie, elsewhere an upper bound (Beirami 2024, §3)."""
+    """Return log n − (n − 1)/n: the KL of Best-of-n where no rewards tie, else an upper bound (Beirami 2024, §3)."""
     sizes, single = as_sizes("n", n)
     bound = np.log(sizes) - (sizes - 1) / sizes
     return float(bound[0]) if single else bound
 
 
 def estimate_best_of_n_kl(rewards: np.ndarray, n: Sizes, estimator: Estimator = "jackknife") -> np.ndarray:
-    """The KL of Best-of-n from the sampler that drew the pool, a prompt at a time, from N rewards each.
+    """Estimate the KL of Best-of-n from the sampler that drew the pool, for each prompt.
 
     - "plug_in": `best_of_n_kl` of the row's empirical distribution; biased, low for a rare success.
-    - "jackknife": N · plug_in − (N − 1) · mean of the N plug_ins that leave one sample out (Quenouille 1956), which
-      takes out the bias of order 1/N; a single row may come out slightly negative or above the bound. Good for n ≤ N/4.
-    - "beirami": Beirami et al. 2024, §4, which takes the chosen outcome with its probability ε as the one atom, at the
-      top, and all below as distinct: E[G(1 − ε) + (1 − (1 − ε)ⁿ) log((1 − (1 − ε)ⁿ)/ε)] over the row's Best-of-n,
-      with ε the share of samples that tie with it. It supposes distinct rewards; under ties its limit is too high.
+    - "jackknife": N · plug_in − (N − 1) · mean of the N plug-ins that leave one sample out (Quenouille 1956). It
+      removes the bias of order 1/N; a single row may come out slightly negative or above the bound. Good for n ≤ N/4.
+    - "beirami": Beirami et al. 2024, §4: E[G(1 − ε) + (1 − (1 − ε)ⁿ) log((1 − (1 − ε)ⁿ)/ε)] over the row's Best-of-n,
+      with ε the share of samples that tie with the chosen one. It assumes distinct rewards; under ties its limit is
+      too high.
     - "bound": log n − (n − 1)/n whatever the rewards (see `best_of_n_kl_bound`).
 
     Average the rows; the KL of the pooled pass rate is another number, often twice as large.
     rewards: [M, N]. n: an int -> [M], a sequence -> [M, K]. NaN samples count as never drawn; a row with fewer than n
-    others gives NaN. ValueError for n < 1, n > N, or infinities.
+    others gives NaN. Raises ValueError for n < 1, n > N, infinities or an unknown estimator.
     """
     estimators = {"plug_in": _plug_in, "jackknife": _jackknife, "beirami": _beirami, "bound": _bound}
     if estimator not in estimators:
         raise ValueError(f"estimator={estimator!r} is not known; it must be one of {', '.join(sorted(estimators))}")
-    rewards = as_floats("rewards", rewards, 2, shape="[M, N]")
+    rewards = as_floats("rewards", rewards, "[M, N]")
     sizes, single = as_sizes("n", n, rewards.shape[1])
     values = np.full((len(rewards), len(sizes)), np.nan)
-    for pool in sorted_pools(rewards):
-        patterns, inverse = np.unique(_group_sizes(pool.rewards), axis=0, return_inverse=True)  # [U, V], [R]
+    for block in sorted_rows(rewards):
+        patterns, inverse = np.unique(_group_sizes(block.rewards), axis=0, return_inverse=True)  # [U, V], [R]
         for column, size in enumerate(sizes.tolist()):
-            if size <= pool.size:
-                values[pool.rows, column] = estimators[estimator](patterns, size)[inverse.ravel()]
+            if size <= block.size:
+                values[block.rows, column] = estimators[estimator](patterns, size)[inverse.ravel()]
     return values[:, 0] if single else values
 
 
 def best_of_n_kl_from_reference(
     rewards: np.ndarray, log_ratio: np.ndarray, n: Sizes, estimator: Estimator = "jackknife"
 ) -> np.ndarray:
-    """The KL of Best-of-n from a reference other than its sampler, by the chain rule.
+    """Estimate the KL of Best-of-n from a reference other than its sampler, by the chain rule, for each prompt.
 
-    KL(BoN ‖ π₀) = KL(BoN ‖ μ) + E_BoN[log μ(y) − log π₀(y)], both terms from the one pool drawn from μ: the second is
-    `best_of_n` of the log-ratio, so its expectation is exact. Needed wherever μ has a temperature, top-k or top-p.
+    KL(BoN ‖ π₀) = KL(BoN ‖ μ) + E_BoN[log μ(y) − log π₀(y)], both terms from the one pool drawn from μ. The second is
+    `best_of_n` of the log-ratio and thus unbiased. Needed wherever μ has a temperature, top-k or top-p.
 
-    rewards: [M, N]. log_ratio: [M, N] nats a sequence, log μ − log π₀ of each sample. n, NaN and errors as in
-    `estimate_best_of_n_kl`; a NaN log-ratio takes the sample out of both terms.
+    rewards: [M, N]. log_ratio: [M, N] nats per sequence, log μ − log π₀ of each sample; NaN takes the sample out of
+    both terms. n, NaN and errors as in `estimate_best_of_n_kl`.
     """
-    rewards = as_floats("rewards", rewards, 2, shape="[M, N]")
-    log_ratio = as_floats("log_ratio", log_ratio, 2, shape="[M, N]")
-    check_same_shape(rewards=rewards, log_ratio=log_ratio)
+    rewards, log_ratio = as_equal_floats("[M, N]", rewards=rewards, log_ratio=log_ratio)
     known = np.where(np.isnan(log_ratio), np.nan, rewards)
     return estimate_best_of_n_kl(known, n, estimator) + best_of_n(known, log_ratio, n)
 
 
-def without_success(correct: np.ndarray) -> np.ndarray:
-    """[M]: 1 for a prompt with no correct sample, 0 for others, NaN for one with no scored sample. correct: [M, N]."""
-    correct = as_outcomes("correct", correct)
-    return np.where(np.isnan(correct).all(axis=1), np.nan, np.nansum(correct, axis=1) == 0)
-
-
 def best_of_n_kl_sensitivity(correct: np.ndarray, n: Sizes, *, level: float = 0.95) -> np.ndarray:
-    """`estimate_best_of_n_kl` with every prompt that has no correct sample at the largest KL its pool leaves open.
+    """Return `estimate_best_of_n_kl` with each unsolved prompt at the largest KL that its pool does not exclude.
 
-    N failures leave pass rates up to 1 − (1 − level)^(1/N) open (Clopper and Pearson 1934); such a prompt counts 0 in
-    the estimate, and the largest KL over those rates here. The distance between the two means is what the headline KL
-    owes to prompts that were never solved. correct: [M, N] of 0 and 1; n, NaN and errors as there.
+    N failures do not exclude pass rates up to 1 − (1 − level)^(1/N) (Clopper and Pearson 1934). Such a prompt counts
+    as 0 in the estimate, and as the largest KL over those rates here. The distance between the two means bounds what
+    unsolved prompts could add to the reported KL.
+
+    correct: [M, N] of 0 and 1. n, NaN and errors as in `estimate_best_of_n_kl`.
     """
     correct = as_outcomes("correct", correct)
-    if not 0 < level < 1:
-        raise ValueError(f"level={level} is not allowed; it must lie between 0 and 1")
+    tail_of(level)
     sizes, single = as_sizes("n", n, correct.shape[1])
     values = estimate_best_of_n_kl(correct, sizes)
     scored = (~np.isnan(correct)).sum(axis=1)
-    for size in np.unique(scored[without_success(correct) == 1]):
+    unsolved = (scored > 0) & (np.nansum(correct, axis=1) == 0)
+    for size in np.unique(scored[unsolved]):
         rates = (1 - (1 - level) ** (1 / size)) * np.linspace(0, 1, 201)[1:, None]
         lower = np.concatenate([np.zeros_like(rates), 1 - rates], axis=1)
         upper = np.concatenate([1 - rates, np.ones_like(rates)], axis=1)
-        largest = [float(atom_kl(lower, upper, upper - lower, n).max()) for n in sizes.tolist()]
-        rows = (without_success(correct) == 1) & (scored == size)
-        values[rows] = np.where(sizes <= size, largest, np.nan)
+        largest = [float(_atom_kl(lower, upper, upper - lower, n).max()) for n in sizes.tolist()]
+        values[unsolved & (scored == size)] = np.where(sizes <= size, largest, np.nan)
     return values[:, 0] if single else values
 
 
 def estimate_best_of_n_win_rate(rewards: np.ndarray, n: Sizes) -> np.ndarray:
-    """The probability that Best-of-n beats one more sample of the same prompt, ties counting half.
+    """Estimate the probability that Best-of-n beats one more sample of the same prompt, ties counting half.
 
-    Unbiased: the mean over all choices of n samples and one opponent among the others, so n < N. With a samples below
-    the opponent and b at or below it, it loses C(a, n) and ties C(b − 1, n) − C(a, n) of C(N − 1, n) contests.
+    Unbiased: the mean over all choices of n samples and one opponent among the others, hence n < N. With a samples
+    below the opponent and b at or below it, Best-of-n loses C(a, n) and ties C(b − 1, n) − C(a, n) of C(N − 1, n)
+    contests.
+
     rewards: [M, N]. n: an int -> [M], a sequence -> [M, K]; NaN samples count as never drawn, and a row with fewer than
-    n + 1 others gives NaN. ValueError as in `estimate_best_of_n_kl`, and for n = N.
+    n + 1 others gives NaN. Raises ValueError as `estimate_best_of_n_kl` does, and for n = N.
     """
-    rewards = as_floats("rewards", rewards, 2, shape="[M, N]")
+    rewards = as_floats("rewards", rewards, "[M, N]")
     sizes, single = as_sizes("n", n, rewards.shape[1])
     if sizes.max() == rewards.shape[1]:
         raise ValueError(
             f"n={sizes.max()} leaves no opponent among the {rewards.shape[1]} samples; n must be below that"
         )
     values = np.full((len(rewards), len(sizes)), np.nan)
-    for pool in sorted_pools(rewards):
-        counts = _group_sizes(pool.rewards)
+    for block in sorted_rows(rewards):
+        counts = _group_sizes(block.rewards)
         upper = np.cumsum(counts, axis=1)
         for column, size in enumerate(sizes.tolist()):
-            if size < pool.size:
-                rest = pool.size - 1
+            if size < block.size:
+                rest = block.size - 1
                 index = np.arange(rest, size, -1)  # C(b, n) / C(rest, n), from b = rest downwards
                 share = np.concatenate([[1.0], np.cumprod((index - size) / index), np.zeros(size)])[::-1]
                 lost = (share[np.minimum(upper - counts, rest)] + share[np.maximum(upper - 1, 0)]) / 2
-                values[pool.rows, column] = 1 - (counts * lost).sum(axis=1) / pool.size
+                values[block.rows, column] = 1 - (counts * lost).sum(axis=1) / block.size
     return values[:, 0] if single else values
 
 
 def _group_sizes(ranked: np.ndarray) -> np.ndarray:
-    """[R, V]: how many samples share each distinct reward of the sorted ranked [R, C], ascending, padded with 0."""
+    """Return [R, V]: how many samples share each distinct reward of the sorted ranked [R, C], padded with 0."""
     rows = len(ranked)
     group = np.cumsum(group_starts(ranked), axis=1) - 1
     width = int(group[:, -1].max()) + 1
@@ -173,10 +192,10 @@ def _group_sizes(ranked: np.ndarray) -> np.ndarray:
 
 
 def _plug_in(counts: np.ndarray, n: int) -> np.ndarray:
-    """[U] from the tie groups' sizes [U, V], which sum to the same C in every row."""
+    """Return [U] from the sizes of tie groups [U, V], which sum to the same C in every row; likewise the next three."""
     size = counts.sum(axis=1, keepdims=True)
     upper = np.cumsum(counts, axis=1)
-    return atom_kl((upper - counts) / size, upper / size, counts / size, n)
+    return _atom_kl((upper - counts) / size, upper / size, counts / size, n)
 
 
 def _jackknife(counts: np.ndarray, n: int) -> np.ndarray:
@@ -187,14 +206,14 @@ def _jackknife(counts: np.ndarray, n: int) -> np.ndarray:
     rest = size - 1
 
     def terms(start: np.ndarray, stop: np.ndarray) -> np.ndarray:
-        """What each group adds where its samples rank start + 1 .. stop among the rest."""
+        """Return what each group adds where its samples rank start + 1 .. stop among the rest."""
         lower, upper = (start / rest)[..., None], (stop / rest)[..., None]
-        return atom_kl(lower, upper, upper - lower, n)
+        return _atom_kl(lower, upper, upper - lower, n)
 
-    one = (counts > 0).astype(counts.dtype)
+    removed = (counts > 0).astype(counts.dtype)
     unchanged = terms(below, below + counts)  # the removed sample lies above; unused for the highest group
-    inside = terms(below, below + counts - one)
-    shifted = terms(np.maximum(below - one, 0), below + counts - one)  # it lies below; unused for the lowest group
+    inside = terms(below, below + counts - removed)
+    shifted = terms(np.maximum(below - removed, 0), below + counts - removed)  # below; unused for the lowest group
     from_below = np.cumsum(unchanged, axis=1) - unchanged
     from_above = np.cumsum(shifted[:, ::-1], axis=1)[:, ::-1] - shifted
     left_out = (counts * (from_below + inside + from_above)).sum(axis=1) / size
@@ -205,9 +224,56 @@ def _beirami(counts: np.ndarray, n: int) -> np.ndarray:
     size = counts.sum(axis=1, keepdims=True)
     upper = np.cumsum(counts, axis=1)
     share = counts / size
-    each = stretch_kl(1 - share, n) + atom_kl((1 - share)[..., None], np.ones((*share.shape, 1)), share[..., None], n)
-    return (power_difference((upper - counts) / size, upper / size, n) * each).sum(axis=1)
+    each = _stretch_kl(1 - share, n) + _atom_kl((1 - share)[..., None], np.ones((*share.shape, 1)), share[..., None], n)
+    return (_power_difference((upper - counts) / size, upper / size, n) * each).sum(axis=1)
 
 
 def _bound(counts: np.ndarray, n: int) -> np.ndarray:
     return np.full(len(counts), best_of_n_kl_bound(n))
+
+
+def _power_difference(lower: np.ndarray, upper: np.ndarray, n: int) -> np.ndarray:
+    """Return upperⁿ − lowerⁿ without cancellation, for 0 ≤ lower ≤ upper ≤ 1."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        delta = upper**n * -np.expm1(n * np.log1p(-(upper - lower) / upper))
+    return np.where(upper > 0, delta, 0.0)
+
+
+def _atom_kl(lower: np.ndarray, upper: np.ndarray, mass: np.ndarray, n: int) -> np.ndarray:
+    """Return Σ Δ log(Δ / mass) over the last axis, with Δ = upperⁿ − lowerⁿ."""
+    delta = _power_difference(lower, upper, n)
+    ratio = np.divide(delta, mass, out=np.ones_like(delta), where=delta > 0)
+    return (delta * np.log(ratio)).sum(axis=-1)
+
+
+def _stretch_kl(u: np.ndarray, n: int) -> np.ndarray:
+    """Return G(u) of `best_of_n_kl`, elementwise, 0 at 0."""
+    log_u = np.log(u, out=np.zeros_like(u), where=u > 0)
+    return u**n * (np.log(n) + (n - 1) * log_u - (n - 1) / n)
+
+
+def _distribution_function(mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return F(v−) [G] and F(v) [G] of the probabilities [G] by ascending reward."""
+    upper = np.cumsum(mass)
+    upper /= upper[-1]
+    return np.concatenate([[0.0], upper[:-1]]), upper
+
+
+def _reward_distribution(
+    probabilities: np.ndarray, rewards: np.ndarray, continuous: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return P [G] and whether it is a stretch [G] by ascending distinct reward, without entries of probability 0."""
+    probabilities, rewards = as_equal_floats("[V]", probabilities=probabilities, rewards=rewards)
+    if not (probabilities >= 0).all() or abs(probabilities.sum() - 1) > 1e-6 or np.isnan(rewards).any():
+        raise ValueError(
+            f"probabilities {list(probabilities.shape)} must be nonnegative and sum to 1 (they sum to "
+            f"{probabilities.sum():.6g}), and rewards must hold no NaN"
+        )
+    spread = np.zeros(len(rewards), dtype=bool) if continuous is None else np.asarray(continuous, dtype=bool)
+    check_same_shape(rewards=rewards, continuous=spread)
+    held = probabilities > 0
+    values, group = np.unique(rewards[held], return_inverse=True)
+    stretches = np.bincount(group, spread[held], len(values)) > 0
+    if (np.bincount(group, minlength=len(values))[stretches] > 1).any():
+        raise ValueError("a continuous entry shares its reward with another; give each stretch a reward of its own")
+    return np.bincount(group, probabilities[held], len(values)), stretches

@@ -1,6 +1,6 @@
-"""The KL of a fine-tuned policy from its base, from log-probabilities of its own samples or from logits, in nats.
+"""Estimate the KL of a fine-tuned policy from its base, in nats, from log-probabilities of its samples or from logits.
 
-A sequence ends with EOS, whose log-probability belongs to it, or at max_new_tokens; truncated ones stay in.
+A sequence ends with EOS, whose log-probability is included, or at max_new_tokens; truncated sequences stay in.
 """
 
 from typing import Literal, TypeAlias
@@ -15,16 +15,16 @@ SequenceEstimator: TypeAlias = Literal["k1", "k3"]
 def sequence_kl(
     logp: np.ndarray, logq: np.ndarray, estimator: SequenceEstimator = "k1", *, truncated: bool = False
 ) -> np.ndarray:
-    """KL(p ‖ q) a prompt, from samples y ~ p with both log-probabilities.
+    """Estimate KL(p ‖ q) for each prompt, from samples y ~ p with both log-probabilities.
 
-    With L = log p(y) − log q(y): "k1" is the mean of L, unbiased; "k3" the mean of e^(−L) − 1 + L, never negative, and
-    unbiased only where p can draw everything that q can. Source: Schulman 2020, "Approximating KL divergence".
-    For KL(q ‖ p) draw from q and swap the two: samples from p, reweighted, would not do.
+    With L = log p(y) − log q(y), "k1" is the mean of L, which is unbiased. "k3" is the mean of e^(−L) − 1 + L, which is
+    never negative, and unbiased only where p can draw everything that q can. For KL(q ‖ p), draw from q and swap the
+    two; do not reweight samples from p. Source: Schulman 2020, "Approximating KL divergence".
 
-    logp, logq: [M, N] nats a sequence, at the sampler's own temperature and top-p for the policy that drew them.
-    truncated: whether p was sampled with top-k, top-p or any other cut of its support. -> [M], +inf where q cannot
-    produce a sample. A NaN on either side leaves its sample out; a row of them gives NaN.
-    ValueError for k3 with truncated, unequal shapes, an infinite logp or logq = +inf.
+    logp, logq: [M, N] nats per sequence, at the sampler's own temperature and top-p for the policy that drew them.
+    truncated: whether p was sampled with top-k, top-p or another cut of its support.
+    Returns [M], +inf where q cannot produce a sample. A NaN on either side leaves its sample out; a row of NaN gives
+    NaN. Raises ValueError for k3 with truncated, unequal shapes, an infinite logp or logq = +inf.
     """
     if estimator not in ("k1", "k3"):
         raise ValueError(f"estimator={estimator!r} is not known; it must be k1 or k3")
@@ -33,10 +33,10 @@ def sequence_kl(
             "estimator='k3' is not allowed with truncated=True: e^(−L) then has a mean below 1, and k3 falls short by "
             "what the sampler cut off; use 'k1' or rao_blackwell_kl"
         )
-    logp = as_floats("logp", logp, 2, shape="[M, N]")
+    logp = as_floats("logp", logp, "[M, N]")
     logq = np.asarray(logq)
     impossible = np.isneginf(logq) if logq.dtype.kind == "f" else np.zeros(logq.shape, dtype=bool)
-    finite_q = as_floats("logq", np.where(impossible, 0.0, logq) if impossible.any() else logq, 2, shape="[M, N]")
+    finite_q = as_floats("logq", np.where(impossible, 0.0, logq) if impossible.any() else logq, "[M, N]")
     check_same_shape(logp=logp, logq=finite_q)
     ratio = logp - finite_q
     count = (~np.isnan(ratio)).sum(axis=1)
@@ -46,14 +46,15 @@ def sequence_kl(
 
 
 def rao_blackwell_kl(p_logits: np.ndarray, q_logits: np.ndarray) -> np.ndarray:
-    """KL(p ‖ q) of the next token at every step: Σ_v p(v) (log p(v) − log q(v)), never negative.
+    """Return KL(p ‖ q) of the next token at every step: Σ_v p(v) (log p(v) − log q(v)), never negative.
 
-    Its sum over the steps of a sequence drawn from p is an unbiased estimate of the sequence KL, as a rule with less
+    Its sum over the steps of a sequence drawn from p is an unbiased estimate of the sequence KL, usually with less
     variance than `sequence_kl`. Source: Amini et al. 2025 (Rao-Blackwellised KL), the step-wise estimator.
 
-    p_logits, q_logits: [T, V], unnormalised; −inf is a token of probability 0. -> [T] nats a step, +inf where q rules
-    out a token that p allows. Works in float64 on blocks of steps, so that memory beyond the arguments is bounded.
-    ValueError for unequal shapes, NaN, +inf or a step whose logits are all −inf.
+    p_logits, q_logits: [T, V], unnormalised; −inf is a token of probability 0. Computed in float64 on blocks of steps,
+    which bounds the memory beyond the arguments.
+    Returns [T] nats per step, +inf where q excludes a token that p allows.
+    Raises ValueError for unequal shapes, NaN, +inf or a step whose logits are all −inf.
     """
     p_logits, q_logits = np.asarray(p_logits), np.asarray(q_logits)
     check_same_shape(p_logits=p_logits, q_logits=q_logits)
@@ -73,9 +74,10 @@ def rao_blackwell_kl(p_logits: np.ndarray, q_logits: np.ndarray) -> np.ndarray:
 
 
 def kl_per_token(kl: np.ndarray, tokens: np.ndarray) -> float:
-    """Total KL over total tokens, in nats a token; not the mean of per-sequence means, which favours short sequences.
+    """Return total KL over total tokens, in nats per token.
 
-    kl: nats a sequence, tokens: generated tokens a sequence (EOS included), of equal shape; NaN leaves a sequence out.
+    The mean of per-sequence means would favour short sequences. kl: nats per sequence. tokens: generated tokens per
+    sequence (EOS included), of equal shape. NaN leaves a sequence out. Raises ValueError where no sequence is left.
     """
     kl, tokens = np.asarray(kl, dtype=np.float64), np.asarray(tokens, dtype=np.float64)
     check_same_shape(kl=kl, tokens=tokens)
@@ -86,13 +88,14 @@ def kl_per_token(kl: np.ndarray, tokens: np.ndarray) -> float:
 
 
 def _log_softmax(name: str, logits: np.ndarray) -> np.ndarray:
+    """Return logits [T, V] normalised in float64."""
     if logits.dtype.kind not in "fiu":
         raise ValueError(f"{name} has dtype {logits.dtype}; a numeric array [T, V] is expected")
     logits = logits.astype(np.float64)
     largest = logits.max(axis=1, keepdims=True)
     if not np.isfinite(largest).all():
         raise ValueError(
-            f"{name} {list(logits.shape)} holds NaN, +inf or a step of nothing but −inf; numbers [T, V] are expected"
+            f"{name} {list(logits.shape)} holds NaN, +inf or a step of only −inf; numbers [T, V] are expected"
         )
     logits -= largest
     return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))

@@ -1,4 +1,4 @@
-"""Before a study: how many prompts it needs. After a sweep: what choosing the best cell adds to its score."""
+"""Compute how many prompts a study needs, and how much choosing the best cell of a sweep adds to its score."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 
 from bench.estimators.arrays import Sizes, as_floats, as_sizes
 from bench.estimators.bootstrap import bootstrap_interval
-from bench.estimators.distributions import normal_quantile, t_quantile
+from bench.estimators.distributions import normal_quantile
 
 
 def prompts_needed(
@@ -20,36 +20,30 @@ def prompts_needed(
     alpha: float = 0.05,
     power: float = 0.8,
 ) -> int:
-    """Prompts for a paired comparison to resolve a mean difference delta: (z_{1−α/2} + z_power)² · variance / delta².
+    """Return the prompts with which a paired comparison resolves a mean difference delta.
 
-    variance = omega2 + var_a / k_a + var_b / k_b, with omega2 the variance over prompts of the difference of the two
-    expected scores, var the mean variance of one answer's score within a prompt, k the answers a prompt.
-    Source: Miller 2024 ("Adding error bars to evals"), eq. 9. ValueError for delta = 0, negative variances or k < 1.
+    (z_{1−α/2} + z_power)² · variance / delta², rounded up, with variance = omega2 + var_a / k_a + var_b / k_b.
+    omega2: variance over prompts of the difference of the two expected scores. var_a, var_b: mean variance of one
+    answer's score within a prompt. k_a, k_b: answers per prompt.
+    Source: Miller 2024 ("Adding error bars to evals"), eq. 9.
+    Raises ValueError for delta = 0, negative variances, k < 1, or alpha or power outside 0 .. 1.
     """
     if delta == 0:
-        raise ValueError("delta=0 is not allowed; no number of prompts resolves a difference of nothing")
-    return math.ceil(_z_sum(alpha, power) ** 2 * _variance(omega2, var_a, var_b, k_a, k_b) / delta**2)
-
-
-def minimum_detectable_effect(
-    prompts: int,
-    omega2: float,
-    var_a: float,
-    var_b: float,
-    k_a: int,
-    k_b: int,
-    alpha: float = 0.05,
-    power: float = 0.8,
-) -> float:
-    """The difference that this many prompts resolve with the given power; the inverse of `prompts_needed`."""
-    (count,), _ = as_sizes("prompts", prompts)
-    return float(_z_sum(alpha, power) * math.sqrt(_variance(omega2, var_a, var_b, k_a, k_b) / count))
+        raise ValueError("delta=0 is not allowed; no number of prompts resolves a difference of 0")
+    if not (0 < alpha < 1 and 0 < power < 1):
+        raise ValueError(f"alpha={alpha} and power={power} must lie between 0 and 1")
+    if min(omega2, var_a, var_b) < 0 or min(k_a, k_b) < 1:
+        raise ValueError(
+            f"omega2={omega2}, var_a={var_a}, var_b={var_b} must not be negative, and k_a={k_a}, k_b={k_b} at least 1"
+        )
+    z = float(normal_quantile(1 - alpha / 2) + normal_quantile(power))
+    return math.ceil(z**2 * (omega2 + var_a / k_a + var_b / k_b) / delta**2)
 
 
 def expected_maximum(k: Sizes) -> float | np.ndarray:
-    """E[max of k independent standard normals]: how far the best of k equal cells looks above them, in SE.
+    """Return the expected maximum of k independent standard normals: how far the best of k equal cells seems to lead.
 
-    ∫ x · k φ(x) Φ(x)^(k − 1) dx by the trapezoid rule. k: an int -> float, a sequence -> [K].
+    In standard errors: ∫ x · k φ(x) Φ(x)^(k − 1) dx by the trapezoid rule. k: an int -> float, a sequence -> [K].
     """
     sizes, single = as_sizes("k", k)
     x = np.linspace(-12, 12, 6001)
@@ -64,7 +58,7 @@ class WinnersCurse:
     """The cell that is best on validation prompts, reported on test prompts."""
 
     cell: int
-    validation: float  # its mean there, too high because it was chosen for it
+    validation: float  # its mean on the validation prompts, too high because it was chosen there
     test: float
     test_low: float
     test_high: float
@@ -75,13 +69,13 @@ class WinnersCurse:
 def winners_curse(
     validation: np.ndarray, test: np.ndarray, rng: np.random.Generator, level: float = 0.95
 ) -> WinnersCurse:
-    """Choose among C cells on validation prompts and measure the choice on others.
+    """Choose the best of C cells on validation prompts and measure it on test prompts.
 
-    validation: [M, C], test: [M', C], one score a prompt and cell, higher is better; NaN is left out cell by cell.
-    ValueError for unequal numbers of cells.
+    validation: [M, C], test: [M', C], one score per prompt and cell, higher is better; NaN is left out cell by cell.
+    Raises ValueError for unequal numbers of cells.
     """
-    validation = as_floats("validation", validation, 2, shape="[M, C]")
-    test = as_floats("test", test, 2, shape="[M', C]")
+    validation = as_floats("validation", validation, "[M, C]")
+    test = as_floats("test", test, "[M', C]")
     cells = validation.shape[1]
     if test.shape[1] != cells:
         raise ValueError(f"test has shape {list(test.shape)}, but validation has {cells} cells; they must be equal")
@@ -102,47 +96,14 @@ def winners_curse(
 
 
 def gap_if_equal(validation: np.ndarray) -> float:
-    """What choosing the highest of C equally good cells adds to its mean on the prompts that it was chosen on.
+    """Return what choosing the highest of C equally good cells adds to its mean on the prompts used for the choice.
 
-    `expected_maximum(C)` times the standard error of a cell's mean, without the part that all cells share by having
-    the same prompts. validation: [M, C], NaN is left out cell by cell.
+    `expected_maximum(C)` times the standard error of a cell's mean, without the part that all cells share because they
+    have the same prompts. validation: [M, C], NaN is left out cell by cell.
     """
-    validation = as_floats("validation", validation, 2, shape="[M, C]")
+    validation = as_floats("validation", validation, "[M, C]")
     validation = validation[~np.isnan(validation).all(axis=1)]
     cells = validation.shape[1]
     own = validation - np.nanmean(validation, axis=1, keepdims=True)
     spread = np.nanmean(np.nanvar(own, axis=0, ddof=1)) * cells / max(cells - 1, 1)
     return float(expected_maximum(cells) * math.sqrt(spread / len(validation)))
-
-
-def unpaired_difference(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
-    """mean(a) − mean(b) over two different sets of prompts, and the ends of its interval (Welch 1947).
-
-    a: [M], b: [M'], at least two numbers each; NaN is left out.
-    """
-    a, b = (
-        values[~np.isnan(values)] for values in (as_floats("a", a, 1, shape="[M]"), as_floats("b", b, 1, shape="[M']"))
-    )
-    if min(len(a), len(b)) < 2:
-        raise ValueError(f"a has {len(a)} numbers and b {len(b)}; at least two of each are expected")
-    variances = np.var(a, ddof=1) / len(a), np.var(b, ddof=1) / len(b)
-    difference, total = float(a.mean() - b.mean()), sum(variances)
-    if total == 0:
-        return difference, difference, difference
-    freedom = total**2 / (variances[0] ** 2 / (len(a) - 1) + variances[1] ** 2 / (len(b) - 1))
-    margin = float(t_quantile((1 + level) / 2, freedom) * math.sqrt(total))
-    return difference, difference - margin, difference + margin
-
-
-def _z_sum(alpha: float, power: float) -> float:
-    if not (0 < alpha < 1 and 0 < power < 1):
-        raise ValueError(f"alpha={alpha} and power={power} must lie between 0 and 1")
-    return float(normal_quantile(1 - alpha / 2) + normal_quantile(power))
-
-
-def _variance(omega2: float, var_a: float, var_b: float, k_a: int, k_b: int) -> float:
-    if min(omega2, var_a, var_b) < 0 or min(k_a, k_b) < 1:
-        raise ValueError(
-            f"omega2={omega2}, var_a={var_a}, var_b={var_b} must not be negative, and k_a={k_a}, k_b={k_b} at least 1"
-        )
-    return omega2 + var_a / k_a + var_b / k_b

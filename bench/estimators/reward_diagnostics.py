@@ -1,25 +1,33 @@
-"""What a proxy reward knows of the gold outcome: ranking, ties, length, calibration, and where more selection hurts.
+"""Diagnose a proxy reward against the gold outcome: ranking, ties, length, calibration, and where gold turns down.
 
-Everything is a value a prompt, so that intervals are over prompts; a prompt that can't say has NaN and is counted.
+Quantities are per prompt, so that intervals are over prompts; a prompt that does not determine one has NaN.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from bench.estimators.arrays import as_floats, as_outcomes, check_same_shape, sorted_pools, tie_groups
+from bench.estimators.arrays import (
+    as_equal_floats,
+    as_floats,
+    as_outcomes,
+    check_same_shape,
+    sorted_rows,
+    tail_of,
+    tie_groups,
+)
 from bench.estimators.best_of_n import best_of_n
-from bench.estimators.bootstrap import RESAMPLES, resampled_means, tail_of
+from bench.estimators.bootstrap import RESAMPLES, resampled_means
 from bench.estimators.overoptimisation import Overoptimisation, overoptimisation
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Probabilities against outcomes in K bins of equal width; bins without a completion are NaN."""
+    """Predicted probabilities against outcomes in K bins of equal width; bins without a completion are NaN."""
 
     expected: np.ndarray  # [K] mean probability
     observed: np.ndarray  # [K] mean gold
-    observed_low: np.ndarray  # [K] 95 % over prompts
+    observed_low: np.ndarray  # [K] ends of the interval over prompts
     observed_high: np.ndarray  # [K]
     count: np.ndarray  # [K] completions
     error: float  # expected calibration error, in probability
@@ -29,29 +37,31 @@ class Reliability:
 
 @dataclass(frozen=True)
 class TurningPoint:
-    """The n where gold is highest, and whether it falls beyond while the proxy rises."""
+    """The n with the highest gold, and whether gold falls beyond it while the proxy rises."""
 
     n: int  # chosen on one half of the prompts
-    largest: int  # the n it is compared with, on the other half
+    largest: int  # compared with n on the other half
     found: Overoptimisation
 
 
 def midranks(values: np.ndarray) -> np.ndarray:
-    """[M, N] ranks from 1 within each row, equal values sharing their mean rank; NaN where a value is NaN."""
-    values = as_floats("values", values, 2, shape="[M, N]")
+    """Return [M, N] ranks from 1 within each row; equal values share their mean rank, NaN stays NaN."""
+    values = as_floats("values", values, "[M, N]")
     ranks = np.full(values.shape, np.nan)
-    for pool in sorted_pools(values):
-        start, size = tie_groups(pool.rewards)
-        ranks[pool.rows[:, None], pool.order] = start + (size + 1) / 2
+    for block in sorted_rows(values):
+        start, size = tie_groups(block.rewards)
+        ranks[block.rows[:, None], block.order] = start + (size + 1) / 2
     return ranks
 
 
 def within_prompt_auc(proxy: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """[M]: how often a correct completion outscores a wrong one of the same prompt, a tie counting half.
+    """Return [M]: the share of pairs in which a correct completion outscores a wrong one; a tie counts half.
 
-    The Mann-Whitney statistic over the pairs of a row: [Σ ranks of the correct − P(P + 1)/2] / (P Q), with P correct
-    and Q wrong ones (Hanley and McNeil 1982). NaN where a row lacks either: no scorer could rank it. proxy: [M, N];
-    gold: [M, N] of 0 and 1. A cell that is NaN in either is left out.
+    The Mann-Whitney statistic over the pairs of a prompt: [Σ ranks of the correct − P(P + 1)/2] / (P Q), with P correct
+    and Q wrong completions (Hanley and McNeil 1982). NaN where a prompt lacks either, so that nothing can be ranked.
+
+    proxy: [M, N]. gold: [M, N] of 0 and 1. A cell that is NaN in either is left out. Raises ValueError for unequal
+    shapes, other values of gold, or no cell with both.
     """
     proxy, gold = _scored(proxy, gold)
     positive, negative = (gold == 1).sum(axis=1), (gold == 0).sum(axis=1)
@@ -60,29 +70,28 @@ def within_prompt_auc(proxy: np.ndarray, gold: np.ndarray) -> np.ndarray:
 
 
 def decidable(proxy: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """[M]: 1 where a prompt has a scored correct and a scored wrong completion, else 0. proxy, gold: [M, N]."""
+    """Return [M]: 1 where a prompt has a scored correct and a scored wrong completion, else 0. proxy, gold: [M, N]."""
     proxy, gold = _scored(proxy, gold)
     return ((gold == 1).any(axis=1) & (gold == 0).any(axis=1)).astype(float)
 
 
 def tie_rate(proxy: np.ndarray) -> np.ndarray:
-    """[M]: the share of a prompt's pairs of scored completions that the proxy scores alike; NaN with fewer than two."""
-    proxy = as_floats("proxy", proxy, 2, shape="[M, N]")
+    """Return [M]: the share of a prompt's pairs of scored completions with equal proxy; NaN with fewer than two."""
+    proxy = as_floats("proxy", proxy, "[M, N]")
     tied = np.full(len(proxy), np.nan)
-    for pool in sorted_pools(proxy):
-        _, size = tie_groups(pool.rewards)
-        pairs = np.full(len(pool.rows), pool.size * (pool.size - 1))
-        tied[pool.rows] = _ratio((size - 1).sum(axis=1), pairs)
+    for block in sorted_rows(proxy):
+        _, size = tie_groups(block.rewards)
+        pairs = np.full(len(block.rows), block.size * (block.size - 1))
+        tied[block.rows] = _ratio((size - 1).sum(axis=1), pairs)
     return tied
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """[M]: Spearman's ρ of each row, the correlation of midranks; NaN where a or b is constant in the row.
+    """Return [M]: Spearman's ρ of each row, the correlation of midranks; NaN where a or b is constant in the row.
 
     a, b: [M, N], e.g. the proxy and the length in tokens. A cell that is NaN in either is left out.
     """
-    a, b = as_floats("a", a, 2, shape="[M, N]"), as_floats("b", b, 2, shape="[M, N]")
-    check_same_shape(a=a, b=b)
+    a, b = as_equal_floats("[M, N]", a=a, b=b)
     missing = np.isnan(a) | np.isnan(b)
     if missing.all():
         return np.full(len(a), np.nan)
@@ -91,13 +100,13 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def as_probabilities(proxy: np.ndarray) -> tuple[np.ndarray, str] | None:
-    """The proxy [M, N] as probabilities of being correct and how it was read; None where it can't be one.
+    """Return the proxy [M, N] as probabilities of being correct, and how it was read; None where neither reading fits.
 
-    Scores within [0, 1] are taken as they are. Scores on both sides of 0 are taken as logits, as a Bradley-Terry
-    reward is trained to be (up to a constant for each prompt, which its calibration then shows). Others, such as
-    lengths, are not applicable.
+    Scores within [0, 1] are taken as they are ("score"). Scores on both sides of 0 are taken as logits ("sigmoid of the
+    score"), as a Bradley-Terry reward is trained to be, up to a constant for each prompt, which its calibration then
+    shows. Other scores, such as lengths, have no reading.
     """
-    proxy = as_floats("proxy", proxy, 2, shape="[M, N]")
+    proxy = as_floats("proxy", proxy, "[M, N]")
     low, high = np.nanmin(proxy), np.nanmax(proxy)
     if low >= 0 and high <= 1:
         return proxy, "score"
@@ -116,12 +125,14 @@ def reliability(
     level: float = 0.95,
     resamples: int = RESAMPLES,
 ) -> Reliability:
-    """Observed against expected outcomes, and the expected calibration error Σ_k n_k/n |observed_k − expected_k|.
+    """Return observed against expected outcomes, and the calibration error Σ_k n_k/n |observed_k − expected_k|.
 
-    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3; equal widths, a probability at an
-    edge in the upper bin. Intervals are percentiles over resampled prompts. With few completions a bin, noise adds to
-    the error: a perfectly calibrated scorer's is above 0. probability, gold: [M, N]; cells that are NaN in either are
-    left out. ValueError for a probability outside 0 .. 1.
+    Bins have equal widths; a probability at an edge is in the upper bin. Intervals are percentiles over resampled
+    prompts. With few completions per bin, noise adds to the error: that of a perfectly calibrated scorer is above 0.
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
+
+    probability, gold: [M, N]; cells that are NaN in either are left out. Raises ValueError for a probability outside
+    0 .. 1.
     """
     probability, gold = _scored(probability, gold)
     if np.nanmin(probability) < 0 or np.nanmax(probability) > 1:
@@ -138,7 +149,7 @@ def reliability(
     ]
     count, expected, observed = (values.sum(axis=0).astype(float) for values in sums)  # [K]
     drawn = np.split(resampled_means(np.concatenate(sums, axis=1), rng, resamples=resamples), 3, axis=1)  # [B, K]
-    drawn[0][drawn[0] < 0.5 / len(gold)] = 0  # a resample without any completion in a bin, but for rounding
+    drawn[0][drawn[0] < 0.5 / len(gold)] = 0  # rounding: this resample has no completion in the bin
     draws = _observed_and_error(*drawn)
     ends = [np.full(bins, np.nan), np.full(bins, np.nan)]
     for k in np.flatnonzero(count):
@@ -159,12 +170,13 @@ def reliability(
 
 
 def turning_point(proxy: np.ndarray, gold: np.ndarray, sizes: list[int], rng: np.random.Generator) -> TurningPoint:
-    """Where Best-of-n's gold is highest among `sizes`, and whether it falls from there to the largest, proxy rising.
+    """Return the n among `sizes` with the highest gold of Best-of-n, and whether gold falls from there to the largest.
 
-    n̂* is chosen on a random half of the prompts and judged on the other, by paired intervals (see
-    `overoptimisation`); a sample scored by chance highest thus can't be its own evidence. proxy, gold: [M, N]; sizes:
-    ascending, at most N. Rows with fewer scored samples than the largest n are left out at every n, so that the
-    curve is of the same prompts throughout; ValueError where fewer than four are left.
+    n̂* is chosen on a random half of the prompts and judged on the other by paired intervals (see `overoptimisation`),
+    so that a peak by chance is not its own evidence.
+
+    proxy, gold: [M, N]. sizes: ascending, at most N. Rows with fewer scored samples than the largest n are left out at
+    every n, so that the whole curve has the same prompts. Raises ValueError where fewer than four are left.
     """
     curve = {"proxy": best_of_n(proxy, proxy, sizes), "gold": best_of_n(proxy, gold, sizes)}  # [M, K]
     whole = ~np.isnan(curve["gold"]).any(axis=1)
@@ -177,8 +189,8 @@ def turning_point(proxy: np.ndarray, gold: np.ndarray, sizes: list[int], rng: np
 
 
 def _scored(proxy: np.ndarray, gold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both [M, N] as floats, NaN in both where either is."""
-    proxy = as_floats("proxy", proxy, 2, shape="[M, N]")
+    """Return both [M, N] as floats, with NaN in both where either has it."""
+    proxy = as_floats("proxy", proxy, "[M, N]")
     gold = as_outcomes("gold", gold)
     check_same_shape(proxy=proxy, gold=gold)
     missing = np.isnan(proxy) | np.isnan(gold)
@@ -188,18 +200,18 @@ def _scored(proxy: np.ndarray, gold: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _centred(ranks: np.ndarray) -> np.ndarray:
-    """[M, N] minus the row's mean, 0 where missing."""
+    """Return ranks [M, N] minus their row's mean, 0 where missing."""
     present = ~np.isnan(ranks)
     mean = _ratio(np.nansum(ranks, axis=1), present.sum(axis=1))
     return np.where(present, ranks - mean[:, None], 0)
 
 
 def _observed_and_error(count: np.ndarray, expected: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """([B, K] mean gold of each bin, [B] calibration error) of B tables of sums [B, K]."""
+    """Return [B, K] the mean gold of each bin and [B] the calibration error, from B tables of sums [B, K]."""
     gap = np.abs(observed - expected).sum(axis=1)
     return _ratio(observed, count), _ratio(gap, count.sum(axis=1))
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Elementwise; NaN for a denominator of 0."""
+    """Divide elementwise; NaN where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator != 0)

@@ -1,46 +1,54 @@
-"""Unbiased estimates from samples that were drawn until enough of them were accepted.
+"""Estimate from pools whose sampling stopped early, and decide which prompts get the next samples.
 
-How many samples there are then depends on what they were: the share of accepted ones is biased, as is every estimate
-for a fixed N. For a plan that says beforehand when to stop, the count of drawn and accepted samples is sufficient, and
-taking the mean of an unbiased guess over all the orders in which that count could have come about leaves it unbiased
-(Girshick, Mosteller and Savage 1946, "Unbiased estimates for certain binomial sampling problems with applications").
+More samples for inputs where they are expected to help is the idea of Damani et al. 2024 (arXiv 2410.04707), who learn
+the gains of each input. Here the gains follow from a Beta posterior of each prompt's rate of acceptance, which is ours.
 """
 
 import math
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 
-from bench.estimators.arrays import Sizes, as_floats, as_sizes, check_same_shape
+from bench.estimators.arrays import Sizes, as_equal_floats, as_floats, as_sizes
+
+STRENGTHS = np.array(sorted(2.0 ** np.arange(-3, 8), key=lambda s: abs(np.log2(s) - 1)))  # samples; 2 (flat) first
+_log_gamma = np.vectorize(math.lgamma, otypes=[float])
+
+
+class BetaPrior(NamedTuple):
+    """The prior of all prompts' rates of acceptance, in samples; `accepted` + `refused` is its strength."""
+
+    accepted: float
+    refused: float
 
 
 def stopped_pass_at_k(
     accepted: np.ndarray, drawn: np.ndarray, k: Sizes, *, enough: int, limit: int, block: int = 1
 ) -> np.ndarray:
-    """The chance that one of k samples is accepted, by prompts that were sampled until `enough` were, or `limit` drawn.
+    """Estimate the probability that one of k samples is accepted, from prompts whose sampling stopped early.
 
-    After each block of `block` samples a prompt with `enough` accepted stops, as does one with `limit` samples. Of all
-    orders of accepted and refused samples that stop with this prompt's counts, the estimate is the share in which one
-    of the first k is accepted. It is unbiased for 1 - (1 - p)^k at every p and every k up to the limit, truncation
-    included: whether one of the first k is accepted is known whenever a plan stops, and its mean given a sufficient
-    statistic keeps its mean (Girshick, Mosteller and Savage 1946; Blackwell 1947). Block by block of 1, k = 1 gives
-    (enough - 1) / (drawn - 1) before the limit (Haldane 1945), and drawn = 1 or not for enough = 1; for enough = 1,
-    k tells whether the accepted one was among the first k.
+    The number of samples then depends on their outcomes, which biases the share of accepted samples and every estimate
+    that assumes a fixed N. The plan: after each block of `block` samples, a prompt with `enough` accepted samples or
+    with `limit` samples stops. Of all orders of accepted and refused samples that stop with a prompt's counts, the
+    estimate is the share in which one of the first k is accepted. It is unbiased for 1 − (1 − p)^k at every p and every
+    k up to the limit: the counts are a sufficient statistic, and whether one of the first k is accepted is known
+    whenever a plan stops (Girshick, Mosteller and Savage 1946; Blackwell 1947). Special cases with block = 1: before
+    the limit, k = 1 gives (enough − 1) / (drawn − 1) (Haldane 1945); with enough = 1, the estimate is 1 where the
+    accepted sample was among the first k, else 0.
 
-    accepted, drawn: [M] counts. k: an int -> [M], a sequence -> [M, K]. ValueError for counts that no such plan stops
-    with, for k above the limit, and where an argument is no whole number of at least 1.
+    accepted, drawn: [M] counts. k: an int -> [M], a sequence -> [M, K]. Raises ValueError for counts with which no such
+    plan stops, for k above the limit, and for enough, limit or block that is no whole number of at least 1.
     """
-    accepted, drawn = as_floats("accepted", accepted, 1, shape="[M]"), as_floats("drawn", drawn, 1, shape="[M]")
-    check_same_shape(accepted=accepted, drawn=drawn)
+    accepted, drawn = as_equal_floats("[M]", accepted=accepted, drawn=drawn)
     for name, value in {"enough": enough, "limit": limit, "block": block}.items():
         as_sizes(name, value)
     sizes, single = as_sizes("k", k, limit)
     every = _orders(0, enough, limit, block)
     tables = [_orders(size, enough, limit, block) for size in sizes.tolist()]
-    counts = np.stack([drawn, accepted], axis=1)
-    found, inverse = np.unique(counts, axis=0, return_inverse=True)
-    values = np.empty((len(found), len(sizes)))
-    for number, (n, s) in enumerate(found.tolist()):
+    counts, inverse = np.unique(np.stack([drawn, accepted], axis=1), axis=0, return_inverse=True)
+    values = np.empty((len(counts), len(sizes)))
+    for number, (n, s) in enumerate(counts.tolist()):
         if (n, s) not in every:
             raise ValueError(
                 f"{n:g} drawn and {s:g} accepted is not how a prompt stops with enough={enough}, limit={limit} and "
@@ -51,8 +59,68 @@ def stopped_pass_at_k(
     return values[:, 0] if single else values
 
 
+def beta_prior(accepted: np.ndarray, drawn: np.ndarray) -> BetaPrior:
+    """Fit the Beta prior of the rates of acceptance to the prompts' counts, by maximum likelihood over its strength.
+
+    The mean is (accepted + 1) / (drawn + 2) over all prompts, so that it is neither 0 nor 1. The strength is one of
+    1/8, 1/4, ... 128 samples, by the beta-binomial likelihood (Skellam 1948); it is 2 where one sample per prompt
+    carries no information on it.
+
+    accepted, drawn: [M]; the numbers drawn do not depend on the outcomes. Raises ValueError where not
+    0 ≤ accepted ≤ drawn.
+    """
+    accepted, drawn = _counts(accepted, drawn)
+    mean = (accepted.sum() + 1) / (drawn.sum() + 2)
+    a, b = (share * STRENGTHS[:, None] for share in (mean, 1 - mean))
+    likelihood = (_log_beta(a + accepted, b + drawn - accepted) - _log_beta(a, b)).sum(axis=1)  # [strengths]
+    best = int(np.argmax(likelihood > likelihood.max() - 1e-9))
+    return BetaPrior(float(mean * STRENGTHS[best]), float((1 - mean) * STRENGTHS[best]))
+
+
+def expected_gains(accepted: np.ndarray, drawn: np.ndarray, prior: BetaPrior, *, enough: int, most: int) -> np.ndarray:
+    """Return [M, most]: how much each further sample raises the expected number of accepted samples, up to `enough`.
+
+    The gain of a sample is the probability that it is accepted while fewer than `enough` samples were accepted before
+    it, under the posterior Beta(prior.accepted + accepted, prior.refused + refused). Gains never rise along a row.
+    accepted, drawn: [M], as in `beta_prior`.
+    """
+    accepted, drawn = _counts(accepted, drawn)
+    yes, no = prior.accepted + accepted, prior.refused + drawn - accepted
+    wanted = np.maximum(enough - accepted, 0)  # [M]
+    extra = np.arange(enough)  # accepted among the further samples; from `wanted` on nothing is gained
+    open_ = extra < wanted[:, None]
+    chance = np.where(open_ & (extra == 0), 1.0, 0.0)  # [M, enough], of `extra` accepted so far
+    gains = np.empty((len(accepted), most))
+    for number in range(most):
+        total = (yes + no)[:, None] + number
+        hit = chance * (yes[:, None] + extra) / total
+        gains[:, number] = hit.sum(axis=1)
+        chance = chance - hit
+        chance[:, 1:] += hit[:, :-1]
+        chance = np.where(open_, chance, 0.0)
+    return np.minimum.accumulate(gains, axis=1)  # rounding may not raise one
+
+
+def allocate(gains: np.ndarray, budget: int, rng: np.random.Generator) -> np.ndarray:
+    """Return [M]: how many of `budget` further samples each prompt gets, so that the sum of their gains is largest.
+
+    Takes the largest gains first, which is optimal because gains fall along each row. Ties: the earlier sample of a
+    prompt first, then at random. Samples without gain are not drawn.
+    gains: [M, most]. Raises ValueError where they rise along a row.
+    """
+    gains = as_floats("gains", gains, "[M, most]")
+    if (np.diff(gains, axis=1) > 0).any():
+        raise ValueError(f"gains {list(gains.shape)} rise along a row; falling gains are expected")
+    number = np.broadcast_to(np.arange(gains.shape[1]), gains.shape)
+    shuffled = np.broadcast_to(rng.permutation(len(gains))[:, None], gains.shape)
+    order = np.lexsort((shuffled.ravel(), number.ravel(), -gains.ravel()))[: max(budget, 0)]
+    chosen = np.zeros(gains.size, bool)
+    chosen[order] = True
+    return (chosen.reshape(gains.shape) & (gains > 0)).sum(axis=1)
+
+
 def _orders(refused: int, enough: int, limit: int, block: int) -> dict[tuple[float, float], int]:
-    """(drawn, accepted) at a stop -> how many orders stop there, of those whose first `refused` are refused."""
+    """Return (drawn, accepted) at a stop -> the number of orders that stop there, with the first `refused` refused."""
     stops: dict[tuple[float, float], int] = {}
     going = {0: 1}  # accepted so far -> orders that have not stopped
     drawn = 0
@@ -71,3 +139,14 @@ def _orders(refused: int, enough: int, limit: int, block: int) -> dict[tuple[flo
             else:
                 going[accepted] = ways
     return stops
+
+
+def _log_beta(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return _log_gamma(a) + _log_gamma(b) - _log_gamma(a + b)
+
+
+def _counts(accepted: np.ndarray, drawn: np.ndarray) -> list[np.ndarray]:
+    accepted, drawn = as_equal_floats("[M]", accepted=accepted, drawn=drawn)
+    if (accepted < 0).any() or (accepted > drawn).any():
+        raise ValueError(f"accepted {list(accepted.shape)} must lie between 0 and drawn")
+    return [accepted, drawn]

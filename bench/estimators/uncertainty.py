@@ -1,36 +1,33 @@
-"""Intervals over prompts, paired comparisons with a verdict, tests, power. The unit is the prompt, never a sample."""
+"""Compare two arms over prompts: paired and unpaired differences with a verdict, and the tests behind the verdict.
+
+The unit is the prompt, never a sample.
+"""
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
 
-from bench.estimators.arrays import as_floats, check_same_shape
+from bench.estimators.arrays import as_equal_floats, as_floats, as_outcomes, check_same_shape, tail_of
 from bench.estimators.bootstrap import (
     RESAMPLES,
     Bootstrap,
+    Ratio,
     bootstrap_interval,
     intervals_and_bands,
+    ratio_of_means,
     resampled_means,
     simultaneous_band,
-    tail_of,
 )
-from bench.estimators.distributions import normal_quantile
-from bench.estimators.power import (
-    WinnersCurse,
-    expected_maximum,
-    gap_if_equal,
-    minimum_detectable_effect,
-    prompts_needed,
-    unpaired_difference,
-    winners_curse,
-)
-from bench.estimators.significance import holm, mcnemar, sign_flip_p_values
-from bench.estimators.training_seeds import SeedInterval, seed_interval
+from bench.estimators.distributions import normal_quantile, t_quantile
+from bench.estimators.power import WinnersCurse, expected_maximum, gap_if_equal, prompts_needed, winners_curse
+from bench.estimators.training_seeds import SeedInterval, ratio_over_seeds, seed_interval
 
 __all__ = [
     "PairedDifference",
+    "Ratio",
     "SeedInterval",
     "Verdict",
     "WinnersCurse",
@@ -40,10 +37,11 @@ __all__ = [
     "holm",
     "intervals_and_bands",
     "mcnemar",
-    "minimum_detectable_effect",
     "paired_difference",
     "paired_differences",
     "prompts_needed",
+    "ratio_of_means",
+    "ratio_over_seeds",
     "resampled_means",
     "seed_interval",
     "sign_flip_p_values",
@@ -54,18 +52,22 @@ __all__ = [
 
 Verdict: TypeAlias = Literal["better", "worse", "not resolved"]
 
+ENUMERATED = 16  # nonzero differences up to which all assignments of signs are enumerated; beyond, they are sampled
+FLIPS = 10_000  # sampled assignments of signs
+_BLOCK = 2**20  # signs held at once
+
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """a − b over the same prompts, and what it resolves about a."""
+    """a − b over the same prompts, and the verdict on a."""
 
     mean: float
     low: float
     high: float
     p_value: float  # two-sided, of a mean difference of zero
-    minimum_detectable_effect: float  # that this many prompts find with the stated power
+    minimum_detectable_effect: float  # found by this many prompts with the given power
     prompts: int  # with both values
-    verdict: Verdict  # a is better or worse than b, or neither is shown
+    verdict: Verdict  # whether a is better or worse than b, or neither is resolved
 
 
 def paired_difference(
@@ -77,21 +79,19 @@ def paired_difference(
     power: float = 0.8,
     resamples: int = RESAMPLES,
 ) -> PairedDifference:
-    """The mean of a − b over the same M prompts, its interval, and whether a is better, worse, or not resolved.
+    """Return the mean of a − b over the same M prompts, its interval, and the verdict: better, worse or not resolved.
 
-    Two tests have to agree that there is a difference. The bootstrap's takes any distribution of differences with
-    mean 0 for no difference, but sees no spread where few prompts differ: three in 40, all the same way, would be
-    p = .03. The sign-flip test (`sign_flip_p_values`) is exact for those (.25), for arms that are alike. The p-value
-    is the larger of the two, and the interval, `bootstrap_interval` of the differences, is extended to 0 where the
-    sign-flip test leaves 0 open: "better" and "worse" say that the interval is without 0. So fewer than six prompts
-    that differ resolve nothing at .05. Minimum detectable effect: (z_{1 − α/2} + z_power) · SE (Miller 2024, eq. 9),
-    NaN for equal differences.
-    a, b: [M], higher is better; for a quantity where lower is better, swap them. A prompt with a NaN on either side is
-    left out and `prompts` counts the others. ValueError for unequal shapes, infinities, or no prompt with both.
+    Two tests must agree on a difference. The bootstrap allows any distribution of differences with mean 0, but sees no
+    spread where few prompts differ: three of 40, all in one direction, would have p = 0.03. The sign-flip test
+    (`sign_flip_p_values`) is exact there (0.25) if the arms are alike. The p-value is the larger of the two. The
+    interval is `bootstrap_interval` of the differences, extended to 0 where the sign-flip test does not exclude 0.
+    "better" and "worse" mean that the interval excludes 0; at 0.05 this takes at least six prompts that differ.
+    Minimum detectable effect: (z_{1 − α/2} + z_power) · SE (Miller 2024, eq. 9), NaN for equal differences.
+
+    a, b: [M], higher is better; where lower is better, swap them. A prompt with a NaN on either side is left out, and
+    `prompts` counts the others. Raises ValueError for unequal shapes, infinities, or no prompt with both values.
     """
-    a = as_floats("a", a, 1, shape="[M]")
-    b = as_floats("b", b, 1, shape="[M]")
-    check_same_shape(a=a, b=b)
+    a, b = as_equal_floats("[M]", a=a, b=b)
     return paired_differences(a[:, None], b[:, None], rng, level, power=power, resamples=resamples)[0]
 
 
@@ -104,27 +104,25 @@ def paired_differences(
     power: float = 0.8,
     resamples: int = RESAMPLES,
 ) -> list[PairedDifference]:
-    """`paired_difference` of each column of a and b [M, K], from the same resamples of prompts."""
-    a = as_floats("a", a, 2, shape="[M, K]")
-    b = as_floats("b", b, 2, shape="[M, K]")
-    check_same_shape(a=a, b=b)
+    """Return the `paired_difference` of each column of a and b [M, K], from the same resamples of prompts."""
+    a, b = as_equal_floats("[M, K]", a=a, b=b)
     tail = tail_of(level)
     difference = (a - b)[~np.isnan(a - b).all(axis=1)]
     prompts = (~np.isnan(difference)).sum(axis=0)  # [K]
     if not prompts.all():
         raise ValueError(f"a and b {list(a.shape)} have no prompt with a number in both; at least one is expected")
     boot = Bootstrap(difference, rng, resamples)
-    # From a copy: how many prompts differ, and so whether signs are drawn, must not change what the caller draws next.
+    # From a copy: whether signs are drawn depends on the data and must not change what the caller draws next.
     flipped = sign_flip_p_values(difference, copy.deepcopy(rng))
     low, high = boot.quantile(tail), boot.quantile(1 - tail)
     open_at_zero = flipped > 2 * tail
     low, high = np.where(open_at_zero, np.minimum(low, 0), low), np.where(open_at_zero, np.maximum(high, 0), high)
     z = float(normal_quantile(1 - tail) + normal_quantile(power))
-    found = []
+    differences = []
     for column, count in enumerate(prompts.tolist()):
         verdict: Verdict = "better" if low[column] > 0 else "worse" if high[column] < 0 else "not resolved"
-        error = float(boot.error[column]) or float("nan")  # equal differences say nothing of what could be detected
-        found.append(
+        error = float(boot.error[column]) or float("nan")  # equal differences do not tell what could be detected
+        differences.append(
             PairedDifference(
                 mean=float(boot.mean[column]),
                 low=float(low[column]),
@@ -135,4 +133,112 @@ def paired_differences(
                 verdict=verdict,
             )
         )
-    return found
+    return differences
+
+
+def unpaired_difference(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
+    """Return mean(a) − mean(b) over two different sets of prompts, and the ends of its interval (Welch 1947).
+
+    a: [M], b: [M'], at least two numbers each; NaN is left out. Raises ValueError for fewer.
+    """
+    a, b = (values[~np.isnan(values)] for values in (as_floats("a", a, "[M]"), as_floats("b", b, "[M']")))
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"a has {len(a)} numbers and b {len(b)}; at least two of each are expected")
+    variances = np.var(a, ddof=1) / len(a), np.var(b, ddof=1) / len(b)
+    difference, total = float(a.mean() - b.mean()), sum(variances)
+    if total == 0:
+        return difference, difference, difference
+    freedom = total**2 / (variances[0] ** 2 / (len(a) - 1) + variances[1] ** 2 / (len(b) - 1))
+    margin = float(t_quantile((1 + level) / 2, freedom) * math.sqrt(total))
+    return difference, difference - margin, difference + margin
+
+
+def sign_flip_p_values(differences: np.ndarray, rng: np.random.Generator, *, flips: int = FLIPS) -> np.ndarray:
+    """Return [K]: two-sided p-values that the two arms behind each column of differences [M, K] are alike.
+
+    If they are, swapping them within a prompt changes nothing, so that every assignment of signs to a column's
+    differences is equally likely. The p-value is the share of assignments whose sum is at least as far from 0 as the
+    observed one. A difference of 0 has no sign: three prompts that differ reach 1/4 at best, however many do not.
+    Exact for up to ENUMERATED nonzero differences. For more, `flips` random assignments and the observed one are
+    counted, and ties with the observed one count half: the exact test of 0/1 outcomes would be too conservative there.
+    Sources: Fisher 1935, The Design of Experiments; Pitman 1937; Phipson and Smyth 2010 (counting the observed one);
+    Fagerland, Lydersen and Laake 2013 (the half, for McNemar's test).
+
+    NaN is left out column by column; a column of only NaN and 0 gives 1.
+    """
+    differences = np.nan_to_num(as_floats("differences", differences, "[M, K]"))
+    size = np.abs(differences)  # [M, K]
+    size[size <= 1e-12 * size.max(axis=0)] = 0.0  # rounding in a difference of equal numbers
+    total = size.sum(axis=0)
+    observed = np.abs(differences.sum(axis=0))
+    count = (size > 0).sum(axis=0)
+    p_values = np.ones(differences.shape[1])
+    for column in np.flatnonzero((count > 0) & (count <= ENUMERATED)):
+        first, *others = size[size[:, column] > 0, column]
+        sums = np.array([first])  # the other sign of the first gives the same sums mirrored
+        for other in others:
+            sums = np.concatenate([sums + other, sums - other])
+        p_values[column] = np.mean(np.abs(sums) >= observed[column] - 1e-9 * total[column])
+    many = count > ENUMERATED
+    if many.any():
+        farther, as_far = _sampled_flips(
+            size[:, many] / total[many], (observed / np.where(many, total, 1))[many], rng, flips
+        )
+        p_values[many] = (1 + farther + as_far / 2) / (1 + flips)
+    return p_values
+
+
+def _sampled_flips(
+    size: np.ndarray, observed: np.ndarray, rng: np.random.Generator, flips: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return, of random signs of the sizes [M, K], how many sums lie farther from 0 than observed [K], and as far.
+
+    Every column of sizes sums to 1; all columns get the same signs. Single precision is twice as fast: sums within
+    1e-6 of each other, a few times their rounding, count as equal.
+    """
+    size = size[size.any(axis=1)].astype(np.float32)
+    farther, as_far = np.zeros((2, size.shape[1]))
+    step = max(1, _BLOCK // len(size))
+    for start in range(0, flips, step):
+        drawn = min(step, flips - start)
+        octets = np.frombuffer(rng.bytes(drawn * -(-len(size) // 8)), dtype=np.uint8).reshape(drawn, -1)
+        positive = np.unpackbits(octets, axis=1, count=len(size)).astype(np.float32)  # [drawn, M]
+        beyond = np.abs(2 * (positive @ size) - 1) - observed
+        farther += (beyond > 1e-6).sum(axis=0)
+        as_far += (np.abs(beyond) <= 1e-6).sum(axis=0)
+    return farther, as_far
+
+
+def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the exact two-sided p-value that a and b succeed equally often on the same prompts.
+
+    Of the prompts on which they differ, the number that a alone solves is then binomial with probability 1/2; the
+    others carry no information. Source: McNemar 1947, in its exact form.
+
+    a, b: [M] of 0 and 1; a prompt with NaN on either side is left out. Raises ValueError for other values, unequal
+    shapes, or no prompt with both values.
+    """
+    a, b = as_outcomes("a", a, "[M]"), as_outcomes("b", b, "[M]")
+    check_same_shape(a=a, b=b)
+    if np.isnan(a - b).all():
+        raise ValueError(f"a and b {list(a.shape)} have no prompt with an outcome in both; at least one is expected")
+    only_a, only_b = int((a > b).sum()), int((b > a).sum())
+    differing = only_a + only_b
+    tail = sum(math.comb(differing, i) for i in range(min(only_a, only_b) + 1))
+    return min(1.0, 2 * tail / 2**differing)
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Return p-values [K] adjusted for K comparisons: those at most α contain a false rejection with probability ≤ α.
+
+    The i-th smallest is multiplied by K + 1 − i, then made nondecreasing and at most 1. Source: Holm 1979, §2.
+    Raises ValueError for values outside 0 .. 1.
+    """
+    p_values = as_floats("p_values", p_values, "[K]")
+    if not ((p_values >= 0) & (p_values <= 1)).all():
+        raise ValueError(f"p_values {list(p_values.shape)} must all lie between 0 and 1, without NaN")
+    order = np.argsort(p_values, kind="stable")
+    scaled = p_values[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
+    return adjusted

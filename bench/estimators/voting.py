@@ -1,4 +1,4 @@
-"""Majority votes among k of a prompt's N samples, in the mean over all k-subsets."""
+"""Estimate majority votes among k of a prompt's N samples: the mean over k-subsets."""
 
 import functools
 import math
@@ -10,29 +10,30 @@ import numpy as np
 from bench.estimators.arrays import Sizes, as_floats, as_sizes, check_same_shape
 from bench.estimators.subsets import mean_over_subsets, subset_method
 
-COUNTABLE = 64  # samples a prompt up to which votes are counted exactly instead of in random subsets
+COUNTABLE = 64  # samples per prompt up to which votes are counted exactly instead of in random subsets
 
 
 def majority_method(pool_size: int, k: int) -> str:
-    """ "exact" where `majority_at_k` is the mean over all k-subsets of pool_size samples, else "monte_carlo"."""
+    """Return "exact" where `majority_at_k` is the mean over all k-subsets of pool_size samples, else "monte_carlo"."""
     return "exact" if pool_size <= COUNTABLE else subset_method(pool_size, k)
 
 
 def majority_at_k(
     answers: np.ndarray, correct: np.ndarray, k: Sizes, *, rng: np.random.Generator | None = None
 ) -> np.ndarray:
-    """The share of k-subsets of a prompt's N samples whose most frequent answer is correct.
+    """Return the expected correctness of the most frequent answer among k samples, for each prompt.
 
-    Answers tied for most frequent share the credit equally, an answer's correctness is the mean of its samples', and a
-    subset with nothing but None scores 0. Exact for N up to 64: the probability that an answer wins depends only on
-    how many samples have each answer. Beyond it, `majority_method(N, k)` says whether all subsets were taken or random
-    ones without replacement. Source: Wang et al. 2022 (self-consistency), §2.
+    The mean over k-subsets of a prompt's N samples. Answers tied for most frequent share the credit equally, the
+    correctness of an answer is the mean of its samples', and a subset of only None scores 0. Exact for N up to 64,
+    where the probability that an answer wins is counted from the number of samples with each answer; beyond it,
+    `majority_method(N, k)` says whether all subsets were taken or random ones without replacement.
+    Source: Wang et al. 2022 (self-consistency), §2.
 
-    answers: [M, N] objects compared by ==; None or NaN is unparsable and casts no vote. correct: [M, N], NaN counts as
-    never drawn. k: an int -> [M], a sequence -> [M, K]; a row with fewer than k samples gives NaN. rng: draws the
-    subsets where there are too many; without one, a fixed stream. ValueError as in `best_of_n`.
+    answers: [M, N] objects compared by ==; None or NaN is unparsable and casts no vote. correct: [M, N]; NaN counts as
+    never drawn. k: an int -> [M], a sequence -> [M, K]; a row with fewer than k samples gives NaN. rng: draws random
+    subsets; without one, a fixed stream. Raises ValueError as `best_of_n` does.
     """
-    correct = as_floats("correct", correct, 2, shape="[M, N]")
+    correct = as_floats("correct", correct, "[M, N]")
     answers = np.asarray(answers)
     if correct.shape[1] > COUNTABLE:
         return _vote(answers, None, correct, k, rng)
@@ -55,24 +56,25 @@ def majority_at_k(
 def weighted_majority_at_k(
     answers: np.ndarray, weights: np.ndarray, correct: np.ndarray, k: Sizes, *, rng: np.random.Generator | None = None
 ) -> np.ndarray:
-    """As `majority_at_k`, with the answer whose samples' weights (rewards) have the largest sum.
+    """Return the expected correctness of the answer with the largest sum of weights (rewards) among k samples.
 
-    Exact where the subsets are few, else Monte Carlo: `subset_method(N, k)` says which.
+    Exact where the subsets are few, else Monte Carlo: `subset_method(N, k)` says which. Otherwise as `majority_at_k`.
     Source: Li et al. 2022 (verifier-weighted voting). weights: [M, N], may be negative; NaN counts as never drawn.
     """
-    return _vote(answers, as_floats("weights", weights, 2, shape="[M, N]"), correct, k, rng)
+    return _vote(answers, as_floats("weights", weights, "[M, N]"), correct, k, rng)
 
 
 @functools.lru_cache(maxsize=10_000)  # a sweep meets the same counts again and again
 def _winning_shares(votes: tuple[int, ...], blank: int, drawn: tuple[int, ...]) -> dict[int, np.ndarray]:
-    """For answers held by votes[i] samples, and `blank` samples without one: holders -> [K] the expected share of the
-    credit that one answer with so many gets, over all subsets of each size in `drawn`.
+    """Return, by the number of samples that hold an answer, [K] the expected share of the credit that it wins.
+
+    votes: the number of samples of each answer. blank: samples without an answer. drawn: the K subset sizes.
     """
     total = sum(votes) + blank
     shares = {}
     for held in set(votes):
         ways = np.zeros(total + 1)  # by subset size; each way weighs the answer's share of the credit
-        for won in range(1, held + 1):  # with so many votes it wins, or ties
+        for won in range(1, held + 1):  # the answer wins or ties with this many votes
             rivals = list(votes)
             rivals.remove(held)
             rivals = [other for other in rivals if other >= won]
@@ -85,12 +87,13 @@ def _winning_shares(votes: tuple[int, ...], blank: int, drawn: tuple[int, ...]) 
 
 @functools.lru_cache(maxsize=10_000)
 def _ways(rivals: tuple[int, ...], others: int, most: int, total: int) -> np.ndarray:
-    """[t, s]: the ways to draw s samples with no answer above `most` votes and t answers with exactly that many.
+    """Return [t, s]: the ways to draw s samples with t answers at exactly `most` votes and none above it.
 
-    rivals: how many samples hold each answer that could have so many; others: samples of which any number may be drawn.
+    rivals: the number of samples of each answer that could reach `most` votes. others: samples of which any number may
+    be drawn. total: the largest s.
     """
     ways = np.zeros((len(rivals) + 1, total + 1))
-    ways[0, : others + 1] = _binomials(others)
+    ways[0, : others + 1] = [float(math.comb(others, i)) for i in range(others + 1)]
     for held in rivals:
         grown = np.zeros_like(ways)
         for count in range(most):
@@ -100,14 +103,11 @@ def _ways(rivals: tuple[int, ...], others: int, most: int, total: int) -> np.nda
     return ways
 
 
-def _binomials(n: int) -> np.ndarray:
-    return np.array([float(math.comb(n, i)) for i in range(n + 1)])
-
-
 def _vote(
     answers: Any, weights: np.ndarray | None, correct: Any, k: Sizes, rng: np.random.Generator | None
 ) -> np.ndarray:
-    correct = as_floats("correct", correct, 2, shape="[M, N]")
+    """Return the mean over k-subsets of the winner's correctness; weights: [M, N], or None for one vote per sample."""
+    correct = as_floats("correct", correct, "[M, N]")
     answers = np.asarray(answers)
     check_same_shape(correct=correct, answers=answers)
     missing = np.isnan(correct)
@@ -128,10 +128,10 @@ def _vote(
 
 
 def _codes(answers: np.ndarray) -> tuple[np.ndarray, int]:
-    """([C] class numbers, number of classes); the unparsable ones get the number after the last class."""
+    """Return [C] class numbers and the number of classes; unparsable answers get the number after the last class."""
     numbers: dict[Any, int] = {}
     codes = [-1 if a is None or a != a else numbers.setdefault(a, len(numbers)) for a in answers.tolist()]
-    array = np.array(codes)
+    array = np.array(codes, dtype=np.int64)  # of no answers too
     array[array < 0] = len(numbers)
     return array, len(numbers)
 
@@ -139,7 +139,7 @@ def _codes(answers: np.ndarray) -> tuple[np.ndarray, int]:
 def _credit(
     codes: np.ndarray, classes: int, weight: np.ndarray | None, right: np.ndarray, subsets: np.ndarray
 ) -> float:
-    """The mean over subsets [S, k] of the correctness of the class with most votes, or the largest sum of weights."""
+    """Return the mean over subsets [S, k] of the correctness of the class with most votes, or most weight."""
     if classes == 0:
         return 0.0
     width = classes + 1

@@ -4,8 +4,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench.estimators.best_of_n import best_of_n, majority_at_k, pass_at_k, weighted_majority_at_k
-from bench.estimators.counting import distinct_at_k, median_of_n
+from bench.estimators.best_of_n import (
+    best_of_n,
+    distinct_at_k,
+    majority_at_k,
+    median_of_n,
+    pass_at_k,
+    weighted_majority_at_k,
+)
 from bench.estimators.kl import (
     best_of_n_kl_bound,
     best_of_n_kl_from_reference,
@@ -13,8 +19,7 @@ from bench.estimators.kl import (
     estimate_best_of_n_kl,
     estimate_best_of_n_win_rate,
 )
-from bench.estimators.pessimism import pessimism_of_n
-from bench.estimators.soft_best_of_n import estimate_soft_best_of_n
+from bench.estimators.soft_best_of_n import estimate_soft_best_of_n, pessimism_of_n
 from bench.evaluation.along_training import VALIDATION, AlongTraining
 from bench.evaluation.heldout import Graded, Outcomes
 

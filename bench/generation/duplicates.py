@@ -1,4 +1,4 @@
-"""What a reader of a pool should see: how many samples, how long, and whether equal ones are more than chance makes."""
+"""Counts that a reader of a pool should see, and whether it holds more equal samples than chance makes."""
 
 import math
 from collections import Counter
@@ -9,12 +9,12 @@ from bench.artifacts import Completions
 
 
 def describe(completions: Completions) -> dict[str, float]:
-    """Counts that a reader of a pool should see: how many samples, cut at the limit, empty, and repeated per prompt.
+    """How many samples a pool holds, how many of them are cut at the limit, empty, or repeated within a prompt.
 
-    `twins` are pairs of equal samples of one prompt, `twins_expected` how many pairs independent samples would have by
-    their own probabilities; twins_alarm is 1 where the difference is no accident (see `twins_alarm`). Pools side by
-    side are looked at one by one: equal samples of different policies are no twins. In a stopped pool twins are
-    looked for among the samples that every prompt has: those of a prompt that goes on are alike as all were refused.
+    `twins` counts pairs of equal samples of one prompt, `twins_expected` the pairs that independent samples of their
+    probabilities would have; `twins_alarm` is 1 where the difference is no accident. Pools side by side are counted one
+    by one: equal samples of different policies are no pair. In a stopped pool only the samples that every prompt has
+    are compared: a prompt goes on where its samples were refused, and refused samples are alike.
     """
     drawn, distinct, empty = completions.drawn, 0, 0
     observed, expected, variance = (np.zeros((len(completions.parts), len(drawn))) for _ in range(3))
@@ -44,9 +44,9 @@ def describe(completions: Completions) -> dict[str, float]:
 def expected_twins(logprob: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The expected number [M] of pairs of equal samples per prompt, were they independent, and its variance [M].
 
-    logprob: [M, N] nats, under the sampler. A sample y meets its twin in another independent one with probability
-    μ(y), so the means of μ(y_i) and of μ(y_i)² estimate Σ μ² and Σ μ³ without bias. The moments of the number of pairs
-    follow from those sums (pairs that share a sample are dependent).
+    logprob: [M, N] nats, under the sampler. Another independent sample equals a sample y with probability μ(y), so the
+    means of μ(y_i) and of μ(y_i)² estimate Σ μ² and Σ μ³ without bias. The moments of the number of pairs follow from
+    those sums (pairs that share a sample are dependent).
     """
     samples = logprob.shape[1]
     second, third = np.exp(logprob).mean(axis=1), np.exp(2 * logprob).mean(axis=1)
@@ -55,10 +55,10 @@ def expected_twins(logprob: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def twins_alarm(observed: np.ndarray, expected: np.ndarray, variance: np.ndarray) -> bool:
-    """Whether samples of a prompt are equal more often than independent ones would be: two shared a random stream.
+    """Whether samples of a prompt are equal more often than independent ones would be: some shared a random stream.
 
-    observed, expected, variance: [M], of pairs of equal samples. The alarm needs an excess of five standard errors
-    and five pairs over all prompts, and of a tenth of the expected: the number for near-certain samples is skewed.
+    observed, expected, variance: [M], of pairs of equal samples. Over all prompts, the excess must be above five
+    standard errors, five pairs, and a tenth of the expected number, as that of near-certain samples is skewed.
     """
     excess = float((observed - expected).sum())
     return excess > max(5 * math.sqrt(variance.sum()), 5.0, 0.1 * expected.sum())

@@ -1,9 +1,9 @@
 """Pools that nest: samples are drawn in units of (prompt shard, sample block), each an artifact of its own.
 
 A unit is addressed by its own prompts, its bytes depend on nothing else, and every (prompt, sample) has its own
-random stream. So eight samples extended to 32 draw only the missing blocks, eight read a prefix of 64, a shard drawn
-alone is the one that the whole pool would have, and a kill loses at most the unit being drawn. The number of samples
-asked for is rounded up to whole blocks; the rest stays in the store.
+random stream. So extending 8 samples to 32 draws only the missing blocks, 8 samples are read from a pool of 64, a shard
+drawn alone equals that shard of the whole pool, and a kill loses at most the unit being drawn. The number of samples is
+rounded up to whole blocks; those beyond it stay in the store.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ _shared: contextvars.ContextVar[list[Engine] | None] = contextvars.ContextVar("s
 
 @contextlib.contextmanager
 def sharing(opened: list[Engine]) -> Iterator[None]:
-    """Draws inside, all from one policy by one engine, use the engine in `opened`, or leave there the one they open."""
+    """Inside, draws from one policy by one engine use the engine in `opened`, or leave there the one that they open."""
     token = _shared.set(opened)
     try:
         yield
@@ -71,7 +71,7 @@ def draw(
 
     `engine`, `version`, the sampler, seed, dtype and the unit's sizes make the pool's key; num_completions does not.
     first_sample: the samples before it, whole blocks of them, are left out and not drawn.
-    BenchError where several samples are asked for at temperature 0, or first_sample begins no block of them.
+    BenchError for several samples at temperature 0, or where no block begins at first_sample.
     """
     if num_completions < 1:
         raise BenchError(f"num_completions={num_completions} is not allowed: it must be at least 1.")
@@ -84,7 +84,7 @@ def draw(
             f"first_sample={first_sample} is not allowed: it must be a multiple of block_size={block_size} below "
             f"num_completions={num_completions}."
         )
-    if sampler.is_greedy:  # what greedy does not depend on must not set its pool apart
+    if sampler.is_greedy:  # settings that greedy completions do not depend on must not change their key
         sampler, seed, block_size = GREEDY, 0, 1
     shared = _shared.get()
     opened = [] if shared is None else shared

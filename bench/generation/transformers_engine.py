@@ -1,4 +1,4 @@
-"""Sampling with transformers: one prefill a prompt for all its samples, a cache filled in place, finished rows dropped.
+"""Sampling with transformers: one prefill for all samples of a prompt, a cache filled in place, finished rows dropped.
 
 Any causal language model of Hugging Face works, through its own forward. Where its layers remember more than attention
 keys and values (state-space and hybrid models), nothing can be shared, and its own `generate` decodes every sample.
@@ -20,7 +20,7 @@ from bench.models.sampler import Sampler
 from bench.progress import Bar, say
 from bench.seeds import stream_key
 
-MISTAKEN_IN_BATCHES = ("rwkv",)  # another answer in a batch than alone, by the model's own generate
+MISTAKEN_IN_BATCHES = ("rwkv",)  # by the model's own generate, a prompt's answer depends on the others in its batch
 VERSION = 3  # raise it when equal settings draw other samples
 
 
@@ -40,7 +40,7 @@ def generate(
     first_sample: Annotated[int, whole(0)] = 0,
     batch_tokens: Count = 49_152,
 ) -> Completions:
-    """N completions of each prompt [M, N], from the store where they were drawn before.
+    """N completions of each prompt [M, N], read from the store where they were drawn before.
 
     temperature 0 is greedy and has one completion. dtype: a torch name, or "auto": bfloat16 on a GPU, float32 on a CPU.
     block_size and shard_size: samples and prompts of one stored unit; first_sample: those before it are left out (see
@@ -75,21 +75,23 @@ class TransformersEngine:
 
         self.tokenizer = loading.load_tokenizer(policy)
         self.model = loading.load_model(policy, dtype=dtype, device=device())
-        if self.model.config.model_type in MISTAKEN_IN_BATCHES:
+        kind = self.model.config.model_type
+        if kind in MISTAKEN_IN_BATCHES:
             raise BenchError(
-                f"transformers computes {self.model.config.model_type} models wrongly where a batch holds several "
-                "prompts, so generation=transformers can't draw from them."
+                f"transformers computes {kind} models wrongly where a batch holds several prompts, so "
+                "generation=transformers can't draw from them."
             )
         self.shares_prompts = kv_cache.supported(self.model)
-        self._prefill = decoding.prefill if self.shares_prompts else plain_decoding.prefill
-        self._decode = partial(decoding.decode, room=kv_cache.Room()) if self.shares_prompts else plain_decoding.decode
         self.mixes_lengths = kv_cache.mixes_lengths(self.model)
         if self.shares_prompts:
+            self._prefill: Any = decoding.prefill
+            self._decode: Any = partial(decoding.decode, room=kv_cache.Room())
             attention.install(self.model)
         else:
+            self._prefill, self._decode = plain_decoding.prefill, plain_decoding.decode
             say(
-                f"{self.model.config.model_type} models remember more than attention keys and values: each sample "
-                "reads its prompt anew, by the model's own generate, which is slower."
+                f"{kind} models remember more than attention keys and values: each sample reads its prompt anew, by "
+                "the model's own generate, which is slower."
             )
         self.batch_tokens = batch_tokens
         self.eos_ids = tokens.ending_ids(self.tokenizer, self.model.generation_config)
@@ -103,12 +105,11 @@ class TransformersEngine:
         The prompts' tokens are counted with sample 0, whose prefill the other samples share where they can.
         """
         prompt_ids, groups = self._prefilled(prompts, len(samples), max_new_tokens)
-        shape = (len(prompts), len(samples))
-        token_ids = np.empty(shape, object)
-        logprob, policy_logprob = np.zeros(shape), np.zeros(shape)
+        token_ids = np.empty((len(prompts), len(samples)), object)
+        logprobs = np.zeros((*token_ids.shape, 2))
         for group, prefilled in groups:
             keys = [stream_key(seed, "generate", str(prompts.id[row]), sample) for row in group for sample in samples]
-            drawn = self._decode(
+            draws = self._decode(
                 self.model,
                 prefilled,
                 _uniforms(keys, max_new_tokens),
@@ -116,16 +117,15 @@ class TransformersEngine:
                 eos_ids=self.eos_ids,
                 advance=progress.advance,
             )
-            for i, ids in enumerate(drawn.token_ids):
-                token_ids[group[i // shape[1]], i % shape[1]] = ids
-            logprob[group] = drawn.logprob.reshape(-1, shape[1])
-            policy_logprob[group] = drawn.policy_logprob.reshape(-1, shape[1])
+            for i, ids in enumerate(draws.token_ids()):
+                token_ids[group[i // len(samples)], i % len(samples)] = ids
+            logprobs[group] = draws.logprobs().reshape(len(group), len(samples), 2)
         completions = tokens.decode(
             self.tokenizer,
             token_ids,
             eos_ids=self.eos_ids,
-            logprob=logprob,
-            policy_logprob=policy_logprob,
+            logprob=logprobs[..., 0],
+            policy_logprob=logprobs[..., 1],
             dtype=str(self.model.dtype),
         )
         read = sum(map(len, prompt_ids)) * ((0 in samples) if self.shares_prompts else len(samples))
@@ -171,7 +171,7 @@ class TransformersEngine:
 def _uniforms(keys: list[int], count: int) -> np.ndarray:
     """[len(keys), count] float64 in [0, 1): what bench.seeds.generator draws first from each key.
 
-    One generator is set to each key in turn, which takes a quarter of the time of making one a key.
+    One generator is set to each key in turn, in a quarter of the time that a generator per key takes to make.
     """
     bits = np.random.Philox(key=0)
     start, draw_from = bits.state, np.random.Generator(bits)

@@ -1,8 +1,8 @@
 """One running vLLM engine: processes of its own, weights that can be swapped, adapters, and a death that is noticed.
 
-The engine runs outside this process: it can be closed with all its memory, its death leaves us alive, and its CPU
-worker, which binds threads and replaces torch.set_num_threads, leaves our torch alone. Its client is asynchronous (it
-alone serves several data-parallel replicas), so a thread keeps an event loop for it.
+The engine runs outside this process. So it can be closed with all its memory, this process survives its death, and its
+CPU worker, which binds threads and replaces torch.set_num_threads, leaves our torch alone. Its client is asynchronous
+(the only one that serves several data-parallel replicas), so a thread keeps an event loop for it.
 """
 
 import asyncio
@@ -17,19 +17,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bench.artifacts import Policy
-from bench.errors import BenchError
-from bench.generation.vllm_launch import Options, launch, quiet
-from bench.generation.vllm_lora import Adapter
+from bench.errors import BenchError, first_line
+from bench.generation.vllm_launch import Adapter, Options, launch, quiet
 from bench.models.sampler import Sampler
 
 T = TypeVar("T")
 Cell = Hashable
 
-# What makes no difference to the weights' shapes or to the forward pass.
+# Entries of a model's configuration that change neither the weights' shapes nor the forward pass
 INCIDENTAL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"} | {
     f"{name}_token_id" for name in ("bos", "eos", "pad")
 }
-PATIENCE = 30.0  # seconds for the engine to end by itself; vLLM's own 5 make it leave shared memory behind
+PATIENCE = 30.0  # seconds for the engine to end by itself; after vLLM's own 5 it leaves shared memory behind
 LOOK_EVERY = 0.5  # seconds between looks at whether the engine is alive
 
 
@@ -44,7 +43,7 @@ class Answer:
     """One finished completion, EOS included where it was drawn."""
 
     token_ids: list[int]
-    logprob: float  # nats a sequence, as vLLM has it: of the policy, before temperature, top-k and top-p
+    logprob: float  # nats per sequence by vLLM: of the policy, before temperature, top-k and top-p
 
 
 class EngineDiedError(Exception):
@@ -72,7 +71,7 @@ class Core:
             self._stop_loop()
             if isinstance(error, BenchError) or not isinstance(error, Exception):
                 raise
-            raise BenchError(f"vLLM could not start on {base.path}: {_first_line(error)}") from error
+            raise BenchError(f"vLLM could not start on {base.path}: {first_line(error)}") from error
 
     @property
     def alive(self) -> bool:
@@ -88,10 +87,10 @@ class Core:
         adapter: Adapter | None,
         finished: Callable[[Cell, Answer], None],
     ) -> None:
-        """Draw every request, telling `finished` of each; EngineDiedError where the engine ends before the last.
+        """Draw every request and call `finished` with each; EngineDiedError where the engine ends before the last.
 
-        Requests are held back until all are there and the prefix cache is empty, so that what is computed together,
-        and with it the rounding, depends on the requests alone.
+        Requests are held back until all are there and the prefix cache is empty. So what is computed together, and
+        with it the rounding, depends on the requests alone.
         """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -152,7 +151,7 @@ class Core:
                 await self._engine.resume_generation()
 
     async def _adapted(self, adapter: Adapter | None) -> Any:
-        """vLLM's name for an adapter; only the one in use stays loaded."""
+        """vLLM's request for an adapter; only the adapter in use stays loaded."""
         from vllm.lora.request import LoRARequest
 
         if adapter is None:
@@ -166,7 +165,7 @@ class Core:
 
     def swap(self, base: Policy) -> None:
         """Load other weights of the same shape into the running engine; caches made with the old ones are dropped."""
-        self.fingerprint = ""  # neither, until it is done
+        self.fingerprint = ""  # of neither weights, until it is done
         self._wait(self._unless_it_dies(self._swap(base.path)))
         self.fingerprint = base.fingerprint
 
@@ -209,7 +208,7 @@ class Core:
             raise
 
     async def _unless_it_dies(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of work, or EngineDiedError: a killed engine leaves calls to it unanswered."""
+        """The result of work, or EngineDiedError: a killed engine never answers the calls to it."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         task = asyncio.ensure_future(work)
@@ -225,13 +224,9 @@ class Core:
 
 
 def shape(folder: Path) -> dict[str, Any]:
-    """What must agree for a model's weights to fit into the engine of another."""
+    """The configuration that must agree for a model's weights to fit into the engine of another."""
     config = json.loads((folder / "config.json").read_text())
     return {name: value for name, value in config.items() if name not in INCIDENTAL}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 _numbers = itertools.count(1)  # vLLM knows an adapter by a number that must not be used twice

@@ -1,7 +1,7 @@
 """Sampling with vLLM: one engine a process, reused by every pool, its weights swapped where the policy has changed.
 
-Each (prompt, sample) is a request of its own with a seed of its own, so that pools nest and nothing shares a random
-stream; the prefix cache makes the prompt cheap that several share. Log-probabilities are the suite's own, by teacher
+Each (prompt, sample) is a request with a seed of its own, so that pools nest and no two samples share a random stream;
+the prefix cache makes a prompt that several samples share cheap. Log-probabilities are the suite's own, by teacher
 forcing; vLLM's are only compared with them. A LoRA adapter (a folder with adapter_config.json) is served beside its
 base model, without merging.
 
@@ -31,6 +31,7 @@ from bench.config.rules import (
     Temperature,
     TopK,
     TopP,
+    checked,
     or_null,
     whole,
 )
@@ -38,8 +39,7 @@ from bench.devices import resolve_dtype
 from bench.errors import BenchError
 from bench.generation.pool import draw
 from bench.generation.vllm_core import Answer, Core, EngineDiedError, Request, shape
-from bench.generation.vllm_launch import Options
-from bench.generation.vllm_lora import Adapter, adapter_of
+from bench.generation.vllm_launch import LORA_RANKS, Adapter, Options, adapter_of
 from bench.models import loading, tokens
 from bench.models.logprobs import Rescorer
 from bench.models.sampler import Sampler
@@ -47,13 +47,23 @@ from bench.progress import Bar, say
 from bench.seeds import stream_key
 
 VERSION = 1  # raise it when equal settings draw other samples
-COLDEST = 0.01  # vLLM draws at this temperature where a lower one is asked for
-HOTTEST = 2.0  # that it takes
-SUSPICIOUS = 0.1  # nats a token between vLLM's log-probabilities and ours: rounding in 16 bits makes a tenth of it
+COLDEST, HOTTEST = 0.01, 2.0  # vLLM raises a lower temperature to COLDEST, and refuses a higher one than HOTTEST
+SUSPICIOUS = 0.1  # nats per token between vLLM's log-probabilities and ours: rounding in 16 bits makes a tenth of it
 
 _running: Core | None = None  # this process's engine
 
 
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Raise BenchError for an adapter that vLLM can't serve, before it is trained."""
+    rank = (config["training"].get("lora") or {}).get("r", 0)
+    if rank > LORA_RANKS[-1]:
+        raise BenchError(
+            f"training.lora.r={rank} is not allowed with generation=vllm, which serves adapters of rank at most "
+            f"{LORA_RANKS[-1]}."
+        )
+
+
+@checked(check_settings)
 def generate(
     prompts: Prompts,
     policy: Policy,
@@ -77,15 +87,15 @@ def generate(
     max_num_batched_tokens: Annotated[int | None, or_null(whole(1))] = None,
     enforce_eager: Annotated[bool | None, or_null(TRUE_OR_FALSE)] = None,
 ) -> Completions:
-    """N completions of each prompt [M, N], from the store where they were drawn before.
+    """N completions of each prompt [M, N], read from the store where they were drawn before.
 
     temperature 0 is greedy and has one completion. dtype: a torch name, or "auto": bfloat16 on a GPU, float32 on a CPU.
     block_size and shard_size: samples and prompts of one stored unit (see bench.generation.pool), and of the requests
     that vLLM gets at once; first_sample: those before it are left out. The other settings change speed and memory
-    alone; null leaves vLLM's default: gpu_memory_utilization is vLLM's share of a GPU (this process scores and trains
-    on the rest), kv_cache_gib its cache (a GPU: what its share leaves; a CPU: 2), max_num_seqs how many completions it
-    decodes at once, enforce_eager whether it does without compiling (a GPU: no; a CPU: yes). BenchError names a prompt
-    that leaves no room for max_new_tokens in the model's context or in max_model_len.
+    alone; null leaves vLLM's default. gpu_memory_utilization: vLLM's share of a GPU; this process scores and trains on
+    the rest. kv_cache_gib: vLLM's cache (a GPU: what its share leaves; a CPU: 2). max_num_seqs: completions decoded at
+    once. enforce_eager: do without compiling (a GPU: no; a CPU: yes). BenchError names a prompt that leaves no room for
+    max_new_tokens in the model's context or in max_model_len.
     """
     if 0 < temperature < COLDEST:
         raise BenchError(
@@ -123,14 +133,14 @@ def generate(
 
 
 def options_of(generation: Callable[..., Completions]) -> Options | None:
-    """The options of a configured generation that is `generate` above; None where it is another engine's."""
+    """Return the options of a configured generation if it is `generate` above, and None if it is another engine's."""
     if not isinstance(generation, partial) or generation.func is not generate:
         return None
     return options_from(generation.keywords)
 
 
 def options_from(settings: Mapping[str, Any]) -> Options:
-    """Those among settings of `generate`, whose defaults stand in for what is not given."""
+    """The options among settings of `generate`; its defaults stand in for those that are not given."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(generate).parameters.items()}
     given = {field.name: {**defaults, **settings}[field.name] for field in fields(Options)}
     return Options(**{**given, "dtype": resolve_dtype(given["dtype"])})
@@ -155,7 +165,7 @@ class VLLMEngine:
         """The given samples of every prompt [M, len(samples)], each from its own random stream.
 
         The prompts' tokens are counted with sample 0, as the other samples share their cache. FLOPs are those of
-        drawing; engine_logprob_difference is how far vLLM's log-probabilities are from ours, in nats a token.
+        drawing; engine_logprob_difference is how far vLLM's log-probabilities are from ours, in nats per token.
         """
         prompt_ids = tokens.encode(self.tokenizer, prompts, max_new_tokens=max_new_tokens, context=self.context)
         asked = {
@@ -218,7 +228,7 @@ class VLLMEngine:
         difference = float(np.abs(theirs - policy_logprob).sum() / written)
         if difference > SUSPICIOUS:
             say(
-                f"warning: vLLM's log-probabilities are {difference:.2f} nats a token away from the policy's own: it "
+                f"warning: vLLM's log-probabilities are {difference:.2f} nats per token away from the policy's own: it "
                 "may not compute the same model"
             )
         flops = 2 * loading.count_parameters(self.base) * (read + written)
@@ -231,7 +241,7 @@ class VLLMEngine:
 
 
 def _serving(base: Policy, options: Options, adapter: Adapter | None) -> Core:
-    """This process's engine with the given weights: as it runs, after a swap, or a new one in its place."""
+    """This process's engine with the given weights: the running one, if need be after a swap, or a new one."""
     global _running
     rank = adapter.room if adapter else 0
     core = _running
@@ -253,7 +263,7 @@ def _serving(base: Policy, options: Options, adapter: Adapter | None) -> Core:
 
 
 def close() -> None:
-    """End this process's engine, where there is one, and give its memory back; the next pool starts another."""
+    """End this process's engine, if there is one, and give its memory back; the next pool starts another."""
     global _running
     if _running is not None:
         core, _running = _running, None
@@ -262,7 +272,7 @@ def close() -> None:
 
 
 def release_cached_memory() -> None:
-    """Give back what torch holds of a GPU without using it: vLLM wants its share free when it starts."""
+    """Give back the GPU memory that torch holds without using it: vLLM wants its share free when it starts."""
     import torch
 
     if torch.cuda.is_initialized():

@@ -1,18 +1,34 @@
-"""Starting vLLM: its options, what a CPU needs of it, and its silence."""
+"""Starting vLLM: its options, the LoRA adapters that it serves, the needs of a CPU, its workers, and its silence."""
 
 import contextlib
 import json
 import logging
 import os
+import select
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.artifacts import Policy
 from bench.errors import BenchError
 
 CPU_KV_CACHE_GIB = 2.0
 CPU_KV_BLOCK = 32  # tokens; vLLM's own 128 would leave most prompts nothing to share
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # for which vLLM can make room
+PLAIN: dict[str, Any] = {  # what PEFT can train beside the two low-rank factors, and vLLM refuses to serve or ignores
+    "modules_to_save": None,  # layers trained whole
+    "trainable_token_indices": None,  # rows of the embeddings, trained whole
+    "bias": "none",
+    "lora_bias": False,
+    "use_dora": False,
+    "use_qalora": False,
+    "use_bdlora": None,
+    "alora_invocation_tokens": None,
+    "layer_replication": None,
+}
 
 
 @dataclass(frozen=True)
@@ -30,8 +46,47 @@ class Options:
     enforce_eager: bool | None
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter: a folder with adapter_config.json that names a local folder as its base model."""
+
+    path: Path
+    fingerprint: str
+    rank: int  # the largest in it
+
+    @property
+    def room(self) -> int:
+        """The rank that vLLM has to make room for."""
+        return min(rank for rank in LORA_RANKS if rank >= self.rank)
+
+
+def adapter_of(policy: Policy) -> Adapter | None:
+    """Return the LoRA adapter in the policy's folder, or None where it holds a whole model.
+
+    BenchError where vLLM can't serve the adapter.
+    """
+    description = policy.path / "adapter_config.json"
+    if not description.is_file():
+        return None
+    config = json.loads(description.read_text())
+    kind, rank = config.get("peft_type"), max(config.get("r", 0), *(config.get("rank_pattern") or {}).values(), 0)
+    if kind != "LORA" or rank > LORA_RANKS[-1]:
+        fault = f"is {kind} of rank {rank}"
+    elif also := [name for name, plain in PLAIN.items() if config.get(name, plain) not in (plain, None, [], {})]:
+        fault = f"has {also[0]}={config[also[0]]}"
+    else:
+        return Adapter(policy.path, policy.fingerprint, rank)
+    raise BenchError(
+        f"The adapter in {policy.path} {fault}; generation=vllm serves plain LORA of rank at most {LORA_RANKS[-1]}. "
+        "Merge it into its base model, or use generation=transformers."
+    )
+
+
 def arguments(model: Path, options: Options, *, lora_rank: int, trust_remote_code: bool) -> dict[str, Any]:
-    """How vLLM is to hold a model, whoever asks it. lora_rank 0: without adapters. BenchError without vLLM."""
+    """How vLLM is to hold a model, for this suite's engine and for lm-eval's. lora_rank 0: without adapters.
+
+    BenchError where vLLM is not installed.
+    """
     try:
         from vllm.platforms import current_platform
     except ModuleNotFoundError as error:
@@ -60,7 +115,8 @@ def arguments(model: Path, options: Options, *, lora_rank: int, trust_remote_cod
         "enable_prefix_caching": True,
         "block_size": CPU_KV_BLOCK if on_cpu else None,
         # vLLM draws a token even for a prompt that it has read in part, discards it, and turns the request's random
-        # stream back; a CPU's generator can't be, and the engine dies. Whole prompts leave nothing to discard.
+        # stream back. A CPU's generator can't be turned back, and the engine dies. Whole prompts leave nothing to
+        # discard.
         "enable_chunked_prefill": False if on_cpu else None,
         "use_tqdm_on_load": False,
         "disable_log_stats": True,
@@ -92,17 +148,53 @@ async def launch(base: Path, options: Options, *, lora_rank: int, trust_remote_c
 
     ours: dict[str, Any] = {
         "data_parallel_size": options.data_parallel_size,
-        "worker_extension_cls": "bench.generation.vllm_worker.Reloading",
+        "worker_extension_cls": f"{Reloading.__module__}.{Reloading.__name__}",
         "skip_tokenizer_init": True,
-        "generation_config": "vllm",  # the sampler is what we say, nothing from the model's folder
+        "generation_config": "vllm",  # the sampler is ours; nothing comes from the model's folder
     }
-    # Not by way of a name: importing vLLM keeps this frame, and the client would be kept with it.
+    # Not through a variable: importing vLLM keeps this frame alive, and the client would be kept with it.
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**given, **ours))
+
+
+class Reloading:
+    """What vLLM's workers, in their own processes, get besides their own methods.
+
+    vLLM mixes it into its worker class, which has reload_weights and model_runner.
+    """
+
+    reload_weights: Any
+    model_runner: Any
+
+    def reload_every_weight(self, folder: str) -> None:
+        """Load the weights in `folder` in place of the present ones, of the same shapes.
+
+        On a CPU an output layer keeps a packed copy of its weights. vLLM's reload packs anew what the files name. The
+        files do not name an output layer that is tied to the embeddings, which would go on with the old weights.
+        """
+        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+        self.reload_weights(weights_path=folder)
+        for module in self.model_runner.get_model().modules():
+            if isinstance(module, ParallelLMHead) and hasattr(module, "cpu_linear"):
+                module.quant_method.process_weights_after_loading(module)
+
+    def end_with(self, process: int) -> None:
+        """End together with the process that started the engine. vLLM itself survives where that one is killed."""
+        ended, parent = select.poll(), os.getppid()
+        ended.register(os.pidfd_open(process), select.POLLIN)
+
+        def wait() -> None:
+            ended.poll()
+            if parent not in (process, 1):  # the engine's own process, whose worker this is
+                os.kill(parent, signal.SIGKILL)
+            os._exit(1)
+
+        threading.Thread(target=wait, name="end with the client", daemon=True).start()
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """vLLM's processes start saying errors only, on standard error; whoever sets one of these variables is heard."""
+    """Inside, vLLM's processes start with errors alone on standard error; variables that the user set stay."""
     before = dict(os.environ)
     defaults = {
         "VLLM_LOGGING_LEVEL": "ERROR",

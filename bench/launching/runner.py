@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from bench.config import checks, cross_checks
 from bench.config.keys import run_folder
@@ -16,6 +16,7 @@ from bench.errors import BenchError, is_disk_full, is_out_of_gpu_memory
 from bench.progress import say
 from bench.store import Store, Use, unique, using
 from bench.sweeps.cells import busy, is_done
+from bench.training.lora import check_four_bit
 
 
 def run_cell(cfg: DictConfig, label: str) -> None:
@@ -32,7 +33,7 @@ def run_cell(cfg: DictConfig, label: str) -> None:
         say(f"{label}: FAILED after {time.perf_counter() - start:.0f} s: {reason} ({folder / 'error.txt'})")
     else:
         from bench.records.read import read_run
-        from bench.reporting.tables import headline
+        from bench.reporting.console import headline
 
         say(f"{label}: {headline(read_run(folder))} ({time.perf_counter() - start:.0f} s)")
 
@@ -45,6 +46,8 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     start = time.perf_counter()
     checks.check(cfg)
     cross_checks.check_installed(cfg)
+    if OmegaConf.select(cfg, "training.lora.four_bit"):
+        check_four_bit()
     parts = checks.build_parts(cfg)
     tracking, procedure = parts.pop("tracking"), parts.pop("procedure")
     folder = run_folder(cfg)
@@ -61,10 +64,9 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
             from bench.procedures.parts import Parts
             from bench.records.read import read_run
             from bench.records.write import write
-            from bench.reporting import tables
-            from bench.reporting.figures import of_one_run
+            from bench.reporting.console import main_table
+            from bench.reporting.exhibits import of_one_run, sentences
             from bench.reporting.files import write_figure
-            from bench.reporting.verdicts import verdicts
 
             if cfg.evaluation.get("harness_tasks"):
                 from bench.evaluation.harness_tasks import find_tasks
@@ -100,8 +102,8 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
         )
     if quiet:
         return folder
-    print(tables.main_table(finished))
-    print("", *verdicts([finished]), sep="\n")
+    print(main_table(finished))
+    print("", *sentences([finished]), sep="\n")
     print(f"\nfigure    {drawn[0]}\nrecords   {folder}")
     if tracked is not None:
         print(tracked)

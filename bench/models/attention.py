@@ -1,7 +1,7 @@
-"""Attention of one new token a row, on a CPU: the same numbers as torch's kernel from two batched matrix products.
+"""Attention of one new token per row, on a CPU: the same numbers as torch's kernel by two batched matrix products.
 
-torch's kernel for CPUs is built for long queries; for one query a row it takes about twice the time. It is offered to
-transformers as an attention function of its own name, and does what "sdpa" does for everything else.
+torch's kernel for CPUs is built for long queries; with one query per row it takes about twice the time. transformers
+gets this function under a name of its own; for everything but one query it does what "sdpa" does.
 """
 
 from typing import Any

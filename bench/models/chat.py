@@ -1,4 +1,4 @@
-"""Messages to token ids: the only place where prompts are rendered; every engine and lm-eval see the same ones."""
+"""Messages to token ids: the only place where prompts are rendered, so all engines and lm-eval see the same ones."""
 
 import json
 from collections.abc import Sequence
@@ -11,8 +11,10 @@ ANSWER = "Hello to you"  # in no template
 
 
 def render(tokenizer: Any, messages: Sequence[Message]) -> str:
-    """The prompt as text: the model's chat template, or, for a base model without one, the contents and nothing else,
-    a blank line between two. BenchError where the template refuses the messages."""
+    """The prompt as text, by the model's chat template. BenchError where the template refuses the messages.
+
+    A base model without a template gets the contents and nothing else, with a blank line between two messages.
+    """
     if tokenizer.chat_template is None:
         return "\n\n".join(message["content"] for message in messages)
     return _templated(tokenizer, list(messages), add_generation_prompt=True)
@@ -33,9 +35,9 @@ def _templated(tokenizer: Any, messages: list[Message], *, add_generation_prompt
 def set_defaults(tokenizer: Any, *, system: str | None, thinking: bool | None) -> None:
     """Write a system prompt and a thinking mode into the tokenizer's chat template; None leaves the template's own.
 
-    They hold for conversations that bring no system message and for calls that say nothing of thinking. A tokenizer
-    that is saved keeps them, so that whoever loads a model that was fine-tuned with them asks it in the same way.
-    BenchError where there is no template, or it does not ask for a thinking mode.
+    The system prompt holds for conversations without a system message, the thinking mode for calls that name none. A
+    saved tokenizer keeps both, so that prompts of a model that was fine-tuned with them are rendered in the same way.
+    BenchError where there is no template, or the template has no thinking mode.
     """
     if system is None and thinking is None:
         return
@@ -49,12 +51,12 @@ def set_defaults(tokenizer: Any, *, system: str | None, thinking: bool | None) -
     if thinking is not None:
         if "enable_thinking" not in template:
             raise BenchError(f"{name} has a chat template without thinking modes; leave policy.thinking null.")
-        asked = str(thinking).lower()
-        before += f"{{%- set enable_thinking = enable_thinking if enable_thinking is defined else {asked} %}}"
+        mode = str(thinking).lower()
+        before += f"{{%- set enable_thinking = enable_thinking if enable_thinking is defined else {mode} %}}"
     if system is not None:
-        told = json.dumps({"role": "system", "content": system}, ensure_ascii=False)
+        first = json.dumps({"role": "system", "content": system}, ensure_ascii=False)
         before += (
-            f"{{%- if messages[0]['role'] != 'system' %}}{{%- set messages = [{told}] + messages %}}{{%- endif %}}"
+            f"{{%- if messages[0]['role'] != 'system' %}}{{%- set messages = [{first}] + messages %}}{{%- endif %}}"
         )
     tokenizer.chat_template = before + template
 
@@ -65,17 +67,17 @@ def encode(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 
 
 def turn_end(tokenizer: Any) -> int | None:
-    """The special token with which the chat template ends an assistant's turn; None where it has none, or no template.
+    """The special token with which the chat template ends an assistant's turn; None without such a token or template.
 
-    Base models that learned from chats end their turns with it and go on, where their configuration names another EOS
-    alone: Qwen 2.5's base models have <|endoftext|> for EOS, and turns that end in <|im_end|>.
+    A base model that learned from chats ends its turns with this token. Where its configuration names another EOS
+    alone, it would then go on: Qwen 2.5's base models have <|endoftext|> as EOS, and turns that end in <|im_end|>.
     """
     if tokenizer.chat_template is None:
         return None
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ANSWER}]
     try:
         text = _templated(tokenizer, turns, add_generation_prompt=False)
-    except BenchError:  # it takes no such chat, and ends its turns in a way of its own
+    except BenchError:  # the template refuses such a chat, and ends its turns in a way of its own
         return None
     after = text.rpartition(ANSWER)[2].lstrip()
     ends = {id: token.content for id, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -85,10 +87,10 @@ def turn_end(tokenizer: Any) -> int | None:
 def encode_conversations(
     tokenizer: Any, prompts: Sequence[Sequence[Message]], completions: Sequence[str]
 ) -> list[dict[str, list[int]]]:
-    """Each prompt with its completion as the assistant's finished turn: input_ids, and token_type_ids where asked for.
+    """Each prompt with its completion as the assistant's finished turn: input_ids, for encoders token_type_ids too.
 
-    Without a chat template, a tokenizer with a separator (an encoder's, such as BERT's) gets the two as a pair; any
-    other gets the prompt as `encode` writes it, the completion right after it as it was drawn, and EOS.
+    Without a chat template, a tokenizer with a separator (an encoder's, such as BERT's) gets the two as a pair. Any
+    other tokenizer gets the prompt as `encode` writes it, then the completion as it was drawn, then EOS.
     """
     if tokenizer.chat_template is not None:
         conversations = [
@@ -107,6 +109,6 @@ def encode_conversations(
 
 
 def _rows(encoding: Any) -> list[dict[str, list[int]]]:
-    """From columns [texts] to one dictionary a text, without the mask, which is all ones here."""
+    """From columns [texts] to one dictionary per text, without the mask, which is all ones here."""
     names = [name for name in ("input_ids", "token_type_ids") if name in encoding]
     return [dict(zip(names, values, strict=True)) for values in zip(*(encoding[name] for name in names), strict=True)]

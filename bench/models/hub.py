@@ -1,11 +1,11 @@
-"""Models of the Hugging Face hub on this machine: one snapshot of one commit, weights in safetensors alone."""
+"""Models of the Hugging Face hub on this machine: one snapshot of one commit, with weights in safetensors alone."""
 
 import json
 import re
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.errors import BenchError
+from bench.errors import BenchError, first_line
 from bench.progress import say
 
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")  # weights in other formats can run code when read
@@ -13,7 +13,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Asking(NamedTuple):
-    """The settings that a model's id and revision stand in, and what to do without the hub, for the sentences here."""
+    """Names for the messages here: the settings of a model's id and revision, and what to do without the hub."""
 
     id: str
     revision: str
@@ -24,11 +24,11 @@ POLICY = Asking("policy.id", "policy.revision", "use policy=folder")
 
 
 def snapshot(id: str, revision: str, *, code: bool = False, asking: Asking = POLICY) -> Path:
-    """The folder of the model `id` at the commit that `revision` (a branch, a tag, a commit) is, downloaded if missing.
+    """The folder of the model `id` at `revision` (a branch, a tag or a commit), downloaded if it is missing.
 
-    Without a network, or under HF_HUB_OFFLINE=1, what the local cache last knew of the revision. code: the model's own
-    Python files too. BenchError, in one sentence, where there is no such model or revision, no access, no network, or
-    no complete set of weights.
+    Without a network, or under HF_HUB_OFFLINE=1, a branch or tag is the commit that the local cache last knew for it.
+    code: include the model's own Python files. BenchError where there is no such model or revision, no access, no
+    network, or no complete set of weights.
     """
     from huggingface_hub import errors, snapshot_download
 
@@ -39,10 +39,7 @@ def snapshot(id: str, revision: str, *, code: bool = False, asking: Asking = POL
             id,
             revision=revision,
             allow_patterns=[*FILES, "*.py"] if code else [*FILES],
-            ignore_patterns=[
-                "*/*",
-                "consolidated*",
-            ],  # other formats' folders, and Mistral's second copy of its weights
+            ignore_patterns=["*/*", "consolidated*"],  # other formats' folders, Mistral's second copy of its weights
         )
     except errors.GatedRepoError as error:
         raise BenchError(
@@ -60,7 +57,7 @@ def snapshot(id: str, revision: str, *, code: bool = False, asking: Asking = POL
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
         raise BenchError(
             f"{where} at revision {revision} is not in the local cache and the hub can't be reached; download it where "
-            f"there is a network (hf download {id}{of_revision}) or {asking.instead}. ({_first_line(error)})"
+            f"there is a network (hf download {id}{of_revision}) or {asking.instead}. ({first_line(error)})"
         ) from error
     folder = Path(found)
     _check_weights(folder, where, asking)
@@ -70,7 +67,7 @@ def snapshot(id: str, revision: str, *, code: bool = False, asking: Asking = POL
 
 
 def named_by(folder: Path) -> tuple[str, str] | None:
-    """The id and commit of a model whose snapshot the folder is in a cache of the hub; None where it is none."""
+    """Return id and commit of the model whose snapshot in the hub's cache the folder is, or None for another folder."""
     cache, snapshots, commit = folder.parts[-3:] if len(folder.parts) > 3 else ("", "", "")
     if not cache.startswith("models--") or snapshots != "snapshots" or not COMMIT.fullmatch(commit):
         return None
@@ -91,7 +88,3 @@ def _check_weights(folder: Path, where: str, asking: Asking) -> None:
             f"revision that has them, or convert it (save_pretrained) and {asking.instead}."
         )
     raise BenchError(f"{where} is not complete in {folder}: {missing[0]} is missing; run once with a network.")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicS
 class Room:
     """The memory of past caches, kept for the next ones: new pages cost a CPU more than filling them does.
 
-    A GPU's memory is kept by torch itself.
+    torch itself keeps a GPU's memory.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Room:
         self._largest = 0  # numbers in one part of a cache, so far
 
     def take(self, like: torch.Tensor, shape: tuple[int, ...], largest: int) -> torch.Tensor:
-        """Of the given shape, unfilled; `largest`: the numbers that parts of its cache may yet have."""
+        """A tensor of the given shape, not filled. largest: how many numbers a part of its cache may grow to."""
         if like.device.type != "cpu":
             return like.new_empty(shape)
         self._largest = max(self._largest, largest)
@@ -31,7 +31,7 @@ class Room:
         return part[: math.prod(shape)].view(shape)
 
     def give_back(self, cache: Any) -> None:
-        """The cache is not to be used any more."""
+        """Take the memory of a cache that is not used any more."""
         for part in (part for layer in cache.layers for part in (layer.keys, layer.values)):
             if part.device.type == "cpu":
                 self._spare.append(part.new_empty(0).set_(part.untyped_storage()))
@@ -40,7 +40,7 @@ class Room:
 class GrowingLayer(DynamicLayer):
     """Keys and values [room for rows, heads, capacity, size], filled in place up to `rows` and `used` positions.
 
-    A model's ordinary attention sees a view of the filled part; nothing is concatenated or copied a token. Sliding
+    A model's ordinary attention sees a view of the filled part; nothing is concatenated or copied per token. Sliding
     windows are kept by the attention mask alone.
     """
 
@@ -81,7 +81,7 @@ class GrowingLayer(DynamicLayer):
         return self.used + query_length, 0
 
     def repeated(self, copies: int, capacity: int, limit: int, room: Room) -> "GrowingLayer":
-        """A new layer with each row `copies` times, next to each other, and `capacity` positions of at most `limit`."""
+        """A new layer with each row `copies` times, next to each other. capacity: its positions, at most `limit`."""
         new = GrowingLayer(capacity)
         new.used, new.dtype, new.device, new.is_initialized = self.used, self.dtype, self.device, True
         new.rows = self.rows * copies
@@ -102,7 +102,7 @@ class GrowingLayer(DynamicLayer):
 
 @torch.inference_mode()
 def supported(model: Any) -> bool:
-    """Whether all that the model remembers of each token is attention keys and values; two tokens are tried."""
+    """Whether the model remembers attention keys and values of each token and nothing else; two tokens are tried."""
     kinds = (DynamicLayer, DynamicSlidingWindowLayer)
     cache: Any = DynamicCache(config=model.config)
     if not takes(model, "past_key_values") or not all(type(layer) in kinds for layer in cache.layers):
@@ -118,7 +118,8 @@ def supported(model: Any) -> bool:
 def mixes_lengths(model: Any) -> bool:
     """Whether texts of several lengths can be padded on the left into one batch.
 
-    That moves positions, which some older models can't be told, and what state-space and hybrid models remember.
+    Padding moves positions. Some older models can't be told their positions, and state-space and hybrid models
+    remember the padding.
     """
     return takes(model, "position_ids") and supported(model)
 
@@ -138,7 +139,7 @@ def empty(model: Any, capacity: int) -> Cache:
 
 
 def repeated(cache: Any, copies: int, *, capacity: int, limit: int, room: Room) -> Cache:
-    """A new cache with each row `copies` times, next to each other, and `capacity` positions of at most `limit`."""
+    """A new cache, its layers made by GrowingLayer.repeated."""
     return Cache(layers=[layer.repeated(copies, capacity, limit, room) for layer in cache.layers])
 
 

@@ -14,14 +14,15 @@ from bench.errors import BenchError
 from bench.models import chat
 
 ADAPTER, BASE_PLACE = "adapter_config.json", "base_model_name_or_path"  # PEFT's names
-FILES = (".json", ".safetensors", ".jinja", ".model", ".txt")  # whose content makes a policy what it is
+FILES = (".json", ".safetensors", ".jinja", ".model", ".txt")  # the content of these files makes the fingerprint
 
 
 def folder(path: str | Path, *, code: bool = False) -> Policy:
-    """The policy in a local folder in Hugging Face format; its fingerprint is that of every file's content.
+    """The policy in a local folder in Hugging Face format; its fingerprint is a hash of its files' contents.
 
-    The folder may hold a LoRA adapter that names another local folder as its base model, whose content then counts too.
-    code: so does that of Python files, as they will be run. A snapshot in the hub's cache is known by id and commit.
+    The folder may hold a LoRA adapter that names another local folder as its base model; the base's files count too.
+    code: Python files count too, as they will be run. The fingerprint of a snapshot in the hub's cache is a hash of its
+    id and commit. BenchError where the folder holds no configuration or no weights.
     """
     import hashlib
 
@@ -48,16 +49,16 @@ def folder(path: str | Path, *, code: bool = False) -> Policy:
 
 
 def base_of(policy: Policy) -> Policy:
-    """The whole model that an adapter belongs to; of any other policy, itself."""
+    """The whole model that an adapter belongs to; any other policy is its own base."""
     base = adapter_base(policy.path)
     code = policy.trust_remote_code
     return policy if base is None else replace(folder(base, code=code), trust_remote_code=code)
 
 
 def _file_digest(file: Path) -> bytes:
-    """Of a file's content, read once a process for as long as size and time of change stay."""
-    found = file.stat()
-    return _digest_of(str(file.resolve()), found.st_size, found.st_mtime_ns)
+    """A hash of a file's content, read again in this process only where size or time of change differ."""
+    status = file.stat()
+    return _digest_of(str(file.resolve()), status.st_size, status.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -69,7 +70,7 @@ def _digest_of(path: str, size: int, changed: int) -> bytes:
 
 
 def _adapter_digest(file: Path) -> bytes:
-    """Of an adapter's configuration, whatever place its base model has: that counts by its own content."""
+    """A hash of an adapter's configuration without the path of its base model, which counts by its content."""
     import hashlib
 
     config = {name: value for name, value in json.loads(file.read_text()).items() if name != BASE_PLACE}
@@ -77,7 +78,10 @@ def _adapter_digest(file: Path) -> bytes:
 
 
 def adapter_base(path: Path) -> Path | None:
-    """The folder of the model that the adapter at `path` belongs to; None where `path` holds no adapter."""
+    """Return the folder of the model that the adapter at `path` belongs to, or None where `path` holds no adapter.
+
+    BenchError where transformers would not load the adapter as it was trained, or the base is no local folder.
+    """
     if not (path / ADAPTER).is_file():
         return None
     config = json.loads((path / ADAPTER).read_text())
@@ -95,10 +99,10 @@ def adapter_base(path: Path) -> Path | None:
 
 
 def context(config: Any) -> int | None:
-    """Positions of prompt and completion together up to which a model can be asked; None where it names no limit.
+    """The most positions of prompt and completion together that a model can read; None where it names no limit.
 
-    Models that stretch their positions for long texts (rope types "longrope" and "dynamic") do so by a batch's longest
-    text, so that an answer would depend on its company: they count up to where the stretching begins.
+    Models that stretch their positions for long texts (rope types "longrope" and "dynamic") do so by the longest text
+    of a batch, so that an answer would depend on the rest of its batch. Their limit is where the stretching begins.
     """
     of_text = config.get_text_config()
     limit = getattr(of_text, "max_position_embeddings", None)
@@ -114,7 +118,7 @@ def context(config: Any) -> int | None:
 
 
 def has_chat_template(path: Path) -> bool:
-    """Whether the tokenizer that lies there has one."""
+    """Whether the tokenizer in this folder has a chat template."""
     if (path / "chat_template.jinja").is_file() or (path / "chat_template.json").is_file():
         return True
     described = path / "tokenizer_config.json"
@@ -122,10 +126,10 @@ def has_chat_template(path: Path) -> bool:
 
 
 def load_tokenizer(policy: Policy) -> Any:
-    """The policy's tokenizer, whose chat template knows the policy's system prompt and thinking mode."""
+    """The policy's tokenizer, with the policy's system prompt and thinking mode in its chat template."""
     from transformers import AutoTokenizer
 
-    with _trusted_or_said(policy):
+    with _code_refused(policy):
         tokenizer = AutoTokenizer.from_pretrained(policy.path, trust_remote_code=policy.trust_remote_code)
     chat.set_defaults(tokenizer, system=policy.system, thinking=policy.thinking)
     return tokenizer
@@ -135,14 +139,14 @@ def load_config(policy: Policy) -> Any:
     """The configuration of a whole model."""
     from transformers import AutoConfig
 
-    with _trusted_or_said(policy):
+    with _code_refused(policy):
         return AutoConfig.from_pretrained(policy.path, trust_remote_code=policy.trust_remote_code)
 
 
 def load_model(policy: Policy, *, dtype: str = "float32", device: str = "cpu", four_bit: bool = False) -> Any:
     """The model in evaluation mode. dtype: a torch name, e.g. "float32" or "bfloat16".
 
-    four_bit: its linear layers but the head in 4-bit NF4, through bitsandbytes; they compute in `dtype`.
+    four_bit: hold its linear layers, except the head, in 4-bit NF4 through bitsandbytes; they compute in `dtype`.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -155,27 +159,27 @@ def load_model(policy: Policy, *, dtype: str = "float32", device: str = "cpu", f
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=how["dtype"]
         )
         how["device_map"] = {"": device}
-    with _trusted_or_said(policy):
+    with _code_refused(policy):
         model: Any = AutoModelForCausalLM.from_pretrained(
             policy.path, trust_remote_code=policy.trust_remote_code, **how
         )
     if not four_bit:
         return model.to(device).eval()
     for layer in model.modules():
-        if hasattr(layer, "support_avx512bf16_for_cpu"):  # else evaluation rounds its weights anew, for good
+        if hasattr(layer, "support_avx512bf16_for_cpu"):  # else evaluation rounds the weights again, for good
             layer.support_avx512bf16_for_cpu = False
     return model.eval()
 
 
 @contextlib.contextmanager
-def _trusted_or_said(policy: Policy) -> Iterator[None]:
+def _code_refused(policy: Policy) -> Iterator[None]:
     with refusing_code(policy.path, "policy.trust_remote_code=true", trusted=policy.trust_remote_code):
         yield
 
 
 @contextlib.contextmanager
 def refusing_code(place: str | Path, setting: str, *, trusted: bool) -> Iterator[None]:
-    """Around the loading of a model: BenchError that names the setting where it has code that is not trusted."""
+    """Around the loading of a model: BenchError names the setting where the model has code that is not trusted."""
     try:
         yield
     except ValueError as error:
@@ -187,7 +191,7 @@ def refusing_code(place: str | Path, setting: str, *, trusted: bool) -> Iterator
 
 
 def count_parameters(policy: Policy) -> int:
-    """The numbers stored in the policy's weights, read from the files' headers; an adapter's are beside its base's."""
+    """How many numbers the policy's weights have, by the files' headers; an adapter's are added to its base's."""
     from safetensors import safe_open
 
     total = 0

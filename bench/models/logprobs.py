@@ -1,4 +1,4 @@
-"""Teacher-forced log-probabilities and policy KL: the returned token ids scored, sorted by length, in bounded batches.
+"""Teacher-forced log-probabilities and policy KL of drawn token ids, sorted by length, in batches of bounded size.
 
 Sequences end at EOS or at the length limit; the EOS's own log-probability counts and truncated sequences stay in.
 Steps are masked by generated length, never by a padding id. log_softmax is in float32, sums are in float64.
@@ -28,8 +28,8 @@ LOGITS_AT_ONCE = 2**26  # numbers [rows, steps, vocabulary] of one policy in mem
 class DivergenceSamples:
     """Two estimates of KL(policy ‖ reference) from each completion drawn by the policy."""
 
-    rao_blackwell: np.ndarray  # [M, N] nats a sequence: the exact KL of every step on the sampled prefix, summed
-    k1: np.ndarray  # [M, N] nats a sequence: log policy − log reference of the completion
+    rao_blackwell: np.ndarray  # [M, N] nats per sequence: the exact KL of every step on the sampled prefix, summed
+    k1: np.ndarray  # [M, N] nats per sequence: log policy − log reference of the completion
 
     @staticmethod
     def load(folder: Path) -> "DivergenceSamples":
@@ -117,12 +117,12 @@ def divergence_samples(
     dtype: str = "float32",
     out: Path,
 ) -> dict[str, float]:
-    """KL(policy's sampler ‖ raw reference) from completions [M, N] that the sampler drew, a value a completion.
+    """KL(policy's sampler ‖ raw reference) from completions [M, N] that the sampler drew, a value per completion.
 
     The sampler is the policy at temperature, top-k and top-p; the reference is at temperature 1, top-p 1. Each step
     contributes sum_v π(v|h) (log π(v|h) − log π₀(v|h)) at a sampled prefix h: unbiased, nonnegative, and as a rule of
     lower variance than k1 (Amini et al. 2025, "Better Estimation of the KL Divergence Between Language Models",
-    section 4); not always, as a large early ratio that makes EOS likely offsets the steps that then don't follow. A
+    section 4). The exception: in k1, a large early ratio that makes EOS likely offsets the steps that don't follow. A
     policy that is its own reference at temperature 1, top-p 1 gives exactly 0.
     """
     from safetensors.numpy import save_file
@@ -135,7 +135,7 @@ def divergence_samples(
         read += attended
         ours = _sampler_logprobs(logits[0], tokens, sampler)
         theirs = logits[1].float().log_softmax(dim=-1)
-        ratio = (ours - theirs).masked_fill(ours == float("-inf"), 0.0)  # what is never drawn adds nothing
+        ratio = (ours - theirs).masked_fill(ours == float("-inf"), 0.0)  # a token that is never drawn adds nothing
         step = (ours.exp() * ratio).sum(dim=-1)
         rao_blackwell[cells] = (step.double() * generated).sum(dim=-1).cpu().numpy()
         taken = ratio.gather(-1, tokens[..., None])[..., 0]
@@ -148,9 +148,9 @@ def divergence_samples(
 
 
 def _sampler_logprobs(logits: "torch.Tensor", tokens: "torch.Tensor", sampler: Sampler) -> "torch.Tensor":
-    """Log-probabilities [B, T, V] of the modified sampler, the drawn tokens [B, T] kept in its support.
+    """The sampler's log-probabilities [B, T, V], with the drawn tokens [B, T] always in its support.
 
-    A token at the nucleus's edge can fall out of it by the rounding of another batch; it was drawn, so it is in.
+    Rounding in another batch can put a token at the nucleus's edge outside; but it was drawn, so it is inside.
     """
     allowed = truncate(logits, sampler)
     if not sampler.is_greedy:
@@ -171,7 +171,7 @@ def _steps(
     batch_tokens: int,
     label: str,
 ) -> Iterator[tuple[np.ndarray, list["torch.Tensor"], "torch.Tensor", "torch.Tensor", int]]:
-    """Batches: flat cells [B], each policy's logits [B, T, V], drawn tokens [B, T], which count [B, T], tokens read.
+    """Batches: flat cells [B], each policy's logits [B, T, V], drawn tokens [B, T], mask [B, T], number of tokens read.
 
     Sequences are padded on the left, so that completions end together and only their steps' logits are made.
     """
@@ -209,7 +209,7 @@ def _steps(
 
 
 def _logits(model: Any, ids: "torch.Tensor", attended: "torch.Tensor", steps: int) -> "torch.Tensor":
-    """[B, steps, V]: what the model expects at each of the last `steps` tokens, given those before it."""
+    """[B, steps, V] logits of each of the last `steps` tokens, given those before it."""
     positions = (attended.cumsum(dim=-1) - 1).clamp(min=0)
     result = model(
         input_ids=ids, attention_mask=attended, position_ids=positions, use_cache=False, logits_to_keep=steps + 1
@@ -220,7 +220,7 @@ def _logits(model: Any, ids: "torch.Tensor", attended: "torch.Tensor", steps: in
 def _batches(
     lengths: np.ndarray, steps: np.ndarray, batch_tokens: int, vocabulary: int, padded: bool
 ) -> Iterator[np.ndarray]:
-    """Cells sorted by length, longest first, cut where a padded batch would pass the token or the logits budget.
+    """Cells by length, longest first, in batches within the budgets of padded tokens and of logits.
 
     padded: lengths may differ within a batch.
     """

@@ -49,33 +49,10 @@ class Sampler:
 RAW, GREEDY = Sampler(), Sampler(temperature=0.0)  # RAW: the policy itself
 
 
-def modified_logprobs(logits: np.ndarray, sampler: Sampler = RAW) -> np.ndarray:
-    """Log-probabilities [..., V] in nats of the sampler's next token, -inf where it never draws, in float64."""
-    logits = np.asarray(logits, dtype=np.float64)
-    size = logits.shape[-1]
-    if sampler.is_greedy:
-        greedy = np.full_like(logits, -np.inf)
-        np.put_along_axis(greedy, logits.argmax(axis=-1, keepdims=True), 0.0, axis=-1)
-        return greedy
-    scaled = logits / sampler.temperature
-    if 0 < sampler.top_k < size:
-        smallest_kept = np.partition(scaled, size - sampler.top_k, axis=-1)[..., size - sampler.top_k, None]
-        scaled = np.where(scaled < smallest_kept, -np.inf, scaled)
-    if sampler.top_p < 1:
-        ascending = np.argsort(scaled, axis=-1, kind="stable")
-        cumulative = np.exp(_log_softmax(np.take_along_axis(scaled, ascending, axis=-1))).cumsum(axis=-1)
-        dropped = cumulative <= 1 - sampler.top_p
-        dropped[..., -1] = False
-        outside = np.zeros_like(dropped)
-        np.put_along_axis(outside, ascending, dropped, axis=-1)
-        scaled = np.where(outside, -np.inf, scaled)
-    return _log_softmax(scaled)
-
-
 def truncate(logits: "torch.Tensor", sampler: Sampler) -> "torch.Tensor":
     """The sampler's logits [..., V], not normalised: divided by the temperature, -inf where it never draws.
 
-    float32 on the logits' device; its log_softmax agrees with `modified_logprobs`.
+    They are float32 on the logits' device.
     """
     logits = logits.float()
     if sampler.is_greedy:
@@ -91,14 +68,17 @@ def truncate(logits: "torch.Tensor", sampler: Sampler) -> "torch.Tensor":
     outside = probabilities < edge
     num_dropped = logits.shape[-1] - values.shape[-1] + start
     tied_dropped = num_dropped - outside.sum(dim=-1, keepdim=True)
-    if not _on_cpu(tied_dropped) or bool(tied_dropped.any()):  # a GPU is not asked: it would have to wait
+    if not _on_cpu(tied_dropped) or bool(tied_dropped.any()):  # asking a GPU would mean waiting for it
         tied = probabilities == edge
         outside |= tied & (tied.cumsum(dim=-1) <= tied_dropped)
     return scaled.masked_fill(outside, float("-inf"))
 
 
 def scale(logits: "torch.Tensor", sampler: Sampler) -> "torch.Tensor":
-    """float32 logits [..., V] over the temperature, -inf for all but the top k; the logits themselves at 1 and 0."""
+    """float32 logits [..., V] over the temperature, -inf for all but the top k.
+
+    At temperature 1 without top-k these are the logits themselves, the same tensor.
+    """
     scaled = logits / sampler.temperature if sampler.temperature != 1 else logits
     if not 0 < sampler.top_k < logits.shape[-1]:
         return scaled
@@ -108,10 +88,10 @@ def scale(logits: "torch.Tensor", sampler: Sampler) -> "torch.Tensor":
 def upper_tail(
     probabilities: "torch.Tensor", top_p: float
 ) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor | None"]:
-    """The C largest probabilities of each row, ascending, the mass up to and with each, and their tokens; [..., C].
+    """The C largest probabilities of each row in ascending order, their cumulative masses, and their tokens; [..., C].
 
-    What is left out (C < V where the vocabulary is large) lies outside the nucleus. The masses are float64. On a CPU
-    the tokens are None: sorting values alone takes a twentieth of the time, and `token_at` finds the few asked for.
+    In a large vocabulary C < V: what is left out lies outside the nucleus. The masses are float64 and include it. On a
+    CPU the tokens are None: sorting values alone takes a twentieth of the time, and `token_at` finds the few needed.
     """
     import torch
 
@@ -140,7 +120,7 @@ def first_kept(cumulative: "torch.Tensor", top_p: float) -> "torch.Tensor":
 
 
 def token_at(probabilities: "torch.Tensor", values: "torch.Tensor", place: "torch.Tensor") -> "torch.Tensor":
-    """The token [R, 1] at each place [R, 1] of the upper tail of [R, V], on a CPU; equal ones stand in order of id."""
+    """The token [R, 1] at each place [R, 1] of the upper tail of [R, V], on a CPU; ties are in the order of ids."""
     import torch
 
     value = values.gather(-1, place)
@@ -152,11 +132,6 @@ def token_at(probabilities: "torch.Tensor", values: "torch.Tensor", place: "torc
         equal = (probabilities[row] == value[row]).nonzero()[:, 0]
         token[row] = equal[-1 - equal_after[row]]
     return token
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def _on_cpu(values: "torch.Tensor") -> bool:

@@ -31,8 +31,7 @@ def encode(tokenizer: Any, prompts: Prompts, *, max_new_tokens: int, context: in
 
 
 def ending_ids(tokenizer: Any, generation_config: Any) -> set[int]:
-    """The tokens that end a completion: the generation configuration's, of which there may be several, EOS, and what
-    ends an assistant's turn in the chat template."""
+    """The tokens that end a completion: all of the generation configuration, EOS, and the chat template's turn end."""
     end = chat.turn_end(tokenizer)
     return _named_ends(tokenizer, generation_config) | ({end} if end is not None else set())
 
@@ -53,9 +52,9 @@ def _generation_config(base: Policy) -> Any:
 
 @functools.lru_cache(maxsize=64)
 def unconfigured_end(policy: Policy) -> int | None:
-    """The token that ends a turn where the chat template alone says so; None where EOS or the configuration does too.
+    """Return the token that ends a turn by the chat template alone; None where EOS or the configuration name it too.
 
-    Without it pools of such a policy ran on, so it sets theirs apart from those, and leaves all other keys as they are.
+    Older pools of such a policy ran on beyond this token. It is part of the keys of newer ones; other keys stay.
     """
     if not loading.has_chat_template(policy.path):
         return None

@@ -8,9 +8,9 @@ import numpy as np
 from bench.artifacts import Rewards
 from bench.config.rules import one_of
 from bench.errors import BenchError
-from bench.scoring.traits import refuse_comparing, refuse_too_low
+from bench.scoring import refuse_comparing, refuse_too_low
 from bench.selection.cells import CORRECT
-from bench.tasks import Task
+from bench.tasks import Demonstrates, Hints, Task
 
 GATES = ("final_nll", "nll_drop", "initial_nll", "probe_solves", "random")
 EasyBy = Annotated[str, one_of(*GATES)]
@@ -98,7 +98,7 @@ def refuse_unfit_parts(
             f"procedure.fallback={fallback} is not allowed with this prompt_filter, which leaves out prompts without "
             "an accepted sample, those that a fallback is for: use prompt_filter=all or procedure.fallback=drop."
         )
-    if not hasattr(task, "demonstrations_of"):
+    if not isinstance(task, Demonstrates):
         raise BenchError(f"task={task.name} has no demonstrations, which procedure=hybrid trains on.")
-    if fallback == "rationalise" and not hasattr(task, "with_hint"):
+    if fallback == "rationalise" and not isinstance(task, Hints):
         raise BenchError(f"procedure.fallback=rationalise is not allowed: task={task.name} can't word a hint.")

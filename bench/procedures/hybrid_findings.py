@@ -12,7 +12,7 @@ from bench.models import loading
 from bench.procedures.findings import ArtifactGraph, Columns, Findings, Results, TrainingCost, mean_lengths, total
 from bench.procedures.probe import Probe
 from bench.store import Use, unique
-from bench.tasks import Task, are_correct
+from bench.tasks import Task
 
 SOURCES = ("demonstration", "samples", "fallback", "hinted", "nothing")
 
@@ -80,7 +80,7 @@ class Hybrid(Gate, Findings):
         demonstrations, and the samples (a hinted prompt counts as the prompt without its hint). nll_...: nats per
         token, means over demonstrations.
         """
-        right = are_correct(task, self.demonstrations.text[:, 0].tolist(), results.train.answer.tolist())
+        right = np.array(task.are_correct(self.demonstrations.text[:, 0].tolist(), results.train.answer.tolist()), bool)
         used = np.isin(self.source, ("demonstration", "fallback"))
         prompts = len(results.train)
         several = [one for one in (self.samples, self.hinted) if one is not None]

@@ -14,13 +14,13 @@ from bench.evaluation.heldout import Graded, Outcomes, grade
 from bench.models.tokens import ids_differ, reencoded
 from bench.procedures.demonstrations import demonstrations, nll_per_token
 from bench.procedures.findings import Findings, Results
-from bench.scoring.preparing import prepared
+from bench.scoring import prepared
 from bench.scoring.verifier import verify
 from bench.seeds import generator
 from bench.selection import matched_random
 from bench.selection.evidence import evidence_for
 from bench.tasks import Task
-from bench.training.kept import kept
+from bench.training.checkpoints import kept
 from bench.training.sft import training_log
 
 

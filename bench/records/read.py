@@ -1,24 +1,50 @@
-"""Read back what a run left: its configuration, metrics and curves."""
+"""Read a run's folder: the one place that knows the files of a run.
 
-import contextlib
+What is read is data: nothing of it is instantiated, resolved or executed.
+"""
+
 import functools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from bench.config.keys import run_id
+from bench.config.keys import id_of_settings
 from bench.errors import BenchError
 from bench.evaluation.along_training import VALIDATION
+from bench.records.fingerprint import FILE as CODE
 
+CONFIG, METRICS, LINEAGE, ARTIFACTS = "config.yaml", "metrics.json", "lineage.json", "chain.json"
+CURVES, PER_PROMPT = "curves.parquet", "per_prompt.parquet"
+SAMPLES, DIAGNOSTICS = "samples.parquet", "diagnostics.parquet"
+RECORDS = (
+    CONFIG,
+    METRICS,
+    LINEAGE,
+    ARTIFACTS,
+    CURVES,
+    PER_PROMPT,
+    SAMPLES,
+    DIAGNOSTICS,
+)  # every complete run has these
+FAILURE = "error.txt"  # why the last attempt failed
+TIMES = "times.json"  # when the run started and how long it took
+
+LINEAGE_FIELDS = {"stage", "key", "part", "settings", "counts", "seconds"}
 SAMPLE_COLUMNS = (
     *("split", "policy", "prompt_id", "prompt", "answer", "sample"),
     *("completion", "finish_reason", "length", "reward", "selected_for"),
 )
+
+Curve = tuple[str, str, str, int]  # policy, method, metric, n
 
 
 @dataclass(frozen=True)
@@ -35,38 +61,50 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, as its folder tells it."""
+    """A finished run. Its tables are read when they are first asked for; BenchError where one is missing or damaged."""
 
     folder: Path
     config: dict[str, Any]
     metrics: dict[str, Any]
-    curves: dict[tuple[str, str, str, int], Estimate]  # (policy, method, metric, n)
+    curves: dict[Curve, Estimate]
 
     @property
     def selection(self) -> str:
+        """The name of the selection function."""
         return self.config["selection"]["_target_"].rsplit(".", 1)[-1]
 
     @property
     def controlled(self) -> bool:
-        """Whether a random twin was trained too."""
+        """Whether the run trained a random control too."""
         return self.config.get("control") != "none"
+
+    @functools.cached_property
+    def code(self) -> dict[str, str]:
+        """Module -> hash of its source, for the code that made the run. Older records have one hash for all modules."""
+        if not (self.folder / CODE).is_file():
+            return {"bench": str(self.metrics.get("code"))}
+        with _intact(self.folder / CODE) as path:
+            return _mapping(json.loads(path.read_text()))
 
     def series(self, policy: str, method: str, metric: str) -> dict[int, Estimate]:
         """n -> estimate, in order of n."""
-        found = {key[3]: estimate for key, estimate in self.curves.items() if key[:3] == (policy, method, metric)}
-        return dict(sorted(found.items()))
+        points = {key[3]: estimate for key, estimate in self.curves.items() if key[:3] == (policy, method, metric)}
+        return dict(sorted(points.items()))
 
     def per_prompt(self, policy: str, method: str, metric: str, n: int) -> np.ndarray:
-        """[M]: the values behind one mean, in the order of the test prompts."""
+        """[M]: the values behind one estimate, in the order of the test prompts."""
         return self._per_prompt[policy, method, metric, n]
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The rows of one of the run's tables, e.g. `run.rows(DIAGNOSTICS)`."""
+        with _intact(self.folder / name) as path:
+            return _table(path).to_pylist()
 
     @functools.cached_property
     def prompt_ids(self) -> tuple[str, ...]:
-        """Of the test prompts, in their order."""
-        import pyarrow.parquet as pq
-
-        with _whole(self.folder / "per_prompt.parquet") as path:
-            ids = tuple(dict.fromkeys(pq.read_table(path, columns=["prompt_id"])["prompt_id"].to_pylist()))
+        """The ids of the test prompts, in their order."""
+        with _intact(self.folder / PER_PROMPT) as path:
+            ids = tuple(dict.fromkeys(_table(path, ["prompt_id"])["prompt_id"].to_pylist()))
             expected = self.metrics.get("test/prompts", len(ids))
             if len(ids) != expected:
                 raise ValueError(f"it has {len(ids)} prompts, where the run had {expected}")
@@ -75,119 +113,113 @@ class Run:
     @functools.cached_property
     def lineage(self) -> list[dict[str, Any]]:
         """Every ancestor artifact: stage, key, part, settings, counts, seconds."""
-        with _whole(self.folder / "lineage.json") as path:
+        with _intact(self.folder / LINEAGE) as path:
             entries = json.loads(path.read_text())
-            needed = {"stage", "key", "part", "settings", "counts", "seconds"}
             if not isinstance(entries, list) or not all(
-                isinstance(one, dict) and needed <= set(one) for one in entries
+                isinstance(entry, dict) and set(entry) >= LINEAGE_FIELDS for entry in entries
             ):
-                raise ValueError(f"it should list artifacts with their {', '.join(sorted(needed))}")
+                raise ValueError(f"it should list artifacts with their {', '.join(sorted(LINEAGE_FIELDS))}")
         return entries
 
     @functools.cached_property
     def samples(self) -> dict[str, list]:
         """The columns of samples.parquet."""
-        import pyarrow.parquet as pq
-
-        with _whole(self.folder / "samples.parquet") as path:
-            columns = pq.read_table(path).to_pydict()
+        with _intact(self.folder / SAMPLES) as path:
+            columns = _table(path).to_pydict()
             if missing := [name for name in SAMPLE_COLUMNS if name not in columns]:
                 raise ValueError(f"it lacks {', '.join(missing)}")
         return columns
 
     @functools.cached_property
-    def _per_prompt(self) -> dict[tuple[str, str, str, int], np.ndarray]:
-        import pyarrow.parquet as pq
-
-        with _whole(self.folder / "per_prompt.parquet") as path:
-            table = pq.read_table(path).to_pandas()
-            keys = ["policy", "method", "metric", "n"]
-            parts = dict(iter(table.groupby(keys, sort=False)))
-            for key, part in parts.items():
+    def _per_prompt(self) -> dict[Curve, np.ndarray]:
+        with _intact(self.folder / PER_PROMPT) as path:
+            groups = _table(path).to_pandas().groupby(["policy", "method", "metric", "n"], sort=False)
+            values: dict[Any, np.ndarray] = {}
+            for curve, part in groups:
                 if tuple(part["prompt_id"]) != self.prompt_ids:
-                    raise ValueError(f"{' '.join(map(str, key))} has not one row for each of its prompts")
-            if absent := [key for key in self.curves if key not in parts and key[1] != VALIDATION]:
-                raise ValueError(f"{' '.join(map(str, absent[0]))} of curves.parquet is not in it")
-        return {key: part["value"].to_numpy() for key, part in parts.items()}
+                    raise ValueError(f"{' '.join(map(str, curve))} has not one row for each of its prompts")
+                values[curve] = part["value"].to_numpy()
+            absent = [curve for curve in self.curves if curve not in values and curve[1] != VALIDATION]
+            if absent:
+                raise ValueError(f"{' '.join(map(str, absent[0]))} of {CURVES} is not in it")
+        return values
 
 
 def read_run(folder: str | Path) -> Run:
-    """The run in `folder`; BenchError where it is not a finished one, or a record of it is damaged."""
-    import pyarrow.parquet as pq
-    from omegaconf import OmegaConf
-
+    """The run in `folder`; BenchError where the run is not finished, or its config, metrics or curves are damaged."""
     folder = Path(folder)
-    if not (folder / "metrics.json").is_file():
-        raise BenchError(f"{folder} holds no finished run (no metrics.json); see error.txt there, or run it again.")
-    with _whole(folder / "config.yaml") as path:
-        loaded = OmegaConf.load(path)
-        config = _mapping(OmegaConf.to_container(loaded))
-        _refuse_edited(folder, loaded)
-    with _whole(folder / "metrics.json") as path:
-        metrics = _mapping(json.loads(path.read_text()))
-        _refuse_no_numbers(metrics)
-    with _whole(folder / "curves.parquet") as path:
+    if not is_finished(folder):
+        raise BenchError(f"{folder} holds no finished run (no {METRICS}); see {FAILURE} there, or run it again.")
+    config, metrics = read_config(folder), read_metrics(folder)
+    with _intact(folder / CURVES) as path:
         curves = {
             (row["policy"], row["method"], row["metric"], row["n"]): Estimate(row["value"], row["low"], row["high"])
-            for row in pq.read_table(path).to_pylist()
+            for row in _table(path).to_pylist()
         }
     return Run(folder, config, metrics, curves)
 
 
-def _refuse_edited(folder: Path, config: Any) -> None:
-    """BenchError where the folder is called by a configuration, and the one in it is another.
+def is_finished(folder: Path) -> bool:
+    """Whether `folder` holds metrics.json, the record that a run writes last."""
+    return (folder / METRICS).is_file()
 
-    Folders of other names, as of a copy, say nothing of their configuration.
+
+def missing_records(folder: Path) -> list[str]:
+    """The names of the records that `folder` lacks: none where a run is complete."""
+    return [name for name in RECORDS if not (folder / name).is_file()]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The run's settings. BenchError where config.yaml is damaged, or was edited in a folder named by its run id.
+
+    A folder of another name, such as a copy, does not tell which settings it had.
     """
+    with _intact(folder / CONFIG) as path:
+        config = _mapping(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
     name = folder.absolute().name
-    if re.fullmatch(r"[0-9a-f]{10}", name) and run_id(config) != name:
+    if re.fullmatch(r"[0-9a-f]{10}", name) and (own := id_of_settings(config)) != name:
         raise BenchError(
-            f"{folder / 'config.yaml'} was changed since the run: its settings give the id {run_id(config)}, "
-            "not that of the folder; run the experiment again to rewrite it."
+            f"{folder / CONFIG} was changed since the run: its settings give the id {own}, not that of the folder; "
+            "run the experiment again to rewrite it."
         )
+    return config
 
 
-def _refuse_no_numbers(metrics: dict[str, Any]) -> None:
-    """ValueError where a metric is neither a number nor a word; a hash of code may look like either."""
-    for name, value in metrics.items():
-        text = isinstance(value, str) and name != "code" and _is_number(value)
-        if text or not (value is None or isinstance(value, int | float | str)):
-            raise ValueError(f"{name} should be a number, not {json.dumps(value)[:40]}")
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The run's metrics by name: numbers, words, and None where a number is undefined. BenchError where damaged."""
+    with _intact(folder / METRICS) as path:
+        metrics = _mapping(json.loads(path.read_text()))
+        for name, value in metrics.items():
+            quoted = (
+                isinstance(value, str) and name != "code" and as_number(value) is not None
+            )  # a hash may look like a number
+            if quoted or not (value is None or isinstance(value, int | float | str)):
+                raise ValueError(f"{name} should be a number, not {json.dumps(value)[:40]}")
+    return metrics
 
 
-def _is_number(text: str) -> bool:
+def failure(folder: Path) -> str | None:
+    """Why the last attempt at the run failed, in one line; None where it did not."""
+    if not (folder / FAILURE).is_file():
+        return None
+    lines = (folder / FAILURE).read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "no reason was written"
+
+
+def seconds(folder: Path) -> float:
+    """How long the run took; NaN where that was not recorded, or can't be read."""
     try:
-        float(text)
+        return float(json.loads((folder / TIMES).read_text())["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):  # the number only serves to predict how long other runs take
+        return float("nan")
+
+
+def as_number(text: str) -> float | None:
+    """The number that `text` spells; None where it spells none."""
+    try:
+        return float(text)
     except ValueError:
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """BenchError where the file can't be read as what it should be."""
-    from yaml import YAMLError
-
-    try:
-        yield path
-    except BenchError:
-        raise
-    except (OSError, ValueError, KeyError, YAMLError) as error:
-        raise BenchError(f"{path} {_why(error)}; run the experiment again to rewrite it.") from error
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "is not found"
-    if isinstance(error, OSError) and error.strerror:
-        return f"can't be read ({error.strerror})"
-    return f"is damaged ({' '.join(str(error).split())})"
-
-
-def _mapping(content: Any) -> dict[str, Any]:
-    if not isinstance(content, dict) or not content:
-        raise ValueError("it should hold names and values")
-    return content
+        return None
 
 
 def short(number: float) -> str:
@@ -195,3 +227,34 @@ def short(number: float) -> str:
     if abs(number) < 1:
         number = round(number, 3) + 0.0  # no -0.000
     return f"{number:.3f}".replace("0.", ".", 1) if abs(number) < 1 else f"{number:.2f}"
+
+
+def _table(path: Path, columns: list[str] | None = None) -> Any:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path, columns=columns)
+
+
+@contextmanager
+def _intact(path: Path) -> Iterator[Path]:
+    """Turn what reading a missing or damaged file raises into a BenchError that names the file."""
+    try:
+        yield path
+    except BenchError:
+        raise
+    except FileNotFoundError as error:
+        raise _unreadable(path, "is not found") from error
+    except (OSError, ValueError, KeyError, YAMLError, OmegaConfBaseException) as error:
+        failed = isinstance(error, OSError) and error.strerror
+        reason = f"can't be read ({failed})" if failed else f"is damaged ({' '.join(str(error).split())})"
+        raise _unreadable(path, reason) from error
+
+
+def _unreadable(path: Path, reason: str) -> BenchError:
+    return BenchError(f"{path} {reason}; run the experiment again to rewrite it.")
+
+
+def _mapping(content: Any) -> dict[str, Any]:
+    if not isinstance(content, Mapping) or not content:
+        raise ValueError("it should hold names and values")
+    return dict(content)

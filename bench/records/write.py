@@ -34,7 +34,7 @@ from bench.records import artifact_graph, costs
 from bench.records.fingerprint import FILE as CODE
 from bench.records.fingerprint import code_of, fingerprint
 from bench.seeds import generator
-from bench.tasks import Task, are_correct, counts
+from bench.tasks import Task
 from bench.training.sft import last_epoch_loss
 
 SAMPLE_PROMPTS = 20  # prompts of which samples.parquet shows every completion
@@ -57,7 +57,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         **summary.provenance(rows),
         "code": fingerprint(code),
         **_counts(results),
-        **{f"task/{name}": count for name, count in counts(task).items()},
+        **{f"task/{name}": count for name, count in task.counts().items()},
         **along_counts(results.along_training),
         **results.findings.metrics(results, task, uses, seed=cfg.seed),
         **_below_k(cfg, results.selections["tuned"]),
@@ -178,7 +178,7 @@ def _samples(results: Results, task: Task) -> list[dict]:
         for column in np.flatnonzero(results.pool.drawn[row]).tolist()
     ]
     # whether they are right: the reward may be a proxy, and nothing else of a run asks
-    correct = are_correct(task, [row["completion"] for row in rows], [row["answer"] for row in rows]).tolist()
+    correct = task.are_correct([row["completion"] for row in rows], [row["answer"] for row in rows])
     rows = [row | {"correct": verdict} for row, verdict in zip(rows, correct, strict=True)]
     return rows + [
         _sample(results.test, results.split, arm, outcomes.greedy.completions, outcomes.greedy.proxy, row, 0)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from bench.records.read import Run, read_run
+from bench.reporting.console import ranking_table, runs_table
 from bench.reporting.ranking import rank
-from bench.reporting.tables import ranking_table, runs_table
 from bench.sweeps.cells import Cell, state
 from bench.sweeps.plan import described, tally
 from bench.sweeps.sharing import outside_stages, savings

@@ -1,22 +1,29 @@
-"""Paired comparisons over training seeds and prompts: difference, interval, what could be detected, verdict."""
+"""Paired comparisons over training seeds and prompts: difference, interval, detectable difference, verdict."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 
 from bench.estimators.distributions import t_cdf, t_quantile
-from bench.estimators.uncertainty import holm, paired_difference, seed_interval, sign_flip_p_values
+from bench.estimators.uncertainty import (
+    bootstrap_interval,
+    holm,
+    paired_difference,
+    seed_interval,
+    sign_flip_p_values,
+)
 from bench.records.read import Estimate, Run, short
-from bench.reporting.groups import Group
+from bench.reporting.groups import Group, estimate
 from bench.seeds import generator
 
 SIGNIFICANCE = 0.05
 METRICS = {"pass@1": "sampled accuracy", "greedy_accuracy": "greedy accuracy", "accuracy": "sampled accuracy"}
 PRIMARY = "tuned_vs_control/pass@1"
-Key = TypeVar("Key")
+SAMPLED = ("pass", "accuracy", 1)  # method, metric and n of sampled accuracy
+Key = TypeVar("Key", bound=Hashable)
 Point = tuple[str, str, str, int]  # policy, method, metric, n
 
 
@@ -25,36 +32,42 @@ class Contrast:
     """One mean less another on the same prompts under the same seeds."""
 
     difference: Estimate  # with its 95 % interval: for new prompts and, where there are several seeds, for new seeds
-    p_value: float  # two-sided, of no difference; adjusted where it is one of a family (see `verdict`)
-    detectable: float  # the difference that as many seeds and prompts find with a power of 80 %
+    p_value: float  # two-sided, for no difference; adjusted where the comparison is one of a family (see `judged`)
+    detectable: float | None  # the difference found with a power of 80 %; NaN: nothing varies; None: not recorded
     seeds: int
     prompts: int  # with a value on both sides under every seed
     verdict: str = ""  # better, worse, not resolved
-    family: int = 1  # comparisons that the p-value and the verdict are adjusted for; nothing else of it is
+    family: int = 1  # comparisons that the p-value and the verdict are adjusted for; intervals are not adjusted
 
-    @property
-    def power(self) -> str:
-        """For a sentence on a comparison that is not resolved: which difference would be."""
-        if math.isnan(self.detectable):  # where the difference does not vary, nothing says how it would
-            return "too little varies to say what would be found"
-        return f"{short(self.detectable)} would be found"
+    def against(self, whom: str) -> str:
+        """The verdict for a sentence, e.g. "better than the base (+.21 [.17, .24])".
 
-    @property
-    def adjustment(self) -> str:
-        """For a sentence: that the adjustment leaves open what this comparison alone would not; else nothing."""
+        Where it is not resolved, this says which difference would be found, and whether only the adjustment for
+        several comparisons leaves it open.
+        """
+        signed = f"{'+' if self.difference.value > 0 else ''}{self.difference}"
+        if self.verdict != "not resolved":
+            return f"{self.verdict} than {whom} ({signed})"
         alone = self.difference.low > 0 or self.difference.high < 0
-        if self.verdict != "not resolved" or not alone or self.family == 1:
+        adjusted = f" after adjustment for {self.family} comparisons" if alone and self.family > 1 else ""
+        return f"not resolved from {whom}{adjusted} ({signed}{self._power})"
+
+    @property
+    def _power(self) -> str:
+        if self.detectable is None:
             return ""
-        return f" after adjustment for {self.family} comparisons"
+        if math.isnan(self.detectable):
+            return "; too little varies to say what would be found"
+        return f"; {short(self.detectable)} would be found"
 
 
 def contrast(ours: np.ndarray, theirs: np.ndarray, name: str) -> Contrast:
-    """ours, theirs: [S, M], a value a seed and prompt. The verdict is that of a single comparison.
+    """Compare two arrays [S, M] with one value per seed and prompt. The verdict is that of a single comparison.
 
     Several seeds: the two-way interval of `seed_interval`, and the detectable difference (t_{.975} + t_{.8}) · SE at
-    its degrees of freedom. One seed: the bootstrap over prompts (`paired_difference`), which says nothing of others.
+    its degrees of freedom. One seed: the bootstrap over prompts (`paired_difference`), which does not cover new seeds.
     In both, the sign-flip test of the prompts (of their means over seeds) has to agree: the p-value is the larger of
-    the two, and the interval is extended to 0 where it leaves 0 open, as where few prompts differ.
+    the two, and the interval is extended to 0 where that test leaves 0 open, as it does where few prompts differ.
     """
     values = ours - theirs
     usable = values[:, ~np.isnan(values).any(axis=0)]
@@ -63,57 +76,101 @@ def contrast(ours: np.ndarray, theirs: np.ndarray, name: str) -> Contrast:
         nan = float("nan")
         return Contrast(Estimate(nan, nan, nan), 1.0, nan, seeds, prompts, "not resolved")
     if seeds == 1:
-        one = paired_difference(usable[0], np.zeros(prompts), generator(0, "contrast", name))
-        estimate = Estimate(one.mean, one.low, one.high)
-        return Contrast(estimate, one.p_value, one.minimum_detectable_effect, 1, prompts, one.verdict)
-    found = seed_interval(usable)
-    p_value, detectable = 1.0 if found.mean == 0 else 0.0, float("nan")  # equal differences
-    if found.error > 0:
-        p_value = 2 * (1 - t_cdf(abs(found.mean) / found.error, found.freedom))
-        detectable = (t_quantile(0.975, found.freedom) + t_quantile(0.8, found.freedom)) * found.error
+        paired = paired_difference(usable[0], np.zeros(prompts), generator(0, "contrast", name))
+        difference = Estimate(paired.mean, paired.low, paired.high)
+        return Contrast(difference, paired.p_value, paired.minimum_detectable_effect, 1, prompts, paired.verdict)
+    over_seeds = seed_interval(usable)
+    p_value, detectable = 1.0 if over_seeds.mean == 0 else 0.0, float("nan")  # equal differences
+    if over_seeds.error > 0:
+        p_value = 2 * (1 - t_cdf(abs(over_seeds.mean) / over_seeds.error, over_seeds.freedom))
+        detectable = _two_quantiles(over_seeds.freedom) * over_seeds.error
     flipped = float(sign_flip_p_values(usable.mean(axis=0)[:, None], generator(0, "sign flips", name))[0])
-    estimate = Estimate(found.mean, found.low, found.high)
+    difference = Estimate(over_seeds.mean, over_seeds.low, over_seeds.high)
     if flipped > SIGNIFICANCE:
-        estimate = Estimate(found.mean, min(found.low, 0.0), max(found.high, 0.0))
+        difference = Estimate(over_seeds.mean, min(over_seeds.low, 0.0), max(over_seeds.high, 0.0))
     p_value = max(p_value, flipped)
-    return Contrast(estimate, p_value, detectable, seeds, prompts, verdict_of(estimate, p_value))
+    return Contrast(difference, p_value, detectable, seeds, prompts, verdict_of(difference, p_value))
+
+
+def of_seeds(differences: np.ndarray) -> Contrast:
+    """Compare by one difference per seed [S], for new seeds on the same prompts: Student's t with S - 1 degrees."""
+    seeds, mean = len(differences), float(differences.mean())
+    error = float(differences.std(ddof=1) / math.sqrt(seeds))
+    if error == 0:  # a few prompts more or less, by chance alike under every seed: no spread to judge by
+        return Contrast(Estimate(mean, min(mean, 0.0), max(mean, 0.0)), 1.0, math.nan, seeds, 0)
+    half = t_quantile(0.975, seeds - 1) * error
+    p_value = 2 * (1 - t_cdf(abs(mean) / error, seeds - 1))
+    return Contrast(Estimate(mean, mean - half, mean + half), p_value, _two_quantiles(seeds - 1) * error, seeds, 0)
+
+
+def _two_quantiles(freedom: float) -> float:
+    """Standard errors of the smallest difference that a two-sided test at 5 % finds with a power of 80 %."""
+    return t_quantile(0.975, freedom) + t_quantile(0.8, freedom)
+
+
+def mean_of(values: np.ndarray, rng: np.random.Generator, *, shares: bool = False) -> Estimate:
+    """The mean of values [S, M] with its interval over seeds and prompts; for one seed, the bootstrap's over prompts.
+
+    shares: the values lie in [0, 1].
+    """
+    if len(values) > 1:
+        return estimate(values, shares=shares)
+    low, high = bootstrap_interval(values[0], rng, shares=shares)
+    return Estimate(float(np.nanmean(values)), float(low), float(high))
 
 
 def judged(family: Mapping[Key, Contrast]) -> dict[Key, Contrast]:
     """The same comparisons with p-values and verdicts adjusted for their number (Holm 1979)."""
     if not family:
         return {}
-    adjusted = holm(np.array([one.p_value for one in family.values()]))
+    adjusted = map(float, holm(np.array([found.p_value for found in family.values()])))
     return {
-        name: replace(one, p_value=float(p), verdict=verdict_of(one.difference, float(p)), family=len(family))
-        for (name, one), p in zip(family.items(), adjusted, strict=True)
+        name: replace(found, p_value=p, verdict=verdict_of(found.difference, p), family=len(family))
+        for (name, found), p in zip(family.items(), adjusted, strict=True)
     }
+
+
+def shared_seeds(methods: Mapping[Key, Sequence[Run]]) -> tuple[dict[Key, list[Run]], list[int]]:
+    """Each method's runs under the seeds that all methods have, and the seeds left out."""
+    seeds = [{run.config["seed"] for run in runs} for runs in methods.values()]
+    common = set.intersection(*seeds)
+    kept = {name: [run for run in runs if run.config["seed"] in common] for name, runs in methods.items()}
+    return kept, sorted(set.union(*seeds) - common)
+
+
+def tuned_contrast(ours: Group, theirs: Group, name: str) -> Contrast | None:
+    """Two groups' tuned policies in sampled accuracy, under the seeds that both have; None where there are none."""
+    runs, _ = shared_seeds({"ours": ours.runs, "theirs": theirs.runs})
+    if not all(runs.values()):
+        return None
+    sides = [Group({}, tuple(runs[side])).per_prompt("tuned", *SAMPLED) for side in ("ours", "theirs")]
+    return contrast(sides[0], sides[1], name)
 
 
 def of_group(group: Group) -> dict[str, Contrast]:
     """Every comparison of a run, by the name it has in metrics.json, over the group's seeds.
 
-    The primary one is judged on its own, the others are adjusted for their number, as in each run's own metrics.json,
-    where those of a single seed are read.
+    The primary comparison is judged alone and the others are adjusted for their number, as in each run's metrics.json.
+    Those of a single seed are read from there.
     """
     points = _points(group)
     if len(group.runs) == 1:
         return {name: _recorded(group, name, ours) for name, (ours, _) in points.items()}
-    found = {
+    made = {
         name: contrast(group.per_prompt(*ours), group.per_prompt(*theirs), name)
         for name, (ours, theirs) in points.items()
     }
     primary = primary_of(group)
-    secondary = judged({name: one for name, one in found.items() if name != primary})
-    return {name: secondary.get(name, one) for name, one in found.items()}
+    return made | judged({name: found for name, found in made.items() if name != primary})
 
 
 def primary_of(group: Group) -> str:
+    """The name of the primary comparison: with the control or, where there is none, with the base."""
     return PRIMARY if group.controlled else "tuned_vs_base/pass@1"
 
 
-def said(name: str) -> tuple[str, str, str]:
-    """(ours, theirs, of what) of a comparison's name in metrics.json, in words."""
+def in_words(name: str) -> tuple[str, str, str]:
+    """(ours, theirs, metric) in words, from a comparison's name in metrics.json."""
     pair, _, metric = name.partition("/")
     ours, _, theirs = pair.partition("_vs_")
     return ours, theirs.replace("best_of_", "Best-of-"), METRICS[metric]
@@ -127,7 +184,7 @@ def _points(group: Group) -> dict[str, tuple[Point, Point]]:
             continue
         name = name.removesuffix("/verdict")
         pair, _, metric = name.partition("/")
-        if metric not in METRICS:  # of other tasks' prompts, see bench.reporting.transfer
+        if metric not in METRICS:  # those of other tasks' prompts are in bench.reporting.exhibits.harness
             continue
         ours, _, theirs = pair.partition("_vs_")
         method = "greedy" if metric == "greedy_accuracy" else "pass"
@@ -135,31 +192,35 @@ def _points(group: Group) -> dict[str, tuple[Point, Point]]:
         other: Point = ("base", "best_of_n", "accuracy", int(n)) if n.isdecimal() else (theirs, method, "accuracy", 1)
         sides[name] = (ours, method, "accuracy", 1), other
     order = ("tuned_vs_control", "tuned_vs_base", "control_vs_base")
-    return dict(sorted(sides.items(), key=lambda one: (_place(one[0], order), one[1][1][3], "greedy" in one[0])))
 
+    def place(name: str) -> tuple[int, int, bool]:
+        pair = name.partition("/")[0]
+        return order.index(pair) if pair in order else len(order), sides[name][1][3], "greedy" in name
 
-def _place(name: str, order: Sequence[str]) -> int:
-    pair = name.partition("/")[0]
-    return order.index(pair) if pair in order else len(order)
+    return {name: sides[name] for name in sorted(sides, key=place)}
 
 
 def _recorded(group: Group, name: str, ours: Point) -> Contrast:
     (run,) = group.runs
-    estimate = Estimate(*(_number(run, f"{name}/difference{end}") for end in ("", "_low", "_high")))
     detectable, p_value = (_number(run, f"{name}/{key}") for key in ("minimum_detectable", "p_adjusted"))
     prompts = int(np.isfinite(group.per_prompt(*ours)).all(axis=0).sum())
     is_primary = name == primary_of(group)
-    family = 1 if is_primary else len(_points(group)) - 1
-    judged_by = _reachable(prompts) if is_primary else p_value
-    return Contrast(estimate, p_value, detectable, 1, prompts, verdict_of(estimate, judged_by), family)
+    difference = recorded_difference(run, name)
+    verdict = verdict_of(difference, _reachable(prompts) if is_primary else p_value)
+    return Contrast(difference, p_value, detectable, 1, prompts, verdict, 1 if is_primary else len(_points(group)) - 1)
+
+
+def recorded_difference(run: Run, name: str) -> Estimate:
+    """A comparison's difference as the run recorded it."""
+    return Estimate(*(_number(run, f"{name}/difference{end}") for end in ("", "_low", "_high")))
 
 
 def recorded_primary(run: Run) -> tuple[Estimate, str]:
     """A single run's tuned less control in sampled accuracy, and the verdict of these numbers.
 
-    metrics.json has the verdict in words too; its numbers go before them.
+    metrics.json has the verdict in words too; its numbers take precedence.
     """
-    difference = Estimate(*(_number(run, f"{PRIMARY}/difference{end}") for end in ("", "_low", "_high")))
+    difference = recorded_difference(run, PRIMARY)
     return difference, verdict_of(difference, _reachable(int(run.metrics["test/prompts"])))
 
 

@@ -1,13 +1,14 @@
-"""What a report shows: figures and tables, each with the rows behind it and the runs they come from."""
+"""What a report shows: figures and tables with the rows behind them, and the functions that make them from runs."""
 
 import csv
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from bench.artifacts import content_hash
 from bench.records.read import Estimate, Run, short
+from bench.reporting.groups import Group
 from bench.reporting.style import COLUMN_WIDTH
 
 
@@ -17,50 +18,78 @@ class Exhibit:
 
     name: str  # the stem of its files, e.g. "frontier"
     caption: str  # one or two sentences: what is shown, what the intervals are
-    rows: Sequence[dict[str, Any]]  # the numbers behind it: one dict a row, the same keys in all; written as its CSV
+    rows: Sequence[dict[str, Any]]  # the numbers behind it, one dict per row with the same keys; written as its CSV
     runs: Sequence[Run]
 
     @property
     def records(self) -> str:
-        """A short hash of the numbers: an exhibit is stale when its file says another."""
-        return records_of([list(self.rows[0]) if self.rows else [], *(_cells(row) for row in self.rows)])
+        """A short hash of the numbers. An exhibit is stale when its file carries another hash."""
+        return records_of(self._cells)
 
     @property
     def stamp(self) -> str:
-        """What a file of this exhibit carries: run ids, each the hash of its configuration, and the records' hash."""
+        """The text that every file of this exhibit carries: the run ids and the hash of the numbers."""
         return f"runs {' '.join(run.folder.name for run in self.runs)}; records {self.records}"
 
     @property
     def as_csv(self) -> str:
-        """The rows as CSV after a line with the stamp; floats in full, nothing where there is no value."""
+        """The rows as CSV after a line with the stamp. Floats are written in full; a missing value is empty."""
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerows([list(self.rows[0]) if self.rows else [], *(_cells(row) for row in self.rows)])
+        csv.writer(text, lineterminator="\n").writerows(self._cells)
         return f"# {self.stamp}\n{text.getvalue()}"
+
+    @property
+    def _cells(self) -> list[list[str]]:
+        """Header and rows as the csv module writes them, so that records and files give equal text."""
+        header = list(self.rows[0]) if self.rows else []
+        return [header, *([_written(value) for value in row.values()] for row in self.rows)]
 
 
 @dataclass(frozen=True)
 class Figure(Exhibit):
-    draw: Callable[
-        [Any], None
-    ]  # draws on an empty matplotlib Figure of this size, in the style of bench.reporting.style
+    draw: Callable[[Any], None]  # draws on an empty matplotlib Figure of this size, in the style of reporting.style
     width: float = COLUMN_WIDTH  # inches
     height: float = COLUMN_WIDTH * 0.8
 
 
 @dataclass(frozen=True)
 class Table(Exhibit):
-    columns: dict[str, str]  # key of `rows` -> heading; in this order. Keys without a heading are in the CSV alone
+    columns: dict[str, str]  # key of `rows` -> heading, in this order; keys without a heading are in the CSV alone
+
+    @property
+    def shown_columns(self) -> list[str]:
+        """The keys of the columns in which some row has a value."""
+        return [key for key in self.columns if any(row[key] not in (None, "") for row in self.rows)]
 
     @property
     def texts(self) -> list[tuple[str, ...]]:
-        """The headings, then every row as one reads it: a value with its interval where KEY_low and KEY_high are given.
+        """The headings and every row as text. A value with KEY_low and KEY_high is followed by its interval.
 
-        A key that begins with "p_" is a p-value. Columns in which no row has anything are left out.
+        A key that begins with "p_" is a p-value. Columns that are empty in all rows are left out.
         """
         body = [tuple(_shown(row, key) for key in self.columns) for row in self.rows]
         kept = [i for i in range(len(self.columns)) if any(row[i] for row in body)]
         return [tuple(row[i] for i in kept) for row in (tuple(self.columns.values()), *body)]
+
+
+Kind = Literal["figures", "tables", "sentences", "of_one_run", "methods", "methods_after"]
+Show = TypeVar("Show", bound=Callable[[Sequence[Group]], Any])
+
+
+def shows(kind: Kind, order: float) -> Callable[[Show], Show]:
+    """Mark a function of a module in bench/reporting/exhibits as a part of every report, in its place among its kind.
+
+    The function takes groups of runs (`bench.reporting.groups.grouped`) and decides from their records alone whether
+    it applies. It returns one exhibit or sentence, a list of them, or None.
+    of_one_run: figures in a run's own folder. methods, methods_after: sentences of the methods paragraph on how the
+    training completions were drawn, and on what followed the fine-tuning.
+    """
+
+    def mark(function: Show) -> Show:
+        vars(function).setdefault("shows", {})[kind] = order
+        return function
+
+    return mark
 
 
 def records_of(cells: Sequence[Sequence[str]]) -> str:
@@ -68,12 +97,8 @@ def records_of(cells: Sequence[Sequence[str]]) -> str:
     return content_hash([list(row) for row in cells])[:12]
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    """As the csv module would write them: equal whether they come from records or from a file."""
-    return [
-        "" if value is None else repr(float(value)) if isinstance(value, float) else str(value)
-        for value in row.values()
-    ]
+def _written(value: Any) -> str:
+    return "" if value is None else repr(float(value)) if isinstance(value, float) else str(value)
 
 
 def _shown(row: dict[str, Any], key: str) -> str:

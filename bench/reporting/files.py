@@ -1,4 +1,4 @@
-"""A figure as the files that a paper, a page and a reader of numbers need, each saying which records it shows."""
+"""The files of a figure or table. Each carries the exhibit's stamp: the runs and the records that it shows."""
 
 import re
 from collections.abc import Iterator
@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
-from bench.reporting.exhibit import Figure
+from bench.reporting.exhibit import Figure, Table
 from bench.reporting.style import blank
-from bench.store import atomically
+from bench.reporting.tables import latex, markdown
+from bench.store import atomically, write_durably
 
-FORMATS = ("png", "pdf", "svg", "csv")
+FORMATS = ("png", "pdf", "svg", "csv")  # of a figure
 
 
 @contextmanager
 def drawn(figure: Figure) -> Iterator[Any]:
-    """The matplotlib Figure, drawn and laid out for good: the same in every format."""
+    """The matplotlib Figure with its final layout, which is the same in every format."""
     with blank(figure.width, figure.height) as canvas:
         figure.draw(canvas)
         canvas.draw_without_rendering()
@@ -26,10 +27,10 @@ def drawn(figure: Figure) -> Iterator[Any]:
 
 
 def write_figure(figure: Figure, folder: Path) -> list[Path]:
-    """NAME.png, .pdf, .svg and .csv in `folder`, each whole or not at all; equal records give equal bytes.
+    """Write NAME.png, .pdf, .svg and .csv; returns their paths in that order. Equal records give equal bytes.
 
-    Fonts are embedded: in the PDF as TrueType (type 42), in the SVG as outlines. Each file carries the figure's stamp,
-    which `stamp_of` reads back. Returns the paths in that order.
+    Each file is written whole or not at all. Fonts are embedded: as TrueType (type 42) in the PDF, as outlines in the
+    SVG.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = {kind: folder / f"{figure.name}.{kind}" for kind in FORMATS}
@@ -42,31 +43,48 @@ def write_figure(figure: Figure, folder: Path) -> list[Path]:
         for kind, metadata in undated.items():
             with atomically(paths[kind]) as beside:
                 canvas.savefig(beside, format=kind, metadata=metadata)
-    with atomically(paths["csv"]) as beside:
-        beside.write_text(figure.as_csv)
+    write_durably(paths["csv"], figure.as_csv)
     return list(paths.values())
 
 
+def write_table(table: Table, folder: Path) -> list[Path]:
+    """Write NAME.csv, .md and .tex; returns their paths in that order."""
+    texts = {
+        "csv": table.as_csv,
+        "md": f"<!-- {table.stamp} -->\n\n{captioned(table)}\n",
+        "tex": latex(table),
+    }
+    paths = {kind: folder / f"{table.name}.{kind}" for kind in texts}
+    for kind, text in texts.items():
+        write_durably(paths[kind], text)
+    return list(paths.values())
+
+
+def captioned(table: Table) -> str:
+    """The table in Markdown, with its caption below."""
+    return f"{markdown(table.texts)}\n\n*{table.caption}*"
+
+
 def stamp_of(path: Path) -> str:
-    """The stamp that a figure's PDF, SVG, PNG or CSV carries; BenchError where it has none or can't be read."""
-    readers = {".pdf": _pdf, ".svg": _svg, ".png": _png, ".csv": _csv}
+    """The stamp that an exhibit's file carries; BenchError where it has none or can't be read."""
+    readers = {".pdf": _pdf, ".svg": _svg, ".png": _png, ".csv": _text, ".md": _text, ".tex": _text}
     try:
-        found = readers[path.suffix](path)
+        stamp = readers[path.suffix](path)
     except (KeyError, OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
-        raise BenchError(f"{path} can't be read as a figure's {', '.join(FORMATS)}: {error}") from error
-    if not found:
+        raise BenchError(f"{path} can't be read as an exhibit's {', '.join(readers)}: {error}") from error
+    if not stamp:
         raise BenchError(f"{path} carries no stamp: no report wrote it, or it was saved again since.")
-    return found
+    return stamp
 
 
 def _pdf(path: Path) -> str:
-    found = re.search(rb"/Keywords \(((?:[^\\()]|\\.)*)\)", path.read_bytes())
-    return re.sub(rb"\\(.)", rb"\1", found[1]).decode("latin-1") if found else ""
+    match = re.search(rb"/Keywords \(((?:[^\\()]|\\.)*)\)", path.read_bytes())
+    return re.sub(rb"\\(.)", rb"\1", match[1]).decode("latin-1") if match else ""
 
 
 def _svg(path: Path) -> str:
-    found = re.search(r"<dc:description>(.*?)</dc:description>", path.read_text(), re.DOTALL)
-    return unescape(found[1]) if found else ""
+    match = re.search(r"<dc:description>(.*?)</dc:description>", path.read_text(), re.DOTALL)
+    return unescape(match[1]) if match else ""
 
 
 def _png(path: Path) -> str:
@@ -76,7 +94,8 @@ def _png(path: Path) -> str:
         return str(image.info.get("Description", ""))
 
 
-def _csv(path: Path) -> str:
+def _text(path: Path) -> str:
+    """In the first line, which is a comment."""
     with path.open() as file:
-        first = file.readline()
-    return first.removeprefix("# ").rstrip("\n") if first.startswith("# ") else ""
+        match = re.fullmatch(r"(?:# |% |<!-- )(.*?)(?: -->)?\n?", file.readline())
+    return match[1] if match else ""

@@ -10,10 +10,10 @@ FULL_WIDTH = 7.0  # inches, both columns
 # Okabe and Ito's palette, by role
 COLOURS = {"best_of_n": "#0072B2", "tuned": "#D55E00", "control": "#009E73", "base": "#000000", "bound": "#999999"}
 QUIET = "#666666"  # notes and guides
-LABEL_SIZE = 6  # points, of words inside a panel
+LABEL_SIZE = 6  # points, of text inside a panel
 
 RC: Any = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that a figure does not depend on the machine's fonts
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so figures do not depend on the machine's fonts
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -35,7 +35,7 @@ RC: Any = {
 
 @dataclass(frozen=True)
 class Look:
-    """How one series is told from others: by colour, and without colour by marker and line."""
+    """What tells one series from others: colour, and without colour marker and line."""
 
     colour: str
     marker: str
@@ -55,7 +55,7 @@ _LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (2.5, 1.5)), (0, (5, 1.5, 1, 
 
 
 def sequence(count: int) -> list[Look]:
-    """Looks of `count` series that have an order: from light to dark, so that grey keeps it."""
+    """The looks of `count` ordered series, from light to dark, so that the order shows in grey too."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -68,9 +68,9 @@ def sequence(count: int) -> list[Look]:
 
 @contextmanager
 def blank(width: float, height: float) -> Iterator[Any]:
-    """An empty matplotlib Figure of this size in inches; whatever is drawn and saved inside has this style.
+    """An empty matplotlib Figure of this size in inches; everything drawn and saved inside has this style.
 
-    What a machine's matplotlibrc says is put aside.
+    The machine's own matplotlibrc has no effect.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -79,13 +79,6 @@ def blank(width: float, height: float) -> Iterator[Any]:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(RC)
-        drawn = Figure(figsize=(width, height))
-        FigureCanvasAgg(drawn)
-        yield drawn
-
-
-@contextmanager
-def figure(width: float = COLUMN_WIDTH, height: float = COLUMN_WIDTH * 0.8) -> Iterator[tuple[Any, Any]]:
-    """(figure, axes) in this style; width and height in inches."""
-    with blank(width, height) as drawn:
-        yield drawn, drawn.subplots()
+        canvas = Figure(figsize=(width, height))
+        FigureCanvasAgg(canvas)
+        yield canvas

@@ -1,11 +1,14 @@
-"""Parts of a configuration in words that a reader of a paper knows: the policy, the task, the scorer, the procedure."""
+"""What readers call things: parts of a configuration, arms of a run, and what intervals hold for."""
 
 import inspect
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from bench import policies
+from bench.reporting.groups import Group
 
+ARMS = {"base": "base", "tuned": "tuned", "control": "random control"}
 TASKS = {
     "Gsm8k": "GSM8K",
     "Math500": "MATH-500",
@@ -17,23 +20,18 @@ TASKS = {
     "Jsonl": "prompts of a local file",
 }
 SCORERS = {"verify": "the task's verifier", "judge": "a language model as judge"}
-STARTS = {"base": "the base", "current": "the policy of the round before"}
-TRAINED_ON = {
-    "union": "what all rounds selected",
-    "last": "what this round selected",
-    "best": "what is selected from all that was drawn so far",
-}
 
 
 def policy_words(settings: dict[str, Any]) -> str:
-    """By the hub's id or its folder's name, without where that is on this machine; one of ours by how it was made."""
+    """The hub's id, the folder's name without its place on this machine, or how a tiny policy was made."""
     if settings.get("path"):
         return str(settings["path"]).rstrip("/").rsplit("/", 1)[-1]
     if settings.get("id"):
         return str(settings["id"])
-    if _last(settings) != "tiny":
-        return _last(settings)
-    known = {name: one.default for name, one in inspect.signature(policies.tiny).parameters.items()} | settings
+    if function_name(settings) != "tiny":
+        return function_name(settings)
+    defaults = {name: parameter.default for name, parameter in inspect.signature(policies.tiny).parameters.items()}
+    known = defaults | settings
     return (
         f"a Llama of {known['layers']} layers and hidden size {known['hidden_size']}, pretrained from scratch on "
         f"{known['demonstrations']:,} of the task's noisy demonstrations ({known['steps']:,} steps of "
@@ -43,37 +41,45 @@ def policy_words(settings: dict[str, Any]) -> str:
 
 def task_words(settings: dict[str, Any]) -> str:
     """The published name, or the class's in lower case, e.g. "word problems"."""
-    name = _last(settings)
+    name = function_name(settings)
     return TASKS.get(name) or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower()
 
 
 def scorer_words(settings: dict[str, Any]) -> str:
-    return SCORERS.get(_last(settings)) or _last(settings).replace("_", " ")
+    return SCORERS.get(function_name(settings)) or function_name(settings).replace("_", " ")
 
 
-def procedure_words(settings: dict[str, Any]) -> str:
-    """A sentence on what is done otherwise than in one round of equally many samples of one policy; "" for that."""
-    kind = _last(settings)
-    if kind == "in_rounds":
-        stopped = "" if settings.get("stop", "none") == "none" else " or until accuracy on validation prompts fell"
-        return (
-            f"This was repeated for {settings['rounds']} rounds{stopped}, each drawing from the policy that the last "
-            f"one fine-tuned and fine-tuning {STARTS[settings['start']]} on {TRAINED_ON[settings['train_on']]}."
-        )
-    if kind == "from_several":
-        names = [str(name) for name in settings["drawn_by"]]
-        weights = [f"{settings['generators'][name]['weight']:g}" for name in names]
-        shares = f" in shares of {' to '.join(weights)}" if len(names) > 1 else ""
-        return f"They were drawn by {' and '.join(names)}{shares}, where the student is the policy that is fine-tuned."
-    if kind == "adaptively":
-        how = "That many are the most of every prompt"
-        if settings["allocate"] == "hard":
-            unsolved = f"none had been accepted after {settings['look']}"
-            how = f"That many are the mean, with at most {settings['most']} where {unsolved}"
-        enough = f"; a prompt was done with {settings['enough']} of a reward above {settings['accept_above']:g}"
-        return f"{how}{enough if settings['stop'] == 'accepted' else ''}."
-    return ""
-
-
-def _last(settings: dict[str, Any]) -> str:
+def function_name(settings: dict[str, Any]) -> str:
+    """The last part of a configuration's `_target_`."""
     return str(settings["_target_"]).rsplit(".", 1)[-1]
+
+
+def split(groups: Sequence[Group]) -> str:
+    """The prompts that the policies were judged on: validation or test."""
+    return groups[0].runs[0].config.get("split", "test")
+
+
+def over_what(groups: Sequence[Group]) -> str:
+    """What the intervals hold for, e.g. "300 test prompts, 3 seeds; 95 % intervals for new prompts and seeds"."""
+    prompts = groups[0].runs[0].metrics["test/prompts"]
+    counts = sorted({len(group.runs) for group in groups})
+    seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else seeds_words(counts[0])
+    new = "new prompts"
+    if counts[-1] > 1:
+        new += " and seeds" if counts[0] > 1 else " (and seeds, where there are several)"
+    return f"{prompts} {split(groups)} prompts, {seeds}; 95 % intervals for {new}"
+
+
+def seeds_words(count: int) -> str:
+    return f"{count} seed{'s' if count > 1 else ''}"
+
+
+def setting_words(value: Any) -> str:
+    """A setting's value: a function by its last name, a number without trailing zeros."""
+    if isinstance(value, str) and value.startswith("bench."):
+        return value.rsplit(".", 1)[-1]
+    return "unset" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def listed(words: Sequence[str], last: str = "or") -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"

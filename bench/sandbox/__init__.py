@@ -1,11 +1,13 @@
-"""Untrusted programs run here: no network, no files but a temporary folder's, limits, and no process left at the end.
+"""Run untrusted programs without network and with limits: they see only a temporary folder, and leave no process.
 
     with Sandbox(Limits(), isolation="auto") as sandbox:
         sandbox.run(Job("def f(xs):\\n    return xs[::-1]", "f", [([[1, 2]], [2, 1])]))     # Verdict("passed")
 
-What a program should return never enters the sandbox. It gets inputs, writes what it returns as text, and that text is
-compared out here, byte for byte, with the text of the expected values (bench.sandbox.inside.canonical), so that
-nothing done inside can pass a test: equality, types and output are not the program's to define.
+The expected values never enter the sandbox. A program gets its inputs and writes what it returns as text. That text is
+compared outside, byte for byte, with the text of the expected values (bench.sandbox.inside.canonical). So nothing that
+a program does inside can pass a test: it can't redefine equality, types or output.
+
+Three files: this one, outside; server.py, the process that isolates; inside.py, which runs the program.
 """
 
 import json
@@ -30,14 +32,15 @@ from bench.sandbox.inside import MACHINES, NotPlainError, canonical
 
 ISOLATION = ("auto", "bubblewrap", "namespaces", "none")
 SERVER = Path(__file__).with_name("server.py")
-ATTEMPTS = 3  # to start a program, where the host is short of processes or memory for a moment
-GRACE = 30.0  # seconds beyond the wall limit after which the sandbox itself is given up
+ATTEMPTS = 3  # to start a program, because the host may be short of processes or memory for a moment
+GRACE = 30.0  # seconds beyond the wall limit until the sandbox counts as failed
+Case = tuple[list[Any], Any]  # arguments, and what must come back
 VERDICTS = ("passed", "wrong_output", "exception", "time_limit", "stopped_early")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one program may use. Memory and CPU time are each process's; there is one unless `processes` is raised."""
+    """What one program may use. Memory and CPU time are per process; a program has one unless `processes` is higher."""
 
     cpu_seconds: int = 2
     wall_seconds: float = 10.0
@@ -48,14 +51,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Job:
-    """Python source, the function of it that is called, and at least one case: its arguments, and what it must return.
+    """Python source, its function to call, and at least one case: arguments, and what it must return.
 
     Values are plain data, see `canonical`.
     """
 
     program: str
     entry: str
-    cases: Sequence[tuple[list[Any], Any]]  # (arguments, expected)
+    cases: Sequence[Case]
 
     def __post_init__(self) -> None:
         if not self.cases:
@@ -64,7 +67,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One of VERDICTS. Only "passed" is certain; a failing program can choose how it seems to have failed."""
+    """One of VERDICTS. Only "passed" is certain: a failing program can choose how its failure looks."""
 
     outcome: str
 
@@ -78,7 +81,7 @@ class SandboxError(BenchError):
 
 
 class Sandbox:
-    """A sandbox, for one program at a time. Opens on entry; raises SandboxError where it can't isolate."""
+    """A sandbox for one program at a time. It opens on entry. SandboxError where it can't isolate."""
 
     def __init__(self, limits: Limits, *, isolation: str = "auto") -> None:
         self.limits = limits
@@ -95,7 +98,7 @@ class Sandbox:
         self.close()
 
     def open(self) -> None:
-        """Start it by the first way of isolating that works here, proved by a program that must pass."""
+        """Start it with the first way of isolating that works here; a program that must pass proves it."""
         if self.isolation not in ISOLATION:
             raise BenchError(f"isolation={self.isolation} is not one of {', '.join(ISOLATION)}.")
         if sys.platform != "linux" or os.uname().machine not in MACHINES:
@@ -134,14 +137,14 @@ class Sandbox:
                 stderr=subprocess.DEVNULL,
                 env={},
                 cwd="/",
-                start_new_session=True,  # an interrupt from the keyboard is ours to handle
+                start_new_session=True,  # so that an interrupt from the keyboard reaches only us
             )
         answer = self._receive()
         if not answer["ready"]:
             raise SandboxError(answer["message"])
 
     def run(self, job: Job) -> Verdict:
-        """The verdict on a program. Raises SandboxError where it could not be started, and ValueError for bad tests."""
+        """Return the verdict on a program. SandboxError where it can't start, ValueError for other than plain data."""
         expected = "".join(f"{canonical(value)}\n" for _, value in job.cases).encode()
         inputs = [json.dumps(arguments, allow_nan=False) for arguments, _ in job.cases]
         content = json.dumps({"program": job.program, "entry": job.entry, "inputs": inputs}).encode()
@@ -155,7 +158,7 @@ class Sandbox:
         raise SandboxError(f"A program could not be started in the sandbox ({message or 'no reason given'}).")
 
     def _run(self, content: bytes, enough: int) -> tuple[bytes, dict[str, Any]]:
-        """What the program wrote, up to `enough` bytes, and the server's answer."""
+        """What the program wrote, up to about `enough` bytes, and the server's answer."""
         assert self._control is not None
         job = os.memfd_create("job")
         output, theirs = os.pipe()
@@ -196,7 +199,7 @@ class Sandbox:
 
 
 def verdicts(jobs: Sequence[Job], *, limits: Limits, isolation: str, workers: int = 1) -> list[Verdict]:
-    """A verdict for every job, in order; `workers` sandboxes run side by side. Raises SandboxError."""
+    """Return a verdict for every job, in order; `workers` sandboxes run side by side."""
     if not jobs:
         return []
     with ExitStack() as stack:
@@ -241,5 +244,5 @@ def _outcome(received: bytes, expected: bytes, *, timed_out: bool) -> str:
     return "stopped_early" if expected.startswith(received) else "wrong_output"
 
 
-__all__ = ["ISOLATION", "VERDICTS", "Job", "Limits", "NotPlainError", "Sandbox", "SandboxError", "Verdict"]
+__all__ = ["ISOLATION", "VERDICTS", "Case", "Job", "Limits", "NotPlainError", "Sandbox", "SandboxError", "Verdict"]
 __all__ += ["canonical", "verdicts"]

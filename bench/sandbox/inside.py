@@ -1,9 +1,9 @@
-"""Inside the sandbox: give up every privilege, run an untrusted program on its inputs, write what it returns.
+"""Inside the sandbox: give up every privilege, run an untrusted program on its inputs, and write what it returns.
 
-Standard library alone, and nothing of `bench`: this file is run by a bare interpreter. What it writes decides nothing;
-the expected values are compared outside, byte for byte, with the text that `canonical` makes of plain data.
+This file imports only the standard library, because a bare interpreter runs it. What it writes is not a verdict: the
+expected values are compared outside, byte for byte, with the text that `canonical` makes of plain data.
 
-    python -I -S inside.py      (bubblewrap starts it so; otherwise bench/sandbox/server.py calls `confined`)
+    python -I -S inside.py      started so by bubblewrap; otherwise bench/sandbox/server.py calls `confined`
 """
 
 import ctypes
@@ -32,50 +32,23 @@ AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 MACHINES = tuple(AUDIT_ARCH)
 FORKS = {"x86_64": (56, 57, 58), "aarch64": (220,)}  # clone, fork, vfork
 CLONE3 = 435
-# What a tested function never needs: the network, memory that no limit counts, key rings that outlive a process, mounts
-# and namespaces, other processes' memory, and rarely audited corners of the kernel. Numbers in the order of MACHINES.
-FORBIDDEN = {
-    "socket": (41, 198),
-    "socketpair": (53, 199),
-    "io_uring_setup": (425, 425),  # opens sockets, too
-    "io_uring_enter": (426, 426),
-    "io_uring_register": (427, 427),
-    "shmget": (29, 194),
-    "semget": (64, 190),
-    "msgget": (68, 186),
-    "mq_open": (240, 180),
-    "memfd_create": (319, 279),
-    "memfd_secret": (447, 447),
-    "add_key": (248, 217),
-    "request_key": (249, 218),
-    "keyctl": (250, 219),
-    "pivot_root": (155, 41),
-    "chroot": (161, 51),
-    "mount": (165, 40),
-    "umount2": (166, 39),
-    "open_tree": (428, 428),
-    "move_mount": (429, 429),
-    "fsopen": (430, 430),
-    "fsconfig": (431, 431),
-    "fsmount": (432, 432),
-    "fspick": (433, 433),
-    "mount_setattr": (442, 442),
-    "unshare": (272, 97),
-    "setns": (308, 268),
-    "open_by_handle_at": (304, 265),
-    "ptrace": (101, 117),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "kcmp": (312, 272),
-    "pidfd_send_signal": (424, 424),
-    "pidfd_open": (434, 434),
-    "pidfd_getfd": (438, 438),
-    "syslog": (103, 116),
-    "personality": (135, 92),
-    "perf_event_open": (298, 241),
-    "bpf": (321, 280),
-    "userfaultfd": (323, 282),
-}
+# System calls that a tested function never needs: name, number on x86_64, number on aarch64.
+FORBIDDEN = """
+# the network
+socket 41 198, socketpair 53 199, io_uring_setup 425 425, io_uring_enter 426 426, io_uring_register 427 427
+# memory that no limit counts, and key rings that outlive a process
+shmget 29 194, semget 64 190, msgget 68 186, mq_open 240 180, memfd_create 319 279, memfd_secret 447 447
+add_key 248 217, request_key 249 218, keyctl 250 219
+# mounts and namespaces
+pivot_root 155 41, chroot 161 51, mount 165 40, umount2 166 39, open_tree 428 428, move_mount 429 429
+fsopen 430 430, fsconfig 431 431, fsmount 432 432, fspick 433 433, mount_setattr 442 442, unshare 272 97
+setns 308 268, open_by_handle_at 304 265
+# other processes and their memory
+ptrace 101 117, process_vm_readv 310 270, process_vm_writev 311 271, kcmp 312 272, pidfd_send_signal 424 424
+pidfd_open 434 434, pidfd_getfd 438 438
+# rarely audited corners of the kernel
+syslog 103 116, personality 135 92, perf_event_open 298 241, bpf 321 280, userfaultfd 323 282
+"""
 
 
 class NotPlainError(ValueError):
@@ -83,9 +56,9 @@ class NotPlainError(ValueError):
 
 
 def canonical(value: Any) -> str:
-    """One line of text; equal for two values if and only if they are equal in value and in type, all the way down.
+    """Return one line of text, equal for two values if and only if all their parts are equal in value and type.
 
-    Subclasses, tuples and NaN are refused with NotPlainError; 1, 1.0 and True differ, and so do 0.0 and -0.0.
+    1, 1.0 and True differ, and so do 0.0 and -0.0. NotPlainError for subclasses, tuples and NaN.
     """
     kind = type(value)
     if value is None or kind is bool:
@@ -104,7 +77,7 @@ def canonical(value: Any) -> str:
 
 
 def confined(job: int, output: int, report: int, limits: dict[str, Any], user: int | None) -> NoReturn:
-    """Run the job in this process, which never returns. What fails before the program starts goes to `report`."""
+    """Run the job in this process, and end the process. A failure before the program starts goes to `report`."""
     try:
         content = _read(job)
         _keep_only(output, report)
@@ -120,12 +93,12 @@ def confined(job: int, output: int, report: int, limits: dict[str, Any], user: i
         os._exit(COULD_NOT_START)
     try:
         _run(task["program"], task["entry"], task["inputs"])
-    finally:  # also where the pipe is broken, because its reader has seen enough
+    finally:  # also where the pipe is broken, because its reader stopped reading
         os._exit(0)
 
 
 def _run(program: str, entry: str, inputs: list[str]) -> None:
-    """A line for every input: the canonical text of what came back, or ! and the name of what was raised."""
+    """Write a line for every input: the canonical text of the result, or ! and the name of the exception."""
     sys.argv = [""]
     module = types.ModuleType("program")
     sys.modules["program"] = module
@@ -135,7 +108,7 @@ def _run(program: str, entry: str, inputs: list[str]) -> None:
     except BaseException as error:
         _write(f"!{type(error).__name__}")
         return
-    for arguments in inputs:  # parsed one by one: what a program does to one input stays there
+    for arguments in inputs:  # parsed one by one, so that a program can change only its own input
         try:
             line = canonical(function(*json.loads(arguments)))
         except BaseException as error:
@@ -156,7 +129,7 @@ def _read(file: int) -> bytes:
 
 
 def _keep_only(output: int, report: int) -> None:
-    """/dev/null (inherited as 1) as 0, 1, 2, then OUTPUT and REPORT, and no other open file."""
+    """Keep /dev/null (inherited as 1) as 0, 1 and 2, then OUTPUT and REPORT, and no other open file."""
     output, report = (fcntl.fcntl(file, fcntl.F_DUPFD, REPORT + 1) for file in (output, report))  # out of the way
     os.dup2(1, 0)
     os.dup2(1, 2)
@@ -184,19 +157,19 @@ def _set_limits(limits: dict[str, Any]) -> None:
 
 
 def _drop_privileges(user: int | None) -> None:
-    """Become `user` (given where we are root), with no capability left and none to be had."""
+    """Become `user` (given where we are root), without capabilities and without a way to get any."""
     libc = ctypes.CDLL(None, use_errno=True)
     if user is not None:
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    _checked(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
-    _checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    checked(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+    checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
 
 
 def _filter_system_calls(processes: int) -> None:
-    """Refuse FORBIDDEN with EPERM, and every new process where only one is allowed; kill at foreign system calls."""
+    """Refuse FORBIDDEN with EPERM, and new processes where only one is allowed; kill at another machine's calls."""
     machine = platform.machine()
     steps = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, AUDIT_ARCH[machine]), (RETURN, 0, 0, KILL), (LOAD, 0, 0, 0)]
     steps += [(AT_LEAST, 0, 1, X32), (RETURN, 0, 0, KILL)]
@@ -204,8 +177,9 @@ def _filter_system_calls(processes: int) -> None:
     def refuse(number: int, reason: int) -> list[tuple[int, int, int, int]]:
         return [(EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE | reason)]
 
-    for numbers in FORBIDDEN.values():
-        steps += refuse(numbers[MACHINES.index(machine)], errno.EPERM)
+    for line in FORBIDDEN.strip().splitlines():
+        for call in () if line.startswith("#") else line.split(","):
+            steps += refuse(int(call.split()[1 + MACHINES.index(machine)]), errno.EPERM)
     steps += refuse(CLONE3, errno.ENOSYS)  # its flags can't be read here; C libraries fall back to clone
     if processes == 1:
         for number in FORKS[machine]:
@@ -222,10 +196,10 @@ def _filter_system_calls(processes: int) -> None:
     instructions = (Instruction * len(steps))(*(Instruction(*step) for step in steps))
     program = Program(len(steps), instructions)
     libc = ctypes.CDLL(None, use_errno=True)
-    _checked(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0), "seccomp")
+    checked(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0), "seccomp")
 
 
-def _checked(result: int, what: str) -> None:
+def checked(result: int, what: str) -> None:
     if result != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"{what}: {os.strerror(code)}")

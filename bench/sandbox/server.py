@@ -1,11 +1,11 @@
-"""Beside the benchmark: a small process that shuts itself into an empty file system and runs each job in a fork.
+"""The server of a sandbox: a small process that confines itself to an empty file system and runs each job in a fork.
 
-Started by bench.sandbox.Sandbox as `python -I -S server.py CONFIGURATION` with an empty environment; standard library
-alone. Its standard input is a socket, over which jobs come as two files (the job to read, a pipe for what the program
-writes) and answers go back as JSON. It never sees what a program is expected to return.
+bench.sandbox.Sandbox starts it as `python -I -S server.py CONFIGURATION` with an empty environment. It imports only the
+standard library. Its standard input is a socket: a job comes as two files (the job to read, a pipe for the program's
+output), and the answer goes back as JSON. The server never sees what a program is expected to return.
 
-A job is three processes deep: a fork that makes namespaces, their process 1, which keeps the time and whose end is
-the end of every process in there, and the program. Each dies with the one above it.
+A job is three processes deep: a fork that makes namespaces; their process 1, which keeps the time, and whose end is the
+end of every process in them; and the program. Each dies with its parent.
 """
 
 import contextlib
@@ -37,8 +37,8 @@ MOUNT_SETATTR, PIVOT_ROOT = 442, {"x86_64": 155, "aarch64": 41}
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 TIMED_OUT = 124
 FILES = 1024  # in the temporary folder of a job
-FIRST_USER = 1 << 30  # as root, programs run as this user and above: nobody's
-# Imported once, here, instead of by every program; decimal and hashlib bring shared libraries along.
+FIRST_USER = 1 << 30  # as root, programs run under ids from here on, which no account has
+# Imported here once, instead of in every program; decimal and hashlib load shared libraries.
 COMMON = "array bisect collections copy dataclasses datetime decimal fractions functools hashlib heapq itertools math"
 COMMON += " operator random re statistics string typing"
 
@@ -48,13 +48,17 @@ Begin = Callable[[int, int, int], NoReturn]  # of a job: (job, output, report) f
 
 def main() -> None:
     configuration = json.loads(sys.argv[1])
+    way, limits, root = configuration["isolation"], configuration["limits"], os.geteuid() == 0
+    # other processes that count against the limit: in a user namespace, the server's and the job's; without any, all
+    limits["processes_beside"] = {"bubblewrap": 0 if root else 1, "namespaces": 0 if root else 3, "none": 1 << 20}[way]
+    configuration["user"] = FIRST_USER + os.getpid() if root and way != "none" else None
     control = socket.socket(fileno=os.dup(0))
     _die_with_parent()
     for module in COMMON.split():
         importlib.import_module(module)
     try:
         ways = {"bubblewrap": _bubblewrap, "namespaces": _namespaces, "none": _no_isolation}
-        begin = ways[configuration["isolation"]](configuration)
+        begin = ways[way](configuration)
     except OSError as error:
         control.send(json.dumps({"ready": False, "message": str(error)}).encode())
         return
@@ -67,7 +71,7 @@ def main() -> None:
 
 
 def _job(begin: Begin, job: int, output: int) -> dict[str, Any]:
-    """Run one job to its end, and say whether its program was started and whether it ran out of time."""
+    """Run one job to its end; return whether its program started and whether it reached its time limit."""
     read_report, report = os.pipe()
     process = os.fork()
     if process == 0:
@@ -90,7 +94,7 @@ def _job(begin: Begin, job: int, output: int) -> dict[str, Any]:
 
 
 def _guarded(work: Callable[[], NoReturn], report: int) -> NoReturn:
-    """A forked process never returns into the code that it was forked from."""
+    """Do the work of a forked process, which must never return into the code that it was forked from."""
     try:
         work()
     except BaseException as error:
@@ -100,8 +104,7 @@ def _guarded(work: Callable[[], NoReturn], report: int) -> NoReturn:
 
 
 def _supervised(program: Callable[[], NoReturn], seconds: float, report: int) -> int:
-    """The exit code of `program`, forked into a session of its own (one process group gets one's signals) and killed
-    after some seconds: then TIMED_OUT."""
+    """Fork `program` into a session and process group of its own; return its exit code, or TIMED_OUT once killed."""
 
     def time_is_up(*_: Any) -> None:
         raise TimeoutError
@@ -123,14 +126,17 @@ def _supervised(program: Callable[[], NoReturn], seconds: float, report: int) ->
     return 128 - code if code < 0 else code
 
 
+def _confined(configuration: dict[str, Any], job: int, output: int, report: int) -> int:
+    """Run the job in a child of this process; return its exit code."""
+    limits, user = configuration["limits"], configuration["user"]
+    return _supervised(
+        lambda: inside.confined(job, output, report, limits, user), configuration["wall_seconds"], report
+    )
+
+
 def _namespaces(configuration: dict[str, Any]) -> Begin:
     """Move this process into a file system of the standard library, without network; each job gets the rest anew."""
-    limits = configuration["limits"]
-    root = os.geteuid() == 0
-    # a user namespace counts its own processes: this one, the job's first two, and the program's
-    limits["processes_beside"] = 0 if root else 3
-    user, group = os.getuid(), os.getgid()
-    program_user = FIRST_USER + os.getpid() if root else None
+    root, user, group = os.geteuid() == 0, os.getuid(), os.getgid()
     _unshare(NEWNS | NEWNET | NEWIPC | NEWUTS | (0 if root else NEWUSER))
     if not root:
         for file, content in ("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1"):
@@ -149,49 +155,43 @@ def _namespaces(configuration: dict[str, Any]) -> Begin:
 
     def as_first_process(job: int, output: int, report: int) -> NoReturn:
         _die_with_parent()
-        _checked(libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")  # the program can't look into this process
-        size = f"size={limits['disk_megabytes']}m,nr_inodes={FILES},mode=1777"
+        inside.checked(libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")  # the program can't look into this process
+        size = f"size={configuration['limits']['disk_megabytes']}m,nr_inodes={FILES},mode=1777"
         _mount("tmpfs", "/tmp", "tmpfs", NOSUID | NODEV | NOEXEC, size)
         os.chdir("/tmp")
-        code = _supervised(
-            lambda: inside.confined(job, output, report, limits, program_user), configuration["wall_seconds"], report
-        )
-        os._exit(code)  # and so ends every process of its namespace
+        os._exit(_confined(configuration, job, output, report))  # which ends every process of its namespace
 
     return begin
 
 
 def _move_into_jail() -> None:
-    """A read-only root with /tmp, a mount point, and the folders that an interpreter reads; the host's rest is gone."""
+    """Make the root read-only with /tmp, a mount point, and the folders that an interpreter reads, and nothing else."""
     folders, hidden = runtime_folders(), package_folders()
     _mount(None, "/", None, RECURSIVE | PRIVATE)
     _mount("tmpfs", "/tmp", "tmpfs", NOSUID | NODEV, "mode=755")
     os.chdir("/tmp")
     os.mkdir("old")
-    _checked(libc.syscall(PIVOT_ROOT[os.uname().machine], b".", b"old"), "pivot_root")
+    inside.checked(libc.syscall(PIVOT_ROOT[os.uname().machine], b".", b"old"), "pivot_root")
     os.chdir("/")
     os.mkdir("tmp")
     for folder in folders:
         os.makedirs(folder, exist_ok=True)
         _mount("/old" + folder, folder, None, BIND | RECURSIVE)
         attributes = (ctypes.c_uint64 * 4)(READ_ONLY | NOSUID | NODEV, 0, 0, 0)
-        _checked(
+        inside.checked(
             libc.syscall(MOUNT_SETATTR, -100, folder.encode(), 0x8000, attributes, ctypes.sizeof(attributes)),
             f"mount_setattr of {folder}",
         )
     for folder in hidden:
         _mount("tmpfs", folder, "tmpfs", NOSUID | NODEV | READ_ONLY, "mode=755,size=4k")
-    _checked(libc.umount2(b"/old", DETACH), "umount2")
+    inside.checked(libc.umount2(b"/old", DETACH), "umount2")
     os.rmdir("old")
     _mount(None, "/", None, REMOUNT | BIND | READ_ONLY | NOSUID | NODEV)
 
 
 def _bubblewrap(configuration: dict[str, Any]) -> Begin:
-    """bubblewrap makes the namespaces and the file system of each job, and starts an interpreter there."""
-    limits = configuration["limits"]
-    root = os.geteuid() == 0
-    limits["processes_beside"] = 0 if root else 1
-    program_user = FIRST_USER + os.getpid() if root else None
+    """Let bubblewrap make the namespaces and the file system of each job, and start an interpreter there."""
+    limits, root = configuration["limits"], os.geteuid() == 0
     command = [configuration["bubblewrap"], "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     command += ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if root else ["--unshare-user"]
@@ -199,7 +199,7 @@ def _bubblewrap(configuration: dict[str, Any]) -> Begin:
     loaders = glob.glob("/lib64/ld-*.so*") + glob.glob("/lib/ld-*.so*")
     readable = [*runtime_folders(), *loaders, interpreter]
     for folder in sorted({str(parent) for path in readable for parent in pathlib.PurePath(path).parents}):
-        command += ["--perms", "0755", "--dir", folder]  # its own way of making them may keep the program's user out
+        command += ["--perms", "0755", "--dir", folder]  # with its default mode the program's user may lack access
     for path in readable:
         command += ["--ro-bind", path, path]
     for folder in package_folders():
@@ -210,7 +210,7 @@ def _bubblewrap(configuration: dict[str, Any]) -> Begin:
 
     def begin(job: int, output: int, report: int) -> NoReturn:
         _die_with_parent()
-        given = json.dumps({"limits": limits, "user": program_user})
+        given = json.dumps({"limits": limits, "user": configuration["user"]})
 
         def program() -> NoReturn:
             _die_with_parent()
@@ -228,17 +228,13 @@ def _bubblewrap(configuration: dict[str, Any]) -> Begin:
 
 
 def _no_isolation(configuration: dict[str, Any]) -> Begin:
-    """Limits and the filter of system calls alone, in a temporary folder: this user's files are there to be harmed."""
-    limits = configuration["limits"]
-    limits["processes_beside"] = 1 << 20  # other processes of this user count here
+    """Set only limits and the filter of system calls, in a temporary folder: a program can harm this user's files."""
 
     def begin(job: int, output: int, report: int) -> NoReturn:
         _die_with_parent()
         folder = tempfile.mkdtemp()
         os.chdir(folder)
-        code = _supervised(
-            lambda: inside.confined(job, output, report, limits, None), configuration["wall_seconds"], report
-        )
+        code = _confined(configuration, job, output, report)
         os.chdir("/")
         shutil.rmtree(folder, ignore_errors=True)
         os._exit(code)
@@ -247,7 +243,7 @@ def _no_isolation(configuration: dict[str, Any]) -> Begin:
 
 
 def runtime_folders() -> list[str]:
-    """The standard library, and the folders of the shared libraries that are loaded now."""
+    """Return the folders of the standard library and of the shared libraries that are loaded now."""
     with open("/proc/self/maps") as maps:
         mapped = {line.split(maxsplit=5)[5].strip() for line in maps if ".so" in line}
     folders = {sysconfig.get_path("stdlib"), *(os.path.dirname(path) for path in mapped if path.startswith("/"))}
@@ -255,29 +251,23 @@ def runtime_folders() -> list[str]:
 
 
 def package_folders() -> list[str]:
-    """Where packages are installed within the standard library: hidden, programs see the standard library alone."""
+    """Return the folders of installed packages within the standard library; they are hidden from programs."""
     found = [os.path.join(sysconfig.get_path("stdlib"), name) for name in ("site-packages", "dist-packages")]
     return [folder for folder in found if os.path.isdir(folder)]
 
 
 def _die_with_parent() -> None:
-    _checked(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
+    inside.checked(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
 
 
 def _unshare(flags: int) -> None:
-    _checked(libc.unshare(flags), "unshare")
+    inside.checked(libc.unshare(flags), "unshare")
 
 
 def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
     encoded = [None if text is None else text.encode() for text in (source, target, kind, options)]
     source_, target_, kind_, options_ = encoded
-    _checked(libc.mount(source_, target_, kind_, ctypes.c_ulong(flags), options_), f"mount of {target}")
-
-
-def _checked(result: int, what: str) -> None:
-    if result != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"{what}: {os.strerror(code)}")
+    inside.checked(libc.mount(source_, target_, kind_, ctypes.c_ulong(flags), options_), f"mount of {target}")
 
 
 if __name__ == "__main__":

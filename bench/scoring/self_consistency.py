@@ -5,17 +5,18 @@ from collections import Counter
 import numpy as np
 
 from bench.artifacts import Completions, Prompts, Rewards
+from bench.scoring import Scorer
 from bench.tasks import Task
 
 
+@Scorer(highest=1.0, compares="self_consistency")
 def self_consistency(prompts: Prompts, completions: Completions, *, task: Task) -> Rewards:
-    """[M, N]: the share of a prompt's N samples, its own among them, whose answer equals the completion's.
+    """[M, N]: the share of the prompt's N samples, the completion itself among them, that give the same answer.
 
-    Ranking by it picks a member of the plurality answer (Wang et al. 2022, "Self-Consistency Improves Chain of Thought
-    Reasoning in Language Models"); no gold answer is used. A completion without an answer casts no vote and scores 0,
-    below every other: no sample agrees with it. The share is of all N, so a prompt of few answers has low scores.
-    The score is one of the pool, not of the completion: more samples change it, and a prefix of a pool has other scores
-    than the pool. It is therefore counted anew for every pool and never stored.
+    The highest scores are those of the plurality answer (Wang et al. 2022, "Self-Consistency Improves Chain of Thought
+    Reasoning in Language Models"); no gold answer is used. A completion without an answer casts no vote and scores 0.
+    The share is of all N, so a prompt with few answers has low scores. A prefix of a pool has other scores than the
+    pool: scores are counted anew for every pool and never stored.
     """
     value = np.zeros(completions.shape)
     for rows, part in completions.shards():

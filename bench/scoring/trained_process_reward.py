@@ -2,8 +2,8 @@
 
 python -m bench scoring=trained_process_reward scoring.samples=8 scoring.aggregate=product
 
-It learns whether each step is true, not whether the steps lead to the answer: a true first step that stops there gets
-a high score. Under selection that is over-optimised (see scorer/ in a run's metrics.json, and its figure).
+It learns whether each step is true, not whether the steps lead to the answer: a single true step gets a high score.
+Selection over-optimises that (see scorer/ in a run's metrics.json, and its figure).
 """
 
 import functools
@@ -12,21 +12,23 @@ from typing import Annotated
 
 import numpy as np
 
-from bench.artifacts import Completions, Policy, Prompts, Rewards
+from bench.artifacts import Completions, Policy, Prompts
 from bench.config.rules import ABOVE_ZERO, DTYPE, Count, Seed, number, one_of, or_null
+from bench.devices import resolve_dtype
 from bench.errors import BenchError
+from bench.models.classifiers import Classifier
+from bench.models.sampler import RAW
 from bench.progress import say
-from bench.scoring import process_reward
-from bench.scoring.process_reward import AGGREGATE, MARKER, SEPARATOR
-from bench.scoring.reward_model import RewardModel
+from bench.scoring import Scorer, Scoring
+from bench.scoring.process_reward import AGGREGATE, MARKER, SEPARATOR, StepReading, score
 from bench.seeds import generator, small_seed
 from bench.tasks import Task
-from bench.training import steps
-from bench.training.process_reward import StepLabels, train_process_reward_model
+from bench.training.process_reward import StepLabels, split, train_process_reward_model
 
 SPLITS = ("train", "validation")
 
 
+@Scorer(highest=1.0)
 def trained_process_reward(
     *,
     base: Policy,
@@ -49,12 +51,12 @@ def trained_process_reward(
     seed: Seed,
     dtype: Annotated[str, DTYPE] = "auto",
     batch_tokens: Count = 16_384,
-) -> Callable[[Prompts, Completions], Rewards]:
+) -> Scoring:
     """The scorer (prompts, completions) -> Rewards [M, N] of a process reward model trained here, or stored before.
 
-    samples, label_noise, samples_from, samples_seed: see `labelled_steps`. separator, answer_marker,
-    ending, aggregate, dtype, batch_tokens: as in bench.scoring.process_reward. The rest: see
-    bench.training.process_reward; `seed` draws the new weights and the order, not the samples.
+    samples, label_noise, samples_from, samples_seed: see `labelled_steps`. separator, answer_marker, ending, aggregate,
+    dtype, batch_tokens: see bench.scoring.process_reward. The rest: see bench.training.process_reward. `seed` draws the
+    new weights and the order of the examples, not the samples.
     """
     examples = labelled_steps(
         task.prompts(samples_from),
@@ -79,17 +81,9 @@ def trained_process_reward(
         max_grad_norm=max_grad_norm,
         seed=seed,
     )
-    return functools.partial(
-        process_reward.score,
-        model=RewardModel(str(trained.path), None, trained.key),
-        correct="correct",
-        separator=separator,
-        answer_marker=answer_marker,
-        ending=ending,
-        aggregate=aggregate,
-        dtype=dtype,
-        batch_tokens=batch_tokens,
-    )
+    address = Classifier(str(trained.path), None, trained.key)
+    reading = StepReading("correct", separator, answer_marker, ending, aggregate, resolve_dtype(dtype))
+    return functools.partial(score, model=address, reading=reading, batch_tokens=batch_tokens)
 
 
 def labelled_steps(
@@ -104,41 +98,34 @@ def labelled_steps(
     answer_marker: str | None,
     seed: int,
 ) -> StepLabels:
-    """`samples` completions of every prompt with each step labelled by task.steps_are_true of that step alone.
+    """`samples` completions of every prompt, each step labelled by task.steps_are_true of that step alone.
 
     The samples are the base's at temperature 1, top-p 1, from a random stream of their own: a pool drawn on the same
-    prompts shares none. A text that a prompt repeats counts once, one without a step not at all (their number is
-    said). Each label is flipped with probability label_noise. Raises BenchError where all labels are alike.
+    prompts shares none. A repeated text of a prompt counts once. A text without a step is left out; their number is
+    printed. Each label is flipped with probability label_noise. Raises BenchError where all labels are equal.
     """
-    pool = generation(
-        prompts,
-        base,
-        num_completions=samples,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=0,
-        seed=small_seed(seed, "process reward", "samples"),
-    )
-    messages, found, correct, without = [], [], [], 0
+    drawn_with = small_seed(seed, "process reward", "samples")
+    pool = generation(prompts, base, num_completions=samples, seed=drawn_with, **RAW.settings)
+    messages, steps, correct, without = [], [], [], 0
     for rows, part in pool.shards():
         for row, texts in enumerate(part.text.tolist(), start=rows.start):
             for text in dict.fromkeys(texts):
-                cut = steps.split(text, separator=separator, answer_marker=answer_marker)
+                cut = split(text, separator=separator, answer_marker=answer_marker)
                 if not cut:
                     without += 1
                     continue
                 labels = np.array([task.steps_are_true(step.content) for step in cut])
                 flipped = generator(seed, "process reward", "noise", str(prompts.id[row]), text).random(len(cut))
                 messages.append(prompts.messages[row])
-                found.append(tuple(cut))
+                steps.append(tuple(cut))
                 correct.append(tuple((labels ^ (flipped < label_noise)).tolist()))
     labels = np.array([label for labels in correct for label in labels])
     if without:
-        say(f"process reward: {without:,} of {without + len(found):,} distinct samples have no step to learn from")
+        say(f"process reward: {without:,} of {without + len(steps):,} distinct samples have no step to learn from")
     if labels.all() or not labels.any():
         raise BenchError(
             f"All {len(labels)} labelled steps are {'correct' if len(labels) and labels[0] else 'incorrect'}: there is "
             "nothing to learn; check scoring.separator and scoring.answer_marker against the base's completions, or "
             "raise scoring.samples."
         )
-    return StepLabels(tuple(messages), tuple(found), tuple(correct))
+    return StepLabels(tuple(messages), tuple(steps), tuple(correct))

@@ -3,25 +3,28 @@
     python -m bench scoring=trained_reward_model scoring.pairs=500 scoring.label_noise=0.25
     python -m bench scoring=trained_reward_model scoring@scoring.gold=length
 
-The proxy of over-optimisation studies: how far it can be trusted is set by the number of pairs, their noise, and the
-model's size. Source: Gao et al. 2022, "Scaling Laws for Reward Model Overoptimization".
+It is the proxy of over-optimisation studies: the number of pairs, their noise and the model's size decide how far it
+can be trusted. Source: Gao et al. 2022, "Scaling Laws for Reward Model Overoptimization".
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import numpy as np
 
-from bench.artifacts import Completions, Message, Policy, Prompts, Rewards
+from bench.artifacts import Completions, Message, Policy, Prompts
 from bench.config.rules import ABOVE_ZERO, DTYPE, TRUE_OR_FALSE, Count, Seed, number, one_of, or_null, whole
 from bench.errors import BenchError
-from bench.scoring import reward_model
+from bench.models.classifiers import Classifier
+from bench.models.sampler import RAW
+from bench.scoring import Scoring, reward_model
 from bench.seeds import generator, small_seed
 from bench.tasks import Task
 from bench.training.reward_model import Pairs, train_reward_model
 
-BLOCK = 8  # samples of a prompt that are paired among themselves
+BLOCK = 8  # samples per prompt that are paired with each other
 SHARD = 256  # prompts whose samples are drawn together
 SPLITS = ("train", "validation")
 
@@ -33,7 +36,7 @@ def trained_reward_model(
     base: Policy,
     task: Task,
     generation: Callable[..., Completions],
-    prepare: Callable[..., Callable[..., Rewards]],
+    prepare: Callable[..., Scoring],
     gold: Any,
     pairs: Count,
     label_noise: Annotated[float, number(0, 1)],
@@ -54,13 +57,13 @@ def trained_reward_model(
     seed: Seed,
     dtype: Annotated[str, DTYPE] = "auto",
     batch_tokens: Annotated[int | None, or_null(whole(1))] = None,
-) -> Callable[[Prompts, Completions], Rewards]:
+) -> Scoring:
     """The scorer (prompts, completions) -> Rewards [M, N] of a reward model trained here, or found in the store.
 
-    gold: the scorer that labels. pairs, label_noise, pairs_from, pairs_seed, most_completions: see `labelled_pairs`;
-    pairs_from="validation" keeps the model from having seen the prompts that selection draws from.
-    from_scratch, layers, hidden_size and the rest: see bench.training.reward_model. `seed` draws the new weights and
-    the order of the pairs, not the pairs. dtype, batch_tokens: of scoring, see bench.scoring.reward_model.
+    gold: the scorer that labels the pairs. pairs, label_noise, pairs_from, pairs_seed, most_completions: see
+    `labelled_pairs`; with pairs_from="validation" the model never sees the prompts of the training pool. dtype,
+    batch_tokens: see bench.scoring.reward_model. The rest: see bench.training.reward_model. `seed` draws the new
+    weights and the order of the pairs, not the pairs.
     """
     if micro_batch_size is not None and batch_size % micro_batch_size:
         raise BenchError(
@@ -93,7 +96,7 @@ def trained_reward_model(
         gradient_checkpointing=gradient_checkpointing,
         seed=seed,
     )
-    address = reward_model.RewardModel(str(trained.path), None, trained.key)
+    address = Classifier(str(trained.path), None, trained.key)
     return functools.partial(reward_model.score, model=address, max_length=None, dtype=dtype, batch_tokens=batch_tokens)
 
 
@@ -101,22 +104,40 @@ def labelled_pairs(
     prompts: Prompts,
     base: Policy,
     generation: Callable[..., Completions],
-    gold: Callable[[Prompts, Completions], Rewards],
+    gold: Scoring,
     *,
     pairs: int,
     label_noise: float,
     seed: int,
     most_completions: int,
 ) -> Pairs:
-    """`pairs` pairs of completions of one prompt each, the one that gold scores higher as chosen.
+    """`pairs` pairs, each of two completions of one prompt; chosen is the one with the higher gold score.
 
     The samples are the base's at temperature 1, top-p 1, from a random stream of their own: a pool drawn on the same
-    prompts shares none. A sample enters one pair at most; samples of equal gold, or unscored, make none. Each pair is
-    flipped with probability label_noise. Fewer pairs are a prefix of more, less noise flips a subset.
-    most_completions: samples a prompt, beyond which a BenchError says how many pairs there were.
+    prompts shares none. A sample is in at most one pair; samples of equal gold, or unscored, make no pair. Each pair is
+    flipped with probability label_noise. Fewer pairs are a prefix of more; less noise flips a subset.
+    most_completions: samples per prompt that may be drawn. Raises BenchError where they give too few pairs.
     """
-    found = _decided(prompts, base, generation, gold, seed=seed, most_completions=most_completions)
-    taken = [pair for pair, _ in zip(found, range(pairs), strict=False)]
+
+    def decided() -> Iterator[Pair]:
+        """Pairs of different gold, as they are needed: shard by shard of prompts, then the next block of samples."""
+        for first, start in itertools.product(range(0, most_completions, BLOCK), range(0, len(prompts), SHARD)):
+            end, shard = min(first + BLOCK, most_completions), prompts[start : start + SHARD]
+            samples = small_seed(seed, "reward pairs", "samples")
+            pool = generation(shard, base, num_completions=end, seed=samples, **RAW.settings)
+            value = gold(shard, pool).value
+            rng = generator(seed, "reward pairs", start, first)
+            matches = [list(enumerate(matched(value[row, first:end], rng))) for row in range(len(shard))]
+            # the first pair of every prompt comes before any second pair, so that few pairs cover many prompts
+            order = sorted(
+                ((i, rng.random(), row, pair) for row, found in enumerate(matches) for i, pair in found),
+                key=lambda entry: entry[:2],
+            )
+            for _, _, row, (better, worse) in order:
+                text = pool.text[row]
+                yield shard.messages[row], text[first + better], text[first + worse]
+
+    taken = list(itertools.islice(decided(), pairs))
     if len(taken) < pairs:
         raise BenchError(
             f"scoring.pairs={pairs} is more than {most_completions} completions of {len(prompts)} prompts give: gold "
@@ -131,48 +152,12 @@ def labelled_pairs(
     return Pairs(messages, chosen, rejected)
 
 
-def _decided(
-    prompts: Prompts,
-    base: Policy,
-    generation: Callable[..., Completions],
-    gold: Callable[[Prompts, Completions], Rewards],
-    *,
-    seed: int,
-    most_completions: int,
-) -> Iterator[Pair]:
-    """Pairs that gold decides, block by block of samples and shard by shard of prompts, as many as are asked for."""
-    for first in range(0, most_completions, BLOCK):
-        end = min(first + BLOCK, most_completions)
-        for start in range(0, len(prompts), SHARD):
-            shard = prompts[start : start + SHARD]
-            pool = generation(
-                shard,
-                base,
-                num_completions=end,
-                temperature=1.0,
-                top_p=1.0,
-                top_k=0,
-                seed=small_seed(seed, "reward pairs", "samples"),
-            )
-            value = gold(shard, pool).value
-            rng = generator(seed, "reward pairs", start, first)
-            rounds = [list(enumerate(matched(value[row, first:end], rng))) for row in range(len(shard))]
-            # a prompt's first pair comes before any second one, so that few pairs are of many prompts
-            order = sorted(
-                ((i, rng.random(), row, pair) for row, found in enumerate(rounds) for i, pair in found),
-                key=lambda entry: entry[:2],
-            )
-            for _, _, row, (better, worse) in order:
-                text = pool.text[row]
-                yield shard.messages[row], text[first + better], text[first + worse]
-
-
 def matched(gold: np.ndarray, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """(better, worse) of as many disjoint pairs with different gold as a random order gives greedily; NaN in none.
+    """Disjoint pairs (better, worse) of different gold, matched greedily in random order; NaN is in none.
 
-    gold: [N]. With two values of gold no matching has more pairs.
+    gold: [N]. Where gold has two values, no matching has more pairs.
     """
-    waiting: list[int] = []  # all of equal gold
+    waiting: list[int] = []  # samples of equal gold
     pairs = []
     for sample in rng.permutation(np.flatnonzero(~np.isnan(gold))).tolist():
         if waiting and gold[waiting[0]] != gold[sample]:

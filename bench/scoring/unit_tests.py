@@ -3,63 +3,34 @@
     python -m bench task=list_programs scoring=unit_tests
 
 Completions are untrusted: each runs in bench.sandbox, without network or files. The tests are the prompt's `answer`
-(bench.sandbox.cases); which part of a completion is the program is the task's to say.
+(bench.tasks.program_tests); the task says which part of a completion is the program.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import numpy as np
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 
 from bench.artifacts import Completions, Prompts, Rewards
 from bench.config.rules import Count, Rule, number, one_of, whole
 from bench.errors import BenchError
-from bench.sandbox import ISOLATION, VERDICTS, Job, Limits, verdicts
-from bench.sandbox.cases import from_answer
+from bench.sandbox import ISOLATION, VERDICTS, Limits, verdicts
+from bench.scoring import Scorer
 from bench.scoring.units import scored
-from bench.tasks import Task, judged_by
-
-
-class ReadsPrograms(Protocol):
-    """A task whose completions are programs and whose answers are unit tests, or what such a task has as `programs`."""
-
-    def program(self, completion: str) -> str:
-        """The Python source in a completion, as it should run."""
-        ...
-
-
-def programs_of(task: Any) -> ReadsPrograms | None:
-    """What reads the programs in a task's completions; None where they are none."""
-    return task if hasattr(task, "program") else getattr(task, "programs", None)
-
-
-def job_of(reads: ReadsPrograms, completion: str, answer: str) -> Job:
-    """What runs for a completion: by the task's own `job`, where its tests need more than plain values."""
-    made = getattr(reads, "job", None)
-    return Job(reads.program(completion), *_parsed(answer)) if made is None else made(completion, answer)
-
-
-@lru_cache(maxsize=1 << 14)
-def _parsed(answer: str) -> tuple:
-    return from_answer(answer)
+from bench.tasks import Task
 
 
 def _has_programs(task: Any) -> bool:
-    """Of a task, or its configuration before it is built."""
-    if isinstance(task, Mapping):
-        made = get_object(task["_target_"])
-        if not hasattr(made, "programs"):
-            return hasattr(made, "program")
-        task = instantiate(task, _convert_="all")  # its settings say
-    return programs_of(task) is not None
+    """Whether the completions of a task are programs; also of its configuration before it is built."""
+    return (instantiate(task, _convert_="all") if isinstance(task, Mapping) else task).programs is not None
 
 
 PROGRAMS = Rule(_has_programs, "a task whose completions are programs, such as list_programs")
 
 
+@Scorer(highest=1.0)
 def unit_tests(
     prompts: Prompts,
     completions: Completions,
@@ -73,15 +44,15 @@ def unit_tests(
     processes: Count = 1,
     workers: Count = 1,
 ) -> Rewards:
-    """[M, N] of 1.0 where all tests pass, else 0.0: wrong, failed, beyond a limit or cut off; each is counted.
+    """[M, N] of 1.0 where all tests pass, else 0.0 (wrong, failed, beyond a limit, cut off); each outcome is counted.
 
-    Each distinct program of a prompt runs once. isolation: auto takes bubblewrap where it is installed, else
-    namespaces; none lets completions at your files. Memory is address space, of each of `processes`; `workers` programs
-    run side by side. Neither isolation nor workers changes a score. Raises BenchError where a program can't be run in
-    isolation (never a silent 0), or where the task has no programs; what was scored before stays.
+    Each distinct program of a prompt runs once. isolation: "auto" takes bubblewrap where it is installed, else
+    namespaces; with "none", completions can reach your files. memory_megabytes: address space of each of `processes`.
+    workers: programs that run side by side. Neither isolation nor workers changes a score. Raises BenchError where a
+    program can't be run in isolation (never a silent 0), or where the task has no programs; finished units stay.
     """
-    reads = programs_of(task)
-    if reads is None:
+    programs = task.programs
+    if programs is None:
         raise BenchError(
             "scoring=unit_tests needs a task whose completions are programs, such as list_programs; "
             f"{task.name} has none."
@@ -89,12 +60,11 @@ def unit_tests(
     limits = Limits(cpu_seconds, wall_seconds, memory_megabytes, disk_megabytes, processes)
 
     def score(rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
-        jobs = [job_of(reads, text, str(prompts.answer[row])) for row, text in zip(rows, texts, strict=True)]
+        jobs = [programs.job(text, str(prompts.answer[row])) for row, text in zip(rows, texts, strict=True)]
         found = verdicts(jobs, limits=limits, isolation=isolation, workers=workers)
         outcomes = Counter(verdict.outcome for verdict in found)
         values = np.array([verdict.passed for verdict in found], float)
         return values, {outcome: float(outcomes[outcome]) for outcome in VERDICTS}
 
-    name = judged_by(task) if hasattr(reads, "job") else task.name
-    settings: dict[str, Any] = {"task": name, "limits": vars(limits)}
+    settings: dict[str, Any] = {"task": task.judged_by, "limits": vars(limits)}
     return scored(prompts, completions, score, stage="unit_tests", version=1, settings=settings)

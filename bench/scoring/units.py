@@ -1,4 +1,4 @@
-"""Scores that nest as pools do: each stored unit of a pool is scored once, and so is each distinct text of a prompt."""
+"""Scores kept in the store: each stored unit of a pool is scored once, and each distinct text of a prompt once."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,16 +23,19 @@ def scored(
     version: int,
     settings: dict[str, Any],
     parents: dict[str, str] | None = None,
+    report: Callable[[list[dict[str, float]]], None] | None = None,
 ) -> Rewards:
-    """[M, N] rewards, one store artifact a unit of the pool, whole; what was scored before is read.
+    """[M, N] rewards, one store artifact per stored unit of the pool; what was scored before is read.
 
-    score(rows, texts) -> (values [D], counts): D distinct pairs of a row of `prompts` and a text; NaN is unscored. It
-    is called only where a unit is missing, so that a model is best loaded at its first call; the counts (tokens,
-    flops, truncated inputs) are the unit's. Raise `version` when equal settings give other scores; `parents` are the
-    content keys of what else the scores depend on, e.g. a reward model.
+    score(rows, texts) -> (values [D], counts) is given D distinct pairs of a row of `prompts` and a text; NaN is
+    unscored. It is called only where a unit is missing: load a model at its first call. The counts (tokens, flops,
+    truncated inputs) are those of the unit. report: is given the counts of all units, those found in the store too.
+    Raise `version` when equal settings give other scores. parents: the content keys of whatever else the scores depend
+    on, e.g. a reward model.
     """
+    earlier = len(current().uses)
     value = np.empty(completions.shape)
-    known: dict[tuple[int, str], float] = {}  # of the prompts at hand, so that equal texts of other units score equal
+    known: dict[tuple[int, str], float] = {}  # scores of the prompts at hand: equal texts of other units score equal
     with bar(stage, total=float(completions.logprob.size), unit="completions") as progress:
         start = -1
         for rows, columns, unit in completions.units(whole=True):
@@ -47,6 +50,8 @@ def scored(
             scores = flat.reshape(unit.shape)
             value[rows, columns] = scores[:, : value.shape[1] - columns.start]  # a slice may end beyond the last sample
             progress.advance(flat.size)
+    if report is not None:
+        report([use.counts for use in current().uses[earlier:] if use.stage == stage])
     return Rewards(value)
 
 

@@ -1,32 +1,40 @@
 """The exact verifier of a task as a scorer: 1 for a correct completion, 0 for a wrong one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import numpy as np
 
 from bench.artifacts import Completions, Prompts, Rewards
 from bench.config.rules import TRUE_OR_FALSE
+from bench.scoring import Scorer
 from bench.scoring.units import scored
-from bench.tasks import Task, are_correct, gold_reward_of, judged_by
+from bench.tasks import Task
 
 STAGE = "verify"
 VERSION = 1  # raise it when a task's `are_correct` gives other verdicts
 
 
+@Scorer(highest=1.0)
 def verify(
     prompts: Prompts, completions: Completions, *, task: Task, every_step: Annotated[bool, TRUE_OR_FALSE] = False
 ) -> Rewards:
     """[M, N] of 1.0 where the task accepts the answer (and, with `every_step`, each step of reasoning), else 0.0.
 
-    A task that judges many at once, as programs that have to run are judged, has its verdicts kept by unit of the pool.
+    Where judging is slow (`Task.keeps_verdicts`), the store keeps the verdicts of each unit of the pool.
     """
-    judged = _judged(prompts, completions, task) if hasattr(task, "are_correct") else None
+    judged = None
+    if task.keeps_verdicts:
+
+        def judge(texts: list[str], answers: list[str]) -> np.ndarray:
+            return np.array(task.are_correct(texts, answers), float)
+
+        judged = _stored(prompts, completions, judge, stage=STAGE, version=VERSION, task=task)
     value = np.empty(completions.shape)
     for rows, part in completions.shards():
         texts = part.text.ravel().tolist()
         if judged is None:
-            accepted = are_correct(task, texts, np.repeat(prompts.answer[rows], part.shape[1]).tolist())
+            accepted = np.array(task.are_correct(texts, np.repeat(prompts.answer[rows], part.shape[1]).tolist()), bool)
         else:
             accepted = judged[rows].ravel() == 1
         if every_step:
@@ -36,21 +44,24 @@ def verify(
 
 
 def gold_rewards(prompts: Prompts, completions: Completions, *, task: Task) -> np.ndarray | None:
-    """[M, N] the task's gold reward in its own units, NaN where it has none; None where the task offers none."""
-    reward = gold_reward_of(task)
-    if reward is None:
-        return None
+    """[M, N]: the task's gold reward in its own units, NaN where unscored; None where the task has no gold reward."""
+    reward = task.gold_reward
+    return None if reward is None else _stored(prompts, completions, reward, stage="gold_reward", version=1, task=task)
+
+
+def _stored(
+    prompts: Prompts,
+    completions: Completions,
+    judge: Callable[[list[str], list[str]], np.ndarray],
+    *,
+    stage: str,
+    version: int,
+    task: Task,
+) -> np.ndarray:
+    """[M, N]: judge(texts, answers) of every completion, kept in the store."""
 
     def score(rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
-        return reward(texts, [str(prompts.answer[row]) for row in rows]), {}
+        return judge(list(texts), [str(prompts.answer[row]) for row in rows]), {}
 
-    return scored(prompts, completions, score, stage="gold_reward", version=1, settings={"task": judged_by(task)}).value
-
-
-def _judged(prompts: Prompts, completions: Completions, task: Task) -> np.ndarray:
-    """[M, N] of 0 and 1."""
-
-    def score(rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
-        return are_correct(task, texts, [str(prompts.answer[row]) for row in rows]).astype(float), {}
-
-    return scored(prompts, completions, score, stage=STAGE, version=VERSION, settings={"task": judged_by(task)}).value
+    settings = {"task": task.judged_by}
+    return scored(prompts, completions, score, stage=stage, version=version, settings=settings).value

@@ -1,4 +1,4 @@
-"""What the selection methods share: which cells are scored, correct, best, and how cells become a Selection."""
+"""Helpers of the selection methods: which cells are scored, correct or best, and how cells become a Selection."""
 
 import numpy as np
 
@@ -9,27 +9,27 @@ CORRECT = 0.5  # a verifier says 1 for correct and 0 for wrong
 
 
 def cells(chosen: np.ndarray, weight: np.ndarray | None = None) -> Selection:
-    """The Selection of the true cells of [M, N], with their weights from an [M, N] array or 1 each."""
+    """The Selection of the true cells of [M, N], weighted by an [M, N] array, or by 1 each."""
     row, column = np.nonzero(chosen)
     return Selection(row, column, np.ones(len(row)) if weight is None else weight[row, column])
 
 
 def in_order(parts: list[Selection]) -> Selection:
-    """All cells of the parts, row by row."""
+    """All cells of the parts in row-major order."""
     row, column, weight = (
-        np.concatenate([getattr(one, name) for one in parts]) for name in ("row", "column", "weight")
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("row", "column", "weight")
     )
     order = np.lexsort((column, row))
     return Selection(row[order].astype(int), column[order].astype(int), weight[order])
 
 
 def correct(rewards: np.ndarray) -> np.ndarray:
-    """[M, N] bool: what the verifier accepts; the unscored is not correct."""
+    """[M, N] bool: whether the verifier accepts a completion; unscored ones are not correct."""
     return np.asarray(rewards, float) > CORRECT  # NaN compares false
 
 
 def indifferent(rewards: np.ndarray) -> np.ndarray:
-    """[M, N]: 0 where there is a score, NaN where there is none."""
+    """[M, N]: 0 for scored completions, NaN for unscored ones."""
     return np.where(np.isnan(np.asarray(rewards, float)), np.nan, 0.0)
 
 
@@ -42,20 +42,20 @@ def finite(rewards: np.ndarray) -> np.ndarray:
 
 
 def same_shape(name: str, evidence: np.ndarray, rewards: np.ndarray) -> None:
-    """BenchError where evidence is not [M, N]."""
+    """Raise BenchError where evidence is not [M, N]."""
     if np.shape(evidence) != np.shape(rewards):
         raise BenchError(f"{name} has shape {np.shape(evidence)}; it must be that of rewards, {np.shape(rewards)}.")
 
 
 def at_most_samples(k: int, rewards: np.ndarray) -> None:
-    """BenchError where a prompt does not have k completions."""
+    """Raise BenchError where prompts have fewer than k completions."""
     samples = np.shape(rewards)[1]
     if not 1 <= k <= samples:
         raise BenchError(f"selection.k={k} is not between 1 and the {samples} completions of a prompt.")
 
 
 def ranks_within_prompt(rewards: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[M, N] ints: 0 for a prompt's best, ties in random order; -1 for the unscored."""
+    """[M, N] ints: 0 for a prompt's best, ties in random order; -1 for unscored completions."""
     rewards = np.asarray(rewards, float)
     order = np.lexsort((rng.random(rewards.shape), -rewards), axis=1)  # NaN sorts last
     ranks = np.empty(rewards.shape, int)
@@ -64,7 +64,7 @@ def ranks_within_prompt(rewards: np.ndarray, rng: np.random.Generator) -> np.nda
 
 
 def best_k(rewards: np.ndarray, k: int, rng: np.random.Generator) -> Selection:
-    """The k best of all cells, ties in random order. BenchError where fewer are scored."""
+    """The k best of all cells, ties in random order. Raises BenchError where fewer are scored."""
     rewards = np.asarray(rewards, float)
     scored = int((~np.isnan(rewards)).sum())
     if not 1 <= k <= scored:

@@ -1,4 +1,4 @@
-"""Methods that start from what a verifier accepts: all of it, one of a kind, the shortest, or no more than a share."""
+"""Methods that keep what a verifier accepts: all, one per path of reasoning, the shortest, or at most k per prompt."""
 
 from typing import Annotated
 
@@ -7,23 +7,25 @@ import numpy as np
 from bench.artifacts import Selection
 from bench.config.rules import TRUE_OR_FALSE, CountPerPrompt, number, one_of
 from bench.selection.cells import CORRECT, at_most_samples, cells, correct, ranks_within_prompt, same_shape
-from bench.selection.edit_distance import edit_distance
+from bench.selection.ranking import top_per_prompt
 
 
 def all_correct(rewards: np.ndarray, rng: np.random.Generator) -> Selection:
     """Every completion that the verifier accepts (reward above 0.5), as in STaR (Zelikman et al. 2022), section 3.1.
 
-    rewards: [M, N]. `rng` is unused: nothing is left to chance.
+    rewards: [M, N]. `rng` is unused.
     """
     return cells(correct(rewards))
 
 
 def shortest_correct(rewards: np.ndarray, rng: np.random.Generator, *, length: np.ndarray) -> Selection:
-    """The shortest correct completion (reward above 0.5) of every prompt that has one. rewards: [M, N]; length: [M, N]
-    tokens. Source: the shortest correct sample as the target of concise reasoning (Munkhbat et al. 2025, arXiv
-    2502.20122)."""
+    """The shortest correct completion (reward above 0.5) of every prompt that has one.
+
+    rewards: [M, N]; length: [M, N] tokens. Source: the shortest correct sample as the target of concise reasoning
+    (Munkhbat et al. 2025, arXiv 2502.20122).
+    """
     same_shape("length", length, rewards)
-    return cells(ranks_within_prompt(np.where(correct(rewards), -np.asarray(length, float), np.nan), rng) == 0)
+    return top_per_prompt(np.where(correct(rewards), -np.asarray(length, float), np.nan), rng)
 
 
 def distinct_correct(
@@ -38,12 +40,12 @@ def distinct_correct(
 ) -> Selection:
     """One correct completion for each distinct reasoning path of a prompt. Source: RFT (Yuan et al. 2023), section 3.3.
 
-    rewards: [M, N]; paths: [M, N] objects, equal where two completions reason alike, None where there is no path (such
-    a completion is not chosen).
-    every_step: only completions whose every equation is true, as RFT asks; needs steps_true [M, N] bool.
-    keep: which of several alike stays. "random": any of them; "farthest": as RFT's code has it, completions come one by
-    one (here in random order) and one takes the place of that kept for its path where it is farther from those kept for
-    the other paths, by the sum of edit distances between their characters; needs texts [M, N] str.
+    rewards: [M, N]; paths: [M, N] objects, equal where two completions have the same path, None where there is no path
+    (such a completion is not chosen).
+    every_step: only completions whose every equation is true, as in RFT; needs steps_true [M, N] bool.
+    keep: which completion of a path stays. "random": any of them. "farthest", as in RFT's code: completions are visited
+    one by one (here in random order), and one replaces the completion kept for its path where it is farther from those
+    kept for the other paths, by the sum of character edit distances; needs texts [M, N] str.
     """
     same_shape("paths", paths, rewards)
     eligible = correct(rewards) & (np.asarray(paths, object) != None)  # noqa: E711  (elementwise)
@@ -54,7 +56,7 @@ def distinct_correct(
         eligible &= np.asarray(steps_true, bool)
     if keep == "farthest":
         if texts is None:
-            raise ValueError("keep='farthest' needs texts [M, N]: what distances are between.")
+            raise ValueError("keep='farthest' needs texts [M, N], between which distances are taken.")
         same_shape("texts", texts, rewards)
     chosen = np.zeros(eligible.shape, bool)
     for row in np.flatnonzero(eligible.any(axis=1)):
@@ -68,7 +70,7 @@ def distinct_correct(
 
 
 def _farthest(columns: np.ndarray, paths: np.ndarray, texts: np.ndarray) -> list[int]:
-    """The columns that stay, visited in the given order; paths, texts: [N]."""
+    """The columns that stay when they are visited in the given order. paths, texts: [N]."""
     known: dict[tuple[str, str], int] = {}
 
     def distance(one: str, other: str) -> int:
@@ -95,12 +97,12 @@ def balanced(
     threshold: Annotated[float, number()] = CORRECT,
     allocation: Annotated[str, one_of("uniform", "difficulty")] = "uniform",
 ) -> Selection:
-    """The best completions above `threshold` of every prompt, k at most: easy prompts can't crowd out the hard ones.
+    """The best completions above `threshold` per prompt, at most k: easy prompts can't crowd out hard ones.
 
-    rewards: [M, N]. BenchError where k is above N. allocation "uniform": k for all, as in B-STaR (Zeng et al. 2024,
-    arXiv 2412.17256: the samples of a query above a reward threshold, best first, cut at a number). "difficulty": k for
-    the hardest prompt that has any, and for others in proportion to their share of samples not above the threshold,
-    rounded up, as the Prop2Diff of DART-Math (Tong et al. 2024, arXiv 2407.13690): a prompt always solved gets none.
+    rewards: [M, N]. BenchError where k is above N.
+    allocation: "uniform", k for all prompts, as in B-STaR (Zeng et al. 2024, arXiv 2412.17256). "difficulty", as in the
+    Prop2Diff of DART-Math (Tong et al. 2024, arXiv 2407.13690): k for the hardest prompt that has any; for others in
+    proportion to their share of samples not above the threshold, rounded up; a prompt always solved gets none.
     """
     at_most_samples(k, rewards)
     rewards = np.asarray(rewards, float)
@@ -108,9 +110,38 @@ def balanced(
     quota = np.full(len(rewards), k)
     if allocation == "difficulty":
         scored = np.maximum((~np.isnan(rewards)).sum(axis=1), 1)
-        failed = (scored - accepted.sum(axis=1)) / scored  # [M], of interest where something is accepted
+        failed = (scored - accepted.sum(axis=1)) / scored  # [M], used where something is accepted
         hardest = np.max(failed, where=accepted.any(axis=1), initial=0)
         if hardest > 0:
             quota = np.ceil(k * failed / hardest - 1e-9).astype(int)
     ranks = ranks_within_prompt(np.where(accepted, rewards, np.nan), rng)
     return cells((ranks >= 0) & (ranks < quota[:, None]))
+
+
+def edit_distance(one: str, other: str) -> int:
+    """The Levenshtein distance: fewest insertions, deletions and substitutions that make two texts equal.
+
+    Two integers hold where a column of the dynamic programme rises and falls by one from cell to cell; bit operations
+    move all cells together. Source: Myers 1999, in Hyyrö's 2003 form.
+    """
+    if len(one) < len(other):
+        one, other = other, one
+    if not other:
+        return len(one)
+    everywhere, last = (1 << len(one)) - 1, 1 << (len(one) - 1)
+    places: dict[str, int] = {}  # character -> where `one` has it
+    for place, character in enumerate(one):
+        places[character] = places.get(character, 0) | 1 << place
+    rises, falls, distance = everywhere, 0, len(one)
+    for character in other:
+        equal = places.get(character, 0)
+        diagonal = (((equal & rises) + rises) ^ rises) | equal | falls
+        right_rises, right_falls = falls | ~(diagonal | rises), rises & diagonal
+        if right_rises & last:
+            distance += 1
+        elif right_falls & last:
+            distance -= 1
+        right_rises, right_falls = right_rises << 1 | 1, right_falls << 1
+        rises = (right_falls | ~(diagonal | right_rises)) & everywhere
+        falls = right_rises & diagonal & everywhere
+    return distance

@@ -1,4 +1,4 @@
-"""Methods that keep the best by reward: of each prompt, of the whole pool, or above a line."""
+"""Methods that keep the best by reward (per prompt, over the pool, above a line), and the random controls they need."""
 
 import math
 from typing import Annotated
@@ -7,21 +7,21 @@ import numpy as np
 
 from bench.artifacts import Selection
 from bench.config.rules import Count, CountPerPrompt, number
-from bench.selection.cells import at_most_samples, best_k, cells, finite, ranks_within_prompt, same_shape
+from bench.selection.cells import at_most_samples, best_k, cells, finite, indifferent, ranks_within_prompt, same_shape
 
 
 def top_per_prompt(rewards: np.ndarray, rng: np.random.Generator) -> Selection:
-    """The best completion of every prompt. Source: Llama 2 (Touvron et al. 2023), section 3.2.3.
+    """The best completion per prompt. Source: Llama 2 (Touvron et al. 2023), section 3.2.3.
 
-    rewards: [M, N]. Returns at most M cells, one a prompt with a scored sample.
+    rewards: [M, N]. Returns at most M cells, one per prompt with a scored sample.
     """
     return cells(ranks_within_prompt(rewards, rng) == 0)
 
 
 def top_k_per_prompt(rewards: np.ndarray, rng: np.random.Generator, *, k: CountPerPrompt) -> Selection:
-    """The k best completions of every prompt; a prompt with fewer scored samples gives those it has.
+    """The k best completions per prompt; a prompt with fewer scored samples gives all of them.
 
-    rewards: [M, N]. BenchError where k is above N. Source: top_per_prompt's, with k in the place of one.
+    rewards: [M, N]. BenchError where k is above N. Source: that of top_per_prompt, with k in the place of one.
     """
     at_most_samples(k, rewards)
     ranks = ranks_within_prompt(rewards, rng)
@@ -29,7 +29,7 @@ def top_k_per_prompt(rewards: np.ndarray, rng: np.random.Generator, *, k: CountP
 
 
 def top_k_overall(rewards: np.ndarray, rng: np.random.Generator, *, k: Count) -> Selection:
-    """The k best of all completions together: easy prompts may fill it. Raises BenchError where fewer are scored.
+    """The k best completions of the pool: easy prompts may crowd out hard ones. BenchError where fewer are scored.
 
     rewards: [M, N]. Source: reward-ranked filtering over the whole pool, as in RAFT (Dong et al. 2023), section 3.
     """
@@ -37,7 +37,7 @@ def top_k_overall(rewards: np.ndarray, rng: np.random.Generator, *, k: Count) ->
 
 
 def threshold(rewards: np.ndarray, rng: np.random.Generator, *, threshold: Annotated[float, number()]) -> Selection:
-    """Every completion whose reward is above `threshold` (not at it). rewards: [M, N]; `rng` is unused.
+    """Every completion whose reward is above `threshold`, those equal to it excluded. rewards: [M, N]; `rng` is unused.
 
     Source: the filter of ReST's Improve step (Gulcehre et al. 2023, arXiv 2308.08998).
     """
@@ -47,10 +47,10 @@ def threshold(rewards: np.ndarray, rng: np.random.Generator, *, threshold: Annot
 def quantile(
     rewards: np.ndarray, rng: np.random.Generator, *, q: Annotated[float, number(0, 1, open_high=True)]
 ) -> Selection:
-    """The best 1 - q of all scored completions together: all but floor(q x scored), ties at the line at random.
+    """The best share 1 - q of all scored completions: all but floor(q x scored), ties at the line broken at random.
 
-    rewards: [M, N]. At least one is kept where one is scored, none where none is. A line drawn by value instead would
-    keep none or all of a tie, which with a verifier is everything.
+    rewards: [M, N]. At least one is kept where one is scored, none where none is. A line drawn at a reward would keep
+    none or all of the tied completions, which with a verifier is everything.
     """
     scored = int((~np.isnan(np.asarray(rewards, float))).sum())
     dropped = math.floor(q * scored + 1e-9)  # 0.29 x 100 is 28.999999999999996
@@ -58,23 +58,50 @@ def quantile(
 
 
 def worst_per_prompt(rewards: np.ndarray, rng: np.random.Generator) -> Selection:
-    """The worst scored completion of every prompt: a negative control, which should train a worse policy.
+    """The worst scored completion per prompt: a negative control, which should train a worse policy.
 
     rewards: [M, N]. Ours; nothing in the field selects so on purpose.
     """
-    return cells(ranks_within_prompt(-np.asarray(rewards, float), rng) == 0)
+    return top_per_prompt(-np.asarray(rewards, float), rng)
 
 
 def kl_regularised(
     rewards: np.ndarray, rng: np.random.Generator, *, logprob: np.ndarray, beta: Annotated[float, number(0)]
 ) -> Selection:
-    """The completion with the largest r + beta log pi0(y) of every prompt; beta = 0 is top_per_prompt.
+    """The completion with the largest r + beta log pi0(y) per prompt; beta = 0 is top_per_prompt.
 
-    rewards: [M, N]; logprob: [M, N] nats a sequence under the raw base (temperature 1, top-p 1). ValueError where a
+    rewards: [M, N]; logprob: [M, N] nats per sequence under the raw base (temperature 1, top-p 1). ValueError where a
     scored completion has no finite logprob. Source: KL-regularised Best-of-N (Jinnai et al. 2024, arXiv 2404.01054).
     """
     rewards, logprob = finite(rewards), np.asarray(logprob, float)
     same_shape("logprob", logprob, rewards)
     if not np.isfinite(logprob[~np.isnan(rewards)]).all():
         raise ValueError("logprob is not finite at a scored completion; it must be its log-probability in nats.")
-    return cells(ranks_within_prompt(rewards + beta * logprob, rng) == 0)
+    return top_per_prompt(rewards + beta * logprob, rng)
+
+
+def random_per_prompt(rewards: np.ndarray, rng: np.random.Generator) -> Selection:
+    """One scored completion per prompt, uniformly: the random control of top_per_prompt. rewards: [M, N]."""
+    return top_per_prompt(indifferent(rewards), rng)
+
+
+def random_k_overall(rewards: np.ndarray, rng: np.random.Generator, *, k: Count) -> Selection:
+    """k scored completions, uniformly: the random control of top_k_overall. rewards: [M, N]."""
+    return best_k(indifferent(rewards), k, rng)
+
+
+def matched_random(chosen: Selection, rewards: np.ndarray, rng: np.random.Generator) -> Selection:
+    """The random control of a selection: as many completions per prompt, with the same weights, drawn uniformly.
+
+    rewards: [M, N], read only for which completions are scored. A method that keeps a completion several times is
+    matched by as many draws, distinct while a prompt has enough.
+    """
+    scored = ~np.isnan(np.asarray(rewards, float))
+    by_row = np.argsort(chosen.row, kind="stable")
+    prompts, starts = np.unique(chosen.row[by_row], return_index=True)
+    columns = np.empty_like(chosen.column)
+    for row, places in zip(prompts, np.split(by_row, starts)[1:], strict=True):
+        available = np.flatnonzero(scored[row])
+        columns[places] = rng.choice(available, size=len(places), replace=len(places) > len(available))
+    order = np.lexsort((columns, chosen.row))
+    return Selection(chosen.row[order], columns[order], chosen.weight[order])

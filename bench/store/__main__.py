@@ -1,6 +1,8 @@
-"""python -m bench.store [list | verify | prune] [store=PATH] [outputs=PATH] [--delete]: see to what is stored.
+"""List, verify or prune stored artifacts.
 
-The folders can be given as --store PATH and --outputs PATH too.
+    python -m bench.store [list | verify | prune] [store=PATH] [outputs=PATH] [--delete]
+
+--store PATH and --outputs PATH mean the same as store=PATH and outputs=PATH.
 """
 
 import argparse
@@ -20,8 +22,8 @@ def main() -> None:
     )
     parser.add_argument("action", nargs="?", default="list", choices=["list", "verify", "prune"])
     parser.add_argument("--store", type=Path, default=Path("store"), help="the store's folder (default: store)")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the runs that prune respects")
-    parser.add_argument("--delete", action="store_true", help="prune: delete; otherwise it only says what it would")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the runs whose artifacts prune keeps")
+    parser.add_argument("--delete", action="store_true", help="prune: delete, instead of listing only")
     options = parser.parse_args([_as_option(argument) for argument in sys.argv[1:]])
     if not (options.store / ".locks").is_dir():
         sys.exit(f"error: store={options.store} is not a store; give the folder that your runs name store=.")
@@ -34,21 +36,21 @@ def main() -> None:
 
 
 def _as_option(argument: str) -> str:
-    """store=PATH, as runs take it, is --store=PATH."""
+    """Return --store=PATH for store=PATH, the form that runs take; likewise for outputs."""
     return f"--{argument}" if argument.startswith(("store=", "outputs=")) else argument
 
 
 def artifacts(store: Path) -> dict[Path, list[Path]]:
-    """Artifact folder store/<stage>/<key> -> the folders in it that have a manifest (several for a pool's blocks)."""
-    found: dict[Path, list[Path]] = {}
+    """Return artifact folder store/<stage>/<key> -> the folders in it that have a manifest, one per block of a pool."""
+    pieces: dict[Path, list[Path]] = {}
     for folder, whole in walk(store):
         if whole:
-            found.setdefault(store.joinpath(*folder.relative_to(store).parts[:2]), []).append(folder)
-    return found
+            pieces.setdefault(store.joinpath(*folder.relative_to(store).parts[:2]), []).append(folder)
+    return pieces
 
 
 def list_artifacts(store: Path) -> None:
-    """Stage, key, pieces, size, age, and what making it cost."""
+    """Print the stage, key, pieces, size, age and seconds of making of every artifact."""
     total = 0
     print(f"{'stage':<20} {'key':<22} {'pieces':>6} {'size':>10} {'age':>8} {'made in':>9}")
     for folder, pieces in artifacts(store).items():
@@ -63,11 +65,12 @@ def list_artifacts(store: Path) -> None:
         seconds = sum(manifest["seconds"] for manifest in manifests)
         name = f"{folder.parent.name:<20} {folder.name:<22}"
         print(f"{name} {len(pieces):>6} {_bytes(size):>10} {_age(age):>8} {seconds:>7.1f} s")
-    print(f"{_bytes(total)} in all" + (f"; prune finds {len(left)} left-overs" if (left := left_overs(store)) else ""))
+    left = left_overs(store)
+    print(f"{_bytes(total)} in total" + (f"; prune finds {len(left)} left-overs" if left else ""))
 
 
 def verify(store: Path) -> int:
-    """Recompute every checksum; the number of damaged artifacts, at most 1, is the exit status."""
+    """Recompute every checksum; return the exit status, 1 where an artifact is damaged."""
     pieces = [piece for group in artifacts(store).values() for piece in group]
     damaged = 0
     for piece in pieces:
@@ -81,12 +84,13 @@ def verify(store: Path) -> int:
 
 
 def left_overs(store: Path) -> list[Path]:
-    """What was set aside as damaged, and what a killed process was making; not what a live one is making."""
-    found = [path for path, whole in walk(store) if not whole]
-    return [path for path in found if path.name.startswith(".damaged-") or _abandoned(store, path)]
+    """Return the folders set aside as damaged, and those that a killed process was making."""
+    unfinished = [path for path, whole in walk(store) if not whole]
+    return [path for path in unfinished if path.name.startswith(".damaged-") or _abandoned(store, path)]
 
 
 def _abandoned(store: Path, making: Path) -> bool:
+    """Return whether no process holds the lock of the artifact that is made in this folder."""
     artifact = making.with_name(making.name.removeprefix(".making-")).relative_to(store)
     with lock_file(store, artifact).open("a") as file:
         try:
@@ -97,7 +101,7 @@ def _abandoned(store: Path, making: Path) -> bool:
 
 
 def prune(store: Path, outputs: Path, *, delete: bool) -> None:
-    """What no lineage.json under `outputs` names, and left-overs; removed with `delete`, if no run uses the store."""
+    """Print, and with `delete` remove, left-overs and what no lineage.json under `outputs` names; not beside a run."""
     with in_use(store).open("a") as file:
         if delete:
             try:

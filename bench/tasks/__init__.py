@@ -1,68 +1,140 @@
-"""Tasks: prompts in disjoint splits, and an exact say on whether a completion is right. One file a task."""
+"""Tasks: prompts in disjoint splits, and an exact verdict on each completion. One file per task.
+
+A new task is one class, one YAML and one test. The class may live in any module that Python can import:
+
+    class Mine(Task):                             # in mine.py; a dataclass, where it has settings
+        name, max_new_tokens = "mine", 64
+        def prompts(self, split): ...
+        def is_correct(self, completion, answer): ...
+
+    _target_: mine.Mine                           # conf/task/mine.yaml, or FOLDER/task/mine.yaml and the setting
+                                                  # hydra.searchpath=[file://FOLDER]
+
+A task over a data set inherits from `bench.tasks.rows.RowsTask` instead and states its rows, prompts and judge. What a
+task must have, and what it may have, is said in `Task` and `Judge`. Abilities that few tasks have are protocols here:
+`Corpus` for policy=tiny, `Demonstrates` and `Hints` for procedure=hybrid.
+"""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
 from bench.artifacts import Prompts
+from bench.errors import BenchError
+from bench.sandbox import Job
+
+SPLITS = ("train", "validation", "test")
 
 
-class Task(Protocol):
-    """What the suite asks of a task; see bench/tasks/word_problems.py."""
+class RunsPrograms(Protocol):
+    """What makes a program of a completion, for scoring=unit_tests."""
+
+    def job(self, completion: str, answer: str) -> Job:
+        """What runs in the sandbox to judge the completion."""
+        ...
+
+
+class Judge:
+    """What says whether a completion is right. It must have `is_correct` or `are_correct`; the rest has defaults."""
+
+    def is_correct(self, completion: str, answer: str) -> bool:
+        """Return whether a completion is right, given the `answer` of its prompt."""
+        return bool(self.are_correct([completion], [answer])[0])
+
+    def are_correct(self, completions: Sequence[str], answers: Sequence[str]) -> Sequence[bool]:
+        """Return whether each of D completions is right. Override it where judging many at once is faster."""
+        return [self.is_correct(*pair) for pair in zip(completions, answers, strict=True)]
+
+    def extract_answer(self, completion: str) -> str | None:
+        """Return the answer on which majority voting counts; None where there is none."""
+        return None
+
+    def path(self, completion: str) -> str | None:
+        """Return a text that is equal for two completions that reason alike; None without reasoning."""
+        return None
+
+    def steps_are_true(self, completion: str) -> bool:
+        """Return whether the completion has steps of reasoning and every one is true."""
+        return False
 
     @property
-    def name(self) -> str: ...
+    def gold_reward(self) -> Callable[[Sequence[str], Sequence[str]], np.ndarray] | None:
+        """A function (completions, answers) -> [D] rewards in its own units; None where gold is right or wrong only."""
+        return None
 
     @property
-    def max_new_tokens(self) -> int: ...
+    def programs(self) -> RunsPrograms | None:
+        """What runs the completions; None where they are not programs."""
+        return None
+
+    def check(self) -> None:
+        """Raise BenchError where completions could not be judged on this machine."""
+
+
+class Task(Judge):
+    """Prompts and their judge. A task must have `name`, `max_new_tokens`, `prompts`, and what a `Judge` must have."""
+
+    name: ClassVar[str]
+    max_new_tokens: int  # of a completion
+    keeps_verdicts: ClassVar[bool] = False  # True where judging is slow: the store then keeps each verdict
+
+    def prompts(self, split: str) -> Prompts:
+        """Return the prompts of "train", "validation" or "test"."""
+        raise NotImplementedError
 
     @property
     def answer_pattern(self) -> str | None:
         """A regular expression whose first group, in its first match, is a completion's answer.
 
-        None where no pattern finds it, as in a program that has to run: lm-eval then has no say on the task.
+        None where no pattern finds it: lm-eval then can't judge the task.
         """
+        return None
+
+    @property
+    def judged_by(self) -> str:
+        """What verdicts depend on beside prompts and completions: settings, versions of libraries. It enters keys."""
+        return self.name
+
+    def counts(self) -> dict[str, int]:
+        """Return what was counted while the prompts were made, e.g. `near_duplicates_removed`."""
+        return {}
+
+
+@runtime_checkable
+class Corpus(Protocol):
+    """A task with a corpus to pretrain a policy on."""
+
+    @property
+    def key(self) -> str:
+        """Content key of what `demonstrations` gives for a seed."""
         ...
 
-    def prompts(self, split: str) -> Prompts:
-        """The prompts of "train", "validation" or "test"."""
-        ...
-
-    def is_correct(self, completion: str, answer: str) -> bool: ...
-
-    def steps_are_true(self, completion: str) -> bool:
-        """Whether there is a step of reasoning and every one is true."""
-        ...
-
-    def extract_answer(self, completion: str) -> str | None: ...
-
-    def path(self, completion: str) -> str | None:
-        """Equal for two completions that reason alike; None where there is no reasoning."""
+    def demonstrations(self, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
+        """Return pairs of prompt and completion."""
         ...
 
 
-def judged_by(task: Task) -> str:
-    """What verdicts depend on beside prompts and completions: the task's own `judged_by`, where it has settings or a
-    library that change them, else its name."""
-    return getattr(task, "judged_by", task.name)
+@runtime_checkable
+class Demonstrates(Protocol):
+    """A task that can write a worked solution of each of its prompts."""
+
+    def demonstrations_of(self, prompts: Prompts, *, foreign: float, noise: float, seed: int) -> list[str]:
+        """Return [M] solutions. foreign: the share in another style, noise: the share that is wrong; both 0 to 1."""
+        ...
 
 
-def counts(task: Task) -> dict[str, int]:
-    """What a task counted while it made its prompts, such as `near_duplicates_removed`; empty where nothing."""
-    count = getattr(task, "counts", None)
-    return {} if count is None else count()
+@runtime_checkable
+class Hints(Protocol):
+    """A task that can give an answer away in its prompt."""
+
+    def with_hint(self, prompts: Prompts) -> Prompts:
+        """Return the prompts with their answers as hints, under ids of their own."""
+        ...
 
 
-def are_correct(task: Task, completions: Sequence[str], answers: Sequence[str]) -> np.ndarray:
-    """[D] bool, whether each completion is right: by the task's own `are_correct`, where it judges many at once."""
-    judge = getattr(task, "are_correct", None)
-    if judge is not None:
-        return np.array(judge(completions, answers), bool)
-    return np.array([task.is_correct(*pair) for pair in zip(completions, answers, strict=True)], bool)
-
-
-def gold_reward_of(task: Task) -> Callable[[Sequence[str], Sequence[str]], np.ndarray] | None:
-    """The task's own `gold_reward(completions, answers) -> [D]`, in its own units; None where gold is right or wrong
-    alone."""
-    return getattr(task, "gold_reward", None)
+def wanted_prompts(task: Any, split: str) -> Any:
+    """Return the task's setting `<split>_prompts`. BenchError for an unknown split."""
+    if split not in SPLITS:
+        raise BenchError(f"split={split} is not one of {task.name}; it has {', '.join(SPLITS)}.")
+    return getattr(task, f"{split}_prompts")

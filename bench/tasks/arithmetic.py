@@ -1,4 +1,4 @@
-"""The arithmetic in a solution: its equations in their order, and whether they are true."""
+"""Read the equations in a solution in their order, and judge whether they are true."""
 
 import ast
 import operator
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 
-from bench.tasks.numeric import DIGITS, plain
+from bench.tasks.extraction import DIGITS, plain
 
 ANNOTATION = re.compile(r"<<([^<>\n]*)>>")  # gsm8k's own calculator marks, e.g. <<9-1=8>>
 TOKEN = re.compile(rf"{DIGITS}|[A-Za-z]+|\n|\S")
@@ -17,9 +17,9 @@ LONGEST = 60  # tokens of one side
 OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
-@lru_cache(maxsize=2**16)  # the cells of a sweep ask of the same pools
+@lru_cache(maxsize=2**16)  # the runs of a sweep read the same pools
 def equations(completion: str) -> tuple[str, ...]:
-    """E.g. ("9-1=8", "9+8=17"): numbers and signs alone, units and currency left out. Annotations count, where any."""
+    """Return e.g. ("9-1=8", "9+8=17"): numbers and signs without units. Only annotations count where there are any."""
     text = plain("\n".join(ANNOTATION.findall(completion)) or completion)
     tokens = [(found[0], found.end()) for found in TOKEN.finditer(text)]
     found = []
@@ -32,7 +32,7 @@ def equations(completion: str) -> tuple[str, ...]:
 
 
 def _left_side(text: str, tokens: Sequence[tuple[str, int]]) -> str | None:
-    """The terms and signs that end these tokens, read backwards; None where they are no calculation."""
+    """The calculation that ends these tokens, read backwards; None where there is none."""
     side: list[str] = []  # from right to left
     wants_term, words = True, 0
     for place in range(len(tokens) - 1, -1, -1):
@@ -45,7 +45,9 @@ def _left_side(text: str, tokens: Sequence[tuple[str, int]]) -> str | None:
             side.append(token)
         elif (token in SIGNS and not wants_term) or times:
             if token == "-" and not _is_operand(tokens[place - 1][0] if place else ""):
-                side += ["-"] * (not text[end : end + 1].isspace())  # a sign of the number, or a bullet before it
+                side += ["-"] * (
+                    not text[end : end + 1].isspace()
+                )  # the sign of the number; with a space behind it, a bullet
                 break
             side.append("*" if times else token)
             wants_term = True
@@ -80,18 +82,18 @@ def _is_operand(token: str) -> bool:
 
 
 def path(completion: str) -> str | None:
-    """The equations in their order (Yuan et al. 2023, RFT); None where there is none."""
+    """Return the equations in their order (Yuan et al. 2023, RFT); None where there is none."""
     return "; ".join(equations(completion)) or None
 
 
 def steps_are_true(completion: str) -> bool:
-    """Whether there is an equation, and every one is true."""
+    """Return whether there is an equation, and every one is true."""
     found = equations(completion)
     return bool(found) and all(map(is_true, found))
 
 
 def is_true(equation: str) -> bool:
-    """Whether both sides are equal, or the right one is the left one rounded to the decimals that it shows."""
+    """Return whether both sides are equal, or the right side is the left side rounded to the decimals shown."""
     left, _, right = equation.partition("=")
     try:
         value = _evaluated(ast.parse(left, mode="eval").body)

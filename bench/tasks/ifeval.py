@@ -3,59 +3,145 @@
     python -m bench task=ifeval policy=folder policy.path=PATH
 
 A completion is right where it follows every instruction of its prompt (prompt-level strict accuracy). A row has `key`,
-`prompt`, `instruction_id_list` and `kwargs`. Rows with an instruction that bench.tasks.ifeval_checks leaves out are
-counted, not judged, so the accuracy is not IFEval's published one. There is one split of 541: all three are by hash.
+`prompt`, `instruction_id_list` and `kwargs`. There is one split of 541 rows: all three splits are taken by hash.
+
+CHECKS has the instructions that plain rules decide, by their published names. Rows with any other instruction are
+counted and left out, so the accuracy is not the published one. CHECKS lacks language:response_language,
+length_constraints:number_sentences, length_constraints:nth_paragraph_first_word, change_case:capital_word_frequency and
+combination:repeat_prompt: they need a language detector, a sentence splitter or the prompt. The two case instructions
+are checked without a test that the text is English.
 """
 
 import json
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from bench.config.rules import Count
-from bench.tasks.ifeval_checks import CHECKS, follows
-from bench.tasks.rows import WHOLE, Row
-from bench.tasks.rows_task import Repo, Revision, RowsTask, Share, field
-from bench.tasks.splits import Example
+from bench.tasks import Judge
+from bench.tasks.rows import Repo, Revision, Row, RowsTask, Share
+from bench.tasks.splits import WHOLE, Example
+
+Check = Callable[[str, Mapping[str, Any]], bool]
+
+
+class Instructions(Judge):
+    """Checks that a completion follows every instruction in `answer`, a JSON list of names and settings."""
+
+    def is_correct(self, completion: str, answer: str) -> bool:
+        return all(follows(completion, name, settings) for name, settings in json.loads(answer))
 
 
 @dataclass(frozen=True, kw_only=True)
 class IfEval(RowsTask):
-    """The task; all settings are RowsTask's, but where the data lies."""
-
     repo: Repo = "google/IFEval"
     revision: Revision = "966cd89545d6b6acfd7638bc708b98261ca58e84"
     test_share: Share = 0.4
     max_new_tokens: Count = 1024
 
-    label: ClassVar[str] = "ifeval"
-    repo_splits: ClassVar[dict[str, str]] = {"train": "train"}  # the one that there is
-
-    def rows(self) -> dict[str, list[Row]]:
-        found = self.read(repo=self.repo, config=None, revision=self.revision)
-        return {WHOLE: [row for rows in found.values() for row in rows]}
+    name: ClassVar[str] = "ifeval"
+    data_splits: ClassVar[dict[str, str]] = {WHOLE: "train"}
+    judge = Instructions()
 
     def example(self, row: Row, name: str) -> Example | None:
-        prompt, ids = str(field(row, "prompt", self.name)), list(field(row, "instruction_id_list", self.name))
-        given = [dict(one or {}) for one in field(row, "kwargs", self.name)]
+        prompt, ids = str(self.field(row, "prompt")), list(self.field(row, "instruction_id_list"))
+        given = [dict(settings or {}) for settings in self.field(row, "kwargs")]
         if not ids or len(ids) != len(given) or not set(ids) <= set(CHECKS):
             return None
         rules = [
-            [one, {key: value for key, value in of.items() if value is not None}]
-            for one, of in zip(ids, given, strict=True)
+            [instruction, {key: value for key, value in settings.items() if value is not None}]
+            for instruction, settings in zip(ids, given, strict=True)
         ]
-        return Example(f"ifeval-{row.get('key', name)}", prompt, self.asked(prompt), json.dumps(rules))
+        return Example(f"ifeval-{row.get('key', name)}", prompt, self.chat(prompt), json.dumps(rules))
 
-    def is_correct(self, completion: str, answer: str) -> bool:
-        return all(follows(completion, name, given) for name, given in json.loads(answer))
 
-    def steps_are_true(self, completion: str) -> bool:
-        """Never: there are no steps to judge."""
+def follows(response: str, instruction: str, settings: Mapping[str, Any]) -> bool:
+    """Return whether a response follows one instruction of CHECKS. An empty response follows none."""
+    return bool(response.strip()) and CHECKS[instruction](response, settings)
+
+
+def _relation(count: int, settings: Mapping[str, Any], relation: str, number: str) -> bool:
+    """Whether a count is "less than" or "at least" a number, as the settings say."""
+    return count < settings[number] if settings[relation] == "less than" else count >= settings[number]
+
+
+def _has(word: str, response: str) -> bool:
+    return re.search(word, response, re.IGNORECASE) is not None
+
+
+def _json(response: str) -> bool:
+    text = re.sub(r"^```(?:json)?|```$", "", response.strip(), flags=re.IGNORECASE).strip()
+    try:
+        json.loads(text)
+    except ValueError:
         return False
+    return True
 
-    def extract_answer(self, completion: str) -> str | None:
-        """None: free text has no answer to vote on."""
-        return None
 
-    def path(self, completion: str) -> str | None:  # type: ignore[misc]  # over an InitVar
-        """None: free text has no reasoning to compare."""
-        return None
+def _highlights(response: str) -> int:
+    """The number of sections in *one* or **two** stars that have content."""
+    single = re.findall(r"\*[^\n*]*\*", response)
+    double = re.findall(r"\*\*[^\n*]*\*\*", response)
+    return sum(bool(text.strip("*").strip()) for text in (*single, *double))
+
+
+def _paragraphs(response: str, settings: Mapping[str, Any]) -> bool:
+    """Whether *** lines part as many paragraphs as required; only the first and the last may be empty."""
+    parts = re.split(r"\s?\*\*\*\s?", response)
+    empty = [at for at, part in enumerate(parts) if not part.strip()]
+    return all(at in (0, len(parts) - 1) for at in empty) and len(parts) - len(empty) == settings["num_paragraphs"]
+
+
+def _postscript(response: str, settings: Mapping[str, Any]) -> bool:
+    marker = settings["postscript_marker"].strip()
+    dotted = {"P.P.S": r"p\.\s?p\.\s?s", "P.S.": r"p\.\s?s\."}.get(marker, re.escape(marker.lower()))
+    return re.search(rf"\s*{dotted}.*$", response.lower(), re.MULTILINE) is not None
+
+
+def _two(response: str, settings: Mapping[str, Any]) -> bool:
+    """Whether six stars part two different answers."""
+    parts = response.split("******")
+    found = [part.strip() for at, part in enumerate(parts) if part.strip() or at not in (0, len(parts) - 1)]
+    return len(found) == 2 and all(found) and found[0] != found[1]
+
+
+CONSTRAINED = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
+CHECKS: dict[str, Check] = {
+    "keywords:existence": lambda text, given: all(_has(word, text) for word in given["keywords"]),
+    "keywords:forbidden_words": lambda text, given: not any(_has(rf"\b{w}\b", text) for w in given["forbidden_words"]),
+    "keywords:frequency": lambda text, given: _relation(
+        len(re.findall(given["keyword"], text, re.IGNORECASE)), given, "relation", "frequency"
+    ),
+    "keywords:letter_frequency": lambda text, given: _relation(
+        text.lower().count(given["letter"].lower()), given, "let_relation", "let_frequency"
+    ),
+    "length_constraints:number_words": lambda text, given: _relation(
+        len(re.findall(r"\w+", text)), given, "relation", "num_words"
+    ),
+    "length_constraints:number_paragraphs": _paragraphs,
+    "detectable_content:number_placeholders": lambda text, given: (
+        len(re.findall(r"\[.*?\]", text)) >= given["num_placeholders"]
+    ),
+    "detectable_content:postscript": _postscript,
+    "detectable_format:number_bullet_lists": lambda text, given: (
+        len(re.findall(r"^\s*\*[^\*].*$|^\s*-.*$", text, re.MULTILINE)) == given["num_bullets"]
+    ),
+    "detectable_format:constrained_response": lambda text, given: any(answer in text.strip() for answer in CONSTRAINED),
+    "detectable_format:number_highlighted_sections": lambda text, given: _highlights(text) >= given["num_highlights"],
+    "detectable_format:multiple_sections": lambda text, given: (
+        len(re.findall(rf"\s?{given['section_spliter'].strip()}\s?\d+\s?", text)) >= given["num_sections"]
+    ),
+    "detectable_format:json_format": lambda text, given: _json(text),
+    "detectable_format:title": lambda text, given: any(title.strip() for title in re.findall(r"<<([^\n]+?)>>", text)),
+    "combination:two_responses": _two,
+    "startend:end_checker": lambda text, given: (
+        text.strip().strip('"').lower().endswith(given["end_phrase"].strip().lower())
+    ),
+    "startend:quotation": lambda text, given: (
+        len(text.strip()) > 1 and text.strip()[0] == '"' and text.strip()[-1] == '"'
+    ),
+    "change_case:english_capital": lambda text, given: text.isupper(),
+    "change_case:english_lowercase": lambda text, given: text.islower(),
+    "punctuation:no_comma": lambda text, given: "," not in text,
+}

@@ -1,38 +1,31 @@
 """A user's own prompts: python -m bench task=jsonl task.path=prompts.jsonl
 
 A row (JSON lines, JSON, Parquet or CSV) has a prompt or messages, and what its completions are judged by: an answer,
-tests, or nothing where a reward model has the last word (`compare`). A folder with train, validation and test files, or
-a field that names each row's split, gives the splits; else they are taken by hash (bench.tasks.splits).
+tests, or nothing where a reward model judges (`compare`). The splits are the folder's train, validation and test files,
+or the values of a field; without either they are taken by hash (bench.tasks.splits).
 """
 
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
-
-import numpy as np
+from typing import Annotated, Any, ClassVar
 
 from bench.artifacts import Message
 from bench.config.rules import DTYPE, Rule, number, one_of, or_null, text
 from bench.errors import BenchError
-from bench.sandbox import ISOLATION
-from bench.tasks.assertions import from_program
+from bench.tasks import SPLITS, math_judge
+from bench.tasks.answers import Answers, number_in
 from bench.tasks.gold_model import GoldModel, Model
 from bench.tasks.gold_model import answer_of as reference_of
-from bench.tasks.own_answers import Answers
-from bench.tasks.programs_task import Programs
-from bench.tasks.programs_task import answer_of as tests_of
-from bench.tasks.rows import WHOLE, Row, from_path
-from bench.tasks.rows_task import Revision, RowsTask, field
-from bench.tasks.splits import Example
+from bench.tasks.program_tests import from_program
+from bench.tasks.programs import Isolation, Programs
+from bench.tasks.programs import answer_of as tests_of
+from bench.tasks.rows import Revision, Row, RowsTask, from_path
+from bench.tasks.splits import WHOLE, Example
 
-SPLITS = ("train", "validation", "test")
+VERSION = 2  # raise it when equal completions get other verdicts
 ROLES = ("system", "user", "assistant")
 Name = text(r"[^\0\n]+", "the name of a field")
-NAMED = "name the right one with task.{}=NAME"
-UNANSWERED = (
-    f"{NAMED.format('answer_field')}, or for prompts without an answer let task.compare=tests or reward_model judge"
-)
+OR_ANOTHER_JUDGE = ", or for prompts without an answer let task.compare=tests or reward_model judge"
 
 
 def _compiles(pattern: object) -> bool:
@@ -47,14 +40,13 @@ PATTERN = Rule(_compiles, "a regular expression with a group, or null")
 
 @dataclass(frozen=True, kw_only=True)
 class Jsonl(RowsTask):
-    """compare: what says whether a completion is right. Its answer against the row's: "number" (as gsm8k's), "math" (as
-    math500's), or "text", equal but for case, spaces and an end mark. "tests": its program passes the row's tests, a
-    list of assertions or the source of a program, in the sandbox (scoring=unit_tests; `isolation`). "reward_model":
-    the gold model scores it above the row's answer, a reference, or above gold_threshold where the row has none.
+    """compare: what a completion is right by. "number", "math", "text": its answer equals the row's, see
+    bench.tasks.answers. "tests": its program passes the row's tests, a list of assertions or the source of a program,
+    in the sandbox (`isolation`). "reward_model": the gold model scores it above the row's answer, a reference, or above
+    gold_threshold where the row has none (bench.tasks.gold_model).
 
-    answer_regex: the answer is the first group of its first match in the completion; null: what the way of comparing
-    finds, for "text" the whole completion. A row's messages, where messages_field names them, are the chat itself,
-    without `system` and `instruction`. gold_*: see bench.tasks.gold_model. The rest is RowsTask's.
+    answer_regex: see bench.tasks.answers. messages_field: names a chat that is the prompt, without `system` and
+    `instruction`. id_field: null takes the number of the row.
     """
 
     prompt_field: Annotated[str, Name] = "prompt"
@@ -65,55 +57,45 @@ class Jsonl(RowsTask):
     split_field: Annotated[str | None, or_null(Name)] = None
     compare: Annotated[str, one_of("number", "math", "text", "tests", "reward_model")] = "text"
     answer_regex: Annotated[str | None, or_null(PATTERN)] = None
-    isolation: Annotated[str, one_of(*ISOLATION)] = "auto"
+    isolation: Isolation = "auto"
     gold_model: Model = None
     gold_revision: Revision = "main"
     gold_dtype: Annotated[str, DTYPE] = "auto"
     gold_threshold: Annotated[float | None, or_null(number())] = None
 
-    label: ClassVar[str] = "jsonl"
-    repo_splits: ClassVar[dict[str, str]] = {split: split for split in SPLITS}
+    name: ClassVar[str] = "jsonl"
+    keeps_verdicts: ClassVar[bool] = True
+    data_splits: ClassVar[dict[str, str]] = {split: split for split in SPLITS}
 
     @property
     def answer_pattern(self) -> str | None:
-        """The user's own; None without one."""
         return self.answer_regex
 
     @property
     def judge(self) -> Answers | Programs | GoldModel:
-        """What says whether a completion is right."""
         if self.compare == "tests":
             return Programs(isolation=self.isolation)
         if self.compare == "reward_model":
             return GoldModel(
-                label=self.label,
+                name=self.name,
                 model=self.gold_model,
                 revision=self.gold_revision,
                 dtype=self.gold_dtype,
                 threshold=self.gold_threshold,
             )
-        return Answers(compare=self.compare, answer_regex=self.answer_regex)
-
-    @property
-    def programs(self) -> Programs | None:
-        """What reads completions as programs; None where they are none."""
-        return self.judge if isinstance(self.judge, Programs) else None
-
-    @property
-    def gold_reward(self) -> Callable[[Sequence[str], Sequence[str]], np.ndarray] | None:
-        """The gold model's scores; None where no model is gold."""
-        return self.judge.gold_reward if isinstance(self.judge, GoldModel) else None
+        return Answers(compare=self.compare, answer_regex=self.answer_regex, setting="jsonl task.compare=math")
 
     @property
     def judged_by(self) -> str:
-        """What verdicts depend on beside prompts and completions."""
-        return self.judge.judged_by
+        if not isinstance(self.judge, Answers):
+            return self.judge.judged_by
+        library = f", {math_judge.judged_by()}" if self.compare == "math" else ""
+        return f"{self.name} {VERSION}: {self.compare}, {self.answer_regex!r}{library}"
 
     def check(self) -> None:
         if self.files is None:
             raise BenchError("task=jsonl needs a file or folder of prompts: give task.path=PATH.")
-        of_gold = {"gold_model": self.gold_model, "gold_threshold": self.gold_threshold}
-        for name, value in of_gold.items():
+        for name, value in {"gold_model": self.gold_model, "gold_threshold": self.gold_threshold}.items():
             if value is not None and not isinstance(self.judge, GoldModel):
                 raise BenchError(
                     f"task.{name}={value} has no part in task.compare={self.compare}: leave it out, or let the model "
@@ -123,17 +105,16 @@ class Jsonl(RowsTask):
             raise BenchError(
                 f"task.answer_regex has no part in task.compare={self.compare}, which compares no answers."
             )
-        if not isinstance(self.judge, Programs):
-            self.judge.check()
+        super().check()
 
     def rows(self) -> dict[str, list[Row]]:
         assert self.files is not None
-        found = from_path(self.files, splits=self.repo_splits)
+        found = from_path(self.files, splits=self.data_splits)
         if self.split_field is None:
             return found
         by_split: dict[str, list[Row]] = {split: [] for split in SPLITS}
         for row in (row for rows in found.values() for row in rows):
-            split = str(field(row, self.split_field, self.name, otherwise=NAMED.format("split_field")))
+            split = str(self._named(row, "split_field"))
             if split not in by_split:
                 raise BenchError(
                     f"A row of task.path={self.files} has {self.split_field}={split}, which is none of "
@@ -143,27 +124,30 @@ class Jsonl(RowsTask):
         return {split: rows for split, rows in by_split.items() if rows}
 
     def example(self, row: Row, name: str) -> Example | None:
-        name = (
-            name.replace(f"{WHOLE}-", "row-")
-            if self.id_field is None
-            else str(field(row, self.id_field, self.name, otherwise=NAMED.format("id_field")))
-        )
+        name = name.replace(f"{WHOLE}-", "row-") if self.id_field is None else str(self._named(row, "id_field"))
         if self.messages_field is not None:
-            messages = _chat(field(row, self.messages_field, self.name, otherwise=NAMED.format("messages_field")), name)
-            asked = [one for one in messages if one["role"] != "system"] or messages  # what all share is no question
-            question = "\n".join(message["content"] for message in asked)
+            messages = _checked_chat(self._named(row, "messages_field"), name)
+            own = [turn for turn in messages if turn["role"] != "system"] or messages  # others share the system message
+            question = "\n".join(turn["content"] for turn in own)
         else:
-            question = str(field(row, self.prompt_field, self.name, otherwise=NAMED.format("prompt_field")))
-            messages = self.asked(question)
+            question = str(self._named(row, "prompt_field"))
+            messages = self.chat(question)
         answer = self._answer(row, name, messages)
         return None if answer is None else Example(name, question, messages, answer)
 
+    def _named(self, row: Row, setting: str, otherwise: str = "") -> Any:
+        """The row's field that a setting names."""
+        return self.field(
+            row, getattr(self, setting), otherwise=f"name the right one with task.{setting}=NAME{otherwise}"
+        )
+
     def _answer(self, row: Row, name: str, messages: tuple[Message, ...]) -> str | None:
         """What the row's completions are judged by; None where that can't be read."""
-        if isinstance(self.judge, Programs):
-            return _tests(field(row, self.tests_field, self.name, otherwise=NAMED.format("tests_field")))
-        if isinstance(self.judge, Answers):
-            return self.judge.answer(_plain(field(row, self.answer_field, self.name, otherwise=UNANSWERED)))
+        if self.compare == "tests":
+            return _tests(self._named(row, "tests_field"))
+        if self.compare != "reward_model":
+            answer = _plain(self._named(row, "answer_field", OR_ANOTHER_JUDGE))
+            return number_in(answer.rpartition("####")[2]) if self.compare == "number" else answer or None
         if self.gold_threshold is None and self.answer_field not in row:
             raise BenchError(
                 f"Row {name} of jsonl has no field {self.answer_field!r} with a reference that the gold model could "
@@ -172,44 +156,29 @@ class Jsonl(RowsTask):
         reference = _plain(row.get(self.answer_field)) or None
         return None if reference is None and self.gold_threshold is None else reference_of(messages, reference)
 
-    def extract_answer(self, completion: str) -> str | None:
-        return self.judge.extract_answer(completion)
-
-    def are_correct(self, completions: Sequence[str], answers: Sequence[str]) -> list[bool]:
-        return self.judge.are_correct(completions, answers)
-
-    def is_correct(self, completion: str, answer: str) -> bool:
-        return self.are_correct([completion], [answer])[0]
-
-    def steps_are_true(self, completion: str) -> bool:
-        return self.judge.steps_are_true(completion)
-
-    def path(self, completion: str) -> str | None:  # type: ignore[misc]  # over an InitVar
-        return self.judge.path(completion)
-
 
 def _plain(value: object) -> str:
     return "" if value is None else str(value).strip()
 
 
 def _tests(value: object) -> str | None:
-    """A row's tests as its answer; None where they test nothing or are no Python."""
+    """A row's tests as its answer; None where they test nothing or are not Python."""
     source = "\n".join(map(str, value)) if isinstance(value, list) else _plain(value)
     try:
         calls, expected, before = from_program(source)
     except ValueError:
         return None
-    return tests_of(function="", calls=calls, cases=expected, before="", after=before, stub="")
+    return tests_of(calls=calls, cases=expected, after=before)
 
 
-def _chat(value: object, name: str) -> tuple[Message, ...]:
-    messages = value if isinstance(value, list) else []
+def _checked_chat(value: object, name: str) -> tuple[Message, ...]:
+    turns = value if isinstance(value, list) else []
     sound = [
-        isinstance(one, dict) and one.get("role") in ROLES and isinstance(one.get("content"), str) for one in messages
+        isinstance(turn, dict) and turn.get("role") in ROLES and isinstance(turn.get("content"), str) for turn in turns
     ]
-    if not sound or not all(sound) or messages[-1]["role"] == "assistant":
+    if not sound or not all(sound) or turns[-1]["role"] == "assistant":
         raise BenchError(
             f"Row {name} has no chat that a policy could answer: its messages must be a list of "
             '{"role": "system" | "user" | "assistant", "content": TEXT} that does not end with the assistant.'
         )
-    return tuple({"role": one["role"], "content": one["content"]} for one in messages)
+    return tuple({"role": turn["role"], "content": turn["content"]} for turn in turns)

@@ -1,10 +1,10 @@
-"""Procedural list programs: short Python that hidden tests check, in miniature, for a policy trained in a minute.
+"""Procedural list programs: short Python functions judged by hidden tests, for a policy that trains in a minute.
 
     Keep the even numbers, then add 3 to every number.        xs = [x for x in xs if x % 2 == 0]
                                                                xs = [x + 3 for x in xs]
 
 A completion is lines that rebind xs, or a whole `def f(xs)`, in a fenced block or bare. The splits and the pretraining
-corpus share no set of steps and no function, and within a split every prompt asks for a function of its own.
+corpus share no set of steps and no function, and every prompt of a split has a function of its own.
 """
 
 import itertools
@@ -13,18 +13,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from textwrap import dedent
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from bench.artifacts import Prompts, content_hash
-from bench.config.rules import one_of, whole
+from bench.config.rules import Count, Seed, whole
 from bench.errors import BenchError
-from bench.sandbox import ISOLATION, Job, Limits, canonical, verdicts
-from bench.sandbox.cases import from_answer
+from bench.sandbox import Job, Limits, canonical, verdicts
 from bench.seeds import generator
-from bench.tasks.list_programs_drawing import ENTRY, demonstration, drawn, function_of, question, tests
-from bench.tasks.list_programs_steps import is_known, known_lines, run
+from bench.tasks import Task, wanted_prompts
+from bench.tasks.list_programs_data import (
+    ENTRY,
+    demonstration,
+    drawn,
+    function_of,
+    is_known,
+    known_lines,
+    question,
+    run,
+    tests,
+)
+from bench.tasks.program_tests import from_answer
+from bench.tasks.programs import Isolation
 
 FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
 FUNCTION = re.compile(rf"^\s*def {ENTRY}\b", re.MULTILINE)
@@ -33,36 +44,32 @@ CORPUS_VERSION = 1  # raise it when `demonstrations` means something new: polici
 
 
 @dataclass(frozen=True)
-class ListPrograms:
-    """The task. `seed` chooses the prompts and is independent of the run's; a program's split never changes."""
+class ListPrograms(Task):
+    """seed: of the choice of prompts, independent of the run's seed; a program's split never changes. isolation: of
+    completions that have to run, see bench.sandbox."""
 
-    train_prompts: Annotated[int, whole(1)] = 600
-    validation_prompts: Annotated[int, whole(1)] = 300
+    train_prompts: Count = 600
+    validation_prompts: Count = 300
     test_prompts: Annotated[int, whole(2)] = 300
-    max_new_tokens: Annotated[int, whole(1)] = 64
-    seed: Annotated[int, whole(0)] = 0
-    isolation: Annotated[str, one_of(*ISOLATION)] = "auto"  # of completions that have to run; see bench.sandbox
+    max_new_tokens: Count = 64
+    seed: Seed = 0
+    isolation: Isolation = "auto"
+
+    name: ClassVar[str] = "list_programs"
+    keeps_verdicts: ClassVar[bool] = True
 
     @property
-    def name(self) -> str:
-        return "list_programs"
+    def programs(self) -> "ListPrograms":
+        return self
 
     @property
     def key(self) -> str:
-        """Of the pretraining corpus, for what is made from it; no setting enters, as none changes the corpus."""
+        """The content key of the pretraining corpus. No setting enters it, because none changes the corpus."""
         return content_hash([type(self).__name__, CORPUS_VERSION])
 
-    @property
-    def answer_pattern(self) -> None:
-        """No pattern finds the answer: a program has to run."""
-        return None
-
     def prompts(self, split: str) -> Prompts:
-        """The prompts of "train", "validation" or "test". The first hundred are the same however many are asked for."""
-        wanted = {"train": self.train_prompts, "validation": self.validation_prompts, "test": self.test_prompts}
-        if split not in wanted:
-            raise BenchError(f"split={split} is not one of list_programs; it has {', '.join(wanted)}.")
-        count = wanted[split]
+        """Return the prompts of a split. The first hundred are the same for every number of prompts."""
+        count = wanted_prompts(self, split)
         if not 1 <= count <= MOST[split]:
             raise BenchError(
                 f"task.{split}_prompts={count} is not allowed: the {split} split of list_programs gives up to "
@@ -76,26 +83,28 @@ class ListPrograms:
         )
 
     def demonstrations(self, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
-        """`count` pairs (prompt, completion) of the pretraining corpus, well under half of them right."""
+        """Return `count` pairs (prompt, completion) of the pretraining corpus; well under half of them are right."""
         return [demonstration(rng) for _ in range(count)]
 
     def program(self, completion: str) -> str:
-        """The source that defines f: the first fenced block or all of it, put in a function where it is mere lines."""
+        """Return the source of f: the first fenced block, or the whole completion; bare lines become a function."""
         code = _code(completion)
         if FUNCTION.search(code):
             return code
         body = "".join(f"    {line}\n" for line in _lines(completion))
         return f"def {ENTRY}(xs):\n{body}    return xs\n"
 
-    def are_correct(self, completions: Sequence[str], answers: Sequence[str]) -> list[bool]:
-        """Whether each completion passes its answer's tests. Raises BenchError where it would have to run, and can't.
+    def job(self, completion: str, answer: str) -> Job:
+        return Job(self.program(completion), *_parsed(answer))
 
-        A completion made of the task's own lines is worked out here, by looking each of them up; every other one runs
-        in the sandbox. Both give the same verdict.
+    def are_correct(self, completions: Sequence[str], answers: Sequence[str]) -> list[bool]:
+        """Return whether each completion passes its answer's tests. BenchError where it must run and can't.
+
+        A completion of the task's own lines is worked out here, by looking each line up; any other runs in the sandbox.
+        Both ways give the same verdict.
         """
         cells = list(zip(completions, answers, strict=True))
-        passed = dict.fromkeys(cells, False)
-        unknown = []
+        passed, unknown = dict.fromkeys(cells, False), []
         for completion, answer in passed:
             lines = _lines(completion)
             if is_known(lines):
@@ -105,29 +114,25 @@ class ListPrograms:
                 )
             else:
                 unknown.append((completion, answer))
-        jobs = [Job(self.program(completion), *_parsed(answer)) for completion, answer in unknown]
-        found = verdicts(jobs, limits=Limits(), isolation=self.isolation)
+        found = verdicts([self.job(*cell) for cell in unknown], limits=Limits(), isolation=self.isolation)
         passed |= {cell: verdict.passed for cell, verdict in zip(unknown, found, strict=True)}
         return [passed[cell] for cell in cells]
 
-    def is_correct(self, completion: str, answer: str) -> bool:
-        return self.are_correct([completion], [answer])[0]
-
     def steps_are_true(self, completion: str) -> bool:
-        """Whether the completion is one step a line and nothing else: each line is one that the task knows."""
+        """Return whether every line of the completion is a step that the task knows."""
         lines = _lines(completion)
         return bool(lines) and all(line in known_lines() for line in lines)
 
     def extract_answer(self, completion: str) -> str | None:
-        """What to vote on: a hash of what the program does on fixed lists, as AlphaCode clusters (Li et al. 2022).
+        """Return a hash of what the program does on fixed lists, as AlphaCode clusters programs (Li et al. 2022).
 
-        None where that is not known without running it.
+        None where that is not known without running the program.
         """
         lines = _lines(completion)
         return content_hash(function_of(lines)) if is_known(lines) else None
 
     def path(self, completion: str) -> str | None:
-        """The program's lines without indentation, e.g. "xs = xs[1:]; xs = sorted(xs)"; None where there are none."""
+        """Return the program's lines without indentation, e.g. "xs = xs[1:]; xs = sorted(xs)"; None without lines."""
         return "; ".join(map(str.strip, _lines(completion))) or None
 
 
@@ -137,7 +142,7 @@ def _code(completion: str) -> str:
 
 
 def _lines(completion: str) -> tuple[str, ...]:
-    """The lines that say something, with the indentation that they have beyond each other."""
+    """The lines that are not blank, with their indentation relative to each other."""
     return tuple(line.rstrip() for line in dedent(_code(completion)).splitlines() if line.strip())
 
 
@@ -148,7 +153,7 @@ def _parsed(answer: str) -> tuple:
 
 @lru_cache(maxsize=8)
 def _drawn(split: str, count: int, seed: int) -> list[tuple[str, str]]:
-    """`count` questions and their tests; no two ask for the same function."""
+    """`count` questions and their tests; no two questions have the same function."""
     rng = generator(seed, "list_programs", split)
     programs = itertools.islice(drawn(split, rng), count)
     return [(question(program), tests(program, rng)) for program in programs]

@@ -1,7 +1,7 @@
-"""Whether two mathematical expressions are equal, by math-verify, in a process of its own that may be lost.
+"""Decide with math-verify whether two mathematical expressions are equal, in a process of its own.
 
-Simplifying what a model wrote can take for ever, or all memory; a comparison that takes more than some seconds of CPU,
-or more than 4 GiB, ends that process and counts as unequal.
+Simplifying a model's expression can take all time or all memory. A comparison that takes more than 5 seconds of CPU
+time or 4 GiB ends the process and counts as unequal.
 """
 
 import json
@@ -18,29 +18,27 @@ from bench.progress import bar
 CPU_SECONDS, MEMORY_BYTES = 5.0, 4 << 30
 
 
-def check(task: str) -> None:
-    """Raise BenchError where math-verify is not installed."""
+def check(setting: str) -> None:
+    """Raise BenchError where math-verify is not installed. setting: of the task that compares with it."""
     if find_spec("math_verify") is None:
         raise BenchError(
-            f"task={task} compares answers with math-verify, which is not installed: add the extra `math`."
+            f"task={setting} compares answers with math-verify, which is not installed: add the extra `math`."
         )
 
 
 def judged_by() -> str:
-    """What verdicts depend on beside the two expressions."""
+    """Return what verdicts depend on beside the two expressions."""
     return f"math-verify {version('math-verify')}, {CPU_SECONDS:g} s"
 
 
 def are_equal(golds: Sequence[str], answers: Sequence[str]) -> list[bool]:
-    """Whether each answer equals its gold, both in LaTeX. Each distinct pair is compared once."""
+    """Return whether each answer equals its gold answer, both in LaTeX. Each distinct pair is compared once."""
     pairs = list(zip(golds, answers, strict=True))
     verdicts = {pair: True for pair in pairs if pair[0] == pair[1]}
     left = [pair for pair in dict.fromkeys(pairs) if pair not in verdicts]
     with bar("math-verify", total=len(left), unit="answers") as progress:
         while left:
-            done = _judged(left)
-            if not done:  # the first of these ended the process
-                done = [False]
+            done = _judged(left) or [False]  # no verdict: the first pair ended the process
             verdicts |= dict(zip(left, done, strict=False))
             left = left[len(done) :]
             progress.advance(len(done))
@@ -48,7 +46,7 @@ def are_equal(golds: Sequence[str], answers: Sequence[str]) -> list[bool]:
 
 
 def _judged(pairs: Sequence[tuple[str, str]]) -> list[bool]:
-    """Verdicts on the first pairs, up to one that ended the process."""
+    """Verdicts on the first pairs, up to the one that ended the process."""
     found = subprocess.run(
         [sys.executable, "-P", str(Path(__file__)), str(CPU_SECONDS)],
         input="".join(json.dumps(pair) + "\n" for pair in pairs),
@@ -64,22 +62,22 @@ def _judged(pairs: Sequence[tuple[str, str]]) -> list[bool]:
 
 
 def _serve() -> None:
-    """Pairs as JSON lines on standard input; for each a line 1 or 0."""
+    """Answer each pair, a JSON line on standard input, with a line 1 or 0."""
     import logging
     import resource
     import signal
 
     from math_verify import parse, verify
 
-    logging.disable()  # it warns that time limits are ours to set, which they are
+    logging.disable()  # math-verify warns where its own time limits are off; ours is the timer below
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    verify(parse("$x^2$", parsing_timeout=None), parse("$x*x$", parsing_timeout=None), timeout_seconds=None)  # warm
+    verify(parse("$x^2$", parsing_timeout=None), parse("$x*x$", parsing_timeout=None), timeout_seconds=None)  # loads
     for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_PROF, float(sys.argv[1]))  # its signal ends the process
+        signal.setitimer(signal.ITIMER_PROF, float(sys.argv[1]))  # the signal at its end ends the process
         try:
             gold, answer = (parse(f"\\boxed{{{text}}}", parsing_timeout=None) for text in json.loads(line))
             equal = bool(gold and answer and verify(gold, answer, timeout_seconds=None, allow_set_relation_comp=True))
-        except Exception:  # whatever the libraries choke on is not shown to be equal
+        except Exception:  # an expression that the libraries fail on is not shown to be equal
             equal = False
         signal.setitimer(signal.ITIMER_PROF, 0)
         sys.stdout.write(f"{int(equal)}\n")

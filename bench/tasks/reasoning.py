@@ -2,8 +2,8 @@
 
     python -m bench task=reasoning_gym task.generator=leg_counting policy=folder policy.path=PATH   (extra reasoning)
 
-Each split is drawn with a seed of its own. A completion is right where the generator scores its answer 1; partial
-scores are not right.
+Each split is drawn with a seed of its own. A completion is right where the generator scores its answer 1; a partial
+score is wrong.
 """
 
 import json
@@ -18,12 +18,10 @@ from bench.artifacts import content_hash
 from bench.config.rules import Count, Rule, Seed, text, whole
 from bench.errors import BenchError
 from bench.seeds import small_seed
-from bench.tasks import arithmetic
-from bench.tasks.numeric import after_phrase, boxed, tagged
-from bench.tasks.rows import Row
-from bench.tasks.rows_task import NearDuplicate, RowsTask, Words
+from bench.tasks import SPLITS, Judge, arithmetic, wanted_prompts
+from bench.tasks.extraction import after_phrase, after_thinking, boxed, tagged
+from bench.tasks.rows import NearDuplicate, Row, RowsTask, Words
 from bench.tasks.splits import Example
-from bench.tasks.thinking import after_thinking
 
 VERSION = 2  # raise it when equal completions get other verdicts
 OPTIONS = Rule(lambda value: isinstance(value, Mapping), "settings of the generator by name")
@@ -31,8 +29,8 @@ OPTIONS = Rule(lambda value: isinstance(value, Mapping), "settings of the genera
 
 @dataclass(frozen=True, kw_only=True)
 class ReasoningGym(RowsTask):
-    """generator: a name that reasoning_gym.create_dataset knows; options: its settings as JSON text or a mapping. The
-    three *_prompts are numbers here, and near_duplicate is 1: many generators put few numbers into one long text."""
+    """generator: a name that reasoning_gym.create_dataset knows. options: its settings, as JSON text or a mapping.
+    near_duplicate is 1 by default, because many generators put few numbers into one long text."""
 
     generator: Annotated[str, text(r"[a-z0-9_]+", "the name of a generator of reasoning-gym")]
     options: Annotated[Any, OPTIONS] = None
@@ -43,7 +41,8 @@ class ReasoningGym(RowsTask):
     instruction: Words = "Reason step by step. End with a line that says 'Answer:' and the answer alone."
     seed: Seed = 0
 
-    label: ClassVar[str] = "reasoning_gym"
+    name: ClassVar[str] = "reasoning_gym"
+    keeps_verdicts: ClassVar[bool] = True
 
     def __post_init__(self, path: str | None) -> None:
         super().__post_init__(path)
@@ -51,9 +50,12 @@ class ReasoningGym(RowsTask):
             object.__setattr__(self, "options", json.dumps(dict(self.options or {}), sort_keys=True))
 
     @property
+    def judge(self) -> "GeneratorScore":
+        return GeneratorScore(self)
+
+    @property
     def judged_by(self) -> str:
-        """The generator, its settings and the library's version."""
-        return f"{self.label} {VERSION}, {version('reasoning-gym')} {self.generator} {self.options} {self.seed}"
+        return f"{self.name} {VERSION}, {version('reasoning-gym')} {self.generator} {self.options} {self.seed}"
 
     def check(self) -> None:
         if self.files is not None:
@@ -62,54 +64,55 @@ class ReasoningGym(RowsTask):
             raise BenchError("task=reasoning_gym needs the package reasoning-gym: add the extra `reasoning`.")
 
     def rows(self) -> dict[str, list[Row]]:
-        """Of each split as many as asked for and a tenth more, in place of those that others have."""
+        """Return the prompts of each split and a tenth more, which replace those that other splits have."""
         found = {}
-        for split in ("train", "validation", "test"):
-            wanted = getattr(self, f"{split}_prompts")
-            data = _dataset(
-                self.generator, self.options, small_seed(self.seed, self.label, split), wanted + wanted // 10
-            )
+        for split in SPLITS:
+            data = self.generated(split)
             found[split] = [dict(data[index]) | {"split": split, "index": index} for index in range(len(data))]
         return found
+
+    def generated(self, split: str) -> Any:
+        """Return the generator's data for a split; it can score answers."""
+        wanted = wanted_prompts(self, split)
+        return _generated(self.generator, self.options, small_seed(self.seed, self.name, split), wanted + wanted // 10)
 
     def example(self, row: Row, name: str) -> Example | None:
         question = str(row["question"]).strip()
         answer = json.dumps({"split": row["split"], "index": row["index"], "answer": row["answer"]})
-        return Example(name, question, self.asked(question), answer)
+        return Example(name, question, self.chat(question), answer)
 
-    def extract_answer(self, completion: str) -> str | None:
-        """The last box, else the last <answer> tag, else what follows the last "Answer:" or "answer is", after what is
-        in <think> tags; None where nothing is marked."""
-        text = after_thinking(completion)
-        found = next((one for one in (boxed(text), tagged(text), after_phrase(text)) if one is not None), None)
-        return (found.strip().strip("*`").strip() or None) if found is not None else None
+
+@dataclass(frozen=True)
+class GeneratorScore(Judge):
+    """Right is an answer that the generator scores 1; an answer that is not marked is wrong."""
+
+    task: ReasoningGym
 
     def are_correct(self, completions: Sequence[str], answers: Sequence[str]) -> list[bool]:
-        """Whether the generator gives each answer its full score of 1; one that is not marked is wrong."""
-        verdicts = []
+        found = []
         for completion, answer in zip(completions, answers, strict=True):
-            place = json.loads(answer)
-            wanted = getattr(self, f"{place['split']}_prompts")
-            stream = small_seed(self.seed, self.label, place["split"])
-            data = _dataset(self.generator, self.options, stream, wanted + wanted // 10)
-            found = self.extract_answer(completion)
-            verdicts.append(found is not None and float(data.score_answer(found, data[place["index"]])) >= 1.0)
-        return verdicts
+            place, marked = json.loads(answer), self.extract_answer(completion)
+            data = self.task.generated(place["split"])
+            found.append(marked is not None and float(data.score_answer(marked, data[place["index"]])) >= 1.0)
+        return found
 
-    def is_correct(self, completion: str, answer: str) -> bool:
-        return self.are_correct([completion], [answer])[0]
+    def extract_answer(self, completion: str) -> str | None:
+        """Return the last box, else the last <answer> tag, else what follows the last "Answer:" or "answer is"."""
+        text = after_thinking(completion)
+        marked = next((found for found in (boxed(text), tagged(text), after_phrase(text)) if found is not None), "")
+        return marked.strip().strip("*`").strip() or None
 
     def steps_are_true(self, completion: str) -> bool:
-        """Whether there is arithmetic, and all of it is true."""
+        """Return whether there is arithmetic, and all of it is true."""
         return arithmetic.steps_are_true(completion)
 
-    def path(self, completion: str) -> str | None:  # type: ignore[misc]  # over an InitVar
-        """The equations in their order; where there are none, a hash of the text before the answer."""
+    def path(self, completion: str) -> str | None:
+        """Return the equations in their order; without any, a hash of the text."""
         return arithmetic.path(completion) or (content_hash(completion.split()) if completion.strip() else None)
 
 
 @lru_cache(maxsize=6)
-def _dataset(generator: str, options: str, seed: int, size: int) -> Any:
+def _generated(generator: str, options: str, seed: int, size: int) -> Any:
     import reasoning_gym
 
     try:

@@ -1,24 +1,172 @@
-"""Rows of a published data set by split: from the hub at a pinned revision, or from local files of the same format."""
+"""Tasks over published data sets: rows from the hub at a pinned revision, or from local files of the same format."""
 
 import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import InitVar, dataclass
+from dataclasses import field as dataclass_field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
+import numpy as np
+
+from bench.artifacts import Message, Prompts
+from bench.config.rules import Count, Seed, number, or_null, text, whole
 from bench.errors import BenchError
+from bench.tasks import Judge, Task, wanted_prompts
+from bench.tasks.splits import WHOLE, Divided, Example, divided
 
 Row = dict[str, Any]
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
-WHOLE = "all"  # the split of rows that came without one
+Size = Annotated[int | None, or_null(whole(1))]
+Share = Annotated[float, number(0, 1, open_high=True)]
+Words = Annotated[str | None, or_null(text(r"[^\0]*", "text"))]
+Place = Annotated[str | None, or_null(text(r"[^\0\n]+", "the path of a file or folder"))]
+Repo = Annotated[str, text(r"[\w.-]+/[\w.-]+", "a data set on the hub, OWNER/NAME")]
+Revision = Annotated[str, text(r"[^\0\s]+", "a commit, tag or branch of the hub")]
+NearDuplicate = Annotated[float | None, or_null(number(0, 1, open_low=True))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowSettings:
+    """The settings of every `RowsTask`.
+
+    path: a local file or folder in the published format, instead of the hub. *_prompts: the number of prompts of each
+    split, null: all; the first hundred are the same for every number. *_share: the share of train that becomes a split
+    which the data lacks; `seed` is the seed of that choice (bench.tasks.splits). near_duplicate: the similarity from
+    which a prompt is left out of train or validation because a later split has a similar one; null keeps all.
+    system: the system message; instruction: what stands under each question.
+    """
+
+    path: InitVar[Place] = None  # kept as `files`, because `path` is a method of a task
+    train_prompts: Size = None
+    validation_prompts: Size = None
+    test_prompts: Annotated[int | None, or_null(whole(2))] = None
+    validation_share: Share = 0.1
+    test_share: Share = 0.2
+    near_duplicate: NearDuplicate = 0.5
+    seed: Seed = 0
+    system: Words = None
+    instruction: Words = None
+    max_new_tokens: Count = 512
+    files: str | None = dataclass_field(init=False, default=None)
+
+    def __post_init__(self, path: str | None) -> None:
+        object.__setattr__(self, "files", path)
+
+
+class RowsTask(RowSettings, Task):
+    """A task whose prompts are rows of a data set. A subclass states `name`, `repo`, `revision`, `example`, `judge`.
+
+    repo, config, revision: the data set on the hub; as settings, where users may change them.
+    """
+
+    repo: str
+    config: str | None = None
+    revision: str
+    data_splits: ClassVar[dict[str, str]] = {"train": "train", "test": "test"}  # our name (or WHOLE) -> the data's
+
+    def example(self, row: Row, name: str) -> Example | None:
+        """Return the prompt that a row makes, with this id; None where its answer can't be judged."""
+        raise NotImplementedError
+
+    @property
+    def judge(self) -> Judge:
+        """What says whether a completion is right."""
+        raise NotImplementedError
+
+    def rows(self) -> dict[str, list[Row]]:
+        """Return the data by split, from `path` where it is given, else from the hub."""
+        if self.files is not None:
+            return from_path(self.files, splits=self.data_splits, folder=self.config)
+        return from_hub(self.repo, config=self.config, revision=self.revision, splits=self.data_splits)
+
+    def prompts(self, split: str) -> Prompts:
+        self.check()
+        wanted = wanted_prompts(self, split)
+        held = _loaded(self)[0].prompts[split]
+        if not len(held):
+            raise BenchError(
+                f"The {split} split of {self.name} is empty: give its data, or a task.{split}_share above 0."
+                if split != "train"
+                else f"The train split of {self.name} is empty: lower task.validation_share and task.test_share."
+            )
+        if wanted is not None and wanted > len(held):
+            raise BenchError(
+                f"task.{split}_prompts={wanted} is more than the {split} split of {self.name} has: {len(held)} "
+                f"prompts; set {len(held)} at most, or null for all."
+            )
+        return held[: len(held) if wanted is None else wanted]
+
+    def counts(self) -> dict[str, int]:
+        """Return the rows that did not become prompts: near-duplicates, and rows that can't be judged."""
+        found, unreadable = _loaded(self)
+        return {"near_duplicates_removed": sum(found.near_duplicates.values()), "rows_unreadable": unreadable}
+
+    def chat(self, question: str) -> tuple[Message, ...]:
+        """Return the messages for a question: the system message, the question and the instruction."""
+        system = ({"role": "system", "content": self.system},) if self.system else ()
+        content = f"{question}\n\n{self.instruction}" if self.instruction else question
+        return (*system, {"role": "user", "content": content})
+
+    def field(self, row: Row, name: str, *, otherwise: str = "") -> Any:
+        """Return a row's field. BenchError where the row lacks it. otherwise: what the user can do then."""
+        if name not in row:
+            raise BenchError(
+                f"A row of {self.name} has no field {name!r}; its fields are {', '.join(map(str, row)) or 'none'}"
+                f"{': ' if otherwise else ''}{otherwise}."
+            )
+        return row[name]
+
+    def check(self) -> None:
+        self.judge.check()
+
+    def are_correct(self, completions: Sequence[str], answers: Sequence[str]) -> Sequence[bool]:
+        return self.judge.are_correct(completions, answers)
+
+    def extract_answer(self, completion: str) -> str | None:
+        return self.judge.extract_answer(completion)
+
+    def path(self, completion: str) -> str | None:
+        return self.judge.path(completion)
+
+    def steps_are_true(self, completion: str) -> bool:
+        return self.judge.steps_are_true(completion)
+
+    @property
+    def gold_reward(self) -> Any:
+        return self.judge.gold_reward
+
+    @property
+    def programs(self) -> Any:
+        return self.judge.programs
+
+
+@lru_cache(maxsize=4)  # every cell of a sweep and every arm of a run reads the same prompts
+def _loaded(task: RowsTask) -> tuple[Divided, int]:
+    """The splits, and the number of rows that can't be judged."""
+    made = {
+        split: [task.example(row, f"{split}-{number:05d}") for number, row in enumerate(rows)]
+        for split, rows in task.rows().items()
+    }
+    found = divided(
+        {split: [example for example in examples if example is not None] for split, examples in made.items()},
+        validation_share=task.validation_share,
+        test_share=task.test_share,
+        seed=task.seed,
+        near_duplicate=np.inf if task.near_duplicate is None else task.near_duplicate,
+    )
+    return found, sum(examples.count(None) for examples in made.values())
 
 
 def from_path(path: str, *, splits: Mapping[str, str], folder: str | None = None) -> dict[str, list[Row]]:
-    """Rows by split of a file or folder; one file alone comes without splits, as {"all": rows}.
+    """Return the rows by split of a file or folder; a file alone has no splits and gives {WHOLE: rows}.
 
-    splits: what the data calls each of ours, e.g. {"train": "train_prefs"}. In a folder (or in its `folder`, where
-    it has that) every file of a split counts, at any depth: train.jsonl, or train-00000-of-00002.parquet as on the hub.
+    splits: our name of each split and the data's, e.g. {"train": "train_prefs"}. A folder (or its subfolder `folder`,
+    where there is one) gives every file of a split at any depth: train.jsonl, or the hub's
+    train-00000-of-00002.parquet.
     """
     place = Path(path).expanduser()
     if place.is_file():
@@ -39,51 +187,52 @@ def from_path(path: str, *, splits: Mapping[str, str], folder: str | None = None
 
 
 def read(file: Path) -> list[Row]:
-    """The rows of one file. BenchError names the line that is no JSON object."""
+    """Return the rows of one file. BenchError names the line that is not a JSON object."""
     if file.suffix not in SUFFIXES:
-        raise BenchError(f"{file} is not of a kind that can be read; give {', '.join(SUFFIXES)}.")
+        raise BenchError(f"{file} is of a kind that can't be read; give {', '.join(SUFFIXES)}.")
     if file.suffix == ".parquet":
         import pyarrow.parquet as pq
 
         return pq.read_table(file).to_pylist()
-    text = file.read_text(encoding="utf-8-sig")  # with or without a byte order mark
+    content = file.read_text(encoding="utf-8-sig")  # with or without a byte order mark
     if file.suffix == ".csv":
-        return list(csv.DictReader(text.splitlines(keepends=True)))
+        return list(csv.DictReader(content.splitlines(keepends=True)))
     if file.suffix == ".json":
-        try:
-            rows = json.loads(text)
-        except ValueError as error:
-            raise BenchError(f"{file} is no JSON: {error}.") from error
+        rows = _parsed(content, str(file))
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise BenchError(f"{file} must be a JSON list of objects, one a row.")
+            raise BenchError(f"{file} must be a JSON list of objects, one per row.")
         return rows
     found = []
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number_, line in enumerate(content.split("\n"), start=1):
         if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise BenchError(f"{file}, line {number} is no JSON: {error}.") from error
+            row = _parsed(line, f"{file}, line {number_}")
             if not isinstance(row, dict):
-                raise BenchError(f"{file}, line {number} must be a JSON object, and is a {type(row).__name__}.")
+                raise BenchError(f"{file}, line {number_} must be a JSON object, and is a {type(row).__name__}.")
             found.append(row)
     return found
 
 
+def _parsed(content: str, where: str) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise BenchError(f"{where} is not JSON: {error}.") from error
+
+
 def from_hub(repo: str, *, config: str | None, revision: str, splits: Mapping[str, str]) -> dict[str, list[Row]]:
-    """Rows by split of a data set on the hub, or in the hub's cache. BenchError says what to do where there is none."""
+    """Return the rows by split of a data set on the hub, or in its cache. BenchError says what to do without it."""
     import datasets
 
-    found = {}
-    for split, name in splits.items():
-        try:
-            found[split] = list(datasets.load_dataset(repo, config, split=name, revision=revision))
-        except (OSError, ValueError, RuntimeError) as error:
-            raise BenchError(f"The data set {repo} ({_what_to_do(error, revision)}") from error
-    return found
+    try:
+        return {
+            split: list(datasets.load_dataset(repo, config, split=name, revision=revision))
+            for split, name in splits.items()
+        }
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BenchError(f"The data set {repo} ({_remedy(error, revision)}") from error
 
 
-def _what_to_do(error: BaseException, revision: str) -> str:
+def _remedy(error: BaseException, revision: str) -> str:
     reason = " ".join(str(error).split()) or type(error).__name__
     local = "or give its files as task.path=PATH"
     if "gated" in reason.lower():

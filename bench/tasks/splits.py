@@ -1,7 +1,7 @@
 """Train, validation and test by a stated rule, without near-duplicates across them.
 
-A split that the data lacks is taken from train: every prompt whose seeded hash, of its normalised text, falls into that
-split's share. So a prompt's split depends on no other prompt, and equal prompts never part.
+A split that the data lacks is taken from train: it gets every prompt whose seeded hash falls into the split's share.
+The hash is of the normalised text, so a prompt's split depends on no other prompt, and equal prompts share a split.
 """
 
 import hashlib
@@ -15,15 +15,16 @@ import numpy as np
 
 from bench.artifacts import Message, Prompts
 from bench.errors import BenchError
-from bench.tasks.rows import WHOLE
+from bench.tasks import SPLITS
 
 WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|[^\w\s.,;:!?'\"`’“”]")  # signs such as + count, punctuation does not
 SHINGLE = 8  # words
+WHOLE = "all"  # the split of rows that came without one
 
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt before it has a split. `text` is what makes it this one: the question, without what all share."""
+    """A prompt before it has a split. `text` is its question alone, without the parts that all prompts share."""
 
     id: str
     text: str
@@ -33,7 +34,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Divided:
-    """Prompts by split, each in a fixed random order, and how many near-duplicates were left out of it."""
+    """Prompts by split, in a fixed random order, and how many near-duplicates each split lost."""
 
     prompts: dict[str, Prompts]
     near_duplicates: dict[str, int]
@@ -47,10 +48,11 @@ def divided(
     seed: int,
     near_duplicate: float,
 ) -> Divided:
-    """Train, validation and test of examples by split ("all", or without "test", "validation": taken by hash).
+    """Divide examples into train, validation and test; what the data lacks of these is taken by hash.
 
-    Test prompts stay; a validation prompt near one of them is left out, and so is a training prompt near one of
-    either. near_duplicate: the Jaccard similarity from which two prompts are near, see `near`; above 1 finds none.
+    examples: by split, or under WHOLE. A validation prompt that is near a test prompt is left out, and so is a training
+    prompt that is near either. near_duplicate: the Jaccard similarity from which two prompts are near (see `near`);
+    above 1, none are.
     """
     splits = {split: list(members) for split, members in examples.items() if split != WHOLE}
     pool = [*splits.pop("train", []), *examples.get(WHOLE, [])]
@@ -69,52 +71,53 @@ def divided(
     prompts, removed = {}, {}
     before: list[Example] = []
     for split in ("test", "validation", "train"):
-        members = sorted(splits[split], key=lambda one: (fraction(one.text, seed, "order"), one.id))
-        close = near([one.text for one in members], [one.text for one in before], similarity=near_duplicate)
-        kept = [one for one, is_near in zip(members, close, strict=True) if not is_near]
+        members = sorted(splits[split], key=lambda example: (fraction(example.text, seed, "order"), example.id))
+        texts, earlier = ([example.text for example in some] for some in (members, before))
+        close = near(texts, earlier, similarity=near_duplicate)
+        kept = [example for example, is_near in zip(members, close, strict=True) if not is_near]
         prompts[split], removed[split] = _prompts(kept), int(close.sum())
         before += kept
-    return Divided({split: prompts[split] for split in ("train", "validation", "test")}, removed)
+    return Divided({split: prompts[split] for split in SPLITS}, removed)
 
 
 def _prompts(examples: Sequence[Example]) -> Prompts:
-    ids = [one.id for one in examples]
+    ids = [example.id for example in examples]
     if len(set(ids)) != len(ids):
         twice = next(name for name, count in Counter(ids).items() if count > 1)
         raise BenchError(f"The id {twice!r} stands for several rows of the task's data; ids must be unique.")
     return Prompts(
         id=np.array(ids, dtype=str),
-        messages=tuple(one.messages for one in examples),
-        answer=np.array([one.answer for one in examples], dtype=object),
+        messages=tuple(example.messages for example in examples),
+        answer=np.array([example.answer for example in examples], dtype=object),
     )
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words, numbers and signs of the text; punctuation and layout do not count."""
+    """Return the lower-case words, numbers and signs of the text, without punctuation and layout."""
     return WORD.findall(unicodedata.normalize("NFKC", text).lower())
 
 
 def fraction(text: str, seed: int, purpose: str) -> float:
-    """A number in [0, 1) that depends on the seed and the normalised text alone."""
+    """Return a number in [0, 1) that depends only on the seed, the purpose and the normalised text."""
     content = repr((seed, purpose, words(text))).encode()
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") / 2**64
 
 
 def near(texts: Sequence[str], others: Sequence[str], *, similarity: float) -> np.ndarray:
-    """[D] bool: whether the Jaccard similarity of a text's shingles with some other's is at least `similarity`.
+    """Return [D] bool: whether a text's shingles and those of any other have a Jaccard similarity >= `similarity`.
 
-    A shingle is 8 words in a row (all of them, where there are fewer). Exact, by prefix filtering (Bayardo et al.
-    2007): two sets that are so similar share one of the rarest few shingles of each.
+    A shingle is 8 words in a row, or the whole text where it is shorter. The result is exact, by prefix filtering
+    (Bayardo et al. 2007): two sets that are so similar share one of the few rarest shingles of each.
     """
     if not 0 < similarity <= 1 or not texts or not others:
         return np.zeros(len(texts), bool)
     numbers: dict[str, int] = {}
     ours, theirs = ([_shingles(text, numbers) for text in some] for some in (texts, others))
-    frequency = Counter(shingle for one in (*ours, *theirs) for shingle in one)
+    frequency = Counter(shingle for shingles in (*ours, *theirs) for shingle in shingles)
 
     def rarest(shingles: frozenset[int]) -> list[int]:
         most_shared = int(np.ceil(similarity * len(shingles) - 1e-9))
-        return sorted(shingles, key=lambda one: (frequency[one], one))[: len(shingles) - most_shared + 1]
+        return sorted(shingles, key=lambda shingle: (frequency[shingle], shingle))[: len(shingles) - most_shared + 1]
 
     holders: dict[int, list[int]] = {}
     for index, shingles in enumerate(theirs):
@@ -130,7 +133,7 @@ def near(texts: Sequence[str], others: Sequence[str], *, similarity: float) -> n
 
 
 def _shingles(text: str, numbers: dict[str, int]) -> frozenset[int]:
-    """Hashes of the text's shingles; `numbers` numbers the words, in order of appearance."""
+    """Hashes of the text's shingles. `numbers` maps each word to its number, in order of appearance."""
     ids = np.array([numbers.setdefault(word, len(numbers) + 1) for word in words(text)] or [0], dtype=np.uint64)
     width = min(SHINGLE, len(ids))
     factors = np.array([pow(0x9E3779B97F4A7C15, power, 2**64) for power in range(1, width + 1)], dtype=np.uint64)

@@ -1,16 +1,16 @@
-"""Procedural word problems: GSM8K in miniature, with an exact verifier, for a policy that is trained in a minute.
+"""Procedural word problems: GSM8K in miniature, with an exact verifier, for a policy that trains in a minute.
 
     Leo has 9 coins. Eve has 1 fewer. How many coins in all?      9 - 1 = 8. 9 + 8 = 17. #### 17
 
 The splits and the pretraining corpus share no numeric core (the template with its numbers and operations, in any
-order), and within a split every prompt has a core of its own.
+order), and every prompt of a split has a core of its own.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -18,77 +18,81 @@ from bench.artifacts import Prompts, content_hash
 from bench.config.rules import Count, Seed, or_null, some_of, whole
 from bench.errors import BenchError
 from bench.seeds import generator
-from bench.tasks.word_problems_slips import demonstration, in_words, wording, worked, wrongly_worked
-from bench.tasks.word_problems_text import TEMPLATES, Problem, Template, evaluate, problems
+from bench.tasks import SPLITS, Task, wanted_prompts
+from bench.tasks.word_problems_data import (
+    TEMPLATES,
+    Problem,
+    Template,
+    demonstration,
+    evaluate,
+    in_words,
+    problems,
+    wording,
+    worked,
+    wrongly_worked,
+)
 
 ANSWER = re.compile(r"#### ([0-9]+)\s*\Z")
 EQUATION = re.compile(r"([0-9]+) ([-+*]) ([0-9]+) = ([0-9]+)")
 KINDS = tuple(template.name for template in TEMPLATES)
-SPLITS = ("train", "validation", "test")
 CORPUS_VERSION = 1  # raise it when `demonstrations` means something new: policies are pretrained again
 
 
 @dataclass(frozen=True)
-class WordProblems:
-    """The task. `seed` chooses the prompts and is independent of the run's; the cores of a split never change."""
+class WordProblems(Task):
+    """seed: of the choice of prompts, independent of the run's seed; the cores of a split never change. templates: the
+    kinds of problems; null takes all. Every policy is pretrained on all of them."""
 
     train_prompts: Count = 600
     validation_prompts: Count = 300
     test_prompts: Annotated[int, whole(2)] = 300
     max_new_tokens: Count = 48  # the longest solution takes 21, EOS included
     seed: Seed = 0
-    templates: Annotated[Sequence[str] | None, or_null(some_of(*KINDS))] = None  # the kinds of problems; null: all
+    templates: Annotated[Sequence[str] | None, or_null(some_of(*KINDS))] = None
+
+    name: ClassVar[str] = "word_problems"
 
     def __post_init__(self) -> None:
         if self.templates is not None:
             object.__setattr__(self, "templates", tuple(self.templates))
-        for split, count in self._wanted().items():
-            held = sum(cores(template)[split] for template in self._chosen())
+        for split in SPLITS:
+            count, held = wanted_prompts(self, split), sum(cores(template)[split] for template in self._chosen())
             if not 1 <= count <= held:
                 raise BenchError(
                     f"task.{split}_prompts={count} is not allowed: the {split} split of word_problems has {held} "
                     f"prompts{' of these templates' if self.templates else ''}; ask for 1 to {held}."
                 )
 
-    def _wanted(self) -> dict[str, int]:
-        return {"train": self.train_prompts, "validation": self.validation_prompts, "test": self.test_prompts}
-
     def _chosen(self) -> list[Template]:
         return [template for template in TEMPLATES if self.templates is None or template.name in self.templates]
 
     @property
-    def name(self) -> str:
-        return "word_problems"
-
-    @property
     def key(self) -> str:
-        """Of the pretraining corpus, for what is made from it; no setting enters, as none changes the corpus."""
+        """The content key of the pretraining corpus. No setting enters it, because none changes the corpus."""
         return content_hash([type(self).__name__, CORPUS_VERSION])
 
     @property
     def answer_pattern(self) -> str:
-        """A regular expression whose first group is a completion's answer."""
         return ANSWER.pattern
 
     def prompts(self, split: str) -> Prompts:
-        """The prompts of "train", "validation" or "test". The first hundred are the same however many are asked for.
+        """Return the prompts of a split. The first hundred are the same for every number of prompts.
 
-        Templates are drawn with their shares; one whose cores are used up is drawn no more. Every policy has been
-        pretrained on all of them, whatever `templates` are asked for here.
+        Templates are drawn with their shares, each until its cores are used up.
         """
         return _prompts(self, split)
 
     def demonstrations(self, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
-        """`count` pairs (prompt, completion) of the pretraining corpus, about half of them right."""
+        """Return `count` pairs (prompt, completion) of the pretraining corpus; about half of them are right."""
         return [demonstration(rng) for _ in range(count)]
 
     def demonstrations_of(self, prompts: Prompts, *, foreign: float, noise: float, seed: int) -> list[str]:
-        """A worked solution of each prompt [M] in the order of the story.
+        """Return [M] a worked solution of each prompt, in the order of the story.
 
-        foreign: the share, 0 to 1, by a writer who announces each equation in words, as the corpus never does, e.g.
-        " 1 fewer. 9 - 1 = 8. 8 more. 9 + 8 = 17. #### 17"; the others have the equations alone, as the corpus.
-        noise: the share, 0 to 1, that has a slip and a wrong answer, as near as the prompts that admit a slip allow.
-        ValueError for a prompt that is not this task's.
+        foreign: the share, 0 to 1, that announces each equation in words, as the corpus never does, e.g.
+        " 1 fewer. 9 - 1 = 8. 8 more. 9 + 8 = 17. #### 17"; the other solutions have only equations.
+        noise: the share, 0 to 1, with a slip and a wrong answer; less where too few prompts admit a slip.
+        ValueError for a prompt of another task.
         """
         rng = generator(seed, "word_problems", "demonstrations")
         known = {split: {name: (text, problem) for name, text, problem in _drawn(self, split)} for split in SPLITS}
@@ -104,13 +108,12 @@ class WordProblems:
             wrong = wrongly_worked(stories[index], answer(stories[index]), rng) if slips else None
             if wrong is not None:
                 solutions[index], slips = wrong, slips - 1
-        strangers = rng.permutation(len(stories))[: round(foreign * len(stories))]
-        for index in strangers:
+        for index in rng.permutation(len(stories))[: round(foreign * len(stories))]:
             solutions[index] = in_words(solutions[index])
         return solutions
 
     def with_hint(self, prompts: Prompts) -> Prompts:
-        """The prompts with their answers given away at the end, under names of their own, for a second try (STaR)."""
+        """Return the prompts with their answers at the end, under ids of their own, for a second attempt (STaR)."""
         return Prompts(
             id=np.array([f"{name}-hint" for name in prompts.id]),
             messages=tuple(
@@ -121,23 +124,23 @@ class WordProblems:
         )
 
     def extract_answer(self, completion: str) -> str | None:
-        """The digits after the final ####, None where the completion does not end with them."""
+        """Return the digits after the final ####; None where the completion does not end with them."""
         return _answer(completion)
 
     def is_correct(self, completion: str, answer: str) -> bool:
         return _answer(completion) == answer
 
     def steps_are_true(self, completion: str) -> bool:
-        """Whether there is an equation, and every sentence with an equals sign is a true one."""
+        """Return whether there is an equation, and every sentence with an equals sign is a true equation."""
         steps = [step for step in _sentences(completion) if "=" in step]
         return bool(steps) and all(map(_is_true, steps))
 
     def path(self, completion: str) -> str | None:
-        """The equations in their order, e.g. "9 - 1 = 8; 9 + 8 = 17"; None where there is none (Yuan 2023, RFT)."""
+        """Return the equations in their order (Yuan et al. 2023, RFT), e.g. "9 - 1 = 8; 9 + 8 = 17"."""
         return _path(completion)
 
 
-@cache  # a sweep asks for them in every cell
+@cache  # every run of a sweep needs them
 def _prompts(task: WordProblems, split: str) -> Prompts:
     drawn = _drawn(task, split)
     return Prompts(
@@ -150,14 +153,12 @@ def _prompts(task: WordProblems, split: str) -> Prompts:
 @cache
 def _drawn(task: WordProblems, split: str) -> list[tuple[str, str, Problem]]:
     """Name, text and problem of each prompt."""
-    wanted, chosen = task._wanted(), task._chosen()
-    if split not in wanted:
-        raise BenchError(f"split={split} is not one of word_problems; it has {', '.join(wanted)}.")
+    wanted, chosen = wanted_prompts(task, split), task._chosen()
     rng = generator(task.seed, "word_problems", split)
-    left = [_one_a_core(problems(template)[split], rng) for template in chosen]
+    left = [_one_per_core(problems(template)[split], rng) for template in chosen]
     shares = np.array([template.share for template in chosen])
     rows = []
-    for index in range(wanted[split]):
+    for index in range(wanted):
         open_shares = shares * [bool(queue) for queue in left]
         template = rng.choice(len(chosen), p=open_shares / open_shares.sum())
         problem = left[template].pop()
@@ -166,7 +167,7 @@ def _drawn(task: WordProblems, split: str) -> list[tuple[str, str, Problem]]:
 
 
 def answer(problem: Problem) -> int:
-    """The result of the story told in its own order; every other solution agrees."""
+    """Return the result of the problem; all its solutions agree."""
     values = evaluate(problem.solutions()[0], problem.values())
     assert values is not None
     return values["r"]
@@ -174,17 +175,17 @@ def answer(problem: Problem) -> int:
 
 @cache
 def cores(template: Template) -> dict[str, int]:
-    """The number of numeric cores that a template has in each split."""
+    """Return the number of numeric cores that a template has in each split."""
     return {split: len({problem.core for problem in members}) for split, members in problems(template).items()}
 
 
-def _one_a_core(members: tuple[Problem, ...], rng: np.random.Generator) -> list[Problem]:
+def _one_per_core(members: tuple[Problem, ...], rng: np.random.Generator) -> list[Problem]:
     """One problem of every core, in random order."""
     shuffled = (members[i] for i in rng.permutation(len(members)))
     return list({problem.core: problem for problem in shuffled}.values())
 
 
-@lru_cache(maxsize=2**16)  # the cells of a sweep ask of the same pools
+@lru_cache(maxsize=2**16)  # the runs of a sweep read the same pools
 def _answer(completion: str) -> str | None:
     found = ANSWER.search(completion)
     return found[1] if found else None

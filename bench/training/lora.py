@@ -4,7 +4,7 @@
     python -m bench training=lora training.lora.four_bit=true        QLoRA; extra qlora
 
 The result is a folder with the adapter, which names the folder of its base model. Generation, log-probabilities and
-evaluation take it as any other policy (bench.policies).
+evaluation read it like any other policy (bench.policies).
 """
 
 import json
@@ -29,16 +29,16 @@ def _names_modules(value: Any) -> bool:
     return bool(value) and all(isinstance(name, str) and name for name in value)
 
 
-MODULES = Rule(_names_modules, f"{ALL_LINEAR} (every linear layer but the head), or a list of modules' names")
+MODULES = Rule(_names_modules, f"{ALL_LINEAR} (every linear layer but the head), or a list of module names")
 
 
 @dataclass(frozen=True)
 class Lora:
-    """W + (alpha / r) B A in the place of each target module's W, where A starts at random and B at 0.
+    """W + (alpha / r) B A in place of each target module's W, where A starts at random and B at 0.
 
     four_bit: hold the frozen weights in 4-bit NF4 (QLoRA, Dettmers et al. 2023, arXiv 2305.14314) while training, on a
-    GPU or a CPU. Generation, log-probabilities and KL put the adapter on the base's own weights, not on rounded ones:
-    what is compared then differs from the base by the adapter alone, and from what was trained by the rounding.
+    GPU or a CPU. Generation, log-probabilities and KL put the adapter on the base's own weights, not on rounded ones.
+    The policy that is judged then differs from the base only by the adapter, and from the trained one by the rounding.
     """
 
     r: Count
@@ -53,11 +53,11 @@ class Lora:
 
 
 def trainable(policy: Policy, lora: Lora | None, *, in_bfloat16: bool) -> Any:
-    """The policy's model ready to be trained: whole in float32, or frozen with an adapter in float32.
+    """The policy's model ready for training: whole in float32, or frozen with an adapter in float32.
 
-    A policy that is itself an adapter is continued where `lora` asks for one like it, so that rounds that start from
-    the current policy stay one adapter on the original base; without `lora` it is merged into its base, and the whole
-    is trained. BenchError where `lora` asks for another shape of adapter, names no module, or can't be had here.
+    A policy that is itself an adapter is continued where `lora` has the same shape: rounds that start from the current
+    policy stay one adapter on the original base. Without `lora`, the adapter is merged into its base and the whole is
+    trained. Raises BenchError where `lora` has another shape, names no module, or needs a package that is missing.
     """
     if lora is None:
         return loading.load_model(policy) if loading.base_of(policy) == policy else _merged(policy)
@@ -76,7 +76,7 @@ def trainable(policy: Policy, lora: Lora | None, *, in_bfloat16: bool) -> Any:
         _refuse_another_shape(policy, lora)
         return PeftModel.from_pretrained(frozen, policy.path, is_trainable=True)
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    alpha: Any = lora.alpha  # PEFT says whole numbers, and divides it by r
+    alpha: Any = lora.alpha  # PEFT annotates it as int, and divides it by r
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=lora.r,
@@ -99,13 +99,13 @@ def trainable(policy: Policy, lora: Lora | None, *, in_bfloat16: bool) -> Any:
 
 
 def save(model: Any, policy: Policy, folder: Path) -> None:
-    """Write a trained model, or its adapter alone, to `folder`; of equal adapters the files are equal."""
+    """Write a trained model, or its adapter alone, to `folder`; equal adapters have equal files."""
     from peft import PeftModel
 
     model.save_pretrained(folder)
     if not isinstance(model, PeftModel):
         return
-    (folder / "README.md").unlink(missing_ok=True)  # a form of PEFT's that nobody filled in
+    (folder / "README.md").unlink(missing_ok=True)  # an unfilled template of PEFT
     config = json.loads((folder / CONFIG).read_text())
     config["base_model_name_or_path"] = str(loading.base_of(policy).path)
     in_order = {name: sorted(value) if isinstance(value, list) else value for name, value in config.items()}
@@ -113,16 +113,16 @@ def save(model: Any, policy: Policy, folder: Path) -> None:
 
 
 def fill(model: Any, weights: dict[str, Any]) -> None:
-    """Load the weights that are trained, by name; one of several that are tied may stand for all.
+    """Load the trained weights by name; one of several tied weights may stand for all.
 
-    RuntimeError where one lacks.
+    Raises RuntimeError where a weight is unknown or missing.
     """
     own = {name: weight for name, weight in model.state_dict().items() if not is_frozen(model, name)}
     unknown = sorted(set(weights) - set(own))
     given = {own[name].data_ptr() for name in weights if name in own}
-    lacking = sorted(name for name in set(own) - set(weights) if own[name].data_ptr() not in given)
-    if unknown or lacking:
-        raise RuntimeError(f"of gathered weights {unknown[:3]} are unknown to the model and {lacking[:3]} are lacking")
+    missing = sorted(name for name in set(own) - set(weights) if own[name].data_ptr() not in given)
+    if unknown or missing:
+        raise RuntimeError(f"of gathered weights {unknown[:3]} are unknown to the model and {missing[:3]} are missing")
     model.load_state_dict(weights, strict=False)
 
 
@@ -135,7 +135,7 @@ def is_frozen(model: Any, name: str) -> bool:
 
 
 def _merged(policy: Policy) -> Any:
-    """A model of its base's kind, the adapter added into its weights."""
+    """The base model with the adapter added into its weights."""
     from peft import PeftModel
 
     base = loading.load_model(loading.base_of(policy))
@@ -143,20 +143,22 @@ def _merged(policy: Policy) -> Any:
 
 
 def _refuse_another_shape(policy: Policy, lora: Lora) -> None:
+    """Raise BenchError where `lora` differs from the policy's own adapter."""
     config = json.loads((policy.path / CONFIG).read_text())
     has = {"r": config["r"], "alpha": config["lora_alpha"], "dropout": config["lora_dropout"]}
-    asked: dict[str, Any] = {"r": lora.r, "alpha": lora.alpha, "dropout": lora.dropout}
+    wanted: dict[str, Any] = {"r": lora.r, "alpha": lora.alpha, "dropout": lora.dropout}
     if not isinstance(lora.target_modules, str):
-        has["target_modules"], asked["target_modules"] = sorted(config["target_modules"]), sorted(lora.target_modules)
-    for name, value in asked.items():
+        has["target_modules"], wanted["target_modules"] = sorted(config["target_modules"]), sorted(lora.target_modules)
+    for name, value in wanted.items():
         if has[name] != value:
             raise BenchError(
                 f"training.lora.{name}={value} is not what the policy's own adapter in {policy.path} has ({has[name]}),"
-                " and fine-tuning continues that adapter; give the same, or merge it into its base model first."
+                " and fine-tuning continues that adapter; set the same value, or merge it into its base model first."
             )
 
 
 def check_four_bit() -> None:
+    """Raise BenchError where bitsandbytes is missing."""
     import importlib.util
 
     if importlib.util.find_spec("bitsandbytes") is None:

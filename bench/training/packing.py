@@ -1,7 +1,7 @@
-"""Packed batches: all examples in one row, of which none sees another; and sums over examples, packed or padded.
+"""Packed batches, in which all examples lie in one row and none sees another; and sums over examples.
 
-Packed examples are told apart by their positions, which begin anew with each: transformers makes of them a mask that
-is causal and block-diagonal, and flash attention the boundaries that it works by.
+Positions restart with each packed example. From them transformers makes a mask that is causal and block-diagonal, and
+flash attention the boundaries between examples.
 """
 
 from typing import Any
@@ -9,14 +9,14 @@ from typing import Any
 from bench.errors import BenchError
 
 IGNORED = -100  # the label that carries no loss, in torch and TRL alike
-PROBE = 6  # tokens of each of the two examples that a model is tried with
+PROBE = 6  # tokens of each of the two examples that test a model
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}  # of the largest logit, between packed and alone
 
 
 def packed(examples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Rows {input_ids, labels, weight} to one: input_ids, position_ids and labels (1, T), owner (T,), weight (B,).
+    """Rows {input_ids, labels, weight} as one batch: input_ids, position_ids, labels (1, T), owner (T,), weight (B,).
 
-    owner: the example that a token belongs to. An example's first token is foretold by nothing and carries no loss.
+    owner: the number of the example that a token belongs to. An example's first token is not predicted: no loss.
     """
     import torch
 
@@ -31,17 +31,23 @@ def packed(examples: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def of_examples(batch: dict[str, Any], values: Any) -> Any:
-    """[B], the sum of `values` over each example's tokens.
+    """[B]: the sum of `values` over each example's tokens.
 
-    values: (B, T - 1) or, packed, (1, T - 1), one for each token that is foretold.
+    values: (B, T - 1) or, packed, (1, T - 1), one for each predicted token.
     """
     if "owner" not in batch:
         return values.sum(dim=1)
     return values.new_zeros(len(batch["weight"])).index_add(0, batch["owner"][1:], values[0])
 
 
+def loss_tokens(batch: dict[str, Any]) -> Any:
+    """The number of tokens that carry loss, each counted with its example's weight."""
+    counted = (batch["labels"][:, 1:] != IGNORED).to(batch["weight"].dtype)
+    return batch["weight"] @ of_examples(batch, counted)
+
+
 def count_tokens(batch: dict[str, Any]) -> Any:
-    """Of the examples that count; padding left out."""
+    """The number of tokens of examples with a weight above 0, without padding."""
     counts = batch["weight"] > 0
     if "owner" in batch:
         return counts[batch["owner"]].sum()
@@ -49,7 +55,7 @@ def count_tokens(batch: dict[str, Any]) -> Any:
 
 
 def refuse_where_examples_meet(model: Any) -> None:
-    """BenchError where a packed example is read in another way than alone, as by a model that passes on a state."""
+    """Raise BenchError where a model reads a packed example differently than alone, e.g. as it passes on a state."""
     import torch
 
     vocabulary = model.config.get_text_config().vocab_size
@@ -68,7 +74,7 @@ def refuse_where_examples_meet(model: Any) -> None:
     try:
         with torch.no_grad():
             after_first, after_other, alone = read(first, second), read(other, second), read(second)
-    except TypeError as error:  # it knows no positions
+    except TypeError as error:  # it takes no positions
         raise _unfit(model) from error
     finally:
         model.train(training)
@@ -79,6 +85,6 @@ def refuse_where_examples_meet(model: Any) -> None:
 
 def _unfit(model: Any) -> BenchError:
     return BenchError(
-        f"training.packing=true is not allowed with {model.config.model_type} models: what they make of an example "
+        f"training.packing=true is not allowed with {model.config.model_type} models: what they compute for an example "
         "depends on those packed before it; set it to false."
     )

@@ -1,14 +1,14 @@
 """Pretrain the embedded default policy: a Llama of a quarter of a million parameters, from scratch, in a minute.
 
-The result is an ordinary Hugging Face folder, which transformers, vLLM and lm-eval load unchanged. Two runs with one
-seed give the same bytes: one thread, generators of its own, no global state touched.
+The result is an ordinary Hugging Face folder, which transformers, vLLM and lm-eval load unchanged. Two runs with the
+same seed give the same bytes: they use one thread and their own generators, and touch no global state.
 """
 
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -16,23 +16,11 @@ from bench.models.loading import folder
 from bench.progress import bar
 from bench.seeds import generator, small_seed
 from bench.store import stage
+from bench.tasks import Corpus
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 WORDS = r" ?[A-Za-z]+| ?[0-9]+| ?#+| ?[^\sA-Za-z0-9#]+|\s+"  # a number is one piece, so " 17" becomes one token
-BATCHES_A_BUCKET = 50  # sequences are sorted by length within this many batches, to pad less
-
-
-class Corpus(Protocol):
-    """A task to pretrain on."""
-
-    @property
-    def key(self) -> str:
-        """Content key of what `demonstrations` gives for a seed."""
-        ...
-
-    def demonstrations(self, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
-        """Pairs of prompt and completion."""
-        ...
+BUCKET = 50  # batches within which sequences are sorted by length, to pad less
 
 
 @stage(version=1, load=folder, later=("member",))
@@ -52,17 +40,17 @@ def pretrain(
     member: int = 0,
     out: Path,
 ) -> dict[str, float]:
-    """A policy trained on the completions of `demonstrations` pairs, of which it sees steps x batch_size, in epochs.
+    """A policy trained on the completions of `demonstrations` pairs, in `steps` batches of `batch_size`.
 
-    heads: vLLM's CPU build takes heads of hidden_size / heads = 32, and refuses 24.
-    member: a number in a family of policies, whatever their sizes: all have the tokenizer of member 0 with the same
-    seed, demonstrations and vocabulary; demonstrations, first weights and batches are each member's own.
+    heads: vLLM's CPU build accepts hidden_size / heads = 32, and refuses 24.
+    member: the number of a policy in a family whose sizes may differ. All have the tokenizer of member 0 with the same
+    seed, demonstrations and vocabulary; each has its own demonstrations, first weights and batches.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # its bar over files says nothing about ours
+    logging.disable_progress_bar()  # its bar counts files
     own = (member,) if member else ()
     pairs = corpus.demonstrations(demonstrations, generator(seed, "pretrain", "corpus"))
     tokenizer = train_tokenizer(pairs, vocabulary)
@@ -129,7 +117,7 @@ def train_tokenizer(pairs: Sequence[tuple[str, str]], vocabulary: int) -> Any:
 
 
 def encode_pairs(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
-    """Token ids of prompt (with BOS) and completion (with EOS), apart, as they meet when a policy generates."""
+    """Token ids of prompt (with BOS) and completion (with EOS), tokenised separately, as in generation."""
     prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
     completions = tokenizer([completion for _, completion in pairs], add_special_tokens=False)["input_ids"]
     return [
@@ -138,11 +126,11 @@ def encode_pairs(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple
 
 
 def batches(lengths: np.ndarray, *, batch_size: int, steps: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """`steps` arrays of row numbers, alike in length; every row once before any comes again."""
+    """`steps` arrays of row numbers, each of rows of similar length; every row comes once before any is repeated."""
     given = 0
     while True:
         order = rng.permutation(len(lengths))
-        bucket = BATCHES_A_BUCKET * batch_size
+        bucket = BUCKET * batch_size
         parts = [order[start : start + bucket] for start in range(0, len(order), bucket)]
         order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
         starts = rng.permutation(np.arange(0, len(order), batch_size))
@@ -163,7 +151,7 @@ def _train(
     learning_rate: float,
     rng: np.random.Generator,
 ) -> int:
-    """AdamW with a short warm-up and a cosine, loss on completions alone. Returns the tokens seen."""
+    """Train with AdamW, a short warm-up and a cosine, the loss on completions alone. Returns the tokens read."""
     import torch
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
@@ -202,7 +190,7 @@ def _train(
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """One thread: the order of sums is then fixed, and for a model this small a second one only costs."""
+    """Use one thread: it fixes the order of sums, and a model this small gains nothing from a second."""
     import torch
 
     threads = torch.get_num_threads()

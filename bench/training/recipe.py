@@ -1,35 +1,86 @@
-"""How to fine-tune: every setting of bench.training.sft.fine_tune in one frozen value, and what of it makes the key."""
+"""How to train: the settings of every optimiser in one frozen value, and those of fine-tuning in another."""
 
+import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from bench.devices import resolve_dtype
+from bench.devices import device, resolve_dtype
 from bench.errors import BenchError
 from bench.training.lora import Lora
 
 SCHEDULERS = ("constant", "linear", "cosine")
 PRECISIONS = ("auto", "float32", "bfloat16")
 SPEED_ONLY = ("micro_batch_size", "gradient_checkpointing", "packing", "checkpoint_every", "processes", "fsdp")
-SINCE = {
-    "lora": None,
-    "precision": "auto",
-    "keep_every": None,
-}  # settings that are younger than keys in users' stores: absent where as here
+# settings that are younger than keys in users' stores: with these values they are left out of the key
+SINCE = {"lora": None, "precision": "auto", "keep_every": None}
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """See fine_tune for what each setting means."""
+class Optimisation:
+    """AdamW on float32 weights, with a learning rate that rises from 0 during the warm-up."""
 
     epochs: float
     learning_rate: float
-    batch_size: int  # examples an update
-    micro_batch_size: int | None
+    batch_size: int  # examples per update
+    micro_batch_size: int | None  # examples in memory at a time, a divisor of batch_size; None: all
     scheduler: str
-    warmup: float
+    warmup: float  # share of the updates
     weight_decay: float
-    max_grad_norm: float
+    max_grad_norm: float  # 0: no clipping
     gradient_checkpointing: bool
+
+    @property
+    def at_once(self) -> int:
+        """Examples in a process's memory at a time."""
+        return self.micro_batch_size or self.batch_size
+
+    @property
+    def accumulation(self) -> int:
+        """How many times a process reads `at_once` examples for an update."""
+        return self.batch_size // self.at_once
+
+    @property
+    def in_bfloat16(self) -> bool:
+        """Whether the model computes in bfloat16."""
+        return resolve_dtype() == "bfloat16"
+
+    def updates(self, examples: int) -> int:
+        return math.ceil(math.ceil(examples / self.batch_size) * self.epochs)
+
+    def arguments(self, config: Any, examples: int, *, folder: Path, seed: int, **settings: Any) -> Any:
+        """The `config` (TrainingArguments or a subclass of it) of a quiet training; settings: what else it is given."""
+        on_gpu, updates = device() == "cuda", self.updates(examples)
+        arguments = config(
+            output_dir=str(folder),
+            num_train_epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            per_device_train_batch_size=self.at_once,
+            gradient_accumulation_steps=self.accumulation,
+            lr_scheduler_type=self.scheduler,
+            # the learning rate starts at 0: a lone update must not be part of the warm-up
+            warmup_steps=min(math.ceil(self.warmup * updates), updates - 1),
+            weight_decay=self.weight_decay,
+            max_grad_norm=self.max_grad_norm,
+            gradient_checkpointing=self.gradient_checkpointing,
+            seed=seed,
+            use_cpu=not on_gpu,
+            bf16=self.in_bfloat16,
+            dataloader_pin_memory=on_gpu,
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            disable_tqdm=True,
+            report_to="none",
+            **{"save_strategy": "no", **settings},
+        )
+        arguments._n_gpu = min(arguments.n_gpu, 1)  # one of several visible GPUs trains: no DataParallel
+        return arguments
+
+
+@dataclass(frozen=True)
+class Recipe(Optimisation):
+    """The settings of bench.training.sft.fine_tune, which says what each one means."""
+
     packing: bool
     precision: str
     lora: Lora | None
@@ -40,7 +91,7 @@ class Recipe:
     seed: int
 
     def check(self) -> None:
-        """Raise BenchError where no training could be as this says."""
+        """Raise BenchError where the settings don't go together."""
         if self.scheduler not in SCHEDULERS:
             raise BenchError(f"training.scheduler={self.scheduler} is not known; it is one of {', '.join(SCHEDULERS)}.")
         if not 0 <= self.warmup < 1:
@@ -55,8 +106,8 @@ class Recipe:
         if self.batch_size % ((self.micro_batch_size or 1) * self.processes):
             raise BenchError(
                 f"training.processes={self.processes} is not allowed: times training.micro_batch_size="
-                f"{self.micro_batch_size or 1} it must divide training.batch_size={self.batch_size}, so that each "
-                "process has as much of an update."
+                f"{self.micro_batch_size or 1} it must divide training.batch_size={self.batch_size}, so that all "
+                "processes have equal parts of an update."
             )
         if self.fsdp and self.processes == 1:
             raise BenchError(
@@ -70,17 +121,14 @@ class Recipe:
 
     @property
     def at_once(self) -> int:
-        """Examples in a process's memory at a time."""
         return self.micro_batch_size or self.batch_size // self.processes
 
     @property
     def accumulation(self) -> int:
-        """Times that each process reads so many for an update."""
         return self.batch_size // (self.at_once * self.processes)
 
     @property
     def in_bfloat16(self) -> bool:
-        """Whether the model computes in bfloat16."""
         return resolve_dtype(self.precision) == "bfloat16"
 
     @property

@@ -1,18 +1,18 @@
 """Fine-tune a policy on selected completions: rejection-sampling fine-tuning, with TRL's SFTTrainer.
 
-What is trained on is exactly what was drawn: the completion's own token ids, never re-tokenised text. A truncated
-completion gets no EOS, a finished one has its own. Only completion tokens carry loss. For a batch B with selection
-weights w, completion lengths l (tokens) and token likelihoods nll (nats),
+The training reads the token ids that were drawn, never re-tokenised text. A truncated completion gets no EOS; a
+finished one has its own. Only completion tokens carry loss. For a batch B with selection weights w, completion lengths
+l (tokens) and negative log-likelihoods nll (nats per token),
 
     loss(B) = sum_{i in B} w_i sum_t nll_it / sum_{i in B} w_i l_i
 
 so that a row of weight 2 counts as that row twice in its batch, also where a batch is split into micro-batches.
 """
 
-import json
+import inspect
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,25 +21,24 @@ import numpy as np
 
 from bench import progress
 from bench.artifacts import Completions, Message, Policy, Prompts, Selection, content_hash
-from bench.config.rules import ABOVE_ZERO, TRUE_OR_FALSE, Count, number, one_of, or_null, whole
+from bench.config.rules import ABOVE_ZERO, TRUE_OR_FALSE, Count, checked, number, one_of, or_null, whole
 from bench.errors import BenchError
 from bench.models import chat, loading
 from bench.models.tokens import ending_ids
 from bench.seeds import small_seed
 from bench.store import Address, current
 from bench.training import checkpoints, processes
-from bench.training.kept import hand_over, is_kept, keep, kept
+from bench.training.checkpoints import hand_over, is_kept, keep, kept
 from bench.training.lora import Lora, fill, save, trainable
 from bench.training.packing import IGNORED
 from bench.training.recipe import PRECISIONS, SCHEDULERS, Recipe
-from bench.training.weighted_trainer import isolated, train
-
-LOG = "train_log.json"
+from bench.training.trainers import isolated, training_log, write_log
+from bench.training.weighted_trainer import train
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """K examples in order. Its key is its content, so selections that picked the same cells share one training."""
+    """K examples in order. Its key is a hash of its content: selections of the same completions share one training."""
 
     messages: tuple[tuple[Message, ...], ...]  # [K] prompts
     token_ids: tuple[tuple[int, ...], ...]  # [K] completions as drawn, EOS included where it was drawn
@@ -54,6 +53,17 @@ class TrainingSet:
         return content_hash(self.messages, self.token_ids, self.finish_reason, self.weight)
 
 
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Raise BenchError where the configured settings of `fine_tune` don't go together; others have their defaults."""
+    settings = {**config["training"], "seed": config["seed"]}
+    defaults = {name: setting.default for name, setting in inspect.signature(fine_tune).parameters.items()}
+    given = {field.name: settings.get(field.name, defaults[field.name]) for field in fields(Recipe)}
+    if isinstance(given["lora"], Mapping):
+        given["lora"] = Lora(**{field.name: given["lora"][field.name] for field in fields(Lora)})
+    Recipe(**given).check()
+
+
+@checked(check_settings)
 def fine_tune(
     policy: Policy,
     prompts: Prompts,
@@ -80,18 +90,18 @@ def fine_tune(
 ) -> Policy:
     """The policy after AdamW on the selected completions, starting from `policy`; equal training sets are trained once.
 
-    batch_size: examples an update; micro_batch_size: examples in memory at a time (None: all), a divisor of it.
+    batch_size: examples per update; micro_batch_size: examples in memory at a time (None: all), a divisor of it.
     scheduler: "constant", "linear" or "cosine"; warmup: share of the updates in which the learning rate rises from 0.
-    max_grad_norm: the gradient is scaled down to this Euclidean norm; 0 leaves it.
+    max_grad_norm: the gradient is scaled down to this Euclidean norm; 0 leaves it as it is.
     lora: train an adapter and freeze the rest (see bench.training.lora); None: train every weight.
-    precision: what the model computes in, "float32", "bfloat16" or "auto" (bfloat16 on a GPU, float32 on a CPU). The
-    weights that are trained are float32 throughout: bfloat16 weights lose small updates to rounding.
-    packing: examples lie one after another in a row, none sees another, and there is no padding to compute.
-    keep_every: updates between two policies that are kept along the way (see bench.training.kept); None: only the last.
+    precision: of computing, "float32", "bfloat16" or "auto" (bfloat16 on a GPU, float32 on a CPU). The trained weights
+    are float32 throughout: bfloat16 weights lose small updates to rounding.
+    packing: examples lie one after another in a row without padding, and none sees another.
+    keep_every: updates between two policies that are kept along the way (see bench.training.checkpoints); None: none.
     checkpoint_every: updates between two checkpoints, from the last of which a killed training goes on; None: none.
-    processes: that share the training, a GPU each. fsdp: each holds a share of weights and optimizer (FSDP2), not all.
-    On a CPU the result is the same bit for bit for equal inputs, seed and thread count.
-    Rows of weight 0 are left out. Raises BenchError where nothing is left, or where the loss stops being a number.
+    processes: the number that share the training, a GPU each. fsdp: each holds only a share of weights and optimizer
+    (FSDP2). On a CPU the result is bit for bit the same for equal inputs, seed and thread count.
+    Rows of weight 0 are left out. Raises BenchError where nothing is left, or where the loss is NaN.
     """
     recipe = Recipe(
         epochs=epochs,
@@ -117,7 +127,7 @@ def fine_tune(
 
 
 def training_set(prompts: Prompts, completions: Completions, selection: Selection) -> TrainingSet:
-    """The selected cells of a pool, in the selection's order, rows of weight 0 left out."""
+    """The selected completions of a pool, in the selection's order, without those of weight 0."""
     weight = np.asarray(selection.weight, float)
     if not np.isfinite(weight).all() or (weight < 0).any():
         raise ValueError(f"selection.weight holds {weight.min()}; every weight must be a finite number of at least 0.")
@@ -136,54 +146,48 @@ def training_set(prompts: Prompts, completions: Completions, selection: Selectio
     )
 
 
-def training_log(policy: Policy) -> list[dict[str, float]]:
-    """What each update of a fine-tuned policy measured before it: step, epoch, loss (nats a token), learning_rate and
-    grad_norm (before clipping)."""
-    return json.loads((policy.path / LOG).read_text())
-
-
 def last_epoch_loss(policy: Policy) -> float:
-    """Nats a token, the mean over the updates of the last epoch."""
+    """Nats per token, the mean over the updates of the last epoch."""
     log = training_log(policy)
     return float(np.mean([update["loss"] for update in log if update["epoch"] > log[-1]["epoch"] - 1]))
 
 
 def sft(policy: Policy, examples: TrainingSet, recipe: Recipe) -> Policy:
-    """The policy trained on the examples, from the store where it was before."""
+    """The policy trained on the examples, read from the store where it was trained before."""
     parents = {"policy": policy.key, "examples": examples.key}
     address = Address("sft", 2, recipe.key_settings, parents)
     made = current().make(address, partial(_train, policy, examples, recipe), loading.folder)
-    shutil.rmtree(checkpoints.beside(current().scratch(address)), ignore_errors=True)  # nothing goes on from there now
+    shutil.rmtree(checkpoints.beside(current().scratch(address)), ignore_errors=True)  # no longer needed
     if recipe.keep_every is not None and not kept(made):
         progress.say(
             f"training.keep_every={recipe.keep_every} kept no policy on the way, and none is judged on validation "
-            f"prompts: the training had {len(training_log(made))} updates; ask for fewer between two."
+            f"prompts: the training had {len(training_log(made))} updates; lower training.keep_every."
         )
     return replace(made, trust_remote_code=policy.trust_remote_code)  # the chat settings are in its template now
 
 
 def _train(policy: Policy, examples: TrainingSet, recipe: Recipe, out: Path) -> dict[str, float]:
     before = checkpoints.last(checkpoints.folder(out, sharded=recipe.fsdp)) if recipe.checkpoint_every else None
-    given, asks = (policy, examples, recipe, before, out), f"training.processes={recipe.processes}"
-    counts = _fit(*given) if recipe.processes == 1 else processes.call(asks, recipe.processes, out, _fit, *given)
+    given, setting = (policy, examples, recipe, before, out), f"training.processes={recipe.processes}"
+    counts = _fit(*given) if recipe.processes == 1 else processes.call(setting, recipe.processes, out, _fit, *given)
     hand_over(out)
     return counts
 
 
 def _fit(
-    policy: Policy, examples: TrainingSet, recipe: Recipe, before: checkpoints.Whole | None, out: Path
+    policy: Policy, examples: TrainingSet, recipe: Recipe, before: checkpoints.Checkpoint | None, out: Path
 ) -> dict[str, float]:
-    """In each of the processes that share a training; the first one writes."""
-    with isolated(small_seed(recipe.seed, "adapter")):  # whose weights start at random
+    """Train, in each of the processes that share the training; the first one writes the policy to `out`."""
+    with isolated(small_seed(recipe.seed, "adapter")):  # an adapter's weights start at random
         tokenizer = loading.load_tokenizer(policy)
         model = trainable(policy, recipe.lora, in_bfloat16=recipe.in_bfloat16)
         learnt = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-        frozen = model.num_parameters() - learnt  # read forwards and backwards, without a gradient of their own
+        frozen = model.num_parameters() - learnt  # used forwards and backwards, without gradients of their own
         rows = tokenized(examples, tokenizer, ending_ids(tokenizer, model.generation_config))
 
         def write(weights: dict[str, Any] | None, folder: Path) -> None:
             whole = model
-            if weights is not None:  # the model that is trained holds but a share of each
+            if weights is not None:  # the trained model holds only a share of each
                 with isolated(0):
                     whole = trainable(policy, recipe.lora, in_bfloat16=recipe.in_bfloat16)
                 fill(whole, weights)
@@ -191,7 +195,7 @@ def _fit(
             loading.load_tokenizer(policy).save_pretrained(folder)
 
         def reached(updates: int, weights: Callable[[], dict[str, Any] | None]) -> None:
-            if not is_kept(out, updates):  # by a try that was killed; all processes see alike: they gather together
+            if not is_kept(out, updates):  # by a try that was killed; all processes decide alike, and gather together
                 gathered = weights()
                 if processes.rank() == 0:
                     keep(out, updates, partial(write, gathered))
@@ -199,15 +203,15 @@ def _fit(
         trained = train(model, tokenizer, rows, recipe, scratch=out, before=before, reached=reached)
         if processes.rank() == 0:
             write(trained.weights, out)
-            (out / LOG).write_text(json.dumps(trained.log, indent=1))
+            write_log(trained.log, out)
     flops = (6 * learnt + 4 * frozen) * trained.tokens
     return {"train_tokens": trained.tokens, "train_flops": flops, "steps": len(trained.log)}
 
 
 def tokenized(examples: TrainingSet, tokenizer: Any, eos_ids: set[int]) -> dict[str, list]:
-    """Columns input_ids, labels (the completion's tokens, IGNORED on the prompt's) and weight, [K] each.
+    """Columns input_ids, labels (the completion's tokens; IGNORED for the prompt's) and weight, [K] each.
 
-    Raises ValueError where a completion is said to be finished and does not end in EOS.
+    Raises ValueError where a completion has finish_reason "stop" and does not end in EOS.
     """
     columns: dict[str, list] = {"input_ids": [], "labels": [], "weight": list(examples.weight)}
     for messages, completion, reason in zip(examples.messages, examples.token_ids, examples.finish_reason, strict=True):

@@ -1,4 +1,4 @@
-"""The figures of this page from data.csv: `python reports/estimators/figures.py` redraws them without simulating."""
+"""Draw the figures of this page from data.csv, without simulating: python reports/estimators/figures.py"""
 
 import csv
 from pathlib import Path
@@ -6,12 +6,12 @@ from typing import Any
 
 from bench.reporting.style import RC
 
-# Okabe and Ito's palette: told apart without colour vision, and by marker in grey
+# Okabe and Ito's palette, which colour-blind readers can tell apart; markers differ as well
 BLUE, ORANGE, GREEN, PINK, GREY, BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#999999", "#000000"
 
 
 def read(folder: Path) -> dict[tuple[str, str, int, int], dict[str, float]]:
-    """(quantity, method, n, prompts) -> the numbers of that row."""
+    """Return (quantity, method, n, prompts) -> the numbers of that row."""
     rows = {}
     with (folder / "data.csv").open(newline="") as file:
         for row in csv.DictReader(file):
@@ -59,7 +59,7 @@ NAIVE = [  # quantity, method, label, marker, colour, vertical shift so that non
 
 
 def coverage(pyplot: Any, data: dict) -> Any:
-    """Left: the suite's intervals. Right: other ways on the same pools, at another scale."""
+    """Draw the coverage of the suite's intervals, and at another scale that of shortcuts on the same pools."""
     drawn, (left, right) = pyplot.subplots(1, 2, figsize=(8.2, 5.6), sharey=True, width_ratios=[1, 1.15])
     position, ticks, labels = 0.0, [], []
     places = {}
@@ -95,7 +95,7 @@ def coverage(pyplot: Any, data: dict) -> Any:
 
 
 def bias(pyplot: Any, data: dict) -> Any:
-    """What each way estimates on average, over n."""
+    """Draw the mean estimate of each method over n."""
     drawn, panels = pyplot.subplots(1, 3, figsize=(9.4, 3.5))
     sizes = (1, 2, 4, 8, 16, 32, 64)
     curves = (
@@ -145,7 +145,7 @@ def bias(pyplot: Any, data: dict) -> Any:
 
 
 def intervals(pyplot: Any, data: dict) -> Any:
-    """Which interval for few prompts, and what to do with few training seeds."""
+    """Draw the coverage of three intervals with few prompts, and with few training seeds."""
     drawn, panels = pyplot.subplots(1, 5, figsize=(10.4, 3.3), sharey=True)
     methods = (
         ("BCa at t levels (default)", "o", BLUE, -0.12),

@@ -1,7 +1,7 @@
-"""Coverage of the estimators on simulated pools whose true values are known exactly.
+"""Simulate the coverage of the estimators on pools whose true values are known exactly.
 
     python reports/estimators/simulate.py                      # about fifteen minutes on one core
-    python reports/estimators/simulate.py --repetitions 200    # a look in two minutes
+    python reports/estimators/simulate.py --repetitions 200    # a preview in two minutes
 
 Writes data.csv and the figures beside this file. Every repetition draws new prompts and new samples.
 """
@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 PROMPTS, SAMPLES = 200, 64
 SIZES = [1, 2, 4, 8, 16, 32, 64]
 
-# The population: a prompt's pass rate is one of these. An eighth is never solved, a few always.
+# The population: a prompt's pass rate is one of these. About an eighth of prompts is never solved, a few always.
 RATES = np.array([0.0, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9, 1.0])
 SHARES = np.array([0.12, 0.1, 0.1, 0.13, 0.13, 0.12, 0.1, 0.1, 0.06, 0.04])
 # The reward model: scores 0 .. 6, higher for correct samples; 3 % of the wrong ones fool it and get a 7.
@@ -41,7 +41,7 @@ HONEST_WRONG = np.array([0.25, 0.24, 0.2, 0.14, 0.1, 0.05, 0.02, 0.0])  # the sa
 
 
 def draw_pool(rates: np.ndarray, if_wrong: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(score [M, N], correct [M, N]) for prompts with these pass rates."""
+    """Return (score [M, N], correct [M, N]) for prompts with these pass rates."""
     correct = rng.random((len(rates), SAMPLES)) < rates[:, None]
     uniform = rng.random(correct.shape)
     wrong_score = np.searchsorted(np.cumsum(if_wrong)[:-1], uniform, side="right")
@@ -50,7 +50,7 @@ def draw_pool(rates: np.ndarray, if_wrong: np.ndarray, rng: np.random.Generator)
 
 
 def true_values(if_wrong: np.ndarray) -> dict[str, np.ndarray]:
-    """The population's mean of each quantity at every n in SIZES, summed over rates and scores without an estimator."""
+    """Return the population's mean of each quantity at every n in SIZES, summed over rates and scores."""
     truth = defaultdict(list)
     for n in SIZES:
         gold, score_kl, verifier_kl, solved = [], [], [], []
@@ -70,7 +70,7 @@ def true_values(if_wrong: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def with_replacement(proxy: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """[M, K]: the mean over n draws with replacement, exactly: b/N to the n in place of C(b, n)/C(N, n)."""
+    """Return [M, K]: the exact mean over n draws with replacement, (b/N)ⁿ in place of C(b, n)/C(N, n)."""
     size = proxy.shape[1]
     order = np.argsort(proxy, axis=1)
     values, ranked = np.take_along_axis(gold, order, axis=1), np.take_along_axis(proxy, order, axis=1)
@@ -80,7 +80,7 @@ def with_replacement(proxy: np.ndarray, gold: np.ndarray) -> np.ndarray:
 
 
 def first_n(proxy: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """[M, K]: the gold value of the best of the first n samples only."""
+    """Return [M, K]: the gold value of the best of the first n samples only."""
     return np.stack([best_of_n(proxy[:, :n], gold[:, :n], n) for n in SIZES], axis=1)
 
 
@@ -89,21 +89,21 @@ class Tally:
 
     def __init__(self) -> None:
         self.truth: dict[tuple, float] = {}
-        self.seen: dict[tuple, list[tuple[float, float, float]]] = defaultdict(list)
+        self.estimates: dict[tuple, list[tuple[float, float, float]]] = defaultdict(list)
 
     def add(self, key: tuple, truth: float, estimate: float, low: float, high: float) -> None:
         self.truth[key] = float(truth)
-        self.seen[key].append((float(estimate), float(low), float(high)))
+        self.estimates[key].append((float(estimate), float(low), float(high)))
 
     def add_columns(self, names: list[tuple[str, str, int]], truths: list[float], values: np.ndarray, rng) -> None:
-        """Every column of values [M, K] is one quantity: the mean over prompts, with the default interval."""
+        """Add one quantity per column of values [M, K]: the mean over prompts, with the default interval."""
         low, high = bootstrap_interval(values, rng)
         for column, (name, truth) in enumerate(zip(names, truths, strict=True)):
             self.add((*name, len(values)), truth, values[:, column].mean(), low[column], high[column])
 
     def rows(self) -> list[dict]:
         rows = []
-        for (quantity, method, n, prompts), seen in self.seen.items():
+        for (quantity, method, n, prompts), seen in self.estimates.items():
             truth = self.truth[quantity, method, n, prompts]
             estimate, low, high = np.array(seen).T
             slack = 1e-9
@@ -130,7 +130,7 @@ class Tally:
 
 
 def one_pool(tally: Tally, repetition: int, truth: dict[str, np.ndarray], honest: dict[str, np.ndarray]) -> None:
-    """Best-of-N, pass@k, KL and paired differences on one draw of 200 prompts by 64 samples."""
+    """Add Best-of-N, pass@k, KL and paired differences on one draw of 200 prompts by 64 samples."""
     rng = generator(repetition, "simulate")
     rates = rng.choice(RATES, PROMPTS, p=SHARES)
     score, correct = draw_pool(rates, IF_WRONG, rng)
@@ -151,7 +151,7 @@ def one_pool(tally: Tally, repetition: int, truth: dict[str, np.ndarray], honest
         block("KL (reward model)", estimator, estimate_best_of_n_kl(score, SIZES, estimator), truth["score kl"])
     tally.add_columns(names, truths, np.concatenate(columns, axis=1), rng)
 
-    # One pass rate for all prompts pooled, put through the formulas of one prompt.
+    # The pass rate pooled over all prompts, put into the formulas for one prompt.
     means = resampled_means(correct.mean(axis=1)[:, None], rng)[:, 0]
     for column, n in enumerate(SIZES):
         for quantity, true, formula in (
@@ -161,19 +161,15 @@ def one_pool(tally: Tally, repetition: int, truth: dict[str, np.ndarray], honest
             low, high = np.quantile(formula(means), [0.025, 0.975])
             key = (quantity, "pooled pass rate", n, PROMPTS)
             tally.add(key, true[column], formula(correct.mean()), low, high)
-    # Every sample as a unit of its own.
+    # Every sample as an independent unit.
     half = 1.96 * math.sqrt(correct.mean() * (1 - correct.mean()) / correct.size)
     key = ("pass@k", "samples as units", 1, PROMPTS)
     tally.add(key, truth["pass"][0], correct.mean(), correct.mean() - half, correct.mean() + half)
 
-    low, high = simultaneous_band(ours, rng)
-    inside = ((low <= truth["gold"]) & (truth["gold"] <= high)).all()
-    tally.add(("Best-of-N whole curve", "simultaneous band", 0, PROMPTS), 0, 0, 0 if inside else 1, 0 if inside else 1)
-    low, high = bootstrap_interval(ours, rng)
-    inside = ((low <= truth["gold"]) & (truth["gold"] <= high)).all()
-    tally.add(
-        ("Best-of-N whole curve", "pointwise intervals", 0, PROMPTS), 0, 0, 0 if inside else 1, 0 if inside else 1
-    )
+    for method, interval in (("simultaneous band", simultaneous_band), ("pointwise intervals", bootstrap_interval)):
+        low, high = interval(ours, rng)
+        outside = 0 if ((low <= truth["gold"]) & (truth["gold"] <= high)).all() else 1
+        tally.add(("Best-of-N whole curve", method, 0, PROMPTS), 0, 0, outside, outside)
 
     # Paired differences on the same prompts.
     honest_pool = draw_pool(rates, HONEST_WRONG, rng)
@@ -202,7 +198,7 @@ def pooled_kl(p: np.ndarray, n: int) -> np.ndarray:
 
 
 def few_prompts(tally: Tally, repetition: int, truth: dict[str, np.ndarray]) -> None:
-    """Three intervals of a mean over 20, 50 or 200 prompts, for values of growing skewness."""
+    """Add three intervals of a mean over 20, 50 or 200 prompts, for values of growing skewness."""
     rng = generator(repetition, "few prompts")
     for prompts in (20, 50, 200):
         rates = rng.choice(RATES, prompts, p=SHARES)
@@ -228,25 +224,25 @@ def few_prompts(tally: Tally, repetition: int, truth: dict[str, np.ndarray]) -> 
 
 
 def few_seeds(tally: Tally, repetition: int) -> None:
-    """A tuned policy's accuracy over 2, 3 or 5 training seeds; the truth is that of new seeds on new prompts."""
+    """Add a tuned policy's accuracy over 2, 3 or 5 training seeds; the truth is that of new seeds on new prompts."""
     rng = generator(repetition, "few seeds")
     for seeds in (2, 3, 5):
         rates = rng.choice(RATES, PROMPTS, p=SHARES)
         tuned = np.clip(rates + 0.6 * rates * (1 - rates), 0, 1)
         shift = rng.normal(0, 0.08, (seeds, 1)) * (4 * tuned * (1 - tuned))  # a seed moves undecided prompts most
         values = (rng.random((seeds, PROMPTS, 4)) < np.clip(tuned + shift, 0, 1)[..., None]).mean(axis=2)
-        found = seed_interval(values)
+        interval = seed_interval(values)
         truth = TRUE_TUNED_OVER_SEEDS
         name = "training seeds"
-        tally.add((name, "two levels (default)", seeds, PROMPTS), truth, found.mean, found.low, found.high)
-        ends = found.low_same_prompts, found.high_same_prompts
-        tally.add((name, "t(S - 1) on seed means", seeds, PROMPTS), truth, found.mean, *ends)
+        tally.add((name, "two levels (default)", seeds, PROMPTS), truth, interval.mean, interval.low, interval.high)
+        ends = interval.low_same_prompts, interval.high_same_prompts
+        tally.add((name, "t(S - 1) on seed means", seeds, PROMPTS), truth, interval.mean, *ends)
         low, high = bootstrap_interval(values.mean(axis=0), rng)
-        tally.add((name, "prompts only", seeds, PROMPTS), truth, found.mean, low, high)
+        tally.add((name, "prompts only", seeds, PROMPTS), truth, interval.mean, low, high)
 
 
 def true_tuned_over_seeds() -> float:
-    """The mean over seeds and prompts of the clipped accuracy in `few_seeds`, by a fine grid of normal quantiles."""
+    """Return the mean over seeds and prompts of the clipped accuracy in `few_seeds`, by a grid of normal densities."""
     x = np.linspace(-8, 8, 4001)
     density = np.exp(-(x**2) / 2)
     density /= density.sum()

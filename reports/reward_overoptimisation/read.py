@@ -16,7 +16,7 @@ from bench.config.compose import CONF
 from bench.estimators.best_of_n import best_of_n
 from bench.estimators.reward_diagnostics import within_prompt_auc
 from bench.evaluation.heldout import grade
-from bench.scoring.preparing import prepared
+from bench.scoring import prepared
 from bench.seeds import generator
 from bench.store import Store, using
 

@@ -1,14 +1,12 @@
-"""Every run's samples.parquet as the columns that the page's browser reads."""
+"""The columns of samples that the page's browser reads, from the samples of all runs."""
 
-import json
 import math
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 from bench.records.read import Run
 from bench.reporting.groups import distinctions
 
-CODED = {  # a recorded column whose texts are listed once -> its column of positions, its list
+CODED = {  # a recorded column of texts -> the column of their positions, the list with every text once
     "completion": ("text", "texts"),
     "policy": ("policy", "policies"),
     "split": ("split", "splits"),
@@ -16,11 +14,11 @@ CODED = {  # a recorded column whose texts are listed once -> its column of posi
     "selected_for": ("chosen", "chosens"),
 }
 PROMPT = ("prompt_id", "prompt", "answer")
-UNKNOWN = -1  # whether a completion is right, where that was not recorded
+UNKNOWN = -1  # correctness, where it was not recorded
 
 
 class _Codes(dict):
-    """A number for every distinct value, in the order of arrival: a text that many runs share is there once."""
+    """A number for every distinct value, in the order of arrival: a text that many runs share is stored once."""
 
     def __missing__(self, value: Hashable) -> int:
         self[value] = len(self)
@@ -28,29 +26,31 @@ class _Codes(dict):
 
 
 def sample_columns(runs: Sequence[Run]) -> dict[str, list]:
-    """All samples of all runs, one entry a completion in columns of numbers that point into lists of texts.
+    """All samples of all runs as columns with one entry per completion, and the lists that they point into.
 
-    run, prompt, text, policy, split, finish and chosen are positions in runs, prompts [id, prompt, answer], texts,
-    policies, splits, finishes and chosens; length is in tokens, reward null where unscored, correct 1, 0 or -1 (not
-    recorded), sample the column of the pool.
+    run, prompt, text, policy, split, finish, chosen: positions in runs, prompts [id, prompt, answer], texts, policies,
+    splits, finishes, chosens. length: tokens. reward: null where unscored. correct: 1, 0, or -1 where not recorded.
+    sample: the column of the pool.
     """
     lists: dict[str, dict[Hashable, int]] = {"prompts": _Codes(), **{name: _Codes() for _, name in CODED.values()}}
     names = ("run", "prompt", "sample", "length", "reward", "correct", *(column for column, _ in CODED.values()))
     columns: dict[str, list] = {name: [] for name in names}
     for position, run in enumerate(runs):
-        recorded = _recorded(run)
-        columns["run"] += [position] * len(recorded["sample"])
-        columns["prompt"] += map(lists["prompts"].__getitem__, zip(*(recorded[name] for name in PROMPT), strict=True))
+        samples = run.samples
+        count = len(samples["sample"])
+        columns["run"] += [position] * count
+        columns["prompt"] += map(lists["prompts"].__getitem__, zip(*(samples[name] for name in PROMPT), strict=True))
         for name, (column, texts) in CODED.items():
-            columns[column] += map(lists[texts].__getitem__, recorded[name])
-        columns["sample"] += recorded["sample"]
-        columns["length"] += recorded["length"]
-        columns["reward"] += map(_number, recorded["reward"])
-        columns["correct"] += [UNKNOWN if right is None else int(right) for right in recorded["correct"]]
-    return {"runs": run_labels(runs), **{name: list(codes) for name, codes in lists.items()}, **columns}
+            columns[column] += map(lists[texts].__getitem__, samples[name])
+        columns["sample"] += samples["sample"]
+        columns["length"] += samples["length"]
+        columns["reward"] += map(_rounded, samples["reward"])
+        correct = samples.get("correct", [None] * count)
+        columns["correct"] += [UNKNOWN if verdict is None else int(verdict) for verdict in correct]
+    return {"runs": _labels(runs), **{name: list(codes) for name, codes in lists.items()}, **columns}
 
 
-def run_labels(runs: Sequence[Run]) -> list[str]:
+def _labels(runs: Sequence[Run]) -> list[str]:
     """What sets each run apart from the others, its seed and its id."""
     return [
         " ".join([*(f"{name}={value}" for name, value in apart.items()), f"seed={run.config['seed']}", run.folder.name])
@@ -58,20 +58,6 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def script_json(value: Any) -> str:
-    """JSON that can stand in a <script> element: no text in it can end the element, or begin another."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":  # in JSON these occur in strings alone
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
-def _recorded(run: Run) -> dict[str, list]:
-    return {"correct": [None] * len(run.samples["sample"]), **run.samples}
-
-
-def _number(reward: float | None) -> float | None:
-    """Six significant digits: what one reads and sorts by, at a third of the bytes."""
-    if reward is None or not math.isfinite(reward):
-        return None
-    return float(f"{reward:.6g}")
+def _rounded(reward: float | None) -> float | None:
+    """Six significant digits: enough to read and to sort by, at a third of the bytes."""
+    return None if reward is None or not math.isfinite(reward) else float(f"{reward:.6g}")

@@ -1,4 +1,4 @@
-"""A figure's SVG as part of an HTML page: nothing that could run, load or restyle, and names of its own."""
+"""Put a figure's SVG into an HTML page: nothing in it can run, load or restyle the page, and its ids are its own."""
 
 import re
 from pathlib import Path
@@ -9,16 +9,16 @@ from bench.errors import BenchError
 DRAWING = {"svg", "g", "defs", "symbol", "use", "clipPath", "mask", "pattern", "marker", "image", "text", "tspan"} | {
     *("path", "rect", "circle", "ellipse", "line", "polyline", "polygon", "linearGradient", "radialGradient", "stop")
 }
-DESCRIBING = {"metadata", "style", "title", "desc"}  # the page has a caption and its own style
+DESCRIBING = {"metadata", "style", "title", "desc"}  # the page has its own caption and style
 MATPLOTLIB_STYLE = "stroke-linejoin:round;stroke-linecap:butt"  # its style sheet's one rule, which would reach the page
 PIXELS_PER_POINT = 96 / 72
-ENLARGED = 1.45  # figures are sized for a column of a paper; a screen is read from further away
+ENLARGED = 1.45  # figures have the size of a column on paper, and screens are read from a greater distance
 
 
 def inline_svg(path: Path, *, name: str, described_by: str) -> tuple[str, float]:
-    """The drawing in `path` as an `<svg role="img">` whose ids begin with `name`, and its width on paper in CSS pixels.
+    """The drawing as an `<svg role="img">` whose ids begin with `name`, and its width on paper in CSS pixels.
 
-    described_by: the id of the element that says what is shown. BenchError where the file isn't a plain drawing.
+    described_by: the id of the element that describes it. BenchError where the file is not a plain drawing.
     """
     try:
         root = ElementTree.fromstring(path.read_bytes())
@@ -28,7 +28,7 @@ def inline_svg(path: Path, *, name: str, described_by: str) -> tuple[str, float]
         raise BenchError(f"{path} can't be put on a page ({error}); build the report again.") from error
     root.attrib.pop("height", None)
     root.set("width", f"{width * PIXELS_PER_POINT * ENLARGED:.0f}")
-    root.set("style", f"{MATPLOTLIB_STYLE};min-width:{width * PIXELS_PER_POINT:.0f}px")  # narrower, it can't be read
+    root.set("style", f"{MATPLOTLIB_STYLE};min-width:{width * PIXELS_PER_POINT:.0f}px")  # readable
     root.set("role", "img")
     root.set("aria-labelledby", described_by)
     root.tail = None
@@ -36,7 +36,7 @@ def inline_svg(path: Path, *, name: str, described_by: str) -> tuple[str, float]
 
 
 def _simplify(node: ElementTree.Element, name: str) -> None:
-    """Drop namespaces, descriptions and what a drawing has no use for; prefix ids. ValueError at an unknown element."""
+    """Drop namespaces, descriptions and handlers; prefix ids. ValueError where an element is no part of a drawing."""
     node.tag = _local(node.tag)
     if node.tag not in DRAWING:
         raise ValueError(f"<{node.tag}> is no part of a drawing")

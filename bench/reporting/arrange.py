@@ -1,0 +1,103 @@
+"""Groups that share a sampler, groups that share a panel, and the order and the names in which they are shown."""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from bench.records.read import Run
+from bench.reporting.groups import Group
+
+SAMPLER = ("task", "policy", "generation", "scoring", "temperature", "top_p", "split")  # what shapes the held-out pool
+SHORT = {"temperature": "T", "num_completions": "N", "top_p": "top-p"}
+T = TypeVar("T")
+
+
+def alike(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
+    """The items in lists of equal key, in the order in which keys first appear."""
+    lists: dict[Hashable, list[T]] = {}
+    for item in items:
+        lists.setdefault(key(item), []).append(item)
+    return list(lists.values())
+
+
+def samplers(groups: Sequence[Group]) -> list[tuple[str, Group]]:
+    """(name, group) for each distinct way of drawing and scoring the base's held-out pool, in order of its settings.
+
+    Groups that differ only in what they train on share a pool. The one with most seeds, then with most n, stands for
+    all of them.
+    """
+    names = sampler_settings(groups)
+
+    def size(group: Group) -> tuple[int, int]:
+        return len(group.runs), max(group.series("base", "best_of_n", "accuracy"), default=0)
+
+    chosen = [max(same, key=size) for same in alike(groups, _sampler)]
+    return [(named(group, names), group) for group in in_order(chosen, names)]
+
+
+def scorers(groups: Sequence[Group]) -> list[Run]:
+    """One run for each scorer and seed, whatever was trained on the completions that it chose."""
+    return [run for _, group in samplers(groups) for run in group.runs]
+
+
+def sampler_settings(groups: Sequence[Group]) -> list[str]:
+    """The settings in which samplers differ; none where there is one sampler."""
+    return constant_settings(groups, alike(groups, _sampler))
+
+
+def constant_settings(groups: Sequence[Group], parts: Sequence[Sequence[Group]]) -> list[str]:
+    """The settings that are constant within each of the parts of `groups`; none where there is one part."""
+    return [
+        name
+        for name in groups[0].settings
+        if len(parts) > 1 and all(len({group.settings[name] for group in part}) == 1 for part in parts)
+    ]
+
+
+def distinct(groups: Sequence[Group], key: Callable[[Group], Hashable]) -> tuple[list[Group], list[str]]:
+    """The first group of each key, and the settings that are constant among groups of equal key."""
+    parts = alike(groups, key)
+    return [part[0] for part in parts], constant_settings(groups, parts)
+
+
+def in_panels(groups: Sequence[Group], names: Sequence[str]) -> list[tuple[str, list[Group]]]:
+    """(title, groups that differ in nothing but the settings in `names`), in order of the other settings."""
+
+    def others(group: Group) -> list[str]:
+        return [name for name in group.settings if name not in names]
+
+    panels = alike(in_order(groups), lambda group: tuple(group.settings[name] for name in others(group)))
+    return [(named(panel[0], others(panel[0])), panel) for panel in panels]
+
+
+def in_order(groups: Sequence[Group], names: Sequence[str] | None = None) -> list[Group]:
+    """Sort by their settings, or by those in `names`: numbers by size, words by letters."""
+    return sorted(groups, key=lambda group: [order_of(group.settings[name]) for name in names or group.settings])
+
+
+def order_of(value: str) -> tuple[float, str]:
+    """A sort key: numbers by size, before words by letters."""
+    try:
+        return float(value), ""
+    except ValueError:
+        return float("inf"), value
+
+
+def named(group: Group, names: Sequence[str] | None = None) -> str:
+    """The settings that set a group apart, in a form short enough for a figure: "T=0.7 N=16", "all_correct"."""
+    shown = []
+    for name in group.settings if names is None else names:
+        last, value = name.rsplit(".", 1)[-1], group.settings[name]
+        is_part = last in ("selection", "scoring", "policy", "task")
+        shown.append(value if is_part else f"{SHORT.get(last, last)}={value}")
+    return " ".join(shown)
+
+
+def _sampler(group: Group) -> str:
+    config = group.runs[0].config
+    return str([(name, _without_seed(config.get(name), config["seed"])) for name in SAMPLER])
+
+
+def _without_seed(part: Any, seed: int) -> Any:
+    if not isinstance(part, Mapping):
+        return part
+    return {key: _without_seed(value, seed) for key, value in part.items() if not (key == "seed" and value == seed)}

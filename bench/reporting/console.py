@@ -1,0 +1,94 @@
+"""Tables that runs, sweeps and reports print, as aligned Markdown that fits a terminal."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from bench.records.read import Run
+from bench.reporting.contrasts import contrast, recorded_primary
+from bench.reporting.exhibits.comparison import policies
+from bench.reporting.groups import Group, distinctions, estimate, in_order
+from bench.reporting.ranking import Ranked
+from bench.reporting.tables import markdown
+
+KEPT = ("arm", "greedy", "sampled", "kl", "kl_unsolved", "kl_bound", "verdict")
+ACCURACIES = {
+    "tuned pass@1": ("tuned", "pass"),
+    "control pass@1": ("control", "pass"),
+    "tuned greedy": ("tuned", "greedy"),
+    "control greedy": ("control", "greedy"),
+}
+
+
+def main_table(run: Run) -> str:
+    """Base, fine-tuned policy, random control and Best-of-n at each n: accuracy and KL, with 95 % intervals.
+
+    Best-of-1 is a row of its own where the run's sampler is not the raw base, which the policies are sampled like.
+    """
+    table = policies(Group({}, (run,)))
+    return markdown(replace(table, columns={key: table.columns[key] for key in KEPT}).texts)
+
+
+def headline(run: Run) -> str:
+    """One line: the tuned policy's accuracy and KL, and the effect of the selection."""
+    difference, verdict = _selection_effect(run)
+    against = f", {difference} over control: {verdict}" if difference else ""
+    return (
+        f"tuned pass@1 {run.series('tuned', 'pass', 'accuracy')[1]}{against}; "
+        f"KL {run.series('tuned', 'policy', 'kl')[1].value:.2f} nats"
+    )
+
+
+def runs_table(runs: Sequence[Run]) -> str:
+    """One row per run, by what sets them apart: both arms' accuracy and the paired selection effect.
+
+    Runs that differ in nothing but the seed, and have a control, get a last row: their mean, with an interval for new
+    seeds on new prompts.
+    """
+    runs = in_order(runs)
+    apart = distinctions([run.config for run in runs])
+    seeded = len({run.config["seed"] for run in runs}) > 1
+    rows = [("run", *apart[0], *(["seed"] if seeded else []), *ACCURACIES, "tuned - control", "verdict")]
+    for settings, run in zip(apart, runs, strict=True):
+        accuracies = [
+            str(run.series(arm, method, "accuracy")[1]) if arm != "control" or run.controlled else ""
+            for arm, method in ACCURACIES.values()
+        ]
+        seed = [str(run.config["seed"])] if seeded else []
+        rows.append((run.folder.name, *settings.values(), *seed, *accuracies, *_selection_effect(run)))
+    if seeded and not apart[0] and all(run.controlled for run in runs):
+        scores = [np.stack([run.per_prompt(*cell, "accuracy", 1) for run in runs]) for cell in ACCURACIES.values()]
+        effect = contrast(scores[0], scores[1], "mean")  # of [S, M]
+        means = [str(estimate(values, shares=True)) for values in scores]
+        rows.append(("mean", f"all {len(runs)}", *means, str(effect.difference), effect.verdict))
+    return markdown(rows)
+
+
+def ranking_table(ranked: Sequence[Ranked]) -> str:
+    """One row per method, best first, against its control and against the first."""
+    means = ("tuned pass@1", "control pass@1", "tuned - control", "tuned is", "first - this", "first is", "KL")
+    rows: list[tuple[str, ...]] = [("method", "seeds", *means)]
+    rows += [
+        (
+            method.name,
+            str(method.seeds),
+            str(method.tuned),
+            str(method.control or ""),
+            str(method.effect.difference if method.effect else ""),
+            method.effect_verdict,
+            str(method.ahead.difference if method.ahead else ""),
+            method.ahead_verdict,
+            f"{method.kl.value:.2f}",
+        )
+        for method in ranked
+    ]
+    return markdown(rows)
+
+
+def _selection_effect(run: Run) -> tuple[str, str]:
+    """Tuned less control with its interval, and the verdict on it."""
+    if not run.controlled:
+        return "", "no control"
+    difference, verdict = recorded_primary(run)
+    return str(difference), verdict

@@ -1,0 +1,90 @@
+"""What a report shows, one module per subject: its figures, its tables and its sentences.
+
+To add a subject, add a module here; its functions are marked with `bench.reporting.exhibit.shows`, and no other file
+changes. A function of your own module joins by a YAML file, conf/figure/NAME.yaml or DIR/figure/NAME.yaml with
+config_dir=DIR:
+
+    _target_: my_module.my_exhibit  # (groups, **settings) -> a Figure, a Table, a sentence, a list of these, or None
+    _partial_: true
+"""
+
+import functools
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError
+from bench.records.read import Run
+from bench.reporting.exhibit import Figure, Kind, Table
+from bench.reporting.groups import Group, grouped
+
+Part = Callable[[Sequence[Group]], Any]
+
+
+@functools.cache
+def parts(kind: Kind) -> tuple[Part, ...]:
+    """The functions that are marked with this kind in the modules of this package, in order."""
+    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
+    marked = {value for module in modules for value in vars(module).values() if kind in getattr(value, "shows", ())}
+    return tuple(sorted(marked, key=lambda function: (function.shows[kind], function.__name__)))
+
+
+def figures(runs: Sequence[Run], own: Sequence[Part] = ()) -> list[Figure]:
+    """The figures that these runs' records hold, in the order of a paper. own: functions beside this package's.
+
+    BenchError where the runs can't be compared.
+    """
+    return _made("figures", Figure, grouped(runs), own)
+
+
+def tables(runs: Sequence[Run], own: Sequence[Part] = ()) -> list[Table]:
+    """The tables that these runs' records hold, likewise."""
+    return _made("tables", Table, grouped(runs), own)
+
+
+def sentences(runs: Sequence[Run], own: Sequence[Part] = ()) -> list[str]:
+    """What these runs show, each finding with its interval; "not resolved" where nothing is shown."""
+    return [prose(line) for line in _made("sentences", str, grouped(runs), own)]
+
+
+def prose(text: str) -> str:
+    """Numbers with a leading zero, which cells of tables leave out."""
+    return re.sub(r"(?<![\w.])\.(?=\d)", "0.", text)
+
+
+def of_one_run(run: Run) -> list[Figure]:
+    """The figures in a single run's own folder."""
+    return _made("of_one_run", Figure, grouped([run]))
+
+
+def method_sentences(kind: Kind, groups: Sequence[Group]) -> list[str]:
+    """The procedures' own sentences in the methods paragraph."""
+    return _made(kind, str, groups)
+
+
+def _made(kind: Kind, wanted: type, groups: Sequence[Group], own: Sequence[Part] = ()) -> list[Any]:
+    made: list[Any] = []
+    for part in (*parts(kind), *own):
+        exhibits = part(groups)
+        made += exhibits if isinstance(exhibits, list | tuple) else [exhibits]
+    return [exhibit for exhibit in made if isinstance(exhibit, wanted)]
+
+
+def from_configs(*folders: Path) -> list[Part]:
+    """The functions of FOLDER/figure/*.yaml. BenchError where one can't be read or imported, or is no function."""
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    functions = []
+    for path in sorted(path for folder in folders for path in (folder / "figure").glob("*.yaml")):
+        try:
+            function = instantiate(OmegaConf.load(path))
+        except Exception as error:  # whatever a user's own module raises
+            raise BenchError(f"{path} names no exhibit: {' '.join(str(error).split())}") from error
+        if not callable(function):
+            raise BenchError(f"{path} names no exhibit: it needs _target_, and _partial_: true.")
+        functions.append(function)
+    return functions

@@ -1,0 +1,161 @@
+"""Adaptive sampling of training prompts: what each plan drew, covered and gained, against N samples of every prompt."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from bench.reporting import arrange, plots, style, tables
+from bench.reporting.contrasts import judged, tuned_contrast
+from bench.reporting.exhibit import Figure, Table, shows
+from bench.reporting.groups import Group
+from bench.reporting.words import over_what
+
+TOTAL = "adaptive/samples_total"
+COUNTED = {
+    "samples_total": "samples",
+    "samples_a_prompt": "per prompt",
+    "samples_saved": "saved",
+    "coverage": "coverage",
+    "accepted": "accepted",
+}
+
+
+def those_adaptive(groups: Sequence[Group]) -> list[Group]:
+    """The groups whose training prompts were sampled by bench.adaptive."""
+    return [group for group in groups if all(TOTAL in run.metrics for run in group.runs)]
+
+
+@shows("tables", 65)
+def adaptive_table(groups: Sequence[Group]) -> Table | None:
+    """A row for each configuration of bench.adaptive; None where every run had another procedure."""
+    groups = those_adaptive(groups)
+    if not groups:
+        return None
+
+    def counted(key: str, heading: str, metric: str = "") -> tables.Column:
+        return tables.Column(key, heading, lambda group: tables.seeds_mean(group, f"adaptive/{metric or key}"))
+
+    return tables.table(
+        "adaptive",
+        "Samples drawn of training prompts, samples saved against N of each, the share of prompts with an accepted "
+        "sample (coverage), the rate of acceptance (an estimate that the stopping does not bias), and the policy "
+        f"fine-tuned on accepted completions. {over_what(groups)}; counts are means over seeds.",
+        arrange.in_order(groups),
+        [
+            *tables.settings_columns(groups),
+            *(counted(key, heading) for key, heading in COUNTED.items()),
+            counted("pass", "rate of acceptance", "pass@1"),
+            tables.measured("tuned", "tuned pass@1", "tuned", "pass", "accuracy"),
+            tables.KL,
+            tables.Column("seeds", "seeds", lambda group: len(group.runs)),
+        ],
+        tables.all_runs(groups),
+    )
+
+
+@shows("figures", 65)
+def samples_budget(groups: Sequence[Group]) -> Figure | None:
+    """Accuracy and KL against the samples drawn in all, a line for each plan of bench.adaptive over N.
+
+    None where every run had another procedure.
+    """
+    groups = those_adaptive(groups)
+    if not groups:
+        return None
+    base = groups[0].mean("base", "pass", "accuracy", 1).value
+    rows = [
+        {
+            "label": name or "all",
+            "samples": tables.seeds_mean(group, TOTAL),
+            **tables.spread("accuracy", group.mean("tuned", "pass", "accuracy", 1)),
+            **tables.spread("kl", group.series("tuned", "policy", "kl").get(1)),
+        }
+        for name, panel in arrange.in_panels(groups, ("num_completions",))
+        for group in panel
+    ]
+    return plots.figure(
+        "samples_budget",
+        "Accuracy on held-out prompts, and KL from the raw base, of the policy that was fine-tuned on accepted "
+        "completions, against the samples that were drawn of all training prompts together (mean over seeds); plans "
+        "with equally many samples stand side by side. Dotted: the base.",
+        sorted(rows, key=lambda row: (row["label"], row["samples"])),
+        groups,
+        lambda canvas, rows: _draw(canvas, rows, base),
+        width=style.FULL_WIDTH,
+        height=style.COLUMN_WIDTH * 0.85,
+    )
+
+
+def _draw(canvas: Any, rows: plots.Rows, base: float) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    labels = plots.values_of(rows, "label")
+    looks = dict(zip(labels, style.sequence(len(labels)), strict=True))
+    panels = list(canvas.subplots(1, 2, sharex=True))
+    titles = {"accuracy": "accuracy on held-out prompts", "kl": "KL from the base (nats per sequence)"}
+    for axes, (key, title) in zip(panels, titles.items(), strict=True):
+        known = [row for row in rows if row[key] is not None]
+        series = [(plots.where(known, label=label), look, {"label": label}) for label, look in looks.items()]
+        plots.side_by_side(axes, series, "samples", key)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("samples of training prompts in all")
+        axes.set_ylabel(title)
+    plots.guide(panels[0], y=base)
+    plots.legend_above(canvas, panels)
+
+
+@shows("sentences", 65)
+def sentences(groups: Sequence[Group]) -> list[str]:
+    """Each plan against N samples of every prompt at the same N: samples, coverage, and accuracy.
+
+    Paired by seed and prompt; the verdicts are adjusted for their number (Holm 1979).
+    """
+    groups, pairs = those_adaptive(groups), {}
+    for group in groups:
+        uniform = [other for other in groups if _uniform(other) and _beside_the_plan(other) == _beside_the_plan(group)]
+        if not _uniform(group) and len(uniform) == 1:
+            compared = tuned_contrast(group, uniform[0], f"adaptive {arrange.named(group)}")
+            if compared is not None:
+                pairs[arrange.named(group)] = (group, uniform[0], compared)
+    lines = []
+    for name, compared in judged({name: compared for name, (_, _, compared) in pairs.items()}).items():
+        group, against, _ = pairs[name]
+        (ours, theirs), (covered, covered_by_them) = (
+            [tables.seeds_mean(side, metric) for side in (group, against)] for metric in (TOTAL, "adaptive/coverage")
+        )
+        lines.append(
+            f"Sampling with {name} draws {ours:,.0f} samples where {group.runs[0].config['num_completions']} of "
+            f"every prompt are {theirs:,.0f}, and covers {covered:.0%} of the prompts where those cover "
+            f"{covered_by_them:.0%}; in sampled accuracy, the fine-tuned policy is {compared.against('theirs')}."
+        )
+    return lines
+
+
+def _uniform(group: Group) -> bool:
+    procedure = group.runs[0].config["procedure"]
+    return procedure["stop"] == "none" and procedure["allocate"] == "uniform"
+
+
+def _beside_the_plan(group: Group) -> dict[str, str]:
+    """All settings but how training prompts are sampled, up to N."""
+    return {name: value for name, value in group.settings.items() if not re.match(r"procedure(\.|$)", name)}
+
+
+@shows("methods", 65)
+def methods(groups: Sequence[Group]) -> list[str]:
+    """How many samples each prompt got, for the methods paragraph."""
+    settings = [group.runs[0].config["procedure"] for group in those_adaptive(groups)]
+    return list(dict.fromkeys(map(in_words, settings)))
+
+
+def in_words(settings: dict[str, Any]) -> str:
+    """settings: those of bench.adaptive."""
+    how = "That many are the most of every prompt"
+    if settings["allocate"] == "hard":
+        unsolved = f"none had been accepted after {settings['look']}"
+        how = f"That many are the mean, with at most {settings['most']} where {unsolved}"
+    enough = f"; a prompt was done with {settings['enough']} of a reward above {settings['accept_above']:g}"
+    return f"{how}{enough if settings['stop'] == 'accepted' else ''}."

@@ -1,0 +1,256 @@
+"""Curves over n: accuracy by sampler and by training N, the highest and the median reward, the KL and its bound."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bench.records.read import Estimate, short
+from bench.reporting import arrange, plots, style, tables
+from bench.reporting.contrasts import Contrast, contrast
+from bench.reporting.exhibit import Figure, Table, shows
+from bench.reporting.groups import Group
+from bench.reporting.labels import Label, place_labels
+from bench.reporting.words import over_what
+
+
+@shows("figures", 70)
+def accuracy_by_n(groups: Sequence[Group]) -> Figure | None:
+    """Best-of-n of each sampler against n, and the fine-tuned policies against the N that they were trained on.
+
+    None where there is one sampler and one N; each part only where it has room for all curves.
+    """
+    drawn_from = arrange.samplers(groups)
+    trained = [(name, panel) for name, panel in arrange.in_panels(groups, ("num_completions",)) if len(panel) > 1]
+    rows: plots.Rows = []
+    for name, group in drawn_from if 1 < len(drawn_from) <= plots.MOST else ():
+        rows += plots.curve_rows(
+            group.series("base", "best_of_n", "accuracy"), "n", "accuracy", of="best_of_n", name=name
+        )
+    for name, panel in trained if len(trained) <= plots.MOST else ():
+        for group in panel:
+            for arm in ("tuned", "control") if group.controlled else ("tuned",):
+                point = {int(group.settings["num_completions"]): group.mean(arm, "pass", "accuracy", 1)}
+                rows += plots.curve_rows(point, "n", "accuracy", of=arm, name=name)
+    panels = len({row["of"] == "best_of_n" for row in rows})
+    return plots.figure(
+        "accuracy_by_n",
+        "Accuracy on held-out prompts against n. Best-of-n: the base's own samples, n of them per query. Fine-tuned: "
+        "one sample per query of the policy that was tuned on N samples per training prompt; hollow: its random "
+        "control.",
+        rows,
+        groups,
+        _accuracy,
+        width=style.COLUMN_WIDTH if panels == 1 else style.FULL_WIDTH,
+        height=style.COLUMN_WIDTH * 0.85,
+    )
+
+
+def _accuracy(canvas: Any, rows: plots.Rows) -> None:
+    kinds = [kind for kind in ("best_of_n", "tuned") if plots.where(rows, of=kind)]
+    panels = plots.grid_of(canvas, len(kinds), sharey=True)
+    names = plots.values_of(rows, "name")
+    looks = dict(zip(names, style.sequence(len(names)), strict=True))
+    for axes, kind in zip(panels, kinds, strict=True):
+        arms = [kind] + ["control"] * (kind == "tuned" and bool(plots.where(rows, of="control")))
+        plots.side_by_side(
+            axes,
+            [
+                (
+                    points,
+                    looks[name],
+                    plots.HOLLOW | {"linewidth": 0.6} if arm == "control" else {"label": name or None},
+                )
+                for name in names
+                for arm in arms
+                if (points := plots.where(rows, of=arm, name=name))
+            ],
+            "n",
+            "accuracy",
+        )
+        shown = [row["n"] for row in rows if row["of"] in arms]
+        plots.powers_axis(
+            axes, shown, "n of Best-of-n" if kind == "best_of_n" else "N trained on (hollow: random control)"
+        )
+    panels[0].set_ylabel("accuracy on held-out prompts")
+    plots.legend_above(canvas, panels)
+
+
+@shows("figures", 75)
+def reward_by_n(groups: Sequence[Group]) -> Figure | None:
+    """The highest and the median reward among n samples, in the form of Llama 2 (Touvron et al. 2023), Figure 7.
+
+    None where the median was not recorded.
+    """
+    rows: plots.Rows = []
+    for name, group in arrange.samplers(groups):
+        for of, method in (("highest", "best_of_n"), ("median", "median_of_n")):
+            rows += plots.curve_rows(group.series("base", method, "proxy"), "n", "reward", of=of, name=name)
+    if not plots.where(rows, of="median") or len(plots.values_of(rows, "name")) > plots.MOST:
+        return None
+    caption = (
+        "The highest (filled) and the median reward (hollow) among n samples of a held-out prompt; exact means over "
+        "all n-subsets of its pool."
+    )
+    return plots.figure("reward_by_n", caption, rows, groups, _reward)
+
+
+def _reward(canvas: Any, rows: plots.Rows) -> None:
+    axes = canvas.subplots()
+    names = plots.values_of(rows, "name")
+    looks = style.sequence(len(names)) if len(names) > 1 else [style.LOOKS["best_of_n"]]
+    styles = {"highest": {}, "median": plots.HOLLOW | {"linewidth": 0.7}}
+    plots.side_by_side(
+        axes,
+        [
+            (plots.where(rows, of=of, name=name), look, more | ({"label": name or None} if of == "highest" else {}))
+            for name, look in zip(names, looks, strict=True)
+            for of, more in styles.items()
+        ],
+        "n",
+        "reward",
+    )
+    plots.powers_axis(axes, [row["n"] for row in rows], "n samples of a prompt")
+    axes.set_ylabel("reward of the n samples")
+    axes.margins(y=0.1)
+    plots.legend_above(canvas, axes)
+    ends = [max(plots.where(rows, of=of), key=lambda row: (row["n"], row["reward"])) for of in styles]
+    colour = style.LOOKS["best_of_n"].colour if len(names) == 1 else style.QUIET
+    place_labels(axes, [Label(row["n"], row["reward"], row["of"], colour) for row in ends])
+
+
+@shows("figures", 125)
+def kl_by_n(groups: Sequence[Group]) -> Figure | None:
+    """Best-of-n's KL from the raw base: measured, at its largest for unsolved prompts, and by the log n bound."""
+    rows: plots.Rows = [
+        {"name": name, "of": metric, "n": n, "extrapolates": 4 * n > _pool_size(group), **tables.spread("kl", estimate)}
+        for name, group in arrange.samplers(groups)
+        for metric in ("kl", "kl_sensitivity", "kl_bound")
+        for n, estimate in group.series("base", "best_of_n", metric).items()
+    ]
+    panels = len(plots.values_of(rows, "name"))
+    if panels > plots.MOST:
+        return None
+    sensitive = bool(plots.where(rows, of="kl_sensitivity"))
+    return plots.figure(
+        "kl_by_n",
+        "The KL of Best-of-n from the raw base: measured, ties included, and by log n - (n - 1)/n, which is exact only "
+        "where no two rewards tie; both with the sampler's own distance added. Small hollow points: n is more than a "
+        "quarter of the samples."
+        + " Crosses: with prompts that were never solved at the largest KL that their pools leave open."
+        * sensitive,
+        rows,
+        groups,
+        _kl,
+        width=style.COLUMN_WIDTH if panels == 1 else style.FULL_WIDTH,
+        height=style.COLUMN_WIDTH * (0.8 if panels < 4 else 1.4),
+    )
+
+
+def _kl(canvas: Any, rows: plots.Rows) -> None:
+    cross = style.Look(style.COLOURS["base"], "x", "none")
+    panels = plots.panels_of(canvas, rows, "name")
+    for axes, _, here in panels:
+        # at one x: they coincide where no rewards tie, and moved apart the measured one would seem lower there
+        measured = plots.where(here, of="kl")
+        plots.line(
+            axes, plots.where(here, of="kl_bound"), "n", "kl", style.LOOKS["bound"], label="log n bound", linewidth=2.2
+        )
+        plots.line(axes, measured, "n", "kl", style.LOOKS["best_of_n"], label="measured", marker="")
+        for row in measured:
+            small = plots.HOLLOW | {"markersize": 2.5} if row["extrapolates"] else {}
+            plots.line(axes, [row], "n", "kl", style.LOOKS["best_of_n"], linestyle="none", **small)
+        if unsolved := plots.bare(plots.where(here, of="kl_sensitivity"), "n", "kl"):
+            more = {"markersize": 3.5, "markeredgewidth": 0.6, "label": "unsolved prompts at most"}
+            plots.line(axes, unsolved, "n", "kl", cross, **more)
+        plots.powers_axis(axes, [row["n"] for row in measured], "n of Best-of-n")
+        plots.guide(axes, y=0.0)
+    panels[0][0].set_ylabel("KL (nats per sequence)")
+    plots.legend_above(canvas, [axes for axes, _, _ in panels])
+
+
+class _Point(NamedTuple):
+    group: Group
+    n: int
+
+
+@shows("tables", 70)
+def best_of_n(groups: Sequence[Group]) -> Table | None:
+    """Every n of each distinct pool: configurations that differ only in what they train on share one."""
+    longest = sorted(groups, key=lambda group: -len(group.series("base", "best_of_n", "accuracy")))
+    pools, names = arrange.distinct(longest, _pool)
+    order = {id(group): i for i, group in enumerate(groups)}
+    points = [
+        _Point(group, n)
+        for group in sorted(pools, key=lambda group: order[id(group)])
+        for n in group.series("base", "best_of_n", "accuracy")
+    ]
+
+    def curve(key: str, heading: str | None) -> tables.Column:
+        return tables.interval(key, heading, lambda point: point.group.series("base", "best_of_n", key).get(point.n))
+
+    columns = [
+        *tables.settings_columns(groups, names),
+        tables.Column("n", "n", lambda point: point.n),
+        curve("accuracy", "accuracy"),
+        curve("proxy", None),
+        curve("kl", "KL (nats)"),
+        curve("kl_sensitivity", "KL at most"),
+        tables.interval("kl_bound", "log n bound", _bound),
+        curve("win_rate", "win rate"),
+        tables.interval("overstated", "bound - measured", _overstated),
+        tables.SEEDS,
+        tables.PROMPTS,
+    ]
+    caption = (
+        f"Best-of-n of the base, with the run's own sampler. {over_what(groups)}. KL is from the raw base, in nats per "
+        "sequence: measured; with unsolved prompts at the largest pass rate that fits them; and by the bound "
+        "log n - (n - 1)/n, which overstates it by the difference in the last column."
+    )
+    made = tables.table("best_of_n", caption, points, columns, tables.all_runs(groups))
+    if made is None:
+        return None
+    last = dict.fromkeys(("kl", "kl_sensitivity", "kl_bound", "overstated"))  # after the win rate, unlike in the CSV
+    shown = [*(key for key in made.columns if key not in last), *last]
+    return replace(made, columns={key: made.columns[key] for key in shown})
+
+
+def _pool(group: Group) -> tuple[object, ...]:
+    """Equal where one Best-of-n curve is the other's beginning: n = 1, 2 and 4 hold the whole pool's scores."""
+    points = [(metric, n) for metric in ("accuracy", "kl") for n in (1, 2, 4)]
+    held = group.series("base", "best_of_n", "accuracy")
+    values = [group.per_prompt("base", "best_of_n", metric, n) for metric, n in points if n in held]
+    return group.seeds, *(np.ascontiguousarray(value, dtype=float).tobytes() for value in values)
+
+
+def _pool_size(group: Group) -> int:
+    return min(run.metrics["best_of_n/pool_size"] for run in group.runs)
+
+
+def _bound(point: _Point) -> Estimate | float:
+    """The bound without an interval where all prompts have the same: there the sampler is the raw base's own."""
+    bound = point.group.series("base", "best_of_n", "kl_bound")[point.n]
+    return bound.value if bound.high - bound.low < 1e-9 else bound
+
+
+def _overstated(point: _Point) -> Estimate | None:
+    return bound_contrast(point.group, point.n).difference if point.n > 1 else None
+
+
+def bound_contrast(group: Group, n: int) -> Contrast:
+    """The log n bound on the KL of Best-of-n less the measured KL."""
+    kl, bound = (group.per_prompt("base", "best_of_n", metric, n) for metric in ("kl", "kl_bound"))
+    return contrast(bound, kl, f"bound {n}")
+
+
+def of_bound(group: Group) -> list[str]:
+    """By how much the log n bound overstates the KL of the largest n, where it does."""
+    n = max(group.series("base", "best_of_n", "accuracy"))
+    over = bound_contrast(group, n).difference
+    if n == 1 or not over.low > 0:
+        return []
+    kl, bound = (
+        short(float(np.nanmean(group.per_prompt("base", "best_of_n", metric, n)))) for metric in ("kl", "kl_bound")
+    )
+    return [f"The log n bound puts Best-of-{n} at {bound} nats from the base, {over} more than the {kl} measured."]

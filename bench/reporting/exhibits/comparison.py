@@ -1,0 +1,197 @@
+"""The main comparison, and every paired verdict behind it."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from bench.estimators.uncertainty import Ratio, ratio_over_seeds
+from bench.records.read import Estimate
+from bench.reporting import tables
+from bench.reporting.contrasts import SAMPLED, Contrast, in_words, of_group, shared_seeds
+from bench.reporting.exhibit import Table, shows
+from bench.reporting.groups import Group
+from bench.reporting.ranking import Ranked, rank
+from bench.reporting.words import ARMS, over_what
+
+RAW = 1e-6  # nats: below it the run's sampler is the raw base's own
+
+
+@shows("tables", 5)
+def main(groups: Sequence[Group]) -> Table | None:
+    """One configuration: its policies and Best-of-n. Several: one row for each, best first."""
+    return policies(groups[0]) if len(groups) == 1 else _configurations(groups)
+
+
+class _Row(NamedTuple):
+    """A policy, or Best-of-n of the base."""
+
+    group: Group
+    arm: str  # base, tuned or control; "" for Best-of-n
+    n: int
+
+    def mean(self, metric: str) -> Estimate | None:
+        """In sampled accuracy or in KL."""
+        if not self.arm:
+            return self.group.series("base", "best_of_n", metric).get(self.n)
+        return self.group.mean(self.arm, "pass" if metric == "accuracy" else "policy", metric, 1)
+
+    def value(self, metric: str) -> float | None:
+        """Of Best-of-n, without its interval."""
+        found = None if self.arm else self.mean(metric)
+        return found.value if found else None
+
+    @property
+    def label(self) -> str:
+        label = ARMS.get(self.arm, f"Best-of-{self.n}")
+        return f"tuned: {self.group.runs[0].selection}" if self.arm == "tuned" else label
+
+
+def policies(group: Group) -> Table:
+    """Each policy and Best-of-n at each n, in accuracy and KL, and the tuned policy against each."""
+    contrasts, kept = of_group(group), gain_kept(group)
+    kl = group.series("base", "best_of_n", "kl")
+    rows = [_Row(group, arm, 1) for arm in ARMS if arm != "control" or group.controlled]
+    sizes = group.series("base", "best_of_n", "accuracy")
+    rows += [_Row(group, "", n) for n in sizes if n > 1 or abs(kl[n].value) > RAW]
+
+    def against(row: _Row) -> Contrast | None:
+        other = f"{row.arm}/pass@1" if row.arm else f"best_of_{row.n}/accuracy"
+        return contrasts.get(f"tuned_vs_{other}")
+
+    def prompts(row: _Row) -> int:
+        found = against(row)
+        return found.prompts if found else group.runs[0].metrics["test/prompts"]
+
+    made = tables.table(
+        "main",
+        f"Accuracy and KL from the raw base of each policy and of Best-of-n, and the tuned policy against each row in "
+        f"sampled accuracy, paired on the same prompts. {over_what([group])}. p-values but the control's are adjusted "
+        "for their number (Holm), intervals are not; detectable: the difference that these prompts and seeds find with "
+        "a power of 80 % in one comparison alone. KL is in nats per sequence; at most: with prompts that no sample "
+        "solved at the largest pass rate that fits them; log n bound: log n - (n - 1)/n in place of the measured KL; "
+        "gain kept: the share of Best-of-n's gain over the base that the tuned policy keeps, "
+        f"(tuned - base) / (Best-of-n - base), none where that gain is not resolved from 0.{_extrapolated(group)}",
+        rows,
+        [
+            tables.Column("arm", "policy", lambda row: row.label),
+            tables.interval("greedy", "greedy accuracy", _greedy),
+            tables.interval("sampled", "sampled accuracy", lambda row: row.mean("accuracy")),
+            tables.interval("kl", "KL (nats)", lambda row: row.mean("kl")),
+            tables.Column("kl_unsolved", "KL at most", lambda row: row.value("kl_sensitivity")),
+            tables.Column("kl_bound", "log n bound", lambda row: row.value("kl_bound")),
+            tables.interval("kept", "gain kept", lambda row: None if row.arm else kept.get(row.n)),
+            tables.difference("difference", "tuned - this", against),
+            tables.attribute("p_value", "p", against, "p_value"),
+            tables.attribute("detectable", "detectable", against, "detectable"),
+            tables.attribute("verdict", "tuned is", against, "verdict"),
+            tables.Column("prompts", None, prompts),
+            tables.SEEDS,
+        ],
+    )
+    assert made is not None  # the base is always there
+    return made
+
+
+def _greedy(row: _Row) -> Estimate | None:
+    return row.group.mean(row.arm, "greedy", "accuracy", 1) if row.arm else None
+
+
+def _extrapolated(group: Group) -> str:
+    size = group.runs[0].metrics["best_of_n/pool_size"]
+    if all(4 * n <= size for n in group.runs[0].series("base", "best_of_n", "kl")):
+        return ""
+    return f" KL of Best-of-n beyond n = {size // 4} extrapolates from {size} samples per prompt."
+
+
+def gain_kept(group: Group) -> dict[int, Estimate | None]:
+    """n -> (tuned - base) / (Best-of-n - base) in sampled accuracy for each n above 1: the efficiency of distillation.
+
+    None where Best-of-n's gain is not resolved from 0, and where an older run did not record it. Of several seeds the
+    interval is for new seeds on new prompts.
+    """
+    base, tuned = (group.per_prompt(arm, *SAMPLED) for arm in ("base", "tuned"))  # [S, M]
+    shares: dict[int, Estimate | None] = {}
+    for n in group.series("base", "best_of_n", "accuracy"):
+        if n == 1:
+            continue
+        if len(group.runs) == 1:
+            recorded = [group.runs[0].metrics.get(f"distillation/best_of_{n}{end}") for end in ("", "_low", "_high")]
+            ratio = Ratio(*(float("nan") if number is None else number for number in recorded))
+        else:
+            ratio = ratio_over_seeds(tuned - base, group.per_prompt("base", "best_of_n", "accuracy", n) - base)
+        shares[n] = Estimate(*ratio) if math.isfinite(ratio.value) else None
+    return shares
+
+
+class _Configuration(NamedTuple):
+    group: Group
+    ranked: Ranked
+
+
+def _configurations(groups: Sequence[Group]) -> Table | None:
+    by_label = {group.label: group for group in groups}
+    runs, left_out = shared_seeds({label: group.runs for label, group in by_label.items()})
+    if all(runs.values()):
+        note = " Seeds {} are left out: not every configuration has them." if left_out else ""
+        ranked = rank(runs)
+    else:
+        note = " No seed is shared by all: they are not compared."
+        ranked = [rank({label: group.runs})[0] for label, group in by_label.items()]
+        ranked.sort(key=lambda one: -one.tuned.value)
+    return tables.table(
+        "main",
+        f"Sampled accuracy (pass@1) of each configuration, best first: against its random control, and the first "
+        f"against it, paired by seed and prompt. {over_what(groups)}. Each of the two families of verdicts is adjusted "
+        "for its number (Holm), intervals are not; detectable: the difference from the control that these prompts and "
+        "seeds find with a power of 80 % in one comparison alone. The first was chosen by what is compared, which "
+        f"flatters it.{note.format(', '.join(map(str, left_out)))}",
+        [_Configuration(by_label[one.name], one) for one in ranked],
+        [
+            *tables.settings_columns(groups),
+            tables.Column("seeds", None, lambda row: row.ranked.seeds),
+            tables.interval("tuned", "tuned pass@1", lambda row: row.ranked.tuned),
+            tables.interval("control", "control pass@1", lambda row: row.ranked.control),
+            tables.difference("effect", "tuned - control", lambda row: row.ranked.effect),
+            tables.attribute("p_effect", None, lambda row: row.ranked.effect, "p_value"),
+            tables.attribute("detectable", "detectable", lambda row: row.ranked.effect, "detectable"),
+            tables.Column("effect_verdict", "tuned is", lambda row: row.ranked.effect_verdict),
+            tables.difference("ahead", "first - this", lambda row: row.ranked.ahead),
+            tables.attribute("p_ahead", None, lambda row: row.ranked.ahead, "p_value"),
+            tables.Column("ahead_verdict", "first is", lambda row: row.ranked.ahead_verdict),
+            tables.interval("kl", "KL (nats)", lambda row: row.ranked.kl),
+            tables.PROMPTS,
+        ],
+        tables.all_runs(groups),
+    )
+
+
+class _Comparison(NamedTuple):
+    group: Group
+    name: str
+    contrast: Contrast
+
+
+@shows("tables", 140)
+def contrasts(groups: Sequence[Group]) -> Table | None:
+    """Every paired comparison of every configuration."""
+
+    def contrast(row: _Comparison) -> Contrast:
+        return row.contrast
+
+    return tables.table(
+        "contrasts",
+        f"Every paired comparison. {over_what(groups)}. In each configuration the primary comparison (tuned - control "
+        "in sampled accuracy; tuned - base where there is no control) is judged on its own. The p-values and verdicts "
+        "of the others are adjusted for their number (Holm); intervals and detectable differences are those of one "
+        "comparison alone.",
+        [_Comparison(group, *compared) for group in groups for compared in of_group(group).items()],
+        [
+            *tables.settings_columns(groups),
+            tables.Column("comparison", "comparison", lambda row: " - ".join(in_words(row.name)[:2])),
+            tables.Column("of", "of", lambda row: in_words(row.name)[2]),
+            tables.difference("difference", "difference", contrast),
+            tables.attribute("p_value", "p", contrast, "p_value"),
+            *(tables.attribute(name, name, contrast, name) for name in ("detectable", "verdict", "prompts", "seeds")),
+        ],
+        tables.all_runs(groups),
+    )

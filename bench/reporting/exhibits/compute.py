@@ -1,0 +1,285 @@
+"""What accuracy costs at inference, when fine-tuning has paid for itself, and where the seconds and tokens went."""
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bench.records.read import Run
+from bench.reporting import arrange, plots, style, tables
+from bench.reporting.contrasts import Contrast
+from bench.reporting.exhibit import Figure, Table, shows
+from bench.reporting.groups import Group
+from bench.reporting.labels import Label, place_labels
+
+Entry = dict[str, Any]  # an artifact of a lineage
+
+MOST_GROUPS = 3  # configurations with a panel of their own
+
+
+@shows("figures", 130)
+def break_even(groups: Sequence[Group]) -> Figure | None:
+    """Accuracy against FLOPs per query, and total FLOPs against queries; None for many groups or without records."""
+    if len(groups) > MOST_GROUPS or not all("cost/tuned_query_flops" in run.metrics for run in tables.all_runs(groups)):
+        return None
+    return plots.figure(
+        "break_even",
+        "Left: accuracy on held-out prompts against the FLOPs of a query, for Best-of-n and for one sample of the "
+        "fine-tuned policy. Right: FLOPs spent after so many queries, on Best-of-n at the n that matches the "
+        "fine-tuned policy, and on that policy with everything that its training took; a diamond marks where a seed's "
+        "lines cross, its bar the 95 % interval over prompts. Scoring by a verifier counts nothing, and decoding is "
+        "bound by memory, so that FLOPs flatter the fine-tuned policy.",
+        [row for group in groups for row in (*_per_query(group), *_in_total(group))],
+        groups,
+        _break_even,
+        width=style.FULL_WIDTH,
+        height=2.5 * len(groups),
+    )
+
+
+def _row(group: Group, what: str, **numbers: Any) -> dict[str, Any]:
+    """numbers: seed, n, and flops, accuracy and queries with their intervals; what is not given is None."""
+    blank = {name: None for key in ("flops", "accuracy", "queries") for name in tables.spread(key, None)}
+    return {"name": arrange.named(group), "what": what, "seed": None, "n": None, **blank, **numbers}
+
+
+def _mean(group: Group, name: str) -> float:
+    return float(np.mean([run.metrics[f"cost/{name}"] for run in group.runs]))
+
+
+def _per_query(group: Group) -> plots.Rows:
+    tuned = tables.spread("accuracy", group.mean("tuned", "pass", "accuracy", 1))
+    rows = [_row(group, "tuned", flops=_mean(group, "tuned_query_flops"), **tuned)]
+    for n, accuracy in group.series("base", "best_of_n", "accuracy").items():
+        flops = _mean(group, f"best_of_{n}_query_flops")
+        rows.append(_row(group, "best_of_n", n=n, flops=flops, **tables.spread("accuracy", accuracy)))
+    return rows
+
+
+def _in_total(group: Group) -> plots.Rows:
+    """Each seed's crossing, where there is one, and the two lines through the seeds' means up to beyond it."""
+    rows: plots.Rows = []
+    for run in group.runs:
+        at = {end: run.metrics[f"break_even/queries{end}"] for end in ("", "_low", "_high")}
+        if at[""] is None:
+            continue
+        spent = run.metrics["cost/fine_tuning_flops"] + at[""] * run.metrics["cost/tuned_query_flops"]
+        queries = {f"queries{end}": at[""] if value is None else value for end, value in at.items()}
+        seed, n = run.config["seed"], run.metrics["break_even/n"]
+        rows.append(_row(group, "crossing", seed=seed, n=n, flops=spent, **queries))
+    if not rows:
+        return rows
+    n, last = float(np.mean([row["n"] for row in rows])), 2 * max(row["queries"] for row in rows)
+    once, each = _mean(group, "fine_tuning_flops"), _mean(group, "tuned_query_flops")
+    of_1, of_2 = (_mean(group, f"best_of_{k}_query_flops") for k in (1, 2))
+    of_n = of_1 + (n - 1) * (of_2 - of_1)  # FLOPs rise by the same for every sample more
+    for count in (0, last):
+        rows.append(_row(group, "total tuned", queries=count, flops=once + count * each))
+        rows.append(_row(group, "total best_of_n", n=n, queries=count, flops=count * of_n))
+    return rows
+
+
+def _break_even(canvas: Any, rows: plots.Rows) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    names = plots.values_of(rows, "name")
+    panels = canvas.subplots(len(names), 2, squeeze=False)
+    for (left, right), name in zip(panels, names, strict=True):
+        here = plots.where(rows, name=name)
+        keys = ("flops", "n", "accuracy", "accuracy_low", "accuracy_high")
+        curve, tuned = (plots.bare(plots.where(here, what=what), *keys) for what in ("best_of_n", "tuned"))
+        plots.line(left, curve, "flops", "accuracy", style.LOOKS["best_of_n"], label="Best-of-n")
+        plots.line(
+            left, tuned, "flops", "accuracy", style.LOOKS["tuned"], label="fine-tuned", linestyle="none", markersize=4.5
+        )
+        left.axhline(tuned[0]["accuracy"], color=style.LOOKS["tuned"].colour, linewidth=0.6, linestyle=":", zorder=0)
+        left.set_xscale("log")
+        left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        left.xaxis.set_minor_locator(NullLocator())
+        left.xaxis.set_major_formatter(plots.short)
+        left.set_xlabel("FLOPs per query")
+        left.set_ylabel("accuracy on held-out prompts")
+        left.set_title(name, loc="left")
+        left.margins(x=0.08, y=0.1)
+        _totals(right, here)
+        place_labels(left, [Label(row["flops"], row["accuracy"], f"n={row['n']:g}", style.QUIET) for row in curve])
+    plots.legend_above(canvas, panels)
+
+
+def _totals(axes: Any, rows: plots.Rows) -> None:
+    for what in ("best_of_n", "tuned"):
+        if ends := plots.where(rows, what=f"total {what}"):
+            plots.line(axes, plots.bare(ends, "queries", "flops"), "queries", "flops", style.LOOKS[what], marker="")
+            if what == "best_of_n":
+                axes.set_title(f"Best-of-{ends[0]['n']:.3g}, as accurate as the fine-tuned", loc="left")
+    if crossed := plots.where(rows, what="crossing"):
+        diamonds = plots.bare(crossed, "queries", "queries_low", "queries_high", "flops")
+        plots.line(axes, diamonds, "queries", "flops", style.LOOKS["base"], linestyle="none", marker="d", markersize=4)
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_formatter(plots.short)
+        axes.yaxis.set_major_formatter(plots.short)
+    else:
+        words = "no break-even:\nno n of Best-of-n costs more and is as good"
+        axes.text(0.5, 0.5, words, ha="center", va="center", fontsize=7, color=style.QUIET, transform=axes.transAxes)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    axes.set_xlabel("queries")
+    axes.set_ylabel("FLOPs in total")
+
+
+def of_break_even(group: Group, contrasts: Mapping[str, Contrast]) -> list[str]:
+    """After how many queries fine-tuning is cheaper in FLOPs than the Best-of-n that is as accurate.
+
+    Nothing is claimed where the comparison behind it is not resolved. Several seeds give a range, not an interval.
+    """
+    sizes = sorted(group.series("base", "best_of_n", "accuracy"))
+    first = contrasts.get(f"tuned_vs_best_of_{sizes[0]}/accuracy")
+    metrics = [run.metrics for run in group.runs]
+    if any("break_even/n" not in recorded for recorded in metrics) or first is None:
+        return []
+    if first.verdict == "worse":
+        return ["It never pays: one sample of the base is more accurate."]
+    if first.verdict == "not resolved":
+        return ["No break-even is given: that it beats one sample of the base is not resolved."]
+    queries = [recorded["break_even/queries"] for recorded in metrics]
+    if None in queries:
+        seeds = "" if len(metrics) == 1 else f" under {queries.count(None)} of {len(metrics)} seeds"
+        return [f"No break-even is given: no Best-of-n up to n = {sizes[-1]} is as accurate{seeds}."]
+    if len(metrics) > 1:
+        matched = sorted(recorded["break_even/n"] for recorded in metrics)
+        return [
+            f"It is as accurate as Best-of-{matched[0]:.3g} to {matched[-1]:.3g} and costs fewer FLOPs after "
+            f"{min(queries):,} to {max(queries):,} queries (range over {len(metrics)} seeds)."
+        ]
+    (recorded,) = metrics
+    n, queries_ends = (
+        [_end(recorded[f"break_even/{name}{end}"], form, missing) for end, missing in ends.items()]
+        for name, form, ends in (
+            ("n", ".3g", {"": "", "_low": "below all", "_high": "above all"}),
+            ("queries", ",", {"": "", "_low": "fewer", "_high": "never"}),
+        )
+    )
+    return [
+        f"It is as accurate as Best-of-{n[0]} [{n[1]}, {n[2]}] and costs fewer FLOPs after {queries_ends[0]} "
+        f"[{queries_ends[1]}, {queries_ends[2]}] queries."
+    ]
+
+
+def _end(value: float | None, form: str, missing: str) -> str:
+    return missing if value is None else f"{value:{form}}"
+
+
+def _by_stage(runs: Sequence[Run], *, total: bool = False) -> dict[str, tuple[list[Entry], list[Entry]]]:
+    """stage -> its artifacts counted once for all runs, and once for each run that needs them.
+
+    total: with those of all stages under "all".
+    """
+    shared: dict[Hashable, Entry] = {}
+    alone: dict[Hashable, Entry] = {}
+    for run in runs:
+        for entry in run.lineage:
+            key = entry["stage"], entry["key"], entry["part"]
+            shared[key] = alone[run.folder, key] = entry
+    stages = [*dict.fromkeys(entry["stage"] for entry in alone.values()), *(["all"] if total else [])]
+
+    def of(stage: str, entries: Mapping[Hashable, Entry]) -> list[Entry]:
+        return [entry for entry in entries.values() if stage in (entry["stage"], "all")]
+
+    return {stage: (of(stage, shared), of(stage, alone)) for stage in stages}
+
+
+def _total(entries: Iterable[Entry], *names: str) -> float:
+    return float(sum(sum(entry["counts"].get(name, 0) for entry in entries) for name in names))
+
+
+def _seconds(entries: Iterable[Entry]) -> float:
+    return float(sum(entry["seconds"] for entry in entries))
+
+
+@shows("figures", 135)
+def cost_by_stage(groups: Sequence[Group]) -> Figure | None:
+    """Seconds and generated tokens by stage: of all artifacts once, and as if every run had made its own."""
+    runs = tables.all_runs(groups)
+    rows = [
+        {
+            "stage": stage,
+            "artifacts": len(shared),
+            "seconds": _seconds(shared),
+            "generated_tokens": _total(shared, "generated_tokens"),
+            "seconds_unshared": _seconds(alone),
+            "generated_tokens_unshared": _total(alone, "generated_tokens"),
+        }
+        for stage, (shared, alone) in _by_stage(runs).items()
+    ]
+    if not rows:
+        return None
+    rows.sort(key=lambda row: (row["seconds_unshared"], row["stage"]))
+    caption = (
+        f"Seconds and generated tokens by stage, of every artifact behind {_counted(runs)} once, as measured when it "
+        "was made." + " Pale: what it would have been without a store, each run making its own." * (len(runs) > 1)
+    )
+    size = {"width": style.FULL_WIDTH, "height": 0.8 + 0.24 * len(rows)}
+    return Figure("cost_by_stage", caption, rows, runs, lambda canvas: _costs(canvas, rows), **size)
+
+
+def _counted(runs: Sequence[Run]) -> str:
+    return f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
+
+
+def _costs(canvas: Any, rows: plots.Rows) -> None:
+    panels = canvas.subplots(1, 2, sharey=True)
+    places = np.arange(len(rows))
+    for axes, name in zip(panels, ("seconds", "generated_tokens"), strict=True):
+        made, apart = ([row[f"{name}{end}"] for row in rows] for end in ("", "_unshared"))
+        if made != apart:
+            axes.barh(places, apart, height=0.72, color="#C9DCEB", label="if every run had made its own")
+        axes.barh(places, made, height=0.4, color=style.LOOKS["best_of_n"].colour, label="made once for all runs")
+        widest = max(*apart, 1e-9)
+        for place, once, every in zip(places, made, apart, strict=True):
+            if every:
+                text = plots.short(once) if once == every else f"{plots.short(once)} of {plots.short(every)}"
+                axes.text(every + 0.015 * widest, place, text, va="center", fontsize=6)
+        axes.set_xlim(0, widest * 1.3)
+        axes.locator_params(axis="x", nbins=6)
+        axes.xaxis.set_major_formatter(plots.short)
+        axes.set_xlabel(name.replace("_", " "))
+        axes.tick_params(axis="y", length=0)
+    panels[0].set_yticks(places, [row["stage"] for row in rows])
+    if any(row["seconds"] != row["seconds_unshared"] for row in rows):
+        plots.legend_above(canvas, panels)
+
+
+@shows("tables", 130)
+def cost(groups: Sequence[Group]) -> Table | None:
+    """Every ancestor of these runs once, by stage, beside what each run would have cost alone."""
+    runs = tables.all_runs(groups)
+    several = len(runs) > 1
+    caption = (
+        f"What {_counted(runs)} cost by stage, each artifact in their lineage counted once whenever it was made, in "
+        "tokens, FLOPs and seconds" + ("; the last columns are without sharing between runs." if several else ".")
+    )
+    return tables.table(
+        "cost",
+        caption,
+        [(stage, *entries) for stage, entries in _by_stage(runs, total=True).items()],
+        [
+            tables.Column("stage", "stage", lambda item: item[0]),
+            tables.Column("artifacts", "artifacts", lambda item: len(item[1])),
+            tables.Column(
+                "generated_tokens", "generated tokens", lambda item: int(_total(item[1], "generated_tokens"))
+            ),
+            tables.Column("train_tokens", "trained tokens", lambda item: int(_total(item[1], "train_tokens"))),
+            tables.Column("flops", "FLOPs", lambda item: _total(item[1], "flops", "train_flops")),
+            tables.Column("seconds", "seconds", lambda item: _seconds(item[1])),
+            tables.Column(
+                "generated_tokens_alone",
+                "tokens, each run alone" if several else None,
+                lambda item: int(_total(item[2], "generated_tokens")),
+            ),
+            tables.Column(
+                "seconds_alone", "seconds, each run alone" if several else None, lambda item: _seconds(item[2])
+            ),
+        ],
+        runs,
+    )

@@ -1,0 +1,230 @@
+"""What k samples solve, how much of it a scorer or a vote can pick, and how many ways of solving there are."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bench.estimators.best_of_n import fit_coverage
+from bench.records.read import Estimate
+from bench.reporting import arrange, plots, style, tables
+from bench.reporting.contrasts import contrast
+from bench.reporting.exhibit import Figure, Table, shows
+from bench.reporting.groups import Group
+from bench.reporting.words import ARMS, over_what
+
+FIT = "power law"
+LAW = style.Look(style.COLOURS["tuned"], "", (0, (4, 2)))
+METHODS = {
+    "pass": ("coverage (pass@k)", style.Look(style.COLOURS["base"], "^", "-")),
+    "best_of_n": ("Best-of-k by the scorer", style.LOOKS["best_of_n"]),
+    "weighted_majority": ("majority weighted by it", style.Look("#CC79A7", "v", (0, (5, 1.5, 1, 1.5)))),
+    "majority": ("majority", style.Look(style.COLOURS["control"], "s", (0, (2.5, 1.5)))),
+}
+PLACES = (2, 1, 3, 4)  # of METHODS among five: coverage in the middle, at k itself, where the law through it is
+
+
+@shows("figures", 85)
+def coverage(groups: Sequence[Group]) -> Figure | None:
+    """Coverage, Best-of-k and votes against k, with the exponentiated power law of Brown et al. 2024 through coverage.
+
+    None where the whole pool was not recorded.
+    """
+    rows: plots.Rows = []
+    for name, group in arrange.samplers(groups):
+        curves: plots.Rows = []
+        for method in METHODS:
+            curve = group.series("sampler", method, "accuracy")
+            if any(point.value > 0 for point in curve.values()):  # a task without answers to vote on has no majority
+                curves += plots.curve_rows(curve, "k", "accuracy", name=name, method=method)
+        if gold_chooses(curves):  # then Best-of-k is right wherever one of k is
+            curves = [row for row in curves if row["method"] != "best_of_n"]
+        rows += curves + _law(name, plots.where(curves, method="pass"))
+    panels = len(plots.values_of(rows, "name"))
+    if panels > plots.MOST:
+        return None
+    return plots.figure(
+        "coverage",
+        "Share of held-out prompts that k samples of the base solve; below, the accuracy of picking one of the k by "
+        "the scorer or by majority vote. Dashed: coverage = exp(-a k^-b), fitted by weighted least squares. Exact "
+        "means over all k-subsets of the pool.",
+        rows,
+        groups,
+        _coverage,
+        width=style.COLUMN_WIDTH if panels == 1 else style.FULL_WIDTH,
+        height=style.COLUMN_WIDTH * (0.9 if panels < 4 else 1.5),
+    )
+
+
+def gold_chooses(rows: plots.Rows) -> bool:
+    """Whether Best-of-k is as good as coverage at every k: the scorer is gold itself."""
+    best, solved = ([row["accuracy"] for row in plots.where(rows, method=method)] for method in ("best_of_n", "pass"))
+    return len(best) == len(solved) and np.allclose(best, solved, rtol=0, atol=1e-12)
+
+
+def _law(name: str, rows: plots.Rows) -> plots.Rows:
+    """The fitted law at and between the k of `rows`; nothing where too few points have a slope."""
+    k, c = np.array([row["k"] for row in rows]), np.array([row["accuracy"] for row in rows])
+    if ((c > 0) & (c < 1)).sum() < 3:
+        return []
+    law = fit_coverage(k, c)
+    grid = np.geomspace(k[0], k[-1], 4 * (len(k) - 1) + 1)
+    points = {float(x): float(law(x)) for x in grid}
+    return plots.curve_rows(points, "k", "accuracy", name=name, method=f"{FIT}: a={law.a:.3g}, b={law.b:.3g}")
+
+
+def _coverage(canvas: Any, rows: plots.Rows) -> None:
+    panels = plots.panels_of(canvas, rows, "name")
+    for axes, _, here in panels:
+        series = [
+            (plots.where(here, method=method), look, {"label": title}) for method, (title, look) in METHODS.items()
+        ]
+        plots.side_by_side(axes, series, "k", "accuracy", PLACES, len(PLACES) + 1)
+        if fitted := [row for row in here if row["method"].startswith(FIT)]:
+            title = FIT if len(panels) > 1 else fitted[0]["method"]
+            plots.line(
+                axes, plots.bare(fitted, "k", "accuracy"), "k", "accuracy", LAW, label=title, linewidth=0.9, zorder=5
+            )
+        plots.powers_axis(axes, [row["k"] for row in plots.where(here, method="pass")], "k samples")
+        axes.set_ylim(0, 1.02)
+    panels[0][0].set_ylabel("share of held-out prompts")
+    plots.legend_above(canvas, [axes for axes, _, _ in panels])
+
+
+@shows("figures", 86)
+def paths(groups: Sequence[Group]) -> Figure | None:
+    """Distinct correct paths of reasoning among k samples, and accuracy after training on N of them (Yuan et al. 2023).
+
+    None where paths were not recorded, or for more configurations than one panel has room for.
+    """
+    curves = [("base", name, group) for name, group in arrange.samplers(groups)]
+    if len(groups) <= 2:
+        curves += [("tuned", arrange.named(group), group) for group in groups]
+        curves += [("control", arrange.named(group), group) for group in groups if group.controlled]
+    rows: plots.Rows = []
+    for arm, name, group in curves:
+        curve = group.series("sampler" if arm == "base" else arm, "distinct", "correct_paths")
+        rows += plots.curve_rows(curve, "k", "value", of=arm, name=name)
+    sampled = len(rows)
+    for name, panel in arrange.in_panels(groups, ("num_completions",)) if sampled else ():
+        for group in panel if len(panel) > 1 else ():
+            point = {int(group.settings["num_completions"]): group.mean("tuned", "pass", "accuracy", 1)}
+            rows += plots.curve_rows(point, "k", "value", of="trained", name=name)
+    series = {of: plots.values_of(plots.where(rows, of=of), "name") for of in ("base", "trained")}
+    if not series["base"] or max(map(len, series.values())) > plots.MOST:
+        return None
+    trained = len(rows) > sampled
+    return plots.figure(
+        "paths",
+        "Distinct correct paths of reasoning among k samples of a held-out prompt (exact means over all k-subsets)"
+        + "; beside it, accuracy of the policy that was fine-tuned on k samples per prompt" * trained
+        + ".",
+        rows,
+        groups,
+        _paths,
+        width=style.FULL_WIDTH if trained else style.COLUMN_WIDTH,
+        height=style.COLUMN_WIDTH * 0.85,
+    )
+
+
+def _paths(canvas: Any, rows: plots.Rows) -> None:
+    trained = plots.where(rows, of="trained")
+    panels = plots.grid_of(canvas, 2 if trained else 1)
+    names = {of: plots.values_of(plots.where(rows, of=of), "name") for of in ("base", "trained")}
+    every = list(dict.fromkeys([*names["base"], *names["trained"]]))
+    by_name = dict(zip(every, style.sequence(len(every)), strict=True))
+    alone = len(names["base"]) == 1
+    curves = []
+    for of, name in dict.fromkeys((row["of"], row["name"]) for row in rows if row["of"] != "trained"):
+        look = style.LOOKS[of] if alone or of != "base" else by_name[name]
+        label = " ".join(filter(None, [of, name])) if alone else name
+        curves.append((plots.where(rows, of=of, name=name), look, {"label": label}))
+    plots.side_by_side(panels[0], curves, "k", "value")
+    plots.powers_axis(panels[0], [row["k"] for row in rows if row["of"] != "trained"], "k samples")
+    panels[0].set_ylabel("distinct correct paths" if alone else "distinct correct paths, base")
+    panels[0].set_ylim(bottom=0)
+    nameless = names["trained"] == [""]
+    if trained:
+        looks = {"": style.LOOKS["tuned"]} if nameless else by_name
+        series = [(plots.where(trained, name=name), looks[name], {"label": name}) for name in names["trained"]]
+        plots.side_by_side(panels[1], series, "k", "value")
+        plots.powers_axis(panels[1], [row["k"] for row in trained], "N samples per training prompt")
+        panels[1].set_ylabel("accuracy, fine-tuned")
+    plots.legend_above(canvas, panels[0] if nameless else panels)
+
+
+class _Policy(NamedTuple):
+    """A policy in the table, and the settings that set it apart: those of a base are its sampler's."""
+
+    arm: str
+    group: Group
+    settings: Sequence[str]
+
+
+@shows("tables", 85)
+def coverage_table(groups: Sequence[Group]) -> Table | None:
+    """pass@k of every policy at the powers of two, and its majority vote at the largest k."""
+    sizes = sorted({k for group in groups for k in group.series("base", "pass", "accuracy")})
+    bases, names = arrange.distinct(groups, _values_of_base)
+    policies = [_Policy("base", group, names) for group in bases]
+    for group in groups:
+        policies += [_Policy(arm, group, list(group.settings)) for arm in ("tuned", "control")[: 1 + group.controlled]]
+    votes = sorted({votes for policy in policies if (votes := _votes(policy))})
+
+    def setting(name: str) -> tables.Column:
+        return tables.Column(
+            f"config.{name}", name, lambda row: row.group.settings[name] if name in row.settings else ""
+        )
+
+    def solved(k: int) -> tables.Column:
+        return tables.interval(
+            f"pass@{k}", f"pass@{k}", lambda row: row.group.series(row.arm, "pass", "accuracy").get(k)
+        )
+
+    return tables.table(
+        "coverage",
+        f"Share of prompts that k samples solve (pass@k), and accuracy of their majority vote. {over_what(groups)}.",
+        policies,
+        [
+            *map(setting, groups[0].settings),
+            tables.Column("arm", "policy", lambda policy: ARMS[policy.arm]),
+            *map(solved, sizes),
+            tables.interval("majority", f"majority of {votes[0]}" if len(votes) == 1 else "majority", _majority),
+            tables.Column("votes", None, _votes),
+            tables.SEEDS,
+            tables.PROMPTS,
+        ],
+        tables.all_runs(groups),
+    )
+
+
+def _votes(policy: _Policy) -> int | None:
+    return max(policy.group.series(policy.arm, "majority", "accuracy"), default=None)
+
+
+def _majority(policy: _Policy) -> Estimate | None:
+    votes = _votes(policy)
+    return policy.group.series(policy.arm, "majority", "accuracy")[votes] if votes else None
+
+
+def _values_of_base(group: Group) -> tuple[object, ...]:
+    values = [group.per_prompt("base", "pass", "accuracy", n) for n in group.series("base", "pass", "accuracy")]
+    return group.seeds, *(np.ascontiguousarray(value, dtype=float).tobytes() for value in values)
+
+
+@shows("sentences", 0)
+def of_nothing_right(groups: Sequence[Group]) -> list[str]:
+    """A base that is never right: more often it answers in another form than asked for than that it can do nothing."""
+    coverage = [group.series("base", "pass", "accuracy") for group in groups]
+    if any(of_k[max(of_k)].value > 0 for of_k in coverage):
+        return []
+    return ["No sample of the base is right: see in samples.parquet whether answers stand as the task reads them."]
+
+
+def of_coverage(group: Group) -> list[str]:
+    """What fine-tuning does to the share of prompts that the most samples measured solve: one comparison of its own."""
+    k = max(group.series("tuned", "pass", "accuracy"))
+    if k == 1:
+        return []
+    tuned, base = (group.per_prompt(arm, "pass", "accuracy", k) for arm in ("tuned", "base"))
+    return [f"In pass@{k} it is {contrast(tuned, base, f'pass@{k}').against('the base')}."]

@@ -1,0 +1,185 @@
+"""The frontier: accuracy, or the scorer's own reward, against the measured KL from the raw base."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bench.records.read import Estimate
+from bench.reporting import arrange, plots, style, tables
+from bench.reporting.exhibit import Figure, shows
+from bench.reporting.groups import Group
+from bench.reporting.labels import Label, place_labels
+
+FEW = 3  # groups: more of them are drawn as points alone, over the whole width
+CROWD = 4  # samplers: more of them, where they differ in two settings or more, get a panel for each value of one
+NAMED = 30  # points in a panel: more of them can't be told by name
+POINTS = {"tuned": "fine-tuned", "control": "random control"}
+Curve = Mapping[int, Estimate]
+
+
+@shows("figures", 10)
+@shows("of_one_run", 10)
+def frontiers(groups: Sequence[Group]) -> list[Figure | None]:
+    """The frontier in accuracy and, where the scorer is not gold, the one in its reward."""
+    learned = any(run.metrics.get("scorer/equals_gold", 1) != 1 for run in tables.all_runs(groups))
+    return [_frontier(groups, metric) for metric in ("accuracy", *(["proxy"] if learned else []))]
+
+
+def _frontier(groups: Sequence[Group], metric: str) -> Figure | None:
+    rows = _rows(groups, metric)
+    methods = {row["method"] for row in rows}
+    what = "Accuracy" if metric == "accuracy" else "The scorer's reward"
+    parts = [f"{what} on held-out prompts against the KL from the raw base. Best-of-n at its measured KL"]
+    parts.append(", dashed where n is more than a quarter of the samples" * any(row["extrapolates"] for row in rows))
+    parts.append("; dotted: the same accuracies at the KL of the log n bound" * ("bound" in methods))
+    parts.append("; soft Best-of-n at its temperatures" * ("soft_best_of_n" in methods))
+    parts.append("; Best-of-n drawn from the fine-tuned policy" * ("tuned_best_of_n" in methods))
+    panels, wide = len(plots.values_of(rows, "panel")), len(groups) > FEW
+    tall = 0.3 + 0.75 * -(-panels // plots.columns_of(panels)) if panels > 1 else 1.1
+    return plots.figure(
+        "frontier" if metric == "accuracy" else "frontier_reward",
+        f"{''.join(parts)}.",
+        rows,
+        groups,
+        lambda canvas, rows: _draw(canvas, rows, metric),
+        width=style.FULL_WIDTH if wide else style.COLUMN_WIDTH,
+        height=style.COLUMN_WIDTH * (tall if wide else 0.95),
+    )
+
+
+def _rows(groups: Sequence[Group], metric: str) -> plots.Rows:
+    """`series` is the sampler within its panel; `label` is what else sets a fine-tuned policy apart."""
+    few, drawn_from, apart = len(groups) <= FEW, arrange.samplers(groups), arrange.sampler_settings(groups)
+    paneled = _panel_setting([group for _, group in drawn_from], apart) if len(drawn_from) > CROWD else []
+
+    def place(group: Group) -> dict[str, str]:
+        rest = [name for name in apart if name not in paneled]
+        return {"panel": arrange.named(group, paneled), "series": arrange.named(group, rest)}
+
+    rows: plots.Rows = []
+    for _, group in drawn_from:
+        pool = min(run.metrics["best_of_n/pool_size"] for run in group.runs)
+        values, kl, bound = (group.series("base", "best_of_n", name) for name in (metric, "kl", "kl_bound"))
+        rows += _curve(place(group), "best_of_n", values, kl, pool)
+        if len(drawn_from) == 1:
+            rows += _curve(place(group), "bound", values, bound, pool)
+            rows += _soft(place(group), group, metric) if few else []
+    for group in arrange.in_order(groups):
+        label = arrange.named(group, [name for name in group.settings if name not in apart])
+        for arm in ("tuned", "control") if group.controlled else ("tuned",):
+            value = group.series(arm, *(("pass", "accuracy") if metric == "accuracy" else ("best_of_n", "proxy")))
+            first = {n: estimate for n, estimate in value.items() if n == 1}
+            rows += _curve(place(group), arm, first, group.series(arm, "policy", "kl"), label=label)
+        moved = group.series("tuned", "best_of_n", "kl")
+        if few and len(moved) > 1:
+            values = group.series("tuned", "best_of_n", metric)
+            rows += _curve(place(group), "tuned_best_of_n", values, moved, max(moved), label=label)
+    return rows
+
+
+def _panel_setting(groups: Sequence[Group], names: Sequence[str]) -> list[str]:
+    """The setting of `names` with fewest values; none where there is only one setting."""
+    if len(names) < 2:
+        return []
+    return [min(reversed(names), key=lambda name: len({group.settings[name] for group in groups}))]
+
+
+def _curve(
+    place: dict[str, str], method: str, values: Curve, kl: Curve, pool: int | None = None, *, label: str = ""
+) -> plots.Rows:
+    return [
+        {
+            **place,
+            "label": label,
+            "method": method,
+            "n": n,
+            "temperature": None,
+            "extrapolates": pool is not None and 4 * n > pool,
+            **tables.spread("kl", kl[n]),
+            **tables.spread("value", estimate),
+        }
+        for n, estimate in values.items()
+        if n in kl
+    ]
+
+
+def _soft(place: dict[str, str], group: Group, metric: str) -> plots.Rows:
+    """Soft Best-of-n from the hardest, which is nearest to Best-of-n, to the softest."""
+    methods = {key[1] for key in group.runs[0].curves if key[1].startswith("soft_best_of_n@")}
+    rows: plots.Rows = []
+    for softness, method in sorted((float(method.partition("@")[2]), method) for method in methods):
+        values, kl = group.series("base", method, metric), group.series("base", method, "kl")
+        rows += [row | {"temperature": softness} for row in _curve(place, "soft_best_of_n", values, kl)]
+    return rows
+
+
+def _draw(canvas: Any, rows: plots.Rows, metric: str) -> None:
+    names, series = plots.values_of(rows, "panel"), plots.values_of(plots.where(rows, method="best_of_n"), "series")
+    several = dict(zip(series, style.sequence(len(series)), strict=True)) if len(series) > 1 else {}
+    panels = plots.grid_of(canvas, len(names), sharex=True, sharey=True)
+    labels = [_panel(axes, plots.where(rows, panel=name), several) for axes, name in zip(panels, names, strict=True)]
+    for axes, name in zip(panels, names, strict=True):
+        axes.set_title(name)
+        axes.margins(x=0.06, y=0.08)
+        if min(row["kl"] for row in rows) < 0.05:
+            axes.set_xlim(left=min(-0.03, axes.get_xlim()[0]))
+    wide = plots.columns_of(len(names))
+    for axes in panels[-wide:]:
+        axes.set_xlabel("KL from the base (nats per sequence)")
+    for axes in panels[::wide]:
+        axes.set_ylabel("accuracy on held-out prompts" if metric == "accuracy" else "mean reward on held-out prompts")
+    plots.legend_above(canvas, panels)
+    for axes, wanted in zip(panels, labels, strict=True):
+        place_labels(axes, wanted)
+
+
+def _panel(axes: Any, rows: plots.Rows, several: dict[str, style.Look]) -> list[Label]:
+    """Draw one panel and return the labels of its points. several: the looks of samplers, where there are several."""
+    labels = _best_of_n(axes, plots.where(rows, method="best_of_n"), several)
+    for method, title in (("bound", "log n bound on its KL"), ("soft_best_of_n", "soft Best-of-n")):
+        if points := plots.where(rows, method=method):
+            shown = plots.bare(points, "kl", "value") if method == "bound" else points
+            plots.line(axes, shown, "kl", "value", style.LOOKS[method], label=title, markersize=3, zorder=1.5)
+    chains, look = plots.where(rows, method="tuned_best_of_n"), style.LOOKS["tuned"]
+    for number, (series, label) in enumerate(dict.fromkeys((row["series"], row["label"]) for row in chains)):
+        points = plots.where(chains, series=series, label=label)
+        named = {} if number else {"label": "fine-tuned + Best-of-n"}
+        plots.line(axes, points, "kl", "value", look, **named, markersize=2.5, linewidth=0.8, alpha=0.75)
+        if number == 0:
+            labels += [Label(row["kl"], row["value"], f"n={row['n']}", look.colour) for row in points if row["n"] > 1]
+    for arm, title in POINTS.items():
+        labels += _points(axes, plots.where(rows, method=arm), style.LOOKS[arm], title, several)
+    return labels
+
+
+def _points(axes: Any, rows: plots.Rows, look: style.Look, title: str, several: dict[str, style.Look]) -> list[Label]:
+    """Draw policies, each in the colour of its sampler where there are several."""
+    face = plots.HOLLOW if look is style.LOOKS["control"] else {}
+    crowded, labels = len(rows) > FEW, []
+    for series in plots.values_of(rows, "series"):
+        points = plots.where(rows, series=series)
+        colour = several[series].colour if several else look.colour
+        bars = {"ecolor": (colour, 0.35), "elinewidth": 0.6} if crowded else {}
+        plots.line(axes, points, "kl", "value", look, linestyle="none", zorder=4, color=colour, **face, **bars)
+        if not (crowded and face) and len(rows) <= NAMED:
+            labels += [Label(row["kl"], row["value"], row["label"], colour) for row in points if row["label"]]
+    if rows:
+        colour = style.QUIET if several else look.colour
+        plots.line(axes, [], "kl", "value", look, linestyle="none", color=colour, label=title, **face)
+    return labels
+
+
+def _best_of_n(axes: Any, rows: plots.Rows, several: dict[str, style.Look]) -> list[Label]:
+    """Draw each curve, dashed beyond a quarter of its pool, and return the labels of its points."""
+    labels = []
+    for name in plots.values_of(rows, "series"):
+        points, look = plots.where(rows, series=name), several.get(name, style.LOOKS["best_of_n"])
+        trusted = plots.where(points, extrapolates=False)
+        title = f"Best-of-n, {name}" if name else "Best-of-n, measured KL"
+        plots.line(axes, trusted, "kl", "value", look, label=title, linestyle="-")
+        beyond = points[max(len(trusted) - 1, 0) :]
+        if len(beyond) > 1:
+            plots.line(axes, beyond, "kl", "value", look, linestyle=(0, (2, 1)), linewidth=0.8)
+        shown = points if not several else points[-1:] if len(several) <= FEW else []
+        colour = look.colour if several else style.QUIET
+        labels += [Label(row["kl"], row["value"], f"n={row['n']}", colour) for row in shown]
+    return labels

@@ -1,0 +1,319 @@
+"""Hybrids of demonstrations and samples: curves over the share of easy prompts, and gates at equal samples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.records.read import Run, short
+from bench.reporting import arrange, plots, style, tables
+from bench.reporting.contrasts import SAMPLED, Contrast, contrast, judged
+from bench.reporting.exhibit import Figure, Table, shows
+from bench.reporting.groups import Group
+from bench.reporting.words import listed, over_what, setting_words
+
+WRITTEN = ("procedure.foreign", "procedure.noise")  # what demonstrations depend on
+OF_GATE = ("easy_by", "inverted", "easy_share")
+N = "num_completions"
+OF_SAMPLES = (N, "selection", "prompt_filter")
+PANELS = {"pass@1": ("pass", "accuracy", 1), "KL from the base (nats per sequence)": ("policy", "kl", 1)}
+APART = 0.005  # of the axis, between the points of two curves at equal samples
+COUNTED = {
+    "samples_per_prompt": "samples per prompt",
+    "generated_tokens": "generated tokens",
+    "data_flops": "FLOPs for the data",
+    "demonstrations_used": "demonstrations",
+    "prompts_from_samples": "from samples",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A group of runs with one gate at one share of easy prompts."""
+
+    group: Group
+    gate: str  # random, final_nll, final_nll inverted, ...; "full SFT" and "full RFT" where every gate agrees
+    share: float  # of easy prompts
+    others: dict[str, str]  # settings beside the gate's own, equal for points of one curve
+    rest: str  # those of them that set it apart from most points, e.g. "hard=drop"
+
+    @property
+    def samples(self) -> float:
+        """Paid for per training prompt; the mean over seeds."""
+        return float(np.mean([_samples(run) for run in self.group.runs]))
+
+    @property
+    def name(self) -> str:
+        return f"{self.gate} {self.rest}".strip()
+
+    @property
+    def label(self) -> str:
+        return self.name if self.is_end else f"{self.name} at {self.share:g}"
+
+    @property
+    def is_end(self) -> bool:
+        return self.share in (0, 1)
+
+    @property
+    def is_sampled(self) -> bool:
+        return _procedure(self.group)["hard"] == "sample"
+
+    @property
+    def others_but_n(self) -> dict[str, str]:
+        return {name: value for name, value in self.others.items() if name != N}
+
+
+def points(groups: Sequence[Group]) -> list[Point]:
+    """Those of the groups that are hybrids, by gate and share."""
+    hybrids = [group for group in groups if all("hybrid/samples_total" in run.metrics for run in group.runs)]
+    others = [_others(group) for group in hybrids]
+    common = max(others, key=others.count, default={})
+    found = []
+    for group, own in zip(hybrids, others, strict=True):
+        procedure = _procedure(group)
+        share = float(procedure["easy_share"])
+        gate = f"{procedure['easy_by']}{' inverted' if procedure['inverted'] else ''}"
+        gate = {0.0: "full RFT", 1.0: "full SFT"}.get(share, gate)
+        apart = [f"{name.removeprefix('procedure.')}={value}" for name, value in own.items() if common[name] != value]
+        found.append(Point(group, gate, share, own, "" if share == 1 else " ".join(apart)))
+    return sorted(found, key=lambda point: (point.rest, point.gate, point.share))
+
+
+def curves(found: Sequence[Point]) -> dict[str, list[Point]]:
+    """name -> its points in order of samples. A gate's curve goes on to the ends, where it decides nothing."""
+    made = {}
+    for own in arrange.alike((point for point in found if not point.is_end), lambda point: point.name):
+        ends = _ends(found, own[0]) if own[0].is_sampled else []
+        made[own[0].name] = sorted([*own, *ends], key=lambda point: point.samples)
+    for point in found:
+        if point.share == 0 and len(_full_rft(found, point)) > 1:
+            rest = " ".join(word for word in point.rest.split() if not word.startswith(f"{N}="))
+            made[f"full RFT, N by N {rest}".strip()] = _full_rft(found, point)
+    used = {id(point) for own in made.values() for point in own}
+    return made | {point.name: [point] for point in found if id(point) not in used}
+
+
+def against_random(found: Sequence[Point]) -> dict[str, Contrast]:
+    """Each gate less the random one at equal samples, in sampled accuracy, by its label; adjusted for their number.
+
+    Where no random gate cost as many samples, its accuracy is interpolated, prompt by prompt under each seed, between
+    the next cheaper and the next dearer; a gate beyond all random ones is left out. So is one whose hard prompts were
+    dropped: it has no samples to compare at.
+    """
+
+    def rivals(point: Point) -> list[Point]:
+        random = [other for other in found if other.gate == "random" and other.others == point.others]
+        return [*random, *_ends(found, point)] if random and point.gate != "random" else []
+
+    return _against("random", {point.label: (point, rivals(point)) for point in found})
+
+
+def against_rft(found: Sequence[Point]) -> dict[str, Contrast]:
+    """Each gate less full RFT at equal samples, likewise; only where full RFT was run with several N."""
+
+    def rivals(point: Point) -> list[Point]:
+        rft = _full_rft(found, point)
+        return rft if len(rft) > 1 else []
+
+    return _against("full RFT", {point.label: (point, rivals(point)) for point in found})
+
+
+def _against(name: str, rivals: dict[str, tuple[Point, list[Point]]]) -> dict[str, Contrast]:
+    made = {}
+    for label, (point, others) in rivals.items():
+        if others and point.is_sampled and not point.is_end:
+            compared = _at_equal_samples(point, others)
+            if compared is not None:
+                made[label] = contrast(*compared, f"{label} against {name}")
+    return judged(made)
+
+
+def _at_equal_samples(point: Point, rivals: Sequence[Point]) -> tuple[np.ndarray, np.ndarray] | None:
+    """[S, M] sampled accuracy of a gate, and of its rivals at the gate's own number of samples, under common seeds."""
+    by_seed = [dict(zip(rival.group.seeds, rival.group.runs, strict=True)) for rival in rivals]
+    ours, theirs = [], []
+    for seed, run in zip(point.group.seeds, point.group.runs, strict=True):
+        if not all(seed in runs for runs in by_seed):
+            continue
+        costs = np.array([_samples(runs[seed]) for runs in by_seed])
+        order = np.argsort(costs, kind="stable")
+        values = np.stack([by_seed[place][seed].per_prompt("tuned", *SAMPLED) for place in order])
+        interpolated = interpolate(_samples(run), costs[order], values)
+        if interpolated is None:
+            return None
+        ours.append(run.per_prompt("tuned", *SAMPLED))
+        theirs.append(interpolated)
+    return (np.stack(ours), np.stack(theirs)) if ours else None
+
+
+def interpolate(x: float, xs: np.ndarray, values: np.ndarray) -> np.ndarray | None:
+    """[M] at x, linear between the rows of values [K, M] at ascending xs [K]; None outside of them."""
+    if x < xs[0] or x > xs[-1]:
+        return None
+    if (xs == x).any():
+        return values[xs == x].mean(axis=0)
+    after = int(np.searchsorted(xs, x))
+    part = (x - xs[after - 1]) / (xs[after] - xs[after - 1])
+    return (1 - part) * values[after - 1] + part * values[after]
+
+
+def _full_rft(found: Sequence[Point], point: Point) -> list[Point]:
+    """Full RFT that differs from `point` in its share and perhaps in N, in order of samples."""
+    same = [other for other in found if other.share == 0 and other.others_but_n == point.others_but_n]
+    return sorted(same, key=lambda other: other.samples)
+
+
+def _ends(found: Sequence[Point], point: Point) -> list[Point]:
+    """Full SFT, whatever its settings for samples, which it does not draw; and full RFT that differs in share alone."""
+    rft = [other for other in found if other.share == 0 and other.others == point.others]
+    sft = [other for other in found if other.share == 1 and _same_demonstrations(other, point)]
+    return [*sft[:1], *rft[:1]]
+
+
+def _same_demonstrations(point: Point, other: Point) -> bool:
+    """Equal in everything but what concerns samples and the probe."""
+    kept = [
+        name for name in point.others if name in WRITTEN or not (name.startswith("procedure.") or name in OF_SAMPLES)
+    ]
+    return all(point.others[name] == other.others.get(name) for name in kept)
+
+
+def _others(group: Group) -> dict[str, str]:
+    """Settings beside the gate's own: the procedure's, and what else sets groups apart."""
+    own = {f"procedure.{name}": str(value) for name, value in sorted(_procedure(group).items()) if name not in OF_GATE}
+    return own | {name: value for name, value in group.settings.items() if not name.startswith("procedure")}
+
+
+def _procedure(group: Group) -> dict[str, Any]:
+    return group.runs[0].config["procedure"]
+
+
+def _samples(run: Run) -> float:
+    return float(run.metrics["hybrid/samples_per_prompt"])
+
+
+@shows("figures", 50)
+def hybrid_figure(groups: Sequence[Group]) -> Figure | None:
+    """Two panels over the samples per training prompt, a curve for each gate; None where no run is a hybrid."""
+    found = points(groups)
+    return plots.figure(
+        "hybrid",
+        "Policies fine-tuned on demonstrations of the easy prompts and accepted samples of the others, by the gate "
+        "that decides which are easy, against the samples paid for; every gate ends in full SFT (none) and full RFT. "
+        "Points at equal samples stand side by side.",
+        [
+            {
+                "gate": name,
+                "point": point.label,
+                "easy_share": point.share,
+                "samples": point.samples,
+                "measure": measure,
+                **tables.spread("value", point.group.mean("tuned", *cell)),
+            }
+            for name, own in curves(found).items()
+            for point in own
+            for measure, cell in PANELS.items()
+        ],
+        [point.group for point in found],
+        _draw,
+        width=style.FULL_WIDTH,
+        height=0.5 * style.FULL_WIDTH,
+    )
+
+
+def _draw(canvas: Any, rows: plots.Rows) -> None:
+    names = plots.values_of(rows, "gate")
+    coloured = [name for name in names if name != "random"]
+    looks = dict(zip(coloured, style.sequence(len(coloured)), strict=True)) | {
+        "random": style.Look(style.QUIET, "o", "--")
+    }
+    apart = APART * (max(row["samples"] for row in rows) or 1.0)
+    panels = canvas.subplots(1, 2)
+    for axes, measure in zip(panels, PANELS, strict=True):
+        for place, name in enumerate(names):
+            own = plots.where(rows, gate=name, measure=measure)
+            moved = [row | {"x": row["samples"] + plots.nudge(place, len(names), apart)} for row in own]
+            plots.line(axes, moved, "x", "value", looks[name], label=name)
+        axes.set_xlabel("samples per training prompt")
+        axes.set_ylabel(measure)
+    plots.legend_above(canvas, panels)
+
+
+@shows("tables", 50)
+def hybrid_table(groups: Sequence[Group]) -> Table | None:
+    """A row for each gate and share; None where no run is a hybrid."""
+    found = points(groups)
+    if not found:
+        return None
+    random, rft = against_random(found), against_rft(found)
+    k = min(max(run.series("tuned", "pass", "accuracy")) for point in found for run in point.group.runs)
+
+    def counted(key: str) -> tables.Column:
+        return tables.Column(key, COUNTED[key], lambda point: tables.seeds_mean(point.group, f"hybrid/{key}"))
+
+    def over_random(point: Point) -> Contrast | None:
+        return random.get(point.label)
+
+    def over_rft(point: Point) -> Contrast | None:
+        return rft.get(point.label)
+
+    return tables.table(
+        "hybrid",
+        f"Hybrids of demonstrations and samples. {over_what([point.group for point in found])}. Samples, tokens and "
+        "FLOPs are those of making the training set, means over seeds; FLOPs include the probe. The gain is in pass@1 "
+        "over the random gate, and over full RFT, at equal samples (interpolated where none cost exactly as many), its "
+        "p-value adjusted for the number of gates. KL is from the base, in nats per sequence.",
+        found,
+        [
+            tables.Column("gate", "gate", lambda point: point.name),
+            tables.Column("easy_share", "easy share", lambda point: point.share),
+            *map(counted, COUNTED),
+            tables.PASS,
+            tables.GREEDY,
+            tables.measured("solved", f"pass@{k}", "tuned", "pass", "accuracy", k),
+            tables.KL,
+            tables.difference("gain", "gain over random", over_random),
+            tables.attribute("p_gain", "p", over_random, "p_value"),
+            tables.attribute("verdict", "is", over_random, "verdict"),
+            tables.difference("gain_rft", "gain over full RFT", over_rft),
+            tables.attribute("p_gain_rft", "p", over_rft, "p_value"),
+            tables.attribute("verdict_rft", "is", over_rft, "verdict"),
+            tables.SEEDS,
+        ],
+    )
+
+
+@shows("sentences", 50)
+def sentences(groups: Sequence[Group]) -> list[str]:
+    """Whether each gate beats the random one and full RFT at equal samples, and the accuracy of the ends."""
+    found = points(groups)
+    lines = [
+        f"At equal samples, the gate {label} is {compared.against(rival)} in sampled accuracy."
+        for rival, contrasts in (("the random gate", against_random(found)), ("full RFT", against_rft(found)))
+        for label, compared in contrasts.items()
+    ]
+    if not lines:
+        return []
+    ends = [point for point in found if point.is_end]
+    if ends:
+        told = (f"{point.label} {point.group.mean('tuned', *SAMPLED)} at {short(point.samples)}" for point in ends)
+        lines.append(f"For comparison, sampled accuracy and samples per training prompt: {'; '.join(told)}.")
+    return [*lines[:-1], f"{lines[-1][:-1]} ({over_what(groups)})."]
+
+
+@shows("methods", 50)
+def methods(groups: Sequence[Group]) -> list[str]:
+    """Which prompts kept a demonstration, for the methods paragraph."""
+    hybrids = [_procedure(group) for group in groups if "hybrid/samples_total" in group.runs[0].metrics]
+    if not hybrids:
+        return []
+    share, gate, source, epochs = (
+        listed([setting_words(value) for value in dict.fromkeys(procedure[name] for procedure in hybrids)])
+        for name in ("easy_share", "easy_by", "sample_from", "probe_epochs")
+    )
+    return [
+        f"Of these prompts a share of {share}, chosen by {gate}, kept a demonstration and was not sampled; the others "
+        f"were sampled from the {source}, where the probe is the base after {epochs} epochs on the demonstrations, and "
+        "gave accepted samples alone."
+    ]

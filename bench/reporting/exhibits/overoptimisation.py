@@ -1,0 +1,310 @@
+"""How far Best-of-n may be pushed against a learned reward: gold and proxy over √KL, their fit, and a claim in words.
+
+In the form of Gao, Schulman and Hilton 2022, "Scaling Laws for Reward Model Overoptimization", Figure 1.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from bench.estimators.overoptimisation import FitInterval, fit_interval, overoptimisation
+from bench.records.read import Estimate
+from bench.reporting import arrange, plots, style, tables
+from bench.reporting.contrasts import mean_of
+from bench.reporting.exhibit import Figure, Table, shows
+from bench.reporting.groups import Group, estimate, grouped
+from bench.seeds import generator
+
+MARKERS = "os^DvPX<>"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """From n̂*, chosen on one half of the prompts, to the largest n: differences on the other half, and the verdict."""
+
+    chosen: int  # n̂*
+    largest: int
+    gold: Estimate  # at the largest n less that at n̂*: accuracy, or the gold model's reward
+    proxy: Estimate  # likewise, as a share of its whole rise from n = 1 to the largest
+    verdict: str  # over-optimised, not resolved
+
+    @property
+    def sentence(self) -> str:
+        so = "over-optimised" if self.verdict == "over-optimised" else "over-optimisation is not resolved"
+        return (
+            f"{so}: from n = {self.chosen}, chosen on other prompts, to {self.largest} gold changes by {self.gold}, "
+            f"and the proxy by {self.proxy} of its whole rise."
+        )
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """One scorer on S seeds and M prompts: gold, proxy and KL of Best-of-n at K ascending n."""
+
+    name: str
+    group: Group
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        first = self.group.runs[0]
+        return [n for n in first.series("base", "best_of_n", "proxy") if n in first.series("base", "best_of_n", "kl")]
+
+    @cached_property
+    def measured(self) -> int:
+        """How many of the sizes have at least four times as many samples per prompt in the pool."""
+        pool = min(run.metrics["best_of_n/pool_size"] for run in self.group.runs)
+        return sum(4 * n <= pool for n in self.sizes)
+
+    @cached_property
+    def measure(self) -> str:
+        """What gold is: the gold model's reward, where the task has one and it is known throughout; else accuracy."""
+        offered = all(run.series("base", "best_of_n", "gold_reward") for run in self.group.runs)
+        return "gold_reward" if offered and not np.isnan(self._values("gold_reward")).any() else "accuracy"
+
+    @cached_property
+    def gold(self) -> np.ndarray:
+        """[S, M, K] of `measure`."""
+        return self._values(self.measure)
+
+    @cached_property
+    def proxy(self) -> np.ndarray:
+        """[S, M, K] in the scorer's own units: log-odds for a Bradley-Terry model."""
+        return self._values("proxy")
+
+    @property
+    def rise(self) -> np.ndarray:
+        """[S, M, K] the proxy as a share of its mean rise over the base under that seed, as models differ in scale."""
+        whole = (self.proxy[..., -1:] - self.proxy[..., :1]).mean(axis=1, keepdims=True)
+        return (self.proxy - self.proxy[..., :1]) / np.where(whole > 0, whole, 1.0)
+
+    @cached_property
+    def kl(self) -> np.ndarray:
+        """[S, M, K] nats per sequence from the raw base."""
+        return self._values("kl")
+
+    @property
+    def distance(self) -> np.ndarray:
+        """[K] √KL of the mean over seeds and prompts."""
+        return np.sqrt(np.maximum(self.kl.mean(axis=(0, 1)), 0))
+
+    @cached_property
+    def fit(self) -> FitInterval | None:
+        """To the gold gain at the measured n; intervals over prompts at these seeds. None for fewer than three n."""
+        if self.measured < 3:
+            return None
+        kept = slice(0, self.measured)
+        gain = (self.gold - self.gold[..., :1]).mean(axis=0)
+        return fit_interval(self.kl.mean(axis=0)[:, kept], gain[:, kept], self._rng("fit"))
+
+    @cached_property
+    def claim(self) -> Claim:
+        """Over all seeds. Where there are several, the intervals are for new seeds on new prompts."""
+        if len(self.gold) == 1:
+            return self.claims[0]
+        order = self._rng("halves").permutation(self.gold.shape[1])
+        half = len(order) // 2
+        chosen = int(self.gold[:, order[:half]].mean(axis=(0, 1)).argmax())
+        gold, proxy = (
+            estimate((values[..., -1] - values[..., chosen])[:, order[half:]]) for values in (self.gold, self.rise)
+        )
+        resolved = gold.high < 0 < proxy.low
+        return Claim(self.sizes[chosen], self.sizes[-1], gold, proxy, "over-optimised" if resolved else "not resolved")
+
+    @cached_property
+    def claims(self) -> list[Claim]:
+        """Of each seed's model alone; intervals are for new prompts."""
+        made = []
+        for seed, gold, proxy in zip(self.group.seeds, self.gold, self.rise, strict=True):
+            found = overoptimisation(proxy, gold, self._rng("halves", seed))
+            of_gold, of_proxy = (Estimate(part.mean, part.low, part.high) for part in (found.gold, found.proxy))
+            made.append(Claim(self.sizes[found.peak], self.sizes[-1], of_gold, of_proxy, found.verdict))
+        return made
+
+    def gains(self, values: np.ndarray) -> list[Estimate]:
+        """K gains over Best-of-1 in values [S, M, K]."""
+        return [self.over_base(values[..., k], values) for k in range(values.shape[-1])]
+
+    def over_base(self, values: np.ndarray, curve: np.ndarray) -> Estimate:
+        """The mean of values [S, M] less the first point of the curve [S, M, K], paired."""
+        return mean_of(values - curve[..., 0], self._rng("gain"))
+
+    @cached_property
+    def tuned(self) -> tuple[Estimate, Estimate]:
+        """KL, and gold gain over the base, of the policy that was fine-tuned on what the scorer selected."""
+        gold = self.group.per_prompt("tuned", "pass" if self.measure == "accuracy" else "policy", self.measure, 1)
+        return self.group.mean("tuned", "policy", "kl", 1), self.over_base(gold, self.gold)
+
+    def _values(self, metric: str) -> np.ndarray:
+        return np.stack([self.group.per_prompt("base", "best_of_n", metric, n) for n in self.sizes], axis=-1)
+
+    def _rng(self, *parts: str | int) -> np.random.Generator:
+        return generator(0, "reward overoptimisation", *parts)
+
+
+def pushed(groups: Sequence[Group]) -> list[Pushed]:
+    """The scorers of these groups that are not gold itself, one for all seeds, in order of their settings."""
+    proxies = [run for run in arrange.scorers(groups) if run.metrics.get("scorer/equals_gold", 1) != 1]
+    learned = grouped(proxies) if proxies else []
+    ordered = sorted(learned, key=lambda group: [arrange.order_of(value) for value in group.settings.values()])
+    return [Pushed(_name(group), group) for group in ordered]
+
+
+def _name(group: Group) -> str:
+    """The settings, e.g. "pairs=100"; for the only scorer its function's name."""
+    if not group.settings:
+        return str(group.runs[0].config["scoring"]["_target_"]).rsplit(".", 1)[-1]
+    return " ".join(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in group.settings.items())
+
+
+@shows("figures", 95)
+def overoptimisation_figure(groups: Sequence[Group]) -> Figure | None:
+    """Gold and proxy over √KL; None where every scorer is gold itself."""
+    found = pushed(groups)
+    if not found:
+        return None
+    over = " for new seeds on new prompts" if len(found[0].group.runs) > 1 else " over prompts"
+    return Figure(
+        name="reward_overoptimisation",
+        caption=(
+            "Best-of-n against a learned reward: gold (top) and the proxy (bottom), both as gains over the base, at "
+            "the square root of the measured KL. Curves: gold = d(α − βd), dashed where n > N/4 of N samples; "
+            f"stars: their peaks; hollow: policies fine-tuned on the best of the largest n. Bars: 95 % intervals{over}."
+        ),
+        rows=[row for scorer in found for row in rows(scorer)],
+        runs=tables.all_runs([scorer.group for scorer in found]),
+        draw=lambda canvas: _draw(canvas, found),
+        width=style.COLUMN_WIDTH,
+        height=1.35 * style.COLUMN_WIDTH,
+    )
+
+
+def rows(scorer: Pushed) -> plots.Rows:
+    """The points of the figure: Best-of-n at each n, then the tuned policy; gains over the base with intervals."""
+    gold, proxy = scorer.gains(scorer.gold), scorer.gains(scorer.proxy)
+    kl, tuned = scorer.tuned
+    points: list[tuple[str, int, float, float, bool, Estimate, Estimate | None]] = [
+        ("best_of_n", n, float(d) ** 2, float(d), k < scorer.measured, gold[k], proxy[k])
+        for k, (n, d) in enumerate(zip(scorer.sizes, scorer.distance, strict=True))
+    ]
+    points.append(("tuned", scorer.sizes[-1], kl.value, math.sqrt(max(kl.value, 0.0)), True, tuned, None))
+    return [
+        {"scorer": scorer.name, "policy": policy, "n": n, "kl": nats, "distance": d, "measured": measured}
+        | tables.spread("gold_gain", of_gold)
+        | tables.spread("proxy_gain", of_proxy)
+        for policy, n, nats, d, measured, of_gold, of_proxy in points
+    ]
+
+
+def _draw(canvas: Any, found: Sequence[Pushed]) -> None:
+    """Two panels over one axis. Lightness falls from the first scorer to the last, so that grey keeps the order."""
+    from matplotlib import colormaps
+
+    above, below = canvas.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    shades = colormaps["viridis"](np.linspace(0.88, 0.05, len(found)) if len(found) > 1 else [0.3])
+    farthest = max(float(scorer.distance[-1]) for scorer in found)
+    for place, (scorer, shade) in enumerate(zip(found, shades, strict=True)):
+        look, points = style.Look(shade, MARKERS[place % len(MARKERS)]), rows(scorer)
+        best = plots.where(points, policy="best_of_n")
+        plots.line(above, best, "distance", "gold_gain", look, linestyle="none")
+        _fitted(above, scorer, shade, farthest)
+        tuned = plots.HOLLOW | {"linestyle": "none", "markersize": 4.5}
+        plots.line(above, plots.where(points, policy="tuned"), "distance", "gold_gain", look, **tuned)
+        plots.line(below, best, "distance", "proxy_gain", look, label=scorer.name, linewidth=0.8)
+    above.axhline(0, color="#999999", linewidth=0.6, zorder=0)
+    rewards = {scorer.measure for scorer in found} == {"gold_reward"}
+    above.set_ylabel("gold model's reward over the base's" if rewards else "gold: accuracy over the base's")
+    below.set_ylabel(f"proxy: gain, {_unit(found)}")
+    below.set_xlabel("√KL from the base (KL in nats per sequence)")
+    counts = above.secondary_xaxis("top")
+    alike = len({len(scorer.sizes) for scorer in found}) == 1
+    ticks = np.mean([scorer.distance for scorer in found], axis=0) if alike else []
+    counts.set_xticks(ticks, [str(n) for n in found[0].sizes[: len(ticks)]])
+    counts.set_xlabel("n of Best-of-n")
+    canvas.legend(*below.get_legend_handles_labels(), loc="outside lower center", ncols=3, handlelength=1.5)
+
+
+def _unit(found: Sequence[Pushed]) -> str:
+    """Bradley-Terry scores are log-odds of being preferred; of other scores no unit is known."""
+    targets = [str(run.config["scoring"]["_target_"]) for run in tables.all_runs([scorer.group for scorer in found])]
+    return "log-odds" if all(target.endswith(".trained_reward_model") for target in targets) else "its own unit"
+
+
+def _fitted(axes: Any, scorer: Pushed, shade: Any, farthest: float) -> None:
+    fit = scorer.fit
+    if fit is None:
+        return
+    end, last = scorer.distance[scorer.measured - 1], scorer.distance[-1]
+    for start, stop, dashes in ((0.0, end, "-"), (end, last, "--")):
+        grid = np.linspace(start, stop, 100)
+        axes.plot(grid, grid * (fit.alpha - fit.beta * grid), color=shade, linestyle=dashes, linewidth=0.9)
+    if 0 < fit.peak <= farthest:
+        axes.plot(fit.peak, fit.peak_gain, "*", color=shade, markeredgecolor="black", markeredgewidth=0.4, markersize=8)
+
+
+@shows("tables", 95)
+def overoptimisation_table(groups: Sequence[Group]) -> Table | None:
+    """What each scorer's claim rests on; None where every scorer is gold itself."""
+
+    def gold(scorer: Pushed, n: int) -> float:
+        return float(scorer.gold[..., scorer.sizes.index(n)].mean())
+
+    return tables.table(
+        "reward_overoptimisation",
+        "From n̂*, chosen on one half of the prompts, to the largest n, on the other half; 95 % intervals.",
+        pushed(groups),
+        [
+            tables.Column("scorer", "scorer", lambda scorer: scorer.name),
+            tables.Column("seeds", None, lambda scorer: len(scorer.group.runs)),
+            _averaged("auc", "AUC"),
+            _averaged("length_correlation", "ρ with length"),
+            _averaged("tie_rate", None),
+            tables.Column("chosen_n", "n̂*", lambda scorer: scorer.claim.chosen),
+            tables.Column("largest_n", None, lambda scorer: scorer.claim.largest),
+            tables.Column("gold_of_base", None, lambda scorer: float(scorer.gold[..., 0].mean())),
+            tables.Column("gold_at_chosen_n", "gold at n̂*", lambda scorer: gold(scorer, scorer.claim.chosen)),
+            tables.Column("gold_at_largest_n", "gold at largest n", lambda scorer: gold(scorer, scorer.claim.largest)),
+            tables.interval("gold_change", "change of gold", lambda scorer: scorer.claim.gold),
+            tables.interval("proxy_change", "change of proxy, of its rise", lambda scorer: scorer.claim.proxy),
+            tables.Column("verdict", "verdict", lambda scorer: scorer.claim.verdict),
+            tables.Column("seeds_alone", "seeds alone", _seeds_alone),
+            _of_fit("alpha", None),
+            _of_fit("beta", None),
+            _of_fit("peak", "fitted peak d*"),
+            tables.interval("tuned_gain", "tuned - base", lambda scorer: scorer.tuned[1]),
+            tables.interval("tuned_kl", "KL of tuned", lambda scorer: scorer.tuned[0]),
+        ],
+    )
+
+
+def _averaged(key: str, heading: str | None) -> tables.Column:
+    """The mean over the seeds for which it is defined."""
+
+    def read(scorer: Pushed) -> float | None:
+        values = [run.metrics.get(f"scorer/{key}") for run in scorer.group.runs]
+        known = [value for value in values if value is not None]
+        return float(np.mean(known)) if known else None
+
+    return tables.Column(key, heading, read)
+
+
+def _of_fit(key: str, heading: str | None) -> tables.Column:
+    ends = [f"{key}{end}" for end in ("", "_low", "_high")]
+    return tables.interval(
+        key, heading, lambda scorer: scorer.fit and Estimate(*(getattr(scorer.fit, end) for end in ends))
+    )
+
+
+def _seeds_alone(scorer: Pushed) -> str:
+    over = sum(claim.verdict == "over-optimised" for claim in scorer.claims)
+    return f"{over} of {len(scorer.claims)}"
+
+
+@shows("sentences", 95)
+def sentences(groups: Sequence[Group]) -> list[str]:
+    """The claim for each scorer over all of its seeds; a single run's own record is in the scorer's sentences."""
+    several = len(tables.all_runs(groups)) > 1
+    return [f"{scorer.name}: {scorer.claim.sentence}" for scorer in (pushed(groups) if several else ())]

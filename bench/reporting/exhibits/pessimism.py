@@ -1,0 +1,71 @@
+"""Pessimism at inference beside Best-of-n: accuracy against n, where the scorer is not gold itself."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from bench.reporting import arrange, plots, style
+from bench.reporting.contrasts import contrast, judged
+from bench.reporting.exhibit import Figure, shows
+from bench.reporting.groups import Group
+
+METHOD = "pessimism_of_n@"
+
+
+@shows("figures", 80)
+def pessimism_by_n(groups: Sequence[Group]) -> Figure | None:
+    """A panel for each sampler; None where no run has a scorer that is not gold."""
+    rows: plots.Rows = []
+    for name, group in arrange.samplers(groups):
+        if betas := _betas(group):
+            best = group.series("base", "best_of_n", "accuracy")
+            rows += plots.curve_rows(best, "n", "accuracy", sampler=name, of="best_of_n", beta=None)
+        for beta in betas:
+            curve = group.series("base", f"{METHOD}{beta}", "accuracy")
+            rows += plots.curve_rows(curve, "n", "accuracy", sampler=name, of="pessimism", beta=float(beta))
+    panels = len(plots.values_of(rows, "sampler"))
+    if panels > plots.MOST:
+        return None
+    return plots.figure(
+        "pessimism_by_n",
+        "Accuracy of one of n samples of the base, chosen by the scorer: the best of them, and by pessimism at "
+        "inference, beta in units of the scorer's spread within a prompt. Means over subsets of each held-out "
+        "prompt's pool.",
+        rows,
+        groups,
+        _draw,
+        width=style.COLUMN_WIDTH if panels == 1 else style.FULL_WIDTH,
+        height=style.COLUMN_WIDTH * (0.85 if panels < 4 else 1.4),
+    )
+
+
+def of_pessimism(group: Group) -> list[str]:
+    """Pessimism against Best-of-n at the largest n, adjusted for the number of betas (Holm 1979)."""
+    betas, n = _betas(group), max(group.series("base", "best_of_n", "accuracy"))
+    if not betas or n == 1:
+        return []
+    best = group.per_prompt("base", "best_of_n", "accuracy", n)
+    pessimistic = {beta: group.per_prompt("base", f"{METHOD}{beta}", "accuracy", n) for beta in betas}
+    contrasts = judged({beta: contrast(values, best, f"pessimism {beta}") for beta, values in pessimistic.items()})
+    parts = [f"at beta = {beta} {found.against(f'Best-of-{n}')}" for beta, found in contrasts.items()]
+    return [f"Pessimism at inference with as many samples is {'; '.join(parts)}."]
+
+
+def _betas(group: Group) -> list[str]:
+    methods = {key[1] for key in group.runs[0].curves}
+    return sorted((method.removeprefix(METHOD) for method in methods if method.startswith(METHOD)), key=float)
+
+
+def _draw(canvas: Any, rows: plots.Rows) -> None:
+    betas = sorted({row["beta"] for row in rows if row["beta"] is not None})
+    looks = dict(zip(betas, style.sequence(len(betas)), strict=True))
+    panels = plots.panels_of(canvas, rows, "sampler")
+    for axes, _, here in panels:
+        best = (plots.where(here, of="best_of_n"), style.LOOKS["best_of_n"], {"label": "Best-of-n"})
+        others = [
+            (plots.where(here, beta=beta), look, {"label": f"pessimism, beta = {beta:g}", "linewidth": 0.8})
+            for beta, look in looks.items()
+        ]
+        plots.side_by_side(axes, [best, *others], "n", "accuracy")
+        plots.powers_axis(axes, [row["n"] for row in here], "n samples of a prompt")
+    panels[0][0].set_ylabel("accuracy on held-out prompts")
+    plots.legend_above(canvas, [axes for axes, _, _ in panels])

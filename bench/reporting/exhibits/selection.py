@@ -1,0 +1,123 @@
+"""Selection methods against their matched controls: a dot plot, and the paired differences."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bench.reporting import arrange, plots, style, tables
+from bench.reporting.contrasts import SAMPLED, Contrast, contrast, judged
+from bench.reporting.exhibit import Figure, shows
+from bench.reporting.groups import Group
+
+NUDGE = 0.13  # of a row, so that bars of equal length stay apart
+MOST_PANELS = 24
+TITLES = {"tuned": "fine-tuned", "control": "random control"}
+
+
+class _Method(NamedTuple):
+    panel: str
+    group: Group
+    effect: Contrast | None  # tuned less control
+
+
+@shows("figures", 20)
+def selection(groups: Sequence[Group]) -> Figure | None:
+    """Methods and, where nothing else was swept, their paired differences; else a panel for each setting of the rest.
+
+    None where one method was used.
+    """
+    if "selection" not in groups[0].settings:
+        return None
+    panels = [(title, panel) for title, panel in arrange.in_panels(groups, ("selection",)) if len(panel) > 1]
+    if not 0 < len(panels) <= MOST_PANELS:
+        return None
+    shown = [group for _, panel in panels for group in panel]
+    effects = judged(
+        {
+            group.label: contrast(
+                group.per_prompt("tuned", *SAMPLED), group.per_prompt("control", *SAMPLED), group.label
+            )
+            for group in shown
+            if group.controlled
+        }
+    )
+    rows = [_row(_Method(title, group, effects.get(group.label))) for title, panel in panels for group in panel]
+    methods = _methods(rows)
+    rows.sort(key=lambda row: methods.index(row["method"]))
+    alone = len(panels) == 1
+    differences = (
+        " Right: the paired difference with its own interval; hollow where, adjusted for the number of methods (Holm "
+        "1979), no difference is resolved."
+    )
+    return plots.figure(
+        "selection",
+        "Selection methods, by the accuracy of one sample of the policy that was fine-tuned on what each selected, "
+        "with the policy tuned on as many random completions of the same prompts." + differences * alone,
+        rows,
+        shown,
+        lambda canvas, rows: _draw(canvas, rows, [title for title, _ in panels]),
+        width=style.FULL_WIDTH,
+        height=0.6 + (0.25 + 0.17 * len(methods)) * (1 if alone else -(-len(panels) // plots.columns_of(len(panels)))),
+    )
+
+
+def _row(method: _Method) -> dict[str, Any]:
+    group, effect = method.group, method.effect
+    return {
+        "panel": method.panel,
+        "method": arrange.named(group, ["selection"]),
+        "seeds": len(group.runs),
+        **tables.spread("tuned", group.mean("tuned", *SAMPLED)),
+        **tables.spread("control", group.mean("control", *SAMPLED) if effect else None),
+        **tables.spread("difference", effect.difference if effect else None),
+        "verdict": effect.verdict if effect else "no control",
+    }
+
+
+def _methods(rows: plots.Rows) -> list[str]:
+    """From the lowest accuracy to the highest, on the mean of their panels."""
+    means = {
+        name: np.mean([row["tuned"] for row in plots.where(rows, method=name)])
+        for name in plots.values_of(rows, "method")
+    }
+    return sorted(means, key=lambda name: float(means[name]))
+
+
+def _draw(canvas: Any, rows: plots.Rows, titles: Sequence[str]) -> None:
+    methods, alone = _methods(rows), len(titles) == 1
+    for row in rows:
+        place = methods.index(row["method"])
+        row |= {"place": place, "above": place + NUDGE, "below": place - NUDGE}
+    if alone:
+        panels = list(canvas.subplots(1, 2, sharey=True, width_ratios=(3, 2)))
+        _differences(panels[1], rows)
+    else:
+        panels = plots.grid_of(canvas, len(titles), sharex=True, sharey=True)
+    for axes, title in zip(panels, titles, strict=False):
+        _accuracies(axes, plots.where(rows, panel=title))
+        axes.set_title(title)
+    wide = 1 if alone else plots.columns_of(len(titles))
+    for axes in panels[:1] if alone else panels[-wide:]:
+        axes.set_xlabel("accuracy on held-out prompts" if wide == 1 else "accuracy")
+    for axes in panels:
+        axes.set_yticks(range(len(methods)), methods)
+        axes.set_ylim(-0.7, len(methods) - 0.3)
+    plots.lined_rows(panels)
+    plots.legend_above(canvas, panels[0])
+
+
+def _accuracies(axes: Any, rows: plots.Rows) -> None:
+    plots.line(axes, rows, "tuned", "above", style.LOOKS["tuned"], linestyle="none", label=TITLES["tuned"])
+    if controls := [row for row in rows if row["control"] is not None]:
+        more = plots.HOLLOW | {"label": TITLES["control"], "linestyle": "none"}
+        plots.line(axes, controls, "control", "below", style.LOOKS["control"], **more)
+
+
+def _differences(axes: Any, rows: plots.Rows) -> None:
+    for row in rows:
+        if row["difference"] is not None:
+            face = plots.HOLLOW if row["verdict"] == "not resolved" else {}
+            plots.line(axes, [row], "difference", "place", style.LOOKS["best_of_n"], linestyle="none", **face)
+    plots.guide(axes, x=0.0)
+    axes.set_xlabel("fine-tuned - random control")

@@ -1,0 +1,64 @@
+"""Policies along one run's training: accuracy on validation prompts against updates, and against KL from the base."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from bench.evaluation.along_training import VALIDATION
+from bench.records.read import Run
+from bench.reporting import plots, style, tables
+from bench.reporting.exhibit import Figure, shows
+from bench.reporting.groups import Group
+
+NAMES = {"tuned": "fine-tuned", "control": "random control"}
+
+
+@shows("of_one_run", 110)
+def training(groups: Sequence[Group]) -> list[Figure]:
+    """Left: accuracy of one sample after so many updates, the highest ringed. Right: the same against measured KL.
+
+    Nothing where the run kept no policy along its training.
+    """
+    (run,) = groups[0].runs
+    rows = [row for arm in NAMES for row in _rows(run, arm)]
+    if not rows:
+        return []
+    caption = (
+        f"Policies along their training on {run.metrics[f'{VALIDATION}/prompts']} validation prompts (run "
+        f"{run.folder.name}, seed {run.config['seed']}); 0 updates is the base. Ringed: the highest accuracy, which, "
+        "as the best of several, is a little lower on other prompts. Bars: 95 % intervals over prompts."
+    )
+    best = {arm: run.metrics.get(f"{arm}/{VALIDATION}_best_updates") for arm in NAMES}
+    size = {"width": style.FULL_WIDTH, "height": 0.36 * style.FULL_WIDTH}
+    return [Figure("training", caption, rows, [run], lambda canvas: _draw(canvas, rows, best), **size)]
+
+
+def _rows(run: Run, arm: str) -> plots.Rows:
+    curves = {name: run.series(arm, VALIDATION, name) for name in ("accuracy", "greedy_accuracy", "kl")}
+    return [
+        {"arm": arm, "updates": updates}
+        | {key: end for name, curve in curves.items() for key, end in tables.spread(name, curve.get(updates)).items()}
+        for updates in curves["accuracy"]
+    ]
+
+
+def _draw(canvas: Any, rows: plots.Rows, best: dict[str, int | None]) -> None:
+    panels = canvas.subplots(1, 2, sharey=True)
+    titles = {"updates": "updates", "kl": "KL from the base (nats per sequence)"}
+    for axes, (x, title) in zip(panels, titles.items(), strict=True):
+        for arm, name in NAMES.items():
+            points = [row for row in plots.where(rows, arm=arm) if row[x] is not None]
+            plots.line(axes, points, x, "accuracy", style.LOOKS[arm], label=name)
+            for row in plots.where(points, updates=best[arm]):
+                ring = style.Look(style.LOOKS[arm].colour, "o", "none")
+                plots.line(
+                    axes,
+                    [{x: row[x], "accuracy": row["accuracy"]}],
+                    x,
+                    "accuracy",
+                    ring,
+                    markersize=9,
+                    markerfacecolor="none",
+                )
+        axes.set_xlabel(title)
+    panels[0].set_ylabel("accuracy on validation prompts")
+    plots.legend_above(canvas, panels)

@@ -1,0 +1,175 @@
+"""The main findings in sentences: one configuration against its control, the base and Best-of-n; several by rank."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bench.estimators.uncertainty import resampled_means
+from bench.records.read import Run, short
+from bench.reporting.contrasts import SAMPLED, Contrast, of_group, primary_of, shared_seeds
+from bench.reporting.exhibit import shows
+from bench.reporting.exhibits.by_n import of_bound
+from bench.reporting.exhibits.comparison import gain_kept
+from bench.reporting.exhibits.compute import of_break_even
+from bench.reporting.exhibits.coverage import of_coverage
+from bench.reporting.exhibits.pessimism import of_pessimism
+from bench.reporting.groups import Group
+from bench.reporting.ranking import Ranked, flattery, primary_of_first, rank
+from bench.reporting.words import seeds_words, split
+from bench.seeds import generator
+
+VERDICTS = {"better": "better than", "not resolved": "not resolved from", "worse": "worse than"}
+
+
+@shows("sentences", 62)
+def verdicts(groups: Sequence[Group]) -> list[str]:
+    """Of one configuration: what it gains. Of several: their order, and what the first gains."""
+    return of_one(groups[0], of_group(groups[0])) if len(groups) == 1 else _of_several(groups)
+
+
+def of_one(group: Group, contrasts: Mapping[str, Contrast]) -> list[str]:
+    return [
+        _of_selection(group, contrasts),
+        *_of_best_of_n(contrasts),
+        *of_gain_kept(group),
+        *_of_equal_kl(group),
+        *of_break_even(group, contrasts),
+        *of_bound(group),
+        *of_coverage(group),
+        *of_pessimism(group),
+    ]
+
+
+def _of_selection(group: Group, contrasts: Mapping[str, Contrast]) -> str:
+    against = contrasts[primary_of(group)].against("its random control" if group.controlled else "the base")
+    line = f"Fine-tuned on {group.runs[0].selection}, the policy is {against} in sampled accuracy"
+    if group.controlled and "tuned_vs_base/pass@1" in contrasts:
+        line += f", and {contrasts['tuned_vs_base/pass@1'].against('the base')}"
+    return f"{line} ({_over(group)})."
+
+
+def _over(group: Group) -> str:
+    return f"{group.runs[0].metrics['test/prompts']} {split([group])} prompts, {seeds_words(len(group.runs))}"
+
+
+def _of_best_of_n(contrasts: Mapping[str, Contrast]) -> list[str]:
+    by_verdict: dict[str, list[str]] = {}
+    for name, found in contrasts.items():
+        if name.startswith("tuned_vs_best_of_"):
+            n = name.removeprefix("tuned_vs_best_of_").partition("/")[0]
+            by_verdict.setdefault(found.verdict, []).append(n)
+    parts = [f"{words} n = {', '.join(by_verdict[key])}" for key, words in VERDICTS.items() if key in by_verdict]
+    return [f"One sample of it is, against Best-of-n of the base, {'; '.join(parts)}."] if parts else []
+
+
+def of_gain_kept(group: Group) -> list[str]:
+    """How much of the largest n's gain it keeps; or that there is no such share, where there is no gain."""
+    shares = gain_kept(group)
+    n = max(shares, default=1)
+    share = shares.get(n)
+    if share is not None:
+        low, high = (short(end) if math.isfinite(end) else "no bound" for end in (share.low, share.high))
+        return [f"It keeps {short(share.value)} [{low}, {high}] of Best-of-{n}'s gain over the base."]
+    if f"distillation/best_of_{n}" not in group.runs[0].metrics:
+        return []
+    return [f"What it keeps of Best-of-{n}'s gain over the base is undefined: that gain is not resolved from 0."]
+
+
+def _of_equal_kl(group: Group) -> list[str]:
+    """At which KL Best-of-n is as accurate as the tuned policy, with an interval over prompts at these seeds."""
+    sizes = sorted(group.series("base", "best_of_n", "accuracy"))
+    columns = [
+        group.per_prompt("base", "best_of_n", metric, n).mean(axis=0) for metric in ("accuracy", "kl") for n in sizes
+    ]
+    columns.append(group.per_prompt("tuned", *SAMPLED).mean(axis=0))
+    values = np.stack(columns, axis=1)  # [M, 2 · sizes + 1]
+    k = len(sizes)
+    centre = np.nanmean(values, axis=0)
+    at = float(kl_at(centre[None, :k], centre[None, k:-1], centre[-1:])[0])
+    distance = f"It is {group.mean('tuned', 'policy', 'kl', 1)} nats per sequence from the base"
+    if not math.isfinite(at):
+        return [f"{distance}; no Best-of-n up to n = {sizes[-1]} is as accurate."]
+    if centre[-1] <= centre[0]:
+        return [f"{distance}."]
+    means = resampled_means(values, generator(0, "equal accuracy"))
+    resampled = kl_at(means[:, :k], means[:, k:-1], means[:, -1])
+    low, high = (float(end) for end in np.quantile(resampled, [0.025, 0.975], method="nearest"))
+    end = short(high) if math.isfinite(high) else f"beyond n = {sizes[-1]}"
+    return [f"{distance}; Best-of-n is as accurate at {short(at)} [{short(low)}, {end}] nats."]
+
+
+def kl_at(accuracy: np.ndarray, kl: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """[B]: KL where each accuracy curve [B, K] first reaches `wanted` [B], linear in between; inf where it never does.
+
+    A curve that begins above it gives its first KL.
+    """
+    reached = accuracy >= wanted[:, None]
+    first = reached.argmax(axis=1)
+    rows, before = np.arange(len(accuracy)), np.maximum(first - 1, 0)
+    rise = accuracy[rows, first] - accuracy[rows, before]
+    part = np.divide(wanted - accuracy[rows, before], rise, out=np.zeros(len(rise)), where=rise > 0)
+    at = kl[rows, before] + part * (kl[rows, first] - kl[rows, before])
+    return np.where(reached.any(axis=1), at, np.inf)
+
+
+def names(groups: Sequence[Group]) -> dict[str, Group]:
+    """The settings that set each group apart; where that is one part's name, without saying which part."""
+    labels = [list(group.settings.values()) for group in groups]
+    alone = all(len(label) == 1 and label[0][:1].isalpha() for label in labels)
+    return {(label[0] if alone else group.label): group for label, group in zip(labels, groups, strict=True)}
+
+
+def _of_several(groups: Sequence[Group]) -> list[str]:
+    named = names(groups)
+    runs, _ = shared_seeds({label: group.runs for label, group in named.items()})
+    if not all(runs.values()):
+        return ["The configurations share no seed, so they are not compared with one another."]
+    ranked = rank(runs)
+    shared = {name: Group(named[name].settings, tuple(found)) for name, found in runs.items()}
+    first = shared[ranked[0].name]
+    contrasts = of_group(first) | {primary_of(first): primary_of_first(ranked, shared)}
+    whom = "its control" if first.controlled else "the base"
+    return [
+        _of_first(ranked, _over(first)),
+        *_of_choice(runs),
+        *_of_controls(ranked),
+        *(f"The first, {ranked[0].name}: {line}" for line in of_one(first, contrasts)),
+        f"Of these comparisons of the first, that with {whom} in sampled accuracy is adjusted for the {len(ranked)} "
+        "configurations that it was chosen among, the others are not.",
+    ]
+
+
+def _of_first(ranked: Sequence[Ranked], over: str) -> str:
+    first, *others = ranked
+    behind = [other.name for other in others if other.ahead_verdict == "better"]
+    level = [other.name for other in others if other.ahead_verdict != "better"]
+    line = f"Of {len(ranked)} configurations, {first.name} has the highest sampled accuracy, {first.tuned} ({over}): "
+    if not level:
+        return f"{line}better than all others."
+    if not behind:
+        return f"{line}not resolved from any other."
+    return (
+        f"{line}better than {len(behind)} ({', '.join(behind)}), not resolved from {len(level)} ({', '.join(level)})."
+    )
+
+
+def _of_choice(runs: Mapping[str, Sequence[Run]]) -> list[str]:
+    found = flattery(runs)
+    if found is None:
+        return []
+    score, gap = map(short, found)
+    return [
+        f"Chosen among the {len(runs)} on one half of the prompts, the best scores {score} on the other half: the "
+        f"choice flatters it by {gap}."
+    ]
+
+
+def _of_controls(ranked: Sequence[Ranked]) -> list[str]:
+    controlled = [one for one in ranked if one.effect is not None]
+    parts = []
+    for verdict in ("better", "not resolved", "worse"):
+        found = [one.name for one in controlled if one.effect_verdict == verdict]
+        if found:
+            parts.append(f"{len(found)} {'is' if len(found) == 1 else 'are'} {verdict} ({', '.join(found)})")
+    return [f"Each against its random control: of {len(controlled)}, {'; '.join(parts)}."] if parts else []

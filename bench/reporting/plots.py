@@ -1,0 +1,209 @@
+"""What figures share: figures from rows, rows of curves, series with intervals, panels, axes and legends."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bench.records.read import Estimate
+from bench.reporting.exhibit import Figure
+from bench.reporting.groups import Group
+from bench.reporting.style import COLUMN_WIDTH, QUIET, Look
+from bench.reporting.tables import all_runs, spread
+from bench.reporting.words import over_what
+
+Row = dict[str, Any]
+Rows = list[Row]
+Series = tuple[Rows, Look, dict[str, Any]]  # points, how they look, and more settings of `line`
+
+MOST = 6  # panels, or curves, that one figure has room for
+MOST_TICKS = 7  # named on an axis
+DODGE = 0.06  # octaves between the points of two series at one x
+WIDEST = 0.4  # octaves from the first to the last of them
+HOLLOW = {"markerfacecolor": "white"}
+HANDLE = 2.4  # the length of a legend's lines, in its font's size
+LEGEND_SIZE = 7  # points
+
+
+def figure(
+    name: str,
+    caption: str,
+    rows: Rows,
+    groups: Sequence[Group],
+    draw: Callable[[Any, Rows], None],
+    *,
+    width: float = COLUMN_WIDTH,
+    height: float = COLUMN_WIDTH * 0.8,
+) -> Figure | None:
+    """A figure of `rows`, drawn by `draw(canvas, rows)`; None without rows. Its caption says what intervals mean.
+
+    draw gets copies of the rows, to which it may add positions that the CSV does not have.
+    """
+    if not rows:
+        return None
+    said = f"{caption} {over_what(groups)}."
+    return Figure(
+        name, said, rows, all_runs(groups), lambda canvas: draw(canvas, [dict(row) for row in rows]), width, height
+    )
+
+
+def curve_rows(curve: Mapping[Any, Estimate | float], x: str, y: str, **labels: Any) -> Rows:
+    """A row for each n of a curve: labels, n under the name `x`, and the value under `y` with its interval."""
+    return [{**labels, x: n, **spread(y, point)} for n, point in curve.items()]
+
+
+def where(rows: Sequence[Row], **wanted: Any) -> Rows:
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+
+
+def values_of(rows: Sequence[Row], key: str) -> list[Any]:
+    """The distinct values of a key, in the order of the rows."""
+    return list(dict.fromkeys(row[key] for row in rows))
+
+
+def bare(rows: Sequence[Row], *keys: str) -> Rows:
+    """The rows with these keys alone, so that `line` draws no intervals."""
+    return [{key: row[key] for key in keys} for row in rows]
+
+
+def line(axes: Any, rows: Sequence[Row], x: str, y: str, look: Look, **more: Any) -> Any:
+    """Draw the rows as points with bars where they have intervals, joined by the look's line.
+
+    more: settings of matplotlib's errorbar.
+    """
+    settings: dict[str, Any] = {
+        "color": look.colour,
+        "marker": look.marker,
+        "linestyle": look.line,
+        "markersize": 3.5,
+        "linewidth": 1.0,
+        "elinewidth": 0.7,
+    }
+    across, up = ([row[name] for row in rows] for name in (x, y))
+    return axes.errorbar(across, up, xerr=_bars(rows, x), yerr=_bars(rows, y), **(settings | more))
+
+
+def _bars(rows: Sequence[Row], name: str) -> np.ndarray | None:
+    """[2, rows] lengths below and above the values; None where these have no intervals."""
+    if not rows or f"{name}_low" not in rows[0]:
+        return None
+    ends = np.array([[row[name] - row[f"{name}_low"], row[f"{name}_high"] - row[name]] for row in rows], float)
+    return np.maximum(ends.T, 0)  # rounding may put an end beyond the value
+
+
+def side_by_side(
+    axes: Any, series: Sequence[Series], x: str, y: str, places: Sequence[int] = (), count: int = 0
+) -> None:
+    """Draw series whose points at one x stand beside each other, on a logarithmic x.
+
+    places, count: the series' places among `count` series, where these are not all of them.
+    """
+    for place, (rows, look, more) in zip(places or range(len(series)), series, strict=True):
+        if rows:
+            line(axes, beside(rows, x, place, count or len(series)), x, y, look, **more)
+
+
+def beside(rows: Sequence[Row], x: str, place: int, count: int) -> Rows:
+    """The rows moved a little along a logarithmic x, to their series' place among `count` of them.
+
+    Points of several series at one x then stand side by side around it, and their bars can be told apart.
+    """
+    apart = min(DODGE, WIDEST / max(count - 1, 1))
+    factor = 2.0 ** (apart * (place - (count - 1) / 2))
+    return [row | {x: row[x] * factor} for row in rows]
+
+
+def nudge(place: int, count: int, apart: float) -> float:
+    """How far series `place` of `count` is moved along a linear axis, `apart` between neighbours."""
+    return apart * (place - (count - 1) / 2)
+
+
+def powers_axis(axes: Any, sizes: Sequence[int], label: str) -> None:
+    """x in powers of two, each named where there is room for all."""
+    shown = sorted(set(sizes))
+    every = -(-len(shown) // MOST_TICKS)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(shown, ["" if i % every else f"{n:g}" for i, n in enumerate(shown)])
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel(label)
+
+
+def columns_of(count: int) -> int:
+    """How many of `count` panels stand in a row: two of two or four, else three."""
+    return min(count, 2 if count == 4 else 3)
+
+
+def grid_of(canvas: Any, count: int, **sharing: Any) -> list[Any]:
+    """`count` panels, row by row in `columns_of(count)`; the rest of the last row stays empty."""
+    wide = columns_of(count)
+    panels = list(np.ravel(canvas.subplots(-(-count // wide), wide, squeeze=False, **sharing)))
+    for panel in panels[count:]:
+        panel.set_axis_off()
+    for panel in panels[:count][-wide:]:
+        panel.tick_params(labelbottom=True)  # with a shared axis only the last row would have numbers
+    return panels[:count]
+
+
+def panels_of(canvas: Any, rows: Rows, key: str) -> list[tuple[Any, str, Rows]]:
+    """(axes, title, rows) for each value of `key`, with the title set; all panels share their y."""
+    names = values_of(rows, key)
+    panels = grid_of(canvas, len(names), sharey=True)
+    for axes, name in zip(panels, names, strict=True):
+        axes.set_title(name)
+    return [(axes, name, where(rows, **{key: name})) for axes, name in zip(panels, names, strict=True)]
+
+
+def lined_rows(panels: Sequence[Any]) -> None:
+    """Thin lines to follow the rows of panels whose y is a list of names."""
+    for axes in panels:
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="y", color="#E5E5E5", linewidth=0.4)
+        axes.set_axisbelow(True)
+
+
+def legend_above(canvas: Any, axes: Any) -> None:
+    """One legend for the whole figure, of the labelled series of `axes` (one panel or several), row by row.
+
+    It has as many columns as its width has room for.
+    """
+    handles: dict[str, Any] = {}
+    for panel in np.ravel(axes):
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    if not handles:
+        return
+    labels, room = list(handles), canvas.get_figwidth() - 0.1
+    columns = next(wide for wide in range(len(labels), 0, -1) if wide == 1 or _legend_width(labels, wide) <= room)
+    order = [i for column in range(columns) for i in range(column, len(labels), columns)]  # matplotlib fills columns
+    canvas.legend(
+        [handles[labels[i]] for i in order],
+        [labels[i] for i in order],
+        loc="outside upper center",
+        ncols=columns,
+        columnspacing=1.0,
+        handlelength=HANDLE,
+        fontsize=LEGEND_SIZE,
+    )
+
+
+def _legend_width(labels: Sequence[str], columns: int) -> float:
+    """Inches of a legend whose labels fill its rows one after another."""
+    longest = [max(len(label) for label in labels[column::columns]) for column in range(columns)]
+    return sum(0.54 * letters + HANDLE + 1.8 for letters in longest) * LEGEND_SIZE / 72
+
+
+def short(number: float, _: object = None) -> str:
+    """1234567 as 1.23M; also a formatter of ticks."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
+
+
+def guide(axes: Any, *, x: float | None = None, y: float | None = None) -> None:
+    """A thin line to read positions against."""
+    look = {"color": QUIET, "linewidth": 0.6, "linestyle": ":", "zorder": 0}
+    if x is not None:
+        axes.axvline(x, **look)
+    if y is not None:
+        axes.axhline(y, **look)

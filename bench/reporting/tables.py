@@ -1,0 +1,165 @@
+"""Tables as lists of columns, and tables as Markdown and LaTeX (booktabs)."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.records.read import Estimate, Run
+from bench.reporting.contrasts import Contrast
+from bench.reporting.exhibit import Table
+from bench.reporting.groups import Group
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table whose items are groups, or anything with a `group`."""
+
+    key: str  # in the rows and the CSV
+    heading: str | None  # None: the column is in the CSV alone
+    read: Callable[[Any], Any]  # item -> value; an Estimate or None where `interval`
+    interval: bool = False  # the CSV has KEY_low and KEY_high too
+
+
+def table(
+    name: str, caption: str, items: Sequence[Any], columns: Sequence[Column], runs: Sequence[Run] | None = None
+) -> Table | None:
+    """One row per item, or None without items. runs: those that it shows, where they are not the items' own."""
+    if not items:
+        return None
+    rows = []
+    for item in items:
+        row: dict[str, Any] = {}
+        for column in columns:
+            value = column.read(item)
+            row |= spread(column.key, value) if column.interval else {column.key: value}
+        rows.append(row)
+    own = all_runs([_group(item) for item in items]) if runs is None else runs
+    return Table(name, caption, rows, own, {column.key: column.heading for column in columns if column.heading})
+
+
+def interval(key: str, heading: str | None, read: Callable[[Any], Estimate | float | None]) -> Column:
+    return Column(key, heading, read, interval=True)
+
+
+def measured(key: str, heading: str | None, policy: str, method: str, metric: str, n: int = 1) -> Column:
+    """A mean over test prompts, and over seeds where there are several."""
+    return interval(key, heading, lambda item: _group(item).mean(policy, method, metric, n))
+
+
+def difference(key: str, heading: str, find: Callable[[Any], Contrast | None]) -> Column:
+    """The difference of the contrast that `find` gives for an item."""
+    return interval(key, heading, lambda item: found.difference if (found := find(item)) else None)
+
+
+def attribute(key: str, heading: str | None, find: Callable[[Any], Contrast | None], name: str) -> Column:
+    """An attribute of the contrast that `find` gives for an item: p_value, detectable, verdict, ..."""
+    return Column(key, heading, lambda item: getattr(found, name) if (found := find(item)) else None)
+
+
+def settings_columns(groups: Sequence[Group], names: Sequence[str] | None = None) -> list[Column]:
+    """The settings that set groups apart, or those in `names`."""
+
+    def column(name: str) -> Column:
+        return Column(f"config.{name}", name, lambda item: _group(item).settings[name])
+
+    return [column(name) for name in (groups[0].settings if names is None else names)]
+
+
+GREEDY = measured("greedy", "greedy", "tuned", "greedy", "accuracy")
+PASS = measured("pass", "pass@1", "tuned", "pass", "accuracy")
+KL = measured("kl", "KL", "tuned", "policy", "kl")
+SEEDS = Column("seeds", None, lambda item: len(_group(item).runs))
+PROMPTS = Column("prompts", None, lambda item: _group(item).runs[0].metrics["test/prompts"])
+
+
+def _group(item: Any) -> Group:
+    return item if isinstance(item, Group) else item.group
+
+
+def spread(key: str, found: Estimate | float | None) -> dict[str, float | None]:
+    """A value and its interval as the cells of a row; a bare number has no interval."""
+    ends = (found.value, found.low, found.high) if isinstance(found, Estimate) else (found, None, None)
+    numbers = [None if end is None else float(end) for end in ends]
+    return dict(zip((key, f"{key}_low", f"{key}_high"), numbers, strict=True))
+
+
+def all_runs(groups: Sequence[Group]) -> list[Run]:
+    return list({id(run): run for group in groups for run in group.runs}.values())
+
+
+def seeds_mean(group: Group, name: str) -> float | None:
+    """The mean of a metric over the group's seeds; None where one of them did not record it."""
+    values = [value for run in group.runs if (value := run.metrics.get(name)) is not None]
+    return float(np.mean([float(value) for value in values])) if len(values) == len(group.runs) else None
+
+
+SPECIAL = {
+    "\\": r"\textbackslash{}",
+    **{character: f"\\{character}" for character in "{}$&#%_"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",  # \\textquotedbl is not in every font
+}
+NARROW = 50  # characters: up to this width a table fits one of two columns
+SHRUNK = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # to the line where it is wider
+
+
+def markdown(rows: Sequence[tuple[str, ...]]) -> str:
+    """Aligned Markdown; the first row is the header."""
+    rows = [tuple(" ".join(cell.replace("|", "\\|").split()) for cell in row) for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def latex(table: Table) -> str:
+    r"""A table environment for \input, with \usepackage{booktabs,graphicx}; its first line is the stamp."""
+    header, *body = table.texts
+    kinds = "".join("r" if _is_numeric([row[i] for row in body]) else "l" for i in range(len(header)))
+    characters = sum(2 + max(len(row[i]) for row in (header, *body)) for i in range(len(header)))
+    environment = "table" if characters <= NARROW else "table*"
+    return "\n".join(
+        [
+            f"% {table.stamp}",
+            "% \\usepackage{booktabs,graphicx}",
+            f"\\begin{{{environment}}}[t]",
+            "\\centering\\footnotesize",
+            f"\\caption{{{escaped(table.caption)}}}",
+            f"\\label{{tab:{table.name}}}",
+            "\\smallskip",
+            SHRUNK,
+            f"\\begin{{tabular}}{{@{{}}{kinds}@{{}}}}",
+            "\\toprule",
+            _line(header),
+            "\\midrule",
+            *(_line(row) for row in body),
+            "\\bottomrule",
+            "\\end{tabular}}",
+            f"\\end{{{environment}}}",
+            "",
+        ]
+    )
+
+
+def escaped(text: str) -> str:
+    """Text with LaTeX's special characters escaped, so that names and settings appear as they are."""
+    plain = "".join(SPECIAL.get(character, character) for character in " ".join(text.split()))
+    return re.sub(r"(?<![\w.])-(?=[.\d]| )", "$-$", plain)  # minus signs; hyphens stay
+
+
+def _line(cells: Sequence[str]) -> str:
+    line = " & ".join(escaped(cell) for cell in cells) + r" \\"
+    return "{}" + line if line.startswith("[") else line  # after \\ a bracket would be read as a length
+
+
+def _is_numeric(cells: Sequence[str]) -> bool:
+    return all(not cell or cell.lstrip("-<")[:1] in tuple(".0123456789") for cell in cells)

@@ -1,0 +1,123 @@
+"""What every training with transformers' Trainer shares: isolation, a log of the updates, and the folder it leaves."""
+
+import contextlib
+import copy
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import progress
+from bench.artifacts import Policy
+from bench.errors import BenchError
+from bench.models import loading
+
+LOG = "train_log.json"
+MEASURES = ("loss", "learning_rate", "grad_norm")
+
+
+def training_log(model: Policy) -> list[dict[str, float]]:
+    """What each update measured before it: step, epoch, loss, learning_rate and grad_norm (before clipping).
+
+    The loss is in nats per token; of a reward model, per pair; of a process reward model, per step of reasoning. A
+    reward model's log has accuracy too, the share of the batch's pairs that it orders right.
+    """
+    return json.loads((model.path / LOG).read_text())
+
+
+def write_log(log: list[dict[str, float]], folder: Path) -> None:
+    (folder / LOG).write_text(json.dumps(log, indent=1))
+
+
+def train_classifier(
+    model: Any,
+    policy: Policy,
+    trainer: Callable[[Any], Any],
+    *,
+    name: str,
+    updates: int,
+    measures: Sequence[str] = MEASURES,
+    out: Path,
+) -> tuple[list[dict[str, float]], Any]:
+    """Train a model that learns from the policy, and save it with the policy's tokenizer and the log in `out`.
+
+    trainer: makes the Trainer, given a callback. name: of the model, for messages. Returns the log and the Trainer.
+    """
+    from transformers import PrinterCallback
+
+    config = copy.deepcopy(model.config)
+    log: list[dict[str, float]] = []
+    with progress.bar(f"train {name}", updates, "steps") as bar:
+        made = trainer(watcher(log, bar, setting="scoring.learning_rate", name=f"the {name}'s training", keep=measures))
+        made.remove_callback(PrinterCallback)
+        made.train()
+    model.config = config  # the Trainer writes into it
+    model.save_pretrained(out)
+    loading.load_tokenizer(policy).save_pretrained(out)
+    write_log(log, out)
+    return log, made
+
+
+def refuse_unreadable(model: Any, longest: int, name: str) -> None:
+    """Raise BenchError where the longest example, of so many tokens, is longer than the model can read."""
+    readable = getattr(model.config.get_text_config(), "max_position_embeddings", None) or longest
+    if longest > readable:
+        raise BenchError(
+            f"A {name} has {longest} tokens, more than the {readable} that the base policy can read; lower "
+            "task.max_new_tokens."
+        )
+
+
+def watcher(
+    log: list[dict[str, float]], bar: progress.Bar, *, setting: str, name: str, keep: Sequence[str] = MEASURES
+) -> Any:
+    """A callback that adds each update's numbers to `log`, moves the bar, and raises BenchError where one is NaN."""
+    from transformers import TrainerCallback
+
+    class Watcher(TrainerCallback):
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
+        ) -> None:
+            if logs is None or "loss" not in logs:  # the summary after the last update
+                return
+            entry = {measure: logs[measure] for measure in keep}
+            if not all(map(math.isfinite, entry.values())):
+                raise BenchError(
+                    f"{setting}={args.learning_rate:g} let {name} diverge at step {state.global_step}: loss "
+                    f"{entry['loss']}, gradient norm {entry['grad_norm']}; lower it."
+                )
+            log.append({"step": state.global_step, "epoch": state.epoch, **entry})
+            bar.advance()
+
+    return Watcher()
+
+
+@contextlib.contextmanager
+def isolated(seed: int | None = None) -> Iterator[None]:
+    """Around a training: the global random generators are as before afterwards, and Transformers prints nothing inside.
+
+    seed: of torch's generator inside, from which new weights are drawn.
+    """
+    import random
+
+    import torch
+    from transformers.utils import logging
+
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # special tokens are changed, and restored
+    logging.disable_progress_bar()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            if seed is not None:
+                torch.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+            logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()
