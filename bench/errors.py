@@ -1,4 +1,4 @@
-"""The one exception that users read: a sentence saying what is wrong, where, and what is allowed."""
+"""The exception whose message users read: one sentence that says what is wrong, where, and what is allowed."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ FULL = os.strerror(errno.ENOSPC)
 
 
 class BenchError(ValueError):
-    """A mistake in the input or the surroundings; the command line prints its sentence and exits with status 1."""
+    """A mistake in the input or the environment. The command line prints its message and exits with status 1."""
 
 
 def first_line(error: BaseException) -> str:
@@ -16,16 +16,19 @@ def first_line(error: BaseException) -> str:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether a full disk is behind an error; libraries wrap the system's own in theirs, some keep only its words."""
-    causes: list[BaseException | None] = [error, error.__cause__, error.__context__]
+    """Whether a full disk caused the error. Libraries wrap the system's error; some keep only its words."""
     return any(
         (isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)) or FULL in str(cause)
-        for cause in causes
-        if cause is not None
+        for cause in _causes(error)
     )
 
 
 def is_out_of_gpu_memory(error: BaseException) -> bool:
-    """Whether a GPU had too little memory; torch is not imported for it."""
-    causes = (error, error.__cause__, error.__context__)
-    return any(type(cause).__name__ == "OutOfMemoryError" and "torch" in type(cause).__module__ for cause in causes)
+    """Whether a GPU had too little memory, told without importing torch."""
+    return any(
+        type(cause).__name__ == "OutOfMemoryError" and "torch" in type(cause).__module__ for cause in _causes(error)
+    )
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    return [cause for cause in (error, error.__cause__, error.__context__) if cause is not None]

@@ -1,4 +1,4 @@
-"""Progress bars with a live throughput on a terminal, silence elsewhere, and one line a finished stage."""
+"""Progress bars with a live throughput on a terminal, none elsewhere; and one line per finished stage."""
 
 import contextlib
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass
 class Bar:
-    """A running bar; `advance` is a no-op where there is no terminal."""
+    """A running bar; `advance` does nothing where there is no terminal."""
 
     display: Any = None
     task: Any = None
@@ -19,13 +19,13 @@ class Bar:
             self.display.advance(self.task, amount)
 
 
-_display: Any = None  # rich allows one live display a process; nested bars share it
+_display: Any = None  # rich allows one live display per process; nested bars share it
 _listener: Callable[[str], None] | None = None
 
 
 @contextlib.contextmanager
 def bar(label: str, total: float | None, unit: str) -> Iterator[Bar]:
-    """A bar of `total` units (None: unknown); bars opened inside it appear beneath it."""
+    """Show a bar of `total` units (None: unknown) while inside; bars opened inside appear below it."""
     global _display
     if _listener is not None or not sys.stderr.isatty():
         yield Bar()
@@ -45,7 +45,7 @@ def bar(label: str, total: float | None, unit: str) -> Iterator[Bar]:
 
 @contextlib.contextmanager
 def relayed(listener: Callable[[str], None]) -> Iterator[None]:
-    """Lines go to `listener` and bars nowhere: for one of several processes on a terminal, or on none."""
+    """Send lines to `listener` and hide bars while inside, for one of several processes that share a terminal."""
     global _listener
     _listener, before = listener, _listener
     try:
@@ -55,7 +55,7 @@ def relayed(listener: Callable[[str], None]) -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """One line for the reader, on standard error so that standard output stays the result."""
+    """Print one line to standard error, so that standard output holds results only."""
     if _listener is not None:
         _listener(line)
     elif _display is not None:
@@ -66,7 +66,7 @@ def say(line: str) -> None:
 
 @contextlib.contextmanager
 def said_after(seconds: float, line: str) -> Iterator[None]:
-    """`say` the line if what is inside takes longer than so many seconds."""
+    """`say` the line where the body takes longer than `seconds`."""
     import threading
 
     timer = threading.Timer(seconds, say, [line])

@@ -126,7 +126,7 @@ def _is_setting(word: str) -> bool:
 
 def _own(options: Mapping[str, str]) -> "list[Part]":
     """The user's own exhibits; a module of the folder in which the command runs can be named there."""
-    from bench.__main__ import CONF
+    from bench.config.compose import CONF
     from bench.reporting.exhibits import from_configs
 
     return from_configs(Path(CONF), *([Path(options["config_dir"])] if "config_dir" in options else []))

@@ -1,4 +1,4 @@
-"""One independent random stream per (seed, stage, ...): nothing in the suite draws from a global generator."""
+"""Independent random streams, one per (seed, stage, ...). Nothing in the suite draws from a global generator."""
 
 import hashlib
 
@@ -6,13 +6,13 @@ import numpy as np
 
 
 def stream_key(seed: int, stage: str, *parts: str | int) -> int:
-    """A 128-bit key; any difference in seed, stage or parts gives an unrelated stream."""
+    """A 128-bit key. Any difference in seed, stage or parts gives an unrelated stream."""
     digest = hashlib.blake2b(repr((int(seed), stage, *parts)).encode(), digest_size=16).digest()
     return int.from_bytes(digest, "little")
 
 
 def generator(seed: int, stage: str, *parts: str | int) -> np.random.Generator:
-    """The NumPy generator of one (seed, stage, parts...), e.g. `generator(0, "generate", prompt_id, sample)`."""
+    """The NumPy generator of one stream, e.g. `generator(0, "generate", prompt_id, sample)`."""
     return np.random.Generator(np.random.Philox(key=stream_key(seed, stage, *parts)))
 
 

@@ -72,8 +72,19 @@ def test_names_are_unique_and_legends_have_six_series_at_most(runs: list[Run]):
     made = figures(runs)
     assert len({figure.name for figure in made}) == len(made)
     for figure in made:
+        stamp = figure.stamp
         with drawn(figure) as canvas:
             assert all(len(legend.get_texts()) <= 6 for legend in canvas.legends), figure.name
+        assert figure.stamp == stamp, figure.name
+
+
+def test_drawing_adds_nothing_to_the_csv_of_a_figure(tmp_path: Path):
+    names = ("top_per_prompt", "softmax")
+    selected = [made_run(tmp_path, settings={"selection._target_": f"bench.selection.{name}"}) for name in names]
+    (figure,) = (figure for figure in figures(selected) if figure.name == "selection")
+    written = figure.as_csv
+    with drawn(figure):
+        assert figure.as_csv == written
 
 
 def test_every_part_gives_nothing_where_its_records_are_missing(runs: list[Run]):

@@ -20,11 +20,11 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from bench import search as searching
-from bench.config.compose import CONF
+from bench.config.compose import CONF, composing
 from bench.config.keys import run_folder
 from bench.errors import BenchError
 from bench.records.fingerprint import code_of
-from bench.search import Search, loop, report, results, space
+from bench.search import Search, loop, report, space, trials
 from bench.seeds import generator
 
 SPACE = ["hydra/sweeper=optuna", "temperature=interval(0.5,1.5)", "top_p=interval(0.6,1.0)", "control=none"]
@@ -54,7 +54,7 @@ def configured(*job: str) -> DictConfig:
 
 @functools.cache
 def genuinely_composed(*job: str) -> DictConfig:
-    with searching.composing(CONF):
+    with composing(CONF):
         return compose("config", list(job))
 
 
@@ -110,10 +110,8 @@ def leave_run(folder: Path, cfg: Any) -> None:
     (folder / "code.json").write_text(json.dumps(code_of(OmegaConf.to_container(cfg, resolve=True))))
 
 
-def trials(search: Search) -> list[results.Tried]:
-    study = search.study()
-    assert study is not None
-    return results.tried(search, study)
+def now(search: Search) -> trials.Progress:
+    return trials.progress(search, search.study())
 
 
 @pytest.mark.parametrize(
@@ -130,7 +128,7 @@ def trials(search: Search) -> list[results.Tried]:
 )
 def test_a_space_is_what_hydra_writes(override, ends, inside, outside, said):
     found = parsed(override)
-    assert [space.typed(found, value) for value in space.extremes(found)] == ends
+    assert [space.as_text(found, value) for value in space.extremes(found)] == ends
     assert all(space.contains(found, value) for value in inside)
     assert not any(space.contains(found, value) for value in outside)
     assert space.described(found) == said
@@ -140,12 +138,12 @@ def test_a_space_is_what_hydra_writes(override, ends, inside, outside, said):
 
 
 def test_numbers_are_typed_to_four_digits_and_stay_inside():
-    assert space.typed(parsed("x=interval(0,2)"), 0.123456789) == "0.1235"
-    assert space.typed(parsed("x=interval(0,2)"), 1) == "1.0"  # never a whole number: another configuration
-    assert space.typed(parsed("x=interval(0.123456,0.9)"), 0.899999) == "0.9"
-    assert space.typed(parsed("x=interval(0.123456,0.9)"), 0.123456) == "0.1235"
-    assert space.typed(parsed("x=interval(0.123486,0.9)"), 0.123486) == "0.1235"
-    assert space.typed(parsed("x=interval(0.5,0.99996)"), 0.99996) == "0.99996"  # 1.0 would be outside
+    assert space.as_text(parsed("x=interval(0,2)"), 0.123456789) == "0.1235"
+    assert space.as_text(parsed("x=interval(0,2)"), 1) == "1.0"  # never a whole number: another configuration
+    assert space.as_text(parsed("x=interval(0.123456,0.9)"), 0.899999) == "0.9"
+    assert space.as_text(parsed("x=interval(0.123456,0.9)"), 0.123456) == "0.1235"
+    assert space.as_text(parsed("x=interval(0.123486,0.9)"), 0.123486) == "0.1235"
+    assert space.as_text(parsed("x=interval(0.5,0.99996)"), 0.99996) == "0.99996"  # 1.0 would be outside
 
 
 def test_a_grid_is_no_search(tmp_path: Path):
@@ -203,9 +201,9 @@ def test_test_prompts_are_looked_at_last_and_for_the_chosen_and_the_baseline_onl
     assert [len(one) for one in cells.rounds] == [4, 4, 2, 2]
     assert {split for one in cells.rounds[:-1] for split, *_ in one} == {"validation"}
     assert cells.ran[0] == ("validation", 1.0, 1.0)
-    known = trials(found)
+    known = now(found).trials
     best = max(known, key=lambda trial: trial.values[0])
-    chosen = (float(space.typed(found.space[key], best.params[key])) for key in ("temperature", "top_p"))
+    chosen = (float(space.as_text(found.space[key], best.params[key])) for key in ("temperature", "top_p"))
     assert cells.rounds[-1] == [("test", *chosen), ("test", 1.0, 1.0)]
     front = {
         one.number
@@ -249,7 +247,7 @@ def test_a_failed_cell_is_told_and_the_search_goes_on(tmp_path: Path):
     found, cells = reads(tmp_path, "hydra.sweeper.trials=10"), Cells(fails_below=0.9)
     loop.run(found, cells)
     cold = [cell for cell in cells.ran if cell[1] < 0.9]
-    known = trials(found)
+    known = now(found).trials
     assert 0 < len(cold) < 10
     assert sum(trial.failed for trial in known) == len(cold)
     assert {trial.state.detail for trial in known if trial.failed} == {"too cold"}
@@ -274,7 +272,7 @@ def test_what_is_impossible_only_together_fails_unlaunched(tmp_path: Path):
         Cells()(jobs)
 
     loop.run(found, launch)
-    failed = [trial for trial in trials(found) if trial.failed]
+    failed = [trial for trial in now(found).trials if trial.failed]
     assert failed
     assert all(trial.params["selection.k"] > trial.params["num_completions"] for trial in failed)
     assert all("is more than each prompt has" in trial.state.detail for trial in failed)
@@ -284,8 +282,8 @@ def test_what_is_impossible_only_together_fails_unlaunched(tmp_path: Path):
 def test_the_choice_keeps_to_the_limit(tmp_path: Path):
     found, cells = reads(tmp_path, "hydra.sweeper.trials=10", "hydra.sweeper.limit=0.8"), Cells()
     loop.run(found, cells)
-    known = trials(found)
-    chosen = results.chosen_of(found, known)
+    known = now(found).trials
+    chosen = now(found).chosen
     assert chosen is not None
     assert chosen.values[1] <= 0.8 < max(trial.values[1] for trial in known)
     assert chosen.values[0] == max(trial.values[0] for trial in known if trial.values[1] <= 0.8)
@@ -306,7 +304,7 @@ def test_where_no_trial_keeps_to_it_nothing_is_chosen_and_test_stays_unseen(tmp_
     [
         ("hydra.sweeper.maximize=tuned/pass@2", "did you mean tuned/pass@1?"),
         ("hydra.sweeper.maximize=note", "hydra.sweeper.maximize=note is not a number"),
-        ("hydra.sweeper.maximize=cost/flops", "has no value a prompt"),
+        ("hydra.sweeper.maximize=cost/flops", "has no value per prompt"),
         ("hydra.sweeper.minimize=tuned/kll", "did you mean tuned/kl?"),
     ],
 )
@@ -318,7 +316,9 @@ def test_an_objective_that_runs_do_not_have_stops_the_search(settings, said, tmp
 def test_an_undefined_objective_is_a_failure(tmp_path: Path):
     found = reads(tmp_path, "hydra.sweeper.minimize=tuned/length", "hydra.sweeper.trials=2")
     loop.run(found, Cells())
-    assert [trial.state.detail for trial in trials(found)] == ["its objectives are undefined or it left no result"] * 2
+    assert [trial.state.detail for trial in now(found).trials] == [
+        "its objectives are undefined or it left no result"
+    ] * 2
     assert "no trial has both objectives" in report.conclusion(found)[0]
 
 
@@ -328,10 +328,10 @@ def test_the_conclusion_by_hand(tmp_path: Path):
     text, complete = report.conclusion(found)
     assert complete
     record = json.loads((found.root / report.RECORD).read_text())
-    known = trials(found)
+    known = now(found).trials
     chosen = max(known, key=lambda trial: trial.values[0])
     on = {
-        split: results.per_prompt(report.read_run(found.cell(chosen.params, split).folder), "tuned/pass@1")
+        split: trials.per_prompt(report.read_run(found.cell(chosen.params, split).folder), "tuned/pass@1")
         for split in ("validation", "test")
     }
     curse = record["winners_curse"]
@@ -341,7 +341,7 @@ def test_the_conclusion_by_hand(tmp_path: Path):
     assert curse["high"] - curse["value"] == pytest.approx(1.991 * error, rel=0.002)  # t with 78 degrees of freedom
     # six cells with independent noise of standard deviation 0.1, and E[max of 6] = 1.267
     assert curse["if_equal"] == pytest.approx(1.267 * 0.1 / np.sqrt(PROMPTS), rel=0.15)
-    before = results.per_prompt(report.read_run(found.cell(found.baseline, "test").folder), "tuned/pass@1")
+    before = trials.per_prompt(report.read_run(found.cell(found.baseline, "test").folder), "tuned/pass@1")
     assert record["chosen_less_baseline"]["value"] == pytest.approx((on["test"] - before).mean())
     assert record["chosen"]["run"] == found.cell(chosen.params, "test").folder.name
     assert f"trial {chosen.number}, {chosen.cell.label}" in text
@@ -392,7 +392,7 @@ def test_a_launcher_that_runs_nothing_is_no_failure_of_cells(tmp_path: Path):
         loop.run(found, lambda jobs: None)
     cells = Cells()
     loop.run(found, cells)
-    assert not any(trial.failed for trial in trials(found))
+    assert not any(trial.failed for trial in now(found).trials)
 
 
 def test_plan_and_status_say_what_is_to_come(tmp_path: Path):
@@ -406,10 +406,10 @@ def test_plan_and_status_say_what_is_to_come(tmp_path: Path):
     assert report.status(found) == "6 trials: 6 to propose"
     with pytest.raises(KeyboardInterrupt):
         loop.run(found, Cells(stops_after=3))
-    now = report.status(found)
-    assert "6 trials: 3 done, 1 missing, 2 to propose" in now
-    assert "| trial |" in now
-    assert "on test" not in now
+    stopped = report.status(found)
+    assert "6 trials: 3 done, 1 missing, 2 to propose" in stopped
+    assert "| trial |" in stopped
+    assert "on test" not in stopped
     assert "6 trials: 3 done, 1 missing, 2 to propose" in report.summary(found)
     loop.run(found, Cells())
     done = report.status(found)

@@ -24,7 +24,7 @@ from tracked_run import (
     without_user_settings,
 )
 
-from bench.tracking import Tracked, log_nothing, log_to_wandb, mirror
+from bench.tracking import TrackerEntry, log_nothing, log_to_wandb, mirror
 
 WANDB = Path(sys.executable).parent / "wandb"
 
@@ -36,7 +36,7 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Tracked]]:
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, TrackerEntry]]:
     """A run folder and where it was logged offline, shared by the tests that only read."""
     root = tmp_path_factory.mktemp("logged")
     with pytest.MonkeyPatch.context() as patch:

@@ -60,6 +60,7 @@ FILES = {
     "metrics.json",
     "lineage.json",
     "chain.json",
+    "code.json",
     "curves.parquet",
     "per_prompt.parquet",
     "samples.parquet",
@@ -100,6 +101,7 @@ def finished_run(folder: Path, *, reused: bool = False) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(CONFIG)
     (folder / "metrics.json").write_text(json.dumps(METRICS))
+    (folder / "code.json").write_text("{}")
     (folder / "lineage.json").write_text(json.dumps([ancestor("pretrain", "aa11"), ancestor("sft", "bb22")]))
     (folder / "chain.json").write_text(json.dumps(chain(folder.parents[2] / "store", reused=reused)))
     tables = {"curves": CURVES, "samples": SAMPLES, "per_prompt": [{"prompt_id": "p0", "value": 1.0}]}
@@ -111,8 +113,8 @@ def finished_run(folder: Path, *, reused: bool = False) -> Path:
 
 
 def without_user_settings(patch: pytest.MonkeyPatch, home: Path) -> None:
-    """No tracker's settings of whoever runs the tests, and a home in which nothing may appear."""
-    for name in [name for name in os.environ if name.startswith(("WANDB_", "TRACKIO_"))]:
+    """Remove the tracker settings of whoever runs the tests, and set a home in which nothing may appear."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
         patch.delenv(name)
     home.mkdir()
     patch.setenv("HOME", str(home))

@@ -91,7 +91,7 @@ def draw_shards(
     complaint where that is impossible; worker.rest() frees memory. BenchError where no node can hold a worker, a worker
     complains, or a shard has lost more than `retries` workers.
     """
-    # A loop of our own over ray.wait, in which only a worker that has started gets a shard. With Ray's max_restarts, the
+    # Our own loop over ray.wait, in which only a worker that has started gets a shard. With Ray's max_restarts, the
     # worker of a lost node would keep its shard while it waits for room, which idle workers hold. Its ActorPool gives
     # shards to workers that have no room yet, too, and does not tell which shard a dead worker had.
     import ray

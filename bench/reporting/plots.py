@@ -35,11 +35,16 @@ def figure(
     width: float = COLUMN_WIDTH,
     height: float = COLUMN_WIDTH * 0.8,
 ) -> Figure | None:
-    """A figure of `rows`, drawn by `draw(canvas, rows)`; None without rows. Its caption says what intervals mean."""
+    """A figure of `rows`, drawn by `draw(canvas, rows)`; None without rows. Its caption says what intervals mean.
+
+    draw gets copies of the rows, to which it may add positions that the CSV does not have.
+    """
     if not rows:
         return None
     said = f"{caption} {over_what(groups)}."
-    return Figure(name, said, rows, all_runs(groups), lambda canvas: draw(canvas, rows), width, height)
+    return Figure(
+        name, said, rows, all_runs(groups), lambda canvas: draw(canvas, [dict(row) for row in rows]), width, height
+    )
 
 
 def curve_rows(curve: Mapping[Any, Estimate | float], x: str, y: str, **labels: Any) -> Rows:

@@ -1,6 +1,6 @@
 """What a search may vary: Hydra's interval, range and choice, as distributions that Optuna proposes from.
 
-'temperature=interval(0.4,1.6)'    any number between       'k=range(1,9)' or 'k=int(interval(1,8))'    whole numbers
+'temperature=interval(0.4,1.6)'    any number between       'k=range(1,9)' or 'k=int(interval(1,8))'    integers
 'lr=tag(log,interval(1e-5,1e-3))'  on a log scale           'selection=softmax,rso'                     names
 """
 
@@ -10,11 +10,11 @@ import numpy as np
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-DIGITS = 4  # of proposed numbers: what they change beyond is noise, and a cell's name stays readable
+DIGITS = 4  # of proposed numbers: further digits change nothing measurable, and would make long names of cells
 
 
 def distribution(override: Override) -> BaseDistribution:
-    """Of one setting, as given on a command line or in `hydra.sweeper.params`."""
+    """The distribution of one setting, as given on a command line or in `hydra.sweeper.params`."""
     if override.is_interval_sweep():
         interval = override.value()
         assert isinstance(interval, IntervalSweep)
@@ -34,8 +34,8 @@ def distribution(override: Override) -> BaseDistribution:
     return CategoricalDistribution([str(value) for value in override.sweep_string_iterator()])
 
 
-def typed(distribution: BaseDistribution, value: Any) -> str:
-    """A value of it as one types it on the command line; numbers to four digits."""
+def as_text(distribution: BaseDistribution, value: Any) -> str:
+    """Write a value of the distribution as on a command line; floats with four digits."""
     if not isinstance(distribution, FloatDistribution):
         return str(value)
     return repr(min(max(float(f"{value:.{DIGITS}g}"), distribution.low), distribution.high))
@@ -45,18 +45,16 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return str(value) in distribution.choices
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not distribution.low <= value <= distribution.high
-    ):
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if not distribution.low <= value <= distribution.high:
         return False
     steps = (value - distribution.low) / distribution.step if distribution.step else 0.0
     return abs(steps - round(steps)) < 1e-9
 
 
 def extremes(distribution: BaseDistribution) -> list[Any]:
-    """Values that are impossible where any is: the ends of a range, all choices."""
+    """Values to check: the ends of a range, or all choices. Where these are possible, every value is."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -64,7 +62,7 @@ def extremes(distribution: BaseDistribution) -> list[Any]:
 
 
 def draw(distribution: BaseDistribution, rng: np.random.Generator) -> Any:
-    """Any value of it, for an estimate of what a search will cost."""
+    """Draw a value uniformly, for an estimate of what a search will cost."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices[rng.integers(len(distribution.choices))]
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -75,7 +73,7 @@ def draw(distribution: BaseDistribution, rng: np.random.Generator) -> Any:
 
 
 def described(distribution: BaseDistribution) -> str:
-    """E.g. "0.4 to 1.6", "1 to 64 (log)", "softmax, rso"."""
+    """Describe it in words, e.g. "0.4 to 1.6", "1 to 64 (log)", "softmax, rso"."""
     if isinstance(distribution, CategoricalDistribution):
         return ", ".join(map(str, distribution.choices))
     assert isinstance(distribution, FloatDistribution | IntDistribution)

@@ -1,1 +1,1 @@
-"""Speed and memory of the suite's parts, each against a plain way of doing the same: `python -m bench.speed <part>`."""
+"""Benchmarks of the parts of the suite, each compared with a plain way to do the same: `python -m bench.speed`."""

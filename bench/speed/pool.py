@@ -1,16 +1,12 @@
-"""A pool of a million completions: written, scored, selected from and read back, with the peak memory of each step.
+"""A pool of a million completions: write, score, select, read back; with the seconds and peak memory of each step.
 
     python -m bench.speed pool
     python -m bench.speed pool --prompts 6250 --completions 16
 
-The completions are made up, as fast as they can be, in place of a model's; all that follows is what every run does.
+The completions are made up quickly in place of a model's. All other steps are those of every run.
 """
 
-import argparse
-import resource
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,6 +22,7 @@ from bench.progress import Bar
 from bench.scoring.verifier import verify
 from bench.seeds import generator
 from bench.selection import distinct_correct, top_per_prompt
+from bench.speed.measure import Table, highest_memory, option_parser, timed
 from bench.store import Store, using
 from bench.tasks.word_problems import WordProblems
 from bench.training.sft import training_set
@@ -36,16 +33,21 @@ LIMIT = 48  # tokens
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.speed pool", description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=62_500, help="M, default %(default)s")
-    parser.add_argument("--completions", type=int, default=16, help="N a prompt, default %(default)s")
-    parser.add_argument("--shard-size", type=int, default=256, help="prompts of a stored unit, default %(default)s")
-    parser.add_argument("--block-size", type=int, default=4, help="samples of a stored unit, default %(default)s")
+    parser = option_parser("pool", __doc__)
+    parser.add_argument("--prompts", type=int, default=62_500, help="M")
+    parser.add_argument("--completions", type=int, default=16, help="N per prompt")
+    parser.add_argument("--shard-size", type=int, default=256, help="prompts per stored unit")
+    parser.add_argument("--block-size", type=int, default=4, help="samples per stored unit")
     options = parser.parse_args(arguments)
-    shape = (options.prompts, options.completions)
-    print(f"{shape[0]:,} prompts x {shape[1]:,} completions = {shape[0] * shape[1]:,}\n")
-    print(f"{'':44}{'seconds':>9}{'a second':>12}{'peak memory':>14}")
-    print(f"{'nothing yet':44}{'':21}{_peak():9.2f} GiB")
+    completions = options.prompts * options.completions
+    print(f"{options.prompts:,} prompts x {options.completions:,} completions = {completions:,}\n")
+    table = Table(44, {"seconds": 9, "per second": 12, "peak memory": 14})
+    table.row("nothing yet", "", "", _peak())
+
+    def step(name: str, work: Callable[[], T]) -> T:
+        result, cost = timed(work)
+        table.row(name, f"{cost.wall:.1f}", f"{completions / cost.wall:,.0f}", _peak())
+        return result
 
     task, policy = WordProblems(), Policy(path=Path("nowhere"), fingerprint="made up")
     prompts = _sums(options.prompts)
@@ -67,19 +69,16 @@ def main(arguments: list[str]) -> None:
         )
 
     with tempfile.TemporaryDirectory() as folder, using(Store(Path(folder))) as store:
-        drawn = _line("write", pool, shape)
-        rewards = _line("score by the verifier", lambda: verify(prompts, drawn, task=task), shape).value
-        chosen = _line("select top_per_prompt", lambda: top_per_prompt(rewards, generator(0, "top")), shape)
-        _line("  its training set", lambda: training_set(prompts, drawn, chosen), shape)
-        paths = _line("paths", lambda: np.array([[task.path(text) for text in row] for row in drawn.text]), shape)
-        _line(
-            "select distinct_correct",
-            partial(distinct_correct, rewards, generator(0, "distinct"), paths=paths),
-            shape,
-        )
-        counts = _line("describe", lambda: describe(drawn), shape)
-        again = _line("draw again: all of it is stored", pool, shape)
-        wrong = _line("read back and compare", lambda: _differences(again, prompts), shape)
+        drawn = step("write", pool)
+        rewards = step("score by the verifier", partial(verify, prompts, drawn, task=task)).value
+        chosen = step("select top_per_prompt", partial(top_per_prompt, rewards, generator(0, "top")))
+        step("  its training set", partial(training_set, prompts, drawn, chosen))
+        paths = step("paths", lambda: np.array([[task.path(text) for text in row] for row in drawn.text]))
+        rng = generator(0, "distinct")
+        step("select distinct_correct", partial(distinct_correct, rewards, rng, paths=paths))
+        counts = step("describe", partial(describe, drawn))
+        again = step("draw again: all of it is stored", pool)
+        wrong = step("read back and compare", partial(_differences, again, prompts))
         size = sum(path.stat().st_size for path in store.root.rglob("*.parquet"))
     assert wrong == 0, f"{wrong} completions came back changed"
     assert counts["completions"] == rewards.size
@@ -87,7 +86,7 @@ def main(arguments: list[str]) -> None:
 
 
 class MadeUp:
-    """An engine whose completions are sums, right or wrong by chance: a pool without a model's hours."""
+    """An engine whose completions are sums, right or wrong by chance, so that a pool takes no hours of a model."""
 
     def sample(
         self, prompts: Prompts, samples: range, sampler: Sampler, *, max_new_tokens: int, seed: int, progress: Bar
@@ -104,7 +103,7 @@ class MadeUp:
 
 
 def completion(prompt: int, sample: int) -> tuple[str, np.ndarray]:
-    """The sample of a prompt: a solution in two steps whose answer is right in two of five cases."""
+    """One sample of a prompt: a solution in two steps, of which two in five are correct."""
     mixed = (prompt * 2_654_435_761 + sample * 40_503 + 12_345) % 2**31
     a, b, c = prompt % 90, mixed % 7 + 1, 2 * (prompt % 90) + (0 if mixed % 5 < 2 else mixed % 11)
     ids = (np.arange(16 + mixed % 33, dtype=np.int64) * (b + 1) + mixed) % VOCABULARY
@@ -129,14 +128,5 @@ def _differences(pool: Completions, prompts: Prompts) -> int:
     return changed
 
 
-def _line(name: str, work: Callable[[], T], shape: tuple[int, int]) -> T:
-    start = time.perf_counter()
-    result = work()
-    seconds = time.perf_counter() - start
-    print(f"{name:44}{seconds:9.1f}{shape[0] * shape[1] / seconds:12,.0f}{_peak():10.2f} GiB", flush=True)
-    return result
-
-
-def _peak() -> float:
-    """GiB, the most that this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30
+def _peak() -> str:
+    return f"{highest_memory() / 2**30:.2f} GiB"

@@ -1,17 +1,15 @@
-"""What `bench.size` estimates beside what a run takes: tokens, FLOPs and memory of each stage, and its CPU-seconds.
+"""The estimates of `bench.size` beside what a run takes: tokens, FLOPs and memory of each stage, and CPU-seconds.
 
     python -m bench.speed sizing
     python -m bench.speed sizing --layers 8 --hidden 512 --ways sft,lora
 
-A randomly initialised Llama, which hardly ever draws EOS, so that lengths are known, goes through the plain experiment
-with several ways of training, each way in a process of its own. FLOPs are of every matrix product, counted by torch as
-it runs, those that checkpointing computes again too, which the suite leaves out; memory is what a stage holds at its
-peak beyond the libraries (Linux).
+A randomly initialised Llama goes through the plain experiment with several ways of training, each in a process of its
+own. It hardly ever draws EOS, so that lengths are known. torch counts the FLOPs of every matrix product as it runs,
+with those that checkpointing repeats, which the suite leaves out. Memory is what a stage holds at its peak beyond the
+libraries (Linux).
 """
 
-import argparse
 import contextlib
-import csv
 import gc
 import json
 import os
@@ -19,12 +17,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.speed._ways import random_policy
+from bench.speed.measure import option_parser, reset_peak, resident, timed, write_csv
+from bench.speed.random_llama import random_policy
 from bench.store import Address, Store
 
 WAYS = {
@@ -34,7 +32,7 @@ WAYS = {
     "lora": ["training=lora", "training.micro_batch_size=4"],
     "lora checkpointing": ["training=lora", "training.micro_batch_size=4", "training.gradient_checkpointing=true"],
 }
-STAGES = {  # of the store: of bench.size
+STAGES = {  # name in the store: name in bench.size
     "generate": "generation",
     "sft": "fine-tuning",
     "divergence_samples": "KL",
@@ -44,14 +42,14 @@ NUMBERS = ("tokens", "flops", "bytes")
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.speed sizing", description=__doc__.splitlines()[0])
-    parser.add_argument("--layers", type=int, default=6, help="default %(default)s")
-    parser.add_argument("--hidden", type=int, default=384, help="default %(default)s")
-    parser.add_argument("--vocabulary", type=int, default=4_000, help="default %(default)s")
-    parser.add_argument("--prompts", type=int, default=8, help="training prompts, half as many held out: %(default)s")
-    parser.add_argument("--samples", type=int, default=4, help="of each, default %(default)s")
-    parser.add_argument("--tokens", type=int, default=64, help="of a completion, default %(default)s")
-    parser.add_argument("--ways", default=",".join(WAYS), help="of training, default %(default)s")
+    parser = option_parser("sizing", __doc__)
+    parser.add_argument("--layers", type=int, default=6, help="layers of the model")
+    parser.add_argument("--hidden", type=int, default=384, help="its hidden size")
+    parser.add_argument("--vocabulary", type=int, default=4_000, help="its vocabulary")
+    parser.add_argument("--prompts", type=int, default=8, help="training prompts; half as many are held out")
+    parser.add_argument("--samples", type=int, default=4, help="completions per prompt")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens per completion")
+    parser.add_argument("--ways", default=",".join(WAYS), help="ways of training")
     parser.add_argument("--csv", type=Path, help="a file for every number")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.ways.split(",") if name not in WAYS]
@@ -73,20 +71,16 @@ def main(arguments: list[str]) -> None:
                 *("selection=random_per_prompt", "control=none", "training.epochs=2", "training.batch_size=8"),
                 *WAYS[way],
             ]
-            whole = not rows  # what comes before the training is the same in all
-            for name in ("store", "counting"):  # ways that change speed alone make one artifact
+            whole = not rows  # all ways share what comes before the training
+            for name in ("store", "counting"):  # ways that differ in speed alone make the same artifact
                 shutil.rmtree(Path(folder, name, "sft"), ignore_errors=True)
             taken = _run([*overrides, f"store={folder}/store"], counting=False, whole=whole)
-            # in a run of its own, as it takes longer
+            # counting FLOPs slows a run down, so it is a run of its own
             counted = _run([*overrides, f"store={folder}/counting"], counting=True, whole=whole)
-            found = [{"way": way, **row} for row in _beside(taken, counted, overrides)]
-            print(*map(_line, found), sep="\n", flush=True)
-            rows += found
-    if options.csv:
-        with options.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+            rows_of_way = [{"way": way, **row} for row in _beside(taken, counted, overrides)]
+            print(*map(_line, rows_of_way), sep="\n", flush=True)
+            rows += rows_of_way
+    write_csv(options.csv, rows)
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -95,23 +89,20 @@ def _line(row: dict[str, Any]) -> str:
         return f"{counted:10.3g}{estimate:10.3g}{estimate / counted:7.2f}"
 
     tokens = f"{row['tokens']:10,.0f}{row['estimated_tokens'] / row['tokens']:8.2f}" if row["tokens"] else f"{'':18}"
-    named = f"{row['way']}: {row['stage']}"
-    return f"{named:32}{tokens}{pair('flops', 1)}{pair('bytes', 2**20)}{row['cpu_seconds']:8.1f}"
+    name = f"{row['way']}: {row['stage']}"
+    return f"{name:32}{tokens}{pair('flops', 1)}{pair('bytes', 2**20)}{row['cpu_seconds']:8.1f}"
 
 
 def _run(overrides: list[str], *, counting: bool, whole: bool) -> dict[str, Any]:
     program = f"from {__name__} import measured; measured(counting={counting}, whole={whole})"
-    gives_back = {
-        **os.environ,
-        "MALLOC_MMAP_THRESHOLD_": "65536",
-    }  # what a tensor had, at once: else the heap keeps some
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # else the heap keeps memory of freed tensors
     command = [sys.executable, "-c", program, *overrides]
-    answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=gives_back)
+    answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     return json.loads(answer.stdout.splitlines()[-1])
 
 
 def _beside(taken: dict[str, Any], counted: dict[str, Any], overrides: list[str]) -> list[dict[str, Any]]:
-    """Each stage's numbers with those that bench.size gives for these settings, told the mean lengths."""
+    """Each stage's measured numbers with the estimates of bench.size, given the mean lengths."""
     from bench.config.compose import CONF
     from bench.sizing.machines import machine
     from bench.sizing.stages import Told, estimate
@@ -128,8 +119,8 @@ def _beside(taken: dict[str, Any], counted: dict[str, Any], overrides: list[str]
     return rows
 
 
-class Measured(Store):
-    """A store that measures what making each artifact takes, in `taken` by stage; memory beyond `bare` bytes."""
+class MeasuringStore(Store):
+    """A store that measures what each stage takes to make its artifacts; memory is counted beyond `bare` bytes."""
 
     def __init__(self, root: Path, *, counting: bool, bare: int) -> None:
         super().__init__(root)
@@ -140,25 +131,24 @@ class Measured(Store):
         from torch.utils.flop_counter import FlopCounterMode
 
         gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew, see proc(5)
-        start = time.process_time()
+        reset_peak()
         counter = FlopCounterMode(display=False)
         with counter if self.counting else contextlib.nullcontext():
-            manifest = super()._build(address, folder, build)
-        seconds, counts = time.process_time() - start, manifest["counts"]
+            manifest, cost = timed(lambda: super(MeasuringStore, self)._build(address, folder, build))
+        counts = manifest["counts"]
         so_far = self.taken.setdefault(address.stage, dict.fromkeys((*NUMBERS, "cpu_seconds"), 0.0))
-        if address.stage != "lm_eval_exact_match":  # which counts the tokens of its texts, another number for noise
+        if address.stage != "lm_eval_exact_match":  # it counts the tokens of its texts, another number
             so_far["tokens"] += counts.get("generated_tokens", counts.get("train_tokens", 0))
         so_far["flops"] += counter.get_total_flops() if self.counting else 0
-        so_far["cpu_seconds"] += seconds
+        so_far["cpu_seconds"] += cost.cpu
         so_far["bytes"] = max(so_far["bytes"], resident("VmHWM") - self.bare)
         return manifest
 
 
 def measured(*, counting: bool, whole: bool) -> None:
-    """One way, in a process of its own, the settings in sys.argv: prints its numbers as JSON.
+    """Measure one way in this process, with the settings in sys.argv, and print its numbers as JSON.
 
-    Before, the same goes through a model of almost nothing, so that what libraries hold is there when it begins.
+    A tiny model goes first, so that the memory of the libraries is allocated before the measurement.
     """
     bare = 0
     if not counting:
@@ -172,7 +162,7 @@ def measured(*, counting: bool, whole: bool) -> None:
 
 
 def _experiment(overrides: list[str], *, counting: bool, bare: int, whole: bool) -> dict[str, Any]:
-    """Run it, or its training alone where not `whole`; mean lengths, and what each stage took."""
+    """Run the experiment, or only its training where not `whole`; returns mean lengths and what each stage took."""
     from bench.config import checks
     from bench.config.compose import CONF
     from bench.models.loading import load_tokenizer
@@ -186,7 +176,7 @@ def _experiment(overrides: list[str], *, counting: bool, bare: int, whole: bool)
     cfg = found[0].cfg
     parts = checks.build_parts(cfg)
     del parts["tracking"]
-    store = Measured(Path(cfg.store), counting=counting, bare=bare)
+    store = MeasuringStore(Path(cfg.store), counting=counting, bare=bare)
     with using(store):
         prompts, base = parts["task"].prompts("train"), parts["policy"](parts["task"])
         if whole:
@@ -205,9 +195,3 @@ def _experiment(overrides: list[str], *, counting: bool, bare: int, whole: bool)
                 if name in STAGES and (whole or name == "sft")
             },
         }
-
-
-def resident(name: str) -> int:
-    """Bytes of this process in memory: VmRSS, now; VmHWM, at the peak."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) * 1024

@@ -1,10 +1,10 @@
 """python -m bench.tracking FOLDER ... [tracking=NAME] [tracking.setting=value ...]: log finished runs, now or again.
 
-For runs that were logged nowhere, elsewhere, or only offline. Without settings each run is logged as its own
-configuration says; what a tracker holds already is not logged twice.
+For runs that were logged nowhere, elsewhere, or only offline. Without settings, each run is logged as its own
+configuration says. What a tracker holds already is not logged twice.
 
     python -m bench.tracking outputs/default/* tracking.mode=online
-    python -m bench.tracking outputs/*/* tracking=trackio
+    python -m bench.tracking outputs/*/* tracking=tensorboard
 """
 
 import sys
@@ -13,7 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from bench.config import checks
-from bench.config.compose import CONF, explained
+from bench.config.compose import CONF, composing, explained
 from bench.errors import BenchError
 
 
@@ -32,12 +32,12 @@ def main() -> None:
 
 def _composed(overrides: list[str]) -> DictConfig:
     """The tracking that the settings of this command line choose."""
-    from hydra import compose, initialize_config_dir
+    from hydra import compose
 
     others = [override for override in overrides if override.split("=")[0].split(".")[0] != "tracking"]
     if others:
         raise BenchError(f"{others[0]} is not a setting of tracking; a run that is finished stays what it is.")
-    with initialize_config_dir(CONF, version_base="1.3"):
+    with composing(CONF):
         cfg = compose("config", overrides)
     checks.check(cfg)
     return cfg

@@ -1,26 +1,29 @@
-"""What a tracker is told of a finished run, read from the run's own files."""
+"""A finished run as trackers see it, read from the run's own files."""
 
+import hashlib
 import json
 import math
 import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+from bench.artifacts import content_hash
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Tracked:
-    """Where a tracker has a run, and the commands that show or upload it."""
+class TrackerEntry:
+    """Where a tracker keeps a run, and the commands that show or upload it."""
 
-    tracker: str  # as users call it
+    tracker: str  # the label that users read
     path: Path
-    commands: dict[str, str] = field(default_factory=dict)
-    url: str | None = None  # on a server; None where it is only local
+    commands: dict[str, str]  # by what they do: view, sync
+    url: str | None = None  # on a server; None where the entry is only local
 
     def __str__(self) -> str:
         return "\n".join(
@@ -29,17 +32,16 @@ class Tracked:
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A run as trackers see it."""
+class FinishedRun:
+    """What trackers log of one run."""
 
     folder: Path
-    config: Row  # flat, see `flat`
-    metrics: Row  # numbers and verdicts; what is undefined is left out
+    config: Row  # one level, see `flat`
+    metrics: Row  # numbers and verdicts, without undefined ones
     curves: list[Row]  # policy, method, metric, n, value, low, high
     samples: list[Row]
     lineage: list[Row]  # every ancestor artifact
-    chain: list[Row]  # what was made from what, see bench.records.artifact_graph
-    figures: dict[str, Path]
+    chain: list[Row]  # every artifact of the run with its parents, see bench.records.artifact_graph
 
     @property
     def name(self) -> str:
@@ -50,79 +52,89 @@ class Finished:
         """The sweep or experiment that the run belongs to."""
         return self.folder.parent.name
 
+    @property
+    def series(self) -> dict[str, list[Row]]:
+        """Rows of named values by their axis: n, or kl (from the base, in nats per sequence)."""
+        return {"n": list(_by_n(self.curves)), "kl": list(_by_kl(self.curves))}
 
-class Run(Protocol):
-    """An open run of a tracker."""
+    @property
+    def tables(self) -> dict[str, list[Row]]:
+        lineage = [
+            {name: json.dumps(value) if isinstance(value, dict | list) else value for name, value in entry.items()}
+            for entry in self.lineage
+        ]
+        return {"curves": self.curves, "samples": self.samples, "lineage": lineage}
 
-    def config(self, settings: Row) -> None: ...
+    @property
+    def figures(self) -> dict[str, Path]:
+        return {f"figures/{path.stem}": path for path in sorted(self.folder.glob("*.png"))}
 
-    def series(self, axis: str, rows: list[Row]) -> None:
-        """Rows of named values, each at its row[axis]."""
+    @property
+    def files(self) -> list[Path]:
+        """Every file that the run left."""
+        names = ("config.yaml", "metrics.json", "lineage.json", "chain.json", "code.json")
+        named = [path for name in names if (path := self.folder / name).is_file()]
+        return [*named, *sorted(self.folder.glob("*.parquet")), *sorted(self.folder.glob("*.png"))]
 
-    def metrics(self, values: Row) -> None: ...
+    def content(self, place: dict[str, Any]) -> str:
+        """Hash the results and the place where they are to be logged.
 
-    def table(self, name: str, rows: list[Row]) -> None: ...
+        What the run reused from the store differs from process to process and is no result: it is left out.
+        """
+        metrics = {name: value for name, value in self.metrics.items() if not name.startswith("saved/")}
+        artifacts = [
+            [{name: value for name, value in entry.items() if name != "reused"} for entry in entries]
+            for entries in (self.lineage, self.chain)
+        ]
+        others = [path for path in self.files if path.suffix != ".json"]
+        return content_hash(
+            place, metrics, artifacts, [hashlib.sha256(path.read_bytes()).hexdigest() for path in others]
+        )
 
-    def figure(self, name: str, path: Path) -> None:
-        """A PNG file."""
 
-
-def read(folder: Path) -> Finished:
-    """A finished run, from its folder."""
+def read(folder: Path) -> FinishedRun:
+    """Read the finished run in `folder`."""
+    import pyarrow.parquet as pq
     from omegaconf import OmegaConf
 
     folder = folder.absolute()
     metrics = json.loads((folder / "metrics.json").read_text())
     config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True)
     assert isinstance(config, dict)
-    return Finished(
+    return FinishedRun(
         folder=folder,
         config=flat({str(name): value for name, value in config.items() if name != "tracking"}),
         metrics={name: value for name, value in metrics.items() if value is not None},
-        curves=_rows(folder / "curves.parquet"),
-        samples=_rows(folder / "samples.parquet"),
+        curves=pq.read_table(folder / "curves.parquet").to_pylist(),
+        samples=pq.read_table(folder / "samples.parquet").to_pylist(),
         lineage=json.loads((folder / "lineage.json").read_text()),
         chain=json.loads((folder / "chain.json").read_text()),
-        figures={path.stem: path for path in sorted(folder.glob("*.png"))},
     )
 
 
-def send(finished: Finished, run: Run) -> None:
-    """Tell an open run everything that all trackers understand."""
-    run.config(finished.config)
-    run.series("n", list(_against_n(finished.curves)))
-    run.series("kl", list(_against_kl(finished.curves)))
-    run.metrics(finished.metrics)
-    run.table("curves", finished.curves)
-    run.table("samples", finished.samples)
-    run.table("lineage", [{name: _cell(value) for name, value in entry.items()} for entry in finished.lineage])
-    for name, path in finished.figures.items():
-        run.figure(f"figures/{name}", path)
-
-
 def flat(config: Any, prefix: str = "") -> Row:
-    """Nested settings as one level: {"selection": {"_target_": "bench.selection.top_k", "k": 2}} becomes
-    {"selection": "top_k", "selection/k": 2}, so that runs can be searched, grouped and compared by any setting.
+    """Flatten nested settings, so that runs can be searched, grouped and compared by any of them.
 
-    "/" as in the names of metrics: trackers take a period for nesting. A function loses the name of its package,
-    "bench.training.sft.fine_tune" is "sft.fine_tune".
+    {"selection": {"_target_": "bench.selection.top_k", "k": 2}} becomes {"selection": "top_k", "selection/k": 2}. The
+    separator is "/", as in the names of metrics: trackers use a period for nesting. A function loses the name of its
+    package: "bench.training.sft.fine_tune" becomes "sft.fine_tune".
     """
     if isinstance(config, list) and any(isinstance(value, dict | list) for value in config):
         config = {str(position): value for position, value in enumerate(config)}
     if not isinstance(config, dict):
         return {prefix: config}
-    found: Row = {}
+    settings: Row = {}
     for name, value in config.items():
         if name == "_target_":
             function = str(value).removeprefix("bench.").partition(".")[2]
-            found[prefix or name] = function if str(value).startswith("bench.") and function else value
+            settings[prefix or name] = function if str(value).startswith("bench.") and function else value
         elif name != "_partial_":
-            found |= flat(value, f"{prefix}/{name}" if prefix else str(name))
-    return found
+            settings |= flat(value, f"{prefix}/{name}" if prefix else str(name))
+    return settings
 
 
-def _against_n(curves: list[Row]) -> Iterator[Row]:
-    """Each n's values of every curve, with their intervals."""
+def _by_n(curves: list[Row]) -> Iterator[Row]:
+    """One row per n, with the values and intervals of every curve."""
     for n in sorted({row["n"] for row in curves}):
         at_n: Row = {"n": n}
         for row in curves:
@@ -132,14 +144,14 @@ def _against_n(curves: list[Row]) -> Iterator[Row]:
         yield at_n
 
 
-def _against_kl(curves: list[Row]) -> Iterator[Row]:
-    """Accuracy by the KL from the base, in nats a sequence; see `frontier`."""
+def _by_kl(curves: list[Row]) -> Iterator[Row]:
+    """One row per point of the frontier: its accuracy at its KL."""
     for point in frontier(curves):
         yield {"kl": point["kl"], f"frontier/{point['policy']}/{point['method']}": point["accuracy"]}
 
 
 def frontier(curves: list[Row]) -> list[Row]:
-    """Best-of-N at each n, and a point for each policy's single sample, in the order of their KL from the base."""
+    """Points of accuracy and KL: Best-of-N at each n, and each policy's single sample; in ascending order of KL."""
     kl = {(row["policy"], row["method"], row["n"]): row["value"] for row in curves if row["metric"] == "kl"}
     points = []
     for row in curves:
@@ -148,25 +160,15 @@ def frontier(curves: list[Row]) -> list[Row]:
             of_policy = (row["policy"], "policy", 1) if row["method"] == "pass" and row["n"] == 1 else own
             distance = kl.get(own, kl.get(of_policy))
             if distance is not None and not math.isnan(distance):
-                named = {name: row[name] for name in ("policy", "method", "n")}
-                points.append({**named, "kl": distance, "accuracy": row["value"]})
+                names = {name: row[name] for name in ("policy", "method", "n")}
+                points.append({**names, "kl": distance, "accuracy": row["value"]})
     return sorted(points, key=lambda point: (point["kl"], point["policy"], point["method"]))
 
 
 def command(name: str) -> str:
-    """How to call a program of this environment: by name where the shell finds it, else the one beside this Python."""
+    """The command that starts a program of this environment: its name where the shell finds it, else its path."""
     return name if shutil.which(name) else shlex.quote(str(Path(sys.executable).parent / name))
 
 
 def first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
-
-
-def _rows(path: Path) -> list[Row]:
-    import pyarrow.parquet as pq
-
-    return pq.read_table(path).to_pylist()
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, dict | list) else value

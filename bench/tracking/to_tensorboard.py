@@ -5,33 +5,33 @@ import math
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 from bench.progress import say
-from bench.tracking.mirror import Row, Tracked, command, first_line, read, send
+from bench.tracking.mirror import FinishedRun, Row, TrackerEntry, command, first_line, read
 
 FOLDER = "tensorboard"
-STEPS = {"n": 1, "kl": 1000}  # an axis in whole steps, the only ones TensorBoard has: n, and thousandths of a nat
+STEPS = {"n": 1, "kl": 1000}  # TensorBoard has whole steps only: n itself, and thousandths of a nat
 SHOWN = 20  # rows of a table that are shown
 
 
-def log_to_tensorboard(run_folder: Path) -> Tracked | None:
-    """Write run_folder/tensorboard anew; None, and one line of warning, where it can't be.
+def log_to_tensorboard(run_folder: Path) -> TrackerEntry | None:
+    """Write run_folder/tensorboard anew. On failure print one warning and return None.
 
-    Scalars: every metric at step 0, curves against n, accuracy against the KL from the base in thousandths of a nat.
-    With them the configuration (as text and as hyperparameters beside the metrics), the first rows of each table, the
-    figures, and a layout that draws each curve within its interval (Custom Scalars).
+    Scalars: every metric at step 0; curves by n; accuracy by the KL from the base, in thousandths of a nat. Beside
+    them: the configuration (as text and as hyperparameters), the first rows of each table, the figures, and a layout
+    that draws each curve within its interval (Custom Scalars).
     """
     run_folder = run_folder.absolute()
-    fresh = run_folder / f".{FOLDER}"
+    unfinished = run_folder / f".{FOLDER}"
     try:
-        shutil.rmtree(fresh, ignore_errors=True)
-        run = TensorboardRun(fresh)
-        try:
-            send(read(run_folder), run)
-        finally:
-            run.close()
+        from torch.utils.tensorboard import SummaryWriter
+
+        shutil.rmtree(unfinished, ignore_errors=True)
+        with SummaryWriter(str(unfinished)) as writer:
+            _write(read(run_folder), writer)
         shutil.rmtree(run_folder / FOLDER, ignore_errors=True)
-        fresh.rename(run_folder / FOLDER)
+        unfinished.rename(run_folder / FOLDER)
     except ImportError:
         say(
             "warning: TensorBoard did not log this run: it is not installed (extra tracking); its records are complete."
@@ -40,63 +40,45 @@ def log_to_tensorboard(run_folder: Path) -> Tracked | None:
     except Exception as error:
         say(f"warning: TensorBoard did not log this run ({first_line(error)}); its local records are complete.")
         return None
-    show = f"{command('tensorboard')} --logdir {shlex.quote(str(run_folder.parents[1]))}"
-    return Tracked("events", run_folder / FOLDER, {"view": show})
+    view = f"{command('tensorboard')} --logdir {shlex.quote(str(run_folder.parents[1]))}"
+    return TrackerEntry("events", run_folder / FOLDER, {"view": view})
 
 
-class TensorboardRun:
-    """Event files being written, as bench.tracking.mirror speaks to them."""
+def _write(run: FinishedRun, writer: Any) -> None:
+    """Write the run with torch's SummaryWriter."""
+    import numpy as np
+    from PIL import Image
 
-    def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(folder))
-        self.settings: Row = {}
-        self.intervals: dict[str, list[str]] = {}
-
-    def config(self, settings: Row) -> None:
-        self.settings = settings
-        self.writer.add_text("config", _markdown([{"setting": key, "value": settings[key]} for key in settings]))
-
-    def series(self, axis: str, rows: list[Row]) -> None:
+    writer.add_text("config", _markdown([{"setting": name, "value": value} for name, value in run.config.items()]))
+    charts: dict[str, dict[str, list]] = {}
+    for axis, rows in run.series.items():
         for row in rows:
             for name, value in row.items():
                 if name != axis:
-                    self.writer.add_scalar(name, value, round(row[axis] * STEPS[axis]))
-            self.intervals |= {name: [name, f"{name}_low", f"{name}_high"] for name in row if f"{name}_low" in row}
-
-    def metrics(self, values: Row) -> None:
-        numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
-        words = [{"metric": name, "value": value} for name, value in values.items() if name not in numbers]
-        self.writer.add_text("metrics", _markdown(words))
-        compared = {
-            name: value if isinstance(value, bool | int | float | str) else json.dumps(value)
-            for name, value in self.settings.items()
-        }
-        self.writer.add_hparams(compared, numbers, run_name=".", global_step=0)  # writes the scalars too
-
-    def table(self, name: str, rows: list[Row]) -> None:
+                    writer.add_scalar(name, value, round(row[axis] * STEPS[axis]))
+                if f"{name}_low" in row:
+                    interval = ["Margin", [name, f"{name}_low", f"{name}_high"]]
+                    charts.setdefault(name.rsplit("/", 1)[-1], {})[name] = interval
+    numbers = {name: float(value) for name, value in run.metrics.items() if isinstance(value, int | float)}
+    words = [{"metric": name, "value": value} for name, value in run.metrics.items() if name not in numbers]
+    writer.add_text("metrics", _markdown(words))
+    hyperparameters = {
+        name: value if isinstance(value, bool | int | float | str) else json.dumps(value)
+        for name, value in run.config.items()
+    }
+    writer.add_hparams(hyperparameters, numbers, run_name=".", global_step=0)  # writes the scalars too
+    for name, rows in run.tables.items():
         more = f"\n\n{len(rows) - SHOWN:,} more rows" if len(rows) > SHOWN else ""
-        self.writer.add_text(name, _markdown(rows[:SHOWN]) + more)
-
-    def figure(self, name: str, path: Path) -> None:
-        import numpy as np
-        from PIL import Image
-
+        writer.add_text(name, _markdown(rows[:SHOWN]) + more)
+    for name, path in run.figures.items():
         with Image.open(path) as image:
-            self.writer.add_image(name, np.asarray(image.convert("RGB")), dataformats="HWC")
-
-    def close(self) -> None:
-        charts: dict[str, dict[str, list]] = {}
-        for name, parts in self.intervals.items():
-            charts.setdefault(name.rsplit("/", 1)[-1], {})[name] = ["Margin", parts]
-        if charts:
-            self.writer.add_custom_scalars(charts)
-        self.writer.close()
+            writer.add_image(name, np.asarray(image.convert("RGB")), dataformats="HWC")
+    if charts:
+        writer.add_custom_scalars(charts)
 
 
 def _markdown(rows: list[Row]) -> str:
-    """A table; a cell keeps its line breaks."""
+    """A table; cells keep their line breaks."""
     if not rows:
         return ""
     names = list(rows[0])

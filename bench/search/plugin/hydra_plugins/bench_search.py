@@ -1,4 +1,4 @@
-"""The search as Hydra knows it, for conf/hydra/sweeper; what it does is in bench.search."""
+"""The search as a sweeper of Hydra, for conf/hydra/sweeper; bench.search does the work."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,12 +9,10 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from bench.search import loop, read
-
 
 class OptunaSearch(Sweeper):
-    def __init__(self, **wanted: Any) -> None:
-        """wanted: the settings of conf/hydra/sweeper/optuna.yaml, which `bench.search.read` reads and checks."""
+    def __init__(self, **settings: Any) -> None:
+        """settings: those of conf/hydra/sweeper/optuna.yaml, which `bench.search.read` reads and checks."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.given = list(config.hydra.overrides.hydra)
@@ -24,8 +22,10 @@ class OptunaSearch(Sweeper):
         self.launched = 0
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run what is missing of the search that these settings ask for."""
-        search = read([*self.given, *arguments], conf="")  # Hydra runs, and composes from its own
+        """Run what is missing of the search that these settings describe."""
+        from bench.search import loop, read  # Hydra imports this module for every command
+
+        search = read([*self.given, *arguments], conf="")  # Hydra runs, and composes from its own configuration
         assert search is not None
         loop.run(search, self._launch)
 

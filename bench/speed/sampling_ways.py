@@ -1,29 +1,26 @@
-"""The ways of sampling that `python -m bench.speed generation` compares, each from prompts to token ids and texts."""
+"""The ways to sample that `python -m bench.speed generation` compares, each from prompts to token ids and texts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.artifacts import Policy, Prompts
-from bench.devices import device
 from bench.errors import BenchError
-from bench.models import chat, loading
+from bench.models import chat
 from bench.models.sampler import Sampler
 from bench.progress import Bar, say
 from bench.tasks.word_problems import WordProblems
 
 WAYS = ("ours", "generate", "teaching", "vllm")
 TEACHING_PROMPTS = 8  # in one call of model.generate
-LOGIT_SPREAD = 4.0  # standard deviation of a random model's logits, so that its nucleus is small as a trained one's
 
 
 @dataclass(frozen=True)
-class Work:
-    """What every way has to draw."""
+class SamplingWork:
+    """What every way draws."""
 
     prompts: Prompts
     samples: int
@@ -32,13 +29,13 @@ class Work:
     max_new_tokens: int
 
 
-Way = Callable[[Work, int], list[np.ndarray]]  # (work, seed) -> the token ids of each row
+Way = Callable[[SamplingWork, int], list[np.ndarray]]  # (work, seed) -> the token ids of each row
 
 
 def open_ways(
     names: Sequence[str], policy: Policy, model: Any, tokenizer: Any, *, dtype: str, batch_tokens: int
 ) -> dict[str, Way]:
-    """The ways of these names that this machine has; what is left out is said. batch_tokens: of ours."""
+    """The ways of these names that this machine has; say which are left out. batch_tokens: the budget of `ours`."""
     from bench.generation.transformers_engine import TransformersEngine
 
     ways: dict[str, Way] = {}
@@ -62,8 +59,7 @@ def _vllm(policy: Policy, dtype: str) -> Way:
     from bench.generation.vllm_launch import Options
 
     engine = VLLMEngine(policy, Options(dtype, 1, 1, 0.3, None, None, None, None, None))
-    one = Work(WordProblems().prompts("train")[:1], 1, 1.0, 1.0, 1)
-    _by_engine(engine, one, 0)  # starts it
+    _by_engine(engine, SamplingWork(WordProblems().prompts("train")[:1], 1, 1.0, 1.0, 1), 0)  # starts it
     return partial(_by_engine, engine)
 
 
@@ -73,7 +69,7 @@ def close_vllm() -> None:
     vllm_engine.close()
 
 
-def _by_engine(engine: Any, work: Work, seed: int) -> list[np.ndarray]:
+def _by_engine(engine: Any, work: SamplingWork, seed: int) -> list[np.ndarray]:
     completions, _ = engine.sample(
         work.prompts,
         range(work.samples),
@@ -83,11 +79,11 @@ def _by_engine(engine: Any, work: Work, seed: int) -> list[np.ndarray]:
         progress=Bar(),
     )
     if hasattr(engine, "_last"):
-        engine._last = None  # the next turn reads its prompts again, as the others do
+        engine._last = None  # the next turn reads its prompts again, as the other ways do
     return list(completions.token_ids.flat)
 
 
-def _by_generate(model: Any, tokenizer: Any, batch: int | None, work: Work, seed: int) -> list[np.ndarray]:
+def _by_generate(model: Any, tokenizer: Any, batch: int | None, work: SamplingWork, seed: int) -> list[np.ndarray]:
     import torch
 
     from bench.models.tokens import ending_ids
@@ -117,39 +113,3 @@ def _by_generate(model: Any, tokenizer: Any, batch: int | None, work: Work, seed
             rows.append(row[: ends[0] + 1] if len(ends) else row)
     tokenizer.batch_decode([row.tolist() for row in rows], skip_special_tokens=True)
     return rows
-
-
-def random_policy(folder: Path, layers: int, hidden: int, vocabulary: int) -> Policy:
-    """A randomly initialised Llama with a tokenizer for the task; it hardly ever draws EOS."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-    from transformers.utils import logging
-
-    from bench.seeds import generator
-    from bench.training.pretraining import train_tokenizer
-
-    logging.disable_progress_bar()
-    tokenizer = train_tokenizer(WordProblems().demonstrations(2000, generator(0, "speed", "tokenizer")), 400)
-    heads = max(1, hidden // (64 if hidden >= 512 else 32))
-    config = LlamaConfig(
-        vocab_size=max(vocabulary, len(tokenizer)),
-        hidden_size=hidden,
-        intermediate_size=3 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads // 4 if heads % 4 == 0 else heads,
-        max_position_embeddings=4096,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        dtype="bfloat16",
-    )
-    with torch.random.fork_rng(devices=[]), torch.device(device()):
-        torch.manual_seed(0)
-        model: Any = LlamaForCausalLM(config)
-        model.to(torch.bfloat16)
-    with torch.no_grad():
-        model.lm_head.weight.mul_(LOGIT_SPREAD / (config.initializer_range * hidden**0.5))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return loading.folder(folder)

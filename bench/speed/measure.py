@@ -1,0 +1,118 @@
+"""How all benchmarks read their options, measure time and memory, and print tables."""
+
+import argparse
+import csv
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Show each option's default, where it has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def option_parser(name: str, docstring: str) -> argparse.ArgumentParser:
+    """A parser for the benchmark of this name and module docstring."""
+    description = docstring.splitlines()[0]
+    return argparse.ArgumentParser(f"python -m bench.speed {name}", description=description, formatter_class=Help)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one call took, in seconds."""
+
+    cpu: float  # of all threads, user and system
+    wall: float
+
+
+def timed(call: Callable[[], T], *, children: bool = False) -> tuple[T, Cost]:
+    """Call, and measure what it took. children: count the CPU time of running child processes as well."""
+    _wait_for_gpu()
+    cpu, wall = _cpu_seconds(children), time.perf_counter()
+    result = call()
+    _wait_for_gpu()
+    return result, Cost(_cpu_seconds(children) - cpu, time.perf_counter() - wall)
+
+
+def in_turns(ways: Mapping[str, Callable[[], T]], turns: int) -> tuple[dict[str, Cost], dict[str, T]]:
+    """Call every way in turn, `turns` times, so that a busy machine slows all alike. Returns medians and results."""
+    costs: dict[str, list[Cost]] = {name: [] for name in ways}
+    results: dict[str, T] = {}
+    for _ in range(turns):
+        for name, way in ways.items():
+            results[name], cost = timed(way)
+            costs[name].append(cost)
+    return {name: median(own) for name, own in costs.items()}, results
+
+
+def median(costs: Sequence[Cost]) -> Cost:
+    return Cost(float(np.median([cost.cpu for cost in costs])), float(np.median([cost.wall for cost in costs])))
+
+
+def children_of_this_process() -> list[Any]:
+    import psutil
+
+    return psutil.Process().children(recursive=True)
+
+
+def _cpu_seconds(children: bool) -> float:
+    total = time.process_time()
+    for child in children_of_this_process() if children else []:
+        times = child.cpu_times()
+        total += times.user + times.system
+    return total
+
+
+def _wait_for_gpu() -> None:
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def highest_memory() -> int:
+    """The most bytes that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def resident(field: str) -> int:
+    """Bytes of this process in memory (Linux): VmRSS, now; VmHWM, at the peak since `reset_peak`."""
+    return 1024 * int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0])
+
+
+def reset_peak() -> None:
+    """Start the measurement of VmHWM anew, see proc(5)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+class Table:
+    """A table that is printed row by row: a name, then cells aligned to the right below their headings."""
+
+    def __init__(self, name_width: int, columns: Mapping[str, int]) -> None:
+        """columns: the width of each, by heading."""
+        self.widths = (name_width, *columns.values())
+        self.row("", *columns)
+
+    def row(self, name: str, *cells: str) -> None:
+        first, *widths = self.widths
+        line = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=False))
+        print(f"{name:{first}}{line}".rstrip(), flush=True)
+
+
+def write_csv(path: Path | None, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows to a file; nothing where `path` is None."""
+    if path is not None:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
