@@ -313,12 +313,12 @@ def test_impossible_settings_are_named(store, random_policy, few_prompts, pool, 
         fine_tune(random_policy, few_prompts, pool, chosen([(0, 0)]), seed=0, **settings)
     as_configured = {name: vars(value) if isinstance(value, Lora) else value for name, value in settings.items()}
     with pytest.raises(BenchError, match=complaint):
-        check_settings(as_configured)
+        check_settings({"training": as_configured, "seed": 0})
 
 
 def test_settings_left_out_have_their_defaults():
-    check_settings({})
-    check_settings({"lora": None, "processes": 2})
+    check_settings({"training": {}, "seed": 0})
+    check_settings({"training": {"lora": None, "processes": 2}, "seed": 0})
 
 
 def test_it_is_silent_away_from_a_terminal(trained, capfd):

@@ -1,6 +1,7 @@
 """The configuration before any work: impossible values refused in one sentence, parts built, the run named."""
 
 import inspect
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hydra.utils import get_object
@@ -64,8 +65,8 @@ def check(cfg: DictConfig) -> None:
     for part in PARTS:
         _check_node(part, cfg[part])
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    for part in PARTS:
-        if (check_settings := getattr(_target(part, cfg[part]), "check_settings", None)) is not None:
+    for function in _functions({part: cfg[part] for part in PARTS}):
+        if (check_settings := getattr(function, "check_settings", None)) is not None:
             check_settings(config)
     cross_checks.check(cfg)
 
@@ -92,7 +93,19 @@ def _check_node(key: str, node: Any) -> None:
         _check_node(f"{key}.{name}", node[name])
 
 
-def _target(key: str, node: DictConfig) -> Any:
+def _functions(node: Any) -> Iterator[Any]:
+    """What every configured part is made by, and the parts inside it."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield _target("", node)
+        for name in node:
+            yield from _functions(node[name])
+    elif isinstance(node, ListConfig):
+        for part in node:
+            yield from _functions(part)
+
+
+def _target(key: str, node: Any) -> Any:
     try:
         return get_object(node["_target_"])
     except Exception as error:  # Hydra raises several kinds, and what an import raises

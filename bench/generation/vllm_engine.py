@@ -31,6 +31,7 @@ from bench.config.rules import (
     Temperature,
     TopK,
     TopP,
+    checked,
     or_null,
     whole,
 )
@@ -38,7 +39,7 @@ from bench.devices import resolve_dtype
 from bench.errors import BenchError
 from bench.generation.pool import draw
 from bench.generation.vllm_core import Answer, Core, EngineDiedError, Request, shape
-from bench.generation.vllm_launch import Adapter, Options, adapter_of
+from bench.generation.vllm_launch import LORA_RANKS, Adapter, Options, adapter_of
 from bench.models import loading, tokens
 from bench.models.logprobs import Rescorer
 from bench.models.sampler import Sampler
@@ -52,6 +53,17 @@ SUSPICIOUS = 0.1  # nats per token between vLLM's log-probabilities and ours: ro
 _running: Core | None = None  # this process's engine
 
 
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Raise BenchError for an adapter that vLLM can't serve, before it is trained."""
+    rank = (config["training"].get("lora") or {}).get("r", 0)
+    if rank > LORA_RANKS[-1]:
+        raise BenchError(
+            f"training.lora.r={rank} is not allowed with generation=vllm, which serves adapters of rank at most "
+            f"{LORA_RANKS[-1]}."
+        )
+
+
+@checked(check_settings)
 def generate(
     prompts: Prompts,
     policy: Policy,

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from bench.config import checks, cross_checks
 from bench.config.keys import run_folder
@@ -16,6 +16,7 @@ from bench.errors import BenchError, is_disk_full, is_out_of_gpu_memory
 from bench.progress import say
 from bench.store import Store, Use, unique, using
 from bench.sweeps.cells import busy, is_done
+from bench.training.lora import check_four_bit
 
 
 def run_cell(cfg: DictConfig, label: str) -> None:
@@ -45,6 +46,8 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     start = time.perf_counter()
     checks.check(cfg)
     cross_checks.check_installed(cfg)
+    if OmegaConf.select(cfg, "training.lora.four_bit"):
+        check_four_bit()
     parts = checks.build_parts(cfg)
     tracking, procedure = parts.pop("tracking"), parts.pop("procedure")
     folder = run_folder(cfg)

@@ -21,7 +21,7 @@ import numpy as np
 
 from bench import progress
 from bench.artifacts import Completions, Message, Policy, Prompts, Selection, content_hash
-from bench.config.rules import ABOVE_ZERO, TRUE_OR_FALSE, Count, number, one_of, or_null, whole
+from bench.config.rules import ABOVE_ZERO, TRUE_OR_FALSE, Count, checked, number, one_of, or_null, whole
 from bench.errors import BenchError
 from bench.models import chat, loading
 from bench.models.tokens import ending_ids
@@ -53,6 +53,17 @@ class TrainingSet:
         return content_hash(self.messages, self.token_ids, self.finish_reason, self.weight)
 
 
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Raise BenchError where the configured settings of `fine_tune` don't go together; others have their defaults."""
+    settings = {**config["training"], "seed": config["seed"]}
+    defaults = {name: setting.default for name, setting in inspect.signature(fine_tune).parameters.items()}
+    given = {field.name: settings.get(field.name, defaults[field.name]) for field in fields(Recipe)}
+    if isinstance(given["lora"], Mapping):
+        given["lora"] = Lora(**{field.name: given["lora"][field.name] for field in fields(Lora)})
+    Recipe(**given).check()
+
+
+@checked(check_settings)
 def fine_tune(
     policy: Policy,
     prompts: Prompts,
@@ -113,18 +124,6 @@ def fine_tune(
     )
     recipe.check()
     return sft(policy, training_set(prompts, completions, selection), recipe)
-
-
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Raise BenchError where settings of `fine_tune` don't go together; what is left out has its default.
-
-    settings: as configured; `lora` is None, a Lora, or a mapping of its fields.
-    """
-    defaults = {name: setting.default for name, setting in inspect.signature(fine_tune).parameters.items()}
-    given = {field.name: settings.get(field.name, defaults[field.name]) for field in fields(Recipe)}
-    if isinstance(given["lora"], Mapping):
-        given["lora"] = Lora(**{field.name: given["lora"][field.name] for field in fields(Lora)})
-    Recipe(**given).check()
 
 
 def training_set(prompts: Prompts, completions: Completions, selection: Selection) -> TrainingSet:
