@@ -20,7 +20,7 @@ from bench.estimators.best_of_n import pass_at_k
 from bench.estimators.sequential import BetaPrior, beta_prior, expected_gains, stopped_pass_at_k
 from bench.estimators.sequential import allocate as by_gain
 from bench.estimators.uncertainty import intervals_and_bands
-from bench.evaluation.cells import powers_of_two
+from bench.evaluation.measures import powers_of_two
 from bench.generation.pool import Engine, sharing
 from bench.pools import Placement, stopped
 from bench.procedures.findings import Findings, Results

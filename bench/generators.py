@@ -18,7 +18,7 @@ from bench.config.rules import ABOVE_ZERO, PLAIN_NAME, Rule, checked
 from bench.errors import BenchError
 from bench.estimators.best_of_n import pass_at_k
 from bench.estimators.compute import best_of_n_query_flops
-from bench.evaluation.cells import KL_FROM, powers_of_two
+from bench.evaluation.measures import KL_FROM, powers_of_two
 from bench.models import loading
 from bench.pools import side_by_side
 from bench.procedures.findings import ArtifactGraph, Findings, Results, TrainingCost, total, uses_of

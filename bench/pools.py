@@ -50,7 +50,7 @@ class Placement(NamedTuple):
 Build = Callable[[tuple[Placement, ...], dict[str, np.ndarray]], Completions]  # from placements and NUMBERS [M, N]
 
 
-class Column:
+class LazyColumn:
     """A pool's text or token ids [M, N], indexed by row or by (row, column); np.asarray reads all of it at once.
 
     It keeps the shard that it read last: walk it in the order of the rows.
@@ -113,7 +113,7 @@ class Pool(Completions):
         return frozenset().union(*(placement.block.stored_as for placement in self.placements))
 
     def read(self, rows: slice, names: Sequence[str]) -> dict[str, np.ndarray]:
-        lazy = [name for name in names if isinstance(getattr(self, name), Column)]
+        lazy = [name for name in names if isinstance(getattr(self, name), LazyColumn)]
         found = _gather(self.placements, rows, self.shape[1], lazy)
         return {name: found[name] if name in lazy else getattr(self, name)[rows] for name in names}
 
@@ -266,7 +266,7 @@ def _pool(
     **more: Any,
 ) -> Pool:
     reason, logprob, policy_logprob, length = (numbers[name] for name in NUMBERS)
-    lazy: Any = columns or [Column(placements, length.shape, name, starts) for name in ("text", "token_ids")]
+    lazy: Any = columns or [LazyColumn(placements, length.shape, name, starts) for name in ("text", "token_ids")]
     always = length.shape[1] if always is None else always
     text, token_ids = lazy  # Columns stand where arrays would: the two agree in what stages use of them
     arrays = (text, token_ids, reason, logprob, policy_logprob)

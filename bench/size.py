@@ -15,7 +15,7 @@ from bench.config.compose import CONF, explained
 from bench.errors import BenchError
 from bench.sizing.advice import advice
 from bench.sizing.machines import GIB, Machine, machine
-from bench.sizing.stages import Estimate, Told, estimate
+from bench.sizing.stages import SizeEstimate, Told, estimate
 from bench.sweeps.plan import counted, duration
 
 NUMBERS = ("flops", "parameters", "reward_parameters", "prompt_tokens", "completion_tokens")
@@ -57,7 +57,7 @@ def _number(name: str, value: str) -> float:
     return number
 
 
-def table(found: Estimate, on: Machine, cells: int) -> str:
+def table(found: SizeEstimate, on: Machine, cells: int) -> str:
     """A line a stage, the sum, whether it fits, and what was assumed."""
     lines = [f"{counted(cells)} on one {on.name} ({on.memory / GIB:.0f} GiB, {on.flops:.3g} FLOP/s); an estimate"]
     lines += [f"  {'stage':34}{'GiB':>8}{'time':>10}{'tokens':>12}{'FLOPs':>10}"]

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 from bench.config.keys import run_id
-from bench.evaluation import summary
-from bench.evaluation.cells import (
-    Cell,
+from bench.evaluation.heldout import Graded
+from bench.evaluation.measures import (
+    Measure,
     of_best_of_n,
     of_pessimism,
     of_sampler,
@@ -22,7 +22,7 @@ from bench.evaluation.cells import (
     of_votes,
     powers_of_two,
 )
-from bench.evaluation.heldout import Graded
+from bench.records import metrics as summary
 from bench.records.fingerprint import fingerprint
 from bench.records.read import Run, read_run
 
@@ -136,17 +136,17 @@ def _config(seed: int, num_completions: int) -> dict[str, Any]:
 
 def _cells(
     arms: tuple[str, ...], skill: dict[str, float], *, seed: int, prompts: int, num_completions: int, noise: float
-) -> dict[Cell, np.ndarray]:
+) -> dict[Measure, np.ndarray]:
     easy = np.random.default_rng(7).normal(0, 1, prompts)  # the same prompts under every seed
-    cells: dict[Cell, np.ndarray] = {}
+    cells: dict[Measure, np.ndarray] = {}
     for place, arm in enumerate(arms):
         rng = np.random.default_rng([seed, place, round(1000 * skill[arm])])
         chance = 1 / (1 + np.exp(-(easy + np.log(skill[arm] / (1 - skill[arm])))))  # [M]
         gold = (rng.random((prompts, 4)) < chance[:, None]).astype(float)
-        cells[Cell(arm, "greedy", "accuracy", 1)] = (rng.random(prompts) < chance).astype(float)
-        cells[Cell(arm, "policy", "kl", 1)] = np.zeros(prompts) if arm == "base" else rng.gamma(4, 0.2, prompts)
-        cells[Cell(arm, "policy", "length", 1)] = rng.integers(10, 30, prompts).astype(float)
-        cells[Cell(arm, "policy", "entropy", 1)] = 0.4 * cells[Cell(arm, "policy", "length", 1)]
+        cells[Measure(arm, "greedy", "accuracy", 1)] = (rng.random(prompts) < chance).astype(float)
+        cells[Measure(arm, "policy", "kl", 1)] = np.zeros(prompts) if arm == "base" else rng.gamma(4, 0.2, prompts)
+        cells[Measure(arm, "policy", "length", 1)] = rng.integers(10, 30, prompts).astype(float)
+        cells[Measure(arm, "policy", "entropy", 1)] = 0.4 * cells[Measure(arm, "policy", "length", 1)]
         cells |= of_votes(arm, graded(gold, gold), powers_of_two(4))
     rng = np.random.default_rng([seed, 99])
     chance = 1 / (1 + np.exp(-(easy + np.log(skill["base"] / (1 - skill["base"])))))

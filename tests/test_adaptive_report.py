@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 
 from bench.config.compose import CONF
 from bench.estimators.uncertainty import ratio_over_seeds
-from bench.evaluation import cells
-from bench.evaluation.cells import Cell
+from bench.evaluation import measures
+from bench.evaluation.measures import Measure
 from bench.records.read import Run
 from bench.reporting.contrasts import contrast
 from bench.reporting.exhibits import prose
@@ -184,7 +184,7 @@ def test_without_a_gain_there_is_no_share_of_it(tmp_path):
 def test_pessimism_is_recorded_where_the_scorer_is_not_gold(tmp_path):
     noisy, exact = made_run(tmp_path, noise=0.8, num_completions=8), made_run(tmp_path, seed=1)
     methods = {key[1] for key in noisy.curves if key[1].startswith("pessimism")}
-    assert methods == {f"pessimism_of_n@{beta:g}" for beta in cells.PESSIMISM}
+    assert methods == {f"pessimism_of_n@{beta:g}" for beta in measures.PESSIMISM}
     assert noisy.metrics["pessimism_of_8@0.3/accuracy"] is not None
     assert not any(key[1].startswith("pessimism") for key in exact.curves)
     assert noisy.per_prompt("base", "pessimism_of_n@1", "accuracy", 1) == pytest.approx(
@@ -195,7 +195,7 @@ def test_pessimism_is_recorded_where_the_scorer_is_not_gold(tmp_path):
     assert figure is not None
     assert {(row["of"], row["beta"]) for row in figure.rows} == {
         ("best_of_n", None),
-        *(("pessimism", beta) for beta in cells.PESSIMISM),
+        *(("pessimism", beta) for beta in measures.PESSIMISM),
     }
     with drawn(figure) as canvas:
         shown = [np.asarray(line.get_ydata(), float) for line in canvas.axes[0].lines if len(line.get_xdata()) == 4]
@@ -203,7 +203,7 @@ def test_pessimism_is_recorded_where_the_scorer_is_not_gold(tmp_path):
         values = [one.value for one in noisy.series("base", method, "accuracy").values()]
         assert any(np.allclose(values, one) for one in shown)
     (said,) = of_pessimism(group)
-    for beta in cells.PESSIMISM:
+    for beta in measures.PESSIMISM:
         ours = group.per_prompt("base", f"pessimism_of_n@{beta:g}", "accuracy", 8)
         one = contrast(ours, group.per_prompt("base", "best_of_n", "accuracy", 8), f"pessimism {beta:g}")
         assert re.search(rf"beta = {beta:g} [a-z ]+ Best-of-8[a-z0-9 ]* \(\+?{re.escape(str(one.difference))}", said)
@@ -216,6 +216,6 @@ def test_pessimism_of_a_held_out_pool_by_hand():
     """A beta far below the spread picks the best of two: pairs of (.9, .1, .4, .4) with gold (0, 1, 1, 1)."""
     from test_cells import POOL
 
-    found = cells.of_pessimism(POOL, [1, 2])
-    assert found[Cell("base", "pessimism_of_n@0.1", "accuracy", 1)] == pytest.approx([3 / 4, 1 / 4])
-    assert found[Cell("base", "pessimism_of_n@0.1", "accuracy", 2)][0] == pytest.approx(1 / 2)
+    found = measures.of_pessimism(POOL, [1, 2])
+    assert found[Measure("base", "pessimism_of_n@0.1", "accuracy", 1)] == pytest.approx([3 / 4, 1 / 4])
+    assert found[Measure("base", "pessimism_of_n@0.1", "accuracy", 2)][0] == pytest.approx(1 / 2)

@@ -16,10 +16,10 @@ from bench.errors import BenchError
 from bench.estimators.uncertainty import mcnemar
 from bench.evaluation import harness_models
 from bench.evaluation.harness import HarnessResult, harness, lm_eval_exact_match, transferred
-from bench.evaluation.summary import transfer_contrasts
 from bench.models import loading
 from bench.models.chat import encode
 from bench.models.tokens import unconfigured_end
+from bench.records.metrics import transfer_contrasts
 from bench.store import Store
 from bench.tasks.list_programs import ListPrograms
 from bench.tasks.word_problems import WordProblems

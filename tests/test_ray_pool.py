@@ -84,7 +84,7 @@ def stub(
         Sampler(temperature, top_p, top_k),
         engine="stub",
         version=1,
-        num_completions=num_completions,
+        samples=range(num_completions),
         max_new_tokens=5,
         seed=seed,
         dtype="float32" if driver in (0, os.getpid()) else "bfloat16",

@@ -20,7 +20,7 @@ from bench.scoring.trained_process_reward import labelled_steps, trained_process
 from bench.tasks.word_problems import WordProblems
 from bench.training.process_reward import (
     IGNORED,
-    Step,
+    ReasoningStep,
     StepLabels,
     encode,
     split,
@@ -219,7 +219,7 @@ def test_steps_are_labelled_by_the_task_each_on_its_own(random_policy, capsys):
     settings = {"samples": 4, "seed": 0, **WORDS}
     found = labelled_steps(PROMPTS, random_policy, drawn(texts), WordProblems(), label_noise=0, **settings)
     assert found.correct == ((True, False), (False, True)) * 2
-    assert found.steps[0] == (Step("9 - 1 = 8.", "9 - 1 = 8"), Step(" 9 + 8 = 18.", "9 + 8 = 18"))
+    assert found.steps[0] == (ReasoningStep("9 - 1 = 8.", "9 - 1 = 8"), ReasoningStep(" 9 + 8 = 18.", "9 + 8 = 18"))
     assert "2 of 6 distinct samples have no step" in capsys.readouterr().err
     flipped = labelled_steps(PROMPTS, random_policy, drawn(texts), WordProblems(), label_noise=1, **settings)
     assert flipped.correct == ((False, True), (True, False)) * 2

@@ -152,12 +152,12 @@ print((kib("VmHWM") - before) * 1024)
     assert predicted == pytest.approx(float(answer.stdout.split()[-1]), rel=NEAR)
 
 
-def of(*overrides: str, gpu: str = "h100") -> stages.Estimate:
+def of(*overrides: str, gpu: str = "h100") -> stages.SizeEstimate:
     cell = Cell("", composed(*overrides), ())
     return stages.estimate([cell], machine(gpu), stages.Told())
 
 
-def by_name(found: stages.Estimate) -> dict[str, stages.Stage]:
+def by_name(found: stages.SizeEstimate) -> dict[str, stages.Stage]:
     return {stage.name: stage for stage in found.stages}
 
 

@@ -14,7 +14,7 @@ from bench.models import loading
 from bench.models.reward_models import RewardModel
 from bench.speed import cli, estimators, pool, sizing
 from bench.speed.__main__ import BENCHMARKS, main
-from bench.speed.measure import Table, in_turns
+from bench.speed.measure import Printout, in_turns
 from bench.speed.random_llama import random_policy
 from bench.speed.scoring import long_tailed, of_prompts
 
@@ -40,7 +40,7 @@ def test_an_unknown_benchmark_is_one_sentence():
 
 
 def test_a_table_aligns_its_columns(capsys):
-    Table(6, {"CPU s": 8, "ratio": 8}).row("ours", "1.50", "1.0x")
+    Printout(6, {"CPU s": 8, "ratio": 8}).row("ours", "1.50", "1.0x")
     assert capsys.readouterr().out.splitlines() == ["         CPU s   ratio", "ours      1.50    1.0x"]
 
 

@@ -18,8 +18,8 @@ from bench.estimators.reward_diagnostics import (
     within_prompt_auc,
 )
 from bench.estimators.uncertainty import bootstrap_interval
-from bench.evaluation.cells import powers_of_two
 from bench.evaluation.heldout import Graded
+from bench.evaluation.measures import powers_of_two
 from bench.seeds import generator
 
 NOT_APPLICABLE = "not applicable: the scores are neither within [0, 1] nor on both sides of 0"

@@ -59,20 +59,19 @@ def draw(
     *,
     engine: str,
     version: int,
-    num_completions: int,
+    samples: range,
     max_new_tokens: int,
     seed: int,
     dtype: str,
     block_size: int,
     shard_size: int,
-    first_sample: int = 0,
 ) -> Completions:
-    """The first `num_completions` samples of every prompt; the engine is opened only where a unit is missing.
+    """The given samples of every prompt; the engine is opened only where a unit is missing.
 
-    `engine`, `version`, the sampler, seed, dtype and the unit's sizes make the pool's key; num_completions does not.
-    first_sample: the samples before it, whole blocks of them, are left out and not drawn.
-    BenchError for several samples at temperature 0, or where no block begins at first_sample.
+    `engine`, `version`, the sampler, seed, dtype and the unit's sizes make the pool's key; `samples` does not.
+    BenchError for several samples at temperature 0, or where no block begins at the first one.
     """
+    first_sample, num_completions = samples.start, samples.stop
     if num_completions < 1:
         raise BenchError(f"num_completions={num_completions} is not allowed: it must be at least 1.")
     if sampler.is_greedy and num_completions > 1:

@@ -90,26 +90,11 @@ def generate(
     log-probabilities. first_sample: the samples before it are left out. BenchError, in one sentence, for a server that
     can't be reached, refuses a request, or fails a check.
     """
-    if not (Path(serves) / "config.json").is_file():
-        raise BenchError(f"generation.serves={serves} holds no config.json; it must be {SERVED.description}.")
-    if _fingerprint(Path(serves).absolute()) != policy.fingerprint:
-        if others is None:
-            raise BenchError(
-                f"The server holds {serves}, not {policy.path}: set generation.others to an engine for such policies "
-                "(generation@generation.others=transformers)."
-            )
-        _say_once(f"the server holds {serves}; generation.others draws from {policy.path}")
-        return others(
-            prompts,
-            policy,
-            num_completions=num_completions,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            **({"first_sample": first_sample} if first_sample else {}),
-        )
+    if not _holds(serves, policy, others):
+        assert others is not None
+        sampler = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_new_tokens": max_new_tokens}
+        later = {"first_sample": first_sample} if first_sample else {}
+        return others(prompts, policy, num_completions=num_completions, seed=seed, **sampler, **later)
     if 0 < temperature < COLDEST:
         raise BenchError(
             f"temperature={temperature} is not allowed with generation=openai, as vLLM would draw at {COLDEST}: it "
@@ -135,14 +120,28 @@ def generate(
         Sampler(temperature, top_p, top_k),
         engine="/".join(["openai", endpoint, *variants]),
         version=VERSION,
-        num_completions=num_completions,
+        samples=range(first_sample, num_completions),
         max_new_tokens=max_new_tokens,
         seed=seed,
         dtype=dtype,
         block_size=block_size,
         shard_size=shard_size,
-        first_sample=first_sample,
     )
+
+
+def _holds(serves: str, policy: Policy, others: Callable[..., Completions] | None) -> bool:
+    """Whether the server holds this very policy. BenchError where nothing could draw from it."""
+    if not (Path(serves) / "config.json").is_file():
+        raise BenchError(f"generation.serves={serves} holds no config.json; it must be {SERVED.description}.")
+    if _fingerprint(Path(serves).absolute()) == policy.fingerprint:
+        return True
+    if others is None:
+        raise BenchError(
+            f"The server holds {serves}, not {policy.path}: set generation.others to an engine for such policies "
+            "(generation@generation.others=transformers)."
+        )
+    _say_once(f"the server holds {serves}; generation.others draws from {policy.path}")
+    return False
 
 
 class ServerEngine:

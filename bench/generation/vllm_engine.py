@@ -122,13 +122,12 @@ def generate(
         Sampler(temperature, top_p, top_k),
         engine="vllm",
         version=VERSION,
-        num_completions=num_completions,
+        samples=range(first_sample, num_completions),
         max_new_tokens=max_new_tokens,
         seed=seed,
         dtype=options.dtype,
         block_size=block_size,
         shard_size=shard_size,
-        first_sample=first_sample,
     )
 
 

@@ -14,10 +14,9 @@ from bench import store
 from bench.artifacts import Completions, Prompts, Selection
 from bench.config.rules import counts_per_prompt
 from bench.estimators.best_of_n import majority_method
-from bench.evaluation import summary
 from bench.evaluation.along_training import along_counts
-from bench.evaluation.cells import (
-    Cell,
+from bench.evaluation.measures import (
+    Measure,
     of_best_of_n,
     of_pessimism,
     of_policy,
@@ -33,6 +32,7 @@ from bench.procedures.findings import Results
 from bench.records import artifact_graph, costs
 from bench.records.fingerprint import FILE as CODE
 from bench.records.fingerprint import code_of, fingerprint
+from bench.records.metrics import contrasts, curves, distillation, flatten, provenance, transfer_contrasts
 from bench.seeds import generator
 from bench.tasks import Task
 from bench.training.sft import last_epoch_loss
@@ -44,17 +44,17 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     """Write every record, metrics.json last: a folder that has it is complete. Returns the metrics."""
     cells = per_prompt(results, num_completions=cfg.num_completions)
     along = of_training(results.along_training)
-    rows = summary.curves(cells, seed=cfg.seed) + (summary.curves(along, seed=cfg.seed) if along else [])
+    rows = curves(cells, seed=cfg.seed) + (curves(along, seed=cfg.seed) if along else [])
     of_scorer, diagnostics = diagnose(results.best_of_n, seed=cfg.seed)
     task = instantiate(cfg.task, _convert_="all")
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
     code = code_of(resolved)
     metrics = {
-        **summary.flatten(rows),
-        **summary.contrasts(cells, seed=cfg.seed),
-        **summary.distillation(cells, seed=cfg.seed),
-        **summary.transfer_contrasts(results.outcomes, seed=cfg.seed),
-        **summary.provenance(rows),
+        **flatten(rows),
+        **contrasts(cells, seed=cfg.seed),
+        **distillation(cells, seed=cfg.seed),
+        **transfer_contrasts(results.outcomes, seed=cfg.seed),
+        **provenance(rows),
         "code": fingerprint(code),
         **_counts(results),
         **{f"task/{name}": count for name, count in task.counts().items()},
@@ -82,9 +82,9 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     return ordered
 
 
-def per_prompt(results: Results, *, num_completions: int) -> dict[Cell, np.ndarray]:
+def per_prompt(results: Results, *, num_completions: int) -> dict[Measure, np.ndarray]:
     """[M] values behind every mean that is reported; every KL is to the raw base, in nats a sequence."""
-    cells: dict[Cell, np.ndarray] = {}
+    cells: dict[Measure, np.ndarray] = {}
     for arm, outcomes in results.outcomes.items():
         cells |= of_policy(arm, outcomes)
     sizes = powers_of_two(num_completions)
@@ -143,10 +143,10 @@ def _below_k(cfg: DictConfig, chosen: Selection) -> dict[str, float]:
 
 
 def _break_even(
-    cfg: DictConfig, results: Results, cells: dict[Cell, np.ndarray], uses: Sequence[store.Use]
+    cfg: DictConfig, results: Results, cells: dict[Measure, np.ndarray], uses: Sequence[store.Use]
 ) -> dict[str, Any]:
     curve = {cell.n: values for cell, values in cells.items() if cell[:3] == ("base", "best_of_n", "accuracy")}
-    tuned = cells[Cell("tuned", "pass", "accuracy", 1)]
+    tuned = cells[Measure("tuned", "pass", "accuracy", 1)]
     rng = generator(cfg.seed, "break even")
     epochs = cfg.training.epochs
     return costs.break_even_metrics(
@@ -154,12 +154,12 @@ def _break_even(
     )
 
 
-def _long(cells: dict[Cell, np.ndarray], ids: np.ndarray) -> dict[str, Any]:
+def _long(cells: dict[Measure, np.ndarray], ids: np.ndarray) -> dict[str, Any]:
     """Columns with a row a cell and prompt."""
     names = zip(*cells, strict=True)
     return {
         "prompt_id": np.tile(ids.astype(object), len(cells)),
-        **{field: np.repeat(np.array(column), len(ids)) for field, column in zip(Cell._fields, names, strict=True)},
+        **{field: np.repeat(np.array(column), len(ids)) for field, column in zip(Measure._fields, names, strict=True)},
         "value": np.concatenate([values.astype(float) for values in cells.values()]),
     }
 

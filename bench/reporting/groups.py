@@ -11,7 +11,7 @@ from bench.config.keys import PLACES
 from bench.errors import BenchError
 from bench.estimators.bootstrap import share_ends
 from bench.estimators.uncertainty import seed_interval
-from bench.evaluation.cells import SHARES
+from bench.evaluation.measures import SHARES
 from bench.records.read import Estimate, Run, as_number
 from bench.training.recipe import SPEED_ONLY
 

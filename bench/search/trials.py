@@ -126,7 +126,8 @@ def estimate(run: Run, name: str) -> Estimate:
 
 def per_prompt(run: Run, name: str) -> np.ndarray:
     """[M]: the values behind a mean of metrics.json."""
-    from bench.evaluation.summary import Cell, metric_name
+    from bench.evaluation.measures import Measure
+    from bench.records.metrics import metric_name
 
-    key = next(key for key in run.curves if metric_name(Cell(*key)) == name)
+    key = next(key for key in run.curves if metric_name(Measure(*key)) == name)
     return run.per_prompt(*key)

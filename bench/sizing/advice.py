@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from bench.sizing.machines import GIB, Machine
-from bench.sizing.stages import Estimate, Told, estimate
+from bench.sizing.stages import SizeEstimate, Told, estimate
 from bench.sweeps.cells import Cell
 
 LORA = {"r": 16, "target_modules": "all-linear", "four_bit": False}  # as in conf/training/lora.yaml
@@ -36,7 +36,7 @@ TRAINING: tuple[tuple[Change, ...], ...] = (
 READING: tuple[tuple[Change, ...], ...] = ((HALF,), (LESS,), (HALF, LESS), (FEWER,))
 
 
-def advice(cells: Sequence[Cell], machine: Machine, told: Told, found: Estimate) -> list[str]:
+def advice(cells: Sequence[Cell], machine: Machine, told: Told, found: SizeEstimate) -> list[str]:
     """A sentence for each stage that does not fit; none where all do."""
     return [
         _of_stage(cells, machine, told, stage.name, stage.bytes)

@@ -56,7 +56,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class SizeEstimate:
     stages: tuple[Stage, ...]
     notes: tuple[str, ...]  # what was assumed
 
@@ -76,7 +76,7 @@ def lengths(cfg: dict[str, Any], told: Told) -> tuple[float, float]:
     return told.prompt_tokens or prompt, min(told.completion_tokens or completion, most)
 
 
-def estimate(cells: Sequence[Cell], machine: Machine, told: Told) -> Estimate:
+def estimate(cells: Sequence[Cell], machine: Machine, told: Told) -> SizeEstimate:
     """Of these cells together; models, lengths and memory are the first one's."""
     configs: list[Any] = [OmegaConf.to_container(cell.cfg, resolve=True) for cell in cells]
     cfg, asked = configs[0], workload(cells)
@@ -112,7 +112,7 @@ def estimate(cells: Sequence[Cell], machine: Machine, told: Told) -> Estimate:
     notes.append("assumed rewards at random, of prompts whose difficulty is uniform, for what depends on them")
     if len(cfg["procedure"].get("drawn_by", ())) > 1:
         notes.append("other generators are counted as if they were the policy")
-    return Estimate(tuple(stages), tuple(notes))
+    return SizeEstimate(tuple(stages), tuple(notes))
 
 
 class _Sizes:

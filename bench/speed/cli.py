@@ -24,8 +24,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import bench
-from bench.speed.measure import Table, option_parser, timed
+from bench.speed.measure import Printout, option_parser, timed
 
 SELECTIONS = ("top_per_prompt", "softmax", "random_per_prompt", "top_k_per_prompt")
 SETTINGS = ("experiment=quick", "policy.seed=0", "tracking=none", "store=store", "outputs=outputs")
@@ -48,7 +47,7 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         _make_sweep(folder, options.settings)
-        table = Table(40, {"CPU s": 8, "goal": 8, "": 10})
+        table = Printout(40, {"CPU s": 8, "goal": 8, "": 10})
 
         def line(name: str, seconds: Sequence[float], goal: float) -> None:
             median = statistics.median(seconds)
@@ -98,7 +97,7 @@ def _child_seconds(folder: Path, *arguments: str) -> float:
 
 def _python(folder: Path, *arguments: str) -> str:
     """What Python prints, called in `folder`. It may keep bytecode, as it does unless told otherwise."""
-    root = str(Path(bench.__path__[0]).parent)
+    root = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     command = [sys.executable, *arguments]

@@ -18,7 +18,7 @@ from bench.estimators.best_of_n import best_of_n, pass_at_k
 from bench.estimators.kl import estimate_best_of_n_kl
 from bench.estimators.uncertainty import bootstrap_interval, resampled_means
 from bench.seeds import generator
-from bench.speed.measure import Table, highest_memory, option_parser, timed
+from bench.speed.measure import Printout, highest_memory, option_parser, timed
 
 PLAIN_PROMPTS, PLAIN_RESAMPLES = 1_000, 100
 NAMES = 44  # width of the table's first column
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     scores, gold = rng.normal(size=shape), rng.normal(size=shape)
     correct = (rng.random(shape) < rng.beta(1, 2, (options.prompts, 1))).astype(np.float64)
     print(f"{options.prompts:,} prompts x {options.samples:,} samples, n = 1, 2, 4 ... {sizes[-1]}\n")
-    table = Table(NAMES, {"CPU s": 8, "plain": 11, "ratio": 9, "memory": 11})
+    table = Printout(NAMES, {"CPU s": 8, "plain": 11, "ratio": 9, "memory": 11})
 
     few = slice(0, min(PLAIN_PROMPTS, options.prompts))
     scale = options.prompts / len(scores[few])
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _line(
-    table: Table,
+    table: Printout,
     name: str,
     ours: Callable[[], np.ndarray],
     plain: Callable[[], np.ndarray] | None = None,

@@ -27,7 +27,7 @@ from bench.devices import device, resolve_dtype
 from bench.models import chat, loading
 from bench.speed.measure import (
     Cost,
-    Table,
+    Printout,
     children_of_this_process,
     option_parser,
     reset_peak,
@@ -149,7 +149,7 @@ def _show(turns: dict[str, list[Turn]], memory: dict[str, float], measure: str) 
     """Print the table. Ratios are of tokens per CPU-second, on a GPU of tokens per second."""
     reference = "generate" if "generate" in turns else "floor"
     columns = {"tokens per second": 27, "tokens per CPU-second": 30, f"x {reference}": 21, "of the floor": 14}
-    table = Table(10, {**columns, "peak memory": 13})
+    table = Printout(10, {**columns, "peak memory": 13})
     for name, own in turns.items():
         ratios = [turn.rate(measure) / base.rate(measure) for turn, base in zip(own, turns[reference], strict=True)]
         shares = [turn.rate(measure) / base.rate(measure) for turn, base in zip(own, turns["floor"], strict=True)]

@@ -95,7 +95,7 @@ def reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-class Table:
+class Printout:
     """A table that is printed row by row: a name, then cells aligned to the right below their headings."""
 
     def __init__(self, name_width: int, columns: Mapping[str, int]) -> None:

@@ -22,7 +22,7 @@ from bench.progress import Bar
 from bench.scoring.verifier import verify
 from bench.seeds import generator
 from bench.selection import distinct_correct, top_per_prompt
-from bench.speed.measure import Table, highest_memory, option_parser, timed
+from bench.speed.measure import Printout, highest_memory, option_parser, timed
 from bench.store import Store, using
 from bench.tasks.word_problems import WordProblems
 from bench.training.sft import training_set
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     completions = options.prompts * options.completions
     print(f"{options.prompts:,} prompts x {options.completions:,} completions = {completions:,}\n")
-    table = Table(44, {"seconds": 9, "per second": 12, "peak memory": 14})
+    table = Printout(44, {"seconds": 9, "per second": 12, "peak memory": 14})
     table.row("nothing yet", "", "", _peak())
 
     def step(name: str, work: Callable[[], T]) -> T:
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
             RAW,
             engine="made up",
             version=1,
-            num_completions=options.completions,
+            samples=range(options.completions),
             max_new_tokens=LIMIT,
             seed=0,
             dtype="float32",

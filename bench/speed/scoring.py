@@ -23,7 +23,7 @@ from bench.models import chat
 from bench.models.classifiers import find
 from bench.models.reward_models import RewardModel
 from bench.seeds import generator
-from bench.speed.measure import Table, in_turns, option_parser
+from bench.speed.measure import Printout, in_turns, option_parser
 from bench.speed.random_llama import random_reward_model
 
 WORDS = ("the", "sum", "of", "these", "is", "more", "than", "we", "had", "at", "first", "take", "away", "one", "half")
@@ -94,7 +94,7 @@ def _compare(ways: Mapping[str, Way], texts: Texts, rounds: int, padding: list[s
     for other in others:
         np.testing.assert_allclose(other, first, rtol=0, atol=1e-3 * first.std() if first.dtype == float else 0)
     columns = {"CPU s": 8, "ratio": 8, "wall s": 9, " ratio": 8}
-    table = Table(36, columns | ({"padding": 9} if padding else {}))
+    table = Printout(36, columns | ({"padding": 9} if padding else {}))
     base = next(iter(costs.values()))
     for name, cost, share in zip(costs, costs.values(), padding or [""] * len(costs), strict=True):
         cpu, wall = f"{cost.cpu / base.cpu:.1f}x", f"{cost.wall / base.wall:.1f}x"

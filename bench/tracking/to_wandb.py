@@ -22,7 +22,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import bench
 from bench.config.rules import ABOVE_ZERO, FOLDER, PROJECT, list_of, number, one_of, or_null, text
 from bench.progress import say
 from bench.tracking.mirror import FinishedRun, TrackerEntry, command, first_line, read
@@ -113,7 +112,7 @@ def _log(job: LoggingJob, lock: int) -> dict[str, Any]:
         "WANDB_ERROR_REPORTING": "false",  # its own failures would be printed
         "WANDB_CACHE_DIR": str(folder / "cache"),
     }
-    here = str(Path(bench.__path__[0]).parent)
+    here = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.tracking.wandb_process"],

@@ -23,7 +23,7 @@ from bench.training.trainers import isolated, refuse_unreadable, train_classifie
 NAMES = {0: "incorrect", 1: "correct"}
 
 
-class Step(NamedTuple):
+class ReasoningStep(NamedTuple):
     text: str  # as in the completion, with the separator that ends it
     content: str  # without the separator, and without surrounding white space
 
@@ -33,7 +33,7 @@ class StepLabels:
     """E completions with every step labelled, in order."""
 
     messages: tuple[tuple[Message, ...], ...]  # [E] prompts
-    steps: tuple[tuple[Step, ...], ...]  # [E] at least one step each
+    steps: tuple[tuple[ReasoningStep, ...], ...]  # [E] at least one step each
     correct: tuple[tuple[bool, ...], ...]  # [E] as many as steps
 
     def __len__(self) -> int:
@@ -44,7 +44,7 @@ class StepLabels:
         return content_hash(self.messages, self.steps, self.correct)
 
 
-def split(completion: str, *, separator: str, answer_marker: str | None) -> list[Step]:
+def split(completion: str, *, separator: str, answer_marker: str | None) -> list[ReasoningStep]:
     """The completion's steps of reasoning in order, blank ones left out.
 
     separator: a regular expression that matches the end of a step. answer_marker: where given, the text after its
@@ -54,14 +54,14 @@ def split(completion: str, *, separator: str, answer_marker: str | None) -> list
     found, start = [], 0
     for match in re.finditer(separator, reasoning):
         if match.end() > match.start():
-            found.append(Step(reasoning[start : match.end()], reasoning[start : match.start()].strip()))
+            found.append(ReasoningStep(reasoning[start : match.end()], reasoning[start : match.start()].strip()))
             start = match.end()
-    found.append(Step(reasoning[start:], reasoning[start:].strip()))
+    found.append(ReasoningStep(reasoning[start:], reasoning[start:].strip()))
     return [step for step in found if step.content]
 
 
 def encode(
-    tokenizer: Any, messages: Sequence[Message], steps: Sequence[Step], *, ending: str | None
+    tokenizer: Any, messages: Sequence[Message], steps: Sequence[ReasoningStep], *, ending: str | None
 ) -> tuple[list[int], list[int]]:
     """(token ids of the prompt and the steps, index of each step's last token).
 

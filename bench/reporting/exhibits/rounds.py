@@ -25,7 +25,7 @@ TRAINED_ON = {
 }
 
 
-class Step(NamedTuple):
+class RoundStep(NamedTuple):
     """One arm of a group after one round; the base is round 0."""
 
     group: Group
@@ -37,7 +37,7 @@ class Step(NamedTuple):
         return self.group.mean(self.policy, method, metric, n)
 
 
-def steps(groups: Sequence[Group]) -> list[Step]:
+def steps(groups: Sequence[Group]) -> list[RoundStep]:
     """Every round of every group that has rounds: tuned and, where there is one, control.
 
     Rounds that only some of a group's seeds ran are left out.
@@ -47,12 +47,12 @@ def steps(groups: Sequence[Group]) -> list[Step]:
         rounds = min(int(run.metrics.get("rounds/run", 0)) for run in group.runs)
         for arm in ("tuned", "control")[: 1 + group.controlled] if rounds else ():
             suffix = "" if arm == "tuned" else f"_{arm}"
-            made.append(Step(group, arm, 0, "base"))
-            made += [Step(group, arm, number, f"round_{number}{suffix}") for number in range(1, rounds + 1)]
+            made.append(RoundStep(group, arm, 0, "base"))
+            made += [RoundStep(group, arm, number, f"round_{number}{suffix}") for number in range(1, rounds + 1)]
     return made
 
 
-def most_samples(found: Sequence[Step]) -> int:
+def most_samples(found: Sequence[RoundStep]) -> int:
     """The largest k of pass@k that all of their policies have."""
     return min(max(run.series(step.policy, "pass", "accuracy")) for step in found for run in step.group.runs)
 
@@ -155,7 +155,7 @@ def rounds_table(groups: Sequence[Group]) -> Table | None:
 def _counted(key: str, heading: str) -> tables.Column:
     """The mean over seeds; of counts, rounded to a count."""
 
-    def read(step: Step) -> float | None:
+    def read(step: RoundStep) -> float | None:
         name = f"{step.policy}/{key}"
         mean = tables.seeds_mean(step.group, name)
         whole = all(isinstance(run.metrics.get(name), int) for run in step.group.runs)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from bench.estimators.kl import estimate_best_of_n_kl
-from bench.evaluation import cells
-from bench.evaluation.cells import Cell
+from bench.evaluation import measures
 from bench.evaluation.heldout import Graded
-from bench.evaluation.summary import curves, flatten, provenance
+from bench.evaluation.measures import Measure
+from bench.records.metrics import curves, flatten, provenance
 
 
 def graded(
@@ -34,26 +34,28 @@ POOL = graded(
 
 
 def test_the_sampler_is_measured_by_all_of_its_pool():
-    found = cells.of_sampler(POOL)
-    assert found[Cell("sampler", "pass", "accuracy", 2)] == pytest.approx([1, 1 / 2])
-    assert found[Cell("sampler", "majority", "accuracy", 4)] == pytest.approx([1, 1 / 3])
-    assert found[Cell("sampler", "best_of_n", "accuracy", 4)] == pytest.approx([0, 0])
+    found = measures.of_sampler(POOL)
+    assert found[Measure("sampler", "pass", "accuracy", 2)] == pytest.approx([1, 1 / 2])
+    assert found[Measure("sampler", "majority", "accuracy", 4)] == pytest.approx([1, 1 / 3])
+    assert found[Measure("sampler", "best_of_n", "accuracy", 4)] == pytest.approx([0, 0])
     # the sum of rewards by answer: 7 has .9 and 5 has .9 (a tie), then 1 has most
-    assert found[Cell("sampler", "weighted_majority", "accuracy", 4)] == pytest.approx([1 / 2, 0])
+    assert found[Measure("sampler", "weighted_majority", "accuracy", 4)] == pytest.approx([1 / 2, 0])
     pairs = [len({path for path in two if path}) for two in itertools.combinations([None, "b", "b", None], 2)]
-    assert found[Cell("sampler", "distinct", "correct_paths", 2)] == pytest.approx([np.mean(pairs), 1 / 2])
-    assert found[Cell("sampler", "distinct", "correct_paths", 4)] == pytest.approx([1, 1])
+    assert found[Measure("sampler", "distinct", "correct_paths", 2)] == pytest.approx([np.mean(pairs), 1 / 2])
+    assert found[Measure("sampler", "distinct", "correct_paths", 4)] == pytest.approx([1, 1])
 
 
 def test_a_vote_weighted_by_gold_is_not_recorded():
-    found = cells.of_sampler(graded(POOL.gold.tolist(), POOL.gold.tolist(), POOL.answers.tolist(), POOL.paths.tolist()))
+    found = measures.of_sampler(
+        graded(POOL.gold.tolist(), POOL.gold.tolist(), POOL.answers.tolist(), POOL.paths.tolist())
+    )
     assert not any(cell.method == "weighted_majority" for cell in found)
 
 
 def test_soft_best_of_n_adds_the_way_from_the_raw_base():
     """The sampler's log-ratio is .5 everywhere, so every KL is half a nat above that from the sampler."""
-    found = cells.of_soft_best_of_n(POOL, 1)
-    assert {cell.method for cell in found} == {f"soft_best_of_n@{softness:g}" for softness in cells.SOFTNESS}
+    found = measures.of_soft_best_of_n(POOL, 1)
+    assert {cell.method for cell in found} == {f"soft_best_of_n@{softness:g}" for softness in measures.SOFTNESS}
     for cell, values in found.items():  # of one sample there is nothing to choose
         expected = {"accuracy": POOL.gold, "proxy": POOL.proxy}.get(cell.metric, np.full((2, 4), 0.5))
         assert values == pytest.approx(expected.mean(axis=1), abs=1e-9)
@@ -63,35 +65,37 @@ def test_best_of_n_after_tuning_goes_on_from_the_policy_by_the_chain_rule():
     """One sample more decides the accuracy; the KL of Best-of-1 is the policy's own, the mean of its log-ratios."""
     sampled = graded([[1.0, 0.0], [0.0, 0.0]], [[1, 0], [0, 0]], [["5", "1"], ["1", "2"]], [["a", "a"], ["a", "a"]])
     log_ratio = np.array([[0.9, 0.1], [0.4, -0.2]])
-    found = cells._of_best_of_n_after_tuning("tuned", sampled, log_ratio)
-    assert found[Cell("tuned", "best_of_n", "accuracy", 2)] == pytest.approx([1, 0])
-    assert found[Cell("tuned", "best_of_n", "kl", 1)] == pytest.approx([0.5, 0.1])
+    found = measures._of_best_of_n_after_tuning("tuned", sampled, log_ratio)
+    assert found[Measure("tuned", "best_of_n", "accuracy", 2)] == pytest.approx([1, 0])
+    assert found[Measure("tuned", "best_of_n", "kl", 1)] == pytest.approx([0.5, 0.1])
     ties = estimate_best_of_n_kl(sampled.proxy, 2)
-    assert found[Cell("tuned", "best_of_n", "kl", 2)] == pytest.approx(ties + np.array([0.9, 0.1]))
-    first = cells._of_best_of_n_after_tuning("tuned", sampled, log_ratio[:, :1])  # fewer have their ratio measured
+    assert found[Measure("tuned", "best_of_n", "kl", 2)] == pytest.approx(ties + np.array([0.9, 0.1]))
+    first = measures._of_best_of_n_after_tuning("tuned", sampled, log_ratio[:, :1])  # fewer have their ratio measured
     assert [cell.n for cell in first if cell.metric == "kl"] == [1]
     assert [cell.n for cell in first if cell.metric == "accuracy"] == [1, 2]
 
 
 def test_softer_is_nearer_to_the_sampler():
-    found = cells.of_soft_best_of_n(POOL, 4)
-    proxies = [found[Cell("base", f"soft_best_of_n@{x:g}", "proxy", 4)].mean() for x in cells.SOFTNESS]
+    found = measures.of_soft_best_of_n(POOL, 4)
+    proxies = [found[Measure("base", f"soft_best_of_n@{x:g}", "proxy", 4)].mean() for x in measures.SOFTNESS]
     assert proxies == sorted(proxies, reverse=True)
     assert proxies[-1] > POOL.proxy.mean()
 
 
 def test_a_proxy_that_tells_nothing_apart_has_no_soft_best_of_n():
     flat = graded([[1.0] * 4] * 2, POOL.gold.tolist(), POOL.answers.tolist(), POOL.paths.tolist())
-    assert cells.of_soft_best_of_n(flat, 4) == {}
+    assert measures.of_soft_best_of_n(flat, 4) == {}
 
 
 def test_spread_is_within_prompts_and_of_what_was_scored():
     proxy = np.array([[0.0, 2.0, np.nan], [10.0, 10.0, 10.0], [np.nan] * 3])
-    assert cells.spread(proxy) == pytest.approx(np.sqrt((1 + 0) / 2))
+    assert measures.spread(proxy) == pytest.approx(np.sqrt((1 + 0) / 2))
 
 
 def test_names_in_metrics():
-    cells_of_pool = cells.of_sampler(POOL) | cells.of_best_of_n(POOL, [1, 2, 4]) | cells.of_soft_best_of_n(POOL, 2)
+    cells_of_pool = (
+        measures.of_sampler(POOL) | measures.of_best_of_n(POOL, [1, 2, 4]) | measures.of_soft_best_of_n(POOL, 2)
+    )
     rows = curves(cells_of_pool, seed=0)
     metrics = flatten(rows)
     assert metrics["sampler/pass@2"] == pytest.approx(3 / 4)

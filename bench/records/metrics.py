@@ -13,8 +13,8 @@ from bench.estimators.uncertainty import (
     ratio_of_means,
 )
 from bench.evaluation.along_training import VALIDATION
-from bench.evaluation.cells import KL_FROM, SHARES, Cell
 from bench.evaluation.heldout import RAW_BASE, Outcomes, raw
+from bench.evaluation.measures import KL_FROM, SHARES, Measure
 from bench.seeds import generator
 
 SIGNIFICANCE = 0.05
@@ -29,7 +29,7 @@ ESTIMATORS = {  # of each KL, by method and metric
 }
 
 
-def curves(cells: dict[Cell, np.ndarray], *, seed: int) -> list[dict]:
+def curves(cells: dict[Measure, np.ndarray], *, seed: int) -> list[dict]:
     """One row a cell: its mean over prompts and 95 % interval by bootstrap over prompts.
 
     band_low and band_high hold a curve's means at all its n at once with 95 % probability (NaN for single points).
@@ -54,7 +54,7 @@ PRIMARY = "tuned_vs_control/pass@1"
 WITHOUT_CONTROL = "tuned_vs_base/pass@1"
 
 
-def contrasts(cells: dict[Cell, np.ndarray], *, seed: int) -> dict[str, float | str]:
+def contrasts(cells: dict[Measure, np.ndarray], *, seed: int) -> dict[str, float | str]:
     """Paired differences on the same prompts, each with its interval, minimum detectable effect and verdict in words.
 
     The primary contrast, tuned against control in pass@1 (against the base where there is no control), is judged by
@@ -89,29 +89,29 @@ def _p_value(difference: PairedDifference, ours: np.ndarray, theirs: np.ndarray)
     return mcnemar(ours, theirs) if binary else difference.p_value
 
 
-def _pairs(cells: dict[Cell, np.ndarray]) -> dict[str, tuple[Cell, Cell]]:
+def _pairs(cells: dict[Measure, np.ndarray]) -> dict[str, tuple[Measure, Measure]]:
     """Every comparison, under the name that metrics.json has for it."""
     arms = (("tuned", "control"), ("tuned", "base"), ("control", "base"))
     methods = (("pass", "pass@1"), ("greedy", "greedy_accuracy"))
     pairs = {
-        f"{ours}_vs_{theirs}/{name}": (Cell(ours, method, "accuracy", 1), Cell(theirs, method, "accuracy", 1))
+        f"{ours}_vs_{theirs}/{name}": (Measure(ours, method, "accuracy", 1), Measure(theirs, method, "accuracy", 1))
         for ours, theirs in arms
-        if Cell(ours, "pass", "accuracy", 1) in cells and Cell(theirs, "pass", "accuracy", 1) in cells
+        if Measure(ours, "pass", "accuracy", 1) in cells and Measure(theirs, "pass", "accuracy", 1) in cells
         for method, name in methods
     }
     for cell in cells:
         if cell[:3] == ("base", "best_of_n", "accuracy"):
-            pairs[f"tuned_vs_best_of_{cell.n}/accuracy"] = (Cell("tuned", "pass", "accuracy", 1), cell)
+            pairs[f"tuned_vs_best_of_{cell.n}/accuracy"] = (Measure("tuned", "pass", "accuracy", 1), cell)
     return pairs
 
 
-def distillation(cells: dict[Cell, np.ndarray], *, seed: int) -> dict[str, float]:
+def distillation(cells: dict[Measure, np.ndarray], *, seed: int) -> dict[str, float]:
     """Distillation efficiency: the share of Best-of-n's gain over the base that one sample of the tuned policy keeps.
 
     (tuned - base) / (Best-of-n - base) in sampled accuracy, means over the same prompts, with its interval; NaN where
     Best-of-n's gain is not resolved from 0 (see `bench.estimators.bootstrap`).
     """
-    base, tuned = (cells[Cell(arm, "pass", "accuracy", 1)] for arm in ("base", "tuned"))
+    base, tuned = (cells[Measure(arm, "pass", "accuracy", 1)] for arm in ("base", "tuned"))
     metrics: dict[str, float] = {}
     for cell, values in cells.items():
         if cell[:3] == ("base", "best_of_n", "accuracy") and cell.n > 1:
@@ -151,12 +151,12 @@ def flatten(rows: Sequence[dict]) -> dict[str, float]:
     """Curve rows under the names that metrics.json has for them."""
     named: dict[str, float] = {}
     for row in rows:
-        name = metric_name(Cell(row["policy"], row["method"], row["metric"], row["n"]))
+        name = metric_name(Measure(row["policy"], row["method"], row["metric"], row["n"]))
         named |= {name: row["value"], f"{name}_low": row["low"], f"{name}_high": row["high"]}
     return named
 
 
-def metric_name(cell: Cell) -> str:
+def metric_name(cell: Measure) -> str:
     """What metrics.json calls it."""
     if cell.method == "greedy":
         return f"{cell.policy}/greedy_{cell.metric}"
@@ -185,7 +185,7 @@ def provenance(rows: Sequence[dict]) -> dict[str, str]:
     return named
 
 
-def _provenance(cell: Cell) -> dict[str, str]:
+def _provenance(cell: Measure) -> dict[str, str]:
     if cell.metric.startswith(KL_FROM):
         return {"estimator": "rao_blackwell", "reference": raw(cell.metric.removeprefix(KL_FROM))}
     estimator = ESTIMATORS.get((cell.method.partition("@")[0], cell.metric), "")

@@ -29,7 +29,7 @@ SHARES = ("accuracy", "greedy_accuracy", "win_rate", "truncated")  # metrics who
 SOFTNESS = (0.25, 0.5, 1.0, 2.0)  # temperatures of soft Best-of-N, in `spread`s of the proxy
 
 
-class Cell(NamedTuple):
+class Measure(NamedTuple):
     """What a number is: whose, by which method, of what, at which n."""
 
     policy: str  # base, tuned, control, round_1, ...; sampler: the base as the run draws, by all of its held-out pool
@@ -53,24 +53,24 @@ def spread(proxy: np.ndarray) -> float:
     return float(np.sqrt(np.nanvar(scored, axis=1).mean()))
 
 
-def of_policy(arm: str, outcomes: Outcomes) -> dict[Cell, np.ndarray]:
+def of_policy(arm: str, outcomes: Outcomes) -> dict[Measure, np.ndarray]:
     sampled, cells = outcomes.sampled, {}
-    cells[Cell(arm, "greedy", "accuracy", 1)] = outcomes.greedy.gold[:, 0]
-    cells[Cell(arm, "greedy", "truncated", 1)] = _truncated(outcomes.greedy)
+    cells[Measure(arm, "greedy", "accuracy", 1)] = outcomes.greedy.gold[:, 0]
+    cells[Measure(arm, "greedy", "truncated", 1)] = _truncated(outcomes.greedy)
     comparable = not np.isnan(outcomes.kl.kl).all()  # else there is no KL, of Best-of-n neither
     if comparable:
-        cells[Cell(arm, "policy", "kl", 1)] = outcomes.kl.kl
-        cells[Cell(arm, "policy", "kl_k1", 1)] = outcomes.kl_k1.kl
+        cells[Measure(arm, "policy", "kl", 1)] = outcomes.kl.kl
+        cells[Measure(arm, "policy", "kl_k1", 1)] = outcomes.kl_k1.kl
     for name, divergence in outcomes.kl_from.items():
         if not np.isnan(divergence.kl).all():
-            cells[Cell(arm, "policy", f"{KL_FROM}{name}", 1)] = divergence.kl
-    cells[Cell(arm, "policy", "entropy", 1)] = -sampled.completions.logprob.mean(axis=1)
-    cells[Cell(arm, "policy", "length", 1)] = sampled.completions.length.mean(axis=1)
-    cells[Cell(arm, "policy", "truncated", 1)] = _truncated(sampled)
-    cells |= {Cell(arm, "policy", name, 1): values for name, values in outcomes.metrics.items()}
+            cells[Measure(arm, "policy", f"{KL_FROM}{name}", 1)] = divergence.kl
+    cells[Measure(arm, "policy", "entropy", 1)] = -sampled.completions.logprob.mean(axis=1)
+    cells[Measure(arm, "policy", "length", 1)] = sampled.completions.length.mean(axis=1)
+    cells[Measure(arm, "policy", "truncated", 1)] = _truncated(sampled)
+    cells |= {Measure(arm, "policy", name, 1): values for name, values in outcomes.metrics.items()}
     for method, graded in (("greedy", outcomes.greedy), ("policy", sampled)):
         if graded.gold_reward is not None:
-            cells[Cell(arm, method, "gold_reward", 1)] = _mean(graded.gold_reward)
+            cells[Measure(arm, method, "gold_reward", 1)] = _mean(graded.gold_reward)
     sizes = powers_of_two(sampled.gold.shape[1])
     cells |= of_votes(arm, sampled, sizes)
     if arm != "base":  # the base's curve comes from the run's own sampler
@@ -78,7 +78,7 @@ def of_policy(arm: str, outcomes: Outcomes) -> dict[Cell, np.ndarray]:
     return cells
 
 
-def _of_best_of_n_after_tuning(arm: str, sampled: Graded, log_ratio: np.ndarray | None) -> dict[Cell, np.ndarray]:
+def _of_best_of_n_after_tuning(arm: str, sampled: Graded, log_ratio: np.ndarray | None) -> dict[Measure, np.ndarray]:
     """Best-of-n drawn from a fine-tuned policy. Its KL to the raw base: to the policy, and on by the chain rule.
 
     log_ratio: [M, K] nats, of the first K of the N samples, which the KL is measured on; None: there is no KL.
@@ -94,9 +94,9 @@ def _of_best_of_n_after_tuning(arm: str, sampled: Graded, log_ratio: np.ndarray 
     return cells
 
 
-def of_training(along: AlongTraining | None) -> dict[Cell, np.ndarray]:
+def of_training(along: AlongTraining | None) -> dict[Measure, np.ndarray]:
     """[V] values a validation prompt; n of these cells counts updates. A KL is left out where there is none."""
-    cells: dict[Cell, np.ndarray] = {}
+    cells: dict[Measure, np.ndarray] = {}
     for arm, path in along.outcomes.items() if along is not None else ():
         measured = {
             "accuracy": {updates: one.sampled.gold.mean(axis=1) for updates, one in path.items()},
@@ -104,11 +104,11 @@ def of_training(along: AlongTraining | None) -> dict[Cell, np.ndarray]:
             "kl": {updates: one.kl.kl for updates, one in path.items() if not np.isnan(one.kl.kl).all()},
         }
         for metric, curve in measured.items():
-            cells |= {Cell(arm, VALIDATION, metric, updates): values for updates, values in curve.items()}
+            cells |= {Measure(arm, VALIDATION, metric, updates): values for updates, values in curve.items()}
     return cells
 
 
-def of_sampler(pool: Graded) -> dict[Cell, np.ndarray]:
+def of_sampler(pool: Graded) -> dict[Measure, np.ndarray]:
     """What can be had from up to all samples of the base's held-out pool: seen at all, chosen by proxy, or by vote."""
     sizes = powers_of_two(pool.gold.shape[1])
     cells = of_votes("sampler", pool, sizes)
@@ -119,7 +119,7 @@ def of_sampler(pool: Graded) -> dict[Cell, np.ndarray]:
     return cells
 
 
-def of_votes(policy: str, graded: Graded, sizes: list[int]) -> dict[Cell, np.ndarray]:
+def of_votes(policy: str, graded: Graded, sizes: list[int]) -> dict[Measure, np.ndarray]:
     correct_paths = graded.paths.copy()
     correct_paths[graded.gold != 1] = None
     return (
@@ -129,7 +129,7 @@ def of_votes(policy: str, graded: Graded, sizes: list[int]) -> dict[Cell, np.nda
     )
 
 
-def of_best_of_n(pool: Graded, sizes: list[int]) -> dict[Cell, np.ndarray]:
+def of_best_of_n(pool: Graded, sizes: list[int]) -> dict[Measure, np.ndarray]:
     """Best-of-N of the base: KL to the sampler it drew from, plus the chain rule's way to the raw base."""
     log_ratio = _log_ratio(pool)
     bounds = np.array([best_of_n_kl_bound(n) for n in sizes])
@@ -154,22 +154,24 @@ def of_best_of_n(pool: Graded, sizes: list[int]) -> dict[Cell, np.ndarray]:
     return cells
 
 
-def of_soft_best_of_n(pool: Graded, n: int) -> dict[Cell, np.ndarray]:
+def of_soft_best_of_n(pool: Graded, n: int) -> dict[Measure, np.ndarray]:
     """Soft Best-of-n at its SOFTNESS, none where the proxy does not tell a prompt's samples apart."""
     unit = spread(pool.proxy)
     if not unit > 0:
         return {}
     measured = np.stack([pool.gold, pool.proxy, _log_ratio(pool)], axis=2)
-    cells: dict[Cell, np.ndarray] = {}
+    cells: dict[Measure, np.ndarray] = {}
     for softness in SOFTNESS:
         found = estimate_soft_best_of_n(pool.proxy, measured, n, softness * unit)
         gold, proxy, log_ratio = found.means.T
         columns = {"accuracy": gold, "proxy": proxy, "kl": found.kl + log_ratio}
-        cells |= {Cell("base", f"soft_best_of_n@{softness:g}", metric, n): values for metric, values in columns.items()}
+        cells |= {
+            Measure("base", f"soft_best_of_n@{softness:g}", metric, n): values for metric, values in columns.items()
+        }
     return cells
 
 
-def of_pessimism(pool: Graded, sizes: list[int]) -> dict[Cell, np.ndarray]:
+def of_pessimism(pool: Graded, sizes: list[int]) -> dict[Measure, np.ndarray]:
     """Pessimism at inference with n samples at its betas, beside Best-of-n: where the proxy is not gold itself.
 
     None where the proxy does not tell a prompt's samples apart.
@@ -177,7 +179,7 @@ def of_pessimism(pool: Graded, sizes: list[int]) -> dict[Cell, np.ndarray]:
     unit = spread(pool.proxy)
     if np.array_equal(pool.proxy, pool.gold) or not unit > 0:
         return {}
-    cells: dict[Cell, np.ndarray] = {}
+    cells: dict[Measure, np.ndarray] = {}
     for beta in PESSIMISM:
         values = pessimism_of_n(pool.proxy, pool.gold, sizes, beta * unit)
         cells |= _over("base", f"pessimism_of_n@{beta:g}", "accuracy", sizes, values)
@@ -189,9 +191,9 @@ def _log_ratio(pool: Graded) -> np.ndarray:
     return pool.completions.logprob - pool.completions.policy_logprob
 
 
-def _over(policy: str, method: str, metric: str, sizes: list[int], values: np.ndarray) -> dict[Cell, np.ndarray]:
+def _over(policy: str, method: str, metric: str, sizes: list[int], values: np.ndarray) -> dict[Measure, np.ndarray]:
     """The columns of values [M, len(sizes)]."""
-    return {Cell(policy, method, metric, n): values[:, column] for column, n in enumerate(sizes)}
+    return {Measure(policy, method, metric, n): values[:, column] for column, n in enumerate(sizes)}
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
