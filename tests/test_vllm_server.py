@@ -16,7 +16,6 @@ import pytest
 import requests
 import torch
 from drawing import asking, generate, ids, modified_logprobs, same
-from test_generation import chi_square_z
 
 from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
