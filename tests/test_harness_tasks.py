@@ -174,8 +174,8 @@ def test_each_sampled_completion_has_a_seed_of_its_own_that_its_company_leaves_a
         assert model._model_generate is ask
         return found
 
-    first, twin, other = drawn(0, [1, 2], [1, 2], [1, 3])
-    assert len({first, twin, other, *drawn(1, [1, 2], [1, 2], [1, 3])}) == 6
+    first, repeated, other = drawn(0, [1, 2], [1, 2], [1, 3])
+    assert len({first, repeated, other, *drawn(1, [1, 2], [1, 2], [1, 3])}) == 6
     assert drawn(0, [1, 3], [1, 2]) == [other, first]
     greedy, asked = SimpleNamespace(temperature=0.0, seed=None), []
     model = SimpleNamespace(_model_generate=lambda requests, **how: asked.append(how["generate"]))

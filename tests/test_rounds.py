@@ -471,7 +471,7 @@ def test_the_figure_draws_its_rows(reported, tmp_path):
             assert len(lines) == 4  # two groups, each with its control
             for line in lines:
                 values = line.get_ydata()
-                rows = [row for row in figure.rows if row["measure"] == axes.get_ylabel()]
+                rows = [row for row in figure.rows if row["measure"] == axes.get_ylabel().replace("\n", " ")]
                 assert any(
                     np.allclose(values, [row["value"] for row in rows[start : start + 3]])
                     for start in range(0, len(rows), 3)

@@ -11,7 +11,7 @@ import pytest
 
 from bench.artifacts import Completions
 from bench.models import loading
-from bench.scoring.reward_model import Scorer
+from bench.models.reward_models import RewardModel
 from bench.speed import cli, estimators, pool, sizing
 from bench.speed.__main__ import BENCHMARKS, main
 from bench.speed.measure import Table, in_turns
@@ -87,7 +87,7 @@ class Forgetful(pool.MadeUp):
         return drawn, counts
 
 
-def reversed_scores(score: Callable = Scorer.score) -> Callable:
+def reversed_scores(score: Callable = RewardModel.score) -> Callable:
     return lambda *given: (score(*given)[0][::-1].copy(), {})
 
 
@@ -96,7 +96,7 @@ def reversed_scores(score: Callable = Scorer.score) -> Callable:
     [
         (ESTIMATORS, estimators, "best_of_n", zeros, "Not equal to tolerance"),
         (POOL, pool, "MadeUp", Forgetful, "came back changed"),
-        (SCORING, Scorer, "score", reversed_scores(), "Not equal to tolerance"),
+        (SCORING, RewardModel, "score", reversed_scores(), "Not equal to tolerance"),
     ],
 )
 def test_a_wrong_result_stops_the_table(command, owner, name, wrong, said, monkeypatch):

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from bench.errors import BenchError
 from bench.seeds import generator
-from bench.tasks.word_problems import WordProblems, cores
+from bench.tasks.word_problems import CORES, WordProblems
 from bench.tasks.word_problems_data import (
     LARGEST,
     TEMPLATES,
     WORDS,
     Problem,
+    Template,
     evaluate,
     problems,
     skip_step,
@@ -26,6 +27,11 @@ from bench.tasks.word_problems_data import (
 
 SPLITS = ("train", "validation", "test")
 task = WordProblems()
+
+
+def cores(template: Template) -> dict[str, int]:
+    """The number of numeric cores of a template in each split, counted."""
+    return {split: len({problem.core for problem in members}) for split, members in problems(template).items()}
 
 
 def read(question: str) -> tuple[str, tuple[int, ...], tuple[str, ...]]:
@@ -279,3 +285,8 @@ def test_templates_narrow_every_split_and_nothing_else():
     assert (every.prompts("test").messages) == task.prompts("test").messages
     with pytest.raises(BenchError, match=r"task.train_prompts=600 .* has \d+ prompts of these templates"):
         WordProblems(templates=("more",)).prompts("train")
+
+
+def test_the_numbers_of_cores_are_those_that_the_templates_have():
+    for template in TEMPLATES:
+        assert CORES[template.name] == {split: cores(template)[split] for split in SPLITS}

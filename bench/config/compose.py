@@ -62,6 +62,7 @@ class Composer:
 
     def __init__(self) -> None:
         self._chosen: dict[tuple[str, ...], DictConfig] = {}
+        self._is_group: dict[str, bool] = {}
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration with these overrides, none of which is a sweep; raises what Hydra raises."""
@@ -75,7 +76,9 @@ class Composer:
         choices: list[Any] = []
         for override in OverridesParser.create(config_loader=loader).parse_overrides(list(overrides)):
             key = override.key_or_group
-            is_group = override.package is not None or loader.get_group_options(key) or key.startswith("hydra")
+            if key not in self._is_group:
+                self._is_group[key] = key.startswith("hydra") or bool(loader.get_group_options(key))
+            is_group = override.package is not None or self._is_group[key]
             (choices if is_group or override.is_add() or override.is_delete() else values).append(override)
         chosen = tuple(str(override.input_line) for override in choices)
         if chosen not in self._chosen:

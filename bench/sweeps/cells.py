@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from bench.config import checks, plugins
 from bench.config.compose import Composer
-from bench.config.keys import run_folder, run_id
+from bench.config.keys import id_of_settings
 from bench.errors import BenchError
 from bench.records.fingerprint import is_current
 from bench.records.read import METRICS, TIMES, failure, is_finished, missing_records, read_metrics, seconds
@@ -38,8 +38,18 @@ class Cell:
     fixed: tuple[str, ...]  # settings given alike to every cell of the sweep
 
     @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration."""
+        config: Any = OmegaConf.to_container(self.cfg, resolve=True)
+        return config
+
+    @functools.cached_property
+    def id(self) -> str:
+        return id_of_settings(self.config)
+
+    @functools.cached_property
     def folder(self) -> Path:
-        return run_folder(self.cfg)
+        return Path(self.config["outputs"], self.config["name"], self.id).absolute()
 
     @functools.cached_property
     def parts(self) -> dict[str, Any]:
@@ -90,7 +100,7 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
             label = " ".join(argument for argument in arguments if argument.partition("=")[0] in varied)
             cell = Cell(label, cfg, tuple(key for key in last if key not in varied))
             _ = cell.parts  # which refuses what can't be built
-            found.setdefault(run_id(cfg), cell)  # two labels of one configuration are one run
+            found.setdefault(cell.id, cell)  # two labels of one configuration are one run
     return list(found.values())
 
 

@@ -44,6 +44,15 @@ class Record:
     judged: dict[Hashable, tuple[int, int]] = field(default_factory=dict)  # completions read for KLs, lm-eval's prompts
     unknown: dict[str, None] = field(default_factory=dict)  # settings that ask for all prompts of data elsewhere
 
+    def add(self, other: "Record") -> None:
+        """Add what another experiment asks for; of a pool that both draw, the larger one."""
+        for key, (prompts, samples) in other.draws.items():
+            self.draws[key] = (prompts, max(samples, self.draws.get(key, (0, 0))[1]))
+        self.for_training |= other.for_training
+        self.trainings |= other.trainings
+        self.judged |= other.judged
+        self.unknown |= other.unknown
+
 
 def rehearse(config: Config, parts: Mapping[str, Any], record: Record) -> None:
     """Run the configured procedure and add what it asks for to the record.

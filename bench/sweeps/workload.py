@@ -3,11 +3,9 @@
 bench.sweeps.plan prices it by a store's history, bench.size for a machine.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from omegaconf import OmegaConf
 
 from bench.sweeps.cells import Cell
 from bench.sweeps.rehearsal import Record, rehearse
@@ -36,8 +34,7 @@ def workload(cells: Sequence[Cell]) -> Workload:
     """
     record = Record()
     for cell in cells:
-        config: Any = OmegaConf.to_container(cell.cfg, resolve=True)
-        rehearse(config, cell.parts, record)
+        record.add(_rehearsed(cell))
     drawn = {key: prompts * samples for key, (prompts, samples) in record.draws.items()}
     judged = [harnessed for _, harnessed in record.judged.values() if harnessed]
     return Workload(
@@ -52,3 +49,11 @@ def workload(cells: Sequence[Cell]) -> Workload:
         harness_completions=sum(judged),
         unknown=tuple(record.unknown),
     )
+
+
+@functools.cache
+def _rehearsed(cell: Cell) -> Record:
+    """What one cell asks for; a plan asks for it alone and together with others."""
+    record = Record()
+    rehearse(cell.config, cell.parts, record)
+    return record

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
 
@@ -16,11 +16,10 @@ from bench.artifacts import Message, content_hash
 from bench.config.rules import or_null, text
 from bench.devices import resolve_dtype
 from bench.errors import BenchError
+from bench.models.classifiers import find
 from bench.models.hub import Asking
+from bench.models.reward_models import RewardModel, report
 from bench.tasks import Judge
-
-if TYPE_CHECKING:
-    from bench.models.reward_models import RewardModel
 
 Model = Annotated[str | None, or_null(text(r"[^\0\n]+", "a hub id or the path of a folder"))]
 ASKING = Asking("task.gold_model", "task.gold_revision", "give the path of a folder that is there")
@@ -42,8 +41,6 @@ class GoldModel(Judge):
     @property
     def judged_by(self) -> str:
         """The gold model by its content, its dtype and the threshold: another one gives other verdicts."""
-        from bench.models.classifiers import find
-
         by = f"{self.name} by {find(self._named(), self.revision, asking=ASKING).key} in {resolve_dtype(self.dtype)}"
         return by if self.threshold is None else f"{by}, above {self.threshold!r}"
 
@@ -81,8 +78,6 @@ class GoldModel(Judge):
 
     def _scores(self, cells: Sequence[tuple[Sequence[Message], str]]) -> np.ndarray:
         """[D] the scores of chats and completions; each distinct pair is scored once."""
-        from bench.models.reward_models import report
-
         keys = [content_hash(*cell) for cell in cells]
         known = _known(self._named(), self.revision, self.dtype)
         missing = {key: cell for key, cell in zip(keys, cells, strict=True) if key not in known}
@@ -115,10 +110,7 @@ def _known(model: str, revision: str, dtype: str) -> dict[str, float]:
 
 
 @lru_cache(maxsize=1)  # a pool is judged unit by unit
-def _scorer(model: str, revision: str, dtype: str) -> "RewardModel":
-    from bench.models.classifiers import find
-    from bench.models.reward_models import RewardModel
-
+def _scorer(model: str, revision: str, dtype: str) -> RewardModel:
     return RewardModel(
         find(model, revision, asking=ASKING), max_length=None, dtype=resolve_dtype(dtype), batch_tokens=None
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from bench.evaluation.heldout import Graded
 from bench.pools import side_by_side
 from bench.procedures.findings import Findings, Results
 from bench.procedures.parts import Parts
+from bench.reporting.exhibit import Figure
+from bench.reporting.groups import Group
 from bench.seeds import small_seed
 from bench.selection import top_per_prompt
 from bench.selection.prompt_filter import prompts_dropped
@@ -74,3 +76,17 @@ class EvenAnswers(WordProblems):
 def share_finished(graded: Graded) -> np.ndarray:
     """[M]: the share of samples that the policy ended itself."""
     return (graded.completions.finish_reason == "stop").mean(axis=1)
+
+
+def finished_samples(groups: Sequence[Group]) -> Figure | None:
+    """The share of samples that each tuned policy ended itself, where the runs measured it."""
+    shares = [run.metrics.get("tuned/share_finished") for group in groups for run in group.runs]
+    if not shares or None in shares:
+        return None
+
+    def draw(figure: Any) -> None:
+        figure.subplots().bar(range(len(shares)), shares)
+
+    runs = [run for group in groups for run in group.runs]
+    rows = [{"run": run.folder.name, "share": share} for run, share in zip(runs, shares, strict=True)]
+    return Figure("finished_samples", "Samples that the policy ended itself.", rows, runs, draw)

@@ -107,7 +107,7 @@ def _draw(canvas: Any, rows: plots.Rows, names: dict[str, str]) -> None:
             control = [{"x": row["x"], "y": row["y"]} for row in plots.where(points, arm="control")]
             if control:
                 plots.line(axes, control, "x", "y", look, marker="", linewidth=0.6, zorder=1)
-        axes.set_ylabel(measure)
+        axes.set_ylabel(measure.replace(" (", "\n("))
         axes.set_xticks(range(1 + max(row["round"] for row in rows)))
     for axes in canvas.axes[2:]:
         axes.set_xlabel("round")

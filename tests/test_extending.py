@@ -1,0 +1,105 @@
+"""Parts that live outside the suite go through everything that the suite's own parts do, with no other file edited."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from test_configs import CONF
+
+from bench.artifacts import Policy
+from bench.sweeps.cells import cells, is_done
+from bench.sweeps.workload import workload
+
+OWN = Path(__file__).with_name("own")
+PATHS = os.pathsep.join([str(OWN), str(CONF.parent)])
+SMALL = [
+    *("task.train_prompts=12", "task.test_prompts=6", "num_completions=4", "baseline_completions=4"),
+    *("evaluation.num_completions=2", "evaluation.lm_eval=false", "training.epochs=1", "generation.block_size=2"),
+]
+CHOSEN = [
+    f"hydra.searchpath=[file://{OWN}/conf]",
+    *("procedure=at_two_temperatures", "selection=longest_correct", "scoring=ends_in_digit", "task=even_answers"),
+    "+metric@evaluation.metrics.share_finished=share_finished",
+]
+
+
+def run(*command: str, cwd: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": PATHS, "WANDB_MODE": "offline"}
+    arguments = [sys.executable, "-m", *command]
+    ended = subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Policy) -> list[str]:
+    folder = tmp_path_factory.mktemp("own")
+    places = [f"store={folder}/store", f"outputs={folder}/outputs", "policy=folder", f"policy.path={tiny_policy.path}"]
+    return [*CHOSEN, *SMALL, *places]
+
+
+@pytest.fixture(scope="module")
+def folder(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that consists of such parts."""
+    working = tmp_path_factory.mktemp("working")
+    run("bench", *settings, cwd=working)
+    outputs = next(setting for setting in settings if setting.startswith("outputs="))
+    (found,) = Path(outputs.partition("=")[2]).glob("*/*/metrics.json")
+    return found.parent
+
+
+def test_the_records_hold_what_each_part_has_to_tell(folder: Path):
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert {"two_temperatures/reward_at_1", "two_temperatures/reward_at_2"} <= metrics.keys()
+    assert 0 <= metrics["tuned/share_finished_low"] <= metrics["tuned/share_finished"] <= 1
+    rows = pq.read_table(folder / "per_prompt.parquet").to_pylist()
+    assert sum(row["metric"] == "share_finished" and row["policy"] == "base" for row in rows) == 6
+    kept = pq.read_table(folder / "selection_tuned.parquet").to_pylist()
+    assert {row["reward"] for row in kept} == {1.0}
+    even = [row for row in pq.read_table(folder / "samples.parquet").to_pylist() if row["correct"]]
+    assert all(int(row["answer"]) % 2 == 0 for row in even)
+
+
+def test_its_code_is_part_of_what_the_run_is(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    code = json.loads((folder / "code.json").read_text())
+    assert str(OWN / "own_parts.py") in code
+    assert "bench.generation.pool" in code
+    assert not {"bench.rounds", "bench.selection.agreement"} & code.keys()
+    assert is_done(folder)
+    (folder / "code.json").write_text(json.dumps(code | {str(OWN / "own_parts.py"): "of another day"}))
+    assert not is_done(folder)
+    (folder / "code.json").write_text(json.dumps(code))
+
+
+def test_the_run_is_tracked(folder: Path, tmp_path: Path):
+    (logged,) = folder.rglob("*.wandb")
+    assert b"two_temperatures" in logged.read_bytes()
+
+
+def test_a_sweep_is_rehearsed_and_sized(settings: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.syspath_prepend(str(OWN))
+    found = cells([*settings, "seed=0,1"], str(CONF))
+    assert found is not None
+    rehearsed = workload(found)
+    assert rehearsed.pools == 4  # one per seed and temperature
+    assert rehearsed.sampled == 2 * 12 * 4
+    assert "fine-tuning" in run("bench.size", *settings, "size.gpu=h100", cwd=tmp_path)
+
+
+def test_the_report_shows_the_figure(folder: Path, tmp_path: Path):
+    run("bench.report", str(folder), f"folder={tmp_path}/report", f"config_dir={OWN}/conf", cwd=tmp_path)
+    (table,) = (tmp_path / "report").rglob("finished_samples.csv")
+    assert folder.name in table.read_text()
+
+
+def test_the_how_to_shows_these_files():
+    """bench/README.md quotes the selection as it stands in tests/own."""
+    readme = (CONF.parent / "bench" / "README.md").read_text()
+    text = (OWN / "conf" / "selection" / "longest_correct.yaml").read_text()
+    assert all(f"    {line}" in readme for line in text.splitlines())
+    assert yaml.safe_load(text)["_target_"] in readme
