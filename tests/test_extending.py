@@ -69,7 +69,7 @@ def test_its_code_is_part_of_what_the_run_is(folder: Path, monkeypatch: pytest.M
     code = json.loads((folder / "code.json").read_text())
     assert str(OWN / "own_parts.py") in code
     assert "bench.generation.pool" in code
-    assert not {"bench.rounds", "bench.selection.agreement"} & code.keys()
+    assert not {"bench.rounds", "bench.selection.similarity"} & code.keys()
     assert is_done(folder)
     (folder / "code.json").write_text(json.dumps(code | {str(OWN / "own_parts.py"): "of another day"}))
     assert not is_done(folder)
