@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 import requests
 import torch
-from drawing import asking, generate, ids, modified_logprobs, same
-from test_generation import chi_square_z
+from drawing import asking, chi_square_z, generate, ids, modified_logprobs, same
 
 from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError

@@ -152,7 +152,7 @@ class _Client:
 
     def warn(self, problem: str) -> None:
         """Say why requests are tried again, once per client: enough to explain a silence."""
-        if self._warned.acquire(blocking=False):
+        if not self.stopped.is_set() and self._warned.acquire(blocking=False):
             say(f"{self.url} {problem}; each request is tried up to {self.retries + 1} times")
 
     def close(self) -> None:
