@@ -10,7 +10,7 @@ import fixtures_tasks as made
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from test_configs import composed
+from sharing import composed
 from test_other_tasks import preferences
 
 from bench.errors import BenchError

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from drawing import generate
-from test_configs import composed
+from sharing import composed
 
 from bench.artifacts import Completions, Policy, Prompts, Selection
 from bench.config import checks

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from test_configs import CONF, composed
+from sharing import CONF, composed
 
 from bench.artifacts import Policy
 from bench.config import checks
