@@ -474,7 +474,7 @@ def test_the_run_says_whose_samples_were_selected_and_the_figure_shows_it(finish
     shares_ = [run.metrics[f"generators/{name}/selected_share"] for name in NAMES]
     said = ", ".join(f"{share:.0%} come from {name}" for share, name in zip(shares_, NAMES, strict=True))
     assert f"Of the selected completions, {said}." in finished.out
-    assert "The generators' own sampled accuracy: student ." in finished.out
+    assert "The generators' own sampled accuracy: student 0." in finished.out
     figure = generators_figure(grouped([run]))
     assert figure is not None
     assert [row["kl"] is None for row in figure.rows] == [False, False, True]
@@ -579,7 +579,7 @@ def test_the_sentences_say_whether_the_union_beats_the_students_own(reported):
     assert "would be found" in alone
     assert "Training on the union of student, larger is better than training on" in union
     assert union.endswith("(60 test prompts, 3 seeds).")
-    assert own.startswith("The generators' own sampled accuracy: student .")
+    assert own.startswith("The generators' own sampled accuracy: student 0.")
     assert sentences(grouped(reported[:3])) == [own.split(", larger")[0] + "."]
 
 

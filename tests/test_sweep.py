@@ -91,11 +91,12 @@ def test_a_bad_cell_stops_a_sweep_before_its_first(tmp_path: Path):
 
 def test_the_work_of_cells_together_by_hand(tmp_path: Path):
     found = workload(listed(tmp_path, "temperature=0.7,1.0"))
-    # 2 temperatures; 12 prompts x 4 samples for training and 6 x 4 for Best-of-N each; 2 N x 2 methods x 2 arms
-    # fine-tunings a temperature; the base and each of those greedily on 6 prompts, and each of those at 2 samples, for
-    # which a block of 4 is drawn: the base's are among its Best-of-N at temperature 1
-    assert (found.pools, found.trainings, found.evaluations) == (2, 16, 17)
-    assert found.completions == 2 * 12 * 4 + 2 * 6 * 4 + 17 * 6 + 16 * 6 * 4
+    # 2 temperatures; 12 prompts x 4 samples for training and 6 x 4 for Best-of-N each; per temperature and N, three
+    # fine-tunings: on each of 2 methods, and on the random control that they share; the base and each of those
+    # greedily on 6 prompts, and each of those at 2 samples, for which a block of 4 is drawn: the base's are among its
+    # Best-of-N at temperature 1
+    assert (found.pools, found.trainings, found.evaluations) == (2, 12, 13)
+    assert found.completions == 2 * 12 * 4 + 2 * 6 * 4 + 13 * 6 + 12 * 6 * 4
 
 
 def test_a_sweep_says_its_price_runs_every_cell_and_sums_up(finished):
