@@ -529,20 +529,20 @@ def made(outputs: Path, seed: int, skill: float, samples: float, *, n: int = 4, 
     )
 
 
-@pytest.fixture
-def gates(tmp_path):
+@pytest.fixture(scope="module")
+def gates(tmp_path_factory):
     """Three seeds; the gate final_nll is far better than random at its cost, and initial_nll is random itself."""
-    runs = []
+    outputs, runs = tmp_path_factory.mktemp("gates"), []
     for seed in (0, 1, 2):
         runs += [
-            made(tmp_path, seed, 0.6, 4.0, easy_share=0.0),
-            made(tmp_path, seed, 0.3, 0.0, easy_share=1.0, sample_from="base"),
-            made(tmp_path, seed, 0.4, 2.0),
-            made(tmp_path, seed, 0.8, 1.0, easy_by="final_nll"),
-            made(tmp_path, seed, 0.4, 2.0, easy_by="initial_nll"),
-            made(tmp_path, seed, 0.2, 2.0, easy_by="final_nll", inverted=True),
-            made(tmp_path, seed, 0.35, 0.0, easy_by="final_nll", hard="drop"),
-            made(tmp_path, seed, 0.9, 4.5, easy_by="probe_solves"),
+            made(outputs, seed, 0.6, 4.0, easy_share=0.0),
+            made(outputs, seed, 0.3, 0.0, easy_share=1.0, sample_from="base"),
+            made(outputs, seed, 0.4, 2.0),
+            made(outputs, seed, 0.8, 1.0, easy_by="final_nll"),
+            made(outputs, seed, 0.4, 2.0, easy_by="initial_nll"),
+            made(outputs, seed, 0.2, 2.0, easy_by="final_nll", inverted=True),
+            made(outputs, seed, 0.35, 0.0, easy_by="final_nll", hard="drop"),
+            made(outputs, seed, 0.9, 4.5, easy_by="probe_solves"),
         ]
     return grouped(runs)
 
