@@ -308,7 +308,7 @@ def test_paper_scale_sweeps_are_planned_without_the_hub(monkeypatch):
     found = cells(["sweep=paper_kl_frontier", "seed=0", "temperature=1.0", "selection=softmax"], str(CONF))
     assert found is not None
     assert [cell.cfg.num_completions for cell in found] == [4, 16, 64]
-    work = workload.work(found)
+    work = workload.workload(found)
     assert (work.pools, work.trainings) == (1, 6)
     assert work.completions > 64 * 4_000
     assert all(cell.cfg.name == "paper_kl_frontier" for cell in found)
@@ -319,7 +319,7 @@ def test_an_unknown_number_of_prompts_is_said_not_counted(monkeypatch):
 
     monkeypatch.setattr("bench.tasks.rows.from_hub", lambda *_, **__: pytest.fail("asked the hub"))
     found = Cell("", composed("experiment=gsm8k_qwen", "task.train_prompts=null"), ())
-    assert workload.work([found]).unknown == ("task.train_prompts",)
+    assert workload.workload([found]).unknown == ("task.train_prompts",)
     text = plan.summary([found])
     assert "unknown number of prompts until the data is there: task.train_prompts=null" in text
     assert "  completions                unknown       unknown" in text
