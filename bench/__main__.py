@@ -14,8 +14,7 @@ import hydra
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from bench.config import plugins
-from bench.config.compose import CONF, explain_composition, explained
+from bench.config.compose import CONF, explain_composition, explained, install_plugins
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def main() -> None:
     sys.argv = [argument for argument in sys.argv if argument not in ("plan=true", "plan=false")]
     arguments = _parse(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hands exceptions to us instead of printing a page of them
-    plugins.install()
+    install_plugins()
     with explained(arguments.overrides):
         several = arguments.multirun or any(override.startswith("sweep=") for override in arguments.overrides)
         if arguments.cfg is None and (several or plan_only):

@@ -19,11 +19,21 @@ from bench.config.rules import TRUE_OR_FALSE, Count, checked, number, one_of, or
 from bench.errors import BenchError
 from bench.models.sampler import GREEDY
 from bench.pools import scattered, side_by_side
-from bench.procedures.difficulty import NEEDS_PROBE, READS, EasyBy, easiest, easiness, refuse_unfit_parts, samples_paid
+from bench.procedures.difficulty import (
+    NEEDS_PROBE,
+    READS,
+    EasyBy,
+    Probe,
+    by_fold,
+    easiest,
+    easiness,
+    probed,
+    refuse_unfit_parts,
+    samples_paid,
+)
 from bench.procedures.findings import Results
 from bench.procedures.hybrid_findings import Drawn, Gate, Hybrid
 from bench.procedures.parts import Parts
-from bench.procedures.probe import Probe, by_fold, probed
 from bench.seeds import generator
 from bench.selection.cells import CORRECT, correct, in_order
 from bench.selection.prompt_filter import prompts_dropped

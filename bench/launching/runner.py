@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from bench.config import checks, cross_checks
+from bench.config import checks
 from bench.config.keys import run_folder
 from bench.errors import BenchError, is_disk_full, is_out_of_gpu_memory
 from bench.progress import say
@@ -45,7 +45,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     """
     start = time.perf_counter()
     checks.check(cfg)
-    cross_checks.check_installed(cfg)
+    checks.check_installed(cfg)
     if OmegaConf.select(cfg, "training.lora.four_bit"):
         check_four_bit()
     parts = checks.build_parts(cfg)

@@ -7,8 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection, content_hash
-from bench.evaluation.along_training import AlongTraining
-from bench.evaluation.heldout import Graded, Outcomes
+from bench.evaluation.heldout import AlongTraining, Graded, Outcomes
 from bench.store import Use, unique
 from bench.tasks import Task
 

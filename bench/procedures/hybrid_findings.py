@@ -9,8 +9,8 @@ import numpy as np
 from bench.artifacts import Completions, Policy
 from bench.estimators.compute import forward_flops
 from bench.models import loading
+from bench.procedures.difficulty import Probe
 from bench.procedures.findings import ArtifactGraph, Columns, Findings, Results, TrainingCost, mean_lengths, total
-from bench.procedures.probe import Probe
 from bench.store import Use, unique
 from bench.tasks import Task
 

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
-from bench.evaluation.along_training import AlongTraining
-from bench.evaluation.heldout import Graded, Outcomes, grade
+from bench.evaluation.heldout import AlongTraining, Graded, Outcomes, grade
 from bench.models.tokens import ids_differ, reencoded
 from bench.procedures.demonstrations import demonstrations, nll_per_token
 from bench.procedures.findings import Findings, Results

@@ -12,8 +12,7 @@ from bench.estimators.uncertainty import (
     paired_differences,
     ratio_of_means,
 )
-from bench.evaluation.along_training import VALIDATION
-from bench.evaluation.heldout import RAW_BASE, Outcomes, raw
+from bench.evaluation.heldout import RAW_BASE, VALIDATION, Outcomes, raw
 from bench.evaluation.measures import KL_FROM, SHARES, Measure
 from bench.seeds import generator
 

@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 from bench.config.keys import id_of_settings
 from bench.errors import BenchError
-from bench.evaluation.along_training import VALIDATION
+from bench.evaluation.heldout import VALIDATION
 from bench.records.fingerprint import FILE as CODE
 
 CONFIG, METRICS, LINEAGE, ARTIFACTS = "config.yaml", "metrics.json", "lineage.json", "chain.json"

@@ -14,9 +14,9 @@ from bench import store
 from bench.artifacts import Completions, Prompts, Selection
 from bench.config.rules import counts_per_prompt
 from bench.estimators.best_of_n import majority_method
-from bench.evaluation.along_training import along_counts
 from bench.evaluation.measures import (
     Measure,
+    along_counts,
     of_best_of_n,
     of_pessimism,
     of_policy,
