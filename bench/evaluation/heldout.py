@@ -43,7 +43,7 @@ RAW_BASE = "base at temperature 1, top-p 1"
 
 @dataclass(frozen=True)
 class Graded:
-    """Completions with the reward that the selection sees (proxy), the verdict that counts (gold), answers and paths."""
+    """Completions with the reward that the selection sees (proxy), the verdict (gold), answers and paths."""
 
     completions: Completions
     proxy: np.ndarray  # [M, N]
@@ -141,7 +141,7 @@ def evaluate(
     greedy = generation(prompts, policy, num_completions=1, seed=seed, **GREEDY.settings)
     sampled = generation(prompts, policy, num_completions=num_completions, seed=seed, **sampler.settings)
     measured = sampled.first(kl_completions)
-    samples = _divergence(policy, base, prompts, measured, sampler, kl_dtype)
+    from_base = _divergence(policy, base, prompts, measured, sampler, kl_dtype)
     from_others = {
         name: _divergence(policy, other, prompts, measured, sampler, kl_dtype) for name, other in others.items()
     }
@@ -149,12 +149,12 @@ def evaluate(
     return Outcomes(
         greedy=graded_greedy,
         sampled=graded,
-        kl=Divergence(samples.rao_blackwell.mean(axis=1), "rao_blackwell", RAW_BASE),
-        kl_k1=Divergence(samples.k1.mean(axis=1), "k1", RAW_BASE),
+        kl=Divergence(from_base.rao_blackwell.mean(axis=1), "rao_blackwell", RAW_BASE),
+        kl_k1=Divergence(from_base.k1.mean(axis=1), "k1", RAW_BASE),
         kl_per_token=float("nan")
-        if np.isnan(samples.k1).all()
-        else kl_per_token(samples.rao_blackwell, measured.length),
-        log_ratio=samples.k1,
+        if np.isnan(from_base.k1).all()
+        else kl_per_token(from_base.rao_blackwell, measured.length),
+        log_ratio=from_base.k1,
         harness=harness(policy, prompts, task) if lm_eval else None,
         transfer={name: transferred(policy, name, other) for name, other in transfer.items()},
         kl_from={

@@ -31,7 +31,7 @@ SOFTNESS = (0.25, 0.5, 1.0, 2.0)  # temperatures of soft Best-of-N, in units of 
 class Measure(NamedTuple):
     """The name of a measured quantity.
 
-    policy: base, tuned, control, round_1, ...; "sampler" is the base with the run's sampler, on its whole held-out pool.
+    policy: base, tuned, control, round_1, ...; "sampler" is the base with the run's sampler, on its held-out pool.
     method: greedy, pass, majority, weighted_majority, distinct, best_of_n, median_of_n, soft_best_of_n@T,
     pessimism_of_n@beta, policy, validation. metric: accuracy, correct_paths, proxy, win_rate, kl, kl_k1, kl_bound,
     kl_sensitivity, length, truncated; entropy of the sampler in nats per sequence; kl_from_NAME, from a policy other

@@ -1,4 +1,4 @@
-"""The learnability gate: the probe, which demonstrations are easy by it, and the samples that the other prompts cost."""
+"""The learnability gate: the probe, which demonstrations are easy, and the samples that other prompts cost."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ NEEDS_PROBE = ("final_nll", "nll_drop", "probe_solves")
 
 @dataclass(frozen=True)
 class Probe:
-    """The base after some epochs on the demonstrations. With folds, a demonstration is judged by a policy without it."""
+    """The base after some epochs on the demonstrations. With folds, no policy judges what it was trained on."""
 
     fold: np.ndarray  # [M] the index of the policy that judges each prompt, and samples it where the probe samples
     policies: tuple[Policy, ...]  # one per fold, after the last epoch

@@ -11,7 +11,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Machine:
-    """One GPU or CPU. The last numbers are the shares of `flops` (in decoding, of `bandwidth` too) that a stage reaches."""
+    """One GPU or CPU, with the share of `flops` (in decoding, of `bandwidth` too) that each kind of work reaches."""
 
     name: str
     memory: float  # bytes

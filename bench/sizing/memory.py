@@ -41,7 +41,7 @@ def saved_numbers(shape: Shape) -> tuple[int, int]:
 
 
 def activations(shape: Shape, tokens: int, *, bfloat16: bool, checkpointing: bool) -> float:
-    """Bytes kept between forward and backward pass. With checkpointing a layer keeps its input; one at a time has all."""
+    """Bytes kept for the backward pass. With checkpointing a layer keeps its input, and one at a time has all."""
     exact, rest = saved_numbers(shape)
     layer = 4 * exact + (2 if bfloat16 else 4) * rest
     kept = shape.layers * 4 * shape.hidden + layer if checkpointing else shape.layers * layer

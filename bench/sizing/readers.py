@@ -119,7 +119,7 @@ class Requests:
 def requests(evaluation: Mapping[str, Any], prompt: float, completion: float) -> tuple[list[Requests], list[str]]:
     """The requests of each of lm-eval's tasks to one policy, and notes on what was assumed or left out.
 
-    prompt, completion: mean tokens of the suite's own task; an unknown lm-eval task with a limit is assumed to be alike.
+    prompt, completion: mean tokens of the suite's own task; assumed for an unknown lm-eval task with a limit.
     """
     limit, shots, seeds = evaluation["harness_limit"], evaluation["harness_fewshot"], len(evaluation["harness_seeds"])
     known, notes = [], []

@@ -64,7 +64,7 @@ class Shape:
         return 2 * self.layers * self.kv_width * width * tokens
 
     def lora_parameters(self, r: int, targets: Any) -> int:
-        """Weights of an adapter: r (in + out) per adapted matrix. targets: "all-linear" or names of a Llama's modules."""
+        """Weights of an adapter: r (in + out) per matrix. targets: "all-linear" or names of a Llama's modules."""
         sizes = {
             "q_proj": (self.hidden, self.query_width),
             "k_proj": (self.hidden, self.kv_width),

@@ -162,7 +162,7 @@ class _Sizes:
     def decode(
         self, completions: float, rows: int, *, shared: int, prompt: float, completion: float
     ) -> tuple[float, float, float]:
-        """(tokens written, FLOPs, seconds), the reading of prompts included. shared: completions per reading of a prompt."""
+        """(tokens written, FLOPs, seconds), prompts included. shared: completions per reading of a prompt."""
         tokens, parameters = completions * completion, self.shape.parameters
         read, prefill = self._read(completions / shared * prompt, parameters, self.machine.reading)
         moved = parameters * self.width + self.shape.kv_bytes(round(rows * (prompt + completion / 2)), self.width)
@@ -173,7 +173,7 @@ class _Sizes:
         return tokens, read + 2 * parameters * tokens, prefill + tokens / rows * step
 
     def _written(self, completions: float, rows: int, *, shared: int) -> tuple[float, float, float]:
-        return self.decode(completions, rows, shared=of_one, prompt=self.prompt, completion=self.completion)
+        return self.decode(completions, rows, shared=shared, prompt=self.prompt, completion=self.completion)
 
     def drawing(self, completions: float) -> list[Stage]:
         rows, samples = self._rows(), self.cfg["num_completions"]
