@@ -1,4 +1,4 @@
-"""What names a configuration: the id and the folder of its run, and keys of some of its settings."""
+"""Keys of a configuration: the id and the folder of its run, and keys of some of its settings."""
 
 import json
 from pathlib import Path
@@ -8,21 +8,21 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench.artifacts import content_hash
 
-PLACES = ("store", "outputs", "tracking")  # where a run's files lie: not part of what it is
+PLACES = ("store", "outputs", "tracking")  # where a run's files lie: they do not change the run id
 
 
 def run_id(cfg: DictConfig) -> str:
-    """A short hash of the resolved configuration, places left out: same configuration, same run."""
+    """A short hash of the resolved configuration without PLACES: equal configurations have equal ids."""
     return id_of_settings(OmegaConf.to_container(cfg, resolve=True))
 
 
 def id_of_settings(settings: Any) -> str:
-    """The run id of a configuration that is resolved already, as a plain dict."""
+    """The run id of a resolved configuration, given as a plain dict."""
     return content_hash({name: value for name, value in settings.items() if name not in PLACES})[:10]
 
 
 def run_folder(cfg: DictConfig) -> Path:
-    """outputs/<name>/<run id>"""
+    """The folder outputs/<name>/<run id>."""
     return Path(cfg.outputs, cfg.name, run_id(cfg)).absolute()
 
 
