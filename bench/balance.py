@@ -4,15 +4,15 @@ Source: B-STaR (Zeng et al. 2024, arXiv 2412.17256), as in its published code.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
 from bench.artifacts import Policy, Selection
-from bench.config.rules import Count, Rule, number, or_null
+from bench.config.rules import Count, Rule, list_of, number, or_null
 from bench.errors import BenchError
 from bench.procedures.parts import Parts
 from bench.seeds import generator
@@ -20,12 +20,7 @@ from bench.seeds import generator
 
 def several(rule: Rule) -> Rule:
     """A list of one or more different values, each allowed by `rule`."""
-
-    def allows(value: Any) -> bool:
-        values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
-        return bool(values) and len(set(values)) == len(values) and all(map(rule.allows, values))
-
-    return Rule(allows, f"a list of one or more, each different and {rule.description}")
+    return list_of(rule, f"a list of one or more, each different and {rule.description}", empty=False, distinct=True)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ python -m bench procedure=generators +policy@procedure.generators.mine.policy=fo
     'procedure.drawn_by=[student,mine]'                                              your own generator
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Rewards, Selection
-from bench.config.rules import ABOVE_ZERO, PLAIN_NAME, Rule, checked
+from bench.config.rules import ABOVE_ZERO, PLAIN_NAME, Rule, checked, list_of, text
 from bench.errors import BenchError
 from bench.estimators.best_of_n import pass_at_k
 from bench.estimators.compute import best_of_n_query_flops
@@ -41,7 +40,7 @@ def _each_generator(value: Any) -> Iterator[tuple[str, Any, Rule]]:
 
 GENERATOR = Rule(
     lambda entry: isinstance(entry, Mapping) and set(entry) == {"policy", "weight"},
-    "a policy and a weight, and nothing else",
+    "a policy and a weight, no more",
 )
 GENERATORS = Rule(
     lambda value: (
@@ -50,14 +49,8 @@ GENERATORS = Rule(
     "one or more generators by name, at most one of which has policy=null and is the student",
     _each_generator,
 )
-NAMES = Rule(
-    lambda value: (
-        isinstance(value, Sequence)
-        and not isinstance(value, str)
-        and 0 < len(value) == len(set(value))
-        and all(isinstance(name, str) and re.fullmatch(r"\S+", name) for name in value)
-    ),
-    "a list of one or more generators' names, each once",
+NAMES = list_of(
+    text(r"\S+", "a name"), "a list of one or more generators' names, each once", empty=False, distinct=True
 )
 
 

@@ -89,7 +89,7 @@ def with_demonstrations(
     train, base = parts.train, parts.base
     if hard == "drop" and round(easy_share * len(train)) == 0:
         only = f"procedure.easy_share={easy_share} is not allowed with procedure.hard=drop"
-        raise BenchError(f"{only}: none of the {len(train)} prompts would be left.")
+        raise BenchError(f"{only}: of {len(train)} prompts none would be left.")
     score = parts.scorer
     written = parts.demonstrations(foreign=foreign, noise=noise)  # [M, 1]
 

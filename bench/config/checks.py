@@ -3,13 +3,14 @@
 import importlib.util
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from bench.config.keys import configured
 from bench.config.rules import (
     FOLDER,
     PLAIN_NAME,
@@ -79,8 +80,8 @@ def check(cfg: DictConfig) -> None:
     for part in PARTS:
         _check_node(part, cfg[part])
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    for function in _functions({part: cfg[part] for part in PARTS}):
-        if (check_settings := getattr(function, "check_settings", None)) is not None:
+    for node in configured({part: cfg[part] for part in PARTS}):
+        if (check_settings := getattr(_target("", node), "check_settings", None)) is not None:
             check_settings(config)
     for refuse in COMBINATIONS:
         refuse(cfg)
@@ -106,18 +107,6 @@ def _check_node(key: str, node: Any) -> None:
                 _refuse(f"{key}.{name}", node[name], rule)
     for name in names:
         _check_node(f"{key}.{name}", node[name])
-
-
-def _functions(node: Any) -> Iterator[Any]:
-    """The function of each configured part, and of the parts inside it."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield _target("", node)
-        for name in node:
-            yield from _functions(node[name])
-    elif isinstance(node, ListConfig):
-        for part in node:
-            yield from _functions(part)
 
 
 def _target(key: str, node: Any) -> Any:

@@ -1,10 +1,11 @@
 """Keys of a configuration: the id and the folder of its run, and keys of some of its settings."""
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from bench.artifacts import content_hash
 
@@ -29,3 +30,15 @@ def run_folder(cfg: DictConfig) -> Path:
 def settings_key(cfg: Any, *names: str) -> str:
     """Equal for two resolved configurations whose settings of these names are equal."""
     return json.dumps([cfg[name] for name in names], sort_keys=True)
+
+
+def configured(node: Any) -> Iterator[Mapping[str, Any]]:
+    """Every part in a configuration, and the parts inside it: the nodes with a _target_."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield node
+        for name in node:
+            yield from configured(node[name])
+    elif isinstance(node, list | ListConfig):
+        for part in node:
+            yield from configured(part)

@@ -51,23 +51,20 @@ def one_of(*choices: str) -> Rule:
     return Rule(lambda value: isinstance(value, str) and value in choices, words)
 
 
+def list_of(rule: Rule, description: str | None = None, *, empty: bool = True, distinct: bool = False) -> Rule:
+    """A list of values that the rule allows. empty: whether it may be empty; distinct: whether they must differ."""
+
+    def allows(value: Any) -> bool:
+        if not isinstance(value, Sequence) or isinstance(value, str) or not (value or empty):
+            return False
+        return all(map(rule.allows, value)) and not (distinct and len(set(value)) < len(value))
+
+    return Rule(allows, description or f"a list of which each entry is {rule.description}")
+
+
 def some_of(*choices: str) -> Rule:
-    """A list of one or more, each once."""
-
-    def allows(value: Any) -> bool:
-        names = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
-        return bool(names) and len(set(names)) == len(names) and set(names) <= set(choices)
-
-    return Rule(allows, f"a list of some of {', '.join(choices)}, each once")
-
-
-def list_of(rule: Rule) -> Rule:
-    """A list, possibly empty, of values that the rule allows."""
-
-    def allows(value: Any) -> bool:
-        return isinstance(value, Sequence) and not isinstance(value, str) and all(map(rule.allows, value))
-
-    return Rule(allows, f"a list of which each entry is {rule.description}")
+    """A list of one or more of the choices, each once."""
+    return list_of(one_of(*choices), f"a list of some of {', '.join(choices)}, each once", empty=False, distinct=True)
 
 
 def text(pattern: str, description: str) -> Rule:

@@ -8,7 +8,19 @@ from typing import Annotated
 import numpy as np
 
 from bench.artifacts import Completions, Divergence, Policy, Prompts, Rewards
-from bench.config.rules import ABOVE_ZERO, FOLDER, TRUE_OR_FALSE, Count, Rule, TopK, TopP, one_of, or_null, whole
+from bench.config.rules import (
+    ABOVE_ZERO,
+    FOLDER,
+    TRUE_OR_FALSE,
+    Count,
+    TopK,
+    TopP,
+    list_of,
+    one_of,
+    or_null,
+    text,
+    whole,
+)
 from bench.errors import BenchError
 from bench.estimators.kl import kl_per_token
 from bench.evaluation.harness import HarnessResult, harness, transferred
@@ -20,24 +32,8 @@ from bench.models.tokens import distributions_differ
 from bench.scoring.verifier import gold_rewards, verify
 from bench.tasks import Task
 
-NAMES = Rule(
-    lambda value: (
-        not isinstance(value, str)
-        and isinstance(value, Sequence)
-        and all(isinstance(name, str) and name for name in value)
-        and len(set(value)) == len(value)
-    ),
-    "a list of tasks' names, each once",
-)
-SEEDS = Rule(
-    lambda value: (
-        isinstance(value, Sequence)
-        and len(value) > 0
-        and all(whole(0).allows(seed) for seed in value)
-        and len(set(value)) == len(value)
-    ),
-    "a list of one or more whole numbers of at least 0, each once",
-)
+NAMES = list_of(text(r"(?s).+", "a name"), "a list of tasks' names, each once", distinct=True)
+SEEDS = list_of(whole(0), "a list of one or more whole numbers of at least 0, each once", empty=False, distinct=True)
 RAW_BASE = "base at temperature 1, top-p 1"
 
 

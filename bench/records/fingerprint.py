@@ -10,13 +10,14 @@ import json
 import re
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object
 
 from bench.artifacts import content_hash
+from bench.config.keys import configured
 
 FILE = "code.json"
 PACKAGE = "bench"
@@ -37,7 +38,7 @@ def code_of(config: Mapping[str, Any]) -> dict[str, str]:
     Modules of the suite are keyed by name, others by file. Modules in site-packages are left out.
     """
     parts = {name: part for name, part in config.items() if name not in NO_NUMBERS}
-    todo, used = [WRITER, *(get_object(target).__module__ for target in _targets(parts))], set()
+    todo, used = [WRITER, *(get_object(part["_target_"]).__module__ for part in configured(parts))], set()
     while todo:
         name = todo.pop()
         if name not in used and (source := _source(name)) is not None:
@@ -68,17 +69,6 @@ def is_current(folder: Path) -> bool:
         raise ValueError("it should name modules and their hashes")
     files = {name: _path(name) if name.startswith(f"{PACKAGE}.") else Path(name) for name in code}
     return all(file is not None and file.is_file() and _hash(file) == code[name] for name, file in files.items())
-
-
-def _targets(node: Any) -> Iterator[str]:
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield node["_target_"]
-        for value in node.values():
-            yield from _targets(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _targets(value)
 
 
 @functools.cache
