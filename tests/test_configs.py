@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from bench.config import checks
 from bench.config.keys import run_id
 from bench.errors import BenchError
+from bench.training.lora import check_four_bit
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 LED_BY_WANDB = set(CONF.glob("sweep/wandb_*.yaml"))  # tests/test_wandb_sweeps.py composes their runs
@@ -16,7 +17,7 @@ CHOICES = sorted((path.parent.name, path.stem) for path in {*CONF.glob("*/*.yaml
 BESIDE = {
     ("generation", "openai"): ["policy=folder"],  # a server's policy lies somewhere, which policy.path says
     ("procedure", "adaptive"): ["control=none"],
-    ("procedure", "hybrid"): ["control=none"],  # the random twin of a gate is a run of its own
+    ("procedure", "hybrid"): ["control=none"],  # the random control of a gate is another run
     ("scoring", "unit_tests"): ["task=list_programs"],  # programs are what it runs
 }
 
@@ -84,7 +85,7 @@ def test_a_package_that_is_asked_for_late_is_missed_early_and_by_no_plan(monkeyp
     with pytest.raises(BenchError, match=r"evaluation\.harness_engine=vllm needs the package vllm.*EXTRAS=vllm"):
         checks.check_installed(engine)
     with pytest.raises(BenchError, match=r"training\.lora\.four_bit=true needs bitsandbytes"):
-        checks.check_installed(four_bit)
+        check_four_bit()
 
 
 @pytest.mark.parametrize(
