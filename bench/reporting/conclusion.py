@@ -6,8 +6,7 @@ from bench.records.read import Run, read_run
 from bench.reporting.console import ranking_table, runs_table
 from bench.reporting.ranking import rank
 from bench.sweeps.cells import Cell, state
-from bench.sweeps.plan import described, tally
-from bench.sweeps.sharing import outside_stages, savings
+from bench.sweeps.plan import described, outside_stages, savings, tally
 
 
 def conclusion(cells: Sequence[Cell]) -> str:
