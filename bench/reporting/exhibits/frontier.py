@@ -7,7 +7,7 @@ from bench.records.read import Estimate
 from bench.reporting import arrange, plots, style, tables
 from bench.reporting.exhibit import Figure, shows
 from bench.reporting.groups import Group
-from bench.reporting.labels import Label, place_labels
+from bench.reporting.labels import Label
 
 FEW = 3  # groups: more of them are drawn as points alone, over the whole width
 CROWD = 4  # samplers: more of them, where they differ in two settings or more, get a panel for each value of one
@@ -34,15 +34,14 @@ def _frontier(groups: Sequence[Group], metric: str) -> Figure | None:
     parts.append("; soft Best-of-n at its temperatures" * ("soft_best_of_n" in methods))
     parts.append("; Best-of-n drawn from the fine-tuned policy" * ("tuned_best_of_n" in methods))
     panels, wide = len(plots.values_of(rows, "panel")), len(groups) > FEW
-    tall = 0.3 + 0.75 * -(-panels // plots.columns_of(panels)) if panels > 1 else 1.1
+    tall = 0.3 + 0.75 * plots.rows_of(panels) if panels > 1 else 1.1
     return plots.figure(
         "frontier" if metric == "accuracy" else "frontier_reward",
         f"{''.join(parts)}.",
         rows,
         groups,
         lambda canvas, rows: _draw(canvas, rows, metric),
-        width=style.FULL_WIDTH if wide else style.COLUMN_WIDTH,
-        height=style.COLUMN_WIDTH * (tall if wide else 0.95),
+        (style.FULL_WIDTH if wide else style.COLUMN_WIDTH, style.COLUMN_WIDTH * (tall if wide else 0.95)),
     )
 
 
@@ -112,9 +111,9 @@ def _soft(place: dict[str, str], group: Group, metric: str) -> plots.Rows:
     return rows
 
 
-def _draw(canvas: Any, rows: plots.Rows, metric: str) -> None:
+def _draw(canvas: Any, rows: plots.Rows, metric: str) -> plots.Labels:
     names, series = plots.values_of(rows, "panel"), plots.values_of(plots.where(rows, method="best_of_n"), "series")
-    several = dict(zip(series, style.sequence(len(series)), strict=True)) if len(series) > 1 else {}
+    several = style.sequence(series) if len(series) > 1 else {}
     panels = plots.grid_of(canvas, len(names), sharex=True, sharey=True)
     labels = [_panel(axes, plots.where(rows, panel=name), several) for axes, name in zip(panels, names, strict=True)]
     for axes, name in zip(panels, names, strict=True):
@@ -127,9 +126,7 @@ def _draw(canvas: Any, rows: plots.Rows, metric: str) -> None:
         axes.set_xlabel("KL from the base (nats per sequence)")
     for axes in panels[::wide]:
         axes.set_ylabel("accuracy on held-out prompts" if metric == "accuracy" else "mean reward on held-out prompts")
-    plots.legend_above(canvas, panels)
-    for axes, wanted in zip(panels, labels, strict=True):
-        place_labels(axes, wanted)
+    return list(zip(panels, labels, strict=True))
 
 
 def _panel(axes: Any, rows: plots.Rows, several: dict[str, style.Look]) -> list[Label]:
