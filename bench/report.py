@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from bench.errors import BenchError
 from bench.records.read import Run, is_finished, read_run
+from bench.reporting.files import MANIFEST
 from bench.reporting.groups import in_order
-from bench.reporting.manifest import MANIFEST
 from bench.reporting.sources import Source, from_folders, from_sweep, from_wandb
 
 if TYPE_CHECKING:

@@ -17,8 +17,18 @@ from bench.records.read import CONFIG, METRICS, SAMPLES, Run, is_finished, read_
 from bench.reporting.exhibit import Exhibit, Figure, Table, records_of
 from bench.reporting.exhibits import Part, figures, tables
 from bench.reporting.exhibits import sentences as verdicts
-from bench.reporting.files import captioned, stamp_of, write_figure, write_table
-from bench.reporting.manifest import FOLDERS, MANIFEST, PAGE, earlier_files, is_report_file, read_manifest
+from bench.reporting.files import (
+    FOLDERS,
+    MANIFEST,
+    PAGE,
+    captioned,
+    earlier_files,
+    is_report_file,
+    read_manifest,
+    stamp_of,
+    write_figure,
+    write_table,
+)
 from bench.reporting.methods import methods, references
 from bench.reporting.page import write_page
 from bench.store import write_durably

@@ -1,7 +1,7 @@
 """Group runs that differ only in their seed, and say what sets such groups apart."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,21 @@ class Group:
     def controlled(self) -> bool:
         return all(run.controlled for run in self.runs)
 
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The fine-tuned policies."""
+        return ("tuned", "control") if self.controlled else ("tuned",)
+
+    @property
+    def pool_size(self) -> int:
+        """Samples per held-out prompt; beyond n of a quarter of them, curves over n extrapolate."""
+        return min(run.metrics["best_of_n/pool_size"] for run in self.runs)
+
+    def key_of(self, points: Iterable[tuple[str, str, str, int]]) -> tuple[object, ...]:
+        """Equal for groups of the same seeds with the same values per prompt at these points."""
+        values = [np.ascontiguousarray(self.per_prompt(*point), dtype=float) for point in points]
+        return self.seeds, *(array.tobytes() for array in values)
+
     def series(self, policy: str, method: str, metric: str) -> dict[int, Estimate]:
         """n -> `mean`."""
         if len(self.runs) == 1:
@@ -80,6 +95,11 @@ def estimate(values: np.ndarray, *, shares: bool = False) -> Estimate:
         below, above = share_ends(numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], 0.95)
         low, high = float(below), float(above)
     return Estimate(interval.mean, low, high)
+
+
+def is_learned(run: Run) -> bool:
+    """Whether the run's scorer is not gold itself."""
+    return run.metrics.get("scorer/equals_gold", 1) != 1
 
 
 def recorded(run: Run, name: str) -> Estimate:

@@ -1,14 +1,13 @@
 """What a finished sweep cost: with what its cells shared, without, and how much of its time no stage accounts for."""
 
 import itertools
-import json
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from bench.config.keys import settings_key
-from bench.records.read import TIMES
+from bench.records.read import read_run, seconds
 from bench.sweeps.cells import Cell
 
 GIVEN = "pretrain"  # the base policy is there before any experiment; nobody would train it once a cell
@@ -58,10 +57,10 @@ def outside_stages(cells: Sequence[Cell]) -> str:
     """
     total = made = 0.0
     for cell in cells:
-        total += json.loads((cell.folder / TIMES).read_text())["seconds"]
+        total += seconds(cell.folder)
         made += sum(entry["seconds"] for entry in _lineage(cell) if not entry["reused"])
     return f"The cells took {total:,.0f} s, of which {max(0.0, 1 - made / total):.1%} outside of any stage."
 
 
 def _lineage(cell: Cell) -> list[dict[str, Any]]:
-    return json.loads((cell.folder / "lineage.json").read_text())
+    return read_run(cell.folder).lineage

@@ -29,7 +29,7 @@ def accuracy_by_n(groups: Sequence[Group]) -> Figure | None:
         rows += plots.curve_rows(curve, "n", "accuracy", of="best_of_n", name=name)
     for name, panel in trained if len(trained) <= plots.MOST else ():
         for group in panel:
-            for arm in ("tuned", "control") if group.controlled else ("tuned",):
+            for arm in group.arms:
                 point = {int(group.settings["num_completions"]): group.mean(arm, "pass", "accuracy", 1)}
                 rows += plots.curve_rows(point, "n", "accuracy", of=arm, name=name)
     panels = len({row["of"] == "best_of_n" for row in rows})
@@ -104,7 +104,7 @@ def _reward(canvas: Any, rows: plots.Rows) -> plots.Labels:
 def kl_by_n(groups: Sequence[Group]) -> Figure | None:
     """Best-of-n's KL from the raw base: measured, at its largest for unsolved prompts, and by the log n bound."""
     rows: plots.Rows = [
-        {"name": name, "of": metric, "n": n, "extrapolates": 4 * n > _pool_size(group), **tables.spread("kl", estimate)}
+        {"name": name, "of": metric, "n": n, "extrapolates": 4 * n > group.pool_size, **tables.spread("kl", estimate)}
         for name, group in arrange.samplers(groups)
         for metric in ("kl", "kl_sensitivity", "kl_bound")
         for n, estimate in group.series("base", "best_of_n", metric).items()
@@ -190,14 +190,8 @@ def best_of_n(groups: Sequence[Group]) -> Table | None:
 
 def _pool(group: Group) -> tuple[object, ...]:
     """Equal where one Best-of-n curve is the other's beginning: n = 1, 2 and 4 hold the whole pool's scores."""
-    points = [(metric, n) for metric in ("accuracy", "kl") for n in (1, 2, 4)]
-    held = group.series("base", "best_of_n", "accuracy")
-    values = [group.per_prompt("base", "best_of_n", metric, n) for metric, n in points if n in held]
-    return group.seeds, *(np.ascontiguousarray(value, dtype=float).tobytes() for value in values)
-
-
-def _pool_size(group: Group) -> int:
-    return min(run.metrics["best_of_n/pool_size"] for run in group.runs)
+    sizes = [n for n in group.series("base", "best_of_n", "accuracy") if n in (1, 2, 4)]
+    return group.key_of(("base", "best_of_n", metric, n) for metric in ("accuracy", "kl") for n in sizes)
 
 
 def _bound(point: _Point) -> Estimate | float:

@@ -153,21 +153,20 @@ class _Policy(NamedTuple):
 def coverage_table(groups: Sequence[Group]) -> Table | None:
     """pass@k of every policy at the powers of two, and its majority vote at the largest k."""
     sizes = sorted({k for group in groups for k in group.series("base", "pass", "accuracy")})
-    bases, names = arrange.distinct(groups, _values_of_base)
+
+    def base_of(group: Group) -> tuple[object, ...]:
+        return group.key_of(("base", "pass", "accuracy", n) for n in group.series("base", "pass", "accuracy"))
+
+    bases, names = arrange.distinct(groups, base_of)
     policies = [_Policy("base", group, names) for group in bases]
-    for group in groups:
-        policies += [_Policy(arm, group, list(group.settings)) for arm in ("tuned", "control")[: 1 + group.controlled]]
+    policies += [_Policy(arm, group, list(group.settings)) for group in groups for arm in group.arms]
     votes = sorted({votes for policy in policies if (votes := _votes(policy))})
 
     def setting(name: str) -> tables.Column:
-        return tables.Column(
-            f"config.{name}", name, lambda row: row.group.settings[name] if name in row.settings else ""
-        )
+        return tables.Column(f"config.{name}", name, lambda p: p.group.settings[name] if name in p.settings else "")
 
     def solved(k: int) -> tables.Column:
-        return tables.interval(
-            f"pass@{k}", f"pass@{k}", lambda row: row.group.series(row.arm, "pass", "accuracy").get(k)
-        )
+        return tables.interval(f"pass@{k}", f"pass@{k}", lambda p: p.group.series(p.arm, "pass", "accuracy").get(k))
 
     return tables.table(
         "coverage",
@@ -193,11 +192,6 @@ def _votes(policy: _Policy) -> int | None:
 def _majority(policy: _Policy) -> Estimate | None:
     votes = _votes(policy)
     return policy.group.series(policy.arm, "majority", "accuracy")[votes] if votes else None
-
-
-def _values_of_base(group: Group) -> tuple[object, ...]:
-    values = [group.per_prompt("base", "pass", "accuracy", n) for n in group.series("base", "pass", "accuracy")]
-    return group.seeds, *(np.ascontiguousarray(value, dtype=float).tobytes() for value in values)
 
 
 @shows("sentences", 0)

@@ -6,7 +6,7 @@ from typing import Any
 from bench.records.read import Estimate
 from bench.reporting import arrange, plots, style, tables
 from bench.reporting.exhibit import Figure, shows
-from bench.reporting.groups import Group
+from bench.reporting.groups import Group, is_learned
 from bench.reporting.labels import Label
 
 FEW = 3  # groups: more of them are drawn as points alone, over the whole width
@@ -20,7 +20,7 @@ Curve = Mapping[int, Estimate]
 @shows("of_one_run", 10)
 def frontiers(groups: Sequence[Group]) -> list[Figure | None]:
     """The frontier in accuracy and, where the scorer is not gold, the one in its reward."""
-    learned = any(run.metrics.get("scorer/equals_gold", 1) != 1 for run in tables.all_runs(groups))
+    learned = any(map(is_learned, tables.all_runs(groups)))
     return [_frontier(groups, metric) for metric in ("accuracy", *(["proxy"] if learned else []))]
 
 
@@ -56,15 +56,14 @@ def _rows(groups: Sequence[Group], metric: str) -> plots.Rows:
 
     rows: plots.Rows = []
     for _, group in drawn_from:
-        pool = min(run.metrics["best_of_n/pool_size"] for run in group.runs)
         values, kl, bound = (group.series("base", "best_of_n", name) for name in (metric, "kl", "kl_bound"))
-        rows += _curve(place(group), "best_of_n", values, kl, pool)
+        rows += _curve(place(group), "best_of_n", values, kl, group.pool_size)
         if len(drawn_from) == 1:
-            rows += _curve(place(group), "bound", values, bound, pool)
+            rows += _curve(place(group), "bound", values, bound, group.pool_size)
             rows += _soft(place(group), group, metric) if few else []
     for group in arrange.in_order(groups):
         label = arrange.named(group, [name for name in group.settings if name not in apart])
-        for arm in ("tuned", "control") if group.controlled else ("tuned",):
+        for arm in group.arms:
             value = group.series(arm, *(("pass", "accuracy") if metric == "accuracy" else ("best_of_n", "proxy")))
             first = {n: estimate for n, estimate in value.items() if n == 1}
             rows += _curve(place(group), arm, first, group.series(arm, "policy", "kl"), label=label)

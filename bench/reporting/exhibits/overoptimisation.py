@@ -16,7 +16,7 @@ from bench.records.read import Estimate
 from bench.reporting import arrange, plots, style, tables
 from bench.reporting.contrasts import mean_of
 from bench.reporting.exhibit import Figure, Table, shows
-from bench.reporting.groups import Group, estimate, grouped
+from bench.reporting.groups import Group, estimate, grouped, is_learned
 from bench.reporting.words import function_name
 from bench.seeds import generator
 
@@ -57,8 +57,7 @@ class Pushed:
     @cached_property
     def measured(self) -> int:
         """How many of the sizes have at least four times as many samples per prompt in the pool."""
-        pool = min(run.metrics["best_of_n/pool_size"] for run in self.group.runs)
-        return sum(4 * n <= pool for n in self.sizes)
+        return sum(4 * n <= self.group.pool_size for n in self.sizes)
 
     @cached_property
     def measure(self) -> str:
@@ -148,7 +147,7 @@ class Pushed:
 
 def pushed(groups: Sequence[Group]) -> list[Pushed]:
     """The scorers of these groups that are not gold itself, one for all seeds, in order of their settings."""
-    proxies = [run for run in arrange.scorers(groups) if run.metrics.get("scorer/equals_gold", 1) != 1]
+    proxies = [run for run in arrange.scorers(groups) if is_learned(run)]
     learned = grouped(proxies) if proxies else []
     return [
         Pushed(group.short_label or function_name(group.runs[0].config["scoring"]), group)

@@ -9,7 +9,7 @@ import numpy as np
 from bench.records.read import DIAGNOSTICS, Run, short
 from bench.reporting import arrange, plots, style, tables
 from bench.reporting.exhibit import Figure, Table, shows
-from bench.reporting.groups import Group, recorded
+from bench.reporting.groups import Group, is_learned, recorded
 from bench.reporting.words import function_name, split
 
 CHANCE, WEAK = 0.5, 0.6  # AUC within a prompt
@@ -21,11 +21,6 @@ DIAGNOSED = {
     "length_correlation": "with length",
     "calibration_error": "calibration error",
 }
-
-
-def is_learned(run: Run) -> bool:
-    """Whether the run's scorer is not gold itself."""
-    return run.metrics.get("scorer/equals_gold", 1) != 1
 
 
 @shows("figures", 100)

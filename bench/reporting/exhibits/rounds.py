@@ -46,7 +46,7 @@ def steps(groups: Sequence[Group]) -> list[RoundStep]:
     made = []
     for group in groups:
         rounds = min(int(run.metrics.get("rounds/run", 0)) for run in group.runs)
-        for arm in ("tuned", "control")[: 1 + group.controlled] if rounds else ():
+        for arm in group.arms if rounds else ():
             suffix = "" if arm == "tuned" else f"_{arm}"
             made.append(RoundStep(group, arm, 0, "base"))
             made += [RoundStep(group, arm, number, f"round_{number}{suffix}") for number in range(1, rounds + 1)]
