@@ -11,6 +11,7 @@ from bench.reporting.contrasts import Contrast
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
 from bench.reporting.labels import Label
+from bench.reporting.words import counted
 
 Entry = dict[str, Any]  # an artifact of a lineage
 
@@ -95,8 +96,7 @@ def _break_even(canvas: Any, rows: plots.Rows) -> plots.Labels:
         left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         left.xaxis.set_minor_locator(NullLocator())
         left.xaxis.set_major_formatter(plots.short)
-        left.set_xlabel("FLOPs per query")
-        left.set_ylabel("accuracy on held-out prompts")
+        left.set(xlabel="FLOPs per query", ylabel="accuracy on held-out prompts")
         left.set_title(name, loc="left")
         left.margins(x=0.08, y=0.1)
         _totals(right, here)
@@ -121,10 +121,8 @@ def _totals(axes: Any, rows: plots.Rows) -> None:
     else:
         words = "no break-even:\nno n of Best-of-n costs more and is as good"
         axes.text(0.5, 0.5, words, ha="center", va="center", fontsize=7, color=style.QUIET, transform=axes.transAxes)
-        axes.set_xticks([])
-        axes.set_yticks([])
-    axes.set_xlabel("queries")
-    axes.set_ylabel("FLOPs in total")
+        axes.set(xticks=[], yticks=[])
+    axes.set(xlabel="queries", ylabel="FLOPs in total")
 
 
 def of_break_even(group: Group, contrasts: Mapping[str, Contrast]) -> list[str]:
@@ -215,15 +213,13 @@ def cost_by_stage(groups: Sequence[Group]) -> Figure | None:
         return None
     rows.sort(key=lambda row: (row["seconds_unshared"], row["stage"]))
     caption = (
-        f"Seconds and generated tokens by stage, of every artifact behind {_counted(runs)} once, as measured when it "
-        "was made." + " Pale: what it would have been without a store, each run making its own." * (len(runs) > 1)
+        f"Seconds and generated tokens by stage, of every artifact behind {counted(len(runs), 'run')} once, as measured "
+        "when it was made."
+        + " Pale: what it would have been without a store, each run making its own."
+        * (len(runs) > 1)
     )
     size = style.FULL_WIDTH, 0.8 + 0.24 * len(rows)
     return Figure("cost_by_stage", caption, rows, runs, lambda canvas: _costs(canvas, rows), *size)
-
-
-def _counted(runs: Sequence[Run]) -> str:
-    return f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
 
 
 def _costs(canvas: Any, rows: plots.Rows) -> None:
@@ -255,8 +251,9 @@ def cost(groups: Sequence[Group]) -> Table | None:
     runs = tables.all_runs(groups)
     alone = "each run alone" if len(runs) > 1 else None
     caption = (
-        f"What {_counted(runs)} cost by stage, each artifact in their lineage counted once whenever it was made, in "
-        "tokens, FLOPs and seconds" + ("; the last columns are without sharing between runs." if alone else ".")
+        f"What {counted(len(runs), 'run')} cost by stage, each artifact in their lineage counted once whenever it was "
+        "made, in tokens, FLOPs and seconds"
+        + ("; the last columns are without sharing between runs." if alone else ".")
     )
 
     def tokens(key: str, heading: str | None, name: str, entries: int = 1) -> tables.Column:

@@ -12,7 +12,7 @@ from bench.reporting import arrange, plots, style, tables
 from bench.reporting.contrasts import Contrast, judged, tuned_contrast
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
-from bench.reporting.words import seeds_words, split
+from bench.reporting.words import counted, split
 
 MIX = "procedure.drawn_by"  # the setting that tells mixes apart
 APART = 0.13  # of a row, between the generators' markers
@@ -209,7 +209,7 @@ def mixes_table(groups: Sequence[Group]) -> Table | None:
 def generators_table(groups: Sequence[Group]) -> Table | None:
     """A row for each mix and generator; None where no pool was drawn by named ones."""
 
-    def counted(key: str, heading: str) -> tables.Column:
+    def mean(key: str, heading: str) -> tables.Column:
         return tables.Column(key, heading, lambda part: part.mean(key))
 
     return tables.table(
@@ -226,7 +226,7 @@ def generators_table(groups: Sequence[Group]) -> Table | None:
             tables.Column("generator", "generator", lambda part: part.name),
             tables.interval("own", "its pass@1", lambda part: part.mix.accuracy(part.name)),
             tables.interval("own_greedy", "its greedy", lambda part: part.mix.accuracy(part.name, "greedy")),
-            *itertools.starmap(counted, COUNTED.items()),
+            *itertools.starmap(mean, COUNTED.items()),
             tables.interval("kl", "KL from it", lambda part: part.mix.kl_from(part.name)),
             tables.SEEDS,
         ],
@@ -245,7 +245,7 @@ def sentences(groups: Sequence[Group]) -> list[str]:
         settings = " ".join(f"{name}={value}" for name, value in mix.others.items())
         start = f"With {settings}, training" if settings else "Training"
         against = compared.against("training on as many of the student's own samples")
-        over = f"{compared.prompts} {split([mix.group])} prompts, {seeds_words(compared.seeds)}"
+        over = f"{compared.prompts} {split([mix.group])} prompts, {counted(compared.seeds, 'seed')}"
         lines.append(f"{start} on {many} is {against} in sampled accuracy ({over}).")
     if len(found) == 1 and len(found[0].names) > 1:
         shares = [f"{part.mean('selected_share'):.0%} come from {part.name}" for part in parts(found)]

@@ -16,7 +16,7 @@ from bench.reporting.exhibits.coverage import of_coverage
 from bench.reporting.exhibits.pessimism import of_pessimism
 from bench.reporting.groups import Group
 from bench.reporting.ranking import Ranked, flattery, primary_of_first, rank
-from bench.reporting.words import seeds_words, split
+from bench.reporting.words import counted, split
 from bench.seeds import generator
 
 VERDICTS = {"better": "better than", "not resolved": "not resolved from", "worse": "worse than"}
@@ -50,7 +50,7 @@ def _of_selection(group: Group, contrasts: Mapping[str, Contrast]) -> str:
 
 
 def _over(group: Group) -> str:
-    return f"{group.runs[0].metrics['test/prompts']} {split([group])} prompts, {seeds_words(len(group.runs))}"
+    return f"{group.runs[0].metrics['test/prompts']} {split([group])} prompts, {counted(len(group.runs), 'seed')}"
 
 
 def _of_best_of_n(contrasts: Mapping[str, Contrast]) -> list[str]:
