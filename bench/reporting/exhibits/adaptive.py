@@ -92,8 +92,7 @@ def _draw(canvas: Any, rows: plots.Rows, base: float) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("samples of training prompts in all")
-        axes.set_ylabel(title)
+        axes.set(xlabel="samples of training prompts in all", ylabel=title)
     plots.guide(panels[0], y=base)
 
 

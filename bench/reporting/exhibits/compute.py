@@ -213,7 +213,7 @@ def cost_by_stage(groups: Sequence[Group]) -> Figure | None:
         return None
     rows.sort(key=lambda row: (row["seconds_unshared"], row["stage"]))
     caption = (
-        f"Seconds and generated tokens by stage, of every artifact behind {counted(len(runs), 'run')} once, as measured "
+        f"Seconds and generated tokens by stage, of every artifact behind {counted(len(runs), 'run')} once, as "
         "when it was made."
         + " Pale: what it would have been without a store, each run making its own."
         * (len(runs) > 1)
@@ -252,8 +252,7 @@ def cost(groups: Sequence[Group]) -> Table | None:
     alone = "each run alone" if len(runs) > 1 else None
     caption = (
         f"What {counted(len(runs), 'run')} cost by stage, each artifact in their lineage counted once whenever it was "
-        "made, in tokens, FLOPs and seconds"
-        + ("; the last columns are without sharing between runs." if alone else ".")
+        f"made, in tokens, FLOPs and seconds{'; the last columns are without sharing between runs' if alone else ''}."
     )
 
     def tokens(key: str, heading: str | None, name: str, entries: int = 1) -> tables.Column:

@@ -231,8 +231,7 @@ def _draw(canvas: Any, rows: plots.Rows) -> None:
             own = plots.where(rows, gate=name, measure=measure)
             moved = [row | {"x": row["samples"] + plots.nudge(place, len(names), apart)} for row in own]
             plots.line(axes, moved, "x", "value", looks[name], label=name)
-        axes.set_xlabel("samples per training prompt")
-        axes.set_ylabel(measure)
+        axes.set(xlabel="samples per training prompt", ylabel=measure)
 
 
 @shows("tables", 50)

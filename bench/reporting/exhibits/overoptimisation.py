@@ -206,8 +206,7 @@ def _draw(canvas: Any, found: Sequence[Pushed]) -> None:
     above.axhline(0, color="#999999", linewidth=0.6, zorder=0)
     rewards = {scorer.measure for scorer in found} == {"gold_reward"}
     above.set_ylabel("gold model's reward over the base's" if rewards else "gold: accuracy over the base's")
-    below.set_ylabel(f"proxy: gain, {_unit(found)}")
-    below.set_xlabel("√KL from the base (KL in nats per sequence)")
+    below.set(ylabel=f"proxy: gain, {_unit(found)}", xlabel="√KL from the base (KL in nats per sequence)")
     counts = above.secondary_xaxis("top")
     alike = len({len(scorer.sizes) for scorer in found}) == 1
     ticks = np.mean([scorer.distance for scorer in found], axis=0) if alike else []

@@ -34,8 +34,8 @@ def reward_diagnostics(groups: Sequence[Group]) -> list[Figure]:
     run = next((run for run in arrange.scorers(groups) if is_learned(run)), None)
     if run is None:
         return []
-    recorded, metrics = run.rows(DIAGNOSTICS), run.metrics
-    rows = [row for kind in KINDS for row in plots.where(recorded, diagnostic=kind)]
+    diagnostics, metrics = run.rows(DIAGNOSTICS), run.metrics
+    rows = [row for kind in KINDS for row in plots.where(diagnostics, diagnostic=kind)]
     caption = (
         f"What the scorer {function_name(run.config['scoring'])} knows of gold (run {run.folder.name}, seed "
         f"{run.config['seed']}): {metrics['test/prompts']} held-out prompts, {metrics['best_of_n/pool_size']} samples "
@@ -72,8 +72,7 @@ def _curves(axes: Any, gold: plots.Rows, proxy: plots.Rows, metrics: dict[str, A
 def _ranking(axes: Any, auc: plots.Rows, metrics: dict[str, Any]) -> None:
     axes.hist([row["value"] for row in auc], bins=20, range=(0, 1), color=style.COLOURS["best_of_n"])
     plots.guide(axes, x=0.5)
-    axes.set_xlabel("AUC within a prompt")
-    axes.set_ylabel("decidable prompts")
+    axes.set(xlabel="AUC within a prompt", ylabel="decidable prompts")
     mean, low, high = (_number(metrics[f"scorer/auc{end}"]) for end in ("", "_low", "_high"))
     axes.set_title(f"mean {mean} [{low}, {high}]")
 
@@ -87,9 +86,7 @@ def _calibration(axes: Any, bins: plots.Rows, metrics: dict[str, Any]) -> None:
     axes.set_xlabel(f"expected ({metrics['scorer/calibration'].removeprefix('of the ')})")
     axes.plot([0, 1], [0, 1], color=style.COLOURS["bound"], linestyle=":", linewidth=0.8)
     plots.line(axes, _named(bins), "x", "value", style.LOOKS["best_of_n"], markersize=3)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(-0.02, 1.02)
-    axes.set_title(f"calibration error {_number(metrics['scorer/calibration_error'])}")
+    axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), title=f"calibration error {_number(metrics['scorer/calibration_error'])}")
 
 
 def _named(rows: plots.Rows) -> plots.Rows:
