@@ -212,11 +212,10 @@ def cost_by_stage(groups: Sequence[Group]) -> Figure | None:
     if not rows:
         return None
     rows.sort(key=lambda row: (row["seconds_unshared"], row["stage"]))
+    pale = " Pale: what it would have been without a store, each run making its own." * (len(runs) > 1)
     caption = (
         f"Seconds and generated tokens by stage, of every artifact behind {counted(len(runs), 'run')} once, as "
-        "when it was made."
-        + " Pale: what it would have been without a store, each run making its own."
-        * (len(runs) > 1)
+        f"measured when it was made.{pale}"
     )
     size = style.FULL_WIDTH, 0.8 + 0.24 * len(rows)
     return Figure("cost_by_stage", caption, rows, runs, lambda canvas: _costs(canvas, rows), *size)
