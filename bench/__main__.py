@@ -76,7 +76,7 @@ def sweep(overrides: list[str], *, plan_only: bool) -> None:
         _call_cells_without(found[0].fixed)
     experiment()
     if found is not None:
-        from bench.reporting.conclusion import conclusion
+        from bench.reporting.console import conclusion
 
         print(conclusion(found))
         if any(state(cell).kind != "done" for cell in found):
