@@ -311,7 +311,7 @@ Parallel(n_jobs=2)(delayed(log_to_wandb)(Path(folder), project="ours") for folde
 def test_offline_runs_of_a_sweep_keep_config_and_summary(tmp_path, monkeypatch, code):
     """Cells in one process after another, and in processes of their own at once."""
     without_user_settings(monkeypatch, tmp_path / "home")
-    folders = [finished_run(tmp_path / "outputs" / "sweep" / f"012345678{i}") for i in range(2)]
+    folders = [finished_run(tmp_path / "outputs" / "sweep" / f"made-{i}") for i in range(2)]
     (tmp_path / "app.py").write_text(code)
     named = [str(folder) for folder in folders]
     if code == ONE_AFTER_ANOTHER:
