@@ -48,10 +48,7 @@ def adaptive_table(groups: Sequence[Group]) -> Table | None:
 
 @shows("figures", 65)
 def samples_budget(groups: Sequence[Group]) -> Figure | None:
-    """Accuracy and KL against the samples drawn in all, a line for each plan of bench.adaptive over N.
-
-    None where every run had another procedure.
-    """
+    """Accuracy and KL against the samples drawn in all, a line for each plan of bench.adaptive over N."""
     groups = those_adaptive(groups)
     if not groups:
         return None

@@ -65,10 +65,7 @@ def _accuracy(canvas: Any, rows: plots.Rows) -> None:
 
 @shows("figures", 75)
 def reward_by_n(groups: Sequence[Group]) -> Figure | None:
-    """The highest and the median reward among n samples, in the form of Llama 2 (Touvron et al. 2023), Figure 7.
-
-    None where the median was not recorded.
-    """
+    """The highest and the median reward among n samples, in the form of Llama 2 (Touvron et al. 2023), Figure 7."""
     rows: plots.Rows = []
     for name, group in arrange.samplers(groups):
         for of, method in (("highest", "best_of_n"), ("median", "median_of_n")):

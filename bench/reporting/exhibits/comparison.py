@@ -140,7 +140,7 @@ def _configurations(groups: Sequence[Group]) -> Table | None:
     else:
         note = " No seed is shared by all: they are not compared."
         ranked = [rank({label: group.runs})[0] for label, group in by_label.items()]
-        ranked.sort(key=lambda one: -one.tuned.value)
+        ranked.sort(key=lambda method: -method.tuned.value)
     return tables.table(
         "main",
         f"Sampled accuracy (pass@1) of each configuration, best first: against its random control, and the first "
@@ -148,7 +148,7 @@ def _configurations(groups: Sequence[Group]) -> Table | None:
         "for its number (Holm), intervals are not; detectable: the difference from the control that these prompts and "
         "seeds find with a power of 80 % in one comparison alone. The first was chosen by what is compared, which "
         f"flatters it.{note.format(', '.join(map(str, left_out)))}",
-        [_Configuration(by_label[one.name], one) for one in ranked],
+        [_Configuration(by_label[method.name], method) for method in ranked],
         [
             *tables.settings_columns(groups),
             tables.Column("seeds", None, lambda row: row.ranked.seeds),

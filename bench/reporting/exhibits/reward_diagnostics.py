@@ -115,8 +115,8 @@ def scorer_table(groups: Sequence[Group]) -> Table | None:
         tables.Column("gold_peak", "gold highest at n", _gold_peak),
         tables.Column("overoptimisation", "over-optimisation", lambda scorer: _overoptimised(scorer.run)),
     ]
-    distinct = [same[0] for same in arrange.alike(learned, lambda one: str([column.read(one) for column in columns]))]
-    apart = [name for name in groups[0].settings if len({one.group.settings[name] for one in distinct}) > 1]
+    distinct = [same[0] for same in arrange.alike(learned, lambda s: str([column.read(s) for column in columns]))]
+    apart = [name for name in groups[0].settings if len({scorer.group.settings[name] for scorer in distinct}) > 1]
     settings = [
         column if column.heading in apart else tables.Column(column.key, None, column.read)
         for column in tables.settings_columns(groups)

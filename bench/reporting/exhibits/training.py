@@ -14,10 +14,7 @@ NAMES = {"tuned": "fine-tuned", "control": "random control"}
 
 @shows("of_one_run", 110)
 def training(groups: Sequence[Group]) -> list[Figure]:
-    """Left: accuracy of one sample after so many updates, the highest ringed. Right: the same against measured KL.
-
-    Nothing where the run kept no policy along its training.
-    """
+    """Left: accuracy of one sample after so many updates, the highest ringed. Right: the same against measured KL."""
     (run,) = groups[0].runs
     rows = [row for arm in NAMES for row in _rows(run, arm)]
     if not rows:

@@ -155,10 +155,10 @@ def _of_first(ranked: Sequence[Ranked], over: str) -> str:
 
 
 def _of_choice(runs: Mapping[str, Sequence[Run]]) -> list[str]:
-    found = flattery(runs)
-    if found is None:
+    flattered = flattery(runs)
+    if flattered is None:
         return []
-    score, gap = map(short, found)
+    score, gap = map(short, flattered)
     return [
         f"Chosen among the {len(runs)} on one half of the prompts, the best scores {score} on the other half: the "
         f"choice flatters it by {gap}."
@@ -166,10 +166,10 @@ def _of_choice(runs: Mapping[str, Sequence[Run]]) -> list[str]:
 
 
 def _of_controls(ranked: Sequence[Ranked]) -> list[str]:
-    controlled = [one for one in ranked if one.effect is not None]
+    controlled = [method for method in ranked if method.effect is not None]
     parts = []
-    for verdict in ("better", "not resolved", "worse"):
-        found = [one.name for one in controlled if one.effect_verdict == verdict]
-        if found:
-            parts.append(f"{len(found)} {'is' if len(found) == 1 else 'are'} {verdict} ({', '.join(found)})")
+    for verdict in VERDICTS:
+        names = [method.name for method in controlled if method.effect_verdict == verdict]
+        if names:
+            parts.append(f"{len(names)} {'is' if len(names) == 1 else 'are'} {verdict} ({', '.join(names)})")
     return [f"Each against its random control: of {len(controlled)}, {'; '.join(parts)}."] if parts else []
