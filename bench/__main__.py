@@ -1,4 +1,4 @@
-"""python -m bench: compose one experiment from conf/, run it, and leave its records, figure and table."""
+"""python -m bench: compose one experiment from conf/, run it, and write its records, figure and table."""
 
 import argparse
 import contextlib
@@ -14,8 +14,7 @@ import hydra
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from bench.config import plugins
-from bench.config.compose import CONF, explain_composition, explained
+from bench.config.compose import CONF, explain_composition, explained, install_plugins
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -36,17 +35,17 @@ def experiment(cfg: DictConfig) -> None:
             run_experiment(cfg)
     except BenchError as error:
         sys.exit(f"error: {error}")
-    except OmegaConfBaseException as error:  # a reference to nothing, found when the value is read
+    except OmegaConfBaseException as error:  # a reference to a missing key raises when the value is read
         sys.exit(f"error: {explain_composition(error, Path(CONF), ())}")
 
 
 def main() -> None:
-    """Run the command line; whatever goes wrong because of the input ends in one sentence and exit status 1."""
+    """Run the command line. A mistake in the input ends in one sentence and exit status 1."""
     plan_only = "plan=true" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument not in ("plan=true", "plan=false")]
     arguments = _parse(sys.argv[1:])
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # hands exceptions to us instead of printing a page of them
-    plugins.install()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises exceptions instead of printing them
+    install_plugins()
     with explained(arguments.overrides):
         several = arguments.multirun or any(override.startswith("sweep=") for override in arguments.overrides)
         if arguments.cfg is None and (several or plan_only):
@@ -56,55 +55,55 @@ def main() -> None:
 
 
 def sweep(overrides: list[str], *, plan_only: bool) -> None:
-    """Refuse a sweep whose last cell is impossible before its first one runs; say its price; run it; sum it up."""
+    """Check all cells of a sweep, print its plan, run it, and print its conclusion."""
     from bench import search
     from bench.launching import launch
     from bench.sweeps import plan
     from bench.sweeps.cells import cells, state
 
-    if (wanted := search.read(overrides, CONF)) is not None:
+    if (definition := search.read(overrides, CONF)) is not None:
         launch.check(overrides, CONF, devices=not plan_only)
-        lead(wanted, plan_only=plan_only)
+        run_search(definition, plan_only=plan_only)
         return
-    found = cells(overrides, CONF)
+    listed = cells(overrides, CONF)
     launch.check(overrides, CONF, devices=not plan_only)
-    if found is not None:
-        print(plan.summary(found), flush=True)
+    if listed is not None:
+        print(plan.summary(listed), flush=True)
     if plan_only:
         return
-    if found is not None:
-        _call_cells_without(found[0].fixed)
+    if listed is not None:
+        _leave_out_of_labels(listed[0].fixed)
     experiment()
-    if found is not None:
+    if listed is not None:
         from bench.reporting.console import conclusion
 
-        print(conclusion(found))
-        if any(state(cell).kind != "done" for cell in found):
+        print(conclusion(listed))
+        if any(state(cell).kind != "done" for cell in listed):
             sys.exit(1)
 
 
-def lead(wanted: "Search", *, plan_only: bool) -> None:
-    """Say what a search will cost, run what is missing of it, and say what it came to."""
+def run_search(definition: "Search", *, plan_only: bool) -> None:
+    """Print the plan of a search, run its missing trials, and print its conclusion."""
     from bench.search import report
 
-    print(report.summary(wanted), flush=True)
+    print(report.summary(definition), flush=True)
     if plan_only:
         return
-    _call_cells_without(wanted.fixed_keys)
+    _leave_out_of_labels(definition.fixed_keys)
     experiment()
-    text, complete = report.conclusion(wanted)
+    text, complete = report.conclusion(definition)
     print(text)
     if not complete:
         sys.exit(1)
 
 
-def _call_cells_without(keys: Sequence[str]) -> None:
-    """A cell is called by what sets it apart, in whatever process it runs; `keys` are alike in all."""
+def _leave_out_of_labels(keys: Sequence[str]) -> None:
+    """Let Hydra leave these keys, equal in all cells, out of the labels of cells, in every process that runs one."""
     sys.argv.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(keys)}]")
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    """The command line as Hydra reads it; an option that Hydra does not know is refused here."""
+    """Parse the command line as Hydra does; refuse an unknown option in one sentence."""
     from hydra._internal.utils import get_args_parser
 
     complaint = io.StringIO()

@@ -1,8 +1,8 @@
-"""Adaptive sampling: how many samples a training prompt gets depends on what its samples were.
+"""Adaptive sampling: the number of samples per training prompt depends on the rewards of its samples.
 
 python -m bench procedure=adaptive control=none num_completions=64                   stop at the first accepted
-python -m bench procedure=adaptive control=none procedure.allocate=hard              16 a prompt, most to the hard
-python -m bench procedure=adaptive control=none procedure.stop=none                  the same 16 for every prompt
+python -m bench procedure=adaptive control=none procedure.allocate=hard              16 per prompt, most to the hard
+python -m bench procedure=adaptive control=none procedure.stop=none                  16 for every prompt
 """
 
 import inspect
@@ -36,43 +36,43 @@ Score = Callable[[Prompts, Completions], Rewards]
 
 @dataclass(frozen=True)
 class Plan(Findings):
-    """What decides how many samples a prompt gets; the settings of `adaptively`."""
+    """The rule for the number of samples per prompt: the settings of `adaptively`."""
 
     stop: str  # accepted, none
-    enough: int  # accepted samples with which a prompt stops, and beyond which none is worth anything
+    enough: int  # accepted samples at which a prompt stops; further ones have no value
     accept_above: float
     allocate: str  # uniform, hard
-    num_completions: int  # N: the most of every prompt (uniform), or as many on average (hard)
-    look: int  # samples of every prompt before the rest is given; hard alone
-    most: int  # samples of one prompt; hard alone
-    block: int  # samples between two looks at what was accepted
+    num_completions: int  # N: the most samples per prompt (uniform), or their mean (hard)
+    look: int  # hard: samples of every prompt before the rest is allocated
+    most: int  # hard: the most samples per prompt
+    block: int  # samples per prompt between two checks of acceptance
 
     @property
     def limit(self) -> int:
-        """The most samples of one prompt."""
+        """The most samples per prompt."""
         return self.most if self.allocate == "hard" else self.num_completions
 
     @property
     def is_fixed(self) -> bool:
-        """Whether every prompt gets equally many, whatever they are."""
+        """Whether every prompt gets equally many samples, whatever their rewards."""
         return self.stop == "none" and self.allocate == "uniform"
 
     @property
     def always(self) -> int:
-        """Samples that every prompt gets, whatever they are."""
+        """The number of samples that every prompt gets, whatever their rewards."""
         if self.allocate == "hard":
             return self.look
         return self.limit if self.is_fixed else self.block
 
     def check(self) -> None:
-        """BenchError where its settings do not go together."""
+        """BenchError where the settings do not fit together."""
         hard = {"procedure.look": self.look, "procedure.most": self.most}
         for name, value in (hard if self.allocate == "hard" else {"num_completions": self.num_completions}).items():
             if value % self.block and not self.is_fixed:
                 raise BenchError(f"procedure.block={self.block} is not allowed with {name}={value}: it must divide it.")
         if self.stop == "accepted" and self.enough > self.limit:
             raise BenchError(
-                f"procedure.enough={self.enough} is not allowed: no prompt has more than {self.limit} samples, so that "
+                f"procedure.enough={self.enough} is not allowed: a prompt has at most {self.limit} samples, so that "
                 "none would ever stop."
             )
         if self.allocate == "hard" and not self.look <= self.num_completions <= self.most:
@@ -84,12 +84,12 @@ class Plan(Findings):
     def metrics(self, results: Results, task: Task, uses: Sequence[Use], *, seed: int) -> dict[str, float | str]:
         """The metrics under adaptive/.
 
-        samples_total: samples drawn of the training prompts. samples_saved: how many fewer that is than
-        `num_completions` per prompt. samples_a_prompt: their mean per prompt. accepted: completions above
-        `accept_above`. prompts_covered: prompts with an accepted completion; coverage: their share.
-        prompts_stopped_short: prompts with fewer accepted than `enough`. pass@k: the probability that one of k samples
-        is accepted, unbiased, with a bootstrap interval over prompts. pass_estimator: where pass@k comes from: the
-        counts of a pool that acceptance stopped, or the samples that every prompt has.
+        samples_total: samples of the training prompts; samples_saved: how many fewer than `num_completions` per prompt;
+        samples_a_prompt: their mean per prompt. accepted: completions above `accept_above`. prompts_covered: prompts
+        with an accepted completion; coverage: their share. prompts_stopped_short: prompts with fewer accepted
+        completions than `enough`. pass@k: the probability that at least one of k samples is accepted, unbiased, with a
+        bootstrap interval over prompts. pass_estimator: the source of pass@k: the counts of a pool that acceptance
+        stopped, or the samples that every prompt has.
         """
         drawn = results.pool.drawn.sum(axis=1)  # [M]
         accepted = (np.asarray(results.rewards.value) > self.accept_above).sum(axis=1)
@@ -106,14 +106,14 @@ class Plan(Findings):
         sequential = self.allocate == "uniform" and self.stop == "accepted"
         sizes = powers_of_two(self.limit if sequential else self.always)
         if sequential:
-            found = stopped_pass_at_k(
+            estimates = stopped_pass_at_k(
                 accepted, drawn, sizes, enough=self.enough, limit=self.limit, block=self.block
             )  # [M, sizes]
         else:
             fixed = np.asarray(results.rewards.value)[:, : self.always]
-            found = pass_at_k(np.where(np.isnan(fixed), np.nan, fixed > self.accept_above), sizes)
-        low, high, _ = intervals_and_bands(found, [], generator(seed, "adaptive"), shares=True)
-        for k, *numbers in zip(sizes, np.nanmean(found, axis=0), low, high, strict=True):
+            estimates = pass_at_k(np.where(np.isnan(fixed), np.nan, fixed > self.accept_above), sizes)
+        low, high, _ = intervals_and_bands(estimates, [], generator(seed, "adaptive"), shares=True)
+        for k, *numbers in zip(sizes, np.nanmean(estimates, axis=0), low, high, strict=True):
             for end, value in zip(("", "_low", "_high"), numbers, strict=True):
                 counts[f"adaptive/pass@{k}{end}"] = float(value)
         counts["adaptive/pass_estimator"] = (
@@ -123,7 +123,7 @@ class Plan(Findings):
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
-    """BenchError where settings that are possible each by itself do not go together."""
+    """BenchError where settings that are allowed by themselves do not fit together."""
     require(config, "control", one_of("none"))
     names = [field.name for field in fields(Plan)]
     Plan(**{name: config["procedure"].get(name, config.get(name)) for name in names}).check()
@@ -141,21 +141,21 @@ def adaptively(
     most: Count,
     block: Count,
 ) -> Results:
-    """`bench.experiment.run` with samples where they are expected to help, trained on accepted completions alone.
+    """Run `bench.experiment.run` with samples where they are expected to help, and train on accepted completions.
 
-    A completion is accepted where its reward is above `accept_above`. stop: with "accepted" a prompt is sampled until
-    `enough` are accepted; with "none", acceptance stops nothing. allocate: "uniform" lets every prompt have up to
-    `num_completions`; "hard" draws `look` samples of each and gives the rest of `num_completions` a prompt, over all
-    prompts, to those where the expected number of accepted ones, up to `enough` a prompt, rises most (see
-    bench.estimators.sequential), `most` samples to one prompt, with stop="accepted" anew after each block. Where
-    `enough` is 1 those are the prompts without an accepted one, alike. Acceptance is looked at after each `block`
-    samples of a prompt: 1 draws no sample too many, more of them keep an engine busier.
+    A completion is accepted where its reward is above `accept_above`. stop: "accepted" samples a prompt until
+    `enough` are accepted; "none" never stops. allocate: "uniform" allows up to `num_completions` per prompt. "hard"
+    draws `look` samples per prompt. It allocates the rest of `num_completions` per prompt, over all prompts together,
+    where the expected number of accepted completions, at most `enough` per prompt, grows most (see
+    bench.estimators.sequential), with at most `most` samples per prompt. With stop="accepted" it allocates again after
+    each block. With `enough` = 1, all prompts without an accepted completion are equal. Acceptance is checked after
+    `block` samples of a prompt: 1 wastes no sample; a larger block keeps the engine busier.
 
-    Sample i of a prompt is sample i of the pool of fixed N with this seed. The selection sees accepted completions of
-    the prompts that the filter leaves. There is no random twin (control must be none): where acceptance says how many
-    samples a prompt has, the accepted are over-represented among them, and a random choice is not without the reward.
-    Held-out prompts have pools of fixed N as ever. BenchError for a scorer that compares a prompt's samples, and for an
-    engine that can't leave out the samples before a given one.
+    Sample i of a prompt equals sample i of the pool of fixed N with the same seed. The selection sees the accepted
+    completions of the prompts that pass the prompt filter. A random control is impossible (control must be none): where
+    acceptance decides the number of samples, accepted completions are over-represented, and a random choice depends on
+    the reward. Held-out prompts have pools of fixed N. BenchError for a scorer that compares the samples of a prompt,
+    and for an engine that can't start at a given sample.
     """
     plan = Plan(stop, enough, accept_above, allocate, parts.num_completions, look, most, block)
     plan.check()
@@ -165,7 +165,9 @@ def adaptively(
     refuse_too_low(parts.scoring, accept_above, "procedure.accept_above")
     train, base, score = parts.train, parts.base, parts.scorer
 
-    pool, rewards = sample(train, base, parts.generation, score, plan, seed=parts.seed)  # [M, N], blank where none is
+    pool, rewards = sample(
+        train, base, parts.generation, score, plan, seed=parts.seed
+    )  # [M, N], blank where no sample was drawn
     left = parts.prompt_filter(rewards.value)  # [M, N], NaN where the prompt is left out
     accepted = np.where(left > accept_above, left, np.nan)
     check_accepted(accepted, np.asarray(rewards.value), plan)
@@ -181,8 +183,8 @@ def adaptively(
 def sample(
     prompts: Prompts, policy: Policy, generation: Callable[..., Completions], scoring: Score, plan: Plan, *, seed: int
 ) -> tuple[Completions, Rewards]:
-    """The pool that a plan leads to, and its rewards; of a plan with equally many samples of every prompt, an ordinary
-    pool, and else a stopped one (`bench.pools.stopped`) and `StoppedOutcomes`, NaN where nothing was drawn."""
+    """The pool of a plan, and its rewards: an ordinary pool where the plan is fixed. Else a pool with blanks
+    (`bench.pools.stopped`) and `StoppedOutcomes`, NaN where no sample was drawn."""
     if plan.is_fixed:
         pool = generation(prompts, policy, num_completions=plan.limit, seed=seed)
         return pool, scoring(prompts, pool)
@@ -192,17 +194,17 @@ def sample(
     opened: list[Engine] = []
 
     def draw(rows: np.ndarray, samples: int) -> None:
-        """As many more of these prompts, those together that have equally many."""
+        """Draw `samples` more per prompt, together for prompts that have equally many."""
         for start in np.unique(drawn[rows]).tolist():
-            of = rows[drawn[rows] == start]
-            asked, end = prompts.take(of), start + samples
+            at = rows[drawn[rows] == start]
+            part, end = prompts.take(at), start + samples
             with sharing(opened):
                 piece = generation(
-                    asked, policy, num_completions=end, first_sample=start, block_size=plan.block, seed=seed
+                    part, policy, num_completions=end, first_sample=start, block_size=plan.block, seed=seed
                 )
-            value[of, start:end] = scoring(asked, piece).value
-            pieces.append(Placement(of, start, piece))
-            drawn[of] = end
+            value[at, start:end] = scoring(part, piece).value
+            pieces.append(Placement(at, start, piece))
+            drawn[at] = end
 
     def accepted() -> np.ndarray:
         return (value > plan.accept_above).sum(axis=1)  # NaN compares false
@@ -227,9 +229,9 @@ def sample(
 def _shares(
     accepted: np.ndarray, drawn: np.ndarray, prior: BetaPrior, plan: Plan, total: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """[M]: how many further blocks each prompt gets of what `total` samples leave."""
+    """[M] the number of further blocks per prompt, out of the rest of `total` samples."""
     gains = expected_gains(accepted, drawn, prior, enough=plan.enough, most=plan.limit - int(drawn.min()))
-    room = plan.limit - drawn  # a prompt may have fewer left than another
+    room = plan.limit - drawn  # prompts may have different numbers of samples left
     gains = np.where(np.arange(gains.shape[1]) < room[:, None], gains, 0.0)
     by_block = gains.reshape(len(gains), -1, plan.block).sum(axis=2)
     return by_gain(by_block, (total - int(drawn.sum())) // plan.block, rng)
@@ -238,15 +240,15 @@ def _shares(
 def _check_engine(generation: Callable[..., Completions], plan: Plan) -> None:
     if not plan.is_fixed and "first_sample" not in inspect.signature(generation).parameters:
         raise BenchError(
-            "procedure=adaptive can't draw with this generation, which always begins with a prompt's first sample: use "
+            "procedure=adaptive can't draw with this generation, which always starts at a prompt's first sample: use "
             "generation=transformers, vllm or openai."
         )
 
 
 def check_accepted(accepted: np.ndarray, rewards: np.ndarray, plan: Plan) -> None:
-    """BenchError where nothing may be trained on, which says whether acceptance or the filter is why.
+    """BenchError where no completion can be trained on; it says whether acceptance or the prompt filter is the cause.
 
-    accepted: [M, N], NaN where a completion is not accepted or its prompt left out; rewards: [M, N], NaN if unscored.
+    accepted: [M, N], NaN for completions that are not accepted or filtered out; rewards: [M, N], NaN if unscored.
     """
     if not np.isnan(accepted).all():
         return

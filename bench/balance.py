@@ -1,18 +1,18 @@
-"""B-STaR's balance score: at which temperature and reward threshold a round's samples are both many and right.
+"""B-STaR's balance score: choose each round's temperature and reward threshold, for many and correct samples.
 
 Source: B-STaR (Zeng et al. 2024, arXiv 2412.17256), as in its published code.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
 from bench.artifacts import Policy, Selection
-from bench.config.rules import Count, Rule, number, or_null
+from bench.config.rules import Count, Rule, list_of, number, or_null
 from bench.errors import BenchError
 from bench.procedures.parts import Parts
 from bench.seeds import generator
@@ -20,17 +20,12 @@ from bench.seeds import generator
 
 def several(rule: Rule) -> Rule:
     """A list of one or more different values, each allowed by `rule`."""
-
-    def allows(value: Any) -> bool:
-        values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
-        return bool(values) and len(set(values)) == len(values) and all(map(rule.allows, values))
-
-    return Rule(allows, f"a list of one or more, each different and {rule.description}")
+    return list_of(rule, f"a list of one or more, each different and {rule.description}", empty=False, distinct=True)
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """How a round draws and selects, and the balance score that this has."""
+    """A round's temperature and threshold, and their balance score."""
 
     temperature: float
     threshold: float | None  # None: the selection's own
@@ -47,12 +42,12 @@ def by_balance_score(
     prompts_probed: Count,
     seed: int,
 ) -> Adapted:
-    """The temperature and threshold of the highest mean balance score on the first `prompts_probed` training prompts.
+    """The temperature and threshold with the highest mean balance score on the first `prompts_probed` training prompts.
 
-    Each temperature's samples, `num_completions` per probed prompt, are drawn from `policy` with the round's seed. They
-    are part of the round's pool where whole shards of it are probed and their temperature is chosen. thresholds: None
-    keeps the selection's own. expected: n*, the number of correct completions per prompt that is enough. The first
-    of equal scores is taken. BenchError where the selection has no threshold to set.
+    At each temperature, `policy` draws `num_completions` samples per probed prompt with the round's seed. Those of the
+    chosen temperature are reused in the round's pool, shard by shard. thresholds: None keeps the selection's own.
+    expected: n*, the number of correct completions per prompt that is enough. The first of equal scores wins.
+    BenchError where the selection has no threshold.
     """
     probed = parts.train[: min(prompts_probed, len(parts.train))]
     candidates: list[Adapted] = []
@@ -73,10 +68,10 @@ def by_balance_score(
 
 
 def balance_score(kept: Selection, texts: np.ndarray, correct: np.ndarray, expected: int) -> np.ndarray:
-    """min(n'/n*, 1) n'/n of each prompt [M]: of its n distinct kept completions n' are right; n* = `expected`.
+    """min(n'/n*, 1) n'/n per prompt [M]: n' of its n distinct kept completions are correct; n* = `expected`.
 
-    texts: [M, N] objects, equal where two completions are one; correct: [M, N] bool. A prompt of which nothing is kept
-    scores 0 (in the published code each has its reference solution besides).
+    texts: [M, N] objects, equal for equal completions; correct: [M, N] bool. A prompt without kept completions scores 0
+    (the published code adds each prompt's reference solution).
     """
     scores = np.zeros(len(correct))
     for row in np.unique(kept.row):
@@ -87,7 +82,7 @@ def balance_score(kept: Selection, texts: np.ndarray, correct: np.ndarray, expec
 
 
 def with_threshold(selection: Callable[..., Selection], threshold: float | None) -> Callable[..., Selection]:
-    """The selection with another threshold; BenchError where it has none."""
+    """The selection with another threshold, if any; BenchError where it has none to set."""
     if threshold is None:
         return selection
     if "threshold" not in inspect.signature(selection).parameters:

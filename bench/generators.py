@@ -1,12 +1,11 @@
-"""Several generators: the pool to select from is drawn by several policies, and one of them, or none, is the student.
+"""Several generators: several policies draw the training pool; one of them may be the student, which is fine-tuned.
 
 python -m bench procedure=generators 'procedure.drawn_by=[student,larger]' procedure.generators.larger.weight=2
 python -m bench procedure=generators +policy@procedure.generators.mine.policy=folder \
     procedure.generators.mine.policy.path=FOLDER +procedure.generators.mine.weight=1 \
-    'procedure.drawn_by=[student,mine]'                                              a generator of one's own
+    'procedure.drawn_by=[student,mine]'                                              your own generator
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Rewards, Selection
-from bench.config.rules import ABOVE_ZERO, PLAIN_NAME, Rule, checked
+from bench.config.rules import ABOVE_ZERO, PLAIN_NAME, Rule, checked, list_of, text
 from bench.errors import BenchError
 from bench.estimators.best_of_n import pass_at_k
 from bench.estimators.compute import best_of_n_query_flops
@@ -40,44 +39,41 @@ def _each_generator(value: Any) -> Iterator[tuple[str, Any, Rule]]:
 
 
 GENERATOR = Rule(
-    lambda entry: isinstance(entry, Mapping) and set(entry) == {"policy", "weight"}, "a policy and a weight, no more"
+    lambda entry: isinstance(entry, Mapping) and set(entry) == {"policy", "weight"},
+    "a policy and a weight, no more",
 )
 GENERATORS = Rule(
     lambda value: (
         isinstance(value, Mapping) and len(value) > 0 and sum(entry["policy"] is None for entry in value.values()) < 2
     ),
-    "one or more generators by name, of which one at most has policy=null and so is the student",
+    "one or more generators by name, at most one of which has policy=null and is the student",
     _each_generator,
 )
-NAMES = Rule(
-    lambda value: (
-        isinstance(value, Sequence)
-        and not isinstance(value, str)
-        and 0 < len(value) == len(set(value))
-        and all(isinstance(name, str) and re.fullmatch(r"\S+", name) for name in value)
-    ),
-    "a list of one or more generators' names, each once",
+NAMES = list_of(
+    text(r"\S+", "a name"), "a list of one or more generators' names, each once", empty=False, distinct=True
 )
 
 
 @dataclass(frozen=True)
 class Generator:
-    """What one policy gave to the pool."""
+    """One generator, and the samples that it drew."""
 
     name: str
     policy: Policy
     is_student: bool
     pool: Completions  # [M, n] as it was drawn
-    differs: str | None  # what of its token ids is not the student's, so that its texts were encoded anew
-    usable: np.ndarray  # [M, n] bool; False: the student's tokenizer does not write this text
+    differs: (
+        str | None
+    )  # how its token ids differ from the student's, so that its texts were re-encoded; None: equal ids
+    usable: np.ndarray  # [M, n] bool; False: the student's tokenizer can't reproduce the text
 
     @property
     def outcomes_name(self) -> str:
-        """Of its policy, in every record."""
+        """The name of its policy in the records."""
         return "base" if self.is_student else f"generator_{self.name}"
 
     def metrics(self, right: np.ndarray, paths: list[set[str]]) -> dict[str, float | str]:
-        """What it drew. right: [M, n] bool; paths: the distinct correct ones of each prompt."""
+        """The metrics of its samples. right: [M, n] bool; paths: [M] the distinct correct reasoning paths."""
         sizes = powers_of_two(self.pool.shape[1])
         solved = pass_at_k(right.astype(float), sizes).mean(axis=0)
         return {
@@ -95,25 +91,25 @@ class Generator:
 
 @dataclass(frozen=True)
 class Generators(Findings):
-    """Who drew the training pool."""
+    """The generators of the training pool."""
 
     each: tuple[Generator, ...]  # in the order of its columns
 
     @property
     def widths(self) -> list[int]:
-        """How many of the pool's columns each drew."""
+        """The number of columns of the pool that each generator drew."""
         return [generator.pool.shape[1] for generator in self.each]
 
     def metrics(self, results: Results, task: Task, uses: Sequence[Use], *, seed: int) -> dict[str, float | str]:
         """The metrics of each generator as generators/NAME/..., and of all together as generators/....
 
-        samples: drawn per prompt. pass@k: on the training prompts, by the task's verifier, from all samples.
-        correct_paths: distinct correct paths per prompt. prompts_solved_only: prompts that no other generator solved.
-        selected, selected_share: completions that the selection took. prompts_covered: prompts with a selected
-        completion; prompts_covered_only: those where no other generator has one. tokens: of the samples used. cost_*:
-        of the stored units that hold them. reencoded: completions written in the student's token ids; left_out: those
-        whose text that does not preserve. tuned/kl_from_NAME is NaN where the token ids differ, counted in
-        generators/kl_undefined.
+        samples: samples per prompt. pass@k: on the training prompts, by the task's verifier, from all samples.
+        correct_paths: distinct correct reasoning paths per prompt. prompts_solved_only: prompts that no other generator
+        solved. selected, selected_share: selected completions. prompts_covered: prompts with a selected completion;
+        prompts_covered_only: those without one of another generator. tokens: of the samples; cost_*: of the stored
+        units that hold them. reencoded: completions that were re-encoded in the student's token ids; left_out: those
+        whose text changed by that. generators/kl_undefined counts the tuned/kl_from_NAME that are NaN, since the token
+        ids differ.
         """
         right = [verify(results.train, generator.pool, task=task).value == 1 for generator in self.each]  # [M, n]
         paths = [correct_paths(generator.pool, gold, task) for generator, gold in zip(self.each, right, strict=True)]
@@ -130,7 +126,7 @@ class Generators(Findings):
         selected = by_generator(results.selections["tuned"], self.widths)
         for number, generator in enumerate(self.each):
             units = uses_of(generator.pool, uses)
-            of_one: dict[str, float | str] = {
+            own: dict[str, float | str] = {
                 **generator.metrics(right[number], paths[number]),
                 "prompts_solved_only": int((solved[number] & (solved.sum(axis=0) == 1)).sum()),
                 **selected[number],
@@ -138,7 +134,7 @@ class Generators(Findings):
                 "cost_flops": total("flops", units),
                 "cost_seconds": round(sum(use.seconds for use in units), 3),
             }
-            metrics |= {f"generators/{generator.name}/{name}": value for name, value in of_one.items()}
+            metrics |= {f"generators/{generator.name}/{name}": value for name, value in own.items()}
         return metrics
 
     def drawn_by(self, results: Results) -> list[str]:
@@ -148,7 +144,7 @@ class Generators(Findings):
         return {"generator": [generator.name for generator in self.each for _ in range(generator.pool.shape[1])]}
 
     def cost(self, results: Results, uses: Sequence[Use]) -> TrainingCost:
-        """The generators' own FLOPs count, beyond those of the base for as many samples: below 0 for small ones."""
+        """The cost, with the generators' FLOPs beyond those of the base for as many samples (negative if smaller)."""
         cost = super().cost(results, uses)
 
         def flops(policy: Policy, pool: Completions) -> float:
@@ -168,11 +164,11 @@ class Generators(Findings):
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
-    """BenchError where a generator is asked for that is not described."""
-    described = config["procedure"]["generators"]
+    """BenchError where drawn_by names an unknown generator."""
+    known = config["procedure"]["generators"]
     for name in config["procedure"]["drawn_by"]:
-        if name not in described:
-            raise BenchError(f"procedure.drawn_by={name} is not allowed: the generators are {', '.join(described)}.")
+        if name not in known:
+            raise BenchError(f"procedure.drawn_by={name} is not allowed: the generators are {', '.join(known)}.")
 
 
 @checked(check_settings)
@@ -182,20 +178,18 @@ def from_several(
     generators: Annotated[Mapping[str, Mapping[str, Any]], GENERATORS],
     drawn_by: Annotated[Sequence[str], NAMES],
 ) -> Results:
-    """One experiment whose training pool is drawn by several policies: a completion counts the same, whoever drew it.
+    """Run one experiment whose training pool is drawn by several policies, and select regardless of the generator.
 
-    generators: name -> {"policy": a policy, or None for the student, `policy`; "weight": above 0}. drawn_by: those that
-    draw; the others are not touched. The num_completions of a prompt are shared among them by weight (`shares`), so
-    that mixes of equal num_completions cost equally many samples. All are scored together, once, and selected from
-    together: what a selection keeps one of (`distinct_correct`: a path) it keeps once for all generators.
-    Source: pools of several models as in RFT (Yuan et al. 2023, arXiv 2308.01825).
+    generators: name -> {"policy": a policy, or None for the student; "weight": above 0}. drawn_by: the names of those
+    that draw; the others are not loaded. They share num_completions per prompt by weight (see `shares`), so that all
+    mixes cost equally many samples. Scoring and selection see one pool: `distinct_correct` keeps each path once over
+    all generators. Source: pools of several models as in RFT (Yuan et al. 2023, arXiv 2308.01825).
 
-    Each draws from random streams of its own. The student's are the run's: `drawn_by` the student alone is
-    `bench.experiment.run`, and both share what the store has. Ids of a generator with the student's token ids are
-    trained on as drawn; other generators' texts are encoded anew (bench.models.tokens), and those that the
-    student's tokenizer does not write are unscored, so that nothing selects them. The control ("matched") keeps as many
-    completions of each prompt from the same pool. Every generator is judged on the held-out prompts too, and the tuned
-    policy's KL is taken from each.
+    Each generator has its own random streams. The student has those of the run: with the student alone this equals
+    `bench.experiment.run`, and both share artifacts. Texts of a generator with other token ids than the student's are
+    re-encoded (bench.models.tokens); those that change are unscored, so that no selection takes them. The control
+    ("matched") takes as many completions per prompt from the same pool. Every generator is judged on the held-out
+    prompts too, and the KL of the tuned policy is estimated from each.
     """
     unknown = [name for name in drawn_by if name not in generators]
     if unknown:
@@ -235,15 +229,14 @@ def from_several(
 
 
 def generator_seed(seed: int, name: str, *, is_student: bool) -> int:
-    """The seed that a generator draws with: samples of two policies with equal random numbers would be alike."""
+    """The seed of a generator. Seeds differ: two policies with equal random numbers would draw similar samples."""
     return seed if is_student else small_seed(seed, "generator", name)
 
 
 def shares(weights: Mapping[str, float], total: int, *, seed: int) -> dict[str, int]:
-    """How many of `total` samples each gets, in proportion to its weight: whole numbers that sum to it, by largest
-    remainder. Equal remainders are put in a random order, so that none is favoured by its place.
+    """Divide `total` samples in proportion to the weights, in whole numbers by largest remainder.
 
-    BenchError where one would get none.
+    The order among equal remainders is random. BenchError where a generator would get no sample.
     """
     exact = np.array(list(weights.values()), float) * (total / sum(weights.values()))
     exact = np.where(np.abs(exact - np.round(exact)) < 1e-9, np.round(exact), exact)  # 4 x 0.25 is a whole number
@@ -261,13 +254,13 @@ def shares(weights: Mapping[str, float], total: int, *, seed: int) -> dict[str, 
 
 
 def by_generator(chosen: Selection, widths: Sequence[int]) -> list[dict[str, float | str]]:
-    """What of a selection from pools side by side, of these widths, is each pool's."""
+    """Per pool, the metrics of its part of a selection from pools side by side. widths: columns of each pool."""
     origin = np.searchsorted(np.cumsum(widths), chosen.column, side="right")  # [K]
     covered = [set(chosen.row[origin == number].tolist()) for number in range(len(widths))]
-    found: list[dict[str, float | str]] = []
+    metrics: list[dict[str, float | str]] = []
     for number, rows in enumerate(covered):
         others = set().union(*(other for place, other in enumerate(covered) if place != number))
-        found.append(
+        metrics.append(
             {
                 "selected": int((origin == number).sum()),
                 "selected_share": float((origin == number).mean()),
@@ -275,14 +268,14 @@ def by_generator(chosen: Selection, widths: Sequence[int]) -> list[dict[str, flo
                 "prompts_covered_only": len(rows - others),
             }
         )
-    return found
+    return metrics
 
 
 def correct_paths(pool: Completions, right: np.ndarray, task: Task) -> list[set[str]]:
-    """[M] sets: of each prompt, the paths of its right completions (right: [M, N] bool); those without one are none."""
-    found: list[set[str]] = []
+    """[M] the distinct reasoning paths of each prompt's correct completions. right: [M, N] bool."""
+    distinct: list[set[str]] = []
     for rows, part in pool.shards():
         for texts, ours in zip(np.asarray(part.text), right[rows], strict=True):
             paths = {task.path(text) for text in texts[ours]}
-            found.append({path for path in paths if path is not None})
-    return found
+            distinct.append({path for path in paths if path is not None})
+    return distinct

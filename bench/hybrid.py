@@ -2,10 +2,10 @@
 
     python -m bench experiment=hybrid procedure.easy_by=final_nll procedure.easy_share=0.5
 
-A hybrid of supervised and rejection-sampling fine-tuning. A probe (the base after some epochs on the task's
-demonstrations) says which demonstrations a policy learns soon. Those prompts keep theirs and cost no sample. The others
-are sampled, and what the scorer accepts is trained on. The ends are full SFT (easy_share 1) and full RFT (easy_share 0,
-sample_from base). Whether the gate matters is shown only by what it gains over a random one at equal samples.
+A hybrid of supervised and rejection-sampling fine-tuning. A probe, the base after some epochs on the demonstrations,
+shows which of them are easy to learn. Easy prompts train on their demonstrations and cost no samples. The others are
+sampled, and their accepted samples are trained on. The extremes are full SFT (easy_share 1) and full RFT (easy_share 0,
+sample_from base). Compare a gate with a random gate (easy_by random) at equal numbers of samples.
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,21 @@ from bench.config.rules import TRUE_OR_FALSE, Count, checked, number, one_of, or
 from bench.errors import BenchError
 from bench.models.sampler import GREEDY
 from bench.pools import scattered, side_by_side
-from bench.procedures.difficulty import NEEDS_PROBE, READS, EasyBy, easiest, easiness, refuse_unfit_parts, samples_paid
+from bench.procedures.difficulty import (
+    NEEDS_PROBE,
+    READS,
+    EasyBy,
+    Probe,
+    by_fold,
+    easiest,
+    easiness,
+    probed,
+    refuse_unfit_parts,
+    samples_paid,
+)
 from bench.procedures.findings import Results
 from bench.procedures.hybrid_findings import Drawn, Gate, Hybrid
 from bench.procedures.parts import Parts
-from bench.procedures.probe import Probe, by_fold, probed
 from bench.seeds import generator
 from bench.selection.cells import CORRECT, correct, in_order
 from bench.selection.prompt_filter import prompts_dropped
@@ -32,7 +42,7 @@ NOTHING = Selection(np.array([], int), np.array([], int), np.array([], float))
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
-    """BenchError where a random control is asked for."""
+    """BenchError for a random control."""
     require(config, "control", one_of("none"))
 
 
@@ -52,17 +62,19 @@ def with_demonstrations(
     stop_at_first_accept: Annotated[bool, TRUE_OR_FALSE],
     fallback: Annotated[str, one_of("drop", "demonstration", "rationalise")],
 ) -> Results:
-    """Fine-tune the base on demonstrations of the easy prompts and accepted samples of the hard ones.
+    """Fine-tune the base on demonstrations of the easy prompts and accepted samples of the hard prompts.
 
-    easy_by: what makes a prompt easy (see `_gate`); inverted takes the hardest as easy; easy_share: of the prompts.
-    foreign, noise: the shares of demonstrations in another style than the base's, and wrong. hard: "sample" draws up to
-    `num_completions` of every hard prompt, "drop" trains on the easy ones alone. sample_from: who draws. With
-    stop_at_first_accept, samples after a prompt's first accepted one are neither paid for nor trained on; they are
-    drawn all the same, since pools are drawn in blocks. fallback: what a prompt without an accepted sample gives:
-    "drop": nothing; "demonstration": its own; "rationalise": accepted samples drawn with the answer as a hint and
-    trained on without it (STaR, Zelikman et al. 2022, arXiv 2203.14465). A prompt that the filter leaves out gives
-    nothing. The run's selection chooses among the accepted samples (reward above 0.5). There is no random control
-    within a run: the control of a gate is easy_by "random".
+    easy_by: the measure of easiness (see bench.procedures.difficulty); inverted: take the hardest prompts as easy.
+    easy_share: the share of easy prompts. foreign: the share of demonstrations in a style that the base has not seen;
+    noise: the share of wrong demonstrations. hard: "sample" draws N samples per hard prompt; "drop" trains on the
+    easy prompts alone. sample_from: the policy that draws, "probe" or "base". stop_at_first_accept: samples after a
+    prompt's first accepted one are not paid for and not trained on, though pools are drawn in whole blocks.
+
+    fallback: the training examples of a prompt without an accepted sample: "drop", none; "demonstration", its own
+    demonstration; "rationalise", accepted samples that are drawn with the answer as a hint, and trained on without the
+    hint (STaR, Zelikman et al. 2022, arXiv 2203.14465). A prompt that the prompt filter leaves out gives no example.
+    The run's selection chooses among the accepted samples (reward above 0.5). A run has no random control; the control
+    of a gate is a run with easy_by "random".
     """
     gated, sampled = 0 < easy_share < 1, hard == "sample" and easy_share < 1
     refuse_unfit_parts(
@@ -125,12 +137,11 @@ def _gate(
     epochs: int,
     folds: int | None,
 ) -> Gate:
-    """Judge which prompts are easy (bench.procedures.difficulty). easy_by: None: by nothing.
+    """Judge which prompts are easy (see bench.procedures.difficulty). easy_by: None where no judgement is needed.
 
-    epochs: of the probe, 0: there is none. It is trained by the run's own `training`, one epoch at a time: each is a
-    fine-tuning of its own from the one before (AdamW and its schedule begin anew), so that the probe of E epochs is
-    that of E - 1 and one more. folds: None judges each demonstration by a probe that was trained on it; K, by one of K
-    that was not, which then samples its prompt.
+    epochs: of the probe; 0: no probe. Each epoch is a fine-tuning of its own, from the policy of the last epoch, with a
+    new optimizer and schedule, so that the probe of E epochs extends that of E - 1. folds: with None, the probe that
+    judges a demonstration was trained on it; with K, a probe of K judges, and samples, prompts that it has not seen.
     """
     train, M = parts.train, len(parts.train)
     nll = parts.nll(parts.base, train, written)[None]
@@ -149,26 +160,26 @@ def _gate(
 
 @dataclass
 class Mixture:
-    """A training set in the making: pools side by side, and the cells of them that are trained on."""
+    """A training set that is being built: pools side by side, and the completions of them to train on."""
 
     parts: Parts
     sampler: Probe | None  # None: the base draws
     sampler_name: str
     stop_at_first_accept: bool
-    source: np.ndarray = field(default_factory=lambda: np.empty(0))  # [M] what each prompt gives to the training
+    source: np.ndarray = field(default_factory=lambda: np.empty(0))  # [M] the source of a prompt's training examples
     pools: list[Completions] = field(default_factory=list)  # [M, 1], [M, N], ...
-    rewards: list[np.ndarray] = field(default_factory=list)  # likewise
-    columns: list[str] = field(default_factory=list)  # where each column is from
+    rewards: list[np.ndarray] = field(default_factory=list)  # of the same shapes
+    columns: list[str] = field(default_factory=list)  # the origin of each column
     cells: list[Selection] = field(default_factory=list)
 
     def start(self, written: Completions, rewards: np.ndarray, easy: np.ndarray) -> None:
-        """The demonstrations [M, 1], of which the easy prompts' are trained on."""
+        """Begin with the demonstrations [M, 1]; those of easy prompts are trained on."""
         self.source = np.where(easy, "demonstration", "nothing").astype("<U13")
         self.pools, self.rewards, self.columns = [written], [rewards], ["demonstration"]
         self._keep(np.flatnonzero(easy))
 
     def sample(self, rows: np.ndarray, prompts: Prompts, *, hinted: bool = False) -> Drawn:
-        """Draw up to N samples of the prompts `rows`, as `prompts` words them, and add those that are chosen."""
+        """Draw N samples per prompt in `rows`, and add the chosen ones. prompts: their wording, e.g. with a hint."""
         parts, N, M = self.parts, self.parts.num_completions, len(self.source)
         drawn = _draw(parts, prompts, rows, self.sampler, N, {})
         rewards = np.empty((len(rows), N))
@@ -189,16 +200,16 @@ class Mixture:
         return samples
 
     def fall_back(self, rows: np.ndarray) -> None:
-        """Train on the demonstrations of prompts that no sample solved."""
+        """Train on the demonstrations of unsolved prompts."""
         self._keep(rows)
         self.source[rows] = "fallback"
 
     def chosen(self) -> Selection:
-        """All cells that are trained on; BenchError where there is none."""
+        """The selection to train on; BenchError where it is empty."""
         chosen = in_order(self.cells)
         if not len(chosen):
             raise BenchError(
-                "No completion to train on: no demonstration is used, and no sample that prompt_filter leaves has a "
+                "No completion to train on: no demonstration is used, and no sample that passes prompt_filter has a "
                 f"reward above {CORRECT}; raise num_completions, temperature or procedure.easy_share, or use another "
                 "scoring."
             )
@@ -208,13 +219,13 @@ class Mixture:
         self.cells.append(Selection(rows, np.zeros(len(rows), int), np.ones(len(rows))))
 
     def _choose(self, drawn: Drawn) -> Selection:
-        """The run's selection among the accepted samples, as cells of the drawn pool."""
+        """The run's selection among the accepted samples, from the drawn pool."""
         parts = self.parts
         eligible = parts.prompt_filter(drawn.seen)
         eligible = np.where(correct(eligible), eligible, np.nan)
         if np.isnan(eligible).all():
             return NOTHING
-        others = self.sampler is not None or drawn.hinted  # the evidence is to be the base's, on the prompt trained on
+        others = self.sampler is not None or drawn.hinted  # evidence is by the base, on the prompts that are trained on
         evidence = parts.evidence(parts.selection, drawn.pool, parts.train.take(drawn.rows) if others else None)
         rng = generator(parts.seed, "selection", *["hinted"] * drawn.hinted)
         return parts.selection(eligible, rng, **evidence)
@@ -223,7 +234,7 @@ class Mixture:
 def _draw(
     parts: Parts, prompts: Prompts, rows: np.ndarray, by: Probe | None, num_completions: int, sampler: dict[str, Any]
 ) -> list[tuple[np.ndarray, Completions]]:
-    """Positions among `rows` and their completions, one entry for each policy that draws."""
+    """(positions in `rows`, their completions) for each policy that draws. by: the probe; None: the base draws."""
     drawers = [(np.arange(len(rows)), parts.base)] if by is None else list(by_fold(by, rows))
     return [
         (at, parts.generation(prompts.take(at), policy, num_completions=num_completions, seed=parts.seed, **sampler))

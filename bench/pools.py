@@ -87,7 +87,8 @@ class LazyColumn:
 
 @dataclass(frozen=True)
 class Pool(Completions):
-    """Completions [M, N] of placed blocks, whose `text` and `token_ids` are LazyColumns; make one by the functions below.
+    """Completions [M, N] of placed blocks, whose text and token ids are LazyColumns; make one by the functions below.
+    below.
 
     Where there is no sample: no text, no tokens, finish_reason "", log-probabilities NaN, length 0.
     """

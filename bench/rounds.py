@@ -1,4 +1,4 @@
-"""Rejection sampling in rounds (expert iteration): each round draws from the policy that the last one fine-tuned.
+"""Rejection sampling in rounds (expert iteration): each round draws from the policy of the round before.
 
 python -m bench procedure=rounds procedure.rounds=3 procedure.start=current procedure.train_on=union
 """
@@ -27,28 +27,28 @@ from bench.training.sft import last_epoch_loss
 
 @dataclass(frozen=True)
 class Round:
-    """What one arm did in one round."""
+    """One round of one arm."""
 
     number: int  # from 1
     arm: str  # tuned or control
     drawn_by: Policy
     pool: Completions  # [M, N] of this round
-    rewards: Rewards | None  # [M, N]; the control's pool is not scored
-    own: Selection  # [K] cells kept in this round; with train_on="best", cells of all pools so far
-    chosen: Selection  # [K'] the training set: cells of this arm's pools from round 1 on, side by side
+    rewards: Rewards | None  # [M, N]; None for the control, whose pool is not scored
+    own: Selection  # [K] completions selected in this round; with train_on="best", from all pools so far
+    chosen: Selection  # [K'] the training set, from this arm's pools since round 1, side by side
     prompts_filtered: int  # prompts that the prompt filter left out
     start: Policy  # the policy that fine-tuning started from
     policy: Policy  # the fine-tuned policy
-    adapted: Adapted | None  # the sampler chosen for this round
-    validation: float | None = None  # pass@1 on validation prompts, where the stop rule asks for it
+    adapted: Adapted | None  # the temperature and threshold of this round; None: the run's own
+    validation: float | None = None  # pass@1 on validation prompts, if the stop rule needs it
 
     @property
     def name(self) -> str:
-        """The name of its policy in every record."""
+        """The name of its policy in the records."""
         return f"round_{self.number}" + ("" if self.arm == "tuned" else f"_{self.arm}")
 
     def metrics(self, pools: list[Completions], train: Prompts, task: Task) -> dict[str, float]:
-        """What it drew, kept and trained on. pools: this arm's, from round 1 on."""
+        """The metrics of this round. pools: those of this arm since round 1."""
         metrics: dict[str, float] = {
             "selected": len(self.own),
             "kept": len(self.chosen),
@@ -71,10 +71,10 @@ class Round:
 
 @dataclass(frozen=True)
 class Rounds(Findings):
-    """All rounds of an experiment, including those whose policies are the result."""
+    """All rounds of an experiment."""
 
-    each: tuple[Round, ...]  # by number: the tuned one, then its control
-    base_validation: float | None  # pass@1 on validation prompts that round 1 is to beat, where the stop rule asks
+    each: tuple[Round, ...]  # by number: the tuned round, then its control
+    base_validation: float | None  # the base's pass@1 on validation prompts, if the stop rule needs it
 
     def of(self, arm: str) -> list[Round]:
         return [round for round in self.each if round.arm == arm]
@@ -86,23 +86,22 @@ class Rounds(Findings):
     def metrics(self, results: Results, task: Task, uses: Sequence[Use], *, seed: int) -> dict[str, float | str]:
         """The metrics of each round under its name, e.g. round_2/kept and round_2_control/kept.
 
-        selected: completions that the selection kept in this round. kept: completions trained on; kept_correct: those
-        that the task's verifier accepts. prompts_covered: prompts with one of them; distinct_paths: distinct pairs of
-        prompt and path of reasoning. pool_tokens: generated for the round's pool; pool_reward: its mean reward.
-        train_loss: nats per token. validation_pass@1: where the stop rule asks for it; for the base,
-        base/validation_pass@1.
+        selected: completions selected in this round. kept: completions in the training set; kept_correct: those of them
+        that the task's verifier accepts; prompts_covered: their prompts; distinct_paths: their distinct pairs of prompt
+        and reasoning path. pool_tokens: generated for the round's pool; pool_reward: its mean reward. train_loss: nats
+        per token. validation_pass@1: if the stop rule needs it; for the base, base/validation_pass@1.
         """
-        of_tuned = self.of("tuned")
-        result = next(round for round in of_tuned if round.policy == results.policies["tuned"])
-        metrics: dict[str, float | str] = {"rounds/run": len(of_tuned), "rounds/result": result.number}
+        tuned = self.of("tuned")
+        result = next(round for round in tuned if round.policy == results.policies["tuned"])
+        metrics: dict[str, float | str] = {"rounds/run": len(tuned), "rounds/result": result.number}
         if self.base_validation is not None:
             metrics["base/validation_pass@1"] = self.base_validation
         for arm in self.arms:
             pools: list[Completions] = []
             for round in self.of(arm):
                 pools.append(round.pool)
-                of_round = round.metrics(pools, results.train, task)
-                metrics |= {f"{round.name}/{name}": value for name, value in of_round.items()}
+                own = round.metrics(pools, results.train, task)
+                metrics |= {f"{round.name}/{name}": value for name, value in own.items()}
         return metrics
 
     def drawn_by(self, results: Results) -> list[str]:
@@ -111,7 +110,7 @@ class Rounds(Findings):
         return [name for name, round in drawn for _ in range(round.pool.shape[1])]
 
     def cost(self, results: Results, uses: Sequence[Use]) -> TrainingCost:
-        """Every round reads all prompts and trains on its own completions."""
+        """The cost; each round reads all prompts and trains on its own training set."""
         rounds = self.of("tuned")
         return replace(
             super().cost(results, uses),
@@ -121,13 +120,13 @@ class Rounds(Findings):
         )
 
     def add_to(self, graph: ArtifactGraph, results: Results) -> None:
-        """Each round of each arm: its pool, its rewards, its selection (whose samples name their round), its policy.
+        """Add the pool, the rewards, the selection and the policy of each round of each arm.
 
-        Roles are the policies' names; "tuned" and "control" are the rounds whose policies are the result.
+        Roles are the names of policies; the rounds of the resulting policies have the roles "tuned" and "control".
         """
         graph.policy("base", results.policies["base"])
         pools: dict[str, list[str]] = {arm: [] for arm in self.arms}
-        scored: dict[str, list[str]] = {arm: [] for arm in self.arms}  # what an arm's selections are made from
+        scored: dict[str, list[str]] = {arm: [] for arm in self.arms}  # the parents of an arm's selections
         for round in self.each:
             role = round.arm if round.policy == results.policies[round.arm] else round.name
             made_from = graph.pool(role, round.pool, [f"policy-{round.drawn_by.fingerprint}"])
@@ -139,7 +138,7 @@ class Rounds(Findings):
                 made_from = graph.rewards(role, key, f"rewards_{role}.parquet", columns, [made_from])
             scored[round.arm].append(made_from)
             pools[round.arm].append(round.pool.key)
-            drawn_in, sample = np.divmod(np.asarray(round.chosen.column), N)  # all rounds draw equally many
+            drawn_in, sample = np.divmod(np.asarray(round.chosen.column), N)  # all rounds draw equally many samples
             columns = {"row": round.chosen.row, "sample": sample, "round": drawn_in + 1}
             columns["weight"] = np.asarray(round.chosen.weight, float)
             parents = [scored[round.arm][number] for number in np.unique(drawn_in).tolist()]
@@ -148,11 +147,11 @@ class Rounds(Findings):
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
-    """BenchError where a training would keep policies on the way: each round's last policy alone is judged."""
+    """BenchError where trainings would keep policies: only the last policy of each round is judged."""
     if (every := config["training"].get("keep_every")) is not None:
         raise BenchError(
-            f"training.keep_every={every} is not allowed with procedure=rounds, which judges the last policy of each "
-            "training alone; set it to null, or use another procedure."
+            f"training.keep_every={every} is not allowed with procedure=rounds, which judges only the last policy of "
+            "each training; set it to null, or use another procedure."
         )
 
 
@@ -167,21 +166,24 @@ def in_rounds(
     validation_completions: Count,
     adapt: Callable[..., Adapted] | None,
 ) -> Results:
-    """`rounds` times: sample the current policy, score, select, fine-tune; every KL is to the original base.
+    """Sample the current policy, score, select and fine-tune, `rounds` times. Every KL is to the original base.
 
-    start: each round fine-tunes the "base" or the "current" policy. train_on: "last", the selection's choice in this
-    round's pool; "union", those of all rounds together; "best", its choice among all that was drawn so far, e.g. each
-    prompt's best. stop: "validation" ends with the first round whose pass@1 on validation prompts, by the task's own
-    verifier on `validation_completions` samples each at temperature 1, is not above the best before it (the base's
-    included) and keeps that best round, or round 1. adapt: chooses each round's temperature and threshold (see
-    bench.balance); None: the run's own.
+    start: each round fine-tunes the "base" or the "current" policy. train_on: "last", the selection from this round's
+    pool; "union", the selections of all rounds together; "best", one selection from all pools so far. adapt: chooses
+    the temperature and the threshold of each round (see bench.balance); None: the run's own.
 
-    Round 1 is `bench.experiment.run`, drawn with its seed, so that both share what the store has. The control
-    ("matched") goes through rounds of its own: it draws from its own last policy and trains, in every round, on as many
-    completions of the same prompts as the tuned one, chosen without the reward.
+    stop: with "validation", rounds end when pass@1 on validation prompts does not exceed its best value so far, that of
+    the base included; the best round is the result, or round 1. pass@1 is by the task's own verifier, from
+    `validation_completions` samples per prompt at temperature 1.
+
+    Round 1 equals `bench.experiment.run` and has its seed, so that both share artifacts. The control ("matched") has
+    rounds of its own: it draws from its own last policy. In each round it trains on as many completions of the same
+    prompts as the tuned arm, chosen without the reward.
     """
     if adapt is not None and not callable(adapt):
-        raise BenchError(f"procedure.adapt={adapt} is not allowed: it must be null or a function, as in b_star.")
+        raise BenchError(
+            f"procedure.adapt={adapt} is not allowed: it must be null or a function, as in experiment/b_star.yaml."
+        )
     arms = ("tuned",) if parts.control == "none" else ("tuned", "control")
     history: dict[str, list[Round]] = {arm: [] for arm in arms}
     of_tuned = history["tuned"]
@@ -237,7 +239,7 @@ def _one_round(
     train_on: str,
     adapted: Adapted | None,
 ) -> Round:
-    """Draw from the arm's current policy, select, and fine-tune. of_tuned: the tuned arm's rounds so far."""
+    """Draw from the arm's current policy, select, and fine-tune. of_tuned: the rounds of the tuned arm so far."""
     base, train, seed = parts.base, parts.train, round_seed(parts.seed, number)
     sampler = {} if adapted is None else {"temperature": adapted.temperature}
     current = before[-1].policy if before else base
@@ -264,15 +266,14 @@ def _one_round(
 
 
 def round_seed(seed: int, number: int) -> int:
-    """The seed of a round's own stream; round 1 has the run's, so that it is the experiment of a single round."""
+    """The seed of a round. Round 1 has the run's seed, so that it equals the experiment of a single round."""
     return seed if number == 1 else small_seed(seed, "round", number)
 
 
 def buffer(own: Sequence[Selection], num_completions: int, train_on: str) -> Selection:
-    """What the last of these rounds trains on, as cells of the pools side by side, row by row.
+    """The training set of the last of these rounds, as a selection from the pools side by side, in order of rows.
 
-    own: each round's cells [K] of its own pool [M, num_completions]. train_on: "last" or "union"; in the first round
-    there is no more than its own.
+    own: each round's selection from its own pool [M, num_completions]. train_on: "last" or "union".
     """
     kept = range(len(own)) if train_on == "union" else [len(own) - 1]
     row, weight = (np.concatenate([getattr(own[i], name) for i in kept]) for name in ("row", "weight"))
@@ -282,18 +283,18 @@ def buffer(own: Sequence[Selection], num_completions: int, train_on: str) -> Sel
 
 
 def distinct_paths(chosen: Selection, pools: list[Completions], task: Task) -> int:
-    """How many of the chosen cells of pools side by side differ in prompt or path; those without a path don't count."""
+    """The number of distinct (prompt, reasoning path) among the chosen completions that have a path."""
     paths = [(row, task.path(text)) for row, text in _texts(chosen, pools)]
     return len({(row, path) for row, path in paths if path is not None})
 
 
 def kept_correct(chosen: Selection, pools: list[Completions], train: Prompts, task: Task) -> int:
-    """How many of the chosen cells of pools side by side are right, by the task's own verifier."""
+    """The number of chosen completions that the task's own verifier accepts."""
     texts = _texts(chosen, pools)
     return int(np.sum(task.are_correct([text for _, text in texts], [str(train.answer[row]) for row, _ in texts])))
 
 
 def _texts(chosen: Selection, pools: list[Completions]) -> list[tuple[int, str]]:
-    """The row and the text of each chosen cell of pools side by side."""
+    """The row and the text of each chosen completion. pools: side by side, as `chosen` counts columns."""
     texts = side_by_side(pools).text
     return [(row, texts[row, column]) for row, column in zip(chosen.row.tolist(), chosen.column.tolist(), strict=True)]

@@ -1,49 +1,78 @@
-"""python -m bench.size [setting=value ...]: memory, hours, tokens and FLOPs by stage, before anything is downloaded.
+"""python -m bench.size [setting=value ...]: memory, hours, tokens and FLOPs of each stage, before any download.
 
     python -m bench.size experiment=gsm8k_qwen size.gpu=a100
-    python -m bench.size sweep=paper_kl_frontier                     all its cells together, what they share once
+    python -m bench.size sweep=paper_kl_frontier                     all cells together; shared work counts once
     python -m bench.size policy=hub policy.id=ME/MODEL size.parameters=3e9 ...
 
-size.gpu: h200, h100 (default), a100, l40s, 4090, or cpu: this machine. size.flops: FLOP/s instead of the machine's.
-size.parameters and size.reward_parameters: of models that are not here and whose names do not say it.
+size.gpu: h200, h100 (default), a100, l40s, 4090, or cpu: this machine. size.flops: FLOP/s in place of the machine's.
+size.parameters and size.reward_parameters: of models that this machine does not have and whose names do not state it.
 size.prompt_tokens and size.completion_tokens: mean lengths.
 """
 
+import copy
 import sys
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
 
 from bench.config.compose import CONF, explained
 from bench.errors import BenchError
-from bench.sizing.advice import advice
 from bench.sizing.machines import GIB, Machine, machine
-from bench.sizing.stages import SizeEstimate, Told, estimate
+from bench.sizing.stages import SizeEstimate, SizeHints, estimate
+from bench.sweeps.cells import Cell, cells
 from bench.sweeps.plan import counted, duration
 
 NUMBERS = ("flops", "parameters", "reward_parameters", "prompt_tokens", "completion_tokens")
 
+Change = tuple[str, dict[str, Any]]  # its words, and the settings that it changes
+LORA = {"r": 16, "target_modules": "all-linear", "four_bit": False}  # as in conf/training/lora.yaml
+CHECKPOINTING = ("training.gradient_checkpointing=true", {"training.gradient_checkpointing": True})
+SMALLEST_BATCH = ("training.micro_batch_size=1", {"training.micro_batch_size": 1})
+ADAPTER = ("training=lora", {"training.lora": LORA})
+FOUR_BITS = ("training.lora.four_bit=true", {"training.lora": {**LORA, "four_bit": True}})
+SMALLER_SHARE = ("generation.gpu_memory_utilization=0.3", {"generation.gpu_memory_utilization": 0.3})
+SHARDS = (
+    "training.processes=8 training.fsdp=true on 8 of them",
+    {"training.processes": 8, "training.fsdp": True},
+)
+BFLOAT16 = ("evaluation.kl_dtype=bfloat16", {"evaluation.kl_dtype": "bfloat16"})
+FEWER_TOKENS = ("generation.batch_tokens=8192", {"generation.batch_tokens": 8_192})
+# Combinations of changes, from the least to the most costly
+TRAINING: tuple[tuple[Change, ...], ...] = (
+    (CHECKPOINTING,),
+    (CHECKPOINTING, SMALLEST_BATCH),
+    (CHECKPOINTING, SMALLEST_BATCH, SMALLER_SHARE),
+    (ADAPTER, CHECKPOINTING),
+    (ADAPTER, CHECKPOINTING, SMALLEST_BATCH, SMALLER_SHARE),
+    (ADAPTER, FOUR_BITS, CHECKPOINTING, SMALLEST_BATCH, SMALLER_SHARE),
+    (SHARDS, CHECKPOINTING, SMALLEST_BATCH),
+)
+OTHERS: tuple[tuple[Change, ...], ...] = ((BFLOAT16,), (SMALLER_SHARE,), (BFLOAT16, SMALLER_SHARE), (FEWER_TOKENS,))
+
 
 def main() -> None:
+    """Print the table of stages, the assumptions, and what would make each stage fit that does not."""
     arguments = [argument for argument in sys.argv[1:] if argument not in ("-m", "--multirun")]
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return
-    mine = dict(argument[len("size.") :].partition("=")[::2] for argument in arguments if argument.startswith("size."))
-    rest = [argument for argument in arguments if not argument.startswith("size.")]
-    with explained(rest):
-        from bench.sweeps.cells import cells
-
-        unknown = [name for name in mine if name not in ("gpu", *NUMBERS)]
+    own = dict(argument[len("size.") :].partition("=")[::2] for argument in arguments if argument.startswith("size."))
+    overrides = [argument for argument in arguments if not argument.startswith("size.")]
+    with explained(overrides):
+        unknown = [name for name in own if name not in ("gpu", *NUMBERS)]
         if unknown:
             raise BenchError(f"size.{unknown[0]} is not a setting; there are size.gpu, size.{', size.'.join(NUMBERS)}.")
-        told = {name: _number(name, mine[name]) for name in NUMBERS if name in mine}
-        found = cells(rest, CONF)
-        if not found:
-            raise BenchError("Another sweeper than Hydra's own chooses these cells as it goes; size one of them.")
-        threads = int(found[0].cfg.threads)
-        on = machine(mine.get("gpu", "h100").lower(), told.pop("flops", None), threads=threads)
-        sizes = Told(**told)
-        estimated = estimate(found, on, sizes)
-        print(table(estimated, on, len(found)))
-        for line in advice(found, on, sizes, estimated):
+        numbers = {name: _number(name, own[name]) for name in NUMBERS if name in own}
+        listed = cells(overrides, CONF)
+        if not listed:
+            raise BenchError("This sweeper chooses its cells as it goes, so they can't be listed; size one of them.")
+        threads = int(listed[0].cfg.threads)
+        chosen = machine(own.get("gpu", "h100").lower(), numbers.pop("flops", None), threads=threads)
+        hints = SizeHints(**numbers)
+        estimated = estimate(listed, chosen, hints)
+        print(table(estimated, chosen, len(listed)))
+        for line in advice(listed, chosen, hints, estimated):
             print(f"  {line}")
 
 
@@ -57,18 +86,47 @@ def _number(name: str, value: str) -> float:
     return number
 
 
-def table(found: SizeEstimate, on: Machine, cells: int) -> str:
-    """A line a stage, the sum, whether it fits, and what was assumed."""
-    lines = [f"{counted(cells)} on one {on.name} ({on.memory / GIB:.0f} GiB, {on.flops:.3g} FLOP/s); an estimate"]
+def table(estimated: SizeEstimate, machine: Machine, cells: int) -> str:
+    """One line per stage, the sum, whether the stages fit, and what was assumed."""
+    lines = [f"{counted(cells)} on one {machine.name} ({machine.memory / GIB:.0f} GiB, {machine.flops:.3g} FLOP/s);"]
+    lines[0] += " an estimate"
     lines += [f"  {'stage':34}{'GiB':>8}{'time':>10}{'tokens':>12}{'FLOPs':>10}"]
-    for stage in found.stages:
-        taken = f"{stage.bytes / GIB:8.2f}{duration(stage.seconds):>10}"
-        lines.append(f"  {stage.name:34}{taken}{stage.tokens:12.3g}{stage.flops:10.2g}")
-    flops = sum(stage.flops for stage in found.stages)
-    lines.append(f"  {'all':34}{found.bytes / GIB:8.2f}{duration(found.seconds):>10}{'':12}{flops:10.2g}")
-    tight = [stage for stage in found.stages if stage.bytes > on.memory]
-    lines.append("  it fits" if not tight else f"  does NOT fit: {', '.join(stage.name for stage in tight)}")
-    return "\n".join([*lines, *(f"  {note}" for note in found.notes)])
+    for stage in estimated.stages:
+        numbers = f"{stage.bytes / GIB:8.2f}{duration(stage.seconds):>10}{stage.tokens:12.3g}{stage.flops:10.2g}"
+        lines.append(f"  {stage.name:34}{numbers}")
+    flops = sum(stage.flops for stage in estimated.stages)
+    lines.append(f"  {'all':34}{estimated.bytes / GIB:8.2f}{duration(estimated.seconds):>10}{'':12}{flops:10.2g}")
+    too_large = [stage.name for stage in estimated.stages if stage.bytes > machine.memory]
+    lines.append(f"  does NOT fit: {', '.join(too_large)}" if too_large else "  it fits")
+    return "\n".join([*lines, *(f"  {note}" for note in estimated.notes)])
+
+
+def advice(cells: Sequence[Cell], machine: Machine, hints: SizeHints, estimated: SizeEstimate) -> list[str]:
+    """For each stage that does not fit, one sentence with the first usual changes that make it fit."""
+    too_large = [stage for stage in estimated.stages if stage.bytes > machine.memory]
+    return [_advice(cells, machine, hints, stage.name, stage.bytes) for stage in too_large]
+
+
+def _advice(cells: Sequence[Cell], machine: Machine, hints: SizeHints, stage: str, needed: float) -> str:
+    first = OmegaConf.create(cells[0].config)
+    for changes in TRAINING if stage in ("fine-tuning", "pretraining") else OTHERS:
+        new = [change for change in changes if _is_new(first, change)]
+        if not new:
+            continue
+        cfg: Any = copy.deepcopy(first)
+        for _, settings in new:
+            for key, value in settings.items():
+                OmegaConf.update(cfg, key, value, merge=False)
+        after = {changed.name: changed.bytes for changed in estimate([Cell("", cfg, ())], machine, hints).stages}
+        if after.get(stage, needed) <= machine.memory:
+            return f"{stage} would take {after[stage] / GIB:.1f} GiB with {' '.join(words for words, _ in new)}"
+    return f"{stage} needs a machine of {needed / GIB:.0f} GiB or a smaller model: none of the usual changes is enough"
+
+
+def _is_new(cfg: Any, change: Change) -> bool:
+    """Whether the configuration has all settings of the change, with other values."""
+    keys = {key.rpartition(".")[::2]: value for key, value in change[1].items()}
+    return all(name in cfg[group] and cfg[group][name] != value for (group, name), value in keys.items())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""python -m bench.status sweep=NAME [setting=value,value ...]: what of a sweep is done, running, failed, missing.
+"""python -m bench.status sweep=NAME [setting=value,value ...]: which cells are done, running, failed, missing.
 
-The settings are those that the sweep was started with; nothing is run.
+Give the settings that the sweep was started with. Nothing is run.
 """
 
 import math
@@ -14,41 +14,41 @@ from bench.sweeps.plan import counted, described, duration, estimate, tally
 
 
 def main() -> None:
-    settings = [argument for argument in sys.argv[1:] if argument not in ("-m", "--multirun")]  # as it was started
+    settings = [argument for argument in sys.argv[1:] if argument not in ("-m", "--multirun")]
     with explained(settings):
-        wanted = search.read(settings, CONF)
+        definition = search.read(settings, CONF)
         launch.check(settings, CONF, devices=False)
-        if wanted is not None:
+        if definition is not None:
             from bench.search import report
 
-            print(report.status(wanted))
+            print(report.status(definition))
             return
-        found = cells(settings, CONF)
-    if found is None:
-        sys.exit("error: another sweeper than Hydra's own chooses its cells as it goes; they can't be listed.")
-    print(table({cell: state(cell) for cell in found}))
+        listed = cells(settings, CONF)
+    if listed is None:
+        sys.exit("error: this sweeper chooses its cells as it goes, so they can't be listed.")
+    print(table({cell: state(cell) for cell in listed}))
 
 
 def table(states: dict[Cell, State]) -> str:
-    """A line a cell that is not done, the counts, and how long the rest will take.
+    """One line per cell that is not done, the counts, and the time left.
 
-    At the pace of what is done; before anything is, by what like work took in the store.
+    The time is by the pace of finished cells; before the first one, by what equal stages took in the store.
     """
     lines = [
-        f"{cell.label or cell.folder.name}: {described(found)}"
-        for cell, found in states.items()
-        if found.kind != "done"
+        f"{cell.label or cell.folder.name}: {described(state)}"
+        for cell, state in states.items()
+        if state.kind != "done"
     ]
-    kinds = [found.kind for found in states.values()]
+    kinds = [state.kind for state in states.values()]
     lines.append(f"{counted(len(kinds))}: {tally(kinds)}")
-    took = [found.seconds for found in states.values() if not math.isnan(found.seconds)]
-    left = [cell for cell, found in states.items() if found.kind != "done"]
-    if left and not took:
+    times = [state.seconds for state in states.values() if not math.isnan(state.seconds)]
+    left = [cell for cell, state in states.items() if state.kind != "done"]
+    if left and not times:
         lines.append(estimate(left))
     elif left:
         at_once = max(kinds.count("running"), 1)
-        seconds = len(left) * sum(took) / len(took) / at_once
-        lines.append(f"about {duration(seconds)} left, {at_once} at a time at the pace of what is done")
+        seconds = len(left) * sum(times) / len(times) / at_once
+        lines.append(f"about {duration(seconds)} left, {at_once} at a time, at the pace of finished cells")
     return "\n".join(lines)
 
 

@@ -6,9 +6,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from bench.config import checks, cross_checks
+from bench.config import checks
 from bench.config.keys import run_id
 from bench.errors import BenchError
+from bench.training.lora import check_four_bit
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 LED_BY_WANDB = set(CONF.glob("sweep/wandb_*.yaml"))  # tests/test_wandb_sweeps.py composes their runs
@@ -16,7 +17,7 @@ CHOICES = sorted((path.parent.name, path.stem) for path in {*CONF.glob("*/*.yaml
 BESIDE = {
     ("generation", "openai"): ["policy=folder"],  # a server's policy lies somewhere, which policy.path says
     ("procedure", "adaptive"): ["control=none"],
-    ("procedure", "hybrid"): ["control=none"],  # the random twin of a gate is a run of its own
+    ("procedure", "hybrid"): ["control=none"],  # the random control of a gate is another run
     ("scoring", "unit_tests"): ["task=list_programs"],  # programs are what it runs
 }
 
@@ -75,16 +76,16 @@ def test_what_vllm_would_refuse_after_training_is_refused_before():
 
 def test_a_package_that_is_asked_for_late_is_missed_early_and_by_no_plan(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    cross_checks.check_installed(composed("evaluation.harness_engine=vllm"))
-    cross_checks.check_installed(composed("training=lora"))
+    checks.check_installed(composed("evaluation.harness_engine=vllm"))
+    checks.check_installed(composed("training=lora"))
     engine = composed("evaluation.harness_engine=vllm", "evaluation.harness_tasks=[gsm8k]")
     four_bit = composed("training=lora", "training.lora.four_bit=true")
     for cfg in (engine, four_bit):
         checks.check(cfg)
     with pytest.raises(BenchError, match=r"evaluation\.harness_engine=vllm needs the package vllm.*EXTRAS=vllm"):
-        cross_checks.check_installed(engine)
+        checks.check_installed(engine)
     with pytest.raises(BenchError, match=r"training\.lora\.four_bit=true needs bitsandbytes"):
-        cross_checks.check_installed(four_bit)
+        check_four_bit()
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import fixtures_tasks as made
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from fixtures_tasks import preferences
 from test_configs import composed
-from test_other_tasks import preferences
 
 from bench.errors import BenchError
 from bench.generation import vllm_engine

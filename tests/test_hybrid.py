@@ -270,7 +270,7 @@ def test_easy_prompts_keep_their_demonstrations_and_the_hard_are_sampled(few_pro
     hybrid = results.findings
     assert hybrid.source.tolist() == ["samples"] * 3 + ["nothing"] + ["demonstration"] * 3
     assert hybrid.samples.paid.tolist() == [3, 3, 3, 3]
-    assert (hybrid.prompts_sampled, hybrid.samples_a_prompt) == (4, 3.0)
+    assert (hybrid.prompts_sampled, hybrid.samples_per_prompt) == (4, 3.0)
     chosen = results.selections["tuned"]
     texts = [results.pool.text[cell] for cell in zip(chosen.row, chosen.column, strict=True)]
     assert texts == [text for _, text in accepted + EASY]
@@ -304,7 +304,7 @@ def test_the_fallbacks_of_a_prompt_that_nothing_solves(few_prompts, monkeypatch)
         if fallback == "rationalise":
             assert hybrid.hinted.paid.tolist() == [2]
             assert parts.drawn[1] == ("b", ("p3-hint",), 3)
-            assert hybrid.samples_a_prompt == (2 + 1 + 3 + 3 + 2) / 5
+            assert hybrid.samples_per_prompt == (2 + 1 + 3 + 3 + 2) / 5
         else:
             assert hybrid.hinted is None
 
@@ -358,7 +358,7 @@ def test_the_ends_and_dropping_the_hard(few_prompts, monkeypatch):
     results = sft.run(easy_share=1.0, sample_from="probe")
     assert sft.last() == [(row, f"demo{row}") for row in range(7)]
     assert len(sft.trained) == len(sft.drawn) == 1  # no probe; the held-out pool alone
-    assert (results.findings.samples, results.findings.samples_a_prompt) == (None, 0.0)
+    assert (results.findings.samples, results.findings.samples_per_prompt) == (None, 0.0)
     rft = Stubs(few_prompts, monkeypatch, RIGHT)
     rft.run(easy_share=0.0, easy_by="final_nll", selection=top_per_prompt)
     assert [row for row, text in rft.last()] == [0, 1, 2, 5]

@@ -13,7 +13,8 @@ from test_configs import composed
 from bench.artifacts import Completions, Policy, Prompts, Selection
 from bench.config import checks
 from bench.errors import BenchError
-from bench.evaluation.along_training import AlongTraining, along_counts
+from bench.evaluation.heldout import AlongTraining
+from bench.evaluation.measures import along_counts
 from bench.launching import runner
 from bench.models import loading
 from bench.records.read import read_run

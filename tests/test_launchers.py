@@ -22,8 +22,7 @@ from ray.cluster_utils import Cluster
 from submitit.core.utils import cloudpickle
 from test_sweep import command, listed, metrics
 
-from bench.config import plugins
-from bench.config.compose import CONF
+from bench.config.compose import CONF, LAUNCHER_PLUGINS, install_plugins
 from bench.errors import BenchError
 from bench.launching import devices, jobs, launch
 from bench.launching.backends import Processes, RayTasks, SlurmJobs
@@ -150,7 +149,7 @@ def test_without_a_choice_the_driver_is_asked(tmp_path: Path, monkeypatch):
     ],
 )
 def test_what_can_not_be_is_refused_before_any_work(settings, sentence):
-    plugins.install()
+    install_plugins()
     with pytest.raises(BenchError, match=rf"hydra\.launcher\.{sentence}"):
         launch.check([*settings, "num_completions=2,4"], CONF)
 
@@ -163,32 +162,32 @@ def test_what_can_not_be_is_refused_before_any_work(settings, sentence):
     ],
 )
 def test_a_missing_extra_is_named(library, settings, sentence, monkeypatch):
-    plugins.install()
+    install_plugins()
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(BenchError, match=sentence):
         launch.check(settings, CONF)
 
 
 def test_no_slurm_here_is_said(tmp_path: Path, monkeypatch):
-    plugins.install()
+    install_plugins()
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BenchError, match="no Slurm here"):
         launch.check(["hydra/launcher=slurm"], CONF)
 
 
 def test_our_presets_stand_before_an_installed_plugins(monkeypatch):
-    plugins.install()
+    install_plugins()
     stored = ConfigStore.instance()
     presets = {path.stem for path in Path(CONF, "hydra", "launcher").glob("*.yaml")}
     assert presets == {"local", "joblib", "ray", "slurm"}
     for preset in presets:
         stored.store(group="hydra/launcher", name=preset, node={"_target_": "a.plugins.own", "ray": {"init": {}}})
-    plugins.install()
+    install_plugins()
     for preset in presets:
         with initialize_config_dir(CONF, version_base="1.3"):
             launcher = compose("config", [f"hydra/launcher={preset}"], return_hydra_config=True).hydra.launcher
         assert "ray" not in launcher
-        assert launcher._target_.startswith("hydra" if preset == "local" else plugins.LAUNCHERS)
+        assert launcher._target_.startswith("hydra" if preset == "local" else LAUNCHER_PLUGINS)
 
 
 def test_one_cell_of_each_pool_starts_first(tmp_path: Path):
@@ -466,7 +465,7 @@ def test_submitit_a_preempted_and_a_killed_cell_go_on_where_they_were(tmp_path: 
 
 def run_on_slurm(cells: list[StubJob], *settings: str) -> None:
     """Run jobs with the launcher that these settings make."""
-    plugins.install()
+    install_plugins()
     from hydra_plugins.bench_launchers import Slurm
 
     with initialize_config_dir(CONF, version_base="1.3"):
@@ -479,8 +478,8 @@ def run_on_slurm(cells: list[StubJob], *settings: str) -> None:
 def test_slurm_announces_preemption_by_the_signal_that_jobs_heed(tmp_path: Path):
     """In a process of its own: submitit reads the signal once, where it is first imported."""
     code = (
-        "from bench.config.compose import CONF; from bench.config import plugins; from bench.launching import launch\n"
-        "plugins.install()\n"
+        "from bench.config.compose import CONF, install_plugins; from bench.launching import launch\n"
+        "install_plugins()\n"
         "launch.check(['hydra/launcher=slurm', 'hydra.launcher.cluster=local', 'hydra.launcher.signal=USR1'], CONF)\n"
         "from submitit.slurm.slurm import SlurmJobEnvironment; print(SlurmJobEnvironment.USR_SIG)"
     )

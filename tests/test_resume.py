@@ -101,5 +101,5 @@ def test_only_sealed_checkpoints_count_and_the_latest_of_them(tmp_path):
     for step in (9, 10):
         checkpoints.seal(tmp_path / f"checkpoint-{step}", [{"step": step}], step)
     found = checkpoints.last(tmp_path)
-    assert found == checkpoints.Whole(tmp_path / "checkpoint-10", [{"step": 10}], 10)
+    assert found == checkpoints.Checkpoint(tmp_path / "checkpoint-10", [{"step": 10}], 10)
     assert not (tmp_path / "checkpoint-100").exists()

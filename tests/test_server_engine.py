@@ -279,7 +279,7 @@ def test_late_differences_between_equal_seeds_are_rounding(fake, few_prompts, ra
 
 
 def test_a_server_with_other_weights_is_named(fake, few_prompts, another_policy, tmp_path):
-    refused(fake, few_prompts, another_policy, "serves another model than .* nats a token", root=tmp_path)
+    refused(fake, few_prompts, another_policy, "serves another model than .* nats per token", root=tmp_path)
     with using(Store(tmp_path / "tolerant")):
         assert drawn_by(fake, few_prompts, another_policy, logprob_tolerance=5.0).shape == (7, 4)
 

@@ -14,11 +14,10 @@ from test_configs import CONF, composed
 from bench import size
 from bench.errors import BenchError
 from bench.models import loading
+from bench.size import advice
 from bench.sizing import memory, shapes, stages
-from bench.sizing.advice import advice
-from bench.sizing.harness import TASKS
 from bench.sizing.machines import GIB, GPUS, machine
-from bench.sizing.scorers import PROGRAM
+from bench.sizing.readers import PROGRAM, TASKS
 from bench.sweeps.cells import Cell, cells
 
 MEDIUM = {
@@ -154,7 +153,7 @@ print((kib("VmHWM") - before) * 1024)
 
 def of(*overrides: str, gpu: str = "h100") -> stages.SizeEstimate:
     cell = Cell("", composed(*overrides), ())
-    return stages.estimate([cell], machine(gpu), stages.Told())
+    return stages.estimate([cell], machine(gpu), stages.SizeHints())
 
 
 def by_name(found: stages.SizeEstimate) -> dict[str, stages.Stage]:
@@ -204,9 +203,9 @@ def test_the_table_of_lm_evals_tasks_is_that_of_its_files():
             continue
         found: dict = {}
         while path is not None:
-            one = yaml.load(path.read_text(), Loader)
-            found = one | found
-            path = path.with_name(one["include"]) if "include" in one else None
+            content = yaml.load(path.read_text(), Loader)
+            found = content | found
+            path = path.with_name(content["include"]) if "include" in content else None
         assert found["task"] == name
         assert found.get("num_fewshot", task.shots if name == "gsm8k_cot" else 0) == task.shots, name
         assert found["output_type"].startswith("generate") == (task.choices == 0), name
@@ -233,7 +232,7 @@ def test_programs_run_where_tests_score_and_where_they_judge():
     assert by_name(found)["programs"].seconds == pytest.approx((drawn + drawn - pool) * PROGRAM / 8)
 
 
-REAL = ["gsm8k_qwen", "gsm8k_reward_model", "math_llama", "code_qwen", "helpful_ultrafeedback"]
+REAL = sorted(path.stem for path in CONF.glob("experiment/*.yaml") if "H100" in path.read_text())
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -255,8 +254,8 @@ def test_what_does_not_fit_is_said():
 def test_what_would_make_a_stage_fit_is_said_and_true():
     def advised(*overrides: str, gpu: str) -> list[str]:
         cell = [Cell("", composed(*overrides), ())]
-        told = stages.Told()
-        return advice(cell, machine(gpu), told, stages.estimate(cell, machine(gpu), told))
+        hints = stages.SizeHints()
+        return advice(cell, machine(gpu), hints, stages.estimate(cell, machine(gpu), hints))
 
     assert advised("experiment=gsm8k_qwen", gpu="h100") == []
     (said,) = advised("experiment=gsm8k_qwen", gpu="l40s")
@@ -308,7 +307,7 @@ def test_paper_scale_sweeps_are_planned_without_the_hub(monkeypatch):
     found = cells(["sweep=paper_kl_frontier", "seed=0", "temperature=1.0", "selection=softmax"], str(CONF))
     assert found is not None
     assert [cell.cfg.num_completions for cell in found] == [4, 16, 64]
-    work = workload.work(found)
+    work = workload.workload(found)
     assert (work.pools, work.trainings) == (1, 6)
     assert work.completions > 64 * 4_000
     assert all(cell.cfg.name == "paper_kl_frontier" for cell in found)
@@ -319,19 +318,18 @@ def test_an_unknown_number_of_prompts_is_said_not_counted(monkeypatch):
 
     monkeypatch.setattr("bench.tasks.rows.from_hub", lambda *_, **__: pytest.fail("asked the hub"))
     found = Cell("", composed("experiment=gsm8k_qwen", "task.train_prompts=null"), ())
-    assert workload.work([found]).unknown == ("task.train_prompts",)
+    assert workload.workload([found]).unknown == ("task.train_prompts",)
     text = plan.summary([found])
-    assert "unknown number of prompts until the data is there: task.train_prompts=null" in text
+    assert "the number of prompts is unknown until the data is here: task.train_prompts=null" in text
     assert "  completions                unknown       unknown" in text
 
 
-def test_every_small_sweep_that_makes_sense_has_a_real_twin():
-    twins = {path.stem.removeprefix("paper_") for path in Path(CONF, "sweep").glob("paper_*.yaml")}
-    assert {"num_completions_by_temperature", "kl_frontier", "rounds", "selection_methods"} <= twins
+def test_the_main_small_sweeps_have_a_version_at_paper_size():
+    paper = {path.stem.removeprefix("paper_") for path in Path(CONF, "sweep").glob("paper_*.yaml")}
+    assert {"num_completions_by_temperature", "kl_frontier", "rounds", "selection_methods"} <= paper
 
 
 STATED = re.compile(r"([\d.]+) hours on an H100, ([\d.]+) on an A100, (\d+) GiB at the peak")
-REAL = sorted(path.stem for path in CONF.glob("experiment/*.yaml") if "H100" in path.read_text())
 SWEEPS = ["paper_lm_eval_transfer", "paper_reward_overoptimisation", "paper_rounds"]  # those with the fewest cells
 
 
@@ -342,7 +340,7 @@ def test_a_file_states_the_hours_and_the_memory_that_are_estimated(asked):
     assert stated is not None
     found = cells([asked], str(CONF))
     for gpu, hours in zip(("h100", "a100"), stated.groups(), strict=False):
-        estimated = stages.estimate(found, machine(gpu, None, threads=0), stages.Told())
+        estimated = stages.estimate(found, machine(gpu, None, threads=0), stages.SizeHints())
         assert estimated.seconds / 3600 == pytest.approx(float(hours), rel=0.03, abs=0.05)
         assert estimated.bytes / GIB == pytest.approx(float(stated[3]), abs=0.5)
 

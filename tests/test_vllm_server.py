@@ -151,7 +151,7 @@ def test_another_policy_is_noticed(server, tiny_policy, problems, tmp_path, stor
             weight += 0.02 * torch.randn(weight.shape, generator=noise)
     model.save_pretrained(tmp_path / "other")
     loading.load_tokenizer(tiny_policy).save_pretrained(tmp_path / "other")
-    with pytest.raises(BenchError, match=r"serves another model than .*other: .* nats a token"):
+    with pytest.raises(BenchError, match=r"serves another model than .*other: .* nats per token"):
         draw(problems, loading.folder(tmp_path / "other"), server[0])
 
 

@@ -121,7 +121,7 @@ def test_hydra_does_not_lead_them(options, monkeypatch, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["bench", *options])
     with pytest.raises(
-        SystemExit, match=r"^error: sweep=wandb_.* is led by W&B: run `wandb sweep sweeps/wandb_.*\.yaml`"
+        SystemExit, match=r"^error: sweep=wandb_.* is run by W&B: run `wandb sweep sweeps/wandb_.*\.yaml`"
     ):
         main()
     assert list(tmp_path.iterdir()) == []

@@ -2,54 +2,102 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_configs import CONF, composed
 
-from bench.artifacts import Policy
+from bench.artifacts import Policy, Rewards
 from bench.config import checks
 from bench.procedures.parts import Parts
 from bench.store import Store, using
 from bench.sweeps.cells import Cell, cells
-from bench.sweeps.workload import workload
+from bench.sweeps.workload import Workload, workload
 
 SMALL = [
     *("task.train_prompts=6", "task.validation_prompts=3", "task.test_prompts=4", "task.max_new_tokens=4"),
     *("num_completions=4", "baseline_completions=8", "generation.block_size=2", "evaluation.num_completions=2"),
-    *(
-        "evaluation.lm_eval=false",
-        "tracking=none",
-        "selection=random_per_prompt",
-        "training.epochs=2",
-        "training.batch_size=1",
-    ),
+    *("evaluation.lm_eval=false", "tracking=none", "training.epochs=2", "training.batch_size=1"),
 ]
+AT_RANDOM = "selection=random_per_prompt"
+PROCEDURES = {
+    "single": ([], ["control=none", "top_p=0.5"], ["training.keep_every=5"]),
+    "rounds": (
+        ["procedure.rounds=2", "procedure.train_on=union"],
+        ["procedure.rounds=1", "procedure.stop=validation", "procedure.validation_completions=2"],
+    ),
+    "adaptive": (["control=none", "procedure.stop=none", "procedure.accept_above=-1"],),
+    "hybrid": (["control=none", "procedure.hard=drop", "procedure.folds=2"],),
+    "generators": (["procedure.drawn_by=[student]"],),
+}
+FIXED = (  # selections that keep equally many completions whatever the rewards
+    *("mbr", "mbr_tokens", "random_k_overall", "random_per_prompt", "softmax"),
+    *("top_k_overall", "top_k_per_prompt", "top_per_prompt", "worst_per_prompt"),
+)
+SELECTIONS = sorted(
+    path.stem for path in CONF.glob("selection/*.yaml") if path.stem != "mbr_embeddings"
+)  # loads a model
+
+
+@pytest.fixture(scope="module")
+def shared_store(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def planned_and_done(random_policy: Policy, shared_store: Path, monkeypatch):
+    """Rehearse an experiment, then run it on random completions with rewards, answers and paths by their lengths."""
+
+    def both(*given: str) -> tuple[Workload, dict[str, float]]:
+        base = ["policy=folder", f"policy.path={random_policy.path}", f"store={shared_store}"]
+        cfg = composed(*SMALL, *base, *given)
+        planned = workload([Cell("", cfg, ())])
+        parts = checks.build_parts(cfg)
+        del parts["tracking"]
+        parts["scoring"] = lambda prompts, completions: Rewards(_lengths(completions.text) % 2)
+        for name in ("path", "extract_answer"):
+            monkeypatch.setattr(type(parts["task"]), name, lambda self, text: str(len(text) % 3))
+        with using(Store(shared_store)) as store:
+            parts.pop("procedure")(Parts(**parts, **{name: cfg[name] for name in checks.RUN_SETTINGS}))
+            done = {(use.stage, use.key, use.part): use for use in store.uses}.values()
+        trained = [use for use in done if use.stage == "sft"]
+        return planned, {
+            "completions": sum(use.counts.get("completions", 0) for use in done),
+            "trainings": len(trained),
+            "examples": sum(use.counts["steps"] for use in trained),  # one example each
+            "evaluations": sum(use.stage == "divergence_samples" for use in done),
+        }
+
+    return both
+
+
+def _lengths(texts: np.ndarray) -> np.ndarray:
+    return np.vectorize(len, otypes=[float])(texts)
+
+
+def test_every_procedure_is_compared():
+    assert PROCEDURES.keys() == {path.stem for path in CONF.glob("procedure/*.yaml")}
 
 
 @pytest.mark.parametrize(
-    "given",
-    [
-        ["seed=0"],
-        ["control=none", "top_p=0.5"],
-        ["training.keep_every=5"],
-        ["procedure=rounds", "procedure.rounds=2", "procedure.train_on=union"],
-        ["procedure=rounds", "procedure.rounds=1", "procedure.stop=validation", "procedure.validation_completions=2"],
-        ["procedure=adaptive", "control=none", "procedure.stop=none", "procedure.accept_above=-1"],
-        ["procedure=hybrid", "control=none", "procedure.hard=drop", "procedure.folds=2"],
-    ],
+    "given", [[f"procedure={name}", *given] for name, cases in PROCEDURES.items() for given in cases], ids=" ".join
 )
-def test_a_run_draws_trains_and_judges_what_was_asked(given, random_policy: Policy, tmp_path: Path):
-    cfg = composed(*SMALL, "policy=folder", f"policy.path={random_policy.path}", f"store={tmp_path}", *given)
-    asked = workload([Cell("", cfg, ())])
-    parts = checks.build_parts(cfg)
-    del parts["tracking"]
-    with using(Store(tmp_path)) as store:
-        parts.pop("procedure")(Parts(**parts, **{name: cfg[name] for name in checks.RUN_SETTINGS}))
-        done = {(use.stage, use.key, use.part): use for use in store.uses}.values()
-    assert asked.completions == sum(use.counts.get("completions", 0) for use in done)
-    trained = [use for use in done if use.stage == "sft"]
-    assert asked.trainings == len(trained)
-    assert asked.examples == sum(use.counts["steps"] for use in trained)  # one example each
-    assert asked.evaluations == sum(use.stage == "divergence_samples" for use in done)
+def test_each_procedure_does_exactly_what_was_planned(given, planned_and_done):
+    planned, done = planned_and_done(AT_RANDOM, *given)
+    assert {name: getattr(planned, name) for name in done} == done
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_each_selection_trains_on_what_was_planned(selection, planned_and_done):
+    """Exactly where the number does not depend on rewards; else by random rewards, within what a pool can give."""
+    planned, done = planned_and_done(f"selection={selection}", "training.epochs=1")
+    assert planned.evaluations - planned.trainings == done["evaluations"] - done["trainings"] == 1
+    if selection in FIXED:
+        assert {name: getattr(planned, name) for name in done} == done
+    else:
+        assert 1 <= done["trainings"] <= 2 >= planned.trainings >= 1
+        assert 0 < done["examples"] <= 2 * 6 * 4 >= planned.examples > 0
+        each = 4 * (2 + 2)  # greedy and sampled held-out completions of each policy, in blocks of 2
+        assert abs(planned.completions - done["completions"]) <= each * abs(planned.trainings - done["trainings"])
 
 
 def of(*given: str):

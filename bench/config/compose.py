@@ -1,8 +1,9 @@
-"""Composing configurations with Hydra: quickly where they differ in values alone, and errors in one sentence."""
+"""Compose configurations with Hydra: our plugins, fast composition of many cells, and errors in one sentence."""
 
 import contextlib
 import copy
 import difflib
+import importlib
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,19 +16,38 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench.errors import BenchError
 
-CONF = str(Path(__file__).resolve().parents[2] / "conf")
-# Hydra's plain ValueError for group=null and group=3; it names neither
-NOT_A_CHOICE = "Config group override must be"
-LAUNCHERS = "hydra/launcher"  # of which installed plugins bring more, which are none of ours
+BENCH = Path(__file__).resolve().parents[1]
+CONF = str(BENCH.parent / "conf")
+LAUNCHER_PLUGINS = "hydra_plugins.bench_launchers"  # Hydra takes plugins from the namespace package hydra_plugins only
+SWEEPER_PLUGINS = "hydra_plugins.bench_search"
+NOT_A_CHOICE = "Config group override must be"  # Hydra's ValueError for group=null and group=3, which it does not name
+LAUNCHERS = "hydra/launcher"  # installed plugins add choices, which messages leave out
+
+
+def install_plugins() -> None:
+    """Register our launchers and our sweeper with Hydra, and prefer our presets to those of other plugins."""
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+
+    for place in ("launching", "search"):
+        if (folder := str(BENCH / place / "plugin")) not in sys.path:
+            sys.path.append(folder)
+    plugins = Plugins.instance()  # imports all plugins, which then store their presets
+    launchers, sweepers = importlib.import_module(LAUNCHER_PLUGINS), importlib.import_module(SWEEPER_PLUGINS)
+    for plugin in (launchers.Joblib, launchers.Ray, launchers.Slurm, sweepers.OptunaSearch):
+        plugins.register(plugin)
+    stored: dict[str, Any] = ConfigStore.instance().repo.get("hydra", {})
+    for preset in Path(CONF, "hydra").glob("*/*.yaml"):
+        stored.get(preset.parent.name, {}).pop(preset.name, None)
 
 
 @contextlib.contextmanager
 def explained(overrides: list[str]) -> Iterator[None]:
-    """End the process with one sentence where these settings are wrong."""
+    """End the process with one sentence where the settings inside are wrong."""
     from hydra.errors import HydraException
 
     try:
-        if len(named := [one for one in overrides if one.lstrip("+").startswith("sweep=")]) > 1:
+        if len(named := [override for override in overrides if override.lstrip("+").startswith("sweep=")]) > 1:
             raise BenchError(f"{' '.join(named)}: give one sweep at a time.")
         yield
     except BenchError as error:
@@ -37,12 +57,12 @@ def explained(overrides: list[str]) -> Iterator[None]:
             raise
         sys.exit(f"error: {explain_composition(error, Path(CONF), overrides)}")
     except KeyboardInterrupt:
-        sys.exit("interrupted: what was finished is kept; the same command goes on from there.")
+        sys.exit("interrupted: finished work is kept; run the same command to go on.")
 
 
 @contextlib.contextmanager
 def composing(conf: str) -> Iterator[None]:
-    """Inside, Hydra composes from the folder `conf`; where Hydra runs already, from the folder that it runs with."""
+    """Let Hydra compose from the folder `conf`, or, inside a Hydra application, from the application's folder."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -54,10 +74,10 @@ def composing(conf: str) -> Iterator[None]:
 
 
 class Composer:
-    """Composes one configuration after another; use it inside `composing`.
+    """Compose one configuration after another; use it inside `composing`.
 
-    Hydra takes a tenth of a second to compose. So each choice of parts is composed once, and overrides that only
-    replace a value are applied to a copy of it, as Hydra itself does at the end.
+    Hydra takes 0.1 seconds per configuration. So each choice of parts is composed once, and overrides of single values
+    are applied to a copy of it, as Hydra does in its last step.
     """
 
     def __init__(self) -> None:
@@ -65,7 +85,7 @@ class Composer:
         self._is_group: dict[str, bool] = {}
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The configuration with these overrides, none of which is a sweep; raises what Hydra raises."""
+        """The configuration with these overrides, which must not sweep. Raises Hydra's exceptions."""
         from hydra import compose
         from hydra._internal.config_loader_impl import ConfigLoaderImpl
         from hydra.core.global_hydra import GlobalHydra
@@ -89,7 +109,7 @@ class Composer:
 
 
 def explain_composition(error: Exception, conf: Path, arguments: Sequence[str]) -> str:
-    """What is wrong, where, and what is allowed; `conf` is the configuration folder, `arguments` the command line."""
+    """What is wrong, where, and what is allowed. conf: the configuration folder; arguments: the command line."""
     from hydra.errors import OverrideParseException
 
     text = str(error)

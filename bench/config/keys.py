@@ -1,31 +1,44 @@
-"""What names a configuration: the id and the folder of its run, and keys of some of its settings."""
+"""Keys of a configuration: the id and the folder of its run, and keys of some of its settings."""
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from bench.artifacts import content_hash
 
-PLACES = ("store", "outputs", "tracking")  # where a run's files lie: not part of what it is
+PLACES = ("store", "outputs", "tracking")  # where a run's files lie: they do not change the run id
 
 
 def run_id(cfg: DictConfig) -> str:
-    """A short hash of the resolved configuration, places left out: same configuration, same run."""
+    """A short hash of the resolved configuration without PLACES: equal configurations have equal ids."""
     return id_of_settings(OmegaConf.to_container(cfg, resolve=True))
 
 
 def id_of_settings(settings: Any) -> str:
-    """The run id of a configuration that is resolved already, as a plain dict."""
+    """The run id of a resolved configuration, given as a plain dict."""
     return content_hash({name: value for name, value in settings.items() if name not in PLACES})[:10]
 
 
 def run_folder(cfg: DictConfig) -> Path:
-    """outputs/<name>/<run id>"""
+    """The folder outputs/<name>/<run id>."""
     return Path(cfg.outputs, cfg.name, run_id(cfg)).absolute()
 
 
 def settings_key(cfg: Any, *names: str) -> str:
     """Equal for two resolved configurations whose settings of these names are equal."""
     return json.dumps([cfg[name] for name in names], sort_keys=True)
+
+
+def configured(node: Any) -> Iterator[Mapping[str, Any]]:
+    """Every part in a configuration, and the parts inside it: the nodes with a _target_."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield node
+        for name in node:
+            yield from configured(node[name])
+    elif isinstance(node, list | ListConfig):
+        for part in node:
+            yield from configured(part)

@@ -1,6 +1,6 @@
-"""Which values a setting may have, said where the setting is: `k: Annotated[int, whole(1)]` in a function's signature.
+"""Rules for the values of settings, in the signatures of functions: `k: Annotated[int, whole(1)]`.
 
-bench.config.checks reads these rules from every `_target_` of a configuration and refuses other values before any work.
+bench.config.checks reads the rules of every `_target_` in a configuration, and refuses other values before any work.
 """
 
 import inspect
@@ -17,11 +17,13 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Rule:
-    """Whether a value is allowed, and what is, e.g. "a whole number of at least 1"."""
+    """Which values are allowed, as a test and in words, e.g. "a whole number of at least 1"."""
 
     allows: Callable[[Any], bool]
     description: str
-    inside: Callable[[Any], "Iterator[tuple[str, Any, Rule]]"] = lambda value: iter(())  # key, value and rule, of parts
+    inside: Callable[[Any], "Iterator[tuple[str, Any, Rule]]"] = lambda value: iter(
+        ()
+    )  # value -> (key, value, rule) of its parts
 
 
 def whole(minimum: int) -> Rule:
@@ -32,7 +34,7 @@ def whole(minimum: int) -> Rule:
 
 
 def number(low: float = -math.inf, high: float = math.inf, *, open_low: bool = False, open_high: bool = False) -> Rule:
-    """A finite number from low to high; open_low and open_high leave out the end itself."""
+    """A finite number from low to high; open_low and open_high exclude that end."""
 
     def allows(value: Any) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -49,23 +51,20 @@ def one_of(*choices: str) -> Rule:
     return Rule(lambda value: isinstance(value, str) and value in choices, words)
 
 
+def list_of(rule: Rule, description: str | None = None, *, empty: bool = True, distinct: bool = False) -> Rule:
+    """A list of values that the rule allows. empty: whether it may be empty; distinct: whether they must differ."""
+
+    def allows(value: Any) -> bool:
+        if not isinstance(value, Sequence) or isinstance(value, str) or not (value or empty):
+            return False
+        return all(map(rule.allows, value)) and not (distinct and len(set(value)) < len(value))
+
+    return Rule(allows, description or f"a list of which each entry is {rule.description}")
+
+
 def some_of(*choices: str) -> Rule:
-    """A list of one or more, each once."""
-
-    def allows(value: Any) -> bool:
-        names = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
-        return bool(names) and len(set(names)) == len(names) and set(names) <= set(choices)
-
-    return Rule(allows, f"a list of some of {', '.join(choices)}, each once")
-
-
-def list_of(rule: Rule) -> Rule:
-    """A list, empty perhaps, of values that the rule allows."""
-
-    def allows(value: Any) -> bool:
-        return isinstance(value, Sequence) and not isinstance(value, str) and all(map(rule.allows, value))
-
-    return Rule(allows, f"a list of which each entry is {rule.description}")
+    """A list of one or more of the choices, each once."""
+    return list_of(one_of(*choices), f"a list of some of {', '.join(choices)}, each once", empty=False, distinct=True)
 
 
 def text(pattern: str, description: str) -> Rule:
@@ -84,7 +83,7 @@ PLAIN_NAME = text(
     r"[A-Za-z0-9_-][A-Za-z0-9._-]*",
     "a plain name of letters, digits, '.', '_' and '-', not starting with '.', and not a mere number",
 )
-PROJECT = text(r"[^/\\#?%:\0\n]{1,128}", "a name of 1 to 128 characters without / \\ # ? % :")  # as W&B takes it
+PROJECT = text(r"[^/\\#?%:\0\n]{1,128}", "a name of 1 to 128 characters without / \\ # ? % :")  # W&B's limits
 DTYPE = one_of("auto", "float32", "bfloat16", "float16")
 
 Seed = Annotated[int, whole(0)]
@@ -92,32 +91,32 @@ Temperature = Annotated[float, number(0)]
 TopP = Annotated[float, PROBABILITY_MASS]
 TopK = Annotated[int, whole(0)]
 Count = Annotated[int, whole(1)]
-OF_ONE_PROMPT = "of one prompt's completions"
-CountPerPrompt = Annotated[int, whole(1), OF_ONE_PROMPT]  # so at most num_completions
+PER_PROMPT = "completions per prompt"
+CountPerPrompt = Annotated[int, whole(1), PER_PROMPT]  # at most num_completions
 
 
 def rules(function: Callable[..., Any]) -> dict[str, Rule]:
-    """The rules in a function's (or class's) signature, by parameter."""
-    found = {}
+    """The rules in the signature of a function or class, by parameter."""
+    known = {}
     for name, parameter in inspect.signature(function).parameters.items():
         annotation = parameter.annotation.type if isinstance(parameter.annotation, InitVar) else parameter.annotation
         if get_origin(annotation) is Annotated:
             for note in get_args(annotation)[1:]:
                 if isinstance(note, Rule):
-                    found[name] = note
-    return found
+                    known[name] = note
+    return known
 
 
 def counts_per_prompt(function: Callable[..., Any]) -> list[str]:
-    """The parameters of a function that count completions of one prompt."""
+    """The parameters of a function that count completions per prompt."""
     parameters = inspect.signature(function).parameters.items()
-    return [name for name, parameter in parameters if OF_ONE_PROMPT in get_args(parameter.annotation)]
+    return [name for name, parameter in parameters if PER_PROMPT in get_args(parameter.annotation)]
 
 
 def checked(check: Callable[[Mapping[str, Any]], None]) -> Callable[[T], T]:
-    """Let `check(config)` refuse settings of a function that do not go together, before any work.
+    """Attach `check` to a function; bench.config.checks calls it for every configured function, before any work.
 
-    config: the whole resolved configuration. bench.config.checks calls it for every function that is configured.
+    check(config) raises BenchError where settings do not fit together. config: the whole resolved configuration.
     """
 
     def decorate(function: T) -> T:
@@ -128,7 +127,7 @@ def checked(check: Callable[[Mapping[str, Any]], None]) -> Callable[[T], T]:
 
 
 def require(config: Mapping[str, Any], setting: str, rule: Rule) -> None:
-    """BenchError where a procedure does not allow the run's value of a setting that others allow."""
+    """BenchError where this procedure does not allow the run's value of a setting."""
     if not rule.allows(config[setting]):
         procedure = config["procedure"]["_target_"].split(".")[-2]  # its module is its choice in conf/procedure
         raise BenchError(

@@ -1,4 +1,4 @@
-"""One policy on held-out prompts: greedy, sampled, and how far it has moved from the base. Keeps every sample."""
+"""Evaluate one policy on held-out prompts: greedy and sampled completions, and its KL from the base."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,19 @@ from typing import Annotated
 import numpy as np
 
 from bench.artifacts import Completions, Divergence, Policy, Prompts, Rewards
-from bench.config.rules import ABOVE_ZERO, FOLDER, TRUE_OR_FALSE, Count, Rule, TopK, TopP, one_of, or_null, whole
+from bench.config.rules import (
+    ABOVE_ZERO,
+    FOLDER,
+    TRUE_OR_FALSE,
+    Count,
+    TopK,
+    TopP,
+    list_of,
+    one_of,
+    or_null,
+    text,
+    whole,
+)
 from bench.errors import BenchError
 from bench.estimators.kl import kl_per_token
 from bench.evaluation.harness import HarnessResult, harness, transferred
@@ -20,58 +32,57 @@ from bench.models.tokens import distributions_differ
 from bench.scoring.verifier import gold_rewards, verify
 from bench.tasks import Task
 
-NAMES = Rule(
-    lambda value: (
-        not isinstance(value, str)
-        and isinstance(value, Sequence)
-        and all(isinstance(name, str) and name for name in value)
-        and len(set(value)) == len(value)
-    ),
-    "a list of tasks' names, each once",
-)
-SEEDS = Rule(
-    lambda value: (
-        isinstance(value, Sequence)
-        and len(value) > 0
-        and all(whole(0).allows(seed) for seed in value)
-        and len(set(value)) == len(value)
-    ),
-    "a list of one or more whole numbers of at least 0, each once",
-)
+NAMES = list_of(text(r"(?s).+", "a name"), "a list of tasks' names, each once", distinct=True)
+SEEDS = list_of(whole(0), "a list of one or more whole numbers of at least 0, each once", empty=False, distinct=True)
 RAW_BASE = "base at temperature 1, top-p 1"
 
 
 @dataclass(frozen=True)
 class Graded:
-    """Completions with what the selection sees (proxy), what counts (gold), what majority voting counts, and paths."""
+    """Completions with the reward that the selection sees (proxy), the verdict (gold), answers and paths."""
 
     completions: Completions
     proxy: np.ndarray  # [M, N]
     gold: np.ndarray  # [M, N] 0/1
-    answers: np.ndarray  # [M, N] str or None
-    paths: np.ndarray  # [M, N] str or None: equal where two completions reason alike
-    gold_reward: np.ndarray | None = None  # [M, N] in the gold model's units; None where gold is right or wrong alone
+    answers: np.ndarray  # [M, N] str or None: what a majority votes on
+    paths: np.ndarray  # [M, N] str or None: equal where two completions reason in the same way
+    gold_reward: np.ndarray | None = None  # [M, N] in the gold model's units; None without a gold model
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What one policy did on M prompts, sample by sample."""
+    """The results of one policy on M prompts, sample by sample."""
 
     greedy: Graded  # [M, 1]
     sampled: Graded  # [M, N]
     kl: Divergence  # Rao-Blackwellised
-    kl_k1: Divergence  # the same samples, mean log-ratio: agrees within its interval, or something is wrong
+    kl_k1: Divergence  # mean log-ratio of the same samples; it must agree within its interval
     kl_per_token: float  # total KL over total tokens, Rao-Blackwellised
-    log_ratio: np.ndarray  # [M, kl_completions] nats a sequence of the first samples: log of this sampler over raw base
+    log_ratio: np.ndarray  # [M, kl_completions] nats per sequence: log(this sampler / raw base) of the first samples
     harness: HarnessResult | None
-    transfer: dict[str, HarnessResult]  # lm-eval on other tasks, by the name that the settings give them
-    kl_from: dict[str, Divergence] = field(default_factory=dict)  # of the same samples, from other policies by name
-    harness_tasks: dict[str, float] = field(default_factory=dict)  # of lm-eval's own tasks, by task/metric
-    metrics: dict[str, np.ndarray] = field(default_factory=dict)  # [M] by the name that the settings give the metric
+    transfer: dict[str, HarnessResult]  # lm-eval on other tasks, by their names in the settings
+    kl_from: dict[str, Divergence] = field(default_factory=dict)  # from other policies by name, on the same samples
+    harness_tasks: dict[str, float] = field(default_factory=dict)  # lm-eval's own tasks, by task/metric
+    metrics: dict[str, np.ndarray] = field(default_factory=dict)  # [M] by the metric's name in the settings
+
+
+VALIDATION = "validation"  # the method of measures on validation prompts; their n is the number of updates
+
+
+@dataclass(frozen=True)
+class AlongTraining:
+    """The policies that trainings kept (training.keep_every), evaluated on validation prompts.
+
+    No run chooses among them: the last policy is the result. A choice must not see the test prompts, and the best of
+    several on validation prompts is a little less good on others (the winner's curse).
+    """
+
+    prompts: Prompts  # of the validation split
+    outcomes: dict[str, dict[int, Outcomes]]  # tuned, control (if any) -> updates in rising order, from 0: the base
 
 
 def grade(prompts: Prompts, completions: Completions, scoring: Callable[..., Rewards], task: Task) -> Graded:
-    """Score completions by the proxy that selection sees and by the task's own verifier."""
+    """Score completions by the proxy, which the selection sees, and by the task's own verifier."""
     answers, paths = np.empty(completions.shape, object), np.empty(completions.shape, object)
     for rows, part in completions.shards():
         texts = part.text.ravel().tolist()
@@ -108,38 +119,43 @@ def evaluate(
     harness_seeds: Annotated[Sequence[int], SEEDS] = (0,),
     metrics: Mapping[str, Callable[[Graded], np.ndarray]] = MappingProxyType({}),
 ) -> Outcomes:
-    """Greedy and sampled completions of `policy`, graded, its KL from the raw `base`, and lm-eval's own verdict.
+    """Greedy and sampled completions of `policy`, graded; its KL from the raw `base`; and lm-eval's verdict.
 
-    The KL is of the sampler drawn from (this policy at `temperature`, `top_p`, `top_k`), nats a sequence, on the first
-    `kl_completions` samples of each prompt; sequences cut at the length limit are kept. kl_dtype: of both models'
-    weights; bfloat16 halves their memory and puts the KL off by its rounding. transfer: other tasks by a name
-    of one's own, of whose test prompts lm-eval judges greedy completions. BenchError for one that lm-eval can't judge.
-    others: policies by name, each raw, from which the KL is estimated too. A KL is NaN where the two policies have
-    different token ids (bench.models.tokens): their steps can't be compared.
-    harness_tasks: lm-eval's own by name, or of the folder harness_include, on harness_engine: "auto" is vLLM where
-    `generation` is, and transformers elsewhere; bench.evaluation.harness_tasks says how.
-    metrics: functions of the graded samples [M, N] that give a value per prompt [M], by the name of each metric.
-    BenchError where one gives something else.
+    The KL is that of the sampler (this policy at `temperature`, `top_p`, `top_k`) from the raw base, in nats per
+    sequence, on the first `kl_completions` samples per prompt, those cut at the length limit included. It is NaN where
+    the token ids of the two policies differ (bench.models.tokens). others: raw policies by name, from which the KL is
+    estimated too. kl_dtype: of both models' weights; bfloat16 halves their memory and adds rounding errors to the KL.
+
+    transfer: other tasks by name; lm-eval judges greedy completions of their test prompts. harness_tasks: lm-eval's own
+    tasks by name, or those of the folder harness_include. harness_engine: "auto" is vLLM where `generation` is, else
+    transformers (see bench.evaluation.harness_tasks). metrics: name -> function of the graded samples [M, N], which
+    returns one value per prompt [M].
+
+    BenchError where lm-eval can't judge a task, or a metric returns another shape.
     """
     sampler = Sampler(temperature, top_p, top_k)
     greedy = generation(prompts, policy, num_completions=1, seed=seed, **GREEDY.settings)
     sampled = generation(prompts, policy, num_completions=num_completions, seed=seed, **sampler.settings)
     measured = sampled.first(kl_completions)
-    moved = _moved(policy, base, prompts, measured, sampler, kl_dtype)
-    from_others = {name: _moved(policy, other, prompts, measured, sampler, kl_dtype) for name, other in others.items()}
+    from_base = _divergence(policy, base, prompts, measured, sampler, kl_dtype)
+    from_others = {
+        name: _divergence(policy, other, prompts, measured, sampler, kl_dtype) for name, other in others.items()
+    }
     graded_greedy, graded = (grade(prompts, pool, scoring, task) for pool in (greedy, sampled))
     return Outcomes(
         greedy=graded_greedy,
         sampled=graded,
-        kl=Divergence(moved.rao_blackwell.mean(axis=1), "rao_blackwell", RAW_BASE),
-        kl_k1=Divergence(moved.k1.mean(axis=1), "k1", RAW_BASE),
-        kl_per_token=float("nan") if np.isnan(moved.k1).all() else kl_per_token(moved.rao_blackwell, measured.length),
-        log_ratio=moved.k1,
+        kl=Divergence(from_base.rao_blackwell.mean(axis=1), "rao_blackwell", RAW_BASE),
+        kl_k1=Divergence(from_base.k1.mean(axis=1), "k1", RAW_BASE),
+        kl_per_token=float("nan")
+        if np.isnan(from_base.k1).all()
+        else kl_per_token(from_base.rao_blackwell, measured.length),
+        log_ratio=from_base.k1,
         harness=harness(policy, prompts, task) if lm_eval else None,
         transfer={name: transferred(policy, name, other) for name, other in transfer.items()},
         kl_from={
-            name: Divergence(one.rao_blackwell.mean(axis=1), "rao_blackwell", raw(name))
-            for name, one in from_others.items()
+            name: Divergence(samples.rao_blackwell.mean(axis=1), "rao_blackwell", raw(name))
+            for name, samples in from_others.items()
         },
         harness_tasks=run_tasks(
             policy,
@@ -155,21 +171,21 @@ def evaluate(
 
 
 def _per_prompt(name: str, values: np.ndarray, prompts: int) -> np.ndarray:
-    """The values [M] of a metric of one's own, checked."""
+    """The values [M] of a user's metric, checked."""
     if np.shape(values) != (prompts,):
         raise BenchError(
-            f"evaluation.metrics.{name} gives an array of shape {np.shape(values)}; it must be one value per prompt, "
+            f"evaluation.metrics.{name} returns an array of shape {np.shape(values)}; it must be one value per prompt, "
             f"({prompts},)."
         )
     return np.asarray(values, float)
 
 
 def raw(name: str) -> str:
-    """A KL's reference, in words."""
+    """The reference of a KL, in words."""
     return f"{name} at temperature 1, top-p 1"
 
 
-def _moved(
+def _divergence(
     policy: Policy, reference: Policy, prompts: Prompts, drawn: Completions, sampler: Sampler, dtype: str
 ) -> DivergenceSamples:
     if distributions_differ(policy, reference, prompts):

@@ -1,4 +1,4 @@
-"""From outcomes to cells: one value a prompt behind every number that is reported."""
+"""From outcomes to measures: one value per prompt behind every number that is reported."""
 
 from typing import NamedTuple
 
@@ -20,25 +20,27 @@ from bench.estimators.kl import (
     estimate_best_of_n_win_rate,
 )
 from bench.estimators.soft_best_of_n import estimate_soft_best_of_n, pessimism_of_n
-from bench.evaluation.along_training import VALIDATION, AlongTraining
-from bench.evaluation.heldout import Graded, Outcomes
+from bench.evaluation.heldout import VALIDATION, AlongTraining, Graded, Outcomes
 
-KL_FROM = "kl_from_"  # and the name of another policy than the base
-PESSIMISM = (0.1, 0.3, 1.0)  # betas of pessimism at inference, in `spread`s of the proxy
+KL_FROM = "kl_from_"  # followed by the name of a policy other than the base
+PESSIMISM = (0.1, 0.3, 1.0)  # betas of pessimism at inference, in units of the proxy's `spread`
 SHARES = ("accuracy", "greedy_accuracy", "win_rate", "truncated")  # metrics whose values lie in [0, 1]
-SOFTNESS = (0.25, 0.5, 1.0, 2.0)  # temperatures of soft Best-of-N, in `spread`s of the proxy
+SOFTNESS = (0.25, 0.5, 1.0, 2.0)  # temperatures of soft Best-of-N, in units of the proxy's `spread`
 
 
 class Measure(NamedTuple):
-    """What a number is: whose, by which method, of what, at which n."""
+    """The name of a measured quantity.
 
-    policy: str  # base, tuned, control, round_1, ...; sampler: the base as the run draws, by all of its held-out pool
-    method: str  # greedy, pass, majority, weighted_majority, distinct, best_of_n, median_of_n, soft_best_of_n@T,
-    # pessimism_of_n@beta, policy, validation
-    metric: str  # accuracy, correct_paths, proxy, win_rate, kl, kl_k1, kl_bound, kl_sensitivity, length, truncated,
-    # entropy: of what the policy is sampled with, nats a sequence; kl_from_NAME: from another policy than the base;
-    # gold_reward: in the units of a gold reward model, where the task has one
-    # greedy_accuracy: of validation alone
+    policy: base, tuned, control, round_1, ...; "sampler" is the base with the run's sampler, on its held-out pool.
+    method: greedy, pass, majority, weighted_majority, distinct, best_of_n, median_of_n, soft_best_of_n@T,
+    pessimism_of_n@beta, policy, validation. metric: accuracy, correct_paths, proxy, win_rate, kl, kl_k1, kl_bound,
+    kl_sensitivity, length, truncated; entropy of the sampler in nats per sequence; kl_from_NAME, from a policy other
+    than the base; gold_reward in a gold model's units; greedy_accuracy (validation alone).
+    """
+
+    policy: str
+    method: str
+    metric: str
     n: int
 
 
@@ -48,78 +50,95 @@ def powers_of_two(limit: int) -> list[int]:
 
 
 def spread(proxy: np.ndarray) -> float:
-    """The standard deviation of proxy [M, N] within a prompt: the root of the mean variance over its samples."""
+    """The standard deviation of proxy [M, N] within prompts: the root of the mean variance per prompt."""
     scored = proxy[~np.isnan(proxy).all(axis=1)]
     return float(np.sqrt(np.nanvar(scored, axis=1).mean()))
 
 
 def of_policy(arm: str, outcomes: Outcomes) -> dict[Measure, np.ndarray]:
-    sampled, cells = outcomes.sampled, {}
-    cells[Measure(arm, "greedy", "accuracy", 1)] = outcomes.greedy.gold[:, 0]
-    cells[Measure(arm, "greedy", "truncated", 1)] = _truncated(outcomes.greedy)
-    comparable = not np.isnan(outcomes.kl.kl).all()  # else there is no KL, of Best-of-n neither
+    """The values per prompt [M] of one evaluated policy."""
+    sampled, measures = outcomes.sampled, {}
+    measures[Measure(arm, "greedy", "accuracy", 1)] = outcomes.greedy.gold[:, 0]
+    measures[Measure(arm, "greedy", "truncated", 1)] = _truncated(outcomes.greedy)
+    comparable = not np.isnan(outcomes.kl.kl).all()  # else neither the policy nor its Best-of-n has a KL
     if comparable:
-        cells[Measure(arm, "policy", "kl", 1)] = outcomes.kl.kl
-        cells[Measure(arm, "policy", "kl_k1", 1)] = outcomes.kl_k1.kl
+        measures[Measure(arm, "policy", "kl", 1)] = outcomes.kl.kl
+        measures[Measure(arm, "policy", "kl_k1", 1)] = outcomes.kl_k1.kl
     for name, divergence in outcomes.kl_from.items():
         if not np.isnan(divergence.kl).all():
-            cells[Measure(arm, "policy", f"{KL_FROM}{name}", 1)] = divergence.kl
-    cells[Measure(arm, "policy", "entropy", 1)] = -sampled.completions.logprob.mean(axis=1)
-    cells[Measure(arm, "policy", "length", 1)] = sampled.completions.length.mean(axis=1)
-    cells[Measure(arm, "policy", "truncated", 1)] = _truncated(sampled)
-    cells |= {Measure(arm, "policy", name, 1): values for name, values in outcomes.metrics.items()}
+            measures[Measure(arm, "policy", f"{KL_FROM}{name}", 1)] = divergence.kl
+    measures[Measure(arm, "policy", "entropy", 1)] = -sampled.completions.logprob.mean(axis=1)
+    measures[Measure(arm, "policy", "length", 1)] = sampled.completions.length.mean(axis=1)
+    measures[Measure(arm, "policy", "truncated", 1)] = _truncated(sampled)
+    measures |= {Measure(arm, "policy", name, 1): values for name, values in outcomes.metrics.items()}
     for method, graded in (("greedy", outcomes.greedy), ("policy", sampled)):
         if graded.gold_reward is not None:
-            cells[Measure(arm, method, "gold_reward", 1)] = _mean(graded.gold_reward)
+            measures[Measure(arm, method, "gold_reward", 1)] = _mean(graded.gold_reward)
     sizes = powers_of_two(sampled.gold.shape[1])
-    cells |= of_votes(arm, sampled, sizes)
+    measures |= of_votes(arm, sampled, sizes)
     if arm != "base":  # the base's curve comes from the run's own sampler
-        cells |= _of_best_of_n_after_tuning(arm, sampled, outcomes.log_ratio if comparable else None)
-    return cells
+        measures |= _of_best_of_n_after_tuning(arm, sampled, outcomes.log_ratio if comparable else None)
+    return measures
 
 
 def _of_best_of_n_after_tuning(arm: str, sampled: Graded, log_ratio: np.ndarray | None) -> dict[Measure, np.ndarray]:
-    """Best-of-n drawn from a fine-tuned policy. Its KL to the raw base: to the policy, and on by the chain rule.
+    """Best-of-n of a fine-tuned policy. Its KL to the raw base is by the chain rule, through that policy.
 
-    log_ratio: [M, K] nats, of the first K of the N samples, which the KL is measured on; None: there is no KL.
+    log_ratio: [M, K] nats of the first K of the N samples, on which the KL is measured; None: no KL.
     """
     sizes = powers_of_two(sampled.gold.shape[1])
-    cells = _over(arm, "best_of_n", "accuracy", sizes, best_of_n(sampled.proxy, sampled.gold, sizes)) | _over(
+    measures = _over(arm, "best_of_n", "accuracy", sizes, best_of_n(sampled.proxy, sampled.gold, sizes)) | _over(
         arm, "best_of_n", "proxy", sizes, best_of_n(sampled.proxy, sampled.proxy, sizes)
     )
     if log_ratio is not None:
         known = powers_of_two(log_ratio.shape[1])
         kl = best_of_n_kl_from_reference(sampled.proxy[:, : log_ratio.shape[1]], log_ratio, known)
-        cells |= _over(arm, "best_of_n", "kl", known, kl)
-    return cells
+        measures |= _over(arm, "best_of_n", "kl", known, kl)
+    return measures
 
 
 def of_training(along: AlongTraining | None) -> dict[Measure, np.ndarray]:
-    """[V] values a validation prompt; n of these cells counts updates. A KL is left out where there is none."""
-    cells: dict[Measure, np.ndarray] = {}
+    """The values per validation prompt [V]; n is the number of updates. An undefined KL is left out."""
+    measures: dict[Measure, np.ndarray] = {}
     for arm, path in along.outcomes.items() if along is not None else ():
         measured = {
-            "accuracy": {updates: one.sampled.gold.mean(axis=1) for updates, one in path.items()},
-            "greedy_accuracy": {updates: one.greedy.gold[:, 0] for updates, one in path.items()},
-            "kl": {updates: one.kl.kl for updates, one in path.items() if not np.isnan(one.kl.kl).all()},
+            "accuracy": {updates: outcomes.sampled.gold.mean(axis=1) for updates, outcomes in path.items()},
+            "greedy_accuracy": {updates: outcomes.greedy.gold[:, 0] for updates, outcomes in path.items()},
+            "kl": {n: outcomes.kl.kl for n, outcomes in path.items() if not np.isnan(outcomes.kl.kl).all()},
         }
         for metric, curve in measured.items():
-            cells |= {Measure(arm, VALIDATION, metric, updates): values for updates, values in curve.items()}
-    return cells
+            measures |= {Measure(arm, VALIDATION, metric, updates): values for updates, values in curve.items()}
+    return measures
+
+
+def along_counts(along: AlongTraining | None) -> dict[str, int]:
+    """The number of validation prompts and, per arm, the updates in all and at the highest validation accuracy.
+
+    Accuracy is that of one sample at the evaluation's temperature. The first of equals counts, and never the base.
+    """
+    if along is None:
+        return {}
+    counts = {f"{VALIDATION}/prompts": len(along.prompts)}
+    for arm, path in along.outcomes.items():
+        accuracy = {updates: float(outcomes.sampled.gold.mean()) for updates, outcomes in path.items() if updates}
+        counts[f"{arm}/{VALIDATION}_updates"] = max(accuracy)
+        counts[f"{arm}/{VALIDATION}_best_updates"] = max(accuracy, key=lambda updates: (accuracy[updates], -updates))
+    return counts
 
 
 def of_sampler(pool: Graded) -> dict[Measure, np.ndarray]:
-    """What can be had from up to all samples of the base's held-out pool: seen at all, chosen by proxy, or by vote."""
+    """What n samples of the base's held-out pool give, for n up to all: pass@n, Best-of-n by the proxy, and votes."""
     sizes = powers_of_two(pool.gold.shape[1])
-    cells = of_votes("sampler", pool, sizes)
-    cells |= _over("sampler", "best_of_n", "accuracy", sizes, best_of_n(pool.proxy, pool.gold, sizes))
-    if not np.array_equal(pool.proxy, pool.gold):  # by gold itself the weighted vote is right where one sample is
+    measures = of_votes("sampler", pool, sizes)
+    measures |= _over("sampler", "best_of_n", "accuracy", sizes, best_of_n(pool.proxy, pool.gold, sizes))
+    if not np.array_equal(pool.proxy, pool.gold):  # weighted by gold itself, a vote is correct where one sample is
         votes = weighted_majority_at_k(pool.answers, pool.proxy, pool.gold, sizes)
-        cells |= _over("sampler", "weighted_majority", "accuracy", sizes, votes)
-    return cells
+        measures |= _over("sampler", "weighted_majority", "accuracy", sizes, votes)
+    return measures
 
 
 def of_votes(policy: str, graded: Graded, sizes: list[int]) -> dict[Measure, np.ndarray]:
+    """pass@n, majority@n and the distinct correct paths among n samples."""
     correct_paths = graded.paths.copy()
     correct_paths[graded.gold != 1] = None
     return (
@@ -130,7 +149,7 @@ def of_votes(policy: str, graded: Graded, sizes: list[int]) -> dict[Measure, np.
 
 
 def of_best_of_n(pool: Graded, sizes: list[int]) -> dict[Measure, np.ndarray]:
-    """Best-of-N of the base: KL to the sampler it drew from, plus the chain rule's way to the raw base."""
+    """Best-of-n of the base. Its KL is to the sampler that drew the pool, and to the raw base by the chain rule."""
     log_ratio = _log_ratio(pool)
     bounds = np.array([best_of_n_kl_bound(n) for n in sizes])
     columns = {
@@ -141,63 +160,63 @@ def of_best_of_n(pool: Graded, sizes: list[int]) -> dict[Measure, np.ndarray]:
     }
     if pool.gold_reward is not None:
         columns["gold_reward"] = best_of_n(pool.proxy, pool.gold_reward, sizes)
-    beatable = [n for n in sizes if n < pool.proxy.shape[1]]  # an opponent must be left
+    beatable = [n for n in sizes if n < pool.proxy.shape[1]]  # a win rate needs a further sample as opponent
     if beatable:
         columns["win_rate"] = estimate_best_of_n_win_rate(pool.proxy, beatable)
-    if np.isin(pool.proxy, (0, 1)).all():  # a verifier: what unsolved prompts could add to the KL
+    if np.isin(pool.proxy, (0, 1)).all():  # a verifier: the most that unsolved prompts can add to the KL
         columns["kl_sensitivity"] = columns["kl"] + (
             best_of_n_kl_sensitivity(pool.proxy, sizes) - estimate_best_of_n_kl(pool.proxy, sizes)
         )
-    cells = _over("base", "median_of_n", "proxy", sizes, median_of_n(pool.proxy, sizes))
+    measures = _over("base", "median_of_n", "proxy", sizes, median_of_n(pool.proxy, sizes))
     for metric, values in columns.items():
-        cells |= _over("base", "best_of_n", metric, sizes[: values.shape[1]], values)
-    return cells
+        measures |= _over("base", "best_of_n", metric, sizes[: values.shape[1]], values)
+    return measures
 
 
 def of_soft_best_of_n(pool: Graded, n: int) -> dict[Measure, np.ndarray]:
-    """Soft Best-of-n at its SOFTNESS, none where the proxy does not tell a prompt's samples apart."""
+    """Soft Best-of-n at each temperature in SOFTNESS; empty where the proxy is constant within every prompt."""
     unit = spread(pool.proxy)
     if not unit > 0:
         return {}
     measured = np.stack([pool.gold, pool.proxy, _log_ratio(pool)], axis=2)
-    cells: dict[Measure, np.ndarray] = {}
+    measures: dict[Measure, np.ndarray] = {}
     for softness in SOFTNESS:
-        found = estimate_soft_best_of_n(pool.proxy, measured, n, softness * unit)
-        gold, proxy, log_ratio = found.means.T
-        columns = {"accuracy": gold, "proxy": proxy, "kl": found.kl + log_ratio}
-        cells |= {
+        estimate = estimate_soft_best_of_n(pool.proxy, measured, n, softness * unit)
+        gold, proxy, log_ratio = estimate.means.T
+        columns = {"accuracy": gold, "proxy": proxy, "kl": estimate.kl + log_ratio}
+        measures |= {
             Measure("base", f"soft_best_of_n@{softness:g}", metric, n): values for metric, values in columns.items()
         }
-    return cells
+    return measures
 
 
 def of_pessimism(pool: Graded, sizes: list[int]) -> dict[Measure, np.ndarray]:
-    """Pessimism at inference with n samples at its betas, beside Best-of-n: where the proxy is not gold itself.
+    """Pessimism at inference with n samples, at each beta in PESSIMISM.
 
-    None where the proxy does not tell a prompt's samples apart.
+    Empty where the proxy is gold itself, or constant within every prompt.
     """
     unit = spread(pool.proxy)
     if np.array_equal(pool.proxy, pool.gold) or not unit > 0:
         return {}
-    cells: dict[Measure, np.ndarray] = {}
+    measures: dict[Measure, np.ndarray] = {}
     for beta in PESSIMISM:
         values = pessimism_of_n(pool.proxy, pool.gold, sizes, beta * unit)
-        cells |= _over("base", f"pessimism_of_n@{beta:g}", "accuracy", sizes, values)
-    return cells
+        measures |= _over("base", f"pessimism_of_n@{beta:g}", "accuracy", sizes, values)
+    return measures
 
 
 def _log_ratio(pool: Graded) -> np.ndarray:
-    """[M, N] nats from the raw base to the sampler that drew the pool; 0 for the raw sampler."""
+    """[M, N] nats: log(sampler that drew the pool / raw base); 0 for the raw sampler."""
     return pool.completions.logprob - pool.completions.policy_logprob
 
 
 def _over(policy: str, method: str, metric: str, sizes: list[int], values: np.ndarray) -> dict[Measure, np.ndarray]:
-    """The columns of values [M, len(sizes)]."""
+    """The columns of values [M, len(sizes)], one measure per n."""
     return {Measure(policy, method, metric, n): values[:, column] for column, n in enumerate(sizes)}
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    """[M] of values [M, N] over the samples that have one; NaN where none has."""
+    """[M] means of values [M, N] over the samples that have one; NaN where none has."""
     count = (~np.isnan(values)).sum(axis=1)
     return np.divide(np.nansum(values, axis=1), count, out=np.full(len(values), np.nan), where=count > 0)
 

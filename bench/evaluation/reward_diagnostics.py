@@ -1,6 +1,6 @@
-"""What the scorer of a run knows of gold, measured on the base's held-out Best-of-N pool.
+"""How well the scorer's proxy rewards agree with gold, on the base's held-out Best-of-N pool.
 
-metrics.json has it under scorer/; diagnostics.parquet has the curves behind reward_diagnostics.png.
+metrics.json has the numbers under scorer/; diagnostics.parquet has the curves behind reward_diagnostics.png.
 """
 
 from typing import Any
@@ -27,11 +27,11 @@ TOO_FEW = "not measured: too few prompts or scored samples"
 
 
 def diagnose(pool: Graded, *, seed: int) -> tuple[dict[str, float | str], list[dict[str, Any]]]:
-    """(metrics, rows of curves) of proxy against gold [M, N]; a quantity that the pool can't tell is NaN, and says so.
+    """(metrics, rows of curves) of proxy against gold [M, N]. A quantity that the pool can't determine is NaN.
 
-    Rows have diagnostic, x, value, low, high and count: "gold" (accuracy), "gold_reward" (in a gold model's own units,
-    where the task has one) and "proxy" of Best-of-x over the whole pool, "auc" of
-    each decidable prompt (x: its number), and "reliability", the observed share of correct at the expected share x.
+    Rows have diagnostic, x, value, low, high and count. Diagnostics: "gold" (accuracy), "gold_reward" (in a gold
+    model's units) and "proxy" of Best-of-x over the whole pool; "auc" per decidable prompt (x: its index);
+    "reliability", the observed share of correct samples at the expected share x.
     """
     measured, rows = _of_ranking(pool, seed)
     calibration, bins = _of_calibration(pool, seed)
@@ -65,19 +65,19 @@ def _of_calibration(pool: Graded, seed: int) -> tuple[dict[str, float | str], li
     if read is None:
         return {"scorer/calibration": NOT_APPLICABLE}, []
     probability, how = read
-    found = reliability(probability, pool.gold, generator(seed, "scorer", "calibration"))
+    curve = reliability(probability, pool.gold, generator(seed, "scorer", "calibration"))
     metrics: dict[str, float | str] = {
         "scorer/calibration": f"of the {how}",
-        "scorer/calibration_error": found.error,
-        "scorer/calibration_error_low": found.error_low,
-        "scorer/calibration_error_high": found.error_high,
+        "scorer/calibration_error": curve.error,
+        "scorer/calibration_error_low": curve.error_low,
+        "scorer/calibration_error_high": curve.error_high,
     }
-    bins = zip(found.expected, found.observed, found.observed_low, found.observed_high, found.count, strict=True)
+    bins = zip(curve.expected, curve.observed, curve.observed_low, curve.observed_high, curve.count, strict=True)
     return metrics, [_row("reliability", *map(float, numbers)) for numbers in bins if numbers[-1] > 0]
 
 
 def _of_more_selection(pool: Graded, seed: int) -> tuple[dict[str, float | str], list[dict[str, Any]]]:
-    """Gold and proxy of Best-of-n, and the n where gold turns; n goes as far as half of the prompts have samples."""
+    """Gold and proxy of Best-of-n, and the n where gold turns, for n up to the median of scored samples per prompt."""
     enough = int(np.sort((~np.isnan(pool.proxy)).sum(axis=1))[len(pool.proxy) // 2])
     sizes = powers_of_two(enough) if enough else []
     if not sizes:
@@ -86,7 +86,7 @@ def _of_more_selection(pool: Graded, seed: int) -> tuple[dict[str, float | str],
     curves = {name: best_of_n(pool.proxy, values, sizes) for name, values in (golds | {"proxy": pool.proxy}).items()}
     points = [(name, n) for name in curves for n in sizes]
     shares = np.array([name == "gold" for name, _ in points])
-    ends = _means(np.concatenate(list(curves.values()), axis=1), shares, seed)  # of [M, K] each
+    ends = _means(np.concatenate(list(curves.values()), axis=1), shares, seed)
     rows = [_row(*point, *numbers) for point, numbers in zip(points, ends, strict=True)]
     metrics: dict[str, float | str] = {}
     for name, values in golds.items():
@@ -108,9 +108,9 @@ def _of_more_selection(pool: Graded, seed: int) -> tuple[dict[str, float | str],
 
 
 def _means(values: np.ndarray, shares: np.ndarray, seed: int) -> list[tuple[float, ...]]:
-    """(mean, low, high, count) of each column of values [M, K] over the prompts that have a number in it.
+    """(mean, low, high, count) per column of values [M, K], over the prompts with a number.
 
-    shares: [K], the columns of values in [0, 1].
+    shares: [K] bool, the columns whose values lie in [0, 1].
     """
     count = (~np.isnan(values)).sum(axis=0)
     if not count.any():

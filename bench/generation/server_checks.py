@@ -80,7 +80,7 @@ def check_weights(
     difference = float(np.abs(np.concatenate(theirs) - np.concatenate(ours)).mean())
     if not difference <= tolerance:
         raise BenchError(
-            f"{url} serves another model than {policy.path}: its log-probabilities are {difference:.3f} nats a token "
+            f"{url} serves another model than {policy.path}: its log-probabilities are {difference:.3f} nats per token "
             f"away from the policy's, more than generation.logprob_tolerance={tolerance}."
         )
 

@@ -15,7 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from bench.config import plugins
+from bench.config.compose import LAUNCHER_PLUGINS
 from bench.config.keys import run_folder
 from bench.config.rules import rules
 from bench.errors import BenchError
@@ -39,7 +39,7 @@ def check(overrides: Sequence[str], conf: str, *, devices: bool = True) -> None:
         cfg = compose("config", chosen, return_hydra_config=True)
     settings: Any = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)
     target = settings.pop("_target_")
-    if not target.startswith(f"{plugins.LAUNCHERS}."):
+    if not target.startswith(f"{LAUNCHER_PLUGINS}."):
         return
     launcher = get_object(target)
     for name, rule in rules(launcher).items():

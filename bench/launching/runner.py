@@ -1,4 +1,4 @@
-"""From a composed configuration to a finished run folder: what surrounds `experiment.run`, or another procedure."""
+"""Run a composed configuration: check it, call its procedure, and write, draw and track the results."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from bench.config import checks, cross_checks
+from bench.config import checks
 from bench.config.keys import run_folder
 from bench.errors import BenchError, is_disk_full, is_out_of_gpu_memory
 from bench.progress import say
@@ -20,7 +20,7 @@ from bench.training.lora import check_four_bit
 
 
 def run_cell(cfg: DictConfig, label: str) -> None:
-    """One experiment of a sweep: told in one line, skipped where it is done, recorded where it fails."""
+    """Run one cell of a sweep and print one line. A finished cell is skipped; the reason of a failure is recorded."""
     folder = run_folder(cfg)
     if is_done(folder):
         say(f"{label}: done before")
@@ -39,13 +39,13 @@ def run_cell(cfg: DictConfig, label: str) -> None:
 
 
 def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
-    """Check, run, record, draw and track one experiment; returns its folder, outputs/<name>/<run id>.
+    """Check, run, record, draw and track one experiment. Returns its folder, outputs/<name>/<run id>.
 
-    quiet: leave tables, figures and times to the reader of the folder.
+    quiet: print no tables and times, and draw no figures.
     """
     start = time.perf_counter()
     checks.check(cfg)
-    cross_checks.check_installed(cfg)
+    checks.check_installed(cfg)
     if OmegaConf.select(cfg, "training.lora.four_bit"):
         check_four_bit()
     parts = checks.build_parts(cfg)
@@ -60,7 +60,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     failure.unlink(missing_ok=True)
     try:
         with busy(folder), using(Store(cfg.store)) as store:
-            # the heart of it is imported late, so that a mistaken setting is answered at once
+            # imported late, so that a wrong setting is refused at once
             from bench.procedures.parts import Parts
             from bench.records.read import read_run
             from bench.records.write import write
@@ -80,12 +80,12 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
             drawn = [path for figure in shown for path in write_figure(figure, folder)]
             tracked = tracking(folder)
     except Exception as error:
-        with contextlib.suppress(OSError):  # where even this can't be written, the reason is on the console
+        with contextlib.suppress(OSError):  # if even this can't be written, the reason is on the console
             failure.write_text(str(error) if isinstance(error, BenchError) else traceback.format_exc())
         if is_disk_full(error) and not isinstance(error, BenchError):
             raise BenchError(
                 f"The disk of outputs={cfg.outputs} is full; free some space or move the outputs (outputs=PATH) and "
-                "run the same command: what was finished is in the store."
+                "run the same command: finished work is in the store."
             ) from error
         if is_out_of_gpu_memory(error):
             raise BenchError(
@@ -97,7 +97,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
 
     if metrics["pool/twins_alarm"]:
         say(
-            f"warning: {metrics['pool/twins']:.0f} pairs of equal samples where independent ones would have about "
+            f"warning: {metrics['pool/twins']:.0f} pairs of equal samples, but independent samples would have about "
             f"{metrics['pool/twins_expected']:.0f}: the engine seems to draw several samples from one random stream"
         )
     if quiet:
@@ -113,7 +113,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
 
 
 def _make(key: str, value: str, folder: Path) -> None:
-    """The folder that a setting names, before the work that will be written there."""
+    """Make the folder that a setting names, before any work."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -130,7 +130,7 @@ def _limit_threads(threads: int) -> None:
 
 
 def _say_where_time_went(uses: Sequence[Use], total: float) -> None:
-    """Seconds by stage in this run, and what the store already had."""
+    """Print the seconds of each stage in this run, and the work that was reused."""
     made: dict[str, float] = {}
     for use in uses:
         made[use.stage] = made.get(use.stage, 0.0) + (0.0 if use.reused else use.seconds)

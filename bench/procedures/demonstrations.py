@@ -1,4 +1,4 @@
-"""A task's worked solutions as completions of its prompts, and how likely a policy finds each of them."""
+"""A task's worked solutions as completions of its prompts, and their likelihood under a policy."""
 
 from pathlib import Path
 
@@ -15,14 +15,14 @@ from bench.tasks import Task
 def demonstrations(
     task: Task, prompts: Prompts, base: Policy, *, foreign: float, noise: float, seed: int
 ) -> Completions:
-    """[M, 1]: what `task.demonstrations_of` writes for each prompt, in the base's tokens, EOS appended.
+    """The demonstrations [M, 1] of `task.demonstrations_of`, in the base's tokens, with EOS appended.
 
-    `logprob` and `policy_logprob` are NaN: no policy has drawn them. BenchError where the tokenizer names no EOS.
+    `logprob` and `policy_logprob` are NaN, since no policy drew them. BenchError where the tokenizer has no EOS.
     """
     tokenizer = loading.load_tokenizer(base)
     if tokenizer.eos_token_id is None:
-        raise BenchError(f"The tokenizer in {base.path} names no EOS token, so a demonstration can't be ended.")
-    texts = task.demonstrations_of(prompts, foreign=foreign, noise=noise, seed=seed)  # type: ignore[attr-defined]  # asked for before
+        raise BenchError(f"The tokenizer in {base.path} has no EOS token, so a demonstration can't be ended.")
+    texts = task.demonstrations_of(prompts, foreign=foreign, noise=noise, seed=seed)  # type: ignore[attr-defined]  # checked before
     shape = (len(prompts), 1)
     text, token_ids = np.empty(shape, object), np.empty(shape, object)
     for row, solution in enumerate(texts):
@@ -34,7 +34,7 @@ def demonstrations(
 
 
 def nll_per_token(policy: Policy, prompts: Prompts, completions: Completions) -> np.ndarray:
-    """[M] nats a token: minus the log-probability of each prompt's one completion over its length, EOS included."""
+    """[M] nats per token: minus the log-probability of each completion [M, 1] over its length, EOS included."""
     return -teacher_forced(policy, prompts, completions)[:, 0] / completions.length[:, 0]
 
 
@@ -46,7 +46,7 @@ def _load(folder: Path) -> np.ndarray:
 
 @stage(version=1, load=_load)
 def teacher_forced(policy: Policy, prompts: Prompts, completions: Completions, *, out: Path) -> dict[str, float]:
-    """[M, N] nats a sequence under the raw policy (see bench.models.logprobs.sequence_logprobs), kept in the store."""
+    """[M, N] nats per sequence under the raw policy, kept in the store; see bench.models.logprobs.sequence_logprobs."""
     from safetensors.numpy import save_file
 
     from bench.models import chat

@@ -1,14 +1,17 @@
-"""The learnability gate: which demonstrations a policy finds easy, and what drawing for the other prompts costs."""
+"""The learnability gate: the probe, which demonstrations are easy, and the samples that other prompts cost."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 
-from bench.artifacts import Rewards
+from bench.artifacts import Completions, Policy, Rewards, Selection, content_hash
 from bench.config.rules import one_of
 from bench.errors import BenchError
+from bench.procedures.parts import Parts
 from bench.scoring import refuse_comparing, refuse_too_low
+from bench.seeds import generator, small_seed
 from bench.selection.cells import CORRECT
 from bench.tasks import Demonstrates, Hints, Task
 
@@ -18,13 +21,64 @@ READS = ("final_nll", "nll_drop", "initial_nll")
 NEEDS_PROBE = ("final_nll", "nll_drop", "probe_solves")
 
 
-def easiness(easy_by: str, nll: np.ndarray, solved: np.ndarray | None) -> np.ndarray:
-    """[M], higher is easier.
+@dataclass(frozen=True)
+class Probe:
+    """The base after some epochs on the demonstrations. With folds, no policy judges what it was trained on."""
 
-    nll: [E + 1, M] nats a token of each demonstration: under the base, then after each of the probe's E epochs.
-    solved: [M] 0/1, whether the probe's greedy sample passes the scorer; asked for by "probe_solves" alone.
-    "final_nll" and "initial_nll": minus the NLL under the probe and under the base; "nll_drop": what an epoch takes off
-    it on average; "random": the same for all.
+    fold: np.ndarray  # [M] the index of the policy that judges each prompt, and samples it where the probe samples
+    policies: tuple[Policy, ...]  # one per fold, after the last epoch
+    trained: tuple[Policy, ...]  # the policies of every epoch of every fold
+    nll: np.ndarray  # [E + 1, M] nats per token of the demonstrations: under the base, then after each epoch
+
+
+def probed(parts: Parts, written: Completions, *, epochs: int, folds: int | None) -> Probe:
+    """Train the base on the demonstrations [M, 1] for `epochs`, and measure their NLL before and after each epoch.
+
+    folds: None trains one probe on all; K trains K probes, each on the demonstrations of the other folds.
+    """
+    base, train, seed, prompts = parts.base, parts.train, parts.seed, len(parts.train)
+    if folds is not None and folds > prompts:
+        raise BenchError(f"procedure.folds={folds} is not allowed: there are {prompts} training prompts to share out.")
+    fold = np.zeros(prompts, int) if folds is None else folds_of(prompts, folds, generator(seed, "folds"))
+    nll = np.empty((epochs + 1, prompts))
+    nll[0] = parts.nll(base, train, written)
+    last, trained = [], []
+    for number in range(folds or 1):
+        seen = np.arange(prompts) if folds is None else np.flatnonzero(fold != number)
+        judged = np.flatnonzero(fold == number)
+        cells = Selection(seen, np.zeros(len(seen), int), np.ones(len(seen)))
+        policy, own = base, _rows(written, judged)
+        for epoch in range(1, epochs + 1):
+            stream = small_seed(seed, "probe", number, epoch)
+            policy = parts.training(policy, train, written, cells, epochs=1, seed=stream)
+            nll[epoch, judged] = parts.nll(policy, train.take(judged), own)
+            trained.append(policy)
+        last.append(policy)
+    return Probe(fold, tuple(last), tuple(trained), nll)
+
+
+def by_fold(probe: Probe, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Policy]]:
+    """For each of the probe's policies that has prompts among `rows`: their positions in `rows`, and the policy."""
+    for number, policy in enumerate(probe.policies):
+        at = np.flatnonzero(probe.fold[rows] == number)
+        if len(at):
+            yield at, policy
+
+
+def _rows(pool: Completions, rows: np.ndarray) -> Completions:
+    """The completions of some prompts, of a pool in memory."""
+    names = ("text", "token_ids", "finish_reason", "logprob", "policy_logprob")
+    text, token_ids, finish_reason, logprob, policy_logprob = (getattr(pool, name)[rows] for name in names)
+    return Completions(text, token_ids, finish_reason, logprob, policy_logprob, key=content_hash(pool.key, rows))
+
+
+def easiness(easy_by: str, nll: np.ndarray, solved: np.ndarray | None) -> np.ndarray:
+    """The easiness of each prompt [M]; higher is easier.
+
+    nll: [E + 1, M] nats per token of each demonstration: under the base, then after each of the probe's E epochs.
+    solved: [M] 0/1, whether the scorer accepts the probe's greedy sample; "probe_solves" alone needs it.
+    "final_nll" and "initial_nll": minus the NLL under the probe and under the base; "nll_drop": the mean decrease of
+    the NLL per epoch; "random": the same for all.
     """
     if easy_by == "random":
         return np.zeros(nll.shape[1])
@@ -42,7 +96,7 @@ def easiness(easy_by: str, nll: np.ndarray, solved: np.ndarray | None) -> np.nda
 def easiest(score: np.ndarray, share: float, rng: np.random.Generator, *, inverted: bool = False) -> np.ndarray:
     """[M] bool: the round(share · M) prompts of the highest score (inverted: the lowest), ties broken at random.
 
-    With one rng the prompts at a smaller share are among those at a larger. ValueError where a score is NaN.
+    With equal rng, the prompts at a smaller share are among those at a larger one. ValueError where a score is NaN.
     """
     score = np.asarray(score, float)
     if np.isnan(score).any():
@@ -54,9 +108,9 @@ def easiest(score: np.ndarray, share: float, rng: np.random.Generator, *, invert
 
 
 def samples_paid(accepted: np.ndarray, *, stop_at_first_accept: bool) -> np.ndarray:
-    """[H] how many of a prompt's N samples are drawn: all, or those up to and including the first accepted.
+    """The number of samples per prompt that count as cost [H]: all N, or those up to the first accepted one.
 
-    accepted: [H, N] bool, in the order of drawing; a prompt without an accepted one costs all N.
+    accepted: [H, N] bool, in the order of drawing. A prompt without an accepted sample costs all N.
     """
     accepted = np.asarray(accepted, bool)
     rows, samples = accepted.shape
@@ -66,7 +120,7 @@ def samples_paid(accepted: np.ndarray, *, stop_at_first_accept: bool) -> np.ndar
 
 
 def folds_of(prompts: int, folds: int, rng: np.random.Generator) -> np.ndarray:
-    """[M] the fold of each prompt, 0 to folds - 1, at random and as equal in size as can be."""
+    """[M] the fold of each prompt, 0 to folds - 1, at random; sizes differ by at most 1."""
     fold = np.arange(prompts) % folds
     rng.shuffle(fold)
     return fold
@@ -82,10 +136,10 @@ def refuse_unfit_parts(
     sampled: bool,
     stops: bool,
 ) -> None:
-    """BenchError, before any work, for parts that do not go together.
+    """BenchError, before any work, for parts that do not fit together.
 
-    solves: whether the gate asks which greedy samples pass; sampled: whether hard prompts are drawn for, and stops:
-    whether the first accepted ends that.
+    solves: whether the gate needs greedy samples; sampled: whether hard prompts are sampled; stops: whether sampling
+    stops at the first accepted sample.
     """
     if solves:
         refuse_comparing(scoring, "procedure.easy_by=probe_solves can't judge one sample of a prompt by")

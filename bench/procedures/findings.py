@@ -1,4 +1,4 @@
-"""What a procedure hands over: everything that it measured (Results), and what it alone has to tell (Findings)."""
+"""The outcome of a procedure: its measurements (Results), and what only this procedure reports (Findings)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,8 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection, content_hash
-from bench.evaluation.along_training import AlongTraining
-from bench.evaluation.heldout import Graded, Outcomes
+from bench.evaluation.heldout import AlongTraining, Graded, Outcomes
 from bench.store import Use, unique
 from bench.tasks import Task
 
@@ -16,7 +15,7 @@ Columns = Mapping[str, Any]  # name -> one value per row of a table
 
 
 class ArtifactGraph(Protocol):
-    """What was made from what. Each method adds one artifact, writes its file, and returns its name."""
+    """The artifacts of a run and their parents. A method adds one artifact, writes its file, and returns its name."""
 
     def policy(self, role: str, policy: Policy, parents: Sequence[str] = ()) -> str: ...
 
@@ -29,44 +28,44 @@ class ArtifactGraph(Protocol):
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What making the training sets took, as far as the break-even asks for it."""
+    """The cost of making the training sets, as the break-even needs it."""
 
     prompt_tokens: float  # mean per prompt
     completion_tokens: float  # mean per completion
-    samples_per_prompt: float  # of the prompts that were sampled
+    samples_per_prompt: float  # mean over the prompts that were sampled
     prompts_sampled: int
-    completions_trained: int  # counted again by every round that trains on them
-    prompt_reads: float = 1.0  # how often a policy read each prompt to draw for it, mean over prompts
-    other_generators_flops: float = 0.0  # beyond what the base would have taken for the same samples
-    pools: tuple[Completions, ...] = ()  # whose draws are counted here, beside the training pool
-    probing: tuple[Use, ...] = ()  # trainings and readings that only decided what to train on
+    completions_trained: int  # counted once per round that trains on them
+    prompt_reads: float = 1.0  # how often a policy reads a prompt to draw for it, mean over prompts
+    other_generators_flops: float = 0.0  # FLOPs beyond those of the base for the same samples
+    pools: tuple[Completions, ...] = ()  # further pools whose draws are counted here
+    probing: tuple[Use, ...] = ()  # trainings and readings that only choose the training set
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a procedure has to tell beside what every run records; here, of a procedure that has nothing to add.
+    """What a procedure reports beyond the records of every run.
 
-    The defaults are true of one round: the base draws one pool, and each arm trains on one selection from it.
+    The defaults describe a single round: the base draws one pool, and each arm trains on one selection from it.
     """
 
     def metrics(self, results: "Results", task: Task, uses: Sequence[Use], *, seed: int) -> dict[str, float | str]:
-        """Metrics of the procedure's own, by their names in metrics.json."""
+        """Further metrics, by their names in metrics.json."""
         return {}
 
     def tables(self, results: "Results") -> dict[str, Columns]:
-        """Tables of the procedure's own: file name in the run folder -> columns."""
+        """Further tables: file name in the run folder -> columns."""
         return {}
 
     def drawn(self, results: "Results") -> tuple[Completions, np.ndarray]:
-        """The training samples that policies drew, and their rewards, both [H, N]: the pool, without demonstrations."""
+        """The samples [H, N] that policies drew for training, demonstrations left out, and their rewards [H, N]."""
         return results.pool, results.rewards.value
 
     def drawn_by(self, results: "Results") -> list[str]:
-        """[N]: the policy that drew each column of the training pool, by its name in every record."""
+        """The policy that drew each column of the training pool [N], by its name in the records."""
         return ["base"] * results.pool.shape[1]
 
     def cost(self, results: "Results", uses: Sequence[Use]) -> TrainingCost:
-        """What making the training sets took."""
+        """The cost of making the training sets."""
         samples = results.pool.drawn.sum() / len(results.train)
         return TrainingCost(
             *mean_lengths(results.pool, len(results.train), uses),
@@ -77,15 +76,15 @@ class Findings:
         )
 
     def pools(self, graph: ArtifactGraph, results: "Results", base: str) -> list[str]:
-        """Add the training pools, and whoever drew them beside the base; returns the pools' names."""
+        """Add the training pools and the policies that drew them, beside the base. Returns the names of the pools."""
         return [graph.pool("train", results.pool, [base])]
 
     def labels(self, results: "Results") -> dict[str, Sequence[str]]:
-        """Further columns that say where a sample of the training pool is from: name -> a label per column [N]."""
+        """Labels of the samples' origin: name of a further column -> label per column of the training pool [N]."""
         return {}
 
     def add_to(self, graph: ArtifactGraph, results: "Results") -> None:
-        """Add everything from the base's pool to the policies that were trained, in the order of making."""
+        """Add all artifacts from the base to the trained policies, in the order in which they were made."""
         base = graph.policy("base", results.policies["base"])
         pools = self.pools(graph, results, base)
         row, column = np.nonzero(results.pool.drawn)
@@ -105,34 +104,34 @@ class Findings:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that an experiment measured, sample by sample; means are taken when it is reported."""
+    """Everything that an experiment measured, sample by sample; reports take the means."""
 
     train: Prompts
     pool: Completions  # [M, N] of the training prompts
     rewards: Rewards  # [M, N]
-    prompts_filtered: int  # prompts that the prompt filter left out
-    selections: dict[str, Selection]  # tuned, and control where there is one
-    policies: dict[str, Policy]  # base, tuned, and control where there is one
-    split: str  # validation or test: the split on which the policies are judged
+    prompts_filtered: int  # the number of prompts that the prompt filter left out
+    selections: dict[str, Selection]  # tuned, control (if any)
+    policies: dict[str, Policy]  # base, tuned, control (if any)
+    split: str  # validation or test: the split on which policies are judged
     test: Prompts  # the prompts of that split
-    outcomes: dict[str, Outcomes]  # by the policy's name in every record: base, tuned, control, ...
+    outcomes: dict[str, Outcomes]  # by the policy's name in the records: base, tuned, control, ...
     best_of_n: Graded  # the base's held-out pool, drawn with the run's own sampler
-    along_training: AlongTraining | None = None  # policies on the way there, on validation prompts; None: none was kept
+    along_training: AlongTraining | None = None  # the policies that trainings kept; None: none was kept
     findings: Findings = field(default_factory=Findings)
 
 
 def uses_of(pool: Completions, uses: Sequence[Use]) -> list[Use]:
-    """The stored units that hold a pool, each once; they may hold more samples than it."""
+    """The stored units that hold a pool, each once. They may hold further samples."""
     return [use for use in unique(uses) if f"{use.key}/{use.part}" in pool.stored_as]
 
 
 def total(count: str, uses: Sequence[Use]) -> float:
-    """The sum of one count over artifacts, e.g. of "generated_tokens"."""
+    """The sum of one count over artifacts, e.g. "generated_tokens"."""
     return float(sum(use.counts.get(count, 0) for use in uses))
 
 
 def mean_lengths(pool: Completions, prompts: int, uses: Sequence[Use]) -> tuple[float, float]:
-    """(tokens per prompt, tokens per completion) of a pool, means."""
+    """Mean (tokens per prompt, tokens per completion) of a pool."""
     prompt_tokens = total("prompt_tokens", uses_of(pool, uses)) / (prompts * len(pool.parts))
     return prompt_tokens, float(pool.length[pool.drawn].mean())
 

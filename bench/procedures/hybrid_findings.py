@@ -1,4 +1,4 @@
-"""What a hybrid of demonstrations and samples has to tell: what was drawn, what was paid for, what prompts gave."""
+"""What a hybrid run reports: the samples that were drawn and paid for, and the source of each training example."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ import numpy as np
 from bench.artifacts import Completions, Policy
 from bench.estimators.compute import forward_flops
 from bench.models import loading
+from bench.procedures.difficulty import Probe
 from bench.procedures.findings import ArtifactGraph, Columns, Findings, Results, TrainingCost, mean_lengths, total
-from bench.procedures.probe import Probe
 from bench.store import Use, unique
 from bench.tasks import Task
 
@@ -19,74 +19,78 @@ SOURCES = ("demonstration", "samples", "fallback", "hinted", "nothing")
 
 @dataclass(frozen=True)
 class Drawn:
-    """Samples of some prompts, of which those behind the first accepted may be neither paid for nor trained on."""
+    """Samples of some prompts. With early stopping, those after the first accepted one are unpaid and unused."""
 
-    rows: np.ndarray  # [H] the prompts
+    rows: np.ndarray  # [H] indices of the prompts
     pool: Completions  # [H, N]
-    rewards: np.ndarray  # [H, N], also of what is not paid for
-    paid: np.ndarray  # [H] how many samples of each prompt were needed
-    seen: np.ndarray  # [H, N] rewards, NaN where not paid for
-    accepted: np.ndarray  # [H] bool, whether any sample paid for passes
-    hinted: bool  # whether the prompts gave the answer away
+    rewards: np.ndarray  # [H, N], those of unpaid samples too
+    paid: np.ndarray  # [H] samples per prompt that are paid for
+    seen: np.ndarray  # [H, N] rewards, NaN where a sample is not paid for
+    accepted: np.ndarray  # [H] bool, whether a paid sample is accepted
+    hinted: bool  # whether the prompts contained the answer as a hint
 
     @property
     def tokens_paid(self) -> float:
-        """Generated tokens of the samples paid for."""
+        """Generated tokens of the paid samples."""
         return float(self.pool.length[np.arange(self.pool.shape[1]) < self.paid[:, None]].sum())
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Which of M prompts are easy, and what that was judged by."""
+    """Which of M prompts are easy, and the evidence."""
 
     probe: Probe | None
     nll: np.ndarray  # [E + 1, M] nats per token of the demonstrations; E = 0 without a probe
-    solved: np.ndarray | None  # [M] 0/1: whether the probe's greedy sample is accepted, where the gate asks for it
-    greedy: tuple[Completions, ...]  # those samples
+    solved: np.ndarray | None  # [M] 0/1: whether the probe's greedy sample is accepted; None: not needed
+    greedy: tuple[Completions, ...]  # the greedy samples
     easy: np.ndarray  # [M] bool
-    judged_by_nll: bool  # whether the gate looked at it; else reading the demonstrations is no cost of the gate
+    judged_by_nll: bool  # whether the gate used nll; else reading the demonstrations is no cost
 
 
 @dataclass(frozen=True)
 class Hybrid(Gate, Findings):
-    """How the training set came about, prompt by prompt."""
+    """The origin of the training set, prompt by prompt."""
 
     demonstrations: Completions  # [M, 1]
-    source: np.ndarray  # [M] what a prompt gave to the training: demonstration, samples, fallback, hinted or nothing
+    source: np.ndarray  # [M] a prompt's training examples: demonstration, samples, fallback, hinted or nothing
     samples: Drawn | None  # of the hard prompts
-    hinted: Drawn | None  # of the prompts that no sample solved, with the answer as a hint
-    columns: tuple[str, ...]  # where each column of the training pool comes from
+    hinted: Drawn | None  # of unsolved prompts, with the answer as a hint
+    columns: tuple[str, ...]  # the origin of each column of the training pool
     samplers: tuple[Policy, ...]  # the policies that drew samples
 
     @property
-    def prompts_sampled(self) -> int:
-        """A prompt that was tried again with a hint counts twice."""
-        return sum(len(one.rows) for one in (self.samples, self.hinted) if one is not None)
+    def each_drawn(self) -> list[Drawn]:
+        """The samples of the hard prompts, and those with a hint, where there are any."""
+        return [drawn for drawn in (self.samples, self.hinted) if drawn is not None]
 
     @property
-    def samples_a_prompt(self) -> float:
-        """The mean number paid for, of prompts that were sampled at all."""
-        paid = [one.paid for one in (self.samples, self.hinted) if one is not None]
+    def prompts_sampled(self) -> int:
+        """The number of sampled prompts; a prompt that is tried again with a hint counts twice."""
+        return sum(len(drawn.rows) for drawn in self.each_drawn)
+
+    @property
+    def samples_per_prompt(self) -> float:
+        """The mean number of paid samples per sampled prompt."""
+        paid = [drawn.paid for drawn in self.each_drawn]
         return float(np.concatenate(paid).mean()) if paid else 0.0
 
     def metrics(self, results: Results, task: Task, uses: Sequence[Use], *, seed: int) -> dict[str, float | str]:
-        """The metrics under hybrid/. Samples and tokens are those paid for, unless said otherwise.
+        """The metrics under hybrid/. Samples and tokens are those paid for, except in samples_drawn.
 
         samples_total: samples of hard prompts, of hinted prompts, and greedy samples of the probe. samples_drawn: all
-        samples in the pools, including what early stopping would have left out. fallbacks: demonstrations used because
-        no sample was accepted. hard_unsolved, hinted_unsolved: prompts without an accepted sample. prompts_from_...:
-        prompts by what they gave to the training. probe_train_tokens, probe_train_flops, probe_seconds: of all epochs
-        and folds of the probe, by lineage. data_flops: what making the training set took: the probe, reading the
-        demonstrations, and the samples (a hinted prompt counts as the prompt without its hint). nll_...: nats per
-        token, means over demonstrations.
+        samples in the pools, also those after an early stop. fallbacks: demonstrations used because no sample was
+        accepted. hard_unsolved, hinted_unsolved: prompts without an accepted sample. prompts_from_...: prompts by the
+        source of their training examples. probe_train_tokens, probe_train_flops, probe_seconds: of all epochs and folds
+        of the probe, by lineage. data_flops: the cost of the training set: the probe, reading the demonstrations, and
+        the samples (a hinted prompt counts without its hint). nll_...: nats per token, means over demonstrations.
         """
         right = np.array(task.are_correct(self.demonstrations.text[:, 0].tolist(), results.train.answer.tolist()), bool)
         used = np.isin(self.source, ("demonstration", "fallback"))
         prompts = len(results.train)
-        several = [one for one in (self.samples, self.hinted) if one is not None]
-        probes = [one.shape[0] for one in self.greedy]
-        samples = sum(int(one.paid.sum()) for one in several) + sum(probes)
-        tokens = sum(one.tokens_paid for one in several) + sum(float(one.length.sum()) for one in self.greedy)
+        probes = sum(pool.shape[0] for pool in self.greedy)
+        samples = sum(int(drawn.paid.sum()) for drawn in self.each_drawn) + probes
+        tokens = sum(drawn.tokens_paid for drawn in self.each_drawn)
+        tokens += sum(float(pool.length.sum()) for pool in self.greedy)
         trained = self.probe_uses(uses)
         train_flops = total("train_flops", trained)
         read = [use for use in unique(uses) if use.stage == "teacher_forced"] if self.judged_by_nll else []
@@ -98,8 +102,8 @@ class Hybrid(Gate, Findings):
             "easy_share": float(self.easy.mean()),
             "samples_total": samples,
             "samples_per_prompt": samples / prompts,
-            "samples_drawn": sum(one.pool.logprob.size for one in several) + sum(probes),
-            "probe_samples": sum(probes),
+            "samples_drawn": sum(drawn.pool.logprob.size for drawn in self.each_drawn) + probes,
+            "probe_samples": probes,
             "generated_tokens": tokens,
             "demonstrations_used": int(used.sum()),
             "demonstrations_right": float(right.mean()),
@@ -113,10 +117,10 @@ class Hybrid(Gate, Findings):
         }
         if used.any():
             counts["demonstrations_used_right"] = float(right[used].mean())
-        for name, one in (("hard", self.samples), ("hinted", self.hinted)):
-            if one is not None:
-                counts[f"{name}_accepted"] = float(one.accepted.mean())  # prompts with an accepted sample
-                counts[f"{name}_unsolved"] = int((~one.accepted).sum())
+        for name, drawn in (("hard", self.samples), ("hinted", self.hinted)):
+            if drawn is not None:
+                counts[f"{name}_accepted"] = float(drawn.accepted.mean())  # the share of solved prompts
+                counts[f"{name}_unsolved"] = int((~drawn.accepted).sum())
         if self.probe is not None:
             counts["nll_final"] = float(self.nll[-1].mean())
             for side, chosen in (("easy", self.easy), ("hard", ~self.easy)):
@@ -128,8 +132,8 @@ class Hybrid(Gate, Findings):
     def tables(self, results: Results) -> dict[str, Columns]:
         """hybrid.parquet, with one row per training prompt.
 
-        nll_0: nats per token under the base; nll_1: after the probe's first epoch, and so on. fold: the probe that
-        judged the prompt. accepted: None where nothing was drawn.
+        nll_0: nats per token under the base; nll_1: after the probe's first epoch, and so on. fold: the index of the
+        probe that judged the prompt. accepted: None where no sample was drawn.
         """
         prompts = len(results.train)
         columns: dict[str, Any] = {
@@ -140,10 +144,10 @@ class Hybrid(Gate, Findings):
             "fold": self.probe.fold if self.probe is not None else np.zeros(prompts, int),
             "probe_solved": self.solved if self.solved is not None else np.full(prompts, np.nan),
         }
-        for name, one in (("samples", self.samples), ("hinted", self.hinted)):
+        for name, drawn in (("samples", self.samples), ("hinted", self.hinted)):
             paid, accepted = np.zeros(prompts, int), np.full(prompts, None, object)
-            if one is not None:
-                paid[one.rows], accepted[one.rows] = one.paid, one.accepted
+            if drawn is not None:
+                paid[drawn.rows], accepted[drawn.rows] = drawn.paid, drawn.accepted
             columns |= {f"{name}_paid": paid, f"{name}_accepted": accepted}
         return {"hybrid.parquet": columns}
 
@@ -155,11 +159,11 @@ class Hybrid(Gate, Findings):
         return list(self.columns)
 
     def cost(self, results: Results, uses: Sequence[Use]) -> TrainingCost:
-        """Little may be drawn for training, so lengths are those of the held-out pool; the gate's work counts too."""
+        """The cost, the gate's work included. Lengths are of the held-out pool, since training may draw nothing."""
         read = [use for use in uses if use.stage == "teacher_forced" and self.judged_by_nll]
         return TrainingCost(
             *mean_lengths(results.best_of_n.completions, len(results.test), uses),
-            samples_per_prompt=self.samples_a_prompt,
+            samples_per_prompt=self.samples_per_prompt,
             prompts_sampled=self.prompts_sampled,
             completions_trained=len(results.selections["tuned"]),
             probing=(*self.probe_uses(uses), *read),
@@ -171,11 +175,11 @@ class Hybrid(Gate, Findings):
         return [graph.pool("train", results.pool, drawn_by)]
 
     def probe_uses(self, uses: Sequence[Use]) -> list[Use]:
-        """The trainings of the probe's epochs and folds, each once."""
+        """The trainings of all epochs and folds of the probe, each once."""
         places = {policy.path.parts[-2:] for policy in self.probe.trained} if self.probe is not None else set()
         return [use for use in unique(uses) if (use.stage, use.key) in places]
 
     def stored_as(self) -> frozenset[str]:
-        """The stored units of all samples drawn for the training set."""
-        pools = [drawn.pool for drawn in (self.samples, self.hinted) if drawn is not None]
-        return frozenset().union(*(pool.stored_as for pool in (*pools, *self.greedy)))
+        """The stored units of all samples that were drawn for the training set."""
+        pools = [*(drawn.pool for drawn in self.each_drawn), *self.greedy]
+        return frozenset().union(*(pool.stored_as for pool in pools))

@@ -1,4 +1,4 @@
-"""The parts of an experiment, which every procedure is called with, and the steps that procedures share."""
+"""The parts of an experiment, which each procedure receives, and the steps that procedures share."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
-from bench.evaluation.along_training import AlongTraining
-from bench.evaluation.heldout import Graded, Outcomes, grade
+from bench.evaluation.heldout import AlongTraining, Graded, Outcomes, grade
 from bench.models.tokens import ids_differ, reencoded
 from bench.procedures.demonstrations import demonstrations, nll_per_token
 from bench.procedures.findings import Findings, Results
@@ -26,9 +25,9 @@ from bench.training.sft import training_log
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of one experiment, built from its configuration. What is costly is made when it is first asked for.
+    """The parts of one experiment, built from its configuration. Costly objects are made on first use.
 
-    A procedure does everything through these parts: so a rehearsal (bench.sweeps.rehearsal) can stand in for the work.
+    A procedure works through these parts alone, so that bench.sweeps.rehearsal can replace them.
     """
 
     task: Task
@@ -40,9 +39,9 @@ class Parts:
     training: Callable[..., Policy]
     evaluation: Callable[..., Outcomes]
     num_completions: int  # samples per training prompt, N
-    baseline_completions: int  # at least as many samples per held-out prompt are drawn for Best-of-N
+    baseline_completions: int  # samples per held-out prompt for Best-of-N, at least
     control: str  # "matched" or "none"
-    split: str  # of the prompts on which policies are judged: "test" or "validation"
+    split: str  # "test" or "validation": the split on which policies are judged
     seed: int
 
     def prompts(self, split: str) -> Prompts:
@@ -64,25 +63,25 @@ class Parts:
 
     @cached_property
     def scorer(self) -> Callable[[Prompts, Completions], Rewards]:
-        """`scoring`, after it has learned what it has to learn from the base."""
+        """`scoring`, after the training that a learned scorer needs."""
         return prepared(self.scoring, base=self.base, task=self.task, generation=self.generation)
 
     def made(self, policy: Callable[..., Policy]) -> Policy:
-        """The policy that a configured part names."""
+        """The policy that a configured part makes."""
         return policy(self.task)
 
     def evidence(
         self, selection: Callable[..., Selection], pool: Completions, rescored_on: Prompts | None = None
     ) -> dict[str, Any]:
-        """What a selection asks for beyond the rewards; see bench.selection.evidence."""
+        """The arguments that a selection needs beyond the rewards; see bench.selection.evidence."""
         return evidence_for(selection, pool, self.task, self.base, rescored_on=rescored_on)
 
     def select(
         self, eligible: np.ndarray, pool: Completions, rescored_on: Prompts | None = None
     ) -> dict[str, Selection]:
-        """The completions of each arm: "tuned" by the selection and, where control is "matched", as many at random.
+        """The completions of each arm: "tuned" by the selection; "control", if any, as many at random.
 
-        eligible: rewards [M, N], NaN where a completion may not be chosen.
+        eligible: rewards [M, N], NaN where a completion must not be selected.
         """
         evidence = self.evidence(self.selection, pool, rescored_on)
         selections = {"tuned": self.selection(eligible, generator(self.seed, "selection"), **evidence)}
@@ -91,7 +90,7 @@ class Parts:
         return selections
 
     def verified(self, prompts: Prompts, pool: Completions) -> np.ndarray:
-        """[M, N] of 1 where the task's own verifier accepts the completion, else 0."""
+        """[M, N] 1 where the task's own verifier accepts the completion, else 0."""
         return verify(prompts, pool, task=self.task).value
 
     def demonstrations(self, *, foreign: float, noise: float) -> Completions:
@@ -99,7 +98,7 @@ class Parts:
         return demonstrations(self.task, self.train, self.base, foreign=foreign, noise=noise, seed=self.seed)
 
     def nll(self, policy: Policy, prompts: Prompts, completions: Completions) -> np.ndarray:
-        """[M] nats per token: the negative log-likelihood of each prompt's one completion under the raw policy."""
+        """[M] nats per token: the negative log-likelihood of each prompt's completion [M, 1] under the raw policy."""
         return nll_per_token(policy, prompts, completions)
 
     def hinted(self, prompts: Prompts) -> Prompts:
@@ -107,25 +106,25 @@ class Parts:
         return self.task.with_hint(prompts)  # type: ignore[attr-defined]  # checked before
 
     def readable(self, pool: Completions, drawn_by: Policy) -> tuple[Completions, np.ndarray, str | None]:
-        """The pool in the base's token ids, which of its completions [M, N] stay what was drawn, and what differed."""
+        """(the pool in the base's token ids, [M, N] whether its text is preserved, the differing field or None)."""
         differs = ids_differ(drawn_by, self.base, self.train)
         if differs is None:
             return pool, np.ones(pool.shape, bool), None
         return *reencoded(pool, self.base), differs
 
     def path(self, policy: Policy) -> dict[int, Policy]:
-        """The policies that a training kept and the last one, by their number of updates; empty where it kept none."""
+        """The policies that a training kept, and its last one, by number of updates; empty where it kept none."""
         before = kept(policy)
         return {**before, len(training_log(policy)): policy} if before else {}
 
     def judge(self, policy: Policy, others: Mapping[str, Policy] = MappingProxyType({})) -> Outcomes:
-        """What the policy does on the held-out prompts. others: policies from which its KL is taken too."""
+        """Evaluate the policy on the held-out prompts. others: policies from which its KL is estimated too."""
         return self.evaluation(
             policy, self.base, self.test, self.generation, self.scorer, self.task, others, seed=self.seed
         )
 
     def judge_along(self, policies: Mapping[str, Policy]) -> AlongTraining | None:
-        """Judge the policies that trainings kept on validation prompts, without lm-eval; None where none was kept."""
+        """Evaluate the kept policies of trainings on validation prompts, without lm-eval; None where none was kept."""
         paths = {arm: path for arm, policy in policies.items() if arm != "base" and (path := self.path(policy))}
         if not paths:
             return None
@@ -158,9 +157,9 @@ class Parts:
         compared: Mapping[str, Policy] = MappingProxyType({}),
         findings: Findings | None = None,
     ) -> Results:
-        """Fine-tune the base on each selection from the pool [M, N]; judge all policies, and Best-of-N of the base.
+        """Fine-tune the base on each selection from the pool [M, N]; evaluate all policies, and Best-of-N of the base.
 
-        compared: policies by name from which the tuned policy's KL is taken too.
+        compared: policies by name from which the KL of the tuned policy is estimated too.
         """
         policies = {"base": self.base}
         policies |= {

@@ -1,6 +1,6 @@
-"""What was made from what: pool -> rewards -> selections -> policies, for chain.json and the trackers that show it.
+"""The graph of a run's artifacts, pool -> rewards -> selections -> policies, in chain.json, which trackers show.
 
-Each link is named by its content, e.g. "pool-3f2a...": two runs that share a pool name it alike, wherever they ran.
+An artifact is named by its content, e.g. "pool-3f2a...", so that all runs that share a pool name it alike.
 """
 
 import json
@@ -13,26 +13,26 @@ import numpy as np
 from bench import store
 from bench.artifacts import Completions, Policy
 from bench.procedures.findings import Columns, Results
+from bench.records.read import ARTIFACTS
 from bench.store import MANIFEST, Use
 
 
 def write(folder: Path, results: Results, uses: Sequence[Use], root: Path) -> None:
-    """Write chain.json, and the tables of rewards and selections that it names beside pools and policies.
+    """Write chain.json, and the tables of rewards and selections that it refers to.
 
-    chain.json: a list of links with name, type (pool, rewards, selection, policy), role, parents (names), reused
-    (the store had it already), files (name in the link -> path, relative to the run folder or absolute), settings.
+    chain.json: a list of artifacts with name, type (pool, rewards, selection, policy), role, parents (names), reused
+    (whether the store had it), files (name -> path, absolute or relative to the run folder), settings.
     rewards*.parquet: prompt_id, sample, reward of every completion that was drawn (NaN: unscored).
     selection_*.parquet: prompt_id, sample, weight in the training loss, reward, in the order of training.
-    What else a procedure has to say of its samples (their round, their generator) are columns beside those.
-    root: the store's folder, where pools and policies lie.
+    Both have further columns where a procedure labels its samples (round, generator). root: the store's folder.
     """
     graph = Graph(folder, results, uses, root)
     results.findings.add_to(graph, results)
-    store.write_durably(folder / "chain.json", json.dumps(list(graph.links.values()), indent=1))
+    store.write_durably(folder / ARTIFACTS, json.dumps(list(graph.links.values()), indent=1))
 
 
 class Graph:
-    """The links of one run, each once; see bench.procedures.findings.ArtifactGraph."""
+    """The artifacts of one run, each once; see bench.procedures.findings.ArtifactGraph."""
 
     def __init__(self, folder: Path, results: Results, uses: Sequence[Use], root: Path) -> None:
         self.folder, self.root = folder, root
@@ -41,7 +41,7 @@ class Graph:
         self.links: dict[str, dict[str, Any]] = {}
 
     def policy(self, role: str, policy: Policy, parents: Sequence[str] = ()) -> str:
-        """A policy that was made here or, where the store does not hold it, one that was given."""
+        """Add a policy: one that the store holds, or one that was given."""
         root, path = self.root, policy.path
         use = self.used.get(path.relative_to(root).as_posix()) if path.is_relative_to(root) else None
         return self._link(
@@ -55,7 +55,7 @@ class Graph:
         )
 
     def pool(self, role: str, pool: Completions, parents: Sequence[str]) -> str:
-        """A training pool, with one Parquet file for each of its stored units."""
+        """Add a training pool, with one Parquet file per stored unit."""
         units = [(place, use) for place, use in self.used.items() if f"{use.key}/{use.part}" in pool.stored_as]
         files = [_files(self.root / place, f"{use.key}/{use.part}/") for place, use in units]
         return self._link(
@@ -69,12 +69,12 @@ class Graph:
         )
 
     def rewards(self, role: str, key: str, file: str, columns: Columns, parents: Sequence[str]) -> str:
-        """The rewards of a pool; columns: row, sample, reward, ..."""
+        """Add the rewards of a pool. columns: row, sample, reward, ..."""
         self._write(file, columns)
         return self._link("rewards", role, key, parents, files={file: file})
 
     def selection(self, role: str, key: str, columns: Columns, parents: Sequence[str]) -> str:
-        """Selected completions; columns: row, sample, weight, ..."""
+        """Add selected completions. columns: row, sample, weight, ..."""
         file = f"selection_{role}.parquet"
         self._write(file, columns)
         return self._link("selection", role, key, parents, files={file: file})
@@ -96,7 +96,7 @@ class Graph:
         return name
 
     def _write(self, file: str, columns: Columns) -> None:
-        """A table with one line per cell: prompt_id in the place of its row, sample, and the other columns."""
+        """Write a table with one line per completion: prompt_id (for its row), sample, and the other columns."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 

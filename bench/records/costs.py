@@ -1,4 +1,4 @@
-"""What an experiment cost, by its lineage, and after how many queries fine-tuning has paid for itself."""
+"""The cost of an experiment, by its lineage, and the number of queries after which fine-tuning pays for itself."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ from bench.store import Use, unique
 
 
 def by_lineage(uses: Sequence[Use]) -> dict[str, float]:
-    """Tokens, FLOPs and seconds of every unique ancestor, whenever it was made; `saved` is what was found ready."""
+    """Tokens, FLOPs and seconds of all distinct ancestors, whenever they were made. saved/: those that were reused."""
     ancestors = unique(uses)
     reused = [use for use in ancestors if use.reused]
     return {
@@ -41,13 +41,13 @@ def break_even_metrics(
     *,
     epochs: float,
 ) -> dict[str, float | str | None]:
-    """The n whose Best-of-n is as accurate as the tuned policy, and the queries after which tuning is cheaper in FLOPs.
+    """The n at which Best-of-n is as accurate as the tuned policy, and the queries after which tuning is cheaper.
 
-    best_of_n: [M, len(sizes)] and tuned: [M], accuracy on the same test prompts. Every completion that is selected from
-    is read by the reward models of the scorer, an ensemble by all its members; a verifier costs no FLOPs. What it took
-    to train them is part of what fine-tuning costs once. The FLOPs that are weighed
-    are given too: of the fine-tuning, once, and of a query answered in either way. Intervals are by bootstrap over
-    prompts. See `bench.estimators.compute.break_even`.
+    best_of_n: [M, len(sizes)] and tuned: [M], accuracy on the same test prompts. Costs are in FLOPs. Each reward model
+    of the scorer reads every completion, all members of an ensemble too; a verifier costs nothing. The training of
+    reward models counts as a part of fine-tuning. The metrics include the FLOPs that are compared: those of
+    fine-tuning, and those per query for either way to answer. Intervals are by bootstrap over prompts. See
+    bench.estimators.compute.break_even.
     """
     cost = results.findings.cost(results, uses)
     costs = Costs(
@@ -63,8 +63,10 @@ def break_even_metrics(
         other_generators_flops=cost.other_generators_flops,
         prompt_reads=cost.prompt_reads,
     )
-    judged = " The judge's own cost is unknown and left out." if any(use.stage == judge.STAGE for use in uses) else ""
-    found = break_even(sizes, best_of_n, tuned, costs, rng)
+    judge_note = (
+        " The judge's own cost is unknown and left out." if any(use.stage == judge.STAGE for use in uses) else ""
+    )
+    even = break_even(sizes, best_of_n, tuned, costs, rng)
     lengths = costs.prompt_tokens, costs.completion_tokens
     queries = {
         f"cost/best_of_{n}_query_flops": best_of_n_query_flops(
@@ -76,35 +78,37 @@ def break_even_metrics(
         **queries,
         "cost/tuned_query_flops": fine_tuned_query_flops(costs.policy_parameters, *lengths),
         "cost/fine_tuning_flops": fine_tuning_flops(costs),
-        "break_even/n": found.n,
-        "break_even/n_low": found.n_low,
-        "break_even/n_high": found.n_high,
-        "break_even/queries": found.queries,
-        "break_even/queries_low": found.queries_low,
-        "break_even/queries_high": found.queries_high,
+        "break_even/n": even.n,
+        "break_even/n_low": even.n_low,
+        "break_even/n_high": even.n_high,
+        "break_even/queries": even.queries,
+        "break_even/queries_low": even.queries_low,
+        "break_even/queries_high": even.queries_high,
         "break_even/reward_parameters": costs.reward_parameters,
         "break_even/reward_training_flops": costs.reward_training_flops,
-        "break_even/sentence": found.sentence + judged,
+        "break_even/sentence": even.sentence + judge_note,
     }
 
 
 def reward_parameters(results: Results, uses: Sequence[Use]) -> float:
-    """Of all models together that read each completion of the training pool to score it."""
+    """The parameters of all models together that score each completion of the training pool."""
     sizes: dict[str, float] = {}
     for use in _scorings(uses):
         if _scored_unit(use) in results.pool.stored_as:
             model = use.parents.get("reward_model") or use.parents["process_reward_model"]
-            sizes[model] = max(sizes.get(model, 0.0), use.counts.get("parameters", 0.0))  # 0: a unit of known texts
+            sizes[model] = max(
+                sizes.get(model, 0.0), use.counts.get("parameters", 0.0)
+            )  # 0: all texts of the unit were scored before
     return sum(sizes.values())
 
 
 def reward_training_flops(results: Results, cost: TrainingCost, uses: Sequence[Use]) -> float:
-    """FLOPs that were taken once, beside the pools: the training of the scorer's models, a gate's probing, and the
-    samples that were drawn and scored for them alone or to choose how rounds go on."""
+    """The FLOPs of work beside the pools: training the scorer's models, probing for a gate, and samples that were drawn
+    and scored for those alone, or to choose how rounds continue."""
     along = results.along_training.outcomes.values() if results.along_training is not None else ()
     judged = [*results.outcomes.values(), *(outcomes for path in along for outcomes in path.values())]
-    graded = [graded for outcomes in judged for graded in (outcomes.greedy, outcomes.sampled)]
-    pools = [results.pool, results.best_of_n.completions, *(one.completions for one in graded), *cost.pools]
+    graded = [part for outcomes in judged for part in (outcomes.greedy, outcomes.sampled)]
+    pools = [results.pool, results.best_of_n.completions, *(part.completions for part in graded), *cost.pools]
     measured = frozenset().union(*(pool.stored_as for pool in pools))
     drawn = [use for use in uses if use.stage == "generate" and f"{use.key}/{use.part}" not in measured]
     scored = [use for use in _scorings(uses) if _scored_unit(use) not in measured]
@@ -117,5 +121,5 @@ def _scorings(uses: Sequence[Use]) -> list[Use]:
 
 
 def _scored_unit(use: Use) -> str:
-    """key/part of the unit that was scored, from its content key key/part:content."""
+    """The unit that was scored, as key/part; its content key is key/part:content."""
     return use.parents["completions"].partition(":")[0]

@@ -1,7 +1,7 @@
-"""Which code made a run: the sources of the modules that its parts use, those outside the suite included.
+"""The code that made a run: a hash of the source of every module that its parts use, also of the user's modules.
 
-A run's code.json names every module that can change its numbers, with a hash of its source. So a new selection method
-or a new figure leaves earlier runs as they are, and an edit of one's own scorer does not.
+code.json has the modules that can change the run's numbers. So earlier runs stay current after a new selection method
+or figure is added, and become outdated after an edit of a scorer that they use.
 """
 
 import functools
@@ -10,34 +10,35 @@ import json
 import re
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object
 
 from bench.artifacts import content_hash
+from bench.config.keys import configured
 
 FILE = "code.json"
 PACKAGE = "bench"
 ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the package
-WRITER = "bench.records.write"  # which makes every run's numbers from what its parts hand over
+WRITER = "bench.records.write"  # computes every run's numbers from the results of its parts
 IMPORT = re.compile(
     r"^[ \t]*(?:from[ \t]+(?P<package>\.*[\w.]*)[ \t]+import[ \t]+(?P<names>\([^)]*\)|[^\n#;]+)"
     r"|import[ \t]+(?P<modules>[\w., \t]+))",
     re.MULTILINE,
 )
-NO_NUMBERS = ("tracking",)  # parts that only read what the others made
+NO_NUMBERS = ("tracking",)  # parts that change no number
 INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 def code_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """Module -> hash of its source, of all that the parts of a resolved configuration use.
+    """Module -> hash of its source, for all modules that the parts of a resolved configuration use.
 
-    Modules of the suite go by their names, others by their files; what is installed in site-packages is left out.
+    Modules of the suite are keyed by name, others by file. Modules in site-packages are left out.
     """
     parts = {name: part for name, part in config.items() if name not in NO_NUMBERS}
-    todo, used = [WRITER, *(get_object(target).__module__ for target in _targets(parts))], set()
+    todo, used = [WRITER, *(get_object(part["_target_"]).__module__ for part in configured(parts))], set()
     while todo:
         name = todo.pop()
         if name not in used and (source := _source(name)) is not None:
@@ -52,17 +53,17 @@ def code_of(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def fingerprint(code: Mapping[str, str]) -> str:
-    """One hash of all of it."""
+    """One hash of all modules."""
     return content_hash(sorted(code.items()))
 
 
-def agree(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Whether the modules that two runs both used were the same."""
-    return all(other.get(name, source) == source for name, source in one.items())
+def agree(code: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether the modules that two runs both used are equal."""
+    return all(other.get(name, source) == source for name, source in code.items())
 
 
 def is_current(folder: Path) -> bool:
-    """Whether the code that made the run is the code of today; ValueError or OSError where code.json can't be read."""
+    """Whether the present code made the run. ValueError or OSError where code.json can't be read."""
     code = json.loads((folder / FILE).read_text())
     if not isinstance(code, dict) or not code:
         raise ValueError("it should name modules and their hashes")
@@ -70,20 +71,9 @@ def is_current(folder: Path) -> bool:
     return all(file is not None and file.is_file() and _hash(file) == code[name] for name, file in files.items())
 
 
-def _targets(node: Any) -> Iterator[str]:
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield node["_target_"]
-        for value in node.values():
-            yield from _targets(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _targets(value)
-
-
 @functools.cache
 def _source(name: str) -> tuple[Path, list[str]] | None:
-    """The file of a module and the modules that it imports anywhere; None for what is installed or built in."""
+    """The file of a module, and the modules that it imports; None for installed and built-in modules."""
     file = _file(name)
     if file is None:
         return None
@@ -102,7 +92,7 @@ def _source(name: str) -> tuple[Path, list[str]] | None:
 
 
 def _where(package: str, name: str) -> str:
-    """The module that `from package import name` reads: a module of the package, or where the package has it from."""
+    """The module that defines the name in `from package import name`: inside the package, or one that it re-exports."""
     if _file(f"{package}.{name}") is not None:
         return f"{package}.{name}"
     file = _file(package)
@@ -115,7 +105,7 @@ def _where(package: str, name: str) -> str:
 
 @functools.cache
 def _file(name: str) -> Path | None:
-    """The source file of a module; None where it has none, or is installed."""
+    """The source file of a module; None for an installed module or one without a file."""
     top, _, inside = name.partition(".")
     if top == PACKAGE:
         return _path(name)
@@ -123,14 +113,14 @@ def _file(name: str) -> Path | None:
         return None
     try:
         spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):  # an attribute of a module, or nothing that is installed here
+    except (ImportError, ValueError):  # the name is an attribute of a module, or is not installed
         return None
     file = None if spec is None or not spec.has_location else Path(str(spec.origin)).resolve()
     return file if file is not None and not any(file.is_relative_to(place) for place in INSTALLED) else None
 
 
 def _path(name: str) -> Path | None:
-    """The file of one of the suite's own modules."""
+    """The file of a module of the suite."""
     module = ROOT.joinpath(*name.split("."))
     return next((file for file in (module.with_suffix(".py"), module / "__init__.py") if file.is_file()), None)
 

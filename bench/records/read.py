@@ -1,7 +1,4 @@
-"""Read a run's folder: the one place that knows the files of a run.
-
-What is read is data: nothing of it is instantiated, resolved or executed.
-"""
+"""Read the folder of a run. Its files are data: nothing is instantiated, resolved or executed."""
 
 import functools
 import json
@@ -19,22 +16,14 @@ from yaml import YAMLError
 
 from bench.config.keys import id_of_settings
 from bench.errors import BenchError
-from bench.evaluation.along_training import VALIDATION
+from bench.evaluation.heldout import VALIDATION
 from bench.records.fingerprint import FILE as CODE
 
 CONFIG, METRICS, LINEAGE, ARTIFACTS = "config.yaml", "metrics.json", "lineage.json", "chain.json"
 CURVES, PER_PROMPT = "curves.parquet", "per_prompt.parquet"
 SAMPLES, DIAGNOSTICS = "samples.parquet", "diagnostics.parquet"
-RECORDS = (
-    CONFIG,
-    METRICS,
-    LINEAGE,
-    ARTIFACTS,
-    CURVES,
-    PER_PROMPT,
-    SAMPLES,
-    DIAGNOSTICS,
-)  # every complete run has these
+# every complete run has these
+RECORDS = (CONFIG, METRICS, LINEAGE, ARTIFACTS, CURVES, PER_PROMPT, SAMPLES, DIAGNOSTICS)
 FAILURE = "error.txt"  # why the last attempt failed
 TIMES = "times.json"  # when the run started and how long it took
 
@@ -61,7 +50,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. Its tables are read when they are first asked for; BenchError where one is missing or damaged."""
+    """A finished run. A table is read on first use; BenchError where it is missing or damaged."""
 
     folder: Path
     config: dict[str, Any]
@@ -80,7 +69,7 @@ class Run:
 
     @functools.cached_property
     def code(self) -> dict[str, str]:
-        """Module -> hash of its source, for the code that made the run. Older records have one hash for all modules."""
+        """Module -> hash of its source, of the code that made the run. Older records have one hash for all modules."""
         if not (self.folder / CODE).is_file():
             return {"bench": str(self.metrics.get("code"))}
         with _intact(self.folder / CODE) as path:
@@ -170,9 +159,9 @@ def missing_records(folder: Path) -> list[str]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The run's settings. BenchError where config.yaml is damaged, or was edited in a folder named by its run id.
+    """The run's settings. BenchError where config.yaml is damaged, or differs from the run id that names the folder.
 
-    A folder of another name, such as a copy, does not tell which settings it had.
+    A folder with another name, such as a copy, is not compared.
     """
     with _intact(folder / CONFIG) as path:
         config = _mapping(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
@@ -186,20 +175,19 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """The run's metrics by name: numbers, words, and None where a number is undefined. BenchError where damaged."""
+    """The run's metrics by name: numbers, texts, and None for an undefined number. BenchError where damaged."""
     with _intact(folder / METRICS) as path:
         metrics = _mapping(json.loads(path.read_text()))
         for name, value in metrics.items():
-            quoted = (
-                isinstance(value, str) and name != "code" and as_number(value) is not None
-            )  # a hash may look like a number
+            # a number in quotes; the hash of the code may look like one
+            quoted = isinstance(value, str) and name != "code" and as_number(value) is not None
             if quoted or not (value is None or isinstance(value, int | float | str)):
                 raise ValueError(f"{name} should be a number, not {json.dumps(value)[:40]}")
     return metrics
 
 
 def failure(folder: Path) -> str | None:
-    """Why the last attempt at the run failed, in one line; None where it did not."""
+    """Why the last attempt at the run failed, in one line; None where it did not fail."""
     if not (folder / FAILURE).is_file():
         return None
     lines = (folder / FAILURE).read_text(errors="replace").strip().splitlines()
@@ -207,10 +195,10 @@ def failure(folder: Path) -> str | None:
 
 
 def seconds(folder: Path) -> float:
-    """How long the run took; NaN where that was not recorded, or can't be read."""
+    """The run's wall-clock time in seconds; NaN where it was not recorded or can't be read."""
     try:
         return float(json.loads((folder / TIMES).read_text())["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):  # the number only serves to predict how long other runs take
+    except (OSError, ValueError, KeyError, TypeError):  # it only serves to predict the time of other runs
         return float("nan")
 
 
@@ -237,7 +225,7 @@ def _table(path: Path, columns: list[str] | None = None) -> Any:
 
 @contextmanager
 def _intact(path: Path) -> Iterator[Path]:
-    """Turn what reading a missing or damaged file raises into a BenchError that names the file."""
+    """Turn the exceptions of reading a missing or damaged file into a BenchError that names the file."""
     try:
         yield path
     except BenchError:

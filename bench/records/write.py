@@ -1,4 +1,4 @@
-"""What a run leaves in outputs/<name>/<run id>/: the local files are the truth, everything else mirrors them."""
+"""Write the records of a run to outputs/<name>/<run id>/. All trackers mirror these files."""
 
 import json
 import math
@@ -14,9 +14,9 @@ from bench import store
 from bench.artifacts import Completions, Prompts, Selection
 from bench.config.rules import counts_per_prompt
 from bench.estimators.best_of_n import majority_method
-from bench.evaluation.along_training import along_counts
 from bench.evaluation.measures import (
     Measure,
+    along_counts,
     of_best_of_n,
     of_pessimism,
     of_policy,
@@ -33,26 +33,27 @@ from bench.records import artifact_graph, costs
 from bench.records.fingerprint import FILE as CODE
 from bench.records.fingerprint import code_of, fingerprint
 from bench.records.metrics import contrasts, curves, distillation, flatten, provenance, transfer_contrasts
+from bench.records.read import CONFIG, CURVES, DIAGNOSTICS, LINEAGE, METRICS, PER_PROMPT, SAMPLES
 from bench.seeds import generator
 from bench.tasks import Task
 from bench.training.sft import last_epoch_loss
 
-SAMPLE_PROMPTS = 20  # prompts of which samples.parquet shows every completion
+SAMPLE_PROMPTS = 20  # samples.parquet has every completion of this many prompts
 
 
 def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.Use]) -> dict[str, Any]:
-    """Write every record, metrics.json last: a folder that has it is complete. Returns the metrics."""
-    cells = per_prompt(results, num_completions=cfg.num_completions)
+    """Write every record and return the metrics. metrics.json is last: a folder that has it is complete."""
+    measures = per_prompt(results, num_completions=cfg.num_completions)
     along = of_training(results.along_training)
-    rows = curves(cells, seed=cfg.seed) + (curves(along, seed=cfg.seed) if along else [])
-    of_scorer, diagnostics = diagnose(results.best_of_n, seed=cfg.seed)
+    rows = curves(measures, seed=cfg.seed) + (curves(along, seed=cfg.seed) if along else [])
+    scorer_metrics, diagnostics = diagnose(results.best_of_n, seed=cfg.seed)
     task = instantiate(cfg.task, _convert_="all")
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
     code = code_of(resolved)
     metrics = {
         **flatten(rows),
-        **contrasts(cells, seed=cfg.seed),
-        **distillation(cells, seed=cfg.seed),
+        **contrasts(measures, seed=cfg.seed),
+        **distillation(measures, seed=cfg.seed),
         **transfer_contrasts(results.outcomes, seed=cfg.seed),
         **provenance(rows),
         "code": fingerprint(code),
@@ -61,38 +62,38 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         **along_counts(results.along_training),
         **results.findings.metrics(results, task, uses, seed=cfg.seed),
         **_below_k(cfg, results.selections["tuned"]),
-        **of_scorer,
+        **scorer_metrics,
         **costs.by_lineage(uses),
-        **_break_even(cfg, results, cells, uses),
+        **_break_even(cfg, results, measures, uses),
     }
-    store.write_durably(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    store.write_durably(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
     store.write_durably(folder / CODE, json.dumps(code, indent=1))
-    _write_table(folder / "curves.parquet", rows)
-    _write_table(folder / "per_prompt.parquet", _long(cells, results.test.id))
-    _write_table(folder / "samples.parquet", _samples(results, task))
-    _write_table(folder / "diagnostics.parquet", diagnostics)
+    _write_table(folder / CURVES, rows)
+    _write_table(folder / PER_PROMPT, _long(measures, results.test.id))
+    _write_table(folder / SAMPLES, _samples(results, task))
+    _write_table(folder / DIAGNOSTICS, diagnostics)
     if results.along_training is not None:
         _write_table(folder / "validation.parquet", _long(along, results.along_training.prompts.id))
     for name, columns in results.findings.tables(results).items():
         _write_table(folder / name, dict(columns))
-    store.write_durably(folder / "lineage.json", json.dumps(store.lineage(uses), indent=1))
+    store.write_durably(folder / LINEAGE, json.dumps(store.lineage(uses), indent=1))
     artifact_graph.write(folder, results, uses, store.current().root)
     ordered = {name: None if _is_undefined(metrics[name]) else metrics[name] for name in sorted(metrics)}
-    store.write_durably(folder / "metrics.json", json.dumps(ordered, indent=1))
+    store.write_durably(folder / METRICS, json.dumps(ordered, indent=1))
     return ordered
 
 
 def per_prompt(results: Results, *, num_completions: int) -> dict[Measure, np.ndarray]:
-    """[M] values behind every mean that is reported; every KL is to the raw base, in nats a sequence."""
-    cells: dict[Measure, np.ndarray] = {}
+    """The values [M] behind every reported mean. Each KL is to the raw base, in nats per sequence."""
+    measures: dict[Measure, np.ndarray] = {}
     for arm, outcomes in results.outcomes.items():
-        cells |= of_policy(arm, outcomes)
+        measures |= of_policy(arm, outcomes)
     sizes = powers_of_two(num_completions)
-    cells |= of_best_of_n(results.best_of_n, sizes)
-    cells |= of_soft_best_of_n(results.best_of_n, num_completions)
-    cells |= of_pessimism(results.best_of_n, sizes)
-    cells |= of_sampler(results.best_of_n)
-    return cells
+    measures |= of_best_of_n(results.best_of_n, sizes)
+    measures |= of_soft_best_of_n(results.best_of_n, num_completions)
+    measures |= of_pessimism(results.best_of_n, sizes)
+    measures |= of_sampler(results.best_of_n)
+    return measures
 
 
 def _counts(results: Results) -> dict[str, float | str]:
@@ -108,11 +109,11 @@ def _counts(results: Results) -> dict[str, float | str]:
         "pool/mean_reward": float(np.nanmean(rewards[:, : drawn.always])),
         "train/loss": last_epoch_loss(results.policies["tuned"]),
         "best_of_n/pool_size": results.best_of_n.proxy.shape[1],
-        "best_of_n/proxy_spread": spread(results.best_of_n.proxy),  # the unit of soft Best-of-n's temperature
+        "best_of_n/proxy_spread": spread(results.best_of_n.proxy),  # the unit of soft Best-of-n's temperatures
         "best_of_n/prompts_without_correct": float((results.best_of_n.gold.max(axis=1) == 0).mean()),
         "train/prompts": len(results.train),
         "test/prompts": len(results.test),
-        "test/prompts_key": results.test.key,  # of their content: ids of other prompts may be the same
+        "test/prompts_key": results.test.key,  # a hash of their content, since other prompts may have the same ids
     }
     if "control" in results.policies:
         counts["control/train_loss"] = last_epoch_loss(results.policies["control"])
@@ -130,12 +131,12 @@ def _counts(results: Results) -> dict[str, float | str]:
 
 
 def _entropy_per_token(sampled: Completions) -> float:
-    """Of the sampler, nats a token: minus the log-probability of all of its samples over their tokens."""
+    """The sampler's entropy in nats per token: minus the log-probability of all its samples over their tokens."""
     return float(-sampled.logprob.sum() / sampled.length.sum())
 
 
 def _below_k(cfg: DictConfig, chosen: Selection) -> dict[str, float]:
-    """Prompts of which the selection keeps some, but fewer than the k that it may keep of each."""
+    """How many prompts have selected completions, but fewer than the k that the selection takes per prompt."""
     kept = np.unique(chosen.row, return_counts=True)[1]
     settings = counts_per_prompt(get_object(cfg.selection["_target_"]))
     counted = [name for name in settings if name in cfg.selection]
@@ -143,10 +144,12 @@ def _below_k(cfg: DictConfig, chosen: Selection) -> dict[str, float]:
 
 
 def _break_even(
-    cfg: DictConfig, results: Results, cells: dict[Measure, np.ndarray], uses: Sequence[store.Use]
+    cfg: DictConfig, results: Results, measures: dict[Measure, np.ndarray], uses: Sequence[store.Use]
 ) -> dict[str, Any]:
-    curve = {cell.n: values for cell, values in cells.items() if cell[:3] == ("base", "best_of_n", "accuracy")}
-    tuned = cells[Measure("tuned", "pass", "accuracy", 1)]
+    curve = {
+        measure.n: values for measure, values in measures.items() if measure[:3] == ("base", "best_of_n", "accuracy")
+    }
+    tuned = measures[Measure("tuned", "pass", "accuracy", 1)]
     rng = generator(cfg.seed, "break even")
     epochs = cfg.training.epochs
     return costs.break_even_metrics(
@@ -154,18 +157,18 @@ def _break_even(
     )
 
 
-def _long(cells: dict[Measure, np.ndarray], ids: np.ndarray) -> dict[str, Any]:
-    """Columns with a row a cell and prompt."""
-    names = zip(*cells, strict=True)
+def _long(measures: dict[Measure, np.ndarray], ids: np.ndarray) -> dict[str, Any]:
+    """Columns with one row per measure and prompt."""
+    names = zip(*measures, strict=True)
     return {
-        "prompt_id": np.tile(ids.astype(object), len(cells)),
+        "prompt_id": np.tile(ids.astype(object), len(measures)),
         **{field: np.repeat(np.array(column), len(ids)) for field, column in zip(Measure._fields, names, strict=True)},
-        "value": np.concatenate([values.astype(float) for values in cells.values()]),
+        "value": np.concatenate([values.astype(float) for values in measures.values()]),
     }
 
 
 def _samples(results: Results, task: Task) -> list[dict]:
-    """Every completion of the first training prompts and whom it trained; each policy's greedy ones where judged."""
+    """Every completion of the first training prompts, with the arms that train on it, and greedy held-out ones."""
     kept_for: dict[tuple[int, int], list[str]] = {}
     drawn_by = results.findings.drawn_by(results)
     for arm, chosen in results.selections.items():
@@ -177,7 +180,7 @@ def _samples(results: Results, task: Task) -> list[dict]:
         for row in range(min(SAMPLE_PROMPTS, len(results.train)))
         for column in np.flatnonzero(results.pool.drawn[row]).tolist()
     ]
-    # whether they are right: the reward may be a proxy, and nothing else of a run asks
+    # the reward may be a proxy, and no other record says whether these completions are correct
     correct = task.are_correct([row["completion"] for row in rows], [row["answer"] for row in rows])
     rows = [row | {"correct": verdict} for row, verdict in zip(rows, correct, strict=True)]
     return rows + [
@@ -206,7 +209,7 @@ def _sample(
 
 
 def _write_table(path: Path, content: list[dict] | dict[str, Any]) -> None:
-    """content: rows, or columns."""
+    """Write a table. content: rows, or columns by name."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -216,5 +219,5 @@ def _write_table(path: Path, content: list[dict] | dict[str, Any]) -> None:
 
 
 def _is_undefined(value: Any) -> bool:
-    """JSON has no NaN and no infinity; both are null in metrics.json."""
+    """Whether a value is NaN or infinite, which JSON lacks: metrics.json has null for it."""
     return isinstance(value, float) and not math.isfinite(value)

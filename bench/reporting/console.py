@@ -12,8 +12,7 @@ from bench.reporting.groups import Group, distinctions, estimate, in_order
 from bench.reporting.ranking import Ranked, rank
 from bench.reporting.tables import markdown
 from bench.sweeps.cells import Cell, state
-from bench.sweeps.plan import described, tally
-from bench.sweeps.sharing import outside_stages, savings
+from bench.sweeps.plan import described, outside_stages, savings, tally
 
 KEPT = ("arm", "greedy", "sampled", "kl", "kl_unsolved", "kl_bound", "verdict")
 ACCURACIES = {

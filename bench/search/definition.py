@@ -13,8 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from bench.artifacts import content_hash
-from bench.config import checks, plugins
-from bench.config.compose import Composer, composing
+from bench.config import checks
+from bench.config.compose import SWEEPER_PLUGINS, Composer, composing, install_plugins
 from bench.config.keys import run_id
 from bench.config.rules import Count, Seed, number, or_null, rules, text
 from bench.errors import BenchError
@@ -131,12 +131,12 @@ def read(overrides: Sequence[str], conf: str) -> Search | None:
 
     Raises BenchError, or Hydra's own errors, where an end of its space is impossible.
     """
-    plugins.install()
+    install_plugins()
     with composing(conf):
         of_hydra = [override for override in overrides if override.lstrip("+~").startswith("hydra")]
         named = [override for override in overrides if override.lstrip("+").startswith("sweep=")]
         node = compose("config", [*named, *of_hydra], return_hydra_config=True).hydra.sweeper
-        if node.get("_target_") != f"{plugins.SWEEPERS}.OptunaSearch":
+        if node.get("_target_") != f"{SWEEPER_PLUGINS}.OptunaSearch":
             return None
         _need_optuna()
         from bench.search.space import distribution

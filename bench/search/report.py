@@ -57,7 +57,7 @@ def status(search: Search) -> str:
     if took and left:
         at_once = max(sum(trial.state.kind == "running" for trial in now.trials), 1)
         seconds = left * sum(took) / len(took) / at_once
-        lines.append(f"about {plan.duration(seconds)} left, {at_once} at a time at the pace of what is done")
+        lines.append(f"about {plan.duration(seconds)} left, {at_once} at a time, at the pace of finished trials")
     if any(trial.best for trial in now.trials):
         lines += ["", _front(now)]
     if now.chosen and not left:

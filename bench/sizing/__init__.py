@@ -1,1 +1,1 @@
-"""How much memory and time a configuration will take, before anything is downloaded; see bench.size."""
+"""Estimates of the memory and the time that a configuration takes, before anything is downloaded; see bench.size."""

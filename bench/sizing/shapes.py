@@ -1,4 +1,4 @@
-"""A model's shape without its weights: from a folder, the hub's cache, a table of published ones, or its name."""
+"""The shape of a model without its weights: from a folder, the hub's cache, a table of known models, or its name."""
 
 import inspect
 import json
@@ -34,7 +34,7 @@ _LLAMA_8B = {
     "vocab_size": 128256,
     "tie_word_embeddings": False,
 }
-# config.json of the models that conf/experiment names; the tests hold their parameters against the published numbers
+# config.json of the models in conf/experiment; tests compare their parameters with the published numbers
 KNOWN: dict[str, dict[str, Any]] = {
     "Qwen/Qwen2.5-1.5B": _QWEN_1_5B,
     "Qwen/Qwen2.5-Coder-1.5B": _QWEN_1_5B,
@@ -48,7 +48,7 @@ KNOWN: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a decoder: sizes in numbers; `source` says how they are known."""
+    """The sizes of a decoder."""
 
     parameters: int
     layers: int
@@ -57,14 +57,14 @@ class Shape:
     query_width: int  # heads x head size
     kv_width: int  # key-value heads x head size
     vocabulary: int
-    source: str
+    source: str  # how the sizes are known, in words
 
     def kv_bytes(self, tokens: int, width: int) -> int:
-        """Keys and values of this many tokens, in numbers of `width` bytes."""
+        """Bytes of the keys and values of this many tokens. width: bytes per number."""
         return 2 * self.layers * self.kv_width * width * tokens
 
     def lora_parameters(self, r: int, targets: Any) -> int:
-        """r (in + out) of every adapted matrix; targets: "all-linear" or the names of a Llama's modules."""
+        """Weights of an adapter: r (in + out) per matrix. targets: "all-linear" or names of a Llama's modules."""
         sizes = {
             "q_proj": (self.hidden, self.query_width),
             "k_proj": (self.hidden, self.kv_width),
@@ -77,7 +77,7 @@ class Shape:
 
 
 def of_config(config: Any, source: str) -> Shape:
-    """Of a transformers configuration; its parameters are counted on torch's meta device, so that none is made."""
+    """The shape in a transformers configuration. Parameters are counted on torch's meta device, without memory."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -99,7 +99,10 @@ def of_config(config: Any, source: str) -> Shape:
 
 
 def of_model(place: str, *, revision: str = "main", parameters: float | None = None) -> Shape:
-    """Of a local folder's config.json, or of a hub id without asking the hub; parameters: of one that is not known."""
+    """The shape of a local folder's model, or of a hub id, without a download.
+
+    parameters: their number, used where nothing on this machine knows the model. BenchError where its size is unknown.
+    """
     from transformers import AutoConfig
 
     if Path(place).expanduser().is_dir():
@@ -117,7 +120,7 @@ def of_model(place: str, *, revision: str = "main", parameters: float | None = N
         settings = dict(KNOWN[place])
         return of_config(AutoConfig.for_model(settings.pop("model_type"), **settings), f"the published {place}")
     if parameters is not None:
-        return _of_size(parameters, f"{parameters:.3g} parameters as told, its layers guessed")
+        return _of_size(parameters, f"{parameters:.3g} parameters as given, its layers guessed")
     named = re.search(
         r"(?<![\w.])(\d+(?:\.\d+)?)\s*([BM])(?![A-Za-z])", place.rpartition("/")[2].replace("-", " "), re.I
     )
@@ -131,7 +134,7 @@ def of_model(place: str, *, revision: str = "main", parameters: float | None = N
 
 
 def _of_size(parameters: float, source: str) -> Shape:
-    """A Llama of this many parameters as they are today: hidden is 100 times the layers, 8 key-value heads of 128."""
+    """A typical Llama of this many parameters: the hidden size is 100 times the layers, 8 key-value heads of 128."""
     layers = max(1, round((parameters / 1.2e5) ** (1 / 3)))
     hidden = max(128, 128 * round(layers * 100 / 128))
     kv = min(1024, hidden)
@@ -139,12 +142,12 @@ def _of_size(parameters: float, source: str) -> Shape:
 
 
 def of_tiny(settings: Mapping[str, Any]) -> Shape:
-    """Of policy=tiny with these settings."""
+    """The shape of policy=tiny with these settings."""
     from transformers import LlamaConfig
 
     from bench.policies import tiny
 
-    defaults = {name: one.default for name, one in inspect.signature(tiny).parameters.items()}
+    defaults = {name: parameter.default for name, parameter in inspect.signature(tiny).parameters.items()}
     value = {**defaults, **settings}
     config = LlamaConfig(
         vocab_size=value["vocabulary"],
@@ -159,7 +162,7 @@ def of_tiny(settings: Mapping[str, Any]) -> Shape:
 
 
 def of_policy(policy: Mapping[str, Any], parameters: float | None = None) -> Shape:
-    """Of a configured policy; of an adapter's folder, its base's. parameters: of one whose name does not say it."""
+    """The shape of a configured policy, for an adapter that of its base. parameters: see `of_model`."""
     if "id" in policy:
         return of_model(policy["id"], revision=policy["revision"], parameters=parameters)
     if "path" not in policy:

@@ -105,13 +105,13 @@ def _beside(taken: dict[str, Any], counted: dict[str, Any], overrides: list[str]
     """Each stage's measured numbers with the estimates of bench.size, given the mean lengths."""
     from bench.config.compose import CONF
     from bench.sizing.machines import machine
-    from bench.sizing.stages import Told, estimate
+    from bench.sizing.stages import SizeHints, estimate
     from bench.sweeps.cells import cells
 
     found = cells(overrides, CONF)
     assert found is not None
-    told = Told(prompt_tokens=taken["prompt_tokens"], completion_tokens=taken["completion_tokens"])
-    by_name = {stage.name: stage for stage in estimate(found, machine("cpu", 1e11), told).stages}
+    hints = SizeHints(prompt_tokens=taken["prompt_tokens"], completion_tokens=taken["completion_tokens"])
+    by_name = {stage.name: stage for stage in estimate(found, machine("cpu", 1e11), hints).stages}
     rows = []
     for name, stage in taken["stages"].items():
         row = {"stage": name, **stage, "flops": counted["stages"][name]["flops"]}

@@ -1,8 +1,8 @@
-"""A sweep before, while and after it runs: its cells, what each of them has come to, and what they share.
+"""The cells of a sweep: their configurations, and the state of each by its folder.
 
-python -m bench sweep=NAME [setting=value,value ...]      run what is missing
-python -m bench sweep=NAME plan=true                      only say what would run, and its cost
-python -m bench.status sweep=NAME                         what is done, running, failed, missing
+python -m bench sweep=NAME [setting=value,value ...]      run the missing cells
+python -m bench sweep=NAME plan=true                      print the plan and its cost, without running
+python -m bench.status sweep=NAME                         print which cells are done, running, failed, missing
 """
 
 import fcntl
@@ -19,23 +19,23 @@ from typing import Any, TextIO
 
 from omegaconf import DictConfig, OmegaConf
 
-from bench.config import checks, plugins
-from bench.config.compose import Composer
+from bench.config import checks
+from bench.config.compose import Composer, install_plugins
 from bench.config.keys import id_of_settings
 from bench.errors import BenchError
 from bench.records.fingerprint import is_current
 from bench.records.read import METRICS, TIMES, failure, is_finished, missing_records, read_metrics, seconds
 
-BUSY = "running.lock"  # locked by the process that runs a cell; its content says which
+BUSY = "running.lock"  # locked by the process that runs a cell; its content names that process
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
     """One experiment of a sweep."""
 
-    label: str  # what sets it apart, e.g. "num_completions=8 temperature=0.7"
+    label: str  # the settings that differ between cells, e.g. "num_completions=8 temperature=0.7"
     cfg: DictConfig
-    fixed: tuple[str, ...]  # settings given alike to every cell of the sweep
+    fixed: tuple[str, ...]  # keys of the settings that were given to all cells alike
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
@@ -59,24 +59,24 @@ class Cell:
 
 @dataclass(frozen=True)
 class State:
-    """What a cell has come to."""
+    """The state of a cell."""
 
     kind: str  # done, running, failed, interrupted, incomplete, outdated or missing
     detail: str = ""  # why, or where
-    seconds: float = float("nan")  # it took, where it is done
+    seconds: float = float("nan")  # the time that a finished cell took
 
 
 def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
-    """Every cell, checked; None where another sweeper than Hydra's own chooses its cells as it goes.
+    """Every cell, checked. None where the sweeper is not Hydra's own, so that it chooses cells as it goes.
 
-    Raises BenchError, or what Hydra raises, for a cell that can't be run, before any of them is.
+    Raises BenchError, or one of Hydra's exceptions, where any cell can't run.
     """
     from hydra import compose, initialize_config_dir
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    plugins.install()
+    install_plugins()
     _refuse_sweeps_of_wandb(overrides, Path(conf))
     composer = Composer()
     with initialize_config_dir(conf, version_base="1.3"):
@@ -93,31 +93,31 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
         if not batch:
             empty = [str(last[key].input_line) for key in varied if not list(last[key].sweep_string_iterator())]
             raise BenchError(f"{', '.join(sorted(empty))} gives no value, so there is no cell to run.")
-        found: dict[str, Cell] = {}
+        distinct: dict[str, Cell] = {}
         for arguments in batch:
             cfg = composer.compose(arguments)
             checks.check(cfg)
             label = " ".join(argument for argument in arguments if argument.partition("=")[0] in varied)
             cell = Cell(label, cfg, tuple(key for key in last if key not in varied))
-            _ = cell.parts  # which refuses what can't be built
-            found.setdefault(cell.id, cell)  # two labels of one configuration are one run
-    return list(found.values())
+            _ = cell.parts  # raises where a part can't be built
+            distinct.setdefault(cell.id, cell)  # two labels of one configuration are one run
+    return list(distinct.values())
 
 
 def _refuse_sweeps_of_wandb(overrides: Sequence[str], conf: Path) -> None:
-    """BenchError for a file of sweeps/ that W&B runs, not Hydra."""
+    """BenchError for a file of sweeps/ that W&B runs instead of Hydra."""
     for override in overrides:
         key, _, name = override.lstrip("+").partition("=")
         file = conf / "sweep" / f"{name}.yaml"
         if key == "sweep" and name.startswith("wandb_") and file.is_file():
             raise BenchError(
-                f"sweep={name} is led by W&B: run `wandb sweep sweeps/{name}.yaml`, then `wandb agent` with the ID "
+                f"sweep={name} is run by W&B: run `wandb sweep sweeps/{name}.yaml`, then `wandb agent` with the ID "
                 "that it prints."
             )
 
 
 def state(cell: Cell) -> State:
-    """From the cell's folder alone, wherever it runs."""
+    """The cell's state, read from its folder alone, wherever it runs."""
     folder = cell.folder
     if holder := _holder(folder / BUSY):
         return State("running", holder)
@@ -139,25 +139,25 @@ def state(cell: Cell) -> State:
 
 
 def is_done(folder: Path) -> bool:
-    """Whether `folder` holds a complete run of this very code.
+    """Whether `folder` holds a complete run of the present code.
 
-    One that was killed when its records were whole is not done: it may have been tracked nowhere.
+    A run that was killed after its last record is not done: it may not have been tracked.
     """
     if (folder / BUSY).is_file() or missing_records(folder):
         return False
     try:
         read_metrics(folder)
         return is_current(folder)
-    except (BenchError, OSError, ValueError):  # a damaged record is no record
+    except (BenchError, OSError, ValueError):  # damaged records count as missing
         return False
 
 
 @contextmanager
 def busy(folder: Path) -> Iterator[None]:
-    """Marks a cell as running while inside; the kernel takes the mark away however the process ends."""
+    """Mark a cell as running while inside. The kernel releases the lock however the process ends."""
     start = time.time()
     with (folder / BUSY).open("a+") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)  # shared: two sweeps may run one cell, whose artifacts are made once
+        fcntl.flock(file, fcntl.LOCK_SH)  # shared: two sweeps may run one cell; its artifacts are made once
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -165,13 +165,13 @@ def busy(folder: Path) -> Iterator[None]:
             yield
         except Exception:
             (folder / BUSY).unlink(missing_ok=True)
-            raise  # what is no Exception (Ctrl-C, a preempted job) leaves the mark of an interrupted cell
+            raise  # Ctrl-C or a preempted job, which raise no Exception, leave the mark of an interrupted cell
         (folder / TIMES).write_text(json.dumps({"started": start, "seconds": round(time.time() - start, 3)}))
         (folder / BUSY).unlink(missing_ok=True)
 
 
 def _holder(path: Path) -> str:
-    """Who holds the lock; empty where nobody does. Nothing is written, so that others' sweeps can be asked too."""
+    """The process that holds the lock; empty where none does. It writes nothing: the sweep may be another user's."""
     try:
         file = _opened(path)
     except FileNotFoundError:
@@ -179,13 +179,13 @@ def _holder(path: Path) -> str:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # it is held, or NFS lets no reader ask, who then takes the mark at its word
+        except OSError:  # held; or on NFS, where readers can't test a lock: then the file's content decides
             return file.read() or "another process"
     return ""
 
 
 def _opened(path: Path) -> TextIO:
-    """For writing where that is allowed, which NFS wants of whoever locks."""
+    """The open file, for writing where that is allowed, since locks on NFS need it."""
     try:
         return path.open("r+", errors="replace")
     except FileNotFoundError:

@@ -1,88 +1,152 @@
-"""What a sweep will cost before it starts."""
+"""The cost of a sweep: estimated before it starts, and counted after it ends, with and without sharing."""
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
+from typing import Any
 
+from bench.config.keys import settings_key
+from bench.records.read import read_run, seconds
 from bench.store import MANIFEST, walk
 from bench.sweeps.cells import Cell, State, state
 from bench.sweeps.workload import workload
 
-STAGES = {"evaluation": ("divergence_samples", "lm_eval_exact_match"), "training": ("sft",)}
+JUDGING = ("divergence_samples", "lm_eval_exact_match")  # stages that an evaluation takes
+PRETRAINING = "pretrain"  # left out of a sweep's cost: nobody would pretrain the base once per cell
 
 
 def summary(cells: Sequence[Cell]) -> str:
-    """Cells, pools, trainings and evaluations after sharing, tokens, time by the store's own history, what is done."""
+    """The state of the cells, what they draw, train and judge, shared and each alone, and the time of the rest."""
     kinds = [state(cell).kind for cell in cells]
     todo = [cell for cell, kind in zip(cells, kinds, strict=True) if kind != "done"]
     shared, alone = workload(cells), [workload([cell]) for cell in cells]
-    drawn, drawn_alone = f"{shared.completions:,}", f"{sum(one.completions for one in alone):,}"
-    if shared.unknown:
-        drawn = drawn_alone = "unknown"
+
+    def line(name: str, count: str, known: bool = True) -> str:
+        numbers = [getattr(shared, count), sum(getattr(work, count) for work in alone)]
+        both, each = (f"{number:,}" if known else "unknown" for number in numbers)
+        return f"  {name:22}{both:>12}{each:>14}"
+
     lines = [
         f"{counted(len(cells))}: {tally(kinds)}",
         f"{'':24}{'shared':>12}{'each alone':>14}",
-        f"  {'pools':22}{shared.pools:>12,}{sum(one.pools for one in alone):>14,}",
-        f"  {'completions':22}{drawn:>12}{drawn_alone:>14}",
-        f"  {'fine-tunings, at most':22}{shared.trainings:>12,}{sum(one.trainings for one in alone):>14,}",
-        f"  {'evaluations, at most':22}{shared.evaluations:>12,}{sum(one.evaluations for one in alone):>14,}",
+        line("pools", "pools"),
+        line("completions", "completions", known=not shared.unknown),
+        line("fine-tunings, at most", "trainings"),
+        line("evaluations, at most", "evaluations"),
     ]
     if shared.unknown:
-        lines.append(
-            f"  unknown number of prompts until the data is there: {', '.join(shared.unknown)}=null asks for all"
-        )
+        lines.append(f"  the number of prompts is unknown until the data is here: {', '.join(shared.unknown)}=null")
     elif todo:
         lines.append(f"  {estimate(todo)}")
     return "\n".join(lines)
 
 
 def counted(cells: int) -> str:
+    """The number of cells, with its noun."""
     return "1 cell" if cells == 1 else f"{cells} cells"
 
 
-def described(found: State) -> str:
-    return f"{found.kind} ({found.detail})" if found.detail else found.kind
+def described(state: State) -> str:
+    """A cell's state in words."""
+    return f"{state.kind} ({state.detail})" if state.detail else state.kind
 
 
 def tally(kinds: Sequence[str]) -> str:
+    """How many cells are in each kind of state."""
     order = ("done", "running", "failed", "interrupted", "incomplete", "outdated", "missing")
     return ", ".join(f"{kinds.count(kind)} {kind}" for kind in order if kind in kinds)
 
 
 def estimate(cells: Sequence[Cell]) -> str:
-    """Time and tokens of cells that are not done, from what like work took in their store."""
-    todo, cfg = workload(cells), cells[0].cfg
-    if todo.unknown:
-        return f"time: unknown, as {', '.join(todo.unknown)}=null asks for all prompts that there are"
+    """The time and tokens that these cells will take, by what equal stages took in their store."""
+    work, cfg = workload(cells), cells[0].cfg
+    if work.unknown:
+        return f"time: unknown, since {', '.join(work.unknown)}=null takes all prompts, whose number is unknown"
     engine = str(cfg.generation.get("_target_", "")).split(".")[-2].removesuffix("_engine")
     history = _history(Path(cfg.store))
-    drawn = [one for one in history.get("generate", []) if one["settings"].get("engine") == engine]
-    completions = sum(one["counts"].get("completions", 0) for one in drawn)
-    trained = [one["seconds"] for stage in STAGES["training"] for one in history.get(stage, [])]
-    if not completions or not trained:
-        return "time: unknown, as this store holds no such work yet; python -m bench.size says what is expected"
-    seconds = todo.completions * sum(one["seconds"] for one in drawn) / completions
-    tokens = todo.completions * sum(one["counts"]["generated_tokens"] for one in drawn) / completions
-    seconds += todo.trainings * sum(trained) / len(trained)
-    for stage in STAGES["evaluation"]:
-        took = [one["seconds"] for one in history.get(stage, [])]
-        seconds += todo.evaluations * sum(took) / len(took) if took else 0.0
+    drawn = [artifact for artifact in history.get("generate", []) if artifact["settings"].get("engine") == engine]
+    completions = sum(artifact["counts"].get("completions", 0) for artifact in drawn)
+    training = [artifact["seconds"] for artifact in history.get("sft", [])]
+    if not completions or not training:
+        return "time: unknown, since the store holds no such work yet; python -m bench.size gives an estimate"
+    seconds = work.completions * sum(artifact["seconds"] for artifact in drawn) / completions
+    tokens = work.completions * sum(artifact["counts"]["generated_tokens"] for artifact in drawn) / completions
+    seconds += work.trainings * sum(training) / len(training)
+    for stage in JUDGING:
+        judging = [artifact["seconds"] for artifact in history.get(stage, [])]
+        seconds += work.evaluations * sum(judging) / len(judging) if judging else 0.0
     return (
-        f"at most {tokens:,.0f} tokens and {duration(seconds)} of work for what is not done, by what "
-        f"{len(drawn) + len(trained):,} artifacts in the store took"
+        f"at most {tokens:,.0f} tokens and {duration(seconds)} of work remain, by what {len(drawn) + len(training):,} "
+        "artifacts in the store took"
     )
 
 
 def _history(store: Path) -> dict[str, list[dict]]:
-    found: dict[str, list[dict]] = {}
-    for folder, whole in walk(store):
-        if whole:
+    """The manifests of all complete artifacts, by stage."""
+    history: dict[str, list[dict]] = {}
+    for folder, complete in walk(store):
+        if complete:
             manifest = json.loads((folder / MANIFEST).read_text())
-            found.setdefault(manifest["stage"], []).append(manifest)
-    return found
+            history.setdefault(manifest["stage"], []).append(manifest)
+    return history
 
 
 def duration(seconds: float) -> str:
+    """Seconds in a readable unit."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def savings(cells: Sequence[Cell]) -> list[str]:
+    """Tokens and seconds of finished cells: as shared, with a cache whose key includes N, and each cell alone."""
+    lineages = {cell: _lineage(cell) for cell in cells}
+    rows = [(cell, entry) for cell, lineage in lineages.items() for entry in lineage if entry["stage"] != PRETRAINING]
+    given = {cell: _given(lineage) for cell, lineage in lineages.items()}
+    names = ("task", "policy", "generation", "seed", "num_completions", "baseline_completions")
+    sampling = {cell: settings_key(cell.config, *names) for cell in cells}
+
+    def by_content(cell: Cell, entry: dict) -> tuple[str, ...]:
+        return (entry["stage"], entry["key"], entry["part"])
+
+    def by_sampling_parameters(cell: Cell, entry: dict) -> Hashable:
+        by_given = entry["stage"] == "generate" and entry["parents"]["policy"] in given[cell]
+        return (sampling[cell] if by_given else cell.folder, *by_content(cell, entry))
+
+    def by_cell(cell: Cell, entry: dict) -> Hashable:
+        return cell.folder, *by_content(cell, entry)
+
+    keys: dict[str, Callable[[Cell, dict], Hashable]] = {
+        "shared by content": by_content,
+        "cached by all sampling parameters, N too": by_sampling_parameters,
+        "every cell alone": by_cell,
+    }
+    lines = [f"{'Cost without pretraining':44}{'generated tokens':>18}{'seconds':>10}"]
+    for name, key in keys.items():
+        distinct = {key(cell, entry): entry for cell, entry in rows}.values()
+        tokens = sum(entry["counts"].get("generated_tokens", 0) for entry in distinct)
+        lines.append(f"  {name:42}{tokens:>18,.0f}{sum(entry['seconds'] for entry in distinct):>10,.0f}")
+    return lines
+
+
+def _given(lineage: list[dict[str, Any]]) -> set[str]:
+    """The keys of the policies that drew before the first fine-tuning: the base and other generators."""
+    before = itertools.takewhile(lambda entry: entry["stage"] != "sft", lineage)
+    return {entry["parents"]["policy"] for entry in before if entry["stage"] == "generate"}
+
+
+def outside_stages(cells: Sequence[Cell]) -> str:
+    """The share of the cells' time that no stage (sampling, scoring, training, evaluation) took.
+
+    It includes the time in which a cell waited for another process to make an artifact.
+    """
+    total = staged = 0.0
+    for cell in cells:
+        total += seconds(cell.folder)
+        staged += sum(entry["seconds"] for entry in _lineage(cell) if not entry["reused"])
+    return f"The cells took {total:,.0f} s, of which {max(0.0, 1 - staged / total):.1%} outside of any stage."
+
+
+def _lineage(cell: Cell) -> list[dict[str, Any]]:
+    return read_run(cell.folder).lineage

@@ -1,9 +1,8 @@
-"""An experiment without its work: the procedure itself, run with parts that record what they are asked to do.
+"""The rehearsal of an experiment: the procedure runs with parts that record their work instead of doing it.
 
-Generation gives placeholders of M x N completions, scoring seeded random rewards, training a name; the selection, the
-prompt filter and the procedure are the real ones. Prompts differ in difficulty, uniformly: a sample of a prompt of
-difficulty d is accepted with probability 1 - d. Nothing is loaded or downloaded, apart from local task files that a
-configuration asks for as a whole.
+Generation returns M x N placeholders, scoring seeded random rewards, training a named policy. The procedure, the
+selection and the prompt filter are the real ones. The difficulty d of a prompt is uniform in [0, 1): its samples are
+accepted with probability 1 - d. Nothing is loaded or downloaded, except local task files whose prompts must be counted.
 """
 
 import functools
@@ -27,25 +26,27 @@ from bench.scoring import highest
 from bench.selection.cells import cells
 
 Config = Mapping[str, Any]
-NOMINAL = 64  # prompts of a split whose size only data elsewhere can tell
+NOMINAL = 64  # prompts of a split of unknown size
 UNBOUNDED = 1e6  # a reward above any threshold
-KINDS = np.array([str(number) for number in range(8)], object)  # that placeholders of texts, paths and answers have
-Draw = tuple[Hashable, int, bytes]  # what decides a pool, the first sample, and the prompts
+KINDS = np.array([str(number) for number in range(8)], object)  # the texts, paths and answers of placeholders
+Draw = tuple[Hashable, int, bytes]  # (what decides the samples, the number of the first, the prompts)
 SAMPLER = ("temperature", "top_p", "top_k")
 
 
 @dataclass
 class Record:
-    """What rehearsed experiments asked for, each distinct piece of work once, under a key of what decides it."""
+    """The work of rehearsed experiments, each distinct piece once, under a key of what decides it."""
 
-    draws: dict[Draw, tuple[int, int]] = field(default_factory=dict)  # prompts, and samples of each
-    for_training: set[Draw] = field(default_factory=set)  # the draws on training prompts
+    draws: dict[Draw, tuple[int, int]] = field(default_factory=dict)  # -> prompts, samples per prompt
+    for_training: set[Draw] = field(default_factory=set)  # draws for training prompts
     trainings: dict[Hashable, float] = field(default_factory=dict)  # examples, counted once per epoch
-    judged: dict[Hashable, tuple[int, int]] = field(default_factory=dict)  # completions read for KLs, lm-eval's prompts
-    unknown: dict[str, None] = field(default_factory=dict)  # settings that ask for all prompts of data elsewhere
+    judged: dict[Hashable, tuple[int, int]] = field(
+        default_factory=dict
+    )  # -> completions read for KLs, prompts for lm-eval
+    unknown: dict[str, None] = field(default_factory=dict)  # settings that take all prompts of data elsewhere
 
     def add(self, other: "Record") -> None:
-        """Add what another experiment asks for; of a pool that both draw, the larger one."""
+        """Add the work of another experiment; where both draw one pool, the larger one counts."""
         for key, (prompts, samples) in other.draws.items():
             self.draws[key] = (prompts, max(samples, self.draws.get(key, (0, 0))[1]))
         self.for_training |= other.for_training
@@ -55,9 +56,9 @@ class Record:
 
 
 def rehearse(config: Config, parts: Mapping[str, Any], record: Record) -> None:
-    """Run the configured procedure and add what it asks for to the record.
+    """Run the configured procedure and add its work to the record.
 
-    parts: the configured parts, built but not yet called. Raises the BenchError of parts that do not go together.
+    parts: the configured parts, built but not yet called. BenchError where parts do not fit together.
     """
     own = {name: parts[name] for name in ("task", "scoring", "prompt_filter")}
     shared = {name: config[name] for name in ("num_completions", "baseline_completions", "control", "split", "seed")}
@@ -76,14 +77,14 @@ def rehearse(config: Config, parts: Mapping[str, Any], record: Record) -> None:
 
 
 class _Work:
-    """The parts that record. Every completion has a log-probability of its own, by which it is known."""
+    """The parts that record. A completion is identified by its log-probability, which is unique."""
 
     def __init__(self, config: Config, record: Record) -> None:
         self.config, self.record = config, record
         self.engine = config["generation"].get("worker", config["generation"])
         others = {name: value for name, value in config["generation"].items() if name not in SAMPLER}
         self.drawn_with = settings_key({"task": config["task"], "generation": others}, "task", "generation")
-        self.examples: dict[str, float] = {}  # per epoch, by policy
+        self.examples: dict[str, float] = {}  # policy -> examples per epoch
 
     def prompts(self, split: str) -> Prompts:
         count = prompts_in(self.config["task"], split)
@@ -131,21 +132,23 @@ class _Work:
         seed: int,
         epochs: float | None = None,
     ) -> Policy:
-        of = self.config["training"]
-        epochs = of.get("epochs", 1) if epochs is None else epochs
+        settings = self.config["training"]
+        epochs = settings.get("epochs", 1) if epochs is None else epochs
         cells = np.asarray(completions.logprob)[selection.row, selection.column]
-        key = content_hash(policy.fingerprint, cells, selection.weight, settings_key({"of": of}, "of"), epochs, seed)
+        key = content_hash(
+            policy.fingerprint, cells, selection.weight, settings_key(self.config, "training"), epochs, seed
+        )
         self.examples[key] = float((selection.weight > 0).sum())
         self.record.trainings[key] = self.examples[key] * epochs
         return Policy(Path(key), key)
 
     def path(self, policy: Policy) -> dict[int, Policy]:
-        """The policies that a training keeps; see bench.training."""
-        of = self.config["training"]
-        if (every := of.get("keep_every")) is None or policy.fingerprint not in self.examples:
+        """The policies that a training keeps, by number of updates."""
+        settings = self.config["training"]
+        if (every := settings.get("keep_every")) is None or policy.fingerprint not in self.examples:
             return {}
-        batches = math.ceil(self.examples[policy.fingerprint] / of["batch_size"])
-        updates = math.ceil(batches * of["epochs"])
+        batches = math.ceil(self.examples[policy.fingerprint] / settings["batch_size"])
+        updates = math.ceil(batches * settings["epochs"])
         before = {kept: Policy(policy.path, f"{policy.fingerprint} {kept}") for kept in range(every, updates, every)}
         return {**before, updates: policy} if before else {}
 
@@ -164,12 +167,12 @@ class _Work:
         transfer: Mapping[str, Any] | None = None,
         harness_tasks: Sequence[str] | None = None,
     ) -> Any:
-        of = self.config["evaluation"]
+        settings = self.config["evaluation"]
         generation(prompts, policy, num_completions=1, seed=seed, **GREEDY.settings)
-        sampler = {name: of[name] for name in SAMPLER}
-        generation(prompts, policy, num_completions=of["num_completions"], seed=seed, **sampler)
-        completions = len(prompts) * of["kl_completions"]
-        read = completions * (1 if policy == base else 2 * (1 + len(others)))  # the base reads its own samples once
+        sampler = {name: settings[name] for name in SAMPLER}
+        generation(prompts, policy, num_completions=settings["num_completions"], seed=seed, **sampler)
+        completions = len(prompts) * settings["kl_completions"]
+        read = completions * (1 if policy == base else 2 * (1 + len(others)))  # the base judges itself
         key = (policy.fingerprint, settings_key(self.config, "evaluation"), prompts.answer.tobytes(), seed)
         self.record.judged[key] = (read, len(prompts) if lm_eval else 0)
 
@@ -220,7 +223,7 @@ class Rehearsal(Parts):
         return pool, np.ones(pool.shape, bool), None
 
     def verified(self, prompts: Prompts, pool: Completions) -> np.ndarray:
-        """More is right after each training, so that no rule stops before its time."""
+        """More completions are correct after each training, so that no stop rule ends the rounds early."""
         return np.full(pool.shape, 1 - 1 / (2 + len(self.work.examples)))
 
     def path(self, policy: Policy) -> dict[int, Policy]:
@@ -232,15 +235,15 @@ class Rehearsal(Parts):
 
 
 def prompts_in(task: Config, split: str) -> int | None:
-    """The number of prompts of a split; where a task asks for all: of its local files, or None where it has none."""
-    wanted = task.get(f"{split}_prompts")
-    if wanted is None and task.get("path") is not None:
+    """The number of prompts of a split; None where the task takes all prompts of data that is not in a local file."""
+    count = task.get(f"{split}_prompts")
+    if count is None and task.get("path") is not None:
         return len(instantiate(task, _convert_="all").prompts(split))
-    return wanted
+    return count
 
 
 def _forgiving(selection: Callable[..., Selection]) -> Callable[..., Selection]:
-    """The selection; every completion where it refuses the random rewards, which say nothing of the real ones."""
+    """The selection; where it refuses the random rewards, which real ones may not resemble, every scored completion."""
 
     @functools.wraps(selection)
     def select(rewards: np.ndarray, rng: np.random.Generator, **settings: Any) -> Selection:
@@ -254,7 +257,7 @@ def _forgiving(selection: Callable[..., Selection]) -> Callable[..., Selection]:
 
 @functools.lru_cache(maxsize=8)
 def _prompts(split: str, count: int) -> Prompts:
-    """Prompts known by their numbers; the fraction of `answer` is the difficulty."""
+    """Numbered prompts. `answer` is the number plus the difficulty."""
     numbers = np.arange(count, dtype=float)
     difficulty = np.round(_uniform(split, numbers.view(np.uint64)), 6)
     message = ({"role": "user", "content": ""},)
@@ -274,7 +277,7 @@ def _bits(values: np.ndarray) -> np.ndarray:
 
 
 def _uniform(name: str, *keys: np.ndarray) -> np.ndarray:
-    """Numbers in [0, 1) that depend on nothing but the name and the keys: SplitMix64 (Steele et al. 2014)."""
+    """Numbers in [0, 1), a hash of the name and the keys: SplitMix64 (Steele et al. 2014)."""
     state: Any = np.uint64(int(content_hash(name)[:16], 16))
     for key in keys:
         state = state ^ key

@@ -1,4 +1,4 @@
-"""What experiments will draw, train and judge, found by rehearsing each of them; work that they share counts once.
+"""What cells will draw, train and judge, by rehearsing each of them; work that they share counts once.
 
 bench.sweeps.plan prices it by a store's history, bench.size for a machine.
 """
@@ -13,30 +13,27 @@ from bench.sweeps.rehearsal import Record, rehearse
 
 @dataclass(frozen=True)
 class Workload:
-    """What experiments ask for together, each distinct piece once."""
+    """The work of some cells together, each distinct piece once."""
 
-    pools: int  # of training prompts, each counted once at its largest N
+    pools: int  # on training prompts; pools that differ in N alone are one
     completions: int
-    sampled: int  # completions of training prompts
-    trainings: int  # at most: selections that picked equal completions share one
+    sampled: int  # the completions of training prompts
+    trainings: int  # at most: equal selections share one
     evaluations: int
-    examples: float  # seen by all trainings, counted once per epoch
-    compared: int  # completions read for a KL, counted for each of the two models
+    examples: float  # of all trainings, counted once per epoch
+    compared: int  # completions read for KLs, counted once per model that reads them
     harnessed: int  # policies that lm-eval judges
-    harness_completions: int  # their completions on the held-out prompts
-    unknown: tuple[str, ...] = ()  # settings that ask for all prompts of data that is elsewhere
+    harness_completions: int  # the completions that it judges
+    unknown: tuple[str, ...] = ()  # settings that take all prompts of data that is not on this machine
 
 
 def workload(cells: Sequence[Cell]) -> Workload:
-    """The workload of these cells together.
-
-    It is exact where nothing depends on the rewards, and else that of the rehearsal's seeded random rewards.
-    """
+    """The work of these cells together: exact where it does not depend on rewards, else by seeded random rewards."""
     record = Record()
     for cell in cells:
         record.add(_rehearsed(cell))
     drawn = {key: prompts * samples for key, (prompts, samples) in record.draws.items()}
-    judged = [harnessed for _, harnessed in record.judged.values() if harnessed]
+    harnessed = [prompts for _, prompts in record.judged.values() if prompts]
     return Workload(
         pools=len({stream for stream, *_ in record.for_training}),
         completions=sum(drawn.values()),
@@ -45,15 +42,15 @@ def workload(cells: Sequence[Cell]) -> Workload:
         evaluations=len(record.judged),
         examples=sum(record.trainings.values()),
         compared=sum(read for read, _ in record.judged.values()),
-        harnessed=len(judged),
-        harness_completions=sum(judged),
+        harnessed=len(harnessed),
+        harness_completions=sum(harnessed),
         unknown=tuple(record.unknown),
     )
 
 
 @functools.cache
 def _rehearsed(cell: Cell) -> Record:
-    """What one cell asks for; a plan asks for it alone and together with others."""
+    """The record of one cell; a plan needs it twice: alone, and together with the other cells."""
     record = Record()
     rehearse(cell.config, cell.parts, record)
     return record

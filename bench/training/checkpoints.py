@@ -4,7 +4,7 @@
     python -m bench training.keep_every=10            updates between two policies that are kept
 
 Both lie beside the folder in which the training is made, because a new try empties that folder. Policies are handed
-over into it at the end, and judged on validation prompts (see bench.evaluation.along_training).
+over into it at the end, and judged on validation prompts (see bench.evaluation.heldout).
 """
 
 import json

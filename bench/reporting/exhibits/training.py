@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from bench.evaluation.along_training import VALIDATION
+from bench.evaluation.heldout import VALIDATION
 from bench.records.read import Run
 from bench.reporting import plots, style, tables
 from bench.reporting.exhibit import Figure, shows
