@@ -82,11 +82,11 @@ def reward_by_n(groups: Sequence[Group]) -> Figure | None:
 def _reward(canvas: Any, rows: plots.Rows) -> plots.Labels:
     axes, names = canvas.subplots(), plots.values_of(rows, "name")
     looks = style.sequence(names) if len(names) > 1 else {names[0]: style.LOOKS["best_of_n"]}
-    kinds = ("highest", "median")
+    kinds: dict[str, dict[str, Any]] = {"highest": {}, "median": plots.HOLLOW | {"linewidth": 0.7}}
     series = [
-        (plots.where(rows, of=of, name=name), look, more)
+        (plots.where(rows, of=of, name=name), look, more or {"label": name or None})
         for name, look in looks.items()
-        for of, more in zip(kinds, ({"label": name or None}, plots.HOLLOW | {"linewidth": 0.7}), strict=True)
+        for of, more in kinds.items()
     ]
     plots.side_by_side(axes, series, "n", "reward")
     plots.powers_axis(axes, [row["n"] for row in rows], "n samples of a prompt")

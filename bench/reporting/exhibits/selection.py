@@ -28,7 +28,7 @@ def selection(groups: Sequence[Group]) -> Figure | None:
         return None
     shown = [group for _, panel in panels for group in panel]
     arms = {
-        group.label: [group.per_prompt(arm, *SAMPLED) for arm in ("tuned", "control")]
+        group.label: (group.per_prompt("tuned", *SAMPLED), group.per_prompt("control", *SAMPLED))
         for group in shown
         if group.controlled
     }
