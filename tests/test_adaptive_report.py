@@ -214,7 +214,7 @@ def test_pessimism_is_recorded_where_the_scorer_is_not_gold(tmp_path):
 
 def test_pessimism_of_a_held_out_pool_by_hand():
     """A beta far below the spread picks the best of two: pairs of (.9, .1, .4, .4) with gold (0, 1, 1, 1)."""
-    from test_cells import POOL
+    from test_measures import POOL
 
     found = measures.of_pessimism(POOL, [1, 2])
     assert found[Measure("base", "pessimism_of_n@0.1", "accuracy", 1)] == pytest.approx([3 / 4, 1 / 4])
