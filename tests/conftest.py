@@ -1,4 +1,4 @@
-"""Fixtures shared by the tests: a store in a temporary folder, and a small untrained policy."""
+"""Fixtures shared by the tests: a store in a temporary folder, small policies, and what all workers share."""
 
 import os
 import shutil
@@ -7,13 +7,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are small, and `make test` runs a process a core
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from drawing import EOS
 from hypothesis import settings
+from sharing import Finished, Shared, shared_folder
 
 from bench import policies
 from bench.artifacts import Policy, Prompts
@@ -33,8 +34,18 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture(scope="session")
-def random_policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """What all workers share."""
+    return Shared(shared_folder(tmp_path_factory.getbasetemp()))
+
+
+@pytest.fixture(scope="session")
+def random_policy(shared: Shared) -> Policy:
     """A randomly initialised 2-layer Llama with a byte-level BPE tokenizer, BOS and EOS; its samples are noise."""
+    return loading.folder(shared.once("random_policy", _save_random_policy))
+
+
+def _save_random_policy(path: Path) -> None:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -67,17 +78,21 @@ def random_policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = LlamaForCausalLM(config)
-    path = tmp_path_factory.mktemp("random_policy")
     model.save_pretrained(path)
     fast.save_pretrained(path)
-    return loading.folder(path)
 
 
 @pytest.fixture(scope="session")
-def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+def tiny_policy(shared: Shared) -> Policy:
     """The embedded default policy after half of its pretraining: right now and then, and quick to make."""
-    with using(Store(tmp_path_factory.mktemp("tiny_policy"))):
+    with using(Store(shared.root / "store")):  # whose lock lets one worker make it
         return policies.tiny(WordProblems(), seed=0, steps=500, demonstrations=16_000)
+
+
+@pytest.fixture(scope="session")
+def finished_run(shared: Shared, tiny_policy: Policy) -> Callable[..., Finished]:
+    """Run a small experiment of the tiny policy once for all workers, in the shared store. Given: its settings."""
+    return lambda *settings: shared.run(tiny_policy, *settings)
 
 
 @pytest.fixture
@@ -92,14 +107,16 @@ def few_prompts() -> Prompts:
 
 
 @pytest.fixture(scope="session")
-def stopping_policy(random_policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> Policy:
+def stopping_policy(random_policy: Policy, shared: Shared) -> Policy:
     """The random policy with forty tokens that end a generation, so that most completions stop early."""
-    path = tmp_path_factory.mktemp("stopping") / "policy"
-    shutil.copytree(random_policy.path, path)
-    model = loading.load_model(random_policy)
-    model.generation_config.eos_token_id = EOS
-    model.generation_config.save_pretrained(path)
-    return loading.folder(path)
+
+    def save(path: Path) -> None:
+        shutil.copytree(random_policy.path, path, dirs_exist_ok=True)
+        model = loading.load_model(random_policy)
+        model.generation_config.eos_token_id = EOS
+        model.generation_config.save_pretrained(path)
+
+    return loading.folder(shared.once("stopping_policy", save))
 
 
 @pytest.fixture

@@ -1,14 +1,16 @@
 """Adaptive sampling: what is drawn, that it is what a pool of fixed N has, what refuses it, and a small run."""
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import sharing
 from drawing import LIMIT, ids
-from hydra import compose, initialize_config_dir
+from sharing import Finished
 
 from bench.adaptive import Plan, check_accepted, sample
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
@@ -20,7 +22,6 @@ from bench.estimators.best_of_n import pass_at_k
 from bench.evaluation.heldout import grade
 from bench.generation import transformers_engine
 from bench.generation.duplicates import describe
-from bench.launching.runner import run_experiment
 from bench.procedures.parts import Parts
 from bench.scoring.verifier import verify
 from bench.store import Store
@@ -181,8 +182,7 @@ def test_samples_before_the_first_wanted_are_left_out(random_policy, few_prompts
 
 
 def composed(*overrides: str):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", ["procedure=adaptive", "control=none", *overrides])
+    return sharing.composed("procedure=adaptive", "control=none", *overrides)
 
 
 @pytest.mark.parametrize(
@@ -243,12 +243,10 @@ def test_a_plan_counts_every_way_of_sampling_as_a_training_of_its_own():
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Policy) -> Path:
-    folder = tmp_path_factory.mktemp("adaptive")
-    small = ["task.train_prompts=40", "task.test_prompts=20", "num_completions=8", "baseline_completions=8"]
-    quick = ["evaluation.num_completions=2", "evaluation.lm_eval=false", "training.epochs=1", "tracking=none"]
-    places = ["policy=folder", f"policy.path={tiny_policy.path}", f"store={folder}/store", f"outputs={folder}/outputs"]
-    return run_experiment(composed(*small, *quick, *places), quiet=True)
+def finished(finished_run: Callable[..., Finished]) -> Path:
+    return finished_run(
+        "procedure=adaptive", "control=none", "num_completions=8", "evaluation.num_completions=2"
+    ).folder
 
 
 def test_the_records_of_a_run(finished):

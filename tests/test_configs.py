@@ -1,17 +1,14 @@
 """Every configuration composes, passes its own checks, and builds its part."""
 
-from pathlib import Path
-
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from sharing import CONF, composed
 
 from bench.config import checks
 from bench.config.keys import run_id
 from bench.errors import BenchError
 from bench.training.lora import check_four_bit
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 LED_BY_WANDB = set(CONF.glob("sweep/wandb_*.yaml"))  # tests/test_wandb_sweeps.py composes their runs
 CHOICES = sorted((path.parent.name, path.stem) for path in {*CONF.glob("*/*.yaml")} - LED_BY_WANDB)
 BESIDE = {
@@ -20,11 +17,6 @@ BESIDE = {
     ("procedure", "hybrid"): ["control=none"],  # the random control of a gate is another run
     ("scoring", "unit_tests"): ["task=list_programs"],  # programs are what it runs
 }
-
-
-def composed(*overrides: str):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", list(overrides))
 
 
 def test_there_are_configurations():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,9 +10,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from sharing import Shared, given_by
 
 from bench.artifacts import Policy
 from bench.records.read import RECORDS
@@ -23,8 +26,7 @@ BOOKKEEPING = ("cost/seconds", "saved/")  # what may differ between two runs of 
 
 def arguments(policy: Policy) -> list[str]:
     return [
-        "policy=folder",
-        f"policy.path={policy.path}",
+        *given_by(policy),
         "task.train_prompts=60",
         "task.test_prompts=40",
         "num_completions=4",
@@ -38,22 +40,11 @@ def arguments(policy: Policy) -> list[str]:
     ]
 
 
-def start(folder: Path, policy: Policy) -> subprocess.Popen:
-    folder.mkdir(exist_ok=True)
-    return subprocess.Popen(
-        [sys.executable, "-m", "bench", *arguments(policy)],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(folder: Path, policy: Policy) -> tuple[str, str]:
-    process = start(folder, policy)
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == 0, err
-    return out, err
+def finish(folder: Path, policy: Policy) -> str:
+    """Run the command in this folder; return what it said on stderr."""
+    ended = forked.run(arguments(policy), folder)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stderr
 
 
 def metrics(folder: Path) -> dict:
@@ -67,9 +58,24 @@ def manifests(folder: Path) -> dict[Path, float]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Policy) -> tuple[Path, str, str]:
-    folder = tmp_path_factory.mktemp("finished")
-    return folder, *finish(folder, tiny_policy)
+def finished(shared: Shared, tiny_policy: Policy) -> tuple[Path, str, str]:
+    """The folder of a run by the very command of a user, and what it printed."""
+
+    def run(folder: Path) -> None:
+        command = [sys.executable, "-m", "bench", *arguments(tiny_policy)]
+        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+        for stream, printed in (("stdout", ended.stdout), ("stderr", ended.stderr)):
+            (folder / stream).write_text(printed)
+
+    folder = shared.once("end_to_end", run)
+    return folder, (folder / "stdout").read_text(), (folder / "stderr").read_text()
+
+
+@pytest.fixture
+def again(finished: tuple[Path, str, str], tmp_path: Path) -> Path:
+    """A copy of the finished run's folder and store, for a test that writes there."""
+    return shutil.copytree(finished[0], tmp_path / "again")
 
 
 def run_folder(folder: Path) -> Path:
@@ -79,7 +85,7 @@ def run_folder(folder: Path) -> Path:
 
 def test_what_is_printed(finished):
     folder, out, err = finished
-    for name in ("base", "tuned: top_per_prompt", "control", "Best-of-2", "Best-of-4"):
+    for name in ("base", "tuned: top_per_prompt", "random control", "Best-of-2", "Best-of-4"):
         assert f"| {name}" in out
     assert str(run_folder(folder) / "frontier.png") in out
     assert "wandb" in out
@@ -149,25 +155,23 @@ def test_policies_are_sampled_as_the_evaluation_says_and_best_of_n_as_the_run_sa
     assert divergence["settings"]["top_k"] == 0
 
 
-def test_again_makes_nothing(finished, tiny_policy: Policy):
-    folder, *_ = finished
-    before, numbers = manifests(folder), metrics(folder)
-    _, err = finish(folder, tiny_policy)
-    assert manifests(folder) == before
-    assert metrics(folder) == numbers
+def test_again_makes_nothing(again: Path, tiny_policy: Policy):
+    before, numbers = manifests(again), metrics(again)
+    err = finish(again, tiny_policy)
+    assert manifests(again) == before
+    assert metrics(again) == numbers
     assert f"reused    {len(before)} of {len(before)} artifacts" in err
 
 
-def test_a_damaged_artifact_is_made_again(finished, tiny_policy: Policy):
-    folder, *_ = finished
-    numbers = metrics(folder)
-    block = max((folder / "store" / "generate").glob("*/*/*.parquet"))
-    weights = max((folder / "store").glob("*/*/model.safetensors"))
+def test_a_damaged_artifact_is_made_again(again: Path, tiny_policy: Policy):
+    numbers = metrics(again)
+    block = max((again / "store" / "generate").glob("*/*/*.parquet"))
+    weights = max((again / "store").glob("*/*/model.safetensors"))
     for path in (block, weights):
         os.truncate(path, path.stat().st_size // 2)
-    _, err = finish(folder, tiny_policy)
+    err = finish(again, tiny_policy)
     assert err.count("warning") == 2
-    assert metrics(folder) == numbers
+    assert metrics(again) == numbers
 
 
 def test_killed_at_any_moment_it_goes_on_and_ends_the_same(finished, tiny_policy: Policy, tmp_path: Path):
@@ -176,15 +180,15 @@ def test_killed_at_any_moment_it_goes_on_and_ends_the_same(finished, tiny_policy
     moments = np.unique(np.linspace(0, total - 2, KILLS).round().astype(int))
     assert len(moments) == KILLS
     folder, kept = tmp_path / "killed", {}
+    folder.mkdir()
     dawdle = np.random.default_rng(0)
     for moment in moments:
-        process = start(folder, tiny_policy)
-        while len(manifests(folder)) <= moment and process.poll() is None:
+        command = forked.Command(arguments(tiny_policy), folder)
+        while len(manifests(folder)) <= moment and not command.ended():
             time.sleep(0.02)
         time.sleep(dawdle.uniform(0, 0.3))  # into the making of the next one
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+        command.kill()
+        assert command.wait().returncode == -signal.SIGKILL
         assert manifests(folder).items() >= kept.items()  # what was finished before is not made again
         kept = manifests(folder)
         assert len(kept) > moment
@@ -195,9 +199,8 @@ def test_killed_at_any_moment_it_goes_on_and_ends_the_same(finished, tiny_policy
 
 
 def test_failure_leaves_its_reason_and_no_metrics(tmp_path: Path, tiny_policy: Policy):
-    command = [sys.executable, "-m", "bench", *arguments(tiny_policy), f"policy.path={tmp_path / 'nowhere'}"]
-    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert process.returncode == 1
+    ended = forked.run([*arguments(tiny_policy), f"policy.path={tmp_path / 'nowhere'}"], tmp_path)
+    assert ended.returncode == 1
     (reason,) = tmp_path.glob("outputs/default/*/error.txt")
     assert "nowhere" in reason.read_text()
     assert not list(tmp_path.glob("outputs/default/*/metrics.json"))
@@ -217,12 +220,13 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("place", ["store", "outputs"])
-def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(finished, tiny_policy: Policy, full_disk, place):
-    command = [sys.executable, "-m", "bench", *arguments(tiny_policy), f"{place}={full_disk}", "tracking=none"]
-    process = subprocess.run(command, cwd=finished[0], capture_output=True, text=True, check=False)
-    assert process.returncode == 1
-    assert process.stderr.startswith(f"error: The disk of {place}=")
-    assert process.stderr.count("\n") == 1
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(
+    again: Path, tiny_policy: Policy, full_disk, place
+):
+    ended = forked.run([*arguments(tiny_policy), f"{place}={full_disk}", "tracking=none"], again)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"error: The disk of {place}=")
+    assert ended.stderr.count("\n") == 1
     if place == "store":
         assert not list(full_disk.glob("**/.making*"))
         for manifest in full_disk.glob("*/**/manifest.json"):

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from fixtures_tasks import preferences
-from test_configs import composed
+from sharing import composed
 
 from bench.errors import BenchError
 from bench.generation import vllm_engine

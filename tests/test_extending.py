@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from test_configs import CONF
+from sharing import CONF
 
 from bench.artifacts import Policy
 from bench.sweeps.cells import cells, is_done

@@ -2,8 +2,7 @@
 
 import itertools
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 from drawing import generate
 from made_runs import made_run
 from omegaconf import OmegaConf
+from sharing import Finished
 
 from bench import policies
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
@@ -364,12 +364,6 @@ SETTINGS = [
     "selection.every_step=false",
     "num_completions=12",
     "baseline_completions=16",
-    "task.train_prompts=40",
-    "task.test_prompts=20",
-    "evaluation.num_completions=4",
-    "evaluation.lm_eval=false",
-    "training.epochs=1",
-    "tracking=none",
     # as many demonstrations of the same seed as the student's: its tokenizer
     "procedure.generators.larger.policy.demonstrations=16000",
     "procedure.generators.larger.policy.steps=60",
@@ -382,29 +376,20 @@ SETTINGS = [
 ]
 
 
-def command(folder: Path, policy: Policy, *settings: str) -> list[str]:
-    places = [f"store={folder}/store", f"outputs={folder}/outputs"]
-    return [sys.executable, "-m", "bench", "policy=folder", f"policy.path={policy.path}", *SETTINGS, *places, *settings]
-
-
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Policy) -> tuple[Path, str]:
-    folder = tmp_path_factory.mktemp("generators")
-    process = subprocess.run(command(folder, tiny_policy), capture_output=True, text=True, check=False)
-    assert process.returncode == 0, process.stderr
-    return folder, process.stdout
+def finished(finished_run: Callable[..., Finished]) -> Finished:
+    return finished_run(*SETTINGS)
 
 
-def records(folder: Path) -> tuple[Path, dict]:
-    (path,) = folder.glob("outputs/default/*/metrics.json")
-    return path.parent, json.loads(path.read_text())
+def metrics(run: Finished) -> dict:
+    return json.loads((run.folder / "metrics.json").read_text())
 
 
 NAMES = ("student", "larger", "smaller")
 
 
 def test_what_each_gave_is_in_the_records(finished):
-    folder, found = records(finished[0])
+    folder, found = finished.folder, metrics(finished)
     assert found["generators/names"] == "student larger smaller"
     assert [found[f"generators/{name}/samples"] for name in NAMES] == [4, 4, 4]
     assert sum(found[f"generators/{name}/selected_share"] for name in NAMES) == pytest.approx(1)
@@ -428,7 +413,7 @@ def test_what_each_gave_is_in_the_records(finished):
 
 
 def test_a_generator_with_another_vocabulary_is_encoded_anew_and_has_no_kl(finished):
-    found = records(finished[0])[1]
+    found = metrics(finished)
     assert found["generators/larger/token_ids"] == "the student's"
     assert found["generators/smaller/token_ids"] == "another vocabulary"
     assert [found[f"generators/{name}/reencoded"] for name in NAMES] == [0, 0, 160]
@@ -443,7 +428,7 @@ def test_a_generator_with_another_vocabulary_is_encoded_anew_and_has_no_kl(finis
 
 
 def test_each_generators_cost_is_that_of_its_lineage(finished):
-    folder, found = records(finished[0])
+    folder, found = finished.folder, metrics(finished)
     lineage = json.loads((folder / "lineage.json").read_text())
     chain = json.loads((folder / "chain.json").read_text())
     policies_ = {link["role"]: link["name"].removeprefix("policy-") for link in chain if link["type"] == "policy"}
@@ -467,7 +452,7 @@ def test_each_generators_cost_is_that_of_its_lineage(finished):
 
 
 def test_the_chain_names_every_generator_and_its_pool(finished):
-    links = json.loads((records(finished[0])[0] / "chain.json").read_text())
+    links = json.loads((finished.folder / "chain.json").read_text())
     named = {link["name"] for link in links}
     assert len(named) == len(links)
     assert all(parent in named for link in links for parent in link["parents"])
@@ -477,7 +462,7 @@ def test_the_chain_names_every_generator_and_its_pool(finished):
     assert rewards["parents"] == [link["name"] for link in pools]
     roles = {link["role"] for link in links if link["type"] == "policy"}
     assert roles == {"base", "tuned", "control", "generator_larger", "generator_smaller"}
-    samples = pq.read_table(records(finished[0])[0] / "samples.parquet").to_pylist()
+    samples = pq.read_table(finished.folder / "samples.parquet").to_pylist()
     drew = {row["policy"] for row in samples if row["split"] == "train"}
     assert drew == {"base", "generator_larger", "generator_smaller"}
 
@@ -485,11 +470,11 @@ def test_the_chain_names_every_generator_and_its_pool(finished):
 def test_the_run_says_whose_samples_were_selected_and_the_figure_shows_it(finished):
     from bench.records.read import read_run
 
-    run = read_run(records(finished[0])[0])
+    run = read_run(finished.folder)
     shares_ = [run.metrics[f"generators/{name}/selected_share"] for name in NAMES]
-    said = ", ".join(f"{share:.0%} from {name}" for share, name in zip(shares_, NAMES, strict=True))
-    assert f"Of what was selected, {said}." in finished[1]
-    assert "The generators' own sampled accuracy: student ." in finished[1]
+    said = ", ".join(f"{share:.0%} come from {name}" for share, name in zip(shares_, NAMES, strict=True))
+    assert f"Of the selected completions, {said}." in finished.out
+    assert "The generators' own sampled accuracy: student 0." in finished.out
     figure = generators_figure(grouped([run]))
     assert figure is not None
     assert [row["kl"] is None for row in figure.rows] == [False, False, True]
@@ -594,7 +579,7 @@ def test_the_sentences_say_whether_the_union_beats_the_students_own(reported):
     assert "would be found" in alone
     assert "Training on the union of student, larger is better than training on" in union
     assert union.endswith("(60 test prompts, 3 seeds).")
-    assert own.startswith("The generators' own sampled accuracy: student .")
+    assert own.startswith("The generators' own sampled accuracy: student 0.")
     assert sentences(grouped(reported[:3])) == [own.split(", larger")[0] + "."]
 
 

@@ -256,23 +256,21 @@ class TestOnVLLM:
         assert measured(told, names, vllm=VLLM) == pytest.approx(here)
 
 
-def test_what_is_no_task_or_has_no_data_is_said_before_anything_is_drawn(folder):
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"names": ("coins", "notes")}, r"evaluation\.harness_tasks=notes is no task of lm-eval nor in"),
+        ({"include": "nowhere"}, r"evaluation\.harness_include=nowhere is no folder"),
+        (
+            {"names": ("gsm8k",), "include": None},
+            r"evaluation\.harness_tasks=gsm8k: its data can't be read here: .* Go online once",
+        ),
+    ],
+)
+def test_what_is_no_task_or_no_folder_or_has_no_data_is_said(given, said, measured, random_policy, folder):
     find_tasks(("coins",), str(folder))
-    for names, include, said in (
-        (("coins", "notes"), str(folder), r"evaluation\.harness_tasks=notes is no task of lm-eval nor in"),
-        (("coins",), "nowhere", r"evaluation\.harness_include=nowhere is no folder"),
-        (("gsm8k",), None, r"evaluation\.harness_tasks=gsm8k: its data can't be read here: .* Go online once"),
-    ):
-        with pytest.raises(BenchError, match=said):
-            find_tasks(names, include)
-
-
-def test_what_is_no_task_or_no_folder_is_said(measured, random_policy):
-    with pytest.raises(BenchError, match=r"evaluation\.harness_tasks=notes is no task of lm-eval nor in"):
-        measured(random_policy, ["notes"])
-    with pytest.raises(BenchError, match=r"evaluation\.harness_include=nowhere is no folder"):
-        measured(random_policy, include="nowhere")
-    with pytest.raises(
-        BenchError, match=r"evaluation\.harness_tasks=gsm8k: its data can't be read here: .* Go online once"
-    ):
-        measured(random_policy, ["gsm8k"])
+    asked = {"names": ("coins",), "include": str(folder), **given}
+    with pytest.raises(BenchError, match=said):  # before anything is drawn
+        find_tasks(**asked)
+    with pytest.raises(BenchError, match=said):
+        measured(random_policy, **asked)

@@ -3,8 +3,7 @@
 import functools
 import itertools
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from drawing import pool_of
 from made_runs import made_run
+from sharing import Finished
 
 from bench.artifacts import Policy, Rewards
 from bench.config.compose import CONF
@@ -433,26 +433,9 @@ def test_what_a_hybrid_costs_is_known_before_it_runs():
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Policy) -> Path:
-    folder = tmp_path_factory.mktemp("hybrid")
-    places = [f"store={folder}/store", f"outputs={folder}/outputs", "policy=folder", f"policy.path={tiny_policy.path}"]
-    small = ["task.train_prompts=40", "task.test_prompts=20", "num_completions=4", "baseline_completions=8"]
-    small += ["evaluation.num_completions=4", "evaluation.lm_eval=false", "training.epochs=1", "tracking=none"]
+def finished(finished_run: Callable[..., Finished]) -> Path:
     chosen = ["easy_by=probe_solves", "folds=2", "probe_epochs=1", "stop_at_first_accept=true", "fallback=rationalise"]
-    chosen += ["noise=0.25"]
-    command = [
-        sys.executable,
-        "-m",
-        "bench",
-        "experiment=hybrid",
-        *places,
-        *small,
-        *(f"procedure.{one}" for one in chosen),
-    ]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    (metrics,) = folder.glob("outputs/hybrid/*/metrics.json")
-    return metrics.parent
+    return finished_run("experiment=hybrid", *(f"procedure.{setting}" for setting in [*chosen, "noise=0.25"])).folder
 
 
 def test_the_records_add_up(finished):
@@ -546,20 +529,20 @@ def made(outputs: Path, seed: int, skill: float, samples: float, *, n: int = 4, 
     )
 
 
-@pytest.fixture
-def gates(tmp_path):
+@pytest.fixture(scope="module")
+def gates(tmp_path_factory):
     """Three seeds; the gate final_nll is far better than random at its cost, and initial_nll is random itself."""
-    runs = []
+    outputs, runs = tmp_path_factory.mktemp("gates"), []
     for seed in (0, 1, 2):
         runs += [
-            made(tmp_path, seed, 0.6, 4.0, easy_share=0.0),
-            made(tmp_path, seed, 0.3, 0.0, easy_share=1.0, sample_from="base"),
-            made(tmp_path, seed, 0.4, 2.0),
-            made(tmp_path, seed, 0.8, 1.0, easy_by="final_nll"),
-            made(tmp_path, seed, 0.4, 2.0, easy_by="initial_nll"),
-            made(tmp_path, seed, 0.2, 2.0, easy_by="final_nll", inverted=True),
-            made(tmp_path, seed, 0.35, 0.0, easy_by="final_nll", hard="drop"),
-            made(tmp_path, seed, 0.9, 4.5, easy_by="probe_solves"),
+            made(outputs, seed, 0.6, 4.0, easy_share=0.0),
+            made(outputs, seed, 0.3, 0.0, easy_share=1.0, sample_from="base"),
+            made(outputs, seed, 0.4, 2.0),
+            made(outputs, seed, 0.8, 1.0, easy_by="final_nll"),
+            made(outputs, seed, 0.4, 2.0, easy_by="initial_nll"),
+            made(outputs, seed, 0.2, 2.0, easy_by="final_nll", inverted=True),
+            made(outputs, seed, 0.35, 0.0, easy_by="final_nll", hard="drop"),
+            made(outputs, seed, 0.9, 4.5, easy_by="probe_solves"),
         ]
     return grouped(runs)
 

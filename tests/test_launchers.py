@@ -19,8 +19,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from ray.cluster_utils import Cluster
+from sharing import places
 from submitit.core.utils import cloudpickle
-from test_sweep import command, listed, metrics
+from test_sweep import SMALL, listed, metrics
 
 from bench.config.compose import CONF, LAUNCHER_PLUGINS, install_plugins
 from bench.errors import BenchError
@@ -334,6 +335,10 @@ def test_ray_cells_that_no_node_has_room_for_are_refused(cluster: Cluster, setti
 
 
 # whole sweeps of real cells
+
+
+def command(folder: Path, *settings: str) -> list[str]:
+    return [sys.executable, "-m", "bench", "-m", *SMALL, *places(folder), *settings]
 
 
 def started(folder: Path, *settings: str) -> subprocess.Popen:

@@ -7,7 +7,7 @@ import fixtures_tasks as made
 import numpy as np
 import pytest
 from omegaconf import open_dict
-from test_configs import composed
+from sharing import composed
 
 from bench.artifacts import Policy
 from bench.config import checks

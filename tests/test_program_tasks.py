@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sandbox_attacks import skip_where_it_may_not
-from test_configs import composed
+from sharing import composed
 
 from bench.config import checks
 from bench.errors import BenchError

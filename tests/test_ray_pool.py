@@ -16,8 +16,8 @@ import distributed
 import numpy as np
 import pytest
 import ray
+import sharing
 from distributed import meanwhile, wait
-from hydra import compose, initialize_config_dir
 from ray.cluster_utils import Cluster
 
 from bench.artifacts import Completions, Policy, Prompts
@@ -389,9 +389,7 @@ def test_a_removed_node_costs_the_unit_that_it_was_at(two_nodes, store, desk, pr
 
 
 def composed(*overrides: str):
-    conf = Path(__file__).resolve().parent.parent / "conf"
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        return compose("config", ["generation=ray", *overrides])
+    return sharing.composed("generation=ray", *overrides)
 
 
 def test_any_generation_is_a_worker_and_repeats_the_sampler_of_the_run():

@@ -2,10 +2,10 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
+import forked
 import numpy as np
 import pytest
 from drawing import generate
@@ -19,42 +19,32 @@ from bench.training.sft import fine_tune, training_log
 SETTINGS = {"epochs": 4, "batch_size": 2, "seed": 0, "warmup": 0.2}
 CELLS = Selection(np.arange(7), np.zeros(7, int), np.ones(7))
 DROPPING = Lora(r=2, alpha=2, dropout=0.2, target_modules="all-linear", four_bit=False)  # draws from a generator
-CHILD = """
-import os, pickle, signal, sys
-from bench.store import Store, using
-from bench.training import checkpoints, weighted_trainer
-from bench.training.sft import fine_tune
+COLUMNS = ("text", "token_ids", "finish_reason", "logprob", "policy_logprob")
 
-folder, when = sys.argv[1], sys.argv[2]
-arguments, settings = pickle.load(open(os.path.join(folder, "job"), "rb"))
-seal, updates = checkpoints.seal, []
 
-def die_while_writing(checkpoint, log, tokens):
-    if len(log) == int(when):
-        os.kill(os.getpid(), signal.SIGKILL)
-    seal(checkpoint, log, tokens)
+def train_and_die(store: Path, arguments: tuple, settings: dict[str, Any], updates: int) -> None:
+    """Train, and kill the process while it writes the checkpoint after so many updates."""
+    seal = checkpoints.seal
 
-checkpoints.seal = die_while_writing
-with using(Store(os.path.join(folder, "store"))):
-    fine_tune(*arguments, **settings)
-"""
+    def die_while_writing(checkpoint, log, tokens):
+        if len(log) == updates:
+            os.kill(os.getpid(), signal.SIGKILL)
+        seal(checkpoint, log, tokens)
+
+    checkpoints.seal = die_while_writing
+    with using(Store(store)):
+        fine_tune(*arguments, **settings)
 
 
 @pytest.mark.parametrize("lora", [None, DROPPING])
 def test_after_kill_9_the_result_is_the_same_to_the_last_bit(
     lora, random_policy: Policy, few_prompts: Prompts, store: Store, tmp_path: Path
 ):
-    import pickle
-
     pool = generate(few_prompts, random_policy, num_completions=1)
     pool = Completions(*(np.asarray(getattr(pool, name)) for name in COLUMNS), key=pool.key)
     arguments = (random_policy, few_prompts, pool, CELLS)
     settings = {**SETTINGS, "lora": lora, "checkpoint_every": 3}
-    (tmp_path / "job").write_bytes(pickle.dumps((arguments, settings)))
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, str(tmp_path), "9"], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
-    )
-    assert child.returncode == -signal.SIGKILL
+    assert forked.call(train_and_die, tmp_path / "store", arguments, settings, 9) == -signal.SIGKILL
     with using(Store(tmp_path / "store")):
         left = next((tmp_path / "store" / "sft").glob("*.checkpoints"))
         assert {path.name for path in left.iterdir()} >= {"checkpoint-6", "checkpoint-9"}  # the latter not sealed
@@ -69,9 +59,6 @@ def test_after_kill_9_the_result_is_the_same_to_the_last_bit(
         fine_tune(*arguments, **settings)
     assert found.uses[0].reused
     assert found.uses[0].counts == whole.uses[0].counts
-
-
-COLUMNS = ("text", "token_ids", "finish_reason", "logprob", "policy_logprob")
 
 
 def test_it_begins_at_the_checkpoint_and_not_anew(random_policy, few_prompts, store, monkeypatch):

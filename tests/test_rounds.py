@@ -1,15 +1,19 @@
 """Rounds: what each trains on, by hand; a small run's records and resume, and what it shares with a single round."""
 
+import inspect
 import json
+import os
 import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
+import forked
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from drawing import pool_of
 from made_runs import made_run
+from sharing import SMALL, Shared, given_by, places
 
 from bench.artifacts import Policy, Rewards, Selection
 from bench.balance import Adapted, balance_score, by_balance_score, with_threshold
@@ -25,19 +29,7 @@ from bench.sweeps.cells import cells as cells_of_sweep
 from bench.sweeps.workload import workload
 from bench.tasks import Task
 from bench.tasks.word_problems import WordProblems
-
-SETTINGS = [
-    "procedure=rounds",
-    "procedure.rounds=2",
-    "task.train_prompts=40",
-    "task.test_prompts=20",
-    "num_completions=4",
-    "baseline_completions=8",
-    "evaluation.num_completions=4",
-    "evaluation.lm_eval=false",
-    "training.epochs=1",
-    "tracking=none",
-]
+from bench.training import sft
 
 
 def cells(chosen: Selection) -> list[tuple[int, int, float]]:
@@ -316,42 +308,40 @@ def test_a_filter_counts_the_prompts_of_the_result(few_prompts, monkeypatch):
 # --- a small run, as a user starts it ------------------------------------------------------------------------------
 
 
-def command(folder: Path, policy: Policy, *settings: str) -> list[str]:
-    places = [f"store={folder}/store", f"outputs={folder}/outputs"]
-    return [sys.executable, "-m", "bench", "policy=folder", f"policy.path={policy.path}", *SETTINGS, *places, *settings]
+def run(folder: Path, policy: Policy, *settings: str, **given: Any) -> subprocess.CompletedProcess:
+    return forked.run([*given_by(policy), *SMALL, *places(folder), *settings], folder, **given)
+
+
+def die_in_the_second_round() -> None:
+    """End the process at the third fine-tuning."""
+    fine_tune, trained = sft.fine_tune, []
+
+    def fine_tune_or_die(*given, **settings):
+        if len(trained) == 2:
+            os._exit(9)
+        trained.append(fine_tune(*given, **settings))
+        return trained[-1]
+
+    fine_tune_or_die.__signature__ = inspect.signature(fine_tune)  # type: ignore[attr-defined]
+    sft.fine_tune = fine_tune_or_die
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Policy) -> Path:
-    """Killed after its first round was trained, then run to its end."""
-    folder = tmp_path_factory.mktemp("rounds")
-    killed = """
-import os, sys
-from bench.training import sft
-fine_tune, made = sft.fine_tune, []
-def once(*given, **settings):
-    if len(made) == 2:
-        os._exit(9)
-    made.append(fine_tune(*given, **settings))
-    return made[-1]
-import inspect
-once.__signature__ = inspect.signature(fine_tune)
-sft.fine_tune = once
-from bench.__main__ import main
-sys.argv = ["bench", *sys.argv[1:]]
-main()
-"""
-    arguments = command(folder, tiny_policy, "procedure.start=current")[3:]
-    first = subprocess.run([sys.executable, "-c", killed, *arguments], capture_output=True, text=True, check=False)
-    assert first.returncode == 9, first.stderr
-    before = {path: path.stat().st_mtime_ns for path in (folder / "store").glob("*/*/**/manifest.json")}
-    assert len([path for path in before if "sft" in path.parts]) == 2
-    second = subprocess.run(
-        command(folder, tiny_policy, "procedure.start=current"), capture_output=True, text=True, check=False
-    )
-    assert second.returncode == 0, second.stderr
-    assert {path: path.stat().st_mtime_ns for path in before} == before, "made again"
-    return folder
+def finished(shared: Shared, tiny_policy: Policy) -> Path:
+    """Killed after its first round was trained, then run to its end; and a single round from the same store."""
+    settings = ["procedure=rounds", "procedure.rounds=2", "procedure.start=current"]
+
+    def make(folder: Path) -> None:
+        first = run(folder, tiny_policy, *settings, prepare=die_in_the_second_round)
+        assert first.returncode == 9, first.stderr
+        before = {path: path.stat().st_mtime_ns for path in (folder / "store").glob("*/*/**/manifest.json")}
+        assert len([path for path in before if "sft" in path.parts]) == 2
+        for given in (settings, ["name=single", "procedure=single"]):
+            ended = run(folder, tiny_policy, *given)
+            assert ended.returncode == 0, ended.stderr
+        assert {path: path.stat().st_mtime_ns for path in before} == before, "made again"
+
+    return shared.once("rounds", make)
 
 
 def records(folder: Path, name: str = "default") -> tuple[Path, dict]:
@@ -409,13 +399,8 @@ def test_round_2_starts_from_round_1_and_draws_from_it(finished, tiny_policy: Po
     assert {row["sample"] for row in kept} <= {0, 1, 2, 3}
 
 
-def test_a_single_round_shares_the_first(finished, tiny_policy: Policy):
+def test_a_single_round_shares_the_first(finished):
     """What a single-round experiment needs of training is there already: its numbers are round 1's."""
-    arguments = command(finished, tiny_policy, "name=single", "procedure=single")
-    arguments.remove("procedure=rounds")
-    arguments.remove("procedure.rounds=2")
-    process = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    assert process.returncode == 0, process.stderr
     single, rounds = records(finished, "single")[1], records(finished)[1]
     for name in ("pass@1", "greedy_accuracy", "kl"):
         assert single[f"tuned/{name}"] == rounds[f"round_1/{name}"]

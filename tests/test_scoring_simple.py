@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
-from test_configs import CONF
+from sharing import CONF
 from texts import pool_of, prompts_of, row_by_row
 
 from bench.artifacts import Rewards

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -435,8 +436,8 @@ SMALL = [
 
 def test_the_named_search_runs_in_processes_and_again_runs_nothing(tmp_path: Path):
     named = ["sweep=search_temperature_top_p", *SMALL, "outputs=outputs", "store=store"]
-    command = [sys.executable, "-m", "bench", *named, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    first = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    command = [*named, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    first = forked.run(command, tmp_path)
     assert first.returncode == 0, first.stderr
     folder = tmp_path / "outputs" / "search_temperature_top_p"
     runs = {path.parent: json.loads(path.read_text()) for path in folder.glob("*/metrics.json")}
@@ -453,7 +454,7 @@ def test_the_named_search_runs_in_processes_and_again_runs_nothing(tmp_path: Pat
     assert "Winner's curse" in first.stdout
 
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
-    second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    second = forked.run(command, tmp_path)
     assert second.returncode == 0, second.stderr
     assert before == {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
     assert second.stdout[second.stdout.index("The Pareto") :] == first.stdout[first.stdout.index("The Pareto") :]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import families
 import pytest
-from test_configs import CONF, composed
+from sharing import CONF, composed
 
 from bench import size
 from bench.errors import BenchError

@@ -2,14 +2,17 @@
 
 import json
 import os
+import pickle
 import re
+import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
+from sharing import Shared, places
 
 from bench import status
 from bench.config.compose import CONF
@@ -33,16 +36,12 @@ SMALL = [
 ]
 
 
-def places(folder: Path) -> list[str]:
-    return [f"store={folder}/store", f"outputs={folder}/outputs"]
+def start(folder: Path, *settings: str) -> forked.Command:
+    return forked.Command(["-m", *SMALL, *places(folder), *settings], folder)
 
 
-def command(folder: Path, *settings: str, options: tuple[str, ...] = ("-m",)) -> list[str]:
-    return [sys.executable, "-m", "bench", *options, *SMALL, *places(folder), *settings]
-
-
-def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, check=False)
+def run(folder: Path, *settings: str) -> subprocess.CompletedProcess:
+    return start(folder, *settings).wait()
 
 
 def metrics(folder: Path) -> dict[str, dict]:
@@ -56,9 +55,16 @@ def listed(folder: Path, *settings: str) -> list[cells.Cell]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
-    folder = tmp_path_factory.mktemp("sweep")
-    return folder, run(command(folder), folder)
+def finished(shared: Shared) -> tuple[Path, subprocess.CompletedProcess]:
+    """The folder of a sweep that has ended, for reading, and what it printed."""
+    folder = shared.once("sweep", lambda folder: (folder / "ended").write_bytes(pickle.dumps(run(folder))))
+    return folder, pickle.loads((folder / "ended").read_bytes())
+
+
+@pytest.fixture
+def again(finished, tmp_path: Path) -> Path:
+    """A copy of that folder, for a test that writes there."""
+    return shutil.copytree(finished[0], tmp_path / "again")
 
 
 def test_cells_are_the_grid_each_configuration_once(tmp_path: Path):
@@ -85,11 +91,12 @@ def test_a_bad_cell_stops_a_sweep_before_its_first(tmp_path: Path):
 
 def test_the_work_of_cells_together_by_hand(tmp_path: Path):
     found = workload(listed(tmp_path, "temperature=0.7,1.0"))
-    # 2 temperatures; 12 prompts x 4 samples for training and 6 x 4 for Best-of-N each; 2 N x 2 methods x 2 arms
-    # fine-tunings a temperature; the base and each of those greedily on 6 prompts, and each of those at 2 samples, for
-    # which a block of 4 is drawn: the base's are among its Best-of-N at temperature 1
-    assert (found.pools, found.trainings, found.evaluations) == (2, 16, 17)
-    assert found.completions == 2 * 12 * 4 + 2 * 6 * 4 + 17 * 6 + 16 * 6 * 4
+    # 2 temperatures; 12 prompts x 4 samples for training and 6 x 4 for Best-of-N each; per temperature and N, three
+    # fine-tunings: on each of 2 methods, and on the random control that they share; the base and each of those
+    # greedily on 6 prompts, and each of those at 2 samples, for which a block of 4 is drawn: the base's are among its
+    # Best-of-N at temperature 1
+    assert (found.pools, found.trainings, found.evaluations) == (2, 12, 13)
+    assert found.completions == 2 * 12 * 4 + 2 * 6 * 4 + 13 * 6 + 12 * 6 * 4
 
 
 def test_a_sweep_says_its_price_runs_every_cell_and_sums_up(finished):
@@ -118,23 +125,21 @@ def test_one_pool_serves_every_cell_and_the_savings_add_up(finished):
     assert [cell.folder.name for cell in cells if cell.folder.name not in metrics(folder)] == []
 
 
-def test_the_same_command_again_runs_nothing(finished):
-    folder, _ = finished
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("metrics.json")}
-    result = run(command(folder), folder)
+def test_the_same_command_again_runs_nothing(again):
+    before = {path: path.stat().st_mtime_ns for path in again.rglob("metrics.json")}
+    result = run(again)
     assert result.returncode == 0
     assert result.stderr.count("done before") == 4
-    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("metrics.json")}
+    assert before == {path: path.stat().st_mtime_ns for path in again.rglob("metrics.json")}
 
 
-def test_a_cell_that_was_killed_before_it_was_tracked_runs_again(finished):
-    folder, _ = finished
-    (cell, *_) = listed(folder)
+def test_a_cell_that_was_killed_before_it_was_tracked_runs_again(again):
+    (cell, *_) = listed(again)
     assert cells.is_done(cell.folder)
     (cell.folder / cells.BUSY).write_text("process 1 on elsewhere")  # as kill -9 leaves it
     assert not cells.is_done(cell.folder)
     assert cells.state(cell).kind == "interrupted"
-    result = run(command(folder), folder)
+    result = run(again)
     assert result.stderr.count("done before") == 3, result.stderr
     assert cells.is_done(cell.folder)
 
@@ -142,7 +147,7 @@ def test_a_cell_that_was_killed_before_it_was_tracked_runs_again(finished):
 def test_plan_runs_nothing_and_knows_what_like_work_took(finished):
     folder, _ = finished
     before = sorted(folder.rglob("*"))
-    result = run(command(folder, "plan=true", "temperature=0.9"), folder)
+    result = run(folder, "plan=true", "temperature=0.9")
     assert result.returncode == 0, result.stderr
     assert "4 cells: 4 missing" in result.stdout
     assert re.search(r"at most [\d,]+ tokens and \d+ s of work", result.stdout)
@@ -152,7 +157,7 @@ def test_plan_runs_nothing_and_knows_what_like_work_took(finished):
 def test_a_failed_cell_is_recorded_and_the_rest_go_on(tmp_path: Path):
     # nothing is correct after four steps of pretraining, so that all_correct keeps nothing to train on
     methods = ["selection=all_correct,top_per_prompt", "num_completions=2"]
-    result = run(command(tmp_path, *methods), tmp_path)
+    result = run(tmp_path, *methods)
     assert result.returncode == 1
     assert "selection=all_correct: FAILED" in result.stderr
     assert "selection=top_per_prompt: tuned pass@1" in result.stderr
@@ -166,26 +171,21 @@ def test_a_failed_cell_is_recorded_and_the_rest_go_on(tmp_path: Path):
     assert "kept no completion" in states["selection=all_correct"].detail
 
 
-def test_status_tells_done_running_killed_failed_and_missing(finished, capsys):
-    folder, _ = finished
-    cells = listed(folder, "temperature=1.0,0.8")  # four are done, four are not
-    todo = [cell for cell in cells if cell.cfg.temperature == 0.8]
+def test_status_tells_done_running_killed_failed_and_missing(again):
+    found = listed(again, "temperature=1.0,0.8")  # four are done, four are not
+    todo = [cell for cell in found if cell.cfg.temperature == 0.8]
     for cell in todo:
         cell.folder.mkdir(parents=True)
     (todo[0].folder / "error.txt").write_text("Traceback\nValueError: too hot")
     (todo[1].folder / cells.BUSY).write_text("process 1 on elsewhere")  # nobody holds it any more
     with cells.busy(todo[2].folder):
         kinds = [cells.state(cell).kind for cell in todo]
-        printed = status.table({cell: cells.state(cell) for cell in cells})
+        printed = status.table({cell: cells.state(cell) for cell in found})
     assert kinds == ["failed", "interrupted", "running", "missing"]
     assert "ValueError: too hot" in printed
     assert f"process {os.getpid()}" in printed
     assert "4 done, 1 running, 1 failed, 1 interrupted, 1 missing" in printed
     assert re.search(r"about \d+ (s|min|h) left, 1 at a time", printed)
-    for cell in todo:
-        for path in cell.folder.iterdir():
-            path.unlink()
-        cell.folder.rmdir()
 
 
 def test_a_run_of_other_code_is_outdated_not_done(finished, monkeypatch):
@@ -198,21 +198,12 @@ def test_a_run_of_other_code_is_outdated_not_done(finished, monkeypatch):
 
 def test_four_processes_make_one_pool_once_and_a_killed_holder_of_the_lock_costs_nothing(tmp_path: Path):
     one = ["num_completions=4", "selection=top_per_prompt"]
-    processes = [
-        subprocess.Popen(
-            command(tmp_path, *one, f"name=sweep{i}"),
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(4)
-    ]
-    holder = _lock_holder(tmp_path / "store", {process.pid for process in processes})
-    os.kill(holder, signal.SIGKILL)
-    ended = {process.pid: (process.communicate(), process.returncode) for process in processes}
-    assert ended.pop(holder)[1] == -signal.SIGKILL
-    assert [code for _, code in ended.values()] == [0, 0, 0], ended
+    commands = {command.pid: command for command in (start(tmp_path, *one, f"name=sweep{i}") for i in range(4))}
+    holder = commands.pop(_lock_holder(tmp_path / "store", set(commands)))
+    holder.kill()
+    assert holder.wait().returncode == -signal.SIGKILL
+    ended = [command.wait() for command in commands.values()]
+    assert [result.returncode for result in ended] == [0, 0, 0], ended
     assert len(metrics(tmp_path)) >= 1
     made = [json.loads(path.read_text()) for path in (tmp_path / "store").rglob("manifest.json")]
     assert len({(one["stage"], one["key"], one["part"]) for one in made}) == len(made)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_configs import composed
+from sharing import composed
 
 from bench.config import checks
 from bench.errors import BenchError

@@ -10,7 +10,7 @@ import pytest
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 from sandbox_attacks import skip_where_it_may_not
-from test_configs import CONF, composed
+from sharing import CONF, composed
 from texts import pool_of
 
 from bench.artifacts import content_hash

@@ -7,7 +7,7 @@ import pytest
 import torch
 from drawing import generate
 from hydra import compose, initialize_config_dir
-from test_configs import CONF
+from sharing import CONF
 
 from bench.artifacts import Completions, Policy, Prompts, Rewards
 from bench.config import checks

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_configs import CONF, composed
+from sharing import CONF, composed
 
 from bench.artifacts import Policy, Rewards
 from bench.config import checks

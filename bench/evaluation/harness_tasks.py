@@ -225,13 +225,21 @@ def _manager(task: str, include: str | None) -> Any:
     """lm-eval's list of the tasks in `include`; and of its own tasks, which takes seconds, where it is needed."""
     from lm_eval.tasks import TaskManager
 
-    if include is not None and task in (own := TaskManager(include_path=include, include_defaults=False)).all_subtasks:
+    own = None if include is None else TaskManager(include_path=include, include_defaults=False)
+    if own is not None and task in own.all_subtasks:
         return own
-    manager = TaskManager(include_path=include)
-    if task not in manager.all_tasks:
+    if (own is None or task not in own.all_tasks) and task not in _lm_evals_own().all_tasks:
         where = "" if include is None else f" nor in {include}"
         raise BenchError(f"evaluation.harness_tasks={task} is no task of lm-eval{where}; see `lm-eval ls tasks`.")
-    return manager
+    return _lm_evals_own() if include is None else TaskManager(include_path=include)
+
+
+@functools.cache
+def _lm_evals_own() -> Any:
+    """lm-eval's list of its own tasks."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
 
 
 @contextlib.contextmanager
