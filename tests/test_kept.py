@@ -165,7 +165,7 @@ def test_the_best_is_the_earliest_of_the_most_accurate_and_never_the_base(few_pr
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        (["procedure=rounds"], "training.keep_every=5 is not allowed with procedure=rounds, which judges only the last"),
+        (["procedure=rounds"], "training.keep_every=5 is not allowed with procedure=rounds, which judges only the"),
         (["task.validation_prompts=1"], "training.keep_every=5 is not allowed with task.validation_prompts=1"),
         (["training.keep_every=0"], "training.keep_every=0 is not allowed: it must be a whole number of at least 1"),
     ],
