@@ -85,7 +85,7 @@ def run_folder(folder: Path) -> Path:
 
 def test_what_is_printed(finished):
     folder, out, err = finished
-    for name in ("base", "tuned: top_per_prompt", "control", "Best-of-2", "Best-of-4"):
+    for name in ("base", "tuned: top_per_prompt", "random control", "Best-of-2", "Best-of-4"):
         assert f"| {name}" in out
     assert str(run_folder(folder) / "frontier.png") in out
     assert "wandb" in out
