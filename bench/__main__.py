@@ -75,7 +75,7 @@ def sweep(overrides: list[str], *, plan_only: bool) -> None:
         _leave_out_of_labels(listed[0].fixed)
     experiment()
     if listed is not None:
-        from bench.reporting.conclusion import conclusion
+        from bench.reporting.console import conclusion
 
         print(conclusion(listed))
         if any(state(cell).kind != "done" for cell in listed):

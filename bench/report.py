@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from bench.errors import BenchError
 from bench.records.read import Run, is_finished, read_run
+from bench.reporting.files import MANIFEST
 from bench.reporting.groups import in_order
-from bench.reporting.manifest import MANIFEST
 from bench.reporting.sources import Source, from_folders, from_sweep, from_wandb
 
 if TYPE_CHECKING:
@@ -57,14 +57,8 @@ def main() -> None:
 
 def _options(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """The report's options by name, and the other words: folders, or a sweep's settings."""
-    options, others = {}, []
-    for word in words:
-        name, equals, value = word.partition("=")
-        if equals and name in OPTIONS:
-            options[name] = value
-        else:
-            others.append(word)
-    return options, others
+    given = [word for word in words if "=" in word and word.partition("=")[0] in OPTIONS]
+    return dict(word.split("=", 1) for word in given), [word for word in words if word not in given]
 
 
 def _source(options: Mapping[str, str], words: Sequence[str]) -> Source:
@@ -135,14 +129,14 @@ def _own(options: Mapping[str, str]) -> "list[Part]":
 def _build(source: Source, folder: Path, own: "Sequence[Part]", start: float) -> None:
     from bench.reporting.build import build
     from bench.reporting.exhibits import sentences
+    from bench.reporting.words import counted
 
     for note in source.notes:
         print(note, file=sys.stderr)
     page = build(source.runs, folder, title=source.title, notes=source.notes, own=own)
     print(f"{_table(source.runs)}\n")
     print("\n".join(sentences(source.runs, own)))
-    count = f"{len(source.runs)} run{'s' if len(source.runs) > 1 else ''}"
-    print(f"\nreport    {page} ({count}, {time.perf_counter() - start:.0f} s)")
+    print(f"\nreport    {page} ({counted(len(source.runs), 'run')}, {time.perf_counter() - start:.0f} s)")
 
 
 def _table(runs: list[Run]) -> str:

@@ -233,7 +233,7 @@ def test_a_crowd_of_samplers_gets_panels_and_a_colour_each(grid):
         left = canvas.axes[0]
         tuned = [line for line in left.lines if line.get_marker() == "D" and len(line.get_xdata())]
         best = [line for line in left.lines if len(line.get_xdata()) == 3]
-    by_series = sequence(3)
+    by_series = sequence(range(3)).values()
     assert [line.get_color() for line in best] == [look.colour for look in by_series]
     assert {line.get_color() for line in tuned} == {look.colour for look in by_series}
 
@@ -416,13 +416,13 @@ def test_series_are_told_apart_without_colour():
     assert len({str(look.line) for look in looks}) == len(looks)
     assert len({look.marker for look in looks}) == len(looks)
     for count in (2, 3, 4, 5, 6):
-        shades = [grey(look.colour) for look in sequence(count)]
+        shades = [grey(look.colour) for look in sequence(range(count)).values()]
         assert all(light - dark > 0.04 for light, dark in itertools.pairwise(shades))  # in order, from light to dark
-        assert len({look.marker for look in sequence(count)}) == count
+        assert len({look.marker for look in sequence(range(count)).values()}) == count
 
 
 def test_every_colour_stands_out_on_white():
-    for look in (*LOOKS.values(), *sequence(6)):
+    for look in (*LOOKS.values(), *sequence(range(6)).values()):
         assert (1.0 + 0.05) / (grey(look.colour) + 0.05) > 1.5
 
 

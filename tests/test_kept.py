@@ -165,9 +165,7 @@ def test_the_best_is_the_earliest_of_the_most_accurate_and_never_the_base(few_pr
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        (["procedure=rounds"], "training.keep_every=5 is not allowed with procedure=rounds, which judges the last"),
-        (["procedure=hybrid", "control=none"], "training.keep_every=5 is not allowed with procedure=hybrid"),
-        (["procedure=generators"], "training.keep_every=5 is not allowed with procedure=generators"),
+        (["procedure=rounds"], "training.keep_every=5 is not allowed with procedure=rounds, which judges only the last"),
         (["task.validation_prompts=1"], "training.keep_every=5 is not allowed with task.validation_prompts=1"),
         (["training.keep_every=0"], "training.keep_every=0 is not allowed: it must be a whole number of at least 1"),
     ],
@@ -177,6 +175,12 @@ def test_where_they_can_not_be_judged_they_are_not_kept(given, complaint):
         checks.check(composed("training.keep_every=5", *given))
 
 
-def test_single_and_adaptive_procedures_judge_them():
-    for procedure in (["procedure=single"], ["procedure=adaptive", "control=none"]):
+def test_all_other_procedures_judge_them():
+    """They end in one step, `Parts.train_and_judge`, which judges what the trainings kept."""
+    for procedure in (
+        ["procedure=single"],
+        ["procedure=adaptive", "control=none"],
+        ["procedure=hybrid", "control=none"],
+        ["procedure=generators"],
+    ):
         checks.check(composed("training.keep_every=5", *procedure))

@@ -32,7 +32,7 @@ WANDB = Path(sys.executable).parent / "wandb"
 @pytest.fixture
 def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     without_user_settings(monkeypatch, tmp_path / "home")
-    return finished_run(tmp_path / "outputs" / "sweep" / "0123456789")
+    return finished_run(tmp_path / "outputs" / "sweep" / "0123456789-a")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Tra
     root = tmp_path_factory.mktemp("logged")
     with pytest.MonkeyPatch.context() as patch:
         without_user_settings(patch, root / "home")
-        folder = finished_run(root / "outputs" / "sweep" / "0123456789")
+        folder = finished_run(root / "outputs" / "sweep" / "0123456789-a")
         tracked = log_to_wandb(folder, project="ours", tags=["tiny"])
         assert tracked is not None
         yield folder, tracked
@@ -79,9 +79,9 @@ def table(path: Path, entry: dict) -> list[dict]:
 
 
 def test_the_run_has_our_names_and_the_flat_configuration(logged, summary):
-    assert (summary["run_id"], summary["project"], summary["tags"]) == ("0123456789", "ours", ["tiny"])
+    assert (summary["run_id"], summary["project"], summary["tags"]) == ("0123456789-a", "ours", ["tiny"])
     run = next(record["run"] for record in records(logged[1].path) if record["type"] == "run")
-    assert (run["run_group"], run["job_type"], run["display_name"]) == ("sweep", "experiment", "0123456789")
+    assert (run["run_group"], run["job_type"], run["display_name"]) == ("sweep", "experiment", "0123456789-a")
     assert summary["exit_code"] == 0
     assert summary["config"] == FLAT
 
@@ -158,7 +158,7 @@ def paths(artifact: dict) -> set[str]:
 
 
 def test_an_artifact_holds_every_file_of_the_run(logged):
-    artifact = artifacts(logged[1].path)["run-0123456789"]
+    artifact = artifacts(logged[1].path)["run-0123456789-a"]
     assert artifact["type"] == "run-files"
     assert paths(artifact) == FILES
     assert json.loads(artifact["metadata"]) == {
@@ -182,7 +182,7 @@ def test_the_chain_from_pool_to_policy_is_artifacts_that_name_their_parents(logg
 
 def test_what_the_store_had_is_used_not_logged(tmp_path, monkeypatch):
     without_user_settings(monkeypatch, tmp_path / "home")
-    tracked = log_to_wandb(finished_run(tmp_path / "outputs" / "sweep" / "fedcba9876", reused=True), project="ours")
+    tracked = log_to_wandb(finished_run(tmp_path / "outputs" / "sweep" / "fedcba9876-a", reused=True), project="ours")
     found = artifacts(tracked.path)
     used = {name for name, artifact in found.items() if artifact.get("use_after_commit")}
     assert used == {"policy-base", "pool-1"}
@@ -192,7 +192,7 @@ def test_a_large_file_is_referred_to_instead_of_copied(run_folder):
     size = (run_folder / "curves.parquet").stat().st_size
     large = {path.name: path for path in run_folder.iterdir() if path.stat().st_size >= size}
     tracked = log_to_wandb(run_folder, project="ours", reference_above=(size - 1) / 2**20)
-    contents = artifacts(tracked.path)["run-0123456789"]["manifest"]["contents"]
+    contents = artifacts(tracked.path)["run-0123456789-a"]["manifest"]["contents"]
     referred = {entry["path"]: entry["ref"] for entry in contents if "ref" in entry}
     assert referred == {name: path.as_uri() for name, path in large.items()}
     assert "curves.parquet" in referred
@@ -214,7 +214,7 @@ def test_everything_lies_in_the_run_folder_and_the_commands_work(logged):
         text=True,
         stdin=subprocess.DEVNULL,
     )
-    assert f"{tracked.path}/run-0123456789.wandb" in dry.stdout + dry.stderr
+    assert f"{tracked.path}/run-0123456789-a.wandb" in dry.stdout + dry.stderr
 
 
 def test_what_did_not_change_is_not_logged_again_and_can_still_be_uploaded(run_folder, capfd):
@@ -225,7 +225,7 @@ def test_what_did_not_change_is_not_logged_again_and_can_still_be_uploaded(run_f
     (run_folder / "lineage.json").write_text(json.dumps(lineage))
     assert log_to_wandb(run_folder, project="ours") == first
     assert len(list((run_folder / "wandb").glob("offline-run-*"))) == 1
-    for entry in artifacts(first.path)["run-0123456789"]["manifest"]["contents"]:
+    for entry in artifacts(first.path)["run-0123456789-a"]["manifest"]["contents"]:
         content = Path(entry["local_path"]).read_bytes()
         assert base64.b64encode(hashlib.md5(content).digest()).decode() == entry["digest"]
     assert capfd.readouterr() == ("", "")
@@ -241,7 +241,7 @@ def test_a_changed_result_replaces_the_offline_run_unless_it_was_synced(run_fold
     assert second != first
     assert json.loads(inspect(second.path, "--summary"))["summary"]["tuned/kl"] == 0.75
     assert offline_runs() == {second.path}
-    (second.path / "run-0123456789.wandb.synced").touch()
+    (second.path / "run-0123456789-a.wandb.synced").touch()
     third = log_to_wandb(run_folder, project="another")
     assert offline_runs() == {second.path, third.path}
 
@@ -250,7 +250,7 @@ def test_a_run_whose_folder_was_deleted_is_logged_again(run_folder):
     first = log_to_wandb(run_folder, project="ours")
     shutil.rmtree(first.path)
     again = log_to_wandb(run_folder, project="ours")
-    assert (again.path / "run-0123456789.wandb").is_file()
+    assert (again.path / "run-0123456789-a.wandb").is_file()
 
 
 def test_a_directory_can_be_chosen(run_folder, tmp_path):
@@ -311,7 +311,7 @@ Parallel(n_jobs=2)(delayed(log_to_wandb)(Path(folder), project="ours") for folde
 def test_offline_runs_of_a_sweep_keep_config_and_summary(tmp_path, monkeypatch, code):
     """Cells in one process after another, and in processes of their own at once."""
     without_user_settings(monkeypatch, tmp_path / "home")
-    folders = [finished_run(tmp_path / "outputs" / "sweep" / f"012345678{i}") for i in range(2)]
+    folders = [finished_run(tmp_path / "outputs" / "sweep" / f"made-{i}") for i in range(2)]
     (tmp_path / "app.py").write_text(code)
     named = [str(folder) for folder in folders]
     if code == ONE_AFTER_ANOTHER:

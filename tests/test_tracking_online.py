@@ -31,7 +31,7 @@ for folder in sys.argv[4:]:
 @pytest.fixture
 def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     without_user_settings(monkeypatch, tmp_path / "home")
-    return finished_run(tmp_path / "outputs" / "sweep" / "0123456789")
+    return finished_run(tmp_path / "outputs" / "sweep" / "0123456789-a")
 
 
 @pytest.fixture
@@ -91,8 +91,8 @@ def assert_whole(run: Run, server: Server) -> None:
     assert [(row["kl"], name, row[name]) for row in rows(run) for name in row if name[:8] == "frontier"] == FRONTIER
     assert [row["n"] for row in rows(run) if "curves/base/best_of_n/accuracy" in row] == [1, 2, 4]
     committed = {artifact.name: artifact for artifact in server.artifacts.values() if artifact.committed}
-    assert {"policy-base", "pool-1", "rewards-2", "selection-3", "policy-tuned", "run-0123456789"} <= set(committed)
-    assert set(committed["run-0123456789"].files) == FILES
+    assert {"policy-base", "pool-1", "rewards-2", "selection-3", "policy-tuned", "run-0123456789-a"} <= set(committed)
+    assert set(committed["run-0123456789-a"].files) == FILES
     assert committed["pool-1"].files == {"content.bin": b"pool" * 100}
     for name in ("curves", "samples", "lineage", "figures/frontier"):
         assert run.summary[name]["path"] in run.files
@@ -100,8 +100,8 @@ def assert_whole(run: Run, server: Server) -> None:
 
 def test_online_the_server_has_everything_and_is_not_told_it_twice(run_folder, server):
     out, err = log(run_folder, url=server.url)
-    assert (out, err) == (f"online {server.url}/me/ours/runs/0123456789\n", "")
-    run = server.runs["0123456789"]
+    assert (out, err) == (f"online {server.url}/me/ours/runs/0123456789-a\n", "")
+    run = server.runs["0123456789-a"]
     assert_whole(run, server)
     assert (run.info["groupName"], run.info["jobType"], run.exit_code) == ("sweep", "experiment", 0)
     asked = len(server.requests)
@@ -110,9 +110,9 @@ def test_online_the_server_has_everything_and_is_not_told_it_twice(run_folder, s
 
 
 def test_a_second_run_uses_the_artifacts_that_the_first_logged(run_folder, server):
-    other = finished_run(run_folder.with_name("fedcba9876"), reused=True)
+    other = finished_run(run_folder.with_name("fedcba9876-a"), reused=True)
     log(run_folder, other, url=server.url)
-    first, second = server.runs["0123456789"], server.runs["fedcba9876"]
+    first, second = server.runs["0123456789-a"], server.runs["fedcba9876-a"]
     assert {"policy-base", "pool-1"} <= set(first.logged)
     assert first.used == []
     assert sorted(second.used) == ["policy-base", "pool-1"]
@@ -126,8 +126,8 @@ def test_a_rerun_with_another_result_updates_the_run(run_folder, server):
     metrics = {**json.loads((run_folder / "metrics.json").read_text()), "tuned/kl": 0.75}
     (run_folder / "metrics.json").write_text(json.dumps(metrics))
     log(run_folder, url=server.url)
-    assert list(server.runs) == ["0123456789"]
-    run = server.runs["0123456789"]
+    assert list(server.runs) == ["0123456789-a"]
+    run = server.runs["0123456789-a"]
     assert run.summary["tuned/kl"] == 0.75
     assert values(run.config) == FLAT
     assert [row["tuned/kl"] for row in rows(run) if "tuned/kl" in row] == [0.5, 0.75]
@@ -142,7 +142,7 @@ def test_an_offline_run_is_synced_to_the_server_whole(run_folder, server):
     environment = {**os.environ, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
     command = [WANDB, "sync", offline]
     subprocess.run(command, env=environment, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=120)
-    assert_whole(server.runs["0123456789"], server)
+    assert_whole(server.runs["0123456789-a"], server)
     assert list(offline.glob("*.synced"))
 
 
@@ -235,13 +235,13 @@ def test_after_an_outage_the_next_run_of_the_process_and_the_next_attempt_go_onl
             return 403
         return None
 
-    other = finished_run(run_folder.with_name("fedcba9876"))
+    other = finished_run(run_folder.with_name("fedcba9876-a"))
     with serving(Server(before)) as server:
         out, err = log(run_folder, other, url=server.url)
         assert [line.split()[0] for line in out.splitlines()] == ["offline", "online"]
         assert len(err.splitlines()) == 1
-        assert log(run_folder, url=server.url) == (f"online {server.url}/me/ours/runs/0123456789\n", "")
-        assert_whole(server.runs["0123456789"], server)
+        assert log(run_folder, url=server.url) == (f"online {server.url}/me/ours/runs/0123456789-a\n", "")
+        assert_whole(server.runs["0123456789-a"], server)
         assert not list((run_folder / "wandb").glob("offline-run-*"))
 
 
@@ -265,7 +265,7 @@ class Forgetful(Server):
 def test_a_run_whose_process_is_killed_goes_on_where_the_server_is(run_folder):
     with serving(Server()) as untroubled:
         log(run_folder, url=untroubled.url)
-        expected = rows(untroubled.runs["0123456789"])
+        expected = rows(untroubled.runs["0123456789-a"])
     (run_folder / "tracking.json").unlink()
     with serving(Forgetful()) as server:
         process = start(run_folder, url=server.url, timeout=60)
@@ -274,30 +274,30 @@ def test_a_run_whose_process_is_killed_goes_on_where_the_server_is(run_folder):
         kill(process.pid)
         process.kill()
         process.communicate()
-        run = server.runs["0123456789"]
+        run = server.runs["0123456789-a"]
         assert rows(run) == expected[:3]
         server.well = True
         _, err = log(run_folder, url=server.url)
         assert err == ""
-        assert list(server.runs) == ["0123456789"]
+        assert list(server.runs) == ["0123456789-a"]
         assert rows(run) == expected
         assert_whole(run, server)
 
 
 def test_two_processes_log_two_runs_at_once(run_folder, server):
-    other = finished_run(run_folder.with_name("fedcba9876"))
+    other = finished_run(run_folder.with_name("fedcba9876-a"))
     processes = [start(folder, url=server.url, timeout=60) for folder in (run_folder, other)]
     assert [finish(process)[1] for process in processes] == ["", ""]
     for run in server.runs.values():
         assert_whole(run, server)
-    assert set(server.runs) == {"0123456789", "fedcba9876"}
+    assert set(server.runs) == {"0123456789-a", "fedcba9876-a"}
 
 
 def test_two_processes_that_log_the_same_run_tell_it_once(run_folder, server):
     processes = [start(run_folder, url=server.url, timeout=60) for _ in range(2)]
     outputs = [finish(process) for process in processes]
     assert outputs[0] == outputs[1]
-    assert_whole(server.runs["0123456789"], server)
+    assert_whole(server.runs["0123456789-a"], server)
     assert server.requests.count("RunResumeStatus") == 1
 
 

@@ -17,7 +17,7 @@ NUMBERS = {name: value for name, value in DEFINED.items() if isinstance(value, f
 @pytest.fixture
 def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     without_user_settings(monkeypatch, tmp_path / "home")
-    return finished_run(tmp_path / "outputs" / "sweep" / "0123456789")
+    return finished_run(tmp_path / "outputs" / "sweep" / "0123456789-a")
 
 
 def events(folder: Path):

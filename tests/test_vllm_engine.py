@@ -292,7 +292,7 @@ class DeadCore:
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def complete(self, requests, *, finished, **_) -> None:
+    def complete(self, requests, sampler, *, finished, **_) -> None:
         self.asked.append(len(requests))
         raise EngineDiedError
 

@@ -33,7 +33,8 @@ DEFINED = {name: value for name, value in METRICS.items() if value is not None}
 
 def ancestor(stage: str, key: str, *, reused: bool = False) -> dict:
     counts = {"train_tokens": 7}
-    return {"stage": stage, "key": key, "settings": {"seed": 3}, "counts": counts, "seconds": 1.5, "reused": reused}
+    named = {"stage": stage, "key": key, "part": "", "settings": {"seed": 3}}
+    return {**named, "counts": counts, "seconds": 1.5, "reused": reused}
 
 
 def curve(policy: str, method: str, metric: str, n: int, value: float) -> dict:

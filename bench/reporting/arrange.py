@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from bench.records.read import Run
-from bench.reporting.groups import Group
+from bench.reporting.groups import Group, order_of
 
 SAMPLER = ("task", "policy", "generation", "scoring", "temperature", "top_p", "split")  # what shapes the held-out pool
 SHORT = {"temperature": "T", "num_completions": "N", "top_p": "top-p"}
@@ -72,14 +72,6 @@ def in_panels(groups: Sequence[Group], names: Sequence[str]) -> list[tuple[str, 
 def in_order(groups: Sequence[Group], names: Sequence[str] | None = None) -> list[Group]:
     """Sort by their settings, or by those in `names`: numbers by size, words by letters."""
     return sorted(groups, key=lambda group: [order_of(group.settings[name]) for name in names or group.settings])
-
-
-def order_of(value: str) -> tuple[float, str]:
-    """A sort key: numbers by size, before words by letters."""
-    try:
-        return float(value), ""
-    except ValueError:
-        return float("inf"), value
 
 
 def named(group: Group, names: Sequence[str] | None = None) -> str:

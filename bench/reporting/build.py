@@ -14,11 +14,11 @@ from typing import Any
 from bench.artifacts import content_hash
 from bench.errors import BenchError
 from bench.records.read import CONFIG, METRICS, SAMPLES, Run, is_finished, read_run
+from bench.reporting import files
 from bench.reporting.exhibit import Exhibit, Figure, Table, records_of
 from bench.reporting.exhibits import Part, figures, tables
 from bench.reporting.exhibits import sentences as verdicts
-from bench.reporting.files import captioned, stamp_of, write_figure, write_table
-from bench.reporting.manifest import FOLDERS, MANIFEST, PAGE, earlier_files, is_report_file, read_manifest
+from bench.reporting.files import write_figure, write_table
 from bench.reporting.methods import methods, references
 from bench.reporting.page import write_page
 from bench.store import write_durably
@@ -32,48 +32,52 @@ def build(
     Files of an earlier report that are not made any more are removed; other files are left alone. BenchError where
     `folder` is a run's, or can't be written. own: exhibits beside bench's (`bench.reporting.exhibits.from_configs`).
     """
-    _read_ahead(runs)
+    for run in runs:  # a damaged record that will be needed is found now, not minutes later
+        for record in ("prompt_ids", "lineage", "samples"):
+            getattr(run, record)
     _prepare(folder)
     exhibits, found, text = _exhibits(runs, own), verdicts(runs, own), methods(runs)
+    captioned = [files.captioned(exhibit) for exhibit in exhibits.values() if isinstance(exhibit, Table)]
     texts = {
-        "tables.md": "\n\n".join(captioned(shown) for shown in exhibits.values() if isinstance(shown, Table)) + "\n",
+        "tables.md": "\n\n".join(captioned) + "\n",
         "verdicts.md": "".join(f"- {sentence}\n" for sentence in [*found, *notes]),
         "methods.md": text,
         "references.bib": references(text),
     }
-    files = {name: _write_exhibit(exhibit, folder) for name, exhibit in exhibits.items()}
+    paths = {name: _write_exhibit(exhibit, folder) for name, exhibit in exhibits.items()}
     for name, content in texts.items():
         write_durably(folder / name, content)
     page = write_page(
-        folder / PAGE,
+        folder / files.PAGE,
         title=title,
         verdicts=[*found, *notes],
         exhibits=exhibits,
-        files=files,
+        files=paths,
         methods=text,
         references=texts["references.bib"],
         runs=runs,
     )
     described = {
-        name: {"stamp": exhibit.stamp, "files": sorted(path.relative_to(folder).as_posix() for path in files[name])}
+        name: {"stamp": exhibit.stamp, "files": sorted(path.relative_to(folder).as_posix() for path in paths[name])}
         for name, exhibit in exhibits.items()
     }
-    written = sorted({*texts, PAGE, *(file for exhibit in described.values() for file in exhibit["files"])})
+    written = sorted({*texts, files.PAGE, *(file for exhibit in described.values() for file in exhibit["files"])})
+    addresses = [Path(os.path.relpath(run.folder.absolute(), folder.absolute())) for run in runs]
     manifest = {
         "title": title,
         "runs": [
-            {"id": run.folder.name, "folder": _seen_from(folder, run.folder), "code": run.metrics.get("code")}
-            for run in runs
+            {"id": run.folder.name, "folder": address.as_posix(), "code": run.metrics.get("code")}
+            for run, address in zip(runs, addresses, strict=True)
         ],
         "notes": list(notes),
         "words": _words(runs, found, text),
         "exhibits": described,
         "files": {name: _sha256(folder / name) for name in written},
     }
-    for name in set(earlier_files(folder)) - set(written):
+    for name in set(files.earlier_files(folder)) - set(written):
         if not (folder / name).is_dir():
             (folder / name).unlink(missing_ok=True)
-    write_durably(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    write_durably(folder / files.MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return page
 
 
@@ -87,7 +91,7 @@ def check(folder: Path, runs: Sequence[Run] | None = None, *, own: Sequence[Part
     """
     problems = []
     try:
-        manifest = read_manifest(folder)
+        manifest = files.read_manifest(folder)
         problems += [*_changed_files(folder, manifest), *_wrong_stamps(folder, manifest)]
         if runs is None:
             runs, missing = _named_runs(folder, manifest)
@@ -102,16 +106,9 @@ def check(folder: Path, runs: Sequence[Run] | None = None, *, own: Sequence[Part
 def records_elsewhere(folder: Path) -> bool:
     """Whether the report names runs of which no folder is there."""
     try:
-        return not any((folder / run["folder"]).is_dir() for run in read_manifest(folder)["runs"])
+        return not any((folder / run["folder"]).is_dir() for run in files.read_manifest(folder)["runs"])
     except BenchError:
         return False
-
-
-def _read_ahead(runs: Sequence[Run]) -> None:
-    """BenchError where a record is damaged that figures, tables or the page will need: now, not minutes later."""
-    for run in runs:
-        for record in ("prompt_ids", "lineage", "samples"):
-            getattr(run, record)
 
 
 def _prepare(folder: Path) -> None:
@@ -121,7 +118,7 @@ def _prepare(folder: Path) -> None:
                 f"folder={folder} is not allowed: it holds a run's {name}; give the report another folder."
             )
     try:
-        for name in FOLDERS:
+        for name in files.FOLDERS:
             (folder / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BenchError(f"folder={folder} can't be written ({error.strerror}); give another: folder=PATH.") from error
@@ -145,8 +142,8 @@ def _changed_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
     problems = []
     for name, expected in manifest["files"].items():
         try:
-            if not is_report_file(name):
-                problems.append(f"{folder / MANIFEST} names {name}, which no report writes")
+            if not files.is_report_file(name):
+                problems.append(f"{folder / files.MANIFEST} names {name}, which no report writes")
             elif not (folder / name).is_file():
                 problems.append(f"{folder / name} is missing")
             elif _sha256(folder / name) != expected:
@@ -159,9 +156,11 @@ def _changed_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
 def _wrong_stamps(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
     problems = []
     for exhibit in manifest["exhibits"].values():
-        for path in (folder / name for name in exhibit["files"] if is_report_file(name) and (folder / name).is_file()):
+        for path in (folder / name for name in exhibit["files"] if files.is_report_file(name)):
+            if not path.is_file():
+                continue
             try:
-                stamp = stamp_of(path)
+                stamp = files.stamp_of(path)
                 if stamp != exhibit["stamp"]:
                     problems.append(f"{path} carries another stamp than its report ({stamp})")
                 elif path.suffix == ".csv" and not stamp.endswith(f"records {_records_in(path)}"):
@@ -179,7 +178,7 @@ def _stale_parts(manifest: Mapping[str, Any], runs: Sequence[Run], own: Sequence
     problems += [f"{name} is not in the report, though its records are there" for name in now if name not in then]
     problems += [f"{name} can't be made any more: its data is missing" for name in then if name not in now]
     if manifest.get("words") != _words(runs, verdicts(runs, own), methods(runs)):
-        problems.append(f"{PAGE} is stale: the verdicts, the methods or the samples that it shows have changed")
+        problems.append(f"{files.PAGE} is stale: the verdicts, the methods or the samples that it shows have changed")
     return problems
 
 
@@ -202,10 +201,6 @@ def _records_in(path: Path) -> str:
     with path.open(newline="") as file:
         next(file)  # the stamp
         return records_of(list(csv.reader(file)))
-
-
-def _seen_from(folder: Path, run: Path) -> str:
-    return Path(os.path.relpath(run.absolute(), folder.absolute())).as_posix()
 
 
 def _sha256(path: Path) -> str:

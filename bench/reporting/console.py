@@ -1,16 +1,18 @@
-"""Tables that runs, sweeps and reports print, as aligned Markdown that fits a terminal."""
+"""What runs, sweeps and reports print: tables as aligned Markdown that fits a terminal, and the end of a sweep."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from bench.records.read import Run
+from bench.records.read import Run, read_run
 from bench.reporting.contrasts import contrast, recorded_primary
 from bench.reporting.exhibits.comparison import policies
 from bench.reporting.groups import Group, distinctions, estimate, in_order
-from bench.reporting.ranking import Ranked
+from bench.reporting.ranking import Ranked, rank
 from bench.reporting.tables import markdown
+from bench.sweeps.cells import Cell, state
+from bench.sweeps.plan import described, outside_stages, savings, tally
 
 KEPT = ("arm", "greedy", "sampled", "kl", "kl_unsolved", "kl_bound", "verdict")
 ACCURACIES = {
@@ -84,6 +86,31 @@ def ranking_table(ranked: Sequence[Ranked]) -> str:
         for method in ranked
     ]
     return markdown(rows)
+
+
+def conclusion(cells: Sequence[Cell]) -> str:
+    """The table of finished cells, what failed and why, and what sharing saved."""
+    states = {cell.label: state(cell) for cell in cells}
+    done = [cell for cell in cells if states[cell.label].kind == "done"]
+    lines = ["", tally([found.kind for found in states.values()])]
+    lines += [f"  {label}: {described(found)}" for label, found in states.items() if found.kind != "done"]
+    if done:
+        runs = {cell.label: read_run(cell.folder) for cell in done}
+        by_method = _by_method(runs)
+        table = ranking_table(rank(by_method)) if by_method else runs_table(list(runs.values()))
+        lines += ["", table, "", *savings(done), outside_stages(done)]
+    return "\n".join(lines)
+
+
+def _by_method(runs: dict[str, Run]) -> dict[str, list[Run]]:
+    """Runs by what sets them apart beside the seed; empty unless several methods have the same several seeds."""
+    methods: dict[str, list[Run]] = {}
+    for label, run in runs.items():
+        name = " ".join(part for part in label.split() if not part.startswith("seed="))
+        methods.setdefault(name, []).append(run)
+    seeds = {tuple(sorted(run.config["seed"] for run in found)) for found in methods.values()}
+    comparable = len(methods) > 1 and len(seeds) == 1 and len(next(iter(seeds))) > 1
+    return methods if comparable else {}
 
 
 def _selection_effect(run: Run) -> tuple[str, str]:

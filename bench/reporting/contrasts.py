@@ -16,7 +16,7 @@ from bench.estimators.uncertainty import (
     sign_flip_p_values,
 )
 from bench.records.read import Estimate, Run, short
-from bench.reporting.groups import Group, estimate
+from bench.reporting.groups import Group, estimate, recorded
 from bench.seeds import generator
 
 SIGNIFICANCE = 0.05
@@ -202,17 +202,12 @@ def _points(group: Group) -> dict[str, tuple[Point, Point]]:
 
 def _recorded(group: Group, name: str, ours: Point) -> Contrast:
     (run,) = group.runs
-    detectable, p_value = (_number(run, f"{name}/{key}") for key in ("minimum_detectable", "p_adjusted"))
+    detectable, p_value = (recorded(run, f"{name}/{key}").value for key in ("minimum_detectable", "p_adjusted"))
     prompts = int(np.isfinite(group.per_prompt(*ours)).all(axis=0).sum())
     is_primary = name == primary_of(group)
-    difference = recorded_difference(run, name)
+    difference = recorded(run, f"{name}/difference")
     verdict = verdict_of(difference, _reachable(prompts) if is_primary else p_value)
     return Contrast(difference, p_value, detectable, 1, prompts, verdict, 1 if is_primary else len(_points(group)) - 1)
-
-
-def recorded_difference(run: Run, name: str) -> Estimate:
-    """A comparison's difference as the run recorded it."""
-    return Estimate(*(_number(run, f"{name}/difference{end}") for end in ("", "_low", "_high")))
 
 
 def recorded_primary(run: Run) -> tuple[Estimate, str]:
@@ -220,13 +215,8 @@ def recorded_primary(run: Run) -> tuple[Estimate, str]:
 
     metrics.json has the verdict in words too; its numbers take precedence.
     """
-    difference = recorded_difference(run, PRIMARY)
+    difference = recorded(run, f"{PRIMARY}/difference")
     return difference, verdict_of(difference, _reachable(int(run.metrics["test/prompts"])))
-
-
-def _number(run: Run, name: str) -> float:
-    value = run.metrics[name]
-    return float("nan") if value is None else float(value)
 
 
 def _reachable(prompts: int) -> float:

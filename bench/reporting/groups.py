@@ -1,7 +1,7 @@
 """Group runs that differ only in their seed, and say what sets such groups apart."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +34,32 @@ class Group:
         return " ".join(f"{name}={value}" for name, value in self.settings.items())
 
     @property
+    def short_label(self) -> str:
+        """The settings without the parts that they belong to, e.g. "pairs=100"."""
+        return " ".join(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in self.settings.items())
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(run.config["seed"] for run in self.runs)
 
     @property
     def controlled(self) -> bool:
         return all(run.controlled for run in self.runs)
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The fine-tuned policies."""
+        return ("tuned", "control") if self.controlled else ("tuned",)
+
+    @property
+    def pool_size(self) -> int:
+        """Samples per held-out prompt; beyond n of a quarter of them, curves over n extrapolate."""
+        return min(run.metrics["best_of_n/pool_size"] for run in self.runs)
+
+    def key_of(self, points: Iterable[tuple[str, str, str, int]]) -> tuple[object, ...]:
+        """Equal for groups of the same seeds with the same values per prompt at these points."""
+        values = [np.ascontiguousarray(self.per_prompt(*point), dtype=float) for point in points]
+        return self.seeds, *(array.tobytes() for array in values)
 
     def series(self, policy: str, method: str, metric: str) -> dict[int, Estimate]:
         """n -> `mean`."""
@@ -77,6 +97,17 @@ def estimate(values: np.ndarray, *, shares: bool = False) -> Estimate:
     return Estimate(interval.mean, low, high)
 
 
+def is_learned(run: Run) -> bool:
+    """Whether the run's scorer is not gold itself."""
+    return run.metrics.get("scorer/equals_gold", 1) != 1
+
+
+def recorded(run: Run, name: str) -> Estimate:
+    """A number of metrics.json with its interval, NAME_low and NAME_high; NaN where undefined or not recorded."""
+    numbers = [run.metrics.get(f"{name}{end}") for end in ("", "_low", "_high")]
+    return Estimate(*(float("nan") if number is None else float(number) for number in numbers))
+
+
 def grouped(runs: Sequence[Run]) -> list[Group]:
     """One group per configuration, seeds aside, in the order of their first runs.
 
@@ -107,13 +138,14 @@ def in_order(runs: Sequence[Run]) -> list[Run]:
     """Sort runs by what sets them apart, numbers by size, then by seed: the same order whatever their source."""
     apart = distinctions([run.config for run in runs])
     keyed = [
-        ([_by_size(value) for value in settings.values()], run.config["seed"], run.folder.name, run)
+        ([order_of(value) for value in settings.values()], run.config["seed"], run.folder.name, run)
         for settings, run in zip(apart, runs, strict=True)
     ]
     return [run for *_, run in sorted(keyed, key=lambda entry: entry[:3])]
 
 
-def _by_size(value: str) -> tuple[bool, float, str]:
+def order_of(value: str) -> tuple[bool, float, str]:
+    """A sort key: numbers by size, before words by letters."""
     number = as_number(value)
     return number is None, number or 0.0, value
 

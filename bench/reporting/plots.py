@@ -8,12 +8,14 @@ import numpy as np
 from bench.records.read import Estimate
 from bench.reporting.exhibit import Figure
 from bench.reporting.groups import Group
-from bench.reporting.style import COLUMN_WIDTH, QUIET, Look
+from bench.reporting.labels import Label, place_labels
+from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, QUIET, Look
 from bench.reporting.tables import all_runs, spread
 from bench.reporting.words import over_what
 
 Row = dict[str, Any]
 Rows = list[Row]
+Labels = Sequence[tuple[Any, Sequence[Label]]]  # the labels of points, by panel
 Series = tuple[Rows, Look, dict[str, Any]]  # points, how they look, and more settings of `line`
 
 MOST = 6  # panels, or curves, that one figure has room for
@@ -30,21 +32,55 @@ def figure(
     caption: str,
     rows: Rows,
     groups: Sequence[Group],
-    draw: Callable[[Any, Rows], None],
-    *,
-    width: float = COLUMN_WIDTH,
-    height: float = COLUMN_WIDTH * 0.8,
+    draw: Callable[[Any, Rows], Labels | None],
+    size: tuple[float, float] = (COLUMN_WIDTH, COLUMN_WIDTH * 0.8),
 ) -> Figure | None:
     """A figure of `rows`, drawn by `draw(canvas, rows)`; None without rows. Its caption says what intervals mean.
 
-    draw gets copies of the rows, to which it may add positions that the CSV does not have.
+    draw gets copies of the rows, to which it may add positions that the CSV does not have. It may return the labels
+    of points by panel. They are placed last, after the legend. size: width and height in inches.
     """
     if not rows:
         return None
-    said = f"{caption} {over_what(groups)}."
-    return Figure(
-        name, said, rows, all_runs(groups), lambda canvas: draw(canvas, [dict(row) for row in rows]), width, height
-    )
+
+    def finish(canvas: Any) -> None:
+        labels = draw(canvas, [dict(row) for row in rows])
+        legend_above(canvas)
+        for axes, wanted in labels or ():
+            place_labels(axes, wanted)
+
+    return Figure(name, f"{caption} {over_what(groups)}.", rows, all_runs(groups), finish, *size)
+
+
+def faceted(
+    name: str,
+    caption: str,
+    rows: Rows,
+    groups: Sequence[Group],
+    panel: Callable[[Any, Rows], None],
+    *,
+    by: str,
+    y: str,
+    heights: tuple[float, float] = (0.85, 1.4),
+) -> Figure | None:
+    """A figure with a panel for each value of the column `by`, drawn by `panel(axes, its rows)`; None for too many.
+
+    y: the label of the axis that the panels share. heights: of the figure with one row of panels and with two, in
+    columns' widths.
+    """
+    titles = values_of(rows, by)
+    if len(titles) > MOST:
+        return None
+
+    def draw(canvas: Any, rows: Rows) -> None:
+        panels = grid_of(canvas, len(titles), sharey=True)
+        for axes, title in zip(panels, titles, strict=True):
+            axes.set_title(title)
+            panel(axes, where(rows, **{by: title}))
+        panels[0].set_ylabel(y)
+
+    width = COLUMN_WIDTH if len(titles) == 1 else FULL_WIDTH
+    return figure(name, caption, rows, groups, draw, (width, COLUMN_WIDTH * heights[len(titles) > 3]))
 
 
 def curve_rows(curve: Mapping[Any, Estimate | float], x: str, y: str, **labels: Any) -> Rows:
@@ -133,24 +169,20 @@ def columns_of(count: int) -> int:
     return min(count, 2 if count == 4 else 3)
 
 
+def rows_of(count: int) -> int:
+    """How many rows `count` panels fill."""
+    return -(-count // columns_of(count))
+
+
 def grid_of(canvas: Any, count: int, **sharing: Any) -> list[Any]:
     """`count` panels, row by row in `columns_of(count)`; the rest of the last row stays empty."""
     wide = columns_of(count)
-    panels = list(np.ravel(canvas.subplots(-(-count // wide), wide, squeeze=False, **sharing)))
+    panels = list(np.ravel(canvas.subplots(rows_of(count), wide, squeeze=False, **sharing)))
     for panel in panels[count:]:
         panel.set_axis_off()
     for panel in panels[:count][-wide:]:
         panel.tick_params(labelbottom=True)  # with a shared axis only the last row would have numbers
     return panels[:count]
-
-
-def panels_of(canvas: Any, rows: Rows, key: str) -> list[tuple[Any, str, Rows]]:
-    """(axes, title, rows) for each value of `key`, with the title set; all panels share their y."""
-    names = values_of(rows, key)
-    panels = grid_of(canvas, len(names), sharey=True)
-    for axes, name in zip(panels, names, strict=True):
-        axes.set_title(name)
-    return [(axes, name, where(rows, **{key: name})) for axes, name in zip(panels, names, strict=True)]
 
 
 def lined_rows(panels: Sequence[Any]) -> None:
@@ -161,13 +193,10 @@ def lined_rows(panels: Sequence[Any]) -> None:
         axes.set_axisbelow(True)
 
 
-def legend_above(canvas: Any, axes: Any) -> None:
-    """One legend for the whole figure, of the labelled series of `axes` (one panel or several), row by row.
-
-    It has as many columns as its width has room for.
-    """
+def legend_above(canvas: Any) -> None:
+    """One legend for the whole figure, of its labelled series row by row, in as many columns as it has room for."""
     handles: dict[str, Any] = {}
-    for panel in np.ravel(axes):
+    for panel in canvas.axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     if not handles:
@@ -200,9 +229,9 @@ def short(number: float, _: object = None) -> str:
     return f"{number:.3g}"
 
 
-def guide(axes: Any, *, x: float | None = None, y: float | None = None) -> None:
+def guide(axes: Any, *, x: float | None = None, y: float | None = None, color: str = QUIET) -> None:
     """A thin line to read positions against."""
-    look = {"color": QUIET, "linewidth": 0.6, "linestyle": ":", "zorder": 0}
+    look = {"color": color, "linewidth": 0.6, "linestyle": ":", "zorder": 0}
     if x is not None:
         axes.axvline(x, **look)
     if y is not None:

@@ -11,8 +11,8 @@ from typing import Any
 from bench.errors import BenchError
 from bench.records.read import FAILURE, METRICS, Run, is_finished, read_run
 from bench.reporting.contrasts import shared_seeds
+from bench.reporting.files import MANIFEST
 from bench.reporting.groups import grouped, in_order, mixed_code
-from bench.reporting.manifest import MANIFEST
 from bench.sweeps.cells import Cell, state
 from bench.sweeps.plan import described, tally
 

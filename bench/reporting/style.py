@@ -1,10 +1,11 @@
 """One look for every figure: readable in a column, in grey, and without colour vision."""
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+Name = TypeVar("Name", bound=Hashable)
 COLUMN_WIDTH = 3.35  # inches, one column of a two-column paper
 FULL_WIDTH = 7.0  # inches, both columns
 # Okabe and Ito's palette, by role
@@ -54,16 +55,16 @@ _MARKERS = "osD^vPX<>p"
 _LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (2.5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1)))
 
 
-def sequence(count: int) -> list[Look]:
-    """The looks of `count` ordered series, from light to dark, so that the order shows in grey too."""
+def sequence(names: Sequence[Name]) -> dict[Name, Look]:
+    """The looks of ordered series, from light to dark, so that the order shows in grey too."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    shades = [0.85 * (1 - i / max(count - 1, 1)) for i in range(count)] if count > 1 else [0.2]
-    return [
-        Look(to_hex(colormaps["viridis"](shade)), _MARKERS[i % len(_MARKERS)], _LINES[i % len(_LINES)])
-        for i, shade in enumerate(shades)
-    ]
+    shades = [0.85 * (1 - i / (len(names) - 1)) for i in range(len(names))] if len(names) > 1 else [0.2]
+    return {
+        name: Look(to_hex(colormaps["viridis"](shade)), _MARKERS[i % len(_MARKERS)], _LINES[i % len(_LINES)])
+        for i, (name, shade) in enumerate(zip(names, shades, strict=False))
+    }
 
 
 @contextmanager

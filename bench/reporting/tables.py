@@ -1,7 +1,8 @@
 """Tables as lists of columns, and tables as Markdown and LaTeX (booktabs)."""
 
+import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from bench.records.read import Estimate, Run
 from bench.reporting.contrasts import Contrast
 from bench.reporting.exhibit import Table
 from bench.reporting.groups import Group
+from bench.reporting.words import over_what
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,10 @@ class Column:
 def table(
     name: str, caption: str, items: Sequence[Any], columns: Sequence[Column], runs: Sequence[Run] | None = None
 ) -> Table | None:
-    """One row per item, or None without items. runs: those that it shows, where they are not the items' own."""
+    """One row per item, or None without items. runs: those that it shows, where they are not the items' own.
+
+    "{over}" in the caption stands for what the intervals of the items' groups hold for.
+    """
     if not items:
         return None
     rows = []
@@ -36,8 +41,10 @@ def table(
             value = column.read(item)
             row |= spread(column.key, value) if column.interval else {column.key: value}
         rows.append(row)
-    own = all_runs([_group(item) for item in items]) if runs is None else runs
-    return Table(name, caption, rows, own, {column.key: column.heading for column in columns if column.heading})
+    groups = [_group(item) for item in items] if runs is None or "{over}" in caption else []
+    said = caption.replace("{over}", over_what(groups)) if groups else caption
+    headings = {column.key: column.heading for column in columns if column.heading}
+    return Table(name, said, rows, all_runs(groups) if runs is None else runs, headings)
 
 
 def interval(key: str, heading: str | None, read: Callable[[Any], Estimate | float | None]) -> Column:
@@ -49,14 +56,25 @@ def measured(key: str, heading: str | None, policy: str, method: str, metric: st
     return interval(key, heading, lambda item: _group(item).mean(policy, method, metric, n))
 
 
-def difference(key: str, heading: str, find: Callable[[Any], Contrast | None]) -> Column:
-    """The difference of the contrast that `find` gives for an item."""
-    return interval(key, heading, lambda item: found.difference if (found := find(item)) else None)
+def contrasted(find: Callable[[Any], Contrast | None], **shown: tuple[str, str | None]) -> list[Column]:
+    """The key and heading of each attribute to show of the contrast that `find` gives for an item."""
+
+    def column(name: str, key: str, heading: str | None) -> Column:
+        def read(item: Any) -> Any:
+            return getattr(compared, name) if (compared := find(item)) else None
+
+        return Column(key, heading, read, interval=name == "difference")
+
+    return [column(name, *labels) for name, labels in shown.items()]
 
 
-def attribute(key: str, heading: str | None, find: Callable[[Any], Contrast | None], name: str) -> Column:
-    """An attribute of the contrast that `find` gives for an item: p_value, detectable, verdict, ..."""
-    return Column(key, heading, lambda item: getattr(found, name) if (found := find(item)) else None)
+def counted(prefix: str, headings: Mapping[str, str]) -> list[Column]:
+    """A column per number of metrics.json, PREFIX and the key: the mean over seeds."""
+
+    def column(key: str, heading: str) -> Column:
+        return Column(key, heading, lambda item: seeds_mean(_group(item), f"{prefix}{key}"))
+
+    return list(itertools.starmap(column, headings.items()))
 
 
 def settings_columns(groups: Sequence[Group], names: Sequence[str] | None = None) -> list[Column]:
@@ -65,7 +83,7 @@ def settings_columns(groups: Sequence[Group], names: Sequence[str] | None = None
     def column(name: str) -> Column:
         return Column(f"config.{name}", name, lambda item: _group(item).settings[name])
 
-    return [column(name) for name in (groups[0].settings if names is None else names)]
+    return [column(name) for name in ([*groups[0].settings] if names is None and groups else names or ())]
 
 
 GREEDY = measured("greedy", "greedy", "tuned", "greedy", "accuracy")

@@ -63,15 +63,16 @@ def over_what(groups: Sequence[Group]) -> str:
     """What the intervals hold for, e.g. "300 test prompts, 3 seeds; 95 % intervals for new prompts and seeds"."""
     prompts = groups[0].runs[0].metrics["test/prompts"]
     counts = sorted({len(group.runs) for group in groups})
-    seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else seeds_words(counts[0])
+    seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else counted(counts[0], "seed")
     new = "new prompts"
     if counts[-1] > 1:
         new += " and seeds" if counts[0] > 1 else " (and seeds, where there are several)"
     return f"{prompts} {split(groups)} prompts, {seeds}; 95 % intervals for {new}"
 
 
-def seeds_words(count: int) -> str:
-    return f"{count} seed{'s' if count > 1 else ''}"
+def counted(count: int, noun: str) -> str:
+    """ "1 seed", "2 seeds"."""
+    return f"{count} {noun}{'s' if count > 1 else ''}"
 
 
 def setting_words(value: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config.keys import settings_key
-from bench.records.read import LINEAGE, TIMES
+from bench.records.read import read_run, seconds
 from bench.store import MANIFEST, walk
 from bench.sweeps.cells import Cell, State, state
 from bench.sweeps.workload import workload
@@ -143,10 +143,10 @@ def outside_stages(cells: Sequence[Cell]) -> str:
     """
     total = staged = 0.0
     for cell in cells:
-        total += json.loads((cell.folder / TIMES).read_text())["seconds"]
+        total += seconds(cell.folder)
         staged += sum(entry["seconds"] for entry in _lineage(cell) if not entry["reused"])
     return f"The cells took {total:,.0f} s, of which {max(0.0, 1 - staged / total):.1%} outside of any stage."
 
 
 def _lineage(cell: Cell) -> list[dict[str, Any]]:
-    return json.loads((cell.folder / LINEAGE).read_text())
+    return read_run(cell.folder).lineage

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.artifacts import content_hash
+from bench.records.fingerprint import FILE as CODE
+from bench.records.read import ARTIFACTS, CONFIG, CURVES, LINEAGE, METRICS, SAMPLES, read_run
 
 Row = dict[str, Any]
 
@@ -72,7 +74,7 @@ class FinishedRun:
     @property
     def files(self) -> list[Path]:
         """Every file that the run left."""
-        names = ("config.yaml", "metrics.json", "lineage.json", "chain.json", "code.json")
+        names = (CONFIG, METRICS, LINEAGE, ARTIFACTS, CODE)
         named = [path for name in names if (path := self.folder / name).is_file()]
         return [*named, *sorted(self.folder.glob("*.parquet")), *sorted(self.folder.glob("*.png"))]
 
@@ -94,21 +96,16 @@ class FinishedRun:
 
 def read(folder: Path) -> FinishedRun:
     """Read the finished run in `folder`."""
-    import pyarrow.parquet as pq
-    from omegaconf import OmegaConf
-
     folder = folder.absolute()
-    metrics = json.loads((folder / "metrics.json").read_text())
-    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True)
-    assert isinstance(config, dict)
+    run = read_run(folder)
     return FinishedRun(
         folder=folder,
-        config=flat({str(name): value for name, value in config.items() if name != "tracking"}),
-        metrics={name: value for name, value in metrics.items() if value is not None},
-        curves=pq.read_table(folder / "curves.parquet").to_pylist(),
-        samples=pq.read_table(folder / "samples.parquet").to_pylist(),
-        lineage=json.loads((folder / "lineage.json").read_text()),
-        chain=json.loads((folder / "chain.json").read_text()),
+        config=flat({name: value for name, value in run.config.items() if name != "tracking"}),
+        metrics={name: value for name, value in run.metrics.items() if value is not None},
+        curves=run.rows(CURVES),
+        samples=run.rows(SAMPLES),
+        lineage=run.lineage,
+        chain=json.loads((folder / ARTIFACTS).read_text()),
     )
 
 

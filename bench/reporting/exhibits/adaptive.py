@@ -8,7 +8,6 @@ from bench.reporting import arrange, plots, style, tables
 from bench.reporting.contrasts import judged, tuned_contrast
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
-from bench.reporting.words import over_what
 
 TOTAL = "adaptive/samples_total"
 COUNTED = {
@@ -29,22 +28,16 @@ def those_adaptive(groups: Sequence[Group]) -> list[Group]:
 def adaptive_table(groups: Sequence[Group]) -> Table | None:
     """A row for each configuration of bench.adaptive; None where every run had another procedure."""
     groups = those_adaptive(groups)
-    if not groups:
-        return None
-
-    def counted(key: str, heading: str, metric: str = "") -> tables.Column:
-        return tables.Column(key, heading, lambda group: tables.seeds_mean(group, f"adaptive/{metric or key}"))
-
     return tables.table(
         "adaptive",
         "Samples drawn of training prompts, samples saved against N of each, the share of prompts with an accepted "
         "sample (coverage), the rate of acceptance (an estimate that the stopping does not bias), and the policy "
-        f"fine-tuned on accepted completions. {over_what(groups)}; counts are means over seeds.",
+        "fine-tuned on accepted completions. {over}; counts are means over seeds.",
         arrange.in_order(groups),
         [
             *tables.settings_columns(groups),
-            *(counted(key, heading) for key, heading in COUNTED.items()),
-            counted("pass", "rate of acceptance", "pass@1"),
+            *tables.counted("adaptive/", COUNTED),
+            tables.Column("pass", "rate of acceptance", lambda group: tables.seeds_mean(group, "adaptive/pass@1")),
             tables.measured("tuned", "tuned pass@1", "tuned", "pass", "accuracy"),
             tables.KL,
             tables.Column("seeds", "seeds", lambda group: len(group.runs)),
@@ -55,10 +48,7 @@ def adaptive_table(groups: Sequence[Group]) -> Table | None:
 
 @shows("figures", 65)
 def samples_budget(groups: Sequence[Group]) -> Figure | None:
-    """Accuracy and KL against the samples drawn in all, a line for each plan of bench.adaptive over N.
-
-    None where every run had another procedure.
-    """
+    """Accuracy and KL against the samples drawn in all, a line for each plan of bench.adaptive over N."""
     groups = those_adaptive(groups)
     if not groups:
         return None
@@ -81,16 +71,14 @@ def samples_budget(groups: Sequence[Group]) -> Figure | None:
         sorted(rows, key=lambda row: (row["label"], row["samples"])),
         groups,
         lambda canvas, rows: _draw(canvas, rows, base),
-        width=style.FULL_WIDTH,
-        height=style.COLUMN_WIDTH * 0.85,
+        (style.FULL_WIDTH, style.COLUMN_WIDTH * 0.85),
     )
 
 
 def _draw(canvas: Any, rows: plots.Rows, base: float) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    labels = plots.values_of(rows, "label")
-    looks = dict(zip(labels, style.sequence(len(labels)), strict=True))
+    looks = style.sequence(plots.values_of(rows, "label"))
     panels = list(canvas.subplots(1, 2, sharex=True))
     titles = {"accuracy": "accuracy on held-out prompts", "kl": "KL from the base (nats per sequence)"}
     for axes, (key, title) in zip(panels, titles.items(), strict=True):
@@ -101,10 +89,8 @@ def _draw(canvas: Any, rows: plots.Rows, base: float) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("samples of training prompts in all")
-        axes.set_ylabel(title)
+        axes.set(xlabel="samples of training prompts in all", ylabel=title)
     plots.guide(panels[0], y=base)
-    plots.legend_above(canvas, panels)
 
 
 @shows("sentences", 65)

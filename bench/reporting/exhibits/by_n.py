@@ -11,7 +11,7 @@ from bench.reporting import arrange, plots, style, tables
 from bench.reporting.contrasts import Contrast, contrast
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
-from bench.reporting.labels import Label, place_labels
+from bench.reporting.labels import Label
 from bench.reporting.words import over_what
 
 
@@ -25,12 +25,11 @@ def accuracy_by_n(groups: Sequence[Group]) -> Figure | None:
     trained = [(name, panel) for name, panel in arrange.in_panels(groups, ("num_completions",)) if len(panel) > 1]
     rows: plots.Rows = []
     for name, group in drawn_from if 1 < len(drawn_from) <= plots.MOST else ():
-        rows += plots.curve_rows(
-            group.series("base", "best_of_n", "accuracy"), "n", "accuracy", of="best_of_n", name=name
-        )
+        curve = group.series("base", "best_of_n", "accuracy")
+        rows += plots.curve_rows(curve, "n", "accuracy", of="best_of_n", name=name)
     for name, panel in trained if len(trained) <= plots.MOST else ():
         for group in panel:
-            for arm in ("tuned", "control") if group.controlled else ("tuned",):
+            for arm in group.arms:
                 point = {int(group.settings["num_completions"]): group.mean(arm, "pass", "accuracy", 1)}
                 rows += plots.curve_rows(point, "n", "accuracy", of=arm, name=name)
     panels = len({row["of"] == "best_of_n" for row in rows})
@@ -42,47 +41,31 @@ def accuracy_by_n(groups: Sequence[Group]) -> Figure | None:
         rows,
         groups,
         _accuracy,
-        width=style.COLUMN_WIDTH if panels == 1 else style.FULL_WIDTH,
-        height=style.COLUMN_WIDTH * 0.85,
+        (style.COLUMN_WIDTH if panels == 1 else style.FULL_WIDTH, style.COLUMN_WIDTH * 0.85),
     )
 
 
 def _accuracy(canvas: Any, rows: plots.Rows) -> None:
     kinds = [kind for kind in ("best_of_n", "tuned") if plots.where(rows, of=kind)]
     panels = plots.grid_of(canvas, len(kinds), sharey=True)
-    names = plots.values_of(rows, "name")
-    looks = dict(zip(names, style.sequence(len(names)), strict=True))
+    looks = style.sequence(plots.values_of(rows, "name"))
+    titles = {"best_of_n": "n of Best-of-n", "tuned": "N trained on (hollow: random control)"}
     for axes, kind in zip(panels, kinds, strict=True):
         arms = [kind] + ["control"] * (kind == "tuned" and bool(plots.where(rows, of="control")))
-        plots.side_by_side(
-            axes,
-            [
-                (
-                    points,
-                    looks[name],
-                    plots.HOLLOW | {"linewidth": 0.6} if arm == "control" else {"label": name or None},
-                )
-                for name in names
-                for arm in arms
-                if (points := plots.where(rows, of=arm, name=name))
-            ],
-            "n",
-            "accuracy",
-        )
-        shown = [row["n"] for row in rows if row["of"] in arms]
-        plots.powers_axis(
-            axes, shown, "n of Best-of-n" if kind == "best_of_n" else "N trained on (hollow: random control)"
-        )
+        series = [
+            (points, look, plots.HOLLOW | {"linewidth": 0.6} if arm == "control" else {"label": name or None})
+            for name, look in looks.items()
+            for arm in arms
+            if (points := plots.where(rows, of=arm, name=name))
+        ]
+        plots.side_by_side(axes, series, "n", "accuracy")
+        plots.powers_axis(axes, [row["n"] for row in rows if row["of"] in arms], titles[kind])
     panels[0].set_ylabel("accuracy on held-out prompts")
-    plots.legend_above(canvas, panels)
 
 
 @shows("figures", 75)
 def reward_by_n(groups: Sequence[Group]) -> Figure | None:
-    """The highest and the median reward among n samples, in the form of Llama 2 (Touvron et al. 2023), Figure 7.
-
-    None where the median was not recorded.
-    """
+    """The highest and the median reward among n samples, in the form of Llama 2 (Touvron et al. 2023), Figure 7."""
     rows: plots.Rows = []
     for name, group in arrange.samplers(groups):
         for of, method in (("highest", "best_of_n"), ("median", "median_of_n")):
@@ -96,44 +79,35 @@ def reward_by_n(groups: Sequence[Group]) -> Figure | None:
     return plots.figure("reward_by_n", caption, rows, groups, _reward)
 
 
-def _reward(canvas: Any, rows: plots.Rows) -> None:
-    axes = canvas.subplots()
-    names = plots.values_of(rows, "name")
-    looks = style.sequence(len(names)) if len(names) > 1 else [style.LOOKS["best_of_n"]]
-    styles = {"highest": {}, "median": plots.HOLLOW | {"linewidth": 0.7}}
-    plots.side_by_side(
-        axes,
-        [
-            (plots.where(rows, of=of, name=name), look, more | ({"label": name or None} if of == "highest" else {}))
-            for name, look in zip(names, looks, strict=True)
-            for of, more in styles.items()
-        ],
-        "n",
-        "reward",
-    )
+def _reward(canvas: Any, rows: plots.Rows) -> plots.Labels:
+    axes, names = canvas.subplots(), plots.values_of(rows, "name")
+    looks = style.sequence(names) if len(names) > 1 else {names[0]: style.LOOKS["best_of_n"]}
+    kinds: dict[str, dict[str, Any]] = {"highest": {}, "median": plots.HOLLOW | {"linewidth": 0.7}}
+    series = [
+        (plots.where(rows, of=of, name=name), look, more or {"label": name or None})
+        for name, look in looks.items()
+        for of, more in kinds.items()
+    ]
+    plots.side_by_side(axes, series, "n", "reward")
     plots.powers_axis(axes, [row["n"] for row in rows], "n samples of a prompt")
     axes.set_ylabel("reward of the n samples")
     axes.margins(y=0.1)
-    plots.legend_above(canvas, axes)
-    ends = [max(plots.where(rows, of=of), key=lambda row: (row["n"], row["reward"])) for of in styles]
+    ends = [max(plots.where(rows, of=of), key=lambda row: (row["n"], row["reward"])) for of in kinds]
     colour = style.LOOKS["best_of_n"].colour if len(names) == 1 else style.QUIET
-    place_labels(axes, [Label(row["n"], row["reward"], row["of"], colour) for row in ends])
+    return [(axes, [Label(row["n"], row["reward"], row["of"], colour) for row in ends])]
 
 
 @shows("figures", 125)
 def kl_by_n(groups: Sequence[Group]) -> Figure | None:
     """Best-of-n's KL from the raw base: measured, at its largest for unsolved prompts, and by the log n bound."""
     rows: plots.Rows = [
-        {"name": name, "of": metric, "n": n, "extrapolates": 4 * n > _pool_size(group), **tables.spread("kl", estimate)}
+        {"name": name, "of": metric, "n": n, "extrapolates": 4 * n > group.pool_size, **tables.spread("kl", estimate)}
         for name, group in arrange.samplers(groups)
         for metric in ("kl", "kl_sensitivity", "kl_bound")
         for n, estimate in group.series("base", "best_of_n", metric).items()
     ]
-    panels = len(plots.values_of(rows, "name"))
-    if panels > plots.MOST:
-        return None
     sensitive = bool(plots.where(rows, of="kl_sensitivity"))
-    return plots.figure(
+    return plots.faceted(
         "kl_by_n",
         "The KL of Best-of-n from the raw base: measured, ties included, and by log n - (n - 1)/n, which is exact only "
         "where no two rewards tie; both with the sampler's own distance added. Small hollow points: n is more than a "
@@ -143,31 +117,26 @@ def kl_by_n(groups: Sequence[Group]) -> Figure | None:
         rows,
         groups,
         _kl,
-        width=style.COLUMN_WIDTH if panels == 1 else style.FULL_WIDTH,
-        height=style.COLUMN_WIDTH * (0.8 if panels < 4 else 1.4),
+        by="name",
+        y="KL (nats per sequence)",
+        heights=(0.8, 1.4),
     )
 
 
-def _kl(canvas: Any, rows: plots.Rows) -> None:
-    cross = style.Look(style.COLOURS["base"], "x", "none")
-    panels = plots.panels_of(canvas, rows, "name")
-    for axes, _, here in panels:
-        # at one x: they coincide where no rewards tie, and moved apart the measured one would seem lower there
-        measured = plots.where(here, of="kl")
-        plots.line(
-            axes, plots.where(here, of="kl_bound"), "n", "kl", style.LOOKS["bound"], label="log n bound", linewidth=2.2
-        )
-        plots.line(axes, measured, "n", "kl", style.LOOKS["best_of_n"], label="measured", marker="")
-        for row in measured:
-            small = plots.HOLLOW | {"markersize": 2.5} if row["extrapolates"] else {}
-            plots.line(axes, [row], "n", "kl", style.LOOKS["best_of_n"], linestyle="none", **small)
-        if unsolved := plots.bare(plots.where(here, of="kl_sensitivity"), "n", "kl"):
-            more = {"markersize": 3.5, "markeredgewidth": 0.6, "label": "unsolved prompts at most"}
-            plots.line(axes, unsolved, "n", "kl", cross, **more)
-        plots.powers_axis(axes, [row["n"] for row in measured], "n of Best-of-n")
-        plots.guide(axes, y=0.0)
-    panels[0][0].set_ylabel("KL (nats per sequence)")
-    plots.legend_above(canvas, [axes for axes, _, _ in panels])
+def _kl(axes: Any, rows: plots.Rows) -> None:
+    # at one x: they coincide where no rewards tie, and moved apart the measured one would seem lower there
+    measured, bound = (plots.where(rows, of=of) for of in ("kl", "kl_bound"))
+    plots.line(axes, bound, "n", "kl", style.LOOKS["bound"], label="log n bound", linewidth=2.2)
+    plots.line(axes, measured, "n", "kl", style.LOOKS["best_of_n"], label="measured", marker="")
+    for row in measured:
+        small = plots.HOLLOW | {"markersize": 2.5} if row["extrapolates"] else {}
+        plots.line(axes, [row], "n", "kl", style.LOOKS["best_of_n"], linestyle="none", **small)
+    if unsolved := plots.bare(plots.where(rows, of="kl_sensitivity"), "n", "kl"):
+        cross = style.Look(style.COLOURS["base"], "x", "none")
+        more = {"markersize": 3.5, "markeredgewidth": 0.6, "label": "unsolved prompts at most"}
+        plots.line(axes, unsolved, "n", "kl", cross, **more)
+    plots.powers_axis(axes, [row["n"] for row in measured], "n of Best-of-n")
+    plots.guide(axes, y=0.0)
 
 
 class _Point(NamedTuple):
@@ -218,14 +187,8 @@ def best_of_n(groups: Sequence[Group]) -> Table | None:
 
 def _pool(group: Group) -> tuple[object, ...]:
     """Equal where one Best-of-n curve is the other's beginning: n = 1, 2 and 4 hold the whole pool's scores."""
-    points = [(metric, n) for metric in ("accuracy", "kl") for n in (1, 2, 4)]
-    held = group.series("base", "best_of_n", "accuracy")
-    values = [group.per_prompt("base", "best_of_n", metric, n) for metric, n in points if n in held]
-    return group.seeds, *(np.ascontiguousarray(value, dtype=float).tobytes() for value in values)
-
-
-def _pool_size(group: Group) -> int:
-    return min(run.metrics["best_of_n/pool_size"] for run in group.runs)
+    sizes = [n for n in group.series("base", "best_of_n", "accuracy") if n in (1, 2, 4)]
+    return group.key_of(("base", "best_of_n", metric, n) for metric in ("accuracy", "kl") for n in sizes)
 
 
 def _bound(point: _Point) -> Estimate | float:

@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bench.estimators.uncertainty import Ratio, ratio_over_seeds
+from bench.estimators.uncertainty import ratio_over_seeds
 from bench.records.read import Estimate
 from bench.reporting import tables
 from bench.reporting.contrasts import SAMPLED, Contrast, in_words, of_group, shared_seeds
 from bench.reporting.exhibit import Table, shows
-from bench.reporting.groups import Group
+from bench.reporting.groups import Group, recorded
 from bench.reporting.ranking import Ranked, rank
 from bench.reporting.words import ARMS, over_what
 
@@ -39,6 +39,10 @@ class _Row(NamedTuple):
         """Of Best-of-n, without its interval."""
         found = None if self.arm else self.mean(metric)
         return found.value if found else None
+
+    @property
+    def greedy(self) -> Estimate | None:
+        return self.group.mean(self.arm, "greedy", "accuracy", 1) if self.arm else None
 
     @property
     def label(self) -> str:
@@ -74,26 +78,25 @@ def policies(group: Group) -> Table:
         rows,
         [
             tables.Column("arm", "policy", lambda row: row.label),
-            tables.interval("greedy", "greedy accuracy", _greedy),
+            tables.interval("greedy", "greedy accuracy", lambda row: row.greedy),
             tables.interval("sampled", "sampled accuracy", lambda row: row.mean("accuracy")),
             tables.interval("kl", "KL (nats)", lambda row: row.mean("kl")),
             tables.Column("kl_unsolved", "KL at most", lambda row: row.value("kl_sensitivity")),
             tables.Column("kl_bound", "log n bound", lambda row: row.value("kl_bound")),
             tables.interval("kept", "gain kept", lambda row: None if row.arm else kept.get(row.n)),
-            tables.difference("difference", "tuned - this", against),
-            tables.attribute("p_value", "p", against, "p_value"),
-            tables.attribute("detectable", "detectable", against, "detectable"),
-            tables.attribute("verdict", "tuned is", against, "verdict"),
+            *tables.contrasted(
+                against,
+                difference=("difference", "tuned - this"),
+                p_value=("p_value", "p"),
+                detectable=("detectable", "detectable"),
+                verdict=("verdict", "tuned is"),
+            ),
             tables.Column("prompts", None, prompts),
             tables.SEEDS,
         ],
     )
     assert made is not None  # the base is always there
     return made
-
-
-def _greedy(row: _Row) -> Estimate | None:
-    return row.group.mean(row.arm, "greedy", "accuracy", 1) if row.arm else None
 
 
 def _extrapolated(group: Group) -> str:
@@ -115,11 +118,11 @@ def gain_kept(group: Group) -> dict[int, Estimate | None]:
         if n == 1:
             continue
         if len(group.runs) == 1:
-            recorded = [group.runs[0].metrics.get(f"distillation/best_of_{n}{end}") for end in ("", "_low", "_high")]
-            ratio = Ratio(*(float("nan") if number is None else number for number in recorded))
+            ratio = recorded(group.runs[0], f"distillation/best_of_{n}")
         else:
-            ratio = ratio_over_seeds(tuned - base, group.per_prompt("base", "best_of_n", "accuracy", n) - base)
-        shares[n] = Estimate(*ratio) if math.isfinite(ratio.value) else None
+            gain = group.per_prompt("base", "best_of_n", "accuracy", n) - base
+            ratio = Estimate(*ratio_over_seeds(tuned - base, gain))
+        shares[n] = ratio if math.isfinite(ratio.value) else None
     return shares
 
 
@@ -137,7 +140,7 @@ def _configurations(groups: Sequence[Group]) -> Table | None:
     else:
         note = " No seed is shared by all: they are not compared."
         ranked = [rank({label: group.runs})[0] for label, group in by_label.items()]
-        ranked.sort(key=lambda one: -one.tuned.value)
+        ranked.sort(key=lambda method: -method.tuned.value)
     return tables.table(
         "main",
         f"Sampled accuracy (pass@1) of each configuration, best first: against its random control, and the first "
@@ -145,18 +148,22 @@ def _configurations(groups: Sequence[Group]) -> Table | None:
         "for its number (Holm), intervals are not; detectable: the difference from the control that these prompts and "
         "seeds find with a power of 80 % in one comparison alone. The first was chosen by what is compared, which "
         f"flatters it.{note.format(', '.join(map(str, left_out)))}",
-        [_Configuration(by_label[one.name], one) for one in ranked],
+        [_Configuration(by_label[method.name], method) for method in ranked],
         [
             *tables.settings_columns(groups),
             tables.Column("seeds", None, lambda row: row.ranked.seeds),
             tables.interval("tuned", "tuned pass@1", lambda row: row.ranked.tuned),
             tables.interval("control", "control pass@1", lambda row: row.ranked.control),
-            tables.difference("effect", "tuned - control", lambda row: row.ranked.effect),
-            tables.attribute("p_effect", None, lambda row: row.ranked.effect, "p_value"),
-            tables.attribute("detectable", "detectable", lambda row: row.ranked.effect, "detectable"),
+            *tables.contrasted(
+                lambda row: row.ranked.effect,
+                difference=("effect", "tuned - control"),
+                p_value=("p_effect", None),
+                detectable=("detectable", "detectable"),
+            ),
             tables.Column("effect_verdict", "tuned is", lambda row: row.ranked.effect_verdict),
-            tables.difference("ahead", "first - this", lambda row: row.ranked.ahead),
-            tables.attribute("p_ahead", None, lambda row: row.ranked.ahead, "p_value"),
+            *tables.contrasted(
+                lambda row: row.ranked.ahead, difference=("ahead", "first - this"), p_value=("p_ahead", None)
+            ),
             tables.Column("ahead_verdict", "first is", lambda row: row.ranked.ahead_verdict),
             tables.interval("kl", "KL (nats)", lambda row: row.ranked.kl),
             tables.PROMPTS,
@@ -174,10 +181,7 @@ class _Comparison(NamedTuple):
 @shows("tables", 140)
 def contrasts(groups: Sequence[Group]) -> Table | None:
     """Every paired comparison of every configuration."""
-
-    def contrast(row: _Comparison) -> Contrast:
-        return row.contrast
-
+    names = ("difference", "p_value", "detectable", "verdict", "prompts", "seeds")
     return tables.table(
         "contrasts",
         f"Every paired comparison. {over_what(groups)}. In each configuration the primary comparison (tuned - control "
@@ -189,9 +193,7 @@ def contrasts(groups: Sequence[Group]) -> Table | None:
             *tables.settings_columns(groups),
             tables.Column("comparison", "comparison", lambda row: " - ".join(in_words(row.name)[:2])),
             tables.Column("of", "of", lambda row: in_words(row.name)[2]),
-            tables.difference("difference", "difference", contrast),
-            tables.attribute("p_value", "p", contrast, "p_value"),
-            *(tables.attribute(name, name, contrast, name) for name in ("detectable", "verdict", "prompts", "seeds")),
+            *tables.contrasted(lambda row: row.contrast, **{n: (n, "p" if n == "p_value" else n) for n in names}),
         ],
         tables.all_runs(groups),
     )

@@ -10,7 +10,8 @@ from bench.reporting import arrange, plots, style, tables
 from bench.reporting.contrasts import Contrast
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
-from bench.reporting.labels import Label, place_labels
+from bench.reporting.labels import Label
+from bench.reporting.words import counted
 
 Entry = dict[str, Any]  # an artifact of a lineage
 
@@ -32,8 +33,7 @@ def break_even(groups: Sequence[Group]) -> Figure | None:
         [row for group in groups for row in (*_per_query(group), *_in_total(group))],
         groups,
         _break_even,
-        width=style.FULL_WIDTH,
-        height=2.5 * len(groups),
+        (style.FULL_WIDTH, 2.5 * len(groups)),
     )
 
 
@@ -79,31 +79,30 @@ def _in_total(group: Group) -> plots.Rows:
     return rows
 
 
-def _break_even(canvas: Any, rows: plots.Rows) -> None:
+def _break_even(canvas: Any, rows: plots.Rows) -> plots.Labels:
     from matplotlib.ticker import LogLocator, NullLocator
 
-    names = plots.values_of(rows, "name")
+    names, labels = plots.values_of(rows, "name"), []
     panels = canvas.subplots(len(names), 2, squeeze=False)
     for (left, right), name in zip(panels, names, strict=True):
         here = plots.where(rows, name=name)
         keys = ("flops", "n", "accuracy", "accuracy_low", "accuracy_high")
         curve, tuned = (plots.bare(plots.where(here, what=what), *keys) for what in ("best_of_n", "tuned"))
         plots.line(left, curve, "flops", "accuracy", style.LOOKS["best_of_n"], label="Best-of-n")
-        plots.line(
-            left, tuned, "flops", "accuracy", style.LOOKS["tuned"], label="fine-tuned", linestyle="none", markersize=4.5
-        )
-        left.axhline(tuned[0]["accuracy"], color=style.LOOKS["tuned"].colour, linewidth=0.6, linestyle=":", zorder=0)
+        diamond = {"label": "fine-tuned", "linestyle": "none", "markersize": 4.5}
+        plots.line(left, tuned, "flops", "accuracy", style.LOOKS["tuned"], **diamond)
+        plots.guide(left, y=tuned[0]["accuracy"], color=style.LOOKS["tuned"].colour)
         left.set_xscale("log")
         left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         left.xaxis.set_minor_locator(NullLocator())
         left.xaxis.set_major_formatter(plots.short)
-        left.set_xlabel("FLOPs per query")
-        left.set_ylabel("accuracy on held-out prompts")
+        left.set(xlabel="FLOPs per query", ylabel="accuracy on held-out prompts")
         left.set_title(name, loc="left")
         left.margins(x=0.08, y=0.1)
         _totals(right, here)
-        place_labels(left, [Label(row["flops"], row["accuracy"], f"n={row['n']:g}", style.QUIET) for row in curve])
-    plots.legend_above(canvas, panels)
+        named = [Label(row["flops"], row["accuracy"], f"n={row['n']:g}", style.QUIET) for row in curve]
+        labels.append((left, named))
+    return labels
 
 
 def _totals(axes: Any, rows: plots.Rows) -> None:
@@ -122,10 +121,8 @@ def _totals(axes: Any, rows: plots.Rows) -> None:
     else:
         words = "no break-even:\nno n of Best-of-n costs more and is as good"
         axes.text(0.5, 0.5, words, ha="center", va="center", fontsize=7, color=style.QUIET, transform=axes.transAxes)
-        axes.set_xticks([])
-        axes.set_yticks([])
-    axes.set_xlabel("queries")
-    axes.set_ylabel("FLOPs in total")
+        axes.set(xticks=[], yticks=[])
+    axes.set(xlabel="queries", ylabel="FLOPs in total")
 
 
 def of_break_even(group: Group, contrasts: Mapping[str, Contrast]) -> list[str]:
@@ -215,16 +212,13 @@ def cost_by_stage(groups: Sequence[Group]) -> Figure | None:
     if not rows:
         return None
     rows.sort(key=lambda row: (row["seconds_unshared"], row["stage"]))
+    pale = " Pale: what it would have been without a store, each run making its own." * (len(runs) > 1)
     caption = (
-        f"Seconds and generated tokens by stage, of every artifact behind {_counted(runs)} once, as measured when it "
-        "was made." + " Pale: what it would have been without a store, each run making its own." * (len(runs) > 1)
+        f"Seconds and generated tokens by stage, of every artifact behind {counted(len(runs), 'run')} once, as "
+        f"measured when it was made.{pale}"
     )
-    size = {"width": style.FULL_WIDTH, "height": 0.8 + 0.24 * len(rows)}
-    return Figure("cost_by_stage", caption, rows, runs, lambda canvas: _costs(canvas, rows), **size)
-
-
-def _counted(runs: Sequence[Run]) -> str:
-    return f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
+    size = style.FULL_WIDTH, 0.8 + 0.24 * len(rows)
+    return Figure("cost_by_stage", caption, rows, runs, lambda canvas: _costs(canvas, rows), *size)
 
 
 def _costs(canvas: Any, rows: plots.Rows) -> None:
@@ -247,18 +241,22 @@ def _costs(canvas: Any, rows: plots.Rows) -> None:
         axes.tick_params(axis="y", length=0)
     panels[0].set_yticks(places, [row["stage"] for row in rows])
     if any(row["seconds"] != row["seconds_unshared"] for row in rows):
-        plots.legend_above(canvas, panels)
+        plots.legend_above(canvas)
 
 
 @shows("tables", 130)
 def cost(groups: Sequence[Group]) -> Table | None:
     """Every ancestor of these runs once, by stage, beside what each run would have cost alone."""
     runs = tables.all_runs(groups)
-    several = len(runs) > 1
+    alone = "each run alone" if len(runs) > 1 else None
     caption = (
-        f"What {_counted(runs)} cost by stage, each artifact in their lineage counted once whenever it was made, in "
-        "tokens, FLOPs and seconds" + ("; the last columns are without sharing between runs." if several else ".")
+        f"What {counted(len(runs), 'run')} cost by stage, each artifact in their lineage counted once whenever it was "
+        f"made, in tokens, FLOPs and seconds{'; the last columns are without sharing between runs' if alone else ''}."
     )
+
+    def tokens(key: str, heading: str | None, name: str, entries: int = 1) -> tables.Column:
+        return tables.Column(key, heading, lambda item: int(_total(item[entries], name)))
+
     return tables.table(
         "cost",
         caption,
@@ -266,20 +264,12 @@ def cost(groups: Sequence[Group]) -> Table | None:
         [
             tables.Column("stage", "stage", lambda item: item[0]),
             tables.Column("artifacts", "artifacts", lambda item: len(item[1])),
-            tables.Column(
-                "generated_tokens", "generated tokens", lambda item: int(_total(item[1], "generated_tokens"))
-            ),
-            tables.Column("train_tokens", "trained tokens", lambda item: int(_total(item[1], "train_tokens"))),
+            tokens("generated_tokens", "generated tokens", "generated_tokens"),
+            tokens("train_tokens", "trained tokens", "train_tokens"),
             tables.Column("flops", "FLOPs", lambda item: _total(item[1], "flops", "train_flops")),
             tables.Column("seconds", "seconds", lambda item: _seconds(item[1])),
-            tables.Column(
-                "generated_tokens_alone",
-                "tokens, each run alone" if several else None,
-                lambda item: int(_total(item[2], "generated_tokens")),
-            ),
-            tables.Column(
-                "seconds_alone", "seconds, each run alone" if several else None, lambda item: _seconds(item[2])
-            ),
+            tokens("generated_tokens_alone", alone and f"tokens, {alone}", "generated_tokens", 2),
+            tables.Column("seconds_alone", alone and f"seconds, {alone}", lambda item: _seconds(item[2])),
         ],
         runs,
     )

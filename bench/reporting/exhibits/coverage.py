@@ -40,19 +40,18 @@ def coverage(groups: Sequence[Group]) -> Figure | None:
         if gold_chooses(curves):  # then Best-of-k is right wherever one of k is
             curves = [row for row in curves if row["method"] != "best_of_n"]
         rows += curves + _law(name, plots.where(curves, method="pass"))
-    panels = len(plots.values_of(rows, "name"))
-    if panels > plots.MOST:
-        return None
-    return plots.figure(
+    alone = len(plots.values_of(rows, "name")) == 1
+    return plots.faceted(
         "coverage",
         "Share of held-out prompts that k samples of the base solve; below, the accuracy of picking one of the k by "
         "the scorer or by majority vote. Dashed: coverage = exp(-a k^-b), fitted by weighted least squares. Exact "
         "means over all k-subsets of the pool.",
         rows,
         groups,
-        _coverage,
-        width=style.COLUMN_WIDTH if panels == 1 else style.FULL_WIDTH,
-        height=style.COLUMN_WIDTH * (0.9 if panels < 4 else 1.5),
+        lambda axes, here: _coverage(axes, here, alone),
+        by="name",
+        y="share of held-out prompts",
+        heights=(0.9, 1.5),
     )
 
 
@@ -73,22 +72,15 @@ def _law(name: str, rows: plots.Rows) -> plots.Rows:
     return plots.curve_rows(points, "k", "accuracy", name=name, method=f"{FIT}: a={law.a:.3g}, b={law.b:.3g}")
 
 
-def _coverage(canvas: Any, rows: plots.Rows) -> None:
-    panels = plots.panels_of(canvas, rows, "name")
-    for axes, _, here in panels:
-        series = [
-            (plots.where(here, method=method), look, {"label": title}) for method, (title, look) in METHODS.items()
-        ]
-        plots.side_by_side(axes, series, "k", "accuracy", PLACES, len(PLACES) + 1)
-        if fitted := [row for row in here if row["method"].startswith(FIT)]:
-            title = FIT if len(panels) > 1 else fitted[0]["method"]
-            plots.line(
-                axes, plots.bare(fitted, "k", "accuracy"), "k", "accuracy", LAW, label=title, linewidth=0.9, zorder=5
-            )
-        plots.powers_axis(axes, [row["k"] for row in plots.where(here, method="pass")], "k samples")
-        axes.set_ylim(0, 1.02)
-    panels[0][0].set_ylabel("share of held-out prompts")
-    plots.legend_above(canvas, [axes for axes, _, _ in panels])
+def _coverage(axes: Any, rows: plots.Rows, alone: bool) -> None:
+    """alone: the only panel, where the legend has room for the fitted law."""
+    series = [(plots.where(rows, method=method), look, {"label": title}) for method, (title, look) in METHODS.items()]
+    plots.side_by_side(axes, series, "k", "accuracy", PLACES, len(PLACES) + 1)
+    if fitted := [row for row in rows if row["method"].startswith(FIT)]:
+        more = {"label": fitted[0]["method"] if alone else FIT, "linewidth": 0.9, "zorder": 5}
+        plots.line(axes, plots.bare(fitted, "k", "accuracy"), "k", "accuracy", LAW, **more)
+    plots.powers_axis(axes, [row["k"] for row in plots.where(rows, method="pass")], "k samples")
+    axes.set_ylim(0, 1.02)
 
 
 @shows("figures", 86)
@@ -122,8 +114,7 @@ def paths(groups: Sequence[Group]) -> Figure | None:
         rows,
         groups,
         _paths,
-        width=style.FULL_WIDTH if trained else style.COLUMN_WIDTH,
-        height=style.COLUMN_WIDTH * 0.85,
+        (style.FULL_WIDTH if trained else style.COLUMN_WIDTH, style.COLUMN_WIDTH * 0.85),
     )
 
 
@@ -131,8 +122,7 @@ def _paths(canvas: Any, rows: plots.Rows) -> None:
     trained = plots.where(rows, of="trained")
     panels = plots.grid_of(canvas, 2 if trained else 1)
     names = {of: plots.values_of(plots.where(rows, of=of), "name") for of in ("base", "trained")}
-    every = list(dict.fromkeys([*names["base"], *names["trained"]]))
-    by_name = dict(zip(every, style.sequence(len(every)), strict=True))
+    by_name = style.sequence(list(dict.fromkeys([*names["base"], *names["trained"]])))
     alone = len(names["base"]) == 1
     curves = []
     for of, name in dict.fromkeys((row["of"], row["name"]) for row in rows if row["of"] != "trained"):
@@ -143,14 +133,12 @@ def _paths(canvas: Any, rows: plots.Rows) -> None:
     plots.powers_axis(panels[0], [row["k"] for row in rows if row["of"] != "trained"], "k samples")
     panels[0].set_ylabel("distinct correct paths" if alone else "distinct correct paths, base")
     panels[0].set_ylim(bottom=0)
-    nameless = names["trained"] == [""]
     if trained:
-        looks = {"": style.LOOKS["tuned"]} if nameless else by_name
+        looks = {"": style.LOOKS["tuned"]} if names["trained"] == [""] else by_name
         series = [(plots.where(trained, name=name), looks[name], {"label": name}) for name in names["trained"]]
         plots.side_by_side(panels[1], series, "k", "value")
         plots.powers_axis(panels[1], [row["k"] for row in trained], "N samples per training prompt")
         panels[1].set_ylabel("accuracy, fine-tuned")
-    plots.legend_above(canvas, panels[0] if nameless else panels)
 
 
 class _Policy(NamedTuple):
@@ -165,21 +153,20 @@ class _Policy(NamedTuple):
 def coverage_table(groups: Sequence[Group]) -> Table | None:
     """pass@k of every policy at the powers of two, and its majority vote at the largest k."""
     sizes = sorted({k for group in groups for k in group.series("base", "pass", "accuracy")})
-    bases, names = arrange.distinct(groups, _values_of_base)
+
+    def base_of(group: Group) -> tuple[object, ...]:
+        return group.key_of(("base", "pass", "accuracy", n) for n in group.series("base", "pass", "accuracy"))
+
+    bases, names = arrange.distinct(groups, base_of)
     policies = [_Policy("base", group, names) for group in bases]
-    for group in groups:
-        policies += [_Policy(arm, group, list(group.settings)) for arm in ("tuned", "control")[: 1 + group.controlled]]
+    policies += [_Policy(arm, group, list(group.settings)) for group in groups for arm in group.arms]
     votes = sorted({votes for policy in policies if (votes := _votes(policy))})
 
     def setting(name: str) -> tables.Column:
-        return tables.Column(
-            f"config.{name}", name, lambda row: row.group.settings[name] if name in row.settings else ""
-        )
+        return tables.Column(f"config.{name}", name, lambda p: p.group.settings[name] if name in p.settings else "")
 
     def solved(k: int) -> tables.Column:
-        return tables.interval(
-            f"pass@{k}", f"pass@{k}", lambda row: row.group.series(row.arm, "pass", "accuracy").get(k)
-        )
+        return tables.interval(f"pass@{k}", f"pass@{k}", lambda p: p.group.series(p.arm, "pass", "accuracy").get(k))
 
     return tables.table(
         "coverage",
@@ -205,11 +192,6 @@ def _votes(policy: _Policy) -> int | None:
 def _majority(policy: _Policy) -> Estimate | None:
     votes = _votes(policy)
     return policy.group.series(policy.arm, "majority", "accuracy")[votes] if votes else None
-
-
-def _values_of_base(group: Group) -> tuple[object, ...]:
-    values = [group.per_prompt("base", "pass", "accuracy", n) for n in group.series("base", "pass", "accuracy")]
-    return group.seeds, *(np.ascontiguousarray(value, dtype=float).tobytes() for value in values)
 
 
 @shows("sentences", 0)

@@ -6,8 +6,8 @@ from typing import Any
 from bench.records.read import Estimate
 from bench.reporting import arrange, plots, style, tables
 from bench.reporting.exhibit import Figure, shows
-from bench.reporting.groups import Group
-from bench.reporting.labels import Label, place_labels
+from bench.reporting.groups import Group, is_learned
+from bench.reporting.labels import Label
 
 FEW = 3  # groups: more of them are drawn as points alone, over the whole width
 CROWD = 4  # samplers: more of them, where they differ in two settings or more, get a panel for each value of one
@@ -20,7 +20,7 @@ Curve = Mapping[int, Estimate]
 @shows("of_one_run", 10)
 def frontiers(groups: Sequence[Group]) -> list[Figure | None]:
     """The frontier in accuracy and, where the scorer is not gold, the one in its reward."""
-    learned = any(run.metrics.get("scorer/equals_gold", 1) != 1 for run in tables.all_runs(groups))
+    learned = any(map(is_learned, tables.all_runs(groups)))
     return [_frontier(groups, metric) for metric in ("accuracy", *(["proxy"] if learned else []))]
 
 
@@ -34,15 +34,14 @@ def _frontier(groups: Sequence[Group], metric: str) -> Figure | None:
     parts.append("; soft Best-of-n at its temperatures" * ("soft_best_of_n" in methods))
     parts.append("; Best-of-n drawn from the fine-tuned policy" * ("tuned_best_of_n" in methods))
     panels, wide = len(plots.values_of(rows, "panel")), len(groups) > FEW
-    tall = 0.3 + 0.75 * -(-panels // plots.columns_of(panels)) if panels > 1 else 1.1
+    tall = 0.3 + 0.75 * plots.rows_of(panels) if panels > 1 else 1.1
     return plots.figure(
         "frontier" if metric == "accuracy" else "frontier_reward",
         f"{''.join(parts)}.",
         rows,
         groups,
         lambda canvas, rows: _draw(canvas, rows, metric),
-        width=style.FULL_WIDTH if wide else style.COLUMN_WIDTH,
-        height=style.COLUMN_WIDTH * (tall if wide else 0.95),
+        (style.FULL_WIDTH if wide else style.COLUMN_WIDTH, style.COLUMN_WIDTH * (tall if wide else 0.95)),
     )
 
 
@@ -57,15 +56,14 @@ def _rows(groups: Sequence[Group], metric: str) -> plots.Rows:
 
     rows: plots.Rows = []
     for _, group in drawn_from:
-        pool = min(run.metrics["best_of_n/pool_size"] for run in group.runs)
         values, kl, bound = (group.series("base", "best_of_n", name) for name in (metric, "kl", "kl_bound"))
-        rows += _curve(place(group), "best_of_n", values, kl, pool)
+        rows += _curve(place(group), "best_of_n", values, kl, group.pool_size)
         if len(drawn_from) == 1:
-            rows += _curve(place(group), "bound", values, bound, pool)
+            rows += _curve(place(group), "bound", values, bound, group.pool_size)
             rows += _soft(place(group), group, metric) if few else []
     for group in arrange.in_order(groups):
         label = arrange.named(group, [name for name in group.settings if name not in apart])
-        for arm in ("tuned", "control") if group.controlled else ("tuned",):
+        for arm in group.arms:
             value = group.series(arm, *(("pass", "accuracy") if metric == "accuracy" else ("best_of_n", "proxy")))
             first = {n: estimate for n, estimate in value.items() if n == 1}
             rows += _curve(place(group), arm, first, group.series(arm, "policy", "kl"), label=label)
@@ -112,9 +110,9 @@ def _soft(place: dict[str, str], group: Group, metric: str) -> plots.Rows:
     return rows
 
 
-def _draw(canvas: Any, rows: plots.Rows, metric: str) -> None:
+def _draw(canvas: Any, rows: plots.Rows, metric: str) -> plots.Labels:
     names, series = plots.values_of(rows, "panel"), plots.values_of(plots.where(rows, method="best_of_n"), "series")
-    several = dict(zip(series, style.sequence(len(series)), strict=True)) if len(series) > 1 else {}
+    several = style.sequence(series) if len(series) > 1 else {}
     panels = plots.grid_of(canvas, len(names), sharex=True, sharey=True)
     labels = [_panel(axes, plots.where(rows, panel=name), several) for axes, name in zip(panels, names, strict=True)]
     for axes, name in zip(panels, names, strict=True):
@@ -127,9 +125,7 @@ def _draw(canvas: Any, rows: plots.Rows, metric: str) -> None:
         axes.set_xlabel("KL from the base (nats per sequence)")
     for axes in panels[::wide]:
         axes.set_ylabel("accuracy on held-out prompts" if metric == "accuracy" else "mean reward on held-out prompts")
-    plots.legend_above(canvas, panels)
-    for axes, wanted in zip(panels, labels, strict=True):
-        place_labels(axes, wanted)
+    return list(zip(panels, labels, strict=True))
 
 
 def _panel(axes: Any, rows: plots.Rows, several: dict[str, style.Look]) -> list[Label]:

@@ -1,5 +1,6 @@
 """Pools that several policies drew: what training on each mix gained, and whose samples were selected."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,10 +12,20 @@ from bench.reporting import arrange, plots, style, tables
 from bench.reporting.contrasts import Contrast, judged, tuned_contrast
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
-from bench.reporting.words import over_what, seeds_words, split
+from bench.reporting.words import counted, split
 
 MIX = "procedure.drawn_by"  # the setting that tells mixes apart
 APART = 0.13  # of a row, between the generators' markers
+COUNTED = {
+    "parameters": "parameters",
+    "samples": "samples",
+    "pass@1": "pass@1, training",
+    "correct_paths": "correct paths",
+    "prompts_solved_only": "solved by it alone",
+    "selected_share": "share selected",
+    "prompts_covered_only": "covered by it alone",
+    "left_out": "left out",
+}
 
 
 @dataclass(frozen=True)
@@ -41,9 +52,9 @@ class Mix:
         """The name that records give to the policy of a generator."""
         return str(self.group.runs[0].metrics[f"generators/{name}/outcomes"])
 
-    def accuracy(self, name: str) -> Estimate:
+    def accuracy(self, name: str, method: str = "pass") -> Estimate:
         """Of one sample of the generator itself on the held-out prompts."""
-        return self.group.mean(self.outcomes(name), "pass", "accuracy", 1)
+        return self.group.mean(self.outcomes(name), method, "accuracy", 1)
 
     def kl_from(self, name: str) -> Estimate | None:
         """Of the tuned policy, in nats per sequence; None where the generator has other token ids."""
@@ -110,8 +121,7 @@ def generators_figure(groups: Sequence[Group]) -> Figure | None:
         [_row(part) for part in parts(found)],
         [mix.group for mix in found],
         _draw,
-        width=style.FULL_WIDTH,
-        height=0.9 + 0.3 * len(found),
+        (style.FULL_WIDTH, 0.9 + 0.3 * len(found)),
     )
 
 
@@ -129,11 +139,8 @@ def _row(part: Part) -> dict[str, Any]:
 
 def _draw(canvas: Any, rows: plots.Rows) -> None:
     settings = plots.values_of(rows, "settings")
-    names = sorted(
-        plots.values_of(rows, "generator"),
-        key=lambda name: min(row["own"] for row in plots.where(rows, generator=name)),
-    )
-    looks = dict(zip(names, style.sequence(len(names)), strict=True))
+    names = plots.values_of(sorted(rows, key=lambda row: row["own"]), "generator")
+    looks = style.sequence(names)
     placed = [row | {"place": settings.index(row["settings"])} for row in rows]
     for row in placed:
         row["beside"] = row["place"] + plots.nudge(names.index(row["generator"]), len(names), APART)
@@ -145,7 +152,13 @@ def _draw(canvas: Any, rows: plots.Rows) -> None:
         plots.line(accuracy, own, "own", "beside", look, linestyle="none", label=name, **plots.HOLLOW)
         if known := [row for row in own if row["kl"] is not None]:
             plots.line(kl, known, "kl", "beside", look, linestyle="none")
-    _stack(share, placed, looks)
+    ends = dict.fromkeys(plots.values_of(placed, "place"), 0.0)
+    for name, look in looks.items():
+        for row in plots.where(placed, generator=name):
+            place, part = row["place"], row["selected_share"]
+            share.barh(place, part, 0.6, left=ends[place], color=look.colour, linewidth=0)
+            ends[place] += part
+    share.set_xlim(0, 1)
     accuracy.set_xlabel("held-out accuracy")
     share.set_xlabel("share selected")
     kl.set_xlabel("KL from it (nats per sequence)")
@@ -154,38 +167,20 @@ def _draw(canvas: Any, rows: plots.Rows) -> None:
     plots.lined_rows((accuracy, share, kl))
     for axes in (accuracy, share, kl):
         axes.tick_params(axis="y", labelsize=6)
-    plots.legend_above(canvas, accuracy)
-
-
-def _stack(axes: Any, rows: plots.Rows, looks: dict[str, style.Look]) -> None:
-    """Each row's shares from left to right."""
-    ends = dict.fromkeys(plots.values_of(rows, "place"), 0.0)
-    for name, look in looks.items():
-        for row in plots.where(rows, generator=name):
-            place, share = row["place"], row["selected_share"]
-            axes.barh(place, share, 0.6, left=ends[place], color=look.colour, linewidth=0)
-            ends[place] += share
-    axes.set_xlim(0, 1)
 
 
 @shows("tables", 60)
 def mixes_table(groups: Sequence[Group]) -> Table | None:
     """A row for each mix of generators; None where no pool was drawn by named ones."""
     found = mixes(groups)
-    if not found:
-        return None
     compared = {mix.group.label: contrast for mix, contrast in against_own(found)}
-
-    def own(mix: Mix) -> Contrast | None:
-        return compared.get(mix.group.label)
-
     return tables.table(
         "mixes",
         "Fine-tuned on what was selected from pools that different policies drew: samples per prompt, their "
         "tokens and the FLOPs of drawing them; training prompts that any of them solves; distinct correct paths "
         "per prompt; completions trained on. Difference: sampled accuracy less that of training on as many of the "
         "student's own samples, p-values adjusted for the number of mixes (Holm). "
-        f"{over_what([mix.group for mix in found])}. KL is from the base, in nats per sequence.",
+        "{over}. KL is from the base, in nats per sequence.",
         found,
         [
             *tables.settings_columns(groups, [name for name in groups[0].settings if name != MIX]),
@@ -199,9 +194,12 @@ def mixes_table(groups: Sequence[Group]) -> Table | None:
             tables.GREEDY,
             tables.PASS,
             tables.KL,
-            tables.difference("difference", "less own", own),
-            tables.attribute("p_value", None, own, "p_value"),
-            tables.attribute("verdict", "verdict", own, "verdict"),
+            *tables.contrasted(
+                lambda mix: compared.get(mix.group.label),
+                difference=("difference", "less own"),
+                p_value=("p_value", None),
+                verdict=("verdict", "verdict"),
+            ),
             tables.SEEDS,
         ],
     )
@@ -210,22 +208,9 @@ def mixes_table(groups: Sequence[Group]) -> Table | None:
 @shows("tables", 61)
 def generators_table(groups: Sequence[Group]) -> Table | None:
     """A row for each mix and generator; None where no pool was drawn by named ones."""
-    found = mixes(groups)
-    if not found:
-        return None
-    counted = {
-        "parameters": "parameters",
-        "samples": "samples",
-        "pass@1": "pass@1, training",
-        "correct_paths": "correct paths",
-        "prompts_solved_only": "solved by it alone",
-        "selected_share": "share selected",
-        "prompts_covered_only": "covered by it alone",
-        "left_out": "left out",
-    }
 
-    def count(key: str) -> tables.Column:
-        return tables.Column(key, counted[key], lambda part: part.mean(key))
+    def mean(key: str, heading: str) -> tables.Column:
+        return tables.Column(key, heading, lambda part: part.mean(key))
 
     return tables.table(
         "generators",
@@ -233,24 +218,19 @@ def generators_table(groups: Sequence[Group]) -> Table | None:
         "samples; the training prompts that only its samples solve; its share of the completions that were trained on, "
         "and the prompts whose completions were all its own; completions left out because the student's tokenizer does "
         "not write them; and the tuned policy's KL from it, in nats per sequence (none where the token ids differ). "
-        f"{over_what([mix.group for mix in found])}; a value without an interval is a mean over seeds.",
-        parts(found),
+        "{over}; a value without an interval is a mean over seeds.",
+        parts(mixes(groups)),
         [
             *tables.settings_columns(groups, [name for name in groups[0].settings if name != MIX]),
             tables.Column("mix", "drawn by", lambda part: part.mix.label),
             tables.Column("generator", "generator", lambda part: part.name),
             tables.interval("own", "its pass@1", lambda part: part.mix.accuracy(part.name)),
-            tables.interval("own_greedy", "its greedy", _own_greedy),
-            *map(count, counted),
+            tables.interval("own_greedy", "its greedy", lambda part: part.mix.accuracy(part.name, "greedy")),
+            *itertools.starmap(mean, COUNTED.items()),
             tables.interval("kl", "KL from it", lambda part: part.mix.kl_from(part.name)),
             tables.SEEDS,
         ],
-        tables.all_runs([mix.group for mix in found]),
     )
-
-
-def _own_greedy(part: Part) -> Estimate:
-    return part.group.mean(part.mix.outcomes(part.name), "greedy", "accuracy", 1)
 
 
 @shows("sentences", 60)
@@ -265,7 +245,7 @@ def sentences(groups: Sequence[Group]) -> list[str]:
         settings = " ".join(f"{name}={value}" for name, value in mix.others.items())
         start = f"With {settings}, training" if settings else "Training"
         against = compared.against("training on as many of the student's own samples")
-        over = f"{compared.prompts} {split([mix.group])} prompts, {seeds_words(compared.seeds)}"
+        over = f"{compared.prompts} {split([mix.group])} prompts, {counted(compared.seeds, 'seed')}"
         lines.append(f"{start} on {many} is {against} in sampled accuracy ({over}).")
     if len(found) == 1 and len(found[0].names) > 1:
         shares = [f"{part.mean('selected_share'):.0%} come from {part.name}" for part in parts(found)]

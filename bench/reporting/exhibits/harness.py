@@ -8,9 +8,9 @@ import numpy as np
 from bench.estimators.distributions import normal_quantile, t_quantile
 from bench.records.read import Estimate
 from bench.reporting import arrange, tables
-from bench.reporting.contrasts import Contrast, judged, of_seeds, recorded_difference, verdict_of
+from bench.reporting.contrasts import Contrast, judged, of_seeds, verdict_of
 from bench.reporting.exhibit import Table, shows
-from bench.reporting.groups import Group
+from bench.reporting.groups import Group, recorded
 
 MARKER = "base/lm_eval/"
 AGAINST = {"control": "its random control", "base": "the base"}
@@ -93,7 +93,7 @@ def _contrast(group: Group, name: str) -> Contrast:
     if len(group.runs) > 1:
         return of_seeds(np.array([float(run.metrics[f"{name}/difference"]) for run in group.runs]))
     (run,) = group.runs
-    difference, p_value = recorded_difference(run, name), float(run.metrics[f"{name}/p_adjusted"])
+    difference, p_value = recorded(run, f"{name}/difference"), float(run.metrics[f"{name}/p_adjusted"])
     family = sum(key.endswith(f"/{name.partition('/')[2]}/verdict") for key in run.metrics)
     return Contrast(difference, p_value, None, 1, 0, verdict_of(difference, p_value), family)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from bench.reporting import arrange, plots, style, tables
 from bench.reporting.exhibit import Figure, shows
-from bench.reporting.groups import Group
+from bench.reporting.groups import Group, order_of
 
 AXES = ("temperature", "top_p")
 MOST_PANELS = 24
@@ -43,8 +43,7 @@ def heat_map(groups: Sequence[Group]) -> Figure | None:
         rows,
         shown,
         _draw,
-        width=style.FULL_WIDTH,
-        height=0.4 + (0.4 + 0.36 * len(plots.values_of(rows, "temperature"))) * -(-panels // 3),
+        (style.FULL_WIDTH, 0.4 + (0.4 + 0.36 * len(plots.values_of(rows, "temperature"))) * -(-panels // 3)),
     )
 
 
@@ -64,7 +63,7 @@ def _cells(title: str, group: Group, largest: int) -> plots.Rows:
 def _draw(canvas: Any, rows: plots.Rows) -> None:
     titles = plots.values_of(rows, "panel")
     panels = plots.grid_of(canvas, len(titles), sharey=True, sharex=True)
-    across, down = (sorted({row[name] for row in rows}, key=arrange.order_of) for name in reversed(AXES))
+    across, down = (sorted({row[name] for row in rows}, key=order_of) for name in reversed(AXES))
     accuracies = [row["value"] for row in rows if row["of"] != "kl"]
     wide = plots.columns_of(len(titles))
     for place, (axes, title) in enumerate(zip(panels, titles, strict=True)):

@@ -1,14 +1,14 @@
 """Hybrids of demonstrations and samples: curves over the share of easy prompts, and gates at equal samples."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from bench.records.read import Run, short
 from bench.reporting import arrange, plots, style, tables
-from bench.reporting.contrasts import SAMPLED, Contrast, contrast, judged
+from bench.reporting.contrasts import SAMPLED, Contrast, contrast, judged, shared_seeds
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
 from bench.reporting.words import listed, over_what, setting_words
@@ -33,10 +33,23 @@ class Point:
     """A group of runs with one gate at one share of easy prompts."""
 
     group: Group
-    gate: str  # random, final_nll, final_nll inverted, ...; "full SFT" and "full RFT" where every gate agrees
-    share: float  # of easy prompts
     others: dict[str, str]  # settings beside the gate's own, equal for points of one curve
     rest: str  # those of them that set it apart from most points, e.g. "hard=drop"
+
+    @property
+    def procedure(self) -> dict[str, Any]:
+        return self.group.runs[0].config["procedure"]
+
+    @property
+    def share(self) -> float:
+        """Of easy prompts."""
+        return float(self.procedure["easy_share"])
+
+    @property
+    def gate(self) -> str:
+        """random, final_nll, final_nll inverted, ...; "full SFT" and "full RFT" where every gate agrees."""
+        own = f"{self.procedure['easy_by']}{' inverted' if self.procedure['inverted'] else ''}"
+        return {0.0: "full RFT", 1.0: "full SFT"}.get(self.share, own)
 
     @property
     def samples(self) -> float:
@@ -56,35 +69,26 @@ class Point:
         return self.share in (0, 1)
 
     @property
-    def is_sampled(self) -> bool:
-        return _procedure(self.group)["hard"] == "sample"
-
-    @property
     def others_but_n(self) -> dict[str, str]:
         return {name: value for name, value in self.others.items() if name != N}
 
 
 def points(groups: Sequence[Group]) -> list[Point]:
     """Those of the groups that are hybrids, by gate and share."""
-    hybrids = [group for group in groups if all("hybrid/samples_total" in run.metrics for run in group.runs)]
-    others = [_others(group) for group in hybrids]
+    hybrids = [Point(group, _others(group), "") for group in groups if _is_hybrid(group)]
+    others = [point.others for point in hybrids]
     common = max(others, key=others.count, default={})
-    found = []
-    for group, own in zip(hybrids, others, strict=True):
-        procedure = _procedure(group)
-        share = float(procedure["easy_share"])
-        gate = f"{procedure['easy_by']}{' inverted' if procedure['inverted'] else ''}"
-        gate = {0.0: "full RFT", 1.0: "full SFT"}.get(share, gate)
-        apart = [f"{name.removeprefix('procedure.')}={value}" for name, value in own.items() if common[name] != value]
-        found.append(Point(group, gate, share, own, "" if share == 1 else " ".join(apart)))
-    return sorted(found, key=lambda point: (point.rest, point.gate, point.share))
+    for place, point in enumerate(hybrids):
+        apart = [f"{n.removeprefix('procedure.')}={value}" for n, value in point.others.items() if common[n] != value]
+        hybrids[place] = replace(point, rest="" if point.share == 1 else " ".join(apart))
+    return sorted(hybrids, key=lambda point: (point.rest, point.gate, point.share))
 
 
 def curves(found: Sequence[Point]) -> dict[str, list[Point]]:
     """name -> its points in order of samples. A gate's curve goes on to the ends, where it decides nothing."""
     made = {}
     for own in arrange.alike((point for point in found if not point.is_end), lambda point: point.name):
-        ends = _ends(found, own[0]) if own[0].is_sampled else []
+        ends = _ends(found, own[0]) if own[0].procedure["hard"] == "sample" else []
         made[own[0].name] = sorted([*own, *ends], key=lambda point: point.samples)
     for point in found:
         if point.share == 0 and len(_full_rft(found, point)) > 1:
@@ -98,15 +102,15 @@ def against_random(found: Sequence[Point]) -> dict[str, Contrast]:
     """Each gate less the random one at equal samples, in sampled accuracy, by its label; adjusted for their number.
 
     Where no random gate cost as many samples, its accuracy is interpolated, prompt by prompt under each seed, between
-    the next cheaper and the next dearer; a gate beyond all random ones is left out. So is one whose hard prompts were
-    dropped: it has no samples to compare at.
+    the next cheaper and the next dearer. A gate beyond all random ones is left out. A gate whose hard prompts were
+    dropped has no samples to compare at and is left out too.
     """
 
     def rivals(point: Point) -> list[Point]:
         random = [other for other in found if other.gate == "random" and other.others == point.others]
         return [*random, *_ends(found, point)] if random and point.gate != "random" else []
 
-    return _against("random", {point.label: (point, rivals(point)) for point in found})
+    return _against("random", found, rivals)
 
 
 def against_rft(found: Sequence[Point]) -> dict[str, Contrast]:
@@ -116,30 +120,27 @@ def against_rft(found: Sequence[Point]) -> dict[str, Contrast]:
         rft = _full_rft(found, point)
         return rft if len(rft) > 1 else []
 
-    return _against("full RFT", {point.label: (point, rivals(point)) for point in found})
+    return _against("full RFT", found, rivals)
 
 
-def _against(name: str, rivals: dict[str, tuple[Point, list[Point]]]) -> dict[str, Contrast]:
-    made = {}
-    for label, (point, others) in rivals.items():
-        if others and point.is_sampled and not point.is_end:
-            compared = _at_equal_samples(point, others)
-            if compared is not None:
-                made[label] = contrast(*compared, f"{label} against {name}")
-    return judged(made)
+def _against(name: str, found: Sequence[Point], rivals: Callable[[Point], list[Point]]) -> dict[str, Contrast]:
+    compared = {
+        point.label: _at_equal_samples(point, others)
+        for point in found
+        if point.procedure["hard"] == "sample" and not point.is_end and (others := rivals(point))
+    }
+    known = {label: sides for label, sides in compared.items() if sides is not None}
+    return judged({label: contrast(*sides, f"{label} against {name}") for label, sides in known.items()})
 
 
 def _at_equal_samples(point: Point, rivals: Sequence[Point]) -> tuple[np.ndarray, np.ndarray] | None:
     """[S, M] sampled accuracy of a gate, and of its rivals at the gate's own number of samples, under common seeds."""
-    by_seed = [dict(zip(rival.group.seeds, rival.group.runs, strict=True)) for rival in rivals]
+    runs, _ = shared_seeds({place: other.group.runs for place, other in enumerate([point, *rivals])})
     ours, theirs = [], []
-    for seed, run in zip(point.group.seeds, point.group.runs, strict=True):
-        if not all(seed in runs for runs in by_seed):
-            continue
-        costs = np.array([_samples(runs[seed]) for runs in by_seed])
-        order = np.argsort(costs, kind="stable")
-        values = np.stack([by_seed[place][seed].per_prompt("tuned", *SAMPLED) for place in order])
-        interpolated = interpolate(_samples(run), costs[order], values)
+    for run, *others in zip(*runs.values(), strict=True):  # in order of the seeds that all have
+        others.sort(key=_samples)
+        values = np.stack([other.per_prompt("tuned", *SAMPLED) for other in others])
+        interpolated = interpolate(_samples(run), np.array([_samples(other) for other in others]), values)
         if interpolated is None:
             return None
         ours.append(run.per_prompt("tuned", *SAMPLED))
@@ -173,23 +174,23 @@ def _ends(found: Sequence[Point], point: Point) -> list[Point]:
 
 def _same_demonstrations(point: Point, other: Point) -> bool:
     """Equal in everything but what concerns samples and the probe."""
-    kept = [
-        name for name in point.others if name in WRITTEN or not (name.startswith("procedure.") or name in OF_SAMPLES)
-    ]
-    return all(point.others[name] == other.others.get(name) for name in kept)
+    own = [n for n in point.others if n in WRITTEN or not (n.startswith("procedure.") or n in OF_SAMPLES)]
+    return all(point.others[name] == other.others.get(name) for name in own)
 
 
 def _others(group: Group) -> dict[str, str]:
     """Settings beside the gate's own: the procedure's, and what else sets groups apart."""
-    own = {f"procedure.{name}": str(value) for name, value in sorted(_procedure(group).items()) if name not in OF_GATE}
+    procedure = sorted(group.runs[0].config["procedure"].items())
+    own = {f"procedure.{name}": str(value) for name, value in procedure if name not in OF_GATE}
     return own | {name: value for name, value in group.settings.items() if not name.startswith("procedure")}
 
 
-def _procedure(group: Group) -> dict[str, Any]:
-    return group.runs[0].config["procedure"]
+def _is_hybrid(group: Group) -> bool:
+    return all("hybrid/samples_total" in run.metrics for run in group.runs)
 
 
 def _samples(run: Run) -> float:
+    """Paid for per training prompt."""
     return float(run.metrics["hybrid/samples_per_prompt"])
 
 
@@ -217,50 +218,35 @@ def hybrid_figure(groups: Sequence[Group]) -> Figure | None:
         ],
         [point.group for point in found],
         _draw,
-        width=style.FULL_WIDTH,
-        height=0.5 * style.FULL_WIDTH,
+        (style.FULL_WIDTH, 0.5 * style.FULL_WIDTH),
     )
 
 
 def _draw(canvas: Any, rows: plots.Rows) -> None:
     names = plots.values_of(rows, "gate")
-    coloured = [name for name in names if name != "random"]
-    looks = dict(zip(coloured, style.sequence(len(coloured)), strict=True)) | {
-        "random": style.Look(style.QUIET, "o", "--")
-    }
+    looks = style.sequence([n for n in names if n != "random"]) | {"random": style.Look(style.QUIET, "o", "--")}
     apart = APART * (max(row["samples"] for row in rows) or 1.0)
-    panels = canvas.subplots(1, 2)
-    for axes, measure in zip(panels, PANELS, strict=True):
+    for axes, measure in zip(canvas.subplots(1, 2), PANELS, strict=True):
         for place, name in enumerate(names):
             own = plots.where(rows, gate=name, measure=measure)
             moved = [row | {"x": row["samples"] + plots.nudge(place, len(names), apart)} for row in own]
             plots.line(axes, moved, "x", "value", looks[name], label=name)
-        axes.set_xlabel("samples per training prompt")
-        axes.set_ylabel(measure)
-    plots.legend_above(canvas, panels)
+        axes.set(xlabel="samples per training prompt", ylabel=measure)
 
 
 @shows("tables", 50)
 def hybrid_table(groups: Sequence[Group]) -> Table | None:
     """A row for each gate and share; None where no run is a hybrid."""
     found = points(groups)
-    if not found:
-        return None
-    random, rft = against_random(found), against_rft(found)
-    k = min(max(run.series("tuned", "pass", "accuracy")) for point in found for run in point.group.runs)
+    k = min((max(point.group.runs[0].series("tuned", "pass", "accuracy")) for point in found), default=1)
 
-    def counted(key: str) -> tables.Column:
-        return tables.Column(key, COUNTED[key], lambda point: tables.seeds_mean(point.group, f"hybrid/{key}"))
-
-    def over_random(point: Point) -> Contrast | None:
-        return random.get(point.label)
-
-    def over_rft(point: Point) -> Contrast | None:
-        return rft.get(point.label)
+    def over(rival: str, end: str, family: dict[str, Contrast]) -> list[tables.Column]:
+        shown = {"difference": (f"gain{end}", f"gain over {rival}"), "p_value": (f"p_gain{end}", "p")}
+        return tables.contrasted(lambda point: family.get(point.label), **shown, verdict=(f"verdict{end}", "is"))
 
     return tables.table(
         "hybrid",
-        f"Hybrids of demonstrations and samples. {over_what([point.group for point in found])}. Samples, tokens and "
+        "Hybrids of demonstrations and samples. {over}. Samples, tokens and "
         "FLOPs are those of making the training set, means over seeds; FLOPs include the probe. The gain is in pass@1 "
         "over the random gate, and over full RFT, at equal samples (interpolated where none cost exactly as many), its "
         "p-value adjusted for the number of gates. KL is from the base, in nats per sequence.",
@@ -268,17 +254,13 @@ def hybrid_table(groups: Sequence[Group]) -> Table | None:
         [
             tables.Column("gate", "gate", lambda point: point.name),
             tables.Column("easy_share", "easy share", lambda point: point.share),
-            *map(counted, COUNTED),
+            *tables.counted("hybrid/", COUNTED),
             tables.PASS,
             tables.GREEDY,
             tables.measured("solved", f"pass@{k}", "tuned", "pass", "accuracy", k),
             tables.KL,
-            tables.difference("gain", "gain over random", over_random),
-            tables.attribute("p_gain", "p", over_random, "p_value"),
-            tables.attribute("verdict", "is", over_random, "verdict"),
-            tables.difference("gain_rft", "gain over full RFT", over_rft),
-            tables.attribute("p_gain_rft", "p", over_rft, "p_value"),
-            tables.attribute("verdict_rft", "is", over_rft, "verdict"),
+            *over("random", "", against_random(found)),
+            *over("full RFT", "_rft", against_rft(found)),
             tables.SEEDS,
         ],
     )
@@ -289,23 +271,20 @@ def sentences(groups: Sequence[Group]) -> list[str]:
     """Whether each gate beats the random one and full RFT at equal samples, and the accuracy of the ends."""
     found = points(groups)
     lines = [
-        f"At equal samples, the gate {label} is {compared.against(rival)} in sampled accuracy."
+        f"At equal samples, the gate {label} is {compared.against(rival)} in sampled accuracy"
         for rival, contrasts in (("the random gate", against_random(found)), ("full RFT", against_rft(found)))
         for label, compared in contrasts.items()
     ]
-    if not lines:
-        return []
-    ends = [point for point in found if point.is_end]
-    if ends:
-        told = (f"{point.label} {point.group.mean('tuned', *SAMPLED)} at {short(point.samples)}" for point in ends)
-        lines.append(f"For comparison, sampled accuracy and samples per training prompt: {'; '.join(told)}.")
-    return [*lines[:-1], f"{lines[-1][:-1]} ({over_what(groups)})."]
+    ends = [f"{p.label} {p.group.mean('tuned', *SAMPLED)} at {short(p.samples)}" for p in found if p.is_end]
+    if lines and ends:
+        lines.append(f"For comparison, sampled accuracy and samples per training prompt: {'; '.join(ends)}")
+    return [f"{line}{'' if place else f' ({over_what(groups)})'}." for place, line in enumerate(lines, 1 - len(lines))]
 
 
 @shows("methods", 50)
 def methods(groups: Sequence[Group]) -> list[str]:
     """Which prompts kept a demonstration, for the methods paragraph."""
-    hybrids = [_procedure(group) for group in groups if "hybrid/samples_total" in group.runs[0].metrics]
+    hybrids = [group.runs[0].config["procedure"] for group in groups if _is_hybrid(group)]
     if not hybrids:
         return []
     share, gate, source, epochs = (

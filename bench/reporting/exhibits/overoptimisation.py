@@ -16,7 +16,8 @@ from bench.records.read import Estimate
 from bench.reporting import arrange, plots, style, tables
 from bench.reporting.contrasts import mean_of
 from bench.reporting.exhibit import Figure, Table, shows
-from bench.reporting.groups import Group, estimate, grouped
+from bench.reporting.groups import Group, estimate, grouped, is_learned
+from bench.reporting.words import function_name
 from bench.seeds import generator
 
 MARKERS = "os^DvPX<>"
@@ -56,8 +57,7 @@ class Pushed:
     @cached_property
     def measured(self) -> int:
         """How many of the sizes have at least four times as many samples per prompt in the pool."""
-        pool = min(run.metrics["best_of_n/pool_size"] for run in self.group.runs)
-        return sum(4 * n <= pool for n in self.sizes)
+        return sum(4 * n <= self.group.pool_size for n in self.sizes)
 
     @cached_property
     def measure(self) -> str:
@@ -147,17 +147,12 @@ class Pushed:
 
 def pushed(groups: Sequence[Group]) -> list[Pushed]:
     """The scorers of these groups that are not gold itself, one for all seeds, in order of their settings."""
-    proxies = [run for run in arrange.scorers(groups) if run.metrics.get("scorer/equals_gold", 1) != 1]
+    proxies = [run for run in arrange.scorers(groups) if is_learned(run)]
     learned = grouped(proxies) if proxies else []
-    ordered = sorted(learned, key=lambda group: [arrange.order_of(value) for value in group.settings.values()])
-    return [Pushed(_name(group), group) for group in ordered]
-
-
-def _name(group: Group) -> str:
-    """The settings, e.g. "pairs=100"; for the only scorer its function's name."""
-    if not group.settings:
-        return str(group.runs[0].config["scoring"]["_target_"]).rsplit(".", 1)[-1]
-    return " ".join(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in group.settings.items())
+    return [
+        Pushed(group.short_label or function_name(group.runs[0].config["scoring"]), group)
+        for group in arrange.in_order(learned)
+    ]
 
 
 @shows("figures", 95)
@@ -167,35 +162,29 @@ def overoptimisation_figure(groups: Sequence[Group]) -> Figure | None:
     if not found:
         return None
     over = " for new seeds on new prompts" if len(found[0].group.runs) > 1 else " over prompts"
-    return Figure(
-        name="reward_overoptimisation",
-        caption=(
-            "Best-of-n against a learned reward: gold (top) and the proxy (bottom), both as gains over the base, at "
-            "the square root of the measured KL. Curves: gold = d(α − βd), dashed where n > N/4 of N samples; "
-            f"stars: their peaks; hollow: policies fine-tuned on the best of the largest n. Bars: 95 % intervals{over}."
-        ),
-        rows=[row for scorer in found for row in rows(scorer)],
-        runs=tables.all_runs([scorer.group for scorer in found]),
-        draw=lambda canvas: _draw(canvas, found),
-        width=style.COLUMN_WIDTH,
-        height=1.35 * style.COLUMN_WIDTH,
+    caption = (
+        "Best-of-n against a learned reward: gold (top) and the proxy (bottom), both as gains over the base, at the "
+        "square root of the measured KL. Curves: gold = d(α − βd), dashed where n > N/4 of N samples; stars: their "
+        f"peaks; hollow: policies fine-tuned on the best of the largest n. Bars: 95 % intervals{over}."
     )
+    shown = [row for scorer in found for row in rows(scorer)]
+    runs, size = tables.all_runs([scorer.group for scorer in found]), (style.COLUMN_WIDTH, 1.35 * style.COLUMN_WIDTH)
+    return Figure("reward_overoptimisation", caption, shown, runs, lambda canvas: _draw(canvas, found), *size)
 
 
 def rows(scorer: Pushed) -> plots.Rows:
     """The points of the figure: Best-of-n at each n, then the tuned policy; gains over the base with intervals."""
     gold, proxy = scorer.gains(scorer.gold), scorer.gains(scorer.proxy)
     kl, tuned = scorer.tuned
-    points: list[tuple[str, int, float, float, bool, Estimate, Estimate | None]] = [
-        ("best_of_n", n, float(d) ** 2, float(d), k < scorer.measured, gold[k], proxy[k])
-        for k, (n, d) in enumerate(zip(scorer.sizes, scorer.distance, strict=True))
-    ]
-    points.append(("tuned", scorer.sizes[-1], kl.value, math.sqrt(max(kl.value, 0.0)), True, tuned, None))
+    d = scorer.distance
+    best = [("best_of_n", n, float(d[k]) ** 2, float(d[k]), k < scorer.measured) for k, n in enumerate(scorer.sizes)]
+    last = ("tuned", scorer.sizes[-1], kl.value, math.sqrt(max(kl.value, 0.0)), True)
+    keys = ("policy", "n", "kl", "distance", "measured")
     return [
-        {"scorer": scorer.name, "policy": policy, "n": n, "kl": nats, "distance": d, "measured": measured}
+        {"scorer": scorer.name, **dict(zip(keys, point, strict=True))}
         | tables.spread("gold_gain", of_gold)
         | tables.spread("proxy_gain", of_proxy)
-        for policy, n, nats, d, measured, of_gold, of_proxy in points
+        for point, of_gold, of_proxy in zip([*best, last], [*gold, tuned], [*proxy, None], strict=True)
     ]
 
 
@@ -217,8 +206,7 @@ def _draw(canvas: Any, found: Sequence[Pushed]) -> None:
     above.axhline(0, color="#999999", linewidth=0.6, zorder=0)
     rewards = {scorer.measure for scorer in found} == {"gold_reward"}
     above.set_ylabel("gold model's reward over the base's" if rewards else "gold: accuracy over the base's")
-    below.set_ylabel(f"proxy: gain, {_unit(found)}")
-    below.set_xlabel("√KL from the base (KL in nats per sequence)")
+    below.set(ylabel=f"proxy: gain, {_unit(found)}", xlabel="√KL from the base (KL in nats per sequence)")
     counts = above.secondary_xaxis("top")
     alike = len({len(scorer.sizes) for scorer in found}) == 1
     ticks = np.mean([scorer.distance for scorer in found], axis=0) if alike else []
@@ -252,6 +240,9 @@ def overoptimisation_table(groups: Sequence[Group]) -> Table | None:
     def gold(scorer: Pushed, n: int) -> float:
         return float(scorer.gold[..., scorer.sizes.index(n)].mean())
 
+    def seeds_alone(scorer: Pushed) -> str:
+        return f"{sum(claim.verdict == 'over-optimised' for claim in scorer.claims)} of {len(scorer.claims)}"
+
     return tables.table(
         "reward_overoptimisation",
         "From n̂*, chosen on one half of the prompts, to the largest n, on the other half; 95 % intervals.",
@@ -270,7 +261,7 @@ def overoptimisation_table(groups: Sequence[Group]) -> Table | None:
             tables.interval("gold_change", "change of gold", lambda scorer: scorer.claim.gold),
             tables.interval("proxy_change", "change of proxy, of its rise", lambda scorer: scorer.claim.proxy),
             tables.Column("verdict", "verdict", lambda scorer: scorer.claim.verdict),
-            tables.Column("seeds_alone", "seeds alone", _seeds_alone),
+            tables.Column("seeds_alone", "seeds alone", seeds_alone),
             _of_fit("alpha", None),
             _of_fit("beta", None),
             _of_fit("peak", "fitted peak d*"),
@@ -292,15 +283,8 @@ def _averaged(key: str, heading: str | None) -> tables.Column:
 
 
 def _of_fit(key: str, heading: str | None) -> tables.Column:
-    ends = [f"{key}{end}" for end in ("", "_low", "_high")]
-    return tables.interval(
-        key, heading, lambda scorer: scorer.fit and Estimate(*(getattr(scorer.fit, end) for end in ends))
-    )
-
-
-def _seeds_alone(scorer: Pushed) -> str:
-    over = sum(claim.verdict == "over-optimised" for claim in scorer.claims)
-    return f"{over} of {len(scorer.claims)}"
+    ends = (key, f"{key}_low", f"{key}_high")
+    return tables.interval(key, heading, lambda s: s.fit and Estimate(*(getattr(s.fit, end) for end in ends)))
 
 
 @shows("sentences", 95)

@@ -22,19 +22,27 @@ def pessimism_by_n(groups: Sequence[Group]) -> Figure | None:
         for beta in betas:
             curve = group.series("base", f"{METHOD}{beta}", "accuracy")
             rows += plots.curve_rows(curve, "n", "accuracy", sampler=name, of="pessimism", beta=float(beta))
-    panels = len(plots.values_of(rows, "sampler"))
-    if panels > plots.MOST:
-        return None
-    return plots.figure(
+    looks = style.sequence(sorted({row["beta"] for row in rows if row["beta"] is not None}))
+
+    def draw(axes: Any, here: plots.Rows) -> None:
+        best = (plots.where(here, of="best_of_n"), style.LOOKS["best_of_n"], {"label": "Best-of-n"})
+        others = [
+            (plots.where(here, beta=beta), look, {"label": f"pessimism, beta = {beta:g}", "linewidth": 0.8})
+            for beta, look in looks.items()
+        ]
+        plots.side_by_side(axes, [best, *others], "n", "accuracy")
+        plots.powers_axis(axes, [row["n"] for row in here], "n samples of a prompt")
+
+    return plots.faceted(
         "pessimism_by_n",
         "Accuracy of one of n samples of the base, chosen by the scorer: the best of them, and by pessimism at "
         "inference, beta in units of the scorer's spread within a prompt. Means over subsets of each held-out "
         "prompt's pool.",
         rows,
         groups,
-        _draw,
-        width=style.COLUMN_WIDTH if panels == 1 else style.FULL_WIDTH,
-        height=style.COLUMN_WIDTH * (0.85 if panels < 4 else 1.4),
+        draw,
+        by="sampler",
+        y="accuracy on held-out prompts",
     )
 
 
@@ -53,19 +61,3 @@ def of_pessimism(group: Group) -> list[str]:
 def _betas(group: Group) -> list[str]:
     methods = {key[1] for key in group.runs[0].curves}
     return sorted((method.removeprefix(METHOD) for method in methods if method.startswith(METHOD)), key=float)
-
-
-def _draw(canvas: Any, rows: plots.Rows) -> None:
-    betas = sorted({row["beta"] for row in rows if row["beta"] is not None})
-    looks = dict(zip(betas, style.sequence(len(betas)), strict=True))
-    panels = plots.panels_of(canvas, rows, "sampler")
-    for axes, _, here in panels:
-        best = (plots.where(here, of="best_of_n"), style.LOOKS["best_of_n"], {"label": "Best-of-n"})
-        others = [
-            (plots.where(here, beta=beta), look, {"label": f"pessimism, beta = {beta:g}", "linewidth": 0.8})
-            for beta, look in looks.items()
-        ]
-        plots.side_by_side(axes, [best, *others], "n", "accuracy")
-        plots.powers_axis(axes, [row["n"] for row in here], "n samples of a prompt")
-    panels[0][0].set_ylabel("accuracy on held-out prompts")
-    plots.legend_above(canvas, [axes for axes, _, _ in panels])

@@ -1,14 +1,15 @@
 """A scorer that is not the gold verifier: what it ranks, whether it is calibrated, where it misleads."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.records.read import DIAGNOSTICS, Estimate, Run, short
+from bench.records.read import DIAGNOSTICS, Run, short
 from bench.reporting import arrange, plots, style, tables
 from bench.reporting.exhibit import Figure, Table, shows
-from bench.reporting.groups import Group
+from bench.reporting.groups import Group, is_learned, recorded
 from bench.reporting.words import function_name, split
 
 CHANCE, WEAK = 0.5, 0.6  # AUC within a prompt
@@ -22,11 +23,6 @@ DIAGNOSED = {
 }
 
 
-def is_learned(run: Run) -> bool:
-    """Whether the run's scorer is not gold itself."""
-    return run.metrics.get("scorer/equals_gold", 1) != 1
-
-
 @shows("figures", 100)
 @shows("of_one_run", 100)
 def reward_diagnostics(groups: Sequence[Group]) -> list[Figure]:
@@ -38,8 +34,8 @@ def reward_diagnostics(groups: Sequence[Group]) -> list[Figure]:
     run = next((run for run in arrange.scorers(groups) if is_learned(run)), None)
     if run is None:
         return []
-    recorded, metrics = run.rows(DIAGNOSTICS), run.metrics
-    rows = [row for kind in KINDS for row in plots.where(recorded, diagnostic=kind)]
+    diagnostics, metrics = run.rows(DIAGNOSTICS), run.metrics
+    rows = [row for kind in KINDS for row in plots.where(diagnostics, diagnostic=kind)]
     caption = (
         f"What the scorer {function_name(run.config['scoring'])} knows of gold (run {run.folder.name}, seed "
         f"{run.config['seed']}): {metrics['test/prompts']} held-out prompts, {metrics['best_of_n/pool_size']} samples "
@@ -59,12 +55,9 @@ def reward_diagnostics(groups: Sequence[Group]) -> list[Figure]:
 
 
 def _curves(axes: Any, gold: plots.Rows, proxy: plots.Rows, metrics: dict[str, Any]) -> None:
-    other = axes.twinx()
+    other, grey = axes.twinx(), style.Look(style.LOOKS["bound"].colour, "s", "--")
     plots.line(axes, plots.beside(_named(gold), "x", 0, 2), "x", "value", style.LOOKS["best_of_n"], markersize=3)
-    dashed = {"marker": "s", "linestyle": "--"}
-    plots.line(
-        other, plots.beside(_named(proxy), "x", 1, 2), "x", "value", style.LOOKS["bound"], markersize=3, **dashed
-    )
+    plots.line(other, plots.beside(_named(proxy), "x", 1, 2), "x", "value", grey, markersize=3)
     other.spines["right"].set_visible(True)
     other.set_ylabel("mean proxy (dashed)", color=style.QUIET)
     plots.powers_axis(axes, [row["x"] for row in gold], "n of Best-of-n")
@@ -72,17 +65,14 @@ def _curves(axes: Any, gold: plots.Rows, proxy: plots.Rows, metrics: dict[str, A
     if "scorer/gold_peak_n" in metrics:
         plots.guide(axes, x=metrics["scorer/gold_peak_n"])
     verdict = metrics["scorer/overoptimisation"].partition(":")[0]
-    over = verdict == "over-optimised"
-    axes.set_title(
-        f"over-optimised beyond n = {metrics['scorer/gold_peak_n']}" if over else f"over-optimisation {verdict}"
-    )
+    beyond = f"over-optimised beyond n = {metrics.get('scorer/gold_peak_n')}"
+    axes.set_title(beyond if verdict == "over-optimised" else f"over-optimisation {verdict}")
 
 
 def _ranking(axes: Any, auc: plots.Rows, metrics: dict[str, Any]) -> None:
     axes.hist([row["value"] for row in auc], bins=20, range=(0, 1), color=style.COLOURS["best_of_n"])
     plots.guide(axes, x=0.5)
-    axes.set_xlabel("AUC within a prompt")
-    axes.set_ylabel("decidable prompts")
+    axes.set(xlabel="AUC within a prompt", ylabel="decidable prompts")
     mean, low, high = (_number(metrics[f"scorer/auc{end}"]) for end in ("", "_low", "_high"))
     axes.set_title(f"mean {mean} [{low}, {high}]")
 
@@ -96,9 +86,7 @@ def _calibration(axes: Any, bins: plots.Rows, metrics: dict[str, Any]) -> None:
     axes.set_xlabel(f"expected ({metrics['scorer/calibration'].removeprefix('of the ')})")
     axes.plot([0, 1], [0, 1], color=style.COLOURS["bound"], linestyle=":", linewidth=0.8)
     plots.line(axes, _named(bins), "x", "value", style.LOOKS["best_of_n"], markersize=3)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(-0.02, 1.02)
-    axes.set_title(f"calibration error {_number(metrics['scorer/calibration_error'])}")
+    axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), title=f"calibration error {_number(metrics['scorer/calibration_error'])}")
 
 
 def _named(rows: plots.Rows) -> plots.Rows:
@@ -122,17 +110,13 @@ def scorer_table(groups: Sequence[Group]) -> Table | None:
     columns = [
         tables.Column("scorer", "scorer", lambda scorer: function_name(scorer.run.config["scoring"])),
         tables.Column("seed", "seed", lambda scorer: scorer.run.config["seed"]),
-        *(_recorded(key, heading) for key, heading in DIAGNOSED.items()),
+        *itertools.starmap(_recorded, DIAGNOSED.items()),
         tables.Column("unscored", "unscored", lambda scorer: scorer.run.metrics["scorer/unscored"]),
         tables.Column("gold_peak", "gold highest at n", _gold_peak),
-        tables.Column(
-            "overoptimisation",
-            "over-optimisation",
-            lambda scorer: scorer.run.metrics.get("scorer/overoptimisation", ""),
-        ),
+        tables.Column("overoptimisation", "over-optimisation", lambda scorer: _overoptimised(scorer.run)),
     ]
-    distinct = [same[0] for same in arrange.alike(learned, lambda one: str([column.read(one) for column in columns]))]
-    apart = [name for name in groups[0].settings if len({one.group.settings[name] for one in distinct}) > 1]
+    distinct = [same[0] for same in arrange.alike(learned, lambda s: str([column.read(s) for column in columns]))]
+    apart = [name for name in groups[0].settings if len({scorer.group.settings[name] for scorer in distinct}) > 1]
     settings = [
         column if column.heading in apart else tables.Column(column.key, None, column.read)
         for column in tables.settings_columns(groups)
@@ -149,11 +133,12 @@ def scorer_table(groups: Sequence[Group]) -> Table | None:
 
 
 def _recorded(key: str, heading: str) -> tables.Column:
-    def read(scorer: _Scorer) -> Estimate | None:
-        ends = [scorer.run.metrics.get(f"scorer/{key}{end}") for end in ("", "_low", "_high")]
-        return None if ends[0] is None else Estimate(*(float("nan") if end is None else end for end in ends))
+    name = f"scorer/{key}"
+    return tables.interval(key, heading, lambda s: None if s.run.metrics.get(name) is None else recorded(s.run, name))
 
-    return tables.interval(key, heading, read)
+
+def _overoptimised(run: Run) -> str:
+    return str(run.metrics.get("scorer/overoptimisation", ""))
 
 
 def _gold_peak(scorer: _Scorer) -> str | None:
@@ -171,10 +156,8 @@ def sentences(groups: Sequence[Group]) -> list[str]:
             continue
         scorer = f"The scorer {function_name(runs[0].config['scoring'])}{f' ({name})' if name else ''}"
         lines.append(f"{scorer} {_judged(runs)}")
-        metrics = runs[0].metrics
-        over_optimised = str(metrics.get("scorer/overoptimisation", "")).startswith("over-optimised")
-        if over_optimised and len(groups) == len(group.runs) == 1:
-            peak, largest = (metrics.get(f"scorer/gold_{n}") for n in ("peak_n", "largest_n"))
+        if _overoptimised(runs[0]).startswith("over-optimised") and len(groups) == len(group.runs) == 1:
+            peak, largest = (runs[0].metrics.get(f"scorer/gold_{n}") for n in ("peak_n", "largest_n"))
             lines.append(f"{scorer} is over-optimised: gold is highest at n = {peak} and lower at n = {largest}.")
         if unscored := sum(run.metrics.get("scorer/unscored") or 0 for run in runs):
             lines.append(f"{scorer} left {unscored:,} held-out completions unscored.")
@@ -191,7 +174,7 @@ def _judged(runs: Sequence[Run]) -> str:
             f"has an AUC within a prompt of {short(float(np.mean(aucs)))} in the mean of {len(aucs)} seeds "
             f"({short(min(aucs))} to {short(max(aucs))})."
         )
-    auc = Estimate(*(float(runs[0].metrics[f"scorer/auc{end}"]) for end in ("", "_low", "_high")))
+    auc = recorded(runs[0], "scorer/auc")
     if auc.low <= CHANCE <= auc.high:
         verdict = "is not shown to rank right completions above wrong ones any better than chance"
     elif auc.high < CHANCE:

@@ -1,5 +1,6 @@
 """Runs in rounds: accuracy, diversity, KL and entropy after each round, and what each round trained on."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ from bench.records.read import Estimate
 from bench.reporting import plots, style, tables
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
-from bench.reporting.words import ARMS, over_what
+from bench.reporting.words import ARMS
 
 APART = 0.05  # rounds between the lines of two groups, so that their bars can be told apart
 COUNTED = {
@@ -45,7 +46,7 @@ def steps(groups: Sequence[Group]) -> list[RoundStep]:
     made = []
     for group in groups:
         rounds = min(int(run.metrics.get("rounds/run", 0)) for run in group.runs)
-        for arm in ("tuned", "control")[: 1 + group.controlled] if rounds else ():
+        for arm in group.arms if rounds else ():
             suffix = "" if arm == "tuned" else f"_{arm}"
             made.append(RoundStep(group, arm, 0, "base"))
             made += [RoundStep(group, arm, number, f"round_{number}{suffix}") for number in range(1, rounds + 1)]
@@ -54,7 +55,8 @@ def steps(groups: Sequence[Group]) -> list[RoundStep]:
 
 def most_samples(found: Sequence[RoundStep]) -> int:
     """The largest k of pass@k that all of their policies have."""
-    return min(max(run.series(step.policy, "pass", "accuracy")) for step in found for run in step.group.runs)
+    series = (run.series(step.policy, "pass", "accuracy") for step in found for run in step.group.runs)
+    return min(map(max, series), default=1)
 
 
 @shows("figures", 40)
@@ -80,7 +82,7 @@ def rounds_figure(groups: Sequence[Group]) -> Figure | None:
         if step.group is group and step.arm == arm
     ]
     controlled = any(step.arm == "control" for step in found)
-    names = {group.label: _label(group) for group in groups}
+    names = {group.label: group.short_label or "tuned" for group in groups}
     return plots.figure(
         "rounds",
         "Policies after each round of rejection sampling; round 0 is the base."
@@ -88,8 +90,7 @@ def rounds_figure(groups: Sequence[Group]) -> Figure | None:
         rows,
         [step.group for step in found],
         lambda canvas, rows: _draw(canvas, rows, names),
-        width=style.FULL_WIDTH,
-        height=0.65 * style.FULL_WIDTH,
+        (style.FULL_WIDTH, 0.65 * style.FULL_WIDTH),
     )
 
 
@@ -97,7 +98,7 @@ def _draw(canvas: Any, rows: plots.Rows, names: dict[str, str]) -> None:
     settings, measures = plots.values_of(rows, "settings"), plots.values_of(rows, "measure")
     panels = canvas.subplots(2, 2, sharex=True).flat
     for axes, measure in zip(panels, measures, strict=True):
-        for place, (name, look) in enumerate(zip(settings, style.sequence(len(settings)), strict=True)):
+        for place, (name, look) in enumerate(style.sequence(settings).items()):
             points = [
                 {"arm": row["arm"], "x": row["round"] + plots.nudge(place, len(settings), APART)}
                 | {f"y{end}": row[key] for end, key in (("", "value"), ("_low", "low"), ("_high", "high"))}
@@ -111,25 +112,17 @@ def _draw(canvas: Any, rows: plots.Rows, names: dict[str, str]) -> None:
         axes.set_xticks(range(1 + max(row["round"] for row in rows)))
     for axes in canvas.axes[2:]:
         axes.set_xlabel("round")
-    plots.legend_above(canvas, canvas.axes)
-
-
-def _label(group: Group) -> str:
-    """The settings that set the group apart, each without the part that it belongs to."""
-    return " ".join(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in group.settings.items()) or "tuned"
 
 
 @shows("tables", 40)
 def rounds_table(groups: Sequence[Group]) -> Table | None:
     """A row for each round and arm, the base as round 0; None where no run went in rounds."""
     found = steps(groups)
-    if not found:
-        return None
-    k, counted = most_samples(found), [_counted(key, heading) for key, heading in COUNTED.items()]
+    k, columns = most_samples(found), list(itertools.starmap(_counted, COUNTED.items()))
     return tables.table(
         "rounds",
-        f"Rounds of rejection sampling; round 0 is the base. {over_what([step.group for step in found])}. KL is from "
-        "the original base, in nats per sequence; entropy in nats per token; correct paths are distinct ones in "
+        "Rounds of rejection sampling; round 0 is the base. {over}. KL is from the original base, in nats per "
+        "sequence; entropy in nats per token; correct paths are distinct ones in "
         f"{k} samples per prompt. The number of completions that a round trained on, how many of them are right, how "
         "many differ in prompt or path, and the mean reward of its pool are means over seeds.",
         [step for step in found if step.round or step.arm == "tuned"],
@@ -142,17 +135,14 @@ def rounds_table(groups: Sequence[Group]) -> Table | None:
             tables.interval("solved", f"pass@{k}", lambda step: step.mean("pass", "accuracy", k)),
             tables.interval("paths", "correct paths", lambda step: step.mean("distinct", "correct_paths", k)),
             tables.interval("kl", "KL", lambda step: step.mean("policy", "kl")),
-            tables.Column(
-                "entropy", "entropy", lambda step: tables.seeds_mean(step.group, f"{step.policy}/entropy_per_token")
-            ),
-            *(column for column in counted if any(column.read(step) is not None for step in found)),
+            _counted("entropy_per_token", "entropy", "entropy"),
+            *(column for column in columns if any(column.read(step) is not None for step in found)),
             tables.SEEDS,
         ],
-        tables.all_runs([step.group for step in found]),
     )
 
 
-def _counted(key: str, heading: str) -> tables.Column:
+def _counted(key: str, heading: str, column: str = "") -> tables.Column:
     """The mean over seeds; of counts, rounded to a count."""
 
     def read(step: RoundStep) -> float | None:
@@ -161,7 +151,7 @@ def _counted(key: str, heading: str) -> tables.Column:
         whole = all(isinstance(run.metrics.get(name), int) for run in step.group.runs)
         return round(mean) if mean is not None and whole else mean
 
-    return tables.Column(key, heading, read)
+    return tables.Column(column or key, heading, read)
 
 
 @shows("methods_after", 40)

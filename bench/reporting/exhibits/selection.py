@@ -1,7 +1,7 @@
 """Selection methods against their matched controls: a dot plot, and the paired differences."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +13,6 @@ from bench.reporting.groups import Group
 NUDGE = 0.13  # of a row, so that bars of equal length stay apart
 MOST_PANELS = 24
 TITLES = {"tuned": "fine-tuned", "control": "random control"}
-
-
-class _Method(NamedTuple):
-    panel: str
-    group: Group
-    effect: Contrast | None  # tuned less control
 
 
 @shows("figures", 20)
@@ -33,16 +27,13 @@ def selection(groups: Sequence[Group]) -> Figure | None:
     if not 0 < len(panels) <= MOST_PANELS:
         return None
     shown = [group for _, panel in panels for group in panel]
-    effects = judged(
-        {
-            group.label: contrast(
-                group.per_prompt("tuned", *SAMPLED), group.per_prompt("control", *SAMPLED), group.label
-            )
-            for group in shown
-            if group.controlled
-        }
-    )
-    rows = [_row(_Method(title, group, effects.get(group.label))) for title, panel in panels for group in panel]
+    arms = {
+        group.label: (group.per_prompt("tuned", *SAMPLED), group.per_prompt("control", *SAMPLED))
+        for group in shown
+        if group.controlled
+    }
+    effects = judged({label: contrast(*values, label) for label, values in arms.items()})
+    rows = [_row(title, group, effects.get(group.label)) for title, panel in panels for group in panel]
     methods = _methods(rows)
     rows.sort(key=lambda row: methods.index(row["method"]))
     alone = len(panels) == 1
@@ -57,15 +48,14 @@ def selection(groups: Sequence[Group]) -> Figure | None:
         rows,
         shown,
         lambda canvas, rows: _draw(canvas, rows, [title for title, _ in panels]),
-        width=style.FULL_WIDTH,
-        height=0.6 + (0.25 + 0.17 * len(methods)) * (1 if alone else -(-len(panels) // plots.columns_of(len(panels)))),
+        (style.FULL_WIDTH, 0.6 + (0.25 + 0.17 * len(methods)) * (1 if alone else plots.rows_of(len(panels)))),
     )
 
 
-def _row(method: _Method) -> dict[str, Any]:
-    group, effect = method.group, method.effect
+def _row(title: str, group: Group, effect: Contrast | None) -> plots.Row:
+    """effect: tuned less control."""
     return {
-        "panel": method.panel,
+        "panel": title,
         "method": arrange.named(group, ["selection"]),
         "seeds": len(group.runs),
         **tables.spread("tuned", group.mean("tuned", *SAMPLED)),
@@ -77,11 +67,11 @@ def _row(method: _Method) -> dict[str, Any]:
 
 def _methods(rows: plots.Rows) -> list[str]:
     """From the lowest accuracy to the highest, on the mean of their panels."""
-    means = {
-        name: np.mean([row["tuned"] for row in plots.where(rows, method=name)])
-        for name in plots.values_of(rows, "method")
-    }
-    return sorted(means, key=lambda name: float(means[name]))
+
+    def mean(name: str) -> float:
+        return float(np.mean([row["tuned"] for row in plots.where(rows, method=name)]))
+
+    return sorted(plots.values_of(rows, "method"), key=mean)
 
 
 def _draw(canvas: Any, rows: plots.Rows, titles: Sequence[str]) -> None:
@@ -104,7 +94,6 @@ def _draw(canvas: Any, rows: plots.Rows, titles: Sequence[str]) -> None:
         axes.set_yticks(range(len(methods)), methods)
         axes.set_ylim(-0.7, len(methods) - 0.3)
     plots.lined_rows(panels)
-    plots.legend_above(canvas, panels[0])
 
 
 def _accuracies(axes: Any, rows: plots.Rows) -> None:

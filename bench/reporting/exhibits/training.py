@@ -14,10 +14,7 @@ NAMES = {"tuned": "fine-tuned", "control": "random control"}
 
 @shows("of_one_run", 110)
 def training(groups: Sequence[Group]) -> list[Figure]:
-    """Left: accuracy of one sample after so many updates, the highest ringed. Right: the same against measured KL.
-
-    Nothing where the run kept no policy along its training.
-    """
+    """Left: accuracy of one sample after so many updates, the highest ringed. Right: the same against measured KL."""
     (run,) = groups[0].runs
     rows = [row for arm in NAMES for row in _rows(run, arm)]
     if not rows:
@@ -28,8 +25,8 @@ def training(groups: Sequence[Group]) -> list[Figure]:
         "as the best of several, is a little lower on other prompts. Bars: 95 % intervals over prompts."
     )
     best = {arm: run.metrics.get(f"{arm}/{VALIDATION}_best_updates") for arm in NAMES}
-    size = {"width": style.FULL_WIDTH, "height": 0.36 * style.FULL_WIDTH}
-    return [Figure("training", caption, rows, [run], lambda canvas: _draw(canvas, rows, best), **size)]
+    size = style.FULL_WIDTH, 0.36 * style.FULL_WIDTH
+    return [Figure("training", caption, rows, [run], lambda canvas: _draw(canvas, rows, best), *size)]
 
 
 def _rows(run: Run, arm: str) -> plots.Rows:
@@ -50,15 +47,8 @@ def _draw(canvas: Any, rows: plots.Rows, best: dict[str, int | None]) -> None:
             plots.line(axes, points, x, "accuracy", style.LOOKS[arm], label=name)
             for row in plots.where(points, updates=best[arm]):
                 ring = style.Look(style.LOOKS[arm].colour, "o", "none")
-                plots.line(
-                    axes,
-                    [{x: row[x], "accuracy": row["accuracy"]}],
-                    x,
-                    "accuracy",
-                    ring,
-                    markersize=9,
-                    markerfacecolor="none",
-                )
+                point = plots.bare([row], x, "accuracy")
+                plots.line(axes, point, x, "accuracy", ring, markersize=9, markerfacecolor="none")
         axes.set_xlabel(title)
     panels[0].set_ylabel("accuracy on validation prompts")
-    plots.legend_above(canvas, panels)
+    plots.legend_above(canvas)

@@ -16,7 +16,7 @@ from bench.reporting.exhibits.coverage import of_coverage
 from bench.reporting.exhibits.pessimism import of_pessimism
 from bench.reporting.groups import Group
 from bench.reporting.ranking import Ranked, flattery, primary_of_first, rank
-from bench.reporting.words import seeds_words, split
+from bench.reporting.words import counted, split
 from bench.seeds import generator
 
 VERDICTS = {"better": "better than", "not resolved": "not resolved from", "worse": "worse than"}
@@ -50,7 +50,7 @@ def _of_selection(group: Group, contrasts: Mapping[str, Contrast]) -> str:
 
 
 def _over(group: Group) -> str:
-    return f"{group.runs[0].metrics['test/prompts']} {split([group])} prompts, {seeds_words(len(group.runs))}"
+    return f"{group.runs[0].metrics['test/prompts']} {split([group])} prompts, {counted(len(group.runs), 'seed')}"
 
 
 def _of_best_of_n(contrasts: Mapping[str, Contrast]) -> list[str]:
@@ -155,10 +155,10 @@ def _of_first(ranked: Sequence[Ranked], over: str) -> str:
 
 
 def _of_choice(runs: Mapping[str, Sequence[Run]]) -> list[str]:
-    found = flattery(runs)
-    if found is None:
+    flattered = flattery(runs)
+    if flattered is None:
         return []
-    score, gap = map(short, found)
+    score, gap = map(short, flattered)
     return [
         f"Chosen among the {len(runs)} on one half of the prompts, the best scores {score} on the other half: the "
         f"choice flatters it by {gap}."
@@ -166,10 +166,10 @@ def _of_choice(runs: Mapping[str, Sequence[Run]]) -> list[str]:
 
 
 def _of_controls(ranked: Sequence[Ranked]) -> list[str]:
-    controlled = [one for one in ranked if one.effect is not None]
+    controlled = [method for method in ranked if method.effect is not None]
     parts = []
-    for verdict in ("better", "not resolved", "worse"):
-        found = [one.name for one in controlled if one.effect_verdict == verdict]
-        if found:
-            parts.append(f"{len(found)} {'is' if len(found) == 1 else 'are'} {verdict} ({', '.join(found)})")
+    for verdict in VERDICTS:
+        names = [method.name for method in controlled if method.effect_verdict == verdict]
+        if names:
+            parts.append(f"{len(names)} {'is' if len(names) == 1 else 'are'} {verdict} ({', '.join(names)})")
     return [f"Each against its random control: of {len(controlled)}, {'; '.join(parts)}."] if parts else []
