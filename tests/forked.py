@@ -3,6 +3,7 @@
 Each is the fork of a process that has imported what an experiment needs, and can be killed like any other.
 """
 
+import functools
 import multiprocessing
 import os
 import subprocess
@@ -28,7 +29,7 @@ class Command:
 
     def __init__(self, arguments: Sequence[str], cwd: Path, prepare: Callable[[], None] | None = None):
         self.arguments = list(arguments)
-        self.streams = [Path(tempfile.mkstemp(dir=_scratch(), suffix=name)[1]) for name in (".out", ".err")]
+        self.streams = [Path(tempfile.mkstemp(dir=_scratch().name, suffix=name)[1]) for name in (".out", ".err")]
         self.process = FORKS.Process(target=_call, args=(self.arguments, cwd, dict(os.environ), self.streams, prepare))
         self.process.start()
         self.pid = self.process.pid
@@ -60,13 +61,10 @@ def call(function: Callable[..., object], *given: object) -> int:
     return process.exitcode
 
 
-_FOLDER: list[str] = []
-
-
-def _scratch() -> str:
-    if not _FOLDER:
-        _FOLDER.append(tempfile.mkdtemp())
-    return _FOLDER[0]
+@functools.cache
+def _scratch() -> tempfile.TemporaryDirectory:
+    """A folder for what the commands print, which goes when the tests have ended."""
+    return tempfile.TemporaryDirectory()
 
 
 def _call(arguments: list[str], cwd: Path, environment: dict, streams: list[Path], prepare: Callable | None) -> None:
