@@ -46,7 +46,7 @@ GENERATORS = Rule(
     lambda value: (
         isinstance(value, Mapping) and len(value) > 0 and sum(entry["policy"] is None for entry in value.values()) < 2
     ),
-    "one or more generators by name, of which one at most has policy=null and so is the student",
+    "one or more generators by name, at most one of which has policy=null: the student",
     _each_generator,
 )
 NAMES = list_of(

@@ -194,7 +194,7 @@ def composed(*overrides: str):
         (["procedure.allocate=hard", "num_completions=65"], "procedure.most=64"),
         (["procedure.stop=first"], "procedure.stop=first .*accepted, none"),
         (["procedure.enough=0"], "procedure.enough=0"),
-        (["procedure.enough=17"], "procedure.enough=17 .*more than 16 samples"),
+        (["procedure.enough=17"], "procedure.enough=17 .*at most 16 samples"),
         (["control=matched"], "control=matched .*must be none"),
     ],
 )
