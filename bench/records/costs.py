@@ -49,7 +49,7 @@ def break_even_metrics(
     fine-tuning, and those per query for either way to answer. Intervals are by bootstrap over prompts. See
     bench.estimators.compute.break_even.
     """
-    cost = results.findings.cost(results, uses)
+    cost = results.findings.cost(results, unique(uses))
     costs = Costs(
         policy_parameters=loading.count_parameters(results.policies["base"]),
         reward_parameters=reward_parameters(results, unique(uses)),
