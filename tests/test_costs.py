@@ -1,5 +1,6 @@
 """What a run's lineage says of its costs: which reward models read the pool, and what it took to train them."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -10,7 +11,7 @@ from bench.artifacts import Selection
 from bench.estimators.compute import Costs, fine_tuning_flops
 from bench.evaluation.heldout import Graded
 from bench.models import loading
-from bench.procedures.findings import Results
+from bench.procedures.findings import Findings, Results
 from bench.records import costs
 from bench.scoring import prepared
 from bench.scoring.ensemble import seed_ensemble
@@ -103,3 +104,19 @@ def test_a_model_does_not_pay_beside_one_sample_that_nobody_scores(store, finish
     found = break_even(finished(scorer), store, 0.1)
     assert (found["break_even/n"], found["break_even/queries"]) == (1, None)
     assert "never pays" in found["break_even/sentence"]
+
+
+def test_work_that_a_procedure_asked_for_twice_is_paid_for_once(store, finished):
+    """A hybrid reads its demonstrations for the gate and again for the probe; the store has them the second time."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Reading(Findings):
+        def cost(self, results, uses):
+            read = tuple(use for use in uses if use.stage == "generate")
+            return dataclasses.replace(super().cost(results, uses), probing=read)
+
+    results = dataclasses.replace(finished(functools.partial(length, prefer="shortest")), findings=Reading())
+    once = break_even(results, store, 0.4)
+    store.uses.extend(list(store.uses))
+    assert once["break_even/reward_training_flops"] > 0
+    assert break_even(results, store, 0.4) == once
