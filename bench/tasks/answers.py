@@ -7,17 +7,14 @@ from functools import lru_cache
 
 from bench.tasks import Judge, arithmetic, math_judge
 from bench.tasks.extraction import (
-    NEXT_PROBLEM,
     NUMBER,
-    PARTS,
-    after_phrase,
     after_thinking,
-    boxed,
+    before_next_problem,
     final_number,
+    joined,
+    marked,
+    number_in,
     plain,
-    read_number,
-    tagged,
-    written,
 )
 
 ASSIGNED = re.compile(r"[A-Za-z]\s*=\s*([^=]+)")  # x = 5
@@ -76,12 +73,6 @@ class Answers(Judge):
         return arithmetic.path(completion)
 
 
-def number_in(text: str) -> str | None:
-    """Return the number in a short text as digits; None where there is none."""
-    value = read_number(text)
-    return None if value is None else written(value)
-
-
 def _folded(answer: str) -> str:
     return " ".join(answer.split()).rstrip(".").casefold().strip()
 
@@ -89,9 +80,7 @@ def _folded(answer: str) -> str:
 @lru_cache(maxsize=2**16)
 def _mathematics(completion: str) -> str | None:
     """The last \\boxed{}, else the last <answer> tag, else what follows "answer is", `simplified`; None without any."""
-    text = NEXT_PROBLEM.split(completion)[0]
-    found = boxed(text) or tagged(text) or after_phrase(text)
-    return (simplified(found) or None) if found is not None else None
+    return simplified(marked(before_next_problem(completion)) or "") or None
 
 
 def simplified(answer: str) -> str:
@@ -100,7 +89,7 @@ def simplified(answer: str) -> str:
     if value_of is not None and not re.search(r"[A-Za-z]", LATEX_WORDS.sub("", value_of[1])):
         answer = value_of[1]
     digits = plain(answer).strip().rstrip(".")
-    if "%" not in answer and (NUMBER.fullmatch(digits) or PARTS.fullmatch(digits)) and not GLUED.search(digits):
+    if "%" not in answer and NUMBER.fullmatch(joined(digits)) and not GLUED.search(digits):
         number = number_in(answer)
         if number is not None:
             return number

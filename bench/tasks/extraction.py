@@ -5,40 +5,60 @@ An answer is marked by ####, by \\boxed{}, by an <answer> tag, or by words such 
 
 import re
 import unicodedata
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 THINKING = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
-NEXT_PROBLEM = re.compile(
-    r"\n\s*(?:\*\*)?(?:Question|Problem|Q)\b[^\n:]{0,12}:"
-)  # base models continue with a problem of their own
+NEXT_PROBLEM = re.compile(  # base models continue with a problem of their own; "Problem breakdown:" is none
+    r"\n\s*(?P<heading>(?:#+\s*)?(?:\*\*)?)(?:(?:Next|New|Another)\s+)?(?:Question|Problem|Q)"
+    r"(?:\s*(?:No\.|#)?\s*\d+)?(?:\s*\([^()\n]{1,12}\))?\s*(?:\*\*)?(?::|(?<=\d)\s*\n)"
+)
 PHRASE = re.compile(
     r"\banswer\b[\"']?(?:\s+(?:to|for)\b[^.\n:=]{0,80}?)?(?:\s*\*\*)?"
     r"\s*(?:\bis\b(?!\s+not\b)|\bequals\b|\bcomes\s+to\b|:|=)(?:\s*(?:\*\*|:))*",
     re.IGNORECASE,
 )
+DISPLAY = r"\\\[|\$\$|\\begin\{[a-z]+\*?\}|```[a-z]*(?=\n)"  # what opens a formula on lines of its own
+GAP = re.compile(rf"(?:\s|{DISPLAY}|(?<=\n)[-*•>](?=\s))*")  # from "answer is" to the answer
+SENTENCE = re.compile(r"(?:[^\n.]|\.(?=\d))*")
+FORMULA = re.compile(r"(?:(?!\\\]|\$\$|\\end\{|```).)*", re.DOTALL)
 DIGITS = r"(?:\d+(?:\.\d+)?|\.\d+)"
 NUMBER = re.compile(
-    rf"(?<![A-Za-z\d.])(?<!\d:)(?P<sign>(?<![\w)\]])-)?(?:(?P<whole>\d+)\s+(?P<over>\d+)/(?P<under>\d+)(?![\d.])"
+    rf"(?<![A-Za-z\d.])(?<!\d:)(?P<sign>(?<![\w)\]])-)?(?:(?P<whole>\d+)\s+(?:and\s+)?(?P<over>\d+)/(?P<under>\d+)(?!\.?\d)"
     rf"|\(?(?P<top>{DIGITS})\)?\s*/\s*\(?(?P<bottom>{DIGITS})\)?|(?P<value>{DIGITS}))"
     r"(?:\s*[*x]\s*10\s*\^\s*\{?(?P<power>-?\d{1,3})\}?|e(?P<exponent>[-+]?\d{1,3})(?![\w.]))?"
-    r"(?:(?P<scale>k\b|\s*(?:hundred|thousand|million|billion)\b))?",
+    r"(?:(?P<scale>k\b|\s*(?:hundred|thousand|million|billion|trillion|lakh|crore)\b))?",
     re.IGNORECASE,
 )
 BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?P<bare>[-+−]?\.?\d[^\s{}$\\]*))")
 LONGEST = 100  # characters
-SCALES = {"k": 10**3, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
+SCALES = {"k": 10**3, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+SCALES |= {"lakh": 10**5, "crore": 10**7}
 SMALLER = "minutes?|mins?|seconds?|secs?|inch(?:es)?|ounces?|cents?"
 GOES_ON = re.compile(  # what follows in an expression, a range, a list, a time, or hours and minutes: not a number
-    r"\s*(?:[-+*/^±]\s*[(\d.]|(?:,\s*-?\d+)*,?\s*(?:or|to)\s+-?\d|(?:,\s*-?[\d.]+)+\W*$)|:\d"
+    r"\s*(?:[-+*/±]\s*[(\d.]|\^\s*[({]?\s*-?[\d.]|(?:,\s*-?\d+)*,?\s*(?:or|to)\s+-?\d|\\?√|\\sqrt|\\pi\b"
+    r"|(?:\s*(?:[,;&]|and\b)\s*-?[\d.]+)+\W*$)|:\d|[⁰¹²³⁴-⁹]|\s*([a-z]+)\s*(?:[,;&]|and\b|or\b)\s*-?[\d.]+\s*\1\b"
     rf"|\s*[a-z]+,?\s+(?:and\s+)?\d+\s*(?:{SMALLER})\b",
     re.IGNORECASE,
 )
-PARTS = re.compile(r"\W*\d{1,3}(?: \d{3})+(?:\.\d+)?\W*")  # 12 345 678
+PART = re.compile(r"(?:±|\\sqrt\s*\{?|√\(?)\s*$")  # what comes before a number that is a part
+SPACED = re.compile(r"\A\W*\d{1,3}(?: \d{3})+(?![\d/]| \d)")  # 12 345 678 apples
+LAKHS = re.compile(
+    r"(?<![\d.,])\d{1,2}(?:,\d{2})+,\d{3}(?!\d)|(?<!\d)\d{1,3}(?: \d{3})* 0\d\d(?!\d)"
+)  # 1,50,000; 1 000
 MINUS = re.compile(r"(\W*?)(?:minus\s+|negative\s+|-\s+)(?=[\d.])", re.IGNORECASE)
 VULGAR = re.compile("[¼-¾⅐-⅞]")  # ½
-LATEX = (
+LATEX: tuple[tuple[re.Pattern, str | Callable[[re.Match], str]], ...] = (  # groups of digits first: "5°,100°" is a list
+    (re.compile(r"(?<=\d)(?:\s*(?:,\s*\\!|\\[,!;: ])\s*|\{,\}|[,~'’_\u202f\u00a0\u2009])(?=\d{3}(?!\d))"), ""),
+    (
+        re.compile(r"(?<![\d.,])(\d{1,3}(?:\.\d{3})+),(\d{2})(?![\d,.])"),
+        lambda found: found[1].replace(".", "") + "." + found[2],
+    ),
+    (re.compile(r"(?<![\d.,])\d{1,3}(?:\.\d{3}){2,}(?!\.?\d)"), lambda found: found[0].replace(".", "")),
+    (re.compile(r"[⁄∕]"), "/"),
+    (re.compile(r"(?<=\d)\s+and\s+a\s+half\b"), " 1/2"),
     (re.compile(r"\\[cdt]frac"), r"\\frac"),
-    (re.compile(r"(?<=\d)\s*\\frac\s*(?:\{(\d+)\}|(\d))\s*(?:\{(\d+)\}|(\d))"), r" \1\2/\3\4"),
+    (re.compile(r"(?<=\d)(?:\s|\\[,!;: ]|~)*\\frac\s*(?:\{(\d+)\}|(\d))\s*(?:\{(\d+)\}|(\d))"), r" \1\2/\3\4"),
     (re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"(\1)/(\2)"),
     (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\1/\2"),
     (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°"), ""),
@@ -46,15 +66,12 @@ LATEX = (
     (re.compile(r"\\(?:times|cdot)(?![A-Za-z])|×|·"), "*"),
     (re.compile(r"\\div(?![A-Za-z])|÷"), "/"),
     (re.compile(r"\\(?:left|right|quad|qquad)(?![A-Za-z])|\\[()\[\]]"), " "),
-    (re.compile(r"(?<=\d)(?:\{,\}|\\[,!;: ]|[~'’_\u202f\u00a0\u2009])(?=\d{3}(?!\d))"), ""),
     (re.compile(r"\\pm(?![A-Za-z])"), "±"),
-    (re.compile(r"(?<![\d.,])(\d{1,3})\.(\d{3}),(\d{2})(?![\d,.])"), r"\1\2.\3"),
     (re.compile(r"(?<=[$£€])\s*(\d[\d.,]*)\s?M\b"), r"\1 million"),
     (re.compile(r"\\[,!;: ]|~|\u00a0|\u2009|\u202f"), " "),
     (re.compile(r"\\?[$£€¥₹%]"), ""),
     (re.compile(r"\*\*|__|`"), ""),
     (re.compile(r"[−–]"), "-"),
-    (re.compile(r"(?<=\d),(?=\d{3}(?!\d))"), ""),
 )
 
 
@@ -100,32 +117,74 @@ def read_number(text: str) -> Fraction | None:
     None where there is no number, or where it is a part of something else ("3 + 4", "5 or 6", "3:30", "±3",
     "1 h 5 minutes").
     """
-    for side in reversed(plain(text).split("=")):
+    for side in reversed(_grouped(text).split("=")):
         side = MINUS.sub(r"\1-", side, count=1) if MINUS.match(side) else side
-        side = side.replace(" ", "") if PARTS.fullmatch(side) else side
+        side = joined(side)
         found = NUMBER.search(side)
         if found is not None:
-            is_part = GOES_ON.match(side, found.end()) or side[: found.start()].rstrip().endswith("±")
+            is_part = GOES_ON.match(side, found.end()) or PART.search(side, 0, found.start())
             return None if is_part else _value(found)
     return None
+
+
+def joined(text: str) -> str:
+    """Return the text; without the spaces in a number such as 12 345 678 at its beginning."""
+    return SPACED.sub(lambda found: found[0].replace(" ", ""), text)
+
+
+def _grouped(text: str) -> str:
+    """The text as `plain` has it, and without the marks in 1,50,000 and 1 000, which mathematics takes for lists."""
+    return plain(LAKHS.sub(lambda found: re.sub(r"[, ]", "", found[0]), text))
 
 
 def final_number(completion: str, *, unmarked: str = "last_number") -> str | None:
     """Return the answer in a completion as digits; None where there is none, or where the marked answer is no number.
 
     The last #### with a number counts, else the last \\boxed{}, else the last <answer> tag, else the last "answer is".
-    Without a mark, unmarked="last_number" takes the last number of the text, and "none" takes nothing.
+    Words behind the number of a #### make it a heading where another answer is marked later. Without a mark,
+    unmarked="last_number" takes the last number of the text, and "none" takes nothing.
     """
-    text = NEXT_PROBLEM.split(completion)[0]
-    for marked in (_after_hashes(text), boxed(text), tagged(text), after_phrase(text)):
-        if marked is not None:
-            value = read_number(marked)
-            return None if value is None else written(value)
-    if unmarked == "none":
-        return None
-    values = map(_value, reversed([*NUMBER.finditer(plain(text))]))
+    text = before_next_problem(completion)
+    hashed = [*_hashed(text)][-1:]
+    if hashed and re.search(r"\d\s+[A-Za-z]", plain(hashed[0][0])):
+        later = marked(text[hashed[0][2] :])
+        if later is not None and _begins_with_number(later):
+            return number_in(later)
+    answer = hashed[0][0] if hashed else marked(text)
+    if answer is not None or unmarked == "none":
+        return None if answer is None else number_in(answer)
+    other = next((found for found in NEXT_PROBLEM.finditer(text) if not found["heading"]), None)
+    before = text[: other.start()] if other else text
+    values = map(_value, reversed([*NUMBER.finditer(_grouped(before if NUMBER.search(before) else text))]))
     last = next((value for value in values if value is not None), None)
     return None if last is None else written(last)
+
+
+def number_in(text: str) -> str | None:
+    """Return the number in a short text as digits; None where there is none."""
+    value = read_number(text)
+    return None if value is None else written(value)
+
+
+def marked(text: str) -> str | None:
+    """Return the last box, else the last <answer> tag, else what follows the last "answer is"; None without any."""
+    return next((found for found in (boxed(text), tagged(text), after_phrase(text)) if found is not None), None)
+
+
+def before_next_problem(text: str) -> str:
+    """Return the text up to a heading such as "Question:" that follows a marked answer.
+
+    Before an answer is given, such a heading belongs to the solution.
+    """
+    boxes = ((found.start(), found.end()) for found in BOX.finditer(text))
+    tags = ((found.start(), found.end()) for found in re.finditer("</answer>", text, re.IGNORECASE))
+    hashes = ((start, end) for _, start, end in _hashed(text))
+    phrases = ((found.start(), found.end()) for found in _after_phrases(text) if re.search(r"[\d$\\]", found[0]))
+    firsts = [found for found in (next(each, None) for each in (boxes, tags, hashes, phrases)) if found is not None]
+    if not firsts:
+        return text
+    heading = NEXT_PROBLEM.search(text, min(firsts)[1])
+    return text[: heading.start()] if heading else text
 
 
 def boxed(text: str) -> str | None:
@@ -156,24 +215,33 @@ def tagged(text: str) -> str | None:
     return held
 
 
-def _after_hashes(text: str) -> str | None:
-    """The last text after #### that begins with a number; a Markdown heading ("#### Step 1") does not count."""
-    for line in reversed(re.findall(r"####([^\n#]*)", text)):
-        start = re.sub(r"^\W*(?:(?:the\s+)?(?:final\s+)?answer(?:\s+is)?\b\W*?)?", "", plain(line), flags=re.IGNORECASE)
-        if re.match(r"(?:(?:minus|negative)\s+)?[\d.]", start, re.IGNORECASE) and not re.match(
-            r"\d+[.)]\s+[A-Za-z]", start
-        ):
-            return line
-    return None
+def _hashed(text: str) -> Iterator[tuple[str, int, int]]:
+    """Each text after #### that begins with a number, and where it stands; "#### Step 1" is a heading."""
+    for found in re.finditer(r"####([^\n#]*)", text):
+        if _begins_with_number(found[1]):
+            yield found[1], found.start(), found.end()
+
+
+def _begins_with_number(text: str) -> bool:
+    start = re.sub(r"^\W*(?:(?:the\s+)?(?:final\s+)?answer(?:\s+is)?\b\W*?)?", "", plain(text), flags=re.IGNORECASE)
+    is_item = re.match(r"\d+[.)]\s+[A-Za-z]", start)
+    return not is_item and re.match(r"(?:(?:minus|negative)\s+)?[\d.]", start, re.IGNORECASE) is not None
 
 
 def after_phrase(text: str) -> str | None:
     """Return the rest of the sentence after the last "answer is" or "Answer:" that has content; None without one."""
-    for found in reversed([*PHRASE.finditer(text)]):
-        sentence = re.match(r"(?:[^\n.]|\.(?=\d))*", text[found.end() :].lstrip())
-        if sentence is not None and re.search(r"[\w\\]", sentence[0]):
-            return sentence[0]
-    return None
+    found = [*_after_phrases(text)]
+    return found[-1][0] if found else None
+
+
+def _after_phrases(text: str) -> Iterator[re.Match]:
+    """What follows each "answer is" and has content: a sentence, or a formula on lines of its own."""
+    for found in PHRASE.finditer(text):
+        gap = GAP.match(text, found.end())
+        start = found.end() if gap is None else gap.end()
+        content = (FORMULA if gap and re.search(DISPLAY, gap[0]) else SENTENCE).match(text, start)
+        if content is not None and re.search(r"[\w∞∅]", content[0]):
+            yield content
 
 
 def _value(found: re.Match) -> Fraction | None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from bench.config.rules import one_of
-from bench.tasks.answers import Answers, number_in
+from bench.tasks.answers import Answers
+from bench.tasks.extraction import number_in
 from bench.tasks.rows import Repo, Revision, Row, RowsTask, Words
 from bench.tasks.splits import Example
 

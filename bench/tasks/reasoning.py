@@ -19,7 +19,7 @@ from bench.config.rules import Count, Rule, Seed, text, whole
 from bench.errors import BenchError
 from bench.seeds import small_seed
 from bench.tasks import SPLITS, Judge, arithmetic, wanted_prompts
-from bench.tasks.extraction import after_phrase, after_thinking, boxed, tagged
+from bench.tasks.extraction import after_thinking, marked
 from bench.tasks.rows import NearDuplicate, Row, RowsTask, Words
 from bench.tasks.splits import Example
 
@@ -91,16 +91,15 @@ class GeneratorScore(Judge):
     def are_correct(self, completions: Sequence[str], answers: Sequence[str]) -> list[bool]:
         found = []
         for completion, answer in zip(completions, answers, strict=True):
-            place, marked = json.loads(answer), self.extract_answer(completion)
+            place, said = json.loads(answer), self.extract_answer(completion)
             data = self.task.generated(place["split"])
-            found.append(marked is not None and float(data.score_answer(marked, data[place["index"]])) >= 1.0)
+            found.append(said is not None and float(data.score_answer(said, data[place["index"]])) >= 1.0)
         return found
 
     def extract_answer(self, completion: str) -> str | None:
         """Return the last box, else the last <answer> tag, else what follows the last "Answer:" or "answer is"."""
-        text = after_thinking(completion)
-        marked = next((found for found in (boxed(text), tagged(text), after_phrase(text)) if found is not None), "")
-        return marked.strip().strip("*`").strip() or None
+        answer = marked(after_thinking(completion)) or ""
+        return answer.strip().strip("*`").strip() or None
 
     def steps_are_true(self, completion: str) -> bool:
         """Return whether there is arithmetic, and all of it is true."""
