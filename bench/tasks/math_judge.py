@@ -2,20 +2,27 @@
 
 Simplifying a model's expression can take all time or all memory. A comparison that takes more than 5 seconds of CPU
 time or 4 GiB ends the process and counts as unequal.
+
+Values are compared exactly, where math-verify takes all that are below 10^-16 for 0. Only a decimal may be a rounded
+value, so that 0.333333 equals 1/3. It is compared to six decimals, as math-verify does, and to six significant digits
+where the value is below 0.001.
 """
 
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from bench.errors import BenchError
 from bench.progress import bar
 
 CPU_SECONDS, MEMORY_BYTES = 5.0, 4 << 30
+SMALL = 0.001  # below it, six decimals are fewer than four significant digits
 
 
 def check(setting: str) -> None:
@@ -61,16 +68,39 @@ def _judged(pairs: Sequence[tuple[str, str]]) -> list[bool]:
     return verdicts
 
 
+def _same_value(nearly_equal: Callable[..., bool], gold: Any, answer: Any, *precision: int) -> bool:
+    """Whether math-verify finds two of SymPy's expressions nearly equal, and they are by this module's rule too."""
+    from sympy import Float, MatrixBase, Rational
+
+    if not nearly_equal(gold, answer, *precision):
+        return False
+    if isinstance(gold, MatrixBase) or isinstance(answer, MatrixBase):
+        return True  # math-verify has called this for each element
+    symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
+    point = {symbol: Rational(2 * place + 3, 7) for place, symbol in enumerate(symbols)}
+    exact = [
+        side.doit().replace(lambda part: part.is_Float, lambda part: Rational(str(part))).subs(point)
+        for side in (gold, answer)
+    ]
+    difference, *sizes = (abs(value.evalf(30)) for value in (exact[0] - exact[1], *exact))
+    if not all(value.is_Float or value.is_Integer for value in (difference, *sizes)):
+        return True  # infinite, or a function that has no value
+    size = max(sizes)
+    is_rounded = (gold.has(Float) or answer.has(Float)) and (size >= SMALL or difference <= size / 10**6)
+    return exact[0] == exact[1] or bool(difference <= size / 10**50 or is_rounded)
+
+
 def _serve() -> None:
     """Answer each pair, a JSON line on standard input, with a line 1 or 0."""
     import logging
     import resource
     import signal
 
-    from math_verify import parse, verify
+    from math_verify import grader, parse, verify
 
     logging.disable()  # math-verify warns where its own time limits are off; ours is the timer below
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    grader.sympy_numeric_eq = partial(_same_value, grader.sympy_numeric_eq)  # of parts of sets and matrices too
     verify(parse("$x^2$", parsing_timeout=None), parse("$x*x$", parsing_timeout=None), timeout_seconds=None)  # loads
     for line in sys.stdin:
         signal.setitimer(signal.ITIMER_PROF, float(sys.argv[1]))  # the signal at its end ends the process
