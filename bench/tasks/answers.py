@@ -16,11 +16,14 @@ from bench.tasks.extraction import (
     number_in,
     plain,
 )
+from bench.tasks.spelling import spelled
 
 ASSIGNED = re.compile(r"[A-Za-z]\s*=\s*([^=]+)")  # x = 5
 LATEX_WORDS = re.compile(r"\\(?:text|mathrm)\{[^}]*\}|\\[A-Za-z]+")
-IN_BASE = re.compile(r"(\w+?)_\{?(\d+)\}?")  # 2516_8
-GLUED = re.compile(r"\d[ek]", re.IGNORECASE)  # 2k is a product here
+IN_BASE = re.compile(r"^([-\w.]+?)_\{?(\d+)\}?$")  # 2516_8
+GLUED = re.compile(r"(?i:\dk)|^-?(?!1e)\d+e")  # 2k and 2e-1 are a product and a difference here
+HALF = re.compile(r"\d\D*?\b([ap])\.?\s*m\b", re.IGNORECASE)  # of the day
+GROUPS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 PERCENT = re.compile(r"\\?%")
 PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])|±")
 
@@ -88,13 +91,13 @@ def simplified(answer: str) -> str:
     value_of = ASSIGNED.fullmatch(answer.strip().strip("$"))
     if value_of is not None and not re.search(r"[A-Za-z]", LATEX_WORDS.sub("", value_of[1])):
         answer = value_of[1]
-    digits = plain(answer).strip().rstrip(".")
+    text = spelled(re.sub(r"\*\*|(?<!\\)\$|\\[()\[\]]", "", answer))
+    digits = plain(text).strip().rstrip(".")
     if "%" not in answer and NUMBER.fullmatch(joined(digits)) and not GLUED.search(digits):
-        number = number_in(answer)
+        number = number_in(digits)
         if number is not None:
             return number
-    text = re.sub(r"\\left(?![a-z])|\\right(?![a-z])|\\[!,;:]|\*\*|(?<!\\)\$|\\\(|\\\)", "", answer)
-    text = re.sub(r"\\[dt]frac", r"\\frac", text)
+    text = text if re.search(r"[(\[]|\\\{", text) else GROUPS.sub("", text)  # in brackets: a list
     return " ".join(text.split()).rstrip(".").strip()
 
 
@@ -116,9 +119,10 @@ def _equal_mathematics(found: Sequence[str | None], golds: Sequence[str]) -> lis
 
 def _readings(gold: str, answer: str) -> list[tuple[str, str]]:
     """The pairs of gold answer and answer, at least one of which must be equal."""
-    bases = [IN_BASE.fullmatch(side) for side in (gold, answer)]
-    if bases[0] is not None and bases[1] is not None and bases[0][2] != bases[1][2]:
-        return []
+    for pattern, group in ((IN_BASE, 2), (HALF, 1)):
+        found = [pattern.search(side) for side in (gold, answer)]
+        if found[0] is not None and found[1] is not None and found[0][group].lower() != found[1][group].lower():
+            return []
     bare = [simplified(PERCENT.sub("", side)) for side in (gold, answer)]
     marked = [PERCENT.search(side) is not None for side in (gold, answer)]
     pairs = [(bare[0], bare[1])]

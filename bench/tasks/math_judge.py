@@ -20,6 +20,7 @@ from typing import Any
 
 from bench.errors import BenchError
 from bench.progress import bar
+from bench.tasks.spelling import alike
 
 CPU_SECONDS, MEMORY_BYTES = 5.0, 4 << 30
 SMALL = 0.001  # below it, six decimals are fewer than four significant digits
@@ -41,7 +42,7 @@ def judged_by() -> str:
 def are_equal(golds: Sequence[str], answers: Sequence[str]) -> list[bool]:
     """Return whether each answer equals its gold answer, both in LaTeX. Each distinct pair is compared once."""
     pairs = list(zip(golds, answers, strict=True))
-    verdicts = {pair: True for pair in pairs if pair[0] == pair[1]}
+    verdicts = {pair: True for pair in pairs if alike(*pair)}
     left = [pair for pair in dict.fromkeys(pairs) if pair not in verdicts]
     with bar("math-verify", total=len(left), unit="answers") as progress:
         while left:
