@@ -80,7 +80,7 @@ class Completions:
     walk any pool with `shards` or `units`.
     """
 
-    text: np.ndarray  # [M, N] str objects, special tokens removed
+    text: np.ndarray  # [M, N] str objects, special tokens removed; see bench.models.tokens.decode on <think>
     token_ids: np.ndarray  # [M, N] objects: int32 arrays [length], EOS included where it was drawn
     finish_reason: np.ndarray  # [M, N] "stop" (EOS drawn), "length" (cut at max_new_tokens) or "" (no sample here)
     logprob: np.ndarray  # [M, N] nats per sequence, under the sampler that drew it (temperature, top-k, top-p)

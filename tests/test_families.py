@@ -1,6 +1,7 @@
 """Chat formats, endings and BOS of the families that users train, through generation, rescoring and fine-tuning."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +12,10 @@ from families import FAMILIES, make
 from bench import policies
 from bench.artifacts import Policy, Selection
 from bench.errors import BenchError
-from bench.models import chat, loading
+from bench.models import chat, loading, tokens
 from bench.models.logprobs import sequence_logprobs
-from bench.models.tokens import ending_ids, unconfigured_end
+from bench.models.tokens import ending_ids, opens_thinking, unconfigured_end
+from bench.tasks.gsm8k import Gsm8k
 from bench.training.sft import fine_tune, tokenized, training_log, training_set
 
 HI = ({"role": "user", "content": "Hi"},)
@@ -128,6 +130,37 @@ def test_thinking_is_as_the_template_has_it_or_as_asked(of):
     }
     assert rendered[None] == rendered[True] == FAMILIES["qwen_3"].asked
     assert rendered[False] == FAMILIES["qwen_3"].asked + "<think>\n\n</think>\n\n"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_templates_that_open_no_thinking_leave_the_keys_of_pools_as_they_were(of, name):
+    assert not opens_thinking(of(name), asking("Hi", "What does <think> mean?"))
+
+
+@pytest.mark.parametrize("tag", ["<think>", "<thinking>\n", "<think>\n\n"])
+def test_a_reasoning_that_the_template_opens_and_that_does_not_end_has_no_answer(of, tag, tmp_path, store):
+    shutil.copytree(of("qwen_3").path, tmp_path / "opens")
+    template = tmp_path / "opens" / "chat_template.jinja"
+    template.write_text(template.read_text(encoding="utf-8") + tag.replace("\n", "{{ '\\n' }}"), encoding="utf-8")
+    policy, prompts = loading.folder(tmp_path / "opens"), asking("Hi", "Say 7.")
+    assert opens_thinking(policy, prompts)
+    drawn = generate(prompts, policy, num_completions=2)
+    assert all(text.startswith(tag.strip()) for text in np.asarray(drawn.text).ravel())
+
+    tokenizer, end = loading.load_tokenizer(policy), f"</{tag.strip()[1:]}"
+    texts = ["3 + 4 = 7, so the answer is 7. Wait,", f"It is 6.{end}\n\n#### 7", f"It is 7.{end}", "It is 7.\n#### 7"]
+    token_ids, zeros = np.empty((2, 2), object), np.zeros((2, 2))
+    for cell, text in enumerate(texts):
+        token_ids.flat[cell] = np.array(tokenizer.encode(text, add_special_tokens=False), np.int32)
+    told = {"eos_ids": {0}, "logprob": zeros, "policy_logprob": zeros, "dtype": "float32"}
+    read = tokens.decode(tokenizer, token_ids, prompts, **told).text.ravel()
+    assert [Gsm8k().is_correct(text, "7") for text in read] == [False, True, False, False]
+    assert [end in text for text in read] == [False, True, True, False]  # <think> is a special token here
+
+
+def test_a_base_model_whose_prompt_opens_a_reasoning_has_no_answer_before_it_ends(of):
+    assert opens_thinking(of("base"), asking("Say 7. <think>"))
+    assert not opens_thinking(of("base"), asking("Say 7. <think>no</think>"))
 
 
 def test_a_tuned_policy_is_asked_as_its_base_was_by_whoever_loads_it(of, store):

@@ -19,7 +19,7 @@ import numpy as np
 from bench.artifacts import FIELDS, Completions, Policy, Prompts, prefix_key
 from bench.errors import BenchError
 from bench.models.sampler import GREEDY, Sampler
-from bench.models.tokens import unconfigured_end
+from bench.models.tokens import opens_thinking, unconfigured_end
 from bench.pools import NUMBERS, stored
 from bench.progress import Bar, bar
 from bench.store import Address, current
@@ -122,7 +122,8 @@ def draw(
         for start in shards:
             shard = prompts[start : start + shard_size]
             rows = slice(start, start + len(shard))
-            address = Address("generate", version, settings, {"prompts": shard.key, "policy": policy.key})
+            own = settings | ({"opens_thinking": True} if opens_thinking(policy, shard) else {})
+            address = Address("generate", version, own, {"prompts": shard.key, "policy": policy.key})
             for block in blocks:
                 place = address.piece(f"{block // block_size:05d}")
                 folder = current().make(place, fill(shard, range(block, block + block_size), inner), Path)

@@ -205,6 +205,7 @@ class ServerEngine:
         completions = tokens.decode(
             self.tokenizer,
             token_ids,
+            prompts,
             eos_ids=self.eos_ids,
             logprob=logprob,
             policy_logprob=policy_logprob,

@@ -122,6 +122,7 @@ class TransformersEngine:
         completions = tokens.decode(
             self.tokenizer,
             token_ids,
+            prompts,
             eos_ids=self.eos_ids,
             logprob=logprobs[..., 0],
             policy_logprob=logprobs[..., 1],

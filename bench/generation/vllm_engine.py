@@ -217,6 +217,7 @@ class VLLMEngine:
         completions = tokens.decode(
             self.tokenizer,
             token_ids,
+            prompts,
             eos_ids=self.eos_ids,
             logprob=logprob,
             policy_logprob=policy_logprob,

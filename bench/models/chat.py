@@ -1,6 +1,7 @@
 """Messages to token ids: the only place where prompts are rendered, so all engines and lm-eval see the same ones."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from bench.artifacts import Message
 from bench.errors import BenchError
 
 ANSWER = "Hello to you"  # in no template
+OPEN_THINKING = re.compile(r"(<think(?:ing)?>)\s*\Z", re.IGNORECASE)
 
 
 def render(tokenizer: Any, messages: Sequence[Message]) -> str:
@@ -18,6 +20,12 @@ def render(tokenizer: Any, messages: Sequence[Message]) -> str:
     if tokenizer.chat_template is None:
         return "\n\n".join(message["content"] for message in messages)
     return _templated(tokenizer, list(messages), add_generation_prompt=True)
+
+
+def opened_thinking(tokenizer: Any, messages: Sequence[Message]) -> str:
+    """Return the tag with which the rendered prompt opens the reasoning of its completion, such as <think>; else ""."""
+    found = OPEN_THINKING.search(render(tokenizer, messages))
+    return found[1] if found else ""
 
 
 def _templated(tokenizer: Any, messages: list[Message], *, add_generation_prompt: bool) -> str:

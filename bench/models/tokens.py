@@ -75,22 +75,47 @@ def configured(policy: Policy, tokenizer: Any) -> tuple[set[int], int | None, in
     return ending_ids(tokenizer, _generation_config(base)), loading.context(config), vocabulary
 
 
+@functools.lru_cache(maxsize=64)
+def _template_thinks(policy: Policy) -> bool:
+    return loading.has_chat_template(policy.path) and "<think" in str(loading.load_tokenizer(policy).chat_template)
+
+
+def opens_thinking(policy: Policy, prompts: Prompts) -> bool:
+    """Return whether a prompt ends in an open <think>. It is part of such pools' keys, because older ones lack the tag
+    that `decode` writes; other keys stay."""
+    if not loading.has_chat_template(policy.path):
+        return any(chat.OPEN_THINKING.search(messages[-1]["content"]) for messages in prompts.messages)
+    if not _template_thinks(policy):
+        return False
+    tokenizer = loading.load_tokenizer(policy)
+    return any(chat.opened_thinking(tokenizer, messages) for messages in prompts.messages)
+
+
 def decode(
     tokenizer: Any,
     token_ids: np.ndarray,
+    prompts: Prompts,
     *,
     eos_ids: set[int],
     logprob: np.ndarray,
     policy_logprob: np.ndarray,
     dtype: str,
 ) -> Completions:
-    """Completions [M, N] of token_ids [M, N]; BenchError where a log-probability under the policy is not a number."""
+    """Completions [M, N] of token_ids [M, N]; BenchError where a log-probability under the policy is not a number.
+
+    A prompt may end in an open <think>. The text of a completion without </think> then begins with <think>, so that a
+    verifier, which sees the text alone, takes nothing in the reasoning for an answer.
+    """
     if not np.isfinite(policy_logprob).all():
         raise BenchError(
             f"The policy's logits are not finite numbers in {dtype}; its weights are damaged, or generation.dtype is "
             "too narrow for it."
         )
-    texts = tokenizer.batch_decode([ids.tolist() for ids in token_ids.ravel()], skip_special_tokens=True)
+    ids = [ids.tolist() for ids in token_ids.ravel()]
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    tags = np.repeat([chat.opened_thinking(tokenizer, messages) for messages in prompts.messages], token_ids.shape[1])
+    for cell in np.flatnonzero(tags):
+        texts[cell] = _with_thinking(tokenizer, ids[cell], texts[cell], str(tags[cell]))
     stopped = [ids[-1] in eos_ids for ids in token_ids.ravel()]
     return Completions(
         text=np.array(texts, object).reshape(token_ids.shape),
@@ -100,6 +125,18 @@ def decode(
         policy_logprob=policy_logprob,
         key="",
     )
+
+
+def _with_thinking(tokenizer: Any, ids: list[int], text: str, tag: str) -> str:
+    """A text after a prompt that ends in `tag`: with its closing tag, or with `tag` where the reasoning does not end."""
+    closing = f"</{tag[1:]}"
+    if closing in text:
+        return text
+    end = tokenizer.get_added_vocab().get(closing)  # a special token, which texts leave out
+    if end not in ids:
+        return f"{tag}{text}"
+    place = len(ids) - ids[::-1].index(end)
+    return closing.join(tokenizer.batch_decode([ids[:place], ids[place:]], skip_special_tokens=True))
 
 
 def ids_differ(policy: Policy, other: Policy, prompts: Prompts) -> str | None:
