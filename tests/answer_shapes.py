@@ -42,6 +42,7 @@ OUTSIDE = "flexible-extract takes the last number of all, and another follows in
 PARTLY = "strict-match takes the first number of several"
 NAMELESS = "math-verify reads the words and finds no number"
 APPLES = "the peer takes the last number, or both"
+UNMARKED = "math-verify takes the last number of all, which the next problem has"
 
 
 @dataclass(frozen=True)
@@ -211,4 +212,50 @@ SHAPES = (
     Shape("<think>It is \\boxed{18}, let me check", "18", False, flexible=THOUGHT, math_verify=THOUGHT),
     Shape("<think>9 + 9 = 18\n#### 18\nBut wait", "18", False, strict=THOUGHT, flexible=THOUGHT, math_verify=THOUGHT),
     Shape("<think>So \\boxed{18}.</think>", "18", False, flexible=THOUGHT, math_verify=THOUGHT),
+    # neighbours of shapes that were once misread
+    Shape("Let me see.\n\n**Problem breakdown:** 3 + 4\n\n#### 7", "7", True),
+    Shape("Sure.\n\n**Question restated:** how many?\n\n#### 7", "7", True),
+    Shape("Sure.\n\n**Problem:** 3 and 4 pens.\n\n**Solution:** 7", "7", True, strict=HASHES),
+    Shape("Question 1: no.\n\nQuestion 2: yes.\n\nThe sum is \\boxed{7}.", "7", True, strict=HASHES),
+    Shape("The answer is 17.\n\nProblem with this: one is missing.\n#### 18", "18", True, math_verify=FIRST_NAMED),
+    Shape("#### 18\n\n## Problem 2\nTom has 3 pens.\n#### 3", "18", True, flexible=LAST, math_verify=NEXT),
+    Shape(
+        "The answer is 18.\n\nQ2: Tom has 3 pens. How many?\nAnswer: 3",
+        "18",
+        True,
+        strict=HASHES,
+        flexible=LAST,
+        math_verify=NEXT,
+    ),
+    Shape("She makes 18.\n\nQuestion: Tom has 3 pens. How many?", "18", True, strict=HASHES, math_verify=UNMARKED),
+    Shape("The answer is:\n\n\\[\n18\n\\]", "18", True, strict=HASHES),
+    Shape("The answer is:\n\n$$\n9 + 9 = 18\n$$\n\nThat was step 3.", "18", True, strict=HASHES, flexible=LAST),
+    Shape("The answer is:\n\\[\n\\begin{aligned}\n18\n\\end{aligned}\n\\]", "18", True, strict=HASHES),
+    Shape("The answer is:\n\n- 18 eggs", "18", True, strict=HASHES),
+    Shape("Answer:\n```\n18\n```", "18", True, strict=HASHES),
+    Shape("#### 2 1/2.", "2.5", True, strict=DIGITS, flexible=FORMS, math_verify=MIXED),
+    Shape("\\boxed{1\\frac{4}{5}.}", "1.8", True, strict=HASHES, flexible=FORMS, math_verify=MIXED),
+    Shape("\\boxed{1\\,\\frac{4}{5}}", "1.8", True, strict=HASHES, flexible=FORMS),
+    Shape("#### 2 and a half hours", "2.5", True, strict=DIGITS, flexible=FORMS, math_verify=MIXED),
+    Shape("#### 2 1/2, or so", "2.5", True, strict=DIGITS, flexible=FORMS, math_verify=MIXED),
+    Shape("\\boxed{30^\\circ,150^\\circ}", "30150", False),
+    Shape("#### $5,$100", "5100", False, flexible=COMMAS),
+    Shape("\\boxed{10\\%,200\\%}", "10200", False),
+    Shape("\\boxed{30\\text{ cm},150\\text{ cm}}", "30", False, math_verify=UNITS),
+    Shape("#### 18 and 19", "18", False, strict=PARTLY),
+    Shape("#### 18; 19", "18", False, strict=PARTLY),
+    Shape("#### 1,50,000 rupees", "150000", True, math_verify=GROUPS),
+    Shape("She pays 1,50,000 rupees.", "150000", True, strict=HASHES, math_verify=GROUPS),
+    Shape("#### 1 000 apples", "1000", True, strict=GROUPS, flexible=GROUPS),
+    Shape("She has 1 000 apples.", "1000", True, strict=HASHES, flexible=GROUPS),
+    Shape("#### 1.234.567", "1234567", True, strict=GROUPS, flexible=GROUPS, math_verify=GROUPS),
+    Shape("\\boxed{11,\\! 111,\\! 111}", "11111111", True, strict=HASHES, flexible=GROUPS),
+    Shape("#### 1 lakh", "100000", True, strict=POWER, flexible=POWER, math_verify=POWER),
+    Shape("#### 3 apples per child\nThere are 6 children. The answer is 18.", "18", True, strict=FIRST),
+    Shape("#### 3 apples per child\nSo it is \\boxed{18}.", "18", True, strict=FIRST),
+    Shape("#### 18 dollars\nThe answer is rounded to 2 digits.", "18", True, flexible=LAST, math_verify=APPLES),
+    Shape("\\boxed{2^{10}}", "2", False),
+    Shape("\\boxed{3\\sqrt{2}}", "3", False),
+    Shape("\\boxed{\\sqrt{16}}", "16", False, flexible=FORMS),
+    Shape("The answer is \\boxed{18", "18", False, flexible=CUT),
 )

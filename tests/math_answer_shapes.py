@@ -8,6 +8,16 @@ from answer_shapes import FULLWIDTH, THOUGHT, Shape
 INEQUALITY = "math-verify does not compare an interval with an inequality unless it is asked to"
 PERCENTAGE = "math-verify does not read a percent sign inside a box as part of a number"
 BASES = "math-verify leaves the base out"
+TINY = "math-verify takes values below 10^-16 for 0, and so all tiny values for equal"
+SIX_PLACES = "math-verify compares decimals to six places, however small they are"
+SPELT = "math-verify does not read this spelling"
+UNION = "math-verify does not join inequalities"
+WORDED_UNIT = "math-verify reads no number inside text"
+HALVES = "math-verify leaves out which half of the day is meant"
+ORDINAL = "math-verify reads the ending of an ordinal number as a power or as letters"
+BASES_NAMED = "math-verify reads no base in words"
+SPACES = "math-verify compares what it can't read as text, spaces included"
+GROUPED = "math-verify reads no groups of digits inside an expression, and joins a list of prices"
 SIGNS_OF_BOTH = "math-verify does not read a plus-minus inside an expression"
 
 
@@ -89,5 +99,83 @@ MATH_SHAPES = tuple(
         (r"<think>so \boxed{6}</think> The answer is \boxed{7}.", "7", True),
         (r"<think>so \boxed{7}</think>", "7", False, THOUGHT),
         (r"<think>so \boxed{7}, but", "7", False, THOUGHT),
+        (r"\boxed{1.7 \times 10^{-19}}", r"1.6 \times 10^{-19}", False, TINY),
+        (r"\boxed{\frac{1}{10000000}}", r"\frac{1}{13983816}", False),
+        (r"\boxed{2\times10^{-7}}", r"10^{-7}", False),
+        (r"\boxed{0.0000002}", r"0.0000001", False, TINY),
+        (r"\boxed{0.0000001}", r"0", False),
+        (r"\boxed{10^{-20}}", r"0", False),
+        (r"\boxed{\frac{1}{51!}}", r"\frac{1}{52!}", False, TINY),
+        (r"\boxed{e^{-60}}", r"e^{-50}", False, TINY),
+        (r"\boxed{\sqrt{3}\times 10^{-20}}", r"\sqrt{2}\times 10^{-20}", False, TINY),
+        (r"\boxed{10^{-20}}", r"\sqrt[3]{10^{-60}}", True),
+        (r"\boxed{2^{-59}}", r"\left(\frac{1}{2}\right)^{60}", False, TINY),
+        (r"\boxed{10^{-20}, 5}", r"5, 2\cdot10^{-20}", False, TINY),
+        (r"\boxed{[0,2\cdot10^{-20}]}", r"[0,10^{-20}]", False, TINY),
+        (r"\boxed{\begin{pmatrix}2\cdot10^{-20}\\1\end{pmatrix}}", r"\begin{pmatrix}10^{-20}\\1\end{pmatrix}", False),
+        (r"\boxed{2\cdot 10^{-20}x}", r"10^{-20}x", False),
+        (r"\boxed{0.0000002\%}", r"0.0000001\%", False),
+        (r"\boxed{16 \cdot 10^{-20}}", r"1.6\times 10^{-19}", True),
+        (r"\boxed{1.6e-19}", r"1.6\times 10^{-19}", True, SPELT),
+        (r"\boxed{-1+2e}", r"2e-1", True),
+        (r"\boxed{2^{100}+1}", r"2^{100}", False),
+        (r"\boxed{6.022\times10^{23}}", r"6.02\times10^{23}", False),
+        (r"\boxed{\sqrt{2}\cdot10^{30}+1}", r"\sqrt{2}\cdot10^{30}", False),
+        (r"\boxed{0.333333}", r"\frac13", True),
+        (r"\boxed{0.333}", r"\frac13", False),
+        (r"\boxed{\frac23}", r"0.666667", True),
+        (r"\boxed{\frac{1}{30}}", r"0.033333", True),
+        (r"\boxed{0.30000000000000004}", r"0.3", True),
+        (r"\boxed{3.141593}", r"\pi", True),
+        (r"\boxed{0.00001235}", r"0.00001234", False, SIX_PLACES),
+        (r"\boxed{0.1\sqrt2}", r"\frac{\sqrt2}{10}", True),
+        (r"\boxed{(\frac13,1)}", r"(0.333333,1)", True),
+        (r"\boxed{0.\overline{3}}", r"\frac13", True, SPELT),
+        (r"\boxed{0.1\overline{6}}", r"\frac16", True, SPELT),
+        (r"\boxed{x<2 \text{ or } x>3}", r"(-\infty,2)\cup(3,\infty)", True, UNION),
+        (r"\boxed{(-\infty,2)\cup(3,\infty)}", r"x<2 \text{ or } x>3", True, UNION),
+        (r"\boxed{3 < x \lor x < 2}", r"(-\infty,2)\cup(3,\infty)", True, UNION),
+        (r"\boxed{x\le2 \text{ or } x>3}", r"(-\infty,2)\cup(3,\infty)", False),
+        (r"\boxed{x<2 \text{ and } x>3}", r"(-\infty,2)\cup(3,\infty)", False),
+        (r"\boxed{\{x \mid x<2 \text{ or } x>3\}}", r"(-\infty,2)\cup(3,\infty)", True, UNION),
+        (r"\boxed{x \ge -2 \text{ and } x\le 3}", r"[-2,3]", True, UNION),
+        (r"\boxed{-3\le x\le -2\text{ or }x\in[0,1]}", r"[-3,-2]\cup[0,1]", True, UNION),
+        (r"\boxed{1-1/\mathrm{e}}", r"1-1/e", True, SPELT),
+        (r"\boxed{\operatorname{e}^2}", r"e^2", True, SPELT),
+        (r"\boxed{2+\mathrm{i}}", r"2+i", True, SPELT),
+        (r"\boxed{(-∞,5]}", r"(-\infty,5]", True, SPELT),
+        (r"\boxed{2√15 π}", r"2\sqrt{15}\pi", True, SPELT),
+        (r"\boxed{x³}", r"x^3", True, SPELT),
+        (r"\boxed{(−∞, 2) ∪ (3, ∞)}", r"(-\infty,2)\cup(3,\infty)", True, SPELT),
+        (r"\boxed{\varnothing}", r"\emptyset", True, SPELT),
+        (r"\boxed{\text{15 cm}}", r"15", True, WORDED_UNIT),
+        (r"\boxed{15}", r"\text{15 cm}", True, WORDED_UNIT),
+        (r"\boxed{\text{16 cm}}", r"15", False),
+        (r"\boxed{\text{1/2 cup}}", r"\frac12", True, WORDED_UNIT),
+        (r"\boxed{9\text{ p.m.}}", r"9\text{ a.m.}", False, HALVES),
+        (r"\boxed{\textbf{(073)}}", r"73", True, WORDED_UNIT),
+        (r"\boxed{73}", r"\textbf{(073)}", True, WORDED_UNIT),
+        (r"\boxed{12^{\text{th}}}", r"12", True, ORDINAL),
+        (r"\boxed{12}", r"12^{\text{th}}", True, ORDINAL),
+        (r"\boxed{3^\text{rd}}", r"3", True, ORDINAL),
+        (r"\boxed{2nd}", r"2", True, ORDINAL),
+        (r"\boxed{13^{\text{th}}}", r"12", False),
+        (r"\boxed{2516_\text{eight}}", r"2516_8", True, BASES_NAMED),
+        (r"\boxed{204_5}", r"204_{\text{five}}", True, BASES_NAMED),
+        (r"\boxed{2516_\text{seven}}", r"2516_8", False),
+        (r"\boxed{204 \text{ base } 5}", r"204_5", True, BASES_NAMED),
+        (r"\boxed{-221_4}", r"-221_3", False, BASES),
+        (r"\boxed{\{x\mid x\geq1\}}", r"\{x \mid x \geq 1\}", True, SPACES),
+        (r"\boxed{\{x : x \ge 1\}}", r"\{x \mid x\geq 1\}", True, SPACES),
+        (r"\boxed{\{x\mid x\geq2\}}", r"\{x \mid x \geq 1\}", False),
+        (r"\boxed{\lambda_{\text{red}}}", r"\lambda_{\text {red}}", True, SPACES),
+        (r"\boxed{\lambda_{\text{blue}}}", r"\lambda_{\text {red}}", False),
+        (r"\boxed{11,111,111,100}", r"11,\! 111,\! 111,\! 100", True),
+        (r"\boxed{10,\! 000x}", r"10000x", True, GROUPED),
+        (r"\boxed{(10000,5)}", r"(10,\! 000, 5)", True, GROUPED),
+        (r"\boxed{30^\circ, 150^\circ}", r"30^\circ,150^\circ", True),
+        (r"\boxed{30150}", r"30^\circ,150^\circ", False),
+        (r"\boxed{\$5,\$100}", r"5,100", False, GROUPED),
+        (r"\boxed{1\frac{4}{5}.}", r"1.8", True, GROUPED),
     )
 )

@@ -129,12 +129,23 @@ def test_what_is_no_number_is_none(text: str) -> None:
         "\\boxed ",
         "1 234 ",
         "½",
+        "\n\\[",
+        "\nQ1: ",
+        "#### 1\n",
+        "1,50",
+        "1 000 ",
+        "x<2 or ",
+        "\\text{",
+        "√(",
+        "1_",
+        "\\{x|",
     ],
 )
 def test_degenerate_text_is_read_in_no_time_and_never_fails(piece: str) -> None:
     text = piece * 3000
     for read in (final_number, path, steps_are_true, Math500().extract_answer, Math500().path):
         read(text)
+    Math500().extract_answer(f"\\boxed{{{text}}}")
 
 
 @pytest.mark.parametrize(
@@ -215,7 +226,19 @@ def test_steps_that_do_not_exist_are_not_true() -> None:
 
 @pytest.mark.parametrize(
     ("text", "simple"),
-    [("$1,234$", "1234"), (r"\dfrac{1}{2}", "0.5"), (r"\left( 1,\, 2 \right)", "( 1, 2 )"), ("x + 1.", "x + 1")],
+    [
+        *(("$1,234$", "1234"), (r"\dfrac{1}{2}", "0.5"), (r"\left( 1,\, 2 \right)", "( 1, 2 )"), ("x + 1.", "x + 1")),
+        *(
+            (r"12^{\text{th}}", "12"),
+            (r"204_\text{five}", "204_{5}"),
+            (r"x<2 \text{ or } x\ge3", r"(-\infty,2) \cup [3,\infty)"),
+        ),
+        *(
+            (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
+            ("1.5e3", "1500"),
+            ("2e-1", "2e-1"),
+        ),
+    ],
 )
 def test_math_answers_are_simplified_for_voting(text: str, simple: str) -> None:
     assert simplified(text) == simple

@@ -29,6 +29,10 @@ CASES = [
     ("The answer is $7$.", "7", True),
     ("It is 7.", "7", False),
     (r"\boxed{7", "7", False),
+    (r"The answer is \boxed{7", "7", False),
+    (r"The answer is \boxed{\frac{7}{1}", "7", False),
+    ("The answer is:\n\n\\[\nx = 7\n\\]", "7", True),
+    ("Question 1: no.\n\nQuestion 2: yes.\n\nSo \\boxed{7}.", "7", True),
     (r"\boxed{6}, no, \boxed{7}", "7", True),
     ("", "7", False),
 ]

@@ -128,7 +128,7 @@ def decode(
 
 
 def _with_thinking(tokenizer: Any, ids: list[int], text: str, tag: str) -> str:
-    """A text after a prompt that ends in `tag`: with its closing tag, or with `tag` where the reasoning does not end."""
+    """Text after a prompt that ends in `tag`: with its closing tag, or with `tag` where the reasoning does not end."""
     closing = f"</{tag[1:]}"
     if closing in text:
         return text

@@ -20,8 +20,8 @@ PHRASE = re.compile(
 )
 DISPLAY = r"\\\[|\$\$|\\begin\{[a-z]+\*?\}|```[a-z]*(?=\n)"  # what opens a formula on lines of its own
 GAP = re.compile(rf"(?:\s|{DISPLAY}|(?<=\n)[-*•>](?=\s))*")  # from "answer is" to the answer
-SENTENCE = re.compile(r"(?:[^\n.]|\.(?=\d))*")
-FORMULA = re.compile(r"(?:(?!\\\]|\$\$|\\end\{|```).)*", re.DOTALL)
+SENTENCE = re.compile(r"(?:[^\n.]|\.(?=\d)){0,2000}")  # no longer, so that no text takes quadratic time
+FORMULA = re.compile(r"(?:(?!\\\]|\$\$|\\end\{|```).){0,2000}", re.DOTALL)
 DIGITS = r"(?:\d+(?:\.\d+)?|\.\d+)"
 NUMBER = re.compile(
     rf"(?<![A-Za-z\d.])(?<!\d:)(?P<sign>(?<![\w)\]])-)?(?:(?P<whole>\d+)\s+(?:and\s+)?(?P<over>\d+)/(?P<under>\d+)(?!\.?\d)"
@@ -147,7 +147,7 @@ def final_number(completion: str, *, unmarked: str = "last_number") -> str | Non
     text = before_next_problem(completion)
     hashed = [*_hashed(text)][-1:]
     if hashed and re.search(r"\d\s+[A-Za-z]", plain(hashed[0][0])):
-        later = marked(text[hashed[0][2] :])
+        later = marked(text[hashed[0][1] :])
         if later is not None and _begins_with_number(later):
             return number_in(later)
     answer = hashed[0][0] if hashed else marked(text)
@@ -176,14 +176,16 @@ def before_next_problem(text: str) -> str:
 
     Before an answer is given, such a heading belongs to the solution.
     """
-    boxes = ((found.start(), found.end()) for found in BOX.finditer(text))
-    tags = ((found.start(), found.end()) for found in re.finditer("</answer>", text, re.IGNORECASE))
-    hashes = ((start, end) for _, start, end in _hashed(text))
-    phrases = ((found.start(), found.end()) for found in _after_phrases(text) if re.search(r"[\d$\\]", found[0]))
-    firsts = [found for found in (next(each, None) for each in (boxes, tags, hashes, phrases)) if found is not None]
-    if not firsts:
+    if NEXT_PROBLEM.search(text) is None:
         return text
-    heading = NEXT_PROBLEM.search(text, min(firsts)[1])
+    phrases = _after_phrases(text, PHRASE.finditer(text))
+    answers = (
+        (found.end() for found in re.finditer(rf"{BOX.pattern}|</answer>", text, re.IGNORECASE)),
+        (end for _, end in _hashed(text)),
+        (found.end() for found in phrases if re.search(r"[$\\]", found[0]) or read_number(found[0]) is not None),
+    )
+    first = min(next(ends, len(text)) for ends in answers)
+    heading = NEXT_PROBLEM.search(text, first)
     return text[: heading.start()] if heading else text
 
 
@@ -215,11 +217,11 @@ def tagged(text: str) -> str | None:
     return held
 
 
-def _hashed(text: str) -> Iterator[tuple[str, int, int]]:
-    """Each text after #### that begins with a number, and where it stands; "#### Step 1" is a heading."""
+def _hashed(text: str) -> Iterator[tuple[str, int]]:
+    """Each text after #### that begins with a number, and where it ends; "#### Step 1" is a heading."""
     for found in re.finditer(r"####([^\n#]*)", text):
         if _begins_with_number(found[1]):
-            yield found[1], found.start(), found.end()
+            yield found[1], found.end()
 
 
 def _begins_with_number(text: str) -> bool:
@@ -230,13 +232,13 @@ def _begins_with_number(text: str) -> bool:
 
 def after_phrase(text: str) -> str | None:
     """Return the rest of the sentence after the last "answer is" or "Answer:" that has content; None without one."""
-    found = [*_after_phrases(text)]
-    return found[-1][0] if found else None
+    found = next(_after_phrases(text, reversed([*PHRASE.finditer(text)])), None)
+    return None if found is None else found[0]
 
 
-def _after_phrases(text: str) -> Iterator[re.Match]:
-    """What follows each "answer is" and has content: a sentence, or a formula on lines of its own."""
-    for found in PHRASE.finditer(text):
+def _after_phrases(text: str, phrases: Iterator[re.Match]) -> Iterator[re.Match]:
+    """What follows each of the phrases and has content: a sentence, or a formula on lines of its own."""
+    for found in phrases:
         gap = GAP.match(text, found.end())
         start = found.end() if gap is None else gap.end()
         content = (FORMULA if gap and re.search(DISPLAY, gap[0]) else SENTENCE).match(text, start)

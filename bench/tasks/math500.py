@@ -18,7 +18,7 @@ from bench.tasks.extraction import boxed
 from bench.tasks.rows import Repo, Revision, Row, RowsTask, Words, from_hub, from_path
 from bench.tasks.splits import Example
 
-VERSION = 2  # raise it when equal completions get other verdicts
+VERSION = 3  # raise it when equal completions get other verdicts
 SUBJECTS = (
     *("algebra", "counting_and_probability", "geometry", "intermediate_algebra"),
     *("number_theory", "prealgebra", "precalculus"),
