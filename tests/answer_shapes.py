@@ -258,4 +258,8 @@ SHAPES = (
     Shape("\\boxed{3\\sqrt{2}}", "3", False),
     Shape("\\boxed{\\sqrt{16}}", "16", False, flexible=FORMS),
     Shape("The answer is \\boxed{18", "18", False, flexible=CUT),
+    Shape("\\boxed{x=5,y=100}", "100", False, flexible=LAST),
+    Shape("#### Rs. 1,50,000", "150000", True, strict=HASHES, math_verify=GROUPS),
+    Shape("\\boxed{2\\,1/2.}", "2.5", True, strict=HASHES, flexible=FORMS, math_verify=MIXED),
+    Shape("To find the answer: first count 3 + 4.\n\n**Problem:** how many?\n\n#### 7", "7", True),
 )

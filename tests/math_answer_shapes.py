@@ -17,6 +17,7 @@ HALVES = "math-verify leaves out which half of the day is meant"
 ORDINAL = "math-verify reads the ending of an ordinal number as a power or as letters"
 BASES_NAMED = "math-verify reads no base in words"
 SPACES = "math-verify compares what it can't read as text, spaces included"
+STOPPED = "math-verify reads no mixed number before a full stop"
 GROUPED = "math-verify reads no groups of digits inside an expression, and joins a list of prices"
 SIGNS_OF_BOTH = "math-verify does not read a plus-minus inside an expression"
 
@@ -176,6 +177,15 @@ MATH_SHAPES = tuple(
         (r"\boxed{30^\circ, 150^\circ}", r"30^\circ,150^\circ", True),
         (r"\boxed{30150}", r"30^\circ,150^\circ", False),
         (r"\boxed{\$5,\$100}", r"5,100", False, GROUPED),
-        (r"\boxed{1\frac{4}{5}.}", r"1.8", True, GROUPED),
+        (r"\boxed{1\frac{4}{5}.}", r"1.8", True, STOPPED),
+        (r"\boxed{\text{15 cm}^2}", "15", True, WORDED_UNIT),
+        (r"\boxed{\text{15} \text{ cm}}", "15", True, WORDED_UNIT),
+        (r"\boxed{\lambda_{red}}", r"\lambda_{\text {red}}", True, SPACES),
+        (r"\boxed{204_{\text{base five}}}", "204_5", True, BASES_NAMED),
+        (r"\boxed{(-inf, 5]}", r"(-\infty,5]", True),
+        (r"\boxed{1.7 \times 10^{-19} \mathrm{C}}", r"1.6 \times 10^{-19} \mathrm{C}", False, TINY),
+        (r"\boxed{\frac{1}{2598961}}", r"\frac{1}{\binom{52}{5}}", False),
+        (r"\boxed{x}", "x+10^{-20}", False),
+        (r"\boxed{2\cdot10^{-11}}", r"10^{-9}\%", False),
     )
 )

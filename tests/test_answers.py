@@ -139,6 +139,9 @@ def test_what_is_no_number_is_none(text: str) -> None:
         "√(",
         "1_",
         "\\{x|",
+        "\\text{1 ",
+        "~",
+        "1 base ",
     ],
 )
 def test_degenerate_text_is_read_in_no_time_and_never_fails(piece: str) -> None:

@@ -97,14 +97,14 @@ def simplified(answer: str) -> str:
         number = number_in(digits)
         if number is not None:
             return number
-    text = text if re.search(r"[(\[]|\\\{", text) else GROUPS.sub("", text)  # in brackets: a list
-    return " ".join(text.split()).rstrip(".").strip()
+    return text if re.search(r"[(\[]|\\\{", text) else GROUPS.sub("", text)  # in brackets: a list
 
 
 def _equal_mathematics(found: Sequence[str | None], golds: Sequence[str]) -> list[bool]:
     """Whether math-verify finds each answer equal to its gold answer; None is wrong.
 
-    A percent sign may be left out or worked out: 50%, 50 and 0.5 equal 50%. Numbers in two bases are never equal.
+    A percent sign may be left out or worked out: 50%, 50 and 0.5 equal 50%. Numbers in two bases and times in two
+    halves of the day are never equal.
     """
     pairs = [
         (row, *pair)
@@ -124,10 +124,10 @@ def _readings(gold: str, answer: str) -> list[tuple[str, str]]:
         if found[0] is not None and found[1] is not None and found[0][group].lower() != found[1][group].lower():
             return []
     bare = [simplified(PERCENT.sub("", side)) for side in (gold, answer)]
-    marked = [PERCENT.search(side) is not None for side in (gold, answer)]
+    signed = [PERCENT.search(side) is not None for side in (gold, answer)]
     pairs = [(bare[0], bare[1])]
-    if marked[0] != marked[1]:
-        hundredths = [f"\\frac{{{side}}}{{100}}" if sign else side for side, sign in zip(bare, marked, strict=True)]
+    if signed[0] != signed[1]:
+        hundredths = [f"\\frac{{{side}}}{{100}}" if sign else side for side, sign in zip(bare, signed, strict=True)]
         pairs.append((hundredths[0], hundredths[1]))
     return [(_both_signs(gold), _both_signs(answer)) for gold, answer in pairs]
 

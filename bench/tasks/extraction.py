@@ -41,6 +41,7 @@ GOES_ON = re.compile(  # what follows in an expression, a range, a list, a time,
     rf"|\s*[a-z]+,?\s+(?:and\s+)?\d+\s*(?:{SMALLER})\b",
     re.IGNORECASE,
 )
+NEXT_UNKNOWN = re.compile(r"\d\W*(?:[,;]|\b(?:or|and)\b)\s*[A-Za-z]\w?\s*$")  # x = 5, y = 100
 PART = re.compile(r"(?:±|\\sqrt\s*\{?|√\(?)\s*$")  # what comes before a number that is a part
 SPACED = re.compile(r"\A\W*\d{1,3}(?: \d{3})+(?![\d/]| \d)")  # 12 345 678 apples
 LAKHS = re.compile(
@@ -69,7 +70,7 @@ LATEX: tuple[tuple[re.Pattern, str | Callable[[re.Match], str]], ...] = (  # gro
     (re.compile(r"\\pm(?![A-Za-z])"), "±"),
     (re.compile(r"(?<=[$£€])\s*(\d[\d.,]*)\s?M\b"), r"\1 million"),
     (re.compile(r"\\[,!;: ]|~|\u00a0|\u2009|\u202f"), " "),
-    (re.compile(r"\\?[$£€¥₹%]"), ""),
+    (re.compile(r"\\?[$£€¥₹%]|\bRs\.?(?=\s*\d)"), ""),
     (re.compile(r"\*\*|__|`"), ""),
     (re.compile(r"[−–]"), "-"),
 )
@@ -117,7 +118,10 @@ def read_number(text: str) -> Fraction | None:
     None where there is no number, or where it is a part of something else ("3 + 4", "5 or 6", "3:30", "±3",
     "1 h 5 minutes").
     """
-    for side in reversed(_grouped(text).split("=")):
+    sides = _grouped(text).split("=")
+    if any(NEXT_UNKNOWN.search(side) for side in sides[1:-1]):
+        return None
+    for side in reversed(sides):
         side = MINUS.sub(r"\1-", side, count=1) if MINUS.match(side) else side
         side = joined(side)
         found = NUMBER.search(side)

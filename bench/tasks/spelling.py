@@ -2,7 +2,7 @@
 
 import re
 
-WRAPPER = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|rm|operatorname)\s*"
+WRAPPER = r"\\(?:text|textbf|textit|textrm|textsuperscript|mathrm|mathbf|mbox|rm|operatorname)\s*"
 NAMES = (
     *("∞ infty", "≤ le", "≥ ge", "≠ ne", "× times", "· cdot", "÷ div", "± pm", "∪ cup", "∩ cap", "∈ in", "∅ emptyset"),
     *("∨ lor", "∧ land", "π pi", "θ theta", "α alpha", "β beta", "γ gamma", "λ lambda", "μ mu", "φ phi", "ω omega"),
@@ -17,12 +17,13 @@ BASES = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
 BASE_OF = {word: str(base) for base, word in enumerate(BASES, 2)} | {"sixteen": "16"}
 IN_BASE = re.compile(  # 204_\text{five}, (204)_5, 204 \text{ base } 5
     rf"\(?(?:{WRAPPER}\{{)?(?P<digits>-?[0-9A-Z.]+)[)}}]?\s*"
-    rf"(?:_\s*\{{?\s*(?:{WRAPPER})?\{{?\s*\(?\s*(?:base[\s}}]*)?|(?:{WRAPPER}\{{)?\s*(?:in\s+)?base\s*\}}?\s*)"
-    rf"(?P<base>\d+|{'|'.join(BASE_OF)})[\s)}}]*"
+    rf"(?:_\s*\{{?\s*(?:{WRAPPER})?\{{?\s*\(?\s*(?:base[\s}}]*)?|(?:{WRAPPER}\{{)?\s*\(?(?:in\s+)?base[\s}}-]*)"
+    rf"(?P<base>\d+|(?i:{'|'.join(BASE_OF)}))[\s)}}]*"
 )
 ORDINAL = re.compile(rf"(-?\d+)\s*\^?\s*\{{?\s*(?:{WRAPPER})?\{{?\s*(?:st|nd|rd|th)\s*\}}*")
-WORDED = re.compile(
-    rf"{WRAPPER}\{{\s*\(?\s*(-?[\d.,/]*\d)\s*(?:\)|(?<=\d)((?:\s|(?=(?:st|nd|rd|th)\b))[A-Za-z][^\d{{}}]*))?\s*\}}"
+WORDED = re.compile(  # \text{15 cm}, \text{15 cm}^2, \textbf{(073)}
+    rf"{WRAPPER}\{{\s*\(?\s*(-?[\d.,/]*\d)\s*(?:\)|(?<=\d)((?:\s|(?=(?:st|nd|rd|th)\b))[A-Za-z][^\d{{}}^]*))?\s*"
+    r"(?:\^\s*\{?\d\}?)?\}(?:\^\s*\{?\d\}?)?"
 )
 SPELLINGS = (
     (re.compile(r"\\(?:left|right|big|Big|bigg|Bigg)[lr]?(?![a-zA-Z])|\\displaystyle(?![a-zA-Z])"), ""),
@@ -31,8 +32,10 @@ SPELLINGS = (
     (re.compile(r"(?<!\\)\\[ ,;:!]|\\q?quad(?![a-zA-Z])|~"), " "),
     (re.compile(r"\\[dtc]frac"), r"\\frac"),
     (re.compile(r"√\s*(?:\(([^()]*)\)|(\d+|[a-zA-Z]))"), r"\\sqrt{\1\2}"),
+    (re.compile(rf"{WRAPPER}\{{\s*(\d+)\s*\}}"), r"\1"),
     (re.compile(rf"(?<=[a-zA-Z])(?={WRAPPER}[{{ei])"), " "),
     (re.compile(rf"{WRAPPER}(?:\{{\s*([ei]|\\pi)\s*\}}|([ei])(?![a-zA-Z]))"), r"\1\2"),
+    (re.compile(r"(?<![\\a-zA-Z])inf(?:ty|inity)?(?![a-zA-Z])"), r"\\infty "),
     (re.compile(r"\\varnothing(?![a-zA-Z])|\\lbrace\s*\\rbrace|\\\{\s*\\\}"), r"\\emptyset"),
     (re.compile(r"(\d*)\.(\d*)\\(?:overline|bar)\s*\{?(\d+)\}?"), lambda found: _repeating(*found.groups())),
     (re.compile(rf"{WRAPPER}\{{\s*(or|and)\s*\}}|\\(lor|land|vee|wedge)(?![a-zA-Z])"), lambda found: _joint(found)),
@@ -47,6 +50,7 @@ UNKNOWN = re.compile(r"(?<![\\a-zA-Z])[a-df-zA-Z]")
 ALIKE = (  # where texts are compared as texts
     (re.compile(rf"{WRAPPER}(?=\{{)"), r"\\text"),
     (re.compile(r"([_^])\s*(\\text\{[^{}]*\}|\w)"), r"\1{\2}"),
+    (re.compile(r"\\text\{([^{}]*)\}"), r"\1"),
     (re.compile(r"(\\[bp]mod)\s*(\w+)"), r"\1{\2}"),
     (re.compile(r"\\(ge|le|ne)q?(?:slant)?(?![a-z])"), r"\\\1"),
     (re.compile(r"(?<=\\\{)([^{}|:]*?)(?:\\mid(?![a-z])|\\vert(?![a-z])|\\colon(?![a-z])|[|:])"), r"\1|"),
@@ -60,12 +64,13 @@ def spelled(answer: str) -> str:
     text = text.translate(SIGNS)
     for pattern, replacement in SPELLINGS:
         text = pattern.sub(replacement, text)
-    text = text.strip().rstrip(".").strip()
+    text = " ".join(text.split()).rstrip(".").strip()
     in_base, worded, ordinal = (pattern.fullmatch(text) for pattern in (IN_BASE, WORDED, ORDINAL))
     if in_base:
-        return f"{in_base['digits']}_{{{BASE_OF.get(in_base['base'], in_base['base'])}}}"
+        return f"{in_base['digits']}_{{{BASE_OF.get(in_base['base'].lower(), in_base['base'])}}}"
     if worded:
-        ordinal, text = ORDINAL.fullmatch(f"{worded[1]}{worded[2] or ''}"), _with_unit(worded)
+        number, unit = worded[1], worded[2] or ""
+        ordinal, text = ORDINAL.fullmatch(f"{number}{unit}"), rf"{number}\text{{{unit}}}" if unit else number
     return ordinal[1] if ordinal else _union(text)
 
 
@@ -78,10 +83,6 @@ def _bare(text: str) -> str:
     for pattern, replacement in ALIKE:
         text = pattern.sub(replacement, text)
     return text
-
-
-def _with_unit(worded: re.Match) -> str:
-    return worded[1] + (rf"\text{{{worded[2]}}}" if worded[2] else "")
 
 
 def _joint(found: re.Match) -> str:
