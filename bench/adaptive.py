@@ -16,7 +16,7 @@ from bench.artifacts import Completions, Policy, Prompts, Rewards
 from bench.config.rules import Count, checked, number, one_of, require
 from bench.errors import BenchError
 from bench.estimators.arrays import StoppedOutcomes
-from bench.estimators.best_of_n import pass_at_k
+from bench.estimators.curves import pass_at_k
 from bench.estimators.sequential import BetaPrior, beta_prior, expected_gains, stopped_pass_at_k
 from bench.estimators.sequential import allocate as by_gain
 from bench.estimators.uncertainty import intervals_and_bands

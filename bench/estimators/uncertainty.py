@@ -26,7 +26,7 @@ from bench.estimators.power import WinnersCurse, expected_maximum, gap_if_equal,
 from bench.estimators.training_seeds import SeedInterval, ratio_over_seeds, seed_interval
 
 __all__ = [
-    "PairedDifference",
+    "PairedContrast",
     "Ratio",
     "SeedInterval",
     "Verdict",
@@ -37,8 +37,8 @@ __all__ = [
     "holm",
     "intervals_and_bands",
     "mcnemar",
-    "paired_difference",
-    "paired_differences",
+    "paired_contrast",
+    "paired_contrasts",
     "prompts_needed",
     "ratio_of_means",
     "ratio_over_seeds",
@@ -58,7 +58,7 @@ _BLOCK = 2**20  # signs held at once
 
 
 @dataclass(frozen=True)
-class PairedDifference:
+class PairedContrast:
     """a − b over the same prompts, and the verdict on a."""
 
     mean: float
@@ -70,7 +70,7 @@ class PairedDifference:
     verdict: Verdict  # whether a is better or worse than b, or neither is resolved
 
 
-def paired_difference(
+def paired_contrast(
     a: np.ndarray,
     b: np.ndarray,
     rng: np.random.Generator,
@@ -78,7 +78,7 @@ def paired_difference(
     *,
     power: float = 0.8,
     resamples: int = RESAMPLES,
-) -> PairedDifference:
+) -> PairedContrast:
     """Return the mean of a − b over the same M prompts, its interval, and the verdict: better, worse or not resolved.
 
     Two tests must agree on a difference. The bootstrap allows any distribution of differences with mean 0, but sees no
@@ -90,12 +90,17 @@ def paired_difference(
 
     a, b: [M], higher is better; where lower is better, swap them. A prompt with a NaN on either side is left out, and
     `prompts` counts the others. Raises ValueError for unequal shapes, infinities, or no prompt with both values.
+
+    >>> tuned, control = np.arange(60) % 3 > 0, np.arange(60) % 2 > 0
+    >>> contrast = paired_contrast(tuned, control, np.random.default_rng(0))
+    >>> f"{contrast.mean:.3f} [{contrast.low:.3f}, {contrast.high:.3f}] {contrast.verdict}"
+    '0.167 [-0.017, 0.350] not resolved'
     """
     a, b = as_equal_floats("[M]", a=a, b=b)
-    return paired_differences(a[:, None], b[:, None], rng, level, power=power, resamples=resamples)[0]
+    return paired_contrasts(a[:, None], b[:, None], rng, level, power=power, resamples=resamples)[0]
 
 
-def paired_differences(
+def paired_contrasts(
     a: np.ndarray,
     b: np.ndarray,
     rng: np.random.Generator,
@@ -103,8 +108,8 @@ def paired_differences(
     *,
     power: float = 0.8,
     resamples: int = RESAMPLES,
-) -> list[PairedDifference]:
-    """Return the `paired_difference` of each column of a and b [M, K], from the same resamples of prompts."""
+) -> list[PairedContrast]:
+    """Return the `paired_contrast` of each column of a and b [M, K], from the same resamples of prompts."""
     a, b = as_equal_floats("[M, K]", a=a, b=b)
     tail = tail_of(level)
     difference = (a - b)[~np.isnan(a - b).all(axis=1)]
@@ -123,7 +128,7 @@ def paired_differences(
         verdict: Verdict = "better" if low[column] > 0 else "worse" if high[column] < 0 else "not resolved"
         error = float(boot.error[column]) or float("nan")  # equal differences do not tell what could be detected
         differences.append(
-            PairedDifference(
+            PairedContrast(
                 mean=float(boot.mean[column]),
                 low=float(low[column]),
                 high=float(high[column]),
@@ -233,6 +238,9 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
     The i-th smallest is multiplied by K + 1 − i, then made nondecreasing and at most 1. Source: Holm 1979, §2.
     Raises ValueError for values outside 0 .. 1.
+
+    >>> holm([0.01, 0.04, 0.03]).tolist()
+    [0.03, 0.06, 0.06]
     """
     p_values = as_floats("p_values", p_values, "[K]")
     if not ((p_values >= 0) & (p_values <= 1)).all():
