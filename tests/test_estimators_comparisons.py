@@ -5,10 +5,9 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from bench.estimators.bootstrap import RESAMPLES, Bootstrap
+from bench.estimators.bootstrap import RESAMPLES, Bootstrap, bootstrap_interval
 from bench.estimators.distributions import normal_cdf
 from bench.estimators.uncertainty import (
-    bootstrap_interval,
     holm,
     mcnemar,
     paired_contrast,

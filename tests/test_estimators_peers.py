@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from bench.estimators.curves import best_of_n, majority_at_k, pass_at_k, weighted_majority_at_k
-from bench.estimators.kl import rao_blackwell_kl
+from bench.estimators.curves import best_of_n, pass_at_k
+from bench.estimators.policy_divergence import rao_blackwell_kl
+from bench.estimators.voting import majority_at_k, weighted_majority_at_k
 
 
 def wave(rows, columns, frequency):

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.estimators.arrays import StoppedOutcomes
-from bench.estimators.curves import best_of_n, majority_at_k, pass_at_k
+from bench.estimators.curves import best_of_n, pass_at_k
 from bench.estimators.kl import best_of_n_kl
 from bench.estimators.sequential import BetaPrior, allocate, beta_prior, expected_gains, stopped_pass_at_k
+from bench.estimators.voting import majority_at_k
 
 PLANS = [  # enough, limit, block
     (1, 1, 1),

@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from bench.estimators.curves import best_of_n, soft_best_of_n
+from bench.estimators.curves import best_of_n
 from bench.estimators.kl import best_of_n_kl
-from bench.estimators.soft import estimate_soft_best_of_n
+from bench.estimators.soft import estimate_soft_best_of_n, soft_best_of_n
 
 NAN = float("nan")
 

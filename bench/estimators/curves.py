@@ -17,22 +17,6 @@ from bench.estimators.arrays import (
     sorted_rows,
     tie_means,
 )
-from bench.estimators.soft import soft_best_of_n
-from bench.estimators.voting import majority_at_k, majority_method, weighted_majority_at_k
-
-__all__ = [
-    "PowerLaw",
-    "best_of_n",
-    "distinct_at_k",
-    "fit_coverage",
-    "majority_at_k",
-    "majority_method",
-    "median_of_n",
-    "pass_at_k",
-    "pass_at_k_of_counts",
-    "soft_best_of_n",
-    "weighted_majority_at_k",
-]
 
 
 def best_of_n(rewards: np.ndarray, n: Sizes, gold: np.ndarray | None = None) -> np.ndarray:

@@ -25,20 +25,6 @@ from bench.estimators.arrays import (
     tail_of,
 )
 from bench.estimators.curves import best_of_n
-from bench.estimators.policy_divergence import kl_per_token, rao_blackwell_kl, sequence_kl
-
-__all__ = [
-    "best_of_n_kl",
-    "best_of_n_kl_bound",
-    "best_of_n_kl_from_reference",
-    "best_of_n_kl_sensitivity",
-    "best_of_n_win_rate",
-    "exact_best_of_n_kl",
-    "exact_best_of_n_win_rate",
-    "kl_per_token",
-    "rao_blackwell_kl",
-    "sequence_kl",
-]
 
 Estimator: TypeAlias = Literal["jackknife", "plug_in", "beirami", "bound"]
 

@@ -14,41 +14,8 @@ from bench.estimators.arrays import as_equal_floats, as_floats, as_outcomes, che
 from bench.estimators.bootstrap import (
     RESAMPLES,
     Bootstrap,
-    Ratio,
-    bootstrap_interval,
-    intervals_and_bands,
-    ratio_of_means,
-    resampled_means,
-    simultaneous_band,
 )
 from bench.estimators.distributions import normal_quantile, t_quantile
-from bench.estimators.power import WinnersCurse, expected_maximum, gap_if_equal, prompts_needed, winners_curse
-from bench.estimators.training_seeds import SeedInterval, ratio_over_seeds, seed_interval
-
-__all__ = [
-    "PairedContrast",
-    "Ratio",
-    "SeedInterval",
-    "Verdict",
-    "WinnersCurse",
-    "bootstrap_interval",
-    "expected_maximum",
-    "gap_if_equal",
-    "holm",
-    "intervals_and_bands",
-    "mcnemar",
-    "paired_contrast",
-    "paired_contrasts",
-    "prompts_needed",
-    "ratio_of_means",
-    "ratio_over_seeds",
-    "resampled_means",
-    "seed_interval",
-    "sign_flip_p_values",
-    "simultaneous_band",
-    "unpaired_difference",
-    "winners_curse",
-]
 
 Verdict: TypeAlias = Literal["better", "worse", "not resolved"]
 

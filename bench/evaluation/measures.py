@@ -4,14 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench.estimators.curves import (
-    best_of_n,
-    distinct_at_k,
-    majority_at_k,
-    median_of_n,
-    pass_at_k,
-    weighted_majority_at_k,
-)
+from bench.estimators.curves import best_of_n, distinct_at_k, median_of_n, pass_at_k
 from bench.estimators.kl import (
     best_of_n_kl,
     best_of_n_kl_bound,
@@ -20,6 +13,7 @@ from bench.estimators.kl import (
     best_of_n_win_rate,
 )
 from bench.estimators.soft import estimate_soft_best_of_n, pessimism_of_n
+from bench.estimators.voting import majority_at_k, weighted_majority_at_k
 from bench.evaluation.heldout import VALIDATION, AlongTraining, Graded, Outcomes
 
 KL_FROM = "kl_from_"  # followed by the name of a policy other than the base

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.estimators.bootstrap import bootstrap_interval
 from bench.estimators.curves import best_of_n
 from bench.estimators.reward_diagnostics import (
     as_probabilities,
@@ -17,7 +18,6 @@ from bench.estimators.reward_diagnostics import (
     turning_point,
     within_prompt_auc,
 )
-from bench.estimators.uncertainty import bootstrap_interval
 from bench.evaluation.heldout import Graded
 from bench.evaluation.measures import powers_of_two
 from bench.seeds import generator

@@ -4,14 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.estimators.uncertainty import (
-    PairedContrast,
-    holm,
-    intervals_and_bands,
-    mcnemar,
-    paired_contrasts,
-    ratio_of_means,
-)
+from bench.estimators.bootstrap import intervals_and_bands, ratio_of_means
+from bench.estimators.uncertainty import PairedContrast, holm, mcnemar, paired_contrasts
 from bench.evaluation.heldout import RAW_BASE, VALIDATION, Outcomes, raw
 from bench.evaluation.measures import KL_FROM, SHARES, Measure
 from bench.seeds import generator

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from bench import store
 from bench.artifacts import Completions, Prompts, Selection
 from bench.config.rules import counts_per_prompt
-from bench.estimators.curves import majority_method
+from bench.estimators.voting import majority_method
 from bench.evaluation.measures import (
     Measure,
     along_counts,

@@ -7,14 +7,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from bench.estimators.bootstrap import bootstrap_interval
 from bench.estimators.distributions import t_cdf, t_quantile
-from bench.estimators.uncertainty import (
-    bootstrap_interval,
-    holm,
-    paired_contrast,
-    seed_interval,
-    sign_flip_p_values,
-)
+from bench.estimators.training_seeds import seed_interval
+from bench.estimators.uncertainty import holm, paired_contrast, sign_flip_p_values
 from bench.records.read import Estimate, Run, short
 from bench.reporting.groups import Group, estimate, recorded
 from bench.seeds import generator

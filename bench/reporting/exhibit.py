@@ -47,7 +47,7 @@ class Exhibit:
 
 @dataclass(frozen=True)
 class Figure(Exhibit):
-    draw: Callable[[Any], None]  # draws on an empty matplotlib Figure of this size, in the style of reporting.style
+    draw: Callable[..., None]  # (canvas, rows, labels) draws on an empty matplotlib Figure; see bench.reporting.plots
     width: float = COLUMN_WIDTH  # inches
     height: float = COLUMN_WIDTH * 0.8
 

@@ -1,6 +1,9 @@
 """What figures share: figures from rows, rows of curves, series with intervals, panels, axes and legends."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -43,13 +46,35 @@ def figure(
     if not rows:
         return None
 
-    def finish(canvas: Any) -> None:
-        labels = draw(canvas, [dict(row) for row in rows])
+    def finish(canvas: Any, shown: Sequence[Row] = rows, texts: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Draw these rows of the figure. texts: what is written -> what is to be written in its place."""
+        labels = draw(canvas, [dict(row) for row in shown]) or ()
+        if texts:
+            labels = _reworded(canvas, labels, texts)
         legend_above(canvas)
-        for axes, wanted in labels or ():
+        for axes, wanted in labels:
             place_labels(axes, wanted)
 
     return Figure(name, f"{caption} {over_what(groups)}.", rows, all_runs(groups), finish, *size)
+
+
+def _reworded(canvas: Any, labels: Labels, texts: Mapping[str, str]) -> Labels:
+    """Replace texts, where they stand as whole words, in legends, titles, names of axes and ticks, and labels."""
+    names = "|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True))
+    pattern = re.compile(rf"(?<![\w.])(?:{names})(?![\w.])")
+
+    def new(text: str) -> str:
+        return pattern.sub(lambda found: texts[found[0]], text)
+
+    for axes in canvas.axes:
+        axes.set(title=new(axes.get_title()), xlabel=new(axes.get_xlabel()), ylabel=new(axes.get_ylabel()))
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handle.set_label(new(label))
+        for axis in (axes.xaxis, axes.yaxis):
+            ticks = [tick.get_text() for tick in axis.get_ticklabels()]
+            if any(new(tick) != tick for tick in ticks):
+                axis.set_ticks(axis.get_ticklocs(), [new(tick) for tick in ticks])
+    return [(axes, [replace(label, text=new(label.text)) for label in wanted]) for axes, wanted in labels]
 
 
 def faceted(

@@ -9,7 +9,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from bench import store
-from bench.estimators.uncertainty import gap_if_equal, paired_contrast, unpaired_difference
+from bench.estimators.power import gap_if_equal
+from bench.estimators.uncertainty import paired_contrast, unpaired_difference
 from bench.records.read import Estimate, Run, read_run
 from bench.reporting.tables import markdown
 from bench.search.definition import Search

@@ -14,9 +14,9 @@ from functools import partial
 
 import numpy as np
 
+from bench.estimators.bootstrap import bootstrap_interval, resampled_means
 from bench.estimators.curves import best_of_n, pass_at_k
 from bench.estimators.kl import best_of_n_kl
-from bench.estimators.uncertainty import bootstrap_interval, resampled_means
 from bench.seeds import generator
 from bench.speed.measure import Printout, highest_memory, option_parser, timed
 

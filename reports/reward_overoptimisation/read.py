@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 
 from bench.config import checks
 from bench.config.compose import CONF
-from bench.estimators.best_of_n import best_of_n
+from bench.estimators.curves import best_of_n
 from bench.estimators.reward_diagnostics import within_prompt_auc
 from bench.evaluation.heldout import grade
 from bench.scoring import prepared
