@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import itertools
+import json
 import pkgutil
 import subprocess
 import sys
@@ -13,14 +14,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_runs import made_run
+from PIL import Image
 
 import bench
 from bench import estimators
 from bench.errors import BenchError
 from bench.estimators.policy_divergence import policy_kl
 from bench.models import loading
-from bench.reporting import plot
+from bench.reporting import figure_settings
+from bench.reporting.build import build, check
 from bench.reporting.exhibits import figures
+from bench.reporting.files import drawn
 
 matplotlib.use("agg")
 
@@ -100,13 +104,13 @@ def test_a_figure_is_that_of_the_report_on_any_axes(name, runs):
     _, places = pyplot.subplots(1, 2, figsize=(12, 6))
     given = getattr(bench.plot, name)(some, ax=places[1])
 
-    def drawn(panels) -> list[list[list[float]]]:
+    def lines(panels) -> list[list[list[float]]]:
         panels = panels if isinstance(panels, list) else [panels]
-        lines = [line.get_xydata().round(6).tolist() for panel in panels for line in panel.lines]
-        return sorted(line for line in lines if line)
+        found = [line.get_xydata().round(6).tolist() for panel in panels for line in panel.lines]
+        return sorted(line for line in found if line)
 
-    assert drawn(own) == drawn(given)
-    assert drawn(own) or name == "heat_map"
+    assert lines(own) == lines(given)
+    assert lines(own) or name == "heat_map"
     first = given[0] if isinstance(given, list) else given
     pd.testing.assert_frame_equal(first.rows, pd.DataFrame(list(report.rows)))
     assert (first is places[1]) == (not isinstance(given, list))
@@ -121,7 +125,7 @@ def test_curves_labels_and_size_can_be_chosen(runs):
     legend = [text.get_text() for text in axes.get_figure().legends[0].get_texts()]
     assert any(text.startswith("best") for text in legend)
     assert not any("fine-tuned" in text or "Best-of-n" in text for text in legend)
-    with pytest.raises(BenchError, match=r"curves='nope' is not a curve of frontier: it has best_of_n, "):
+    with pytest.raises(BenchError, match=r"curves=nope is not a curve of frontier: it has best_of_n, "):
         bench.plot.frontier(runs, curves=["nope"])
     with pytest.raises(BenchError, match=r"do not hold the numbers of rounds; they hold those of frontier"):
         bench.plot.rounds(runs)
@@ -135,9 +139,9 @@ def test_curves_labels_and_size_can_be_chosen(runs):
 def test_each_curve_can_be_drawn_alone(name, runs):
     from matplotlib import pyplot
 
-    drawn = next(figure for figure in figures(list(runs[:4])) if figure.name == name)
-    column = next(column for column in plot.CURVE if column in drawn.rows[0])
-    for curve in {row[column] for row in drawn.rows}:
+    report = next(figure for figure in figures(list(runs[:4])) if figure.name == name)
+    column = next(column for column in figure_settings.CURVE if column in report.rows[0])
+    for curve in {row[column] for row in report.rows}:
         axes = bench.plot.figure(name, runs[:4], curves=[curve])
         assert set((axes[0] if isinstance(axes, list) else axes).rows[column]) == {curve}
     pyplot.close("all")
@@ -146,6 +150,64 @@ def test_each_curve_can_be_drawn_alone(name, runs):
 def test_words_are_replaced_whole_wherever_they_stand(runs):
     panels = bench.plot.selection(runs[:2], labels={"top_per_prompt": "best", "soft": "?"})
     assert {"best", "softmax"} <= {tick.get_text() for tick in panels[0].get_yticklabels()}
+
+
+def test_a_report_has_the_figures_that_are_wanted(runs, tmp_path):
+    """From a file and the command line; --check makes them as they were made, and says what is stale."""
+    file = tmp_path / "figures.yaml"
+    file.write_text("figures: {only: [frontier, kl_by_n], size: [3.25, 2.4], labels: {Best-of-n: best}}\nstyle: talk\n")
+    wanted = figure_settings.read([f"figures={file}", "figures.frontier.curves=[best_of_n]", "figures.kl_by_n.size=[5,3]"])
+    folder = tmp_path / "report"
+    build(runs[:2], folder, title="mine", wanted=wanted)
+    assert sorted(path.name for path in (folder / "figures").glob("*.png")) == ["frontier.png", "kl_by_n.png"]
+    with Image.open(folder / "figures" / "kl_by_n.png") as image:
+        assert image.size == (1500, 900)
+    assert "tuned" not in (folder / "figures" / "frontier.csv").read_text()
+    assert check(folder) == []
+    assert any("selection is not in the report" in line for line in check(made_again(folder, "wanted")))
+
+
+def made_again(folder: Path, without: str) -> Path:
+    manifest = json.loads((folder / "report.json").read_text())
+    del manifest[without]
+    (folder / "report.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_slides_have_larger_text_and_figures(runs):
+    paper, talk = (
+        figure_settings.settings_of({"figures": {"only": ["frontier"]}, "style": style}).of(figures(list(runs[:2])))[0]
+        for style in ("paper", "talk")
+    )
+        figure_settings.settings_of({"figures": {"only": ["frontier"]}, "style": style}).of(figures(list(runs[:2])))
+        for style in ("paper", "talk")
+    )
+    assert (talk.width, talk.height) == (1.5 * paper.width, 1.5 * paper.height)
+    with drawn(paper) as small, drawn(talk) as large:
+        sizes = [canvas.axes[0].xaxis.label.get_fontsize() for canvas in (small, large)]
+    assert sizes == [8, 12]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["figures.only=[nope]"], r"figures: nope is not a figure of these runs; they have frontier, "),
+        (["figures.nope.size=[3,2]"], r"figures: nope is not a figure of these runs"),
+        (["figures.frontier.curves=[nope]"], r"curves=nope is not a curve of frontier: it has best_of_n, "),
+        (["figures.only=frontier"], r"figures\.only=frontier is not allowed: it must be a list of figures"),
+        (["figures.size=[1]"], r"figures\.size=\[1\] is not allowed: it must be width and height in inches"),
+        (["figures.size=[1,.nan]"], r"figures\.size=\[1, nan\] is not allowed"),
+        (["figures.frontier.colour=red"], r"figures\.frontier\.colour is not known: a setting of figures\.frontier is"),
+        (["figures.frontier=3"], r"figures\.frontier is not known"),
+        (["figures=3"], r"figures=3 can't be read"),
+        (["figures=nowhere.yaml"], r"figures=nowhere\.yaml can't be read"),
+        (["figures.labels={a: [b]}"], r"figures\.labels=.* is not allowed: it must be texts"),
+        (["style=nope"], r"style=nope can't be read \(No such file or directory\); give paper, talk or the path"),
+    ],
+)
+def test_a_wish_that_can_not_be_met_is_said(words, said, runs):
+    with pytest.raises(BenchError, match=said):
+        figure_settings.read(words).of(figures(list(runs[:2])))
 
 
 @pytest.mark.parametrize("module", [found.name for found in pkgutil.iter_modules(estimators.__path__)])

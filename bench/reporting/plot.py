@@ -22,12 +22,12 @@ from typing import Any
 
 from bench.errors import BenchError
 from bench.records.read import Run
-from bench.reporting import style
 from bench.reporting.exhibit import Figure
 from bench.reporting.exhibits import made
+from bench.reporting.figure_settings import shaped
 from bench.reporting.groups import grouped
+from bench.reporting.style import styled
 
-CURVE = ("method", "of", "arm")  # the first of these columns that a figure's rows have says which curve a row is of
 SAME: Mapping[str, str] = MappingProxyType({})
 Runs = Sequence[Run]
 
@@ -94,41 +94,23 @@ def figure(
         others.append(wanted.name)
     else:
         raise BenchError(f"These runs do not hold the numbers of {name}; they hold those of {', '.join(others)}.")
-    rows = _of_curves(wanted, curves)
+    drawn = shaped(wanted, curves=curves, labels=labels)
     if ax is not None:
-        return _with_rows(_draw(wanted, _Place(ax), rows, labels), rows)
+        return _draw(drawn, _Place(ax))
 
     import matplotlib.pyplot as plt
 
-    with plt.rc_context(style.RC):
-        canvas = plt.figure(figsize=size or (wanted.width, wanted.height))
-        return _with_rows(_draw(wanted, canvas, rows, labels), rows)
+    with styled():
+        return _draw(drawn, plt.figure(figsize=size or (wanted.width, wanted.height)))
 
 
-def _of_curves(wanted: Figure, curves: Sequence[str] | None) -> list[dict[str, Any]]:
-    rows = list(wanted.rows)
-    if curves is None:
-        return rows
-    column = next((name for name in CURVE if name in rows[0]), None)
-    if column is None:
-        raise BenchError(f"{wanted.name} draws no curves to choose among.")
-    known = list(dict.fromkeys(row[column] for row in rows))
-    if unknown := [curve for curve in curves if curve not in known]:
-        raise BenchError(f"curves={unknown[0]!r} is not a curve of {wanted.name}: it has {', '.join(known)}.")
-    return [row for row in rows if row[column] in curves]
-
-
-def _draw(wanted: Figure, canvas: Any, rows: list[dict[str, Any]], labels: Mapping[str, str]) -> list[Any]:
-    wanted.draw(canvas, rows, labels)
-    return list(canvas.axes)
-
-
-def _with_rows(panels: list[Any], rows: list[dict[str, Any]]) -> Any:
+def _draw(drawn: Figure, canvas: Any) -> Any:
     import pandas as pd
 
-    for axes in panels:
-        axes.rows = pd.DataFrame(rows)
-    return panels[0] if len(panels) == 1 else panels
+    drawn.draw(canvas)
+    for axes in canvas.axes:
+        axes.rows = pd.DataFrame(list(drawn.rows))
+    return canvas.axes[0] if len(canvas.axes) == 1 else list(canvas.axes)
 
 
 class _Place:

@@ -12,7 +12,7 @@ from bench.records.read import Estimate
 from bench.reporting.exhibit import Figure
 from bench.reporting.groups import Group
 from bench.reporting.labels import Label, place_labels
-from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, QUIET, Look
+from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, QUIET, Look, legend_size
 from bench.reporting.tables import all_runs, spread
 from bench.reporting.words import over_what
 
@@ -27,7 +27,6 @@ DODGE = 0.06  # octaves between the points of two series at one x
 WIDEST = 0.4  # octaves from the first to the last of them
 HOLLOW = {"markerfacecolor": "white"}
 HANDLE = 2.4  # the length of a legend's lines, in its font's size
-LEGEND_SIZE = 7  # points
 
 
 def figure(
@@ -236,14 +235,14 @@ def legend_above(canvas: Any) -> None:
         ncols=columns,
         columnspacing=1.0,
         handlelength=HANDLE,
-        fontsize=LEGEND_SIZE,
+        fontsize=legend_size(),
     )
 
 
 def _legend_width(labels: Sequence[str], columns: int) -> float:
     """Inches of a legend whose labels fill its rows one after another."""
     longest = [max(len(label) for label in labels[column::columns]) for column in range(columns)]
-    return sum(0.54 * letters + HANDLE + 1.8 for letters in longest) * LEGEND_SIZE / 72
+    return sum(0.54 * letters + HANDLE + 1.8 for letters in longest) * legend_size() / 72
 
 
 def short(number: float, _: object = None) -> str:
