@@ -156,7 +156,8 @@ def test_a_report_has_the_figures_that_are_wanted(runs, tmp_path):
     """From a file and the command line; --check makes them as they were made, and says what is stale."""
     file = tmp_path / "figures.yaml"
     file.write_text("figures: {only: [frontier, kl_by_n], size: [3.25, 2.4], labels: {Best-of-n: best}}\nstyle: talk\n")
-    wanted = figure_settings.read([f"figures={file}", "figures.frontier.curves=[best_of_n]", "figures.kl_by_n.size=[5,3]"])
+    words = ["figures.frontier.curves=[best_of_n]", "figures.kl_by_n.size=[5,3]"]
+    wanted = figure_settings.read([f"figures={file}", *words])
     folder = tmp_path / "report"
     build(runs[:2], folder, title="mine", wanted=wanted)
     assert sorted(path.name for path in (folder / "figures").glob("*.png")) == ["frontier.png", "kl_by_n.png"]
@@ -177,9 +178,6 @@ def made_again(folder: Path, without: str) -> Path:
 def test_slides_have_larger_text_and_figures(runs):
     paper, talk = (
         figure_settings.settings_of({"figures": {"only": ["frontier"]}, "style": style}).of(figures(list(runs[:2])))[0]
-        for style in ("paper", "talk")
-    )
-        figure_settings.settings_of({"figures": {"only": ["frontier"]}, "style": style}).of(figures(list(runs[:2])))
         for style in ("paper", "talk")
     )
     assert (talk.width, talk.height) == (1.5 * paper.width, 1.5 * paper.height)
