@@ -8,12 +8,13 @@ tuned.merge(runs.config[["temperature"]], on="run")
 import functools
 import glob
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError
+from bench.records.completions import completions
 from bench.records.read import CURVES, PER_PROMPT, SAMPLES, Run, is_finished, read_run
 
 if TYPE_CHECKING:
@@ -60,15 +61,26 @@ class Runs(Sequence[Run]):
         """The completions that samples.parquet holds, of the first prompts, with their text, reward and verdict."""
         return self._stacked(SAMPLES)
 
+    def completions(self, split: str, *, store: str | os.PathLike | None = None) -> "DataFrame":
+        """Every completion of the runs' pools: `run` and the columns of `bench.records.completions.completions`.
+
+        split: "train", or "test" for the held-out pool of Best-of-N ("validation" in runs that were judged there).
+        """
+        place = None if store is None else Path(store)
+        return self._concatenated(lambda run: completions(run, split, store=place))
+
     def _by_run(self, rows: Iterable[Mapping[str, Any]]) -> "DataFrame":
         import pandas as pd
 
         return pd.DataFrame(list(rows), index=pd.Index([run.folder.name for run in self.runs], name="run"))
 
     def _stacked(self, name: str) -> "DataFrame":
+        return self._concatenated(lambda run: run.frame(name))
+
+    def _concatenated(self, read: Callable[[Run], "DataFrame"]) -> "DataFrame":
         import pandas as pd
 
-        tables = {run.folder.name: run.frame(name) for run in self.runs}
+        tables = {run.folder.name: read(run) for run in self.runs}
         return pd.concat(tables, names=["run"]).reset_index("run").reset_index(drop=True)
 
 
