@@ -265,5 +265,11 @@ def test_the_kl_of_two_models_is_that_of_an_evaluation(random_policy, stopping_p
     expected = divergence_samples(random_policy, stopping_policy, few_prompts, pool, temperature=1.0, top_p=1.0)
     ours = policy_kl(model, own, sequences, [len(start) for start in starts])
     np.testing.assert_allclose(ours, expected.rao_blackwell[:, 0], atol=1e-4)
+    ends = [sequence[-1] for sequence in sequences]
+    for sequence, start, end, value in zip(sequences, starts, ends, found, strict=True):
+        if end not in sequence[len(start) : -1]:  # padding behind EOS does not count
+            padded = policy_kl(model, other, [[*sequence, 0, 0]], [len(start)], end=end)
+            assert padded[0] == pytest.approx(value, rel=1e-6)
+            assert policy_kl(model, other, [[*sequence, 0, 0]], [len(start)])[0] > value
     with pytest.raises(ValueError, match="sequence 0 has 3 tokens"):
         policy_kl(model, other, [[1, 2, 3]], [3])
