@@ -16,10 +16,10 @@ from bench.artifacts import Completions, Policy, Prompts, Rewards
 from bench.config.rules import Count, checked, number, one_of, require
 from bench.errors import BenchError
 from bench.estimators.arrays import StoppedOutcomes
-from bench.estimators.best_of_n import pass_at_k
+from bench.estimators.bootstrap import intervals_and_bands
+from bench.estimators.curves import pass_at_k
 from bench.estimators.sequential import BetaPrior, beta_prior, expected_gains, stopped_pass_at_k
 from bench.estimators.sequential import allocate as by_gain
-from bench.estimators.uncertainty import intervals_and_bands
 from bench.evaluation.measures import powers_of_two
 from bench.generation.pool import Engine, sharing
 from bench.pools import Placement, stopped

@@ -128,6 +128,13 @@ class Completions:
         """The artifacts, as key or key/part, that hold these samples, and perhaps others beside them."""
         return frozenset({self.key.partition("[")[0]})
 
+    def places(self) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """Where the store has each sample: artifacts, and [M, N] the number of one of them and the line in its file.
+
+        Both are -1 where the store has none.
+        """
+        return [], np.full(self.shape, -1), np.full(self.shape, -1)
+
     def read(self, rows: slice, names: Sequence[str]) -> dict[str, np.ndarray]:
         """The named columns of some rows, each [rows, N]."""
         return {name: getattr(self, name)[rows] for name in names}

@@ -1,7 +1,6 @@
 """Pools: blocks of completions, most of them in the store, placed on a grid of M prompts x N samples.
 
-Numbers are in memory; text and token ids are read a shard of prompts at a time. So a pool takes the memory of one shard
-(shard_size prompts x N samples) and of some numbers per completion, however many prompts it has.
+Numbers are in memory; text and token ids are read a shard (shard_size prompts x N samples) at a time.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +34,7 @@ class Block(Protocol):
     @property
     def stored_as(self) -> frozenset[str]: ...
     def read(self, rows: slice, names: Sequence[str]) -> dict[str, np.ndarray]: ...
+    def places(self) -> tuple[list[str], np.ndarray, np.ndarray]: ...
     def first(self, num_completions: int) -> "Block": ...
     def units(self, *, whole: bool = False) -> Iterator[tuple[slice, slice, Completions]]: ...
 
@@ -88,7 +88,6 @@ class LazyColumn:
 @dataclass(frozen=True)
 class Pool(Completions):
     """Completions [M, N] of placed blocks, whose text and token ids are LazyColumns; make one by the functions below.
-    below.
 
     Where there is no sample: no text, no tokens, finish_reason "", log-probabilities NaN, length 0.
     """
@@ -118,6 +117,15 @@ class Pool(Completions):
         found = _gather(self.placements, rows, self.shape[1], lazy)
         return {name: found[name] if name in lazy else getattr(self, name)[rows] for name in names}
 
+    def places(self) -> tuple[list[str], np.ndarray, np.ndarray]:
+        units, unit, cell = super().places()
+        for rows, start, block in self.placements:
+            names, numbers, cells = block.places()
+            where = np.ix_(rows, np.arange(start, start + block.shape[1]))
+            unit[where], cell[where] = np.where(numbers < 0, -1, numbers + len(units)), cells
+            units += names
+        return units, unit, cell
+
     def shards(self, *, blanks: bool = False) -> Iterator[tuple[slice, Completions]]:
         if not blanks:
             self._refuse_stopped("walked")
@@ -132,7 +140,8 @@ class Pool(Completions):
             if prompts[-1] - top >= len(prompts):
                 raise ValueError("a scattered pool can't be scored unit by unit: score its parts.")
             for rows, columns, unit in block.units(whole=whole):
-                yield _moved(rows, top), _moved(columns, start), unit
+                here = slice(rows.start + top, rows.stop + top)
+                yield here, slice(columns.start + start, columns.stop + start), unit
 
     def first(self, num_completions: int) -> Completions:
         """The view of each prompt's first `num_completions` samples, still in the store.
@@ -164,14 +173,12 @@ def stored(blocks: Sequence[tuple[slice, int, Block]]) -> Completions:
 def side_by_side(pools: Sequence[Completions]) -> Completions:
     """The columns of all pools of the same prompts [M, N1 + N2 + ...], in their order; one pool alone is itself.
 
-    Each column keeps its own log-probabilities: `logprob` under the sampler and `policy_logprob` under the policy that
-    drew it. ValueError where the pools are not of equally many prompts, or none are given.
+    Each column keeps the log-probabilities under its own sampler and policy. ValueError for pools of different prompts.
     """
-    rows = [pool.shape[0] for pool in pools]
-    if len(set(rows)) != 1:
-        raise ValueError(f"pools have {rows} prompts; one or more of the same are expected.")
-    starts = np.cumsum([0, *(pool.shape[1] for pool in pools)]).tolist()
-    placements = tuple(Placement(np.arange(rows[0]), *each) for each in zip(starts, pools, strict=False))
+    if len(rows := {pool.shape[0] for pool in pools}) != 1:
+        raise ValueError(f"pools have {sorted(rows)} prompts; one or more of the same are expected.")
+    starts = np.cumsum([0, *(pool.shape[1] for pool in pools)]).tolist()[:-1]
+    placements = tuple(Placement(np.arange(*rows), *each) for each in zip(starts, pools, strict=True))
     return _beside(placements, _numbers(placements))
 
 
@@ -221,10 +228,6 @@ def with_token_ids(pool: Completions, token_ids: np.ndarray, key: str) -> Comple
     build = partial(_with_first_token_ids, token_ids, key)
     placements = (Placement(np.arange(len(token_ids)), 0, pool),)
     return _pool(placements, numbers, key, build, starts=pool.starts, columns=(pool.text, token_ids))
-
-
-def _moved(part: slice, by: int) -> slice:
-    return slice(part.start + by, part.stop + by)
 
 
 def _of_units(placements: tuple[Placement, ...], numbers: dict[str, np.ndarray]) -> Completions:

@@ -5,12 +5,15 @@ python -m bench.report sweep=NAME [setting=value ...]     the cells of a sweep, 
 python -m bench.report source=wandb project=NAME [entity=NAME] [group=NAME]
 python -m bench.report ... folder=PATH                    write there instead of outputs/<name>/report
 python -m bench.report ... config_dir=DIR                 with your own exhibits, DIR/figure/*.yaml
+python -m bench.report ... figures.only=[frontier] figures.size=[3.25,2.4] figures.frontier.curves=[best_of_n,tuned]
+                           figures.labels={top_per_prompt: best of N} style=talk, or figures=FILE.yaml with all of it
 python -m bench.report --check sweep=NAME                 say what of its report is stale or missing; status 1 if any is
 python -m bench.report --check FOLDER ...                 the same for report folders, with or without their records
 """
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from bench.errors import BenchError
 from bench.records.read import Run, is_finished, read_run
+from bench.reporting.figure_settings import FigureSettings, read
 from bench.reporting.files import MANIFEST
 from bench.reporting.groups import in_order
 from bench.reporting.sources import Source, from_folders, from_sweep, from_wandb
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from bench.reporting.exhibits import Part
     from bench.search import Search
 
+FIGURES = re.compile(r"(figures[.=]|style=)")
 OPTIONS = ("folder", "source", "project", "entity", "group", "outputs", "config_dir")
 
 
@@ -42,12 +47,13 @@ def main() -> None:
         parser.error(f"unknown option {refused[0]}" if refused else "give run folders or sweep=NAME")
     start = time.perf_counter()
     try:
-        options, words = _options(arguments.words)
+        options, words = _options([word for word in arguments.words if not FIGURES.match(word)])
+        wanted = read([word for word in arguments.words if FIGURES.match(word)])
         if arguments.check:
             _check(options, words)
             return
         source = _source(options, words)
-        _build(source, Path(options.get("folder", source.folder)), _own(options), start)
+        _build(source, Path(options.get("folder", source.folder)), _own(options), wanted, start)
     except BenchError as error:
         sys.exit(f"error: {error}")
     except KeyError as error:
@@ -126,14 +132,14 @@ def _own(options: Mapping[str, str]) -> "list[Part]":
     return from_configs(Path(CONF), *([Path(options["config_dir"])] if "config_dir" in options else []))
 
 
-def _build(source: Source, folder: Path, own: "Sequence[Part]", start: float) -> None:
+def _build(source: Source, folder: Path, own: "Sequence[Part]", wanted: FigureSettings, start: float) -> None:
     from bench.reporting.build import build
     from bench.reporting.exhibits import sentences
     from bench.reporting.words import counted
 
     for note in source.notes:
         print(note, file=sys.stderr)
-    page = build(source.runs, folder, title=source.title, notes=source.notes, own=own)
+    page = build(source.runs, folder, title=source.title, notes=source.notes, own=own, wanted=wanted)
     print(f"{_table(source.runs)}\n")
     print("\n".join(sentences(source.runs, own)))
     print(f"\nreport    {page} ({counted(len(source.runs), 'run')}, {time.perf_counter() - start:.0f} s)")

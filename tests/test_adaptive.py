@@ -18,7 +18,7 @@ from bench.config import checks
 from bench.config.compose import CONF
 from bench.errors import BenchError
 from bench.estimators.arrays import StoppedOutcomes
-from bench.estimators.best_of_n import pass_at_k
+from bench.estimators.curves import pass_at_k
 from bench.evaluation.heldout import grade
 from bench.generation import transformers_engine
 from bench.generation.duplicates import describe

@@ -9,7 +9,7 @@ from made_runs import made_run
 from omegaconf import OmegaConf
 
 from bench.config.compose import CONF
-from bench.estimators.uncertainty import ratio_over_seeds
+from bench.estimators.training_seeds import ratio_over_seeds
 from bench.evaluation import measures
 from bench.evaluation.measures import Measure
 from bench.records.read import Run

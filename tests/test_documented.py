@@ -32,3 +32,30 @@ def test_a_command_of_a_readme_composes(settings, monkeypatch):
 
 def test_there_are_commands():
     assert len(shown()) > 20
+
+
+SNIPPETS = re.findall(r"^```python\n(.*?)^```", (ROOT / "bench" / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)))
+def test_a_snippet_runs(number, tmp_path, monkeypatch, finished_run, random_policy, stopping_policy):
+    """In a folder with a finished run and two models."""
+    import matplotlib
+    from matplotlib import pyplot
+
+    matplotlib.use("agg")
+    (tmp_path / "outputs" / "quick").mkdir(parents=True)
+    run = finished_run("control=none").folder
+    for name, place in {
+        f"outputs/quick/{run.name}": run,
+        "tuned": random_policy.path,
+        "base": stopping_policy.path,
+    }.items():
+        (tmp_path / name).symlink_to(place)
+    monkeypatch.chdir(tmp_path)
+    exec(SNIPPETS[number], {})
+    pyplot.close("all")
+
+
+def test_there_are_snippets():
+    assert len(SNIPPETS) == 3

@@ -8,19 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.estimators.best_of_n import (
-    best_of_n,
-    distinct_at_k,
-    fit_coverage,
-    majority_at_k,
-    majority_method,
-    median_of_n,
-    pass_at_k,
-    soft_best_of_n,
-    weighted_majority_at_k,
-)
-from bench.estimators.soft_best_of_n import pessimism_of_n, pessimistic_weights
+from bench.estimators.curves import best_of_n, distinct_at_k, fit_coverage, median_of_n, pass_at_k
+from bench.estimators.soft import pessimism_of_n, pessimistic_weights, soft_best_of_n
 from bench.estimators.subsets import subset_method
+from bench.estimators.voting import majority_at_k, majority_method, weighted_majority_at_k
 from bench.selection import pessimism
 
 NAN = float("nan")
@@ -64,7 +55,7 @@ def bisected(rewards, beta):
 
 
 SUBSET_MEANS = {
-    "best_of_n": (lambda p, g, a, n: best_of_n(p, g, n), best),
+    "best_of_n": (lambda p, g, a, n: best_of_n(p, n, g), best),
     "pass_at_k": (lambda p, g, a, n: pass_at_k(g, n), lambda p, g, a: g.max()),
     "median_of_n": (lambda p, g, a, n: median_of_n(p, n), lambda p, g, a: np.median(p)),
     "distinct_at_k": (lambda p, g, a, n: distinct_at_k(a, n), lambda p, g, a: len(set(a) - {None})),
@@ -132,7 +123,7 @@ def test_an_unscored_outcome_counts_as_never_drawn():
     answers = np.array([["a", "b", "b", "a"]], object)
     for estimate in (
         lambda p, g, a, k: pass_at_k(g, k),
-        lambda p, g, a, k: best_of_n(p, g, k),
+        lambda p, g, a, k: best_of_n(p, k, g),
         lambda p, g, a, k: majority_at_k(a, g, k),
         lambda p, g, a, k: weighted_majority_at_k(a, p, g, k),
     ):
@@ -168,12 +159,12 @@ def test_a_bad_n_is_named(name, n, message):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: best_of_n(np.ones((2, 3)), np.ones((2, 4)), 1), r"gold has shape \[2, 4\], but proxy has \[2, 3\]"),
-        (lambda: best_of_n(np.ones(3), np.ones(3), 1), r"proxy has shape \[3\]; a non-empty array \[M, N\]"),
-        (lambda: best_of_n(np.full((2, 3), NAN), np.ones((2, 3)), 1), r"proxy \[2, 3\] holds only NaN"),
-        (lambda: best_of_n(np.ones((2, 3)), np.full((2, 3), np.inf), 1), r"gold \[2, 3\] holds an infinity"),
-        (lambda: best_of_n(np.array([["a", "b"]], object), np.ones((1, 2)), 1), "proxy has dtype object"),
-        (lambda: best_of_n(np.ones((0, 3)), np.ones((0, 3)), 1), r"proxy has shape \[0, 3\]"),
+        (lambda: best_of_n(np.ones((2, 3)), 1, np.ones((2, 4))), r"gold has shape \[2, 4\], but rewards has \[2, 3\]"),
+        (lambda: best_of_n(np.ones(3), 1), r"rewards has shape \[3\]; a non-empty array \[M, N\]"),
+        (lambda: best_of_n(np.full((2, 3), NAN), 1, np.ones((2, 3))), r"rewards \[2, 3\] holds only NaN"),
+        (lambda: best_of_n(np.ones((2, 3)), 1, np.full((2, 3), np.inf)), r"gold \[2, 3\] holds an infinity"),
+        (lambda: best_of_n(np.array([["a", "b"]], object), 1, np.ones((1, 2))), "rewards has dtype object"),
+        (lambda: best_of_n(np.ones((0, 3)), 1), r"rewards has shape \[0, 3\]"),
         (lambda: pass_at_k([[0.5, 1.0]], 1), r"correct \[1, 2\] holds values other than 0 and 1"),
         (lambda: distinct_at_k(np.array(["a"], object), 1), "labels has shape"),
         (lambda: soft_best_of_n(np.ones((1, 2)), np.ones((1, 2)), 2, 0), "temperature=0 is not allowed"),
@@ -188,7 +179,7 @@ def test_bad_input_is_named(call, message):
 
 def test_worked_example_is_neither_the_first_n_nor_resampling_with_replacement():
     reward = np.array([0.1, 0.5, 0.2, 0.9, 0.4])
-    curve = best_of_n(reward[None], reward[None], [1, 2, 3, 4, 5])[0]
+    curve = best_of_n(reward[None], [1, 2, 3, 4, 5])[0]
     np.testing.assert_allclose(curve, [0.42, 0.61, 0.73, 0.82, 0.90], atol=1e-12)
     with_replacement = np.mean([max(a, b, c) for a in reward for b in reward for c in reward])
     assert curve[2] - with_replacement > 0.05
@@ -206,7 +197,7 @@ def test_large_pools_neither_overflow_nor_lose_digits():
     assert distinct_at_k(np.where(correct == 1, "a", None), 6_000)[0] == pytest.approx(exact, abs=1e-12)
     reward = rng().permutation(100_000.0 * np.ones(100_000).cumsum())[None]
     expected = [100_000.0 * n * 100_001 / (n + 1) for n in (1, 2, 1000, 99_999)]  # mean of the maximum rank
-    np.testing.assert_allclose(best_of_n(reward, reward, [1, 2, 1000, 99_999])[0], expected, rtol=1e-10)
+    np.testing.assert_allclose(best_of_n(reward, [1, 2, 1000, 99_999])[0], expected, rtol=1e-10)
     evenly = np.linspace(0, 1, 20_001)[None]
     assert median_of_n(evenly, [1, 2, 3, 999, 20_001]) == pytest.approx(np.full((1, 5), 0.5))
 
@@ -254,7 +245,7 @@ def test_soft_best_of_n_by_monte_carlo_stays_within_its_error():
     """40 samples, n = 20, at a temperature so low that Best-of-n is the answer."""
     proxy, gold = rng().permuted(np.tile(np.arange(40.0), (3, 1)), axis=1), rng(1).random((3, 40))
     estimate = soft_best_of_n(proxy, gold, 20, 1e-3, rng=rng(1))
-    np.testing.assert_allclose(estimate, best_of_n(proxy, gold, 20), atol=4 * 0.5 / math.sqrt(4096))
+    np.testing.assert_allclose(estimate, best_of_n(proxy, 20, gold), atol=4 * 0.5 / math.sqrt(4096))
     assert subset_method(40, 20) == "monte_carlo"
     assert subset_method(16, 8) == "exact"
 

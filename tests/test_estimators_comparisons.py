@@ -5,14 +5,13 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from bench.estimators.bootstrap import RESAMPLES, Bootstrap
+from bench.estimators.bootstrap import RESAMPLES, Bootstrap, bootstrap_interval
 from bench.estimators.distributions import normal_cdf
 from bench.estimators.uncertainty import (
-    bootstrap_interval,
     holm,
     mcnemar,
-    paired_difference,
-    paired_differences,
+    paired_contrast,
+    paired_contrasts,
     sign_flip_p_values,
     unpaired_difference,
 )
@@ -26,15 +25,15 @@ def rng(seed=0):
 def test_verdicts():
     a = (rng(1).random(300) < 0.6).astype(float)
     b = (rng(2).random(300) < 0.4).astype(float)
-    better = paired_difference(a, b, rng())
+    better = paired_contrast(a, b, rng())
     assert better.verdict == "better"
     assert better.mean == pytest.approx((a - b).mean())
     assert 0 < better.low < better.mean < better.high
     assert better.p_value < 0.001
-    worse = paired_difference(b, a, rng())
+    worse = paired_contrast(b, a, rng())
     assert worse.verdict == "worse"
     assert worse.high < 0
-    same = paired_difference(a, a, rng())
+    same = paired_contrast(a, a, rng())
     assert (same.verdict, same.p_value, same.mean) == ("not resolved", 1.0, 0.0)
     assert np.isnan(same.minimum_detectable_effect)  # equal differences do not tell what could be detected
 
@@ -42,7 +41,7 @@ def test_verdicts():
 def test_the_p_value_inverts_the_interval():
     for seed in range(12):
         difference = rng(seed).normal(0.2, 1, 80) if seed < 6 else rng(seed).exponential(1, 80) - 0.75  # skewed
-        result = paired_difference(difference, np.zeros(80), rng())
+        result = paired_contrast(difference, np.zeros(80), rng())
         of_bootstrap = Bootstrap(difference[:, None], rng(), RESAMPLES).p_value_of_zero(0)
         ends = bootstrap_interval(difference, rng(), 1 - of_bootstrap)
         assert min(abs(ends[0]), abs(ends[1])) < 0.01
@@ -54,15 +53,15 @@ def test_the_p_value_inverts_the_interval():
 def test_pairing_uses_the_correlation():
     difficulty = rng().random(200)
     a, b = difficulty + 0.02 + 0.01 * rng(1).normal(size=200), difficulty
-    assert paired_difference(a, b, rng()).verdict == "better"
-    assert paired_difference(a, rng(3).permutation(b), rng()).verdict == "not resolved"
+    assert paired_contrast(a, b, rng()).verdict == "better"
+    assert paired_contrast(a, rng(3).permutation(b), rng()).verdict == "not resolved"
 
 
 def test_too_few_prompts_resolve_nothing():
-    five = paired_difference(np.ones(5), np.zeros(5), rng())
+    five = paired_contrast(np.ones(5), np.zeros(5), rng())
     assert (five.verdict, five.p_value) == ("not resolved", 0.0625)
-    assert paired_difference(np.ones(6), np.zeros(6), rng()).verdict == "better"
-    one = paired_difference([1.0], [0.0], rng())
+    assert paired_contrast(np.ones(6), np.zeros(6), rng()).verdict == "better"
+    one = paired_contrast([1.0], [0.0], rng())
     assert (one.verdict, one.prompts) == ("not resolved", 1)
     assert np.isnan(one.low)
 
@@ -71,19 +70,18 @@ def test_prompts_without_both_values_are_left_out_and_counted():
     a, b = rng(1).random(40), rng(2).random(40)
     a[3] = b[7] = np.nan
     kept = ~np.isnan(a - b)
-    assert paired_difference(a, b, rng()) == paired_difference(a[kept], b[kept], rng())
-    assert paired_difference(a, b, rng()).prompts == 38
+    assert paired_contrast(a, b, rng()) == paired_contrast(a[kept], b[kept], rng())
+    assert paired_contrast(a, b, rng()).prompts == 38
 
 
 def test_minimum_detectable_effect_is_found_with_its_power():
     """Normal differences whose true mean is the effect: about 80 % of studies resolve it."""
     effect = 2.8016 / np.sqrt(100)
     found = [
-        paired_difference(rng(s).normal(effect, 1, 100), np.zeros(100), rng(s), resamples=500).verdict
-        for s in range(300)
+        paired_contrast(rng(s).normal(effect, 1, 100), np.zeros(100), rng(s), resamples=500).verdict for s in range(300)
     ]
     assert np.mean([verdict == "better" for verdict in found]) == pytest.approx(0.8, abs=0.07)
-    result = paired_difference(rng(0).normal(effect, 1, 100), np.zeros(100), rng())
+    result = paired_contrast(rng(0).normal(effect, 1, 100), np.zeros(100), rng())
     assert result.minimum_detectable_effect == pytest.approx(effect, rel=0.15)
 
 
@@ -127,7 +125,7 @@ def test_columns_with_nan_and_without_a_difference():
 def test_three_prompts_that_differ_resolve_nothing():
     difference = np.concatenate([np.zeros(37), [-0.25, -0.25, -0.25]])
     assert bootstrap_interval(difference, rng())[1] < 0  # what the bootstrap alone says of it
-    found = paired_difference(difference, np.zeros(40), rng())
+    found = paired_contrast(difference, np.zeros(40), rng())
     assert (found.verdict, found.p_value, found.high) == ("not resolved", 0.25, 0.0)
     assert found.low < found.mean < 0
     one, other = (contrast(values, 0 * values, "three") for values in (difference[None], np.stack([difference] * 2)))
@@ -140,7 +138,7 @@ def test_the_callers_stream_goes_on_alike_however_many_prompts_differ():
     after = []
     for values in (few, many):
         stream = rng()
-        paired_difference(values, np.zeros(40), stream)
+        paired_contrast(values, np.zeros(40), stream)
         after.append(stream.random())
     assert after[0] == after[1]
 
@@ -151,7 +149,7 @@ def test_the_callers_stream_goes_on_alike_however_many_prompts_differ():
 def test_equal_arms_with_rare_successes_are_seldom_told_apart(prompts: int, samples: int, rate: float):
     """400 comparisons: five percent and two standard errors; the bootstrap alone resolves 6 to 29 % of them."""
     a, b = rng(3).binomial(samples, rate, (2, prompts, 400)) / samples
-    found = paired_differences(a, b, rng(), resamples=1000)
+    found = paired_contrasts(a, b, rng(), resamples=1000)
     assert np.mean([one.verdict != "not resolved" for one in found]) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 400)
     assert np.mean([one.p_value <= 0.05 for one in found]) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 400)
 
@@ -160,7 +158,7 @@ def test_where_many_prompts_differ_the_power_is_that_of_the_bootstrap():
     chance = rng(4).random((300, 200))
     better = np.clip(chance + 0.3 * chance * (1 - chance), 0, 1)  # .05 in the mean
     a, b = rng(5).binomial(4, better) / 4, rng(6).binomial(4, chance) / 4
-    resolved = np.mean([one.verdict == "better" for one in paired_differences(a, b, rng(), resamples=2000)])
+    resolved = np.mean([one.verdict == "better" for one in paired_contrasts(a, b, rng(), resamples=2000)])
     alone = np.mean(bootstrap_interval(a - b, rng(), resamples=2000)[0] > 0)
     assert alone > 0.7
     assert resolved >= alone - 0.03
@@ -215,8 +213,8 @@ def test_an_unpaired_difference_by_hand():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: paired_difference([1.0, 2.0], [1.0], rng()), r"b has shape \[1\], but a has \[2\]"),
-        (lambda: paired_difference([1.0, np.nan], [np.nan, 1.0], rng()), "no prompt with a number in both"),
+        (lambda: paired_contrast([1.0, 2.0], [1.0], rng()), r"b has shape \[1\], but a has \[2\]"),
+        (lambda: paired_contrast([1.0, np.nan], [np.nan, 1.0], rng()), "no prompt with a number in both"),
         (lambda: mcnemar([0.5, 1], [1, 1]), r"a \[2\] holds values other than 0 and 1"),
         (lambda: mcnemar([1, np.nan], [np.nan, 1]), "no prompt with an outcome in both"),
         (lambda: holm([0.1, 1.2]), r"p_values \[2\] must all lie between 0 and 1"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.estimators.overoptimisation import Fit, fit_best_of_n, fit_interval, overoptimisation, peak
+from bench.estimators.reward_curve import Fit, fit_best_of_n, fit_interval, overoptimisation, peak
 
 KL = np.array([0.0, 0.2, 0.6, 1.2, 2.0, 3.0])
 D = np.sqrt(KL)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from bench.estimators.best_of_n import best_of_n, majority_at_k, pass_at_k, weighted_majority_at_k
-from bench.estimators.kl import rao_blackwell_kl
+from bench.estimators.curves import best_of_n, pass_at_k
+from bench.estimators.policy_divergence import rao_blackwell_kl
+from bench.estimators.voting import majority_at_k, weighted_majority_at_k
 
 
 def wave(rows, columns, frequency):
@@ -14,7 +15,7 @@ def wave(rows, columns, frequency):
 def test_best_of_n_as_in_llm_optimization():
     proxy, gold = wave(4, 30, 1.7), wave(4, 30, 2.9)  # no ties
     expected = [0.0008074759952912854, -0.45098422724076637, -0.7086770392238875]
-    assert best_of_n(proxy, gold, [2, 7, 30]).mean(axis=0) == pytest.approx(expected, abs=1e-13)
+    assert best_of_n(proxy, [2, 7, 30], gold).mean(axis=0) == pytest.approx(expected, abs=1e-13)
 
 
 def test_pass_at_k_as_in_human_eval():

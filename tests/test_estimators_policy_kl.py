@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from bench.estimators.policy_kl import kl_per_token, rao_blackwell_kl, sequence_kl
+from bench.estimators.policy_divergence import kl_per_token, rao_blackwell_kl, sequence_kl
 
 EOS, VOCABULARY, MAX_NEW_TOKENS = 0, 3, 3
 
@@ -116,7 +116,7 @@ def test_blocks_of_steps_equal_one_block(monkeypatch):
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 37, 11))
     whole = rao_blackwell_kl(a, b)
-    monkeypatch.setattr("bench.estimators.policy_kl.BLOCK_CELLS", 55)
+    monkeypatch.setattr("bench.estimators.policy_divergence.BLOCK_CELLS", 55)
     np.testing.assert_array_equal(rao_blackwell_kl(a, b), whole)
 
 

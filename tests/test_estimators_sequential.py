@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.estimators.arrays import StoppedOutcomes
-from bench.estimators.best_of_n import best_of_n, majority_at_k, pass_at_k
-from bench.estimators.kl import estimate_best_of_n_kl
+from bench.estimators.curves import best_of_n, pass_at_k
+from bench.estimators.kl import best_of_n_kl
 from bench.estimators.sequential import BetaPrior, allocate, beta_prior, expected_gains, stopped_pass_at_k
+from bench.estimators.voting import majority_at_k
 
 PLANS = [  # enough, limit, block
     (1, 1, 1),
@@ -95,9 +96,9 @@ def test_estimators_of_fixed_pools_refuse_stopped_outcomes():
     marked = values.view(StoppedOutcomes)
     for refuse in (
         lambda: pass_at_k(marked, 1),
-        lambda: best_of_n(marked, marked, 1),
-        lambda: best_of_n(values, marked, 1),
-        lambda: estimate_best_of_n_kl(marked, 1),
+        lambda: best_of_n(marked, 1),
+        lambda: best_of_n(values, 1, marked),
+        lambda: best_of_n_kl(marked, 1),
         lambda: majority_at_k(np.full((2, 3), "a", object), marked, 1),
         lambda: pass_at_k(marked[:1], 1),
         lambda: pass_at_k(marked > 0.5, 1),

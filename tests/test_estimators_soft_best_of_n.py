@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from bench.estimators.best_of_n import best_of_n, soft_best_of_n
-from bench.estimators.kl import estimate_best_of_n_kl
-from bench.estimators.soft_best_of_n import estimate_soft_best_of_n
+from bench.estimators.curves import best_of_n
+from bench.estimators.kl import best_of_n_kl
+from bench.estimators.soft import estimate_soft_best_of_n, soft_best_of_n
 
 NAN = float("nan")
 
@@ -30,7 +30,7 @@ def enumerated(rewards: list[float], probability: list[float], n: int, temperatu
 
 @pytest.mark.parametrize(("n", "temperature"), [(1, 1.0), (2, 0.3), (4, 1.0), (5, 0.05), (3, 40.0), (3, 0.001)])
 def test_the_plug_in_is_exact_for_the_pool(n, temperature, monkeypatch):
-    monkeypatch.setattr("bench.estimators.soft_best_of_n.JACKKNIFED", 0)
+    monkeypatch.setattr("bench.estimators.soft.JACKKNIFED", 0)
     rewards, gold = [0.2, 1.4, 0.9, 1.4, -1.0], rng(1).random(5)
     picked = enumerated(rewards, [0.2] * 5, n, temperature)
     found = estimate_soft_best_of_n(np.array([rewards]), gold[None, :, None], n, temperature)
@@ -41,7 +41,7 @@ def test_the_plug_in_is_exact_for_the_pool(n, temperature, monkeypatch):
 def test_the_jackknife_leaves_one_sample_out(monkeypatch):
     rewards, gold = rng(2).normal(size=(1, 6)), rng(3).random((1, 6, 1))
     found = estimate_soft_best_of_n(rewards, gold, 3, 0.5)
-    monkeypatch.setattr("bench.estimators.soft_best_of_n.JACKKNIFED", 0)
+    monkeypatch.setattr("bench.estimators.soft.JACKKNIFED", 0)
     whole = estimate_soft_best_of_n(rewards, gold, 3, 0.5)
     parts = [
         estimate_soft_best_of_n(np.delete(rewards, i, axis=1), np.delete(gold, i, axis=1), 3, 0.5) for i in range(6)
@@ -54,9 +54,9 @@ def test_near_temperature_0_it_is_best_of_n():
     rewards = rng(4).integers(0, 5, (8, 12)).astype(float)
     gold = rng(5).random((8, 12))
     found = estimate_soft_best_of_n(rewards, gold[..., None], 4, 0.01)
-    assert found.kl == pytest.approx(estimate_best_of_n_kl(rewards, 4), abs=1e-8)
+    assert found.kl == pytest.approx(best_of_n_kl(rewards, 4), abs=1e-8)
     # the same quantity estimated in another way, so only close on average
-    assert found.means.mean() == pytest.approx(best_of_n(rewards, gold, 4).mean(), abs=0.02)
+    assert found.means.mean() == pytest.approx(best_of_n(rewards, 4, gold).mean(), abs=0.02)
 
 
 def test_it_estimates_what_a_known_verifier_gives():

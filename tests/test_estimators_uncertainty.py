@@ -5,19 +5,16 @@ from itertools import product
 import numpy as np
 import pytest
 
-from bench.estimators.distributions import normal_cdf, normal_quantile, t_cdf, t_quantile
-from bench.estimators.uncertainty import (
+from bench.estimators.bootstrap import (
     bootstrap_interval,
-    expected_maximum,
     intervals_and_bands,
-    prompts_needed,
     ratio_of_means,
-    ratio_over_seeds,
     resampled_means,
-    seed_interval,
     simultaneous_band,
-    winners_curse,
 )
+from bench.estimators.distributions import normal_cdf, normal_quantile, t_cdf, t_quantile
+from bench.estimators.power import expected_maximum, prompts_needed, winners_curse
+from bench.estimators.training_seeds import ratio_over_seeds, seed_interval
 
 
 def rng(seed=0):

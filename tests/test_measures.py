@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from bench.estimators.kl import estimate_best_of_n_kl
+from bench.estimators.kl import best_of_n_kl
 from bench.evaluation import measures
 from bench.evaluation.heldout import Graded
 from bench.evaluation.measures import Measure
@@ -68,7 +68,7 @@ def test_best_of_n_after_tuning_goes_on_from_the_policy_by_the_chain_rule():
     found = measures._of_best_of_n_after_tuning("tuned", sampled, log_ratio)
     assert found[Measure("tuned", "best_of_n", "accuracy", 2)] == pytest.approx([1, 0])
     assert found[Measure("tuned", "best_of_n", "kl", 1)] == pytest.approx([0.5, 0.1])
-    ties = estimate_best_of_n_kl(sampled.proxy, 2)
+    ties = best_of_n_kl(sampled.proxy, 2)
     assert found[Measure("tuned", "best_of_n", "kl", 2)] == pytest.approx(ties + np.array([0.9, 0.1]))
     first = measures._of_best_of_n_after_tuning("tuned", sampled, log_ratio[:, :1])  # fewer have their ratio measured
     assert [cell.n for cell in first if cell.metric == "kl"] == [1]

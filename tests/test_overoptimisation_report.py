@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench.estimators.overoptimisation import fit_best_of_n
+from bench.estimators.reward_curve import fit_best_of_n
 from bench.records.read import Run, read_run
 from bench.reporting.exhibits import overoptimisation
 from bench.reporting.exhibits.overoptimisation import Pushed, rows

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.estimators.uncertainty import seed_interval
+from bench.estimators.training_seeds import seed_interval
 from bench.records.read import Estimate, Run
 from bench.reporting.console import ranking_table
 from bench.reporting.contrasts import contrast

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.estimators.kl import best_of_n_kl
+from bench.estimators.kl import exact_best_of_n_kl
 
 FOLDER = Path(__file__).parent.parent / "reports" / "estimators"
 
@@ -25,9 +25,9 @@ def test_the_true_values_are_those_of_the_population(simulate):
     truth = simulate.true_values(simulate.IF_WRONG)
     for column, n in enumerate(simulate.SIZES):
         masses = [(1 - r) * simulate.IF_WRONG + r * simulate.IF_RIGHT for r in simulate.RATES]
-        expected = simulate.SHARES @ [best_of_n_kl(mass, simulate.SCORES, n) for mass in masses]
+        expected = simulate.SHARES @ [exact_best_of_n_kl(mass, simulate.SCORES, n) for mass in masses]
         assert truth["score kl"][column] == pytest.approx(expected, abs=1e-9)
-        expected = simulate.SHARES @ [best_of_n_kl([1 - r, r], [0, 1], n) for r in simulate.RATES]
+        expected = simulate.SHARES @ [exact_best_of_n_kl([1 - r, r], [0, 1], n) for r in simulate.RATES]
         assert truth["verifier kl"][column] == pytest.approx(expected, abs=1e-9)
     rng = np.random.default_rng(0)
     rates = rng.choice(simulate.RATES, 12_500, p=simulate.SHARES)

@@ -11,7 +11,7 @@ import pytest
 from made_runs import made_run
 
 from bench.errors import BenchError
-from bench.estimators.uncertainty import seed_interval
+from bench.estimators.training_seeds import seed_interval
 from bench.records.read import Estimate, Run
 from bench.reporting.console import main_table, runs_table
 from bench.reporting.exhibit import Table, records_of

@@ -1,11 +1,47 @@
 """Estimators of every number the suite reports: NumPy functions on arrays of M prompts and N completions per prompt.
 
-- `best_of_n`: Best-of-n, pass@k, majority votes, soft Best-of-n, each for every n up to N from one pool
-- `kl`: the divergence of Best-of-n from its sampler or from the base, and of a fine-tuned policy from its base
+    from bench import estimators
+    accuracy = estimators.best_of_n(rewards, [1, 2, 4, 8], gold=correct).mean(axis=0)
+
+Every public function of the modules here is a name of this package. A module by subject:
+
+- `curves`, `voting`: Best-of-n, pass@k, majority votes, each for every n up to N from one pool; `soft`: soft Best-of-n
+- `kl`, `policy_divergence`: the KL of Best-of-n from its sampler or from the base, and of a policy from its base
 - `uncertainty`: intervals, paired comparisons with a verdict, tests, training seeds, power
-- `overoptimisation`: the reward over √KL, and whether its fall is resolved
+- `reward_curve`: the reward over √KL, and whether its fall is resolved
 - `compute`: FLOPs, and the number of queries after which fine-tuning pays
 
 An int n gives [M]; a sequence of K numbers gives [M, K]. NaN marks a sample that could not be scored: it counts as
 never drawn, and a row with fewer than n scored samples gives NaN for that n. All logarithms are natural.
 """
+
+import functools
+import importlib
+import inspect
+import pkgutil
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_") or name not in _public():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _public()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted(_public())
+
+
+@functools.cache
+def _public() -> dict[str, Any]:
+    """Name -> function or class, of the modules here but `arrays`, whose functions check and sort what others take."""
+    names = [found.name for found in pkgutil.iter_modules(__path__) if found.name != "arrays"]
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
+    return {
+        name: value
+        for module in modules
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (inspect.isfunction(value) or inspect.isclass(value))
+        and value.__module__ == module.__name__
+    }

@@ -45,6 +45,10 @@ def bootstrap_interval(
     column with fewer than two numbers gives NaN. Equal numbers give an interval without width, whatever their count.
     shares: whether all columns, or which [K], hold values in [0, 1]; `share_ends` then sets the ends.
     Raises ValueError for infinities, an array of only NaN, or a level outside 0 .. 1.
+
+    >>> low, high = bootstrap_interval(np.arange(40) % 4, np.random.default_rng(0))
+    >>> f"{low:.2f} to {high:.2f}"
+    '1.12 to 1.85'
     """
     single = np.ndim(values) != 2
     values = as_floats("values", values, "[M]" if single else "[M, K]")

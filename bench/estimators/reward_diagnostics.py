@@ -16,9 +16,9 @@ from bench.estimators.arrays import (
     tail_of,
     tie_groups,
 )
-from bench.estimators.best_of_n import best_of_n
 from bench.estimators.bootstrap import RESAMPLES, resampled_means
-from bench.estimators.overoptimisation import Overoptimisation, overoptimisation
+from bench.estimators.curves import best_of_n
+from bench.estimators.reward_curve import Overoptimisation, overoptimisation
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def turning_point(proxy: np.ndarray, gold: np.ndarray, sizes: list[int], rng: np
     proxy, gold: [M, N]. sizes: ascending, at most N. Rows with fewer scored samples than the largest n are left out at
     every n, so that the whole curve has the same prompts. Raises ValueError where fewer than four are left.
     """
-    curve = {"proxy": best_of_n(proxy, proxy, sizes), "gold": best_of_n(proxy, gold, sizes)}  # [M, K]
+    curve = {"proxy": best_of_n(proxy, sizes), "gold": best_of_n(proxy, sizes, gold)}  # [M, K]
     whole = ~np.isnan(curve["gold"]).any(axis=1)
     if whole.sum() < 4:
         raise ValueError(

@@ -14,41 +14,8 @@ from bench.estimators.arrays import as_equal_floats, as_floats, as_outcomes, che
 from bench.estimators.bootstrap import (
     RESAMPLES,
     Bootstrap,
-    Ratio,
-    bootstrap_interval,
-    intervals_and_bands,
-    ratio_of_means,
-    resampled_means,
-    simultaneous_band,
 )
 from bench.estimators.distributions import normal_quantile, t_quantile
-from bench.estimators.power import WinnersCurse, expected_maximum, gap_if_equal, prompts_needed, winners_curse
-from bench.estimators.training_seeds import SeedInterval, ratio_over_seeds, seed_interval
-
-__all__ = [
-    "PairedDifference",
-    "Ratio",
-    "SeedInterval",
-    "Verdict",
-    "WinnersCurse",
-    "bootstrap_interval",
-    "expected_maximum",
-    "gap_if_equal",
-    "holm",
-    "intervals_and_bands",
-    "mcnemar",
-    "paired_difference",
-    "paired_differences",
-    "prompts_needed",
-    "ratio_of_means",
-    "ratio_over_seeds",
-    "resampled_means",
-    "seed_interval",
-    "sign_flip_p_values",
-    "simultaneous_band",
-    "unpaired_difference",
-    "winners_curse",
-]
 
 Verdict: TypeAlias = Literal["better", "worse", "not resolved"]
 
@@ -58,7 +25,7 @@ _BLOCK = 2**20  # signs held at once
 
 
 @dataclass(frozen=True)
-class PairedDifference:
+class PairedContrast:
     """a − b over the same prompts, and the verdict on a."""
 
     mean: float
@@ -70,7 +37,7 @@ class PairedDifference:
     verdict: Verdict  # whether a is better or worse than b, or neither is resolved
 
 
-def paired_difference(
+def paired_contrast(
     a: np.ndarray,
     b: np.ndarray,
     rng: np.random.Generator,
@@ -78,7 +45,7 @@ def paired_difference(
     *,
     power: float = 0.8,
     resamples: int = RESAMPLES,
-) -> PairedDifference:
+) -> PairedContrast:
     """Return the mean of a − b over the same M prompts, its interval, and the verdict: better, worse or not resolved.
 
     Two tests must agree on a difference. The bootstrap allows any distribution of differences with mean 0, but sees no
@@ -90,12 +57,17 @@ def paired_difference(
 
     a, b: [M], higher is better; where lower is better, swap them. A prompt with a NaN on either side is left out, and
     `prompts` counts the others. Raises ValueError for unequal shapes, infinities, or no prompt with both values.
+
+    >>> tuned, control = np.arange(60) % 3 > 0, np.arange(60) % 2 > 0
+    >>> contrast = paired_contrast(tuned, control, np.random.default_rng(0))
+    >>> f"{contrast.mean:.3f} [{contrast.low:.3f}, {contrast.high:.3f}] {contrast.verdict}"
+    '0.167 [-0.017, 0.350] not resolved'
     """
     a, b = as_equal_floats("[M]", a=a, b=b)
-    return paired_differences(a[:, None], b[:, None], rng, level, power=power, resamples=resamples)[0]
+    return paired_contrasts(a[:, None], b[:, None], rng, level, power=power, resamples=resamples)[0]
 
 
-def paired_differences(
+def paired_contrasts(
     a: np.ndarray,
     b: np.ndarray,
     rng: np.random.Generator,
@@ -103,8 +75,8 @@ def paired_differences(
     *,
     power: float = 0.8,
     resamples: int = RESAMPLES,
-) -> list[PairedDifference]:
-    """Return the `paired_difference` of each column of a and b [M, K], from the same resamples of prompts."""
+) -> list[PairedContrast]:
+    """Return the `paired_contrast` of each column of a and b [M, K], from the same resamples of prompts."""
     a, b = as_equal_floats("[M, K]", a=a, b=b)
     tail = tail_of(level)
     difference = (a - b)[~np.isnan(a - b).all(axis=1)]
@@ -123,7 +95,7 @@ def paired_differences(
         verdict: Verdict = "better" if low[column] > 0 else "worse" if high[column] < 0 else "not resolved"
         error = float(boot.error[column]) or float("nan")  # equal differences do not tell what could be detected
         differences.append(
-            PairedDifference(
+            PairedContrast(
                 mean=float(boot.mean[column]),
                 low=float(low[column]),
                 high=float(high[column]),
@@ -233,6 +205,9 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
     The i-th smallest is multiplied by K + 1 − i, then made nondecreasing and at most 1. Source: Holm 1979, §2.
     Raises ValueError for values outside 0 .. 1.
+
+    >>> holm([0.01, 0.04, 0.03]).tolist()
+    [0.03, 0.06, 0.06]
     """
     p_values = as_floats("p_values", p_values, "[K]")
     if not ((p_values >= 0) & (p_values <= 1)).all():

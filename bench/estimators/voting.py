@@ -32,6 +32,9 @@ def majority_at_k(
     answers: [M, N] objects compared by ==; None or NaN is unparsable and casts no vote. correct: [M, N]; NaN counts as
     never drawn. k: an int -> [M], a sequence -> [M, K]; a row with fewer than k samples gives NaN. rng: draws random
     subsets; without one, a fixed stream. Raises ValueError as `best_of_n` does.
+
+    >>> majority_at_k([["7", "7", "9", "8"]], [[1, 1, 0, 0]], [1, 3]).round(3).tolist()
+    [[0.5, 0.667]]
     """
     correct = as_floats("correct", correct, "[M, N]")
     answers = np.asarray(answers)

@@ -22,7 +22,7 @@ from bench.config.rules import (
     whole,
 )
 from bench.errors import BenchError
-from bench.estimators.kl import kl_per_token
+from bench.estimators.policy_divergence import kl_per_token
 from bench.evaluation.harness import HarnessResult, harness, transferred
 from bench.evaluation.harness_tasks import ENGINES, vllm_options
 from bench.evaluation.harness_tasks import harness_tasks as run_tasks

@@ -4,22 +4,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench.estimators.best_of_n import (
-    best_of_n,
-    distinct_at_k,
-    majority_at_k,
-    median_of_n,
-    pass_at_k,
-    weighted_majority_at_k,
-)
+from bench.estimators.curves import best_of_n, distinct_at_k, median_of_n, pass_at_k
 from bench.estimators.kl import (
+    best_of_n_kl,
     best_of_n_kl_bound,
     best_of_n_kl_from_reference,
     best_of_n_kl_sensitivity,
-    estimate_best_of_n_kl,
-    estimate_best_of_n_win_rate,
+    best_of_n_win_rate,
 )
-from bench.estimators.soft_best_of_n import estimate_soft_best_of_n, pessimism_of_n
+from bench.estimators.soft import estimate_soft_best_of_n, pessimism_of_n
+from bench.estimators.voting import majority_at_k, weighted_majority_at_k
 from bench.evaluation.heldout import VALIDATION, AlongTraining, Graded, Outcomes
 
 KL_FROM = "kl_from_"  # followed by the name of a policy other than the base
@@ -87,8 +81,8 @@ def _of_best_of_n_after_tuning(arm: str, sampled: Graded, log_ratio: np.ndarray 
     log_ratio: [M, K] nats of the first K of the N samples, on which the KL is measured; None: no KL.
     """
     sizes = powers_of_two(sampled.gold.shape[1])
-    measures = _over(arm, "best_of_n", "accuracy", sizes, best_of_n(sampled.proxy, sampled.gold, sizes)) | _over(
-        arm, "best_of_n", "proxy", sizes, best_of_n(sampled.proxy, sampled.proxy, sizes)
+    measures = _over(arm, "best_of_n", "accuracy", sizes, best_of_n(sampled.proxy, sizes, sampled.gold)) | _over(
+        arm, "best_of_n", "proxy", sizes, best_of_n(sampled.proxy, sizes)
     )
     if log_ratio is not None:
         known = powers_of_two(log_ratio.shape[1])
@@ -130,7 +124,7 @@ def of_sampler(pool: Graded) -> dict[Measure, np.ndarray]:
     """What n samples of the base's held-out pool give, for n up to all: pass@n, Best-of-n by the proxy, and votes."""
     sizes = powers_of_two(pool.gold.shape[1])
     measures = of_votes("sampler", pool, sizes)
-    measures |= _over("sampler", "best_of_n", "accuracy", sizes, best_of_n(pool.proxy, pool.gold, sizes))
+    measures |= _over("sampler", "best_of_n", "accuracy", sizes, best_of_n(pool.proxy, sizes, pool.gold))
     if not np.array_equal(pool.proxy, pool.gold):  # weighted by gold itself, a vote is correct where one sample is
         votes = weighted_majority_at_k(pool.answers, pool.proxy, pool.gold, sizes)
         measures |= _over("sampler", "weighted_majority", "accuracy", sizes, votes)
@@ -153,19 +147,19 @@ def of_best_of_n(pool: Graded, sizes: list[int]) -> dict[Measure, np.ndarray]:
     log_ratio = _log_ratio(pool)
     bounds = np.array([best_of_n_kl_bound(n) for n in sizes])
     columns = {
-        "accuracy": best_of_n(pool.proxy, pool.gold, sizes),
-        "proxy": best_of_n(pool.proxy, pool.proxy, sizes),
+        "accuracy": best_of_n(pool.proxy, sizes, pool.gold),
+        "proxy": best_of_n(pool.proxy, sizes),
         "kl": best_of_n_kl_from_reference(pool.proxy, log_ratio, sizes),
-        "kl_bound": bounds + best_of_n(pool.proxy, log_ratio, sizes),
+        "kl_bound": bounds + best_of_n(pool.proxy, sizes, log_ratio),
     }
     if pool.gold_reward is not None:
-        columns["gold_reward"] = best_of_n(pool.proxy, pool.gold_reward, sizes)
+        columns["gold_reward"] = best_of_n(pool.proxy, sizes, pool.gold_reward)
     beatable = [n for n in sizes if n < pool.proxy.shape[1]]  # a win rate needs a further sample as opponent
     if beatable:
-        columns["win_rate"] = estimate_best_of_n_win_rate(pool.proxy, beatable)
+        columns["win_rate"] = best_of_n_win_rate(pool.proxy, beatable)
     if np.isin(pool.proxy, (0, 1)).all():  # a verifier: the most that unsolved prompts can add to the KL
         columns["kl_sensitivity"] = columns["kl"] + (
-            best_of_n_kl_sensitivity(pool.proxy, sizes) - estimate_best_of_n_kl(pool.proxy, sizes)
+            best_of_n_kl_sensitivity(pool.proxy, sizes) - best_of_n_kl(pool.proxy, sizes)
         )
     measures = _over("base", "median_of_n", "proxy", sizes, median_of_n(pool.proxy, sizes))
     for metric, values in columns.items():

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.estimators.best_of_n import best_of_n
+from bench.estimators.bootstrap import bootstrap_interval
+from bench.estimators.curves import best_of_n
 from bench.estimators.reward_diagnostics import (
     as_probabilities,
     decidable,
@@ -17,7 +18,6 @@ from bench.estimators.reward_diagnostics import (
     turning_point,
     within_prompt_auc,
 )
-from bench.estimators.uncertainty import bootstrap_interval
 from bench.evaluation.heldout import Graded
 from bench.evaluation.measures import powers_of_two
 from bench.seeds import generator
@@ -83,7 +83,7 @@ def _of_more_selection(pool: Graded, seed: int) -> tuple[dict[str, float | str],
     if not sizes:
         return {"scorer/overoptimisation": TOO_FEW}, []
     golds = {"gold": pool.gold} | ({} if pool.gold_reward is None else {"gold_reward": pool.gold_reward})
-    curves = {name: best_of_n(pool.proxy, values, sizes) for name, values in (golds | {"proxy": pool.proxy}).items()}
+    curves = {name: best_of_n(pool.proxy, sizes, values) for name, values in (golds | {"proxy": pool.proxy}).items()}
     points = [(name, n) for name in curves for n in sizes]
     shares = np.array([name == "gold" for name, _ in points])
     ends = _means(np.concatenate(list(curves.values()), axis=1), shares, seed)

@@ -162,6 +162,10 @@ class Unit:
         key = f"{self.place}:{self.content}"
         return key if self.samples == self.drawn else prefix_key(key, self.samples)
 
+    def places(self) -> tuple[list[str], np.ndarray, np.ndarray]:
+        cells = np.arange(self.prompts * self.drawn).reshape(self.prompts, self.drawn)[:, : self.samples]
+        return ["/".join(self.folder.parts[-3:])], np.zeros(self.shape, int), cells
+
     def first(self, num_completions: int) -> "Unit":
         return replace(self, samples=num_completions)
 

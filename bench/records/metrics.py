@@ -4,14 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.estimators.uncertainty import (
-    PairedDifference,
-    holm,
-    intervals_and_bands,
-    mcnemar,
-    paired_differences,
-    ratio_of_means,
-)
+from bench.estimators.bootstrap import intervals_and_bands, ratio_of_means
+from bench.estimators.uncertainty import PairedContrast, holm, mcnemar, paired_contrasts
 from bench.evaluation.heldout import RAW_BASE, VALIDATION, Outcomes, raw
 from bench.evaluation.measures import KL_FROM, SHARES, Measure
 from bench.seeds import generator
@@ -63,7 +57,7 @@ def contrasts(measures: dict[Measure, np.ndarray], *, seed: int) -> dict[str, fl
     """
     pairs = _pairs(measures)
     ours, theirs = (np.stack([measures[pair[side]] for pair in pairs.values()], axis=1) for side in (0, 1))
-    differences = dict(zip(pairs, paired_differences(ours, theirs, generator(seed, "contrasts")), strict=True))
+    differences = dict(zip(pairs, paired_contrasts(ours, theirs, generator(seed, "contrasts")), strict=True))
     p_values = {
         name: _p_value(differences[name], *(measures[measure] for measure in pair)) for name, pair in pairs.items()
     }
@@ -79,7 +73,7 @@ def contrasts(measures: dict[Measure, np.ndarray], *, seed: int) -> dict[str, fl
     return metrics
 
 
-def _contrast(name: str, difference: PairedDifference, p_value: float, *, resolved: bool) -> dict[str, float | str]:
+def _contrast(name: str, difference: PairedContrast, p_value: float, *, resolved: bool) -> dict[str, float | str]:
     return {
         f"{name}/difference": difference.mean,
         f"{name}/difference_low": difference.low,
@@ -89,7 +83,7 @@ def _contrast(name: str, difference: PairedDifference, p_value: float, *, resolv
     }
 
 
-def _p_value(difference: PairedDifference, ours: np.ndarray, theirs: np.ndarray) -> float:
+def _p_value(difference: PairedContrast, ours: np.ndarray, theirs: np.ndarray) -> float:
     """McNemar's exact test where both outcomes are 0 or 1 (greedy accuracy), else the bootstrap's p-value."""
     binary = all(np.isin(values, (0, 1)).all() for values in (ours, theirs))
     return mcnemar(ours, theirs) if binary else difference.p_value
@@ -137,7 +131,7 @@ def transfer_contrasts(outcomes: dict[str, Outcomes], *, seed: int) -> dict[str,
         right = {arm: outcomes[arm].transfer[task].exact_match for arm in outcomes}  # [M'] 0/1
         p_values = holm(np.array([mcnemar(right[ours], right[theirs]) for ours, theirs in arms]))
         ours, theirs = (np.stack([right[pair[side]] for pair in arms], axis=1) for side in (0, 1))
-        differences = paired_differences(ours, theirs, generator(seed, "transfer", task))
+        differences = paired_contrasts(ours, theirs, generator(seed, "transfer", task))
         for pair, difference, p_value in zip(arms, differences, p_values, strict=True):
             name = f"{pair[0]}_vs_{pair[1]}/lm_eval/{task}"
             metrics |= _contrast(name, difference, p_value, resolved=p_value <= SIGNIFICANCE)

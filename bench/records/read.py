@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -32,6 +32,9 @@ SAMPLE_COLUMNS = (
     *("split", "policy", "prompt_id", "prompt", "answer", "sample"),
     *("completion", "finish_reason", "length", "reward", "selected_for"),
 )
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Curve = tuple[str, str, str, int]  # policy, method, metric, n
 
@@ -88,6 +91,11 @@ class Run:
         """The rows of one of the run's tables, e.g. `run.rows(DIAGNOSTICS)`."""
         with _intact(self.folder / name) as path:
             return _table(path).to_pylist()
+
+    def frame(self, name: str) -> "DataFrame":
+        """One of the run's tables as a pandas frame."""
+        with _intact(self.folder / name) as path:
+            return _table(path).to_pandas()
 
     @functools.cached_property
     def prompt_ids(self) -> tuple[str, ...]:

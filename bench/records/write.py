@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from bench import store
 from bench.artifacts import Completions, Prompts, Selection
 from bench.config.rules import counts_per_prompt
-from bench.estimators.best_of_n import majority_method
+from bench.estimators.voting import majority_method
 from bench.evaluation.measures import (
     Measure,
     along_counts,
@@ -29,7 +29,8 @@ from bench.evaluation.measures import (
 from bench.evaluation.reward_diagnostics import diagnose
 from bench.generation.duplicates import describe
 from bench.procedures.findings import Results
-from bench.records import artifact_graph, costs
+from bench.records import artifact_graph, completions, costs
+from bench.records.completions import FILE as COMPLETIONS
 from bench.records.fingerprint import FILE as CODE
 from bench.records.fingerprint import code_of, fingerprint
 from bench.records.metrics import contrasts, curves, distillation, flatten, provenance, transfer_contrasts
@@ -72,6 +73,8 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     _write_table(folder / PER_PROMPT, _long(measures, results.test.id))
     _write_table(folder / SAMPLES, _samples(results, task))
     _write_table(folder / DIAGNOSTICS, diagnostics)
+    gold = scorer_metrics.get("scorer/equals_gold") == 1
+    _write_table(folder / COMPLETIONS, completions.table(results, scorer_is_gold=gold))
     if results.along_training is not None:
         _write_table(folder / "validation.parquet", _long(along, results.along_training.prompts.id))
     for name, columns in results.findings.tables(results).items():
@@ -208,12 +211,12 @@ def _sample(
     }
 
 
-def _write_table(path: Path, content: list[dict] | dict[str, Any]) -> None:
-    """Write a table. content: rows, or columns by name."""
+def _write_table(path: Path, content: Any) -> None:
+    """Write a table. content: rows, columns by name, or an arrow table."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.table(content) if isinstance(content, dict) else pa.Table.from_pylist(content)
+    table = pa.Table.from_pylist(content) if isinstance(content, list) else pa.table(content)
     with store.atomically(path) as beside:
         pq.write_table(table, beside)
 

@@ -18,25 +18,35 @@ from bench.reporting import files
 from bench.reporting.exhibit import Exhibit, Figure, Table, records_of
 from bench.reporting.exhibits import Part, figures, tables
 from bench.reporting.exhibits import sentences as verdicts
+from bench.reporting.figure_settings import FigureSettings, settings_of
 from bench.reporting.files import write_figure, write_table
 from bench.reporting.methods import methods, references
 from bench.reporting.page import write_page
 from bench.store import write_durably
 
+ALL = FigureSettings()
+
 
 def build(
-    runs: Sequence[Run], folder: Path, *, title: str, notes: Sequence[str] = (), own: Sequence[Part] = ()
+    runs: Sequence[Run],
+    folder: Path,
+    *,
+    title: str,
+    notes: Sequence[str] = (),
+    own: Sequence[Part] = (),
+    wanted: FigureSettings = ALL,
 ) -> Path:
     """Write everything that the records of these runs hold into `folder`; returns the page.
 
     Files of an earlier report that are not made any more are removed; other files are left alone. BenchError where
     `folder` is a run's, or can't be written. own: exhibits beside bench's (`bench.reporting.exhibits.from_configs`).
+    wanted: which figures, and how.
     """
     for run in runs:  # a damaged record that will be needed is found now, not minutes later
         for record in ("prompt_ids", "lineage", "samples"):
             getattr(run, record)
     _prepare(folder)
-    exhibits, found, text = _exhibits(runs, own), verdicts(runs, own), methods(runs)
+    exhibits, found, text = _exhibits(runs, own, wanted), verdicts(runs, own), methods(runs)
     captioned = [files.captioned(exhibit) for exhibit in exhibits.values() if isinstance(exhibit, Table)]
     texts = {
         "tables.md": "\n\n".join(captioned) + "\n",
@@ -72,6 +82,7 @@ def build(
         "notes": list(notes),
         "words": _words(runs, found, text),
         "exhibits": described,
+        **({} if wanted == ALL else {"wanted": wanted.settings}),
         "files": {name: _sha256(folder / name) for name in written},
     }
     for name in set(files.earlier_files(folder)) - set(written):
@@ -124,9 +135,9 @@ def _prepare(folder: Path) -> None:
         raise BenchError(f"folder={folder} can't be written ({error.strerror}); give another: folder=PATH.") from error
 
 
-def _exhibits(runs: Sequence[Run], own: Sequence[Part]) -> dict[str, Exhibit]:
+def _exhibits(runs: Sequence[Run], own: Sequence[Part], wanted: FigureSettings) -> dict[str, Exhibit]:
     """Every figure and table of these runs, by its place in the report, e.g. "figures/frontier"."""
-    return {f"figures/{figure.name}": figure for figure in figures(runs, own)} | {
+    return {f"figures/{figure.name}": figure for figure in wanted.of(figures(runs, own))} | {
         f"tables/{table.name}": table for table in tables(runs, own)
     }
 
@@ -171,7 +182,8 @@ def _wrong_stamps(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _stale_parts(manifest: Mapping[str, Any], runs: Sequence[Run], own: Sequence[Part]) -> list[str]:
-    now = {name: exhibit.stamp for name, exhibit in _exhibits(runs, own).items()}
+    wanted = settings_of(manifest.get("wanted", {}))
+    now = {name: exhibit.stamp for name, exhibit in _exhibits(runs, own, wanted).items()}
     then = {name: exhibit["stamp"] for name, exhibit in manifest["exhibits"].items()}
     stale = [name for name in now if name in then and now[name] != then[name]]
     problems = [f"{name} is stale: its records or runs have changed" for name in stale]

@@ -7,14 +7,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from bench.estimators.bootstrap import bootstrap_interval
 from bench.estimators.distributions import t_cdf, t_quantile
-from bench.estimators.uncertainty import (
-    bootstrap_interval,
-    holm,
-    paired_difference,
-    seed_interval,
-    sign_flip_p_values,
-)
+from bench.estimators.training_seeds import seed_interval
+from bench.estimators.uncertainty import holm, paired_contrast, sign_flip_p_values
 from bench.records.read import Estimate, Run, short
 from bench.reporting.groups import Group, estimate, recorded
 from bench.seeds import generator
@@ -65,7 +61,7 @@ def contrast(ours: np.ndarray, theirs: np.ndarray, name: str) -> Contrast:
     """Compare two arrays [S, M] with one value per seed and prompt. The verdict is that of a single comparison.
 
     Several seeds: the two-way interval of `seed_interval`, and the detectable difference (t_{.975} + t_{.8}) · SE at
-    its degrees of freedom. One seed: the bootstrap over prompts (`paired_difference`), which does not cover new seeds.
+    its degrees of freedom. One seed: the bootstrap over prompts (`paired_contrast`), which does not cover new seeds.
     In both, the sign-flip test of the prompts (of their means over seeds) has to agree: the p-value is the larger of
     the two, and the interval is extended to 0 where that test leaves 0 open, as it does where few prompts differ.
     """
@@ -76,7 +72,7 @@ def contrast(ours: np.ndarray, theirs: np.ndarray, name: str) -> Contrast:
         nan = float("nan")
         return Contrast(Estimate(nan, nan, nan), 1.0, nan, seeds, prompts, "not resolved")
     if seeds == 1:
-        paired = paired_difference(usable[0], np.zeros(prompts), generator(0, "contrast", name))
+        paired = paired_contrast(usable[0], np.zeros(prompts), generator(0, "contrast", name))
         difference = Estimate(paired.mean, paired.low, paired.high)
         return Contrast(difference, paired.p_value, paired.minimum_detectable_effect, 1, prompts, paired.verdict)
     over_seeds = seed_interval(usable)

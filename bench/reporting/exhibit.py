@@ -4,12 +4,13 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from bench.artifacts import content_hash
 from bench.records.read import Estimate, Run, short
 from bench.reporting.groups import Group
-from bench.reporting.style import COLUMN_WIDTH
+from bench.reporting.style import COLUMN_WIDTH, PAPER
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ class Exhibit:
 
 @dataclass(frozen=True)
 class Figure(Exhibit):
-    draw: Callable[[Any], None]  # draws on an empty matplotlib Figure of this size, in the style of reporting.style
+    draw: Callable[..., None]  # (canvas, rows, labels) draws on an empty matplotlib Figure; see bench.reporting.plots
     width: float = COLUMN_WIDTH  # inches
     height: float = COLUMN_WIDTH * 0.8
+    sheet: Path = PAPER  # the style
 
 
 @dataclass(frozen=True)

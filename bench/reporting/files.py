@@ -29,7 +29,7 @@ FORMATS = ("png", "pdf", "svg", "csv")  # of a figure
 @contextmanager
 def drawn(figure: Figure) -> Iterator[Any]:
     """The matplotlib Figure with its final layout, which is the same in every format."""
-    with blank(figure.width, figure.height) as canvas:
+    with blank(figure.width, figure.height, figure.sheet) as canvas:
         figure.draw(canvas)
         canvas.draw_without_rendering()
         canvas.set_layout_engine("none")

@@ -10,8 +10,9 @@ import numpy as np
 from bench.config.keys import PLACES
 from bench.errors import BenchError
 from bench.estimators.bootstrap import share_ends
-from bench.estimators.uncertainty import seed_interval
+from bench.estimators.training_seeds import seed_interval
 from bench.evaluation.measures import SHARES
+from bench.records.frames import dotted
 from bench.records.read import Estimate, Run, as_number
 from bench.training.recipe import SPEED_ONLY
 
@@ -263,11 +264,8 @@ def _differing(settings: Sequence[Settings]) -> list[str]:
     return [name for name in different if not repeats(name)]
 
 
-def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in node.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return {name: value for name, value in flat.items() if name not in NO_EFFECT}
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in dotted(settings).items() if name not in NO_EFFECT}
 
 
 def _is_compared(name: str) -> bool:

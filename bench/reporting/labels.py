@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.reporting.style import LABEL_SIZE
+from bench.reporting.style import legend_size
 
 DISTANCES = (3.0, 5.0, 8.0, 12.0, 17.0, 23.0, 30.0, 38.0, 47.0, 57.0, 68.0)  # points between a label and its point
 ANGLES = np.arange(0, 360, 22.5)
@@ -72,7 +72,7 @@ def place_labels(axes: Any, labels: Sequence[Label]) -> list[Any]:
 
 def _candidates(axes: Any, label: Label, scale: float) -> _Places:
     """Places all around the label's point, at every distance."""
-    trial = axes.text(0.5, 0.5, label.text, fontsize=LABEL_SIZE, transform=axes.transAxes)
+    trial = axes.text(0.5, 0.5, label.text, fontsize=legend_size() - 1, transform=axes.transAxes)
     extent = trial.get_window_extent()
     trial.remove()
     half = np.array([extent.width, extent.height]) / 2
@@ -126,7 +126,7 @@ def _annotate(axes: Any, label: Label, place: _Places, scale: float) -> Any:
         textcoords="offset points",
         ha="center",
         va="center",
-        fontsize=LABEL_SIZE,
+        fontsize=legend_size() - 1,
         color=label.colour,
         arrowprops=arrow if place.distance[0] >= LEADER else None,
     )

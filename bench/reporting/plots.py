@@ -1,6 +1,9 @@
 """What figures share: figures from rows, rows of curves, series with intervals, panels, axes and legends."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -9,7 +12,7 @@ from bench.records.read import Estimate
 from bench.reporting.exhibit import Figure
 from bench.reporting.groups import Group
 from bench.reporting.labels import Label, place_labels
-from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, QUIET, Look
+from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, QUIET, Look, legend_size
 from bench.reporting.tables import all_runs, spread
 from bench.reporting.words import over_what
 
@@ -24,7 +27,6 @@ DODGE = 0.06  # octaves between the points of two series at one x
 WIDEST = 0.4  # octaves from the first to the last of them
 HOLLOW = {"markerfacecolor": "white"}
 HANDLE = 2.4  # the length of a legend's lines, in its font's size
-LEGEND_SIZE = 7  # points
 
 
 def figure(
@@ -43,13 +45,35 @@ def figure(
     if not rows:
         return None
 
-    def finish(canvas: Any) -> None:
-        labels = draw(canvas, [dict(row) for row in rows])
+    def finish(canvas: Any, shown: Sequence[Row] = rows, texts: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Draw these rows of the figure. texts: what is written -> what is to be written in its place."""
+        labels = draw(canvas, [dict(row) for row in shown]) or ()
+        if texts:
+            labels = _reworded(canvas, labels, texts)
         legend_above(canvas)
-        for axes, wanted in labels or ():
+        for axes, wanted in labels:
             place_labels(axes, wanted)
 
     return Figure(name, f"{caption} {over_what(groups)}.", rows, all_runs(groups), finish, *size)
+
+
+def _reworded(canvas: Any, labels: Labels, texts: Mapping[str, str]) -> Labels:
+    """Replace texts, where they stand as whole words, in legends, titles, names of axes and ticks, and labels."""
+    names = "|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True))
+    pattern = re.compile(rf"(?<![\w.])(?:{names})(?![\w.])")
+
+    def new(text: str) -> str:
+        return pattern.sub(lambda found: texts[found[0]], text)
+
+    for axes in canvas.axes:
+        axes.set(title=new(axes.get_title()), xlabel=new(axes.get_xlabel()), ylabel=new(axes.get_ylabel()))
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handle.set_label(new(label))
+        for axis in (axes.xaxis, axes.yaxis):
+            ticks = [tick.get_text() for tick in axis.get_ticklabels()]
+            if any(new(tick) != tick for tick in ticks):
+                axis.set_ticks(axis.get_ticklocs(), [new(tick) for tick in ticks])
+    return [(axes, [replace(label, text=new(label.text)) for label in wanted]) for axes, wanted in labels]
 
 
 def faceted(
@@ -211,14 +235,14 @@ def legend_above(canvas: Any) -> None:
         ncols=columns,
         columnspacing=1.0,
         handlelength=HANDLE,
-        fontsize=LEGEND_SIZE,
+        fontsize=legend_size(),
     )
 
 
 def _legend_width(labels: Sequence[str], columns: int) -> float:
     """Inches of a legend whose labels fill its rows one after another."""
     longest = [max(len(label) for label in labels[column::columns]) for column in range(columns)]
-    return sum(0.54 * letters + HANDLE + 1.8 for letters in longest) * LEGEND_SIZE / 72
+    return sum(0.54 * letters + HANDLE + 1.8 for letters in longest) * legend_size() / 72
 
 
 def short(number: float, _: object = None) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.estimators.uncertainty import winners_curse
+from bench.estimators.power import winners_curse
 from bench.records.read import Estimate, Run
 from bench.reporting.contrasts import SAMPLED, Contrast, contrast, judged, mean_of, of_group, primary_of
 from bench.reporting.groups import Group

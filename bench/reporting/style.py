@@ -3,7 +3,10 @@
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
+
+from bench.errors import BenchError
 
 Name = TypeVar("Name", bound=Hashable)
 COLUMN_WIDTH = 3.35  # inches, one column of a two-column paper
@@ -11,27 +14,9 @@ FULL_WIDTH = 7.0  # inches, both columns
 # Okabe and Ito's palette, by role
 COLOURS = {"best_of_n": "#0072B2", "tuned": "#D55E00", "control": "#009E73", "base": "#000000", "bound": "#999999"}
 QUIET = "#666666"  # notes and guides
-LABEL_SIZE = 6  # points, of text inside a panel
 
-RC: Any = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so figures do not depend on the machine's fonts
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "legend.fontsize": 7,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "lines.linewidth": 1.2,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-    "pdf.fonttype": 42,
-    "text.parse_math": False,  # a $ in a setting is a $
-    "svg.hashsalt": "bench",
-    "savefig.dpi": 300,
-}
+SHEETS = Path(__file__).parent  # of paper.mplstyle and talk.mplstyle
+PAPER = SHEETS / "paper.mplstyle"
 
 
 @dataclass(frozen=True)
@@ -67,19 +52,54 @@ def sequence(names: Sequence[Name]) -> dict[Name, Look]:
     }
 
 
-@contextmanager
-def blank(width: float, height: float) -> Iterator[Any]:
-    """An empty matplotlib Figure of this size in inches; everything drawn and saved inside has this style.
-
-    The machine's own matplotlibrc has no effect.
-    """
+def sheet_of(style: str) -> Path:
+    """Return the style sheet: "paper", "talk", or the path of a matplotlib style sheet. BenchError for others."""
     import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+
+    ours = sorted(path.stem for path in SHEETS.glob("*.mplstyle"))
+    path = SHEETS / f"{style}.mplstyle" if style in ours else Path(style)
+    try:
+        matplotlib.rc_params_from_file(path, use_default_template=False)
+    except (OSError, ValueError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        allowed = f"{', '.join(ours)} or the path of a style sheet of matplotlib"
+        raise BenchError(f"style={style} can't be read ({reason}); give {allowed}.") from error
+    return path
+
+
+def text_size(sheet: Path) -> float:
+    """Return the size of its text in points."""
+    import matplotlib
+
+    return float(matplotlib.rc_params_from_file(sheet)["font.size"])
+
+
+def legend_size() -> float:
+    """Return the size of a legend's text in the current style, in points; text inside a panel is a point smaller."""
+    from matplotlib import rcParams
+    from matplotlib.font_manager import FontProperties
+
+    return float(FontProperties(size=rcParams["legend.fontsize"]).get_size_in_points())
+
+
+@contextmanager
+def styled(sheet: Path = PAPER) -> Iterator[None]:
+    """Everything drawn and saved inside has this style; the machine's own matplotlibrc has no effect."""
+    import matplotlib
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(RC)
+        matplotlib.rcParams.update(matplotlib.rc_params_from_file(sheet, use_default_template=False))
+        yield
+
+
+@contextmanager
+def blank(width: float, height: float, sheet: Path = PAPER) -> Iterator[Any]:
+    """An empty matplotlib Figure of this size in inches, `styled`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with styled(sheet):
         canvas = Figure(figsize=(width, height))
         FigureCanvasAgg(canvas)
         yield canvas

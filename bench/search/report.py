@@ -9,7 +9,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from bench import store
-from bench.estimators.uncertainty import gap_if_equal, paired_difference, unpaired_difference
+from bench.estimators.power import gap_if_equal
+from bench.estimators.uncertainty import paired_contrast, unpaired_difference
 from bench.records.read import Estimate, Run, read_run
 from bench.reporting.tables import markdown
 from bench.search.definition import Search
@@ -178,7 +179,7 @@ def _result(now: Progress, runs: dict[str, Run]) -> tuple[list[str], dict[str, A
         lines.append("The chosen cell is the baseline, the experiment without a search.")
     else:
         rng = generator(search.settings.seed, "search", "contrast")
-        effect = paired_difference(on_test, per_prompt(baseline, up), rng)
+        effect = paired_contrast(on_test, per_prompt(baseline, up), rng)
         difference = Estimate(effect.mean, effect.low, effect.high)
         least = effect.minimum_detectable_effect
         shown = "" if np.isnan(least) else f" ({effect.prompts} prompts could show {least:.3f})"

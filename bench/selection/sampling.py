@@ -6,7 +6,7 @@ import numpy as np
 
 from bench.artifacts import Selection
 from bench.config.rules import ABOVE_ZERO, CountPerPrompt
-from bench.estimators.soft_best_of_n import pessimistic_weights
+from bench.estimators.soft import pessimistic_weights
 from bench.selection.cells import at_most_samples, cells, finite
 from bench.selection.ranking import top_per_prompt
 

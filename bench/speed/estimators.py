@@ -14,9 +14,9 @@ from functools import partial
 
 import numpy as np
 
-from bench.estimators.best_of_n import best_of_n, pass_at_k
-from bench.estimators.kl import estimate_best_of_n_kl
-from bench.estimators.uncertainty import bootstrap_interval, resampled_means
+from bench.estimators.bootstrap import bootstrap_interval, resampled_means
+from bench.estimators.curves import best_of_n, pass_at_k
+from bench.estimators.kl import best_of_n_kl
 from bench.seeds import generator
 from bench.speed.measure import Printout, highest_memory, option_parser, timed
 
@@ -44,14 +44,14 @@ def main(arguments: list[str]) -> None:
     scale = options.prompts / len(scores[few])
     for name, ours, proxy, outcome in (
         ("pass_at_k", pass_at_k, correct, correct),
-        ("best_of_n, distinct scores", partial(best_of_n, scores), scores, gold),
-        ("best_of_n, 0/1 rewards", partial(best_of_n, correct), correct, gold),
-        ("best_of_n, scores rounded to 0.1", partial(best_of_n, np.round(scores, 1)), np.round(scores, 1), gold),
+        ("best_of_n, distinct scores", _best_of_n(scores), scores, gold),
+        ("best_of_n, 0/1 rewards", _best_of_n(correct), correct, gold),
+        ("best_of_n, scores rounded to 0.1", _best_of_n(np.round(scores, 1)), np.round(scores, 1), gold),
     ):
         plain = partial(_plain_best_of_n, proxy[few], outcome[few], sizes)
         curve = _line(table, name, partial(ours, outcome, sizes), plain, scale, compare=few)
-    _line(table, "estimate_best_of_n_kl, 0/1 rewards", partial(estimate_best_of_n_kl, correct, sizes))
-    _line(table, "estimate_best_of_n_kl, distinct scores", partial(estimate_best_of_n_kl, scores, sizes))
+    _line(table, "best_of_n_kl, 0/1 rewards", partial(best_of_n_kl, correct, sizes))
+    _line(table, "best_of_n_kl, distinct scores", partial(best_of_n_kl, scores, sizes))
     _line(
         table,
         f"bootstrap_interval, {options.resamples:,} resamples",
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> None:
 
     prompt = rng.permutation(np.arange(1.0, options.long + 1))[None]
     ns = np.minimum([1, 1000, options.long // 2, options.long], options.long)
-    values = _line(table, f"best_of_n, one prompt of {options.long:,}", partial(best_of_n, prompt, prompt, ns))
+    values = _line(table, f"best_of_n, one prompt of {options.long:,}", partial(best_of_n, prompt, ns))
     expected = ns * (options.long + 1) / (ns + 1)
     print(f"{'  largest relative error':{NAMES}}{np.abs(values[0] / expected - 1).max():8.1e}")
     print(f"\npeak memory of the whole process, inputs included: {highest_memory() / 2**30:.2f} GiB")
@@ -95,6 +95,10 @@ def _line(
     seconds = plain_cost.cpu * scale
     table.row(name, f"{cost.cpu:.3f}", f"{seconds:.2f}", f"{seconds / cost.cpu:.1f}x", memory)
     return result
+
+
+def _best_of_n(rewards: np.ndarray) -> Callable[[np.ndarray, list[int]], np.ndarray]:
+    return lambda gold, sizes: best_of_n(rewards, sizes, gold)
 
 
 def _plain_best_of_n(proxy: np.ndarray, gold: np.ndarray, sizes: list[int]) -> np.ndarray:

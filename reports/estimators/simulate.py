@@ -14,16 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.estimators.best_of_n import best_of_n, pass_at_k
+from bench.estimators.bootstrap import bootstrap_interval, resampled_means, simultaneous_band
+from bench.estimators.curves import best_of_n, pass_at_k
 from bench.estimators.distributions import t_quantile
-from bench.estimators.kl import best_of_n_kl_bound, estimate_best_of_n_kl
-from bench.estimators.uncertainty import (
-    bootstrap_interval,
-    paired_difference,
-    resampled_means,
-    seed_interval,
-    simultaneous_band,
-)
+from bench.estimators.kl import best_of_n_kl, best_of_n_kl_bound
+from bench.estimators.training_seeds import seed_interval
+from bench.estimators.uncertainty import paired_contrast
 from bench.seeds import generator
 
 HERE = Path(__file__).parent
@@ -81,7 +77,7 @@ def with_replacement(proxy: np.ndarray, gold: np.ndarray) -> np.ndarray:
 
 def first_n(proxy: np.ndarray, gold: np.ndarray) -> np.ndarray:
     """Return [M, K]: the gold value of the best of the first n samples only."""
-    return np.stack([best_of_n(proxy[:, :n], gold[:, :n], n) for n in SIZES], axis=1)
+    return np.stack([best_of_n(proxy[:, :n], n, gold[:, :n]) for n in SIZES], axis=1)
 
 
 class Tally:
@@ -141,14 +137,14 @@ def one_pool(tally: Tally, repetition: int, truth: dict[str, np.ndarray], honest
         truths.extend(true.tolist())
         columns.append(values)
 
-    ours = best_of_n(score, correct, SIZES)
+    ours = best_of_n(score, SIZES, correct)
     block("Best-of-N", "all n-subsets", ours, truth["gold"])
     block("Best-of-N", "first n samples", first_n(score, correct), truth["gold"])
     block("Best-of-N", "with replacement", with_replacement(score, correct), truth["gold"])
     block("pass@k", "all n-subsets", pass_at_k(correct, SIZES), truth["pass"])
     for estimator in ("jackknife", "plug_in", "beirami", "bound"):
-        block("KL (verifier)", estimator, estimate_best_of_n_kl(correct, SIZES, estimator), truth["verifier kl"])
-        block("KL (reward model)", estimator, estimate_best_of_n_kl(score, SIZES, estimator), truth["score kl"])
+        block("KL (verifier)", estimator, best_of_n_kl(correct, SIZES, estimator), truth["verifier kl"])
+        block("KL (reward model)", estimator, best_of_n_kl(score, SIZES, estimator), truth["score kl"])
     tally.add_columns(names, truths, np.concatenate(columns, axis=1), rng)
 
     # The pass rate pooled over all prompts, put into the formulas for one prompt.
@@ -178,11 +174,17 @@ def one_pool(tally: Tally, repetition: int, truth: dict[str, np.ndarray], honest
     tuned = (rng.random((PROMPTS, 4)) < tuned_rates[:, None]).mean(axis=1)
     true_tuned = float(SHARES @ (RATES + 0.6 * RATES * (1 - RATES)))
     for name, n, a, b, true in (
-        ("two reward models", 16, best_of_n(*honest_pool, 16), ours[:, 4], honest["gold"][4] - truth["gold"][4]),
+        (
+            "two reward models",
+            16,
+            best_of_n(honest_pool[0], 16, honest_pool[1]),
+            ours[:, 4],
+            honest["gold"][4] - truth["gold"][4],
+        ),
         ("tuned policy - Best-of-4", 4, tuned, ours[:, 2], true_tuned - truth["gold"][2]),
-        ("no difference", 16, best_of_n(*again, 16), ours[:, 4], 0.0),
+        ("no difference", 16, best_of_n(again[0], 16, again[1]), ours[:, 4], 0.0),
     ):
-        result = paired_difference(a, b, rng)
+        result = paired_contrast(a, b, rng)
         key = f"paired: {name}", "paired", n, PROMPTS
         tally.add(key, true, result.mean, result.low, result.high)
         welch = math.sqrt(a.var(ddof=1) / PROMPTS + b.var(ddof=1) / PROMPTS)
@@ -204,9 +206,7 @@ def few_prompts(tally: Tally, repetition: int, truth: dict[str, np.ndarray]) -> 
         rates = rng.choice(RATES, prompts, p=SHARES)
         score, correct = draw_pool(rates, IF_WRONG, rng)
         rare = (rng.random(prompts) < 0.05).astype(np.float64)
-        values = np.column_stack(
-            [best_of_n(score, correct, 4), pass_at_k(correct, 1), estimate_best_of_n_kl(correct, 8), rare]
-        )
+        values = np.column_stack([best_of_n(score, 4, correct), pass_at_k(correct, 1), best_of_n_kl(correct, 8), rare])
         true = [truth["gold"][2], truth["pass"][0], truth["verifier kl"][3], 0.05]
         labels = ["Best-of-4", "pass@1", "KL n = 8", "0/1 at 5 %"]
         means = resampled_means(values, rng)

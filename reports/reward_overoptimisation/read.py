@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 
 from bench.config import checks
 from bench.config.compose import CONF
-from bench.estimators.best_of_n import best_of_n
+from bench.estimators.curves import best_of_n
 from bench.estimators.reward_diagnostics import within_prompt_auc
 from bench.evaluation.heldout import grade
 from bench.scoring import prepared
@@ -61,7 +61,7 @@ def main() -> None:
     )
     for name, kept in (("any", np.ones_like(alike)), ("as many steps as needed", alike)):
         noise = np.where(kept, _of_texts(text, cfg.seed), -1.0)
-        curve = best_of_n(noise, gold, [1, 4, 16, 64]).mean(axis=0)
+        curve = best_of_n(noise, [1, 4, 16, 64], gold).mean(axis=0)
         print(f"gold of Best-of-1, 4, 16, 64 by a random score a text, {name}:", *(f"{value:.3f}" for value in curve))
 
     for row in generator(cfg.seed, "reading").choice(len(gold), SHOWN, replace=False):

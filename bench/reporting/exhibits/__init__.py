@@ -12,9 +12,9 @@ import functools
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.errors import BenchError
 from bench.records.read import Run
@@ -22,6 +22,7 @@ from bench.reporting.exhibit import Figure, Kind, Table
 from bench.reporting.groups import Group, grouped
 
 Part = Callable[[Sequence[Group]], Any]
+Shown = TypeVar("Shown", Figure, Table, str)
 
 
 @functools.cache
@@ -37,17 +38,17 @@ def figures(runs: Sequence[Run], own: Sequence[Part] = ()) -> list[Figure]:
 
     BenchError where the runs can't be compared.
     """
-    return _made("figures", Figure, grouped(runs), own)
+    return list(made("figures", Figure, grouped(runs), own))
 
 
 def tables(runs: Sequence[Run], own: Sequence[Part] = ()) -> list[Table]:
     """The tables that these runs' records hold, likewise."""
-    return _made("tables", Table, grouped(runs), own)
+    return list(made("tables", Table, grouped(runs), own))
 
 
 def sentences(runs: Sequence[Run], own: Sequence[Part] = ()) -> list[str]:
     """What these runs show, each finding with its interval; "not resolved" where nothing is shown."""
-    return [prose(line) for line in _made("sentences", str, grouped(runs), own)]
+    return [prose(line) for line in made("sentences", str, grouped(runs), own)]
 
 
 def prose(text: str) -> str:
@@ -57,20 +58,21 @@ def prose(text: str) -> str:
 
 def of_one_run(run: Run) -> list[Figure]:
     """The figures in a single run's own folder."""
-    return _made("of_one_run", Figure, grouped([run]))
+    return list(made("of_one_run", Figure, grouped([run])))
 
 
 def method_sentences(kind: Kind, groups: Sequence[Group]) -> list[str]:
     """The procedures' own sentences in the methods paragraph."""
-    return _made(kind, str, groups)
+    return list(made(kind, str, groups))
 
 
-def _made(kind: Kind, wanted: type, groups: Sequence[Group], own: Sequence[Part] = ()) -> list[Any]:
-    made: list[Any] = []
+def made(kind: Kind, wanted: type[Shown], groups: Sequence[Group], own: Sequence[Part] = ()) -> Iterator[Shown]:
+    """Make the exhibits of a kind one after the other. wanted: their type."""
     for part in (*parts(kind), *own):
         exhibits = part(groups)
-        made += exhibits if isinstance(exhibits, list | tuple) else [exhibits]
-    return [exhibit for exhibit in made if isinstance(exhibit, wanted)]
+        for exhibit in exhibits if isinstance(exhibits, list | tuple) else [exhibits]:
+            if isinstance(exhibit, wanted):
+                yield exhibit
 
 
 def from_configs(*folders: Path) -> list[Part]:

@@ -46,12 +46,13 @@ def accuracy_by_n(groups: Sequence[Group]) -> Figure | None:
 
 
 def _accuracy(canvas: Any, rows: plots.Rows) -> None:
-    kinds = [kind for kind in ("best_of_n", "tuned") if plots.where(rows, of=kind)]
+    of = {row["of"] for row in rows}
+    kinds = ["best_of_n"] * ("best_of_n" in of) + ["tuned"] * bool({"tuned", "control"} & of)
     panels = plots.grid_of(canvas, len(kinds), sharey=True)
     looks = style.sequence(plots.values_of(rows, "name"))
     titles = {"best_of_n": "n of Best-of-n", "tuned": "N trained on (hollow: random control)"}
     for axes, kind in zip(panels, kinds, strict=True):
-        arms = [kind] + ["control"] * (kind == "tuned" and bool(plots.where(rows, of="control")))
+        arms = [kind] + ["control"] * (kind == "tuned" and "control" in of)
         series = [
             (points, look, plots.HOLLOW | {"linewidth": 0.6} if arm == "control" else {"label": name or None})
             for name, look in looks.items()

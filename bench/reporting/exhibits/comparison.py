@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bench.estimators.uncertainty import ratio_over_seeds
+from bench.estimators.training_seeds import ratio_over_seeds
 from bench.records.read import Estimate
 from bench.reporting import tables
 from bench.reporting.contrasts import SAMPLED, Contrast, in_words, of_group, shared_seeds

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.estimators.best_of_n import fit_coverage
+from bench.estimators.curves import fit_coverage
 from bench.records.read import Estimate
 from bench.reporting import arrange, plots, style, tables
 from bench.reporting.contrasts import contrast

@@ -78,7 +78,9 @@ def _draw(canvas: Any, rows: plots.Rows) -> None:
             value, half = row["value"], (row["value_high"] - row["value_low"]) / 2
             at = across.index(row["top_p"]), down.index(row["temperature"])
             text, dark = f"{value:.2f}\n±{half:.2f}", image.norm(value) < 0.5
-            axes.text(*at, text, ha="center", va="center", fontsize=style.LABEL_SIZE + 0.5, color="w" if dark else "k")
+            axes.text(
+                *at, text, ha="center", va="center", fontsize=style.legend_size() - 0.5, color="w" if dark else "k"
+            )
         axes.set_xticks(range(len(across)), across)
         axes.set_yticks(range(len(down)), down)
         axes.set_title(title)

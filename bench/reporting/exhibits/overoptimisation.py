@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.estimators.overoptimisation import FitInterval, fit_interval, overoptimisation
+from bench.estimators.reward_curve import FitInterval, fit_interval, overoptimisation
 from bench.records.read import Estimate
 from bench.reporting import arrange, plots, style, tables
 from bench.reporting.contrasts import mean_of

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bench.estimators.uncertainty import resampled_means
+from bench.estimators.bootstrap import resampled_means
 from bench.records.read import Run, short
 from bench.reporting.contrasts import SAMPLED, Contrast, of_group, primary_of, shared_seeds
 from bench.reporting.exhibit import shows

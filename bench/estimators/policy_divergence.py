@@ -3,7 +3,8 @@
 A sequence ends with EOS, whose log-probability is included, or at max_new_tokens; truncated sequences stay in.
 """
 
-from typing import Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -70,6 +71,45 @@ def rao_blackwell_kl(p_logits: np.ndarray, q_logits: np.ndarray) -> np.ndarray:
         difference = np.subtract(log_p, log_q, out=np.zeros_like(log_p), where=probability > 0)
         # Rounding alone can take a sum of zero below zero.
         values[start : start + block] = np.maximum((probability * difference).sum(axis=1), 0)
+    return values
+
+
+def policy_kl(
+    model: Any,
+    reference: Any,
+    sequences: Sequence[Sequence[int]],
+    prompt_tokens: Sequence[int],
+    *,
+    end: int | None = None,
+) -> np.ndarray:
+    """Estimate KL(model ‖ reference) in nats per sequence, one value for each sequence that the model drew.
+
+    Each is the sum of `rao_blackwell_kl` over the steps of its completion: never negative, and unbiased.
+
+    model, reference: causal language models of transformers on one vocabulary, or what else maps input_ids [1, T] to an
+    object with .logits [1, T, V]. sequences: [K] token ids of a prompt and the completion that the model drew after it
+    at temperature 1 without top-p or top-k. prompt_tokens: [K], how many of them are the prompt's. end: the id of EOS;
+    what follows the first one in a completion is padding and does not count.
+    Raises ValueError where a sequence has no prompt or no completion.
+
+        ids = model.generate(**inputs, do_sample=True, top_k=0, max_new_tokens=64, num_return_sequences=4)
+        policy_kl(model, reference, ids.tolist(), [inputs["input_ids"].shape[1]] * 4, end=tokenizer.eos_token_id).mean()
+    """
+    import torch
+
+    values = np.empty(len(sequences))
+    for number, (sequence, start) in enumerate(zip(sequences, prompt_tokens, strict=True)):
+        ids = list(sequence)
+        if not 0 < start < len(ids):
+            raise ValueError(f"sequence {number} has {len(ids)} tokens; 1 to {len(ids) - 1} can be its prompt's")
+        if end in ids[start:]:
+            ids = ids[: ids.index(end, start) + 1]
+        with torch.inference_mode():
+            logits = [
+                policy(input_ids=torch.tensor([ids], device=getattr(policy, "device", "cpu"))).logits[0, start - 1 : -1]
+                for policy in (model, reference)
+            ]
+        values[number] = rao_blackwell_kl(*(each.float().cpu().numpy() for each in logits)).sum()
     return values
 
 

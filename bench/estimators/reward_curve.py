@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.estimators.arrays import as_equal_floats, tail_of
 from bench.estimators.bootstrap import RESAMPLES, Bootstrap
-from bench.estimators.uncertainty import PairedDifference, paired_difference
+from bench.estimators.uncertainty import PairedContrast, paired_contrast
 
 
 class Fit(NamedTuple):
@@ -40,8 +40,8 @@ class Overoptimisation:
     """Gold and proxy at the largest n against those at n̂*, which was chosen on other prompts."""
 
     peak: int  # column of n̂*
-    gold: PairedDifference
-    proxy: PairedDifference
+    gold: PairedContrast
+    proxy: PairedContrast
     verdict: Literal["over-optimised", "not resolved"]
 
 
@@ -133,7 +133,7 @@ def overoptimisation(proxy: np.ndarray, gold: np.ndarray, rng: np.random.Generat
     choosing, judging = order[: len(gold) // 2], order[len(gold) // 2 :]
     best = int(np.nanargmax(np.nanmean(gold[choosing], axis=0)))
     gold_fall, proxy_rise = (
-        paired_difference(values[judging, -1], values[judging, best], rng) for values in (gold, proxy)
+        paired_contrast(values[judging, -1], values[judging, best], rng) for values in (gold, proxy)
     )
     resolved = gold_fall.verdict == "worse" and proxy_rise.verdict == "better"
     return Overoptimisation(best, gold_fall, proxy_rise, "over-optimised" if resolved else "not resolved")

@@ -1,6 +1,6 @@
 """Estimate Best-of-n, pass@k, medians and distinct labels for every n up to N from one pool, by exact subset sums.
 
-accuracy = best_of_n(reward_model_scores, correct, n=[1, 2, 4, 8])  # [M, 4]
+accuracy = best_of_n(reward_model_scores, [1, 2, 4, 8], gold=correct)  # [M, 4]
 """
 
 from collections import Counter
@@ -14,43 +14,33 @@ from bench.estimators.arrays import (
     as_floats,
     as_outcomes,
     as_sizes,
-    row_blocks,
     sorted_rows,
     tie_means,
 )
-from bench.estimators.soft_best_of_n import soft_best_of_n
-from bench.estimators.voting import majority_at_k, majority_method, weighted_majority_at_k
-
-__all__ = [
-    "PowerLaw",
-    "best_of_n",
-    "distinct_at_k",
-    "fit_coverage",
-    "majority_at_k",
-    "majority_method",
-    "median_of_n",
-    "pass_at_k",
-    "soft_best_of_n",
-    "weighted_majority_at_k",
-]
 
 
-def best_of_n(proxy: np.ndarray, gold: np.ndarray, n: Sizes) -> np.ndarray:
-    """Return the expected gold value of the sample with the highest proxy among n, for each prompt.
+def best_of_n(rewards: np.ndarray, n: Sizes, gold: np.ndarray | None = None) -> np.ndarray:
+    """Return the expected gold value of the sample with the highest reward among n, for each prompt.
 
     Unbiased, with ties broken uniformly: the mean over all n-subsets of a prompt's N samples (a U-statistic). It is
     the sum over groups of tied samples of [C(b, n) − C(a, n)] / C(N, n) times the group's mean gold, where a samples
     lie below the group and b at or below it. Source: Nakano et al. 2021 (WebGPT), appendix I; Gao et al. 2022, §2; the
     treatment of ties is ours.
 
-    proxy, gold: [M, N], the selector's reward and the outcome that counts. n: an int -> [M], a sequence -> [M, K].
-    A sample whose proxy or gold is NaN counts as never drawn; a row with fewer than n other samples gives NaN.
+    rewards, gold: [M, N], the selector's reward and the outcome that counts; without gold, the reward itself.
+    n: an int -> [M], a sequence -> [M, K].
+    A sample whose reward or gold is NaN counts as never drawn; a row with fewer than n other samples gives NaN.
     Raises ValueError for unequal shapes, infinities, n < 1 or n > N.
+
+    >>> rewards = [[0.1, 0.9, 0.5, 0.5], [0.2, 0.2, 0.2, 0.7]]
+    >>> correct = [[0, 1, 1, 0], [0, 0, 1, 1]]
+    >>> best_of_n(rewards, [1, 2, 4], gold=correct).round(3).tolist()
+    [[0.5, 0.75, 1.0], [0.5, 0.667, 1.0]]
     """
-    proxy, gold = as_equal_floats("[M, N]", proxy=proxy, gold=gold)
-    sizes, single = as_sizes("n", n, proxy.shape[1])
-    values = np.full((len(proxy), len(sizes)), np.nan)
-    for block in sorted_rows(proxy, gold):
+    rewards, gold = as_equal_floats("[M, N]", rewards=rewards, gold=rewards if gold is None else gold)
+    sizes, single = as_sizes("n", n, rewards.shape[1])
+    values = np.full((len(rewards), len(sizes)), np.nan)
+    for block in sorted_rows(rewards, gold):
         # With every group at its mean, the groups' weights may be spread over their members in any way.
         values[block.rows] = tie_means(block.rewards, block.sort(gold)) @ rank_weights(block.size, sizes)
     return values[:, 0] if single else values
@@ -59,19 +49,41 @@ def best_of_n(proxy: np.ndarray, gold: np.ndarray, n: Sizes) -> np.ndarray:
 def pass_at_k(correct: np.ndarray, k: Sizes) -> np.ndarray:
     """Return the probability that at least one of k samples is correct, for each prompt: 1 − C(wrong, k) / C(N, k).
 
-    Unbiased: the mean over all k-subsets, equal to `best_of_n` with proxy = gold = correct.
+    Unbiased: the mean over all k-subsets, equal to `best_of_n` of correct.
     Source: Chen et al. 2021 (Codex), eq. 1.
 
     correct: [M, N] of 0 and 1; NaN counts as never drawn. k: an int -> [M], a sequence -> [M, K]; a row with fewer
     than k scored samples gives NaN. Raises ValueError for other values, k < 1 or k > N.
+
+    >>> pass_at_k([[0, 1, 0, 0], [1, 1, 0, 0]], [1, 2, 4]).round(3).tolist()
+    [[0.25, 0.5, 1.0], [0.5, 0.833, 1.0]]
     """
     correct = as_outcomes("correct", correct)
-    sizes, single = as_sizes("k", k, correct.shape[1])
+    as_sizes("k", k, correct.shape[1])
+    return pass_at_k_of_counts(np.nansum(correct, axis=1), (~np.isnan(correct)).sum(axis=1), k)
+
+
+def pass_at_k_of_counts(correct: np.ndarray, samples: np.ndarray, k: Sizes) -> np.ndarray:
+    """Return `pass_at_k` from counts: how many of each prompt's samples are correct.
+
+    correct, samples: [M], whole numbers with 0 <= correct <= samples. k: an int -> [M], a sequence -> [M, K]; a prompt
+    with fewer than k samples gives NaN. Raises ValueError for other counts, and k < 1.
+
+    >>> pass_at_k_of_counts([1, 2], [4, 4], [1, 2]).round(3).tolist()
+    [[0.25, 0.5], [0.5, 0.833]]
+    """
+    correct, samples = as_equal_floats("[M]", correct=correct, samples=samples)
+    if not (
+        (correct == np.floor(correct)) & (samples == np.floor(samples)) & (correct >= 0) & (correct <= samples)
+    ).all():
+        raise ValueError("correct and samples [M] must be whole numbers with 0 <= correct <= samples")
+    sizes, single = as_sizes("k", k)
     values = np.full((len(correct), len(sizes)), np.nan)
-    for rows, size in row_blocks(np.isnan(correct)):
+    for size in np.unique(samples[samples > 0]).astype(int).tolist():
         from_the_top = np.cumsum(rank_weights(size, sizes)[::-1], axis=0)  # [C, K], correct samples rank highest
         table = np.concatenate([np.where(sizes <= size, 0.0, np.nan)[None], from_the_top])
-        values[rows] = table[np.nansum(correct[rows], axis=1).astype(np.int64)]
+        rows = samples == size
+        values[rows] = table[correct[rows].astype(np.int64)]
     return values[:, 0] if single else values
 
 

@@ -1,0 +1,120 @@
+"""Finished runs as pandas tables, which the column `run` joins.
+
+runs = bench.load("outputs/default/*")
+tuned = runs.curves.query("policy == 'tuned' and metric == 'accuracy'")
+tuned.merge(runs.config[["temperature"]], on="run")
+"""
+
+import functools
+import glob
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import BenchError
+from bench.records.completions import completions
+from bench.records.read import CURVES, PER_PROMPT, SAMPLES, Run, is_finished, read_run
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True)
+class Runs(Sequence[Run]):
+    """Finished runs in the order in which they were given. A table is read on first use.
+
+    BenchError where a record is missing or damaged.
+    """
+
+    runs: tuple[Run, ...]
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def __getitem__(self, index: Any) -> Any:
+        return Runs(self.runs[index]) if isinstance(index, slice) else self.runs[index]
+
+    @functools.cached_property
+    def metrics(self) -> "DataFrame":
+        """One row per run, one column per metric; KL in nats per sequence. NaN: undefined, or not measured."""
+        return self._by_run(run.metrics for run in self.runs)
+
+    @functools.cached_property
+    def config(self) -> "DataFrame":
+        """One row per run, one column per setting by its dotted name, e.g. "training.learning_rate"."""
+        return self._by_run(dotted(run.config) for run in self.runs)
+
+    @functools.cached_property
+    def curves(self) -> "DataFrame":
+        """Every estimate: run, policy, method, metric, n, and value with its 95 % interval low to high."""
+        return self._stacked(CURVES)
+
+    @functools.cached_property
+    def per_prompt(self) -> "DataFrame":
+        """The values behind the estimates: run, prompt_id, policy, method, metric, n, value."""
+        return self._stacked(PER_PROMPT)
+
+    @functools.cached_property
+    def samples(self) -> "DataFrame":
+        """The completions that samples.parquet holds, of the first prompts, with their text, reward and verdict."""
+        return self._stacked(SAMPLES)
+
+    def completions(self, split: str, *, store: str | os.PathLike | None = None) -> "DataFrame":
+        """Every completion of the runs' pools: `run` and the columns of `bench.records.completions.completions`.
+
+        split: "train", or "test" for the held-out pool of Best-of-N ("validation" in runs that were judged there).
+        """
+        place = None if store is None else Path(store)
+        return self._concatenated(lambda run: completions(run, split, store=place))
+
+    def _by_run(self, rows: Iterable[Mapping[str, Any]]) -> "DataFrame":
+        import pandas as pd
+
+        return pd.DataFrame(list(rows), index=pd.Index([run.folder.name for run in self.runs], name="run"))
+
+    def _stacked(self, name: str) -> "DataFrame":
+        return self._concatenated(lambda run: run.frame(name))
+
+    def _concatenated(self, read: Callable[[Run], "DataFrame"]) -> "DataFrame":
+        import pandas as pd
+
+        tables = {run.folder.name: read(run) for run in self.runs}
+        return pd.concat(tables, names=["run"]).reset_index("run").reset_index(drop=True)
+
+
+def load(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> Runs:
+    """Read the finished runs in these folders.
+
+    paths: run folders, or patterns such as "outputs/default/*"; what a pattern finds beside finished runs (a report, a
+    run that failed) is left out. Raises BenchError where a folder holds no finished run, a pattern finds none, or two
+    runs have one id.
+    """
+    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    folders = [folder for path in given for folder in _folders(os.fspath(path))]
+    runs = tuple(read_run(folder) for folder in dict.fromkeys(folders))
+    if not runs:
+        raise BenchError("bench.load was given no path; give run folders, or a pattern such as 'outputs/default/*'.")
+    first: dict[str, Run] = {}
+    for run in runs:
+        if (other := first.setdefault(run.folder.name, run)) is not run:
+            raise BenchError(f"{other.folder} and {run.folder} have one id, {run.folder.name}: give one of them.")
+    return Runs(runs)
+
+
+def _folders(path: str) -> list[Path]:
+    if Path(path).is_dir() or not glob.has_magic(path):
+        return [Path(path)]
+    found = [Path(name) for name in sorted(glob.glob(path)) if is_finished(Path(name))]
+    if not found:
+        raise BenchError(f"{path} finds no finished run.")
+    return found
+
+
+def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the settings by their dotted names."""
+    names: dict[str, Any] = {}
+    for name, value in settings.items():
+        names |= dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return names

@@ -1,0 +1,134 @@
+"""How a user wants the figures of a report: which of them, their curves, words and size, and their style.
+
+figures.only=[frontier,selection] figures.size=[3.25,2.4] style=talk
+figures.labels={top_per_prompt: best of N}          words to write in the place of others
+figures.frontier.curves=[best_of_n,tuned]           for one figure: curves, labels, size
+figures=reports/paper_figures.yaml                  the same in a file, for all figures of a paper
+style=my.mplstyle                                   a style sheet of matplotlib in the place of paper or talk
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from bench.errors import BenchError
+from bench.reporting.exhibit import Figure
+from bench.reporting.style import PAPER, sheet_of, text_size
+
+CURVE = ("method", "of", "arm")  # the first of these columns that a figure's rows have names the curve of a row
+
+
+@dataclass(frozen=True)
+class FigureSettings:
+    """only: the figures to make; None makes all. style: "paper", "talk" or a style sheet. own: settings by figure."""
+
+    only: Sequence[str] | None = None
+    size: tuple[float, float] | None = None  # width and height in inches
+    labels: Mapping[str, str] = field(default_factory=dict)
+    style: str = "paper"
+    own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def of(self, figures: Sequence[Figure]) -> list[Figure]:
+        """Return the wanted figures as they are wanted. BenchError where a named one is not among them."""
+        names = [figure.name for figure in figures]
+        for name in (*(self.only or ()), *self.own):
+            if name not in names:
+                raise BenchError(f"figures: {name} is not a figure of these runs; they have {', '.join(names)}.")
+        return [self._shaped(figure) for figure in figures if self.only is None or figure.name in self.only]
+
+    def _shaped(self, figure: Figure) -> Figure:
+        own = self.own.get(figure.name, {})
+        made = shaped(figure, curves=own.get("curves"), labels={**self.labels, **own.get("labels", {})})
+        sheet = sheet_of(self.style)
+        scale = text_size(sheet) / text_size(PAPER)  # so that a text takes the same share of the figure
+        width, height = own.get("size") or self.size or (figure.width * scale, figure.height * scale)
+        return replace(made, width=width, height=height, sheet=sheet)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `settings_of` makes equal settings of."""
+        general: dict[str, Any] = {"only": self.only, "size": self.size and list(self.size), "labels": self.labels}
+        return {
+            "figures": {name: value for name, value in general.items() if value} | dict(self.own),
+            "style": self.style,
+        }
+
+
+def shaped(figure: Figure, *, curves: Sequence[str] | None = None, labels: Mapping[str, str]) -> Figure:
+    """Return the figure with these curves alone and these words replaced. BenchError where a curve is not among its."""
+    if curves is None and not labels:
+        return figure
+    rows = list(figure.rows)
+    if curves is not None:
+        column = next((name for name in CURVE if name in rows[0]), None)
+        known = list(dict.fromkeys(row[column] for row in rows)) if column else []
+        if unknown := [curve for curve in curves if curve not in known]:
+            allowed = f"it has {', '.join(known)}" if known else "it has no curves to choose among"
+            raise BenchError(f"curves={unknown[0]} is not a curve of {figure.name}: {allowed}.")
+        rows = [row for row in rows if row[column or ""] in curves]
+    return replace(figure, rows=rows, draw=partial(figure.draw, shown=rows, texts=dict(labels)))
+
+
+def read(words: Sequence[str]) -> FigureSettings:
+    """Return what these words of a command line, such as figures.size=[3.25,2.4], ask for."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    files = [word for word in words if word.startswith("figures=")]
+    try:
+        parts = [OmegaConf.load(word.partition("=")[2]) for word in files]
+        parts.append(OmegaConf.from_dotlist([word for word in words if word not in files]))
+        merged: Any = OmegaConf.to_container(OmegaConf.merge(*parts), resolve=False)
+    except (OSError, YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise BenchError(f"{' '.join(words)} can't be read: {' '.join(str(error).split())}") from error
+    return settings_of(merged)
+
+
+def settings_of(settings: Mapping[str, Any]) -> FigureSettings:
+    """Return the checked settings. BenchError where one is not known or has another type."""
+    given = settings.get("figures") or {}
+    if not isinstance(given, dict) or not set(settings) <= {"figures", "style"}:
+        raise BenchError(
+            "the settings of figures are `figures`, with settings by name, and `style`; see reports/README.md."
+        )
+    own = {name: value for name, value in given.items() if name not in ("only", "size", "labels")}
+    _check("figures", {name: value for name, value in given.items() if name not in own}, ("only", "size", "labels"))
+    for name, value in own.items():
+        _check(f"figures.{name}", value, ("curves", "size", "labels"))
+    style = str(settings.get("style", "paper"))
+    sheet_of(style)  # refused now, not when it is drawn
+    size = given.get("size")
+    return FigureSettings(given.get("only"), tuple(size) if size else None, given.get("labels") or {}, style, own)
+
+
+def _check(place: str, settings: Any, allowed: Sequence[str]) -> None:
+    if not isinstance(settings, dict) or (unknown := [name for name in settings if name not in allowed]):
+        name = place if not isinstance(settings, dict) else f"{place}.{unknown[0]}"
+        raise BenchError(f"{name} is not known: a setting of {place} is {', '.join(allowed)}.")
+    for name, value in settings.items():
+        if not ALLOWED[name][0](value):
+            raise BenchError(f"{place}.{name}={value} is not allowed: it must be {ALLOWED[name][1]}.")
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
+
+
+def _inches(value: Any) -> bool:
+    return (
+        isinstance(value, list) and len(value) == 2 and all(type(x) in (int, float) and 0.5 <= x <= 50 for x in value)
+    )
+
+
+def _words(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str | int | float) for text in value.values())
+
+
+ALLOWED = {
+    "only": (_names, "a list of figures, e.g. [frontier,selection]"),
+    "curves": (_names, "a list of curves, e.g. [best_of_n,tuned]"),
+    "size": (_inches, "width and height in inches, each 0.5 to 50, e.g. [3.25,2.4]"),
+    "labels": (_words, "texts by the text that they replace, e.g. {top_per_prompt: best of N}"),
+}
