@@ -102,6 +102,7 @@ MATH_SHAPES = tuple(
         (r"<think>so \boxed{7}, but", "7", False, THOUGHT),
         (r"\boxed{1.7 \times 10^{-19}}", r"1.6 \times 10^{-19}", False, TINY),
         (r"\boxed{\frac{1}{10000000}}", r"\frac{1}{13983816}", False),
+        (r"\boxed{\frac{1}{1000001}}", r"\frac{1}{1000000}", False),  # a decimal that ends is exact too
         (r"\boxed{2\times10^{-7}}", r"10^{-7}", False),
         (r"\boxed{0.0000002}", r"0.0000001", False, TINY),
         (r"\boxed{0.0000001}", r"0", False),

@@ -15,6 +15,8 @@ from bench.tasks.extraction import (
     marked,
     number_in,
     plain,
+    read_number,
+    written,
 )
 from bench.tasks.spelling import spelled
 
@@ -94,9 +96,11 @@ def simplified(answer: str) -> str:
     text = spelled(re.sub(r"\*\*|(?<!\\)\$|\\[()\[\]]", "", answer))
     digits = plain(text).strip().rstrip(".")
     if "%" not in answer and NUMBER.fullmatch(joined(digits)) and not GLUED.search(digits):
-        number = number_in(digits)
-        if number is not None:
-            return number
+        value = read_number(digits)
+        if value is not None and "." not in digits and 0 < abs(value) < math_judge.SMALL:
+            return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"  # as a decimal it could be a rounded value
+        if value is not None:
+            return written(value)
     return text if re.search(r"[(\[]|\\\{", text) else GROUPS.sub("", text)  # in brackets: a list
 
 
