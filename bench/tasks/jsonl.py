@@ -114,7 +114,7 @@ class Jsonl(RowsTask):
             return found
         by_split: dict[str, list[Row]] = {split: [] for split in SPLITS}
         for row in (row for rows in found.values() for row in rows):
-            split = str(self._named(row, "split_field"))
+            split = str(row[self.split_field] if self.split_field in row else self._named(row, "split_field"))
             if split not in by_split:
                 raise BenchError(
                     f"A row of task.path={self.files} has {self.split_field}={split}, which is none of "
