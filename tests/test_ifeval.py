@@ -62,8 +62,8 @@ CASES = {  # settings, responses that follow, responses that do not
     ),
     "length_constraints:number_sentences": (
         {"num_sentences": 3, "relation": MORE},
-        ["One. Two! Three?", "Dr. No met Mr. Bond at 5 p.m. on Monday. They left. It rained."],
-        ["Dr. No met Mr. Bond. They left.", "One, two, three", "It costs 3.50 in the U.S. today. Fine."],
+        ["One. Two! Three?", "Mr. Smith met Dr. Jones at 5 p.m. on Monday. They left. It rained."],
+        ["Mr. Smith met Dr. Jones. They left.", "One, two, three", "It costs 3.50 in the U.S. today. Fine."],
     ),
     "length_constraints:nth_paragraph_first_word": (
         {"num_paragraphs": 2, "nth_paragraph": 2, "first_word": "Then"},
