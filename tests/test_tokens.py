@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bench.artifacts import Policy
-from bench.models.tokens import decode, ids_of, keeps_first_spaces, texts_of
+from bench.models.tokens import decode, ids_of, texts_of, unlike_older_pools
 
 KINDS = ("llama", "replace_and_strip", "metaspace")
 PIECES = ("▁", "a", "b", "x", "▁a", "▁b", "▁x", "▁▁", "▁▁▁▁", "ab", "▁ab")
@@ -71,8 +71,8 @@ def test_only_policies_whose_first_spaces_were_lost_get_other_keys(tmp_path: Pat
 
     for kind in KINDS:
         sentencepiece(kind).save_pretrained(tmp_path / kind)
-        assert keeps_first_spaces(Policy(tmp_path / kind, kind)), kind
-    assert not keeps_first_spaces(random_policy)
+        assert unlike_older_pools(Policy(tmp_path / kind, kind)) == {"first_spaces": "kept"}, kind
+    assert unlike_older_pools(random_policy) == {}
     tokenizer = loading.load_tokenizer(random_policy)
     assert ids_of(tokenizer, ["  a b", ""]) == tokenizer(["  a b", ""], add_special_tokens=False)["input_ids"]
     assert texts_of(tokenizer, ids_of(tokenizer, ["  a b"])) == ["  a b"]

@@ -59,7 +59,7 @@ def _generation_config(base: Policy) -> Any:
 def unconfigured_end(policy: Policy) -> int | None:
     """Return the token that ends a turn by the chat template alone; None where EOS or the configuration name it too.
 
-    Older pools of such a policy ran on beyond this token. It is part of the keys of newer ones; other keys stay.
+    It is part of the keys of what such a policy drew; other keys stay.
     """
     if not loading.has_chat_template(policy.path):
         return None
@@ -145,17 +145,17 @@ def _anchor(tokenizer: Any) -> list[int]:
 
 
 @functools.lru_cache(maxsize=64)
-def keeps_first_spaces(policy: Policy) -> bool:
-    """Return whether the spaces that begin a policy's completions are kept by `texts_of` alone.
+def unlike_older_pools(policy: Policy) -> dict[str, Any]:
+    """Return settings that are part of the keys of a policy's pools, where older pools are other ones; often none.
 
-    Older pools of such a policy lack them. It is part of the keys of newer ones; other keys stay.
+    Older pools ran on beyond a turn's end that only the template names, and lacked the spaces that `_anchor` keeps.
     """
-    described = policy.path / "tokenizer.json"
-    if not described.is_file() and not (policy.path / "tokenizer.model").is_file():
-        return False
-    if described.is_file() and not DROPS.search(described.read_bytes()):
-        return False  # told by the file: loading a tokenizer takes seconds
-    return bool(_anchor(loading.load_tokenizer(policy)))
+    end = unconfigured_end(policy)
+    settings: dict[str, Any] = {} if end is None else {"turn_end": end}
+    described, model = (policy.path / name for name in ("tokenizer.json", "tokenizer.model"))
+    # the file tells it of most tokenizers, and to load one takes seconds
+    may_drop = DROPS.search(described.read_bytes()) if described.is_file() else model.is_file()
+    return settings | ({"first_spaces": "kept"} if may_drop and _anchor(loading.load_tokenizer(policy)) else {})
 
 
 def ids_differ(policy: Policy, other: Policy, prompts: Prompts) -> str | None:
