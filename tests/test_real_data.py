@@ -6,17 +6,17 @@ The data are in the folder that BENCH_DATA names, by default ../shared/data besi
 from collections.abc import Sequence
 from typing import Any
 
-import langdetect
 import nltk
 import pytest
 
 from bench.speed import verify
+from bench.tasks.files import read
 from bench.tasks.gsm8k import Gsm8k
 from bench.tasks.humaneval import HumanEval
 from bench.tasks.ifeval import CHECKS, IfEval, follows
 from bench.tasks.jsonl import Jsonl
 from bench.tasks.math500 import Math500
-from bench.tasks.rows import RowsTask, _loaded, read
+from bench.tasks.rows import RowsTask, _loaded
 
 DATA = verify.data_folder()
 pytestmark = [
@@ -138,6 +138,7 @@ def test_published_programs_of_humaneval_pass_in_every_form_and_empty_ones_fail(
 
 
 def test_every_prompt_of_ifeval_loads_and_is_judged_as_by_lm_eval(monkeypatch: pytest.MonkeyPatch) -> None:
+    langdetect = pytest.importorskip("langdetect")
     rows = rows_of("ifeval/input_data.jsonl")
     task = IfEval(path=str(DATA / "ifeval/input_data.jsonl"), near_duplicate=None)
     assert sum(map(len, _loaded(task)[0].prompts.values())) == len(rows) == 541

@@ -18,8 +18,13 @@ from sharing import composed
 from bench.config import checks
 from bench.errors import BenchError
 from bench.sweeps.rehearsal import prompts_in
+from bench.tasks.fields import UnreadableError
 from bench.tasks.gsm8k import Gsm8k
+from bench.tasks.humaneval import HumanEval
+from bench.tasks.ifeval import IfEval
 from bench.tasks.jsonl import Jsonl
+from bench.tasks.math500 import Math500
+from bench.tasks.mbpp import Mbpp
 from bench.tasks.rows import _loaded, from_hub, from_path
 from bench.tasks.splits import Example, divided, fraction, near, words
 from bench.tasks.ultrafeedback import UltraFeedback
@@ -408,6 +413,22 @@ def test_a_prompt_that_is_no_text_is_unreadable_and_counted(tmp_path: Path, valu
         BenchError, match=r"^None of the 1 rows of jsonl can be read; row test-00000 makes no prompt: it"
     ):
         alone.prompts("test")
+
+
+@pytest.mark.parametrize("value", NO_TEXTS, ids=repr)
+def test_a_question_of_published_data_that_is_no_text_is_unreadable_and_counted(tmp_path: Path, value: object) -> None:
+    tasks: dict[Any, tuple[list, str]] = {
+        Gsm8k: (made.gsm8k(3), "question"),
+        Math500: (made.math_train(3), "problem"),
+        HumanEval: (made.humaneval(3), "prompt"),
+        Mbpp: (made.mbpp(3), "text"),
+        IfEval: (made.ifeval(3), "prompt"),
+    }
+    for kind, (rows, field) in tasks.items():
+        task = kind(path="anywhere")
+        assert task.example(rows[0], "sound") is not None
+        with pytest.raises(UnreadableError, match=field):
+            task.example(rows[0] | {field: value}, "lost")
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), "", " ", [], {}, ["Paris"], {"ground_truth": "Paris"}, "\ud800"])

@@ -224,7 +224,7 @@ class ServerEngine:
         for index, answer in self.server.answers(requests, sorted(self.eos_ids)):
             ids = answer.token_ids
             if ids is None:
-                (ids,) = tokens.ids_of(self.tokenizer, [answer.text])
+                (ids,) = tokens.ids_of(self.tokenizer, [answer.text or ""])
             exact = answer.token_ids is not None or self._is_retokenized_alike(ids, answer)
             if answer.stopped and (not ids or ids[-1] not in self.eos_ids):
                 ids = [*ids, self.tokenizer.eos_token_id if answer.stop_token is None else answer.stop_token]

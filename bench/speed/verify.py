@@ -18,9 +18,9 @@ from pathlib import Path
 from bench.speed.measure import Printout, option_parser, timed
 from bench.tasks.answers import number_in
 from bench.tasks.extraction import boxed
+from bench.tasks.files import read
 from bench.tasks.gsm8k import Gsm8k
 from bench.tasks.math500 import Math500
-from bench.tasks.rows import read
 
 Verdicts = Callable[[Sequence[str], Sequence[str]], Sequence[bool]]
 DEFAULT = Path(__file__).resolve().parents[3] / "shared" / "data"  # beside the repository
