@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fixtures_tasks as made
 import numpy as np
 import pytest
 
 from bench.artifacts import Completions
 from bench.models import loading
 from bench.models.reward_models import RewardModel
-from bench.speed import cli, estimators, pool, sizing
+from bench.speed import cli, estimators, pool, sizing, verify
 from bench.speed.__main__ import BENCHMARKS, main
 from bench.speed.measure import Printout, in_turns
 from bench.speed.random_llama import random_policy
@@ -72,6 +73,43 @@ def test_the_table_has_every_line(command, shown, capsys):
         assert all(printed.count(f"batches of {size}") == 2 for size in (8, 2, 1))
         assert printed.count("1.0x") >= 4  # our own lines, the base of both tables
         assert "sorted, 2,048 tokens a batch" in printed or "sorted, 16,384" in printed
+
+
+def made_data(folder: Path) -> Path:
+    """Solutions in the formats of the real ones; of each six GSM8K solutions two are wrong."""
+    pool = [
+        {"ground_truth": f"2 * {n} = {2 * n}\nA: {2 * n}"}
+        | {
+            model: {"solution": f"Twice {n}.\nA: {2 * n + wrong}", "is_correct": not wrong}
+            for model, wrong in zip(verify.MODELS, (0, 0, 1, 0), strict=True)
+        }
+        for n in range(1, 7)
+    ]
+    made.write(folder / "pools", gsm8k_example_model_solutions=pool)
+    made.write(folder / "math", test=made.math_train(9))
+    return folder
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_verdicts_are_counted_against_the_published_ones_and_those_of_others(
+    own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("math_verify")
+    monkeypatch.setenv("BENCH_DATA", str(made_data(tmp_path)))
+    if not own:
+        monkeypatch.setattr(verify.Gsm8k, "are_correct", lambda self, texts, answers: [True] * len(texts))
+    main(["verify", "--part", "12"])
+    printed = capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in printed.splitlines()]
+    agreeing = [[int(line.split()[place]) for place in (-6, -5, -3)] for line in lines[1:4]]
+    assert agreeing == [[24, 24 if own else 18, 24], [9, 9, 9], [9, 9, 9]]
+    assert f"disagree with the data on {0 if own else 6} answers" in printed
+    assert printed.count("GSM8K, lm-eval: wrong by the data, answer") == (0 if own else 5)
+
+
+def test_verdicts_without_the_data_say_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"lacks pools/gsm8k.* and math/test\.jsonl: give its folder as --data"):
+        main(["verify", "--data", str(tmp_path)])
 
 
 def zeros(proxy: np.ndarray, gold: np.ndarray, n: Any) -> np.ndarray:

@@ -1,6 +1,10 @@
 """Where a task's rows come from, how they are split, and which near-duplicates are left out."""
 
+import csv
+import gzip
+import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +18,16 @@ from sharing import composed
 from bench.config import checks
 from bench.errors import BenchError
 from bench.sweeps.rehearsal import prompts_in
+from bench.tasks.fields import UnreadableError
 from bench.tasks.gsm8k import Gsm8k
+from bench.tasks.humaneval import HumanEval
+from bench.tasks.ifeval import IfEval
 from bench.tasks.jsonl import Jsonl
-from bench.tasks.rows import from_hub, from_path
+from bench.tasks.math500 import Math500
+from bench.tasks.mbpp import Mbpp
+from bench.tasks.rows import _loaded, from_hub, from_path
 from bench.tasks.splits import Example, divided, fraction, near, words
+from bench.tasks.ultrafeedback import UltraFeedback
 
 BOTH = {"train": "train", "test": "test"}
 
@@ -206,22 +216,227 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
     assert from_path(str(tmp_path / "jsonl" / "train.jsonl"), splits=BOTH) == {"all": rows}
 
 
+UTF_16 = '{"prompt": "1 + 1?", "answer": "2"}\n'
+PARQUET = (b"PAR1", b"PAR1" + b"x" * 40 + b"PAR1", b"no Parquet at all")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("train.jsonl", '{"a": 1}\n{"a": \n', r"train.jsonl, line 2 is not JSON"),
+        ("train.jsonl", '{"a": 1}\n{"a": \n', r"train\.jsonl, line 2 is not JSON"),
         ("train.jsonl", "[1]\n", r"line 1 must be a JSON object, and is a list"),
+        ("train.jsonl", '{"a": 1}\n{"a": 1, "a": 2}', r"train\.jsonl, line 2 has the field 'a' twice"),
+        ("train.jsonl", '{"a": 1}\n' + "[" * 100_000, r"train\.jsonl, line 2 is nested too deeply"),
+        ("train.jsonl", '{"a": ' + '{"a": [' * 60_000, r"train\.jsonl, line 1 is nested too deeply"),
+        ("train.jsonl", '{"a": ' + "1" * 5_000 + "}", r"train\.jsonl, line 1 is not JSON: Exceeds the limit"),
+        ("train.jsonl", "", r"train\.jsonl has no rows"),
+        ("train.jsonl", "\n \n", r"train\.jsonl has no rows"),
+        ("train.jsonl", UTF_16.encode("utf-16"), r"train\.jsonl, line 1 is not UTF-8"),
+        ("train.jsonl", UTF_16.encode("utf-16-le"), r"train\.jsonl, line 1 has a null character"),
+        ("train.jsonl", UTF_16.encode("utf-32"), r"train\.jsonl, line 1 is not UTF-8"),
+        ("train.jsonl", b'{"a": 1}\n{"a": "caf\xe9"}', r"train\.jsonl, line 2 is not UTF-8"),
         ("train.json", '{"a": 1}', r"must be a JSON list of objects"),
-        ("train.json", "[", r"train.json is not JSON"),
+        ("train.json", '[{"a": 1}, "b"]', r"train\.json must be a JSON list of objects, and its row 2 is a str"),
+        ("train.json", "[", r"train\.json is not JSON"),
+        ("train.json", "[" * 100_000, r"train\.json is nested too deeply"),
+        ("train.json", "[]", r"train\.json has no rows"),
+        ("train.csv", "", r"train\.csv has no rows"),
+        ("train.csv", "prompt,answer\n", r"train\.csv has no rows"),
+        ("train.csv", "prompt,answer,prompt\n1,2,3", r"train\.csv has the field 'prompt' twice"),
+        ("train.csv", 'prompt,answer\n"1\n2",2\n3\n', r"row that ends in line 4 has 1 fields, and the header has 2"),
+        ("train.csv", "prompt,answer\n1,2,3\n", r"train\.csv: the row that ends in line 2 has 3 fields"),
+        ("train.csv", 'prompt,answer\n1,2\n"3,4\n5,6\n', r"train\.csv, line 4 is not CSV: unexpected end of data"),
+        ("train.csv", "prompt,answer\ncaf\xe9,1".encode("latin-1"), r"train\.csv, line 2 is not UTF-8"),
+        ("train.csv", "prompt,answer\na\0b,1", r"train\.csv, line 2 has a null character"),
+        ("train.parquet", b"", r"train\.parquet has no rows"),
+        *(("train.parquet", content, r"train\.parquet is not a whole Parquet file: Parquet") for content in PARQUET),
+        (
+            "train.jsonl.gz",
+            gzip.compress(UTF_16.encode())[:-9],
+            r"train\.jsonl\.gz can't be read: Compressed file ended",
+        ),
+        ("train.csv.gz", b"prompt,answer", r"train\.csv\.gz can't be read: Not a gzipped file"),
+        ("train.jsonl", gzip.compress(UTF_16.encode()), r"train\.jsonl, line 1 is not UTF-8"),
         ("other.jsonl", "{}", r"needs files such as train.jsonl or test.jsonl"),
     ],
 )
 def test_files_that_can_not_be_read_are_refused_in_a_sentence(
-    tmp_path: Path, name: str, content: str, says: str
+    tmp_path: Path, name: str, content: str | bytes, says: str
 ) -> None:
-    (tmp_path / name).write_text(content)
-    with pytest.raises(BenchError, match=says):
+    (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    for path in (tmp_path, tmp_path / name) if name.startswith("train") else (tmp_path,):
+        with pytest.raises(BenchError, match=says) as caught:
+            from_path(str(path), splits=BOTH)
+        assert "\n" not in str(caught.value)
+
+
+def test_parquet_files_that_are_damaged_inside_are_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sound = tmp_path / "train.parquet"
+    pq.write_table(pa.table({"a": ["b"] * 100}), sound)
+    content = sound.read_bytes()
+    not_text = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff\xfe"]).buffers())
+    cases: tuple[Any, ...] = (content[:-20], content[:4] + b"\xff" * 30 + content[34:], pa.table({"a": not_text}))
+    for damaged in cases:
+        if isinstance(damaged, bytes):
+            sound.write_bytes(damaged)
+        else:
+            pq.write_table(damaged, sound)
+        with pytest.raises(BenchError, match=r"train\.parquet is not a whole Parquet file"):
+            from_path(str(sound), splits=BOTH)
+    pq.write_table(pa.table([[1], [2]], names=["a", "a"]), sound)
+    with pytest.raises(BenchError, match=r"train\.parquet has the field 'a' twice"):
+        from_path(str(sound), splits=BOTH)
+
+
+def test_folders_and_pipes_in_the_place_of_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").mkdir()
+    with pytest.raises(BenchError, match=r"train\.jsonl is no file"):
         from_path(str(tmp_path), splits=BOTH)
+    os.mkfifo(tmp_path / "test.jsonl")
+    with pytest.raises(BenchError, match=r"test\.jsonl is neither a file nor a folder"):
+        from_path(str(tmp_path / "test.jsonl"), splits=BOTH)
+
+
+SEPARATORS = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"  # at which str.splitlines ends a line
+
+
+@pytest.mark.parametrize("text", ["a" + "b".join(SEPARATORS), "one\r\ntwo\rthree\nfour", 'say ""hi""', "x" * 200_000])
+@pytest.mark.parametrize("name", ["train.csv", "train.csv.gz", "train.jsonl", "train.json", "train.parquet"])
+def test_a_text_is_read_as_it_was_written(tmp_path: Path, name: str, text: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{"prompt": text, "answer": "1"}, {"prompt": f"{text} again", "answer": "2"}]
+    file = tmp_path / name
+    before = csv.field_size_limit()
+    if ".csv" in name:
+        written = io.StringIO(newline="")
+        writer = csv.DictWriter(written, ["prompt", "answer"])
+        writer.writeheader()
+        writer.writerows(rows)
+        content = b"\xef\xbb\xbf" + written.getvalue().encode()
+        file.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    elif name == "train.parquet":
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    else:
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+        content = f"[{','.join(lines)}]" if name == "train.json" else "\r\n".join(lines)
+        file.write_bytes(content.encode("utf-8-sig"))
+    assert from_path(str(tmp_path), splits=BOTH) == {"train": rows}
+    assert csv.field_size_limit() == before
+
+
+ASKED = {"role": "user", "content": "2 + 2?"}
+TURNS = [
+    {"role": "system", "content": "Hi."},
+    {"role": "user", "content": "1?"},
+    {"role": "assistant", "content": "1."},
+]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "messages"),
+    [
+        ([ASKED], [ASKED]),  # as in TRL and verl
+        ([*TURNS, ASKED], [*TURNS, ASKED]),
+        ([{"from": "human", "value": "2 + 2?"}], [ASKED]),
+        (
+            [{"from": "system", "value": "Hi."}, {"from": "gpt", "value": "1."}, {"from": "human", "value": "2 + 2?"}],
+            None,
+        ),
+        ({"messages": [ASKED]}, [ASKED]),
+        ({"conversations": [{"from": "human", "value": "2 + 2?"}]}, [ASKED]),
+        (ASKED, [ASKED]),
+        ([ASKED | {"content": [{"type": "text", "text": "2 "}, {"type": "text", "text": "+ 2?"}]}], [ASKED]),
+        ([ASKED | {"name": None, "tool_calls": None}], [ASKED]),
+        ([{"role": "developer", "content": "Hi."}, ASKED], [TURNS[0], ASKED]),
+        (json.dumps([TURNS[0], ASKED]), [TURNS[0], ASKED]),  # in a CSV field
+        ("2 + 2?", [ASKED]),
+        ("[1, 2] has how many items?", [{"role": "user", "content": "[1, 2] has how many items?"}]),
+        ('{"a": 1}', [{"role": "user", "content": '{"a": 1}'}]),
+    ],
+)
+def test_a_prompt_that_is_a_chat_is_read_as_one(tmp_path: Path, prompt: object, messages: list | None) -> None:
+    rows = [{"prompt": prompt, "answer": "4"}, {"prompt": "another one", "answer": "4"}]
+    found = Jsonl(path=made.write(tmp_path, test=rows), near_duplicate=None).prompts("test")
+    (read,) = (chat for chat in found.messages if chat[-1]["content"] != "another one")
+    assert [dict(turn) for turn in read] == messages or (
+        messages is None and [turn["role"] for turn in read] == ["system", "assistant", "user"]
+    )
+
+
+NO_TEXTS: list[object] = [
+    None,
+    float("nan"),
+    5,
+    2.5,
+    True,
+    "",
+    " \n\t",
+    "\u200b\ufeff",
+    "\u2028\x1c",
+    "\ud800 half",
+    [],
+    {},
+]
+NO_TEXTS += [
+    ["a", "b"],
+    {"text": "a"},
+    [{"role": "user"}],
+    [{"role": "user", "content": None}],
+    [{"role": "tool", "content": "a"}],
+]
+NO_TEXTS += [
+    [{"role": "user", "content": " "}],
+    [*TURNS],
+    [ASKED | {"content": [{"type": "image"}]}],
+    [ASKED, None],
+    [[]],
+]
+
+
+@pytest.mark.parametrize("value", NO_TEXTS, ids=repr)
+def test_a_prompt_that_is_no_text_is_unreadable_and_counted(tmp_path: Path, value: object) -> None:
+    sound = made.preferences(3)
+    rows = [{"prompt": row["prompt"], "answer": "1", "chosen": row["chosen"]} for row in sound]
+    path = made.write(
+        tmp_path, test=[*rows, rows[0] | {"prompt": value}], test_prefs=[*rows, rows[0] | {"prompt": value}]
+    )
+    for task in (Jsonl(path=path), UltraFeedback(path=path, gold_model="anywhere")):
+        assert len(_loaded(task)[0].prompts["test"]) == 3
+        assert task.counts()["rows_unreadable"] == 1
+    alone = Jsonl(path=made.write(tmp_path / "alone", test=[{"prompt": value, "answer": "1"}]))
+    with pytest.raises(
+        BenchError, match=r"^None of the 1 rows of jsonl can be read; row test-00000 makes no prompt: it"
+    ):
+        alone.prompts("test")
+
+
+@pytest.mark.parametrize("value", NO_TEXTS, ids=repr)
+def test_a_question_of_published_data_that_is_no_text_is_unreadable_and_counted(tmp_path: Path, value: object) -> None:
+    tasks: dict[Any, tuple[list, str]] = {
+        Gsm8k: (made.gsm8k(3), "question"),
+        Math500: (made.math_train(3), "problem"),
+        HumanEval: (made.humaneval(3), "prompt"),
+        Mbpp: (made.mbpp(3), "text"),
+        IfEval: (made.ifeval(3), "prompt"),
+    }
+    for kind, (rows, field) in tasks.items():
+        task = kind(path="anywhere")
+        assert task.example(rows[0], "sound") is not None
+        with pytest.raises(UnreadableError, match=field):
+            task.example(rows[0] | {field: value}, "lost")
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), "", " ", [], {}, ["Paris"], {"ground_truth": "Paris"}, "\ud800"])
+def test_an_answer_that_is_no_text_is_unreadable_and_counted(tmp_path: Path, value: object) -> None:
+    rows = [{"prompt": "The capital of France?", "answer": "Paris"}, {"prompt": "And of Italy?", "answer": value}]
+    task = Jsonl(path=made.write(tmp_path, test=rows))
+    assert len(task.prompts("test")) == 1
+    assert task.counts()["rows_unreadable"] == 1
 
 
 def test_a_missing_place_and_an_unknown_kind_of_file_are_refused(tmp_path: Path) -> None:
@@ -342,9 +557,10 @@ def test_own_prompts_with_splits_of_their_own(tmp_path: Path) -> None:
     folder = made.write(tmp_path, prompts=rows)
     task = Jsonl(path=f"{folder}/prompts.jsonl", split_field="part", id_field="id")
     assert set(task.prompts("test").id) == {row["id"] for row in rows if row["part"] == "test"}
-    made.write(tmp_path, prompts=[rows[0] | {"part": "dev"}])
-    with pytest.raises(BenchError, match="part=dev, which is none of train, validation, test"):
-        Jsonl(path=f"{folder}/prompts.jsonl", split_field="part", seed=1).prompts("test")
+    for seed, part in enumerate(("dev", None), start=1):
+        made.write(tmp_path, prompts=[rows[0] | {"part": part}])
+        with pytest.raises(BenchError, match=f"part={part}, which is none of train, validation, test"):
+            Jsonl(path=f"{folder}/prompts.jsonl", split_field="part", seed=seed).prompts("test")
 
 
 def test_own_chats_are_kept_as_they_are(tmp_path: Path) -> None:

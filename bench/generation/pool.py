@@ -19,7 +19,7 @@ import numpy as np
 from bench.artifacts import FIELDS, Completions, Policy, Prompts, prefix_key
 from bench.errors import BenchError
 from bench.models.sampler import GREEDY, Sampler
-from bench.models.tokens import opens_thinking, unconfigured_end
+from bench.models.tokens import opens_thinking, unlike_older_pools
 from bench.pools import NUMBERS, stored
 from bench.progress import Bar, bar
 from bench.store import Address, current
@@ -109,9 +109,8 @@ def draw(
         "seed": seed,
         "dtype": dtype,
         "block_size": block_size,
+        **unlike_older_pools(policy),
     }
-    if (end := unconfigured_end(policy)) is not None:
-        settings["turn_end"] = end
     blocks = range(first_sample, num_completions, block_size)
     shards = range(0, len(prompts), shard_size)
     units = []

@@ -225,7 +225,7 @@ class ServerEngine:
         for index, answer in self.server.answers(requests, sorted(self.eos_ids)):
             ids = answer.token_ids
             if ids is None:
-                ids = self.tokenizer.encode(answer.text, add_special_tokens=False)
+                (ids,) = tokens.ids_of(self.tokenizer, [answer.text or ""])
             exact = answer.token_ids is not None or self._is_retokenized_alike(ids, answer)
             if answer.stopped and (not ids or ids[-1] not in self.eos_ids):
                 ids = [*ids, self.tokenizer.eos_token_id if answer.stop_token is None else answer.stop_token]
@@ -242,7 +242,7 @@ class ServerEngine:
     def _is_retokenized_alike(self, ids: list[int], answer: CompletionAnswer) -> bool:
         """Return whether a text's tokens are as many as were drawn (EOS counted or not), and give the same text."""
         counts = (None, len(ids), len(ids) + 1) if answer.stopped else (None, len(ids))
-        return answer.num_tokens in counts and self.tokenizer.decode(ids, skip_special_tokens=True) == answer.text
+        return answer.num_tokens in counts and tokens.texts_of(self.tokenizer, [ids]) == [answer.text]
 
 
 @cache

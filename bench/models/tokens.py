@@ -2,6 +2,8 @@
 
 import functools
 import json
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,9 @@ DESCRIPTIONS = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
     *("vocab.json", "merges.txt", "tokenizer.model", "config.json", "generation_config.json"),
 )
+SPACE = "\u2581"  # as vocabularies of the SentencePiece kind write it
+LINE = "\n"
+DROPS = re.compile(rb'"type"\s*:\s*"(?:Metaspace|Strip)"')  # decoders that drop spaces at the start of a text
 LOADED_FROM = ("is_local", "local_files_only", "name_or_path")
 
 
@@ -54,7 +59,7 @@ def _generation_config(base: Policy) -> Any:
 def unconfigured_end(policy: Policy) -> int | None:
     """Return the token that ends a turn by the chat template alone; None where EOS or the configuration name it too.
 
-    Older pools of such a policy ran on beyond this token. It is part of the keys of newer ones; other keys stay.
+    It is part of the keys of what such a policy drew; other keys stay.
     """
     if not loading.has_chat_template(policy.path):
         return None
@@ -112,7 +117,7 @@ def decode(
             "too narrow for it."
         )
     ids = [ids.tolist() for ids in token_ids.ravel()]
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    texts = texts_of(tokenizer, ids)
     tags = np.repeat([chat.opened_thinking(tokenizer, messages) for messages in prompts.messages], token_ids.shape[1])
     for cell in np.flatnonzero(tags):
         texts[cell] = _with_thinking(tokenizer, ids[cell], texts[cell], str(tags[cell]))
@@ -136,7 +141,59 @@ def _with_thinking(tokenizer: Any, ids: list[int], text: str, tag: str) -> str:
     if end not in ids:
         return f"{tag}{text}"
     place = len(ids) - ids[::-1].index(end)
-    return closing.join(tokenizer.batch_decode([ids[:place], ids[place:]], skip_special_tokens=True))
+    after = tokenizer.decode(ids[place:], skip_special_tokens=True)
+    return f"{texts_of(tokenizer, [ids[:place]])[0]}{closing}{after}"
+
+
+def texts_of(tokenizer: Any, completions: Sequence[Sequence[int]]) -> list[str]:
+    """Return each completion as it stands after a prompt, without special tokens.
+
+    Decoders of the SentencePiece kind drop one or all of the spaces at the start of a text, which a completion is not.
+    """
+    before = _anchor(tokenizer)
+    start = len(tokenizer.decode(before)) if before else 0
+    texts = tokenizer.batch_decode([[*before, *ids] for ids in completions], skip_special_tokens=True)
+    return [text[start:] for text in texts]
+
+
+def ids_of(tokenizer: Any, completions: Sequence[str]) -> list[list[int]]:
+    """Return the token ids of each completion as they follow a prompt: `texts_of` them is the completion, if any are.
+
+    Encoders of the SentencePiece kind write a space before a text, which is no part of a completion.
+    """
+    alone = tokenizer(list(completions), add_special_tokens=False)["input_ids"] if completions else []
+    if not _anchor(tokenizer):
+        return alone
+    line = tokenizer.encode(LINE, add_special_tokens=False)
+    after = [tokenizer.encode(LINE + text, add_special_tokens=False) for text in completions]
+    bare = [ids[len(line) :] if ids[: len(line)] == line else own for ids, own in zip(after, alone, strict=True)]
+    right = [again == text for again, text in zip(texts_of(tokenizer, bare), completions, strict=True)]
+    return [ids if same else own for ids, own, same in zip(bare, alone, right, strict=True)]
+
+
+@functools.lru_cache(maxsize=16)
+def _anchor(tokenizer: Any) -> list[int]:
+    """Ids to decode before a completion, where the decoder drops spaces at the start of a text; else none."""
+    marked = next((token for piece, token in tokenizer.get_vocab().items() if piece.startswith(SPACE)), None)
+    letter = tokenizer.encode("a", add_special_tokens=False)[-1:]
+    if marked is None or not letter:
+        return []
+    after = tokenizer.decode([*letter, marked, *letter])[len(tokenizer.decode(letter)) :]
+    return letter if tokenizer.decode([marked, *letter]) != after else []
+
+
+@functools.lru_cache(maxsize=64)
+def unlike_older_pools(policy: Policy) -> dict[str, Any]:
+    """Return settings that are part of the keys of a policy's pools, where older pools are other ones; often none.
+
+    Older pools ran on beyond a turn's end that only the template names, and lacked the spaces that `_anchor` keeps.
+    """
+    end = unconfigured_end(policy)
+    settings: dict[str, Any] = {} if end is None else {"turn_end": end}
+    described, model = (policy.path / name for name in ("tokenizer.json", "tokenizer.model"))
+    # the file tells it of most tokenizers, and to load one takes seconds
+    may_drop = DROPS.search(described.read_bytes()) if described.is_file() else model.is_file()
+    return settings | ({"first_spaces": "kept"} if may_drop and _anchor(loading.load_tokenizer(policy)) else {})
 
 
 def ids_differ(policy: Policy, other: Policy, prompts: Prompts) -> str | None:
@@ -195,8 +252,8 @@ def reencoded(pool: Completions, reader: Policy) -> tuple[Completions, np.ndarra
     token_ids, faithful = np.empty(pool.shape, object), np.empty(pool.shape, bool)
     for rows, part in pool.shards():
         texts = [str(text) for text in part.text.ravel()]
-        bare = tokenizer(texts, add_special_tokens=False)["input_ids"]
-        back = tokenizer.batch_decode(bare, skip_special_tokens=True)
+        bare = ids_of(tokenizer, texts)
+        back = texts_of(tokenizer, bare)
         cells = np.empty(len(texts), object)
         for cell, (ids, reason) in enumerate(zip(bare, part.finish_reason.ravel(), strict=True)):
             cells[cell] = np.array([*ids, *([tokenizer.eos_token_id] if reason == "stop" else [])], np.int32)

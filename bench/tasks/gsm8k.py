@@ -35,6 +35,6 @@ class Gsm8k(RowsTask):
         return Answers(compare="number", unmarked=self.unmarked)
 
     def example(self, row: Row, name: str) -> Example | None:
-        question = str(self.field(row, "question")).strip()
+        question = self.text(row, "question").strip()
         answer = number_in(str(self.field(row, "answer")).rpartition("####")[2])
         return None if answer is None else Example(name, question, self.chat(question), answer)

@@ -29,7 +29,7 @@ class HumanEval(ProgramsTask):
     data_splits: ClassVar[dict[str, str]] = {WHOLE: "test"}
 
     def example(self, row: Row, name: str) -> Example | None:
-        prompt, function, test = (str(self.field(row, key)) for key in ("prompt", "entry_point", "test"))
+        prompt, function, test = (self.text(row, key) for key in ("prompt", "entry_point", "test"))
         try:
             calls, expected, after = tests(test, function)
         except (ValueError, SyntaxError):

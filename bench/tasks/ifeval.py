@@ -5,11 +5,9 @@
 A completion is right where it follows every instruction of its prompt (prompt-level strict accuracy). A row has `key`,
 `prompt`, `instruction_id_list` and `kwargs`. There is one split of 541 rows: all three splits are taken by hash.
 
-CHECKS has the instructions that plain rules decide, by their published names. Rows with any other instruction are
-counted and left out, so the accuracy is not the published one. CHECKS lacks language:response_language,
-length_constraints:number_sentences, length_constraints:nth_paragraph_first_word, change_case:capital_word_frequency and
-combination:repeat_prompt: they need a language detector, a sentence splitter or the prompt. The two case instructions
-are checked without a test that the text is English.
+CHECKS has all 25 kinds of instruction by their published names, decided as lm-eval decides them. Where a language is
+asked for, langdetect tells it, with a fixed seed. A row with another instruction, or with settings that its check can't
+use, is counted and left out.
 """
 
 import json
@@ -19,10 +17,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bench.config.rules import Count
-from bench.tasks import Judge
+from bench.errors import first_line
+from bench.tasks import Judge, language
+from bench.tasks.fields import UnreadableError
 from bench.tasks.rows import Repo, Revision, Row, RowsTask, Share
 from bench.tasks.splits import WHOLE, Example
 
+VERSION = 2  # raise it when equal completions get other verdicts
 Check = Callable[[str, Mapping[str, Any]], bool]
 
 
@@ -31,6 +32,9 @@ class Instructions(Judge):
 
     def is_correct(self, completion: str, answer: str) -> bool:
         return all(follows(completion, name, settings) for name, settings in json.loads(answer))
+
+    def check(self) -> None:
+        language.check()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,16 +48,31 @@ class IfEval(RowsTask):
     data_splits: ClassVar[dict[str, str]] = {WHOLE: "train"}
     judge = Instructions()
 
+    @property
+    def judged_by(self) -> str:
+        return f"{self.name} {VERSION} by {language.judged_by()}"
+
     def example(self, row: Row, name: str) -> Example | None:
-        prompt, ids = str(self.field(row, "prompt")), list(self.field(row, "instruction_id_list"))
-        given = [dict(settings or {}) for settings in self.field(row, "kwargs")]
-        if not ids or len(ids) != len(given) or not set(ids) <= set(CHECKS):
-            return None
+        prompt, ids, given = self.text(row, "prompt"), self.field(row, "instruction_id_list"), self.field(row, "kwargs")
+        if not isinstance(ids, list) or not isinstance(given, list) or not ids or len(ids) != len(given):
+            raise UnreadableError("it has no settings for each of its instructions")
         rules = [
-            [instruction, {key: value for key, value in settings.items() if value is not None}]
+            [instruction, {key: value for key, value in (settings or {}).items() if value is not None}]
             for instruction, settings in zip(ids, given, strict=True)
         ]
+        for instruction, settings in rules:
+            _probe(instruction, settings)
         return Example(f"ifeval-{row.get('key', name)}", prompt, self.chat(prompt), json.dumps(rules))
+
+
+def _probe(instruction: str, settings: Mapping[str, Any]) -> None:
+    """Raise UnreadableError where an instruction is unknown, or its settings are no such settings."""
+    if instruction not in CHECKS:
+        raise UnreadableError(f"its instruction {instruction} is not one of IFEval")
+    try:
+        follows("One. Two.", instruction, settings)
+    except (LookupError, TypeError, ValueError, AttributeError, re.error) as error:
+        raise UnreadableError(f"its instruction {instruction} can't be checked: {first_line(error)}") from error
 
 
 def follows(response: str, instruction: str, settings: Mapping[str, Any]) -> bool:
@@ -63,7 +82,23 @@ def follows(response: str, instruction: str, settings: Mapping[str, Any]) -> boo
 
 def _relation(count: int, settings: Mapping[str, Any], relation: str, number: str) -> bool:
     """Whether a count is "less than" or "at least" a number, as the settings say."""
-    return count < settings[number] if settings[relation] == "less than" else count >= settings[number]
+    return {"less than": count < settings[number], "at least": count >= settings[number]}[settings[relation]]
+
+
+def _is_english(text: str) -> bool:
+    """Whether a text is English, or has nothing to tell its language by."""
+    return language.language_of(text) in ("en", None)
+
+
+def _first_word(response: str, settings: Mapping[str, Any]) -> bool:
+    """Whether there are as many paragraphs as required, and that of the given number begins with the word."""
+    wanted, nth, word = settings["num_paragraphs"], settings["nth_paragraph"], settings["first_word"].lower()
+    parts = response.split("\n\n")
+    count = sum(bool(part.strip()) for part in parts)
+    if nth > count or not parts[nth - 1].strip():  # counted with empty ones, as published
+        return False
+    first = parts[nth - 1].split()[0].lstrip("'").lstrip('"')
+    return count == wanted and re.split(r"[.,?!'\"]", first)[0].lower() == word
 
 
 def _has(word: str, response: str) -> bool:
@@ -71,10 +106,10 @@ def _has(word: str, response: str) -> bool:
 
 
 def _json(response: str) -> bool:
-    text = re.sub(r"^```(?:json)?|```$", "", response.strip(), flags=re.IGNORECASE).strip()
+    text = re.sub(r"^```(?:json|Json|JSON)?|```$", "", response.strip()).strip()
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or 1,000 brackets in one another
         return False
     return True
 
@@ -108,10 +143,14 @@ def _two(response: str, settings: Mapping[str, Any]) -> bool:
 
 CONSTRAINED = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 CHECKS: dict[str, Check] = {
-    "keywords:existence": lambda text, given: all(_has(word, text) for word in given["keywords"]),
-    "keywords:forbidden_words": lambda text, given: not any(_has(rf"\b{w}\b", text) for w in given["forbidden_words"]),
+    "keywords:existence": lambda text, given: (
+        sum(_has(word, text) for word in given["keywords"]) == len(given["keywords"])
+    ),
+    "keywords:forbidden_words": lambda text, given: (
+        sum(_has(rf"\b{word}\b", text) for word in given["forbidden_words"]) == 0
+    ),
     "keywords:frequency": lambda text, given: _relation(
-        len(re.findall(given["keyword"], text, re.IGNORECASE)), given, "relation", "frequency"
+        len(re.findall(given["keyword"].strip(), text, re.IGNORECASE)), given, "relation", "frequency"
     ),
     "keywords:letter_frequency": lambda text, given: _relation(
         text.lower().count(given["letter"].lower()), given, "let_relation", "let_frequency"
@@ -119,7 +158,11 @@ CHECKS: dict[str, Check] = {
     "length_constraints:number_words": lambda text, given: _relation(
         len(re.findall(r"\w+", text)), given, "relation", "num_words"
     ),
+    "length_constraints:number_sentences": lambda text, given: _relation(
+        len(language.sentences_of(text)), given, "relation", "num_sentences"
+    ),
     "length_constraints:number_paragraphs": _paragraphs,
+    "length_constraints:nth_paragraph_first_word": _first_word,
     "detectable_content:number_placeholders": lambda text, given: (
         len(re.findall(r"\[.*?\]", text)) >= given["num_placeholders"]
     ),
@@ -133,15 +176,24 @@ CHECKS: dict[str, Check] = {
         len(re.findall(rf"\s?{given['section_spliter'].strip()}\s?\d+\s?", text)) >= given["num_sections"]
     ),
     "detectable_format:json_format": lambda text, given: _json(text),
-    "detectable_format:title": lambda text, given: any(title.strip() for title in re.findall(r"<<([^\n]+?)>>", text)),
+    "detectable_format:title": lambda text, given: any(
+        title.lstrip("<").rstrip(">").strip() for title in re.findall(r"<<[^\n]+>>", text)
+    ),
     "combination:two_responses": _two,
+    "combination:repeat_prompt": lambda text, given: (
+        text.strip().lower().startswith(given["prompt_to_repeat"].strip().lower())
+    ),
     "startend:end_checker": lambda text, given: (
         text.strip().strip('"').lower().endswith(given["end_phrase"].strip().lower())
     ),
     "startend:quotation": lambda text, given: (
         len(text.strip()) > 1 and text.strip()[0] == '"' and text.strip()[-1] == '"'
     ),
-    "change_case:english_capital": lambda text, given: text.isupper(),
-    "change_case:english_lowercase": lambda text, given: text.islower(),
+    "change_case:capital_word_frequency": lambda text, given: _relation(
+        sum(word.isupper() for word in language.words_of(text)), given, "capital_relation", "capital_frequency"
+    ),
+    "change_case:english_capital": lambda text, given: text.isupper() and _is_english(text),
+    "change_case:english_lowercase": lambda text, given: text.islower() and _is_english(text),
+    "language:response_language": lambda text, given: language.language_of(text) in (given["language"], None),
     "punctuation:no_comma": lambda text, given: "," not in text,
 }

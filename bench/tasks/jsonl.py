@@ -14,6 +14,7 @@ from bench.config.rules import DTYPE, Rule, number, one_of, or_null, text
 from bench.errors import BenchError
 from bench.tasks import SPLITS, math_judge
 from bench.tasks.answers import Answers, number_in
+from bench.tasks.fields import chat_of, plain, question_of, text_of, to_answer
 from bench.tasks.gold_model import GoldModel, Model
 from bench.tasks.gold_model import answer_of as reference_of
 from bench.tasks.program_tests import from_program
@@ -23,7 +24,6 @@ from bench.tasks.rows import Revision, Row, RowsTask, from_path
 from bench.tasks.splits import WHOLE, Example
 
 VERSION = 3  # raise it when equal completions get other verdicts
-ROLES = ("system", "user", "assistant")
 Name = text(r"[^\0\n]+", "the name of a field")
 OR_ANOTHER_JUDGE = ", or for prompts without an answer let task.compare=tests or reward_model judge"
 
@@ -46,7 +46,7 @@ class Jsonl(RowsTask):
     gold_threshold where the row has none (bench.tasks.gold_model).
 
     answer_regex: see bench.tasks.answers. messages_field: names a chat that is the prompt, without `system` and
-    `instruction`. id_field: null takes the number of the row.
+    `instruction`; so is a prompt that is a chat (bench.tasks.fields). id_field: null takes the number of the row.
     """
 
     prompt_field: Annotated[str, Name] = "prompt"
@@ -114,7 +114,7 @@ class Jsonl(RowsTask):
             return found
         by_split: dict[str, list[Row]] = {split: [] for split in SPLITS}
         for row in (row for rows in found.values() for row in rows):
-            split = str(self._named(row, "split_field"))
+            split = str(row[self.split_field] if self.split_field in row else self._named(row, "split_field"))
             if split not in by_split:
                 raise BenchError(
                     f"A row of task.path={self.files} has {self.split_field}={split}, which is none of "
@@ -125,12 +125,13 @@ class Jsonl(RowsTask):
 
     def example(self, row: Row, name: str) -> Example | None:
         name = name.replace(f"{WHOLE}-", "row-") if self.id_field is None else str(self._named(row, "id_field"))
-        if self.messages_field is not None:
-            messages = _checked_chat(self._named(row, "messages_field"), name)
-            own = [turn for turn in messages if turn["role"] != "system"] or messages  # others share the system message
-            question = "\n".join(turn["content"] for turn in own)
+        given = self._named(row, "prompt_field" if self.messages_field is None else "messages_field")
+        chat = chat_of(given)
+        if chat is not None or self.messages_field is not None:
+            messages = to_answer(chat)
+            question = question_of(messages)
         else:
-            question = str(self._named(row, "prompt_field"))
+            question = text_of(given, self.prompt_field)
             messages = self.chat(question)
         answer = self._answer(row, name, messages)
         return None if answer is None else Example(name, question, messages, answer)
@@ -146,39 +147,22 @@ class Jsonl(RowsTask):
         if self.compare == "tests":
             return _tests(self._named(row, "tests_field"))
         if self.compare != "reward_model":
-            answer = _plain(self._named(row, "answer_field", OR_ANOTHER_JUDGE))
+            answer = plain(self._named(row, "answer_field", OR_ANOTHER_JUDGE))
             return number_in(answer.rpartition("####")[2]) if self.compare == "number" else answer or None
         if self.gold_threshold is None and self.answer_field not in row:
             raise BenchError(
                 f"Row {name} of jsonl has no field {self.answer_field!r} with a reference that the gold model could "
                 "compare with: give references, or task.gold_threshold=NUMBER in the gold model's units."
             )
-        reference = _plain(row.get(self.answer_field)) or None
+        reference = plain(row.get(self.answer_field)) or None
         return None if reference is None and self.gold_threshold is None else reference_of(messages, reference)
-
-
-def _plain(value: object) -> str:
-    return "" if value is None else str(value).strip()
 
 
 def _tests(value: object) -> str | None:
     """A row's tests as its answer; None where they test nothing or are not Python."""
-    source = "\n".join(map(str, value)) if isinstance(value, list) else _plain(value)
+    source = "\n".join(map(str, value)) if isinstance(value, list) else plain(value)
     try:
         calls, expected, before = from_program(source)
     except ValueError:
         return None
     return tests_of(calls=calls, cases=expected, after=before)
-
-
-def _checked_chat(value: object, name: str) -> tuple[Message, ...]:
-    turns = value if isinstance(value, list) else []
-    sound = [
-        isinstance(turn, dict) and turn.get("role") in ROLES and isinstance(turn.get("content"), str) for turn in turns
-    ]
-    if not sound or not all(sound) or turns[-1]["role"] == "assistant":
-        raise BenchError(
-            f"Row {name} has no chat that a policy could answer: its messages must be a list of "
-            '{"role": "system" | "user" | "assistant", "content": TEXT} that does not end with the assistant.'
-        )
-    return tuple({"role": turn["role"], "content": turn["content"]} for turn in turns)

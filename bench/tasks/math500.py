@@ -68,7 +68,7 @@ class Math500(RowsTask):
         return {"train": train, **test}
 
     def example(self, row: Row, name: str) -> Example | None:
-        problem = str(self.field(row, "problem")).strip()
+        problem = self.text(row, "problem").strip()
         answer = row.get("answer") or boxed(str(self.field(row, "solution")))
         return Example(name, problem, self.chat(problem), answer.strip()) if answer else None
 

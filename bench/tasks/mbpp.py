@@ -34,7 +34,7 @@ class Mbpp(ProgramsTask):
     data_splits: ClassVar[dict[str, str]] = {split: split for split in SPLITS}
 
     def example(self, row: Row, name: str) -> Example | None:
-        text = str(row["text"] if "text" in row else self.field(row, "prompt")).strip()
+        text = self.text(row, "text" if "text" in row else "prompt").strip()
         tests = [str(test) for test in self.field(row, "test_list")]
         before = "\n".join([str(row.get("test_setup_code") or ""), *map(str, row.get("test_imports") or [])]).strip()
         try:

@@ -1,7 +1,5 @@
 """Tasks over published data sets: rows from the hub at a pinned revision, or from local files of the same format."""
 
-import csv
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass
@@ -16,10 +14,10 @@ from bench.artifacts import Message, Prompts
 from bench.config.rules import Count, Seed, number, or_null, text, whole
 from bench.errors import BenchError
 from bench.tasks import Judge, Task, wanted_prompts
+from bench.tasks.fields import UnreadableError, is_missing, is_text, text_of
+from bench.tasks.files import SUFFIXES, Row, kind, read, stem
 from bench.tasks.splits import WHOLE, Divided, Example, divided
 
-Row = dict[str, Any]
-SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 Size = Annotated[int | None, or_null(whole(1))]
 Share = Annotated[float, number(0, 1, open_high=True)]
 Words = Annotated[str | None, or_null(text(r"[^\0]*", "text"))]
@@ -69,7 +67,10 @@ class RowsTask(RowSettings, Task):
     data_splits: ClassVar[dict[str, str]] = {"train": "train", "test": "test"}  # our name (or WHOLE) -> the data's
 
     def example(self, row: Row, name: str) -> Example | None:
-        """Return the prompt that a row makes, with this id; None where its answer can't be judged."""
+        """Return the prompt that a row makes, with this id; None where its answer can't be judged.
+
+        It may raise UnreadableError as well, as `text` and `field` do.
+        """
         raise NotImplementedError
 
     @property
@@ -86,13 +87,18 @@ class RowsTask(RowSettings, Task):
     def prompts(self, split: str) -> Prompts:
         self.check()
         wanted = wanted_prompts(self, split)
-        held = _loaded(self)[0].prompts[split]
+        found, unreadable = _loaded(self)
+        held = found.prompts[split]
         if not len(held):
-            raise BenchError(
-                f"The {split} split of {self.name} is empty: give its data, or a task.{split}_share above 0."
-                if split != "train"
-                else f"The train split of {self.name} is empty: lower task.validation_share and task.test_share."
+            remedy = (
+                "lower task.validation_share and task.test_share"
+                if split == "train"
+                else f"give its data, or a task.{split}_share above 0"
             )
+            lost = "".join(f"; row {row} makes no prompt: {reason}" for row, reason in [*unreadable.items()][:1])
+            if lost and not any(map(len, found.prompts.values())):
+                raise BenchError(f"None of the {len(unreadable)} rows of {self.name} can be read{lost}.")
+            raise BenchError(f"The {split} split of {self.name} is empty: {remedy}{lost}.")
         if wanted is not None and wanted > len(held):
             raise BenchError(
                 f"task.{split}_prompts={wanted} is more than the {split} split of {self.name} has: {len(held)} "
@@ -103,7 +109,7 @@ class RowsTask(RowSettings, Task):
     def counts(self) -> dict[str, int]:
         """Return the rows that did not become prompts: near-duplicates, and rows that can't be judged."""
         found, unreadable = _loaded(self)
-        return {"near_duplicates_removed": sum(found.near_duplicates.values()), "rows_unreadable": unreadable}
+        return {"near_duplicates_removed": sum(found.near_duplicates.values()), "rows_unreadable": len(unreadable)}
 
     def chat(self, question: str) -> tuple[Message, ...]:
         """Return the messages for a question: the system message, the question and the instruction."""
@@ -112,13 +118,22 @@ class RowsTask(RowSettings, Task):
         return (*system, {"role": "user", "content": content})
 
     def field(self, row: Row, name: str, *, otherwise: str = "") -> Any:
-        """Return a row's field. BenchError where the row lacks it. otherwise: what the user can do then."""
+        """Return a row's field. BenchError where the row lacks it, UnreadableError where it is null or NaN.
+
+        otherwise: what the user can do where it lacks it.
+        """
         if name not in row:
             raise BenchError(
                 f"A row of {self.name} has no field {name!r}; its fields are {', '.join(map(str, row)) or 'none'}"
                 f"{': ' if otherwise else ''}{otherwise}."
             )
+        if is_missing(row[name]):
+            raise UnreadableError(f"its field {name!r} is null")
         return row[name]
+
+    def text(self, row: Row, name: str) -> str:
+        """Return a row's field that is a text; raise what `field` does, and UnreadableError where it is no text."""
+        return text_of(self.field(row, name), name)
 
     def check(self) -> None:
         self.judge.check()
@@ -145,20 +160,33 @@ class RowsTask(RowSettings, Task):
 
 
 @lru_cache(maxsize=4)  # every cell of a sweep and every arm of a run reads the same prompts
-def _loaded(task: RowsTask) -> tuple[Divided, int]:
-    """The splits, and the number of rows that can't be judged."""
-    made = {
-        split: [task.example(row, f"{split}-{number:05d}") for number, row in enumerate(rows)]
-        for split, rows in task.rows().items()
-    }
+def _loaded(task: RowsTask) -> tuple[Divided, dict[str, str]]:
+    """The splits, and why each row that makes no prompt makes none, by the row's number."""
+    made: dict[str, list[Example]] = {}
+    unreadable: dict[str, str] = {}
+    for split, rows in task.rows().items():
+        made[split] = []
+        for number_, row in enumerate(rows):
+            name = f"{split}-{number_:05d}"
+            try:
+                example = task.example(row, name)
+            except UnreadableError as reason:
+                unreadable[name] = str(reason)
+                continue
+            if example is None:
+                unreadable[name] = "completions can't be judged by it"
+            elif not is_text(example.text):
+                unreadable[name] = "its prompt is no text"
+            else:
+                made[split].append(example)
     found = divided(
-        {split: [example for example in examples if example is not None] for split, examples in made.items()},
+        made,
         validation_share=task.validation_share,
         test_share=task.test_share,
         seed=task.seed,
         near_duplicate=np.inf if task.near_duplicate is None else task.near_duplicate,
     )
-    return found, sum(examples.count(None) for examples in made.values())
+    return found, unreadable
 
 
 def from_path(path: str, *, splits: Mapping[str, str], folder: str | None = None) -> dict[str, list[Row]]:
@@ -170,53 +198,29 @@ def from_path(path: str, *, splits: Mapping[str, str], folder: str | None = None
     """
     place = Path(path).expanduser()
     if place.is_file():
-        return {WHOLE: read(place)}
+        return {WHOLE: _rows([place])}
     if not place.is_dir():
-        raise BenchError(f"task.path={path} does not exist; give a file ({', '.join(SUFFIXES)}) or a folder of them.")
+        wrong = "is neither a file nor a folder" if place.exists() else "does not exist"
+        raise BenchError(f"task.path={path} {wrong}; give a file ({', '.join(SUFFIXES)}) or a folder of them.")
     root = place / folder if folder and (place / folder).is_dir() else place
-    files = sorted(file for file in root.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+    files = sorted(file for file in root.rglob("*") if kind(file))
     found: dict[str, list[Row]] = {}
     for split, name in splits.items():
-        of_split = [file for file in files if re.fullmatch(rf"{re.escape(name)}(-\d+-of-\d+)?", file.stem)]
+        of_split = [file for file in files if re.fullmatch(rf"{re.escape(name)}(-\d+-of-\d+)?", stem(file))]
         if of_split:
-            found[split] = [row for file in of_split for row in read(file)]
+            found[split] = _rows(of_split)
     if not found:
         names = " or ".join(f"{name}.jsonl" for name in splits.values())
         raise BenchError(f"task.path={path} holds no rows: it needs files such as {names} ({', '.join(SUFFIXES)}).")
     return found
 
 
-def read(file: Path) -> list[Row]:
-    """Return the rows of one file. BenchError names the line that is not a JSON object."""
-    if file.suffix not in SUFFIXES:
-        raise BenchError(f"{file} is of a kind that can't be read; give {', '.join(SUFFIXES)}.")
-    if file.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        return pq.read_table(file).to_pylist()
-    content = file.read_text(encoding="utf-8-sig")  # with or without a byte order mark
-    if file.suffix == ".csv":
-        return list(csv.DictReader(content.splitlines(keepends=True)))
-    if file.suffix == ".json":
-        rows = _parsed(content, str(file))
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise BenchError(f"{file} must be a JSON list of objects, one per row.")
-        return rows
-    found = []
-    for number_, line in enumerate(content.split("\n"), start=1):
-        if line.strip():
-            row = _parsed(line, f"{file}, line {number_}")
-            if not isinstance(row, dict):
-                raise BenchError(f"{file}, line {number_} must be a JSON object, and is a {type(row).__name__}.")
-            found.append(row)
-    return found
-
-
-def _parsed(content: str, where: str) -> Any:
-    try:
-        return json.loads(content)
-    except ValueError as error:
-        raise BenchError(f"{where} is not JSON: {error}.") from error
+def _rows(files: Sequence[Path]) -> list[Row]:
+    """The rows of a split's files, of which some may be empty, but not all."""
+    rows = [row for file in files for row in read(file)]
+    if not rows:
+        raise BenchError(f"{', '.join(map(str, files))} {'has' if len(files) == 1 else 'have'} no rows.")
+    return rows
 
 
 def from_hub(repo: str, *, config: str | None, revision: str, splits: Mapping[str, str]) -> dict[str, list[Row]]:

@@ -4,14 +4,15 @@
 
 No verifier exists for such prompts. A completion is right where the gold model scores it above the prompt's reference,
 the response that was chosen in the data, so accuracy is the win rate against the references. The scorer is the proxy;
-scoring=verifier selects by the gold verdict itself. A row has `prompt`, and `chosen`, a chat that ends with the
-reference.
+scoring=verifier selects by the gold verdict itself. A row has `prompt`, a text or a chat, and `chosen`, the reference
+or a chat that ends with it.
 """
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from bench.config.rules import DTYPE, Count
+from bench.tasks.fields import chat_of, question_of, text_of, to_answer
 from bench.tasks.gold_model import GoldModel, Model, answer_of
 from bench.tasks.rows import Repo, Revision, Row, RowsTask
 from bench.tasks.splits import Example
@@ -41,9 +42,11 @@ class UltraFeedback(RowsTask):
         return self.judge.judged_by
 
     def example(self, row: Row, name: str) -> Example | None:
-        prompt, chosen = str(self.field(row, "prompt")).strip(), self.field(row, "chosen")
-        reference = str(chosen[-1]["content"]).strip() if chosen and chosen[-1].get("role") == "assistant" else ""
-        if not prompt or not reference:
+        prompt, chosen = self.field(row, "prompt"), self.field(row, "chosen")
+        chat, answered = chat_of(prompt), chat_of(chosen)
+        if answered is not None and answered[-1]["role"] != "assistant":
             return None
-        messages = self.chat(prompt)
-        return Example(name, prompt, messages, answer_of(messages, reference))
+        reference = text_of(answered[-1]["content"] if answered else chosen, "chosen").strip()
+        question = text_of(prompt, "prompt").strip() if chat is None else question_of(chat)
+        messages = self.chat(question) if chat is None else to_answer(chat)
+        return Example(name, question, messages, answer_of(messages, reference))
