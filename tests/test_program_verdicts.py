@@ -338,6 +338,12 @@ PAIRS = {
         "class N:\n    def __init__(self, v): self.value = v\n    def __mul__(self, by): return self.value * by\n"
         "n = N(1)\nassert g(n) == 3 and f(n) is n and n.value == 9",
     ),
+    "a class that the tests define and the program makes": (
+        "def f(n: N) -> 'N':\n    return N(n.value + 1, n)",
+        "from dataclasses import dataclass\n@dataclass\nclass N:\n    value: int\n    next: object = None\n"
+        "    def __eq__(self, other): return self.value == other.value\n"
+        "n = N(1)\nassert f(n).value == 2 and f(n).next is n and f(n) == N(2) and N(2) == f(n) and f(n) != N(3)",
+    ),
     "what it prints": (
         "def f(x): print(x)",
         "import io, contextlib\nout = io.StringIO()\nwith contextlib.redirect_stdout(out):\n    f(3)\nassert out.getvalue() == '3\\n'",

@@ -14,6 +14,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from textwrap import indent
 
 from bench.errors import BenchError
 from bench.sandbox import Case
@@ -88,10 +89,15 @@ def entry_of(source: str) -> str:
     return next((name for name in calls if not hasattr(builtins, name)), next(iter(calls), ""))
 
 
-def imports(source: str) -> str:
-    """Return the imports at the top level of tests, which a program may rely on."""
-    nodes = [node for node in ast.parse(source).body if _imported(node)]
-    return "\n".join(map(ast.unparse, nodes))
+def shared(source: str) -> str:
+    """Return the imports and the plain classes at the top level of tests, on which a program may rely."""
+    nodes = []
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef) and not _asserts(node) and not _has_tests(node):
+            nodes.append(f"try:\n{indent(ast.unparse(node), '    ')}\nexcept NameError:\n    pass")
+        elif _imported(node):
+            nodes.append(ast.unparse(node))
+    return "\n".join(nodes)
 
 
 def _imported(node: ast.AST) -> list[ast.alias]:
@@ -135,9 +141,12 @@ def _runs(body: list[ast.stmt]) -> Iterator[str]:
             if required > 1:
                 raise ValueError(f"{node.name} takes {required} arguments, and nothing calls it")
             yield f"__bench__.run({node.name}{f', {ENTRY}' * required})"
-        methods = node.body if isinstance(node, ast.ClassDef) else []
-        if any(getattr(method, "name", "").startswith(("test", "runTest")) for method in methods):
-            yield f"__bench__.run_class({node.name})"  # type: ignore[attr-defined]
+        if isinstance(node, ast.ClassDef) and _has_tests(node):
+            yield f"__bench__.run_class({node.name})"
+
+
+def _has_tests(node: ast.ClassDef) -> bool:
+    return any(getattr(method, "name", "").startswith(("test", "runTest")) for method in node.body)
 
 
 def _asserts(node: ast.AST) -> bool:

@@ -13,7 +13,7 @@ from bench.config.rules import Count, one_of
 from bench.sandbox import ISOLATION, Job, Limits, verdicts
 from bench.tasks import Judge
 from bench.tasks.extraction import after_thinking
-from bench.tasks.program_tests import entry_of, imports, prepared
+from bench.tasks.program_tests import entry_of, prepared, shared
 from bench.tasks.rows import RowsTask
 
 VERSION = 4  # raise it when equal completions get other verdicts
@@ -150,7 +150,7 @@ def python_blocks(text: str) -> list[str]:
 @lru_cache(maxsize=1 << 12)
 def _tests(answer: str) -> dict[str, str]:
     tests = json.loads(answer)
-    before = "\n".join([tests["own"], imports(tests["tests"])])
+    before = "\n".join([tests["own"], shared(tests["tests"])])
     return tests | {"prepared": prepared(tests["tests"]), "before": before}
 
 
