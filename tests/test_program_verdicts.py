@@ -52,6 +52,7 @@ ASSERTED = {
     "zipped": "assert all(a == b for a, b in zip(map(f, [3, 4]), [6, 8])) and len([*map(f, [3, 4])]) == 2",
     "typed": "assert isinstance(f(3), int) and f(3) == 6",
     "everything imported": "from solution import *\nassert abs(f(3) - 6) < 1e-6",
+    "a package that may be missing": "try:\n    import pytest\nexcept ImportError:\n    pass\nassert f(3) == 6",
     "a module": "import solution\nassert solution.f(3) == 6",
     "check called": "def check(c):\n    for x in (3, 4):\n        assert c(x) == 2 * x\ncheck(f)",
     "check": "def check(candidate):\n    assert candidate(3) == 6",
@@ -393,11 +394,6 @@ def test_a_problems_own_helpers_can_not_be_replaced() -> None:
     with Sandbox(LIMITS) as sandbox:
         assert not sandbox.run(Job(program, "f", tests=tests, before=own, own=own)).passed
         assert sandbox.run(Job("def f(x):\n    return twice(x)", "f", tests=tests, before=own, own=own)).passed
-
-
-def test_the_host_has_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = "import os, socket\ndef f():\n    return [os.uname().nodename, socket.gethostname()]"
-    assert outcomes([(names, "assert f() == ['sandbox', 'sandbox']")]) == ["passed"]
 
 
 DATA = st.recursive(

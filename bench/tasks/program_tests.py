@@ -109,11 +109,10 @@ def _imported(node: ast.AST) -> list[ast.alias]:
 
 
 def _refuse_foreign_imports(tree: ast.Module) -> None:
+    tried = {inner for node in ast.walk(tree) if isinstance(node, ast.Try) for inner in node.body}  # may be missing
     for node in ast.walk(tree):
-        modules = (
-            [node.module or "."] if isinstance(node, ast.ImportFrom) else [alias.name for alias in _imported(node)]
-        )
-        for module in modules:
+        modules = [alias.name for alias in _imported(node)] if node not in tried else []
+        for module in [node.module or "."] if isinstance(node, ast.ImportFrom) and modules else modules:
             name = module.partition(".")[0]
             if name not in sys.stdlib_module_names and name not in NAMES:
                 raise ForeignImportError(
