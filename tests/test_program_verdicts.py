@@ -387,6 +387,14 @@ def test_a_program_gets_from_the_tests_only_what_they_hand_to_it() -> None:
     assert outcomes([(program, tests) for program in programs]) == ["passed"] + ["exception"] * len(reaches)
 
 
+def test_a_built_in_that_tests_hand_over_is_the_programs_own() -> None:
+    tests = "import math\nassert f(eval, '1 + 2') == 3 and f(str.upper, 'a') == 'A' and f(math.sqrt, 4) == 2 and f('a'.join, 'bc') == 'bac'"
+    finds = 'def f(g, x):\n    return g(\'__import__("sys").modules["tests"].__dict__\') and 3'
+    assert outcomes([(program, tests) for program in ("def f(g, x): return g(x)", finds)]) == ["passed", "exception"]
+    asks = "assert f(str.format, lambda: 1).find('secret') > 0"
+    assert outcomes([("def f(g, x):\n    return g('{0.__globals__}', x)", "secret = 1\n" + asks)]) == ["exception"]
+
+
 def test_a_problems_own_helpers_can_not_be_replaced() -> None:
     own = "def twice(x):\n    return 2 * x"
     tests = prepared("assert f(3) == twice(3)")

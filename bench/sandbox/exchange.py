@@ -36,6 +36,7 @@ OPERATIONS: dict[str, Callable] = {
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
 }
+FUNCTIONS = (type(len), type(str.join))
 ERRORS = {
     name: kind for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)
 }
@@ -136,12 +137,16 @@ class Line:
         for number, known in self.proxies.items() if isinstance(value, type) else ():
             if known is value:
                 return {"yours": number}
+        if self.fails is not None and _is_built_in(value):  # so that eval runs in the program's process
+            return {"function": value.__qualname__}
         return {"mine": self._held(value)}
 
     def _referred(self, name: str, content: Any) -> Any:
         """The object here, or what stands for an object there: a proxy, a coroutine or a class of exceptions."""
         if name == "yours":
             return self.held[content]
+        if name == "function" and self.fails is None:
+            return operator.attrgetter(content)(builtins)
         number, kind = {"mine": content}[name]
         if isinstance(kind, list):
             return self._error_class(kind)
@@ -240,3 +245,11 @@ class Line:
         if self.fails is not None:
             self.fails()
         os._exit(0)
+
+
+def _is_built_in(value: Any) -> bool:
+    """Whether a function or method belongs to the built-ins."""
+    try:
+        return isinstance(value, FUNCTIONS) and operator.attrgetter(value.__qualname__)(builtins) is value
+    except AttributeError:
+        return False
