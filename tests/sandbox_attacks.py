@@ -378,6 +378,31 @@ def f():
             except OSError: pass
     return found
 """,
+    "socket pairs": r"""
+import socket
+def f():
+    found = []
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_SEQPACKET, socket.SOCK_RAW):
+        try:
+            socket.socketpair(socket.AF_UNIX, kind)
+            found.append(int(kind))
+        except OSError: pass
+    one, other = socket.socketpair()  # which asyncio needs
+    one.sendall(b'x')
+    if other.recv(1) != b'x': found.append('mute')
+    for address in ('/dev/log', '\0x'):
+        for call in (one.connect, lambda address: one.sendto(b'x', address)):
+            try:
+                call(address)
+                found.append(address)
+            except OSError: pass
+    return found
+""",
+    "the host's name": r"""
+import os, socket
+def f():
+    return [name for name in (os.uname().nodename, socket.gethostname()) if name != 'sandbox']
+""",
     "connections": r"""
 import socket
 def f():

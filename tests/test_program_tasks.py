@@ -1,22 +1,19 @@
 """Published programming problems: their assertions as cases, and programs however they are written."""
 
-import itertools
 from pathlib import Path
 
 import fixtures_tasks as made
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sandbox_attacks import skip_where_it_may_not
 from sharing import composed
 
 from bench.config import checks
+from bench.config.keys import id_of_settings, run_id
 from bench.errors import BenchError
-from bench.sandbox.inside import canonical
 from bench.tasks.humaneval import HumanEval, preamble
 from bench.tasks.jsonl import Jsonl
 from bench.tasks.mbpp import Mbpp
-from bench.tasks.program_tests import cases, encoded
+from bench.tasks.program_tests import entry_of, prepared
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,69 +21,28 @@ def isolation() -> None:
     skip_where_it_may_not("auto")
 
 
-VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-3, 3)
-    | st.floats(-2, 2).map(lambda x: round(x, 1))
-    | st.sampled_from("ab"),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.lists(inner, max_size=3).map(tuple)
-        | st.dictionaries(st.sampled_from(["a", 1, 1.5, True]), inner, max_size=2)
-    ),
-    max_leaves=6,
+@pytest.mark.parametrize(
+    "sources", [["f(1) == 1"], ["assert f(1) =="], ["assert True"], ["assert (f(1) == 1, 'one')"], []]
 )
-
-
-@given(VALUES, VALUES)
-def test_encoded_values_are_equal_just_where_values_are(one: object, other: object) -> None:
-    assert (canonical(encoded(one)) == canonical(encoded(other))) == (one == other)
-
-
-SPECIAL = [
-    1,
-    1.0,
-    True,
-    1 + 0j,
-    0,
-    False,
-    -0.0,
-    "1",
-    (1,),
-    [1],
-    {1},
-    frozenset([1]),
-    {1: 2},
-    {1.0: 2.0},
-    b"1",
-    None,
-    1j,
-]
-SPECIAL += [float("inf"), -float("inf"), 10**400, {(1, 2)}, {(1, 2): [3]}, "", [], (), set(), {}]
-
-
-@pytest.mark.parametrize(("one", "other"), [*itertools.combinations_with_replacement(SPECIAL, 2)])
-def test_encoded_special_values_are_equal_just_where_values_are(one: object, other: object) -> None:
-    assert (canonical(encoded(one)) == canonical(encoded(other))) == (one == other)
-
-
-@pytest.mark.parametrize("value", [float("nan"), object(), (x for x in "ab"), len])
-def test_what_is_no_data_is_refused(value: object) -> None:
-    with pytest.raises(TypeError):
-        encoded(value)
-
-
-def test_what_a_comparison_expects_stays_outside() -> None:
-    calls, found = cases(["assert f((1, 2)) == (2, 1), 'swaps'", "assert set([3, 3]) == set(f(3))", "assert not f([])"])
-    assert calls == ["f((1, 2))", "set(f(3))", "bool(not f([]))"]
-    assert found == [([0], ["tuple", 2, 1]), ([1], ["set", 3]), ([2], 1)]
-
-
-@pytest.mark.parametrize("sources", [["f(1) == 1"], ["assert f(1) =="], ["assert True"], []])
 def test_what_is_no_test_is_refused(sources: list[str]) -> None:
     with pytest.raises(ValueError, match=r"no assertion|no Python"):
-        cases(sources)
+        prepared("\n".join(sources))
+
+
+@pytest.mark.parametrize(
+    ("source", "function"),
+    [
+        ("assert f(3) == 6", "f"),
+        ("assert set(sorted(f(3))) == {6}", "f"),
+        ("assert sum(10, 15) == 25", "sum"),  # MBPP tests functions of such names
+        ("import math\nassert math.isclose(f(3), 6)", "f"),
+        ("from math import isclose\nassert isclose(f(3), 6)", "f"),
+        ("def near(x, y):\n    return x == y\nassert near(f(3), 6)", "f"),
+        ("def check(candidate):\n    assert candidate(3) == 6", ""),
+    ],
+)
+def test_the_function_that_assertions_test(source: str, function: str) -> None:
+    assert entry_of(source) == function
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +87,10 @@ ANSWER_OF = {
     "fences within a bare program": 'def helper():\n    """E.g.\n\n    ```\n    1\n    ```\n    """\n\n{code}',
     "after other words": "Use `job` and ```this(x)``` so: ```python\n{code}```",
     "the next fence ends it": "```\nprint(1)\n```python\n{code}\n```",
+    "from the future": "```python\nfrom __future__ import annotations\n{code}\n```",
+    "in a block that the prompt opened": "{code}\n```\nIt adds.",
+    "in such a block, with its language": "python\n{code}\n```\n\nE.g.:\n```python\nprint(1)\n```",
+    "in such a block, as windows has it": "{code}\r\n```\r\nIt adds.",
     "thought over": "<think>```python\ndef job_a1(xs):\n    return xs\n```</think>\n```python\n{code}\n```",
 }
 
@@ -160,6 +120,7 @@ def test_programs_are_read_however_they_are_written(mbpp: Mbpp, way: str) -> Non
         "class Yes(tuple):\n    def __eq__(self, other):\n        return True\n\ndef job_a1(xs):\n    return Yes()",
         "def job_a1(xs):\n    raise SystemExit(0)",
         "def bench_case(number):\n    return ['tuple', 2, 3]",
+        "__bench__ = None\ndef check(candidate):\n    pass",
         "import sys\nsys.exit()",
         "<think>def job_a1(xs):\n    return tuple(x + 1 for x in xs)",  # not yet an answer
         "<think>```python\ndef job_a1(xs):\n    return tuple(x + 1 for x in xs)\n```</think>",
@@ -191,8 +152,11 @@ def test_humaneval_answers_are_whole_functions_or_go_on_where_the_prompt_ends(k:
         row["prompt"] + body,
         f"```python\n{alone}```",
         body + "\n\ndef other():\n    raise ValueError\nother()",
+        body + "```\nThat is it.\n\n```python\nprint(1)\n```",
+        body.replace("\n", "\r\n") + "\r\n```\r\nThat is it.",
+        "from __future__ import annotations\n" + row["prompt"] + body,
     ]
-    assert task.are_correct(right, [example.answer] * 4) == [True] * 4
+    assert task.are_correct(right, [example.answer] * 7) == [True] * 7
     wrong = [
         "    return None\n",
         alone.replace("return", "return None and"),
@@ -229,6 +193,46 @@ def test_programs_are_compared_without_layout_and_comments() -> None:
     assert not task.steps_are_true(one)
 
 
+TREES = """class Tree:
+    def __init__(self, value):
+        self.value, self.left, self.right = value, None, None
+
+def balanced(tree):
+    return (tree.left is None) == (tree.right is None)
+"""
+
+
+@pytest.mark.parametrize("code", [TREES, f"```python\n{TREES}```"])
+def test_a_setup_may_need_what_the_program_defines(code: str) -> None:
+    task = Mbpp(path="x")
+    setup = "root = Tree(1)\nroot.left = Tree(2)\nother = Tree(3)"
+    row = {
+        "text": "Is it balanced?",
+        "test_setup_code": setup,
+        "test_list": ["assert balanced(root) == False", "assert balanced(other)"],
+    }
+    example = task.example(row, "one")
+    assert example is not None
+    assert task.is_correct(code, example.answer)
+    assert not task.is_correct(code.replace("==", "!="), example.answer)
+    assert not task.is_correct(code.replace("Tree", "Other"), example.answer)
+
+
+def test_a_slow_program_may_be_given_time() -> None:
+    slow = "import time\ndef f(x):\n    while time.process_time() < 1.3: pass\n    return x"
+    for seconds, is_right in ((1, False), (2, True)):
+        task = Jsonl(path="x", compare="tests", cpu_seconds=seconds)
+        example = task.example({"prompt": "?", "tests": "assert f(1) == 1"}, "one")
+        assert example is not None
+        assert task.is_correct(slow, example.answer) == is_right
+    assert Jsonl(path="x", compare="tests").judged_by == Jsonl(path="x", compare="tests", cpu_seconds=2).judged_by
+    assert Jsonl(path="x", compare="tests", cpu_seconds=6).judged_by.endswith(", 6 s")
+    run_ids = [run_id(composed("task=mbpp", "task.path=x", f"task.cpu_seconds={seconds}")) for seconds in (2, 6)]
+    assert len({*run_ids}) == 2
+    before = {"task": {"name": "mbpp"}}
+    assert id_of_settings({"task": before["task"] | {"cpu_seconds": 2}}) == id_of_settings(before)
+
+
 ADDS = "def add(a, b):\n    return a + b"
 OWN_TESTS = {
     "a list": ["assert add(1, 2) == 3", "assert add('a', 'b') == 'ab'"],
@@ -237,6 +241,10 @@ OWN_TESTS = {
     "a function of their own": "def check(f):\n    assert f(1, 2) == 3\n    assert f('a', 'b') == 'ab'\n\ncheck(add)",
     "in a loop": "for x in range(3):\n    assert add(x, x) == 2 * x\nassert add('a', 'b') == 'ab'",
     "as pytest": "def test_it():\n    assert add(1, 2) == 3",
+    "as unittest": "import unittest\nclass T(unittest.TestCase):\n  def test(s):\n    s.assertEqual(add(1, 2), 3)",
+    "in a class": "class TestAdd:\n    def test_it(self):\n        assert add(1, 2) == 3",
+    "asynchronous": "async def test_it():\n    assert add(1, 2) == 3",
+    "imported": "from solution import add\nassert add(1, 2) == 3",
     "between other statements": "x = add(1, 2)\nassert x == 3\nx = add(x, 3)\nassert x == 6",
 }
 
@@ -256,12 +264,22 @@ def test_own_programs_are_judged_by_their_rows_tests(tmp_path: Path, way: str) -
 
 def test_own_tests_that_test_nothing_are_counted_and_missing_ones_refused(tmp_path: Path) -> None:
     tests: list = ["assert f() == 1", "f()", "assert f( == 1", "", None, [], "def test_f():\n    f()"]
+    tests += ["assert True", "assert (f() == 1, 'one')", "def test_f(tmp_path, capsys):\n    assert f() == 1"]
     rows = [{"prompt": f"Prompt number {k}?", "tests": one} for k, one in enumerate(tests)]
     task = Jsonl(path=made.write(tmp_path, test=rows), compare="tests", near_duplicate=None)
     assert len(task.prompts("test")) == 1
-    assert task.counts()["rows_unreadable"] == 6
+    assert task.counts()["rows_unreadable"] == 9
     with pytest.raises(BenchError, match="has no field 'tests'; its fields are prompt"):
         Jsonl(path=made.write(tmp_path / "bad", test=[{"prompt": "?"}]), compare="tests").prompts("test")
+    for source in (
+        "import pytest\ndef test_f():\n    assert f() == 1",
+        "assert f() == 1\nfrom numpy.linalg import norm",
+    ):
+        rows = [{"prompt": "?", "tests": source}]
+        with pytest.raises(
+            BenchError, match=r"^Row test-00000 of jsonl has tests that import (pytest|numpy), which the "
+        ):
+            Jsonl(path=made.write(tmp_path / "foreign", test=rows), compare="tests").prompts("test")
 
 
 def test_unit_tests_take_own_prompts_just_where_they_have_tests() -> None:

@@ -11,6 +11,8 @@ from bench.artifacts import content_hash
 
 PLACES = ("store", "outputs", "tracking")  # where a run's files lie: they do not change the run id
 
+LATER = {"cpu_seconds": 2}  # settings of tasks that came later; at these values they do not change the run id
+
 
 def run_id(cfg: DictConfig) -> str:
     """A short hash of the resolved configuration without PLACES: equal configurations have equal ids."""
@@ -19,7 +21,10 @@ def run_id(cfg: DictConfig) -> str:
 
 def id_of_settings(settings: Any) -> str:
     """The run id of a resolved configuration, given as a plain dict."""
-    return content_hash({name: value for name, value in settings.items() if name not in PLACES})[:10]
+    named = {name: value for name, value in settings.items() if name not in PLACES}
+    if isinstance(task := named.get("task"), Mapping):
+        named["task"] = {name: value for name, value in task.items() if name not in LATER or LATER[name] != value}
+    return content_hash(named)[:10]
 
 
 def run_folder(cfg: DictConfig) -> Path:

@@ -3,11 +3,14 @@
     with Sandbox(Limits(), isolation="auto") as sandbox:
         sandbox.run(Job("def f(xs):\\n    return xs[::-1]", "f", [([[1, 2]], [2, 1])]))     # Verdict("passed")
 
-The expected values never enter the sandbox. A program gets its inputs and writes what it returns as text. That text is
-compared outside, byte for byte, with the text of the expected values (bench.sandbox.inside.canonical). So nothing that
-a program does inside can pass a test: it can't redefine equality, types or output.
+Cases: the expected values never enter the sandbox. A program gets its inputs and writes what it returns as text. That
+text is compared outside, byte for byte, with the text of the expected values (bench.sandbox.inside.canonical).
+Tests: they run in a process of their own beside the program's. The program gets their calls and gives data back
+(bench.sandbox.exchange); it holds neither their source nor the way out. In both, nothing that a program does can
+redefine equality, types or output, or give the verdict.
 
-Three files: this one, outside; server.py, the process that isolates; inside.py, which runs the program.
+This file is outside; server.py isolates; inside.py confines a job and runs cases, tested.py tests, over
+exchange.py, proxies.py and forms.py.
 """
 
 import json
@@ -28,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
-from bench.sandbox.inside import MACHINES, NotPlainError, canonical
+from bench.sandbox.inside import MACHINES, TESTED, NotPlainError, canonical
 
 ISOLATION = ("auto", "bubblewrap", "namespaces", "none")
 SERVER = Path(__file__).with_name("server.py")
@@ -51,17 +54,22 @@ class Limits:
 
 @dataclass(frozen=True)
 class Job:
-    """Python source, its function to call, and at least one case: arguments, and what it must return.
+    """Python source, its function to call, and what it must do: at least one case, or tests.
 
-    Values are plain data, see `canonical`.
+    cases: arguments, and what must come back, as plain data, see `canonical`. tests: Python source that passes where it
+    raises nothing and executes an assertion (bench.tasks.program_tests). before: imports and helpers that the program
+    may use. own: source that runs before the tests, whose names the program can't replace.
     """
 
     program: str
     entry: str
-    cases: Sequence[Case]
+    cases: Sequence[Case] = ()
+    tests: str = ""
+    before: str = ""
+    own: str = ""
 
     def __post_init__(self) -> None:
-        if not self.cases:
+        if not self.cases and not self.tests:
             raise ValueError("tests without a case would let every program pass; give at least one")
 
 
@@ -122,7 +130,8 @@ class Sandbox:
             self.close()
         raise SandboxError(
             f"No way to isolate untrusted programs works here ({'; '.join(reasons)}). Install bubblewrap, allow user "
-            "namespaces, or, where every completion may be trusted with your files, set isolation to none."
+            "namespaces, or, where every completion may be trusted with your files and processes, set isolation to "
+            "none."
         )
 
     def _start(self, configuration: dict[str, Any]) -> None:
@@ -145,13 +154,17 @@ class Sandbox:
 
     def run(self, job: Job) -> Verdict:
         """Return the verdict on a program. SandboxError where it can't start, ValueError for other than plain data."""
-        expected = "".join(f"{canonical(value)}\n" for _, value in job.cases).encode()
-        inputs = [json.dumps(arguments, allow_nan=False) for arguments, _ in job.cases]
-        content = json.dumps({"program": job.program, "entry": job.entry, "inputs": inputs}).encode()
+        if job.tests:
+            expected = b"passed\n"
+            content = TESTED + json.dumps({name: text for name, text in vars(job).items() if name != "cases"}).encode()
+        else:
+            expected = "".join(f"{canonical(value)}\n" for _, value in job.cases).encode()
+            inputs = [json.dumps(arguments, allow_nan=False) for arguments, _ in job.cases]
+            content = json.dumps({"program": job.program, "entry": job.entry, "inputs": inputs}).encode()
         message = ""
         for attempt in range(ATTEMPTS):
             time.sleep(0.2 * attempt)
-            received, answer = self._run(content, len(expected) + 1)
+            received, answer = self._run(content, len(expected) + 32 * bool(job.tests) + 1)
             if answer["started"]:
                 return Verdict(_outcome(received, expected, timed_out=answer["timed_out"]))
             message = answer["message"]
@@ -237,6 +250,8 @@ def _outcome(received: bytes, expected: bytes, *, timed_out: bool) -> str:
         return "time_limit"
     if received == expected:
         return "passed"
+    if received.decode("latin-1").strip() in VERDICTS[1:]:  # of tests
+        return received.decode().strip()
     written, wanted = received.split(b"\n"), expected.split(b"\n")
     differs = next((line for line, right in zip(written, wanted, strict=False) if line != right), b"")
     if differs.startswith(b"!"):

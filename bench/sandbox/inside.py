@@ -4,6 +4,8 @@ This file imports only the standard library, because a bare interpreter runs it.
 expected values are compared outside, byte for byte, with the text that `canonical` makes of plain data.
 
     python -I -S inside.py      started so by bubblewrap; otherwise bench/sandbox/server.py calls `confined`
+
+A job has cases, or tests: then bench/sandbox/tested.py runs them in a process of their own.
 """
 
 import ctypes
@@ -13,29 +15,34 @@ import json
 import os
 import platform
 import resource
+import signal
+import socket
 import sys
 import types
 from typing import Any, NoReturn
 
-OUTPUT, JOB, REPORT = 3, 4, 5  # file descriptors in here; 0, 1 and 2 are /dev/null
+OUTPUT, REPORT, JOB = 3, 4, 5  # file descriptors in here; 0, 1 and 2 are /dev/null
+NAMES = ("program", "solution")  # of the program, for tests that import it
+TESTED = b"T"  # begins a job with tests
 STARTED = b"+"  # reported once every privilege is gone
 COULD_NOT_START = 70
 MEGABYTE = 1 << 20
 OPEN_FILES = 64
 
-PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 1, 4, 22, 38, 2
 ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050000, 0x80000000
-LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # classic BPF instructions
+LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN, MASK = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54  # classic BPF instructions
 X32 = 0x40000000  # the second numbering of x86_64's system calls
 NEW_NAMESPACES = 0x7E020080  # clone's flags that make any of them
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 MACHINES = tuple(AUDIT_ARCH)
-FORKS = {"x86_64": (56, 57, 58), "aarch64": (220,)}  # clone, fork, vfork
+FORKS = {"x86_64": (56, 57, 58, 112, 109), "aarch64": (220, 157, 154)}  # clone, fork, vfork; setsid, setpgid
+SOCKETPAIR = {"x86_64": 53, "aarch64": 199}
 CLONE3 = 435
 # System calls that a tested function never needs: name, number on x86_64, number on aarch64.
 FORBIDDEN = """
 # the network
-socket 41 198, socketpair 53 199, io_uring_setup 425 425, io_uring_enter 426 426, io_uring_register 427 427
+socket 41 198, io_uring_setup 425 425, io_uring_enter 426 426, io_uring_register 427 427
 # memory that no limit counts, and key rings that outlive a process
 shmget 29 194, semget 64 190, msgget 68 186, mq_open 240 180, memfd_create 319 279, memfd_secret 447 447
 add_key 248 217, request_key 249 218, keyctl 250 219
@@ -77,23 +84,61 @@ def canonical(value: Any) -> str:
 
 
 def confined(job: int, output: int, report: int, limits: dict[str, Any], user: int | None) -> NoReturn:
-    """Run the job in this process, and end the process. A failure before the program starts goes to `report`."""
+    """Run the job in this process, and end the process. A failure before the program starts goes to `report`.
+
+    A job with tests takes two processes: this one runs the tests, and a fork made before the job is read the program.
+    """
+    program, line = 0, None
     try:
-        content = _read(job)
-        _keep_only(output, report)
+        _keep_only(output, report, job)
         report = REPORT
+        if os.pread(JOB, 1, 0) == TESTED:
+            limits = limits | {"processes_beside": limits["processes_beside"] + 1}
+            line, theirs = socket.socketpair()
         _set_limits(limits)
         _drop_privileges(user)
+        if line is not None:
+            checked(ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")  # neither looks into the other
+            program = os.fork()
+            if program == 0:
+                _serve_program(theirs.fileno(), limits)
+            theirs.close()
+            if line.recv(1) != STARTED:
+                raise OSError("the process of the program did not start")
+        content = _read(JOB)
+        os.close(JOB)
         _filter_system_calls(limits["processes"])
-        task = json.loads(content)
+        task = json.loads(content.removeprefix(TESTED))
         os.write(REPORT, STARTED)
         os.close(REPORT)
     except BaseException as error:
         os.write(report, f"{type(error).__name__}: {error}"[:500].encode())
         os._exit(COULD_NOT_START)
     try:
-        _run(task["program"], task["entry"], task["inputs"])
+        if line is None:
+            _run(task["program"], task["entry"], task["inputs"])
+        else:
+            import tested
+
+            _write(tested.judge(task, line.fileno(), program))
     finally:  # also where the pipe is broken, because its reader stopped reading
+        if program:
+            os.kill(program, signal.SIGKILL)
+        os._exit(0)
+
+
+def _serve_program(line: int, limits: dict[str, Any]) -> NoReturn:
+    """Keep `line` as the only open file, give up what the parent has still to give up, and run the program."""
+    try:
+        checked(ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
+        _keep_only(line)
+        _filter_system_calls(limits["processes"])
+        os.write(OUTPUT, STARTED)
+        import tested
+
+        sys.argv = [""]
+        tested.serve_program(OUTPUT)
+    finally:
         os._exit(0)
 
 
@@ -128,15 +173,14 @@ def _read(file: int) -> bytes:
         return job.read()
 
 
-def _keep_only(output: int, report: int) -> None:
-    """Keep /dev/null (inherited as 1) as 0, 1 and 2, then OUTPUT and REPORT, and no other open file."""
-    output, report = (fcntl.fcntl(file, fcntl.F_DUPFD, REPORT + 1) for file in (output, report))  # out of the way
+def _keep_only(*files: int) -> None:
+    """Keep /dev/null (inherited as 1) as 0, 1 and 2, then these files from OUTPUT on, and no other open file."""
+    files = tuple(fcntl.fcntl(file, fcntl.F_DUPFD, JOB + 1) for file in files)  # out of the way
     os.dup2(1, 0)
     os.dup2(1, 2)
-    os.dup2(output, OUTPUT)
-    os.dup2(report, REPORT)
-    os.closerange(JOB, JOB + 1)
-    os.closerange(REPORT + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    for place, file in enumerate(files, start=OUTPUT):
+        os.dup2(file, place)
+    os.closerange(OUTPUT + len(files), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def _set_limits(limits: dict[str, Any]) -> None:
@@ -181,6 +225,10 @@ def _filter_system_calls(processes: int) -> None:
         for call in () if line.startswith("#") else line.split(","):
             steps += refuse(int(call.split()[1 + MACHINES.index(machine)]), errno.EPERM)
     steps += refuse(CLONE3, errno.ENOSYS)  # its flags can't be read here; C libraries fall back to clone
+    # a pair of streams, which asyncio needs, can reach nobody else: its domain must be AF_UNIX, its kind SOCK_STREAM
+    steps += [(EQUAL, 0, 6, SOCKETPAIR[machine]), (LOAD, 0, 0, 16), (EQUAL, 0, 3, socket.AF_UNIX), (LOAD, 0, 0, 24)]
+    steps += [(MASK, 0, 0, 0xF), (EQUAL, 1, 0, socket.SOCK_STREAM), (RETURN, 0, 0, REFUSE | errno.EPERM)]
+    steps += [(LOAD, 0, 0, 0)]
     if processes == 1:
         for number in FORKS[machine]:
             steps += refuse(number, errno.EAGAIN)
@@ -206,5 +254,9 @@ def checked(result: int, what: str) -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import tested  # noqa: F401 - before the path is gone again
+
+    del sys.path[0]
     given = json.loads(sys.argv[1])
     confined(JOB, OUTPUT, REPORT, given["limits"], given["user"])

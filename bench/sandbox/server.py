@@ -26,7 +26,11 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import exchange
+import forms
 import inside
+import proxies
+import tested
 
 del sys.path[0]
 
@@ -34,8 +38,8 @@ NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 
 NOSUID, NODEV, NOEXEC, REMOUNT, READ_ONLY, BIND, RECURSIVE, PRIVATE = 2, 4, 8, 32, 1, 4096, 16384, 1 << 18
 DETACH = 2  # of umount2
 MOUNT_SETATTR, PIVOT_ROOT = 442, {"x86_64": 155, "aarch64": 41}
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 TIMED_OUT = 124
+NAME = "sandbox"  # of the host, as programs see it
 FILES = 1024  # in the temporary folder of a job
 FIRST_USER = 1 << 30  # as root, programs run under ids from here on, which no account has
 # Imported here once, instead of in every program; decimal and hashlib load shared libraries.
@@ -142,6 +146,7 @@ def _namespaces(configuration: dict[str, Any]) -> Begin:
         for file, content in ("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1"):
             with open(f"/proc/self/{file}", "w") as opened:
                 opened.write(content)
+    inside.checked(libc.sethostname(NAME.encode(), len(NAME)), "sethostname")
     _move_into_jail()
 
     def begin(job: int, output: int, report: int) -> NoReturn:
@@ -155,7 +160,9 @@ def _namespaces(configuration: dict[str, Any]) -> Begin:
 
     def as_first_process(job: int, output: int, report: int) -> NoReturn:
         _die_with_parent()
-        inside.checked(libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")  # the program can't look into this process
+        inside.checked(
+            libc.prctl(inside.PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl"
+        )  # the program can't look into this process
         size = f"size={configuration['limits']['disk_megabytes']}m,nr_inodes={FILES},mode=1777"
         _mount("tmpfs", "/tmp", "tmpfs", NOSUID | NODEV | NOEXEC, size)
         os.chdir("/tmp")
@@ -193,7 +200,7 @@ def _bubblewrap(configuration: dict[str, Any]) -> Begin:
     """Let bubblewrap make the namespaces and the file system of each job, and start an interpreter there."""
     limits, root = configuration["limits"], os.geteuid() == 0
     command = [configuration["bubblewrap"], "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    command += ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
+    command += ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--hostname", NAME]
     command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if root else ["--unshare-user"]
     interpreter = os.path.realpath(sys.executable)
     loaders = glob.glob("/lib64/ld-*.so*") + glob.glob("/lib/ld-*.so*")
@@ -204,7 +211,8 @@ def _bubblewrap(configuration: dict[str, Any]) -> Begin:
         command += ["--ro-bind", path, path]
     for folder in package_folders():
         command += ["--tmpfs", folder]
-    command += ["--ro-bind", inside.__file__, "/inside.py"]
+    for module in inside, tested, exchange, proxies, forms:
+        command += ["--ro-bind", str(module.__file__), f"/sandbox/{module.__name__}.py"]
     command += ["--perms", "1777", "--size", str(limits["disk_megabytes"] * inside.MEGABYTE), "--tmpfs", "/tmp"]
     command += ["--chdir", "/tmp", "--remount-ro", "/"]
 
@@ -214,13 +222,13 @@ def _bubblewrap(configuration: dict[str, Any]) -> Begin:
 
         def program() -> NoReturn:
             _die_with_parent()
-            files = [fcntl.fcntl(file, fcntl.F_DUPFD, 10) for file in (output, job, report)]
-            for file, place in zip(files, (inside.OUTPUT, inside.JOB, inside.REPORT), strict=True):
+            files = [fcntl.fcntl(file, fcntl.F_DUPFD, 10) for file in (output, report, job)]
+            for file, place in zip(files, (inside.OUTPUT, inside.REPORT, inside.JOB), strict=True):
                 os.dup2(file, place)
             os.dup2(1, 0)
             os.dup2(report, 2)  # bubblewrap's own complaints
-            os.closerange(inside.REPORT + 1, 4096)
-            os.execve(command[0], [*command, "--", interpreter, "-I", "-S", "/inside.py", given], {})
+            os.closerange(inside.JOB + 1, 4096)
+            os.execve(command[0], [*command, "--", interpreter, "-I", "-S", "/sandbox/inside.py", given], {})
 
         os._exit(_supervised(program, configuration["wall_seconds"], report))
 
@@ -257,7 +265,7 @@ def package_folders() -> list[str]:
 
 
 def _die_with_parent() -> None:
-    inside.checked(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
+    inside.checked(libc.prctl(inside.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
 
 
 def _unshare(flags: int) -> None:

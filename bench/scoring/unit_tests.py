@@ -47,9 +47,10 @@ def unit_tests(
     """[M, N] of 1.0 where all tests pass, else 0.0 (wrong, failed, beyond a limit, cut off); each outcome is counted.
 
     Each distinct program of a prompt runs once. isolation: "auto" takes bubblewrap where it is installed, else
-    namespaces; with "none", completions can reach your files. memory_megabytes: address space of each of `processes`.
-    workers: programs that run side by side. Neither isolation nor workers changes a score. Raises BenchError where a
-    program can't be run in isolation (never a silent 0), or where the task has no programs; finished units stay.
+    namespaces; with "none", completions can reach your files and end your processes. memory_megabytes: address space of
+    each of `processes`; tests in source run in one more. workers: programs that run side by side. Neither isolation nor
+    workers changes a score. Raises BenchError where a program can't be run in isolation (never a silent 0), or where
+    the task has no programs; finished units stay.
     """
     programs = task.programs
     if programs is None:

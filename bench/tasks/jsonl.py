@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from bench.artifacts import Message
-from bench.config.rules import DTYPE, Rule, number, one_of, or_null, text
+from bench.config.rules import DTYPE, Count, Rule, number, one_of, or_null, text
 from bench.errors import BenchError
 from bench.tasks import SPLITS, math_judge
 from bench.tasks.answers import Answers, number_in
 from bench.tasks.fields import chat_of, plain, question_of, text_of, to_answer
 from bench.tasks.gold_model import GoldModel, Model
 from bench.tasks.gold_model import answer_of as reference_of
-from bench.tasks.program_tests import from_program
-from bench.tasks.programs import Isolation, Programs
+from bench.tasks.program_tests import ForeignImportError
+from bench.tasks.programs import CPU_SECONDS, Isolation, Programs
 from bench.tasks.programs import answer_of as tests_of
 from bench.tasks.rows import Revision, Row, RowsTask, from_path
 from bench.tasks.splits import WHOLE, Example
@@ -42,8 +42,8 @@ PATTERN = Rule(_compiles, "a regular expression with a group, or null")
 class Jsonl(RowsTask):
     """compare: what a completion is right by. "number", "math", "text": its answer equals the row's, see
     bench.tasks.answers. "tests": its program passes the row's tests, a list of assertions or the source of a program,
-    in the sandbox (`isolation`). "reward_model": the gold model scores it above the row's answer, a reference, or above
-    gold_threshold where the row has none (bench.tasks.gold_model).
+    in the sandbox (`isolation`, `cpu_seconds`). "reward_model": the gold model scores it above the row's answer, a
+    reference, or above gold_threshold where the row has none (bench.tasks.gold_model).
 
     answer_regex: see bench.tasks.answers. messages_field: names a chat that is the prompt, without `system` and
     `instruction`; so is a prompt that is a chat (bench.tasks.fields). id_field: null takes the number of the row.
@@ -58,6 +58,7 @@ class Jsonl(RowsTask):
     compare: Annotated[str, one_of("number", "math", "text", "tests", "reward_model")] = "text"
     answer_regex: Annotated[str | None, or_null(PATTERN)] = None
     isolation: Isolation = "auto"
+    cpu_seconds: Count = CPU_SECONDS
     gold_model: Model = None
     gold_revision: Revision = "main"
     gold_dtype: Annotated[str, DTYPE] = "auto"
@@ -74,7 +75,7 @@ class Jsonl(RowsTask):
     @property
     def judge(self) -> Answers | Programs | GoldModel:
         if self.compare == "tests":
-            return Programs(isolation=self.isolation)
+            return Programs(isolation=self.isolation, cpu_seconds=self.cpu_seconds)
         if self.compare == "reward_model":
             return GoldModel(
                 name=self.name,
@@ -145,7 +146,7 @@ class Jsonl(RowsTask):
     def _answer(self, row: Row, name: str, messages: tuple[Message, ...]) -> str | None:
         """What the row's completions are judged by; None where that can't be read."""
         if self.compare == "tests":
-            return _tests(self._named(row, "tests_field"))
+            return _tests(self._named(row, "tests_field"), name)
         if self.compare != "reward_model":
             answer = plain(self._named(row, "answer_field", OR_ANOTHER_JUDGE))
             return number_in(answer.rpartition("####")[2]) if self.compare == "number" else answer or None
@@ -158,11 +159,12 @@ class Jsonl(RowsTask):
         return None if reference is None and self.gold_threshold is None else reference_of(messages, reference)
 
 
-def _tests(value: object) -> str | None:
+def _tests(value: object, name: str) -> str | None:
     """A row's tests as its answer; None where they test nothing or are not Python."""
     source = "\n".join(map(str, value)) if isinstance(value, list) else plain(value)
     try:
-        calls, expected, before = from_program(source)
+        return tests_of(source)
+    except ForeignImportError as error:
+        raise BenchError(f"Row {name} of jsonl has {error}.") from error
     except ValueError:
         return None
-    return tests_of(calls=calls, cases=expected, after=before)

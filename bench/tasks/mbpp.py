@@ -6,14 +6,11 @@ A row has `text` (or `prompt`, in the sanitized part), `test_list`, and what the
 `test_imports`). Data: 374 problems for training, 90 for validation, 500 for testing.
 """
 
-import ast
-import re
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from bench.config.rules import whole
 from bench.tasks import SPLITS
-from bench.tasks.program_tests import cases
 from bench.tasks.programs import ProgramsTask, answer_of
 from bench.tasks.rows import Repo, Revision, Row, Words
 from bench.tasks.splits import Example
@@ -36,21 +33,10 @@ class Mbpp(ProgramsTask):
     def example(self, row: Row, name: str) -> Example | None:
         text = self.text(row, "text" if "text" in row else "prompt").strip()
         tests = [str(test) for test in self.field(row, "test_list")]
-        before = "\n".join([str(row.get("test_setup_code") or ""), *map(str, row.get("test_imports") or [])]).strip()
+        setup = [str(row.get("test_setup_code") or ""), *map(str, row.get("test_imports") or [])]
         try:
-            calls, expected = cases(tests)
+            answer = answer_of("\n".join([*setup, *tests]))
         except ValueError:
             return None
         question = "\n".join([text, "", "It must pass these tests:", "", *tests[: self.shown_tests]])
-        answer = answer_of(function=_tested(calls[0]), calls=calls, cases=expected, before=before)
         return Example(name, text, self.chat(question), answer)
-
-
-def _tested(call: str) -> str:
-    """The name of the function that a call tests."""
-    names = [
-        node.func.id
-        for node in ast.walk(ast.parse(call))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    ]
-    return next((name for name in names if not re.fullmatch(r"bool|set|sorted|len|list|tuple|abs|round|str", name)), "")

@@ -1,24 +1,31 @@
-"""Tests of Python functions as cases for the sandbox: given as text, or as published assertions.
+"""Tests of Python functions for the sandbox: cases as data, or assertions in source.
 
     {"entry": "f", "cases": [[[[3, 1, 2]], [1, 2, 3]], [[[]], []]]}      f([3, 1, 2]) is [1, 2, 3], f([]) is []
     assert f((1, 2)) == (2, 1)
 
-The expected value of an assertion stays outside the sandbox: only the call runs inside, and what it returns is compared
-as data, under the rules of == (1, 1.0 and True are equal, a tuple and a list are not). For any other assertion, such as
-abs(f(1.5) - 0.5) < 1e-6, the sandbox returns its truth value.
+Source may assert at its top level, in functions (test_..., check(candidate), asynchronous ones), in classes of unittest
+and in classes named as pytest has them. It runs whole, in a process beside the program's (bench.sandbox.tested). Each
+assertion is counted there, and tests that execute none pass no program.
 """
 
 import ast
-import inspect
+import builtins
 import json
-from collections.abc import Sequence
-from typing import Any
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from textwrap import indent
 
 from bench.errors import BenchError
 from bench.sandbox import Case
+from bench.sandbox.inside import NAMES
 
-ENTRY = "bench_case"  # the function that runs a case, defined after the program
-COLLECTIONS = {"set": set, "frozenset": frozenset, "tuple": tuple, "list": list}
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+ENTRY = "__bench_entry__"  # in prepared tests: the function that check(candidate) is given
+
+
+class ForeignImportError(BenchError):
+    """Tests that import a module which the sandbox lacks."""
 
 
 def to_answer(entry: str, cases: Sequence[Case]) -> str:
@@ -42,103 +49,149 @@ def from_answer(answer: str) -> tuple[str, list[Case]]:
     return entry, cases
 
 
-def encoded(value):  # type: ignore[no-untyped-def]  # its source runs in the sandbox, without this module
-    """Return plain data, equal for two values if and only if == holds between them. TypeError for other objects."""
-    import builtins as b  # a program may have a `list` of its own
+def prepared(source: str) -> str:
+    """Return the tests so that they count what they assert, and run the test functions and classes that they define.
 
-    if value is None or b.isinstance(value, b.str):
-        return None if value is None else b.str.__str__(value)
-    if b.isinstance(value, b.int):
-        return b.int(value)
-    if b.isinstance(value, b.float):
-        if value != value:
-            raise b.TypeError("NaN equals nothing")
-        if value in (b.float("inf"), -b.float("inf")):
-            return ["float", b.str(value)]
-        return b.int(value) if value % 1 == 0 else b.float(value)
-    if b.isinstance(value, b.complex):
-        return encoded(value.real) if value.imag == 0 else ["complex", encoded(value.real), encoded(value.imag)]
-    if b.isinstance(value, (b.list, b.tuple)):
-        kind = "list" if b.isinstance(value, b.list) else "tuple"
-        return [kind, *[encoded(item) for item in value]]
-    if b.isinstance(value, (b.set, b.frozenset)):
-        return ["set", *b.sorted([encoded(item) for item in value], key=b.repr)]
-    if b.isinstance(value, b.dict):
-        return ["dict", *b.sorted([[encoded(key), encoded(item)] for key, item in value.items()], key=b.repr)]
-    if b.isinstance(value, (b.bytes, b.bytearray)):
-        return ["bytes", *value]
-    raise b.TypeError(f"a {b.type(value).__name__} is no data")
-
-
-def cases(assertions: Sequence[str]) -> tuple[list[str], list[Case]]:
-    """Return (expressions, cases) of assertions: case i calls ENTRY(i), which must give the value of expression i.
-
-    ValueError for other statements, and where no assertion tests anything.
+    ValueError where nothing in them can fail, for test functions with several arguments, and for a text that is not
+    Python. ForeignImportError for imports of what is not in the standard library.
     """
-    calls: list[str] = []
-    found: list[Case] = []
-    for source in assertions:
-        for statement in _statements(source.strip()):
-            if not isinstance(statement, ast.Assert):
-                raise ValueError(f"{source[:60]!r} is no assertion")
-            if isinstance(statement.test, ast.Constant):
-                continue  # `assert True, "..."`
-            call, expected = _parted(statement.test)
-            found.append(([len(calls)], expected))
-            calls.append(call)
-    if not found:
-        raise ValueError("there is no assertion to test with")
-    return calls, found
-
-
-def from_program(source: str) -> tuple[list[str], list[Case], str]:
-    """Return (expressions, cases, source before them) of a program whose last statements are assertions.
-
-    Where assertions stand inside or between other statements, or in functions named test_..., the program is one case,
-    true where it and those functions raise nothing: values are then compared inside the sandbox. ValueError where there
-    is no assertion, and for a text that is not Python.
-    """
-    body = _statements(source)
-    functions = [node.name for node in body if isinstance(node, ast.FunctionDef) and node.name.startswith("test")]
-    first = next((at for at, node in enumerate(body) if isinstance(node, ast.Assert)), len(body))
-    if first < len(body) and not functions and all(isinstance(node, ast.Assert) for node in body[first:]):
-        calls, found = cases([ast.unparse(node) for node in body[first:]])
-        return calls, found, "\n".join(map(ast.unparse, body[:first]))
-    if not any(isinstance(node, ast.Assert) for node in ast.walk(ast.Module(body, []))):
-        raise ValueError("there is no assertion to test with")
-    whole = "\n".join([source, *(f"{name}()" for name in functions)])
-    return [f"(exec({whole!r}, globals()), True)[1]"], [([0], 1)], ""
-
-
-def harness(calls: Sequence[str]) -> str:
-    """Return the source that follows a program, so that ENTRY(i) gives the encoded value of expression i."""
-    lambdas = "".join(f"    lambda: ({call}),\n" for call in calls)
-    runs = f"def {ENTRY}(number):\n    return encoded(bench_calls[number]())\n"
-    return f"\n\n{inspect.getsource(encoded)}\n\nbench_calls = [\n{lambdas}]\n\n\n{runs}"
-
-
-def _statements(source: str) -> list[ast.stmt]:
     try:
-        return ast.parse(source).body
-    except SyntaxError as error:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"{source[:60]!r} is no Python: {error}") from error
+    _refuse_foreign_imports(tree)
+    tree.body = [inner for node in tree.body for inner in _without_main_guard(node)]
+    runs = list(_runs(tree.body))
+    counts = _Counts()
+    tree = counts.visit(tree)
+    if not counts.found:
+        raise ValueError("there is no assertion to test with")
+    return "\n".join([ast.unparse(ast.fix_missing_locations(tree)), *runs])
 
 
-def _parted(test: ast.expr) -> tuple[str, Any]:
-    """The expression to run, and the encoded value that it must have."""
-    if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq):
-        for call, literal in ((test.left, test.comparators[0]), (test.comparators[0], test.left)):
-            try:
-                return ast.unparse(call), encoded(_literal(literal))
-            except (ValueError, TypeError):
-                continue
-    return f"bool({ast.unparse(test)})", 1
+def entry_of(source: str) -> str:
+    """Return the name of the function that assertions test; "" where none is called.
+
+    It is the first that they call and do not define. A name that is built in counts where there is no other.
+    """
+    tree = ast.parse(source)
+    own = {node.name for node in ast.walk(tree) if isinstance(node, Function | ast.ClassDef)}
+    own |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    own |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    own |= {alias.asname or alias.name for node in ast.walk(tree) for alias in _imported(node)}
+    calls = [
+        node.func.id
+        for statement in ast.walk(tree)
+        if isinstance(statement, ast.Assert)
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id not in own
+    ]
+    return next((name for name in calls if not hasattr(builtins, name)), next(iter(calls), ""))
 
 
-def _literal(node: ast.expr) -> Any:
-    """The value of a literal, or of a collection such as set([...]) around one; ValueError for anything else."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords and len(node.args) <= 1:
-        if node.func.id not in COLLECTIONS:
-            raise ValueError(f"{node.func.id} is no collection")
-        return COLLECTIONS[node.func.id](*map(_literal, node.args))
-    return ast.literal_eval(node)
+def shared(source: str) -> str:
+    """Return the imports and the plain classes at the top level of tests, on which a program may rely."""
+    nodes = []
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef) and not _asserts(node) and not _has_tests(node):
+            nodes.append(f"try:\n{indent(ast.unparse(node), '    ')}\nexcept NameError:\n    pass")
+        elif _imported(node):
+            nodes.append(ast.unparse(node))
+    return "\n".join(nodes)
+
+
+def _imported(node: ast.AST) -> list[ast.alias]:
+    """What an import names, but the program."""
+    if isinstance(node, ast.ImportFrom) and node.module in NAMES:
+        return []
+    names = node.names if isinstance(node, ast.Import | ast.ImportFrom) else []
+    return [alias for alias in names if alias.name not in NAMES]
+
+
+def _refuse_foreign_imports(tree: ast.Module) -> None:
+    tried = {inner for node in ast.walk(tree) if isinstance(node, ast.Try) for inner in node.body}  # may be missing
+    for node in ast.walk(tree):
+        modules = [alias.name for alias in _imported(node)] if node not in tried else []
+        for module in [node.module or "."] if isinstance(node, ast.ImportFrom) and modules else modules:
+            name = module.partition(".")[0]
+            if name not in sys.stdlib_module_names and name not in NAMES:
+                raise ForeignImportError(
+                    f"tests that import {name or 'a package'}, which the sandbox lacks: it has Python's standard "
+                    f"library, and the program as {' or '.join(NAMES)}; write them with assert or unittest"
+                )
+
+
+def _without_main_guard(node: ast.stmt) -> list[ast.stmt]:
+    """What runs where the tests are the program that was started: they have no other name here."""
+    is_guard = isinstance(node, ast.If) and re.fullmatch(r"__name__ == ['\"]__main__['\"]", ast.unparse(node.test))
+    return node.body if is_guard and isinstance(node, ast.If) else [node]
+
+
+def _runs(body: list[ast.stmt]) -> Iterator[str]:
+    """Lines that run what the tests define and don't call: functions that assert, and classes with test methods."""
+    functions = {node.name: node for node in body if isinstance(node, Function)}
+    asserts = {name for name, node in functions.items() if name.startswith("test") or _asserts(node)}
+    while more := {name for name, node in functions.items() if name not in asserts and asserts & _read(node)}:
+        asserts |= more
+    for node in body:
+        used = {name for other in body if other is not node for name in _read(other)}
+        if isinstance(node, Function) and node.name in asserts and node.name not in used:
+            required = len(node.args.posonlyargs + node.args.args) - len(node.args.defaults)
+            if required > 1:
+                raise ValueError(f"{node.name} takes {required} arguments, and nothing calls it")
+            yield f"__bench__.run({node.name}{f', {ENTRY}' * required})"
+        if isinstance(node, ast.ClassDef) and _has_tests(node):
+            yield f"__bench__.run_class({node.name})"
+
+
+def _has_tests(node: ast.ClassDef) -> bool:
+    return any(getattr(method, "name", "").startswith(("test", "runTest")) for method in node.body)
+
+
+def _asserts(node: ast.AST) -> bool:
+    return any(isinstance(inner, ast.Assert) for inner in ast.walk(node))
+
+
+def _read(node: ast.AST) -> set[str]:
+    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+
+
+class _Counts(ast.NodeTransformer):
+    """Has every assertion counted that could fail. found: whether there is one."""
+
+    def __init__(self) -> None:
+        self.found = False
+
+    def _counted(self, name: str, value: ast.expr) -> ast.Call:
+        self.found = True
+        return ast.Call(ast.parse(f"__bench__.{name}", mode="eval").body, [value], [])
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:
+        self.generic_visit(node)
+        if not _is_always_true(node.test):
+            node.test = self._counted("check", node.test)
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Attribute) and re.match(r"assert[A-Z_]|fail$", node.func.attr):
+            node.func = self._counted("counted", node.func)
+        return node
+
+    def visit_Try(self, node: ast.Try) -> ast.AST:
+        """Where `assert False` stands for "it must raise", the handler is what is counted."""
+        within = [inner for statement in node.body + node.orelse for inner in ast.walk(statement)]
+        must_raise = any(
+            (isinstance(inner, ast.Assert) and isinstance(inner.test, ast.Constant) and not inner.test.value)
+            or (isinstance(inner, ast.Attribute) and inner.attr == "fail")
+            for inner in within
+        )
+        self.generic_visit(node)
+        for handler in node.handlers if must_raise else ():
+            handler.body.insert(0, ast.Expr(self._counted("check", ast.Constant(True))))
+        return node
+
+
+def _is_always_true(test: ast.expr) -> bool:
+    """`assert True`, and the slip `assert (x == y, "message")`."""
+    return (isinstance(test, ast.Constant) and bool(test.value)) or (isinstance(test, ast.Tuple) and bool(test.elts))

@@ -9,15 +9,16 @@ from functools import lru_cache
 from typing import Annotated, ClassVar
 
 from bench.artifacts import content_hash
-from bench.config.rules import one_of
+from bench.config.rules import Count, one_of
 from bench.sandbox import ISOLATION, Job, Limits, verdicts
 from bench.tasks import Judge
 from bench.tasks.extraction import after_thinking
-from bench.tasks.program_tests import ENTRY, harness
+from bench.tasks.program_tests import entry_of, prepared, shared
 from bench.tasks.rows import RowsTask
 
-VERSION = 3  # raise it when equal completions get other verdicts
-DEFINITION = re.compile(r"^(?:async )?def ", re.MULTILINE)
+VERSION = 4  # raise it when equal completions get other verdicts
+DEFINITION = re.compile(r"^(?:(?:async )?def|class) ", re.MULTILINE)
+DEFINED = re.compile(r"^(?:async )?def (?!main\b|test)(\w+)", re.MULTILINE)
 OPENING = re.compile(
     r"^(?P<before>(?:[^\n`]|(?P<ticks>`+)(?!`)[^\n`]+(?P=ticks)(?!`))*?)(?P<fence>`{3,}|~{3,})(?P<info>[^\n`~]*)\n",
     re.MULTILINE,
@@ -25,30 +26,38 @@ OPENING = re.compile(
 ITEM = re.compile(r"[ \t]*(?:[-*+>]|\d+[.)])?[ \t]*")
 PYTHON = re.compile(r"[\s{.]*(?:(?:i?python|py)[\d.]*(?!\w)|[\s}]*$)", re.IGNORECASE)  # or no language at all
 NEXT = re.compile(r"\s*(?:`{3,}|~{3,})[ \t]*[A-Za-z]\w*[ \t]*(?:\n|$)")
+CPU_SECONDS = Limits.cpu_seconds
 Isolation = Annotated[str, one_of(*ISOLATION)]  # how completions run, see bench.sandbox
 
 
 @dataclass(frozen=True, kw_only=True)
 class Programs(Judge):
-    """Judges completions that are Python functions. name: the task's, for keys."""
+    """Judges completions that are Python functions. name: the task's, for keys. cpu_seconds: of one program."""
 
     name: str = "tests"
     isolation: Isolation = "auto"
+    cpu_seconds: Count = CPU_SECONDS
 
     @property
     def judged_by(self) -> str:
-        return f"{self.name} {VERSION}"
+        return f"{self.name} {VERSION}" + (f", {self.cpu_seconds} s" if self.cpu_seconds != CPU_SECONDS else "")
 
     @property
     def programs(self) -> "Programs":
         return self
 
-    def program(self, completion: str, function: str = "") -> str:
+    def program(self, completion: str, function: str = "", stub: str = "") -> str:
         """Return the first fenced block of Python that defines `function`, else any function, else the first block.
 
-        The whole completion counts where it has no block, and where it is a program with fences in its docstrings.
+        The whole completion counts where it has no block, and where it is a program with fences in its docstrings. What
+        stands before the first fence counts where it is a program, or continues `stub`: the prompt opened its block.
         """
         completion = after_thinking(completion)
+        head = _opened_by_prompt(completion)
+        if head is not None and (
+            _is_program(head, function) or (stub and head[:1].isspace() and _unparsed(stub + head))
+        ):
+            return head
         blocks = python_blocks(completion)
         if blocks and DEFINITION.search(completion) and _unparsed(completion) is not None:
             return completion
@@ -57,22 +66,21 @@ class Programs(Judge):
         return next(defining, blocks[0] if blocks else completion)
 
     def job(self, completion: str, answer: str) -> Job:
-        """Return what runs: the problem's own imports and helpers, the program, and the calls of its tests."""
+        """Return what runs: the program, its tests, and the problem's own imports and helpers."""
         tests = _tests(answer)
-        program = self.program(completion, tests["function"])
-        if tests["stub"] and not _definition_of(tests["function"]).search(program):
-            program = tests["stub"] + _body(program)  # a base model continues the problem's own code
-        return Job(
-            f"{tests['before']}\n{program}\n{tests['after']}{harness(tests['calls'])}",
-            ENTRY,
-            [(arguments, expected) for arguments, expected in tests["cases"]],
-        )
+        function, stub = tests["function"], tests["stub"]
+        program = self.program(completion, function, stub)
+        if stub and not _definition_of(function).search(program):
+            program = stub + _body(program)  # a base model continues the problem's own code
+        entry = function or next(iter(DEFINED.findall(program)[::-1]), "")
+        return Job(program, entry, tests=tests["prepared"], before=tests["before"], own=tests["own"])
 
     def are_correct(self, completions: Sequence[str], answers: Sequence[str]) -> list[bool]:
         """Return whether each completion passes its answer's tests in the sandbox. BenchError where nothing can run."""
         pairs = list(zip(completions, answers, strict=True))
         distinct = list(dict.fromkeys(pairs))
-        found = verdicts([self.job(*pair) for pair in distinct], limits=Limits(), isolation=self.isolation)
+        limits = Limits(self.cpu_seconds, max(Limits.wall_seconds, 2.0 * self.cpu_seconds))
+        found = verdicts([self.job(*pair) for pair in distinct], limits=limits, isolation=self.isolation)
         passed = {pair: verdict.passed for pair, verdict in zip(distinct, found, strict=True)}
         return [passed[pair] for pair in pairs]
 
@@ -91,30 +99,28 @@ class ProgramsTask(RowsTask):
     """A task over published programming problems, whose completions are Python functions."""
 
     isolation: Isolation = "auto"
+    cpu_seconds: Count = CPU_SECONDS
 
     keeps_verdicts: ClassVar[bool] = True
 
     @property
     def judge(self) -> Programs:
-        return Programs(name=self.name, isolation=self.isolation)
+        return Programs(name=self.name, isolation=self.isolation, cpu_seconds=self.cpu_seconds)
 
     @property
     def judged_by(self) -> str:
         return self.judge.judged_by
 
 
-def answer_of(
-    *, function: str = "", calls: Sequence[str], cases: Sequence, before: str = "", after: str = "", stub: str = ""
-) -> str:
-    """Return a problem's tests as the `answer` of its prompt.
+def answer_of(tests: str, *, function: str = "", own: str = "", stub: str = "") -> str:
+    """Return a problem's tests as the `answer` of its prompt. ValueError where they can't fail, see `prepared`.
 
-    before, after: source around the program. stub: the problem's own code, which a completion without a definition
-    continues.
+    function: the one that is tested; "" for the first that the assertions call. own: the problem's imports and helpers,
+    which the program and the tests may use. stub: its own code, which a completion without a definition continues.
     """
-    return json.dumps(
-        {"function": function, "calls": calls, "cases": cases, "before": before, "after": after, "stub": stub},
-        allow_nan=False,
-    )
+    prepared(tests)
+    named = {"function": function or entry_of(tests), "tests": tests, "own": own, "stub": stub}
+    return json.dumps(named, allow_nan=False)
 
 
 def python_blocks(text: str) -> list[str]:
@@ -142,13 +148,28 @@ def python_blocks(text: str) -> list[str]:
 
 
 @lru_cache(maxsize=1 << 12)
-def _tests(answer: str) -> dict:
-    return json.loads(answer)
+def _tests(answer: str) -> dict[str, str]:
+    tests = json.loads(answer)
+    before = "\n".join([tests["own"], shared(tests["tests"])])
+    return tests | {"prepared": prepared(tests["tests"]), "before": before}
 
 
 @lru_cache(maxsize=1 << 12)
 def _definition_of(function: str) -> re.Pattern[str]:
-    return re.compile(rf"^(?:async )?def {re.escape(function)}\b", re.MULTILINE)
+    name = re.escape(function)
+    return re.compile(rf"^(?:(?:async )?def|class) {name}\b|^{name}(?:\s*:[^=\n]+)?\s*=(?!=)", re.MULTILINE)
+
+
+def _opened_by_prompt(completion: str) -> str:
+    """What stands before the first fence, where that one can end a block that the prompt opened; else ""."""
+    fence = re.search(r"^[ \t]*(`{3,}|~{3,})[ \t]*\r?$|(?<=[^\s`~])`{3,}[ \t]*\r?$", completion, re.MULTILINE)
+    head = completion[: fence.start()] if fence else ""
+    head = re.sub(r"\A(?:python|py)[\d.]*[ \t]*\r?\n", "", head)
+    return head if head.strip() and "```" not in head and "~~~" not in head else ""
+
+
+def _is_program(text: str, function: str) -> bool:
+    return bool((_definition_of(function) if function else DEFINITION).search(text)) and _unparsed(text) is not None
 
 
 def _body(text: str) -> str:

@@ -1,0 +1,121 @@
+"""Data as forms that JSON can hold, for the exchange of a sandbox.
+
+None, bool, int, float and str are their own forms, a list is a list of forms, and anything else is {kind: content}. A
+value of a subclass has the form of what is equal to it, such as a Counter or a member of an IntEnum. It imports only
+the standard library, because a bare interpreter runs it.
+"""
+
+import builtins
+import collections
+import sys
+from collections.abc import Callable
+from typing import Any
+
+WIDEST = 1 << 62  # of integers that are written as decimals
+MUTABLE = (list, dict, set, collections.deque, bytearray)
+SEQUENCES: dict[str, Any] = {"tuple": tuple, "set": set, "frozenset": frozenset, "deque": collections.deque}
+MAPPINGS: dict[str, Any] = {"OrderedDict": collections.OrderedDict, "Counter": collections.Counter, "dict": dict}
+TEXTS: dict[str, Any] = {"bytes": bytes, "bytearray": bytearray}
+# Classes whose values are written as the arguments that make them anew, or as ISO 8601: module, name, content.
+VALUES: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+    ("decimal", "Decimal", lambda value: [str(value)]),
+    ("fractions", "Fraction", lambda value: [value.numerator, value.denominator]),
+    ("builtins", "complex", lambda value: [value.real, value.imag]),
+    ("builtins", "range", lambda value: [value.start, value.stop, value.step]),
+    ("builtins", "slice", lambda value: [value.start, value.stop, value.step]),
+    ("datetime", "timedelta", lambda value: [value.days, value.seconds, value.microseconds]),
+    ("datetime", "datetime", lambda value: value.isoformat()),
+    ("datetime", "date", lambda value: value.isoformat()),
+    ("datetime", "time", lambda value: value.isoformat()),
+    ("uuid", "UUID", lambda value: [str(value)]),
+    ("pathlib", "Path", lambda value: [str(value)]),
+)
+
+
+def form_of(value: Any, reference: Callable[[Any], Any]) -> Any:
+    """Return the form of a value. reference: gives the form of an object that is no data."""
+    kind: Any = type(value)
+    if value is None or kind in (bool, float, str):
+        return value
+    if kind is int:
+        return value if -WIDEST < value < WIDEST else {"int": hex(value)}
+    if kind is list:
+        return [form_of(item, reference) for item in value]
+    if issubclass(kind, int):
+        return form_of(int.__index__(value), reference)
+    if issubclass(kind, float | str):
+        return float.__float__(value) if issubclass(kind, float) else str.__str__(value)
+    for name, base in TEXTS.items():
+        if issubclass(kind, base):
+            return {name: base.decode(value, "latin-1")}
+    for name, base in MAPPINGS.items():
+        if issubclass(kind, base):
+            return {name: [[form_of(key, reference), form_of(item, reference)] for key, item in base.items(value)]}
+    for name, base in {"list": list, **SEQUENCES}.items():
+        if issubclass(kind, base):
+            items = [form_of(item, reference) for item in base.__iter__(value)]
+            if base is tuple and (fields := getattr(kind, "_fields", None)):
+                return {"named": [str(kind.__name__), form_of(fields, reference), items]}
+            return items if base is list else {name: items}
+    if kind is type({}.keys()):
+        return {"keys": [form_of(key, reference) for key in value]}
+    for module, name, content in VALUES:
+        if issubclass(kind, getattr(sys.modules.get(module), name, ())):
+            return {name: form_of(content(value), reference)}
+    if issubclass(kind, type) and vars(builtins).get(name := type.__getattribute__(value, "__name__")) is value:
+        return {"builtin": name}
+    return reference(value)
+
+
+def value_of(form: Any, referred: Callable[[str, Any], Any]) -> Any:
+    """Return the value of a form. referred: gives the object of a reference. Any exception means that it is no form."""
+    if isinstance(form, list):
+        return [value_of(item, referred) for item in form]
+    if not isinstance(form, dict):
+        return form
+    ((name, content),) = form.items()
+    if name in SEQUENCES:
+        return SEQUENCES[name]([value_of(item, referred) for item in content])
+    if name in MAPPINGS:
+        return MAPPINGS[name]({value_of(key, referred): value_of(item, referred) for key, item in content})
+    if name in TEXTS:
+        return TEXTS[name](content.encode("latin-1"))
+    if name == "int":
+        return int(content, 16)
+    if name == "keys":
+        return dict.fromkeys(value_of(content, referred)).keys()
+    if name == "named":
+        kind, fields, items = content
+        return collections.namedtuple(kind, value_of(fields, referred))(*value_of(items, referred))
+    if name == "builtin":
+        return {key: value for key, value in vars(builtins).items() if isinstance(value, type)}[content]
+    for module, known, _ in VALUES:
+        if name == known:
+            base, content = getattr(__import__(module), name), value_of(content, referred)
+            return base.fromisoformat(content) if isinstance(content, str) else base(*content)
+    return referred(name, content)
+
+
+def restored(old: Any, new: Any) -> Any:
+    """Give a collection that was passed to the other side the content that it has there; return it, or what is new."""
+    if isinstance(old, tuple) and isinstance(new, tuple) and len(old) == len(new):
+        for mine, theirs in zip(old, new, strict=True):
+            restored(mine, theirs)
+        return old
+    base = next((kind for kind in MUTABLE if isinstance(old, kind) and isinstance(new, kind)), None)
+    if base is None:
+        return new
+    items: Any = new
+    if base is dict:
+        items = {key: restored(old[key], item) if key in old else item for key, item in new.items()}
+    elif base is list:
+        items = [*map(restored, old, new), *new[len(old) :]]
+    if base is dict or base is set:
+        old.clear()
+        old.update(items)
+    elif base is collections.deque:
+        old.clear()
+        old.extend(items)
+    else:
+        old[:] = items
+    return old
