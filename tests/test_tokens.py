@@ -35,7 +35,7 @@ def sentencepiece(kind: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_completion_keeps_the_spaces_that_it_begins_with(kind: str) -> None:
+def test_a_completion_keeps_the_spaces_that_it_begins_with(kind: str, few_prompts) -> None:
     tokenizer = sentencepiece(kind)
     written = {
         "    a": ["▁▁▁▁", "a"],
@@ -52,7 +52,7 @@ def test_a_completion_keeps_the_spaces_that_it_begins_with(kind: str) -> None:
     drawn = np.empty((1, len(ids)), object)
     drawn[0] = [np.array(each, np.int32) for each in ids]
     none = np.zeros(drawn.shape)
-    completions = decode(tokenizer, drawn, eos_ids={2}, logprob=none, policy_logprob=none, dtype="float32")
+    completions = decode(tokenizer, drawn, few_prompts[:1], eos_ids={2}, logprob=none, policy_logprob=none, dtype="float32")
     assert completions.text[0].tolist() == list(written)
 
 
