@@ -16,13 +16,12 @@ from typing import Any
 from urllib3 import Retry, Timeout
 from urllib3.exceptions import DecodeError, HTTPError, InvalidHeader, MaxRetryError, NewConnectionError, TimeoutError
 
-from bench.errors import BenchError
+from bench.errors import BenchError, quoted
 from bench.generation.http_transport import MOST_BYTES, OversizedError, connections, content
 from bench.progress import say
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds
 MAY_PASS = (429, *range(500, 600))  # HTTP statuses
-QUOTED = 300  # characters of a server's own words in an error
 LONGEST_WAIT = 10**9  # seconds; a longer Retry-After says no more
 
 
@@ -254,13 +253,6 @@ def _words(content: bytes) -> str:
     except (ValueError, RecursionError):
         pass
     return quoted(text)
-
-
-def quoted(words: object) -> str:
-    """Return a server's own words for a message: one short line of characters that a terminal only shows."""
-    line = " ".join(str(words)[: 4 * QUOTED].split())
-    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
-    return line if len(line) <= QUOTED else f"{line[:QUOTED]} ..."
 
 
 def _root(error: BaseException) -> str:

@@ -9,9 +9,8 @@ from typing import Any
 
 from bench.artifacts import Message
 from bench.config.rules import Rule, or_null
-from bench.errors import BenchError
+from bench.errors import BenchError, quoted
 from bench.generation import http_client, server_answers
-from bench.generation.http_client import quoted
 from bench.generation.server_answers import COUNT, TEXT, CompletionAnswer
 from bench.models.sampler import Sampler
 

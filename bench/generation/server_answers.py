@@ -10,8 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from bench.config.rules import Rule, list_of, whole
-from bench.errors import BenchError
-from bench.generation.http_client import quoted
+from bench.errors import BenchError, quoted
 
 HELD_BACK = 8  # characters at the end that a server may leave out with a character that was cut
 PLACES = {True: "choices[0].message.content", False: "choices[0].text"}  # of the text, by whether it is a chat
