@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def experiment(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
     from hydra.types import RunMode
 
     from bench.launching.runner import run_cell, run_experiment
@@ -35,7 +36,7 @@ def experiment(cfg: DictConfig) -> None:
             run_experiment(cfg)
     except BenchError as error:
         sys.exit(f"error: {error}")
-    except OmegaConfBaseException as error:  # a reference to a missing key raises when the value is read
+    except (HydraException, OmegaConfBaseException) as error:  # e.g. a reference to a missing key, when it is read
         sys.exit(f"error: {explain_composition(error, Path(CONF), ())}")
 
 

@@ -3,6 +3,7 @@
 import errno
 import os
 
+QUOTED = 300  # characters of words that others wrote, e.g. a server
 FULL = os.strerror(errno.ENOSPC)
 
 
@@ -13,6 +14,13 @@ class BenchError(ValueError):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the error's name where it has none."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def quoted(words: object) -> str:
+    """Return words that others wrote for a message: one short line of characters that a terminal only shows."""
+    line = " ".join(str(words)[: 4 * QUOTED].split())
+    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
+    return line if len(line) <= QUOTED else f"{line[:QUOTED]} ..."
 
 
 def is_disk_full(error: BaseException) -> bool:

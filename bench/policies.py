@@ -7,7 +7,7 @@ from bench.artifacts import Policy
 from bench.config.rules import ABOVE_ZERO, FOLDER, TRUE_OR_FALSE, Count, Seed, or_null, text, whole
 from bench.errors import BenchError
 from bench.models import hub
-from bench.models.loading import folder, load_tokenizer
+from bench.models.loading import base_of, folder, load_config, load_tokenizer
 from bench.tasks import Corpus
 from bench.training.pretraining import pretrain
 
@@ -88,8 +88,8 @@ def from_hub(
 
 
 def _with_chat_settings(policy: Policy, system: str | None, thinking: bool | None, trust_remote_code: bool) -> Policy:
-    """The policy with these settings. Raises BenchError where its chat template doesn't support them."""
+    """The policy with these settings. Raises BenchError where its tokenizer or chat template doesn't support them."""
     policy = replace(policy, system=system, thinking=thinking, trust_remote_code=trust_remote_code)
-    if system is not None or thinking is not None:
-        load_tokenizer(policy)  # refuses what the template doesn't support
+    load_config(base_of(policy))
+    load_tokenizer(policy)
     return policy

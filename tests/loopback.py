@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]] | None  # status, JSON or raw bytes, headers; None: hang up
+# status, JSON or raw bytes, headers; None: hang up; a function writes the whole answer, its first line too
+Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]] | Callable[[Any], None] | None
 
 
 class Loopback:
@@ -34,8 +35,11 @@ class Loopback:
                 finally:
                     with outer._lock:
                         outer._now -= 1
-                if made is None:
+                if made is None or callable(made):
                     self.close_connection = True
+                    with contextlib.suppress(OSError):  # the client may have had enough
+                        if made is not None:
+                            made(self.wfile)
                     return
                 content = made[1] if isinstance(made[1], bytes) else json.dumps(made[1]).encode()
                 self.send_response(made[0])

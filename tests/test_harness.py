@@ -4,6 +4,7 @@ import importlib
 import json
 import logging
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +21,7 @@ from bench.models import loading
 from bench.models.chat import encode
 from bench.models.tokens import unconfigured_end
 from bench.records.metrics import transfer_contrasts
-from bench.store import Store
+from bench.store import Store, using
 from bench.tasks.list_programs import ListPrograms
 from bench.tasks.word_problems import WordProblems
 
@@ -81,6 +82,15 @@ def test_the_length_limit_cuts_where_the_suite_does(tiny_policy: Policy, store: 
     found = harness(tiny_policy, prompts, short)
     assert list(found.text) == greedy(tiny_policy, prompts, 5)
     assert found.exact_match.sum() == 0
+
+
+@pytest.mark.parametrize("name", ["a[1]", "$HOME", "*", "?", "a::b", "a b#c%20", "{a,b}", "~", "**", "\\é"])
+def test_a_store_may_lie_at_any_path(tiny_policy: Policy, tmp_path: Path, name) -> None:
+    prompts = task.prompts("test")[:3]
+    with using(Store(tmp_path / name)):
+        found = harness(tiny_policy, prompts, task)
+    assert list(found.text) == greedy(tiny_policy, prompts, task.max_new_tokens)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_odd_prompts_reach_the_model_unchanged(tiny_policy: Policy, store: Store) -> None:

@@ -1,14 +1,16 @@
 """The client of language-model servers: what is tried again, what is not, and how much is under way at once."""
 
+import gzip
 import threading
 import time
+import zlib
 from email.utils import formatdate
 
 import pytest
 from loopback import serving
 
 from bench.errors import BenchError
-from bench.generation import http_client
+from bench.generation import http_client, http_transport
 from bench.generation.http_client import RefusedError, UnavailableError, get, post_all
 
 
@@ -214,3 +216,126 @@ def test_a_retry_after_that_can_not_be_read_is_left_out():
 def test_a_url_that_is_none():
     with pytest.raises(BenchError, match="can't be asked"):
         get("http://")
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+ZEROS = b"0" * 2**20
+
+
+def endless(first, piece, pause=0.0, seconds=20.0):
+    """An answer that begins with `first` and goes on with `piece` for as long as it is read."""
+
+    def write(file):
+        file.write(first)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            file.write(piece)
+            time.sleep(pause)
+
+    return write
+
+
+def bomb(copies):
+    """Zeros, packed a thousand to one."""
+    packer = zlib.compressobj(wbits=31)
+    return b"".join([*(packer.compress(ZEROS) for _ in range(copies)), packer.flush()])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (200, bomb(64), {"Content-Encoding": "gzip"}),
+        (200, gzip.compress(bomb(64)), {"Content-Encoding": "gzip, gzip"}),
+        (500, bomb(64), {"Content-Encoding": "gzip"}),
+        endless(OK + b"\r\n", ZEROS),
+        endless(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"100000\r\n" + ZEROS + b"\r\n"),
+        endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
+    ],
+    ids=["gzip", "gzip of gzip", "error", "no length", "chunks", "go on"],
+)
+def test_an_answer_without_measure_is_refused_in_time_and_space(answer, monkeypatch):
+    monkeypatch.setattr(http_transport, "MOST_BYTES", 4 * 2**20)
+    with (
+        serving(lambda path, body: answer) as server,
+        pytest.raises(BenchError, match=r"answers with more than 32 MiB"),
+    ):
+        list(post_all(server.url, ["a"], timeout=10))
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "first",
+    [b"", OK, OK + b"X-Long: ", OK + b"\r\n", OK + b"Content-Length: 9999\r\n\r\n", OK + b"Connection: close\r\n"],
+)
+def test_an_answer_byte_by_byte_counts_as_none(first):
+    start = time.monotonic()
+    with (
+        serving(lambda path, body: endless(first, b" ", pause=0.05)) as server,
+        pytest.raises(UnavailableError, match=r"did not answer within 0.4 s, 2 times in a row"),
+    ):
+        list(post_all(server.url, ["a"], timeout=0.4, retries=1))
+    assert len(server.requests) == 2
+    assert time.monotonic() - start < 5
+
+
+def test_an_answer_that_comes_in_pieces_is_read():
+    def write(file):
+        for byte in OK + b'Content-Length: 9\r\n\r\n{"ok": 1':
+            file.write(bytes([byte]))
+        time.sleep(0.1)
+        file.write(b"}")
+
+    with serving(lambda path, body: write) as server:
+        assert get(server.url) == {"ok": 1}
+    with serving(lambda path, body: (200, gzip.compress(b'{"ok": 1}'), {"Content-Encoding": "gzip"})) as server:
+        assert get(server.url) == {"ok": 1}
+
+
+@pytest.mark.parametrize(
+    ("answer", "match"),
+    [
+        ((500, b"[" * 200_000), r"answers 500 \(\[\[.*\), 2 times in a row"),
+        ((200, b"[" * 200_000), r"is not JSON: \[\["),
+        ((200, b'{"a":' * 200_000), "is not JSON"),
+        ((400, b'{"error":' * 200_000), "answers 400"),
+        ((400, b'{"error":' * 300 + b"1" + b"}" * 300), "answers 400: 1"),
+        ((200, b"1" * 5000), "is not JSON"),
+        ((200, b""), "is not JSON: nothing"),
+        ((200, b'{"a": 1'), "is not JSON"),
+        ((200, b"\xff\xfe{"), "is not JSON"),
+        ((200, b"\xff\x00"), "is not JSON"),
+        ((200, b"data: {}\n\n", {"Content-Type": "text/event-stream"}), "is not JSON: data"),
+        ((204, b""), "answers 204: No Content"),
+        ((302, b"", {"Location": "http://127.0.0.1:9/"}), "answers 302: Found"),
+        ((200, b"no gzip", {"Content-Encoding": "gzip"}), "can't be asked: .*gzip"),
+        ((429, {}, {"Retry-After": "9" * 400}), r"answers 429 .*asks to wait \d+ s"),
+        ((429, {}, {"Retry-After": "9" * 5000}), r"answers 429 .*2 times in a row"),
+        ((500, b"x", {"Content-Length": "5, 6"}), "can't be asked"),
+        (lambda file: file.write(OK + b"X: 1\r\n" * 5000 + b"\r\n{}"), r"2 times in a row"),
+        (lambda file: file.write(OK + b"X: " + b"1" * 99_999 + b"\r\n\r\n{}"), r"2 times in a row"),
+        (lambda file: file.write(b"SSH-2.0-OpenSSH\r\n"), r"2 times in a row"),
+        (lambda file: file.write(OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"), r"2 times in a row"),
+        (endless(OK + b"Transfer-Encoding: chunked\r\n\r\n", ZEROS), r"2 times in a row"),  # the length of a chunk
+        (
+            lambda file: file.write(b"HTTP/1.1 400 \x1b[31mred\r\nContent-Length: 0\r\n\r\n"),
+            "answers 400: \ufffd.31mred",
+        ),
+    ],
+)
+def test_what_a_server_may_never_say_is_one_printable_sentence(answer, match):
+    with serving(lambda path, body: answer) as server, pytest.raises(BenchError, match=match) as caught:
+        list(post_all(server.url, ["a"], timeout=5, retries=1))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600
+
+
+def test_a_server_s_words_do_not_steer_the_terminal():
+    said = "\x1b]0;title\x07\x1b[2J red\r\nforged\u2028line \u202egnp.exe \ud800 \x9b31m é"
+    with (
+        serving(lambda path, body: (400, {"error": {"message": said}})) as server,
+        pytest.raises(RefusedError) as caught,
+    ):
+        get(server.url)
+    assert str(caught.value).isprintable()
+    assert str(caught.value).endswith(" é")
+    str(caught.value).encode()

@@ -131,15 +131,42 @@ def test_a_cut_reply_has_no_verdict(store):
     assert store.uses[0].counts["cut"] == 1
 
 
-def test_a_reply_without_text_is_unreadable_and_one_that_is_no_chat_an_error(store):
+def test_a_reply_without_text_is_unreadable(store):
     with serving(lambda path, body: chat(None)) as server:
         assert np.isnan(judge(PROMPTS[:1], pool_of([["a"]]), **default(url=server.url)).value).all()
-    for answer in ({"choices": []}, {"text": "Score: 3"}, [1]):
-        with (
-            serving(lambda path, body, answer=answer: (200, answer)) as server,
-            pytest.raises(BenchError, match=rf"{server.url} answers without .* OpenAI-compatible"),
-        ):
-            judge(PROMPTS[:1], pool_of([["b"]]), **default(url=server.url))
+
+
+@pytest.mark.parametrize(
+    ("answer", "match"),
+    [
+        ({"choices": []}, "has 0 choices"),
+        ({"text": "Score: 3"}, "has no list of choices"),
+        ([1], "has no list of choices"),
+        (
+            {"choices": [{"text": "Score: 3"}]},
+            r"has no choices\[0\].message: is it from an OpenAI-compatible chat server",
+        ),
+        (chat("Score: 3\ud800")[1], "is not a text in Unicode"),
+        (chat(["Score: 3"])[1], "is not a text in Unicode"),
+        (chat("Score: 3", finish_reason=5)[1], "finish_reason=5, which is not a text"),
+        (
+            chat("Score: 3")[1] | {"usage": {"completion_tokens": "7"}},
+            "completion_tokens=7, which is not a whole number",
+        ),
+        (
+            chat("Score: 3")[1] | {"usage": {"prompt_tokens": 10**400}},
+            "prompt_tokens=1000.*, which is not a whole number",
+        ),
+        (chat("Score: 3")[1] | {"usage": [7]}, r"usage=\[7\], which is not an object"),
+    ],
+)
+def test_what_is_no_reply_is_one_sentence_and_no_verdict(store, answer, match):
+    with (
+        serving(lambda path, body: (200, answer)) as server,
+        pytest.raises(BenchError, match=f"The answer of {server.url} {match}|The answer of {server.url} has .*{match}"),
+    ):
+        judge(PROMPTS[:1], pool_of([["b"]]), **default(url=server.url))
+    assert store.uses == []
 
 
 def test_a_dead_server_is_named_and_finished_units_are_kept(store):

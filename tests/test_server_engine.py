@@ -208,6 +208,11 @@ def whole(answer):
     return lambda path, body, _: _ if body is None else answer
 
 
+def models(*names, **fields):
+    listed = (200, {"data": [{"id": name, **fields} for name in names]})
+    return lambda path, body, answer: listed if body is None else answer
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -225,9 +230,17 @@ def whole(answer):
         (changed(finish_reason=None), "ended for the reason None"),
         (changed(finish_reason="abort"), "ended for the reason abort"),
         (changed(token_ids=None, text=None), "holds neither text nor token ids"),
-        (changed(token_ids=["9"]), "no text or token ids of the expected form"),
+        (changed(token_ids=["9"]), r"token_ids=\['9'\], which is not a list of token ids"),
         (changed(token_ids=[5], finish_reason="length"), "was cut after 1 of 16 tokens"),
         (changed(token_ids=[5, 4000, EOS]), "token id 4000, beyond the policy's vocabulary of 289"),
+        (changed(token_ids=[30] * 5000, finish_reason="length", text=None), "has 5,000 tokens, more than the 16"),
+        (changed(token_ids=[30, EOS, 31], text=None), "goes on after the token 2"),
+        (whole((500, b"[" * 200_000)), r"answers 500 \(\[.*, 3 times in a row"),
+        (models(MODEL, max_model_len="256"), "says max_model_len=256; it must be a whole number"),
+        (models(MODEL, max_model_len=-1), "says max_model_len=-1; it must be"),
+        (models("\x1b[2J", "b"), "model=null is not one of .*: \ufffd.2J, b"),
+        (models(7), "lists no models"),
+        (lambda path, body, answer: (200, {"data": {"id": MODEL}}) if body is None else answer, "lists no models"),
         (changed(prompt_token_ids=[1, 2]), "prompt of 2 tokens that is not the suite's of"),
         (lambda path, body, answer: (200, {}) if body is None else answer, "lists no models"),
         (lambda path, body, answer: (200, {"data": []}) if body is None else answer, "model=null is not one .*: none"),
@@ -290,10 +303,6 @@ def test_a_server_that_tells_no_log_probabilities_is_said_to_be_unchecked(
     fake.change = changed(logprobs=None)
     drawn_by(fake, few_prompts, another_policy)
     assert "tells no log-probabilities, so whether it holds" in capsys.readouterr().err
-
-
-def models(*names):
-    return lambda path, body, answer: (200, {"data": [{"id": name} for name in names]}) if body is None else answer
 
 
 def test_which_model_is_asked(fake, few_prompts, random_policy, tmp_path):

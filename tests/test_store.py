@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -207,7 +208,48 @@ def test_a_long_wait_for_another_process_is_said(tmp_path: Path, monkeypatch: py
         ask(tmp_path / "store", tmp_path / "log")
         ask(tmp_path / "store", tmp_path / "log")  # it is there
     first.join(30)
-    assert [line.split(", which")[0] for line in said] == [f"waiting for process {first.pid}"]
+    assert [line.split(", which")[0] for line in said] == [f"waiting for process {first.pid} on {socket.gethostname()}"]
+
+
+IN_ONE_STORE = """
+import sys
+from pathlib import Path
+from bench.store import Address, Store, using, write_durably
+root, own = Path(sys.argv[1]), sys.argv[2]
+for turn in range(60):
+    with using(Store(root)) as store:
+        write_durably(root.parent / "shared.txt", "whole " * 99)
+        address = Address("made", 1, {"turn": turn}, {})
+        store.make(address, lambda out: (out / own).write_text(own) and {}, Path)
+"""
+
+
+@pytest.mark.parametrize("alone", ["unshare --pid --fork --mount-proc", "unshare --pid --fork --uts"])
+def test_process_ids_that_repeat_in_containers_do_not_collide(tmp_path: Path, alone: str):
+    """Three processes with the id 1, each in a namespace of its own as in a container, share a store and its locks."""
+    if subprocess.run([*alone.split(), "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may make no namespaces of process ids")
+    line = [*alone.split(), sys.executable, "-c", IN_ONE_STORE, str(tmp_path / "store")]
+    started = [subprocess.Popen([*line, str(i)], stderr=subprocess.PIPE, text=True) for i in range(3)]
+    assert [(process.communicate(timeout=120)[1], process.returncode) for process in started] == [("", 0)] * 3
+    assert (tmp_path / "shared.txt").read_text() == "whole " * 99
+    made = sorted(tmp_path.glob("store/made/*"))
+    assert len(made) == 60  # each once, by one process
+    assert all(len(list(folder.iterdir())) == 2 for folder in made)
+    assert not [path for path in tmp_path.rglob(".*") if path.name.startswith((".shared", ".probe", ".making"))]
+
+
+def test_temporary_names_differ_though_process_ids_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    path = tmp_path / ("x" * 250)  # as long as a name may be, nearly
+    with atomically(path) as first, atomically(path) as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"
+    monkeypatch.setattr(socket, "gethostname", lambda: "a/b\x1b " + "c" * 250)
+    write_durably(tmp_path / "y", "z")
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["x" * 250, "y"]
 
 
 def command(store: Store, *arguments: str) -> subprocess.CompletedProcess:

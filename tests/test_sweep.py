@@ -215,8 +215,8 @@ def _lock_holder(store: Path, candidates: set[int]) -> int:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         for lock in (store / ".locks").glob("pretrain-*") if store.exists() else ():
-            content = lock.read_text()
-            if content.isdigit() and int(content) in candidates:
-                return int(content)
+            words = lock.read_text().split()  # "process 1234 on host"
+            if len(words) == 4 and int(words[1]) in candidates:
+                return int(words[1])
         time.sleep(0.02)
     raise AssertionError("nobody began")

@@ -53,7 +53,8 @@ def explained(overrides: list[str]) -> Iterator[None]:
     except BenchError as error:
         sys.exit(f"error: {error}")
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if type(error) is ValueError and not str(error).startswith(NOT_A_CHOICE):
+        of_settings = isinstance(error, HydraException | OmegaConfBaseException)
+        if not of_settings and not str(error).startswith(NOT_A_CHOICE):  # e.g. JSONDecodeError, from within a run
             raise
         sys.exit(f"error: {explain_composition(error, Path(CONF), overrides)}")
     except KeyboardInterrupt:

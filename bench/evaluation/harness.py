@@ -5,9 +5,9 @@ Each result keeps the task as lm-eval reads it. To repeat one by hand, run in it
 """
 
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +106,11 @@ def lm_eval_exact_match(
             answer_pattern=answer_pattern,
             max_new_tokens=max_new_tokens,
         )
-        with tempfile.TemporaryDirectory() as cache, bar("lm-eval", len(prompts), "prompts") as progress:
+        with bar("lm-eval", len(prompts), "prompts") as progress:
             model._model_generate = _counting(model._model_generate, progress.advance)
-            data = {"data_files": {"test": str(out / DATA)}, "cache_dir": cache}  # in the YAML the path is relative
             found = simple_evaluate(
                 model=model,
-                tasks=[config | {"dataset_kwargs": data}],
+                tasks=[config | {"custom_dataset": partial(_documents, out)}],
                 task_manager=TaskManager(include_defaults=False),
                 bootstrap_iters=1,  # a mean's standard error needs none
                 random_seed=None,  # None leaves the global generators alone; greedy decoding draws nothing
@@ -172,6 +171,14 @@ def write_task(
     }
     (folder / f"{task_name}.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return config
+
+
+def _documents(folder: Path, **_: Any) -> dict[str, Any]:
+    """Return the task's documents by split. Named as data_files, a path with $ or [ would be expanded by datasets."""
+    from datasets import Dataset
+
+    lines = (folder / DATA).read_text(encoding="utf-8").split("\n")
+    return {"test": Dataset.from_list([json.loads(line) for line in lines if line])}
 
 
 def _refuse_prompts_that_would_be_cut(tokenizer: Any, prompts: Prompts, room: int) -> None:

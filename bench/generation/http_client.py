@@ -1,7 +1,8 @@
 """JSON over HTTP for servers of language models: bounded concurrency, retries by urllib3, one sentence per failure.
 
-Failures that may pass are tried again after growing, jittered pauses: no connection, no answer in time, a cut answer,
-HTTP 429 and 5xx. Any other refusal is the caller's mistake and is raised at once.
+Failures that may pass are tried again after growing, jittered pauses: no connection, no whole answer in time, a cut
+answer, HTTP 429 and 5xx. Any other refusal is the caller's mistake and is raised at once, as is an answer that is too
+large or no JSON.
 """
 
 import json
@@ -13,14 +14,15 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from urllib3 import Retry, Timeout
-from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError, NewConnectionError, TimeoutError
+from urllib3.exceptions import DecodeError, HTTPError, InvalidHeader, MaxRetryError, NewConnectionError, TimeoutError
 
-from bench.errors import BenchError
+from bench.errors import BenchError, quoted
+from bench.generation.http_transport import MOST_BYTES, OversizedError, connections, content
 from bench.progress import say
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds
 MAY_PASS = (429, *range(500, 600))  # HTTP statuses
-QUOTED = 300  # characters of a server's own words in an error
+LONGEST_WAIT = 10**9  # seconds; a longer Retry-After says no more
 
 
 class RefusedError(BenchError):
@@ -70,7 +72,7 @@ def post_all(
     """POST every body as JSON; yield (index of the body, JSON of the answer) in the order of the answers.
 
     At most `concurrency` requests are under way at once, and `bodies` is read only as far as they need. timeout:
-    seconds without a byte from the server. retries: further attempts per body. The pause before each is twice the last
+    seconds until the whole answer is there. retries: further attempts per body. The pause before each is twice the last
     one (0.5 to 60 s, jittered), or the server's Retry-After where that is longer. Raise RefusedError for an answer
     without success, UnavailableError where no attempt gives an answer. After an error, or once the generator is
     closed, no further body is sent. A refusal whose status is in `tolerated` is yielded as the answer: a RefusedError.
@@ -123,29 +125,44 @@ class _Client:
         self.url, self.timeout, self.retries = url, timeout, retries
         self.stopped = threading.Event()
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key is not None else {}
-        self._connections = _connections(url, concurrency)
+        self._connections = connections(url, concurrency)
         self._warned = threading.Lock()
 
     def exchange(self, body: Any, index: int | None) -> Any:
         """Return the JSON of the answer to one body (None: a GET), after as many attempts as are allowed."""
+        method = "GET" if body is None else "POST"
+        retries: Any = _Retry(self.retries, allowed_methods=None, status_forcelist=MAY_PASS, client=self)
         try:
-            answer = self._connections.request(
-                "GET" if body is None else "POST",
-                self.url,
-                body=None if body is None else json.dumps(body).encode(),
-                headers={"Content-Type": "application/json", **self._headers},
-                timeout=Timeout(connect=min(self.timeout, 30.0), read=self.timeout),
-                retries=_Retry(self.retries, allowed_methods=None, status_forcelist=MAY_PASS, client=self),
-                redirect=False,  # a redirected POST would arrive as a GET, and the key elsewhere
-            )
+            while True:
+                answer = self._connections.request(
+                    method,
+                    self.url,
+                    body=None if body is None else json.dumps(body).encode(),
+                    headers={"Content-Type": "application/json", **self._headers},
+                    timeout=Timeout(connect=min(self.timeout, 30.0), read=self.timeout),
+                    retries=retries,
+                    redirect=False,  # a redirected POST would arrive as a GET, and the key elsewhere
+                    preload_content=False,
+                )
+                try:
+                    body_read = content(answer)
+                    break
+                except DecodeError:
+                    raise
+                except HTTPError as error:  # the answer was cut, or took too long
+                    retries = answer.retries.increment(method, self.url, error=error)
+                    retries.sleep()
+        except OversizedError as error:
+            raise BenchError(f"{self.url} answers with more than {MOST_BYTES >> 20} MiB.") from error
         except HTTPError as error:
-            raise BenchError(f"{self.url} can't be asked: {error}") from error
-        status, words = answer.status, _words(answer.data)
+            raise BenchError(f"{self.url} can't be asked: {quoted(error)}") from error
+        status, words = answer.status, _words(body_read)
         if status != 200:
-            raise RefusedError(f"{self.url} answers {status}: {words or answer.reason}", status=status, index=index)
+            explanation = words or quoted(answer.reason or "")
+            raise RefusedError(f"{self.url} answers {status}: {explanation}", status=status, index=index)
         try:
-            return json.loads(answer.data)
-        except ValueError as error:
+            return json.loads(body_read)
+        except (ValueError, RecursionError) as error:
             raise RefusedError(
                 f"{self.url} answers with what is not JSON: {words or 'nothing'}", status=status, index=index
             ) from error
@@ -177,7 +194,7 @@ class _Retry(Retry):
         """Count a failed attempt; raise UnavailableError where no other one is allowed."""
         url, timeout = self.client.url, self.client.timeout
         if response is not None:
-            words = _words(response.data)
+            words = _said(response)
             problem = f"answers {response.status}{words and f' ({words})'}"
         elif isinstance(error, TimeoutError) and not isinstance(error, NewConnectionError):
             problem = f"did not answer within {timeout:g} s"
@@ -212,25 +229,17 @@ class _Retry(Retry):
     def _retry_after(self, response: Any) -> float:
         """Return the seconds in the answer's Retry-After header, 0 where there is none that can be read."""
         try:
-            return 0.0 if response is None else self.get_retry_after(response) or 0.0
-        except InvalidHeader:
+            return 0.0 if response is None else min(self.get_retry_after(response) or 0.0, LONGEST_WAIT)
+        except (InvalidHeader, ValueError, OverflowError):
             return 0.0
 
 
-def _connections(url: str, concurrency: int) -> Any:
-    """Return urllib3's connections, with the proxy and certificates that requests reads from the environment."""
-    import requests
-    from urllib3 import PoolManager
-
-    settings = requests.Session().merge_environment_settings(url, {}, None, None, None)
-    verify = settings["verify"]
-    bundle = requests.certs.where() if verify is True else verify
-    certificates: dict[str, Any] = {"ca_cert_dir" if os.path.isdir(bundle) else "ca_certs": bundle}
-    proxy = requests.utils.select_proxy(url, settings["proxies"])
-    if proxy is None:
-        return PoolManager(maxsize=concurrency, **certificates)
-    proxy = requests.utils.prepend_scheme_if_needed(proxy, "http")
-    return requests.adapters.HTTPAdapter(pool_maxsize=concurrency).proxy_manager_for(proxy, **certificates)
+def _said(answer: Any) -> str:
+    """Return the server's explanation in an answer that may break off."""
+    try:
+        return _words(content(answer))
+    except HTTPError:
+        return ""
 
 
 def _words(content: bytes) -> str:
@@ -241,10 +250,9 @@ def _words(content: bytes) -> str:
         while isinstance(message, dict):
             message = next((message[name] for name in ("error", "message", "detail") if name in message), str(message))
         text = str(message)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
-    line = " ".join(text.split())
-    return line if len(line) <= QUOTED else f"{line[:QUOTED]} ..."
+    return quoted(text)
 
 
 def _root(error: BaseException) -> str:

@@ -8,11 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.artifacts import Message
-from bench.errors import BenchError
-from bench.generation import http_client
+from bench.config.rules import Rule, or_null
+from bench.errors import BenchError, quoted
+from bench.generation import http_client, server_answers
+from bench.generation.server_answers import COUNT, TEXT, CompletionAnswer
 from bench.models.sampler import Sampler
 
 PATHS = {"completions": "/completions", "chat": "/chat/completions"}  # of a URL that ends in /v1, by endpoint
+MODELS = Rule(
+    lambda listed: (
+        isinstance(listed, dict)
+        and isinstance(listed.get("data"), list)
+        and all(isinstance(card, dict) and TEXT.allows(card.get("id")) for card in listed["data"])
+    ),
+    "a list of models",
+)
 
 
 @dataclass(frozen=True)
@@ -27,17 +37,10 @@ class CompletionRequest:
     seed: int | None
     logprobs: bool = False
 
-
-@dataclass(frozen=True)
-class CompletionAnswer:
-    """One completion as the server gave it; None is what a server does not tell."""
-
-    text: str | None
-    token_ids: list[int] | None
-    stopped: bool  # by itself, not at the length limit
-    stop_token: int | None  # the id that stopped it, where that isn't the tokenizer's EOS
-    num_tokens: int | None  # as the server counts them
-    logprobs: list[float] | None  # nats per token
+    @property
+    def answer(self) -> str:
+        """Name its answer, for messages."""
+        return f"The server's answer for prompt {self.prompt}"
 
 
 @dataclass
@@ -71,20 +74,21 @@ class Server:
             if error.status == 404 and model is not None:
                 return model, None  # a server without a list may still serve this model
             raise self._explained(error, "") from error
-        try:
-            cards = {card["id"]: card for card in listed["data"]}
-        except (TypeError, KeyError) as error:
-            raise BenchError(
-                f"{self.url}/models lists no models; is it an OpenAI-compatible server's address?"
-            ) from error
+        if not MODELS.allows(listed):
+            raise BenchError(f"{self.url}/models lists no models; is it an OpenAI-compatible server's address?")
+        cards = {card["id"]: card.get("max_model_len") for card in listed["data"]}
         if model is None and len(cards) == 1:
             model = next(iter(cards))
         if model not in cards:
             raise BenchError(
                 f"generation.model={'null' if model is None else model} is not one of the models of {self.url}: "
-                f"{', '.join(cards) or 'none'}."
+                f"{quoted(', '.join(cards)) or 'none'}."
             )
-        return str(model), cards[model].get("max_model_len")
+        if not or_null(COUNT).allows(cards[model]):
+            raise BenchError(
+                f"{self.url}/models says max_model_len={quoted(cards[model])}; it must be {COUNT.description}."
+            )
+        return str(model), cards[model]
 
     def answers(
         self, requests: Sequence[CompletionRequest], stop_token_ids: list[int]
@@ -147,59 +151,21 @@ class Server:
 
 def parse(answer: Any, request: CompletionRequest, *, model: str | None, endpoint: str) -> CompletionAnswer:
     """Return the one completion in an answer; BenchError, with the prompt's id, where it does not fit the request."""
-
-    def wrong(what: str) -> BenchError:
-        return BenchError(f"The server's answer for prompt {request.prompt} {what}.")
-
-    if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list):
-        raise wrong("has no list of choices")
-    choices = answer["choices"]
-    if len(choices) != 1 or not isinstance(choices[0], dict):
-        raise wrong(f"has {len(choices)} choices where n=1 was asked for")
-    if answer.get("model") not in (None, model):
-        raise wrong(f"is from the model {answer['model']}, not from generation.model={model}")
-    choice, usage = choices[0], answer.get("usage") or {}
-    reason = choice.get("finish_reason")
-    if reason not in ("stop", "length"):
-        raise wrong(f"ended for the reason {reason}, neither stop nor length")
-    message = choice.get("message") if endpoint == "chat" else {"content": choice.get("text")}
-    text = message.get("content") if isinstance(message, dict) else None
-    token_ids = choice.get("token_ids")
-    if not isinstance(text, str | None) or not (token_ids is None or _all(token_ids, int)):
-        raise wrong("holds no text or token ids of the expected form")
-    if text is None and token_ids is None:
-        raise wrong("holds neither text nor token ids")
-    num_tokens = usage.get("completion_tokens") if token_ids is None else len(token_ids)
-    if reason == "length" and num_tokens is not None and num_tokens < request.max_tokens:
-        raise wrong(f"was cut after {num_tokens} of {request.max_tokens} tokens; raise the server's own limit")
-    prompt_ids = answer.get("prompt_token_ids") or choice.get("prompt_token_ids")
-    length = len(prompt_ids) if prompt_ids else usage.get("prompt_tokens")  # of the prompt that the server read
-    if (prompt_ids or request.prompt_ids) != request.prompt_ids or length not in (None, len(request.prompt_ids)):
-        raise wrong(
-            f"is for a prompt of {length} tokens that is not the suite's of {len(request.prompt_ids)}: the server "
-            "renders prompts in its own way; use generation.endpoint=completions, or serve the policy's chat template"
+    found = server_answers.read(answer, request.answer, chat=endpoint == "chat")
+    if found.model not in (None, model):
+        raise BenchError(
+            f"{request.answer} is from the model {quoted(found.model)}, not from generation.model={model}."
         )
-    stop = choice.get("stop_reason")
-    return CompletionAnswer(
-        text=text,
-        token_ids=token_ids,
-        stopped=reason == "stop",
-        stop_token=stop if isinstance(stop, int) else None,
-        num_tokens=num_tokens,
-        logprobs=_logprobs(choice.get("logprobs"), endpoint),
-    )
-
-
-def _logprobs(field: Any, endpoint: str) -> list[float] | None:
-    """Return the log-probability of each token, nats, in either endpoint's form; None where there are none."""
-    if not isinstance(field, dict):
-        return None
-    if endpoint == "chat":
-        values: Any = [token.get("logprob") for token in field.get("content") or [] if isinstance(token, dict)]
-    else:
-        values = field.get("token_logprobs")
-    return [float(value) for value in values] if values and _all(values, int | float) else None
-
-
-def _all(values: Any, kind: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(value, kind) and not isinstance(value, bool) for value in values)
+    if found.reason not in ("stop", "length"):
+        raise BenchError(f"{request.answer} ended for the reason {quoted(found.reason)}, neither stop nor length.")
+    if found.text is None and found.token_ids is None:
+        raise BenchError(f"{request.answer} holds neither text nor token ids.")
+    length = found.prompt_tokens if found.prompt_ids is None else len(found.prompt_ids)  # as the server read it
+    allowed = (None, len(request.prompt_ids))
+    if found.prompt_ids not in (None, request.prompt_ids) or {length, found.prompt_tokens} - {*allowed}:
+        raise BenchError(
+            f"{request.answer} is for a prompt of {length} tokens that is not the suite's of "
+            f"{len(request.prompt_ids)}: the server renders prompts in its own way; use "
+            "generation.endpoint=completions, or serve the policy's chat template."
+        )
+    return found

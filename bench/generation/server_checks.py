@@ -6,7 +6,8 @@ import numpy as np
 
 from bench.artifacts import Policy, Prompts
 from bench.errors import BenchError
-from bench.generation.model_server import CompletionAnswer, CompletionRequest
+from bench.generation.model_server import CompletionRequest
+from bench.generation.server_answers import CompletionAnswer
 from bench.models.logprobs import token_logprobs
 from bench.models.sampler import RAW, Sampler
 from bench.progress import say

@@ -35,8 +35,9 @@ from bench.config.rules import (
 from bench.devices import resolve_dtype
 from bench.errors import BenchError
 from bench.generation import server_checks
-from bench.generation.model_server import PATHS, CompletionAnswer, CompletionRequest, Server
+from bench.generation.model_server import PATHS, CompletionRequest, Server
 from bench.generation.pool import draw
+from bench.generation.server_answers import CompletionAnswer, Tokens
 from bench.models import loading, tokens
 from bench.models.logprobs import Rescorer
 from bench.models.sampler import Sampler
@@ -151,7 +152,8 @@ class ServerEngine:
         self.policy, self.server, self.dtype = policy, server, dtype
         self.seeded, self.logprob_tolerance = seeded, logprob_tolerance
         self.tokenizer = loading.load_tokenizer(policy)
-        self.eos_ids, context, self.vocabulary = tokens.configured(loading.base_of(policy), self.tokenizer)
+        eos_ids, context, vocabulary = tokens.configured(loading.base_of(policy), self.tokenizer)
+        self.tokens = Tokens(self.tokenizer, eos_ids, vocabulary)
         self.context = min((limit for limit in (context, server.context) if limit is not None), default=None)
         self._checked = False
         self._rescorer = Rescorer(policy, dtype=dtype)
@@ -206,7 +208,7 @@ class ServerEngine:
             self.tokenizer,
             token_ids,
             prompts,
-            eos_ids=self.eos_ids,
+            eos_ids=self.tokens.eos_ids,
             logprob=logprob,
             policy_logprob=policy_logprob,
             dtype=self.dtype,
@@ -222,27 +224,10 @@ class ServerEngine:
 
     def _drawn(self, requests: Sequence[CompletionRequest]) -> Iterator[tuple[int, CompletionAnswer, list[int], bool]]:
         """Yield (index, answer, token ids with the EOS that ended them, whether these are the ids that were drawn)."""
-        for index, answer in self.server.answers(requests, sorted(self.eos_ids)):
-            ids = answer.token_ids
-            if ids is None:
-                (ids,) = tokens.ids_of(self.tokenizer, [answer.text or ""])
-            exact = answer.token_ids is not None or self._is_retokenized_alike(ids, answer)
-            if answer.stopped and (not ids or ids[-1] not in self.eos_ids):
-                ids = [*ids, self.tokenizer.eos_token_id if answer.stop_token is None else answer.stop_token]
-            prompt = requests[index].prompt
-            if not ids:
-                raise BenchError(f"The server's answer for prompt {prompt} is empty, and yet cut at its length limit.")
-            if max(ids) >= self.vocabulary:
-                raise BenchError(
-                    f"The server's answer for prompt {prompt} holds the token id {max(ids)}, beyond the policy's "
-                    f"vocabulary of {self.vocabulary}: it serves another model than {self.policy.path}."
-                )
-            yield index, answer, ids, exact
-
-    def _is_retokenized_alike(self, ids: list[int], answer: CompletionAnswer) -> bool:
-        """Return whether a text's tokens are as many as were drawn (EOS counted or not), and give the same text."""
-        counts = (None, len(ids), len(ids) + 1) if answer.stopped else (None, len(ids))
-        return answer.num_tokens in counts and tokens.texts_of(self.tokenizer, [ids]) == [answer.text]
+        chat = self.server.endpoint == "chat"
+        for index, answer in self.server.answers(requests, sorted(self.tokens.eos_ids)):
+            request = requests[index]
+            yield index, answer, *self.tokens.drawn(answer, request.answer, max_tokens=request.max_tokens, chat=chat)
 
 
 @cache

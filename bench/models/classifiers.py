@@ -53,7 +53,7 @@ def find(
     if path.is_dir():
         if not (path / "config.json").is_file() or not list(path.glob("*.safetensors")):
             raise BenchError(f"{asking.id}={model} lacks config.json or *.safetensors; save_pretrained writes both.")
-        content = replace(folder(path, code=trust_remote_code), trust_remote_code=trust_remote_code)
+        content = replace(folder(path, code=trust_remote_code, setting=asking.id), trust_remote_code=trust_remote_code)
         return Classifier(str(path.absolute()), None, content.key, trust_remote_code)
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
         raise BenchError(f"{asking.id}={model} is not a folder; give one, or a hub id such as OWNER/NAME.")

@@ -10,39 +10,42 @@ from pathlib import Path
 from typing import Any
 
 from bench.artifacts import Policy, content_hash
-from bench.errors import BenchError
-from bench.models import chat
+from bench.errors import BenchError, is_out_of_gpu_memory, quoted
+from bench.models import chat, folder_checks
+from bench.progress import say
 
 ADAPTER, BASE_PLACE = "adapter_config.json", "base_model_name_or_path"  # PEFT's names
 FILES = (".json", ".safetensors", ".jinja", ".model", ".txt")  # the content of these files makes the fingerprint
 
 
-def folder(path: str | Path, *, code: bool = False) -> Policy:
+def folder(path: str | Path, *, code: bool = False, setting: str = "policy.path") -> Policy:
     """The policy in a local folder in Hugging Face format; its fingerprint is a hash of its files' contents.
 
     The folder may hold a LoRA adapter that names another local folder as its base model; the base's files count too.
     code: Python files count too, as they will be run. The fingerprint of a snapshot in the hub's cache is a hash of its
-    id and commit. BenchError where the folder holds no configuration or no weights.
+    id and commit. setting: what names the folder, for messages. BenchError where the folder holds no whole model.
     """
     import hashlib
 
     from bench.models import hub
 
     path = Path(path).absolute()
+    found = sorted(path.iterdir()) if path.is_dir() else []
+    files = [file for file in found if file.suffix in (*FILES, *[".py"] * code) and file.name != "manifest.json"]
+    folder_checks.check(path, files, setting=setting, code=code)
     base = adapter_base(path)
     if base is None and not (path / "config.json").is_file():
-        raise BenchError(f"policy.path={path} holds no config.json; give a folder that save_pretrained wrote.")
-    if not list(path.glob("*.safetensors")):
+        raise BenchError(f"{setting}={path} holds no config.json; give a folder that save_pretrained wrote.")
+    if not any(file.suffix == ".safetensors" for file in files):
         raise BenchError(
-            f"policy.path={path} holds no weights (*.safetensors); save the model there with save_pretrained."
+            f"{setting}={path} holds no weights (*.safetensors); save the model there with save_pretrained."
         )
     if (named := hub.named_by(path)) is not None:
         return Policy(path, content_hash("hub", *named))
     digest = hashlib.blake2b(digest_size=10)
-    for file in sorted(path.iterdir()):
-        if file.suffix in (*FILES, *[".py"] * code) and file.name != "manifest.json":
-            digest.update(file.name.encode())
-            digest.update(_adapter_digest(file) if file.name == ADAPTER else _file_digest(file))
+    for file in files:
+        digest.update(file.name.encode())
+        digest.update(_adapter_digest(file) if file.name == ADAPTER else _file_digest(file))
     if base is not None:
         digest.update(folder(base, code=code).fingerprint.encode())
     return Policy(path, digest.hexdigest())
@@ -91,9 +94,9 @@ def adapter_base(path: Path) -> Path | None:
             "(merge_and_unload), and give that."
         )
     base = Path(str(config.get(BASE_PLACE)))
-    if not (base / "config.json").is_file():
+    if not (base / "config.json").is_file() or base.resolve() == path.resolve():
         raise BenchError(
-            f"The adapter in {path} names {base} as its base model, which is no local folder with a config.json."
+            f"The adapter in {path} names {base} as its base model, which is no other local folder with a config.json."
         )
     return base.absolute()
 
@@ -130,7 +133,9 @@ def load_tokenizer(policy: Policy) -> Any:
     from transformers import AutoTokenizer
 
     with _code_refused(policy):
-        tokenizer = AutoTokenizer.from_pretrained(policy.path, trust_remote_code=policy.trust_remote_code)
+        tokenizer: Any = AutoTokenizer.from_pretrained(policy.path, trust_remote_code=policy.trust_remote_code)
+    if "local_files_only" in tokenizer.init_kwargs:  # it tells of HF_HUB_OFFLINE, and is saved with the tokenizer
+        tokenizer.init_kwargs["local_files_only"] = False
     chat.set_defaults(tokenizer, system=policy.system, thinking=policy.thinking)
     return tokenizer
 
@@ -153,22 +158,48 @@ def load_model(policy: Policy, *, dtype: str = "float32", device: str = "cpu", f
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # its bar over weight tensors says nothing about our stages
-    how: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True}
+    how: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True, "ignore_mismatched_sizes": True}
     if four_bit:
         how["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=how["dtype"]
         )
         how["device_map"] = {"": device}
-    with _code_refused(policy):
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            policy.path, trust_remote_code=policy.trust_remote_code, **how
-        )
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what doesn't fit is refused below, in our words
+    try:
+        with _code_refused(policy):
+            found: Any = AutoModelForCausalLM.from_pretrained(
+                policy.path, trust_remote_code=policy.trust_remote_code, output_loading_info=True, **how
+            )
+    finally:
+        logging.set_verbosity(verbosity)
+    model, info = found
+    _refuse_random_weights(policy, info)
     if not four_bit:
         return model.to(device).eval()
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):  # else evaluation rounds the weights again, for good
             layer.support_avx512bf16_for_cpu = False
     return model.eval()
+
+
+def _refuse_random_weights(policy: Policy, info: dict[str, Any]) -> None:
+    """Raise BenchError where transformers made up weights that the files lack; say which of theirs it left out."""
+    for name, *shapes in sorted(info["mismatched_keys"]):
+        raise BenchError(
+            f"The weights in {policy.path} don't fit its config.json: {name} has the shape "
+            f"{' instead of '.join(str(list(shape)) for shape in shapes)}."
+        )
+    if info["missing_keys"]:
+        raise BenchError(
+            f"The weights in {policy.path} are not complete: {len(info['missing_keys'])} tensors of the model are "
+            f"missing, e.g. {min(info['missing_keys'])}, and would be random numbers."
+        )
+    if info["unexpected_keys"]:
+        say(
+            f"warning: {len(info['unexpected_keys'])} tensors in {policy.path} belong to no part of the model that "
+            f"its config.json describes, e.g. {min(info['unexpected_keys'])}"
+        )
 
 
 @contextlib.contextmanager
@@ -179,15 +210,17 @@ def _code_refused(policy: Policy) -> Iterator[None]:
 
 @contextlib.contextmanager
 def refusing_code(place: str | Path, setting: str, *, trusted: bool) -> Iterator[None]:
-    """Around the loading of a model: BenchError names the setting where the model has code that is not trusted."""
+    """Around the loading of a model: BenchError says why it can't be loaded, or which setting would trust its code."""
     try:
         yield
-    except ValueError as error:
-        if trusted or "trust_remote_code" not in str(error):
+    except Exception as error:  # libraries raise of all kinds over a damaged file
+        if trusted or isinstance(error, BenchError | MemoryError) or is_out_of_gpu_memory(error):
             raise
-        raise BenchError(
-            f"The model in {place} brings Python code of its own, which is not run unless you trust it: {setting}."
-        ) from error
+        if isinstance(error, ValueError) and "trust_remote_code" in str(error):
+            raise BenchError(
+                f"The model in {place} brings Python code of its own, which is not run unless you trust it: {setting}."
+            ) from error
+        raise BenchError(f"The model in {place} can't be loaded: {type(error).__name__}: {quoted(error)}") from error
 
 
 def count_parameters(policy: Policy) -> int:

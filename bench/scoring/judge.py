@@ -22,8 +22,7 @@ import numpy as np
 
 from bench.artifacts import Completions, Prompts, Rewards, content_hash
 from bench.config.rules import Count, Rule, Temperature, number, or_null, text, whole
-from bench.errors import BenchError
-from bench.generation import http_client
+from bench.generation import http_client, server_answers
 from bench.progress import bar, say
 from bench.scoring import Scorer
 from bench.scoring.units import scored
@@ -154,11 +153,11 @@ class _Grader:
                 if isinstance(answer, http_client.RefusedError):
                     refusals.append(answer)
                     continue
-                values[index], outcome = self.grade(*_reply(answer, self.url))
+                reply = server_answers.read(answer, f"The answer of {self.url}", chat=True)
+                values[index], outcome = self.grade(reply.text or "", reply.reason == "length")
                 counts[outcome] += 1
-                used = answer.get("usage") or {}
-                counts["judge_prompt_tokens"] += used.get("prompt_tokens") or 0
-                counts["judge_tokens"] += used.get("completion_tokens") or 0
+                counts["judge_prompt_tokens"] += reply.prompt_tokens or 0
+                counts["judge_tokens"] += reply.num_tokens or 0
         counts[REFUSED] = float(len(refusals))
         self.answered |= len(refusals) < len(bodies)
         if len(refusals) > 1 and not self.answered:  # the reason lies in no single request
@@ -205,18 +204,6 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len({name for name, _ in pairs}) < len(pairs):
         raise ValueError("a name occurs twice in the object")
     return dict(pairs)
-
-
-def _reply(answer: Any, url: str) -> tuple[str, bool]:
-    """The text of the judge's reply, empty where there is none, and whether it was cut off."""
-    try:
-        choice = answer["choices"][0]
-        content, cut = choice["message"].get("content"), choice.get("finish_reason") == "length"
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise BenchError(
-            f"{url} answers without choices[0].message: is it an OpenAI-compatible chat server?"
-        ) from error
-    return content if isinstance(content, str) else "", cut
 
 
 def _report(counts: Sequence[Mapping[str, float]]) -> None:

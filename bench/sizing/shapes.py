@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
+from bench.models.loading import refusing_code
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _QWEN_1_5B = {
@@ -108,7 +109,9 @@ def of_model(place: str, *, revision: str = "main", parameters: float | None = N
     if Path(place).expanduser().is_dir():
         if not (Path(place).expanduser() / "config.json").is_file():
             raise BenchError(f"{place} holds no config.json; give a folder that save_pretrained wrote.")
-        return of_config(AutoConfig.from_pretrained(Path(place).expanduser()), f"the config.json in {place}")
+        with refusing_code(place, "policy.trust_remote_code=true", trusted=False):
+            config = AutoConfig.from_pretrained(Path(place).expanduser())
+        return of_config(config, f"the config.json in {place}")
     if Path(place).is_absolute() or place.startswith((".", "~")) or place.count("/") > 1:
         raise BenchError(f"{place} is no folder here; give one that save_pretrained wrote, or a hub id, OWNER/NAME.")
     from huggingface_hub import try_to_load_from_cache

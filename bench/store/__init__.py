@@ -13,7 +13,6 @@ import contextvars
 import fcntl
 import functools
 import inspect
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +30,9 @@ from bench.store.files import (
     check,
     examine,
     flush,
+    process_name,
     seal,
+    unique_name,
     walk,
     write_durably,
 )
@@ -121,7 +122,7 @@ class Store:
         self.root = Path(self.root).absolute()
         try:
             (self.root / ".locks").mkdir(parents=True, exist_ok=True)
-            probe = self.root / ".locks" / f".probe-{os.getpid()}"
+            probe = self.root / ".locks" / f".probe-{unique_name()}"
             probe.write_text("")
             probe.unlink()
         except OSError as error:
@@ -152,7 +153,7 @@ class Store:
         return folder.with_name(f".making-{folder.name}")
 
     def _set_aside(self, folder: Path, damage: DamagedArtifactError) -> None:
-        aside = folder.with_name(f".damaged-{folder.name}-{time.time_ns()}")
+        aside = folder.with_name(f".damaged-{folder.name}-{unique_name()}")
         folder.rename(aside)
         say(f"warning: {damage}; set aside as {aside.relative_to(self.root)} and made again")
 
@@ -186,10 +187,10 @@ class Store:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                with said_after(PATIENCE, f"waiting for process {file.read() or '?'}, which makes {address.folder}"):
+                with said_after(PATIENCE, f"waiting for {file.read() or 'a process'}, which makes {address.folder}"):
                     fcntl.flock(file, fcntl.LOCK_EX)
             file.truncate(0)
-            file.write(str(os.getpid()))
+            file.write(process_name())
             file.flush()
             yield
 

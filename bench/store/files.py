@@ -5,7 +5,10 @@ import functools
 import hashlib
 import json
 import os
+import re
 import resource
+import secrets
+import socket
 import time
 from collections.abc import Iterator
 from importlib import metadata
@@ -102,7 +105,7 @@ def atomically(path: Path) -> Iterator[Path]:
 
     A reader sees the old file or the new one, never a part of it.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name[:50]}.{unique_name()}")
     try:
         yield beside
         flush(beside)
@@ -110,6 +113,16 @@ def atomically(path: Path) -> Iterator[Path]:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def unique_name() -> str:
+    """Return a name that no other process has, on this host or on another that shares the folder."""
+    return f"{process_name().replace(' ', '-')}-{secrets.token_hex(6)}"
+
+
+def process_name() -> str:
+    """Return this process and its host in words; in containers, processes and hosts may share either."""
+    return f"process {os.getpid()} on {re.sub(r'[^A-Za-z0-9.-]', '-', socket.gethostname())[:40]}"
 
 
 def write_durably(path: Path, text: str) -> None:
