@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,17 +205,17 @@ def read_run(folder: str | Path) -> Run:
 
 def is_finished(folder: Path) -> bool:
     """Whether `folder` holds metrics.json, the record that a run writes last."""
-    return (folder / METRICS).is_file()
+    return os.path.isfile(folder / METRICS)
 
 
 def missing_records(folder: Path) -> list[str]:
     """The names of the records that `folder` lacks: none where a run is complete."""
-    return [name for name in RECORDS if not (folder / name).is_file()]
+    return [name for name in RECORDS if not os.path.isfile(folder / name)]
 
 
 def record_files(folder: Path) -> list[str]:
     """The names of the records that are in `folder`: what checksums.json has the checksums of, figures aside."""
-    named = [name for name in (CONFIG, METRICS, LINEAGE, ARTIFACTS, CODE) if (folder / name).is_file()]
+    named = [name for name in (CONFIG, METRICS, LINEAGE, ARTIFACTS, CODE) if os.path.isfile(folder / name)]
     return [*named, *sorted(path.name for path in folder.glob("[!.]*.parquet"))]
 
 

@@ -4,7 +4,6 @@ Equal records give equal bytes. `check` lists what is stale, changed or missing.
 """
 
 import csv
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -15,13 +14,15 @@ from bench.artifacts import content_hash
 from bench.errors import BenchError
 from bench.records.read import CONFIG, METRICS, SAMPLES, Run, is_finished, read_run
 from bench.reporting import files
-from bench.reporting.exhibit import Exhibit, Figure, Table, records_of
+from bench.reporting.exhibit import Exhibit, Figure, Table, from_records, records_of
 from bench.reporting.exhibits import Part, figures, tables
 from bench.reporting.exhibits import sentences as verdicts
 from bench.reporting.files import write_figure, write_table
 from bench.reporting.methods import methods, references
 from bench.reporting.page import write_page
+from bench.reporting.tables import inline
 from bench.store import write_durably
+from bench.store.reading import sha256
 
 
 def build(
@@ -33,30 +34,30 @@ def build(
     `folder` is a run's, or can't be written. own: exhibits beside bench's (`bench.reporting.exhibits.from_configs`).
     """
     for run in runs:  # a damaged record that will be needed is found now, not minutes later
-        for record in ("prompt_ids", "lineage", "samples"):
-            getattr(run, record)
+        run.verify()
     _prepare(folder)
-    exhibits, found, text = _exhibits(runs, own), verdicts(runs, own), methods(runs)
+    exhibits, found, text = _exhibits(runs, own), verdicts(runs, own), _methods(runs)
     captioned = [files.captioned(exhibit) for exhibit in exhibits.values() if isinstance(exhibit, Table)]
     texts = {
         "tables.md": "\n\n".join(captioned) + "\n",
-        "verdicts.md": "".join(f"- {sentence}\n" for sentence in [*found, *notes]),
+        "verdicts.md": "".join(f"- {inline(sentence)}\n" for sentence in [*found, *notes]),
         "methods.md": text,
         "references.bib": references(text),
     }
     paths = {name: _write_exhibit(exhibit, folder) for name, exhibit in exhibits.items()}
     for name, content in texts.items():
         write_durably(folder / name, content)
-    page = write_page(
-        folder / files.PAGE,
-        title=title,
-        verdicts=[*found, *notes],
-        exhibits=exhibits,
-        files=paths,
-        methods=text,
-        references=texts["references.bib"],
-        runs=runs,
-    )
+    with from_records(files.PAGE, runs):
+        page = write_page(
+            folder / files.PAGE,
+            title=title,
+            verdicts=[*found, *notes],
+            exhibits=exhibits,
+            files=paths,
+            methods=text,
+            references=texts["references.bib"],
+            runs=runs,
+        )
     described = {
         name: {"stamp": exhibit.stamp, "files": sorted(path.relative_to(folder).as_posix() for path in paths[name])}
         for name, exhibit in exhibits.items()
@@ -72,7 +73,7 @@ def build(
         "notes": list(notes),
         "words": _words(runs, found, text),
         "exhibits": described,
-        "files": {name: _sha256(folder / name) for name in written},
+        "files": {name: sha256(folder / name) for name in written},
     }
     for name in set(files.earlier_files(folder)) - set(written):
         if not (folder / name).is_dir():
@@ -132,10 +133,16 @@ def _exhibits(runs: Sequence[Run], own: Sequence[Part]) -> dict[str, Exhibit]:
 
 
 def _write_exhibit(exhibit: Exhibit, folder: Path) -> list[Path]:
-    if isinstance(exhibit, Figure):
-        return write_figure(exhibit, folder / "figures")
-    assert isinstance(exhibit, Table)
-    return write_table(exhibit, folder / "tables")
+    with from_records(exhibit.name, exhibit.runs):
+        if isinstance(exhibit, Figure):
+            return write_figure(exhibit, folder / "figures")
+        assert isinstance(exhibit, Table)
+        return write_table(exhibit, folder / "tables")
+
+
+def _methods(runs: Sequence[Run]) -> str:
+    with from_records("methods.md", runs):
+        return methods(runs)
 
 
 def _changed_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
@@ -146,7 +153,7 @@ def _changed_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
                 problems.append(f"{folder / files.MANIFEST} names {name}, which no report writes")
             elif not (folder / name).is_file():
                 problems.append(f"{folder / name} is missing")
-            elif _sha256(folder / name) != expected:
+            elif sha256(folder / name) != expected:
                 problems.append(f"{folder / name} was changed since the report was made")
         except OSError as error:
             problems.append(f"{folder / name} can't be read ({error.strerror})")
@@ -171,13 +178,15 @@ def _wrong_stamps(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _stale_parts(manifest: Mapping[str, Any], runs: Sequence[Run], own: Sequence[Part]) -> list[str]:
+    for run in runs:
+        run.verify()
     now = {name: exhibit.stamp for name, exhibit in _exhibits(runs, own).items()}
     then = {name: exhibit["stamp"] for name, exhibit in manifest["exhibits"].items()}
     stale = [name for name in now if name in then and now[name] != then[name]]
     problems = [f"{name} is stale: its records or runs have changed" for name in stale]
     problems += [f"{name} is not in the report, though its records are there" for name in now if name not in then]
     problems += [f"{name} can't be made any more: its data is missing" for name in then if name not in now]
-    if manifest.get("words") != _words(runs, verdicts(runs, own), methods(runs)):
+    if manifest.get("words") != _words(runs, verdicts(runs, own), _methods(runs)):
         problems.append(f"{files.PAGE} is stale: the verdicts, the methods or the samples that it shows have changed")
     return problems
 
@@ -185,7 +194,7 @@ def _stale_parts(manifest: Mapping[str, Any], runs: Sequence[Run], own: Sequence
 def _words(runs: Sequence[Run], sentences: Sequence[str], text: str) -> str:
     """A hash of what a report shows beside its exhibits: verdicts, methods and samples."""
     samples = [run.folder / SAMPLES for run in runs]
-    return content_hash(sentences, text, [_sha256(path) if path.is_file() else "" for path in samples])
+    return content_hash(sentences, text, [sha256(path) if path.is_file() else "" for path in samples])
 
 
 def _named_runs(folder: Path, manifest: Mapping[str, Any]) -> tuple[list[Run], list[str]]:
@@ -193,15 +202,17 @@ def _named_runs(folder: Path, manifest: Mapping[str, Any]) -> tuple[list[Run], l
     folders = [folder / run["folder"] for run in manifest["runs"]]
     if not any(run.is_dir() for run in folders):
         return [], []
-    missing = [f"{run} is missing: the report is of its records" for run in folders if not is_finished(run)]
-    return ([] if missing else [read_run(os.path.normpath(run)) for run in folders]), missing
+    runs, problems = [], []
+    for run in folders:
+        try:
+            runs += [read_run(os.path.normpath(run))] if is_finished(run) else []
+            problems += [] if is_finished(run) else [f"{run} is missing: the report is of its records"]
+        except BenchError as error:
+            problems.append(str(error))
+    return ([] if problems else runs), problems
 
 
 def _records_in(path: Path) -> str:
     with path.open(newline="") as file:
         next(file)  # the stamp
         return records_of(list(csv.reader(file)))
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

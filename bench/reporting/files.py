@@ -10,7 +10,7 @@ from typing import Any
 from bench.errors import BenchError
 from bench.reporting.exhibit import Figure, Table
 from bench.reporting.style import blank
-from bench.reporting.tables import latex, markdown
+from bench.reporting.tables import inline, latex, markdown
 from bench.store import atomically, write_durably
 from bench.store.reading import matches, read_json
 
@@ -72,7 +72,7 @@ def write_table(table: Table, folder: Path) -> list[Path]:
 
 def captioned(table: Table) -> str:
     """The table in Markdown, with its caption below."""
-    return f"{markdown(table.texts)}\n\n*{table.caption}*"
+    return f"{markdown(table.texts)}\n\n*{inline(table.caption)}*"
 
 
 def stamp_of(path: Path) -> str:

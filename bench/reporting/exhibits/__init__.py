@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.errors import BenchError
 from bench.records.read import Run
-from bench.reporting.exhibit import Figure, Kind, Table
+from bench.reporting.exhibit import Figure, Kind, Table, from_records
 from bench.reporting.groups import Group, grouped
 
 Part = Callable[[Sequence[Group]], Any]
@@ -68,7 +68,8 @@ def method_sentences(kind: Kind, groups: Sequence[Group]) -> list[str]:
 def _made(kind: Kind, wanted: type, groups: Sequence[Group], own: Sequence[Part] = ()) -> list[Any]:
     made: list[Any] = []
     for part in (*parts(kind), *own):
-        exhibits = part(groups)
+        with from_records(getattr(part, "__name__", "an exhibit"), [run for group in groups for run in group.runs]):
+            exhibits = part(groups)
         made += exhibits if isinstance(exhibits, list | tuple) else [exhibits]
     return [exhibit for exhibit in made if isinstance(exhibit, wanted)]
 
