@@ -14,7 +14,7 @@ class BenchError(ValueError):
     """
 
     def __init__(self, message: object) -> None:
-        super().__init__(printable(str(message)))
+        super().__init__(printable(str(message)).replace("\n", r"\n").replace("\t", r"\t"))
 
 
 def printable(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 from bench.artifacts import content_hash
-from bench.errors import BenchError, first_line
+from bench.errors import BenchError, first_line, printable
 from bench.records.read import Estimate, Run, as_number, short
 from bench.reporting.groups import Group
 from bench.reporting.style import COLUMN_WIDTH
@@ -123,9 +123,9 @@ def _written(value: Any) -> str:
     """The text of a cell. A spreadsheet would run one that begins like a formula: it gets an apostrophe in front."""
     if value is None or isinstance(value, float):
         return "" if value is None else repr(float(value))
-    text = str(value)
-    formula = text.lstrip()[:1] in tuple("=+-@\uff1d\uff0b\uff0d\uff20") or text[:1] in ("\t", "\r")
-    return f"'{text}" if formula and text.strip() and as_number(text) is None else text
+    text = printable(str(value).replace("\r\n", "\n").replace("\r", "\n"))  # the csv module does not quote \r
+    formula = text.lstrip()[:1] in tuple("=+-@\uff1d\uff0b\uff0d\uff20") and text.strip() and as_number(text) is None
+    return f"'{text}" if formula or text[:1] in ("\t", "\n") else text
 
 
 def _shown(row: dict[str, Any], key: str) -> str:

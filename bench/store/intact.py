@@ -67,7 +67,10 @@ def _difference(path: Path, expected: str | None) -> str:
         return f"is not in {CHECKSUMS}, so it was added since the run"
     if not path.exists():
         return "is missing" if path.suffix in (".json", ".yaml", ".parquet") else ""
-    return "" if sha256(path) == expected else "was changed since the run"
+    try:
+        return "" if sha256(path) == expected else "was changed since the run"
+    except OSError as error:
+        return f"can't be read ({error.strerror})"
 
 
 class Named(dict[str, Any]):
