@@ -26,7 +26,7 @@ from made_runs import made_run
 from bench.artifacts import content_hash
 from bench.errors import BenchError
 from bench.records import read as reading
-from bench.records.read import CURVES, Run, read_run
+from bench.records.read import Run, read_run
 from bench.records.write import seal
 from bench.reporting.build import _exhibits, _methods
 from bench.reporting.console import headline, main_table
@@ -75,6 +75,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (run.folder / "times.json").write_text('{"started": 1.0, "seconds": 2.0}')
     (run.folder / "error.txt").write_text("The disk was full.")
     seal(run.folder)
+    run.folder.with_name("expected.txt").write_text(contents(run), errors="surrogatepass")
+    report_on(run)
     return run.folder
 
 
@@ -163,7 +165,7 @@ def edit(path: Path, draw: Draw) -> None:
             break
         node = node[place]
     how, value = draw(st.sampled_from(["set", "set", "remove", "add"])), draw(st.sampled_from(ODD))
-    if not node:
+    if not isinstance(node, dict | list) or not node:
         content = value
     elif how == "set":
         node[place] = value
@@ -217,7 +219,6 @@ WAYS = (flip, flip, cut, overwrite, swap, no_file, deepen, edit, edit, edit, edi
 
 def report_on(run: Run) -> None:
     """What a report reads and computes of a run, without drawing."""
-    run.verify()
     with from_records("the report", [run]):
         assert all(exhibit.as_csv and exhibit.stamp for exhibit in _exhibits([run], ()).values())
     assert sentences([run])
@@ -242,13 +243,13 @@ def read_everything(folder: Path, *, sealed: bool, expected: str) -> str:
     assert isinstance(reading.changed(folder), str | None)
     try:
         run = read_run(folder)
-        report_on(run)
-        run.rows(CURVES)
+        run.verify()
         mirror.read(folder)
+        if contents(run) != expected:
+            assert not sealed
+            report_on(run)
     except BenchError as error:
         return str(error)
-    if sealed:
-        assert contents(run) == expected
     return ""
 
 
@@ -256,8 +257,7 @@ def read_everything(folder: Path, *, sealed: bool, expected: str) -> str:
 @given(data=st.data())
 def test_a_damaged_run_is_read_truly_or_refused_in_one_sentence(whole: Path, data: st.DataObject):
     draw = data.draw
-    sealed = draw(st.booleans())
-    expected = contents(read_run(whole))
+    sealed, expected = draw(st.booleans()), whole.with_name("expected.txt").read_text()
     with tempfile.TemporaryDirectory(dir=whole.parents[2]) as place:
         # under its own name an edited configuration is known by the run id
         folder = shutil.copytree(whole, Path(place, draw(st.sampled_from([whole.name, "a_copy"]))))
