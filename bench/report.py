@@ -131,11 +131,11 @@ def _build(source: Source, folder: Path, own: "Sequence[Part]", start: float) ->
     from bench.reporting.exhibits import sentences
     from bench.reporting.words import counted
 
-    for note in [*source.notes, *unverified(source.runs)]:
+    for note in source.notes:
         say(note)
     page = build(source.runs, folder, title=source.title, notes=source.notes, own=own)
     print(printable(f"{_table(source.runs)}\n"))
-    print(printable("\n".join(sentences(source.runs, own))))
+    print(printable("\n".join([*sentences(source.runs, own), *unverified(source.runs)])))
     print(f"\nreport    {page} ({counted(len(source.runs), 'run')}, {time.perf_counter() - start:.0f} s)")
 
 
@@ -167,7 +167,7 @@ def _check(options: Mapping[str, str], words: Sequence[str]) -> None:
     else:
         source = _source(options, words)
         for note in unverified(source.runs):
-            say(note)
+            print(note)
         reports = [Path(options.get("folder", source.folder))]
         problems = check(reports[0], source.runs, own=_own(options))
     for problem in problems:

@@ -343,7 +343,7 @@ def test_checksums_are_of_their_run_and_of_every_record(sealed: list[Path]):
 def test_a_check_names_the_file_that_was_changed(sealed: list[Path], tmp_path: Path, monkeypatch, capsys):
     made = build([read_run(folder) for folder in sealed], tmp_path / "report", title="made").parent
     command(monkeypatch, "--check", made)
-    assert "checksums" not in capsys.readouterr().err
+    assert "checksums" not in capsys.readouterr().out
     for folder, name in zip(sealed, ("samples.parquet", "chain.json"), strict=True):
         with (folder / name).open("ab") as file:
             file.write(b" ")
@@ -366,12 +366,17 @@ EDITS = {
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_without_checksums_the_means_are_computed_again(name: str, run: Run, monkeypatch, capsys):
+def test_without_checksums_the_means_are_computed_again(name: str, run: Run, monkeypatch):
     rewrite(run.folder / "metrics.json", lambda metrics: metrics.update({name: 0.123}))
     with pytest.raises(BenchError, match=EDITS[name]):
         read_run(run.folder).verify()
     assert "metrics.json has" in said(monkeypatch, run.folder)
-    assert f"{run.folder}: no checksums.json, so only the means were verified" in capsys.readouterr().err
+
+
+def test_a_run_without_checksums_is_said_to_have_none(run: Run, monkeypatch, capsys):
+    for arguments in ((), ("--check",)):
+        command(monkeypatch, *arguments, run.folder)
+        assert f"{run.folder}: no checksums.json, so only the means were verified" in capsys.readouterr().out
 
 
 def test_a_value_per_prompt_is_behind_every_mean(run: Run):

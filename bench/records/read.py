@@ -18,8 +18,8 @@ from bench.evaluation.heldout import VALIDATION
 from bench.evaluation.measures import Measure
 from bench.records.fingerprint import FILE as CODE
 from bench.records.metrics import compared, metric_name
-from bench.store.intact import LINEAGE, Named, checked_mapping, damage, intact, mapping, read_lineage, table, unreadable
-from bench.store.reading import CHECKSUMS, as_yaml, matches, read_bytes, read_json
+from bench.store.intact import LINEAGE, Named, damage, intact, mapping, read_lineage, table, unreadable
+from bench.store.reading import CHECKSUMS, as_json, as_yaml, matches, read_bytes, read_json
 
 CONFIG, METRICS, ARTIFACTS = "config.yaml", "metrics.json", "chain.json"
 CURVES, PER_PROMPT = "curves.parquet", "per_prompt.parquet"
@@ -90,7 +90,7 @@ class Run:
         if not (self.folder / CODE).exists():
             return {"bench": str(self.metrics.get("code"))}
         with intact(self.folder / CODE) as content:
-            return mapping(content)
+            return mapping(as_json(content))
 
     def series(self, policy: str, method: str, metric: str) -> dict[int, Estimate]:
         """n -> estimate, in order of n."""
@@ -168,13 +168,12 @@ class Run:
                 mean = _mean(self._per_prompt[ours] - self._per_prompt[theirs])
                 self._same(METRICS, key, self.metrics[key], mean, PER_PROMPT)
 
-    def _same(self, file: str, name: str, value: float | None, other: float, source: str) -> None:
+    def _same(self, file: str, name: str, value: float | str | None, other: float, source: str) -> None:
         """BenchError where a value of `file` is not what `source` gives."""
-        value = math.nan if value is None else value
-        if not (
-            math.isclose(value, other, rel_tol=1e-9, abs_tol=1e-9) or (math.isnan(value) and not math.isfinite(other))
-        ):
-            raise unreadable(self.folder / file, f"has {name} = {value:.6g}, where {source} gives {other:.6g}")
+        number = math.nan if value is None or isinstance(value, str) else value
+        undefined = not isinstance(value, str) and math.isnan(number) and not math.isfinite(other)
+        if not undefined and not math.isclose(number, other, rel_tol=1e-9, abs_tol=1e-9):
+            raise unreadable(self.folder / file, f"has {name} = {value}, where {source} gives {other:.6g}")
 
 
 def _mean(values: np.ndarray) -> float:
@@ -235,7 +234,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     A folder with another name, such as a copy, is not compared.
     """
     with intact(folder / CONFIG) as content:
-        config = checked_mapping(as_yaml(content))
+        config = mapping(as_yaml(content))
         for name in PARTS:
             if name in config and not matches(config[name], {"_target_": str}):
                 raise ValueError(f"{name} should be a part, with its _target_")
@@ -254,7 +253,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_metrics(folder: Path) -> dict[str, Any]:
     """The run's metrics by name: numbers, texts, and None for an undefined number. BenchError where damaged."""
     with intact(folder / METRICS) as content:
-        metrics = mapping(content)
+        metrics = mapping(as_json(content))
         for name, value in metrics.items():
             text = isinstance(value, str)
             # a number in quotes; the hash of the code may look like one

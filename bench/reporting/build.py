@@ -22,7 +22,7 @@ from bench.reporting.methods import methods, references
 from bench.reporting.page import write_page
 from bench.reporting.tables import inline
 from bench.store import write_durably
-from bench.store.reading import sha256
+from bench.store.reading import sha256 as _sha256
 
 
 def build(
@@ -73,7 +73,7 @@ def build(
         "notes": list(notes),
         "words": _words(runs, found, text),
         "exhibits": described,
-        "files": {name: sha256(folder / name) for name in written},
+        "files": {name: _sha256(folder / name) for name in written},
     }
     for name in set(files.earlier_files(folder)) - set(written):
         if not (folder / name).is_dir():
@@ -98,7 +98,7 @@ def check(folder: Path, runs: Sequence[Run] | None = None, *, own: Sequence[Part
             runs, missing = _named_runs(folder, manifest)
             problems += missing
         if runs:
-            problems += _stale_parts(manifest, runs, own)
+            problems += [*_contradictions(runs), *_stale_parts(manifest, runs, own)]
     except BenchError as error:  # no report, or records that can't be read: other reports are checked all the same
         problems.append(str(error))
     return problems
@@ -153,7 +153,7 @@ def _changed_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
                 problems.append(f"{folder / files.MANIFEST} names {name}, which no report writes")
             elif not (folder / name).is_file():
                 problems.append(f"{folder / name} is missing")
-            elif sha256(folder / name) != expected:
+            elif _sha256(folder / name) != expected:
                 problems.append(f"{folder / name} was changed since the report was made")
         except OSError as error:
             problems.append(f"{folder / name} can't be read ({error.strerror})")
@@ -177,9 +177,18 @@ def _wrong_stamps(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _stale_parts(manifest: Mapping[str, Any], runs: Sequence[Run], own: Sequence[Part]) -> list[str]:
+def _contradictions(runs: Sequence[Run]) -> list[str]:
+    """What `Run.verify` says of each run: its numbers disagree, or a record is damaged."""
+    problems = []
     for run in runs:
-        run.verify()
+        try:
+            run.verify()
+        except BenchError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _stale_parts(manifest: Mapping[str, Any], runs: Sequence[Run], own: Sequence[Part]) -> list[str]:
     now = {name: exhibit.stamp for name, exhibit in _exhibits(runs, own).items()}
     then = {name: exhibit["stamp"] for name, exhibit in manifest["exhibits"].items()}
     stale = [name for name in now if name in then and now[name] != then[name]]
@@ -194,7 +203,7 @@ def _stale_parts(manifest: Mapping[str, Any], runs: Sequence[Run], own: Sequence
 def _words(runs: Sequence[Run], sentences: Sequence[str], text: str) -> str:
     """A hash of what a report shows beside its exhibits: verdicts, methods and samples."""
     samples = [run.folder / SAMPLES for run in runs]
-    return content_hash(sentences, text, [sha256(path) if path.is_file() else "" for path in samples])
+    return content_hash(sentences, text, [_sha256(path) if path.is_file() else "" for path in samples])
 
 
 def _named_runs(folder: Path, manifest: Mapping[str, Any]) -> tuple[list[Run], list[str]]:

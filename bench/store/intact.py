@@ -86,21 +86,19 @@ class Named(dict[str, Any]):
         self.path, self.prefix = path, prefix
 
     def __missing__(self, name: str) -> Any:
-        raise unreadable(self.path, f"lacks {self.prefix}{name}")
+        raise BenchError(
+            f"{self.path}: the records lack {f'{self.prefix}{name}'!r}; run the experiment again to rewrite them."
+        )
 
 
-def mapping(content: bytes) -> dict[str, Any]:
-    return checked_mapping(as_json(content))
-
-
-def checked_mapping(content: Any) -> dict[str, Any]:
+def mapping(content: Any) -> dict[str, Any]:
     if not isinstance(content, dict) or not content:
         raise ValueError("it should hold names and values")
     return content
 
 
 def table(content: bytes, kinds: Mapping[str, str] | None = None, columns: list[str] | None = None) -> Any:
-    """A Parquet file as a pyarrow table. kinds: column -> one of KINDS; ValueError where one lacks or is otherwise."""
+    """A Parquet file as a pyarrow table. kinds: column -> one of KINDS; ValueError where one is missing or other."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -109,9 +107,9 @@ def table(content: bytes, kinds: Mapping[str, str] | None = None, columns: list[
             raise ValueError(f"it has more than {MOST_ROWS:,} rows")
         read = file.read(columns, use_threads=False)
     read.validate(full=True)
+    if missing := [name for name in kinds or () if name not in read.column_names]:
+        raise ValueError(f"it lacks {', '.join(missing)}")
     for name, kind in (kinds or {}).items():
-        if name not in read.column_names:
-            raise ValueError(f"it lacks {name}")
         column = read.column(name)
         if not _is(kind, column.type) or (kind != "number" and column.null_count):
             raise ValueError(f"{name} should hold {KINDS[kind]}")
@@ -123,7 +121,7 @@ def _is(kind: str, stored: Any) -> bool:
 
     if kind == "text":
         return types.is_string(stored.value_type if types.is_dictionary(stored) else stored)
-    return types.is_integer(stored) or (kind == "number" and types.is_floating(stored))
+    return types.is_integer(stored) or (kind == "number" and (types.is_floating(stored) or types.is_null(stored)))
 
 
 def read_lineage(folder: Path) -> list[dict[str, Any]]:

@@ -80,6 +80,8 @@ def _plain(parse: Any) -> Any:
         for value in level:
             if isinstance(value, dict) and not all(isinstance(name, str) for name in value):
                 raise ValueError("a name in it is no text")
+            for text in value if isinstance(value, dict) else [value] if isinstance(value, str) else ():
+                text.encode()  # ValueError for half a character, which nothing can write
             if isinstance(value, int) and not -LARGEST <= value < LARGEST:
                 raise ValueError("a number in it is too large")
             if not (value is None or isinstance(value, dict | list | str | int | float)):
