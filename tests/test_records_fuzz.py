@@ -297,5 +297,9 @@ def test_a_damaged_manifest_is_a_damaged_artifact(data: st.DataObject):
             except (ValueError, TypeError, RecursionError, UnicodeError):
                 pass
         Path(place, "text.txt").write_text("hi")
-        with in_time(), pytest.raises(DamagedArtifactError):  # the checksum of text.txt is too short, so never whole
-            check(Path(place))
+        with in_time():
+            try:
+                found = check(Path(place))
+            except DamagedArtifactError:
+                return
+        assert found["files"] == {}  # forged, and true of a folder without files: the checksum above is too short
