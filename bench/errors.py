@@ -2,13 +2,32 @@
 
 import errno
 import os
+import unicodedata
 
 QUOTED = 300  # characters of words that others wrote, e.g. a server
 FULL = os.strerror(errno.ENOSPC)
 
 
 class BenchError(ValueError):
-    """A mistake in the input or the environment. The command line prints its message and exits with status 1."""
+    """A mistake in the input or the environment. The command line prints its message and exits with status 1.
+
+    A message may quote a file, a server or a folder's name: control characters in it are shown, never sent.
+    """
+
+    def __init__(self, message: object) -> None:
+        super().__init__(printable(str(message)).replace("\n", r"\n").replace("\t", r"\t"))
+
+
+def printable(text: str) -> str:
+    r"""Text with characters that command a terminal, or that it can't show, written as \x1b and \u202e are here."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable() or character in "\n\t" or unicodedata.category(character) == "Zs"
+        else character.encode("unicode_escape", "surrogatepass").decode()
+        for character in text
+    )
 
 
 def first_line(error: BaseException) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from bench.errors import printable
+
 
 @dataclass
 class Bar:
@@ -56,6 +58,7 @@ def relayed(listener: Callable[[str], None]) -> Iterator[None]:
 
 def say(line: str) -> None:
     """Print one line to standard error, so that standard output holds results only."""
+    line = printable(line)
     if _listener is not None:
         _listener(line)
     elif _display is not None:

@@ -12,7 +12,6 @@ python -m bench.report --check FOLDER ...                 the same for report fo
 """
 
 import argparse
-import json
 import re
 import sys
 import time
@@ -20,12 +19,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.errors import BenchError
+from bench.errors import BenchError, printable
+from bench.progress import say
 from bench.records.read import Run, is_finished, read_run
 from bench.reporting.figure_settings import FigureSettings, read
 from bench.reporting.files import MANIFEST
 from bench.reporting.groups import in_order
-from bench.reporting.sources import Source, from_folders, from_sweep, from_wandb
+from bench.reporting.sources import Source, from_folders, from_sweep, from_wandb, unverified
+from bench.store.reading import read_json
 
 if TYPE_CHECKING:
     from bench.reporting.exhibits import Part
@@ -56,9 +57,6 @@ def main() -> None:
         _build(source, Path(options.get("folder", source.folder)), _own(options), wanted, start)
     except BenchError as error:
         sys.exit(f"error: {error}")
-    except KeyError as error:
-        given = ", ".join(arguments.words[:3]) + (", ..." if len(arguments.words) > 3 else "")
-        sys.exit(f"error: The records of {given} lack {error}; run the experiment again to rewrite them.")
 
 
 def _options(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -77,6 +75,8 @@ def _source(options: Mapping[str, str], words: Sequence[str]) -> Source:
     if kind != "local":
         raise BenchError(f"source={kind} is not allowed: it must be local or wandb.")
     settings = [word for word in words if _is_setting(word)]
+    if not words:
+        raise BenchError("give run folders or sweep=NAME beside the options of the report.")
     if not settings:
         return from_folders([Path(word) for word in words])
     if folders := [word for word in words if "=" not in word and not word.startswith("~")]:
@@ -114,7 +114,7 @@ def _from_search(wanted: "Search") -> Source:
     text, complete = conclusion(wanted)
     if not complete:
         raise BenchError(f"The search in {wanted.root} is not finished; the command that began it goes on with it.")
-    record = json.loads((wanted.root / RECORD).read_text())
+    record = read_json(wanted.root / RECORD)
     names = dict.fromkeys(record[name]["run"] for name in ("chosen", "baseline"))  # one where they are the same
     runs = [read_run(wanted.root / name) for name in names]
     return Source(in_order(runs), text.strip().splitlines(), wanted.root / "report", wanted.root.name)
@@ -138,10 +138,10 @@ def _build(source: Source, folder: Path, own: "Sequence[Part]", wanted: FigureSe
     from bench.reporting.words import counted
 
     for note in source.notes:
-        print(note, file=sys.stderr)
+        say(note)
     page = build(source.runs, folder, title=source.title, notes=source.notes, own=own, wanted=wanted)
-    print(f"{_table(source.runs)}\n")
-    print("\n".join(sentences(source.runs, own)))
+    print(printable(f"{_table(source.runs)}\n"))
+    print(printable("\n".join([*sentences(source.runs, own), *unverified(source.runs)])))
     print(f"\nreport    {page} ({counted(len(source.runs), 'run')}, {time.perf_counter() - start:.0f} s)")
 
 
@@ -172,10 +172,12 @@ def _check(options: Mapping[str, str], words: Sequence[str]) -> None:
             print(f"{folder}: its records are elsewhere; checked by its own files alone")
     else:
         source = _source(options, words)
+        for note in unverified(source.runs):
+            print(note)
         reports = [Path(options.get("folder", source.folder))]
         problems = check(reports[0], source.runs, own=_own(options))
     for problem in problems:
-        print(problem)
+        print(printable(problem))
     if problems:
         sys.exit(1)
     print(f"up to date: {', '.join(map(str, reports))}")

@@ -8,6 +8,7 @@ import sys
 
 from bench import search
 from bench.config.compose import CONF, explained
+from bench.errors import printable
 from bench.launching import launch
 from bench.sweeps.cells import Cell, State, cells, state
 from bench.sweeps.plan import counted, described, duration, estimate, tally
@@ -15,18 +16,23 @@ from bench.sweeps.plan import counted, described, duration, estimate, tally
 
 def main() -> None:
     settings = [argument for argument in sys.argv[1:] if argument not in ("-m", "--multirun")]
+    if {"-h", "--help"} & set(settings):
+        print(__doc__)
+        return
+    if options := [argument for argument in settings if argument.startswith("-")]:
+        sys.exit(f"error: {options[0]} is no option: give the settings that the sweep was started with.")
     with explained(settings):
         definition = search.read(settings, CONF)
         launch.check(settings, CONF, devices=False)
         if definition is not None:
             from bench.search import report
 
-            print(report.status(definition))
+            print(printable(report.status(definition)))
             return
         listed = cells(settings, CONF)
     if listed is None:
         sys.exit("error: this sweeper chooses its cells as it goes, so they can't be listed.")
-    print(table({cell: state(cell) for cell in listed}))
+    print(printable(table({cell: state(cell) for cell in listed})))
 
 
 def table(states: dict[Cell, State]) -> str:

@@ -17,7 +17,7 @@ import pytest
 from sharing import Shared, given_by
 
 from bench.artifacts import Policy
-from bench.records.read import RECORDS
+from bench.records.read import RECORDS, read_run
 from bench.store import MANIFEST, check, walk
 
 KILLS = 10
@@ -99,6 +99,9 @@ def test_every_record_is_there(finished):
     records = set(RECORDS)
     assert records | {"frontier.png", "frontier.pdf"} <= names
     assert "error.txt" not in names
+    listed = json.loads((folder / "checksums.json").read_text())["files"]
+    assert records | {"frontier.png", "frontier.csv", "code.json"} <= set(listed)
+    read_run(folder).verify()
 
 
 def test_the_means_are_those_of_the_records(finished):

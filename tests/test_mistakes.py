@@ -14,6 +14,7 @@ from bench import __main__ as command
 from bench import report, status
 from bench.errors import BenchError
 from bench.launching import runner
+from bench.progress import say
 from bench.records.fingerprint import code_of
 from bench.records.read import RECORDS
 from bench.store import Store
@@ -208,3 +209,57 @@ def test_who_may_only_read_can_ask_who_runs_a_cell(cell: cells.Cell, monkeypatch
     (cell.folder / cells.BUSY).write_text("process 1 on elsewhere")  # as kill -9 leaves it
     monkeypatch.setattr(Path, "open", reading_only)
     assert cells.state(cell).kind == "interrupted"
+
+
+def test_a_report_of_nothing_is_refused_and_a_status_has_help(monkeypatch, capsys):
+    assert said(monkeypatch, report.main, "folder=here") == (
+        "error: give run folders or sweep=NAME beside the options of the report."
+    )
+    assert said(monkeypatch, status.main, "--verbose").startswith("error: --verbose is no option: give the settings")
+    for option in ("-h", "--help"):
+        monkeypatch.setattr(sys, "argv", ["status", option])
+        status.main()
+        assert capsys.readouterr().out.startswith("python -m bench.status sweep=NAME")
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("\x1b[31mred\x1b]0;title\x07", r"\x1b[31mred\x1b]0;title\x07"),
+        ("two\nlines\r\tmore", r"two\nlines\r\tmore"),
+        ("\u202eexe.txt \x9b2J \udcff \u2028", r"\u202eexe.txt \x9b2J \udcff \u2028"),
+        ("Größe = 1\u00a0kB, 你好, é", "Größe = 1\u00a0kB, 你好, é"),
+    ],
+)
+def test_a_message_sends_a_terminal_no_commands(given: str, shown: str, capsys):
+    assert str(BenchError(f"The server said {given}.")) == f"The server said {shown}."
+    say(given)
+    assert capsys.readouterr().err.splitlines() == shown.replace(r"\n", "\n").replace(r"\t", "\t").splitlines()
+
+
+def test_what_a_killed_run_left_is_removed_when_it_goes_on(cell: cells.Cell):
+    names = [".curves.parquet.4711", ".config.yaml.host-12-ab", ".frontier.png.9"]
+    for name in (*names, ".tracking.json.lock", ".mine", ".tracking.json.7"):
+        (cell.folder / name).write_text("half")
+    with cells.busy(cell.folder), cells.busy(cell.folder):
+        (cell.folder / ".curves.parquet.live").write_text("half")
+        with cells.busy(cell.folder):
+            pass
+        assert (cell.folder / ".curves.parquet.live").exists()  # another process may be writing it
+    left = {path.name for path in cell.folder.iterdir() if path.name.startswith(".")}
+    assert left == {".curves.parquet.live", ".tracking.json.lock", ".mine", ".tracking.json.7"}
+
+
+def test_a_clock_that_is_set_back_takes_no_time_off_a_run(cell: cells.Cell, monkeypatch):
+    monkeypatch.setattr("time.time", iter([1000.0, 10.0, 10.0, 10.0]).__next__)
+    with cells.busy(cell.folder):
+        pass
+    assert 0 <= cells.seconds(cell.folder) < 60
+    (cell.folder / "times.json").write_text('{"started": 5, "seconds": -3600}')
+    assert cells.state(cell).kind == "done"
+    assert str(cells.state(cell).seconds) == "nan"
+
+
+def test_a_pipe_in_the_place_of_a_lock_is_no_running_cell(cell: cells.Cell):
+    os.mkfifo(cell.folder / cells.BUSY)
+    assert cells.state(cell).kind == "done"

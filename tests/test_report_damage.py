@@ -1,10 +1,12 @@
 """Reports and records that were edited, cut short or mixed up: refused or found in one sentence, and built anew."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -12,12 +14,14 @@ from made_runs import made_run
 
 from bench import report
 from bench.errors import BenchError
-from bench.records.read import Run, read_run
+from bench.records.read import RECORDS, Run, read_run
+from bench.records.write import seal
 from bench.reporting import build as building
 from bench.reporting.build import build, check
 from bench.reporting.contrasts import of_group, recorded_primary
 from bench.reporting.exhibit import Figure
 from bench.reporting.groups import Group
+from bench.sweeps import cells
 
 
 def one_figure(runs: list[Run], own: object = ()) -> list[Figure]:
@@ -238,3 +242,150 @@ def test_what_a_configuration_refers_to_is_not_resolved(run: Run, monkeypatch: p
     with (copied / "config.yaml").open("a") as file:
         file.write("other: ${oc.env:SECRET}\n")
     assert read_run(copied).config["other"] == "${oc.env:SECRET}"
+
+
+FILES = (
+    "config.yaml",
+    "metrics.json",
+    "curves.parquet",
+    "per_prompt.parquet",
+    "samples.parquet",
+    "diagnostics.parquet",
+)
+OTHERS = ("lineage.json", "chain.json", "code.json", "frontier.png", "validation.parquet")
+
+
+def flipped(path: Path, other: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def with_a_row_more(path: Path, other: Path) -> None:
+    table = pq.read_table(path)
+    pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), path)
+
+
+CHANGES = {
+    "a bit": flipped,
+    "half of it": lambda path, other: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "another run's": lambda path, other: shutil.copy(other, path),
+    "a row more": with_a_row_more,
+    "no file": lambda path, other: path.unlink(),
+    "a link": lambda path, other: (path.unlink(), path.symlink_to(other)),
+    "a folder": lambda path, other: (path.unlink(), path.mkdir()),
+    "a pipe": lambda path, other: (path.unlink(), os.mkfifo(path)),
+}
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two runs with their checksums, a figure and a further table."""
+    made = []
+    for seed in (0, 1):
+        folder = made_run(tmp_path_factory.mktemp("originals"), seed=seed, prompts=20).folder
+        (folder / "frontier.png").write_bytes(f"figure {seed}".encode())
+        shutil.copy(folder / "curves.parquet", folder / "validation.parquet")
+        seal(folder, [folder / "frontier.png"])
+        made.append(folder)
+    return made
+
+
+@pytest.fixture
+def sealed(originals: list[Path], tmp_path: Path) -> list[Path]:
+    return [shutil.copytree(folder, tmp_path / "outputs" / folder.name) for folder in originals]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", [*FILES, *OTHERS])
+def test_a_file_that_is_not_as_the_run_left_it_is_named(name: str, change: str, sealed: list[Path]):
+    if change == "a row more" and not name.endswith(".parquet"):
+        return
+    folder, other = sealed
+    (other / "code.json").write_text('{"bench.experiment": "other"}')
+    (other / "chain.json").write_text("[ ]")
+    (other / "diagnostics.parquet").write_bytes((other / "curves.parquet").read_bytes())
+    before = {path.name for path in folder.iterdir()}
+    CHANGES[change](folder / name, other / name)
+    if change == "no file" and name == "frontier.png":
+        read_run(folder)  # figures can be drawn again
+        return
+    if not (folder / "metrics.json").is_file():
+        assert name == "metrics.json"  # then it is no finished run
+        return
+    with pytest.raises(BenchError, match="run the experiment again") as stopped:
+        read_run(folder)
+    assert str(folder / name) in str(stopped.value)
+    assert not [other for other in before - {name} if f"{folder / other} " in str(stopped.value)]
+    assert cells.changed(folder) is not None  # so that the cell is not done
+
+
+def test_checksums_are_of_their_run_and_of_every_record(sealed: list[Path]):
+    folder = sealed[0]
+    read_run(folder).verify()
+    content = json.loads((folder / "checksums.json").read_text())
+    assert {*RECORDS, "code.json", "frontier.png", "validation.parquet"} == set(content["files"])
+    for changed in (
+        {"files": {name: digest for name, digest in content["files"].items() if name != "metrics.json"}},
+        {"files": content["files"] | {"../other.json": "00"}},
+        {"hash": "00"},
+        {"files": []},
+    ):
+        (folder / "checksums.json").write_text(json.dumps(content | changed))
+        with pytest.raises(BenchError, match=r"checksums\.json was changed since the run"):
+            read_run(folder)
+    (folder / "checksums.json").write_text(json.dumps(content))
+    shutil.copy(folder / "curves.parquet", folder / "rounds.parquet")
+    with pytest.raises(BenchError, match=r"rounds\.parquet is not in checksums\.json, so it was added since the run"):
+        read_run(folder)
+
+
+def test_a_check_names_the_file_that_was_changed(sealed: list[Path], tmp_path: Path, monkeypatch, capsys):
+    made = build([read_run(folder) for folder in sealed], tmp_path / "report", title="made").parent
+    command(monkeypatch, "--check", made)
+    assert "checksums" not in capsys.readouterr().out
+    for folder, name in zip(sealed, ("samples.parquet", "chain.json"), strict=True):
+        with (folder / name).open("ab") as file:
+            file.write(b" ")
+    assert len(check(made)) == 2
+    with pytest.raises(SystemExit) as stopped:
+        command(monkeypatch, "--check", made)
+    assert stopped.value.code == 1
+    printed = capsys.readouterr().out
+    assert f"{sealed[0] / 'samples.parquet'} was changed since the run" in printed
+    assert f"{sealed[1] / 'chain.json'} was changed since the run" in printed
+    assert f"{sealed[0] / 'samples.parquet'} was changed" in said(monkeypatch, *sealed)
+
+
+EDITS = {
+    "tuned/pass@1": "metrics.json has tuned/pass@1 = 0.123, where curves.parquet gives",
+    "base/kl_high": "metrics.json has base/kl_high = 0.123, where curves.parquet gives",
+    "tuned_vs_base/pass@1/difference": "metrics.json has .* = 0.123, where per_prompt.parquet gives",
+    "tuned_vs_best_of_2/accuracy/difference": "metrics.json has .* = 0.123, where per_prompt.parquet gives",
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_without_checksums_the_means_are_computed_again(name: str, run: Run, monkeypatch):
+    rewrite(run.folder / "metrics.json", lambda metrics: metrics.update({name: 0.123}))
+    with pytest.raises(BenchError, match=EDITS[name]):
+        read_run(run.folder).verify()
+    assert "metrics.json has" in said(monkeypatch, run.folder)
+
+
+def test_a_run_without_checksums_is_said_to_have_none(run: Run, monkeypatch, capsys):
+    for arguments in ((), ("--check",)):
+        command(monkeypatch, *arguments, run.folder)
+        assert f"{run.folder}: no checksums.json, so only the means were verified" in capsys.readouterr().out
+
+
+def test_a_value_per_prompt_is_behind_every_mean(run: Run):
+    path = run.folder / "per_prompt.parquet"
+    table = pq.read_table(path)
+    values = table["value"].to_pylist()
+    values[7] = 1 - values[7]
+    pq.write_table(table.set_column(table.column_names.index("value"), "value", pa.array(values)), path)
+    with pytest.raises(
+        BenchError, match=r"curves\.parquet has base/greedy_accuracy = .*, where per_prompt\.parquet gives"
+    ):
+        read_run(run.folder).verify()

@@ -105,3 +105,11 @@ def test_an_entry_parses(key: str, entry: str):
     names = [field.split()[0] for field in fields]
     assert {"title", "author", "year"} <= set(names)
     assert len(names) == len(set(names))
+
+
+def test_a_setting_with_an_at_sign_cites_nothing(tmp_path: Path):
+    settings = {"name": "@hu2021", "training.scheduler": "@x <b>`y`", "policy.path": "models/@hu2021"}
+    text = methods([made_run(tmp_path, settings=settings)])
+    assert r"\@x \<b>\`y\` schedule" in text
+    assert r"The base policy was \@hu2021." in text
+    assert references(text) == references(methods([made_run(tmp_path)]))

@@ -16,8 +16,9 @@ from bench.records.read import Estimate, Run
 from bench.reporting.console import main_table, runs_table
 from bench.reporting.exhibit import Table, records_of
 from bench.reporting.exhibits import tables
+from bench.reporting.files import stamp_of, write_table
 from bench.reporting.groups import estimate, grouped
-from bench.reporting.tables import latex, markdown
+from bench.reporting.tables import inline, latex, markdown
 
 
 @pytest.fixture(scope="module")
@@ -314,3 +315,65 @@ def test_runs_of_different_code_or_prompts_are_refused(tmp_path: Path, run: Run)
         tables([run, made_run(tmp_path, seed=2, prompts=50)])
     with pytest.raises(BenchError, match="same settings and seed"):
         tables([run, made_run(tmp_path / "again")])
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+x", "'+x"),
+        ("-x", "'-x"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", "'\t=1"),
+        ("\r1", "'\n1"),
+        ("a\r\n=1\x00", "a\n=1\\x00"),
+        ("  =1+1", "'  =1+1"),
+        ("\n=1", "'\n=1"),
+        ("\uff1d1+1", "'\uff1d1+1"),
+        ("-0.5", "-0.5"),
+        ("+1", "+1"),
+        ("-inf", "-inf"),
+        (-0.5, "-0.5"),
+        (-3, "-3"),
+        ("top-p", "top-p"),
+        ("a=b", "a=b"),
+        (None, ""),
+    ],
+)
+def test_no_cell_of_a_csv_is_a_formula(value: object, cell: str, run: Run):
+    table = Table("t", "A table.", [{"=key": value, "b": "x"}], [run], {})
+    stamp, _, rest = table.as_csv.partition("\n")
+    assert list(csv.reader(io.StringIO(rest, newline=""))) == [["'=key", "b"], [cell, "x"]]
+    assert stamp.endswith(records_of(list(csv.reader(io.StringIO(rest, newline="")))))
+
+
+@pytest.mark.parametrize(
+    "name", ["a\n\\input{evil}", "a\r\n=1+1", "a --> <script>", "a\x1b[31m", "a\u2028b", "a_b-c.d e"]
+)
+def test_a_folders_name_stays_in_the_comment_with_the_stamp(name: str, run: Run, tmp_path: Path):
+    table = Table("t", "A table.", [{"a": 1}], [replace(run, folder=Path(name))], {"a": "a"})
+    for path in write_table(table, tmp_path):
+        assert stamp_of(path) == table.stamp
+        assert table.stamp in path.read_text().split("\n")[0]
+    assert table.stamp.isprintable()
+    assert ">" not in table.stamp
+    assert name != "a_b-c.d e" or table.stamp.startswith(f"runs {name};")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("<script>alert(1)</script>", r"\<script>alert(1)\</script>"),
+        ("<!-- x -->", r"\<!-- x -->"),
+        ("a|b", r"a\|b"),
+        ("a\\|b", r"a\\\|b"),
+        ("`x`", r"\`x\`"),
+        ("[x](javascript:alert(1))", r"[x]\(javascript:alert(1))"),
+        ("&lt;b&gt; &#60; AT&T", r"\&lt;b\&gt; \&#60; AT&T"),
+        ("a\x1b[2J\nb", r"a\\x1b[2J b"),
+        ("<.001, .47 [.43, .51], x < y & z", "<.001, .47 [.43, .51], x < y & z"),
+    ],
+)
+def test_markdown_shows_text_as_it_is(text: str, shown: str):
+    assert markdown([("a",), (text,)]).splitlines()[2].strip("| ") == shown.strip("| ")
+    assert inline(text) == shown.replace("\\|", "|") if "|" in text else inline(text) == shown

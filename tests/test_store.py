@@ -1,6 +1,7 @@
 """The store: made once, verified, atomic, locked; and its command line."""
 
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -13,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.artifacts import Policy
+from bench.artifacts import Policy, content_hash
 from bench.errors import BenchError
 from bench.progress import relayed
 from bench.store import MANIFEST, Address, Store, atomically, check, lineage, stage, using, walk, write_durably
+from bench.store import __main__ as store_command
+from bench.store.reading import checksums_of
 
 
 def read(folder: Path) -> str:
@@ -343,3 +346,105 @@ def test_artifacts_are_found_while_others_come_and_go(tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "scandir", renaming)
     found = {folder.name: whole for folder, whole in walk(tmp_path)}
     assert found == {"made": True, ".making-later": False, ".damaged-once": False}
+
+
+def main_of_store(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    """What the command says at its end, in this process."""
+    monkeypatch.setattr(sys, "argv", ["bench.store", *arguments])
+    try:
+        store_command.main()
+    except SystemExit as stopped:
+        return str(stopped.code)
+    return ""
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "deep", "forged"])
+def test_what_is_no_manifest_is_a_damaged_artifact(kind: str, tmp_path: Path, monkeypatch, capsys):
+    with using(Store(tmp_path / "store")) as store:
+        shout(POLICY, word="a")
+    path = only(store) / MANIFEST
+    content = json.loads(path.read_text())
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "deep":
+        path.write_text("[" * 100_000)
+    else:  # it agrees with its own checksum
+        forged = {name: value for name, value in content.items() if name != "hash"} | {"created": "now", "files": []}
+        path.write_text(json.dumps(forged | {"hash": content_hash(forged)}))
+    (only_folder,) = (tmp_path / "store" / "shout").iterdir()
+    os.mkfifo(only_folder / "pipe")
+    for action in ("list", "verify"):
+        main_of_store(monkeypatch, action, f"store={tmp_path / 'store'}")
+    printed = capsys.readouterr().out
+    assert ("damaged: the manifest of" in printed) == (kind != "folder")
+    with using(Store(tmp_path / "store")):
+        assert shout(POLICY, word="a") == "AA"
+
+
+@pytest.mark.parametrize("content", ["[{", "[" * 100_000, "{}", '[{"stage": 1}]', None, "edited"])
+def test_prune_deletes_nothing_where_a_lineage_can_not_be_read(content: str | None, tmp_path: Path, monkeypatch):
+    with using(Store(tmp_path / "store")) as store:
+        shout(POLICY, word="keep")
+        outputs = finished_run(store, tmp_path)
+    (path,) = outputs.glob("**/lineage.json")
+    if content == "edited":  # which may have lost the names of artifacts that the run needs
+        (path.parent / "checksums.json").write_text(checksums_of(path.parent, ["lineage.json"]))
+        path.write_text(path.read_text() + " ")
+    else:
+        path.unlink()
+        path.write_text(content) if content is not None else os.mkfifo(path)
+    said = main_of_store(monkeypatch, "prune", "--delete", f"store={tmp_path / 'store'}", f"outputs={outputs}")
+    assert said.startswith(f"error: {path} ")
+    assert only(store).is_dir()
+
+
+def test_prune_removes_what_killed_runs_left(tmp_path: Path, monkeypatch, capsys):
+    with using(Store(tmp_path / "store")) as store:
+        outputs = finished_run(store, tmp_path) if shout(POLICY, word="keep") else tmp_path
+    killed = outputs / "killed" / "run"
+    killed.mkdir(parents=True)
+    (killed / "running.lock").write_text("process 1")
+    left = killed / ".curves.parquet.4711"
+    left.write_text("half")
+    arguments = ("prune", f"store={tmp_path / 'store'}", f"outputs={outputs}")
+    with (killed / "running.lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        main_of_store(monkeypatch, *arguments, "--delete")
+        assert left.exists()
+    main_of_store(monkeypatch, *arguments)
+    assert f"would delete {left}" in capsys.readouterr().out
+    main_of_store(monkeypatch, *arguments, "--delete")
+    assert not left.exists()
+
+
+def test_a_store_that_can_only_be_read_is_listed_verified_and_searched(tmp_path: Path, monkeypatch, capsys):
+    with using(Store(tmp_path / "store")) as store:
+        shout(POLICY, word="keep")
+        outputs = finished_run(store, tmp_path)
+        shout(POLICY, word="drop")
+    (store.root / "shout" / ".making-gone").mkdir()
+    manifest = next(store.root.glob(f"shout/*/{MANIFEST}"))
+    content = json.loads(manifest.read_text())
+    later = {name: value for name, value in content.items() if name != "hash"} | {"created": time.time() + 3600}
+    manifest.write_text(json.dumps(later | {"hash": content_hash(later)}))
+    allowed = Path.open
+
+    def reading_only(path: Path, mode: str = "r", **others: object) -> object:
+        if mode != "r":
+            raise PermissionError(13, os.strerror(13), str(path))
+        return allowed(path, mode, **others)
+
+    monkeypatch.setattr(Path, "open", reading_only)
+    for action in ("list", "verify", "prune"):
+        assert main_of_store(monkeypatch, action, f"store={store.root}", f"outputs={outputs}") in ("", "0")
+    printed = capsys.readouterr().out
+    assert printed.count("would delete") == 2
+    assert " 0 s " in printed  # the clock was set back
+    assert "-3" not in printed
+    said = main_of_store(monkeypatch, "prune", "--delete", f"store={store.root}", f"outputs={outputs}")
+    assert said == f"error: store={store.root} can't be written (Permission denied), so nothing can be deleted from it."

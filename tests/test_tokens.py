@@ -52,7 +52,9 @@ def test_a_completion_keeps_the_spaces_that_it_begins_with(kind: str, few_prompt
     drawn = np.empty((1, len(ids)), object)
     drawn[0] = [np.array(each, np.int32) for each in ids]
     none = np.zeros(drawn.shape)
-    completions = decode(tokenizer, drawn, few_prompts[:1], eos_ids={2}, logprob=none, policy_logprob=none, dtype="float32")
+    completions = decode(
+        tokenizer, drawn, few_prompts[:1], eos_ids={2}, logprob=none, policy_logprob=none, dtype="float32"
+    )
     assert completions.text[0].tolist() == list(written)
 
 

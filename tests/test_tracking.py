@@ -24,7 +24,10 @@ from tracked_run import (
     without_user_settings,
 )
 
+from bench.errors import BenchError
 from bench.tracking import TrackerEntry, log_nothing, log_to_wandb, mirror
+from bench.tracking import __main__ as tracking
+from bench.tracking.wandb_process import alone
 
 WANDB = Path(sys.executable).parent / "wandb"
 
@@ -325,3 +328,67 @@ def test_offline_runs_of_a_sweep_keep_config_and_summary(tmp_path, monkeypatch, 
         summary = json.loads(inspect(offline, "--summary"))
         assert (summary["run_id"], summary["config"], summary["exit_code"]) == (folder.name, FLAT, 0)
         assert DEFINED.items() <= summary["summary"].items()
+
+
+OURS = {"_target_": "bench.tracking.log_to_wandb", "_partial_": True, "project": "ours"}
+NO_TRACKING = {
+    "no tracking": None,
+    "a text": "bench.tracking.log_to_wandb",
+    "Python's own": {"_target_": "builtins.open", "_args_": ["made", "w"]},
+    "a part of ours": {"_target_": "bench.tracking.shutil.copyfile"},
+    "another function of ours": {"_target_": "bench.tracking.mirror.read"},
+    "a list": {"_target_": ["bench.tracking.log_to_wandb"]},
+    "part of a setting": OURS | {"tags": [{"_target_": "builtins.print"}]},
+    "a setting of another": OURS | {"log_dir": "elsewhere"},
+    "positional": OURS | {"_args_": ["elsewhere"]},
+    "a variable": OURS | {"project": "${oc.env:HOME}"},
+    "a wrong value": OURS | {"timeout": "long"},
+    "a number too few": OURS | {"reference_above": -1},
+}
+
+
+@pytest.mark.parametrize("name", NO_TRACKING)
+def test_a_recorded_tracking_is_one_of_ours_with_settings_that_it_allows(name):
+    with pytest.raises(BenchError, match=r"^run/config\.yaml.*tracking[^\n]*\.$"):
+        tracking.recorded(NO_TRACKING[name], Path("run/config.yaml"))
+
+
+def test_a_recorded_tracking_is_used_as_it_stands(monkeypatch):
+    monkeypatch.setenv("SECRET", "1234")
+    found = tracking.recorded(OURS | {"tags": ["${oc.env:SECRET}"]}, Path("run/config.yaml"))
+    assert (found.func, found.keywords) == (log_to_wandb, {"project": "ours", "tags": ["${oc.env:SECRET}"]})
+
+
+@pytest.mark.parametrize("way", ["absolute", "outside", "linked", "picture"])
+def test_only_files_of_the_run_a_store_and_a_model_are_uploaded(way, run_folder, tmp_path, monkeypatch):
+    (tmp_path / "secret").write_text("1234")
+    places = {"absolute": str(tmp_path / "secret"), "outside": "../../../secret", "linked": "linked"}
+    if way == "linked":
+        (run_folder / "linked").symlink_to(tmp_path / "secret")
+    elif way == "picture":
+        (run_folder / "frontier.png").unlink()
+        (run_folder / "frontier.png").symlink_to(tmp_path / "secret")
+    chain = json.loads((run_folder / "chain.json").read_text())
+    for link in chain:
+        link["files"] = {name: path for name, path in link["files"].items() if not path.startswith("/")}
+    (run_folder / "chain.json").write_text(json.dumps(chain))
+    if way != "picture":
+        tracking.refuse_strangers(mirror.read(run_folder))
+        chain[0]["files"]["secret"] = places[way]
+        (run_folder / "chain.json").write_text(json.dumps(chain))
+    monkeypatch.setattr("sys.argv", ["tracking", str(run_folder), "tracking=wandb"])
+    with pytest.raises(SystemExit, match=r"^error: .* names .*/secret, which is no file of this run"):
+        tracking.main()
+
+
+def test_the_lock_of_a_run_is_no_link_to_another_file(tmp_path):
+    (tmp_path / "mine").write_text("kept")
+    (tmp_path / ".tracking.json.7").write_text("left by a killed process")
+    with alone(tmp_path):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tracking.json.lock", "mine"]
+    (tmp_path / ".tracking.json.lock").unlink()
+    (tmp_path / ".tracking.json.lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match="symbolic links"), alone(tmp_path):
+        pass
+    assert (tmp_path / "mine").read_text() == "kept"

@@ -63,7 +63,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
             # imported late, so that a wrong setting is refused at once
             from bench.procedures.parts import Parts
             from bench.records.read import read_run
-            from bench.records.write import write
+            from bench.records.write import seal, write
             from bench.reporting.console import main_table
             from bench.reporting.exhibits import of_one_run, sentences
             from bench.reporting.files import write_figure
@@ -78,6 +78,8 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
             # a sweep's figures are those of its report
             shown = [] if quiet else of_one_run(finished)
             drawn = [path for figure in shown for path in write_figure(figure, folder)]
+            if drawn:
+                seal(folder, drawn)
             tracked = tracking(folder)
     except Exception as error:
         with contextlib.suppress(OSError):  # if even this can't be written, the reason is on the console

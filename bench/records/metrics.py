@@ -1,6 +1,7 @@
 """From one value per prompt to reported numbers: means with intervals, and contrasts between arms."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,7 @@ def contrasts(measures: dict[Measure, np.ndarray], *, seed: int) -> dict[str, fl
     decides. All others are secondary: p-values adjusted for their number decide (Holm 1979), and their intervals are
     those of single comparisons.
     """
-    pairs = _pairs(measures)
+    pairs = compared(measures)
     ours, theirs = (np.stack([measures[pair[side]] for pair in pairs.values()], axis=1) for side in (0, 1))
     differences = dict(zip(pairs, paired_contrasts(ours, theirs, generator(seed, "contrasts")), strict=True))
     p_values = {
@@ -89,7 +90,7 @@ def _p_value(difference: PairedContrast, ours: np.ndarray, theirs: np.ndarray) -
     return mcnemar(ours, theirs) if binary else difference.p_value
 
 
-def _pairs(measures: dict[Measure, np.ndarray]) -> dict[str, tuple[Measure, Measure]]:
+def compared(measures: Mapping[Measure, Any]) -> dict[str, tuple[Measure, Measure]]:
     """Every comparison, by its name in metrics.json."""
     methods = (("pass", "pass@1"), ("greedy", "greedy_accuracy"))
     pairs = {

@@ -2,24 +2,26 @@
 
 import functools
 import json
+import math
+import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from bench.config.keys import id_of_settings
+from bench.config.rules import Rule, number, whole
 from bench.errors import BenchError
 from bench.evaluation.heldout import VALIDATION
+from bench.evaluation.measures import Measure
 from bench.records.fingerprint import FILE as CODE
+from bench.records.metrics import compared, metric_name
+from bench.store.intact import LINEAGE, Named, damage, intact, mapping, read_lineage, table, unreadable
+from bench.store.reading import CHECKSUMS, as_json, as_yaml, matches, read_bytes, read_json
 
-CONFIG, METRICS, LINEAGE, ARTIFACTS = "config.yaml", "metrics.json", "lineage.json", "chain.json"
+CONFIG, METRICS, ARTIFACTS = "config.yaml", "metrics.json", "chain.json"
 CURVES, PER_PROMPT = "curves.parquet", "per_prompt.parquet"
 SAMPLES, DIAGNOSTICS = "samples.parquet", "diagnostics.parquet"
 # every complete run has these
@@ -27,10 +29,25 @@ RECORDS = (CONFIG, METRICS, LINEAGE, ARTIFACTS, CURVES, PER_PROMPT, SAMPLES, DIA
 FAILURE = "error.txt"  # why the last attempt failed
 TIMES = "times.json"  # when the run started and how long it took
 
-LINEAGE_FIELDS = {"stage", "key", "part", "settings", "counts", "seconds"}
-SAMPLE_COLUMNS = (
-    *("split", "policy", "prompt_id", "prompt", "answer", "sample"),
-    *("completion", "finish_reason", "length", "reward", "selected_for"),
+PARTS = ("task", "policy", "generation", "scoring", "selection", "training", "evaluation")
+SETTINGS: dict[str, Rule] = {
+    **dict.fromkeys(("seed", "num_completions"), whole(0)),
+    **dict.fromkeys(("temperature", "top_p"), number(0)),
+}
+CURVE_COLUMNS = {**dict.fromkeys(("policy", "method", "metric"), "text"), "n": "whole"}
+SAMPLE_COLUMNS = {
+    **dict.fromkeys(("split", "policy", "prompt_id", "prompt", "answer"), "text"),
+    **dict.fromkeys(("completion", "finish_reason", "selected_for"), "text"),
+    "sample": "whole",
+    "length": "whole",
+    "reward": "number",
+}
+# texts of metrics.json; every other metric of these owners is a number, or null
+TEXTS = re.compile(
+    r"code|.*(_estimator|_reference|_subsets|/verdict|/sentence|/prompts_key)|scorer/(calibration|overoptimisation)|.*/lm_eval/.*"
+)
+NUMBERS = re.compile(
+    r"(base|tuned|control|distillation|cost|saved|break_even|scorer|selection|pool|train|test|\w*(_vs_|_of_)[^/]*)/.*"
 )
 
 if TYPE_CHECKING:
@@ -73,10 +90,10 @@ class Run:
     @functools.cached_property
     def code(self) -> dict[str, str]:
         """Module -> hash of its source, of the code that made the run. Older records have one hash for all modules."""
-        if not (self.folder / CODE).is_file():
+        if not (self.folder / CODE).exists():
             return {"bench": str(self.metrics.get("code"))}
-        with _intact(self.folder / CODE) as path:
-            return _mapping(json.loads(path.read_text()))
+        with intact(self.folder / CODE) as content:
+            return mapping(as_json(content))
 
     def series(self, policy: str, method: str, metric: str) -> dict[int, Estimate]:
         """n -> estimate, in order of n."""
@@ -89,19 +106,19 @@ class Run:
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The rows of one of the run's tables, e.g. `run.rows(DIAGNOSTICS)`."""
-        with _intact(self.folder / name) as path:
-            return _table(path).to_pylist()
+        with intact(self.folder / name) as content:
+            return table(content).to_pylist()
 
     def frame(self, name: str) -> "DataFrame":
         """One of the run's tables as a pandas frame."""
-        with _intact(self.folder / name) as path:
-            return _table(path).to_pandas()
+        with intact(self.folder / name) as content:
+            return table(content).to_pandas()
 
     @functools.cached_property
     def prompt_ids(self) -> tuple[str, ...]:
         """The ids of the test prompts, in their order."""
-        with _intact(self.folder / PER_PROMPT) as path:
-            ids = tuple(dict.fromkeys(_table(path, ["prompt_id"])["prompt_id"].to_pylist()))
+        with intact(self.folder / PER_PROMPT) as content:
+            ids = tuple(dict.fromkeys(table(content, columns=["prompt_id"])["prompt_id"].to_pylist()))
             expected = self.metrics.get("test/prompts", len(ids))
             if len(ids) != expected:
                 raise ValueError(f"it has {len(ids)} prompts, where the run had {expected}")
@@ -110,60 +127,113 @@ class Run:
     @functools.cached_property
     def lineage(self) -> list[dict[str, Any]]:
         """Every ancestor artifact: stage, key, part, settings, counts, seconds."""
-        with _intact(self.folder / LINEAGE) as path:
-            entries = json.loads(path.read_text())
-            if not isinstance(entries, list) or not all(
-                isinstance(entry, dict) and set(entry) >= LINEAGE_FIELDS for entry in entries
-            ):
-                raise ValueError(f"it should list artifacts with their {', '.join(sorted(LINEAGE_FIELDS))}")
-        return entries
+        return read_lineage(self.folder)
 
     @functools.cached_property
     def samples(self) -> dict[str, list]:
         """The columns of samples.parquet."""
-        with _intact(self.folder / SAMPLES) as path:
-            columns = _table(path).to_pydict()
-            if missing := [name for name in SAMPLE_COLUMNS if name not in columns]:
-                raise ValueError(f"it lacks {', '.join(missing)}")
-        return columns
+        with intact(self.folder / SAMPLES) as content:
+            return table(content, SAMPLE_COLUMNS).to_pydict()
 
     @functools.cached_property
     def _per_prompt(self) -> dict[Curve, np.ndarray]:
-        with _intact(self.folder / PER_PROMPT) as path:
-            groups = _table(path).to_pandas().groupby(["policy", "method", "metric", "n"], sort=False)
-            values: dict[Any, np.ndarray] = {}
-            for curve, part in groups:
-                if tuple(part["prompt_id"]) != self.prompt_ids:
-                    raise ValueError(f"{' '.join(map(str, curve))} has not one row for each of its prompts")
-                values[curve] = part["value"].to_numpy()
+        with intact(self.folder / PER_PROMPT) as content:
+            rows = table(content, {"prompt_id": "text", **CURVE_COLUMNS, "value": "number"})
+            texts = [rows.column(name).combine_chunks().dictionary_encode() for name in ("prompt_id", *CURVE_COLUMNS)]
+            ids, *names = (column.indices.to_numpy() for column in texts)
+            place = np.ravel_multi_index(names, [max(1, len(column.dictionary)) for column in texts[1:]])
+            _, first, counts = np.unique(place, return_index=True, return_counts=True)
+            order = np.argsort(place, kind="stable")
+            prompts = len(self.prompt_ids)
+            uneven = np.flatnonzero(counts != prompts)
+            by_curve = ids[order] if uneven.size else ids[order].reshape(-1, prompts)
+            wrong = uneven if uneven.size else np.flatnonzero((by_curve != np.arange(prompts)).any(axis=1))
+            curves = [tuple(column[int(row)].as_py() for column in texts[1:]) for row in first]
+            if wrong.size:
+                raise ValueError(f"{' '.join(map(str, curves[wrong[0]]))} has not one row for each of its prompts")
+            numbers = rows.column("value").to_numpy()[order].astype(float).reshape(-1, prompts)
+            values = dict(zip(curves, numbers, strict=True))
             absent = [curve for curve in self.curves if curve not in values and curve[1] != VALIDATION]
             if absent:
                 raise ValueError(f"{' '.join(map(str, absent[0]))} of {CURVES} is not in it")
         return values
 
+    def verify(self) -> None:
+        """BenchError where a record is damaged, or the numbers of metrics.json, curves and per_prompt disagree.
+
+        Each mean is computed again from its value per prompt, and so is each difference of two means.
+        """
+        for record in ("lineage", "samples", "code"):
+            getattr(self, record)
+        for curve, estimate in self.curves.items():
+            name = metric_name(Measure(*curve))
+            for end, value in zip(("", "_low", "_high"), (estimate.value, estimate.low, estimate.high), strict=True):
+                self._same(METRICS, name + end, self.metrics[name + end], value, CURVES)
+            if curve in self._per_prompt:
+                self._same(CURVES, name, estimate.value, _mean(self._per_prompt[curve]), PER_PROMPT)
+        for name, (ours, theirs) in compared({Measure(*curve): () for curve in self._per_prompt}).items():
+            if (key := f"{name}/difference") in self.metrics:
+                mean = _mean(self._per_prompt[ours] - self._per_prompt[theirs])
+                self._same(METRICS, key, self.metrics[key], mean, PER_PROMPT)
+
+    def _same(self, file: str, name: str, value: float | str | None, other: float, source: str) -> None:
+        """BenchError where a value of `file` is not what `source` gives."""
+        number = math.nan if value is None or isinstance(value, str) else value
+        undefined = not isinstance(value, str) and math.isnan(number) and not math.isfinite(other)
+        if not undefined and not math.isclose(number, other, rel_tol=1e-9, abs_tol=1e-9):
+            raise unreadable(self.folder / file, f"has {name} = {value}, where {source} gives {other:.6g}")
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else math.nan
+
 
 def read_run(folder: str | Path) -> Run:
-    """The run in `folder`; BenchError where the run is not finished, or its config, metrics or curves are damaged."""
+    """The run in `folder`; BenchError where the run is not finished, or a file is not as the run left it."""
     folder = Path(folder)
     if not is_finished(folder):
         raise BenchError(f"{folder} holds no finished run (no {METRICS}); see {FAILURE} there, or run it again.")
+    if (reason := changed(folder)) is not None:
+        raise BenchError(f"{reason}; run the experiment again to rewrite it.")
     config, metrics = read_config(folder), read_metrics(folder)
-    with _intact(folder / CURVES) as path:
+    with intact(folder / CURVES) as content:
+        rows = table(content, {**CURVE_COLUMNS, **dict.fromkeys(("value", "low", "high"), "number")}).to_pylist()
         curves = {
-            (row["policy"], row["method"], row["metric"], row["n"]): Estimate(row["value"], row["low"], row["high"])
-            for row in _table(path).to_pylist()
+            (row["policy"], row["method"], row["metric"], row["n"]): Estimate(
+                *(math.nan if row[end] is None else float(row[end]) for end in ("value", "low", "high"))
+            )
+            for row in rows
         }
+        if len(curves) < len(rows):
+            raise ValueError("it has two rows of one curve and n")
     return Run(folder, config, metrics, curves)
 
 
 def is_finished(folder: Path) -> bool:
     """Whether `folder` holds metrics.json, the record that a run writes last."""
-    return (folder / METRICS).is_file()
+    return os.path.isfile(folder / METRICS)
 
 
 def missing_records(folder: Path) -> list[str]:
     """The names of the records that `folder` lacks: none where a run is complete."""
-    return [name for name in RECORDS if not (folder / name).is_file()]
+    return [name for name in RECORDS if not os.path.isfile(folder / name)]
+
+
+def record_files(folder: Path) -> list[str]:
+    """The names of the records that are in `folder`: what checksums.json has the checksums of, figures aside."""
+    named = [name for name in (CONFIG, METRICS, LINEAGE, ARTIFACTS, CODE) if os.path.isfile(folder / name)]
+    return [*named, *sorted(path.name for path in folder.glob("[!.]*.parquet"))]
+
+
+def changed(folder: Path) -> str | None:
+    """Which records are not as the run left them; None where all are, or the run is from before checksums.json."""
+    return damage(folder, record_files(folder))
+
+
+def without_checksums(folder: Path) -> bool:
+    """Whether the run is from before checksums.json, so that a change of its records may go unseen."""
+    return not (folder / CHECKSUMS).exists()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -171,43 +241,53 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     A folder with another name, such as a copy, is not compared.
     """
-    with _intact(folder / CONFIG) as path:
-        config = _mapping(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
+    with intact(folder / CONFIG) as content:
+        config = mapping(as_yaml(content))
+        for name in PARTS:
+            if name in config and not matches(config[name], {"_target_": str}):
+                raise ValueError(f"{name} should be a part, with its _target_")
+        for name, rule in SETTINGS.items():
+            if name in config and not rule.allows(config[name]):
+                raise ValueError(f"{name} should be {rule.description}")
     name = folder.absolute().name
     if re.fullmatch(r"[0-9a-f]{10}", name) and (own := id_of_settings(config)) != name:
         raise BenchError(
             f"{folder / CONFIG} was changed since the run: its settings give the id {own}, not that of the folder; "
             "run the experiment again to rewrite it."
         )
-    return config
+    return Named(config, folder / CONFIG)
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
     """The run's metrics by name: numbers, texts, and None for an undefined number. BenchError where damaged."""
-    with _intact(folder / METRICS) as path:
-        metrics = _mapping(json.loads(path.read_text()))
+    with intact(folder / METRICS) as content:
+        metrics = mapping(as_json(content))
         for name, value in metrics.items():
+            text = isinstance(value, str)
             # a number in quotes; the hash of the code may look like one
-            quoted = isinstance(value, str) and name != "code" and as_number(value) is not None
-            if quoted or not (value is None or isinstance(value, int | float | str)):
+            quoted = text and name != "code" and as_number(value) is not None
+            misplaced = text and not TEXTS.fullmatch(name) and NUMBERS.fullmatch(name)
+            finite = not isinstance(value, float) or math.isfinite(value)
+            if quoted or misplaced or not finite or isinstance(value, list | dict):
                 raise ValueError(f"{name} should be a number, not {json.dumps(value)[:40]}")
-    return metrics
+    return Named(metrics, folder / METRICS)
 
 
 def failure(folder: Path) -> str | None:
     """Why the last attempt at the run failed, in one line; None where it did not fail."""
     if not (folder / FAILURE).is_file():
         return None
-    lines = (folder / FAILURE).read_text(errors="replace").strip().splitlines()
+    lines = read_bytes(folder / FAILURE).decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else "no reason was written"
 
 
 def seconds(folder: Path) -> float:
     """The run's wall-clock time in seconds; NaN where it was not recorded or can't be read."""
     try:
-        return float(json.loads((folder / TIMES).read_text())["seconds"])
+        taken = float(read_json(folder / TIMES)["seconds"])
     except (OSError, ValueError, KeyError, TypeError):  # it only serves to predict the time of other runs
-        return float("nan")
+        return math.nan
+    return taken if taken >= 0 else math.nan  # a clock that was set back
 
 
 def as_number(text: str) -> float | None:
@@ -223,34 +303,3 @@ def short(number: float) -> str:
     if abs(number) < 1:
         number = round(number, 3) + 0.0  # no -0.000
     return f"{number:.3f}".replace("0.", ".", 1) if abs(number) < 1 else f"{number:.2f}"
-
-
-def _table(path: Path, columns: list[str] | None = None) -> Any:
-    import pyarrow.parquet as pq
-
-    return pq.read_table(path, columns=columns)
-
-
-@contextmanager
-def _intact(path: Path) -> Iterator[Path]:
-    """Turn the exceptions of reading a missing or damaged file into a BenchError that names the file."""
-    try:
-        yield path
-    except BenchError:
-        raise
-    except FileNotFoundError as error:
-        raise _unreadable(path, "is not found") from error
-    except (OSError, ValueError, KeyError, YAMLError, OmegaConfBaseException) as error:
-        failed = isinstance(error, OSError) and error.strerror
-        reason = f"can't be read ({failed})" if failed else f"is damaged ({' '.join(str(error).split())})"
-        raise _unreadable(path, reason) from error
-
-
-def _unreadable(path: Path, reason: str) -> BenchError:
-    return BenchError(f"{path} {reason}; run the experiment again to rewrite it.")
-
-
-def _mapping(content: Any) -> dict[str, Any]:
-    if not isinstance(content, Mapping) or not content:
-        raise ValueError("it should hold names and values")
-    return dict(content)

@@ -34,8 +34,9 @@ from bench.records.completions import FILE as COMPLETIONS
 from bench.records.fingerprint import FILE as CODE
 from bench.records.fingerprint import code_of, fingerprint
 from bench.records.metrics import contrasts, curves, distillation, flatten, provenance, transfer_contrasts
-from bench.records.read import CONFIG, CURVES, DIAGNOSTICS, LINEAGE, METRICS, PER_PROMPT, SAMPLES
+from bench.records.read import CONFIG, CURVES, DIAGNOSTICS, LINEAGE, METRICS, PER_PROMPT, SAMPLES, record_files
 from bench.seeds import generator
+from bench.store.reading import CHECKSUMS, checksums_of
 from bench.tasks import Task
 from bench.training.sft import last_epoch_loss
 
@@ -43,7 +44,7 @@ SAMPLE_PROMPTS = 20  # samples.parquet has every completion of this many prompts
 
 
 def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.Use]) -> dict[str, Any]:
-    """Write every record and return the metrics. metrics.json is last: a folder that has it is complete."""
+    """Write every record and return the metrics. A folder with metrics.json is complete; checksums.json is last."""
     measures = per_prompt(results, num_completions=cfg.num_completions)
     along = of_training(results.along_training)
     rows = curves(measures, seed=cfg.seed) + (curves(along, seed=cfg.seed) if along else [])
@@ -83,7 +84,14 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     artifact_graph.write(folder, results, uses, store.current().root)
     ordered = {name: None if _is_undefined(metrics[name]) else metrics[name] for name in sorted(metrics)}
     store.write_durably(folder / METRICS, json.dumps(ordered, indent=1))
+    seal(folder)
     return ordered
+
+
+def seal(folder: Path, figures: Sequence[Path] = ()) -> None:
+    """Write checksums.json: the SHA-256 of every record in the folder, and of these figures in it."""
+    names = [*record_files(folder), *(figure.name for figure in figures)]
+    store.write_durably(folder / CHECKSUMS, checksums_of(folder, names))
 
 
 def per_prompt(results: Results, *, num_completions: int) -> dict[Measure, np.ndarray]:

@@ -4,7 +4,6 @@ Equal records give equal bytes. `check` lists what is stale, changed or missing.
 """
 
 import csv
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -15,14 +14,16 @@ from bench.artifacts import content_hash
 from bench.errors import BenchError
 from bench.records.read import CONFIG, METRICS, SAMPLES, Run, is_finished, read_run
 from bench.reporting import files
-from bench.reporting.exhibit import Exhibit, Figure, Table, records_of
+from bench.reporting.exhibit import Exhibit, Figure, Table, from_records, records_of
 from bench.reporting.exhibits import Part, figures, tables
 from bench.reporting.exhibits import sentences as verdicts
 from bench.reporting.figure_settings import FigureSettings, settings_of
 from bench.reporting.files import write_figure, write_table
 from bench.reporting.methods import methods, references
 from bench.reporting.page import write_page
+from bench.reporting.tables import inline
 from bench.store import write_durably
+from bench.store.reading import sha256 as _sha256
 
 ALL = FigureSettings()
 
@@ -43,30 +44,30 @@ def build(
     wanted: which figures, and how.
     """
     for run in runs:  # a damaged record that will be needed is found now, not minutes later
-        for record in ("prompt_ids", "lineage", "samples"):
-            getattr(run, record)
+        run.verify()
     _prepare(folder)
-    exhibits, found, text = _exhibits(runs, own, wanted), verdicts(runs, own), methods(runs)
+    exhibits, found, text = _exhibits(runs, own, wanted), verdicts(runs, own), _methods(runs)
     captioned = [files.captioned(exhibit) for exhibit in exhibits.values() if isinstance(exhibit, Table)]
     texts = {
         "tables.md": "\n\n".join(captioned) + "\n",
-        "verdicts.md": "".join(f"- {sentence}\n" for sentence in [*found, *notes]),
+        "verdicts.md": "".join(f"- {inline(sentence)}\n" for sentence in [*found, *notes]),
         "methods.md": text,
         "references.bib": references(text),
     }
     paths = {name: _write_exhibit(exhibit, folder) for name, exhibit in exhibits.items()}
     for name, content in texts.items():
         write_durably(folder / name, content)
-    page = write_page(
-        folder / files.PAGE,
-        title=title,
-        verdicts=[*found, *notes],
-        exhibits=exhibits,
-        files=paths,
-        methods=text,
-        references=texts["references.bib"],
-        runs=runs,
-    )
+    with from_records(files.PAGE, runs):
+        page = write_page(
+            folder / files.PAGE,
+            title=title,
+            verdicts=[*found, *notes],
+            exhibits=exhibits,
+            files=paths,
+            methods=text,
+            references=texts["references.bib"],
+            runs=runs,
+        )
     described = {
         name: {"stamp": exhibit.stamp, "files": sorted(path.relative_to(folder).as_posix() for path in paths[name])}
         for name, exhibit in exhibits.items()
@@ -108,7 +109,7 @@ def check(folder: Path, runs: Sequence[Run] | None = None, *, own: Sequence[Part
             runs, missing = _named_runs(folder, manifest)
             problems += missing
         if runs:
-            problems += _stale_parts(manifest, runs, own)
+            problems += [*_contradictions(runs), *_stale_parts(manifest, runs, own)]
     except BenchError as error:  # no report, or records that can't be read: other reports are checked all the same
         problems.append(str(error))
     return problems
@@ -143,10 +144,16 @@ def _exhibits(runs: Sequence[Run], own: Sequence[Part], wanted: FigureSettings) 
 
 
 def _write_exhibit(exhibit: Exhibit, folder: Path) -> list[Path]:
-    if isinstance(exhibit, Figure):
-        return write_figure(exhibit, folder / "figures")
-    assert isinstance(exhibit, Table)
-    return write_table(exhibit, folder / "tables")
+    with from_records(exhibit.name, exhibit.runs):
+        if isinstance(exhibit, Figure):
+            return write_figure(exhibit, folder / "figures")
+        assert isinstance(exhibit, Table)
+        return write_table(exhibit, folder / "tables")
+
+
+def _methods(runs: Sequence[Run]) -> str:
+    with from_records("methods.md", runs):
+        return methods(runs)
 
 
 def _changed_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
@@ -181,6 +188,17 @@ def _wrong_stamps(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def _contradictions(runs: Sequence[Run]) -> list[str]:
+    """What `Run.verify` says of each run: its numbers disagree, or a record is damaged."""
+    problems = []
+    for run in runs:
+        try:
+            run.verify()
+        except BenchError as error:
+            problems.append(str(error))
+    return problems
+
+
 def _stale_parts(manifest: Mapping[str, Any], runs: Sequence[Run], own: Sequence[Part]) -> list[str]:
     wanted = settings_of(manifest.get("wanted", {}))
     now = {name: exhibit.stamp for name, exhibit in _exhibits(runs, own, wanted).items()}
@@ -189,7 +207,7 @@ def _stale_parts(manifest: Mapping[str, Any], runs: Sequence[Run], own: Sequence
     problems = [f"{name} is stale: its records or runs have changed" for name in stale]
     problems += [f"{name} is not in the report, though its records are there" for name in now if name not in then]
     problems += [f"{name} can't be made any more: its data is missing" for name in then if name not in now]
-    if manifest.get("words") != _words(runs, verdicts(runs, own), methods(runs)):
+    if manifest.get("words") != _words(runs, verdicts(runs, own), _methods(runs)):
         problems.append(f"{files.PAGE} is stale: the verdicts, the methods or the samples that it shows have changed")
     return problems
 
@@ -205,15 +223,17 @@ def _named_runs(folder: Path, manifest: Mapping[str, Any]) -> tuple[list[Run], l
     folders = [folder / run["folder"] for run in manifest["runs"]]
     if not any(run.is_dir() for run in folders):
         return [], []
-    missing = [f"{run} is missing: the report is of its records" for run in folders if not is_finished(run)]
-    return ([] if missing else [read_run(os.path.normpath(run)) for run in folders]), missing
+    runs, problems = [], []
+    for run in folders:
+        try:
+            runs += [read_run(os.path.normpath(run))] if is_finished(run) else []
+            problems += [] if is_finished(run) else [f"{run} is missing: the report is of its records"]
+        except BenchError as error:
+            problems.append(str(error))
+    return ([] if problems else runs), problems
 
 
 def _records_in(path: Path) -> str:
     with path.open(newline="") as file:
         next(file)  # the stamp
         return records_of(list(csv.reader(file)))
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

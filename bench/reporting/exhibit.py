@@ -2,13 +2,17 @@
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from urllib.parse import quote
 
 from bench.artifacts import content_hash
-from bench.records.read import Estimate, Run, short
+from bench.errors import BenchError, first_line, printable
+from bench.records.read import Estimate, Run, as_number, short
 from bench.reporting.groups import Group
 from bench.reporting.style import COLUMN_WIDTH, PAPER
 
@@ -30,7 +34,8 @@ class Exhibit:
     @property
     def stamp(self) -> str:
         """The text that every file of this exhibit carries: the run ids and the hash of the numbers."""
-        return f"runs {' '.join(run.folder.name for run in self.runs)}; records {self.records}"
+        names = " ".join(quote(run.folder.name, safe=" ") for run in self.runs)  # nothing that ends a comment
+        return f"runs {names}; records {self.records}"
 
     @property
     def as_csv(self) -> str:
@@ -42,7 +47,7 @@ class Exhibit:
     @property
     def _cells(self) -> list[list[str]]:
         """Header and rows as the csv module writes them, so that records and files give equal text."""
-        header = list(self.rows[0]) if self.rows else []
+        header = [_written(name) for name in self.rows[0]] if self.rows else []
         return [header, *([_written(value) for value in row.values()] for row in self.rows)]
 
 
@@ -74,6 +79,22 @@ class Table(Exhibit):
         return [tuple(row[i] for i in kept) for row in (tuple(self.columns.values()), *body)]
 
 
+@contextmanager
+def from_records(what: str, runs: Sequence[Run]) -> Iterator[None]:
+    """Turn what is raised inside into a BenchError: records are checked, but not for every way of being wrong."""
+    try:
+        yield
+    except (BenchError, OSError):
+        raise
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        folders = ", ".join(str(run.folder) for run in runs[:3]) + (", ..." if len(runs) > 3 else "")
+        reason = f"{type(error).__name__} in {Path(where.filename).name}, line {where.lineno}: {first_line(error)}"
+        raise BenchError(
+            f"{what} can't be made from the records of {folders} ({reason}); run the experiment again to rewrite them."
+        ) from error
+
+
 Kind = Literal["figures", "tables", "sentences", "of_one_run", "methods", "methods_after"]
 Show = TypeVar("Show", bound=Callable[[Sequence[Group]], Any])
 
@@ -100,7 +121,12 @@ def records_of(cells: Sequence[Sequence[str]]) -> str:
 
 
 def _written(value: Any) -> str:
-    return "" if value is None else repr(float(value)) if isinstance(value, float) else str(value)
+    """The text of a cell. A spreadsheet would run one that begins like a formula: it gets an apostrophe in front."""
+    if value is None or isinstance(value, float):
+        return "" if value is None else repr(float(value))
+    text = printable(str(value).replace("\r\n", "\n").replace("\r", "\n"))  # the csv module does not quote \r
+    formula = text.lstrip()[:1] in tuple("=+-@\uff1d\uff0b\uff0d\uff20") and text.strip() and as_number(text) is None
+    return f"'{text}" if formula or text[:1] in ("\t", "\n") else text
 
 
 def _shown(row: dict[str, Any], key: str) -> str:

@@ -1,6 +1,5 @@
 """The files of a report: its manifest, report.json, and those of figures and tables, each with its exhibit's stamp."""
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +10,9 @@ from typing import Any
 from bench.errors import BenchError
 from bench.reporting.exhibit import Figure, Table
 from bench.reporting.style import blank
-from bench.reporting.tables import latex, markdown
+from bench.reporting.tables import inline, latex, markdown
 from bench.store import atomically, write_durably
+from bench.store.reading import matches, read_json
 
 MANIFEST = "report.json"  # a folder that holds it is a report, not a run
 PAGE = "index.html"
@@ -72,7 +72,7 @@ def write_table(table: Table, folder: Path) -> list[Path]:
 
 def captioned(table: Table) -> str:
     """The table in Markdown, with its caption below."""
-    return f"{markdown(table.texts)}\n\n*{table.caption}*"
+    return f"{markdown(table.texts)}\n\n*{inline(table.caption)}*"
 
 
 def stamp_of(path: Path) -> str:
@@ -114,10 +114,10 @@ def _text(path: Path) -> str:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of the report in `folder`; BenchError where it is missing or damaged."""
     try:
-        content = json.loads((folder / MANIFEST).read_text())
+        content = read_json(folder / MANIFEST)
     except (OSError, ValueError) as error:
         raise BenchError(f"{folder} holds no report ({MANIFEST} is missing or damaged); build it first.") from error
-    if not _matches(content, SHAPE):
+    if not matches(content, SHAPE):
         raise BenchError(f"{folder} holds no report ({MANIFEST} does not say what a report is made of); build it anew.")
     return content
 
@@ -136,15 +136,3 @@ def is_report_file(name: str) -> bool:
         return True
     folder, _, file = name.partition("/")
     return folder in FOLDERS and file not in ("", ".", "..") and not set("/\\\0") & set(file)
-
-
-def _matches(content: Any, shape: Any) -> bool:
-    if isinstance(shape, type):
-        return isinstance(content, shape)
-    if isinstance(shape, list):
-        return isinstance(content, list) and all(_matches(item, shape[0]) for item in content)
-    if not isinstance(content, dict):
-        return False
-    if str in shape:
-        return all(_matches(value, shape[str]) for value in content.values())
-    return all(_matches(content.get(name), part) for name, part in shape.items())

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from bench.records.read import Run, as_number
 from bench.reporting.exhibits import method_sentences
 from bench.reporting.groups import grouped
+from bench.reporting.tables import inline
 from bench.reporting.words import function_name, listed, policy_words, scorer_words, setting_words, split, task_words
 
 HERE = Path(__file__).parent
@@ -73,7 +74,9 @@ def methods(runs: Sequence[Run]) -> str:
 def references(text: str) -> str:
     """The entries of references.bib that a methods paragraph cites, in order of their keys."""
     entries = bibliography()
-    return "\n\n".join(entries[key] for key in sorted(set(re.findall(r"(?<!\w)@(\w+)", text)))) + "\n"
+    return (
+        "\n\n".join(entries[key] for key in sorted(set(re.findall(r"(?<![\w\\])@(\w+)", text)) & set(entries))) + "\n"
+    )
 
 
 def bibliography() -> dict[str, str]:
@@ -85,11 +88,11 @@ def bibliography() -> dict[str, str]:
 def _selection(settings: dict[str, Any]) -> str:
     """The method with its settings and source, e.g. "softmax (temperature 0.1) [@verdun2025]"."""
     name = function_name(settings)
-    details = [
+    details = _distinct(
         f"{key} {setting_words(value.get('_target_') if isinstance(value, dict) else value)}"
         for key, value in settings.items()
         if not key.startswith("_")
-    ]
+    )
     return name + (f" ({', '.join(details)})" if details else "") + (f" [@{SOURCES[name]}]" if name in SOURCES else "")
 
 
@@ -102,4 +105,5 @@ def _at(config: dict[str, Any], name: str) -> Any:
 
 
 def _distinct(words: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(words))
+    """The words of settings, each once and as it is: an @ in one cites nothing."""
+    return list(dict.fromkeys(inline(word).replace("@", r"\@") for word in words))

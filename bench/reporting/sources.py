@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
-from bench.records.read import FAILURE, METRICS, Run, is_finished, read_run
+from bench.records.read import FAILURE, METRICS, Run, is_finished, read_run, without_checksums
 from bench.reporting.contrasts import shared_seeds
 from bench.reporting.files import MANIFEST
 from bench.reporting.groups import grouped, in_order, mixed_code
+from bench.store.reading import CHECKSUMS
 from bench.sweeps.cells import Cell, state
 from bench.sweeps.plan import described, tally
 
@@ -27,6 +28,13 @@ class Source:
     notes: list[str]  # what was left out and why, for the report's readers
     folder: Path
     title: str
+
+
+def unverified(runs: Sequence[Run]) -> list[str]:
+    """A note where runs are from before checksums: only their means are known to follow from their records."""
+    older = [run.folder for run in runs if without_checksums(run.folder)]
+    others = f" and {len(older) - 1} other runs" if len(older) > 1 else ""
+    return [f"{older[0]}{others}: no {CHECKSUMS}, so only the means were verified, by per_prompt"] if older else []
 
 
 def from_folders(folders: Sequence[Path]) -> Source:
@@ -106,7 +114,8 @@ def from_wandb(project: str, *, entity: str | None, group: str | None, outputs: 
         if artifact is None:
             notes.append(f"left out: {place}/{mirror.id} ({mirror.state}) has no artifact of type {RUN_FILES}")
             continue
-        folder = cache / (mirror.name if re.fullmatch(r"[0-9a-f]{10}", mirror.name) else mirror.id)
+        name = mirror.name if re.fullmatch(r"[0-9a-f]{10}", mirror.name) else mirror.id
+        folder = cache / re.sub(r"[^\w-]", "_", name)  # a name that leads nowhere else
         _ask(place, functools.partial(artifact.download, root=str(folder)))
         runs.append(read_run(folder))
     if not runs:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.errors import printable
 from bench.records.read import Estimate, Run
 from bench.reporting.contrasts import Contrast
 from bench.reporting.exhibit import Table
@@ -130,13 +131,18 @@ SHRUNK = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # 
 
 def markdown(rows: Sequence[tuple[str, ...]]) -> str:
     """Aligned Markdown; the first row is the header."""
-    rows = [tuple(" ".join(cell.replace("|", "\\|").split()) for cell in row) for row in rows]
+    rows = [tuple(inline(cell).replace("|", "\\|") for cell in row) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
+
+
+def inline(text: str) -> str:
+    """Text on one line of Markdown, with what would be code, a tag, a link or an entity there as it is."""
+    return re.sub(r"[\\`]|<(?=[A-Za-z/!?])|(?<=\])\(|&(?=#?\w+;)", r"\\\g<0>", " ".join(printable(text).split()))
 
 
 def latex(table: Table) -> str:
@@ -170,7 +176,7 @@ def latex(table: Table) -> str:
 
 def escaped(text: str) -> str:
     """Text with LaTeX's special characters escaped, so that names and settings appear as they are."""
-    plain = "".join(SPECIAL.get(character, character) for character in " ".join(text.split()))
+    plain = "".join(SPECIAL.get(character, character) for character in " ".join(printable(text).split()))
     return re.sub(r"(?<![\w.])-(?=[.\d]| )", "$-$", plain)  # minus signs; hyphens stay
 
 

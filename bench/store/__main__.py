@@ -7,13 +7,16 @@
 
 import argparse
 import fcntl
-import json
 import shutil
 import sys
 import time
 from pathlib import Path
 
+from bench.errors import BenchError
 from bench.store import DamagedArtifactError, check, in_use, lock_file, walk
+from bench.store.files import unfinished
+from bench.store.intact import read_lineage
+from bench.store.locks import BUSY, holder
 
 
 def main() -> None:
@@ -32,7 +35,10 @@ def main() -> None:
     elif options.action == "verify":
         sys.exit(verify(options.store))
     else:
-        prune(options.store, options.outputs, delete=options.delete)
+        try:
+            prune(options.store, options.outputs, delete=options.delete)
+        except BenchError as error:  # a lineage that can't be read names artifacts that are needed
+            sys.exit(f"error: {error}")
 
 
 def _as_option(argument: str) -> str:
@@ -61,7 +67,7 @@ def list_artifacts(store: Path) -> None:
         except DamagedArtifactError as error:
             print(f"{folder.parent.name:<20} {folder.name:<22} damaged: {error}")
             continue
-        age = time.time() - max(manifest["created"] for manifest in manifests)
+        age = max(0.0, time.time() - max(manifest["created"] for manifest in manifests))
         seconds = sum(manifest["seconds"] for manifest in manifests)
         name = f"{folder.parent.name:<20} {folder.name:<22}"
         print(f"{name} {len(pieces):>6} {_bytes(size):>10} {_age(age):>8} {seconds:>7.1f} s")
@@ -92,29 +98,30 @@ def left_overs(store: Path) -> list[Path]:
 def _abandoned(store: Path, making: Path) -> bool:
     """Return whether no process holds the lock of the artifact that is made in this folder."""
     artifact = making.with_name(making.name.removeprefix(".making-")).relative_to(store)
-    with lock_file(store, artifact).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
+    return not holder(lock_file(store, artifact))
 
 
 def prune(store: Path, outputs: Path, *, delete: bool) -> None:
     """Print, and with `delete` remove, left-overs and what no lineage.json under `outputs` names; not beside a run."""
-    with in_use(store).open("a") as file:
-        if delete:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                sys.exit(f"error: a run is using store={store}; prune it when the run has ended.")
-        _prune(store, outputs, delete=delete)
+    if not delete:
+        _prune(store, outputs, delete=False)
+        return
+    try:
+        file = in_use(store).open("a")
+    except OSError as error:
+        sys.exit(f"error: store={store} can't be written ({error.strerror}), so nothing can be deleted from it.")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"error: a run is using store={store}; prune it when the run has ended.")
+        _prune(store, outputs, delete=True)
 
 
 def _prune(store: Path, outputs: Path, *, delete: bool) -> None:
     wanted = set()
     for lineage in outputs.glob("**/lineage.json"):
-        wanted |= {(entry["stage"], entry["key"], entry["part"]) for entry in json.loads(lineage.read_text())}
+        wanted |= {(entry["stage"], entry["key"], entry["part"]) for entry in read_lineage(lineage.parent)}
     if not wanted:
         sys.exit(
             f"error: no run under outputs={outputs}; pruning would delete everything. Give the folder of your runs."
@@ -126,17 +133,24 @@ def _prune(store: Path, outputs: Path, *, delete: bool) -> None:
             if (folder.parent.name, folder.name, part) not in wanted:
                 unwanted.append(piece)
     freed = 0
-    for piece in unwanted:
+    for piece in [*unwanted, *_left_by_runs(outputs)]:
         size = _size(piece)
         freed += size
-        print(f"{'deleted' if delete else 'would delete'} {piece.relative_to(store)} ({_bytes(size)})")
+        place = piece.relative_to(store) if piece.is_relative_to(store) else piece
+        print(f"{'deleted' if delete else 'would delete'} {place} ({_bytes(size)})")
         if delete:
-            shutil.rmtree(piece)
+            shutil.rmtree(piece) if piece.is_dir() else piece.unlink()
     print(f"{len(unwanted)} artifacts, {_bytes(freed)}" + ("" if delete or not unwanted else "; --delete removes them"))
 
 
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _left_by_runs(outputs: Path) -> list[Path]:
+    """The unfinished files of runs that were killed."""
+    folders = {path.parent for name in ("config.yaml", BUSY) for path in outputs.glob(f"**/{name}")}
+    return [left for folder in sorted(folders) if not holder(folder / BUSY) for left in unfinished(folder)]
+
+
+def _size(place: Path) -> int:
+    return sum(path.stat().st_size for path in (place, *place.rglob("*")) if path.is_file())
 
 
 def _bytes(size: float) -> str:

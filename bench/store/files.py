@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
 import json
 import os
 import re
@@ -16,8 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from bench.artifacts import content_hash
+from bench.store.reading import matches, read_json, sha256
 
 MANIFEST = "manifest.json"
+SHAPE: dict[str, Any] = {  # of a manifest, as far as it is read
+    **dict.fromkeys(("stage", "key", "part"), str),
+    **dict.fromkeys(("settings", "parents", "counts"), dict),
+    **dict.fromkeys(("seconds", "created"), int | float),
+    "files": {str: {"bytes": int, "sha256": str}},
+}
 HASH_ON_READ = 256 * 2**20  # bytes; larger files are checked by size when read, and in full by `bench.store verify`
 
 
@@ -31,17 +37,17 @@ def check(folder: Path, *, hash_limit: float = float("inf")) -> dict[str, Any]:
     hash_limit: bytes; larger files are checked by size alone.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = read_json(folder / MANIFEST)
         intact = manifest["hash"] == content_hash({name: manifest[name] for name in manifest if name != "hash"})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedArtifactError(f"the manifest of {folder} can't be read") from error
-    if not intact:
+    if not intact or not matches(manifest, SHAPE):
         raise DamagedArtifactError(f"the manifest of {folder} does not match its own checksum")
     for name, expected in manifest["files"].items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != expected["bytes"]:
             raise DamagedArtifactError(f"{path} is missing or truncated")
-        if expected["bytes"] <= hash_limit and _sha256(path) != expected["sha256"]:
+        if expected["bytes"] <= hash_limit and sha256(path) != expected["sha256"]:
             raise DamagedArtifactError(f"{path} does not match its checksum")
     return manifest
 
@@ -68,7 +74,7 @@ def seal(folder: Path, origin: dict[str, Any], counts: dict[str, float], seconds
         "libraries": _library_versions(),
         "created": time.time(),
         "files": {
-            str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)}
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         },
@@ -96,7 +102,7 @@ def walk(store: Path) -> Iterator[tuple[Path, bool]]:
 
 def checksum(folder: Path, name: str) -> str:
     """Return the first 20 digits of a file's SHA-256, as recorded in the artifact's manifest."""
-    return json.loads((folder / MANIFEST).read_text())["files"][name]["sha256"][:20]
+    return read_json(folder / MANIFEST)["files"][name]["sha256"][:20]
 
 
 @contextlib.contextmanager
@@ -125,6 +131,12 @@ def process_name() -> str:
     return f"process {os.getpid()} on {re.sub(r'[^A-Za-z0-9.-]', '-', socket.gethostname())[:40]}"
 
 
+def unfinished(folder: Path) -> list[Path]:
+    """What `atomically` left in the folder where its process was killed, or is about to rename."""
+    name = re.compile(r"\.(?!tracking).+\.(json|yaml|parquet|png|pdf|svg|csv)\.(?!lock$).+")
+    return [path for path in sorted(folder.iterdir()) if name.fullmatch(path.name) and not path.is_dir()]
+
+
 def write_durably(path: Path, text: str) -> None:
     """Write the text with `atomically`."""
     with atomically(path) as beside:
@@ -138,11 +150,6 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @functools.cache

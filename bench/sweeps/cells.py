@@ -5,6 +5,7 @@ python -m bench sweep=NAME plan=true                      print the plan and its
 python -m bench.status sweep=NAME                         print which cells are done, running, failed, missing
 """
 
+import contextlib
 import fcntl
 import functools
 import json
@@ -12,10 +13,9 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,9 +24,9 @@ from bench.config.compose import Composer, install_plugins
 from bench.config.keys import id_of_settings
 from bench.errors import BenchError
 from bench.records.fingerprint import is_current
-from bench.records.read import METRICS, TIMES, failure, is_finished, missing_records, read_metrics, seconds
-
-BUSY = "running.lock"  # locked by the process that runs a cell; its content names that process
+from bench.records.read import METRICS, TIMES, changed, failure, is_finished, missing_records, read_metrics, seconds
+from bench.store.files import unfinished
+from bench.store.locks import BUSY, holder
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +119,8 @@ def _refuse_sweeps_of_wandb(overrides: Sequence[str], conf: Path) -> None:
 def state(cell: Cell) -> State:
     """The cell's state, read from its folder alone, wherever it runs."""
     folder = cell.folder
-    if holder := _holder(folder / BUSY):
-        return State("running", holder)
+    if process := holder(folder / BUSY):
+        return State("running", process)
     if is_done(folder):
         return State("done", seconds=seconds(folder))
     if (reason := failure(folder)) is not None:
@@ -131,6 +131,8 @@ def state(cell: Cell) -> State:
         return State("missing")
     if lacking := missing_records(folder):
         return State("incomplete", f"lacks {', '.join(lacking)}")
+    if (damage := changed(folder)) is not None:
+        return State("incomplete", damage)
     try:
         read_metrics(folder)
     except BenchError:
@@ -139,11 +141,11 @@ def state(cell: Cell) -> State:
 
 
 def is_done(folder: Path) -> bool:
-    """Whether `folder` holds a complete run of the present code.
+    """Whether `folder` holds a complete run of the present code, with its records as the run left them.
 
     A run that was killed after its last record is not done: it may not have been tracked.
     """
-    if (folder / BUSY).is_file() or missing_records(folder):
+    if (folder / BUSY).is_file() or missing_records(folder) or changed(folder) is not None:
         return False
     try:
         read_metrics(folder)
@@ -152,11 +154,15 @@ def is_done(folder: Path) -> bool:
         return False
 
 
-@contextmanager
+@contextlib.contextmanager
 def busy(folder: Path) -> Iterator[None]:
     """Mark a cell as running while inside. The kernel releases the lock however the process ends."""
-    start = time.time()
+    started, start = time.time(), time.monotonic()  # the time of day may be set back meanwhile
     with (folder / BUSY).open("a+") as file:
+        with contextlib.suppress(OSError):  # only where no other process runs this cell
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in unfinished(folder):
+                left.unlink(missing_ok=True)
         fcntl.flock(file, fcntl.LOCK_SH)  # shared: two sweeps may run one cell; its artifacts are made once
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -166,29 +172,5 @@ def busy(folder: Path) -> Iterator[None]:
         except Exception:
             (folder / BUSY).unlink(missing_ok=True)
             raise  # Ctrl-C or a preempted job, which raise no Exception, leave the mark of an interrupted cell
-        (folder / TIMES).write_text(json.dumps({"started": start, "seconds": round(time.time() - start, 3)}))
+        (folder / TIMES).write_text(json.dumps({"started": started, "seconds": round(time.monotonic() - start, 3)}))
         (folder / BUSY).unlink(missing_ok=True)
-
-
-def _holder(path: Path) -> str:
-    """The process that holds the lock; empty where none does. It writes nothing: the sweep may be another user's."""
-    try:
-        file = _opened(path)
-    except FileNotFoundError:
-        return ""
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # held; or on NFS, where readers can't test a lock: then the file's content decides
-            return file.read() or "another process"
-    return ""
-
-
-def _opened(path: Path) -> TextIO:
-    """The open file, for writing where that is allowed, since locks on NFS need it."""
-    try:
-        return path.open("r+", errors="replace")
-    except FileNotFoundError:
-        raise
-    except OSError:
-        return path.open(errors="replace")

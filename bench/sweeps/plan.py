@@ -1,14 +1,14 @@
 """The cost of a sweep: estimated before it starts, and counted after it ends, with and without sharing."""
 
+import contextlib
 import itertools
-import json
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.config.keys import settings_key
 from bench.records.read import read_run, seconds
-from bench.store import MANIFEST, walk
+from bench.store import DamagedArtifactError, check, walk
 from bench.sweeps.cells import Cell, State, state
 from bench.sweeps.workload import workload
 
@@ -87,8 +87,9 @@ def _history(store: Path) -> dict[str, list[dict]]:
     history: dict[str, list[dict]] = {}
     for folder, complete in walk(store):
         if complete:
-            manifest = json.loads((folder / MANIFEST).read_text())
-            history.setdefault(manifest["stage"], []).append(manifest)
+            with contextlib.suppress(DamagedArtifactError):  # the run that needs it says so, and makes it again
+                manifest = check(folder, hash_limit=0)
+                history.setdefault(manifest["stage"], []).append(manifest)
     return history
 
 
@@ -141,10 +142,11 @@ def outside_stages(cells: Sequence[Cell]) -> str:
 
     It includes the time in which a cell waited for another process to make an artifact.
     """
-    total = staged = 0.0
-    for cell in cells:
-        total += seconds(cell.folder)
-        staged += sum(entry["seconds"] for entry in _lineage(cell) if not entry["reused"])
+    times = {cell: taken for cell in cells if (taken := seconds(cell.folder)) > 0}  # where it was recorded
+    total = sum(times.values())
+    if not times:
+        return "The time that the cells took was not recorded."
+    staged = sum(entry["seconds"] for cell in times for entry in _lineage(cell) if not entry["reused"])
     return f"The cells took {total:,.0f} s, of which {max(0.0, 1 - staged / total):.1%} outside of any stage."
 
 

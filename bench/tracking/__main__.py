@@ -5,34 +5,53 @@ configuration says. What a tracker holds already is not logged twice.
 
     python -m bench.tracking outputs/default/* tracking.mode=online
     python -m bench.tracking outputs/*/* tracking=tensorboard
+
+A run's folder is data, whoever wrote it: its configuration can name one of this suite's trackers with allowed settings,
+nothing in it is resolved, and no file is uploaded but the run's own, its artifacts' in a store, and its models'.
 """
 
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
-
-from omegaconf import DictConfig, OmegaConf
+from typing import Any
 
 from bench.config import checks
 from bench.config.compose import CONF, composing, explained
-from bench.errors import BenchError
+from bench.config.rules import rules
+from bench.errors import BenchError, printable
+from bench.records.read import CONFIG, METRICS, is_finished, read_run
+from bench.store import MANIFEST, DamagedArtifactError, check
+from bench.store.reading import read_json
+from bench.tracking import log_nothing, log_to_tensorboard, log_to_wandb, mirror
+
+Tracker = Callable[[Path], object]
+TRACKERS: dict[Any, Callable[..., object]] = {
+    f"bench.tracking.{tracker.__name__}": tracker for tracker in (log_nothing, log_to_tensorboard, log_to_wandb)
+}
 
 
 def main() -> None:
-    overrides = [argument for argument in sys.argv[1:] if "=" in argument]
-    folders = [Path(argument) for argument in sys.argv[1:] if "=" not in argument]
+    overrides = [argument for argument in sys.argv[1:] if "=" in argument and not Path(argument).is_dir()]
+    folders = [Path(argument) for argument in sys.argv[1:] if argument not in overrides]
     if not folders:
         sys.exit("error: give the folders of finished runs: python -m bench.tracking outputs/default/*")
     with explained(overrides):
         given = _composed(overrides) if overrides else None
         for folder in folders:
-            if not (folder / "metrics.json").is_file():
-                raise BenchError(f"{folder} holds no finished run (no metrics.json).")
-            print(_track(folder, given) or f"{folder} was not logged", flush=True)
+            if not is_finished(folder):
+                raise BenchError(f"{folder} holds no finished run (no {METRICS}).")
+            config = read_run(folder).config
+            tracker = given or recorded(config.get("tracking"), folder / CONFIG)
+            if getattr(tracker, "func", None) is log_to_wandb:
+                refuse_strangers(mirror.read(folder))
+            print(printable(str(tracker(folder) or f"{folder} was not logged")), flush=True)
 
 
-def _composed(overrides: list[str]) -> DictConfig:
+def _composed(overrides: list[str]) -> Tracker:
     """The tracking that the settings of this command line choose."""
     from hydra import compose
+    from hydra.utils import instantiate
 
     others = [override for override in overrides if override.split("=")[0].split(".")[0] != "tracking"]
     if others:
@@ -40,14 +59,42 @@ def _composed(overrides: list[str]) -> DictConfig:
     with composing(CONF):
         cfg = compose("config", overrides)
     checks.check(cfg)
-    return cfg
+    return instantiate(cfg.tracking, _convert_="all")
 
 
-def _track(folder: Path, given: DictConfig | None) -> object:
-    from hydra.utils import instantiate
+def recorded(node: Any, source: Path) -> Tracker:
+    """The tracking that a run's configuration names; BenchError for any but this suite's, and for other settings."""
+    settings = dict(node) if isinstance(node, dict) else {}
+    target, _ = settings.pop("_target_", None), settings.pop("_partial_", None)
+    if not isinstance(target, str) or target not in TRACKERS:
+        raise BenchError(
+            f"{source} names no tracking of this suite: tracking._target_={target} is not one of "
+            f"{', '.join(TRACKERS)}; choose one for this command: tracking=NAME."
+        )
+    allowed = rules(TRACKERS[target])
+    for name, value in settings.items():
+        if name not in allowed or not allowed[name].allows(value):
+            must = f"it must be {allowed[name].description}" if name in allowed else "there is no such setting"
+            raise BenchError(f"{source}: tracking.{name}={value} is not allowed: {must}.")
+    return functools.partial(TRACKERS[target], **settings)
 
-    cfg = given if given is not None else OmegaConf.load(folder / "config.yaml")
-    return instantiate(cfg.tracking, _convert_="all")(folder)
+
+def refuse_strangers(run: mirror.FinishedRun) -> None:
+    """BenchError where the run would have a file uploaded that is not its own, an artifact's, or a model's."""
+    linked = [run.folder / path for link in run.chain for path in link["files"].values()]
+    for place in (path.resolve() for path in (*run.files, *linked)):
+        if place.parent != run.folder.resolve() and not _is_of_an_artifact(place):
+            raise BenchError(f"{run.folder} names {place}, which is no file of this run, of a store or of a model.")
+
+
+def _is_of_an_artifact(path: Path) -> bool:
+    try:
+        for folder in list(path.parents)[:4]:
+            if (folder / MANIFEST).is_file():
+                return path.relative_to(folder).as_posix() in check(folder, hash_limit=0)["files"]
+        return "model_type" in read_json(path.parent / "config.json")
+    except (DamagedArtifactError, OSError, ValueError, TypeError):
+        return False
 
 
 if __name__ == "__main__":

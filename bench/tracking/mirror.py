@@ -12,10 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from bench.artifacts import content_hash
-from bench.records.fingerprint import FILE as CODE
-from bench.records.read import ARTIFACTS, CONFIG, CURVES, LINEAGE, METRICS, SAMPLES, read_run
+from bench.errors import printable
+from bench.records.read import ARTIFACTS, CURVES, SAMPLES, read_run, record_files
+from bench.store.intact import intact
+from bench.store.reading import CHECKSUMS, as_json, matches
 
 Row = dict[str, Any]
+CHAIN: list[Any] = [  # the shape of chain.json
+    {
+        **dict.fromkeys(("name", "type", "role"), str),
+        "parents": [str],
+        "files": {str: str},
+        "settings": dict,
+        "reused": bool,
+    }
+]
 
 
 @dataclass(frozen=True)
@@ -28,9 +39,8 @@ class TrackerEntry:
     url: str | None = None  # on a server; None where the entry is only local
 
     def __str__(self) -> str:
-        return "\n".join(
-            [f"{self.tracker:9} {self.path}", *(f"  {name:7} {line}" for name, line in self.commands.items())]
-        )
+        lines = [f"{self.tracker:9} {self.path}", *(f"  {name:7} {line}" for name, line in self.commands.items())]
+        return printable("\n".join(lines))
 
 
 @dataclass(frozen=True)
@@ -74,9 +84,8 @@ class FinishedRun:
     @property
     def files(self) -> list[Path]:
         """Every file that the run left."""
-        names = (CONFIG, METRICS, LINEAGE, ARTIFACTS, CODE)
-        named = [path for name in names if (path := self.folder / name).is_file()]
-        return [*named, *sorted(self.folder.glob("*.parquet")), *sorted(self.folder.glob("*.png"))]
+        sums = [self.folder / CHECKSUMS] if (self.folder / CHECKSUMS).is_file() else []
+        return [*(self.folder / name for name in record_files(self.folder)), *sums, *sorted(self.folder.glob("*.png"))]
 
     def content(self, place: dict[str, Any]) -> str:
         """Hash the results and the place where they are to be logged.
@@ -105,8 +114,16 @@ def read(folder: Path) -> FinishedRun:
         curves=run.rows(CURVES),
         samples=run.rows(SAMPLES),
         lineage=run.lineage,
-        chain=json.loads((folder / ARTIFACTS).read_text()),
+        chain=_chain(folder),
     )
+
+
+def _chain(folder: Path) -> list[Row]:
+    with intact(folder / ARTIFACTS) as content:
+        chain = as_json(content)
+        if not matches(chain, CHAIN):
+            raise ValueError("it should list artifacts with their names, types, roles, parents, files and settings")
+    return chain
 
 
 def flat(config: Any, prefix: str = "") -> Row:
@@ -165,7 +182,3 @@ def frontier(curves: list[Row]) -> list[Row]:
 def command(name: str) -> str:
     """The command that starts a program of this environment: its name where the shell finds it, else its path."""
     return name if shutil.which(name) else shlex.quote(str(Path(sys.executable).parent / name))
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__

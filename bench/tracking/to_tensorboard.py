@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from bench.errors import first_line
 from bench.progress import say
-from bench.tracking.mirror import FinishedRun, Row, TrackerEntry, command, first_line, read
+from bench.tracking.mirror import FinishedRun, Row, TrackerEntry, command, read
 
 FOLDER = "tensorboard"
 STEPS = {"n": 1, "kl": 1000}  # TensorBoard has whole steps only: n itself, and thousandths of a nat

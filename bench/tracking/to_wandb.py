@@ -10,6 +10,7 @@ changed results continues under the same id: config, summary, tables, charts and
 history appends the new points. Rows that a killed process had sent are not sent twice.
 """
 
+import glob
 import json
 import os
 import shlex
@@ -23,8 +24,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from bench.config.rules import ABOVE_ZERO, FOLDER, PROJECT, list_of, number, one_of, or_null, text
+from bench.errors import first_line
 from bench.progress import say
-from bench.tracking.mirror import FinishedRun, TrackerEntry, command, first_line, read
+from bench.tracking.mirror import FinishedRun, TrackerEntry, command, read
 from bench.tracking.wandb_process import Attempt, LoggingJob, alone, last_attempt
 
 ENTITY = or_null(text(r"[^/\s]+", "the name of an account or a team, without / and spaces"))
@@ -105,7 +107,7 @@ def _log(job: LoggingJob, lock: int) -> dict[str, Any]:
     """
     folder = Path(job.root) / "wandb"
     folder.mkdir(parents=True, exist_ok=True)  # where that fails, wandb would silently use a temporary folder
-    own = f"*run-*-{job.place['id']}"
+    own = f"*run-*-{glob.escape(job.place['id'])}"
     before = set(folder.glob(own))
     defaults = {
         "WANDB_SILENT": "true",  # wandb then asks for no key on a terminal
@@ -171,6 +173,6 @@ def _entry(path: str, url: str | None) -> TrackerEntry:
 
 def _remove_superseded(job: LoggingJob, current: str) -> None:
     """Delete the run's other offline folders that were not synced: syncing two would mix them."""
-    for path in (Path(job.root) / "wandb").glob(f"offline-run-*-{job.place['id']}"):
+    for path in (Path(job.root) / "wandb").glob(f"offline-run-*-{glob.escape(job.place['id'])}"):
         if path != Path(current) and not list(path.glob("*.synced")):
             shutil.rmtree(path)

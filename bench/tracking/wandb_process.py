@@ -18,10 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.errors import first_line
 from bench.store import write_durably
-from bench.tracking.mirror import FinishedRun, Row, first_line, frontier, read
+from bench.store.reading import matches, read_json
+from bench.tracking.mirror import FinishedRun, Row, frontier, read
 
 RECORD = "tracking.json"
+SHAPE: dict[str, Any] = {"content": str, "mode": str, "path": str | None, "url": str | None, "start": int | None}
 STARTUP = 60  # seconds for the start of Python and wandb, and for reading and writing files, on a busy machine
 OFFLINE = 600  # seconds: no server can be slow, only a disk
 
@@ -47,17 +50,26 @@ class Attempt:
 def last_attempt(folder: Path) -> Attempt | None:
     """Read the last attempt to log the run in `folder`. A damaged record counts as none."""
     try:
-        return Attempt(**json.loads((folder / RECORD).read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
+        content = read_json(folder / RECORD)
+        return Attempt(**content) if matches(content, SHAPE) else None
+    except (OSError, ValueError, TypeError):
         return None
 
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[int]:
     """Let one process at a time log a run: two sweeps may share a cell. Yields the file descriptor of the lock."""
-    with (folder / f".{RECORD}.lock").open("w") as file:
+    # neither through a link, which would empty another file, nor waiting for a pipe's other end
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    file = os.open(folder / f".{RECORD}.lock", flags, 0o644)
+    try:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield file.fileno()
+        for left in folder.glob(f".{RECORD}.*"):  # of a process that was killed
+            if left.suffix != ".lock":
+                left.unlink(missing_ok=True)
+        yield file
+    finally:
+        os.close(file)
 
 
 @dataclass(frozen=True)

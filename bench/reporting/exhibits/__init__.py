@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from bench.errors import BenchError
 from bench.records.read import Run
-from bench.reporting.exhibit import Figure, Kind, Table
+from bench.reporting.exhibit import Figure, Kind, Table, from_records
 from bench.reporting.groups import Group, grouped
 
 Part = Callable[[Sequence[Group]], Any]
@@ -69,7 +69,8 @@ def method_sentences(kind: Kind, groups: Sequence[Group]) -> list[str]:
 def made(kind: Kind, wanted: type[Shown], groups: Sequence[Group], own: Sequence[Part] = ()) -> Iterator[Shown]:
     """Make the exhibits of a kind one after the other. wanted: their type."""
     for part in (*parts(kind), *own):
-        exhibits = part(groups)
+        with from_records(getattr(part, "__name__", "an exhibit"), [run for group in groups for run in group.runs]):
+            exhibits = part(groups)
         for exhibit in exhibits if isinstance(exhibits, list | tuple) else [exhibits]:
             if isinstance(exhibit, wanted):
                 yield exhibit
