@@ -28,7 +28,7 @@ from bench.errors import BenchError
 from bench.records import read as reading
 from bench.records.read import Run, read_run
 from bench.records.write import seal
-from bench.reporting.build import _exhibits, _methods
+from bench.reporting.build import ALL, _exhibits, _methods
 from bench.reporting.console import headline, main_table
 from bench.reporting.exhibit import from_records
 from bench.reporting.exhibits import sentences
@@ -220,7 +220,7 @@ WAYS = (flip, flip, cut, overwrite, swap, no_file, deepen, edit, edit, edit, edi
 def report_on(run: Run) -> None:
     """What a report reads and computes of a run, without drawing."""
     with from_records("the report", [run]):
-        assert all(exhibit.as_csv and exhibit.stamp for exhibit in _exhibits([run], ()).values())
+        assert all(exhibit.as_csv and exhibit.stamp for exhibit in _exhibits([run], (), ALL).values())
     assert sentences([run])
     assert _methods([run])
     with from_records("the report", [run]):

@@ -16,6 +16,8 @@ from bench.generation.pool import FILE as DRAWN
 from bench.procedures.findings import Results
 from bench.records.read import Run
 from bench.store import DamagedArtifactError, check
+from bench.store.intact import intact
+from bench.store.intact import table as table_in
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -69,6 +71,12 @@ def _of_pool(
     )
 
 
+def frame(run: Run, name: str) -> "DataFrame":
+    """One of the run's tables. BenchError where it is missing or damaged."""
+    with intact(run.folder / name) as content:
+        return table_in(content).to_pandas()
+
+
 def completions(run: Run, split: str, *, store: Path | None = None) -> "DataFrame":
     """Every completion of the run's training pool ("train") or of its held-out pool of Best-of-N, read from the store.
 
@@ -79,7 +87,7 @@ def completions(run: Run, split: str, *, store: Path | None = None) -> "DataFram
     """
     import pandas as pd
 
-    cells = run.frame(FILE)
+    cells = frame(run, FILE)
     if split not in set(cells["split"]):
         raise BenchError(f"{run.folder} has no pool of split {split!r}: it has {', '.join(cells['split'].unique())}.")
     cells = cells[cells["split"] == split].drop(columns="split").reset_index(drop=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError
-from bench.records.completions import completions
+from bench.records.completions import completions, frame
 from bench.records.read import CURVES, PER_PROMPT, SAMPLES, Run, is_finished, read_run
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Runs(Sequence[Run]):
         return pd.DataFrame(list(rows), index=pd.Index([run.folder.name for run in self.runs], name="run"))
 
     def _stacked(self, name: str) -> "DataFrame":
-        return self._concatenated(lambda run: run.frame(name))
+        return self._concatenated(lambda run: frame(run, name))
 
     def _concatenated(self, read: Callable[[Run], "DataFrame"]) -> "DataFrame":
         import pandas as pd

@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -49,9 +49,6 @@ TEXTS = re.compile(
 NUMBERS = re.compile(
     r"(base|tuned|control|distillation|cost|saved|break_even|scorer|selection|pool|train|test|\w*(_vs_|_of_)[^/]*)/.*"
 )
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 Curve = tuple[str, str, str, int]  # policy, method, metric, n
 
@@ -108,11 +105,6 @@ class Run:
         """The rows of one of the run's tables, e.g. `run.rows(DIAGNOSTICS)`."""
         with intact(self.folder / name) as content:
             return table(content).to_pylist()
-
-    def frame(self, name: str) -> "DataFrame":
-        """One of the run's tables as a pandas frame."""
-        with intact(self.folder / name) as content:
-            return table(content).to_pandas()
 
     @functools.cached_property
     def prompt_ids(self) -> tuple[str, ...]:
