@@ -252,11 +252,11 @@ PARQUET = (b"PAR1", b"PAR1" + b"x" * 40 + b"PAR1", b"no Parquet at all")
         *(("train.parquet", content, r"train\.parquet is not a whole Parquet file: Parquet") for content in PARQUET),
         (
             "train.jsonl.gz",
-            gzip.compress(UTF_16.encode())[:-9],
+            gzip.compress(UTF_16.encode(), mtime=0)[:-9],
             r"train\.jsonl\.gz can't be read: Compressed file ended",
         ),
         ("train.csv.gz", b"prompt,answer", r"train\.csv\.gz can't be read: Not a gzipped file"),
-        ("train.jsonl", gzip.compress(UTF_16.encode()), r"train\.jsonl, line 1 is not UTF-8"),
+        ("train.jsonl", gzip.compress(UTF_16.encode(), mtime=0), r"train\.jsonl, line 1 is not UTF-8"),
         ("other.jsonl", "{}", r"needs files such as train.jsonl or test.jsonl"),
     ],
 )
