@@ -15,7 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from bench.config.compose import LAUNCHER_PLUGINS
+from bench.config.compose import LAUNCHER_PLUGINS, understood
 from bench.config.keys import run_folder
 from bench.config.rules import rules
 from bench.errors import BenchError
@@ -35,7 +35,7 @@ def check(overrides: Sequence[str], conf: str, *, devices: bool = True) -> None:
 
     concerned = re.compile(r"\+*(sweep=|hydra/launcher=|hydra\.launcher\.|threads=\d+$)")
     chosen = [override for override in overrides if concerned.match(override)]
-    with initialize_config_dir(conf, version_base="1.3"):
+    with understood(chosen), initialize_config_dir(conf, version_base="1.3"):
         cfg = compose("config", chosen, return_hydra_config=True)
     settings: Any = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)
     target = settings.pop("_target_")
@@ -45,7 +45,7 @@ def check(overrides: Sequence[str], conf: str, *, devices: bool = True) -> None:
     for name, rule in rules(launcher).items():
         if name in settings and not rule.allows(settings[name]):
             value = "null" if settings[name] is None else settings[name]
-            raise BenchError(f"hydra.launcher.{name}={value} is not allowed: it must be {rule.description}.")
+            raise BenchError(f"hydra.launcher.{name}={value} is not allowed: it must be {rule.words(value)}.")
     if devices:
         launcher(**settings).check(cfg)
 

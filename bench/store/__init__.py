@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from bench.artifacts import content_hash
-from bench.errors import BenchError, is_disk_full
+from bench.errors import BenchError, full_disk, is_disk_full
 from bench.progress import said_after, say
 from bench.store.files import (
     MANIFEST,
@@ -171,9 +171,10 @@ class Store:
         except BaseException as error:
             shutil.rmtree(scratch, ignore_errors=True)
             if is_disk_full(error):
+                place, setting = full_disk(error, "store", self.root)
                 raise BenchError(
-                    f"The disk of store={self.root} is full while making {address.stage}; free some space or move "
-                    "the store (store=PATH) and run the same command: finished artifacts are kept."
+                    f"The disk of {place} is full while making {address.stage}; free some space, or give another place "
+                    f"({setting}=PATH), and run the same command: finished artifacts are kept."
                 ) from error
             raise
         return manifest

@@ -15,16 +15,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from omegaconf import DictConfig, OmegaConf
 
 from bench.config import checks
-from bench.config.compose import Composer, install_plugins
+from bench.config.compose import Composer, install_plugins, understood
 from bench.config.keys import id_of_settings
 from bench.errors import BenchError
 from bench.records.fingerprint import is_current
 from bench.records.read import METRICS, TIMES, failure, is_finished, missing_records, read_metrics, seconds
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 BUSY = "running.lock"  # locked by the process that runs a cell; its content names that process
 
@@ -79,7 +82,7 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
     install_plugins()
     _refuse_sweeps_of_wandb(overrides, Path(conf))
     composer = Composer()
-    with initialize_config_dir(conf, version_base="1.3"):
+    with understood(overrides), initialize_config_dir(conf, version_base="1.3"):
         named = [override for override in overrides if override.lstrip("+").startswith(("sweep=", "hydra/sweeper="))]
         sweeper = compose("config", named, return_hydra_config=True).hydra.sweeper
         if not sweeper._target_.endswith(f".{BasicSweeper.__name__}"):
@@ -88,6 +91,7 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         parsed = parser.parse_overrides([*(f"{key}={value}" for key, value in grid.items()), *overrides])
         last = {override.get_key_element(): override for override in parsed}
+        refuse_given_twice(parsed[len(grid) :])
         varied = {key for key, override in last.items() if override.is_sweep_override()}
         batch = [arguments for part in BasicSweeper.split_arguments(parsed, None) for arguments in part]
         if not batch:
@@ -102,6 +106,17 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
             _ = cell.parts  # raises where a part can't be built
             distinct.setdefault(cell.id, cell)  # two labels of one configuration are one run
     return list(distinct.values())
+
+
+def refuse_given_twice(given: "Sequence[Override]") -> None:
+    """BenchError for a setting that is given twice, one time with several values: only the last would count."""
+    by_key: dict[str, list[Override]] = {}
+    for override in given:
+        by_key.setdefault(override.get_key_element(), []).append(override)
+    for key, all_given in by_key.items():
+        if len(all_given) > 1 and any(override.is_sweep_override() for override in all_given):
+            lines = " ".join(str(override.input_line) for override in all_given)
+            raise BenchError(f"{key} is given {len(all_given)} times ({lines}); give it once, with all its values.")
 
 
 def _refuse_sweeps_of_wandb(overrides: Sequence[str], conf: Path) -> None:
