@@ -104,7 +104,7 @@ def sweep(overrides: list[str], *, plan_only: bool) -> None:
     from bench.launching import launch
     from bench.launching.runner import refuse_early
     from bench.sweeps import plan
-    from bench.sweeps.cells import cells, is_done, state
+    from bench.sweeps.cells import cells, is_done, number, state
 
     if (definition := search.read(overrides, CONF)) is not None:
         launch.check(overrides, CONF, devices=not plan_only)
@@ -120,6 +120,7 @@ def sweep(overrides: list[str], *, plan_only: bool) -> None:
         for cell in listed:
             if not is_done(cell.folder):
                 refuse_early(cell.cfg, cell.parts)
+        number([cell.folder for cell in listed])
         _leave_out_of_labels(listed[0].fixed)
     _run()
     if listed is not None:

@@ -14,9 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from bench.config import checks
 from bench.config.keys import run_folder
 from bench.errors import BenchError, full_disk, is_disk_full, is_out_of_gpu_memory
-from bench.progress import say
+from bench.progress import say, tell, told
 from bench.store import Store, Use, unique, using
-from bench.sweeps.cells import busy, is_done
+from bench.sweeps.cells import Cell, busy, is_done, numbers
+from bench.sweeps.workload import workload
 from bench.training.lora import check_four_bit
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ def run_cell(cfg: DictConfig, label: str) -> None:
         return
     start = time.perf_counter()
     try:
-        run_experiment(cfg, quiet=True)
+        with told(numbers.get(folder, "")):
+            tell(f"{label} begins")
+            run_experiment(cfg, quiet=True)
     except Exception as error:
         reason = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
         say(f"{label}: FAILED after {time.perf_counter() - start:.0f} s: {reason} ({folder / 'error.txt'})")
@@ -50,7 +53,6 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     start = time.perf_counter()
     checks.check(cfg)
     parts = checks.build_parts(cfg)
-    whole = refuse_early(cfg, parts)
     folder = run_folder(cfg)
     _make("outputs", cfg.outputs, folder)
     if directory := cfg.tracking.get("directory"):
@@ -59,7 +61,10 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     failure = folder / "error.txt"
     failure.unlink(missing_ok=True)
     try:
-        with busy(folder), using(Store(cfg.store)) as store:
+        with told(), busy(folder), using(Store(cfg.store)) as store:
+            whole = refuse_early(cfg, parts)
+            if not quiet:
+                tell(_plan(cfg, folder))
             # imported late, so that a wrong setting is refused at once
             from bench.records.read import read_run
             from bench.records.write import write
@@ -128,6 +133,16 @@ def refuse_early(cfg: DictConfig, parts: Mapping[str, Any]) -> "Parts":
     whole = Parts(**own, **{name: cfg[name] for name in checks.RUN_SETTINGS})
     ready.check(whole, parts["procedure"], cast(Mapping[str, Any], OmegaConf.to_container(cfg, resolve=True)))
     return whole
+
+
+def _plan(cfg: DictConfig, folder: Path) -> str:
+    """The line with which a run begins. BenchError where its rehearsal shows that it could not come to its end."""
+    work = workload([Cell("", cfg, ())])
+    return (
+        f"run {folder.name} in {folder} begins; stages: policy, generate, score, select, fine-tune, evaluate; plan: "
+        f"pools {work.pools}, completions {work.completions:,}, fine-tunings at most {work.trainings}, evaluations at "
+        f"most {work.evaluations}"
+    )
 
 
 def _make(key: str, value: str, folder: Path) -> None:

@@ -24,7 +24,8 @@ from bench.tasks import Task
 
 def _has_programs(task: Any) -> bool:
     """Whether the completions of a task are programs; also of its configuration before it is built."""
-    return (instantiate(task, _convert_="all") if isinstance(task, Mapping) else task).programs is not None
+    made = instantiate(task, _convert_="all") if isinstance(task, Mapping) else task
+    return getattr(made, "programs", None) is not None
 
 
 PROGRAMS = Rule(_has_programs, "a task whose completions are programs, such as list_programs")

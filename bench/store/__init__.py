@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from bench import progress
 from bench.artifacts import content_hash
 from bench.errors import BenchError, full_disk, is_disk_full
 from bench.progress import said_after, say
@@ -162,7 +163,8 @@ class Store:
             shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process: under the lock no other one uses it
             scratch.mkdir(parents=True)
             start = time.perf_counter()
-            counts = build(scratch)
+            with progress.stage(address.stage):
+                counts = build(scratch)
             names = ("stage", "version", "key", "part", "settings", "parents")
             origin = {name: getattr(address, name) for name in names}
             manifest = seal(scratch, origin, counts, time.perf_counter() - start)

@@ -119,6 +119,15 @@ def refuse_given_twice(given: "Sequence[Override]") -> None:
             raise BenchError(f"{key} is given {len(all_given)} times ({lines}); give it once, with all its values.")
 
 
+numbers: dict[Path, str] = {}  # what lines of the cells of a sweep begin with, by their folders
+
+
+def number(folders: Sequence[Path]) -> None:
+    """Number the cells of a sweep for the lines that they print, e.g. "cell 3 of 16: "."""
+    numbers.clear()
+    numbers.update({folder: f"cell {i} of {len(folders)}: " for i, folder in enumerate(folders, 1)})
+
+
 def _refuse_sweeps_of_wandb(overrides: Sequence[str], conf: Path) -> None:
     """BenchError for a file of sweeps/ that W&B runs instead of Hydra."""
     for override in overrides:
