@@ -66,7 +66,7 @@ def understood(overrides: Sequence[str]) -> Iterator[None]:
         _refuse_malformed(override.lstrip("+~"))
     try:
         yield
-    except (BenchError, OSError):
+    except BenchError:
         raise
     except Exception as error:  # what malformed settings raise in Hydra's parsers and OmegaConf is of many kinds
         raise BenchError(explain_composition(error, Path(CONF), overrides)) from error
@@ -78,7 +78,7 @@ def _refuse_malformed(override: str) -> None:
     if equals and not key.strip():
         raise BenchError(f"{override!r} names no setting; write name=value.")
     group = key.partition("@")[0]
-    if group and not group.startswith(("/", ".")) and Path(CONF, group).is_dir():
+    if _is_group(Path(CONF), group):
         for choice in [value] if value.startswith(("{", "[")) else value.split(","):
             if choice.startswith(("/", "{", "[")) or ".." in choice:
                 raise BenchError(f"{group}={choice} does not exist; {group} can be {_choices(Path(CONF), group)}.")
@@ -160,19 +160,23 @@ def explain_composition(error: Exception, conf: Path, arguments: Sequence[str]) 
     if text.startswith("Ambiguous value"):
         return f"{text.splitlines()[0]}: several values are a sweep, which needs -m (python -m bench -m ...)."
     words = ". ".join(line.strip() for line in text.splitlines() if line.strip() and "https://" not in line)
-    of_settings = isinstance(error, HydraException | OmegaConfBaseException)
+    of_settings = isinstance(error, HydraException | OmegaConfBaseException) and words
     return words if of_settings else f"These settings can't be read: {type(error).__name__}: {words[:200]}"
 
 
 def _not_a_choice(conf: Path, arguments: Sequence[str]) -> str:
     for argument in arguments:
         group, _, values = argument.partition("=")
-        if not values or not (conf / group).is_dir():
+        if not values or not _is_group(conf, group):
             continue
         for value in values.split(","):
             if not (conf / group / f"{value}.yaml").is_file() and not isinstance(yaml.safe_load(value), str):
                 return f"{group}={value} does not exist; {group} can be {_choices(conf, group)}."
     return ""
+
+
+def _is_group(conf: Path, name: str) -> bool:
+    return re.fullmatch(r"\w+(/\w+)?", name) is not None and len(name) < 100 and (conf / name).is_dir()
 
 
 def _choices(conf: Path, group: str) -> str:
@@ -182,11 +186,11 @@ def _choices(conf: Path, group: str) -> str:
 def _unknown(key: str, conf: Path, arguments: Sequence[str]) -> str:
     """What is wrong with a setting that could not be set."""
     show = "`python -m bench --cfg job` shows all of them."
-    if (conf / key).is_dir():
+    if _is_group(conf, key):
         return f"{key} is a part: choose one of {_choices(conf, key)}, and set its settings by {key}.NAME=VALUE; {show}"
     if key in _known_keys(conf):
         group = key.rpartition(".")[0].replace(".", "/")
-        chosen = group if (conf / group).is_dir() else key.partition(".")[0]
+        chosen = group if _is_group(conf, group) else key.partition(".")[0]
         return f"{key} is not a setting of the chosen {chosen}; {show}"
     near = _near(key, conf, arguments)
     return f"{key} is not a setting{near} {show}" if near else f"{key} is not a setting; {show}"
@@ -194,7 +198,7 @@ def _unknown(key: str, conf: Path, arguments: Sequence[str]) -> str:
 
 def _near(key: str, conf: Path, arguments: Sequence[str]) -> str:
     """A question after the setting that was meant, if one of these choices' has a name like it."""
-    choices = [argument for argument in arguments if (conf / argument.partition("=")[0].lstrip("+")).is_dir()]
+    choices = [argument for argument in arguments if _is_group(conf, argument.partition("=")[0].lstrip("+"))]
     try:
         from hydra import compose
 

@@ -50,6 +50,8 @@ def target(key: str, node: Any) -> Any:
         inspect.signature(found)
     except Exception as error:  # an import may raise anything, and Hydra has several exceptions
         reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
+        if not isinstance(name, str):
+            reason = "it must be a dotted name"
         raise BenchError(f"{key}._target_={name} is no function or class that can be imported: {reason}.") from error
     return found
 

@@ -96,7 +96,7 @@ def prepared(cells: Sequence[tuple[str, DictConfig]]) -> Iterator[list[CellJob]]
         for label, cfg in cells:
             settings: Any = OmegaConf.to_container(cfg, resolve=True)
             folder = run_folder(cfg)
-            jobs.append(CellJob(label, folder, settings, Path.cwd(), needed, numbers.get(folder, "")))
+            jobs.append(CellJob(label, folder, settings, Path.cwd(), needed, number=numbers.get(folder, "")))
         yield _leaders_first(jobs)
 
 
