@@ -59,7 +59,7 @@ def test_an_axis_is_given_once(monkeypatch):
         assert said(monkeypatch, main, *["-m"] * (main is command.main), *arguments) == (
             "error: seed is given 2 times (seed=0,1 seed=2,3); give it once, with all its values."
         )
-    sentence = said(monkeypatch, command.main, "-m", "selection=top_per_prompt,all_correct", "selection=softmax")
+    sentence = said(monkeypatch, command.main, "-m", "selection=top_per_prompt,all_correct", "selection=softmax,rso")
     assert sentence.startswith("error: selection is given 2 times (")
 
 

@@ -22,7 +22,7 @@ from bench.training import pretraining, processes
 TRAINED = "bench.scoring.trained_reward_model.trained_reward_model"
 
 
-class Shape(NamedTuple):
+class PolicyShape(NamedTuple):
     """What is known of a policy before it is made."""
 
     context: int | None  # tokens; None: no limit is known
@@ -65,14 +65,14 @@ def _splits(config: Mapping[str, Any]) -> list[str]:
     return [split for split in named if split in SPLITS]
 
 
-def _shape(parts: Parts, policy: Any) -> Shape | None:
+def _shape(parts: Parts, policy: Any) -> PolicyShape | None:
     """The shape of a configured policy; None for one of a kind that is not known here."""
     function, settings = (policy.func, policy.keywords) if isinstance(policy, partial) else (policy, {})
     if function is policies.tiny:
         defaults = {name: each.default for name, each in inspect.signature(function).parameters.items()}
         known = defaults | settings
         own = {name: known[name] for name in ("seed", "demonstrations", "vocabulary")}
-        return Shape(
+        return PolicyShape(
             context=pretraining.CONTEXT,
             layers=known["layers"],
             modules=frozenset(pretraining.LAYERS),
@@ -84,7 +84,7 @@ def _shape(parts: Parts, policy: Any) -> Shape | None:
     made = policy(parts.task)
     base = loading.base_of(made)
     described = loading.load_config(base)
-    return Shape(
+    return PolicyShape(
         context=loading.context(described),
         layers=getattr(described.get_text_config(), "num_hidden_layers", None),
         modules=frozenset(_modules(base)),
@@ -100,7 +100,7 @@ def _modules(policy: Any) -> Iterator[str]:
             yield from (part for name in weights.keys() for part in name.split("."))  # noqa: SIM118
 
 
-def _check_lengths(prompts: Prompts, shape: Shape, config: Mapping[str, Any]) -> None:
+def _check_lengths(prompts: Prompts, shape: PolicyShape, config: Mapping[str, Any]) -> None:
     """BenchError where a prompt leaves no room for a completion; texts are encoded only where that is in doubt."""
     engine = config["generation"].get("worker", config["generation"])
     limits = [limit for limit in (shape.context, engine.get("max_model_len")) if limit is not None]
@@ -117,7 +117,7 @@ def _check_lengths(prompts: Prompts, shape: Shape, config: Mapping[str, Any]) ->
         tokens.encode(shape.tokenizer(), prompts, max_new_tokens=longest, context=min(limits))
 
 
-def _check_adapter(lora: Mapping[str, Any] | None, base: Shape) -> None:
+def _check_adapter(lora: Mapping[str, Any] | None, base: PolicyShape) -> None:
     targets = (lora or {}).get("target_modules", ())
     if isinstance(targets, str) or not targets or not base.modules:
         return
@@ -140,7 +140,7 @@ def _trained_scorers(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, An
             yield from _trained_scorers(inner, f"{key}.{name}")
 
 
-def _check_scorer(key: str, scorer: Mapping[str, Any], base: Shape | None, prompts: Mapping[str, int]) -> None:
+def _check_scorer(key: str, scorer: Mapping[str, Any], base: PolicyShape | None, prompts: Mapping[str, int]) -> None:
     layers, most = scorer["layers"], prompts[scorer["pairs_from"]] * (scorer["most_completions"] // 2)
     if base is not None and None not in (layers, base.layers) and layers > base.layers:
         raise BenchError(

@@ -109,14 +109,16 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
 
 
 def refuse_given_twice(given: "Sequence[Override]") -> None:
-    """BenchError for a setting that is given twice, one time with several values: only the last would count."""
-    by_key: dict[str, list[Override]] = {}
+    """BenchError for an axis that is given twice, with other values: only the last would count."""
+    axes: dict[str, dict[str, None]] = {}
     for override in given:
-        by_key.setdefault(override.get_key_element(), []).append(override)
-    for key, all_given in by_key.items():
-        if len(all_given) > 1 and any(override.is_sweep_override() for override in all_given):
-            lines = " ".join(str(override.input_line) for override in all_given)
-            raise BenchError(f"{key} is given {len(all_given)} times ({lines}); give it once, with all its values.")
+        if override.is_sweep_override():
+            axes.setdefault(override.get_key_element(), {})[str(override.input_line)] = None
+    for key, lines in axes.items():
+        if len(lines) > 1:
+            raise BenchError(
+                f"{key} is given {len(lines)} times ({' '.join(lines)}); give it once, with all its values."
+            )
 
 
 numbers: dict[Path, str] = {}  # what lines of the cells of a sweep begin with, by their folders
