@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Rewards
-from bench.config.rules import Count, checked, number, one_of, require
+from bench.config.rules import Samples, checked, number, one_of, require
 from bench.errors import BenchError
 from bench.estimators.arrays import StoppedOutcomes
 from bench.estimators.bootstrap import intervals_and_bands
@@ -134,12 +134,12 @@ def adaptively(
     parts: Parts,
     *,
     stop: Annotated[str, one_of("accepted", "none")],
-    enough: Count,
+    enough: Samples,
     accept_above: Annotated[float, number()],
     allocate: Annotated[str, one_of("uniform", "hard")],
-    look: Count,
-    most: Count,
-    block: Count,
+    look: Samples,
+    most: Samples,
+    block: Samples,
 ) -> Results:
     """Run `bench.experiment.run` with samples where they are expected to help, and train on accepted completions.
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 
 from bench.artifacts import Policy, Selection
-from bench.config.rules import Count, Rule, list_of, number, or_null
+from bench.config.rules import COLDEST, Count, Rule, Samples, list_of, number, or_null
 from bench.errors import BenchError
 from bench.procedures.parts import Parts
 from bench.seeds import generator
@@ -36,9 +36,9 @@ def by_balance_score(
     parts: Parts,
     policy: Policy,
     *,
-    temperatures: Annotated[list[float], several(number(0, open_low=True))],
+    temperatures: Annotated[list[float], several(number(0, open_low=True, least=COLDEST, most=100))],
     thresholds: Annotated[list[float] | None, or_null(several(number()))],
-    expected: Count,
+    expected: Samples,
     prompts_probed: Count,
     seed: int,
 ) -> Adapted:

@@ -2,7 +2,9 @@
 
 import errno
 import os
+import shutil
 import unicodedata
+from pathlib import Path
 
 QUOTED = 300  # characters of words that others wrote, e.g. a server
 FULL = os.strerror(errno.ENOSPC)
@@ -48,6 +50,16 @@ def is_disk_full(error: BaseException) -> bool:
         (isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)) or FULL in str(cause)
         for cause in _causes(error)
     )
+
+
+def full_disk(error: BaseException, setting: str, folder: Path) -> tuple[str, str]:
+    """Which disk is full, as NAME=PATH, and the setting that moves what lies there: `setting`, or TMPDIR."""
+    temporary = Path(os.environ.get("TMPDIR") or "/tmp").absolute()
+    named = [Path(str(cause.filename)) for cause in _causes(error) if isinstance(cause, OSError) and cause.filename]
+    inside = [path.is_relative_to(temporary) and not path.is_relative_to(folder.absolute()) for path in named]
+    if not named and temporary.is_dir() and folder.is_dir():
+        inside = [shutil.disk_usage(temporary).free < shutil.disk_usage(folder).free / 100]
+    return (f"TMPDIR={temporary}", "TMPDIR") if any(inside) else (f"{setting}={folder}", setting)
 
 
 def is_out_of_gpu_memory(error: BaseException) -> bool:

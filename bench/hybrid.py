@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from bench.artifacts import Completions, Prompts, Rewards, Selection
-from bench.config.rules import TRUE_OR_FALSE, Count, checked, number, one_of, or_null, require, whole
+from bench.config.rules import TRUE_OR_FALSE, checked, number, one_of, or_null, require, whole
 from bench.errors import BenchError
 from bench.models.sampler import GREEDY
 from bench.pools import scattered, side_by_side
@@ -55,8 +55,8 @@ def with_demonstrations(
     inverted: Annotated[bool, TRUE_OR_FALSE],
     foreign: Annotated[float, number(0, 1)],
     noise: Annotated[float, number(0, 1)],
-    probe_epochs: Count,
-    folds: Annotated[int | None, or_null(whole(2))],
+    probe_epochs: Annotated[int, whole(1, 1_000)],
+    folds: Annotated[int | None, or_null(whole(2, 1_000))],
     hard: Annotated[str, one_of("sample", "drop")],
     sample_from: Annotated[str, one_of("probe", "base")],
     stop_at_first_accept: Annotated[bool, TRUE_OR_FALSE],

@@ -1,10 +1,22 @@
 """Where a policy comes from: a local folder, the Hugging Face hub, or pretraining from scratch."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
 from bench.artifacts import Policy
-from bench.config.rules import ABOVE_ZERO, FOLDER, TRUE_OR_FALSE, Count, Seed, or_null, text, whole
+from bench.config.rules import (
+    FOLDER,
+    TRUE_OR_FALSE,
+    Count,
+    LearningRate,
+    PromptCount,
+    Seed,
+    here,
+    or_null,
+    text,
+    whole,
+)
 from bench.errors import BenchError
 from bench.models import hub
 from bench.models.loading import base_of, folder, load_config, load_tokenizer
@@ -16,17 +28,28 @@ SYSTEM = or_null(text(r"(?s).*\S.*", "a text"))
 THINKING = or_null(TRUE_OR_FALSE)
 
 
+def _check_sizes(settings: Mapping[str, Any]) -> None:
+    """Raise BenchError for sizes that no Llama can have: each head has an even number of dimensions."""
+    width, heads = settings.get("hidden_size", 96), settings.get("heads", 3)
+    if width % (2 * heads):
+        raise BenchError(
+            f"policy.hidden_size={width} is not allowed with policy.heads={heads}: it must be a multiple of twice as "
+            f"many, {2 * heads}."
+        )
+
+
+@here(_check_sizes)
 def tiny(
     task: Corpus,
     *,
     seed: Seed,
-    demonstrations: Count = 32_000,
+    demonstrations: PromptCount = 32_000,
     steps: Count = 1100,
     batch_size: Count = 32,
-    learning_rate: Annotated[float, ABOVE_ZERO] = 2.5e-3,
-    hidden_size: Count = 96,
-    layers: Count = 2,
-    heads: Count = 3,
+    learning_rate: LearningRate = 2.5e-3,
+    hidden_size: Annotated[int, whole(1, 65_536)] = 96,
+    layers: Annotated[int, whole(1, 1_000)] = 2,
+    heads: Annotated[int, whole(1, 1_024)] = 3,
     feedforward_size: Count = 256,
     vocabulary: Count = 400,
     member: Annotated[int, whole(0)] = 0,
@@ -56,6 +79,7 @@ def tiny(
     )
 
 
+@here(lambda settings: from_folder(None, **settings))  # type: ignore[has-type]
 def from_folder(
     task: Any,
     *,
@@ -68,6 +92,7 @@ def from_folder(
     return _with_chat_settings(folder(path, code=trust_remote_code), system, thinking, trust_remote_code)
 
 
+@here(lambda settings: from_hub(None, **settings))  # type: ignore[has-type]
 def from_hub(
     task: Any,
     *,

@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection, content_hash
 from bench.balance import Adapted, with_threshold
-from bench.config.rules import Count, checked, one_of
+from bench.config.rules import Samples, checked, one_of, whole
 from bench.errors import BenchError
 from bench.models.sampler import RAW
 from bench.pools import side_by_side
@@ -159,11 +159,11 @@ def check_settings(config: Mapping[str, Any]) -> None:
 def in_rounds(
     parts: Parts,
     *,
-    rounds: Count,
+    rounds: Annotated[int, whole(1, 1_000)],
     start: Annotated[str, one_of("base", "current")],
     train_on: Annotated[str, one_of("last", "union", "best")],
     stop: Annotated[str, one_of("none", "validation")],
-    validation_completions: Count,
+    validation_completions: Samples,
     adapt: Callable[..., Adapted] | None,
 ) -> Results:
     """Sample the current policy, score, select and fine-tune, `rounds` times. Every KL is to the original base.

@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +84,12 @@ def composed(*overrides: str) -> DictConfig:
     """Return the configuration of an experiment."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", list(overrides))
+
+
+def replaced(settings: Sequence[str], *others: str) -> list[str]:
+    """Return the settings with others in the place of those of the same name: an axis must not be given twice."""
+    given = {other.partition("=")[0] for other in others}
+    return [*(setting for setting in settings if setting.partition("=")[0] not in given), *others]
 
 
 def places(folder: Path) -> list[str]:

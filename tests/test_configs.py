@@ -1,16 +1,28 @@
 """Every configuration composes, passes its own checks, and builds its part."""
 
+import copy
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
-from omegaconf import OmegaConf
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
 from sharing import CONF, composed
 
+from bench.artifacts import Policy
 from bench.config import checks
 from bench.config.keys import run_id
+from bench.config.rules import Rule, rules
 from bench.errors import BenchError
+from bench.launching.runner import run_experiment
+from bench.store import Store
 from bench.training.lora import check_four_bit
 
 LED_BY_WANDB = set(CONF.glob("sweep/wandb_*.yaml"))  # tests/test_wandb_sweeps.py composes their runs
 CHOICES = sorted((path.parent.name, path.stem) for path in {*CONF.glob("*/*.yaml")} - LED_BY_WANDB)
+NOWHERE = "/dev/null/nowhere"
 BESIDE = {
     ("generation", "openai"): ["policy=folder"],  # a server's policy lies somewhere, which policy.path says
     ("procedure", "adaptive"): ["control=none"],
@@ -34,7 +46,58 @@ def test_every_choice_composes_and_builds(group, choice):
 
 def _some(key: str) -> str:
     """A value for what a user must give."""
-    return "http://localhost:8000/v1" if key.endswith(".url") else "anywhere"
+    return {"url": "http://localhost:8000/v1", "generator": "leg_counting"}.get(key.rpartition(".")[2], "anywhere")
+
+
+def ruled(group: str, choice: str, path: object = "anywhere") -> Iterator[tuple[DictConfig, str, Rule]]:
+    """(configuration, key, rule) of every setting of a choice whose values have a rule in a signature."""
+    chosen = [f"{group}={choice}", *BESIDE.get((group, choice), [])]
+    missing = OmegaConf.missing_keys(composed(*chosen))
+    cfg = composed(*chosen, *(f"{key}={_some(key).replace('anywhere', str(path))}" for key in missing))
+
+    def inside(node: Any, key: str) -> Iterator[tuple[str, Rule]]:
+        if not isinstance(node, DictConfig):
+            return
+        if "_target_" in node:
+            yield from ((f"{key}.{name}", rule) for name, rule in rules(get_object(node["_target_"])).items())
+        for name in node:
+            if not OmegaConf.is_interpolation(node, name):
+                yield from inside(node[name], f"{key}.{name}")
+
+    found = inside(cfg[group], group) if group in cfg and choice != "tiny_quick" else iter(())
+    yield from ((cfg, key, rule) for key, rule in found)
+    if (group, choice) == ("task", "word_problems"):
+        yield from ((cfg, key, rule) for key, rule in checks.RULES.items())
+
+
+PARTS_OF_RUNS = [(group, choice) for group, choice in CHOICES if group in checks.PARTS]
+
+
+@pytest.mark.parametrize(("group", "choice"), PARTS_OF_RUNS)
+def test_every_number_has_limits(group: str, choice: str):
+    for cfg, key, rule in ruled(group, choice):
+        whole, broken = (any(map(rule.allows, numbers)) for numbers in ((0, 1, 2, 16, 64), (0.5, 0.25, 1.5)))
+        for bad in [2**64, -(2**64)] * (whole or broken) + [1e300, 1e-320] * broken:
+            given = copy.deepcopy(cfg)
+            OmegaConf.update(given, key, bad, force_add=True)
+            with pytest.raises(BenchError, match=re.escape(key.rpartition(".")[2])):
+                checks.check(given)
+
+
+@pytest.mark.parametrize(("group", "choice"), PARTS_OF_RUNS)
+def test_every_path_that_leads_nowhere_is_refused_before_the_first_artifact(
+    group: str, choice: str, random_policy: Policy, monkeypatch, tmp_path: Path
+):
+    monkeypatch.setattr(Store, "make", lambda *given: pytest.fail("an artifact is made"))
+    monkeypatch.setattr("bench.tasks.rows.from_hub", lambda *given, **others: pytest.fail("data is downloaded"))
+    for cfg, key, rule in ruled(group, choice, random_policy.path):
+        if "folder" not in rule.description or not rule.allows(NOWHERE):
+            continue
+        given = copy.deepcopy(cfg)
+        for name, value in {"store": f"{tmp_path}/store", "outputs": f"{tmp_path}/outputs", key: NOWHERE}.items():
+            OmegaConf.update(given, name, value, force_add=True)
+        with pytest.raises(BenchError, match=f"{NOWHERE}|{key} does not apply"):
+            run_experiment(given)
 
 
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])

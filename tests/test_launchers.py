@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from ray.cluster_utils import Cluster
-from sharing import places
+from sharing import places, replaced
 from submitit.core.utils import cloudpickle
 from test_sweep import SMALL, listed, metrics
 
@@ -338,7 +338,7 @@ def test_ray_cells_that_no_node_has_room_for_are_refused(cluster: Cluster, setti
 
 
 def command(folder: Path, *settings: str) -> list[str]:
-    return [sys.executable, "-m", "bench", "-m", *SMALL, *places(folder), *settings]
+    return [sys.executable, "-m", "bench", "-m", *replaced([*SMALL, *places(folder)], *settings)]
 
 
 def started(folder: Path, *settings: str) -> subprocess.Popen:

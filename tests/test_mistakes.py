@@ -1,6 +1,7 @@
 """Mistakes on a command line, answered in one sentence before any work."""
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -8,12 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, seed, settings
+from hypothesis import given as drawn
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from sharing import composed
 
 from bench import __main__ as command
 from bench import report, status
-from bench.errors import BenchError
-from bench.launching import runner
+from bench.config import checks
+from bench.config.compose import CONF, explained
+from bench.errors import BenchError, full_disk
+from bench.launching import launch, runner
 from bench.progress import say
 from bench.records.fingerprint import code_of
 from bench.records.read import RECORDS
@@ -45,6 +52,75 @@ def test_what_hydra_can_not_read_is_quoted_back(given: str, main: Any, monkeypat
     arguments = ("-m", given) if main is command.main else (given,)
     expected = f"{given!r} can't be read as a setting; write name=value, with quotes around special characters."
     assert said(monkeypatch, main, *arguments) == f"error: {expected}"
+
+
+def test_an_axis_is_given_once(monkeypatch):
+    for main in (status.main, command.main):
+        arguments = ["seed=0,1", "top_p=0.5", "seed=2,3"]
+        assert said(monkeypatch, main, *["-m"] * (main is command.main), *arguments) == (
+            "error: seed is given 2 times (seed=0,1 seed=2,3); give it once, with all its values."
+        )
+    sentence = said(monkeypatch, command.main, "-m", "selection=top_per_prompt,all_correct", "selection=softmax,rso")
+    assert sentence.startswith("error: selection is given 2 times (")
+
+
+@pytest.mark.parametrize(
+    "setting", ["hydra/launcher=slurm", "hydra/launcher=local", "hydra.launcher.n_jobs=2", "hydra/sweeper=optuna"]
+)
+def test_what_is_of_several_runs_needs_several(setting: str, monkeypatch):
+    given = [setting, *["hydra/launcher=joblib"] * setting.startswith("hydra.launcher")]
+    assert said(monkeypatch, command.main, *given) == (
+        f"error: {setting} is for several runs: add -m before the settings, or sweep=NAME."
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [["hydra.run.dir=/dev/null/x"], ["-m", "seed=0,1", "hydra.sweep.dir=/dev/null/x"]]
+)
+def test_a_folder_that_hydra_can_not_make_is_named(arguments: list[str], monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr("bench.launching.runner.run_experiment", lambda *given, **others: pytest.fail("work began"))
+    monkeypatch.setattr("bench.launching.runner.refuse_early", lambda *given: None)
+    sentence = said(monkeypatch, command.main, *arguments)
+    assert "hydra.run.dir or hydra.sweep.dir: /dev/null/x can't be made (Not a directory)" in sentence
+
+
+def test_a_defect_is_shown_without_a_line_of_hydras_own(monkeypatch, tmp_path: Path, capsys):
+    def fail(cfg: Any) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bench.launching.runner.run_experiment", fail)
+    monkeypatch.setattr(sys, "argv", ["bench"])
+    with pytest.raises(ZeroDivisionError):
+        command.main()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("settings_of_a_sampler", "said_of_it"),
+    [
+        (
+            ["temperature=0.005"],
+            r"temperature=0\.005 is not allowed with generation=vllm: .* at least 0\.01",
+        ),
+        (["evaluation.temperature=3"], r"evaluation\.temperature=3 is not allowed with generation=vllm.* at most 2"),
+        (["generation.max_model_len=48"], r"generation\.max_model_len=48 is not allowed with task\.max_new_tokens=48"),
+    ],
+)
+def test_what_vllm_can_not_draw_is_refused(settings_of_a_sampler: list[str], said_of_it: str):
+    with pytest.raises(BenchError, match=said_of_it):
+        checks.check(composed("generation=vllm", *settings_of_a_sampler))
+
+
+def test_a_full_temporary_folder_is_not_blamed_on_the_store(monkeypatch, tmp_path: Path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "tmp" / "x"))
+    assert full_disk(full, "store", tmp_path / "store") == (f"TMPDIR={tmp_path}/tmp", "TMPDIR")
+    full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "store" / "x"))
+    assert full_disk(full, "store", tmp_path / "store") == (f"store={tmp_path}/store", "store")
+    assert full_disk(OSError(errno.ENOSPC, "full"), "store", tmp_path)[1] == "store"
 
 
 @pytest.mark.parametrize("group", ["sweep", "selection"])
@@ -263,3 +339,43 @@ def test_a_clock_that_is_set_back_takes_no_time_off_a_run(cell: cells.Cell, monk
 def test_a_pipe_in_the_place_of_a_lock_is_no_running_cell(cell: cells.Cell):
     os.mkfifo(cell.folder / cells.BUSY)
     assert cells.state(cell).kind == "done"
+
+
+KEYS = """
+seed num_completions temperature top_p name store threads split control task policy selection scoring generation
+tracking procedure sweep experiment training.lora task.seed policy._target_ scoring._partial_ training.epochs evaluation
+evaluation.harness_tasks tracking.tags nope hydra/launcher hydra.sweep.dir hydra.job.name policy.steps a.b policy@task .
+"""
+VALUES = r"""
+0 -1 1e999 nan null true [] {} [1,2 {a:1} {a:{b:1}} ' " \ ??? ${nope} ${seed} ${ ${oc.env:NOPE} ${.} ../config
+/etc/passwd 0,1 range(0,0) range(1,4) choice(1,x) glob(*) interval(0,1) tag(a,b) int(x) tiny wandb top_p* … a=b =
+os.system nope.nope bench.policies [[[[[[[[]]]]]]]] a.b.c @ ~ +1 1_0
+"""
+OVERRIDES = st.one_of(
+    st.builds(
+        "{}{}{}{}".format,
+        st.sampled_from(["", "", "", "+", "++", "~"]),
+        st.sampled_from(["", *KEYS.split()]),
+        st.sampled_from(["=", "=", "=", "", "=="]),
+        st.one_of(st.sampled_from(["", "a b", "9" * 5000, "x" * 300, *VALUES.split()]), st.text(max_size=6)),
+    ),
+    st.text(min_size=1, max_size=20).filter(lambda text: not text.startswith("-")),
+)
+
+
+@seed(17)
+@settings(
+    max_examples=int(os.environ.get("BENCH_MALFORMED", "15")),  # the suite takes few; 2,000 once for a release
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@drawn(st.lists(OVERRIDES, min_size=1, max_size=3))
+def test_malformed_settings_end_in_one_sentence_or_compose(overrides: list[str]):
+    try:
+        with explained(overrides):
+            cells.cells(overrides, CONF)
+            launch.check(overrides, CONF, devices=False)
+    except SystemExit as stopped:
+        sentence = str(stopped.code)
+        assert sentence.startswith("error: ")
+        assert "\n" not in sentence
+        assert "object_type" not in sentence

@@ -19,6 +19,7 @@ from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
+from sharing import places, replaced
 
 from bench import search as searching
 from bench.config.compose import CONF, composing
@@ -34,7 +35,7 @@ PROMPTS = 40
 
 def reads(folder: Path, *settings: str) -> Search:
     """The search that these settings, after the usual ones, ask for."""
-    found = searching.read([*SPACE, f"outputs={folder}/outputs", f"store={folder}/store", *settings], CONF)
+    found = searching.read(replaced([*SPACE, *places(folder)], *settings), CONF)
     assert found is not None
     return found
 
@@ -262,7 +263,7 @@ def test_a_failed_cell_is_told_and_the_search_goes_on(tmp_path: Path):
 
 
 def test_what_is_impossible_only_together_fails_unlaunched(tmp_path: Path):
-    varied = ["temperature=1.0", "top_p=1.0", "selection=top_k_per_prompt", "selection.k=range(1,9)"]
+    varied = ["temperature=1.0", "top_p=1.0", "selection=top_k_per_prompt"]
     found = reads(
         tmp_path, *varied, "num_completions=range(8,17)", "selection.k=range(1,13)", "hydra.sweeper.trials=20"
     )

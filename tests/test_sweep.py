@@ -12,7 +12,7 @@ from pathlib import Path
 
 import forked
 import pytest
-from sharing import Shared, places
+from sharing import Shared, places, replaced
 
 from bench import status
 from bench.config.compose import CONF
@@ -37,7 +37,7 @@ SMALL = [
 
 
 def start(folder: Path, *settings: str) -> forked.Command:
-    return forked.Command(["-m", *SMALL, *places(folder), *settings], folder)
+    return forked.Command(["-m", *replaced([*SMALL, *places(folder)], *settings)], folder)
 
 
 def run(folder: Path, *settings: str) -> subprocess.CompletedProcess:
@@ -49,7 +49,7 @@ def metrics(folder: Path) -> dict[str, dict]:
 
 
 def listed(folder: Path, *settings: str) -> list[cells.Cell]:
-    found = cells.cells([*SMALL, *places(folder), *settings], CONF)
+    found = cells.cells(replaced([*SMALL, *places(folder)], *settings), CONF)
     assert found is not None
     return found
 

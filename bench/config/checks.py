@@ -1,25 +1,25 @@
 """Checks of a configuration before any work: single values, combinations of settings, and building the parts."""
 
 import importlib.util
-import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from bench.config.keys import configured
+from bench.config.nodes import check_node, refuse, refuse_circles, shown, target, without_value
 from bench.config.rules import (
     FOLDER,
     PLAIN_NAME,
     PROBABILITY_MASS,
-    Rule,
+    SAMPLES,
+    SEED,
+    TEMPERATURE,
     counts_per_prompt,
-    number,
     one_of,
-    rules,
     whole,
 )
 from bench.errors import BenchError
@@ -31,14 +31,14 @@ PARTS = (
 RUN_SETTINGS = ("num_completions", "baseline_completions", "control", "split", "seed")
 RULES = {
     "name": PLAIN_NAME,
-    "seed": whole(0),
-    "num_completions": whole(1),
-    "baseline_completions": whole(1),
-    "temperature": number(0),
+    "seed": SEED,
+    "num_completions": SAMPLES,
+    "baseline_completions": SAMPLES,
+    "temperature": TEMPERATURE,
     "top_p": PROBABILITY_MASS,
     "control": one_of("matched", "none"),
     "split": one_of("validation", "test"),
-    "threads": whole(0),
+    "threads": whole(0, 1_024),
     "store": FOLDER,
     "outputs": FOLDER,
 }
@@ -66,86 +66,34 @@ def check(cfg: DictConfig) -> None:
         raise BenchError(
             f"{unknown[0]} is not a setting; the settings are {', '.join(SETTINGS)} and those of its parts."
         )
-    missing = [*(key for key in (*PARTS, *SETTINGS) if key not in cfg), *_without_value(OmegaConf.to_container(cfg))]
+    missing = [*(key for key in (*PARTS, *SETTINGS) if key not in cfg), *without_value(OmegaConf.to_container(cfg))]
     if missing:
+        if missing[0] in PARTS:
+            raise BenchError(
+                f"{missing[0]} can't be left out: choose one of the group, {missing[0]}=NAME (see --help)."
+            )
         raise BenchError(f"{missing[0]} has no value; give one: {missing[0]}=VALUE.")
+    refuse_circles(cfg)
     for key, rule in RULES.items():
-        _refuse(key, cfg[key], rule)
+        refuse(key, cfg[key], rule)
     for key, repeated in REPEATS.items():
         value = _value_of(cfg, key)
         if value is not ABSENT and value != _value_of(cfg, repeated):
             raise BenchError(
-                f"{key}={_shown(value)} is not allowed: it only repeats {repeated}; set {repeated} instead."
+                f"{key}={shown(value)} is not allowed: it only repeats {repeated}; set {repeated} instead."
             )
     for part in PARTS:
-        _check_node(part, cfg[part])
+        if not isinstance(cfg[part], DictConfig) or "_target_" not in cfg[part]:
+            raise BenchError(
+                f"{part}={shown(cfg[part])} is no part: choose one of the group, {part}=NAME (see --help)."
+            )
+        check_node(part, cfg[part])
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     for node in configured({part: cfg[part] for part in PARTS}):
-        if (check_settings := getattr(_target("", node), "check_settings", None)) is not None:
+        if (check_settings := getattr(target("", node), "check_settings", None)) is not None:
             check_settings(config)
-    for refuse in COMBINATIONS:
-        refuse(cfg)
-
-
-def _check_node(key: str, node: Any) -> None:
-    """Refuse settings that the function of a configured part lacks or does not allow, in the parts inside it too."""
-    if not isinstance(node, DictConfig | ListConfig):
-        return
-    names: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
-    if isinstance(node, DictConfig) and "_target_" in node:
-        settings = [str(name) for name in names if name not in ("_target_", "_partial_")]
-        function = _target(key, node)
-        known = _settings_of(function)
-        for name in settings:
-            if name not in known:
-                raise BenchError(
-                    f"{key}.{name} is not a setting of {function.__name__} ({node['_target_']}), which has "
-                    f"{', '.join(known) or 'none'}; leave it out: ~{key}.{name}."
-                )
-        for name, rule in rules(function).items():
-            if name in settings:
-                _refuse(f"{key}.{name}", node[name], rule)
-    for name in names:
-        _check_node(f"{key}.{name}", node[name])
-
-
-def _target(key: str, node: Any) -> Any:
-    try:
-        return get_object(node["_target_"])
-    except Exception as error:  # an import may raise anything, and Hydra has several exceptions
-        raise BenchError(f"{key}._target_={node['_target_']} can't be imported: {error}") from error
-
-
-def _settings_of(function: Any) -> list[str]:
-    """The settings of a function: its keyword-only parameters, since the others are artifacts; of a class, all."""
-    settings = {inspect.Parameter.KEYWORD_ONLY} | (
-        {inspect.Parameter.POSITIONAL_OR_KEYWORD} if inspect.isclass(function) else set()
-    )
-    return [name for name, parameter in inspect.signature(function).parameters.items() if parameter.kind in settings]
-
-
-def _refuse(key: str, value: Any, rule: Rule) -> None:
-    for name, part, its_rule in rule.inside(value):
-        _refuse(f"{key}.{name}", part, its_rule)
-    if not rule.allows(value):
-        raise BenchError(f"{key}={_shown(value)} is not allowed: it must be {rule.description}.")
-
-
-def _shown(value: Any) -> str:
-    """The value as on the command line; a part as the name of its function, another mapping as its names."""
-    if isinstance(value, DictConfig):
-        names = ", ".join(str(name) for name in value)
-        return str(value["_target_"]).rsplit(".", 1)[-1] if "_target_" in value else f"{{{names}}}"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "null" if value is None else str(value)
-
-
-def _without_value(node: Any, prefix: str = "") -> list[str]:
-    """Keys whose value is ???, OmegaConf's mark for a value that the user must give."""
-    if isinstance(node, dict):
-        return [key for name, value in node.items() for key in _without_value(value, f"{prefix}{name}.")]
-    return [prefix[:-1]] if node == "???" else []
+    for check_together in COMBINATIONS:
+        check_together(cfg)
 
 
 def build_parts(cfg: DictConfig) -> dict[str, Any]:
@@ -164,7 +112,11 @@ def build_parts(cfg: DictConfig) -> dict[str, Any]:
 
 
 def check_installed(cfg: DictConfig) -> None:
-    """Raise BenchError where a package is missing that the run needs after hours of work. A plan runs without it."""
+    """Raise BenchError where this machine lacks what the run needs after hours of work. A plan runs without it."""
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    for node in sorted(configured(config), key=lambda node: "hub" in node["_target_"]):  # downloads come last
+        if (check_here := getattr(target("", node), "check_here", None)) is not None:
+            check_here({name: value for name, value in node.items() if name not in ("_target_", "_partial_")})
     needed = cfg.evaluation.get("harness_tasks") and cfg.evaluation.get("harness_engine") == "vllm"
     if needed and importlib.util.find_spec("vllm") is None:
         raise BenchError(
@@ -266,11 +218,17 @@ def _more_than_a_pool_holds(cfg: DictConfig) -> None:
                 f"selection.{name}={cfg.selection[name]} is more than each prompt has: num_completions="
                 f"{cfg.num_completions}."
             )
-    k, prompts = OmegaConf.select(cfg, "selection.k", default=None), cfg.task.get("train_prompts")
-    if k is not None and prompts is not None and k > prompts * cfg.num_completions:
+    if (prompts := cfg.task.get("train_prompts")) is not None:
+        refuse_more_than_the_pool(cfg, prompts)
+
+
+def refuse_more_than_the_pool(config: Mapping[str, Any], prompts: int) -> None:
+    """BenchError where a selection of so many training prompts takes more completions than there are."""
+    k, held = config["selection"].get("k"), prompts * config["num_completions"]
+    if k is not None and k > held:
         raise BenchError(
-            f"selection.k={k} is more than the pool holds: {prompts} prompts x {cfg.num_completions} completions = "
-            f"{prompts * cfg.num_completions}."
+            f"selection.k={k} is more than the pool holds: {prompts} prompts x {config['num_completions']} completions "
+            f"= {held}."
         )
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from bench.errors import BenchError
 
@@ -44,8 +45,6 @@ def install_plugins() -> None:
 @contextlib.contextmanager
 def explained(overrides: list[str]) -> Iterator[None]:
     """End the process with one sentence where the settings inside are wrong."""
-    from hydra.errors import HydraException
-
     try:
         if len(named := [override for override in overrides if override.lstrip("+").startswith("sweep=")]) > 1:
             raise BenchError(f"{' '.join(named)}: give one sweep at a time.")
@@ -59,6 +58,31 @@ def explained(overrides: list[str]) -> Iterator[None]:
         sys.exit(f"error: {explain_composition(error, Path(CONF), overrides)}")
     except KeyboardInterrupt:
         sys.exit("interrupted: finished work is kept; run the same command to go on.")
+
+
+@contextlib.contextmanager
+def understood(overrides: Sequence[str]) -> Iterator[None]:
+    """BenchError, in one sentence, where the settings that are composed inside can't be."""
+    for override in overrides:
+        _refuse_malformed(override.lstrip("+~"))
+    try:
+        yield
+    except BenchError:
+        raise
+    except Exception as error:  # what malformed settings raise in Hydra's parsers and OmegaConf is of many kinds
+        raise BenchError(explain_composition(error, Path(CONF), overrides)) from error
+
+
+def _refuse_malformed(override: str) -> None:
+    """BenchError for what Hydra takes for something else: no name at all, or a choice by a path."""
+    key, equals, value = override.partition("=")
+    if equals and not key.strip():
+        raise BenchError(f"{override!r} names no setting; write name=value.")
+    group = key.partition("@")[0]
+    if _is_group(Path(CONF), group):
+        for choice in [value] if value.startswith(("{", "[")) else value.split(","):
+            if choice.startswith(("/", "{", "[")) or ".." in choice:
+                raise BenchError(f"{group}={choice} does not exist; {group} can be {_choices(Path(CONF), group)}.")
 
 
 @contextlib.contextmanager
@@ -119,7 +143,13 @@ def explain_composition(error: Exception, conf: Path, arguments: Sequence[str]) 
             f"{error.override!r} can't be read as a setting; write name=value, with quotes around special characters."
         )
     if found := re.search(r"Could not override '([^']+)'", text):
-        return f"{found[1]} is not a setting{_suggest(found[1], conf)}; `python -m bench --cfg job` shows all of them."
+        return _unknown(found[1], conf, arguments)
+    if isinstance(error, InterpolationKeyError) and (found := re.search(r"'([^']+)' not found", text)):
+        near = _near(found[1], conf, arguments) or "."
+        given = next((argument for argument in arguments if f"${{{found[1]}" in argument), error.full_key)
+        return f"{given} refers to a setting that does not exist: {found[0]}{near}"
+    if isinstance(error, RecursionError) or text.startswith("Recursive interpolation"):
+        return "A setting refers to itself, or is nested too deeply; give it a plain value."
     if text.startswith(NOT_A_CHOICE):
         return _not_a_choice(conf, arguments) or text
     if found := re.search(r"Could not find '(.+)/([^/']*)'", text):
@@ -130,41 +160,67 @@ def explain_composition(error: Exception, conf: Path, arguments: Sequence[str]) 
         return f"{found[1]}={found[2]} does not exist; {found[1]} can be {', '.join(allowed) or 'left out only'}."
     if text.startswith("Ambiguous value"):
         return f"{text.splitlines()[0]}: several values are a sweep, which needs -m (python -m bench -m ...)."
-    return ". ".join(line.strip() for line in text.splitlines() if line.strip() and "https://" not in line)
+    words = ". ".join(line.strip() for line in text.splitlines() if line.strip() and "https://" not in line)
+    of_settings = isinstance(error, HydraException | OmegaConfBaseException) and words
+    return words if of_settings else f"These settings can't be read: {type(error).__name__}: {words[:200]}"
 
 
 def _not_a_choice(conf: Path, arguments: Sequence[str]) -> str:
     for argument in arguments:
         group, _, values = argument.partition("=")
-        if not values or not (conf / group).is_dir():
+        if not values or not _is_group(conf, group):
             continue
-        allowed = sorted(path.stem for path in (conf / group).glob("*.yaml"))
         for value in values.split(","):
-            if value not in allowed and not isinstance(yaml.safe_load(value), str):
-                choices = ", ".join(allowed) or "left out only"
-                return f"{group}={value} does not exist; {group} can be {choices}."
+            if not (conf / group / f"{value}.yaml").is_file() and not isinstance(yaml.safe_load(value), str):
+                return f"{group}={value} does not exist; {group} can be {_choices(conf, group)}."
     return ""
 
 
-def _suggest(key: str, conf: Path) -> str:
-    known = list(_known_keys(conf))
-    if key in known:
+def _is_group(conf: Path, name: str) -> bool:
+    return re.fullmatch(r"\w+(/\w+)?", name) is not None and len(name) < 100 and (conf / name).is_dir()
+
+
+def _choices(conf: Path, group: str) -> str:
+    return ", ".join(sorted(path.stem for path in (conf / group).glob("*.yaml"))) or "left out only"
+
+
+def _unknown(key: str, conf: Path, arguments: Sequence[str]) -> str:
+    """What is wrong with a setting that could not be set."""
+    show = "`python -m bench --cfg job` shows all of them."
+    if _is_group(conf, key):
+        return f"{key} is a part: choose one of {_choices(conf, key)}, and set its settings by {key}.NAME=VALUE; {show}"
+    if key in _known_keys(conf):
         group = key.rpartition(".")[0].replace(".", "/")
-        return f" of the chosen {group if (conf / group).is_dir() else key.partition('.')[0]}"
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
+        chosen = group if _is_group(conf, group) else key.partition(".")[0]
+        return f"{key} is not a setting of the chosen {chosen}; {show}"
+    near = _near(key, conf, arguments)
+    return f"{key} is not a setting{near} {show}" if near else f"{key} is not a setting; {show}"
+
+
+def _near(key: str, conf: Path, arguments: Sequence[str]) -> str:
+    """A question after the setting that was meant, if one of these choices' has a name like it."""
+    choices = [argument for argument in arguments if _is_group(conf, argument.partition("=")[0].lstrip("+"))]
+    try:
+        from hydra import compose
+
+        with composing(str(conf)):
+            known = list(_flatten(OmegaConf.to_container(compose("config", [c for c in choices if "," not in c]))))
+    except (HydraException, OmegaConfBaseException, ValueError):  # the choices are wrong, too
+        return ""
+    groups = [path.relative_to(conf).as_posix() for path in conf.rglob("*") if path.is_dir()]
+    close = difflib.get_close_matches(key, [*known, *groups], n=1, cutoff=0.7)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def _known_keys(conf: Path) -> Iterator[str]:
+    """The settings of all choices of all groups."""
     for path in conf.rglob("*.yaml"):
         group = path.parent.relative_to(conf).as_posix().replace("/", ".")
         prefix = "" if group in (".", "experiment") else f"{group}."
         yield from _flatten(yaml.safe_load(path.read_text()) or {}, prefix)
-        if prefix:
-            yield prefix[:-1]
 
 
-def _flatten(node: dict[str, Any], prefix: str) -> Iterator[str]:
+def _flatten(node: Any, prefix: str = "") -> Iterator[str]:
     for name, value in node.items():
         if name not in ("defaults", "_target_", "_partial_", "hydra"):
             yield f"{prefix}{name}"

@@ -7,12 +7,14 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import InitVar, dataclass
+from dataclasses import InitVar, dataclass, replace
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from bench.errors import BenchError
 
 T = TypeVar("T", bound=Callable[..., Any])
+OR_NULL = ", or null"
+COLDEST = 1e-4  # a sampling temperature below it lets logits / temperature leave the range of float32
 
 
 @dataclass(frozen=True)
@@ -24,26 +26,57 @@ class Rule:
     inside: Callable[[Any], "Iterator[tuple[str, Any, Rule]]"] = lambda value: iter(
         ()
     )  # value -> (key, value, rule) of its parts
+    beyond: Callable[[Any], str] = lambda value: ""  # the limit of sensible sizes that a value exceeds, in words
+
+    def words(self, value: Any) -> str:
+        """What is allowed, in words; the limit of sensible sizes is named where `value` is beyond it."""
+        kind, null, _ = self.description.partition(OR_NULL)
+        return f"{kind}{self.beyond(value)}{null}"
 
 
-def whole(minimum: int) -> Rule:
+def whole(minimum: int, most: int = 1_000_000) -> Rule:
+    """A whole number. most: no sensible value is above it."""
     return Rule(
-        lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= minimum,
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= most,
         f"a whole number of at least {minimum}",
+        beyond=_beyond(0, most),
     )
 
 
-def number(low: float = -math.inf, high: float = math.inf, *, open_low: bool = False, open_high: bool = False) -> Rule:
-    """A finite number from low to high; open_low and open_high exclude that end."""
+def number(
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+    least: float = 1e-15,
+    most: float = 1e9,
+) -> Rule:
+    """A finite number from low to high; open_low and open_high exclude that end.
+
+    least, most: no sensible value other than 0 is nearer to 0, or farther from it.
+    """
 
     def allows(value: Any) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        if not (least <= abs(value) <= most or value == 0):  # NaN is neither
             return False
         return (value > low if open_low else value >= low) and (value < high if open_high else value <= high)
 
     ends = [f"{'above' if open_low else 'of at least'} {low:g}"] if low > -math.inf else []
     ends += [f"{'below' if open_high else 'at most'} {high:g}"] if high < math.inf else []
-    return Rule(allows, " ".join(["a number", " and ".join(ends)]).strip())
+    return Rule(allows, " ".join(["a number", " and ".join(ends)]).strip(), beyond=_beyond(least, most))
+
+
+def _beyond(least: float, most: float) -> Callable[[Any], str]:
+    def words(value: Any) -> str:
+        size = abs(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0
+        if size > most:
+            return f" and at most {most:,}" if value > 0 else f" and at least {-most:,}"
+        return f", and not between 0 and {least:g}" if 0 < size < least else ""
+
+    return words
 
 
 def one_of(*choices: str) -> Rule:
@@ -59,7 +92,11 @@ def list_of(rule: Rule, description: str | None = None, *, empty: bool = True, d
             return False
         return all(map(rule.allows, value)) and not (distinct and len(set(value)) < len(value))
 
-    return Rule(allows, description or f"a list of which each entry is {rule.description}")
+    def beyond(value: Any) -> str:
+        entries = value if isinstance(value, Sequence) and not isinstance(value, str) else []
+        return next((words for entry in entries if (words := rule.beyond(entry))), "")
+
+    return Rule(allows, description or f"a list of which each entry is {rule.description}", beyond=beyond)
 
 
 def some_of(*choices: str) -> Rule:
@@ -72,7 +109,9 @@ def text(pattern: str, description: str) -> Rule:
 
 
 def or_null(rule: Rule) -> Rule:
-    return Rule(lambda value: value is None or rule.allows(value), f"{rule.description}, or null")
+    return replace(
+        rule, allows=lambda value: value is None or rule.allows(value), description=rule.description + OR_NULL
+    )
 
 
 TRUE_OR_FALSE = Rule(lambda value: isinstance(value, bool), "true or false")
@@ -80,19 +119,35 @@ ABOVE_ZERO = number(0, open_low=True)
 PROBABILITY_MASS = number(0, 1, open_low=True)
 FOLDER = text(r"[^\0\n]+", "the path of a folder, as text")
 PLAIN_NAME = text(
-    r"[A-Za-z0-9_-][A-Za-z0-9._-]*",
-    "a plain name of letters, digits, '.', '_' and '-', not starting with '.', and not a mere number",
+    r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}",
+    "a plain name of at most 128 letters, digits, '.', '_' and '-', not starting with '.', and not a mere number",
 )
 PROJECT = text(r"[^/\\#?%:\0\n]{1,128}", "a name of 1 to 128 characters without / \\ # ? % :")  # W&B's limits
 DTYPE = one_of("auto", "float32", "bfloat16", "float16")
 
-Seed = Annotated[int, whole(0)]
-Temperature = Annotated[float, number(0)]
+SEED = whole(0, 2**63 - 1)
+TEMPERATURE = number(0, least=COLDEST, most=100)
+SAMPLES = whole(1, 100_000)  # completions of one prompt
+RETRIES = whole(0, 1_000)
+SECONDS = number(0, open_low=True, most=1e6)
+
+Seed = Annotated[int, SEED]
+Temperature = Annotated[float, TEMPERATURE]
 TopP = Annotated[float, PROBABILITY_MASS]
 TopK = Annotated[int, whole(0)]
 Count = Annotated[int, whole(1)]
+Tokens = Annotated[int, whole(1, 1_000_000_000)]
+Samples = Annotated[int, SAMPLES]
 PER_PROMPT = "completions per prompt"
-CountPerPrompt = Annotated[int, whole(1), PER_PROMPT]  # at most num_completions
+CountPerPrompt = Annotated[int, SAMPLES, PER_PROMPT]  # at most num_completions
+PromptCount = Annotated[int, whole(1, 100_000_000)]
+Workers = Annotated[int, whole(1, 1_024)]  # processes, CPUs or GPUs
+Requests = Annotated[int, whole(1, 10_000)]  # at once
+Retries = Annotated[int, RETRIES]
+Seconds = Annotated[float, SECONDS]
+Epochs = Annotated[float, number(0, open_low=True, most=1_000)]
+LearningRate = Annotated[float, number(0, open_low=True, most=10)]
+WeightDecay = Annotated[float, number(0, most=100)]
 
 
 def rules(function: Callable[..., Any]) -> dict[str, Rule]:
@@ -124,6 +179,31 @@ def checked(check: Callable[[Mapping[str, Any]], None]) -> Callable[[T], T]:
         return function
 
     return decorate
+
+
+def here(check: Callable[[Mapping[str, Any]], object]) -> Callable[[T], T]:
+    """Attach `check` to a function; it is called with the function's own settings before a run, and for no plan.
+
+    check(settings) raises BenchError where this machine lacks what they name: a folder, a model, a package.
+    """
+
+    def decorate(function: T) -> T:
+        function.check_here = check  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+def refuse_colder(config: Mapping[str, Any], least: float, engine: str, most: float = math.inf) -> None:
+    """BenchError where a temperature at which this engine draws is not 0 and not from `least` to `most`."""
+    adapt = config["procedure"].get("adapt") or {}
+    drawn_at = [("temperature", config["temperature"]), ("evaluation.temperature", config["evaluation"]["temperature"])]
+    for key, value in [*drawn_at, *(("procedure.adapt.temperatures", each) for each in adapt.get("temperatures", ()))]:
+        if value != 0 and not least <= value <= most:
+            raise BenchError(
+                f"{key}={value} is not allowed with generation={engine}: it must be 0 or at least {least}"
+                f"{f', and at most {most}' if most < math.inf else ''}."
+            )
 
 
 def require(config: Mapping[str, Any], setting: str, rule: Rule) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
 
@@ -9,13 +10,17 @@ import numpy as np
 
 from bench.artifacts import Completions, Divergence, Policy, Prompts, Rewards
 from bench.config.rules import (
-    ABOVE_ZERO,
+    COLDEST,
     FOLDER,
+    SEED,
     TRUE_OR_FALSE,
-    Count,
+    Any,
+    Samples,
     TopK,
     TopP,
+    here,
     list_of,
+    number,
     one_of,
     or_null,
     text,
@@ -33,7 +38,7 @@ from bench.scoring.verifier import gold_rewards, verify
 from bench.tasks import Task
 
 NAMES = list_of(text(r"(?s).+", "a name"), "a list of tasks' names, each once", distinct=True)
-SEEDS = list_of(whole(0), "a list of one or more whole numbers of at least 0, each once", empty=False, distinct=True)
+SEEDS = list_of(SEED, "a list of one or more whole numbers of at least 0, each once", empty=False, distinct=True)
 RAW_BASE = "base at temperature 1, top-p 1"
 
 
@@ -93,6 +98,13 @@ def grade(prompts: Prompts, completions: Completions, scoring: Callable[..., Rew
     return Graded(completions, proxy, gold, answers, paths, gold_rewards(prompts, completions, task=task))
 
 
+def _find_own_tasks(settings: Mapping[str, Any]) -> None:
+    """Raise BenchError where the folder of lm-eval tasks is missing."""
+    if (include := settings.get("harness_include")) is not None and not Path(include).is_dir():
+        raise BenchError(f"evaluation.harness_include={include} is no folder.")
+
+
+@here(_find_own_tasks)
 def evaluate(
     policy: Policy,
     base: Policy,
@@ -103,11 +115,11 @@ def evaluate(
     others: Mapping[str, Policy] = MappingProxyType({}),
     *,
     seed: int,
-    num_completions: Count,
-    temperature: Annotated[float, ABOVE_ZERO],
+    num_completions: Samples,
+    temperature: Annotated[float, number(0, open_low=True, least=COLDEST, most=100)],
     top_p: TopP,
     top_k: TopK,
-    kl_completions: Count,
+    kl_completions: Samples,
     kl_dtype: Annotated[str, one_of("float32", "bfloat16")] = "float32",
     lm_eval: Annotated[bool, TRUE_OR_FALSE],
     transfer: Mapping[str, Task],

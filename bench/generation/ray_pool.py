@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from bench.artifacts import Completions, Policy, Prompts
-from bench.config.rules import Count, Seed, Temperature, TopK, TopP, number, or_null, whole
+from bench.config.rules import Retries, Samples, Seed, Temperature, TopK, TopP, Workers, number, or_null
 from bench.errors import BenchError
 from bench.generation.pool import sharing
 from bench.generation.ray_cluster import ADDRESS, connect, draw_shards, probes
@@ -35,15 +35,15 @@ def generate(
     policy: Policy,
     *,
     worker: Callable[..., Completions],
-    num_completions: Count,
+    num_completions: Samples,
     temperature: Temperature,
     top_p: TopP,
     top_k: TopK,
     seed: Seed,
     address: Annotated[str | None, or_null(ADDRESS)] = None,
-    num_cpus: Count = 1,
-    num_gpus: Annotated[float | None, or_null(number(0))] = None,
-    retries: Annotated[int, whole(0)] = 2,
+    num_cpus: Workers = 1,
+    num_gpus: Annotated[float | None, or_null(number(0, most=1_024))] = None,
+    retries: Retries = 2,
 ) -> Completions:
     """Return N completions per prompt [M, N]; the worker's shards that the store lacks are drawn on the cluster.
 

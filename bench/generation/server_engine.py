@@ -10,7 +10,7 @@ policy and heeds seeds.
     python -m bench generation=openai policy=folder policy.path=FOLDER
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,12 +23,19 @@ from bench.config.rules import (
     DTYPE,
     TRUE_OR_FALSE,
     Count,
+    Requests,
+    Retries,
+    Samples,
+    Seconds,
     Seed,
     Temperature,
     TopK,
     TopP,
+    checked,
+    here,
     one_of,
     or_null,
+    refuse_colder,
     text,
     whole,
 )
@@ -52,11 +59,32 @@ URL = text(r"https?://[^\s/]\S*", "an address such as http://localhost:8000/v1")
 NAME = text(r"\S(.*\S)?", "a name as text")
 
 
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Raise BenchError for samplers that the server would change or refuse."""
+    generation = config["generation"]
+    refuse_colder(config, COLDEST, "openai")
+    if generation.get("top_k", 0) > 0 and not generation.get("extended_fields", True):
+        raise BenchError(
+            f"generation.top_k={generation['top_k']} is beyond OpenAI's fields: it needs "
+            "generation.extended_fields=true, or be 0."
+        )
+
+
+def find_served(settings: Mapping[str, Any]) -> None:
+    """Raise BenchError where the folder of the served policy is missing."""
+    if not (Path(settings["serves"]) / "config.json").is_file():
+        raise BenchError(
+            f"generation.serves={settings['serves']} holds no config.json; it must be {SERVED.description}."
+        )
+
+
+@here(find_served)
+@checked(check_settings)
 def generate(
     prompts: Prompts,
     policy: Policy,
     *,
-    num_completions: Count,
+    num_completions: Samples,
     temperature: Temperature,
     top_p: TopP,
     top_k: TopK = 0,
@@ -70,9 +98,9 @@ def generate(
     accept_unseeded: Annotated[bool, TRUE_OR_FALSE] = False,
     logprob_tolerance: Annotated[float, ABOVE_ZERO] = 0.05,
     api_key_env: Annotated[str | None, or_null(NAME)] = None,
-    concurrency: Count = 32,
-    timeout: Annotated[float, ABOVE_ZERO] = 600.0,
-    retries: Annotated[int, whole(0)] = 6,
+    concurrency: Requests = 32,
+    timeout: Seconds = 600.0,
+    retries: Retries = 6,
     dtype: Annotated[str, DTYPE] = "auto",
     block_size: Count = 4,
     shard_size: Count = 256,
@@ -132,8 +160,7 @@ def generate(
 
 def _holds(serves: str, policy: Policy, others: Callable[..., Completions] | None) -> bool:
     """Whether the server holds this very policy. BenchError where nothing could draw from it."""
-    if not (Path(serves) / "config.json").is_file():
-        raise BenchError(f"generation.serves={serves} holds no config.json; it must be {SERVED.description}.")
+    find_served({"serves": serves})
     if _fingerprint(Path(serves).absolute()) == policy.fingerprint:
         return True
     if others is None:

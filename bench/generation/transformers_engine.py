@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts
-from bench.config.rules import DTYPE, Count, Seed, Temperature, TopK, TopP, whole
+from bench.config.rules import DTYPE, Count, Samples, Seed, Temperature, Tokens, TopK, TopP, whole
 from bench.devices import device, resolve_dtype
 from bench.errors import BenchError
 from bench.generation.pool import draw
@@ -28,7 +28,7 @@ def generate(
     prompts: Prompts,
     policy: Policy,
     *,
-    num_completions: Count,
+    num_completions: Samples,
     temperature: Temperature,
     top_p: TopP,
     top_k: TopK = 0,
@@ -38,7 +38,7 @@ def generate(
     block_size: Count = 4,
     shard_size: Count = 256,
     first_sample: Annotated[int, whole(0)] = 0,
-    batch_tokens: Count = 49_152,
+    batch_tokens: Tokens = 49_152,
 ) -> Completions:
     """N completions of each prompt [M, N], read from the store where they were drawn before.
 

@@ -27,19 +27,23 @@ from bench.config.rules import (
     PROBABILITY_MASS,
     TRUE_OR_FALSE,
     Count,
+    Samples,
     Seed,
     Temperature,
     TopK,
     TopP,
+    Workers,
     checked,
+    here,
     or_null,
+    refuse_colder,
     whole,
 )
 from bench.devices import resolve_dtype
 from bench.errors import BenchError
 from bench.generation.pool import draw
 from bench.generation.vllm_core import Answer, Core, EngineDiedError, Request, shape
-from bench.generation.vllm_launch import LORA_RANKS, Adapter, Options, adapter_of
+from bench.generation.vllm_launch import LORA_RANKS, Adapter, Options, adapter_of, check_installed
 from bench.models import loading, tokens
 from bench.models.logprobs import Rescorer
 from bench.models.sampler import Sampler
@@ -61,14 +65,23 @@ def check_settings(config: Mapping[str, Any]) -> None:
             f"training.lora.r={rank} is not allowed with generation=vllm, which serves adapters of rank at most "
             f"{LORA_RANKS[-1]}."
         )
+    refuse_colder(config, COLDEST, "vllm", most=HOTTEST)
+    engine = config["generation"].get("worker", config["generation"])
+    longest, room = config["task"].get("max_new_tokens", 1), engine.get("max_model_len")
+    if room is not None and longest >= room:
+        raise BenchError(
+            f"generation.max_model_len={room} is not allowed with task.max_new_tokens={longest}, which leaves no room "
+            "for a prompt."
+        )
 
 
+@here(check_installed)
 @checked(check_settings)
 def generate(
     prompts: Prompts,
     policy: Policy,
     *,
-    num_completions: Count,
+    num_completions: Samples,
     temperature: Temperature,
     top_p: TopP,
     top_k: TopK = 0,
@@ -78,8 +91,8 @@ def generate(
     block_size: Count = 8,
     shard_size: Count = 256,
     first_sample: Annotated[int, whole(0)] = 0,
-    tensor_parallel_size: Count = 1,
-    data_parallel_size: Count = 1,
+    tensor_parallel_size: Workers = 1,
+    data_parallel_size: Workers = 1,
     gpu_memory_utilization: Annotated[float, PROBABILITY_MASS] = 0.5,
     kv_cache_gib: Annotated[float | None, or_null(ABOVE_ZERO)] = None,
     max_model_len: Annotated[int | None, or_null(whole(1))] = None,

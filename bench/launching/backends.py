@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bench.config.rules import TRUE_OR_FALSE, Count, one_of, or_null, text, whole
+from bench.config.rules import TRUE_OR_FALSE, Count, Retries, Workers, one_of, or_null, text, whole
 from bench.errors import BenchError
 from bench.generation.ray_cluster import ADDRESS, WAIT, connect, listed, no_room, requested, room
 from bench.launching import devices
@@ -25,7 +25,6 @@ from bench.progress import say
 CARRIED = ("HF_", "WANDB_", "TOKENIZERS_", "VLLM_")  # this user's variables, which a running cluster may lack
 POLL = 1.0  # seconds between two looks at the results of Slurm jobs; submitit asks Slurm itself less and less often
 
-Retries = Annotated[int, whole(0)]
 Gpus = Annotated[float | None, or_null(devices.GPUS)]
 Name = Annotated[str | None, or_null(text(r"\S+", "a name without spaces"))]
 
@@ -38,7 +37,7 @@ class Processes(Backend):
     try, and what a worker has imported serves its next job.
     """
 
-    n_jobs: Annotated[int | None, or_null(whole(1))] = None
+    n_jobs: Annotated[int | None, or_null(whole(1, 1_024))] = None
     gpus_per_cell: Gpus = None
     retries: Retries = 2
 
@@ -110,7 +109,7 @@ class RayTasks(Backend):
     """
 
     address: Annotated[str | None, or_null(ADDRESS)] = None
-    cpus_per_cell: Count = 1
+    cpus_per_cell: Workers = 1
     gpus_per_cell: Gpus = None
     retries: Retries = 2
 
@@ -177,14 +176,14 @@ class SlurmJobs(Backend):
     qos: Name = None
     constraint: Name = None
     timeout_min: Count = 240
-    cpus_per_cell: Count = 1
-    gpus_per_cell: Annotated[int, whole(0)] = 0
+    cpus_per_cell: Workers = 1
+    gpus_per_cell: Annotated[int, whole(0, 1_024)] = 0
     mem_gb: Annotated[int | None, or_null(whole(1))] = None
     array_parallelism: Count = 256
     requeue: Annotated[bool, TRUE_OR_FALSE] = True
     signal: Annotated[str, one_of("USR1", "USR2")] = "USR2"
-    signal_delay_s: Count = 90
-    max_num_timeout: Annotated[int, whole(0)] = 3
+    signal_delay_s: Annotated[int, whole(1, 86_400)] = 90
+    max_num_timeout: Retries = 3
     retries: Retries = 2
     commands: Sequence[str] = ()
     additional_parameters: dict[str, Any] = field(default_factory=dict)

@@ -1,19 +1,20 @@
 """A cell as a job of another process, and the loop that runs jobs and runs those again whose process is lost."""
 
 import abc
+import contextlib
 import os
 import sys
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from bench.errors import BenchError
-from bench.progress import relayed, say
-from bench.sweeps.cells import is_done
+from bench.progress import Bar, counted, relayed, say, told
+from bench.sweeps.cells import is_done, numbers
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class CellJob:
     settings: dict[str, Any]  # its resolved configuration
     directory: Path  # its relative paths start here
     needed: tuple[Path, ...]  # every node that shares the store and the outputs sees these
+    number: str = field(default="", kw_only=True)  # what lines begin with, e.g. "cell 3 of 16: "
 
     def perform(self) -> Outcome:
         """Run the cell in this process, which also prints what the cell says to its own standard error."""
@@ -45,6 +47,8 @@ class CellJob:
             )
         os.chdir(self.directory)
         from bench.launching.runner import run_cell
+
+        numbers[self.folder] = self.number
 
         lines: list[str] = []
 
@@ -94,7 +98,10 @@ def run_all(jobs: Sequence[CellJob], backend: Backend, cfg: DictConfig) -> None:
     waiting, losses = deque(jobs), Counter[Path]()
     running: dict[Any, CellJob] = {}
     backend.open(cfg, len(jobs))
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: backend.close(list(running)))
+        stack.enter_context(told())
+        finished = stack.enter_context(counted(Bar("sweep", len(jobs), "cells")))
         while waiting or running:
             running |= backend.start(waiting, len(running))
             for handle, outcome in backend.ended(list(running)):
@@ -107,8 +114,8 @@ def run_all(jobs: Sequence[CellJob], backend: Backend, cfg: DictConfig) -> None:
                     losses[job.folder] += 1
                     if _runs_again(job, outcome.loss, losses[job.folder], backend.retries):
                         waiting.append(job)
-    finally:
-        backend.close(list(running))
+                        continue
+                finished.advance()
 
 
 def _runs_again(job: CellJob, loss: str, losses: int, retries: int) -> bool:

@@ -15,14 +15,14 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from bench.config.compose import LAUNCHER_PLUGINS
+from bench.config.compose import LAUNCHER_PLUGINS, understood
 from bench.config.keys import run_folder
 from bench.config.rules import rules
 from bench.errors import BenchError
 from bench.generation.ray_cluster import probes
 from bench.launching.jobs import Backend, CellJob, run_all
 from bench.progress import say
-from bench.sweeps.cells import is_done
+from bench.sweeps.cells import is_done, number, numbers
 
 
 def check(overrides: Sequence[str], conf: str, *, devices: bool = True) -> None:
@@ -35,7 +35,7 @@ def check(overrides: Sequence[str], conf: str, *, devices: bool = True) -> None:
 
     concerned = re.compile(r"\+*(sweep=|hydra/launcher=|hydra\.launcher\.|threads=\d+$)")
     chosen = [override for override in overrides if concerned.match(override)]
-    with initialize_config_dir(conf, version_base="1.3"):
+    with understood(chosen), initialize_config_dir(conf, version_base="1.3"):
         cfg = compose("config", chosen, return_hydra_config=True)
     settings: Any = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)
     target = settings.pop("_target_")
@@ -45,7 +45,7 @@ def check(overrides: Sequence[str], conf: str, *, devices: bool = True) -> None:
     for name, rule in rules(launcher).items():
         if name in settings and not rule.allows(settings[name]):
             value = "null" if settings[name] is None else settings[name]
-            raise BenchError(f"hydra.launcher.{name}={value} is not allowed: it must be {rule.description}.")
+            raise BenchError(f"hydra.launcher.{name}={value} is not allowed: it must be {rule.words(value)}.")
     if devices:
         launcher(**settings).check(cfg)
 
@@ -59,12 +59,12 @@ def launch(
     """
     setup_globals()
     cells: list[tuple[str, DictConfig]] = []
-    for number, arguments in enumerate(overrides, first):
+    for position, arguments in enumerate(overrides, first):
         cfg = context.config_loader.load_sweep_config(config, list(arguments))
         label = cfg.hydra.job.override_dirname
         with read_write(cfg), open_dict(cfg):
             del cfg["hydra"]
-        cells.append((label or f"cell {number}", cfg))
+        cells.append((label or f"cell {position}", cfg))
     distinct = {run_folder(cfg): (label, cfg) for label, cfg in cells}  # two labels of one configuration are one run
     missing = []
     for folder, (label, cfg) in distinct.items():
@@ -72,6 +72,8 @@ def launch(
             say(f"{label}: done before")
         else:
             missing.append((label, cfg))
+    if not all(folder in numbers for folder in distinct):
+        number(list(distinct))
     if missing:
         with prepared(missing) as jobs:
             run_all(jobs, backend, config)
@@ -93,7 +95,8 @@ def prepared(cells: Sequence[tuple[str, DictConfig]]) -> Iterator[list[CellJob]]
         jobs = []
         for label, cfg in cells:
             settings: Any = OmegaConf.to_container(cfg, resolve=True)
-            jobs.append(CellJob(label, run_folder(cfg), settings, Path.cwd(), needed))
+            folder = run_folder(cfg)
+            jobs.append(CellJob(label, folder, settings, Path.cwd(), needed, number=numbers.get(folder, "")))
         yield _leaders_first(jobs)
 
 

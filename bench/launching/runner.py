@@ -5,18 +5,23 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from bench.config import checks
 from bench.config.keys import run_folder
-from bench.errors import BenchError, is_disk_full, is_out_of_gpu_memory
-from bench.progress import say
+from bench.errors import BenchError, full_disk, is_disk_full, is_out_of_gpu_memory
+from bench.progress import say, tell, told
 from bench.store import Store, Use, unique, using
-from bench.sweeps.cells import busy, is_done
+from bench.sweeps.cells import Cell, busy, is_done, numbers
+from bench.sweeps.workload import workload
 from bench.training.lora import check_four_bit
+
+if TYPE_CHECKING:
+    from bench.procedures.parts import Parts
 
 
 def run_cell(cfg: DictConfig, label: str) -> None:
@@ -27,7 +32,9 @@ def run_cell(cfg: DictConfig, label: str) -> None:
         return
     start = time.perf_counter()
     try:
-        run_experiment(cfg, quiet=True)
+        with told(numbers.get(folder, "")):
+            tell(f"{label} begins")
+            run_experiment(cfg, quiet=True)
     except Exception as error:
         reason = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
         say(f"{label}: FAILED after {time.perf_counter() - start:.0f} s: {reason} ({folder / 'error.txt'})")
@@ -45,34 +52,27 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     """
     start = time.perf_counter()
     checks.check(cfg)
-    checks.check_installed(cfg)
-    if OmegaConf.select(cfg, "training.lora.four_bit"):
-        check_four_bit()
     parts = checks.build_parts(cfg)
-    tracking, procedure = parts.pop("tracking"), parts.pop("procedure")
     folder = run_folder(cfg)
     _make("outputs", cfg.outputs, folder)
     if directory := cfg.tracking.get("directory"):
         _make("tracking.directory", directory, Path(directory))
-    _limit_threads(cfg.threads)
 
     failure = folder / "error.txt"
     failure.unlink(missing_ok=True)
     try:
-        with busy(folder), using(Store(cfg.store)) as store:
+        with told(), busy(folder), using(Store(cfg.store)) as store:
+            whole = refuse_early(cfg, parts)
+            if not quiet:
+                tell(_plan(cfg, folder))
             # imported late, so that a wrong setting is refused at once
-            from bench.procedures.parts import Parts
             from bench.records.read import read_run
             from bench.records.write import seal, write
             from bench.reporting.console import main_table
             from bench.reporting.exhibits import of_one_run, sentences
             from bench.reporting.files import write_figure
 
-            if cfg.evaluation.get("harness_tasks"):
-                from bench.evaluation.harness_tasks import find_tasks
-
-                find_tasks(tuple(cfg.evaluation.harness_tasks), cfg.evaluation.harness_include)
-            results = procedure(Parts(**parts, **{name: cfg[name] for name in checks.RUN_SETTINGS}))
+            results = parts["procedure"](whole)
             metrics = write(folder, cfg, results, store.uses)
             finished = read_run(folder)
             # a sweep's figures are those of its report
@@ -80,14 +80,15 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
             drawn = [path for figure in shown for path in write_figure(figure, folder)]
             if drawn:
                 seal(folder, drawn)
-            tracked = tracking(folder)
+            tracked = parts["tracking"](folder)
     except Exception as error:
         with contextlib.suppress(OSError):  # if even this can't be written, the reason is on the console
             failure.write_text(str(error) if isinstance(error, BenchError) else traceback.format_exc())
         if is_disk_full(error) and not isinstance(error, BenchError):
+            place, setting = full_disk(error, "outputs", Path(cfg.outputs))
             raise BenchError(
-                f"The disk of outputs={cfg.outputs} is full; free some space or move the outputs (outputs=PATH) and "
-                "run the same command: finished work is in the store."
+                f"The disk of {place} is full; free some space, or give another place ({setting}=PATH), and run the "
+                "same command: finished work is in the store."
             ) from error
         if is_out_of_gpu_memory(error):
             raise BenchError(
@@ -112,6 +113,38 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     sys.stdout.flush()
     _say_where_time_went(store.uses, time.perf_counter() - start)
     return folder
+
+
+def refuse_early(cfg: DictConfig, parts: Mapping[str, Any]) -> "Parts":
+    """The parts of the experiment. BenchError where this machine lacks what it needs, or it could not come to its end.
+
+    Nothing is made. parts: the configured parts, built but not yet called.
+    """
+    _limit_threads(cfg.threads)
+    checks.check_installed(cfg)
+    if OmegaConf.select(cfg, "training.lora.four_bit"):
+        check_four_bit()
+    from bench.procedures import ready
+    from bench.procedures.parts import Parts
+
+    if cfg.evaluation.get("harness_tasks"):
+        from bench.evaluation.harness_tasks import find_tasks
+
+        find_tasks(tuple(cfg.evaluation.harness_tasks), cfg.evaluation.harness_include)
+    own = {name: part for name, part in parts.items() if name not in ("tracking", "procedure")}
+    whole = Parts(**own, **{name: cfg[name] for name in checks.RUN_SETTINGS})
+    ready.check(whole, parts["procedure"], cast(Mapping[str, Any], OmegaConf.to_container(cfg, resolve=True)))
+    return whole
+
+
+def _plan(cfg: DictConfig, folder: Path) -> str:
+    """The line with which a run begins. BenchError where its rehearsal shows that it could not come to its end."""
+    work = workload([Cell("", cfg, ())])
+    return (
+        f"run {folder.name} in {folder} begins; stages: policy, generate, score, select, fine-tune, evaluate; plan: "
+        f"pools {work.pools}, completions {work.completions:,}, fine-tunings at most {work.trainings}, evaluations at "
+        f"most {work.evaluations}"
+    )
 
 
 def _make(key: str, value: str, folder: Path) -> None:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.config.rules import COLDEST
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
     import torch
 
-COLDEST = 1e-4  # below it logits / temperature leave the range of float32
 LARGE_VOCABULARY, FEW = 4096, 256  # above so many tokens a CPU looks for the nucleus among the few largest first
 
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from bench.artifacts import Rewards
+from bench.config.rules import here
 from bench.errors import BenchError
 
 Scoring = Callable[..., Rewards]
@@ -44,7 +45,7 @@ class Scorer:
 
     def __call__(self, function: F) -> F:
         setattr(function, ATTRIBUTE, self)
-        return function
+        return here(self.check)(function)
 
 
 def prepared(scoring: Callable[..., Any], **available: Any) -> Scoring:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Rewards
-from bench.config.rules import TRUE_OR_FALSE, Count, Seed, number, one_of
+from bench.config.rules import TRUE_OR_FALSE, Seed, number, one_of, whole
 from bench.errors import BenchError
 from bench.models.sampler import RAW
 from bench.scoring import Scoring
@@ -32,7 +32,7 @@ def seed_ensemble(
     generation: Callable[..., Completions],
     prepare: Callable[..., Scoring],
     member: Any,
-    size: Count,
+    size: Annotated[int, whole(1, 1_000)],
     combine: Annotated[str, one_of(*COMBINE)],
     variance_weight: Annotated[float, number(0)],
     normalise: Annotated[bool, TRUE_OR_FALSE],

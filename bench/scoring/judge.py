@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from bench.artifacts import Completions, Prompts, Rewards, content_hash
-from bench.config.rules import Count, Rule, Temperature, number, or_null, text, whole
+from bench.config.rules import Count, Requests, Retries, Rule, Seconds, Seed, Temperature, number, or_null, text
 from bench.generation import http_client, server_answers
 from bench.progress import bar, say
 from bench.scoring import Scorer
@@ -73,11 +73,11 @@ def judge(
     scale: Annotated[Sequence[float], SCALE],
     temperature: Temperature = 0.0,
     max_new_tokens: Count = 512,
-    seed: Annotated[int, whole(0)] = 0,
+    seed: Seed = 0,
     api_key_env: Annotated[str | None, or_null(VARIABLE)] = None,
-    concurrency: Count = 16,
-    timeout: Annotated[float, number(0, open_low=True)] = 600.0,
-    retries: Annotated[int, whole(0)] = 5,
+    concurrency: Requests = 16,
+    timeout: Seconds = 600.0,
+    retries: Retries = 5,
 ) -> Rewards:
     """[M, N]: the number within `scale` (lowest, highest) in the judge's reply, NaN where there is none.
 

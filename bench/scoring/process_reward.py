@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from bench.artifacts import Completions, Prompts, Rewards
-from bench.config.rules import DTYPE, TRUE_OR_FALSE, Count, Rule, one_of, or_null, text
+from bench.config.rules import DTYPE, TRUE_OR_FALSE, Rule, Tokens, one_of, or_null, text, whole
 from bench.devices import resolve_dtype
 from bench.errors import BenchError
 from bench.models.classifiers import Classifier, LoadedClassifier, find, find_configured, padded
@@ -38,7 +38,7 @@ def _is_separator(value: Any) -> bool:
 SEPARATOR = Rule(_is_separator, "a regular expression that matches what ends a step, and not nothing")
 MARKER = text(r"(?s).+", "a text")
 OUTPUT = Rule(
-    lambda value: isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool) and value >= 0),
+    lambda value: isinstance(value, str) or whole(0, 100_000).allows(value),
     "the number of an output, from 0, or its name in the model's configuration",
 )
 
@@ -56,7 +56,7 @@ def process_reward(
     ending: Annotated[str | None, or_null(MARKER)] = None,
     aggregate: Annotated[str, one_of(*AGGREGATE)],
     dtype: Annotated[str, DTYPE] = "auto",
-    batch_tokens: Count = 16_384,
+    batch_tokens: Tokens = 16_384,
     trust_remote_code: Annotated[bool, TRUE_OR_FALSE] = False,
 ) -> Rewards:
     """[M, N]: a summary of the probabilities of being correct that a token classifier gives a completion's steps.

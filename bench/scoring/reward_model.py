@@ -30,7 +30,7 @@ def reward_model(
     revision: Annotated[str, text(r"[^\0\s]+", "a branch, tag or commit of the hub")] = "main",
     max_length: Annotated[int | None, or_null(whole(2))] = None,
     dtype: Annotated[str, DTYPE] = "auto",
-    batch_tokens: Annotated[int | None, or_null(whole(1))] = None,
+    batch_tokens: Annotated[int | None, or_null(whole(1, 1_000_000_000))] = None,
     trust_remote_code: Annotated[bool, TRUE_OR_FALSE] = False,
 ) -> Rewards:
     """[M, N]: the model's single output for each prompt with the completion as the assistant's turn.

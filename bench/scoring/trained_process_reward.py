@@ -13,7 +13,19 @@ from typing import Annotated
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts
-from bench.config.rules import ABOVE_ZERO, DTYPE, Count, Seed, number, one_of, or_null
+from bench.config.rules import (
+    DTYPE,
+    Count,
+    Epochs,
+    LearningRate,
+    Samples,
+    Seed,
+    Tokens,
+    WeightDecay,
+    number,
+    one_of,
+    or_null,
+)
 from bench.devices import resolve_dtype
 from bench.errors import BenchError
 from bench.models.classifiers import Classifier
@@ -34,7 +46,7 @@ def trained_process_reward(
     base: Policy,
     task: Task,
     generation: Callable[..., Completions],
-    samples: Count,
+    samples: Samples,
     label_noise: Annotated[float, number(0, 1)],
     samples_from: Annotated[str, one_of(*SPLITS)],
     samples_seed: Seed,
@@ -42,15 +54,15 @@ def trained_process_reward(
     answer_marker: Annotated[str | None, or_null(MARKER)],
     ending: Annotated[str | None, or_null(MARKER)],
     aggregate: Annotated[str, one_of(*AGGREGATE)],
-    epochs: Annotated[float, ABOVE_ZERO],
-    learning_rate: Annotated[float, ABOVE_ZERO],
+    epochs: Epochs,
+    learning_rate: LearningRate,
     batch_size: Count,
     warmup: Annotated[float, number(0, 1, open_high=True)],
-    weight_decay: Annotated[float, number(0)],
+    weight_decay: WeightDecay,
     max_grad_norm: Annotated[float, number(0)],
     seed: Seed,
     dtype: Annotated[str, DTYPE] = "auto",
-    batch_tokens: Count = 16_384,
+    batch_tokens: Tokens = 16_384,
 ) -> Scoring:
     """The scorer (prompts, completions) -> Rewards [M, N] of a process reward model trained here, or stored before.
 

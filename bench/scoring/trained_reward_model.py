@@ -9,17 +9,29 @@ can be trusted. Source: Gao et al. 2022, "Scaling Laws for Reward Model Overopti
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
 import numpy as np
 
 from bench.artifacts import Completions, Message, Policy, Prompts
-from bench.config.rules import ABOVE_ZERO, DTYPE, TRUE_OR_FALSE, Count, Seed, number, one_of, or_null, whole
+from bench.config.rules import (
+    DTYPE,
+    TRUE_OR_FALSE,
+    Count,
+    Epochs,
+    LearningRate,
+    Seed,
+    WeightDecay,
+    number,
+    one_of,
+    or_null,
+    whole,
+)
 from bench.errors import BenchError
 from bench.models.classifiers import Classifier
 from bench.models.sampler import RAW
-from bench.scoring import Scoring, reward_model
+from bench.scoring import Scorer, Scoring, reward_model
 from bench.seeds import generator, small_seed
 from bench.tasks import Task
 from bench.training.reward_model import Pairs, train_reward_model
@@ -31,6 +43,19 @@ SPLITS = ("train", "validation")
 Pair = tuple[tuple[Message, ...], str, str]
 
 
+def _check_sizes(settings: Mapping[str, Any]) -> None:
+    """Raise BenchError for sizes that don't go together."""
+    micro, batch, hidden = settings.get("micro_batch_size"), settings["batch_size"], settings.get("hidden_size")
+    if micro is not None and batch % micro:
+        raise BenchError(f"scoring.micro_batch_size={micro} is not allowed: it must divide scoring.batch_size={batch}.")
+    if hidden is not None and not settings.get("from_scratch"):
+        raise BenchError(
+            f"scoring.hidden_size={hidden} is for a model from scratch: the base's weights have their own size; "
+            "set scoring.from_scratch=true, or scoring.hidden_size=null."
+        )
+
+
+@Scorer(check=_check_sizes)
 def trained_reward_model(
     *,
     base: Policy,
@@ -42,21 +67,21 @@ def trained_reward_model(
     label_noise: Annotated[float, number(0, 1)],
     pairs_from: Annotated[str, one_of(*SPLITS)],
     pairs_seed: Seed,
-    most_completions: Annotated[int, whole(2)],
+    most_completions: Annotated[int, whole(2, 100_000)],
     from_scratch: Annotated[bool, TRUE_OR_FALSE],
-    layers: Annotated[int | None, or_null(whole(1))],
-    hidden_size: Annotated[int | None, or_null(whole(1))],
-    epochs: Annotated[float, ABOVE_ZERO],
-    learning_rate: Annotated[float, ABOVE_ZERO],
+    layers: Annotated[int | None, or_null(whole(1, 1_000))],
+    hidden_size: Annotated[int | None, or_null(whole(1, 65_536))],
+    epochs: Epochs,
+    learning_rate: LearningRate,
     batch_size: Count,
     micro_batch_size: Annotated[int | None, or_null(whole(1))],
     warmup: Annotated[float, number(0, 1, open_high=True)],
-    weight_decay: Annotated[float, number(0)],
+    weight_decay: WeightDecay,
     max_grad_norm: Annotated[float, number(0)],
     gradient_checkpointing: Annotated[bool, TRUE_OR_FALSE],
     seed: Seed,
     dtype: Annotated[str, DTYPE] = "auto",
-    batch_tokens: Annotated[int | None, or_null(whole(1))] = None,
+    batch_tokens: Annotated[int | None, or_null(whole(1, 1_000_000_000))] = None,
 ) -> Scoring:
     """The scorer (prompts, completions) -> Rewards [M, N] of a reward model trained here, or found in the store.
 
@@ -65,11 +90,6 @@ def trained_reward_model(
     batch_tokens: see bench.scoring.reward_model. The rest: see bench.training.reward_model. `seed` draws the new
     weights and the order of the pairs, not the pairs.
     """
-    if micro_batch_size is not None and batch_size % micro_batch_size:
-        raise BenchError(
-            f"scoring.micro_batch_size={micro_batch_size} is not allowed: it must divide "
-            f"scoring.batch_size={batch_size}."
-        )
     examples = labelled_pairs(
         task.prompts(pairs_from),
         base,

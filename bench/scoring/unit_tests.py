@@ -14,9 +14,9 @@ import numpy as np
 from hydra.utils import instantiate
 
 from bench.artifacts import Completions, Prompts, Rewards
-from bench.config.rules import Count, Rule, number, one_of, whole
+from bench.config.rules import Count, Rule, Seconds, Workers, here, one_of, whole
 from bench.errors import BenchError
-from bench.sandbox import ISOLATION, VERDICTS, Limits, verdicts
+from bench.sandbox import ISOLATION, VERDICTS, Limits, Sandbox, verdicts
 from bench.scoring import Scorer
 from bench.scoring.units import scored
 from bench.tasks import Task
@@ -24,12 +24,20 @@ from bench.tasks import Task
 
 def _has_programs(task: Any) -> bool:
     """Whether the completions of a task are programs; also of its configuration before it is built."""
-    return (instantiate(task, _convert_="all") if isinstance(task, Mapping) else task).programs is not None
+    made = instantiate(task, _convert_="all") if isinstance(task, Mapping) else task
+    return getattr(made, "programs", None) is not None
 
 
 PROGRAMS = Rule(_has_programs, "a task whose completions are programs, such as list_programs")
 
 
+def _start_sandbox(settings: Mapping[str, Any]) -> None:
+    """Raise BenchError where programs can't be isolated on this machine."""
+    with Sandbox(Limits(), isolation=settings.get("isolation", "auto")):
+        pass
+
+
+@here(_start_sandbox)
 @Scorer(highest=1.0)
 def unit_tests(
     prompts: Prompts,
@@ -37,12 +45,12 @@ def unit_tests(
     *,
     task: Annotated[Task, PROGRAMS],
     isolation: Annotated[str, one_of(*ISOLATION)] = "auto",
-    cpu_seconds: Count = 2,
-    wall_seconds: Annotated[float, number(0, open_low=True)] = 10.0,
+    cpu_seconds: Annotated[int, whole(1, 86_400)] = 2,
+    wall_seconds: Seconds = 10.0,
     memory_megabytes: Annotated[int, whole(64)] = 512,
     disk_megabytes: Count = 16,
-    processes: Count = 1,
-    workers: Count = 1,
+    processes: Workers = 1,
+    workers: Workers = 1,
 ) -> Rewards:
     """[M, N] of 1.0 where all tests pass, else 0.0 (wrong, failed, beyond a limit, cut off); each outcome is counted.
 

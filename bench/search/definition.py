@@ -16,11 +16,11 @@ from bench.artifacts import content_hash
 from bench.config import checks
 from bench.config.compose import SWEEPER_PLUGINS, Composer, composing, install_plugins
 from bench.config.keys import run_id
-from bench.config.rules import Count, Seed, number, or_null, rules, text
+from bench.config.rules import Count, Seed, Workers, number, or_null, rules, text
 from bench.errors import BenchError
 from bench.records.fingerprint import code_of, fingerprint
 from bench.seeds import small_seed
-from bench.sweeps.cells import Cell
+from bench.sweeps.cells import Cell, refuse_given_twice
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -36,7 +36,7 @@ class SearchSettings:
     """The settings of conf/hydra/sweeper/optuna.yaml."""
 
     trials: Count
-    at_once: Count  # trials that are proposed together, and run together where the launcher can
+    at_once: Workers  # trials that are proposed together, and run together where the launcher can
     maximize: Annotated[str, METRIC]  # has a value per prompt, such as tuned/pass@1
     minimize: Annotated[str, METRIC]
     limit: Annotated[float | None, or_null(number())]  # the chosen trial has `minimize` at most this
@@ -143,6 +143,7 @@ def read(overrides: Sequence[str], conf: str) -> Search | None:
 
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         parsed = parser.parse_overrides([*(f"{key}={value}" for key, value in node.params.items()), *overrides])
+        refuse_given_twice(parsed[len(node.params) :])
         last = {override.get_key_element(): override for override in parsed}
         space = {key: distribution(override) for key, override in last.items() if override.is_sweep_override()}
         fixed = tuple(
@@ -163,7 +164,7 @@ def _settings(node: DictConfig) -> SearchSettings:
     for name, rule in rules(SearchSettings).items():
         if not rule.allows(given[name]):
             shown = json.dumps(given[name]).strip('"')
-            raise BenchError(f"hydra.sweeper.{name}={shown} is not allowed: it must be {rule.description}.")
+            raise BenchError(f"hydra.sweeper.{name}={shown} is not allowed: it must be {rule.words(given[name])}.")
     return SearchSettings(**given)
 
 

@@ -14,7 +14,7 @@ from bench.progress import say
 from bench.records.read import read_run
 from bench.search.definition import Search, check_cell
 from bench.search.trials import LOOKS, Trial, objectives, progress
-from bench.sweeps.cells import Cell, is_done, state
+from bench.sweeps.cells import Cell, is_done, number, state
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -89,6 +89,7 @@ def _run_cells(search: Search, wanted: Sequence[tuple[dict[str, Any], str]], lau
             cells.setdefault(cell.folder.name, (cell, search.overrides(params, split)))
     if not cells:
         return
+    number([cell.folder for cell, _ in cells.values()])
     launch([overrides for _, overrides in cells.values()])
     if all(state(cell).kind == "missing" for cell, _ in cells.values()):
         raise BenchError(

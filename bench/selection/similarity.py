@@ -6,7 +6,7 @@ bench.selection.similarity.same_path, ...}`.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +14,9 @@ from typing import Annotated, Any
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Selection
-from bench.config.rules import FOLDER, Count, number, or_null
+from bench.config.rules import FOLDER, Tokens, here, number, or_null
 from bench.devices import device
+from bench.errors import BenchError
 from bench.models import loading
 from bench.models.classifiers import batches, padded
 from bench.progress import bar
@@ -107,13 +108,24 @@ def token_overlap(completions: Completions, task: Task, policy: Policy) -> Itera
             yield np.where(total > 0, 2 * common / np.maximum(total, 1), 1.0)
 
 
+def _find(settings: Mapping[str, Any]) -> None:
+    """Raise BenchError where the embedder's folder is missing."""
+    model = settings.get("model")
+    if model is not None and not (Path(model, "config.json").is_file() and list(Path(model).glob("*.safetensors"))):
+        raise BenchError(
+            f"selection.similarity.model={model} holds no config.json or no *.safetensors; give the folder of a model, "
+            "or null for the policy."
+        )
+
+
+@here(_find)
 def embedding_cosine(
     completions: Completions,
     task: Task,
     policy: Policy,
     *,
     model: Annotated[str | None, or_null(FOLDER)] = None,
-    batch_tokens: Count = 16_384,
+    batch_tokens: Tokens = 16_384,
 ) -> Iterator[np.ndarray]:
     """The cosine of two texts' embeddings, each the mean of a model's last hidden states over the text's tokens.
 

@@ -20,8 +20,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from bench import progress
 from bench.artifacts import content_hash
-from bench.errors import BenchError, is_disk_full
+from bench.errors import BenchError, full_disk, is_disk_full
 from bench.progress import said_after, say
 from bench.store.files import (
     MANIFEST,
@@ -163,7 +164,8 @@ class Store:
             shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process: under the lock no other one uses it
             scratch.mkdir(parents=True)
             start = time.perf_counter()
-            counts = build(scratch)
+            with progress.stage(address.stage):
+                counts = build(scratch)
             names = ("stage", "version", "key", "part", "settings", "parents")
             origin = {name: getattr(address, name) for name in names}
             manifest = seal(scratch, origin, counts, time.perf_counter() - start)
@@ -172,9 +174,10 @@ class Store:
         except BaseException as error:
             shutil.rmtree(scratch, ignore_errors=True)
             if is_disk_full(error):
+                place, setting = full_disk(error, "store", self.root)
                 raise BenchError(
-                    f"The disk of store={self.root} is full while making {address.stage}; free some space or move "
-                    "the store (store=PATH) and run the same command: finished artifacts are kept."
+                    f"The disk of {place} is full while making {address.stage}; free some space, or give another place "
+                    f"({setting}=PATH), and run the same command: finished artifacts are kept."
                 ) from error
             raise
         return manifest

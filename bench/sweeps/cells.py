@@ -15,18 +15,21 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from bench.config import checks
-from bench.config.compose import Composer, install_plugins
+from bench.config.compose import Composer, install_plugins, understood
 from bench.config.keys import id_of_settings
 from bench.errors import BenchError
 from bench.records.fingerprint import is_current
 from bench.records.read import METRICS, TIMES, changed, failure, is_finished, missing_records, read_metrics, seconds
 from bench.store.files import unfinished
 from bench.store.locks import BUSY, holder
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +82,7 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
     install_plugins()
     _refuse_sweeps_of_wandb(overrides, Path(conf))
     composer = Composer()
-    with initialize_config_dir(conf, version_base="1.3"):
+    with understood(overrides), initialize_config_dir(conf, version_base="1.3"):
         named = [override for override in overrides if override.lstrip("+").startswith(("sweep=", "hydra/sweeper="))]
         sweeper = compose("config", named, return_hydra_config=True).hydra.sweeper
         if not sweeper._target_.endswith(f".{BasicSweeper.__name__}"):
@@ -88,6 +91,7 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         parsed = parser.parse_overrides([*(f"{key}={value}" for key, value in grid.items()), *overrides])
         last = {override.get_key_element(): override for override in parsed}
+        refuse_given_twice(parsed[len(grid) :])
         varied = {key for key, override in last.items() if override.is_sweep_override()}
         batch = [arguments for part in BasicSweeper.split_arguments(parsed, None) for arguments in part]
         if not batch:
@@ -102,6 +106,28 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
             _ = cell.parts  # raises where a part can't be built
             distinct.setdefault(cell.id, cell)  # two labels of one configuration are one run
     return list(distinct.values())
+
+
+def refuse_given_twice(given: "Sequence[Override]") -> None:
+    """BenchError for an axis that is given twice, with other values: only the last would count."""
+    axes: dict[str, dict[str, None]] = {}
+    for override in given:
+        if override.is_sweep_override():
+            axes.setdefault(override.get_key_element(), {})[str(override.input_line)] = None
+    for key, lines in axes.items():
+        if len(lines) > 1:
+            raise BenchError(
+                f"{key} is given {len(lines)} times ({' '.join(lines)}); give it once, with all its values."
+            )
+
+
+numbers: dict[Path, str] = {}  # what lines of the cells of a sweep begin with, by their folders
+
+
+def number(folders: Sequence[Path]) -> None:
+    """Number the cells of a sweep for the lines that they print, e.g. "cell 3 of 16: "."""
+    numbers.clear()
+    numbers.update({folder: f"cell {i} of {len(folders)}: " for i, folder in enumerate(folders, 1)})
 
 
 def _refuse_sweeps_of_wandb(overrides: Sequence[str], conf: Path) -> None:

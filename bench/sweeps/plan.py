@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config.keys import settings_key
+from bench.progress import duration
 from bench.records.read import read_run, seconds
 from bench.store import DamagedArtifactError, check, walk
 from bench.sweeps.cells import Cell, State, state
@@ -91,13 +92,6 @@ def _history(store: Path) -> dict[str, list[dict]]:
                 manifest = check(folder, hash_limit=0)
                 history.setdefault(manifest["stage"], []).append(manifest)
     return history
-
-
-def duration(seconds: float) -> str:
-    """Seconds in a readable unit."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def savings(cells: Sequence[Cell]) -> list[str]:

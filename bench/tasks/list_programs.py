@@ -18,7 +18,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from bench.artifacts import Prompts, content_hash
-from bench.config.rules import Count, Seed, whole
+from bench.config.rules import Count, PromptCount, Seed, whole
 from bench.errors import BenchError
 from bench.sandbox import Job, Limits, canonical, verdicts
 from bench.seeds import generator
@@ -48,9 +48,9 @@ class ListPrograms(Task):
     """seed: of the choice of prompts, independent of the run's seed; a program's split never changes. isolation: of
     completions that have to run, see bench.sandbox."""
 
-    train_prompts: Count = 600
-    validation_prompts: Count = 300
-    test_prompts: Annotated[int, whole(2)] = 300
+    train_prompts: PromptCount = 600
+    validation_prompts: PromptCount = 300
+    test_prompts: Annotated[int, whole(2, 100_000_000)] = 300
     max_new_tokens: Count = 64
     seed: Seed = 0
     isolation: Isolation = "auto"

@@ -24,7 +24,7 @@ class Mbpp(ProgramsTask):
     repo: Repo = "google-research-datasets/mbpp"
     config: Words = "full"
     revision: Revision = "4bb6404fdc6cacfda99d4ac4205087b89d32030c"
-    shown_tests: Annotated[int, whole(1)] = 3
+    shown_tests: Annotated[int, whole(1, 1_000)] = 3
     instruction: Words = "Answer with the complete function in one Python code block."
 
     name: ClassVar[str] = "mbpp"

@@ -18,7 +18,7 @@ from bench.tasks.fields import UnreadableError, is_missing, is_text, text_of
 from bench.tasks.files import SUFFIXES, Row, kind, read, stem
 from bench.tasks.splits import WHOLE, Divided, Example, divided
 
-Size = Annotated[int | None, or_null(whole(1))]
+Size = Annotated[int | None, or_null(whole(1, 100_000_000))]
 Share = Annotated[float, number(0, 1, open_high=True)]
 Words = Annotated[str | None, or_null(text(r"[^\0]*", "text"))]
 Place = Annotated[str | None, or_null(text(r"[^\0\n]+", "the path of a file or folder"))]
@@ -41,7 +41,7 @@ class RowSettings:
     path: InitVar[Place] = None  # kept as `files`, because `path` is a method of a task
     train_prompts: Size = None
     validation_prompts: Size = None
-    test_prompts: Annotated[int | None, or_null(whole(2))] = None
+    test_prompts: Annotated[int | None, or_null(whole(2, 100_000_000))] = None
     validation_share: Share = 0.1
     test_share: Share = 0.2
     near_duplicate: NearDuplicate = 0.5

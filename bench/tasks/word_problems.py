@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from bench.artifacts import Prompts, content_hash
-from bench.config.rules import Count, Seed, or_null, some_of, whole
+from bench.config.rules import Count, PromptCount, Seed, or_null, some_of, whole
 from bench.errors import BenchError
 from bench.seeds import generator
 from bench.tasks import SPLITS, Task, wanted_prompts
@@ -60,9 +60,9 @@ class WordProblems(Task):
     """seed: of the choice of prompts, independent of the run's seed; the cores of a split never change. templates: the
     kinds of problems; null takes all. Every policy is pretrained on all of them."""
 
-    train_prompts: Count = 600
-    validation_prompts: Count = 300
-    test_prompts: Annotated[int, whole(2)] = 300
+    train_prompts: PromptCount = 600
+    validation_prompts: PromptCount = 300
+    test_prompts: Annotated[int, whole(2, 100_000_000)] = 300
     max_new_tokens: Count = 48  # the longest solution takes 21, EOS included
     seed: Seed = 0
     templates: Annotated[Sequence[str] | None, or_null(some_of(*KINDS))] = None

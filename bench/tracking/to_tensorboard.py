@@ -1,13 +1,16 @@
 """Mirror a run as TensorBoard event files in its folder: `tensorboard --logdir outputs` shows all runs side by side."""
 
+import importlib.util
 import json
 import math
 import shlex
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.errors import first_line
+from bench.config.rules import here
+from bench.errors import BenchError, first_line
 from bench.progress import say
 from bench.tracking.mirror import FinishedRun, Row, TrackerEntry, command, read
 
@@ -16,6 +19,13 @@ STEPS = {"n": 1, "kl": 1000}  # TensorBoard has whole steps only: n itself, and 
 SHOWN = 20  # rows of a table that are shown
 
 
+def _check_installed(settings: Mapping[str, Any]) -> None:
+    """Raise BenchError where TensorBoard is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise BenchError("tracking=tensorboard needs TensorBoard, which is not installed: make run EXTRAS=tracking.")
+
+
+@here(_check_installed)
 def log_to_tensorboard(run_folder: Path) -> TrackerEntry | None:
     """Write run_folder/tensorboard anew. On failure print one warning and return None.
 

@@ -18,30 +18,38 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from bench.config.rules import ABOVE_ZERO, FOLDER, PROJECT, list_of, number, one_of, or_null, text
-from bench.errors import first_line
+from bench.config.rules import FOLDER, PROJECT, Seconds, here, list_of, number, one_of, or_null, text
+from bench.errors import BenchError, first_line
 from bench.progress import say
 from bench.tracking.mirror import FinishedRun, TrackerEntry, command, read
 from bench.tracking.wandb_process import Attempt, LoggingJob, alone, last_attempt
 
 ENTITY = or_null(text(r"[^/\s]+", "the name of an account or a team, without / and spaces"))
+MODE = one_of("online", "offline", "disabled")
 TAGS = list_of(text(r"(?s).{1,64}", "a text of 1 to 64 characters"))
 
 
+def _check_mode(settings: Mapping[str, Any]) -> None:
+    """Raise BenchError where the environment names a mode that W&B does not have."""
+    if (mode := os.environ.get("WANDB_MODE")) and not MODE.allows(mode):
+        raise BenchError(f"WANDB_MODE={mode} in the environment is not allowed: it must be {MODE.description}.")
+
+
+@here(_check_mode)
 def log_to_wandb(
     run_folder: Path,
     *,
     project: Annotated[str, PROJECT],
     entity: Annotated[str | None, ENTITY] = None,
-    mode: Annotated[str, or_null(one_of("online", "offline", "disabled"))] = "offline",
+    mode: Annotated[str, or_null(MODE)] = "offline",
     tags: Annotated[Sequence[str], TAGS] = (),
     directory: Annotated[str | None, or_null(FOLDER)] = None,
-    timeout: Annotated[float, ABOVE_ZERO] = 60,
+    timeout: Seconds = 60,
     reference_above: Annotated[float, number(0)] = 64,
 ) -> TrackerEntry | None:
     """Log what a finished run left: config, metrics, curves, tables, figures and artifacts.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from bench.artifacts import Policy
-from bench.config.rules import ABOVE_ZERO, TRUE_OR_FALSE, Count, Rule, number
+from bench.config.rules import ABOVE_ZERO, TRUE_OR_FALSE, Rule, number, whole
 from bench.errors import BenchError
 from bench.models import loading
 from bench.training import processes
@@ -41,7 +41,7 @@ class Lora:
     The policy that is judged then differs from the base only by the adapter, and from the trained one by the rounding.
     """
 
-    r: Count
+    r: Annotated[int, whole(1, 65_536)]
     alpha: Annotated[float, ABOVE_ZERO]
     dropout: Annotated[float, number(0, 1, open_high=True)]
     target_modules: Annotated[str | tuple[str, ...], MODULES]

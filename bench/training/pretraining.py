@@ -20,6 +20,8 @@ from bench.tasks import Corpus
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 WORDS = r" ?[A-Za-z]+| ?[0-9]+| ?#+| ?[^\sA-Za-z0-9#]+|\s+"  # a number is one piece, so " 17" becomes one token
+CONTEXT = 256  # tokens of prompt and completion
+LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens")
 BUCKET = 50  # batches within which sequences are sorted by length, to pad less
 
 
@@ -52,7 +54,7 @@ def pretrain(
 
     logging.disable_progress_bar()  # its bar counts files
     own = (member,) if member else ()
-    pairs = corpus.demonstrations(demonstrations, generator(seed, "pretrain", "corpus"))
+    pairs = _first_demonstrations(corpus, demonstrations, seed)
     tokenizer = train_tokenizer(pairs, vocabulary)
     if member:
         pairs = corpus.demonstrations(demonstrations, generator(seed, "pretrain", "corpus", *own))
@@ -63,7 +65,7 @@ def pretrain(
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=heads,
-        max_position_embeddings=256,
+        max_position_embeddings=CONTEXT,
         initializer_range=0.05,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
@@ -86,6 +88,16 @@ def pretrain(
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return {"train_tokens": tokens, "train_flops": 6.0 * model.num_parameters() * tokens}
+
+
+def _first_demonstrations(corpus: Corpus, count: int, seed: int) -> list[tuple[str, str]]:
+    """Those of a family's first member, on which the tokenizer of all members is trained."""
+    return corpus.demonstrations(count, generator(seed, "pretrain", "corpus"))
+
+
+def tokenizer_of(corpus: Corpus, *, seed: int, demonstrations: int, vocabulary: int) -> Any:
+    """The tokenizer of a policy that is not yet made."""
+    return train_tokenizer(_first_demonstrations(corpus, demonstrations, seed), vocabulary)
 
 
 def train_tokenizer(pairs: Sequence[tuple[str, str]], vocabulary: int) -> Any:

@@ -23,6 +23,15 @@ PR_SET_PDEATHSIG = 1
 JOB, RESULT, MISTAKE = "job.pickle", "result.pickle", "mistake.txt"
 
 
+def check_gpus(setting: str, processes: int) -> None:
+    """Raise BenchError where there are GPUs, and fewer than processes."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if torch.cuda.is_available() and gpus < processes:
+        raise BenchError(f"{setting} is not allowed: each process needs a GPU, and {gpus} are visible.")
+
+
 def call(setting: str, processes: int, folder: Path, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call function(*arguments) in each of `processes` new processes; return what the first of them returns.
 
@@ -30,11 +39,7 @@ def call(setting: str, processes: int, folder: Path, function: Callable[..., Any
     the processes, removed at the end. Raise the BenchError of any process, and BenchError with the last words of one
     that ends otherwise.
     """
-    import torch
-
-    gpus = torch.cuda.device_count()
-    if torch.cuda.is_available() and gpus < processes:
-        raise BenchError(f"{setting} is not allowed: each process needs a GPU, and {gpus} are visible.")
+    check_gpus(setting, processes)
     job, result, mistake = (folder / name for name in (JOB, RESULT, MISTAKE))
     job.write_bytes(pickle.dumps((function, arguments)))
     together = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]

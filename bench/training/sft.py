@@ -21,7 +21,19 @@ import numpy as np
 
 from bench import progress
 from bench.artifacts import Completions, Message, Policy, Prompts, Selection, content_hash
-from bench.config.rules import ABOVE_ZERO, TRUE_OR_FALSE, Count, checked, number, one_of, or_null, whole
+from bench.config.rules import (
+    TRUE_OR_FALSE,
+    Count,
+    Epochs,
+    LearningRate,
+    WeightDecay,
+    Workers,
+    checked,
+    number,
+    one_of,
+    or_null,
+    whole,
+)
 from bench.errors import BenchError
 from bench.models import chat, loading
 from bench.models.tokens import ending_ids
@@ -70,13 +82,13 @@ def fine_tune(
     completions: Completions,
     selection: Selection,
     *,
-    epochs: Annotated[float, ABOVE_ZERO] = 3,
-    learning_rate: Annotated[float, ABOVE_ZERO] = 1e-3,
+    epochs: Epochs = 3,
+    learning_rate: LearningRate = 1e-3,
     batch_size: Count = 32,
     micro_batch_size: Annotated[int | None, or_null(whole(1))] = None,
     scheduler: Annotated[str, one_of(*SCHEDULERS)] = "cosine",
     warmup: Annotated[float, number(0, 1, open_high=True)] = 0.05,
-    weight_decay: Annotated[float, number(0)] = 0.0,
+    weight_decay: WeightDecay = 0.0,
     max_grad_norm: Annotated[float, number(0)] = 1.0,
     gradient_checkpointing: Annotated[bool, TRUE_OR_FALSE] = False,
     packing: Annotated[bool, TRUE_OR_FALSE] = False,
@@ -84,7 +96,7 @@ def fine_tune(
     lora: Lora | None = None,
     keep_every: Annotated[int | None, or_null(whole(1))] = None,
     checkpoint_every: Annotated[int | None, or_null(whole(1))] = None,
-    processes: Count = 1,
+    processes: Workers = 1,
     fsdp: Annotated[bool, TRUE_OR_FALSE] = False,
     seed: int,
 ) -> Policy:

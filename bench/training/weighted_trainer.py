@@ -77,7 +77,7 @@ def train(
 
     if recipe.packing:
         refuse_where_examples_meet(model)
-    with progress.bar("fine-tuning", steps, "step") as bar:
+    with progress.bar("fine-tuning", steps, "steps") as bar:
         watch = watcher(log, bar, setting="training.learning_rate", name="the training")
         trainer = weighted_trainer(model, tokenizer, rows, arguments, watch, packing=recipe.packing)
         if recipe.keep_every is not None:

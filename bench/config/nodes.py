@@ -1,0 +1,103 @@
+"""Checks of the nodes of a configuration: what a `_target_` names, its settings, and the values that they may have."""
+
+import inspect
+from typing import Any
+
+from hydra._internal.utils import _locate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from bench.config.rules import Rule, rules
+from bench.errors import BenchError
+
+
+def refuse_circles(cfg: DictConfig) -> None:
+    """BenchError where settings refer to each other in a circle."""
+    try:
+        OmegaConf.to_container(cfg, resolve=True)
+    except RecursionError as error:
+        raise BenchError(
+            "A setting refers to itself, by itself or through others (${...}); give one of them a value."
+        ) from error
+
+
+def check_node(key: str, node: Any) -> None:
+    """Refuse settings that the function of a configured part lacks or does not allow, in the parts inside it too."""
+    if not isinstance(node, DictConfig | ListConfig):
+        return
+    names: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
+    if isinstance(node, DictConfig) and "_target_" in node:
+        settings = [str(name) for name in names if name not in ("_target_", "_partial_")]
+        function = target(key, node)
+        _check_partial(key, node, function)
+        known = _settings_of(function)
+        for name in settings:
+            if name not in known:
+                raise BenchError(
+                    f"{key}.{name} is not a setting of {function.__name__} ({node['_target_']}), which has "
+                    f"{', '.join(known) or 'none'}; leave it out: ~{key}.{name}."
+                )
+        for name, rule in rules(function).items():
+            if name in settings:
+                refuse(f"{key}.{name}", node[name], rule)
+    for name in names:
+        check_node(f"{key}.{name}", node[name])
+
+
+def target(key: str, node: Any) -> Any:
+    name = node["_target_"]
+    try:
+        found = _locate(name)  # get_object would log what the message here says
+        inspect.signature(found)
+    except Exception as error:  # an import may raise anything, and Hydra has several exceptions
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
+        if not isinstance(name, str):
+            reason = "it must be a dotted name"
+        raise BenchError(f"{key}._target_={name} is no function or class that can be imported: {reason}.") from error
+    return found
+
+
+def _check_partial(key: str, node: DictConfig, function: Any) -> None:
+    """BenchError where a function that needs artifacts would be called at once, or a class be made too late."""
+    given = inspect.signature(function).parameters.values()
+    needs = [parameter for parameter in given if parameter.kind == inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    expected = not inspect.isclass(function) and any(
+        parameter.default is inspect.Parameter.empty for parameter in needs
+    )
+    given_now = node.get("_partial_", False)
+    if given_now != expected and (expected or inspect.isclass(function)):
+        raise BenchError(
+            f"{key}._partial_={shown(given_now)} is not allowed: it must be {shown(expected)}, since "
+            f"{function.__name__} is {'called with what other stages made' if expected else 'made before all stages'}."
+        )
+
+
+def _settings_of(function: Any) -> list[str]:
+    """The settings of a function: its keyword-only parameters, since the others are artifacts; of a class, all."""
+    settings = {inspect.Parameter.KEYWORD_ONLY} | (
+        {inspect.Parameter.POSITIONAL_OR_KEYWORD} if inspect.isclass(function) else set()
+    )
+    return [name for name, parameter in inspect.signature(function).parameters.items() if parameter.kind in settings]
+
+
+def refuse(key: str, value: Any, rule: Rule) -> None:
+    for name, part, its_rule in rule.inside(value):
+        refuse(f"{key}.{name}", part, its_rule)
+    if not rule.allows(value):
+        raise BenchError(f"{key}={shown(value)} is not allowed: it must be {rule.words(value)}.")
+
+
+def shown(value: Any) -> str:
+    """The value as on the command line; a part as the name of its function, another mapping as its names."""
+    if isinstance(value, DictConfig):
+        names = ", ".join(str(name) for name in value)
+        return str(value["_target_"]).rsplit(".", 1)[-1] if "_target_" in value else f"{{{names}}}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)
+
+
+def without_value(node: Any, prefix: str = "") -> list[str]:
+    """Keys whose value is ???, OmegaConf's mark for a value that the user must give."""
+    if isinstance(node, dict):
+        return [key for name, value in node.items() for key in without_value(value, f"{prefix}{name}.")]
+    return [prefix[:-1]] if node == "???" else []
