@@ -64,7 +64,8 @@ def explained(overrides: list[str]) -> Iterator[None]:
 def understood(overrides: Sequence[str]) -> Iterator[None]:
     """BenchError, in one sentence, where the settings that are composed inside can't be."""
     for override in overrides:
-        _refuse_malformed(override.lstrip("+~"))
+        if malformed := _malformed(override):
+            raise BenchError(malformed)
     try:
         yield
     except BenchError:
@@ -73,16 +74,17 @@ def understood(overrides: Sequence[str]) -> Iterator[None]:
         raise BenchError(explain_composition(error, Path(CONF), overrides)) from error
 
 
-def _refuse_malformed(override: str) -> None:
-    """BenchError for what Hydra takes for something else: no name at all, or a choice by a path."""
-    key, equals, value = override.partition("=")
+def _malformed(override: str) -> str | None:
+    """What is wrong where Hydra would take it for something else: no name at all, or a choice by a path."""
+    key, equals, value = override.lstrip("+~").partition("=")
     if equals and not key.strip():
-        raise BenchError(f"{override!r} names no setting; write name=value.")
+        return f"{override!r} names no setting; write name=value."
     group = key.partition("@")[0]
     if _is_group(Path(CONF), group):
         for choice in [value] if value.startswith(("{", "[")) else value.split(","):
             if choice.startswith(("/", "{", "[")) or ".." in choice:
-                raise BenchError(f"{group}={choice} does not exist; {group} can be {_choices(Path(CONF), group)}.")
+                return f"{group}={choice} does not exist; {group} can be {_choices(Path(CONF), group)}."
+    return None
 
 
 @contextlib.contextmanager
@@ -138,6 +140,8 @@ def explain_composition(error: Exception, conf: Path, arguments: Sequence[str]) 
     from hydra.errors import OverrideParseException
 
     text = str(error)
+    if malformed := next(filter(None, map(_malformed, arguments)), None):
+        return malformed
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override!r} can't be read as a setting; write name=value, with quotes around special characters."
@@ -160,7 +164,8 @@ def explain_composition(error: Exception, conf: Path, arguments: Sequence[str]) 
         return f"{found[1]}={found[2]} does not exist; {found[1]} can be {', '.join(allowed) or 'left out only'}."
     if text.startswith("Ambiguous value"):
         return f"{text.splitlines()[0]}: several values are a sweep, which needs -m (python -m bench -m ...)."
-    words = ". ".join(line.strip() for line in text.splitlines() if line.strip() and "https://" not in line)
+    lines = [line.strip() for line in text.replace("full_key: ", "setting: ").splitlines()]
+    words = ". ".join(line for line in lines if line and "https://" not in line and "_type=" not in line)
     of_settings = isinstance(error, HydraException | OmegaConfBaseException) and words
     return words if of_settings else f"These settings can't be read: {type(error).__name__}: {words[:200]}"
 
