@@ -159,7 +159,8 @@ def explain_composition(error: Exception, conf: Path, arguments: Sequence[str]) 
         return f"{found[1]}={found[2]} does not exist; {found[1]} can be {', '.join(allowed) or 'left out only'}."
     if text.startswith("Ambiguous value"):
         return f"{text.splitlines()[0]}: several values are a sweep, which needs -m (python -m bench -m ...)."
-    words = ". ".join(line.strip() for line in text.splitlines() if line.strip() and "https://" not in line)
+    lines = [line.strip() for line in text.replace("full_key: ", "setting: ").splitlines()]
+    words = ". ".join(line for line in lines if line and "https://" not in line and "_type=" not in line)
     of_settings = isinstance(error, HydraException | OmegaConfBaseException) and words
     return words if of_settings else f"These settings can't be read: {type(error).__name__}: {words[:200]}"
 
