@@ -12,6 +12,7 @@ import yaml
 from sharing import CONF
 
 from bench.artifacts import Policy
+from bench.records.write import seal
 from bench.sweeps.cells import cells, is_done
 from bench.sweeps.workload import workload
 
@@ -71,9 +72,10 @@ def test_its_code_is_part_of_what_the_run_is(folder: Path, monkeypatch: pytest.M
     assert "bench.generation.pool" in code
     assert not {"bench.rounds", "bench.selection.similarity"} & code.keys()
     assert is_done(folder)
-    (folder / "code.json").write_text(json.dumps(code | {str(OWN / "own_parts.py"): "of another day"}))
-    assert not is_done(folder)
-    (folder / "code.json").write_text(json.dumps(code))
+    for own, done in (({str(OWN / "own_parts.py"): "of another day"}, False), ({}, True)):
+        (folder / "code.json").write_text(json.dumps(code | own))
+        seal(folder)
+        assert is_done(folder) == done
 
 
 def test_the_run_is_tracked(folder: Path, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,9 @@ def test_verdicts_are_counted_against_the_published_ones_and_those_of_others(
     pytest.importorskip("math_verify")
     monkeypatch.setenv("BENCH_DATA", str(made_data(tmp_path)))
     if not own:
-        monkeypatch.setattr(verify.Gsm8k, "are_correct", lambda self, texts, answers: [True] * len(texts))
+        monkeypatch.setattr(
+            verify.Gsm8k, "are_correct", lambda self, texts, answers: time.sleep(0.01) or [True] * len(texts)
+        )
     main(["verify", "--part", "12"])
     printed = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in printed.splitlines()]

@@ -44,7 +44,7 @@ SAMPLE_COLUMNS = {
 }
 # texts of metrics.json; every other metric of these owners is a number, or null
 TEXTS = re.compile(
-    r"code|.*(_estimator|_reference|_subsets|/verdict|/sentence|/prompts_key)|scorer/(calibration|overoptimisation)|.*/lm_eval/.*"
+    r"code|.*(_estimator|_reference|_subsets|/verdict|/sentence|/prompts_key)|scorer/(calibration|overoptimisation\w*)|.*/lm_eval/.*"
 )
 NUMBERS = re.compile(
     r"(base|tuned|control|distillation|cost|saved|break_even|scorer|selection|pool|train|test|\w*(_vs_|_of_)[^/]*)/.*"

@@ -68,6 +68,7 @@ def _make_sweep(folder: Path, settings: Sequence[str]) -> None:
     from omegaconf import OmegaConf
 
     from bench.config.compose import CONF
+    from bench.records.write import seal
     from bench.sweeps.cells import cells
 
     run = (*SETTINGS, "seed=0,1", f"selection={','.join(SELECTIONS[:2])}", *settings)
@@ -81,6 +82,7 @@ def _make_sweep(folder: Path, settings: Sequence[str]) -> None:
             if not cell.folder.exists():
                 shutil.copytree(source.folder, cell.folder)
                 OmegaConf.save(cell.cfg, cell.folder / "config.yaml", resolve=True)
+                seal(cell.folder)
 
 
 def _selection(label: str) -> str:
