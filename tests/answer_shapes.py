@@ -261,5 +261,7 @@ SHAPES = (
     Shape("\\boxed{x=5,y=100}", "100", False, flexible=LAST),
     Shape("#### Rs. 1,50,000", "150000", True, strict=HASHES, math_verify=GROUPS),
     Shape("\\boxed{2\\,1/2.}", "2.5", True, strict=HASHES, flexible=FORMS, math_verify=MIXED),
+    Shape("#### 21 = 3 * 7", "21", True, flexible=LAST),
+    Shape("The answer is 18.\n\nDouble-check: the answer is positive.", "18", True, strict=HASHES),
     Shape("To find the answer: first count 3 + 4.\n\n**Problem:** how many?\n\n#### 7", "7", True),
 )

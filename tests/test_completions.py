@@ -82,3 +82,14 @@ def test_a_changed_record_reads_no_other_file(finished_run, tmp_path):
     cells.to_parquet(copy / "completions.parquet")
     with pytest.raises(BenchError, match=r"is no part of a pool|was changed"):
         bench.load(copy).completions("train")
+
+
+def test_a_run_that_lost_its_checksums_is_not_taken_for_an_older_one(finished_run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished_run(*PROCEDURES["single"]).folder, copy)
+    (copy / "checksums.json").unlink()
+    with pytest.raises(BenchError, match=r"checksums\.json is missing"):
+        bench.load(copy)
+    (copy / "checksums.json").symlink_to("nowhere")
+    with pytest.raises(BenchError, match=r"checksums\.json links to nothing"):
+        bench.load(copy)

@@ -200,6 +200,42 @@ def test_tests_that_execute_no_assertion_pass_no_program() -> None:
     assert outcomes([(DOUBLES, tests) for tests in never.values()]) == ["wrong_output"] * len(never)
 
 
+OF_CLASSES = "import unittest\nclass {}:\n    def test(self):\n        self.assertEqual(f(self.n), 2 * self.n)\n"
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        OF_CLASSES.format("Mix") + "class TestF(Mix, unittest.TestCase):\n    n = 3",
+        OF_CLASSES.format("Base(unittest.TestCase)").replace("def", "n = 0\n    def") + "class One(Base):\n    n = 3",
+        "def test():\n    assert f(3) == 6\ntest.slow = True",
+        "import solution\nassert hasattr(solution, 'f')\nfrom solution import *\nassert f(3) == 6",
+    ],
+)
+def test_tests_run_that_are_inherited_marked_or_after_an_import_of_the_program(tests: str) -> None:
+    replaced = ["check(s, v)", "counted(s, m)", "run(s, *a)", "run_class(s, *a)"]
+    forged = "def f(x): return 0\nclass B:\n" + "".join(f"    def {method}: return print\n" for method in replaced)
+    programs = [DOUBLES, "def f(x): return 0", f"{forged}__bench__ = B()"]
+    assert [outcome == "passed" for outcome in outcomes([(program, tests) for program in programs])] == [
+        True,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "class TestF:\n    class TestInner:\n        def test(self):\n            assert f(3) == 6",
+        "def test():\n    assert f(3) == 6\n    yield",
+        "assert f(1) == " + "+".join(["0"] * 900),
+    ],
+)
+def test_tests_that_no_program_could_pass_are_unreadable(tests: str) -> None:
+    with pytest.raises(ValueError, match=r"class within a class|is a generator|is no Python"):
+        prepared(tests)
+
+
 def test_what_must_raise_is_counted() -> None:
     ways = [
         "try:\n    f(None)\n    assert False\nexcept TypeError:\n    pass",

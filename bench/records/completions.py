@@ -14,6 +14,7 @@ from bench.artifacts import Completions, Prompts
 from bench.errors import BenchError
 from bench.generation.pool import FILE as DRAWN
 from bench.procedures.findings import Results
+from bench.records.read import COMPLETIONS as FILE
 from bench.records.read import Run
 from bench.store import DamagedArtifactError, check
 from bench.store.intact import intact
@@ -22,7 +23,6 @@ from bench.store.intact import table as table_in
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-FILE = "completions.parquet"
 COLUMNS = ("text", "finish_reason", "length", "logprob", "policy_logprob")
 UNIT = re.compile(r"generate/\w+/\d+")
 

@@ -23,7 +23,7 @@ from bench.store.reading import CHECKSUMS, as_json, as_yaml, matches, read_bytes
 
 CONFIG, METRICS, ARTIFACTS = "config.yaml", "metrics.json", "chain.json"
 CURVES, PER_PROMPT = "curves.parquet", "per_prompt.parquet"
-SAMPLES, DIAGNOSTICS = "samples.parquet", "diagnostics.parquet"
+SAMPLES, DIAGNOSTICS, COMPLETIONS = "samples.parquet", "diagnostics.parquet", "completions.parquet"
 # every complete run has these
 RECORDS = (CONFIG, METRICS, LINEAGE, ARTIFACTS, CURVES, PER_PROMPT, SAMPLES, DIAGNOSTICS)
 FAILURE = "error.txt"  # why the last attempt failed
@@ -220,12 +220,14 @@ def record_files(folder: Path) -> list[str]:
 
 def changed(folder: Path) -> str | None:
     """Which records are not as the run left them; None where all are, or the run is from before checksums.json."""
+    if without_checksums(folder) and (folder / COMPLETIONS).exists():  # runs that leave the one leave the other
+        return f"{folder / CHECKSUMS} is missing"
     return damage(folder, record_files(folder))
 
 
 def without_checksums(folder: Path) -> bool:
     """Whether the run is from before checksums.json, so that a change of its records may go unseen."""
-    return not (folder / CHECKSUMS).exists()
+    return not os.path.lexists(folder / CHECKSUMS)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

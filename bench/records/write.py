@@ -30,11 +30,20 @@ from bench.evaluation.reward_diagnostics import diagnose
 from bench.generation.duplicates import describe
 from bench.procedures.findings import Results
 from bench.records import artifact_graph, completions, costs
-from bench.records.completions import FILE as COMPLETIONS
 from bench.records.fingerprint import FILE as CODE
 from bench.records.fingerprint import code_of, fingerprint
 from bench.records.metrics import contrasts, curves, distillation, flatten, provenance, transfer_contrasts
-from bench.records.read import CONFIG, CURVES, DIAGNOSTICS, LINEAGE, METRICS, PER_PROMPT, SAMPLES, record_files
+from bench.records.read import (
+    COMPLETIONS,
+    CONFIG,
+    CURVES,
+    DIAGNOSTICS,
+    LINEAGE,
+    METRICS,
+    PER_PROMPT,
+    SAMPLES,
+    record_files,
+)
 from bench.seeds import generator
 from bench.store.reading import CHECKSUMS, checksums_of
 from bench.tasks import Task

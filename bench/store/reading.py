@@ -119,7 +119,9 @@ def checksums(folder: Path) -> dict[str, str] | None:
     try:
         content = read_json(folder / CHECKSUMS)
     except FileNotFoundError:
-        return None
+        if not os.path.lexists(folder / CHECKSUMS):
+            return None
+        raise ValueError(f"{folder / CHECKSUMS} links to nothing") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder / CHECKSUMS} can't be read ({' '.join(str(error).split())})") from error
     whole = matches(content, {"files": {str: str}, "hash": str}) and content["hash"] == content_hash(content["files"])

@@ -126,8 +126,9 @@ def read_number(text: str) -> Fraction | None:
         side = joined(side)
         found = NUMBER.search(side)
         if found is not None:
-            is_part = GOES_ON.match(side, found.end()) or PART.search(side, 0, found.start())
-            return None if is_part else _value(found)
+            if GOES_ON.match(side, found.end()) or PART.search(side, 0, found.start()):
+                continue  # in 7 = 3 + 4, what it equals
+            return _value(found)
     return None
 
 
@@ -155,6 +156,9 @@ def final_number(completion: str, *, unmarked: str = "last_number") -> str | Non
         if later is not None and _begins_with_number(later):
             return number_in(later)
     answer = hashed[0][0] if hashed else marked(text)
+    if answer is not None and not re.search(r"\d", answer) and boxed(text) is tagged(text) is None:
+        said = [*_after_phrases(text, PHRASE.finditer(text))]
+        answer = next((found[0] for found in reversed(said) if re.search(r"\d", found[0])), answer)
     if answer is not None or unmarked == "none":
         return None if answer is None else number_in(answer)
     other = next((found for found in NEXT_PROBLEM.finditer(text) if not found["heading"]), None)

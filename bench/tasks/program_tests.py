@@ -56,9 +56,12 @@ def prepared(source: str) -> str:
     Python. ForeignImportError for imports of what is not in the standard library.
     """
     try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return _prepared(ast.parse(source))
+    except (SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(f"{source[:60]!r} is no Python: {error}") from error
+
+
+def _prepared(tree: ast.Module) -> str:
     _refuse_foreign_imports(tree)
     tree.body = [inner for node in tree.body for inner in _without_main_guard(node)]
     runs = list(_runs(tree.body))
@@ -133,15 +136,38 @@ def _runs(body: list[ast.stmt]) -> Iterator[str]:
     asserts = {name for name, node in functions.items() if name.startswith("test") or _asserts(node)}
     while more := {name for name, node in functions.items() if name not in asserts and asserts & _read(node)}:
         asserts |= more
+    classes = _test_classes([node for node in body if isinstance(node, ast.ClassDef)])
     for node in body:
         used = {name for other in body if other is not node for name in _read(other)}
         if isinstance(node, Function) and node.name in asserts and node.name not in used:
             required = len(node.args.posonlyargs + node.args.args) - len(node.args.defaults)
             if required > 1:
                 raise ValueError(f"{node.name} takes {required} arguments, and nothing calls it")
+            if any(isinstance(inner, ast.Yield | ast.YieldFrom) for inner in ast.walk(node)):
+                raise ValueError(f"{node.name} is a generator, which no runner of tests runs")
             yield f"__bench__.run({node.name}{f', {ENTRY}' * required})"
-        if isinstance(node, ast.ClassDef) and _has_tests(node):
+        if isinstance(node, ast.ClassDef) and node.name in classes:
             yield f"__bench__.run_class({node.name})"
+
+
+def _test_classes(classes: Sequence[ast.ClassDef]) -> set[str]:
+    """The classes whose tests are run, inherited ones too; what only others derive from is no test class by itself."""
+    for node in classes:
+        for inner in node.body:
+            if isinstance(inner, ast.ClassDef) and _has_tests(inner):
+                raise ValueError(f"the tests of {node.name}.{inner.name}, a class within a class, are not run")
+    bases = {node.name: {_last_name(base) for base in node.bases} for node in classes}
+    tested = {node.name for node in classes if _has_tests(node)}
+    cases = {name for name, above in bases.items() if any(base.endswith("TestCase") for base in above)}
+    for _ in classes:
+        tested |= {name for name, above in bases.items() if above & tested}
+        cases |= {name for name, above in bases.items() if above & cases}
+    mixins = {base for above in bases.values() for base in above if base not in cases and not base.startswith("Test")}
+    return tested - mixins
+
+
+def _last_name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
 def _has_tests(node: ast.ClassDef) -> bool:
@@ -153,7 +179,9 @@ def _asserts(node: ast.AST) -> bool:
 
 
 def _read(node: ast.AST) -> set[str]:
-    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+    """The names in it, but those of which only an attribute is read or set."""
+    owners = {id(inner.value) for inner in ast.walk(node) if isinstance(inner, ast.Attribute)}
+    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name) and id(inner) not in owners}
 
 
 class _Counts(ast.NodeTransformer):
