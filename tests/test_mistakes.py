@@ -365,7 +365,7 @@ OVERRIDES = st.one_of(
 
 @seed(17)
 @settings(
-    max_examples=int(os.environ.get("BENCH_MALFORMED", "15")),  # the suite takes few; 2,000 once for a release
+    max_examples=int(os.environ.get("BENCH_FUZZ", "15")),  # the suite takes few; 2,000 once for a release
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @drawn(st.lists(OVERRIDES, min_size=1, max_size=3))

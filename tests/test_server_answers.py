@@ -1,6 +1,6 @@
 """The reader of servers' answers: every answer is a completion that could have been drawn, or one sentence.
 
-FUZZED=10000 pytest tests/test_server_answers.py      more examples of broken answers
+BENCH_FUZZ=10000 pytest tests/test_server_answers.py      more examples of broken answers
 """
 
 import copy
@@ -248,7 +248,7 @@ def changes(draw, answer):
     return answer
 
 
-@settings(max_examples=int(os.environ.get("FUZZED", "300")))
+@settings(max_examples=int(os.environ.get("BENCH_FUZZ", "300")))
 @given(data=st.data())
 def test_a_broken_answer_is_a_completion_that_could_have_been_drawn_or_one_sentence(fake, policy_tokens, data):
     chat, gives_ids = data.draw(st.booleans()), data.draw(st.booleans())
