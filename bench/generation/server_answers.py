@@ -111,7 +111,8 @@ class Tokens:
                 f"{who} holds the token id {max(ids)}, beyond the policy's vocabulary of {self.vocabulary}: the server "
                 "serves another model."
             )
-        room = max_tokens + (max(2, max_tokens // 8) if given is None and counted is not None else 0)
+        cut = (answer.text or "").count("\N{REPLACEMENT CHARACTER}")  # a part of a character is written in three bytes
+        room = max_tokens + (max(2, max_tokens // 8) + 3 * cut if given is None and counted is not None else 0)
         longest = max(len(ids) if len(ids) > room else 0, counted or 0)
         if longest > max_tokens:
             raise BenchError(f"{who} has {longest:,} tokens, more than the {max_tokens} that were asked for.")
