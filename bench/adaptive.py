@@ -143,9 +143,9 @@ def adaptively(
 ) -> Results:
     """Run `bench.experiment.run` with samples where they are expected to help, and train on accepted completions.
 
-    A completion is accepted where its reward is above `accept_above`. stop: "accepted" samples a prompt until
-    `enough` are accepted; "none" never stops. allocate: "uniform" allows up to `num_completions` per prompt. "hard"
-    draws `look` samples per prompt. It allocates the rest of `num_completions` per prompt, over all prompts together,
+    A completion is accepted where its reward is above `accept_above`. stop: "accepted" draws until `enough`
+    completions of a prompt are accepted; "none" never stops. allocate: "uniform" allows up to `num_completions` per
+    prompt. "hard" draws `look` samples per prompt. It allocates the rest of `num_completions` per prompt, over all prompts together,
     where the expected number of accepted completions, at most `enough` per prompt, grows most (see
     bench.estimators.sequential), with at most `most` samples per prompt. With stop="accepted" it allocates again after
     each block. With `enough` = 1, all prompts without an accepted completion are equal. Acceptance is checked after

@@ -38,9 +38,8 @@ def first_line(error: BaseException) -> str:
 
 
 def quoted(words: object) -> str:
-    """Return words that others wrote for a message: one short line of characters that a terminal only shows."""
+    """Return words that others wrote as one short line of a message, which a BenchError makes printable."""
     line = " ".join(str(words)[: 4 * QUOTED].split())
-    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
     return line if len(line) <= QUOTED else f"{line[:QUOTED]} ..."
 
 

@@ -318,7 +318,7 @@ def test_an_answer_that_comes_in_pieces_is_read():
         (endless(OK + b"Transfer-Encoding: chunked\r\n\r\n", ZEROS), r"2 times in a row"),  # the length of a chunk
         (
             lambda file: file.write(b"HTTP/1.1 400 \x1b[31mred\r\nContent-Length: 0\r\n\r\n"),
-            "answers 400: \ufffd.31mred",
+            r"answers 400: \\x1b.31mred",
         ),
     ],
 )

@@ -127,11 +127,13 @@ def test_published_programs_of_humaneval_pass_in_every_form_and_empty_ones_fail(
         "fenced": [f"Here it is:\n\n```python\n{text}```\n" for text in whole],
         "bare": whole,
         "CRLF": [f"```python\n{text}```".replace("\n", "\r\n") for text in whole],
+        "fence opened by the prompt": [f"{row['canonical_solution']}```\n\nIt works.\n" for row in rows],
+        "future": [f"```python\nfrom __future__ import annotations\n{text}```" for text in whole],
         "pass": ["    pass\n" for _ in rows],
     }
     verdicts = task.are_correct([text for texts in forms.values() for text in texts], golds * len(forms))
     passed = {name: sum(verdicts[164 * place : 164 * (place + 1)]) for place, name in enumerate(forms)}
-    assert passed == {"continuation": 164, "fenced": 164, "bare": 164, "CRLF": 164, "pass": 0}
+    assert passed == dict.fromkeys(forms, 164) | {"pass": 0}
 
 
 def test_every_prompt_of_ifeval_loads_and_is_judged_as_by_lm_eval(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,7 +148,7 @@ SHAPES = [
     *((of_answer(choices=value), "has no list of choices") for value in (None, 5, {"0": {}}, "x")),
     *((of_answer(choices=value), f"has {len(value)} choices where n=1") for value in ([], [None], [5], [{}, {}])),
     (lambda answer: answer["choices"].append(answer["choices"][0] | {"index": 1}), "has 2 choices"),
-    (of_answer(model="served\x1b[31m"), "is from the model served\ufffd.31m, not from"),
+    (of_answer(model="served\x1b[31m"), r"is from the model served\\x1b.31m, not from"),
     (of_choice(finish_reason="content_filter"), "ended for the reason content_filter"),
     (of_answer(prompt_token_ids=[]), "prompt of 0 tokens that is not the suite's of 4"),
     (of_answer(prompt_token_ids=PROMPT[::-1]), "prompt of 4 tokens that is not the suite's of 4"),

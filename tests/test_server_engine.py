@@ -238,7 +238,7 @@ def models(*names, **fields):
         (whole((500, b"[" * 200_000)), r"answers 500 \(\[.*, 3 times in a row"),
         (models(MODEL, max_model_len="256"), "says max_model_len=256; it must be a whole number"),
         (models(MODEL, max_model_len=-1), "says max_model_len=-1; it must be"),
-        (models("\x1b[2J", "b"), "model=null is not one of .*: \ufffd.2J, b"),
+        (models("\x1b[2J", "b"), r"model=null is not one of .*: \\x1b.2J, b"),
         (models(7), "lists no models"),
         (lambda path, body, answer: (200, {"data": {"id": MODEL}}) if body is None else answer, "lists no models"),
         (changed(prompt_token_ids=[1, 2]), "prompt of 2 tokens that is not the suite's of"),
