@@ -145,8 +145,8 @@ def adaptively(
 
     A completion is accepted where its reward is above `accept_above`. stop: "accepted" draws until `enough`
     completions of a prompt are accepted; "none" never stops. allocate: "uniform" allows up to `num_completions` per
-    prompt. "hard" draws `look` samples per prompt. It allocates the rest of `num_completions` per prompt, over all prompts together,
-    where the expected number of accepted completions, at most `enough` per prompt, grows most (see
+    prompt. "hard" draws `look` samples per prompt. It allocates the rest of `num_completions` per prompt, over all
+    prompts together, where the expected number of accepted completions, at most `enough` per prompt, grows most (see
     bench.estimators.sequential), with at most `most` samples per prompt. With stop="accepted" it allocates again after
     each block. With `enough` = 1, all prompts without an accepted completion are equal. Acceptance is checked after
     `block` samples of a prompt: 1 wastes no sample; a larger block keeps the engine busier.
