@@ -27,7 +27,7 @@ from bench.procedures.findings import Findings, Results
 from bench.procedures.parts import Parts
 from bench.scoring import refuse_comparing, refuse_too_low
 from bench.seeds import generator
-from bench.selection.prompt_filter import prompts_dropped
+from bench.selection.cells import prompts_dropped
 from bench.store import Use
 from bench.tasks import Task
 

@@ -2,7 +2,7 @@
 
 from bench.procedures.findings import Results
 from bench.procedures.parts import Parts
-from bench.selection.prompt_filter import prompts_dropped
+from bench.selection.cells import prompts_dropped
 
 
 def run(parts: Parts) -> Results:

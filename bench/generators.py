@@ -25,7 +25,7 @@ from bench.procedures.parts import Parts
 from bench.scoring.verifier import verify
 from bench.seeds import generator as random_generator
 from bench.seeds import small_seed
-from bench.selection.prompt_filter import prompts_dropped
+from bench.selection.cells import prompts_dropped
 from bench.store import Use
 from bench.tasks import Task
 

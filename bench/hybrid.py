@@ -35,8 +35,7 @@ from bench.procedures.findings import Results
 from bench.procedures.hybrid_findings import Drawn, Gate, Hybrid
 from bench.procedures.parts import Parts
 from bench.seeds import generator
-from bench.selection.cells import CORRECT, correct, in_order
-from bench.selection.prompt_filter import prompts_dropped
+from bench.selection.cells import CORRECT, correct, in_order, prompts_dropped
 
 NOTHING = Selection(np.array([], int), np.array([], int), np.array([], float))
 

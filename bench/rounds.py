@@ -19,7 +19,7 @@ from bench.procedures.findings import ArtifactGraph, Findings, Results, Training
 from bench.procedures.parts import Parts
 from bench.seeds import generator, small_seed
 from bench.selection import matched_random
-from bench.selection.prompt_filter import prompts_dropped
+from bench.selection.cells import prompts_dropped
 from bench.store import Use
 from bench.tasks import Task
 from bench.training.sft import last_epoch_loss

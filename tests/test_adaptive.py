@@ -26,7 +26,7 @@ from bench.procedures.parts import Parts
 from bench.scoring.verifier import verify
 from bench.store import Store
 from bench.sweeps.cells import cells as cells_of_sweep
-from bench.sweeps.workload import workload
+from bench.sweeps.plan import workload
 from bench.tasks.word_problems import WordProblems
 from bench.training.sft import training_set
 

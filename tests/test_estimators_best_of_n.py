@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from bench.estimators.curves import best_of_n, distinct_at_k, fit_coverage, median_of_n, pass_at_k
 from bench.estimators.soft import pessimism_of_n, pessimistic_weights, soft_best_of_n
-from bench.estimators.subsets import subset_method
-from bench.estimators.voting import majority_at_k, majority_method, weighted_majority_at_k
+from bench.estimators.voting import majority_at_k, majority_method, subset_method, weighted_majority_at_k
 from bench.selection import pessimism
 
 NAN = float("nan")

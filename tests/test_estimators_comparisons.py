@@ -5,8 +5,7 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from bench.estimators.bootstrap import RESAMPLES, Bootstrap, bootstrap_interval
-from bench.estimators.distributions import normal_cdf
+from bench.estimators.bootstrap import RESAMPLES, Bootstrap, bootstrap_interval, normal_cdf
 from bench.estimators.uncertainty import (
     holm,
     mcnemar,

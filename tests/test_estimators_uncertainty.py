@@ -8,11 +8,14 @@ import pytest
 from bench.estimators.bootstrap import (
     bootstrap_interval,
     intervals_and_bands,
+    normal_cdf,
+    normal_quantile,
     ratio_of_means,
     resampled_means,
     simultaneous_band,
+    t_cdf,
+    t_quantile,
 )
-from bench.estimators.distributions import normal_cdf, normal_quantile, t_cdf, t_quantile
 from bench.estimators.power import expected_maximum, prompts_needed, winners_curse
 from bench.estimators.training_seeds import ratio_over_seeds, seed_interval
 

@@ -14,7 +14,7 @@ from sharing import CONF
 from bench.artifacts import Policy
 from bench.records.write import seal
 from bench.sweeps.cells import cells, is_done
-from bench.sweeps.workload import workload
+from bench.sweeps.plan import workload
 
 OWN = Path(__file__).with_name("own")
 PATHS = os.pathsep.join([str(OWN), str(CONF.parent)])

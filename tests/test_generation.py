@@ -177,7 +177,7 @@ def test_a_caches_memory_is_used_again_where_it_is_large_enough():
 def test_attention_of_one_query_is_that_of_torch(mask, key_heads):
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    from bench.models.attention import attend
+    from bench.models.kv_cache import attend
 
     random = torch.Generator().manual_seed(0)
     query = torch.randn(5, 1, 6, 8, generator=random).transpose(1, 2)

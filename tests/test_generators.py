@@ -35,7 +35,7 @@ from bench.reporting.groups import grouped
 from bench.scoring.units import scored
 from bench.selection import distinct_correct, every_prompt, top_per_prompt
 from bench.sweeps.cells import cells as cells_of_sweep
-from bench.sweeps.workload import workload
+from bench.sweeps.plan import workload
 from bench.tasks import Task
 from bench.tasks.word_problems import WordProblems
 

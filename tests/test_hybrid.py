@@ -19,9 +19,8 @@ from bench.config.compose import CONF
 from bench.errors import BenchError
 from bench.hybrid import with_demonstrations
 from bench.models import loading
-from bench.procedures.demonstrations import demonstrations, nll_per_token
 from bench.procedures.difficulty import easiest, easiness, folds_of, samples_paid
-from bench.procedures.parts import Parts
+from bench.procedures.parts import Parts, demonstrations, nll_per_token
 from bench.reporting.exhibits.hybrid import (
     against_random,
     against_rft,
@@ -39,7 +38,7 @@ from bench.scoring.length import length
 from bench.scoring.self_consistency import self_consistency
 from bench.selection import all_correct, decidable_only, every_prompt, top_per_prompt
 from bench.sweeps.cells import cells as cells_of_sweep
-from bench.sweeps.workload import workload
+from bench.sweeps.plan import workload
 from bench.tasks.word_problems import WordProblems
 
 # --- the gate ------------------------------------------------------------------------------------------------------

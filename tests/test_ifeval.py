@@ -10,7 +10,7 @@ import nltk
 import pytest
 
 from bench.errors import BenchError
-from bench.tasks import SPLITS, language
+from bench.tasks import SPLITS, ifeval
 from bench.tasks.ifeval import CHECKS, IfEval, follows
 
 LESS, MORE = "less than", "at least"
@@ -144,14 +144,14 @@ def test_rows_with_settings_that_can_not_be_checked_are_counted(
 
 def test_a_verdict_is_the_same_every_time() -> None:
     mixed = "Hallo the an is de la"  # between languages
-    assert len({language.language_of(mixed) for _ in range(30)}) == 1
+    assert len({ifeval.language_of(mixed) for _ in range(30)}) == 1
 
 
 def test_without_its_packages_the_task_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(language, "version", missing)
+    monkeypatch.setattr(ifeval, "version", missing)
     for asked in (IfEval(path="anywhere").check, lambda: IfEval(path="anywhere").judged_by):
         with pytest.raises(BenchError, match="pip install langdetect"):
             asked()

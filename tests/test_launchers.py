@@ -25,7 +25,7 @@ from test_sweep import SMALL, listed, metrics
 
 from bench.config.compose import CONF, LAUNCHER_PLUGINS, install_plugins
 from bench.errors import BenchError
-from bench.launching import devices, jobs, launch
+from bench.launching import devices, launch
 from bench.launching.backends import Processes, RayTasks, SlurmJobs
 from bench.sweeps.cells import Cell, busy, state
 
@@ -37,12 +37,12 @@ LARGER = ["task.train_prompts=80", "generation.shard_size=2"]  # a pool that tak
 
 
 @dataclass(frozen=True)
-class StubJob(jobs.CellJob):
+class StubJob(launch.CellJob):
     """A cell that leaves a note, waits while it is held, and kills its process as often as it is told to."""
 
     desk: Path = Path()
 
-    def perform(self) -> jobs.Outcome:
+    def perform(self) -> launch.Outcome:
         place = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "here"
         seen = os.environ.get("CUDA_VISIBLE_DEVICES", "unset") or "none"
         note = f"{self.label} {os.getpid()} {place} {os.environ.get('WANDB_NAME', 'none')} {seen}"
@@ -55,7 +55,7 @@ class StubJob(jobs.CellJob):
             raise ZeroDivisionError("a bug")
         wait(lambda: not (self.desk / f"hold {self.label}").exists(), f"{self.label} is still held")
         (self.desk / f"ended {note}").write_text("")
-        return jobs.Outcome((f"{self.label} has ended",))
+        return launch.Outcome((f"{self.label} has ended",))
 
 
 @pytest.fixture
@@ -242,7 +242,7 @@ def runner(request, name: str, folder: Path) -> Run:
     else:
         made = partial(Processes, n_jobs=2)
     cfg = OmegaConf.create({"threads": 1, "outputs": str(folder), "name": "stubs"})
-    return lambda cells, **settings: jobs.run_all(cells, made(**settings), cfg)
+    return lambda cells, **settings: launch.run_all(cells, made(**settings), cfg)
 
 
 def test_a_lost_process_costs_its_own_cell_a_try_and_the_others_go_on(run: Run, desk: Path, capfd, monkeypatch):
@@ -322,7 +322,7 @@ def test_an_interrupted_cell_is_marked(tmp_path: Path):
 
 
 def test_joblib_a_worker_serves_one_cell_after_another(desk: Path):
-    jobs.run_all(stubs(desk, "a", "b", "c"), Processes(n_jobs=1), OmegaConf.create({"threads": 1}))
+    launch.run_all(stubs(desk, "a", "b", "c"), Processes(n_jobs=1), OmegaConf.create({"threads": 1}))
     assert len({process for _, process, *_ in notes(desk, "ended")}) == 1
     assert [label for label, *_ in notes(desk, "began")] == ["a", "b", "c"]
 
@@ -478,7 +478,7 @@ def run_on_slurm(cells: list[StubJob], *settings: str) -> None:
         cfg = compose("config", ["hydra/launcher=slurm", *settings], return_hydra_config=True)
     given = dict(OmegaConf.to_container(cfg.hydra.launcher, resolve=True))
     del given["_target_"]
-    jobs.run_all(cells, Slurm(**given), cfg)
+    launch.run_all(cells, Slurm(**given), cfg)
 
 
 def test_slurm_announces_preemption_by_the_signal_that_jobs_heed(tmp_path: Path):

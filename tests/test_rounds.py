@@ -26,7 +26,7 @@ from bench.reporting.groups import grouped
 from bench.rounds import buffer, distinct_paths, in_rounds, kept_correct, round_seed
 from bench.selection import all_correct, every_prompt, softmax, threshold, top_per_prompt
 from bench.sweeps.cells import cells as cells_of_sweep
-from bench.sweeps.workload import workload
+from bench.sweeps.plan import workload
 from bench.tasks import Task
 from bench.tasks.word_problems import WordProblems
 from bench.training import sft

@@ -6,7 +6,7 @@ from selecting import PATHS, UNSCORED, VERDICTS, R, cells, fits, rng
 
 from bench import selection
 from bench.errors import BenchError
-from bench.selection.prompt_filter import prompts_dropped
+from bench.selection.cells import prompts_dropped
 
 LOGPROB = np.array([[-6.0, -1, -2, -1], [-1, -9, -3, -1], [-2, -2, -2, -2], [0, -3, -5, -4], [-4, -2, -1, -3]])
 BEST_FIVE = [(0, 0), (1, 1), (2, 0), (2, 3), (3, 2)]

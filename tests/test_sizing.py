@@ -300,25 +300,25 @@ def test_memory_falls_with_checkpointing_four_bits_and_shards():
 
 
 def test_paper_scale_sweeps_are_planned_without_the_hub(monkeypatch):
-    from bench.sweeps import workload
+    from bench.sweeps import plan
 
     monkeypatch.setattr("bench.models.hub.snapshot", lambda *_, **__: pytest.fail("asked the hub"))
     monkeypatch.setattr("bench.tasks.rows.from_hub", lambda *_, **__: pytest.fail("asked the hub"))
     found = cells(["sweep=paper_kl_frontier", "seed=0", "temperature=1.0", "selection=softmax"], str(CONF))
     assert found is not None
     assert [cell.cfg.num_completions for cell in found] == [4, 16, 64]
-    work = workload.workload(found)
+    work = plan.workload(found)
     assert (work.pools, work.trainings) == (1, 6)
     assert work.completions > 64 * 4_000
     assert all(cell.cfg.name == "paper_kl_frontier" for cell in found)
 
 
 def test_an_unknown_number_of_prompts_is_said_not_counted(monkeypatch):
-    from bench.sweeps import plan, workload
+    from bench.sweeps import plan
 
     monkeypatch.setattr("bench.tasks.rows.from_hub", lambda *_, **__: pytest.fail("asked the hub"))
     found = Cell("", composed("experiment=gsm8k_qwen", "task.train_prompts=null"), ())
-    assert workload.workload([found]).unknown == ("task.train_prompts",)
+    assert plan.workload([found]).unknown == ("task.train_prompts",)
     text = plan.summary([found])
     assert "the number of prompts is unknown until the data is here: task.train_prompts=null" in text
     assert "  completions                unknown       unknown" in text

@@ -18,7 +18,7 @@ from bench import status
 from bench.config.compose import CONF
 from bench.errors import BenchError
 from bench.sweeps import cells
-from bench.sweeps.workload import workload
+from bench.sweeps.plan import workload
 
 SMALL = [
     "task.train_prompts=12",

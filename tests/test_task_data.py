@@ -18,7 +18,7 @@ from sharing import composed
 from bench.config import checks
 from bench.errors import BenchError
 from bench.sweeps.rehearsal import prompts_in
-from bench.tasks.fields import UnreadableError
+from bench.tasks.files import UnreadableError
 from bench.tasks.gsm8k import Gsm8k
 from bench.tasks.humaneval import HumanEval
 from bench.tasks.ifeval import IfEval

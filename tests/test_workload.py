@@ -11,7 +11,7 @@ from bench.config import checks
 from bench.procedures.parts import Parts
 from bench.store import Store, using
 from bench.sweeps.cells import Cell, cells
-from bench.sweeps.workload import Workload, workload
+from bench.sweeps.plan import Workload, workload
 
 SMALL = [
     *("task.train_prompts=6", "task.validation_prompts=3", "task.test_prompts=4", "task.max_new_tokens=4"),

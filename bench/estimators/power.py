@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.estimators.arrays import Sizes, as_floats, as_sizes
-from bench.estimators.bootstrap import bootstrap_interval
-from bench.estimators.distributions import normal_quantile
+from bench.estimators.bootstrap import bootstrap_interval, normal_quantile
 
 
 def prompts_needed(

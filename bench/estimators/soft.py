@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.estimators.arrays import Sizes, as_equal_floats, as_floats, as_sizes, check_same_shape, sorted_rows
-from bench.estimators.subsets import mean_over_subsets
+from bench.estimators.voting import mean_over_subsets
 from bench.seeds import generator
 
 STEP = 0.25  # of the quadrature in log t: an error below 1e-12 for so smooth an integrand

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.estimators.arrays import as_equal_floats, as_floats, tail_of
-from bench.estimators.bootstrap import UNDEFINED, Ratio
-from bench.estimators.distributions import t_quantile
+from bench.estimators.bootstrap import UNDEFINED, Ratio, t_quantile
 
 WIDEST = 2.0**40  # largest step in the search for an end of an interval, in units of the ratio
 HALVINGS = 80  # of the bisection for an end

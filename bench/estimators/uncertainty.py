@@ -14,8 +14,9 @@ from bench.estimators.arrays import as_equal_floats, as_floats, as_outcomes, che
 from bench.estimators.bootstrap import (
     RESAMPLES,
     Bootstrap,
+    normal_quantile,
+    t_quantile,
 )
-from bench.estimators.distributions import normal_quantile, t_quantile
 
 Verdict: TypeAlias = Literal["better", "worse", "not resolved"]
 

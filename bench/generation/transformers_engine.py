@@ -69,8 +69,8 @@ class TransformersEngine:
     """A loaded policy, its tokenizer, and the prefill of the prompts that it sampled from last."""
 
     def __init__(self, policy: Policy, *, dtype: str, batch_tokens: int) -> None:
-        from bench.generation import decoding, plain_decoding
-        from bench.models import attention, kv_cache
+        from bench.generation import decoding
+        from bench.models import kv_cache
 
         self.tokenizer = loading.load_tokenizer(policy)
         self.model = loading.load_model(policy, dtype=dtype, device=device())
@@ -85,9 +85,9 @@ class TransformersEngine:
         if self.shares_prompts:
             self._prefill: Any = decoding.prefill
             self._decode: Any = partial(decoding.decode, room=kv_cache.Room())
-            attention.install(self.model)
+            kv_cache.install_attention(self.model)
         else:
-            self._prefill, self._decode = plain_decoding.prefill, plain_decoding.decode
+            self._prefill, self._decode = decoding.plain_prefill, decoding.plain_decode
             say(
                 f"{kind} models remember more than attention keys and values: each sample reads its prompt anew, by "
                 "the model's own generate, which is slower."

@@ -19,7 +19,7 @@ from bench.config.rules import TRUE_OR_FALSE, Count, Retries, Workers, one_of, o
 from bench.errors import BenchError
 from bench.generation.ray_cluster import ADDRESS, WAIT, connect, listed, no_room, requested, room
 from bench.launching import devices
-from bench.launching.jobs import Backend, CellJob, Outcome
+from bench.launching.launch import Backend, CellJob, Outcome
 from bench.progress import say
 
 CARRIED = ("HF_", "WANDB_", "TOKENIZERS_", "VLLM_")  # this user's variables, which a running cluster may lack

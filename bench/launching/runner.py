@@ -17,7 +17,7 @@ from bench.errors import BenchError, full_disk, is_disk_full, is_out_of_gpu_memo
 from bench.progress import say, tell, told
 from bench.store import Store, Use, unique, using
 from bench.sweeps.cells import Cell, busy, is_done, numbers
-from bench.sweeps.workload import workload
+from bench.sweeps.plan import workload
 from bench.training.lora import check_four_bit
 
 if TYPE_CHECKING:

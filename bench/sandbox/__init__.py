@@ -10,7 +10,7 @@ Tests: they run in a process of their own beside the program's. The program gets
 redefine equality, types or output, or give the verdict.
 
 This file is outside; server.py isolates; inside.py confines a job and runs cases, tested.py tests, over
-exchange.py, proxies.py and forms.py.
+exchange.py and forms.py.
 """
 
 import json

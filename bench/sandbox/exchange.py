@@ -18,8 +18,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import forms
-import proxies
-from proxies import BINARY, Proxy, awaited
+from forms import BINARY, Proxy, awaited
 
 MOST = 1 << 25  # bytes of one message
 MOST_PRINTED = 1 << 20  # bytes
@@ -30,7 +29,7 @@ OPERATIONS: dict[str, Callable] = {
         for kind in (bool, str, repr, len, hash, iter, next, isinstance, issubclass, getattr, setattr, delattr)
     },
     "call": lambda function, *operands, **named: function(*operands, **named),
-    "await": lambda coroutine: proxies.line.run(coroutine),
+    "await": lambda coroutine: forms.line.run(coroutine),
     "enter": lambda manager: type(manager).__enter__(manager),
     "exit": lambda manager, kind: bool(type(manager).__exit__(manager, kind, None, None)),
     "copy": copy.copy,
@@ -46,7 +45,7 @@ class Line:
     """One end. fails: ends this process, where the other side breaks the rules; None on the program's side."""
 
     def __init__(self, file: int, fails: Callable[[], NoReturn] | None = None) -> None:
-        proxies.line = self
+        forms.line = self
         self.file = file
         self.fails = fails
         self.asked = 0  # questions to the other side

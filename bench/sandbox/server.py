@@ -29,7 +29,6 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import exchange
 import forms
 import inside
-import proxies
 import tested
 
 del sys.path[0]
@@ -211,7 +210,7 @@ def _bubblewrap(configuration: dict[str, Any]) -> Begin:
         command += ["--ro-bind", path, path]
     for folder in package_folders():
         command += ["--tmpfs", folder]
-    for module in inside, tested, exchange, proxies, forms:
+    for module in inside, tested, exchange, forms:
         command += ["--ro-bind", str(module.__file__), f"/sandbox/{module.__name__}.py"]
     command += ["--perms", "1777", "--size", str(limits["disk_megabytes"] * inside.MEGABYTE), "--tmpfs", "/tmp"]
     command += ["--chdir", "/tmp", "--remount-ro", "/"]

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import exchange
+import forms
 import inside
-import proxies
 
 
 def serve_program(file: int) -> NoReturn:
@@ -64,7 +64,7 @@ def judge(task: dict[str, Any], file: int, program: int) -> str:
         vars(module).update({"__bench__": checks, "__bench_entry__": found.get(task["entry"])})
         if "unittest" in code.co_names:  # it would end the process; the classes are run one by one
             setattr(importlib.import_module("unittest"), "main", lambda *_, **__: None)  # noqa: B010
-        line.asked = sum(type(value) is not proxies.Proxy for value in found.values())
+        line.asked = sum(type(value) is not forms.Proxy for value in found.values())
         exec(code, module.__dict__)
     except AssertionError:
         return "wrong_output"

@@ -1,10 +1,7 @@
 """The loop of a search: Optuna proposes rounds of cells, a launcher runs them, and the chosen one is judged on test."""
 
 import fcntl
-import json
 import math
-import os
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +11,7 @@ from bench.progress import say
 from bench.records.read import read_run
 from bench.search.definition import Search, check_cell
 from bench.search.trials import LOOKS, Trial, objectives, progress
+from bench.store.files import claim
 from bench.sweeps.cells import Cell, is_done, number, state
 
 if TYPE_CHECKING:
@@ -106,7 +104,5 @@ def _alone(search: Search) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             raise BenchError(f"The search in {search.root} is being led by {file.read()}.") from error
-        file.truncate(0)
-        file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname()}))
-        file.flush()
+        claim(file)
         yield

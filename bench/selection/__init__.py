@@ -6,21 +6,23 @@ Ties are broken uniformly by `rng`. Selections are in row-major order, so that e
 """
 
 from bench.artifacts import Selection
+from bench.selection.cells import decidable_only, every_prompt
 from bench.selection.correctness import all_correct, balanced, distinct_correct, shortest_correct
-from bench.selection.prompt_filter import decidable_only, every_prompt
 from bench.selection.ranking import (
     kl_regularised,
     matched_random,
+    pessimism,
     quantile,
     random_k_overall,
     random_per_prompt,
+    rso,
+    softmax,
     threshold,
     top_k_overall,
     top_k_per_prompt,
     top_per_prompt,
     worst_per_prompt,
 )
-from bench.selection.sampling import pessimism, rso, softmax
 from bench.selection.similarity import mbr, self_consistency
 
 __all__ = [

@@ -1,4 +1,7 @@
-"""Helpers of the selection methods: which cells are scored, correct or best, and how cells become a Selection."""
+"""Helpers of the selection methods: which cells are scored, correct or best, and how cells become a Selection.
+
+Prompt filters come before the selection: they set the rows of prompts that are not trained on to NaN, never chosen.
+"""
 
 import numpy as np
 
@@ -73,3 +76,24 @@ def best_k(rewards: np.ndarray, k: int, rng: np.random.Generator) -> Selection:
     chosen = np.zeros(rewards.size, bool)
     chosen[order[:k]] = True
     return cells(chosen.reshape(rewards.shape))
+
+
+def every_prompt(rewards: np.ndarray) -> np.ndarray:
+    """[M, N]: the rewards unchanged."""
+    return np.asarray(rewards, float)
+
+
+def decidable_only(rewards: np.ndarray) -> np.ndarray:
+    """[M, N]: the rewards without prompts whose scored samples are all correct (reward above 0.5) or all wrong.
+
+    On those the reward can't tell completions apart. Source: the dynamic sampling of DAPO (Yu et al. 2025, arXiv
+    2503.14476), which keeps prompts with 0 < correct < samples.
+    """
+    rewards = np.asarray(rewards, float)
+    right, wrong = correct(rewards).any(axis=1), (~correct(rewards) & ~np.isnan(rewards)).any(axis=1)
+    return np.where((right & wrong)[:, None], rewards, np.nan)
+
+
+def prompts_dropped(before: np.ndarray, after: np.ndarray) -> int:
+    """The number of prompts with a scored sample before a filter and none after it; both [M, N]."""
+    return int((~np.isnan(before).all(axis=1) & np.isnan(after).all(axis=1)).sum())

@@ -18,7 +18,7 @@ from bench.sizing.machines import GIB, Machine
 from bench.sizing.readers import BATCH, GOLD, PROGRAM, Requests, programs, readers, requests
 from bench.sizing.shapes import Shape, of_policy
 from bench.sweeps.cells import Cell
-from bench.sweeps.workload import workload
+from bench.sweeps.plan import workload
 
 # Assumed mean tokens per prompt, template included, and per completion
 LENGTHS = {

@@ -29,9 +29,9 @@ from bench.store.files import (
     DamagedArtifactError,
     atomically,
     check,
+    claim,
     examine,
     flush,
-    process_name,
     seal,
     unique_name,
     walk,
@@ -192,9 +192,7 @@ class Store:
                 file.seek(0)
                 with said_after(PATIENCE, f"waiting for {file.read() or 'a process'}, which makes {address.folder}"):
                     fcntl.flock(file, fcntl.LOCK_EX)
-            file.truncate(0)
-            file.write(process_name())
-            file.flush()
+            claim(file)
             yield
 
 

@@ -1,6 +1,7 @@
 """Keep an artifact's files on disk: written as a whole or not at all, described by a manifest, checked against it."""
 
 import contextlib
+import fcntl
 import functools
 import json
 import os
@@ -12,7 +13,7 @@ import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from bench.artifacts import content_hash
 from bench.store.reading import matches, read_json, sha256
@@ -24,6 +25,7 @@ SHAPE: dict[str, Any] = {  # of a manifest, as far as it is read
     **dict.fromkeys(("seconds", "created"), int | float),
     "files": {str: {"bytes": int, "sha256": str}},
 }
+BUSY = "running.lock"  # in a run's folder: locked by the process that runs it; its content names that process
 HASH_ON_READ = 256 * 2**20  # bytes; larger files are checked by size when read, and in full by `bench.store verify`
 
 
@@ -159,3 +161,36 @@ def _library_versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return versions
+
+
+def claim(file: TextIO) -> None:
+    """Write the name of this process into a file on which it holds a lock, for `holder`."""
+    file.truncate(0)
+    file.write(process_name())
+    file.flush()
+
+
+def holder(path: Path) -> str:
+    """What the process that holds the lock wrote into its file; empty where none does."""
+    if not path.is_file():  # a pipe of this name would wait forever
+        return ""
+    try:
+        file = _opened(path)
+    except FileNotFoundError:
+        return ""
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # held; or on NFS, where readers can't test a lock: then the file's content decides
+            return file.read() or "another process"
+    return ""
+
+
+def _opened(path: Path) -> TextIO:
+    """The open file, for writing where that is allowed, since locks on NFS need it."""
+    try:
+        return path.open("r+", errors="replace")
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return path.open(errors="replace")

@@ -9,8 +9,6 @@ import contextlib
 import fcntl
 import functools
 import json
-import os
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,8 +23,7 @@ from bench.config.keys import id_of_settings
 from bench.errors import BenchError
 from bench.records.fingerprint import is_current
 from bench.records.read import METRICS, TIMES, changed, failure, is_finished, missing_records, read_metrics, seconds
-from bench.store.files import unfinished
-from bench.store.locks import BUSY, holder
+from bench.store.files import BUSY, claim, holder, unfinished
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -190,9 +187,7 @@ def busy(folder: Path) -> Iterator[None]:
             for left in unfinished(folder):
                 left.unlink(missing_ok=True)
         fcntl.flock(file, fcntl.LOCK_SH)  # shared: two sweeps may run one cell; its artifacts are made once
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        claim(file)
         try:
             yield
         except Exception:

@@ -1,8 +1,14 @@
-"""The cost of a sweep: estimated before it starts, and counted after it ends, with and without sharing."""
+"""The cost of a sweep: estimated before it starts, and counted after it ends, with and without sharing.
+
+What cells will draw, train and judge is known by rehearsing each of them; work that they share counts once. The store's
+history prices it here, bench.size for a machine.
+"""
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +17,53 @@ from bench.progress import duration
 from bench.records.read import read_run, seconds
 from bench.store import DamagedArtifactError, check, walk
 from bench.sweeps.cells import Cell, State, state
-from bench.sweeps.workload import workload
+from bench.sweeps.rehearsal import Record, rehearse
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The work of some cells together, each distinct piece once."""
+
+    pools: int  # on training prompts; pools that differ in N alone are one
+    completions: int
+    sampled: int  # the completions of training prompts
+    trainings: int  # at most: equal selections share one
+    evaluations: int
+    examples: float  # of all trainings, counted once per epoch
+    compared: int  # completions read for KLs, counted once per model that reads them
+    harnessed: int  # policies that lm-eval judges
+    harness_completions: int  # the completions that it judges
+    unknown: tuple[str, ...] = ()  # settings that take all prompts of data that is not on this machine
+
+
+def workload(cells: Sequence[Cell]) -> Workload:
+    """The work of these cells together: exact where it does not depend on rewards, else by seeded random rewards."""
+    record = Record()
+    for cell in cells:
+        record.add(_rehearsed(cell))
+    drawn = {key: prompts * samples for key, (prompts, samples) in record.draws.items()}
+    harnessed = [prompts for _, prompts in record.judged.values() if prompts]
+    return Workload(
+        pools=len({stream for stream, *_ in record.for_training}),
+        completions=sum(drawn.values()),
+        sampled=sum(drawn[key] for key in record.for_training),
+        trainings=len(record.trainings),
+        evaluations=len(record.judged),
+        examples=sum(record.trainings.values()),
+        compared=sum(read for read, _ in record.judged.values()),
+        harnessed=len(harnessed),
+        harness_completions=sum(harnessed),
+        unknown=tuple(record.unknown),
+    )
+
+
+@functools.cache
+def _rehearsed(cell: Cell) -> Record:
+    """The record of one cell; a plan needs it twice: alone, and together with the other cells."""
+    record = Record()
+    rehearse(cell.config, cell.parts, record)
+    return record
+
 
 JUDGING = ("divergence_samples", "lm_eval_exact_match")  # stages that an evaluation takes
 PRETRAINING = "pretrain"  # left out of a sweep's cost: nobody would pretrain the base once per cell

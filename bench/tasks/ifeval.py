@@ -14,14 +14,80 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar
 
 from bench.config.rules import Count
-from bench.errors import first_line
-from bench.tasks import Judge, language
-from bench.tasks.fields import UnreadableError
+from bench.errors import BenchError, first_line
+from bench.tasks import Judge
+from bench.tasks.files import UnreadableError
 from bench.tasks.rows import Repo, Revision, Row, RowsTask, Share
 from bench.tasks.splits import WHOLE, Example
+
+# Of English news, as in the trained splitter: "e.g." and "i.e." are not among them.
+ABBREVIATIONS = """
+mr mrs ms messrs dr prof lt maj col gen sen rep reps st jr sr co corp cos inc ltd bros cie vs v etc
+jan feb aug sep sept oct nov dec tues wed fri yr ave ct ft mg
+ala ariz calif colo fla ga ill kan ky mich minn nev okla ore pa tenn va vt wash wis w.va
+a.m p.m a.d u.s u.k u.n u.s.a u.s.s.r d.c l.a n.y n.c n.d n.h n.j n.m s.c ph.d m.b.a
+a b c d e f g h j k l m n p r s t w
+"""
+
+
+def _check_langdetect() -> None:
+    """Raise BenchError where no language can be detected."""
+    try:
+        version("langdetect")
+    except PackageNotFoundError:
+        raise BenchError(
+            "task=ifeval asks for languages, and langdetect, which tells them, is not installed: pip install langdetect"
+        ) from None
+
+
+def _judged_by() -> str:
+    """What language, sentences and words depend on."""
+    _check_langdetect()
+    splitter = "punkt_tab" if _splitter()[1] else "abbreviations 1"
+    return f"langdetect {version('langdetect')}, nltk {version('nltk')} {splitter}"
+
+
+def language_of(text: str) -> str | None:
+    """Return the ISO 639-1 code of a text's language; None where it has no letters to tell it by."""
+    import langdetect
+
+    langdetect.DetectorFactory.seed = 0  # it samples letters, and would answer differently from call to call
+    try:
+        return langdetect.detect(text)
+    except langdetect.LangDetectException:
+        return None
+
+
+def sentences_of(text: str) -> list[str]:
+    """Return the sentences of an English text."""
+    return _splitter()[0].tokenize(text)
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words and signs of an English text, as in the Penn Treebank."""
+    from nltk.tokenize import NLTKWordTokenizer
+
+    words = NLTKWordTokenizer()
+    return [word for sentence in sentences_of(text) for word in words.tokenize(sentence)]
+
+
+@lru_cache(maxsize=1)
+def _splitter() -> tuple[Any, bool]:
+    """NLTK's sentence splitter, and whether it is the trained one."""
+    from nltk.tokenize import punkt
+
+    try:
+        return punkt.PunktTokenizer("english"), True
+    except LookupError:
+        parameters = punkt.PunktParameters()
+        parameters.abbrev_types = set(ABBREVIATIONS.split())
+        return punkt.PunktSentenceTokenizer(parameters), False
+
 
 VERSION = 2  # raise it when equal completions get other verdicts
 Check = Callable[[str, Mapping[str, Any]], bool]
@@ -34,7 +100,7 @@ class Instructions(Judge):
         return all(follows(completion, name, settings) for name, settings in json.loads(answer))
 
     def check(self) -> None:
-        language.check()
+        _check_langdetect()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +116,7 @@ class IfEval(RowsTask):
 
     @property
     def judged_by(self) -> str:
-        return f"{self.name} {VERSION} by {language.judged_by()}"
+        return f"{self.name} {VERSION} by {_judged_by()}"
 
     def example(self, row: Row, name: str) -> Example | None:
         prompt, ids, given = self.text(row, "prompt"), self.field(row, "instruction_id_list"), self.field(row, "kwargs")
@@ -87,7 +153,7 @@ def _relation(count: int, settings: Mapping[str, Any], relation: str, number: st
 
 def _is_english(text: str) -> bool:
     """Whether a text is English, or has nothing to tell its language by."""
-    return language.language_of(text) in ("en", None)
+    return language_of(text) in ("en", None)
 
 
 def _first_word(response: str, settings: Mapping[str, Any]) -> bool:
@@ -159,7 +225,7 @@ CHECKS: dict[str, Check] = {
         len(re.findall(r"\w+", text)), given, "relation", "num_words"
     ),
     "length_constraints:number_sentences": lambda text, given: _relation(
-        len(language.sentences_of(text)), given, "relation", "num_sentences"
+        len(sentences_of(text)), given, "relation", "num_sentences"
     ),
     "length_constraints:number_paragraphs": _paragraphs,
     "length_constraints:nth_paragraph_first_word": _first_word,
@@ -190,10 +256,10 @@ CHECKS: dict[str, Check] = {
         len(text.strip()) > 1 and text.strip()[0] == '"' and text.strip()[-1] == '"'
     ),
     "change_case:capital_word_frequency": lambda text, given: _relation(
-        sum(word.isupper() for word in language.words_of(text)), given, "capital_relation", "capital_frequency"
+        sum(word.isupper() for word in words_of(text)), given, "capital_relation", "capital_frequency"
     ),
     "change_case:english_capital": lambda text, given: text.isupper() and _is_english(text),
     "change_case:english_lowercase": lambda text, given: text.islower() and _is_english(text),
-    "language:response_language": lambda text, given: language.language_of(text) in (given["language"], None),
+    "language:response_language": lambda text, given: language_of(text) in (given["language"], None),
     "punctuation:no_comma": lambda text, given: "," not in text,
 }

@@ -14,7 +14,7 @@ from bench.config.rules import DTYPE, Count, Rule, number, one_of, or_null, text
 from bench.errors import BenchError
 from bench.tasks import SPLITS, math_judge
 from bench.tasks.answers import Answers, number_in
-from bench.tasks.fields import chat_of, plain, question_of, text_of, to_answer
+from bench.tasks.files import chat_of, plain, question_of, text_of, to_answer
 from bench.tasks.gold_model import GoldModel, Model
 from bench.tasks.gold_model import answer_of as reference_of
 from bench.tasks.program_tests import ForeignImportError
@@ -46,7 +46,7 @@ class Jsonl(RowsTask):
     reference, or above gold_threshold where the row has none (bench.tasks.gold_model).
 
     answer_regex: see bench.tasks.answers. messages_field: names a chat that is the prompt, without `system` and
-    `instruction`; so is a prompt that is a chat (bench.tasks.fields). id_field: null takes the number of the row.
+    `instruction`; so is a prompt that is a chat (bench.tasks.files). id_field: null takes the number of the row.
     """
 
     prompt_field: Annotated[str, Name] = "prompt"

@@ -14,8 +14,7 @@ from bench.artifacts import Message, Prompts
 from bench.config.rules import Count, Seed, number, or_null, text, whole
 from bench.errors import BenchError
 from bench.tasks import Judge, Task, wanted_prompts
-from bench.tasks.fields import UnreadableError, is_missing, is_text, text_of
-from bench.tasks.files import SUFFIXES, Row, kind, read, stem
+from bench.tasks.files import SUFFIXES, Row, UnreadableError, is_missing, is_text, kind, read, stem, text_of
 from bench.tasks.splits import WHOLE, Divided, Example, divided
 
 Size = Annotated[int | None, or_null(whole(1, 100_000_000))]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from bench.config.rules import DTYPE, Count
-from bench.tasks.fields import chat_of, question_of, text_of, to_answer
+from bench.tasks.files import chat_of, question_of, text_of, to_answer
 from bench.tasks.gold_model import GoldModel, Model, answer_of
 from bench.tasks.rows import Repo, Revision, Row, RowsTask
 from bench.tasks.splits import Example

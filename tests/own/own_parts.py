@@ -16,7 +16,7 @@ from bench.reporting.exhibit import Figure
 from bench.reporting.groups import Group
 from bench.seeds import small_seed
 from bench.selection import top_per_prompt
-from bench.selection.prompt_filter import prompts_dropped
+from bench.selection.cells import prompts_dropped
 from bench.store import Use
 from bench.tasks import Task
 from bench.tasks.word_problems import WordProblems

@@ -8,8 +8,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from bench.launching.backends import Processes, RayTasks, SlurmJobs
-from bench.launching.jobs import Backend
-from bench.launching.launch import launch
+from bench.launching.launch import Backend, launch
 
 
 class CellLauncher(Backend, Launcher):
