@@ -20,7 +20,7 @@ from bench.estimators.bootstrap import intervals_and_bands
 from bench.estimators.curves import pass_at_k
 from bench.estimators.sequential import BetaPrior, beta_prior, expected_gains, stopped_pass_at_k
 from bench.estimators.sequential import allocate as by_gain
-from bench.evaluation.measures import powers_of_two
+from bench.evaluation.measures import powers_of_two, with_ends
 from bench.generation.pool import Engine, sharing
 from bench.pools import Placement, stopped
 from bench.procedures.findings import Findings, Results
@@ -114,8 +114,7 @@ class Plan(Findings):
             estimates = pass_at_k(np.where(np.isnan(fixed), np.nan, fixed > self.accept_above), sizes)
         low, high, _ = intervals_and_bands(estimates, [], generator(seed, "adaptive"), shares=True)
         for k, *numbers in zip(sizes, np.nanmean(estimates, axis=0), low, high, strict=True):
-            for end, value in zip(("", "_low", "_high"), numbers, strict=True):
-                counts[f"adaptive/pass@{k}{end}"] = float(value)
+            counts |= with_ends(f"adaptive/pass@{k}", *map(float, numbers))
         counts["adaptive/pass_estimator"] = (
             "stopped, by the orders that lead to its counts" if sequential else f"the first {self.always} samples"
         )

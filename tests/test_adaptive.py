@@ -21,7 +21,7 @@ from bench.estimators.arrays import StoppedOutcomes
 from bench.estimators.curves import pass_at_k
 from bench.evaluation.heldout import grade
 from bench.generation import transformers_engine
-from bench.generation.duplicates import describe
+from bench.generation.pool import describe
 from bench.procedures.parts import Parts
 from bench.scoring.verifier import verify
 from bench.store import Store

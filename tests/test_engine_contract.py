@@ -14,7 +14,7 @@ from drawing import EOS, LIMIT, asking, chi_square_z, ids, modified_logprobs, ne
 from bench.artifacts import Completions, Prompts
 from bench.errors import BenchError
 from bench.generation import transformers_engine, vllm_engine
-from bench.generation.duplicates import describe
+from bench.generation.pool import describe
 from bench.models import chat, loading
 from bench.models.sampler import GREEDY, RAW, Sampler
 from bench.store import Store, using

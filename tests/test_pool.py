@@ -9,7 +9,8 @@ from drawing import asking, generate, ids, same
 
 from bench.artifacts import Completions, Prompts
 from bench.errors import BenchError
-from bench.generation import duplicates, transformers_engine
+from bench.generation import transformers_engine
+from bench.generation.pool import describe
 from bench.models import chat, loading
 from bench.store import Store, using
 
@@ -191,9 +192,7 @@ def test_a_pool_is_read_by_row_by_cell_by_shard_and_by_unit(random_policy, few_p
 
 
 def test_twins_are_expected_as_often_as_independent_samples_make_them(random_policy, few_prompts, store):
-    found = duplicates.describe(
-        generate(few_prompts, random_policy, num_completions=200, max_new_tokens=1, block_size=100)
-    )
+    found = describe(generate(few_prompts, random_policy, num_completions=200, max_new_tokens=1, block_size=100))
     assert found["twins_expected"] > 500
     assert found["twins"] == pytest.approx(found["twins_expected"], rel=0.1)
     assert not found["twins_alarm"]

@@ -8,8 +8,7 @@ import pytest
 from drawing import pool_of
 
 from bench.artifacts import Completions, content_hash
-from bench.generation import duplicates
-from bench.generation.pool import FILE, Unit, _write
+from bench.generation.pool import FILE, Unit, _write, describe, expected_twins, twins_alarm
 from bench.pools import Placement, scattered, side_by_side, stopped, stored, with_token_ids
 
 
@@ -41,8 +40,8 @@ def test_pools_side_by_side_are_read_like_one():
 
 def test_equal_samples_of_two_policies_are_no_pair():
     """The first prompt's three samples are one text: one pair within the first pool, none across the two."""
-    assert duplicates.describe(side_by_side([pool_of([["a", "a"]], "one"), pool_of([["a"]], "two")]))["twins"] == 1
-    assert duplicates.describe(pool_of([["a", "a", "a"]]))["twins"] == 3
+    assert describe(side_by_side([pool_of([["a", "a"]], "one"), pool_of([["a"]], "two")]))["twins"] == 1
+    assert describe(pool_of([["a", "a", "a"]]))["twins"] == 3
 
 
 def test_scattered_pools_are_blank_where_nothing_was_drawn():
@@ -101,9 +100,7 @@ def test_describe_counts_by_hand():
         token_ids[cell] = np.array(content, np.int32)
     reasons = np.array([["stop", "stop", "length"], ["stop", "length", "length"]])
     texts = np.array([["a", "a", " "], ["", "b", "c"]], object)
-    found = duplicates.describe(
-        Completions(texts, token_ids, reasons, np.full((2, 3), -np.inf), np.zeros((2, 3)), key="")
-    )
+    found = describe(Completions(texts, token_ids, reasons, np.full((2, 3), -np.inf), np.zeros((2, 3)), key=""))
     assert found["truncated"] == 3
     assert found["empty"] == 2
     assert found["duplicate_share"] == pytest.approx(1 / 6)
@@ -124,15 +121,15 @@ def test_the_twins_alarm_rings_where_two_blocks_share_their_streams_and_not_by_c
             observed = (drawn[:, :, None] == drawn[:, None, :]).sum(axis=(1, 2)) / 2 - 8
             with np.errstate(divide="ignore"):
                 logprob = np.log(np.take_along_axis(probability, drawn, axis=1))
-            rings[name] += duplicates.twins_alarm(observed, *duplicates.expected_twins(logprob))
+            rings[name] += twins_alarm(observed, *expected_twins(logprob))
     assert rings["independent"] <= 1
     assert rings["shared"] > (120 if prompts == 60 else 40)  # where samples are all but certain, sharing shows little
 
 
 def test_the_twins_alarm_rings_for_few_prompts_and_not_for_certain_samples():
     never, certain = np.full((1, 64), -50.0), np.full((600, 4), -1e-9)
-    assert duplicates.twins_alarm(np.array([64 * 63 / 2]), *duplicates.expected_twins(never))
-    assert not duplicates.twins_alarm(np.full(600, 6.0), *duplicates.expected_twins(certain))
+    assert twins_alarm(np.array([64 * 63 / 2]), *expected_twins(never))
+    assert not twins_alarm(np.full(600, 6.0), *expected_twins(certain))
 
 
 def test_the_moments_of_twins_are_those_of_every_draw():
@@ -141,7 +138,7 @@ def test_the_moments_of_twins_are_those_of_every_draw():
     weight = probability[draws].prod(axis=1)
     pairs = (draws[:, :, None] == draws[:, None, :]).sum(axis=(1, 2)) / 2 - 2
     mean = (weight * pairs).sum()
-    expected, variance = duplicates.expected_twins(np.log(probability[draws]))
+    expected, variance = expected_twins(np.log(probability[draws]))
     assert (weight * expected).sum() == pytest.approx(mean)
     second, third = (probability**2).sum(), (probability**3).sum()
     exact = 6 * (second - second**2) + 24 * (third - second**2)

@@ -26,7 +26,7 @@ from bench.config.compose import CONF, composing
 from bench.config.keys import run_folder
 from bench.errors import BenchError
 from bench.records.fingerprint import code_of
-from bench.search import Search, loop, report, space, trials
+from bench.search import Search, loop, report, space
 from bench.seeds import generator
 
 SPACE = ["hydra/sweeper=optuna", "temperature=interval(0.5,1.5)", "top_p=interval(0.6,1.0)", "control=none"]
@@ -112,8 +112,8 @@ def leave_run(folder: Path, cfg: Any) -> None:
     (folder / "code.json").write_text(json.dumps(code_of(OmegaConf.to_container(cfg, resolve=True))))
 
 
-def now(search: Search) -> trials.Progress:
-    return trials.progress(search, search.study())
+def now(search: Search) -> loop.Progress:
+    return loop.progress(search, search.study())
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_the_conclusion_by_hand(tmp_path: Path):
     known = now(found).trials
     chosen = max(known, key=lambda trial: trial.values[0])
     on = {
-        split: trials.per_prompt(report.read_run(found.cell(chosen.params, split).folder), "tuned/pass@1")
+        split: loop.per_prompt(report.read_run(found.cell(chosen.params, split).folder), "tuned/pass@1")
         for split in ("validation", "test")
     }
     curse = record["winners_curse"]
@@ -343,7 +343,7 @@ def test_the_conclusion_by_hand(tmp_path: Path):
     assert curse["high"] - curse["value"] == pytest.approx(1.991 * error, rel=0.002)  # t with 78 degrees of freedom
     # six cells with independent noise of standard deviation 0.1, and E[max of 6] = 1.267
     assert curse["if_equal"] == pytest.approx(1.267 * 0.1 / np.sqrt(PROMPTS), rel=0.15)
-    before = trials.per_prompt(report.read_run(found.cell(found.baseline, "test").folder), "tuned/pass@1")
+    before = loop.per_prompt(report.read_run(found.cell(found.baseline, "test").folder), "tuned/pass@1")
     assert record["chosen_less_baseline"]["value"] == pytest.approx((on["test"] - before).mean())
     assert record["chosen"]["run"] == found.cell(chosen.params, "test").folder.name
     assert f"trial {chosen.number}, {chosen.cell.label}" in text

@@ -8,15 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.estimators.arrays import (
-    Sizes,
-    as_equal_floats,
-    as_floats,
-    as_outcomes,
-    as_sizes,
-    sorted_rows,
-    tie_means,
-)
+from bench.estimators.arrays import Sizes, as_equal_floats, as_floats, as_outcomes, as_sizes, sorted_rows, tie_means
 
 
 def best_of_n(rewards: np.ndarray, n: Sizes, gold: np.ndarray | None = None) -> np.ndarray:

@@ -10,14 +10,7 @@ from bench.estimators.bootstrap import bootstrap_interval, normal_quantile
 
 
 def prompts_needed(
-    delta: float,
-    omega2: float,
-    var_a: float,
-    var_b: float,
-    k_a: int,
-    k_b: int,
-    alpha: float = 0.05,
-    power: float = 0.8,
+    delta: float, omega2: float, var_a: float, var_b: float, k_a: int, k_b: int, alpha: float = 0.05, power: float = 0.8
 ) -> int:
     """Return the prompts with which a paired comparison resolves a mean difference delta.
 

@@ -74,12 +74,7 @@ def peak(fit: Fit) -> tuple[float, float]:
 
 
 def fit_interval(
-    kl: np.ndarray,
-    gain: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
+    kl: np.ndarray, gain: np.ndarray, rng: np.random.Generator, *, level: float = 0.95, resamples: int = RESAMPLES
 ) -> FitInterval:
     """Fit the means over prompts, with percentile intervals from refitting the whole curve to resampled prompts.
 

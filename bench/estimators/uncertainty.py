@@ -11,12 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from bench.estimators.arrays import as_equal_floats, as_floats, as_outcomes, check_same_shape, tail_of
-from bench.estimators.bootstrap import (
-    RESAMPLES,
-    Bootstrap,
-    normal_quantile,
-    t_quantile,
-)
+from bench.estimators.bootstrap import RESAMPLES, Bootstrap, normal_quantile, t_quantile
 
 Verdict: TypeAlias = Literal["better", "worse", "not resolved"]
 

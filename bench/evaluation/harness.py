@@ -99,12 +99,7 @@ def lm_eval_exact_match(
         model = on_transformers(policy, batch_size=batch_size)
         _refuse_prompts_that_would_be_cut(tokenizer, prompts, model.max_length - max_new_tokens)
         config = write_task(
-            out,
-            tokenizer,
-            prompts,
-            task_name=task_name,
-            answer_pattern=answer_pattern,
-            max_new_tokens=max_new_tokens,
+            out, tokenizer, prompts, task_name=task_name, answer_pattern=answer_pattern, max_new_tokens=max_new_tokens
         )
         with bar("lm-eval", len(prompts), "prompts") as progress:
             model._model_generate = _counting(model._model_generate, progress.advance)

@@ -1,6 +1,6 @@
 """From outcomes to measures: one value per prompt behind every number that is reported."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,11 @@ class Measure(NamedTuple):
     method: str
     metric: str
     n: int
+
+
+def with_ends(name: str, value: Any, low: Any, high: Any) -> dict[str, Any]:
+    """A number and the ends of its interval, by their names in metrics.json."""
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def powers_of_two(limit: int) -> list[int]:

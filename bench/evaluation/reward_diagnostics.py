@@ -19,7 +19,7 @@ from bench.estimators.reward_diagnostics import (
     within_prompt_auc,
 )
 from bench.evaluation.heldout import Graded
-from bench.evaluation.measures import powers_of_two
+from bench.evaluation.measures import powers_of_two, with_ends
 from bench.seeds import generator
 
 NOT_APPLICABLE = "not applicable: the scores are neither within [0, 1] nor on both sides of 0"
@@ -54,7 +54,7 @@ def _of_ranking(pool: Graded, seed: int) -> tuple[dict[str, float | str], list[d
     shares = np.array([name != "length_correlation" for name in columns])
     ends = _means(np.stack(list(columns.values()), axis=1), shares, seed)
     for name, (value, low, high, count) in zip(columns, ends, strict=True):
-        metrics |= {f"scorer/{name}": value, f"scorer/{name}_low": low, f"scorer/{name}_high": high}
+        metrics |= with_ends(f"scorer/{name}", value, low, high)
         metrics[f"scorer/{name}_prompts"] = int(count)
     rows = [_row("auc", prompt, auc) for prompt, auc in enumerate(columns["auc"].tolist()) if not np.isnan(auc)]
     return metrics, rows
@@ -68,9 +68,7 @@ def _of_calibration(pool: Graded, seed: int) -> tuple[dict[str, float | str], li
     curve = reliability(probability, pool.gold, generator(seed, "scorer", "calibration"))
     metrics: dict[str, float | str] = {
         "scorer/calibration": f"of the {how}",
-        "scorer/calibration_error": curve.error,
-        "scorer/calibration_error_low": curve.error_low,
-        "scorer/calibration_error_high": curve.error_high,
+        **with_ends("scorer/calibration_error", curve.error, curve.error_low, curve.error_high),
     }
     bins = zip(curve.expected, curve.observed, curve.observed_low, curve.observed_high, curve.count, strict=True)
     return metrics, [_row("reliability", *map(float, numbers)) for numbers in bins if numbers[-1] > 0]
@@ -99,11 +97,8 @@ def _of_more_selection(pool: Graded, seed: int) -> tuple[dict[str, float | str],
         metrics[verdict] = turn.found.verdict
         of_proxy = "proxy" if name == "gold" else f"proxy_by_{name}"
         for beyond, difference in ((name, turn.found.gold), (of_proxy, turn.found.proxy)):
-            metrics |= {
-                f"scorer/{beyond}_beyond_peak": difference.mean,
-                f"scorer/{beyond}_beyond_peak_low": difference.low,
-                f"scorer/{beyond}_beyond_peak_high": difference.high,
-            }
+            beyond_peak = f"scorer/{beyond}_beyond_peak"
+            metrics |= with_ends(beyond_peak, difference.mean, difference.low, difference.high)
     return metrics, rows
 
 
@@ -121,12 +116,7 @@ def _means(values: np.ndarray, shares: np.ndarray, seed: int) -> list[tuple[floa
 
 
 def _row(
-    diagnostic: str,
-    x: float,
-    value: float,
-    low: float = float("nan"),
-    high: float = float("nan"),
-    count: float = 1,
+    diagnostic: str, x: float, value: float, low: float = float("nan"), high: float = float("nan"), count: float = 1
 ) -> dict[str, Any]:
     return {
         "diagnostic": diagnostic,

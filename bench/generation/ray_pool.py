@@ -67,21 +67,21 @@ def generate(
             draw_shards(Worker, order, missing, num_cpus=num_cpus, num_gpus=num_gpus, retries=retries)
         pool, uses = _collect(store, draw, prompts, policy)
         for use in uses:
-            use.reused = _place(use) in stored  # what this run's workers drew is no saving
+            use.reused = (use.stage, use.unit) in stored  # what this run's workers drew is no saving
     store.uses.extend(uses)
     return pool
 
 
 def _examine(
     store: Store, draw: Draw, prompts: Prompts, policy: Policy
-) -> tuple[set[tuple[str, ...]], list[tuple[Prompts, Address]]]:
+) -> tuple[set[tuple[str, str]], list[tuple[Prompts, Address]]]:
     """Return the places of the stored units, and the shards that lack some, each with the first that it lacks."""
     size = inspect.signature(draw).parameters["shard_size"].default
     stored, lacking = set(), []
     for start in range(0, len(prompts), size):
         shard = prompts[start : start + size]
         _, uses, missing = _find(store, draw, shard, policy)
-        stored |= {_place(use) for use in uses}
+        stored |= {(use.stage, use.unit) for use in uses}
         if missing is not None:
             lacking.append((shard, missing))
     return stored, lacking
@@ -100,10 +100,6 @@ def _collect(store: Store, draw: Draw, prompts: Prompts, policy: Policy) -> tupl
                 f"after {PATIENCE:.0f} seconds; the store must lie on a file system that all nodes share."
             )
         time.sleep(1)
-
-
-def _place(use: Use) -> tuple[str, ...]:
-    return use.stage, use.key, use.part
 
 
 def _find(

@@ -41,7 +41,7 @@ from bench.config.rules import (
 )
 from bench.devices import resolve_dtype
 from bench.errors import BenchError
-from bench.generation import server_checks
+from bench.generation import model_server
 from bench.generation.model_server import PATHS, CompletionRequest, Server
 from bench.generation.pool import draw
 from bench.generation.server_answers import CompletionAnswer, Tokens
@@ -199,14 +199,14 @@ class ServerEngine:
             return CompletionRequest(str(prompts.id[row]), prompt_ids[row], prompts.messages[row], sampler, **settings)
 
         if not self._checked:
-            few = prompts[: server_checks.PROMPTS]
+            few = prompts[: model_server.PROMPTS]
             rooms = [self.context - len(ids) for ids in prompt_ids[: len(few)]] if self.context is not None else []
-            server_checks.check(
+            model_server.check(
                 self.policy,
                 few,
                 request,
                 self._drawn,
-                max_tokens=min([server_checks.TOKENS, *rooms]),
+                max_tokens=min([model_server.TOKENS, *rooms]),
                 greedy=sampler.is_greedy,
                 seeded=self.seeded,
                 tolerance=self.logprob_tolerance,

@@ -1,11 +1,18 @@
-"""Models of the Hugging Face hub on this machine: one snapshot of one commit, with weights in safetensors alone."""
+"""Folders of models: snapshots of one commit of the Hugging Face hub, and whether a folder holds a whole model.
 
+Weights are in safetensors alone. A folder is checked by its files' headers, before any work and without running code.
+"""
+
+import functools
+import importlib.util
 import json
 import re
+import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from bench.errors import BenchError, first_line
+from bench.errors import BenchError, first_line, quoted
 from bench.progress import say
 
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")  # weights in other formats can run code when read
@@ -88,3 +95,122 @@ def _check_weights(folder: Path, where: str, asking: Asking) -> None:
             f"revision that has them, or convert it (save_pretrained) and {asking.instead}."
         )
     raise BenchError(f"{where} is not complete in {folder}: {missing[0]} is missing; run once with a network.")
+
+
+DESCRIBED = ("config.json", "generation_config.json", "tokenizer_config.json", "adapter_config.json")
+INDEX = "model.safetensors.index.json"
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")  # [vocabulary, width]
+FLOATS = ("F64", "F32", "F16", "BF16")
+LARGEST_HEADER = 100_000_000  # bytes, the format's own limit
+
+
+def check_folder(folder: Path, files: list[Path], *, setting: str, code: bool) -> None:
+    """Raise BenchError where a file is damaged, missing or would fetch code of others. files: those that are read."""
+    where = f"{setting}={folder}"
+    for file in files:
+        if not stat.S_ISREG(_status(file, where).st_mode):
+            raise BenchError(f"{where}: {file.name} is no file; give a folder that save_pretrained wrote.")
+    described = {file.name: _object(file, where) for file in files if file.name in (*DESCRIBED, INDEX)}
+    config = described.get("config.json", {})
+    if not code and (kernels := sorted(set(_kernels(config)))):
+        raise BenchError(
+            f"{where}: config.json asks for the attention code {quoted(kernels[0])}, which would be fetched from the "
+            "hub and run; remove the entry, or trust it: trust_remote_code=true."
+        )
+    tensors = {file: _tensors(file, where) for file in files if file.suffix == ".safetensors"}
+    for name, shard in _shards(described.get(INDEX, {}), where):
+        if name not in tensors.get(folder / shard, {}):
+            raise BenchError(
+                f"{where} is not complete: {INDEX} names {quoted(name)} in {quoted(shard)}, which lacks it."
+            )
+    if "quantization_config" not in config:
+        _check_numbers(tensors, config, where)
+
+
+def _check_numbers(tensors: dict[Path, dict[str, dict[str, Any]]], config: dict[str, Any], where: str) -> None:
+    """Raise BenchError where weights are no floating-point numbers, or the embeddings are of another vocabulary."""
+    named = [(name, tensor) for of_file in tensors.values() for name, tensor in of_file.items()]
+    for name, tensor in named:
+        if name.endswith(".weight") and tensor["dtype"] not in FLOATS:
+            raise BenchError(
+                f"{where} holds {quoted(name)} as {quoted(tensor['dtype'])}; a model without a quantization_config has "
+                f"{', '.join(FLOATS)}."
+            )
+    text = config.get("text_config", config)
+    vocabulary = text.get("vocab_size") if isinstance(text, dict) else None
+    embeddings = [(name, tensor["shape"]) for name, tensor in named if name.endswith(EMBEDDINGS)]
+    if vocabulary is not None and embeddings and all(shape[:1] != [vocabulary] for _, shape in embeddings):
+        name, shape = embeddings[0]
+        raise BenchError(
+            f"{where}: config.json says vocab_size={quoted(vocabulary)}, but {quoted(name)} has the shape {shape}."
+        )
+
+
+def _status(file: Path, where: str) -> Any:
+    try:
+        return file.stat()
+    except OSError as error:
+        raise BenchError(f"{where}: {file.name} can't be read ({error.strerror}).") from error
+
+
+def _object(file: Path, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BenchError(f"{where}: {file.name} is no JSON: it is damaged, or was cut.") from error
+    if not isinstance(found, dict):
+        raise BenchError(f"{where}: {file.name} must hold a JSON object, but is a {type(found).__name__}.")
+    return found
+
+
+def _kernels(config: Any) -> Iterator[str]:
+    """The names of implementations that transformers takes from the hub."""
+    if isinstance(config, list):
+        for part in config:
+            yield from _kernels(part)
+    if not isinstance(config, dict):
+        return
+    for key, value in config.items():
+        inside = value.values() if isinstance(value, dict) else [value]
+        for name in inside if str(key).endswith("_implementation") else ():
+            if isinstance(name, str) and ("/" in name or ("flash" in name and _falls_back_to_hub())):
+                yield name
+        yield from _kernels(value)
+
+
+def _falls_back_to_hub() -> bool:
+    """Whether transformers, which lacks the package flash-attn here, would fetch its kernel instead."""
+    return importlib.util.find_spec("kernels") is not None and importlib.util.find_spec("flash_attn") is None
+
+
+def _shards(index: dict[str, Any], where: str) -> Iterator[tuple[str, str]]:
+    placed = index.get("weight_map", {})
+    if not isinstance(placed, dict) or not all(isinstance(shard, str) for shard in placed.values()):
+        raise BenchError(f"{where}: {INDEX} holds no weight_map of tensors to files.")
+    yield from placed.items()
+
+
+def _tensors(file: Path, where: str) -> dict[str, dict[str, Any]]:
+    status = _status(file, where)
+    return _header(file, status.st_size, status.st_mtime_ns, where)
+
+
+@functools.lru_cache(maxsize=256)
+def _header(file: Path, size: int, changed: int, where: str) -> dict[str, dict[str, Any]]:
+    """Name of a tensor -> its dtype and shape. Raise BenchError where the file is no whole safetensors file."""
+    try:
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(length)) if length <= min(size, LARGEST_HEADER) else {}
+        tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
+        end = max(tensor["data_offsets"][1] for tensor in tensors.values())
+        whole = end == size - 8 - length
+        if not all(
+            isinstance(tensor["shape"], list) and isinstance(tensor["dtype"], str) for tensor in tensors.values()
+        ):
+            raise ValueError("a tensor without shape or dtype")
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+        raise BenchError(f"{where}: {file.name} is no safetensors file: it is damaged, or was cut.") from error
+    if not whole:
+        raise BenchError(f"{where}: {file.name} has {size:,} bytes, but its header tells of another size: it was cut.")
+    return tensors

@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.artifacts import Policy, content_hash
 from bench.errors import BenchError, is_out_of_gpu_memory, quoted
-from bench.models import chat, folder_checks
+from bench.models import chat, hub
 from bench.progress import say
 
 ADAPTER, BASE_PLACE = "adapter_config.json", "base_model_name_or_path"  # PEFT's names
@@ -27,12 +27,10 @@ def folder(path: str | Path, *, code: bool = False, setting: str = "policy.path"
     """
     import hashlib
 
-    from bench.models import hub
-
     path = Path(path).absolute()
     found = sorted(path.iterdir()) if path.is_dir() else []
     files = [file for file in found if file.suffix in (*FILES, *[".py"] * code) and file.name != "manifest.json"]
-    folder_checks.check(path, files, setting=setting, code=code)
+    hub.check_folder(path, files, setting=setting, code=code)
     base = adapter_base(path)
     if base is None and not (path / "config.json").is_file():
         raise BenchError(f"{setting}={path} holds no config.json; give a folder that save_pretrained wrote.")

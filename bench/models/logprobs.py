@@ -17,10 +17,12 @@ from bench.models import chat, loading
 from bench.models.sampler import RAW, Sampler, truncate
 from bench.progress import bar
 from bench.store import stage
+from bench.store.files import load_arrays, save_arrays
 
 if TYPE_CHECKING:
     import torch
 
+FILE = "divergence.safetensors"
 LOGITS_AT_ONCE = 2**26  # numbers [rows, steps, vocabulary] of one policy in memory
 
 
@@ -30,12 +32,6 @@ class DivergenceSamples:
 
     rao_blackwell: np.ndarray  # [M, N] nats per sequence: the exact KL of every step on the sampled prefix, summed
     k1: np.ndarray  # [M, N] nats per sequence: log policy − log reference of the completion
-
-    @staticmethod
-    def load(folder: Path) -> "DivergenceSamples":
-        from safetensors.numpy import load_file
-
-        return DivergenceSamples(**load_file(folder / "divergence.safetensors"))
 
 
 def sequence_logprobs(
@@ -103,7 +99,7 @@ def _under(
     return total.reshape(len(samplers), *completions.shape)
 
 
-@stage(version=2, load=DivergenceSamples.load, speed_only=("batch_tokens",))
+@stage(version=2, load=lambda out: DivergenceSamples(**load_arrays(out / FILE)), speed_only=("batch_tokens",))
 def divergence_samples(
     policy: Policy,
     reference: Policy,
@@ -125,8 +121,6 @@ def divergence_samples(
     section 4). The exception: in k1, a large early ratio that makes EOS likely offsets the steps that don't follow. A
     policy that is its own reference at temperature 1, top-p 1 gives exactly 0.
     """
-    from safetensors.numpy import save_file
-
     sampler = Sampler(temperature, top_p, top_k)
     rao_blackwell, k1 = np.zeros(completions.logprob.size), np.zeros(completions.logprob.size)
     pair, read = (policy, reference), 0
@@ -141,9 +135,7 @@ def divergence_samples(
         taken = ratio.gather(-1, tokens[..., None])[..., 0]
         k1[cells] = (taken.double() * generated).sum(dim=-1).cpu().numpy()
     arrays = {"rao_blackwell": rao_blackwell, "k1": k1}
-    save_file(
-        {name: array.reshape(completions.shape) for name, array in arrays.items()}, out / "divergence.safetensors"
-    )
+    save_arrays(out / FILE, **{name: array.reshape(completions.shape) for name, array in arrays.items()})
     return {"flops": 2 * sum(map(loading.count_parameters, set(pair))) * read}
 
 

@@ -122,7 +122,7 @@ class Results:
 
 def uses_of(pool: Completions, uses: Sequence[Use]) -> list[Use]:
     """The stored units that hold a pool, each once. They may hold further samples."""
-    return [use for use in unique(uses) if f"{use.key}/{use.part}" in pool.stored_as]
+    return [use for use in unique(uses) if use.unit in pool.stored_as]
 
 
 def total(count: str, uses: Sequence[Use]) -> float:

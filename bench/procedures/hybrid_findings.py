@@ -95,7 +95,7 @@ class Hybrid(Gate, Findings):
         train_flops = total("train_flops", trained)
         read = [use for use in unique(uses) if use.stage == "teacher_forced"] if self.judged_by_nll else []
         base = results.policies["base"]
-        sampled = [use for use in unique(uses) if f"{use.key}/{use.part}" in self.stored_as()]
+        sampled = [use for use in unique(uses) if use.unit in self.stored_as()]
         sampling = forward_flops(loading.count_parameters(base), tokens + total("prompt_tokens", sampled))
         counts = {
             "easy": int(self.easy.sum()),

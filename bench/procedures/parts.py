@@ -25,9 +25,12 @@ from bench.seeds import generator
 from bench.selection import matched_random
 from bench.selection.evidence import evidence_for
 from bench.store import stage
+from bench.store.files import load_arrays, save_arrays
 from bench.tasks import Task
 from bench.training.checkpoints import kept
 from bench.training.sft import training_log
+
+LOGPROBS = "logprobs.safetensors"
 
 
 def demonstrations(
@@ -56,20 +59,12 @@ def nll_per_token(policy: Policy, prompts: Prompts, completions: Completions) ->
     return -teacher_forced(policy, prompts, completions)[:, 0] / completions.length[:, 0]
 
 
-def _load(folder: Path) -> np.ndarray:
-    from safetensors.numpy import load_file
-
-    return load_file(folder / "logprobs.safetensors")["logprob"]
-
-
-@stage(version=1, load=_load)
+@stage(version=1, load=lambda out: load_arrays(out / LOGPROBS)["logprob"])
 def teacher_forced(policy: Policy, prompts: Prompts, completions: Completions, *, out: Path) -> dict[str, float]:
     """[M, N] nats per sequence under the raw policy, kept in the store; see bench.models.logprobs.sequence_logprobs."""
-    from safetensors.numpy import save_file
-
     from bench.models import chat
 
-    save_file({"logprob": sequence_logprobs(policy, prompts, completions)}, out / "logprobs.safetensors")
+    save_arrays(out / LOGPROBS, logprob=sequence_logprobs(policy, prompts, completions))
     tokenizer = loading.load_tokenizer(policy)
     lengths = np.array([len(chat.encode(tokenizer, messages)) for messages in prompts.messages])
     read = int((lengths[:, None] + completions.length).sum())

@@ -56,8 +56,8 @@ class Graph:
 
     def pool(self, role: str, pool: Completions, parents: Sequence[str]) -> str:
         """Add a training pool, with one Parquet file per stored unit."""
-        units = [(place, use) for place, use in self.used.items() if f"{use.key}/{use.part}" in pool.stored_as]
-        files = [_files(self.root / place, f"{use.key}/{use.part}/") for place, use in units]
+        units = [(place, use) for place, use in self.used.items() if use.unit in pool.stored_as]
+        files = [_files(self.root / place, f"{use.unit}/") for place, use in units]
         return self._link(
             "pool",
             role,

@@ -4,13 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.estimators.compute import (
-    Costs,
-    best_of_n_query_flops,
-    break_even,
-    fine_tuned_query_flops,
-    fine_tuning_flops,
-)
+from bench.estimators.compute import Costs, best_of_n_query_flops, break_even, fine_tuned_query_flops, fine_tuning_flops
+from bench.evaluation.measures import with_ends
 from bench.models import loading
 from bench.procedures.findings import Results, TrainingCost, total
 from bench.scoring import judge, process_reward, reward_model
@@ -78,12 +73,8 @@ def break_even_metrics(
         **queries,
         "cost/tuned_query_flops": fine_tuned_query_flops(costs.policy_parameters, *lengths),
         "cost/fine_tuning_flops": fine_tuning_flops(costs),
-        "break_even/n": even.n,
-        "break_even/n_low": even.n_low,
-        "break_even/n_high": even.n_high,
-        "break_even/queries": even.queries,
-        "break_even/queries_low": even.queries_low,
-        "break_even/queries_high": even.queries_high,
+        **with_ends("break_even/n", even.n, even.n_low, even.n_high),
+        **with_ends("break_even/queries", even.queries, even.queries_low, even.queries_high),
         "break_even/reward_parameters": costs.reward_parameters,
         "break_even/reward_training_flops": costs.reward_training_flops,
         "break_even/sentence": even.sentence + judge_note,
@@ -110,7 +101,7 @@ def reward_training_flops(results: Results, cost: TrainingCost, uses: Sequence[U
     graded = [part for outcomes in judged for part in (outcomes.greedy, outcomes.sampled)]
     pools = [results.pool, results.best_of_n.completions, *(part.completions for part in graded), *cost.pools]
     measured = frozenset().union(*(pool.stored_as for pool in pools))
-    drawn = [use for use in uses if use.stage == "generate" and f"{use.key}/{use.part}" not in measured]
+    drawn = [use for use in uses if use.stage == "generate" and use.unit not in measured]
     scored = [use for use in _scorings(uses) if _scored_unit(use) not in measured]
     trained = [use for use in uses if use.stage in ("train_reward_model", "train_process_reward_model")]
     return total("flops", [*drawn, *scored, *cost.probing]) + total("train_flops", [*trained, *cost.probing])

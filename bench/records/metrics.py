@@ -8,7 +8,7 @@ import numpy as np
 from bench.estimators.bootstrap import intervals_and_bands, ratio_of_means
 from bench.estimators.uncertainty import PairedContrast, holm, mcnemar, paired_contrasts
 from bench.evaluation.heldout import RAW_BASE, VALIDATION, Outcomes, raw
-from bench.evaluation.measures import KL_FROM, SHARES, Measure
+from bench.evaluation.measures import KL_FROM, SHARES, Measure, with_ends
 from bench.seeds import generator
 
 SIGNIFICANCE = 0.05
@@ -76,9 +76,7 @@ def contrasts(measures: dict[Measure, np.ndarray], *, seed: int) -> dict[str, fl
 
 def _contrast(name: str, difference: PairedContrast, p_value: float, *, resolved: bool) -> dict[str, float | str]:
     return {
-        f"{name}/difference": difference.mean,
-        f"{name}/difference_low": difference.low,
-        f"{name}/difference_high": difference.high,
+        **with_ends(f"{name}/difference", difference.mean, difference.low, difference.high),
         f"{name}/p_adjusted": float(p_value),
         f"{name}/verdict": difference.verdict if resolved else "not resolved",
     }
@@ -116,8 +114,7 @@ def distillation(measures: dict[Measure, np.ndarray], *, seed: int) -> dict[str,
     for measure, values in measures.items():
         if measure[:3] == ("base", "best_of_n", "accuracy") and measure.n > 1:
             ratio = ratio_of_means(tuned - base, values - base, generator(seed, "distillation", measure.n))
-            for end, number in zip(("", "_low", "_high"), ratio, strict=True):
-                metrics[f"distillation/best_of_{measure.n}{end}"] = number
+            metrics |= with_ends(f"distillation/best_of_{measure.n}", *ratio)
     return metrics
 
 
@@ -144,7 +141,7 @@ def flatten(rows: Sequence[dict]) -> dict[str, float]:
     named: dict[str, float] = {}
     for row in rows:
         name = metric_name(Measure(row["policy"], row["method"], row["metric"], row["n"]))
-        named |= {name: row["value"], f"{name}_low": row["low"], f"{name}_high": row["high"]}
+        named |= with_ends(name, row["value"], row["low"], row["high"])
     return named
 
 

@@ -27,7 +27,7 @@ from bench.evaluation.measures import (
     spread,
 )
 from bench.evaluation.reward_diagnostics import diagnose
-from bench.generation.duplicates import describe
+from bench.generation.pool import describe
 from bench.procedures.findings import Results
 from bench.records import artifact_graph, completions, costs
 from bench.records.fingerprint import FILE as CODE
@@ -91,7 +91,8 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         _write_table(folder / name, dict(columns))
     store.write_durably(folder / LINEAGE, json.dumps(store.lineage(uses), indent=1))
     artifact_graph.write(folder, results, uses, store.current().root)
-    ordered = {name: None if _is_undefined(metrics[name]) else metrics[name] for name in sorted(metrics)}
+    undefined = {name for name, value in metrics.items() if isinstance(value, float) and not math.isfinite(value)}
+    ordered = {name: None if name in undefined else metrics[name] for name in sorted(metrics)}  # JSON lacks NaN
     store.write_durably(folder / METRICS, json.dumps(ordered, indent=1))
     seal(folder)
     return ordered
@@ -236,8 +237,3 @@ def _write_table(path: Path, content: Any) -> None:
     table = pa.Table.from_pylist(content) if isinstance(content, list) else pa.table(content)
     with store.atomically(path) as beside:
         pq.write_table(table, beside)
-
-
-def _is_undefined(value: Any) -> bool:
-    """Whether a value is NaN or infinite, which JSON lacks: metrics.json has null for it."""
-    return isinstance(value, float) and not math.isfinite(value)

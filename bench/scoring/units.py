@@ -10,7 +10,9 @@ import numpy as np
 from bench.artifacts import Completions, Prompts, Rewards
 from bench.progress import bar
 from bench.store import Address, current
+from bench.store.files import load_arrays, save_arrays
 
+FILE = "rewards.safetensors"
 Score = Callable[[Sequence[int], Sequence[str]], tuple[np.ndarray, dict[str, float]]]
 
 
@@ -45,7 +47,8 @@ def scored(
             address = Address(
                 stage, version, settings, {"prompts": prompts[rows].key, "completions": unit.key, **(parents or {})}
             )
-            flat = current().make(address, partial(_build, cells, known, score), _read)
+            build = partial(_build, cells, known, score)
+            flat = current().make(address, build, lambda out: load_arrays(out / FILE)["value"])
             known |= dict(zip(cells, flat.tolist(), strict=True))
             scores = flat.reshape(unit.shape)
             value[rows, columns] = scores[:, : value.shape[1] - columns.start]  # a slice may end beyond the last sample
@@ -61,17 +64,5 @@ def _build(cells: list[tuple[int, str]], known: dict[tuple[int, str], float], sc
     if np.shape(values) != (len(new),):
         raise ValueError(f"a scorer gave values of shape {np.shape(values)} for {len(new)} texts.")
     found = known | dict(zip(new, np.asarray(values, float).tolist(), strict=True))
-    _write(np.array([found[cell] for cell in cells]), out)
+    save_arrays(out / FILE, value=np.array([found[cell] for cell in cells]))
     return {"scored": len(new), **counts}
-
-
-def _write(values: np.ndarray, folder: Path) -> None:
-    from safetensors.numpy import save_file
-
-    save_file({"value": values}, folder / "rewards.safetensors")
-
-
-def _read(folder: Path) -> np.ndarray:
-    from safetensors.numpy import load_file
-
-    return load_file(folder / "rewards.safetensors")["value"]

@@ -14,7 +14,7 @@ from bench.estimators.uncertainty import paired_contrast, unpaired_difference
 from bench.records.read import Estimate, Run, read_run
 from bench.reporting.tables import markdown
 from bench.search.definition import Search
-from bench.search.trials import Progress, estimate, per_prompt, progress
+from bench.search.loop import Progress, estimate, per_prompt, progress
 from bench.seeds import generator
 from bench.sweeps import plan
 from bench.sweeps.cells import is_done, state

@@ -126,11 +126,7 @@ def softmax(rewards: np.ndarray, rng: np.random.Generator, *, temperature: Annot
 
 
 def rso(
-    rewards: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    k: CountPerPrompt,
-    beta: Annotated[float, ABOVE_ZERO],
+    rewards: np.ndarray, rng: np.random.Generator, *, k: CountPerPrompt, beta: Annotated[float, ABOVE_ZERO]
 ) -> Selection:
     """k completions per prompt by statistical rejection sampling; a prompt with fewer scored samples gives all of them.
 

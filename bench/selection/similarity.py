@@ -23,7 +23,10 @@ from bench.progress import bar
 from bench.selection.cells import finite, indifferent, same_shape
 from bench.selection.ranking import top_per_prompt
 from bench.store import stage
+from bench.store.files import load_arrays, save_arrays
 from bench.tasks import Task
+
+FILE = "similarity.safetensors"
 
 
 def self_consistency(rewards: np.ndarray, rng: np.random.Generator, *, answers: np.ndarray) -> Selection:
@@ -138,24 +141,16 @@ def embedding_cosine(
         yield from text_similarity(embedder, part, batch_tokens=batch_tokens)
 
 
-def _load(folder: Path) -> np.ndarray:
-    from safetensors.numpy import load_file
-
-    return load_file(folder / "similarity.safetensors")["similarity"]
-
-
-@stage(version=1, load=_load, speed_only=("batch_tokens",))
+@stage(version=1, load=lambda out: load_arrays(out / FILE)["similarity"], speed_only=("batch_tokens",))
 def text_similarity(policy: Policy, completions: Completions, *, batch_tokens: int, out: Path) -> dict[str, float]:
     """[rows, N, N] float32 for a shard of prompts; each distinct text is read once, alone, without its prompt."""
-    from safetensors.numpy import save_file
-
     texts, inverse = np.unique(np.asarray(completions.text, object).astype(str), return_inverse=True)
     vectors, counts = _embed(policy, texts.tolist(), batch_tokens)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     which = inverse.reshape(completions.shape)  # [rows, N]
     cosine = np.einsum("mih,mjh->mij", unit[which], unit[which]).clip(-1, 1)
     cosine[which[:, :, None] == which[:, None, :]] = 1.0
-    save_file({"similarity": cosine.astype(np.float32)}, out / "similarity.safetensors")
+    save_arrays(out / FILE, similarity=cosine.astype(np.float32))
     return counts
 
 

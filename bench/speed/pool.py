@@ -15,8 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts
-from bench.generation.duplicates import describe
-from bench.generation.pool import draw
+from bench.generation.pool import describe, draw
 from bench.models.sampler import RAW, Sampler
 from bench.progress import Bar
 from bench.scoring.verifier import verify

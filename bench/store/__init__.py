@@ -98,6 +98,11 @@ class Use:
     seconds: float  # wall-clock time of making it, now or earlier
     reused: bool
 
+    @property
+    def unit(self) -> str:
+        """key/part, as `Completions.stored_as` names it."""
+        return f"{self.key}/{self.part}"
+
 
 def unique(uses: Sequence[Use]) -> list[Use]:
     """Return the first use of each artifact."""

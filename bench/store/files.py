@@ -139,6 +139,20 @@ def unfinished(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if name.fullmatch(path.name) and not path.is_dir()]
 
 
+def save_arrays(path: Path, **arrays: Any) -> None:
+    """Write NumPy arrays by name, as safetensors."""
+    from safetensors.numpy import save_file
+
+    save_file(arrays, path)
+
+
+def load_arrays(path: Path) -> dict[str, Any]:
+    """Return the NumPy arrays of a safetensors file by name."""
+    from safetensors.numpy import load_file
+
+    return load_file(path)
+
+
 def write_durably(path: Path, text: str) -> None:
     """Write the text with `atomically`."""
     with atomically(path) as beside:

@@ -44,10 +44,10 @@ def _left_side(text: str, tokens: Sequence[tuple[str, int]]) -> str | None:
         elif (token == ")" and wants_term) or (token == "(" and not wants_term):
             side.append(token)
         elif (token in SIGNS and not wants_term) or times:
-            if token == "-" and not _is_operand(tokens[place - 1][0] if place else ""):
-                side += ["-"] * (
-                    not text[end : end + 1].isspace()
-                )  # the sign of the number; with a space behind it, a bullet
+            before = tokens[place - 1][0] if place else ""
+            if token == "-" and not (_is_number(before) or before == ")" or before.isalpha()):
+                if not text[end : end + 1].isspace():  # the sign of the number; with a space behind it, a bullet
+                    side.append("-")
                 break
             side.append("*" if times else token)
             wants_term = True
@@ -74,11 +74,6 @@ def _right_side(tokens: Sequence[str]) -> str | None:
 
 def _is_number(token: str) -> bool:
     return token[:1].isdigit() or (token[:1] == "." and len(token) > 1)
-
-
-def _is_operand(token: str) -> bool:
-    """Whether a minus after this token subtracts."""
-    return _is_number(token) or token == ")" or token.isalpha()
 
 
 def path(completion: str) -> str | None:
