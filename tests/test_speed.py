@@ -57,8 +57,13 @@ def test_ways_take_turns():
 @pytest.mark.parametrize(
     ("command", "shown"),
     [
-        (ESTIMATORS, ["best_of_n, distinct", "best_of_n, 0/1", "pass_at_k", "bootstrap_interval"]),
-        (ESTIMATORS, ["one prompt of 2,000", "peak memory", "ratio"]),
+        (
+            ESTIMATORS,
+            [
+                *("best_of_n, distinct", "best_of_n, 0/1", "pass_at_k", "bootstrap_interval"),
+                *("one prompt of 2,000", "peak memory", "ratio"),
+            ],
+        ),
         (POOL, ["write", "score", "top_per_prompt", "distinct_correct", "read back", "in 8 units", "0 changed"]),
         (SCORING, ["24 texts of", "6 prompts x 16 completions", "batches of 8", "batches of 2", "batches of 1"]),
     ],

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from bench.artifacts import Policy, content_hash
 from bench.devices import device, resolve_dtype
-from bench.errors import BenchError
+from bench.errors import BenchError, first_line
 from bench.generation import vllm_launch
 from bench.generation.vllm_launch import Options, adapter_of
 from bench.models import loading
@@ -60,7 +60,7 @@ def on_vllm(policy: Policy, options: Options) -> Any:
             )
     except Exception as error:  # vLLM raises several kinds
         raise BenchError(
-            f"lm-eval's vLLM could not start on {base.path}: {str(error).strip().partition(chr(10))[0]} (If memory ran "
+            f"lm-eval's vLLM could not start on {base.path}: {first_line(error)} (If memory ran "
             "out, lower generation.gpu_memory_utilization, or set evaluation.harness_engine=transformers.)"
         ) from error
     # lm-eval would read the tokenizer from its folder, without the policy's system prompt and thinking mode, and would

@@ -22,7 +22,7 @@ from typing import Any
 
 from bench.artifacts import Completions, Policy, content_hash
 from bench.devices import device
-from bench.errors import BenchError
+from bench.errors import BenchError, first_line
 from bench.evaluation import harness_models
 from bench.evaluation.harness_models import quiet
 from bench.generation import vllm_engine
@@ -247,10 +247,9 @@ def _naming_missing_data(task: str) -> Iterator[None]:
     try:
         yield
     except (ConnectionError, FileNotFoundError) as error:
-        first = str(error).strip().partition("\n")[0]
         raise BenchError(
-            f"evaluation.harness_tasks={task}: its data can't be read here: {first.rstrip('.')}. Go online once, leave "
-            "the task out (none: evaluation.harness_tasks=[]), or give one on files of your own "
+            f"evaluation.harness_tasks={task}: its data can't be read here: {first_line(error).rstrip('.')}. Go online "
+            "once, leave the task out (none: evaluation.harness_tasks=[]), or give one on files of your own "
             "(evaluation.harness_include)."
         ) from error
 
