@@ -18,22 +18,8 @@ from bench.evaluation.heldout import VALIDATION
 from bench.evaluation.measures import Measure
 from bench.records.fingerprint import FILE as CODE
 from bench.records.metrics import compared, metric_name
-from bench.store.reading import (
-    CHECKSUMS,
-    LINEAGE,
-    Named,
-    as_json,
-    as_yaml,
-    damage,
-    intact,
-    mapping,
-    matches,
-    read_bytes,
-    read_json,
-    read_lineage,
-    table,
-    unreadable,
-)
+from bench.store.intact import LINEAGE, Named, damage, intact, mapping, read_lineage, table, unreadable
+from bench.store.reading import CHECKSUMS, as_json, as_yaml, matches, read_bytes, read_json
 
 CONFIG, METRICS, ARTIFACTS = "config.yaml", "metrics.json", "chain.json"
 CURVES, PER_PROMPT = "curves.parquet", "per_prompt.parquet"

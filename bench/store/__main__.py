@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.store import DamagedArtifactError, check, in_use, lock_file, walk
 from bench.store.files import BUSY, holder, unfinished
-from bench.store.reading import read_lineage
+from bench.store.intact import read_lineage
 
 
 def main() -> None:

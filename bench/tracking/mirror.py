@@ -14,7 +14,8 @@ from typing import Any
 from bench.artifacts import content_hash
 from bench.errors import printable
 from bench.records.read import ARTIFACTS, CURVES, SAMPLES, read_run, record_files
-from bench.store.reading import CHECKSUMS, as_json, intact, matches
+from bench.store.intact import intact
+from bench.store.reading import CHECKSUMS, as_json, matches
 
 Row = dict[str, Any]
 CHAIN: list[Any] = [  # the shape of chain.json
