@@ -19,18 +19,8 @@ from bench.config.rules import TRUE_OR_FALSE, checked, number, one_of, or_null, 
 from bench.errors import BenchError
 from bench.models.sampler import GREEDY
 from bench.pools import scattered, side_by_side
-from bench.procedures.difficulty import (
-    NEEDS_PROBE,
-    READS,
-    EasyBy,
-    Probe,
-    by_fold,
-    easiest,
-    easiness,
-    probed,
-    refuse_unfit_parts,
-    samples_paid,
-)
+from bench.procedures import difficulty
+from bench.procedures.difficulty import Probe
 from bench.procedures.findings import Results
 from bench.procedures.hybrid_findings import Drawn, Gate, Hybrid
 from bench.procedures.parts import Parts
@@ -49,7 +39,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
 def with_demonstrations(
     parts: Parts,
     *,
-    easy_by: EasyBy,
+    easy_by: difficulty.EasyBy,
     easy_share: Annotated[float, number(0, 1)],
     inverted: Annotated[bool, TRUE_OR_FALSE],
     foreign: Annotated[float, number(0, 1)],
@@ -76,7 +66,7 @@ def with_demonstrations(
     of a gate is a run with easy_by "random".
     """
     gated, sampled = 0 < easy_share < 1, hard == "sample" and easy_share < 1
-    refuse_unfit_parts(
+    difficulty.refuse_unfit_parts(
         parts.task,
         parts.scoring,
         parts.prompt_filter,
@@ -93,7 +83,7 @@ def with_demonstrations(
     written = parts.demonstrations(foreign=foreign, noise=noise)  # [M, 1]
 
     judge = easy_by if gated else None
-    epochs = probe_epochs if judge in NEEDS_PROBE or (sampled and sample_from == "probe") else 0
+    epochs = probe_epochs if judge in difficulty.NEEDS_PROBE or (sampled and sample_from == "probe") else 0
     gate = _gate(parts, written, judge, easy_share, inverted=inverted, epochs=epochs, folds=folds)
     mixture = Mixture(parts, gate.probe if sample_from == "probe" else None, sample_from, stop_at_first_accept)
     mixture.start(written, score(train, written).value, gate.easy)
@@ -144,7 +134,7 @@ def _gate(
     """
     train, M = parts.train, len(parts.train)
     nll = parts.nll(parts.base, train, written)[None]
-    probe = probed(parts, written, epochs=epochs, folds=folds) if epochs else None
+    probe = difficulty.probed(parts, written, epochs=epochs, folds=folds) if epochs else None
     nll = nll if probe is None else probe.nll
     greedy, solved = [], None
     if easy_by == "probe_solves":
@@ -152,9 +142,9 @@ def _gate(
         solved = np.empty(M)
         for at, pool in greedy:
             solved[at] = correct(parts.scorer(train.take(at), pool).value)[:, 0]
-    easiness_of = np.zeros(M) if easy_by is None else easiness(easy_by, nll, solved)
-    easy = easiest(easiness_of, easy_share, generator(parts.seed, "gate"), inverted=inverted)
-    return Gate(probe, nll, solved, tuple(pool for _, pool in greedy), easy, judged_by_nll=easy_by in READS)
+    easiness_of = np.zeros(M) if easy_by is None else difficulty.easiness(easy_by, nll, solved)
+    easy = difficulty.easiest(easiness_of, easy_share, generator(parts.seed, "gate"), inverted=inverted)
+    return Gate(probe, nll, solved, tuple(pool for _, pool in greedy), easy, judged_by_nll=easy_by in difficulty.READS)
 
 
 @dataclass
@@ -185,7 +175,7 @@ class Mixture:
         for at, pool in drawn:
             rewards[at] = parts.scorer(parts.train.take(rows[at]), pool).value
         pool = drawn[0][1] if len(drawn) == 1 else scattered(drawn, len(rows))
-        paid = samples_paid(correct(rewards), stop_at_first_accept=self.stop_at_first_accept)
+        paid = difficulty.samples_paid(correct(rewards), stop_at_first_accept=self.stop_at_first_accept)
         seen = np.where(np.arange(N) < paid[:, None], rewards, np.nan)
         samples = Drawn(rows, pool, rewards, paid, seen, np.asarray(correct(seen).any(axis=1)), hinted)
 
@@ -234,7 +224,7 @@ def _draw(
     parts: Parts, prompts: Prompts, rows: np.ndarray, by: Probe | None, num_completions: int, sampler: dict[str, Any]
 ) -> list[tuple[np.ndarray, Completions]]:
     """(positions in `rows`, their completions) for each policy that draws. by: the probe; None: the base draws."""
-    drawers = [(np.arange(len(rows)), parts.base)] if by is None else list(by_fold(by, rows))
+    drawers = [(np.arange(len(rows)), parts.base)] if by is None else list(difficulty.by_fold(by, rows))
     return [
         (at, parts.generation(prompts.take(at), policy, num_completions=num_completions, seed=parts.seed, **sampler))
         for at, policy in drawers

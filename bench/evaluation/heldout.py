@@ -4,28 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
 from bench.artifacts import Completions, Divergence, Policy, Prompts, Rewards
-from bench.config.rules import (
-    COLDEST,
-    FOLDER,
-    SEED,
-    TRUE_OR_FALSE,
-    Any,
-    Samples,
-    TopK,
-    TopP,
-    here,
-    list_of,
-    number,
-    one_of,
-    or_null,
-    text,
-    whole,
-)
+from bench.config import rules
 from bench.errors import BenchError
 from bench.estimators.policy_divergence import kl_per_token
 from bench.evaluation.harness import HarnessResult, harness, transferred
@@ -37,8 +21,10 @@ from bench.models.tokens import distributions_differ
 from bench.scoring.verifier import gold_rewards, verify
 from bench.tasks import Task
 
-NAMES = list_of(text(r"(?s).+", "a name"), "a list of tasks' names, each once", distinct=True)
-SEEDS = list_of(SEED, "a list of one or more whole numbers of at least 0, each once", empty=False, distinct=True)
+NAMES = rules.list_of(rules.text(r"(?s).+", "a name"), "a list of tasks' names, each once", distinct=True)
+SEEDS = rules.list_of(
+    rules.SEED, "a list of one or more whole numbers of at least 0, each once", empty=False, distinct=True
+)
 RAW_BASE = "base at temperature 1, top-p 1"
 
 
@@ -104,7 +90,7 @@ def _find_own_tasks(settings: Mapping[str, Any]) -> None:
         raise BenchError(f"evaluation.harness_include={include} is no folder.")
 
 
-@here(_find_own_tasks)
+@rules.here(_find_own_tasks)
 def evaluate(
     policy: Policy,
     base: Policy,
@@ -115,19 +101,19 @@ def evaluate(
     others: Mapping[str, Policy] = MappingProxyType({}),
     *,
     seed: int,
-    num_completions: Samples,
-    temperature: Annotated[float, number(0, open_low=True, least=COLDEST, most=100)],
-    top_p: TopP,
-    top_k: TopK,
-    kl_completions: Samples,
-    kl_dtype: Annotated[str, one_of("float32", "bfloat16")] = "float32",
-    lm_eval: Annotated[bool, TRUE_OR_FALSE],
+    num_completions: rules.Samples,
+    temperature: Annotated[float, rules.number(0, open_low=True, least=rules.COLDEST, most=100)],
+    top_p: rules.TopP,
+    top_k: rules.TopK,
+    kl_completions: rules.Samples,
+    kl_dtype: Annotated[str, rules.one_of("float32", "bfloat16")] = "float32",
+    lm_eval: Annotated[bool, rules.TRUE_OR_FALSE],
     transfer: Mapping[str, Task],
     harness_tasks: Annotated[Sequence[str], NAMES] = (),
-    harness_engine: Annotated[str, one_of(*ENGINES)] = "auto",
-    harness_include: Annotated[str | None, or_null(FOLDER)] = None,
-    harness_fewshot: Annotated[int | None, or_null(whole(0))] = None,
-    harness_limit: Annotated[int | None, or_null(whole(1))] = None,
+    harness_engine: Annotated[str, rules.one_of(*ENGINES)] = "auto",
+    harness_include: Annotated[str | None, rules.or_null(rules.FOLDER)] = None,
+    harness_fewshot: Annotated[int | None, rules.or_null(rules.whole(0))] = None,
+    harness_limit: Annotated[int | None, rules.or_null(rules.whole(1))] = None,
     harness_seeds: Annotated[Sequence[int], SEEDS] = (0,),
     metrics: Mapping[str, Callable[[Graded], np.ndarray]] = MappingProxyType({}),
 ) -> Outcomes:

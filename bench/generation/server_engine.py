@@ -18,27 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts
-from bench.config.rules import (
-    ABOVE_ZERO,
-    DTYPE,
-    TRUE_OR_FALSE,
-    Count,
-    Requests,
-    Retries,
-    Samples,
-    Seconds,
-    Seed,
-    Temperature,
-    TopK,
-    TopP,
-    checked,
-    here,
-    one_of,
-    or_null,
-    refuse_colder,
-    text,
-    whole,
-)
+from bench.config import rules
 from bench.devices import resolve_dtype
 from bench.errors import BenchError
 from bench.generation import model_server
@@ -54,15 +34,17 @@ from bench.seeds import stream_key
 VERSION = 1  # raise it when equal settings draw other samples
 COLDEST = 0.01  # vLLM draws at this temperature where a lower one is asked for
 
-SERVED = text(r"[^\0\n]+", "the local folder of the policy that the server serves (with policy=folder, policy.path)")
-URL = text(r"https?://[^\s/]\S*", "an address such as http://localhost:8000/v1")
-NAME = text(r"\S(.*\S)?", "a name as text")
+SERVED = rules.text(
+    r"[^\0\n]+", "the local folder of the policy that the server serves (with policy=folder, policy.path)"
+)
+URL = rules.text(r"https?://[^\s/]\S*", "an address such as http://localhost:8000/v1")
+NAME = rules.text(r"\S(.*\S)?", "a name as text")
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
     """Raise BenchError for samplers that the server would change or refuse."""
     generation = config["generation"]
-    refuse_colder(config, COLDEST, "openai")
+    rules.refuse_colder(config, COLDEST, "openai")
     if generation.get("top_k", 0) > 0 and not generation.get("extended_fields", True):
         raise BenchError(
             f"generation.top_k={generation['top_k']} is beyond OpenAI's fields: it needs "
@@ -78,33 +60,33 @@ def find_served(settings: Mapping[str, Any]) -> None:
         )
 
 
-@here(find_served)
-@checked(check_settings)
+@rules.here(find_served)
+@rules.checked(check_settings)
 def generate(
     prompts: Prompts,
     policy: Policy,
     *,
-    num_completions: Samples,
-    temperature: Temperature,
-    top_p: TopP,
-    top_k: TopK = 0,
-    max_new_tokens: Count,
-    seed: Seed,
+    num_completions: rules.Samples,
+    temperature: rules.Temperature,
+    top_p: rules.TopP,
+    top_k: rules.TopK = 0,
+    max_new_tokens: rules.Count,
+    seed: rules.Seed,
     serves: Annotated[str, SERVED],
     url: Annotated[str, URL],
-    model: Annotated[str | None, or_null(NAME)] = None,
-    endpoint: Annotated[str, one_of(*PATHS)] = "completions",
-    extended_fields: Annotated[bool, TRUE_OR_FALSE] = True,
-    accept_unseeded: Annotated[bool, TRUE_OR_FALSE] = False,
-    logprob_tolerance: Annotated[float, ABOVE_ZERO] = 0.05,
-    api_key_env: Annotated[str | None, or_null(NAME)] = None,
-    concurrency: Requests = 32,
-    timeout: Seconds = 600.0,
-    retries: Retries = 6,
-    dtype: Annotated[str, DTYPE] = "auto",
-    block_size: Count = 4,
-    shard_size: Count = 256,
-    first_sample: Annotated[int, whole(0)] = 0,
+    model: Annotated[str | None, rules.or_null(NAME)] = None,
+    endpoint: Annotated[str, rules.one_of(*PATHS)] = "completions",
+    extended_fields: Annotated[bool, rules.TRUE_OR_FALSE] = True,
+    accept_unseeded: Annotated[bool, rules.TRUE_OR_FALSE] = False,
+    logprob_tolerance: Annotated[float, rules.ABOVE_ZERO] = 0.05,
+    api_key_env: Annotated[str | None, rules.or_null(NAME)] = None,
+    concurrency: rules.Requests = 32,
+    timeout: rules.Seconds = 600.0,
+    retries: rules.Retries = 6,
+    dtype: Annotated[str, rules.DTYPE] = "auto",
+    block_size: rules.Count = 4,
+    shard_size: rules.Count = 256,
+    first_sample: Annotated[int, rules.whole(0)] = 0,
     others: Callable[..., Completions] | None = None,
 ) -> Completions:
     """Return N completions per prompt [M, N], from the store where they were drawn before.

@@ -21,24 +21,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts
-from bench.config.rules import (
-    ABOVE_ZERO,
-    DTYPE,
-    PROBABILITY_MASS,
-    TRUE_OR_FALSE,
-    Count,
-    Samples,
-    Seed,
-    Temperature,
-    TopK,
-    TopP,
-    Workers,
-    checked,
-    here,
-    or_null,
-    refuse_colder,
-    whole,
-)
+from bench.config import rules
 from bench.devices import resolve_dtype
 from bench.errors import BenchError
 from bench.generation.pool import draw
@@ -65,7 +48,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
             f"training.lora.r={rank} is not allowed with generation=vllm, which serves adapters of rank at most "
             f"{LORA_RANKS[-1]}."
         )
-    refuse_colder(config, COLDEST, "vllm", most=HOTTEST)
+    rules.refuse_colder(config, COLDEST, "vllm", most=HOTTEST)
     engine = config["generation"].get("worker", config["generation"])
     longest, room = config["task"].get("max_new_tokens", 1), engine.get("max_model_len")
     if room is not None and longest >= room:
@@ -75,30 +58,30 @@ def check_settings(config: Mapping[str, Any]) -> None:
         )
 
 
-@here(check_installed)
-@checked(check_settings)
+@rules.here(check_installed)
+@rules.checked(check_settings)
 def generate(
     prompts: Prompts,
     policy: Policy,
     *,
-    num_completions: Samples,
-    temperature: Temperature,
-    top_p: TopP,
-    top_k: TopK = 0,
-    max_new_tokens: Count,
-    seed: Seed,
-    dtype: Annotated[str, DTYPE] = "auto",
-    block_size: Count = 8,
-    shard_size: Count = 256,
-    first_sample: Annotated[int, whole(0)] = 0,
-    tensor_parallel_size: Workers = 1,
-    data_parallel_size: Workers = 1,
-    gpu_memory_utilization: Annotated[float, PROBABILITY_MASS] = 0.5,
-    kv_cache_gib: Annotated[float | None, or_null(ABOVE_ZERO)] = None,
-    max_model_len: Annotated[int | None, or_null(whole(1))] = None,
-    max_num_seqs: Annotated[int | None, or_null(whole(1))] = None,
-    max_num_batched_tokens: Annotated[int | None, or_null(whole(1))] = None,
-    enforce_eager: Annotated[bool | None, or_null(TRUE_OR_FALSE)] = None,
+    num_completions: rules.Samples,
+    temperature: rules.Temperature,
+    top_p: rules.TopP,
+    top_k: rules.TopK = 0,
+    max_new_tokens: rules.Count,
+    seed: rules.Seed,
+    dtype: Annotated[str, rules.DTYPE] = "auto",
+    block_size: rules.Count = 8,
+    shard_size: rules.Count = 256,
+    first_sample: Annotated[int, rules.whole(0)] = 0,
+    tensor_parallel_size: rules.Workers = 1,
+    data_parallel_size: rules.Workers = 1,
+    gpu_memory_utilization: Annotated[float, rules.PROBABILITY_MASS] = 0.5,
+    kv_cache_gib: Annotated[float | None, rules.or_null(rules.ABOVE_ZERO)] = None,
+    max_model_len: Annotated[int | None, rules.or_null(rules.whole(1))] = None,
+    max_num_seqs: Annotated[int | None, rules.or_null(rules.whole(1))] = None,
+    max_num_batched_tokens: Annotated[int | None, rules.or_null(rules.whole(1))] = None,
+    enforce_eager: Annotated[bool | None, rules.or_null(rules.TRUE_OR_FALSE)] = None,
 ) -> Completions:
     """N completions of each prompt [M, N], read from the store where they were drawn before.
 

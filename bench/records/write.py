@@ -29,21 +29,10 @@ from bench.evaluation.measures import (
 from bench.evaluation.reward_diagnostics import diagnose
 from bench.generation.pool import describe
 from bench.procedures.findings import Results
-from bench.records import artifact_graph, completions, costs
+from bench.records import artifact_graph, completions, costs, read
 from bench.records.fingerprint import FILE as CODE
 from bench.records.fingerprint import code_of, fingerprint
 from bench.records.metrics import contrasts, curves, distillation, flatten, provenance, transfer_contrasts
-from bench.records.read import (
-    COMPLETIONS,
-    CONFIG,
-    CURVES,
-    DIAGNOSTICS,
-    LINEAGE,
-    METRICS,
-    PER_PROMPT,
-    SAMPLES,
-    record_files,
-)
 from bench.seeds import generator
 from bench.store.reading import CHECKSUMS, checksums_of
 from bench.tasks import Task
@@ -77,30 +66,30 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         **costs.by_lineage(uses),
         **_break_even(cfg, results, measures, uses),
     }
-    store.write_durably(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+    store.write_durably(folder / read.CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
     store.write_durably(folder / CODE, json.dumps(code, indent=1))
-    _write_table(folder / CURVES, rows)
-    _write_table(folder / PER_PROMPT, _long(measures, results.test.id))
-    _write_table(folder / SAMPLES, _samples(results, task))
-    _write_table(folder / DIAGNOSTICS, diagnostics)
+    _write_table(folder / read.CURVES, rows)
+    _write_table(folder / read.PER_PROMPT, _long(measures, results.test.id))
+    _write_table(folder / read.SAMPLES, _samples(results, task))
+    _write_table(folder / read.DIAGNOSTICS, diagnostics)
     gold = scorer_metrics.get("scorer/equals_gold") == 1
-    _write_table(folder / COMPLETIONS, completions.table(results, scorer_is_gold=gold))
+    _write_table(folder / read.COMPLETIONS, completions.table(results, scorer_is_gold=gold))
     if results.along_training is not None:
         _write_table(folder / "validation.parquet", _long(along, results.along_training.prompts.id))
     for name, columns in results.findings.tables(results).items():
         _write_table(folder / name, dict(columns))
-    store.write_durably(folder / LINEAGE, json.dumps(store.lineage(uses), indent=1))
+    store.write_durably(folder / read.LINEAGE, json.dumps(store.lineage(uses), indent=1))
     artifact_graph.write(folder, results, uses, store.current().root)
     undefined = {name for name, value in metrics.items() if isinstance(value, float) and not math.isfinite(value)}
     ordered = {name: None if name in undefined else metrics[name] for name in sorted(metrics)}  # JSON lacks NaN
-    store.write_durably(folder / METRICS, json.dumps(ordered, indent=1))
+    store.write_durably(folder / read.METRICS, json.dumps(ordered, indent=1))
     seal(folder)
     return ordered
 
 
 def seal(folder: Path, figures: Sequence[Path] = ()) -> None:
     """Write checksums.json: the SHA-256 of every record in the folder, and of these figures in it."""
-    names = [*record_files(folder), *(figure.name for figure in figures)]
+    names = [*read.record_files(folder), *(figure.name for figure in figures)]
     store.write_durably(folder / CHECKSUMS, checksums_of(folder, names))
 
 

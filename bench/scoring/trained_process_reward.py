@@ -13,19 +13,7 @@ from typing import Annotated
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts
-from bench.config.rules import (
-    DTYPE,
-    Count,
-    Epochs,
-    LearningRate,
-    Samples,
-    Seed,
-    Tokens,
-    WeightDecay,
-    number,
-    one_of,
-    or_null,
-)
+from bench.config import rules
 from bench.devices import resolve_dtype
 from bench.errors import BenchError
 from bench.models.classifiers import Classifier
@@ -46,23 +34,23 @@ def trained_process_reward(
     base: Policy,
     task: Task,
     generation: Callable[..., Completions],
-    samples: Samples,
-    label_noise: Annotated[float, number(0, 1)],
-    samples_from: Annotated[str, one_of(*SPLITS)],
-    samples_seed: Seed,
+    samples: rules.Samples,
+    label_noise: Annotated[float, rules.number(0, 1)],
+    samples_from: Annotated[str, rules.one_of(*SPLITS)],
+    samples_seed: rules.Seed,
     separator: Annotated[str, SEPARATOR],
-    answer_marker: Annotated[str | None, or_null(MARKER)],
-    ending: Annotated[str | None, or_null(MARKER)],
-    aggregate: Annotated[str, one_of(*AGGREGATE)],
-    epochs: Epochs,
-    learning_rate: LearningRate,
-    batch_size: Count,
-    warmup: Annotated[float, number(0, 1, open_high=True)],
-    weight_decay: WeightDecay,
-    max_grad_norm: Annotated[float, number(0)],
-    seed: Seed,
-    dtype: Annotated[str, DTYPE] = "auto",
-    batch_tokens: Tokens = 16_384,
+    answer_marker: Annotated[str | None, rules.or_null(MARKER)],
+    ending: Annotated[str | None, rules.or_null(MARKER)],
+    aggregate: Annotated[str, rules.one_of(*AGGREGATE)],
+    epochs: rules.Epochs,
+    learning_rate: rules.LearningRate,
+    batch_size: rules.Count,
+    warmup: Annotated[float, rules.number(0, 1, open_high=True)],
+    weight_decay: rules.WeightDecay,
+    max_grad_norm: Annotated[float, rules.number(0)],
+    seed: rules.Seed,
+    dtype: Annotated[str, rules.DTYPE] = "auto",
+    batch_tokens: rules.Tokens = 16_384,
 ) -> Scoring:
     """The scorer (prompts, completions) -> Rewards [M, N] of a process reward model trained here, or stored before.
 

@@ -15,19 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from bench.artifacts import Completions, Message, Policy, Prompts
-from bench.config.rules import (
-    DTYPE,
-    TRUE_OR_FALSE,
-    Count,
-    Epochs,
-    LearningRate,
-    Seed,
-    WeightDecay,
-    number,
-    one_of,
-    or_null,
-    whole,
-)
+from bench.config import rules
 from bench.errors import BenchError
 from bench.models.classifiers import Classifier
 from bench.models.sampler import RAW
@@ -63,25 +51,25 @@ def trained_reward_model(
     generation: Callable[..., Completions],
     prepare: Callable[..., Scoring],
     gold: Any,
-    pairs: Count,
-    label_noise: Annotated[float, number(0, 1)],
-    pairs_from: Annotated[str, one_of(*SPLITS)],
-    pairs_seed: Seed,
-    most_completions: Annotated[int, whole(2, 100_000)],
-    from_scratch: Annotated[bool, TRUE_OR_FALSE],
-    layers: Annotated[int | None, or_null(whole(1, 1_000))],
-    hidden_size: Annotated[int | None, or_null(whole(1, 65_536))],
-    epochs: Epochs,
-    learning_rate: LearningRate,
-    batch_size: Count,
-    micro_batch_size: Annotated[int | None, or_null(whole(1))],
-    warmup: Annotated[float, number(0, 1, open_high=True)],
-    weight_decay: WeightDecay,
-    max_grad_norm: Annotated[float, number(0)],
-    gradient_checkpointing: Annotated[bool, TRUE_OR_FALSE],
-    seed: Seed,
-    dtype: Annotated[str, DTYPE] = "auto",
-    batch_tokens: Annotated[int | None, or_null(whole(1, 1_000_000_000))] = None,
+    pairs: rules.Count,
+    label_noise: Annotated[float, rules.number(0, 1)],
+    pairs_from: Annotated[str, rules.one_of(*SPLITS)],
+    pairs_seed: rules.Seed,
+    most_completions: Annotated[int, rules.whole(2, 100_000)],
+    from_scratch: Annotated[bool, rules.TRUE_OR_FALSE],
+    layers: Annotated[int | None, rules.or_null(rules.whole(1, 1_000))],
+    hidden_size: Annotated[int | None, rules.or_null(rules.whole(1, 65_536))],
+    epochs: rules.Epochs,
+    learning_rate: rules.LearningRate,
+    batch_size: rules.Count,
+    micro_batch_size: Annotated[int | None, rules.or_null(rules.whole(1))],
+    warmup: Annotated[float, rules.number(0, 1, open_high=True)],
+    weight_decay: rules.WeightDecay,
+    max_grad_norm: Annotated[float, rules.number(0)],
+    gradient_checkpointing: Annotated[bool, rules.TRUE_OR_FALSE],
+    seed: rules.Seed,
+    dtype: Annotated[str, rules.DTYPE] = "auto",
+    batch_tokens: Annotated[int | None, rules.or_null(rules.whole(1, 1_000_000_000))] = None,
 ) -> Scoring:
     """The scorer (prompts, completions) -> Rewards [M, N] of a reward model trained here, or found in the store.
 

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.speed.measure import Printout, option_parser, timed
-from bench.tasks.answers import number_in
-from bench.tasks.extraction import boxed
+from bench.tasks.extraction import boxed, number_in
 from bench.tasks.files import read
 from bench.tasks.gsm8k import Gsm8k
 from bench.tasks.math500 import Math500

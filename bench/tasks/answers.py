@@ -5,19 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from bench.tasks import Judge, arithmetic, math_judge
-from bench.tasks.extraction import (
-    NUMBER,
-    after_thinking,
-    before_next_problem,
-    final_number,
-    joined,
-    marked,
-    number_in,
-    plain,
-    read_number,
-    written,
-)
+from bench.tasks import Judge, arithmetic, extraction, math_judge
 from bench.tasks.spelling import spelled
 
 ASSIGNED = re.compile(r"[A-Za-z]\s*=\s*([^=]+)")  # x = 5
@@ -50,7 +38,7 @@ class Answers(Judge):
 
     def extract_answer(self, completion: str) -> str | None:
         """Return a number as digits, mathematics `simplified`, text in lower case; None where nothing is marked."""
-        completion = after_thinking(completion)
+        completion = extraction.after_thinking(completion)
         if self.answer_regex is not None:
             found = re.search(self.answer_regex, completion)
             if found is None or found[1] is None:
@@ -59,8 +47,9 @@ class Answers(Judge):
         if self.compare == "math":
             return _mathematics(completion if self.answer_regex is None else f"\\boxed{{{completion}}}")
         if self.compare == "number":
-            is_whole = self.answer_regex is None
-            return final_number(completion, unmarked=self.unmarked) if is_whole else number_in(completion)
+            if self.answer_regex is None:
+                return extraction.final_number(completion, unmarked=self.unmarked)
+            return extraction.number_in(completion)
         return _folded(completion) or None
 
     def are_correct(self, completions: Sequence[str], answers: Sequence[str]) -> list[bool]:
@@ -85,7 +74,7 @@ def _folded(answer: str) -> str:
 @lru_cache(maxsize=2**16)
 def _mathematics(completion: str) -> str | None:
     """The last \\boxed{}, else the last <answer> tag, else what follows "answer is", `simplified`; None without any."""
-    return simplified(marked(before_next_problem(completion)) or "") or None
+    return simplified(extraction.marked(extraction.before_next_problem(completion)) or "") or None
 
 
 def simplified(answer: str) -> str:
@@ -94,13 +83,13 @@ def simplified(answer: str) -> str:
     if value_of is not None and not re.search(r"[A-Za-z]", LATEX_WORDS.sub("", value_of[1])):
         answer = value_of[1]
     text = spelled(re.sub(r"\*\*|(?<!\\)\$|\\[()\[\]]", "", answer))
-    digits = plain(text).strip().rstrip(".")
-    if "%" not in answer and NUMBER.fullmatch(joined(digits)) and not GLUED.search(digits):
-        value = read_number(digits)
+    digits = extraction.plain(text).strip().rstrip(".")
+    if "%" not in answer and extraction.NUMBER.fullmatch(extraction.joined(digits)) and not GLUED.search(digits):
+        value = extraction.read_number(digits)
         if value is not None and "." not in digits and 0 < abs(value) < math_judge.SMALL:
             return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"  # as a decimal it could be a rounded value
         if value is not None:
-            return written(value)
+            return extraction.written(value)
     return text if re.search(r"[(\[]|\\\{", text) else GROUPS.sub("", text)  # in brackets: a list
 
 

@@ -13,7 +13,8 @@ from bench.artifacts import Message
 from bench.config.rules import DTYPE, Count, Rule, number, one_of, or_null, text
 from bench.errors import BenchError
 from bench.tasks import SPLITS, math_judge
-from bench.tasks.answers import Answers, number_in
+from bench.tasks.answers import Answers
+from bench.tasks.extraction import number_in
 from bench.tasks.files import chat_of, plain, question_of, text_of, to_answer
 from bench.tasks.gold_model import GoldModel, Model
 from bench.tasks.gold_model import answer_of as reference_of

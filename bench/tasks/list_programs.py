@@ -23,22 +23,12 @@ from bench.errors import BenchError
 from bench.sandbox import Job, Limits, canonical, verdicts
 from bench.seeds import generator
 from bench.tasks import Task, wanted_prompts
-from bench.tasks.list_programs_data import (
-    ENTRY,
-    demonstration,
-    drawn,
-    function_of,
-    is_known,
-    known_lines,
-    question,
-    run,
-    tests,
-)
+from bench.tasks import list_programs_data as data
 from bench.tasks.program_tests import from_answer
 from bench.tasks.programs import Isolation
 
 FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
-FUNCTION = re.compile(rf"^\s*def {ENTRY}\b", re.MULTILINE)
+FUNCTION = re.compile(rf"^\s*def {data.ENTRY}\b", re.MULTILINE)
 MOST = {"train": 3000, "validation": 1000, "test": 1000}  # each split holds some more
 CORPUS_VERSION = 1  # raise it when `demonstrations` means something new: policies are pretrained again
 
@@ -84,7 +74,7 @@ class ListPrograms(Task):
 
     def demonstrations(self, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
         """Return `count` pairs (prompt, completion) of the pretraining corpus; well under half of them are right."""
-        return [demonstration(rng) for _ in range(count)]
+        return [data.demonstration(rng) for _ in range(count)]
 
     def program(self, completion: str) -> str:
         """Return the source of f: the first fenced block, or the whole completion; bare lines become a function."""
@@ -92,7 +82,7 @@ class ListPrograms(Task):
         if FUNCTION.search(code):
             return code
         body = "".join(f"    {line}\n" for line in _lines(completion))
-        return f"def {ENTRY}(xs):\n{body}    return xs\n"
+        return f"def {data.ENTRY}(xs):\n{body}    return xs\n"
 
     def job(self, completion: str, answer: str) -> Job:
         return Job(self.program(completion), *_parsed(answer))
@@ -107,10 +97,10 @@ class ListPrograms(Task):
         passed, unknown = dict.fromkeys(cells, False), []
         for completion, answer in passed:
             lines = _lines(completion)
-            if is_known(lines):
+            if data.is_known(lines):
                 _, cases = _parsed(answer)
                 passed[completion, answer] = all(
-                    canonical(run(lines, list(xs))) == canonical(expected) for (xs,), expected in cases
+                    canonical(data.run(lines, list(xs))) == canonical(expected) for (xs,), expected in cases
                 )
             else:
                 unknown.append((completion, answer))
@@ -121,7 +111,7 @@ class ListPrograms(Task):
     def steps_are_true(self, completion: str) -> bool:
         """Return whether every line of the completion is a step that the task knows."""
         lines = _lines(completion)
-        return bool(lines) and all(line in known_lines() for line in lines)
+        return bool(lines) and all(line in data.known_lines() for line in lines)
 
     def extract_answer(self, completion: str) -> str | None:
         """Return a hash of what the program does on fixed lists, as AlphaCode clusters programs (Li et al. 2022).
@@ -129,7 +119,7 @@ class ListPrograms(Task):
         None where that is not known without running the program.
         """
         lines = _lines(completion)
-        return content_hash(function_of(lines)) if is_known(lines) else None
+        return content_hash(data.function_of(lines)) if data.is_known(lines) else None
 
     def path(self, completion: str) -> str | None:
         """Return the program's lines without indentation, e.g. "xs = xs[1:]; xs = sorted(xs)"; None without lines."""
@@ -155,5 +145,5 @@ def _parsed(answer: str) -> tuple:
 def _drawn(split: str, count: int, seed: int) -> list[tuple[str, str]]:
     """`count` questions and their tests; no two questions have the same function."""
     rng = generator(seed, "list_programs", split)
-    programs = itertools.islice(drawn(split, rng), count)
-    return [(question(program), tests(program, rng)) for program in programs]
+    programs = itertools.islice(data.drawn(split, rng), count)
+    return [(data.question(program), data.tests(program, rng)) for program in programs]

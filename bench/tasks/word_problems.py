@@ -19,22 +19,11 @@ from bench.config.rules import Count, PromptCount, Seed, or_null, some_of, whole
 from bench.errors import BenchError
 from bench.seeds import generator
 from bench.tasks import SPLITS, Task, wanted_prompts
-from bench.tasks.word_problems_data import (
-    TEMPLATES,
-    Problem,
-    Template,
-    demonstration,
-    evaluate,
-    in_words,
-    problems,
-    wording,
-    worked,
-    wrongly_worked,
-)
+from bench.tasks import word_problems_data as data
 
 ANSWER = re.compile(r"#### ([0-9]+)\s*\Z")
 EQUATION = re.compile(r"([0-9]+) ([-+*]) ([0-9]+) = ([0-9]+)")
-KINDS = tuple(template.name for template in TEMPLATES)
+KINDS = tuple(template.name for template in data.TEMPLATES)
 CORPUS_VERSION = 1  # raise it when `demonstrations` means something new: policies are pretrained again
 
 
@@ -80,8 +69,8 @@ class WordProblems(Task):
                     f"prompts{' of these templates' if self.templates else ''}; ask for 1 to {held}."
                 )
 
-    def _chosen(self) -> list[Template]:
-        return [template for template in TEMPLATES if self.templates is None or template.name in self.templates]
+    def _chosen(self) -> list[data.Template]:
+        return [template for template in data.TEMPLATES if self.templates is None or template.name in self.templates]
 
     @property
     def key(self) -> str:
@@ -101,7 +90,7 @@ class WordProblems(Task):
 
     def demonstrations(self, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
         """Return `count` pairs (prompt, completion) of the pretraining corpus; about half of them are right."""
-        return [demonstration(rng) for _ in range(count)]
+        return [data.demonstration(rng) for _ in range(count)]
 
     def demonstrations_of(self, prompts: Prompts, *, foreign: float, noise: float, seed: int) -> list[str]:
         """Return [M] a worked solution of each prompt, in the order of the story.
@@ -119,14 +108,14 @@ class WordProblems(Task):
             if problem is None or messages[-1]["content"] != text:
                 raise ValueError(f"prompt {name} is not one of word_problems as it is set, so it has no solution here.")
             stories.append(problem)
-        solutions = [worked(problem, rng) for problem in stories]
+        solutions = [data.worked(problem, rng) for problem in stories]
         slips = round(noise * len(stories))
         for index in rng.permutation(len(stories)):
-            wrong = wrongly_worked(stories[index], answer(stories[index]), rng) if slips else None
+            wrong = data.wrongly_worked(stories[index], answer(stories[index]), rng) if slips else None
             if wrong is not None:
                 solutions[index], slips = wrong, slips - 1
         for index in rng.permutation(len(stories))[: round(foreign * len(stories))]:
-            solutions[index] = in_words(solutions[index])
+            solutions[index] = data.in_words(solutions[index])
         return solutions
 
     def with_hint(self, prompts: Prompts) -> Prompts:
@@ -168,29 +157,29 @@ def _prompts(task: WordProblems, split: str) -> Prompts:
 
 
 @cache
-def _drawn(task: WordProblems, split: str) -> list[tuple[str, str, Problem]]:
+def _drawn(task: WordProblems, split: str) -> list[tuple[str, str, data.Problem]]:
     """Name, text and problem of each prompt."""
     wanted, chosen = wanted_prompts(task, split), task._chosen()
     rng = generator(task.seed, "word_problems", split)
-    left = [_one_per_core(problems(template)[split], rng) for template in chosen]
+    left = [_one_per_core(data.problems(template)[split], rng) for template in chosen]
     shares = np.array([template.share for template in chosen])
     rows = []
     for index in range(wanted):
         open_shares = shares * [bool(queue) for queue in left]
         template = rng.choice(len(chosen), p=open_shares / open_shares.sum())
         problem = left[template].pop()
-        rows.append((f"{split}-{index:04d}-{problem.template.name}", wording(problem, rng), problem))
+        rows.append((f"{split}-{index:04d}-{problem.template.name}", data.wording(problem, rng), problem))
     return rows
 
 
-def answer(problem: Problem) -> int:
+def answer(problem: data.Problem) -> int:
     """Return the result of the problem; all its solutions agree."""
-    values = evaluate(problem.solutions()[0], problem.values())
+    values = data.evaluate(problem.solutions()[0], problem.values())
     assert values is not None
     return values["r"]
 
 
-def _one_per_core(members: tuple[Problem, ...], rng: np.random.Generator) -> list[Problem]:
+def _one_per_core(members: tuple[data.Problem, ...], rng: np.random.Generator) -> list[data.Problem]:
     """One problem of every core, in random order."""
     shuffled = (members[i] for i in rng.permutation(len(members)))
     return list({problem.core: problem for problem in shuffled}.values())
