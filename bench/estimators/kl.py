@@ -13,24 +13,14 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from bench.estimators.arrays import (
-    Sizes,
-    as_equal_floats,
-    as_floats,
-    as_outcomes,
-    as_sizes,
-    check_same_shape,
-    group_starts,
-    sorted_rows,
-    tail_of,
-)
+from bench.estimators import arrays
 from bench.estimators.curves import best_of_n
 
 Estimator: TypeAlias = Literal["jackknife", "plug_in", "beirami", "bound"]
 
 
 def exact_best_of_n_kl(
-    probabilities: np.ndarray, rewards: np.ndarray, n: Sizes, *, continuous: np.ndarray | None = None
+    probabilities: np.ndarray, rewards: np.ndarray, n: arrays.Sizes, *, continuous: np.ndarray | None = None
 ) -> float | np.ndarray:
     """Return the exact KL of Best-of-n from the discrete policy it samples from: Σ Δ log(Δ / P) over reward values.
 
@@ -40,7 +30,7 @@ def exact_best_of_n_kl(
     G(u) = uⁿ [log n + (n − 1) log u − (n − 1)/n], the integral of n uⁿ⁻¹ log(n uⁿ⁻¹).
     Raises ValueError for unequal shapes, NaN, or probabilities that are negative or do not sum to 1.
     """
-    sizes, single = as_sizes("n", n)
+    sizes, single = arrays.as_sizes("n", n)
     mass, spread = _reward_distribution(probabilities, rewards, continuous)
     lower, upper = _distribution_function(mass)
     atoms = ~spread
@@ -50,26 +40,26 @@ def exact_best_of_n_kl(
     return float(values[0]) if single else values
 
 
-def exact_best_of_n_win_rate(probabilities: np.ndarray, rewards: np.ndarray, n: Sizes) -> float | np.ndarray:
+def exact_best_of_n_win_rate(probabilities: np.ndarray, rewards: np.ndarray, n: arrays.Sizes) -> float | np.ndarray:
     """Return the probability that Best-of-n beats a fresh sample of a discrete policy: Σ Δ [F(v−) + P(v)/2].
 
     Ties count half; without ties it is n/(n + 1). Source: Beirami et al. 2024, §5; the extension to ties is ours.
     Arguments and errors as in `exact_best_of_n_kl`.
     """
-    sizes, single = as_sizes("n", n)
+    sizes, single = arrays.as_sizes("n", n)
     lower, upper = _distribution_function(_reward_distribution(probabilities, rewards, None)[0])
     values = np.array([(_power_difference(lower, upper, size) * (lower + upper) / 2).sum() for size in sizes])
     return float(values[0]) if single else values
 
 
-def best_of_n_kl_bound(n: Sizes) -> float | np.ndarray:
+def best_of_n_kl_bound(n: arrays.Sizes) -> float | np.ndarray:
     """Return log n − (n − 1)/n: the KL of Best-of-n where no rewards tie, else an upper bound (Beirami 2024, §3)."""
-    sizes, single = as_sizes("n", n)
+    sizes, single = arrays.as_sizes("n", n)
     bound = np.log(sizes) - (sizes - 1) / sizes
     return float(bound[0]) if single else bound
 
 
-def best_of_n_kl(rewards: np.ndarray, n: Sizes, estimator: Estimator = "jackknife") -> np.ndarray:
+def best_of_n_kl(rewards: np.ndarray, n: arrays.Sizes, estimator: Estimator = "jackknife") -> np.ndarray:
     """Estimate the KL of Best-of-n from the sampler that drew the pool, for each prompt.
 
     - "plug_in": `exact_best_of_n_kl` of the row's empirical distribution; biased, low for a rare success.
@@ -91,10 +81,10 @@ def best_of_n_kl(rewards: np.ndarray, n: Sizes, estimator: Estimator = "jackknif
     estimators = {"plug_in": _plug_in, "jackknife": _jackknife, "beirami": _beirami, "bound": _bound}
     if estimator not in estimators:
         raise ValueError(f"estimator={estimator!r} is not known; it must be one of {', '.join(sorted(estimators))}")
-    rewards = as_floats("rewards", rewards, "[M, N]")
-    sizes, single = as_sizes("n", n, rewards.shape[1])
+    rewards = arrays.as_floats("rewards", rewards, "[M, N]")
+    sizes, single = arrays.as_sizes("n", n, rewards.shape[1])
     values = np.full((len(rewards), len(sizes)), np.nan)
-    for block in sorted_rows(rewards):
+    for block in arrays.sorted_rows(rewards):
         patterns, inverse = np.unique(_group_sizes(block.rewards), axis=0, return_inverse=True)  # [U, V], [R]
         for column, size in enumerate(sizes.tolist()):
             if size <= block.size:
@@ -103,7 +93,7 @@ def best_of_n_kl(rewards: np.ndarray, n: Sizes, estimator: Estimator = "jackknif
 
 
 def best_of_n_kl_from_reference(
-    rewards: np.ndarray, log_ratio: np.ndarray, n: Sizes, estimator: Estimator = "jackknife"
+    rewards: np.ndarray, log_ratio: np.ndarray, n: arrays.Sizes, estimator: Estimator = "jackknife"
 ) -> np.ndarray:
     """Estimate the KL of Best-of-n from a reference other than its sampler, by the chain rule, for each prompt.
 
@@ -113,12 +103,12 @@ def best_of_n_kl_from_reference(
     rewards: [M, N]. log_ratio: [M, N] nats per sequence, log μ − log π₀ of each sample; NaN takes the sample out of
     both terms. n, NaN and errors as in `best_of_n_kl`.
     """
-    rewards, log_ratio = as_equal_floats("[M, N]", rewards=rewards, log_ratio=log_ratio)
+    rewards, log_ratio = arrays.as_equal_floats("[M, N]", rewards=rewards, log_ratio=log_ratio)
     known = np.where(np.isnan(log_ratio), np.nan, rewards)
     return best_of_n_kl(known, n, estimator) + best_of_n(known, n, log_ratio)
 
 
-def best_of_n_kl_sensitivity(correct: np.ndarray, n: Sizes, *, level: float = 0.95) -> np.ndarray:
+def best_of_n_kl_sensitivity(correct: np.ndarray, n: arrays.Sizes, *, level: float = 0.95) -> np.ndarray:
     """Return `best_of_n_kl` with each unsolved prompt at the largest KL that its pool does not exclude.
 
     N failures do not exclude pass rates up to 1 − (1 − level)^(1/N) (Clopper and Pearson 1934). Such a prompt counts
@@ -127,9 +117,9 @@ def best_of_n_kl_sensitivity(correct: np.ndarray, n: Sizes, *, level: float = 0.
 
     correct: [M, N] of 0 and 1. n, NaN and errors as in `best_of_n_kl`.
     """
-    correct = as_outcomes("correct", correct)
-    tail_of(level)
-    sizes, single = as_sizes("n", n, correct.shape[1])
+    correct = arrays.as_outcomes("correct", correct)
+    arrays.tail_of(level)
+    sizes, single = arrays.as_sizes("n", n, correct.shape[1])
     values = best_of_n_kl(correct, sizes)
     scored = (~np.isnan(correct)).sum(axis=1)
     unsolved = (scored > 0) & (np.nansum(correct, axis=1) == 0)
@@ -142,7 +132,7 @@ def best_of_n_kl_sensitivity(correct: np.ndarray, n: Sizes, *, level: float = 0.
     return values[:, 0] if single else values
 
 
-def best_of_n_win_rate(rewards: np.ndarray, n: Sizes) -> np.ndarray:
+def best_of_n_win_rate(rewards: np.ndarray, n: arrays.Sizes) -> np.ndarray:
     """Estimate the probability that Best-of-n beats one more sample of the same prompt, ties counting half.
 
     Unbiased: the mean over all choices of n samples and one opponent among the others, hence n < N. With a samples
@@ -152,14 +142,14 @@ def best_of_n_win_rate(rewards: np.ndarray, n: Sizes) -> np.ndarray:
     rewards: [M, N]. n: an int -> [M], a sequence -> [M, K]; NaN samples count as never drawn, and a row with fewer than
     n + 1 others gives NaN. Raises ValueError as `best_of_n_kl` does, and for n = N.
     """
-    rewards = as_floats("rewards", rewards, "[M, N]")
-    sizes, single = as_sizes("n", n, rewards.shape[1])
+    rewards = arrays.as_floats("rewards", rewards, "[M, N]")
+    sizes, single = arrays.as_sizes("n", n, rewards.shape[1])
     if sizes.max() == rewards.shape[1]:
         raise ValueError(
             f"n={sizes.max()} leaves no opponent among the {rewards.shape[1]} samples; n must be below that"
         )
     values = np.full((len(rewards), len(sizes)), np.nan)
-    for block in sorted_rows(rewards):
+    for block in arrays.sorted_rows(rewards):
         counts = _group_sizes(block.rewards)
         upper = np.cumsum(counts, axis=1)
         for column, size in enumerate(sizes.tolist()):
@@ -175,7 +165,7 @@ def best_of_n_win_rate(rewards: np.ndarray, n: Sizes) -> np.ndarray:
 def _group_sizes(ranked: np.ndarray) -> np.ndarray:
     """Return [R, V]: how many samples share each distinct reward of the sorted ranked [R, C], padded with 0."""
     rows = len(ranked)
-    group = np.cumsum(group_starts(ranked), axis=1) - 1
+    group = np.cumsum(arrays.group_starts(ranked), axis=1) - 1
     width = int(group[:, -1].max()) + 1
     cells = group + width * np.arange(rows)[:, None]
     return np.bincount(cells.ravel(), minlength=rows * width).reshape(rows, width)
@@ -253,14 +243,14 @@ def _reward_distribution(
     probabilities: np.ndarray, rewards: np.ndarray, continuous: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return P [G] and whether it is a stretch [G] by ascending distinct reward, without entries of probability 0."""
-    probabilities, rewards = as_equal_floats("[V]", probabilities=probabilities, rewards=rewards)
+    probabilities, rewards = arrays.as_equal_floats("[V]", probabilities=probabilities, rewards=rewards)
     if not (probabilities >= 0).all() or abs(probabilities.sum() - 1) > 1e-6 or np.isnan(rewards).any():
         raise ValueError(
             f"probabilities {list(probabilities.shape)} must be nonnegative and sum to 1 (they sum to "
             f"{probabilities.sum():.6g}), and rewards must hold no NaN"
         )
     spread = np.zeros(len(rewards), dtype=bool) if continuous is None else np.asarray(continuous, dtype=bool)
-    check_same_shape(rewards=rewards, continuous=spread)
+    arrays.check_same_shape(rewards=rewards, continuous=spread)
     held = probabilities > 0
     values, group = np.unique(rewards[held], return_inverse=True)
     stretches = np.bincount(group, spread[held], len(values)) > 0

@@ -7,15 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.estimators.arrays import (
-    as_equal_floats,
-    as_floats,
-    as_outcomes,
-    check_same_shape,
-    sorted_rows,
-    tail_of,
-    tie_groups,
-)
+from bench.estimators import arrays
 from bench.estimators.bootstrap import RESAMPLES, resampled_means
 from bench.estimators.curves import best_of_n
 from bench.estimators.reward_curve import Overoptimisation, overoptimisation
@@ -46,10 +38,10 @@ class TurningPoint:
 
 def midranks(values: np.ndarray) -> np.ndarray:
     """Return [M, N] ranks from 1 within each row; equal values share their mean rank, NaN stays NaN."""
-    values = as_floats("values", values, "[M, N]")
+    values = arrays.as_floats("values", values, "[M, N]")
     ranks = np.full(values.shape, np.nan)
-    for block in sorted_rows(values):
-        start, size = tie_groups(block.rewards)
+    for block in arrays.sorted_rows(values):
+        start, size = arrays.tie_groups(block.rewards)
         ranks[block.rows[:, None], block.order] = start + (size + 1) / 2
     return ranks
 
@@ -77,10 +69,10 @@ def decidable(proxy: np.ndarray, gold: np.ndarray) -> np.ndarray:
 
 def tie_rate(proxy: np.ndarray) -> np.ndarray:
     """Return [M]: the share of a prompt's pairs of scored completions with equal proxy; NaN with fewer than two."""
-    proxy = as_floats("proxy", proxy, "[M, N]")
+    proxy = arrays.as_floats("proxy", proxy, "[M, N]")
     tied = np.full(len(proxy), np.nan)
-    for block in sorted_rows(proxy):
-        _, size = tie_groups(block.rewards)
+    for block in arrays.sorted_rows(proxy):
+        _, size = arrays.tie_groups(block.rewards)
         pairs = np.full(len(block.rows), block.size * (block.size - 1))
         tied[block.rows] = _ratio((size - 1).sum(axis=1), pairs)
     return tied
@@ -91,7 +83,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
     a, b: [M, N], e.g. the proxy and the length in tokens. A cell that is NaN in either is left out.
     """
-    a, b = as_equal_floats("[M, N]", a=a, b=b)
+    a, b = arrays.as_equal_floats("[M, N]", a=a, b=b)
     missing = np.isnan(a) | np.isnan(b)
     if missing.all():
         return np.full(len(a), np.nan)
@@ -106,7 +98,7 @@ def as_probabilities(proxy: np.ndarray) -> tuple[np.ndarray, str] | None:
     score"), as a Bradley-Terry reward is trained to be, up to a constant for each prompt, which its calibration then
     shows. Other scores, such as lengths, have no reading.
     """
-    proxy = as_floats("proxy", proxy, "[M, N]")
+    proxy = arrays.as_floats("proxy", proxy, "[M, N]")
     low, high = np.nanmin(proxy), np.nanmax(proxy)
     if low >= 0 and high <= 1:
         return proxy, "score"
@@ -140,7 +132,7 @@ def reliability(
             f"probability {list(probability.shape)} holds {np.nanmin(probability):g} to {np.nanmax(probability):g}; "
             "it must lie between 0 and 1"
         )
-    tail = tail_of(level)
+    tail = arrays.tail_of(level)
     cells = ~np.isnan(probability)
     place = np.minimum((probability[cells] * bins).astype(int), bins - 1) + bins * np.nonzero(cells)[0]
     sums = [
@@ -190,9 +182,9 @@ def turning_point(proxy: np.ndarray, gold: np.ndarray, sizes: list[int], rng: np
 
 def _scored(proxy: np.ndarray, gold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return both [M, N] as floats, with NaN in both where either has it."""
-    proxy = as_floats("proxy", proxy, "[M, N]")
-    gold = as_outcomes("gold", gold)
-    check_same_shape(proxy=proxy, gold=gold)
+    proxy = arrays.as_floats("proxy", proxy, "[M, N]")
+    gold = arrays.as_outcomes("gold", gold)
+    arrays.check_same_shape(proxy=proxy, gold=gold)
     missing = np.isnan(proxy) | np.isnan(gold)
     if missing.all():
         raise ValueError(f"proxy and gold {list(proxy.shape)} have no cell with a number in both; one is expected")
