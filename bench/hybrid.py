@@ -67,9 +67,7 @@ def with_demonstrations(
     """
     gated, sampled = 0 < easy_share < 1, hard == "sample" and easy_share < 1
     difficulty.refuse_unfit_parts(
-        parts.task,
-        parts.scoring,
-        parts.prompt_filter,
+        parts,
         fallback=fallback if sampled else "drop",
         solves=gated and easy_by == "probe_solves",
         sampled=sampled,

@@ -201,6 +201,7 @@ def check(
 
     request(row, sampler, ...): make a request for a row of `prompts`. drawn(requests): yield each one's (index, answer,
     token ids, whether they are exact). greedy: the pool needs no seeds. seeded: equal seeds must repeat a completion.
+    tolerance: of the mean absolute difference between the log-probabilities, nats per token.
     """
     weights = [
         request(row, RAW, max_tokens=max_tokens, seed=stream_key(row, "ask a server") % 2**63, logprobs=True)
@@ -208,7 +209,19 @@ def check(
     ]
     drawings = {i: (ids, answer.logprobs if exact else None) for i, answer, ids, exact in drawn(weights)}
     token_ids, logprobs = zip(*(drawings[row] for row in range(len(prompts))), strict=True)
-    check_weights(policy, prompts, token_ids, logprobs, tolerance=tolerance, dtype=dtype, url=url)
+    rows = [row for row, values in enumerate(logprobs) if values]  # None: the server tells none
+    if not rows:
+        say(f"warning: {url} tells no log-probabilities, so whether it holds {policy.path} can't be checked")
+    else:
+        theirs = [np.array(logprobs[row][: len(token_ids[row])]) for row in rows]  # they may leave out the EOS
+        ids = [token_ids[row][: len(values)] for row, values in zip(rows, theirs, strict=True)]
+        ours = token_logprobs(policy, prompts.take(np.array(rows)), ids, dtype=dtype)
+        difference = float(np.abs(np.concatenate(theirs) - np.concatenate(ours)).mean())  # nats per token
+        if not difference <= tolerance:
+            raise BenchError(
+                f"{url} serves another model than {policy.path}: its log-probabilities are {difference:.3f} nats per "
+                f"token away from the policy's, more than generation.logprob_tolerance={tolerance}."
+            )
     if greedy:
         return
     seeds = [
@@ -217,37 +230,6 @@ def check(
     completions = {i: ids for i, _, ids, _ in drawn(seeds * 2 if seeded else seeds)}
     first, second = ([completions.get(i + start, []) for i in range(SEEDS)] for start in (0, SEEDS))
     check_seeds(first, second if seeded else None, url=url)
-
-
-def check_weights(
-    policy: Policy,
-    prompts: Prompts,
-    token_ids: Sequence[list[int]],
-    logprobs: Sequence[list[float] | None],
-    *,
-    tolerance: float,
-    dtype: str,
-    url: str,
-) -> None:
-    """Raise BenchError where the server's log-probabilities differ from the policy's by more than `tolerance`.
-
-    token_ids, logprobs: [M] lists, drawn at temperature 1, top-p 1; nats per token. The difference is the mean over all
-    tokens of its absolute value. `logprobs` may leave out the EOS, and is None where the server tells none.
-    """
-    rows = [row for row, values in enumerate(logprobs) if values]
-    if not rows:
-        say(f"warning: {url} tells no log-probabilities, so whether it holds {policy.path} can't be checked")
-        return
-    scored = Prompts(prompts.id[rows], tuple(prompts.messages[row] for row in rows), prompts.answer[rows])
-    theirs = [np.array(logprobs[row][: len(token_ids[row])]) for row in rows]  # type: ignore[index]
-    ids = [token_ids[row][: len(values)] for row, values in zip(rows, theirs, strict=True)]
-    ours = token_logprobs(policy, scored, ids, dtype=dtype)
-    difference = float(np.abs(np.concatenate(theirs) - np.concatenate(ours)).mean())
-    if not difference <= tolerance:
-        raise BenchError(
-            f"{url} serves another model than {policy.path}: its log-probabilities are {difference:.3f} nats per token "
-            f"away from the policy's, more than generation.logprob_tolerance={tolerance}."
-        )
 
 
 def check_seeds(first: Sequence[list[int]], second: Sequence[list[int]] | None, *, url: str) -> None:

@@ -1,19 +1,19 @@
 """The learnability gate: the probe, which demonstrations are easy, and the samples that other prompts cost."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 
-from bench.artifacts import Completions, Policy, Rewards, Selection, content_hash
+from bench.artifacts import Completions, Policy, Selection, content_hash
 from bench.config.rules import one_of
 from bench.errors import BenchError
 from bench.procedures.parts import Parts
 from bench.scoring import refuse_comparing, refuse_too_low
 from bench.seeds import generator, small_seed
 from bench.selection.cells import CORRECT
-from bench.tasks import Demonstrates, Hints, Task
+from bench.tasks import Demonstrates, Hints
 
 GATES = ("final_nll", "nll_drop", "initial_nll", "probe_solves", "random")
 EasyBy = Annotated[str, one_of(*GATES)]
@@ -126,33 +126,24 @@ def folds_of(prompts: int, folds: int, rng: np.random.Generator) -> np.ndarray:
     return fold
 
 
-def refuse_unfit_parts(
-    task: Task,
-    scoring: Callable[..., Rewards],
-    prompt_filter: Callable[[np.ndarray], np.ndarray],
-    *,
-    fallback: str,
-    solves: bool,
-    sampled: bool,
-    stops: bool,
-) -> None:
+def refuse_unfit_parts(parts: Parts, *, fallback: str, solves: bool, sampled: bool, stops: bool) -> None:
     """BenchError, before any work, for parts that do not fit together.
 
     solves: whether the gate needs greedy samples; sampled: whether hard prompts are sampled; stops: whether sampling
     stops at the first accepted sample.
     """
     if solves:
-        refuse_comparing(scoring, "procedure.easy_by=probe_solves can't judge one sample of a prompt by")
+        refuse_comparing(parts.scoring, "procedure.easy_by=probe_solves can't judge one sample of a prompt by")
     if stops:
-        refuse_comparing(scoring, "procedure.stop_at_first_accept=true can't stop by")
+        refuse_comparing(parts.scoring, "procedure.stop_at_first_accept=true can't stop by")
     if solves or sampled:
-        refuse_too_low(scoring, CORRECT, "procedure=hybrid")
-    if fallback != "drop" and np.isnan(prompt_filter(np.zeros((1, 2)))).all():
+        refuse_too_low(parts.scoring, CORRECT, "procedure=hybrid")
+    if fallback != "drop" and np.isnan(parts.prompt_filter(np.zeros((1, 2)))).all():
         raise BenchError(
             f"procedure.fallback={fallback} is not allowed with this prompt_filter, which leaves out prompts without "
             "an accepted sample, those that a fallback is for: use prompt_filter=all or procedure.fallback=drop."
         )
-    if not isinstance(task, Demonstrates):
-        raise BenchError(f"task={task.name} has no demonstrations, which procedure=hybrid trains on.")
-    if fallback == "rationalise" and not isinstance(task, Hints):
-        raise BenchError(f"procedure.fallback=rationalise is not allowed: task={task.name} can't word a hint.")
+    if not isinstance(parts.task, Demonstrates):
+        raise BenchError(f"task={parts.task.name} has no demonstrations, which procedure=hybrid trains on.")
+    if fallback == "rationalise" and not isinstance(parts.task, Hints):
+        raise BenchError(f"procedure.fallback=rationalise is not allowed: task={parts.task.name} can't word a hint.")

@@ -1,7 +1,7 @@
 """The exact verifier of a task as a scorer: 1 for a correct completion, 0 for a wrong one."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -25,11 +25,7 @@ def verify(
     """
     judged = None
     if task.keeps_verdicts:
-
-        def judge(texts: list[str], answers: list[str]) -> np.ndarray:
-            return np.array(task.are_correct(texts, answers), float)
-
-        judged = _stored(prompts, completions, judge, stage=STAGE, version=VERSION, task=task)
+        judged = _stored(prompts, completions, task.are_correct, stage=STAGE, version=VERSION, task=task)
     value = np.empty(completions.shape)
     for rows, part in completions.shards():
         texts = part.text.ravel().tolist()
@@ -52,7 +48,7 @@ def gold_rewards(prompts: Prompts, completions: Completions, *, task: Task) -> n
 def _stored(
     prompts: Prompts,
     completions: Completions,
-    judge: Callable[[list[str], list[str]], np.ndarray],
+    judge: Callable[[list[str], list[str]], Any],
     *,
     stage: str,
     version: int,
@@ -61,7 +57,7 @@ def _stored(
     """[M, N]: judge(texts, answers) of every completion, kept in the store."""
 
     def score(rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
-        return judge(list(texts), [str(prompts.answer[row]) for row in rows]), {}
+        return np.asarray(judge(list(texts), [str(prompts.answer[row]) for row in rows]), float), {}
 
     settings = {"task": task.judged_by}
     return scored(prompts, completions, score, stage=stage, version=version, settings=settings).value
