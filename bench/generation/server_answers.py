@@ -17,16 +17,13 @@ HELD_BACK = 8  # characters at the end that a server may leave out with a charac
 PLACES = {True: "choices[0].message.content", False: "choices[0].text"}  # of the text, by whether it is a chat
 
 
-def _is_unicode(value: Any) -> bool:
-    return isinstance(value, str) and re.search("[\ud800-\udfff]", value) is None
-
-
 def _is_logprob(value: Any) -> bool:
     """Whether it is a finite number of at most 0, or above it by rounding."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -1e9 < value < 0.01
 
 
-TEXT = Rule(_is_unicode, "a text in Unicode")
+SURROGATE = re.compile("[\ud800-\udfff]")
+TEXT = Rule(lambda value: isinstance(value, str) and SURROGATE.search(value) is None, "a text in Unicode")
 COUNT = Rule(lambda value: whole(0).allows(value) and value < 2**31, "a whole number from 0 to 2147483647")
 OBJECT = Rule(lambda value: isinstance(value, dict), "an object")
 FIRST = Rule(lambda value: whole(0).allows(value) and value == 0, "0, the only one asked for")

@@ -129,7 +129,8 @@ def _counts(results: Results) -> dict[str, float | str]:
         counts["control/train_loss"] = last_epoch_loss(results.policies["control"])
     for arm, outcomes in results.outcomes.items():
         counts[f"{arm}/kl_per_token"] = outcomes.kl_per_token
-        counts[f"{arm}/entropy_per_token"] = _entropy_per_token(outcomes.sampled.completions)
+        sampled = outcomes.sampled.completions
+        counts[f"{arm}/entropy_per_token"] = float(-sampled.logprob.sum() / sampled.length.sum())  # nats
         drawn = outcomes.sampled.gold.shape[1]
         for k in powers_of_two(drawn):
             counts[f"{arm}/majority@{k}_subsets"] = majority_method(drawn, k)
@@ -138,11 +139,6 @@ def _counts(results: Results) -> dict[str, float | str]:
             if verdict is not None:
                 counts |= {f"{arm}/lm_eval/{name}": value for name, value in verdict.metrics.items()}
     return counts
-
-
-def _entropy_per_token(sampled: Completions) -> float:
-    """The sampler's entropy in nats per token: minus the log-probability of all its samples over their tokens."""
-    return float(-sampled.logprob.sum() / sampled.length.sum())
 
 
 def _below_k(cfg: DictConfig, chosen: Selection) -> dict[str, float]:
