@@ -14,18 +14,8 @@ from bench import store
 from bench.artifacts import Completions, Prompts, Selection
 from bench.config.rules import counts_per_prompt
 from bench.estimators.voting import majority_method
-from bench.evaluation.measures import (
-    Measure,
-    along_counts,
-    of_best_of_n,
-    of_pessimism,
-    of_policy,
-    of_sampler,
-    of_soft_best_of_n,
-    of_training,
-    powers_of_two,
-    spread,
-)
+from bench.evaluation import measures as measured
+from bench.evaluation.measures import Measure
 from bench.evaluation.reward_diagnostics import diagnose
 from bench.generation.pool import describe
 from bench.procedures.findings import Results
@@ -44,7 +34,7 @@ SAMPLE_PROMPTS = 20  # samples.parquet has every completion of this many prompts
 def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.Use]) -> dict[str, Any]:
     """Write every record and return the metrics. A folder with metrics.json is complete; checksums.json is last."""
     measures = per_prompt(results, num_completions=cfg.num_completions)
-    along = of_training(results.along_training)
+    along = measured.of_training(results.along_training)
     rows = curves(measures, seed=cfg.seed) + (curves(along, seed=cfg.seed) if along else [])
     scorer_metrics, diagnostics = diagnose(results.best_of_n, seed=cfg.seed)
     task = instantiate(cfg.task, _convert_="all")
@@ -59,7 +49,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         "code": fingerprint(code),
         **_counts(results),
         **{f"task/{name}": count for name, count in task.counts().items()},
-        **along_counts(results.along_training),
+        **measured.along_counts(results.along_training),
         **results.findings.metrics(results, task, uses, seed=cfg.seed),
         **_below_k(cfg, results.selections["tuned"]),
         **scorer_metrics,
@@ -97,12 +87,12 @@ def per_prompt(results: Results, *, num_completions: int) -> dict[Measure, np.nd
     """The values [M] behind every reported mean. Each KL is to the raw base, in nats per sequence."""
     measures: dict[Measure, np.ndarray] = {}
     for arm, outcomes in results.outcomes.items():
-        measures |= of_policy(arm, outcomes)
-    sizes = powers_of_two(num_completions)
-    measures |= of_best_of_n(results.best_of_n, sizes)
-    measures |= of_soft_best_of_n(results.best_of_n, num_completions)
-    measures |= of_pessimism(results.best_of_n, sizes)
-    measures |= of_sampler(results.best_of_n)
+        measures |= measured.of_policy(arm, outcomes)
+    sizes = measured.powers_of_two(num_completions)
+    measures |= measured.of_best_of_n(results.best_of_n, sizes)
+    measures |= measured.of_soft_best_of_n(results.best_of_n, num_completions)
+    measures |= measured.of_pessimism(results.best_of_n, sizes)
+    measures |= measured.of_sampler(results.best_of_n)
     return measures
 
 
@@ -119,7 +109,7 @@ def _counts(results: Results) -> dict[str, float | str]:
         "pool/mean_reward": float(np.nanmean(rewards[:, : drawn.always])),
         "train/loss": last_epoch_loss(results.policies["tuned"]),
         "best_of_n/pool_size": results.best_of_n.proxy.shape[1],
-        "best_of_n/proxy_spread": spread(results.best_of_n.proxy),  # the unit of soft Best-of-n's temperatures
+        "best_of_n/proxy_spread": measured.spread(results.best_of_n.proxy),  # the unit of soft Best-of-n's temperatures
         "best_of_n/prompts_without_correct": float((results.best_of_n.gold.max(axis=1) == 0).mean()),
         "train/prompts": len(results.train),
         "test/prompts": len(results.test),
@@ -132,7 +122,7 @@ def _counts(results: Results) -> dict[str, float | str]:
         sampled = outcomes.sampled.completions
         counts[f"{arm}/entropy_per_token"] = float(-sampled.logprob.sum() / sampled.length.sum())  # nats
         drawn = outcomes.sampled.gold.shape[1]
-        for k in powers_of_two(drawn):
+        for k in measured.powers_of_two(drawn):
             counts[f"{arm}/majority@{k}_subsets"] = majority_method(drawn, k)
         counts |= {f"{arm}/lm_eval/{name}": value for name, value in outcomes.harness_tasks.items()}
         for verdict in (outcomes.harness, *outcomes.transfer.values()):

@@ -25,16 +25,7 @@ from bench import policies
 from bench.artifacts import Policy
 from bench.devices import device, resolve_dtype
 from bench.models import chat, loading
-from bench.speed.measure import (
-    Cost,
-    Printout,
-    children_of_this_process,
-    option_parser,
-    reset_peak,
-    resident,
-    timed,
-    write_csv,
-)
+from bench.speed import measure as measuring
 from bench.speed.random_llama import random_policy
 from bench.speed.sampling_ways import WAYS, SamplingWork, Way, close_vllm, open_ways
 from bench.store import Store, using
@@ -46,7 +37,7 @@ class Turn:
     """One turn of a way at the work."""
 
     tokens: int
-    cost: Cost
+    cost: measuring.Cost
 
     def rate(self, measure: str) -> float:
         """Tokens per second; measure: cpu or wall."""
@@ -54,7 +45,7 @@ class Turn:
 
 
 def main(arguments: list[str]) -> None:
-    parser = option_parser("generation", __doc__)
+    parser = measuring.option_parser("generation", __doc__)
     parser.add_argument("--policy", help="a folder; default: the embedded policy, from the store or pretrained now")
     parser.add_argument("--layers", type=int, help="layers of a randomly initialised Llama in place of a policy")
     parser.add_argument("--hidden", type=int, default=1024, help="its hidden size")
@@ -98,7 +89,7 @@ def main(arguments: list[str]) -> None:
             _greedy(SamplingWork(prompts, 1, 0.0, 1.0, options.max_new_tokens), ways)
         if "vllm" in ways:
             close_vllm()
-    write_csv(options.csv, records)
+    measuring.write_csv(options.csv, records)
 
 
 def _policy(options: argparse.Namespace, scratch: Path) -> Policy:
@@ -119,7 +110,7 @@ def _compare(
     for seed in range(1, repeats + 1):
         lengths = []
         for name, way in ways.items():
-            rows, cost = timed(partial(way, work, seed), children=name == "vllm")
+            rows, cost = measuring.timed(partial(way, work, seed), children=name == "vllm")
             lengths.append([len(row) for row in rows])
             turns[name].append(Turn(sum(lengths[-1]), cost))
         turns["floor"].append(_floor(model, prompt_tokens, len(work.prompts), np.array(lengths[0])))
@@ -149,7 +140,7 @@ def _show(turns: dict[str, list[Turn]], memory: dict[str, float], measure: str) 
     """Print the table. Ratios are of tokens per CPU-second, on a GPU of tokens per second."""
     reference = "generate" if "generate" in turns else "floor"
     columns = {"tokens per second": 27, "tokens per CPU-second": 30, f"x {reference}": 21, "of the floor": 14}
-    table = Printout(10, {**columns, "peak memory": 13})
+    table = measuring.Printout(10, {**columns, "peak memory": 13})
     for name, own in turns.items():
         ratios = [turn.rate(measure) / base.rate(measure) for turn, base in zip(own, turns[reference], strict=True)]
         shares = [turn.rate(measure) / base.rate(measure) for turn, base in zip(own, turns["floor"], strict=True)]
@@ -192,7 +183,7 @@ def _floor(model: Any, prompt_tokens: int, prompts: int, lengths: np.ndarray) ->
                 for matrix, is_head in matrices:
                     torch.mm(room[matrix.shape[0]][: last if is_head else inner], matrix)
 
-    return Turn(int(lengths.sum()), timed(products)[1])
+    return Turn(int(lengths.sum()), measuring.timed(products)[1])
 
 
 def _peak_memory(run: Callable[[], Any], *, children: bool) -> float:
@@ -214,8 +205,8 @@ def _peak_memory(run: Callable[[], Any], *, children: bool) -> float:
         return float("nan")
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # else memory that earlier ways freed would be used again unseen
-    reset_peak()
-    before = resident("VmRSS")
+    measuring.reset_peak()
+    before = measuring.resident("VmRSS")
     run()
-    own = resident("VmHWM") - before
-    return own + sum(child.memory_info().rss for child in (children_of_this_process() if children else []))
+    own = measuring.resident("VmHWM") - before
+    return own + sum(child.memory_info().rss for child in (measuring.children_of_this_process() if children else []))
