@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from drawing import EOS
 from hypothesis import settings
+from sandbox_attacks import skip_where_it_may_not
 from sharing import Finished, Shared, shared_folder
 
 from bench import policies
@@ -123,3 +124,23 @@ def stopping_policy(random_policy: Policy, shared: Shared) -> Policy:
 def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What transformers copies of models' own code lies in the test's folder."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    """A folder in which the jobs of a test leave notes."""
+    path = tmp_path / "desk"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests are tried again at once."""
+    monkeypatch.setattr("bench.generation.http_client.FIRST_PAUSE", 0.01)
+
+
+@pytest.fixture(scope="session")
+def isolation() -> None:
+    """Where programs can be isolated; else the tests are skipped."""
+    skip_where_it_may_not("auto")

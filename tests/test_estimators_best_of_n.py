@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from selecting import rng
 
 from bench.estimators.curves import best_of_n, distinct_at_k, fit_coverage, median_of_n, pass_at_k
 from bench.estimators.soft import pessimism_of_n, pessimistic_weights, soft_best_of_n
@@ -14,10 +15,6 @@ from bench.estimators.voting import majority_at_k, majority_method, subset_metho
 from bench.selection import pessimism
 
 NAN = float("nan")
-
-
-def rng(seed: int = 0) -> np.random.Generator:
-    return np.random.default_rng(seed)
 
 
 # Each estimator with its value on one subset: proxy [n], gold [n], answers [n]. The right answer is "a".

@@ -4,6 +4,7 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
+from selecting import rng
 
 from bench.estimators.bootstrap import RESAMPLES, Bootstrap, bootstrap_interval, normal_cdf
 from bench.estimators.uncertainty import (
@@ -15,10 +16,6 @@ from bench.estimators.uncertainty import (
     unpaired_difference,
 )
 from bench.reporting.contrasts import contrast
-
-
-def rng(seed=0):
-    return np.random.default_rng(seed)
 
 
 def test_verdicts():

@@ -2,15 +2,12 @@
 
 import numpy as np
 import pytest
+from selecting import rng
 
 from bench.estimators.reward_curve import Fit, fit_best_of_n, fit_interval, overoptimisation, peak
 
 KL = np.array([0.0, 0.2, 0.6, 1.2, 2.0, 3.0])
 D = np.sqrt(KL)
-
-
-def rng(seed=0):
-    return np.random.default_rng(seed)
 
 
 def test_known_coefficients_come_back():

@@ -5,16 +5,13 @@ import math
 
 import numpy as np
 import pytest
+from selecting import rng
 
 from bench.estimators.curves import best_of_n
 from bench.estimators.kl import best_of_n_kl
 from bench.estimators.soft import estimate_soft_best_of_n, soft_best_of_n
 
 NAN = float("nan")
-
-
-def rng(seed: int = 0) -> np.random.Generator:
-    return np.random.default_rng(seed)
 
 
 def enumerated(rewards: list[float], probability: list[float], n: int, temperature: float) -> np.ndarray:

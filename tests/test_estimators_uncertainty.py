@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from selecting import rng
 
 from bench.estimators.bootstrap import (
     bootstrap_interval,
@@ -18,10 +19,6 @@ from bench.estimators.bootstrap import (
 )
 from bench.estimators.power import expected_maximum, prompts_needed, winners_curse
 from bench.estimators.training_seeds import ratio_over_seeds, seed_interval
-
-
-def rng(seed=0):
-    return np.random.default_rng(seed)
 
 
 def test_t_distribution_has_the_values_of_the_tables():

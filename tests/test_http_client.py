@@ -13,10 +13,7 @@ from bench.errors import BenchError
 from bench.generation import http_client, http_transport
 from bench.generation.http_client import RefusedError, UnavailableError, get, post_all
 
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch):
-    monkeypatch.setattr(http_client, "FIRST_PAUSE", 0.01)
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 def once(first, then=(200, {"ok": True})):

@@ -58,13 +58,6 @@ class StubJob(launch.CellJob):
         return launch.Outcome((f"{self.label} has ended",))
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Path:
-    path = tmp_path / "desk"
-    path.mkdir()
-    return path
-
-
 def stubs(desk: Path, *labels: str) -> list[StubJob]:
     return [StubJob(label, desk / "runs" / label, {}, desk, (), desk) for label in labels]
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sandbox_attacks import skip_where_it_may_not
 
 from bench.errors import BenchError
 from bench.evaluation.harness import harness
@@ -29,12 +28,7 @@ from bench.tasks.list_programs_data import (
 )
 from bench.tasks.program_tests import from_answer, to_answer
 
-
-@pytest.fixture(scope="module", autouse=True)
-def isolation() -> None:
-    skip_where_it_may_not("auto")
-
-
+pytestmark = pytest.mark.usefixtures("isolation")
 SPLITS = ("train", "validation", "test")
 task = ListPrograms()
 WORDS = {step.words: index for index, step in enumerate(STEPS)}

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import fixtures_tasks as made
 import pytest
-from sandbox_attacks import skip_where_it_may_not
 from sharing import composed
 
 from bench.config import checks
@@ -15,10 +14,7 @@ from bench.tasks.jsonl import Jsonl
 from bench.tasks.mbpp import Mbpp
 from bench.tasks.program_tests import entry_of, prepared
 
-
-@pytest.fixture(scope="module", autouse=True)
-def isolation() -> None:
-    skip_where_it_may_not("auto")
+pytestmark = pytest.mark.usefixtures("isolation")
 
 
 @pytest.mark.parametrize(

@@ -10,19 +10,14 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sandbox_attacks import skip_where_it_may_not
 
 from bench.sandbox import Job, Limits, Sandbox, verdicts
 from bench.tasks.program_tests import prepared
 from bench.tasks.programs import Programs, answer_of
 
+pytestmark = pytest.mark.usefixtures("isolation")
 DOUBLES = "def f(x):\n    return 2 * x"
 LIMITS = Limits(cpu_seconds=1, wall_seconds=2, memory_megabytes=256)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def isolation() -> None:
-    skip_where_it_may_not("auto")
 
 
 def outcomes(pairs: list[tuple[str, str]], *, isolation: str = "auto", limits: Limits = LIMITS) -> list[str]:

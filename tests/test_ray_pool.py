@@ -105,13 +105,6 @@ def two_nodes(cluster: Cluster) -> Cluster:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Path:
-    path = tmp_path / "desk"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
 def prompts() -> Prompts:
     names = [f"p{i}" for i in range(2 * SHARDS)]
     return Prompts(np.array(names), tuple(({"role": "user", "content": name},) for name in names), np.array(names))

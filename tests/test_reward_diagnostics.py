@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from selecting import rng
 from texts import pool_of
 
 from bench.estimators.reward_diagnostics import (
@@ -28,10 +29,6 @@ from bench.reporting.files import write_figure
 from bench.reporting.groups import Group
 
 NAN = float("nan")
-
-
-def rng(seed=0):
-    return np.random.default_rng(seed)
 
 
 def random_pool(seed, rows=40, columns=9):

@@ -12,19 +12,14 @@ from texts import pool_of, prompts_of, row_by_row
 
 from bench.config import checks
 from bench.errors import BenchError
-from bench.generation import http_client
 from bench.scoring import judge as module
 from bench.scoring.judge import judge, marked, question, verdict_by_field, verdict_by_pattern
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
 NAN = float("nan")
 PROMPTS = prompts_of(["What is 2 + 2?", "What is 1 + 2?"], ["4", "3"])
 POOL = pool_of([["good", "bad", "good"], ["bad", "rambling", "wild"]])
 REPLIES = {"good": "It holds.\nScore: 9", "bad": "No.\n**Score: 2.5**", "rambling": "Who knows?", "wild": "Score: 11"}
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch):
-    monkeypatch.setattr(http_client, "FIRST_PAUSE", 0.01)
 
 
 def chat(content, **choice):

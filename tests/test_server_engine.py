@@ -21,12 +21,8 @@ from bench.models import chat, loading
 from bench.models.logprobs import token_logprobs
 from bench.store import Store, using
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
 CONF = Path(__file__).resolve().parent.parent / "conf"
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch):
-    monkeypatch.setattr(http_client, "FIRST_PAUSE", 0.01)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import functools
 
 import numpy as np
 import pytest
-from sandbox_attacks import skip_where_it_may_not
 from texts import pool_of, prompts_of
 
 from bench.__main__ import main
@@ -19,12 +18,7 @@ from bench.tasks.list_programs import ListPrograms
 from bench.tasks.program_tests import from_answer, to_answer
 from bench.tasks.word_problems import WordProblems
 
-
-@pytest.fixture(scope="module", autouse=True)
-def isolation() -> None:
-    skip_where_it_may_not("auto")
-
-
+pytestmark = pytest.mark.usefixtures("isolation")
 TASK = ListPrograms(test_prompts=2)
 PROMPTS = prompts_of(
     ["Reverse the list.", "Double them."],
