@@ -13,9 +13,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from bench.estimators.distributions import t_quantile
 
-from bench.estimators.bootstrap import bootstrap_interval, resampled_means, simultaneous_band
+from bench.estimators.bootstrap import bootstrap_interval, resampled_means, simultaneous_band, t_quantile
 from bench.estimators.curves import best_of_n, pass_at_k
 from bench.estimators.kl import best_of_n_kl, best_of_n_kl_bound
 from bench.estimators.training_seeds import seed_interval
