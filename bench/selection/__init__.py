@@ -25,27 +25,7 @@ from bench.selection.ranking import (
 )
 from bench.selection.similarity import mbr, self_consistency
 
-__all__ = [
-    "Selection",
-    "all_correct",
-    "balanced",
-    "decidable_only",
-    "distinct_correct",
-    "every_prompt",
-    "kl_regularised",
-    "matched_random",
-    "mbr",
-    "pessimism",
-    "quantile",
-    "random_k_overall",
-    "random_per_prompt",
-    "rso",
-    "self_consistency",
-    "shortest_correct",
-    "softmax",
-    "threshold",
-    "top_k_overall",
-    "top_k_per_prompt",
-    "top_per_prompt",
-    "worst_per_prompt",
-]
+__all__ = ["Selection", "all_correct", "balanced", "decidable_only", "distinct_correct", "every_prompt"]
+__all__ += ["kl_regularised", "matched_random", "mbr", "pessimism", "quantile", "random_k_overall"]
+__all__ += ["random_per_prompt", "rso", "self_consistency", "shortest_correct", "softmax", "threshold"]
+__all__ += ["top_k_overall", "top_k_per_prompt", "top_per_prompt", "worst_per_prompt"]

@@ -38,26 +38,8 @@ from bench.store.files import (
     write_durably,
 )
 
-__all__ = [
-    "MANIFEST",
-    "Address",
-    "DamagedArtifactError",
-    "Finder",
-    "MissingError",
-    "Store",
-    "Use",
-    "atomically",
-    "check",
-    "current",
-    "in_use",
-    "lineage",
-    "lock_file",
-    "stage",
-    "unique",
-    "using",
-    "walk",
-    "write_durably",
-]
+__all__ = ["MANIFEST", "Address", "DamagedArtifactError", "Finder", "MissingError", "Store", "Use", "atomically"]
+__all__ += ["check", "current", "in_use", "lineage", "lock_file", "stage", "unique", "using", "walk", "write_durably"]
 
 PATIENCE = 5.0  # seconds that a process waits for another one before it says so
 T = TypeVar("T")
