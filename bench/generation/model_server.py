@@ -21,6 +21,11 @@ from bench.progress import say
 from bench.seeds import stream_key
 
 PATHS = {"completions": "/completions", "chat": "/chat/completions"}  # of a URL that ends in /v1, by endpoint
+PROMPTS = 8  # that `check` asks for: one completion of each tells whether the weights are the policy's
+SEEDS = 8  # each draws one completion twice, of one prompt
+HOT = 2.0  # temperature of those completions: even a sure policy then draws other tokens with another seed
+TOKENS = 16  # per completion
+ALIKE = 2  # first tokens that make two completions alike: later tokens may differ by rounding in 16 bits
 MODELS = Rule(
     lambda listed: (
         isinstance(listed, dict)
@@ -175,13 +180,6 @@ def parse(answer: Any, request: CompletionRequest, *, model: str | None, endpoin
             "generation.endpoint=completions, or serve the policy's chat template."
         )
     return found
-
-
-PROMPTS = 8  # one completion of each tells whether the weights are the policy's
-SEEDS = 8  # each draws one completion twice, of one prompt
-HOT = 2.0  # temperature of those completions: even a sure policy then draws other tokens with another seed
-TOKENS = 16  # per completion
-ALIKE = 2  # first tokens that make two completions alike: later tokens may differ by rounding in 16 bits
 
 
 def check(

@@ -17,6 +17,11 @@ from bench.progress import say
 
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")  # weights in other formats can run code when read
 COMMIT = re.compile(r"[0-9a-f]{40}")
+DESCRIBED = ("config.json", "generation_config.json", "tokenizer_config.json", "adapter_config.json")
+INDEX = "model.safetensors.index.json"
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")  # [vocabulary, width]
+FLOATS = ("F64", "F32", "F16", "BF16")
+LARGEST_HEADER = 100_000_000  # bytes, the format's own limit
 
 
 class Asking(NamedTuple):
@@ -84,7 +89,7 @@ def named_by(folder: Path) -> tuple[str, str] | None:
 def _check_weights(folder: Path, where: str, asking: Asking) -> None:
     if not (folder / "config.json").is_file():
         raise BenchError(f"{where} holds no config.json in {folder}: it is no model that transformers can load.")
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     expected = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
     missing = sorted(name for name in expected if not (folder / name).is_file())
     if not missing:
@@ -95,13 +100,6 @@ def _check_weights(folder: Path, where: str, asking: Asking) -> None:
             f"revision that has them, or convert it (save_pretrained) and {asking.instead}."
         )
     raise BenchError(f"{where} is not complete in {folder}: {missing[0]} is missing; run once with a network.")
-
-
-DESCRIBED = ("config.json", "generation_config.json", "tokenizer_config.json", "adapter_config.json")
-INDEX = "model.safetensors.index.json"
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")  # [vocabulary, width]
-FLOATS = ("F64", "F32", "F16", "BF16")
-LARGEST_HEADER = 100_000_000  # bytes, the format's own limit
 
 
 def check_folder(folder: Path, files: list[Path], *, setting: str, code: bool) -> None:

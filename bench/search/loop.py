@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from optuna import Study
 
 LOOKS = "looks at test"  # attribute of a study: which runs were chosen for test, and after how many trials
+LOCK = "search.lock"
+Launch = Callable[[Sequence[Sequence[str]]], None]  # runs cells, each given by its overrides; returns when they ended
 
 
 @dataclass(frozen=True)
@@ -143,9 +145,6 @@ def per_prompt(run: Run, name: str) -> np.ndarray:
 
 if TYPE_CHECKING:
     from optuna import Study
-
-LOCK = "search.lock"
-Launch = Callable[[Sequence[Sequence[str]]], None]  # runs cells, each given by its overrides; returns when they ended
 
 
 def run(search: Search, launch: Launch) -> None:

@@ -19,6 +19,9 @@ from bench.store import DamagedArtifactError, check, walk
 from bench.sweeps.cells import Cell, State, state
 from bench.sweeps.rehearsal import Record, rehearse
 
+JUDGING = ("divergence_samples", "lm_eval_exact_match")  # stages that an evaluation takes
+PRETRAINING = "pretrain"  # left out of a sweep's cost: nobody would pretrain the base once per cell
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -63,10 +66,6 @@ def _rehearsed(cell: Cell) -> Record:
     record = Record()
     rehearse(cell.config, cell.parts, record)
     return record
-
-
-JUDGING = ("divergence_samples", "lm_eval_exact_match")  # stages that an evaluation takes
-PRETRAINING = "pretrain"  # left out of a sweep's cost: nobody would pretrain the base once per cell
 
 
 def summary(cells: Sequence[Cell]) -> str:

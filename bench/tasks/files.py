@@ -18,6 +18,13 @@ from bench.errors import BenchError, first_line
 Row = dict[str, Any]
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 PACKED = ".gz"
+# the names that data sets give the three roles
+ROLES = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "model"), "assistant"),
+}
+CHATS = ("messages", "conversations", "conversation")  # the names that data sets give a chat
 
 
 def kind(file: Path) -> str:
@@ -145,15 +152,6 @@ def _refuse_twice(names: list[str], where: str) -> None:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise BenchError(f"{where} has the field {twice!r} twice; give each field a name of its own.")
-
-
-# the names that data sets give the three roles
-ROLES = {
-    **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(("user", "human"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "model"), "assistant"),
-}
-CHATS = ("messages", "conversations", "conversation")  # the names that data sets give a chat
 
 
 class UnreadableError(BenchError):
