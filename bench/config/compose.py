@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import difflib
 import importlib
 import re
 import sys
@@ -15,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from bench.errors import BenchError
+from bench.errors import BenchError, did_you_mean
 
 BENCH = Path(__file__).resolve().parents[1]
 CONF = str(BENCH.parent / "conf")
@@ -135,6 +134,35 @@ class Composer:
         return cfg
 
 
+def choices(overrides: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Group -> its choices -> the first line of the comment in the choice's file.
+
+    overrides: a command line, whose hydra.searchpath may add choices of the user's own.
+    """
+    folders = [CONF]
+    if overrides:
+        from hydra import compose
+        from hydra.core.global_hydra import GlobalHydra
+
+        with understood(overrides), composing(CONF):
+            compose("config", list(overrides))
+            sources = GlobalHydra.instance().config_loader().get_sources()
+        folders = [source.path for source in sources if source.scheme() == "file"]
+    files = [path for folder in folders for part in ("*", "hydra/*") for path in Path(folder).glob(f"{part}/*.yaml")]
+    listed: dict[str, dict[str, str]] = {}
+    for path in sorted(files):
+        group = f"hydra/{path.parent.name}" if path.parent.parent.name == "hydra" else path.parent.name
+        lines = [line for line in path.read_text().splitlines()[:2] if not line.startswith("# @package")]
+        listed.setdefault(group, {})[path.stem] = lines[0][2:] if lines and lines[0].startswith("# ") else ""
+    return listed
+
+
+def defaults() -> dict[str, tuple[str, str]]:
+    """Group -> the default choice, and what the group decides: the comment beside it in conf/config.yaml."""
+    line = re.compile(r"^  - (?:override )?([\w/]+): (\w+) # (.*)$", re.MULTILINE)
+    return {group: (choice, words) for group, choice, words in line.findall(Path(CONF, "config.yaml").read_text())}
+
+
 def explain_composition(error: Exception, conf: Path, arguments: Sequence[str]) -> str:
     """What is wrong, where, and what is allowed. conf: the configuration folder; arguments: the command line."""
     from hydra.errors import OverrideParseException
@@ -161,7 +189,8 @@ def explain_composition(error: Exception, conf: Path, arguments: Sequence[str]) 
         allowed = re.findall(r"^\t(\S+)$", listing, re.MULTILINE)
         if found[1] == LAUNCHERS:
             allowed = sorted(path.stem for path in (conf / LAUNCHERS).glob("*.yaml"))
-        return f"{found[1]}={found[2]} does not exist; {found[1]} can be {', '.join(allowed) or 'left out only'}."
+        near = did_you_mean(found[2], allowed) or ";"
+        return f"{found[1]}={found[2]} does not exist{near} {found[1]} can be {', '.join(allowed) or 'left out only'}."
     if text.startswith("Ambiguous value"):
         return f"{text.splitlines()[0]}: several values are a sweep, which needs -m (python -m bench -m ...)."
     lines = [line.strip() for line in text.replace("full_key: ", "setting: ").splitlines()]
@@ -212,9 +241,9 @@ def _near(key: str, conf: Path, arguments: Sequence[str]) -> str:
             known = list(_flatten(OmegaConf.to_container(compose("config", [c for c in choices if "," not in c]))))
     except (HydraException, OmegaConfBaseException, ValueError):  # the choices are wrong, too
         return ""
-    groups = [path.relative_to(conf).as_posix() for path in conf.rglob("*") if path.is_dir()]
-    close = difflib.get_close_matches(key, [*known, *groups], n=1, cutoff=0.7)
-    return f"; did you mean {close[0]}?" if close else ""
+    groups = [path.relative_to(conf).as_posix() for path in conf.glob("**/*/")]
+    same = [name for name in known if name.rpartition(".")[2] == key]  # given without the part that it belongs to
+    return did_you_mean(key, [*known, *groups], cutoff=0.7) or did_you_mean(f".{key}", same, cutoff=0.0)
 
 
 def _known_keys(conf: Path) -> Iterator[str]:

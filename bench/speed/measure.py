@@ -12,20 +12,21 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from bench.errors import CommandLine
+
 T = TypeVar("T")
 
 
-class Help(argparse.ArgumentDefaultsHelpFormatter):
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Show each option's default, where it has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default is None else super()._get_help_string(action)
 
 
-def option_parser(name: str, docstring: str) -> argparse.ArgumentParser:
+def option_parser(name: str, docstring: str) -> CommandLine:
     """A parser for the benchmark of this name and module docstring."""
-    description = docstring.splitlines()[0]
-    return argparse.ArgumentParser(f"python -m bench.speed {name}", description=description, formatter_class=Help)
+    return CommandLine(f"python -m bench.speed {name}: {docstring}", Help)
 
 
 @dataclass(frozen=True)
