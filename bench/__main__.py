@@ -49,6 +49,10 @@ if TYPE_CHECKING:
 
 
 ANSWERS = ("hydra_help", "info", "cfg", "shell_completion")  # options that run nothing
+OTHER_GROUPS = {  # those that conf/config.yaml does not list
+    "hydra/launcher": ("local", "where the cells of a sweep run"),
+    "hydra/sweeper": ("null", "a search in place of a grid"),
+}
 OTHER_CONFIGURATIONS = ("config_name", "config_path", "config_dir")
 
 _failed: list[Exception] = []  # what ended the experiment and is no mistake in the input
@@ -86,7 +90,8 @@ def main() -> None:
     with explained(arguments.overrides):
         several = arguments.multirun or any(override.startswith("sweep=") for override in arguments.overrides)
         if arguments.help:
-            print(printable(overview(arguments.overrides)))
+            own = [f"hydra.searchpath=[file://{os.path.abspath(arguments.config_dir)}]"] if arguments.config_dir else []
+            print(printable(overview([*arguments.overrides, *own])))
         elif any(getattr(arguments, name) for name in ANSWERS + OTHER_CONFIGURATIONS):
             with understood(arguments.overrides):
                 experiment()
@@ -107,12 +112,13 @@ def overview(overrides: Sequence[str]) -> str:
         if name != BENCH.name and '\nif __name__ == "__main__":' in (source := file.read_text()):
             first_line = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
             commands[f"python -m bench.{name}"] = first_line.removeprefix(f"python -m bench.{name}: ")
-    known = {"hydra/launcher": ("", "where the cells of a sweep run"), "hydra/sweeper": ("", "instead of a grid")}
-    lines = [str(__doc__).strip(), "", "other commands, each with --help:", *_listed(commands), "", "choices:"]
-    for group, names in choices(overrides).items():
-        default, purpose = {**known, **defaults()}.get(group, ("", ""))
-        lines += ["", f"{group}=NAME{f', {purpose}' if purpose else ''}{f' (default: {default})' if default else ''}"]
-        lines += _listed(names)
+    lines = [str(__doc__).strip(), "", "other commands, each with --help:", *_listed(commands)]
+    lines += ["", "choices of each group (group=NAME), from conf/:"]
+    groups, known = choices(overrides), {**defaults(), **OTHER_GROUPS}
+    for group in sorted(groups, key=[*known, *sorted(groups)].index):
+        default, purpose = known.get(group, ("null", "a group of your own"))
+        lines += ["", f"{group}: {purpose}{'' if default == 'null' else f' (default: {default})'}"]
+        lines += _listed(groups[group])
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""python -m bench.status: which cells of a sweep are done, running, failed or missing, and the time left.
+"""python -m bench.status: print which cells of a sweep are done, running, failed or missing, and the time left.
 
 Give the settings that started the sweep. Nothing is run.
 

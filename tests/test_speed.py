@@ -37,7 +37,7 @@ def test_an_unknown_benchmark_is_one_sentence():
         [sys.executable, "-m", "bench.speed", "nothing"], capture_output=True, text=True, check=False
     )
     assert result.returncode == 1
-    assert result.stderr.startswith("python -m bench.speed needs one of ")
+    assert result.stderr.startswith("error: NAME=nothing is not allowed: it must be one of cli, estimators, ")
     assert "estimators" in result.stderr
 
 

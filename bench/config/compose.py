@@ -67,7 +67,7 @@ def understood(overrides: Sequence[str]) -> Iterator[None]:
             raise BenchError(malformed)
     try:
         yield
-    except BenchError:
+    except (BenchError, BrokenPipeError):
         raise
     except Exception as error:  # what malformed settings raise in Hydra's parsers and OmegaConf is of many kinds
         raise BenchError(explain_composition(error, Path(CONF), overrides)) from error
@@ -142,12 +142,10 @@ def choices(overrides: Sequence[str]) -> dict[str, dict[str, str]]:
     folders = [CONF]
     if overrides:
         from hydra import compose
-        from hydra.core.global_hydra import GlobalHydra
 
         with understood(overrides), composing(CONF):
-            compose("config", list(overrides))
-            sources = GlobalHydra.instance().config_loader().get_sources()
-        folders = [source.path for source in sources if source.scheme() == "file"]
+            sources = compose("config", list(overrides), return_hydra_config=True).hydra.runtime.config_sources
+        folders = [source.path for source in sources if source.schema == "file"]
     files = [path for folder in folders for part in ("*", "hydra/*") for path in Path(folder).glob(f"{part}/*.yaml")]
     listed: dict[str, dict[str, str]] = {}
     for path in sorted(files):

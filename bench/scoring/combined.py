@@ -1,4 +1,4 @@
-"""A weighted sum of scorers, each first brought to a common scale.
+r"""A weighted sum of scorers, each first brought to a common scale.
 
     python -m bench scoring=combined                                               the verifier; brevity breaks ties
     python -m bench scoring=combined scoring.parts.length.weight=0.5               another weight
