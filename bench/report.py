@@ -102,7 +102,7 @@ def _source(options: Mapping[str, str], words: Sequence[str]) -> Source:
 
 
 def _from_overrides(overrides: Sequence[str]) -> Source:
-    """The cells of a sweep, or what a search came to."""
+    """The cells of a sweep, or the result of a search."""
     from bench import search
     from bench.config.compose import CONF
     from bench.sweeps.cells import cells

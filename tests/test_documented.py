@@ -11,6 +11,7 @@ import re
 import runpy
 import shlex
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ import pytest
 from sharing import CONF, composed
 
 from bench import __main__ as command
-from bench import report, size
+from bench import report, search, size
 from bench.config.compose import choices, defaults
 from bench.errors import CommandLine
 from bench.reporting import figure_settings
@@ -78,6 +79,13 @@ class ParsedError(Exception):
     """A command line is right."""
 
 
+def run(module: str) -> None:
+    """Run `python -m module` in this process, which may have imported it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
+        runpy.run_module(f"{module}.__main__" if (ROOT / module.replace(".", "/")).is_dir() else module, {}, "__main__")
+
+
 @pytest.fixture
 def words(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A function that parses a command line by the command's own parser and returns its settings and folders."""
@@ -97,18 +105,12 @@ def words(monkeypatch: pytest.MonkeyPatch) -> Any:
             with pytest.raises(ParsedError):
                 importlib.import_module(f"bench.speed.{arguments[0]}").main(arguments[1:])
             return []
-        monkeypatch.setattr(sys, "argv", [module, *map(store_option, arguments)])
+        monkeypatch.setattr(sys, "argv", [module, *arguments])
         with pytest.raises(ParsedError):
-            runpy.run_module(
-                f"{module}.__main__" if (ROOT / module.replace(".", "/")).is_dir() else module, {}, "__main__"
-            )
+            run(module)
         return getattr(parsed[-1], "words", [])
 
     return parse
-
-
-def store_option(word: str) -> str:
-    return word if word.startswith(("store=", "outputs=")) else word
 
 
 @pytest.mark.parametrize(("module", "arguments"), SHOWN, ids=[" ".join(each) for each in SHOWN])
@@ -138,7 +140,7 @@ def test_a_command_that_is_shown_is_right(module, arguments, words, monkeypatch,
     if any(word.startswith("sweep=") for word in settings) and not swept:  # other tests expand sweeps
         assert composed(*settings).name
     else:
-        assert cells(settings, str(CONF))
+        assert cells(settings, str(CONF)) or search.read(settings, str(CONF))
 
 
 def test_there_are_commands_of_every_kind():
@@ -153,6 +155,9 @@ def test_every_line_that_is_a_command_is_tried(page):
         plain = re.sub(r"^(?:[A-Z_]+=\S+ )*", "", line)
         if COMMAND.match(plain):
             continue
+        if script := re.match(r"(?:\S*/)?python (\S+\.py)", plain):
+            runpy.run_path(str(ROOT / script[1]))  # its imports; what it does stands under __main__
+            continue
         (file, word), *_ = [where for start, where in ELSEWHERE.items() if plain.startswith(start)] or [("", "")]
         assert file, f"no test tries {line!r}"
         assert word in (ROOT / file).read_text()
@@ -164,7 +169,7 @@ def test_every_line_that_is_a_command_is_tried(page):
 def test_help_has_a_purpose_the_options_and_examples(module, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [module, "--help"])
     with contextlib.suppress(SystemExit):
-        runpy.run_module(f"{module}.__main__" if (ROOT / module.replace(".", "/")).is_dir() else module, {}, "__main__")
+        run(module)
     told = capsys.readouterr().out
     assert "\nexamples:\n" in told
     assert len(re.findall(rf"^  (?:\w+=\w+ )?python -m {re.escape(module)}\b", told, re.MULTILINE)) >= 2

@@ -574,7 +574,7 @@ def test_gates_are_compared_with_full_rft_at_equal_samples(gates, tmp_path):
         "initial_nll at 0.5": "worse",
     }
     accuracy = {one.label: one.group.per_prompt("tuned", "pass", "accuracy", 1) for one in points(several)}
-    between = (2 * accuracy["full RFT num_completions=1"] + accuracy["full RFT"]) / 3  # at two samples a prompt
+    between = (2 * accuracy["full RFT num_completions=1"] + accuracy["full RFT"]) / 3  # at two samples per prompt
     expected = (accuracy["random at 0.5"] - between).mean()
     assert found["random at 0.5"].difference.value == pytest.approx(expected)
     (curve,) = (own for name, own in curves(points(several)).items() if name.startswith("full RFT, N by N"))

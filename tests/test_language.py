@@ -15,40 +15,37 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HERE = Path(__file__).name
+PAGES = [ROOT / f"{folder}README.md" for folder in ("", "bench/", "conf/", "sweeps/", "reports/")]
+PAGES += [ROOT / "bench" / "rewards_matrix.md", *sorted(ROOT.glob("reports/*/README.md"))]
 COUNTED = (
-    "answers|batches|bytes|candidates|cells|completions|CPUs|decisions|demonstrations|draws|engines|epochs|evaluations|"
-    "examples|failures|files|flips|folders|generations|GPUs|hours|iterations|judgements|labels|lines|means|megabytes|"
-    "minutes|nats|numbers|pairs|paths|policies|pools|problems|processes|programs|prompts|queries|requests|resamples|"
-    "rewards|rollouts|rounds|rows|runs|samples|scores|seconds|seeds|selections|sequences|shards|solutions|stages|steps|"
-    "subsets|tests|texts|threads|times|tokens|trials|units|updates|values|verdicts|votes|weights|words"
+    "batches|bytes|candidates|cells|completions|CPUs|decisions|demonstrations|engines|epochs|evaluations|examples|failures|"
+    "flips|GPUs|hours|iterations|judgements|labels|megabytes|minutes|nats|numbers|pairs|policies|pools|problems|programs|"
+    "prompts|queries|requests|resamples|rewards|rollouts|rounds|samples|seconds|seeds|sequences|shards|solutions|subsets|"
+    "texts|threads|tokens|trials|units|updates|values|verdicts|votes|weights|words|accuracy"
 )
 UNITS = (
-    "answer|batch|block|cell|chunk|completion|day|epoch|example|file|generation|GPU|group|hour|layer|line|machine|"
-    "method|minute|model|node|policy|pool|problem|process|prompt|question|request|round|row|run|sample|score|second|"
-    "seed|sequence|shard|stage|step|task|text|token|trial|unit|update|worker"
+    "batch|block|cell|chunk|completion|core|day|epoch|example|generation|GPU|group|hour|layer|machine|minute|nat|node|"
+    "problem|prompt|query|question|request|round|row|sample|second|seed|sequence|shard|step|task|token|trial|unit|update|worker"
 )
+IN_BETWEEN = "held-out |single |stored |test |training |validation |scored "
 REFUSED = {  # pattern -> what to write
-    rf"\b(?:{COUNTED}) an? (?:held-out |single |stored |test |training |validation )?(?:{UNITS})\b(?! of )": "N per prompt",
-    r"\bone an? (?:{0})\b".format("cell|prompt|problem|round|run|seed|task"): "one per prompt",
+    rf"\b(?:{COUNTED}) an? (?:{IN_BETWEEN})?(?:{UNITS})\b(?! (?:of|and|in|holds|has|is|gives|may)\b)": "N per prompt",
+    r"\b(?:one|two|\d+) an? (?:cell|core|prompt|problem|round|run|seed|task)\b": "one per prompt",
     r"\btwins?\b": "control, or counterpart",
-    r"\bhow hot\b": "temperature",
+    r"\bhow hot\b|\b(?:hot|hotter|colder) (?:sampl|polic|temperature)": "at a high temperature",
     r"\bby the clock\b": "wall-clock time",
     r"\b(?:an|its|of|the|their|these|two) asks\b": "request, or workload",
     r"\bby whom\b": "name the one who does it",
-    r"(?<![\w.\])\\/*:\"'-])\.\d+\b(?![\w.])": "a leading zero: 0.45",
     r"\bwhat .{0,30} (?:came|comes) to\b": "result",
-    r"\bhow far apart are they\b": "difference",
-    r"\bto be had\b": "available",
-    r"\bput(?:s)? (?:it|them) off\b": "say what changes",
-    r"\bparticulars\b": "details",
-    r"\bwhence\b|\bwherefrom\b|\bthereof\b|\bwhereof\b|\btherein\b|\bwherein\b|\blikewise for\b": "plain words",
+    r"\b(?:how far apart are they|to be had|thereof|whereof|therein|whence)\b|\blikewise for\b": "plain words",
 }
+ZERO = r"(?<![\w.\])\\/*:\"'-])[-−+]?\.\d+\b(?![\w.])"  # of a number below 1
+MOST_WORDS = 25  # in a sentence of a README
 
 
 def of_python(path: Path) -> Iterator[tuple[int, str]]:
     """(line, text) of docstrings, messages and comments; expressions inside f-strings are left out."""
     source = path.read_text()
-    specs = {id(part) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FormattedValue) for part in [node]}
     tree = ast.parse(source)
     formats = {
         id(inner)
@@ -56,12 +53,11 @@ def of_python(path: Path) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.FormattedValue) and node.format_spec is not None
         for inner in ast.walk(node.format_spec)
     }
-    del specs
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in formats:
             for number, line in enumerate(re.sub(r"^ *>>>.*\n.*$", "", node.value, flags=re.MULTILINE).split("\n")):
                 if " " in line.strip():
-                    yield node.lineno + number, line
+                    yield node.lineno + number, re.sub(r"`[^`]*`", " ", line)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string
@@ -86,7 +82,11 @@ def texts() -> list[tuple[str, str]]:
     kinds = {"*.py": of_python, "*.md": of_markdown, "*.yaml": of_comments, "*.toml": of_comments, "run": of_comments}
     folders = ("bench", "conf", "sweeps", "reports", "tests", ".ci")
     files = [(file, read) for glob, read in kinds.items() for folder in folders for file in (ROOT / folder).rglob(glob)]
-    files += [(ROOT / "README.md", of_markdown), (ROOT / "Makefile", of_comments), (ROOT / "pyproject.toml", of_comments)]
+    files += [
+        (ROOT / "README.md", of_markdown),
+        (ROOT / "Makefile", of_comments),
+        (ROOT / "pyproject.toml", of_comments),
+    ]
     return [
         (f"{file.relative_to(ROOT)}:{number}", line)
         for file, read in files
@@ -102,9 +102,51 @@ def test_no_text_has(pattern: str, instead: str):
         pytest.fail(f"write {instead}: {len(found)} lines\n" + "\n".join(found), pytrace=False)
 
 
+def test_numbers_have_a_leading_zero():
+    found = [f"{place}: {line.strip()}" for place, line in texts() if not place.startswith("tests/")]
+    if bad := [line for line in found if re.search(ZERO, line)]:
+        pytest.fail("\n".join(bad), pytrace=False)
+
+
+@pytest.mark.parametrize(
+    "bad", ["16 completions a prompt", "8 samples a test prompt", "1.2 nats a sequence", "one a seed"]
+)
+def test_the_words_for_per_are_found(bad: str):
+    assert any(re.search(pattern, bad) for pattern in REFUSED)
+
+
+@pytest.mark.parametrize("number", ["is .45 here", "(.45)", "-.45", "[.4, .5]", "<.001"])
+def test_a_missing_zero_is_found(number: str):
+    assert re.search(ZERO, number)
+    assert not re.search(ZERO, number.replace(".", "0."))
+
+
+def sentences(page: Path) -> Iterator[str]:
+    """Of paragraphs, list items and cells of tables; code counts as one word, and so does what stands in brackets."""
+    text = re.sub(r"^```.*?^```", "\n", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^    .*$|^#.*$|^!\[.*$", "\n", text, flags=re.MULTILINE)
+    text = re.sub(r"`[^`]*`", "Code", text)
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    text = re.sub(r"\[[^\]]*\]|\([^()]*\)", "", text)
+    blocks = re.split(r"\n\s*\n|\n(?=- )|\|", text)
+    for block in blocks:
+        yield from re.split(r"(?<=[.!?])[*\"]*\s+|; |: (?=[A-Z*\d])", " ".join(block.split()))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_sentences_of_a_readme_are_short(page: Path):
+    long = {sentence: words for sentence in sentences(page) if (words := len(sentence.split())) > MOST_WORDS}
+    if long:
+        pytest.fail("\n".join(f"{words} words: {sentence}" for sentence, words in long.items()), pytrace=False)
+
+
 if __name__ == "__main__":
-    for pattern in REFUSED:
+    for pattern in [*REFUSED, ZERO]:
         print("==", pattern[:60])
         for place, line in texts():
-            if re.search(pattern, line):
-                print("  ", place, line.strip()[:140])
+            if re.search(pattern, line) and not (pattern is ZERO and place.startswith("tests/")):
+                print("  ", place, line.strip()[:160])
+    for page in PAGES:
+        for sentence in sentences(page):
+            if len(sentence.split()) > MOST_WORDS:
+                print(page.relative_to(ROOT), len(sentence.split()), sentence)

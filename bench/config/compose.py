@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import importlib
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -55,6 +56,9 @@ def explained(overrides: list[str]) -> Iterator[None]:
         if not of_settings and not str(error).startswith(NOT_A_CHOICE):  # e.g. JSONDecodeError, from within a run
             raise
         sys.exit(f"error: {explain_composition(error, Path(CONF), overrides)}")
+    except BrokenPipeError:  # who reads the output, e.g. head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit("interrupted: finished work is kept; run the same command to go on.")
 
@@ -62,9 +66,8 @@ def explained(overrides: list[str]) -> Iterator[None]:
 @contextlib.contextmanager
 def understood(overrides: Sequence[str]) -> Iterator[None]:
     """BenchError, in one sentence, where the settings that are composed inside can't be."""
-    for override in overrides:
-        if malformed := _malformed(override):
-            raise BenchError(malformed)
+    if malformed := _malformed(overrides):
+        raise BenchError(malformed)
     try:
         yield
     except (BenchError, BrokenPipeError):
@@ -73,16 +76,21 @@ def understood(overrides: Sequence[str]) -> Iterator[None]:
         raise BenchError(explain_composition(error, Path(CONF), overrides)) from error
 
 
-def _malformed(override: str) -> str | None:
-    """What is wrong where Hydra would take it for something else: no name at all, or a choice by a path."""
-    key, equals, value = override.lstrip("+~").partition("=")
-    if equals and not key.strip():
-        return f"{override!r} names no setting; write name=value."
-    group = key.partition("@")[0]
-    if _is_group(Path(CONF), group):
-        for choice in [value] if value.startswith(("{", "[")) else value.split(","):
-            if choice.startswith(("/", "{", "[")) or ".." in choice:
-                return f"{group}={choice} does not exist; {group} can be {_choices(Path(CONF), group)}."
+def _malformed(overrides: Sequence[str]) -> str | None:
+    """What is wrong with overrides that Hydra would misread: one without a name, or a choice by a path or a mapping.
+
+    In a sweep a mapping is right: several settings of a part that vary together, as in sweeps/hybrid_gate.yaml.
+    """
+    refused = ("/", "[") if any(override.startswith("sweep=") for override in overrides) else ("/", "[", "{")
+    for override in overrides:
+        key, equals, value = override.lstrip("+~").partition("=")
+        if equals and not key.strip():
+            return f"{override!r} names no setting; write name=value."
+        group = key.partition("@")[0]
+        if _is_group(Path(CONF), group):
+            for choice in [value] if value.startswith(("{", "[")) else value.split(","):
+                if choice.startswith(refused) or ".." in choice:
+                    return f"{group}={choice} does not exist; {group} can be {_choices(Path(CONF), group)}."
     return None
 
 
@@ -166,7 +174,7 @@ def explain_composition(error: Exception, conf: Path, arguments: Sequence[str]) 
     from hydra.errors import OverrideParseException
 
     text = str(error)
-    if malformed := next(filter(None, map(_malformed, arguments)), None):
+    if malformed := _malformed(arguments):
         return malformed
     if isinstance(error, OverrideParseException):
         return (

@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> None:
         batches[name] = np.split(np.arange(len(lengths)), range(size, len(lengths), size))
     padded = [sum(len(batch) * lengths[batch].max() for batch in own) for own in batches.values()]
     padding = [f"{1 - lengths.sum() / tokens:.0%}" for tokens in padded]
-    _compare({f"sorted, {scorer.batch_tokens:,} tokens a batch": ours, **plain}, texts, options.rounds, padding)
+    _compare({f"sorted, {scorer.batch_tokens:,} tokens per batch": ours, **plain}, texts, options.rounds, padding)
 
     prompts, share = options.texts // BLOCK, 1 - options.distinct
     print(

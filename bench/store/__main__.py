@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _as_option(argument: str) -> str:
-    """Return --store=PATH for store=PATH, the form that runs take; likewise for outputs."""
+    """Return --store=PATH for store=PATH, the form that runs take, and the same for outputs."""
     return f"--{argument}" if argument.startswith(("store=", "outputs=")) else argument
 
 
