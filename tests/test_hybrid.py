@@ -556,7 +556,7 @@ def test_gates_are_compared_with_random_at_equal_samples(gates):
     }  # the dropped have no samples to compare at, and probe_solves has cost more than any random gate
     by_gate = {one.label: one.group for one in points(gates)}
     accuracy = {name: group.per_prompt("tuned", "pass", "accuracy", 1) for name, group in by_gate.items()}
-    halfway = (accuracy["full SFT"] + accuracy["random at 0.5"]) / 2  # one sample a prompt, between none and two
+    halfway = (accuracy["full SFT"] + accuracy["random at 0.5"]) / 2  # one sample per prompt, between none and two
     expected = (accuracy["final_nll at 0.5"] - halfway).mean()
     assert found["final_nll at 0.5"].difference.value == pytest.approx(expected)
 
