@@ -1,4 +1,4 @@
-"""What users read about a mistake: one sentence that says what is wrong, where, and what is allowed."""
+"""Errors that users read as one sentence: the mistake, its place, and what is allowed. And the parser of commands."""
 
 import argparse
 import difflib
@@ -112,7 +112,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def full_disk(error: BaseException, setting: str, folder: Path) -> tuple[str, str]:
-    """Which disk is full, as NAME=PATH, and the setting that moves what lies there: `setting`, or TMPDIR."""
+    """The full disk, as NAME=PATH, and the setting that moves its files: `setting`, or TMPDIR."""
     temporary = Path(os.environ.get("TMPDIR") or "/tmp").absolute()
     named = [Path(str(cause.filename)) for cause in _causes(error) if isinstance(cause, OSError) and cause.filename]
     inside = [path.is_relative_to(temporary) and not path.is_relative_to(folder.absolute()) for path in named]

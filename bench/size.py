@@ -56,7 +56,7 @@ OTHERS: tuple[tuple[Change, ...], ...] = ((BFLOAT16,), (SMALLER_SHARE,), (BFLOAT
 
 
 def main() -> None:
-    """Print the table of stages, the assumptions, and what would make each stage fit that does not."""
+    """Print the table of stages, the assumptions, and the changes that would make a stage fit that does not."""
     parser = CommandLine(__doc__)
     parser.take_words("the settings of an experiment or a sweep, and those below")
     arguments = parser.parse_intermixed_args().words
@@ -92,7 +92,7 @@ def _number(name: str, value: str) -> float:
 
 
 def table(estimated: SizeEstimate, machine: Machine, cells: int) -> str:
-    """One line per stage, the sum, whether the stages fit, and what was assumed."""
+    """One line per stage, the sum, whether the stages fit, and the assumptions."""
     lines = [f"{counted(cells)} on one {machine.name} ({machine.memory / GIB:.0f} GiB, {machine.flops:.3g} FLOP/s);"]
     lines[0] += " an estimate"
     lines += [f"  {'stage':34}{'GiB':>8}{'time':>10}{'tokens':>12}{'FLOPs':>10}"]

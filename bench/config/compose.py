@@ -22,6 +22,7 @@ CONF = str(BENCH.parent / "conf")
 LAUNCHER_PLUGINS = "hydra_plugins.bench_launchers"  # Hydra takes plugins from the namespace package hydra_plugins only
 SWEEPER_PLUGINS = "hydra_plugins.bench_search"
 NOT_A_CHOICE = "Config group override must be"  # Hydra's ValueError for group=null and group=3, which it does not name
+_QUICK = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LAUNCHERS = "hydra/launcher"  # installed plugins add choices, which messages leave out
 
 
@@ -170,7 +171,7 @@ def defaults() -> dict[str, tuple[str, str]]:
 
 
 def explain_composition(error: Exception, conf: Path, arguments: Sequence[str]) -> str:
-    """What is wrong, where, and what is allowed. conf: the configuration folder; arguments: the command line."""
+    """One sentence on a mistake in the settings. conf: the configuration folder; arguments: the command line."""
     from hydra.errors import OverrideParseException
 
     text = str(error)
@@ -257,7 +258,7 @@ def _known_keys(conf: Path) -> Iterator[str]:
     for path in conf.rglob("*.yaml"):
         group = path.parent.relative_to(conf).as_posix().replace("/", ".")
         prefix = "" if group in (".", "experiment") else f"{group}."
-        yield from _flatten(yaml.safe_load(path.read_text()) or {}, prefix)
+        yield from _flatten(yaml.load(path.read_text(), _QUICK) or {}, prefix)
 
 
 def _flatten(node: Any, prefix: str = "") -> Iterator[str]:

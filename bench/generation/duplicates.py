@@ -9,7 +9,7 @@ from bench.artifacts import Completions
 
 
 def describe(completions: Completions) -> dict[str, float]:
-    """How many samples a pool holds, how many of them are cut at the limit, empty, or repeated within a prompt.
+    """Count the samples of a pool, and those that are cut at the limit, empty, or repeated within a prompt.
 
     `twins` counts pairs of equal samples of one prompt, `twins_expected` the pairs that independent samples of their
     probabilities would have; `twins_alarm` is 1 where the difference is no accident. Pools side by side are counted one

@@ -43,7 +43,7 @@ def decode(
     eos_ids: set[int],
     advance: Callable[[float], None],
 ) -> Draws:
-    """As bench.generation.decoding.decode: a completion of at most T tokens for each row of uniforms [R, T]."""
+    """Draw at most T tokens for each row of uniforms [R, T], as bench.generation.decoding.decode does."""
     ids = prompts.repeat_interleave(len(uniforms) // len(prompts), 0)
     draws = Draws(uniforms, sampler, eos_ids, model.device)
     model.generation_config = GenerationConfig()  # the model's own (penalties, ...) would be merged into ours

@@ -34,7 +34,7 @@ class Engine(Protocol):
     def sample(
         self, prompts: Prompts, samples: range, sampler: Sampler, *, max_new_tokens: int, seed: int, progress: Bar
     ) -> tuple[Completions, dict[str, float]]:
-        """The given samples of every prompt [M, len(samples)], and what was counted (tokens, flops)."""
+        """Draw these samples of every prompt [M, len(samples)]; return them and counts (tokens, flops)."""
         ...
 
 

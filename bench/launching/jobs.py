@@ -1,4 +1,4 @@
-"""A cell as a job of another process, and the loop that runs jobs and runs those again whose process is lost."""
+"""Cells as jobs of other processes, and the loop that runs them, again where a process is lost."""
 
 import abc
 import contextlib
@@ -19,7 +19,7 @@ from bench.sweeps.cells import is_done, numbers
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended; the records of its cell lie in the cell's folder."""
+    """The end of a job; the records of its cell lie in the cell's folder."""
 
     lines: tuple[str, ...] = ()  # that it said and the reader has not seen yet
     complaint: str | None = None  # why no job can run on its node
@@ -62,7 +62,7 @@ class CellJob:
 
 
 class Backend(abc.ABC):
-    """Where jobs run: it starts them in other processes and reports which have ended."""
+    """A place where jobs run: it starts them in other processes and reports which have ended."""
 
     retries: int  # times that a job whose process was lost is run again
 

@@ -1,4 +1,4 @@
-"""From the settings of a sweep's cells to jobs of a launcher: what is checked first, what is sent, and in which order.
+"""Turn the cells of a sweep into jobs of a launcher: check the settings, and choose the order and the contents of jobs.
 
 Hydra's sweepers call a launcher with the settings of each cell. Our launchers send each cell, composed and resolved, to
 a process that calls `runner.run_cell`. A cell that is done is not sent. A cell whose process dies runs again elsewhere

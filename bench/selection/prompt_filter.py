@@ -1,4 +1,4 @@
-"""Which prompts may be trained on: filters of rewards [M, N] that set the rows of other prompts to NaN.
+"""Choose the prompts to train on: filters of rewards [M, N] that set the rows of other prompts to NaN.
 
 A filter comes before the selection and works with every method, since NaN is never chosen.
 """

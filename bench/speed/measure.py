@@ -1,4 +1,4 @@
-"""How all benchmarks read their options, measure time and memory, and print tables."""
+"""The parts that benchmarks share: options, measures of time and memory, and tables."""
 
 import argparse
 import csv
@@ -31,7 +31,7 @@ def option_parser(name: str, docstring: str) -> CommandLine:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one call took, in seconds."""
+    """The time of one call, in seconds."""
 
     cpu: float  # of all threads, user and system
     wall: float

@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> None:
 
 
 def data_folder() -> Path:
-    """Where the real data are: BENCH_DATA, else ../shared/data beside the repository."""
+    """The folder of the real data: BENCH_DATA, else ../shared/data beside the repository."""
     return Path(os.environ.get("BENCH_DATA") or DEFAULT)
 
 

@@ -107,7 +107,7 @@ def _abandoned(store: Path, making: Path) -> bool:
 
 
 def prune(store: Path, outputs: Path, *, delete: bool) -> None:
-    """Print, and with `delete` remove, left-overs and what no lineage.json under `outputs` names; not beside a run."""
+    """Print, and with `delete` remove, left-overs and artifacts that no run under `outputs` names; not during a run."""
     if not delete:
         _prune(store, outputs, delete=False)
         return

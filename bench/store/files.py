@@ -132,7 +132,7 @@ def process_name() -> str:
 
 
 def unfinished(folder: Path) -> list[Path]:
-    """What `atomically` left in the folder where its process was killed, or is about to rename."""
+    """Files that a killed `atomically` left in the folder, or that it is about to rename."""
     name = re.compile(r"\.(?!tracking).+\.(json|yaml|parquet|png|pdf|svg|csv)\.(?!lock$).+")
     return [path for path in sorted(folder.iterdir()) if name.fullmatch(path.name) and not path.is_dir()]
 

@@ -8,7 +8,7 @@ BUSY = "running.lock"  # in a run's folder: locked by the process that runs it; 
 
 
 def holder(path: Path) -> str:
-    """What the process that holds the lock wrote into its file; empty where none does."""
+    """The text that the holder of the lock wrote into its file; empty where no process holds it."""
     if not path.is_file():  # a pipe of this name would wait forever
         return ""
     try:

@@ -1,4 +1,4 @@
-"""What cells will draw, train and judge, by rehearsing each of them; work that they share counts once.
+"""The work of cells (samples, trainings, evaluations), by a rehearsal of each; shared work counts once.
 
 bench.sweeps.plan prices it by a store's history, bench.size for a machine.
 """

@@ -1,4 +1,4 @@
-"""What a field of a row holds: a text, a chat, or nothing that can be read."""
+"""The content of a field of a row: a text, a chat, or nothing that can be read."""
 
 import json
 from collections.abc import Sequence

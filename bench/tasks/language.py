@@ -31,7 +31,7 @@ def check() -> None:
 
 
 def judged_by() -> str:
-    """What language, sentences and words depend on."""
+    """The libraries on which languages, sentences and words depend."""
     check()
     splitter = "punkt_tab" if _splitter()[1] else "abbreviations 1"
     return f"langdetect {version('langdetect')}, nltk {version('nltk')} {splitter}"
