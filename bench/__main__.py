@@ -1,13 +1,28 @@
-"""python -m bench: compose one experiment from conf/, run it, and write its records, figure and table."""
+"""python -m bench: run one experiment in rejection sampling, or a sweep, and measure it against Best-of-N.
+
+examples:
+  python -m bench                                                               the default experiment
+  python -m bench experiment=quick                                              a smaller one, in well under a minute
+  python -m bench num_completions=32 temperature=0.7 selection=distinct_correct
+  python -m bench -m num_completions=4,16 selection=top_per_prompt,rso          a sweep: every combination
+  python -m bench sweep=num_completions_by_temperature plan=true                the cost of a sweep; nothing is run
+  python -m bench --cfg job experiment=quick                                    every setting and its value
+
+options, before the settings:
+  -m, --multirun    run every combination of the values that settings list
+  --cfg job         print every setting and its value; nothing is run
+  --hydra-help      more options, which are those of Hydra
+"""
 
 import argparse
+import ast
 import contextlib
 import io
 import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +31,28 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.config import checks
-from bench.config.compose import CONF, composing, explain_composition, explained, install_plugins, understood
-from bench.errors import BenchError
+from bench.config.compose import (
+    BENCH,
+    CONF,
+    choices,
+    composing,
+    defaults,
+    explain_composition,
+    explained,
+    install_plugins,
+    understood,
+)
+from bench.errors import BenchError, did_you_mean, printable
 
 if TYPE_CHECKING:
     from bench.search import Search
 
 
-ANSWERS = ("help", "hydra_help", "info", "cfg", "shell_completion")  # options that run nothing
+ANSWERS = ("hydra_help", "info", "cfg", "shell_completion")  # options that run nothing
+OTHER_GROUPS = {  # those that conf/config.yaml does not list
+    "hydra/launcher": ("local", "where the cells of a sweep run"),
+    "hydra/sweeper": ("null", "a search in place of a grid"),
+}
 OTHER_CONFIGURATIONS = ("config_name", "config_path", "config_dir")
 
 _failed: list[Exception] = []  # what ended the experiment and is no mistake in the input
@@ -60,7 +89,10 @@ def main() -> None:
     _failed.clear()
     with explained(arguments.overrides):
         several = arguments.multirun or any(override.startswith("sweep=") for override in arguments.overrides)
-        if any(getattr(arguments, name) for name in ANSWERS + OTHER_CONFIGURATIONS):
+        if arguments.help:
+            own = [f"hydra.searchpath=[file://{os.path.abspath(arguments.config_dir)}]"] if arguments.config_dir else []
+            print(printable(overview([*arguments.overrides, *own])))
+        elif any(getattr(arguments, name) for name in ANSWERS + OTHER_CONFIGURATIONS):
             with understood(arguments.overrides):
                 experiment()
         elif several or plan_only:
@@ -70,6 +102,29 @@ def main() -> None:
             _run()
     if _failed:
         raise _failed.pop()
+
+
+def overview(overrides: Sequence[str]) -> str:
+    """The answer to --help: examples, the other commands, and one line about every choice of every group."""
+    commands = {}
+    for file in [*BENCH.glob("*.py"), *BENCH.glob("*/__main__.py")]:
+        name = file.parent.name if file.stem == "__main__" else file.stem
+        if name != BENCH.name and '\nif __name__ == "__main__":' in (source := file.read_text()):
+            first_line = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+            commands[f"python -m bench.{name}"] = first_line.removeprefix(f"python -m bench.{name}: ")
+    lines = [str(__doc__).strip(), "", "other commands, each with --help:", *_listed(commands)]
+    lines += ["", "choices of each group (group=NAME), from conf/:"]
+    groups, known = choices(overrides), {**defaults(), **OTHER_GROUPS}
+    for group in sorted(groups, key=[*known, *sorted(groups)].index):
+        default, purpose = known.get(group, ("null", "a group of your own"))
+        lines += ["", f"{group}: {purpose}{'' if default == 'null' else f' (default: {default})'}"]
+        lines += _listed(groups[group])
+    return "\n".join(lines)
+
+
+def _listed(descriptions: Mapping[str, str]) -> list[str]:
+    width = max(map(len, descriptions)) + 2
+    return [f"  {name:{width}}{words}".rstrip() for name, words in sorted(descriptions.items())]
 
 
 def _check_alone(overrides: list[str]) -> None:
@@ -156,17 +211,19 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line as Hydra does; refuse an unknown option in one sentence."""
     from hydra._internal.utils import get_args_parser
 
-    complaint = io.StringIO()
+    complaint, parser = io.StringIO(), get_args_parser()
     try:
         with contextlib.redirect_stderr(complaint):
-            return get_args_parser().parse_args(arguments)
+            return parser.parse_args(arguments)
     except SystemExit as error:
         if error.code:
             last_line = complaint.getvalue().strip().splitlines()[-1]
             reason = last_line.split("error: ", 1)[-1]
             if re.fullmatch(r"unrecognized arguments: [^-].*", reason):
                 sys.exit(f"error: {reason}; options such as -m go before the settings.")
-            sys.exit(f"error: {reason}; settings are written name=value, and --help lists the options.")
+            option = reason.removeprefix("unrecognized arguments: ").partition("=")[0]
+            near = did_you_mean(option, parser._option_string_actions) or ";"
+            sys.exit(f"error: {reason}{near} settings are written name=value, and --help lists the options.")
         raise
 
 

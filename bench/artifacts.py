@@ -1,4 +1,4 @@
-"""What the stages hand to each other: frozen, positional, rectangular. M prompts, N completions each, K selected.
+"""The values that stages pass on, all frozen: M prompts, N completions of each, K selected completions.
 
 A failure is NaN in its cell, never a missing cell. Every artifact has a `key`, a hash of its content: artifacts made
 from equal content are shared, however that content came about.
@@ -115,7 +115,7 @@ class Completions:
 
     @property
     def prompt_reads(self) -> float:
-        """How often a policy read each prompt to draw these samples, mean over prompts."""
+        """The number of times that a policy read a prompt to draw these samples, as a mean over prompts."""
         return 1.0
 
     @property
@@ -129,7 +129,7 @@ class Completions:
         return frozenset({self.key.partition("[")[0]})
 
     def places(self) -> tuple[list[str], np.ndarray, np.ndarray]:
-        """Where the store has each sample: artifacts, and [M, N] the number of one of them and the line in its file.
+        """The place of each sample in the store: the artifacts, and for each sample [M, N] its artifact and line.
 
         Both are -1 where the store has none.
         """

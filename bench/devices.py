@@ -1,4 +1,4 @@
-"""Where a model computes, and in which numbers, when no setting says so."""
+"""The default device and number format of a model's computations."""
 
 
 def device() -> str:

@@ -1,10 +1,16 @@
-"""The exception whose message users read: one sentence that says what is wrong, where, and what is allowed."""
+"""Errors that users read as one sentence: the mistake, its place, and what is allowed. And the parser of commands."""
 
+import argparse
+import difflib
 import errno
 import os
+import re
 import shutil
+import sys
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, NoReturn
 
 QUOTED = 300  # characters of words that others wrote, e.g. a server
 FULL = os.strerror(errno.ENOSPC)
@@ -18,6 +24,60 @@ class BenchError(ValueError):
 
     def __init__(self, message: object) -> None:
         super().__init__(printable(str(message)).replace("\n", r"\n").replace("\t", r"\t"))
+
+
+class CommandLine(argparse.ArgumentParser):
+    """The parser of one command, which ends in one sentence where an option or a choice is wrong.
+
+    docstring: "COMMAND: its purpose.", and below it what --help shows under the options: examples and notes.
+    """
+
+    def __init__(self, docstring: str, formatter: Any = argparse.RawDescriptionHelpFormatter) -> None:
+        first, _, notes = docstring.partition("\n")
+        command, _, purpose = first.partition(": ")
+        super().__init__(
+            command,
+            description=purpose[:1].upper() + purpose[1:],
+            epilog=notes.strip("\n"),
+            formatter_class=formatter,
+            allow_abbrev=False,
+        )
+
+    def take_words(self, purpose: str, metavar: str = "setting=value") -> None:
+        """Take settings or folders as `words`, and -m, which changes nothing: a sweep is named as it was started."""
+        self.add_argument("words", metavar=metavar, nargs="*", help=purpose)
+        self.add_argument("-m", "--multirun", action="store_true", help=argparse.SUPPRESS)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else args
+        for word in words:
+            if word.startswith("-") and word.partition("=")[0] not in self._option_string_actions:
+                self.error(f"unrecognized arguments: {word}")  # before its value is taken for something else
+        return super().parse_known_args(words, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        near = ""
+        if unknown := re.match(r"unrecognized arguments: (\S+)", message):
+            near = did_you_mean(unknown[1].partition("=")[0], self._option_string_actions)
+            message = f"{unknown[1]} is no option of {self.prog}"
+        elif wrong := re.match(r"argument (.+): invalid choice: '(.*)' \(choose from (.*)\)", message):
+            choices = wrong[3].replace("'", "").split(", ")
+            near = did_you_mean(wrong[2], choices)
+            message = f"{wrong[1]}={wrong[2]} is not allowed: it must be one of {', '.join(choices)}"
+        sys.exit(f"error: {printable(message)}{near or '; --help lists the options.'}")
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """A question that follows a misspelt name: "; did you mean A or B?", nearest first; "" where no name is near.
+
+    cutoff: the least similarity, from 0 to 1, of difflib. Names that are clearly farther than the nearest are left out.
+    """
+    scores = {
+        other: difflib.SequenceMatcher(None, other, name).ratio()
+        for other in difflib.get_close_matches(name, list(dict.fromkeys(known)), n=3, cutoff=cutoff)
+    }
+    near = [other for other, score in scores.items() if score > max(scores.values()) - 0.1]
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def printable(text: str) -> str:
@@ -52,7 +112,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def full_disk(error: BaseException, setting: str, folder: Path) -> tuple[str, str]:
-    """Which disk is full, as NAME=PATH, and the setting that moves what lies there: `setting`, or TMPDIR."""
+    """The full disk, as NAME=PATH, and the setting that moves its files: `setting`, or TMPDIR."""
     temporary = Path(os.environ.get("TMPDIR") or "/tmp").absolute()
     named = [Path(str(cause.filename)) for cause in _causes(error) if isinstance(cause, OSError) and cause.filename]
     inside = [path.is_relative_to(temporary) and not path.is_relative_to(folder.absolute()) for path in named]

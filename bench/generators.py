@@ -1,4 +1,4 @@
-"""Several generators: several policies draw the training pool; one of them may be the student, which is fine-tuned.
+r"""Several generators: several policies draw the training pool; one of them may be the student, which is fine-tuned.
 
 python -m bench procedure=generators 'procedure.drawn_by=[student,larger]' procedure.generators.larger.weight=2
 python -m bench procedure=generators +policy@procedure.generators.mine.policy=folder \

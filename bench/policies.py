@@ -1,4 +1,4 @@
-"""Where a policy comes from: a local folder, the Hugging Face hub, or pretraining from scratch."""
+"""The sources of a policy: a local folder, the Hugging Face hub, or pretraining from scratch."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,17 +1,27 @@
-"""python -m bench.report: figures, tables and one page from the records of finished runs; nothing is run.
+"""python -m bench.report: make figures, tables, verdicts and one page from finished runs; nothing is run.
 
-python -m bench.report outputs/default/*                  runs, side by side where there are several
-python -m bench.report sweep=NAME [setting=value ...]     the cells of a sweep, given as it was started
-python -m bench.report source=wandb project=NAME [entity=NAME] [group=NAME]
-python -m bench.report ... folder=PATH                    write there instead of outputs/<name>/report
-python -m bench.report ... config_dir=DIR                 with your own exhibits, DIR/figure/*.yaml
-python -m bench.report ... figures.only=[frontier] figures.size=[3.25,2.4] figures.frontier.curves=[best_of_n,tuned]
-                           figures.labels={top_per_prompt: best of N} style=talk, or figures=FILE.yaml with all of it
-python -m bench.report --check sweep=NAME                 say what of its report is stale or missing; status 1 if any is
-python -m bench.report --check FOLDER ...                 the same for report folders, with or without their records
+options written as settings:
+  folder=PATH              write there instead of outputs/<name>/report
+  outputs=PATH             where runs lie (default: outputs)
+  source=wandb             read runs back from W&B: project=NAME, and entity=NAME or group=NAME
+  config_dir=FOLDER        with exhibits of your own, FOLDER/figure/*.yaml
+  figures.only=[NAME,...]  the figures to make, by their file names
+  figures.size=[W,H]       width and height in inches
+  figures.labels={A: B}    write B where a figure would write A
+  figures.NAME.curves=[..] the curves of one figure; size and labels can be given for one figure, too
+  style=paper|talk|PATH    the look of figures, or the path of a Matplotlib style sheet
+  figures=FILE.yaml        all of these from a file
+
+examples:
+  python -m bench.report outputs/default/*
+  python -m bench.report sweep=num_completions_by_temperature
+  python -m bench.report source=wandb project=rejection-sampling-bench group=default
+  python -m bench.report outputs/default/* figures.only=[frontier] figures.size=[3.25,2.4] style=talk
+  python -m bench.report outputs/default/* figures.frontier.curves=[best_of_n,tuned]
+  python -m bench.report --check sweep=num_completions_by_temperature
+  python -m bench.report --check reports/*
 """
 
-import argparse
 import re
 import sys
 import time
@@ -19,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.errors import BenchError, printable
+from bench.errors import BenchError, CommandLine, did_you_mean, printable
 from bench.progress import say
 from bench.records.read import Run, is_finished, read_run
 from bench.reporting.figure_settings import FigureSettings, read
@@ -37,15 +47,14 @@ OPTIONS = ("folder", "source", "project", "entity", "group", "outputs", "config_
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = CommandLine(__doc__)
+    parser.add_argument(
+        "--check", action="store_true", help="build nothing; name what is stale, changed or missing; status 1 if any is"
     )
-    parser.add_argument("--check", action="store_true", help="build nothing; say what is stale, changed or missing")
-    parser.add_argument("words", metavar="what", nargs="*", help="run folders, sweep=NAME and settings, or options")
-    arguments, unknown = parser.parse_known_args()
-    refused = [word for word in unknown if word not in ("-m", "--multirun")]  # a sweep, given as it was started
-    if refused or not arguments.words:
-        parser.error(f"unknown option {refused[0]}" if refused else "give run folders or sweep=NAME")
+    parser.take_words("run folders, or sweep=NAME and its settings; and the options below", "FOLDER|setting=value")
+    arguments = parser.parse_intermixed_args()
+    if not arguments.words:
+        parser.error("give run folders or sweep=NAME")
     start = time.perf_counter()
     try:
         options, words = _options([word for word in arguments.words if not FIGURES.match(word)])
@@ -79,11 +88,12 @@ def _source(options: Mapping[str, str], words: Sequence[str]) -> Source:
         raise BenchError("give run folders or sweep=NAME beside the options of the report.")
     if not settings:
         return from_folders([Path(word) for word in words])
-    if folders := [word for word in words if "=" not in word and not word.startswith("~")]:
-        raise BenchError(
-            f"{settings[0]} is no option of a report ({', '.join(OPTIONS)}), and a sweep's settings can't stand beside "
-            f"folders such as {folders[0]}."
-        )
+    folders = [word for word in words if "=" not in word and not word.startswith("~")]
+    for setting in settings:
+        near = did_you_mean(setting.partition("=")[0], OPTIONS, cutoff=0.75)
+        if near or folders:
+            beside = f", and a sweep's settings can't stand beside folders such as {folders[0]}" if folders else ""
+            raise BenchError(f"{setting} is no option of a report ({', '.join(OPTIONS)}){beside}{near or '.'}")
     from bench.config.compose import explained
 
     overrides = [*words, *([f"outputs={options['outputs']}"] if "outputs" in options else [])]
@@ -92,7 +102,7 @@ def _source(options: Mapping[str, str], words: Sequence[str]) -> Source:
 
 
 def _from_overrides(overrides: Sequence[str]) -> Source:
-    """The cells of a sweep, or what a search came to."""
+    """The cells of a sweep, or the result of a search."""
     from bench import search
     from bench.config.compose import CONF
     from bench.sweeps.cells import cells

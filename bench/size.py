@@ -1,23 +1,27 @@
-"""python -m bench.size [setting=value ...]: memory, hours, tokens and FLOPs of each stage, before any download.
+"""python -m bench.size: estimate memory, hours, tokens and FLOPs of every stage, before any download.
 
-    python -m bench.size experiment=gsm8k_qwen size.gpu=a100
-    python -m bench.size sweep=paper_kl_frontier                     all cells together; shared work counts once
-    python -m bench.size policy=hub policy.id=ME/MODEL size.parameters=3e9 ...
+settings of its own:
+  size.gpu=NAME                 h200, h100 (default), a100, l40s, 4090, or cpu: this machine
+  size.flops=NUMBER             FLOP/s, in place of those of the machine
+  size.parameters=NUMBER        parameters of the policy, where neither this machine nor the model's name tells them
+  size.reward_parameters=NUMBER the same for the reward model
+  size.prompt_tokens=NUMBER     mean length of a prompt
+  size.completion_tokens=NUMBER mean length of a completion
 
-size.gpu: h200, h100 (default), a100, l40s, 4090, or cpu: this machine. size.flops: FLOP/s in place of the machine's.
-size.parameters and size.reward_parameters: of models that this machine does not have and whose names do not state it.
-size.prompt_tokens and size.completion_tokens: mean lengths.
+examples:
+  python -m bench.size experiment=gsm8k_qwen size.gpu=a100
+  python -m bench.size sweep=paper_kl_frontier        all cells together; work that they share counts once
+  python -m bench.size policy=hub policy.id=ME/MODEL size.parameters=3e9
 """
 
 import copy
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from bench.config.compose import CONF, explained
-from bench.errors import BenchError
+from bench.errors import BenchError, CommandLine, did_you_mean
 from bench.sizing.machines import GIB, Machine, machine
 from bench.sizing.stages import SizeEstimate, SizeHints, estimate
 from bench.sweeps.cells import Cell, cells
@@ -52,17 +56,18 @@ OTHERS: tuple[tuple[Change, ...], ...] = ((BFLOAT16,), (SMALLER_SHARE,), (BFLOAT
 
 
 def main() -> None:
-    """Print the table of stages, the assumptions, and what would make each stage fit that does not."""
-    arguments = [argument for argument in sys.argv[1:] if argument not in ("-m", "--multirun")]
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return
+    """Print the table of stages, the assumptions, and the changes that would make a stage fit that does not."""
+    parser = CommandLine(__doc__)
+    parser.take_words("the settings of an experiment or a sweep, and those below")
+    arguments = parser.parse_intermixed_args().words
     own = dict(argument[len("size.") :].partition("=")[::2] for argument in arguments if argument.startswith("size."))
     overrides = [argument for argument in arguments if not argument.startswith("size.")]
     with explained(overrides):
         unknown = [name for name in own if name not in ("gpu", *NUMBERS)]
         if unknown:
-            raise BenchError(f"size.{unknown[0]} is not a setting; there are size.gpu, size.{', size.'.join(NUMBERS)}.")
+            names = ["size.gpu", *(f"size.{name}" for name in NUMBERS)]
+            near = did_you_mean(f"size.{unknown[0]}", names, cutoff=0.7) or "."
+            raise BenchError(f"size.{unknown[0]} is not a setting; there are {', '.join(names)}{near}")
         numbers = {name: _number(name, own[name]) for name in NUMBERS if name in own}
         listed = cells(overrides, CONF)
         if not listed:
@@ -87,7 +92,7 @@ def _number(name: str, value: str) -> float:
 
 
 def table(estimated: SizeEstimate, machine: Machine, cells: int) -> str:
-    """One line per stage, the sum, whether the stages fit, and what was assumed."""
+    """One line per stage, the sum, whether the stages fit, and the assumptions."""
     lines = [f"{counted(cells)} on one {machine.name} ({machine.memory / GIB:.0f} GiB, {machine.flops:.3g} FLOP/s);"]
     lines[0] += " an estimate"
     lines += [f"  {'stage':34}{'GiB':>8}{'time':>10}{'tokens':>12}{'FLOPs':>10}"]

@@ -1,6 +1,10 @@
-"""python -m bench.status sweep=NAME [setting=value,value ...]: which cells are done, running, failed, missing.
+"""python -m bench.status: print which cells of a sweep are done, running, failed or missing, and the time left.
 
-Give the settings that the sweep was started with. Nothing is run.
+Give the settings that started the sweep. Nothing is run.
+
+examples:
+  python -m bench.status sweep=num_completions_by_temperature
+  python -m bench.status seed=0,1,2 selection=top_per_prompt,all_correct
 """
 
 import math
@@ -8,19 +12,16 @@ import sys
 
 from bench import search
 from bench.config.compose import CONF, explained
-from bench.errors import printable
+from bench.errors import CommandLine, printable
 from bench.launching import launch
 from bench.sweeps.cells import Cell, State, cells, state
 from bench.sweeps.plan import counted, described, duration, estimate, tally
 
 
 def main() -> None:
-    settings = [argument for argument in sys.argv[1:] if argument not in ("-m", "--multirun")]
-    if {"-h", "--help"} & set(settings):
-        print(__doc__)
-        return
-    if options := [argument for argument in settings if argument.startswith("-")]:
-        sys.exit(f"error: {options[0]} is no option: give the settings that the sweep was started with.")
+    parser = CommandLine(__doc__)
+    parser.take_words("sweep=NAME, or axes such as seed=0,1, and the other settings of the sweep")
+    settings = parser.parse_intermixed_args().words
     with explained(settings):
         definition = search.read(settings, CONF)
         launch.check(settings, CONF, devices=False)

@@ -5,7 +5,7 @@ import shutil
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are small, and `make test` runs a process a core
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are small, and `make test` runs one process per core
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -272,7 +272,7 @@ def test_the_records_of_a_run(finished):
 
 
 def test_every_step_reads_its_prompts(finished):
-    """One sample a step, so that each sample's prompt was read for it."""
+    """One sample per step, so that each sample's prompt was read for it."""
     found = json.loads((finished / "metrics.json").read_text())
     length, total, kept = found["pool/mean_length"], found["adaptive/samples_total"], found["selection/kept"]
     a_token = (found["cost/best_of_2_query_flops"] - found["cost/best_of_1_query_flops"]) / length

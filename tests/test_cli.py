@@ -18,7 +18,16 @@ BAD_INPUT = {
     "+foo=1": ["foo is not a setting"],
     "+selection.foo=1": ["selection.foo is not a setting of top_per_prompt"],
     "selection=tpo": ["selection=tpo does not exist", "top_per_prompt", "distinct_correct"],
+    "selection=top_per_promt": ["selection=top_per_promt does not exist; did you mean top_per_prompt"],
+    "selecton=top_per_prompt": ["selecton is not a setting; did you mean selection?"],
+    "num_completion=8": ["num_completion is not a setting; did you mean num_completions?"],
+    "epochs=1": ["epochs is not a setting; did you mean training.epochs?"],
+    "+selction=x": ["selction is not a setting", "did you mean selection?"],
+    "+selection.kk=3 selection=top_k_per_prompt": ["selection.kk is not a setting", "which has k; did you mean k?"],
+    "-m sweep=round": ["sweep=round does not exist; did you mean rounds?"],
+    "hydra/launcher=jobilb": ["hydra/launcher=jobilb does not exist; did you mean joblib?"],
     "--foo": ["unrecognized arguments: --foo"],
+    "--hepl": ["unrecognized arguments: --hepl; did you mean --help?"],
     "num_completions": ["'num_completions'", "name=value"],
     "top_p=0": ["top_p=0", "above 0 and at most 1"],
     "top_p=1.01": ["top_p=1.01", "above 0 and at most 1"],
@@ -234,6 +243,12 @@ def test_exit_status_and_no_traceback(tmp_path: Path):
     assert finished.returncode == 1
     assert finished.stdout == ""
     assert finished.stderr.strip() == "error: top_p=0 is not allowed: it must be a number above 0 and at most 1."
+
+
+def test_a_reader_that_has_seen_enough_ends_an_answer_in_silence(tmp_path: Path):
+    command = f"'{sys.executable}' -m bench --cfg job | true"
+    finished = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert finished.stderr == ""
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["-sc", "query=bash"]])

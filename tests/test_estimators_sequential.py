@@ -166,6 +166,6 @@ def test_the_prior_is_the_one_that_the_counts_were_drawn_from():
         found = beta_prior(rng.binomial(drawn, rng.beta(a, b, 4000)), drawn)
         assert found.accepted / sum(found) == pytest.approx(0.25, abs=0.02)
         assert a + b == pytest.approx(sum(found))  # both strengths are on the grid
-    silent = beta_prior(np.array([1, 0, 0]), np.ones(3))  # one sample a prompt tells nothing of the strength
+    silent = beta_prior(np.array([1, 0, 0]), np.ones(3))  # one sample per prompt tells nothing of the strength
     assert sum(silent) == pytest.approx(2)
     assert silent.accepted == pytest.approx(2 * 2 / 5)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from sharing import CONF
 
 from bench.artifacts import Policy
@@ -97,11 +96,3 @@ def test_the_report_shows_the_figure(folder: Path, tmp_path: Path):
     run("bench.report", str(folder), f"folder={tmp_path}/report", f"config_dir={OWN}/conf", cwd=tmp_path)
     (table,) = (tmp_path / "report").rglob("finished_samples.csv")
     assert folder.name in table.read_text()
-
-
-def test_the_how_to_shows_these_files():
-    """bench/README.md quotes the selection as it stands in tests/own."""
-    readme = (CONF.parent / "bench" / "README.md").read_text()
-    text = (OWN / "conf" / "selection" / "longest_correct.yaml").read_text()
-    assert all(f"    {line}" in readme for line in text.splitlines())
-    assert yaml.safe_load(text)["_target_"] in readme

@@ -296,7 +296,7 @@ def test_no_break_even_is_said(tmp_path):
 
 def test_costs_count_what_runs_share_once(swept):
     rows = {row["stage"]: row for row in named(figures(swept), "cost_by_stage").rows}
-    assert (rows["pretrain"]["seconds"], rows["pretrain"]["seconds_unshared"]) == (80, 320)  # one a seed, eight runs
+    assert (rows["pretrain"]["seconds"], rows["pretrain"]["seconds_unshared"]) == (80, 320)  # one per seed, eight runs
     assert (rows["sft"]["seconds"], rows["sft"]["seconds_unshared"]) == (40, 40)
     assert rows["generate"]["generated_tokens"] == 2000
 

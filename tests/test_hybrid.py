@@ -555,7 +555,7 @@ def test_gates_are_compared_with_random_at_equal_samples(gates):
     }  # the dropped have no samples to compare at, and probe_solves has cost more than any random gate
     by_gate = {one.label: one.group for one in points(gates)}
     accuracy = {name: group.per_prompt("tuned", "pass", "accuracy", 1) for name, group in by_gate.items()}
-    halfway = (accuracy["full SFT"] + accuracy["random at 0.5"]) / 2  # one sample a prompt, between none and two
+    halfway = (accuracy["full SFT"] + accuracy["random at 0.5"]) / 2  # one sample per prompt, between none and two
     expected = (accuracy["final_nll at 0.5"] - halfway).mean()
     assert found["final_nll at 0.5"].difference.value == pytest.approx(expected)
 
@@ -573,7 +573,7 @@ def test_gates_are_compared_with_full_rft_at_equal_samples(gates, tmp_path):
         "initial_nll at 0.5": "worse",
     }
     accuracy = {one.label: one.group.per_prompt("tuned", "pass", "accuracy", 1) for one in points(several)}
-    between = (2 * accuracy["full RFT num_completions=1"] + accuracy["full RFT"]) / 3  # at two samples a prompt
+    between = (2 * accuracy["full RFT num_completions=1"] + accuracy["full RFT"]) / 3  # at two samples per prompt
     expected = (accuracy["random at 0.5"] - between).mean()
     assert found["random at 0.5"].difference.value == pytest.approx(expected)
     (curve,) = (own for name, own in curves(points(several)).items() if name.startswith("full RFT, N by N"))

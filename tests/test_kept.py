@@ -26,7 +26,7 @@ from bench.training.lora import Lora
 from bench.training.sft import fine_tune, training_log
 
 CELLS = Selection(np.arange(7), np.zeros(7, int), np.ones(7))
-STEADY = {"batch_size": 2, "scheduler": "constant", "warmup": 0.0, "seed": 0}  # seven rows: four updates an epoch
+STEADY = {"batch_size": 2, "scheduler": "constant", "warmup": 0.0, "seed": 0}  # seven rows: four updates per epoch
 DROPPING = Lora(r=2, alpha=2, dropout=0.2, target_modules="all-linear", four_bit=False)  # draws from a generator
 
 

@@ -16,17 +16,19 @@ from omegaconf import OmegaConf
 from sharing import composed
 
 from bench import __main__ as command
-from bench import report, status
+from bench import report, size, status
 from bench.config import checks
 from bench.config.compose import CONF, explained
-from bench.errors import BenchError, full_disk
+from bench.errors import BenchError, did_you_mean, full_disk
 from bench.launching import launch, runner
 from bench.progress import say
 from bench.records.fingerprint import code_of
 from bench.records.read import RECORDS
+from bench.speed import __main__ as speed
 from bench.store import Store
 from bench.store import __main__ as store_command
 from bench.sweeps import cells
+from bench.tracking import __main__ as tracking
 
 
 def said(monkeypatch: pytest.MonkeyPatch, main: Any, *arguments: str) -> str:
@@ -287,15 +289,42 @@ def test_who_may_only_read_can_ask_who_runs_a_cell(cell: cells.Cell, monkeypatch
     assert cells.state(cell).kind == "interrupted"
 
 
-def test_a_report_of_nothing_is_refused_and_a_status_has_help(monkeypatch, capsys):
+def test_a_report_of_nothing_is_refused_and_so_is_an_unknown_option(monkeypatch):
     assert said(monkeypatch, report.main, "folder=here") == (
         "error: give run folders or sweep=NAME beside the options of the report."
     )
-    assert said(monkeypatch, status.main, "--verbose").startswith("error: --verbose is no option: give the settings")
-    for option in ("-h", "--help"):
-        monkeypatch.setattr(sys, "argv", ["status", option])
-        status.main()
-        assert capsys.readouterr().out.startswith("python -m bench.status sweep=NAME")
+    assert said(monkeypatch, status.main, "--verbose") == (
+        "error: --verbose is no option of python -m bench.status; --help lists the options."
+    )
+
+
+@pytest.mark.parametrize(
+    ("main", "given", "sentence"),
+    [
+        (status.main, "--hepl", "--hepl is no option of python -m bench.status; did you mean --help?"),
+        (report.main, "--chek x", "--chek is no option of python -m bench.report; did you mean --check?"),
+        (report.main, "fodler=x", "fodler=x is no option of a report (folder, source, project, entity, group, outputs, "
+         "config_dir); did you mean folder?"),
+        (store_command.main, "--stor x", "--stor is no option of python -m bench.store; did you mean --store?"),
+        (store_command.main, "verfy", "action=verfy is not allowed: it must be one of list, verify, prune; did you "
+         "mean verify?"),
+        (size.main, "size.gpus=a100", "size.gpus is not a setting; there are size.gpu, size.flops, size.parameters, "
+         "size.reward_parameters, size.prompt_tokens, size.completion_tokens; did you mean size.gpu?"),
+        (lambda: speed.main(["estimatrs"]), "", "NAME=estimatrs is not allowed: it must be one of cli, estimators, "
+         "generation, pool, scoring, sizing, verify; did you mean estimators?"),
+        (lambda: speed.main(["cli", "--repeat=x"]), "", "--repeat=x is no option of python -m bench.speed cli; did you "
+         "mean --repeats?"),
+        (tracking.main, "--foo", "--foo is no option of python -m bench.tracking; --help lists the options."),
+    ],
+)  # fmt: skip
+def test_a_misspelt_option_of_a_command_is_answered_with_the_nearest(main: Any, given: str, sentence: str, monkeypatch):
+    assert said(monkeypatch, main, *given.split()) == f"error: {sentence}"
+
+
+def test_names_that_are_clearly_farther_than_the_nearest_are_left_out():
+    assert did_you_mean("tempreature", ["temperature", "template", "task"]) == "; did you mean temperature?"
+    assert did_you_mean("top_k", ["top_p", "top_q", "store"]) == "; did you mean top_q or top_p?"
+    assert did_you_mean("xyz", ["temperature"]) == ""
 
 
 @pytest.mark.parametrize(

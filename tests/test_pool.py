@@ -126,7 +126,7 @@ def test_many_completions_in_one_block_and_in_many(random_policy, store):
 def test_a_greedy_pool_is_one_whatever_the_seed_and_the_truncation(random_policy, few_prompts, store):
     for settings in ({}, {"seed": 5}, {"top_p": 0.5}, {"top_k": 3}, {"block_size": 8}):
         generate(few_prompts, random_policy, num_completions=1, temperature=0.0, **settings)
-    assert len(built(store)) == 3  # one a shard
+    assert len(built(store)) == 3  # one per shard
 
 
 def test_impossible_requests_are_refused(random_policy, few_prompts, store):

@@ -108,7 +108,7 @@ class Numbers(Readable):
 
 
 def test_the_temperature_and_threshold_of_the_highest_score_are_taken(few_prompts):
-    """Hot samples are more and one is wrong with a low reward: only a threshold keeps it out."""
+    """Samples at the higher temperature are more and one is wrong with a low reward: only a threshold keeps it out."""
     drawn = {0.5: ["1", "1", "1", "1"], 1.0: ["1", "2", "3", "9"]}
     asked = []
 

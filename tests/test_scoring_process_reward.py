@@ -264,7 +264,7 @@ def test_training_learns_what_the_steps_say_and_repeats(store, random_policy, fe
     trained = train_process_reward_model(random_policy, examples, seed=0, **TRAINING)
     log = training_log(trained)
     assert len(log) == 5 * 7
-    assert np.mean([update["loss"] for update in log[-7:]]) < 0.15 < math.log(2) - 0.3 < log[0]["loss"]  # nats a step
+    assert np.mean([update["loss"] for update in log[-7:]]) < 0.15 < math.log(2) - 0.3 < log[0]["loss"]  # nats per step
     counts = store.uses[-1].counts
     assert (counts["labelled_steps"], counts["correct_steps"]) == (2 * 112, 112)
     pool = pool_of([texts] * len(few_prompts))

@@ -37,7 +37,7 @@ def test_an_unknown_benchmark_is_one_sentence():
         [sys.executable, "-m", "bench.speed", "nothing"], capture_output=True, text=True, check=False
     )
     assert result.returncode == 1
-    assert result.stderr.startswith("python -m bench.speed needs one of ")
+    assert result.stderr.startswith("error: NAME=nothing is not allowed: it must be one of cli, estimators, ")
     assert "estimators" in result.stderr
 
 
@@ -78,7 +78,7 @@ def test_the_table_has_every_line(command, shown, capsys):
     if command == SCORING:
         assert all(printed.count(f"batches of {size}") == 2 for size in (8, 2, 1))
         assert printed.count("1.0x") >= 4  # our own lines, the base of both tables
-        assert "sorted, 2,048 tokens a batch" in printed or "sorted, 16,384" in printed
+        assert "sorted, 2,048 tokens per batch" in printed or "sorted, 16,384" in printed
 
 
 def made_data(folder: Path) -> Path:

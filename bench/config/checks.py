@@ -22,7 +22,7 @@ from bench.config.rules import (
     one_of,
     whole,
 )
-from bench.errors import BenchError
+from bench.errors import BenchError, did_you_mean
 
 PARTS = (
     *("task", "policy", "generation", "scoring", "prompt_filter", "selection", "training", "evaluation", "tracking"),
@@ -63,9 +63,8 @@ def check(cfg: DictConfig) -> None:
     """Raise BenchError where the configuration can't run; it names the key, its value and what is allowed."""
     unknown = sorted(set(cfg) - {*PARTS, *SETTINGS})
     if unknown:
-        raise BenchError(
-            f"{unknown[0]} is not a setting; the settings are {', '.join(SETTINGS)} and those of its parts."
-        )
+        near = did_you_mean(str(unknown[0]), [*PARTS, *SETTINGS]) or "."
+        raise BenchError(f"{unknown[0]} is not a setting; there are {', '.join(SETTINGS)} and those of its parts{near}")
     missing = [*(key for key in (*PARTS, *SETTINGS) if key not in cfg), *without_value(OmegaConf.to_container(cfg))]
     if missing:
         if missing[0] in PARTS:

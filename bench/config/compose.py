@@ -2,8 +2,8 @@
 
 import contextlib
 import copy
-import difflib
 import importlib
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,13 +15,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from bench.errors import BenchError
+from bench.errors import BenchError, did_you_mean
 
 BENCH = Path(__file__).resolve().parents[1]
 CONF = str(BENCH.parent / "conf")
 LAUNCHER_PLUGINS = "hydra_plugins.bench_launchers"  # Hydra takes plugins from the namespace package hydra_plugins only
 SWEEPER_PLUGINS = "hydra_plugins.bench_search"
 NOT_A_CHOICE = "Config group override must be"  # Hydra's ValueError for group=null and group=3, which it does not name
+_QUICK = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LAUNCHERS = "hydra/launcher"  # installed plugins add choices, which messages leave out
 
 
@@ -56,6 +57,9 @@ def explained(overrides: list[str]) -> Iterator[None]:
         if not of_settings and not str(error).startswith(NOT_A_CHOICE):  # e.g. JSONDecodeError, from within a run
             raise
         sys.exit(f"error: {explain_composition(error, Path(CONF), overrides)}")
+    except BrokenPipeError:  # who reads the output, e.g. head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit("interrupted: finished work is kept; run the same command to go on.")
 
@@ -63,27 +67,31 @@ def explained(overrides: list[str]) -> Iterator[None]:
 @contextlib.contextmanager
 def understood(overrides: Sequence[str]) -> Iterator[None]:
     """BenchError, in one sentence, where the settings that are composed inside can't be."""
-    for override in overrides:
-        if malformed := _malformed(override):
-            raise BenchError(malformed)
+    if malformed := _malformed(overrides):
+        raise BenchError(malformed)
     try:
         yield
-    except BenchError:
+    except (BenchError, BrokenPipeError):
         raise
     except Exception as error:  # what malformed settings raise in Hydra's parsers and OmegaConf is of many kinds
         raise BenchError(explain_composition(error, Path(CONF), overrides)) from error
 
 
-def _malformed(override: str) -> str | None:
-    """What is wrong where Hydra would take it for something else: no name at all, or a choice by a path."""
-    key, equals, value = override.lstrip("+~").partition("=")
-    if equals and not key.strip():
-        return f"{override!r} names no setting; write name=value."
-    group = key.partition("@")[0]
-    if _is_group(Path(CONF), group):
-        for choice in [value] if value.startswith(("{", "[")) else value.split(","):
-            if choice.startswith(("/", "{", "[")) or ".." in choice:
-                return f"{group}={choice} does not exist; {group} can be {_choices(Path(CONF), group)}."
+def _malformed(overrides: Sequence[str]) -> str | None:
+    """What is wrong with overrides that Hydra would misread: one without a name, or a choice by a path or a mapping.
+
+    In a sweep a mapping is right: several settings of a part that vary together, as in sweeps/hybrid_gate.yaml.
+    """
+    refused = ("/", "[") if any(override.startswith("sweep=") for override in overrides) else ("/", "[", "{")
+    for override in overrides:
+        key, equals, value = override.lstrip("+~").partition("=")
+        if equals and not key.strip():
+            return f"{override!r} names no setting; write name=value."
+        group = key.partition("@")[0]
+        if _is_group(Path(CONF), group):
+            for choice in [value] if value.startswith(("{", "[")) else value.split(","):
+                if choice.startswith(refused) or ".." in choice:
+                    return f"{group}={choice} does not exist; {group} can be {_choices(Path(CONF), group)}."
     return None
 
 
@@ -135,12 +143,39 @@ class Composer:
         return cfg
 
 
+def choices(overrides: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Group -> its choices -> the first line of the comment in the choice's file.
+
+    overrides: a command line, whose hydra.searchpath may add choices of the user's own.
+    """
+    folders = [CONF]
+    if overrides:
+        from hydra import compose
+
+        with understood(overrides), composing(CONF):
+            sources = compose("config", list(overrides), return_hydra_config=True).hydra.runtime.config_sources
+        folders = [source.path for source in sources if source.schema == "file"]
+    files = [path for folder in folders for part in ("*", "hydra/*") for path in Path(folder).glob(f"{part}/*.yaml")]
+    listed: dict[str, dict[str, str]] = {}
+    for path in sorted(files):
+        group = f"hydra/{path.parent.name}" if path.parent.parent.name == "hydra" else path.parent.name
+        lines = [line for line in path.read_text().splitlines()[:2] if not line.startswith("# @package")]
+        listed.setdefault(group, {})[path.stem] = lines[0][2:] if lines and lines[0].startswith("# ") else ""
+    return listed
+
+
+def defaults() -> dict[str, tuple[str, str]]:
+    """Group -> the default choice, and what the group decides: the comment beside it in conf/config.yaml."""
+    line = re.compile(r"^  - (?:override )?([\w/]+): (\w+) # (.*)$", re.MULTILINE)
+    return {group: (choice, words) for group, choice, words in line.findall(Path(CONF, "config.yaml").read_text())}
+
+
 def explain_composition(error: Exception, conf: Path, arguments: Sequence[str]) -> str:
-    """What is wrong, where, and what is allowed. conf: the configuration folder; arguments: the command line."""
+    """One sentence on a mistake in the settings. conf: the configuration folder; arguments: the command line."""
     from hydra.errors import OverrideParseException
 
     text = str(error)
-    if malformed := next(filter(None, map(_malformed, arguments)), None):
+    if malformed := _malformed(arguments):
         return malformed
     if isinstance(error, OverrideParseException):
         return (
@@ -161,7 +196,8 @@ def explain_composition(error: Exception, conf: Path, arguments: Sequence[str]) 
         allowed = re.findall(r"^\t(\S+)$", listing, re.MULTILINE)
         if found[1] == LAUNCHERS:
             allowed = sorted(path.stem for path in (conf / LAUNCHERS).glob("*.yaml"))
-        return f"{found[1]}={found[2]} does not exist; {found[1]} can be {', '.join(allowed) or 'left out only'}."
+        near = did_you_mean(found[2], allowed) or ";"
+        return f"{found[1]}={found[2]} does not exist{near} {found[1]} can be {', '.join(allowed) or 'left out only'}."
     if text.startswith("Ambiguous value"):
         return f"{text.splitlines()[0]}: several values are a sweep, which needs -m (python -m bench -m ...)."
     lines = [line.strip() for line in text.replace("full_key: ", "setting: ").splitlines()]
@@ -212,9 +248,9 @@ def _near(key: str, conf: Path, arguments: Sequence[str]) -> str:
             known = list(_flatten(OmegaConf.to_container(compose("config", [c for c in choices if "," not in c]))))
     except (HydraException, OmegaConfBaseException, ValueError):  # the choices are wrong, too
         return ""
-    groups = [path.relative_to(conf).as_posix() for path in conf.rglob("*") if path.is_dir()]
-    close = difflib.get_close_matches(key, [*known, *groups], n=1, cutoff=0.7)
-    return f"; did you mean {close[0]}?" if close else ""
+    groups = [path.relative_to(conf).as_posix() for path in conf.glob("**/*/")]
+    same = [name for name in known if name.rpartition(".")[2] == key]  # given without the part that it belongs to
+    return did_you_mean(key, [*known, *groups], cutoff=0.7) or did_you_mean(f".{key}", same, cutoff=0.0)
 
 
 def _known_keys(conf: Path) -> Iterator[str]:
@@ -222,7 +258,7 @@ def _known_keys(conf: Path) -> Iterator[str]:
     for path in conf.rglob("*.yaml"):
         group = path.parent.relative_to(conf).as_posix().replace("/", ".")
         prefix = "" if group in (".", "experiment") else f"{group}."
-        yield from _flatten(yaml.safe_load(path.read_text()) or {}, prefix)
+        yield from _flatten(yaml.load(path.read_text(), _QUICK) or {}, prefix)
 
 
 def _flatten(node: Any, prefix: str = "") -> Iterator[str]:

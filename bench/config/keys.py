@@ -33,7 +33,7 @@ def run_folder(cfg: DictConfig) -> Path:
 
 
 def settings_key(cfg: Any, *names: str) -> str:
-    """Equal for two resolved configurations whose settings of these names are equal."""
+    """A key that two resolved configurations share where their settings of these names are equal."""
     return json.dumps([cfg[name] for name in names], sort_keys=True)
 
 

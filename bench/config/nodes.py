@@ -7,7 +7,7 @@ from hydra._internal.utils import _locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from bench.config.rules import Rule, rules
-from bench.errors import BenchError
+from bench.errors import BenchError, did_you_mean
 
 
 def refuse_circles(cfg: DictConfig) -> None:
@@ -34,7 +34,7 @@ def check_node(key: str, node: Any) -> None:
             if name not in known:
                 raise BenchError(
                     f"{key}.{name} is not a setting of {function.__name__} ({node['_target_']}), which has "
-                    f"{', '.join(known) or 'none'}; leave it out: ~{key}.{name}."
+                    f"{', '.join(known) or 'none'}{did_you_mean(name, known) or f'; leave it out: ~{key}.{name}.'}"
                 )
         for name, rule in rules(function).items():
             if name in settings:

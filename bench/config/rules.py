@@ -19,7 +19,7 @@ COLDEST = 1e-4  # a sampling temperature below it lets logits / temperature leav
 
 @dataclass(frozen=True)
 class Rule:
-    """Which values are allowed, as a test and in words, e.g. "a whole number of at least 1"."""
+    """The allowed values of a setting, as a test and in words, e.g. "a whole number of at least 1"."""
 
     allows: Callable[[Any], bool]
     description: str
@@ -29,7 +29,7 @@ class Rule:
     beyond: Callable[[Any], str] = lambda value: ""  # the limit of sensible sizes that a value exceeds, in words
 
     def words(self, value: Any) -> str:
-        """What is allowed, in words; the limit of sensible sizes is named where `value` is beyond it."""
+        """The allowed values, in words; with the limit of sensible sizes where `value` is beyond it."""
         kind, null, _ = self.description.partition(OR_NULL)
         return f"{kind}{self.beyond(value)}{null}"
 

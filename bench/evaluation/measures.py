@@ -126,7 +126,7 @@ def along_counts(along: AlongTraining | None) -> dict[str, int]:
 
 
 def of_sampler(pool: Graded) -> dict[Measure, np.ndarray]:
-    """What n samples of the base's held-out pool give, for n up to all: pass@n, Best-of-n by the proxy, and votes."""
+    """pass@n, Best-of-n by the proxy, and votes, from the base's held-out pool, for n up to all its samples."""
     sizes = powers_of_two(pool.gold.shape[1])
     measures = of_votes("sampler", pool, sizes)
     measures |= _over("sampler", "best_of_n", "accuracy", sizes, best_of_n(pool.proxy, sizes, pool.gold))

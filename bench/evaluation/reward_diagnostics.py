@@ -1,4 +1,4 @@
-"""How well the scorer's proxy rewards agree with gold, on the base's held-out Best-of-N pool.
+"""The agreement of the scorer's rewards (proxy) with gold, on the base's held-out Best-of-N pool.
 
 metrics.json has the numbers under scorer/; diagnostics.parquet has the curves behind reward_diagnostics.png.
 """

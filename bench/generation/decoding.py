@@ -25,7 +25,7 @@ LOOK_EVERY = 8  # steps between two looks at which rows have finished, on a GPU;
 
 @dataclass(frozen=True)
 class Prefill:
-    """P prompts, padded on the left to a common width, and what the model made of them."""
+    """P prompts, padded on the left to a common width, with the model's cache and logits for them."""
 
     cache: Any
     logits: torch.Tensor  # [P, V] of the first new token
@@ -37,7 +37,7 @@ class Prefill:
 
 
 class Draws:
-    """What R = P x S rows draw step by step, each by its row of uniforms [R, T]; a prompt's samples lie together."""
+    """The tokens that R = P x S rows draw step by step, by uniforms [R, T]; the rows of a prompt are adjacent."""
 
     def __init__(self, uniforms: np.ndarray, sampler: Sampler, eos_ids: set[int], device: torch.device) -> None:
         rows, steps = uniforms.shape

@@ -1,4 +1,4 @@
-"""Connections whose answers are bounded: each is there as a whole in time, and no larger than MOST_BYTES."""
+"""HTTP connections with bounded answers: each arrives whole within a time limit, and has at most MOST_BYTES."""
 
 import http.client
 import io

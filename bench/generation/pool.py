@@ -38,7 +38,7 @@ class Engine(Protocol):
     def sample(
         self, prompts: Prompts, samples: range, sampler: Sampler, *, max_new_tokens: int, seed: int, progress: Bar
     ) -> tuple[Completions, dict[str, float]]:
-        """The given samples of every prompt [M, len(samples)], and what was counted (tokens, flops)."""
+        """Draw these samples of every prompt [M, len(samples)]; return them and counts (tokens, flops)."""
         ...
 
 
@@ -221,7 +221,7 @@ def _ragged(lists: Any) -> np.ndarray:
 
 
 def describe(completions: Completions) -> dict[str, float]:
-    """How many samples a pool holds, how many of them are cut at the limit, empty, or repeated within a prompt.
+    """Count the samples of a pool, and those that are cut at the limit, empty, or repeated within a prompt.
 
     `twins` counts pairs of equal samples of one prompt, `twins_expected` the pairs that independent samples of their
     probabilities would have; `twins_alarm` is 1 where the difference is no accident. Pools side by side are counted one

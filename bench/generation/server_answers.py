@@ -84,7 +84,7 @@ def read(answer: Any, who: str, *, chat: bool) -> CompletionAnswer:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What the ids of a policy's completions may be."""
+    """The allowed token ids of a policy's completions."""
 
     tokenizer: Any
     eos_ids: set[int]  # each ends a completion

@@ -34,7 +34,7 @@ PLAIN: dict[str, Any] = {  # what PEFT can train beside the two low-rank factors
 
 @dataclass(frozen=True)
 class Options:
-    """How vLLM runs a model; all but dtype change speed and memory alone."""
+    """The options of vLLM for one model; all but dtype change only speed and memory."""
 
     dtype: str
     tensor_parallel_size: int
@@ -93,7 +93,7 @@ def adapter_of(policy: Policy) -> Adapter | None:
 
 
 def arguments(model: Path, options: Options, *, lora_rank: int, trust_remote_code: bool) -> dict[str, Any]:
-    """How vLLM is to hold a model, for this suite's engine and for lm-eval's. lora_rank 0: without adapters.
+    """The arguments of vLLM for a model, in this suite's engine and in lm-eval's. lora_rank 0: without adapters.
 
     BenchError where vLLM is not installed.
     """
@@ -167,7 +167,7 @@ async def launch(base: Path, options: Options, *, lora_rank: int, trust_remote_c
 
 
 class Reloading:
-    """What vLLM's workers, in their own processes, get besides their own methods.
+    """Methods that vLLM's workers get in their own processes.
 
     vLLM mixes it into its worker class, which has reload_weights and model_runner.
     """

@@ -1,1 +1,1 @@
-"""Where the cells of a sweep run: hydra/launcher=local (one after another), joblib, ray or slurm."""
+"""Launchers, which run the cells of a sweep: hydra/launcher=local (one after another), joblib, ray or slurm."""

@@ -254,7 +254,7 @@ class SlurmJobs(Backend):
 
 @dataclass(frozen=True)
 class PreemptibleCell:
-    """What submitit pickles and calls on a node; it calls `checkpoint` when Slurm announces the end of the job."""
+    """A cell that submitit pickles and calls on a node; `checkpoint` is called when Slurm announces the job's end."""
 
     requeue: bool
 

@@ -1,4 +1,4 @@
-"""Which GPUs each of several workers on one machine may see."""
+"""Divide the GPUs of one machine among workers."""
 
 import math
 import os

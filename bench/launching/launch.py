@@ -1,4 +1,4 @@
-"""From the settings of a sweep's cells to jobs of a launcher, and the loop that runs lost jobs again.
+"""Turn the cells of a sweep into jobs of a launcher, and run lost jobs again.
 
 Hydra's sweepers call a launcher with the settings of each cell. Our launchers send each cell, composed and resolved, to
 a process that calls `runner.run_cell`. A cell that is done is not sent. A cell whose process dies runs again elsewhere
@@ -31,7 +31,7 @@ from bench.sweeps.cells import is_done, number, numbers
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended; the records of its cell lie in the cell's folder."""
+    """The end of a job; the records of its cell lie in the cell's folder."""
 
     lines: tuple[str, ...] = ()  # that it said and the reader has not seen yet
     complaint: str | None = None  # why no job can run on its node
@@ -74,7 +74,7 @@ class CellJob:
 
 
 class Backend(abc.ABC):
-    """Where jobs run: it starts them in other processes and reports which have ended."""
+    """A place where jobs run: it starts them in other processes and reports which have ended."""
 
     retries: int  # times that a job whose process was lost is run again
 

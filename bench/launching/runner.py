@@ -116,7 +116,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
 
 
 def refuse_early(cfg: DictConfig, parts: Mapping[str, Any]) -> "Parts":
-    """The parts of the experiment. BenchError where this machine lacks what it needs, or it could not come to its end.
+    """The parts of the experiment. BenchError where it would fail later, or this machine lacks something for it.
 
     Nothing is made. parts: the configured parts, built but not yet called.
     """

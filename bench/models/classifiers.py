@@ -35,7 +35,7 @@ class Classifier:
     trust_remote_code: bool = False  # run the Python files that lie beside the weights
 
     def load(self, auto_class: Any, **settings: Any) -> Any:
-        """What `auto_class.from_pretrained` makes of it; BenchError where it has code that is not trusted."""
+        """Load the model by `auto_class.from_pretrained`; BenchError where it has code that is not trusted."""
         with refusing_code(self.name, TRUST, trusted=self.trust_remote_code):
             return auto_class.from_pretrained(
                 self.name, revision=self.revision, trust_remote_code=self.trust_remote_code, **settings
@@ -123,7 +123,7 @@ class LoadedClassifier:
         return batches(lengths, batch_tokens, PADDING[self.model.device.type])
 
     def compute_counts(self, tokens: int) -> dict[str, float]:
-        """What a reading of so many tokens counts for."""
+        """The counts of reading so many tokens."""
         parameters = self.model.num_parameters()
         return {"parameters": parameters, "flops": 2.0 * parameters * tokens}
 

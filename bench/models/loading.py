@@ -222,7 +222,7 @@ def refusing_code(place: str | Path, setting: str, *, trusted: bool) -> Iterator
 
 
 def count_parameters(policy: Policy) -> int:
-    """How many numbers the policy's weights have, by the files' headers; an adapter's are added to its base's."""
+    """Count the policy's parameters by the headers of its files; those of an adapter are added to those of its base."""
     from safetensors import safe_open
 
     total = 0

@@ -20,7 +20,7 @@ LARGE_VOCABULARY, FEW = 4096, 256  # above so many tokens a CPU looks for the nu
 
 @dataclass(frozen=True)
 class Sampler:
-    """How tokens are drawn from a policy's logits. ValueError for settings that no sampler can have."""
+    """The rule that draws tokens from a policy's logits. ValueError for settings that no sampler can have."""
 
     temperature: float = 1.0  # 0 is greedy: a point mass on the argmax
     top_p: float = 1.0  # above 0; 1 keeps every token

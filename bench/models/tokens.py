@@ -1,4 +1,4 @@
-"""What token ids mean: prompts to ids and ids to completions, which ids end one, whether two policies' ids agree."""
+"""Token ids: encode prompts, decode completions, find the ids that end one, and compare two policies' ids."""
 
 import functools
 import json

@@ -43,7 +43,7 @@ class TrainingCost:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a procedure reports beyond the records of every run.
+    """The reports of one procedure beyond the records of every run.
 
     The defaults describe a single round: the base draws one pool, and each arm trains on one selection from it.
     """

@@ -1,4 +1,4 @@
-"""What a hybrid run reports: the samples that were drawn and paid for, and the source of each training example."""
+"""The findings of a hybrid run: the samples that were drawn and paid for, and the source of each training example."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Gate:
-    """Which of M prompts are easy, and the evidence."""
+    """The easy ones of M prompts, and the evidence."""
 
     probe: Probe | None
     nll: np.ndarray  # [E + 1, M] nats per token of the demonstrations; E = 0 without a probe

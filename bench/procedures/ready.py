@@ -1,4 +1,4 @@
-"""What is checked of an experiment before its first artifact: its data, and lengths and sizes against the base policy.
+"""Check an experiment before its first artifact: its data, and lengths and sizes against the base policy.
 
 Prompts are read, and nothing is made. What one setting may be is said by bench.config.rules, what this machine lacks by
 functions that are attached with `here`.
@@ -23,7 +23,7 @@ TRAINED = "bench.scoring.trained_reward_model.trained_reward_model"
 
 
 class PolicyShape(NamedTuple):
-    """What is known of a policy before it is made."""
+    """The known properties of a policy before it is made."""
 
     context: int | None  # tokens; None: no limit is known
     layers: int | None
@@ -33,7 +33,7 @@ class PolicyShape(NamedTuple):
 
 
 def check(parts: Parts, procedure: Callable[..., Any], config: Mapping[str, Any]) -> None:
-    """Raise BenchError where the experiment could not come to its end. config: the resolved configuration."""
+    """Raise BenchError for an experiment that would fail later. config: the resolved configuration."""
     prompts = {split: parts.prompts(split) for split in _splits(config)}
     refuse_more_than_the_pool(config, len(prompts["train"]))
     for name, task in (getattr(parts.evaluation, "keywords", {}).get("transfer") or {}).items():

@@ -1,4 +1,4 @@
-"""Every completion of a run's pools: where the store has it, its reward and its verdict.
+"""Every completion of a run's pools: its place in the store, its reward and its verdict.
 
 completions.parquet: split, prompt_id, sample, policy (which drew it), reward (NaN: unscored), correct (empty: not
 judged), unit and line: the artifact that holds the text, and the line in its file (empty: held nowhere).

@@ -219,7 +219,7 @@ def record_files(folder: Path) -> list[str]:
 
 
 def changed(folder: Path) -> str | None:
-    """Which records are not as the run left them; None where all are, or the run is from before checksums.json."""
+    """Name the records that changed since the run; None where none did, or the run is older than checksums.json."""
     if without_checksums(folder) and (folder / COMPLETIONS).exists():  # runs that leave the one leave the other
         return f"{folder / CHECKSUMS} is missing"
     return damage(folder, record_files(folder))

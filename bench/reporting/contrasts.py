@@ -35,7 +35,7 @@ class Contrast:
     family: int = 1  # comparisons that the p-value and the verdict are adjusted for; intervals are not adjusted
 
     def against(self, whom: str) -> str:
-        """The verdict for a sentence, e.g. "better than the base (+.21 [.17, .24])".
+        """The verdict for a sentence, e.g. "better than the base (+0.21 [0.17, 0.24])".
 
         Where it is not resolved, this says which difference would be found, and whether only the adjustment for
         several comparisons leaves it open.
@@ -59,7 +59,7 @@ class Contrast:
 def contrast(ours: np.ndarray, theirs: np.ndarray, name: str) -> Contrast:
     """Compare two arrays [S, M] with one value per seed and prompt. The verdict is that of a single comparison.
 
-    Several seeds: the two-way interval of `seed_interval`, and the detectable difference (t_{.975} + t_{.8}) · SE at
+    Several seeds: the two-way interval of `seed_interval`, and the detectable difference (t_{0.975} + t_{0.8}) · SE at
     its degrees of freedom. One seed: the bootstrap over prompts (`paired_contrast`), which does not cover new seeds.
     In both, the sign-flip test of the prompts (of their means over seeds) has to agree: the p-value is the larger of
     the two, and the interval is extended to 0 where that test leaves 0 open, as it does where few prompts differ.

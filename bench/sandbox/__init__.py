@@ -43,7 +43,7 @@ VERDICTS = ("passed", "wrong_output", "exception", "time_limit", "stopped_early"
 
 @dataclass(frozen=True)
 class Limits:
-    """What one program may use. Memory and CPU time are per process; a program has one unless `processes` is higher."""
+    """The resources of one program. Memory and CPU time are limits of each of its processes."""
 
     cpu_seconds: int = 2
     wall_seconds: float = 10.0
@@ -54,7 +54,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Job:
-    """Python source, its function to call, and what it must do: at least one case, or tests.
+    """Python source, its function to call, and at least one case, or tests, that it must pass.
 
     cases: arguments, and what must come back, as plain data, see `canonical`. tests: Python source that passes where it
     raises nothing and executes an assertion (bench.tasks.program_tests). before: imports and helpers that the program

@@ -55,7 +55,7 @@ class Line:
         self.proxies: dict[int, Any] = {}  # number on the other side -> proxy, or class of exceptions, or coroutine
 
     def ask(self, operation: str, *operands: Any, **named: Any) -> Any:
-        """Return what an operation on the other side gives, or raise what it raises."""
+        """Return the result of an operation on the other side, or raise its exception."""
         self.asked += 1
         given = [*operands, *named.values()]
         self._send(["ask", operation, [self.packed(value) for value in given], list(named)])

@@ -37,7 +37,7 @@ ATTRIBUTE = "known_of_scorer"  # of a scorer's function
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
-    """Mark a function as a scorer, and say what is known before it scores: values, or functions of its settings."""
+    """Mark a function as a scorer, and state its properties: values, or functions of its settings."""
 
     highest: float | Callable[[Settings], float] = math.inf  # reward that it can give; infinite: not known
     compares: str | Callable[[Settings], str] = ""  # what in it compares the samples of a prompt, for messages

@@ -1,9 +1,9 @@
-"""A weighted sum of scorers, each first brought to a common scale.
+r"""A weighted sum of scorers, each first brought to a common scale.
 
-    python -m bench scoring=combined                                               the verifier; brevity breaks ties
-    python -m bench scoring=combined scoring.parts.length.weight=0.5               another weight
-    python -m bench scoring=combined scoring@scoring.parts.verifier.scorer=judge   another scorer in place of a part's
-    python -m bench scoring=combined '~scoring.parts.length'                       without a part
+    python -m bench scoring=combined                                      the verifier; brevity breaks ties
+    python -m bench scoring=combined scoring.parts.length.weight=0.5      another weight
+    python -m bench scoring=combined scoring@scoring.parts.verifier.scorer=verifier_steps   another scorer for a part
+    python -m bench scoring=combined '~scoring.parts.length'              without a part
     python -m bench scoring=combined +scoring@scoring.parts.agreement.scorer=self_consistency \
         +scoring.parts.agreement.weight=0.5                                        with another part
 """

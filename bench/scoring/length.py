@@ -1,4 +1,4 @@
-"""The length of a completion as its score: a control that ignores what was written."""
+"""The length of a completion as its score: a control that ignores the text."""
 
 import math
 from typing import Annotated

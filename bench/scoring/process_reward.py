@@ -77,7 +77,7 @@ def process_reward(
 
 @dataclass(frozen=True)
 class StepReading:
-    """How a process reward model reads a completion; see `process_reward`."""
+    """The settings by which a process reward model reads a completion; see `process_reward`."""
 
     correct: int | str
     separator: str

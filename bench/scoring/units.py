@@ -27,7 +27,7 @@ def scored(
     parents: dict[str, str] | None = None,
     report: Callable[[list[dict[str, float]]], None] | None = None,
 ) -> Rewards:
-    """[M, N] rewards, one store artifact per stored unit of the pool; what was scored before is read.
+    """[M, N] rewards, one artifact per stored unit of the pool; units that were scored before are read from the store.
 
     score(rows, texts) -> (values [D], counts) is given D distinct pairs of a row of `prompts` and a text; NaN is
     unscored. It is called only where a unit is missing: load a model at its first call. The counts (tokens, flops,

@@ -1,4 +1,4 @@
-"""What a search is: its space, settings, cells and trials, read from the command line and checked."""
+"""The definition of a search: its space, settings, cells and trials, read from the command line and checked."""
 
 import functools
 import json

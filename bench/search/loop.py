@@ -3,7 +3,6 @@
 Optuna proposes rounds of cells, a launcher runs them, and the chosen one is judged on test.
 """
 
-import difflib
 import fcntl
 import functools
 import math
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.errors import BenchError
+from bench.errors import BenchError, did_you_mean
 from bench.progress import say
 from bench.records.read import Estimate, Run, read_run
 from bench.search.definition import Search, check_cell
@@ -57,7 +56,7 @@ class Trial:
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """Where a search stands: its trials in the order of proposal, and the choice among them."""
+    """The progress of a search: its trials in the order of proposal, and the choice among them."""
 
     search: Search
     trials: Sequence[Trial]
@@ -94,7 +93,7 @@ class Progress:
 
 
 def progress(search: Search, study: "Study | None") -> Progress:
-    """Where the search stands by its study; None: it has not begun."""
+    """The progress of the search by its study; None where it has not begun."""
     from optuna.trial import TrialState
 
     if study is None:
@@ -120,9 +119,8 @@ def objectives(search: Search, run: Run) -> tuple[float, float]:
     for role in ("maximize", "minimize"):
         name = getattr(search.settings, role)
         if name not in run.metrics or isinstance(run.metrics[name], str):
-            close = difflib.get_close_matches(name, run.metrics, n=1)
-            hint = f"; did you mean {close[0]}?" if close else "."
-            raise BenchError(f"hydra.sweeper.{role}={name} is not a number in {run.folder / 'metrics.json'}{hint}")
+            near = did_you_mean(name, run.metrics) or "."
+            raise BenchError(f"hydra.sweeper.{role}={name} is not a number in {run.folder / 'metrics.json'}{near}")
         if role == "maximize" and f"{name}_low" not in run.metrics:
             raise BenchError(f"hydra.sweeper.maximize={name} has no value per prompt; tuned/pass@1 has one.")
     return estimate(run, search.settings.maximize).value, estimate(run, search.settings.minimize).value

@@ -1,4 +1,4 @@
-"""What a search will cost, how far it is, and its conclusion: the front on validation, the chosen cell on test."""
+"""The cost of a search, its progress, and its conclusion: the front on validation, the chosen cell on test."""
 
 import json
 from dataclasses import asdict
@@ -24,7 +24,7 @@ RECORD = "search.json"  # the conclusion's numbers, for scripts
 
 
 def summary(search: Search) -> str:
-    """The space, the objectives, what is done, and what the whole search will cost, by the store's own history."""
+    """The space, the objectives, the progress, and the cost of the whole search, by the history of the store."""
     from bench.search.space import described, draw
 
     now = progress(search, search.study())
@@ -67,7 +67,7 @@ def status(search: Search) -> str:
 
 
 def conclusion(search: Search) -> tuple[str, bool]:
-    """The front, the choice, its result on test and the winner's curse; and whether all of it is there.
+    """The front, the choice, its result on test and the winner's curse; and whether the search is complete.
 
     Writes the same numbers to outputs/<name>/search.json.
     """

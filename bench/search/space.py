@@ -1,4 +1,4 @@
-"""What a search may vary: Hydra's interval, range and choice, as distributions that Optuna proposes from.
+"""The space of a search: Hydra's interval, range and choice, as distributions that Optuna proposes from.
 
 'temperature=interval(0.4,1.6)'    any number between       'k=range(1,9)' or 'k=int(interval(1,8))'    integers
 'lr=tag(log,interval(1e-5,1e-3))'  on a log scale           'selection=softmax,rso'                     names

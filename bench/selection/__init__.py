@@ -1,4 +1,4 @@
-"""Which completions to train on: every method is a plain function from rewards [M, N] to a Selection.
+"""Choose the completions to train on: every method is a plain function from rewards [M, N] to a Selection.
 
 A method receives what it needs beyond rewards by the name of its parameter, e.g. `paths` [M, N]: see evidence_for. NaN
 rewards are unscored: never chosen, and without influence on the choice; a prompt whose row is all NaN selects nothing.

@@ -1,4 +1,4 @@
-"""What reads completions beside the policy: reward models, the sandbox for programs, and lm-eval's own tasks.
+"""Readers of completions beside the policy: reward models, the sandbox for programs, and lm-eval's own tasks.
 
 Sizes of lm-eval's tasks are those of lm-eval 0.4's YAML files and of the published splits. Token counts are assumed,
 rough means.
@@ -45,7 +45,7 @@ def readers(cfg: Mapping[str, Any], policy: Shape, parameters: float | None) -> 
 
 
 def programs(cfg: Mapping[str, Any], completions: float, held_out: float) -> float:
-    """How many programs the sandbox runs: one per completion that tests score, and one per completion they grade.
+    """Count the programs that the sandbox runs: one per completion that tests score, and one per completion they grade.
 
     completions: all that are drawn; held_out: those of them that no policy trains on.
     """

@@ -1,7 +1,8 @@
 """The commands themselves: CPU-seconds (user and system) of each, beside the goal that it should stay below.
 
-    python -m bench.speed cli
-    python -m bench.speed cli --repeats 9
+examples:
+  python -m bench.speed cli
+  python -m bench.speed cli --repeats 9
 
 The sweep has 16 cells of experiment=quick on one policy: 4 seeds x 4 selections. Two seeds with two selections are run;
 the other 12 cells are copies of these with configurations of their own. A command is a process of its own, with

@@ -1,7 +1,8 @@
 """The estimators at full size against plain loops: CPU-seconds, their ratio, and peak memory.
 
-    python -m bench.speed estimators
-    python -m bench.speed estimators --prompts 1000 --samples 256
+examples:
+  python -m bench.speed estimators
+  python -m bench.speed estimators --prompts 1000 --samples 256
 
 The plain ways are loops over prompts and n, and over resamples. They do a part of the work, and their time is scaled
 up. Both sides must agree on that part.

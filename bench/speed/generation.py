@@ -1,8 +1,9 @@
 """Sampling by this suite and by other ways, on the same prompts in turns: tokens per second, memory, the GEMM floor.
 
-    python -m bench.speed generation
-    python -m bench.speed generation --policy FOLDER --rows 512 --max-new-tokens 256         a model of yours
-    python -m bench.speed generation --layers 24 --hidden 2048 --vocabulary 128000           a random one, on a GPU
+examples:
+  python -m bench.speed generation
+  python -m bench.speed generation --policy FOLDER --rows 512 --max-new-tokens 256         a model of yours
+  python -m bench.speed generation --layers 24 --hidden 2048 --vocabulary 128000           a random one, on a GPU
 
 ours: the transformers engine. generate: model.generate on all rows at once. teaching: model.generate with
 num_return_sequences on 8 prompts at a time, as teaching code does. vllm: the vLLM engine. Each turns prompts into token

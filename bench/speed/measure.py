@@ -1,4 +1,4 @@
-"""How all benchmarks read their options, measure time and memory, and print tables."""
+"""The parts that benchmarks share: options, measures of time and memory, and tables."""
 
 import argparse
 import csv
@@ -12,25 +12,26 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from bench.errors import CommandLine
+
 T = TypeVar("T")
 
 
-class Help(argparse.ArgumentDefaultsHelpFormatter):
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Show each option's default, where it has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default is None else super()._get_help_string(action)
 
 
-def option_parser(name: str, docstring: str) -> argparse.ArgumentParser:
+def option_parser(name: str, docstring: str) -> CommandLine:
     """A parser for the benchmark of this name and module docstring."""
-    description = docstring.splitlines()[0]
-    return argparse.ArgumentParser(f"python -m bench.speed {name}", description=description, formatter_class=Help)
+    return CommandLine(f"python -m bench.speed {name}: {docstring}", Help)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one call took, in seconds."""
+    """The time of one call, in seconds."""
 
     cpu: float  # of all threads, user and system
     wall: float

@@ -1,7 +1,8 @@
 """A pool of a million completions: write, score, select, read back; with the seconds and peak memory of each step.
 
-    python -m bench.speed pool
-    python -m bench.speed pool --prompts 6250 --completions 16
+examples:
+  python -m bench.speed pool
+  python -m bench.speed pool --prompts 6250 --completions 16
 
 The completions are made up quickly in place of a model's. All other steps are those of every run.
 """

@@ -20,7 +20,7 @@ TEACHING_PROMPTS = 8  # in one call of model.generate
 
 @dataclass(frozen=True)
 class SamplingWork:
-    """What every way draws."""
+    """The samples that every way draws."""
 
     prompts: Prompts
     samples: int

@@ -1,7 +1,8 @@
 """Scoring with a reward model against fixed batches in arrival order: CPU-seconds, wall-clock seconds, padding.
 
-    python -m bench.speed scoring
-    python -m bench.speed scoring --texts 300 --hidden 256 --layers 4
+examples:
+  python -m bench.speed scoring
+  python -m bench.speed scoring --texts 300 --hidden 256 --layers 4
 
 The lengths of texts are lognormal, like those of answers to mixed questions: many short, a few very long. The plain
 ways take the texts as they come, 8, 2 or 1 at a time, and pad each batch to its longest. In the pool a prompt has 16
@@ -73,7 +74,7 @@ def main(arguments: list[str]) -> None:
         batches[name] = np.split(np.arange(len(lengths)), range(size, len(lengths), size))
     padded = [sum(len(batch) * lengths[batch].max() for batch in own) for own in batches.values()]
     padding = [f"{1 - lengths.sum() / tokens:.0%}" for tokens in padded]
-    _compare({f"sorted, {scorer.batch_tokens:,} tokens a batch": ours, **plain}, texts, options.rounds, padding)
+    _compare({f"sorted, {scorer.batch_tokens:,} tokens per batch": ours, **plain}, texts, options.rounds, padding)
 
     prompts, share = options.texts // BLOCK, 1 - options.distinct
     print(

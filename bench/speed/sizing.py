@@ -1,7 +1,8 @@
 """The estimates of `bench.size` beside what a run takes: tokens, FLOPs and memory of each stage, and CPU-seconds.
 
-    python -m bench.speed sizing
-    python -m bench.speed sizing --layers 8 --hidden 512 --ways sft,lora
+examples:
+  python -m bench.speed sizing
+  python -m bench.speed sizing --layers 8 --hidden 512 --ways sft,lora
 
 A randomly initialised Llama goes through the plain experiment with several ways of training, each in a process of its
 own. It hardly ever draws EOS, so that lengths are known. torch counts the FLOPs of every matrix product as it runs,

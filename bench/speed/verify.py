@@ -1,7 +1,8 @@
 """Verdicts on real solutions: agreement with the published ones, and the rate beside lm-eval's and math-verify's code.
 
-    BENCH_DATA=FOLDER python -m bench.speed verify
-    python -m bench.speed verify --data FOLDER --limit 500
+examples:
+  BENCH_DATA=FOLDER python -m bench.speed verify
+  python -m bench.speed verify --data FOLDER --limit 500
 
 GSM8K: 1,319 problems with one solution by each of four models (gsm8k_example_model_solutions), each with its published
 verdict. MATH: 5,000 test solutions, each with its own answer, which is right, and with that of the next problem, which
@@ -76,7 +77,7 @@ def main(arguments: list[str]) -> None:
 
 
 def data_folder() -> Path:
-    """Where the real data are: BENCH_DATA, else ../shared/data beside the repository."""
+    """The folder of the real data: BENCH_DATA, else ../shared/data beside the repository."""
     return Path(os.environ.get("BENCH_DATA") or DEFAULT)
 
 

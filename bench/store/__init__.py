@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Address:
-    """What an artifact is made from: enough to find it, and to record in its manifest how it was made."""
+    """The inputs of an artifact: enough to find it, and to record in its manifest how it was made."""
 
     stage: str
     version: int

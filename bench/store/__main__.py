@@ -1,31 +1,36 @@
-"""List, verify or prune stored artifacts.
+"""python -m bench.store: list, verify or prune stored artifacts.
 
-    python -m bench.store [list | verify | prune] [store=PATH] [outputs=PATH] [--delete]
+store=PATH and outputs=PATH mean the same as --store PATH and --outputs PATH.
 
---store PATH and --outputs PATH mean the same as store=PATH and outputs=PATH.
+examples:
+  python -m bench.store                              stage, key, size, age and seconds of every artifact
+  python -m bench.store verify store=/data/store     recompute every checksum; status 1 if any differs
+  python -m bench.store prune                        print what no run in outputs/ refers to
+  python -m bench.store prune --delete               delete it
 """
 
-import argparse
 import fcntl
 import shutil
 import sys
 import time
 from pathlib import Path
 
-from bench.errors import BenchError
+from bench.errors import BenchError, CommandLine
 from bench.store import DamagedArtifactError, check, in_use, lock_file, walk
 from bench.store.files import BUSY, holder, unfinished
 from bench.store.intact import read_lineage
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.store", description="List, verify or prune stored artifacts."
+    parser = CommandLine(__doc__)
+    parser.add_argument(
+        "action", nargs="?", default="list", choices=["list", "verify", "prune"], help="what to do (default: list)"
     )
-    parser.add_argument("action", nargs="?", default="list", choices=["list", "verify", "prune"])
-    parser.add_argument("--store", type=Path, default=Path("store"), help="the store's folder (default: store)")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the runs whose artifacts prune keeps")
-    parser.add_argument("--delete", action="store_true", help="prune: delete, instead of listing only")
+    parser.add_argument("--store", metavar="PATH", type=Path, default="store", help="the store (default: store)")
+    parser.add_argument(
+        "--outputs", metavar="PATH", type=Path, default="outputs", help="prune keeps what these runs use (outputs)"
+    )
+    parser.add_argument("--delete", action="store_true", help="prune: delete, instead of printing only")
     options = parser.parse_args([_as_option(argument) for argument in sys.argv[1:]])
     if not (options.store / ".locks").is_dir():
         sys.exit(f"error: store={options.store} is not a store; give the folder that your runs name store=.")
@@ -41,7 +46,7 @@ def main() -> None:
 
 
 def _as_option(argument: str) -> str:
-    """Return --store=PATH for store=PATH, the form that runs take; likewise for outputs."""
+    """Return --store=PATH for store=PATH, the form that runs take, and the same for outputs."""
     return f"--{argument}" if argument.startswith(("store=", "outputs=")) else argument
 
 
@@ -101,7 +106,7 @@ def _abandoned(store: Path, making: Path) -> bool:
 
 
 def prune(store: Path, outputs: Path, *, delete: bool) -> None:
-    """Print, and with `delete` remove, left-overs and what no lineage.json under `outputs` names; not beside a run."""
+    """Print, and with `delete` remove, left-overs and artifacts that no run under `outputs` names; not during a run."""
     if not delete:
         _prune(store, outputs, delete=False)
         return

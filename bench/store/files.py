@@ -134,7 +134,7 @@ def process_name() -> str:
 
 
 def unfinished(folder: Path) -> list[Path]:
-    """What `atomically` left in the folder where its process was killed, or is about to rename."""
+    """Files that a killed `atomically` left in the folder, or that it is about to rename."""
     name = re.compile(r"\.(?!tracking).+\.(json|yaml|parquet|png|pdf|svg|csv)\.(?!lock$).+")
     return [path for path in sorted(folder.iterdir()) if name.fullmatch(path.name) and not path.is_dir()]
 
@@ -185,7 +185,7 @@ def claim(file: TextIO) -> None:
 
 
 def holder(path: Path) -> str:
-    """What the process that holds the lock wrote into its file; empty where none does."""
+    """The text that the holder of the lock wrote into its file; empty where no process holds it."""
     if not path.is_file():  # a pipe of this name would wait forever
         return ""
     try:

@@ -46,7 +46,7 @@ def unreadable(path: Path, reason: str) -> BenchError:
 
 
 def damage(folder: Path, names: list[str]) -> str | None:
-    """Which files of a run are missing or not as the run left them, as a clause; None where all are.
+    """Name the missing and changed files of a run, in a clause; None where there are none.
 
     names: the records that are in the folder. Runs from before checksums.json are taken as they are.
     """

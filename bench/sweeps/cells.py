@@ -1,8 +1,8 @@
 """The cells of a sweep: their configurations, and the state of each by its folder.
 
-python -m bench sweep=NAME [setting=value,value ...]      run the missing cells
-python -m bench sweep=NAME plan=true                      print the plan and its cost, without running
-python -m bench.status sweep=NAME                         print which cells are done, running, failed, missing
+python -m bench sweep=NAME                run the missing cells; any axis can be given anew: seed=0,1
+python -m bench sweep=NAME plan=true      print the plan and its cost, without running
+python -m bench.status sweep=NAME         print which cells are done, running, failed, missing
 """
 
 import contextlib

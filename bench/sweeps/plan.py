@@ -69,7 +69,7 @@ def _rehearsed(cell: Cell) -> Record:
 
 
 def summary(cells: Sequence[Cell]) -> str:
-    """The state of the cells, what they draw, train and judge, shared and each alone, and the time of the rest."""
+    """The state of the cells, their work with and without sharing, and the time that is left."""
     kinds = [state(cell).kind for cell in cells]
     todo = [cell for cell, kind in zip(cells, kinds, strict=True) if kind != "done"]
     shared, alone = workload(cells), [workload([cell]) for cell in cells]
@@ -105,7 +105,7 @@ def described(state: State) -> str:
 
 
 def tally(kinds: Sequence[str]) -> str:
-    """How many cells are in each kind of state."""
+    """The number of cells in each kind of state."""
     order = ("done", "running", "failed", "interrupted", "incomplete", "outdated", "missing")
     return ", ".join(f"{kinds.count(kind)} {kind}" for kind in order if kind in kinds)
 

@@ -28,15 +28,15 @@ SPLITS = ("train", "validation", "test")
 
 
 class RunsPrograms(Protocol):
-    """What makes a program of a completion, for scoring=unit_tests."""
+    """A task that makes programs of completions, for scoring=unit_tests."""
 
     def job(self, completion: str, answer: str) -> Job:
-        """What runs in the sandbox to judge the completion."""
+        """The job in the sandbox that judges the completion."""
         ...
 
 
 class Judge:
-    """What says whether a completion is right. It must have `is_correct` or `are_correct`; the rest has defaults."""
+    """A judge of completions. It must have `is_correct` or `are_correct`; the rest has defaults."""
 
     def is_correct(self, completion: str, answer: str) -> bool:
         """Return whether a completion is right, given the `answer` of its prompt."""
@@ -65,7 +65,7 @@ class Judge:
 
     @property
     def programs(self) -> RunsPrograms | None:
-        """What runs the completions; None where they are not programs."""
+        """The runner of completions that are programs; None where they are not."""
         return None
 
     def check(self) -> None:
@@ -93,7 +93,7 @@ class Task(Judge):
 
     @property
     def judged_by(self) -> str:
-        """What verdicts depend on beside prompts and completions: settings, versions of libraries. It enters keys."""
+        """The settings and library versions on which verdicts depend. They enter keys."""
         return self.name
 
     def counts(self) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Grade-school word problems, GSM8K (Cobbe et al. 2021, arXiv 2110.14168), judged by the final number.
 
-    python -m bench task=gsm8k policy=folder policy.path=PATH               from the hub
-    python -m bench task=gsm8k task.path=FOLDER policy=folder ...           from local train and test files
+    python -m bench task=gsm8k policy=folder policy.path=PATH                    from the hub
+    python -m bench task=gsm8k task.path=FOLDER policy=folder policy.path=PATH   from local train and test files
 
 A row has `question` and `answer`, a solution that ends in "#### 18". Data: 7,473 train and 1,319 test problems;
 validation is taken from train.

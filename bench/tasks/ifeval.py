@@ -46,7 +46,7 @@ def _check_langdetect() -> None:
 
 
 def _judged_by() -> str:
-    """What language, sentences and words depend on."""
+    """The libraries on which languages, sentences and words depend."""
     _check_langdetect()
     splitter = "punkt_tab" if _splitter()[1] else "abbreviations 1"
     return f"langdetect {version('langdetect')}, nltk {version('nltk')} {splitter}"

@@ -74,7 +74,7 @@ class RowsTask(RowSettings, Task):
 
     @property
     def judge(self) -> Judge:
-        """What says whether a completion is right."""
+        """The judge of completions."""
         raise NotImplementedError
 
     def rows(self) -> dict[str, list[Row]]:

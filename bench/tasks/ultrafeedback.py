@@ -1,6 +1,7 @@
-"""Preference prompts, UltraFeedback (Cui et al. 2023, arXiv 2310.01377), judged by a gold reward model.
+r"""Preference prompts, UltraFeedback (Cui et al. 2023, arXiv 2310.01377), judged by a gold reward model.
 
-    python -m bench task=ultrafeedback task.gold_model=MODEL scoring=reward_model scoring.model=OTHER policy=folder ...
+    python -m bench task=ultrafeedback task.gold_model=MODEL scoring=reward_model scoring.model=OTHER \
+        policy=folder policy.path=PATH
 
 No verifier exists for such prompts. A completion is right where the gold model scores it above the prompt's reference,
 the response that was chosen in the data, so accuracy is the win rate against the references. The scorer is the proxy;

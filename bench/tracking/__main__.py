@@ -1,13 +1,14 @@
-"""python -m bench.tracking FOLDER ... [tracking=NAME] [tracking.setting=value ...]: log finished runs, now or again.
+"""python -m bench.tracking: log finished runs, for the first time or again.
 
 For runs that were logged nowhere, elsewhere, or only offline. Without settings, each run is logged as its own
 configuration says. What a tracker holds already is not logged twice.
 
-    python -m bench.tracking outputs/default/* tracking.mode=online
-    python -m bench.tracking outputs/*/* tracking=tensorboard
+examples:
+  python -m bench.tracking outputs/default/* tracking.mode=online
+  python -m bench.tracking outputs/*/* tracking=tensorboard
 
-A run's folder is data, whoever wrote it: its configuration can name one of this suite's trackers with allowed settings,
-nothing in it is resolved, and no file is uploaded but the run's own, its artifacts' in a store, and its models'.
+A folder of runs may come from anyone. So its configuration can name only the trackers of this suite, with settings that
+they allow, and nothing in it is resolved. Only files of the run, of its artifacts and of its models are uploaded.
 """
 
 import functools
@@ -19,7 +20,7 @@ from typing import Any
 from bench.config import checks
 from bench.config.compose import CONF, composing, explained
 from bench.config.rules import rules
-from bench.errors import BenchError, printable
+from bench.errors import BenchError, CommandLine, printable
 from bench.records.read import CONFIG, METRICS, is_finished, read_run
 from bench.store import MANIFEST, DamagedArtifactError, check
 from bench.store.reading import read_json
@@ -32,8 +33,11 @@ TRACKERS: dict[Any, Callable[..., object]] = {
 
 
 def main() -> None:
-    overrides = [argument for argument in sys.argv[1:] if "=" in argument and not Path(argument).is_dir()]
-    folders = [Path(argument) for argument in sys.argv[1:] if argument not in overrides]
+    parser = CommandLine(__doc__)
+    parser.take_words("folders of finished runs, and settings of the group tracking", "FOLDER|tracking.NAME=VALUE")
+    words = parser.parse_intermixed_args().words
+    overrides = [word for word in words if "=" in word and not Path(word).is_dir()]
+    folders = [Path(word) for word in words if word not in overrides]
     if not folders:
         sys.exit("error: give the folders of finished runs: python -m bench.tracking outputs/default/*")
     with explained(overrides):

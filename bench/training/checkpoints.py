@@ -1,4 +1,4 @@
-"""What a training leaves on its way: checkpoints to go on from after a kill, and policies that are judged.
+"""The products of a training on its way: checkpoints to continue from, and policies to judge.
 
     python -m bench training.checkpoint_every=100     updates between two checkpoints
     python -m bench training.keep_every=10            updates between two policies that are kept

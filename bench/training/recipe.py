@@ -1,4 +1,4 @@
-"""How to train: the settings of every optimiser in one frozen value, and those of fine-tuning in another."""
+"""Training settings: those of every optimiser in one frozen value, and those of fine-tuning in another."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -37,7 +37,7 @@ class Optimisation:
 
     @property
     def accumulation(self) -> int:
-        """How many times a process reads `at_once` examples for an update."""
+        """The number of times that a process reads `at_once` examples for an update."""
         return self.batch_size // self.at_once
 
     @property

@@ -1,4 +1,4 @@
-"""What every training with transformers' Trainer shares: isolation, a log of the updates, and the folder it leaves."""
+"""The steps that all trainings with transformers' Trainer share: isolation, a log of updates, and the folder."""
 
 import contextlib
 import copy
@@ -20,7 +20,7 @@ MEASURES = ("loss", "learning_rate", "grad_norm")
 
 
 def training_log(model: Policy) -> list[dict[str, float]]:
-    """What each update measured before it: step, epoch, loss, learning_rate and grad_norm (before clipping).
+    """The log of updates: step, epoch, loss, learning_rate and grad_norm (unclipped), measured before each update.
 
     The loss is in nats per token; of a reward model, per pair; of a process reward model, per step of reasoning. A
     reward model's log has accuracy too, the share of the batch's pairs that it orders right.

@@ -78,7 +78,7 @@ def _auc_among(proxy: np.ndarray, gold: np.ndarray, kept: np.ndarray) -> np.ndar
 
 
 def _distinct(text: np.ndarray, kept: np.ndarray) -> float:
-    """Different texts a sample, mean over prompts that have any."""
+    """Different texts per sample, mean over prompts that have any."""
     shares = [len(set(row[own])) / own.sum() for row, own in zip(text, kept, strict=True) if own.any()]
     return float(np.mean(shares))
 

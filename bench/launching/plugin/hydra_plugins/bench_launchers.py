@@ -1,4 +1,4 @@
-"""The launchers as Hydra knows them, for conf/hydra/launcher; what they do is in bench.launching."""
+"""The classes of the launchers for Hydra (conf/hydra/launcher); bench.launching does the work."""
 
 from collections.abc import Sequence
 

@@ -22,7 +22,7 @@ class OptunaSearch(Sweeper):
         self.launched = 0
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run what is missing of the search that these settings describe."""
+        """Run the missing trials of the search that these settings describe."""
         from bench.search import loop, read  # Hydra imports this module for every command
 
         search = read([*self.given, *arguments], conf="")  # Hydra runs, and composes from its own configuration
