@@ -8,9 +8,9 @@ import pytest
 from drawing import pool_of
 
 from bench.artifacts import Completions, content_hash
+from bench.blocks import Placement, scattered, side_by_side, stopped, stored, with_token_ids
 from bench.generation import duplicates
 from bench.generation.pool import FILE, Unit, _write
-from bench.pools import Placement, scattered, side_by_side, stopped, stored, with_token_ids
 
 
 def test_pools_side_by_side_are_read_like_one():

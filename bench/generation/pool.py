@@ -17,10 +17,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from bench.artifacts import FIELDS, Completions, Policy, Prompts, prefix_key
+from bench.blocks import NUMBERS, stored
 from bench.errors import BenchError
 from bench.models.sampler import GREEDY, Sampler
 from bench.models.tokens import opens_thinking, unlike_older_pools
-from bench.pools import NUMBERS, stored
 from bench.progress import Bar, bar
 from bench.store import Address, current
 from bench.store.files import checksum
