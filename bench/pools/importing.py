@@ -50,6 +50,7 @@ from bench.store.reading import sha256
 
 GROUP = "imported"
 VERSION = 1  # raise it where equal files get other records
+VERIFIER = "bench.scoring.verifier.verify"
 CELLS = 32_768  # of a stored unit, about
 OPTIONS: dict[str, Rule] = {
     "name": PLAIN_NAME,
@@ -193,7 +194,7 @@ def _write(
         "split": "test",
         **({"task": judged.node} if judged else {}),
         "generation": target | dict(source),
-        "scoring": target | {"reward": imported.reward},
+        "scoring": {"_target_": f"imported.{imported.reward}" if imported.rewards or labelled else VERIFIER},
         "store": str(Path(given["store"]).absolute()),
         "outputs": str(Path(given["outputs"]).absolute()),
     }
