@@ -19,7 +19,7 @@ LAYERS = [  # low to high: a module imports from its own layer and from lower on
     "artifacts",
     "store",
     "config",
-    "pools",
+    "blocks",
     "estimators",
     "sandbox",
     "models",
@@ -40,7 +40,7 @@ LAYERS = [  # low to high: a module imports from its own layer and from lower on
     "search",
     "sizing",
     "speed",
-    "report status size __main__",
+    "report status size pools __main__",
     "__init__",  # the public API
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
