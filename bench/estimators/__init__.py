@@ -9,7 +9,7 @@ Every public function of the modules here is a name of this package. A module by
   Best-of-n; `sequential`: pass@k of pools whose sampling stopped early
 - `kl`, `policy_divergence`: the KL of Best-of-n from its sampler or from the base, and of a policy from its base
 - `uncertainty`: intervals, paired comparisons with a verdict, tests, training seeds, power
-- `crossing`: two curves over k on the same prompts, and where either leads; `audit`: a verifier's errors, by hand labels
+- `crossing`: two curves over k on the same prompts, and where either leads; `audit`: a verifier's errors, from labels
 - `reward_curve`: the reward over √KL, and whether its fall is resolved
 - `compute`: FLOPs, and the number of queries after which fine-tuning pays
 

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from bench.reporting.style import RC
+from bench.reporting.style import styled
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; markers differ as well
 BLUE, ORANGE, GREEN, PINK, GREY, BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#999999", "#000000"
@@ -27,7 +27,8 @@ def draw(folder: Path) -> None:
     from matplotlib import pyplot
 
     data = read(folder)
-    with pyplot.rc_context(RC | {"font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8.5}):
+    sizes = {"font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8.5}
+    with styled(), pyplot.rc_context(sizes):
         for name, figure in (("coverage", coverage), ("bias", bias), ("intervals", intervals)):
             drawn = figure(pyplot, data)
             drawn.savefig(folder / f"{name}.png", dpi=160, metadata={"Software": None})
