@@ -105,12 +105,16 @@ class Columns:
             fields |= {name: name for name in row if REWARD.fullmatch(name)}
         scores = row.get("scores")
         if isinstance(scores, dict) and "correct" not in fields:
-            if len(scores) > 1:
+            own = [name for name in scores if name == "correct" or REWARD.fullmatch(name)]
+            if own and len(own) == len(scores):  # as `export` writes them
+                fields |= {name: f"scores.{name}" for name in own}
+            elif len(scores) > 1:
                 raise BenchError(
                     f"The log has {len(scores)} scores of each sample, {', '.join(map(str, scores))}: say "
                     "correct=scores.NAME, and reward.NAME=scores.NAME for a number."
                 )
-            fields |= {} if not scores else {"correct": f"scores.{next(iter(scores))}"}
+            elif scores:
+                fields["correct"] = f"scores.{next(iter(scores))}"
         if not any(column in LEADS or REWARD.fullmatch(column) for column in fields):
             fields |= {name: name for name in COUNTS if name in row}
         self.fields = fields
@@ -136,24 +140,24 @@ def _reward(column: str) -> str:
 
 
 @functools.cache
-def _path(name: str) -> tuple[str, ...]:
-    return tuple(name.split("."))
+def _halves(name: str) -> tuple[tuple[str, str], ...]:
+    """The ways to cut a name at a period: a field, and what is inside it."""
+    parts = name.split(".")
+    return tuple((".".join(parts[:cut]), ".".join(parts[cut:])) for cut in range(1, len(parts)))
 
 
 def _at(row: Any, name: str) -> Any:
     """The value of a field, or of one inside: `a.b` is the field b of the field a, of each where a is a list."""
+    if isinstance(row, list):
+        return [_at(item, name) for item in row]
+    if not isinstance(row, dict):
+        return None
     if name in row:
         return row[name]
-    value = row
-    path = _path(name)
-    for depth, step in enumerate(path):
-        if isinstance(value, list):
-            rest = ".".join(path[depth:])
-            return [_at(item, rest) if isinstance(item, dict) else None for item in value]
-        if not isinstance(value, dict):
-            return None
-        value = value.get(step)
-    return value
+    for start, rest in _halves(name):
+        if start in row:
+            return _at(row[start], rest)
+    return None
 
 
 def _each(values: dict[str, Any]) -> list[dict[str, Any]] | None:

@@ -278,6 +278,8 @@ def _made(folder: Path) -> Iterator[Path]:
 
 def _hash_of(path: Path) -> str:
     try:
+        if path.is_dir():
+            return content_hash([[file.name, sha256(file)] for file in sorted(path.iterdir()) if file.is_file()])
         return sha256(path)
     except OSError as error:
         raise BenchError(f"{path} can't be read: {error.strerror or error}.") from error

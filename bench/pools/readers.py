@@ -14,6 +14,7 @@ from bench.errors import BenchError, first_line, quoted
 from bench.pools import logs
 from bench.pools.logs import Row
 
+DATASET = "dataset"  # a folder that Hugging Face's datasets saved
 FORMATS = ("jsonl", "json", "csv", "parquet", "lm-eval", "inspect")
 LONGEST = 2**26  # bytes of a line
 LARGEST = 2**31  # bytes of a file that is read as a whole
@@ -38,11 +39,13 @@ class Numbered(NamedTuple):
 
 def noun(kind: str) -> str:
     """What is numbered in files of this kind."""
-    return {"inspect": "sample", "json": "row", "parquet": "row"}.get(kind, "line")
+    return {"inspect": "sample", "json": "row", "parquet": "row", DATASET: "row"}.get(kind, "line")
 
 
 def kind_of(file: Path, said: str | None) -> str:
     """The one of FORMATS in which a file is read: as the user says, else by its name. BenchError for neither."""
+    if (file / "state.json").is_file():
+        return DATASET
     if said is not None:
         return said
     name = file.name.lower().removesuffix(".gz")
@@ -60,6 +63,9 @@ def rows(file: Path, kind: str, *, choices: logs.Choices, columns: Sequence[str]
 
     columns: the first names of the fields that are needed of a Parquet file; empty for all.
     """
+    if kind == DATASET:
+        yield from _dataset(file)
+        return
     if not file.is_file():
         raise BenchError(f"{file} is {'a folder' if file.is_dir() else 'not there'}: give files of completions.")
     with _explained(file):
@@ -242,6 +248,21 @@ def _texts(file: Path) -> Iterator[str]:
         if "\0" in text:
             raise BenchError(f"{file}, line {number} has a null character: this is no text.")
         yield text
+
+
+def _dataset(folder: Path) -> Iterator[Numbered]:
+    import pyarrow as pa
+
+    number = 0
+    for file in sorted(folder.glob("*.arrow")):
+        try:
+            with pa.OSFile(str(file)) as opened, pa.ipc.open_stream(opened) as batches:
+                for batch in batches:
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield Numbered(number, row)
+        except (pa.ArrowException, OSError) as error:
+            raise BenchError(f"{file} is damaged: {quoted(first_line(error)).rstrip('.')}.") from error
 
 
 def _parquet(file: Path, columns: Sequence[str]) -> Iterator[Numbered]:
