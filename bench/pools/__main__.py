@@ -10,7 +10,12 @@ import sys
 
 from bench.errors import BenchError, printable
 
-COMMANDS = {"import": "importing", "export": "export"}  # command -> the module here whose main(words) it calls
+COMMANDS = {
+    "import": "importing",
+    "export": "export",
+    "compare": "compare",
+    "audit": "audit",
+}  # command -> the module here whose main(words) it calls
 
 
 def main() -> None:
