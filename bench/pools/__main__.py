@@ -1,7 +1,9 @@
-"""Import completions that were drawn elsewhere, or export those of a run.
+"""Import completions that were drawn elsewhere, export those of a run, compare two pools, or audit their verdicts.
 
 python -m bench.pools import FILE ... name=NAME [COLUMN=FIELD ...]    outputs/imported/NAME: a run of these completions
 python -m bench.pools export RUN FILE                                 the pool of a run as a file
+python -m bench.pools compare A B                                     where either of two pools leads, over k
+python -m bench.pools audit NAME [labels=FILE]                        a verifier's errors, from labels by hand
 python -m bench.pools COMMAND --help                                  the words that a command takes
 """
 

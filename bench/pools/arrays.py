@@ -41,7 +41,7 @@ def read(run: Run, split: str) -> Pool:
     if not len(here):
         raise BenchError(f"{run.folder} has no pool of split {quoted(split)}: it has {', '.join(set(cells['split']))}.")
     ids, row = np.unique(here["prompt_id"].to_numpy(str), return_inverse=True)
-    column = here.groupby("prompt_id").cumcount().to_numpy()
+    column = here["sample"].to_numpy(int)
 
     def grid(name: str) -> np.ndarray:
         values = np.full((len(ids), column.max() + 1), np.nan)

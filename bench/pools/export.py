@@ -41,7 +41,7 @@ def export(run: str | Path, file: str | Path, *, split: str = "test", store: str
         raise BenchError(f"{place} is there already: give another name, or delete it.")
     if not place.absolute().parent.is_dir():
         raise BenchError(f"{place.absolute().parent} is no folder: make it first.")
-    rows = _rows(source, split, None if store is None else Path(store))
+    rows = pool_rows(source, split, None if store is None else Path(store))
     with _made(place) as scratch:
         if place.suffix == ".jsonl":
             with scratch.open("w", encoding="utf-8") as opened:
@@ -71,7 +71,7 @@ def _made(place: Path) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
-def _rows(run: Run, split: str, store: Path | None) -> list[dict[str, Any]]:
+def pool_rows(run: Run, split: str, store: Path | None) -> list[dict[str, Any]]:
     """One row per completion under the names of columns that `import` knows; what is not known is left out."""
     frame = completions(run, split, store=store)
     about = _prompts(run, split)
