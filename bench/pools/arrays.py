@@ -36,6 +36,10 @@ class Pool:
 
 def read(run: Run, split: str) -> Pool:
     """The run's pool of this split. BenchError where it has none, or none of its completions has a verdict."""
+    if isinstance(run.config["generation"].get("stopped"), dict):
+        raise BenchError(
+            f"{run.folder} has counts that stopped early; this takes a fixed number of samples per prompt."
+        )
     cells = frame(run, COMPLETIONS)
     here = cells[cells["split"] == split]
     if not len(here):

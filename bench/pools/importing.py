@@ -19,6 +19,8 @@ match=answers    the answers that the task compares with: those of the file (ans
 largest_n=N      go on where not every prompt has so many samples, over those that have
 format=NAME      what the files are, where their names don't say: jsonl json csv parquet lm-eval inspect
 filter=NAME      one of the filters in a log of lm-eval
+stopped=first_success block=B limit=L   of counts: pass@k where each prompt was sampled up to its first success
+accept_fixed=true                       of counts that look so: n did not depend on the outcomes
 seed=0 outputs=outputs store=store
 """
 
@@ -36,7 +38,7 @@ from bench.blocks import stored
 from bench.config.rules import FOLDER, PLAIN_NAME, SEED, Rule, one_of, whole
 from bench.errors import BenchError, printable, quoted
 from bench.generation.pool import FILE, Unit, write_unit
-from bench.pools import readers, records
+from bench.pools import readers, records, stopping
 from bench.pools.columns import Columns
 from bench.pools.grid import Grid, Laid
 from bench.pools.judging import MATCHES, Judged, matched
@@ -72,11 +74,13 @@ def main(words: Sequence[str]) -> None:
         if name in options:
             options[name] = _whole(name, options[name])
     columns = {
-        name: value for name, value in given.items() if name not in options and not name.startswith(("task", "+task"))
+        name: value
+        for name, value in given.items()
+        if name not in (*options, *stopping.WORDS) and not name.startswith(("task", "+task"))
     }
     if "name" not in options:
         raise BenchError("name=NAME is missing: the folder of the run, outputs/imported/NAME.")
-    runs = import_pool(files, columns=columns, task=task, **options)
+    runs = import_pool(files, columns=columns, task=task, stopped=stopping.of_words(given), **options)
     print(f"run       {printable(str(runs[0].folder))}")
 
 
@@ -90,6 +94,7 @@ def import_pool(
     task: str | Sequence[str] = (),
     match: str | None = None,
     largest_n: int | None = None,
+    stopped: Mapping[str, int] | bool | None = None,
     seed: int = 0,
     outputs: str | Path = "outputs",
     store: str | Path = "store",
@@ -99,6 +104,7 @@ def import_pool(
     files: one or more, in any of `bench.pools.readers.FORMATS`. columns: column -> field, where a field has another
     name than its column, see `python -m bench.pools import --help`; "reward.NAME" adds a reward, of which the first one
     chooses. task: a task of conf/task that judges the texts, with its settings as ("task=gsm8k", "task.path=FILE").
+    stopped: {"block": B, "limit": L} of counts that stopped at the first success; True: counts that only look so.
     Rows that can't be read are counted, said, and listed in left_out.parquet. The same import again is found done.
     Raises BenchError, and leaves no run, where a file can't be read, or nothing in it can be measured.
     """
@@ -120,6 +126,7 @@ def import_pool(
         "task": settings,
         "match": match,
         "largest_n": largest_n,
+        "stopped": stopped,
         "content": content_hash(VERSION, [_hash_of(path) for path in paths]),
     }
     if _is_done(folder, source, seed):
@@ -127,10 +134,11 @@ def import_pool(
         return load(folder)
     parsed = Columns(dict(columns or {}))
     laid = read(paths, parsed, format, Choices(filter))
+    said = stopping.check(laid.correct, stopping.plan_of(stopped), counts=bool(laid.grid.counts))
     judged = matched(laid, settings, match) if settings else None
     with _made(folder) as scratch, stores.using(stores.Store(Path(store))):
         notes = _write(scratch, judged.laid if judged else laid, judged, source, given)
-    for note in notes:
+    for note in [*notes, *said]:
         say(note)
     return load(folder)
 
@@ -175,7 +183,8 @@ def _write(
         votes = laid.predictions
     gold = verdicts if verdicts is not None and not labelled else laid.correct
     beside = verdicts if labelled else None
-    imported = records.Imported(prompts, pool, gold, laid.rewards, votes, beside, given["largest_n"])
+    plan = stopping.plan_of(source["stopped"])
+    imported = records.Imported(prompts, pool, gold, laid.rewards, votes, beside, given["largest_n"], plan)
     records.check(imported)
     left_out = laid.grid.left_out
     counts = {"import/rows": left_out.rows, "import/rows_left_out": len(left_out.lines)}

@@ -12,11 +12,12 @@ import yaml
 from bench import store
 from bench.artifacts import Completions, Prompts, content_hash
 from bench.errors import BenchError
-from bench.estimators.curves import pass_at_k
+from bench.estimators.curves import pass_at_k, pass_hat_k
 from bench.estimators.voting import majority_at_k, majority_method, weighted_majority_at_k
 from bench.evaluation.heldout import Graded
 from bench.evaluation.measures import Measure, of_best_of_n, over, powers_of_two, spread
 from bench.evaluation.reward_diagnostics import diagnose
+from bench.pools.stopping import Plan
 from bench.records.artifact_graph import Graph
 from bench.records.completions import of_pool
 from bench.records.fingerprint import code_of, fingerprint
@@ -41,6 +42,11 @@ class Imported:
     votes: np.ndarray  # [M, N] what each completion answers, or None
     judged: np.ndarray | None  # [M, N] the task's verdicts beside labels that came along
     largest_n: int | None  # as the user wants it
+    stopping: Plan | bool | None = None  # of counts whose sampling stopped early; True: accepted as they are
+
+    @property
+    def plan(self) -> Plan | None:
+        return self.stopping if isinstance(self.stopping, Plan) else None
 
     @property
     def labelled(self) -> bool:
@@ -65,6 +71,8 @@ class Imported:
     def n(self) -> int:
         """The largest n of the curves: as many samples as each prompt has that has any, or what the user wants."""
         counts = self.usable
+        if self.plan is not None:
+            return self.largest_n or self.plan.limit
         return self.largest_n or int(counts[counts > 0].min())
 
     def graded(self, proxy: np.ndarray) -> Graded:
@@ -98,12 +106,15 @@ def check(imported: Imported) -> None:
 def measures(imported: Imported) -> dict[Measure, np.ndarray]:
     """The values [M] behind every number: pass@n, votes, and Best-of-n by each reward, for n up to `Imported.n`."""
     sizes, gold = powers_of_two(imported.n), imported.gold
+    if imported.plan is not None:
+        return over("sampler", "pass", "accuracy", sizes, imported.plan.pass_at_k(gold, sizes))
     first = imported.graded(imported.proxy)
     found = of_best_of_n(first, sizes)
     has_votes = imported.labelled and (imported.votes != None).any()  # noqa: E711  elementwise
     others = {name: values for name, values in imported.rewards.items() if name != imported.reward}
     if imported.labelled:
         found |= over("sampler", "pass", "accuracy", sizes, pass_at_k(gold, sizes))
+        found |= over("sampler", "pass_hat", "accuracy", sizes, pass_hat_k(gold, sizes))
         if imported.rewards:
             others[LABELS] = gold
     for name, values in others.items():
@@ -134,7 +145,11 @@ def write(
     rows = curves(cells, seed=seed)
     if not imported.from_policy:
         rows = [row | {"reference": SAMPLER if row["reference"] else ""} for row in rows]
-    diagnosed = diagnose(imported.graded(imported.proxy), seed=seed) if imported.labelled else ({}, [])
+    diagnosed = (
+        diagnose(imported.graded(imported.proxy), seed=seed)
+        if imported.labelled and imported.plan is None
+        else ({}, [])
+    )
     code = code_of({name: config[name] for name in ("generation", "task") if name in config})
     metrics = {
         **flatten(rows),

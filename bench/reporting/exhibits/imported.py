@@ -7,7 +7,7 @@ from bench.reporting.exhibit import Table, shows
 from bench.reporting.groups import Group
 from bench.reporting.words import function_name
 
-NAMES = {"pass": "pass@n", "majority": "majority", "judged_pass": "pass@n, judged again"}
+NAMES = {"pass": "pass@n", "pass_hat": "pass^n", "majority": "majority", "judged_pass": "pass@n, judged again"}
 VOTES, BEST = "weighted_majority", "best_of_n"
 
 
@@ -28,10 +28,10 @@ def pool_table(pools: Sequence[Group]) -> Table | None:
         for curve, heading in found
     ]
     caption = (
-        "Accuracy at every n of the completions that were imported: one of n is right (pass@n), the most frequent "
-        "answer (majority), the answer with the largest sum of rewards (weighted majority), and the completion with "
-        "the highest reward (Best-of-n). KL is of Best-of-n from the sampler that drew the pool, in nats per sequence: "
-        "measured, ties included, and by the bound log n - (n - 1)/n. 95 % intervals for new prompts."
+        "Accuracy at every n of the completions that were imported: one of n is right (pass@n), all of n are (pass^n), "
+        "the most frequent answer (majority), the answer with the largest sum of rewards (weighted majority), and the "
+        "completion with the highest reward (Best-of-n). KL is of Best-of-n from the sampler that drew the pool, in "
+        "nats per sequence: measured, ties included; the bound is log n - (n - 1)/n. 95 % intervals for new prompts."
     )
     return tables.table("imported", caption, rows, [column for column in columns if column], tables.all_runs(pools))
 
