@@ -221,6 +221,8 @@ def _notes(imported: records.Imported, laid: Laid, judged: Judged | None, left_o
             )
     if missing := int((np.isnan(imported.gold) & drawn).sum()) if imported.labelled else 0:
         notes.append(f"{missing:,} completions have no label: they count as never drawn.")
+    if imported.rewards and not imported.weighs_votes and (imported.votes != None).any():  # noqa: E711  elementwise
+        notes.append(f"Weighted majority is left out: it is for at most {records.MOST_WEIGHED:,} prompts.")
     if judged is not None:
         beside = (
             "" if imported.judged is None else "; the labels that came along are used, the verdicts are beside them"

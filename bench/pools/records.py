@@ -25,6 +25,7 @@ from bench.records.read import COMPLETIONS, CURVES, DIAGNOSTICS, PER_PROMPT, SAM
 from bench.records.write import SAMPLE_PROMPTS, leave, long
 
 SAMPLES_SHOWN = 64  # of a prompt in samples.parquet
+MOST_WEIGHED = 10_000  # prompts
 LABELS = "correct"  # the name of the reward that is the label itself
 SAMPLER = "the policy and the sampler that drew the pool"
 NO_DIAGNOSTICS = [{"diagnostic": "none", "x": np.nan, "value": np.nan, "low": np.nan, "high": np.nan, "count": 0}]
@@ -72,7 +73,13 @@ class Imported:
         pool, nothing = self.pool, np.zeros(self.pool.shape)
         if not self.from_policy:
             pool = dataclasses.replace(pool, logprob=nothing, policy_logprob=nothing)
-        return Graded(pool, proxy, self.gold, self.votes, np.full(self.pool.shape, None, object))
+        gold = self.gold if self.labelled else proxy
+        return Graded(pool, proxy, gold, self.votes, np.full(self.pool.shape, None, object))
+
+    @property
+    def weighs_votes(self) -> bool:
+        """Whether weighted votes are counted: over subsets of each prompt, some 5 ms for each."""
+        return len(self.prompts) <= MOST_WEIGHED
 
     @property
     def from_policy(self) -> bool:
@@ -117,13 +124,14 @@ def measures(imported: Imported) -> dict[Measure, np.ndarray]:
         found |= {measure._replace(method=f"best_of_n@{name}"): value for measure, value in kept.items()}
     if has_votes:
         found |= over("sampler", "majority", "accuracy", sizes, majority_at_k(imported.votes, gold, sizes))
-        for name, values in imported.rewards.items():
+        for name, values in imported.rewards.items() if imported.weighs_votes else ():
             votes = weighted_majority_at_k(imported.votes, values, gold, sizes)
             method = "weighted_majority" if name == imported.reward else f"weighted_majority@{name}"
             found |= over("sampler", method, "accuracy", sizes, votes)
     if imported.judged is not None:
         found |= over("sampler", "judged_pass", "accuracy", sizes, pass_at_k(imported.judged, sizes))
-    return {measure: values for measure, values in found.items() if not np.isnan(values).all()}
+    known = {measure: values for measure, values in found.items() if not np.isnan(values).all()}
+    return {measure: values for measure, values in known.items() if imported.labelled or measure.metric != "accuracy"}
 
 
 def write(
