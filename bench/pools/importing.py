@@ -178,7 +178,7 @@ def _write(
     imported = records.Imported(prompts, pool, gold, laid.rewards, votes, beside, given["largest_n"])
     records.check(imported)
     left_out = laid.grid.left_out
-    counts = {"import/rows": left_out.rows, "import/rows_left_out": len(left_out.lines)}
+    counts: dict[str, float] = {"import/rows": left_out.rows, "import/rows_left_out": len(left_out.lines)}
     if judged is not None and beside is not None:
         known = ~(np.isnan(laid.correct) | np.isnan(beside))
         counts["import/judged_agreement"] = float((laid.correct == beside)[known].mean())
