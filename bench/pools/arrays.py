@@ -19,7 +19,7 @@ GROUP = "imported"
 
 
 @dataclass(frozen=True)
-class Pool:
+class PoolArrays:
     """The completions of M prompts, at most N of each; NaN and None where something is not there."""
 
     run: Run
@@ -34,7 +34,7 @@ class Pool:
         return np.array([place[name] for name in ids], int)
 
 
-def read(run: Run, split: str) -> Pool:
+def read(run: Run, split: str) -> PoolArrays:
     """The run's pool of this split. BenchError where it has none, or none of its completions has a verdict."""
     if isinstance(run.config["generation"].get("stopped"), dict):
         raise BenchError(
@@ -59,7 +59,7 @@ def read(run: Run, split: str) -> Pool:
     rewards = {name.removeprefix(REWARD): grid(name) for name in names}
     if not names and not np.array_equal(grid("reward"), correct, equal_nan=True):  # the reward is the verdict
         rewards[function_name(run.config["scoring"])] = grid("reward")
-    return Pool(run, ids, correct, grid("judged") if "judged" in here else None, rewards, _prompts(run))
+    return PoolArrays(run, ids, correct, grid("judged") if "judged" in here else None, rewards, _prompts(run))
 
 
 def runs_of(name: str, outputs: str) -> Sequence[Run]:

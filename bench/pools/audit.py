@@ -19,7 +19,7 @@ import numpy as np
 from bench.errors import BenchError, printable, quoted
 from bench.estimators.audit import VerifierAudit, agreement_table, audit_verifier, stratified_sample
 from bench.estimators.bootstrap import bootstrap_interval
-from bench.pools.arrays import Pool, options_of, read, runs_of, whole_of
+from bench.pools.arrays import PoolArrays, options_of, read, runs_of, whole_of
 from bench.pools.columns import VERDICTS
 from bench.pools.export import pool_rows
 from bench.records.read import Estimate
@@ -57,14 +57,14 @@ def main(words: Sequence[str]) -> None:
     print(f"written   {printable(str(folder))}")
 
 
-def strata(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
+def strata(pool: PoolArrays) -> tuple[np.ndarray, np.ndarray]:
     """The verdicts [M, N] to audit, and their strata: the cells of verdict by label where labels came along."""
     if pool.judged is None:
         return pool.correct, pool.correct
     return pool.judged, 2 * pool.judged + np.where(np.isnan(pool.correct), 0.5, pool.correct)
 
 
-def draw(pool: Pool, rows: Sequence[Mapping[str, Any]], folder: Path, size: int, seed: int) -> str:
+def draw(pool: PoolArrays, rows: Sequence[Mapping[str, Any]], folder: Path, size: int, seed: int) -> str:
     """Write the sheet, and the disagreements where labels came along. BenchError where there is a sheet already."""
     if (folder / SHEET).exists():
         raise BenchError(
@@ -102,7 +102,7 @@ def draw(pool: Pool, rows: Sequence[Mapping[str, Any]], folder: Path, size: int,
     return "\n\n".join(told)
 
 
-def page(pool: Pool, labels: Mapping[tuple[int, int], float]) -> str:
+def page(pool: PoolArrays, labels: Mapping[tuple[int, int], float]) -> str:
     """The audit as a page. BenchError where the labels don't allow one."""
     verdicts, cells = strata(pool)
     rows, columns = np.array(list(labels)).reshape(-1, 2).T
@@ -143,7 +143,7 @@ def _with_interval(found: VerifierAudit, name: str) -> str:
     return str(Estimate(*getattr(found, name)))
 
 
-def _agreement(pool: Pool) -> str:
+def _agreement(pool: PoolArrays) -> str:
     counts = agreement_table(pool.judged, pool.correct)
     rows = [
         (f"verdict: {name}", *(f"{count:,}" for count in row))
@@ -165,7 +165,7 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def _labels(path: Path, pool: Pool) -> dict[tuple[int, int], float]:
+def _labels(path: Path, pool: PoolArrays) -> dict[tuple[int, int], float]:
     """(row, column) -> label, of the sheet's rows that have one. BenchError, with the line, for what can't be read."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:

@@ -17,7 +17,7 @@ from bench.errors import BenchError, printable
 from bench.estimators.crossing import Crossover, crossover
 from bench.estimators.curves import best_of_n, pass_at_k
 from bench.evaluation.measures import powers_of_two
-from bench.pools.arrays import Pool, options_of, read, runs_of, whole_of
+from bench.pools.arrays import PoolArrays, options_of, read, runs_of, whole_of
 from bench.records.read import Estimate
 from bench.reporting.exhibit import Figure, Table
 from bench.reporting.files import captioned, write_figure
@@ -43,7 +43,7 @@ class Compared(NamedTuple):
 class Paired(NamedTuple):
     """The pools of both sides, and the prompts that all have."""
 
-    sides: tuple[list[Pool], list[Pool]]  # several where there are training seeds
+    sides: tuple[list[PoolArrays], list[PoolArrays]]  # several where there are training seeds
     ids: list[str]
     left_out: list[str]  # sentences
 
@@ -64,7 +64,7 @@ def main(words: Sequence[str]) -> None:
     print(f"written   {printable(str(folder))}")
 
 
-def pair(a: list[Pool], b: list[Pool], names: Sequence[str]) -> Paired:
+def pair(a: list[PoolArrays], b: list[PoolArrays], names: Sequence[str]) -> Paired:
     """Pair the prompts by id; equal ids with different texts are no pair. BenchError where no pair is left."""
     shared = set.intersection(*(set(pool.ids.tolist()) for pool in (*a, *b)))
     texts = {name: {pool.texts[name] for pool in (*a, *b) if name in pool.texts} for name in shared}

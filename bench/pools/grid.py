@@ -106,9 +106,7 @@ class Grid:
         if row.id is None and row.prompt is None and not row.whole:
             raise ValueError("has neither id nor prompt")
         by_place = row.id is None and row.whole
-        key: bytes | str = (
-            place if by_place else row.id if row.id is not None else _hash(row.prompt)  # type: ignore[assignment]
-        )
+        key: bytes | str = place if by_place else row.id if row.id is not None else _hash(row.prompt)
         about = _hash(row.prompt, row.answer)
         number = self._prompts.get(key)
         if number is None:
@@ -228,7 +226,7 @@ class Laid:
         """[M, N] what each completion answers, or None."""
         if self.grid.counts:
             return np.full(self.place.shape, None, object)
-        return np.where(self.drawn, self.grid.predictions[self.place], None)
+        return only(self.drawn, self.grid.predictions[self.place])
 
     def take(self, rows: np.ndarray) -> "Laid":
         """The prompts in these rows alone."""
@@ -257,8 +255,8 @@ class Laid:
         if not grid.counts:
             truncated = drawn & (grid.column("truncated")[place] > 0)
         reason = np.where(drawn, np.where(truncated, "length", "stop"), "")
-        logprobs = [self.numbers(name)[rows] for name in ("logprob", "policy_logprob")]
-        return Completions(text, token_ids, reason, *logprobs, key=content_hash(place, text[:1]))
+        logprob, policy_logprob = (self.numbers(name)[rows] for name in ("logprob", "policy_logprob"))
+        return Completions(text, token_ids, reason, logprob, policy_logprob, key=content_hash(place, text[:1]))
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -266,6 +264,13 @@ class Laid:
         if self.grid.counts:
             return np.zeros(self.place.shape, np.int64)
         return np.where(self.drawn, np.maximum(self.grid.column("length")[self.place], 0), 0)
+
+
+def only(drawn: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """[M, N] objects: the values where there is a sample, else None."""
+    kept = values.copy()
+    kept[~drawn] = None
+    return kept
 
 
 def _on(place: np.ndarray, values: np.ndarray) -> np.ndarray:

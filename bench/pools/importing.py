@@ -19,8 +19,7 @@ match=answers    the answers that the task compares with: those of the file (ans
 largest_n=N      go on where not every prompt has so many samples, over those that have
 format=NAME      what the files are, where their names don't say: jsonl json csv parquet lm-eval inspect
 filter=NAME      one of the filters in a log of lm-eval
-stopped=first_success block=B limit=L   of counts: pass@k where each prompt was sampled up to its first success
-accept_fixed=true                       of counts that look so: n did not depend on the outcomes
+stopped=first_success block=B limit=L    counts of sampling up to a success; accept_fixed=true: they only look so
 seed=0 outputs=outputs store=store
 """
 
@@ -70,9 +69,8 @@ def main(words: Sequence[str]) -> None:
     given = dict(word.split("=", 1) for word in words if word not in files)
     task = [word for word in words if word not in files and word.startswith(("task=", "task.", "+task."))]
     options: dict[str, Any] = {name: given[name] for name in (*OPTIONS, "filter") if name in given}
-    for name in ("seed", "largest_n"):
-        if name in options:
-            options[name] = _whole(name, options[name])
+    for name in {"seed", "largest_n"} & options.keys():
+        options[name] = _whole(name, options[name])
     columns = {
         name: value
         for name, value in given.items()
@@ -104,8 +102,8 @@ def import_pool(
     files: one or more, in any of `bench.pools.readers.FORMATS`. columns: column -> field, where a field has another
     name than its column, see `python -m bench.pools import --help`; "reward.NAME" adds a reward, of which the first one
     chooses. task: a task of conf/task that judges the texts, with its settings as ("task=gsm8k", "task.path=FILE").
-    stopped: {"block": B, "limit": L} of counts that stopped at the first success; True: counts that only look so.
-    Rows that can't be read are counted, said, and listed in left_out.parquet. The same import again is found done.
+    stopped: {"block": B, "limit": L} of counts that stopped at the first success; True: counts that only look so. Rows
+    that can't be read are counted, said, and listed in left_out.parquet. The same import again is found done.
     Raises BenchError, and leaves no run, where a file can't be read, or nothing in it can be measured.
     """
     paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
@@ -187,7 +185,7 @@ def _write(
     imported = records.Imported(prompts, pool, gold, laid.rewards, votes, beside, given["largest_n"], plan)
     records.check(imported)
     left_out = laid.grid.left_out
-    counts = {"import/rows": left_out.rows, "import/rows_left_out": len(left_out.lines)}
+    counts: dict[str, float] = {"import/rows": left_out.rows, "import/rows_left_out": len(left_out.lines)}
     if judged is not None and beside is not None:
         known = ~(np.isnan(laid.correct) | np.isnan(beside))
         counts["import/judged_agreement"] = float((laid.correct == beside)[known].mean())
@@ -230,6 +228,8 @@ def _notes(imported: records.Imported, laid: Laid, judged: Judged | None, left_o
             )
     if missing := int((np.isnan(imported.gold) & drawn).sum()) if imported.labelled else 0:
         notes.append(f"{missing:,} completions have no label: they count as never drawn.")
+    if imported.rewards and not imported.weighs_votes and (imported.votes != None).any():  # noqa: E711  elementwise
+        notes.append(f"Weighted majority is left out: it is for at most {records.MOST_WEIGHED:,} prompts.")
     if judged is not None:
         beside = (
             "" if imported.judged is None else "; the labels that came along are used, the verdicts are beside them"

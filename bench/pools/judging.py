@@ -11,7 +11,7 @@ from bench.artifacts import Completions, Prompts
 from bench.config.checks import check_node
 from bench.config.compose import CONF, composing, understood
 from bench.errors import BenchError, quoted
-from bench.pools.grid import Laid
+from bench.pools.grid import Laid, only
 from bench.scoring.verifier import verify
 from bench.tasks import SPLITS, Task
 from bench.tasks.rows import RowsTask
@@ -37,7 +37,7 @@ class Judged:
         for rows, part in pool.shards():
             texts = part.text.ravel().tolist()
             answers[rows] = np.array([*map(self.task.extract_answer, texts)], object).reshape(part.shape)
-        return gold, np.where(self.laid.drawn, answers, None)
+        return gold, only(self.laid.drawn, answers)
 
 
 def task_of(settings: Sequence[str]) -> tuple[Task, dict[str, Any]]:

@@ -137,9 +137,8 @@ def of_inspect(file: Path, content: Any) -> list[Row]:
 def _sample(file: Path, sample: Any) -> Row:
     if not isinstance(sample, dict) or not {"id", "epoch", "input", "target"} <= sample.keys():
         raise BenchError(f"{file} has a sample without id, epoch, input and target: it is no Inspect log.")
-    output = sample.get("output") if isinstance(sample.get("output"), dict) else {}
-    scores = sample.get("scores") if isinstance(sample.get("scores"), dict) else {}
-    usage = output.get("usage") if isinstance(output.get("usage"), dict) else {}
+    output, scores = _inside(sample, "output"), _inside(sample, "scores")
+    usage = _inside(output, "usage")
     choices = output.get("choices") if isinstance(output.get("choices"), list) else []
     first = choices[0] if choices and isinstance(choices[0], dict) else {}
     values = {name: score.get("value") for name, score in scores.items() if isinstance(score, dict)}
@@ -157,6 +156,12 @@ def _sample(file: Path, sample: Any) -> Row:
         "scores": values,
         "metadata": sample.get("metadata"),
     }
+
+
+def _inside(row: Row, name: str) -> Row:
+    """The object in a field; empty where there is none."""
+    value = row.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def text_of(messages: Any) -> Any:

@@ -17,7 +17,7 @@ from bench.estimators.voting import majority_at_k, majority_method, weighted_maj
 from bench.evaluation.heldout import Graded
 from bench.evaluation.measures import Measure, of_best_of_n, over, powers_of_two, spread
 from bench.evaluation.reward_diagnostics import diagnose
-from bench.pools.stopping import Plan
+from bench.pools.stopping import FirstSuccess
 from bench.records.artifact_graph import Graph
 from bench.records.completions import of_pool
 from bench.records.fingerprint import code_of, fingerprint
@@ -26,6 +26,7 @@ from bench.records.read import COMPLETIONS, CURVES, DIAGNOSTICS, PER_PROMPT, SAM
 from bench.records.write import SAMPLE_PROMPTS, leave, long
 
 SAMPLES_SHOWN = 64  # of a prompt in samples.parquet
+MOST_WEIGHED = 10_000  # prompts
 LABELS = "correct"  # the name of the reward that is the label itself
 SAMPLER = "the policy and the sampler that drew the pool"
 NO_DIAGNOSTICS = [{"diagnostic": "none", "x": np.nan, "value": np.nan, "low": np.nan, "high": np.nan, "count": 0}]
@@ -42,11 +43,11 @@ class Imported:
     votes: np.ndarray  # [M, N] what each completion answers, or None
     judged: np.ndarray | None  # [M, N] the task's verdicts beside labels that came along
     largest_n: int | None  # as the user wants it
-    stopping: Plan | bool | None = None  # of counts whose sampling stopped early; True: accepted as they are
+    stopping: FirstSuccess | bool | None = None  # of counts whose sampling stopped early; True: accepted as they are
 
     @property
-    def plan(self) -> Plan | None:
-        return self.stopping if isinstance(self.stopping, Plan) else None
+    def plan(self) -> FirstSuccess | None:
+        return self.stopping if isinstance(self.stopping, FirstSuccess) else None
 
     @property
     def labelled(self) -> bool:
@@ -80,7 +81,13 @@ class Imported:
         pool, nothing = self.pool, np.zeros(self.pool.shape)
         if not self.from_policy:
             pool = dataclasses.replace(pool, logprob=nothing, policy_logprob=nothing)
-        return Graded(pool, proxy, self.gold, self.votes, np.full(self.pool.shape, None, object))
+        gold = self.gold if self.labelled else proxy
+        return Graded(pool, proxy, gold, self.votes, np.full(self.pool.shape, None, object))
+
+    @property
+    def weighs_votes(self) -> bool:
+        """Whether weighted votes are counted: over subsets of each prompt, some 5 ms for each."""
+        return len(self.prompts) <= MOST_WEIGHED
 
     @property
     def from_policy(self) -> bool:
@@ -128,13 +135,14 @@ def measures(imported: Imported) -> dict[Measure, np.ndarray]:
         found |= {measure._replace(method=f"best_of_n@{name}"): value for measure, value in kept.items()}
     if has_votes:
         found |= over("sampler", "majority", "accuracy", sizes, majority_at_k(imported.votes, gold, sizes))
-        for name, values in imported.rewards.items():
+        for name, values in imported.rewards.items() if imported.weighs_votes else ():
             votes = weighted_majority_at_k(imported.votes, values, gold, sizes)
             method = "weighted_majority" if name == imported.reward else f"weighted_majority@{name}"
             found |= over("sampler", method, "accuracy", sizes, votes)
     if imported.judged is not None:
         found |= over("sampler", "judged_pass", "accuracy", sizes, pass_at_k(imported.judged, sizes))
-    return {measure: values for measure, values in found.items() if not np.isnan(values).all()}
+    known = {measure: values for measure, values in found.items() if not np.isnan(values).all()}
+    return {measure: values for measure, values in known.items() if imported.labelled or measure.metric != "accuracy"}
 
 
 def write(

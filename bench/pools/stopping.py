@@ -12,11 +12,11 @@ import numpy as np
 from bench.errors import BenchError, quoted
 from bench.estimators.sequential import sequentially_stopped, stopped_pass_at_k
 
-FIRST_SUCCESS, ACCEPTED = "first_success", "true"
+RULE, ACCEPTED = "first_success", "true"
 WORDS = ("stopped", "block", "limit", "accept_fixed")
 
 
-class Plan(NamedTuple):
+class FirstSuccess(NamedTuple):
     """After each block of samples, a prompt stops that has a success, or `limit` samples."""
 
     block: int
@@ -28,10 +28,10 @@ class Plan(NamedTuple):
         try:
             return stopped_pass_at_k(accepted, drawn, k, enough=1, limit=self.limit, block=self.block)
         except ValueError as error:
-            raise BenchError(f"The counts don't fit stopped={FIRST_SUCCESS}: {error}.") from error
+            raise BenchError(f"The counts don't fit stopped={RULE}: {error}.") from error
 
 
-def plan_of(stopped: Any) -> Plan | bool | None:
+def plan_of(stopped: Any) -> FirstSuccess | bool | None:
     """The plan of {"block": B, "limit": L}; True: counts are taken as they are. BenchError for anything else."""
     if not isinstance(stopped, Mapping):
         if stopped not in (True, None):
@@ -39,8 +39,8 @@ def plan_of(stopped: Any) -> Plan | bool | None:
         return stopped
     numbers: list[Any] = [stopped.get("block"), stopped.get("limit")]
     if len(stopped) != 2 or not all(isinstance(one, int) for one in numbers) or not 1 <= numbers[0] <= numbers[1]:
-        raise BenchError(f"stopped={FIRST_SUCCESS} needs block=B limit=L, whole numbers with 1 <= B <= L.")
-    return Plan(*numbers)
+        raise BenchError(f"stopped={RULE} needs block=B limit=L, whole numbers with 1 <= B <= L.")
+    return FirstSuccess(*numbers)
 
 
 def of_words(given: Mapping[str, str]) -> dict[str, int] | bool | None:
@@ -50,21 +50,21 @@ def of_words(given: Mapping[str, str]) -> dict[str, int] | bool | None:
         raise BenchError(f"accept_fixed={quoted(fixed)} is not allowed: it must be true or false.")
     if "stopped" not in given:
         if {"block", "limit"} & given.keys():
-            raise BenchError(f"block= and limit= belong to stopped={FIRST_SUCCESS}, which is not given.")
+            raise BenchError(f"block= and limit= belong to stopped={RULE}, which is not given.")
         return fixed == ACCEPTED or None
-    if given["stopped"] != FIRST_SUCCESS or fixed == ACCEPTED:
-        raise BenchError(f"stopped={quoted(given['stopped'])} must be {FIRST_SUCCESS}, without accept_fixed=true.")
+    if given["stopped"] != RULE or fixed == ACCEPTED:
+        raise BenchError(f"stopped={quoted(given['stopped'])} must be {RULE}, without accept_fixed=true.")
     return {name: int(given.get(name, "")) if given.get(name, "").isdigit() else 0 for name in ("block", "limit")}
 
 
-def check(correct: np.ndarray, plan: Plan | bool | None, *, counts: bool) -> list[str]:
+def check(correct: np.ndarray, plan: FirstSuccess | bool | None, *, counts: bool) -> list[str]:
     """What the reader should know of the numbers of samples. BenchError where counts look stopped, and no one said so.
 
     correct: [M, N], NaN where nothing was drawn or judged. counts: whether n and c came in place of completions.
     """
-    if isinstance(plan, Plan):
+    if isinstance(plan, FirstSuccess):
         if not counts:
-            raise BenchError(f"stopped={FIRST_SUCCESS} is for counts (n, c); these are completions.")
+            raise BenchError(f"stopped={RULE} is for counts (n, c); these are completions.")
         return [
             f"pass@k is the unbiased estimate of sampling in blocks of {plan.block:,} up to the first success, at most "
             f"{plan.limit:,} samples. Best-of-n, its KL and pass^k are left out: they take a fixed number of samples."
@@ -83,6 +83,6 @@ def check(correct: np.ndarray, plan: Plan | bool | None, *, counts: bool) -> lis
         return [f"Sampling may have stopped at successes: {evidence}. Estimates for a fixed number are too high then."]
     raise BenchError(
         f"The counts look as if sampling had stopped at successes: {evidence}. pass@k for a fixed n would be too high. "
-        f"Give stopped={FIRST_SUCCESS} block={found.block} limit={found.limit}, or accept_fixed=true if n did not "
+        f"Give stopped={RULE} block={found.block} limit={found.limit}, or accept_fixed=true if n did not "
         "depend on the outcomes."
     )
