@@ -1,11 +1,14 @@
 """Every experiment and sweep that a README shows composes and passes the checks of its settings."""
 
+import json
 import re
 import shlex
+import sys
 
 import pytest
 from sharing import CONF, composed
 
+from bench.pools import __main__ as pools
 from bench.sweeps.cells import cells
 
 ROOT = CONF.parent
@@ -32,6 +35,30 @@ def test_a_command_of_a_readme_composes(settings, monkeypatch):
 
 def test_there_are_commands():
     assert len(shown()) > 20
+
+
+POOLS = re.findall(
+    r"^    \.venv/bin/python -m bench\.pools (.*)$", (ROOT / "conf" / "README.md").read_text(), re.MULTILINE
+)
+
+
+def test_the_commands_on_pools_run_one_after_the_other(tmp_path, monkeypatch):
+    rows = [
+        {"id": prompt, "prompt": f"case {prompt}", "question": f"case {prompt}", "answer": "7"}
+        | dict.fromkeys(("completion", "output"), f"#### {7 + (prompt + sample) % 2}")
+        | dict.fromkeys(("correct", "is_correct"), (prompt + sample) % 2 == 0)
+        | {"score": 0.5 * sample}
+        for prompt in range(4)
+        for sample in range(2)
+    ]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for command in POOLS:
+        monkeypatch.setattr(sys, "argv", ["bench.pools", *shlex.split(command.partition("  #")[0])])
+        pools.main()
+    assert {path.name for path in tmp_path.glob("outputs/imported/*")} == {"mine", "renamed", "judged"}
+    assert (tmp_path / "pool.eval").is_file()
+    assert len(POOLS) == 4
 
 
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", (ROOT / "bench" / "README.md").read_text(), re.MULTILINE | re.DOTALL)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy is imported
 
-BENCHMARKS = ("cli", "estimators", "generation", "pool", "scoring", "sizing", "verify")
+BENCHMARKS = ("cli", "estimators", "generation", "imports", "pool", "scoring", "sizing", "verify")
 
 
 def main(arguments: list[str]) -> None:
