@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Rewards
+from bench.blocks import Placement, stopped
 from bench.config.rules import Samples, checked, number, one_of, require
 from bench.errors import BenchError
 from bench.estimators.arrays import StoppedOutcomes
@@ -22,7 +23,6 @@ from bench.estimators.sequential import BetaPrior, beta_prior, expected_gains, s
 from bench.estimators.sequential import allocate as by_gain
 from bench.evaluation.measures import powers_of_two, with_ends
 from bench.generation.pool import Engine, sharing
-from bench.pools import Placement, stopped
 from bench.procedures.findings import Findings, Results
 from bench.procedures.parts import Parts
 from bench.scoring import refuse_comparing, refuse_too_low
@@ -183,7 +183,7 @@ def sample(
     prompts: Prompts, policy: Policy, generation: Callable[..., Completions], scoring: Score, plan: Plan, *, seed: int
 ) -> tuple[Completions, Rewards]:
     """The pool of a plan, and its rewards: an ordinary pool where the plan is fixed. Else a pool with blanks
-    (`bench.pools.stopped`) and `StoppedOutcomes`, NaN where no sample was drawn."""
+    (`bench.blocks.stopped`) and `StoppedOutcomes`, NaN where no sample was drawn."""
     if plan.is_fixed:
         pool = generation(prompts, policy, num_completions=plan.limit, seed=seed)
         return pool, scoring(prompts, pool)

@@ -76,8 +76,8 @@ class Policy:
 class Completions:
     """N completions of each of M prompts, in memory, drawn by one policy under one sampler.
 
-    A `bench.pools.Pool` is one that leaves text and token_ids in the store: index those by row or by (row, column), and
-    walk any pool with `shards` or `units`.
+    A `bench.blocks.Pool` is one that leaves text and token_ids in the store: index those by row or by (row, column),
+    and walk any pool with `shards` or `units`.
     """
 
     text: np.ndarray  # [M, N] str objects, special tokens removed; see bench.models.tokens.decode on <think>

@@ -13,13 +13,13 @@ from typing import Annotated, Any
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Rewards, Selection
+from bench.blocks import side_by_side
 from bench.config.rules import ABOVE_ZERO, PLAIN_NAME, Rule, checked, list_of, text
 from bench.errors import BenchError
 from bench.estimators.compute import best_of_n_query_flops
 from bench.estimators.curves import pass_at_k
 from bench.evaluation.measures import KL_FROM, powers_of_two
 from bench.models import loading
-from bench.pools import side_by_side
 from bench.procedures.findings import ArtifactGraph, Findings, Results, TrainingCost, total, uses_of
 from bench.procedures.parts import Parts
 from bench.scoring.verifier import verify

@@ -15,10 +15,10 @@ from typing import Annotated, Any
 import numpy as np
 
 from bench.artifacts import Completions, Prompts, Rewards, Selection
+from bench.blocks import scattered, side_by_side
 from bench.config.rules import TRUE_OR_FALSE, checked, number, one_of, or_null, require, whole
 from bench.errors import BenchError
 from bench.models.sampler import GREEDY
-from bench.pools import scattered, side_by_side
 from bench.procedures import difficulty
 from bench.procedures.difficulty import Probe
 from bench.procedures.findings import Results

@@ -165,6 +165,8 @@ def _table(runs: list[Run]) -> str:
 
     if len(runs) == 1:
         return main_table(runs[0])
+    if not all(run.trained for run in runs):
+        return runs_table(runs)
     groups = grouped(runs)
     methods, _ = shared_seeds({name: group.runs for name, group in names(groups).items()})
     return ranking_table(rank(methods)) if len(groups) > 1 and all(methods.values()) else runs_table(runs)

@@ -11,10 +11,10 @@ import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection, content_hash
 from bench.balance import Adapted, with_threshold
+from bench.blocks import side_by_side
 from bench.config.rules import Samples, checked, one_of, whole
 from bench.errors import BenchError
 from bench.models.sampler import RAW
-from bench.pools import side_by_side
 from bench.procedures.findings import ArtifactGraph, Findings, Results, TrainingCost, selection_key
 from bench.procedures.parts import Parts
 from bench.seeds import generator, small_seed

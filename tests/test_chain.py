@@ -51,7 +51,9 @@ def written(
             outcomes={},
             best_of_n=Graded(pool, reward, reward, reward, reward),
         )
-        artifact_graph.write(folder, results, opened.uses, opened.root)
+        graph = artifact_graph.Graph(folder, prompts.id, opened.uses, opened.root)
+        results.findings.add_to(graph, results)
+        graph.write()
     links = json.loads((folder / "chain.json").read_text())
     return {f"{link['type']} {link['role']}": link for link in links}, results
 

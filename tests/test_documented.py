@@ -7,6 +7,7 @@ import ast
 import contextlib
 import importlib
 import io
+import json
 import re
 import runpy
 import shlex
@@ -23,6 +24,7 @@ from bench import __main__ as command
 from bench import report, search, size
 from bench.config.compose import choices, defaults
 from bench.errors import CommandLine
+from bench.pools import __main__ as pools
 from bench.reporting import figure_settings
 from bench.speed import __main__ as speed
 from bench.sweeps.cells import cells
@@ -163,6 +165,30 @@ def test_every_line_that_is_a_command_is_tried(page):
         assert word in (ROOT / file).read_text()
         if settings := re.search(r"ARGS=(?:\"([^\"]*)\"|(\S+))", plain):
             assert composed(*(settings[1] or settings[2]).split())
+
+
+POOLS = re.findall(
+    r"^    \.venv/bin/python -m bench\.pools (.*)$", (ROOT / "conf" / "README.md").read_text(), re.MULTILINE
+)
+
+
+def test_the_commands_on_pools_run_one_after_the_other(tmp_path, monkeypatch):
+    rows = [
+        {"id": prompt, "prompt": f"case {prompt}", "question": f"case {prompt}", "answer": "7"}
+        | dict.fromkeys(("completion", "output"), f"#### {7 + (prompt + sample) % 2}")
+        | dict.fromkeys(("correct", "is_correct"), (prompt + sample) % 2 == 0)
+        | {"score": 0.5 * sample}
+        for prompt in range(4)
+        for sample in range(2)
+    ]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for command in POOLS:
+        monkeypatch.setattr(sys, "argv", ["bench.pools", *shlex.split(command.partition("  #")[0])])
+        pools.main()
+    assert {path.name for path in tmp_path.glob("outputs/imported/*")} == {"mine", "renamed", "judged"}
+    assert (tmp_path / "pool.eval").is_file()
+    assert len(POOLS) == 4
 
 
 @pytest.mark.parametrize("module", COMMANDS)

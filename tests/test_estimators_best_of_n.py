@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from selecting import rng
 
-from bench.estimators.curves import best_of_n, distinct_at_k, fit_coverage, median_of_n, pass_at_k
+from bench.estimators.curves import (
+    best_of_n,
+    distinct_at_k,
+    fit_coverage,
+    median_of_n,
+    pass_at_k,
+    pass_hat_k,
+    pass_hat_k_of_counts,
+)
 from bench.estimators.soft import pessimism_of_n, pessimistic_weights, soft_best_of_n
 from bench.estimators.voting import majority_at_k, majority_method, subset_method, weighted_majority_at_k
 from bench.selection import pessimism
@@ -53,6 +61,7 @@ def bisected(rewards, beta):
 SUBSET_MEANS = {
     "best_of_n": (lambda p, g, a, n: best_of_n(p, n, g), best),
     "pass_at_k": (lambda p, g, a, n: pass_at_k(g, n), lambda p, g, a: g.max()),
+    "pass_hat_k": (lambda p, g, a, n: pass_hat_k(g, n), lambda p, g, a: g.min()),
     "median_of_n": (lambda p, g, a, n: median_of_n(p, n), lambda p, g, a: np.median(p)),
     "distinct_at_k": (lambda p, g, a, n: distinct_at_k(a, n), lambda p, g, a: len(set(a) - {None})),
     "majority": (lambda p, g, a, n: majority_at_k(a, right(p, a), n), lambda p, g, a: vote(np.ones(len(a)), a)),
@@ -100,7 +109,9 @@ def test_it_is_the_mean_over_all_subsets(name, samples):
     np.testing.assert_allclose(estimate(proxy, gold, answers, sizes)[0], expected, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", [name for name in SUBSET_MEANS if name not in ("pass_at_k", "distinct_at_k")])
+@pytest.mark.parametrize(
+    "name", [name for name in SUBSET_MEANS if name not in ("pass_at_k", "pass_hat_k", "distinct_at_k")]
+)
 def test_a_sample_without_proxy_counts_as_never_drawn(name):
     estimate, _ = SUBSET_MEANS[name]
     proxy = np.array([[1.0, NAN, 3.0, 2.0, 2.0], [NAN] * 4 + [1.0], [NAN] * 5, [0.0, 1.0, 1.0, 3.0, 2.0]])
@@ -119,6 +130,7 @@ def test_an_unscored_outcome_counts_as_never_drawn():
     answers = np.array([["a", "b", "b", "a"]], object)
     for estimate in (
         lambda p, g, a, k: pass_at_k(g, k),
+        lambda p, g, a, k: pass_hat_k(g, k),
         lambda p, g, a, k: best_of_n(p, k, g),
         lambda p, g, a, k: majority_at_k(a, g, k),
         lambda p, g, a, k: weighted_majority_at_k(a, p, g, k),
@@ -191,6 +203,8 @@ def test_large_pools_neither_overflow_nor_lose_digits():
     exact = 1 - math.comb(12_593, 6_000) / math.comb(12_600, 6_000)
     assert pass_at_k(correct, 6_000)[0] == pytest.approx(exact, abs=1e-12)
     assert distinct_at_k(np.where(correct == 1, "a", None), 6_000)[0] == pytest.approx(exact, abs=1e-12)
+    hat = math.comb(12_593, 50) / math.comb(12_600, 50)
+    assert pass_hat_k_of_counts([12_593], [12_600], [50, 12_600])[0].tolist() == pytest.approx([hat, 0], abs=1e-12)
     reward = rng().permutation(100_000.0 * np.ones(100_000).cumsum())[None]
     expected = [100_000.0 * n * 100_001 / (n + 1) for n in (1, 2, 1000, 99_999)]  # mean of the maximum rank
     np.testing.assert_allclose(best_of_n(reward, [1, 2, 1000, 99_999])[0], expected, rtol=1e-10)

@@ -7,11 +7,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from bench.estimators.arrays import StoppedOutcomes
-from bench.estimators.curves import best_of_n, pass_at_k
+from bench.estimators.curves import best_of_n, pass_at_k, pass_at_k_of_counts
 from bench.estimators.kl import best_of_n_kl
-from bench.estimators.sequential import BetaPrior, allocate, beta_prior, expected_gains, stopped_pass_at_k
+from bench.estimators.sequential import (
+    BetaPrior,
+    allocate,
+    beta_prior,
+    expected_gains,
+    sequentially_stopped,
+    stopped_pass_at_k,
+)
 from bench.estimators.voting import majority_at_k
 
 PLANS = [  # enough, limit, block
@@ -169,3 +177,55 @@ def test_the_prior_is_the_one_that_the_counts_were_drawn_from():
     silent = beta_prior(np.array([1, 0, 0]), np.ones(3))  # one sample per prompt tells nothing of the strength
     assert sum(silent) == pytest.approx(2)
     assert silent.accepted == pytest.approx(2 * 2 / 5)
+
+
+def by_rule(
+    rates: np.ndarray, *, block: int, limit: int, enough: int = 1, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """(correct, samples) [M] of prompts with these rates whose sampling stops by the rule."""
+    drawn = np.random.default_rng(seed).random((len(rates), limit)) < rates[:, None]
+    stops = [stop(tuple(row.astype(int)), enough, limit, block) for row in drawn]
+    return np.array(stops).T
+
+
+@pytest.mark.parametrize(("block", "limit", "enough"), [(1, 40, 1), (8, 80, 1), (4, 30, 1), (4, 40, 3)])
+def test_counts_that_stopped_are_suspected(block, limit, enough):
+    correct, samples = by_rule(np.linspace(0, 0.4, 60), block=block, limit=limit, enough=enough)
+    found = sequentially_stopped(correct, samples)
+    assert (found.suspected, found.block, found.limit) == (True, block, limit)
+    assert found.first_success == (enough == 1)
+    assert found.early == (samples < limit).sum() > 0
+    assert found.unsolved == (correct == 0).sum() > 0
+
+
+def test_the_chance_is_that_of_fishers_exact_test():
+    correct, samples = np.array([0, 0, 5, 9, 4, 8, 7, 7]), np.array([9, 9, 9, 9, 8, 8, 7, 8])
+    found = sequentially_stopped(correct, samples)
+    expected = stats.fisher_exact([[0, 4], [2, 2]], alternative="less").pvalue
+    assert (found.chance, found.suspected) == (pytest.approx(expected), False)
+
+
+def test_counts_of_a_fixed_or_ragged_number_are_not_suspected():
+    draw = np.random.default_rng(0)
+    for _ in range(50):
+        samples = draw.integers(90, 101, 40)  # some completions were lost
+        correct = draw.binomial(samples, draw.choice([0.0, 0.02, 0.3, 0.9], 40))
+        assert not sequentially_stopped(correct, samples).suspected
+    assert not sequentially_stopped(np.array([0, 3]), np.array([10, 10])).suspected
+    assert not sequentially_stopped(np.array([0, 30, 4]), np.array([100, 60, 100])).suspected
+
+
+def test_pass_at_k_of_counts_that_stopped_at_the_first_success_of_a_block():
+    """By hand: block 60. Its 3 successes are among the last block, the first k of whose samples are as good as any."""
+    values = stopped_pass_at_k([3, 0], [180, 10020], [60, 120, 121, 150, 180], enough=1, limit=10020, block=60)
+    hyper = [1 - math.comb(60 - k, 3) / math.comb(60, 3) for k in (1, 30)]
+    assert values.tolist() == [pytest.approx([0, 0, hyper[0], hyper[1], 1]), [0] * 5]
+
+
+def test_what_plain_pass_at_k_makes_of_such_counts():
+    """Twice as much: 200 prompts of rate 0.01, stopped at their first success in blocks of 10."""
+    correct, samples = by_rule(np.full(200, 0.01), block=10, limit=400)
+    assert pass_at_k_of_counts(correct, samples, 1).mean() > 0.02
+    assert stopped_pass_at_k(correct, samples, 1, enough=1, limit=400, block=10).mean() == pytest.approx(
+        0.01, abs=0.006
+    )

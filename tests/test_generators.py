@@ -15,12 +15,12 @@ from sharing import Finished
 
 from bench import policies
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
+from bench.blocks import side_by_side
 from bench.config.compose import CONF
 from bench.errors import BenchError
 from bench.generators import by_generator, correct_paths, from_several, generator_seed, shares
 from bench.models import loading
 from bench.models.tokens import distributions_differ, ids_differ, reencoded
-from bench.pools import side_by_side
 from bench.procedures.parts import Parts
 from bench.reporting.exhibits.generators import (
     against_own,

@@ -8,8 +8,8 @@ import pytest
 from drawing import pool_of
 
 from bench.artifacts import Completions, content_hash
-from bench.generation.pool import FILE, Unit, _write, describe, expected_twins, twins_alarm
-from bench.pools import Placement, scattered, side_by_side, stopped, stored, with_token_ids
+from bench.blocks import Placement, scattered, side_by_side, stopped, stored, with_token_ids
+from bench.generation.pool import FILE, Unit, describe, expected_twins, twins_alarm, write_unit
 
 
 def test_pools_side_by_side_are_read_like_one():
@@ -74,7 +74,7 @@ def test_the_keys_of_pools_stay(tmp_path: Path):
     def unit(start: int, rows: int, block: int) -> tuple[slice, int, Unit]:
         folder = tmp_path / f"shard{start}" / f"{block:05d}"
         folder.mkdir(parents=True)
-        _write(pool_of([["x", "x"]] * rows), folder / FILE)
+        write_unit(pool_of([["x", "x"]] * rows), folder / FILE)
         return slice(start, start + rows), 2 * block, Unit(folder, f"content{block}", rows, 2, 2)
 
     whole = stored([unit(start, rows, block) for start, rows in ((0, 2), (2, 1)) for block in (0, 1)])

@@ -41,9 +41,8 @@ def test_a_repetition_fills_every_row_of_the_data(simulate):
     truth, honest = simulate.true_values(simulate.IF_WRONG), simulate.true_values(simulate.HONEST_WRONG)
     tally = simulate.Tally()
     for repetition in range(2):
-        simulate.one_pool(tally, repetition, truth, honest)
-        simulate.few_prompts(tally, repetition, truth)
-        simulate.few_seeds(tally, repetition)
+        for part in simulate.PARTS.values():
+            part(tally, repetition, truth, honest)
     with (FOLDER / "data.csv").open(newline="") as file:
         saved = {(row["quantity"], row["method"], row["n"], row["prompts"]): row for row in csv.DictReader(file)}
     made = {(row["quantity"], row["method"], str(row["n"]), str(row["prompts"])): row for row in tally.rows()}

@@ -21,6 +21,7 @@ from bench.speed.random_llama import random_policy
 from bench.speed.scoring import long_tailed, of_prompts
 
 ESTIMATORS = "estimators --prompts 40 --samples 16 --resamples 200 --long 2000"
+IMPORTS = "imports --prompts 20 --completions 4"
 POOL = "pool --prompts 30 --completions 6 --shard-size 8"
 SCORING = "scoring --texts 24 --median 20 --longest 60 --hidden 32 --layers 1 --rounds 1"
 
@@ -57,6 +58,7 @@ def test_ways_take_turns():
 @pytest.mark.parametrize(
     ("command", "shown"),
     [
+        (IMPORTS, ["JSON lines", "80", "GiB"]),
         (
             ESTIMATORS,
             [

@@ -5,9 +5,11 @@
 
 Every public function of the modules here is a name of this package. A module by subject:
 
-- `curves`, `voting`: Best-of-n, pass@k, majority votes, each for every n up to N from one pool; `soft`: soft Best-of-n
+- `curves`, `voting`: Best-of-n, pass@k, pass^k, majority votes, each for every n up to N from one pool; `soft`: soft
+  Best-of-n; `sequential`: pass@k of pools whose sampling stopped early
 - `kl`, `policy_divergence`: the KL of Best-of-n from its sampler or from the base, and of a policy from its base
 - `uncertainty`: intervals, paired comparisons with a verdict, tests, training seeds, power
+- `crossing`: two curves over k on the same prompts, and where either leads; `audit`: a verifier's errors, from labels
 - `reward_curve`: the reward over √KL, and whether its fall is resolved
 - `compute`: FLOPs, and the number of queries after which fine-tuning pays
 

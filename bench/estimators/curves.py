@@ -1,4 +1,4 @@
-"""Estimate Best-of-n, pass@k, medians and distinct labels for every n up to N from one pool, by exact subset sums.
+"""Estimate Best-of-n, pass@k, pass^k, medians, distinct labels for every n up to N from one pool, by exact subset sums.
 
 accuracy = best_of_n(reward_model_scores, [1, 2, 4, 8], gold=correct)  # [M, 4]
 """
@@ -64,6 +64,33 @@ def pass_at_k_of_counts(correct: np.ndarray, samples: np.ndarray, k: Sizes) -> n
     >>> pass_at_k_of_counts([1, 2], [4, 4], [1, 2]).round(3).tolist()
     [[0.25, 0.5], [0.5, 0.833]]
     """
+    return _of_counts(correct, samples, k, from_the_top=True)
+
+
+def pass_hat_k(correct: np.ndarray, k: Sizes) -> np.ndarray:
+    """Return the probability that all of k samples are correct, for each prompt: C(correct, k) / C(N, k), "pass^k".
+
+    Unbiased: the mean over all k-subsets. Source: Yao et al. 2024 (τ-bench), §3. Arguments, errors as in `pass_at_k`.
+
+    >>> pass_hat_k([[0, 1, 0, 0], [1, 1, 1, 0]], [1, 2, 4]).round(3).tolist()
+    [[0.25, 0.0, 0.0], [0.75, 0.5, 0.0]]
+    """
+    correct = as_outcomes("correct", correct)
+    as_sizes("k", k, correct.shape[1])
+    return pass_hat_k_of_counts(np.nansum(correct, axis=1), (~np.isnan(correct)).sum(axis=1), k)
+
+
+def pass_hat_k_of_counts(correct: np.ndarray, samples: np.ndarray, k: Sizes) -> np.ndarray:
+    """Return `pass_hat_k` from counts. Arguments and errors as in `pass_at_k_of_counts`.
+
+    >>> pass_hat_k_of_counts([3, 10], [4, 10], [1, 2]).round(3).tolist()
+    [[0.75, 0.5], [1.0, 1.0]]
+    """
+    return _of_counts(correct, samples, k, from_the_top=False)
+
+
+def _of_counts(correct: np.ndarray, samples: np.ndarray, k: Sizes, *, from_the_top: bool) -> np.ndarray:
+    """Return the share of k-subsets whose top sample is correct if correct ones rank at the top, or at the bottom."""
     correct, samples = as_equal_floats("[M]", correct=correct, samples=samples)
     if not (
         (correct == np.floor(correct)) & (samples == np.floor(samples)) & (correct >= 0) & (correct <= samples)
@@ -72,8 +99,9 @@ def pass_at_k_of_counts(correct: np.ndarray, samples: np.ndarray, k: Sizes) -> n
     sizes, single = as_sizes("k", k)
     values = np.full((len(correct), len(sizes)), np.nan)
     for size in np.unique(samples[samples > 0]).astype(int).tolist():
-        from_the_top = np.cumsum(rank_weights(size, sizes)[::-1], axis=0)  # [C, K], correct samples rank highest
-        table = np.concatenate([np.where(sizes <= size, 0.0, np.nan)[None], from_the_top])
+        weights = rank_weights(size, sizes)
+        shares = np.cumsum(weights[::-1] if from_the_top else weights, axis=0)  # [C, K]
+        table = np.concatenate([np.where(sizes <= size, 0.0, np.nan)[None], shares])
         rows = samples == size
         values[rows] = table[correct[rows].astype(np.int64)]
     return values[:, 0] if single else values

@@ -59,6 +59,54 @@ def stopped_pass_at_k(
     return values[:, 0] if single else values
 
 
+class Stopping(NamedTuple):
+    """Whether counts look as if each prompt's sampling had stopped once it had successes, and the rule that fits."""
+
+    suspected: bool
+    block: int  # every number of samples below the limit is a multiple of it
+    limit: int  # the largest number of samples of a prompt
+    early: int  # prompts with fewer samples than that
+    unsolved: int  # prompts without a correct sample
+    first_success: bool  # whether stopping at the first block with a success explains all counts
+    chance: float  # that all unsolved prompts have the most samples if numbers of samples do not depend on outcomes
+
+
+def sequentially_stopped(correct: np.ndarray, samples: np.ndarray) -> Stopping:
+    """Say whether counts look sequentially stopped: then pass@k that assumes a fixed N is biased (`stopped_pass_at_k`).
+
+    Suspected: numbers of samples differ, prompts without a success have the most samples, and either (a) this would be
+    a chance of at most 5 %, C(M − early, unsolved) / C(M, unsolved), if numbers were unrelated to outcomes (Fisher's
+    exact test, Fisher 1935), or (b) there are at least three numbers of samples, and no prompt has more successes than
+    the last block holds: stopping at the first block with a success. Counts can't prove it: where all prompts are
+    solved, or all numbers are equal, stopping leaves no trace.
+
+    correct, samples: [M] counts. Raises ValueError where not 0 ≤ correct ≤ samples.
+
+    >>> found = sequentially_stopped([1, 3, 1, 0, 2, 0], [60, 60, 180, 10020, 240, 10020])
+    >>> found.suspected, found.first_success, found.block, found.limit, found.unsolved
+    (True, True, 60, 10020, 2)
+    >>> sequentially_stopped([40, 0, 3, 100], [100, 100, 99, 100]).suspected
+    False
+    """
+    correct, samples = _counts(correct, samples)
+    numbers = samples.astype(int).tolist()
+    limit = max(numbers)
+    early, unsolved = samples < limit, correct == 0
+    block = math.gcd(*[number for number in numbers if number < limit]) or limit
+    zeros_last = bool(early.any() and not (early & unsolved).any())
+    first_success = zeros_last and bool((correct <= block).all()) and len(set(numbers)) > 2
+    chance = math.comb(int((~early).sum()), int(unsolved.sum())) / math.comb(len(numbers), int(unsolved.sum()))
+    return Stopping(
+        suspected=first_success or (zeros_last and chance <= 0.05),
+        block=block,
+        limit=limit,
+        early=int(early.sum()),
+        unsolved=int(unsolved.sum()),
+        first_success=first_success,
+        chance=chance,
+    )
+
+
 def beta_prior(accepted: np.ndarray, drawn: np.ndarray) -> BetaPrior:
     """Fit the Beta prior of the rates of acceptance to the prompts' counts, by maximum likelihood over its strength.
 

@@ -86,13 +86,13 @@ def _of_best_of_n_after_tuning(arm: str, sampled: Graded, log_ratio: np.ndarray 
     log_ratio: [M, K] nats of the first K of the N samples, on which the KL is measured; None: no KL.
     """
     sizes = powers_of_two(sampled.gold.shape[1])
-    measures = _over(arm, "best_of_n", "accuracy", sizes, best_of_n(sampled.proxy, sizes, sampled.gold)) | _over(
+    measures = over(arm, "best_of_n", "accuracy", sizes, best_of_n(sampled.proxy, sizes, sampled.gold)) | over(
         arm, "best_of_n", "proxy", sizes, best_of_n(sampled.proxy, sizes)
     )
     if log_ratio is not None:
         known = powers_of_two(log_ratio.shape[1])
         kl = best_of_n_kl_from_reference(sampled.proxy[:, : log_ratio.shape[1]], log_ratio, known)
-        measures |= _over(arm, "best_of_n", "kl", known, kl)
+        measures |= over(arm, "best_of_n", "kl", known, kl)
     return measures
 
 
@@ -129,10 +129,10 @@ def of_sampler(pool: Graded) -> dict[Measure, np.ndarray]:
     """pass@n, Best-of-n by the proxy, and votes, from the base's held-out pool, for n up to all its samples."""
     sizes = powers_of_two(pool.gold.shape[1])
     measures = of_votes("sampler", pool, sizes)
-    measures |= _over("sampler", "best_of_n", "accuracy", sizes, best_of_n(pool.proxy, sizes, pool.gold))
+    measures |= over("sampler", "best_of_n", "accuracy", sizes, best_of_n(pool.proxy, sizes, pool.gold))
     if not np.array_equal(pool.proxy, pool.gold):  # weighted by gold itself, a vote is correct where one sample is
         votes = weighted_majority_at_k(pool.answers, pool.proxy, pool.gold, sizes)
-        measures |= _over("sampler", "weighted_majority", "accuracy", sizes, votes)
+        measures |= over("sampler", "weighted_majority", "accuracy", sizes, votes)
     return measures
 
 
@@ -141,9 +141,9 @@ def of_votes(policy: str, graded: Graded, sizes: list[int]) -> dict[Measure, np.
     correct_paths = graded.paths.copy()
     correct_paths[graded.gold != 1] = None
     return (
-        _over(policy, "pass", "accuracy", sizes, pass_at_k(graded.gold, sizes))
-        | _over(policy, "majority", "accuracy", sizes, majority_at_k(graded.answers, graded.gold, sizes))
-        | _over(policy, "distinct", "correct_paths", sizes, distinct_at_k(correct_paths, sizes))
+        over(policy, "pass", "accuracy", sizes, pass_at_k(graded.gold, sizes))
+        | over(policy, "majority", "accuracy", sizes, majority_at_k(graded.answers, graded.gold, sizes))
+        | over(policy, "distinct", "correct_paths", sizes, distinct_at_k(correct_paths, sizes))
     )
 
 
@@ -166,9 +166,9 @@ def of_best_of_n(pool: Graded, sizes: list[int]) -> dict[Measure, np.ndarray]:
         columns["kl_sensitivity"] = columns["kl"] + (
             best_of_n_kl_sensitivity(pool.proxy, sizes) - best_of_n_kl(pool.proxy, sizes)
         )
-    measures = _over("base", "median_of_n", "proxy", sizes, median_of_n(pool.proxy, sizes))
+    measures = over("base", "median_of_n", "proxy", sizes, median_of_n(pool.proxy, sizes))
     for metric, values in columns.items():
-        measures |= _over("base", "best_of_n", metric, sizes[: values.shape[1]], values)
+        measures |= over("base", "best_of_n", metric, sizes[: values.shape[1]], values)
     return measures
 
 
@@ -200,7 +200,7 @@ def of_pessimism(pool: Graded, sizes: list[int]) -> dict[Measure, np.ndarray]:
     measures: dict[Measure, np.ndarray] = {}
     for beta in PESSIMISM:
         values = pessimism_of_n(pool.proxy, pool.gold, sizes, beta * unit)
-        measures |= _over("base", f"pessimism_of_n@{beta:g}", "accuracy", sizes, values)
+        measures |= over("base", f"pessimism_of_n@{beta:g}", "accuracy", sizes, values)
     return measures
 
 
@@ -209,7 +209,7 @@ def _log_ratio(pool: Graded) -> np.ndarray:
     return pool.completions.logprob - pool.completions.policy_logprob
 
 
-def _over(policy: str, method: str, metric: str, sizes: list[int], values: np.ndarray) -> dict[Measure, np.ndarray]:
+def over(policy: str, method: str, metric: str, sizes: list[int], values: np.ndarray) -> dict[Measure, np.ndarray]:
     """The columns of values [M, len(sizes)], one measure per n."""
     return {Measure(policy, method, metric, n): values[:, column] for column, n in enumerate(sizes)}
 

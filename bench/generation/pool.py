@@ -21,10 +21,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from bench.artifacts import FIELDS, Completions, Policy, Prompts, prefix_key
+from bench.blocks import NUMBERS, stored
 from bench.errors import BenchError
 from bench.models.sampler import GREEDY, Sampler
 from bench.models.tokens import opens_thinking, unlike_older_pools
-from bench.pools import NUMBERS, stored
 from bench.progress import Bar, bar
 from bench.store import Address, current
 from bench.store.files import checksum
@@ -99,7 +99,7 @@ def draw(
             completions, counts = opened[0].sample(
                 shard, samples, sampler, max_new_tokens=max_new_tokens, seed=seed, progress=progress
             )
-            _write(completions, folder / FILE)
+            write_unit(completions, folder / FILE)
             return {"completions": completions.logprob.size, **counts}
 
         return build
@@ -194,8 +194,8 @@ class Unit:
         return found
 
 
-def _write(completions: Completions, path: Path) -> None:
-    """A unit as a Parquet file, samples of a prompt next to each other."""
+def write_unit(completions: Completions, path: Path, *, length: np.ndarray | None = None) -> None:
+    """A unit as a Parquet file, samples of a prompt next to each other. length: [R, C] tokens where ids are missing."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -207,7 +207,11 @@ def _write(completions: Completions, path: Path) -> None:
         "policy_logprob": pa.float64(),
         "length": pa.int64(),
     }
-    columns = {name: pa.array(getattr(completions, name).ravel().tolist(), kind) for name, kind in types.items()}
+    given = {} if length is None else {"length": length}
+    columns = {
+        name: pa.array(given.get(name, getattr(completions, name)).ravel().tolist(), kind)
+        for name, kind in types.items()
+    }
     pq.write_table(pa.table(columns), path)
 
 

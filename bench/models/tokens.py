@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, content_hash
+from bench.blocks import with_token_ids
 from bench.errors import BenchError
 from bench.models import chat, loading
-from bench.pools import with_token_ids
 
 DESCRIPTIONS = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),

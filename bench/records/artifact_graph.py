@@ -12,33 +12,28 @@ import numpy as np
 
 from bench import store
 from bench.artifacts import Completions, Policy
-from bench.procedures.findings import Columns, Results
+from bench.procedures.findings import Columns
 from bench.records.read import ARTIFACTS
 from bench.store import MANIFEST, Use
 
 
-def write(folder: Path, results: Results, uses: Sequence[Use], root: Path) -> None:
-    """Write chain.json, and the tables of rewards and selections that it refers to.
+class Graph:
+    """The artifacts of one run, each once; see bench.procedures.findings.ArtifactGraph.
 
-    chain.json: a list of artifacts with name, type (pool, rewards, selection, policy), role, parents (names), reused
-    (whether the store had it), files (name -> path, absolute or relative to the run folder), settings.
+    `write` makes chain.json: a list of artifacts with name, type (pool, rewards, selection, policy), role, parents
+    (names), reused (whether the store had it), files (name -> path, absolute or relative to the run folder), settings.
     rewards*.parquet: prompt_id, sample, reward of every completion that was drawn (NaN: unscored).
     selection_*.parquet: prompt_id, sample, weight in the training loss, reward, in the order of training.
     Both have further columns where a procedure labels its samples (round, generator). root: the store's folder.
     """
-    graph = Graph(folder, results, uses, root)
-    results.findings.add_to(graph, results)
-    store.write_durably(folder / ARTIFACTS, json.dumps(list(graph.links.values()), indent=1))
 
-
-class Graph:
-    """The artifacts of one run, each once; see bench.procedures.findings.ArtifactGraph."""
-
-    def __init__(self, folder: Path, results: Results, uses: Sequence[Use], root: Path) -> None:
-        self.folder, self.root = folder, root
-        self.prompt_ids = results.train.id
+    def __init__(self, folder: Path, prompt_ids: np.ndarray, uses: Sequence[Use], root: Path) -> None:
+        self.folder, self.root, self.prompt_ids = folder, root, prompt_ids
         self.used = {f"{use.stage}/{use.key}/{use.part}".rstrip("/"): use for use in store.unique(uses)}
         self.links: dict[str, dict[str, Any]] = {}
+
+    def write(self) -> None:
+        store.write_durably(self.folder / ARTIFACTS, json.dumps(list(self.links.values()), indent=1))
 
     def policy(self, role: str, policy: Policy, parents: Sequence[str] = ()) -> str:
         """Add a policy: one that the store holds, or one that was given."""

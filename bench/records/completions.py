@@ -37,14 +37,14 @@ def table(results: Results, *, scorer_is_gold: bool) -> Any:
     base = ["base"] * held_out.gold.shape[1]
     return pa.concat_tables(
         [
-            _of_pool("train", results.train, results.pool, drawn_by, trained, verdicts),
-            _of_pool(results.split, results.test, held_out.completions, base, held_out.proxy, held_out.gold),
+            of_pool("train", results.train, results.pool, drawn_by, trained, verdicts),
+            of_pool(results.split, results.test, held_out.completions, base, held_out.proxy, held_out.gold),
         ],
         promote_options="permissive",
     )
 
 
-def _of_pool(
+def of_pool(
     split: str, prompts: Prompts, pool: Completions, drawn_by: list[str], rewards: np.ndarray, correct: np.ndarray
 ) -> Any:
     import pyarrow as pa

@@ -157,7 +157,7 @@ def metric_name(measure: Measure) -> str:
     if method.endswith("_of_n"):
         owner = "" if measure.policy == "base" else f"{measure.policy}/"
         return f"{owner}{method[:-1]}{measure.n}{f'@{setting}' if setting else ''}/{measure.metric}"
-    return f"{measure.policy}/{method}@{measure.n}"
+    return f"{measure.policy}/{method}@{measure.n}{f'@{setting}' if setting else ''}"
 
 
 def provenance(rows: Sequence[dict]) -> dict[str, str]:

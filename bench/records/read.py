@@ -80,6 +80,11 @@ class Run:
         return self.config["selection"]["_target_"].rsplit(".", 1)[-1]
 
     @property
+    def trained(self) -> bool:
+        """Whether the run trained a policy: an imported pool is a run that did not."""
+        return "training" in self.config
+
+    @property
     def controlled(self) -> bool:
         """Whether the run trained a random control too."""
         return self.config.get("control") != "none"

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from bench.tasks import Task
 from bench.training.sft import last_epoch_loss
 
 SAMPLE_PROMPTS = 20  # samples.parquet has every completion of this many prompts
+ROWS = 250_000  # of a long table that are in memory at once
 
 
 def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.Use]) -> dict[str, Any]:
@@ -56,22 +58,42 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         **costs.by_lineage(uses),
         **_break_even(cfg, results, measures, uses),
     }
-    store.write_durably(folder / read.CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
-    store.write_durably(folder / CODE, json.dumps(code, indent=1))
-    _write_table(folder / read.CURVES, rows)
-    _write_table(folder / read.PER_PROMPT, _long(measures, results.test.id))
-    _write_table(folder / read.SAMPLES, _samples(results, task))
-    _write_table(folder / read.DIAGNOSTICS, diagnostics)
     gold = scorer_metrics.get("scorer/equals_gold") == 1
-    _write_table(folder / read.COMPLETIONS, completions.table(results, scorer_is_gold=gold))
+    tables = {
+        read.CURVES: rows,
+        read.PER_PROMPT: long(measures, results.test.id),
+        read.SAMPLES: _samples(results, task),
+        read.DIAGNOSTICS: diagnostics,
+        read.COMPLETIONS: completions.table(results, scorer_is_gold=gold),
+        **{name: dict(columns) for name, columns in results.findings.tables(results).items()},
+    }
     if results.along_training is not None:
-        _write_table(folder / "validation.parquet", _long(along, results.along_training.prompts.id))
-    for name, columns in results.findings.tables(results).items():
-        _write_table(folder / name, dict(columns))
+        tables["validation.parquet"] = long(along, results.along_training.prompts.id)
+    graph = artifact_graph.Graph(folder, results.train.id, uses, store.current().root)
+    results.findings.add_to(graph, results)
+    return leave(folder, OmegaConf.to_yaml(cfg, resolve=True), code, metrics, tables, uses, graph)
+
+
+def leave(
+    folder: Path,
+    config: str,
+    code: Mapping[str, str],
+    metrics: Mapping[str, Any],
+    tables: Mapping[str, Any],
+    uses: Sequence[store.Use],
+    graph: artifact_graph.Graph,
+) -> dict[str, Any]:
+    """Write the records of a run, metrics.json last but for the checksums, and return the metrics as they are in it.
+
+    config: YAML. tables: by file name, as `write_table` takes them.
+    """
+    store.write_durably(folder / read.CONFIG, config)
+    store.write_durably(folder / CODE, json.dumps(code, indent=1))
+    for name, content in tables.items():
+        write_table(folder / name, content)
     store.write_durably(folder / read.LINEAGE, json.dumps(store.lineage(uses), indent=1))
-    artifact_graph.write(folder, results, uses, store.current().root)
-    undefined = {name for name, value in metrics.items() if isinstance(value, float) and not math.isfinite(value)}
-    ordered = {name: None if name in undefined else metrics[name] for name in sorted(metrics)}  # JSON lacks NaN
+    graph.write()
+    ordered = {name: None if _is_undefined(metrics[name]) else metrics[name] for name in sorted(metrics)}
     store.write_durably(folder / read.METRICS, json.dumps(ordered, indent=1))
     seal(folder)
     return ordered
@@ -153,14 +175,24 @@ def _break_even(
     )
 
 
-def _long(measures: dict[Measure, np.ndarray], ids: np.ndarray) -> dict[str, Any]:
-    """Columns with one row per measure and prompt."""
-    names = zip(*measures, strict=True)
-    return {
-        "prompt_id": np.tile(ids.astype(object), len(measures)),
-        **{field: np.repeat(np.array(column), len(ids)) for field, column in zip(Measure._fields, names, strict=True)},
-        "value": np.concatenate([values.astype(float) for values in measures.values()]),
-    }
+def long(measures: dict[Measure, np.ndarray], ids: np.ndarray) -> Iterator[Any]:
+    """Tables with one row per measure and prompt, some measures at a time."""
+    import pyarrow as pa
+
+    names, prompts = pa.array(ids.tolist(), pa.string()), len(ids)
+    step = max(1, ROWS // max(1, prompts))
+    for start in range(0, len(measures), step):
+        some = list(measures)[start : start + step]
+        yield pa.table(
+            {
+                "prompt_id": pa.concat_arrays([names] * len(some)),
+                **{
+                    name: pa.array(np.repeat(np.array([getattr(measure, name) for measure in some]), prompts))
+                    for name in Measure._fields
+                },
+                "value": np.concatenate([measures[measure].astype(float) for measure in some]),
+            }
+        )
 
 
 def _samples(results: Results, task: Task) -> list[dict]:
@@ -204,11 +236,24 @@ def _sample(
     }
 
 
-def _write_table(path: Path, content: Any) -> None:
-    """Write a table. content: rows, columns by name, or an arrow table."""
-    import pyarrow as pa
+def write_table(path: Path, content: Any) -> None:
+    """Write a table. content: rows, columns by name, an arrow table, or several of these one after the other."""
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pylist(content) if isinstance(content, list) else pa.table(content)
+    tables = content if isinstance(content, Iterator) else iter([content])
     with store.atomically(path) as beside:
-        pq.write_table(table, beside)
+        table = _as_table(next(tables))
+        with pq.ParquetWriter(beside, table.schema) as file:
+            for part in chain([table], map(_as_table, tables)):
+                file.write_table(part)
+
+
+def _as_table(content: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(content) if isinstance(content, list) else pa.table(content)
+
+
+def _is_undefined(value: Any) -> bool:
+    """Whether a value is NaN or infinite, which JSON lacks: metrics.json has null for it."""
+    return isinstance(value, float) and not math.isfinite(value)

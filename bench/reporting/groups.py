@@ -44,6 +44,10 @@ class Group:
         return tuple(run.config["seed"] for run in self.runs)
 
     @property
+    def trained(self) -> bool:
+        return all(run.trained for run in self.runs)
+
+    @property
     def controlled(self) -> bool:
         return all(run.controlled for run in self.runs)
 

@@ -50,6 +50,9 @@ def methods(runs: Sequence[Run]) -> str:
         loader=FileSystemLoader(HERE), trim_blocks=True, undefined=StrictUndefined, autoescape=False
     )
     environment.filters["listed"] = listed
+    if not all(run.trained for run in runs):
+        judges = _distinct(task_words(run.config["task"]) for run in runs if "task" in run.config)
+        return _paragraphs(environment.get_template("imported.md").render(count=count, tasks=judges))
     text = environment.get_template("methods.md").render(
         setting=setting,
         count=count,
@@ -68,6 +71,11 @@ def methods(runs: Sequence[Run]) -> str:
         seeds=[str(seed) for seed in sorted({run.config["seed"] for run in runs})],
         several_seeds=any(len(group.runs) > 1 for group in groups),
     )
+    return _paragraphs(text)
+
+
+def _paragraphs(text: str) -> str:
+    """A rendered template with one line per paragraph."""
     return re.sub(r" (?=\*\*[A-Z][a-z]+\.\*\* )", "\n\n", " ".join(text.split())) + "\n"
 
 

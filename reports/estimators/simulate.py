@@ -1,7 +1,8 @@
 """Simulate the coverage of the estimators on pools whose true values are known exactly.
 
-    python reports/estimators/simulate.py                      # about fifteen minutes on one core
+    python reports/estimators/simulate.py                      # about twenty minutes on one core
     python reports/estimators/simulate.py --repetitions 200    # a preview in two minutes
+    python reports/estimators/simulate.py --only audits        # one part again; the other rows of data.csv stay
 
 Writes data.csv and the figures beside this file. Every repetition draws new prompts and new samples.
 """
@@ -10,13 +11,17 @@ import argparse
 import csv
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from bench.estimators.audit import audit_verifier, stratified_sample
 from bench.estimators.bootstrap import bootstrap_interval, resampled_means, simultaneous_band, t_quantile
-from bench.estimators.curves import best_of_n, pass_at_k
+from bench.estimators.crossing import crossover
+from bench.estimators.curves import best_of_n, pass_at_k, pass_at_k_of_counts
 from bench.estimators.kl import best_of_n_kl, best_of_n_kl_bound
+from bench.estimators.sequential import stopped_pass_at_k
 from bench.estimators.training_seeds import seed_interval
 from bench.estimators.uncertainty import paired_contrast
 from bench.seeds import generator
@@ -32,6 +37,7 @@ SHARES = np.array([0.12, 0.1, 0.1, 0.13, 0.13, 0.12, 0.1, 0.1, 0.06, 0.04])
 SCORES = np.arange(8.0)
 IF_WRONG = np.array([0.22, 0.24, 0.2, 0.14, 0.1, 0.05, 0.02, 0.03])
 IF_RIGHT = np.array([0.05, 0.08, 0.13, 0.18, 0.22, 0.2, 0.14, 0.0])
+SHARPENED = np.clip(RATES + 0.9 * (RATES - 0.12) * (1 - RATES), 0, 1)  # a policy that gave up on hard prompts
 HONEST_WRONG = np.array([0.25, 0.24, 0.2, 0.14, 0.1, 0.05, 0.02, 0.0])  # the same without being fooled
 
 
@@ -240,6 +246,75 @@ def few_seeds(tally: Tally, repetition: int) -> None:
         tally.add((name, "prompts only", seeds, PROMPTS), truth, interval.mean, low, high)
 
 
+def crossing_curves(tally: Tally, repetition: int) -> None:
+    """Add whether a band holds the whole true difference of pass@k, k = 1 .. 64, of a sharpened policy from its base.
+
+    The sharpened policy wins at small k. It no longer solves the hardest prompts, so that the base wins at large k.
+    """
+    rng = generator(repetition, "crossing curves")
+    k = np.arange(1, SAMPLES + 1)
+    truth = SHARES @ ((1 - RATES[:, None]) ** k - (1 - SHARPENED[:, None]) ** k)
+    for prompts in (20, 50, 200):
+        kind = rng.choice(len(RATES), prompts, p=SHARES)
+        correct = [rng.random((prompts, SAMPLES)) < rates[kind][:, None] for rates in (SHARPENED, RATES)]
+        a, b = (pass_at_k_of_counts(pool.sum(axis=1), np.full(prompts, SAMPLES), k) for pool in correct)
+        found = crossover(a, b, k, rng, resamples=2_000)
+        wrong = float((found.leader * np.sign(truth) < 0).any())
+        tally.add(("crossing curves", "leads in the wrong direction", 0, prompts), 0, wrong, wrong, wrong)
+        for method, low, high in (
+            ("crossover", found.low, found.high),
+            ("simultaneous band, plain SE", *simultaneous_band(a - b, rng, resamples=2_000)),
+            ("pointwise intervals", *bootstrap_interval(a - b, rng, resamples=2_000)),
+        ):
+            outside = 0 if ((low <= truth) & (truth <= high)).all() else 1
+            tally.add(("crossing curves", method, 0, prompts), 0, 0, outside, outside)
+
+
+def audits(tally: Tally, repetition: int) -> None:
+    """Add the accuracy behind a verifier that rejects 15 % of correct and accepts 5 % of wrong completions.
+
+    200 of 200 x 8 verdicts are checked by hand. Errors are independent, or those of a prompt occur together.
+    """
+    rng = generator(repetition, "audits")
+    truth = float(SHARES @ RATES)
+    for errors in ("independent errors", "errors by prompt"):
+        correct = rng.random((PROMPTS, 8)) < rng.choice(RATES, PROMPTS, p=SHARES)[:, None]
+        chance = rng.random(correct.shape if errors == "independent errors" else (PROMPTS, 1))
+        verdicts = np.where(correct, chance < 0.85, chance < 0.05).astype(np.float64)
+        sample = stratified_sample(verdicts, 200, rng)
+        audit = audit_verifier(verdicts, sample.prompts, sample.columns, correct[sample.prompts, sample.columns])
+        name = f"audit: {errors}"
+        rate = audit.accuracy
+        tally.add((name, "audited, all uncertainties", 8, PROMPTS), truth, rate.share, rate.low, rate.high)
+        low, high = bootstrap_interval(verdicts.mean(axis=1), rng, resamples=2_000)
+        tally.add((name, "verdicts alone", 8, PROMPTS), truth, verdicts.mean(), low, high)
+        ends = [_corrected(end, audit.sensitivity.share, audit.specificity.share) for end in (low, high)]
+        tally.add((name, "corrected, error rates as if known", 8, PROMPTS), truth, rate.share, *ends)
+
+
+def _corrected(apparent: float, sensitivity: float, specificity: float) -> float:
+    """Return Rogan and Gladen's estimate."""
+    return (apparent + specificity - 1) / (sensitivity + specificity - 1)
+
+
+def stopped_counts(tally: Tally, repetition: int) -> None:
+    """Add pass@k of prompts whose sampling stopped at the first block of 8 with a success, or at 64 samples."""
+    rng = generator(repetition, "stopped counts")
+    correct = rng.random((PROMPTS, SAMPLES)) < rng.choice(RATES, PROMPTS, p=SHARES)[:, None]
+    blocks = correct.reshape(PROMPTS, -1, 8).any(axis=2)
+    drawn = np.where(blocks.any(axis=1), 8 * (blocks.argmax(axis=1) + 1), SAMPLES)
+    accepted = np.where(np.arange(SAMPLES) < drawn[:, None], correct, False).sum(axis=1)
+    k = [1, 8, 32, 64]
+    truth = [float(SHARES @ (1 - (1 - RATES) ** size)) for size in k]
+    ours = stopped_pass_at_k(accepted, drawn, k, enough=1, limit=SAMPLES, block=8)
+    names = [("pass@k of stopped counts", "stopped=first_success", size) for size in k]
+    tally.add_columns(names, truth, ours, rng)
+    plain = pass_at_k_of_counts(accepted, drawn, [1, 8])  # the fewest samples are 8
+    tally.add_columns(
+        [("pass@k of stopped counts", "as if N were fixed", size) for size in (1, 8)], truth[:2], plain, rng
+    )
+
+
 def true_tuned_over_seeds() -> float:
     """Return the mean over seeds and prompts of the clipped accuracy in `few_seeds`, by a grid of normal densities."""
     x = np.linspace(-8, 8, 4001)
@@ -253,21 +328,40 @@ def true_tuned_over_seeds() -> float:
 TRUE_TUNED_OVER_SEEDS = true_tuned_over_seeds()
 
 
+PARTS: dict[str, Callable[[Tally, int, dict, dict], None]] = {
+    "one_pool": one_pool,
+    "few_prompts": lambda tally, repetition, truth, _: few_prompts(tally, repetition, truth),
+    "few_seeds": lambda tally, repetition, *_: few_seeds(tally, repetition),
+    "crossing_curves": lambda tally, repetition, *_: crossing_curves(tally, repetition),
+    "audits": lambda tally, repetition, *_: audits(tally, repetition),
+    "stopped_counts": lambda tally, repetition, *_: stopped_counts(tally, repetition),
+}
+
+
+def _key(row: dict) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in ("quantity", "method", "n", "prompts"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=2_000)
-    repetitions = parser.parse_args().repetitions
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
+    given = parser.parse_args()
+    repetitions, parts = given.repetitions, [PARTS[name] for name in given.only]
     truth, honest = true_values(IF_WRONG), true_values(HONEST_WRONG)
     np.testing.assert_array_equal(truth["pass"].round(12), honest["pass"].round(12))
     assert (truth["verifier kl"] <= best_of_n_kl_bound(SIZES)).all()
     tally = Tally()
     for repetition in range(repetitions):
-        one_pool(tally, repetition, truth, honest)
-        few_prompts(tally, repetition, truth)
-        few_seeds(tally, repetition)
+        for part in parts:
+            part(tally, repetition, truth, honest)
         if (repetition + 1) % 100 == 0:
             print(f"{repetition + 1} of {repetitions}", flush=True)
-    rows = tally.rows()
+    made = {_key(row): row for row in tally.rows()}
+    if len(parts) < len(PARTS):
+        with (HERE / "data.csv").open(newline="") as file:
+            made = {_key(row): row for row in csv.DictReader(file)} | made
+    rows = list(made.values())
     with (HERE / "data.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
         writer.writeheader()

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import numpy as np
 
 from bench.artifacts import Completions, Prompts, Rewards, Selection
+from bench.blocks import side_by_side
 from bench.config.rules import Count, whole
 from bench.evaluation.heldout import Graded
-from bench.pools import side_by_side
 from bench.procedures.findings import Findings, Results
 from bench.procedures.parts import Parts
 from bench.reporting.exhibit import Figure

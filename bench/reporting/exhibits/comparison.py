@@ -19,7 +19,10 @@ RAW = 1e-6  # nats: below it the run's sampler is the raw base's own
 @shows("tables", 5)
 def main(groups: Sequence[Group]) -> Table | None:
     """One configuration: its policies and Best-of-n. Several: one row for each, best first."""
-    return policies(groups[0]) if len(groups) == 1 else _configurations(groups)
+    trained = [group for group in groups if group.trained]
+    if len(trained) < 2:
+        return policies(trained[0]) if trained else None
+    return _configurations(trained)
 
 
 class _Row(NamedTuple):

@@ -197,8 +197,8 @@ def _majority(policy: _Policy) -> Estimate | None:
 @shows("sentences", 0)
 def of_nothing_right(groups: Sequence[Group]) -> list[str]:
     """A base that is never right: more often it answers in another form than asked for than that it can do nothing."""
-    coverage = [group.series("base", "pass", "accuracy") for group in groups]
-    if any(of_k[max(of_k)].value > 0 for of_k in coverage):
+    coverage = [group.series("base", "pass", "accuracy") for group in groups if group.trained]
+    if not coverage or any(of_k[max(of_k)].value > 0 for of_k in coverage):
         return []
     return ["No sample of the base is right: see in samples.parquet whether answers stand as the task reads them."]
 

@@ -147,7 +147,7 @@ class Pushed:
 
 def pushed(groups: Sequence[Group]) -> list[Pushed]:
     """The scorers of these groups that are not gold itself, one for all seeds, in order of their settings."""
-    proxies = [run for run in arrange.scorers(groups) if is_learned(run)]
+    proxies = [run for run in arrange.scorers(groups) if is_learned(run) and run.trained]
     learned = grouped(proxies) if proxies else []
     return [
         Pushed(group.short_label or function_name(group.runs[0].config["scoring"]), group)

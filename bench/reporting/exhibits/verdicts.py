@@ -25,7 +25,8 @@ VERDICTS = {"better": "better than", "not resolved": "not resolved from", "worse
 @shows("sentences", 62)
 def verdicts(groups: Sequence[Group]) -> list[str]:
     """Of one configuration: what it gains. Of several: their order, and what the first gains."""
-    return of_one(groups[0], of_group(groups[0])) if len(groups) == 1 else _of_several(groups)
+    trained = [group for group in groups if group.trained]
+    return of_one(trained[0], of_group(trained[0])) if len(trained) == 1 else _of_several(trained) if trained else []
 
 
 def of_one(group: Group, contrasts: Mapping[str, Contrast]) -> list[str]:

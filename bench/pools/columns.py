@@ -1,0 +1,285 @@
+"""Which field of a row holds what, and the values in it, checked."""
+
+import functools
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from bench.errors import BenchError, quoted
+from bench.pools.logs import Row, text_of
+from bench.pools.readers import a_kind
+
+OF_PROMPT = ("id", "prompt", "answer")
+OF_COMPLETION = (
+    *("completion", "correct", "prediction", "logprob", "policy_logprob"),
+    *("tokens", "finish_reason", "sample"),
+)
+COUNTS = ("n", "c")
+LEADS = ("completion", "correct", "prediction")  # a cell without any of these and without a reward is blank
+REWARD = re.compile(r"reward(\.[\w-]+)?")
+VERDICTS = {
+    **dict.fromkeys(("true", "1", "1.0", "c", "correct", "yes"), 1.0),
+    **dict.fromkeys(("false", "0", "0.0", "i", "incorrect", "no", "n"), 0.0),  # Inspect's N: no answer
+}
+NO_ANSWER = ("", "[invalid]")  # the latter is lm-eval's
+
+
+class Cell(NamedTuple):
+    """One completion. None and NaN where a value is missing."""
+
+    text: str | None
+    correct: float
+    prediction: str | None
+    logprob: float
+    policy_logprob: float
+    length: int  # tokens; -1 where unknown
+    token_ids: list[int] | None
+    truncated: bool
+    sample: float
+    rewards: tuple[float, ...]
+
+
+class Prompted(NamedTuple):
+    """What a row says: a prompt, and its completions or how many of them are correct."""
+
+    id: str | None
+    prompt: str | None
+    answer: str | None
+    cells: list[Cell]
+    whole: bool  # the row has all completions of its prompt
+    counts: tuple[int, int] | None = None  # (samples, correct ones)
+
+
+@dataclass
+class Columns:
+    """The fields of the columns, of which some are given, and the others are those of the same names."""
+
+    given: Mapping[str, str]
+    fields: dict[str, str] | None = None  # column -> field, known from the first row on
+    found: set[str] = field(default_factory=set)  # columns that were in some row
+    names: tuple[str, ...] = ()  # of the first row's fields
+
+    def __post_init__(self) -> None:
+        known = (*OF_PROMPT, *OF_COMPLETION, *COUNTS)
+        for column, name in self.given.items():
+            if column not in known and not REWARD.fullmatch(column):
+                raise BenchError(
+                    f"{column}={quoted(name)} is neither a column nor an option: columns are {', '.join(known)}, "
+                    "reward and reward.NAME; python -m bench.pools import --help lists the options."
+                )
+
+    @property
+    def rewards(self) -> list[str]:
+        """The names of the rewards, in the order in which they are given; the first one chooses."""
+        return [_reward(column) for column in self.fields or () if REWARD.fullmatch(column)]
+
+    def of(self, row: Row) -> Prompted:
+        """What the row says. ValueError, as a clause, where the row can't be read; BenchError where no row can."""
+        if self.fields is None:
+            self._resolve(row)
+        assert self.fields is not None
+        values = {column: _at(row, name) for column, name in self.fields.items()}
+        self.found |= {column for column, value in values.items() if value is not None}
+        name = values.get("id")
+        prompt, answer = text_of(values.get("prompt")), values.get("answer")
+        if not (prompt is None or isinstance(prompt, str)):
+            raise ValueError(f"prompt is {a_kind(prompt)}, not text")
+        about = (
+            None if name is None else _plain("id", name),
+            prompt,
+            None if answer is None else _plain("answer", answer),
+        )
+        if "n" in self.fields:
+            return Prompted(*about, [], True, _counts(values))
+        parts = _each(values)
+        cells = [cell for part in ([values] if parts is None else parts) if (cell := _cell(part)) is not None]
+        return Prompted(*about, cells, parts is not None)
+
+    def _resolve(self, row: Row) -> None:
+        self.names = tuple(row)
+        fields = {name: name for name in (*OF_PROMPT, *OF_COMPLETION) if name in row} | dict(self.given)
+        if not any(REWARD.fullmatch(column) for column in fields):
+            fields |= {name: name for name in row if REWARD.fullmatch(name)}
+        scores = row.get("scores")
+        if isinstance(scores, dict) and "correct" not in fields:
+            own = [name for name in scores if name == "correct" or REWARD.fullmatch(name)]
+            if own and len(own) == len(scores):  # as `export` writes them
+                fields |= {name: f"scores.{name}" for name in own}
+            elif len(scores) > 1:
+                raise BenchError(
+                    f"The log has {len(scores)} scores of each sample, {', '.join(map(str, scores))}: say "
+                    "correct=scores.NAME, and reward.NAME=scores.NAME for a number."
+                )
+            elif scores:
+                fields["correct"] = f"scores.{next(iter(scores))}"
+        if not any(column in LEADS or REWARD.fullmatch(column) for column in fields):
+            fields |= {name: name for name in COUNTS if name in row}
+        self.fields = fields
+        if not ("n" in fields or any(column in LEADS or REWARD.fullmatch(column) for column in fields)):
+            raise BenchError(
+                "No column is known: say completion=FIELD, correct=FIELD, reward.NAME=FIELD, or n=FIELD and c=FIELD; "
+                f"{self.there}."
+            )
+
+    @property
+    def there(self) -> str:
+        return f"the fields are {quoted(', '.join(map(str, self.names)) or 'none')}"
+
+    def check(self) -> None:
+        """BenchError where a column that was given was in no row."""
+        for column, name in self.given.items():
+            if column not in self.found:
+                raise BenchError(f"{column}={quoted(name)}: no row has that field; {self.there}.")
+
+
+def _reward(column: str) -> str:
+    return column.partition(".")[2] or "reward"
+
+
+@functools.cache
+def _halves(name: str) -> tuple[tuple[str, str], ...]:
+    """The ways to cut a name at a period: a field, and what is inside it."""
+    parts = name.split(".")
+    return tuple((".".join(parts[:cut]), ".".join(parts[cut:])) for cut in range(1, len(parts)))
+
+
+def _at(row: Any, name: str) -> Any:
+    """The value of a field, or of one inside: `a.b` is the field b of the field a, of each where a is a list."""
+    if isinstance(row, list):
+        return [_at(item, name) for item in row]
+    if not isinstance(row, dict):
+        return None
+    if name in row:
+        return row[name]
+    for start, rest in _halves(name):
+        if start in row:
+            return _at(row[start], rest)
+    return None
+
+
+def _each(values: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The values of each completion where the leading column is a list, else None: the row is one completion."""
+    leads = [name for name in values if name in LEADS or REWARD.fullmatch(name)]
+    first = next((name for name in leads if values[name] is not None), None)
+    if first is None or not isinstance(values[first], list):
+        return None
+    count = len(values[first])
+    columns = {}
+    for name, value in values.items():
+        if name in OF_PROMPT:
+            continue
+        if value is not None and (not isinstance(value, list) or len(value) != count):
+            held = f"{len(value)}" if isinstance(value, list) else a_kind(value)
+            raise ValueError(f"has {count} values of {first} and {held} of {name}")
+        columns[name] = [None] * count if value is None else value
+    return [{name: value[number] for name, value in columns.items()} for number in range(count)]
+
+
+def _cell(values: dict[str, Any]) -> Cell | None:
+    """One completion; None where the cell is blank."""
+    get = values.get
+    rewards = tuple([_number(name, value) for name, value in values.items() if name.startswith("reward")])
+    text, correct, prediction = get("completion"), _verdict(get("correct")), get("prediction")
+    if isinstance(text, list) and len(text) == 1:
+        text = text[0]
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"completion is {a_kind(text)}, not text")
+    if prediction is not None:
+        prediction = _plain("prediction", prediction)
+        prediction = None if prediction in NO_ANSWER else prediction
+    if text is None and prediction is None and math.isnan(correct) and all(map(math.isnan, rewards)):
+        return None
+    length, ids = _tokens(get("tokens"))
+    return Cell(
+        text,
+        correct,
+        prediction,
+        _total("logprob", get("logprob")),
+        _total("policy_logprob", get("policy_logprob")),
+        length,
+        ids,
+        get("finish_reason") in ("length", "max_tokens"),
+        _number("sample", get("sample")),
+        rewards,
+    )
+
+
+def _counts(values: Mapping[str, Any]) -> tuple[int, int]:
+    n, c = (_number(name, values.get(name)) for name in COUNTS)
+    if not (n >= 1 and n == int(n) and 0 <= c <= n and c == int(c)):
+        raise ValueError(f"n={n:g} and c={c:g} are not whole numbers with 0 <= c <= n and n >= 1")
+    return int(n), int(c)
+
+
+def _plain(column: str, value: Any) -> str:
+    """A text, or a number as one writes it."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool | int | float):
+        return str(value)
+    if column == "answer" and isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False)
+    raise ValueError(f"{column} is {a_kind(value)}, not text")
+
+
+def _number(column: str, value: Any) -> float:
+    """A number that is finite; NaN for None, NaN and an empty text."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if value is None or value == "":
+        return math.nan
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError(f"{column} is {a_kind(value)}, not a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError(f"{column} is too large a number") from None
+    except ValueError:
+        raise ValueError(f"{column} is {quoted(value)[:40]!r}, not a number") from None
+    if math.isinf(number):
+        raise ValueError(f"{column} is infinite")
+    return number
+
+
+def _total(column: str, value: Any) -> float:
+    """Nats per sequence, given as they are or token by token."""
+    if isinstance(value, list):
+        return math.fsum(_number(column, part) for part in value)
+    return _number(column, value)
+
+
+def _verdict(value: Any) -> float:
+    if value is True or value is False:
+        return float(value)
+    if value is None:
+        return math.nan
+    if isinstance(value, list) and len(value) == 1:
+        return _verdict(value[0])
+    if isinstance(value, str):
+        if not value.strip():
+            return math.nan
+        if (known := VERDICTS.get(value.strip().lower())) is not None:
+            return known
+    elif isinstance(value, int | float) and (value in (0, 1) or value != value):
+        return float(value)
+    shown = quoted(value)[:40] if isinstance(value, str | int | float) else a_kind(value)
+    raise ValueError(f"correct is {shown}, which is neither true nor false, 1 nor 0")
+
+
+def _tokens(value: Any) -> tuple[int, list[int] | None]:
+    """(how many tokens, their ids if they came along)."""
+    if isinstance(value, list):
+        if all(isinstance(token, int) and 0 <= token < 2**31 for token in value):
+            return len(value), value
+        raise ValueError("tokens is a list that holds other things than ids")
+    count = _number("tokens", value)
+    if math.isnan(count):
+        return -1, None
+    if count < 0 or count != int(count) or count >= 2**31:
+        raise ValueError(f"tokens is {count:g}, which is no number of tokens")
+    return int(count), None

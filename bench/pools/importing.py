@@ -1,0 +1,300 @@
+"""Import completions that were drawn elsewhere as a run in outputs/imported/NAME.
+
+python -m bench.pools import FILE ... name=NAME [COLUMN=FIELD ...] [OPTION=VALUE ...]
+
+FILE: JSON lines, JSON, CSV (each also as .gz) or Parquet, with one row per completion, or one per prompt whose fields
+are lists; counts (n, c); lm-eval's logged samples; an Inspect log (.json, .eval).
+
+COLUMN=FIELD: a column is read from the field of its own name, unless said otherwise. A field inside another is a.b.
+  id prompt answer                 of a prompt; without id, equal prompts are one
+  completion correct prediction    of a completion: its text; whether it is right; what it answers, for votes
+  reward.NAME=FIELD                a reward; of several, the first one chooses
+  logprob policy_logprob tokens finish_reason sample
+  n c                              in place of completions: how many a prompt has, and how many are right
+
+name=NAME        the run's folder is outputs/imported/NAME
+task=NAME        judge the texts by a task of conf/task; its settings as task.SETTING=VALUE
+match=answers    the answers that the task compares with: those of the file (answers), of the task's prompts with
+                 this id or text (prompts), or of the task's prompts one after the other (order)
+largest_n=N      go on where not every prompt has so many samples, over those that have
+format=NAME      what the files are, where their names don't say: jsonl json csv parquet lm-eval inspect
+filter=NAME      one of the filters in a log of lm-eval
+stopped=first_success block=B limit=L    counts of sampling up to a success; accept_fixed=true: they only look so
+seed=0 outputs=outputs store=store
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import store as stores
+from bench.artifacts import Completions, content_hash
+from bench.blocks import stored
+from bench.config.rules import FOLDER, PLAIN_NAME, SEED, Rule, one_of, whole
+from bench.errors import BenchError, printable, quoted
+from bench.generation.pool import FILE, Unit, write_unit
+from bench.pools import readers, records, stopping
+from bench.pools.columns import Columns
+from bench.pools.grid import Grid, Laid
+from bench.pools.judging import MATCHES, Judged, matched
+from bench.pools.logs import Choices
+from bench.pools.readers import FORMATS
+from bench.progress import say
+from bench.records.frames import Runs, load
+from bench.records.read import changed, is_finished, read_config
+from bench.store.files import checksum, unique_name
+from bench.store.reading import sha256
+
+GROUP = "imported"
+VERSION = 1  # raise it where equal files get other records
+VERIFIER = "bench.scoring.verifier.verify"
+CELLS = 32_768  # of a stored unit, about
+OPTIONS: dict[str, Rule] = {
+    "name": PLAIN_NAME,
+    "format": one_of(*FORMATS),
+    "match": one_of(*MATCHES),
+    "largest_n": whole(1),
+    "seed": SEED,
+    "outputs": FOLDER,
+    "store": FOLDER,
+}
+
+
+def main(words: Sequence[str]) -> None:
+    files = [word for word in words if "=" not in word or Path(word).is_file()]
+    given = dict(word.split("=", 1) for word in words if word not in files)
+    task = [word for word in words if word not in files and word.startswith(("task=", "task.", "+task."))]
+    options: dict[str, Any] = {name: given[name] for name in (*OPTIONS, "filter") if name in given}
+    for name in {"seed", "largest_n"} & options.keys():
+        options[name] = _whole(name, options[name])
+    columns = {
+        name: value
+        for name, value in given.items()
+        if name not in (*options, *stopping.WORDS) and not name.startswith(("task", "+task"))
+    }
+    if "name" not in options:
+        raise BenchError("name=NAME is missing: the folder of the run, outputs/imported/NAME.")
+    runs = import_pool(files, columns=columns, task=task, stopped=stopping.of_words(given), **options)
+    print(f"run       {printable(str(runs[0].folder))}")
+
+
+def import_pool(
+    files: str | Path | Sequence[str | Path],
+    *,
+    name: str,
+    columns: Mapping[str, str] | None = None,
+    format: str | None = None,
+    filter: str | None = None,
+    task: str | Sequence[str] = (),
+    match: str | None = None,
+    largest_n: int | None = None,
+    stopped: Mapping[str, int] | bool | None = None,
+    seed: int = 0,
+    outputs: str | Path = "outputs",
+    store: str | Path = "store",
+) -> Runs:
+    """Import completions that were drawn elsewhere as a run in outputs/imported/<name>, and read it.
+
+    files: one or more, in any of `bench.pools.readers.FORMATS`. columns: column -> field, where a field has another
+    name than its column, see `python -m bench.pools import --help`; "reward.NAME" adds a reward, of which the first one
+    chooses. task: a task of conf/task that judges the texts, with its settings as ("task=gsm8k", "task.path=FILE").
+    stopped: {"block": B, "limit": L} of counts that stopped at the first success; True: counts that only look so. Rows
+    that can't be read are counted, said, and listed in left_out.parquet. The same import again is found done.
+    Raises BenchError, and leaves no run, where a file can't be read, or nothing in it can be measured.
+    """
+    paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
+    settings = [f"task={task}"] if isinstance(task, str) else list(task)
+    given = {"name": name, "format": format, "match": match, "largest_n": largest_n, "seed": seed}
+    given |= {"outputs": str(outputs), "store": str(store)}
+    for option, value in given.items():
+        if value is not None and not OPTIONS[option].allows(value):
+            raise BenchError(f"{option}={quoted(value)} is not allowed: it must be {OPTIONS[option].words(value)}.")
+    if not paths:
+        raise BenchError("No file is given: python -m bench.pools import FILE ... name=NAME.")
+    folder = (Path(outputs) / GROUP / name).absolute()
+    source = {
+        "files": [path.name for path in paths],
+        "format": format,
+        "filter": filter,
+        "columns": dict(columns or {}),
+        "task": settings,
+        "match": match,
+        "largest_n": largest_n,
+        "stopped": stopped,
+        "content": content_hash(VERSION, [_hash_of(path) for path in paths]),
+    }
+    if _is_done(folder, source, seed):
+        say(f"{folder} has this import already.")
+        return load(folder)
+    parsed = Columns(dict(columns or {}))
+    laid = read(paths, parsed, format, Choices(filter))
+    said = stopping.check(laid.correct, stopping.plan_of(stopped), counts=bool(laid.grid.counts))
+    judged = matched(laid, settings, match) if settings else None
+    with _made(folder) as scratch, stores.using(stores.Store(Path(store))):
+        notes = _write(scratch, judged.laid if judged else laid, judged, source, given)
+    for note in [*notes, *said]:
+        say(note)
+    return load(folder)
+
+
+def read(files: Sequence[Path], columns: Columns, said: str | None, choices: Choices) -> Laid:
+    """The completions of these files on their grid. BenchError where none can be read."""
+    grid = Grid()
+    for file in files:
+        kind = readers.kind_of(file, said)
+        where = f"{file.name}, {readers.noun(kind)}" if len(files) > 1 else readers.noun(kind)
+        for number, row, reason in readers.rows(file, kind, choices=choices):
+            grid.left_out.rows += 1
+            place = f"{where} {number}"
+            if row is None:
+                grid.skip(place, reason)
+                continue
+            try:
+                grid.add(place, columns.of(row), columns.rewards)
+            except BenchError:
+                raise
+            except ValueError as error:
+                grid.skip(place, str(error))
+    names = ", ".join(file.name for file in files)
+    if not grid.left_out.rows:
+        raise BenchError(f"{names} has no rows.")
+    if len(grid.left_out.lines) == grid.left_out.rows:
+        raise BenchError(f"{names} has no row that can be read: {grid.left_out}.")
+    columns.check()
+    return grid.finish()
+
+
+def _write(
+    folder: Path, laid: Laid, judged: Judged | None, source: Mapping[str, Any], given: Mapping[str, Any]
+) -> list[str]:
+    """Write the run; returns what its reader should know."""
+    prompts = judged.prompts if judged else laid.prompts
+    pool = _stored(laid, prompts.key, source["content"]) if laid.has_texts or not laid.grid.token_ids.empty else None
+    pool = pool or laid.completions()
+    verdicts, votes = judged.verdicts(pool) if judged else (None, laid.predictions)
+    labelled = not np.isnan(laid.correct).all()
+    if (laid.predictions != None).any():  # noqa: E711  elementwise
+        votes = laid.predictions
+    gold = verdicts if verdicts is not None and not labelled else laid.correct
+    beside = verdicts if labelled else None
+    plan = stopping.plan_of(source["stopped"])
+    imported = records.Imported(prompts, pool, gold, laid.rewards, votes, beside, given["largest_n"], plan)
+    records.check(imported)
+    left_out = laid.grid.left_out
+    counts: dict[str, float] = {"import/rows": left_out.rows, "import/rows_left_out": len(left_out.lines)}
+    if judged is not None and beside is not None:
+        known = ~(np.isnan(laid.correct) | np.isnan(beside))
+        counts["import/judged_agreement"] = float((laid.correct == beside)[known].mean())
+    tables: dict[str, Any] = {"prompts.parquet": records.table_of_prompts(prompts)}
+    if left_out.lines:
+        tables["left_out.parquet"] = records.of_left_out(left_out.lines)
+    target = {"_target_": "bench.pools.import_pool"}
+    config = {
+        "name": GROUP,
+        "seed": given["seed"],
+        "num_completions": imported.n,
+        "control": "none",
+        "split": "test",
+        **({"task": judged.node} if judged else {}),
+        "generation": target | dict(source),
+        "scoring": {"_target_": f"imported.{imported.reward}" if imported.rewards or labelled else VERIFIER},
+        "store": str(Path(given["store"]).absolute()),
+        "outputs": str(Path(given["outputs"]).absolute()),
+    }
+    records.write(folder, imported, config, counts, tables)
+    return _notes(imported, laid, judged, str(left_out))
+
+
+def _notes(imported: records.Imported, laid: Laid, judged: Judged | None, left_out: str) -> list[str]:
+    drawn, prompts = imported.pool.drawn, len(imported.prompts)
+    notes = [
+        f"{int(drawn.sum()):,} completions of {prompts:,} prompts were imported.",
+        f"{left_out}." if left_out else "",
+    ]
+    few = imported.usable
+    if imported.largest_n is None and imported.n < few.max():
+        notes.append(
+            f"n goes to {imported.n}, as some prompts have no more samples to count on; largest_n={few.max()} goes on "
+            "without those prompts."
+        )
+    for name, values in imported.rewards.items():
+        if missing := int((np.isnan(values) & drawn).sum()):
+            notes.append(
+                f"The reward {name} is missing or NaN in {missing:,} completions: they are never chosen by it."
+            )
+    if missing := int((np.isnan(imported.gold) & drawn).sum()) if imported.labelled else 0:
+        notes.append(f"{missing:,} completions have no label: they count as never drawn.")
+    if imported.rewards and not imported.weighs_votes and (imported.votes != None).any():  # noqa: E711  elementwise
+        notes.append(f"Weighted majority is left out: it is for at most {records.MOST_WEIGHED:,} prompts.")
+    if judged is not None:
+        beside = (
+            "" if imported.judged is None else "; the labels that came along are used, the verdicts are beside them"
+        )
+        notes.append(f"Judged by task={judged.task.name} with the answers of its {judged.how}{beside}.")
+    return [note for note in notes if note]
+
+
+def _stored(laid: Laid, prompts: str, content: str) -> Completions:
+    """The pool in the store, so that its texts are read from there, a shard at a time."""
+    units, (_, samples) = [], laid.place.shape
+    address = stores.Address("generate", VERSION, {"engine": GROUP, "content": content}, {"prompts": prompts})
+    lengths = laid.lengths
+    for number, (rows, part) in enumerate(laid.shards(CELLS)):
+
+        def build(folder: Path, part: Completions = part, rows: slice = rows) -> dict[str, float]:
+            write_unit(part, folder / FILE, length=lengths[rows])
+            return {"completions": int(part.drawn.sum())}
+
+        folder = stores.current().make(address.piece(f"{number:05d}"), build, Path)
+        units.append((rows, 0, Unit(folder, checksum(folder, FILE), rows.stop - rows.start, samples, samples)))
+    return stored(units)
+
+
+def _is_done(folder: Path, source: Mapping[str, Any], seed: int) -> bool:
+    """Whether the folder has this import. BenchError where it has another one."""
+    if not folder.exists():
+        return False
+    if not is_finished(folder):
+        raise BenchError(f"{folder} is there and holds no finished run: give another name=, or delete it.")
+    if changed(folder) is not None:
+        return False
+    config = read_config(folder)
+    target = {name: value for name, value in config.get("generation", {}).items() if name != "_target_"}
+    if target != dict(source) or config.get("seed") != seed:
+        raise BenchError(f"{folder} holds another import or run: give another name=, or delete that folder.")
+    return True
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `folder` where all went well, and is removed where not."""
+    scratch = folder.with_name(f".making-{folder.name}-{unique_name()}")
+    try:
+        scratch.mkdir(parents=True)
+        yield scratch
+        if folder.exists():  # a damaged one
+            shutil.rmtree(folder)
+        scratch.rename(folder)
+    except OSError as error:
+        raise BenchError(f"{folder} can't be written ({error.strerror or error}).") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _hash_of(path: Path) -> str:
+    try:
+        if path.is_dir():
+            return content_hash([[file.name, sha256(file)] for file in sorted(path.iterdir()) if file.is_file()])
+        return sha256(path)
+    except OSError as error:
+        raise BenchError(f"{path} can't be read: {error.strerror or error}.") from error
+
+
+def _whole(name: str, text: str) -> int:
+    if not text.lstrip("-").isdigit():
+        raise BenchError(f"{name}={quoted(text)} is not allowed: it must be a whole number.")
+    return int(text)

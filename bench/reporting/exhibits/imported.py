@@ -1,0 +1,78 @@
+"""What an imported pool gives at every n: pass@n, votes, and Best-of-n by each reward that came along."""
+
+from collections.abc import Iterator, Sequence
+
+from bench.reporting import tables
+from bench.reporting.exhibit import Table, shows
+from bench.reporting.groups import Group
+from bench.reporting.words import function_name
+
+NAMES = {"pass": "pass@n", "pass_hat": "pass^n", "majority": "majority", "judged_pass": "pass@n, judged again"}
+VOTES, BEST = "weighted_majority", "best_of_n"
+
+
+@shows("tables", 6)
+def imported_table(groups: Sequence[Group]) -> Table | None:
+    """One row per pool and n; None without an imported pool."""
+    pools = [group for group in groups if not group.trained]
+    return pool_table(pools) if pools else None
+
+
+def pool_table(pools: Sequence[Group]) -> Table | None:
+    rows = [(pool, n) for pool in pools for n in _sizes(pool)]
+    found = list(dict.fromkeys(curve for pool in pools for curve in _curves(pool)))
+    columns = [tables.Column("pool", "pool", lambda row: row[0].runs[0].folder.name) if len(pools) > 1 else None]
+    columns += [tables.Column("n", "n", lambda row: row[1])]
+    columns += [
+        tables.interval("_".join(curve), heading, lambda row, curve=curve: row[0].series(*curve).get(row[1]))  # type: ignore[misc]
+        for curve, heading in found
+    ]
+    caption = (
+        "Accuracy at every n of the completions that were imported: one of n is right (pass@n), all of n are (pass^n), "
+        "the most frequent answer (majority), the answer with the largest sum of rewards (weighted majority), and the "
+        "completion with the highest reward (Best-of-n). KL is of Best-of-n from the sampler that drew the pool, in "
+        "nats per sequence: measured, ties included; the bound is log n - (n - 1)/n. 95 % intervals for new prompts."
+    )
+    return tables.table("imported", caption, rows, [column for column in columns if column], tables.all_runs(pools))
+
+
+@shows("sentences", 1)
+def imported_sentences(groups: Sequence[Group]) -> list[str]:
+    return [sentence for group in groups if not group.trained for sentence in _of_pool(group)]
+
+
+def _of_pool(group: Group) -> Iterator[str]:
+    run = group.runs[0]
+    n = max(_sizes(group))
+    parts = []
+    for (policy, method, metric), name in _curves(group):
+        at = group.series(policy, method, metric)
+        if metric == "accuracy" and n in at:
+            parts.append(f"{name.replace('@n', f'@{n}').replace('-of-n', f'-of-{n}')} {at[n]}")
+    if parts:
+        yield f"The imported pool {run.folder.name} ({run.metrics['test/prompts']} prompts): {', '.join(parts)}."
+    agreement = run.metrics.get("import/judged_agreement")
+    if agreement is not None:
+        yield f"Its labels and the task's verifier agree on {agreement:.1%} of its completions."
+
+
+def _sizes(group: Group) -> list[int]:
+    return sorted({curve[3] for curve in group.runs[0].curves})
+
+
+def _curves(group: Group) -> Iterator[tuple[tuple[str, str, str], str]]:
+    """(policy, method, metric) of the columns, with their headings."""
+    first = function_name(group.runs[0].config["scoring"])
+    for policy, method, metric in dict.fromkeys(curve[:3] for curve in group.runs[0].curves):
+        kind, _, reward = method.partition("@")
+        name = reward or first
+        if kind in NAMES:
+            yield (policy, method, metric), NAMES[kind]
+        elif kind == VOTES:
+            yield (policy, method, metric), f"majority weighted by {name}"
+        elif kind == BEST and metric == "accuracy":
+            yield (policy, method, metric), f"Best-of-n by {name}"
+        elif kind == BEST and metric in ("kl", "kl_bound"):
+            bound = ", bound" if metric == "kl_bound" else ""
+            if not bound or not reward:
+                yield (policy, method, metric), f"KL{bound}" if bound else f"KL by {name}"

@@ -1,0 +1,58 @@
+"""Import a million completions from JSON lines in a process of its own: CPU-seconds and peak memory.
+
+    python -m bench.speed imports
+    python -m bench.speed imports --prompts 1000
+
+The rows have an id, a prompt, a completion of 250 characters, a label and a reward.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bench.seeds import generator
+from bench.speed.measure import Printout, option_parser
+
+WORDS = "Let x be the number of coins that Leo has. " * 6
+PROGRAM = (
+    "import resource, sys; from bench.pools.importing import main; main(sys.argv[1:]);"
+    "used = resource.getrusage(resource.RUSAGE_SELF);"
+    "print(used.ru_utime + used.ru_stime, used.ru_maxrss * (1 if sys.platform == 'darwin' else 1024))"
+)
+
+
+def main(arguments: list[str]) -> None:
+    parser = option_parser("imports", __doc__)
+    parser.add_argument("--prompts", type=int, default=62_500, help="M")
+    parser.add_argument("--completions", type=int, default=16, help="N per prompt")
+    options = parser.parse_args(arguments)
+    table = Printout(14, {"rows": 12, "MiB": 8, "CPU s": 8, "peak memory": 14})
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch, "samples.jsonl")
+        _write(file, options.prompts, options.completions)
+        root = str(Path(__file__).resolve().parents[2])
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+        command = [sys.executable, "-c", PROGRAM, file.name, "name=speed"]
+        made = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, check=False)
+        if made.returncode:
+            sys.exit(f"the import failed:\n{made.stderr}")
+        seconds, peak = map(float, made.stdout.split()[-2:])
+        rows = options.prompts * options.completions
+        size = file.stat().st_size / 2**20
+        table.row("JSON lines", f"{rows:,}", f"{size:,.0f}", f"{seconds:.1f}", f"{peak / 2**30:.2f} GiB")
+
+
+def _write(file: Path, prompts: int, completions: int) -> None:
+    """Rows whose labels and rewards are random, by prompts of different difficulty."""
+    rng = generator(0, "speed of imports")
+    with file.open("w") as opened:
+        for prompt, chance in enumerate(rng.beta(1, 2, prompts).tolist()):
+            correct = rng.random(completions) < chance
+            rewards = correct + rng.normal(0, 1, completions)
+            about = {"id": f"q{prompt}", "prompt": f"How many coins has Leo in case {prompt}?"}
+            for sample, (right, reward) in enumerate(zip(correct.tolist(), rewards.tolist(), strict=True)):
+                row = about | {"completion": f"{WORDS}{sample}", "correct": right, "reward": reward}
+                opened.write(json.dumps(row) + "\n")

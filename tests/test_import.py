@@ -1,0 +1,523 @@
+"""Pools that were drawn elsewhere: every format by its own writer, columns, what can't be read, and the way back."""
+
+import csv
+import gzip
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import bench
+from bench import estimators
+from bench.errors import BenchError
+from bench.pools import records
+from bench.pools.export import export
+from bench.records.completions import completions
+from bench.records.read import Run, missing_records, read_run
+from bench.records.write import seal
+
+M, N = 6, 4
+RNG = np.random.default_rng(0)
+CORRECT = RNG.random((M, N)) < 0.5
+CORRECT[0], CORRECT[1] = True, False
+REWARD = np.round(CORRECT + RNG.normal(0, 1, (M, N)), 2)
+REWARD[2, :2] = REWARD[2, 2]  # a tie
+ANSWER = np.where(CORRECT, "7", np.where(RNG.random((M, N)) < 0.5, "8", "9"))
+ROWS = [
+    {
+        "id": f"q{row}",
+        "prompt": f"How many coins has Leo, case {row}?",
+        "answer": "7",
+        "completion": f"He has {ANSWER[row, column]} coins, try {column}.",
+        "correct": bool(CORRECT[row, column]),
+        "prediction": str(ANSWER[row, column]),
+        "reward": float(REWARD[row, column]),
+        "tokens": 5 + column,
+    }
+    for row in range(M)
+    for column in range(N)
+]
+WHOLE = [
+    {name: ROWS[row * N][name] for name in ("id", "prompt", "answer")}
+    | {
+        name: [one[name] for one in ROWS[row * N : row * N + N]]
+        for name in ROWS[0]
+        if name not in ("id", "prompt", "answer")
+    }
+    for row in range(M)
+]
+
+Import = Callable[..., Run]
+
+
+@pytest.fixture
+def imported(tmp_path: Path) -> Import:
+    def run(file: Path, name: str = "mine", **settings: Any) -> Run:
+        places = {"outputs": tmp_path / "outputs", "store": tmp_path / "store"}
+        return bench.import_pool(file, name=name, **places, **settings)[0]
+
+    return run
+
+
+def lines(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def to_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def packed(path: Path, rows: list[Any]) -> Path:
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    return path
+
+
+def to_parquet(path: Path, rows: list[Any]) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def to_json(path: Path, rows: list[Any]) -> Path:
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def data_set(path: Path, rows: list[Any]) -> Path:
+    from datasets import Dataset
+
+    Dataset.from_list(rows).save_to_disk(str(path))
+    return path
+
+
+WRITERS: dict[str, tuple[Callable[[Path, list[Any]], Path], list[Any]]] = {
+    "a.jsonl": (lines, ROWS),
+    "whole.jsonl": (lines, WHOLE),
+    "a.jsonl.gz": (packed, ROWS),
+    "a.json": (to_json, WHOLE),
+    "a.csv": (to_csv, ROWS),
+    "a.parquet": (to_parquet, ROWS),
+    "whole.parquet": (to_parquet, WHOLE),
+    "folder": (data_set, ROWS),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_gives_the_estimators_own_values(name: str, tmp_path: Path, imported: Import):
+    write, rows = WRITERS[name]
+    run = imported(write(tmp_path / name, rows))
+    assert missing_records(run.folder) == []
+    run.verify()
+    metrics, sizes = run.metrics, [1, 2, 4]
+    best = estimators.best_of_n(REWARD, sizes, gold=CORRECT).mean(axis=0)
+    votes = estimators.majority_at_k(ANSWER, CORRECT, sizes).mean(axis=0)
+    weighted = estimators.weighted_majority_at_k(ANSWER, REWARD, CORRECT, sizes).mean(axis=0)
+    kl, oracle = (estimators.best_of_n_kl(values, sizes).mean(axis=0) for values in (REWARD, CORRECT.astype(float)))
+    for at, n in enumerate(sizes):
+        assert metrics[f"best_of_{n}/accuracy"] == pytest.approx(best[at])
+        assert metrics[f"best_of_{n}/kl"] == pytest.approx(kl[at])
+        assert metrics[f"best_of_{n}@correct/kl"] == pytest.approx(oracle[at])
+        assert metrics[f"sampler/pass@{n}"] == pytest.approx(estimators.pass_at_k(CORRECT, n).mean())
+        assert metrics[f"sampler/majority@{n}"] == pytest.approx(votes[at])
+        assert metrics[f"sampler/weighted_majority@{n}"] == pytest.approx(weighted[at])
+    assert metrics["scorer/auc"] == pytest.approx(np.nanmean(estimators.within_prompt_auc(REWARD, CORRECT)))
+    assert run.prompt_ids == tuple(f"q{row}" for row in range(M))
+    table = completions(run, "test")
+    assert table["text"].tolist() == [row["completion"] for row in ROWS]
+    assert table["length"].tolist() == [row["tokens"] for row in ROWS]
+
+
+def test_fields_are_named_and_reached_inside_others(tmp_path: Path, imported: Import):
+    rows = [
+        {
+            "idx": number,
+            "ys": row["completion"],
+            "infos": [{"r": int(c)} for c in row["correct"]],
+            "s": [[r] for r in row["reward"]],
+        }
+        for number, row in enumerate(WHOLE)
+    ]
+    run = imported(
+        lines(tmp_path / "a.jsonl", rows),
+        columns={"id": "idx", "completion": "ys", "correct": "infos.r", "reward.rm": "s"},
+    )
+    assert run.metrics["best_of_4/accuracy"] == pytest.approx(estimators.best_of_n(REWARD, 4, gold=CORRECT).mean())
+
+
+def test_of_several_rewards_the_first_chooses_and_all_are_measured(tmp_path: Path, imported: Import):
+    rows = [row | {"a": row["reward"], "b": -row["reward"]} for row in ROWS]
+    run = imported(lines(tmp_path / "a.jsonl", rows), columns={"reward.a": "a", "reward.b": "b"})
+    for name, values in (("best_of_4", REWARD), ("best_of_4@b", -REWARD)):
+        assert run.metrics[f"{name}/accuracy"] == pytest.approx(estimators.best_of_n(values, 4, gold=CORRECT).mean())
+    assert "sampler/weighted_majority@4@b" in run.metrics
+
+
+def test_log_probabilities_move_the_kl_to_the_policy(tmp_path: Path, imported: Import):
+    ratio = RNG.normal(0.3, 0.1, (M, N))
+    rows = [
+        row | {"logprob": -9.0 + r, "policy_logprob": [-4.0, -5.0]} for row, r in zip(ROWS, ratio.ravel(), strict=True)
+    ]
+    run = imported(lines(tmp_path / "a.jsonl", rows))
+    expected = estimators.best_of_n_kl_from_reference(REWARD, ratio, 2).mean()
+    assert run.metrics["best_of_2/kl"] == pytest.approx(expected)
+    assert run.metrics["best_of_n/kl_reference"] == "base at temperature 1, top-p 1"
+
+
+def test_ragged_pools_stop_at_the_samples_that_all_prompts_have(tmp_path: Path, imported: Import, capsys: Any):
+    rows = [dict(row) for row in WHOLE]
+    for name in ("completion", "correct", "prediction", "reward", "tokens"):
+        rows[3][name] = [rows[3][name][0], None, *rows[3][name][2:]]
+    run = imported(lines(tmp_path / "a.jsonl", rows))
+    assert "n goes to 3" in capsys.readouterr().err
+    gold, reward = CORRECT.astype(float), REWARD.copy()
+    gold[3, 1] = reward[3, 1] = np.nan
+    assert run.metrics["best_of_3/accuracy"] == pytest.approx(estimators.best_of_n(reward, 3, gold=gold).mean())
+    on = imported(tmp_path / "a.jsonl", "on", largest_n=4)
+    assert on.metrics["sampler/pass@4"] == pytest.approx(np.nanmean(estimators.pass_at_k(gold, 4)))
+
+
+def test_counts_give_pass_at_k_and_the_kl_of_the_oracle(tmp_path: Path, imported: Import):
+    rows = [{"id": row, "n": N, "c": int(CORRECT[row].sum())} for row in range(M)]
+    run = imported(lines(tmp_path / "a.jsonl", rows))
+    assert run.metrics["sampler/pass@2"] == pytest.approx(estimators.pass_at_k(CORRECT, 2).mean())
+    assert run.metrics["best_of_2/kl"] == pytest.approx(estimators.best_of_n_kl(CORRECT.astype(float), 2).mean())
+
+
+def test_a_reward_alone_gives_the_kl_and_no_accuracy(tmp_path: Path, imported: Import):
+    rows = [{name: row[name] for name in ("id", "reward")} for row in ROWS]
+    run = imported(lines(tmp_path / "a.jsonl", rows))
+    assert run.metrics["best_of_4/kl"] == pytest.approx(estimators.best_of_n_kl(REWARD, 4).mean())
+    assert not any("accuracy" in name or "pass@" in name for name in run.metrics)
+
+
+# --- logs of other tools -----------------------------------------------------------------------------------------
+
+
+def test_samples_that_lm_eval_logged(tmp_path: Path, imported: Import):
+    from lm_eval import simple_evaluate
+    from lm_eval.api.model import LM
+    from lm_eval.loggers import EvaluationTracker
+    from lm_eval.tasks import TaskManager
+
+    class Answers(LM):
+        def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+            return [f"#### {'7' if index % 2 else '8'}" for index, _ in enumerate(requests)]
+
+        def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+            return [(-1.0, False) for _ in requests]
+
+        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
+            return [-1.0 for _ in requests]
+
+    data = lines(tmp_path / "data.jsonl", [{"q": f"case {row}", "a": "7"} for row in range(M)])
+    task = {
+        "task": "coins",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(data)}, "cache_dir": str(tmp_path / "cache")},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "{{q}}",
+        "doc_to_target": "{{a}}",
+        "generation_kwargs": {"until": ["\n"]},
+        "filter_list": [
+            {
+                "name": "strict",
+                "filter": [{"function": "regex", "regex_pattern": "#### (\\d+)"}, {"function": "take_first"}],
+            },
+            {"name": "loose", "filter": [{"function": "take_first"}]},
+        ],
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    }
+    manager = TaskManager(include_defaults=False)
+    results = simple_evaluate(Answers(), tasks=[task], task_manager=manager, log_samples=True, bootstrap_iters=0)
+    tracker = EvaluationTracker(output_path=str(tmp_path / "logged"))
+    tracker.general_config_tracker.model_name_sanitized = "fixed"
+    tracker.date_id = "now"
+    tracker.save_results_samples("coins", results["samples"]["coins"])
+    (log,) = (tmp_path / "logged").rglob("samples_coins_*.jsonl")
+    with pytest.raises(BenchError, match="filter, loose, strict: say filter=NAME"):
+        imported(log)
+    run = imported(log, filter="strict")
+    assert run.metrics["sampler/pass@1"] == results["results"]["coins"]["exact_match,strict"] == 0.5
+    assert run.metrics["import/rows_left_out"] == 0
+    samples = run.rows("samples.parquet")
+    assert (samples[0]["prompt"], samples[0]["answer"], samples[0]["completion"]) == ("case 0", "7", "#### 8")
+    assert completions(run, "test")["prediction"].tolist()[:2] == ["8", "7"]
+
+
+@pytest.mark.parametrize("name", ["log.json", "log.eval"])
+def test_logs_that_inspect_wrote(name: str, tmp_path: Path, imported: Import):
+    logs = pytest.importorskip("inspect_ai.log")
+    from inspect_ai.model import ModelOutput
+    from inspect_ai.scorer import Score
+
+    samples = [
+        logs.EvalSample(
+            id=row["id"],
+            epoch=1 + number % N,
+            input=row["prompt"],
+            target=row["answer"],
+            output=ModelOutput.from_content("some/model", row["completion"]),
+            scores={
+                "match": Score(value="C" if row["correct"] else "I", answer=row["prediction"]),
+                "judge": Score(value=row["reward"]),
+            },
+        )
+        for number, row in enumerate(ROWS)
+    ]
+    spec = {
+        "task": "coins",
+        "dataset": logs.EvalDataset(),
+        "model": "some/model",
+        "config": logs.EvalConfig(),
+        "created": "2026-01-01T00:00:00+00:00",
+    }
+    log = logs.EvalLog(eval=logs.EvalSpec(**spec), samples=samples, status="success")
+    logs.write_eval_log(log, str(tmp_path / name))
+    with pytest.raises(BenchError, match=r"2 scores of each sample, match, judge: say correct=scores\.NAME"):
+        imported(tmp_path / name)
+    run = imported(tmp_path / name, columns={"correct": "scores.match", "reward.judge": "scores.judge"})
+    assert run.metrics["best_of_4/accuracy"] == pytest.approx(estimators.best_of_n(REWARD, 4, gold=CORRECT).mean())
+    assert run.metrics["sampler/majority@4"] == pytest.approx(estimators.majority_at_k(ANSWER, CORRECT, 4).mean())
+    exported = tmp_path / f"back{Path(name).suffix}"
+    export(run.folder, exported)
+    read = logs.read_eval_log(str(exported))
+    texts = [sample.output.completion for sample in sorted(read.samples, key=lambda one: (one.id, one.epoch))]
+    assert texts == [row["completion"] for row in ROWS]
+
+
+# --- the way back ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["back.jsonl", "back.json", "back.eval", "back"])
+def test_export_and_import_give_the_same_numbers(name: str, tmp_path: Path, imported: Import):
+    run = imported(lines(tmp_path / "a.jsonl", ROWS))
+    assert export(run.folder, tmp_path / name) == M * N
+    back = imported(tmp_path / name, "back")
+    assert dict(back.metrics) == dict(run.metrics)
+    assert (
+        completions(back, "test").drop(columns=["correct"]).equals(completions(run, "test").drop(columns=["correct"]))
+    )
+    with pytest.raises(BenchError, match="is there already"):
+        export(run.folder, tmp_path / name)
+
+
+def test_a_run_that_drew_its_pool_is_exported_and_imported(
+    finished_run: Callable[..., Any], shared: Any, tmp_path: Path, imported: Import
+):
+    run = read_run(finished_run().folder)
+    export(run.folder, tmp_path / "pool.jsonl")
+    back = imported(tmp_path / "pool.jsonl", columns={"reward.verifier": "reward"})
+    sizes = [n for n in run.series("base", "best_of_n", "kl") if f"best_of_{n}/kl" in back.metrics]
+    assert len(sizes) > 2
+    for n in sizes:
+        assert back.metrics[f"best_of_{n}/accuracy"] == pytest.approx(run.metrics[f"best_of_{n}/accuracy"])
+        assert back.metrics[f"best_of_{n}/kl"] == pytest.approx(run.metrics[f"best_of_{n}/kl"])
+
+
+# --- what can't be read ------------------------------------------------------------------------------------------
+
+GOOD = [json.dumps(row) for row in ROWS]
+BAD_LINES = {
+    "truncated": '{"id": "q9", "completion": "a',
+    "no object": "[1, 2]",
+    "deeply nested": '{"id": ' + "[" * 100_000 + "]" * 100_000 + "}",
+    "a wrong type": '{"id": "q9", "completion": 3, "correct": true}',
+    "a label that is none": '{"id": "q9", "completion": "a", "correct": 0.5}',
+    "a reward that is none": '{"id": "q9", "completion": "a", "correct": true, "reward": "high"}',
+    "a huge number": '{"id": "q9", "completion": "a", "correct": true, "reward": 1' + "0" * 400 + "}",
+    "infinity": '{"id": "q9", "completion": "a", "correct": true, "reward": Infinity}',
+    "neither id nor prompt": '{"completion": "a", "correct": true}',
+    "another prompt": '{"id": "q0", "prompt": "Another?", "completion": "a", "correct": true}',
+    "half a character": '{"id": "q9", "completion": "\\ud800", "correct": true}',
+    "tokens that are none": '{"id": "q9", "completion": "a", "correct": true, "tokens": -3}',
+}
+
+
+@pytest.mark.parametrize("what", BAD_LINES)
+def test_rows_that_cant_be_read_are_counted_by_line(what: str, tmp_path: Path, imported: Import, capsys: Any):
+    (tmp_path / "a.jsonl").write_text("\n".join([*GOOD[:3], BAD_LINES[what], *GOOD[3:]]) + "\n")
+    run = imported(tmp_path / "a.jsonl")
+    assert run.metrics["import/rows_left_out"] == 1
+    assert run.metrics["best_of_4/accuracy"] == pytest.approx(estimators.best_of_n(REWARD, 4, gold=CORRECT).mean())
+    (row,) = run.rows("left_out.parquet")
+    assert row["place"] == "line 4"
+    assert f"1 of {M * N + 1} rows left out: line 4 {row['reason']}" in capsys.readouterr().err
+
+
+def test_rewards_that_are_nan_are_counted_and_never_chosen(tmp_path: Path, imported: Import, capsys: Any):
+    rows = [row | {"reward": float("nan")} if number == 5 else row for number, row in enumerate(ROWS)]
+    run = imported(lines(tmp_path / "a.jsonl", rows))
+    assert run.metrics["pool/unscored"] == 1
+    assert "missing or NaN in 1 completions" in capsys.readouterr().err
+
+
+def zipped(content: Mapping[str, bytes]) -> Callable[[Path], object]:
+    def write(path: Path) -> None:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+            for name, text in content.items():
+                file.writestr(name, text)
+
+    return write
+
+
+def text_of(content: str | bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+ALL = "\n".join(GOOD)
+GARBAGE: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "empty": ("a.jsonl", text_of(""), "has no rows"),
+    "blank": ("a.jsonl", text_of("\n \n"), "has no rows"),
+    "binary": ("a.jsonl", text_of(bytes(range(256)) * 4), "no row that can be read"),
+    "UTF-16": ("a.jsonl", text_of(ALL.encode("utf-16")), "no row that can be read"),
+    "a text": ("a.jsonl", text_of("Dear all,\nplease find attached"), "line 1 is not JSON"),
+    "truncated gzip": ("a.jsonl.gz", text_of(gzip.compress(ALL.encode())[:-20]), "can't be read"),
+    "JSON that is no list": ("a.json", text_of("3"), "is a number"),
+    "truncated JSON": ("a.json", text_of("[" + GOOD[0]), "is not JSON"),
+    "deep JSON": ("a.json", text_of("[" * 100_000), "nested too deeply|is not JSON"),
+    "CSV with a header twice": ("a.csv", text_of("id,correct,id\n1,1,1\n"), "column 'id' twice"),
+    "CSV in UTF-16": ("a.csv", text_of("id,correct\na,1\n".encode("utf-16")), "not UTF-8"),
+    "CSV without rows": ("a.csv", text_of("id,correct\n"), "has no rows"),
+    "CSV with a null": ("a.csv", text_of("id,correct\na\0,1\n"), "null character"),
+    "CSV with other rows": ("a.csv", text_of("id,correct\na,1,3\nb\n"), "line 2 has 3 cells where the header has 2"),
+    "no Parquet": ("a.parquet", text_of(ALL), "not a whole Parquet file"),
+    "truncated Parquet": (
+        "a.parquet",
+        lambda path: path.write_bytes(to_parquet(path, ROWS).read_bytes()[:-50]),
+        "not a whole",
+    ),
+    "no zip": ("a.eval", text_of("x" * 100), "no Inspect log"),
+    "damaged zip": ("a.eval", text_of(b"PK\3\4" + b"x" * 100), "damaged Inspect log"),
+    "a zip of other files": ("a.eval", zipped({"a.txt": b"x"}), "has no samples"),
+    "a zip bomb": ("a.eval", zipped({"samples/a.json": b" " * 2**28}), "would unpack to 268,435,456 bytes"),
+    "a zip of broken samples": ("a.eval", zipped({"samples/a.json": b"{"}), "damaged Inspect log"),
+    "a zip of other samples": ("a.eval", zipped({"samples/a.json": b"{}"}), "without id, epoch, input and target"),
+    "unknown columns": ("a.jsonl", text_of('{"x": 1}\n' * 3), "No column is known.*the fields are x"),
+    "no labels": (
+        "a.jsonl",
+        text_of('{"id": "a", "completion": "b"}\n{"id": "b", "completion": "b"}\n'),
+        "neither a label",
+    ),
+    "one prompt": ("a.jsonl", text_of(GOOD[0]), "intervals need 2"),
+    "counts that are none": ("a.jsonl", text_of('{"id": 1, "n": 2, "c": 3}\n'), "0 <= c <= n"),
+    "counts beyond any memory": (
+        "a.jsonl",
+        text_of('{"id": 1, "n": 1e12, "c": 3}\n{"id": 2, "n": 2, "c": 1}\n'),
+        "cells",
+    ),
+    "rewards that are NaN": (
+        "a.jsonl",
+        text_of('{"id": 1, "reward": NaN, "completion": "a"}\n' * 2),
+        "missing in every row",
+    ),
+    "an id twice": ("a.jsonl", text_of("\n".join(json.dumps(WHOLE[0]) for _ in range(2))), "intervals need 2"),
+    "no known suffix": ("a.txt", text_of(ALL), "no known format"),
+}
+
+
+@pytest.mark.parametrize("what", GARBAGE)
+def test_garbage_is_refused_in_one_sentence_and_leaves_nothing(what: str, tmp_path: Path, imported: Import):
+    name, write, sentence = GARBAGE[what]
+    write(tmp_path / name)
+    with pytest.raises(BenchError, match=sentence) as refused:
+        imported(tmp_path / name)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 600
+    assert not list((tmp_path / "outputs").rglob("*")) or not list((tmp_path / "outputs" / "imported").iterdir())
+
+
+@pytest.mark.parametrize("how", ["BOM", "CRLF", "gzip without its name"])
+def test_texts_of_other_systems_are_read(how: str, tmp_path: Path, imported: Import):
+    content = {
+        "BOM": b"\xef\xbb\xbf" + ALL.encode(),
+        "CRLF": ALL.replace("\n", "\r\n").encode(),
+        "gzip without its name": gzip.compress(ALL.encode()),
+    }[how]
+    (tmp_path / "a.jsonl").write_bytes(content)
+    assert imported(tmp_path / "a.jsonl").metrics["import/rows_left_out"] == 0
+
+
+def test_a_column_that_no_row_has_is_named_beside_those_that_are_there(tmp_path: Path, imported: Import):
+    with pytest.raises(BenchError, match="correct=is_right: no row has that field; the fields are id, prompt"):
+        imported(lines(tmp_path / "a.jsonl", ROWS), columns={"correct": "is_right"})
+    with pytest.raises(BenchError, match="corect=correct is neither a column nor an option"):
+        imported(tmp_path / "a.jsonl", columns={"corect": "correct"})
+
+
+def test_the_same_import_is_found_done_and_another_is_refused(tmp_path: Path, imported: Import, capsys: Any):
+    file = lines(tmp_path / "a.jsonl", ROWS)
+    first = imported(file)
+    before = {path: path.stat().st_mtime_ns for path in first.folder.iterdir()}
+    imported(file)
+    assert "has this import already" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in first.folder.iterdir()} == before
+    with pytest.raises(BenchError, match="holds another import"):
+        imported(lines(file, ROWS[:-N]))
+    with pytest.raises(BenchError, match="holds another import"):
+        imported(lines(file, ROWS), seed=1)
+    (first.folder / "metrics.json").write_text("{}")
+    assert imported(file).metrics["test/prompts"] == M  # a damaged one is made anew
+    seal(first.folder)
+
+
+# --- judged again ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> tuple[str, ...]:
+    rows = [{"question": f"How many coins has Leo, case {row}?", "answer": "So many. #### 7"} for row in range(M)]
+    data = lines(tmp_path / "gsm8k.jsonl", rows)
+    return ("task=gsm8k", f"task.path={data}", "task.near_duplicate=null", "task.test_share=0.5")
+
+
+@pytest.mark.parametrize("columns", [("prompt",), ("id", "answer"), ("prompt", "correct")], ids=" ".join)
+def test_a_task_judges_by_its_answers_or_those_of_the_file(
+    columns: tuple[str, ...], task: tuple[str, ...], tmp_path: Path, imported: Import
+):
+    rows = [
+        {name: row[name] for name in columns} | {"completion": f"Hence {answer}. #### {answer}"}
+        for row, answer in zip(ROWS, ANSWER.ravel(), strict=True)
+    ]
+    labelled = "correct" in columns
+    run = imported(
+        lines(tmp_path / "a.jsonl", [row | {"correct": True} if labelled else row for row in rows]), task=task
+    )
+    judged = "judged_pass" if labelled else "pass"
+    assert run.metrics[f"sampler/{judged}@2"] == pytest.approx(estimators.pass_at_k(CORRECT, 2).mean())
+    if labelled:  # labels that came along are used as they are
+        assert run.metrics["sampler/pass@2"] == pytest.approx(1)
+        assert run.metrics["import/judged_agreement"] == pytest.approx(CORRECT.mean())
+    else:
+        votes = estimators.majority_at_k(ANSWER, CORRECT, 4).mean()
+        assert run.metrics["sampler/majority@4"] == pytest.approx(votes)
+
+
+def test_prompts_that_the_task_lacks_are_counted(task: tuple[str, ...], tmp_path: Path, imported: Import):
+    stranger = {"prompt": "Who are you?", "completion": "#### 7"}
+    file = lines(tmp_path / "a.jsonl", [{"prompt": row["prompt"], "completion": "#### 7"} for row in ROWS] + [stranger])
+    run = imported(file, task=task)
+    assert (run.metrics["test/prompts"], run.metrics["import/rows_left_out"]) == (M, 1)
+    with pytest.raises(BenchError, match="None of the 1 prompts can be judged"):
+        imported(lines(file, [stranger]), "other", task=task)
+
+
+def test_nothing_of_a_report_needs_a_trained_policy(tmp_path: Path, imported: Import):
+    from bench.reporting.build import build, check
+
+    run = imported(lines(tmp_path / "a.jsonl", ROWS))
+    build([run], tmp_path / "report", title="imported")
+    assert check(tmp_path / "report") == []
+    assert "pass@4" in (tmp_path / "report" / "verdicts.md").read_text()
+    assert "drawn elsewhere" in (tmp_path / "report" / "methods.md").read_text()
+    assert records.LABELS == "correct"
