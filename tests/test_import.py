@@ -448,6 +448,12 @@ def test_texts_of_other_systems_are_read(how: str, tmp_path: Path, imported: Imp
     assert imported(tmp_path / "a.jsonl").metrics["import/rows_left_out"] == 0
 
 
+@pytest.mark.parametrize("name", ["report", "0123456789", "../up", ""])
+def test_names_that_would_hide_or_leave_the_folder_are_refused(name: str, tmp_path: Path, imported: Import):
+    with pytest.raises(BenchError, match="name="):
+        imported(lines(tmp_path / "a.jsonl", ROWS), name)
+
+
 def test_a_column_that_no_row_has_is_named_beside_those_that_are_there(tmp_path: Path, imported: Import):
     with pytest.raises(BenchError, match="correct=is_right: no row has that field; the fields are id, prompt"):
         imported(lines(tmp_path / "a.jsonl", ROWS), columns={"correct": "is_right"})

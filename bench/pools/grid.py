@@ -116,6 +116,8 @@ class Grid:
             self.answers.append(row.answer)
             self.prompt_texts.add(None if row.prompt is None else row.prompt.encode())
         elif self._about[number] != about:
+            if row.id is None:
+                raise ValueError("has the prompt of an earlier row, with another answer")
             raise ValueError(f"has the id {quoted(row.id)[:60]!r} of an earlier row, with another prompt or answer")
         elif row.whole or number in self._whole:
             raise ValueError(f"has the id {quoted(row.id)[:60]!r} of an earlier row")
