@@ -527,3 +527,14 @@ def test_nothing_of_a_report_needs_a_trained_policy(tmp_path: Path, imported: Im
     assert "pass@4" in (tmp_path / "report" / "verdicts.md").read_text()
     assert "drawn elsewhere" in (tmp_path / "report" / "methods.md").read_text()
     assert records.LABELS == "correct"
+
+
+def test_prompts_are_matched_by_their_order_where_the_user_says_so(tmp_path: Path, imported: Import):
+    problems = [{"question": f"case {row}?", "answer": f"#### {row}"} for row in range(12)]
+    data = lines(tmp_path / "gsm8k.jsonl", problems)
+    task = ("task=gsm8k", f"task.path={data}", "task.near_duplicate=null", "task.test_share=0.5")
+    rows = [{"prompt": f"another text {row}", "samples": [f"#### {row}", "#### 99"]} for row in range(12)]
+    file, columns = lines(tmp_path / "a.jsonl", rows), {"completion": "samples"}
+    assert imported(file, columns=columns, task=task, match="order").metrics["sampler/pass@1"] == pytest.approx(0.5)
+    with pytest.raises(BenchError, match="the file has 11 prompts and gsm8k has 12"):
+        imported(lines(file, rows[1:]), "other", columns=columns, task=task, match="order")
