@@ -183,8 +183,8 @@ def test_the_commands_on_pools_run_one_after_the_other(tmp_path, monkeypatch):
     ]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for command in POOLS:
-        monkeypatch.setattr(sys, "argv", ["bench.pools", *shlex.split(command.partition("  #")[0])])
+    for shown_line in POOLS:
+        monkeypatch.setattr(sys, "argv", ["bench.pools", *shlex.split(shown_line.partition("  #")[0])])
         pools.main()
     assert {path.name for path in tmp_path.glob("outputs/imported/*")} == {"mine", "renamed", "judged"}
     assert (tmp_path / "pool.eval").is_file()

@@ -448,6 +448,12 @@ def test_texts_of_other_systems_are_read(how: str, tmp_path: Path, imported: Imp
     assert imported(tmp_path / "a.jsonl").metrics["import/rows_left_out"] == 0
 
 
+@pytest.mark.parametrize("name", ["report", "0123456789", "../up", ""])
+def test_names_that_would_hide_or_leave_the_folder_are_refused(name: str, tmp_path: Path, imported: Import):
+    with pytest.raises(BenchError, match="name="):
+        imported(lines(tmp_path / "a.jsonl", ROWS), name)
+
+
 def test_a_column_that_no_row_has_is_named_beside_those_that_are_there(tmp_path: Path, imported: Import):
     with pytest.raises(BenchError, match="correct=is_right: no row has that field; the fields are id, prompt"):
         imported(lines(tmp_path / "a.jsonl", ROWS), columns={"correct": "is_right"})
@@ -521,3 +527,14 @@ def test_nothing_of_a_report_needs_a_trained_policy(tmp_path: Path, imported: Im
     assert "pass@4" in (tmp_path / "report" / "verdicts.md").read_text()
     assert "drawn elsewhere" in (tmp_path / "report" / "methods.md").read_text()
     assert records.LABELS == "correct"
+
+
+def test_prompts_are_matched_by_their_order_where_the_user_says_so(tmp_path: Path, imported: Import):
+    problems = [{"question": f"case {row}?", "answer": f"#### {row}"} for row in range(12)]
+    data = lines(tmp_path / "gsm8k.jsonl", problems)
+    task = ("task=gsm8k", f"task.path={data}", "task.near_duplicate=null", "task.test_share=0.5")
+    rows = [{"prompt": f"another text {row}", "samples": [f"#### {row}", "#### 99"]} for row in range(12)]
+    file, columns = lines(tmp_path / "a.jsonl", rows), {"completion": "samples"}
+    assert imported(file, columns=columns, task=task, match="order").metrics["sampler/pass@1"] == pytest.approx(0.5)
+    with pytest.raises(BenchError, match="the file has 11 prompts and gsm8k has 12"):
+        imported(lines(file, rows[1:]), "other", columns=columns, task=task, match="order")

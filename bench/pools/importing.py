@@ -23,6 +23,7 @@ stopped=first_success block=B limit=L    counts of sampling up to a success; acc
 seed=0 outputs=outputs store=store
 """
 
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -113,6 +114,8 @@ def import_pool(
     for option, value in given.items():
         if value is not None and not OPTIONS[option].allows(value):
             raise BenchError(f"{option}={quoted(value)} is not allowed: it must be {OPTIONS[option].words(value)}.")
+    if name == "report" or re.fullmatch(r"[0-9a-f]{10}", name):
+        raise BenchError(f"name={name} is not allowed: reports and the ids of runs have such names.")
     if not paths:
         raise BenchError("No file is given: python -m bench.pools import FILE ... name=NAME.")
     folder = (Path(outputs) / GROUP / name).absolute()
