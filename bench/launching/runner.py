@@ -175,4 +175,8 @@ def _say_where_time_went(uses: Sequence[Use], total: float) -> None:
     ancestors = unique(uses)
     reused = [use for use in ancestors if use.reused]
     earlier = sum(use.seconds for use in reused)
-    say(f"reused    {len(reused)} of {len(ancestors)} artifacts, {earlier:.1f} s of earlier work")
+    shipped = ", ".join(use.stage for use in reused if use.shipped)
+    say(
+        f"reused    {len(reused)} of {len(ancestors)} artifacts, {earlier:.1f} s of earlier work"
+        + (f"; shipped with the package: {shipped}" if shipped else "")
+    )

@@ -33,6 +33,7 @@ from bench.store.files import (
     flush,
     process_name,
     seal,
+    take,
     unique_name,
     walk,
     write_durably,
@@ -59,6 +60,7 @@ __all__ = [
     "write_durably",
 ]
 
+SHIPPED = Path(__file__).with_name("shipped")  # artifacts that come with the package, in folders as a store has them
 PATIENCE = 5.0  # seconds that a process waits for another one before it says so
 T = TypeVar("T")
 
@@ -97,6 +99,7 @@ class Use:
     counts: dict[str, float]  # e.g. generated_tokens, flops
     seconds: float  # wall-clock time of making it, now or earlier
     reused: bool
+    shipped: bool = False  # made by the suite's authors, and part of the package
 
 
 def unique(uses: Sequence[Use]) -> list[Use]:
@@ -108,8 +111,9 @@ def unique(uses: Sequence[Use]) -> list[Use]:
 
 
 def lineage(uses: Sequence[Use]) -> list[dict[str, Any]]:
-    """Return the entries of lineage.json: every artifact behind a run, once."""
-    return [asdict(use) for use in unique(uses)]
+    """Return the entries of lineage.json: every artifact behind a run, once. Only a shipped one says whether it is."""
+    entries = map(asdict, unique(uses))
+    return [{name: entry[name] for name in entry if name != "shipped" or entry[name]} for entry in entries]
 
 
 @dataclass
@@ -118,6 +122,7 @@ class Store:
 
     root: Path
     uses: list[Use] = field(default_factory=list)
+    shipped: Path | None = SHIPPED  # artifacts that are taken from here, not made
 
     def __post_init__(self) -> None:
         self.root = Path(self.root).absolute()
@@ -145,7 +150,8 @@ class Store:
                         self._set_aside(folder, damage)
                     manifest = self._build(address, folder, build)
         names = ("stage", "key", "part", "settings", "parents", "counts", "seconds")
-        self.uses.append(Use(**{name: manifest[name] for name in names}, reused=reused))
+        shipped = manifest.get("shipped", False)
+        self.uses.append(Use(**{name: manifest[name] for name in names}, reused=reused or shipped, shipped=shipped))
         return load(folder)
 
     def scratch(self, address: Address) -> Path:
@@ -163,12 +169,14 @@ class Store:
         try:
             shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process: under the lock no other one uses it
             scratch.mkdir(parents=True)
-            start = time.perf_counter()
-            with progress.stage(address.stage):
-                counts = build(scratch)
-            names = ("stage", "version", "key", "part", "settings", "parents")
-            origin = {name: getattr(address, name) for name in names}
-            manifest = seal(scratch, origin, counts, time.perf_counter() - start)
+            manifest = take(self.shipped / address.folder, scratch) if self.shipped else None
+            if manifest is None:
+                start = time.perf_counter()
+                with progress.stage(address.stage):
+                    counts = build(scratch)
+                names = ("stage", "version", "key", "part", "settings", "parents")
+                origin = {name: getattr(address, name) for name in names}
+                manifest = seal(scratch, origin, counts, time.perf_counter() - start)
             scratch.rename(folder)
             flush(folder.parent)
         except BaseException as error:
