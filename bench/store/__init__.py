@@ -101,6 +101,10 @@ class Use:
     reused: bool
     shipped: bool = False  # made by the suite's authors, and part of the package
 
+    @property
+    def folder(self) -> Path:
+        return Path(self.stage, self.key, self.part)
+
 
 def unique(uses: Sequence[Use]) -> list[Use]:
     """Return the first use of each artifact."""
@@ -111,9 +115,8 @@ def unique(uses: Sequence[Use]) -> list[Use]:
 
 
 def lineage(uses: Sequence[Use]) -> list[dict[str, Any]]:
-    """Return the entries of lineage.json: every artifact behind a run, once. Only a shipped one says whether it is."""
-    entries = map(asdict, unique(uses))
-    return [{name: entry[name] for name in entry if name != "shipped" or entry[name]} for entry in entries]
+    """Return the entries of lineage.json: every artifact behind a run, once."""
+    return [asdict(use) for use in unique(uses)]
 
 
 @dataclass
@@ -123,6 +126,7 @@ class Store:
     root: Path
     uses: list[Use] = field(default_factory=list)
     shipped: Path | None = SHIPPED  # artifacts that are taken from here, not made
+    before_making: Callable[[], None] = lambda: None  # called before each artifact is made
 
     def __post_init__(self) -> None:
         self.root = Path(self.root).absolute()
@@ -171,6 +175,7 @@ class Store:
             scratch.mkdir(parents=True)
             manifest = take(self.shipped / address.folder, scratch) if self.shipped else None
             if manifest is None:
+                self.before_making()
                 start = time.perf_counter()
                 with progress.stage(address.stage):
                     counts = build(scratch)
