@@ -31,12 +31,12 @@ lint: .venv/dev$(WITH)
 	@$(BIN)/python -m pip install --quiet uv
 
 .venv/run$(WITH): .venv/bin/uv pyproject.toml
-	@echo "2 of 2: installing torch, transformers, TRL, lm-eval, W&B and others: about 2 GB, with CUDA 6 GB; a minute or more"
+	@echo "2 of 2: installing torch, transformers, TRL, lm-eval, W&B and others: about 2 GB, more with CUDA (a minute or more)"
 	@$(INSTALL) --editable '.$(if $(EXTRAS),[$(EXTRAS)])'
 	@touch $@
 
 .venv/dev$(WITH): .venv/bin/uv pyproject.toml
-	@echo "2 of 2: installing the packages, and those of the tests: about 3 GB, with CUDA 7 GB; a minute or more"
+	@echo "2 of 2: installing the packages, and those of the tests: about 3 GB, more with CUDA (a minute or more)"
 	@$(INSTALL) --editable '.[dev$(if $(EXTRAS),$(comma)$(EXTRAS))]'
 	@touch $@ .venv/run$(WITH)
 
