@@ -76,7 +76,6 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
             from bench.reporting.files import write_figure
 
             results = parts["procedure"](whole)
-            second.end()
             beside = second.made()
             for use in store.uses:
                 use.reused = use.reused and use.folder not in beside

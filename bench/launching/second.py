@@ -14,7 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -47,9 +47,10 @@ def is_of_use(cfg: DictConfig, completions: int) -> bool:
 class SecondProcess:
     """The second process of one experiment."""
 
-    def __init__(self, cfg: DictConfig, made: IO[str], said: IO[str]) -> None:
+    def __init__(self, cfg: DictConfig, folder: Path) -> None:
         self.cfg, self.completions = cfg, 0  # that the experiment draws; 0: no process is started
-        self._made, self._said = made, said  # its standard output and error
+        self._made, self._said = folder / "made", folder / "said"  # its standard output and error
+        self._made.touch()
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
@@ -57,43 +58,37 @@ class SecondProcess:
         completions, self.completions = self.completions, 0
         if not completions or not is_of_use(self.cfg, completions):
             return
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.launching.second"],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-            stdin=subprocess.PIPE,
-            stdout=self._made,
-            stderr=self._said,
-            text=True,
-        )
+        command = [sys.executable, "-m", "bench.launching.second"]
+        paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        with self._made.open("w") as made, self._said.open("w") as said:
+            self.process = subprocess.Popen(
+                command, env=os.environ | paths, stdin=subprocess.PIPE, stdout=made, stderr=said, text=True
+            )
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(OmegaConf.to_container(self.cfg, resolve=True)) + "\n")
-        self.process.stdin.flush()  # and left open: the process ends where this one does
+        print(json.dumps(OmegaConf.to_container(self.cfg, resolve=True)), file=self.process.stdin, flush=True)
         tell(f"process {self.process.pid} makes what does not wait for the training meanwhile")
 
     def made(self) -> set[Path]:
         """The artifacts that the process has made, as folders of the store."""
-        with open(self._made.name) as lines:
-            return {Path(line.rstrip("\n")) for line in lines}
+        return set(map(Path, self._made.read_text().splitlines()))
 
-    def end(self) -> None:
-        """End the process; say so where it ended by itself before its work was done."""
-        if self.process is None:
-            return
-        if self.process.poll():
-            with open(self._said.name) as words:
-                lines = [line.strip() for line in words if line.strip()] or ["it said nothing"]
-            say(f"warning: the second process of this run ended early, and its work was done here ({lines[-1]})")
-        self.process.kill()
-        self.process.communicate()
+    def complain(self) -> None:
+        """Say so where the process ended by itself before its work was done."""
+        if self.process is not None and self.process.poll():
+            lines = self._said.read_text().strip().splitlines() or ["it said nothing"]
+            say(
+                f"warning: the second process of this run ended early, and its work was done here ({lines[-1].strip()})"
+            )
 
 
 @contextlib.contextmanager
 def second_process(cfg: DictConfig) -> Iterator[SecondProcess]:
     """The second process of an experiment, which ends with the body."""
-    with tempfile.NamedTemporaryFile("w") as made, tempfile.NamedTemporaryFile("w") as said:
-        second = SecondProcess(cfg, made, said)
+    with tempfile.TemporaryDirectory() as folder:
+        second = SecondProcess(cfg, Path(folder))
         try:
             yield second
+            second.complain()
         finally:
             if second.process is not None:
                 second.process.kill()

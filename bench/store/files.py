@@ -73,8 +73,8 @@ def take(source: Path, folder: Path) -> dict[str, Any] | None:
 
 
 def ship(source: Path, shipped: Path) -> None:
-    """Copy an artifact's files to `shipped`, a folder of the package; its manifest says that they are shipped."""
-    shutil.rmtree(shipped, ignore_errors=True)
+    """Copy an artifact to a folder of the package, in place of others of its stage; its manifest says "shipped"."""
+    shutil.rmtree(shipped.parent, ignore_errors=True)
     shipped.mkdir(parents=True)
     manifest = take(source, shipped)
     assert manifest is not None, source
