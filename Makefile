@@ -10,6 +10,8 @@ comma := ,
 WITH := $(if $(EXTRAS),-$(subst $(comma),-,$(EXTRAS)))
 # uv looks for local wheels only where this says; pip's own setting is reused.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+# uv shows its progress on a terminal, and is quiet elsewhere.
+INSTALL = $(BIN)/uv pip install $$([ -t 2 ] || echo --quiet) --python $(BIN)/python --compile-bytecode
 
 .PHONY: run test lint clean
 
@@ -24,16 +26,19 @@ lint: .venv/dev$(WITH)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 .venv/bin/uv:
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet uv
+	@echo "1 of 2: making a Python environment in .venv, with uv as its installer (some seconds)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet uv
 
 .venv/run$(WITH): .venv/bin/uv pyproject.toml
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --editable '.$(if $(EXTRAS),[$(EXTRAS)])'
-	touch $@
+	@echo "2 of 2: installing torch, transformers, TRL, lm-eval, W&B and others: about 2 GB, more with CUDA (a minute or more)"
+	@$(INSTALL) --editable '.$(if $(EXTRAS),[$(EXTRAS)])'
+	@touch $@
 
 .venv/dev$(WITH): .venv/bin/uv pyproject.toml
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --editable '.[dev$(if $(EXTRAS),$(comma)$(EXTRAS))]'
-	touch $@ .venv/run$(WITH)
+	@echo "2 of 2: installing the packages, and those of the tests: about 3 GB, more with CUDA (a minute or more)"
+	@$(INSTALL) --editable '.[dev$(if $(EXTRAS),$(comma)$(EXTRAS))]'
+	@touch $@ .venv/run$(WITH)
 
 clean:
 	rm -rf .venv store outputs

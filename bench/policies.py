@@ -1,7 +1,15 @@
-"""The sources of a policy: a local folder, the Hugging Face hub, or pretraining from scratch."""
+"""The sources of a policy: a local folder, the Hugging Face hub, or pretraining from scratch.
 
+
+The package ships the policy of the default settings and seed 0. Where its recipe changes, this makes it anew:
+
+    python -m bench.policies
+"""
+
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 from bench.artifacts import Policy
@@ -20,6 +28,8 @@ from bench.config.rules import (
 from bench.errors import BenchError
 from bench.models import hub
 from bench.models.loading import base_of, folder, load_config, load_tokenizer
+from bench.store import SHIPPED, Store, using
+from bench.store.files import ship
 from bench.tasks import Corpus
 from bench.training.pretraining import pretrain
 
@@ -118,3 +128,23 @@ def _with_chat_settings(policy: Policy, system: str | None, thinking: bool | Non
     load_config(base_of(policy))
     load_tokenizer(policy)
     return policy
+
+
+def main() -> None:
+    """Pretrain the policy of the default settings; put it among the artifacts that the package ships."""
+    from hydra import compose
+
+    from bench.config.checks import build_parts
+    from bench.config.compose import CONF, composing
+
+    with composing(CONF):
+        parts = build_parts(compose("config"))
+    with tempfile.TemporaryDirectory() as folder, using(Store(Path(folder), shipped=None)) as store:
+        policy = parts["policy"](parts["task"])
+        place = SHIPPED / policy.path.relative_to(store.root)
+        ship(policy.path, place)
+    print(f"{policy.fingerprint}, pretrained in {store.uses[0].seconds:.0f} s, is in {place}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,8 @@
 """Hub ids: found in a local cache as the hub's client lays it out, named by commit, refused in one sentence."""
 
 import shutil
+import socket
+import threading
 from pathlib import Path
 
 import httpx
@@ -99,6 +101,65 @@ def test_each_refusal_of_the_hub_has_its_own_sentence(monkeypatch, error, compla
     with pytest.raises(BenchError, match=complaint) as caught:
         hub.snapshot("group/small", "main")
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """The addresses to which a connection was tried; no name can be looked up."""
+    tried: list[tuple[str, int]] = []
+
+    def connect(address: tuple[str, int], timeout: float) -> None:
+        tried.append(address)
+        raise socket.gaierror(-2, "Name or service not known")
+
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://hub.example")
+    monkeypatch.setattr(socket, "create_connection", connect)
+    return tried
+
+
+def test_without_a_network_nothing_is_tried_again(cache, online, capsys, caplog):
+    from huggingface_hub import constants
+
+    with pytest.raises(BenchError, match=r"the hub can't be reached.*\(hub\.example: Name or service not known\)"):
+        hub.snapshot("group/other", NEW)
+    assert online == [("hub.example", 443)]
+    assert hub.snapshot("group/small", "main").name == NEW  # from the cache
+    assert not constants.HF_HUB_OFFLINE
+    assert "Retrying" not in caplog.text + capsys.readouterr().err
+
+
+def test_a_look_up_that_hangs_ends_after_the_time_for_it(online, monkeypatch):
+    hanging = threading.Event()
+
+    def connect(address: tuple[str, int], timeout: float) -> None:
+        hanging.wait(60)
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setattr(hub, "PATIENCE", 0.05)
+    with hub.at_once() as away:
+        assert away == "hub.example did not answer within 0 seconds"
+    hanging.set()
+
+
+def test_where_there_is_a_proxy_it_is_what_must_answer(online, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    with hub.at_once() as away:
+        assert away == "proxy.example: Name or service not known"
+    monkeypatch.setenv("NO_PROXY", "hub.example")
+    with hub.at_once():
+        assert online == [("proxy.example", 3128), ("hub.example", 443)]
+
+
+def test_offline_mode_asks_for_no_connection(online, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with hub.at_once() as away:
+        assert away is None
+    assert online == []
 
 
 def test_only_safe_files_of_the_top_folder_are_asked_for(monkeypatch, random_policy):

@@ -98,15 +98,15 @@ def _ways(rivals: tuple[int, ...], others: int, most: int, total: int) -> np.nda
     rivals: the number of samples of each answer that could reach `most` votes. others: samples of which any number may
     be drawn. total: the largest s.
     """
-    ways = np.zeros((len(rivals) + 1, total + 1))
-    ways[0, : others + 1] = [float(math.comb(others, i)) for i in range(others + 1)]
-    for held in rivals:
-        grown = np.zeros_like(ways)
-        for count in range(most):
-            grown[:, count:] += math.comb(held, count) * ways[:, : total + 1 - count]
-        grown[1:, most:] += math.comb(held, most) * ways[:-1, : total + 1 - most]
-        ways = grown
-    return ways
+    if not rivals:
+        return np.array([[float(math.comb(others, i)) for i in range(total + 1)]])
+    *fewer, held = rivals
+    ways = _ways(tuple(fewer), others, most, total)
+    grown = np.zeros((len(rivals) + 1, total + 1))
+    for count in range(most):
+        grown[:-1, count:] += math.comb(held, count) * ways[:, : total + 1 - count]
+    grown[1:, most:] += math.comb(held, most) * ways[:, : total + 1 - most]
+    return grown
 
 
 def _vote(

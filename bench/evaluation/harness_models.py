@@ -156,8 +156,9 @@ def quiet() -> Iterator[None]:
 
     logger, modules = logging.getLogger("lm_eval"), (lm_eval.api.task, lm_eval.models.huggingface)
     level, bars, bars_off = logger.level, [m.tqdm for m in modules], datasets.are_progress_bars_disabled()
-    describe = lm_eval.evaluator.get_git_commit_hash
+    described = lm_eval.evaluator.get_git_commit_hash, lm_eval.evaluator.add_env_info
     lm_eval.evaluator.get_git_commit_hash = lambda: None  # git would print an error outside a repository
+    lm_eval.evaluator.add_env_info = lambda results: None  # it lists all packages, in a second for each result
     logger.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     for module in modules:
@@ -166,7 +167,7 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-        lm_eval.evaluator.get_git_commit_hash = describe
+        lm_eval.evaluator.get_git_commit_hash, lm_eval.evaluator.add_env_info = described
         for module, tqdm_there in zip(modules, bars, strict=True):
             module.tqdm = tqdm_there
         if not bars_off:

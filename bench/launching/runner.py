@@ -5,7 +5,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,10 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from bench.config import checks
 from bench.config.keys import run_folder
 from bench.errors import BenchError, full_disk, is_disk_full, is_out_of_gpu_memory
+from bench.launching.second import second_process
 from bench.progress import say, tell, told
 from bench.store import Store, Use, unique, using
 from bench.sweeps.cells import Cell, busy, is_done, numbers
-from bench.sweeps.plan import workload
+from bench.sweeps.plan import Workload, workload
 from bench.training.lora import check_four_bit
 
 if TYPE_CHECKING:
@@ -61,10 +62,12 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     failure = folder / "error.txt"
     failure.unlink(missing_ok=True)
     try:
-        with told(), busy(folder), using(Store(cfg.store)) as store:
+        with told(), busy(folder), second_process(cfg) as second, using(Store(cfg.store)) as store:
             whole = refuse_early(cfg, parts)
             if not quiet:
-                tell(_plan(cfg, folder))
+                work = workload([Cell("", cfg, ())])
+                tell(_plan(work, folder))
+                second.completions, store.before_making = work.completions, second.start
             # imported late, so that a wrong setting is refused at once
             from bench.records.read import read_run
             from bench.records.write import seal, write
@@ -73,6 +76,9 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
             from bench.reporting.files import write_figure
 
             results = parts["procedure"](whole)
+            beside = second.made()
+            for use in store.uses:
+                use.reused = use.reused and use.folder not in beside
             metrics = write(folder, cfg, results, store.uses)
             finished = read_run(folder)
             # a sweep's figures are those of its report
@@ -111,7 +117,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     if tracked is not None:
         print(tracked)
     sys.stdout.flush()
-    _say_where_time_went(store.uses, time.perf_counter() - start)
+    _say_where_time_went(store.uses, time.perf_counter() - start, beside)
     return folder
 
 
@@ -137,9 +143,8 @@ def refuse_early(cfg: DictConfig, parts: Mapping[str, Any]) -> "Parts":
     return whole
 
 
-def _plan(cfg: DictConfig, folder: Path) -> str:
-    """The line with which a run begins. BenchError where its rehearsal shows that it could not come to its end."""
-    work = workload([Cell("", cfg, ())])
+def _plan(work: Workload, folder: Path) -> str:
+    """The line with which a run begins."""
     return (
         f"run {folder.name} in {folder} begins; stages: policy, generate, score, select, fine-tune, evaluate; plan: "
         f"pools {work.pools}, completions {work.completions:,}, fine-tunings at most {work.trainings}, evaluations at "
@@ -164,15 +169,23 @@ def _limit_threads(threads: int) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
-def _say_where_time_went(uses: Sequence[Use], total: float) -> None:
-    """Print the seconds of each stage in this run, and the work that was reused."""
+def _say_where_time_went(uses: Sequence[Use], total: float, beside: Collection[Path]) -> None:
+    """Print the seconds of each stage in this run, and the work that was reused. beside: by the second process."""
     made: dict[str, float] = {}
     for use in uses:
         made[use.stage] = made.get(use.stage, 0.0) + (0.0 if use.reused else use.seconds)
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in made.items() if seconds)
-    rest = total - sum(made.values())
-    say(f"time      {total:.1f} s: {stages + ', ' if stages else ''}everything else {rest:.1f} s")
     ancestors = unique(uses)
+    elsewhere = sum(use.seconds for use in ancestors if use.folder in beside)
+    rest = total - sum(made.values()) + elsewhere
+    say(
+        f"time      {total:.1f} s: {stages + ', ' if stages else ''}everything else {rest:.1f} s"
+        + (f"; {elsewhere:.1f} s of these in a second process" if beside else "")
+    )
     reused = [use for use in ancestors if use.reused]
     earlier = sum(use.seconds for use in reused)
-    say(f"reused    {len(reused)} of {len(ancestors)} artifacts, {earlier:.1f} s of earlier work")
+    shipped = ", ".join(use.stage for use in reused if use.shipped)
+    say(
+        f"reused    {len(reused)} of {len(ancestors)} artifacts, {earlier:.1f} s of earlier work"
+        + (f"; shipped with the package: {shipped}" if shipped else "")
+    )

@@ -3,18 +3,25 @@
 Weights are in safetensors alone. A folder is checked by its files' headers, before any work and without running code.
 """
 
+import contextlib
 import functools
 import importlib.util
 import json
+import logging
 import re
+import socket
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from bench.errors import BenchError, first_line, quoted
 from bench.progress import say
 
+PATIENCE = 2.0  # seconds for a connection to the hub
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")  # weights in other formats can run code when read
 COMMIT = re.compile(r"[0-9a-f]{40}")
 DESCRIBED = ("config.json", "generation_config.json", "tokenizer_config.json", "adapter_config.json")
@@ -46,13 +53,18 @@ def snapshot(id: str, revision: str, *, code: bool = False, asking: Asking = POL
 
     where = f"{asking.id}={id}"
     of_revision = "" if revision == "main" else f" --revision {revision}"
+    away = None
     try:
-        found = snapshot_download(
-            id,
-            revision=revision,
-            allow_patterns=[*FILES, "*.py"] if code else [*FILES],
-            ignore_patterns=["*/*", "consolidated*"],  # other formats' folders, Mistral's second copy of its weights
-        )
+        with at_once() as away:
+            found = snapshot_download(
+                id,
+                revision=revision,
+                allow_patterns=[*FILES, "*.py"] if code else [*FILES],
+                ignore_patterns=[
+                    "*/*",
+                    "consolidated*",
+                ],  # other formats' folders, second copies of weights
+            )
     except errors.GatedRepoError as error:
         raise BenchError(
             f"{where} is gated: accept its terms at https://huggingface.co/{id}, and give a token (hf auth login, or "
@@ -66,16 +78,57 @@ def snapshot(id: str, revision: str, *, code: bool = False, asking: Asking = POL
         ) from error
     except errors.HFValidationError as error:
         raise BenchError(f"{where} is no name of a model: {error}") from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HTTPError, OSError) as error:
         raise BenchError(
             f"{where} at revision {revision} is not in the local cache and the hub can't be reached; download it where "
-            f"there is a network (hf download {id}{of_revision}) or {asking.instead}. ({first_line(error)})"
+            f"there is a network (hf download {id}{of_revision}) or {asking.instead}. ({away or first_line(error)})"
         ) from error
     folder = Path(found)
     _check_weights(folder, where, asking)
     if not COMMIT.fullmatch(revision):
         say(f"{where}: revision {revision} is commit {folder.name}; {asking.revision}={folder.name} keeps it")
     return folder
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[str | None]:
+    """Let the hub's client inside say nothing of retries, and use its cache alone where the hub can't be reached.
+
+    Yields why it can't be reached, or None.
+    """
+    from huggingface_hub import constants
+
+    offline, log = constants.HF_HUB_OFFLINE, logging.getLogger("huggingface_hub")
+    away, level = None if offline else _unreachable(constants.ENDPOINT), log.level
+    constants.HF_HUB_OFFLINE = offline or away is not None  # the client looks at it before each request
+    log.setLevel(logging.ERROR)
+    try:
+        yield away
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+        log.setLevel(level)
+
+
+def _unreachable(endpoint: str) -> str | None:
+    """Why no connection to the server, or to the proxy before it, comes about within PATIENCE; None where one does."""
+    address = urlsplit(endpoint)
+    proxy = None if proxy_bypass(address.hostname or "") else getproxies().get(address.scheme)
+    if proxy is not None:
+        address = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    host, port = address.hostname or "", address.port or (443 if address.scheme == "https" else 80)
+    outcome = [f"{host} did not answer within {PATIENCE:.0f} seconds"]
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, port), timeout=PATIENCE).close()
+            outcome[0] = ""
+        except OSError as error:
+            outcome[0] = f"{host}: {error.strerror or error}"
+
+    attempt = threading.Thread(target=connect, daemon=True)  # the look-up of a name has no time limit of its own
+    attempt.start()
+    attempt.join(PATIENCE)
+    return outcome[0] or None
 
 
 def named_by(folder: Path) -> tuple[str, str] | None:

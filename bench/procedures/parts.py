@@ -4,7 +4,7 @@ A task's worked solutions become completions of its prompts here, with their lik
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -91,6 +91,7 @@ class Parts:
     control: str  # "matched" or "none"
     split: str  # "test" or "validation": the split on which policies are judged
     seed: int
+    last_first: bool = field(default=False, kw_only=True)  # judge policies from the last, see launching/second.py
 
     def prompts(self, split: str) -> Prompts:
         """The prompts of "train", "validation" or "test"."""
@@ -214,7 +215,8 @@ class Parts:
             arm: self.training(self.base, self.train, pool, chosen, seed=self.seed)
             for arm, chosen in selections.items()
         }
-        outcomes = {arm: self.judge(policy, compared if arm == "tuned" else {}) for arm, policy in policies.items()}
+        in_order = reversed(policies) if self.last_first else policies
+        outcomes = {arm: self.judge(policies[arm], compared if arm == "tuned" else {}) for arm in in_order}
         return Results(
             train=self.train,
             pool=pool,

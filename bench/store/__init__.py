@@ -33,6 +33,7 @@ from bench.store.files import (
     examine,
     flush,
     seal,
+    take,
     unique_name,
     walk,
     write_durably,
@@ -41,6 +42,7 @@ from bench.store.files import (
 __all__ = ["MANIFEST", "Address", "DamagedArtifactError", "Finder", "MissingError", "Store", "Use", "atomically"]
 __all__ += ["check", "current", "in_use", "lineage", "lock_file", "stage", "unique", "using", "walk", "write_durably"]
 
+SHIPPED = Path(__file__).with_name("shipped")  # artifacts that come with the package, in folders as a store has them
 PATIENCE = 5.0  # seconds that a process waits for another one before it says so
 T = TypeVar("T")
 
@@ -79,6 +81,11 @@ class Use:
     counts: dict[str, float]  # e.g. generated_tokens, flops
     seconds: float  # wall-clock time of making it, now or earlier
     reused: bool
+    shipped: bool = False  # made by the suite's authors, and part of the package
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.stage, self.key, self.part)
 
     @property
     def unit(self) -> str:
@@ -105,6 +112,8 @@ class Store:
 
     root: Path
     uses: list[Use] = field(default_factory=list)
+    shipped: Path | None = SHIPPED  # artifacts that are taken from here, not made
+    before_making: Callable[[], None] = lambda: None  # called before each artifact is made
 
     def __post_init__(self) -> None:
         self.root = Path(self.root).absolute()
@@ -132,7 +141,8 @@ class Store:
                         self._set_aside(folder, damage)
                     manifest = self._build(address, folder, build)
         names = ("stage", "key", "part", "settings", "parents", "counts", "seconds")
-        self.uses.append(Use(**{name: manifest[name] for name in names}, reused=reused))
+        shipped = manifest.get("shipped", False)
+        self.uses.append(Use(**{name: manifest[name] for name in names}, reused=reused or shipped, shipped=shipped))
         return load(folder)
 
     def scratch(self, address: Address) -> Path:
@@ -150,12 +160,15 @@ class Store:
         try:
             shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process: under the lock no other one uses it
             scratch.mkdir(parents=True)
-            start = time.perf_counter()
-            with progress.stage(address.stage):
-                counts = build(scratch)
-            names = ("stage", "version", "key", "part", "settings", "parents")
-            origin = {name: getattr(address, name) for name in names}
-            manifest = seal(scratch, origin, counts, time.perf_counter() - start)
+            manifest = take(self.shipped / address.folder, scratch) if self.shipped else None
+            if manifest is None:
+                self.before_making()
+                start = time.perf_counter()
+                with progress.stage(address.stage):
+                    counts = build(scratch)
+                names = ("stage", "version", "key", "part", "settings", "parents")
+                origin = {name: getattr(address, name) for name in names}
+                manifest = seal(scratch, origin, counts, time.perf_counter() - start)
             scratch.rename(folder)
             flush(folder.parent)
         except BaseException as error:

@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -62,6 +63,25 @@ def examine(folder: Path) -> tuple[dict[str, Any] | None, DamagedArtifactError |
         return check(folder, hash_limit=HASH_ON_READ), None
     except DamagedArtifactError as damage:
         return None, damage
+
+
+def take(source: Path, folder: Path) -> dict[str, Any] | None:
+    """Copy an artifact's files into `folder` and return its manifest; None where `source` holds no intact artifact."""
+    manifest, _ = examine(source)
+    for name in [*manifest["files"], MANIFEST] if manifest else ():
+        shutil.copyfile(source / name, folder / name)
+        flush(folder / name)
+    return manifest
+
+
+def ship(source: Path, shipped: Path) -> None:
+    """Copy an artifact to a folder of the package, in place of others of its stage; its manifest says "shipped"."""
+    shutil.rmtree(shipped.parent, ignore_errors=True)
+    shipped.mkdir(parents=True)
+    manifest = take(source, shipped)
+    assert manifest is not None, source
+    manifest = {name: manifest[name] for name in manifest if name != "hash"} | {"shipped": True}
+    write_durably(shipped / MANIFEST, json.dumps(manifest | {"hash": content_hash(manifest)}, indent=1))
 
 
 def seal(folder: Path, origin: dict[str, Any], counts: dict[str, float], seconds: float) -> dict[str, Any]:

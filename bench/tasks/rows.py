@@ -13,6 +13,7 @@ import numpy as np
 from bench.artifacts import Message, Prompts
 from bench.config.rules import Count, Seed, number, or_null, text, whole
 from bench.errors import BenchError
+from bench.models import hub
 from bench.tasks import Judge, Task, wanted_prompts
 from bench.tasks.files import SUFFIXES, Row, UnreadableError, is_missing, is_text, kind, read, stem, text_of
 from bench.tasks.splits import WHOLE, Divided, Example, divided
@@ -227,10 +228,11 @@ def from_hub(repo: str, *, config: str | None, revision: str, splits: Mapping[st
     import datasets
 
     try:
-        return {
-            split: list(datasets.load_dataset(repo, config, split=name, revision=revision))
-            for split, name in splits.items()
-        }
+        with hub.at_once():
+            return {
+                split: list(datasets.load_dataset(repo, config, split=name, revision=revision))
+                for split, name in splits.items()
+            }
     except (OSError, ValueError, RuntimeError) as error:
         raise BenchError(f"The data set {repo} ({_remedy(error, revision)}") from error
 

@@ -90,11 +90,11 @@ class FinishedRun:
     def content(self, place: dict[str, Any]) -> str:
         """Hash the results and the place where they are to be logged.
 
-        What the run reused from the store differs from process to process and is no result: it is left out.
+        What the run did not make itself differs from process to process and is no result: it is left out.
         """
         metrics = {name: value for name, value in self.metrics.items() if not name.startswith("saved/")}
         artifacts = [
-            [{name: value for name, value in entry.items() if name != "reused"} for entry in entries]
+            [{name: value for name, value in entry.items() if name not in ("reused", "shipped")} for entry in entries]
             for entries in (self.lineage, self.chain)
         ]
         others = [path for path in self.files if path.suffix != ".json"]

@@ -1,0 +1,110 @@
+"""The policy that the package ships is what the default recipe makes, and runs take it instead of pretraining."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from hydra import compose
+
+from bench.artifacts import Policy
+from bench.config.checks import build_parts
+from bench.config.compose import CONF, composing
+from bench.generation.transformers_engine import generate
+from bench.scoring.verifier import verify
+from bench.store import MANIFEST, SHIPPED, DamagedArtifactError, Store, check, lineage, using
+from bench.store.files import seal
+from bench.training import pretraining
+
+ANEW = "the recipe of the default policy has changed: `python -m bench.policies` makes anew what the package ships"
+GREEDY, SAMPLED = (0.503, 0.617), (0.231, 0.283)  # 95 % intervals of its accuracy over prompts, see README.md
+
+
+def default_policy(store: Store, *overrides: str) -> Policy:
+    with composing(CONF):
+        parts = build_parts(compose("config", list(overrides)))
+    with using(store):
+        return parts["policy"](parts["task"])
+
+
+@pytest.fixture
+def no_pretraining(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given, **settings):
+        pytest.fail(ANEW)
+
+    monkeypatch.setattr(pretraining, "_train", refuse)
+
+
+def test_what_is_shipped_is_what_the_default_recipe_makes(tmp_path: Path, no_pretraining: None) -> None:
+    store = Store(tmp_path)
+    policy = default_policy(store)
+    assert policy.path.is_relative_to(tmp_path)
+    (made,) = [path.parent for path in SHIPPED.rglob(MANIFEST)]
+    assert made.relative_to(SHIPPED) == policy.path.relative_to(tmp_path)
+    for file in made.iterdir():
+        assert (policy.path / file.name).read_bytes() == file.read_bytes()
+    assert sum(file.stat().st_size for file in made.iterdir()) < 1.2e6
+
+
+def test_its_accuracy_lies_within_its_interval(tmp_path: Path) -> None:
+    with composing(CONF):
+        parts = build_parts(compose("config"))
+    task, store = parts["task"], Store(tmp_path)
+    prompts = task.prompts("test")
+    with using(store):
+        policy = parts["policy"](task)
+        settings = {"max_new_tokens": task.max_new_tokens, "seed": 0, "top_p": 1.0}
+        for temperature, samples, (low, high) in ((0.0, 1, GREEDY), (1.0, 4, SAMPLED)):
+            drawn = generate(prompts, policy, num_completions=samples, temperature=temperature, **settings)
+            assert low <= verify(prompts, drawn, task=task).value.mean() <= high
+
+
+def test_its_cost_counts_and_lineage_says_that_it_was_shipped(tmp_path: Path, no_pretraining: None) -> None:
+    store = Store(tmp_path)
+    default_policy(store)
+    default_policy(store)
+    assert [(use.reused, use.shipped) for use in store.uses] == [(True, True)] * 2
+    (entry,) = lineage(store.uses)
+    assert entry["shipped"] is True
+    assert entry["seconds"] > 10
+    assert entry["counts"]["train_flops"] > 1e12
+    assert json.loads(next(tmp_path.rglob(MANIFEST)).read_text())["shipped"] is True
+
+
+@pytest.mark.parametrize("setting", ["seed=1", "policy.steps=3", "policy.learning_rate=1e-3", "task=list_programs"])
+def test_other_settings_are_pretrained_here(setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class PretrainingError(Exception):
+        pass
+
+    def refuse(*given, **settings):
+        raise PretrainingError
+
+    monkeypatch.setattr(pretraining, "train_tokenizer", refuse)
+    with pytest.raises(PretrainingError):
+        default_policy(Store(tmp_path), setting, "policy.demonstrations=32000")
+    assert not list(tmp_path.rglob(MANIFEST))
+
+
+def test_a_policy_that_was_pretrained_here_stays(tmp_path: Path) -> None:
+    """What a store has already is not replaced, and its lineage doesn't say that it was shipped."""
+    store = Store(tmp_path)
+    policy = default_policy(store)
+    manifest = check(policy.path)
+    (policy.path / MANIFEST).unlink()
+    origin = {name: manifest[name] for name in ("stage", "version", "key", "part", "settings", "parents")}
+    seal(policy.path, origin, manifest["counts"], 77.0)
+    again = Store(tmp_path)
+    assert default_policy(again).key == policy.key
+    assert [(use.reused, use.shipped, use.seconds) for use in again.uses] == [(True, False, 77.0)]
+    assert lineage(again.uses)[0]["shipped"] is False
+
+
+def test_damaged_files_of_the_package_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(SHIPPED, tmp_path / "shipped")
+    weights = next((tmp_path / "shipped").rglob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-2] + b"??")
+    with pytest.raises(DamagedArtifactError):
+        check(weights.parent)
+    monkeypatch.setattr(pretraining, "train_tokenizer", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        default_policy(Store(tmp_path / "store", shipped=tmp_path / "shipped"))
