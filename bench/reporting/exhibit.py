@@ -62,6 +62,7 @@ class Figure(Exhibit):
 @dataclass(frozen=True)
 class Table(Exhibit):
     columns: dict[str, str]  # key of `rows` -> heading, in this order; keys without a heading are in the CSV alone
+    behind: Sequence[tuple[Sequence[Run], str]] = ()  # per row: its runs, and its policy or ""; empty where unknown
 
     @property
     def shown_columns(self) -> list[str]:
