@@ -64,18 +64,20 @@ class Group:
 
     def series(self, policy: str, method: str, metric: str) -> dict[int, Estimate]:
         """n -> `mean`."""
-        if len(self.runs) == 1:
-            return self.runs[0].series(policy, method, metric)
         return {n: self.mean(policy, method, metric, n) for n in self.runs[0].series(policy, method, metric)}
 
     def mean(self, policy: str, method: str, metric: str, n: int) -> Estimate:
         """The mean over seeds and prompts, with an interval for new seeds on new prompts.
 
-        A single run has its own interval, for new prompts alone.
+        A single run has its own interval, for new prompts alone. A KL and its interval end at 0.
         """
         if len(self.runs) == 1:
-            return self.runs[0].series(policy, method, metric)[n]
-        return estimate(self.per_prompt(policy, method, metric, n), shares=metric in SHARES)
+            found = self.runs[0].curves[policy, method, metric, n]
+        else:
+            found = estimate(self.per_prompt(policy, method, metric, n), shares=metric in SHARES)
+        if not metric.startswith("kl"):
+            return found
+        return Estimate(*(max(number, 0.0) for number in (found.value, found.low, found.high)))
 
     def per_prompt(self, policy: str, method: str, metric: str, n: int) -> np.ndarray:
         """[S, M]: seeds by test prompts."""
