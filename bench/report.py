@@ -1,6 +1,7 @@
 """python -m bench.report: figures, tables and one page from the records of finished runs; nothing is run.
 
 python -m bench.report outputs/default/*                  runs, side by side where there are several
+python -m bench.report outputs/default/* task=gsm8k       those of one task, where the folder holds several
 python -m bench.report sweep=NAME [setting=value ...]     the cells of a sweep, given as it was started
 python -m bench.report source=wandb project=NAME [entity=NAME] [group=NAME]
 python -m bench.report ... folder=PATH                    write there instead of outputs/<name>/report
@@ -79,6 +80,8 @@ def _source(options: Mapping[str, str], words: Sequence[str]) -> Source:
         raise BenchError("give run folders or sweep=NAME beside the options of the report.")
     if not settings:
         return from_folders([Path(word) for word in words])
+    if all(word.startswith("task=") for word in settings) and (folders := [word for word in words if "=" not in word]):
+        return from_folders([Path(word) for word in folders], task=settings[-1].removeprefix("task="))
     if folders := [word for word in words if "=" not in word and not word.startswith("~")]:
         raise BenchError(
             f"{settings[0]} is no option of a report ({', '.join(OPTIONS)}), and a sweep's settings can't stand beside "

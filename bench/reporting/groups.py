@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.config.keys import PLACES
+from bench.config.keys import PLACES, task_name
 from bench.errors import BenchError
 from bench.estimators.bootstrap import share_ends
 from bench.estimators.training_seeds import seed_interval
@@ -171,6 +171,13 @@ def mixed_code(runs: Sequence[Run]) -> tuple[Run, Run] | None:
 
 def _refuse_mixtures(runs: Sequence[Run]) -> None:
     other_prompts = next(((runs[0], run) for run in runs[1:] if _other_prompts(runs[0], run)), None)
+    tasks = {task_name(run.config["task"]): run.folder.parent for run in runs if "task" in run.config}
+    if other_prompts and len(tasks) > 1:
+        name, folder = next(iter(tasks.items()))
+        raise BenchError(
+            f"These runs are of several tasks ({', '.join(tasks)}), and a report compares runs of one; choose it with "
+            f"task=, e.g. python -m bench.report {folder}/* task={name}"
+        )
     for what, pair in (("different code", mixed_code(runs)), ("different test prompts", other_prompts)):
         if pair is not None:
             raise BenchError(
