@@ -349,12 +349,11 @@ def test_there_are_real_experiments_to_estimate():
     assert len(REAL) == 5
 
 
-@pytest.mark.parametrize(
-    "overrides", [["experiment=quick"], ["experiment=quick", "training.gradient_checkpointing=true"]]
-)
+@pytest.mark.parametrize("overrides", [(), ("training.gradient_checkpointing=true",)])
 def test_flops_over_the_rate_is_the_time(overrides):
     chosen = machine("cpu", 1e11)
-    estimated = stages.estimate(cells(overrides, CONF), chosen, stages.SizeHints())
+    cell = Cell("", composed("experiment=quick", *overrides), ())
+    estimated = stages.estimate([cell], chosen, stages.SizeHints())
     lines = size.table(estimated, chosen, 1).splitlines()
     assert lines[0].endswith("at most 1e+11 FLOP/s)")
     assert lines[1].split()[-3:] == ["FLOPs", "FLOP/s", "time"]
