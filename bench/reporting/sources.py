@@ -56,10 +56,10 @@ def from_folders(folders: Sequence[Path], *, task: str | None = None) -> Source:
     runs = [read_run(folder) for folder in finished]
     if task is None:
         return Source(in_order(runs), notes, parent / "report", parent.name)
-    names = [task_name(run.config["task"]) for run in runs]
-    if task not in names:
-        raise BenchError(f"task={task} is not among these runs; they are of {', '.join(dict.fromkeys(names))}.")
-    chosen = [run for run, name in zip(runs, names, strict=True) if name == task]
+    tasks = [task_name(run.config["task"]) for run in runs]
+    if task not in tasks:
+        raise BenchError(f"task={task} is not among these runs; they are of {', '.join(dict.fromkeys(tasks))}.")
+    chosen = [run for run, name in zip(runs, tasks, strict=True) if name == task]
     return Source(in_order(chosen), notes, parent / f"report_{task}", f"{parent.name}: {task}")
 
 
