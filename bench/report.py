@@ -11,9 +11,11 @@ options written as settings:
   figures.NAME.curves=[..] the curves of one figure; size and labels can be given for one figure, too
   style=paper|talk|PATH    the look of figures, or the path of a Matplotlib style sheet
   figures=FILE.yaml        all of these from a file
+  task=NAME                the runs of one task, where folders hold those of several
 
 examples:
   python -m bench.report outputs/default/*
+  python -m bench.report outputs/default/* task=word_problems
   python -m bench.report sweep=num_completions_by_temperature
   python -m bench.report source=wandb project=rejection-sampling-bench group=default
   python -m bench.report outputs/default/* figures.only=[frontier] figures.size=[3.25,2.4] style=talk
@@ -89,6 +91,8 @@ def _source(options: Mapping[str, str], words: Sequence[str]) -> Source:
     if not settings:
         return from_folders([Path(word) for word in words])
     folders = [word for word in words if "=" not in word and not word.startswith("~")]
+    if folders and all(word.startswith("task=") for word in settings):
+        return from_folders([Path(word) for word in folders], task=settings[-1].removeprefix("task="))
     for setting in settings:
         near = did_you_mean(setting.partition("=")[0], OPTIONS, cutoff=0.75)
         if near or folders:

@@ -92,18 +92,26 @@ def _number(name: str, value: str) -> float:
 
 
 def table(estimated: SizeEstimate, machine: Machine, cells: int) -> str:
-    """One line per stage, the sum, whether the stages fit, and the assumptions."""
-    lines = [f"{counted(cells)} on one {machine.name} ({machine.memory / GIB:.0f} GiB, {machine.flops:.3g} FLOP/s);"]
-    lines[0] += " an estimate"
-    lines += [f"  {'stage':34}{'GiB':>8}{'time':>10}{'tokens':>12}{'FLOPs':>10}"]
+    """One line per stage, the sum, whether the stages fit, and what was assumed."""
+    peak = f"{machine.memory / GIB:.0f} GiB, at most {machine.flops:.3g} FLOP/s"
+    lines = [f"estimate of {counted(cells)} on one {machine.name} ({peak})"]
+    lines += [f"  {'stage':34}{'GiB':>8}{'tokens':>10}{'FLOPs':>10}{'FLOP/s':>10}{'time':>10}"]
     for stage in estimated.stages:
-        numbers = f"{stage.bytes / GIB:8.2f}{duration(stage.seconds):>10}{stage.tokens:12.3g}{stage.flops:10.2g}"
-        lines.append(f"  {stage.name:34}{numbers}")
+        lines.append(
+            f"  {stage.name:34}{stage.bytes / GIB:8.2f}{stage.tokens:10.3g}{_work(stage.flops, stage.seconds)}"
+        )
     flops = sum(stage.flops for stage in estimated.stages)
-    lines.append(f"  {'all':34}{estimated.bytes / GIB:8.2f}{duration(estimated.seconds):>10}{'':12}{flops:10.2g}")
+    lines.append(f"  {'all':34}{estimated.bytes / GIB:8.2f}{'':10}{_work(flops, estimated.seconds)}")
+    lines.append("  time = FLOPs / (FLOP/s), where FLOP/s is the rate that a stage is assumed to reach")
     too_large = [stage.name for stage in estimated.stages if stage.bytes > machine.memory]
     lines.append(f"  does NOT fit: {', '.join(too_large)}" if too_large else "  it fits")
     return "\n".join([*lines, *(f"  {note}" for note in estimated.notes)])
+
+
+def _work(flops: float, seconds: float) -> str:
+    """FLOPs, the rate at which they are done, and the time: the first over the second is the third."""
+    rate = f"{flops / seconds:.2g}" if flops and seconds else ""
+    return f"{flops:10.2g}{rate:>10}{duration(seconds):>10}"
 
 
 def advice(cells: Sequence[Cell], machine: Machine, hints: SizeHints, estimated: SizeEstimate) -> list[str]:

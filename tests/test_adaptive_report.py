@@ -14,7 +14,6 @@ from bench.evaluation import measures
 from bench.evaluation.measures import Measure
 from bench.records.read import Run
 from bench.reporting.contrasts import contrast
-from bench.reporting.exhibits import prose
 from bench.reporting.exhibits import sentences as verdicts
 from bench.reporting.exhibits.adaptive import adaptive_table, samples_budget
 from bench.reporting.exhibits.adaptive import sentences as of_adaptive
@@ -84,10 +83,12 @@ def test_each_way_is_judged_against_the_same_n_of_every_prompt(reported, tmp_pat
     lines = of_adaptive(grouped(reported))
     assert len(lines) == 4
     (stopped,) = [line for line in lines if "stop=accepted" in line and "N=8" in line]
-    assert "draws 432 samples where 8 of every prompt are 720" in stopped
-    assert "not resolved from" in stopped
+    assert "draws 432 samples and " in stopped
+    assert "8 of every prompt are 720 samples" in stopped
+    assert "not shown to differ from" in stopped
     (hard,) = [line for line in lines if "allocate=hard" in line and "N=4" in line]
-    assert "covers 70% of the prompts where those cover 50%" in hard
+    assert "covers 70% of the prompts; " in hard
+    assert "cover 50%. " in hard
     groups = {group.label: group for group in grouped(reported)}
     ours, theirs = (
         groups[f"num_completions=4 procedure.stop=none procedure.allocate={way}"].per_prompt(
@@ -96,7 +97,7 @@ def test_each_way_is_judged_against_the_same_n_of_every_prompt(reported, tmp_pat
         for way in ("hard", "uniform")
     )
     assert str(contrast(ours, theirs, "any").difference) in hard
-    assert set(map(prose, lines)) <= set(verdicts(reported))
+    assert set(lines) <= set(verdicts(reported))
     assert of_adaptive(grouped([made_run(tmp_path)])) == []
 
 
@@ -154,8 +155,8 @@ def test_the_gain_that_is_kept_is_that_of_the_means(tmp_path):
     assert found[4] is not None
     assert found[4].value == run.metrics["distillation/best_of_4"] == pytest.approx(share)
     assert found[4].low == run.metrics["distillation/best_of_4_low"] < share < found[4].high
-    assert of_gain_kept(group) == [f"It keeps {found[4]} of Best-of-4's gain over the base."]
-    assert prose(of_gain_kept(group)[0]) in verdicts([run])
+    assert of_gain_kept(group) == [f"The tuned policy's gain over the base is {found[4]} times Best-of-4's."]
+    assert of_gain_kept(group)[0] in verdicts([run])
     rows = {row["arm"]: row["kept"] for row in main([group]).rows}
     assert rows["Best-of-4"] == found[4].value
     assert rows["base"] is None
@@ -177,7 +178,7 @@ def test_without_a_gain_there_is_no_share_of_it(tmp_path):
     assert run.metrics["distillation/best_of_2"] is None
     assert gain_kept(group)[2] is None
     assert of_gain_kept(group) == [
-        "What it keeps of Best-of-2's gain over the base is undefined: that gain is not resolved from 0."
+        "Best-of-2's gain over the base is not shown to differ from 0, so no share of it is given."
     ]
 
 
@@ -207,7 +208,7 @@ def test_pessimism_is_recorded_where_the_scorer_is_not_gold(tmp_path):
         ours = group.per_prompt("base", f"pessimism_of_n@{beta:g}", "accuracy", 8)
         one = contrast(ours, group.per_prompt("base", "best_of_n", "accuracy", 8), f"pessimism {beta:g}")
         assert re.search(rf"beta = {beta:g} [a-z ]+ Best-of-8[a-z0-9 ]* \(\+?{re.escape(str(one.difference))}", said)
-    assert prose(said) in verdicts([noisy])
+    assert said in verdicts([noisy])
     assert pessimism_by_n(grouped([exact])) is None
     assert of_pessimism(grouped([exact])[0]) == []
 

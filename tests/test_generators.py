@@ -575,11 +575,11 @@ def test_a_mix_is_compared_with_as_many_of_the_students_own(reported):
 
 def test_the_sentences_say_whether_the_union_beats_the_students_own(reported):
     alone, union, own = sentences(grouped(reported))
-    assert "Training on larger is not resolved from training on as many of the student's own samples" in alone
-    assert "would be found" in alone
+    assert "Training on larger is not shown to differ from training on as many of the student's own samples" in alone
+    assert "detectable: " in alone
     assert "Training on the union of student, larger is better than training on" in union
     assert union.endswith("(60 test prompts, 3 seeds).")
-    assert own.startswith("The generators' own sampled accuracy: student .")
+    assert own.startswith("The generators' own sampled accuracy: student 0.")
     assert sentences(grouped(reported[:3])) == [own.split(", larger")[0] + "."]
 
 

@@ -600,7 +600,7 @@ def test_the_figure_the_table_and_the_sentences(gates, tmp_path):
     lines = sentences(gates)
     better = "At equal samples, the gate final_nll at 0.5 is better than the random gate (+"
     assert any(line.startswith(better) for line in lines)
-    assert any("is not resolved from" in line and "would be found" in line for line in lines)
+    assert any("is not shown to differ from" in line and "detectable" in line for line in lines)
     assert "full SFT" in lines[-1]
     plain = grouped([made_run(tmp_path / "plain")])
     assert (sentences(plain), hybrid_figure(plain), hybrid_table(plain)) == ([], None, None)

@@ -33,6 +33,8 @@ ATTACKS = [
     "javascript:window.pwned=1",
     "&lt;b&gt; &amp; \u2028\u2029 \x00\x0b \u202e \\u003cscript\\u003e ${window.pwned = 1} $style $$",
     "]]><script>window.pwned = 1</script>",
+    "\u202e\u2066 <script>window.pwned = 1</script> \x00\x1b[2J",
+    f"{'<' * 40_000}</script><script>window.pwned = 1</script>",  # one line
 ]
 HASH = re.compile("^#")
 
@@ -144,7 +146,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[di
     ]
     svg = drawn(folder / "figures", "frontier", title="accuracy")
     figures = [Figure(name, "Accuracy against KL.", ROWS, runs, lambda _: None) for name in ("frontier", "frontier 2")]
-    tables = [Table("methods", "Every method.", ROWS, runs, COLUMNS)]
+    behind = [([runs[0]], "tuned"), ([runs[1]], ""), (runs, "control")]  # "control" has no completion of its own here
+    tables = [Table("methods", "Every method.", ROWS, runs, COLUMNS, behind)]
     verdicts = ["all_correct against rso: better."]
     path = written(folder, runs, figures, svg, verdicts=verdicts, tables=tables)
     return path, halves
@@ -220,7 +223,7 @@ def test_filters_find_what_a_loop_over_the_records_finds(report, visit):
         ({"by_correct": "wrong"}, lambda _, row: not row["correct"]),
         ({"by_chosen": "not selected"}, lambda _, row: row["selected_for"] == ""),
         ({"by_chosen": "selected for any"}, lambda _, row: row["selected_for"] != ""),
-        ({"by_chosen": "tuned and control"}, lambda _, row: row["selected_for"] == "tuned and control"),
+        ({"by_chosen": "tuned and random control"}, lambda _, row: row["selected_for"] == "tuned and control"),
         ({"by_run": "selection=rso seed=0 second"}, lambda run, _: run == 1),
         ({"by_prompt": "prompt-3: What is 3 and some?"}, lambda _, row: row["prompt_id"] == "prompt-3"),
         (
@@ -432,8 +435,8 @@ def test_the_keyboard_reaches_everything_in_its_order_and_shows_where_it_is(repo
         seen.append(here)
     names = [name for _, name, *_ in seen]
     assert names[:3] == ["Skip to the content", "Verdicts", "Figures"]
-    fields = ["search", "by-run", "by-prompt", "by-policy", "by-split", "by-correct", "by-chosen", "order"]
-    assert names[-11:] == [*fields, "Show all", "list", "detail"]
+    fields = ["search", "by-run", "by-prompt", "by-policy", "by-split", "by-flip", "by-correct", "by-chosen", "order"]
+    assert names[-12:] == [*fields, "Show all", "list", "detail"]
     assert {"method", "value", "CSV", "Markdown", "LaTeX", "PDF", "SVG"} <= {
         re.sub(r"\W+$", "", name) for name in names
     }
@@ -543,6 +546,132 @@ def test_drawings_keep_their_parts_apart_and_show(report, visit):
     box = page.locator("figure svg").first.bounding_box()
     assert box["width"] > 300
     assert box["height"] > 150
+
+
+ARMS = ("base", "tuned", "control")
+RIGHT = {"won": (False, True, False), "lost": (True, False, True), "same": (True, True, True)}
+
+
+def flipped_samples() -> list[dict[str, Any]]:
+    """Three held-out prompts with a completion of each policy, and a training prompt with four samples."""
+    held_out = [
+        a_sample(split="test", policy=arm, prompt_id=name, prompt=f"{name}?", completion=f"{arm} {name}", correct=right)
+        for name, verdicts in RIGHT.items()
+        for arm, right in zip(ARMS, verdicts, strict=True)
+    ]
+    chosen = ["", "tuned", "control", ""]
+    return held_out + [
+        a_sample(sample=i, completion=f"sample {i}", selected_for=arm, correct=i == 1) for i, arm in enumerate(chosen)
+    ]
+
+
+@pytest.fixture(scope="module")
+def flipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two configurations, one under two seeds."""
+    folder = tmp_path_factory.mktemp("flipped")
+    rso = {"_target_": "bench.selection.rso"}
+    runs = [
+        a_run(folder / "a", flipped_samples()),
+        a_run(folder / "b", flipped_samples(), seed=1),
+        a_run(folder / "c", flipped_samples(), selection=rso),
+    ]
+    rows = [{"selection": "all_correct", "seeds": 2}, {"selection": "rso", "seeds": 1}]
+    behind = [(runs[:2], "tuned"), (runs[2:], "")]
+    table = Table("main", "Both.", rows, runs, {"selection": "selection", "seeds": "seeds"}, behind)
+    return written(folder, runs, tables=[table])
+
+
+def cards(page: Any) -> list[str]:
+    return page.locator(".card pre").all_text_contents()
+
+
+@pytest.mark.browser
+def test_prompts_that_flipped_are_found_and_stand_side_by_side_by_policy(flipped, visit):
+    page = visit(flipped).page
+    options = page.locator("#by-flip option").all_text_contents()
+    won = ["base wrong, tuned correct", "random control wrong, tuned correct"]
+    assert options == ["any", *won, "base correct, tuned wrong", "random control correct, tuned wrong"]
+    for option in options[1:]:
+        name = "won" if option in won else "lost"
+        set_to(page, by_flip=option, by_run="selection=rso seed=0 c")
+        assert all_shown(page) == [f"{arm} {name}" for arm in ARMS]
+        assert cards(page) == [f"{arm} {name}" for arm in ARMS]
+        assert page.locator(".card h4").all_text_contents() == ["base", "tuned", "random control"]
+        assert page.locator("[aria-current]").count() == 1
+        assert option in page.locator("#detail dl").text_content()
+    set_to(page, by_flip="any", search="sample 3")  # of a training prompt: beside it, what was selected
+    assert cards(page) == ["sample 3", "sample 1", "sample 2"]
+    assert page.locator(".card h4").first.text_content() == "base, sample 3"
+    assert "selected for random control" in page.locator(".card .facts").nth(2).text_content()
+
+
+@pytest.mark.browser
+def test_a_row_of_a_table_leads_to_its_completions(flipped, visit):
+    page = visit(flipped).page
+    set_to(page, search="nothing like this")
+    table = page.get_by_role("table", name="Both.")
+    table.get_by_role("link", name="all_correct").click()
+    page.get_by_text("6 of 39 completions").wait_for()  # three prompts, two seeds
+    assert page.evaluate("document.activeElement.id") == "list"
+    assert page.locator("#by-run option:checked").text_content() == "selection=all_correct (2 runs)"
+    assert all_shown(page) == ["tuned won", "tuned lost", "tuned same"] * 2
+    table.get_by_role("link", name="rso").click()
+    page.get_by_text("13 of 39 completions").wait_for()
+    page.get_by_role("link", name="b", exact=True).click()  # the table of runs
+    page.get_by_text("13 of 39 completions").wait_for()
+    assert page.locator("#by-run option:checked").text_content() == "selection=all_correct seed=1 b"
+
+
+@pytest.mark.browser
+def test_letters_move_through_the_list_and_a_slash_searches(flipped, visit):
+    page = visit(flipped).page
+    page.keyboard.press("j")  # outside of the browser a letter does nothing
+    assert page.locator("[aria-selected=true]").get_attribute("id") == "sample-0"
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "search"
+    page.keyboard.type("j/k")
+    assert page.locator("#search").input_value() == "j/k"
+    page.fill("#search", "")
+    for pane in ("list", "detail"):
+        page.locator(f"#{pane}").focus()
+        for key, expected in (("j", 1), ("j", 2), ("k", 1), ("Control+j", 1), ("k", 0), ("k", 0)):
+            page.keyboard.press(key)
+            assert page.locator("[aria-selected=true]").get_attribute("id") == f"sample-{expected}"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [400, 1280])
+def test_the_browser_of_samples_fits_a_narrow_and_a_wide_window(flipped, visit, width):
+    page = visit(flipped, viewport={"width": width, "height": 800}).page
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    set_to(page, search="tuned won")
+    boxes = page.evaluate(
+        "[...document.querySelectorAll('.card')].map((card) => card.getBoundingClientRect().toJSON())"
+    )
+    assert all(box["left"] >= 0 and box["right"] <= width for box in boxes)
+    assert len({round(box["top"]) for box in boxes}) == (
+        1 if width == 1280 else 3
+    )  # side by side, or one below another
+
+
+def test_two_thousand_long_samples_stay_below_five_megabytes(tmp_path):
+    """Their beginnings and ends are kept, and the page says what it leaves out."""
+    random = np.random.default_rng(0)
+    letters = np.array(list("abcdefghij <>&'\u00e9"))
+    texts = ["".join(random.choice(letters, 6_000)) for _ in range(2_000)]
+    path = written(tmp_path, [a_run(tmp_path / "run", [a_sample(completion=text) for text in texts])])
+    assert path.stat().st_size < 5e6
+    columns = sample_columns([a_run(tmp_path / "again", [a_sample(completion=text) for text in texts])])
+    longest = columns["longest"]
+    assert 500 < longest < 6_000
+    for text, shown in zip(texts, columns["texts"], strict=True):
+        assert shown.startswith(text[: longest // 2])
+        assert shown.endswith(text[-(longest // 2) :])
+        assert f"[{6_000 - longest:,} characters are left out here]" in shown
+    assert f"more than {longest:,} characters" in path.read_text()
+    few = sample_columns([a_run(tmp_path / "few", [a_sample(completion=text) for text in texts[:100]])])
+    assert few["texts"] == texts[:100]
+    assert few["longest"] is None
 
 
 class _Elements(HTMLParser):

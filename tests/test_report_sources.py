@@ -11,6 +11,7 @@ from made_runs import made_run
 from omegaconf import OmegaConf
 
 from bench import report, search
+from bench.config.keys import folder_of_settings, id_of_settings, task_name
 from bench.errors import BenchError
 from bench.records.fingerprint import code_of
 from bench.records.read import Run, read_run
@@ -218,3 +219,38 @@ def test_a_server_that_refuses_is_one_sentence(tmp_path: Path):
         from_wandb("ours", entity="me", group=None, outputs=tmp_path, api=Refusing([]))
     with pytest.raises(BenchError, match="no finished run of group g with its files"):
         from_wandb("ours", entity="me", group="g", outputs=tmp_path, api=FakeApi([]))
+
+
+def test_runs_of_several_tasks_are_chosen_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The report's own command chooses; its report stands beside those of the other tasks."""
+    theirs = [made_run(tmp_path, seed=seed) for seed in (0, 1)]
+    ours = made_run(tmp_path, prompts=50, settings={"task": {"_target_": "own_parts.EvenAnswers", "seed": 0}})
+    folders = [str(run.folder) for run in (*theirs, ours)]
+    with pytest.raises(BenchError, match=r"several tasks \(word_problems, even_answers\).* task=word_problems$"):
+        tables(from_folders([Path(folder) for folder in folders]).runs)
+    for task, chosen in (("even_answers", [ours]), ("word_problems", theirs)):
+        source = report._source({}, [*folders, f"task={task}"])
+        assert [run.folder for run in source.runs] == [run.folder for run in chosen]
+        assert source.folder == tmp_path / "made" / f"report_{task}"
+        assert tables(source.runs)
+    monkeypatch.setattr("sys.argv", ["bench.report", *folders, "task=gsm8k"])
+    with pytest.raises(SystemExit, match="task=gsm8k is not among these runs; they are of word_problems, even_answers"):
+        report.main()
+
+
+def test_a_users_own_task_has_a_folder_of_its_own_and_the_same_run_id(tmp_path: Path):
+    def settings(name: str, **task: Any) -> dict[str, Any]:
+        return {"outputs": str(tmp_path), "name": name, "seed": 0, "task": task}
+
+    word_problems = settings("default", _target_="bench.tasks.word_problems.WordProblems")
+    own = settings("default", _target_="own_parts.EvenAnswers")
+    prompts = settings("default", _target_="bench.tasks.jsonl.Jsonl", path="/data/my prompts.v2.jsonl")
+    named = own | {"name": "mine"}
+    expected = {"default": word_problems, "even_answers": own, "jsonl_my_prompts_v2": prompts, "mine": named}
+    for folder, config in expected.items():
+        assert folder_of_settings(config) == tmp_path / folder / id_of_settings(config)
+    assert task_name(prompts["task"]) == "jsonl_my_prompts_v2"
+    earlier = tmp_path / "default" / id_of_settings(own)
+    earlier.mkdir(parents=True)
+    (earlier / "metrics.json").write_text("{}")  # finished before there were such folders: found there
+    assert folder_of_settings(own) == earlier

@@ -1,5 +1,6 @@
 """Sentences of a report: they claim what the comparison behind them resolves, and no more."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,18 +47,20 @@ def test_what_is_shown_is_said_with_its_interval(run: Run):
     text = told(run, **judging("better", 1), **judging("worse", 4))
     assert "better than its random control (+" in text
     assert "(60 test prompts, 1 seed)" in text
-    assert "costs fewer FLOPs after 1,700 [1,400, 2,100] queries" in text
+    assert "it costs fewer FLOPs after 1,700 [1,400, 2,100] queries" in text
     assert "as accurate as Best-of-2.5 [2.1, 3]" in text
 
 
 def test_no_break_even_where_the_comparison_is_not_resolved(run: Run):
     text = told(run, **judging("not resolved", 1))
-    assert "No break-even is given: that it beats one sample of the base is not resolved." in text
+    assert "No break-even is given: the tuned policy is not shown to be better than one sample of the base." in text
     assert "1,700" not in text
 
 
 def test_break_even_of_a_worse_policy_and_of_one_that_no_n_reaches(run: Run):
-    assert "It never pays: one sample of the base is more accurate." in told(run, **judging("worse", 1))
+    assert "Fine-tuning never pays for itself: one sample of the base is more accurate." in told(
+        run, **judging("worse", 1)
+    )
     text = told(run, **judging("better", 1, 2, 4), **{"break_even/n": None, "break_even/queries": None})
     assert "No break-even is given: no Best-of-n up to n = 4 is as accurate." in text
 
@@ -70,8 +73,8 @@ def test_ends_that_are_not_bounded_are_said(run: Run):
 def test_not_resolved_says_what_would_be_found(run: Run):
     primary = "tuned_vs_control/pass@1"
     text = told(run, **recorded(primary, "not resolved"), **{f"{primary}/minimum_detectable": 0.123})
-    assert "not resolved from its random control" in text
-    assert "0.123 would be found" in text
+    assert "not shown to differ from its random control" in text
+    assert "detectable: 0.123)" in text
 
 
 def test_what_only_the_adjustment_leaves_open_is_said_to_be_so(run: Run):
@@ -79,9 +82,9 @@ def test_what_only_the_adjustment_leaves_open_is_said_to_be_so(run: Run):
     ends = {f"{secondary}/difference_low": 0.066, f"{secondary}/difference_high": 0.351}
     text = told(run, **{f"{secondary}/verdict": "not resolved", f"{secondary}/p_adjusted": 0.08}, **ends)
     others = sum(name.endswith("/verdict") for name in run.metrics) - 1
-    assert f"not resolved from the base after adjustment for {others} comparisons (+" in text
+    assert f"not shown to differ from the base after adjustment for {others} comparisons (+" in text
     wide = told(run, **{f"{secondary}/verdict": "not resolved"}, **ends | {f"{secondary}/difference_low": -0.1})
-    assert "not resolved from the base (+" in wide
+    assert "not shown to differ from the base (+" in wide
 
 
 @pytest.mark.parametrize(
@@ -119,7 +122,7 @@ def test_the_kl_at_equal_accuracy_is_interpolated():
 def test_a_base_that_is_never_right_is_said_first(tmp_path: Path):
     never = made_run(tmp_path / "never", skill={"base": 1e-9, "tuned": 0.1, "control": 1e-9})
     now_and_then = made_run(tmp_path / "now and then", skill={"base": 0.1})
-    assert verdicts([never])[0].startswith("No sample of the base is right: see in samples.parquet")
+    assert verdicts([never])[0].startswith("No sample of the base is correct: see in samples.parquet")
     assert not any("No sample" in line for line in verdicts([now_and_then]))
 
 
@@ -133,12 +136,12 @@ def test_several_configurations_are_ranked_and_the_choice_is_corrected(tmp_path:
         for seed in range(3)
     ]
     lines = verdicts(runs)
-    assert lines[0].startswith("Of 3 configurations, ")
-    assert "better than 1 (random_per_prompt), not resolved from 1 (" in lines[0]
-    assert lines[1].startswith("Chosen among the 3 on one half of the prompts, ")
-    assert "2 are better (" in lines[2]
-    assert "1 is not resolved (random_per_prompt)" in lines[2]
-    assert lines[-1].startswith("Of these comparisons of the first, that with its control")
+    assert lines[0].startswith("The first of 3 configurations is ")
+    assert "better than random_per_prompt and not shown to differ from " in lines[0]
+    assert lines[1].startswith("The first of the 3 on one half of the prompts scores ")
+    assert re.search("^Each compared with its own random control: .* and .* are better; ", lines[2])
+    assert "; random_per_prompt is not shown to differ" in lines[2]
+    assert "only its comparison with its random control" in lines[-1]
     assert any("costs fewer FLOPs after 1,700 to 1,700 queries (range over 3 seeds)" in line for line in lines[3:])
 
 
@@ -158,8 +161,8 @@ def test_the_first_of_several_is_judged_as_one_of_them(tmp_path: Path, control: 
         for run in runs:
             run.metrics[f"tuned_vs_{against}/pass@1/{name}"] = number
     whom = "its random control" if control == "matched" else "the base"
-    (line,) = (line for line in verdicts(runs) if "the policy is" in line)
-    assert f"the policy is not resolved from {whom}" in line
+    (line,) = (line for line in verdicts(runs) if "the policy fine-tuned with" in line)
+    assert f" is not shown to differ from {whom}" in line
     assert ("after adjustment for 4 comparisons" in line) == (control == "none")
 
 
@@ -183,7 +186,7 @@ def test_what_happened_to_other_tasks_is_said_over_seeds(tmp_path: Path):
     assert contrast.difference.low == pytest.approx(-0.3 - half, abs=1e-3)
     assert contrast.verdict == "worse"
     mixed = [transferring(run, value, "better") for run, value in zip(runs, (-0.3, 0.3, 0.1), strict=True)]
-    assert "On other, by lm-eval, the tuned policy is not resolved from the base" in " ".join(verdicts(mixed))
+    assert "On other, by lm-eval, the tuned policy is not shown to differ from the base" in " ".join(verdicts(mixed))
 
 
 def test_equal_differences_under_a_few_seeds_resolve_nothing(tmp_path: Path):
@@ -198,5 +201,16 @@ def test_a_difference_that_does_not_vary_says_so_and_no_number(run: Run) -> None
     """Of two policies that are never right, say: its standard error is 0, and the smallest difference unknown."""
     numbers = {"difference": 0.0, "difference_low": 0.0, "difference_high": 0.0, "minimum_detectable": float("nan")}
     text = told(run, **{f"tuned_vs_control/pass@1/{key}": value for key, value in numbers.items()})
-    assert "not resolved from its random control (0.000 [0.000, 0.000]; too little varies to say what would be" in text
+    assert "its random control (0.000 [0.000, 0.000]; too little varies to say which difference is detectable)" in text
     assert "nan" not in text
+
+
+def test_long_names_are_counted_and_said_once(tmp_path: Path):
+    names = [f"a_selection_with_a_rather_long_name_{place}" for place in range(6)]
+    runs = [
+        made_run(tmp_path, skill={"tuned": 0.3 + 0.01 * place}, settings={"selection._target_": f"bench.own.{name}"})
+        for place, name in enumerate(names)
+    ]
+    lines = verdicts(runs)
+    assert all(" ".join(lines).count(name) <= 2 for name in names)  # where it is first, and as what was selected
+    assert "of them" in lines[0]

@@ -347,3 +347,17 @@ def test_a_file_states_the_hours_and_the_memory_that_are_estimated(asked):
 
 def test_there_are_real_experiments_to_estimate():
     assert len(REAL) == 5
+
+
+@pytest.mark.parametrize("overrides", [(), ("training.gradient_checkpointing=true",)])
+def test_flops_over_the_rate_is_the_time(overrides):
+    chosen = machine("cpu", 1e11)
+    cell = Cell("", composed("experiment=quick", *overrides), ())
+    estimated = stages.estimate([cell], chosen, stages.SizeHints())
+    lines = size.table(estimated, chosen, 1).splitlines()
+    assert lines[0].endswith("at most 1e+11 FLOP/s)")
+    assert lines[1].split()[-3:] == ["FLOPs", "FLOP/s", "time"]
+    for stage, line in zip(estimated.stages, lines[2:], strict=False):
+        flops, rate = map(float, line.split()[-4:-2])
+        assert flops / rate == pytest.approx(stage.seconds, rel=0.1)  # two digits of each are shown
+        assert rate <= 1e11

@@ -117,7 +117,7 @@ def test_one_pool_serves_every_cell_and_the_savings_add_up(finished):
     lines = result.stdout.splitlines()
     shared, keyed, alone = (
         int(next(line for line in lines if label in line).split()[-2].replace(",", ""))
-        for label in ("shared by content", "cached by all", "every cell alone")
+        for label in ("shared by content", "shared where N", "without sharing")
     )
     assert shared == drawn
     assert alone == sum(found["cost/generated_tokens"] for found in metrics(folder).values())

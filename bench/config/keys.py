@@ -1,6 +1,7 @@
 """Keys of a configuration: the id and the folder of its run, and keys of some of its settings."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from bench.artifacts import content_hash
 
 PLACES = ("store", "outputs", "tracking")  # where a run's files lie: they do not change the run id
 
+UNNAMED = "default"  # conf/config.yaml's name: of runs that are given no other
+OWN_PROMPTS = "bench.tasks.jsonl.Jsonl"
 LATER = {"cpu_seconds": 2}  # settings of tasks that came later; at these values they do not change the run id
 
 
@@ -28,8 +31,28 @@ def id_of_settings(settings: Any) -> str:
 
 
 def run_folder(cfg: DictConfig) -> Path:
-    """The folder outputs/<name>/<run id>."""
-    return Path(cfg.outputs, cfg.name, run_id(cfg)).absolute()
+    """`folder_of_settings` of a configuration."""
+    return folder_of_settings(OmegaConf.to_container(cfg, resolve=True))
+
+
+def folder_of_settings(settings: Any) -> Path:
+    """Return outputs/<name>/<run id>, or outputs/<task>/<run id> for a user's own task where no name was given.
+
+    A run that was finished in outputs/default before own tasks had folders stays there.
+    """
+    task, run = settings["task"], id_of_settings(settings)
+    folder = Path(settings["outputs"], settings["name"], run).absolute()
+    own = not task["_target_"].startswith("bench.") or task["_target_"] == OWN_PROMPTS
+    if not own or settings["name"] != UNNAMED or (folder / "metrics.json").is_file():
+        return folder
+    return folder.parent.parent / task_name(task) / run
+
+
+def task_name(task: Mapping[str, Any]) -> str:
+    """A task's class in snake case; for prompts of a user's own file, with the file's name: "jsonl_prompts"."""
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", str(task["_target_"]).rpartition(".")[2]).lower()
+    file = f"_{Path(task['path']).stem}" if task["_target_"] == OWN_PROMPTS else ""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name + file)
 
 
 def settings_key(cfg: Any, *names: str) -> str:

@@ -87,8 +87,9 @@ def best_of_n_kl(rewards: np.ndarray, n: arrays.Sizes, estimator: Estimator = "j
     for block in arrays.sorted_rows(rewards):
         patterns, inverse = np.unique(_group_sizes(block.rewards), axis=0, return_inverse=True)  # [U, V], [R]
         for column, size in enumerate(sizes.tolist()):
-            if size <= block.size:
-                values[block.rows, column] = estimators[estimator](patterns, size)[inverse.ravel()]
+            if size <= block.size:  # 0 at n = 1: a sum over the samples would round
+                found = estimators[estimator](patterns, size) if size > 1 else np.zeros(len(patterns))
+                values[block.rows, column] = found[inverse.ravel()]
     return values[:, 0] if single else values
 
 

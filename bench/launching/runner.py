@@ -47,7 +47,7 @@ def run_cell(cfg: DictConfig, label: str) -> None:
 
 
 def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
-    """Check, run, record, draw and track one experiment. Returns its folder, outputs/<name>/<run id>.
+    """Check, run, record, draw and track one experiment. Returns its folder, `bench.config.keys.folder_of_settings`.
 
     quiet: print no tables and times, and draw no figures.
     """

@@ -295,6 +295,5 @@ def as_number(text: str) -> float | None:
 
 
 def short(number: float) -> str:
-    """Three decimals below 1, without the leading 0; two above."""
-    number = round(number, 3) + 0.0 if abs(number) < 1 else number  # no -0.000
-    return f"{number:.3f}".replace("0.", ".", 1) if abs(number) < 1 else f"{number:.2f}"
+    """Three decimals below 1, two above."""
+    return f"{round(number, 3) + 0.0:.3f}" if abs(number) < 1 else f"{number:.2f}"  # no -0.000

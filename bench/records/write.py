@@ -29,7 +29,7 @@ from bench.store.reading import CHECKSUMS, checksums_of
 from bench.tasks import Task
 from bench.training.sft import last_epoch_loss
 
-SAMPLE_PROMPTS = 20  # samples.parquet has every completion of this many prompts
+SAMPLE_PROMPTS = 20  # samples.parquet has every completion of this many training prompts; see `_worth_reading`
 ROWS = 250_000  # of a long table that are in memory at once
 
 
@@ -215,8 +215,16 @@ def _samples(results: Results, task: Task) -> list[dict]:
         _sample(results.test, results.split, arm, outcomes.greedy.completions, outcomes.greedy.proxy, row, 0)
         | {"selected_for": "", "correct": bool(outcomes.greedy.gold[row, 0])}
         for arm, outcomes in results.outcomes.items()
-        for row in range(min(SAMPLE_PROMPTS, len(results.test)))
+        for row in _worth_reading(results)
     ]
+
+
+def _worth_reading(results: Results) -> list[int]:
+    """The first test prompts, and up to as many others that only some policies' greedy completions solve."""
+    solved = np.stack([outcomes.greedy.gold[:, 0].astype(bool) for outcomes in results.outcomes.values()])
+    differ = np.flatnonzero(solved.any(axis=0) & ~solved.all(axis=0))
+    first = range(min(SAMPLE_PROMPTS, len(results.test)))
+    return [*first, *differ[differ >= SAMPLE_PROMPTS][:SAMPLE_PROMPTS].tolist()]
 
 
 def _sample(

@@ -39,10 +39,10 @@ def main_table(run: Run) -> str:
 def headline(run: Run) -> str:
     """One line: the tuned policy's accuracy and KL, and the effect of the selection."""
     difference, verdict = _selection_effect(run)
-    against = f", {difference} over control: {verdict}" if difference else ""
+    against = f", {difference} over its random control ({verdict})" if difference else ""
     return (
         f"tuned pass@1 {run.series('tuned', 'pass', 'accuracy')[1]}{against}; "
-        f"KL {run.series('tuned', 'policy', 'kl')[1].value:.2f} nats"
+        f"KL {Group({}, (run,)).mean('tuned', 'policy', 'kl', 1).value:.2f} nats"
     )
 
 
@@ -58,7 +58,7 @@ def runs_table(runs: Sequence[Run]) -> str:
     runs = in_order(runs)
     apart = distinctions([run.config for run in runs])
     seeded = len({run.config["seed"] for run in runs}) > 1
-    rows = [("run", *apart[0], *(["seed"] if seeded else []), *ACCURACIES, "tuned - control", "verdict")]
+    rows = [("run", *apart[0], *(["seed"] if seeded else []), *ACCURACIES, "tuned - control", "tuned vs control")]
     for settings, run in zip(apart, runs, strict=True):
         accuracies = [
             str(run.series(arm, method, "accuracy")[1]) if arm != "control" or run.controlled else ""
@@ -76,8 +76,8 @@ def runs_table(runs: Sequence[Run]) -> str:
 
 def ranking_table(ranked: Sequence[Ranked]) -> str:
     """One row per method, best first, against its control and against the first."""
-    means = ("tuned pass@1", "control pass@1", "tuned - control", "tuned is", "first - this", "first is", "KL")
-    rows: list[tuple[str, ...]] = [("method", "seeds", *means)]
+    compared = ("tuned - control", "tuned vs control", "first - this row", "first vs this row", "KL (nats)")
+    rows: list[tuple[str, ...]] = [("method", "seeds", "tuned pass@1", "control pass@1", *compared)]
     rows += [
         (
             method.name,

@@ -12,9 +12,11 @@ from bench.estimators.training_seeds import seed_interval
 from bench.estimators.uncertainty import holm, paired_contrast, sign_flip_p_values
 from bench.records.read import Estimate, Run, short
 from bench.reporting.groups import Group, estimate, recorded
+from bench.reporting.words import ARMS
 from bench.seeds import generator
 
 SIGNIFICANCE = 0.05
+IN_WORDS = {"better": "better than", "not resolved": "not shown to differ from", "worse": "worse than"}
 METRICS = {"pass@1": "sampled accuracy", "greedy_accuracy": "greedy accuracy", "accuracy": "sampled accuracy"}
 PRIMARY = "tuned_vs_control/pass@1"
 SAMPLED = ("pass", "accuracy", 1)  # method, metric and n of sampled accuracy
@@ -37,7 +39,7 @@ class Contrast:
     def against(self, whom: str) -> str:
         """The verdict for a sentence, e.g. "better than the base (+0.21 [0.17, 0.24])".
 
-        Where it is not resolved, this says which difference would be found, and whether only the adjustment for
+        Where it is not resolved, this says which difference is detectable, and whether only the adjustment for
         several comparisons leaves it open.
         """
         signed = f"{'+' if self.difference.value > 0 else ''}{self.difference}"
@@ -45,15 +47,15 @@ class Contrast:
             return f"{self.verdict} than {whom} ({signed})"
         alone = self.difference.low > 0 or self.difference.high < 0
         adjusted = f" after adjustment for {self.family} comparisons" if alone and self.family > 1 else ""
-        return f"not resolved from {whom}{adjusted} ({signed}{self._power})"
+        return f"{IN_WORDS['not resolved']} {whom}{adjusted} ({signed}{self._power})"
 
     @property
     def _power(self) -> str:
         if self.detectable is None:
             return ""
         if math.isnan(self.detectable):
-            return "; too little varies to say what would be found"
-        return f"; {short(self.detectable)} would be found"
+            return "; too little varies to say which difference is detectable"
+        return f"; detectable: {short(self.detectable)}"
 
 
 def contrast(ours: np.ndarray, theirs: np.ndarray, name: str) -> Contrast:
@@ -167,8 +169,8 @@ def primary_of(group: Group) -> str:
 def in_words(name: str) -> tuple[str, str, str]:
     """(ours, theirs, metric) in words, from a comparison's name in metrics.json."""
     pair, _, metric = name.partition("/")
-    ours, _, theirs = pair.partition("_vs_")
-    return ours, theirs.replace("best_of_", "Best-of-"), METRICS[metric]
+    ours, theirs = (ARMS.get(side, side.replace("best_of_", "Best-of-")) for side in pair.split("_vs_"))
+    return ours, theirs, METRICS[metric]
 
 
 def _points(group: Group) -> dict[str, tuple[Point, Point]]:

@@ -62,6 +62,7 @@ class Figure(Exhibit):
 @dataclass(frozen=True)
 class Table(Exhibit):
     columns: dict[str, str]  # key of `rows` -> heading, in this order; keys without a heading are in the CSV alone
+    behind: Sequence[tuple[Sequence[Run], str]] = ()  # per row: its runs, and its policy or ""; empty where unknown
 
     @property
     def shown_columns(self) -> list[str]:
@@ -140,5 +141,5 @@ def _shown(row: dict[str, Any], key: str) -> str:
     if row.get(f"{key}_low") is not None:
         return str(Estimate(value, row[f"{key}_low"], row[f"{key}_high"]))
     if key.startswith("p_"):
-        return "<.001" if value < 0.0005 else short(value)
+        return "<0.001" if value < 0.0005 else short(value)
     return f"{value:.2e}" if abs(value) >= 1e7 else f"{value:,.0f}" if abs(value) >= 1000 else short(value)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.config.keys import PLACES
+from bench.config.keys import PLACES, task_name
 from bench.errors import BenchError
 from bench.estimators.bootstrap import share_ends
 from bench.estimators.training_seeds import seed_interval
@@ -68,18 +68,20 @@ class Group:
 
     def series(self, policy: str, method: str, metric: str) -> dict[int, Estimate]:
         """n -> `mean`."""
-        if len(self.runs) == 1:
-            return self.runs[0].series(policy, method, metric)
         return {n: self.mean(policy, method, metric, n) for n in self.runs[0].series(policy, method, metric)}
 
     def mean(self, policy: str, method: str, metric: str, n: int) -> Estimate:
         """The mean over seeds and prompts, with an interval for new seeds on new prompts.
 
-        A single run has its own interval, for new prompts alone.
+        A single run has its own interval, for new prompts alone. A KL and its interval end at 0.
         """
         if len(self.runs) == 1:
-            return self.runs[0].series(policy, method, metric)[n]
-        return estimate(self.per_prompt(policy, method, metric, n), shares=metric in SHARES)
+            found = self.runs[0].curves[policy, method, metric, n]
+        else:
+            found = estimate(self.per_prompt(policy, method, metric, n), shares=metric in SHARES)
+        if not metric.startswith("kl"):
+            return found
+        return Estimate(*(max(number, 0.0) for number in (found.value, found.low, found.high)))
 
     def per_prompt(self, policy: str, method: str, metric: str, n: int) -> np.ndarray:
         """[S, M]: seeds by test prompts."""
@@ -173,6 +175,13 @@ def mixed_code(runs: Sequence[Run]) -> tuple[Run, Run] | None:
 
 def _refuse_mixtures(runs: Sequence[Run]) -> None:
     other_prompts = next(((runs[0], run) for run in runs[1:] if _other_prompts(runs[0], run)), None)
+    tasks = {task_name(run.config["task"]): run.folder.parent for run in runs if "task" in run.config}
+    if other_prompts and len(tasks) > 1:
+        name, folder = next(iter(tasks.items()))
+        raise BenchError(
+            f"These runs are of several tasks ({', '.join(tasks)}), and a report compares runs of one; choose it with "
+            f"task=, e.g. python -m bench.report {folder}/* task={name}"
+        )
     for what, pair in (("different code", mixed_code(runs)), ("different test prompts", other_prompts)):
         if pair is not None:
             raise BenchError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.config.keys import task_name
 from bench.errors import BenchError
 from bench.records.read import FAILURE, METRICS, Run, is_finished, read_run, without_checksums
 from bench.reporting.contrasts import shared_seeds
@@ -37,8 +38,11 @@ def unverified(runs: Sequence[Run]) -> list[str]:
     return [f"{older[0]}{others}: no {CHECKSUMS}, so only the means were verified, by per_prompt"] if older else []
 
 
-def from_folders(folders: Sequence[Path]) -> Source:
-    """The finished runs among the folders, with a note for each of the others. BenchError where no run is finished."""
+def from_folders(folders: Sequence[Path], *, task: str | None = None) -> Source:
+    """The finished runs among the folders, with a note for each of the others. BenchError where no run is finished.
+
+    task: the name of the task whose runs are wanted (`bench.config.keys.task_name`); None: of all.
+    """
     finished = [folder for folder in folders if is_finished(folder)]
     reports = [folder for folder in folders if (folder / MANIFEST).is_file()]  # an earlier report of these runs
     missing = [folder for folder in folders if folder not in (*finished, *reports)]
@@ -49,7 +53,14 @@ def from_folders(folders: Sequence[Path]) -> Source:
         raise BenchError(f"{names} holds no finished run (no {METRICS}); see {FAILURE} there, or run it again.")
     notes = [f"left out: {folder} holds no finished run" for folder in missing]
     parent = Path(os.path.commonpath([folder.absolute().parent for folder in finished]))
-    return Source(in_order([read_run(folder) for folder in finished]), notes, parent / "report", parent.name)
+    runs = [read_run(folder) for folder in finished]
+    if task is None:
+        return Source(in_order(runs), notes, parent / "report", parent.name)
+    tasks = [task_name(run.config["task"]) for run in runs]
+    if task not in tasks:
+        raise BenchError(f"task={task} is not among these runs; they are of {', '.join(dict.fromkeys(tasks))}.")
+    chosen = [run for run, name in zip(runs, tasks, strict=True) if name == task]
+    return Source(in_order(chosen), notes, parent / f"report_{task}", f"{parent.name}: {task}")
 
 
 def from_sweep(cells: Sequence[Cell], overrides: Sequence[str]) -> Source:

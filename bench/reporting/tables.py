@@ -45,7 +45,9 @@ def table(
     groups = [_group(item) for item in items] if runs is None or "{over}" in caption else []
     said = caption.replace("{over}", over_what(groups)) if groups else caption
     headings = {column.key: column.heading for column in columns if column.heading}
-    return Table(name, said, rows, all_runs(groups) if runs is None else runs, headings)
+    owners = [(getattr(item, "group", item), getattr(item, "arm", "")) for item in items]
+    behind = [(group.runs, arm) for group, arm in owners if isinstance(group, Group)]
+    return Table(name, said, rows, all_runs(groups) if runs is None else runs, headings, behind)
 
 
 def interval(key: str, heading: str | None, read: Callable[[Any], Estimate | float | None]) -> Column:

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench.config import checks
 from bench.config.compose import Composer, install_plugins, understood
-from bench.config.keys import id_of_settings
+from bench.config.keys import folder_of_settings, id_of_settings
 from bench.errors import BenchError
 from bench.records.fingerprint import is_current
 from bench.records.read import METRICS, TIMES, changed, failure, is_finished, missing_records, read_metrics, seconds
@@ -49,7 +49,7 @@ class Cell:
 
     @functools.cached_property
     def folder(self) -> Path:
-        return Path(self.config["outputs"], self.config["name"], self.id).absolute()
+        return folder_of_settings(self.config)
 
     @functools.cached_property
     def parts(self) -> dict[str, Any]:

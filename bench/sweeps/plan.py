@@ -77,11 +77,11 @@ def summary(cells: Sequence[Cell]) -> str:
     def line(name: str, count: str, known: bool = True) -> str:
         numbers = [getattr(shared, count), sum(getattr(work, count) for work in alone)]
         both, each = (f"{number:,}" if known else "unknown" for number in numbers)
-        return f"  {name:22}{both:>12}{each:>14}"
+        return f"  {name:22}{both:>12}{each:>17}"
 
     lines = [
         f"{counted(len(cells))}: {tally(kinds)}",
-        f"{'':24}{'shared':>12}{'each alone':>14}",
+        f"{'':24}{'shared':>12}{'without sharing':>17}",
         line("pools", "pools"),
         line("completions", "completions", known=not shared.unknown),
         line("fine-tunings, at most", "trainings"),
@@ -146,7 +146,7 @@ def _history(store: Path) -> dict[str, list[dict]]:
 
 
 def savings(cells: Sequence[Cell]) -> list[str]:
-    """Tokens and seconds of finished cells: as shared, with a cache whose key includes N, and each cell alone."""
+    """Tokens and seconds of finished cells: as shared, with a cache whose key includes N, and without sharing."""
     lineages = {cell: _lineage(cell) for cell in cells}
     rows = [(cell, entry) for cell, lineage in lineages.items() for entry in lineage if entry["stage"] != PRETRAINING]
     given = {cell: _given(lineage) for cell, lineage in lineages.items()}
@@ -165,8 +165,8 @@ def savings(cells: Sequence[Cell]) -> list[str]:
 
     keys: dict[str, Callable[[Cell, dict], Hashable]] = {
         "shared by content": by_content,
-        "cached by all sampling parameters, N too": by_sampling_parameters,
-        "every cell alone": by_cell,
+        "shared where N and the sampler are equal": by_sampling_parameters,
+        "without sharing": by_cell,
     }
     lines = [f"{'Cost without pretraining':44}{'generated tokens':>18}{'seconds':>10}"]
     for name, key in keys.items():

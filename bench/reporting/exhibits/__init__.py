@@ -11,7 +11,6 @@ config_dir=DIR:
 import functools
 import importlib
 import pkgutil
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,12 +47,7 @@ def tables(runs: Sequence[Run], own: Sequence[Part] = ()) -> list[Table]:
 
 def sentences(runs: Sequence[Run], own: Sequence[Part] = ()) -> list[str]:
     """What these runs show, each finding with its interval; "not resolved" where nothing is shown."""
-    return [prose(line) for line in made("sentences", str, grouped(runs), own)]
-
-
-def prose(text: str) -> str:
-    """Numbers with a leading zero, which cells of tables leave out."""
-    return re.sub(r"(?<![\w.])\.(?=\d)", "0.", text)
+    return list(made("sentences", str, grouped(runs), own))
 
 
 def of_one_run(run: Run) -> list[Figure]:

@@ -113,9 +113,10 @@ def sentences(groups: Sequence[Group]) -> list[str]:
             [tables.seeds_mean(side, metric) for side in (group, against)] for metric in (TOTAL, "adaptive/coverage")
         )
         lines.append(
-            f"Sampling with {name} draws {ours:,.0f} samples where {group.runs[0].config['num_completions']} of "
-            f"every prompt are {theirs:,.0f}, and covers {covered:.0%} of the prompts where those cover "
-            f"{covered_by_them:.0%}; in sampled accuracy, the fine-tuned policy is {compared.against('theirs')}."
+            f"Sampling with {name} draws {ours:,.0f} samples and covers {covered:.0%} of the prompts; "
+            f"{group.runs[0].config['num_completions']} of every prompt are {theirs:,.0f} samples and cover "
+            f"{covered_by_them:.0%}. In sampled accuracy, the policy fine-tuned on the former is "
+            f"{compared.against('the one fine-tuned on the latter')}."
         )
     return lines
 

@@ -166,7 +166,7 @@ def best_of_n(groups: Sequence[Group]) -> Table | None:
         curve("accuracy", "accuracy"),
         curve("proxy", None),
         curve("kl", "KL (nats)"),
-        curve("kl_sensitivity", "KL at most"),
+        curve("kl_sensitivity", "KL, upper limit"),
         tables.interval("kl_bound", "log n bound", _bound),
         curve("win_rate", "win rate"),
         tables.interval("overstated", "bound - measured", _overstated),
@@ -175,8 +175,8 @@ def best_of_n(groups: Sequence[Group]) -> Table | None:
     ]
     caption = (
         f"Best-of-n of the base, with the run's own sampler. {over_what(groups)}. KL is from the raw base, in nats per "
-        "sequence: measured; with unsolved prompts at the largest pass rate that fits them; and by the bound "
-        "log n - (n - 1)/n, which overstates it by the difference in the last column."
+        "sequence. Upper limit: prompts that no sample solved count at the largest pass rate that fits them. The bound "
+        "log n - (n - 1)/n is higher than the measured KL by the difference in the last column."
     )
     made = tables.table("best_of_n", caption, points, columns, tables.all_runs(groups))
     if made is None:
@@ -217,4 +217,4 @@ def of_bound(group: Group) -> list[str]:
     kl, bound = (
         short(float(np.nanmean(group.per_prompt("base", "best_of_n", metric, n)))) for metric in ("kl", "kl_bound")
     )
-    return [f"The log n bound puts Best-of-{n} at {bound} nats from the base, {over} more than the {kl} measured."]
+    return [f"The KL of Best-of-{n} from the base is {kl} nats; the log n bound, {bound}, is {over} higher."]

@@ -13,6 +13,7 @@ from bench.reporting.groups import Group, recorded
 from bench.reporting.ranking import Ranked, rank
 from bench.reporting.words import ARMS, over_what
 
+HEADINGS = {"p_value": "p", "verdict": "first vs second"}
 RAW = 1e-6  # nats: below it the run's sampler is the raw base's own
 
 
@@ -71,28 +72,28 @@ def policies(group: Group) -> Table:
 
     made = tables.table(
         "main",
-        f"Accuracy and KL from the raw base of each policy and of Best-of-n, and the tuned policy against each row in "
-        f"sampled accuracy, paired on the same prompts. {over_what([group])}. p-values but the control's are adjusted "
-        "for their number (Holm), intervals are not; detectable: the difference that these prompts and seeds find with "
-        "a power of 80 % in one comparison alone. KL is in nats per sequence; at most: with prompts that no sample "
-        "solved at the largest pass rate that fits them; log n bound: log n - (n - 1)/n in place of the measured KL; "
-        "gain kept: the share of Best-of-n's gain over the base that the tuned policy keeps, "
-        f"(tuned - base) / (Best-of-n - base), none where that gain is not resolved from 0.{_extrapolated(group)}",
+        "Accuracy of each policy and of Best-of-n, and its KL from the raw base in nats per sequence. The last columns "
+        "compare the tuned policy with each row in sampled accuracy, paired on the same prompts. "
+        f"{over_what([group])}. p-values other than the control's are adjusted for their number (Holm); intervals are "
+        "not. Detectable: the difference that one comparison on these prompts and seeds finds with a power of "
+        "80 %. KL, upper limit: prompts that no sample solved count at the largest pass rate that fits them. "
+        "log n bound: log n - (n - 1)/n in place of the measured KL. Share of gain: (tuned - base) / (Best-of-n - "
+        f"base), empty where the denominator is not shown to differ from 0.{_extrapolated(group)}",
         rows,
         [
             tables.Column("arm", "policy", lambda row: row.label),
             tables.interval("greedy", "greedy accuracy", lambda row: row.greedy),
             tables.interval("sampled", "sampled accuracy", lambda row: row.mean("accuracy")),
             tables.interval("kl", "KL (nats)", lambda row: row.mean("kl")),
-            tables.Column("kl_unsolved", "KL at most", lambda row: row.value("kl_sensitivity")),
+            tables.Column("kl_unsolved", "KL, upper limit", lambda row: row.value("kl_sensitivity")),
             tables.Column("kl_bound", "log n bound", lambda row: row.value("kl_bound")),
-            tables.interval("kept", "gain kept", lambda row: None if row.arm else kept.get(row.n)),
+            tables.interval("kept", "share of gain", lambda row: None if row.arm else kept.get(row.n)),
             *tables.contrasted(
                 against,
-                difference=("difference", "tuned - this"),
+                difference=("difference", "tuned - this row"),
                 p_value=("p_value", "p"),
                 detectable=("detectable", "detectable"),
-                verdict=("verdict", "tuned is"),
+                verdict=("verdict", "tuned vs this row"),
             ),
             tables.Column("prompts", None, prompts),
             tables.SEEDS,
@@ -146,11 +147,11 @@ def _configurations(groups: Sequence[Group]) -> Table | None:
         ranked.sort(key=lambda method: -method.tuned.value)
     return tables.table(
         "main",
-        f"Sampled accuracy (pass@1) of each configuration, best first: against its random control, and the first "
-        f"against it, paired by seed and prompt. {over_what(groups)}. Each of the two families of verdicts is adjusted "
-        "for its number (Holm), intervals are not; detectable: the difference from the control that these prompts and "
-        "seeds find with a power of 80 % in one comparison alone. The first was chosen by what is compared, which "
-        f"flatters it.{note.format(', '.join(map(str, left_out)))}",
+        "Sampled accuracy (pass@1) of each configuration, best first. Two comparisons, paired by seed and prompt: "
+        f"tuned with its random control, and the first row with each other. {over_what(groups)}. The verdicts of each "
+        "kind are adjusted for their number (Holm), intervals are not. Detectable: the difference from the control "
+        "that one comparison on these prompts and seeds finds with a power of 80 %. The first row was chosen on the "
+        f"prompts shown, so that its lead is likely too large.{note.format(', '.join(map(str, left_out)))}",
         [_Configuration(by_label[method.name], method) for method in ranked],
         [
             *tables.settings_columns(groups),
@@ -163,11 +164,11 @@ def _configurations(groups: Sequence[Group]) -> Table | None:
                 p_value=("p_effect", None),
                 detectable=("detectable", "detectable"),
             ),
-            tables.Column("effect_verdict", "tuned is", lambda row: row.ranked.effect_verdict),
+            tables.Column("effect_verdict", "tuned vs control", lambda row: row.ranked.effect_verdict),
             *tables.contrasted(
-                lambda row: row.ranked.ahead, difference=("ahead", "first - this"), p_value=("p_ahead", None)
+                lambda row: row.ranked.ahead, difference=("ahead", "first - this row"), p_value=("p_ahead", None)
             ),
-            tables.Column("ahead_verdict", "first is", lambda row: row.ranked.ahead_verdict),
+            tables.Column("ahead_verdict", "first vs this row", lambda row: row.ranked.ahead_verdict),
             tables.interval("kl", "KL (nats)", lambda row: row.ranked.kl),
             tables.PROMPTS,
         ],
@@ -187,16 +188,15 @@ def contrasts(groups: Sequence[Group]) -> Table | None:
     names = ("difference", "p_value", "detectable", "verdict", "prompts", "seeds")
     return tables.table(
         "contrasts",
-        f"Every paired comparison. {over_what(groups)}. In each configuration the primary comparison (tuned - control "
-        "in sampled accuracy; tuned - base where there is no control) is judged on its own. The p-values and verdicts "
-        "of the others are adjusted for their number (Holm); intervals and detectable differences are those of one "
-        "comparison alone.",
+        f"Every paired comparison. {over_what(groups)}. The primary comparison of a configuration is tuned - random "
+        "control in sampled accuracy, or tuned - base where there is no control: it is not adjusted. The p-values and "
+        "verdicts of the others are adjusted for their number (Holm), intervals and detectable differences are not.",
         [_Comparison(group, *compared) for group in groups for compared in of_group(group).items()],
         [
             *tables.settings_columns(groups),
             tables.Column("comparison", "comparison", lambda row: " - ".join(in_words(row.name)[:2])),
-            tables.Column("of", "of", lambda row: in_words(row.name)[2]),
-            *tables.contrasted(lambda row: row.contrast, **{n: (n, "p" if n == "p_value" else n) for n in names}),
+            tables.Column("of", "metric", lambda row: in_words(row.name)[2]),
+            *tables.contrasted(lambda row: row.contrast, **{n: (n, HEADINGS.get(n, n)) for n in names}),
         ],
         tables.all_runs(groups),
     )

@@ -136,9 +136,9 @@ def of_break_even(group: Group, contrasts: Mapping[str, Contrast]) -> list[str]:
     if any("break_even/n" not in recorded for recorded in metrics) or first is None:
         return []
     if first.verdict == "worse":
-        return ["It never pays: one sample of the base is more accurate."]
+        return ["Fine-tuning never pays for itself: one sample of the base is more accurate."]
     if first.verdict == "not resolved":
-        return ["No break-even is given: that it beats one sample of the base is not resolved."]
+        return ["No break-even is given: the tuned policy is not shown to be better than one sample of the base."]
     queries = [recorded["break_even/queries"] for recorded in metrics]
     if None in queries:
         seeds = "" if len(metrics) == 1 else f" under {queries.count(None)} of {len(metrics)} seeds"
@@ -146,8 +146,9 @@ def of_break_even(group: Group, contrasts: Mapping[str, Contrast]) -> list[str]:
     if len(metrics) > 1:
         matched = sorted(recorded["break_even/n"] for recorded in metrics)
         return [
-            f"It is as accurate as Best-of-{matched[0]:.3g} to {matched[-1]:.3g} and costs fewer FLOPs after "
-            f"{min(queries):,} to {max(queries):,} queries (range over {len(metrics)} seeds)."
+            f"The tuned policy is as accurate as Best-of-{matched[0]:.3g} to {matched[-1]:.3g}. Its training included, "
+            f"it costs fewer FLOPs after {min(queries):,} to {max(queries):,} queries "
+            f"(range over {len(metrics)} seeds)."
         ]
     (recorded,) = metrics
     n, queries_ends = (
@@ -158,8 +159,8 @@ def of_break_even(group: Group, contrasts: Mapping[str, Contrast]) -> list[str]:
         )
     )
     return [
-        f"It is as accurate as Best-of-{n[0]} [{n[1]}, {n[2]}] and costs fewer FLOPs after {queries_ends[0]} "
-        f"[{queries_ends[1]}, {queries_ends[2]}] queries."
+        f"The tuned policy is as accurate as Best-of-{n[0]} [{n[1]}, {n[2]}]. Its training included, it costs fewer "
+        f"FLOPs after {queries_ends[0]} [{queries_ends[1]}, {queries_ends[2]}] queries."
     ]
 
 
@@ -248,10 +249,10 @@ def _costs(canvas: Any, rows: plots.Rows) -> None:
 def cost(groups: Sequence[Group]) -> Table | None:
     """Every ancestor of these runs once, by stage, beside what each run would have cost alone."""
     runs = tables.all_runs(groups)
-    alone = "each run alone" if len(runs) > 1 else None
+    unshared = "without sharing" if len(runs) > 1 else None
     caption = (
-        f"What {counted(len(runs), 'run')} cost by stage, each artifact in their lineage counted once whenever it was "
-        f"made, in tokens, FLOPs and seconds{'; the last columns are without sharing between runs' if alone else ''}."
+        f"What {counted(len(runs), 'run')} cost by stage, each artifact in their lineage counted once, in "
+        f"tokens, FLOPs and seconds{'. Without sharing: as if each run had made its own' if unshared else ''}."
     )
 
     def tokens(key: str, heading: str | None, name: str, entries: int = 1) -> tables.Column:
@@ -268,8 +269,8 @@ def cost(groups: Sequence[Group]) -> Table | None:
             tokens("train_tokens", "trained tokens", "train_tokens"),
             tables.Column("flops", "FLOPs", lambda item: _total(item[1], "flops", "train_flops")),
             tables.Column("seconds", "seconds", lambda item: _seconds(item[1])),
-            tokens("generated_tokens_alone", alone and f"tokens, {alone}", "generated_tokens", 2),
-            tables.Column("seconds_alone", alone and f"seconds, {alone}", lambda item: _seconds(item[2])),
+            tokens("generated_tokens_alone", unshared and f"tokens {unshared}", "generated_tokens", 2),
+            tables.Column("seconds_alone", unshared and f"seconds {unshared}", lambda item: _seconds(item[2])),
         ],
         runs,
     )

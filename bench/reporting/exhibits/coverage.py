@@ -176,7 +176,7 @@ def coverage_table(groups: Sequence[Group]) -> Table | None:
             *map(setting, groups[0].settings),
             tables.Column("arm", "policy", lambda policy: ARMS[policy.arm]),
             *map(solved, sizes),
-            tables.interval("majority", f"majority of {votes[0]}" if len(votes) == 1 else "majority", _majority),
+            tables.interval("majority", f"majority vote{f' of {votes[0]}' if len(votes) == 1 else ''}", _majority),
             tables.Column("votes", None, _votes),
             tables.SEEDS,
             tables.PROMPTS,
@@ -200,7 +200,7 @@ def of_nothing_right(groups: Sequence[Group]) -> list[str]:
     coverage = [group.series("base", "pass", "accuracy") for group in groups if group.trained]
     if not coverage or any(of_k[max(of_k)].value > 0 for of_k in coverage):
         return []
-    return ["No sample of the base is right: see in samples.parquet whether answers stand as the task reads them."]
+    return ["No sample of the base is correct: see in samples.parquet whether answers have the form that is asked for."]
 
 
 def of_coverage(group: Group) -> list[str]:
@@ -209,4 +209,4 @@ def of_coverage(group: Group) -> list[str]:
     if k == 1:
         return []
     tuned, base = (group.per_prompt(arm, "pass", "accuracy", k) for arm in ("tuned", "base"))
-    return [f"In pass@{k} it is {contrast(tuned, base, f'pass@{k}').against('the base')}."]
+    return [f"In pass@{k}, the tuned policy is {contrast(tuned, base, f'pass@{k}').against('the base')}."]

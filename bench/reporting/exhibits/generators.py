@@ -21,9 +21,9 @@ COUNTED = {
     "samples": "samples",
     "pass@1": "pass@1, training",
     "correct_paths": "correct paths",
-    "prompts_solved_only": "solved by it alone",
+    "prompts_solved_only": "solved by no other",
     "selected_share": "share selected",
-    "prompts_covered_only": "covered by it alone",
+    "prompts_covered_only": "covered by no other",
     "left_out": "left out",
 }
 
@@ -196,9 +196,9 @@ def mixes_table(groups: Sequence[Group]) -> Table | None:
             tables.KL,
             *tables.contrasted(
                 lambda mix: compared.get(mix.group.label),
-                difference=("difference", "less own"),
+                difference=("difference", "tuned - own samples"),
                 p_value=("p_value", None),
-                verdict=("verdict", "verdict"),
+                verdict=("verdict", "vs own samples"),
             ),
             tables.SEEDS,
         ],

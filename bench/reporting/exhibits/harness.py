@@ -11,6 +11,7 @@ from bench.reporting import arrange, tables
 from bench.reporting.contrasts import Contrast, judged, of_seeds, verdict_of
 from bench.reporting.exhibit import Table, shows
 from bench.reporting.groups import Group, recorded
+from bench.reporting.words import ARMS
 
 MARKER = "base/lm_eval/"
 AGAINST = {"control": "its random control", "base": "the base"}
@@ -31,7 +32,9 @@ def harness(groups: Sequence[Group]) -> Table | None:
         measures += [_Measure(group, name) for name in names if name not in errors]
 
     def arm(name: str) -> tables.Column:
-        return tables.interval(name, name, lambda measure: _estimate(measure.group, f"{name}/lm_eval/{measure.name}"))
+        return tables.interval(
+            name, ARMS[name], lambda measure: _estimate(measure.group, f"{name}/lm_eval/{measure.name}")
+        )
 
     return tables.table(
         "lm_eval",

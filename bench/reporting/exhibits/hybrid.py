@@ -242,7 +242,9 @@ def hybrid_table(groups: Sequence[Group]) -> Table | None:
 
     def over(rival: str, end: str, family: dict[str, Contrast]) -> list[tables.Column]:
         shown = {"difference": (f"gain{end}", f"gain over {rival}"), "p_value": (f"p_gain{end}", "p")}
-        return tables.contrasted(lambda point: family.get(point.label), **shown, verdict=(f"verdict{end}", "is"))
+        return tables.contrasted(
+            lambda point: family.get(point.label), **shown, verdict=(f"verdict{end}", f"vs {rival}")
+        )
 
     return tables.table(
         "hybrid",

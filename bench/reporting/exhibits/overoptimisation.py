@@ -261,7 +261,7 @@ def overoptimisation_table(groups: Sequence[Group]) -> Table | None:
             tables.interval("gold_change", "change of gold", lambda scorer: scorer.claim.gold),
             tables.interval("proxy_change", "change of proxy, of its rise", lambda scorer: scorer.claim.proxy),
             tables.Column("verdict", "verdict", lambda scorer: scorer.claim.verdict),
-            tables.Column("seeds_alone", "seeds alone", seeds_alone),
+            tables.Column("seeds_alone", "seeds that show it", seeds_alone),
             _of_fit("alpha", None),
             _of_fit("beta", None),
             _of_fit("peak", "fitted peak d*"),

@@ -55,7 +55,7 @@ def of_pessimism(group: Group) -> list[str]:
     pessimistic = {beta: group.per_prompt("base", f"{METHOD}{beta}", "accuracy", n) for beta in betas}
     contrasts = judged({beta: contrast(values, best, f"pessimism {beta}") for beta, values in pessimistic.items()})
     parts = [f"at beta = {beta} {found.against(f'Best-of-{n}')}" for beta, found in contrasts.items()]
-    return [f"Pessimism at inference with as many samples is {'; '.join(parts)}."]
+    return [f"Pessimism at inference, with {n} samples per prompt, is {'; '.join(parts)}."]
 
 
 def _betas(group: Group) -> list[str]:

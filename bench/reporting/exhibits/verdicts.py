@@ -7,7 +7,7 @@ import numpy as np
 
 from bench.estimators.bootstrap import resampled_means
 from bench.records.read import Run, short
-from bench.reporting.contrasts import SAMPLED, Contrast, of_group, primary_of, shared_seeds
+from bench.reporting.contrasts import IN_WORDS, SAMPLED, Contrast, of_group, primary_of, shared_seeds
 from bench.reporting.exhibit import shows
 from bench.reporting.exhibits.by_n import of_bound
 from bench.reporting.exhibits.comparison import gain_kept
@@ -16,10 +16,10 @@ from bench.reporting.exhibits.coverage import of_coverage
 from bench.reporting.exhibits.pessimism import of_pessimism
 from bench.reporting.groups import Group
 from bench.reporting.ranking import Ranked, flattery, primary_of_first, rank
-from bench.reporting.words import counted, split
+from bench.reporting.words import counted, listed, split
 from bench.seeds import generator
 
-VERDICTS = {"better": "better than", "not resolved": "not resolved from", "worse": "worse than"}
+SHORT = 100  # characters of configurations' names: where they are longer, a sentence gives their number alone
 
 
 @shows("sentences", 62)
@@ -44,10 +44,10 @@ def of_one(group: Group, contrasts: Mapping[str, Contrast]) -> list[str]:
 
 def _of_selection(group: Group, contrasts: Mapping[str, Contrast]) -> str:
     against = contrasts[primary_of(group)].against("its random control" if group.controlled else "the base")
-    line = f"Fine-tuned on {group.runs[0].selection}, the policy is {against} in sampled accuracy"
+    line = f"In sampled accuracy ({_over(group)}), the policy fine-tuned with {group.runs[0].selection} is {against}"
     if group.controlled and "tuned_vs_base/pass@1" in contrasts:
         line += f", and {contrasts['tuned_vs_base/pass@1'].against('the base')}"
-    return f"{line} ({_over(group)})."
+    return f"{line}."
 
 
 def _over(group: Group) -> str:
@@ -60,8 +60,10 @@ def _of_best_of_n(contrasts: Mapping[str, Contrast]) -> list[str]:
         if name.startswith("tuned_vs_best_of_"):
             n = name.removeprefix("tuned_vs_best_of_").partition("/")[0]
             by_verdict.setdefault(found.verdict, []).append(n)
-    parts = [f"{words} n = {', '.join(by_verdict[key])}" for key, words in VERDICTS.items() if key in by_verdict]
-    return [f"One sample of it is, against Best-of-n of the base, {'; '.join(parts)}."] if parts else []
+    parts = [
+        f"{words} Best-of-n at n = {', '.join(by_verdict[key])}" for key, words in IN_WORDS.items() if key in by_verdict
+    ]
+    return [f"One sample of the tuned policy is {'; it is '.join(parts)}."] if parts else []
 
 
 def of_gain_kept(group: Group) -> list[str]:
@@ -71,10 +73,10 @@ def of_gain_kept(group: Group) -> list[str]:
     share = shares.get(n)
     if share is not None:
         low, high = (short(end) if math.isfinite(end) else "no bound" for end in (share.low, share.high))
-        return [f"It keeps {short(share.value)} [{low}, {high}] of Best-of-{n}'s gain over the base."]
+        return [f"The tuned policy's gain over the base is {short(share.value)} [{low}, {high}] times Best-of-{n}'s."]
     if f"distillation/best_of_{n}" not in group.runs[0].metrics:
         return []
-    return [f"What it keeps of Best-of-{n}'s gain over the base is undefined: that gain is not resolved from 0."]
+    return [f"Best-of-{n}'s gain over the base is not shown to differ from 0, so no share of it is given."]
 
 
 def _of_equal_kl(group: Group) -> list[str]:
@@ -88,7 +90,7 @@ def _of_equal_kl(group: Group) -> list[str]:
     k = len(sizes)
     centre = np.nanmean(values, axis=0)
     at = float(kl_at(centre[None, :k], centre[None, k:-1], centre[-1:])[0])
-    distance = f"It is {group.mean('tuned', 'policy', 'kl', 1)} nats per sequence from the base"
+    distance = f"The tuned policy's KL from the base is {group.mean('tuned', 'policy', 'kl', 1)} nats per sequence"
     if not math.isfinite(at):
         return [f"{distance}; no Best-of-n up to n = {sizes[-1]} is as accurate."]
     if centre[-1] <= centre[0]:
@@ -97,7 +99,7 @@ def _of_equal_kl(group: Group) -> list[str]:
     resampled = kl_at(means[:, :k], means[:, k:-1], means[:, -1])
     low, high = (float(end) for end in np.quantile(resampled, [0.025, 0.975], method="nearest"))
     end = short(high) if math.isfinite(high) else f"beyond n = {sizes[-1]}"
-    return [f"{distance}; Best-of-n is as accurate at {short(at)} [{short(low)}, {end}] nats."]
+    return [f"{distance}; Best-of-n reaches the same accuracy at {short(at)} [{short(max(low, 0.0))}, {end}] nats."]
 
 
 def kl_at(accuracy: np.ndarray, kl: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -130,14 +132,14 @@ def _of_several(groups: Sequence[Group]) -> list[str]:
     shared = {name: Group(named[name].settings, tuple(found)) for name, found in runs.items()}
     first = shared[ranked[0].name]
     contrasts = of_group(first) | {primary_of(first): primary_of_first(ranked, shared)}
-    whom = "its control" if first.controlled else "the base"
+    whom = "its random control" if first.controlled else "the base"
     return [
         _of_first(ranked, _over(first)),
         *_of_choice(runs),
         *_of_controls(ranked),
-        *(f"The first, {ranked[0].name}: {line}" for line in of_one(first, contrasts)),
-        f"Of these comparisons of the first, that with {whom} in sampled accuracy is adjusted for the {len(ranked)} "
-        "configurations that it was chosen among, the others are not.",
+        *(f"The first: {line}" for line in of_one(first, contrasts)),
+        f"It was chosen among {len(ranked)} configurations: only its comparison with {whom} in sampled accuracy is "
+        "adjusted for that choice.",
     ]
 
 
@@ -145,32 +147,37 @@ def _of_first(ranked: Sequence[Ranked], over: str) -> str:
     first, *others = ranked
     behind = [other.name for other in others if other.ahead_verdict == "better"]
     level = [other.name for other in others if other.ahead_verdict != "better"]
-    line = f"Of {len(ranked)} configurations, {first.name} has the highest sampled accuracy, {first.tuned} ({over}): "
+    line = f"The first of {len(ranked)} configurations is {first.name}: sampled accuracy {first.tuned} ({over}), "
     if not level:
         return f"{line}better than all others."
     if not behind:
-        return f"{line}not resolved from any other."
-    return (
-        f"{line}better than {len(behind)} ({', '.join(behind)}), not resolved from {len(level)} ({', '.join(level)})."
-    )
+        return f"{line}not shown to differ from any other."
+    return f"{line}better than {_named(behind)} and not shown to differ from {_named(level)}."
+
+
+def _named(names: Sequence[str]) -> str:
+    """The names of configurations, or their number where the names are long."""
+    joined = listed(names, "and")
+    return joined if len(joined) <= SHORT else f"{len(names)} of them"
 
 
 def _of_choice(runs: Mapping[str, Sequence[Run]]) -> list[str]:
     flattered = flattery(runs)
     if flattered is None:
         return []
-    score, gap = map(short, flattered)
+    score, gap = flattered
+    less = f"{short(gap)} less than" if gap >= 0.0005 else "no less than"
     return [
-        f"Chosen among the {len(runs)} on one half of the prompts, the best scores {score} on the other half: the "
-        f"choice flatters it by {gap}."
+        f"The first of the {len(runs)} on one half of the prompts scores {short(score)} on the other half, {less} on "
+        "the half that chose it."
     ]
 
 
 def _of_controls(ranked: Sequence[Ranked]) -> list[str]:
     controlled = [method for method in ranked if method.effect is not None]
     parts = []
-    for verdict in VERDICTS:
+    for verdict, words in IN_WORDS.items():
         names = [method.name for method in controlled if method.effect_verdict == verdict]
         if names:
-            parts.append(f"{len(names)} {'is' if len(names) == 1 else 'are'} {verdict} ({', '.join(names)})")
-    return [f"Each against its random control: of {len(controlled)}, {'; '.join(parts)}."] if parts else []
+            parts.append(f"{_named(names)} {'is' if len(names) == 1 else 'are'} {words.rpartition(' ')[0]}")
+    return [f"Each compared with its own random control: {'; '.join(parts)}."] if parts else []

@@ -18,6 +18,7 @@ from bench.reporting.exhibit import Exhibit, Figure, Table
 from bench.reporting.groups import NOT_COMPARED, distinctions
 from bench.reporting.page.samples import sample_columns
 from bench.reporting.page.svg import ENLARGED, inline_svg
+from bench.reporting.words import ARMS
 from bench.store import atomically
 
 ASSETS = Path(__file__).parent
@@ -47,7 +48,9 @@ def write_page(
     """
     style, script = ((ASSETS / name).read_text() for name in ("page.css", "page.js"))
     apart = distinctions([run.config for run in runs])
-    shown = {name: _shown(name, exhibit, files[name], path.parent) for name, exhibit in exhibits.items()}
+    samples = sample_columns(runs)
+    places = {id(run): position for position, run in enumerate(runs)} if samples["text"] else {}
+    shown = {name: _shown(name, exhibit, files[name], path.parent, places) for name, exhibit in exhibits.items()}
     page = _template().render(
         policy=_content_policy(style, script),
         style=Markup(style),
@@ -62,9 +65,9 @@ def write_page(
         seeds=sorted({run.config["seed"] for run in runs}),
         codes=sorted({str(run.metrics.get("code")) for run in runs}),
         differ=bool(apart[0]),
-        grid=_runs_grid(runs, apart),
+        grid=_runs_grid(runs, apart, places),
         settings=_shared_settings(runs),
-        samples=sample_columns(runs),
+        samples=samples,
     )
     with atomically(path) as beside:
         beside.write_text(f"{page}\n", encoding="utf-8", newline="\n")
@@ -96,7 +99,9 @@ def _content_policy(style: str, script: str) -> str:
     )
 
 
-def _shown(name: str, exhibit: Exhibit, files: Sequence[Path], folder: Path) -> dict[str, Any]:
+def _shown(
+    name: str, exhibit: Exhibit, files: Sequence[Path], folder: Path, places: Mapping[int, int]
+) -> dict[str, Any]:
     """What the template needs of a figure or table. Drawings refer to ids, which hold letters, digits and hyphens."""
     ident = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)
     addresses = [quote(Path(os.path.relpath(file, folder)).as_posix()) for file in files]
@@ -105,13 +110,20 @@ def _shown(name: str, exhibit: Exhibit, files: Sequence[Path], folder: Path) -> 
     if isinstance(exhibit, Table):
         headings, *rows = exhibit.texts
         values = [[_sort_value(row[key]) for key in exhibit.shown_columns] for row in exhibit.rows]
-        return shown | {"grid": _grid(headings, rows, values)}
+        links = [_link(runs, policy, places) for runs, policy in exhibit.behind]
+        return shown | {"grid": _grid(headings, rows, values, links)}
     (svg,) = (path for path in files if path.suffix == ".svg")
     drawing, width = inline_svg(svg, name=ident, described_by=f"{ident}-caption")
     return shown | {"drawing": Markup(drawing), "width": f"{width * ENLARGED + FRAME:.0f}", "scrolls": width > PHONE}
 
 
-def _runs_grid(runs: Sequence[Run], apart: Sequence[dict[str, str]]) -> dict[str, Any]:
+def _link(runs: Sequence[Run], policy: str, places: Mapping[int, int]) -> dict[str, str] | None:
+    """The filters of the browser of samples that show the completions of a row: positions of runs, and a policy."""
+    positions = sorted({places[id(run)] for run in runs if id(run) in places})
+    return {"runs": ",".join(map(str, positions)), "policy": ARMS.get(policy, policy)} if positions else None
+
+
+def _runs_grid(runs: Sequence[Run], apart: Sequence[dict[str, str]], places: Mapping[int, int]) -> dict[str, Any]:
     """One row per run: its id, its seed, and what sets it apart."""
     rows = [
         [run.folder.name, str(run.config["seed"]), *settings.values()]
@@ -121,16 +133,23 @@ def _runs_grid(runs: Sequence[Run], apart: Sequence[dict[str, str]]) -> dict[str
     for row in rows:
         numbers = map(as_number, row[2:])
         values.append([None, row[1], *(None if number is None else _sort_value(number) for number in numbers)])
-    return _grid(["run", "seed", *apart[0]], rows, values)
+    return _grid(["run", "seed", *apart[0]], rows, values, [_link([run], "", places) for run in runs])
 
 
 def _grid(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], values: Sequence[Sequence[str | None]]
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    values: Sequence[Sequence[str | None]],
+    links: Sequence[dict[str, str] | None],
 ) -> dict[str, Any]:
-    """A table of cells (text, sort value), with headings (text, whether all cells of the column sort as numbers)."""
+    """A table of cells (text, sort value), with headings (text, whether all cells of the column sort as numbers).
+
+    links: per row, the filters that show its completions; empty where rows have none.
+    """
     numeric = [all(row[column] is not None for row in values) for column in range(len(headings))]
     cells = [list(zip(texts, numbers, strict=True)) for texts, numbers in zip(rows, values, strict=True)]
-    return {"headings": list(zip(headings, numeric, strict=True)), "rows": cells}
+    linked = zip(cells, links or [None] * len(cells), strict=True)
+    return {"headings": list(zip(headings, numeric, strict=True)), "rows": list(linked)}
 
 
 def _sort_value(value: Any) -> str | None:

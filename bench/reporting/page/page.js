@@ -59,28 +59,28 @@ function browse(data) {
   let query = "";
   let rowHeight = 0;
 
+  // A filter: a select whose options each stand for some of the codes of a column.
   const correctness = ["not recorded", "wrong", "correct"]; // by the recorded code plus 1
+  const each = (names) => names.map((name, code) => [name, [code]]);
+  const coded = (names, holds) => names.flatMap((name, code) => (holds(name) ? [code] : []));
+  const kinds = [...new Set(data.flips.flat())];
   const filters = [
-    ["by-run", data.run, data.runs],
-    ["by-prompt", data.prompt, data.prompts.map(([id, text]) => `${id}: ${cut(text, 60)}`)],
-    ["by-policy", data.policy, data.policies],
-    ["by-split", data.split, data.splits],
-    ["by-correct", data.correct.map((code) => code + 1), correctness],
-    ["by-chosen", data.chosen, data.chosens.map((arms) => arms || "not selected")],
-  ].map(([id, codes, names]) => {
+    ["by-run", data.run, [...data.groups.map(([name, runs]) => [`${name} (${runs.length} runs)`, runs]), ...each(data.runs)]],
+    ["by-prompt", data.prompt, each(data.prompts.map(([id, text]) => `${id}: ${cut(text, 60)}`))],
+    ["by-policy", data.policy, each(data.policies)],
+    ["by-split", data.split, each(data.splits)],
+    ["by-correct", data.correct.map((code) => code + 1), each(correctness)],
+    ["by-flip", data.flip, kinds.map((kind) => [kind, coded(data.flips, (flips) => flips.includes(kind))])],
+    ["by-chosen", data.chosen, [["selected for any", coded(data.chosens, Boolean)], ...each(data.chosens.map((arms) => arms || "not selected"))]],
+  ].map(([id, codes, options]) => {
     const used = new Set(codes);
     const select = at(id);
     select.append(element("option", { value: ANY, text: "any" }));
-    names.forEach((name, code) => used.has(code) && select.append(element("option", { value: code, text: name })));
-    if (id === "by-chosen") addSelected(select, data.chosens, used);
+    for (const [text, wanted] of options) {
+      if (wanted.some((code) => used.has(code))) select.append(element("option", { value: wanted.join(), text }));
+    }
     return { select, codes };
   });
-
-  function addSelected(select, chosens, used) {
-    if ([...used].some((code) => chosens[code])) {
-      select.options[0].after(element("option", { value: "some", text: "selected for any" }));
-    }
-  }
 
   let lowered = null; // made at the first search
   function matches(wanted) {
@@ -93,11 +93,9 @@ function browse(data) {
     query = at("search").value.toLowerCase();
     const tests = query ? [matches(query)] : [];
     for (const { select, codes } of filters) {
-      if (select.value === "some") tests.push((row) => data.chosens[codes[row]] !== "");
-      else if (select.value !== ANY) {
-        const wanted = Number(select.value);
-        tests.push((row) => codes[row] === wanted);
-      }
+      if (select.value === ANY) continue;
+      const wanted = new Set(select.value.split(",").map(Number));
+      tests.push((row) => wanted.has(codes[row]));
     }
     const found = [];
     for (let row = 0; row < total; row++) if (tests.every((test) => test(row))) found.push(row);
@@ -132,21 +130,18 @@ function browse(data) {
   }
 
   function measured() {
-    const probe = element("div", { className: "sample" });
-    extent.append(probe);
-    const { height } = probe.getBoundingClientRect();
-    probe.remove();
-    return height;
+    extent.replaceChildren(element("div", { className: "sample" }));
+    return extent.firstChild.getBoundingClientRect().height;
   }
 
   function option(position) {
     const row = shown[position];
     const facts = [
+      data.policies[data.policy[row]],
       data.chosens[data.chosen[row]] && `selected for ${data.chosens[data.chosen[row]]}`,
+      data.prompts[data.prompt[row]][0],
       `reward ${number(data.reward[row])}`,
       tokens(row),
-      data.prompts[data.prompt[row]][0],
-      data.policies[data.policy[row]],
       data.runs.length > 1 && data.runs[data.run[row]],
     ].filter(Boolean);
     const made = element(
@@ -159,7 +154,7 @@ function browse(data) {
         "aria-posinset": position + 1,
         "aria-setsize": shown.length,
       },
-      [element("div", { className: "facts" }, [...verdict(row), facts.join(" · ")]), element("div", { className: "text" }, marked(excerpt(row)))],
+      [element("div", { className: "facts" }, [...verdict(row), ...facts.flatMap((fact) => [" · ", element("bdi", { text: fact })]).slice(1)]), element("div", { className: "text" }, marked(excerpt(row)))],
     );
     made.style.top = `${position * rowHeight}px`;
     made.dataset.position = position;
@@ -184,27 +179,59 @@ function browse(data) {
     return text.split(pattern).map((part, i) => (i % 2 ? element("mark", { text: part }) : part));
   }
 
+  // The completions to read beside a row: of a held-out prompt those of all policies, of a training prompt the selected.
+  const BESIDE = 12;
+  const together = new Map(); // run and prompt -> rows
+  const promptOf = (row) => `${data.run[row]} ${data.prompt[row]} ${data.split[row]}`;
+  for (let row = 0; row < total; row++) {
+    if (!together.has(promptOf(row))) together.set(promptOf(row), []);
+    together.get(promptOf(row)).push(row);
+  }
+
+  const isTraining = (row) => data.splits[data.split[row]] === "train";
+
+  function beside(row) {
+    const rows = together.get(promptOf(row));
+    return isTraining(row) ? [row, ...rows.filter((other) => other !== row && data.chosens[data.chosen[other]])] : rows;
+  }
+
+  function card(row, chosen) {
+    const finish = data.finishes[data.finish[row]];
+    const training = isTraining(row);
+    const facts = [
+      `reward ${number(data.reward[row])}`,
+      tokens(row),
+      `ended by ${{ stop: "end of sequence", length: "the length limit" }[finish] ?? finish}`,
+      ...(training ? [`selected for ${data.chosens[data.chosen[row]] || "nothing"}`] : []),
+    ];
+    const current = chosen ? { "aria-current": "true" } : {};
+    return element("article", { className: "card", ...current }, [
+      element("h4", { text: data.policies[data.policy[row]] + (training ? `, sample ${data.sample[row]}` : "") }),
+      element("p", { className: "facts" }, [...verdict(row), element("bdi", { text: facts.join(" · ") })]),
+      element("pre", chosen ? { id: "detail-completion" } : {}, marked(data.texts[data.text[row]])),
+    ]);
+  }
+
   function describe() {
     if (!shown.length) return detail.replaceChildren(element("p", { text: "No completion passes these filters." }));
     const row = shown[active];
     const [id, prompt, answer] = data.prompts[data.prompt[row]];
+    const rows = beside(row);
+    const kept = rows.filter((other, i) => i < BESIDE || other === row);
+    const left = rows.length - kept.length;
     const facts = [
-      ["correct", correctness[data.correct[row] + 1].replace("wrong", "no").replace("correct", "yes")],
       ["expected answer", answer],
-      ["reward", number(data.reward[row])],
-      ["length", tokens(row)],
-      ["ended by", { stop: "end of sequence", length: "the length limit" }[data.finishes[data.finish[row]]] ?? data.finishes[data.finish[row]]],
-      ["selected for", data.chosens[data.chosen[row]] || "nothing"],
-      ["policy", data.policies[data.policy[row]]],
-      ["prompt", `${id} (${data.splits[data.split[row]]}), sample ${data.sample[row]}`],
+      ["policies differ", data.flips[data.flip[row]].join("; ")],
+      ["prompt", `${id} (${data.splits[data.split[row]]})`],
       ["run", data.runs[data.run[row]]],
-    ];
+    ].filter(([, value]) => value);
     detail.replaceChildren(
       element("h3", { text: "Prompt" }),
       element("pre", { id: "detail-prompt" }, marked(prompt)),
-      element("h3", { text: "Completion" }),
-      element("pre", { id: "detail-completion" }, marked(data.texts[data.text[row]])),
       element("dl", {}, facts.flatMap(([name, value]) => [element("dt", { text: name }), element("dd", { text: value })])),
+      element("h3", { text: kept.length > 1 ? "Completions side by side" : "Completion" }),
+      element("div", { className: "cards" }, kept.map((other) => card(other, other === row))),
+      ...(left ? [element("p", { className: "muted", text: `${left} more of this prompt are in the list.` })] : []),
     );
     detail.scrollTop = 0;
   }
@@ -222,27 +249,37 @@ function browse(data) {
   const number = (value) => (value === null ? "not scored" : String(Number(value.toPrecision(4))));
   const tokens = (row) => `${data.length[row]} ${data.length[row] === 1 ? "token" : "tokens"}`;
 
-  list.addEventListener("keydown", (event) => {
-    if (event.altKey || event.ctrlKey || event.metaKey) return;
-    const page = Math.max(1, Math.floor(list.clientHeight / rowHeight) - 1);
-    const to = { ArrowDown: active + 1, ArrowUp: active - 1, PageDown: active + page, PageUp: active - page, Home: 0, End: shown.length }[event.key];
-    if (to === undefined) return;
+  document.addEventListener("keydown", (event) => {
+    const typing = event.target.closest("input, select, textarea");
+    if (event.key !== "/" || typing || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
-    choose(to);
+    at("search").focus();
+  });
+  // A link of a table's row: its runs and its policy, whatever else was filtered before.
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("a[data-runs]");
+    if (!link) return;
+    event.preventDefault();
+    form.reset();
+    const set = (id, value) => (at(id).value = [...at(id).options].some((option) => option.value === value) ? value : ANY);
+    set("by-run", link.dataset.runs);
+    set("by-policy", String(data.policies.indexOf(link.dataset.policy)));
+    at("browser").scrollIntoView();
+    list.focus({ preventScroll: true }); // the form's own event updates the list
+  });
+  at("browser").addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey || ![list, detail].includes(event.target)) return;
+    const page = Math.max(1, Math.floor(list.clientHeight / rowHeight) - 1);
+    const arrows = { ArrowDown: active + 1, ArrowUp: active - 1, PageDown: active + page, PageUp: active - page, Home: 0, End: shown.length };
+    const to = { j: active + 1, k: active - 1, ...(event.target === list ? arrows : {}) }[event.key]; // arrows scroll the other
+    if (to === undefined) return;
+    event.preventDefault(), choose(to);
   });
   list.addEventListener("click", (event) => {
     const row = event.target.closest(".sample");
     if (row) choose(Number(row.dataset.position));
   });
-  let waiting = false;
-  list.addEventListener("scroll", () => {
-    if (waiting) return;
-    waiting = true;
-    requestAnimationFrame(() => {
-      waiting = false;
-      draw();
-    });
-  });
+  list.addEventListener("scroll", () => requestAnimationFrame(draw));
   window.addEventListener("resize", () => {
     rowHeight = 0;
     choose(active);
