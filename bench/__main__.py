@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import gc
 import io
 import os
 import re
@@ -172,3 +173,4 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 if __name__ == "__main__":
     main()
+    gc.freeze()  # or Python would look through what torch made once more before it exits, for seconds

@@ -25,6 +25,7 @@ from bench.generation.pool import Engine, sharing
 from bench.pools import Placement, stopped
 from bench.procedures.findings import Findings, Results
 from bench.procedures.parts import Parts
+from bench.progress import stage
 from bench.scoring import refuse_comparing, refuse_too_low
 from bench.seeds import generator
 from bench.selection.prompt_filter import prompts_dropped
@@ -180,6 +181,7 @@ def adaptively(
     )
 
 
+@stage("generate", "base", "train")  # and score
 def sample(
     prompts: Prompts, policy: Policy, generation: Callable[..., Completions], scoring: Score, plan: Plan, *, seed: int
 ) -> tuple[Completions, Rewards]:

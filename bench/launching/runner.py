@@ -15,9 +15,11 @@ from bench.config import checks
 from bench.config.keys import run_folder
 from bench.errors import BenchError, full_disk, is_disk_full, is_out_of_gpu_memory
 from bench.progress import say, tell, told
-from bench.store import Store, Use, unique, using
+from bench.store import MANIFEST, Finder, MissingError, Store, Use, unique, using
 from bench.sweeps.cells import Cell, busy, is_done, numbers
-from bench.sweeps.workload import workload
+from bench.sweeps.plan import lineage_of, opening
+from bench.sweeps.workload import record_of
+from bench.tracking import followed
 from bench.training.lora import check_four_bit
 
 if TYPE_CHECKING:
@@ -61,10 +63,12 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     failure = folder / "error.txt"
     failure.unlink(missing_ok=True)
     try:
-        with told(), busy(folder), using(Store(cfg.store)) as store:
+        with told() as course, busy(folder), using(Store(cfg.store)) as store:
             whole = refuse_early(cfg, parts)
+            cell = Cell("", cfg, ())
+            course.stages = [stage.name for stage in record_of(cell).stages]  # BenchError where it can't end
             if not quiet:
-                tell(_plan(cfg, folder))
+                say(opening(cell, _stored(cell, whole, store.root)))
             # imported late, so that a wrong setting is refused at once
             from bench.records.read import read_run
             from bench.records.write import seal, write
@@ -72,7 +76,8 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
             from bench.reporting.exhibits import of_one_run, sentences
             from bench.reporting.files import write_figure
 
-            results = parts["procedure"](whole)
+            with followed(parts["tracking"], folder, cell.config, course):
+                results = parts["procedure"](whole)
             metrics = write(folder, cfg, results, store.uses)
             finished = read_run(folder)
             # a sweep's figures are those of its report
@@ -137,14 +142,22 @@ def refuse_early(cfg: DictConfig, parts: Mapping[str, Any]) -> "Parts":
     return whole
 
 
-def _plan(cfg: DictConfig, folder: Path) -> str:
-    """The line with which a run begins. BenchError where its rehearsal shows that it could not come to its end."""
-    work = workload([Cell("", cfg, ())])
-    return (
-        f"run {folder.name} in {folder} begins; stages: policy, generate, score, select, fine-tune, evaluate; plan: "
-        f"pools {work.pools}, completions {work.completions:,}, fine-tunings at most {work.trainings}, evaluations at "
-        f"most {work.evaluations}"
-    )
+def _stored(cell: Cell, parts: "Parts", root: Path) -> set[int]:
+    """Which stages the store is known to hold: all after a finished run; else the base and what it draws."""
+    planned = record_of(cell).stages
+    with contextlib.suppress(BenchError):  # where there is no finished run, or its records are damaged
+        if all((root / use["stage"] / use["key"] / use["part"] / MANIFEST).is_file() for use in lineage_of(cell)):
+            return set(range(len(planned)))
+    stored = set()
+    with using(Finder(root)), told(rehearse=lambda name: None), contextlib.suppress(MissingError):
+        base = parts.made(parts.policy)
+        for number, stage in enumerate(planned):
+            with contextlib.suppress(MissingError):
+                for split, settings in stage.pools:
+                    parts.generation(parts.prompts(split), base, **settings)
+                if stage.name == "policy (base)" or (stage.pools and stage.name.startswith("generate ")):
+                    stored.add(number)
+    return stored
 
 
 def _make(key: str, value: str, folder: Path) -> None:
@@ -167,12 +180,9 @@ def _limit_threads(threads: int) -> None:
 def _say_where_time_went(uses: Sequence[Use], total: float) -> None:
     """Print the seconds of each stage in this run, and the work that was reused."""
     made: dict[str, float] = {}
-    for use in uses:
-        made[use.stage] = made.get(use.stage, 0.0) + (0.0 if use.reused else use.seconds)
-    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in made.items() if seconds)
-    rest = total - sum(made.values())
-    say(f"time      {total:.1f} s: {stages + ', ' if stages else ''}everything else {rest:.1f} s")
-    ancestors = unique(uses)
-    reused = [use for use in ancestors if use.reused]
-    earlier = sum(use.seconds for use in reused)
-    say(f"reused    {len(reused)} of {len(ancestors)} artifacts, {earlier:.1f} s of earlier work")
+    for use in (use for use in uses if not use.reused):
+        made[use.stage] = made.get(use.stage, 0.0) + use.seconds
+    stages = "".join(f"{stage} {seconds:.1f} s, " for stage, seconds in made.items())
+    say(f"time      {total:.1f} s: {stages}everything else {total - sum(made.values()):.1f} s")
+    earlier = [use.seconds for use in unique(uses) if use.reused]
+    say(f"reused    {len(earlier)} of {len(unique(uses))} artifacts, {sum(earlier):.1f} s of earlier work")

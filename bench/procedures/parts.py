@@ -1,7 +1,7 @@
 """The parts of an experiment, which each procedure receives, and the steps that procedures share."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +13,7 @@ from bench.evaluation.heldout import AlongTraining, Graded, Outcomes, grade
 from bench.models.tokens import ids_differ, reencoded
 from bench.procedures.demonstrations import demonstrations, nll_per_token
 from bench.procedures.findings import Findings, Results
+from bench.progress import stage
 from bench.scoring import prepared
 from bench.scoring.verifier import verify
 from bench.seeds import generator
@@ -23,11 +24,21 @@ from bench.training.checkpoints import kept
 from bench.training.sft import training_log
 
 
+class Staged(partial):
+    """An engine or a scorer, each call of which is a stage of the run; its settings can be read as those of a part."""
+
+    def __call__(self, prompts: Prompts, given: Policy | Completions, /, *others: Any, **settings: Any) -> Any:
+        kind = ("generate", given.name) if isinstance(given, Policy) else ("score",)
+        with stage(*kind, prompts.split):
+            return super().__call__(prompts, given, *others, **settings)
+
+
 @dataclass(frozen=True)
 class Parts:
     """The parts of one experiment, built from its configuration. Costly objects are made on first use.
 
-    A procedure works through these parts alone, so that bench.sweeps.rehearsal can replace them.
+    A procedure works through these parts alone, so that bench.sweeps.rehearsal can replace them. Each generation,
+    scoring, fine-tuning and evaluation is a stage of the run (bench.progress), named for its policy and its split.
     """
 
     task: Task
@@ -44,9 +55,12 @@ class Parts:
     split: str  # "test" or "validation": the split on which policies are judged
     seed: int
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "generation", Staged(self.generation))  # a part's function and settings stay apart
+
     def prompts(self, split: str) -> Prompts:
         """The prompts of "train", "validation" or "test"."""
-        return self.task.prompts(split)
+        return replace(self.task.prompts(split), split=split)
 
     @cached_property
     def train(self) -> Prompts:
@@ -59,16 +73,25 @@ class Parts:
 
     @cached_property
     def base(self) -> Policy:
-        return self.made(self.policy)
+        return self.named("base", self.policy)
+
+    def named(self, name: str, policy: Callable[..., Policy]) -> Policy:
+        """The policy that a configured part makes, under its name in the run."""
+        with stage("policy", name):
+            return replace(self.made(policy), name=name)
 
     @cached_property
     def scorer(self) -> Callable[[Prompts, Completions], Rewards]:
         """`scoring`, after the training that a learned scorer needs."""
-        return prepared(self.scoring, base=self.base, task=self.task, generation=self.generation)
+        return Staged(prepared(self.scoring, base=self.base, task=self.task, generation=self.generation))
 
     def made(self, policy: Callable[..., Policy]) -> Policy:
-        """The policy that a configured part makes."""
         return policy(self.task)
+
+    def fine_tune(self, name: str, policy: Policy, pool: Completions, chosen: Selection, **settings: Any) -> Policy:
+        """The policy after training on the chosen completions of the training prompts, under its name in the run."""
+        with stage("fine-tune", name):
+            return replace(self.training(policy, self.train, pool, chosen, **settings), name=name)
 
     def evidence(
         self, selection: Callable[..., Selection], pool: Completions, rescored_on: Prompts | None = None
@@ -103,7 +126,7 @@ class Parts:
 
     def hinted(self, prompts: Prompts) -> Prompts:
         """The prompts with their answers as hints."""
-        return self.task.with_hint(prompts)  # type: ignore[attr-defined]  # checked before
+        return replace(self.task.with_hint(prompts), split=prompts.split)  # type: ignore[attr-defined]  # checked before
 
     def readable(self, pool: Completions, drawn_by: Policy) -> tuple[Completions, np.ndarray, str | None]:
         """(the pool in the base's token ids, [M, N] whether its text is preserved, the differing field or None)."""
@@ -115,13 +138,15 @@ class Parts:
     def path(self, policy: Policy) -> dict[int, Policy]:
         """The policies that a training kept, and its last one, by number of updates; empty where it kept none."""
         before = kept(policy)
-        return {**before, len(training_log(policy)): policy} if before else {}
+        steps = {**before, len(training_log(policy)): policy} if before else {}
+        return {updates: replace(made, name=f"{policy.name} after {updates}") for updates, made in steps.items()}
 
     def judge(self, policy: Policy, others: Mapping[str, Policy] = MappingProxyType({})) -> Outcomes:
         """Evaluate the policy on the held-out prompts. others: policies from which its KL is estimated too."""
-        return self.evaluation(
-            policy, self.base, self.test, self.generation, self.scorer, self.task, others, seed=self.seed
-        )
+        with stage("evaluate", policy.name, self.split):
+            return self.evaluation(
+                policy, self.base, self.test, self.generation, self.scorer, self.task, others, seed=self.seed
+            )
 
     def judge_along(self, policies: Mapping[str, Policy]) -> AlongTraining | None:
         """Evaluate the kept policies of trainings on validation prompts, without lm-eval; None where none was kept."""
@@ -132,7 +157,8 @@ class Parts:
         prompts = self.prompts("validation")
 
         def judge(policy: Policy) -> Outcomes:
-            return alone(policy, self.base, prompts, self.generation, self.scorer, self.task, seed=self.seed)
+            with stage("evaluate", policy.name, "validation"):
+                return alone(policy, self.base, prompts, self.generation, self.scorer, self.task, seed=self.seed)
 
         start = judge(self.base)
         judged = {
@@ -144,8 +170,9 @@ class Parts:
     def best_of_n(self) -> Graded:
         """The base's held-out pool, drawn with the run's own sampler and graded."""
         samples = max(self.num_completions, self.baseline_completions)
-        pool = self.generation(self.test, self.base, num_completions=samples, seed=self.seed)
-        return grade(self.test, pool, self.scorer, self.task)
+        with stage("generate", self.base.name, self.split):
+            pool = self.generation(self.test, self.base, num_completions=samples, seed=self.seed)
+            return grade(self.test, pool, self.scorer, self.task)
 
     def train_and_judge(
         self,
@@ -163,8 +190,7 @@ class Parts:
         """
         policies = {"base": self.base}
         policies |= {
-            arm: self.training(self.base, self.train, pool, chosen, seed=self.seed)
-            for arm, chosen in selections.items()
+            arm: self.fine_tune(arm, self.base, pool, chosen, seed=self.seed) for arm, chosen in selections.items()
         }
         outcomes = {arm: self.judge(policy, compared if arm == "tuned" else {}) for arm, policy in policies.items()}
         return Results(

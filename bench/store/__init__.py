@@ -144,6 +144,8 @@ class Store:
                     if damage is not None:
                         self._set_aside(folder, damage)
                     manifest = self._build(address, folder, build)
+        if reused:
+            progress.found()
         names = ("stage", "key", "part", "settings", "parents", "counts", "seconds")
         self.uses.append(Use(**{name: manifest[name] for name in names}, reused=reused))
         return load(folder)
@@ -164,7 +166,7 @@ class Store:
             shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process: under the lock no other one uses it
             scratch.mkdir(parents=True)
             start = time.perf_counter()
-            with progress.stage(address.stage):
+            with progress.making(address.stage):
                 counts = build(scratch)
             names = ("stage", "version", "key", "part", "settings", "parents")
             origin = {name: getattr(address, name) for name in names}

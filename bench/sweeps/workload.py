@@ -31,7 +31,7 @@ def workload(cells: Sequence[Cell]) -> Workload:
     """The work of these cells together: exact where it does not depend on rewards, else by seeded random rewards."""
     record = Record()
     for cell in cells:
-        record.add(_rehearsed(cell))
+        record.add(record_of(cell))
     drawn = {key: prompts * samples for key, (prompts, samples) in record.draws.items()}
     harnessed = [prompts for _, prompts in record.judged.values() if prompts]
     return Workload(
@@ -49,7 +49,7 @@ def workload(cells: Sequence[Cell]) -> Workload:
 
 
 @functools.cache
-def _rehearsed(cell: Cell) -> Record:
+def record_of(cell: Cell) -> Record:
     """The record of one cell; a plan needs it twice: alone, and together with the other cells."""
     record = Record()
     rehearse(cell.config, cell.parts, record)
