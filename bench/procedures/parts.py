@@ -138,8 +138,7 @@ class Parts:
     def path(self, policy: Policy) -> dict[int, Policy]:
         """The policies that a training kept, and its last one, by number of updates; empty where it kept none."""
         before = kept(policy)
-        steps = {**before, len(training_log(policy)): policy} if before else {}
-        return {updates: replace(made, name=f"{policy.name} after {updates}") for updates, made in steps.items()}
+        return {**before, len(training_log(policy)): policy} if before else {}
 
     def judge(self, policy: Policy, others: Mapping[str, Policy] = MappingProxyType({})) -> Outcomes:
         """Evaluate the policy on the held-out prompts. others: policies from which its KL is estimated too."""
@@ -156,13 +155,13 @@ class Parts:
         alone = partial(self.evaluation, lm_eval=False, transfer={}, harness_tasks=())
         prompts = self.prompts("validation")
 
-        def judge(policy: Policy) -> Outcomes:
-            with stage("evaluate", policy.name, "validation"):
+        def judge(policy: Policy, name: str) -> Outcomes:
+            with stage("evaluate", name, "validation"):
                 return alone(policy, self.base, prompts, self.generation, self.scorer, self.task, seed=self.seed)
 
-        start = judge(self.base)
+        start = judge(self.base, "base")
         judged = {
-            arm: {0: start, **{updates: judge(policy) for updates, policy in path.items()}}
+            arm: {0: start, **{updates: judge(policy, f"{arm} after {updates}") for updates, policy in path.items()}}
             for arm, path in paths.items()
         }
         return AlongTraining(prompts, judged)
