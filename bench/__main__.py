@@ -17,6 +17,7 @@ options, before the settings:
 import argparse
 import ast
 import contextlib
+import gc
 import io
 import os
 import re
@@ -229,3 +230,4 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 if __name__ == "__main__":
     main()
+    gc.freeze()  # or Python would look through what torch made once more before it exits, for seconds

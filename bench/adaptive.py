@@ -25,6 +25,7 @@ from bench.evaluation.measures import powers_of_two, with_ends
 from bench.generation.pool import Engine, sharing
 from bench.procedures.findings import Findings, Results
 from bench.procedures.parts import Parts
+from bench.progress import stage
 from bench.scoring import refuse_comparing, refuse_too_low
 from bench.seeds import generator
 from bench.selection.cells import prompts_dropped
@@ -179,6 +180,7 @@ def adaptively(
     )
 
 
+@stage("generate", "base", "train")  # and score
 def sample(
     prompts: Prompts, policy: Policy, generation: Callable[..., Completions], scoring: Score, plan: Plan, *, seed: int
 ) -> tuple[Completions, Rewards]:

@@ -7,7 +7,7 @@ from equal content are shared, however that content came about.
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,16 +40,18 @@ class Prompts:
     id: np.ndarray  # [M] str, unique
     messages: tuple[tuple[Message, ...], ...]  # [M] chat turns
     answer: np.ndarray  # [M] str
+    split: str = field(default="", compare=False)  # for the lines that speak of them
 
     def __len__(self) -> int:
         return len(self.id)
 
     def __getitem__(self, rows: slice) -> "Prompts":
-        return Prompts(self.id[rows], self.messages[rows], self.answer[rows])
+        return Prompts(self.id[rows], self.messages[rows], self.answer[rows], self.split)
 
     def take(self, rows: np.ndarray) -> "Prompts":
         """The prompts in the given rows [H], in that order."""
-        return Prompts(self.id[rows], tuple(self.messages[row] for row in rows), self.answer[rows])
+        messages = tuple(self.messages[row] for row in rows)
+        return Prompts(self.id[rows], messages, self.answer[rows], self.split)
 
     @cached_property
     def key(self) -> str:
@@ -65,6 +67,7 @@ class Policy:
     system: str | None = None  # the system prompt of conversations that bring none
     thinking: bool | None = None  # whether it reasons before it answers; None: as its chat template has it
     trust_remote_code: bool = False  # run the Python files that lie beside the weights
+    name: str = field(default="", compare=False)  # in the run, for the lines that speak of it
 
     @property
     def key(self) -> str:

@@ -15,6 +15,7 @@ from bench.artifacts import Policy, Selection
 from bench.config.rules import COLDEST, Count, Rule, Samples, list_of, number, or_null
 from bench.errors import BenchError
 from bench.procedures.parts import Parts
+from bench.progress import stage
 from bench.seeds import generator
 
 
@@ -32,6 +33,7 @@ class Adapted:
     score: float
 
 
+@stage("adapt")
 def by_balance_score(
     parts: Parts,
     policy: Policy,

@@ -203,7 +203,7 @@ def from_several(
     readable: list[Completions] = []  # their pools [M, n] in the student's token ids
     for name, count in shares(weights, parts.num_completions, seed=parts.seed).items():
         own = generators[name]["policy"]
-        policy = base if own is None else parts.made(own)
+        policy = base if own is None else parts.named(f"generator_{name}", own)
         stream = generator_seed(parts.seed, name, is_student=own is None)
         pool = parts.generation(train, policy, num_completions=count, seed=stream)
         in_ids, usable, differs = parts.readable(pool, policy)

@@ -24,6 +24,7 @@ from bench.procedures.difficulty import Probe
 from bench.procedures.findings import Results
 from bench.procedures.hybrid_findings import Drawn, Gate, Hybrid
 from bench.procedures.parts import Parts
+from bench.progress import stage
 from bench.seeds import generator
 from bench.selection.cells import CORRECT, correct, in_order, prompts_dropped
 
@@ -114,6 +115,7 @@ def with_demonstrations(
     )
 
 
+@stage("probe")
 def _gate(
     parts: Parts,
     written: Completions,
@@ -168,10 +170,11 @@ class Mixture:
     def sample(self, rows: np.ndarray, prompts: Prompts, *, hinted: bool = False) -> Drawn:
         """Draw N samples per prompt in `rows`, and add the chosen ones. prompts: their wording, e.g. with a hint."""
         parts, N, M = self.parts, self.parts.num_completions, len(self.source)
-        drawn = _draw(parts, prompts, rows, self.sampler, N, {})
         rewards = np.empty((len(rows), N))
-        for at, pool in drawn:
-            rewards[at] = parts.scorer(parts.train.take(rows[at]), pool).value
+        with stage("generate", self.sampler_name, prompts.split, *["hinted"] * hinted):  # and score
+            drawn = _draw(parts, prompts, rows, self.sampler, N, {})
+            for at, pool in drawn:
+                rewards[at] = parts.scorer(parts.train.take(rows[at]), pool).value
         pool = drawn[0][1] if len(drawn) == 1 else scattered(drawn, len(rows))
         paid = difficulty.samples_paid(correct(rewards), stop_at_first_accept=self.stop_at_first_accept)
         seen = np.where(np.arange(N) < paid[:, None], rewards, np.nan)

@@ -1,17 +1,20 @@
-"""Progress: bars with a live throughput on a terminal; elsewhere lines as each stage begins, goes on and ends."""
+"""Progress of a run: its stages (calls of bench.procedures.parts), with bars on a terminal and lines elsewhere."""
 
 import contextlib
-import itertools
+import functools
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from bench.errors import printable
 
 EVERY = 25.0  # seconds between two lines where there is no terminal
+TICK = 5.0  # seconds between two rows for whoever follows a run
+AXIS = "progress/seconds"  # of a row: the time that the run has taken, in all its attempts
+Row = dict[str, float]
 
 
 @dataclass
@@ -23,131 +26,207 @@ class Bar:
     unit: str = ""
     display: Any = None
     task: Any = None
-    stage: str = ""  # that began inside it and ends with it
     done: float = 0.0
     start: float = field(default_factory=time.perf_counter)
+    seconds: float = 0.0  # that it took, once it has ended
 
-    def advance(self, amount: float = 1) -> None:
-        self.done += amount
+    def advance(self, amount: float = 1, *, found: bool = False) -> None:
+        """found: the store had it; it leaves the total, so that rate and time left are those of the rest."""
+        self.done += 0 if found else amount
+        if found and self.total is not None:
+            self.total -= amount
         if self.display is not None:
-            self.display.advance(self.task, amount)
+            self.display.update(self.task, completed=self.done, total=self.total)
+
+    @property
+    def rate(self) -> float:
+        return self.done / max(self.seconds or time.perf_counter() - self.start, 1e-9)
 
     def __str__(self) -> str:
-        seconds = max(time.perf_counter() - self.start, 1e-9)
         if not self.unit:
-            return f"{self.label}: {duration(seconds)} so far"
-        rate = self.done / seconds
-        words = f"{self.label}: {self.done:,.0f}"
+            return f"{self.label}: {duration(time.perf_counter() - self.start)} so far"
+        words = f"{self.label.strip()}: {self.done:,.0f}"
         words += f" of {self.total:,.0f} {self.unit}" if self.total is not None else f" {self.unit}"
-        words += f", {rate:,.{0 if rate >= 10 else 2}f} {self.unit}/s"
-        left = self.total is not None and rate > 0 and duration((self.total - self.done) / rate)
+        words += f", {per_second(self.rate, self.unit)}"
+        left = self.total is not None and self.rate > 0 and duration((self.total - self.done) / self.rate)
         return f"{words}, about {left} left" if left else words
+
+
+@dataclass
+class RunStage(Bar):
+    """A stage that goes on; its label is what its lines begin with."""
+
+    number: int = 0  # from 1, as planned; 0: not planned
+    made: int = 0  # artifacts
+    reused: int = 0  # artifacts that the store had
+    bars: list[Bar] = field(default_factory=list)  # that have ended in it
+
+    def outcome(self) -> str:
+        """How it ended, in words."""
+        if self.reused and not self.made:
+            return "was in the store"
+        words = f"took {duration(self.seconds)}"
+        outer = [bar for bar in self.bars if bar.label == bar.label.strip()]
+        if len({(bar.label, bar.unit) for bar in outer}) == 1:  # works of several kinds have no common rate
+            done, unit = sum(bar.done for bar in outer), outer[0].unit
+            words += f": {done:,.0f} {unit}, {per_second(done / max(self.seconds, 1e-9), unit)}"
+        return f"{words}; the store had {self.reused} of {self.reused + self.made} artifacts" if self.reused else words
+
+
+@dataclass
+class Course:
+    """A run that goes on."""
+
+    who: str = ""  # what its lines begin with, e.g. "cell 3 of 16: "
+    stages: Sequence[str] = ()  # planned, in order
+    behind: int = 0  # planned stages that have ended or were left out
+    follow: Callable[[Row], None] | None = None  # is given where the run is
+    before: float = 0.0  # seconds of earlier attempts
+    rehearse: Callable[[str], None] | None = None  # is given the names of stages, which nobody sees
+    start: float = field(default_factory=time.perf_counter)
+    lock: threading.Lock = field(default_factory=threading.Lock)  # two threads tell rows
+
+    def tell_row(self, now: RunStage | None, bars: Sequence[Bar]) -> None:
+        """Tell who follows the run where it is, and the units per second of these bars; nothing where it only reads."""
+        with self.lock:
+            if self.follow is not None and now is not None and now.made:
+                seconds = round(self.before + time.perf_counter() - self.start, 1)
+                row = {AXIS: seconds, "progress/stage": now.number, "progress/stages_done": self.behind}
+                row |= {f"progress/{bar.label.strip()}/{bar.unit}_per_second": bar.rate for bar in bars if bar.done}
+                self.follow(row | {"progress/stages": len(self.stages)})
 
 
 _display: Any = None  # rich allows one live display per process; nested bars share it
 _listener: Callable[[str], None] | None = None
-_telling: str | None = None  # what lines begin with; None: no lines are wanted
+_course: Course | None = None
+_stage: RunStage | None = None
 _open: list[Bar] = []  # outermost first
 
 
-@contextlib.contextmanager
-def bar(label: str, total: float | None, unit: str) -> Iterator[Bar]:
+def bar(label: str, total: float | None, unit: str) -> contextlib.AbstractContextManager[Bar]:
     """Show a bar of `total` units (None: unknown) while inside; bars opened inside appear below it."""
-    global _display
-    if _listener is not None or not sys.stderr.isatty():
-        with counted(Bar(label.strip(), total, unit)) as opened:
-            yield opened
-        return
-    outermost = _display is None
-    if outermost:
-        _display = _start_display()
-    task = _display.add_task(label, total=total, unit=unit)
-    try:
-        yield Bar(display=_display, task=task)
-    finally:
-        _display.remove_task(task)
-        if outermost:
-            _display.stop()
-            _display = None
+    return counted(Bar(label, total, unit), shown="  " * (_stage is not None) + label)
 
 
 @contextlib.contextmanager
-def counted(work: Bar) -> Iterator[Bar]:
-    """Count work inside for the lines, without a bar on a terminal."""
+def counted(work: Bar, *, shown: str = "") -> Iterator[Bar]:
+    """Count work inside for the lines. shown: the text before its bar on a terminal; empty: it has none."""
+    global _display
+    outermost = _display is None
+    if shown and _listener is None and not (_course and _course.rehearse) and sys.stderr.isatty():
+        work.display = _display = _display or _start_display()
+        work.task = _display.add_task(shown, total=work.total, unit=work.unit)
     _open.append(work)
     try:
         yield work
     finally:
         _open.remove(work)
-    if work.stage and work.unit:
-        _tell(f"{work.stage} ends: {work.done:,.0f} {work.unit} in {duration(time.perf_counter() - work.start)}")
-    elif work.stage:
-        _tell(f"{work.stage} ends after {duration(time.perf_counter() - work.start)}")
+        work.seconds = time.perf_counter() - work.start
+        if _stage is not None and work.unit and work.done:
+            _stage.bars.append(work)
+        if work.display is not None:
+            _display.remove_task(work.task)
+            work.display = None
+            if outermost:
+                _display.stop()
+                _display = None
 
 
 @contextlib.contextmanager
-def stage(name: str) -> Iterator[None]:
-    """Around the making of an artifact: say that its stage begins, and ends. The bar around its pieces ends with it."""
-    if _telling is None or any(work.stage == name for work in _open):
+def stage(kind: str, *of: str) -> Iterator[None]:
+    """A stage of the run, e.g. "fine-tune" of "tuned"; a stage inside another one is a part of it."""
+    global _stage
+    if _stage is not None:
         yield
         return
-    around = [*itertools.takewhile(lambda work: not work.stage, reversed(_open))]
-    if around:
-        around[-1].stage = name
-        total = around[-1].total
-        _tell(f"{name} begins" + (f": {total:,.0f} {around[-1].unit}" if total is not None else ""))
-        yield
-    else:
-        _tell(f"{name} begins")
-        with counted(Bar(name, stage=name)):
+    name = f"{kind} ({', '.join(filter(None, of))})" if any(of) else kind
+    course = _course or Course()
+    number = course.stages.index(name, course.behind) + 1 if name in course.stages[course.behind :] else 0
+    _stage = RunStage(f"stage {number} of {len(course.stages)}: {name}" if number else name, number=number)
+    try:
+        if course.rehearse is not None:
+            course.rehearse(name)
+        with counted(_stage, shown=course.who + _stage.label if _course else ""):
             yield
+        course.behind = max(course.behind, number)
+        course.tell_row(_stage, _stage.bars)
+        (say if _course and not course.who and sys.stderr.isatty() else tell)(f"{_stage.label} {_stage.outcome()}")
+    finally:
+        _stage = None
 
 
 @contextlib.contextmanager
-def told(who: str = "") -> Iterator[None]:
-    """Where there is no terminal, say inside what begins and ends, and every EVERY seconds what goes on.
-
-    who: what lines begin with, e.g. "cell 3 of 16: ".
-    """
-    global _telling
-    if sys.stderr.isatty() or _telling is not None:
-        yield
+def making(kind: str) -> Iterator[None]:
+    """Around the making of an artifact. kind: its stage in the store, for work outside the stages of a run."""
+    if _stage is None:
+        with stage(kind), making(kind):
+            yield
         return
-    start, ended = time.perf_counter(), threading.Event()
+    _stage.made += 1
+    if _stage.made == 1:
+        tell(f"{_stage.label} begins")
+    yield
+
+
+def found() -> None:
+    """Count an artifact that the store has."""
+    if _stage is not None:
+        _stage.reused += 1
+
+
+@contextlib.contextmanager
+def told(who: str = "", *, rehearse: Callable[[str], None] | None = None) -> Iterator[Course]:
+    """Around a run: where there is no terminal, say how stages begin and end, and what goes on.
+
+    who: what lines begin with. rehearse: is given the name of each stage instead, and nothing is shown.
+    """
+    global _course
+    before = _course
+    if before is not None and rehearse is None:
+        yield before
+        return
+    _course = course = Course(who, rehearse=rehearse)
+    ended, said = threading.Event(), course.start
 
     def go_on() -> None:
-        while not ended.wait(EVERY):
-            _tell("; ".join(map(str, [*_open])) or f"{duration(time.perf_counter() - start)} so far")
+        nonlocal said
+        while not ended.wait(min(TICK, EVERY)):
+            course.tell_row(_stage, [*_open])
+            if time.perf_counter() - said >= EVERY:
+                said = time.perf_counter()
+                tell("; ".join(map(str, [*_open])) or f"{duration(said - course.start)} so far")
 
-    _telling = who
     teller = threading.Thread(target=go_on, daemon=True)
     teller.start()
     try:
-        yield
+        yield course
     finally:
         ended.set()
         teller.join()
-        _telling = None
+        _course = before
 
 
 def tell(line: str) -> None:
-    """Print a line where there is no terminal to show progress, inside `told`."""
-    if _telling is not None:
-        _tell(line)
-
-
-def _tell(line: str) -> None:
-    if _listener is not None:  # which keeps lines for the end: these are of the moment
-        print(f"{_telling}{line}", file=sys.stderr, flush=True)
-    else:
-        say(f"{_telling}{line}")
+    """Print a line inside `told` where there is no terminal to show progress."""
+    if _course is not None and _course.rehearse is None and not sys.stderr.isatty():
+        now = functools.partial(print, file=sys.stderr, flush=True)  # a listener keeps lines for the end
+        (now if _listener else say)(f"{_course.who}{line}")
 
 
 def duration(seconds: float) -> str:
-    """Seconds in a readable unit."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    """Seconds in readable units, off by 5 % at most."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if (whole := round(seconds)) < 600:
+        return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes < 600 else f"{seconds / 3600:.1f} h"
+
+
+def per_second(rate: float, unit: str) -> str:
+    return f"{rate:,.{0 if rate >= 10 else 2}f} {unit}/s"
 
 
 @contextlib.contextmanager
@@ -186,21 +265,20 @@ def said_after(seconds: float, line: str) -> Iterator[None]:
 
 def _start_display() -> Any:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.text import Text
 
-    class Throughput(ProgressColumn):
-        def render(self, task: Any) -> Text:
-            speed = f"{task.speed:,.0f} {task.fields['unit']}/s" if task.speed else ""
-            return Text(speed, style="cyan")
+    left, so_far = TimeRemainingColumn(), TimeElapsedColumn()
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        Throughput(),
-        TimeRemainingColumn(),
-    )
+    class Numbers(ProgressColumn):
+        """Share, rate and time left of work; of a stage, the time so far."""
+
+        def render(self, task: Any) -> Text:
+            share = f"{task.percentage:.0f} %  " if task.total else ""
+            rate = f"{per_second(task.speed, task.fields['unit'])}  " if task.speed else ""
+            return Text(share + rate, style="cyan") + (left if task.fields["unit"] else so_far).render(task)
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), Numbers())
     display = Progress(*columns, console=Console(stderr=True), transient=True)
     display.start()
     return display

@@ -44,8 +44,7 @@ class Round:
 
     @property
     def name(self) -> str:
-        """The name of its policy in the records."""
-        return f"round_{self.number}" + ("" if self.arm == "tuned" else f"_{self.arm}")
+        return self.policy.name
 
     def metrics(self, pools: list[Completions], train: Prompts, task: Task) -> dict[str, float]:
         """The metrics of this round. pools: those of this arm since round 1."""
@@ -261,7 +260,8 @@ def _one_round(
     every = [*(round.own for round in before), own]
     chosen = own if train_on == "best" else buffer(every, parts.num_completions, train_on)
     origin = base if start == "base" else current
-    policy = parts.training(origin, train, pools, chosen, seed=seed)
+    name = f"round_{number}{'' if arm == 'tuned' else f'_{arm}'}"
+    policy = parts.fine_tune(name, origin, pools, chosen, seed=seed)
     return Round(number, arm, current, pool, rewards, own, chosen, dropped, origin, policy, adapted)
 
 

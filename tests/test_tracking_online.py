@@ -8,13 +8,19 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from test_tracking import WANDB, inspect, records_of
 from tracked_run import DEFINED, FILES, FLAT, FRONTIER, finished_run, without_user_settings
 from wandb_server import HANG_UP, KEY, Run, Server, serving
+
+from bench import tracking
+from bench.progress import bar, making, stage, told
+from bench.tracking import followed, log_to_wandb
 
 ROOT = Path(__file__).parent.parent
 LOGGING = """
@@ -319,3 +325,90 @@ def test_a_sweep_agents_process_reports_online_under_the_agents_run(run_folder, 
     run = server.runs["given"]
     assert (run.info["sweep"], run.info["jobType"]) == ("grid", "experiment")
     assert DEFINED.items() <= run.summary.items()
+
+
+def unfinished(folder: Path) -> Callable[[], Path]:
+    """Take the record away that a run writes last; the function that is returned brings it back."""
+    metrics = (folder / "metrics.json").read_text()
+    (folder / "metrics.json").unlink()
+    return lambda: (folder / "metrics.json").write_text(metrics) and folder
+
+
+def goes_on(folder: Path, stages: list[int], mode: str, look: Callable[[], object] = lambda: None) -> None:
+    """Run the given of three stages; `look` before the end."""
+    tracker = partial(log_to_wandb, project="ours", mode=mode)
+    with told() as course, followed(tracker, folder, {"seed": 3, "tracking": {}}, course):
+        course.stages = ["policy (base)", "fine-tune (tuned)", "fine-tune (control)"]
+        for number in stages:
+            kind, name = course.stages[number - 1][:-1].split(" (")
+            with stage(kind, name), making(kind), bar("training", 8, "steps") as steps:
+                steps.advance(8)
+        look()
+
+
+def progress_of(history: list[dict]) -> list[tuple[float, float]]:
+    """(stage, stages done) of each row, in order of the run's own seconds."""
+    rows = [row for row in history if "progress/seconds" in row]
+    assert [row["progress/seconds"] for row in rows] == sorted(row["progress/seconds"] for row in rows)
+    assert all(row["progress/training/steps_per_second"] > 0 and row["progress/stages"] == 3 for row in rows)
+    return [(row["progress/stage"], row["progress/stages_done"]) for row in rows]
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait; the limit only catches a hang."""
+    end = time.monotonic() + 300
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_run_shows_its_progress_while_it_goes_on_and_after_a_kill_from_where_it_was(run_folder, server, monkeypatch):
+    monkeypatch.setattr(tracking, "LIVE_AFTER", 0.0)
+    for name, value in {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}.items():
+        monkeypatch.setenv(name, value)
+    finish_it = unfinished(run_folder)
+    run: list[Run] = []
+
+    def seen_then_killed() -> None:
+        until(lambda: len(server.runs.get("0123456789-a", Run()).history) == 2)
+        run.append(server.runs["0123456789-a"])
+        assert values(run[0].config) == {"seed": 3}
+        kill(os.getpid(), only=b"wandb")
+
+    goes_on(run_folder, [1, 2], "online", seen_then_killed)
+    goes_on(run_folder, [3], "online")
+    assert progress_of(run[0].history) == [(1, 1), (2, 2), (3, 3)]
+    finish_it()
+    assert log_to_wandb(run_folder, project="ours", mode="online").url
+    assert progress_of(run[0].history) == [(1, 1), (2, 2), (3, 3)]
+    assert_whole(run[0], server)
+
+
+def test_offline_the_one_run_that_is_kept_has_the_progress_of_all_attempts(run_folder, monkeypatch):
+    monkeypatch.setattr(tracking, "LIVE_AFTER", 0.0)
+    finish_it = unfinished(run_folder)
+
+    def history() -> list[dict]:
+        (offline,) = (run_folder / "wandb").glob("offline-run-*")
+        lines = map(json.loads, inspect(offline).splitlines())
+        return [record["history"]["item"] for record in lines if record["type"] == "history"]
+
+    goes_on(run_folder, [1, 2], "offline")
+    assert progress_of(history()) == [(1, 1), (2, 2)]
+    with (run_folder / "progress.jsonl").open("a") as file:
+        file.write('{"progress/seconds": 9')  # where a process was killed
+    goes_on(run_folder, [3], "disabled")
+    finish_it()
+    log_to_wandb(run_folder, project="ours")
+    assert progress_of(history()) == [(1, 1), (2, 2), (3, 3)]
+    assert [row["n"] for row in history() if "curves/base/best_of_n/accuracy" in row] == [1, 2, 4]
+
+
+def test_a_run_that_only_reads_or_has_no_wandb_starts_no_process(run_folder, monkeypatch):
+    monkeypatch.setattr(tracking, "LIVE_AFTER", 0.0)
+    monkeypatch.setattr(subprocess, "Popen", None)
+    goes_on(run_folder, [1], "disabled")
+    assert len((run_folder / "progress.jsonl").read_text().splitlines()) == 1
+    with told() as course, followed(partial(log_to_wandb, project="ours"), run_folder, {}, course), stage("policy"):
+        pass
+    assert not (run_folder / "wandb").exists()

@@ -9,9 +9,10 @@ from sharing import CONF, composed
 from bench.artifacts import Policy, Rewards
 from bench.config import checks
 from bench.procedures.parts import Parts
+from bench.progress import told
 from bench.store import Store, using
 from bench.sweeps.cells import Cell, cells
-from bench.sweeps.plan import Workload, workload
+from bench.sweeps.plan import Workload, record_of, workload
 
 SMALL = [
     *("task.train_prompts=6", "task.validation_prompts=3", "task.test_prompts=4", "task.max_new_tokens=4"),
@@ -50,15 +51,18 @@ def planned_and_done(random_policy: Policy, shared_store: Path, monkeypatch):
     def both(*given: str) -> tuple[Workload, dict[str, float]]:
         base = ["policy=folder", f"policy.path={random_policy.path}", f"store={shared_store}"]
         cfg = composed(*SMALL, *base, *given)
-        planned = workload([Cell("", cfg, ())])
+        cell = Cell("", cfg, ())
+        planned = workload([cell])
         parts = checks.build_parts(cfg)
         del parts["tracking"]
         parts["scoring"] = lambda prompts, completions: Rewards(_lengths(completions.text) % 2)
         for name in ("path", "extract_answer"):
             monkeypatch.setattr(type(parts["task"]), name, lambda self, text: str(len(text) % 3))
-        with using(Store(shared_store)) as store:
+        stages: list[str] = []
+        with using(Store(shared_store)) as store, told(rehearse=stages.append):  # which hears real ones too
             parts.pop("procedure")(Parts(**parts, **{name: cfg[name] for name in checks.RUN_SETTINGS}))
             done = {(use.stage, use.key, use.part): use for use in store.uses}.values()
+        assert stages == [stage.name for stage in record_of(cell).stages]
         trained = [use for use in done if use.stage == "sft"]
         return planned, {
             "completions": sum(use.counts.get("completions", 0) for use in done),

@@ -119,8 +119,8 @@ def draw(
     shards = range(0, len(prompts), shard_size)
     units = []
     with (
-        bar("generate", total=float(len(blocks) * len(shards)), unit="units") as outer,
-        bar("  completions", None, "tokens") as inner,
+        bar("generate", total=float(len(blocks) * block_size * len(prompts)), unit="completions") as outer,
+        bar("  generate", None, "tokens") as inner,
     ):
         for start in shards:
             shard = prompts[start : start + shard_size]
@@ -132,7 +132,7 @@ def draw(
                 folder = current().make(place, fill(shard, range(block, block + block_size), inner), Path)
                 content = checksum(folder, FILE)
                 units.append((rows, block - first_sample, Unit(folder, content, len(shard), block_size, block_size)))
-                outer.advance()
+                outer.advance(len(shard) * block_size, found=current().uses[-1].reused)
     return stored(units).first(num_completions - first_sample)
 
 

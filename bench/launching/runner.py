@@ -16,9 +16,10 @@ from bench.config.keys import run_folder
 from bench.errors import BenchError, full_disk, is_disk_full, is_out_of_gpu_memory
 from bench.launching.second import second_process
 from bench.progress import say, tell, told
-from bench.store import Store, Use, unique, using
+from bench.store import MANIFEST, Finder, MissingError, Store, Use, unique, using
 from bench.sweeps.cells import Cell, busy, is_done, numbers
-from bench.sweeps.plan import Workload, workload
+from bench.sweeps.plan import lineage_of, opening, record_of, workload
+from bench.tracking import followed
 from bench.training.lora import check_four_bit
 
 if TYPE_CHECKING:
@@ -62,12 +63,13 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     failure = folder / "error.txt"
     failure.unlink(missing_ok=True)
     try:
-        with told(), busy(folder), second_process(cfg) as second, using(Store(cfg.store)) as store:
+        with told() as course, busy(folder), second_process(cfg) as second, using(Store(cfg.store)) as store:
             whole = refuse_early(cfg, parts)
+            cell = Cell("", cfg, ())
+            course.stages = [stage.name for stage in record_of(cell).stages]  # BenchError where it can't end
             if not quiet:
-                work = workload([Cell("", cfg, ())])
-                tell(_plan(work, folder))
-                second.completions, store.before_making = work.completions, second.start
+                say(opening(cell, _stored(cell, whole, store.root)))
+                second.completions, store.before_making = workload([cell]).completions, second.start
             # imported late, so that a wrong setting is refused at once
             from bench.records.read import read_run
             from bench.records.write import seal, write
@@ -75,7 +77,8 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
             from bench.reporting.exhibits import of_one_run, sentences
             from bench.reporting.files import write_figure
 
-            results = parts["procedure"](whole)
+            with followed(parts["tracking"], folder, cell.config, course):
+                results = parts["procedure"](whole)
             beside = second.made()
             for use in store.uses:
                 use.reused = use.reused and use.folder not in beside
@@ -143,13 +146,22 @@ def refuse_early(cfg: DictConfig, parts: Mapping[str, Any]) -> "Parts":
     return whole
 
 
-def _plan(work: Workload, folder: Path) -> str:
-    """The line with which a run begins."""
-    return (
-        f"run {folder.name} in {folder} begins; stages: policy, generate, score, select, fine-tune, evaluate; plan: "
-        f"pools {work.pools}, completions {work.completions:,}, fine-tunings at most {work.trainings}, evaluations at "
-        f"most {work.evaluations}"
-    )
+def _stored(cell: Cell, parts: "Parts", root: Path) -> set[int]:
+    """Which stages the store is known to hold: all after a finished run; else the base and what it draws."""
+    planned = record_of(cell).stages
+    with contextlib.suppress(BenchError):  # where there is no finished run, or its records are damaged
+        if all((root / use["stage"] / use["key"] / use["part"] / MANIFEST).is_file() for use in lineage_of(cell)):
+            return set(range(len(planned)))
+    stored = set()
+    with using(Finder(root)), told(rehearse=lambda name: None), contextlib.suppress(MissingError):
+        base = parts.made(parts.policy)
+        for number, stage in enumerate(planned):
+            with contextlib.suppress(MissingError):
+                for split, settings in stage.pools:
+                    parts.generation(parts.prompts(split), base, **settings)
+                if stage.name == "policy (base)" or (stage.pools and stage.name.startswith("generate ")):
+                    stored.add(number)
+    return stored
 
 
 def _make(key: str, value: str, folder: Path) -> None:

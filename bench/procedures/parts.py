@@ -4,7 +4,7 @@ A task's worked solutions become completions of its prompts here, with their lik
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bench import store
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection, content_hash
 from bench.errors import BenchError
 from bench.evaluation.heldout import AlongTraining, Graded, Outcomes, grade
@@ -19,12 +20,12 @@ from bench.models import loading
 from bench.models.logprobs import sequence_logprobs
 from bench.models.tokens import ids_differ, reencoded
 from bench.procedures.findings import Findings, Results
+from bench.progress import stage
 from bench.scoring import prepared
 from bench.scoring.verifier import verify
 from bench.seeds import generator
 from bench.selection import matched_random
 from bench.selection.evidence import evidence_for
-from bench.store import stage
 from bench.store.files import load_arrays, save_arrays
 from bench.tasks import Task
 from bench.training.checkpoints import kept
@@ -59,7 +60,7 @@ def nll_per_token(policy: Policy, prompts: Prompts, completions: Completions) ->
     return -teacher_forced(policy, prompts, completions)[:, 0] / completions.length[:, 0]
 
 
-@stage(version=1, load=lambda out: load_arrays(out / LOGPROBS)["logprob"])
+@store.stage(version=1, load=lambda out: load_arrays(out / LOGPROBS)["logprob"])
 def teacher_forced(policy: Policy, prompts: Prompts, completions: Completions, *, out: Path) -> dict[str, float]:
     """[M, N] nats per sequence under the raw policy, kept in the store; see bench.models.logprobs.sequence_logprobs."""
     from bench.models import chat
@@ -71,11 +72,21 @@ def teacher_forced(policy: Policy, prompts: Prompts, completions: Completions, *
     return {"read_tokens": read, "flops": 2 * loading.count_parameters(policy) * read}
 
 
+class Staged(partial):
+    """An engine or a scorer, each call of which is a stage of the run; its settings can be read as those of a part."""
+
+    def __call__(self, prompts: Prompts, given: Policy | Completions, /, *others: Any, **settings: Any) -> Any:
+        kind = ("generate", given.name) if isinstance(given, Policy) else ("score",)
+        with stage(*kind, prompts.split):
+            return super().__call__(prompts, given, *others, **settings)
+
+
 @dataclass(frozen=True)
 class Parts:
     """The parts of one experiment, built from its configuration. Costly objects are made on first use.
 
-    A procedure works through these parts alone, so that bench.sweeps.rehearsal can replace them.
+    A procedure works through these parts alone, so that bench.sweeps.rehearsal can replace them. Each generation,
+    scoring, fine-tuning and evaluation is a stage of the run (bench.progress), named for its policy and its split.
     """
 
     task: Task
@@ -93,9 +104,12 @@ class Parts:
     seed: int
     last_first: bool = field(default=False, kw_only=True)  # judge policies from the last, see launching/second.py
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "generation", Staged(self.generation))  # a part's function and settings stay apart
+
     def prompts(self, split: str) -> Prompts:
         """The prompts of "train", "validation" or "test"."""
-        return self.task.prompts(split)
+        return replace(self.task.prompts(split), split=split)
 
     @cached_property
     def train(self) -> Prompts:
@@ -108,16 +122,25 @@ class Parts:
 
     @cached_property
     def base(self) -> Policy:
-        return self.made(self.policy)
+        return self.named("base", self.policy)
+
+    def named(self, name: str, policy: Callable[..., Policy]) -> Policy:
+        """The policy that a configured part makes, under its name in the run."""
+        with stage("policy", name):
+            return replace(self.made(policy), name=name)
 
     @cached_property
     def scorer(self) -> Callable[[Prompts, Completions], Rewards]:
         """`scoring`, after the training that a learned scorer needs."""
-        return prepared(self.scoring, base=self.base, task=self.task, generation=self.generation)
+        return Staged(prepared(self.scoring, base=self.base, task=self.task, generation=self.generation))
 
     def made(self, policy: Callable[..., Policy]) -> Policy:
-        """The policy that a configured part makes."""
         return policy(self.task)
+
+    def fine_tune(self, name: str, policy: Policy, pool: Completions, chosen: Selection, **settings: Any) -> Policy:
+        """The policy after training on the chosen completions of the training prompts, under its name in the run."""
+        with stage("fine-tune", name):
+            return replace(self.training(policy, self.train, pool, chosen, **settings), name=name)
 
     def evidence(
         self, selection: Callable[..., Selection], pool: Completions, rescored_on: Prompts | None = None
@@ -152,7 +175,7 @@ class Parts:
 
     def hinted(self, prompts: Prompts) -> Prompts:
         """The prompts with their answers as hints."""
-        return self.task.with_hint(prompts)  # type: ignore[attr-defined]  # checked before
+        return replace(self.task.with_hint(prompts), split=prompts.split)  # type: ignore[attr-defined]  # checked before
 
     def readable(self, pool: Completions, drawn_by: Policy) -> tuple[Completions, np.ndarray, str | None]:
         """(the pool in the base's token ids, [M, N] whether its text is preserved, the differing field or None)."""
@@ -168,9 +191,10 @@ class Parts:
 
     def judge(self, policy: Policy, others: Mapping[str, Policy] = MappingProxyType({})) -> Outcomes:
         """Evaluate the policy on the held-out prompts. others: policies from which its KL is estimated too."""
-        return self.evaluation(
-            policy, self.base, self.test, self.generation, self.scorer, self.task, others, seed=self.seed
-        )
+        with stage("evaluate", policy.name, self.split):
+            return self.evaluation(
+                policy, self.base, self.test, self.generation, self.scorer, self.task, others, seed=self.seed
+            )
 
     def judge_along(self, policies: Mapping[str, Policy]) -> AlongTraining | None:
         """Evaluate the kept policies of trainings on validation prompts, without lm-eval; None where none was kept."""
@@ -180,12 +204,13 @@ class Parts:
         alone = partial(self.evaluation, lm_eval=False, transfer={}, harness_tasks=())
         prompts = self.prompts("validation")
 
-        def judge(policy: Policy) -> Outcomes:
-            return alone(policy, self.base, prompts, self.generation, self.scorer, self.task, seed=self.seed)
+        def judge(policy: Policy, name: str) -> Outcomes:
+            with stage("evaluate", name, "validation"):
+                return alone(policy, self.base, prompts, self.generation, self.scorer, self.task, seed=self.seed)
 
-        start = judge(self.base)
+        start = judge(self.base, "base")
         judged = {
-            arm: {0: start, **{updates: judge(policy) for updates, policy in path.items()}}
+            arm: {0: start, **{updates: judge(policy, f"{arm} after {updates}") for updates, policy in path.items()}}
             for arm, path in paths.items()
         }
         return AlongTraining(prompts, judged)
@@ -193,8 +218,9 @@ class Parts:
     def best_of_n(self) -> Graded:
         """The base's held-out pool, drawn with the run's own sampler and graded."""
         samples = max(self.num_completions, self.baseline_completions)
-        pool = self.generation(self.test, self.base, num_completions=samples, seed=self.seed)
-        return grade(self.test, pool, self.scorer, self.task)
+        with stage("generate", self.base.name, self.split):
+            pool = self.generation(self.test, self.base, num_completions=samples, seed=self.seed)
+            return grade(self.test, pool, self.scorer, self.task)
 
     def train_and_judge(
         self,
@@ -212,8 +238,7 @@ class Parts:
         """
         policies = {"base": self.base}
         policies |= {
-            arm: self.training(self.base, self.train, pool, chosen, seed=self.seed)
-            for arm, chosen in selections.items()
+            arm: self.fine_tune(arm, self.base, pool, chosen, seed=self.seed) for arm, chosen in selections.items()
         }
         in_order = reversed(policies) if self.last_first else policies
         outcomes = {arm: self.judge(policies[arm], compared if arm == "tuned" else {}) for arm in in_order}

@@ -18,7 +18,7 @@ from bench.devices import resolve_dtype
 from bench.errors import BenchError
 from bench.models.classifiers import Classifier
 from bench.models.sampler import RAW
-from bench.progress import say
+from bench.progress import say, stage
 from bench.scoring import Scorer, Scoring
 from bench.scoring.process_reward import AGGREGATE, MARKER, SEPARATOR, StepReading, score
 from bench.seeds import generator, small_seed
@@ -29,6 +29,7 @@ SPLITS = ("train", "validation")
 
 
 @Scorer(highest=1.0)
+@stage("scorer")
 def trained_process_reward(
     *,
     base: Policy,

@@ -19,6 +19,7 @@ from bench.config import rules
 from bench.errors import BenchError
 from bench.models.classifiers import Classifier
 from bench.models.sampler import RAW
+from bench.progress import stage
 from bench.scoring import Scorer, Scoring, reward_model
 from bench.seeds import generator, small_seed
 from bench.tasks import Task
@@ -44,6 +45,7 @@ def _check_sizes(settings: Mapping[str, Any]) -> None:
 
 
 @Scorer(check=_check_sizes)
+@stage("scorer")
 def trained_reward_model(
     *,
     base: Policy,

@@ -17,8 +17,7 @@ from bench.search.definition import Search
 from bench.search.loop import Progress, estimate, per_prompt, progress
 from bench.seeds import generator
 from bench.sweeps import plan
-from bench.sweeps.cells import is_done, state
-from bench.sweeps.rehearsal import prompts_in
+from bench.sweeps.cells import is_done, prompts_in, state
 
 RECORD = "search.json"  # the conclusion's numbers, for scripts
 

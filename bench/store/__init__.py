@@ -140,8 +140,10 @@ class Store:
                     if damage is not None:
                         self._set_aside(folder, damage)
                     manifest = self._build(address, folder, build)
-        names = ("stage", "key", "part", "settings", "parents", "counts", "seconds")
         shipped = manifest.get("shipped", False)
+        if reused or shipped:
+            progress.found()
+        names = ("stage", "key", "part", "settings", "parents", "counts", "seconds")
         self.uses.append(Use(**{name: manifest[name] for name in names}, reused=reused or shipped, shipped=shipped))
         return load(folder)
 
@@ -164,7 +166,7 @@ class Store:
             if manifest is None:
                 self.before_making()
                 start = time.perf_counter()
-                with progress.stage(address.stage):
+                with progress.making(address.stage):
                     counts = build(scratch)
                 names = ("stage", "version", "key", "part", "settings", "parents")
                 origin = {name: getattr(address, name) for name in names}
@@ -205,7 +207,15 @@ class MissingError(LookupError):
 
 
 class Finder(Store):
-    """A store that only reads: it raises MissingError for a missing or damaged artifact."""
+    """A store that only reads: it raises MissingError for an artifact that is missing or damaged, and not shipped."""
+
+    def make(self, address: Address, build: Callable[[Path], dict[str, float]], load: Callable[[Path], T]) -> T:
+        try:
+            return super().make(address, build, load)
+        except MissingError:
+            if self.shipped is None or examine(self.shipped / address.folder)[0] is None:
+                raise
+            return load(self.shipped / address.folder)
 
     def _lock(self, address: Address) -> NoReturn:  # taken where an artifact has to be made
         raise MissingError(address)

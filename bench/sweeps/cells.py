@@ -10,11 +10,12 @@ import fcntl
 import functools
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from bench.config import checks
@@ -137,6 +138,14 @@ def _refuse_sweeps_of_wandb(overrides: Sequence[str], conf: Path) -> None:
                 f"sweep={name} is run by W&B: run `wandb sweep sweeps/{name}.yaml`, then `wandb agent` with the ID "
                 "that it prints."
             )
+
+
+def prompts_in(task: Mapping[str, Any], split: str) -> int | None:
+    """The number of prompts of a split; None where the task takes all prompts of data that is not in a local file."""
+    count = task.get(f"{split}_prompts")
+    if count is None and task.get("path") is not None:
+        return len(instantiate(task, _convert_="all").prompts(split))
+    return count
 
 
 def state(cell: Cell) -> State:

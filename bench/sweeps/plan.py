@@ -7,7 +7,8 @@ history prices it here, bench.size for a machine.
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Hashable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def workload(cells: Sequence[Cell]) -> Workload:
     """The work of these cells together: exact where it does not depend on rewards, else by seeded random rewards."""
     record = Record()
     for cell in cells:
-        record.add(_rehearsed(cell))
+        record.add(record_of(cell))
     drawn = {key: prompts * samples for key, (prompts, samples) in record.draws.items()}
     harnessed = [prompts for _, prompts in record.judged.values() if prompts]
     return Workload(
@@ -61,7 +62,7 @@ def workload(cells: Sequence[Cell]) -> Workload:
 
 
 @functools.cache
-def _rehearsed(cell: Cell) -> Record:
+def record_of(cell: Cell) -> Record:
     """The record of one cell; a plan needs it twice: alone, and together with the other cells."""
     record = Record()
     rehearse(cell.config, cell.parts, record)
@@ -111,27 +112,63 @@ def tally(kinds: Sequence[str]) -> str:
 
 
 def estimate(cells: Sequence[Cell]) -> str:
-    """The time and tokens that these cells will take, by what equal stages took in their store."""
-    work, cfg = workload(cells), cells[0].cfg
-    if work.unknown:
-        return f"time: unknown, since {', '.join(work.unknown)}=null takes all prompts, whose number is unknown"
-    engine = str(cfg.generation.get("_target_", "")).split(".")[-2].removesuffix("_engine")
-    history = _history(Path(cfg.store))
-    drawn = [artifact for artifact in history.get("generate", []) if artifact["settings"].get("engine") == engine]
-    completions = sum(artifact["counts"].get("completions", 0) for artifact in drawn)
-    training = [artifact["seconds"] for artifact in history.get("sft", [])]
-    if not completions or not training:
-        return "time: unknown, since the store holds no such work yet; python -m bench.size gives an estimate"
-    seconds = work.completions * sum(artifact["seconds"] for artifact in drawn) / completions
-    tokens = work.completions * sum(artifact["counts"]["generated_tokens"] for artifact in drawn) / completions
-    seconds += work.trainings * sum(training) / len(training)
-    for stage in JUDGING:
-        judging = [artifact["seconds"] for artifact in history.get(stage, [])]
-        seconds += work.evaluations * sum(judging) / len(judging) if judging else 0.0
+    """The time and tokens that these cells will take."""
+    work = workload(cells)
+    amounts = {"completions": work.completions, "trainings": work.trainings, "evaluations": work.evaluations}
+    return f"time: {_in_words(amounts, rates(cells[0].cfg), work.unknown)}"
+
+
+def _in_words(amounts: Mapping[str, float], per: Mapping[str, float], unknown: Sequence[str]) -> str:
+    """The time and tokens of these amounts of work, by the rates of what the store has."""
+    if unknown:
+        return f"unknown, since {', '.join(unknown)}=null takes all prompts, whose number is unknown"
+    if (taken := _seconds(amounts, per)) is None:
+        return "unknown, since the store holds no such work yet; python -m bench.size gives an estimate"
+    tokens = amounts.get("completions", 0) * per.get("tokens", 0.0)
     return (
-        f"at most {tokens:,.0f} tokens and {duration(seconds)} of work remain, by what {len(drawn) + len(training):,} "
-        "artifacts in the store took"
+        f"at most {tokens:,.0f} tokens and {duration(taken)} of work remain, by what {per['artifacts']:,} artifacts in "
+        "the store took"
     )
+
+
+def opening(cell: Cell, stored: Collection[int]) -> str:
+    """The lines with which a run begins. stored: the numbers of the stages that the store is known to hold."""
+    record, first = record_of(cell), f"run       {cell.id} in {cell.folder}\nstore     "
+    if len(stored) == (count := len(record.stages)):
+        return f"{first}all {count} stages are there"
+    names = ", ".join(record.stages[number].name for number in sorted(stored)[:6])
+    known = f"at least {len(stored)} of {count} stages: {names}" if stored else "no stage is known to be there"
+    per, kinds, total = rates(cell.cfg), dict[str, list[Counter[str]]](), Counter[str]()
+    for number, stage in enumerate(record.stages):
+        if number not in stored:
+            kinds.setdefault(stage.name.partition(" ")[0], []).append(stage.work)
+            total += stage.work
+    times = {kind: _seconds(sum(works, Counter[str]()), per) for kind, works in kinds.items()}
+    words = [f"{len(kinds[kind])} {kind}" + (f" ({duration(taken)})" if taken else "") for kind, taken in times.items()]
+    time = _in_words(total, per, list(record.unknown))
+    return f"{first}{known}\nto come   {', '.join(words)}\ntime      {time}"
+
+
+def _seconds(amounts: Mapping[str, float], per: Mapping[str, float]) -> float | None:
+    """None where the store holds no work of a kind."""
+    return sum(amount * per[kind] for kind, amount in amounts.items()) if amounts.keys() <= per.keys() else None
+
+
+def rates(cfg: Any) -> dict[str, float]:
+    """Seconds per unit of work of each kind that the store holds; tokens per completion; the number of artifacts."""
+    history = _history(Path(cfg.store))
+    engine = str(cfg.generation.get("_target_", "")).split(".")[-2].removesuffix("_engine")
+    drawn = [artifact for artifact in history.get("generate", []) if artifact["settings"].get("engine") == engine]
+    per: dict[str, float] = {"artifacts": len(drawn) + len(history.get("sft", []))}
+    if completions := sum(artifact["counts"].get("completions", 0) for artifact in drawn):
+        per["completions"] = sum(artifact["seconds"] for artifact in drawn) / completions
+        per["tokens"] = sum(artifact["counts"]["generated_tokens"] for artifact in drawn) / completions
+    if steps := sum(artifact["settings"].get("steps", 0) for artifact in history.get(PRETRAINING, [])):
+        per["steps"] = sum(artifact["seconds"] for artifact in history[PRETRAINING]) / steps
+    for kind, made_by in (("trainings", ("sft",)), ("evaluations", JUDGING)):
+        if times := [[artifact["seconds"] for artifact in history[stage]] for stage in made_by if stage in history]:
+            per[kind] = sum(sum(each) / len(each) for each in times)
+    return per
 
 
 def _history(store: Path) -> dict[str, list[dict]]:
@@ -147,7 +184,7 @@ def _history(store: Path) -> dict[str, list[dict]]:
 
 def savings(cells: Sequence[Cell]) -> list[str]:
     """Tokens and seconds of finished cells: as shared, with a cache whose key includes N, and without sharing."""
-    lineages = {cell: _lineage(cell) for cell in cells}
+    lineages = {cell: lineage_of(cell) for cell in cells}
     rows = [(cell, entry) for cell, lineage in lineages.items() for entry in lineage if entry["stage"] != PRETRAINING]
     given = {cell: _given(lineage) for cell, lineage in lineages.items()}
     names = ("task", "policy", "generation", "seed", "num_completions", "baseline_completions")
@@ -156,17 +193,14 @@ def savings(cells: Sequence[Cell]) -> list[str]:
     def by_content(cell: Cell, entry: dict) -> tuple[str, ...]:
         return (entry["stage"], entry["key"], entry["part"])
 
-    def by_sampling_parameters(cell: Cell, entry: dict) -> Hashable:
+    def place(cell: Cell, entry: dict) -> Hashable:
         by_given = entry["stage"] == "generate" and entry["parents"]["policy"] in given[cell]
-        return (sampling[cell] if by_given else cell.folder, *by_content(cell, entry))
-
-    def by_cell(cell: Cell, entry: dict) -> Hashable:
-        return cell.folder, *by_content(cell, entry)
+        return sampling[cell] if by_given else cell.folder
 
     keys: dict[str, Callable[[Cell, dict], Hashable]] = {
         "shared by content": by_content,
-        "shared where N and the sampler are equal": by_sampling_parameters,
-        "without sharing": by_cell,
+        "shared where N and the sampler are equal": lambda *row: (place(*row), *by_content(*row)),
+        "without sharing": lambda cell, entry: (cell.folder, *by_content(cell, entry)),
     }
     lines = [f"{'Cost without pretraining':44}{'generated tokens':>18}{'seconds':>10}"]
     for name, key in keys.items():
@@ -191,9 +225,9 @@ def outside_stages(cells: Sequence[Cell]) -> str:
     total = sum(times.values())
     if not times:
         return "The time that the cells took was not recorded."
-    staged = sum(entry["seconds"] for cell in times for entry in _lineage(cell) if not entry["reused"])
+    staged = sum(entry["seconds"] for cell in times for entry in lineage_of(cell) if not entry["reused"])
     return f"The cells took {total:,.0f} s, of which {max(0.0, 1 - staged / total):.1%} outside of any stage."
 
 
-def _lineage(cell: Cell) -> list[dict[str, Any]]:
+def lineage_of(cell: Cell) -> list[dict[str, Any]]:
     return read_run(cell.folder).lineage

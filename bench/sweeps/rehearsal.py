@@ -8,22 +8,24 @@ accepted with probability 1 - d. Nothing is loaded or downloaded, except local t
 import functools
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from hydra.utils import instantiate
 
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection, content_hash
 from bench.config.keys import settings_key
 from bench.errors import BenchError
 from bench.models.sampler import GREEDY
-from bench.procedures.parts import Parts
+from bench.procedures.parts import Parts, Staged
+from bench.progress import told
 from bench.scoring import highest
 from bench.selection.cells import cells
+from bench.sweeps.cells import prompts_in
 
 Config = Mapping[str, Any]
 NOMINAL = 64  # prompts of a split of unknown size
@@ -34,16 +36,24 @@ SAMPLER = ("temperature", "top_p", "top_k")
 
 
 @dataclass
+class Planned:
+    """A stage to come."""
+
+    name: str
+    work: Counter[str] = field(default_factory=Counter)  # steps of pretraining, completions, trainings, evaluations
+    pools: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # that the base draws: a split, settings
+
+
+@dataclass
 class Record:
     """The work of rehearsed experiments, each distinct piece once, under a key of what decides it."""
 
     draws: dict[Draw, tuple[int, int]] = field(default_factory=dict)  # -> prompts, samples per prompt
     for_training: set[Draw] = field(default_factory=set)  # draws for training prompts
     trainings: dict[Hashable, float] = field(default_factory=dict)  # examples, counted once per epoch
-    judged: dict[Hashable, tuple[int, int]] = field(
-        default_factory=dict
-    )  # -> completions read for KLs, prompts for lm-eval
+    judged: dict[Hashable, tuple[int, int]] = field(default_factory=dict)  # completions for KLs, prompts for lm-eval
     unknown: dict[str, None] = field(default_factory=dict)  # settings that take all prompts of data elsewhere
+    stages: list[Planned] = field(default_factory=list)  # of one experiment, in order
 
     def add(self, other: "Record") -> None:
         """Add the work of another experiment; where both draw one pool, the larger one counts."""
@@ -66,14 +76,15 @@ def rehearse(config: Config, parts: Mapping[str, Any], record: Record) -> None:
     rehearsal = Rehearsal(
         **own,
         **shared,
-        policy=lambda task: Policy(Path("base"), settings_key(config, "task", "policy")),
+        policy=work.base,
         generation=work.generate,
         selection=_forgiving(parts["selection"]),
         training=work.train,
         evaluation=work.evaluate,
         work=work,
     )
-    parts["procedure"](rehearsal)
+    with told(rehearse=lambda name: record.stages.append(Planned(name))):
+        parts["procedure"](rehearsal)
 
 
 class _Work:
@@ -85,12 +96,16 @@ class _Work:
         others = {name: value for name, value in config["generation"].items() if name not in SAMPLER}
         self.drawn_with = settings_key({"task": config["task"], "generation": others}, "task", "generation")
         self.examples: dict[str, float] = {}  # policy -> examples per epoch
+        self.splits: dict[str, Prompts] = {}
 
     def prompts(self, split: str) -> Prompts:
         count = prompts_in(self.config["task"], split)
-        if count is None:
-            self.record.unknown[f"task.{split}_prompts"] = None
-        return _prompts(split, NOMINAL if count is None else count)
+        self.record.unknown |= {f"task.{split}_prompts": None} if count is None else {}
+        return self.splits.setdefault(split, _prompts(split, NOMINAL if count is None else count))
+
+    def base(self, task: Any) -> Policy:
+        self.record.stages[-1].work["steps"] += self.config["policy"].get("steps", 0)
+        return Policy(Path("base"), settings_key(self.config, "task", "policy"))
 
     def generate(
         self,
@@ -109,11 +124,16 @@ class _Work:
         block = 1 if greedy else block_size or self.engine.get("block_size", 1)
         samples = math.ceil(num_completions / block) * block - first_sample
         shard_size = self.engine.get("shard_size", len(prompts))
+        here = self.record.stages[-1]
+        if policy.name == "base" and block_size is None and prompts is self.splits.get(prompts.split):
+            here.pools.append((prompts.split, {"num_completions": num_completions, "seed": seed, **sampler}))
         for start in range(0, len(prompts), shard_size):
             shard = prompts.answer[start : start + shard_size]
             key = (stream, first_sample, shard.tobytes())
-            self.record.draws[key] = (len(shard), max(samples, self.record.draws.get(key, (0, 0))[1]))
-            if str(prompts.id[0]).startswith("train"):
+            before = self.record.draws.get(key, (0, 0))[1]
+            here.work["completions"] += len(shard) * max(0, samples - before)
+            self.record.draws[key] = (len(shard), max(samples, before))
+            if prompts.split == "train":
                 self.record.for_training.add(key)
         return _placeholders(prompts, stream, range(first_sample, num_completions))
 
@@ -135,9 +155,9 @@ class _Work:
         settings = self.config["training"]
         epochs = settings.get("epochs", 1) if epochs is None else epochs
         cells = np.asarray(completions.logprob)[selection.row, selection.column]
-        key = content_hash(
-            policy.fingerprint, cells, selection.weight, settings_key(self.config, "training"), epochs, seed
-        )
+        recipe = settings_key(self.config, "training")
+        key = content_hash(policy.fingerprint, cells, selection.weight, recipe, epochs, seed)
+        self.record.stages[-1].work["trainings"] += key not in self.record.trainings
         self.examples[key] = float((selection.weight > 0).sum())
         self.record.trainings[key] = self.examples[key] * epochs
         return Policy(Path(key), key)
@@ -147,8 +167,7 @@ class _Work:
         settings = self.config["training"]
         if (every := settings.get("keep_every")) is None or policy.fingerprint not in self.examples:
             return {}
-        batches = math.ceil(self.examples[policy.fingerprint] / settings["batch_size"])
-        updates = math.ceil(batches * settings["epochs"])
+        updates = math.ceil(math.ceil(self.examples[policy.fingerprint] / settings["batch_size"]) * settings["epochs"])
         before = {kept: Policy(policy.path, f"{policy.fingerprint} {kept}") for kept in range(every, updates, every)}
         return {**before, updates: policy} if before else {}
 
@@ -171,10 +190,10 @@ class _Work:
         generation(prompts, policy, num_completions=1, seed=seed, **GREEDY.settings)
         sampler = {name: settings[name] for name in SAMPLER}
         generation(prompts, policy, num_completions=settings["num_completions"], seed=seed, **sampler)
-        completions = len(prompts) * settings["kl_completions"]
-        read = completions * (1 if policy == base else 2 * (1 + len(others)))  # the base judges itself
+        models = 1 if policy == base else 2 * (1 + len(others))  # the base judges itself
         key = (policy.fingerprint, settings_key(self.config, "evaluation"), prompts.answer.tobytes(), seed)
-        self.record.judged[key] = (read, len(prompts) if lm_eval else 0)
+        self.record.stages[-1].work["evaluations"] += key not in self.record.judged
+        self.record.judged[key] = (len(prompts) * settings["kl_completions"] * models, len(prompts) * lm_eval)
 
 
 @dataclass(frozen=True)
@@ -188,7 +207,7 @@ class Rehearsal(Parts):
 
     @property
     def scorer(self) -> Callable[[Prompts, Completions], Rewards]:
-        return functools.partial(self.work.score, most=highest(self.scoring))
+        return Staged(self.work.score, most=highest(self.scoring))
 
     def made(self, policy: Callable[..., Policy]) -> Policy:
         if not isinstance(policy, functools.partial):
@@ -217,7 +236,7 @@ class Rehearsal(Parts):
         return _uniform(policy.fingerprint, _bits(completions.logprob))[:, 0]
 
     def hinted(self, prompts: Prompts) -> Prompts:
-        return Prompts(np.char.add(prompts.id, " with a hint"), prompts.messages, prompts.answer + len(self.train))
+        return replace(prompts, id=np.char.add(prompts.id, " with a hint"), answer=prompts.answer + len(self.train))
 
     def readable(self, pool: Completions, drawn_by: Policy) -> tuple[Completions, np.ndarray, str | None]:
         return pool, np.ones(pool.shape, bool), None
@@ -232,14 +251,6 @@ class Rehearsal(Parts):
     def best_of_n(self) -> Any:
         samples = max(self.num_completions, self.baseline_completions)
         self.generation(self.test, self.base, num_completions=samples, seed=self.seed)
-
-
-def prompts_in(task: Config, split: str) -> int | None:
-    """The number of prompts of a split; None where the task takes all prompts of data that is not in a local file."""
-    count = task.get(f"{split}_prompts")
-    if count is None and task.get("path") is not None:
-        return len(instantiate(task, _convert_="all").prompts(split))
-    return count
 
 
 def _forgiving(selection: Callable[..., Selection]) -> Callable[..., Selection]:
@@ -260,8 +271,8 @@ def _prompts(split: str, count: int) -> Prompts:
     """Numbered prompts. `answer` is the number plus the difficulty."""
     numbers = np.arange(count, dtype=float)
     difficulty = np.round(_uniform(split, numbers.view(np.uint64)), 6)
-    message = ({"role": "user", "content": ""},)
-    return Prompts(np.char.add(f"{split}-", numbers.astype(int).astype(str)), (message,) * count, numbers + difficulty)
+    ids = np.char.add(f"{split}-", numbers.astype(int).astype(str))
+    return Prompts(ids, (({"role": "user", "content": ""},),) * count, numbers + difficulty, split)
 
 
 def _placeholders(prompts: Prompts, stream: Hashable, samples: range) -> Completions:

@@ -1,5 +1,6 @@
 """A finished run as trackers see it, read from the run's own files."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -13,11 +14,13 @@ from typing import Any
 
 from bench.artifacts import content_hash
 from bench.errors import printable
+from bench.progress import AXIS
 from bench.records.read import ARTIFACTS, CURVES, SAMPLES, read_run, record_files
 from bench.store.intact import intact
-from bench.store.reading import CHECKSUMS, as_json, matches
+from bench.store.reading import CHECKSUMS, as_json, matches, read_bytes
 
 Row = dict[str, Any]
+PROGRESS = "progress.jsonl"  # where a run was while it went on, one row a line
 CHAIN: list[Any] = [  # the shape of chain.json
     {
         **dict.fromkeys(("name", "type", "role"), str),
@@ -54,20 +57,13 @@ class FinishedRun:
     samples: list[Row]
     lineage: list[Row]  # every ancestor artifact
     chain: list[Row]  # every artifact of the run with its parents, see bench.records.artifact_graph
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @property
-    def group(self) -> str:
-        """The sweep or experiment that the run belongs to."""
-        return self.folder.parent.name
+    progress: list[Row]  # where it was while it went on
 
     @property
     def series(self) -> dict[str, list[Row]]:
-        """Rows of named values by their axis: n, or kl (from the base, in nats per sequence)."""
-        return {"n": list(_by_n(self.curves)), "kl": list(_by_kl(self.curves))}
+        """Rows of named values by their axis: seconds of the run, n, or kl (from the base, in nats per sequence)."""
+        curves = {"n": list(_by_n(self.curves)), "kl": list(_by_kl(self.curves))}
+        return {AXIS: self.progress, **curves} if self.progress else curves
 
     @property
     def tables(self) -> dict[str, list[Row]]:
@@ -115,7 +111,17 @@ def read(folder: Path) -> FinishedRun:
         samples=run.rows(SAMPLES),
         lineage=run.lineage,
         chain=_chain(folder),
+        progress=progress_rows(folder),
     )
+
+
+def progress_rows(folder: Path) -> list[Row]:
+    """The rows of progress of the run in `folder`; a line that was cut when its process was killed is left out."""
+    rows = []
+    for line in read_bytes(folder / PROGRESS).splitlines() if (folder / PROGRESS).is_file() else []:
+        with contextlib.suppress(ValueError):
+            rows.append(as_json(line))
+    return [row for row in rows if matches(row, {str: int | float}) and AXIS in row]
 
 
 def _chain(folder: Path) -> list[Row]:

@@ -11,11 +11,11 @@ from typing import Any
 
 from bench.config.rules import here
 from bench.errors import BenchError, first_line
-from bench.progress import say
+from bench.progress import AXIS, say
 from bench.tracking.mirror import FinishedRun, Row, TrackerEntry, command, read
 
 FOLDER = "tensorboard"
-STEPS = {"n": 1, "kl": 1000}  # TensorBoard has whole steps only: n itself, and thousandths of a nat
+STEPS = {AXIS: 1, "n": 1, "kl": 1000}  # TensorBoard has whole steps only: seconds, n itself, and thousandths of a nat
 SHOWN = 20  # rows of a table that are shown
 
 
@@ -43,11 +43,6 @@ def log_to_tensorboard(run_folder: Path) -> TrackerEntry | None:
             _write(read(run_folder), writer)
         shutil.rmtree(run_folder / FOLDER, ignore_errors=True)
         unfinished.rename(run_folder / FOLDER)
-    except ImportError:
-        say(
-            "warning: TensorBoard did not log this run: it is not installed (extra tracking); its records are complete."
-        )
-        return None
     except Exception as error:
         say(f"warning: TensorBoard did not log this run ({first_line(error)}); its local records are complete.")
         return None

@@ -10,7 +10,9 @@ changed results continues under the same id: config, summary, tables, charts and
 history appends the new points. Rows that a killed process had sent are not sent twice.
 """
 
+import contextlib
 import glob
+import inspect
 import json
 import os
 import shlex
@@ -26,8 +28,8 @@ from typing import Annotated, Any
 from bench.config.rules import FOLDER, PROJECT, Seconds, here, list_of, number, one_of, or_null, text
 from bench.errors import BenchError, first_line
 from bench.progress import say
-from bench.tracking.mirror import FinishedRun, TrackerEntry, command, read
-from bench.tracking.wandb_process import Attempt, LoggingJob, alone, last_attempt
+from bench.tracking.mirror import Row, TrackerEntry, command, flat, read
+from bench.tracking.wandb_process import LIVE, Attempt, LoggingJob, alone, last_attempt
 
 ENTITY = or_null(text(r"[^/\s]+", "the name of an account or a team, without / and spaces"))
 MODE = one_of("online", "offline", "disabled")
@@ -61,38 +63,68 @@ def log_to_wandb(
     it ends; where the server does not answer, or refuses, the run is logged offline. reference_above: MiB; larger
     files are not uploaded but referred to where they lie. On any failure print one warning and return None.
     """
-    in_sweep = "WANDB_SWEEP_ID" in os.environ  # an agent started this process and waits for it on the server
-    mode = os.environ.get("WANDB_MODE") or ("online" if in_sweep else mode) or "online"
-    if mode == "disabled":
+    job = _job(run_folder, project, entity, mode, tags, directory, timeout, reference_above)
+    if job.mode == "disabled":
         return None
     try:
         with alone(run_folder) as lock:
             run = read(run_folder)
-            place = _place(run, project, entity, tags)
-            content = run.content(place)
+            content = run.content(job.place)
             last = last_attempt(run.folder)
             known = last if last is not None and last.content == content else None
-            if known and known.path and known.complete and known.mode in (mode, "online"):
+            if known and known.path and known.complete and known.mode in (job.mode, "online"):
                 return _entry(known.path, known.url)
-            job = LoggingJob(
-                run_folder=str(run.folder),
-                root=str(Path(directory or os.environ.get("WANDB_DIR") or run.folder).absolute()),
-                place=place,
-                mode=mode,
-                content=content,
-                start=known.start if known else None,
-                timeout=timeout,
-                reference_above=reference_above * 2**20,
-            )
+            start = last.start if last is not None and last.content in (content, LIVE) else None
+            job = replace(job, content=content, start=start)
             answer, problem = _log_or_fall_back(job, lock)
             _remove_superseded(job, answer["path"])
-            Attempt(content, "offline" if problem else mode, **answer).write(run.folder)
+            Attempt(content, "offline" if problem else job.mode, **answer).write(run.folder)
     except Exception as error:
         say(f"warning: W&B did not log this run ({first_line(error)}); its local records are complete.")
         return None
     if problem:
         say(f"warning: W&B could not be reached ({problem}); the run was logged offline instead, to be synced later.")
     return _entry(answer["path"], answer["url"])
+
+
+def open_live(run_folder: Path, config: Row, settings: Mapping[str, Any]) -> subprocess.Popen | None:
+    """Start the process that shows rows of progress from its standard input until it ends; None: W&B is disabled."""
+    given = inspect.signature(log_to_wandb).bind(run_folder, **settings)
+    given.apply_defaults()
+    last, job = last_attempt(run_folder), _job(**given.arguments)
+    if job.mode == "disabled":
+        return None
+    start = last.start if last is not None and last.content == LIVE else None
+    config = flat({name: value for name, value in config.items() if name != "tracking"})
+    with alone(run_folder, wait=False) as lock:
+        return _process(replace(job, start=start, config=config), lock)
+
+
+def _job(
+    run_folder: Path,
+    project: str,
+    entity: str | None,
+    mode: str | None,
+    tags: Sequence[str],
+    directory: str | None,
+    timeout: float,
+    reference_above: float,
+) -> LoggingJob:
+    """What to do with these settings; wandb's own variables have the last word."""
+    given, folder = os.environ.get, run_folder.absolute()
+    mode = "online" if "WANDB_SWEEP_ID" in os.environ else mode  # an agent started this process and waits for it
+    place = {
+        "project": given("WANDB_PROJECT") or project,
+        "entity": given("WANDB_ENTITY") or entity,
+        "id": given("WANDB_RUN_ID") or folder.name,
+        "name": given("WANDB_NAME") or folder.name,
+        "group": given("WANDB_RUN_GROUP") or folder.parent.name,
+        "job_type": given("WANDB_JOB_TYPE") or "experiment",
+        "tags": sorted({*tags, *(tag for tag in given("WANDB_TAGS", "").split(",") if tag)}),
+    }
+    root = Path(directory or given("WANDB_DIR") or folder).absolute()
+    mode = given("WANDB_MODE") or mode or "online"
+    return LoggingJob(str(folder), str(root), place, mode, timeout, reference_above * 2**20)
 
 
 def _log_or_fall_back(job: LoggingJob, lock: int) -> tuple[dict[str, Any], str | None]:
@@ -114,9 +146,27 @@ def _log(job: LoggingJob, lock: int) -> dict[str, Any]:
     lock: a file descriptor that the process inherits, so that the lock holds even where the process outlives this one.
     """
     folder = Path(job.root) / "wandb"
-    folder.mkdir(parents=True, exist_ok=True)  # where that fails, wandb would silently use a temporary folder
     own = f"*run-*-{glob.escape(job.place['id'])}"
     before = set(folder.glob(own))
+    process = _process(job, lock)
+    try:
+        out, _ = process.communicate(timeout=job.limit)
+        answer = json.loads(out.splitlines()[-1]) if out else {"problem": _ended(process.returncode)}
+    except subprocess.TimeoutExpired:
+        answer = {"problem": f"no answer within {job.limit:.0f} seconds"}
+    finally:
+        end(process)
+    if "problem" in answer:
+        for left in set(folder.glob(own)) - before:
+            shutil.rmtree(left, ignore_errors=True)
+        raise RuntimeError(answer["problem"])
+    return answer
+
+
+def _process(job: LoggingJob, lock: int) -> subprocess.Popen:
+    """Start the process that does the job; it inherits the lock."""
+    folder = Path(job.root) / "wandb"
+    folder.mkdir(parents=True, exist_ok=True)  # where that fails, wandb would silently use a temporary folder
     defaults = {
         "WANDB_SILENT": "true",  # wandb then asks for no key on a terminal
         "WANDB_ERROR_REPORTING": "false",  # its own failures would be printed
@@ -134,22 +184,15 @@ def _log(job: LoggingJob, lock: int) -> dict[str, Any]:
         start_new_session=True,
         pass_fds=[lock],
     )
-    try:
-        out, _ = process.communicate(json.dumps(asdict(job)), timeout=job.limit)
-        answer = json.loads(out.splitlines()[-1]) if out else {"problem": _ended(process.returncode)}
-    except subprocess.TimeoutExpired:
-        answer = {"problem": f"no answer within {job.limit:.0f} seconds"}
-    finally:
-        _end(process)
-    if "problem" in answer:
-        for left in set(folder.glob(own)) - before:
-            shutil.rmtree(left, ignore_errors=True)
-        raise RuntimeError(answer["problem"])
-    return answer
+    process.stdin.write(json.dumps(asdict(job)) + "\n")  # type: ignore[union-attr]
+    process.stdin.flush()  # type: ignore[union-attr]
+    return process
 
 
-def _end(process: subprocess.Popen) -> None:
-    """Kill the process group; wandb's own background process ends when it sees that its parent has ended."""
+def end(process: subprocess.Popen, *, wait: float = 0) -> None:
+    """Wait; then kill the process group. wandb's own background process ends when it sees that its parent has ended."""
+    with contextlib.suppress(subprocess.TimeoutExpired, OSError):
+        process.communicate(timeout=wait)
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -157,20 +200,6 @@ def _end(process: subprocess.Popen) -> None:
 
 def _ended(status: int) -> str:
     return f"W&B's process ended with {signal.Signals(-status).name if status < 0 else f'status {status}'}"
-
-
-def _place(run: FinishedRun, project: str, entity: str | None, tags: Sequence[str]) -> dict[str, Any]:
-    """The arguments of wandb.init that say where the run goes and what it is called."""
-    added = [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
-    return {
-        "project": os.environ.get("WANDB_PROJECT") or project,
-        "entity": os.environ.get("WANDB_ENTITY") or entity,
-        "id": os.environ.get("WANDB_RUN_ID") or run.name,
-        "name": os.environ.get("WANDB_NAME") or run.name,
-        "group": os.environ.get("WANDB_RUN_GROUP") or run.group,
-        "job_type": os.environ.get("WANDB_JOB_TYPE") or "experiment",
-        "tags": sorted({*tags, *added}),
-    }
 
 
 def _entry(path: str, url: str | None) -> TrackerEntry:

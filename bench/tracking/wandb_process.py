@@ -7,23 +7,26 @@ next. This process can be killed, and ends itself when its time is up.
 
 import contextlib
 import fcntl
+import itertools
 import json
 import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.errors import first_line
+from bench.progress import AXIS
 from bench.store import write_durably
 from bench.store.reading import matches, read_json
 from bench.tracking.mirror import FinishedRun, Row, frontier, read
 
 RECORD = "tracking.json"
+LIVE = "live"  # in place of the content's hash, while a run goes on
 SHAPE: dict[str, Any] = {"content": str, "mode": str, "path": str | None, "url": str | None, "start": int | None}
 STARTUP = 60  # seconds for the start of Python and wandb, and for reading and writing files, on a busy machine
 OFFLINE = 600  # seconds: no server can be slow, only a disk
@@ -57,13 +60,13 @@ def last_attempt(folder: Path) -> Attempt | None:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[int]:
-    """Let one process at a time log a run: two sweeps may share a cell. Yields the file descriptor of the lock."""
+def alone(folder: Path, *, wait: bool = True) -> Iterator[int]:
+    """Let one process at a time log a run (OSError where it doesn't `wait`). Yields the lock's file descriptor."""
     # neither through a link, which would empty another file, nor waiting for a pipe's other end
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     file = os.open(folder / f".{RECORD}.lock", flags, 0o644)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         for left in folder.glob(f".{RECORD}.*"):  # of a process that was killed
             if left.suffix != ".lock":
                 left.unlink(missing_ok=True)
@@ -80,10 +83,11 @@ class LoggingJob:
     root: str  # wandb writes into root/wandb
     place: dict[str, Any]  # arguments of wandb.init: project, entity, id, name, group, job_type, tags
     mode: str  # online or offline
-    content: str  # a hash, see FinishedRun.content
-    start: int | None  # rows of history on the server before this content's first; None where none was sent yet
     timeout: float  # seconds
     reference_above: float  # bytes
+    content: str = LIVE  # a hash, see FinishedRun.content
+    start: int | None = None  # rows of history on the server before this content's first; None where none was sent yet
+    config: dict[str, Any] | None = None  # of a run that goes on: log the rows that standard input gives, nothing else
 
     @property
     def limit(self) -> float:
@@ -93,10 +97,11 @@ class LoggingJob:
 
 def main() -> None:
     """Read a job from standard input, do it, and print {"path", "url", "start"} or {"problem"} as the last line."""
-    job = LoggingJob(**json.load(sys.stdin))
-    signal.alarm(math.ceil(job.limit) + 5)  # ends this process where its parent is gone
+    job = LoggingJob(**json.loads(sys.stdin.readline()))
+    if job.config is None:
+        signal.alarm(math.ceil(job.limit) + 5)  # ends this process where its parent is gone
     try:
-        answer: dict[str, Any] = log(job)
+        answer: dict[str, Any] = log(job) if job.config is None else show(job, job.config, sys.stdin)
         status = 0
     except Exception as error:
         answer, status = {"problem": first_line(error)}, 1
@@ -109,20 +114,9 @@ def log(job: LoggingJob) -> dict[str, Any]:
     import wandb
 
     finished = read(Path(job.run_folder))
-    run = wandb.init(
-        **job.place,
-        mode=job.mode,  # type: ignore[arg-type]
-        resume=os.environ.get("WANDB_RESUME") or "allow",  # type: ignore[arg-type]
-        dir=job.root,
-        settings=_settings(job.timeout),
-    )
+    run, start, skip = _opened(job)
     path, online = run.settings.sync_dir, job.mode == "online"
     os.environ.setdefault("WANDB_DATA_DIR", path)  # files that wait for upload stay with their run
-    start, skip = job.start, 0
-    if online:
-        start = run.starting_step if start is None else start
-        skip = run.starting_step - start
-        Attempt(job.content, job.mode, None, None, start).write(finished.folder)
     run.config.update(finished.config, allow_val_change=True)
     _log_series(run, finished, skip)
     figures = {name: wandb.Image(str(figure)) for name, figure in finished.figures.items()}
@@ -135,6 +129,37 @@ def log(job: LoggingJob) -> dict[str, Any]:
             artifact.wait(timeout=max(1, math.ceil(end - time.monotonic())))
     run.finish()
     return {"path": path, "url": run.url if online else None, "start": start}
+
+
+def show(job: LoggingJob, config: Row, rows: Iterable[str]) -> dict[str, Any]:
+    """Log where a run is, row by row as they come, until its process closes its end or ends."""
+    run, start, skip = _opened(job)
+    run.config.update(config, allow_val_change=True)
+    run.define_metric(AXIS, hidden=True, summary="none")
+    run.define_metric("progress/*", step_metric=AXIS, summary="none")
+    for row in itertools.islice(rows, skip, None):
+        run.log(json.loads(row))
+    signal.alarm(math.ceil(job.limit))
+    run.finish()
+    return {"path": run.settings.sync_dir, "url": None, "start": start}
+
+
+def _opened(job: LoggingJob) -> tuple[Any, int | None, int]:
+    """The W&B run; rows of its history before this content's first; rows of this content that the server has."""
+    import wandb
+
+    run = wandb.init(
+        **job.place,
+        mode=job.mode,  # type: ignore[arg-type]
+        resume=os.environ.get("WANDB_RESUME") or "allow",  # type: ignore[arg-type]
+        dir=job.root,
+        settings=_settings(job.timeout),
+    )
+    if job.mode != "online":
+        return run, job.start, 0
+    start = run.starting_step if job.start is None else job.start
+    Attempt(job.content, job.mode, None, None, start).write(Path(job.run_folder))
+    return run, start, run.starting_step - start
 
 
 def _log_series(run: Any, finished: FinishedRun, skip: int) -> None:
