@@ -151,8 +151,8 @@ def test_series_are_named_by_the_setting_that_is_chosen(runs):
     """And the base at one sample over its temperatures is a curve where there are several."""
     axes = bench.plot.frontier(runs[:4], label="selection", curves=["tuned"])
     assert set(axes.rows["label"]) == {"softmax", "top_per_prompt"}
-    assert set(bench.plot.frontier(runs[:4], curves=["tuned"]).rows["label"]) > {"N=4 softmax"}
-    with pytest.raises(BenchError, match="label=nope is not a setting in which these runs differ: they differ in num"):
+    assert set(bench.plot.frontier(runs[:4], curves=["tuned"]).rows["label"]) > {"softmax N=4"}
+    with pytest.raises(BenchError, match="label=nope is not a setting in which these runs differ: they differ in "):
         bench.plot.frontier(runs[:4], label="nope")
     base = bench.plot.frontier(runs, curves=["base_temperature"])
     rows = base[0].rows if isinstance(base, list) else base.rows

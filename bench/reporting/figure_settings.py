@@ -70,7 +70,8 @@ class FigureSettings:
             unused -= replaced
             if others := set(self.own.get(figure.name, {}).get("labels", {})) - replaced:
                 raise BenchError(f"figures.{figure.name}.labels: {sorted(others)[0]} is not a text of this figure.")
-            if any((size < SMALLEST).any() for size in sizes):
+            is_given = self.size or "size" in self.own.get(figure.name, {})
+            if is_given and any((size < SMALLEST).any() for size in sizes):
                 raise BenchError(
                     f"figures: {figure.name} has no room in {figure.width:g} x {figure.height:g} inches for text of "
                     f"{text_size(figure.sheet):g} points; give a larger figures.{figure.name}.size, or style=paper."
