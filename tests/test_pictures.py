@@ -193,7 +193,7 @@ def texts_of(canvas: Any) -> list[tuple[str, Any]]:
     for axes in canvas.axes:
         found += [axes.title, axes._left_title, *axes.texts]
         for part in (axes, *axes.child_axes):
-            for axis in (part.xaxis, part.yaxis) if part.axison else ():
+            for axis in (axis for axis in (part.xaxis, part.yaxis) if part.axison and axis.get_visible()):
                 found.append(axis.label)
                 low, high = sorted(axis.get_view_interval())
                 ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]

@@ -269,7 +269,7 @@ def text_width(text: str, size: float) -> float:
 def wrapped(text: str, room: float, size: float) -> str:
     """The text in lines of `room` inches, broken at spaces, and within long words after a sign."""
     lines = [""]
-    for part in re.findall(r"[^\s_=,/.-]*[\s_=,/.-]*", text):
+    for part in re.findall(r"[^\s_=,/-]*[\s_=,/-]*", text):
         if lines[-1] and text_width((lines[-1] + part).rstrip(), size) > room:
             lines.append("")
         lines[-1] += part

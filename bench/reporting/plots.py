@@ -56,7 +56,7 @@ def figure(
     def drawn(canvas: Any, shown: Sequence[Row] = rows, texts: Mapping[str, str] = MappingProxyType({})) -> set[str]:
         """Draw these rows. texts: what is written -> what to write in its place; returns those that were there."""
         found = parts(shown)
-        wide = 2 if len(found) > 1 and size[0] == COLUMN_WIDTH and _ems(canvas) > 4 * NARROWEST else 1
+        wide = 2 if len(found) > 1 and size[0] == COLUMN_WIDTH and ems(canvas) > 4 * NARROWEST else 1
         places = [canvas] if len(found) == 1 else list(np.ravel(canvas.subfigures(-(-len(found) // wide), wide)))
         places = places[: len(found)]
         labels = [draw(place, part) or () for place, part in zip(places, found, strict=True)]
@@ -198,7 +198,7 @@ def rows_of(count: int) -> int:
     return -(-count // columns_of(count))
 
 
-def _ems(canvas: Any) -> float:
+def ems(canvas: Any) -> float:
     """The width in the size of the text."""
     from matplotlib import rcParams
 
@@ -207,7 +207,7 @@ def _ems(canvas: Any) -> float:
 
 def grid_of(canvas: Any, count: int, width_ratios: Sequence[float] = (), **sharing: Any) -> list[Any]:
     """`count` panels, row by row in as many columns as have room; the rest of the last row stays empty."""
-    wide = max(1, min(columns_of(count), int(_ems(canvas) / NARROWEST)))
+    wide = max(1, min(columns_of(count), int(ems(canvas) / NARROWEST)))
     ratios = {"width_ratios": width_ratios} if len(width_ratios) == wide else {}
     panels = list(np.ravel(canvas.subplots(-(-count // wide), wide, squeeze=False, **sharing, **ratios)))
     for panel in panels[count:]:
@@ -235,7 +235,7 @@ def row_height(names: Sequence[str]) -> float:
 
 def named_rows(canvas: Any, panels: Sequence[Any], names: Sequence[str]) -> None:
     """Panels whose y is a list of names, with thin lines to follow the rows."""
-    share = NAMES if _ems(canvas) > 3 * NARROWEST else 1.4 * NAMES
+    share = NAMES if ems(canvas) > 3 * NARROWEST else 1.4 * NAMES
     room = share * canvas.bbox.width / canvas.get_figure(root=True).dpi
     for axes in panels:
         axes.set_yticks(range(len(names)), [wrapped(name, room, legend_size()) for name in names])

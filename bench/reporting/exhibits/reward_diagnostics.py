@@ -62,7 +62,9 @@ def reward_diagnostics(groups: Sequence[Group]) -> Figure | None:
 
 def _draw(canvas: Any, rows: plots.Rows, metrics: Mapping[str, dict[str, Any]]) -> None:
     names = plots.values_of(rows, "scorer")
-    for name, (left, middle, right) in zip(names, canvas.subplots(len(names), 3, squeeze=False), strict=True):
+    wide = 3 if plots.ems(canvas) > 3 * plots.NARROWEST else 1
+    panels = canvas.subplots(3 * len(names) // wide, wide, squeeze=False).reshape(-1, 3)
+    for name, (left, middle, right) in zip(names, panels, strict=True):
         here = {kind: plots.where(rows, scorer=name, diagnostic=kind) for kind in KINDS}
         _curves(left, here["gold"], here["proxy"], metrics[name])
         _ranking(middle, here["auc"], metrics[name])
