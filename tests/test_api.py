@@ -147,9 +147,42 @@ def test_each_curve_can_be_drawn_alone(name, runs):
     pyplot.close("all")
 
 
+def test_series_are_named_by_the_setting_that_is_chosen(runs):
+    """And the base at one sample over its temperatures is a curve where there are several."""
+    axes = bench.plot.frontier(runs[:4], label="selection", curves=["tuned"])
+    assert set(axes.rows["label"]) == {"softmax", "top_per_prompt"}
+    assert set(bench.plot.frontier(runs[:4], curves=["tuned"]).rows["label"]) > {"softmax N=4"}
+    with pytest.raises(BenchError, match="label=nope is not a setting in which these runs differ: they differ in "):
+        bench.plot.frontier(runs[:4], label="nope")
+    base = bench.plot.frontier(runs, curves=["base_temperature"])
+    rows = base[0].rows if isinstance(base, list) else base.rows
+    assert sorted(set(rows["temperature"])) == [0.7, 1.3]
+    for row in rows.itertuples():
+        like = (run for run in runs if run.config["temperature"] == row.temperature)
+        values = {run.series("base", "best_of_n", "kl")[1].value for run in like}
+        assert row.n == 1
+        assert row.kl in values
+
+
+def test_a_crowd_is_drawn_in_blocks_on_axes_of_ones_own(tmp_path):
+    from matplotlib import pyplot
+
+    crowd = [made_run(tmp_path, prompts=20, settings={"temperature": 0.1 * t}, noise=0.5) for t in range(1, 9)]
+    loaded = bench.load([run.folder for run in crowd])
+    _, ax = pyplot.subplots(figsize=(9, 5), layout="constrained")
+    panels = bench.plot.figure("reward_by_n", loaded, ax=ax)
+    assert len(panels) == 2
+    assert len({panel.get_ylim() for panel in panels}) == 1
+    free = pyplot.figure(figsize=(7, 5)).add_axes((0.1, 0.1, 0.8, 0.8))  # in no grid
+    assert len(bench.plot.figure("reward_by_n", loaded, ax=free)) == 2
+    pyplot.close("all")
+
+
 def test_words_are_replaced_whole_wherever_they_stand(runs):
-    panels = bench.plot.selection(runs[:2], labels={"top_per_prompt": "best", "soft": "?"})
+    panels = bench.plot.selection(runs[:2], labels={"top_per_prompt": "best"})
     assert {"best", "softmax"} <= {tick.get_text() for tick in panels[0].get_yticklabels()}
+    with pytest.raises(BenchError, match="labels: soft is not a text of selection"):
+        bench.plot.selection(runs[:2], labels={"soft": "?"})
 
 
 def test_a_report_has_the_figures_that_are_wanted(runs, tmp_path):
@@ -193,7 +226,18 @@ def test_slides_have_larger_text_and_figures(runs):
         (["figures.nope.size=[3,2]"], r"figures: nope is not a figure of these runs"),
         (["figures.frontier.curves=[nope]"], r"curves=nope is not a curve of frontier: it has best_of_n, "),
         (["figures.only=frontier"], r"figures\.only=frontier is not allowed: it must be a list of figures"),
-        (["figures.size=[1]"], r"figures\.size=\[1\] is not allowed: it must be width and height in inches"),
+        (["figures.size=[]"], r"figures\.size=\[\] is not allowed: it must be width in inches and perhaps height"),
+        (
+            ["figures.only=[frontier]", "figures.size=[1]"],
+            r"frontier has no room in 1 x .* inches for text of 8",
+        ),
+        (["figures.frontier.size=[2,1.5]", "style=talk"], r"frontier has no room in 2 x 1\.5 inches for text of 12"),
+        (["figures.labels={nope: a}"], r"figures\.labels: nope is not a text of any figure"),
+        (["figures.frontier.labels={nope: a}"], r"figures\.frontier\.labels: nope is not a text of this figure"),
+        (
+            ["figures.frontier.curves=[base_temperature]"],
+            r"is not a curve of frontier: .* It needs runs of several temperatures, as a sweep over temperature=",
+        ),
         (["figures.size=[1,.nan]"], r"figures\.size=\[1, nan\] is not allowed"),
         (["figures.frontier.colour=red"], r"figures\.frontier\.colour is not known: a setting of figures\.frontier is"),
         (["figures.frontier=3"], r"figures\.frontier is not known"),

@@ -232,7 +232,7 @@ def test_a_crowd_of_samplers_gets_panels_and_a_colour_each(grid):
     with drawn(figure) as canvas:
         left = canvas.axes[0]
         tuned = [line for line in left.lines if line.get_marker() == "D" and len(line.get_xdata())]
-        best = [line for line in left.lines if len(line.get_xdata()) == 3]
+        best = [line for line in left.lines if len(line.get_xdata()) == 3 and line.get_color() != LOOKS["base"].colour]
     by_series = sequence(range(3)).values()
     assert [line.get_color() for line in best] == [look.colour for look in by_series]
     assert {line.get_color() for line in tuned} == {look.colour for look in by_series}
@@ -254,7 +254,8 @@ def test_other_axes_of_a_sweep_get_panels_of_their_own(tmp_path):
     assert [row["panel"] for row in heat.rows] == ["mbr"] * 4 + ["rso"] * 4
     assert len({row["panel"] for row in methods.rows}) == 4
     with drawn(heat) as canvas:
-        assert [axes.get_title() for axes in canvas.axes] == ["mbr", "rso"]
+        assert [axes.get_title() for axes in canvas.axes] == ["mbr", "rso", ""]
+        assert canvas.axes[2].get_label() == "<colorbar>"
     with drawn(methods) as canvas:
         panels = {
             axes.get_title(): {round(float(x), 9) for line in axes.lines for x in line.get_xdata()}

@@ -77,7 +77,8 @@ def in_order(groups: Sequence[Group], names: Sequence[str] | None = None) -> lis
 def named(group: Group, names: Sequence[str] | None = None) -> str:
     """The settings that set a group apart, in a form short enough for a figure: "T=0.7 N=16", "all_correct"."""
     shown = []
-    for name in group.settings if names is None else names:
+    chosen = list(group.settings if names is None else names)
+    for name in [group.named_by] if group.named_by in chosen else chosen:
         last, value = name.rsplit(".", 1)[-1], group.settings[name]
         is_part = last in ("selection", "scoring", "policy", "task")
         shown.append(value if is_part else f"{SHORT.get(last, last)}={value}")

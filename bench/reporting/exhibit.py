@@ -53,7 +53,7 @@ class Exhibit:
 
 @dataclass(frozen=True)
 class Figure(Exhibit):
-    draw: Callable[..., None]  # (canvas, rows, labels) draws on an empty matplotlib Figure; see bench.reporting.plots
+    draw: Callable[..., Any]  # (canvas, rows, labels) draws on an empty matplotlib Figure; see bench.reporting.plots
     width: float = COLUMN_WIDTH  # inches
     height: float = COLUMN_WIDTH * 0.8
     sheet: Path = PAPER  # the style

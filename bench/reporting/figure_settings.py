@@ -1,12 +1,14 @@
 """How a user wants the figures of a report: which of them, their curves, words and size, and their style.
 
-figures.only=[frontier,selection] figures.size=[3.25,2.4] style=talk
+figures.only=[frontier,selection] figures.size=[3.25,2.4] style=talk   without a height, [3.25], it follows
 figures.labels={top_per_prompt: best of N}          words to write in the place of others
 figures.frontier.curves=[best_of_n,tuned]           for one figure: curves, labels, size
 figures=reports/paper_figures.yaml                  the same in a file, for all figures of a paper
 style=my.mplstyle                                   a style sheet of matplotlib in the place of paper or talk
 """
 
+import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,9 +16,13 @@ from typing import Any
 
 from bench.errors import BenchError
 from bench.reporting.exhibit import Figure
-from bench.reporting.style import PAPER, sheet_of, text_size
+from bench.reporting.style import PAPER, blank, sheet_of, text_size
 
+SMALLEST = (6.0, 5.0)  # width and height of a panel that can be read, in the size of the text
 CURVE = ("method", "of", "arm")  # the first of these columns that a figure's rows have names the curve of a row
+
+
+LACKING = {"base_temperature": " It needs runs of several temperatures, as a sweep over temperature=0.5,0.7,1 gives."}
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,7 @@ class FigureSettings:
     """only: the figures to make; None makes all. style: "paper", "talk" or a style sheet. own: settings by figure."""
 
     only: Sequence[str] | None = None
-    size: tuple[float, float] | None = None  # width and height in inches
+    size: Sequence[float] | None = None  # width in inches, and height
     labels: Mapping[str, str] = field(default_factory=dict)
     style: str = "paper"
     own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -35,20 +41,48 @@ class FigureSettings:
         for name in (*(self.only or ()), *self.own):
             if name not in names:
                 raise BenchError(f"figures: {name} is not a figure of these runs; they have {', '.join(names)}.")
-        return [self._shaped(figure) for figure in figures if self.only is None or figure.name in self.only]
+        shown = [self._shaped(figure) for figure in figures if self.only is None or figure.name in self.only]
+        if self.labels or self.own or self.size:
+            self._try(shown)
+        return shown
 
     def _shaped(self, figure: Figure) -> Figure:
         own = self.own.get(figure.name, {})
         made = shaped(figure, curves=own.get("curves"), labels={**self.labels, **own.get("labels", {})})
         sheet = sheet_of(self.style)
         scale = text_size(sheet) / text_size(PAPER)  # so that a text takes the same share of the figure
-        width, height = own.get("size") or self.size or (figure.width * scale, figure.height * scale)
+        width, *given = own.get("size") or self.size or (figure.width * scale, figure.height * scale)
+        # a narrower figure has its panels below each other
+        height = given[0] if given else figure.height * scale * max(1.0, figure.width * scale / width)
         return replace(made, width=width, height=height, sheet=sheet)
+
+    def _try(self, figures: Sequence[Figure]) -> None:
+        """Draw the figures and discard them. BenchError where a text to replace is in none, or a panel has no room."""
+        unused = set(self.labels)
+        for figure in figures:
+            with blank(figure.width, figure.height, figure.sheet) as canvas, warnings.catch_warnings(record=True):
+                replaced = figure.draw(canvas) or set()
+                canvas.draw_without_rendering()
+                ems = canvas.dpi * text_size(figure.sheet) / 72  # pixels
+                sizes = [
+                    axes.bbox.size / ems for axes in canvas.axes if axes.axison and axes.get_label() != "<colorbar>"
+                ]
+            unused -= replaced
+            if others := set(self.own.get(figure.name, {}).get("labels", {})) - replaced:
+                raise BenchError(f"figures.{figure.name}.labels: {sorted(others)[0]} is not a text of this figure.")
+            is_given = self.size or "size" in self.own.get(figure.name, {})
+            if is_given and any((size < SMALLEST).any() for size in sizes):
+                raise BenchError(
+                    f"figures: {figure.name} has no room in {figure.width:g} x {figure.height:g} inches for text of "
+                    f"{text_size(figure.sheet):g} points; give a larger figures.{figure.name}.size, or style=paper."
+                )
+        if unused:
+            raise BenchError(f"figures.labels: {sorted(unused)[0]} is not a text of any figure.")
 
     @property
     def settings(self) -> dict[str, Any]:
         """What `settings_of` makes equal settings of."""
-        general: dict[str, Any] = {"only": self.only, "size": self.size and list(self.size), "labels": self.labels}
+        general: dict[str, Any] = {"only": self.only, "size": self.size, "labels": self.labels}
         return {
             "figures": {name: value for name, value in general.items() if value} | dict(self.own),
             "style": self.style,
@@ -60,12 +94,18 @@ def shaped(figure: Figure, *, curves: Sequence[str] | None = None, labels: Mappi
     if curves is None and not labels:
         return figure
     rows = list(figure.rows)
+    if "texts" not in inspect.signature(figure.draw).parameters:  # a user's own
+        if curves is None:
+            return figure
+        raise BenchError(f"curves={curves[0]} can't be chosen: {figure.name} is drawn by a function of your own.")
     if curves is not None:
         column = next((name for name in CURVE if name in rows[0]), None)
         known = list(dict.fromkeys(row[column] for row in rows)) if column else []
         if unknown := [curve for curve in curves if curve not in known]:
             allowed = f"it has {', '.join(known)}" if known else "it has no curves to choose among"
-            raise BenchError(f"curves={unknown[0]} is not a curve of {figure.name}: {allowed}.")
+            raise BenchError(
+                f"curves={unknown[0]} is not a curve of {figure.name}: {allowed}.{LACKING.get(unknown[0], '')}"
+            )
         rows = [row for row in rows if row[column or ""] in curves]
     return replace(figure, rows=rows, draw=partial(figure.draw, shown=rows, texts=dict(labels)))
 
@@ -100,7 +140,7 @@ def settings_of(settings: Mapping[str, Any]) -> FigureSettings:
     style = str(settings.get("style", "paper"))
     sheet_of(style)  # refused now, not when it is drawn
     size = given.get("size")
-    return FigureSettings(given.get("only"), tuple(size) if size else None, given.get("labels") or {}, style, own)
+    return FigureSettings(given.get("only"), size, given.get("labels") or {}, style, own)
 
 
 def _check(place: str, settings: Any, allowed: Sequence[str]) -> None:
@@ -118,7 +158,9 @@ def _names(value: Any) -> bool:
 
 def _inches(value: Any) -> bool:
     return (
-        isinstance(value, list) and len(value) == 2 and all(type(x) in (int, float) and 0.5 <= x <= 50 for x in value)
+        isinstance(value, list)
+        and len(value) in (1, 2)
+        and all(type(x) in (int, float) and 0.5 <= x <= 50 for x in value)
     )
 
 
@@ -129,6 +171,6 @@ def _words(value: Any) -> bool:
 ALLOWED = {
     "only": (_names, "a list of figures, e.g. [frontier,selection]"),
     "curves": (_names, "a list of curves, e.g. [best_of_n,tuned]"),
-    "size": (_inches, "width and height in inches, each 0.5 to 50, e.g. [3.25,2.4]"),
+    "size": (_inches, "width in inches and perhaps height, each 0.5 to 50, e.g. [3.25,2.4]"),
     "labels": (_words, "texts by the text that they replace, e.g. {top_per_prompt: best of N}"),
 }

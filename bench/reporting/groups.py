@@ -29,6 +29,7 @@ class Group:
 
     settings: dict[str, str]  # what sets this group apart from the others: column -> value as text
     runs: tuple[Run, ...]
+    named_by: str | None = None  # the setting that alone names it in figures, where one was chosen
 
     @property
     def label(self) -> str:

@@ -13,7 +13,7 @@ DISTANCES = (3.0, 5.0, 8.0, 12.0, 17.0, 23.0, 30.0, 38.0, 47.0, 57.0, 68.0)  # p
 ANGLES = np.arange(0, 360, 22.5)
 LEADER = 12.0  # points: from this distance on, a line leads from the label to its point
 CROSSING = 200.0  # the cost of a leader that crosses another label, in points of distance
-PADDING = 1.0  # points around a label that stay free
+PADDING = 1.5  # points around a label that stay free
 STEPS = 40  # positions along a leader that are tested for crossings
 ROUNDS = 4  # how often every label is placed again, given the places of the others
 RING = np.linspace(0, 2 * np.pi, 8, endpoint=False)  # angles of the outline of a marker
@@ -41,15 +41,16 @@ class _Places:
         return _Places(self.box[kept], self.leader[kept], self.point, self.distance[kept])
 
 
-def place_labels(axes: Any, labels: Sequence[Label]) -> list[Any]:
+def place_labels(axes: Any, labels: Sequence[Label], *, is_laid_out: bool = False) -> list[Any]:
     """Annotate each point with its text, as near as there is room; returns the annotations.
 
     A label never covers another label or a text, and never leaves the panel: a label that has no such place is left
     out. It covers lines, markers and bars only where it must. Call this when everything else is drawn and the limits
-    are final.
+    are final. is_laid_out: the figure was laid out since.
     """
     figure = axes.get_figure(root=True)
-    figure.draw_without_rendering()
+    if not is_laid_out:
+        figure.draw_without_rendering()
     scale = figure.dpi / 72  # pixels per point
     ink, panel = _ink(axes, scale), np.array(axes.get_window_extent().extents)
     texts = np.array([text.get_window_extent().extents for text in axes.texts if text.get_text()]).reshape(-1, 4)

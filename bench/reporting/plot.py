@@ -9,6 +9,7 @@ Every function takes finished runs (`bench.load`, or `Run`s) and draws what `pyt
 
 ax: matplotlib axes whose place the figure takes; None makes a new pyplot figure of the report's size.
 curves: the curves to draw, by their names in the rows' column `method`, `of` or `arm`; None draws all.
+label: the setting whose values name series and points, e.g. "selection"; None names all settings that differ.
 labels: text -> the text to write in its place, e.g. {"top_per_prompt": "best per prompt", "T=0.7": "cold"}.
 size: width and height of a new figure in inches.
 
@@ -17,6 +18,7 @@ hold the numbers of the figure, or a curve is not among its curves.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -83,12 +85,16 @@ def figure(
     ax: Any = None,
     *,
     curves: Sequence[str] | None = None,
+    label: str | None = None,
     labels: Mapping[str, str] = SAME,
     size: tuple[float, float] | None = None,
 ) -> Any:
     """Draw the report's figure of this name, e.g. "reward_by_n", or one of your own modules'."""
-    others = []
-    for wanted in made("figures", Figure, grouped(list(runs))):
+    groups, others = grouped(list(runs)), []
+    if label is not None and label not in groups[0].settings:
+        differing = ", ".join(groups[0].settings) or "no setting"
+        raise BenchError(f"label={label} is not a setting in which these runs differ: they differ in {differing}.")
+    for wanted in made("figures", Figure, [replace(group, named_by=label) for group in groups]):
         if wanted.name == name:
             break
         others.append(wanted.name)
@@ -96,46 +102,70 @@ def figure(
         raise BenchError(f"These runs do not hold the numbers of {name}; they hold those of {', '.join(others)}.")
     drawn = shaped(wanted, curves=curves, labels=labels)
     if ax is not None:
-        return _draw(drawn, _Place(ax))
+        return _draw(drawn, _Place(ax), labels)
 
     import matplotlib.pyplot as plt
 
     with styled():
-        return _draw(drawn, plt.figure(figsize=size or (wanted.width, wanted.height)))
+        return _draw(drawn, plt.figure(figsize=size or (wanted.width, wanted.height)), labels)
 
 
-def _draw(drawn: Figure, canvas: Any) -> Any:
+def _draw(drawn: Figure, canvas: Any, labels: Mapping[str, str]) -> Any:
     import pandas as pd
 
-    drawn.draw(canvas)
-    for axes in canvas.axes:
+    replaced = drawn.draw(canvas)
+    if unused := set(labels) - (replaced or set()):
+        raise BenchError(f"labels: {sorted(unused)[0]} is not a text of {drawn.name}.")
+    panels = [axes for axes in canvas.axes if axes.get_label() != "<colorbar>" and axes.axison]
+    for axes in panels:
         axes.rows = pd.DataFrame(list(drawn.rows))
-    return canvas.axes[0] if len(canvas.axes) == 1 else list(canvas.axes)
+    return panels[0] if len(panels) == 1 else panels
 
 
 class _Place:
-    """The place of some axes as a Figure: one panel is these axes, several divide their place."""
+    """The place of some axes as a Figure: one panel is these axes, several stand in a subfigure in their place."""
 
     def __init__(self, ax: Any) -> None:
-        self._ax = ax
-        self.axes: list[Any] = []
+        self._ax, self._whole = ax, ax  # whole: what is drawn on
+
+    @property
+    def axes(self) -> list[Any]:
+        if self._whole is self._ax:
+            return [self._ax]
+        return [axes for part in (self._whole, *self._whole.subfigs) for axes in part.axes]
+
+    @property
+    def bbox(self) -> Any:
+        return self._whole.bbox
+
+    def get_figure(self, root: bool = False) -> Any:
+        return self._ax.get_figure(root=root)
 
     def subplots(self, rows: int = 1, columns: int = 1, *, squeeze: bool = True, **how: Any) -> Any:
         import numpy as np
 
         if rows == columns == 1:
-            self.axes = [self._ax]
-            return np.array([[self._ax]]) if not squeeze else self._ax
-        ratios = {name: how.pop(name) for name in ("width_ratios", "height_ratios") if name in how}
+            return self._ax if squeeze else np.array([[self._ax]])
+        return self._divided().subplots(rows, columns, squeeze=squeeze, **how)
+
+    def subfigures(self, rows: int, columns: int) -> Any:
+        return self._divided().subfigures(rows, columns)
+
+    def _divided(self) -> Any:
+        from matplotlib.gridspec import GridSpec
+
+        figure, box = self._ax.get_figure(), self._ax.get_position()
+        edges = {"left": box.x0, "right": box.x1, "bottom": box.y0, "top": box.y1}
         self._ax.set_axis_off()
-        divided = self._ax.get_subplotspec().subgridspec(rows, columns, **ratios)
-        panels = divided.subplots(squeeze=squeeze, **how)
-        self.axes = list(np.ravel(panels))
-        return panels
+        self._whole = figure.add_subfigure(self._ax.get_subplotspec() or GridSpec(1, 1, figure, **edges)[0])
+        return self._whole
 
-    def get_figwidth(self) -> float:
-        box = self._ax.get_position()
-        return float(self._ax.get_figure(root=True).get_figwidth() * box.width)
-
-    def legend(self, handles: list[Any], labels: list[str], **_: Any) -> None:
-        self.axes[0].legend(handles, labels)
+    def legend(self, handles: list[Any], labels: list[str], *, loc: str, **how: Any) -> None:
+        """Within one panel, the key of numbers below it; of several, as in a figure of its own."""
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "borderaxespad": 0.0}
+        if self._whole is not self._ax:
+            self._whole.legend(handles, labels, loc=loc, **how)
+        elif "upper" in loc:
+            self._ax.add_artist(self._ax.legend(handles, labels))
+        else:
+            self._ax.legend(handles, labels, **how, **below)

@@ -1,8 +1,6 @@
 """What figures share: figures from rows, rows of curves, series with intervals, panels, axes and legends."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -10,23 +8,22 @@ import numpy as np
 
 from bench.records.read import Estimate
 from bench.reporting.exhibit import Figure
+from bench.reporting.finish import MOST, Labels, blocks, finish, wrapped
 from bench.reporting.groups import Group
-from bench.reporting.labels import Label, place_labels
 from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, QUIET, Look, legend_size
 from bench.reporting.tables import all_runs, spread
 from bench.reporting.words import over_what
 
 Row = dict[str, Any]
 Rows = list[Row]
-Labels = Sequence[tuple[Any, Sequence[Label]]]  # the labels of points, by panel
 Series = tuple[Rows, Look, dict[str, Any]]  # points, how they look, and more settings of `line`
 
-MOST = 6  # panels, or curves, that one figure has room for
-MOST_TICKS = 7  # named on an axis
+MOST_PANELS = 24  # that one figure has room for
+NARROWEST = 14  # of a panel, in the size of the text
+NAMES = 0.3  # of a figure's width, at most, for the names of rows
 DODGE = 0.06  # octaves between the points of two series at one x
 WIDEST = 0.4  # octaves from the first to the last of them
 HOLLOW = {"markerfacecolor": "white"}
-HANDLE = 2.4  # the length of a legend's lines, in its font's size
 
 
 def figure(
@@ -36,44 +33,40 @@ def figure(
     groups: Sequence[Group],
     draw: Callable[[Any, Rows], Labels | None],
     size: tuple[float, float] = (COLUMN_WIDTH, COLUMN_WIDTH * 0.8),
+    *,
+    series: str = "",
+    room: int = MOST,
+    over: str | None = None,
 ) -> Figure | None:
     """A figure of `rows`, drawn by `draw(canvas, rows)`; None without rows. Its caption says what intervals mean.
 
     draw gets copies of the rows, to which it may add positions that the CSV does not have. It may return the labels
-    of points by panel. They are placed last, after the legend. size: width and height in inches.
+    of points by panel. They are placed last, after the legend. size: width and height in inches. series: the column
+    that names the series; more of them than a legend has `room` for are drawn in blocks, each with its own legend.
+    Rows without a series are in every block. over: what intervals hold for, where it is not the groups' own.
     """
     if not rows:
         return None
+    two_seeds = all(len(group.runs) == 2 for group in groups)
 
-    def finish(canvas: Any, shown: Sequence[Row] = rows, texts: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Draw these rows of the figure. texts: what is written -> what is to be written in its place."""
-        labels = draw(canvas, [dict(row) for row in shown]) or ()
-        if texts:
-            labels = _reworded(canvas, labels, texts)
-        legend_above(canvas)
-        for axes, wanted in labels:
-            place_labels(axes, wanted)
+    def parts(shown: Sequence[Row]) -> list[Rows]:
+        names = blocks([name for name in values_of(shown, series) if name], room) if series else [[]]
+        return [[dict(row) for row in shown if not series or row[series] in ("", None, *part)] for part in names]
 
-    return Figure(name, f"{caption} {over_what(groups)}.", rows, all_runs(groups), finish, *size)
+    def drawn(canvas: Any, shown: Sequence[Row] = rows, texts: Mapping[str, str] = MappingProxyType({})) -> set[str]:
+        """Draw these rows. texts: what is written -> what to write in its place; returns those that were there."""
+        found = parts(shown)
+        wide = 2 if len(found) > 1 and size[0] == COLUMN_WIDTH and ems(canvas) > 4 * NARROWEST else 1
+        places = [canvas] if len(found) == 1 else list(np.ravel(canvas.subfigures(-(-len(found) // wide), wide)))
+        places = places[: len(found)]
+        labels = [draw(place, part) or () for place, part in zip(places, found, strict=True)]
+        return finish(places, labels, texts, two_seeds=two_seeds)
 
-
-def _reworded(canvas: Any, labels: Labels, texts: Mapping[str, str]) -> Labels:
-    """Replace texts, where they stand as whole words, in legends, titles, names of axes and ticks, and labels."""
-    names = "|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True))
-    pattern = re.compile(rf"(?<![\w.])(?:{names})(?![\w.])")
-
-    def new(text: str) -> str:
-        return pattern.sub(lambda found: texts[found[0]], text)
-
-    for axes in canvas.axes:
-        axes.set(title=new(axes.get_title()), xlabel=new(axes.get_xlabel()), ylabel=new(axes.get_ylabel()))
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handle.set_label(new(label))
-        for axis in (axes.xaxis, axes.yaxis):
-            ticks = [tick.get_text() for tick in axis.get_ticklabels()]
-            if any(new(tick) != tick for tick in ticks):
-                axis.set_ticks(axis.get_ticklocs(), [new(tick) for tick in ticks])
-    return [(axes, [replace(label, text=new(label.text)) for label in wanted]) for axes, wanted in labels]
+    count, (width, height) = len(parts(rows)), size
+    if count > 1:
+        width, height = FULL_WIDTH, height * (-(-count // 2) if width == COLUMN_WIDTH else count)
+    said = caption if over == "" else f"{caption} {over or over_what(groups)}."
+    return Figure(name, said, rows, all_runs(groups), drawn, width, height)
 
 
 def faceted(
@@ -90,21 +83,23 @@ def faceted(
     """A figure with a panel for each value of the column `by`, drawn by `panel(axes, its rows)`; None for too many.
 
     y: the label of the axis that the panels share. heights: of the figure with one row of panels and with two, in
-    columns' widths.
+    columns' widths; every further row adds as much.
     """
     titles = values_of(rows, by)
-    if len(titles) > MOST:
+    if not 0 < len(titles) <= MOST_PANELS:
         return None
 
     def draw(canvas: Any, rows: Rows) -> None:
+        titles = values_of(rows, by)
         panels = grid_of(canvas, len(titles), sharey=True)
         for axes, title in zip(panels, titles, strict=True):
             axes.set_title(title)
             panel(axes, where(rows, **{by: title}))
-        panels[0].set_ylabel(y)
+        name_axes(panels, panels[0].get_xlabel(), y)
 
+    high = heights[0] + (heights[1] - heights[0]) * (rows_of(len(titles)) - 1)
     width = COLUMN_WIDTH if len(titles) == 1 else FULL_WIDTH
-    return figure(name, caption, rows, groups, draw, (width, COLUMN_WIDTH * heights[len(titles) > 3]))
+    return figure(name, caption, rows, groups, draw, (width, COLUMN_WIDTH * high))
 
 
 def curve_rows(curve: Mapping[Any, Estimate | float], x: str, y: str, **labels: Any) -> Rows:
@@ -173,23 +168,28 @@ def beside(rows: Sequence[Row], x: str, place: int, count: int) -> Rows:
     return [row | {x: row[x] * factor} for row in rows]
 
 
+def nested(place: int, count: int) -> dict[str, Any]:
+    """Settings of `line` that tell bars at one measured x apart: the first series' are widest and palest."""
+    behind = (count - 1 - place) / max(count - 1, 1)
+    return {"elinewidth": 0.7 + 1.5 * behind, "zorder": 2 + place / count}
+
+
 def nudge(place: int, count: int, apart: float) -> float:
     """How far series `place` of `count` is moved along a linear axis, `apart` between neighbours."""
     return apart * (place - (count - 1) / 2)
 
 
 def powers_axis(axes: Any, sizes: Sequence[int], label: str) -> None:
-    """x in powers of two, each named where there is room for all."""
+    """x in powers of two; in the end those are named that have room."""
     shown = sorted(set(sizes))
-    every = -(-len(shown) // MOST_TICKS)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(shown, ["" if i % every else f"{n:g}" for i, n in enumerate(shown)])
+    axes.set_xticks(shown, [f"{n:g}" for n in shown])
     axes.set_xticks([], minor=True)
     axes.set_xlabel(label)
 
 
 def columns_of(count: int) -> int:
-    """How many of `count` panels stand in a row: two of two or four, else three."""
+    """How many of `count` panels stand in a row of a figure of full width: two of two or four, else three."""
     return min(count, 2 if count == 4 else 3)
 
 
@@ -198,10 +198,18 @@ def rows_of(count: int) -> int:
     return -(-count // columns_of(count))
 
 
-def grid_of(canvas: Any, count: int, **sharing: Any) -> list[Any]:
-    """`count` panels, row by row in `columns_of(count)`; the rest of the last row stays empty."""
-    wide = columns_of(count)
-    panels = list(np.ravel(canvas.subplots(rows_of(count), wide, squeeze=False, **sharing)))
+def ems(canvas: Any) -> float:
+    """The width in the size of the text."""
+    from matplotlib import rcParams
+
+    return float(canvas.bbox.width / canvas.get_figure(root=True).dpi * 72 / rcParams["font.size"])
+
+
+def grid_of(canvas: Any, count: int, width_ratios: Sequence[float] = (), **sharing: Any) -> list[Any]:
+    """`count` panels, row by row in as many columns as have room; the rest of the last row stays empty."""
+    wide = max(1, min(columns_of(count), int(ems(canvas) / NARROWEST)))
+    ratios = {"width_ratios": width_ratios} if len(width_ratios) == wide else {}
+    panels = list(np.ravel(canvas.subplots(-(-count // wide), wide, squeeze=False, **sharing, **ratios)))
     for panel in panels[count:]:
         panel.set_axis_off()
     for panel in panels[:count][-wide:]:
@@ -209,40 +217,32 @@ def grid_of(canvas: Any, count: int, **sharing: Any) -> list[Any]:
     return panels[:count]
 
 
-def lined_rows(panels: Sequence[Any]) -> None:
-    """Thin lines to follow the rows of panels whose y is a list of names."""
+def name_axes(panels: Sequence[Any], x: str | None = None, y: str | None = None) -> None:
+    """Name x below the lowest panel of each column, and y beside the first of each row."""
+    wide = panels[0].get_subplotspec().get_gridspec().ncols if len(panels) > 1 else 1
+    for place, axes in enumerate(panels):
+        if x is not None:
+            axes.set_xlabel(x if place + wide >= len(panels) else "")
+        if y is not None and place % wide == 0:
+            axes.set_ylabel(y)
+
+
+def row_height(names: Sequence[str]) -> float:
+    """Inches of each row of panels whose y is a list of these names."""
+    lines = max(wrapped(name, NAMES * FULL_WIDTH, 7).count("\n") for name in names)
+    return 0.17 + 0.12 * lines
+
+
+def named_rows(canvas: Any, panels: Sequence[Any], names: Sequence[str]) -> None:
+    """Panels whose y is a list of names, with thin lines to follow the rows."""
+    share = NAMES if ems(canvas) > 3 * NARROWEST else 1.4 * NAMES
+    room = share * canvas.bbox.width / canvas.get_figure(root=True).dpi
     for axes in panels:
+        axes.set_yticks(range(len(names)), [wrapped(name, room, legend_size()) for name in names])
+        axes.set_ylim(-0.7, len(names) - 0.3)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", color="#E5E5E5", linewidth=0.4)
         axes.set_axisbelow(True)
-
-
-def legend_above(canvas: Any) -> None:
-    """One legend for the whole figure, of its labelled series row by row, in as many columns as it has room for."""
-    handles: dict[str, Any] = {}
-    for panel in canvas.axes:
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    if not handles:
-        return
-    labels, room = list(handles), canvas.get_figwidth() - 0.1
-    columns = next(wide for wide in range(len(labels), 0, -1) if wide == 1 or _legend_width(labels, wide) <= room)
-    order = [i for column in range(columns) for i in range(column, len(labels), columns)]  # matplotlib fills columns
-    canvas.legend(
-        [handles[labels[i]] for i in order],
-        [labels[i] for i in order],
-        loc="outside upper center",
-        ncols=columns,
-        columnspacing=1.0,
-        handlelength=HANDLE,
-        fontsize=legend_size(),
-    )
-
-
-def _legend_width(labels: Sequence[str], columns: int) -> float:
-    """Inches of a legend whose labels fill its rows one after another."""
-    longest = [max(len(label) for label in labels[column::columns]) for column in range(columns)]
-    return sum(0.54 * letters + HANDLE + 1.8 for letters in longest) * legend_size() / 72
 
 
 def short(number: float, _: object = None) -> str:

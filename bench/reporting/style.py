@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from bench.errors import BenchError
 
 Name = TypeVar("Name", bound=Hashable)
-COLUMN_WIDTH = 3.35  # inches, one column of a two-column paper
-FULL_WIDTH = 7.0  # inches, both columns
+COLUMN_WIDTH = 3.25  # inches, one column of a two-column paper
+FULL_WIDTH = 6.75  # inches, both columns
 # Okabe and Ito's palette, by role
 COLOURS = {"best_of_n": "#0072B2", "tuned": "#D55E00", "control": "#009E73", "base": "#000000", "bound": "#999999"}
 QUIET = "#666666"  # notes and guides

@@ -66,12 +66,13 @@ def samples_budget(groups: Sequence[Group]) -> Figure | None:
     return plots.figure(
         "samples_budget",
         "Accuracy on held-out prompts, and KL from the raw base, of the policy that was fine-tuned on accepted "
-        "completions, against the samples that were drawn of all training prompts together (mean over seeds); plans "
-        "with equally many samples stand side by side. Dotted: the base.",
+        "completions, against the samples that were drawn of all training prompts together (mean over seeds). "
+        f"The base: {base:.2f}, dotted where it is near.",
         sorted(rows, key=lambda row: (row["label"], row["samples"])),
         groups,
         lambda canvas, rows: _draw(canvas, rows, base),
         (style.FULL_WIDTH, style.COLUMN_WIDTH * 0.85),
+        series="label",
     )
 
 
@@ -79,18 +80,20 @@ def _draw(canvas: Any, rows: plots.Rows, base: float) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     looks = style.sequence(plots.values_of(rows, "label"))
-    panels = list(canvas.subplots(1, 2, sharex=True))
+    panels = plots.grid_of(canvas, 2)
     titles = {"accuracy": "accuracy on held-out prompts", "kl": "KL from the base (nats per sequence)"}
     for axes, (key, title) in zip(panels, titles.items(), strict=True):
         known = [row for row in rows if row[key] is not None]
-        series = [(plots.where(known, label=label), look, {"label": label}) for label, look in looks.items()]
-        plots.side_by_side(axes, series, "samples", key)
+        for place, (label, look) in enumerate(looks.items()):
+            points = plots.where(known, label=label)
+            plots.line(axes, points, "samples", key, look, label=label, **plots.nested(place, len(looks)))
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel="samples of training prompts in all", ylabel=title)
-    plots.guide(panels[0], y=base)
+    if base > min(row["accuracy"] for row in rows) - 0.1:  # farther away it would stretch the axis
+        plots.guide(panels[0], y=base)
 
 
 @shows("sentences", 65)

@@ -19,15 +19,15 @@ from bench.reporting.words import over_what
 def accuracy_by_n(groups: Sequence[Group]) -> Figure | None:
     """Best-of-n of each sampler against n, and the fine-tuned policies against the N that they were trained on.
 
-    None where there is one sampler and one N; each part only where it has room for all curves.
+    None where there is one sampler and one N.
     """
     drawn_from = arrange.samplers(groups)
     trained = [(name, panel) for name, panel in arrange.in_panels(groups, ("num_completions",)) if len(panel) > 1]
     rows: plots.Rows = []
-    for name, group in drawn_from if 1 < len(drawn_from) <= plots.MOST else ():
+    for name, group in drawn_from if len(drawn_from) > 1 else ():
         curve = group.series("base", "best_of_n", "accuracy")
         rows += plots.curve_rows(curve, "n", "accuracy", of="best_of_n", name=name)
-    for name, panel in trained if len(trained) <= plots.MOST else ():
+    for name, panel in trained:
         for group in panel:
             for arm in group.arms:
                 point = {int(group.settings["num_completions"]): group.mean(arm, "pass", "accuracy", 1)}
@@ -42,6 +42,7 @@ def accuracy_by_n(groups: Sequence[Group]) -> Figure | None:
         groups,
         _accuracy,
         (style.COLUMN_WIDTH if panels == 1 else style.FULL_WIDTH, style.COLUMN_WIDTH * 0.85),
+        series="name",
     )
 
 
@@ -61,7 +62,7 @@ def _accuracy(canvas: Any, rows: plots.Rows) -> None:
         ]
         plots.side_by_side(axes, series, "n", "accuracy")
         plots.powers_axis(axes, [row["n"] for row in rows if row["of"] in arms], titles[kind])
-    panels[0].set_ylabel("accuracy on held-out prompts")
+    plots.name_axes(panels, y="accuracy on held-out prompts")
 
 
 @shows("figures", 75)
@@ -71,13 +72,13 @@ def reward_by_n(groups: Sequence[Group]) -> Figure | None:
     for name, group in arrange.samplers(groups):
         for of, method in (("highest", "best_of_n"), ("median", "median_of_n")):
             rows += plots.curve_rows(group.series("base", method, "proxy"), "n", "reward", of=of, name=name)
-    if not plots.where(rows, of="median") or len(plots.values_of(rows, "name")) > plots.MOST:
+    if not plots.where(rows, of="median"):
         return None
     caption = (
         "The highest (filled) and the median reward (hollow) among n samples of a held-out prompt; exact means over "
         "all n-subsets of its pool."
     )
-    return plots.figure("reward_by_n", caption, rows, groups, _reward)
+    return plots.figure("reward_by_n", caption, rows, groups, _reward, series="name")
 
 
 def _reward(canvas: Any, rows: plots.Rows) -> plots.Labels:
@@ -128,13 +129,14 @@ def _kl(axes: Any, rows: plots.Rows) -> None:
     # at one x: they coincide where no rewards tie, and moved apart the measured one would seem lower there
     measured, bound = (plots.where(rows, of=of) for of in ("kl", "kl_bound"))
     plots.line(axes, bound, "n", "kl", style.LOOKS["bound"], label="log n bound", linewidth=2.2)
-    plots.line(axes, measured, "n", "kl", style.LOOKS["best_of_n"], label="measured", marker="")
-    for row in measured:
+    plots.line(axes, [], "n", "kl", style.LOOKS["best_of_n"], label="measured")
+    plots.line(axes, measured, "n", "kl", style.LOOKS["best_of_n"], marker="")
+    for row in plots.bare(measured, "n", "kl", "extrapolates"):
         small = plots.HOLLOW | {"markersize": 2.5} if row["extrapolates"] else {}
         plots.line(axes, [row], "n", "kl", style.LOOKS["best_of_n"], linestyle="none", **small)
     if unsolved := plots.bare(plots.where(rows, of="kl_sensitivity"), "n", "kl"):
         cross = style.Look(style.COLOURS["base"], "x", "none")
-        more = {"markersize": 3.5, "markeredgewidth": 0.6, "label": "unsolved prompts at most"}
+        more = {"markersize": 3.5, "markeredgewidth": 0.6, "label": "unsolved at most"}
         plots.line(axes, unsolved, "n", "kl", cross, **more)
     plots.powers_axis(axes, [row["n"] for row in measured], "n of Best-of-n")
     plots.guide(axes, y=0.0)

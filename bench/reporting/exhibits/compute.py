@@ -119,8 +119,9 @@ def _totals(axes: Any, rows: plots.Rows) -> None:
         axes.xaxis.set_major_formatter(plots.short)
         axes.yaxis.set_major_formatter(plots.short)
     else:
-        words = "no break-even:\nno n of Best-of-n costs more and is as good"
-        axes.text(0.5, 0.5, words, ha="center", va="center", fontsize=7, color=style.QUIET, transform=axes.transAxes)
+        words = "no break-even:\nno n of Best-of-n\ncosts more and is as good"
+        size = style.legend_size() - 1
+        axes.text(0.5, 0.5, words, ha="center", va="center", fontsize=size, color=style.QUIET, transform=axes.transAxes)
         axes.set(xticks=[], yticks=[])
     axes.set(xlabel="queries", ylabel="FLOPs in total")
 
@@ -219,30 +220,30 @@ def cost_by_stage(groups: Sequence[Group]) -> Figure | None:
         f"measured when it was made.{pale}"
     )
     size = style.FULL_WIDTH, 0.8 + 0.24 * len(rows)
-    return Figure("cost_by_stage", caption, rows, runs, lambda canvas: _costs(canvas, rows), *size)
+    return plots.figure("cost_by_stage", caption, rows, groups, _costs, size, over="")
 
 
 def _costs(canvas: Any, rows: plots.Rows) -> None:
-    panels = canvas.subplots(1, 2, sharey=True)
+    panels = plots.grid_of(canvas, 2, sharey=True)
     places = np.arange(len(rows))
     for axes, name in zip(panels, ("seconds", "generated_tokens"), strict=True):
         made, apart = ([row[f"{name}{end}"] for row in rows] for end in ("", "_unshared"))
-        if made != apart:
+        several = made != apart
+        if several:
             axes.barh(places, apart, height=0.72, color="#C9DCEB", label="if every run had made its own")
-        axes.barh(places, made, height=0.4, color=style.LOOKS["best_of_n"].colour, label="made once for all runs")
+        once = "made once for all runs" if several else None
+        axes.barh(places, made, height=0.4, color=style.LOOKS["best_of_n"].colour, label=once)
         widest = max(*apart, 1e-9)
         for place, once, every in zip(places, made, apart, strict=True):
             if every:
                 text = plots.short(once) if once == every else f"{plots.short(once)} of {plots.short(every)}"
-                axes.text(every + 0.015 * widest, place, text, va="center", fontsize=6)
-        axes.set_xlim(0, widest * 1.3)
-        axes.locator_params(axis="x", nbins=6)
+                axes.text(every + 0.015 * widest, place, text, va="center", fontsize=style.legend_size() - 1)
+        axes.set_xlim(0, widest * 1.5)
+        axes.locator_params(axis="x", nbins=4)
         axes.xaxis.set_major_formatter(plots.short)
         axes.set_xlabel(name.replace("_", " "))
         axes.tick_params(axis="y", length=0)
     panels[0].set_yticks(places, [row["stage"] for row in rows])
-    if any(row["seconds"] != row["seconds_unshared"] for row in rows):
-        plots.legend_above(canvas)
 
 
 @shows("tables", 130)

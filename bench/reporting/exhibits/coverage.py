@@ -16,9 +16,9 @@ from bench.reporting.words import ARMS, over_what
 FIT = "power law"
 LAW = style.Look(style.COLOURS["tuned"], "", (0, (4, 2)))
 METHODS = {
-    "pass": ("coverage (pass@k)", style.Look(style.COLOURS["base"], "^", "-")),
-    "best_of_n": ("Best-of-k by the scorer", style.LOOKS["best_of_n"]),
-    "weighted_majority": ("majority weighted by it", style.Look("#CC79A7", "v", (0, (5, 1.5, 1, 1.5)))),
+    "pass": ("coverage", style.Look(style.COLOURS["base"], "^", "-")),
+    "best_of_n": ("Best-of-k", style.LOOKS["best_of_n"]),
+    "weighted_majority": ("weighted majority", style.Look("#CC79A7", "v", (0, (5, 1.5, 1, 1.5)))),
     "majority": ("majority", style.Look(style.COLOURS["control"], "s", (0, (2.5, 1.5)))),
 }
 PLACES = (2, 1, 3, 4)  # of METHODS among five: coverage in the middle, at k itself, where the law through it is
@@ -87,7 +87,7 @@ def _coverage(axes: Any, rows: plots.Rows, alone: bool) -> None:
 def paths(groups: Sequence[Group]) -> Figure | None:
     """Distinct correct paths of reasoning among k samples, and accuracy after training on N of them (Yuan et al. 2023).
 
-    None where paths were not recorded, or for more configurations than one panel has room for.
+    None where paths were not recorded.
     """
     curves = [("base", name, group) for name, group in arrange.samplers(groups)]
     if len(groups) <= 2:
@@ -102,8 +102,7 @@ def paths(groups: Sequence[Group]) -> Figure | None:
         for group in panel if len(panel) > 1 else ():
             point = {int(group.settings["num_completions"]): group.mean("tuned", "pass", "accuracy", 1)}
             rows += plots.curve_rows(point, "k", "value", of="trained", name=name)
-    series = {of: plots.values_of(plots.where(rows, of=of), "name") for of in ("base", "trained")}
-    if not series["base"] or max(map(len, series.values())) > plots.MOST:
+    if not plots.where(rows, of="base"):
         return None
     trained = len(rows) > sampled
     return plots.figure(
@@ -115,6 +114,7 @@ def paths(groups: Sequence[Group]) -> Figure | None:
         groups,
         _paths,
         (style.FULL_WIDTH if trained else style.COLUMN_WIDTH, style.COLUMN_WIDTH * 0.85),
+        series="name",
     )
 
 

@@ -6,11 +6,12 @@ from typing import Any
 from bench.records.read import Estimate
 from bench.reporting import arrange, plots, style, tables
 from bench.reporting.exhibit import Figure, shows
+from bench.reporting.finish import key_height
 from bench.reporting.groups import Group, is_learned
 from bench.reporting.labels import Label
 
 FEW = 3  # groups: more of them are drawn as points alone, over the whole width
-CROWD = 4  # samplers: more of them, where they differ in two settings or more, get a panel for each value of one
+CROWD = plots.MOST - 2  # samplers beside the two arms in a legend: more get a panel for each value of one setting
 NAMED = 30  # points in a panel: more of them can't be told by name
 POINTS = {"tuned": "fine-tuned", "control": "random control"}
 Curve = Mapping[int, Estimate]
@@ -33,15 +34,21 @@ def _frontier(groups: Sequence[Group], metric: str) -> Figure | None:
     parts.append("; dotted: the same accuracies at the KL of the log n bound" * ("bound" in methods))
     parts.append("; soft Best-of-n at its temperatures" * ("soft_best_of_n" in methods))
     parts.append("; Best-of-n drawn from the fine-tuned policy" * ("tuned_best_of_n" in methods))
+    parts.append("; black: one sample of the base over its temperatures" * ("base_temperature" in methods))
     panels, wide = len(plots.values_of(rows, "panel")), len(groups) > FEW
     tall = 0.3 + 0.75 * plots.rows_of(panels) if panels > 1 else 1.1
+    if panels == 1 and len(plots.values_of(plots.where(rows, method="best_of_n"), "series")) > CROWD:
+        wide = False  # two blocks beside each other
+    key = key_height([row["label"] for row in rows if row["method"] == "tuned"]) if wide else 0.0
     return plots.figure(
         "frontier" if metric == "accuracy" else "frontier_reward",
         f"{''.join(parts)}.",
         rows,
         groups,
         lambda canvas, rows: _draw(canvas, rows, metric),
-        (style.FULL_WIDTH if wide else style.COLUMN_WIDTH, style.COLUMN_WIDTH * (tall if wide else 0.95)),
+        (style.FULL_WIDTH if wide else style.COLUMN_WIDTH, style.COLUMN_WIDTH * (tall if wide else 0.95) + key),
+        series="series",
+        room=CROWD,
     )
 
 
@@ -61,6 +68,13 @@ def _rows(groups: Sequence[Group], metric: str) -> plots.Rows:
         if len(drawn_from) == 1:
             rows += _curve(place(group), "bound", values, bound, group.pool_size)
             rows += _soft(place(group), group, metric) if few else []
+    for same in arrange.alike((group for _, group in drawn_from), lambda group: str(_but_temperature(group, apart))):
+        for group in same if len(same) > 1 and "temperature" not in paneled else ():
+            first = {1: group.series("base", "best_of_n", metric)[1]}
+            name = arrange.named(group, [name for name in apart if name not in (*paneled, "temperature")])
+            at = place(group) | {"series": ""}
+            (row,) = _curve(at, "base_temperature", first, group.series("base", "best_of_n", "kl"), label=name)
+            rows.append(row | {"temperature": float(group.settings["temperature"])})
     for group in arrange.in_order(groups):
         label = arrange.named(group, [name for name in group.settings if name not in apart])
         for arm in group.arms:
@@ -72,6 +86,12 @@ def _rows(groups: Sequence[Group], metric: str) -> plots.Rows:
             values = group.series("tuned", "best_of_n", metric)
             rows += _curve(place(group), "tuned_best_of_n", values, moved, max(moved), label=label)
     return rows
+
+
+def _but_temperature(group: Group, names: Sequence[str]) -> list[str]:
+    """Equal for samplers that differ in nothing else; every other sampler's own."""
+    rest = [group.settings[name] for name in names if name != "temperature"]
+    return rest if "temperature" in names else [*rest, group.label]
 
 
 def _panel_setting(groups: Sequence[Group], names: Sequence[str]) -> list[str]:
@@ -118,20 +138,15 @@ def _draw(canvas: Any, rows: plots.Rows, metric: str) -> plots.Labels:
     for axes, name in zip(panels, names, strict=True):
         axes.set_title(name)
         axes.margins(x=0.06, y=0.08)
-        if min(row["kl"] for row in rows) < 0.05:
-            axes.set_xlim(left=min(-0.03, axes.get_xlim()[0]))
-    wide = plots.columns_of(len(names))
-    for axes in panels[-wide:]:
-        axes.set_xlabel("KL from the base (nats per sequence)")
-    for axes in panels[::wide]:
-        axes.set_ylabel("accuracy on held-out prompts" if metric == "accuracy" else "mean reward on held-out prompts")
+    what = "accuracy" if metric == "accuracy" else "mean reward"
+    plots.name_axes(panels, "KL from the base (nats per sequence)", f"{what} on held-out prompts")
     return list(zip(panels, labels, strict=True))
 
 
 def _panel(axes: Any, rows: plots.Rows, several: dict[str, style.Look]) -> list[Label]:
     """Draw one panel and return the labels of its points. several: the looks of samplers, where there are several."""
     labels = _best_of_n(axes, plots.where(rows, method="best_of_n"), several)
-    for method, title in (("bound", "log n bound on its KL"), ("soft_best_of_n", "soft Best-of-n")):
+    for method, title in (("bound", "log n bound"), ("soft_best_of_n", "soft Best-of-n")):
         if points := plots.where(rows, method=method):
             shown = plots.bare(points, "kl", "value") if method == "bound" else points
             plots.line(axes, shown, "kl", "value", style.LOOKS[method], label=title, markersize=3, zorder=1.5)
@@ -142,6 +157,11 @@ def _panel(axes: Any, rows: plots.Rows, several: dict[str, style.Look]) -> list[
         plots.line(axes, points, "kl", "value", look, **named, markersize=2.5, linewidth=0.8, alpha=0.75)
         if number == 0:
             labels += [Label(row["kl"], row["value"], f"n={row['n']}", look.colour) for row in points if row["n"] > 1]
+    for label in plots.values_of(base := plots.where(rows, method="base_temperature"), "label"):
+        points = sorted(plots.where(base, label=label), key=lambda row: row["temperature"])
+        shown = plots.bare(points, "kl", "value")
+        plots.line(axes, shown, "kl", "value", style.LOOKS["base"], markersize=2, linewidth=0.8, zorder=3)
+        labels.append(Label(shown[-1]["kl"], shown[-1]["value"], "one sample", style.LOOKS["base"].colour))
     for arm, title in POINTS.items():
         labels += _points(axes, plots.where(rows, method=arm), style.LOOKS[arm], title, several)
     return labels
@@ -170,7 +190,7 @@ def _best_of_n(axes: Any, rows: plots.Rows, several: dict[str, style.Look]) -> l
     for name in plots.values_of(rows, "series"):
         points, look = plots.where(rows, series=name), several.get(name, style.LOOKS["best_of_n"])
         trusted = plots.where(points, extrapolates=False)
-        title = f"Best-of-n, {name}" if name else "Best-of-n, measured KL"
+        title = f"Best-of-n, {name}" if name else "Best-of-n"
         plots.line(axes, trusted, "kl", "value", look, label=title, linestyle="-")
         beyond = points[max(len(trusted) - 1, 0) :]
         if len(beyond) > 1:

@@ -113,22 +113,24 @@ def against_own(found: Sequence[Mix]) -> list[tuple[Mix, Contrast]]:
 def generators_figure(groups: Sequence[Group]) -> Figure | None:
     """Three panels with a row for each mix; None where no pool was drawn by named generators."""
     found = sorted(mixes(groups), key=lambda mix: (list(mix.others.values()), len(mix.names)), reverse=True)
+    rows = [_row(part) for part in parts(found)]
+    high = 0.13 + plots.row_height(plots.values_of(rows, "settings") or [""])
     return plots.figure(
         "generators",
         "Policies fine-tuned on what was selected from pools that different generators drew. Left: accuracy of one "
         "sample of the tuned policy, hollow: of each generator itself. Middle: whose completions were selected. Right: "
         "the tuned policy's KL from each generator, none where the generator has other token ids.",
-        [_row(part) for part in parts(found)],
+        rows,
         [mix.group for mix in found],
         _draw,
-        (style.FULL_WIDTH, 0.9 + 0.3 * len(found)),
+        (style.FULL_WIDTH, 0.9 + high * len(found)),
     )
 
 
 def _row(part: Part) -> dict[str, Any]:
     mix, rest = part.mix, arrange.named(part.group, list(part.mix.others))
     return {
-        "settings": f"{mix.label}\n{rest}" if rest else mix.label,
+        "settings": f"{mix.label}, {rest}" if rest else mix.label,
         "generator": part.name,
         **tables.spread("tuned", part.group.mean("tuned", "pass", "accuracy", 1)),
         **tables.spread("own", mix.accuracy(part.name)),
@@ -144,7 +146,7 @@ def _draw(canvas: Any, rows: plots.Rows) -> None:
     placed = [row | {"place": settings.index(row["settings"])} for row in rows]
     for row in placed:
         row["beside"] = row["place"] + plots.nudge(names.index(row["generator"]), len(names), APART)
-    accuracy, share, kl = canvas.subplots(1, 3, sharey=True, width_ratios=(3, 2, 3))
+    panels = accuracy, share, kl = plots.grid_of(canvas, 3, (3, 2, 3), sharey=True)
     first = [plots.where(placed, settings=setting)[0] for setting in settings]
     plots.line(accuracy, first, "tuned", "place", style.LOOKS["tuned"], linestyle="none", label="tuned")
     for name, look in looks.items():
@@ -162,11 +164,7 @@ def _draw(canvas: Any, rows: plots.Rows) -> None:
     accuracy.set_xlabel("held-out accuracy")
     share.set_xlabel("share selected")
     kl.set_xlabel("KL from it (nats per sequence)")
-    accuracy.set_yticks(range(len(settings)), settings)
-    accuracy.set_ylim(-0.6, len(settings) - 0.4)
-    plots.lined_rows((accuracy, share, kl))
-    for axes in (accuracy, share, kl):
-        axes.tick_params(axis="y", labelsize=6)
+    plots.named_rows(canvas, panels, settings)
 
 
 @shows("tables", 60)

@@ -7,10 +7,11 @@ import numpy as np
 
 from bench.reporting import arrange, plots, style, tables
 from bench.reporting.exhibit import Figure, shows
+from bench.reporting.finish import text_width
 from bench.reporting.groups import Group, order_of
 
 AXES = ("temperature", "top_p")
-MOST_PANELS = 24
+SMALLEST = 4.5  # points of text that can be read
 PANELS = {"tuned": "accuracy, fine-tuned", "best_of_n": "accuracy, Best-of-{n}", "kl": "KL of the fine-tuned (nats)"}
 
 
@@ -27,7 +28,7 @@ def heat_map(groups: Sequence[Group]) -> Figure | None:
         for title, panel in arrange.in_panels(groups, AXES)
         if all(len({group.settings[name] for group in panel}) > 1 for name in AXES)
     ]
-    if not 0 < len(faceted) <= MOST_PANELS:
+    if not 0 < len(faceted) <= plots.MOST_PANELS:
         return None
     shown = [group for _, panel in faceted for group in panel]
     largest = min(max(group.series("base", "best_of_n", "accuracy")) for group in shown)
@@ -64,30 +65,42 @@ def _draw(canvas: Any, rows: plots.Rows) -> None:
     titles = plots.values_of(rows, "panel")
     panels = plots.grid_of(canvas, len(titles), sharey=True, sharex=True)
     across, down = (sorted({row[name] for row in rows}, key=order_of) for name in reversed(AXES))
-    accuracies = [row["value"] for row in rows if row["of"] != "kl"]
-    wide = plots.columns_of(len(titles))
-    for place, (axes, title) in enumerate(zip(panels, titles, strict=True)):
+    scales = {"kl": "nats", "accuracy": "accuracy"}
+    scaled: dict[str, list[Any]] = {name: [] for name in scales}
+    for axes, title in zip(panels, titles, strict=True):
         here = plots.where(rows, panel=title)
+        scale = "kl" if here[0]["of"] == "kl" else "accuracy"
+        values = [row["value"] for row in rows if (row["of"] == "kl") == (scale == "kl")]
         grid = np.full((len(down), len(across)), np.nan)
         for row in here:
             grid[down.index(row["temperature"]), across.index(row["top_p"])] = row["value"]
-        values = [row["value"] for row in here] if here[0]["of"] == "kl" else accuracies
         ends = {"vmin": min(values), "vmax": max(*values, min(values) + 1e-9)}
         image = axes.imshow(grid, cmap="cividis", aspect="auto", **ends)
-        for row in here:
-            value, half = row["value"], (row["value_high"] - row["value_low"]) / 2
-            at = across.index(row["top_p"]), down.index(row["temperature"])
-            text, dark = f"{value:.2f}\n±{half:.2f}", image.norm(value) < 0.5
-            axes.text(
-                *at, text, ha="center", va="center", fontsize=style.legend_size() - 0.5, color="w" if dark else "k"
-            )
+        scaled[scale].append((axes, image))
         axes.set_xticks(range(len(across)), across)
         axes.set_yticks(range(len(down)), down)
         axes.set_title(title)
         axes.tick_params(length=0)
         for spine in axes.spines.values():
             spine.set_visible(False)
-        if place >= len(titles) - wide:
-            axes.set_xlabel("top-p")
-        if place % wide == 0:
-            axes.set_ylabel("temperature")
+    plots.name_axes(panels, "top-p", "temperature")
+    for name, label in scales.items():
+        if scaled[name]:
+            shown, images = zip(*scaled[name], strict=True)
+            bar = panels[0].get_figure().colorbar(images[-1], ax=shown, label=label)
+            bar.outline.set_visible(False)
+    panels[0].get_figure(root=True).draw_without_rendering()  # now the cells have their size
+    for axes, image in (pair for pairs in scaled.values() for pair in pairs):
+        for row in plots.where(rows, panel=axes.get_title()):
+            at = across.index(row["top_p"]), down.index(row["temperature"])
+            _write(axes, row, at, (len(across), len(down)), "w" if image.norm(row["value"]) < 0.5 else "k")
+
+
+def _write(axes: Any, row: plots.Row, at: tuple[int, int], cells: tuple[int, int], colour: str) -> None:
+    """Write a cell's value over half of its interval, in a size that fits; nothing where that is unreadable."""
+    text = f"{row['value']:.2f}\n±{(row['value_high'] - row['value_low']) / 2:.2f}"
+    size = style.legend_size() - 0.5
+    room = np.array(axes.bbox.size) / axes.get_figure(root=True).dpi / cells * 0.9  # inches
+    size *= min(1.0, room[0] / text_width(text, size), room[1] / (2.5 * size / 72))
+    if size > SMALLEST:
+        axes.text(*at, text, ha="center", va="center", fontsize=size, color=colour)

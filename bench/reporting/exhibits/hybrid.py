@@ -11,6 +11,7 @@ from bench.reporting import arrange, plots, style, tables
 from bench.reporting.contrasts import SAMPLED, Contrast, contrast, judged, shared_seeds
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
+from bench.reporting.labels import Label
 from bench.reporting.words import listed, over_what, setting_words
 
 WRITTEN = ("procedure.foreign", "procedure.noise")  # what demonstrations depend on
@@ -18,7 +19,6 @@ OF_GATE = ("easy_by", "inverted", "easy_share")
 N = "num_completions"
 OF_SAMPLES = (N, "selection", "prompt_filter")
 PANELS = {"pass@1": ("pass", "accuracy", 1), "KL from the base (nats per sequence)": ("policy", "kl", 1)}
-APART = 0.005  # of the axis, between the points of two curves at equal samples
 COUNTED = {
     "samples_per_prompt": "samples per prompt",
     "generated_tokens": "generated tokens",
@@ -201,8 +201,8 @@ def hybrid_figure(groups: Sequence[Group]) -> Figure | None:
     return plots.figure(
         "hybrid",
         "Policies fine-tuned on demonstrations of the easy prompts and accepted samples of the others, by the gate "
-        "that decides which are easy, against the samples paid for; every gate ends in full SFT (none) and full RFT. "
-        "Points at equal samples stand side by side.",
+        "that decides which are easy, against the samples paid for; black: the ends of every gate, full SFT (none) and "
+        "full RFT.",
         [
             {
                 "gate": name,
@@ -218,20 +218,30 @@ def hybrid_figure(groups: Sequence[Group]) -> Figure | None:
         ],
         [point.group for point in found],
         _draw,
-        (style.FULL_WIDTH, 0.5 * style.FULL_WIDTH),
+        (style.FULL_WIDTH, 0.45 * style.FULL_WIDTH),
+        series="gate",
     )
 
 
-def _draw(canvas: Any, rows: plots.Rows) -> None:
-    names = plots.values_of(rows, "gate")
+def _draw(canvas: Any, rows: plots.Rows) -> plots.Labels:
+    names, labels = plots.values_of(rows, "gate"), []
     looks = style.sequence([n for n in names if n != "random"]) | {"random": style.Look(style.QUIET, "o", "--")}
-    apart = APART * (max(row["samples"] for row in rows) or 1.0)
-    for axes, measure in zip(canvas.subplots(1, 2), PANELS, strict=True):
+    black = style.Look(style.COLOURS["base"], "s", "none")
+    for axes, measure in zip(plots.grid_of(canvas, 2), PANELS, strict=True):
+        here = plots.where(rows, measure=measure)
+        shared = {row["point"]: row for row in here if len(plots.where(here, point=row["point"])) > 1}
         for place, name in enumerate(names):
-            own = plots.where(rows, gate=name, measure=measure)
-            moved = [row | {"x": row["samples"] + plots.nudge(place, len(names), apart)} for row in own]
-            plots.line(axes, moved, "x", "value", looks[name], label=name)
+            own = plots.where(here, gate=name)
+            plots.line(axes, plots.bare(own, "samples", "value"), "samples", "value", looks[name], marker="")
+            points = [row for row in own if row["point"] not in shared]
+            bars = plots.nested(place, len(names))
+            plots.line(axes, points, "samples", "value", looks[name], linestyle="none", **bars)
+            plots.line(axes, [], "samples", "value", looks[name], label=name)
+        for row in shared.values():
+            plots.line(axes, [row], "samples", "value", black, zorder=4)
+        labels.append((axes, [Label(r["samples"], r["value"], r["point"], black.colour) for r in shared.values()]))
         axes.set(xlabel="samples per training prompt", ylabel=measure)
+    return labels
 
 
 @shows("tables", 50)

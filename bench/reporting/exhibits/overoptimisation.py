@@ -167,9 +167,16 @@ def overoptimisation_figure(groups: Sequence[Group]) -> Figure | None:
         "square root of the measured KL. Curves: gold = d(α − βd), dashed where n > N/4 of N samples; stars: their "
         f"peaks; hollow: policies fine-tuned on the best of the largest n. Bars: 95 % intervals{over}."
     )
-    shown = [row for scorer in found for row in rows(scorer)]
-    runs, size = tables.all_runs([scorer.group for scorer in found]), (style.COLUMN_WIDTH, 1.35 * style.COLUMN_WIDTH)
-    return Figure("reward_overoptimisation", caption, shown, runs, lambda canvas: _draw(canvas, found), *size)
+    return plots.figure(
+        "reward_overoptimisation",
+        caption,
+        [row for scorer in found for row in rows(scorer)],
+        [scorer.group for scorer in found],
+        lambda canvas, rows: _draw(canvas, rows, found),
+        (style.COLUMN_WIDTH, 1.35 * style.COLUMN_WIDTH),
+        series="scorer",
+        over="",
+    )
 
 
 def rows(scorer: Pushed) -> plots.Rows:
@@ -188,15 +195,16 @@ def rows(scorer: Pushed) -> plots.Rows:
     ]
 
 
-def _draw(canvas: Any, found: Sequence[Pushed]) -> None:
+def _draw(canvas: Any, rows: plots.Rows, scorers: Sequence[Pushed]) -> None:
     """Two panels over one axis. Lightness falls from the first scorer to the last, so that grey keeps the order."""
     from matplotlib import colormaps
 
+    found = [scorer for scorer in scorers if plots.where(rows, scorer=scorer.name)]
     above, below = canvas.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     shades = colormaps["viridis"](np.linspace(0.88, 0.05, len(found)) if len(found) > 1 else [0.3])
     farthest = max(float(scorer.distance[-1]) for scorer in found)
     for place, (scorer, shade) in enumerate(zip(found, shades, strict=True)):
-        look, points = style.Look(shade, MARKERS[place % len(MARKERS)]), rows(scorer)
+        look, points = style.Look(shade, MARKERS[place % len(MARKERS)]), plots.where(rows, scorer=scorer.name)
         best = plots.where(points, policy="best_of_n")
         plots.line(above, best, "distance", "gold_gain", look, linestyle="none")
         _fitted(above, scorer, shade, farthest)
@@ -212,7 +220,6 @@ def _draw(canvas: Any, found: Sequence[Pushed]) -> None:
     ticks = np.mean([scorer.distance for scorer in found], axis=0) if alike else []
     counts.set_xticks(ticks, [str(n) for n in found[0].sizes[: len(ticks)]])
     counts.set_xlabel("n of Best-of-n")
-    canvas.legend(*below.get_legend_handles_labels(), loc="outside lower center", ncols=3, handlelength=1.5)
 
 
 def _unit(found: Sequence[Pushed]) -> str:

@@ -1,7 +1,7 @@
 """A scorer that is not the gold verifier: what it ranks, whether it is calibrated, where it misleads."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from bench.reporting.words import function_name, split
 
 CHANCE, WEAK = 0.5, 0.6  # AUC within a prompt
 KINDS = ("gold", "proxy", "auc", "reliability")
+MOST_SCORERS = 6  # that one figure has room for
 DIAGNOSED = {
     "auc": "AUC in a prompt",
     "decidable": "decidable",
@@ -25,33 +26,51 @@ DIAGNOSED = {
 
 @shows("figures", 100)
 @shows("of_one_run", 100)
-def reward_diagnostics(groups: Sequence[Group]) -> list[Figure]:
-    """The first run whose scorer is not gold itself; nothing where there is none.
+def reward_diagnostics(groups: Sequence[Group]) -> Figure | None:
+    """A row of panels for each scorer that is not gold itself, by its first seed; None where there is none.
 
     Left: gold and proxy of Best-of-n, each on its own axis, and the n where gold is highest on one half of the prompts.
     Middle: the within-prompt AUC of every decidable prompt. Right: observed against expected share of correct.
     """
-    run = next((run for run in arrange.scorers(groups) if is_learned(run)), None)
-    if run is None:
-        return []
-    diagnostics, metrics = run.rows(DIAGNOSTICS), run.metrics
-    rows = [row for kind in KINDS for row in plots.where(diagnostics, diagnostic=kind)]
+    found = [(name, group) for name, group in arrange.samplers(groups) if is_learned(group.runs[0])][:MOST_SCORERS]
+    if not found:
+        return None
+    first = found[0][1].runs[0]
+    metrics, scorers = first.metrics, dict.fromkeys(function_name(g.runs[0].config["scoring"]) for _, g in found)
+    of_one = (
+        f", {metrics['scorer/unscored']} unscored; tie rate {_number(metrics['scorer/tie_rate'])}, rank "
+        f"correlation with length {_number(metrics['scorer/length_correlation'])}"
+    )
     caption = (
-        f"What the scorer {function_name(run.config['scoring'])} knows of gold (run {run.folder.name}, seed "
-        f"{run.config['seed']}): {metrics['test/prompts']} held-out prompts, {metrics['best_of_n/pool_size']} samples "
-        f"each, {metrics['scorer/unscored']} unscored; tie rate {_number(metrics['scorer/tie_rate'])}, rank "
-        f"correlation with length {_number(metrics['scorer/length_correlation'])}. Left: gold (solid) and the proxy "
+        f"What the scorer {' or '.join(scorers)} knows of gold (run {first.folder.name}, seed {first.config['seed']}"
+        f"{', and the first seed of the others' * (len(found) > 1)}): {metrics['test/prompts']} held-out prompts, "
+        f"{metrics['best_of_n/pool_size']} samples each{of_one * (len(found) == 1)}. Left: gold (solid) and the proxy "
         "(dashed) of Best-of-n; dotted: the n where gold is highest on one half of the prompts. Middle: its AUC within "
         "each prompt that has right and wrong samples. Right: calibration. Bars: 95 % intervals over prompts."
     )
+    rows = [
+        {"scorer": name} | row
+        for name, group in found
+        for kind in KINDS
+        for row in plots.where(group.runs[0].rows(DIAGNOSTICS), diagnostic=kind)
+    ]
+    measured = {name: group.runs[0].metrics for name, group in found}
+    size = style.FULL_WIDTH, 2.3 * len(found)
+    shown = [group for _, group in found]
+    return plots.figure("reward_diagnostics", caption, rows, shown, lambda c, r: _draw(c, r, measured), size, over="")
 
-    def draw(canvas: Any) -> None:
-        left, middle, right = canvas.subplots(1, 3)
-        _curves(left, plots.where(rows, diagnostic="gold"), plots.where(rows, diagnostic="proxy"), metrics)
-        _ranking(middle, plots.where(rows, diagnostic="auc"), metrics)
-        _calibration(right, plots.where(rows, diagnostic="reliability"), metrics)
 
-    return [Figure("reward_diagnostics", caption, rows, [run], draw, width=style.FULL_WIDTH, height=2.3)]
+def _draw(canvas: Any, rows: plots.Rows, metrics: Mapping[str, dict[str, Any]]) -> None:
+    names = plots.values_of(rows, "scorer")
+    wide = 3 if plots.ems(canvas) > 3 * plots.NARROWEST else 1
+    panels = canvas.subplots(3 * len(names) // wide, wide, squeeze=False).reshape(-1, 3)
+    for name, (left, middle, right) in zip(names, panels, strict=True):
+        here = {kind: plots.where(rows, scorer=name, diagnostic=kind) for kind in KINDS}
+        _curves(left, here["gold"], here["proxy"], metrics[name])
+        _ranking(middle, here["auc"], metrics[name])
+        _calibration(right, here["reliability"], metrics[name])
+        if name:
+            left.set_title(f"{name}: {left.get_title()}")
 
 
 def _curves(axes: Any, gold: plots.Rows, proxy: plots.Rows, metrics: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bench.records.read import Estimate
-from bench.reporting import plots, style, tables
+from bench.reporting import arrange, plots, style, tables
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
 from bench.reporting.words import ARMS
@@ -82,7 +82,7 @@ def rounds_figure(groups: Sequence[Group]) -> Figure | None:
         if step.group is group and step.arm == arm
     ]
     controlled = any(step.arm == "control" for step in found)
-    names = {group.label: group.short_label or "tuned" for group in groups}
+    names = {group.label: arrange.named(group) or "tuned" for group in groups}
     return plots.figure(
         "rounds",
         "Policies after each round of rejection sampling; round 0 is the base."
@@ -91,12 +91,13 @@ def rounds_figure(groups: Sequence[Group]) -> Figure | None:
         [step.group for step in found],
         lambda canvas, rows: _draw(canvas, rows, names),
         (style.FULL_WIDTH, 0.65 * style.FULL_WIDTH),
+        series="settings",
     )
 
 
 def _draw(canvas: Any, rows: plots.Rows, names: dict[str, str]) -> None:
     settings, measures = plots.values_of(rows, "settings"), plots.values_of(rows, "measure")
-    panels = canvas.subplots(2, 2, sharex=True).flat
+    panels = plots.grid_of(canvas, len(measures), sharex=True)
     for axes, measure in zip(panels, measures, strict=True):
         for place, (name, look) in enumerate(style.sequence(settings).items()):
             points = [
@@ -108,10 +109,9 @@ def _draw(canvas: Any, rows: plots.Rows, names: dict[str, str]) -> None:
             control = [{"x": row["x"], "y": row["y"]} for row in plots.where(points, arm="control")]
             if control:
                 plots.line(axes, control, "x", "y", look, marker="", linewidth=0.6, zorder=1)
-        axes.set_ylabel(measure.replace(" (", "\n("))
+        axes.set_ylabel(measure)
         axes.set_xticks(range(1 + max(row["round"] for row in rows)))
-    for axes in canvas.axes[2:]:
-        axes.set_xlabel("round")
+    plots.name_axes(panels, "round")
 
 
 @shows("tables", 40)

@@ -11,7 +11,6 @@ from bench.reporting.exhibit import Figure, shows
 from bench.reporting.groups import Group
 
 NUDGE = 0.13  # of a row, so that bars of equal length stay apart
-MOST_PANELS = 24
 TITLES = {"tuned": "fine-tuned", "control": "random control"}
 
 
@@ -24,7 +23,7 @@ def selection(groups: Sequence[Group]) -> Figure | None:
     if "selection" not in groups[0].settings:
         return None
     panels = [(title, panel) for title, panel in arrange.in_panels(groups, ("selection",)) if len(panel) > 1]
-    if not 0 < len(panels) <= MOST_PANELS:
+    if not 0 < len(panels) <= plots.MOST_PANELS:
         return None
     shown = [group for _, panel in panels for group in panel]
     arms = {
@@ -36,7 +35,7 @@ def selection(groups: Sequence[Group]) -> Figure | None:
     rows = [_row(title, group, effects.get(group.label)) for title, panel in panels for group in panel]
     methods = _methods(rows)
     rows.sort(key=lambda row: methods.index(row["method"]))
-    alone = len(panels) == 1
+    alone, high = len(panels) == 1, 0.25 + plots.row_height(methods) * len(methods)
     differences = (
         " Right: the paired difference with its own interval; hollow where, adjusted for the number of methods (Holm "
         "1979), no difference is resolved."
@@ -48,7 +47,7 @@ def selection(groups: Sequence[Group]) -> Figure | None:
         rows,
         shown,
         lambda canvas, rows: _draw(canvas, rows, [title for title, _ in panels]),
-        (style.FULL_WIDTH, 0.6 + (0.25 + 0.17 * len(methods)) * (1 if alone else plots.rows_of(len(panels)))),
+        (style.FULL_WIDTH, 0.6 + high * (1 if alone else plots.rows_of(len(panels)))),
     )
 
 
@@ -80,20 +79,16 @@ def _draw(canvas: Any, rows: plots.Rows, titles: Sequence[str]) -> None:
         place = methods.index(row["method"])
         row |= {"place": place, "above": place + NUDGE, "below": place - NUDGE}
     if alone:
-        panels = list(canvas.subplots(1, 2, sharey=True, width_ratios=(3, 2)))
+        panels = plots.grid_of(canvas, 2, (3, 2), sharey=True)
         _differences(panels[1], rows)
+        panels[0].set_xlabel("accuracy on held-out prompts")
     else:
         panels = plots.grid_of(canvas, len(titles), sharex=True, sharey=True)
+        plots.name_axes(panels, "accuracy")
     for axes, title in zip(panels, titles, strict=False):
         _accuracies(axes, plots.where(rows, panel=title))
         axes.set_title(title)
-    wide = 1 if alone else plots.columns_of(len(titles))
-    for axes in panels[:1] if alone else panels[-wide:]:
-        axes.set_xlabel("accuracy on held-out prompts" if wide == 1 else "accuracy")
-    for axes in panels:
-        axes.set_yticks(range(len(methods)), methods)
-        axes.set_ylim(-0.7, len(methods) - 0.3)
-    plots.lined_rows(panels)
+    plots.named_rows(canvas, panels, methods)
 
 
 def _accuracies(axes: Any, rows: plots.Rows) -> None:

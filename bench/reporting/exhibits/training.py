@@ -13,12 +13,12 @@ NAMES = {"tuned": "fine-tuned", "control": "random control"}
 
 
 @shows("of_one_run", 110)
-def training(groups: Sequence[Group]) -> list[Figure]:
+def training(groups: Sequence[Group]) -> Figure | None:
     """Left: accuracy of one sample after so many updates, the highest ringed. Right: the same against measured KL."""
     (run,) = groups[0].runs
     rows = [row for arm in NAMES for row in _rows(run, arm)]
     if not rows:
-        return []
+        return None
     caption = (
         f"Policies along their training on {run.metrics[f'{VALIDATION}/prompts']} validation prompts (run "
         f"{run.folder.name}, seed {run.config['seed']}); 0 updates is the base. Ringed: the highest accuracy, which, "
@@ -26,7 +26,9 @@ def training(groups: Sequence[Group]) -> list[Figure]:
     )
     best = {arm: run.metrics.get(f"{arm}/{VALIDATION}_best_updates") for arm in NAMES}
     size = style.FULL_WIDTH, 0.36 * style.FULL_WIDTH
-    return [Figure("training", caption, rows, [run], lambda canvas: _draw(canvas, rows, best), *size)]
+    return plots.figure(
+        "training", caption, rows, groups, lambda canvas, rows: _draw(canvas, rows, best), size, over=""
+    )
 
 
 def _rows(run: Run, arm: str) -> plots.Rows:
@@ -39,7 +41,7 @@ def _rows(run: Run, arm: str) -> plots.Rows:
 
 
 def _draw(canvas: Any, rows: plots.Rows, best: dict[str, int | None]) -> None:
-    panels = canvas.subplots(1, 2, sharey=True)
+    panels = plots.grid_of(canvas, 2, sharey=True)
     titles = {"updates": "updates", "kl": "KL from the base (nats per sequence)"}
     for axes, (x, title) in zip(panels, titles.items(), strict=True):
         for arm, name in NAMES.items():
@@ -50,5 +52,4 @@ def _draw(canvas: Any, rows: plots.Rows, best: dict[str, int | None]) -> None:
                 point = plots.bare([row], x, "accuracy")
                 plots.line(axes, point, x, "accuracy", ring, markersize=9, markerfacecolor="none")
         axes.set_xlabel(title)
-    panels[0].set_ylabel("accuracy on validation prompts")
-    plots.legend_above(canvas)
+    plots.name_axes(panels, y="accuracy on validation prompts")

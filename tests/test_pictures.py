@@ -1,0 +1,235 @@
+"""Every figure of a report on hard data: long names, twelve series, two seeds, one wild interval."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from made_runs import made_run
+from matplotlib.text import Text
+
+from bench.evaluation.heldout import VALIDATION
+from bench.records.read import Estimate, Run
+from bench.reporting import exhibits
+from bench.reporting.exhibit import Figure
+from bench.reporting.files import drawn
+from bench.reporting.groups import grouped
+from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH
+
+SEEDS = (0, 1)
+SCORED = {
+    "scorer/equals_gold": 0.4,
+    "scorer/tie_rate": 0.1,
+    "scorer/length_correlation": None,
+    **{f"scorer/auc{end}": 0.6 + shift for end, shift in (("", 0.0), ("_low", -0.05), ("_high", 0.05))},
+    "scorer/overoptimisation": "not resolved",
+    "scorer/calibration": "of the score",
+    "scorer/calibration_error": 0.2,
+}
+
+
+def methods(outputs: Path) -> list[Run]:
+    """Twelve selection methods with long names; the seeds of one of them differ widely."""
+    return [
+        made_run(
+            outputs,
+            seed=seed,
+            prompts=24,
+            skill={"tuned": 0.2 + 0.02 * i + 0.5 * (i == 5 and seed == 1)},
+            settings={"selection._target_": f"bench.selection.the_method_of_{i}_with_a_long_name_for_a_figure"},
+        )
+        for seed in SEEDS
+        for i in range(12)
+    ]
+
+
+def samplers(outputs: Path) -> list[Run]:
+    """Four temperatures by three top-p, scored by what is not gold."""
+    cells = itertools.product(SEEDS, (0.25, 0.5, 0.75, 1.25), (0.85, 0.9, 0.95))
+    runs = [
+        made_run(
+            outputs,
+            seed=seed,
+            num_completions=8,
+            prompts=24,
+            noise=0.8,
+            skill={"base": 0.4 - 0.1 * t, "tuned": 0.3 + 0.1 * p},
+            settings={"temperature": t, "top_p": p},
+            metrics=SCORED,
+        )
+        for seed, t, p in cells
+    ]
+    for run in runs:
+        _diagnosed(run)
+    return runs
+
+
+def rounds(outputs: Path) -> list[Run]:
+    """Twelve ways of going in rounds."""
+    ways = itertools.product(("base", "current"), ("last", "union", "best"), (1, 3))
+    return [
+        made_run(
+            outputs,
+            prompts=24,
+            skill={f"round_{i}{arm}": 0.2 + 0.1 * i for i in (1, 2, 3) for arm in ("", "_control")},
+            metrics={"rounds/run": 3},
+            settings={f"procedure.{k}": v for k, v in (("start", start), ("train_on", on), ("epochs", epochs))},
+        )
+        for start, on, epochs in ways
+    ]
+
+
+def hybrids(outputs: Path) -> list[Run]:
+    """Twelve gates between full SFT and full RFT."""
+    gates = ("random", "final_nll", "initial_nll", "nll_drop", "probe_solves", "length_of_the_answer")
+    points = [(gate, inverted, 0.5) for gate in gates for inverted in (False, True)]
+    procedure = {
+        "_target_": "bench.hybrid.hybrid",
+        "hard": "sample",
+        "sample_from": "base",
+        "foreign": 0.5,
+        "noise": 0.0,
+    }
+    return [
+        made_run(
+            outputs,
+            seed=seed,
+            prompts=24,
+            skill={"tuned": 0.3 + 0.03 * i},
+            settings={
+                "control": "none",
+                "procedure": procedure | {"easy_by": gate, "inverted": inverted, "easy_share": share},
+            },
+            metrics={"hybrid/samples_total": 90 * 8, "hybrid/samples_per_prompt": 8 * (1 - share) + 0.01 * i},
+        )
+        for seed in SEEDS
+        for i, (gate, inverted, share) in enumerate([*points, ("random", False, 0.0), ("random", False, 1.0)])
+    ]
+
+
+def plans(outputs: Path) -> list[Run]:
+    """Twelve adaptive plans at two N."""
+    ways = itertools.product(("none", "accepted"), ("uniform", "hard"), (1, 2, 3), (4, 8))
+    return [
+        made_run(
+            outputs,
+            num_completions=n,
+            prompts=24,
+            settings={f"procedure.{k}": v for k, v in (("stop", stop), ("allocate", allocate), ("look", look))},
+            metrics={"adaptive/samples_total": 90 * n * (1.0 if stop == "none" else 0.4 + 0.1 * look)},
+        )
+        for stop, allocate, look, n in ways
+    ]
+
+
+def mixes(outputs: Path) -> list[Run]:
+    """Pools of several generators with long names."""
+    names = ["student", "a_larger_model_of_some_family", "another_model_of_some_family"]
+    found = []
+    for seed, drawn_by in itertools.product(SEEDS, ([names[0]], names[1:2], names[:2], names)):
+        metrics: dict[str, Any] = {"generators/names": " ".join(drawn_by)}
+        for name in drawn_by:
+            metrics[f"generators/{name}/outcomes"] = "base" if name == "student" else f"generator_{name}"
+            metrics[f"generators/{name}/selected_share"] = 1 / len(drawn_by)
+        skill = {f"generator_{name}": 0.4 for name in drawn_by if name != "student"}
+        settings = {"procedure.drawn_by": drawn_by}
+        found.append(made_run(outputs, seed=seed, prompts=24, skill=skill, metrics=metrics, settings=settings))
+    return found
+
+
+def alone(outputs: Path) -> list[Run]:
+    """One run with validation along its training and a scorer that is not gold."""
+    run = made_run(outputs, prompts=24, num_completions=16, noise=0.8, metrics=SCORED | {f"{VALIDATION}/prompts": 24})
+    _diagnosed(run)
+    path = {
+        (arm, VALIDATION, metric, updates): Estimate(*(scale * (0.1 + 0.01 * updates + d) for d in (0, -0.2, 0.2)))
+        for arm in ("tuned", "control")
+        for metric, scale in (("accuracy", 1.0), ("kl", 2.0))
+        for updates in (0, 5, 10)
+    }
+    return [replace(run, curves=run.curves | path)]
+
+
+def _diagnosed(run: Run) -> None:
+    curves = {"gold": (0.3, 0.4, 0.35), "proxy": (0.1, 0.2, 0.4), "reliability": (0.2, 0.3, 0.6)}
+    rows = [
+        {"diagnostic": name, "x": x, "value": value, "low": value - 0.1, "high": value + 0.1, "count": 9}
+        for name, values in curves.items()
+        for x, value in zip((0.2, 0.5, 0.8) if name == "reliability" else (1.0, 2.0, 4.0), values, strict=True)
+    ]
+    rows += [{"diagnostic": "auc", "x": i, "value": i / 9, "low": np.nan, "high": np.nan, "count": 1} for i in range(9)]
+    pq.write_table(pa.Table.from_pylist(rows), run.folder / "diagnostics.parquet")
+
+
+HARD = (methods, samplers, rounds, hybrids, plans, mixes, alone)
+PARTS = dict.fromkeys((*exhibits.parts("figures"), *exhibits.parts("of_one_run")))
+
+
+@pytest.fixture(scope="module")
+def hard(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    return [grouped(make(tmp_path_factory.mktemp(make.__name__))) for make in HARD]
+
+
+def made(part: Callable[..., Any], hard: list[Any]) -> list[Figure]:
+    """The part's figures of all hard data; the same name from several data, the one with most rows."""
+    found: dict[str, Figure] = {}
+    for groups in hard:
+        if "figures" in part.shows or len(groups) == 1:
+            shown = part(groups)
+            for figure in shown if isinstance(shown, list) else [shown]:
+                if figure and len(figure.rows) > len(getattr(found.get(figure.name), "rows", ())):
+                    found[figure.name] = figure
+    return list(found.values())
+
+
+def texts_of(canvas: Any) -> list[tuple[str, Any]]:
+    """(text, box in pixels) of every text that is seen, without the lines that lead from labels."""
+    found: list[Text] = []
+    for axes in canvas.axes:
+        found += [axes.title, axes._left_title, *axes.texts]
+        for part in (axes, *axes.child_axes):
+            for axis in (axis for axis in (part.xaxis, part.yaxis) if part.axison and axis.get_visible()):
+                found.append(axis.label)
+                low, high = sorted(axis.get_view_interval())
+                ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+                found += [
+                    label
+                    for tick in ticks
+                    for label in (tick.label1, tick.label2)
+                    if low - 1e-9 * abs(low) <= tick.get_loc() <= high + 1e-9 * abs(high)
+                ]
+    for part in (canvas, *canvas.subfigs):
+        found += [text for legend in part.legends for text in legend.get_texts()]
+    shown = [text for text in found if text.get_visible() and text.get_text().strip()]
+    return [(text.get_text(), Text.get_window_extent(text)) for text in shown]
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
+@pytest.mark.parametrize("width", [COLUMN_WIDTH, FULL_WIDTH])
+def test_no_text_overlaps_another_or_is_clipped(part, width, hard):
+    found = made(part, hard)
+    assert found, "no hard data for this figure"
+    for figure in found:
+        with drawn(at_width(figure, width)) as canvas:
+            boxes = texts_of(canvas)
+            edge = canvas.bbox.padded(1.5)
+            clipped = [text for text, box in boxes if not (edge.contains(*box.p0) and edge.contains(*box.p1))]
+            overlapping = [
+                (a, b)
+                for (a, first), (b, second) in itertools.combinations(boxes, 2)
+                if first.padded(-0.5).overlaps(second.padded(-0.5))
+            ]
+            legends = [legend for part in (canvas, *canvas.subfigs) for legend in part.legends if legend.handlelength]
+            words = [[text.get_text() for text in legend.get_texts()] for legend in legends]
+        assert not clipped, f"{figure.name}: {clipped}"
+        assert not overlapping, f"{figure.name}: {overlapping}"
+        assert all(len(shown) <= 6 for shown in words), f"{figure.name}: {words}"
+
+
+def at_width(figure: Figure, width: float) -> Figure:
+    return replace(figure, width=width, height=figure.height * max(1.0, figure.width / width))
