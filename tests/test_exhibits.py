@@ -27,7 +27,7 @@ def seeds(groups, name="seeds"):
 
 @shows("sentences", 1)
 def counted(groups):
-    return f"There are {len(groups)} configurations, .5 of them good."
+    return f"There are {len(groups)} configurations, 0.5 of them good."
 """
 
 
