@@ -58,7 +58,9 @@ def test_the_commands_on_pools_run_one_after_the_other(tmp_path, monkeypatch):
         pools.main()
     assert {path.name for path in tmp_path.glob("outputs/imported/*")} == {"mine", "renamed", "judged"}
     assert (tmp_path / "pool.eval").is_file()
-    assert len(POOLS) == 4
+    assert (tmp_path / "outputs/compared/mine_vs_renamed/crossover.csv").is_file()
+    assert (tmp_path / "outputs/audits/judged/sheet.csv").is_file()
+    assert len(POOLS) == 6
 
 
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", (ROOT / "bench" / "README.md").read_text(), re.MULTILINE | re.DOTALL)
