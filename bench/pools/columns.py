@@ -27,7 +27,7 @@ VERDICTS = {
 NO_ANSWER = ("", "[invalid]")  # the latter is lm-eval's
 
 
-class Cell(NamedTuple):
+class Completion(NamedTuple):
     """One completion. None and NaN where a value is missing."""
 
     text: str | None
@@ -48,7 +48,7 @@ class Prompted(NamedTuple):
     id: str | None
     prompt: str | None
     answer: str | None
-    cells: list[Cell]
+    cells: list[Completion]
     whole: bool  # the row has all completions of its prompt
     counts: tuple[int, int] | None = None  # (samples, correct ones)
 
@@ -178,7 +178,7 @@ def _each(values: dict[str, Any]) -> list[dict[str, Any]] | None:
     return [{name: value[number] for name, value in columns.items()} for number in range(count)]
 
 
-def _cell(values: dict[str, Any]) -> Cell | None:
+def _cell(values: dict[str, Any]) -> Completion | None:
     """One completion; None where the cell is blank."""
     get = values.get
     rewards = tuple([_number(name, value) for name, value in values.items() if name.startswith("reward")])
@@ -193,7 +193,7 @@ def _cell(values: dict[str, Any]) -> Cell | None:
     if text is None and prediction is None and math.isnan(correct) and all(map(math.isnan, rewards)):
         return None
     length, ids = _tokens(get("tokens"))
-    return Cell(
+    return Completion(
         text,
         correct,
         prediction,

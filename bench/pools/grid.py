@@ -18,7 +18,7 @@ import numpy as np
 from bench.artifacts import Completions, Prompts, content_hash
 from bench.blocks import NO_TOKENS
 from bench.errors import BenchError, quoted
-from bench.pools.columns import Cell, Columns, Prompted
+from bench.pools.columns import Columns, Completion, Prompted
 
 SHOWN = 3  # reasons in a sentence
 MOST_CELLS = 50_000_000  # of the grid; a few rows of counts can claim any number
@@ -123,7 +123,7 @@ class Grid:
             self._whole[number] = place
         return number
 
-    def _add(self, number: int, cell: Cell, rewards: Sequence[str]) -> None:
+    def _add(self, number: int, cell: Completion, rewards: Sequence[str]) -> None:
         self._row.append(number)
         self.texts.add(None if cell.text is None else cell.text.encode())
         self.token_ids.add(None if cell.token_ids is None else np.array(cell.token_ids, np.int32).tobytes())

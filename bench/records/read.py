@@ -30,10 +30,8 @@ FAILURE = "error.txt"  # why the last attempt failed
 TIMES = "times.json"  # when the run started and how long it took
 
 PARTS = ("task", "policy", "generation", "scoring", "selection", "training", "evaluation")
-SETTINGS: dict[str, Rule] = {
-    **dict.fromkeys(("seed", "num_completions"), whole(0)),
-    **dict.fromkeys(("temperature", "top_p"), number(0)),
-}
+SETTINGS: dict[str, Rule] = dict.fromkeys(("seed", "num_completions"), whole(0))
+SETTINGS |= dict.fromkeys(("temperature", "top_p"), number(0))
 CURVE_COLUMNS = {**dict.fromkeys(("policy", "method", "metric"), "text"), "n": "whole"}
 SAMPLE_COLUMNS = {
     **dict.fromkeys(("split", "policy", "prompt_id", "prompt", "answer"), "text"),
@@ -81,8 +79,7 @@ class Run:
 
     @property
     def trained(self) -> bool:
-        """Whether the run trained a policy: an imported pool is a run that did not."""
-        return "training" in self.config
+        return "training" in self.config  # an imported pool is a run without it
 
     @property
     def controlled(self) -> bool:
@@ -299,6 +296,5 @@ def as_number(text: str) -> float | None:
 
 def short(number: float) -> str:
     """Three decimals below 1, without the leading 0; two above."""
-    if abs(number) < 1:
-        number = round(number, 3) + 0.0  # no -0.000
+    number = round(number, 3) + 0.0 if abs(number) < 1 else number  # no -0.000
     return f"{number:.3f}".replace("0.", ".", 1) if abs(number) < 1 else f"{number:.2f}"
