@@ -1,6 +1,6 @@
 """Import the public pools, and write their values beside the published ones to values.csv.
 
-    BENCH_DATA=FOLDER python reports/public_pools/make.py     # minutes on one core: 16,400 programs are run
+    BENCH_DATA=FOLDER python reports/public_pools/make.py
 
 The runs stay in outputs/imported, the texts in store; only numbers come into this folder.
 """
@@ -30,8 +30,6 @@ class Imported(NamedTuple):
 
     file: str
     columns: dict[str, str]
-    task: tuple[str, ...] = ()
-    match: str | None = None
 
 
 POOLS = {
@@ -40,12 +38,6 @@ POOLS = {
         "qwen_math_cot_100.jsonl",
         {"id": "idx", "prompt": "question", "completion": "code", "correct": "score", "prediction": "pred"}
         | {"reward.rm": "pred_score"},
-    ),
-    "humaneval_codegen16b": Imported(
-        "humaneval_codegen16b.jsonl",
-        {"completion": "samples"},
-        ("task=humaneval", f"task.path={DATA}/humaneval/HumanEval.jsonl.gz"),
-        "order",
     ),
     **{
         f"gsm8k_{model}": Imported(
@@ -58,15 +50,10 @@ POOLS = {
 VALUES = [  # pool, what, policy, method, metric, n, published
     ("game24_gpt4", "pass@1", "sampler", "pass", "accuracy", 1, "4.0 %"),
     ("game24_gpt4", "pass@100", "sampler", "pass", "accuracy", 100, "49 %"),
-    ("game24_gpt4", "KL of Best-of-64, nats", "base", "best_of_n", "kl", 64, ""),
-    ("game24_gpt4", "its bound", "base", "best_of_n", "kl_bound", 64, ""),
     ("qwen_math", "majority@8", "sampler", "majority", "accuracy", 8, "93 %"),
     ("qwen_math", "Best-of-8 by the reward model", "base", "best_of_n", "accuracy", 8, "94 %"),
     ("qwen_math", "pass@8", "sampler", "pass", "accuracy", 8, "96 %"),
     ("qwen_math", "pass^8", "sampler", "pass_hat", "accuracy", 8, ""),
-    ("humaneval_codegen16b", "pass@1", "sampler", "pass", "accuracy", 1, ""),
-    ("humaneval_codegen16b", "pass@10", "sampler", "pass", "accuracy", 10, "50.3 %"),
-    ("humaneval_codegen16b", "pass@100", "sampler", "pass", "accuracy", 100, "73.7 %"),
     *((f"gsm8k_{model}", "pass@1", "sampler", "pass", "accuracy", 1, share) for model, share in GSM8K.items()),
 ]
 
@@ -115,7 +102,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name, how in POOLS.items():
         path = DATA / "pools" / how.file
-        run = bench.import_pool(path, name=name, columns=how.columns, task=how.task, match=how.match)[0]
+        run = bench.import_pool(path, name=name, columns=how.columns)[0]
         rows += values(name, run)
     one = [
         read(bench.load(f"outputs/imported/gsm8k_{model}")[0], "test")
