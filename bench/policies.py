@@ -1,6 +1,5 @@
 """The sources of a policy: a local folder, the Hugging Face hub, or pretraining from scratch.
 
-
 The package ships the policy of the default settings and seed 0. Where its recipe changes, this makes it anew:
 
     python -m bench.policies
@@ -25,7 +24,7 @@ from bench.config.rules import (
     text,
     whole,
 )
-from bench.errors import BenchError
+from bench.errors import BenchError, CommandLine
 from bench.models import hub
 from bench.models.loading import base_of, folder, load_config, load_tokenizer
 from bench.store import SHIPPED, Store, using
@@ -137,6 +136,9 @@ def main() -> None:
     from bench.config.checks import build_parts
     from bench.config.compose import CONF, composing
 
+    CommandLine(
+        f"python -m bench.policies: {str(main.__doc__).lower()}\n\nexamples:\n  python -m bench.policies"
+    ).parse_args()
     with composing(CONF):
         parts = build_parts(compose("config"))
     with tempfile.TemporaryDirectory() as folder, using(Store(Path(folder), shipped=None)) as store:

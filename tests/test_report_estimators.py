@@ -65,3 +65,19 @@ def test_the_data_support_the_claim():
             assert int(row["repetitions"]) >= 2000
             checked += 1
     assert checked == 7 + 7 + 4 + 4 + 3
+
+
+def test_the_data_support_what_is_said_of_bands_audits_and_stopped_counts():
+    with (FOLDER / "data.csv").open(newline="") as file:
+        rows = {(row["quantity"], row["method"], row["n"], row["prompts"]): row for row in csv.DictReader(file)}
+    coverage = {key: float(row["coverage"]) for key, row in rows.items()}
+    crossing = {key[1:]: share for key, share in coverage.items() if key[0] == "crossing curves"}
+    for prompts in ("20", "50", "200"):
+        assert crossing["crossover", "0", prompts] >= 0.95 > crossing["simultaneous band, plain SE", "0", prompts]
+        assert crossing["leads in the wrong direction", "0", prompts] == 1
+    ours = [share for key, share in coverage.items() if key[1] == "audited, all uncertainties"]
+    assert len(ours) == 2
+    assert min(ours) >= 0.95
+    stopped = {key[1:3]: share for key, share in coverage.items() if key[0] == "pass@k of stopped counts"}
+    assert all(0.94 <= stopped["stopped=first_success", k] <= 0.97 for k in ("1", "8", "32", "64"))
+    assert stopped["as if N were fixed", "8"] < 0.5

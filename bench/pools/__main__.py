@@ -1,38 +1,37 @@
-"""Import completions that were drawn elsewhere, export those of a run, compare two pools, or audit their verdicts.
+"""python -m bench.pools: import completions that were drawn elsewhere, export, compare and audit pools.
 
-python -m bench.pools import FILE ... name=NAME [COLUMN=FIELD ...]    outputs/imported/NAME: a run of these completions
-python -m bench.pools export RUN FILE                                 the pool of a run as a file
-python -m bench.pools compare A B                                     where either of two pools leads, over k
-python -m bench.pools audit NAME [labels=FILE]                        a verifier's errors, from labels by hand
-python -m bench.pools COMMAND --help                                  the words that a command takes
+commands; each has its own --help:
+  import FILE ... name=NAME [COLUMN=FIELD ...]   make a run of these completions, outputs/imported/NAME
+  export RUN FILE                                write the pool of a run to a file
+  compare A B                                    say at which k either of two pools leads
+  audit NAME [labels=FILE]                       estimate a verifier's errors from labels by hand
+
+examples:
+  python -m bench.pools import samples.jsonl name=mine completion=output correct=is_correct reward.rm=score
+  python -m bench.pools export outputs/imported/mine pool.eval
+  python -m bench.pools compare outputs/imported/mine outputs/default/1f7337556b
+  python -m bench.pools import --help
 """
 
 import importlib
 import sys
 
-from bench.errors import BenchError, printable
+from bench.errors import BenchError, CommandLine
 
-COMMANDS = {
-    "import": "importing",
-    "export": "export",
-    "compare": "compare",
-    "audit": "audit",
-}  # command -> the module here whose main(words) it calls
+COMMANDS = {"import": "importing", "export": "export", "compare": "compare", "audit": "audit"}  # -> its module here
 
 
 def main() -> None:
-    command, *words = sys.argv[1:] or ["--help"]
-    if command in ("-h", "--help"):
-        print(__doc__)
+    given = sys.argv[1:]
+    if given and given[0] in COMMANDS and {"-h", "--help"} & set(given):
+        print(importlib.import_module(f"bench.pools.{COMMANDS[given[0]]}").__doc__)
         return
-    if command not in COMMANDS:
-        sys.exit(f"error: {printable(command)} is no command of bench.pools: give {', '.join(COMMANDS)}.")
-    module = importlib.import_module(f"bench.pools.{COMMANDS[command]}")
-    if {"-h", "--help"} & set(words):
-        print(module.__doc__)
-        return
+    parser = CommandLine(__doc__)
+    parser.add_argument("command", choices=COMMANDS, help="what to do")
+    parser.take_words("what it takes", "WORD")
+    parsed = parser.parse_args(given or ["--help"])
     try:
-        module.main(words)
+        importlib.import_module(f"bench.pools.{COMMANDS[parsed.command]}").main(parsed.words)
     except BenchError as error:
         sys.exit(f"error: {error}")
 

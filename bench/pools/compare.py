@@ -21,7 +21,8 @@ from bench.pools.arrays import PoolArrays, options_of, read, runs_of, whole_of
 from bench.records.read import Estimate
 from bench.reporting.exhibit import Figure, Table
 from bench.reporting.files import captioned, write_figure
-from bench.reporting.plots import grid_of, legend_above
+from bench.reporting.finish import legend_above
+from bench.reporting.plots import grid_of
 from bench.reporting.style import COLOURS, COLUMN_WIDTH, FULL_WIDTH, QUIET
 from bench.reporting.tables import spread
 from bench.seeds import generator

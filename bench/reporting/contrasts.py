@@ -226,3 +226,14 @@ def verdict_of(difference: Estimate, p_value: float) -> str:
     if not p_value <= SIGNIFICANCE or not (difference.low > 0 or difference.high < 0):
         return "not resolved"
     return "better" if difference.low > 0 else "worse"
+
+
+def interpolate(x: float, xs: np.ndarray, values: np.ndarray) -> np.ndarray | None:
+    """[M] at x, linear between the rows of values [K, M] at ascending xs [K]; None outside of them."""
+    if x < xs[0] or x > xs[-1]:
+        return None
+    if (xs == x).any():
+        return values[xs == x].mean(axis=0)
+    after = int(np.searchsorted(xs, x))
+    part = (x - xs[after - 1]) / (xs[after] - xs[after - 1])
+    return (1 - part) * values[after - 1] + part * values[after]

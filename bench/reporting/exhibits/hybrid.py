@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.records.read import Run, short
 from bench.reporting import arrange, plots, style, tables
-from bench.reporting.contrasts import SAMPLED, Contrast, contrast, judged, shared_seeds
+from bench.reporting.contrasts import SAMPLED, Contrast, contrast, interpolate, judged, shared_seeds
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
 from bench.reporting.labels import Label
@@ -146,17 +146,6 @@ def _at_equal_samples(point: Point, rivals: Sequence[Point]) -> tuple[np.ndarray
         ours.append(run.per_prompt("tuned", *SAMPLED))
         theirs.append(interpolated)
     return (np.stack(ours), np.stack(theirs)) if ours else None
-
-
-def interpolate(x: float, xs: np.ndarray, values: np.ndarray) -> np.ndarray | None:
-    """[M] at x, linear between the rows of values [K, M] at ascending xs [K]; None outside of them."""
-    if x < xs[0] or x > xs[-1]:
-        return None
-    if (xs == x).any():
-        return values[xs == x].mean(axis=0)
-    after = int(np.searchsorted(xs, x))
-    part = (x - xs[after - 1]) / (xs[after] - xs[after - 1])
-    return (1 - part) * values[after - 1] + part * values[after]
 
 
 def _full_rft(found: Sequence[Point], point: Point) -> list[Point]:

@@ -96,9 +96,8 @@ class Pushed:
         """To the gold gain at the measured n; intervals over prompts at these seeds. None for fewer than three n."""
         if self.measured < 3:
             return None
-        kept = slice(0, self.measured)
         gain = (self.gold - self.gold[..., :1]).mean(axis=0)
-        return fit_interval(self.kl.mean(axis=0)[:, kept], gain[:, kept], self._rng("fit"))
+        return fit_interval(self.kl.mean(axis=0)[:, : self.measured], gain[:, : self.measured], self._rng("fit"))
 
     @cached_property
     def claim(self) -> Claim:
@@ -247,7 +246,7 @@ def overoptimisation_table(groups: Sequence[Group]) -> Table | None:
     def gold(scorer: Pushed, n: int) -> float:
         return float(scorer.gold[..., scorer.sizes.index(n)].mean())
 
-    def seeds_alone(scorer: Pushed) -> str:
+    def alone(scorer: Pushed) -> str:
         return f"{sum(claim.verdict == 'over-optimised' for claim in scorer.claims)} of {len(scorer.claims)}"
 
     return tables.table(
@@ -268,7 +267,7 @@ def overoptimisation_table(groups: Sequence[Group]) -> Table | None:
             tables.interval("gold_change", "change of gold", lambda scorer: scorer.claim.gold),
             tables.interval("proxy_change", "change of proxy, of its rise", lambda scorer: scorer.claim.proxy),
             tables.Column("verdict", "verdict", lambda scorer: scorer.claim.verdict),
-            tables.Column("seeds_alone", "seeds that show it", seeds_alone),
+            tables.Column("seeds_alone", "seeds that show it", alone),
             _of_fit("alpha", None),
             _of_fit("beta", None),
             _of_fit("peak", "fitted peak d*"),
