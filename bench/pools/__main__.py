@@ -27,9 +27,12 @@ def main() -> None:
         print(importlib.import_module(f"bench.pools.{COMMANDS[given[0]]}").__doc__)
         return
     parser = CommandLine(__doc__)
-    parser.add_argument("command", choices=COMMANDS, help="what to do")
+    parser.add_argument("command", choices=COMMANDS, nargs="?", help="what to do")
     parser.take_words("what it takes", "WORD")
-    parsed = parser.parse_args(given or ["--help"])
+    parsed = parser.parse_args(given)
+    if parsed.command is None:
+        parser.print_help()
+        return
     try:
         importlib.import_module(f"bench.pools.{COMMANDS[parsed.command]}").main(parsed.words)
     except BenchError as error:

@@ -60,7 +60,11 @@ class FigureSettings:
         """Draw the figures and discard them. BenchError where a text to replace is in none, or a panel has no room."""
         unused = set(self.labels)
         for figure in figures:
-            with blank(figure.width, figure.height, figure.sheet) as canvas, warnings.catch_warnings(record=True):
+            with (
+                blank(figure.width, figure.height, figure.sheet) as canvas,
+                warnings.catch_warnings(record=True) as said,
+            ):
+                warnings.simplefilter("always")
                 replaced = figure.draw(canvas) or set()
                 canvas.draw_without_rendering()
                 ems = canvas.dpi * text_size(figure.sheet) / 72  # pixels
@@ -71,7 +75,7 @@ class FigureSettings:
             if others := set(self.own.get(figure.name, {}).get("labels", {})) - replaced:
                 raise BenchError(f"figures.{figure.name}.labels: {sorted(others)[0]} is not a text of this figure.")
             is_given = self.size or "size" in self.own.get(figure.name, {})
-            if is_given and any((size < SMALLEST).any() for size in sizes):
+            if is_given and (said or any((size < SMALLEST).any() for size in sizes)):
                 raise BenchError(
                     f"figures: {figure.name} has no room in {figure.width:g} x {figure.height:g} inches for text of "
                     f"{text_size(figure.sheet):g} points; give a larger figures.{figure.name}.size, or style=paper."

@@ -1,7 +1,8 @@
 """Import a million completions from JSON lines in a process of its own: CPU-seconds and peak memory.
 
-    python -m bench.speed imports
-    python -m bench.speed imports --prompts 1000
+examples:
+  python -m bench.speed imports
+  python -m bench.speed imports --prompts 1000
 
 The rows have an id, a prompt, a completion of 250 characters, a label and a reward.
 """
