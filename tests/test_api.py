@@ -232,8 +232,8 @@ def test_slides_have_larger_text_and_figures(runs):
             r"frontier has no room in 1 x .* inches for text of 8",
         ),
         (
-            ["figures.frontier.size=[1.8,1.3]", "style=talk"],
-            r"frontier has no room in 1\.8 x 1\.3 inches for text of 12",
+            ["figures.frontier.size=[2,1.5]", "style=talk"],
+            r"frontier has no room in 2 x 1\.5 inches for text of 12",
         ),
         (["figures.labels={nope: a}"], r"figures\.labels: nope is not a text of any figure"),
         (["figures.frontier.labels={nope: a}"], r"figures\.frontier\.labels: nope is not a text of this figure"),
