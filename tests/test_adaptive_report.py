@@ -75,7 +75,7 @@ def test_the_budget_figure_has_a_line_a_way_and_a_point_an_n(reported, tmp_path)
                 values = [row[key] for row in figure.rows if row["label"] == label]
                 assert any(np.allclose(values, one) for one in shown)
             across = [float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() not in ("_", "None", "")]
-            assert len(set(across)) == len(across)  # two ways draw 360 samples, and stand side by side
+            assert set(across) == {row["samples"] for row in figure.rows[::2]}  # drawn where measured, not beside it
     assert samples_budget(grouped([made_run(tmp_path)])) is None
 
 

@@ -4,8 +4,8 @@ import functools
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -176,12 +176,7 @@ class Stubs:
         raise AssertionError("replaced")
 
     def with_hint(self, prompts):
-        return SimpleNamespace(
-            id=np.array([f"{name}-hint" for name in prompts.id]), take=lambda at: self._hinted(prompts, at)
-        )
-
-    def _hinted(self, prompts, at):
-        return SimpleNamespace(id=np.array([f"{prompts.id[i]}-hint" for i in at]))
+        return replace(prompts, id=np.array([f"{name}-hint" for name in prompts.id]))
 
     def extract_answer(self, completion):
         return completion

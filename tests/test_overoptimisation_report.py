@@ -62,7 +62,9 @@ def written(folder: Path, pairs: int, seed: int, *, is_gold: bool = False, rewar
     pq.write_table(pa.Table.from_pylist(curves), folder / "curves.parquet")
     pq.write_table(pa.Table.from_pylist(long), folder / "per_prompt.parquet")
     scoring = f"_target_: bench.scoring.trained_reward_model.trained_reward_model, pairs: {pairs}, pairs_seed: {seed}"
-    (folder / "config.yaml").write_text(f"seed: {seed}\nscoring: {{{scoring}}}\n")
+    (folder / "config.yaml").write_text(
+        f"seed: {seed}\nscoring: {{{scoring}}}\ntraining: {{_target_: bench.training.sft.fine_tune}}\n"
+    )
     metrics = {"scorer/equals_gold": float(is_gold), "best_of_n/pool_size": 32, "code": "same", "test/prompts": PROMPTS}
     metrics |= {"scorer/auc": 0.7, "scorer/length_correlation": 0.1 * seed, "scorer/tie_rate": 0.0}
     (folder / "metrics.json").write_text(json.dumps(metrics))

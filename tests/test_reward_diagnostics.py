@@ -288,17 +288,23 @@ def written(folder, proxy, gold):
     return Run(folder, {"scoring": {"_target_": "bench.scoring.x.proxy"}, "seed": 0}, metrics, {})
 
 
+def drawn(runs):
+    figure = reward_diagnostics([Group({}, tuple(runs))])
+    assert figure is not None
+    return figure
+
+
 @pytest.mark.parametrize("scale", [1.0, -20.0])
 def test_the_figure_is_drawn_and_repeats(tmp_path, scale):
     proxy, gold = overoptimised_pool(prompts=40, columns=8, tempting=True)
     run = written(tmp_path, scale * (proxy + 0.01) / 1.01, gold)
-    paths = write_figure(reward_diagnostics([Group({}, (run,))])[0], tmp_path)
+    paths = write_figure(drawn([run]), tmp_path)
     assert [path.name for path in paths] == [f"reward_diagnostics.{kind}" for kind in ("png", "pdf", "svg", "csv")]
     first = [path.read_bytes() for path in paths]
     assert first[0][:4] == b"\x89PNG"
-    assert [path.read_bytes() for path in write_figure(reward_diagnostics([Group({}, (run,))])[0], tmp_path)] == first
+    assert [path.read_bytes() for path in write_figure(drawn([run]), tmp_path)] == first
 
 
 def test_no_figure_of_the_gold_verifier_itself(tmp_path):
     _, gold = overoptimised_pool(prompts=40, columns=8, tempting=True)
-    assert reward_diagnostics([Group({}, (written(tmp_path, gold, gold),))]) == []
+    assert reward_diagnostics([Group({}, (written(tmp_path, gold, gold),))]) is None

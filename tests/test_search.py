@@ -307,7 +307,7 @@ def test_where_no_trial_keeps_to_it_nothing_is_chosen_and_test_stays_unseen(tmp_
         ("hydra.sweeper.maximize=tuned/pass@2", "did you mean tuned/pass@1?"),
         ("hydra.sweeper.maximize=note", "hydra.sweeper.maximize=note is not a number"),
         ("hydra.sweeper.maximize=cost/flops", "has no value per prompt"),
-        ("hydra.sweeper.minimize=tuned/kll", "did you mean tuned/kl?"),
+        ("hydra.sweeper.minimize=tuned/kll", "did you mean tuned/kl or tuned/kl_low?"),
     ],
 )
 def test_an_objective_that_runs_do_not_have_stops_the_search(settings, said, tmp_path: Path):

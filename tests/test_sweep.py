@@ -116,7 +116,7 @@ def test_one_pool_serves_every_cell_and_the_savings_add_up(finished):
     drawn = sum(json.loads(path.read_text())["counts"]["generated_tokens"] for path in units)
     lines = result.stdout.splitlines()
     shared, keyed, alone = (
-        int(next(line for line in lines if label in line).split()[-2].replace(",", ""))
+        int(next(line for line in lines if line.strip().startswith(label)).split()[-2].replace(",", ""))
         for label in ("shared by content", "shared where N", "without sharing")
     )
     assert shared == drawn
