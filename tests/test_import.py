@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import fixtures_tasks as made
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -538,3 +539,51 @@ def test_prompts_are_matched_by_their_order_where_the_user_says_so(tmp_path: Pat
     assert imported(file, columns=columns, task=task, match="order").metrics["sampler/pass@1"] == pytest.approx(0.5)
     with pytest.raises(BenchError, match="the file has 11 prompts and gsm8k has 12"):
         imported(lines(file, rows[1:]), "other", columns=columns, task=task, match="order")
+
+
+def test_an_order_that_the_texts_contradict_is_refused(tmp_path: Path, imported: Import):
+    """By the function that is to be written, by the words, and where a text is that of another prompt."""
+    problems = made.humaneval(12)
+    task = ("task=humaneval", f"task.path={lines(tmp_path / 'programs.jsonl', problems)}", "task.near_duplicate=null")
+    rows = [{"prompt": problem["prompt"], "samples": ["    pass\n"]} for problem in problems]
+    rows[3], rows[7] = rows[7], rows[3]
+    file, columns = lines(tmp_path / "a.jsonl", rows), {"completion": "samples"}
+    with pytest.raises(BenchError, match=r"2 of 12 prompts are not .*'work_8' where Made/4 is 'work_4'.*match=prompts"):
+        imported(file, columns=columns, task=task, match="order")
+    coins = [{"question": f"Leo has {row} coins. How many has he?", "answer": f"#### {row}"} for row in range(12)]
+    coins[5]["question"] = "A train runs 5 miles an hour. Where is it after one?"
+    task = ("task=gsm8k", f"task.path={lines(tmp_path / 'coins.jsonl', coins)}", "task.near_duplicate=null")
+    rows = [{"prompt": f"Q: {coin['question']}\nA:", "samples": ["#### 1"]} for coin in coins]
+    imported(lines(file, rows), "right", columns=columns, task=task, match="order")
+    with pytest.raises(BenchError, match=r"2 of 12 prompts are not those of gsm8k at their places"):
+        imported(lines(file, [*rows[1:6], rows[0], *rows[6:]]), columns=columns, task=task, match="order")
+    rows = [{"prompt": coin["question"], "samples": ["#### 1"]} for coin in (coins[1], coins[0], *coins[2:])]
+    with pytest.raises(BenchError, match=r"2 of 12 prompts .* e.g. 'Leo has 1 coins"):
+        imported(lines(file, rows), columns=columns, task=task, match="order")
+
+
+def test_programs_are_found_by_the_function_that_their_prompt_defines_last(
+    tmp_path: Path, imported: Import, capsys: pytest.CaptureFixture[str]
+):
+    """Without its examples a prompt has another text; of two prompts with one function, the nearer one counts."""
+    problems = made.humaneval(8)
+    double = problems[3] | {
+        "task_id": "Made/double",
+        "prompt": problems[3]["prompt"].replace("Add 4", "Put 9 more to it, not 4,"),
+    }
+    task = (
+        "task=humaneval",
+        f"task.path={lines(tmp_path / 'd.jsonl', [*problems, double])}",
+        "task.near_duplicate=null",
+    )
+    rows = [
+        {"prompt": problem["prompt"].partition("    >>>")[0] + ' """' * (">>>" in problem["prompt"])}
+        | {"samples": [problem["canonical_solution"], "    return\n"]}
+        for problem in problems[::-1]
+    ]
+    unrelated = {"prompt": "def work_5(of, an, other, book):\n    'Sort all names, and count what is there.'"}
+    rows[3] = {**rows[3], **unrelated}
+    run = imported(lines(tmp_path / "a.jsonl", rows), columns={"completion": "samples"}, task=task)
+    assert "(4 by text, 3 by function name)" in capsys.readouterr().err
+    assert (run.metrics["sampler/pass@1"], run.metrics["test/prompts"]) == (0.5, 7)
+    assert run.metrics["import/rows_left_out"] == 1

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import fixtures_tasks as made
 import pytest
+from omegaconf import OmegaConf
 from sharing import composed
 
 from bench.config import checks
@@ -13,6 +14,7 @@ from bench.tasks.humaneval import HumanEval, preamble
 from bench.tasks.jsonl import Jsonl
 from bench.tasks.mbpp import Mbpp
 from bench.tasks.program_tests import entry_of, prepared
+from bench.tasks.programs import VERSION
 
 pytestmark = pytest.mark.usefixtures("isolation")
 
@@ -167,6 +169,25 @@ def test_humaneval_answers_are_whole_functions_or_go_on_where_the_prompt_ends(k:
         f"def work_{k}(x):\n    return Yes()"
     )
     assert not task.is_correct(fooled, example.answer)
+
+
+def test_a_continuation_is_judged_as_it_is_where_the_user_says_so() -> None:
+    """As published: prompt and completion run together, so that a garbled end fails."""
+    row = made.humaneval(3)[0]
+    tasks = [HumanEval(path="x"), HumanEval(path="x", continuation="as_is")]
+    (example, same) = (task.example(row, "one") for task in tasks)
+    assert example is not None
+    assert example == same
+    ends = ["", "\n\nassert work_1(", "\n\n# a comment", "\n```\n", "\nraise ValueError\n"]
+    texts = [row["canonical_solution"] + end for end in ends]
+    judged = [task.are_correct(texts, [example.answer] * 5) for task in tasks]
+    assert judged == [[True] * 5, [True, False, True, False, False]]
+    assert [task.judged_by for task in tasks] == [f"humaneval {VERSION}", f"humaneval {VERSION}, as it is"]
+    words = ("task=humaneval", "task.path=x")
+    default, as_is = composed(*words), composed(*words, "task.continuation=as_is")
+    before = OmegaConf.to_container(default, resolve=True)
+    assert before["task"].pop("continuation") == "function"
+    assert id_of_settings(before) == run_id(default) != run_id(as_is)
 
 
 def test_humaneval_splits_its_one_split(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 The data are in the folder that BENCH_DATA names, by default ../shared/data beside the repository.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import nltk
 import pytest
 
 import bench
+from bench.errors import BenchError
 from bench.speed import verify
 from bench.tasks.files import read
 from bench.tasks.gsm8k import Gsm8k
@@ -75,6 +77,26 @@ def test_imported_pools_give_the_published_values(name: str, tmp_path: Path) -> 
     places = {"outputs": tmp_path / "outputs", "store": tmp_path / "store"}
     metrics = bench.import_pool(DATA / "pools" / file, name=name, columns=columns, **places)[0].metrics
     assert {metric: f"{100 * metrics[metric]:.2f}" for metric in values} == values
+
+
+def test_published_programs_are_found_by_their_function_and_judged_both_ways(tmp_path: Path) -> None:
+    """The pool has HumanEval's problems in another order and without examples. Sample 21 ends in imports."""
+    rows, columns = rows_of("pools/humaneval_codegen16b.jsonl"), {"completion": "samples"}
+    places = {"outputs": tmp_path / "outputs", "store": tmp_path / "store", "columns": columns}
+    task = ("task=humaneval", f"task.path={DATA}/humaneval/HumanEval.jsonl.gz")
+    some = {0: (0, 1), 2: (21, 25)}  # line: samples
+    few = [rows[line] | {"samples": [rows[line]["samples"][at] for at in chosen]} for line, chosen in some.items()]
+    file = tmp_path / "few.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in few))
+    for continuation, accepted in (("as_is", 0.5), ("function", 0.75)):
+        settings = (*task, f"task.continuation={continuation}")
+        run = bench.import_pool(file, name=continuation, task=settings, match="prompts", **places)[0]
+        assert run.metrics["sampler/pass@1"] == accepted
+    whole = DATA / "pools" / "humaneval_codegen16b.jsonl"
+    with pytest.raises(
+        BenchError, match=r"162 of 164 prompts .*'make_palindrome' where HumanEval/2 is 'truncate_number'"
+    ):
+        bench.import_pool(whole, name="order", task=task, match="order", **places)
 
 
 def test_published_solutions_of_gsm8k_are_right_and_of_other_problems_wrong() -> None:

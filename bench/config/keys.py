@@ -14,7 +14,7 @@ PLACES = ("store", "outputs", "tracking")  # where a run's files lie: they do no
 
 UNNAMED = "default"  # conf/config.yaml's name: of runs that are given no other
 OWN_PROMPTS = "bench.tasks.jsonl.Jsonl"
-LATER = {"cpu_seconds": 2}  # settings of tasks that came later; at these values they do not change the run id
+LATER = {"cpu_seconds": 2, "continuation": "function"}  # later settings: at these values they don't change the run id
 
 
 def run_id(cfg: DictConfig) -> str:

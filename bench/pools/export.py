@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, printable, quoted
+from bench.pools.arrays import PROMPTS, options_of
 from bench.records.completions import completions
 from bench.records.read import Run, read_run
 from bench.store.files import unique_name
 
-PROMPTS = "prompts.parquet"
 REWARD = "reward"
 
 
 def main(words: Sequence[str]) -> None:
-    options = dict(word.split("=", 1) for word in words if word.startswith(("split=", "store=")))
-    places = [word for word in words if word.partition("=")[0] not in options]
+    places, options = options_of(words, ("split", "store"), "python -m bench.pools export --help")
     if len(places) != 2:
         raise BenchError("Give a run's folder and a file: python -m bench.pools export RUN FILE.")
     rows = export(places[0], places[1], **options)
@@ -42,7 +41,7 @@ def export(run: str | Path, file: str | Path, *, split: str = "test", store: str
     if not place.absolute().parent.is_dir():
         raise BenchError(f"{place.absolute().parent} is no folder: make it first.")
     rows = pool_rows(source, split, None if store is None else Path(store))
-    with _made(place) as scratch:
+    with made(place) as scratch:
         if place.suffix == ".jsonl":
             with scratch.open("w", encoding="utf-8") as opened:
                 opened.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
@@ -59,8 +58,9 @@ def export(run: str | Path, file: str | Path, *, split: str = "test", store: str
 
 
 @contextmanager
-def _made(place: Path) -> Iterator[Path]:
-    scratch = place.with_name(f".{place.name[:50]}.{unique_name()}")
+def made(place: Path) -> Iterator[Path]:
+    """The name of a file or folder to make, which becomes `place` where all went well, and is removed where not."""
+    scratch = place.with_name(f".making-{place.name[:50]}-{unique_name()}")
     try:
         yield scratch
         scratch.rename(place)

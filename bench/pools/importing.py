@@ -15,7 +15,7 @@ COLUMN=FIELD: a column is read from the field of its own name, unless said other
 name=NAME        the run's folder is outputs/imported/NAME
 task=NAME        judge the texts by a task of conf/task; its settings as task.SETTING=VALUE
 match=answers    the answers that the task compares with: those of the file (answers), of the task's prompts with
-                 this id or text (prompts), or of the task's prompts one after the other (order)
+                 this id, text or function (prompts), or of the task's prompts one after the other (order)
 largest_n=N      go on where not every prompt has so many samples, over those that have
 format=NAME      what the files are, where their names don't say: jsonl json csv parquet lm-eval inspect
 filter=NAME      one of the filters in a log of lm-eval
@@ -25,8 +25,7 @@ seed=0 outputs=outputs store=store
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from bench.errors import BenchError, printable, quoted
 from bench.generation.pool import FILE, Unit, write_unit
 from bench.pools import readers, records, stopping
 from bench.pools.columns import Columns
+from bench.pools.export import made
 from bench.pools.grid import Grid, Laid
 from bench.pools.judging import MATCHES, Judged, matched
 from bench.pools.logs import Choices
@@ -47,7 +47,7 @@ from bench.pools.readers import FORMATS
 from bench.progress import say
 from bench.records.frames import Runs, load
 from bench.records.read import changed, is_finished, read_config
-from bench.store.files import checksum, unique_name
+from bench.store.files import checksum
 from bench.store.reading import sha256
 
 GROUP = "imported"
@@ -137,8 +137,11 @@ def import_pool(
     laid = read(paths, parsed, format, Choices(filter))
     said = stopping.check(laid.correct, stopping.plan_of(stopped), counts=bool(laid.grid.counts))
     judged = matched(laid, settings, match) if settings else None
-    with _made(folder) as scratch, stores.using(stores.Store(Path(store))):
+    with made(folder) as scratch, stores.using(stores.Store(Path(store))):
+        scratch.mkdir(parents=True)
         notes = _write(scratch, judged.laid if judged else laid, judged, source, given)
+        if folder.exists():  # a damaged one
+            shutil.rmtree(folder)
     for note in [*notes, *said]:
         say(note)
     return load(folder)
@@ -270,22 +273,6 @@ def _is_done(folder: Path, source: Mapping[str, Any], seed: int) -> bool:
     if target != dict(source) or config.get("seed") != seed:
         raise BenchError(f"{folder} holds another import or run: give another name=, or delete that folder.")
     return True
-
-
-@contextmanager
-def _made(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `folder` where all went well, and is removed where not."""
-    scratch = folder.with_name(f".making-{folder.name}-{unique_name()}")
-    try:
-        scratch.mkdir(parents=True)
-        yield scratch
-        if folder.exists():  # a damaged one
-            shutil.rmtree(folder)
-        scratch.rename(folder)
-    except OSError as error:
-        raise BenchError(f"{folder} can't be written ({error.strerror or error}).") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _hash_of(path: Path) -> str:

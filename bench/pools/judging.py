@@ -1,8 +1,10 @@
 """Judge imported texts by a task of conf/task: its verifier, on its own answers or on those that came along."""
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,12 @@ from bench.errors import BenchError, quoted
 from bench.pools.grid import Laid, only
 from bench.scoring.verifier import verify
 from bench.tasks import SPLITS, Task
+from bench.tasks.programs import last_defined
 from bench.tasks.rows import RowsTask
 from bench.tasks.splits import words
 
 MATCHES = ("prompts", "answers", "order")
+AGREE = 0.5  # of two texts' words, see `_shared`: one prompt in two forms; other problems mostly share 0.1 to 0.4
 
 
 @dataclass(frozen=True)
@@ -63,23 +67,26 @@ def task_of(settings: Sequence[str]) -> tuple[Task, dict[str, Any]]:
 def matched(laid: Laid, settings: Sequence[str], match: str | None) -> Judged:
     """Find the answer of each prompt. BenchError where none is found; prompts without one are left out, and counted.
 
-    match: "answers" takes those of the file, "prompts" those of the task's prompt with this id or text, "order" those
-    of the task's prompts one after the other. None: "answers" where the file has them, else "prompts".
+    match: "answers" takes those of the file, "prompts" those of the task's prompt with this id, text or function to
+    write, "order" those of the task's prompts one after the other. None: "answers" where the file has them, else
+    "prompts".
     """
     if not laid.has_texts:
         raise BenchError(f"{settings[0]} has nothing to judge: say which field is the completion (completion=FIELD).")
     task, node = task_of(settings)
     given = [laid.grid.answers[row] for row in laid.held]
+    names, texts = laid.prompts.id.tolist(), [messages[0]["content"] for messages in laid.prompts.messages]
+    answers: Sequence[str | None]
     how = match or ("answers" if any(answer is not None for answer in given) else "prompts")
     if how == "answers":
         answers = [None if answer is None else _answer(task, answer) for answer in given]
         lacking = "no answer"
     elif how == "order":
-        answers, lacking = _in_order(task, len(laid.held)), ""
+        answers, lacking = _in_order(task, texts), ""
     else:
-        find = _finder(task)
-        answers = [find(name, messages[0]["content"]) for name, messages in zip(*_names(laid), strict=True)]
-        lacking = f"no prompt of {task.name} with its id or text"
+        ways, answers = zip(*map(_finder(task), names, texts), strict=True)
+        how += f" ({', '.join(f'{count:,} by {way}' for way, count in Counter(filter(None, ways)).items())})"
+        lacking = f"no prompt of {task.name} with its id or text" + ", or its function" * (task.programs is not None)
     found = np.flatnonzero([answer is not None for answer in answers])
     if not len(found):
         raise BenchError(
@@ -91,10 +98,6 @@ def matched(laid: Laid, settings: Sequence[str], match: str | None) -> Judged:
     kept = laid if len(found) == len(given) else laid.take(found)
     judged = Prompts(kept.prompts.id, kept.prompts.messages, np.array([answers[row] for row in found], object))
     return Judged(kept, judged, task, node, how)
-
-
-def _names(laid: Laid) -> tuple[list[str], tuple[Any, ...]]:
-    return laid.prompts.id.tolist(), laid.prompts.messages
 
 
 def _answer(task: Task, text: str) -> str | None:
@@ -120,22 +123,62 @@ def _question(task: Task, content: str) -> str:
     return content.removesuffix(f"\n\n{instruction}") if instruction else content
 
 
-def _finder(task: Task) -> Callable[[str, str], str | None]:
+def _finder(task: Task) -> Callable[[str, str], tuple[str, str | None]]:
+    """Find (the way, the answer) of an id and a text; the answer is None where no prompt of the task is the same.
+
+    Programs whose id and text are unknown are found by the function that their prompt defines last. Where several
+    prompts of the task define it, the one counts that has most of the text's words.
+    """
     prompts = _all(task)
     by_id = {name: answer for name, _, answer in prompts}
     by_text = {tuple(words(question)): answer for _, question, answer in prompts}
+    by_function = defaultdict[str, list[tuple[str, str]]](list)
+    for _, question, answer in prompts if task.programs else ():
+        by_function[last_defined(question)].append((question, answer))
 
-    def find(name: str, text: str) -> str | None:
-        return by_id[name] if name in by_id else by_text.get(tuple(words(_question(task, text))))
+    def find(name: str, text: str) -> tuple[str, str | None]:
+        text = _question(task, text)
+        if name in by_id:
+            return "id", by_id[name]
+        if (answer := by_text.get(tuple(words(text)))) is not None:
+            return "text", answer
+        same = by_function[defined] if (defined := last_defined(text)) else []
+        near = [(_shared(text, question), answer) for question, answer in same]
+        (second, _), (first, answer) = sorted([(0.0, ""), (0.0, ""), *near])[-2:]
+        return ("function name", answer) if first >= AGREE and first > second else ("", None)
 
     return find
 
 
-def _in_order(task: Task, count: int) -> list[str | None]:
+def _shared(text: str, other: str) -> float:
+    """The share of the shorter text's words that both have in one order; 0 where they define other functions last."""
+    if len({last_defined(text), last_defined(other)} - {""}) == 2:
+        return 0.0
+    a, b = words(text), words(other)
+    blocks = SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()
+    return sum(block.size for block in blocks) / max(1, min(len(a), len(b)))
+
+
+def _in_order(task: Task, texts: Sequence[str]) -> list[str]:
+    """The answers of the task's prompts by their ids. BenchError where a text is not the prompt's at its place."""
+
     def natural(name: str) -> list[Any]:
         return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
     prompts = sorted(_all(task), key=lambda prompt: natural(prompt[0]))
-    if len(prompts) != count:
-        raise BenchError(f"match=order: the file has {count:,} prompts and {task.name} has {len(prompts):,}.")
+    if len(prompts) != len(texts):
+        raise BenchError(f"match=order: the file has {len(texts):,} prompts and {task.name} has {len(prompts):,}.")
+    known = {tuple(words(question)) for _, question, _ in prompts}
+    differ = [
+        (text, name, question)
+        for text, (name, question, _) in zip((_question(task, text) for text in texts), prompts, strict=True)
+        if text and words(text) != words(question) and (tuple(words(text)) in known or _shared(text, question) < AGREE)
+    ]
+    if differ:
+        text, name, question = differ[0]
+        shown = [quoted(last_defined(part) or part)[:60] for part in (text, question)]
+        raise BenchError(
+            f"match=order: {len(differ):,} of {len(texts):,} prompts are not those of {task.name} at their places, "
+            f"e.g. {shown[0]!r} where {name} is {shown[1]!r}: take match=prompts, or sort the file."
+        )
     return [answer for _, _, answer in prompts]

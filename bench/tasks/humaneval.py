@@ -7,24 +7,33 @@ defines check(candidate). There are 164 problems in one split: all three splits 
 A completion is the whole function, or the continuation that a base model writes after the prompt.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
 
-from bench.tasks.programs import ProgramsTask, answer_of
+from bench.config.rules import one_of
+from bench.tasks.programs import Programs, ProgramsTask, answer_of
 from bench.tasks.rows import Repo, Revision, Row, Share, Words
 from bench.tasks.splits import WHOLE, Example
 
 
 @dataclass(frozen=True, kw_only=True)
 class HumanEval(ProgramsTask):
+    """continuation: what is judged of one. "function": up to the function's end. "as_is": the prompt and all of it, as
+    the published evaluation runs it (github.com/openai/human-eval), so that a garbled end fails it."""
+
     repo: Repo = "openai/openai_humaneval"
     config: Words = None
     revision: Revision = "7dce6050a7d6d172f3cc5c32aa97f52fa1a2e544"
     test_share: Share = 0.5
     instruction: Words = "Complete this function. Answer with all of it in one Python code block."
+    continuation: Annotated[str, one_of("function", "as_is")] = "function"
 
     name: ClassVar[str] = "humaneval"
     data_splits: ClassVar[dict[str, str]] = {WHOLE: "test"}
+
+    @property
+    def judge(self) -> Programs:
+        return replace(super().judge, as_is=self.continuation == "as_is")
 
     def example(self, row: Row, name: str) -> Example | None:
         prompt, function, test = (self.text(row, key) for key in ("prompt", "entry_point", "test"))

@@ -32,15 +32,20 @@ Isolation = Annotated[str, one_of(*ISOLATION)]  # how completions run, see bench
 
 @dataclass(frozen=True, kw_only=True)
 class Programs(Judge):
-    """Judges completions that are Python functions. name: the task's, for keys. cpu_seconds: of one program."""
+    """Judges completions that are Python functions. name: the task's, for keys. cpu_seconds: of one program.
+
+    as_is: the program is the problem's own code and the whole completion after it, and nothing is cut.
+    """
 
     name: str = "tests"
     isolation: Isolation = "auto"
     cpu_seconds: Count = CPU_SECONDS
+    as_is: bool = False
 
     @property
     def judged_by(self) -> str:
-        return f"{self.name} {VERSION}" + (f", {self.cpu_seconds} s" if self.cpu_seconds != CPU_SECONDS else "")
+        seconds = f", {self.cpu_seconds} s" if self.cpu_seconds != CPU_SECONDS else ""
+        return f"{self.name} {VERSION}{seconds}{', as it is' if self.as_is else ''}"
 
     @property
     def programs(self) -> "Programs":
@@ -69,10 +74,10 @@ class Programs(Judge):
         """Return what runs: the program, its tests, and the problem's own imports and helpers."""
         tests = _tests(answer)
         function, stub = tests["function"], tests["stub"]
-        program = self.program(completion, function, stub)
+        program = stub + completion if self.as_is else self.program(completion, function, stub)
         if stub and not _definition_of(function).search(program):
             program = stub + _body(program)  # a base model continues the problem's own code
-        entry = function or next(iter(DEFINED.findall(program)[::-1]), "")
+        entry = function or last_defined(program)
         return Job(program, entry, tests=tests["prepared"], before=tests["before"], own=tests["own"])
 
     def are_correct(self, completions: Sequence[str], answers: Sequence[str]) -> list[bool]:
@@ -121,6 +126,11 @@ def answer_of(tests: str, *, function: str = "", own: str = "", stub: str = "") 
     prepared(tests)
     named = {"function": function or entry_of(tests), "tests": tests, "own": own, "stub": stub}
     return json.dumps(named, allow_nan=False)
+
+
+def last_defined(text: str) -> str:
+    """Return the name of the function that a text defines last; "" where it defines none."""
+    return next(reversed(DEFINED.findall(text)), "")
 
 
 def python_blocks(text: str) -> list[str]:

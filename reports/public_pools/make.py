@@ -26,10 +26,12 @@ ANSWER = re.compile(r"answer:\s*(.*)", re.IGNORECASE)
 
 
 class Imported(NamedTuple):
-    """A file, and how it is read."""
+    """A file, how it is read, and the task that judges it where no labels came along."""
 
     file: str
     columns: dict[str, str]
+    task: tuple[str, ...] = ()
+    match: str | None = None
 
 
 POOLS = {
@@ -46,6 +48,15 @@ POOLS = {
         )
         for model in GSM8K
     },
+    **{
+        f"humaneval_{continuation}": Imported(
+            "humaneval_codegen16b.jsonl",
+            {"completion": "samples"},
+            ("task=humaneval", f"task.path={DATA}/humaneval/HumanEval.jsonl.gz", f"task.continuation={continuation}"),
+            "prompts",
+        )
+        for continuation in ("as_is", "function")
+    },
 }
 VALUES = [  # pool, what, policy, method, metric, n, published
     ("game24_gpt4", "pass@1", "sampler", "pass", "accuracy", 1, "4.0 %"),
@@ -54,6 +65,11 @@ VALUES = [  # pool, what, policy, method, metric, n, published
     ("qwen_math", "Best-of-8 by the reward model", "base", "best_of_n", "accuracy", 8, "94 %"),
     ("qwen_math", "pass@8", "sampler", "pass", "accuracy", 8, "96 %"),
     ("qwen_math", "pass^8", "sampler", "pass_hat", "accuracy", 8, ""),
+    *(
+        (f"humaneval_{continuation}", f"pass@{n}", "sampler", "pass", "accuracy", n, share)
+        for continuation in ("as_is", "function")
+        for n, share in ((10, "50.3 %"), (100, "73.7 %"))
+    ),
     *((f"gsm8k_{model}", "pass@1", "sampler", "pass", "accuracy", 1, share) for model, share in GSM8K.items()),
 ]
 
@@ -102,7 +118,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name, how in POOLS.items():
         path = DATA / "pools" / how.file
-        run = bench.import_pool(path, name=name, columns=how.columns)[0]
+        run = bench.import_pool(path, name=name, columns=how.columns, task=how.task, match=how.match)[0]
         rows += values(name, run)
     one = [
         read(bench.load(f"outputs/imported/gsm8k_{model}")[0], "test")
@@ -116,7 +132,7 @@ def main() -> None:
             "pool": "gsm8k_6b_verification - gsm8k_175b_finetuning",
             "what": "pass@1, paired",
             "n": 1,
-            "published": "4.3 %",
+            "published": "",
         }
         | {"value": f"{np.mean(a) - np.mean(b):.6f}", **ends, "prompts": found.prompts}
     )
