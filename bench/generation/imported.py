@@ -136,7 +136,7 @@ def _build(
             ids[cell] = made if len(made) else end
         if len(ids[cell]) > most:
             raise BenchError(
-                f"{prompts.id[cell[0]]} has a completion of {len(ids[cell])} tokens: raise task.max_new_tokens."
+                f"{prompts.id[cell[0]]} has a completion of {len(ids[cell])} tokens, above max_new_tokens."
             )
     known, anew = kept & ~np.isnan(found["logprob"] + found["policy_logprob"]), drawn & ~kept
     under, flops = np.full(drawn.shape, np.nan), 0.0
@@ -167,7 +167,7 @@ def _say_of(said: str, pool: Completions, counts: list[Mapping[str, float]]) -> 
             say(f"{said}: {line}")
 
 
-class Source(NamedTuple):
+class ImportSource(NamedTuple):
     """The completions of one import, by prompt."""
 
     split: str  # of the run, which takes them
@@ -217,7 +217,7 @@ class Source(NamedTuple):
         return found
 
 
-def read(split: str, name: str, outputs: str) -> Source:
+def read(split: str, name: str, outputs: str) -> ImportSource:
     """Read where an import has its completions. BenchError where it is missing, was changed, or has no texts."""
     import pyarrow.parquet as pq
 
@@ -243,7 +243,7 @@ def read(split: str, name: str, outputs: str) -> Source:
         unit = Unit(folder, checksum(folder, FILE), held // samples, samples, samples)
         units.append((len(counts), unit))
         counts += (unit.read(slice(None), ("finish_reason",))["finish_reason"] != "").sum(axis=1).tolist()
-    return Source(split, said, about["prompt_id"], about["prompt"], units, np.array(counts))
+    return ImportSource(split, said, about["prompt_id"], about["prompt"], units, np.array(counts))
 
 
 def folder_of(split: str, name: str, outputs: str) -> Path:

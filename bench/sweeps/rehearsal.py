@@ -123,13 +123,11 @@ class _Work:
         stream = (policy.fingerprint, self.drawn_with, *((0,) if greedy else (*settings.values(), seed)))
         block = 1 if greedy else block_size or self.engine.get("block_size", 1)
         samples = math.ceil(num_completions / block) * block - first_sample
-        shard_size = self.engine.get("shard_size", len(prompts))
-        here = self.record.stages[-1]
+        shard_size, here = self.engine.get("shard_size", len(prompts)), self.record.stages[-1]
         if policy.name == "base" and block_size is None and prompts is self.splits.get(prompts.split):
             here.pools.append((prompts.split, {"num_completions": num_completions, "seed": seed, **sampler}))
-        if not sampler and import_of(self.config["generation"], prompts.split):
-            return _placeholders(prompts, stream, range(num_completions))
-        for start in range(0, len(prompts), shard_size):
+        imported = not sampler and import_of(self.config["generation"], prompts.split)
+        for start in range(0, 0 if imported else len(prompts), shard_size):
             shard = prompts.answer[start : start + shard_size]
             key = (stream, first_sample, shard.tobytes())
             before = self.record.draws.get(key, (0, 0))[1]
