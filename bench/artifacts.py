@@ -179,6 +179,10 @@ class Rewards:
     def unscored(self) -> int:
         return int(np.isnan(self.value).sum())
 
+    def of(self, pool: Completions) -> "Rewards":
+        """The rewards of a pool's samples, NaN where it has none."""
+        return Rewards(np.where(pool.drawn, self.value, np.nan))
+
 
 @dataclass(frozen=True)
 class Selection:

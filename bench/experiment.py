@@ -16,7 +16,7 @@ def run(parts: Parts) -> Results:
     score = parts.scorer  # a learned scorer is trained here
 
     pool = parts.generation(train, base, num_completions=parts.num_completions, seed=parts.seed)  # [M, N]
-    rewards = score(train, pool)  # [M, N]
+    rewards = score(train, pool).of(pool)  # [M, N]
     eligible = parts.prompt_filter(rewards.value)  # [M, N], NaN where the prompt is left out
     selections = parts.select(eligible, pool)  # [K] completions per arm: tuned, control
 

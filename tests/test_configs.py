@@ -24,6 +24,7 @@ LED_BY_WANDB = set(CONF.glob("sweep/wandb_*.yaml"))  # tests/test_wandb_sweeps.p
 CHOICES = sorted((path.parent.name, path.stem) for path in {*CONF.glob("*/*.yaml")} - LED_BY_WANDB)
 NOWHERE = "/dev/null/nowhere"
 BESIDE = {
+    ("generation", "imported"): ["generation.train=anywhere"],
     ("generation", "openai"): ["policy=folder"],  # a server's policy lies somewhere, which policy.path says
     ("procedure", "adaptive"): ["control=none"],
     ("procedure", "hybrid"): ["control=none"],  # the random control of a gate is another run

@@ -13,6 +13,7 @@ from bench.artifacts import content_hash
 PLACES = ("store", "outputs", "tracking")  # where a run's files lie: they do not change the run id
 
 UNNAMED = "default"  # conf/config.yaml's name: of runs that are given no other
+IMPORTED = "bench.generation.imported.generate"
 OWN_PROMPTS = "bench.tasks.jsonl.Jsonl"
 LATER = {"cpu_seconds": 2, "continuation": "function"}  # later settings: at these values they don't change the run id
 
@@ -25,6 +26,8 @@ def run_id(cfg: DictConfig) -> str:
 def id_of_settings(settings: Any) -> str:
     """The run id of a resolved configuration, given as a plain dict."""
     named = {name: value for name, value in settings.items() if name not in PLACES}
+    if isinstance(engine := named.get("generation"), Mapping) and engine.get("_target_") == IMPORTED:
+        named["generation"] = {name: value for name, value in engine.items() if name not in PLACES}
     if isinstance(task := named.get("task"), Mapping):
         named["task"] = {name: value for name, value in task.items() if name not in LATER or LATER[name] != value}
     return content_hash(named)[:10]
@@ -58,6 +61,16 @@ def task_name(task: Mapping[str, Any]) -> str:
 def settings_key(cfg: Any, *names: str) -> str:
     """A key that two resolved configurations share where their settings of these names are equal."""
     return json.dumps([cfg[name] for name in names], sort_keys=True)
+
+
+def drawing(generation: Any) -> Any:
+    """The node of the engine that draws: generation=ray has workers, generation=imported has others."""
+    return generation.get("worker") or (generation["others"] if generation["_target_"] == IMPORTED else generation)
+
+
+def import_of(generation: Any, split: str) -> str | None:
+    """The name of the import that the base's completions of a split are taken from; None where they are drawn."""
+    return generation.get(split) if generation["_target_"] == IMPORTED else None
 
 
 def configured(node: Any) -> Iterator[Mapping[str, Any]]:

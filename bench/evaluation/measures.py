@@ -149,13 +149,13 @@ def of_votes(policy: str, graded: Graded, sizes: list[int]) -> dict[Measure, np.
 
 def of_best_of_n(pool: Graded, sizes: list[int]) -> dict[Measure, np.ndarray]:
     """Best-of-n of the base. Its KL is to the sampler that drew the pool, and to the raw base by the chain rule."""
-    log_ratio = _log_ratio(pool)
+    log_ratio, unknown = _log_ratio(pool)
     bounds = np.array([best_of_n_kl_bound(n) for n in sizes])
     columns = {
         "accuracy": best_of_n(pool.proxy, sizes, pool.gold),
         "proxy": best_of_n(pool.proxy, sizes),
-        "kl": best_of_n_kl_from_reference(pool.proxy, log_ratio, sizes),
-        "kl_bound": bounds + best_of_n(pool.proxy, sizes, log_ratio),
+        "kl": best_of_n_kl_from_reference(pool.proxy, log_ratio, sizes) + unknown,
+        "kl_bound": bounds + unknown + best_of_n(pool.proxy, sizes, log_ratio),
     }
     if pool.gold_reward is not None:
         columns["gold_reward"] = best_of_n(pool.proxy, sizes, pool.gold_reward)
@@ -177,12 +177,13 @@ def of_soft_best_of_n(pool: Graded, n: int) -> dict[Measure, np.ndarray]:
     unit = spread(pool.proxy)
     if not unit > 0:
         return {}
-    measured = np.stack([pool.gold, pool.proxy, _log_ratio(pool)], axis=2)
+    ratio, unknown = _log_ratio(pool)
+    measured = np.stack([pool.gold, pool.proxy, ratio], axis=2)
     measures: dict[Measure, np.ndarray] = {}
     for softness in SOFTNESS:
         estimate = estimate_soft_best_of_n(pool.proxy, measured, n, softness * unit)
         gold, proxy, log_ratio = estimate.means.T
-        columns = {"accuracy": gold, "proxy": proxy, "kl": estimate.kl + log_ratio}
+        columns = {"accuracy": gold, "proxy": proxy, "kl": estimate.kl + log_ratio + unknown}
         measures |= {
             Measure("base", f"soft_best_of_n@{softness:g}", metric, n): values for metric, values in columns.items()
         }
@@ -204,9 +205,10 @@ def of_pessimism(pool: Graded, sizes: list[int]) -> dict[Measure, np.ndarray]:
     return measures
 
 
-def _log_ratio(pool: Graded) -> np.ndarray:
-    """[M, N] nats: log(sampler that drew the pool / raw base); 0 for the raw sampler."""
-    return pool.completions.logprob - pool.completions.policy_logprob
+def _log_ratio(pool: Graded) -> tuple[np.ndarray, float]:
+    """[M, N] nats: log(sampler that drew the pool / raw base), 0 for the raw sampler; and NaN where none is known."""
+    ratio = pool.completions.logprob - pool.completions.policy_logprob
+    return (np.zeros(pool.proxy.shape), np.nan) if np.isnan(ratio).all() else (ratio, 0.0)
 
 
 def over(policy: str, method: str, metric: str, sizes: list[int], values: np.ndarray) -> dict[Measure, np.ndarray]:

@@ -1,10 +1,11 @@
 """Write the pool of a run to a file that other tools read, and that `import` reads back.
 
-python -m bench.pools export RUN FILE [split=test] [store=PATH]
+python -m bench.pools export RUN FILE [split=test] [store=PATH] [tokens=ids]
 
 FILE: NAME.jsonl, one line per completion; NAME.json or NAME.eval, an Inspect log; any other name, the folder of a
 Hugging Face data set (datasets.load_from_disk).
 split: test, the held-out pool of Best-of-N, or train. store: where the pool is now, if it was moved.
+tokens: ids, the token ids of each completion (not in an Inspect log); count, their number.
 """
 
 import json
@@ -26,21 +27,25 @@ REWARD = "reward"
 
 
 def main(words: Sequence[str]) -> None:
-    places, options = options_of(words, ("split", "store"), "python -m bench.pools export --help")
+    places, options = options_of(words, ("split", "store", "tokens"), "python -m bench.pools export --help")
     if len(places) != 2:
         raise BenchError("Give a run's folder and a file: python -m bench.pools export RUN FILE.")
     rows = export(places[0], places[1], **options)
     print(f"{rows:,} completions in {printable(places[1])}")
 
 
-def export(run: str | Path, file: str | Path, *, split: str = "test", store: str | Path | None = None) -> int:
+def export(
+    run: str | Path, file: str | Path, *, split: str = "test", store: str | Path | None = None, tokens: str = "count"
+) -> int:
     """Write every completion of a run's pool; returns their number. BenchError where the file is there already."""
     place, source = Path(file), read_run(run)
     if place.exists():
         raise BenchError(f"{place} is there already: give another name, or delete it.")
     if not place.absolute().parent.is_dir():
         raise BenchError(f"{place.absolute().parent} is no folder: make it first.")
-    rows = pool_rows(source, split, None if store is None else Path(store))
+    if tokens not in ("count", "ids") or (tokens == "ids" and place.suffix in (".json", ".eval")):
+        raise BenchError(f"tokens={tokens} is not allowed: it must be count, or ids where the file is no Inspect log.")
+    rows = pool_rows(source, split, None if store is None else Path(store), token_ids=tokens == "ids")
     with made(place) as scratch:
         if place.suffix == ".jsonl":
             with scratch.open("w", encoding="utf-8") as opened:
@@ -71,9 +76,11 @@ def made(place: Path) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
-def pool_rows(run: Run, split: str, store: Path | None) -> list[dict[str, Any]]:
+def pool_rows(run: Run, split: str, store: Path | None, *, token_ids: bool = False) -> list[dict[str, Any]]:
     """One row per completion under the names of columns that `import` knows; what is not known is left out."""
-    frame = completions(run, split, store=store)
+    frame = completions(run, split, store=store, token_ids=token_ids)
+    if token_ids:
+        frame["length"] = [[] if ids is None else ids.tolist() for ids in frame.pop("token_ids")]
     about = _prompts(run, split)
     renamed = frame.rename(columns={"prompt_id": "id", "text": "completion", "length": "tokens"})
     rewards = [name for name in renamed if str(name).startswith("reward.")]
@@ -82,7 +89,7 @@ def pool_rows(run: Run, split: str, store: Path | None) -> list[dict[str, Any]]:
     for row in renamed.drop(columns=dropped).to_dict("records"):
         known = {str(name): value for name, value in row.items() if not _is_missing(value)}
         known |= about.get(str(row["id"]), {})
-        if known.get("tokens") == 0 and not known.get("completion"):
+        if known.get("tokens") in (0, []) and not known.get("completion"):
             del known["tokens"]
         rows.append(known)
     empty = [name for name in ("tokens",) if not any(row.get(name) for row in rows)]

@@ -179,7 +179,7 @@ def _write(
 ) -> list[str]:
     """Write the run; returns what its reader should know."""
     prompts = judged.prompts if judged else laid.prompts
-    pool = _stored(laid, prompts.key, source["content"]) if laid.has_texts or not laid.grid.token_ids.empty else None
+    pool = _stored(laid, prompts.key, source) if laid.has_texts or not laid.grid.token_ids.empty else None
     pool = pool or laid.completions()
     verdicts, votes = judged.verdicts(pool) if judged else (None, laid.predictions)
     labelled = not np.isnan(laid.correct).all()
@@ -244,10 +244,11 @@ def _notes(imported: records.Imported, laid: Laid, judged: Judged | None, left_o
     return [note for note in notes if note]
 
 
-def _stored(laid: Laid, prompts: str, content: str) -> Completions:
+def _stored(laid: Laid, prompts: str, source: Mapping[str, Any]) -> Completions:
     """The pool in the store, so that its texts are read from there, a shard at a time."""
     units, (_, samples) = [], laid.place.shape
-    address = stores.Address("generate", VERSION, {"engine": GROUP, "content": content}, {"prompts": prompts})
+    cells = {name: source[name] for name in ("content", "columns", "filter", "format") if source[name]}
+    address = stores.Address("generate", VERSION, {"engine": GROUP, **cells}, {"prompts": prompts})
     lengths = laid.lengths
     for number, (rows, part) in enumerate(laid.shards(CELLS)):
 

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple, cast
 from bench import policies
 from bench.artifacts import Prompts
 from bench.config.checks import refuse_more_than_the_pool
-from bench.config.keys import configured
+from bench.config.keys import configured, drawing
 from bench.errors import BenchError
+from bench.generation import imported
 from bench.models import loading, tokens
 from bench.procedures.parts import Parts
 from bench.tasks import SPLITS, Corpus
@@ -36,6 +37,7 @@ def check(parts: Parts, procedure: Callable[..., Any], config: Mapping[str, Any]
     """Raise BenchError for an experiment that would fail later. config: the resolved configuration."""
     prompts = {split: parts.prompts(split) for split in _splits(config)}
     refuse_more_than_the_pool(config, len(prompts["train"]))
+    imported.check_pools(prompts, config, parts.selection)
     for name, task in (getattr(parts.evaluation, "keywords", {}).get("transfer") or {}).items():
         task.prompts("test")
         if task.answer_pattern is None:
@@ -102,7 +104,7 @@ def _modules(policy: Any) -> Iterator[str]:
 
 def _check_lengths(prompts: Prompts, shape: PolicyShape, config: Mapping[str, Any]) -> None:
     """BenchError where a prompt leaves no room for a completion; texts are encoded only where that is in doubt."""
-    engine = config["generation"].get("worker", config["generation"])
+    engine = drawing(config["generation"])
     limits = [limit for limit in (shape.context, engine.get("max_model_len")) if limit is not None]
     longest = config["task"].get("max_new_tokens")
     if not limits or longest is None:

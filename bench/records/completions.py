@@ -77,12 +77,13 @@ def frame(run: Run, name: str) -> "DataFrame":
         return table_in(content).to_pandas()
 
 
-def completions(run: Run, split: str, *, store: Path | None = None) -> "DataFrame":
+def completions(run: Run, split: str, *, store: Path | None = None, token_ids: bool = False) -> "DataFrame":
     """Every completion of the run's training pool ("train") or of its held-out pool of Best-of-N, read from the store.
 
     Columns: prompt_id, sample, policy, reward, correct, text, finish_reason, length (tokens), logprob (nats under the
     sampler), policy_logprob (nats under the policy at temperature 1, top-p 1). Demonstrations, which no policy drew,
     are held by no store and have no text here. store: where it is now; by default the place that the run names.
+    token_ids: with a column of that name, EOS included.
     Raises BenchError where the run has no such split, or the store lacks the pool.
     """
     import pandas as pd
@@ -92,12 +93,13 @@ def completions(run: Run, split: str, *, store: Path | None = None) -> "DataFram
         raise BenchError(f"{run.folder} has no pool of split {split!r}: it has {', '.join(cells['split'].unique())}.")
     cells = cells[cells["split"] == split].drop(columns="split").reset_index(drop=True)
     root = Path(store or run.config["store"])
-    parts = [_drawn(run, root, str(unit), part["line"]) for unit, part in cells.groupby("unit", sort=False)]
-    return cells.drop(columns=["unit", "line"]).join(pd.concat(parts) if parts else pd.DataFrame(columns=COLUMNS))
+    names = [*COLUMNS, *(["token_ids"] if token_ids else [])]
+    parts = [_drawn(run, root, str(unit), part["line"], names) for unit, part in cells.groupby("unit", sort=False)]
+    return cells.drop(columns=["unit", "line"]).join(pd.concat(parts) if parts else pd.DataFrame(columns=names))
 
 
-def _drawn(run: Run, root: Path, unit: str, lines: "Any") -> "DataFrame":
-    """The columns of some lines of one stored unit, at the lines' own index."""
+def _drawn(run: Run, root: Path, unit: str, lines: "Any", names: list[str]) -> "DataFrame":
+    """The named columns of some lines of one stored unit, at the lines' own index."""
     import pyarrow.parquet as pq
 
     if not UNIT.fullmatch(unit):
@@ -112,5 +114,5 @@ def _drawn(run: Run, root: Path, unit: str, lines: "Any") -> "DataFrame":
         check(folder)
     except DamagedArtifactError as damage:
         raise BenchError(f"{damage}; run the experiment again to draw it anew.") from damage
-    found = pq.read_table(folder / DRAWN, columns=list(COLUMNS)).to_pandas().iloc[lines.astype(int)]
+    found = pq.read_table(folder / DRAWN, columns=names).to_pandas().iloc[lines.astype(int)]
     return found.set_index(lines.index)

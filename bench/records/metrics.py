@@ -36,7 +36,7 @@ def curves(measures: dict[Measure, np.ndarray], *, seed: int) -> list[dict]:
     curves = [members for members in series.values() if len(members) > 1]
     shares = np.array([measure.metric in SHARES for measure in measures])
     low, high, bands = intervals_and_bands(values, curves, generator(seed, "intervals"), shares=shares)
-    means = np.nanmean(values, axis=0)
+    means = np.nansum(values, axis=0) / np.where(np.isnan(values).all(axis=0), np.nan, (~np.isnan(values)).sum(axis=0))
     numbers = np.column_stack([means, low, high, *bands]).tolist()
     names = ("value", "low", "high", "band_low", "band_high")
     return [

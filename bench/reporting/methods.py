@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from bench.config.keys import import_of
 from bench.records.read import Run, as_number
 from bench.reporting.exhibits import method_sentences
 from bench.reporting.groups import grouped
@@ -63,6 +64,7 @@ def methods(runs: Sequence[Run]) -> str:
         selections=sorted({_selection(config["selection"]) for config in configs}),
         sampling=method_sentences("methods", groups),
         repetition=method_sentences("methods_after", groups),
+        taken=[split for split in ("train", "test") if any(import_of(each["generation"], split) for each in configs)],
         lora=any(_at(config, "training.lora") is not None for config in configs),
         controlled=any(group.controlled for group in groups),
         varied=[f"{name} ({listed(values)})" for name, values in varied.items()] if len(groups) > 1 else [],

@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from bench.config.keys import drawing
 from bench.errors import BenchError
 from bench.sizing import memory
 from bench.sizing.machines import GIB, Machine
@@ -124,7 +125,7 @@ class _Sizes:
         self.cfg, self.machine, self.shape = cfg, machine, shape
         self.prompt, self.completion, self.both = prompt, completion, prompt + completion
         self.width = 2 if machine.on_gpu else 4  # bytes per number outside training
-        self.generation = cfg["generation"].get("worker", cfg["generation"])  # generation=ray: its workers'
+        self.generation = drawing(cfg["generation"])
         self.engine = self.generation["_target_"].split(".")[-2].removesuffix("_engine")
         share = self.generation.get("gpu_memory_utilization", 0.0)
         self.held = share * machine.memory if self.engine == "vllm" and machine.on_gpu else 0.0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.config.keys import settings_key
+from bench.config.keys import drawing, settings_key
 from bench.progress import duration
 from bench.records.read import read_run, seconds
 from bench.store import DamagedArtifactError, check, walk
@@ -157,7 +157,7 @@ def _seconds(amounts: Mapping[str, float], per: Mapping[str, float]) -> float | 
 def rates(cfg: Any) -> dict[str, float]:
     """Seconds per unit of work of each kind that the store holds; tokens per completion; the number of artifacts."""
     history = _history(Path(cfg.store))
-    engine = str(cfg.generation.get("_target_", "")).split(".")[-2].removesuffix("_engine")
+    engine = str(drawing(cfg.generation).get("_target_", "")).split(".")[-2].removesuffix("_engine")
     drawn = [artifact for artifact in history.get("generate", []) if artifact["settings"].get("engine") == engine]
     per: dict[str, float] = {"artifacts": len(drawn) + len(history.get("sft", []))}
     if completions := sum(artifact["counts"].get("completions", 0) for artifact in drawn):

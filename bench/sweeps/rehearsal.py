@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection, content_hash
-from bench.config.keys import settings_key
+from bench.config.keys import drawing, import_of, settings_key
 from bench.errors import BenchError
 from bench.models.sampler import GREEDY
 from bench.procedures.parts import Parts, Staged
@@ -92,7 +92,7 @@ class _Work:
 
     def __init__(self, config: Config, record: Record) -> None:
         self.config, self.record = config, record
-        self.engine = config["generation"].get("worker", config["generation"])
+        self.engine = drawing(config["generation"])
         others = {name: value for name, value in config["generation"].items() if name not in SAMPLER}
         self.drawn_with = settings_key({"task": config["task"], "generation": others}, "task", "generation")
         self.examples: dict[str, float] = {}  # policy -> examples per epoch
@@ -118,16 +118,16 @@ class _Work:
         block_size: int | None = None,
         **sampler: float,
     ) -> Completions:
-        greedy = sampler.get("temperature", self.config["generation"].get("temperature")) == 0
+        greedy = sampler.get("temperature", self.engine.get("temperature")) == 0
         settings = {name: sampler.get(name, self.engine.get(name)) for name in SAMPLER}
         stream = (policy.fingerprint, self.drawn_with, *((0,) if greedy else (*settings.values(), seed)))
         block = 1 if greedy else block_size or self.engine.get("block_size", 1)
         samples = math.ceil(num_completions / block) * block - first_sample
-        shard_size = self.engine.get("shard_size", len(prompts))
-        here = self.record.stages[-1]
+        shard_size, here = self.engine.get("shard_size", len(prompts)), self.record.stages[-1]
         if policy.name == "base" and block_size is None and prompts is self.splits.get(prompts.split):
             here.pools.append((prompts.split, {"num_completions": num_completions, "seed": seed, **sampler}))
-        for start in range(0, len(prompts), shard_size):
+        imported = not sampler and import_of(self.config["generation"], prompts.split)
+        for start in range(0, 0 if imported else len(prompts), shard_size):
             shard = prompts.answer[start : start + shard_size]
             key = (stream, first_sample, shard.tobytes())
             before = self.record.draws.get(key, (0, 0))[1]

@@ -88,6 +88,8 @@ def _of_equal_kl(group: Group) -> list[str]:
     columns.append(group.per_prompt("tuned", *SAMPLED).mean(axis=0))
     values = np.stack(columns, axis=1)  # [M, 2 · sizes + 1]
     k = len(sizes)
+    if np.isnan(values[:, k:-1]).all():
+        return []  # completions from elsewhere, whose KL is not known
     centre = np.nanmean(values, axis=0)
     at = float(kl_at(centre[None, :k], centre[None, k:-1], centre[-1:])[0])
     distance = f"The tuned policy's KL from the base is {group.mean('tuned', 'policy', 'kl', 1)} nats per sequence"
