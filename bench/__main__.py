@@ -184,6 +184,7 @@ def sweep(overrides: list[str], *, plan_only: bool) -> None:
         from bench.reporting.console import conclusion
 
         print(conclusion(listed))
+        print("report    python -m bench.report", *sorted({f"{cell.folder.parent}/*" for cell in listed}))
         if any(state(cell).kind != "done" for cell in listed):
             sys.exit(1)
 

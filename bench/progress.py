@@ -150,7 +150,8 @@ def stage(kind: str, *of: str) -> Iterator[None]:
             yield
         course.behind = max(course.behind, number)
         course.tell_row(_stage, _stage.bars)
-        (say if _course and not course.who and sys.stderr.isatty() else tell)(f"{_stage.label} {_stage.outcome()}")
+        if course.rehearse is None:
+            (say if _course and not course.who and sys.stderr.isatty() else tell)(f"{_stage.label} {_stage.outcome()}")
     finally:
         _stage = None
 

@@ -95,7 +95,7 @@ def table(estimated: SizeEstimate, machine: Machine, cells: int) -> str:
     """One line per stage, the sum, whether the stages fit, and what was assumed."""
     peak = f"{machine.memory / GIB:.0f} GiB, at most {machine.flops:.3g} FLOP/s"
     lines = [f"estimate of {counted(cells)} on one {machine.name} ({peak})"]
-    lines += [f"  {'stage':34}{'GiB':>8}{'tokens':>10}{'FLOPs':>10}{'FLOP/s':>10}{'time':>10}"]
+    lines += [f"  {'stage':34}{'GiB':>8}{'tokens':>10}{'FLOPs':>10}{'FLOP/s':>10}{'time':>13}"]
     for stage in estimated.stages:
         lines.append(
             f"  {stage.name:34}{stage.bytes / GIB:8.2f}{stage.tokens:10.3g}{_work(stage.flops, stage.seconds)}"
@@ -111,7 +111,7 @@ def table(estimated: SizeEstimate, machine: Machine, cells: int) -> str:
 def _work(flops: float, seconds: float) -> str:
     """FLOPs, the rate at which they are done, and the time: the first over the second is the third."""
     rate = f"{flops / seconds:.2g}" if flops and seconds else ""
-    return f"{flops:10.2g}{rate:>10}{duration(seconds):>10}"
+    return f"{flops:10.2g}{rate:>10}{duration(seconds):>13}"
 
 
 def advice(cells: Sequence[Cell], machine: Machine, hints: SizeHints, estimated: SizeEstimate) -> list[str]:

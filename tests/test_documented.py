@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from sharing import CONF, composed
 
 from bench import __main__ as command
@@ -318,6 +319,16 @@ def test_the_files_of_the_how_to_work_as_they_stand(tmp_path, monkeypatch):
     runpy.run_path("mine/test_my_parts.py")["test_the_longest_correct_completion_is_kept"]()
 
 
+def test_the_sweep_of_ones_own_has_the_cells_that_its_axes_say():
+    (text,) = (text for kind, text in BLOCKS[ROOT / "sweeps" / "README.md"] if kind == "yaml")
+    written = yaml.safe_load(text)
+    assert text.startswith("# @package _global_\n")
+    axes = [f"{name}={values}" for name, values in written["hydra"]["sweeper"]["params"].items()]
+    listed = cells([*axes, f"name={written['name']}"], str(CONF))
+    assert listed is not None
+    assert len(listed) == 12
+
+
 def test_every_block_is_tried():
     kinds = {(page.name, language) for page, blocks in BLOCKS.items() for language, _ in blocks}
     assert kinds <= {
@@ -326,5 +337,5 @@ def test_every_block_is_tried():
         ("rewards_matrix.md", "python"),
         ("rewards_matrix.md", "text"),
     }
-    assert sum(language == "yaml" for blocks in BLOCKS.values() for language, _ in blocks) == 1  # that of the how-to
+    assert sum(language == "yaml" for blocks in BLOCKS.values() for language, _ in blocks) == 2  # the how-to's, a sweep
     assert len(SNIPPETS) >= 3

@@ -22,6 +22,10 @@ def test_nothing_is_said_outside_and_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with told():
         tell("a line")
+    names: list[str] = []
+    with told(rehearse=names.append), stage("score", "train"):
+        pass
+    assert names == ["score (train)"]
     assert capsys.readouterr().err == ""
 
 

@@ -54,7 +54,7 @@ def test_the_numbers_are_those_of_one_process(alone, two_cores, tiny_policy, tmp
     theirs, ours = (json.loads((run / "lineage.json").read_text()) for run in (alone, folder))
     assert [entry["key"] for entry in ours] == [entry["key"] for entry in theirs]
     assert not any(entry["reused"] for entry in ours)  # neither process found anything that was there before
-    assert "s of these in a second process" in said
+    assert "s beside it in a second process: " in said
     assert "ended early" not in said
     assert not [path for path, whole in walk(tmp_path / "store") if not whole]
 

@@ -191,8 +191,8 @@ def _say_where_time_went(uses: Sequence[Use], total: float, beside: Collection[P
     elsewhere = sum(use.seconds for use in ancestors if use.folder in beside)
     rest = total - sum(made.values()) + elsewhere
     say(
-        f"time      {total:.1f} s: {stages + ', ' if stages else ''}everything else {rest:.1f} s"
-        + (f"; {elsewhere:.1f} s of these in a second process" if beside else "")
+        f"time      {total:.1f} s{f', and {elsewhere:.1f} s beside it in a second process' if beside else ''}: "
+        f"{stages + ', ' if stages else ''}everything else {rest:.1f} s"
     )
     reused = [use for use in ancestors if use.reused]
     earlier = sum(use.seconds for use in reused)

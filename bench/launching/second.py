@@ -66,7 +66,7 @@ class SecondProcess:
             )
         assert self.process.stdin is not None
         print(json.dumps(OmegaConf.to_container(self.cfg, resolve=True)), file=self.process.stdin, flush=True)
-        tell(f"process {self.process.pid} makes what does not wait for the training meanwhile")
+        tell(f"process {self.process.pid} makes what does not wait for the training; it will be found in the store")
 
     def made(self) -> set[Path]:
         """The artifacts that the process has made, as folders of the store."""

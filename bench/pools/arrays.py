@@ -10,7 +10,7 @@ import numpy as np
 from bench.errors import BenchError, quoted
 from bench.records.completions import frame
 from bench.records.frames import load
-from bench.records.read import COMPLETIONS, Run
+from bench.records.read import COMPLETIONS, Run, is_finished
 from bench.reporting.words import function_name
 
 REWARD = "reward."
@@ -65,7 +65,7 @@ def read(run: Run, split: str) -> PoolArrays:
 def runs_of(name: str, outputs: str) -> Sequence[Run]:
     """The finished runs of a folder, a pattern of folders, or the name of an imported pool."""
     imported = Path(outputs) / GROUP / name
-    return load(imported if imported.is_dir() and not Path(name).is_dir() else name)
+    return load(imported if imported.is_dir() and not is_finished(Path(name)) else name)
 
 
 def options_of(words: Sequence[str], known: Sequence[str], usage: str) -> tuple[list[str], dict[str, Any]]:
