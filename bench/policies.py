@@ -130,7 +130,7 @@ def _with_chat_settings(policy: Policy, system: str | None, thinking: bool | Non
 
 
 def main() -> None:
-    """Pretrain the policy of the default settings; put it among the artifacts that the package ships."""
+    """Pretrain the policy of the default settings, and store it in the package (bench/store/shipped)."""
     from hydra import compose
 
     from bench.config.checks import build_parts

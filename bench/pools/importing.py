@@ -19,7 +19,7 @@ match=answers    the answers that the task compares with: those of the file (ans
 largest_n=N      go on where not every prompt has so many samples, over those that have
 format=NAME      what the files are, where their names don't say: jsonl json csv parquet lm-eval inspect
 filter=NAME      one of the filters in a log of lm-eval
-stopped=first_success block=B limit=L    counts of sampling up to a success; accept_fixed=true: they only look so
+stopped=first_success block=B limit=L    sampling stopped at the first success; accept_fixed=true: n was fixed
 seed=0 outputs=outputs store=store
 """
 
