@@ -34,12 +34,16 @@ def is_of_use(cfg: DictConfig, completions: int) -> bool:
     """Whether a second process makes the experiment faster: a small policy on a CPU, and a core without work."""
     from joblib import cpu_count  # it heeds the limits of a container, and LOKY_MAX_CPU_COUNT
 
+    try:
+        cores = cpu_count()
+    except ValueError:  # LOKY_MAX_CPU_COUNT is no number
+        return False
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     return (
         completions >= LEAST_COMPLETIONS
         and cfg.generation["_target_"] == ENGINE
         and all(str(node["_target_"]).startswith("bench.") for node in configured(config))  # others' code runs once
-        and 0 < 2 * cfg.threads <= cpu_count()
+        and 0 < 2 * cfg.threads <= cores
         and device() == "cpu"
     )
 

@@ -8,6 +8,7 @@ to=FOLDER: where crossover.png, .pdf, .svg, .csv and crossover.md go; outputs/co
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +57,8 @@ def main(words: Sequence[str]) -> None:
     outputs = options.get("outputs", "outputs")
     sides = [[read(run, options.get("split", "test")) for run in runs_of(place, outputs)] for place in places]
     names = [Path(place).name if len(side) == 1 else place for place, side in zip(places, sides, strict=True)]
+    if names[0] == names[1]:
+        names = places if places[0] != places[1] else [f"{places[0]} (A)", f"{places[1]} (B)"]
     paired = pair(sides[0], sides[1], names)
     found, notes = compare(paired, whole_of(options, "largest_k", None), seed=whole_of(options, "seed", 0, 0) or 0)
     plain = [name.replace("/", "_").replace("*", "all") for name in names]
@@ -89,6 +92,8 @@ def compare(paired: Paired, largest: int | None, *, seed: int) -> tuple[list[Com
     cells = [pool.correct[pool.rows(paired.ids)] for pool in pools]
     counts = np.min([(~np.isnan(values)).sum(axis=1) for values in cells], axis=0)  # [M]
     most = int(counts.max())
+    if most == 0:
+        raise BenchError("No prompt has judged completions in both pools: their labels are of different prompts.")
     if largest is not None and largest > most:
         raise BenchError(
             f"largest_k={largest} is not allowed: no prompt has more than {most} judged completions in both."
@@ -110,9 +115,16 @@ def compare(paired: Paired, largest: int | None, *, seed: int) -> tuple[list[Com
         notes.append(f"The band is over {len(k)} values of k, spaced evenly in log k.")
     found = []
     for measure, values in _measures(paired, kept, k):
+        whole = ~np.any([np.isnan(curve).any(axis=1) for side in values for curve in side], axis=0)
+        if not whole.all():
+            usable = f"{int(whole.sum()):,} of these prompts have {largest:,} rewards in both"
+            notes.append(f"{measure} is {'over' if whole.sum() > 1 else 'left out:'} {usable}.")
+        if whole.sum() < 2:
+            continue
         seeds = [np.array(side) if len(side) > 1 else side[0] for side in values]
         crossing = crossover(seeds[0], seeds[1], k, generator(seed, "compare", measure))
-        whole = ~np.any([np.isnan(curve).any(axis=1) for side in values for curve in side], axis=0)
+        # a difference of shares is at most 1
+        crossing = replace(crossing, low=np.maximum(crossing.low, -1), high=np.minimum(crossing.high, 1))
         means = [np.mean([curve[whole].mean(axis=0) for curve in side], axis=0) for side in values]
         found.append(Compared(measure, means[0], means[1], crossing))
     return found, notes
@@ -202,7 +214,7 @@ def _draw(canvas: Any, found: Sequence[Compared], names: Sequence[str]) -> None:
             inside = np.where(crossing.leader == leader, crossing.difference, np.nan)
             if not np.isnan(inside).all():
                 marker = "o" if len(crossing.k) < 20 else None
-                axes.plot(crossing.k, inside, color=colour, linewidth=2.5, marker=marker, label=f"{name} leads")
+                axes.plot(crossing.k, inside, color=colour, linewidth=2.5, marker=marker, label=f"leads: {name}")
         axes.set_xscale("log", base=2)
         axes.set(title=one.measure, xlabel="k")
         axes.xaxis.set_major_formatter("{x:.0f}")

@@ -91,7 +91,7 @@ def _thin(axes: Any) -> None:
 def reworded(canvas: Any, labels: Labels, texts: Mapping[str, str], replaced: set[str]) -> Labels:
     """Replace texts, where they stand as whole words, in legends, titles, names of axes and ticks, and labels."""
     names = "|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True))
-    pattern = re.compile(rf"(?<![\w.])(?:{names})(?![\w.])")
+    pattern = re.compile(rf"(?<![\w.-])(?:{names})(?![\w.-])")
 
     def new(text: str) -> str:
         replaced.update(pattern.findall(text))
