@@ -195,7 +195,8 @@ def told(who: str = "", *, rehearse: Callable[[str], None] | None = None) -> Ite
             course.tell_row(_stage, [*_open])
             if time.perf_counter() - said >= EVERY:
                 said = time.perf_counter()
-                tell("; ".join(map(str, [*_open])) or f"{duration(said - course.start)} so far")
+                outside = "writing records and figures" if 0 < course.behind == len(course.stages) else "preparing"
+                tell("; ".join(map(str, [*_open])) or f"{outside}: {duration(said - course.start)} so far")
 
     teller = threading.Thread(target=go_on, daemon=True)
     teller.start()

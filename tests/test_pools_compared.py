@@ -119,6 +119,25 @@ def test_ragged_pools_are_compared_up_to_the_samples_that_all_have(run: Run, mon
     assert "39 prompts are compared, for k up to 8. 1 paired prompts have fewer than 8 judged completions." in said
 
 
+def test_rewards_and_labels_that_are_there_in_part(run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("bench.pools.compare.write_figure", lambda *_: None)
+    holes = [[None, *values[1:]] if at < 38 else list(values) for at, values in enumerate(REWARD)]
+    for name, correct in (("one", BASE), ("two", BETTER)):
+        make(name, rows(correct, reward=holes))
+    said = run("compare", "one", "two")
+    assert "40 prompts are compared, for k up to 8. Best-of-k by reward is over 2 of these prompts" in said
+    for name, labelled in (("left", slice(0, 20)), ("right", slice(20, 40))):
+        make(
+            name,
+            [row | ({} if at in range(40)[labelled] else {"correct": [None] * N}) for at, row in enumerate(rows(BASE))],
+        )
+    with pytest.raises(SystemExit, match="No prompt has judged completions in both pools"):
+        run("compare", "left", "right")
+    assert "| outputs/imported/../imported/one | difference" in run(
+        "compare", "outputs/imported/one", "outputs/imported/../imported/one"
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -111,6 +111,11 @@ def test_it_is_started_where_it_is_of_use(settings, cores, expected, monkeypatch
     assert not second.is_of_use(composed(*settings), completions=2_000)
 
 
+def test_a_limit_that_is_no_number_starts_nothing(monkeypatch) -> None:
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "many")
+    assert not second.is_of_use(composed(), completions=39_300)
+
+
 def test_a_store_says_what_it_is_about_to_make(tmp_path: Path) -> None:
     calls: list[int] = []
     store = Store(tmp_path, before_making=lambda: calls.append(1))
