@@ -270,7 +270,10 @@ def test_coverage_names_its_law_and_leaves_out_what_repeats_it(one, swept):
     methods = {row["method"] for row in named(figures([one]), "coverage").rows}
     assert {name for name in methods if not name.startswith("power law")} == {"pass", "majority"}  # gold is the scorer
     assert sum(name.startswith("power law: a=") for name in methods) == 1
-    noisy = {row["method"] for row in named(figures(swept), "coverage").rows}
+    assert "one of the k by majority vote;" in named(figures([one]), "coverage").caption
+    shown = named(figures(swept), "coverage")
+    assert "one of the k by the scorer, majority vote or weighted majority vote;" in shown.caption
+    noisy = {row["method"] for row in shown.rows}
     assert {"pass", "best_of_n", "majority", "weighted_majority"} < noisy
 
 
@@ -293,6 +296,43 @@ def test_no_break_even_is_said(tmp_path):
     assert not [row for row in figure.rows if row["what"] == "crossing"]
     with drawn(figure) as canvas:
         assert any("no break-even" in text.get_text() for text in canvas.axes[1].texts)
+
+
+def test_no_break_even_is_drawn_where_the_verdict_gives_none(one):
+    ends = {"difference": 0.1, "difference_low": -0.1, "difference_high": 0.3, "p_adjusted": 0.4, "verdict": "any"}
+    metrics = one.metrics | {f"tuned_vs_best_of_1/accuracy/{key}": value for key, value in ends.items()}
+    figure = named(figures([Run(one.folder, one.config, metrics, one.curves)]), "break_even")
+    reason = "the tuned policy is not shown to be better than one sample of the base"
+    assert [row["what"] for row in figure.rows][-1] == f"no break-even: {reason}"
+    assert not [row for row in figure.rows if row["what"] in ("crossing", "total tuned")]
+    with drawn(figure) as canvas:
+        (text,) = canvas.axes[1].texts
+        assert text.get_text().replace("\n", " ") == f"no break-even: {reason}"
+
+
+def test_paths_of_two_configurations_look_different(swept):
+    """By the colour, the marker or the line, whatever the size."""
+    pair = [run for run in swept if run.config["temperature"] == swept[0].config["temperature"]]
+    with drawn(named(figures(pair), "paths")) as canvas:
+        handles, labels = canvas.axes[0].get_legend_handles_labels()
+        looks = [(str(line.get_color()), line.get_marker(), line._unscaled_dash_pattern) for line, *_ in handles]
+    assert len(set(labels)) == len(labels) == 5  # the base, and both arms of both
+    assert len(set(map(str, looks))) == 5
+
+
+def test_captions_speak_of_the_curves_that_are_there(swept):
+    pair = [run for run in swept if run.config["temperature"] == swept[0].config["temperature"]]
+    assert "Best-of-n: " in named(figures(swept), "accuracy_by_n").caption
+    shown = named(figures(pair), "accuracy_by_n")  # one sampler
+    assert "Best-of-n" not in shown.caption
+    assert "Fine-tuned: " in shown.caption
+
+
+def test_the_legend_of_the_kl_has_no_bar(one):
+    with drawn(named(figures([one]), "kl_by_n")) as canvas:
+        handles, labels = canvas.axes[0].get_legend_handles_labels()
+    bars = {label: handle.has_yerr for handle, label in zip(handles, labels, strict=True)}
+    assert bars["log n bound"] is bars["measured"] is False
 
 
 def test_costs_count_what_runs_share_once(swept):

@@ -605,6 +605,14 @@ def test_prompts_that_flipped_are_found_and_stand_side_by_side_by_policy(flipped
     assert "selected for random control" in page.locator(".card .facts").nth(2).text_content()
 
 
+def test_the_link_of_a_row_is_its_first_text(tmp_path: Path) -> None:
+    runs = [a_run(tmp_path / "a", [a_sample()])]
+    rows = [{"N": "", "policy": "base"}, {"N": "2", "policy": "tuned"}]
+    table = Table("both", "Both.", rows, runs, {"N": "N", "policy": "policy"}, [(runs, "base"), (runs, "tuned")])
+    links = re.findall("<a [^>]*data-policy[^>]*>([^<]*)</a>", written(tmp_path, runs, tables=[table]).read_text())
+    assert links[:2] == ["base", "2"]
+
+
 @pytest.mark.browser
 def test_a_row_of_a_table_leads_to_its_completions(flipped, visit):
     page = visit(flipped).page

@@ -138,6 +138,18 @@ def test_lm_eval_has_its_intervals(run: Run, filtered):
     assert row["base_low"] == pytest.approx(0.5 - 1.959964 * 0.1)
 
 
+def test_lm_evals_shares_have_intervals_within_0_and_1(tmp_path: Path):
+    values = {0: {"acc": 0.1, "perplexity": 1.0}, 1: {"acc": 0.12, "perplexity": 9.0}}
+    runs = [made_run(tmp_path, seed=seed) for seed in values]
+    runs = [
+        replace(run, metrics=run.metrics | {f"base/lm_eval/other/{name}": value for name, value in found.items()})
+        for run, found in zip(runs, values.values(), strict=True)
+    ]
+    rows = {row["metric"]: row for row in by_name(runs)["lm_eval"].rows}
+    assert (rows["acc"]["base_low"], rows["acc"]["base"]) == (0.0, pytest.approx(0.11))
+    assert rows["perplexity"]["base_low"] < 0
+
+
 def test_a_scorer_that_is_not_gold_is_in_a_table(run: Run):
     assert "scorer" not in by_name([run])
     measured = {"scorer/equals_gold": 0.0, "scorer/auc": 0.52, "scorer/auc_low": 0.47, "scorer/auc_high": 0.57}

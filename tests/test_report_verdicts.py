@@ -136,13 +136,27 @@ def test_several_configurations_are_ranked_and_the_choice_is_corrected(tmp_path:
         for seed in range(3)
     ]
     lines = verdicts(runs)
-    assert lines[0].startswith("The first of 3 configurations is ")
+    assert lines[0].startswith("The most accurate of 3 configurations is ")
     assert "better than random_per_prompt and not shown to differ from " in lines[0]
-    assert lines[1].startswith("The first of the 3 on one half of the prompts scores ")
+    assert lines[1].startswith("The most accurate of the 3 on one half of the prompts scores ")
     assert re.search("^Each compared with its own random control: .* and .* are better; ", lines[2])
     assert "; random_per_prompt is not shown to differ" in lines[2]
     assert "only its comparison with its random control" in lines[-1]
     assert any("costs fewer FLOPs after 1,700 to 1,700 queries (range over 3 seeds)" in line for line in lines[3:])
+    best = lines[0].removeprefix("The most accurate of 3 configurations is ").partition(":")[0]
+    assert any(line.startswith(f"{best}: In sampled accuracy") for line in lines)
+
+
+def test_a_configuration_without_a_shared_seed_is_named_and_the_rest_compared(tmp_path: Path):
+    def made(temperature: float, seed: int) -> Run:
+        return made_run(tmp_path, seed=seed, settings={"temperature": temperature})
+
+    runs = [made(temperature, seed) for temperature in (0.5, 1.0) for seed in (0, 1)]
+    alone = verdicts([*runs, made(2.0, 7)])
+    left_out = "Not compared, without a seed that the other configurations share: temperature=2.0."
+    assert alone == [left_out, *verdicts(runs)]
+    (line,) = verdicts([runs[0], runs[3]])
+    assert line == "No two configurations share a seed, so they are not compared with one another."
 
 
 @pytest.mark.parametrize("control", ["matched", "none"])

@@ -32,12 +32,13 @@ def accuracy_by_n(groups: Sequence[Group]) -> Figure | None:
             for arm in group.arms:
                 point = {int(group.settings["num_completions"]): group.mean(arm, "pass", "accuracy", 1)}
                 rows += plots.curve_rows(point, "n", "accuracy", of=arm, name=name)
-    panels = len({row["of"] == "best_of_n" for row in rows})
+    of = {row["of"] for row in rows}
+    panels, hollow = len({arm == "best_of_n" for arm in of}), "; hollow: its random control" * ("control" in of)
     return plots.figure(
         "accuracy_by_n",
-        "Accuracy on held-out prompts against n. Best-of-n: the base's own samples, n of them per query. Fine-tuned: "
-        "one sample per query of the policy that was tuned on N samples per training prompt; hollow: its random "
-        "control.",
+        "Accuracy on held-out prompts."
+        + " Best-of-n: the base's own samples, n of them per query." * ("best_of_n" in of)
+        + f" Fine-tuned: one sample of the policy tuned on N samples per training prompt{hollow}." * bool(trained),
         rows,
         groups,
         _accuracy,
@@ -51,7 +52,7 @@ def _accuracy(canvas: Any, rows: plots.Rows) -> None:
     kinds = ["best_of_n"] * ("best_of_n" in of) + ["tuned"] * bool({"tuned", "control"} & of)
     panels = plots.grid_of(canvas, len(kinds), sharey=True)
     looks = style.sequence(plots.values_of(rows, "name"))
-    titles = {"best_of_n": "n of Best-of-n", "tuned": "N trained on (hollow: random control)"}
+    titles = {"best_of_n": "n of Best-of-n", "tuned": "N trained on" + " (hollow: random control)" * ("control" in of)}
     for axes, kind in zip(panels, kinds, strict=True):
         arms = [kind] + ["control"] * (kind == "tuned" and "control" in of)
         series = [
@@ -112,10 +113,9 @@ def kl_by_n(groups: Sequence[Group]) -> Figure | None:
     return plots.faceted(
         "kl_by_n",
         "The KL of Best-of-n from the raw base: measured, ties included, and by log n - (n - 1)/n, which is exact only "
-        "where no two rewards tie; both with the sampler's own distance added. Small hollow points: n is more than a "
-        "quarter of the samples."
-        + " Crosses: with prompts that were never solved at the largest KL that their pools leave open."
-        * sensitive,
+        "where no two rewards tie; both with the sampler's own distance added."
+        + " Small hollow points: n is more than a quarter of the samples." * any(row["extrapolates"] for row in rows)
+        + " Crosses: with prompts that were never solved at the largest KL that their pools leave open." * sensitive,
         rows,
         groups,
         _kl,
@@ -128,7 +128,8 @@ def kl_by_n(groups: Sequence[Group]) -> Figure | None:
 def _kl(axes: Any, rows: plots.Rows) -> None:
     # at one x: they coincide where no rewards tie, and moved apart the measured one would seem lower there
     measured, bound = (plots.where(rows, of=of) for of in ("kl", "kl_bound"))
-    plots.line(axes, bound, "n", "kl", style.LOOKS["bound"], label="log n bound", linewidth=2.2)
+    plots.line(axes, [], "n", "kl", style.LOOKS["bound"], label="log n bound", linewidth=2.2)  # no bar in the legend
+    plots.line(axes, bound, "n", "kl", style.LOOKS["bound"], linewidth=2.2)
     plots.line(axes, [], "n", "kl", style.LOOKS["best_of_n"], label="measured")
     plots.line(axes, measured, "n", "kl", style.LOOKS["best_of_n"], marker="")
     for row in plots.bare(measured, "n", "kl", "extrapolates"):
@@ -136,7 +137,7 @@ def _kl(axes: Any, rows: plots.Rows) -> None:
         plots.line(axes, [row], "n", "kl", style.LOOKS["best_of_n"], linestyle="none", **small)
     if unsolved := plots.bare(plots.where(rows, of="kl_sensitivity"), "n", "kl"):
         cross = style.Look(style.COLOURS["base"], "x", "none")
-        more = {"markersize": 3.5, "markeredgewidth": 0.6, "label": "unsolved at most"}
+        more = {"markersize": 3.5, "markeredgewidth": 0.6, "label": "upper limit (unsolved prompts)"}
         plots.line(axes, unsolved, "n", "kl", cross, **more)
     plots.powers_axis(axes, [row["n"] for row in measured], "n of Best-of-n")
     plots.guide(axes, y=0.0)

@@ -7,8 +7,9 @@ import numpy as np
 
 from bench.records.read import Run
 from bench.reporting import arrange, plots, style, tables
-from bench.reporting.contrasts import Contrast
+from bench.reporting.contrasts import Contrast, of_group
 from bench.reporting.exhibit import Figure, Table, shows
+from bench.reporting.finish import wrapped
 from bench.reporting.groups import Group
 from bench.reporting.labels import Label
 from bench.reporting.words import counted
@@ -16,6 +17,7 @@ from bench.reporting.words import counted
 Entry = dict[str, Any]  # an artifact of a lineage
 
 MOST_GROUPS = 3  # configurations with a panel of their own
+NONE = "no break-even"
 
 
 @shows("figures", 130)
@@ -57,18 +59,16 @@ def _per_query(group: Group) -> plots.Rows:
 
 
 def _in_total(group: Group) -> plots.Rows:
-    """Each seed's crossing, where there is one, and the two lines through the seeds' means up to beyond it."""
+    """Each seed's crossing and the two lines through the seeds' means up to beyond it, or why none is given."""
+    if reason := _no_break_even(group, of_group(group))[1]:
+        return [_row(group, f"{NONE}: {reason}")]
     rows: plots.Rows = []
     for run in group.runs:
         at = {end: run.metrics[f"break_even/queries{end}"] for end in ("", "_low", "_high")}
-        if at[""] is None:
-            continue
         spent = run.metrics["cost/fine_tuning_flops"] + at[""] * run.metrics["cost/tuned_query_flops"]
         queries = {f"queries{end}": at[""] if value is None else value for end, value in at.items()}
         seed, n = run.config["seed"], run.metrics["break_even/n"]
         rows.append(_row(group, "crossing", seed=seed, n=n, flops=spent, **queries))
-    if not rows:
-        return rows
     n, last = float(np.mean([row["n"] for row in rows])), 2 * max(row["queries"] for row in rows)
     once, each = _mean(group, "fine_tuning_flops"), _mean(group, "tuned_query_flops")
     of_1, of_2 = (_mean(group, f"best_of_{k}_query_flops") for k in (1, 2))
@@ -119,8 +119,8 @@ def _totals(axes: Any, rows: plots.Rows) -> None:
         axes.xaxis.set_major_formatter(plots.short)
         axes.yaxis.set_major_formatter(plots.short)
     else:
-        words = "no break-even:\nno n of Best-of-n\ncosts more and is as good"
         size = style.legend_size() - 1
+        (words,) = (wrapped(row["what"], 1.8, size) for row in rows if row["what"].startswith(NONE))
         axes.text(0.5, 0.5, words, ha="center", va="center", fontsize=size, color=style.QUIET, transform=axes.transAxes)
         axes.set(xticks=[], yticks=[])
     axes.set(xlabel="queries", ylabel="FLOPs in total")
@@ -131,19 +131,14 @@ def of_break_even(group: Group, contrasts: Mapping[str, Contrast]) -> list[str]:
 
     Nothing is claimed where the comparison behind it is not resolved. Several seeds give a range, not an interval.
     """
-    sizes = sorted(group.series("base", "best_of_n", "accuracy"))
-    first = contrasts.get(f"tuned_vs_best_of_{sizes[0]}/accuracy")
     metrics = [run.metrics for run in group.runs]
-    if any("break_even/n" not in recorded for recorded in metrics) or first is None:
+    verdict, reason = _no_break_even(group, contrasts)
+    if any("break_even/n" not in recorded for recorded in metrics) or not verdict:
         return []
-    if first.verdict == "worse":
-        return ["Fine-tuning never pays for itself: one sample of the base is more accurate."]
-    if first.verdict == "not resolved":
-        return ["No break-even is given: the tuned policy is not shown to be better than one sample of the base."]
+    if reason:
+        lead = "Fine-tuning never pays for itself" if verdict == "worse" else "No break-even is given"
+        return [f"{lead}: {reason}."]
     queries = [recorded["break_even/queries"] for recorded in metrics]
-    if None in queries:
-        seeds = "" if len(metrics) == 1 else f" under {queries.count(None)} of {len(metrics)} seeds"
-        return [f"No break-even is given: no Best-of-n up to n = {sizes[-1]} is as accurate{seeds}."]
     if len(metrics) > 1:
         matched = sorted(recorded["break_even/n"] for recorded in metrics)
         return [
@@ -163,6 +158,20 @@ def of_break_even(group: Group, contrasts: Mapping[str, Contrast]) -> list[str]:
         f"The tuned policy is as accurate as Best-of-{n[0]} [{n[1]}, {n[2]}]. Its training included, it costs fewer "
         f"FLOPs after {queries_ends[0]} [{queries_ends[1]}, {queries_ends[2]}] queries."
     ]
+
+
+def _no_break_even(group: Group, contrasts: Mapping[str, Contrast]) -> tuple[str, str]:
+    """The verdict against one sample of the base, and why no break-even is given; "" for what there is not."""
+    sizes = group.series("base", "best_of_n", "accuracy")
+    first = contrasts.get(f"tuned_vs_best_of_{min(sizes)}/accuracy")
+    verdict = first.verdict if first else ""
+    if verdict == "worse":
+        return verdict, "one sample of the base is more accurate"
+    if verdict == "not resolved":
+        return verdict, "the tuned policy is not shown to be better than one sample of the base"
+    missing = [run.metrics.get("break_even/queries", 0) for run in group.runs].count(None)
+    under = f" under {missing} of {len(group.runs)} seeds" if len(group.runs) > 1 else ""
+    return verdict, f"no Best-of-n up to n = {max(sizes)} is as accurate{under}" if missing else ""
 
 
 def _end(value: float | None, form: str, missing: str) -> str:

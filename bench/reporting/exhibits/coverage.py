@@ -1,6 +1,7 @@
 """What k samples solve, how much of it a scorer or a vote can pick, and how many ways of solving there are."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from bench.reporting import arrange, plots, style, tables
 from bench.reporting.contrasts import contrast
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
-from bench.reporting.words import ARMS, over_what
+from bench.reporting.words import ARMS, listed, over_what
 
 FIT = "power law"
 LAW = style.Look(style.COLOURS["tuned"], "", (0, (4, 2)))
@@ -21,6 +22,7 @@ METHODS = {
     "weighted_majority": ("weighted majority", style.Look("#CC79A7", "v", (0, (5, 1.5, 1, 1.5)))),
     "majority": ("majority", style.Look(style.COLOURS["control"], "s", (0, (2.5, 1.5)))),
 }
+PICKED = {"best_of_n": "the scorer", "majority": "majority vote", "weighted_majority": "weighted majority vote"}
 PLACES = (2, 1, 3, 4)  # of METHODS among five: coverage in the middle, at k itself, where the law through it is
 
 
@@ -41,11 +43,13 @@ def coverage(groups: Sequence[Group]) -> Figure | None:
             curves = [row for row in curves if row["method"] != "best_of_n"]
         rows += curves + _law(name, plots.where(curves, method="pass"))
     alone = len(plots.values_of(rows, "name")) == 1
+    drawn = {row["method"].partition(":")[0] for row in rows}
+    picked = [words for method, words in PICKED.items() if method in drawn]
+    below = f"; below, the accuracy of picking one of the k by {listed(picked)}" if picked else ""
     return plots.faceted(
         "coverage",
-        "Share of held-out prompts that k samples of the base solve; below, the accuracy of picking one of the k by "
-        "the scorer or by majority vote. Dashed: coverage = exp(-a k^-b), fitted by weighted least squares. Exact "
-        "means over all k-subsets of the pool.",
+        f"Share of held-out prompts that k samples of the base solve{below}; exact means over all k-subsets."
+        + " Dashed: coverage = exp(-a k^-b), fitted by weighted least squares." * (FIT in drawn),
         rows,
         groups,
         lambda axes, here: _coverage(axes, here, alone),
@@ -123,15 +127,18 @@ def _paths(canvas: Any, rows: plots.Rows) -> None:
     panels = plots.grid_of(canvas, 2 if trained else 1)
     names = {of: plots.values_of(plots.where(rows, of=of), "name") for of in ("base", "trained")}
     by_name = style.sequence(list(dict.fromkeys([*names["base"], *names["trained"]])))
-    alone = len(names["base"]) == 1
+    alone, arms = len(names["base"]) == 1, {row["of"] for row in rows} - {"trained"}
+    tuned_on = plots.values_of([row for row in rows if row["of"] in ("tuned", "control")], "name")
     curves = []
     for of, name in dict.fromkeys((row["of"], row["name"]) for row in rows if row["of"] != "trained"):
-        look = style.LOOKS[of] if alone or of != "base" else by_name[name]
-        label = " ".join(filter(None, [of, name])) if alone else name
-        curves.append((plots.where(rows, of=of, name=name), look, {"label": label}))
+        look, more = style.LOOKS[of] if alone or of != "base" else by_name[name], {}
+        if of != "base" and tuned_on.index(name) > 0:  # configurations of one arm: each has its own marker and line
+            look, more = replace(look, marker={"tuned": "P", "control": "X"}[of], line="-"), plots.HOLLOW
+        label = " ".join(filter(None, [of, name])) if len(arms) > 1 or alone else name
+        curves.append((plots.where(rows, of=of, name=name), look, more | {"label": label}))
     plots.side_by_side(panels[0], curves, "k", "value")
     plots.powers_axis(panels[0], [row["k"] for row in rows if row["of"] != "trained"], "k samples")
-    panels[0].set_ylabel("distinct correct paths" if alone else "distinct correct paths, base")
+    panels[0].set_ylabel("distinct correct paths" if alone or len(arms) > 1 else "distinct correct paths, base")
     panels[0].set_ylim(bottom=0)
     if trained:
         looks = {"": style.LOOKS["tuned"]} if names["trained"] == [""] else by_name

@@ -14,6 +14,7 @@ from bench.reporting.groups import Group, recorded
 from bench.reporting.words import ARMS
 
 MARKER = "base/lm_eval/"
+SHARES = ("acc", "em", "exact_match", "f1", "inst_level", "pass@", "prompt_level")  # metrics in [0, 1] begin so
 AGAINST = {"control": "its random control", "base": "the base"}
 
 
@@ -39,7 +40,7 @@ def harness(groups: Sequence[Group]) -> Table | None:
     return tables.table(
         "lm_eval",
         "lm-eval's metrics by task. 95 % intervals: of one seed by lm-eval's standard error, for new prompts; of "
-        "several seeds by t on the seeds' values, for new seeds on the same prompts.",
+        "several seeds by t on the seeds' values, for new seeds on the same prompts; cut at 0 and 1.",
         measures,
         [
             *tables.settings_columns(groups),
@@ -69,7 +70,10 @@ def _estimate(group: Group, name: str) -> Estimate | None:
         half = float("nan") if error is None else normal_quantile(0.975) * error
     else:
         half = t_quantile(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return Estimate(mean, mean - float(half), mean + float(half))
+    low, high = mean - float(half), mean + float(half)
+    if name.rpartition("/")[2].startswith(SHARES) and values.min() >= 0 and values.max() <= 1:
+        low, high = max(low, 0.0), min(high, 1.0)
+    return Estimate(mean, low, high)
 
 
 def transfers(group: Group) -> dict[tuple[str, str], Contrast]:

@@ -129,27 +129,34 @@ def _of_several(groups: Sequence[Group]) -> list[str]:
     named = names(groups)
     runs, _ = shared_seeds({label: group.runs for label, group in named.items()})
     if not all(runs.values()):
-        return ["The configurations share no seed, so they are not compared with one another."]
+        seeds = [run.config["seed"] for group in groups for run in group.runs]
+        common = max(sorted(set(seeds)), key=seeds.count)
+        rest = [name for name, group in named.items() if all(run.config["seed"] != common for run in group.runs)]
+        if seeds.count(common) == 1:
+            return ["No two configurations share a seed, so they are not compared with one another."]
+        kept = _of_several([group for name, group in named.items() if name not in rest])
+        return [f"Not compared, without a seed that the other configurations share: {listed(rest, 'and')}.", *kept]
     ranked = rank(runs)
     shared = {name: Group(named[name].settings, tuple(found)) for name, found in runs.items()}
     first = shared[ranked[0].name]
     contrasts = of_group(first) | {primary_of(first): primary_of_first(ranked, shared)}
     whom = "its random control" if first.controlled else "the base"
+    who = ranked[0].name if len(ranked[0].name) <= SHORT else "The most accurate"
     return [
         _of_first(ranked, _over(first)),
         *_of_choice(runs),
         *_of_controls(ranked),
-        *(f"The first: {line}" for line in of_one(first, contrasts)),
+        *(f"{who}: {line}" for line in of_one(first, contrasts)),
         f"It was chosen among {len(ranked)} configurations: only its comparison with {whom} in sampled accuracy is "
         "adjusted for that choice.",
     ]
 
 
 def _of_first(ranked: Sequence[Ranked], over: str) -> str:
-    first, *others = ranked
+    best, *others = ranked
     behind = [other.name for other in others if other.ahead_verdict == "better"]
     level = [other.name for other in others if other.ahead_verdict != "better"]
-    line = f"The first of {len(ranked)} configurations is {first.name}: sampled accuracy {first.tuned} ({over}), "
+    line = f"The most accurate of {len(ranked)} configurations is {best.name}: sampled accuracy {best.tuned} ({over}), "
     if not level:
         return f"{line}better than all others."
     if not behind:
@@ -170,8 +177,8 @@ def _of_choice(runs: Mapping[str, Sequence[Run]]) -> list[str]:
     score, gap = flattered
     less = f"{short(gap)} less than" if gap >= 0.0005 else "no less than"
     return [
-        f"The first of the {len(runs)} on one half of the prompts scores {short(score)} on the other half, {less} on "
-        "the half that chose it."
+        f"The most accurate of the {len(runs)} on one half of the prompts scores {short(score)} on the other half, "
+        f"{less} on the half that chose it."
     ]
 
 
