@@ -17,7 +17,7 @@ import pytest
 import bench
 from bench import estimators
 from bench.errors import BenchError
-from bench.pools import records
+from bench.pools import importing, records
 from bench.pools.export import export
 from bench.records.completions import completions
 from bench.records.read import Run, missing_records, read_run
@@ -342,6 +342,7 @@ BAD_LINES = {
     "another prompt": '{"id": "q0", "prompt": "Another?", "completion": "a", "correct": true}',
     "half a character": '{"id": "q9", "completion": "\\ud800", "correct": true}',
     "tokens that are none": '{"id": "q9", "completion": "a", "correct": true, "tokens": -3}',
+    "an id that is NaN": '{"id": NaN, "completion": "a", "correct": true}',
 }
 
 
@@ -363,6 +364,22 @@ def test_rewards_that_are_nan_are_counted_and_never_chosen(tmp_path: Path, impor
     assert "missing or NaN in 1 completions" in capsys.readouterr().err
 
 
+def test_answers_that_are_missing_or_of_two_number_types_vote_once_each(tmp_path: Path, imported: Import):
+    nan = float("nan")
+    rows = [
+        {"id": name, "correct": [True, True, True, False, False, False, False], "prediction": votes}
+        for name, votes in (("a", ["7", "7", 7, nan, nan, None, nan]), ("b", [5, 5.0, [5.0], 6, 6, nan, None]))
+    ]
+    assert imported(lines(tmp_path / "a.jsonl", rows)).metrics["sampler/majority@7"] == 1
+
+
+@pytest.mark.parametrize("word", ["seed=²", f"seed={'9' * 5000}", f"completion={'x' * 300}", "match=order"])
+def test_words_that_are_no_options_are_refused(word: str, tmp_path: Path):
+    places = [f"outputs={tmp_path}/outputs", f"store={tmp_path}/store"]
+    with pytest.raises(BenchError, match=f"^{word[:20]}.* (not allowed|no row has that field|needs task=NAME)"):
+        importing.main([str(lines(tmp_path / "a.jsonl", ROWS)), "name=mine", word, *places])
+
+
 def zipped(content: Mapping[str, bytes]) -> Callable[[Path], object]:
     def write(path: Path) -> None:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
@@ -370,6 +387,32 @@ def zipped(content: Mapping[str, bytes]) -> Callable[[Path], object]:
                 file.writestr(name, text)
 
     return write
+
+
+def encrypted(path: Path) -> None:
+    zipped({"samples/a.json": b"{}"})(path)
+    content = bytearray(path.read_bytes())
+    for start, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # in the file's header, and in the zip's directory
+        content[content.index(start) + flags] |= 1
+    path.write_bytes(content)
+
+
+def damaged_lzma(path: Path) -> None:
+    text = bytes(np.random.default_rng(0).integers(0, 256, 500, np.uint8))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as file:
+        file.writestr("samples/a.json", text)
+    content = bytearray(path.read_bytes())
+    content[60:400] = b"\xff" * 340
+    path.write_bytes(content)
+
+
+def data_set_in_latin_1(path: Path) -> None:
+    path.mkdir()
+    (path / "state.json").write_text("{}")
+    ids = pa.StringArray.from_buffers(1, pa.array([0, 1], pa.int32()).buffers()[1], pa.py_buffer(b"\xe9"))
+    table = pa.table({"id": ids})
+    with pa.OSFile(str(path / "a.arrow"), "wb") as opened, pa.ipc.new_stream(opened, table.schema) as stream:
+        stream.write_table(table)
 
 
 def text_of(content: str | bytes) -> Callable[[Path], object]:
@@ -392,12 +435,25 @@ GARBAGE: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "CSV without rows": ("a.csv", text_of("id,correct\n"), "has no rows"),
     "CSV with a null": ("a.csv", text_of("id,correct\na\0,1\n"), "null character"),
     "CSV with other rows": ("a.csv", text_of("id,correct\na,1,3\nb\n"), "line 2 has 3 cells where the header has 2"),
+    "CSV with an open quote": (
+        "a.csv",
+        text_of('id,correct\na,1\n\nb,"1\nc,0\nd,1\n'),
+        "line 4: the row opens a quote",
+    ),
     "no Parquet": ("a.parquet", text_of(ALL), "not a whole Parquet file"),
     "truncated Parquet": (
         "a.parquet",
         lambda path: path.write_bytes(to_parquet(path, ROWS).read_bytes()[:-50]),
         "not a whole",
     ),
+    "log-probabilities beyond any sum": (
+        "a.jsonl",
+        text_of('{"id": 1, "correct": 1, "logprob": -1e308, "policy_logprob": [1e308, 1e308]}\n'),
+        "line 1 logprob is -1e.308, which is beyond",
+    ),
+    "a data set in Latin-1": ("folder", data_set_in_latin_1, "a.arrow is damaged: 'utf-8' codec"),
+    "an encrypted zip": ("a.eval", encrypted, "is encrypted"),
+    "a zip with damaged LZMA": ("a.eval", damaged_lzma, "damaged Inspect log"),
     "no zip": ("a.eval", text_of("x" * 100), "no Inspect log"),
     "damaged zip": ("a.eval", text_of(b"PK\3\4" + b"x" * 100), "damaged Inspect log"),
     "a zip of other files": ("a.eval", zipped({"a.txt": b"x"}), "has no samples"),

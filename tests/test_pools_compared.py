@@ -186,6 +186,19 @@ def test_an_audit_from_the_sheet_to_the_corrected_accuracy(run: Run):
     assert audit.accuracy.low <= BASE.mean() <= audit.accuracy.high
 
 
+def test_a_sheet_has_no_formulas_and_texts_of_any_length(run: Run):
+    long = "=" + "x" * 140_000  # longer than Python's csv reads by itself
+    make("base", [row | {"completion": [long] * N} for row in rows(BASE)])
+    run("audit", "base", "size=10")
+    sheet = Path("outputs/audits/base/sheet.csv")
+    assert sheet.read_text().count(f",'{long},") == 10
+    with pytest.raises(SystemExit, match="has no label: fill its column"):
+        run("audit", "base", f"labels={sheet}")
+    make("other", rows(BASE))
+    with pytest.raises(SystemExit, match="names 2 runs; one is audited"):
+        run("audit", "outputs/imported/*")
+
+
 def test_a_tasks_verdicts_are_audited_beside_labels_that_came_along(run: Run, there: Path):
     """Sampled by the cells of both; where they differ is a file to read."""
     came_along = BASE.copy()
@@ -206,6 +219,7 @@ def test_a_tasks_verdicts_are_audited_beside_labels_that_came_along(run: Run, th
     ("content", "said"),
     [
         ("prompt_id,sample,label\nq0,0,maybe\n", "line 2: label=maybe is not allowed"),
+        ("prompt_id,sample,label\nq0,³,1\n", "line 2: the pool has no judged sample ³ of q0"),
         ("prompt_id,sample,label\nq0,99,1\n", "line 2: the pool has no judged sample 99 of q0"),
         ("prompt_id,sample,label\nq0,0,1\nq0,0,1\n", "line 3: sample 0 of q0 is labelled twice"),
         ("prompt_id,sample,label\nq0,0,\n", "has no label: fill its column"),

@@ -10,6 +10,7 @@ split=test store=PATH outputs=outputs to=FOLDER (outputs/audits/NAME by default)
 """
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from bench.errors import BenchError, printable, quoted
 from bench.estimators.audit import VerifierAudit, agreement_table, audit_verifier, stratified_sample
 from bench.estimators.bootstrap import bootstrap_interval
 from bench.pools.arrays import PoolArrays, options_of, read, runs_of, whole_of
-from bench.pools.columns import VERDICTS
+from bench.pools.columns import VERDICTS, whole_number
 from bench.pools.export import pool_rows
+from bench.pools.readers import long_cells
 from bench.records.read import Estimate
 from bench.reporting.tables import markdown
 from bench.seeds import generator
@@ -30,6 +32,7 @@ from bench.store import write_durably
 USAGE = "python -m bench.pools audit --help"
 SHEET, DISAGREEMENTS, PAGE = "sheet.csv", "disagreements.csv", "audit.md"
 KEYS = ("prompt_id", "sample", "label")
+FORMULA = re.compile(r"\A(?=[=+\-@\t\r])")  # a spreadsheet computes such a text, unless an apostrophe is before it
 MOST = 200  # disagreements in the file
 
 
@@ -39,9 +42,11 @@ def main(words: Sequence[str]) -> None:
     if len(places) != 1:
         raise BenchError(f"{len(places)} pools are given; one is audited: {USAGE}")
     outputs, split = options.get("outputs", "outputs"), options.get("split", "test")
-    (run,) = runs_of(places[0], outputs)[:1]
-    pool = read(run, split)
-    folder = Path(options.get("to") or Path(outputs) / "audits" / run.folder.name)
+    runs = runs_of(places[0], outputs)
+    if len(runs) != 1:
+        raise BenchError(f"{quoted(places[0])} names {len(runs)} runs; one is audited: give its folder.")
+    pool = read(runs[0], split)
+    folder = Path(options.get("to") or Path(outputs) / "audits" / pool.run.folder.name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if "labels" in options:
@@ -50,7 +55,7 @@ def main(words: Sequence[str]) -> None:
         else:
             size, seed = whole_of(options, "size", 200) or 200, whole_of(options, "seed", 0, 0) or 0
             store = Path(options["store"]) if "store" in options else None
-            text = draw(pool, pool_rows(run, split, store), folder, size, seed)
+            text = draw(pool, pool_rows(pool.run, split, store), folder, size, seed)
     except OSError as error:
         raise BenchError(f"{folder} can't be written ({error.strerror or error}).") from error
     print(printable(text))
@@ -154,7 +159,7 @@ def _agreement(pool: PoolArrays) -> str:
 
 def _shown(by_place: Mapping[tuple[str, int], Mapping[str, Any]], name: str, column: int) -> dict[str, Any]:
     row = by_place.get((name, column), {})
-    texts = {key: str(row.get(key, "")) for key in ("prompt", "completion", "answer")}
+    texts = {key: FORMULA.sub("'", str(row.get(key, ""))) for key in ("prompt", "completion", "answer")}
     return {"prompt_id": name, "sample": column, **texts}
 
 
@@ -168,7 +173,7 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def _labels(path: Path, pool: PoolArrays) -> dict[tuple[int, int], float]:
     """(row, column) -> label, of the sheet's rows that have one. BenchError, with the line, for what can't be read."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with long_cells(), path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeError, csv.Error) as error:
@@ -185,7 +190,7 @@ def _labels(path: Path, pool: PoolArrays) -> dict[tuple[int, int], float]:
         if label not in VERDICTS:
             raise BenchError(f"{path}, line {line}: label={quoted(label)} is not allowed: it must be 1, 0 or empty.")
         sample = (row["sample"] or "").strip()
-        at = place.get(row["prompt_id"], -1), int(sample) if sample.isdigit() else -1
+        at = place.get(row["prompt_id"], -1), -1 if (number := whole_number(sample)) is None else number
         if min(at) < 0 or at[1] >= pool.correct.shape[1] or np.isnan(strata(pool)[0][at]):
             raise BenchError(
                 f"{path}, line {line}: the pool has no judged sample {quoted(sample)} of {quoted(row['prompt_id'])}."

@@ -24,6 +24,7 @@ VERDICTS = {
     **dict.fromkeys(("true", "1", "1.0", "c", "correct", "yes"), 1.0),
     **dict.fromkeys(("false", "0", "0.0", "i", "incorrect", "no", "n"), 0.0),  # Inspect's N: no answer
 }
+MOST_NATS = 1e9  # of a log-probability: no sequence has more, and far larger ones add up to infinity
 NO_ANSWER = ("", "[invalid]")  # the latter is lm-eval's
 
 
@@ -83,15 +84,10 @@ class Columns:
         assert self.fields is not None
         values = {column: _at(row, name) for column, name in self.fields.items()}
         self.found |= {column for column, value in values.items() if value is not None}
-        name = values.get("id")
-        prompt, answer = text_of(values.get("prompt")), values.get("answer")
+        prompt = text_of(values.get("prompt"))
         if not (prompt is None or isinstance(prompt, str)):
             raise ValueError(f"prompt is {a_kind(prompt)}, not text")
-        about = (
-            None if name is None else _plain("id", name),
-            prompt,
-            None if answer is None else _plain("answer", answer),
-        )
+        about = _plain("id", values.get("id")), prompt, _plain("answer", values.get("answer"))
         if "n" in self.fields:
             return Prompted(*about, [], True, _counts(values))
         parts = _each(values)
@@ -182,14 +178,12 @@ def _cell(values: dict[str, Any]) -> Completion | None:
     """One completion; None where the cell is blank."""
     get = values.get
     rewards = tuple([_number(name, value) for name, value in values.items() if name.startswith("reward")])
-    text, correct, prediction = get("completion"), _verdict(get("correct")), get("prediction")
+    text, correct, prediction = get("completion"), _verdict(get("correct")), _plain("prediction", get("prediction"))
     if isinstance(text, list) and len(text) == 1:
         text = text[0]
     if text is not None and not isinstance(text, str):
         raise ValueError(f"completion is {a_kind(text)}, not text")
-    if prediction is not None:
-        prediction = _plain("prediction", prediction)
-        prediction = None if prediction in NO_ANSWER else prediction
+    prediction = None if prediction in NO_ANSWER else prediction
     if text is None and prediction is None and math.isnan(correct) and all(map(math.isnan, rewards)):
         return None
     length, ids = _tokens(get("tokens"))
@@ -214,17 +208,26 @@ def _counts(values: Mapping[str, Any]) -> tuple[int, int]:
     return int(n), int(c)
 
 
-def _plain(column: str, value: Any) -> str:
-    """A text, or a number as one writes it."""
+def _plain(column: str, value: Any) -> str | None:
+    """A text, or a number as one writes it; None for null and for NaN, by which tables write what is missing."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
+    if value is None or value != value:
+        return None
     if isinstance(value, str):
         return value
+    if column == "prediction" and isinstance(value, float) and value.is_integer():
+        value = int(value)  # 5 and 5.0 are one vote
     if isinstance(value, bool | int | float):
         return str(value)
     if column == "answer" and isinstance(value, list | dict):
         return json.dumps(value, ensure_ascii=False)
     raise ValueError(f"{column} is {a_kind(value)}, not text")
+
+
+def whole_number(text: str) -> int | None:
+    """The number that at most 18 digits from 0 to 9 write, else None."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 def _number(column: str, value: Any) -> float:
@@ -248,9 +251,10 @@ def _number(column: str, value: Any) -> float:
 
 def _total(column: str, value: Any) -> float:
     """Nats per sequence, given as they are or token by token."""
-    if isinstance(value, list):
-        return math.fsum(_number(column, part) for part in value)
-    return _number(column, value)
+    total = sum(_number(column, part) for part in value) if isinstance(value, list) else _number(column, value)
+    if abs(total) > MOST_NATS:
+        raise ValueError(f"{column} is {total:g}, which is beyond {MOST_NATS:g} nats")
+    return total
 
 
 def _verdict(value: Any) -> float:

@@ -23,6 +23,7 @@ stopped=first_success block=B limit=L    sampling stopped at the first success; 
 seed=0 outputs=outputs store=store
 """
 
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -38,7 +39,7 @@ from bench.config.rules import FOLDER, PLAIN_NAME, SEED, Rule, one_of, whole
 from bench.errors import BenchError, printable, quoted
 from bench.generation.pool import FILE, Unit, write_unit
 from bench.pools import readers, records, stopping
-from bench.pools.columns import Columns
+from bench.pools.columns import Columns, whole_number
 from bench.pools.export import made
 from bench.pools.grid import Grid, Laid
 from bench.pools.judging import MATCHES, Judged, matched
@@ -66,12 +67,13 @@ OPTIONS: dict[str, Rule] = {
 
 
 def main(words: Sequence[str]) -> None:
-    files = [word for word in words if "=" not in word or Path(word).is_file()]
+    files = [word for word in words if "=" not in word or os.path.isfile(word)]
     given = dict(word.split("=", 1) for word in words if word not in files)
     task = [word for word in words if word not in files and word.startswith(("task=", "task.", "+task."))]
     options: dict[str, Any] = {name: given[name] for name in (*OPTIONS, "filter") if name in given}
     for name in {"seed", "largest_n"} & options.keys():
-        options[name] = int(options[name]) if options[name].isdigit() else options[name]  # refused by its rule
+        number = whole_number(options[name])  # None: the option's rule refuses the words
+        options[name] = options[name] if number is None else number
     columns = {
         name: value
         for name, value in given.items()
@@ -116,6 +118,8 @@ def import_pool(
             raise BenchError(f"{option}={quoted(value)} is not allowed: it must be {OPTIONS[option].words(value)}.")
     if name == "report" or re.fullmatch(r"[0-9a-f]{10}", name):
         raise BenchError(f"name={name} is not allowed: reports and the ids of runs have such names.")
+    if match is not None and not settings:
+        raise BenchError(f"match={match} needs task=NAME: it says which answers that task compares with.")
     if not paths:
         raise BenchError("No file is given: python -m bench.pools import FILE ... name=NAME.")
     folder = (Path(outputs) / GROUP / name).absolute()

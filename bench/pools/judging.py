@@ -163,7 +163,8 @@ def _in_order(task: Task, texts: Sequence[str]) -> list[str]:
     """The answers of the task's prompts by their ids. BenchError where a text is not the prompt's at its place."""
 
     def natural(name: str) -> list[Any]:
-        return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+        parts = [(part.lstrip("0"), at % 2) for at, part in enumerate(re.split(r"([0-9]+)", name))]
+        return [(len(part) if is_number else 0, part) for part, is_number in parts]
 
     prompts = sorted(_all(task), key=lambda prompt: natural(prompt[0]))
     if len(prompts) != len(texts):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import lzma
 import struct
 import zipfile
 import zlib
@@ -92,7 +93,7 @@ def inspect_rows(file: Path) -> Iterator[Row]:
                 raise BenchError(f"{file} has no samples: it is no Inspect log, or one that was written without them.")
             for info in names:
                 yield _sample(file, json.loads(_unpacked(file, packed, raw, info)))
-    except (zipfile.BadZipFile, zlib.error, ValueError, RecursionError, struct.error, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError, RuntimeError, struct.error) as error:
         if isinstance(error, BenchError):
             raise
         raise BenchError(f"{file} is a damaged Inspect log: {str(error)[:100].rstrip('.')}.") from error
@@ -102,6 +103,8 @@ def _unpacked(file: Path, packed: zipfile.ZipFile, raw: Any, info: zipfile.ZipIn
     """One file of the zip. BenchError where it unpacks to more than a sample has."""
     if info.file_size > min(MOST_BYTES, 2**20 + 1000 * info.compress_size):
         raise BenchError(f"{file}: {info.filename} would unpack to {info.file_size:,} bytes, which no sample has.")
+    if info.flag_bits & 1:
+        raise BenchError(f"{file} is encrypted: give the log as Inspect wrote it.")
     if info.compress_type != ZSTD:
         with packed.open(info) as member:
             content = member.read(info.file_size + 1)

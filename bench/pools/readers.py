@@ -84,8 +84,6 @@ def _explained(file: Path) -> Iterator[None]:
     """BenchError where a file is damaged or is not what its name says."""
     try:
         yield
-    except BenchError:
-        raise
     except UnicodeDecodeError as error:
         raise BenchError(f"{file} is not UTF-8, but UTF-16, Latin-1 or no text: save it as UTF-8.") from error
     except (OSError, EOFError, zlib.error) as error:
@@ -208,9 +206,18 @@ def _of_lm_eval(lines: Iterator[Numbered], choices: logs.Choices, *, said: bool)
             yield Numbered(numbered.number, row)
 
 
-def _csv(file: Path) -> Iterator[Numbered]:
+@contextlib.contextmanager
+def long_cells() -> Iterator[None]:
+    """Let Python's csv read cells that are as long as a line may be."""
     before = csv.field_size_limit(LONGEST)
     try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _csv(file: Path) -> Iterator[Numbered]:
+    with long_cells():
         lines = csv.reader(_texts(file), strict=True)
         try:
             header = next(lines, [])
@@ -220,9 +227,12 @@ def _csv(file: Path) -> Iterator[Numbered]:
             twice = next(name for name in header if header.count(name) > 1)
             raise BenchError(f"{file} has the column {twice!r} twice; give each column a name of its own.")
         while True:
+            start = lines.line_num + 1
             try:
                 cells = next(lines, None)
             except csv.Error as error:
+                if "end of data" in str(error) or "field limit" in str(error):
+                    raise BenchError(f"{file}, line {start}: the row opens a quote that nothing closes.") from error
                 yield Numbered(lines.line_num, None, f"is not CSV: {error}")
                 continue
             if cells is None:
@@ -232,8 +242,6 @@ def _csv(file: Path) -> Iterator[Numbered]:
                 yield Numbered(place, None, f"has {len(cells)} cells where the header has {len(header)}")
             elif cells:
                 yield Numbered(place, {name: cell or None for name, cell in zip(header, cells, strict=True)})
-    finally:
-        csv.field_size_limit(before)
 
 
 def _texts(file: Path) -> Iterator[str]:
@@ -260,7 +268,7 @@ def _dataset(folder: Path) -> Iterator[Numbered]:
                     for row in batch.to_pylist():
                         number += 1
                         yield Numbered(number, row)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise BenchError(f"{file} is damaged: {quoted(first_line(error)).rstrip('.')}.") from error
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from bench.errors import BenchError, quoted
 from bench.estimators.sequential import sequentially_stopped, stopped_pass_at_k
+from bench.pools.columns import whole_number
 
 RULE, ACCEPTED = "first_success", "true"
 WORDS = ("stopped", "block", "limit", "accept_fixed")
@@ -54,7 +55,7 @@ def of_words(given: Mapping[str, str]) -> dict[str, int] | bool | None:
         return fixed == ACCEPTED or None
     if given["stopped"] != RULE or fixed == ACCEPTED:
         raise BenchError(f"stopped={quoted(given['stopped'])} must be {RULE}, without accept_fixed=true.")
-    return {name: int(given.get(name, "")) if given.get(name, "").isdigit() else 0 for name in ("block", "limit")}
+    return {name: whole_number(given.get(name, "")) or 0 for name in ("block", "limit")}
 
 
 def check(correct: np.ndarray, plan: FirstSuccess | bool | None, *, counts: bool) -> list[str]:
