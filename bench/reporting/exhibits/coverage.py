@@ -131,11 +131,12 @@ def _paths(canvas: Any, rows: plots.Rows) -> None:
     tuned_on = plots.values_of([row for row in rows if row["of"] in ("tuned", "control")], "name")
     curves = []
     for of, name in dict.fromkeys((row["of"], row["name"]) for row in rows if row["of"] != "trained"):
-        look, more = style.LOOKS[of] if alone or of != "base" else by_name[name], {}
-        if of != "base" and tuned_on.index(name) > 0:  # configurations of one arm: each has its own marker and line
-            look, more = replace(look, marker={"tuned": "P", "control": "X"}[of], line="-"), plots.HOLLOW
+        look = style.LOOKS[of] if alone or of != "base" else by_name[name]
         label = " ".join(filter(None, [of, name])) if len(arms) > 1 or alone else name
-        curves.append((plots.where(rows, of=of, name=name), look, more | {"label": label}))
+        more: dict[str, Any] = {"label": label}
+        if of != "base" and tuned_on.index(name) > 0:  # configurations of one arm: each has its own marker and line
+            look, more = replace(look, marker={"tuned": "P", "control": "X"}[of], line="-"), more | plots.HOLLOW
+        curves.append((plots.where(rows, of=of, name=name), look, more))
     plots.side_by_side(panels[0], curves, "k", "value")
     plots.powers_axis(panels[0], [row["k"] for row in rows if row["of"] != "trained"], "k samples")
     panels[0].set_ylabel("distinct correct paths" if alone or len(arms) > 1 else "distinct correct paths, base")
