@@ -440,6 +440,11 @@ GARBAGE: dict[str, tuple[str, Callable[[Path], object], str]] = {
         text_of('id,correct\na,1\n\nb,"1\nc,0\nd,1\n'),
         "line 4: the row opens a quote",
     ),
+    "CSV with an early quote": (
+        "a.csv",
+        text_of('id,correct\na,"1\nb,0\nc,"1"\n'),
+        "line 4 is not CSV: .*the row began at line 2",
+    ),
     "no Parquet": ("a.parquet", text_of(ALL), "not a whole Parquet file"),
     "truncated Parquet": (
         "a.parquet",

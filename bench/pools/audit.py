@@ -6,6 +6,7 @@ python -m bench.pools audit NAME labels=FILE              sensitivity, specifici
 NAME: an imported pool, or a run's folder. Where labels came along and a task judged too (import with task=NAME), the
 task's verdicts are audited, equally many of each cell of the table of both, and disagreements.csv lists where they
 differ. The sheet doesn't show the verdicts, and is in random order: label any first part of it.
+An apostrophe stands before a text that a spreadsheet would take for a formula.
 split=test store=PATH outputs=outputs to=FOLDER (outputs/audits/NAME by default)
 """
 

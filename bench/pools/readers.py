@@ -233,7 +233,8 @@ def _csv(file: Path) -> Iterator[Numbered]:
             except csv.Error as error:
                 if "end of data" in str(error) or "field limit" in str(error):
                     raise BenchError(f"{file}, line {start}: the row opens a quote that nothing closes.") from error
-                yield Numbered(lines.line_num, None, f"is not CSV: {error}")
+                began = f" (the row began at line {start})" * (start < lines.line_num)
+                yield Numbered(lines.line_num, None, f"is not CSV: {error}{began}")
                 continue
             if cells is None:
                 return
