@@ -1,5 +1,6 @@
 """The pools of finished runs, imported or drawn here, as arrays."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bench.errors import BenchError, quoted
+from bench.pools.columns import whole_number
 from bench.records.completions import frame
 from bench.records.frames import load
 from bench.records.read import COMPLETIONS, Run, is_finished
@@ -72,7 +74,7 @@ def options_of(words: Sequence[str], known: Sequence[str], usage: str) -> tuple[
     """The words without "=", and the options. BenchError for an option that is not known."""
     places = [word for word in words if word.partition("=")[0] not in known or "=" not in word]
     for word in places:
-        if "=" in word and not Path(word).exists():
+        if "=" in word and not os.path.exists(word):
             raise BenchError(f"{quoted(word)} is no option: give {', '.join(f'{name}=' for name in known)}; {usage}")
     return places, dict(word.split("=", 1) for word in words if word not in places)
 
@@ -82,9 +84,9 @@ def whole_of(options: dict[str, Any], name: str, default: int | None, least: int
     text = options.get(name)
     if text is None:
         return default
-    if not text.isdigit() or int(text) < least:
+    if (number := whole_number(text)) is None or number < least:
         raise BenchError(f"{name}={quoted(text)} is not allowed: it must be a whole number, {least} or more.")
-    return int(text)
+    return number
 
 
 def _prompts(run: Run) -> dict[str, str]:
