@@ -141,7 +141,7 @@ def _of_several(groups: Sequence[Group]) -> list[str]:
     first = shared[ranked[0].name]
     contrasts = of_group(first) | {primary_of(first): primary_of_first(ranked, shared)}
     whom = "its random control" if first.controlled else "the base"
-    who = ranked[0].name if len(ranked[0].name) <= SHORT else "The most accurate"
+    who = ranked[0].name if 3 * len(ranked[0].name) <= SHORT else "The most accurate"
     return [
         _of_first(ranked, _over(first)),
         *_of_choice(runs),

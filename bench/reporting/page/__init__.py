@@ -149,7 +149,10 @@ def _grid(
     numeric = [all(row[column] is not None for row in values) for column in range(len(headings))]
     cells = [list(zip(texts, numbers, strict=True)) for texts, numbers in zip(rows, values, strict=True)]
     first = [next((column for column, text in enumerate(texts) if text), 0) for texts in rows]  # this cell is the link
-    at = [link and {**link, "column": column} for link, column in zip(links or [None] * len(rows), first, strict=True)]
+    at = [
+        link and {**link, "column": str(column)}
+        for link, column in zip(links or [None] * len(rows), first, strict=True)
+    ]
     return {"headings": list(zip(headings, numeric, strict=True)), "rows": list(zip(cells, at, strict=True))}
 
 
