@@ -120,7 +120,8 @@ def _totals(axes: Any, rows: plots.Rows) -> None:
         axes.yaxis.set_major_formatter(plots.short)
     else:
         size = style.legend_size() - 1
-        (words,) = (wrapped(row["what"], 1.8, size) for row in rows if row["what"].startswith(NONE))
+        room = min(1.8, 0.3 * axes.get_figure(root=True).get_figwidth())
+        (words,) = (wrapped(row["what"], room, size) for row in rows if row["what"].startswith(NONE))
         axes.text(0.5, 0.5, words, ha="center", va="center", fontsize=size, color=style.QUIET, transform=axes.transAxes)
         axes.set(xticks=[], yticks=[])
     axes.set(xlabel="queries", ylabel="FLOPs in total")
