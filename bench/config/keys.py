@@ -15,7 +15,11 @@ PLACES = ("store", "outputs", "tracking")  # where a run's files lie: they do no
 UNNAMED = "default"  # conf/config.yaml's name: of runs that are given no other
 IMPORTED = "bench.generation.imported.generate"
 OWN_PROMPTS = "bench.tasks.jsonl.Jsonl"
-LATER = {"cpu_seconds": 2, "continuation": "function"}  # later settings: at these values they don't change the run id
+# part -> its later settings: at these values they don't change the run id
+LATER: dict[str, dict[str, Any]] = {
+    "task": {"cpu_seconds": 2, "continuation": "function", "solution_field": "solution"},
+    "procedure": {"solutions": False},
+}
 
 
 def run_id(cfg: DictConfig) -> str:
@@ -28,8 +32,9 @@ def id_of_settings(settings: Any) -> str:
     named = {name: value for name, value in settings.items() if name not in PLACES}
     if isinstance(engine := named.get("generation"), Mapping) and engine.get("_target_") == IMPORTED:
         named["generation"] = {name: value for name, value in engine.items() if name not in PLACES}
-    if isinstance(task := named.get("task"), Mapping):
-        named["task"] = {name: value for name, value in task.items() if name not in LATER or LATER[name] != value}
+    for part, later in LATER.items():
+        if isinstance(node := named.get(part), Mapping):
+            named[part] = {name: value for name, value in node.items() if name not in later or later[name] != value}
     return content_hash(named)[:10]
 
 
@@ -56,6 +61,14 @@ def task_name(task: Mapping[str, Any]) -> str:
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", str(task["_target_"]).rpartition(".")[2]).lower()
     file = f"_{Path(task['path']).stem}" if task["_target_"] == OWN_PROMPTS else ""
     return re.sub(r"[^A-Za-z0-9_-]+", "_", name + file)
+
+
+def for_task(name: str, here: Any, elsewhere: Any, *, _root_: DictConfig) -> Any:
+    """Return a setting's default that depends on the task: ${for_task:word_problems,0.5,0.0} in a configuration."""
+    return here if task_name({"path": "", **_root_["task"]}) == name else elsewhere
+
+
+OmegaConf.register_new_resolver("for_task", for_task, replace=True)
 
 
 def settings_key(cfg: Any, *names: str) -> str:

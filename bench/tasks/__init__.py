@@ -12,7 +12,8 @@ A new task is one class, one YAML and one test. The class may live in any module
 
 A task over a data set inherits from `bench.tasks.rows.RowsTask` instead and states its rows, prompts and judge. What a
 task must have, and what it may have, is said in `Task` and `Judge`. Abilities that few tasks have are protocols here:
-`Corpus` for policy=tiny, `Demonstrates` and `Hints` for procedure=hybrid.
+`Corpus` for policy=tiny, `Solves` for fine-tuning on worked solutions, `Demonstrates` where their style and errors are
+settings, and `Hints` for procedure.fallback=rationalise.
 """
 
 from collections.abc import Callable, Sequence
@@ -116,8 +117,17 @@ class Corpus(Protocol):
 
 
 @runtime_checkable
+class Solves(Protocol):
+    """A task that has a worked solution of each of its prompts."""
+
+    def solutions(self, prompts: Prompts) -> list[str]:
+        """Return [M] solutions. BenchError where a prompt has none."""
+        ...
+
+
+@runtime_checkable
 class Demonstrates(Protocol):
-    """A task that can write a worked solution of each of its prompts."""
+    """A task that writes worked solutions, in two styles and with errors where that is wanted."""
 
     def demonstrations_of(self, prompts: Prompts, *, foreign: float, noise: float, seed: int) -> list[str]:
         """Return [M] solutions. foreign: the share in another style, noise: the share that is wrong; both 0 to 1."""
@@ -131,6 +141,40 @@ class Hints(Protocol):
     def with_hint(self, prompts: Prompts) -> Prompts:
         """Return the prompts with their answers as hints, under ids of their own."""
         ...
+
+
+def hinted(prompts: Prompts, hint: str) -> Prompts:
+    """Return the prompts with a hint after each, under ids of their own. hint: with {} for the answer."""
+    return Prompts(
+        id=np.array([f"{name}-hint" for name in prompts.id]),
+        messages=tuple(
+            (*turns[:-1], turns[-1] | {"content": turns[-1]["content"] + hint.format(known)})
+            for turns, known in zip(prompts.messages, prompts.answer, strict=True)
+        ),
+        answer=prompts.answer,
+    )
+
+
+def refuse_without_solutions(task: Any, *, foreign: float = 0.0, noise: float = 0.0) -> None:
+    """Raise BenchError where a task has no worked solutions, or no such styles or errors in them.
+
+    Rows of local files are read. Those of the hub are not, since plans ask, too: their columns are published.
+    """
+    if isinstance(task, Demonstrates):
+        return
+    if not isinstance(task, Solves):
+        raise BenchError(
+            f"task={task.name} has no worked solutions to train on: use another task, or a procedure that trains on "
+            "samples alone."
+        )
+    for setting, share in {"foreign": foreign, "noise": noise}.items():
+        if share:
+            raise BenchError(
+                f"procedure.{setting}={share} is not allowed with task={task.name}, whose worked solutions are used as "
+                "they are: it must be 0."
+            )
+    if getattr(task, "files", None) is not None:
+        task.solutions(task.prompts("train"))  # type: ignore[attr-defined]
 
 
 def wanted_prompts(task: Any, split: str) -> Any:

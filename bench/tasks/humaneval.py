@@ -3,7 +3,7 @@
     python -m bench task=humaneval scoring=unit_tests policy=folder policy.path=PATH
 
 A row has `task_id`, `prompt` (imports, helpers and the function up to its docstring), `entry_point` and `test`, which
-defines check(candidate). There are 164 problems in one split: all three splits are taken by hash.
+defines check(candidate); its `canonical_solution` continues the prompt. There are 164 problems in one split: all three splits are taken by hash.
 A completion is the whole function, or the continuation that a base model writes after the prompt.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 from bench.config.rules import one_of
-from bench.tasks.programs import Programs, ProgramsTask, answer_of
+from bench.tasks.programs import Programs, ProgramsTask, answer_of, fenced
 from bench.tasks.rows import Repo, Revision, Row, Share, Words
 from bench.tasks.splits import WHOLE, Example
 
@@ -41,7 +41,9 @@ class HumanEval(ProgramsTask):
             answer = answer_of(test, function=function, own=preamble(prompt, function), stub=prompt)
         except ValueError:
             return None
-        return Example(str(row.get("task_id", name)), prompt, self.chat(prompt.strip("\n")), answer)
+        body = row.get("canonical_solution")
+        solution = str(body) if body and self.judge.as_is else fenced(body and f"{prompt}{body}")
+        return Example(str(row.get("task_id", name)), prompt, self.chat(prompt.strip("\n")), answer, solution)
 
 
 def preamble(prompt: str, function: str) -> str:

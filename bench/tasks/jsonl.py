@@ -15,13 +15,13 @@ from bench.errors import BenchError
 from bench.tasks import SPLITS, math_judge
 from bench.tasks.answers import Answers
 from bench.tasks.extraction import number_in
-from bench.tasks.files import chat_of, plain, question_of, text_of, to_answer
+from bench.tasks.files import chat_of, is_text, plain, question_of, text_of, to_answer
 from bench.tasks.gold_model import GoldModel, Model
 from bench.tasks.gold_model import answer_of as reference_of
 from bench.tasks.program_tests import ForeignImportError
 from bench.tasks.programs import CPU_SECONDS, Isolation, Programs
 from bench.tasks.programs import answer_of as tests_of
-from bench.tasks.rows import Revision, Row, RowsTask, from_path
+from bench.tasks.rows import Revision, Row, SolvedRows, from_path
 from bench.tasks.splits import WHOLE, Example
 
 VERSION = 3  # raise it when equal completions get other verdicts
@@ -40,20 +40,22 @@ PATTERN = Rule(_compiles, "a regular expression with a group, or null")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Jsonl(RowsTask):
+class Jsonl(SolvedRows):
     """compare: what a completion is right by. "number", "math", "text": its answer equals the row's, see
     bench.tasks.answers. "tests": its program passes the row's tests, a list of assertions or the source of a program,
     in the sandbox (`isolation`, `cpu_seconds`). "reward_model": the gold model scores it above the row's answer, a
     reference, or above gold_threshold where the row has none (bench.tasks.gold_model).
 
     answer_regex: see bench.tasks.answers. messages_field: names a chat that is the prompt, without `system` and
-    `instruction`; so is a prompt that is a chat (bench.tasks.files). id_field: null takes the number of the row.
+    `instruction`; so is a prompt that is a chat (bench.tasks.files). solution_field: a worked solution, a text, which only
+    procedures that train on it need. id_field: null takes the number of the row.
     """
 
     prompt_field: Annotated[str, Name] = "prompt"
     messages_field: Annotated[str | None, or_null(Name)] = None
     answer_field: Annotated[str, Name] = "answer"
     tests_field: Annotated[str, Name] = "tests"
+    solution_field: Annotated[str, Name] = "solution"
     id_field: Annotated[str | None, or_null(Name)] = None
     split_field: Annotated[str | None, or_null(Name)] = None
     compare: Annotated[str, one_of("number", "math", "text", "tests", "reward_model")] = "text"
@@ -68,6 +70,7 @@ class Jsonl(RowsTask):
     name: ClassVar[str] = "jsonl"
     keeps_verdicts: ClassVar[bool] = True
     data_splits: ClassVar[dict[str, str]] = {split: split for split in SPLITS}
+    lacks_solution: ClassVar[str] = ": name the field that has it with task.solution_field=NAME"
 
     @property
     def answer_pattern(self) -> str | None:
@@ -136,7 +139,9 @@ class Jsonl(RowsTask):
             question = text_of(given, self.prompt_field)
             messages = self.chat(question)
         answer = self._answer(row, name, messages)
-        return None if answer is None else Example(name, question, messages, answer)
+        solution = row.get(self.solution_field)
+        worked = solution if is_text(solution) else None
+        return None if answer is None else Example(name, question, messages, answer, worked)
 
     def _named(self, row: Row, setting: str, otherwise: str = "") -> Any:
         """The row's field that a setting names."""

@@ -22,7 +22,7 @@ from bench.config.rules import Count, PromptCount, Seed, whole
 from bench.errors import BenchError
 from bench.sandbox import Job, Limits, canonical, verdicts
 from bench.seeds import generator
-from bench.tasks import Task, wanted_prompts
+from bench.tasks import SPLITS, Task, wanted_prompts
 from bench.tasks import list_programs_data as data
 from bench.tasks.program_tests import from_answer
 from bench.tasks.programs import Isolation
@@ -65,7 +65,7 @@ class ListPrograms(Task):
                 f"task.{split}_prompts={count} is not allowed: the {split} split of list_programs gives up to "
                 f"{MOST[split]} prompts; ask for 1 to {MOST[split]}."
             )
-        texts, answers = zip(*_drawn(split, count, self.seed), strict=True)
+        texts, answers, _ = zip(*_drawn(split, count, self.seed), strict=True)
         return Prompts(
             id=np.array([f"{split}-{index:04d}" for index in range(count)]),
             messages=tuple(({"role": "user", "content": text},) for text in texts),
@@ -75,6 +75,17 @@ class ListPrograms(Task):
     def demonstrations(self, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
         """Return `count` pairs (prompt, completion) of the pretraining corpus; well under half of them are right."""
         return [data.demonstration(rng) for _ in range(count)]
+
+    def solutions(self, prompts: Prompts) -> list[str]:
+        """Return [M] right programs, one line per step. ValueError for a prompt of another task."""
+        written = []
+        for name, messages in zip(prompts.id.tolist(), prompts.messages, strict=True):
+            split, _, index = name.partition("-")
+            drawn = _drawn(split, wanted_prompts(self, split), self.seed) if split in SPLITS else []
+            if not index.isdigit() or int(index) >= len(drawn) or drawn[int(index)][0] != messages[-1]["content"]:
+                raise ValueError(f"prompt {name} is not one of list_programs as it is set, so it has no solution here.")
+            written.append(drawn[int(index)][2])
+        return written
 
     def program(self, completion: str) -> str:
         """Return the source of f: the first fenced block, or the whole completion; bare lines become a function."""
@@ -142,8 +153,8 @@ def _parsed(answer: str) -> tuple:
 
 
 @lru_cache(maxsize=8)
-def _drawn(split: str, count: int, seed: int) -> list[tuple[str, str]]:
-    """`count` questions and their tests; no two questions have the same function."""
+def _drawn(split: str, count: int, seed: int) -> list[tuple[str, str, str]]:
+    """`count` questions, their tests and right programs; no two questions have the same function."""
     rng = generator(seed, "list_programs", split)
     programs = itertools.islice(data.drawn(split, rng), count)
-    return [(data.question(program), data.tests(program, rng)) for program in programs]
+    return [(data.question(program), data.tests(program, rng), data.solution(program)) for program in programs]

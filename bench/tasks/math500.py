@@ -3,6 +3,7 @@
     python -m bench task=math500 policy=folder policy.path=PATH             needs the extra `math`
 
 A training row has `problem` and `solution`, whose last \\boxed{} is the answer; a test row has `problem` and `answer`.
+Rows of both kinds have a worked `solution`.
 MATH-500 (Lightman et al. 2023, arXiv 2305.20050) is a part of MATH's test split. math-verify decides equality.
 """
 
@@ -11,11 +12,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
+from bench.artifacts import Prompts
 from bench.config.rules import Count
-from bench.tasks import math_judge
+from bench.tasks import hinted, math_judge
 from bench.tasks.answers import Answers
 from bench.tasks.extraction import boxed
-from bench.tasks.rows import Repo, Revision, Row, RowsTask, Words, from_hub, from_path
+from bench.tasks.rows import Repo, Revision, Row, SolvedRows, Words, from_hub, from_path
 from bench.tasks.splits import Example
 
 VERSION = 3  # raise it when equal completions get other verdicts
@@ -35,7 +37,7 @@ class Mathematics(Answers):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Math500(RowsTask):
+class Math500(SolvedRows):
     """The settings of its own say where the two data sets lie."""
 
     repo: Repo = "EleutherAI/hendrycks_math"
@@ -70,7 +72,12 @@ class Math500(RowsTask):
     def example(self, row: Row, name: str) -> Example | None:
         problem = self.text(row, "problem").strip()
         answer = row.get("answer") or boxed(str(self.field(row, "solution")))
-        return Example(name, problem, self.chat(problem), answer.strip()) if answer else None
+        solution = str(row.get("solution") or "").strip() or None
+        return Example(name, problem, self.chat(problem), answer.strip(), solution) if answer else None
+
+    def with_hint(self, prompts: Prompts) -> Prompts:
+        """Return the prompts with their answers as hints, under ids of their own."""
+        return hinted(prompts, "\n\n(The answer is ${}$.)")
 
 
 @lru_cache(maxsize=2**16)

@@ -2,8 +2,8 @@
 
     python -m bench task=mbpp scoring=unit_tests policy=folder policy.path=PATH
 
-A row has `text` (or `prompt`, in the sanitized part), `test_list`, and what the tests need (`test_setup_code` or
-`test_imports`). Data: 374 problems for training, 90 for validation, 500 for testing.
+A row has `text` (or `prompt`, in the sanitized part), `test_list`, what the tests need (`test_setup_code` or
+`test_imports`), and `code`, the solution. Data: 374 problems for training, 90 for validation, 500 for testing.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 
 from bench.config.rules import whole
 from bench.tasks import SPLITS
-from bench.tasks.programs import ProgramsTask, answer_of
+from bench.tasks.programs import ProgramsTask, answer_of, fenced
 from bench.tasks.rows import Repo, Revision, Row, Words
 from bench.tasks.splits import Example
 
@@ -39,4 +39,4 @@ class Mbpp(ProgramsTask):
         except ValueError:
             return None
         question = "\n".join([text, "", "It must pass these tests:", "", *tests[: self.shown_tests]])
-        return Example(name, text, self.chat(question), answer)
+        return Example(name, text, self.chat(question), answer, fenced(row.get("code")))

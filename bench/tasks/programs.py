@@ -14,7 +14,7 @@ from bench.sandbox import ISOLATION, Job, Limits, verdicts
 from bench.tasks import Judge
 from bench.tasks.extraction import after_thinking
 from bench.tasks.program_tests import entry_of, prepared, shared
-from bench.tasks.rows import RowsTask
+from bench.tasks.rows import SolvedRows
 
 VERSION = 4  # raise it when equal completions get other verdicts
 DEFINITION = re.compile(r"^(?:(?:async )?def|class) ", re.MULTILINE)
@@ -100,7 +100,7 @@ class Programs(Judge):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProgramsTask(RowsTask):
+class ProgramsTask(SolvedRows):
     """A task over published programming problems, whose completions are Python functions."""
 
     isolation: Isolation = "auto"
@@ -115,6 +115,13 @@ class ProgramsTask(RowsTask):
     @property
     def judged_by(self) -> str:
         return self.judge.judged_by
+
+
+def fenced(program: object) -> str | None:
+    """Return a program as a completion writes it, in a Python code block; None where there is none."""
+    lines = [line.rstrip() for line in str(program or "").splitlines()]
+    source = "\n".join(lines).strip("\n")
+    return f"```python\n{source}\n```" if source else None
 
 
 def answer_of(tests: str, *, function: str = "", own: str = "", stub: str = "") -> str:

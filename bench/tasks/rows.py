@@ -87,7 +87,7 @@ class RowsTask(RowSettings, Task):
     def prompts(self, split: str) -> Prompts:
         self.check()
         wanted = wanted_prompts(self, split)
-        found, unreadable = _loaded(self)
+        found, unreadable, _ = _loaded(self)
         held = found.prompts[split]
         if not len(held):
             remedy = (
@@ -108,7 +108,7 @@ class RowsTask(RowSettings, Task):
 
     def counts(self) -> dict[str, int]:
         """Return the rows that did not become prompts: near-duplicates, and rows that can't be judged."""
-        found, unreadable = _loaded(self)
+        found, unreadable, _ = _loaded(self)
         return {"near_duplicates_removed": sum(found.near_duplicates.values()), "rows_unreadable": len(unreadable)}
 
     def chat(self, question: str) -> tuple[Message, ...]:
@@ -159,9 +159,32 @@ class RowsTask(RowSettings, Task):
         return self.judge.programs
 
 
+class SolvedRows(RowsTask):
+    """A task whose rows have worked solutions; its `example` gives them."""
+
+    lacks_solution: ClassVar[str] = ""  # what the user can do where a row has none
+
+    def solutions(self, prompts: Prompts) -> list[str]:
+        """Return [M] the worked solution of each prompt, as published. BenchError where one has none.
+
+        ValueError for a prompt of another task.
+        """
+        known = _loaded(self)[2]
+        names = prompts.id.tolist()
+        if strange := set(names) - known.keys():
+            raise ValueError(f"prompt {min(strange)} is not one of {self.name} as it is set, so it has no solution here.")
+        lacking = [name for name in names if known[name] is None]
+        if lacking:
+            raise BenchError(
+                f"{len(lacking)} of {len(names)} prompts of task={self.name} have no worked solution, e.g. "
+                f"{lacking[0]}{self.lacks_solution}."
+            )
+        return [str(known[name]) for name in names]
+
+
 @lru_cache(maxsize=4)  # every cell of a sweep and every arm of a run reads the same prompts
-def _loaded(task: RowsTask) -> tuple[Divided, dict[str, str]]:
-    """The splits, and why each row that makes no prompt makes none, by the row's number."""
+def _loaded(task: RowsTask) -> tuple[Divided, dict[str, str], dict[str, str | None]]:
+    """The splits, why each row that makes no prompt makes none, by the row's number, and the solution of each prompt."""
     made: dict[str, list[Example]] = {}
     unreadable: dict[str, str] = {}
     for split, rows in task.rows().items():
@@ -186,7 +209,7 @@ def _loaded(task: RowsTask) -> tuple[Divided, dict[str, str]]:
         seed=task.seed,
         near_duplicate=np.inf if task.near_duplicate is None else task.near_duplicate,
     )
-    return found, unreadable
+    return found, unreadable, {example.id: example.solution for some in made.values() for example in some}
 
 
 def from_path(path: str, *, splits: Mapping[str, str], folder: str | None = None) -> dict[str, list[Row]]:

@@ -30,6 +30,7 @@ class Example:
     text: str
     messages: tuple[Message, ...]
     answer: str
+    solution: str | None = None  # worked out; None where the data has none
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ r"""Preference prompts, UltraFeedback (Cui et al. 2023, arXiv 2310.01377), judge
 No verifier exists for such prompts. A completion is right where the gold model scores it above the prompt's reference,
 the response that was chosen in the data, so accuracy is the win rate against the references. The scorer is the proxy;
 scoring=verifier selects by the gold verdict itself. A row has `prompt`, a text or a chat, and `chosen`, the reference
-or a chat that ends with it.
+or a chat that ends with it. The reference is the worked solution too. It never counts as right, since nothing scores
+above itself.
 """
 
 from dataclasses import dataclass
@@ -15,12 +16,12 @@ from typing import Annotated, ClassVar
 from bench.config.rules import DTYPE, Count
 from bench.tasks.files import chat_of, question_of, text_of, to_answer
 from bench.tasks.gold_model import GoldModel, Model, answer_of
-from bench.tasks.rows import Repo, Revision, Row, RowsTask
+from bench.tasks.rows import Repo, Revision, Row, SolvedRows
 from bench.tasks.splits import Example
 
 
 @dataclass(frozen=True, kw_only=True)
-class UltraFeedback(RowsTask):
+class UltraFeedback(SolvedRows):
     """gold_*: see bench.tasks.gold_model."""
 
     repo: Repo = "HuggingFaceH4/ultrafeedback_binarized"
@@ -50,4 +51,4 @@ class UltraFeedback(RowsTask):
         reference = text_of(answered[-1]["content"] if answered else chosen, "chosen").strip()
         question = text_of(prompt, "prompt").strip() if chat is None else question_of(chat)
         messages = self.chat(question) if chat is None else to_answer(chat)
-        return Example(name, question, messages, answer_of(messages, reference))
+        return Example(name, question, messages, answer_of(messages, reference), reference)

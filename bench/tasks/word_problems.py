@@ -18,7 +18,7 @@ from bench.artifacts import Prompts, content_hash
 from bench.config.rules import Count, PromptCount, Seed, or_null, some_of, whole
 from bench.errors import BenchError
 from bench.seeds import generator
-from bench.tasks import SPLITS, Task, wanted_prompts
+from bench.tasks import SPLITS, Task, hinted, wanted_prompts
 from bench.tasks import word_problems_data as data
 
 ANSWER = re.compile(r"#### ([0-9]+)\s*\Z")
@@ -120,14 +120,7 @@ class WordProblems(Task):
 
     def with_hint(self, prompts: Prompts) -> Prompts:
         """Return the prompts with their answers at the end, under ids of their own, for a second attempt (STaR)."""
-        return Prompts(
-            id=np.array([f"{name}-hint" for name in prompts.id]),
-            messages=tuple(
-                (*turns[:-1], turns[-1] | {"content": f"{turns[-1]['content']} #### {known}"})
-                for turns, known in zip(prompts.messages, prompts.answer, strict=True)
-            ),
-            answer=prompts.answer,
-        )
+        return hinted(prompts, " #### {}")
 
     def extract_answer(self, completion: str) -> str | None:
         """Return the digits after the final ####; None where the completion does not end with them."""
