@@ -14,19 +14,20 @@ import numpy as np
 
 from bench.artifacts import Completions, Policy, Rewards, Selection
 from bench.blocks import side_by_side
-from bench.config.rules import ABOVE_ZERO, PLAIN_NAME, Rule, checked, list_of, text
+from bench.config.rules import ABOVE_ZERO, PLAIN_NAME, TRUE_OR_FALSE, Rule, checked, list_of, text
 from bench.errors import BenchError
 from bench.estimators.compute import best_of_n_query_flops
 from bench.estimators.curves import pass_at_k
 from bench.evaluation.measures import KL_FROM, powers_of_two
 from bench.models import loading
-from bench.procedures.findings import ArtifactGraph, Findings, Results, TrainingCost, total, uses_of
+from bench.procedures.findings import ArtifactGraph, Findings, Results, TrainingCost, correct_paths, total, uses_of
 from bench.procedures.parts import Parts
+from bench.procedures.sft import solution_metrics, with_solutions
 from bench.scoring.verifier import verify
 from bench.seeds import generator as random_generator
 from bench.seeds import small_seed
 from bench.selection.cells import prompts_dropped
-from bench.store import Use
+from bench.store import Use, unique
 from bench.tasks import Task
 
 
@@ -94,6 +95,8 @@ class Generators(Findings):
     """The generators of the training pool."""
 
     each: tuple[Generator, ...]  # in the order of its columns
+    sampled: Completions  # [M, N] the training pool without worked solutions
+    written: Completions | None  # [M, 1] the worked solutions, in its last column; None: not trained on
 
     @property
     def widths(self) -> list[int]:
@@ -135,31 +138,45 @@ class Generators(Findings):
                 "cost_seconds": round(sum(use.seconds for use in units), 3),
             }
             metrics |= {f"generators/{generator.name}/{name}": value for name, value in own.items()}
-        return metrics
+        return metrics if self.written is None else metrics | solution_metrics(self.written, results.train, task)
+
+    def drawn(self, results: Results) -> tuple[Completions, np.ndarray]:
+        return self.sampled, results.rewards.value[:, : self.sampled.shape[1]]
 
     def drawn_by(self, results: Results) -> list[str]:
-        return [generator.outcomes_name for generator in self.each for _ in range(generator.pool.shape[1])]
+        return self._per_column([generator.outcomes_name for generator in self.each])
 
     def labels(self, results: Results) -> dict[str, Sequence[str]]:
-        return {"generator": [generator.name for generator in self.each for _ in range(generator.pool.shape[1])]}
+        return {"generator": self._per_column([generator.name for generator in self.each])}
+
+    def _per_column(self, names: Sequence[str]) -> list[str]:
+        drawn = [name for name, width in zip(names, self.widths, strict=True) for _ in range(width)]
+        return drawn if self.written is None else [*drawn, "solution"]
 
     def cost(self, results: Results, uses: Sequence[Use]) -> TrainingCost:
-        """The cost, with the generators' FLOPs beyond those of the base for as many samples (negative if smaller)."""
-        cost = super().cost(results, uses)
+        """The cost, with the generators' FLOPs beyond those of the base for as many samples (negative if smaller).
+
+        The fine-tuning of generators counts as well.
+        """
+        cost = super().cost(replace(results, pool=self.sampled), uses)
+        others = {generator.policy.path.parts[-2:] for generator in self.each if not generator.is_student}
+        tuned = tuple(use for use in unique(uses) if use.stage == "sft" and (use.stage, use.key) in others)
 
         def flops(policy: Policy, pool: Completions) -> float:
             size, length = loading.count_parameters(policy), float(pool.length.mean())
             return best_of_n_query_flops(size, 0, cost.prompt_tokens, length, pool.shape[1])
 
         beyond = sum(flops(generator.policy, generator.pool) for generator in self.each)
-        beyond -= flops(results.policies["base"], results.pool)
-        return replace(cost, other_generators_flops=len(results.train) * beyond)
+        beyond -= flops(results.policies["base"], self.sampled)
+        return replace(cost, other_generators_flops=len(results.train) * beyond, probing=tuned)
 
     def pools(self, graph: ArtifactGraph, results: Results, base: str) -> list[str]:
         names = []
         for generator in self.each:
             policy = base if generator.is_student else graph.policy(generator.outcomes_name, generator.policy)
             names.append(graph.pool(f"train_{generator.name}", generator.pool, [policy]))
+        if self.written is not None:
+            names.append(graph.pool("train_solutions", self.written, []))
         return list(dict.fromkeys(names))
 
 
@@ -177,6 +194,7 @@ def from_several(
     *,
     generators: Annotated[Mapping[str, Mapping[str, Any]], GENERATORS],
     drawn_by: Annotated[Sequence[str], NAMES],
+    solutions: Annotated[bool, TRUE_OR_FALSE] = False,
 ) -> Results:
     """Run one experiment whose training pool is drawn by several policies, and select regardless of the generator.
 
@@ -196,6 +214,8 @@ def from_several(
         raise BenchError(
             f"procedure.drawn_by names {unknown[0]}, which is none of procedure.generators: {', '.join(generators)}."
         )
+    if solutions:
+        parts.refuse_without_solutions()
     weights = {name: generators[name]["weight"] for name in drawn_by}
     train, base, score = parts.train, parts.base, parts.scorer
 
@@ -215,14 +235,19 @@ def from_several(
     rewards = Rewards(np.where(usable, scored, np.nan))
     union = side_by_side(readable)
     eligible = parts.prompt_filter(rewards.value)
+    dropped = prompts_dropped(rewards.value, eligible)
     of_others = not all(generator.is_student for generator in each)
+    selections = parts.select(eligible, union, rescored_on=train if of_others else None)
+    pool, written = union, parts.demonstrations() if solutions else None
+    if written is not None:
+        pool, rewards, selections = with_solutions(parts, written, readable, rewards, selections)
     results = parts.train_and_judge(
-        union,
+        pool,
         rewards,
-        parts.select(eligible, union, rescored_on=train if of_others else None),
-        prompts_filtered=prompts_dropped(rewards.value, eligible),
+        selections,
+        prompts_filtered=dropped,
         compared={generator.name: generator.policy for generator in each},
-        findings=Generators(tuple(each)),
+        findings=Generators(tuple(each), union, written),
     )
     others = {generator.outcomes_name: parts.judge(generator.policy) for generator in each if not generator.is_student}
     return replace(results, outcomes=results.outcomes | others)
@@ -269,13 +294,3 @@ def by_generator(chosen: Selection, widths: Sequence[int]) -> list[dict[str, flo
             }
         )
     return metrics
-
-
-def correct_paths(pool: Completions, right: np.ndarray, task: Task) -> list[set[str]]:
-    """[M] the distinct reasoning paths of each prompt's correct completions. right: [M, N] bool."""
-    distinct: list[set[str]] = []
-    for rows, part in pool.shards():
-        for texts, ours in zip(np.asarray(part.text), right[rows], strict=True):
-            paths = {task.path(text) for text in texts[ours]}
-            distinct.append({path for path in paths if path is not None})
-    return distinct

@@ -56,9 +56,10 @@ def with_demonstrations(
 
     easy_by: the measure of easiness (see bench.procedures.difficulty); inverted: take the hardest prompts as easy.
     easy_share: the share of easy prompts. foreign: the share of demonstrations in a style that the base has not seen;
-    noise: the share of wrong demonstrations. hard: "sample" draws N samples per hard prompt; "drop" trains on the
-    easy prompts alone. sample_from: the policy that draws, "probe" or "base". stop_at_first_accept: samples after a
-    prompt's first accepted one are not paid for and not trained on, though pools are drawn in whole blocks.
+    noise: the share of wrong demonstrations; both are 0 except for tasks that write demonstrations. hard: "sample"
+    draws N samples per hard prompt; "drop" trains on the easy prompts alone. sample_from: the policy that draws,
+    "probe" or "base". stop_at_first_accept: samples after a prompt's first accepted one are not paid for and not
+    trained on, though pools are drawn in whole blocks.
 
     fallback: the training examples of a prompt without an accepted sample: "drop", none; "demonstration", its own
     demonstration; "rationalise", accepted samples that are drawn with the answer as a hint, and trained on without the
@@ -66,6 +67,7 @@ def with_demonstrations(
     The run's selection chooses among the accepted samples (reward above 0.5). A run has no random control; the control
     of a gate is a run with easy_by "random".
     """
+    parts.refuse_without_solutions(foreign=foreign, noise=noise)
     gated, sampled = 0 < easy_share < 1, hard == "sample" and easy_share < 1
     difficulty.refuse_unfit_parts(
         parts,

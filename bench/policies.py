@@ -1,4 +1,4 @@
-"""The sources of a policy: a local folder, the Hugging Face hub, or pretraining from scratch.
+"""The sources of a policy: a local folder, the Hugging Face hub, pretraining from scratch, or worked solutions.
 
 The package ships the policy of the default settings and seed 0. Where its recipe changes, this makes it anew:
 
@@ -6,12 +6,13 @@ The package ships the policy of the default settings and seed 0. Where its recip
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from bench.artifacts import Policy
+from bench.config.keys import configured
 from bench.config.rules import (
     FOLDER,
     TRUE_OR_FALSE,
@@ -19,6 +20,7 @@ from bench.config.rules import (
     LearningRate,
     PromptCount,
     Seed,
+    checked,
     here,
     or_null,
     text,
@@ -29,7 +31,9 @@ from bench.models import hub
 from bench.models.loading import base_of, folder, load_config, load_tokenizer
 from bench.store import SHIPPED, Store, using
 from bench.store.files import ship
-from bench.tasks import Corpus
+from bench.tasks import Corpus, refuse_without_solutions
+from bench.training import sft
+from bench.training.demonstrations import demonstrations, every
 from bench.training.pretraining import pretrain
 
 HUB_ID = text(r"\w[\w.-]*(/\w[\w.-]*)?", "the id of a model of the hub, e.g. Qwen/Qwen2.5-1.5B")
@@ -119,6 +123,25 @@ def from_hub(
     """
     path = hub.snapshot(id, revision, code=trust_remote_code)
     return _with_chat_settings(folder(path), system, thinking, trust_remote_code)
+
+
+def check_recipes(config: Mapping[str, Any]) -> None:
+    """BenchError where the training settings of a warm-started policy, wherever it stands, don't go together."""
+    for node in configured(config):
+        if node["_target_"].endswith(f"policies.{warm_started.__name__}"):
+            sft.check_settings({**config, "training": node["training"]})
+
+
+@checked(check_recipes)
+def warm_started(task: Any, *, start: Callable[[Any], Policy], training: Callable[..., Policy], seed: Seed) -> Policy:
+    """The policy `start`, fine-tuned on the worked solutions of the task's training prompts.
+
+    It is the tuned policy of procedure=sft with this policy, recipe (`training`) and seed, and the store holds it once.
+    BenchError, before any work, for a task without worked solutions.
+    """
+    refuse_without_solutions(task)
+    base, prompts = start(task), task.prompts("train")
+    return training(base, prompts, demonstrations(task, prompts, base, seed=seed), every(len(prompts)), seed=seed)
 
 
 def _with_chat_settings(policy: Policy, system: str | None, thinking: bool | None, trust_remote_code: bool) -> Policy:

@@ -116,7 +116,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
         return folder
     print(main_table(finished))
     print("", *sentences([finished]), sep="\n")
-    print(f"\nfigure    {drawn[0]}\nrecords   {folder}")
+    print(f"\nfigure    {drawn[0]}\nrecords   {folder}\npolicy    {results.policies['tuned'].path}")
     if tracked is not None:
         print(tracked)
     sys.stdout.flush()

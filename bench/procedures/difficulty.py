@@ -13,7 +13,7 @@ from bench.procedures.parts import Parts
 from bench.scoring import refuse_comparing, refuse_too_low
 from bench.seeds import generator, small_seed
 from bench.selection.cells import CORRECT
-from bench.tasks import Demonstrates, Hints
+from bench.tasks import Hints
 
 GATES = ("final_nll", "nll_drop", "initial_nll", "probe_solves", "random")
 EasyBy = Annotated[str, one_of(*GATES)]
@@ -143,7 +143,5 @@ def refuse_unfit_parts(parts: Parts, *, fallback: str, solves: bool, sampled: bo
             f"procedure.fallback={fallback} is not allowed with this prompt_filter, which leaves out prompts without "
             "an accepted sample, those that a fallback is for: use prompt_filter=all or procedure.fallback=drop."
         )
-    if not isinstance(parts.task, Demonstrates):
-        raise BenchError(f"task={parts.task.name} has no demonstrations, which procedure=hybrid trains on.")
     if fallback == "rationalise" and not isinstance(parts.task, Hints):
         raise BenchError(f"procedure.fallback=rationalise is not allowed: task={parts.task.name} can't word a hint.")

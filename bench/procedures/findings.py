@@ -139,3 +139,13 @@ def mean_lengths(pool: Completions, prompts: int, uses: Sequence[Use]) -> tuple[
 def selection_key(pools: str | list[str], chosen: Selection) -> str:
     """The content key of a selection from one pool, or from several side by side."""
     return content_hash(pools, np.asarray(chosen.row), np.asarray(chosen.column), np.asarray(chosen.weight, float))
+
+
+def correct_paths(pool: Completions, right: np.ndarray, task: Task) -> list[set[str]]:
+    """[M] the distinct reasoning paths of each prompt's correct completions. right: [M, N] bool."""
+    distinct: list[set[str]] = []
+    for rows, part in pool.shards():
+        for texts, ours in zip(np.asarray(part.text), right[rows], strict=True):
+            paths = {task.path(text) for text in texts[ours]}
+            distinct.append({path for path in paths if path is not None})
+    return distinct

@@ -1,7 +1,4 @@
-"""The parts of an experiment, which each procedure receives, and the steps that procedures share.
-
-A task's worked solutions become completions of its prompts here, with their likelihood under a policy.
-"""
+"""The parts of an experiment, which each procedure receives, and the steps that procedures share."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from bench import store
-from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection, content_hash
-from bench.errors import BenchError
+from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
 from bench.evaluation.heldout import AlongTraining, Graded, Outcomes, grade
 from bench.models import loading
 from bench.models.logprobs import sequence_logprobs
@@ -27,32 +23,12 @@ from bench.seeds import generator
 from bench.selection import matched_random
 from bench.selection.evidence import evidence_for
 from bench.store.files import load_arrays, save_arrays
-from bench.tasks import Task
+from bench.tasks import Task, refuse_without_solutions
 from bench.training.checkpoints import kept
+from bench.training.demonstrations import demonstrations
 from bench.training.sft import training_log
 
 LOGPROBS = "logprobs.safetensors"
-
-
-def demonstrations(
-    task: Task, prompts: Prompts, base: Policy, *, foreign: float, noise: float, seed: int
-) -> Completions:
-    """The demonstrations [M, 1] of `task.demonstrations_of`, in the base's tokens, with EOS appended.
-
-    `logprob` and `policy_logprob` are NaN, since no policy drew them. BenchError where the tokenizer has no EOS.
-    """
-    tokenizer = loading.load_tokenizer(base)
-    if tokenizer.eos_token_id is None:
-        raise BenchError(f"The tokenizer in {base.path} has no EOS token, so a demonstration can't be ended.")
-    texts = task.demonstrations_of(prompts, foreign=foreign, noise=noise, seed=seed)  # type: ignore[attr-defined]  # checked before
-    shape = (len(prompts), 1)
-    text, token_ids = np.empty(shape, object), np.empty(shape, object)
-    for row, solution in enumerate(texts):
-        ids = [*tokenizer.encode(solution, add_special_tokens=False), tokenizer.eos_token_id]
-        text[row, 0], token_ids[row, 0] = solution, np.array(ids, np.int32)
-    key = content_hash("demonstrations", prompts.key, [ids.tolist() for ids in token_ids[:, 0]])
-    unknown = np.full(shape, np.nan)
-    return Completions(text, token_ids, np.full(shape, "stop"), unknown, unknown, key)
 
 
 def nll_per_token(policy: Policy, prompts: Prompts, completions: Completions) -> np.ndarray:
@@ -165,8 +141,12 @@ class Parts:
         """[M, N] 1 where the task's own verifier accepts the completion, else 0."""
         return verify(prompts, pool, task=self.task).value
 
-    def demonstrations(self, *, foreign: float, noise: float) -> Completions:
-        """[M, 1]: the task's worked solutions of the training prompts; see `demonstrations`."""
+    def refuse_without_solutions(self, *, foreign: float = 0.0, noise: float = 0.0) -> None:
+        """BenchError where the task has no such worked solutions; call it before any work."""
+        refuse_without_solutions(self.task, foreign=foreign, noise=noise)
+
+    def demonstrations(self, *, foreign: float = 0.0, noise: float = 0.0) -> Completions:
+        """[M, 1]: the task's worked solutions of the training prompts; see bench.training.demonstrations."""
         return demonstrations(self.task, self.train, self.base, foreign=foreign, noise=noise, seed=self.seed)
 
     def nll(self, policy: Policy, prompts: Prompts, completions: Completions) -> np.ndarray:

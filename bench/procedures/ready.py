@@ -70,6 +70,8 @@ def _splits(config: Mapping[str, Any]) -> list[str]:
 def _shape(parts: Parts, policy: Any) -> PolicyShape | None:
     """The shape of a configured policy; None for one of a kind that is not known here."""
     function, settings = (policy.func, policy.keywords) if isinstance(policy, partial) else (policy, {})
+    if function is policies.warm_started:
+        return _shape(parts, settings["start"])
     if function is policies.tiny:
         defaults = {name: each.default for name, each in inspect.signature(function).parameters.items()}
         known = defaults | settings

@@ -166,6 +166,8 @@ def of_tiny(settings: Mapping[str, Any]) -> Shape:
 
 def of_policy(policy: Mapping[str, Any], parameters: float | None = None) -> Shape:
     """The shape of a configured policy, for an adapter that of its base. parameters: see `of_model`."""
+    if "start" in policy:
+        return of_policy(policy["start"], parameters)
     if "id" in policy:
         return of_model(policy["id"], revision=policy["revision"], parameters=parameters)
     if "path" not in policy:

@@ -138,7 +138,7 @@ class _Sizes:
         return flops, flops / (self.machine.flops * share)
 
     def pretraining(self, policies: int) -> list[Stage]:
-        policy = self.cfg["policy"]
+        policy = self.cfg["policy"].get("start", self.cfg["policy"])
         if "steps" not in policy:
             return []
         tokens = policies * policy["steps"] * policy.get("batch_size", 32) * self.both

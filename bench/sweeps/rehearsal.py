@@ -21,15 +21,20 @@ from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection, co
 from bench.config.keys import drawing, import_of, settings_key
 from bench.errors import BenchError
 from bench.models.sampler import GREEDY
+from bench.policies import warm_started
 from bench.procedures.parts import Parts, Staged
 from bench.progress import told
 from bench.scoring import highest
 from bench.selection.cells import cells
 from bench.sweeps.cells import prompts_in
+from bench.sweeps.placeholders import bits, numbered, placeholders, uniform
+from bench.tasks import refuse_without_solutions
+from bench.training.demonstrations import every
 
 Config = Mapping[str, Any]
 NOMINAL = 64  # prompts of a split of unknown size
 UNBOUNDED = 1e6  # a reward above any threshold
+WARM_STARTED = f"{warm_started.__module__}.{warm_started.__name__}"
 KINDS = np.array([str(number) for number in range(8)], object)  # the texts, paths and answers of placeholders
 Draw = tuple[Hashable, int, bytes]  # (what decides the samples, the number of the first, the prompts)
 SAMPLER = ("temperature", "top_p", "top_k")
@@ -101,11 +106,20 @@ class _Work:
     def prompts(self, split: str) -> Prompts:
         count = prompts_in(self.config["task"], split)
         self.record.unknown |= {f"task.{split}_prompts": None} if count is None else {}
-        return self.splits.setdefault(split, _prompts(split, NOMINAL if count is None else count))
+        return self.splits.setdefault(split, numbered(split, NOMINAL if count is None else count))
 
     def base(self, task: Any) -> Policy:
-        self.record.stages[-1].work["steps"] += self.config["policy"].get("steps", 0)
-        return Policy(Path("base"), settings_key(self.config, "task", "policy"))
+        node = self.config["policy"]
+        self.record.stages[-1].work["steps"] += node.get("start", node).get("steps", 0)
+        base = Policy(Path("base"), settings_key(self.config, "task", "policy"))
+        return self.warm_started(task, base, node["training"]) if node["_target_"] == WARM_STARTED else base
+
+    def warm_started(self, task: Any, start: Policy, recipe: Mapping[str, Any]) -> Policy:
+        """The policy after training on the task's worked solutions; recipe: its training settings."""
+        refuse_without_solutions(task)
+        prompts, seed = self.prompts("train"), self.config["seed"]
+        written = placeholders(prompts, ("demonstrations", 0.0, 0.0, seed), range(1))
+        return self.train(start, prompts, written, every(len(prompts)), seed=seed, recipe=recipe)
 
     def generate(
         self,
@@ -135,10 +149,10 @@ class _Work:
             self.record.draws[key] = (len(shard), max(samples, before))
             if prompts.split == "train":
                 self.record.for_training.add(key)
-        return _placeholders(prompts, stream, range(first_sample, num_completions))
+        return placeholders(prompts, stream, range(first_sample, num_completions))
 
     def score(self, prompts: Prompts, pool: Completions, most: float) -> Rewards:
-        accepted = _uniform(settings_key(self.config, "scoring"), _bits(pool.logprob)) > prompts.answer[:, None] % 1
+        accepted = uniform(settings_key(self.config, "scoring"), bits(pool.logprob)) > prompts.answer[:, None] % 1
         low = most - 1 if most == 1 else -UNBOUNDED
         return Rewards(np.where(pool.drawn, np.where(accepted, min(most, UNBOUNDED), low), np.nan))
 
@@ -151,12 +165,13 @@ class _Work:
         *,
         seed: int,
         epochs: float | None = None,
+        recipe: Mapping[str, Any] | None = None,
     ) -> Policy:
-        settings = self.config["training"]
+        settings = self.config["training"] if recipe is None else recipe
         epochs = settings.get("epochs", 1) if epochs is None else epochs
         cells = np.asarray(completions.logprob)[selection.row, selection.column]
-        recipe = settings_key(self.config, "training")
-        key = content_hash(policy.fingerprint, cells, selection.weight, recipe, epochs, seed)
+        given = settings_key({"training": settings}, "training")
+        key = content_hash(policy.fingerprint, cells, selection.weight, given, epochs, seed)
         self.record.stages[-1].work["trainings"] += key not in self.record.trainings
         self.examples[key] = float((selection.weight > 0).sum())
         self.record.trainings[key] = self.examples[key] * epochs
@@ -212,13 +227,16 @@ class Rehearsal(Parts):
     def made(self, policy: Callable[..., Policy]) -> Policy:
         if not isinstance(policy, functools.partial):
             return policy(self.task)
+        if policy.func is warm_started:
+            recipe = policy.keywords["training"].keywords
+            return self.work.warm_started(self.task, self.made(policy.keywords["start"]), recipe)
         name = f"{policy.func.__module__}.{policy.func.__name__} {sorted(policy.keywords.items())}"
         return Policy(Path("other"), name)
 
     def evidence(
         self, selection: Callable[..., Selection], pool: Completions, rescored_on: Prompts | None = None
     ) -> dict[str, Any]:
-        kinds = (_uniform("kind", _bits(pool.logprob)) * len(KINDS)).astype(int)
+        kinds = (uniform("kind", bits(pool.logprob)) * len(KINDS)).astype(int)
         longest = self.work.config["task"]["max_new_tokens"]
         made: dict[str, Callable[[], Any]] = {
             **{name: lambda: KINDS[kinds] for name in ("paths", "answers", "texts")},
@@ -229,11 +247,11 @@ class Rehearsal(Parts):
         }
         return {name: make() for name, make in made.items() if name in inspect.signature(selection).parameters}
 
-    def demonstrations(self, *, foreign: float, noise: float) -> Completions:
-        return _placeholders(self.train, ("demonstrations", foreign, noise, self.seed), range(1))
+    def demonstrations(self, *, foreign: float = 0.0, noise: float = 0.0) -> Completions:
+        return placeholders(self.train, ("demonstrations", foreign, noise, self.seed), range(1))
 
     def nll(self, policy: Policy, prompts: Prompts, completions: Completions) -> np.ndarray:
-        return _uniform(policy.fingerprint, _bits(completions.logprob))[:, 0]
+        return uniform(policy.fingerprint, bits(completions.logprob))[:, 0]
 
     def hinted(self, prompts: Prompts) -> Prompts:
         return replace(prompts, id=np.char.add(prompts.id, " with a hint"), answer=prompts.answer + len(self.train))
@@ -264,37 +282,3 @@ def _forgiving(selection: Callable[..., Selection]) -> Callable[..., Selection]:
             return cells(~np.isnan(rewards))
 
     return select
-
-
-@functools.lru_cache(maxsize=8)
-def _prompts(split: str, count: int) -> Prompts:
-    """Numbered prompts. `answer` is the number plus the difficulty."""
-    numbers = np.arange(count, dtype=float)
-    difficulty = np.round(_uniform(split, numbers.view(np.uint64)), 6)
-    ids = np.char.add(f"{split}-", numbers.astype(int).astype(str))
-    return Prompts(ids, (({"role": "user", "content": ""},),) * count, numbers + difficulty, split)
-
-
-def _placeholders(prompts: Prompts, stream: Hashable, samples: range) -> Completions:
-    logprob = -_uniform(repr(stream), _bits(prompts.answer)[:, None], np.array(samples, np.uint64))
-    text, token_ids = np.full(logprob.shape, "", object), np.empty(logprob.shape, object)
-    token_ids.fill(np.empty(0, np.int32))
-    key = content_hash(repr(stream), prompts.answer, list(samples))
-    return Completions(text, token_ids, np.full(logprob.shape, "stop"), logprob, logprob, key)
-
-
-def _bits(values: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(values, float).view(np.uint64)
-
-
-def _uniform(name: str, *keys: np.ndarray) -> np.ndarray:
-    """Numbers in [0, 1), a hash of the name and the keys: SplitMix64 (Steele et al. 2014)."""
-    state: Any = np.uint64(int(content_hash(name)[:16], 16))
-    for key in keys:
-        state = state ^ key
-        with np.errstate(over="ignore"):
-            state = state + np.uint64(0x9E3779B97F4A7C15)
-            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            state = state ^ (state >> np.uint64(31))
-    return (state >> np.uint64(11)) * 2.0**-53

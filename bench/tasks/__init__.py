@@ -162,19 +162,20 @@ def refuse_without_solutions(task: Any, *, foreign: float = 0.0, noise: float = 
     """
     if isinstance(task, Demonstrates):
         return
-    if not isinstance(task, Solves):
+    solves, name = isinstance(task, Solves), task.name
+    if not solves:
         raise BenchError(
-            f"task={task.name} has no worked solutions to train on: use another task, or a procedure that trains on "
+            f"task={name} has no worked solutions to train on: use another task, or a procedure that trains on "
             "samples alone."
         )
     for setting, share in {"foreign": foreign, "noise": noise}.items():
         if share:
             raise BenchError(
-                f"procedure.{setting}={share} is not allowed with task={task.name}, whose worked solutions are used as "
+                f"procedure.{setting}={share} is not allowed with task={name}, whose worked solutions are used as "
                 "they are: it must be 0."
             )
     if getattr(task, "files", None) is not None:
-        task.solutions(task.prompts("train"))  # type: ignore[attr-defined]
+        task.solutions(task.prompts("train"))
 
 
 def wanted_prompts(task: Any, split: str) -> Any:

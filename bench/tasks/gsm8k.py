@@ -21,6 +21,7 @@ from bench.tasks.splits import Example
 
 CALCULATOR = re.compile(r"<<[^<>]*>>")
 
+
 @dataclass(frozen=True, kw_only=True)
 class Gsm8k(SolvedRows):
     """unmarked: what counts in a completion that marks no answer: its "last_number", as in lm-eval's

@@ -2,9 +2,10 @@
 
     python -m bench task=humaneval scoring=unit_tests policy=folder policy.path=PATH
 
-A row has `task_id`, `prompt` (imports, helpers and the function up to its docstring), `entry_point` and `test`, which
-defines check(candidate); its `canonical_solution` continues the prompt. There are 164 problems in one split: all three splits are taken by hash.
-A completion is the whole function, or the continuation that a base model writes after the prompt.
+A row has `task_id`, `prompt` (imports, helpers and the function up to its docstring), `entry_point`, `test`, which
+defines check(candidate), and `canonical_solution`, which continues the prompt. There are 164 problems in one split: all
+three splits are taken by hash. A completion is the whole function, or the continuation that a base model writes after
+the prompt.
 """
 
 from dataclasses import dataclass, replace

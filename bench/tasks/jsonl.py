@@ -47,8 +47,8 @@ class Jsonl(SolvedRows):
     reference, or above gold_threshold where the row has none (bench.tasks.gold_model).
 
     answer_regex: see bench.tasks.answers. messages_field: names a chat that is the prompt, without `system` and
-    `instruction`; so is a prompt that is a chat (bench.tasks.files). solution_field: a worked solution, a text, which only
-    procedures that train on it need. id_field: null takes the number of the row.
+    `instruction`; so is a prompt that is a chat (bench.tasks.files). solution_field: a worked solution, for procedures
+    that train on it. id_field: null takes the number of the row.
     """
 
     prompt_field: Annotated[str, Name] = "prompt"

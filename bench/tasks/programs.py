@@ -119,8 +119,7 @@ class ProgramsTask(SolvedRows):
 
 def fenced(program: object) -> str | None:
     """Return a program as a completion writes it, in a Python code block; None where there is none."""
-    lines = [line.rstrip() for line in str(program or "").splitlines()]
-    source = "\n".join(lines).strip("\n")
+    source = str(program or "").replace("\r\n", "\n").strip("\n")
     return f"```python\n{source}\n```" if source else None
 
 

@@ -172,7 +172,9 @@ class SolvedRows(RowsTask):
         known = _loaded(self)[2]
         names = prompts.id.tolist()
         if strange := set(names) - known.keys():
-            raise ValueError(f"prompt {min(strange)} is not one of {self.name} as it is set, so it has no solution here.")
+            raise ValueError(
+                f"prompt {min(strange)} is not one of {self.name} as it is set, so it has no solution here."
+            )
         lacking = [name for name in names if known[name] is None]
         if lacking:
             raise BenchError(
@@ -184,7 +186,7 @@ class SolvedRows(RowsTask):
 
 @lru_cache(maxsize=4)  # every cell of a sweep and every arm of a run reads the same prompts
 def _loaded(task: RowsTask) -> tuple[Divided, dict[str, str], dict[str, str | None]]:
-    """The splits, why each row that makes no prompt makes none, by the row's number, and the solution of each prompt."""
+    """The splits; why a row makes no prompt, by the row's number; and the solution of each prompt, by its id."""
     made: dict[str, list[Example]] = {}
     unreadable: dict[str, str] = {}
     for split, rows in task.rows().items():
