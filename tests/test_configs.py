@@ -28,6 +28,7 @@ BESIDE = {
     ("generation", "openai"): ["policy=folder"],  # a server's policy lies somewhere, which policy.path says
     ("procedure", "adaptive"): ["control=none"],
     ("procedure", "hybrid"): ["control=none"],  # the random control of a gate is another run
+    ("procedure", "sft"): ["control=none"],
     ("scoring", "unit_tests"): ["task=list_programs"],  # programs are what it runs
 }
 

@@ -399,9 +399,7 @@ def test_no_demonstration_is_judged_or_sampled_by_a_probe_that_saw_it(few_prompt
     assert hybrid.easy.sum() == 3
 
 
-def test_a_task_without_demonstrations_and_a_control_are_refused(few_prompts, monkeypatch):
-    with pytest.raises(BenchError, match="task=list_programs has no demonstrations"):
-        workload(cells_of_sweep(["experiment=hybrid", "task=list_programs"], CONF))
+def test_a_control_and_a_single_fold_are_refused():
     with pytest.raises(BenchError, match="control=matched is not allowed with procedure=hybrid"):
         cells_of_sweep(["procedure=hybrid"], CONF)
     with pytest.raises(BenchError, match=r"procedure.folds=1 is not allowed"):

@@ -28,7 +28,8 @@ PROCEDURES = {
     ),
     "adaptive": (["control=none", "procedure.stop=none", "procedure.accept_above=-1"],),
     "hybrid": (["control=none", "procedure.hard=drop", "procedure.folds=2"],),
-    "generators": (["procedure.drawn_by=[student]"],),
+    "sft": (["control=none"],),
+    "generators": (["procedure.drawn_by=[student]"], ["procedure.drawn_by=[student]", "procedure.solutions=true"]),
 }
 FIXED = (  # selections that keep equally many completions whatever the rewards
     *("mbr", "mbr_tokens", "random_k_overall", "random_per_prompt", "softmax"),
@@ -49,8 +50,9 @@ def planned_and_done(random_policy: Policy, shared_store: Path, monkeypatch):
     """Rehearse an experiment, then run it on random completions with rewards, answers and paths by their lengths."""
 
     def both(*given: str) -> tuple[Workload, dict[str, float]]:
-        base = ["policy=folder", f"policy.path={random_policy.path}", f"store={shared_store}"]
-        cfg = composed(*SMALL, *base, *given)
+        chosen = [] if "policy=warm_started" in given else ["policy=folder", "policy.path={folder}"]
+        settings = [setting.format(folder=random_policy.path) for setting in (*chosen, *given)]
+        cfg = composed(*SMALL, f"store={shared_store}", *settings)
         cell = Cell("", cfg, ())
         planned = workload([cell])
         parts = checks.build_parts(cfg)
@@ -86,6 +88,21 @@ def test_every_procedure_is_compared():
     "given", [[f"procedure={name}", *given] for name, cases in PROCEDURES.items() for given in cases], ids=" ".join
 )
 def test_each_procedure_does_exactly_what_was_planned(given, planned_and_done):
+    planned, done = planned_and_done(AT_RANDOM, *given)
+    assert {name: getattr(planned, name) for name in done} == done
+
+
+WARM = ["policy=warm_started", "policy.start.path={folder}", "policy.training.epochs=1", "policy.training.batch_size=1"]
+SOLVED = "procedure.generators.solved"
+GENERATED = [  # RFT as published: the base after SFT draws, and the base is trained
+    *("procedure=generators", "procedure.drawn_by=[solved]", "procedure.solutions=true", f"+{SOLVED}.weight=1"),
+    *(f"+policy@{SOLVED}.policy=warm_started", f"{SOLVED}.policy.start.path={{folder}}"),
+    *(f"{SOLVED}.policy.training.batch_size=1", f"{SOLVED}.policy.training.epochs=3"),
+]
+
+
+@pytest.mark.parametrize("given", [WARM, GENERATED], ids=["base", "generator"])
+def test_a_warm_start_is_planned_as_it_is_done(given, planned_and_done):
     planned, done = planned_and_done(AT_RANDOM, *given)
     assert {name: getattr(planned, name) for name in done} == done
 

@@ -248,6 +248,7 @@ class Rehearsal(Parts):
         return {name: make() for name, make in made.items() if name in inspect.signature(selection).parameters}
 
     def demonstrations(self, *, foreign: float = 0.0, noise: float = 0.0) -> Completions:
+        _ = self.base  # is made first, as in a run: they are in its tokens
         return placeholders(self.train, ("demonstrations", foreign, noise, self.seed), range(1))
 
     def nll(self, policy: Policy, prompts: Prompts, completions: Completions) -> np.ndarray:
