@@ -1,9 +1,11 @@
 """Worked solutions: of each task's rows, what is trained on them, and who is refused."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import families
 import fixtures_tasks as made
 import numpy as np
 import pytest
@@ -13,8 +15,10 @@ from bench.artifacts import Policy, Selection
 from bench.config import checks
 from bench.config.keys import run_id
 from bench.errors import BenchError
+from bench.launching import runner
 from bench.models import loading
 from bench.procedures.parts import Parts
+from bench.speed.verify import data_folder
 from bench.sweeps.cells import cells
 from bench.sweeps.plan import workload
 from bench.tasks.gsm8k import Gsm8k
@@ -179,19 +183,73 @@ def test_later_settings_at_their_defaults_leave_run_ids_as_they_were() -> None:
         assert run_id(composed(*given, f"{setting}={'true' if name == 'solutions' else 'other'}")) != run_id(cfg)
 
 
+SMALL = [
+    *("task.train_prompts=4", "task.test_prompts=2", "task.max_new_tokens=4", "num_completions=2"),
+    *("baseline_completions=2", "evaluation.num_completions=1", "evaluation.lm_eval=false", "tracking=none"),
+    *("training.epochs=1", "evaluation.kl_completions=1"),
+]
+
+
+# --- on real data --------------------------------------------------------------------------------------------------
+
+DATA = data_folder()
+real_data = pytest.mark.skipif(
+    not DATA.is_dir(), reason=f"no real data in {DATA}; BENCH_DATA=FOLDER names another folder"
+)
+
+
+@pytest.mark.real_data
+@real_data
+@pytest.mark.usefixtures("isolation")
+@pytest.mark.parametrize("name", ["gsm8k", "math500", "humaneval"])
+def test_published_solutions_are_right_as_they_are_trained_on(name: str) -> None:
+    """All of GSM8K and HumanEval; of MATH 300 here, and all 5,000 by hand."""
+    whole: dict[str, Any] = {"near_duplicate": None, "validation_share": 0.0}
+    tasks: dict[str, Any] = {
+        "gsm8k": lambda: Gsm8k(path=str(DATA / "gsm8k"), **whole),
+        "math500": lambda: Math500(path=str(DATA / "math"), test_prompts=300, **whole),
+        "humaneval": lambda: HumanEval(path=str(DATA / "humaneval" / "HumanEval.jsonl.gz"), **whole),
+    }
+    task, right = tasks[name](), 0
+    for split in ("test",) if name == "math500" else ("train", "test"):
+        prompts = task.prompts(split)
+        solutions = task.solutions(prompts)
+        assert not any("<<" in solution and name == "gsm8k" for solution in solutions)
+        right += sum(task.are_correct(solutions, prompts.answer.tolist()))
+    assert right == {"gsm8k": 8792, "math500": 300, "humaneval": 164}[name]
+
+
+@pytest.mark.real_data
+@real_data
+@pytest.mark.parametrize("experiment", ["hybrid", "sft"])
+def test_gsm8ks_own_solutions_are_trained_on_end_to_end(experiment: str, tmp_path: Path) -> None:
+    """A random model, a few prompts: the hybrid trains the easy half on demonstrations, and no sample is right."""
+    folder = families.make("qwen_2_5_base", tmp_path / "model").path
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
+    cfg = composed(
+        *(f"experiment={experiment}", "task=gsm8k", f"task.path={DATA / 'gsm8k'}", *SMALL, "task.test_prompts=3"),
+        *("policy=folder", f"policy.path={folder}", f"store={tmp_path}/store", f"outputs={tmp_path}/outputs"),
+        *(["procedure.fallback=rationalise", "procedure.probe_epochs=1"] if experiment == "hybrid" else []),
+    )
+    metrics = json.loads((runner.run_experiment(cfg, quiet=True) / "metrics.json").read_text())
+    assert metrics["tuned/kl"] > 0
+    if experiment == "hybrid":
+        assert metrics["hybrid/demonstrations_right"] == 1.0
+        assert metrics["hybrid/prompts_from_demonstration"] == metrics["selection/kept"] == 2
+        assert metrics["hybrid/samples_total"] == 2 * 2 * 2  # two hard prompts, two samples, twice: with a hint
+    else:
+        assert metrics["solutions/written"] == metrics["selection/kept"] == 4
+        assert (metrics["solutions/right"], metrics["solutions/too_long"]) == (1.0, 4)
+        assert metrics["train/loss"] > 0
+
+
 # --- what is trained on --------------------------------------------------------------------------------------------
 
 
 def parts_of(cfg: Any, **others: Any) -> Parts:
     parts = {name: part for name, part in checks.build_parts(cfg).items() if name not in ("tracking", "procedure")}
     return Parts(**parts | others, **{name: cfg[name] for name in checks.RUN_SETTINGS})
-
-
-SMALL = [
-    *("task.train_prompts=4", "task.test_prompts=2", "task.max_new_tokens=4", "num_completions=2"),
-    *("baseline_completions=2", "evaluation.num_completions=1", "evaluation.lm_eval=false", "tracking=none"),
-    *("training.epochs=1", "evaluation.kl_completions=1"),
-]
 
 
 def test_sft_is_the_fine_tuning_by_hand_and_the_warm_start_of_the_same_recipe(store, random_policy: Policy) -> None:

@@ -15,10 +15,10 @@ PLACES = ("store", "outputs", "tracking")  # where a run's files lie: they do no
 UNNAMED = "default"  # conf/config.yaml's name: of runs that are given no other
 IMPORTED = "bench.generation.imported.generate"
 OWN_PROMPTS = "bench.tasks.jsonl.Jsonl"
-# part -> its later settings: at these values they don't change the run id
-LATER: dict[str, dict[str, Any]] = {
-    "task": {"cpu_seconds": 2, "continuation": "function", "solution_field": "solution"},
-    "procedure": {"solutions": False},
+LATER = {"cpu_seconds": 2, "continuation": "function"}  # later settings: at these values they don't change the run id
+LATER_OF: dict[str, dict[str, Any]] = {  # the same for settings of one part, wherever it stands, e.g. in scoring.task
+    OWN_PROMPTS: {"solution_field": "solution"},
+    "bench.generators.from_several": {"solutions": False},
 }
 
 
@@ -32,10 +32,19 @@ def id_of_settings(settings: Any) -> str:
     named = {name: value for name, value in settings.items() if name not in PLACES}
     if isinstance(engine := named.get("generation"), Mapping) and engine.get("_target_") == IMPORTED:
         named["generation"] = {name: value for name, value in engine.items() if name not in PLACES}
-    for part, later in LATER.items():
-        if isinstance(node := named.get(part), Mapping):
-            named[part] = {name: value for name, value in node.items() if name not in later or later[name] != value}
-    return content_hash(named)[:10]
+    if isinstance(task := named.get("task"), Mapping):
+        named["task"] = {name: value for name, value in task.items() if name not in LATER or LATER[name] != value}
+    return content_hash(_without_later(named))[:10]
+
+
+def _without_later(node: Any) -> Any:
+    """The settings without those of LATER_OF that have their defaults."""
+    if isinstance(node, list):
+        return [_without_later(part) for part in node]
+    if not isinstance(node, Mapping):
+        return node
+    later = LATER_OF.get(str(node.get("_target_")), {})
+    return {n: _without_later(value) for n, value in node.items() if n not in later or later[n] != value}
 
 
 def run_folder(cfg: DictConfig) -> Path:
