@@ -228,7 +228,14 @@ def test_gsm8ks_own_solutions_are_trained_on_end_to_end(experiment: str, tmp_pat
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
     cfg = composed(
-        *(f"experiment={experiment}", "task=gsm8k", f"task.path={DATA / 'gsm8k'}", *SMALL, "task.test_prompts=3"),
+        *(
+            f"experiment={experiment}",
+            "task=gsm8k",
+            f"task.path={DATA / 'gsm8k'}",
+            *SMALL,
+            "task.test_prompts=3",
+            "task.near_duplicate=null",
+        ),
         *("policy=folder", f"policy.path={folder}", f"store={tmp_path}/store", f"outputs={tmp_path}/outputs"),
         *(["procedure.fallback=rationalise", "procedure.probe_epochs=1"] if experiment == "hybrid" else []),
     )
