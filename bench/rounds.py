@@ -15,7 +15,7 @@ from bench.blocks import side_by_side
 from bench.config.rules import Samples, checked, one_of, whole
 from bench.errors import BenchError
 from bench.models.sampler import RAW
-from bench.procedures.findings import ArtifactGraph, Findings, Results, TrainingCost, selection_key
+from bench.procedures.findings import ArtifactGraph, Findings, Results, TrainingCost, in_pairs, selection_key
 from bench.procedures.parts import Parts
 from bench.seeds import generator, small_seed
 from bench.selection import matched_random
@@ -113,7 +113,8 @@ class Rounds(Findings):
         rounds = self.of("tuned")
         return replace(
             super().cost(results, uses),
-            completions_trained=sum(len(round.chosen) for round in rounds),
+            completions_trained=sum(round.chosen.completions for round in rounds),
+            completions_compared=in_pairs([round.chosen for round in rounds]),
             prompt_reads=float(len(rounds)),
             pools=tuple(round.pool for round in self.each),
         )
@@ -140,6 +141,9 @@ class Rounds(Findings):
             drawn_in, sample = np.divmod(np.asarray(round.chosen.column), N)  # all rounds draw equally many samples
             columns = {"row": round.chosen.row, "sample": sample, "round": drawn_in + 1}
             columns["weight"] = np.asarray(round.chosen.weight, float)
+            if round.chosen.rejected is not None:
+                columns["rejected"] = round.chosen.rejected % N
+                columns["rejected_round"] = round.chosen.rejected // N + 1
             parents = [scored[round.arm][number] for number in np.unique(drawn_in).tolist()]
             selection = graph.selection(role, selection_key(pools[round.arm], round.chosen), columns, parents)
             graph.policy(role, round.policy, [f"policy-{round.start.fingerprint}", selection])
@@ -278,8 +282,9 @@ def buffer(own: Sequence[Selection], num_completions: int, train_on: str) -> Sel
     kept = range(len(own)) if train_on == "union" else [len(own) - 1]
     row, weight = (np.concatenate([getattr(own[i], name) for i in kept]) for name in ("row", "weight"))
     column = np.concatenate([own[i].column + i * num_completions for i in kept])
+    pairs = [rejected + i * num_completions for i in kept if (rejected := own[i].rejected) is not None]  # all, or none
     order = np.lexsort((column, row))
-    return Selection(row[order], column[order], weight[order])
+    return Selection(row[order], column[order], weight[order], np.concatenate(pairs)[order] if pairs else None)
 
 
 def distinct_paths(chosen: Selection, pools: list[Completions], task: Task) -> int:

@@ -155,6 +155,8 @@ class _Work:
         settings = self.config["training"]
         epochs = settings.get("epochs", 1) if epochs is None else epochs
         cells = np.asarray(completions.logprob)[selection.row, selection.column]
+        if selection.rejected is not None:
+            cells = np.stack([cells, np.asarray(completions.logprob)[selection.row, selection.rejected]])
         recipe = settings_key(self.config, "training")
         key = content_hash(policy.fingerprint, cells, selection.weight, recipe, epochs, seed)
         self.record.stages[-1].work["trainings"] += key not in self.record.trainings
