@@ -89,7 +89,7 @@ def preference_tune(
     *,
     beta: Annotated[float, ABOVE_ZERO] = 0.1,
     epochs: Epochs = 3,
-    learning_rate: LearningRate = 2e-4,
+    learning_rate: LearningRate = 1e-4,
     batch_size: Count = 32,
     micro_batch_size: Annotated[int | None, or_null(whole(1))] = None,
     scheduler: Annotated[str, one_of(*SCHEDULERS)] = "cosine",
