@@ -190,7 +190,7 @@ def test_the_default_pairs_and_a_run_id_of_their_own():
     ],
 )
 def test_what_does_not_go_together_is_refused_in_one_sentence(given, said):
-    with pytest.raises(Exception, match=said) as refused, composing(FOLDER):  # noqa: PT011, PT012
+    with pytest.raises(Exception, match=said) as refused, composing(FOLDER):
         checks.check(compose_one(given.split()))
     assert isinstance(refused.value, BenchError) or "packing" in given  # the command line explains Hydra's
 

@@ -152,13 +152,11 @@ class _Work:
         seed: int,
         epochs: float | None = None,
     ) -> Policy:
-        settings = self.config["training"]
-        epochs = settings.get("epochs", 1) if epochs is None else epochs
-        cells = np.asarray(completions.logprob)[selection.row, selection.column]
-        if selection.rejected is not None:
-            cells = np.stack([cells, np.asarray(completions.logprob)[selection.row, selection.rejected]])
-        recipe = settings_key(self.config, "training")
-        key = content_hash(policy.fingerprint, cells, selection.weight, recipe, epochs, seed)
+        epochs = self.config["training"].get("epochs", 1) if epochs is None else epochs
+        sides = [side for side in (selection.column, selection.rejected) if side is not None]
+        cells = [np.asarray(completions.logprob)[selection.row, side] for side in sides]
+        how = settings_key(self.config, "training"), epochs, seed
+        key = content_hash(policy.fingerprint, *cells, selection.weight, *how)
         self.record.stages[-1].work["trainings"] += key not in self.record.trainings
         self.examples[key] = float((selection.weight > 0).sum())
         self.record.trainings[key] = self.examples[key] * epochs
