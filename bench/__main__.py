@@ -36,6 +36,7 @@ from bench.config.compose import (
     BENCH,
     CONF,
     choices,
+    compose_one,
     composing,
     defaults,
     explain_composition,
@@ -130,10 +131,8 @@ def _listed(descriptions: Mapping[str, str]) -> list[str]:
 
 def _check_alone(overrides: list[str]) -> None:
     """BenchError where the settings of one experiment are wrong, or are those of a sweep."""
-    from hydra import compose
-
     with understood(overrides), composing(CONF):
-        cfg = compose("config", overrides)
+        cfg = compose_one(overrides)
     for override in overrides:
         if override.lstrip("+~").startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper")):
             raise BenchError(f"{override} is for several runs: add -m before the settings, or sweep=NAME.")

@@ -29,6 +29,7 @@ from bench.progress import stage
 from bench.scoring import refuse_comparing, refuse_too_low
 from bench.seeds import generator
 from bench.selection.cells import prompts_dropped
+from bench.selection.pairs import refuse_pairs
 from bench.store import Use
 from bench.tasks import Task
 
@@ -124,6 +125,7 @@ class Plan(Findings):
 
 def check_settings(config: Mapping[str, Any]) -> None:
     """BenchError where settings that are allowed by themselves do not fit together."""
+    refuse_pairs(config, "procedure=adaptive", "it trains on accepted completions alone")
     require(config, "control", one_of("none"))
     names = [field.name for field in fields(Plan)]
     Plan(**{name: config["procedure"].get(name, config.get(name)) for name in names}).check()

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -191,13 +191,22 @@ class Selection:
     row: np.ndarray  # [K] int, prompt
     column: np.ndarray  # [K] int, sample
     weight: np.ndarray  # [K] float, in the training loss
+    rejected: np.ndarray | None = None  # [K] int, the sample to which each chosen one is preferred; None: no pairs
 
     def __len__(self) -> int:
         return len(self.row)
 
     @property
+    def completions(self) -> int:
+        """The number of completions to train on: of a pair, both."""
+        return len(self) * (1 if self.rejected is None else 2)
+
+    @property
     def prompts_covered(self) -> int:
         return len(np.unique(self.row))
+
+
+PairSelection = Annotated[Selection, "pairs"]  # of a function that gives pairs: `rejected` is not None
 
 
 @dataclass(frozen=True)

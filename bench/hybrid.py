@@ -27,12 +27,14 @@ from bench.procedures.parts import Parts
 from bench.progress import stage
 from bench.seeds import generator
 from bench.selection.cells import CORRECT, correct, in_order, prompts_dropped
+from bench.selection.pairs import refuse_pairs
 
 NOTHING = Selection(np.array([], int), np.array([], int), np.array([], float))
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
-    """BenchError for a random control."""
+    """BenchError for a random control, and for pairs."""
+    refuse_pairs(config, "procedure=hybrid", "it trains on accepted completions and demonstrations alone")
     require(config, "control", one_of("none"))
 
 

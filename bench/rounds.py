@@ -15,11 +15,11 @@ from bench.blocks import side_by_side
 from bench.config.rules import Samples, checked, one_of, whole
 from bench.errors import BenchError
 from bench.models.sampler import RAW
-from bench.procedures.findings import ArtifactGraph, Findings, Results, TrainingCost, selection_key
+from bench.procedures.findings import ArtifactGraph, Findings, Results, TrainingCost, in_pairs, selection_key
 from bench.procedures.parts import Parts
 from bench.seeds import generator, small_seed
 from bench.selection import matched_random
-from bench.selection.cells import prompts_dropped
+from bench.selection.cells import in_order, moved, prompts_dropped
 from bench.store import Use
 from bench.tasks import Task
 from bench.training.sft import last_epoch_loss
@@ -113,7 +113,8 @@ class Rounds(Findings):
         rounds = self.of("tuned")
         return replace(
             super().cost(results, uses),
-            completions_trained=sum(len(round.chosen) for round in rounds),
+            completions_trained=sum(round.chosen.completions for round in rounds),
+            completions_compared=in_pairs([round.chosen for round in rounds]),
             prompt_reads=float(len(rounds)),
             pools=tuple(round.pool for round in self.each),
         )
@@ -140,6 +141,8 @@ class Rounds(Findings):
             drawn_in, sample = np.divmod(np.asarray(round.chosen.column), N)  # all rounds draw equally many samples
             columns = {"row": round.chosen.row, "sample": sample, "round": drawn_in + 1}
             columns["weight"] = np.asarray(round.chosen.weight, float)
+            if (rejected := round.chosen.rejected) is not None:
+                columns |= {"rejected": rejected % N, "rejected_round": rejected // N + 1}
             parents = [scored[round.arm][number] for number in np.unique(drawn_in).tolist()]
             selection = graph.selection(role, selection_key(pools[round.arm], round.chosen), columns, parents)
             graph.policy(role, round.policy, [f"policy-{round.start.fingerprint}", selection])
@@ -276,10 +279,7 @@ def buffer(own: Sequence[Selection], num_completions: int, train_on: str) -> Sel
     own: each round's selection from its own pool [M, num_completions]. train_on: "last" or "union".
     """
     kept = range(len(own)) if train_on == "union" else [len(own) - 1]
-    row, weight = (np.concatenate([getattr(own[i], name) for i in kept]) for name in ("row", "weight"))
-    column = np.concatenate([own[i].column + i * num_completions for i in kept])
-    order = np.lexsort((column, row))
-    return Selection(row[order], column[order], weight[order])
+    return in_order([moved(own[i], i * num_completions) for i in kept])
 
 
 def distinct_paths(chosen: Selection, pools: list[Completions], task: Task) -> int:

@@ -26,6 +26,7 @@ NOWHERE = "/dev/null/nowhere"
 BESIDE = {
     ("generation", "imported"): ["generation.train=anywhere"],
     ("generation", "openai"): ["policy=folder"],  # a server's policy lies somewhere, which policy.path says
+    **{("pairs", path.stem): ["training=dpo"] for path in CONF.glob("pairs/*.yaml")},
     ("procedure", "adaptive"): ["control=none"],
     ("procedure", "hybrid"): ["control=none"],  # the random control of a gate is another run
     ("procedure", "sft"): ["control=none"],

@@ -33,8 +33,9 @@ PROCEDURES = {
 }
 FIXED = (  # selections that keep equally many completions whatever the rewards
     *("mbr", "mbr_tokens", "random_k_overall", "random_per_prompt", "softmax"),
-    *("top_k_overall", "top_k_per_prompt", "top_per_prompt", "worst_per_prompt"),
+    *("top_k_overall", "top_k_per_prompt", "top_per_prompt", "worst_per_prompt", "random pairs"),
 )
+PAIRS = {f"{path.stem} pairs": ["training=dpo", f"pairs={path.stem}"] for path in sorted(CONF.glob("pairs/*.yaml"))}
 SELECTIONS = sorted(
     path.stem for path in CONF.glob("selection/*.yaml") if path.stem != "mbr_embeddings"
 )  # loads a model
@@ -65,7 +66,7 @@ def planned_and_done(random_policy: Policy, shared_store: Path, monkeypatch):
             parts.pop("procedure")(Parts(**parts, **{name: cfg[name] for name in checks.RUN_SETTINGS}))
             done = {(use.stage, use.key, use.part): use for use in store.uses}.values()
         assert stages == [stage.name for stage in record_of(cell).stages]
-        trained = [use for use in done if use.stage == "sft"]
+        trained = [use for use in done if use.stage in ("sft", "dpo")]
         return planned, {
             "completions": sum(use.counts.get("completions", 0) for use in done),
             "trainings": len(trained),
@@ -109,11 +110,18 @@ def test_a_warm_start_is_planned_as_it_is_done(given, compared, planned_and_done
     assert {name: getattr(planned, name) for name in done} == done
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
+def test_rounds_of_preference_tuning_do_exactly_what_was_planned(planned_and_done):
+    rounds = ["procedure=rounds", "procedure.rounds=2", "procedure.start=current", "procedure.train_on=union"]
+    planned, done = planned_and_done(*PAIRS["random pairs"], *rounds)
+    assert {name: getattr(planned, name) for name in done} == done
+
+
+@pytest.mark.parametrize("selection", [*SELECTIONS, *PAIRS])
 def test_each_selection_trains_on_what_was_planned(selection, planned_and_done):
     """Exactly where the number does not depend on rewards; else by random rewards, within what a pool can give."""
     texts_have_no_steps = ["selection.every_step=false"] if selection == "distinct_correct" else []
-    planned, done = planned_and_done(f"selection={selection}", "training.epochs=1", *texts_have_no_steps)
+    chosen = PAIRS.get(selection, [f"selection={selection}"])
+    planned, done = planned_and_done(*chosen, "training.epochs=1", *texts_have_no_steps)
     assert planned.evaluations - planned.trainings == done["evaluations"] - done["trainings"] == 1
     if selection in FIXED:
         assert {name: getattr(planned, name) for name in done} == done

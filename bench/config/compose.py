@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from bench.errors import BenchError, did_you_mean
@@ -108,6 +108,22 @@ def composing(conf: str) -> Iterator[None]:
             yield
 
 
+def compose_one(overrides: list[str]) -> DictConfig:
+    """The configuration of one experiment. BenchError for a selection beside pairs: one would be ignored."""
+    from hydra import compose
+
+    cfg = compose("config", overrides, return_hydra_config=True)
+    chosen = cfg.hydra.runtime.choices
+    if None not in (chosen.get("pairs"), chosen.get("selection")):
+        raise BenchError(
+            f"selection={chosen.selection} is not allowed with pairs={chosen.pairs}, which take its place ("
+            "training=dpo sets pairs): leave one of them out, in an experiment by ~selection."
+        )
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
 class Composer:
     """Compose one configuration after another; use it inside `composing`.
 
@@ -121,7 +137,6 @@ class Composer:
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration with these overrides, which must not sweep. Raises Hydra's exceptions."""
-        from hydra import compose
         from hydra._internal.config_loader_impl import ConfigLoaderImpl
         from hydra.core.global_hydra import GlobalHydra
         from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -137,7 +152,7 @@ class Composer:
             (choices if is_group or override.is_add() or override.is_delete() else values).append(override)
         chosen = tuple(str(override.input_line) for override in choices)
         if chosen not in self._chosen:
-            self._chosen[chosen] = compose("config", list(chosen))
+            self._chosen[chosen] = compose_one(list(chosen))
         cfg = copy.deepcopy(self._chosen[chosen])
         ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
         return cfg

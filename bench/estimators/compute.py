@@ -28,6 +28,7 @@ class Costs:
     reward_training_flops: float = 0.0
     other_generators_flops: float = 0.0  # of drawing the pool with other policies, minus the policy's own
     prompt_reads: float = 1.0  # mean per prompt: drawing in steps reads a prompt again in each
+    compared: int = 0  # completions that the reference of preference tuning reads once
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,10 @@ def fine_tuning_flops(costs: Costs) -> float:
     )
     read_again = forward_flops(c.policy_parameters, (c.prompt_reads - 1) * c.prompt_tokens)
     trained = c.epochs * c.selected * (c.prompt_tokens + c.completion_tokens)
+    compared = forward_flops(c.policy_parameters, c.compared * (c.prompt_tokens + c.completion_tokens))
     return (
         c.prompts * (pool + read_again)
+        + compared
         + training_flops(c.policy_parameters, trained)
         + c.reward_training_flops
         + c.other_generators_flops

@@ -35,6 +35,7 @@ class TrainingCost:
     samples_per_prompt: float  # mean over the prompts that were sampled
     prompts_sampled: int
     completions_trained: int  # counted once per round that trains on them
+    completions_compared: int = 0  # that the reference of preference tuning reads, counted likewise
     prompt_reads: float = 1.0  # how often a policy reads a prompt to draw for it, mean over prompts
     other_generators_flops: float = 0.0  # FLOPs beyond those of the base for the same samples
     pools: tuple[Completions, ...] = ()  # further pools whose draws are counted here
@@ -71,7 +72,8 @@ class Findings:
             *mean_lengths(results.pool, len(results.train), uses),
             samples_per_prompt=samples,
             prompts_sampled=len(results.train),
-            completions_trained=len(results.selections["tuned"]),
+            completions_trained=results.selections["tuned"].completions,
+            completions_compared=in_pairs([results.selections["tuned"]]),
             prompt_reads=results.pool.prompt_reads,
         )
 
@@ -93,6 +95,9 @@ class Findings:
         rewards = graph.rewards("train", key, "rewards.parquet", self._cells(results, scored, {}), pools)
         for arm, chosen in results.selections.items():
             columns = self._cells(results, chosen, {"weight": np.asarray(chosen.weight, float)})
+            if chosen.rejected is not None:
+                reward = results.rewards.value[chosen.row, chosen.rejected]
+                columns = {**columns, "rejected": chosen.rejected, "rejected_reward": reward}
             selection = graph.selection(arm, selection_key(results.pool.key, chosen), columns, [rewards])
             graph.policy(arm, results.policies[arm], [base, selection])
 
@@ -136,9 +141,16 @@ def mean_lengths(pool: Completions, prompts: int, uses: Sequence[Use]) -> tuple[
     return prompt_tokens, float(pool.length[pool.drawn].mean())
 
 
+def in_pairs(selections: Sequence[Selection]) -> int:
+    """The number of completions in pairs, which the reference of preference tuning reads."""
+    return sum(chosen.completions for chosen in selections if chosen.rejected is not None)
+
+
 def selection_key(pools: str | list[str], chosen: Selection) -> str:
     """The content key of a selection from one pool, or from several side by side."""
-    return content_hash(pools, np.asarray(chosen.row), np.asarray(chosen.column), np.asarray(chosen.weight, float))
+    rejected = [] if chosen.rejected is None else [np.asarray(chosen.rejected)]
+    cells = np.asarray(chosen.row), np.asarray(chosen.column), np.asarray(chosen.weight, float)
+    return content_hash(pools, *cells, *rejected)
 
 
 def correct_paths(pool: Completions, right: np.ndarray, task: Task) -> list[set[str]]:

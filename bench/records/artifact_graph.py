@@ -23,7 +23,8 @@ class Graph:
     `write` makes chain.json: a list of artifacts with name, type (pool, rewards, selection, policy), role, parents
     (names), reused (whether the store had it), files (name -> path, absolute or relative to the run folder), settings.
     rewards*.parquet: prompt_id, sample, reward of every completion that was drawn (NaN: unscored).
-    selection_*.parquet: prompt_id, sample, weight in the training loss, reward, in the order of training.
+    selection_*.parquet: prompt_id, sample, weight in the training loss, reward, in the order of training. Of pairs,
+    sample is the chosen one, and rejected (with rejected_reward, or rejected_round) the other.
     Both have further columns where a procedure labels its samples (round, generator). root: the store's folder.
     """
 

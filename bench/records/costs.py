@@ -57,6 +57,7 @@ def break_even_metrics(
         reward_training_flops=reward_training_flops(results, cost, unique(uses)),
         other_generators_flops=cost.other_generators_flops,
         prompt_reads=cost.prompt_reads,
+        compared=cost.completions_compared,
     )
     judge_note = (
         " The judge's own cost is unknown and left out." if any(use.stage == judge.STAGE for use in uses) else ""

@@ -12,7 +12,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from bench import store
-from bench.artifacts import Completions, Prompts, Selection
+from bench.artifacts import Completions, Policy, Prompts, Selection
 from bench.config.rules import counts_per_prompt
 from bench.estimators.voting import majority_method
 from bench.evaluation import measures as measured
@@ -27,7 +27,7 @@ from bench.records.metrics import contrasts, curves, distillation, flatten, prov
 from bench.seeds import generator
 from bench.store.reading import CHECKSUMS, checksums_of
 from bench.tasks import Task
-from bench.training.sft import last_epoch_loss
+from bench.training.sft import last_epoch, last_epoch_loss
 
 SAMPLE_PROMPTS = 20  # samples.parquet has every completion of this many training prompts; see `_worth_reading`
 ROWS = 250_000  # of a long table that are in memory at once
@@ -126,6 +126,7 @@ def _counts(results: Results) -> dict[str, float | str]:
         "selection/prompts_covered": chosen.prompts_covered,
         "selection/prompts_filtered": results.prompts_filtered,
         "selection/prompts_unscored": int(np.isnan(rewards).all(axis=1).sum()),
+        **_of_pairs(chosen, rewards, results.policies["tuned"]),
         **{f"pool/{name}": value for name, value in describe(drawn).items()},
         "pool/unscored": int((np.isnan(rewards) & drawn.drawn).sum()),
         "pool/mean_reward": float(np.nanmean(rewards[:, : drawn.always])),
@@ -151,6 +152,21 @@ def _counts(results: Results) -> dict[str, float | str]:
             if verdict is not None:
                 counts |= {f"{arm}/lm_eval/{name}": value for name, value in verdict.metrics.items()}
     return counts
+
+
+def _of_pairs(chosen: Selection, rewards: np.ndarray, tuned: Policy) -> dict[str, float]:
+    """Preference tuning: scored prompts without a pair, and the last epoch's implicit reward (Rafailov et al. 2023).
+
+    train/reward_margin: that of chosen over rejected completions, beta times a difference of log-ratios, in nats.
+    train/reward_accuracy: the share of pairs that it orders right.
+    """
+    if chosen.rejected is None:
+        return {}
+    scored = int((~np.isnan(rewards)).any(axis=1).sum())
+    names = {"train/reward_margin": "rewards/margins", "train/reward_accuracy": "rewards/accuracies"}
+    implicit = {name: last_epoch(tuned, measure) for name, measure in names.items()}
+    without = {"selection/prompts_without_pair": float(scored - chosen.prompts_covered)}
+    return without | {name: value for name, value in implicit.items() if value is not None}
 
 
 def _below_k(cfg: DictConfig, chosen: Selection) -> dict[str, float]:

@@ -3,6 +3,8 @@
 Prompt filters come before the selection: they set the rows of prompts that are not trained on to NaN, never chosen.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from bench.artifacts import Selection
@@ -18,12 +20,20 @@ def cells(chosen: np.ndarray, weight: np.ndarray | None = None) -> Selection:
 
 
 def in_order(parts: list[Selection]) -> Selection:
-    """All cells of the parts in row-major order."""
+    """All cells of the parts in row-major order. Of pairs, all parts have the rejected ones, or none has."""
     row, column, weight = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("row", "column", "weight")
     )
+    pairs = [part.rejected for part in parts if part.rejected is not None]
     order = np.lexsort((column, row))
-    return Selection(row[order].astype(int), column[order].astype(int), weight[order])
+    rejected = np.concatenate(pairs)[order].astype(int) if pairs else None
+    return Selection(row[order].astype(int), column[order].astype(int), weight[order], rejected)
+
+
+def moved(chosen: Selection, columns: int) -> Selection:
+    """The same completions in a pool that has so many columns before them."""
+    rejected = None if chosen.rejected is None else chosen.rejected + columns
+    return replace(chosen, column=chosen.column + columns, rejected=rejected)
 
 
 def correct(rewards: np.ndarray) -> np.ndarray:

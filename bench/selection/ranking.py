@@ -98,17 +98,26 @@ def matched_random(chosen: Selection, rewards: np.ndarray, rng: np.random.Genera
     """The random control of a selection: as many completions per prompt, with the same weights, drawn uniformly.
 
     rewards: [M, N], read only for which completions are scored. A method that keeps a completion several times is
-    matched by as many draws, distinct while a prompt has enough.
+    matched by as many draws, distinct while a prompt has enough. Pairs are matched by pairs of any two completions.
     """
     scored = ~np.isnan(np.asarray(rewards, float))
     by_row = np.argsort(chosen.row, kind="stable")
     prompts, starts = np.unique(chosen.row[by_row], return_index=True)
     columns = np.empty_like(chosen.column)
+    rejected = None if chosen.rejected is None else np.empty_like(chosen.rejected)
     for row, places in zip(prompts, np.split(by_row, starts)[1:], strict=True):
         available = np.flatnonzero(scored[row])
-        columns[places] = rng.choice(available, size=len(places), replace=len(places) > len(available))
+        if rejected is None:
+            columns[places] = rng.choice(available, size=len(places), replace=len(places) > len(available))
+        elif 2 * len(places) <= len(available):
+            columns[places], rejected[places] = rng.choice(available, size=(2, len(places)), replace=False)
+        else:
+            drawn = [rng.choice(available, size=2, replace=False) for _ in places]
+            columns[places], rejected[places] = np.transpose(drawn)
     order = np.lexsort((columns, chosen.row))
-    return Selection(chosen.row[order], columns[order], chosen.weight[order])
+    return Selection(
+        chosen.row[order], columns[order], chosen.weight[order], None if rejected is None else rejected[order]
+    )
 
 
 def softmax(rewards: np.ndarray, rng: np.random.Generator, *, temperature: Annotated[float, ABOVE_ZERO]) -> Selection:

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from bench.config.keys import drawing
 from bench.errors import BenchError
+from bench.selection.pairs import gives_pairs
 from bench.sizing import memory
 from bench.sizing.machines import GIB, Machine
 from bench.sizing.readers import BATCH, GOLD, PROGRAM, Requests, programs, readers, requests
@@ -217,29 +218,31 @@ class _Sizes:
     def training(self, examples: float) -> Stage:
         cfg = self.cfg["training"]
         lora = cfg["lora"]
-        rows = cfg["micro_batch_size"] or cfg["batch_size"] // cfg["processes"]
+        each = 2 if gives_pairs(self.cfg) else 1  # completions per example
+        processes = cfg.get("processes", 1)
+        rows = cfg["micro_batch_size"] or cfg["batch_size"] // processes
         learnt = self.shape.lora_parameters(lora["r"], lora["target_modules"]) if lora else self.shape.parameters
         how = memory.Training(
-            rows,
+            rows * each,
             # batches are unsorted, so that each is as wide as its longest sequence
             round(min(self.longest, self.prompt + 2 * self.completion)),
-            accumulation=cfg["batch_size"] // (rows * cfg["processes"]),
+            accumulation=cfg["batch_size"] // (rows * processes),
             checkpointing=cfg["gradient_checkpointing"],
             bfloat16=cfg["precision"] == "bfloat16" or (cfg["precision"] == "auto" and self.machine.on_gpu),
             learnt=learnt if lora else None,
             four_bit=bool(lora and lora["four_bit"]),
-            shards=cfg["processes"] if cfg["fsdp"] else 1,
+            shards=processes if cfg.get("fsdp") else 1,
             on_gpu=self.machine.on_gpu,
         )
-        tokens = examples * self.both
+        tokens = examples * each * self.both
         frozen = self.shape.parameters if lora else 0
         flops = (6 * learnt + 4 * frozen) * tokens
+        if each == 2:
+            flops += 2 * (learnt + frozen) * tokens / cfg["epochs"]  # the reference reads each pair once
         # checkpointing computes the forward pass again: it takes time, but the suite's FLOPs leave it out
         again = 2 * (learnt + frozen) * tokens if how.checkpointing else 0
         seconds = (flops + again) / (self.machine.flops * self.machine.training)
-        return Stage(
-            "fine-tuning", tokens, flops, seconds / cfg["processes"], memory.training(self.shape, how) + self.held
-        )
+        return Stage("fine-tuning", tokens, flops, seconds / processes, memory.training(self.shape, how) + self.held)
 
     def divergence(self, completions: float) -> Stage:
         """The KL. completions: counted for each of the two models that read them."""

@@ -20,6 +20,7 @@ from bench.store import DamagedArtifactError, check, walk
 from bench.sweeps.cells import Cell, State, state
 from bench.sweeps.rehearsal import Record, rehearse
 
+TRAININGS = ("sft", "dpo")  # stages of which a fine-tuning is one
 JUDGING = ("divergence_samples", "lm_eval_exact_match")  # stages that an evaluation takes
 PRETRAINING = "pretrain"  # left out of a sweep's cost: nobody would pretrain the base once per cell
 
@@ -159,14 +160,15 @@ def rates(cfg: Any) -> dict[str, float]:
     history = _history(Path(cfg.store))
     engine = str(drawing(cfg.generation).get("_target_", "")).split(".")[-2].removesuffix("_engine")
     drawn = [artifact for artifact in history.get("generate", []) if artifact["settings"].get("engine") == engine]
-    per: dict[str, float] = {"artifacts": len(drawn) + len(history.get("sft", []))}
+    trained = [artifact for stage in TRAININGS for artifact in history.get(stage, [])]
+    per: dict[str, float] = {"artifacts": len(drawn) + len(trained)}
     if completions := sum(artifact["counts"].get("completions", 0) for artifact in drawn):
         per["completions"] = sum(artifact["seconds"] for artifact in drawn) / completions
         per["tokens"] = sum(artifact["counts"]["generated_tokens"] for artifact in drawn) / completions
     if steps := sum(artifact["settings"].get("steps", 0) for artifact in history.get(PRETRAINING, [])):
         per["steps"] = sum(artifact["seconds"] for artifact in history[PRETRAINING]) / steps
-    for kind, made_by in (("trainings", ("sft",)), ("evaluations", JUDGING)):
-        if times := [[artifact["seconds"] for artifact in history[stage]] for stage in made_by if stage in history]:
+    for kind, made in (("trainings", [trained]), ("evaluations", [history.get(stage, []) for stage in JUDGING])):
+        if times := [[artifact["seconds"] for artifact in artifacts] for artifacts in made if artifacts]:
             per[kind] = sum(sum(each) / len(each) for each in times)
     return per
 
@@ -212,7 +214,7 @@ def savings(cells: Sequence[Cell]) -> list[str]:
 
 def _given(lineage: list[dict[str, Any]]) -> set[str]:
     """The keys of the policies that drew before the first fine-tuning: the base and other generators."""
-    before = itertools.takewhile(lambda entry: entry["stage"] != "sft", lineage)
+    before = itertools.takewhile(lambda entry: entry["stage"] not in TRAININGS, lineage)
     return {entry["parents"]["policy"] for entry in before if entry["stage"] == "generate"}
 
 

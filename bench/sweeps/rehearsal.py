@@ -169,9 +169,10 @@ class _Work:
     ) -> Policy:
         settings = self.config["training"] if recipe is None else recipe
         epochs = settings.get("epochs", 1) if epochs is None else epochs
-        cells = np.asarray(completions.logprob)[selection.row, selection.column]
-        given = settings_key({"training": settings}, "training")
-        key = content_hash(policy.fingerprint, cells, selection.weight, given, epochs, seed)
+        sides = [side for side in (selection.column, selection.rejected) if side is not None]
+        cells = [np.asarray(completions.logprob)[selection.row, side] for side in sides]
+        how = settings_key({"training": settings}, "training"), epochs, seed
+        key = content_hash(policy.fingerprint, *cells, selection.weight, *how)
         self.record.stages[-1].work["trainings"] += key not in self.record.trainings
         self.examples[key] = float((selection.weight > 0).sum())
         self.record.trainings[key] = self.examples[key] * epochs

@@ -38,6 +38,7 @@ from bench.errors import BenchError
 from bench.models import chat, loading
 from bench.models.tokens import ending_ids
 from bench.seeds import small_seed
+from bench.selection.pairs import refuse_pairs
 from bench.store import Address, current
 from bench.training import checkpoints, processes
 from bench.training.checkpoints import hand_over, is_kept, keep, kept
@@ -67,6 +68,12 @@ class TrainingSet:
 
 def check_settings(config: Mapping[str, Any]) -> None:
     """Raise BenchError where the configured settings of `fine_tune` don't go together; others have their defaults."""
+    refuse_pairs(config, "training=sft", "it trains on single completions; set training=dpo, or leave out pairs")
+    check_recipe(config)
+
+
+def check_recipe(config: Mapping[str, Any]) -> None:
+    """Raise BenchError where the settings of a recipe don't go together."""
     settings = {**config["training"], "seed": config["seed"]}
     defaults = {name: setting.default for name, setting in inspect.signature(fine_tune).parameters.items()}
     given = {field.name: settings.get(field.name, defaults[field.name]) for field in fields(Recipe)}
@@ -158,10 +165,18 @@ def training_set(prompts: Prompts, completions: Completions, selection: Selectio
     )
 
 
-def last_epoch_loss(policy: Policy) -> float:
-    """Nats per token, the mean over the updates of the last epoch."""
+def last_epoch(policy: Policy, measure: str) -> float | None:
+    """The mean of a measure over the updates of the last epoch; None where the log has none of that name."""
     log = training_log(policy)
-    return float(np.mean([update["loss"] for update in log if update["epoch"] > log[-1]["epoch"] - 1]))
+    last = [update[measure] for update in log if update["epoch"] > log[-1]["epoch"] - 1 and measure in update]
+    return float(np.mean(last)) if last else None
+
+
+def last_epoch_loss(policy: Policy) -> float:
+    """Nats per token (of preference tuning: per pair), the mean over the updates of the last epoch."""
+    loss = last_epoch(policy, "loss")
+    assert loss is not None
+    return loss
 
 
 def sft(policy: Policy, examples: TrainingSet, recipe: Recipe) -> Policy:

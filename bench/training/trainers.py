@@ -22,8 +22,9 @@ MEASURES = ("loss", "learning_rate", "grad_norm")
 def training_log(model: Policy) -> list[dict[str, float]]:
     """The log of updates: step, epoch, loss, learning_rate and grad_norm (unclipped), measured before each update.
 
-    The loss is in nats per token; of a reward model, per pair; of a process reward model, per step of reasoning. A
-    reward model's log has accuracy too, the share of the batch's pairs that it orders right.
+    The loss is in nats per token; of a reward model and of preference tuning, per pair; of a process reward model, per
+    step of reasoning. A reward model's log has accuracy too, the share of the batch's pairs that it orders right, and
+    that of preference tuning the implicit rewards of the batch under TRL's names (rewards/margins, ...).
     """
     return json.loads((model.path / LOG).read_text())
 
