@@ -170,8 +170,8 @@ def online(
     num_generations: samples of a prompt that are drawn together and compared (G); each prompt is visited
     num_completions / G times, so that a training draws as many samples as the experiment of one round. Each draw takes
     `prompts_per_update` prompts, followed by `num_iterations` updates. beta: the weight of the KL from the base: GRPO
-    adds it to the loss of a token (Schulman's k3), RLOO subtracts it from the reward of a sequence (k1). epsilon: of
-    the clipped ratio. The other settings of the optimiser are those of `training`.
+    adds it to the loss of a token (k3, times the ratio: DeepSeek-V3.2, arXiv 2512.02556), RLOO subtracts it from the
+    reward of a sequence (k1). epsilon: of the clipped ratio. The optimiser's other settings are those of `training`.
 
     The control ("matched") is the same training on samples of its own, whose rewards are permuted at random within each
     group: equal samples, updates and rewards, without their relation to the completions. Whatever it gains is no effect

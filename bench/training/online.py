@@ -20,7 +20,8 @@ from bench.devices import resolve_dtype
 from bench.errors import BenchError
 from bench.generation.pool import FILE, Unit, write_unit
 from bench.models import loading
-from bench.models.sampler import Sampler
+from bench.models.sampler import RAW, Sampler
+from bench.models.tokens import encode
 from bench.seeds import generator, small_seed
 from bench.store import Address, Store, current, using
 from bench.store.files import checksum
@@ -185,19 +186,23 @@ class Rollouts:
         size, start = self.recipe.num_generations, int(self.visited[rows[0]]) * self.recipe.num_generations
         prompts, columns = self.prompts.take(rows), slice(start, start + size)
         self.engine.forget()
-        drawn, counts = self.engine.sample(
-            prompts,
-            range(start, start + size),
-            sampler,
-            max_new_tokens=max_new_tokens,
-            seed=self.recipe.seed,
-            progress=bar,
-        )
+        samples, seed = range(start, start + size), self.recipe.seed
+        try:
+            drawn, counts = self.engine.sample(
+                prompts, samples, sampler, max_new_tokens=max_new_tokens, seed=seed, progress=bar
+            )
+        except BenchError as error:
+            if not self.visited.any():
+                raise
+            raise BenchError(  # the prompts were checked before, so the weights are not numbers
+                f"procedure.learning_rate={self.recipe.learning_rate:g} let the training diverge before sample "
+                f"{int((self.reason != '').sum()):,}: the policy's logits are not finite numbers; lower it."
+            ) from error
         for name, count in counts.items():
             self.counts[name] += count
         ids = [cell.tolist() for cell in drawn.token_ids.ravel()]
         drawn = replace(drawn, key=content_hash(prompts.key, ids))
-        base = self.reference.pair(prompts, drawn.token_ids, Sampler())[1]  # [P, G] nats under the raw start
+        base = self.reference.pair(prompts, drawn.token_ids, RAW)[1]  # [P, G] nats under the raw start
         rewards = self._scored(prompts, drawn)
         seen = rewards
         if self.recipe.shuffled:
@@ -258,7 +263,9 @@ def _train(
         model = trainable(policy, recipe.lora, in_bfloat16=recipe.in_bfloat16)
         learnt = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
         frozen = model.num_parameters() - learnt
-        engine = TransformersEngine(policy, dtype="float32", batch_tokens=batch_tokens, model=model)
+        drawing: Any = model if recipe.lora is None else model.get_base_model()  # in which PEFT put the adapter
+        engine = TransformersEngine(policy, dtype="float32", batch_tokens=batch_tokens, model=drawing)
+        encode(engine.tokenizer, prompts, max_new_tokens=max_new_tokens, context=loading.context(model.config))
         reference = Rescorer(policy, dtype=resolve_dtype())
         rollouts = Rollouts(prompts, score, recipe, engine, reference)
 

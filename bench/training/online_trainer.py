@@ -45,6 +45,7 @@ def train(
         reached(number)
         model.config, model.generation_config = changed
 
+    arm = "control" if recipe.shuffled else "tuned"
     with (
         progress.bar(f"train by {recipe.algorithm}", updates, "updates") as bar,
         progress.bar("  generate", None, "tokens") as inner,
@@ -62,7 +63,7 @@ def train(
         )
         setting, name = "procedure.learning_rate", "the training"
         trainer.add_callback(watcher(log, bar, setting=setting, name=name, keep=MEASURES))
-        trainer.add_callback(_measurer(log, rollouts, updates / recipe.visits))
+        trainer.add_callback(_measurer(log, rollouts, updates / recipe.visits, arm))
         if recipe.keep_every is not None:
             trainer.add_callback(_keeper(recipe.keep_every, reach))
         trainer.remove_callback(PrinterCallback)
@@ -114,7 +115,7 @@ def online_trainer(
     def reward(prompts: list[str], **others: Any) -> list[float]:
         return rollouts.seen[drawn["rows"], drawn["columns"]].ravel().tolist()
 
-    class OnlineTrainer(trainer_class):
+    class OnlineTrainer(trainer_class):  # type: ignore[valid-type, misc]
         def get_train_dataloader(self) -> Any:
             return self.accelerator.prepare(DataLoader(self.train_dataset, batch_sampler=order, collate_fn=list))
 
@@ -156,7 +157,7 @@ def _classes(algorithm: str) -> tuple[Any, Any]:
     return RLOOTrainer, RLOOConfig
 
 
-def _measurer(log: list[dict[str, float]], rollouts: Rollouts, updates_per_visit: float) -> Any:
+def _measurer(log: list[dict[str, float]], rollouts: Rollouts, updates_per_visit: float, arm: str) -> Any:
     """A callback that adds the measures of the last draw to the last entry of the log, and tells them."""
     from transformers import TrainerCallback
 
@@ -164,6 +165,7 @@ def _measurer(log: list[dict[str, float]], rollouts: Rollouts, updates_per_visit
         def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
             if logs is not None and "loss" in logs:
                 log[-1] |= {"epoch": state.global_step / updates_per_visit, **rollouts.last}
+                progress.measured({f"online/{arm}/{name}": value for name, value in log[-1].items()})
 
     return Measurer()
 
