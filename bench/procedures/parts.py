@@ -155,12 +155,14 @@ class Parts:
         """The settings of `training` as they are configured."""
         return _settings(self.training)
 
-    def train_online(self, name: str, score: Callable[..., Rewards], recipe: OnlineRecipe) -> OnlineTraining:
-        """Train the base on its own scored samples of the training prompts; see bench.training.online."""
+    def train_online(
+        self, name: str, policy: Policy, score: Callable[..., Rewards], recipe: OnlineRecipe
+    ) -> OnlineTraining:
+        """Train the policy on its own scored samples of the training prompts; see bench.training.online."""
         engine = _settings(self.generation)
         with stage("train-online", name):
             trained = train_online(
-                self.base,
+                policy,
                 self.train,
                 score,
                 recipe,

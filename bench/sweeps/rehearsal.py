@@ -237,9 +237,11 @@ class Rehearsal(Parts):
     def training_settings(self) -> Mapping[str, Any]:
         return self.work.config["training"]
 
-    def train_online(self, name: str, score: Callable[..., Rewards], recipe: OnlineRecipe) -> OnlineTraining:
+    def train_online(
+        self, name: str, policy: Policy, score: Callable[..., Rewards], recipe: OnlineRecipe
+    ) -> OnlineTraining:
         with stage("train-online", name):
-            trained = self.work.train_online(self.train, self.base, recipe, highest(self.scoring))
+            trained = self.work.train_online(self.train, policy, recipe, highest(self.scoring))
         return replace(trained, policy=replace(trained.policy, name=name))
 
     def evidence(

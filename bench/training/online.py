@@ -40,7 +40,7 @@ Score = Callable[[Prompts, Completions], Rewards]
 
 @dataclass(frozen=True)
 class OnlineRecipe(Optimisation):
-    """The settings of one online training; those of bench.online.online are explained there."""
+    """The settings of one online training; those of bench.procedures.online.online are explained there."""
 
     algorithm: str
     samples: int  # per prompt in all, N

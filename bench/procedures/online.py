@@ -197,10 +197,10 @@ def online(
         shuffled=False,
         seed=parts.seed,
     )
-    recipe.check(len(parts.train))
+    train, base, score = parts.train, parts.base, parts.scorer
+    recipe.check(len(train))
     arms = {"tuned": recipe} | ({"control": replace(recipe, shuffled=True)} if parts.control == "matched" else {})
-    score = parts.scorer
-    trained = {arm: parts.train_online(arm, score, own) for arm, own in arms.items()}
+    trained = {arm: parts.train_online(arm, base, score, own) for arm, own in arms.items()}
     tuned = trained["tuned"]
     return parts.train_and_judge(
         tuned.pool,
