@@ -21,7 +21,8 @@ from bench.models.sampler import RAW
 from bench.records.read import read_run
 from bench.store import Store, using
 from bench.training.lora import Lora
-from bench.training.online import OnlineRecipe, OnlineTraining, described, refuse_no_signal, train_online
+from bench.training.online import OnlineTraining, described, refuse_no_signal, train_online
+from bench.training.online_recipe import OnlineRecipe
 from bench.training.trainers import training_log
 
 LIMIT = 12

@@ -20,7 +20,8 @@ from bench.scoring import refuse_comparing
 from bench.selection.cells import cells
 from bench.store import Use
 from bench.tasks import Task
-from bench.training.online import ALGORITHMS, LOSS_TYPES, SCALES, OnlineRecipe, OnlineTraining
+from bench.training.online import OnlineTraining
+from bench.training.online_recipe import ALGORITHMS, LOSS_TYPES, SCALES, OnlineRecipe
 from bench.training.sft import fine_tune
 from bench.training.trainers import training_log
 

@@ -31,7 +31,8 @@ from bench.selection.evidence import evidence_for
 from bench.store.files import load_arrays, save_arrays
 from bench.tasks import Task
 from bench.training.checkpoints import kept
-from bench.training.online import OnlineRecipe, OnlineTraining, described, refuse_no_signal, train_online
+from bench.training.online import OnlineTraining, described, refuse_no_signal, train_online
+from bench.training.online_recipe import OnlineRecipe
 from bench.training.sft import training_log
 
 LOGPROBS = "logprobs.safetensors"

@@ -75,9 +75,8 @@ class Run:
     @property
     def selection(self) -> str:
         """The name of the selection function, or of the algorithm that learns from every sample."""
-        if (algorithm := self.config.get("procedure", {}).get("algorithm")) is not None:
-            return str(algorithm)
-        return self.config["selection"]["_target_"].rsplit(".", 1)[-1]
+        algorithm = self.config.get("procedure", {}).get("algorithm")
+        return algorithm or self.config["selection"]["_target_"].rsplit(".", 1)[-1]
 
     @property
     def trained(self) -> bool:

@@ -65,6 +65,7 @@ def methods(runs: Sequence[Run]) -> str:
         sampling=method_sentences("methods", groups),
         repetition=method_sentences("methods_after", groups),
         taken=[split for split in ("train", "test") if any(import_of(each["generation"], split) for each in configs)],
+        selected=any("online/updates" not in group.runs[0].metrics for group in groups),
         lora=any(_at(config, "training.lora") is not None for config in configs),
         controlled=any(group.controlled for group in groups),
         varied=[f"{name} ({listed(values)})" for name, values in varied.items()] if len(groups) > 1 else [],

@@ -26,7 +26,9 @@ from bench.progress import stage, told
 from bench.scoring import highest
 from bench.selection.cells import cells
 from bench.sweeps.cells import prompts_in
-from bench.training.online import OnlineRecipe, OnlineTraining
+from bench.sweeps.placeholders import bits, placeholders, prompts_of, uniform
+from bench.training.online import OnlineTraining
+from bench.training.online_recipe import OnlineRecipe
 
 Config = Mapping[str, Any]
 NOMINAL = 64  # prompts of a split of unknown size
@@ -103,7 +105,7 @@ class _Work:
     def prompts(self, split: str) -> Prompts:
         count = prompts_in(self.config["task"], split)
         self.record.unknown |= {f"task.{split}_prompts": None} if count is None else {}
-        return self.splits.setdefault(split, _prompts(split, NOMINAL if count is None else count))
+        return self.splits.setdefault(split, prompts_of(split, NOMINAL if count is None else count))
 
     def base(self, task: Any) -> Policy:
         self.record.stages[-1].work["steps"] += self.config["policy"].get("steps", 0)
@@ -137,10 +139,10 @@ class _Work:
             self.record.draws[key] = (len(shard), max(samples, before))
             if prompts.split == "train":
                 self.record.for_training.add(key)
-        return _placeholders(prompts, stream, range(first_sample, num_completions))
+        return placeholders(prompts, stream, range(first_sample, num_completions))
 
     def score(self, prompts: Prompts, pool: Completions, most: float) -> Rewards:
-        accepted = _uniform(settings_key(self.config, "scoring"), _bits(pool.logprob)) > prompts.answer[:, None] % 1
+        accepted = uniform(settings_key(self.config, "scoring"), bits(pool.logprob)) > prompts.answer[:, None] % 1
         low = most - 1 if most == 1 else -UNBOUNDED
         return Rewards(np.where(pool.drawn, np.where(accepted, min(most, UNBOUNDED), low), np.nan))
 
@@ -176,7 +178,7 @@ class _Work:
         draw = (key, 0, prompts.answer.tobytes())
         self.record.draws[draw] = (len(prompts), recipe.samples)
         self.record.for_training.add(draw)
-        pool = _placeholders(prompts, key, range(recipe.samples))
+        pool = placeholders(prompts, key, range(recipe.samples))
         rewards = self.score(prompts, pool, most)
         return OnlineTraining(Policy(Path(key), key), pool, rewards, rewards.value)
 
@@ -247,7 +249,7 @@ class Rehearsal(Parts):
     def evidence(
         self, selection: Callable[..., Selection], pool: Completions, rescored_on: Prompts | None = None
     ) -> dict[str, Any]:
-        kinds = (_uniform("kind", _bits(pool.logprob)) * len(KINDS)).astype(int)
+        kinds = (uniform("kind", bits(pool.logprob)) * len(KINDS)).astype(int)
         longest = self.work.config["task"]["max_new_tokens"]
         made: dict[str, Callable[[], Any]] = {
             **{name: lambda: KINDS[kinds] for name in ("paths", "answers", "texts")},
@@ -259,10 +261,10 @@ class Rehearsal(Parts):
         return {name: make() for name, make in made.items() if name in inspect.signature(selection).parameters}
 
     def demonstrations(self, *, foreign: float, noise: float) -> Completions:
-        return _placeholders(self.train, ("demonstrations", foreign, noise, self.seed), range(1))
+        return placeholders(self.train, ("demonstrations", foreign, noise, self.seed), range(1))
 
     def nll(self, policy: Policy, prompts: Prompts, completions: Completions) -> np.ndarray:
-        return _uniform(policy.fingerprint, _bits(completions.logprob))[:, 0]
+        return uniform(policy.fingerprint, bits(completions.logprob))[:, 0]
 
     def hinted(self, prompts: Prompts) -> Prompts:
         return replace(prompts, id=np.char.add(prompts.id, " with a hint"), answer=prompts.answer + len(self.train))
@@ -293,37 +295,3 @@ def _forgiving(selection: Callable[..., Selection]) -> Callable[..., Selection]:
             return cells(~np.isnan(rewards))
 
     return select
-
-
-@functools.lru_cache(maxsize=8)
-def _prompts(split: str, count: int) -> Prompts:
-    """Numbered prompts. `answer` is the number plus the difficulty."""
-    numbers = np.arange(count, dtype=float)
-    difficulty = np.round(_uniform(split, numbers.view(np.uint64)), 6)
-    ids = np.char.add(f"{split}-", numbers.astype(int).astype(str))
-    return Prompts(ids, (({"role": "user", "content": ""},),) * count, numbers + difficulty, split)
-
-
-def _placeholders(prompts: Prompts, stream: Hashable, samples: range) -> Completions:
-    logprob = -_uniform(repr(stream), _bits(prompts.answer)[:, None], np.array(samples, np.uint64))
-    text, token_ids = np.full(logprob.shape, "", object), np.empty(logprob.shape, object)
-    token_ids.fill(np.empty(0, np.int32))
-    key = content_hash(repr(stream), prompts.answer, list(samples))
-    return Completions(text, token_ids, np.full(logprob.shape, "stop"), logprob, logprob, key)
-
-
-def _bits(values: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(values, float).view(np.uint64)
-
-
-def _uniform(name: str, *keys: np.ndarray) -> np.ndarray:
-    """Numbers in [0, 1), a hash of the name and the keys: SplitMix64 (Steele et al. 2014)."""
-    state: Any = np.uint64(int(content_hash(name)[:16], 16))
-    for key in keys:
-        state = state ^ key
-        with np.errstate(over="ignore"):
-            state = state + np.uint64(0x9E3779B97F4A7C15)
-            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            state = state ^ (state >> np.uint64(31))
-    return (state >> np.uint64(11)) * 2.0**-53

@@ -6,102 +6,33 @@ reward minus the mean of its prompt's group, over the group's standard deviation
 2402.14740): its reward minus the mean of the others' in its group. A truncated completion counts like any other.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.artifacts import Completions, Policy, Prompts, Rewards, content_hash
+from bench.artifacts import Completions, Policy, Prompts, Rewards
 from bench.blocks import stored
 from bench.devices import resolve_dtype
 from bench.errors import BenchError
 from bench.generation.pool import FILE, Unit, write_unit
 from bench.models import loading
-from bench.models.sampler import RAW, Sampler
+from bench.models.sampler import Sampler
 from bench.models.tokens import encode
-from bench.seeds import generator, small_seed
-from bench.store import Address, Store, current, using
+from bench.seeds import small_seed
+from bench.store import Address, current
 from bench.store.files import checksum
 from bench.training import checkpoints
-from bench.training.lora import Lora, save, trainable
-from bench.training.recipe import SINCE, Optimisation
+from bench.training.lora import save, trainable
+from bench.training.online_recipe import OnlineRecipe
+from bench.training.rollouts import Rollouts, Score
 from bench.training.trainers import isolated, write_log
 
 STAGE = "online"
 REWARDS = "rewards.npz"  # no .safetensors, which programs take for weights
-ALGORITHMS = ("grpo", "rloo")
-LOSS_TYPES = ("dapo", "grpo", "bnpo", "dr_grpo")
-SCALES = ("group", "batch", "none")
-Score = Callable[[Prompts, Completions], Rewards]
-
-
-@dataclass(frozen=True)
-class OnlineRecipe(Optimisation):
-    """The settings of one online training; those of bench.procedures.online.online are explained there."""
-
-    algorithm: str
-    samples: int  # per prompt in all, N
-    num_generations: int  # per prompt and visit, a divisor of `samples`
-    prompts_per_update: int  # at most: batches differ by one prompt where it does not divide the prompts
-    beta: float
-    num_iterations: int
-    epsilon: float
-    loss_type: str | None
-    scale_rewards: str | None
-    shuffled: bool  # train on rewards that are permuted within each group: a control
-    precision: str
-    lora: Lora | None
-    keep_every: int | None  # updates
-    seed: int
-
-    @property
-    def visits(self) -> int:
-        """The number of times that each prompt is drawn from."""
-        return self.samples // self.num_generations
-
-    @property
-    def in_bfloat16(self) -> bool:
-        return resolve_dtype(self.precision) == "bfloat16"
-
-    def check(self, prompts: int) -> None:
-        """BenchError where the micro-batches of an update would differ in size."""
-        if self.micro_batch_size is None:
-            return
-        groups = f"procedure.prompts_per_update={self.prompts_per_update} times {self.num_generations} samples"
-        if self.batch_size % self.micro_batch_size:
-            raise BenchError(
-                f"training.micro_batch_size={self.micro_batch_size} is not allowed: it must divide {groups}, or be "
-                "null."
-            )
-        if any(len(rows) * self.num_generations % self.accumulation for rows in self.batches(prompts)):
-            raise BenchError(
-                f"training.micro_batch_size={self.micro_batch_size} is not allowed with {prompts} training prompts and "
-                f"{groups}: each draw must split into {self.accumulation} equal parts; set it to null, or "
-                "procedure.prompts_per_update to a divisor of the number of prompts."
-            )
-
-    def updates(self, examples: int) -> int:
-        """The number of updates. examples: training prompts."""
-        return -(-examples // self.prompts_per_update) * self.visits * self.num_iterations
-
-    def batches(self, prompts: int) -> list[np.ndarray]:
-        """The rows of the prompts of each draw, in random order; sizes differ by at most one prompt."""
-        parts = -(-prompts // self.prompts_per_update)
-        return [
-            rows
-            for visit in range(self.visits)
-            for rows in np.array_split(generator(self.seed, STAGE, "order", visit).permutation(prompts), parts)
-        ]
-
-    @property
-    def key_settings(self) -> dict[str, Any]:
-        """The settings that the result depends on."""
-        speed_only = ("micro_batch_size", "gradient_checkpointing", "epochs", "batch_size")
-        settings = {name: value for name, value in asdict(self).items() if name not in speed_only}
-        return {name: value for name, value in settings.items() if name not in SINCE or value != SINCE[name]}
 
 
 @dataclass(frozen=True)
@@ -166,81 +97,6 @@ def _load(folder: Path, *, prompts: int, samples: int, code: bool) -> OnlineTrai
         Rewards(rewards["value"]),
         rewards["seen"],
     )
-
-
-class Rollouts:
-    """The samples of a training [M, N], in the order drawn, their rewards, and what they cost."""
-
-    def __init__(self, prompts: Prompts, score: Score, recipe: OnlineRecipe, engine: Any, reference: Any) -> None:
-        self.prompts, self.score, self.recipe, self.engine, self.reference = prompts, score, recipe, engine, reference
-        shape = (len(prompts), recipe.samples)
-        self.text, self.token_ids = np.empty(shape, object), np.empty(shape, object)
-        self.reason = np.full(shape, "", "<U6")
-        self.logprob, self.policy_logprob, self.value, self.seen = (np.full(shape, np.nan) for _ in range(4))
-        self.visited = np.zeros(len(prompts), int)
-        self.counts: dict[str, float] = {"prompt_tokens": 0, "generated_tokens": 0, "flops": 0}
-        self.last: dict[str, float] = {}  # measures of the last draw
-
-    def draw(self, rows: np.ndarray, sampler: Sampler, max_new_tokens: int, bar: Any) -> Completions:
-        """Draw one group for each of these prompts [P, G] from the policy as it is, and score it."""
-        size, start = self.recipe.num_generations, int(self.visited[rows[0]]) * self.recipe.num_generations
-        prompts, columns = self.prompts.take(rows), slice(start, start + size)
-        self.engine.forget()
-        samples, seed = range(start, start + size), self.recipe.seed
-        try:
-            drawn, counts = self.engine.sample(
-                prompts, samples, sampler, max_new_tokens=max_new_tokens, seed=seed, progress=bar
-            )
-        except BenchError as error:
-            if not self.visited.any():
-                raise
-            raise BenchError(  # the prompts were checked before, so the weights are not numbers
-                f"procedure.learning_rate={self.recipe.learning_rate:g} let the training diverge before sample "
-                f"{int((self.reason != '').sum()):,}: the policy's logits are not finite numbers; lower it."
-            ) from error
-        for name, count in counts.items():
-            self.counts[name] += count
-        ids = [cell.tolist() for cell in drawn.token_ids.ravel()]
-        drawn = replace(drawn, key=content_hash(prompts.key, ids))
-        base = self.reference.pair(prompts, drawn.token_ids, RAW)[1]  # [P, G] nats under the raw start
-        rewards = self._scored(prompts, drawn)
-        seen = rewards
-        if self.recipe.shuffled:
-            rng = generator(self.recipe.seed, STAGE, "control", start, *rows[:1].tolist())
-            seen = rng.permuted(rewards, axis=1)
-        for name, values in {
-            "text": drawn.text,
-            "token_ids": drawn.token_ids,
-            "reason": drawn.finish_reason,
-            "logprob": drawn.logprob,
-            "policy_logprob": drawn.policy_logprob,
-            "value": rewards,
-            "seen": seen,
-        }.items():
-            getattr(self, name)[rows, columns] = values
-        self.visited[rows] += 1
-        spread = np.nanmax(rewards, axis=1, initial=-np.inf) > np.nanmin(rewards, axis=1, initial=np.inf)
-        self.last = {
-            "reward": float(np.nanmean(rewards)) if np.isfinite(rewards).any() else float("nan"),
-            "kl": float((drawn.logprob - base).mean()),
-            "length": float(drawn.length.mean()),
-            "truncated": float((drawn.finish_reason == "length").mean()),
-            "mixed_groups": float(spread.mean()),
-            "samples": float((self.reason != "").sum()),
-        }
-        return drawn
-
-    def _scored(self, prompts: Prompts, drawn: Completions) -> np.ndarray:
-        """[P, G]. Stored scores are kept for a new try; their cost is counted as that of this training."""
-        apart = Store(current().root, shipped=current().shipped)
-        with using(apart):
-            value = self.score(prompts, drawn).value
-        self.counts["flops"] += sum(use.counts.get("flops", 0) for use in apart.uses)
-        return value
-
-    @cached_property
-    def completions(self) -> Completions:
-        return Completions(self.text, self.token_ids, self.reason, self.logprob, self.policy_logprob, key="")
 
 
 def _train(

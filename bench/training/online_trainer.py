@@ -10,8 +10,10 @@ from bench.artifacts import Policy
 from bench.models import chat, loading
 from bench.models.sampler import Sampler
 from bench.seeds import small_seed
-from bench.training.online import OnlineRecipe, Rollouts
+from bench.training.online_recipe import OnlineRecipe
+from bench.training.rollouts import Rollouts
 from bench.training.trainers import watcher
+from bench.training.weighted_trainer import keeper
 
 MEASURES = ("loss", "learning_rate", "grad_norm", "entropy", "clip_ratio/region_mean")
 
@@ -65,7 +67,7 @@ def train(
         trainer.add_callback(watcher(log, bar, setting=setting, name=name, keep=MEASURES))
         trainer.add_callback(_measurer(log, rollouts, updates / recipe.visits, arm))
         if recipe.keep_every is not None:
-            trainer.add_callback(_keeper(recipe.keep_every, reach))
+            trainer.add_callback(keeper(recipe.keep_every, reach))
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     if "ref" in getattr(model, "peft_config", {}):  # TRL's copy of the adapter at the start
@@ -165,18 +167,6 @@ def _measurer(log: list[dict[str, float]], rollouts: Rollouts, updates_per_visit
         def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
             if logs is not None and "loss" in logs:
                 log[-1] |= {"epoch": state.global_step / updates_per_visit, **rollouts.last}
-                progress.measured({f"online/{arm}/{name}": value for name, value in log[-1].items()})
+                progress.measured({f"progress/online/{arm}/{name}": value for name, value in log[-1].items()})
 
     return Measurer()
-
-
-def _keeper(every: int, reach: Callable[[int], None]) -> Any:
-    """A callback that calls `reach` after every `every` updates but the last."""
-    from transformers import TrainerCallback
-
-    class Keeper(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step % every == 0 and state.global_step < state.max_steps:
-                reach(state.global_step)
-
-    return Keeper()
