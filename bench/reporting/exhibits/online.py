@@ -52,8 +52,8 @@ def in_words(config: dict[str, Any], *, controlled: bool) -> str:
     words = {name: setting_words(settings[name]) for name in ("learning_rate", "beta", "prompts_per_update")}
     text = (
         f"The base was trained by {ALGORITHMS[settings['algorithm']]} on its own samples, {group} per prompt in "
-        f"each of {samples // group} passes over the prompts, with {words['prompts_per_update']} prompts per update (AdamW, "
-        f"learning rate {words['learning_rate']}, KL weight {words['beta']})."
+        f"each of {samples // group} passes over the prompts, with {words['prompts_per_update']} prompts per update "
+        f"(AdamW, learning rate {words['learning_rate']}, KL weight {words['beta']})."
     )
     control = " The random control was trained in the same way, its rewards permuted at random within each prompt."
     return text + control if controlled else text
