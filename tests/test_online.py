@@ -1,5 +1,6 @@
 """Online training: each update as written out by hand, on the policy's own samples, the same way every time."""
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,13 +20,16 @@ from bench.errors import BenchError
 from bench.models import chat, loading
 from bench.models.sampler import RAW
 from bench.records.read import read_run
+from bench.reporting.methods import methods, references
 from bench.store import Store, using
+from bench.tracking.mirror import read
 from bench.training.lora import Lora
 from bench.training.online import OnlineTraining, described, refuse_no_signal, train_online
 from bench.training.online_recipe import OnlineRecipe
 from bench.training.trainers import training_log
 
 LIMIT = 12
+KEPT = ("training.keep_every=2", "task.validation_prompts=10")
 RECIPE = OnlineRecipe(
     epochs=1,
     learning_rate=3e-3,
@@ -304,8 +308,7 @@ def test_settings_that_do_not_go_together_are_refused_before_any_work(overrides,
 
 
 def test_an_experiment_records_what_it_drew_and_learnt(finished_run):
-    settings = ("procedure=online", "procedure.prompts_per_update=10", "training.keep_every=2")
-    finished = finished_run(*settings, "task.validation_prompts=10")
+    finished = finished_run("procedure=online", "procedure.prompts_per_update=10", *KEPT)
     run = read_run(finished.folder)
     metrics = run.metrics
     assert metrics["online/updates"] == metrics["online/control/updates"] == 4
@@ -315,9 +318,28 @@ def test_an_experiment_records_what_it_drew_and_learnt(finished_run):
     log = run.rows("online.parquet")
     assert [row["arm"] for row in log] == ["tuned"] * 4 + ["control"] * 4
     assert metrics["online/last_kl"] == log[3]["kl"]
-    assert metrics["tuned/validation_updates"] == 4 if "tuned/validation_updates" in metrics else True
+    assert {"tuned/validation@2/accuracy", "tuned/validation@4/kl", "control/validation@2/accuracy"} <= metrics.keys()
     drawn = bench.load(str(finished.folder)).completions("train")
     assert len(drawn) == 160
     assert (drawn["policy"] == "tuned").all()
     assert drawn["text"].str.len().gt(0).any()
     assert np.nanmean(drawn["reward"]) == pytest.approx(metrics["pool/mean_reward"])
+
+
+def test_the_methods_and_trackers_tell_of_online_training(finished_run):
+    run = read_run(finished_run("procedure=online", "procedure.prompts_per_update=10", *KEPT).folder)
+    text = methods([run])
+    assert "trained by GRPO [@shao2024] on its own samples, 4 per prompt in each of 1 passes" in text
+    assert "rewards permuted at random" in text
+    assert "fine-tuned on the selected" not in text
+    assert references(text).count("@misc{shao2024") == 1
+    assert (run.folder / "online.png").is_file()
+    rows = read(run.folder).series["update"]
+    assert [row["update"] for row in rows] == [1, 2, 3, 4]
+    assert {"training/tuned/reward", "training/control/kl", "training/tuned/length"} <= rows[0].keys()
+    chain = json.loads((run.folder / "chain.json").read_text())
+    assert [(link["type"], link["role"]) for link in chain] == [
+        ("policy", "base"),
+        *(("pool", "train"), ("rewards", "train"), ("selection", "tuned"), ("policy", "tuned")),
+        *((kind, "control") for kind in ("pool", "rewards", "selection", "policy")),
+    ]
