@@ -86,14 +86,15 @@ class Course:
     start: float = field(default_factory=time.perf_counter)
     lock: threading.Lock = field(default_factory=threading.Lock)  # two threads tell rows
 
-    def tell_row(self, now: RunStage | None, bars: Sequence[Bar]) -> None:
-        """Tell who follows the run where it is, and the units per second of these bars; nothing where it only reads."""
+    def tell_row(self, now: RunStage | None, bars: Sequence[Bar], measures: Row | None = None) -> None:
+        """Tell who follows the run where it is, the units per second of these bars, and measures; nothing where it only
+        reads."""
         with self.lock:
             if self.follow is not None and now is not None and now.made:
                 seconds = round(self.before + time.perf_counter() - self.start, 1)
                 row = {AXIS: seconds, "progress/stage": now.number, "progress/stages_done": self.behind}
                 row |= {f"progress/{bar.label.strip()}/{bar.unit}_per_second": bar.rate for bar in bars if bar.done}
-                self.follow(row | {"progress/stages": len(self.stages)})
+                self.follow(row | {"progress/stages": len(self.stages)} | (measures or {}))
 
 
 _display: Any = None  # rich allows one live display per process; nested bars share it
@@ -173,6 +174,12 @@ def found() -> None:
     """Count an artifact that the store has."""
     if _stage is not None:
         _stage.reused += 1
+
+
+def measured(measures: Row) -> None:
+    """Tell who follows the run the measures of what goes on, by their names."""
+    if _course is not None:
+        _course.tell_row(_stage, [*_open], measures)
 
 
 @contextlib.contextmanager

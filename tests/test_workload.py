@@ -17,7 +17,12 @@ from bench.sweeps.plan import Workload, record_of, workload
 SMALL = [
     *("task.train_prompts=6", "task.validation_prompts=3", "task.test_prompts=4", "task.max_new_tokens=4"),
     *("num_completions=4", "baseline_completions=8", "generation.block_size=2", "evaluation.num_completions=2"),
-    *("evaluation.lm_eval=false", "tracking=none", "training.epochs=2", "training.batch_size=1"),
+    *(
+        "evaluation.lm_eval=false",
+        "tracking=none",
+        "training.epochs=2",
+        "training.batch_size=1",
+    ),  # one example per step
 ]
 AT_RANDOM = "selection=random_per_prompt"
 PROCEDURES = {
@@ -30,6 +35,10 @@ PROCEDURES = {
     "hybrid": (["control=none", "procedure.hard=drop", "procedure.folds=2"],),
     "sft": (["control=none"],),
     "generators": (["procedure.drawn_by=[student]"], ["procedure.drawn_by=[student]", "procedure.solutions=true"]),
+    "online": (
+        ["control=none", "procedure.num_iterations=2", "training.keep_every=2"],
+        ["procedure.num_generations=2", "procedure.prompts_per_update=4", "procedure.algorithm=rloo"],
+    ),
 }
 FIXED = (  # selections that keep equally many completions whatever the rewards
     *("mbr", "mbr_tokens", "random_k_overall", "random_per_prompt", "softmax"),
@@ -66,11 +75,11 @@ def planned_and_done(random_policy: Policy, shared_store: Path, monkeypatch):
             parts.pop("procedure")(Parts(**parts, **{name: cfg[name] for name in checks.RUN_SETTINGS}))
             done = {(use.stage, use.key, use.part): use for use in store.uses}.values()
         assert stages == [stage.name for stage in record_of(cell).stages]
-        trained = [use for use in done if use.stage in ("sft", "dpo")]
+        trained = [use for use in done if use.stage in ("sft", "dpo", "online")]
         return planned, {
             "completions": sum(use.counts.get("completions", 0) for use in done),
             "trainings": len(trained),
-            "examples": sum(use.counts["steps"] for use in trained),  # one example each
+            "examples": sum(use.counts.get("trained_completions", use.counts["steps"]) for use in trained),
             "evaluations": sum(use.stage == "divergence_samples" for use in done),
         }
 

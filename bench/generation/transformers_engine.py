@@ -68,12 +68,13 @@ def generate(
 class TransformersEngine:
     """A loaded policy, its tokenizer, and the prefill of the prompts that it sampled from last."""
 
-    def __init__(self, policy: Policy, *, dtype: str, batch_tokens: int) -> None:
+    def __init__(self, policy: Policy, *, dtype: str, batch_tokens: int, model: Any = None) -> None:
+        """model: of the policy, where it is loaded, e.g. because it is being trained: call `forget` after a change."""
         from bench.generation import decoding
         from bench.models import kv_cache
 
         self.tokenizer = loading.load_tokenizer(policy)
-        self.model = loading.load_model(policy, dtype=dtype, device=device())
+        self.model = loading.load_model(policy, dtype=dtype, device=device()) if model is None else model
         kind = self.model.config.model_type
         if kind in MISTAKEN_IN_BATCHES:
             raise BenchError(
@@ -95,6 +96,10 @@ class TransformersEngine:
         self.batch_tokens = batch_tokens
         self.eos_ids = tokens.ending_ids(self.tokenizer, self.model.generation_config)
         self._last: tuple[object, list[list[int]], list[tuple[list[int], Any]]] | None = None
+
+    def forget(self) -> None:
+        """Drop the last prompts' prefill, which other weights would not give."""
+        self._last = None
 
     def sample(
         self, prompts: Prompts, samples: range, sampler: Sampler, *, max_new_tokens: int, seed: int, progress: Bar

@@ -1,5 +1,6 @@
 """The parts of an experiment, which each procedure receives, and the steps that procedures share."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -14,6 +15,7 @@ from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
 from bench.evaluation.heldout import AlongTraining, Graded, Outcomes, grade
 from bench.models import loading
 from bench.models.logprobs import sequence_logprobs
+from bench.models.sampler import Sampler
 from bench.models.tokens import ids_differ, reencoded
 from bench.procedures.findings import Findings, Results
 from bench.progress import stage
@@ -26,6 +28,8 @@ from bench.store.files import load_arrays, save_arrays
 from bench.tasks import Task, refuse_without_solutions
 from bench.training.checkpoints import kept
 from bench.training.demonstrations import demonstrations
+from bench.training.online import OnlineTraining, described, refuse_no_signal, train_online
+from bench.training.online_recipe import OnlineRecipe
 from bench.training.sft import training_log
 
 LOGPROBS = "logprobs.safetensors"
@@ -46,6 +50,11 @@ def teacher_forced(policy: Policy, prompts: Prompts, completions: Completions, *
     lengths = np.array([len(chat.encode(tokenizer, messages)) for messages in prompts.messages])
     read = int((lengths[:, None] + completions.length).sum())
     return {"read_tokens": read, "flops": 2 * loading.count_parameters(policy) * read}
+
+
+def _settings(part: Callable[..., Any]) -> dict[str, Any]:
+    """The settings of a configured part, its defaults among them."""
+    return {name: parameter.default for name, parameter in inspect.signature(part).parameters.items()}
 
 
 class Staged(partial):
@@ -117,6 +126,30 @@ class Parts:
         """The policy after training on the chosen completions of the training prompts, under its name in the run."""
         with stage("fine-tune", name):
             return replace(self.training(policy, self.train, pool, chosen, **settings), name=name)
+
+    @property
+    def training_settings(self) -> Mapping[str, Any]:
+        """The settings of `training` as they are configured."""
+        return _settings(self.training)
+
+    def train_online(
+        self, name: str, policy: Policy, score: Callable[..., Rewards], recipe: OnlineRecipe
+    ) -> OnlineTraining:
+        """Train the policy on its own scored samples of the training prompts; see bench.training.online."""
+        engine = _settings(self.generation)
+        with stage("train-online", name):
+            trained = train_online(
+                policy,
+                self.train,
+                score,
+                recipe,
+                scored_by=[described(self.scoring), self.task.judged_by],
+                sampler=Sampler(*(engine[name] for name in ("temperature", "top_p", "top_k"))),
+                max_new_tokens=engine["max_new_tokens"],
+                batch_tokens=engine["batch_tokens"],
+            )
+        refuse_no_signal(trained, recipe)
+        return replace(trained, policy=replace(trained.policy, name=name))
 
     def evidence(
         self, selection: Callable[..., Selection], pool: Completions, rescored_on: Prompts | None = None
@@ -210,15 +243,19 @@ class Parts:
         *,
         prompts_filtered: int,
         compared: Mapping[str, Policy] = MappingProxyType({}),
+        trained: Mapping[str, Policy] = MappingProxyType({}),
         findings: Findings | None = None,
     ) -> Results:
         """Fine-tune the base on each selection from the pool [M, N]; evaluate all policies, and Best-of-N of the base.
 
-        compared: policies by name from which the KL of the tuned policy is estimated too.
+        compared: policies by name from which the KL of the tuned policy is estimated too. trained: the policies of arms
+        that were trained before; the other arms with a selection are fine-tuned here.
         """
-        policies = {"base": self.base}
+        policies = {"base": self.base, **trained}
         policies |= {
-            arm: self.fine_tune(arm, self.base, pool, chosen, seed=self.seed) for arm, chosen in selections.items()
+            arm: self.fine_tune(arm, self.base, pool, chosen, seed=self.seed)
+            for arm, chosen in selections.items()
+            if arm not in trained
         }
         in_order = reversed(policies) if self.last_first else policies
         outcomes = {arm: self.judge(policies[arm], compared if arm == "tuned" else {}) for arm in in_order}

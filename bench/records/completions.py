@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 COLUMNS = ("text", "finish_reason", "length", "logprob", "policy_logprob")
-UNIT = re.compile(r"generate/\w+/\d+")
+UNIT = re.compile(r"(generate|online)/\w+/\d+")
 
 
 def table(results: Results, *, scorer_is_gold: bool) -> Any:

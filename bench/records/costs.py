@@ -52,7 +52,7 @@ def break_even_metrics(
         completion_tokens=cost.completion_tokens,
         pool_size=cost.samples_per_prompt,
         prompts=cost.prompts_sampled,
-        epochs=epochs,
+        epochs=epochs if cost.epochs is None else cost.epochs,
         selected=cost.completions_trained,
         reward_training_flops=reward_training_flops(results, cost, unique(uses)),
         other_generators_flops=cost.other_generators_flops,
@@ -83,10 +83,11 @@ def break_even_metrics(
 
 
 def reward_parameters(results: Results, uses: Sequence[Use]) -> float:
-    """The parameters of all models together that score each completion of the training pool."""
+    """The parameters of all models together that score each completion of a pool."""
     sizes: dict[str, float] = {}
+    scored = results.pool.stored_as | results.best_of_n.completions.stored_as
     for use in _scorings(uses):
-        if _scored_unit(use) in results.pool.stored_as:
+        if _scored_unit(use) in scored:
             model = use.parents.get("reward_model") or use.parents["process_reward_model"]
             sizes[model] = max(
                 sizes.get(model, 0.0), use.counts.get("parameters", 0.0)

@@ -74,8 +74,9 @@ class Run:
 
     @property
     def selection(self) -> str:
-        """The name of the selection function."""
-        return self.config["selection"]["_target_"].rsplit(".", 1)[-1]
+        """The name of the selection function, or of the algorithm that learns from every sample."""
+        algorithm = self.config.get("procedure", {}).get("algorithm")
+        return algorithm or self.config["selection"]["_target_"].rsplit(".", 1)[-1]
 
     @property
     def trained(self) -> bool:

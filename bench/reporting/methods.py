@@ -69,6 +69,7 @@ def methods(runs: Sequence[Run]) -> str:
         repetition=method_sentences("methods_after", groups),
         taken=[split for split in ("train", "test") if any(import_of(each["generation"], split) for each in configs)],
         preferred=_distinct(str(_at(config, "training.beta")) for config in configs if _at(config, "training.beta")),
+        selected=any("online/updates" not in group.runs[0].metrics for group in groups),
         lora=any(_at(config, "training.lora") is not None for config in configs),
         controlled=any(group.controlled for group in groups),
         varied=[f"{name} ({listed(values)})" for name, values in varied.items()] if len(groups) > 1 else [],

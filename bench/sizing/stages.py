@@ -219,14 +219,16 @@ class _Sizes:
         cfg = self.cfg["training"]
         lora = cfg["lora"]
         each = 2 if gives_pairs(self.cfg) else 1  # completions per example
-        processes = cfg.get("processes", 1)
-        rows = cfg["micro_batch_size"] or cfg["batch_size"] // processes
+        processes, batch, procedure = cfg.get("processes", 1), cfg["batch_size"], self.cfg["procedure"]
+        if (prompts := procedure.get("prompts_per_update")) is not None:  # online: an update reads all of a draw
+            batch = prompts * (procedure["num_generations"] or self.cfg["num_completions"])
+        rows = cfg["micro_batch_size"] or batch // processes
         learnt = self.shape.lora_parameters(lora["r"], lora["target_modules"]) if lora else self.shape.parameters
         how = memory.Training(
             rows * each,
             # batches are unsorted, so that each is as wide as its longest sequence
             round(min(self.longest, self.prompt + 2 * self.completion)),
-            accumulation=cfg["batch_size"] // (rows * processes),
+            accumulation=batch // (rows * processes),
             checkpointing=cfg["gradient_checkpointing"],
             bfloat16=cfg["precision"] == "bfloat16" or (cfg["precision"] == "auto" and self.machine.on_gpu),
             learnt=learnt if lora else None,

@@ -1,4 +1,4 @@
-"""Stand-ins of a rehearsal for prompts and completions: numbers, hashed from what decides the real ones."""
+"""The prompts, completions and random numbers of a rehearsal, in place of real ones."""
 
 import functools
 from collections.abc import Hashable
@@ -10,7 +10,7 @@ from bench.artifacts import Completions, Prompts, content_hash
 
 
 @functools.lru_cache(maxsize=8)
-def numbered(split: str, count: int) -> Prompts:
+def prompts_of(split: str, count: int) -> Prompts:
     """Numbered prompts. `answer` is the number plus the difficulty."""
     numbers = np.arange(count, dtype=float)
     difficulty = np.round(uniform(split, numbers.view(np.uint64)), 6)

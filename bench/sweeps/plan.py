@@ -165,6 +165,8 @@ def rates(cfg: Any) -> dict[str, float]:
     if completions := sum(artifact["counts"].get("completions", 0) for artifact in drawn):
         per["completions"] = sum(artifact["seconds"] for artifact in drawn) / completions
         per["tokens"] = sum(artifact["counts"]["generated_tokens"] for artifact in drawn) / completions
+    if online := history.get("online"):
+        per["online"] = sum(each["seconds"] for each in online) / sum(each["counts"]["completions"] for each in online)
     if steps := sum(artifact["settings"].get("steps", 0) for artifact in history.get(PRETRAINING, [])):
         per["steps"] = sum(artifact["seconds"] for artifact in history[PRETRAINING]) / steps
     for kind, made in (("trainings", [trained]), ("evaluations", [history.get(stage, []) for stage in JUDGING])):

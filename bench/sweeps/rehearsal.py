@@ -23,13 +23,15 @@ from bench.errors import BenchError
 from bench.models.sampler import GREEDY
 from bench.policies import warm_started
 from bench.procedures.parts import Parts, Staged
-from bench.progress import told
+from bench.progress import stage, told
 from bench.scoring import highest
 from bench.selection.cells import cells
 from bench.sweeps.cells import prompts_in
-from bench.sweeps.placeholders import bits, numbered, placeholders, uniform
+from bench.sweeps.placeholders import bits, placeholders, prompts_of, uniform
 from bench.tasks import refuse_without_solutions
 from bench.training.demonstrations import every
+from bench.training.online import OnlineTraining
+from bench.training.online_recipe import OnlineRecipe
 
 Config = Mapping[str, Any]
 NOMINAL = 64  # prompts of a split of unknown size
@@ -101,12 +103,13 @@ class _Work:
         others = {name: value for name, value in config["generation"].items() if name not in SAMPLER}
         self.drawn_with = settings_key({"task": config["task"], "generation": others}, "task", "generation")
         self.examples: dict[str, float] = {}  # policy -> examples per epoch
+        self.updates: dict[str, int] = {}  # policy -> updates of its training
         self.splits: dict[str, Prompts] = {}
 
     def prompts(self, split: str) -> Prompts:
         count = prompts_in(self.config["task"], split)
         self.record.unknown |= {f"task.{split}_prompts": None} if count is None else {}
-        return self.splits.setdefault(split, numbered(split, NOMINAL if count is None else count))
+        return self.splits.setdefault(split, prompts_of(split, NOMINAL if count is None else count))
 
     def base(self, task: Any) -> Policy:
         node = self.config["policy"]
@@ -175,15 +178,31 @@ class _Work:
         key = content_hash(policy.fingerprint, *cells, selection.weight, *how)
         self.record.stages[-1].work["trainings"] += key not in self.record.trainings
         self.examples[key] = float((selection.weight > 0).sum())
+        self.updates[key] = math.ceil(math.ceil(self.examples[key] / settings.get("batch_size", 1)) * epochs)
         self.record.trainings[key] = self.examples[key] * epochs
         return Policy(Path(key), key)
+
+    def train_online(self, prompts: Prompts, policy: Policy, recipe: OnlineRecipe, most: float) -> OnlineTraining:
+        """Its samples are its own: the policy that draws them changes."""
+        key = content_hash(policy.fingerprint, prompts.answer, self.drawn_with, repr(recipe), self.config["scoring"])
+        here, drawn = self.record.stages[-1], len(prompts) * recipe.samples
+        if key not in self.record.trainings:
+            here.work["online"] += drawn
+        self.record.trainings[key] = self.examples[key] = float(drawn * recipe.num_iterations)
+        self.updates[key] = recipe.updates(len(prompts))
+        draw = (key, 0, prompts.answer.tobytes())
+        self.record.draws[draw] = (len(prompts), recipe.samples)
+        self.record.for_training.add(draw)
+        pool = placeholders(prompts, key, range(recipe.samples))
+        rewards = self.score(prompts, pool, most)
+        return OnlineTraining(Policy(Path(key), key), pool, rewards, rewards.value)
 
     def path(self, policy: Policy) -> dict[int, Policy]:
         """The policies that a training keeps, by number of updates."""
         settings = self.config["training"]
         if (every := settings.get("keep_every")) is None or policy.fingerprint not in self.examples:
             return {}
-        updates = math.ceil(math.ceil(self.examples[policy.fingerprint] / settings["batch_size"]) * settings["epochs"])
+        updates = self.updates[policy.fingerprint]
         before = {kept: Policy(policy.path, f"{policy.fingerprint} {kept}") for kept in range(every, updates, every)}
         return {**before, updates: policy} if before else {}
 
@@ -233,6 +252,17 @@ class Rehearsal(Parts):
             return self.work.warm_started(self.task, self.made(policy.keywords["start"]), recipe)
         name = f"{policy.func.__module__}.{policy.func.__name__} {sorted(policy.keywords.items())}"
         return Policy(Path("other"), name)
+
+    @property
+    def training_settings(self) -> Mapping[str, Any]:
+        return self.work.config["training"]
+
+    def train_online(
+        self, name: str, policy: Policy, score: Callable[..., Rewards], recipe: OnlineRecipe
+    ) -> OnlineTraining:
+        with stage("train-online", name):
+            trained = self.work.train_online(self.train, policy, recipe, highest(self.scoring))
+        return replace(trained, policy=replace(trained.policy, name=name))
 
     def evidence(
         self, selection: Callable[..., Selection], pool: Completions, rescored_on: Prompts | None = None

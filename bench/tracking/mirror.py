@@ -20,6 +20,7 @@ from bench.store.intact import intact
 from bench.store.reading import CHECKSUMS, as_json, matches, read_bytes
 
 Row = dict[str, Any]
+ONLINE = "online.parquet"  # of runs with procedure=online alone
 PROGRESS = "progress.jsonl"  # where a run was while it went on, one row a line
 CHAIN: list[Any] = [  # the shape of chain.json
     {
@@ -58,11 +59,13 @@ class FinishedRun:
     lineage: list[Row]  # every ancestor artifact
     chain: list[Row]  # every artifact of the run with its parents, see bench.records.artifact_graph
     progress: list[Row]  # where it was while it went on
+    updates: list[Row]  # of each arm's online training, in order
 
     @property
     def series(self) -> dict[str, list[Row]]:
-        """Rows of named values by their axis: seconds of the run, n, or kl (from the base, in nats per sequence)."""
+        """Rows of named values by their axis: seconds, n, update, or kl (from the base, in nats per sequence)."""
         curves = {"n": list(_by_n(self.curves)), "kl": list(_by_kl(self.curves))}
+        curves |= {"update": list(_by_update(self.updates))} if self.updates else {}
         return {AXIS: self.progress, **curves} if self.progress else curves
 
     @property
@@ -112,6 +115,7 @@ def read(folder: Path) -> FinishedRun:
         lineage=run.lineage,
         chain=_chain(folder),
         progress=progress_rows(folder),
+        updates=run.rows(ONLINE) if (folder / ONLINE).is_file() else [],
     )
 
 
@@ -168,6 +172,14 @@ def _by_kl(curves: list[Row]) -> Iterator[Row]:
     """One row per point of the frontier: its accuracy at its KL."""
     for point in frontier(curves):
         yield {"kl": point["kl"], f"frontier/{point['policy']}/{point['method']}": point["accuracy"]}
+
+
+def _by_update(updates: list[Row]) -> Iterator[Row]:
+    """One row per update of online training, with the measures of each arm."""
+    for step in sorted({row["step"] for row in updates}):
+        arms = [row for row in updates if row["step"] == step]
+        measures = {f"training/{row['arm']}/{name}": row[name] for row in arms for name in row if name != "arm"}
+        yield {"update": step} | {name: value for name, value in measures.items() if value == value}  # W&B takes no NaN
 
 
 def frontier(curves: list[Row]) -> list[Row]:

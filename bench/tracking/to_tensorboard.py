@@ -15,7 +15,7 @@ from bench.progress import AXIS, say
 from bench.tracking.mirror import FinishedRun, Row, TrackerEntry, command, read
 
 FOLDER = "tensorboard"
-STEPS = {AXIS: 1, "n": 1, "kl": 1000}  # TensorBoard has whole steps only: seconds, n itself, and thousandths of a nat
+STEPS = {AXIS: 1, "n": 1, "kl": 1000, "update": 1}  # TensorBoard has whole steps only: of KL, thousandths of a nat
 SHOWN = 20  # rows of a table that are shown
 
 

@@ -81,7 +81,7 @@ def train(
         watch = watcher(log, bar, setting="training.learning_rate", name="the training")
         trainer = weighted_trainer(model, tokenizer, rows, arguments, watch, packing=recipe.packing)
         if recipe.keep_every is not None:
-            trainer.add_callback(_keeper(recipe.keep_every, reach))
+            trainer.add_callback(keeper(recipe.keep_every, reach))
         if before is not None:
             trainer.tokens = before.tokens if rank() == 0 else 0
             log.extend(before.log)
@@ -190,7 +190,7 @@ def weighted_trainer(
     return trainer
 
 
-def _keeper(every: int, reach: Callable[[int], None]) -> Any:
+def keeper(every: int, reach: Callable[[int], None]) -> Any:
     """A callback that calls `reach` after every `every` updates but the last, before the update's checkpoint."""
     from transformers import TrainerCallback
 

@@ -1,0 +1,172 @@
+"""TRL's GRPOTrainer and RLOOTrainer with the suite's own sampling, scoring and order of prompts."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench import progress
+from bench.artifacts import Policy
+from bench.models import chat, loading
+from bench.models.sampler import Sampler
+from bench.seeds import small_seed
+from bench.training.online_recipe import OnlineRecipe
+from bench.training.rollouts import Rollouts
+from bench.training.trainers import watcher
+from bench.training.weighted_trainer import keeper
+
+MEASURES = ("loss", "learning_rate", "grad_norm", "entropy", "clip_ratio/region_mean")
+
+
+def train(
+    model: Any,
+    policy: Policy,
+    recipe: OnlineRecipe,
+    rollouts: Rollouts,
+    *,
+    sampler: Sampler,
+    max_new_tokens: int,
+    out: Path,
+    reached: Callable[[int], None],
+) -> tuple[list[dict[str, float]], int]:
+    """Train `model` in place. Returns the log of updates, and the tokens of all samples with their prompts.
+
+    reached: called after every recipe.keep_every updates but the last. Raises BenchError where the loss diverges.
+    """
+    from transformers import PrinterCallback
+
+    tokenizer = loading.load_tokenizer(policy)
+    batches = recipe.batches(len(rollouts.prompts))
+    updates = recipe.updates(len(rollouts.prompts))
+    configs = copy.deepcopy((model.config, model.generation_config))
+    log: list[dict[str, float]] = []
+
+    def reach(number: int) -> None:
+        changed = model.config, model.generation_config  # the Trainer writes its own special tokens into them
+        model.config, model.generation_config = copy.deepcopy(configs)
+        reached(number)
+        model.config, model.generation_config = changed
+
+    arm = "control" if recipe.shuffled else "tuned"
+    with (
+        progress.bar(f"train by {recipe.algorithm}", updates, "updates") as bar,
+        progress.bar("  generate", None, "tokens") as inner,
+    ):
+        trainer = online_trainer(
+            model,
+            tokenizer,
+            recipe,
+            rollouts,
+            batches,
+            sampler=sampler,
+            max_new_tokens=max_new_tokens,
+            out=out,
+            bar=inner,
+        )
+        setting, name = "procedure.learning_rate", "the training"
+        trainer.add_callback(watcher(log, bar, setting=setting, name=name, keep=MEASURES))
+        trainer.add_callback(_measurer(log, rollouts, updates / recipe.visits, arm))
+        if recipe.keep_every is not None:
+            trainer.add_callback(keeper(recipe.keep_every, reach))
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    if "ref" in getattr(model, "peft_config", {}):  # TRL's copy of the adapter at the start
+        model.delete_adapter("ref")
+    model.config, model.generation_config = configs
+    prompt_tokens = sum(len(chat.encode(tokenizer, messages)) for messages in rollouts.prompts.messages)
+    return log, prompt_tokens * recipe.samples + int(rollouts.completions.length.sum())
+
+
+def online_trainer(
+    model: Any,
+    tokenizer: Any,
+    recipe: OnlineRecipe,
+    rollouts: Rollouts,
+    batches: list[Any],
+    *,
+    sampler: Sampler,
+    max_new_tokens: int,
+    out: Path,
+    bar: Any,
+) -> Any:
+    """The trainer of recipe.algorithm. Its data set holds the numbers of prompts, in batches of `batches`."""
+    from datasets import Dataset
+    from torch.utils.data import DataLoader
+
+    trainer_class, config = _classes(recipe.algorithm)
+    only_grpo = {name: getattr(recipe, name) for name in ("loss_type", "scale_rewards") if getattr(recipe, name)}
+    arguments = recipe.arguments(
+        config,
+        len(rollouts.prompts),
+        folder=out,
+        seed=small_seed(recipe.seed, "online"),
+        num_generations=recipe.num_generations,
+        max_completion_length=max_new_tokens,
+        temperature=sampler.temperature,
+        beta=recipe.beta,
+        num_iterations=recipe.num_iterations,
+        epsilon=recipe.epsilon,
+        router_aux_loss_coef=0.0,
+        **only_grpo,
+    )
+    grouped = [[int(row) for row in rows for _ in range(recipe.num_generations)] for rows in batches]
+    order = [rows for rows in grouped for _ in range(recipe.accumulation * recipe.num_iterations)]
+    prompt_ids = [chat.encode(tokenizer, messages) for messages in rollouts.prompts.messages]
+    drawn: dict[str, Any] = {}
+
+    def reward(prompts: list[str], **others: Any) -> list[float]:
+        return rollouts.seen[drawn["rows"], drawn["columns"]].ravel().tolist()
+
+    class OnlineTrainer(trainer_class):  # type: ignore[valid-type, misc]
+        def get_train_dataloader(self) -> Any:
+            return self.accelerator.prepare(DataLoader(self.train_dataset, batch_sampler=order, collate_fn=list))
+
+        def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict]:
+            drawn["numbers"] = [int(number) for number in prompts[:: recipe.num_generations]]
+            return [prompt_ids[int(number)] for number in prompts], None, {}
+
+        def _generate_single_turn(self, *given: Any, **others: Any) -> Any:
+            import numpy as np
+
+            rows = np.array(drawn["numbers"])
+            start = int(rollouts.visited[rows[0]]) * recipe.num_generations
+            drawn["rows"], drawn["columns"] = rows, slice(start, start + recipe.num_generations)
+            self.model.eval()
+            completions = rollouts.draw(rows, sampler, max_new_tokens, bar)
+            self.model.train()
+            ids = [cell.tolist() for cell in completions.token_ids.ravel()]
+            return (ids, None) if recipe.algorithm == "grpo" else ids
+
+        def _send_telemetry(self) -> None:
+            """Nothing leaves the machine."""
+
+    rows = Dataset.from_dict({"prompt": [str(row) for row in range(len(prompt_ids))]})
+    return OnlineTrainer(
+        model=model, reward_funcs=reward, args=arguments, train_dataset=rows, processing_class=tokenizer
+    )
+
+
+def _classes(algorithm: str) -> tuple[Any, Any]:
+    """TRL's trainer of an algorithm, and the class of its settings."""
+    if algorithm == "grpo":
+        from trl.trainer.grpo_config import GRPOConfig
+        from trl.trainer.grpo_trainer import GRPOTrainer
+
+        return GRPOTrainer, GRPOConfig
+    from trl.trainer.rloo_config import RLOOConfig
+    from trl.trainer.rloo_trainer import RLOOTrainer
+
+    return RLOOTrainer, RLOOConfig
+
+
+def _measurer(log: list[dict[str, float]], rollouts: Rollouts, updates_per_visit: float, arm: str) -> Any:
+    """A callback that adds the measures of the last draw to the last entry of the log, and tells them."""
+    from transformers import TrainerCallback
+
+    class Measurer(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+            if logs is not None and "loss" in logs:
+                log[-1] |= {"epoch": state.global_step / updates_per_visit, **rollouts.last}
+                progress.measured({f"progress/online/{arm}/{name}": value for name, value in log[-1].items()})
+
+    return Measurer()
