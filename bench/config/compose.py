@@ -43,6 +43,11 @@ def install_plugins() -> None:
         stored.get(preset.parent.name, {}).pop(preset.name, None)
 
 
+def opened(overrides: Sequence[str]) -> list[str]:
+    """The overrides with ++ before those of settings whose names a user chooses, which Hydra would refuse without."""
+    return [f"++{override}" if override.startswith("arms.") else override for override in overrides]
+
+
 @contextlib.contextmanager
 def explained(overrides: list[str]) -> Iterator[None]:
     """End the process with one sentence where the settings inside are wrong."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.config.arms import NUMBERED, checkpoints
 from bench.config.keys import id_of_settings
 from bench.config.rules import Rule, number, whole
 from bench.errors import BenchError
@@ -44,9 +45,7 @@ SAMPLE_COLUMNS = {
 TEXTS = re.compile(
     r"code|.*(_estimator|_reference|_subsets|/verdict|/sentence|/prompts_key)|scorer/(calibration|overoptimisation\w*)|.*/lm_eval/.*"
 )
-NUMBERS = re.compile(
-    r"(base|tuned|control|distillation|cost|saved|break_even|scorer|selection|pool|train|test|\w*(_vs_|_of_)[^/]*)/.*"
-)
+NUMBERS = re.compile(rf"({NUMBERED})/.*")
 
 Curve = tuple[str, str, str, int]  # policy, method, metric, n
 
@@ -85,6 +84,16 @@ class Run:
     def controlled(self) -> bool:
         """Whether the run trained a random control too."""
         return self.config.get("control") != "none"
+
+    @functools.cached_property
+    def elsewhere(self) -> dict[str, dict[str, str]]:
+        """The policies from elsewhere: arm -> name in the records -> its place; see bench.config.arms.checkpoints."""
+        return checkpoints(self.config.get("arms") or {})
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The names of the policies from elsewhere, in order."""
+        return tuple(name for path in self.elsewhere.values() for name in path)
 
     @functools.cached_property
     def code(self) -> dict[str, str]:
@@ -165,7 +174,7 @@ class Run:
                 self._same(METRICS, name + end, self.metrics[name + end], value, CURVES)
             if curve in self._per_prompt:
                 self._same(CURVES, name, estimate.value, _mean(self._per_prompt[curve]), PER_PROMPT)
-        for name, (ours, theirs) in compared({Measure(*curve): () for curve in self._per_prompt}).items():
+        for name, (ours, theirs) in compared({Measure(*curve): () for curve in self._per_prompt}, self.others).items():
             if (key := f"{name}/difference") in self.metrics:
                 mean = _mean(self._per_prompt[ours] - self._per_prompt[theirs])
                 self._same(METRICS, key, self.metrics[key], mean, PER_PROMPT)

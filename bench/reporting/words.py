@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench import policies
@@ -37,6 +37,17 @@ def policy_words(settings: dict[str, Any]) -> str:
         f"{known['demonstrations']:,} of the task's noisy demonstrations ({known['steps']:,} steps of "
         f"{known['batch_size']} sequences, learning rate {known['learning_rate']:g})"
     )
+
+
+def place_words(place: str) -> str:
+    """A policy from elsewhere: the hub's id, or the folder's name without its place on this machine."""
+    return place.rstrip("/").rpartition("/")[2] if place.startswith((".", "/", "~")) or place.count("/") > 1 else place
+
+
+def checkpoint(path: Mapping[str, str], name: str) -> str:
+    """One of several checkpoints: its folder's name, or its name in the records where folders have equal names."""
+    words = {policy: place.rstrip("/").rpartition("/")[2] for policy, place in path.items()}
+    return "" if len(path) == 1 else words[name] if len({*words.values()}) == len(path) else name
 
 
 def task_words(settings: dict[str, Any]) -> str:

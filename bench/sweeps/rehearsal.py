@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection, content_hash
+from bench.config.checks import RUN_SETTINGS
 from bench.config.keys import drawing, import_of, settings_key
 from bench.errors import BenchError
 from bench.models.sampler import GREEDY
+from bench.procedures import elsewhere
 from bench.procedures.parts import Parts, Staged
 from bench.progress import told
 from bench.scoring import highest
@@ -71,7 +73,7 @@ def rehearse(config: Config, parts: Mapping[str, Any], record: Record) -> None:
     parts: the configured parts, built but not yet called. BenchError where parts do not fit together.
     """
     own = {name: parts[name] for name in ("task", "scoring", "prompt_filter")}
-    shared = {name: config[name] for name in ("num_completions", "baseline_completions", "control", "split", "seed")}
+    shared = {name: config[name] for name in RUN_SETTINGS}
     work = _Work(config, record)
     rehearsal = Rehearsal(
         **own,
@@ -84,7 +86,7 @@ def rehearse(config: Config, parts: Mapping[str, Any], record: Record) -> None:
         work=work,
     )
     with told(rehearse=lambda name: record.stages.append(Planned(name))):
-        parts["procedure"](rehearsal)
+        elsewhere.run(parts["procedure"], rehearsal)
 
 
 class _Work:
@@ -240,6 +242,9 @@ class Rehearsal(Parts):
 
     def readable(self, pool: Completions, drawn_by: Policy) -> tuple[Completions, np.ndarray, str | None]:
         return pool, np.ones(pool.shape, bool), None
+
+    def incomparable(self, policy: Policy) -> str | None:
+        return None
 
     def verified(self, prompts: Prompts, pool: Completions) -> np.ndarray:
         """More completions are correct after each training, so that no stop rule ends the rounds early."""
