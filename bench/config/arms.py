@@ -5,9 +5,9 @@ python -m bench 'arms.grpo=[FOLDER/step_50,FOLDER/step_100]'       checkpoints o
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.config.rules import Rule
 from bench.errors import BenchError
@@ -21,38 +21,37 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 ARMS = Rule(lambda value: isinstance(value, Mapping), "policies by name, e.g. arms.mine=FOLDER")
 
 
-def checkpoints(arms: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Arm -> the names of its policies in the records -> their places, each a folder or an id of the Hugging Face Hub.
+class Checkpoint(NamedTuple):
+    """A policy from elsewhere."""
 
-    The policy of an arm with one place has the arm's name. Several are checkpoints of one training: NAME_1, NAME_2, ...
-    """
-    return {
-        str(arm): {str(arm): given}
-        if isinstance(given, str)
-        else {f"{arm}_{number}": place for number, place in enumerate(given, 1)}
-        for arm, given in arms.items()
-    }
+    arm: str  # NAME of arms.NAME
+    place: str  # a folder, or ID or ID@REVISION of the Hugging Face Hub
+    updates: int | None  # of its training, or its number among the checkpoints; None: the arm has no other
 
 
-def places(arms: Mapping[str, Any]) -> dict[str, str]:
-    """The name of each policy in the records -> its place."""
-    return {name: place for path in checkpoints(arms).values() for name, place in path.items()}
+def policies(arms: Mapping[str, Any]) -> dict[str, Checkpoint]:
+    """The policies by their names in the records: NAME, or NAME_1, NAME_2, ... for checkpoints of one training."""
+    made = {}
+    for arm, given in arms.items():
+        if isinstance(given, str):
+            made[str(arm)] = Checkpoint(str(arm), given, None)
+        else:
+            for number, (place, updates) in enumerate(zip(given, _updates(given), strict=True), 1):
+                made[f"{arm}_{number}"] = Checkpoint(str(arm), place, updates)
+    return made
 
 
 def several(arms: Mapping[str, Any]) -> bool:
-    """Whether an arm has several checkpoints."""
-    return any(len(path) > 1 for path in checkpoints(arms).values())
+    """Whether an arm has a list of checkpoints."""
+    return any(policy.updates is not None for policy in policies(arms).values())
 
 
-def updates(path: Mapping[str, str]) -> dict[str, int]:
-    """The number of updates of each checkpoint, where the names of their folders end in rising numbers, as step_50 does.
-
-    Else their numbers from 1 in the given order.
-    """
-    ends = [re.search(r"(\d+)$", PurePath(place).name) for place in path.values()]
+def _updates(path: Sequence[str]) -> Sequence[int]:
+    """The number at the end of each folder's name, as in step_50, where these rise; else 1, 2, ..."""
+    ends = [re.search(r"(\d{1,12})$", PurePath(place).name) for place in path]
     found = [int(end[1]) for end in ends if end is not None]
     rising = len(found) == len(path) and all(a < b for a, b in zip([0, *found], found, strict=False))
-    return dict(zip(path, found if rising else range(1, len(path) + 1), strict=True))
+    return found if rising else range(1, len(path) + 1)
 
 
 def check(arms: Mapping[str, Any]) -> None:
@@ -67,9 +66,9 @@ def check(arms: Mapping[str, Any]) -> None:
             raise BenchError(f"arms.{arm}={wrong[0]} is not allowed: it must be a folder or an id of the Hub, as text.")
         if len(set(listed)) < len(listed):
             raise BenchError(f"arms.{arm} is not allowed: it has one checkpoint twice.")
-    names = [name for path in checkpoints(arms).values() for name in path]
-    for name in names:
-        if TAKEN.fullmatch(name):
-            raise BenchError(f"arms.{name} is not allowed: the records use {name} already; take another name.")
-        if names.count(name) > 1:
-            raise BenchError(f"arms.{name} is not allowed: {name} is also a checkpoint of another arm.")
+    numbered = policies({arm: given for arm, given in arms.items() if not isinstance(given, str)})
+    for arm in map(str, arms):
+        if TAKEN.fullmatch(arm):
+            raise BenchError(f"arms.{arm} is not allowed: the records use {arm} already; take another name.")
+        if arm in numbered:
+            raise BenchError(f"arms.{arm} is not allowed: a checkpoint of arms.{numbered[arm].arm} has this name.")

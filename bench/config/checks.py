@@ -180,8 +180,8 @@ def _kept_policies(cfg: DictConfig) -> None:
     )
     if along and prompts not in (ABSENT, None) and prompts < 2:
         raise BenchError(
-            f"{along[0]} is not allowed with task.validation_prompts={prompts}: they are judged on those, and intervals "
-            "need 2."
+            f"{along[0]} is not allowed with task.validation_prompts={prompts}: they are judged on those, and "
+            "intervals need 2."
         )
 
 

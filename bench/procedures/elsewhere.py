@@ -6,14 +6,13 @@ The base's system prompt, thinking mode and trust in code hold for them too, so 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
-from bench import policies
 from bench.artifacts import Policy
-from bench.config.arms import checkpoints, updates
+from bench.config import arms
 from bench.errors import BenchError
 from bench.evaluation.heldout import AlongTraining, Outcomes
 from bench.models import loading
+from bench.policies import from_elsewhere
 from bench.procedures.findings import Elsewhere, Results
 from bench.procedures.parts import Parts
 from bench.progress import say
@@ -28,9 +27,9 @@ def run(procedure: Callable[[Parts], Results], parts: Parts) -> Results:
     """
     if not parts.arms:
         return procedure(parts)
-    arms = made(parts)
+    policies = made(parts)
     results = procedure(parts)
-    outcomes, along = judge(parts, arms)
+    outcomes, along = judge(parts, policies)
     before = results.along_training
     if along is not None and before is not None:
         along = replace(along, outcomes=before.outcomes | along.outcomes)
@@ -38,7 +37,7 @@ def run(procedure: Callable[[Parts], Results], parts: Parts) -> Results:
         results,
         outcomes=results.outcomes | outcomes,
         along_training=before if along is None else along,
-        elsewhere=arms,
+        elsewhere=policies,
     )
 
 
@@ -47,22 +46,21 @@ def configured(parts: Parts) -> dict[str, Callable[..., Policy]]:
     asked = getattr(parts.policy, "keywords", {})
     alike = {name: asked[name] for name in ALIKE if name in asked}
     return {
-        name: partial(policies.from_elsewhere, place=place, setting=f"arms.{arm}", **alike)
-        for arm, path in checkpoints(parts.arms).items()
-        for name, place in path.items()
+        name: partial(from_elsewhere, place=place, setting=f"arms.{arm}", **alike)
+        for name, (arm, place, _) in arms.policies(parts.arms).items()
     }
 
 
 def made(parts: Parts) -> dict[str, Elsewhere]:
     """The policies by name; those without a KL are said."""
-    base, arms = parts.base, {}
+    base, policies = parts.base, {}
     for name, policy in configured(parts).items():
         found = parts.named(name, policy)
         refuse_other_base(name, found, base)
-        arms[name] = Elsewhere(found, parts.incomparable(found))
-        if arms[name].differs is not None:
-            say(f"{name}: its {arms[name].differs} differs from the base's, so it is judged without a KL")
-    return arms
+        policies[name] = Elsewhere(found, parts.incomparable(found))
+        if policies[name].differs is not None:
+            say(f"{name}: its {policies[name].differs} differs from the base's, so it is judged without a KL")
+    return policies
 
 
 def refuse_other_base(name: str, policy: Policy, base: Policy) -> None:
@@ -75,12 +73,11 @@ def refuse_other_base(name: str, policy: Policy, base: Policy) -> None:
         )
 
 
-def judge(parts: Parts, arms: Mapping[str, Elsewhere]) -> tuple[dict[str, Outcomes], AlongTraining | None]:
-    """Their outcomes on the held-out prompts, and those of several checkpoints of one training on validation prompts."""
-    outcomes = {name: parts.judge(arm.policy) for name, arm in arms.items()}
-    paths: dict[str, Any] = {
-        arm: {number: arms[name].policy for name, number in updates(path).items()}
-        for arm, path in checkpoints(parts.arms).items()
-        if len(path) > 1
-    }
+def judge(parts: Parts, policies: Mapping[str, Elsewhere]) -> tuple[dict[str, Outcomes], AlongTraining | None]:
+    """Their outcomes on the held-out prompts, and those of checkpoints of one training on validation prompts."""
+    outcomes = {name: parts.judge(arm.policy) for name, arm in policies.items()}
+    paths: dict[str, dict[int, Policy]] = {}
+    for name, (arm, _, updates) in arms.policies(parts.arms).items():
+        if updates is not None:
+            paths.setdefault(arm, {})[updates] = policies[name].policy
     return outcomes, parts.judge_paths(paths) if paths else None

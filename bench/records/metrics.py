@@ -1,10 +1,12 @@
 """From one value per prompt to reported numbers: means with intervals, and contrasts between arms."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from bench.config.arms import NUMBERED
 from bench.estimators.bootstrap import intervals_and_bands, ratio_of_means
 from bench.estimators.uncertainty import PairedContrast, holm, mcnemar, paired_contrasts
 from bench.evaluation.heldout import RAW_BASE, VALIDATION, Outcomes, raw
@@ -22,6 +24,13 @@ ESTIMATORS = {  # (method, metric) -> the estimator of that KL
     ("best_of_n", "kl_bound"): "log n - (n - 1)/n + chain rule",
     ("best_of_n", "kl_sensitivity"): "jackknife, unsolved prompts at their largest + chain rule",
 }
+
+
+# texts of metrics.json; every other metric of these owners is a number, or null
+TEXTS = re.compile(
+    r"code|.*(_estimator|_reference|_subsets|/verdict|/sentence|/prompts_key)|scorer/(calibration|overoptimisation\w*)|.*/lm_eval/.*"
+)
+NUMBERS = re.compile(rf"({NUMBERED})/.*")
 
 
 def curves(measures: dict[Measure, np.ndarray], *, seed: int) -> list[dict]:

@@ -58,7 +58,7 @@ def runs_table(runs: Sequence[Run]) -> str:
     runs = in_order(runs)
     apart = distinctions([run.config for run in runs])
     seeded = len({run.config["seed"] for run in runs}) > 1
-    others = list(dict.fromkeys(name for run in runs for name in run.others))
+    others = list(dict.fromkeys(name for run in runs for name in run.elsewhere))
     accuracies_of = ACCURACIES | {f"{name} pass@1": (name, "pass") for name in others}
     rows = [("run", *apart[0], *(["seed"] if seeded else []), *accuracies_of, "tuned - control", "tuned vs control")]
     for settings, run in zip(apart, runs, strict=True):

@@ -58,16 +58,6 @@ class Group:
         return ("tuned", "control") if self.controlled else ("tuned",)
 
     @property
-    def elsewhere(self) -> dict[str, dict[str, str]]:
-        """The policies that were trained elsewhere: arm -> name in the records -> its folder or id of the Hub."""
-        return self.runs[0].elsewhere
-
-    @property
-    def others(self) -> tuple[str, ...]:
-        """The names of the policies that were trained elsewhere, in order."""
-        return self.runs[0].others
-
-    @property
     def pool_size(self) -> int:
         """Samples per held-out prompt; beyond n of a quarter of them, curves over n extrapolate."""
         return min(run.metrics["best_of_n/pool_size"] for run in self.runs)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench import policies
+from bench.config.arms import Checkpoint
 from bench.reporting.groups import Group
 
 ARMS = {"base": "base", "tuned": "tuned", "control": "random control"}
@@ -44,10 +45,13 @@ def place_words(place: str) -> str:
     return place.rstrip("/").rpartition("/")[2] if place.startswith((".", "/", "~")) or place.count("/") > 1 else place
 
 
-def checkpoint(path: Mapping[str, str], name: str) -> str:
-    """One of several checkpoints: its folder's name, or its name in the records where folders have equal names."""
-    words = {policy: place.rstrip("/").rpartition("/")[2] for policy, place in path.items()}
-    return "" if len(path) == 1 else words[name] if len({*words.values()}) == len(path) else name
+def checkpoint_words(policies: Mapping[str, Checkpoint], name: str) -> str:
+    """One of several checkpoints: its folder's name, or its name in the records where two folders have one name."""
+    path = [policy for policy in policies.values() if policy.arm == policies[name].arm]
+    words = {policy.place.rstrip("/").rpartition("/")[2] for policy in path}
+    if policies[name].updates is None:
+        return ""
+    return policies[name].place.rstrip("/").rpartition("/")[2] if len(words) == len(path) else name
 
 
 def task_words(settings: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from bench.config import checks
-from bench.config.arms import places
+from bench.config.arms import policies
 from bench.config.compose import Composer, install_plugins, understood
 from bench.config.keys import folder_of_settings, id_of_settings
 from bench.errors import BenchError
@@ -211,7 +211,7 @@ def changed_arm(folder: Path) -> str | None:
         return None
     config = read_config(folder)
     code = config["policy"].get("trust_remote_code", False)
-    for name, place in places(config["arms"]).items():
+    for name, (_, place, _) in policies(config["arms"]).items():
         with contextlib.suppress(BenchError):  # a folder that was broken since holds another policy, too
             if not Path(place).is_dir() or policy_name(load_folder(place, code=code)) == metrics[f"{name}/artifact"]:
                 continue

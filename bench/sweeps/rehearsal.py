@@ -72,12 +72,10 @@ def rehearse(config: Config, parts: Mapping[str, Any], record: Record) -> None:
 
     parts: the configured parts, built but not yet called. BenchError where parts do not fit together.
     """
-    own = {name: parts[name] for name in ("task", "scoring", "prompt_filter")}
-    shared = {name: config[name] for name in RUN_SETTINGS}
     work = _Work(config, record)
     rehearsal = Rehearsal(
-        **own,
-        **shared,
+        **{name: parts[name] for name in ("task", "scoring", "prompt_filter")},
+        **{name: config[name] for name in RUN_SETTINGS},
         policy=work.base,
         generation=work.generate,
         selection=_forgiving(parts["selection"]),
@@ -154,11 +152,9 @@ class _Work:
         seed: int,
         epochs: float | None = None,
     ) -> Policy:
-        settings = self.config["training"]
-        epochs = settings.get("epochs", 1) if epochs is None else epochs
-        cells = np.asarray(completions.logprob)[selection.row, selection.column]
-        recipe = settings_key(self.config, "training")
-        key = content_hash(policy.fingerprint, cells, selection.weight, recipe, epochs, seed)
+        epochs = self.config["training"].get("epochs", 1) if epochs is None else epochs
+        drawn = np.asarray(completions.logprob)[selection.row, selection.column], selection.weight
+        key = content_hash(policy.fingerprint, *drawn, settings_key(self.config, "training"), epochs, seed)
         self.record.stages[-1].work["trainings"] += key not in self.record.trainings
         self.examples[key] = float((selection.weight > 0).sum())
         self.record.trainings[key] = self.examples[key] * epochs
@@ -190,8 +186,7 @@ class _Work:
     ) -> Any:
         settings = self.config["evaluation"]
         generation(prompts, policy, num_completions=1, seed=seed, **GREEDY.settings)
-        sampler = {name: settings[name] for name in SAMPLER}
-        generation(prompts, policy, num_completions=settings["num_completions"], seed=seed, **sampler)
+        generation(prompts, policy, seed=seed, **{name: settings[name] for name in ("num_completions", *SAMPLER)})
         models = 1 if policy == base else 2 * (1 + len(others))  # the base judges itself
         key = (policy.fingerprint, settings_key(self.config, "evaluation"), prompts.answer.tobytes(), seed)
         self.record.stages[-1].work["evaluations"] += key not in self.record.judged

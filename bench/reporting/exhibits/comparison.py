@@ -58,7 +58,7 @@ def policies(group: Group) -> Table:
     """Each policy and Best-of-n at each n, in accuracy and KL, and the tuned policy against each."""
     contrasts, kept = of_group(group), gain_kept(group)
     kl = group.series("base", "best_of_n", "kl")
-    rows = [_Row(group, arm, 1) for arm in ("base", *group.arms, *group.others)]
+    rows = [_Row(group, arm, 1) for arm in ("base", *group.arms, *group.runs[0].elsewhere)]
     sizes = group.series("base", "best_of_n", "accuracy")
     rows += [_Row(group, "", n) for n in sizes if n > 1 or abs(kl[n].value) > RAW]
 
@@ -158,7 +158,7 @@ def _configurations(groups: Sequence[Group]) -> Table | None:
             tables.Column("seeds", None, lambda row: row.ranked.seeds),
             tables.interval("tuned", "tuned pass@1", lambda row: row.ranked.tuned),
             tables.interval("control", "control pass@1", lambda row: row.ranked.control),
-            *map(_other, dict.fromkeys(name for group in groups for name in group.others)),
+            *map(_other, dict.fromkeys(name for group in groups for name in group.runs[0].elsewhere)),
             *tables.contrasted(
                 lambda row: row.ranked.effect,
                 difference=("effect", "tuned - control"),
@@ -180,7 +180,9 @@ def _configurations(groups: Sequence[Group]) -> Table | None:
 def _other(name: str) -> tables.Column:
     """A policy from elsewhere, in sampled accuracy."""
     return tables.interval(
-        name, f"{name} pass@1", lambda row: row.group.mean(name, *SAMPLED) if name in row.group.others else None
+        name,
+        f"{name} pass@1",
+        lambda row: row.group.mean(name, *SAMPLED) if name in row.group.runs[0].elsewhere else None,
     )
 
 

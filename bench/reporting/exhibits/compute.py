@@ -25,7 +25,7 @@ def break_even(groups: Sequence[Group]) -> Figure | None:
     """Accuracy against FLOPs per query, and total FLOPs against queries; None for many groups or without records."""
     if len(groups) > MOST_GROUPS or not all("cost/tuned_query_flops" in run.metrics for run in tables.all_runs(groups)):
         return None
-    looks = style.elsewhere(list(dict.fromkeys(name for group in groups for name in group.others)))
+    looks = style.elsewhere(list(dict.fromkeys(name for group in groups for name in group.runs[0].elsewhere)))
     return plots.figure(
         "break_even",
         "Left: accuracy on held-out prompts against the FLOPs of a query, for Best-of-n and for one sample of the "
@@ -55,7 +55,7 @@ def _mean(group: Group, name: str) -> float:
 def _per_query(group: Group) -> plots.Rows:
     tuned = tables.spread("accuracy", group.mean("tuned", "pass", "accuracy", 1))
     rows = [_row(group, "tuned", flops=_mean(group, "tuned_query_flops"), **tuned)]
-    for name in group.others:
+    for name in group.runs[0].elsewhere:
         own = tables.spread("accuracy", group.mean(name, "pass", "accuracy", 1))
         rows.append(_row(group, name, flops=_mean(group, f"{name}_query_flops"), **own))
     for n, accuracy in group.series("base", "best_of_n", "accuracy").items():

@@ -167,7 +167,9 @@ def coverage_table(groups: Sequence[Group]) -> Table | None:
 
     bases, names = arrange.distinct(groups, base_of)
     policies = [_Policy("base", group, names) for group in bases]
-    policies += [_Policy(arm, group, list(group.settings)) for group in groups for arm in (*group.arms, *group.others)]
+    policies += [
+        _Policy(arm, group, list(group.settings)) for group in groups for arm in (*group.arms, *group.runs[0].elsewhere)
+    ]
     votes = sorted({votes for policy in policies if (votes := _votes(policy))})
 
     def setting(name: str) -> tables.Column:

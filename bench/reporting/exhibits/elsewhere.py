@@ -14,8 +14,8 @@ def sentences(groups: Sequence[Group]) -> list[str]:
     """One sentence for each policy and for each sampler of the base, and what is not known of it."""
     lines: dict[object, str] = {}
     for group in groups:
-        contrasts = of_group(group) if group.others else {}
-        for name in group.others:
+        contrasts = of_group(group) if group.runs[0].elsewhere else {}
+        for name in group.runs[0].elsewhere:
             found = contrasts[f"{name}_vs_base/pass@1"]
             kl = group.series(name, "policy", "kl").get(1)
             tokens = str(group.runs[0].metrics[f"{name}/token_ids"]).removeprefix("another ")
@@ -32,8 +32,7 @@ def methods(groups: Sequence[Group]) -> list[str]:
     found = {
         f"{name} ({place_words(place)})": None
         for run in tables.all_runs(groups)
-        for path in run.elsewhere.values()
-        for name, place in path.items()
+        for name, (_, place, _) in run.elsewhere.items()
     }
     if not found:
         return []

@@ -9,7 +9,7 @@ from bench.reporting.exhibit import Figure, shows
 from bench.reporting.finish import key_height
 from bench.reporting.groups import Group, is_learned
 from bench.reporting.labels import Label
-from bench.reporting.words import checkpoint as short
+from bench.reporting.words import checkpoint_words
 
 FEW = 3  # groups: more of them are drawn as points alone, over the whole width
 CROWD = plots.MOST - 2  # samplers beside the two arms in a legend: more get a panel for each value of one setting
@@ -36,8 +36,11 @@ def _frontier(groups: Sequence[Group], metric: str) -> Figure | None:
     parts.append("; soft Best-of-n at its temperatures" * ("soft_best_of_n" in methods))
     parts.append("; Best-of-n drawn from the fine-tuned policy" * ("tuned_best_of_n" in methods))
     parts.append("; black: one sample of the base over its temperatures" * ("base_temperature" in methods))
-    looks = style.elsewhere(list(dict.fromkeys(arm for group in groups for arm in group.elsewhere)))
-    parts.append(f"; trained elsewhere: {', '.join(looks)}" * bool(methods & looks.keys()))
+    looks = style.elsewhere(
+        list(dict.fromkeys(arm for group in groups for arm, *_ in group.runs[0].elsewhere.values()))
+    )
+    thin = ", each with Best-of-n drawn from it" * any(f"{arm}_best_of_n" in methods for arm in looks)
+    parts.append(f"; trained elsewhere: {', '.join(looks)}{thin}" * bool(methods & looks.keys()))
     panels, wide = len(plots.values_of(rows, "panel")), len(groups) > FEW
     tall = 0.3 + 0.75 * plots.rows_of(panels) if panels > 1 else 1.1
     if panels == 1 and len(plots.values_of(plots.where(rows, method="best_of_n"), "series")) > CROWD:
@@ -80,21 +83,27 @@ def _rows(groups: Sequence[Group], metric: str) -> plots.Rows:
             rows.append(row | {"temperature": float(group.settings["temperature"])})
     elsewhere: set[object] = set()
     for group in arrange.in_order(groups):
+        at = place(group)
         label = arrange.named(group, [name for name in group.settings if name not in apart])
         for arm in group.arms:
-            rows += _point(place(group), group, arm, arm, label, metric)
-        for arm, path in group.elsewhere.items():
-            key = arm, group.key_of((name, "pass", "accuracy", 1) for name in path)
-            if key not in elsewhere:  # configurations that differ in their training share it
-                elsewhere.add(key)
-                rows += [
-                    row for name in path for row in _point(place(group), group, name, arm, short(path, name), metric)
-                ]
-        moved = group.series("tuned", "best_of_n", "kl")
-        if few and len(moved) > 1:
-            values = group.series("tuned", "best_of_n", metric)
-            rows += _curve(place(group), "tuned_best_of_n", values, moved, max(moved), label=label)
+            rows += _point(at, group, arm, arm, label, metric)
+        for name, (arm, _, updates) in group.runs[0].elsewhere.items():
+            key = name, at["panel"], group.key_of([(name, "pass", "accuracy", 1)])
+            if key in elsewhere:  # configurations that differ in their training share it
+                continue
+            elsewhere.add(key)
+            rows += _point(at, group, name, arm, checkpoint_words(group.runs[0].elsewhere, name), metric)
+            if few and updates is None:
+                rows += _on_top(at, group, arm, metric)
+        if few:
+            rows += _on_top(at, group, "tuned", metric, label)
     return rows
+
+
+def _on_top(place: dict[str, str], group: Group, policy: str, metric: str, label: str = "") -> plots.Rows:
+    """Best-of-n drawn from a policy other than the base; nothing where it has one n."""
+    moved, values = (group.series(policy, "best_of_n", name) for name in ("kl", metric))
+    return _curve(place, f"{policy}_best_of_n", values, moved, max(moved), label=label) if len(moved) > 1 else []
 
 
 def _point(place: dict[str, str], group: Group, policy: str, method: str, label: str, metric: str) -> plots.Rows:
@@ -190,6 +199,8 @@ def _elsewhere(axes: Any, rows: plots.Rows, looks: dict[str, style.Look]) -> lis
     """Draw the policies from elsewhere; a line joins the checkpoints of one training in their order."""
     labels = []
     for arm, look in looks.items():
+        on_top = plots.bare(plots.where(rows, method=f"{arm}_best_of_n"), "kl", "value")
+        plots.line(axes, on_top, "kl", "value", look, markersize=2, linewidth=0.6, alpha=0.75)
         if points := plots.where(rows, method=arm):
             joined = {"linewidth": 0.8} if len(points) > 1 else {"linestyle": "none"}
             plots.line(axes, points, "kl", "value", look, label=arm, zorder=4, **joined)

@@ -16,7 +16,9 @@ NAMES = {"tuned": "fine-tuned", "control": "random control"}
 def training(groups: Sequence[Group]) -> Figure | None:
     """Left: accuracy of one sample after so many updates, the highest ringed. Right: the same against measured KL."""
     (run,) = groups[0].runs
-    looks = {arm: style.LOOKS[arm] for arm in NAMES} | style.elsewhere([*run.elsewhere])
+    looks = {arm: style.LOOKS[arm] for arm in NAMES} | style.elsewhere(
+        [*dict.fromkeys(policy.arm for policy in run.elsewhere.values())]
+    )
     rows = [row for arm in looks for row in _rows(run, arm)]
     if not rows:
         return None

@@ -67,7 +67,7 @@ def sample_columns(runs: Sequence[Run]) -> dict[str, Any]:
         columns["reward"] += map(_rounded, samples["reward"])
         correct = samples.get("correct", [None] * count)
         columns["correct"] += [UNKNOWN if verdict is None else int(verdict) for verdict in correct]
-        flips = _flips(samples | {"correct": correct}, [*COMPARED, *(("base", name) for name in run.others)])
+        flips = _flips(samples | {"correct": correct}, [*COMPARED, *(("base", name) for name in run.elsewhere)])
         columns["flip"] += [
             lists["flips"][() if split == "train" else tuple(flips.get(prompt, ()))]
             for split, prompt in zip(samples["split"], samples["prompt_id"], strict=True)
