@@ -35,6 +35,7 @@ from bench.config import checks
 from bench.config.compose import (
     BENCH,
     CONF,
+    as_given,
     choices,
     composing,
     defaults,
@@ -70,7 +71,7 @@ def experiment(cfg: DictConfig) -> None:
 
     try:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            run_cell(cfg, HydraConfig.get().job.override_dirname)
+            run_cell(cfg, as_given(HydraConfig.get().job.override_dirname))
         else:
             run_experiment(cfg)
     except BenchError as error:

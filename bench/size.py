@@ -20,7 +20,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from bench.config.compose import CONF, explained, opened
+from bench.config.compose import CONF, explained
 from bench.errors import BenchError, CommandLine, did_you_mean
 from bench.sizing.machines import GIB, Machine, machine
 from bench.sizing.stages import SizeEstimate, SizeHints, estimate
@@ -59,7 +59,7 @@ def main() -> None:
     """Print the table of stages, the assumptions, and the changes that would make a stage fit that does not."""
     parser = CommandLine(__doc__)
     parser.take_words("the settings of an experiment or a sweep, and those below")
-    arguments = opened(parser.parse_intermixed_args().words)
+    arguments = parser.parse_intermixed_args().words
     own = dict(argument[len("size.") :].partition("=")[::2] for argument in arguments if argument.startswith("size."))
     overrides = [argument for argument in arguments if not argument.startswith("size.")]
     with explained(overrides):

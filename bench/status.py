@@ -11,7 +11,7 @@ import math
 import sys
 
 from bench import search
-from bench.config.compose import CONF, explained, opened
+from bench.config.compose import CONF, explained
 from bench.errors import CommandLine, printable
 from bench.launching import launch
 from bench.sweeps.cells import Cell, State, cells, state
@@ -21,7 +21,7 @@ from bench.sweeps.plan import counted, described, duration, estimate, tally
 def main() -> None:
     parser = CommandLine(__doc__)
     parser.take_words("sweep=NAME, or axes such as seed=0,1, and the other settings of the sweep")
-    settings = opened(parser.parse_intermixed_args().words)
+    settings = parser.parse_intermixed_args().words
     with explained(settings):
         definition = search.read(settings, CONF)
         launch.check(settings, CONF, devices=False)

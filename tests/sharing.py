@@ -83,7 +83,7 @@ def shared_folder(base: Path) -> Path:
 def composed(*overrides: str) -> DictConfig:
     """Return the configuration of an experiment."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", list(overrides))
+        return compose("config", configs.opened(overrides))
 
 
 def replaced(settings: Sequence[str], *others: str) -> list[str]:

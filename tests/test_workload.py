@@ -8,6 +8,7 @@ from sharing import CONF, composed
 
 from bench.artifacts import Policy, Rewards
 from bench.config import checks
+from bench.procedures import elsewhere
 from bench.procedures.parts import Parts
 from bench.progress import told
 from bench.store import Store, using
@@ -60,7 +61,7 @@ def planned_and_done(random_policy: Policy, shared_store: Path, monkeypatch):
             monkeypatch.setattr(type(parts["task"]), name, lambda self, text: str(len(text) % 3))
         stages: list[str] = []
         with using(Store(shared_store)) as store, told(rehearse=stages.append):  # which hears real ones too
-            parts.pop("procedure")(Parts(**parts, **{name: cfg[name] for name in checks.RUN_SETTINGS}))
+            elsewhere.run(parts.pop("procedure"), Parts(**parts, **{name: cfg[name] for name in checks.RUN_SETTINGS}))
             done = {(use.stage, use.key, use.part): use for use in store.uses}.values()
         assert stages == [stage.name for stage in record_of(cell).stages]
         trained = [use for use in done if use.stage == "sft"]

@@ -48,6 +48,11 @@ def opened(overrides: Sequence[str]) -> list[str]:
     return [f"++{override}" if override.startswith("arms.") else override for override in overrides]
 
 
+def as_given(label: str) -> str:
+    """The label of a cell without what `opened` has put before its settings."""
+    return label.replace("++arms.", "arms.")
+
+
 @contextlib.contextmanager
 def explained(overrides: list[str]) -> Iterator[None]:
     """End the process with one sentence where the settings inside are wrong."""

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench.config import checks
 from bench.config.arms import policies
-from bench.config.compose import Composer, install_plugins, understood
+from bench.config.compose import Composer, as_given, install_plugins, opened, understood
 from bench.config.keys import folder_of_settings, id_of_settings
 from bench.errors import BenchError
 from bench.models.loading import folder as load_folder
@@ -91,6 +91,7 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     install_plugins()
+    overrides = opened(overrides)
     _refuse_sweeps_of_wandb(overrides, Path(conf))
     composer = Composer()
     with understood(overrides), initialize_config_dir(conf, version_base="1.3"):
@@ -112,9 +113,8 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
         for arguments in batch:
             cfg = composer.compose(arguments)
             checks.check(cfg)
-            labels = [argument for argument in arguments if argument.partition("=")[0] in varied]
-            label = " ".join(argument.removeprefix("++") for argument in labels)
-            cell = Cell(label, cfg, tuple(key.removeprefix("++") for key in last if key not in varied))
+            label = " ".join(argument for argument in arguments if argument.partition("=")[0] in varied)
+            cell = Cell(as_given(label), cfg, tuple(as_given(key) for key in last if key not in varied))
             _ = cell.parts  # raises where a part can't be built
             distinct.setdefault(cell.id, cell)  # two labels of one configuration are one run
     return list(distinct.values())
