@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sharing import CONF, SMALL, Finished, Shared, composed, given_by, places
+from sharing import CONF, SMALL, Finished, Shared, composed, given_by, places, scaled
 
 from bench.artifacts import Policy
 from bench.config import arms, checks
@@ -31,16 +31,6 @@ def folders(run: Finished | Path) -> dict[str, Path]:
     """The folder of each policy of a run."""
     links = json.loads(((run if isinstance(run, Path) else run.folder) / "chain.json").read_text())
     return {link["role"]: Path(next(iter(link["files"].values()))).parent for link in links if link["type"] == "policy"}
-
-
-def scaled(folder: Path, by: float, into: Path) -> Path:
-    """A copy of a model whose weights are `by` times as large."""
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(folder, into, dirs_exist_ok=True)
-    (weights,) = into.glob("*.safetensors")
-    save_file({name: by * tensor for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
-    return into
 
 
 def adapter(base: Path, into: Path) -> Path:

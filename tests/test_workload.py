@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sharing import CONF, composed
+from sharing import CONF, composed, scaled
 
 from bench.artifacts import Policy, Rewards
 from bench.config import checks
@@ -75,6 +75,14 @@ def planned_and_done(random_policy: Policy, shared_store: Path, monkeypatch):
     return both
 
 
+@pytest.fixture(scope="module")
+def other_policies(random_policy: Policy, tmp_path_factory) -> list[str]:
+    """Three policies from elsewhere, two of them checkpoints of one training."""
+    root = tmp_path_factory.mktemp("arms")
+    made = [str(scaled(random_policy.path, by, root / f"step_{by}")) for by in (0.25, 0.5, 0.75)]
+    return [f"arms.mine={made[0]}", f"arms.path=[{made[1]},{made[2]}]"]
+
+
 def _lengths(texts: np.ndarray) -> np.ndarray:
     return np.vectorize(len, otypes=[float])(texts)
 
@@ -89,6 +97,14 @@ def test_every_procedure_is_compared():
 def test_each_procedure_does_exactly_what_was_planned(given, planned_and_done):
     planned, done = planned_and_done(AT_RANDOM, *given)
     assert {name: getattr(planned, name) for name in done} == done
+
+
+@pytest.mark.parametrize("procedure", PROCEDURES)
+def test_policies_from_elsewhere_are_planned_with_each_procedure(procedure, other_policies, planned_and_done):
+    given = [f"procedure={procedure}", *PROCEDURES[procedure][0]]
+    planned, done = planned_and_done(AT_RANDOM, *given, *other_policies)
+    assert {name: getattr(planned, name) for name in done} == done
+    assert planned.evaluations >= 3 + 2  # on test prompts and, for two of them, on validation prompts
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)
