@@ -218,7 +218,7 @@ def test_the_updates_of_checkpoints_are_read_from_their_names() -> None:
     assert updates("a/step_50", "a/step_100") == [50, 100]
     assert updates("a/checkpoint-8", "b/checkpoint-30") == [8, 30]
     assert updates("a/step_100", "a/step_50") == updates("a", "b") == updates("a/step_0", "b") == [1, 2]
-    assert arms.policies({"x": "a"}) == {"x": arms.Checkpoint("x", "a", None)}
+    assert arms.policies({"x": "a"}) == {"x": arms.ArmPolicy("x", "a", None)}
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 ARMS = Rule(lambda value: isinstance(value, Mapping), "policies by name, e.g. arms.mine=FOLDER")
 
 
-class Checkpoint(NamedTuple):
+class ArmPolicy(NamedTuple):
     """A policy from elsewhere."""
 
     arm: str  # NAME of arms.NAME
@@ -29,15 +29,15 @@ class Checkpoint(NamedTuple):
     updates: int | None  # of its training, or its number among the checkpoints; None: the arm has no other
 
 
-def policies(arms: Mapping[str, Any]) -> dict[str, Checkpoint]:
+def policies(arms: Mapping[str, Any]) -> dict[str, ArmPolicy]:
     """The policies by their names in the records: NAME, or NAME_1, NAME_2, ... for checkpoints of one training."""
     made = {}
     for arm, given in arms.items():
         if isinstance(given, str):
-            made[str(arm)] = Checkpoint(str(arm), given, None)
+            made[str(arm)] = ArmPolicy(str(arm), given, None)
         else:
             for number, (place, updates) in enumerate(zip(given, _updates(given), strict=True), 1):
-                made[f"{arm}_{number}"] = Checkpoint(str(arm), place, updates)
+                made[f"{arm}_{number}"] = ArmPolicy(str(arm), place, updates)
     return made
 
 

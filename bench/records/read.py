@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.config.arms import Checkpoint, policies
+from bench.config.arms import ArmPolicy, policies
 from bench.config.keys import id_of_settings
 from bench.config.rules import Rule, number, whole
 from bench.errors import BenchError
@@ -80,7 +80,7 @@ class Run:
         return self.config.get("control") != "none"
 
     @property
-    def elsewhere(self) -> dict[str, Checkpoint]:
+    def elsewhere(self) -> dict[str, ArmPolicy]:
         """The policies from elsewhere, by their names in the records."""
         return policies(self.config.get("arms") or {})
 

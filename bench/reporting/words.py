@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench import policies
-from bench.config.arms import Checkpoint
+from bench.config.arms import ArmPolicy
 from bench.reporting.groups import Group
 
 ARMS = {"base": "base", "tuned": "tuned", "control": "random control"}
@@ -45,7 +45,7 @@ def place_words(place: str) -> str:
     return place.rstrip("/").rpartition("/")[2] if place.startswith((".", "/", "~")) or place.count("/") > 1 else place
 
 
-def checkpoint_words(policies: Mapping[str, Checkpoint], name: str) -> str:
+def checkpoint_words(policies: Mapping[str, ArmPolicy], name: str) -> str:
     """One of several checkpoints: its folder's name, or its name in the records where two folders have one name."""
     path = [policy for policy in policies.values() if policy.arm == policies[name].arm]
     words = {policy.place.rstrip("/").rpartition("/")[2] for policy in path}
