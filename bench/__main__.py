@@ -35,6 +35,7 @@ from bench.config import checks
 from bench.config.compose import (
     BENCH,
     CONF,
+    as_given,
     choices,
     compose_one,
     composing,
@@ -42,6 +43,7 @@ from bench.config.compose import (
     explain_composition,
     explained,
     install_plugins,
+    opened,
     understood,
 )
 from bench.errors import BenchError, did_you_mean, printable
@@ -70,7 +72,7 @@ def experiment(cfg: DictConfig) -> None:
 
     try:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            run_cell(cfg, HydraConfig.get().job.override_dirname)
+            run_cell(cfg, as_given(HydraConfig.get().job.override_dirname))
         else:
             run_experiment(cfg)
     except BenchError as error:
@@ -84,7 +86,7 @@ def experiment(cfg: DictConfig) -> None:
 def main() -> None:
     """Run the command line. A mistake in the input ends in one sentence and exit status 1."""
     plan_only = "plan=true" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument not in ("plan=true", "plan=false")]
+    sys.argv = opened([argument for argument in sys.argv if argument not in ("plan=true", "plan=false")])
     arguments = _parse(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises exceptions instead of printing them
     install_plugins()

@@ -144,6 +144,31 @@ def warm_started(task: Any, *, start: Callable[[Any], Policy], training: Callabl
     return training(base, prompts, demonstrations(task, prompts, base, seed=seed), every(len(prompts)), seed=seed)
 
 
+def from_elsewhere(
+    task: Any,
+    *,
+    place: str,
+    setting: str,
+    system: str | None = None,
+    thinking: bool | None = None,
+    trust_remote_code: bool = False,
+) -> Policy:
+    """A policy that was trained anywhere, for any task; `setting` names it in messages.
+
+    place: a local folder, which may hold a LoRA adapter, or ID or ID@REVISION of the Hugging Face Hub. The other
+    settings are those of `from_hub`. BenchError where there is no such policy, or it is not whole.
+    """
+    if Path(place).is_dir():
+        found = folder(place, code=trust_remote_code, setting=setting)
+    else:
+        id, _, revision = place.partition("@")
+        if not HUB_ID.allows(id):
+            raise BenchError(f"{setting}={place} is not allowed: there is no such folder.")
+        asking = hub.Asking(setting, f"{setting}: revision", "give a folder that exists")
+        found = folder(hub.snapshot(id, revision or "main", code=trust_remote_code, asking=asking))
+    return _with_chat_settings(found, system, thinking, trust_remote_code)
+
+
 def _with_chat_settings(policy: Policy, system: str | None, thinking: bool | None, trust_remote_code: bool) -> Policy:
     """The policy with these settings. Raises BenchError where its tokenizer or chat template doesn't support them."""
     policy = replace(policy, system=system, thinking=thinking, trust_remote_code=trust_remote_code)

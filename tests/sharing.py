@@ -83,7 +83,7 @@ def shared_folder(base: Path) -> Path:
 def composed(*overrides: str) -> DictConfig:
     """Return the configuration of an experiment."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", list(overrides))
+        return compose("config", configs.opened(overrides))
 
 
 def replaced(settings: Sequence[str], *others: str) -> list[str]:
@@ -100,3 +100,13 @@ def places(folder: Path) -> list[str]:
 def given_by(policy: Policy) -> list[str]:
     """Return the settings of a policy that lies in a folder."""
     return ["policy=folder", f"policy.path={policy.path}"]
+
+
+def scaled(folder: Path, by: float, into: Path) -> Path:
+    """A copy of a model whose weights are `by` times as large."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, into, dirs_exist_ok=True)
+    (weights,) = into.glob("*.safetensors")
+    save_file({name: by * tensor for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    return into

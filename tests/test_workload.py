@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sharing import CONF, composed
+from sharing import CONF, composed, scaled
 
 from bench.artifacts import Policy, Rewards
 from bench.config import checks
+from bench.procedures import elsewhere
 from bench.procedures.parts import Parts
 from bench.progress import told
 from bench.store import Store, using
@@ -72,7 +73,7 @@ def planned_and_done(random_policy: Policy, shared_store: Path, monkeypatch):
             monkeypatch.setattr(type(parts["task"]), name, lambda self, text: str(len(text) % 3))
         stages: list[str] = []
         with using(Store(shared_store)) as store, told(rehearse=stages.append):  # which hears real ones too
-            parts.pop("procedure")(Parts(**parts, **{name: cfg[name] for name in checks.RUN_SETTINGS}))
+            elsewhere.run(parts.pop("procedure"), Parts(**parts, **{name: cfg[name] for name in checks.RUN_SETTINGS}))
             done = {(use.stage, use.key, use.part): use for use in store.uses}.values()
         assert stages == [stage.name for stage in record_of(cell).stages]
         trained = [use for use in done if use.stage in ("sft", "dpo", "online")]
@@ -84,6 +85,14 @@ def planned_and_done(random_policy: Policy, shared_store: Path, monkeypatch):
         }
 
     return both
+
+
+@pytest.fixture(scope="module")
+def other_policies(random_policy: Policy, tmp_path_factory) -> list[str]:
+    """Three policies from elsewhere, two of them checkpoints of one training."""
+    root = tmp_path_factory.mktemp("arms")
+    made = [str(scaled(random_policy.path, by, root / f"step_{by}")) for by in (0.25, 0.5, 0.75)]
+    return [f"arms.mine={made[0]}", f"arms.path=[{made[1]},{made[2]}]"]
 
 
 def _lengths(texts: np.ndarray) -> np.ndarray:
@@ -123,6 +132,14 @@ def test_rounds_of_preference_tuning_do_exactly_what_was_planned(planned_and_don
     rounds = ["procedure=rounds", "procedure.rounds=2", "procedure.start=current", "procedure.train_on=union"]
     planned, done = planned_and_done(*PAIRS["random pairs"], *rounds)
     assert {name: getattr(planned, name) for name in done} == done
+
+
+@pytest.mark.parametrize("procedure", PROCEDURES)
+def test_policies_from_elsewhere_are_planned_with_each_procedure(procedure, other_policies, planned_and_done):
+    given = [f"procedure={procedure}", *PROCEDURES[procedure][0]]
+    planned, done = planned_and_done(AT_RANDOM, *given, *other_policies)
+    assert {name: getattr(planned, name) for name in done} == done
+    assert planned.evaluations >= 3 + 2  # on test prompts and, for two of them, on validation prompts
 
 
 @pytest.mark.parametrize("selection", [*SELECTIONS, *PAIRS])

@@ -9,6 +9,7 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from bench.config import arms
 from bench.config.keys import configured
 from bench.config.nodes import check_node, refuse, refuse_circles, shown, target, without_value
 from bench.config.rules import (
@@ -28,7 +29,7 @@ PARTS = (
     *("task", "policy", "generation", "scoring", "prompt_filter", "selection", "training", "evaluation", "tracking"),
     "procedure",  # called with the other parts and RUN_SETTINGS
 )
-RUN_SETTINGS = ("num_completions", "baseline_completions", "control", "split", "seed")
+RUN_SETTINGS = ("num_completions", "baseline_completions", "control", "arms", "split", "seed")
 RULES = {
     "name": PLAIN_NAME,
     "seed": SEED,
@@ -37,6 +38,7 @@ RULES = {
     "temperature": TEMPERATURE,
     "top_p": PROBABILITY_MASS,
     "control": one_of("matched", "none"),
+    "arms": arms.ARMS,
     "split": one_of("validation", "test"),
     "threads": whole(0, 1_024),
     "store": FOLDER,
@@ -81,6 +83,7 @@ def check(cfg: DictConfig) -> None:
             raise BenchError(
                 f"{key}={shown(value)} is not allowed: it only repeats {repeated}; set {repeated} instead."
             )
+    arms.check(cfg.arms)
     for part in PARTS:
         if not isinstance(cfg[part], DictConfig) or "_target_" not in cfg[part]:
             raise BenchError(
@@ -170,13 +173,16 @@ def _learning_from(node: DictConfig, split: str, prefix: str) -> list[str]:
 
 
 def _kept_policies(cfg: DictConfig) -> None:
-    """Policies that a training keeps are judged on validation prompts."""
-    if cfg.training.get("keep_every") is None:
-        return
-    kept = f"training.keep_every={cfg.training.keep_every} is not allowed with"
-    prompts = _value_of(cfg, "task.validation_prompts")
-    if prompts not in (ABSENT, None) and prompts < 2:
-        raise BenchError(f"{kept} task.validation_prompts={prompts}: they are judged on those, and intervals need 2.")
+    """Policies that a training keeps, and the checkpoints of an arm, are judged on validation prompts."""
+    prompts, kept = _value_of(cfg, "task.validation_prompts"), cfg.training.get("keep_every")
+    along = [f"training.keep_every={kept}"] * (kept is not None) + ["arms with several checkpoints"] * arms.several(
+        cfg.arms
+    )
+    if along and prompts not in (ABSENT, None) and prompts < 2:
+        raise BenchError(
+            f"{along[0]} is not allowed with task.validation_prompts={prompts}: they are judged on those, and "
+            "intervals need 2."
+        )
 
 
 def _gold_is_no_proxy(cfg: DictConfig) -> None:

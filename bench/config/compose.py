@@ -43,6 +43,16 @@ def install_plugins() -> None:
         stored.get(preset.parent.name, {}).pop(preset.name, None)
 
 
+def opened(overrides: Sequence[str]) -> list[str]:
+    """The overrides with ++ before those of settings whose names a user chooses, which Hydra would refuse without."""
+    return [f"++{override}" if override.startswith("arms.") else override for override in overrides]
+
+
+def as_given(label: str) -> str:
+    """The label of a cell without what `opened` has put before its settings."""
+    return label.replace("++arms.", "arms.")
+
+
 @contextlib.contextmanager
 def explained(overrides: list[str]) -> Iterator[None]:
     """End the process with one sentence where the settings inside are wrong."""

@@ -29,7 +29,7 @@ def run_id(cfg: DictConfig) -> str:
 
 def id_of_settings(settings: Any) -> str:
     """The run id of a resolved configuration, given as a plain dict."""
-    named = {name: value for name, value in settings.items() if name not in PLACES}
+    named = {name: value for name, value in settings.items() if name not in PLACES and (name != "arms" or value)}
     if isinstance(engine := named.get("generation"), Mapping) and engine.get("_target_") == IMPORTED:
         named["generation"] = {name: value for name, value in engine.items() if name not in PLACES}
     if isinstance(task := named.get("task"), Mapping):

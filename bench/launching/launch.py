@@ -20,7 +20,7 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from bench.config.compose import LAUNCHER_PLUGINS, understood
+from bench.config.compose import LAUNCHER_PLUGINS, as_given, understood
 from bench.config.keys import run_folder
 from bench.config.rules import rules
 from bench.errors import BenchError
@@ -181,7 +181,7 @@ def launch(
     cells: list[tuple[str, DictConfig]] = []
     for position, arguments in enumerate(overrides, first):
         cfg = context.config_loader.load_sweep_config(config, list(arguments))
-        label = cfg.hydra.job.override_dirname
+        label = as_given(cfg.hydra.job.override_dirname)
         with read_write(cfg), open_dict(cfg):
             del cfg["hydra"]
         cells.append((label or f"cell {position}", cfg))

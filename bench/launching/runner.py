@@ -17,7 +17,7 @@ from bench.errors import BenchError, full_disk, is_disk_full, is_out_of_gpu_memo
 from bench.launching.second import second_process
 from bench.progress import say, tell, told
 from bench.store import MANIFEST, Finder, MissingError, Store, Use, unique, using
-from bench.sweeps.cells import Cell, busy, is_done, numbers
+from bench.sweeps.cells import Cell, busy, changed_arm, is_done, numbers
 from bench.sweeps.plan import lineage_of, opening, record_of, workload
 from bench.tracking import followed
 from bench.training.lora import check_four_bit
@@ -71,6 +71,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
                 say(opening(cell, _stored(cell, whole, store.root)))
                 second.completions, store.before_making = workload([cell]).completions, second.start
             # imported late, so that a wrong setting is refused at once
+            from bench.procedures import elsewhere
             from bench.records.read import read_run
             from bench.records.write import seal, write
             from bench.reporting.console import main_table
@@ -78,7 +79,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
             from bench.reporting.files import write_figure
 
             with followed(parts["tracking"], folder, cell.config, course):
-                results = parts["procedure"](whole)
+                results = elsewhere.run(parts["procedure"], whole)
             beside = second.made()
             for use in store.uses:
                 use.reused = use.reused and use.folder not in beside
@@ -150,7 +151,9 @@ def _stored(cell: Cell, parts: "Parts", root: Path) -> set[int]:
     """Which stages the store is known to hold: all after a finished run; else the base and what it draws."""
     planned = record_of(cell).stages
     with contextlib.suppress(BenchError):  # where there is no finished run, or its records are damaged
-        if all((root / use["stage"] / use["key"] / use["part"] / MANIFEST).is_file() for use in lineage_of(cell)):
+        if changed_arm(cell.folder) is None and all(
+            (root / use["stage"] / use["key"] / use["part"] / MANIFEST).is_file() for use in lineage_of(cell)
+        ):
             return set(range(len(planned)))
     stored = set()
     with using(Finder(root)), told(rehearse=lambda name: None), contextlib.suppress(MissingError):

@@ -110,6 +110,7 @@ class _Telling(Store):
 
 def main() -> None:
     """Read an experiment's configuration from standard input, and work on it from its other end."""
+    from bench.procedures import elsewhere
     from bench.procedures.parts import Parts
 
     cfg = OmegaConf.create(json.loads(sys.stdin.readline()))
@@ -121,6 +122,7 @@ def main() -> None:
         if count_parameters(whole.base) <= MOST_PARAMETERS:
             whole.judge(whole.base)
             whole.best_of_n()
+            elsewhere.judge(whole, elsewhere.made(whole))
             parts["procedure"](whole)
 
 

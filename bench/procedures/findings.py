@@ -109,6 +109,14 @@ class Findings:
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """A policy that was trained elsewhere, and judged beside the others."""
+
+    policy: Policy
+    differs: str | None  # how its tokens differ from the base's, so that it has no KL; None: its KL is measured
+
+
+@dataclass(frozen=True)
 class Results:
     """Everything that an experiment measured, sample by sample; reports take the means."""
 
@@ -124,6 +132,7 @@ class Results:
     best_of_n: Graded  # the base's held-out pool, drawn with the run's own sampler
     along_training: AlongTraining | None = None  # the policies that trainings kept; None: none was kept
     findings: Findings = field(default_factory=Findings)
+    elsewhere: dict[str, Elsewhere] = field(default_factory=dict)  # by name; `outcomes` has theirs too
 
 
 def uses_of(pool: Completions, uses: Sequence[Use]) -> list[Use]:

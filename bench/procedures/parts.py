@@ -16,7 +16,7 @@ from bench.evaluation.heldout import AlongTraining, Graded, Outcomes, grade
 from bench.models import loading
 from bench.models.logprobs import sequence_logprobs
 from bench.models.sampler import Sampler
-from bench.models.tokens import ids_differ, reencoded
+from bench.models.tokens import distributions_differ, ids_differ, reencoded
 from bench.procedures.findings import Findings, Results
 from bench.progress import stage
 from bench.scoring import prepared
@@ -87,6 +87,7 @@ class Parts:
     control: str  # "matched" or "none"
     split: str  # "test" or "validation": the split on which policies are judged
     seed: int
+    arms: Mapping[str, Any] = field(default_factory=dict, kw_only=True)  # policies from elsewhere, see elsewhere.py
     last_first: bool = field(default=False, kw_only=True)  # judge policies from the last, see launching/second.py
 
     def __post_init__(self) -> None:
@@ -197,6 +198,10 @@ class Parts:
             return pool, np.ones(pool.shape, bool), None
         return *reencoded(pool, self.base), differs
 
+    def incomparable(self, policy: Policy) -> str | None:
+        """What differs between a policy's tokens and the base's, so that it has no KL, in words; None where it has."""
+        return distributions_differ(policy, self.base, self.test)
+
     def path(self, policy: Policy) -> dict[int, Policy]:
         """The policies that a training kept, and its last one, by number of updates; empty where it kept none."""
         before = kept(policy)
@@ -210,10 +215,12 @@ class Parts:
             )
 
     def judge_along(self, policies: Mapping[str, Policy]) -> AlongTraining | None:
-        """Evaluate the kept policies of trainings on validation prompts, without lm-eval; None where none was kept."""
+        """Evaluate the policies that trainings kept along the way; None where none was kept."""
         paths = {arm: path for arm, policy in policies.items() if arm != "base" and (path := self.path(policy))}
-        if not paths:
-            return None
+        return self.judge_paths(paths) if paths else None
+
+    def judge_paths(self, paths: Mapping[str, Mapping[int, Policy]]) -> AlongTraining:
+        """Evaluate policies on validation prompts, without lm-eval. paths: arm -> number of updates -> policy."""
         alone = partial(self.evaluation, lm_eval=False, transfer={}, harness_tasks=())
         prompts = self.prompts("validation")
 

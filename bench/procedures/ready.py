@@ -4,19 +4,24 @@ Prompts are read, and nothing is made. What one setting may be is said by bench.
 functions that are attached with `here`.
 """
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from bench import policies
-from bench.artifacts import Prompts
+from bench.artifacts import Policy, Prompts
+from bench.config.arms import several
 from bench.config.checks import refuse_more_than_the_pool
 from bench.config.keys import configured, drawing
 from bench.errors import BenchError
 from bench.generation import imported
 from bench.models import loading, tokens
+from bench.procedures import elsewhere
 from bench.procedures.parts import Parts
+from bench.store import Finder, MissingError, using
 from bench.tasks import SPLITS, Corpus
 from bench.training import pretraining, processes
 
@@ -53,15 +58,22 @@ def check(parts: Parts, procedure: Callable[..., Any], config: Mapping[str, Any]
         _check_adapter(config["training"].get("lora"), base)
     generators = getattr(procedure, "keywords", {}).get("generators") or {}
     drawing = {id(entry["policy"]): entry["policy"] for entry in generators.values() if entry["policy"] is not None}
-    for shape in (base, *(_shape(parts, policy) for policy in drawing.values())):
+    arms = elsewhere.configured(parts)
+    for shape in (base, *(_shape(parts, policy) for policy in (*drawing.values(), *arms.values()))):
         if shape is not None:
             for held in prompts.values():
                 _check_lengths(held, shape, config)
+    root = Path(config["store"]).absolute()
+    with using(Finder(root)), contextlib.suppress(MissingError):  # a base that is not yet made is checked when it is
+        made = parts.made(parts.policy) if arms else None
+        for name, arm in arms.items():
+            elsewhere.refuse_other_base(name, parts.made(arm), cast(Policy, made))
 
 
 def _splits(config: Mapping[str, Any]) -> list[str]:
     """The splits that the experiment reads."""
-    besides = [config["training"].get("keep_every") and "validation", config["procedure"].get("stop")]
+    along = config["training"].get("keep_every") or several(config["arms"])
+    besides = [along and "validation", config["procedure"].get("stop")]
     learned_from = [value for node in configured(config["scoring"]) for name, value in node.items() if "_from" in name]
     named = dict.fromkeys(["train", config["split"], *besides, *learned_from])
     return [split for split in named if split in SPLITS]
@@ -83,7 +95,7 @@ def _shape(parts: Parts, policy: Any) -> PolicyShape | None:
             tokenizer=lambda: pretraining.tokenizer_of(cast(Corpus, parts.task), **own),
             most=lambda text: 1 + len(text.encode()),  # BOS, and a token has a byte or more
         )
-    if function not in (policies.from_folder, policies.from_hub):
+    if function not in (policies.from_folder, policies.from_hub, policies.from_elsewhere):
         return None
     made = policy(parts.task)
     base = loading.base_of(made)

@@ -107,6 +107,11 @@ class Graph:
             pq.write_table(pa.table(table), beside)
 
 
+def policy_name(policy: Policy) -> str:
+    """The name of a policy in the graph."""
+    return f"policy-{policy.fingerprint}"
+
+
 def _files(folder: Path, prefix: str = "") -> dict[str, str]:
     paths = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name != MANIFEST]
     return {prefix + path.name: str(path) for path in paths}

@@ -73,6 +73,10 @@ def break_even_metrics(
     return {
         **queries,
         "cost/tuned_query_flops": fine_tuned_query_flops(costs.policy_parameters, *lengths),
+        **{
+            f"cost/{name}_query_flops": fine_tuned_query_flops(loading.count_parameters(arm.policy), *lengths)
+            for name, arm in results.elsewhere.items()
+        },
         "cost/fine_tuning_flops": fine_tuning_flops(costs),
         **with_ends("break_even/n", even.n, even.n_low, even.n_high),
         **with_ends("break_even/queries", even.queries, even.queries_low, even.queries_high),

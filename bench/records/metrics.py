@@ -1,10 +1,12 @@
 """From one value per prompt to reported numbers: means with intervals, and contrasts between arms."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from bench.config.arms import NUMBERED
 from bench.estimators.bootstrap import intervals_and_bands, ratio_of_means
 from bench.estimators.uncertainty import PairedContrast, holm, mcnemar, paired_contrasts
 from bench.evaluation.heldout import RAW_BASE, VALIDATION, Outcomes, raw
@@ -22,6 +24,13 @@ ESTIMATORS = {  # (method, metric) -> the estimator of that KL
     ("best_of_n", "kl_bound"): "log n - (n - 1)/n + chain rule",
     ("best_of_n", "kl_sensitivity"): "jackknife, unsolved prompts at their largest + chain rule",
 }
+
+
+# texts of metrics.json; every other metric of these owners is a number, or null
+TEXTS = re.compile(
+    r"code|.*(_estimator|_reference|_subsets|/verdict|/sentence|/prompts_key)|scorer/(calibration|overoptimisation\w*)|.*/lm_eval/.*"
+)
+NUMBERS = re.compile(rf"({NUMBERED})/.*")
 
 
 def curves(measures: dict[Measure, np.ndarray], *, seed: int) -> list[dict]:
@@ -45,18 +54,23 @@ def curves(measures: dict[Measure, np.ndarray], *, seed: int) -> list[dict]:
     ]
 
 
+def pairs_of(arms: Sequence[str]) -> list[tuple[str, str]]:
+    """The policies that are compared. arms: the names of those from elsewhere, each against the base and the tuned."""
+    return [*ARMS, *((arm, "base") for arm in arms), *(("tuned", arm) for arm in arms)]
+
+
 PRIMARY = "tuned_vs_control/pass@1"
 WITHOUT_CONTROL = "tuned_vs_base/pass@1"
 
 
-def contrasts(measures: dict[Measure, np.ndarray], *, seed: int) -> dict[str, float | str]:
+def contrasts(measures: dict[Measure, np.ndarray], arms: Sequence[str] = (), *, seed: int) -> dict[str, float | str]:
     """Paired differences on the same prompts, each with its interval, minimum detectable effect and verdict.
 
     The primary contrast is tuned against control in pass@1, or against the base without a control. Its own interval
     decides. All others are secondary: p-values adjusted for their number decide (Holm 1979), and their intervals are
-    those of single comparisons.
+    those of single comparisons. arms: the names of policies from elsewhere.
     """
-    pairs = compared(measures)
+    pairs = compared(measures, arms)
     ours, theirs = (np.stack([measures[pair[side]] for pair in pairs.values()], axis=1) for side in (0, 1))
     differences = dict(zip(pairs, paired_contrasts(ours, theirs, generator(seed, "contrasts")), strict=True))
     p_values = {
@@ -88,12 +102,12 @@ def _p_value(difference: PairedContrast, ours: np.ndarray, theirs: np.ndarray) -
     return mcnemar(ours, theirs) if binary else difference.p_value
 
 
-def compared(measures: Mapping[Measure, Any]) -> dict[str, tuple[Measure, Measure]]:
+def compared(measures: Mapping[Measure, Any], arms: Sequence[str] = ()) -> dict[str, tuple[Measure, Measure]]:
     """Every comparison, by its name in metrics.json."""
     methods = (("pass", "pass@1"), ("greedy", "greedy_accuracy"))
     pairs = {
         f"{ours}_vs_{theirs}/{name}": (Measure(ours, method, "accuracy", 1), Measure(theirs, method, "accuracy", 1))
-        for ours, theirs in ARMS
+        for ours, theirs in pairs_of(arms)
         if Measure(ours, "pass", "accuracy", 1) in measures and Measure(theirs, "pass", "accuracy", 1) in measures
         for method, name in methods
     }
@@ -118,13 +132,15 @@ def distillation(measures: dict[Measure, np.ndarray], *, seed: int) -> dict[str,
     return metrics
 
 
-def transfer_contrasts(outcomes: dict[str, Outcomes], *, seed: int) -> dict[str, float | str]:
-    """The effect of fine-tuning on other tasks, by lm-eval: each arm against the base, and tuned against control.
+def transfer_contrasts(
+    outcomes: dict[str, Outcomes], elsewhere: Sequence[str] = (), *, seed: int
+) -> dict[str, float | str]:
+    """The effect of fine-tuning on other tasks, by lm-eval: each arm against the base, and tuned against the others.
 
     Differences are paired by prompt. p-values are adjusted for the number of comparisons per task (Holm 1979).
     """
     metrics: dict[str, float | str] = {}
-    arms = [pair for pair in ARMS if set(pair) <= set(outcomes)]
+    arms = [pair for pair in pairs_of(elsewhere) if set(pair) <= set(outcomes)]
     for task in outcomes["base"].transfer:
         right = {arm: outcomes[arm].transfer[task].exact_match for arm in outcomes}  # [M'] 0/1
         p_values = holm(np.array([mcnemar(right[ours], right[theirs]) for ours, theirs in arms]))

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from bench.config.arms import ArmPolicy, policies
 from bench.config.keys import id_of_settings
 from bench.config.rules import Rule, number, whole
 from bench.errors import BenchError
 from bench.evaluation.heldout import VALIDATION
 from bench.evaluation.measures import Measure
 from bench.records.fingerprint import FILE as CODE
-from bench.records.metrics import compared, metric_name
+from bench.records.metrics import NUMBERS, TEXTS, compared, metric_name
 from bench.store.intact import LINEAGE, Named, damage, intact, mapping, read_lineage, table, unreadable
 from bench.store.reading import CHECKSUMS, as_json, as_yaml, matches, read_bytes, read_json
 
@@ -40,14 +41,6 @@ SAMPLE_COLUMNS = {
     "length": "whole",
     "reward": "number",
 }
-# texts of metrics.json; every other metric of these owners is a number, or null
-TEXTS = re.compile(
-    r"code|.*(_estimator|_reference|_subsets|/verdict|/sentence|/prompts_key)|scorer/(calibration|overoptimisation\w*)|.*/lm_eval/.*"
-)
-NUMBERS = re.compile(
-    r"(base|tuned|control|distillation|cost|saved|break_even|scorer|selection|pool|train|test|\w*(_vs_|_of_)[^/]*)/.*"
-)
-
 Curve = tuple[str, str, str, int]  # policy, method, metric, n
 
 
@@ -86,6 +79,11 @@ class Run:
     def controlled(self) -> bool:
         """Whether the run trained a random control too."""
         return self.config.get("control") != "none"
+
+    @property
+    def elsewhere(self) -> dict[str, ArmPolicy]:
+        """The policies from elsewhere, by their names in the records."""
+        return policies(self.config.get("arms") or {})
 
     @functools.cached_property
     def code(self) -> dict[str, str]:
@@ -166,7 +164,9 @@ class Run:
                 self._same(METRICS, name + end, self.metrics[name + end], value, CURVES)
             if curve in self._per_prompt:
                 self._same(CURVES, name, estimate.value, _mean(self._per_prompt[curve]), PER_PROMPT)
-        for name, (ours, theirs) in compared({Measure(*curve): () for curve in self._per_prompt}).items():
+        for name, (ours, theirs) in compared(
+            {Measure(*curve): () for curve in self._per_prompt}, [*self.elsewhere]
+        ).items():
             if (key := f"{name}/difference") in self.metrics:
                 mean = _mean(self._per_prompt[ours] - self._per_prompt[theirs])
                 self._same(METRICS, key, self.metrics[key], mean, PER_PROMPT)

@@ -19,6 +19,7 @@ from bench.evaluation import measures as measured
 from bench.evaluation.measures import Measure
 from bench.evaluation.reward_diagnostics import diagnose
 from bench.generation.pool import describe
+from bench.models import loading
 from bench.procedures.findings import Results
 from bench.records import artifact_graph, completions, costs, read
 from bench.records.fingerprint import FILE as CODE
@@ -44,9 +45,9 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     code = code_of(resolved)
     metrics = {
         **flatten(rows),
-        **contrasts(measures, seed=cfg.seed),
+        **contrasts(measures, [*results.elsewhere], seed=cfg.seed),
         **distillation(measures, seed=cfg.seed),
-        **transfer_contrasts(results.outcomes, seed=cfg.seed),
+        **transfer_contrasts(results.outcomes, [*results.elsewhere], seed=cfg.seed),
         **provenance(rows),
         "code": fingerprint(code),
         **_counts(results),
@@ -71,6 +72,8 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         tables["validation.parquet"] = long(along, results.along_training.prompts.id)
     graph = artifact_graph.Graph(folder, results.train.id, uses, store.current().root)
     results.findings.add_to(graph, results)
+    for name, arm in results.elsewhere.items():
+        graph.policy(name, arm.policy)
     return leave(folder, OmegaConf.to_yaml(cfg, resolve=True), code, metrics, tables, uses, graph)
 
 
@@ -140,6 +143,11 @@ def _counts(results: Results) -> dict[str, float | str]:
     }
     if "control" in results.policies:
         counts["control/train_loss"] = last_epoch_loss(results.policies["control"])
+    for arm, other in results.elsewhere.items():
+        counts[f"{arm}/artifact"] = artifact_graph.policy_name(other.policy)
+        counts[f"{arm}/parameters"] = loading.count_parameters(other.policy)
+        counts[f"{arm}/token_ids"] = "the base's" if other.differs is None else f"another {other.differs}"
+        counts[f"{arm}/training_cost"] = "unknown"
     for arm, outcomes in results.outcomes.items():
         counts[f"{arm}/kl_per_token"] = outcomes.kl_per_token
         sampled = outcomes.sampled.completions

@@ -58,16 +58,15 @@ def runs_table(runs: Sequence[Run]) -> str:
     runs = in_order(runs)
     apart = distinctions([run.config for run in runs])
     seeded = len({run.config["seed"] for run in runs}) > 1
-    rows = [("run", *apart[0], *(["seed"] if seeded else []), *ACCURACIES, "tuned - control", "tuned vs control")]
+    others = list(dict.fromkeys(name for run in runs for name in run.elsewhere))
+    accuracies_of = ACCURACIES | {f"{name} pass@1": (name, "pass") for name in others}
+    rows = [("run", *apart[0], *(["seed"] if seeded else []), *accuracies_of, "tuned - control", "tuned vs control")]
     for settings, run in zip(apart, runs, strict=True):
-        accuracies = [
-            str(run.series(arm, method, "accuracy")[1]) if arm != "control" or run.controlled else ""
-            for arm, method in ACCURACIES.values()
-        ]
+        accuracies = [str(run.series(arm, method, "accuracy").get(1, "")) for arm, method in accuracies_of.values()]
         seed = [str(run.config["seed"])] if seeded else []
         rows.append((run.folder.name, *settings.values(), *seed, *accuracies, *_selection_effect(run)))
     if seeded and not apart[0] and all(run.controlled for run in runs):
-        scores = [np.stack([run.per_prompt(*cell, "accuracy", 1) for run in runs]) for cell in ACCURACIES.values()]
+        scores = [np.stack([run.per_prompt(*cell, "accuracy", 1) for run in runs]) for cell in accuracies_of.values()]
         effect = contrast(scores[0], scores[1], "mean")  # of [S, M]
         means = [str(estimate(values, shares=True)) for values in scores]
         rows.append(("mean", f"all {len(runs)}", *means, str(effect.difference), effect.verdict))

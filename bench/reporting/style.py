@@ -37,6 +37,7 @@ LOOKS = {
     "bound": Look("#8C8C8C", "", (0, (1, 1.2))),
 }
 _MARKERS = "osD^vPX<>p"
+_OTHERS = ("#E69F00", "#56B4E9", "#7A5195", "#8B4513")
 _LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (2.5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1)))
 
 
@@ -49,6 +50,14 @@ def sequence(names: Sequence[Name]) -> dict[Name, Look]:
     return {
         name: Look(to_hex(colormaps["viridis"](shade)), _MARKERS[i % len(_MARKERS)], _LINES[i % len(_LINES)])
         for i, (name, shade) in enumerate(zip(names, shades, strict=False))
+    }
+
+
+def elsewhere(names: Sequence[Name]) -> dict[Name, Look]:
+    """The looks of policies from elsewhere, in colours that no other role has."""
+    return {
+        name: Look(_OTHERS[i % len(_OTHERS)], _MARKERS[::-1][i % len(_MARKERS)], _LINES[i % len(_LINES)])
+        for i, name in enumerate(names)
     }
 
 

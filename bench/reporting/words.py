@@ -2,10 +2,11 @@
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench import policies
+from bench.config.arms import ArmPolicy
 from bench.reporting.groups import Group
 
 ARMS = {"base": "base", "tuned": "tuned", "control": "random control"}
@@ -37,6 +38,20 @@ def policy_words(settings: dict[str, Any]) -> str:
         f"{known['demonstrations']:,} of the task's noisy demonstrations ({known['steps']:,} steps of "
         f"{known['batch_size']} sequences, learning rate {known['learning_rate']:g})"
     )
+
+
+def place_words(place: str) -> str:
+    """A policy from elsewhere: the hub's id, or the folder's name without its place on this machine."""
+    return place.rstrip("/").rpartition("/")[2] if place.startswith((".", "/", "~")) or place.count("/") > 1 else place
+
+
+def checkpoint_words(policies: Mapping[str, ArmPolicy], name: str) -> str:
+    """One of several checkpoints: its folder's name, or its name in the records where two folders have one name."""
+    path = [policy for policy in policies.values() if policy.arm == policies[name].arm]
+    words = {policy.place.rstrip("/").rpartition("/")[2] for policy in path}
+    if policies[name].updates is None:
+        return ""
+    return policies[name].place.rstrip("/").rpartition("/")[2] if len(words) == len(path) else name
 
 
 def task_words(settings: dict[str, Any]) -> str:

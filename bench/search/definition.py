@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench.artifacts import content_hash
 from bench.config import checks
-from bench.config.compose import SWEEPER_PLUGINS, Composer, composing, install_plugins
+from bench.config.compose import SWEEPER_PLUGINS, Composer, composing, install_plugins, opened
 from bench.config.keys import run_id
 from bench.config.rules import Count, Seed, Workers, number, or_null, rules, text
 from bench.errors import BenchError
@@ -132,6 +132,7 @@ def read(overrides: Sequence[str], conf: str) -> Search | None:
     Raises BenchError, or Hydra's own errors, where an end of its space is impossible.
     """
     install_plugins()
+    overrides = opened(overrides)
     with composing(conf):
         of_hydra = [override for override in overrides if override.lstrip("+~").startswith("hydra")]
         named = [override for override in overrides if override.lstrip("+").startswith("sweep=")]

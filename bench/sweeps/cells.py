@@ -19,11 +19,24 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from bench.config import checks
-from bench.config.compose import Composer, install_plugins, understood
+from bench.config.arms import policies
+from bench.config.compose import Composer, as_given, install_plugins, opened, understood
 from bench.config.keys import folder_of_settings, id_of_settings
 from bench.errors import BenchError
+from bench.models.loading import folder as load_folder
+from bench.records.artifact_graph import policy_name
 from bench.records.fingerprint import is_current
-from bench.records.read import METRICS, TIMES, changed, failure, is_finished, missing_records, read_metrics, seconds
+from bench.records.read import (
+    METRICS,
+    TIMES,
+    changed,
+    failure,
+    is_finished,
+    missing_records,
+    read_config,
+    read_metrics,
+    seconds,
+)
 from bench.store.files import BUSY, claim, holder, unfinished
 
 if TYPE_CHECKING:
@@ -78,6 +91,7 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     install_plugins()
+    overrides = opened(overrides)
     _refuse_sweeps_of_wandb(overrides, Path(conf))
     composer = Composer()
     with understood(overrides), initialize_config_dir(conf, version_base="1.3"):
@@ -100,7 +114,7 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
             cfg = composer.compose(arguments)
             checks.check(cfg)
             label = " ".join(argument for argument in arguments if argument.partition("=")[0] in varied)
-            cell = Cell(label, cfg, tuple(key for key in last if key not in varied))
+            cell = Cell(as_given(label), cfg, tuple(as_given(key) for key in last if key not in varied))
             _ = cell.parts  # raises where a part can't be built
             distinct.setdefault(cell.id, cell)  # two labels of one configuration are one run
     return list(distinct.values())
@@ -169,7 +183,8 @@ def state(cell: Cell) -> State:
         read_metrics(folder)
     except BenchError:
         return State("incomplete", f"{METRICS} is damaged")
-    return State("outdated", "made by other code")
+    arm = changed_arm(folder)
+    return State("outdated", f"the policy in arms.{arm} changed" if arm else "made by other code")
 
 
 def is_done(folder: Path) -> bool:
@@ -181,9 +196,27 @@ def is_done(folder: Path) -> bool:
         return False
     try:
         read_metrics(folder)
-        return is_current(folder)
+        return is_current(folder) and changed_arm(folder) is None
     except (BenchError, OSError, ValueError):  # damaged records count as missing
         return False
+
+
+def changed_arm(folder: Path) -> str | None:
+    """The name of a policy from elsewhere whose local folder holds another one than the run judged; None for none.
+
+    A folder that is gone counts as unchanged. BenchError where the run's records are damaged.
+    """
+    metrics = read_metrics(folder)
+    if not any(name.endswith("/artifact") for name in metrics):
+        return None
+    config = read_config(folder)
+    code = config["policy"].get("trust_remote_code", False)
+    for name, (_, place, _) in policies(config["arms"]).items():
+        with contextlib.suppress(BenchError):  # a folder that was broken since holds another policy, too
+            if not Path(place).is_dir() or policy_name(load_folder(place, code=code)) == metrics[f"{name}/artifact"]:
+                continue
+        return name
+    return None
 
 
 @contextlib.contextmanager

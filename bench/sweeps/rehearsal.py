@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection, content_hash
+from bench.config.checks import RUN_SETTINGS
 from bench.config.keys import drawing, import_of, settings_key
 from bench.errors import BenchError
 from bench.models.sampler import GREEDY
 from bench.policies import warm_started
+from bench.procedures import elsewhere
 from bench.procedures.parts import Parts, Staged
 from bench.progress import stage, told
 from bench.scoring import highest
@@ -77,12 +79,10 @@ def rehearse(config: Config, parts: Mapping[str, Any], record: Record) -> None:
 
     parts: the configured parts, built but not yet called. BenchError where parts do not fit together.
     """
-    own = {name: parts[name] for name in ("task", "scoring", "prompt_filter")}
-    shared = {name: config[name] for name in ("num_completions", "baseline_completions", "control", "split", "seed")}
     work = _Work(config, record)
     rehearsal = Rehearsal(
-        **own,
-        **shared,
+        **{name: parts[name] for name in ("task", "scoring", "prompt_filter")},
+        **{name: config[name] for name in RUN_SETTINGS},
         policy=work.base,
         generation=work.generate,
         selection=_forgiving(parts["selection"]),
@@ -91,7 +91,7 @@ def rehearse(config: Config, parts: Mapping[str, Any], record: Record) -> None:
         work=work,
     )
     with told(rehearse=lambda name: record.stages.append(Planned(name))):
-        parts["procedure"](rehearsal)
+        elsewhere.run(parts["procedure"], rehearsal)
 
 
 class _Work:
@@ -223,8 +223,7 @@ class _Work:
     ) -> Any:
         settings = self.config["evaluation"]
         generation(prompts, policy, num_completions=1, seed=seed, **GREEDY.settings)
-        sampler = {name: settings[name] for name in SAMPLER}
-        generation(prompts, policy, num_completions=settings["num_completions"], seed=seed, **sampler)
+        generation(prompts, policy, seed=seed, **{name: settings[name] for name in ("num_completions", *SAMPLER)})
         models = 1 if policy == base else 2 * (1 + len(others))  # the base judges itself
         key = (policy.fingerprint, settings_key(self.config, "evaluation"), prompts.answer.tobytes(), seed)
         self.record.stages[-1].work["evaluations"] += key not in self.record.judged
@@ -290,6 +289,9 @@ class Rehearsal(Parts):
 
     def readable(self, pool: Completions, drawn_by: Policy) -> tuple[Completions, np.ndarray, str | None]:
         return pool, np.ones(pool.shape, bool), None
+
+    def incomparable(self, policy: Policy) -> str | None:
+        return None
 
     def verified(self, prompts: Prompts, pool: Completions) -> np.ndarray:
         """More completions are correct after each training, so that no stop rule ends the rounds early."""

@@ -30,14 +30,14 @@ class _Row(NamedTuple):
     """A policy, or Best-of-n of the base."""
 
     group: Group
-    arm: str  # base, tuned or control; "" for Best-of-n
+    arm: str  # base, tuned, control or one from elsewhere; "" for Best-of-n
     n: int
 
     def mean(self, metric: str) -> Estimate | None:
         """In sampled accuracy or in KL."""
         if not self.arm:
             return self.group.series("base", "best_of_n", metric).get(self.n)
-        return self.group.mean(self.arm, "pass" if metric == "accuracy" else "policy", metric, 1)
+        return self.group.series(self.arm, "pass" if metric == "accuracy" else "policy", metric).get(1)
 
     def value(self, metric: str) -> float | None:
         """Of Best-of-n, without its interval."""
@@ -50,7 +50,7 @@ class _Row(NamedTuple):
 
     @property
     def label(self) -> str:
-        label = ARMS.get(self.arm, f"Best-of-{self.n}")
+        label = ARMS.get(self.arm, self.arm) or f"Best-of-{self.n}"
         return f"tuned: {self.group.runs[0].selection}" if self.arm == "tuned" else label
 
 
@@ -58,7 +58,7 @@ def policies(group: Group) -> Table:
     """Each policy and Best-of-n at each n, in accuracy and KL, and the tuned policy against each."""
     contrasts, kept = of_group(group), gain_kept(group)
     kl = group.series("base", "best_of_n", "kl")
-    rows = [_Row(group, arm, 1) for arm in ARMS if arm != "control" or group.controlled]
+    rows = [_Row(group, arm, 1) for arm in ("base", *group.arms, *group.runs[0].elsewhere)]
     sizes = group.series("base", "best_of_n", "accuracy")
     rows += [_Row(group, "", n) for n in sizes if n > 1 or abs(kl[n].value) > RAW]
 
@@ -158,6 +158,7 @@ def _configurations(groups: Sequence[Group]) -> Table | None:
             tables.Column("seeds", None, lambda row: row.ranked.seeds),
             tables.interval("tuned", "tuned pass@1", lambda row: row.ranked.tuned),
             tables.interval("control", "control pass@1", lambda row: row.ranked.control),
+            *map(_other, dict.fromkeys(name for group in groups for name in group.runs[0].elsewhere)),
             *tables.contrasted(
                 lambda row: row.ranked.effect,
                 difference=("effect", "tuned - control"),
@@ -173,6 +174,15 @@ def _configurations(groups: Sequence[Group]) -> Table | None:
             tables.PROMPTS,
         ],
         tables.all_runs(groups),
+    )
+
+
+def _other(name: str) -> tables.Column:
+    """A policy from elsewhere, in sampled accuracy."""
+    return tables.interval(
+        name,
+        f"{name} pass@1",
+        lambda row: row.group.mean(name, *SAMPLED) if name in row.group.runs[0].elsewhere else None,
     )
 
 

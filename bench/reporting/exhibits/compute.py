@@ -25,16 +25,19 @@ def break_even(groups: Sequence[Group]) -> Figure | None:
     """Accuracy against FLOPs per query, and total FLOPs against queries; None for many groups or without records."""
     if len(groups) > MOST_GROUPS or not all("cost/tuned_query_flops" in run.metrics for run in tables.all_runs(groups)):
         return None
+    looks = style.elsewhere(list(dict.fromkeys(name for group in groups for name in group.runs[0].elsewhere)))
     return plots.figure(
         "break_even",
         "Left: accuracy on held-out prompts against the FLOPs of a query, for Best-of-n and for one sample of the "
         "fine-tuned policy. Right: FLOPs spent after so many queries, on Best-of-n at the n that matches the "
         "fine-tuned policy, and on that policy with everything that its training took; a diamond marks where a seed's "
         "lines cross, its bar the 95 % interval over prompts. Scoring by a verifier counts nothing, and decoding is "
-        "bound by memory, so that FLOPs flatter the fine-tuned policy.",
+        "bound by memory, so that FLOPs flatter the fine-tuned policy."
+        + " What the training of policies from elsewhere took is unknown, so that they have no break-even."
+        * bool(looks),
         [row for group in groups for row in (*_per_query(group), *_in_total(group))],
         groups,
-        _break_even,
+        lambda canvas, rows: _break_even(canvas, rows, looks),
         (style.FULL_WIDTH, 2.5 * len(groups)),
     )
 
@@ -52,6 +55,9 @@ def _mean(group: Group, name: str) -> float:
 def _per_query(group: Group) -> plots.Rows:
     tuned = tables.spread("accuracy", group.mean("tuned", "pass", "accuracy", 1))
     rows = [_row(group, "tuned", flops=_mean(group, "tuned_query_flops"), **tuned)]
+    for name in group.runs[0].elsewhere:
+        own = tables.spread("accuracy", group.mean(name, "pass", "accuracy", 1))
+        rows.append(_row(group, name, flops=_mean(group, f"{name}_query_flops"), **own))
     for n, accuracy in group.series("base", "best_of_n", "accuracy").items():
         flops = _mean(group, f"best_of_{n}_query_flops")
         rows.append(_row(group, "best_of_n", n=n, flops=flops, **tables.spread("accuracy", accuracy)))
@@ -79,7 +85,7 @@ def _in_total(group: Group) -> plots.Rows:
     return rows
 
 
-def _break_even(canvas: Any, rows: plots.Rows) -> plots.Labels:
+def _break_even(canvas: Any, rows: plots.Rows, looks: dict[str, style.Look]) -> plots.Labels:
     from matplotlib.ticker import LogLocator, NullLocator
 
     names, labels = plots.values_of(rows, "name"), []
@@ -91,6 +97,9 @@ def _break_even(canvas: Any, rows: plots.Rows) -> plots.Labels:
         plots.line(left, curve, "flops", "accuracy", style.LOOKS["best_of_n"], label="Best-of-n")
         diamond = {"label": "fine-tuned", "linestyle": "none", "markersize": 4.5}
         plots.line(left, tuned, "flops", "accuracy", style.LOOKS["tuned"], **diamond)
+        for what, look in looks.items():
+            if own := plots.bare(plots.where(here, what=what), *keys):
+                plots.line(left, own, "flops", "accuracy", look, label=what, linestyle="none")
         plots.guide(left, y=tuned[0]["accuracy"], color=style.LOOKS["tuned"].colour)
         left.set_xscale("log")
         left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -167,7 +167,9 @@ def coverage_table(groups: Sequence[Group]) -> Table | None:
 
     bases, names = arrange.distinct(groups, base_of)
     policies = [_Policy("base", group, names) for group in bases]
-    policies += [_Policy(arm, group, list(group.settings)) for group in groups for arm in group.arms]
+    policies += [
+        _Policy(arm, group, list(group.settings)) for group in groups for arm in (*group.arms, *group.runs[0].elsewhere)
+    ]
     votes = sorted({votes for policy in policies if (votes := _votes(policy))})
 
     def setting(name: str) -> tables.Column:
@@ -182,7 +184,7 @@ def coverage_table(groups: Sequence[Group]) -> Table | None:
         policies,
         [
             *map(setting, groups[0].settings),
-            tables.Column("arm", "policy", lambda policy: ARMS[policy.arm]),
+            tables.Column("arm", "policy", lambda policy: ARMS.get(policy.arm, policy.arm)),
             *map(solved, sizes),
             tables.interval("majority", f"majority vote{f' of {votes[0]}' if len(votes) == 1 else ''}", _majority),
             tables.Column("votes", None, _votes),

@@ -9,6 +9,7 @@ from bench.reporting.exhibit import Figure, shows
 from bench.reporting.finish import key_height
 from bench.reporting.groups import Group, is_learned
 from bench.reporting.labels import Label
+from bench.reporting.words import checkpoint_words
 
 FEW = 3  # groups: more of them are drawn as points alone, over the whole width
 CROWD = plots.MOST - 2  # samplers beside the two arms in a legend: more get a panel for each value of one setting
@@ -35,6 +36,11 @@ def _frontier(groups: Sequence[Group], metric: str) -> Figure | None:
     parts.append("; soft Best-of-n at its temperatures" * ("soft_best_of_n" in methods))
     parts.append("; Best-of-n drawn from the fine-tuned policy" * ("tuned_best_of_n" in methods))
     parts.append("; black: one sample of the base over its temperatures" * ("base_temperature" in methods))
+    looks = style.elsewhere(
+        list(dict.fromkeys(arm for group in groups for arm, *_ in group.runs[0].elsewhere.values()))
+    )
+    thin = ", each with Best-of-n drawn from it" * any(f"{arm}_best_of_n" in methods for arm in looks)
+    parts.append(f"; trained elsewhere: {', '.join(looks)}{thin}" * bool(methods & looks.keys()))
     panels, wide = len(plots.values_of(rows, "panel")), len(groups) > FEW
     tall = 0.3 + 0.75 * plots.rows_of(panels) if panels > 1 else 1.1
     if panels == 1 and len(plots.values_of(plots.where(rows, method="best_of_n"), "series")) > CROWD:
@@ -45,7 +51,7 @@ def _frontier(groups: Sequence[Group], metric: str) -> Figure | None:
         f"{''.join(parts)}.",
         rows,
         groups,
-        lambda canvas, rows: _draw(canvas, rows, metric),
+        lambda canvas, rows: _draw(canvas, rows, metric, looks),
         (style.FULL_WIDTH if wide else style.COLUMN_WIDTH, style.COLUMN_WIDTH * (tall if wide else 0.95) + key),
         series="series",
         room=CROWD,
@@ -75,17 +81,36 @@ def _rows(groups: Sequence[Group], metric: str) -> plots.Rows:
             at = place(group) | {"series": ""}
             (row,) = _curve(at, "base_temperature", first, group.series("base", "best_of_n", "kl"), label=name)
             rows.append(row | {"temperature": float(group.settings["temperature"])})
+    elsewhere: set[object] = set()
     for group in arrange.in_order(groups):
+        at = place(group)
         label = arrange.named(group, [name for name in group.settings if name not in apart])
         for arm in group.arms:
-            value = group.series(arm, *(("pass", "accuracy") if metric == "accuracy" else ("best_of_n", "proxy")))
-            first = {n: estimate for n, estimate in value.items() if n == 1}
-            rows += _curve(place(group), arm, first, group.series(arm, "policy", "kl"), label=label)
-        moved = group.series("tuned", "best_of_n", "kl")
-        if few and len(moved) > 1:
-            values = group.series("tuned", "best_of_n", metric)
-            rows += _curve(place(group), "tuned_best_of_n", values, moved, max(moved), label=label)
+            rows += _point(at, group, arm, arm, label, metric)
+        for name, (arm, _, updates) in group.runs[0].elsewhere.items():
+            key = name, at["panel"], group.key_of([(name, "pass", "accuracy", 1)])
+            if key in elsewhere:  # configurations that differ in their training share it
+                continue
+            elsewhere.add(key)
+            rows += _point(at, group, name, arm, checkpoint_words(group.runs[0].elsewhere, name), metric)
+            if few and updates is None:
+                rows += _on_top(at, group, arm, metric)
+        if few:
+            rows += _on_top(at, group, "tuned", metric, label)
     return rows
+
+
+def _on_top(place: dict[str, str], group: Group, policy: str, metric: str, label: str = "") -> plots.Rows:
+    """Best-of-n drawn from a policy other than the base; nothing where it has one n."""
+    moved, values = (group.series(policy, "best_of_n", name) for name in ("kl", metric))
+    return _curve(place, f"{policy}_best_of_n", values, moved, max(moved), label=label) if len(moved) > 1 else []
+
+
+def _point(place: dict[str, str], group: Group, policy: str, method: str, label: str, metric: str) -> plots.Rows:
+    """One sample of a policy; no row where it has no KL."""
+    value = group.series(policy, *(("pass", "accuracy") if metric == "accuracy" else ("best_of_n", "proxy")))
+    first = {n: estimate for n, estimate in value.items() if n == 1}
+    return _curve(place, method, first, group.series(policy, "policy", "kl"), label=label)
 
 
 def _but_temperature(group: Group, names: Sequence[str]) -> list[str]:
@@ -130,11 +155,14 @@ def _soft(place: dict[str, str], group: Group, metric: str) -> plots.Rows:
     return rows
 
 
-def _draw(canvas: Any, rows: plots.Rows, metric: str) -> plots.Labels:
+def _draw(canvas: Any, rows: plots.Rows, metric: str, looks: dict[str, style.Look]) -> plots.Labels:
     names, series = plots.values_of(rows, "panel"), plots.values_of(plots.where(rows, method="best_of_n"), "series")
     several = style.sequence(series) if len(series) > 1 else {}
     panels = plots.grid_of(canvas, len(names), sharex=True, sharey=True)
-    labels = [_panel(axes, plots.where(rows, panel=name), several) for axes, name in zip(panels, names, strict=True)]
+    labels = [
+        _panel(axes, plots.where(rows, panel=name), several) + _elsewhere(axes, plots.where(rows, panel=name), looks)
+        for axes, name in zip(panels, names, strict=True)
+    ]
     for axes, name in zip(panels, names, strict=True):
         axes.set_title(name)
         axes.margins(x=0.06, y=0.08)
@@ -164,6 +192,19 @@ def _panel(axes: Any, rows: plots.Rows, several: dict[str, style.Look]) -> list[
         labels.append(Label(shown[-1]["kl"], shown[-1]["value"], "one sample", style.LOOKS["base"].colour))
     for arm, title in POINTS.items():
         labels += _points(axes, plots.where(rows, method=arm), style.LOOKS[arm], title, several)
+    return labels
+
+
+def _elsewhere(axes: Any, rows: plots.Rows, looks: dict[str, style.Look]) -> list[Label]:
+    """Draw the policies from elsewhere; a line joins the checkpoints of one training in their order."""
+    labels = []
+    for arm, look in looks.items():
+        on_top = plots.bare(plots.where(rows, method=f"{arm}_best_of_n"), "kl", "value")
+        plots.line(axes, on_top, "kl", "value", look, markersize=2, linewidth=0.6, alpha=0.75)
+        if points := plots.where(rows, method=arm):
+            joined = {"linewidth": 0.8} if len(points) > 1 else {"linestyle": "none"}
+            plots.line(axes, points, "kl", "value", look, label=arm, zorder=4, **joined)
+            labels += [Label(row["kl"], row["value"], row["label"], look.colour) for row in points if row["label"]]
     return labels
 
 

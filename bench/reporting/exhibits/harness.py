@@ -34,7 +34,7 @@ def harness(groups: Sequence[Group]) -> Table | None:
 
     def arm(name: str) -> tables.Column:
         return tables.interval(
-            name, ARMS[name], lambda measure: _estimate(measure.group, f"{name}/lm_eval/{measure.name}")
+            name, ARMS.get(name, name), lambda measure: _estimate(measure.group, f"{name}/lm_eval/{measure.name}")
         )
 
     return tables.table(
@@ -46,7 +46,7 @@ def harness(groups: Sequence[Group]) -> Table | None:
             *tables.settings_columns(groups),
             tables.Column("task", "task", lambda measure: measure.name.rpartition("/")[0]),
             tables.Column("metric", "metric", lambda measure: measure.name.rpartition("/")[2]),
-            *map(arm, ("base", "tuned", "control")),
+            *map(arm, dict.fromkeys((*ARMS, *(name for group in groups for name in group.runs[0].elsewhere)))),
             tables.Column("seeds", "seeds", lambda measure: len(measure.group.runs)),
         ],
         tables.all_runs(groups),

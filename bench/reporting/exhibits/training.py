@@ -16,7 +16,10 @@ NAMES = {"tuned": "fine-tuned", "control": "random control"}
 def training(groups: Sequence[Group]) -> Figure | None:
     """Left: accuracy of one sample after so many updates, the highest ringed. Right: the same against measured KL."""
     (run,) = groups[0].runs
-    rows = [row for arm in NAMES for row in _rows(run, arm)]
+    looks = {arm: style.LOOKS[arm] for arm in NAMES} | style.elsewhere(
+        [*dict.fromkeys(policy.arm for policy in run.elsewhere.values())]
+    )
+    rows = [row for arm in looks for row in _rows(run, arm)]
     if not rows:
         return None
     caption = (
@@ -24,10 +27,10 @@ def training(groups: Sequence[Group]) -> Figure | None:
         f"{run.folder.name}, seed {run.config['seed']}); 0 updates is the base. Ringed: the highest accuracy, which, "
         "as the best of several, is a little lower on other prompts. Bars: 95 % intervals over prompts."
     )
-    best = {arm: run.metrics.get(f"{arm}/{VALIDATION}_best_updates") for arm in NAMES}
+    best = {arm: run.metrics.get(f"{arm}/{VALIDATION}_best_updates") for arm in looks}
     size = style.FULL_WIDTH, 0.36 * style.FULL_WIDTH
     return plots.figure(
-        "training", caption, rows, groups, lambda canvas, rows: _draw(canvas, rows, best), size, over=""
+        "training", caption, rows, groups, lambda canvas, rows: _draw(canvas, rows, best, looks), size, over=""
     )
 
 
@@ -40,15 +43,16 @@ def _rows(run: Run, arm: str) -> plots.Rows:
     ]
 
 
-def _draw(canvas: Any, rows: plots.Rows, best: dict[str, int | None]) -> None:
+def _draw(canvas: Any, rows: plots.Rows, best: dict[str, int | None], looks: dict[str, style.Look]) -> None:
     panels = plots.grid_of(canvas, 2, sharey=True)
     titles = {"updates": "updates", "kl": "KL from the base (nats per sequence)"}
     for axes, (x, title) in zip(panels, titles.items(), strict=True):
-        for arm, name in NAMES.items():
+        for arm, look in looks.items():
             points = [row for row in plots.where(rows, arm=arm) if row[x] is not None]
-            plots.line(axes, points, x, "accuracy", style.LOOKS[arm], label=name)
+            if points:
+                plots.line(axes, points, x, "accuracy", look, label=NAMES.get(arm, arm))
             for row in plots.where(points, updates=best[arm]):
-                ring = style.Look(style.LOOKS[arm].colour, "o", "none")
+                ring = style.Look(look.colour, "o", "none")
                 point = plots.bare([row], x, "accuracy")
                 plots.line(axes, point, x, "accuracy", ring, markersize=9, markerfacecolor="none")
         axes.set_xlabel(title)

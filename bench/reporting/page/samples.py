@@ -67,7 +67,7 @@ def sample_columns(runs: Sequence[Run]) -> dict[str, Any]:
         columns["reward"] += map(_rounded, samples["reward"])
         correct = samples.get("correct", [None] * count)
         columns["correct"] += [UNKNOWN if verdict is None else int(verdict) for verdict in correct]
-        flips = _flips(samples | {"correct": correct})
+        flips = _flips(samples | {"correct": correct}, [*COMPARED, *(("base", name) for name in run.elsewhere)])
         columns["flip"] += [
             lists["flips"][() if split == "train" else tuple(flips.get(prompt, ()))]
             for split, prompt in zip(samples["split"], samples["prompt_id"], strict=True)
@@ -87,7 +87,7 @@ def _groups(runs: Sequence[Run]) -> list[tuple[str, list[int]]]:
     return [(name, members) for name, members in groups.items() if 1 < len(members) < len(runs)]
 
 
-def _flips(samples: Mapping[str, list]) -> dict[str, list[str]]:
+def _flips(samples: Mapping[str, list], pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
     """Held-out prompt -> where one policy's greedy completion is correct and another's is wrong, in words."""
     verdicts = {
         (prompt, policy): verdict
@@ -98,7 +98,7 @@ def _flips(samples: Mapping[str, list]) -> dict[str, list[str]]:
     }
     flips: dict[str, list[str]] = {}
     for prompt in dict.fromkeys(prompt for prompt, _ in verdicts):
-        for pair in COMPARED:
+        for pair in pairs:
             before, after = (verdicts.get((prompt, policy)) for policy in pair)
             if None not in (before, after) and before != after:
                 words = ("wrong", "correct") if after else ("correct", "wrong")

@@ -1,0 +1,83 @@
+"""Policies that were trained elsewhere (`arms`), judged beside those of any procedure (see bench.config.arms).
+
+The base's system prompt, thinking mode and trust in code hold for them too, so that all are asked alike.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+
+from bench.artifacts import Policy
+from bench.config import arms
+from bench.errors import BenchError
+from bench.evaluation.heldout import AlongTraining, Outcomes
+from bench.models import loading
+from bench.policies import from_elsewhere
+from bench.procedures.findings import Elsewhere, Results
+from bench.procedures.parts import Parts
+from bench.progress import say
+
+ALIKE = ("system", "thinking", "trust_remote_code")
+
+
+def run(procedure: Callable[[Parts], Results], parts: Parts) -> Results:
+    """The results of a procedure, with the outcomes of the policies from elsewhere.
+
+    BenchError, before the procedure, where an adapter belongs to another model than the base.
+    """
+    if not parts.arms:
+        return procedure(parts)
+    policies = made(parts)
+    results = procedure(parts)
+    outcomes, along = judge(parts, policies)
+    before = results.along_training
+    if along is not None and before is not None:
+        along = replace(along, outcomes=before.outcomes | along.outcomes)
+    return replace(
+        results,
+        outcomes=results.outcomes | outcomes,
+        along_training=before if along is None else along,
+        elsewhere=policies,
+    )
+
+
+def configured(parts: Parts) -> dict[str, Callable[..., Policy]]:
+    """The policies by name, as parts that are not yet made."""
+    asked = getattr(parts.policy, "keywords", {})
+    alike = {name: asked[name] for name in ALIKE if name in asked}
+    return {
+        name: partial(from_elsewhere, place=place, setting=f"arms.{arm}", **alike)
+        for name, (arm, place, _) in arms.policies(parts.arms).items()
+    }
+
+
+def made(parts: Parts) -> dict[str, Elsewhere]:
+    """The policies by name; those without a KL are said."""
+    base, policies = parts.base, {}
+    for name, policy in configured(parts).items():
+        found = parts.named(name, policy)
+        refuse_other_base(name, found, base)
+        policies[name] = Elsewhere(found, parts.incomparable(found))
+        if policies[name].differs is not None:
+            say(f"{name}: its {policies[name].differs} differs from the base's, so it is judged without a KL")
+    return policies
+
+
+def refuse_other_base(name: str, policy: Policy, base: Policy) -> None:
+    """BenchError where the policy is an adapter of another model than the run's base."""
+    own, needed = loading.base_of(policy), loading.base_of(base)
+    if own != policy and own.fingerprint != needed.fingerprint:
+        raise BenchError(
+            f"{name} is the adapter in {policy.path} of the model in {own.path}, but the run's base is the one in "
+            f"{needed.path}: give the merged model (merge_and_unload), or an adapter of the base."
+        )
+
+
+def judge(parts: Parts, policies: Mapping[str, Elsewhere]) -> tuple[dict[str, Outcomes], AlongTraining | None]:
+    """Their outcomes on the held-out prompts, and those of checkpoints of one training on validation prompts."""
+    outcomes = {name: parts.judge(arm.policy) for name, arm in policies.items()}
+    paths: dict[str, dict[int, Policy]] = {}
+    for name, (arm, _, updates) in arms.policies(parts.arms).items():
+        if updates is not None:
+            paths.setdefault(arm, {})[updates] = policies[name].policy
+    return outcomes, parts.judge_paths(paths) if paths else None
