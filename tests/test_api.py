@@ -237,10 +237,6 @@ def test_slides_have_larger_text_and_figures(runs):
         ),
         (["figures.labels={nope: a}"], r"figures\.labels: nope is not a text of any figure"),
         (["figures.frontier.labels={nope: a}"], r"figures\.frontier\.labels: nope is not a text of this figure"),
-        (
-            ["figures.frontier.curves=[base_temperature]"],
-            r"is not a curve of frontier: .* It needs runs of several temperatures, as a sweep over temperature=",
-        ),
         (["figures.size=[1,.nan]"], r"figures\.size=\[1, nan\] is not allowed"),
         (["figures.frontier.colour=red"], r"figures\.frontier\.colour is not known: a setting of figures\.frontier is"),
         (["figures.frontier=3"], r"figures\.frontier is not known"),
