@@ -29,6 +29,9 @@ def exact_best_of_n_kl(
     order, without ties inside it. A stretch of F from a to b adds G(b) − G(a) with
     G(u) = uⁿ [log n + (n − 1) log u − (n − 1)/n], the integral of n uⁿ⁻¹ log(n uⁿ⁻¹).
     Raises ValueError for unequal shapes, NaN, or probabilities that are negative or do not sum to 1.
+
+    >>> round(exact_best_of_n_kl([0.5, 0.5], [0, 1], 2), 3)  # 0.75 log(0.75 / 0.5) + 0.25 log(0.25 / 0.5)
+    0.131
     """
     sizes, single = arrays.as_sizes("n", n)
     mass, spread = _reward_distribution(probabilities, rewards, continuous)
@@ -45,6 +48,9 @@ def exact_best_of_n_win_rate(probabilities: np.ndarray, rewards: np.ndarray, n: 
 
     Ties count half; without ties it is n/(n + 1). Source: Beirami et al. 2024, §5; the extension to ties is ours.
     Arguments and errors as in `exact_best_of_n_kl`.
+
+    >>> exact_best_of_n_win_rate([0.5, 0.5], [0, 1], 2)  # 0.75 · (0.5 + 0.25) + 0.25 · 0.25
+    0.625
     """
     sizes, single = arrays.as_sizes("n", n)
     lower, upper = _distribution_function(_reward_distribution(probabilities, rewards, None)[0])
@@ -53,7 +59,11 @@ def exact_best_of_n_win_rate(probabilities: np.ndarray, rewards: np.ndarray, n: 
 
 
 def best_of_n_kl_bound(n: arrays.Sizes) -> float | np.ndarray:
-    """Return log n − (n − 1)/n: the KL of Best-of-n where no rewards tie, else an upper bound (Beirami 2024, §3)."""
+    """Return log n − (n − 1)/n: the KL of Best-of-n where no rewards tie, else an upper bound (Beirami 2024, §3).
+
+    >>> round(best_of_n_kl_bound(4), 3)  # log 4 - 3/4
+    0.636
+    """
     sizes, single = arrays.as_sizes("n", n)
     bound = np.log(sizes) - (sizes - 1) / sizes
     return float(bound[0]) if single else bound
@@ -103,6 +113,10 @@ def best_of_n_kl_from_reference(
 
     rewards: [M, N]. log_ratio: [M, N] nats per sequence, log μ − log π₀ of each sample; NaN takes the sample out of
     both terms. n, NaN and errors as in `best_of_n_kl`.
+
+    >>> log_ratio = np.full((1, 64), 0.1)  # each sample is e^0.1 times as likely as under the reference
+    >>> best_of_n_kl_from_reference(np.arange(64)[None], log_ratio, 2).round(3).tolist()  # log 2 - 1/2, + 0.1
+    [0.293]
     """
     rewards, log_ratio = arrays.as_equal_floats("[M, N]", rewards=rewards, log_ratio=log_ratio)
     known = np.where(np.isnan(log_ratio), np.nan, rewards)
@@ -117,6 +131,9 @@ def best_of_n_kl_sensitivity(correct: np.ndarray, n: arrays.Sizes, *, level: flo
     unsolved prompts could add to the reported KL.
 
     correct: [M, N] of 0 and 1. n, NaN and errors as in `best_of_n_kl`.
+
+    >>> best_of_n_kl_sensitivity([[0] * 16], 4).round(3).tolist()  # 0.527 log(0.527 / 0.171) + 0.473 log(0.473 / 0.829)
+    [0.329]
     """
     correct = arrays.as_outcomes("correct", correct)
     arrays.tail_of(level)
@@ -142,6 +159,9 @@ def best_of_n_win_rate(rewards: np.ndarray, n: arrays.Sizes) -> np.ndarray:
 
     rewards: [M, N]. n: an int -> [M], a sequence -> [M, K]; NaN samples count as never drawn, and a row with fewer than
     n + 1 others gives NaN. Raises ValueError as `best_of_n_kl` does, and for n = N.
+
+    >>> best_of_n_win_rate([[1, 2, 3, 4]], [1, 3]).tolist()  # without ties n / (n + 1)
+    [[0.5, 0.75]]
     """
     rewards = arrays.as_floats("rewards", rewards, "[M, N]")
     sizes, single = arrays.as_sizes("n", n, rewards.shape[1])
