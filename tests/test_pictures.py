@@ -128,8 +128,8 @@ def plans(outputs: Path) -> list[Run]:
 
 
 def mixes(outputs: Path) -> list[Run]:
-    """Pools of several generators with long names."""
-    names = ["student", "a_larger_model_of_some_family", "another_model_of_some_family"]
+    """Pools of seven generators with long names."""
+    names = ["student", "a_larger_model_of_some_family", *(f"another_model_of_some_family_{i}" for i in range(5))]
     found = []
     for seed, drawn_by in itertools.product(SEEDS, ([names[0]], names[1:2], names[:2], names)):
         metrics: dict[str, Any] = {"generators/names": " ".join(drawn_by)}
@@ -209,6 +209,34 @@ def texts_of(canvas: Any) -> list[tuple[str, Any]]:
     return [(text.get_text(), Text.get_window_extent(text)) for text in shown]
 
 
+def covering(canvas: Any) -> list[tuple[str, int]]:
+    """(text, points of ink below it) of every text in a panel that covers a line or a marker of the data."""
+    canvas.draw_without_rendering()
+    found = []
+    for axes in canvas.axes:
+        ink = ink_of(axes)
+        for text in axes.texts:
+            if text.get_visible() and text.get_text().strip():
+                box = Text.get_window_extent(text).padded(-1)
+                inside = ((ink > box.p0) & (ink < box.p1)).all(axis=1).sum()
+                found += [(text.get_text(), int(inside))] if inside else []
+    return found
+
+
+def ink_of(axes: Any) -> np.ndarray:
+    """[K, 2]: pixels along the lines and on the markers of the data, without guides."""
+    points = [np.empty((0, 2))]
+    for line in axes.lines:
+        if line.get_transform() == axes.transData and line.get_zorder() > 0 and len(line.get_xydata()):
+            corners = axes.transData.transform(line.get_xydata())
+            if line.get_marker() not in ("", "None", None):
+                points.append(corners)
+            if line.get_linestyle() != "None":
+                parts = np.linspace(0, 1, 200)[:, None, None]
+                points.append((corners[:-1] + parts * (corners[1:] - corners[:-1])).reshape(-1, 2))
+    return np.concatenate(points)
+
+
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
 @pytest.mark.parametrize("width", [COLUMN_WIDTH, FULL_WIDTH])
 def test_no_text_overlaps_another_or_is_clipped(part, width, hard):
@@ -225,9 +253,11 @@ def test_no_text_overlaps_another_or_is_clipped(part, width, hard):
                 if first.padded(-0.5).overlaps(second.padded(-0.5))
             ]
             legends = [legend for part in (canvas, *canvas.subfigs) for legend in part.legends if legend.handlelength]
+            over_data = covering(canvas)
             words = [[text.get_text() for text in legend.get_texts()] for legend in legends]
         assert not clipped, f"{figure.name}: {clipped}"
         assert not overlapping, f"{figure.name}: {overlapping}"
+        assert not over_data, f"{figure.name}: {over_data}"
         assert all(len(shown) <= 6 for shown in words), f"{figure.name}: {words}"
 
 

@@ -74,7 +74,8 @@ def best_of_n_kl(rewards: np.ndarray, n: arrays.Sizes, estimator: Estimator = "j
 
     - "plug_in": `exact_best_of_n_kl` of the row's empirical distribution; biased, low for a rare success.
     - "jackknife": N · plug_in − (N − 1) · mean of the N plug-ins that leave one sample out (Quenouille 1956). It
-      removes the bias of order 1/N; a single row may come out slightly negative or above the bound. Good for n ≤ N/4.
+      removes the bias of order 1/N; a single row may come out slightly negative or above the bound. Good for n ≤ N/4;
+      see `best_of_n_kl_bias`.
     - "beirami": Beirami et al. 2024, §4: E[G(1 − ε) + (1 − (1 − ε)ⁿ) log((1 − (1 − ε)ⁿ)/ε)] over the row's Best-of-n,
       with ε the share of samples that tie with the chosen one. It assumes distinct rewards; under ties its limit is
       too high.
@@ -101,6 +102,19 @@ def best_of_n_kl(rewards: np.ndarray, n: arrays.Sizes, estimator: Estimator = "j
                 found = estimators[estimator](patterns, size) if size > 1 else np.zeros(len(patterns))
                 values[block.rows, column] = found[inverse.ravel()]
     return values[:, 0] if single else values
+
+
+def best_of_n_kl_bias(n: int, pool_size: int) -> float:
+    """Return the bias in nats of the jackknife of `best_of_n_kl` where no two of a prompt's N rewards tie.
+
+    It is about 0.04 (n/N)², the same for every prompt: no interval over prompts shows it. In simulations with 8 to 1024
+    equally likely rewards it was never larger; with a verifier it has either sign and is far below the sampling error.
+    n: at most pool_size, N.
+
+    >>> round(best_of_n_kl_bias(16, 64), 4), round(best_of_n_kl_bias(64, 64), 4)  # 0.04 / 16, 0.04
+    (0.0026, 0.0394)
+    """
+    return float(best_of_n_kl(np.arange(pool_size)[None], n)[0] - best_of_n_kl_bound(n))
 
 
 def best_of_n_kl_from_reference(

@@ -188,7 +188,9 @@ def coverage_table(groups: Sequence[Group]) -> Table | None:
 
     return tables.table(
         "coverage",
-        f"Share of prompts that k samples solve (pass@k), and accuracy of their majority vote. {over_what(groups)}.",
+        f"Share of prompts that k samples solve (pass@k), and accuracy of their majority vote. {over_what(groups)}. "
+        "The base's samples are those of its evaluation. Best-of-n is from another pool, drawn with the run's sampler: "
+        "the two differ at equal n even where the verifier chooses.",
         policies,
         [
             *map(setting, groups[0].settings),
