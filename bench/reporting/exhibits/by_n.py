@@ -16,7 +16,7 @@ from bench.reporting.labels import Label
 from bench.reporting.words import over_what
 
 BIASED = (  # see bench.estimators.kl.best_of_n_kl_bias
-    " Where no rewards tie, the estimate is too high by about 0.04 (n/N)² nats with N samples per prompt; its "
+    " Where no rewards tie, the estimate is too high by about 0.04 (n/N)^2 nats with N samples per prompt; its "
     "intervals extend down by as much."
 )
 
