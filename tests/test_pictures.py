@@ -13,15 +13,18 @@ import pytest
 from made_runs import made_run
 from matplotlib.text import Text
 
+from bench.errors import BenchError
 from bench.evaluation.heldout import VALIDATION
 from bench.records.read import Estimate, Run
 from bench.reporting import exhibits
 from bench.reporting.exhibit import Figure
+from bench.reporting.figure_settings import settings_of
 from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
-from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH
+from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, blank
 
 SEEDS = (0, 1)
+USERS = (3.25, 2.4)  # inches: a size that a user may want
 SCORED = {
     "scorer/equals_gold": 0.4,
     "scorer/tie_rate": 0.1,
@@ -238,12 +241,16 @@ def ink_of(axes: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
-@pytest.mark.parametrize("width", [COLUMN_WIDTH, FULL_WIDTH])
-def test_no_text_overlaps_another_or_is_clipped(part, width, hard):
+@pytest.mark.parametrize("size", [(COLUMN_WIDTH,), (FULL_WIDTH,), USERS], ids=str)
+def test_no_text_overlaps_another_covers_data_or_is_clipped(part, size, hard):
+    """At a user's size, too, unless its lack of room is said."""
     found = made(part, hard)
     assert found, "no hard data for this figure"
     for figure in found:
-        with drawn(at_width(figure, width)) as canvas:
+        shown = at_width(figure, *size) if size != USERS else sized(figure)
+        if shown is None:
+            continue
+        with drawn(shown) as canvas:
             boxes = texts_of(canvas)
             edge = canvas.bbox.padded(1.5)
             clipped = [text for text, box in boxes if not (edge.contains(*box.p0) and edge.contains(*box.p1))]
@@ -259,6 +266,27 @@ def test_no_text_overlaps_another_or_is_clipped(part, width, hard):
         assert not overlapping, f"{figure.name}: {overlapping}"
         assert not over_data, f"{figure.name}: {over_data}"
         assert all(len(shown) <= 6 for shown in words), f"{figure.name}: {words}"
+
+
+def sized(figure: Figure) -> Figure | None:
+    """At a user's size; None where its lack of room is said."""
+    try:
+        return settings_of({"figures": {"size": list(USERS)}}).of([figure])[0]
+    except BenchError as error:
+        if "has no room in 3.25 x 2.4 inches" not in str(error):
+            raise
+        return None
+
+
+def test_a_text_on_a_line_or_a_marker_is_found():
+    with blank(3, 3) as canvas:
+        axes = canvas.subplots()
+        axes.plot([0, 1], [0, 1], "-")
+        axes.plot([0.2], [0.8], "o")
+        axes.axhline(0.1, zorder=0)  # a guide
+        for x, y, text in ((0.5, 0.5, "on the line"), (0.2, 0.8, "on it"), (0.8, 0.3, "free"), (0.8, 0.1, "guided")):
+            axes.text(x, y, text, ha="center", va="center")
+        assert [text for text, _ in covering(canvas)] == ["on the line", "on it"]
 
 
 def at_width(figure: Figure, width: float) -> Figure:
