@@ -248,8 +248,10 @@ def test_no_text_overlaps_another_covers_data_or_is_clipped(part, size, hard):
     found = made(part, hard)
     assert found, "no hard data for this figure"
     for figure in found:
+        if size == USERS and figure.name not in CLEAR:
+            continue
         shown = at_width(figure, *size) if size != USERS else sized(figure)
-        if shown is None or (size == USERS and figure.name not in CLEAR):
+        if shown is None:
             continue
         with drawn(shown) as canvas:
             boxes = texts_of(canvas)
