@@ -9,6 +9,7 @@ options written as settings:
   figures.size=[W,H]       width and height in inches
   figures.labels={A: B}    write B where a figure would write A
   figures.NAME.curves=[..] the curves of one figure; size and labels can be given for one figure, too
+  figures.NAME.x=flops     what stands on its x axis, where this can be chosen; of heat_map, y too
   style=paper|talk|PATH    the look of figures, or the path of a Matplotlib style sheet
   figures=FILE.yaml        all of these from a file
   task=NAME                the runs of one task, where folders hold those of several

@@ -2,9 +2,11 @@
 
 import doctest
 import importlib
+import inspect
 import itertools
 import json
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -237,10 +239,6 @@ def test_slides_have_larger_text_and_figures(runs):
         ),
         (["figures.labels={nope: a}"], r"figures\.labels: nope is not a text of any figure"),
         (["figures.frontier.labels={nope: a}"], r"figures\.frontier\.labels: nope is not a text of this figure"),
-        (
-            ["figures.frontier.curves=[base_temperature]"],
-            r"is not a curve of frontier: .* It needs runs of several temperatures, as a sweep over temperature=",
-        ),
         (["figures.size=[1,.nan]"], r"figures\.size=\[1, nan\] is not allowed"),
         (["figures.frontier.colour=red"], r"figures\.frontier\.colour is not known: a setting of figures\.frontier is"),
         (["figures.frontier=3"], r"figures\.frontier is not known"),
@@ -261,8 +259,17 @@ def test_examples_in_docstrings_are_true(module):
     assert failed == 0
 
 
+@pytest.mark.parametrize("name", dir(estimators))
+def test_every_estimator_has_an_example(name):
+    """And shows a number, a word or a truth: an example without output can't be wrong."""
+    value = getattr(estimators, name)
+    (test,) = (test for test in doctest.DocTestFinder(recurse=False).find(value, name))
+    assert any(example.want.strip() for example in test.examples)
+    assert any(f"{name}(" in example.source for example in test.examples)
+
+
 def test_every_estimator_has_one_name():
-    names = [name for name in dir(estimators) if name.islower()]
+    names = dir(estimators)
     assert {"best_of_n", "best_of_n_kl", "pass_at_k", "pass_at_k_of_counts", "policy_kl", "paired_contrast"} <= set(
         names
     )
@@ -273,6 +280,17 @@ def test_every_estimator_has_one_name():
         if name in names and value.__module__ == f"bench.estimators.{found.name}"
     ]
     assert sorted(name for _, name in homes) == names
+    internal = {"arrays", "distributions"}
+    public = {
+        name
+        for found in pkgutil.iter_modules(estimators.__path__)
+        for name, value in vars(importlib.import_module(f"bench.estimators.{found.name}")).items()
+        if found.name not in internal and not name.startswith("_") and inspect.isfunction(value)
+        if value.__module__ == f"bench.estimators.{found.name}"
+    }
+    sources = "".join(path.read_text() for path in (Path(bench.__file__).parent).rglob("*.py"))
+    for name in public - set(names):  # what is no name of the package is used inside
+        assert len(re.findall(rf"\b{name}\b", sources)) > 1, name
     assert not {found.name for found in pkgutil.iter_modules(estimators.__path__)} & set(names)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         estimators.nothing  # noqa: B018

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from selecting import rng
 
-from bench.estimators.bootstrap import RESAMPLES, Bootstrap, bootstrap_interval, normal_cdf
+from bench.estimators.bootstrap import RESAMPLES, Bootstrap, bootstrap_interval
+from bench.estimators.distributions import normal_cdf
 from bench.estimators.uncertainty import (
     holm,
     mcnemar,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from bench.estimators.kl import (
     best_of_n_kl,
+    best_of_n_kl_bias,
     best_of_n_kl_bound,
     best_of_n_kl_from_reference,
     best_of_n_kl_sensitivity,
@@ -233,3 +234,31 @@ def test_unsolved_prompts_are_at_their_largest_kl():
     assert np.isnan(bound[3]).all()
     # 64 failures, n = 8: the KL still rises up to p = 1 − 0.05^(1/64)
     assert best_of_n_kl_sensitivity(np.zeros((1, 64)), 8)[0] == pytest.approx(binary_kl(1 - 0.05 ** (1 / 64), 8))
+
+
+@pytest.mark.parametrize("levels", [8, 32, 128, None])
+@pytest.mark.parametrize(("pool", "n"), [(16, 4), (16, 16), (64, 16), (64, 64)])
+def test_an_interval_that_extends_down_by_the_bias_without_ties_covers_the_truth(levels, pool, n):
+    """And one over prompts alone does not, where few rewards tie: all prompts have one bias, and hardly a spread."""
+    rng = np.random.default_rng(0)
+    truth = (
+        best_of_n_kl_bound(n) if levels is None else exact_best_of_n_kl(np.full(levels, 1 / levels), range(levels), n)
+    )
+    plain, extended = 0, 0
+    for _ in range(40):
+        rewards = rng.random((100, pool)) if levels is None else rng.integers(0, levels, (100, pool))
+        values = best_of_n_kl(rewards, n)
+        half = 2.6 * values.std(ddof=1) / 10 + 1e-9  # 99 %, so that 40 repetitions are enough
+        low, high = values.mean() - half, values.mean() + half
+        plain += low <= truth <= high
+        extended += low - best_of_n_kl_bias(n, pool) <= truth <= high
+    assert extended >= 37
+    if levels is None or (levels == 128 and n < 64):
+        assert plain == 0
+
+
+def test_the_bias_without_ties_falls_with_the_square_of_n_over_the_pool():
+    for pool in (16, 64, 256):
+        for share in (1, 2, 4):
+            assert best_of_n_kl_bias(pool // share, pool) == pytest.approx(0.04 / share**2, rel=0.3)
+        assert best_of_n_kl_bias(1, pool) == 0

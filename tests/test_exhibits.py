@@ -121,7 +121,9 @@ def test_a_function_of_ones_own_joins_by_a_yaml_file(runs: list[Run], own_module
 
 
 def test_the_command_reports_and_checks_with_the_exhibits_of_a_folder(tmp_path: Path, own_module: Path, monkeypatch):
-    monkeypatch.setattr(building, "figures", lambda runs, own: [made for part in own for made in [part(grouped(runs))]])
+    monkeypatch.setattr(
+        building, "figures", lambda runs, own, axes: [made for part in own for made in [part(grouped(runs))]]
+    )
     (own_module / "figure").mkdir()
     (own_module / "figure" / "mine.yaml").write_text("_target_: own_exhibits.seeds\n_partial_: true\nname: mine\n")
     folder, run = tmp_path / "report", made_run(tmp_path / "outputs").folder

@@ -13,15 +13,19 @@ import pytest
 from made_runs import made_run
 from matplotlib.text import Text
 
+from bench.errors import BenchError
 from bench.evaluation.heldout import VALIDATION
 from bench.records.read import Estimate, Run
 from bench.reporting import exhibits
 from bench.reporting.exhibit import Figure
+from bench.reporting.figure_settings import settings_of
 from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
-from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH
+from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, blank
 
 SEEDS = (0, 1)
+USERS = (3.25, 2.4)  # inches: a size that a user may want
+CLEAR = ("frontier", "frontier_reward", "heat_map", "generators")  # compared with their data and at a user's size
 SCORED = {
     "scorer/equals_gold": 0.4,
     "scorer/tie_rate": 0.1,
@@ -128,8 +132,8 @@ def plans(outputs: Path) -> list[Run]:
 
 
 def mixes(outputs: Path) -> list[Run]:
-    """Pools of several generators with long names."""
-    names = ["student", "a_larger_model_of_some_family", "another_model_of_some_family"]
+    """Pools of seven generators with long names."""
+    names = ["student", "a_larger_model_of_some_family", *(f"another_model_of_some_family_{i}" for i in range(5))]
     found = []
     for seed, drawn_by in itertools.product(SEEDS, ([names[0]], names[1:2], names[:2], names)):
         metrics: dict[str, Any] = {"generators/names": " ".join(drawn_by)}
@@ -209,13 +213,47 @@ def texts_of(canvas: Any) -> list[tuple[str, Any]]:
     return [(text.get_text(), Text.get_window_extent(text)) for text in shown]
 
 
+def covering(canvas: Any) -> list[tuple[str, int]]:
+    """(text, points of ink below it) of every text in a panel that covers a line or a marker of the data."""
+    canvas.draw_without_rendering()
+    found = []
+    for axes in canvas.axes:
+        ink = ink_of(axes)
+        for text in axes.texts:
+            if text.get_visible() and text.get_text().strip():
+                box = Text.get_window_extent(text).padded(-1)
+                inside = ((ink > box.p0) & (ink < box.p1)).all(axis=1).sum()
+                found += [(text.get_text(), int(inside))] if inside else []
+    return found
+
+
+def ink_of(axes: Any) -> np.ndarray:
+    """[K, 2]: pixels along the lines and on the markers of the data, without guides."""
+    points = [np.empty((0, 2))]
+    for line in axes.lines:
+        if line.get_transform() == axes.transData and line.get_zorder() > 0 and len(line.get_xydata()):
+            corners = axes.transData.transform(line.get_xydata())
+            if line.get_marker() not in ("", "None", None):
+                points.append(corners)
+            if line.get_linestyle() != "None":
+                parts = np.linspace(0, 1, 200)[:, None, None]
+                points.append((corners[:-1] + parts * (corners[1:] - corners[:-1])).reshape(-1, 2))
+    return np.concatenate(points)
+
+
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
-@pytest.mark.parametrize("width", [COLUMN_WIDTH, FULL_WIDTH])
-def test_no_text_overlaps_another_or_is_clipped(part, width, hard):
+@pytest.mark.parametrize("size", [(COLUMN_WIDTH,), (FULL_WIDTH,), USERS], ids=str)
+def test_no_text_overlaps_another_covers_data_or_is_clipped(part, size, hard):
+    """At a user's size, too, unless its lack of room is said."""
     found = made(part, hard)
     assert found, "no hard data for this figure"
     for figure in found:
-        with drawn(at_width(figure, width)) as canvas:
+        if size == USERS and figure.name not in CLEAR:
+            continue
+        shown = at_width(figure, *size) if size != USERS else sized(figure)
+        if shown is None:
+            continue
+        with drawn(shown) as canvas:
             boxes = texts_of(canvas)
             edge = canvas.bbox.padded(1.5)
             clipped = [text for text, box in boxes if not (edge.contains(*box.p0) and edge.contains(*box.p1))]
@@ -225,10 +263,33 @@ def test_no_text_overlaps_another_or_is_clipped(part, width, hard):
                 if first.padded(-0.5).overlaps(second.padded(-0.5))
             ]
             legends = [legend for part in (canvas, *canvas.subfigs) for legend in part.legends if legend.handlelength]
+            over_data = covering(canvas)
             words = [[text.get_text() for text in legend.get_texts()] for legend in legends]
         assert not clipped, f"{figure.name}: {clipped}"
         assert not overlapping, f"{figure.name}: {overlapping}"
+        assert not over_data or figure.name not in CLEAR, f"{figure.name}: {over_data}"
         assert all(len(shown) <= 6 for shown in words), f"{figure.name}: {words}"
+
+
+def sized(figure: Figure) -> Figure | None:
+    """At a user's size; None where its lack of room is said."""
+    try:
+        return settings_of({"figures": {"size": list(USERS)}}).of([figure])[0]
+    except BenchError as error:
+        if "has no room in 3.25 x 2.4 inches" not in str(error):
+            raise
+        return None
+
+
+def test_a_text_on_a_line_or_a_marker_is_found():
+    with blank(3, 3) as canvas:
+        axes = canvas.subplots()
+        axes.plot([0, 1], [0, 1], "-")
+        axes.plot([0.2], [0.8], "o")
+        axes.axhline(0.1, zorder=0)  # a guide
+        for x, y, text in ((0.5, 0.5, "on the line"), (0.2, 0.8, "on it"), (0.8, 0.3, "free"), (0.8, 0.1, "guided")):
+            axes.text(x, y, text, ha="center", va="center")
+        assert [text for text, _ in covering(canvas)] == ["on the line", "on it"]
 
 
 def at_width(figure: Figure, width: float) -> Figure:

@@ -22,7 +22,7 @@ from bench.reporting.exhibit import Figure
 from bench.reporting.files import stamp_of
 
 
-def one_figure(runs: list[Run], own: object = ()) -> list[Figure]:
+def one_figure(runs: list[Run], own: object = (), axes: object = None) -> list[Figure]:
     """Instead of all figures, which have tests of their own: quick to draw."""
     rows = [{"run": run.folder.name, "tuned": run.series("tuned", "pass", "accuracy")[1].value} for run in runs]
     return [
@@ -85,7 +85,7 @@ def test_building_again_removes_what_is_no_longer_made(
 ):
     folder = build(runs, tmp_path / "report", title="made").parent
     (folder / "mine.txt").write_text("kept")
-    monkeypatch.setattr(building, "figures", lambda runs, own: [])
+    monkeypatch.setattr(building, "figures", lambda runs, own, axes: [])
     build(runs, folder, title="made")
     assert not list((folder / "figures").iterdir())
     assert (folder / "mine.txt").exists()
@@ -124,12 +124,12 @@ def test_missing_data_fails(runs: list[Run], tmp_path: Path, monkeypatch: pytest
     (runs[1].folder / "metrics.json").unlink()
     (problem,) = check(folder)
     assert re.search(rf"{runs[1].folder.name} is missing: the report is of its records", problem)
-    monkeypatch.setattr(building, "figures", lambda runs, own: [])
+    monkeypatch.setattr(building, "figures", lambda runs, own, axes: [])
     assert check(folder, runs[:2])[-1] == "figures/small can't be made any more: its data is missing"
 
 
 def test_a_new_exhibit_is_missed(runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(building, "figures", lambda runs, own: [])
+    monkeypatch.setattr(building, "figures", lambda runs, own, axes: [])
     folder = build(runs, tmp_path / "report", title="made").parent
     monkeypatch.setattr(building, "figures", one_figure)
     assert check(folder) == ["figures/small is not in the report, though its records are there"]

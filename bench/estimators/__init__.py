@@ -3,7 +3,8 @@
     from bench import estimators
     accuracy = estimators.best_of_n(rewards, [1, 2, 4, 8], gold=correct).mean(axis=0)
 
-Every public function of the modules here is a name of this package. A module by subject:
+Every public function of the modules here is a name of this package, or what a module's `__all__` lists; the docstring
+of each has an example that can be checked by hand. A module by subject:
 
 - `curves`, `voting`: Best-of-n, pass@k, pass^k, majority votes, each for every n up to N from one pool; `soft`: soft
   Best-of-n; `sequential`: pass@k of pools whose sampling stopped early
@@ -36,14 +37,17 @@ def __dir__() -> list[str]:
 
 @functools.cache
 def _public() -> dict[str, Any]:
-    """Name -> function or class, of the modules here but `arrays`, whose functions check and sort what others take."""
-    names = [found.name for found in pkgutil.iter_modules(__path__) if found.name != "arrays"]
+    """Name -> function or class, of the modules here but `arrays` and `distributions`, on which the others rest."""
+    names = [found.name for found in pkgutil.iter_modules(__path__) if found.name not in ("arrays", "distributions")]
     modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
-    return {
-        name: value
-        for module in modules
+    return {name: getattr(module, name) for module in modules for name in _names(module)}
+
+
+def _names(module: Any) -> list[str]:
+    """The module's `__all__`, or its own public functions; result classes come with the functions that return them."""
+    own = {
+        name
         for name, value in vars(module).items()
-        if not name.startswith("_")
-        and (inspect.isfunction(value) or inspect.isclass(value))
-        and value.__module__ == module.__name__
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
     }
+    return sorted(getattr(module, "__all__", own))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.estimators.arrays import as_equal_floats, as_floats, as_outcomes, check_same_shape, tail_of
-from bench.estimators.bootstrap import normal_quantile, t_quantile
+from bench.estimators.distributions import normal_quantile, t_quantile
 
 
 class Sample(NamedTuple):

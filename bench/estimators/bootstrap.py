@@ -1,20 +1,19 @@
 """Bootstrap over whole prompts: pointwise intervals (BCa), simultaneous bands, and ratios of means.
 
-The unit of resampling is the prompt, never a sample. The normal and Student's t distribution are at the end.
+The unit of resampling is the prompt, never a sample.
 """
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 
 from bench.estimators.arrays import as_equal_floats, as_floats, tail_of
+from bench.estimators.distributions import normal_cdf, normal_quantile, t_cdf, t_quantile
 
+__all__ = ["bootstrap_interval", "ratio_of_means", "simultaneous_band"]
 RESAMPLES = 10_000
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 _BLOCK = 2**22  # prompts drawn at once, over all resamples of a block
 
 
@@ -68,6 +67,10 @@ def simultaneous_band(
 
     Mean ± c · SE, with c the quantile of the maximum over columns of |resampled mean − mean| / SE. Source: Montiel Olea
     and Plagborg-Møller 2019, §3 (sup-t bands). values: [M, K]; NaN and errors as in `bootstrap_interval`.
+
+    >>> low, high = simultaneous_band([[0, 0], [1, 2], [2, 4]], np.random.default_rng(0))
+    >>> ((low + high) / 2).round(6).tolist()  # the means
+    [1.0, 2.0]
     """
     values = as_floats("values", values, "[M, K]")
     return Bootstrap(values, rng, resamples).band(np.arange(values.shape[1]), tail_of(level))
@@ -141,6 +144,9 @@ def ratio_of_means(
 
     numerator, denominator: [M]; a prompt with a NaN in one is left out. Raises ValueError for infinities or unequal
     shapes.
+
+    >>> round(ratio_of_means(np.arange(1, 9), 2 * np.arange(1, 9), np.random.default_rng(0)).value, 6)
+    0.5
     """
     pairs = np.stack(as_equal_floats("[M]", numerator=numerator, denominator=denominator), axis=1)
     pairs = pairs[~np.isnan(pairs).any(axis=1)]
@@ -254,43 +260,3 @@ def _resample_counts(rows: int, resamples: int, rng: np.random.Generator) -> Ite
         drawn = rng.integers(0, rows, size=(size, rows))
         drawn += rows * np.arange(size)[:, None]
         yield start, np.bincount(drawn.ravel(), minlength=size * rows).reshape(size, rows).astype(np.float64)
-
-
-def normal_cdf(x: float | np.ndarray) -> np.ndarray:
-    """Return Φ(x), elementwise."""
-    return np.vectorize(NormalDist().cdf, otypes=[float])(x)
-
-
-def normal_quantile(p: float | np.ndarray) -> np.ndarray:
-    """Return Φ⁻¹(p) for 0 < p < 1, elementwise."""
-    return np.vectorize(NormalDist().inv_cdf, otypes=[float])(p)
-
-
-def t_cdf(x: float, df: float) -> float:
-    """Return P(T ≤ x) with df > 0 degrees of freedom, not necessarily whole; exact to about 1e-12.
-
-    With x = √df · tan θ the density is proportional to cos(θ)^(df − 1), which Gauss-Legendre nodes integrate.
-    """
-    angle = math.atan(x / math.sqrt(df))
-    if df > 1000:  # Stirling: the difference of two large logarithms would lose digits
-        ratio = math.sqrt(df / 2) * (1 - 1 / (4 * df) + 1 / (32 * df**2) + 5 / (128 * df**3))
-    else:
-        ratio = math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2))
-    scale = ratio / math.sqrt(math.pi)
-    integral = angle / 2 * float(_WEIGHTS @ np.cos(angle / 2 * (_NODES + 1)) ** (df - 1))
-    return min(1.0, max(0.0, 0.5 + scale * integral))
-
-
-@functools.lru_cache(maxsize=1024)
-def t_quantile(p: float, df: float) -> float:
-    """Return the x with t_cdf(x, df) = p, for 0 < p < 1, by bisection on θ (see `t_cdf`)."""
-    if p < 0.5:
-        return -t_quantile(1 - p, df)
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        if t_cdf(math.sqrt(df) * math.tan(middle), df) < p:
-            low = middle
-        else:
-            high = middle
-    return math.sqrt(df) * math.tan((low + high) / 2)

@@ -12,10 +12,24 @@ import numpy as np
 from bench.estimators.arrays import Sizes, as_floats, as_sizes, tail_of
 from bench.estimators.bootstrap import RESAMPLES, resampled_means
 
+__all__ = [
+    "Costs",
+    "best_of_n_query_flops",
+    "break_even",
+    "break_even_queries",
+    "fine_tuned_query_flops",
+    "fine_tuning_flops",
+]
+
 
 @dataclass(frozen=True)
 class Costs:
-    """Sizes in parameters and lengths in tokens: what `break_even_queries` needs besides n."""
+    """Sizes in parameters and lengths in tokens: what `break_even_queries` needs besides n.
+
+    >>> costs = Costs(1e9, 0, prompt_tokens=100, completion_tokens=50, pool_size=4, prompts=10, epochs=1, selected=10)
+    >>> fine_tuning_flops(costs)  # ten pools of 6e11, and 6 · 1e9 · 10 · 150 of training
+    15000000000000.0
+    """
 
     policy_parameters: float
     reward_parameters: float  # 0 for a verifier
@@ -65,18 +79,29 @@ def best_of_n_query_flops(
     """Return the FLOPs of a query answered by Best-of-n.
 
     The policy reads the prompt once and generates n completions; the reward model reads prompt and completion n times.
+
+    >>> best_of_n_query_flops(1e9, 0, prompt_tokens=100, completion_tokens=50, n=4)  # 2 · 1e9 · (100 + 4 · 50)
+    600000000000.0
     """
     generated = forward_flops(policy_parameters, prompt_tokens + n * completion_tokens)
     return generated + forward_flops(reward_parameters, n * (prompt_tokens + completion_tokens))
 
 
 def fine_tuned_query_flops(policy_parameters: float, prompt_tokens: float, completion_tokens: float) -> float:
-    """Return the FLOPs of a query answered by one sample."""
+    """Return the FLOPs of a query answered by one sample.
+
+    >>> fine_tuned_query_flops(1e9, prompt_tokens=100, completion_tokens=50)  # 2 · 1e9 · 150
+    300000000000.0
+    """
     return forward_flops(policy_parameters, prompt_tokens + completion_tokens)
 
 
 def fine_tuning_flops(costs: Costs) -> float:
-    """Return C₀, the FLOPs spent once: to draw and score the pool, to train on the selection, to train the rewards."""
+    """Return C₀, the FLOPs spent once: to draw and score the pool, to train on the selection, to train the rewards.
+
+    >>> fine_tuning_flops(Costs(1e9, 0, 100, 50, pool_size=4, prompts=10, epochs=1, selected=0))  # 10 · 6e11
+    6000000000000.0
+    """
     c = costs
     pool = best_of_n_query_flops(
         c.policy_parameters, c.reward_parameters, c.prompt_tokens, c.completion_tokens, c.pool_size
@@ -112,6 +137,9 @@ def break_even_queries(
 
     n: the one whose Best-of-n is as good as the fine-tuned policy, interpolated where needed (see `break_even`).
     Units and meanings of the others: see `Costs`. Raises ValueError for a negative cost or n < 1.
+
+    >>> break_even_queries(1e9, 0, 100, 50, n=4, pool_size=4, prompts=10, epochs=1, selected=10)  # 1.5e13 / 3e11
+    50
     """
     costs = Costs(
         policy_parameters,
@@ -152,6 +180,12 @@ def break_even(
 
     n: [K] ascending, from 1. best_of_n: [M, K], the quality per prompt. fine_tuned: [M] on the same prompts.
     Raises ValueError for shapes that do not fit, or an n that does not ascend.
+
+    >>> curve, tuned = np.tile([0.25, 0.5, 0.75], (50, 1)), np.full(50, 0.5)  # the policy is as good as Best-of-2
+    >>> costs = Costs(1e9, 0, prompt_tokens=100, completion_tokens=50, pool_size=4, prompts=10, epochs=1, selected=10)
+    >>> found = break_even([1, 2, 4], curve, tuned, costs, np.random.default_rng(0))
+    >>> found.n, found.queries  # 1.5e13 once; a query of Best-of-2 costs 4e11, one of the policy 3e11
+    (2.0, 150)
     """
     sizes, _ = as_sizes("n", n)
     best_of_n = as_floats("best_of_n", best_of_n, "[M, K]")

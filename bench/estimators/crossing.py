@@ -11,7 +11,8 @@ from itertools import groupby
 import numpy as np
 
 from bench.estimators.arrays import Sizes, as_floats, as_sizes, tail_of
-from bench.estimators.bootstrap import RESAMPLES, normal_quantile, t_quantile
+from bench.estimators.bootstrap import RESAMPLES
+from bench.estimators.distributions import normal_quantile, t_quantile
 
 ROUNDING = 1e-12  # differences of shares below this are rounding
 _CELLS = 2**22  # numbers in the largest temporary array

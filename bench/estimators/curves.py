@@ -10,6 +10,17 @@ import numpy as np
 
 from bench.estimators.arrays import Sizes, as_equal_floats, as_floats, as_outcomes, as_sizes, sorted_rows, tie_means
 
+__all__ = [
+    "best_of_n",
+    "distinct_at_k",
+    "fit_coverage",
+    "median_of_n",
+    "pass_at_k",
+    "pass_at_k_of_counts",
+    "pass_hat_k",
+    "pass_hat_k_of_counts",
+]
+
 
 def best_of_n(rewards: np.ndarray, n: Sizes, gold: np.ndarray | None = None) -> np.ndarray:
     """Return the expected gold value of the sample with the highest reward among n, for each prompt.
@@ -114,6 +125,9 @@ def median_of_n(rewards: np.ndarray, n: Sizes) -> np.ndarray:
     C(i − 1, k − 1) · C(N − i, n − k) of the C(N, n) subsets.
 
     rewards: [M, N]. n, NaN and errors as in `best_of_n`.
+
+    >>> median_of_n([[1, 2, 6]], [1, 2, 3]).tolist()  # the mean; the mean of (1.5, 3.5, 4); the middle one
+    [[3.0, 3.0, 2.0]]
     """
     rewards = as_floats("rewards", rewards, "[M, N]")
     sizes, single = as_sizes("n", n, rewards.shape[1])
@@ -135,6 +149,9 @@ def distinct_at_k(labels: Any, k: Sizes) -> np.ndarray:
 
     labels: [M, N] hashable objects; a sample labelled None is drawn but counts for nothing.
     k: an int -> [M], a sequence -> [M, K]. Raises ValueError for another shape, k < 1 or k > N.
+
+    >>> distinct_at_k([["a", "a", "b", None]], [1, 2]).round(3).tolist()  # 3/4, (1 + 2 + 2 + 1 + 1 + 1) / 6
+    [[0.75, 1.333]]
     """
     labels = np.asarray(labels, object)
     if labels.ndim != 2 or labels.size == 0:
@@ -165,6 +182,10 @@ def fit_coverage(k: Sizes, coverage: np.ndarray) -> PowerLaw:
     delta-method variance where c is a share of prompts. Points at 0 or 1 do not determine the slope and are left out.
 
     k, coverage: [K]. Raises ValueError where fewer than two points are left.
+
+    >>> law = fit_coverage([1, 4, 16], np.exp([-2.0, -1.0, -0.5]))  # -log halves where k grows fourfold: b = 1/2
+    >>> round(law.a, 6), round(law.b, 6)
+    (2.0, 0.5)
     """
     sizes, _ = as_sizes("k", k)
     coverage = as_floats("coverage", coverage, "[K]")

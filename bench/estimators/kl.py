@@ -29,6 +29,9 @@ def exact_best_of_n_kl(
     order, without ties inside it. A stretch of F from a to b adds G(b) − G(a) with
     G(u) = uⁿ [log n + (n − 1) log u − (n − 1)/n], the integral of n uⁿ⁻¹ log(n uⁿ⁻¹).
     Raises ValueError for unequal shapes, NaN, or probabilities that are negative or do not sum to 1.
+
+    >>> round(exact_best_of_n_kl([0.5, 0.5], [0, 1], 2), 3)  # 0.75 log(0.75 / 0.5) + 0.25 log(0.25 / 0.5)
+    0.131
     """
     sizes, single = arrays.as_sizes("n", n)
     mass, spread = _reward_distribution(probabilities, rewards, continuous)
@@ -45,6 +48,9 @@ def exact_best_of_n_win_rate(probabilities: np.ndarray, rewards: np.ndarray, n: 
 
     Ties count half; without ties it is n/(n + 1). Source: Beirami et al. 2024, §5; the extension to ties is ours.
     Arguments and errors as in `exact_best_of_n_kl`.
+
+    >>> exact_best_of_n_win_rate([0.5, 0.5], [0, 1], 2)  # 0.75 · (0.5 + 0.25) + 0.25 · 0.25
+    0.625
     """
     sizes, single = arrays.as_sizes("n", n)
     lower, upper = _distribution_function(_reward_distribution(probabilities, rewards, None)[0])
@@ -53,7 +59,11 @@ def exact_best_of_n_win_rate(probabilities: np.ndarray, rewards: np.ndarray, n: 
 
 
 def best_of_n_kl_bound(n: arrays.Sizes) -> float | np.ndarray:
-    """Return log n − (n − 1)/n: the KL of Best-of-n where no rewards tie, else an upper bound (Beirami 2024, §3)."""
+    """Return log n − (n − 1)/n: the KL of Best-of-n where no rewards tie, else an upper bound (Beirami 2024, §3).
+
+    >>> round(best_of_n_kl_bound(4), 3)  # log 4 - 3/4
+    0.636
+    """
     sizes, single = arrays.as_sizes("n", n)
     bound = np.log(sizes) - (sizes - 1) / sizes
     return float(bound[0]) if single else bound
@@ -64,7 +74,8 @@ def best_of_n_kl(rewards: np.ndarray, n: arrays.Sizes, estimator: Estimator = "j
 
     - "plug_in": `exact_best_of_n_kl` of the row's empirical distribution; biased, low for a rare success.
     - "jackknife": N · plug_in − (N − 1) · mean of the N plug-ins that leave one sample out (Quenouille 1956). It
-      removes the bias of order 1/N; a single row may come out slightly negative or above the bound. Good for n ≤ N/4.
+      removes the bias of order 1/N; a single row may come out slightly negative or above the bound. Good for n ≤ N/4;
+      see `best_of_n_kl_bias`.
     - "beirami": Beirami et al. 2024, §4: E[G(1 − ε) + (1 − (1 − ε)ⁿ) log((1 − (1 − ε)ⁿ)/ε)] over the row's Best-of-n,
       with ε the share of samples that tie with the chosen one. It assumes distinct rewards; under ties its limit is
       too high.
@@ -93,6 +104,19 @@ def best_of_n_kl(rewards: np.ndarray, n: arrays.Sizes, estimator: Estimator = "j
     return values[:, 0] if single else values
 
 
+def best_of_n_kl_bias(n: int, pool_size: int) -> float:
+    """Return the bias in nats of the jackknife of `best_of_n_kl` where no two of a prompt's N rewards tie.
+
+    It is about 0.04 (n/N)², the same for every prompt: no interval over prompts shows it. In simulations with 8 to 1024
+    equally likely rewards it was never larger; with a verifier it has either sign and is far below the sampling error.
+    n: at most pool_size, N.
+
+    >>> round(best_of_n_kl_bias(16, 64), 4), round(best_of_n_kl_bias(64, 64), 4)  # 0.04 / 16, 0.04
+    (0.0026, 0.0394)
+    """
+    return float(best_of_n_kl(np.arange(pool_size)[None], n)[0] - best_of_n_kl_bound(n))
+
+
 def best_of_n_kl_from_reference(
     rewards: np.ndarray, log_ratio: np.ndarray, n: arrays.Sizes, estimator: Estimator = "jackknife"
 ) -> np.ndarray:
@@ -103,6 +127,10 @@ def best_of_n_kl_from_reference(
 
     rewards: [M, N]. log_ratio: [M, N] nats per sequence, log μ − log π₀ of each sample; NaN takes the sample out of
     both terms. n, NaN and errors as in `best_of_n_kl`.
+
+    >>> log_ratio = np.full((1, 64), 0.1)  # each sample is e^0.1 times as likely as under the reference
+    >>> best_of_n_kl_from_reference(np.arange(64)[None], log_ratio, 2).round(3).tolist()  # log 2 - 1/2, + 0.1
+    [0.293]
     """
     rewards, log_ratio = arrays.as_equal_floats("[M, N]", rewards=rewards, log_ratio=log_ratio)
     known = np.where(np.isnan(log_ratio), np.nan, rewards)
@@ -117,6 +145,9 @@ def best_of_n_kl_sensitivity(correct: np.ndarray, n: arrays.Sizes, *, level: flo
     unsolved prompts could add to the reported KL.
 
     correct: [M, N] of 0 and 1. n, NaN and errors as in `best_of_n_kl`.
+
+    >>> best_of_n_kl_sensitivity([[0] * 16], 4).round(3).tolist()  # 0.527 log(0.527 / 0.171) + 0.473 log(0.473 / 0.829)
+    [0.329]
     """
     correct = arrays.as_outcomes("correct", correct)
     arrays.tail_of(level)
@@ -142,6 +173,9 @@ def best_of_n_win_rate(rewards: np.ndarray, n: arrays.Sizes) -> np.ndarray:
 
     rewards: [M, N]. n: an int -> [M], a sequence -> [M, K]; NaN samples count as never drawn, and a row with fewer than
     n + 1 others gives NaN. Raises ValueError as `best_of_n_kl` does, and for n = N.
+
+    >>> best_of_n_win_rate([[1, 2, 3, 4]], [1, 3]).tolist()  # without ties n / (n + 1)
+    [[0.5, 0.75]]
     """
     rewards = arrays.as_floats("rewards", rewards, "[M, N]")
     sizes, single = arrays.as_sizes("n", n, rewards.shape[1])

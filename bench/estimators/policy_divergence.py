@@ -26,6 +26,9 @@ def sequence_kl(
     truncated: whether p was sampled with top-k, top-p or another cut of its support.
     Returns [M], +inf where q cannot produce a sample. A NaN on either side leaves its sample out; a row of NaN gives
     NaN. Raises ValueError for k3 with truncated, unequal shapes, an infinite logp or logq = +inf.
+
+    >>> sequence_kl([[-1.0, -2.0]], [[-1.5, -2.3]]).round(3).tolist()  # (0.5 + 0.3) / 2
+    [0.4]
     """
     if estimator not in ("k1", "k3"):
         raise ValueError(f"estimator={estimator!r} is not known; it must be k1 or k3")
@@ -56,6 +59,9 @@ def rao_blackwell_kl(p_logits: np.ndarray, q_logits: np.ndarray) -> np.ndarray:
     which bounds the memory beyond the arguments.
     Returns [T] nats per step, +inf where q excludes a token that p allows.
     Raises ValueError for unequal shapes, NaN, +inf or a step whose logits are all −inf.
+
+    >>> rao_blackwell_kl(np.log([[0.5, 0.5]]), np.log([[0.25, 0.75]])).round(3).tolist()  # (log 2 + log 2/3) / 2
+    [0.144]
     """
     p_logits, q_logits = np.asarray(p_logits), np.asarray(q_logits)
     check_same_shape(p_logits=p_logits, q_logits=q_logits)
@@ -94,6 +100,14 @@ def policy_kl(
 
         ids = model.generate(**inputs, do_sample=True, top_k=0, max_new_tokens=64, num_return_sequences=4)
         policy_kl(model, reference, ids.tolist(), [inputs["input_ids"].shape[1]] * 4, end=tokenizer.eos_token_id).mean()
+
+    >>> import torch
+    >>> from types import SimpleNamespace
+    >>> def coin(heads):  # a model whose every next token is 0 with this probability, else 1
+    ...     logits = torch.tensor([heads, 1 - heads]).log()
+    ...     return lambda input_ids: SimpleNamespace(logits=logits.expand(1, input_ids.shape[1], 2))
+    >>> policy_kl(coin(0.5), coin(0.25), [[0, 1, 1]], [1]).round(3).tolist()  # two steps of 0.144
+    [0.288]
     """
     import torch
 
@@ -118,6 +132,9 @@ def kl_per_token(kl: np.ndarray, tokens: np.ndarray) -> float:
 
     The mean of per-sequence means would favour short sequences. kl: nats per sequence. tokens: generated tokens per
     sequence (EOS included), of equal shape. NaN leaves a sequence out. Raises ValueError where no sequence is left.
+
+    >>> kl_per_token([1.0, 3.0], [5, 15])  # 4 / 20
+    0.2
     """
     kl, tokens = np.asarray(kl, dtype=np.float64), np.asarray(tokens, dtype=np.float64)
     check_same_shape(kl=kl, tokens=tokens)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.estimators.arrays import Sizes, as_floats, as_sizes
-from bench.estimators.bootstrap import bootstrap_interval, normal_quantile
+from bench.estimators.bootstrap import bootstrap_interval
+from bench.estimators.distributions import normal_quantile
 
 
 def prompts_needed(
@@ -19,6 +20,9 @@ def prompts_needed(
     answer's score within a prompt. k_a, k_b: answers per prompt.
     Source: Miller 2024 ("Adding error bars to evals"), eq. 9.
     Raises ValueError for delta = 0, negative variances, k < 1, or alpha or power outside 0 .. 1.
+
+    >>> prompts_needed(0.1, omega2=0.25, var_a=0, var_b=0, k_a=1, k_b=1)  # (1.96 + 0.84)² · 0.25 / 0.01 = 196.2
+    197
     """
     if delta == 0:
         raise ValueError("delta=0 is not allowed; no number of prompts resolves a difference of 0")
@@ -36,6 +40,9 @@ def expected_maximum(k: Sizes) -> float | np.ndarray:
     """Return the expected maximum of k independent standard normals: how far the best of k equal cells seems to lead.
 
     In standard errors: ∫ x · k φ(x) Φ(x)^(k − 1) dx by the trapezoid rule. k: an int -> float, a sequence -> [K].
+
+    >>> round(expected_maximum(2), 3)  # 1 / √π
+    0.564
     """
     sizes, single = as_sizes("k", k)
     x = np.linspace(-12, 12, 6001)
@@ -65,6 +72,11 @@ def winners_curse(
 
     validation: [M, C], test: [M', C], one score per prompt and cell, higher is better; NaN is left out cell by cell.
     Raises ValueError for unequal numbers of cells.
+
+    >>> validation, test = np.array([[0, 1], [1, 1]] * 10), np.array([[1, 0], [1, 1]] * 10)
+    >>> found = winners_curse(validation, test, np.random.default_rng(0))
+    >>> found.cell, found.validation, found.test, found.gap
+    (1, 1.0, 0.5, 0.5)
     """
     validation = as_floats("validation", validation, "[M, C]")
     test = as_floats("test", test, "[M', C]")
@@ -92,6 +104,9 @@ def gap_if_equal(validation: np.ndarray) -> float:
 
     `expected_maximum(C)` times the standard error of a cell's mean, without the part that all cells share because they
     have the same prompts. validation: [M, C], NaN is left out cell by cell.
+
+    >>> round(gap_if_equal([[0, 1], [1, 0]] * 50), 3)  # 0.564 · √(2 · 0.2525 / 100)
+    0.04
     """
     validation = as_floats("validation", validation, "[M, C]")
     validation = validation[~np.isnan(validation).all(axis=1)]

@@ -50,6 +50,10 @@ def fit_best_of_n(kl: np.ndarray, gain: np.ndarray, weights: np.ndarray | None =
 
     kl, gain: [K], nats per sequence and gold units above the base. weights: [K], inverse variances; None for equal
     weights. Raises ValueError for a negative kl, or fewer than two points with different d > 0.
+
+    >>> fit = fit_best_of_n([0.25, 1, 4], [0.875, 1.5, 2])  # at d = 0.5, 1 and 2: 2 d - 0.5 d²
+    >>> round(fit.alpha, 6), round(fit.beta, 6)
+    (2.0, 0.5)
     """
     weights = np.ones(np.shape(kl)) if weights is None else weights
     kl, gain, weights = as_equal_floats("[K]", kl=kl, gain=gain, weights=weights)
@@ -67,7 +71,11 @@ def fit_best_of_n(kl: np.ndarray, gain: np.ndarray, weights: np.ndarray | None =
 
 
 def peak(fit: Fit) -> tuple[float, float]:
-    """Return (d*, R*), the place and height of the fitted curve's maximum: α/2β and α²/4β; infinite where β ≤ 0."""
+    """Return (d*, R*), the place and height of the fitted curve's maximum: α/2β and α²/4β; infinite where β ≤ 0.
+
+    >>> peak(Fit(alpha=2.0, beta=0.5))  # 2 / (2 · 0.5), 4 / (4 · 0.5)
+    (2.0, 2.0)
+    """
     if fit.beta <= 0:
         return float("inf"), float("inf")
     return fit.alpha / (2 * fit.beta), fit.alpha**2 / (4 * fit.beta)
@@ -83,6 +91,11 @@ def fit_interval(
 
     kl, gain: [M, K] per prompt; the gain is gold minus the prompt's base mean. NaN is left out column by column.
     Raises ValueError as `fit_best_of_n` does.
+
+    >>> gain = np.array([0.875, 1.5, 2]) + np.tile([[-0.1], [0.1]], (10, 1))  # 2 d - 0.5 d² in the mean of 20 prompts
+    >>> found = fit_interval(np.tile([0.25, 1, 4], (20, 1)), gain, np.random.default_rng(0))
+    >>> round(found.alpha, 6), round(found.peak, 6), found.alpha_low < 2 < found.alpha_high
+    (2.0, 2.0, True)
     """
     kl, gain = as_equal_floats("[M, K]", kl=kl, gain=gain)
     tail = tail_of(level)
@@ -120,6 +133,11 @@ def overoptimisation(proxy: np.ndarray, gold: np.ndarray, rng: np.random.Generat
 
     proxy, gold: [M, K], Best-of-n at K ascending n for each prompt. Raises ValueError for fewer than 2 prompts or
     unequal shapes.
+
+    >>> proxy, gold = np.tile([0, 1, 2], (40, 1)), np.tile([0, 1, 0.5], (40, 1))
+    >>> found = overoptimisation(proxy, gold, np.random.default_rng(0))
+    >>> found.peak, found.gold.mean, found.verdict
+    (1, -0.5, 'over-optimised')
     """
     proxy, gold = as_equal_floats("[M, K]", proxy=proxy, gold=gold)
     if len(gold) < 2:

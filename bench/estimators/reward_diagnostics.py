@@ -12,6 +12,15 @@ from bench.estimators.bootstrap import RESAMPLES, resampled_means
 from bench.estimators.curves import best_of_n
 from bench.estimators.reward_curve import Overoptimisation, overoptimisation
 
+__all__ = [
+    "decidable",
+    "rank_correlation",
+    "reliability",
+    "tie_rate",
+    "turning_point",
+    "within_prompt_auc",
+]
+
 
 @dataclass(frozen=True)
 class Reliability:
@@ -54,6 +63,9 @@ def within_prompt_auc(proxy: np.ndarray, gold: np.ndarray) -> np.ndarray:
 
     proxy: [M, N]. gold: [M, N] of 0 and 1. A cell that is NaN in either is left out. Raises ValueError for unequal
     shapes, other values of gold, or no cell with both.
+
+    >>> within_prompt_auc([[0.9, 0.2, 0.1]], [[1, 0, 1]]).tolist()  # of two pairs, 0.9 > 0.2 is right
+    [0.5]
     """
     proxy, gold = _scored(proxy, gold)
     positive, negative = (gold == 1).sum(axis=1), (gold == 0).sum(axis=1)
@@ -62,13 +74,21 @@ def within_prompt_auc(proxy: np.ndarray, gold: np.ndarray) -> np.ndarray:
 
 
 def decidable(proxy: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """Return [M]: 1 where a prompt has a scored correct and a scored wrong completion, else 0. proxy, gold: [M, N]."""
+    """Return [M]: 1 where a prompt has a scored correct and a scored wrong completion, else 0. proxy, gold: [M, N].
+
+    >>> decidable([[0.9, 0.2], [0.1, 0.3]], [[1, 0], [1, 1]]).tolist()
+    [1.0, 0.0]
+    """
     proxy, gold = _scored(proxy, gold)
     return ((gold == 1).any(axis=1) & (gold == 0).any(axis=1)).astype(float)
 
 
 def tie_rate(proxy: np.ndarray) -> np.ndarray:
-    """Return [M]: the share of a prompt's pairs of scored completions with equal proxy; NaN with fewer than two."""
+    """Return [M]: the share of a prompt's pairs of scored completions with equal proxy; NaN with fewer than two.
+
+    >>> tie_rate([[1, 1, 2]]).round(3).tolist()  # 1 of 3 pairs
+    [0.333]
+    """
     proxy = arrays.as_floats("proxy", proxy, "[M, N]")
     tied = np.full(len(proxy), np.nan)
     for block in arrays.sorted_rows(proxy):
@@ -82,6 +102,9 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return [M]: Spearman's ρ of each row, the correlation of midranks; NaN where a or b is constant in the row.
 
     a, b: [M, N], e.g. the proxy and the length in tokens. A cell that is NaN in either is left out.
+
+    >>> rank_correlation([[1, 2, 3]], [[10, 20, 90]]).round(6).tolist()  # the same order
+    [1.0]
     """
     a, b = arrays.as_equal_floats("[M, N]", a=a, b=b)
     missing = np.isnan(a) | np.isnan(b)
@@ -125,6 +148,10 @@ def reliability(
 
     probability, gold: [M, N]; cells that are NaN in either are left out. Raises ValueError for a probability outside
     0 .. 1.
+
+    >>> found = reliability(np.tile([0.2, 0.8], (10, 1)), np.tile([0, 1], (10, 1)), np.random.default_rng(0))
+    >>> round(found.error, 6)  # expected 0.2 and 0.8, observed 0 and 1
+    0.2
     """
     probability, gold = _scored(probability, gold)
     if np.nanmin(probability) < 0 or np.nanmax(probability) > 1:
@@ -169,6 +196,10 @@ def turning_point(proxy: np.ndarray, gold: np.ndarray, sizes: list[int], rng: np
 
     proxy, gold: [M, N]. sizes: ascending, at most N. Rows with fewer scored samples than the largest n are left out at
     every n, so that the whole curve has the same prompts. Raises ValueError where fewer than four are left.
+
+    >>> found = turning_point(np.tile([0, 1], (40, 1)), np.tile([1, 0], (40, 1)), [1, 2], np.random.default_rng(0))
+    >>> found.n, found.largest, found.found.verdict  # the higher proxy is always wrong
+    (1, 2, 'over-optimised')
     """
     curve = {"proxy": best_of_n(proxy, sizes), "gold": best_of_n(proxy, sizes, gold)}  # [M, K]
     whole = ~np.isnan(curve["gold"]).any(axis=1)

@@ -39,6 +39,9 @@ def stopped_pass_at_k(
 
     accepted, drawn: [M] counts. k: an int -> [M], a sequence -> [M, K]. Raises ValueError for counts with which no such
     plan stops, for k above the limit, and for enough, limit or block that is no whole number of at least 1.
+
+    >>> stopped_pass_at_k([2, 0], [5, 8], 1, enough=2, limit=8).tolist()  # (2 - 1) / (5 - 1); never accepted
+    [0.25, 0.0]
     """
     accepted, drawn = as_equal_floats("[M]", accepted=accepted, drawn=drawn)
     for name, value in {"enough": enough, "limit": limit, "block": block}.items():
@@ -116,6 +119,9 @@ def beta_prior(accepted: np.ndarray, drawn: np.ndarray) -> BetaPrior:
 
     accepted, drawn: [M]; the numbers drawn do not depend on the outcomes. Raises ValueError where not
     0 ≤ accepted ≤ drawn.
+
+    >>> beta_prior([0, 4], [4, 4])  # the mean is 1/2; no rate is in the middle, so the strength is the least, 1/8
+    BetaPrior(accepted=0.0625, refused=0.0625)
     """
     accepted, drawn = _counts(accepted, drawn)
     mean = (accepted.sum() + 1) / (drawn.sum() + 2)
@@ -131,6 +137,9 @@ def expected_gains(accepted: np.ndarray, drawn: np.ndarray, prior: BetaPrior, *,
     The gain of a sample is the probability that it is accepted while fewer than `enough` samples were accepted before
     it, under the posterior Beta(prior.accepted + accepted, prior.refused + refused). Gains never rise along a row.
     accepted, drawn: [M], as in `beta_prior`.
+
+    >>> expected_gains([0], [0], BetaPrior(1, 1), enough=1, most=3).round(3).tolist()  # 1/2, 1/2 · 1/3, 1/2 · 2/3 · 1/4
+    [[0.5, 0.167, 0.083]]
     """
     accepted, drawn = _counts(accepted, drawn)
     yes, no = prior.accepted + accepted, prior.refused + drawn - accepted
@@ -155,6 +164,9 @@ def allocate(gains: np.ndarray, budget: int, rng: np.random.Generator) -> np.nda
     Takes the largest gains first, which is optimal because gains fall along each row. Ties: the earlier sample of a
     prompt first, then at random. Samples without gain are not drawn.
     gains: [M, most]. Raises ValueError where they rise along a row.
+
+    >>> allocate([[0.5, 0.2], [0.4, 0.3]], 3, np.random.default_rng(0)).tolist()  # 0.5, 0.4 and 0.3
+    [1, 2]
     """
     gains = as_floats("gains", gains, "[M, most]")
     if (np.diff(gains, axis=1) > 0).any():

@@ -30,6 +30,9 @@ def soft_best_of_n(
 
     proxy, gold, n, NaN and errors: as in `best_of_n`. temperature: > 0, in units of the proxy.
     rng: draws random subsets; without one, a fixed stream.
+
+    >>> soft_best_of_n([[0, 1]], [[0, 1]], 2, temperature=1).round(3).tolist()  # e / (1 + e)
+    [0.731]
     """
     proxy, gold = as_equal_floats("[M, N]", proxy=proxy, gold=gold)
     sizes, single = as_sizes("n", n, proxy.shape[1])
@@ -63,6 +66,10 @@ def estimate_soft_best_of_n(rewards: np.ndarray, values: np.ndarray, n: int, tem
     units of the reward; → 0 is Best-of-n, → ∞ the sampler itself. A sample with a NaN reward or value counts as never
     drawn; a row with fewer than two samples gives NaN.
     Raises ValueError for unequal shapes, n < 1, or a temperature below 1/20,000 of a row's range of rewards.
+
+    >>> found = estimate_soft_best_of_n([[0, 1, 2, 3]], [[[0], [1], [2], [3]]], n=1, temperature=1)
+    >>> found.means.round(3).tolist(), abs(found.kl).round(3).tolist()  # the best of one is the sampler itself
+    ([[1.5]], [0.0])
     """
     rewards = as_floats("rewards", rewards, "[M, N]")
     values = as_floats("values", values, "[M, N, J]")
@@ -99,6 +106,9 @@ def pessimistic_weights(rewards: np.ndarray, beta: float) -> np.ndarray:
     Source: Huang et al. 2025 (arXiv 2503.21878), InferenceTimePessimism.
 
     rewards: [M, N], where N counts a prompt's scored samples; NaN gets weight 0. beta: > 0, in units of the reward.
+
+    >>> pessimistic_weights([[0, 0.5, 1]], beta=0.5).round(3).tolist()  # λ = 0: (0 + 0.5 / 0.5 + 1 / 0.5) / 3 = 1
+    [[0.0, 0.333, 0.667]]
     """
     best = np.max(rewards, axis=1, keepdims=True, where=~np.isnan(rewards), initial=-np.inf)
     excess = rewards - np.where(np.isinf(best), 0, best)  # lambda moves with the rewards: the largest is 0
@@ -119,6 +129,9 @@ def pessimism_of_n(
 
     proxy, gold, n, NaN and errors: as in `best_of_n`. beta: > 0, in units of the proxy. rng: draws random subsets;
     without one, a fixed stream.
+
+    >>> pessimism_of_n([[0, 0.5, 1]], [[0, 0, 1]], 3, beta=0.5).round(3).tolist()  # the weight of the best
+    [0.667]
     """
     proxy, gold = as_equal_floats("[M, N]", proxy=proxy, gold=gold)
     sizes, single = as_sizes("n", n, proxy.shape[1])

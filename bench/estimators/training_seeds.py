@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.estimators.arrays import as_equal_floats, as_floats, tail_of
-from bench.estimators.bootstrap import UNDEFINED, Ratio, t_quantile
+from bench.estimators.bootstrap import UNDEFINED, Ratio
+from bench.estimators.distributions import t_quantile
 
 WIDEST = 2.0**40  # largest step in the search for an end of an interval, in units of the ratio
 HALVINGS = 80  # of the bisection for an end
@@ -40,6 +41,10 @@ def seed_interval(values: np.ndarray, level: float = 0.95) -> SeedInterval:
 
     values: [S, M], e.g. one score per seed and prompt, or its paired difference to a baseline. A prompt with a NaN
     under any seed is left out under all. Raises ValueError for S < 2, M < 2 or infinities.
+
+    >>> found = seed_interval([[0, 1], [1, 2]])  # the seeds' means are 0.5 and 1.5
+    >>> found.mean, round(found.high_same_prompts, 2)  # 1 + 12.71 · 0.5, t with 1 degree
+    (1.0, 7.35)
     """
     values = as_floats("values", values, "[S, M]")
     values = values[:, ~np.isnan(values).any(axis=0)]
@@ -86,6 +91,10 @@ def ratio_over_seeds(numerator: np.ndarray, denominator: np.ndarray, level: floa
     numerator − r · denominator is just resolved from 0. Undefined where the denominator is not resolved from 0.
 
     numerator, denominator: [S, M], S > 1; a prompt with a NaN under any seed is left out. Errors as in `seed_interval`.
+
+    >>> gain = np.arange(40) % 4 + 1 + np.array([[0.0], [0.1], [0.2]])  # three seeds
+    >>> round(ratio_over_seeds(gain / 2, gain).value, 6)
+    0.5
     """
     numerator, denominator = as_equal_floats("[S, M]", numerator=numerator, denominator=denominator)
     usable = ~np.isnan(numerator + denominator).any(axis=0)

@@ -11,7 +11,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from bench.estimators.arrays import as_equal_floats, as_floats, as_outcomes, check_same_shape, tail_of
-from bench.estimators.bootstrap import RESAMPLES, Bootstrap, normal_quantile, t_quantile
+from bench.estimators.bootstrap import RESAMPLES, Bootstrap
+from bench.estimators.distributions import normal_quantile, t_quantile
 
 Verdict: TypeAlias = Literal["better", "worse", "not resolved"]
 
@@ -72,7 +73,12 @@ def paired_contrasts(
     power: float = 0.8,
     resamples: int = RESAMPLES,
 ) -> list[PairedContrast]:
-    """Return the `paired_contrast` of each column of a and b [M, K], from the same resamples of prompts."""
+    """Return the `paired_contrast` of each column of a and b [M, K], from the same resamples of prompts.
+
+    >>> found = paired_contrasts(np.tile([1, 0], (8, 1)), np.zeros((8, 2)), np.random.default_rng(0))
+    >>> [(contrast.mean, contrast.p_value, contrast.verdict) for contrast in found]  # p: 2 of 2⁸ assignments of signs
+    [(1.0, 0.0078125, 'better'), (0.0, 1.0, 'not resolved')]
+    """
     a, b = as_equal_floats("[M, K]", a=a, b=b)
     tail = tail_of(level)
     difference = (a - b)[~np.isnan(a - b).all(axis=1)]
@@ -108,6 +114,9 @@ def unpaired_difference(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> tu
     """Return mean(a) − mean(b) over two different sets of prompts, and the ends of its interval (Welch 1947).
 
     a: [M], b: [M'], at least two numbers each; NaN is left out. Raises ValueError for fewer.
+
+    >>> [round(end, 3) for end in unpaired_difference([1, 2, 3], [0, 1, 2])]  # 1 ± t₄ · √(1/3 + 1/3)
+    [1.0, -1.267, 3.267]
     """
     a, b = (values[~np.isnan(values)] for values in (as_floats("a", a, "[M]"), as_floats("b", b, "[M']")))
     if min(len(a), len(b)) < 2:
@@ -133,6 +142,9 @@ def sign_flip_p_values(differences: np.ndarray, rng: np.random.Generator, *, fli
     Fagerland, Lydersen and Laake 2013 (the half, for McNemar's test).
 
     NaN is left out column by column; a column of only NaN and 0 gives 1.
+
+    >>> sign_flip_p_values([[1], [1], [1], [0]], np.random.default_rng(0)).tolist()  # all three up or all down: 2 of 2³
+    [0.25]
     """
     differences = np.nan_to_num(as_floats("differences", differences, "[M, K]"))
     size = np.abs(differences)  # [M, K]
@@ -185,6 +197,9 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
 
     a, b: [M] of 0 and 1; a prompt with NaN on either side is left out. Raises ValueError for other values, unequal
     shapes, or no prompt with both values.
+
+    >>> mcnemar([1, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0])  # 2 / 2⁵
+    0.0625
     """
     a, b = as_outcomes("a", a, "[M]"), as_outcomes("b", b, "[M]")
     check_same_shape(a=a, b=b)

@@ -11,13 +11,23 @@ import numpy as np
 from bench.estimators.arrays import Sizes, as_floats, as_sizes, check_same_shape, row_blocks
 from bench.seeds import generator
 
+__all__ = [
+    "majority_at_k",
+    "majority_method",
+    "subset_method",
+    "weighted_majority_at_k",
+]
 MAX_EXACT = 20_000  # subsets; up to this number, all are taken
 RANDOM_SUBSETS = 4_096  # otherwise so many: a standard error of at most 0.008 per prompt for values in 0 .. 1
 COUNTABLE = 64  # samples per prompt up to which votes are counted exactly instead of in random subsets
 
 
 def majority_method(pool_size: int, k: int) -> str:
-    """Return "exact" where `majority_at_k` is the mean over all k-subsets of pool_size samples, else "monte_carlo"."""
+    """Return "exact" where `majority_at_k` is the mean over all k-subsets of pool_size samples, else "monte_carlo".
+
+    >>> majority_method(64, 16), majority_method(100, 50)
+    ('exact', 'monte_carlo')
+    """
     return "exact" if pool_size <= COUNTABLE else subset_method(pool_size, k)
 
 
@@ -66,6 +76,9 @@ def weighted_majority_at_k(
 
     Exact where the subsets are few, else Monte Carlo: `subset_method(N, k)` says which. Otherwise as `majority_at_k`.
     Source: Li et al. 2022 (verifier-weighted voting). weights: [M, N], may be negative; NaN counts as never drawn.
+
+    >>> weighted_majority_at_k([["7", "7", "9"]], [[0.2, 0.2, 0.5]], [[1, 1, 0]], [1, 3]).round(3).tolist()  # 0.4 < 0.5
+    [[0.667, 0.0]]
     """
     return _vote(answers, as_floats("weights", weights, "[M, N]"), correct, k, rng)
 
@@ -165,7 +178,11 @@ def _credit(
 
 
 def subset_method(pool_size: int, k: int) -> str:
-    """Return "exact" where a mean over k-subsets of pool_size samples takes all of them, else "monte_carlo"."""
+    """Return "exact" where a mean over k-subsets of pool_size samples takes all of them, else "monte_carlo".
+
+    >>> subset_method(20, 4), subset_method(64, 16)  # 4,845 subsets; 5e14
+    ('exact', 'monte_carlo')
+    """
     return "exact" if math.comb(pool_size, k) <= MAX_EXACT else "monte_carlo"
 
 

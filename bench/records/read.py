@@ -53,7 +53,8 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        return f"{short(self.value)} [{short(self.low)}, {short(self.high)}]"
+        interval = f" [{short(self.low)}, {short(self.high)}]" if self.low != self.high else ""  # else nothing varies
+        return short(self.value) + interval
 
 
 @dataclass(frozen=True)

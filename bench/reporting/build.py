@@ -138,7 +138,7 @@ def _prepare(folder: Path) -> None:
 
 def _exhibits(runs: Sequence[Run], own: Sequence[Part], wanted: FigureSettings) -> dict[str, Exhibit]:
     """Every figure and table of these runs, by its place in the report, e.g. "figures/frontier"."""
-    return {f"figures/{figure.name}": figure for figure in wanted.of(figures(runs, own))} | {
+    return {f"figures/{figure.name}": figure for figure in wanted.of(figures(runs, own, wanted.axes))} | {
         f"tables/{table.name}": table for table in tables(runs, own)
     }
 

@@ -7,7 +7,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from bench.estimators.bootstrap import bootstrap_interval, t_cdf, t_quantile
+from bench.estimators.bootstrap import bootstrap_interval
+from bench.estimators.distributions import t_cdf, t_quantile
 from bench.estimators.training_seeds import seed_interval
 from bench.estimators.uncertainty import holm, paired_contrast, sign_flip_p_values
 from bench.records.read import Estimate, Run, short

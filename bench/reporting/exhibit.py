@@ -3,9 +3,9 @@
 import csv
 import io
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
@@ -57,6 +57,8 @@ class Figure(Exhibit):
     width: float = COLUMN_WIDTH  # inches
     height: float = COLUMN_WIDTH * 0.8
     sheet: Path = PAPER  # the style
+    axes: Mapping[str, str] = field(default_factory=dict)  # x, y -> what stands there, for axes that can be chosen
+    spare: Sequence[dict[str, Any]] = ()  # rows of curves that are drawn only where a user names them
 
 
 @dataclass(frozen=True)

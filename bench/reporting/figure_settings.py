@@ -2,7 +2,7 @@
 
 figures.only=[frontier,selection] figures.size=[3.25,2.4] style=talk   without a height, [3.25], it follows
 figures.labels={top_per_prompt: best of N}          words to write in the place of others
-figures.frontier.curves=[best_of_n,tuned]           for one figure: curves, labels, size
+figures.frontier.curves=[best_of_n,tuned]           for one figure: curves, labels, size, x (and y of the heat map)
 figures=reports/paper_figures.yaml                  the same in a file, for all figures of a paper
 style=my.mplstyle                                   a style sheet of matplotlib in the place of paper or talk
 """
@@ -15,14 +15,13 @@ from functools import partial
 from typing import Any
 
 from bench.errors import BenchError
+from bench.reporting.axes import AXES
+from bench.reporting.axes import check as check_axes
 from bench.reporting.exhibit import Figure
 from bench.reporting.style import PAPER, blank, sheet_of, text_size
 
 SMALLEST = (6.0, 5.0)  # width and height of a panel that can be read, in the size of the text
 CURVE = ("method", "of", "arm")  # the first of these columns that a figure's rows have names the curve of a row
-
-
-LACKING = {"base_temperature": " It needs runs of several temperatures, as a sweep over temperature=0.5,0.7,1 gives."}
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class FigureSettings:
 
     def _shaped(self, figure: Figure) -> Figure:
         own = self.own.get(figure.name, {})
+        check_axes(figure, self.axes.get(figure.name, {}))
         made = shaped(figure, curves=own.get("curves"), labels={**self.labels, **own.get("labels", {})})
         sheet = sheet_of(self.style)
         scale = text_size(sheet) / text_size(PAPER)  # so that a text takes the same share of the figure
@@ -84,6 +84,12 @@ class FigureSettings:
             raise BenchError(f"figures.labels: {sorted(unused)[0]} is not a text of any figure.")
 
     @property
+    def axes(self) -> dict[str, dict[str, str]]:
+        """What is wanted on the axes of figures, by the figure's name."""
+        asked = {name: {axis: own[axis] for axis in AXES if axis in own} for name, own in self.own.items()}
+        return {name: axes for name, axes in asked.items() if axes}
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What `settings_of` makes equal settings of."""
         general: dict[str, Any] = {"only": self.only, "size": self.size, "labels": self.labels}
@@ -97,7 +103,7 @@ def shaped(figure: Figure, *, curves: Sequence[str] | None = None, labels: Mappi
     """Return the figure with these curves alone and these words replaced. BenchError where a curve is not among its."""
     if curves is None and not labels:
         return figure
-    rows = list(figure.rows)
+    rows = [*figure.rows, *figure.spare]
     if "texts" not in inspect.signature(figure.draw).parameters:  # a user's own
         if curves is None:
             return figure
@@ -107,10 +113,10 @@ def shaped(figure: Figure, *, curves: Sequence[str] | None = None, labels: Mappi
         known = list(dict.fromkeys(row[column] for row in rows)) if column else []
         if unknown := [curve for curve in curves if curve not in known]:
             allowed = f"it has {', '.join(known)}" if known else "it has no curves to choose among"
-            raise BenchError(
-                f"curves={unknown[0]} is not a curve of {figure.name}: {allowed}.{LACKING.get(unknown[0], '')}"
-            )
+            raise BenchError(f"curves={unknown[0]} is not a curve of {figure.name}: {allowed}.")
         rows = [row for row in rows if row[column or ""] in curves]
+    else:
+        rows = list(figure.rows)
     return replace(figure, rows=rows, draw=partial(figure.draw, shown=rows, texts=dict(labels)))
 
 
@@ -140,7 +146,7 @@ def settings_of(settings: Mapping[str, Any]) -> FigureSettings:
     own = {name: value for name, value in given.items() if name not in ("only", "size", "labels")}
     _check("figures", {name: value for name, value in given.items() if name not in own}, ("only", "size", "labels"))
     for name, value in own.items():
-        _check(f"figures.{name}", value, ("curves", "size", "labels"))
+        _check(f"figures.{name}", value, ("curves", "size", "labels", *AXES))
     style = str(settings.get("style", "paper"))
     sheet_of(style)  # refused now, not when it is drawn
     size = given.get("size")
@@ -168,6 +174,10 @@ def _inches(value: Any) -> bool:
     )
 
 
+def _name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
 def _words(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(text, str | int | float) for text in value.values())
 
@@ -176,5 +186,6 @@ ALLOWED = {
     "only": (_names, "a list of figures, e.g. [frontier,selection]"),
     "curves": (_names, "a list of curves, e.g. [best_of_n,tuned]"),
     "size": (_inches, "width in inches and perhaps height, each 0.5 to 50, e.g. [3.25,2.4]"),
+    **dict.fromkeys(AXES, (_name, "a name, e.g. flops")),
     "labels": (_words, "texts by the text that they replace, e.g. {top_per_prompt: best of N}"),
 }

@@ -10,6 +10,7 @@ import numpy as np
 from bench.config.keys import PLACES, task_name
 from bench.errors import BenchError
 from bench.estimators.bootstrap import share_ends
+from bench.estimators.kl import best_of_n_kl_bias
 from bench.estimators.training_seeds import seed_interval
 from bench.evaluation.measures import SHARES
 from bench.records.frames import dotted
@@ -74,15 +75,19 @@ class Group:
     def mean(self, policy: str, method: str, metric: str, n: int) -> Estimate:
         """The mean over seeds and prompts, with an interval for new seeds on new prompts.
 
-        A single run has its own interval, for new prompts alone. A KL and its interval end at 0.
+        A single run has its own interval, for new prompts alone. A KL and its interval end at 0; that of Best-of-n
+        extends down by `best_of_n_kl_bias`, which the spread between prompts does not show.
         """
-        if len(self.runs) == 1:
-            found = self.runs[0].curves[policy, method, metric, n]
-        else:
-            found = estimate(self.per_prompt(policy, method, metric, n), shares=metric in SHARES)
+        point = policy, method, metric, n
+        alone = len(self.runs) == 1
+        found = self.runs[0].curves[point] if alone else estimate(self.per_prompt(*point), shares=metric in SHARES)
         if not metric.startswith("kl"):
             return found
-        return Estimate(*(max(number, 0.0) for number in (found.value, found.low, found.high)))
+        bias = 0.0
+        if (method.partition("@")[0], metric) == ("best_of_n", "kl"):
+            sizes = [n, self.pool_size] if policy == "base" else self.runs[0].series(policy, method, metric)
+            bias = best_of_n_kl_bias(n, max(sizes))
+        return Estimate(*(max(number, 0.0) for number in (found.value, found.low - bias, found.high)))
 
     def per_prompt(self, policy: str, method: str, metric: str, n: int) -> np.ndarray:
         """[S, M]: seeds by test prompts."""
@@ -90,18 +95,14 @@ class Group:
 
 
 def estimate(values: np.ndarray, *, shares: bool = False) -> Estimate:
-    """The mean of values [S, M] with S > 1, with an interval for new seeds on new prompts.
-
-    shares: the values lie in [0, 1], see `share_ends`.
-    """
+    """The mean of values [S, M], S > 1, and its interval for new seeds on new prompts. shares: see `share_ends`."""
     if not np.isfinite(values).all(axis=0).sum() > 1:
         return Estimate(float("nan"), float("nan"), float("nan"))
     interval = seed_interval(values)
     low, high = interval.low, interval.high
     if shares:
-        numbers = np.array([low, high, np.nanmin(values), np.nanmax(values), interval.prompts])
-        below, above = share_ends(numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], 0.95)
-        low, high = float(below), float(above)
+        numbers = np.array([low, high, np.nanmin(values), np.nanmax(values), interval.prompts, 0.95])
+        low, high = map(float, share_ends(*numbers))
     return Estimate(interval.mean, low, high)
 
 
@@ -130,10 +131,8 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
         compared = {name: value for name, value in own.items() if _is_compared(name) and name not in seeds}
         alike.setdefault(str(sorted(compared.items())), []).append(run)
     apart = distinctions([members[0].config for members in alike.values()])
-    groups = [
-        Group(own, tuple(sorted(members, key=lambda run: run.config["seed"])))
-        for own, members in zip(apart, alike.values(), strict=True)
-    ]
+    by_seed = [tuple(sorted(members, key=lambda run: run.config["seed"])) for members in alike.values()]
+    groups = [Group(own, members) for own, members in zip(apart, by_seed, strict=True)]
     for group in groups:
         if len(set(group.seeds)) < len(group.seeds):
             raise BenchError(

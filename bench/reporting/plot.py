@@ -11,10 +11,11 @@ ax: matplotlib axes whose place the figure takes; None makes a new pyplot figure
 curves: the curves to draw, by their names in the rows' column `method`, `of` or `arm`; None draws all.
 label: the setting whose values name series and points, e.g. "selection"; None names all settings that differ.
 labels: text -> the text to write in its place, e.g. {"top_per_prompt": "best per prompt", "T=0.7": "cold"}.
+x: what stands on the x axis, where this can be chosen (see each function); y: likewise, of heat_map.
 size: width and height of a new figure in inches.
 
 Each returns the axes, or a list of axes where the figure has several panels. Raises BenchError where the runs do not
-hold the numbers of the figure, or a curve is not among its curves.
+hold the numbers of the figure, or a curve, label or axis is not possible.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,9 @@ from types import MappingProxyType
 from typing import Any
 
 from bench.errors import BenchError
+from bench.records.frames import dotted
 from bench.records.read import Run
+from bench.reporting.axes import check
 from bench.reporting.exhibit import Figure
 from bench.reporting.exhibits import made
 from bench.reporting.figure_settings import shaped
@@ -37,7 +40,8 @@ Runs = Sequence[Run]
 def frontier(runs: Runs, ax: Any = None, *, metric: str = "accuracy", **shown: Any) -> Any:
     """Accuracy against the KL from the raw base, in nats per sequence: Best-of-n and fine-tuned policies on one axis.
 
-    metric: "accuracy", or "reward" of a scorer that is not the verifier.
+    metric: "accuracy", or "reward" of a scorer that is not the verifier. x: "kl", "n" (samples per query), or "flops"
+    (per query).
     """
     if metric not in ("accuracy", "reward"):
         raise BenchError(f"metric={metric!r} is not allowed: it must be accuracy or reward.")
@@ -45,37 +49,49 @@ def frontier(runs: Runs, ax: Any = None, *, metric: str = "accuracy", **shown: A
 
 
 def accuracy_by_n(runs: Runs, ax: Any = None, **shown: Any) -> Any:
-    """Accuracy of Best-of-n against n, and of fine-tuned policies against the N that they were trained on."""
+    """Accuracy of Best-of-n against n, and of fine-tuned policies against the N that they were trained on.
+
+    x: "n", or "flops": of a query with Best-of-n, and of fine-tuning with the pool that it takes.
+    """
     return figure("accuracy_by_n", runs, ax, **shown)
 
 
 def kl_by_n(runs: Runs, ax: Any = None, **shown: Any) -> Any:
-    """The KL of Best-of-n from the raw base against n: measured, and by the log n bound."""
+    """The KL of Best-of-n from the raw base against n: measured, and by the log n bound. x: "n", or "flops"."""
     return figure("kl_by_n", runs, ax, **shown)
 
 
 def selection(runs: Runs, ax: Any = None, **shown: Any) -> Any:
-    """Selection methods with their random controls, and the paired differences."""
+    """Selection methods with their random controls, and the paired differences.
+
+    x: "accuracy" of one sample, or "greedy_accuracy".
+    """
     return figure("selection", runs, ax, **shown)
 
 
 def heat_map(runs: Runs, ax: Any = None, **shown: Any) -> Any:
-    """Temperature by top-p: accuracy of the fine-tuned policy and of Best-of-n, and the KL."""
+    """Temperature by top-p: accuracy of the fine-tuned policy and of Best-of-n, and the KL.
+
+    x, y: any two settings in which the runs differ, e.g. x="num_completions" and y="temperature".
+    """
     return figure("heat_map", runs, ax, **shown)
 
 
 def overoptimisation(runs: Runs, ax: Any = None, **shown: Any) -> Any:
-    """Gold and proxy reward over the square root of the KL, with the fit of Gao et al. 2022."""
-    return figure("overoptimisation", runs, ax, **shown)
+    """Gold and proxy reward over the square root of the KL, with the fit of Gao et al. 2022.
+
+    x: "distance" (the square root), or "kl".
+    """
+    return figure("reward_overoptimisation", runs, ax, **shown)
 
 
 def rounds(runs: Runs, ax: Any = None, **shown: Any) -> Any:
-    """Accuracy, KL and entropy after each round."""
+    """Accuracy, KL and entropy after each round. x: "round", or "kl" from the base."""
     return figure("rounds", runs, ax, **shown)
 
 
 def coverage(runs: Runs, ax: Any = None, **shown: Any) -> Any:
-    """The share of prompts that k samples solve, and what a scorer or a vote picks of it."""
+    """The share of prompts that k samples solve, and what a scorer or a vote picks of it. x: "k", or "flops"."""
     return figure("coverage", runs, ax, **shown)
 
 
@@ -84,6 +100,8 @@ def figure(
     runs: Runs,
     ax: Any = None,
     *,
+    x: str | None = None,
+    y: str | None = None,
     curves: Sequence[str] | None = None,
     label: str | None = None,
     labels: Mapping[str, str] = SAME,
@@ -91,15 +109,18 @@ def figure(
 ) -> Any:
     """Draw the report's figure of this name, e.g. "reward_by_n", or one of your own modules'."""
     groups, others = grouped(list(runs)), []
-    if label is not None and label not in groups[0].settings:
+    is_shared = label in groups[0].runs[0].config or label in dotted(groups[0].runs[0].config)  # it names nothing then
+    if label is not None and label not in groups[0].settings and not is_shared:
         differing = ", ".join(groups[0].settings) or "no setting"
         raise BenchError(f"label={label} is not a setting in which these runs differ: they differ in {differing}.")
-    for wanted in made("figures", Figure, [replace(group, named_by=label) for group in groups]):
+    axes = {axis: value for axis, value in (("x", x), ("y", y)) if value is not None}
+    for wanted in made("figures", Figure, [replace(group, named_by=label) for group in groups], axes={name: axes}):
         if wanted.name == name:
             break
         others.append(wanted.name)
     else:
         raise BenchError(f"These runs do not hold the numbers of {name}; they hold those of {', '.join(others)}.")
+    check(wanted, axes)
     drawn = shaped(wanted, curves=curves, labels=labels)
     if ax is not None:
         return _draw(drawn, _Place(ax), labels)

@@ -188,6 +188,17 @@ def powers_axis(axes: Any, sizes: Sequence[int], label: str) -> None:
     axes.set_xlabel(label)
 
 
+def flops_axis(axes: Any, label: str = "FLOPs per query") -> None:
+    """A logarithmic x with ticks such as 2M."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(short)
+    axes.set_xlabel(label)
+
+
 def columns_of(count: int) -> int:
     """How many of `count` panels stand in a row of a figure of full width: two of two or four, else three."""
     return min(count, 2 if count == 4 else 3)

@@ -10,6 +10,7 @@ config_dir=DIR:
 
 import functools
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,10 +18,11 @@ from typing import Any, TypeVar
 
 from bench.errors import BenchError
 from bench.records.read import Run
+from bench.reporting.axes import NONE, Wanted
 from bench.reporting.exhibit import Figure, Kind, Table, from_records
 from bench.reporting.groups import Group, grouped
 
-Part = Callable[[Sequence[Group]], Any]
+Part = Callable[..., Any]  # of groups and, in this package where axes can be chosen, of those that are wanted
 Shown = TypeVar("Shown", Figure, Table, str)
 
 
@@ -32,12 +34,12 @@ def parts(kind: Kind) -> tuple[Part, ...]:
     return tuple(sorted(marked, key=lambda function: (function.shows[kind], function.__name__)))
 
 
-def figures(runs: Sequence[Run], own: Sequence[Part] = ()) -> list[Figure]:
+def figures(runs: Sequence[Run], own: Sequence[Part] = (), axes: Wanted = NONE) -> list[Figure]:
     """The figures that these runs' records hold, in the order of a paper. own: functions beside this package's.
 
-    BenchError where the runs can't be compared.
+    axes: what is wanted on the axes of a figure. BenchError where the runs can't be compared, or it is not possible.
     """
-    return list(made("figures", Figure, grouped(runs), own))
+    return list(made("figures", Figure, grouped(runs), own, axes))
 
 
 def tables(runs: Sequence[Run], own: Sequence[Part] = ()) -> list[Table]:
@@ -60,11 +62,14 @@ def method_sentences(kind: Kind, groups: Sequence[Group]) -> list[str]:
     return list(made(kind, str, groups))
 
 
-def made(kind: Kind, wanted: type[Shown], groups: Sequence[Group], own: Sequence[Part] = ()) -> Iterator[Shown]:
+def made(
+    kind: Kind, wanted: type[Shown], groups: Sequence[Group], own: Sequence[Part] = (), axes: Wanted = NONE
+) -> Iterator[Shown]:
     """Make the exhibits of a kind one after the other. wanted: their type."""
     for part in (*parts(kind), *own):
         with from_records(getattr(part, "__name__", "an exhibit"), [run for group in groups for run in group.runs]):
-            exhibits = part(groups)
+            chosen = part not in own and "axes" in inspect.signature(part).parameters
+            exhibits = part(groups, axes) if chosen else part(groups)
         for exhibit in exhibits if isinstance(exhibits, list | tuple) else [exhibits]:
             if isinstance(exhibit, wanted):
                 yield exhibit

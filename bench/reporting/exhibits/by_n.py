@@ -8,51 +8,65 @@ import numpy as np
 
 from bench.records.read import Estimate, short
 from bench.reporting import arrange, plots, style, tables
+from bench.reporting.axes import NONE, Wanted, choice, costs, fine_tuning_flops, over, query_flops
 from bench.reporting.contrasts import Contrast, contrast
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
 from bench.reporting.labels import Label
 from bench.reporting.words import over_what
 
+BIASED = (  # see bench.estimators.kl.best_of_n_kl_bias
+    " Where no rewards tie, the estimate is too high by about 0.04 (n/N)^2 nats with N samples per prompt; its "
+    "intervals extend down by as much."
+)
+
 
 @shows("figures", 70)
-def accuracy_by_n(groups: Sequence[Group]) -> Figure | None:
+def accuracy_by_n(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None:
     """Best-of-n of each sampler against n, and the fine-tuned policies against the N that they were trained on.
 
-    None where there is one sampler and one N.
+    Over "flops": against the FLOPs of a query, and against those of fine-tuning. None where there is one sampler and
+    one N, unless FLOPs are asked for.
     """
-    drawn_from = arrange.samplers(groups)
+    drawn_from, x = arrange.samplers(groups), choice("accuracy_by_n", axes, ["n", *costs(groups)])
     trained = [(name, panel) for name, panel in arrange.in_panels(groups, ("num_completions",)) if len(panel) > 1]
     rows: plots.Rows = []
-    for name, group in drawn_from if len(drawn_from) > 1 else ():
+    for name, group in drawn_from if len(drawn_from) > 1 or x == "flops" else ():
         curve = group.series("base", "best_of_n", "accuracy")
-        rows += plots.curve_rows(curve, "n", "accuracy", of="best_of_n", name=name)
+        points = plots.curve_rows(curve, "n", "accuracy", of="best_of_n", name=name)
+        rows += [row | {x: query_flops(group, row["n"])} for row in points] if x == "flops" else points
     for name, panel in trained:
         for group in panel:
             for arm in group.arms:
                 point = {int(group.settings["num_completions"]): group.mean(arm, "pass", "accuracy", 1)}
-                rows += plots.curve_rows(point, "n", "accuracy", of=arm, name=name)
+                points = plots.curve_rows(point, "n", "accuracy", of=arm, name=name)
+                rows += [row | {x: fine_tuning_flops(group)} for row in points] if x == "flops" else points
     of = {row["of"] for row in rows}
     panels, hollow = len({arm == "best_of_n" for arm in of}), "; hollow: its random control" * ("control" in of)
-    return plots.figure(
+    made = plots.figure(
         "accuracy_by_n",
         "Accuracy on held-out prompts."
         + " Best-of-n: the base's own samples, n of them per query." * ("best_of_n" in of)
-        + f" Fine-tuned: one sample of the policy tuned on N samples per training prompt{hollow}." * bool(trained),
+        + f" Fine-tuned: one sample of the policy tuned on N samples per training prompt{hollow}." * bool(trained)
+        + " FLOPs of fine-tuning include drawing and scoring the N samples." * (bool(trained) and x == "flops"),
         rows,
         groups,
-        _accuracy,
+        lambda canvas, rows: _accuracy(canvas, rows, x),
         (style.COLUMN_WIDTH if panels == 1 else style.FULL_WIDTH, style.COLUMN_WIDTH * 0.85),
         series="name",
     )
+    return over(made, x=x)
 
 
-def _accuracy(canvas: Any, rows: plots.Rows) -> None:
+def _accuracy(canvas: Any, rows: plots.Rows, x: str) -> None:
     of = {row["of"] for row in rows}
     kinds = ["best_of_n"] * ("best_of_n" in of) + ["tuned"] * bool({"tuned", "control"} & of)
     panels = plots.grid_of(canvas, len(kinds), sharey=True)
     looks = style.sequence(plots.values_of(rows, "name"))
-    titles = {"best_of_n": "n of Best-of-n", "tuned": "N trained on" + " (hollow: random control)" * ("control" in of)}
+    titles = {"best_of_n": "n of Best-of-n", "tuned": "N trained on"}
+    if x == "flops":
+        titles = {"best_of_n": "FLOPs per query of Best-of-n", "tuned": "FLOPs of fine-tuning"}
+    titles["tuned"] += " (hollow: random control)" * ("control" in of)
     for axes, kind in zip(panels, kinds, strict=True):
         arms = [kind] + ["control"] * (kind == "tuned" and "control" in of)
         series = [
@@ -61,8 +75,13 @@ def _accuracy(canvas: Any, rows: plots.Rows) -> None:
             for arm in arms
             if (points := plots.where(rows, of=arm, name=name))
         ]
-        plots.side_by_side(axes, series, "n", "accuracy")
-        plots.powers_axis(axes, [row["n"] for row in rows if row["of"] in arms], titles[kind])
+        if x == "flops":
+            for points, look, more in series:
+                plots.line(axes, points, x, "accuracy", look, **more)
+            plots.flops_axis(axes, titles[kind])
+        else:
+            plots.side_by_side(axes, series, x, "accuracy")
+            plots.powers_axis(axes, [row["n"] for row in rows if row["of"] in arms], titles[kind])
     plots.name_axes(panels, y="accuracy on held-out prompts")
 
 
@@ -101,45 +120,52 @@ def _reward(canvas: Any, rows: plots.Rows) -> plots.Labels:
 
 
 @shows("figures", 125)
-def kl_by_n(groups: Sequence[Group]) -> Figure | None:
+def kl_by_n(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None:
     """Best-of-n's KL from the raw base: measured, at its largest for unsolved prompts, and by the log n bound."""
+    x = choice("kl_by_n", axes, ["n", *costs(groups)])
     rows: plots.Rows = [
         {"name": name, "of": metric, "n": n, "extrapolates": 4 * n > group.pool_size, **tables.spread("kl", estimate)}
+        | ({x: query_flops(group, n)} if x == "flops" else {})
         for name, group in arrange.samplers(groups)
         for metric in ("kl", "kl_sensitivity", "kl_bound")
         for n, estimate in group.series("base", "best_of_n", metric).items()
     ]
     sensitive = bool(plots.where(rows, of="kl_sensitivity"))
-    return plots.faceted(
+    made = plots.faceted(
         "kl_by_n",
         "The KL of Best-of-n from the raw base: measured, ties included, and by log n - (n - 1)/n, which is exact only "
         "where no two rewards tie; both with the sampler's own distance added."
+        + BIASED
         + " Small hollow points: n is more than a quarter of the samples." * any(row["extrapolates"] for row in rows)
         + " Crosses: with prompts that were never solved at the largest KL that their pools leave open." * sensitive,
         rows,
         groups,
-        _kl,
+        lambda axes, rows: _kl(axes, rows, x),
         by="name",
         y="KL (nats per sequence)",
         heights=(0.8, 1.4),
     )
+    return over(made, x=x)
 
 
-def _kl(axes: Any, rows: plots.Rows) -> None:
+def _kl(axes: Any, rows: plots.Rows, x: str) -> None:
     # at one x: they coincide where no rewards tie, and moved apart the measured one would seem lower there
     measured, bound = (plots.where(rows, of=of) for of in ("kl", "kl_bound"))
-    plots.line(axes, [], "n", "kl", style.LOOKS["bound"], label="log n bound", linewidth=2.2)  # no bar in the legend
-    plots.line(axes, bound, "n", "kl", style.LOOKS["bound"], linewidth=2.2)
-    plots.line(axes, [], "n", "kl", style.LOOKS["best_of_n"], label="measured")
-    plots.line(axes, measured, "n", "kl", style.LOOKS["best_of_n"], marker="")
-    for row in plots.bare(measured, "n", "kl", "extrapolates"):
+    plots.line(axes, [], x, "kl", style.LOOKS["bound"], label="log n bound", linewidth=2.2)  # no bar in the legend
+    plots.line(axes, bound, x, "kl", style.LOOKS["bound"], linewidth=2.2)
+    plots.line(axes, [], x, "kl", style.LOOKS["best_of_n"], label="measured")
+    plots.line(axes, measured, x, "kl", style.LOOKS["best_of_n"], marker="")
+    for row in plots.bare(measured, x, "kl", "extrapolates"):
         small = plots.HOLLOW | {"markersize": 2.5} if row["extrapolates"] else {}
-        plots.line(axes, [row], "n", "kl", style.LOOKS["best_of_n"], linestyle="none", **small)
-    if unsolved := plots.bare(plots.where(rows, of="kl_sensitivity"), "n", "kl"):
+        plots.line(axes, [row], x, "kl", style.LOOKS["best_of_n"], linestyle="none", **small)
+    if unsolved := plots.bare(plots.where(rows, of="kl_sensitivity"), x, "kl"):
         cross = style.Look(style.COLOURS["base"], "x", "none")
         more = {"markersize": 3.5, "markeredgewidth": 0.6, "label": "upper limit (unsolved prompts)"}
-        plots.line(axes, unsolved, "n", "kl", cross, **more)
-    plots.powers_axis(axes, [row["n"] for row in measured], "n of Best-of-n")
+        plots.line(axes, unsolved, x, "kl", cross, **more)
+    if x == "n":
+        plots.powers_axis(axes, [row[x] for row in measured], "n of Best-of-n")
+    else:
+        plots.flops_axis(axes, "FLOPs per query of Best-of-n")
     plots.guide(axes, y=0.0)
 
 
@@ -179,7 +205,7 @@ def best_of_n(groups: Sequence[Group]) -> Table | None:
     caption = (
         f"Best-of-n of the base, with the run's own sampler. {over_what(groups)}. KL is from the raw base, in nats per "
         "sequence. Upper limit: prompts that no sample solved count at the largest pass rate that fits them. The bound "
-        "log n - (n - 1)/n is higher than the measured KL by the difference in the last column."
+        "log n - (n - 1)/n is higher than the measured KL by the difference in the last column." + BIASED
     )
     made = tables.table("best_of_n", caption, points, columns, tables.all_runs(groups))
     if made is None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from bench.records.read import Run
 from bench.reporting import arrange, plots, style, tables
+from bench.reporting.axes import costs, fine_tuning_flops, query_flops
 from bench.reporting.contrasts import Contrast, of_group
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.finish import wrapped
@@ -23,7 +24,7 @@ NONE = "no break-even"
 @shows("figures", 130)
 def break_even(groups: Sequence[Group]) -> Figure | None:
     """Accuracy against FLOPs per query, and total FLOPs against queries; None for many groups or without records."""
-    if len(groups) > MOST_GROUPS or not all("cost/tuned_query_flops" in run.metrics for run in tables.all_runs(groups)):
+    if len(groups) > MOST_GROUPS or not costs(groups):
         return None
     looks = style.elsewhere(list(dict.fromkeys(name for group in groups for name in group.runs[0].elsewhere)))
     return plots.figure(
@@ -48,19 +49,14 @@ def _row(group: Group, what: str, **numbers: Any) -> dict[str, Any]:
     return {"name": arrange.named(group), "what": what, "seed": None, "n": None, **blank, **numbers}
 
 
-def _mean(group: Group, name: str) -> float:
-    return float(np.mean([run.metrics[f"cost/{name}"] for run in group.runs]))
-
-
 def _per_query(group: Group) -> plots.Rows:
     tuned = tables.spread("accuracy", group.mean("tuned", "pass", "accuracy", 1))
-    rows = [_row(group, "tuned", flops=_mean(group, "tuned_query_flops"), **tuned)]
+    rows = [_row(group, "tuned", flops=query_flops(group, 1, "tuned"), **tuned)]
     for name in group.runs[0].elsewhere:
         own = tables.spread("accuracy", group.mean(name, "pass", "accuracy", 1))
-        rows.append(_row(group, name, flops=_mean(group, f"{name}_query_flops"), **own))
+        rows.append(_row(group, name, flops=query_flops(group, 1, name), **own))
     for n, accuracy in group.series("base", "best_of_n", "accuracy").items():
-        flops = _mean(group, f"best_of_{n}_query_flops")
-        rows.append(_row(group, "best_of_n", n=n, flops=flops, **tables.spread("accuracy", accuracy)))
+        rows.append(_row(group, "best_of_n", n=n, flops=query_flops(group, n), **tables.spread("accuracy", accuracy)))
     return rows
 
 
@@ -76,9 +72,7 @@ def _in_total(group: Group) -> plots.Rows:
         seed, n = run.config["seed"], run.metrics["break_even/n"]
         rows.append(_row(group, "crossing", seed=seed, n=n, flops=spent, **queries))
     n, last = float(np.mean([row["n"] for row in rows])), 2 * max(row["queries"] for row in rows)
-    once, each = _mean(group, "fine_tuning_flops"), _mean(group, "tuned_query_flops")
-    of_1, of_2 = (_mean(group, f"best_of_{k}_query_flops") for k in (1, 2))
-    of_n = of_1 + (n - 1) * (of_2 - of_1)  # FLOPs rise by the same for every sample more
+    once, each, of_n = fine_tuning_flops(group), query_flops(group, 1, "tuned"), query_flops(group, n)
     for count in (0, last):
         rows.append(_row(group, "total tuned", queries=count, flops=once + count * each))
         rows.append(_row(group, "total best_of_n", n=n, queries=count, flops=count * of_n))
@@ -86,8 +80,6 @@ def _in_total(group: Group) -> plots.Rows:
 
 
 def _break_even(canvas: Any, rows: plots.Rows, looks: dict[str, style.Look]) -> plots.Labels:
-    from matplotlib.ticker import LogLocator, NullLocator
-
     names, labels = plots.values_of(rows, "name"), []
     panels = canvas.subplots(len(names), 2, squeeze=False)
     for (left, right), name in zip(panels, names, strict=True):
@@ -101,11 +93,8 @@ def _break_even(canvas: Any, rows: plots.Rows, looks: dict[str, style.Look]) -> 
             if own := plots.bare(plots.where(here, what=what), *keys):
                 plots.line(left, own, "flops", "accuracy", look, label=what, linestyle="none")
         plots.guide(left, y=tuned[0]["accuracy"], color=style.LOOKS["tuned"].colour)
-        left.set_xscale("log")
-        left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        left.xaxis.set_minor_locator(NullLocator())
-        left.xaxis.set_major_formatter(plots.short)
-        left.set(xlabel="FLOPs per query", ylabel="accuracy on held-out prompts")
+        plots.flops_axis(left)
+        left.set_ylabel("accuracy on held-out prompts")
         left.set_title(name, loc="left")
         left.margins(x=0.08, y=0.1)
         _totals(right, here)

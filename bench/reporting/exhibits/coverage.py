@@ -9,6 +9,7 @@ import numpy as np
 from bench.estimators.curves import fit_coverage
 from bench.records.read import Estimate
 from bench.reporting import arrange, plots, style, tables
+from bench.reporting.axes import NONE, Wanted, choice, costs, over, query_flops
 from bench.reporting.contrasts import contrast
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
@@ -27,11 +28,12 @@ PLACES = (2, 1, 3, 4)  # of METHODS among five: coverage in the middle, at k its
 
 
 @shows("figures", 85)
-def coverage(groups: Sequence[Group]) -> Figure | None:
+def coverage(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None:
     """Coverage, Best-of-k and votes against k, with the exponentiated power law of Brown et al. 2024 through coverage.
 
-    None where the whole pool was not recorded.
+    Over "flops": against the FLOPs of k samples, scored. None where the whole pool was not recorded.
     """
+    x = choice("coverage", axes, ["k", *costs(groups)])
     rows: plots.Rows = []
     for name, group in arrange.samplers(groups):
         curves: plots.Rows = []
@@ -41,22 +43,24 @@ def coverage(groups: Sequence[Group]) -> Figure | None:
                 curves += plots.curve_rows(curve, "k", "accuracy", name=name, method=method)
         if gold_chooses(curves):  # then Best-of-k is right wherever one of k is
             curves = [row for row in curves if row["method"] != "best_of_n"]
-        rows += curves + _law(name, plots.where(curves, method="pass"))
+        curves += _law(name, plots.where(curves, method="pass"))
+        rows += [row | {x: query_flops(group, row["k"])} for row in curves] if x == "flops" else curves
     alone = len(plots.values_of(rows, "name")) == 1
     drawn = {row["method"].partition(":")[0] for row in rows}
     picked = [words for method, words in PICKED.items() if method in drawn]
     below = f"; below, the accuracy of picking one of the k by {listed(picked)}" if picked else ""
-    return plots.faceted(
+    made = plots.faceted(
         "coverage",
         f"Share of held-out prompts that k samples of the base solve{below}; exact means over all k-subsets."
         + " Dashed: coverage = exp(-a k^-b), fitted by weighted least squares." * (FIT in drawn),
         rows,
         groups,
-        lambda axes, here: _coverage(axes, here, alone),
+        lambda axes, here: _coverage(axes, here, alone, x),
         by="name",
         y="share of held-out prompts",
         heights=(0.9, 1.5),
     )
+    return over(made, x=x)
 
 
 def gold_chooses(rows: plots.Rows) -> bool:
@@ -76,14 +80,20 @@ def _law(name: str, rows: plots.Rows) -> plots.Rows:
     return plots.curve_rows(points, "k", "accuracy", name=name, method=f"{FIT}: a={law.a:.3g}, b={law.b:.3g}")
 
 
-def _coverage(axes: Any, rows: plots.Rows, alone: bool) -> None:
+def _coverage(axes: Any, rows: plots.Rows, alone: bool, x: str) -> None:
     """alone: the only panel, where the legend has room for the fitted law."""
     series = [(plots.where(rows, method=method), look, {"label": title}) for method, (title, look) in METHODS.items()]
-    plots.side_by_side(axes, series, "k", "accuracy", PLACES, len(PLACES) + 1)
+    if x == "k":
+        plots.side_by_side(axes, series, x, "accuracy", PLACES, len(PLACES) + 1)
+        plots.powers_axis(axes, [row[x] for row in plots.where(rows, method="pass")], "k samples")
+    else:
+        for place, (points, look, title) in enumerate(series):
+            if points:
+                plots.line(axes, points, x, "accuracy", look, **title, **plots.nested(place, len(series)))
+        plots.flops_axis(axes, "FLOPs of k samples per query")
     if fitted := [row for row in rows if row["method"].startswith(FIT)]:
         more = {"label": fitted[0]["method"] if alone else FIT, "linewidth": 0.9, "zorder": 5}
-        plots.line(axes, plots.bare(fitted, "k", "accuracy"), "k", "accuracy", LAW, **more)
-    plots.powers_axis(axes, [row["k"] for row in plots.where(rows, method="pass")], "k samples")
+        plots.line(axes, plots.bare(fitted, x, "accuracy"), x, "accuracy", LAW, **more)
     axes.set_ylim(0, 1.02)
 
 
@@ -180,7 +190,9 @@ def coverage_table(groups: Sequence[Group]) -> Table | None:
 
     return tables.table(
         "coverage",
-        f"Share of prompts that k samples solve (pass@k), and accuracy of their majority vote. {over_what(groups)}.",
+        f"Share of prompts that k samples solve (pass@k), and accuracy of their majority vote. {over_what(groups)}. "
+        "The base's samples are those of its evaluation. Best-of-n is from another pool, drawn with the run's sampler: "
+        "the two differ at equal n even where the verifier chooses.",
         policies,
         [
             *map(setting, groups[0].settings),

@@ -1,10 +1,12 @@
 """The frontier: accuracy, or the scorer's own reward, against the measured KL from the raw base."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bench.records.read import Estimate
 from bench.reporting import arrange, plots, style, tables
+from bench.reporting.axes import NONE, Wanted, choice, costs, over, query_flops
 from bench.reporting.exhibit import Figure, shows
 from bench.reporting.finish import key_height
 from bench.reporting.groups import Group, is_learned
@@ -15,22 +17,28 @@ FEW = 3  # groups: more of them are drawn as points alone, over the whole width
 CROWD = plots.MOST - 2  # samplers beside the two arms in a legend: more get a panel for each value of one setting
 NAMED = 30  # points in a panel: more of them can't be told by name
 POINTS = {"tuned": "fine-tuned", "control": "random control"}
+OVER = {"kl": "KL from the base (nats per sequence)", "n": "samples per query", "flops": "FLOPs per query"}
 Curve = Mapping[int, Estimate]
 
 
 @shows("figures", 10)
 @shows("of_one_run", 10)
-def frontiers(groups: Sequence[Group]) -> list[Figure | None]:
+def frontiers(groups: Sequence[Group], axes: Wanted = NONE) -> list[Figure | None]:
     """The frontier in accuracy and, where the scorer is not gold, the one in its reward."""
-    learned = any(map(is_learned, tables.all_runs(groups)))
-    return [_frontier(groups, metric) for metric in ("accuracy", *(["proxy"] if learned else []))]
+    names = {"frontier": "accuracy"}
+    if any(map(is_learned, tables.all_runs(groups))):
+        names["frontier_reward"] = "proxy"
+    allowed = ["kl", "n", *costs(groups)]
+    return [_frontier(groups, metric, name, choice(name, axes, allowed)) for name, metric in names.items()]
 
 
-def _frontier(groups: Sequence[Group], metric: str) -> Figure | None:
-    rows = _rows(groups, metric)
+def _frontier(groups: Sequence[Group], metric: str, name: str, x: str) -> Figure | None:
+    rows, spare = (_over(x, found) for found in _rows(groups, metric))
     methods = {row["method"] for row in rows}
     what = "Accuracy" if metric == "accuracy" else "The scorer's reward"
     parts = [f"{what} on held-out prompts against the KL from the raw base. Best-of-n at its measured KL"]
+    if x != "kl":
+        parts = [f"{what} on held-out prompts against the {OVER[x]}. Best-of-n"]
     parts.append(", dashed where n is more than a quarter of the samples" * any(row["extrapolates"] for row in rows))
     parts.append("; dotted: the same accuracies at the KL of the log n bound" * ("bound" in methods))
     parts.append("; soft Best-of-n at its temperatures" * ("soft_best_of_n" in methods))
@@ -46,26 +54,39 @@ def _frontier(groups: Sequence[Group], metric: str) -> Figure | None:
     if panels == 1 and len(plots.values_of(plots.where(rows, method="best_of_n"), "series")) > CROWD:
         wide = False  # two blocks beside each other
     key = key_height([row["label"] for row in rows if row["method"] == "tuned"]) if wide else 0.0
-    return plots.figure(
-        "frontier" if metric == "accuracy" else "frontier_reward",
+    made = plots.figure(
+        name,
         f"{''.join(parts)}.",
         rows,
         groups,
-        lambda canvas, rows: _draw(canvas, rows, metric, looks),
+        lambda canvas, rows: _draw(canvas, rows, metric, x, looks),
         (style.FULL_WIDTH if wide else style.COLUMN_WIDTH, style.COLUMN_WIDTH * (tall if wide else 0.95) + key),
         series="series",
         room=CROWD,
     )
+    return over(made and replace(made, spare=spare), x=x)
 
 
-def _rows(groups: Sequence[Group], metric: str) -> plots.Rows:
-    """`series` is the sampler within its panel; `label` is what else sets a fine-tuned policy apart."""
+def _over(x: str, rows: plots.Rows) -> plots.Rows:
+    """The rows without their `group`; without curves that differ in their KL alone where x is another."""
+    shown = [row for row in rows if x == "kl" or row["method"] not in ("bound", "soft_best_of_n")]
+    for row in shown:
+        group, policy = row.pop("group"), row.pop("policy", "best_of_n")
+        row |= {x: query_flops(group, row["n"], policy)} if x == "flops" else {}
+    return shown
+
+
+def _rows(groups: Sequence[Group], metric: str) -> tuple[plots.Rows, plots.Rows]:
+    """The rows, and spare ones: `series` is the sampler within its panel; `label` sets a fine-tuned policy apart.
+
+    Each has its `group`, the sampler's or the policy's, and the point of a policy its `policy`.
+    """
     few, drawn_from, apart = len(groups) <= FEW, arrange.samplers(groups), arrange.sampler_settings(groups)
     paneled = _panel_setting([group for _, group in drawn_from], apart) if len(drawn_from) > CROWD else []
 
-    def place(group: Group) -> dict[str, str]:
+    def place(group: Group) -> dict[str, Any]:
         rest = [name for name in apart if name not in paneled]
-        return {"panel": arrange.named(group, paneled), "series": arrange.named(group, rest)}
+        return {"group": group, "panel": arrange.named(group, paneled), "series": arrange.named(group, rest)}
 
     rows: plots.Rows = []
     for _, group in drawn_from:
@@ -97,20 +118,25 @@ def _rows(groups: Sequence[Group], metric: str) -> plots.Rows:
                 rows += _on_top(at, group, arm, metric)
         if few:
             rows += _on_top(at, group, "tuned", metric, label)
-    return rows
+    spare: plots.Rows = []
+    for _, group in drawn_from if not plots.where(rows, method="base_temperature") else ():
+        first = {1: group.series("base", "best_of_n", metric)[1]}
+        points = _curve(place(group), "base_temperature", first, group.series("base", "best_of_n", "kl"))
+        spare += [point | {"temperature": group.runs[0].config.get("temperature")} for point in points]
+    return rows, spare
 
 
-def _on_top(place: dict[str, str], group: Group, policy: str, metric: str, label: str = "") -> plots.Rows:
+def _on_top(place: dict[str, Any], group: Group, policy: str, metric: str, label: str = "") -> plots.Rows:
     """Best-of-n drawn from a policy other than the base; nothing where it has one n."""
     moved, values = (group.series(policy, "best_of_n", name) for name in ("kl", metric))
     return _curve(place, f"{policy}_best_of_n", values, moved, max(moved), label=label) if len(moved) > 1 else []
 
 
-def _point(place: dict[str, str], group: Group, policy: str, method: str, label: str, metric: str) -> plots.Rows:
+def _point(place: dict[str, Any], group: Group, policy: str, method: str, label: str, metric: str) -> plots.Rows:
     """One sample of a policy; no row where it has no KL."""
     value = group.series(policy, *(("pass", "accuracy") if metric == "accuracy" else ("best_of_n", "proxy")))
     first = {n: estimate for n, estimate in value.items() if n == 1}
-    return _curve(place, method, first, group.series(policy, "policy", "kl"), label=label)
+    return _curve(place | {"policy": policy}, method, first, group.series(policy, "policy", "kl"), label=label)
 
 
 def _but_temperature(group: Group, names: Sequence[str]) -> list[str]:
@@ -127,7 +153,7 @@ def _panel_setting(groups: Sequence[Group], names: Sequence[str]) -> list[str]:
 
 
 def _curve(
-    place: dict[str, str], method: str, values: Curve, kl: Curve, pool: int | None = None, *, label: str = ""
+    place: dict[str, Any], method: str, values: Curve, kl: Curve, pool: int | None = None, *, label: str = ""
 ) -> plots.Rows:
     return [
         {
@@ -145,7 +171,7 @@ def _curve(
     ]
 
 
-def _soft(place: dict[str, str], group: Group, metric: str) -> plots.Rows:
+def _soft(place: dict[str, Any], group: Group, metric: str) -> plots.Rows:
     """Soft Best-of-n from the hardest, which is nearest to Best-of-n, to the softest."""
     methods = {key[1] for key in group.runs[0].curves if key[1].startswith("soft_best_of_n@")}
     rows: plots.Rows = []
@@ -155,7 +181,9 @@ def _soft(place: dict[str, str], group: Group, metric: str) -> plots.Rows:
     return rows
 
 
-def _draw(canvas: Any, rows: plots.Rows, metric: str, looks: dict[str, style.Look]) -> plots.Labels:
+def _draw(canvas: Any, rows: plots.Rows, metric: str, x: str, looks: dict[str, style.Look]) -> plots.Labels:
+    if x != "kl":  # `kl` is what stands on the x axis
+        rows = [{key: row[key] for key in row if not key.startswith("kl")} | {"kl": row[x]} for row in rows]
     names, series = plots.values_of(rows, "panel"), plots.values_of(plots.where(rows, method="best_of_n"), "series")
     several = style.sequence(series) if len(series) > 1 else {}
     panels = plots.grid_of(canvas, len(names), sharex=True, sharey=True)
@@ -166,8 +194,12 @@ def _draw(canvas: Any, rows: plots.Rows, metric: str, looks: dict[str, style.Loo
     for axes, name in zip(panels, names, strict=True):
         axes.set_title(name)
         axes.margins(x=0.06, y=0.08)
+        if x == "n":
+            plots.powers_axis(axes, [row["n"] for row in rows], "")
+        elif x == "flops":
+            plots.flops_axis(axes)
     what = "accuracy" if metric == "accuracy" else "mean reward"
-    plots.name_axes(panels, "KL from the base (nats per sequence)", f"{what} on held-out prompts")
+    plots.name_axes(panels, OVER[x], f"{what} on held-out prompts")
     return list(zip(panels, labels, strict=True))
 
 
@@ -185,11 +217,14 @@ def _panel(axes: Any, rows: plots.Rows, several: dict[str, style.Look]) -> list[
         plots.line(axes, points, "kl", "value", look, **named, markersize=2.5, linewidth=0.8, alpha=0.75)
         if number == 0:
             labels += [Label(row["kl"], row["value"], f"n={row['n']}", look.colour) for row in points if row["n"] > 1]
-    for label in plots.values_of(base := plots.where(rows, method="base_temperature"), "label"):
-        points = sorted(plots.where(base, label=label), key=lambda row: row["temperature"])
+    base, has_room = plots.where(rows, method="base_temperature"), len(several) < CROWD  # in the legend
+    for number, label in enumerate(plots.values_of(base, "label")):
+        points = sorted(plots.where(base, label=label), key=lambda row: row["temperature"] or 0.0)
         shown = plots.bare(points, "kl", "value")
-        plots.line(axes, shown, "kl", "value", style.LOOKS["base"], markersize=2, linewidth=0.8, zorder=3)
-        labels.append(Label(shown[-1]["kl"], shown[-1]["value"], "one sample", style.LOOKS["base"].colour))
+        named = {"label": "base, one sample"} if has_room and number == 0 else {}
+        plots.line(axes, shown, "kl", "value", style.LOOKS["base"], **named, markersize=2, linewidth=0.8, zorder=3)
+        if not has_room:
+            labels.append(Label(shown[-1]["kl"], shown[-1]["value"], "one sample", style.LOOKS["base"].colour))
     for arm, title in POINTS.items():
         labels += _points(axes, plots.where(rows, method=arm), style.LOOKS[arm], title, several)
     return labels

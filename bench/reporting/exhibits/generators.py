@@ -1,7 +1,7 @@
 """Pools that several policies drew: what training on each mix gained, and whose samples were selected."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -114,7 +114,7 @@ def generators_figure(groups: Sequence[Group]) -> Figure | None:
     """Three panels with a row for each mix; None where no pool was drawn by named generators."""
     found = sorted(mixes(groups), key=lambda mix: (list(mix.others.values()), len(mix.names)), reverse=True)
     rows = [_row(part) for part in parts(found)]
-    high = 0.13 + plots.row_height(plots.values_of(rows, "settings") or [""])
+    high, starts = 0.13 + plots.row_height(plots.values_of(rows, "settings") or [""]), _starts(rows)
     return plots.figure(
         "generators",
         "Policies fine-tuned on what was selected from pools that different generators drew. Left: accuracy of one "
@@ -122,9 +122,23 @@ def generators_figure(groups: Sequence[Group]) -> Figure | None:
         "the tuned policy's KL from each generator, none where the generator has other token ids.",
         rows,
         [mix.group for mix in found],
-        _draw,
+        lambda canvas, rows: _draw(canvas, rows, starts),
         (style.FULL_WIDTH, 0.9 + high * len(found)),
+        series="generator",
+        room=plots.MOST - 1,  # beside the tuned policy
     )
+
+
+def _starts(rows: plots.Rows) -> dict[tuple[str, str], float]:
+    """(settings, generator) -> where its part begins among the completions that its mix selected."""
+    names = plots.values_of(sorted(rows, key=lambda row: row["own"]), "generator")
+    starts: dict[tuple[str, str], float] = {}
+    for settings in plots.values_of(rows, "settings"):
+        end = 0.0
+        for row in sorted(plots.where(rows, settings=settings), key=lambda row: names.index(row["generator"])):
+            starts[settings, row["generator"]] = end
+            end += row["selected_share"]
+    return starts
 
 
 def _row(part: Part) -> dict[str, Any]:
@@ -139,7 +153,8 @@ def _row(part: Part) -> dict[str, Any]:
     }
 
 
-def _draw(canvas: Any, rows: plots.Rows) -> None:
+def _draw(canvas: Any, rows: plots.Rows, starts: Mapping[tuple[str, str], float]) -> None:
+    """starts: of the parts of all generators; pale is what those of other blocks drew."""
     settings = plots.values_of(rows, "settings")
     names = plots.values_of(sorted(rows, key=lambda row: row["own"]), "generator")
     looks = style.sequence(names)
@@ -154,12 +169,10 @@ def _draw(canvas: Any, rows: plots.Rows) -> None:
         plots.line(accuracy, own, "own", "beside", look, linestyle="none", label=name, **plots.HOLLOW)
         if known := [row for row in own if row["kl"] is not None]:
             plots.line(kl, known, "kl", "beside", look, linestyle="none")
-    ends = dict.fromkeys(plots.values_of(placed, "place"), 0.0)
-    for name, look in looks.items():
-        for row in plots.where(placed, generator=name):
-            place, part = row["place"], row["selected_share"]
-            share.barh(place, part, 0.6, left=ends[place], color=look.colour, linewidth=0)
-            ends[place] += part
+    share.barh(range(len(settings)), 1, 0.6, color="#EEEEEE", linewidth=0, zorder=0)
+    for row in placed:
+        left, colour = starts[row["settings"], row["generator"]], looks[row["generator"]].colour
+        share.barh(row["place"], row["selected_share"], 0.6, left=left, color=colour, linewidth=0)
     share.set_xlim(0, 1)
     accuracy.set_xlabel("held-out accuracy")
     share.set_xlabel("share selected")

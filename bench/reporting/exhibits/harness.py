@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench.estimators.bootstrap import normal_quantile, t_quantile
+from bench.estimators.distributions import normal_quantile, t_quantile
 from bench.records.read import Estimate
 from bench.reporting import arrange, tables
 from bench.reporting.contrasts import Contrast, judged, of_seeds, verdict_of

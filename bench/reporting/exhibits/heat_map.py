@@ -1,70 +1,81 @@
-"""Temperature by top-p: what the fine-tuned policy gains, what Best-of-n gains, and at what KL."""
+"""Temperature by top-p, or any two settings: what the fine-tuned policy gains, what Best-of-n gains, and at what KL."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from bench.errors import BenchError
 from bench.reporting import arrange, plots, style, tables
+from bench.reporting.axes import NONE, Wanted, choice, over
 from bench.reporting.exhibit import Figure, shows
 from bench.reporting.finish import text_width
 from bench.reporting.groups import Group, order_of
 
-AXES = ("temperature", "top_p")
+DEFAULT = {"x": "top_p", "y": "temperature"}
+NAMES = {"top_p": "top-p"}
 SMALLEST = 4.5  # points of text that can be read
 PANELS = {"tuned": "accuracy, fine-tuned", "best_of_n": "accuracy, Best-of-{n}", "kl": "KL of the fine-tuned (nats)"}
 
 
 @shows("figures", 30)
-def heat_map(groups: Sequence[Group]) -> Figure | None:
+def heat_map(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None:
     """All of PANELS where nothing else was swept, else the fine-tuned accuracy for each setting of what else was.
 
-    None without at least two temperatures and two top-p.
+    axes: any two settings in which the groups differ, instead of top-p (x) and temperature (y). None without at least
+    two values of both.
     """
-    if not all(name in groups[0].settings for name in AXES):
+    asked, swept = axes.get("heat_map", {}), list(groups[0].settings)
+    wanted = DEFAULT | dict(asked)
+    if not set(wanted.values()) <= set(swept) and not (asked and swept):
         return None
+    x, y = (choice("heat_map", {"heat_map": wanted}, swept, axis) for axis in DEFAULT)
+    if x == y:
+        raise BenchError(f"x={x} y={y} is not possible for heat_map: they must be two settings.")
     faceted = [
         (title, panel)
-        for title, panel in arrange.in_panels(groups, AXES)
-        if all(len({group.settings[name] for group in panel}) > 1 for name in AXES)
+        for title, panel in arrange.in_panels(groups, (x, y))
+        if all(len({group.settings[name] for group in panel}) > 1 for name in (x, y))
     ]
     if not 0 < len(faceted) <= plots.MOST_PANELS:
         return None
     shown = [group for _, panel in faceted for group in panel]
     largest = min(max(group.series("base", "best_of_n", "accuracy")) for group in shown)
-    rows = [row for title, panel in faceted for group in panel for row in _cells(title, group, largest)]
+    rows = [row for title, panel in faceted for group in panel for row in _cells(title, group, largest, (y, x))]
     what, panels = "accuracy of one sample of the fine-tuned policy", len(PANELS)
     if len(faceted) == 1:
         what += f", of Best-of-{largest} with the same sampler, and the fine-tuned policy's KL from the raw base"
     else:
         rows, panels = plots.where(rows, of="tuned"), len(faceted)
-    return plots.figure(
+    settings = f"{NAMES.get(y, y)} by {NAMES.get(x, x)}"
+    made = plots.figure(
         "heat_map",
-        f"Temperature by top-p: {what}; below each value half the width of its interval.",
+        f"{settings[0].upper()}{settings[1:]}: {what}; below each value half the width of its interval.",
         rows,
         shown,
-        _draw,
-        (style.FULL_WIDTH, 0.4 + (0.4 + 0.36 * len(plots.values_of(rows, "temperature"))) * -(-panels // 3)),
+        lambda canvas, rows: _draw(canvas, rows, x, y),
+        (style.FULL_WIDTH, 0.4 + (0.4 + 0.36 * len(plots.values_of(rows, y))) * -(-panels // 3)),
     )
+    return over(made, x=x, y=y)
 
 
-def _cells(title: str, group: Group, largest: int) -> plots.Rows:
+def _cells(title: str, group: Group, largest: int, names: Sequence[str]) -> plots.Rows:
     measured = {
         "tuned": (None, group.mean("tuned", "pass", "accuracy", 1)),
         "best_of_n": (largest, group.mean("base", "best_of_n", "accuracy", largest)),
         "kl": (None, group.mean("tuned", "policy", "kl", 1)),
     }
-    cell = {name: group.settings[name] for name in AXES}
+    cell = {name: group.settings[name] for name in names}
     return [
         {"panel": title or PANELS[of].format(n=largest), **cell, "of": of, "n": n, **tables.spread("value", estimate)}
         for of, (n, estimate) in measured.items()
     ]
 
 
-def _draw(canvas: Any, rows: plots.Rows) -> None:
+def _draw(canvas: Any, rows: plots.Rows, x: str, y: str) -> None:
     titles = plots.values_of(rows, "panel")
     panels = plots.grid_of(canvas, len(titles), sharey=True, sharex=True)
-    across, down = (sorted({row[name] for row in rows}, key=order_of) for name in reversed(AXES))
+    across, down = (sorted({row[name] for row in rows}, key=order_of) for name in (x, y))
     scales = {"kl": "nats", "accuracy": "accuracy"}
     scaled: dict[str, list[Any]] = {name: [] for name in scales}
     for axes, title in zip(panels, titles, strict=True):
@@ -73,7 +84,7 @@ def _draw(canvas: Any, rows: plots.Rows) -> None:
         values = [row["value"] for row in rows if (row["of"] == "kl") == (scale == "kl")]
         grid = np.full((len(down), len(across)), np.nan)
         for row in here:
-            grid[down.index(row["temperature"]), across.index(row["top_p"])] = row["value"]
+            grid[down.index(row[y]), across.index(row[x])] = row["value"]
         ends = {"vmin": min(values), "vmax": max(*values, min(values) + 1e-9)}
         image = axes.imshow(grid, cmap="cividis", aspect="auto", **ends)
         scaled[scale].append((axes, image))
@@ -83,7 +94,7 @@ def _draw(canvas: Any, rows: plots.Rows) -> None:
         axes.tick_params(length=0)
         for spine in axes.spines.values():
             spine.set_visible(False)
-    plots.name_axes(panels, "top-p", "temperature")
+    plots.name_axes(panels, NAMES.get(x, x), NAMES.get(y, y))
     for name, label in scales.items():
         if scaled[name]:
             shown, images = zip(*scaled[name], strict=True)
@@ -92,7 +103,7 @@ def _draw(canvas: Any, rows: plots.Rows) -> None:
     panels[0].get_figure(root=True).draw_without_rendering()  # now the cells have their size
     for axes, image in (pair for pairs in scaled.values() for pair in pairs):
         for row in plots.where(rows, panel=axes.get_title()):
-            at = across.index(row["top_p"]), down.index(row["temperature"])
+            at = across.index(row[x]), down.index(row[y])
             _write(axes, row, at, (len(across), len(down)), "w" if image.norm(row["value"]) < 0.5 else "k")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from bench.estimators.reward_curve import FitInterval, fit_interval, overoptimisation
 from bench.records.read import Estimate
 from bench.reporting import arrange, plots, style, tables
+from bench.reporting.axes import NONE, Wanted, choice, over
 from bench.reporting.contrasts import mean_of
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group, estimate, grouped, is_learned
@@ -21,6 +22,7 @@ from bench.reporting.words import function_name
 from bench.seeds import generator
 
 MARKERS = "os^DvPX<>"
+OVER = {"distance": "√KL from the base (KL in nats per sequence)", "kl": "KL from the base (nats per sequence)"}
 
 
 @dataclass(frozen=True)
@@ -155,35 +157,33 @@ def pushed(groups: Sequence[Group]) -> list[Pushed]:
 
 
 @shows("figures", 95)
-def overoptimisation_figure(groups: Sequence[Group]) -> Figure | None:
-    """Gold and proxy over √KL; None where every scorer is gold itself."""
-    found = pushed(groups)
-    if not found:
-        return None
-    over = " for new seeds on new prompts" if len(found[0].group.runs) > 1 else " over prompts"
+def overoptimisation_figure(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None:
+    """Gold and proxy over √KL, or over the KL; None where every scorer is gold itself."""
+    found, x = pushed(groups), choice("reward_overoptimisation", axes, list(OVER))
+    new = " for new seeds on new prompts" if found and len(found[0].group.runs) > 1 else " over prompts"
     caption = (
         "Best-of-n against a learned reward: gold (top) and the proxy (bottom), both as gains over the base, at the "
-        "square root of the measured KL. Curves: gold = d(α − βd), dashed where n > N/4 of N samples; stars: their "
-        f"peaks; hollow: policies fine-tuned on the best of the largest n. Bars: 95 % intervals{over}."
+        f"measured {OVER[x].partition(' ')[0]}. Curves: gold = d(α − βd) in d = √KL, dashed where n > N/4; "
+        f"stars: their peaks; hollow: policies tuned on the best of the largest n. Bars: 95 % intervals{new}."
     )
-    return plots.figure(
+    made = plots.figure(
         "reward_overoptimisation",
         caption,
         [row for scorer in found for row in rows(scorer)],
         [scorer.group for scorer in found],
-        lambda canvas, rows: _draw(canvas, rows, found),
+        lambda canvas, rows: _draw(canvas, rows, found, x),
         (style.COLUMN_WIDTH, 1.35 * style.COLUMN_WIDTH),
         series="scorer",
         over="",
     )
+    return over(made, x=x)
 
 
 def rows(scorer: Pushed) -> plots.Rows:
     """The points of the figure: Best-of-n at each n, then the tuned policy; gains over the base with intervals."""
-    gold, proxy = scorer.gains(scorer.gold), scorer.gains(scorer.proxy)
-    kl, tuned = scorer.tuned
-    d = scorer.distance
-    best = [("best_of_n", n, float(d[k]) ** 2, float(d[k]), k < scorer.measured) for k, n in enumerate(scorer.sizes)]
+    gold, proxy, (kl, tuned) = scorer.gains(scorer.gold), scorer.gains(scorer.proxy), scorer.tuned
+    d = scorer.distance.tolist()
+    best = [("best_of_n", n, d[k] ** 2, d[k], k < scorer.measured) for k, n in enumerate(scorer.sizes)]
     last = ("tuned", scorer.sizes[-1], kl.value, math.sqrt(max(kl.value, 0.0)), True)
     keys = ("policy", "n", "kl", "distance", "measured")
     return [
@@ -194,31 +194,30 @@ def rows(scorer: Pushed) -> plots.Rows:
     ]
 
 
-def _draw(canvas: Any, rows: plots.Rows, scorers: Sequence[Pushed]) -> None:
+def _draw(canvas: Any, rows: plots.Rows, scorers: Sequence[Pushed], x: str) -> None:
     """Two panels over one axis. Lightness falls from the first scorer to the last, so that grey keeps the order."""
     from matplotlib import colormaps
 
-    found = [scorer for scorer in scorers if plots.where(rows, scorer=scorer.name)]
+    found, power = [scorer for scorer in scorers if plots.where(rows, scorer=scorer.name)], 1 if x == "distance" else 2
     above, below = canvas.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     shades = colormaps["viridis"](np.linspace(0.88, 0.05, len(found)) if len(found) > 1 else [0.3])
     farthest = max(float(scorer.distance[-1]) for scorer in found)
     for place, (scorer, shade) in enumerate(zip(found, shades, strict=True)):
         look, points = style.Look(shade, MARKERS[place % len(MARKERS)]), plots.where(rows, scorer=scorer.name)
         best = plots.where(points, policy="best_of_n")
-        plots.line(above, best, "distance", "gold_gain", look, linestyle="none")
-        _fitted(above, scorer, shade, farthest)
+        plots.line(above, best, x, "gold_gain", look, linestyle="none")
+        _fitted(above, scorer, shade, farthest, power)
         tuned = plots.HOLLOW | {"linestyle": "none", "markersize": 4.5}
-        plots.line(above, plots.where(points, policy="tuned"), "distance", "gold_gain", look, **tuned)
-        plots.line(below, best, "distance", "proxy_gain", look, label=scorer.name, linewidth=0.8)
+        plots.line(above, plots.where(points, policy="tuned"), x, "gold_gain", look, **tuned)
+        plots.line(below, best, x, "proxy_gain", look, label=scorer.name, linewidth=0.8)
     above.axhline(0, color="#999999", linewidth=0.6, zorder=0)
     rewards = {scorer.measure for scorer in found} == {"gold_reward"}
     above.set_ylabel("gold model's reward over the base's" if rewards else "gold: accuracy over the base's")
-    below.set(ylabel=f"proxy: gain, {_unit(found)}", xlabel="√KL from the base (KL in nats per sequence)")
+    below.set(ylabel=f"proxy: gain, {_unit(found)}", xlabel=OVER[x])
     counts = above.secondary_xaxis("top")
     alike = len({len(scorer.sizes) for scorer in found}) == 1
-    ticks = np.mean([scorer.distance for scorer in found], axis=0) if alike else []
-    counts.set_xticks(ticks, [str(n) for n in found[0].sizes[: len(ticks)]])
-    counts.set_xlabel("n of Best-of-n")
+    ticks = np.mean([scorer.distance**power for scorer in found], axis=0) if alike else []
+    counts.set(xlabel="n of Best-of-n", xticks=ticks, xticklabels=[str(n) for n in found[0].sizes[: len(ticks)]])
 
 
 def _unit(found: Sequence[Pushed]) -> str:
@@ -227,16 +226,17 @@ def _unit(found: Sequence[Pushed]) -> str:
     return "log-odds" if all(target.endswith(".trained_reward_model") for target in targets) else "its own unit"
 
 
-def _fitted(axes: Any, scorer: Pushed, shade: Any, farthest: float) -> None:
-    fit = scorer.fit
-    if fit is None:
+def _fitted(axes: Any, scorer: Pushed, shade: Any, farthest: float, power: int) -> None:
+    if (fit := scorer.fit) is None:
         return
     end, last = scorer.distance[scorer.measured - 1], scorer.distance[-1]
     for start, stop, dashes in ((0.0, end, "-"), (end, last, "--")):
         grid = np.linspace(start, stop, 100)
-        axes.plot(grid, grid * (fit.alpha - fit.beta * grid), color=shade, linestyle=dashes, linewidth=0.9)
+        axes.plot(grid**power, grid * (fit.alpha - fit.beta * grid), color=shade, linestyle=dashes, linewidth=0.9)
     if 0 < fit.peak <= farthest:
-        axes.plot(fit.peak, fit.peak_gain, "*", color=shade, markeredgecolor="black", markeredgewidth=0.4, markersize=8)
+        axes.plot(
+            fit.peak**power, fit.peak_gain, "*", color=shade, markeredgecolor="black", markeredgewidth=0.4, markersize=8
+        )
 
 
 @shows("tables", 95)

@@ -32,7 +32,8 @@ def reward_diagnostics(groups: Sequence[Group]) -> Figure | None:
     Left: gold and proxy of Best-of-n, each on its own axis, and the n where gold is highest on one half of the prompts.
     Middle: the within-prompt AUC of every decidable prompt. Right: observed against expected share of correct.
     """
-    found = [(name, group) for name, group in arrange.samplers(groups) if is_learned(group.runs[0])][:MOST_SCORERS]
+    learned = [(name, group) for name, group in arrange.samplers(groups) if is_learned(group.runs[0])]
+    found = learned[:MOST_SCORERS]
     if not found:
         return None
     first = found[0][1].runs[0]
@@ -47,6 +48,8 @@ def reward_diagnostics(groups: Sequence[Group]) -> Figure | None:
         f"{metrics['best_of_n/pool_size']} samples each{of_one * (len(found) == 1)}. Left: gold (solid) and the proxy "
         "(dashed) of Best-of-n; dotted: the n where gold is highest on one half of the prompts. Middle: its AUC within "
         "each prompt that has right and wrong samples. Right: calibration. Bars: 95 % intervals over prompts."
+        + f" The first {len(found)} of {len(learned)} scorers; the table has all."
+        * (len(learned) > len(found))
     )
     rows = [
         {"scorer": name} | row

@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 from bench.records.read import Estimate
 from bench.reporting import arrange, plots, style, tables
+from bench.reporting.axes import NONE, Wanted, choice, over
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
 from bench.reporting.words import ARMS
 
+KL = "KL from the base (nats per sequence)"
 APART = 0.05  # rounds between the lines of two groups, so that their bars can be told apart
 COUNTED = {
     "kept": "trained on",
@@ -60,20 +62,26 @@ def most_samples(found: Sequence[RoundStep]) -> int:
 
 
 @shows("figures", 40)
-def rounds_figure(groups: Sequence[Group]) -> Figure | None:
-    """Four panels over the round with a line for each group; None where no run went in rounds."""
-    found = steps(groups)
+def rounds_figure(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None:
+    """Four panels over the round with a line for each group; None where no run went in rounds.
+
+    Over "kl": three panels over the KL from the base that each round reached.
+    """
+    found, x = steps(groups), choice("rounds", axes, ["round", "kl"])
     if not found:
         return None
     k = most_samples(found)
     panels = {
         "pass@1": ("pass", "accuracy", 1),
         f"pass@{k}": ("pass", "accuracy", k),
-        "KL from the base (nats per sequence)": ("policy", "kl", 1),
+        KL: ("policy", "kl", 1),
         "entropy (nats per sequence)": ("policy", "entropy", 1),
     }
+    if x == "kl":
+        del panels[KL]
     rows = [
         {"settings": step.group.label, "arm": step.arm, "round": step.round, "measure": label}
+        | (tables.spread("kl", step.mean("policy", "kl")) if x == "kl" else {})
         | dict(zip(("value", "low", "high"), vars(step.mean(*cell)).values(), strict=True))
         for group in groups
         for arm in ("tuned", "control")
@@ -83,25 +91,26 @@ def rounds_figure(groups: Sequence[Group]) -> Figure | None:
     ]
     controlled = any(step.arm == "control" for step in found)
     names = {group.label: arrange.named(group) or "tuned" for group in groups}
-    return plots.figure(
+    made = plots.figure(
         "rounds",
         "Policies after each round of rejection sampling; round 0 is the base."
         + " Thin: the random control's own rounds." * controlled,
         rows,
         [step.group for step in found],
-        lambda canvas, rows: _draw(canvas, rows, names),
-        (style.FULL_WIDTH, 0.65 * style.FULL_WIDTH),
+        lambda canvas, rows: _draw(canvas, rows, names, x),
+        (style.FULL_WIDTH, (0.65 if x == "round" else 0.4) * style.FULL_WIDTH),
         series="settings",
     )
+    return over(made, x=x)
 
 
-def _draw(canvas: Any, rows: plots.Rows, names: dict[str, str]) -> None:
+def _draw(canvas: Any, rows: plots.Rows, names: dict[str, str], x: str) -> None:
     settings, measures = plots.values_of(rows, "settings"), plots.values_of(rows, "measure")
     panels = plots.grid_of(canvas, len(measures), sharex=True)
     for axes, measure in zip(panels, measures, strict=True):
         for place, (name, look) in enumerate(style.sequence(settings).items()):
             points = [
-                {"arm": row["arm"], "x": row["round"] + plots.nudge(place, len(settings), APART)}
+                {"arm": row["arm"], "x": row[x] + (plots.nudge(place, len(settings), APART) if x == "round" else 0.0)}
                 | {f"y{end}": row[key] for end, key in (("", "value"), ("_low", "low"), ("_high", "high"))}
                 for row in plots.where(rows, settings=name, measure=measure)
             ]
@@ -110,8 +119,9 @@ def _draw(canvas: Any, rows: plots.Rows, names: dict[str, str]) -> None:
             if control:
                 plots.line(axes, control, "x", "y", look, marker="", linewidth=0.6, zorder=1)
         axes.set_ylabel(measure)
-        axes.set_xticks(range(1 + max(row["round"] for row in rows)))
-    plots.name_axes(panels, "round")
+        if x == "round":
+            axes.set_xticks(range(1 + max(row["round"] for row in rows)))
+    plots.name_axes(panels, "round" if x == "round" else KL)
 
 
 @shows("tables", 40)

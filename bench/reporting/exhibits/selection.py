@@ -6,33 +6,40 @@ from typing import Any
 import numpy as np
 
 from bench.reporting import arrange, plots, style, tables
+from bench.reporting.axes import NONE, Wanted, choice, over
 from bench.reporting.contrasts import SAMPLED, Contrast, contrast, judged
 from bench.reporting.exhibit import Figure, shows
 from bench.reporting.groups import Group
 
 NUDGE = 0.13  # of a row, so that bars of equal length stay apart
 TITLES = {"tuned": "fine-tuned", "control": "random control"}
+OVER: dict[str, tuple[tuple[str, str, int], str, str]] = {  # x -> method, metric and n; in a caption; below an axis
+    "accuracy": (SAMPLED, "accuracy of one sample", "accuracy"),
+    "greedy_accuracy": (("greedy", "accuracy", 1), "greedy accuracy", "greedy accuracy"),
+}
 
 
 @shows("figures", 20)
-def selection(groups: Sequence[Group]) -> Figure | None:
+def selection(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None:
     """Methods and, where nothing else was swept, their paired differences; else a panel for each setting of the rest.
 
     None where one method was used.
     """
     if "selection" not in groups[0].settings:
         return None
+    x = choice("selection", axes, list(OVER))
+    point, in_caption, _ = OVER[x]
     panels = [(title, panel) for title, panel in arrange.in_panels(groups, ("selection",)) if len(panel) > 1]
     if not 0 < len(panels) <= plots.MOST_PANELS:
         return None
     shown = [group for _, panel in panels for group in panel]
     arms = {
-        group.label: (group.per_prompt("tuned", *SAMPLED), group.per_prompt("control", *SAMPLED))
+        group.label: (group.per_prompt("tuned", *point), group.per_prompt("control", *point))
         for group in shown
         if group.controlled
     }
     effects = judged({label: contrast(*values, label) for label, values in arms.items()})
-    rows = [_row(title, group, effects.get(group.label)) for title, panel in panels for group in panel]
+    rows = [_row(title, group, effects.get(group.label), point) for title, panel in panels for group in panel]
     methods = _methods(rows)
     rows.sort(key=lambda row: methods.index(row["method"]))
     alone, high = len(panels) == 1, 0.25 + plots.row_height(methods) * len(methods)
@@ -40,25 +47,26 @@ def selection(groups: Sequence[Group]) -> Figure | None:
         " Right: the paired difference with its own interval; hollow where, adjusted for the number of methods (Holm "
         "1979), no difference is resolved."
     )
-    return plots.figure(
+    made = plots.figure(
         "selection",
-        "Selection methods, by the accuracy of one sample of the policy that was fine-tuned on what each selected, "
+        f"Selection methods, by the {in_caption} of the policy that was fine-tuned on what each selected, "
         "with the policy tuned on as many random completions of the same prompts." + differences * alone,
         rows,
         shown,
-        lambda canvas, rows: _draw(canvas, rows, [title for title, _ in panels]),
+        lambda canvas, rows: _draw(canvas, rows, [title for title, _ in panels], OVER[x][2]),
         (style.FULL_WIDTH, 0.6 + high * (1 if alone else plots.rows_of(len(panels)))),
     )
+    return over(made, x=x)
 
 
-def _row(title: str, group: Group, effect: Contrast | None) -> plots.Row:
-    """effect: tuned less control."""
+def _row(title: str, group: Group, effect: Contrast | None, point: tuple[str, str, int]) -> plots.Row:
+    """effect: tuned less control. point: the method, metric and n of what is shown."""
     return {
         "panel": title,
         "method": arrange.named(group, ["selection"]),
         "seeds": len(group.runs),
-        **tables.spread("tuned", group.mean("tuned", *SAMPLED)),
-        **tables.spread("control", group.mean("control", *SAMPLED) if effect else None),
+        **tables.spread("tuned", group.mean("tuned", *point)),
+        **tables.spread("control", group.mean("control", *point) if effect else None),
         **tables.spread("difference", effect.difference if effect else None),
         "verdict": effect.verdict if effect else "no control",
     }
@@ -73,7 +81,8 @@ def _methods(rows: plots.Rows) -> list[str]:
     return sorted(plots.values_of(rows, "method"), key=mean)
 
 
-def _draw(canvas: Any, rows: plots.Rows, titles: Sequence[str]) -> None:
+def _draw(canvas: Any, rows: plots.Rows, titles: Sequence[str], name: str) -> None:
+    """name: of what is shown along x."""
     methods, alone = _methods(rows), len(titles) == 1
     for row in rows:
         place = methods.index(row["method"])
@@ -81,10 +90,10 @@ def _draw(canvas: Any, rows: plots.Rows, titles: Sequence[str]) -> None:
     if alone:
         panels = plots.grid_of(canvas, 2, (3, 2), sharey=True)
         _differences(panels[1], rows)
-        panels[0].set_xlabel("accuracy on held-out prompts")
+        panels[0].set_xlabel(f"{name} on held-out prompts")
     else:
         panels = plots.grid_of(canvas, len(titles), sharex=True, sharey=True)
-        plots.name_axes(panels, "accuracy")
+        plots.name_axes(panels, name)
     for axes, title in zip(panels, titles, strict=False):
         _accuracies(axes, plots.where(rows, panel=title))
         axes.set_title(title)
