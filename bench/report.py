@@ -94,7 +94,7 @@ def _source(options: Mapping[str, str], words: Sequence[str]) -> Source:
     if folders and all(word.startswith("task=") for word in settings):
         return from_folders([Path(word) for word in folders], task=settings[-1].removeprefix("task="))
     for setting in settings:
-        near = did_you_mean(setting.partition("=")[0], OPTIONS, cutoff=0.75)
+        near = did_you_mean(re.split("[.=]", setting)[0], (*OPTIONS, "figures", "style"), cutoff=0.75)
         if near or folders:
             beside = f", and a sweep's settings can't stand beside folders such as {folders[0]}" if folders else ""
             raise BenchError(f"{setting} is no option of a report ({', '.join(OPTIONS)}){beside}{near or '.'}")
