@@ -40,7 +40,7 @@ class Planned:
     """A stage to come."""
 
     name: str
-    work: Counter[str] = field(default_factory=Counter)  # steps of pretraining, completions, trainings, evaluations
+    work: Counter[str] = field(default_factory=Counter)  # steps of pretraining, and amounts named as in a Workload
     pools: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # that the base draws: a split, settings
 
 
@@ -192,7 +192,11 @@ class _Work:
         generation(prompts, policy, num_completions=settings["num_completions"], seed=seed, **sampler)
         models = 1 if policy == base else 2 * (1 + len(others))  # the base judges itself
         key = (policy.fingerprint, settings_key(self.config, "evaluation"), prompts.answer.tobytes(), seed)
-        self.record.stages[-1].work["evaluations"] += key not in self.record.judged
+        here, new = self.record.stages[-1].work, key not in self.record.judged
+        here["evaluations"] += new
+        if lm_eval and settings["lm_eval"]:
+            here["harnessed"] += new
+            here["harness_completions"] += new * len(prompts)
         self.record.judged[key] = (len(prompts) * settings["kl_completions"] * models, len(prompts) * lm_eval)
 
 
