@@ -120,8 +120,7 @@ def test_an_own_part_goes_by_its_functions_name_as_ours_do():
         return [row["selection"] for row in distinctions([{"selection": {"_target_": target}} for target in targets])]
 
     assert named("own_parts.longest_correct", "bench.selection.rso") == ["longest_correct", "rso"]
-    same = ["own_parts.rso", "bench.selection.rso"]  # two methods must not get one name
-    assert named(*same) == same
+    assert named("own_parts.rso", "bench.selection.rso") == ["own_parts.rso", "rso"]  # two methods, two names
     procedures = [
         {"procedure": {"_target_": name}} for name in ("own_parts.at_two_temperatures", "bench.rounds.in_rounds")
     ]

@@ -1,7 +1,7 @@
 """Group runs that differ only in their seed, and say what sets such groups apart."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from bench.errors import BenchError
 from bench.estimators.bootstrap import share_ends
 from bench.estimators.training_seeds import seed_interval
 from bench.evaluation.measures import SHARES
-from bench.records.frames import dotted
+from bench.records.frames import by_last_names, dotted
 from bench.records.read import Estimate, Run, as_number
 from bench.training.recipe import SPEED_ONLY
 
@@ -212,7 +212,7 @@ def distinctions(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     column is the part. Its value is the function's name with those settings in which configurations of this same
     function differ.
     """
-    flat = [_flat(config) for config in configs]
+    flat = by_last_names([_flat(config) for config in configs])
     differing = _differing(flat)
     parts = [name.removesuffix("._target_") for name in differing if name.endswith("._target_")]
     parts = [part for part in parts if not part.startswith(tuple(f"{other}." for other in parts))]  # the outermost
@@ -232,38 +232,23 @@ def _part(part: str, settings: Settings, others: Sequence[Settings]) -> str:
     """The name of a part's function, with the settings in which it differs from others of the same function."""
     target = f"{part}._target_"
     function = settings.get(target)
-    functions = {other.get(target) for other in others}
     alike = [other for other in others if other.get(target) == function]
     differing = [name for name in _differing(alike) if name.startswith(f"{part}.")]
     inner = tuple(name.removesuffix("_target_") for name in differing if name.endswith("._target_"))
-
-    def value(name: str) -> str:
-        if name.endswith("._target_"):
-            return _function(settings[name], {other.get(name) for other in alike})
-        return _name(settings[name])
-
     details = [
-        f"{name.removeprefix(f'{part}.').removesuffix('._target_')}={value(name)}"
+        f"{name.removeprefix(f'{part}.').removesuffix('._target_')}={_name(settings[name])}"
         for name in differing
         if name in settings and (name.endswith("._target_") or not name.startswith(inner))
     ]
-    named = part == "procedure" and str(function or "bench.").startswith("bench.")
-    return " ".join([_procedure(function) if named else _function(function, functions), *details])
+    return " ".join([procedure_name(function) if part == "procedure" else _name(function), *details])
 
 
-def _procedure(target: str | None) -> str:
-    """The name of a procedure in conf/procedure: its module's name, or "single" for bench.experiment.run.
-
-    None is single too: older records name no procedure.
-    """
+def procedure_name(target: str | None) -> str:
+    """The name of a procedure of ours in conf/procedure: its module's, or "single" for bench.experiment.run and None."""
+    if target and not target.startswith("bench."):
+        return target
     module = target.split(".")[-2] if target else "experiment"
     return "single" if module == "experiment" else module
-
-
-def _function(target: Any, targets: Collection[Any]) -> str:
-    """The last part of a function's dotted path; the whole path where it is that of another one, too."""
-    short = str(target or "null").rsplit(".", 1)[-1]
-    return str(target) if sum(str(other).rsplit(".", 1)[-1] == short for other in targets) > 1 else short
 
 
 def _name(value: Any) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection, content_hash
+from bench.config.checks import RUN_SETTINGS
 from bench.config.keys import drawing, import_of, settings_key
 from bench.errors import BenchError
 from bench.models.sampler import GREEDY
@@ -70,12 +71,10 @@ def rehearse(config: Config, parts: Mapping[str, Any], record: Record) -> None:
 
     parts: the configured parts, built but not yet called. BenchError where parts do not fit together.
     """
-    own = {name: parts[name] for name in ("task", "scoring", "prompt_filter")}
-    shared = {name: config[name] for name in ("num_completions", "baseline_completions", "control", "split", "seed")}
     work = _Work(config, record)
     rehearsal = Rehearsal(
-        **own,
-        **shared,
+        **{name: parts[name] for name in ("task", "scoring", "prompt_filter")},
+        **{name: config[name] for name in RUN_SETTINGS},
         policy=work.base,
         generation=work.generate,
         selection=_forgiving(parts["selection"]),
@@ -152,8 +151,7 @@ class _Work:
         seed: int,
         epochs: float | None = None,
     ) -> Policy:
-        settings = self.config["training"]
-        epochs = settings.get("epochs", 1) if epochs is None else epochs
+        epochs = self.config["training"].get("epochs", 1) if epochs is None else epochs
         cells = np.asarray(completions.logprob)[selection.row, selection.column]
         recipe = settings_key(self.config, "training")
         key = content_hash(policy.fingerprint, cells, selection.weight, recipe, epochs, seed)
@@ -192,11 +190,9 @@ class _Work:
         generation(prompts, policy, num_completions=settings["num_completions"], seed=seed, **sampler)
         models = 1 if policy == base else 2 * (1 + len(others))  # the base judges itself
         key = (policy.fingerprint, settings_key(self.config, "evaluation"), prompts.answer.tobytes(), seed)
-        here, new = self.record.stages[-1].work, key not in self.record.judged
-        here["evaluations"] += new
-        if lm_eval and settings["lm_eval"]:
-            here["harnessed"] += new
-            here["harness_completions"] += new * len(prompts)
+        new = int(key not in self.record.judged)
+        also = new * bool(lm_eval and settings["lm_eval"])
+        self.record.stages[-1].work.update(evaluations=new, harnessed=also, harness_completions=also * len(prompts))
         self.record.judged[key] = (len(prompts) * settings["kl_completions"] * models, len(prompts) * lm_eval)
 
 

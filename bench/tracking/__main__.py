@@ -1,6 +1,6 @@
 """python -m bench.tracking: log finished runs, for the first time or again.
 
-Without settings, each run is logged as its own configuration says. A run that a tracker already has is not logged twice.
+Without settings, each run is logged as its own configuration says. What a tracker already has is not logged twice.
 
 examples:
   python -m bench.tracking outputs/default/* tracking.mode=online
