@@ -244,7 +244,7 @@ def _part(part: str, settings: Settings, others: Sequence[Settings]) -> str:
 
 
 def procedure_name(target: str | None) -> str:
-    """The name of a procedure of ours in conf/procedure: its module's, or "single" for bench.experiment.run and None."""
+    """The name of our procedure in conf/procedure: its module's, or "single" for bench.experiment.run and None."""
     if target and not target.startswith("bench."):
         return target
     module = target.split(".")[-2] if target else "experiment"
