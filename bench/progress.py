@@ -59,18 +59,22 @@ class RunStage(Bar):
     number: int = 0  # from 1, as planned; 0: not planned
     made: int = 0  # artifacts
     reused: int = 0  # artifacts that the store had
+    beside: int = 0  # artifacts that the second process of the run made
     bars: list[Bar] = field(default_factory=list)  # that have ended in it
 
     def outcome(self) -> str:
         """How it ended, in words."""
-        if self.reused and not self.made:
-            return "was in the store"
+        total = self.made + self.beside + self.reused
+        elsewhere = {"the second process made": self.beside, "the store had": self.reused}
+        shares = [f"{who} {count} of {total} artifacts" for who, count in elsewhere.items() if count]
+        if len(shares) == 1 and not self.made:
+            return "was in the store" if self.reused else "was made by the second process"
         words = f"took {duration(self.seconds)}"
         outer = [bar for bar in self.bars if bar.label == bar.label.strip()]
         if len({(bar.label, bar.unit) for bar in outer}) == 1:  # works of several kinds have no common rate
             done, unit = sum(bar.done for bar in outer), outer[0].unit
             words += f": {done:,.0f} {unit}, {per_second(done / max(self.seconds, 1e-9), unit)}"
-        return f"{words}; the store had {self.reused} of {self.reused + self.made} artifacts" if self.reused else words
+        return "; ".join([words, *shares])
 
 
 @dataclass
@@ -170,10 +174,11 @@ def making(kind: str) -> Iterator[None]:
     yield
 
 
-def found() -> None:
-    """Count an artifact that the store has."""
+def found(*, beside: bool = False) -> None:
+    """Count an artifact that the store has. beside: the second process of the run has made it."""
     if _stage is not None:
-        _stage.reused += 1
+        _stage.beside += beside
+        _stage.reused += not beside
 
 
 def measured(measures: Row) -> None:

@@ -1,18 +1,18 @@
 """python -m bench.report: make figures, tables, verdicts and one page from finished runs; nothing is run.
 
 options written as settings:
-  folder=PATH              write there instead of outputs/<name>/report
+  folder=PATH              the folder to write (default: outputs/<name>/report)
   outputs=PATH             where runs lie (default: outputs)
   source=wandb             read runs back from W&B: project=NAME, and entity=NAME or group=NAME
-  config_dir=FOLDER        with exhibits of your own, FOLDER/figure/*.yaml
+  config_dir=FOLDER        add your own figures, FOLDER/figure/*.yaml
   figures.only=[NAME,...]  the figures to make, by their file names
   figures.size=[W,H]       width and height in inches
-  figures.labels={A: B}    write B where a figure would write A
-  figures.NAME.curves=[..] the curves of one figure; size and labels can be given for one figure, too
-  figures.NAME.x=flops     what stands on its x axis, where this can be chosen; of heat_map, y too
+  figures.labels={A: B}    replace the text A in figures by B
+  figures.NAME.curves=[..] the curves of one figure; NAME.size and NAME.labels work alike
+  figures.NAME.x=flops     the x axis of one figure, where it can be chosen; of heat_map, y too
   style=paper|talk|PATH    the look of figures, or the path of a Matplotlib style sheet
-  figures=FILE.yaml        all of these from a file
-  task=NAME                the runs of one task, where folders hold those of several
+  figures=FILE.yaml        a file with settings of figures
+  task=NAME                only the runs of this task
 
 examples:
   python -m bench.report outputs/default/*
@@ -52,9 +52,11 @@ OPTIONS = ("folder", "source", "project", "entity", "group", "outputs", "config_
 def main() -> None:
     parser = CommandLine(__doc__)
     parser.add_argument(
-        "--check", action="store_true", help="build nothing; name what is stale, changed or missing; status 1 if any is"
+        "--check",
+        action="store_true",
+        help="build nothing; list what is stale, changed or missing; exit with status 1 if anything is",
     )
-    parser.take_words("run folders, or sweep=NAME and its settings; and the options below", "FOLDER|setting=value")
+    parser.take_words("folders of runs, or the settings that started a sweep; and options", "FOLDER|setting=value")
     arguments = parser.parse_intermixed_args()
     if not arguments.words:
         parser.error("give run folders or sweep=NAME")
@@ -95,7 +97,7 @@ def _source(options: Mapping[str, str], words: Sequence[str]) -> Source:
     if folders and all(word.startswith("task=") for word in settings):
         return from_folders([Path(word) for word in folders], task=settings[-1].removeprefix("task="))
     for setting in settings:
-        near = did_you_mean(setting.partition("=")[0], OPTIONS, cutoff=0.75)
+        near = did_you_mean(re.split("[.=]", setting)[0], (*OPTIONS, "figures", "style"), cutoff=0.75)
         if near or folders:
             beside = f", and a sweep's settings can't stand beside folders such as {folders[0]}" if folders else ""
             raise BenchError(f"{setting} is no option of a report ({', '.join(OPTIONS)}){beside}{near or '.'}")

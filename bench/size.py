@@ -1,16 +1,16 @@
 """python -m bench.size: estimate memory, hours, tokens and FLOPs of every stage, before any download.
 
-settings of its own:
-  size.gpu=NAME                 h200, h100 (default), a100, l40s, 4090, or cpu: this machine
-  size.flops=NUMBER             FLOP/s, in place of those of the machine
-  size.parameters=NUMBER        parameters of the policy, where neither this machine nor the model's name tells them
-  size.reward_parameters=NUMBER the same for the reward model
-  size.prompt_tokens=NUMBER     mean length of a prompt
-  size.completion_tokens=NUMBER mean length of a completion
+settings of the estimate:
+  size.gpu=NAME                 the machine: h200, h100 (default), a100, l40s, 4090, or cpu for this one
+  size.flops=NUMBER             the FLOP/s of the machine, if you know them
+  size.parameters=NUMBER        the policy's number of parameters, if its files or name don't give it
+  size.reward_parameters=NUMBER the reward model's number of parameters, if its files or name don't give it
+  size.prompt_tokens=NUMBER     tokens per prompt, mean
+  size.completion_tokens=NUMBER tokens per completion, mean
 
 examples:
   python -m bench.size experiment=gsm8k_qwen size.gpu=a100
-  python -m bench.size sweep=paper_kl_frontier        all cells together; work that they share counts once
+  python -m bench.size sweep=paper_kl_frontier        all cells together; shared work counts once
   python -m bench.size policy=hub policy.id=ME/MODEL size.parameters=3e9
 """
 
@@ -58,7 +58,7 @@ OTHERS: tuple[tuple[Change, ...], ...] = ((BFLOAT16,), (SMALLER_SHARE,), (BFLOAT
 def main() -> None:
     """Print the table of stages, the assumptions, and the changes that would make a stage fit that does not."""
     parser = CommandLine(__doc__)
-    parser.take_words("the settings of an experiment or a sweep, and those below")
+    parser.take_words("settings of an experiment or a sweep, and of the estimate")
     arguments = parser.parse_intermixed_args().words
     own = dict(argument[len("size.") :].partition("=")[::2] for argument in arguments if argument.startswith("size."))
     overrides = [argument for argument in arguments if not argument.startswith("size.")]

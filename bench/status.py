@@ -1,6 +1,6 @@
 """python -m bench.status: print which cells of a sweep are done, running, failed or missing, and the time left.
 
-Give the settings that started the sweep. Nothing is run.
+Nothing is run.
 
 examples:
   python -m bench.status sweep=num_completions_by_temperature
@@ -20,7 +20,7 @@ from bench.sweeps.plan import counted, described, duration, estimate, tally
 
 def main() -> None:
     parser = CommandLine(__doc__)
-    parser.take_words("sweep=NAME, or axes such as seed=0,1, and the other settings of the sweep")
+    parser.take_words("the settings that started the sweep")
     settings = parser.parse_intermixed_args().words
     with explained(settings):
         definition = search.read(settings, CONF)

@@ -226,6 +226,7 @@ def test_slides_have_larger_text_and_figures(runs):
     [
         (["figures.only=[nope]"], r"figures: nope is not a figure of these runs; they have frontier, "),
         (["figures.nope.size=[3,2]"], r"figures: nope is not a figure of these runs"),
+        (["figures.only=[fronteir]"], r"figures: fronteir is not a figure of .*; did you mean frontier\?"),
         (["figures.frontier.curves=[nope]"], r"curves=nope is not a curve of frontier: it has best_of_n, "),
         (["figures.only=frontier"], r"figures\.only=frontier is not allowed: it must be a list of figures"),
         (["figures.size=[]"], r"figures\.size=\[\] is not allowed: it must be width in inches and perhaps height"),

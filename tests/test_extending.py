@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from sharing import CONF
+from sharing import CONF, composed
 
 from bench.artifacts import Policy
+from bench.errors import BenchError
 from bench.records.write import seal
+from bench.reporting.groups import distinctions
 from bench.sweeps.cells import cells, is_done
 from bench.sweeps.plan import workload
 
@@ -96,3 +98,30 @@ def test_the_report_shows_the_figure(folder: Path, tmp_path: Path):
     run("bench.report", str(folder), f"folder={tmp_path}/report", f"config_dir={OWN}/conf", cwd=tmp_path)
     (table,) = (tmp_path / "report").rglob("finished_samples.csv")
     assert folder.name in table.read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["scoring=ends_in_digit", "scoring.wroth=2"], "scoring.worth"),
+        (["task=even_answers", "task.train_promts=3"], "task.train_prompts"),
+    ],
+)
+def test_a_misspelt_setting_of_an_own_part_is_answered_with_the_nearest(given, meant):
+    from bench.config.compose import understood
+
+    overrides = ["experiment=quick", *given, f"hydra.searchpath=[file://{OWN}/conf]"]
+    with pytest.raises(BenchError, match=f"is not a setting; did you mean {meant}\\?"), understood(overrides):
+        composed(*overrides)
+
+
+def test_an_own_part_goes_by_its_functions_name_as_ours_do():
+    def named(*targets: str) -> list[str]:
+        return [row["selection"] for row in distinctions([{"selection": {"_target_": target}} for target in targets])]
+
+    assert named("own_parts.longest_correct", "bench.selection.rso") == ["longest_correct", "rso"]
+    assert named("own_parts.rso", "bench.selection.rso") == ["own_parts.rso", "rso"]  # two methods, two names
+    procedures = [
+        {"procedure": {"_target_": name}} for name in ("own_parts.at_two_temperatures", "bench.rounds.in_rounds")
+    ]
+    assert [row["procedure"] for row in distinctions(procedures)] == ["at_two_temperatures", "rounds"]

@@ -305,6 +305,14 @@ def test_a_report_of_nothing_is_refused_and_so_is_an_unknown_option(monkeypatch)
         (report.main, "--chek x", "--chek is no option of python -m bench.report; did you mean --check?"),
         (report.main, "fodler=x", "fodler=x is no option of a report (folder, source, project, entity, group, outputs, "
          "config_dir); did you mean folder?"),
+        (report.main, "there stlye=talk", "stlye=talk is no option of a report (folder, source, project, entity, "
+         "group, outputs, config_dir), and a sweep's settings can't stand beside folders such as there; "
+         "did you mean style?"),
+        (report.main, "there style=tlak", "style=tlak can't be read (No such file or directory); give paper, talk or "
+         "the path of a style sheet of matplotlib; did you mean talk?"),
+        (report.main, "there figures.onyl=[frontier]", "figures.onyl is not known; did you mean only?"),
+        (report.main, "there figures.frontier.curvs=[tuned]", "figures.frontier.curvs is not known: a setting of "
+         "figures.frontier is curves, size, labels; did you mean curves?"),
         (store_command.main, "--stor x", "--stor is no option of python -m bench.store; did you mean --store?"),
         (store_command.main, "verfy", "action=verfy is not allowed: it must be one of list, verify, prune; did you "
          "mean verify?"),

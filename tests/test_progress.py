@@ -63,6 +63,18 @@ def test_a_stage_is_numbered_as_planned_and_begins_and_ends_once_for_all_its_art
     assert lines[5].endswith("; the store had 1 of 2 artifacts")
 
 
+def test_what_the_second_process_made_is_not_said_to_have_been_in_the_store(capsys):
+    with told():
+        with stage("evaluate", "base"):
+            found(beside=True)
+        with stage("evaluate", "tuned"), making("sft"):
+            found(beside=True)
+            found()
+    (made, *_, mixed) = capsys.readouterr().err.splitlines()
+    assert made == "evaluate (base) was made by the second process"
+    assert mixed.endswith("s; the second process made 1 of 3 artifacts; the store had 1 of 3 artifacts")
+
+
 def test_stages_that_were_not_planned_have_no_number_and_left_out_ones_are_behind(capsys):
     with told() as course:
         course.stages = ["policy (base)", "fine-tune (round_1)", "fine-tune (round_2)", "evaluate (round_1, test)"]

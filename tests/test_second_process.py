@@ -1,6 +1,8 @@
 """The second process of an experiment: equal numbers, truthful costs, and no harm where either process ends early."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import time
@@ -17,6 +19,17 @@ from bench.launching.runner import run_experiment
 from bench.store import Address, Store, walk
 
 BOOKKEEPING = ("cost/seconds", "saved/")  # what may differ between two runs of one configuration
+STARTING = """
+import json, sys, time
+from omegaconf import OmegaConf
+from bench.launching import second
+second.is_of_use = lambda cfg, completions: True
+with second.second_process(OmegaConf.create(json.loads(sys.argv[1]))) as process:
+    process.completions = 1
+    process.start()
+    print(process.process.pid, flush=True)
+    time.sleep(300)
+"""
 FULL = ["num_completions=16", "baseline_completions=64"]
 
 
@@ -59,22 +72,60 @@ def test_the_numbers_are_those_of_one_process(alone, two_cores, tiny_policy, tmp
     assert not [path for path, whole in walk(tmp_path / "store") if not whole]
 
 
-def test_a_second_process_that_is_killed_costs_nothing(
-    alone, two_cores, tiny_policy, tmp_path, capsys, monkeypatch
+@pytest.mark.parametrize("end", ["killed", "disk full"])
+def test_a_second_process_that_ends_early_costs_nothing(
+    end, alone, two_cores, tiny_policy, tmp_path, capsys, monkeypatch
 ) -> None:
     started = second.SecondProcess.start
+    (tmp_path / "said").touch()
+    files = iter([Path("/dev/full"), tmp_path / "said"])
 
-    def start_and_kill(process: second.SecondProcess) -> None:
+    def start_and_end(process: second.SecondProcess) -> None:
         started(process)
-        assert process.process is not None
-        process.process.kill()
-        process.process.wait()
+        if process.process is not None:
+            if end == "killed":
+                process.process.kill()
+            process.process.wait()
 
-    monkeypatch.setattr(second.SecondProcess, "start", start_and_kill)
+    if end == "disk full":
+        monkeypatch.setattr(second.tempfile, "TemporaryFile", lambda: next(files).open("r+b", buffering=0))
+    monkeypatch.setattr(second.SecondProcess, "start", start_and_end)
     folder = run_experiment(composed(*given_by(tiny_policy), *SMALL, *places(tmp_path)))
     assert numbers(folder) == numbers(alone)
     said = capsys.readouterr().err
     assert "the second process of this run ended early, and its work was done here" in said
+    assert end == "killed" or "No space left on device" in said
+
+
+def test_one_that_can_not_start_is_said(two_cores, capsys, monkeypatch) -> None:
+    def refuse(*given, **settings):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(second.subprocess, "Popen", refuse)
+    with second.second_process(composed()) as process:
+        process.completions = 1
+        process.start()
+        assert process.made() == set()
+    assert "this run can't start (Cannot allocate memory), so its work is done here" in capsys.readouterr().err
+
+
+def test_a_run_that_is_killed_leaves_no_process_and_no_file(tiny_policy: Policy, tmp_path: Path) -> None:
+    (temporary := tmp_path / "temporary").mkdir()
+    settings = OmegaConf.to_container(composed(*given_by(tiny_policy), *FULL, *places(tmp_path)), resolve=True)
+    run = subprocess.Popen(
+        [sys.executable, "-c", STARTING, json.dumps(settings)],
+        env=os.environ | {"TMPDIR": str(temporary)}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert run.stdout is not None
+    process = Path("/proc", run.stdout.readline().strip())
+    assert process.is_dir()
+    run.kill()
+    run.wait()
+    deadline = time.monotonic() + 300
+    while process.is_dir() and (process / "stat").read_text().split()[2] != "Z" and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not process.is_dir() or (process / "stat").read_text().split()[2] == "Z"
+    assert list(temporary.iterdir()) == []
 
 
 def test_it_ends_where_the_experiment_ends(tiny_policy: Policy, tmp_path: Path) -> None:

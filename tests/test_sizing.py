@@ -174,6 +174,15 @@ def test_flops_are_those_of_the_suite():
     assert found["generation"].tokens == drawn * 180
 
 
+def test_only_what_a_run_pretrains_is_counted():
+    assert "pretraining" not in by_name(of())  # the package ships the policy of seed 0
+    one = by_name(of("seed=1"))["pretraining"]
+    assert one.tokens == 1_100 * 32 * (24 + 16)
+    listed = [Cell("", composed(f"seed={seed}"), ()) for seed in (0, 1, 2, 1)]
+    together = stages.estimate(listed, machine("h100"), stages.SizeHints())
+    assert by_name(together)["pretraining"].tokens == 2 * one.tokens
+
+
 def test_lm_evals_own_tasks_are_counted_by_name_or_by_the_limit():
     gsm8k = by_name(of("experiment=gsm8k_qwen"))["lm-eval's own tasks"]
     assert gsm8k.tokens == 3 * 1_319 * 120  # three policies

@@ -1,5 +1,7 @@
 """A rehearsal asks for exactly what the experiment then does, and cells share in both what they share."""
 
+import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,9 @@ from bench.artifacts import Policy, Rewards
 from bench.config import checks
 from bench.procedures import elsewhere
 from bench.procedures.parts import Parts
-from bench.progress import told
-from bench.store import Store, using
+from bench.progress import duration, told
+from bench.store import SHIPPED, Store, using
+from bench.sweeps import plan
 from bench.sweeps.cells import Cell, cells
 from bench.sweeps.plan import Workload, record_of, workload
 
@@ -189,3 +192,45 @@ def test_an_unknown_number_of_validation_prompts_is_said_where_it_matters():
     few = ["experiment=gsm8k_qwen", "procedure=rounds"]
     assert of(*few).unknown == ()
     assert of(*few, "procedure.stop=validation").unknown == ("task.validation_prompts",)
+
+
+def test_a_plan_counts_what_lm_eval_judges_and_names_what_it_leaves_out(monkeypatch):
+    per = {"artifacts": 3, "completions": 1e-3, "tokens": 10.0, "trainings": 1.0, "evaluations": 1.0, "harnessed": 60.0}
+    monkeypatch.setattr(plan, "rates", lambda cfg: per)
+
+    def said(*given: str) -> str:
+        listed = cells(list(given), str(CONF))
+        assert listed is not None
+        return plan.estimate(listed)
+
+    work = of()
+    assert (work.harnessed, work.harness_completions) == (3, 3 * 300)
+    seconds = work.completions / 1e3 + work.trainings + work.evaluations
+    assert said("evaluation.lm_eval=false").startswith(
+        f"time: at most {10 * work.completions:,} tokens and {duration(seconds)} of work remain, by what 3 artifacts"
+    )
+    both = f"time: at most {10 * (work.completions + 900):,} tokens and {duration(seconds + 3 * 60)} of work remain, by"
+    assert said().startswith(both)
+    assert said().endswith("in the store took")
+    others = said("evaluation.harness_tasks=[arc_easy]")
+    assert others.startswith(both)
+    assert others.endswith("in the store took; without lm-eval on arc_easy")
+
+
+@pytest.mark.parametrize("lm_eval", [True, False])
+def test_the_stages_of_a_run_have_the_work_of_its_plan(lm_eval):
+    (cell,) = cells([f"evaluation.lm_eval={lm_eval}"], str(CONF)) or ()
+    staged = sum((stage.work for stage in record_of(cell).stages), Counter())
+    planned = of(f"evaluation.lm_eval={lm_eval}")
+    for kind in ("completions", "trainings", "evaluations"):
+        assert staged[kind] == getattr(planned, kind)
+    for kind in ("harnessed", "harness_completions"):
+        assert staged[kind] == lm_eval * getattr(planned, kind)
+
+
+def test_a_header_says_what_is_pretrained_and_how_long_it_takes(tmp_path):
+    (cell,) = cells(["seed=1", f"store={tmp_path}"], str(CONF)) or ()
+    said = plan.opening(cell, ())
+    (manifest,) = SHIPPED.glob("pretrain/*/manifest.json")  # of as many steps: the first estimate of an empty store
+    seconds = json.loads(manifest.read_text())["seconds"]
+    assert f"to come   1 policy to pretrain ({duration(seconds)}), 2 generate" in said

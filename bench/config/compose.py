@@ -265,12 +265,17 @@ def _unknown(key: str, conf: Path, arguments: Sequence[str]) -> str:
 
 def _near(key: str, conf: Path, arguments: Sequence[str]) -> str:
     """A question after the setting that was meant, if one of these choices' has a name like it."""
-    choices = [argument for argument in arguments if _is_group(conf, argument.partition("=")[0].lstrip("+"))]
+    choices = [
+        argument
+        for argument in arguments
+        if argument.startswith("hydra.searchpath=")  # with parts of one's own
+        or (_is_group(conf, argument.partition("=")[0].lstrip("+")) and "," not in argument)
+    ]
     try:
         from hydra import compose
 
         with composing(str(conf)):
-            known = list(_flatten(OmegaConf.to_container(compose("config", [c for c in choices if "," not in c]))))
+            known = list(_flatten(OmegaConf.to_container(compose("config", choices))))
     except (HydraException, OmegaConfBaseException, ValueError):  # the choices are wrong, too
         return ""
     groups = [path.relative_to(conf).as_posix() for path in conf.glob("**/*/")]

@@ -70,6 +70,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
             if not quiet:
                 say(opening(cell, _stored(cell, whole, store.root)))
                 second.completions, store.before_making = workload([cell]).completions, second.start
+                store.made_beside = second.made
             # imported late, so that a wrong setting is refused at once
             from bench.procedures import elsewhere
             from bench.records.read import read_run
@@ -141,8 +142,7 @@ def refuse_early(cfg: DictConfig, parts: Mapping[str, Any]) -> "Parts":
         from bench.evaluation.harness_tasks import find_tasks
 
         find_tasks(tuple(cfg.evaluation.harness_tasks), cfg.evaluation.harness_include)
-    own = {name: part for name, part in parts.items() if name not in ("tracking", "procedure")}
-    whole = Parts(**own, **{name: cfg[name] for name in checks.RUN_SETTINGS})
+    whole = Parts.of(cast(Mapping[str, Any], cfg), parts)
     ready.check(whole, parts["procedure"], cast(Mapping[str, Any], OmegaConf.to_container(cfg, resolve=True)))
     return whole
 

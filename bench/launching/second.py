@@ -14,7 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -51,10 +51,9 @@ def is_of_use(cfg: DictConfig, completions: int) -> bool:
 class SecondProcess:
     """The second process of one experiment."""
 
-    def __init__(self, cfg: DictConfig, folder: Path) -> None:
+    def __init__(self, cfg: DictConfig, made: IO[bytes], said: IO[bytes]) -> None:
         self.cfg, self.completions = cfg, 0  # that the experiment draws; 0: no process is started
-        self._made, self._said = folder / "made", folder / "said"  # its standard output and error
-        self._made.touch()
+        self._made, self._said = made, said  # files for its standard output and error
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
@@ -64,22 +63,26 @@ class SecondProcess:
             return
         command = [sys.executable, "-m", "bench.launching.second"]
         paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        with self._made.open("w") as made, self._said.open("w") as said:
+        try:
             self.process = subprocess.Popen(
-                command, env=os.environ | paths, stdin=subprocess.PIPE, stdout=made, stderr=said, text=True
+                command, env=os.environ | paths, stdin=subprocess.PIPE, stdout=self._made, stderr=self._said, text=True
             )
+        except OSError as error:
+            say(f"warning: the second process of this run can't start ({error.strerror}), so its work is done here")
+            return
         assert self.process.stdin is not None
-        print(json.dumps(OmegaConf.to_container(self.cfg, resolve=True)), file=self.process.stdin, flush=True)
-        tell(f"process {self.process.pid} makes what does not wait for the training; it will be found in the store")
+        with contextlib.suppress(BrokenPipeError):  # it has ended already, which `complain` says
+            print(json.dumps(OmegaConf.to_container(self.cfg, resolve=True)), file=self.process.stdin, flush=True)
+        tell(f"a second process ({self.process.pid}) begins with what does not need the fine-tuned policies")
 
     def made(self) -> set[Path]:
         """The artifacts that the process has made, as folders of the store."""
-        return set(map(Path, self._made.read_text().splitlines()))
+        return set(map(Path, _written(self._made).splitlines()))
 
     def complain(self) -> None:
         """Say so where the process ended by itself before its work was done."""
         if self.process is not None and self.process.poll():
-            lines = self._said.read_text().strip().splitlines() or ["it said nothing"]
+            lines = _written(self._said).strip().splitlines() or ["it said nothing"]
             say(
                 f"warning: the second process of this run ended early, and its work was done here ({lines[-1].strip()})"
             )
@@ -88,8 +91,8 @@ class SecondProcess:
 @contextlib.contextmanager
 def second_process(cfg: DictConfig) -> Iterator[SecondProcess]:
     """The second process of an experiment, which ends with the body."""
-    with tempfile.TemporaryDirectory() as folder:
-        second = SecondProcess(cfg, Path(folder))
+    with tempfile.TemporaryFile() as made, tempfile.TemporaryFile() as said:  # without a name: a kill leaves nothing
+        second = SecondProcess(cfg, made, said)
         try:
             yield second
             second.complain()
@@ -97,6 +100,11 @@ def second_process(cfg: DictConfig) -> Iterator[SecondProcess]:
             if second.process is not None:
                 second.process.kill()
                 second.process.communicate()
+
+
+def _written(file: IO[bytes]) -> str:
+    """What is in a file to which another process writes, at its own place."""
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")
 
 
 class _Telling(Store):
@@ -116,8 +124,7 @@ def main() -> None:
     cfg = OmegaConf.create(json.loads(sys.stdin.readline()))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     parts = checks.build_parts(cfg)
-    own = {name: part for name, part in parts.items() if name not in ("tracking", "procedure")}
-    whole = Parts(**own, **{name: cfg[name] for name in checks.RUN_SETTINGS}, last_first=True)
+    whole = Parts.of(cfg, parts, last_first=True)
     with relayed(lambda line: None), using(_Telling(cfg.store)):
         if count_parameters(whole.base) <= MOST_PARAMETERS:
             whole.judge(whole.base)

@@ -12,6 +12,7 @@ import numpy as np
 
 from bench import store
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
+from bench.config.checks import RUN_SETTINGS
 from bench.evaluation.heldout import AlongTraining, Graded, Outcomes, grade
 from bench.models import loading
 from bench.models.logprobs import sequence_logprobs
@@ -89,6 +90,12 @@ class Parts:
     seed: int
     arms: Mapping[str, Any] = field(default_factory=dict, kw_only=True)  # policies from elsewhere, see elsewhere.py
     last_first: bool = field(default=False, kw_only=True)  # judge policies from the last, see launching/second.py
+
+    @classmethod
+    def of(cls, cfg: Mapping[str, Any], built: Mapping[str, Any], *, last_first: bool = False) -> "Parts":
+        """Return the parts of a configuration. built: all that it configures, built but not yet called."""
+        own = {name: part for name, part in built.items() if name not in ("tracking", "procedure")}
+        return cls(**own, **{name: cfg[name] for name in RUN_SETTINGS}, last_first=last_first)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "generation", Staged(self.generation))  # a part's function and settings stay apart

@@ -118,3 +118,18 @@ def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in settings.items():
         names |= dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return names
+
+
+def by_last_names(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return settings by dotted names, with functions of the user's own by their last names where these are unique."""
+    targets = {value for own in configs for name, value in own.items() if name.endswith("_target_")}
+    last = {target: str(target).rsplit(".", 1)[-1] for target in targets}
+    unique = {
+        target: name
+        for target, name in last.items()
+        if not str(target).startswith("bench.") and list(last.values()).count(name) == 1
+    }
+    return [
+        {name: unique.get(value, value) if name.endswith("_target_") else value for name, value in own.items()}
+        for own in configs
+    ]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from bench.errors import BenchError
+from bench.errors import BenchError, did_you_mean
 from bench.reporting.axes import AXES
 from bench.reporting.axes import check as check_axes
 from bench.reporting.exhibit import Figure
@@ -39,7 +39,8 @@ class FigureSettings:
         names = [figure.name for figure in figures]
         for name in (*(self.only or ()), *self.own):
             if name not in names:
-                raise BenchError(f"figures: {name} is not a figure of these runs; they have {', '.join(names)}.")
+                near = did_you_mean(name, names) or "."
+                raise BenchError(f"figures: {name} is not a figure of these runs; they have {', '.join(names)}{near}")
         shown = [self._shaped(figure) for figure in figures if self.only is None or figure.name in self.only]
         if self.labels or self.own or self.size:
             self._try(shown)
@@ -144,8 +145,11 @@ def settings_of(settings: Mapping[str, Any]) -> FigureSettings:
             "the settings of figures are `figures`, with settings by name, and `style`; see reports/README.md."
         )
     own = {name: value for name, value in given.items() if name not in ("only", "size", "labels")}
-    _check("figures", {name: value for name, value in given.items() if name not in own}, ("only", "size", "labels"))
+    general = {name: value for name, value in given.items() if name not in own}
+    _check("figures", general, ("only", "size", "labels"))
     for name, value in own.items():
+        if not isinstance(value, dict) and (near := did_you_mean(name, ("only", "size", "labels"))):
+            raise BenchError(f"figures.{name} is not known{near}")
         _check(f"figures.{name}", value, ("curves", "size", "labels", *AXES))
     style = str(settings.get("style", "paper"))
     sheet_of(style)  # refused now, not when it is drawn
@@ -155,8 +159,10 @@ def settings_of(settings: Mapping[str, Any]) -> FigureSettings:
 
 def _check(place: str, settings: Any, allowed: Sequence[str]) -> None:
     if not isinstance(settings, dict) or (unknown := [name for name in settings if name not in allowed]):
-        name = place if not isinstance(settings, dict) else f"{place}.{unknown[0]}"
-        raise BenchError(f"{name} is not known: a setting of {place} is {', '.join(allowed)}.")
+        name, near = place, "."
+        if isinstance(settings, dict):
+            name, near = f"{place}.{unknown[0]}", did_you_mean(str(unknown[0]), allowed) or "."
+        raise BenchError(f"{name} is not known: a setting of {place} is {', '.join(allowed)}{near}")
     for name, value in settings.items():
         if not ALLOWED[name][0](value):
             raise BenchError(f"{place}.{name}={value} is not allowed: it must be {ALLOWED[name][1]}.")

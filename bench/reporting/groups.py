@@ -13,7 +13,7 @@ from bench.estimators.bootstrap import share_ends
 from bench.estimators.kl import best_of_n_kl_bias
 from bench.estimators.training_seeds import seed_interval
 from bench.evaluation.measures import SHARES
-from bench.records.frames import dotted
+from bench.records.frames import by_last_names, dotted
 from bench.records.read import Estimate, Run, as_number
 from bench.training.recipe import SPEED_ONLY
 
@@ -211,7 +211,7 @@ def distinctions(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     column is the part. Its value is the function's name with those settings in which configurations of this same
     function differ.
     """
-    flat = [_flat(config) for config in configs]
+    flat = by_last_names([_flat(config) for config in configs])
     differing = _differing(flat)
     parts = [name.removesuffix("._target_") for name in differing if name.endswith("._target_")]
     parts = [part for part in parts if not part.startswith(tuple(f"{other}." for other in parts))]  # the outermost
@@ -243,10 +243,9 @@ def _part(part: str, settings: Settings, others: Sequence[Settings]) -> str:
 
 
 def procedure_name(target: str | None) -> str:
-    """The name of a procedure in conf/procedure: its module's name, or "single" for bench.experiment.run.
-
-    None is single too: older records name no procedure.
-    """
+    """The name of our procedure in conf/procedure: its module's, or "single" for bench.experiment.run and None."""
+    if target and not target.startswith("bench."):
+        return target
     module = target.split(".")[-2] if target else "experiment"
     return "single" if module == "experiment" else module
 

@@ -104,7 +104,7 @@ def _selection(settings: dict[str, Any]) -> str:
     """The method with its settings and source, e.g. "softmax (temperature 0.1) [@verdun2025]"."""
     name = function_name(settings)
     details = _distinct(
-        f"{key} {setting_words(value.get('_target_') if isinstance(value, dict) else value)}"
+        f"{key} {function_name(value) if isinstance(value, dict) and '_target_' in value else setting_words(value)}"
         for key, value in settings.items()
         if not key.startswith("_")
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench.errors import BenchError
+from bench.errors import BenchError, did_you_mean
 
 Name = TypeVar("Name", bound=Hashable)
 COLUMN_WIDTH = 3.25  # inches, one column of a two-column paper
@@ -72,7 +72,9 @@ def sheet_of(style: str) -> Path:
     except (OSError, ValueError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         allowed = f"{', '.join(ours)} or the path of a style sheet of matplotlib"
-        raise BenchError(f"style={style} can't be read ({reason}); give {allowed}.") from error
+        raise BenchError(
+            f"style={style} can't be read ({reason}); give {allowed}{did_you_mean(style, ours) or '.'}"
+        ) from error
     return path
 
 

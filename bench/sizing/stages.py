@@ -5,9 +5,10 @@ arXiv 2001.08361, section 2.1), as in bench.estimators.compute. A decoding step 
 its arithmetic, and that of reading the weights, keys and values once.
 """
 
-import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -19,6 +20,7 @@ from bench.sizing import memory
 from bench.sizing.machines import GIB, Machine
 from bench.sizing.readers import BATCH, GOLD, PROGRAM, Requests, programs, readers, requests
 from bench.sizing.shapes import Shape, of_policy
+from bench.store import Finder, MissingError, using
 from bench.sweeps.cells import Cell
 from bench.sweeps.plan import workload
 
@@ -95,8 +97,7 @@ def estimate(cells: Sequence[Cell], machine: Machine, hints: SizeHints) -> SizeE
     reading = readers(cfg, shape, hints.reward_parameters)
     resident = sum(reader.shape.parameters for reader in reading if reader.role == GOLD)  # stays loaded
     base = _Sizes(cfg, machine, shape, prompt, completion, resident)
-    policies = len({json.dumps(config["policy"]) for config in configs})  # policy=tiny: one per seed
-    stages = [*base.pretraining(policies), *base.drawing(work.completions)]
+    stages = [*base.pretraining(_pretrained(cells)), *base.drawing(work.completions)]
     held_out = work.completions - work.sampled
     for reader in reading:
         notes += [f"{reader.role}: {reader.shape.parameters:,} parameters ({reader.shape.source})", *reader.notes]
@@ -115,6 +116,20 @@ def estimate(cells: Sequence[Cell], machine: Machine, hints: SizeHints) -> SizeE
     if len(cfg["procedure"].get("drawn_by", ())) > 1:
         notes.append("other generators are counted as the policy")
     return SizeEstimate(tuple(stages), tuple(notes))
+
+
+def _pretrained(cells: Sequence[Cell]) -> int:
+    """The number of policies to pretrain, e.g. one per seed: those of the cells that the package does not ship."""
+    missing = set()
+    with tempfile.TemporaryDirectory() as empty, using(Finder(Path(empty))):
+        for cell in cells:
+            if "steps" not in cell.config["policy"].get("start", cell.config["policy"]):  # it may have to be downloaded
+                continue
+            try:
+                cell.parts["policy"](cell.parts["task"])
+            except MissingError as error:
+                missing.add(error.address.key)
+    return len(missing)
 
 
 class _Sizes:
@@ -140,7 +155,7 @@ class _Sizes:
 
     def pretraining(self, policies: int) -> list[Stage]:
         policy = self.cfg["policy"].get("start", self.cfg["policy"])
-        if "steps" not in policy:
+        if not policies:
             return []
         tokens = policies * policy["steps"] * policy.get("batch_size", 32) * self.both
         flops = 6 * self.shape.parameters * tokens

@@ -1,6 +1,6 @@
 """python -m bench.speed: measure the time and memory of parts of the suite, beside plain ways to do the same.
 
-Without a NAME it lists the benchmarks. It uses one thread unless OMP_NUM_THREADS says otherwise.
+Without a NAME, the benchmarks are listed. OMP_NUM_THREADS sets the number of threads (default: 1).
 
 examples:
   python -m bench.speed

@@ -15,7 +15,7 @@ import functools
 import inspect
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -114,6 +114,7 @@ class Store:
     uses: list[Use] = field(default_factory=list)
     shipped: Path | None = SHIPPED  # artifacts that are taken from here, not made
     before_making: Callable[[], None] = lambda: None  # called before each artifact is made
+    made_beside: Callable[[], Collection[Path]] = lambda: ()  # folders of those that a second process of the run made
 
     def __post_init__(self) -> None:
         self.root = Path(self.root).absolute()
@@ -142,7 +143,7 @@ class Store:
                     manifest = self._build(address, folder, build)
         shipped = manifest.get("shipped", False)
         if reused or shipped:
-            progress.found()
+            progress.found(beside=reused and address.folder in self.made_beside())
         names = ("stage", "key", "part", "settings", "parents", "counts", "seconds")
         self.uses.append(Use(**{name: manifest[name] for name in names}, reused=reused or shipped, shipped=shipped))
         return load(folder)

@@ -26,11 +26,17 @@ def main() -> None:
     parser.add_argument(
         "action", nargs="?", default="list", choices=["list", "verify", "prune"], help="what to do (default: list)"
     )
-    parser.add_argument("--store", metavar="PATH", type=Path, default="store", help="the store (default: store)")
     parser.add_argument(
-        "--outputs", metavar="PATH", type=Path, default="outputs", help="prune keeps what these runs use (outputs)"
+        "--store", metavar="PATH", type=Path, default="store", help="the folder of artifacts (default: store)"
     )
-    parser.add_argument("--delete", action="store_true", help="prune: delete, instead of printing only")
+    parser.add_argument(
+        "--outputs",
+        metavar="PATH",
+        type=Path,
+        default="outputs",
+        help="prune keeps what runs in this folder use (default: outputs)",
+    )
+    parser.add_argument("--delete", action="store_true", help="prune deletes instead of only printing")
     options = parser.parse_args([_as_option(argument) for argument in sys.argv[1:]])
     if not (options.store / ".locks").is_dir():
         sys.exit(f"error: store={options.store} is not a store; give the folder that your runs name store=.")

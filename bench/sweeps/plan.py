@@ -16,12 +16,15 @@ from typing import Any
 from bench.config.keys import drawing, settings_key
 from bench.progress import duration
 from bench.records.read import read_run, seconds
-from bench.store import DamagedArtifactError, check, walk
+from bench.store import SHIPPED, DamagedArtifactError, check, walk
 from bench.sweeps.cells import Cell, State, state
 from bench.sweeps.rehearsal import Record, rehearse
 
-TRAININGS = ("sft", "dpo")  # stages of which a fine-tuning is one
-JUDGING = ("divergence_samples", "lm_eval_exact_match")  # stages that an evaluation takes
+STAGES = {  # of the store
+    "trainings": ("sft", "dpo"),
+    "evaluations": ("divergence_samples",),
+    "harnessed": ("lm_eval_exact_match",),
+}
 PRETRAINING = "pretrain"  # left out of a sweep's cost: nobody would pretrain the base once per cell
 
 
@@ -116,19 +119,25 @@ def estimate(cells: Sequence[Cell]) -> str:
     """The time and tokens that these cells will take."""
     work = workload(cells)
     amounts = {"completions": work.completions, "trainings": work.trainings, "evaluations": work.evaluations}
-    return f"time: {_in_words(amounts, rates(cells[0].cfg), work.unknown)}"
+    evaluation = cells[0].config["evaluation"]
+    if evaluation["lm_eval"]:
+        amounts |= {"harnessed": work.harnessed, "harness_completions": work.harness_completions}
+    return f"time: {_in_words(amounts, rates(cells[0].cfg), work.unknown, evaluation)}"
 
 
-def _in_words(amounts: Mapping[str, float], per: Mapping[str, float], unknown: Sequence[str]) -> str:
-    """The time and tokens of these amounts of work, by the rates of what the store has."""
+def _in_words(
+    amounts: Mapping[str, float], per: Mapping[str, float], unknown: Sequence[str], evaluation: Mapping[str, Any]
+) -> str:
+    """The time and tokens of these amounts of work, by the rates of what the store has, and what they leave out."""
     if unknown:
         return f"unknown, since {', '.join(unknown)}=null takes all prompts, whose number is unknown"
     if (taken := _seconds(amounts, per)) is None:
         return "unknown, since the store holds no such work yet; python -m bench.size gives an estimate"
-    tokens = amounts.get("completions", 0) * per.get("tokens", 0.0)
+    tokens = (amounts.get("completions", 0) + amounts.get("harness_completions", 0)) * per.get("tokens", 0.0)
+    others = ", ".join([*evaluation["transfer"], *evaluation["harness_tasks"]])
     return (
         f"at most {tokens:,.0f} tokens and {duration(taken)} of work remain, by what {per['artifacts']:,} artifacts in "
-        "the store took"
+        f"the store took{f'; without lm-eval on {others}' if others else ''}"
     )
 
 
@@ -145,14 +154,20 @@ def opening(cell: Cell, stored: Collection[int]) -> str:
             kinds.setdefault(stage.name.partition(" ")[0], []).append(stage.work)
             total += stage.work
     times = {kind: _seconds(sum(works, Counter[str]()), per) for kind, works in kinds.items()}
-    words = [f"{len(kinds[kind])} {kind}" + (f" ({duration(taken)})" if taken else "") for kind, taken in times.items()]
-    time = _in_words(total, per, list(record.unknown))
+    words = [
+        f"{len(kinds[kind])} {kind}"
+        + (" to pretrain" if any(work["steps"] for work in kinds[kind]) else "")
+        + (f" ({duration(taken)})" if taken else "")
+        for kind, taken in times.items()
+    ]
+    time = _in_words(total, per, list(record.unknown), cell.config["evaluation"])
     return f"{first}{known}\nto come   {', '.join(words)}\ntime      {time}"
 
 
 def _seconds(amounts: Mapping[str, float], per: Mapping[str, float]) -> float | None:
     """None where the store holds no work of a kind."""
-    return sum(amount * per[kind] for kind, amount in amounts.items()) if amounts.keys() <= per.keys() else None
+    timed = {kind: amount for kind, amount in amounts.items() if amount and kind != "harness_completions"}
+    return sum(amount * per[kind] for kind, amount in timed.items()) if timed.keys() <= per.keys() else None
 
 
 def rates(cfg: Any) -> dict[str, float]:
@@ -167,11 +182,12 @@ def rates(cfg: Any) -> dict[str, float]:
         per["tokens"] = sum(artifact["counts"]["generated_tokens"] for artifact in drawn) / completions
     if online := history.get("online"):
         per["online"] = sum(each["seconds"] for each in online) / sum(each["counts"]["completions"] for each in online)
-    if steps := sum(artifact["settings"].get("steps", 0) for artifact in history.get(PRETRAINING, [])):
-        per["steps"] = sum(artifact["seconds"] for artifact in history[PRETRAINING]) / steps
-    for kind, made in (("trainings", [trained]), ("evaluations", [history.get(stage, []) for stage in JUDGING])):
-        if times := [[artifact["seconds"] for artifact in artifacts] for artifacts in made if artifacts]:
-            per[kind] = sum(sum(each) / len(each) for each in times)
+    pretrained = history.get(PRETRAINING) or _history(SHIPPED)[PRETRAINING]  # the pace of another machine, at first
+    if steps := sum(artifact["settings"].get("steps", 0) for artifact in pretrained):
+        per["steps"] = sum(artifact["seconds"] for artifact in pretrained) / steps
+    for kind, stages in STAGES.items():
+        if times := [artifact["seconds"] for stage in stages for artifact in history.get(stage, [])]:
+            per[kind] = sum(times) / len(times)
     return per
 
 

@@ -49,7 +49,7 @@ class Planned:
     """A stage to come."""
 
     name: str
-    work: Counter[str] = field(default_factory=Counter)  # steps of pretraining, completions, trainings, evaluations
+    work: Counter[str] = field(default_factory=Counter)  # steps of pretraining, and amounts named as in a Workload
     pools: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # that the base draws: a split, settings
 
 
@@ -226,7 +226,9 @@ class _Work:
         generation(prompts, policy, seed=seed, **{name: settings[name] for name in ("num_completions", *SAMPLER)})
         models = 1 if policy == base else 2 * (1 + len(others))  # the base judges itself
         key = (policy.fingerprint, settings_key(self.config, "evaluation"), prompts.answer.tobytes(), seed)
-        self.record.stages[-1].work["evaluations"] += key not in self.record.judged
+        new = int(key not in self.record.judged)
+        also = new * bool(lm_eval and settings["lm_eval"])
+        self.record.stages[-1].work.update(evaluations=new, harnessed=also, harness_completions=also * len(prompts))
         self.record.judged[key] = (len(prompts) * settings["kl_completions"] * models, len(prompts) * lm_eval)
 
 

@@ -1,7 +1,6 @@
 """python -m bench.tracking: log finished runs, for the first time or again.
 
-For runs that were logged nowhere, elsewhere, or only offline. Without settings, each run is logged as its own
-configuration says. What a tracker holds already is not logged twice.
+Without settings, each run is logged as its own configuration says. What a tracker already has is not logged twice.
 
 examples:
   python -m bench.tracking outputs/default/* tracking.mode=online
