@@ -198,6 +198,7 @@ def refuse_colder(config: Mapping[str, Any], least: float, engine: str, most: fl
     """BenchError where a temperature at which this engine draws is not 0 and not from `least` to `most`."""
     adapt = config["procedure"].get("adapt") or {}
     drawn_at = [("temperature", config["temperature"]), ("evaluation.temperature", config["evaluation"]["temperature"])]
+    drawn_at += [("evaluation.temperatures", each) for each in config["evaluation"].get("temperatures") or ()]
     for key, value in [*drawn_at, *(("procedure.adapt.temperatures", each) for each in adapt.get("temperatures", ()))]:
         if value != 0 and not least <= value <= most:
             raise BenchError(

@@ -100,6 +100,7 @@ def reward_training_flops(results: Results, cost: TrainingCost, uses: Sequence[U
     judged = [*results.outcomes.values(), *(outcomes for path in along for outcomes in path.values())]
     graded = [part for outcomes in judged for part in (outcomes.greedy, outcomes.sampled)]
     pools = [results.pool, results.best_of_n.completions, *(part.completions for part in graded), *cost.pools]
+    pools += [pool for outcomes in judged if outcomes.temperatures is not None for pool in outcomes.temperatures.pools]
     measured = frozenset().union(*(pool.stored_as for pool in pools))
     drawn = [use for use in uses if use.stage == "generate" and use.unit not in measured]
     scored = [use for use in _scorings(uses) if _scored_unit(use) not in measured]

@@ -36,7 +36,7 @@ ROWS = 250_000  # of a long table that are in memory at once
 def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.Use]) -> dict[str, Any]:
     """Write every record and return the metrics. A folder with metrics.json is complete; checksums.json is last."""
     measures = per_prompt(results, num_completions=cfg.num_completions)
-    along = measured.of_training(results.along_training)
+    along = measured.of_training(results.along_training) | measured.of_validation(results.outcomes)
     rows = curves(measures, seed=cfg.seed) + (curves(along, seed=cfg.seed) if along else [])
     scorer_metrics, diagnostics = diagnose(results.best_of_n, seed=cfg.seed)
     task = instantiate(cfg.task, _convert_="all")
@@ -52,6 +52,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         **_counts(results),
         **{f"task/{name}": count for name, count in task.counts().items()},
         **measured.along_counts(results.along_training),
+        **measured.of_choice(results.outcomes),
         **results.findings.metrics(results, task, uses, seed=cfg.seed),
         **_below_k(cfg, results.selections["tuned"]),
         **scorer_metrics,
@@ -67,8 +68,11 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         read.COMPLETIONS: completions.table(results, scorer_is_gold=gold),
         **{name: dict(columns) for name, columns in results.findings.tables(results).items()},
     }
-    if results.along_training is not None:
-        tables["validation.parquet"] = long(along, results.along_training.prompts.id)
+    if along:
+        over = results.outcomes["base"].temperatures
+        on = results.along_training.prompts if results.along_training is not None else over and over.prompts
+        assert on is not None  # it has these measures
+        tables["validation.parquet"] = long(along, on.id)
     graph = artifact_graph.Graph(folder, results.train.id, uses, store.current().root)
     results.findings.add_to(graph, results)
     return leave(folder, OmegaConf.to_yaml(cfg, resolve=True), code, metrics, tables, uses, graph)

@@ -182,9 +182,11 @@ class _Work:
         others: Mapping[str, Policy] = MappingProxyType({}),
         *,
         seed: int,
+        validation: Callable[[], Prompts] | None = None,
         lm_eval: bool = True,
         transfer: Mapping[str, Any] | None = None,
         harness_tasks: Sequence[str] | None = None,
+        temperatures: Any = ...,  # as configured
     ) -> Any:
         settings = self.config["evaluation"]
         generation(prompts, policy, num_completions=1, seed=seed, **GREEDY.settings)
@@ -192,8 +194,17 @@ class _Work:
         generation(prompts, policy, num_completions=settings["num_completions"], seed=seed, **sampler)
         models = 1 if policy == base else 2 * (1 + len(others))  # the base judges itself
         key = (policy.fingerprint, settings_key(self.config, "evaluation"), prompts.answer.tobytes(), seed)
-        self.record.stages[-1].work["evaluations"] += key not in self.record.judged
-        self.record.judged[key] = (len(prompts) * settings["kl_completions"] * models, len(prompts) * lm_eval)
+        measured = {key: (settings["kl_completions"], lm_eval)}
+        for temperature in (settings.get("temperatures") or ()) if temperatures is ... else temperatures or ():
+            drawn, compared = ("num_completions", "kl_completions") if temperature else ("", "")
+            at = {**sampler, "temperature": float(temperature)}
+            for split in (prompts, *((validation(),) if validation else ())):
+                generation(split, policy, num_completions=settings.get(drawn, 1), seed=seed, **at)
+            if temperature != sampler["temperature"]:  # whose KL is measured already
+                measured[*key, float(temperature)] = (settings.get(compared, 1), False)
+        for key, (completions, harnessed) in measured.items():
+            self.record.stages[-1].work["evaluations"] += key not in self.record.judged
+            self.record.judged[key] = (len(prompts) * completions * models, len(prompts) * harnessed)
 
 
 @dataclass(frozen=True)
