@@ -114,6 +114,7 @@ class Rounds(Findings):
         return replace(
             super().cost(results, uses),
             completions_trained=sum(len(round.chosen) for round in rounds),
+            trainings=tuple(len(round.chosen) for round in rounds),
             prompt_reads=float(len(rounds)),
             pools=tuple(round.pool for round in self.each),
         )

@@ -145,7 +145,8 @@ Workers = Annotated[int, whole(1, 1_024)]  # processes, CPUs or GPUs
 Requests = Annotated[int, whole(1, 10_000)]  # at once
 Retries = Annotated[int, RETRIES]
 Seconds = Annotated[float, SECONDS]
-Epochs = Annotated[float, number(0, open_low=True, most=1_000)]
+EPOCHS = number(0, open_low=True, most=1_000)
+Epochs = Annotated[float, EPOCHS]
 LearningRate = Annotated[float, number(0, open_low=True, most=10)]
 WeightDecay = Annotated[float, number(0, most=100)]
 

@@ -115,10 +115,11 @@ def divergence_samples(
 ) -> dict[str, float]:
     """KL(policy's sampler ‖ raw reference) from completions [M, N] that the sampler drew, a value per completion.
 
-    The sampler is the policy at temperature, top-k and top-p; the reference is at temperature 1, top-p 1. At
-    temperature 0 the KL is -log reference of the greedy completion. Each step contributes sum_v π(v|h) (log π(v|h) − log π₀(v|h)) at a sampled prefix h: unbiased, nonnegative, and as a rule of
+    The sampler is the policy at temperature, top-k and top-p; the reference is at temperature 1, top-p 1. Each step
+    contributes sum_v π(v|h) (log π(v|h) − log π₀(v|h)) at a sampled prefix h: unbiased, nonnegative, and as a rule of
     lower variance than k1 (Amini et al. 2025, "Better Estimation of the KL Divergence Between Language Models",
-    section 4). The exception: in k1, a large early ratio that makes EOS likely offsets the steps that don't follow. A
+    section 4). The exception: in k1, a large early ratio that makes EOS likely offsets the steps that don't follow. At
+    temperature 0 both are −log π₀ of the completion, on which all of the policy's probability lies. A
     policy that is its own reference at temperature 1, top-p 1 gives exactly 0.
     """
     sampler = Sampler(temperature, top_p, top_k)

@@ -38,6 +38,7 @@ class TrainingCost:
     prompt_reads: float = 1.0  # how often a policy reads a prompt to draw for it, mean over prompts
     other_generators_flops: float = 0.0  # FLOPs beyond those of the base for the same samples
     pools: tuple[Completions, ...] = ()  # further pools whose draws are counted here
+    trainings: tuple[int, ...] = ()  # the completions of each training, where there are several
     probing: tuple[Use, ...] = ()  # trainings and readings that only choose the training set
 
 

@@ -1,6 +1,7 @@
 """The cost of an experiment, by its lineage, and the number of queries after which fine-tuning pays for itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from bench.models import loading
 from bench.procedures.findings import Results, TrainingCost, total
 from bench.scoring import judge, process_reward, reward_model
 from bench.store import Use, unique
+from bench.training.recipe import examples_read
 
 
 def by_lineage(uses: Sequence[Use]) -> dict[str, float]:
@@ -34,7 +36,7 @@ def break_even_metrics(
     tuned: np.ndarray,
     rng: np.random.Generator,
     *,
-    epochs: float,
+    training: Mapping[str, Any],
 ) -> dict[str, float | str | None]:
     """The n at which Best-of-n is as accurate as the tuned policy, and the queries after which tuning is cheaper.
 
@@ -52,7 +54,7 @@ def break_even_metrics(
         completion_tokens=cost.completion_tokens,
         pool_size=cost.samples_per_prompt,
         prompts=cost.prompts_sampled,
-        epochs=epochs,
+        epochs=passes(cost, training),
         selected=cost.completions_trained,
         reward_training_flops=reward_training_flops(results, cost, unique(uses)),
         other_generators_flops=cost.other_generators_flops,
@@ -79,6 +81,14 @@ def break_even_metrics(
         "break_even/reward_training_flops": costs.reward_training_flops,
         "break_even/sentence": even.sentence + judge_note,
     }
+
+
+def passes(cost: TrainingCost, training: Mapping[str, Any]) -> float:
+    """How often fine-tuning reads a completion, in the mean. training: the settings of the part."""
+    if training.get("updates") is None:
+        return training["epochs"]
+    read = sum(examples_read(examples, training) for examples in cost.trainings or (cost.completions_trained,))
+    return read / cost.completions_trained
 
 
 def reward_parameters(results: Results, uses: Sequence[Use]) -> float:

@@ -69,10 +69,8 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         **{name: dict(columns) for name, columns in results.findings.tables(results).items()},
     }
     if along:
-        over = results.outcomes["base"].temperatures
-        on = results.along_training.prompts if results.along_training is not None else over and over.prompts
-        assert on is not None  # it has these measures
-        tables["validation.parquet"] = long(along, on.id)
+        judged = (results.along_training, results.outcomes["base"].temperatures)
+        tables["validation.parquet"] = long(along, next(on.prompts.id for on in judged if on and on.prompts))
     graph = artifact_graph.Graph(folder, results.train.id, uses, store.current().root)
     results.findings.add_to(graph, results)
     return leave(folder, OmegaConf.to_yaml(cfg, resolve=True), code, metrics, tables, uses, graph)
@@ -173,9 +171,8 @@ def _break_even(
     }
     tuned = measures[Measure("tuned", "pass", "accuracy", 1)]
     rng = generator(cfg.seed, "break even")
-    epochs = cfg.training.epochs
     return costs.break_even_metrics(
-        results, uses, list(curve), np.stack(list(curve.values()), axis=1), tuned, rng, epochs=epochs
+        results, uses, list(curve), np.stack(list(curve.values()), axis=1), tuned, rng, training=cfg.training
     )
 
 

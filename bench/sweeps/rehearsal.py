@@ -26,6 +26,7 @@ from bench.progress import told
 from bench.scoring import highest
 from bench.selection.cells import cells
 from bench.sweeps.cells import prompts_in
+from bench.training.recipe import examples_read, num_updates
 
 Config = Mapping[str, Any]
 NOMINAL = 64  # prompts of a split of unknown size
@@ -150,16 +151,15 @@ class _Work:
         selection: Selection,
         *,
         seed: int,
-        epochs: float | None = None,
+        **length: float | None,  # of epochs and updates, where it is not the configured one
     ) -> Policy:
-        settings = self.config["training"]
-        epochs = settings.get("epochs", 1) if epochs is None else epochs
+        settings = {**self.config["training"], **length}
         cells = np.asarray(completions.logprob)[selection.row, selection.column]
         recipe = settings_key(self.config, "training")
-        key = content_hash(policy.fingerprint, cells, selection.weight, recipe, epochs, seed)
+        key = content_hash(policy.fingerprint, cells, selection.weight, recipe, sorted(length.items()), seed)
         self.record.stages[-1].work["trainings"] += key not in self.record.trainings
         self.examples[key] = float((selection.weight > 0).sum())
-        self.record.trainings[key] = self.examples[key] * epochs
+        self.record.trainings[key] = examples_read(self.examples[key], settings)
         return Policy(Path(key), key)
 
     def path(self, policy: Policy) -> dict[int, Policy]:
@@ -167,7 +167,7 @@ class _Work:
         settings = self.config["training"]
         if (every := settings.get("keep_every")) is None or policy.fingerprint not in self.examples:
             return {}
-        updates = math.ceil(math.ceil(self.examples[policy.fingerprint] / settings["batch_size"]) * settings["epochs"])
+        updates = num_updates(self.examples[policy.fingerprint], settings)
         before = {kept: Policy(policy.path, f"{policy.fingerprint} {kept}") for kept in range(every, updates, every)}
         return {**before, updates: policy} if before else {}
 
@@ -194,17 +194,17 @@ class _Work:
         generation(prompts, policy, num_completions=settings["num_completions"], seed=seed, **sampler)
         models = 1 if policy == base else 2 * (1 + len(others))  # the base judges itself
         key = (policy.fingerprint, settings_key(self.config, "evaluation"), prompts.answer.tobytes(), seed)
-        measured = {key: (settings["kl_completions"], lm_eval)}
+        measured: dict[Hashable, tuple[int, bool]] = {key: (settings["kl_completions"], lm_eval)}
         for temperature in (settings.get("temperatures") or ()) if temperatures is ... else temperatures or ():
             drawn, compared = ("num_completions", "kl_completions") if temperature else ("", "")
             at = {**sampler, "temperature": float(temperature)}
             for split in (prompts, *((validation(),) if validation else ())):
                 generation(split, policy, num_completions=settings.get(drawn, 1), seed=seed, **at)
             if temperature != sampler["temperature"]:  # whose KL is measured already
-                measured[*key, float(temperature)] = (settings.get(compared, 1), False)
-        for key, (completions, harnessed) in measured.items():
-            self.record.stages[-1].work["evaluations"] += key not in self.record.judged
-            self.record.judged[key] = (len(prompts) * completions * models, len(prompts) * harnessed)
+                measured[key, float(temperature)] = (settings.get(compared, 1), False)
+        for what, (completions, harnessed) in measured.items():
+            self.record.stages[-1].work["evaluations"] += what not in self.record.judged
+            self.record.judged[what] = (len(prompts) * completions * models, len(prompts) * harnessed)
 
 
 @dataclass(frozen=True)
