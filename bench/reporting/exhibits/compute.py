@@ -9,13 +9,15 @@ from bench.records.read import Run
 from bench.reporting import arrange, plots, style, tables
 from bench.reporting.contrasts import Contrast, of_group
 from bench.reporting.exhibit import Figure, Table, shows
+from bench.reporting.exhibits.coverage import METHODS
 from bench.reporting.finish import wrapped
-from bench.reporting.groups import Group
+from bench.reporting.groups import Group, is_learned
 from bench.reporting.labels import Label
 from bench.reporting.words import counted
 
 Entry = dict[str, Any]  # an artifact of a lineage
 
+VOTES = ("weighted_majority", "majority")
 MOST_GROUPS = 3  # configurations with a panel of their own
 NONE = "no break-even"
 
@@ -25,16 +27,18 @@ def break_even(groups: Sequence[Group]) -> Figure | None:
     """Accuracy against FLOPs per query, and total FLOPs against queries; None for many groups or without records."""
     if len(groups) > MOST_GROUPS or not all("cost/tuned_query_flops" in run.metrics for run in tables.all_runs(groups)):
         return None
+    learned = any(map(is_learned, tables.all_runs(groups)))
     return plots.figure(
         "break_even",
         "Left: accuracy on held-out prompts against the FLOPs of a query, for Best-of-n and for one sample of the "
         "fine-tuned policy. Right: FLOPs spent after so many queries, on Best-of-n at the n that matches the "
         "fine-tuned policy, and on that policy with everything that its training took; a diamond marks where a seed's "
         "lines cross, its bar the 95 % interval over prompts. Scoring by a verifier counts nothing, and decoding is "
-        "bound by memory, so that FLOPs flatter the fine-tuned policy.",
+        "bound by memory, so that FLOPs flatter the fine-tuned policy. Oracle: the verifier that judges also chooses. "
+        "Votes: of the base's samples.",
         [row for group in groups for row in (*_per_query(group), *_in_total(group))],
         groups,
-        _break_even,
+        lambda canvas, rows: _break_even(canvas, rows, "Best-of-n" if learned else "Best-of-n (oracle)"),
         (style.FULL_WIDTH, 2.5 * len(groups)),
     )
 
@@ -55,6 +59,10 @@ def _per_query(group: Group) -> plots.Rows:
     for n, accuracy in group.series("base", "best_of_n", "accuracy").items():
         flops = _mean(group, f"best_of_{n}_query_flops")
         rows.append(_row(group, "best_of_n", n=n, flops=flops, **tables.spread("accuracy", accuracy)))
+        scoring = n * (_mean(group, "best_of_1_query_flops") - _mean(group, "tuned_query_flops"))
+        for vote, cost in (("majority", flops - scoring), ("weighted_majority", flops)):
+            if found := group.series("sampler", vote, "accuracy").get(n):
+                rows.append(_row(group, vote, n=n, flops=cost, **tables.spread("accuracy", found)))
     return rows
 
 
@@ -79,7 +87,7 @@ def _in_total(group: Group) -> plots.Rows:
     return rows
 
 
-def _break_even(canvas: Any, rows: plots.Rows) -> plots.Labels:
+def _break_even(canvas: Any, rows: plots.Rows, best: str) -> plots.Labels:
     from matplotlib.ticker import LogLocator, NullLocator
 
     names, labels = plots.values_of(rows, "name"), []
@@ -88,7 +96,11 @@ def _break_even(canvas: Any, rows: plots.Rows) -> plots.Labels:
         here = plots.where(rows, name=name)
         keys = ("flops", "n", "accuracy", "accuracy_low", "accuracy_high")
         curve, tuned = (plots.bare(plots.where(here, what=what), *keys) for what in ("best_of_n", "tuned"))
-        plots.line(left, curve, "flops", "accuracy", style.LOOKS["best_of_n"], label="Best-of-n")
+        plots.line(left, curve, "flops", "accuracy", style.LOOKS["best_of_n"], label=best)
+        for vote in VOTES:
+            if points := plots.bare(plots.where(here, what=vote), *keys):
+                title, look = METHODS[vote]
+                plots.line(left, points, "flops", "accuracy", look, label=title, markersize=2.5, linewidth=0.8)
         diamond = {"label": "fine-tuned", "linestyle": "none", "markersize": 4.5}
         plots.line(left, tuned, "flops", "accuracy", style.LOOKS["tuned"], **diamond)
         plots.guide(left, y=tuned[0]["accuracy"], color=style.LOOKS["tuned"].colour)
