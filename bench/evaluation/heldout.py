@@ -178,12 +178,13 @@ def evaluate(
     sampled = generation(prompts, policy, num_completions=num_completions, seed=seed, **sampler.settings)
     measured = sampled.first(kl_completions)
     from_base = _divergence(policy, base, prompts, measured, sampler, kl_dtype)
-    from_others = {
-        name: _divergence(policy, other, prompts, measured, sampler, kl_dtype) for name, other in others.items()
-    }
     unknown = np.isnan(from_base.k1).all()
     samplers = {T: replace(sampler, temperature=T) for T in sorted(map(float, temperatures or ()))}
-    sizes = num_completions, kl_completions
+    given = policy, base, prompts, generation, scoring, task, validation, samplers, (num_completions, kl_completions)
+    from_others = {}
+    for name, other in others.items():
+        samples = _divergence(policy, other, prompts, measured, sampler, kl_dtype)
+        from_others[name] = Divergence(samples.rao_blackwell.mean(axis=1), "rao_blackwell", raw(name))
     graded_greedy, graded = (grade(prompts, pool, scoring, task) for pool in (greedy, sampled))
     return Outcomes(
         greedy=graded_greedy,
@@ -194,10 +195,7 @@ def evaluate(
         log_ratio=from_base.k1,
         harness=harness(policy, prompts, task) if lm_eval else None,
         transfer={name: transferred(policy, name, other) for name, other in transfer.items()},
-        kl_from={
-            name: Divergence(samples.rao_blackwell.mean(axis=1), "rao_blackwell", raw(name))
-            for name, samples in from_others.items()
-        },
+        kl_from=from_others,
         harness_tasks=run_tasks(
             policy,
             harness_tasks,
@@ -208,11 +206,7 @@ def evaluate(
             vllm=vllm_options(harness_engine, generation),
         ),
         metrics={name: _per_prompt(name, metric(graded), len(prompts)) for name, metric in metrics.items()},
-        temperatures=_over_temperatures(
-            policy, base, prompts, generation, scoring, task, validation, samplers, sizes, kl_dtype=kl_dtype, seed=seed
-        )
-        if samplers
-        else None,
+        temperatures=_over_temperatures(*given, kl_dtype=kl_dtype, seed=seed) if samplers else None,
     )
 
 

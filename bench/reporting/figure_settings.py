@@ -22,7 +22,11 @@ SMALLEST = (6.0, 5.0)  # width and height of a panel that can be read, in the si
 CURVE = ("method", "of", "arm")  # the first of these columns that a figure's rows have names the curve of a row
 
 
-LACKING = {"base_temperature": " It needs runs of several temperatures, as a sweep over temperature=0.5,0.7,1 gives."}
+LACKING = {
+    "base_temperature": " It needs runs of several temperatures, as a sweep over temperature=0.5,0.7,1 gives, or of "
+    "evaluation.temperatures=[0,0.5,1].",
+    "tuned_temperature": " It needs runs of evaluation.temperatures=[0,0.5,1].",
+}
 
 
 @dataclass(frozen=True)
