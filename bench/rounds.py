@@ -110,14 +110,9 @@ class Rounds(Findings):
 
     def cost(self, results: Results, uses: Sequence[Use]) -> TrainingCost:
         """The cost; each round reads all prompts and trains on its own training set."""
-        rounds = self.of("tuned")
-        return replace(
-            super().cost(results, uses),
-            completions_trained=sum(len(round.chosen) for round in rounds),
-            trainings=tuple(len(round.chosen) for round in rounds),
-            prompt_reads=float(len(rounds)),
-            pools=tuple(round.pool for round in self.each),
-        )
+        sizes, pools = tuple(len(round.chosen) for round in self.of("tuned")), tuple(round.pool for round in self.each)
+        made, reads = super().cost(results, uses), float(len(sizes))
+        return replace(made, completions_trained=sum(sizes), trainings=sizes, prompt_reads=reads, pools=pools)
 
     def add_to(self, graph: ArtifactGraph, results: Results) -> None:
         """Add the pool, the rewards, the selection and the policy of each round of each arm.

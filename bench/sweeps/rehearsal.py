@@ -9,7 +9,7 @@ import functools
 import inspect
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +26,7 @@ from bench.progress import told
 from bench.scoring import highest
 from bench.selection.cells import cells
 from bench.sweeps.cells import prompts_in
+from bench.sweeps.placeholders import bits, numbered_prompts, placeholders, uniform
 from bench.training.recipe import examples_read, num_updates
 
 Config = Mapping[str, Any]
@@ -102,7 +103,7 @@ class _Work:
     def prompts(self, split: str) -> Prompts:
         count = prompts_in(self.config["task"], split)
         self.record.unknown |= {f"task.{split}_prompts": None} if count is None else {}
-        return self.splits.setdefault(split, _prompts(split, NOMINAL if count is None else count))
+        return self.splits.setdefault(split, numbered_prompts(split, NOMINAL if count is None else count))
 
     def base(self, task: Any) -> Policy:
         self.record.stages[-1].work["steps"] += self.config["policy"].get("steps", 0)
@@ -136,10 +137,10 @@ class _Work:
             self.record.draws[key] = (len(shard), max(samples, before))
             if prompts.split == "train":
                 self.record.for_training.add(key)
-        return _placeholders(prompts, stream, range(first_sample, num_completions))
+        return placeholders(prompts, stream, range(first_sample, num_completions))
 
     def score(self, prompts: Prompts, pool: Completions, most: float) -> Rewards:
-        accepted = _uniform(settings_key(self.config, "scoring"), _bits(pool.logprob)) > prompts.answer[:, None] % 1
+        accepted = uniform(settings_key(self.config, "scoring"), bits(pool.logprob)) > prompts.answer[:, None] % 1
         low = most - 1 if most == 1 else -UNBOUNDED
         return Rewards(np.where(pool.drawn, np.where(accepted, min(most, UNBOUNDED), low), np.nan))
 
@@ -184,9 +185,7 @@ class _Work:
         seed: int,
         validation: Callable[[], Prompts] | None = None,
         lm_eval: bool = True,
-        transfer: Mapping[str, Any] | None = None,
-        harness_tasks: Sequence[str] | None = None,
-        temperatures: Any = ...,  # as configured
+        **without: Any,  # settings that are not the configured ones: empty
     ) -> Any:
         settings = self.config["evaluation"]
         generation(prompts, policy, num_completions=1, seed=seed, **GREEDY.settings)
@@ -195,13 +194,13 @@ class _Work:
         models = 1 if policy == base else 2 * (1 + len(others))  # the base judges itself
         key = (policy.fingerprint, settings_key(self.config, "evaluation"), prompts.answer.tobytes(), seed)
         measured: dict[Hashable, tuple[int, bool]] = {key: (settings["kl_completions"], lm_eval)}
-        for temperature in (settings.get("temperatures") or ()) if temperatures is ... else temperatures or ():
-            drawn, compared = ("num_completions", "kl_completions") if temperature else ("", "")
+        for temperature in () if "temperatures" in without else settings.get("temperatures") or ():
+            count, compared = (settings[name] if temperature else 1 for name in ("num_completions", "kl_completions"))
             at = {**sampler, "temperature": float(temperature)}
             for split in (prompts, *((validation(),) if validation else ())):
-                generation(split, policy, num_completions=settings.get(drawn, 1), seed=seed, **at)
+                generation(split, policy, num_completions=count, seed=seed, **at)
             if temperature != sampler["temperature"]:  # whose KL is measured already
-                measured[key, float(temperature)] = (settings.get(compared, 1), False)
+                measured[key, float(temperature)] = (compared, False)
         for what, (completions, harnessed) in measured.items():
             self.record.stages[-1].work["evaluations"] += what not in self.record.judged
             self.record.judged[what] = (len(prompts) * completions * models, len(prompts) * harnessed)
@@ -229,7 +228,7 @@ class Rehearsal(Parts):
     def evidence(
         self, selection: Callable[..., Selection], pool: Completions, rescored_on: Prompts | None = None
     ) -> dict[str, Any]:
-        kinds = (_uniform("kind", _bits(pool.logprob)) * len(KINDS)).astype(int)
+        kinds = (uniform("kind", bits(pool.logprob)) * len(KINDS)).astype(int)
         longest = self.work.config["task"]["max_new_tokens"]
         made: dict[str, Callable[[], Any]] = {
             **{name: lambda: KINDS[kinds] for name in ("paths", "answers", "texts")},
@@ -241,10 +240,10 @@ class Rehearsal(Parts):
         return {name: make() for name, make in made.items() if name in inspect.signature(selection).parameters}
 
     def demonstrations(self, *, foreign: float, noise: float) -> Completions:
-        return _placeholders(self.train, ("demonstrations", foreign, noise, self.seed), range(1))
+        return placeholders(self.train, ("demonstrations", foreign, noise, self.seed), range(1))
 
     def nll(self, policy: Policy, prompts: Prompts, completions: Completions) -> np.ndarray:
-        return _uniform(policy.fingerprint, _bits(completions.logprob))[:, 0]
+        return uniform(policy.fingerprint, bits(completions.logprob))[:, 0]
 
     def hinted(self, prompts: Prompts) -> Prompts:
         return replace(prompts, id=np.char.add(prompts.id, " with a hint"), answer=prompts.answer + len(self.train))
@@ -275,37 +274,3 @@ def _forgiving(selection: Callable[..., Selection]) -> Callable[..., Selection]:
             return cells(~np.isnan(rewards))
 
     return select
-
-
-@functools.lru_cache(maxsize=8)
-def _prompts(split: str, count: int) -> Prompts:
-    """Numbered prompts. `answer` is the number plus the difficulty."""
-    numbers = np.arange(count, dtype=float)
-    difficulty = np.round(_uniform(split, numbers.view(np.uint64)), 6)
-    ids = np.char.add(f"{split}-", numbers.astype(int).astype(str))
-    return Prompts(ids, (({"role": "user", "content": ""},),) * count, numbers + difficulty, split)
-
-
-def _placeholders(prompts: Prompts, stream: Hashable, samples: range) -> Completions:
-    logprob = -_uniform(repr(stream), _bits(prompts.answer)[:, None], np.array(samples, np.uint64))
-    text, token_ids = np.full(logprob.shape, "", object), np.empty(logprob.shape, object)
-    token_ids.fill(np.empty(0, np.int32))
-    key = content_hash(repr(stream), prompts.answer, list(samples))
-    return Completions(text, token_ids, np.full(logprob.shape, "stop"), logprob, logprob, key)
-
-
-def _bits(values: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(values, float).view(np.uint64)
-
-
-def _uniform(name: str, *keys: np.ndarray) -> np.ndarray:
-    """Numbers in [0, 1), a hash of the name and the keys: SplitMix64 (Steele et al. 2014)."""
-    state: Any = np.uint64(int(content_hash(name)[:16], 16))
-    for key in keys:
-        state = state ^ key
-        with np.errstate(over="ignore"):
-            state = state + np.uint64(0x9E3779B97F4A7C15)
-            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            state = state ^ (state >> np.uint64(31))
-    return (state >> np.uint64(11)) * 2.0**-53
