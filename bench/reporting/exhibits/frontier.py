@@ -95,7 +95,7 @@ def _rows(groups: Sequence[Group], metric: str) -> plots.Rows:
             at = place(group) | {"series": ""}
             (row,) = _curve(at, "base_temperature", first, group.series("base", "best_of_n", "kl"), label=name)
             rows.append(row | {"temperature": float(group.settings["temperature"])})
-    for group in arrange.distinct(judged, lambda group: (place(group)["panel"], _of_base(group)))[0]:
+    for group, *_ in arrange.alike(judged, lambda group: (place(group)["panel"], _of_base(group))):
         rows += _over_temperatures(group, "base", metric, place(group) | {"series": ""}, "")
     for group in arrange.in_order(groups):
         label = arrange.named(group, [name for name in group.settings if name not in apart])
