@@ -95,11 +95,9 @@ class Rounds(Findings):
         metrics: dict[str, float | str] = {"rounds/run": len(tuned), "rounds/result": result.number}
         if self.base_validation is not None:
             metrics["base/validation_pass@1"] = self.base_validation
-        for arm in self.arms:
-            pools: list[Completions] = []
-            for round in self.of(arm):
-                pools.append(round.pool)
-                own = round.metrics(pools, results.train, task)
+        for rounds in map(self.of, self.arms):
+            for last, round in enumerate(rounds):
+                own = round.metrics([before.pool for before in rounds[: last + 1]], results.train, task)
                 metrics |= {f"{round.name}/{name}": value for name, value in own.items()}
         return metrics
 
@@ -110,12 +108,13 @@ class Rounds(Findings):
 
     def cost(self, results: Results, uses: Sequence[Use]) -> TrainingCost:
         """The cost; each round reads all prompts and trains on its own training set."""
-        rounds = self.of("tuned")
+        tuned = self.of("tuned")
         return replace(
             super().cost(results, uses),
-            completions_trained=sum(round.chosen.completions for round in rounds),
-            completions_compared=in_pairs([round.chosen for round in rounds]),
-            prompt_reads=float(len(rounds)),
+            completions_trained=sum(round.chosen.completions for round in tuned),
+            completions_compared=in_pairs([round.chosen for round in tuned]),
+            trainings=tuple(len(round.chosen) for round in tuned),
+            prompt_reads=float(len(tuned)),
             pools=tuple(round.pool for round in self.each),
         )
 

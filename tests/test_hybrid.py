@@ -370,7 +370,9 @@ def test_the_probe_trains_an_epoch_at_a_time_and_then_draws(few_prompts, monkeyp
     parts = Stubs(few_prompts, monkeypatch, RIGHT)
     hybrid = parts.run(easy_by="final_nll", probe_epochs=3, sample_from="probe").findings
     everything = [(row, f"demo{row}") for row in range(7)]
-    assert list(parts.trained.values())[:3] == [(origin, everything, {"epochs": 1}) for origin in ("b", "b+", "b++")]
+    assert list(parts.trained.values())[:3] == [
+        (origin, everything, {"epochs": 1, "updates": None}) for origin in ("b", "b+", "b++")
+    ]
     assert parts.drawn[0][0] == "b+++"
     assert hybrid.nll.shape == (4, 7)
     assert hybrid.nll[:, 0].tolist() == [9.0 - len(key) for key in ("b", "b+", "b++", "b+++")]

@@ -23,6 +23,7 @@ from bench.store import Store, using
 from bench.training import sft
 from bench.training.checkpoints import kept
 from bench.training.lora import Lora
+from bench.training.recipe import examples_read
 from bench.training.sft import fine_tune, training_log
 
 CELLS = Selection(np.arange(7), np.zeros(7, int), np.ones(7))
@@ -57,6 +58,30 @@ def test_a_kept_policy_is_that_of_a_shorter_training(how, random_policy, few_pro
     uses = [use for use in store.uses if use.stage == "sft"]
     assert uses[0].counts == uses[1].counts
     assert uses[0].settings == {**uses[1].settings, "keep_every": 4}
+
+
+@pytest.mark.parametrize("how", [{}, {"packing": True}, {"scheduler": "cosine", "warmup": 0.3}])
+def test_a_training_makes_exactly_its_updates(how, random_policy, few_prompts, pool, store):
+    """Seven rows in batches of two: three updates are less than an epoch, ten are two and a half."""
+    given, steady = (random_policy, few_prompts, pool, CELLS), {**STEADY, **how}
+    for updates in (3, 10):
+        made = fine_tune(*given, **steady, epochs=None, updates=updates)
+        assert len(training_log(made)) == updates
+    of_epochs = fine_tune(*given, **steady, epochs=2)
+    assert weights(fine_tune(*given, **steady, epochs=None, updates=8)) == weights(of_epochs)
+    assert [use.settings.get("updates") for use in store.uses if use.stage == "sft"] == [3, 10, None, 8]
+
+
+def test_examples_that_a_training_reads_are_counted():
+    updates = {"epochs": None, "batch_size": 2}
+    assert [examples_read(7, {**updates, "updates": n}) for n in (1, 3, 4, 5, 8)] == [2, 6, 7, 9, 14]
+    assert examples_read(7, {"epochs": 2.5, "batch_size": 2}) == 17.5
+
+
+@pytest.mark.parametrize("length", [{"epochs": 3, "updates": 60}, {"epochs": None}])
+def test_one_length_of_a_training_is_given(length, random_policy, few_prompts, pool, store):
+    with pytest.raises(BenchError, match=r"training\.epochs"):
+        fine_tune(random_policy, few_prompts, pool, CELLS, **STEADY, **length)
 
 
 def test_a_training_too_short_to_keep_any_says_so(random_policy, few_prompts, pool, store, capsys):

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from bench.artifacts import Completions, Policy, Prompts
 from bench.models import loading
 from bench.models.logprobs import divergence_samples, sequence_logprobs
-from bench.models.sampler import RAW, Sampler
+from bench.models.sampler import GREEDY, RAW, Sampler
 from bench.store import Store
 
 WORDS = ["<pad>", "<s>", "</s>", "a", "b", "c"]
@@ -84,7 +84,7 @@ def by_hand(policy: Policy, completions: Completions, sampler: Sampler = RAW) ->
     return total
 
 
-@pytest.mark.parametrize("sampler", [RAW, Sampler(0.7, 0.8), Sampler(1.4)])
+@pytest.mark.parametrize("sampler", [RAW, Sampler(0.7, 0.8), Sampler(1.4), Sampler(0.3), GREEDY])
 def test_expectations_over_every_sequence_are_the_exact_kl(pair, store: Store, sampler):
     policy, reference = pair
     completions = every_completion()

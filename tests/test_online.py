@@ -172,7 +172,7 @@ def test_each_sample_is_drawn_once_and_the_first_draw_equals_the_bases_pool(trai
     recipe = replace(RECIPE, num_generations=2, prompts_per_update=3)
     batches = recipe.batches(7)
     assert [len(rows) for rows in batches] == [3, 2, 2] * 2
-    assert recipe.updates(7) == 6
+    assert recipe.num_updates(7) == 6
     assert sorted(np.concatenate(batches[:3])) == sorted(np.concatenate(batches[3:])) == [*range(7)]
     with using(Store(training.policy.path.parents[2])):
         base = generate(few_prompts, random_policy, max_new_tokens=LIMIT)

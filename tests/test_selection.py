@@ -203,6 +203,21 @@ def test_decidable_only_judges_by_what_is_scored():
     assert np.isnan(selection.decidable_only(rewards)).all(axis=1).tolist() == [True, True, False, True, False]
 
 
+def test_solved_leaves_out_prompts_without_an_accepted_completion():
+    rewards = np.array([[1, np.nan], [np.nan, 0], [1, 0], [0.2, 0.5], [0.4, 0.6], [np.nan, np.nan]])
+    kept = selection.solved(rewards)
+    np.testing.assert_array_equal(kept[[0, 2, 4]], rewards[[0, 2, 4]])
+    assert np.isnan(kept[[1, 3, 5]]).all()  # a reward of exactly the threshold is not accepted
+    assert np.isnan(selection.solved(rewards, accept_above=0.3)).all(axis=1).tolist() == [
+        False,
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
+
+
 def test_prompts_dropped_counts_those_that_had_a_score():
     assert prompts_dropped(VERDICTS, selection.decidable_only(VERDICTS)) == 2  # not the one that was never scored
     assert prompts_dropped(VERDICTS, selection.every_prompt(VERDICTS)) == 0

@@ -17,7 +17,7 @@ from sharing import composed
 
 from bench.config import checks
 from bench.errors import BenchError
-from bench.sweeps.rehearsal import prompts_in
+from bench.sweeps.cells import prompts_in
 from bench.tasks.files import UnreadableError
 from bench.tasks.gsm8k import Gsm8k
 from bench.tasks.humaneval import HumanEval

@@ -30,7 +30,13 @@ SMALL = [
 ]
 AT_RANDOM = "selection=random_per_prompt"
 PROCEDURES = {
-    "single": ([], ["control=none", "top_p=0.5"], ["training.keep_every=5"]),
+    "single": (
+        [],
+        ["control=none", "top_p=0.5"],
+        ["training.keep_every=5"],
+        ["evaluation.temperatures=[0,0.5,1]", "control=none"],
+        ["training.updates=7", "training.epochs=null", "training.keep_every=5"],
+    ),
     "rounds": (
         ["procedure.rounds=2", "procedure.train_on=union"],
         ["procedure.rounds=1", "procedure.stop=validation", "procedure.validation_completions=2"],

@@ -15,8 +15,14 @@ PLACES = ("store", "outputs", "tracking")  # where a run's files lie: they do no
 UNNAMED = "default"  # conf/config.yaml's name: of runs that are given no other
 IMPORTED = "bench.generation.imported.generate"
 OWN_PROMPTS = "bench.tasks.jsonl.Jsonl"
-LATER = {"cpu_seconds": 2, "continuation": "function"}  # later settings: at these values they don't change the run id
-LATER_OF: dict[str, dict[str, Any]] = {  # the same for settings of one part, wherever it stands, e.g. in scoring.task
+# later settings, by part, or by function for parts that stand in other places too: at these values they don't change
+# the run id
+LATER: dict[str, dict[str, Any]] = {
+    "task": {"cpu_seconds": 2, "continuation": "function"},
+    "training": {"updates": None},
+    "evaluation": {"temperatures": None},
+}
+LATER_OF: dict[str, dict[str, Any]] = {
     OWN_PROMPTS: {"solution_field": "solution"},
     "bench.generators.from_several": {"solutions": False},
 }
@@ -32,8 +38,9 @@ def id_of_settings(settings: Any) -> str:
     named = {name: value for name, value in settings.items() if name not in PLACES and (name != "arms" or value)}
     if isinstance(engine := named.get("generation"), Mapping) and engine.get("_target_") == IMPORTED:
         named["generation"] = {name: value for name, value in engine.items() if name not in PLACES}
-    if isinstance(task := named.get("task"), Mapping):
-        named["task"] = {name: value for name, value in task.items() if name not in LATER or LATER[name] != value}
+    for part, later in LATER.items():
+        if isinstance(own := named.get(part), Mapping):
+            named[part] = {name: value for name, value in own.items() if name not in later or later[name] != value}
     return content_hash(_without_later(named))[:10]
 
 

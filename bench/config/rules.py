@@ -145,7 +145,8 @@ Workers = Annotated[int, whole(1, 1_024)]  # processes, CPUs or GPUs
 Requests = Annotated[int, whole(1, 10_000)]  # at once
 Retries = Annotated[int, RETRIES]
 Seconds = Annotated[float, SECONDS]
-Epochs = Annotated[float, number(0, open_low=True, most=1_000)]
+EPOCHS = number(0, open_low=True, most=1_000)
+Epochs = Annotated[float, EPOCHS]
 LearningRate = Annotated[float, number(0, open_low=True, most=10)]
 WeightDecay = Annotated[float, number(0, most=100)]
 
@@ -198,6 +199,7 @@ def refuse_colder(config: Mapping[str, Any], least: float, engine: str, most: fl
     """BenchError where a temperature at which this engine draws is not 0 and not from `least` to `most`."""
     adapt = config["procedure"].get("adapt") or {}
     drawn_at = [("temperature", config["temperature"]), ("evaluation.temperature", config["evaluation"]["temperature"])]
+    drawn_at += [("evaluation.temperatures", each) for each in config["evaluation"].get("temperatures") or ()]
     for key, value in [*drawn_at, *(("procedure.adapt.temperatures", each) for each in adapt.get("temperatures", ()))]:
         if value != 0 and not least <= value <= most:
             raise BenchError(

@@ -1,7 +1,8 @@
 """Evaluate one policy on held-out prompts: greedy and sampled completions, and its KL from the base."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -25,6 +26,9 @@ NAMES = rules.list_of(rules.text(r"(?s).+", "a name"), "a list of tasks' names, 
 SEEDS = rules.list_of(
     rules.SEED, "a list of one or more whole numbers of at least 0, each once", empty=False, distinct=True
 )
+TEMPERATURES = rules.or_null(
+    rules.list_of(rules.TEMPERATURE, "a list of one or more temperatures, each once", empty=False, distinct=True)
+)
 RAW_BASE = "base at temperature 1, top-p 1"
 
 
@@ -38,6 +42,39 @@ class Graded:
     answers: np.ndarray  # [M, N] str or None: what a majority votes on
     paths: np.ndarray  # [M, N] str or None: equal where two completions reason in the same way
     gold_reward: np.ndarray | None = None  # [M, N] in the gold model's units; None without a gold model
+
+
+@dataclass(frozen=True)
+class AtTemperature:
+    """One policy at one temperature of evaluation.temperatures: K samples per prompt, one at temperature 0."""
+
+    test: Graded  # [M, K] on the prompts on which policies are judged
+    kl: DivergenceSamples  # [M, K'] from the raw base, on the first K' of these samples
+    validation: Completions | None  # [V, K] on validation prompts; None: policies are judged on these themselves
+    validation_gold: np.ndarray | None  # [V, K] 0/1
+
+
+@dataclass(frozen=True)
+class OverTemperatures:
+    """One policy at every temperature of evaluation.temperatures."""
+
+    at: dict[float, AtTemperature]  # in rising order
+    prompts: Prompts | None  # of the validation split; None: policies are judged on these themselves
+
+    @property
+    def best(self) -> float | None:
+        """The temperature of the highest accuracy on validation prompts, the lowest of equals; None without them.
+
+        No test prompt is read for this choice.
+        """
+        accuracy = {T: at.validation_gold.mean() for T, at in self.at.items() if at.validation_gold is not None}
+        return max(accuracy, key=lambda temperature: (accuracy[temperature], -temperature)) if accuracy else None
+
+    @property
+    def pools(self) -> list[Completions]:
+        """Every pool that was drawn for it."""
+        drawn = [pool for at in self.at.values() for pool in (at.test.completions, at.validation)]
+        return [pool for pool in drawn if pool is not None]
 
 
 @dataclass(frozen=True)
@@ -55,6 +92,7 @@ class Outcomes:
     kl_from: dict[str, Divergence] = field(default_factory=dict)  # from other policies by name, on the same samples
     harness_tasks: dict[str, float] = field(default_factory=dict)  # lm-eval's own tasks, by task/metric
     metrics: dict[str, np.ndarray] = field(default_factory=dict)  # [M] by the metric's name in the settings
+    temperatures: OverTemperatures | None = None  # None: evaluation.temperatures names none
 
 
 VALIDATION = "validation"  # the method of measures on validation prompts; their n is the number of updates
@@ -100,11 +138,13 @@ def evaluate(
     task: Task,
     others: Mapping[str, Policy] = MappingProxyType({}),
     *,
+    validation: Callable[[], Prompts] | None = None,
     seed: int,
     num_completions: rules.Samples,
     temperature: Annotated[float, rules.number(0, open_low=True, least=rules.COLDEST, most=100)],
     top_p: rules.TopP,
     top_k: rules.TopK,
+    temperatures: Annotated[Sequence[float] | None, TEMPERATURES] = None,
     kl_completions: rules.Samples,
     kl_dtype: Annotated[str, rules.one_of("float32", "bfloat16")] = "float32",
     lm_eval: Annotated[bool, rules.TRUE_OR_FALSE],
@@ -124,6 +164,8 @@ def evaluate(
     the token ids of the two policies differ (bench.models.tokens). others: raw policies by name, from which the KL is
     estimated too. kl_dtype: of both models' weights; bfloat16 halves their memory and adds rounding errors to the KL.
 
+    temperatures: those at which the policy is judged too. validation: the prompts on which the best of them is chosen.
+
     transfer: other tasks by name; lm-eval judges greedy completions of their test prompts. harness_tasks: lm-eval's own
     tasks by name, or those of the folder harness_include. harness_engine: "auto" is vLLM where `generation` is, else
     transformers (see bench.evaluation.harness_tasks). metrics: name -> function of the graded samples [M, N], which
@@ -136,25 +178,24 @@ def evaluate(
     sampled = generation(prompts, policy, num_completions=num_completions, seed=seed, **sampler.settings)
     measured = sampled.first(kl_completions)
     from_base = _divergence(policy, base, prompts, measured, sampler, kl_dtype)
-    from_others = {
-        name: _divergence(policy, other, prompts, measured, sampler, kl_dtype) for name, other in others.items()
-    }
+    unknown = np.isnan(from_base.k1).all()
+    samplers = {T: replace(sampler, temperature=T) for T in sorted(map(float, temperatures or ()))}
+    given = policy, base, prompts, generation, scoring, task, validation, samplers, (num_completions, kl_completions)
+    from_others = {}
+    for name, other in others.items():
+        samples = _divergence(policy, other, prompts, measured, sampler, kl_dtype)
+        from_others[name] = Divergence(samples.rao_blackwell.mean(axis=1), "rao_blackwell", raw(name))
     graded_greedy, graded = (grade(prompts, pool, scoring, task) for pool in (greedy, sampled))
     return Outcomes(
         greedy=graded_greedy,
         sampled=graded,
         kl=Divergence(from_base.rao_blackwell.mean(axis=1), "rao_blackwell", RAW_BASE),
         kl_k1=Divergence(from_base.k1.mean(axis=1), "k1", RAW_BASE),
-        kl_per_token=float("nan")
-        if np.isnan(from_base.k1).all()
-        else kl_per_token(from_base.rao_blackwell, measured.length),
+        kl_per_token=float("nan") if unknown else kl_per_token(from_base.rao_blackwell, measured.length),
         log_ratio=from_base.k1,
         harness=harness(policy, prompts, task) if lm_eval else None,
         transfer={name: transferred(policy, name, other) for name, other in transfer.items()},
-        kl_from={
-            name: Divergence(samples.rao_blackwell.mean(axis=1), "rao_blackwell", raw(name))
-            for name, samples in from_others.items()
-        },
+        kl_from=from_others,
         harness_tasks=run_tasks(
             policy,
             harness_tasks,
@@ -165,7 +206,40 @@ def evaluate(
             vllm=vllm_options(harness_engine, generation),
         ),
         metrics={name: _per_prompt(name, metric(graded), len(prompts)) for name, metric in metrics.items()},
+        temperatures=_over_temperatures(*given, kl_dtype=kl_dtype, seed=seed) if samplers else None,
     )
+
+
+def _over_temperatures(
+    policy: Policy,
+    base: Policy,
+    prompts: Prompts,
+    generation: Callable[..., Completions],
+    scoring: Callable[..., Rewards],
+    task: Task,
+    validation: Callable[[], Prompts] | None,
+    samplers: Mapping[float, Sampler],
+    sizes: tuple[int, int],
+    *,
+    kl_dtype: str,
+    seed: int,
+) -> OverTemperatures:
+    """The policy under each sampler. sizes: samples per prompt, and those of them that the KL is measured on.
+
+    At temperature 0 the policy is a point mass on its greedy completion, whose KL is its surprisal under the raw base.
+    """
+    others, at = validation() if validation else None, {}
+    for temperature, sampler in samplers.items():
+        count, measured = (1, 1) if sampler.is_greedy else sizes
+        draw = partial(generation, num_completions=count, seed=seed, **sampler.settings)
+        pool, chosen_on = draw(prompts, policy), draw(others, policy) if others is not None else None
+        at[temperature] = AtTemperature(
+            grade(prompts, pool, scoring, task),
+            _divergence(policy, base, prompts, pool.first(measured), sampler, kl_dtype),
+            chosen_on,
+            verify(others, chosen_on, task=task).value if others is not None and chosen_on is not None else None,
+        )
+    return OverTemperatures(at, others)
 
 
 def _per_prompt(name: str, values: np.ndarray, prompts: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """From outcomes to measures: one value per prompt behind every number that is reported."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,10 +13,13 @@ from bench.estimators.kl import (
     best_of_n_kl_sensitivity,
     best_of_n_win_rate,
 )
+from bench.estimators.power import gap_if_equal
 from bench.estimators.soft import estimate_soft_best_of_n, pessimism_of_n
 from bench.estimators.voting import majority_at_k, weighted_majority_at_k
-from bench.evaluation.heldout import VALIDATION, AlongTraining, Graded, Outcomes
+from bench.evaluation.heldout import VALIDATION, AlongTraining, AtTemperature, Graded, Outcomes
 
+AT, AT_BEST = "at_", "at_best"  # a method: AT is followed by a temperature of evaluation.temperatures
+AT_ON_VALIDATION = f"{VALIDATION}_{AT}"  # likewise, on validation prompts
 KL_FROM = "kl_from_"  # followed by the name of a policy other than the base
 PESSIMISM = (0.1, 0.3, 1.0)  # betas of pessimism at inference, in units of the proxy's `spread`
 SHARES = ("accuracy", "greedy_accuracy", "win_rate", "truncated")  # metrics whose values lie in [0, 1]
@@ -27,7 +31,8 @@ class Measure(NamedTuple):
 
     policy: base, tuned, control, round_1, ...; "sampler" is the base with the run's sampler, on its held-out pool.
     method: greedy, pass, majority, weighted_majority, distinct, best_of_n, median_of_n, soft_best_of_n@T,
-    pessimism_of_n@beta, policy, validation. metric: accuracy, correct_paths, proxy, win_rate, kl, kl_k1, kl_bound,
+    pessimism_of_n@beta, policy, validation; at_T at temperature T, at_best at the one that was best on validation
+    prompts, validation_at_T on these. metric: accuracy, correct_paths, proxy, win_rate, kl, kl_k1, kl_bound,
     kl_sensitivity, length, truncated; entropy of the sampler in nats per sequence; kl_from_NAME, from a policy other
     than the base; gold_reward in a gold model's units; greedy_accuracy (validation alone).
     """
@@ -75,9 +80,52 @@ def of_policy(arm: str, outcomes: Outcomes) -> dict[Measure, np.ndarray]:
             measures[Measure(arm, method, "gold_reward", 1)] = _mean(graded.gold_reward)
     sizes = powers_of_two(sampled.gold.shape[1])
     measures |= of_votes(arm, sampled, sizes)
+    if (over := outcomes.temperatures) is not None:
+        for temperature, at in over.at.items():
+            measures |= _at_temperature(arm, f"{AT}{temperature:.12g}", at)
+        measures |= _at_temperature(arm, AT_BEST, over.at[over.best]) if over.best is not None else {}
     if arm != "base":  # the base's curve comes from the run's own sampler
         measures |= _of_best_of_n_after_tuning(arm, sampled, outcomes.log_ratio if comparable else None)
     return measures
+
+
+def _at_temperature(arm: str, method: str, at: AtTemperature) -> dict[Measure, np.ndarray]:
+    """The values per prompt [M] of one sample at a temperature; without a KL where none is known."""
+    values = {"accuracy": at.test.gold.mean(axis=1)}
+    if not np.array_equal(at.test.proxy, at.test.gold):
+        values["proxy"] = _mean(at.test.proxy)
+    if at.test.gold_reward is not None:
+        values["gold_reward"] = _mean(at.test.gold_reward)
+    if not np.isnan(at.kl.rao_blackwell).all():
+        values |= {"kl": at.kl.rao_blackwell.mean(axis=1), "kl_k1": at.kl.k1.mean(axis=1)}
+    return {Measure(arm, method, metric, 1): value for metric, value in values.items()}
+
+
+def of_validation(outcomes: Mapping[str, Outcomes]) -> dict[Measure, np.ndarray]:
+    """The accuracy per validation prompt [V] of one sample of each policy at each of evaluation.temperatures."""
+    return {
+        Measure(arm, f"{AT_ON_VALIDATION}{temperature:.12g}", "accuracy", 1): at.validation_gold.mean(axis=1)
+        for arm, of_arm in outcomes.items()
+        for temperature, at in (of_arm.temperatures.at.items() if of_arm.temperatures else ())
+        if at.validation_gold is not None
+    }
+
+
+def of_choice(outcomes: Mapping[str, Outcomes]) -> dict[str, float]:
+    """Per policy its best temperature, and the winner's curse: its accuracy there on validation less on test prompts.
+
+    winners_curse_if_equal: what choosing alone would add if all temperatures were equally good.
+    """
+    metrics: dict[str, float] = {}
+    for arm, of_arm in outcomes.items():
+        if (over := of_arm.temperatures) is not None and over.best is not None:
+            golds = [at.validation_gold for at in over.at.values() if at.validation_gold is not None]
+            best, everywhere = over.at[over.best], np.stack([gold.mean(axis=1) for gold in golds], axis=1)  # [V, T]
+            gap = float(everywhere.mean(axis=0).max() - best.test.gold.mean())
+            metrics |= {f"{arm}/best_temperature": over.best, f"{arm}/{AT_BEST}/winners_curse": gap}
+            if len(golds) > 1:
+                metrics[f"{arm}/{AT_BEST}/winners_curse_if_equal"] = gap_if_equal(everywhere)
+    return metrics
 
 
 def _of_best_of_n_after_tuning(arm: str, sampled: Graded, log_ratio: np.ndarray | None) -> dict[Measure, np.ndarray]:

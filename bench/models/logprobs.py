@@ -118,7 +118,8 @@ def divergence_samples(
     The sampler is the policy at temperature, top-k and top-p; the reference is at temperature 1, top-p 1. Each step
     contributes sum_v π(v|h) (log π(v|h) − log π₀(v|h)) at a sampled prefix h: unbiased, nonnegative, and as a rule of
     lower variance than k1 (Amini et al. 2025, "Better Estimation of the KL Divergence Between Language Models",
-    section 4). The exception: in k1, a large early ratio that makes EOS likely offsets the steps that don't follow. A
+    section 4). The exception: in k1, a large early ratio that makes EOS likely offsets the steps that don't follow. At
+    temperature 0 both are −log π₀ of the completion, on which all of the policy's probability lies. A
     policy that is its own reference at temperature 1, top-p 1 gives exactly 0.
     """
     sampler = Sampler(temperature, top_p, top_k)
@@ -142,12 +143,13 @@ def divergence_samples(
 def _sampler_logprobs(logits: "torch.Tensor", tokens: "torch.Tensor", sampler: Sampler) -> "torch.Tensor":
     """The sampler's log-probabilities [B, T, V], with the drawn tokens [B, T] always in its support.
 
-    Rounding in another batch can put a token at the nucleus's edge outside; but it was drawn, so it is inside.
+    Rounding in another batch can put a token at the nucleus's edge outside; but it was drawn, so it is inside. For the
+    same reason a greedy sampler is a point mass on the drawn token, whichever logit is the largest here.
     """
-    allowed = truncate(logits, sampler)
-    if not sampler.is_greedy:
-        drawn = logits.float().gather(-1, tokens[..., None]) / sampler.temperature
-        allowed = allowed.scatter(-1, tokens[..., None], drawn)
+    if sampler.is_greedy:
+        return logits.float().new_full(logits.shape, float("-inf")).scatter_(-1, tokens[..., None], 0.0)
+    drawn = logits.float().gather(-1, tokens[..., None]) / sampler.temperature
+    allowed = truncate(logits, sampler).scatter(-1, tokens[..., None], drawn)
     return allowed.log_softmax(dim=-1)
 
 

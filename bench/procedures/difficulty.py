@@ -50,7 +50,7 @@ def probed(parts: Parts, written: Completions, *, epochs: int, folds: int | None
         policy, own = base, _rows(written, judged)
         for epoch in range(1, epochs + 1):
             stream = small_seed(seed, "probe", number, epoch)
-            policy = parts.fine_tune("probe", policy, written, cells, epochs=1, seed=stream)
+            policy = parts.fine_tune("probe", policy, written, cells, epochs=1, updates=None, seed=stream)
             nll[epoch, judged] = parts.nll(policy, train.take(judged), own)
             trained.append(policy)
         last.append(policy)

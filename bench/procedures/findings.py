@@ -39,7 +39,8 @@ class TrainingCost:
     prompt_reads: float = 1.0  # how often a policy reads a prompt to draw for it, mean over prompts
     other_generators_flops: float = 0.0  # FLOPs beyond those of the base for the same samples
     pools: tuple[Completions, ...] = ()  # further pools whose draws are counted here
-    epochs: float | None = None  # over the completions; None: training.epochs
+    epochs: float | None = None  # over the completions; None: as long as `training` says
+    trainings: tuple[int, ...] = ()  # the examples of each training, where there are several
     probing: tuple[Use, ...] = ()  # trainings and readings that only choose the training set
 
 
@@ -75,6 +76,7 @@ class Findings:
             prompts_sampled=len(results.train),
             completions_trained=results.selections["tuned"].completions,
             completions_compared=in_pairs([results.selections["tuned"]]),
+            trainings=(len(results.selections["tuned"]),),
             prompt_reads=results.pool.prompt_reads,
         )
 

@@ -217,9 +217,9 @@ class Parts:
     def judge(self, policy: Policy, others: Mapping[str, Policy] = MappingProxyType({})) -> Outcomes:
         """Evaluate the policy on the held-out prompts. others: policies from which its KL is estimated too."""
         with stage("evaluate", policy.name, self.split):
-            return self.evaluation(
-                policy, self.base, self.test, self.generation, self.scorer, self.task, others, seed=self.seed
-            )
+            given = (policy, self.base, self.test, self.generation, self.scorer, self.task, others)
+            apart = partial(self.prompts, "validation") if self.split != "validation" else None
+            return self.evaluation(*given, validation=apart, seed=self.seed)
 
     def judge_along(self, policies: Mapping[str, Policy]) -> AlongTraining | None:
         """Evaluate the policies that trainings kept along the way; None where none was kept."""
@@ -228,7 +228,7 @@ class Parts:
 
     def judge_paths(self, paths: Mapping[str, Mapping[int, Policy]]) -> AlongTraining:
         """Evaluate policies on validation prompts, without lm-eval. paths: arm -> number of updates -> policy."""
-        alone = partial(self.evaluation, lm_eval=False, transfer={}, harness_tasks=())
+        alone = partial(self.evaluation, lm_eval=False, transfer={}, harness_tasks=(), temperatures=None)
         prompts = self.prompts("validation")
 
         def judge(policy: Policy, name: str) -> Outcomes:

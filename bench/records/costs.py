@@ -1,15 +1,19 @@
 """The cost of an experiment, by its lineage, and the number of queries after which fine-tuning pays for itself."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from bench.estimators.compute import Costs, best_of_n_query_flops, break_even, fine_tuned_query_flops, fine_tuning_flops
-from bench.evaluation.measures import with_ends
+from bench.evaluation.measures import AT_BEST, Measure, with_ends
 from bench.models import loading
 from bench.procedures.findings import Results, TrainingCost, total
 from bench.scoring import judge, process_reward, reward_model
 from bench.store import Use, unique
+from bench.training.recipe import examples_read
 
 
 def by_lineage(uses: Sequence[Use]) -> dict[str, float]:
@@ -34,7 +38,7 @@ def break_even_metrics(
     tuned: np.ndarray,
     rng: np.random.Generator,
     *,
-    epochs: float,
+    training: Mapping[str, Any],
 ) -> dict[str, float | str | None]:
     """The n at which Best-of-n is as accurate as the tuned policy, and the queries after which tuning is cheaper.
 
@@ -44,21 +48,7 @@ def break_even_metrics(
     fine-tuning, and those per query for either way to answer. Intervals are by bootstrap over prompts. See
     bench.estimators.compute.break_even.
     """
-    cost = results.findings.cost(results, unique(uses))
-    costs = Costs(
-        policy_parameters=loading.count_parameters(results.policies["base"]),
-        reward_parameters=reward_parameters(results, unique(uses)),
-        prompt_tokens=cost.prompt_tokens,
-        completion_tokens=cost.completion_tokens,
-        pool_size=cost.samples_per_prompt,
-        prompts=cost.prompts_sampled,
-        epochs=epochs if cost.epochs is None else cost.epochs,
-        selected=cost.completions_trained,
-        reward_training_flops=reward_training_flops(results, cost, unique(uses)),
-        other_generators_flops=cost.other_generators_flops,
-        prompt_reads=cost.prompt_reads,
-        compared=cost.completions_compared,
-    )
+    costs = costs_of(results, uses, training)
     judge_note = (
         " The judge's own cost is unknown and left out." if any(use.stage == judge.STAGE for use in uses) else ""
     )
@@ -86,6 +76,75 @@ def break_even_metrics(
     }
 
 
+def break_even_at_best(
+    measures: Mapping[Measure, np.ndarray], costs: Costs, rng: np.random.Generator, *, oracle: bool
+) -> dict[str, float | str | None]:
+    """Each way to answer with the base, against the tuned policy at its best temperature: the n that is as accurate.
+
+    The ways: one sample at the base's best temperature, the majority vote, the vote weighted by a learned reward, and
+    Best-of-n. oracle: Best-of-n is chosen by the verifier that judges. Empty where no best temperature was chosen. A
+    vote costs as many samples as Best-of-n, and no scoring unless it is weighted.
+    """
+    tuned = measures.get(Measure("tuned", AT_BEST, "accuracy", 1))
+    if tuned is None:
+        return {}
+    ways = {
+        "one_sample": (("base", AT_BEST), "one sample at its best temperature", False),
+        "majority": (("sampler", "majority"), "majority vote", False),
+        "weighted_majority": (("sampler", "weighted_majority"), "weighted majority vote", True),
+        "best_of_n": (("base", "best_of_n"), "Best-of-n (oracle)" if oracle else "Best-of-n", True),
+    }
+    metrics: dict[str, float | str | None] = {}
+    words: dict[float, str] = {}
+    for way, (of, name, scored) in ways.items():
+        curve = {measure.n: values for measure, values in measures.items() if measure[:3] == (*of, "accuracy")}
+        if not curve:
+            continue
+        paid = costs if scored else replace(costs, reward_parameters=0.0)
+        even = break_even(list(curve), np.stack(list(curve.values()), axis=1), tuned, paid, rng)
+        metrics |= with_ends(f"break_even/{AT_BEST}/{way}/n", even.n, even.n_low, even.n_high)
+        metrics |= with_ends(f"break_even/{AT_BEST}/{way}/queries", even.queries, even.queries_low, even.queries_high)
+        pays = "fine-tuning never pays" if even.queries is None else f"fine-tuning pays after {even.queries:,} queries"
+        words.setdefault(even.n, f"{name}, at n = {even.n:.3g}: {pays}")
+    fewest = min(words)
+    sentence = (
+        f"The base is as accurate as the tuned policy at its best temperature, with the fewest samples, by "
+        f"{words[fewest]}."
+        if math.isfinite(fewest)
+        else "No way to answer with the base is as accurate as the tuned policy at its best temperature."
+    )
+    return {**metrics, f"break_even/{AT_BEST}/sentence": sentence}
+
+
+def costs_of(results: Results, uses: Sequence[Use], training: Mapping[str, Any]) -> Costs:
+    """The sizes and lengths that a break-even needs. training: the settings of the part."""
+    cost = results.findings.cost(results, unique(uses))
+    return Costs(
+        policy_parameters=loading.count_parameters(results.policies["base"]),
+        reward_parameters=reward_parameters(results, unique(uses)),
+        prompt_tokens=cost.prompt_tokens,
+        completion_tokens=cost.completion_tokens,
+        pool_size=cost.samples_per_prompt,
+        prompts=cost.prompts_sampled,
+        epochs=passes(cost, training),
+        selected=cost.completions_trained,
+        reward_training_flops=reward_training_flops(results, cost, unique(uses)),
+        other_generators_flops=cost.other_generators_flops,
+        prompt_reads=cost.prompt_reads,
+        compared=cost.completions_compared,
+    )
+
+
+def passes(cost: TrainingCost, training: Mapping[str, Any]) -> float:
+    """How often fine-tuning reads a completion, in the mean. training: the settings of the part."""
+    if cost.epochs is not None:
+        return cost.epochs
+    if training.get("updates") is None:
+        return training["epochs"]
+    examples = cost.trainings or (cost.completions_trained,)
+    return sum(examples_read(each, training) for each in examples) / sum(examples)
+
+
 def reward_parameters(results: Results, uses: Sequence[Use]) -> float:
     """The parameters of all models together that score each completion of a pool."""
     sizes: dict[str, float] = {}
@@ -106,6 +165,7 @@ def reward_training_flops(results: Results, cost: TrainingCost, uses: Sequence[U
     judged = [*results.outcomes.values(), *(outcomes for path in along for outcomes in path.values())]
     graded = [part for outcomes in judged for part in (outcomes.greedy, outcomes.sampled)]
     pools = [results.pool, results.best_of_n.completions, *(part.completions for part in graded), *cost.pools]
+    pools += [pool for outcomes in judged if outcomes.temperatures is not None for pool in outcomes.temperatures.pools]
     measured = frozenset().union(*(pool.stored_as for pool in pools))
     drawn = [use for use in uses if use.stage == "generate" and use.unit not in measured]
     scored = [use for use in _scorings(uses) if _scored_unit(use) not in measured]

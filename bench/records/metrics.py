@@ -10,7 +10,7 @@ from bench.config.arms import NUMBERED
 from bench.estimators.bootstrap import intervals_and_bands, ratio_of_means
 from bench.estimators.uncertainty import PairedContrast, holm, mcnemar, paired_contrasts
 from bench.evaluation.heldout import RAW_BASE, VALIDATION, Outcomes, raw
-from bench.evaluation.measures import KL_FROM, SHARES, Measure, with_ends
+from bench.evaluation.measures import AT, AT_BEST, AT_ON_VALIDATION, KL_FROM, SHARES, Measure, with_ends
 from bench.seeds import generator
 
 SIGNIFICANCE = 0.05
@@ -111,6 +111,10 @@ def compared(measures: Mapping[Measure, Any], arms: Sequence[str] = ()) -> dict[
         if Measure(ours, "pass", "accuracy", 1) in measures and Measure(theirs, "pass", "accuracy", 1) in measures
         for method, name in methods
     }
+    for ours, theirs in ARMS:
+        sides = tuple(Measure(arm, AT_BEST, "accuracy", 1) for arm in (ours, theirs))
+        if set(sides) <= measures.keys():
+            pairs[f"{ours}_vs_{theirs}/{AT_BEST}"] = sides[0], sides[1]
     for measure in measures:
         if measure[:3] == ("base", "best_of_n", "accuracy"):
             pairs[f"tuned_vs_best_of_{measure.n}/accuracy"] = (Measure("tuned", "pass", "accuracy", 1), measure)
@@ -169,6 +173,8 @@ def metric_name(measure: Measure) -> str:
         return f"{measure.policy}/{measure.metric}"
     if measure.method == VALIDATION:
         return f"{measure.policy}/{VALIDATION}@{measure.n}/{measure.metric}"
+    if measure.method.startswith((AT, AT_ON_VALIDATION)):
+        return f"{measure.policy}/{measure.method}/{'pass@1' if measure.metric == 'accuracy' else measure.metric}"
     method, _, setting = measure.method.partition("@")
     if method.endswith("_of_n"):
         owner = "" if measure.policy == "base" else f"{measure.policy}/"
@@ -182,6 +188,7 @@ def provenance(rows: Sequence[dict]) -> dict[str, str]:
     for row in rows:
         if row["estimator"]:
             owner = row["policy"] if row["method"] == "policy" else row["method"]
+            owner = f"{row['policy']}/{owner}" if owner.startswith(AT) else owner
             named[f"{owner}/{row['metric']}_estimator"] = row["estimator"]
             named[f"{owner}/{row['metric']}_reference"] = row["reference"]
             if row["metric"] == "kl" and row["method"] == "policy":
@@ -193,5 +200,6 @@ def provenance(rows: Sequence[dict]) -> dict[str, str]:
 def _provenance(measure: Measure) -> dict[str, str]:
     if measure.metric.startswith(KL_FROM):
         return {"estimator": "rao_blackwell", "reference": raw(measure.metric.removeprefix(KL_FROM))}
-    estimator = ESTIMATORS.get((measure.method.partition("@")[0], measure.metric), "")
+    method = "policy" if measure.method.startswith(AT) else measure.method.partition("@")[0]
+    estimator = ESTIMATORS.get((method, measure.metric), "")
     return {"estimator": estimator, "reference": RAW_BASE if estimator else ""}

@@ -147,7 +147,7 @@ class Run:
                 raise ValueError(f"{' '.join(map(str, curves[wrong[0]]))} has not one row for each of its prompts")
             numbers = rows.column("value").to_numpy()[order].astype(float).reshape(-1, prompts)
             values = dict(zip(curves, numbers, strict=True))
-            absent = [curve for curve in self.curves if curve not in values and curve[1] != VALIDATION]
+            absent = [curve for curve in self.curves if curve not in values and not curve[1].startswith(VALIDATION)]
             if absent:
                 raise ValueError(f"{' '.join(map(str, absent[0]))} of {CURVES} is not in it")
         return values

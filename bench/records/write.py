@@ -37,7 +37,7 @@ ROWS = 250_000  # of a long table that are in memory at once
 def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.Use]) -> dict[str, Any]:
     """Write every record and return the metrics. A folder with metrics.json is complete; checksums.json is last."""
     measures = per_prompt(results, num_completions=cfg.num_completions)
-    along = measured.of_training(results.along_training)
+    along = measured.of_training(results.along_training) | measured.of_validation(results.outcomes)
     rows = curves(measures, seed=cfg.seed) + (curves(along, seed=cfg.seed) if along else [])
     scorer_metrics, diagnostics = diagnose(results.best_of_n, seed=cfg.seed)
     task = instantiate(cfg.task, _convert_="all")
@@ -53,6 +53,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         **_counts(results),
         **{f"task/{name}": count for name, count in task.counts().items()},
         **measured.along_counts(results.along_training),
+        **measured.of_choice(results.outcomes),
         **results.findings.metrics(results, task, uses, seed=cfg.seed),
         **_below_k(cfg, results.selections["tuned"]),
         **scorer_metrics,
@@ -68,8 +69,9 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         read.COMPLETIONS: completions.table(results, scorer_is_gold=gold),
         **{name: dict(columns) for name, columns in results.findings.tables(results).items()},
     }
-    if results.along_training is not None:
-        tables["validation.parquet"] = long(along, results.along_training.prompts.id)
+    if along:
+        judged = (results.along_training, results.outcomes["base"].temperatures)
+        tables["validation.parquet"] = long(along, next(on.prompts.id for on in judged if on and on.prompts))
     graph = artifact_graph.Graph(folder, results.train.id, uses, store.current().root)
     results.findings.add_to(graph, results)
     for name, arm in results.elsewhere.items():
@@ -193,10 +195,12 @@ def _break_even(
     }
     tuned = measures[Measure("tuned", "pass", "accuracy", 1)]
     rng = generator(cfg.seed, "break even")
-    epochs = cfg.training.epochs
-    return costs.break_even_metrics(
-        results, uses, list(curve), np.stack(list(curve.values()), axis=1), tuned, rng, epochs=epochs
+    made = costs.break_even_metrics(
+        results, uses, list(curve), np.stack(list(curve.values()), axis=1), tuned, rng, training=cfg.training
     )
+    pool, best = results.best_of_n, generator(cfg.seed, "break even", "best")
+    oracle = np.array_equal(pool.proxy, pool.gold)
+    return made | costs.break_even_at_best(measures, costs.costs_of(results, uses, cfg.training), best, oracle=oracle)
 
 
 def long(measures: dict[Measure, np.ndarray], ids: np.ndarray) -> Iterator[Any]:

@@ -94,3 +94,16 @@ def _without_seed(part: Any, seed: int) -> Any:
     if not isinstance(part, Mapping):
         return part
     return {key: _without_seed(value, seed) for key, value in part.items() if not (key == "seed" and value == seed)}
+
+
+def but_temperature(group: Group, names: Sequence[str]) -> list[str]:
+    """Equal for samplers that differ in nothing else; every other sampler's own."""
+    rest = [group.settings[name] for name in names if name != "temperature"]
+    return rest if "temperature" in names else [*rest, group.label]
+
+
+def panel_setting(groups: Sequence[Group], names: Sequence[str]) -> list[str]:
+    """The setting of `names` with fewest values; none where there is only one setting."""
+    if len(names) < 2:
+        return []
+    return [min(reversed(names), key=lambda name: len({group.settings[name] for group in groups}))]

@@ -11,6 +11,7 @@ from bench.estimators.bootstrap import bootstrap_interval
 from bench.estimators.distributions import t_cdf, t_quantile
 from bench.estimators.training_seeds import seed_interval
 from bench.estimators.uncertainty import holm, paired_contrast, sign_flip_p_values
+from bench.evaluation.measures import AT_BEST
 from bench.records.read import Estimate, Run, short
 from bench.reporting.groups import Group, estimate, recorded
 from bench.reporting.words import ARMS
@@ -19,6 +20,7 @@ from bench.seeds import generator
 SIGNIFICANCE = 0.05
 IN_WORDS = {"better": "better than", "not resolved": "not shown to differ from", "worse": "worse than"}
 METRICS = {"pass@1": "sampled accuracy", "greedy_accuracy": "greedy accuracy", "accuracy": "sampled accuracy"}
+METRICS[AT_BEST] = "accuracy at its best temperature"
 PRIMARY = "tuned_vs_control/pass@1"
 SAMPLED = ("pass", "accuracy", 1)  # method, metric and n of sampled accuracy
 Key = TypeVar("Key", bound=Hashable)
@@ -185,7 +187,7 @@ def _points(group: Group) -> dict[str, tuple[Point, Point]]:
         if metric not in METRICS:  # those of other tasks' prompts are in bench.reporting.exhibits.harness
             continue
         ours, _, theirs = pair.partition("_vs_")
-        method = "greedy" if metric == "greedy_accuracy" else "pass"
+        method = {"greedy_accuracy": "greedy", AT_BEST: AT_BEST}.get(metric, "pass")
         n = theirs.removeprefix("best_of_")
         other: Point = ("base", "best_of_n", "accuracy", int(n)) if n.isdecimal() else (theirs, method, "accuracy", 1)
         sides[name] = (ours, method, "accuracy", 1), other

@@ -57,7 +57,13 @@ def methods(runs: Sequence[Run]) -> str:
     if not all(run.trained for run in runs):
         judges = _distinct(task_words(run.config["task"]) for run in runs if "task" in run.config)
         return _paragraphs(environment.get_template("imported.md").render(count=count, tasks=judges))
+    updates = [_at(config, "training.updates") for config in configs]
+    lengths = [
+        f"{_at(config, 'training.epochs'):g} epochs" if made is None else f"{made} updates"
+        for config, made in zip(configs, updates, strict=True)
+    ]
     text = environment.get_template("methods.md").render(
+        length=listed(_distinct(lengths)) if any(updates) else f"{setting('training.epochs')} epochs",
         setting=setting,
         count=count,
         split=split(groups),

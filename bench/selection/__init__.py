@@ -6,7 +6,7 @@ Ties are broken uniformly by `rng`. Selections are in row-major order, so that e
 """
 
 from bench.artifacts import Selection
-from bench.selection.cells import decidable_only, every_prompt
+from bench.selection.cells import decidable_only, every_prompt, solved
 from bench.selection.correctness import all_correct, balanced, distinct_correct, shortest_correct
 from bench.selection.pairs import best_worst, random_pairs, right_wrong, rso_pairs
 from bench.selection.ranking import (
@@ -28,6 +28,6 @@ from bench.selection.similarity import mbr, self_consistency
 
 __all__ = ["Selection", "all_correct", "balanced", "decidable_only", "distinct_correct", "every_prompt"]
 __all__ += ["kl_regularised", "matched_random", "mbr", "pessimism", "quantile", "random_k_overall"]
-__all__ += ["random_per_prompt", "rso", "self_consistency", "shortest_correct", "softmax", "threshold"]
+__all__ += ["random_per_prompt", "rso", "self_consistency", "shortest_correct", "softmax", "solved", "threshold"]
 __all__ += ["best_worst", "random_pairs", "right_wrong", "rso_pairs"]
 __all__ += ["top_k_overall", "top_k_per_prompt", "top_per_prompt", "worst_per_prompt"]

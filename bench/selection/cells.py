@@ -4,10 +4,12 @@ Prompt filters come before the selection: they set the rows of prompts that are 
 """
 
 from dataclasses import replace
+from typing import Annotated
 
 import numpy as np
 
 from bench.artifacts import Selection
+from bench.config.rules import number
 from bench.errors import BenchError
 
 CORRECT = 0.5  # a verifier says 1 for correct and 0 for wrong
@@ -91,6 +93,15 @@ def best_k(rewards: np.ndarray, k: int, rng: np.random.Generator) -> Selection:
 def every_prompt(rewards: np.ndarray) -> np.ndarray:
     """[M, N]: the rewards unchanged."""
     return np.asarray(rewards, float)
+
+
+def solved(rewards: np.ndarray, *, accept_above: Annotated[float, number()] = CORRECT) -> np.ndarray:
+    """The rewards [M, N] with NaN for every prompt without a reward above `accept_above`: none of its samples is right.
+
+    Without it, top_per_prompt trains on the best of wrong completions.
+    """
+    rewards = np.asarray(rewards, float)
+    return np.where((rewards > accept_above).any(axis=1, keepdims=True), rewards, np.nan)  # NaN compares false
 
 
 def decidable_only(rewards: np.ndarray) -> np.ndarray:

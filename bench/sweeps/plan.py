@@ -18,7 +18,8 @@ from bench.progress import duration
 from bench.records.read import read_run, seconds
 from bench.store import SHIPPED, DamagedArtifactError, check, walk
 from bench.sweeps.cells import Cell, State, state
-from bench.sweeps.rehearsal import Record, rehearse
+from bench.sweeps.rehearsal import rehearse
+from bench.sweeps.work import Record
 
 STAGES = {  # of the store
     "trainings": ("sft", "dpo"),
@@ -175,7 +176,7 @@ def rates(cfg: Any) -> dict[str, float]:
     history = _history(Path(cfg.store))
     engine = str(drawing(cfg.generation).get("_target_", "")).split(".")[-2].removesuffix("_engine")
     drawn = [artifact for artifact in history.get("generate", []) if artifact["settings"].get("engine") == engine]
-    trained = [artifact for stage in TRAININGS for artifact in history.get(stage, [])]
+    trained = [artifact for stage in STAGES["trainings"] for artifact in history.get(stage, [])]
     per: dict[str, float] = {"artifacts": len(drawn) + len(trained)}
     if completions := sum(artifact["counts"].get("completions", 0) for artifact in drawn):
         per["completions"] = sum(artifact["seconds"] for artifact in drawn) / completions
@@ -232,7 +233,7 @@ def savings(cells: Sequence[Cell]) -> list[str]:
 
 def _given(lineage: list[dict[str, Any]]) -> set[str]:
     """The keys of the policies that drew before the first fine-tuning: the base and other generators."""
-    before = itertools.takewhile(lambda entry: entry["stage"] not in TRAININGS, lineage)
+    before = itertools.takewhile(lambda entry: entry["stage"] not in STAGES["trainings"], lineage)
     return {entry["parents"]["policy"] for entry in before if entry["stage"] == "generate"}
 
 

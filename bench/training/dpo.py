@@ -24,9 +24,9 @@ from bench import progress
 from bench.artifacts import Completions, Policy, Prompts, Selection, content_hash
 from bench.config.rules import (
     ABOVE_ZERO,
+    EPOCHS,
     TRUE_OR_FALSE,
     Count,
-    Epochs,
     LearningRate,
     WeightDecay,
     checked,
@@ -88,7 +88,8 @@ def preference_tune(
     selection: Selection,
     *,
     beta: Annotated[float, ABOVE_ZERO] = 0.1,
-    epochs: Epochs = 3,
+    epochs: Annotated[float | None, or_null(EPOCHS)] = 3,
+    updates: Annotated[int | None, or_null(whole(1))] = None,
     learning_rate: LearningRate = 1e-4,
     batch_size: Count = 32,
     micro_batch_size: Annotated[int | None, or_null(whole(1))] = None,
@@ -109,6 +110,7 @@ def preference_tune(
     """
     recipe = Recipe(
         epochs=epochs,
+        updates=updates,
         learning_rate=learning_rate,
         batch_size=batch_size,
         micro_batch_size=micro_batch_size,
@@ -174,7 +176,7 @@ def _train(policy: Policy, pairs: PairSet, recipe: Recipe, beta: float, out: Pat
             remove_unused_columns=False,
             router_aux_loss_coef=0.0,
         )
-        with progress.bar("fine-tuning", recipe.updates(len(pairs)), "steps") as bar:
+        with progress.bar("fine-tuning", recipe.num_updates(len(pairs)), "steps") as bar:
             keep = ("loss", *IMPLICIT, *MEASURES[1:])
             watch = watcher(log, bar, setting="training.learning_rate", name="the training", keep=keep)
             trainer = _trainer(model, tokenizer, columns, arguments, watch)

@@ -61,7 +61,7 @@ class OnlineRecipe(Optimisation):
                 "procedure.prompts_per_update to a divisor of the number of prompts."
             )
 
-    def updates(self, examples: int) -> int:
+    def num_updates(self, examples: int) -> int:
         """The number of updates. examples: training prompts."""
         return -(-examples // self.prompts_per_update) * self.visits * self.num_iterations
 

@@ -37,7 +37,7 @@ def train(
 
     tokenizer = loading.load_tokenizer(policy)
     batches = recipe.batches(len(rollouts.prompts))
-    updates = recipe.updates(len(rollouts.prompts))
+    updates = recipe.num_updates(len(rollouts.prompts))
     configs = copy.deepcopy((model.config, model.generation_config))
     log: list[dict[str, float]] = []
 

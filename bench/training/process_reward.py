@@ -123,7 +123,7 @@ def train_process_reward_model(
             policy,
             partial(_trainer, model, rows, how, small_seed(seed, "process reward model", "order"), out),
             name="process reward model",
-            updates=how.updates(len(rows)),
+            updates=how.num_updates(len(rows)),
             out=out,
         )
     tokens = round(epochs * sum(len(row["input_ids"]) for row in rows))

@@ -1,7 +1,8 @@
 """Training settings: those of every optimiser in one frozen value, and those of fine-tuning in another."""
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,29 @@ SCHEDULERS = ("constant", "linear", "cosine")
 PRECISIONS = ("auto", "float32", "bfloat16")
 SPEED_ONLY = ("micro_batch_size", "gradient_checkpointing", "packing", "checkpoint_every", "processes", "fsdp")
 # settings that are younger than keys in users' stores: with these values they are left out of the key
-SINCE = {"lora": None, "precision": "auto", "keep_every": None}
+SINCE = {"lora": None, "precision": "auto", "keep_every": None, "updates": None}
+
+
+def num_updates(examples: float, settings: Mapping[str, Any]) -> int:
+    """The updates of a training on so many examples, by its settings epochs, updates and batch_size."""
+    if (updates := settings.get("updates")) is not None:
+        return int(updates)
+    return math.ceil(math.ceil(examples / settings["batch_size"]) * settings["epochs"])
+
+
+def examples_read(examples: float, settings: Mapping[str, Any]) -> float:
+    """The examples that such a training reads, each counted once per pass."""
+    if (updates := settings.get("updates")) is None:
+        return examples * settings.get("epochs", 1)
+    passes, rest = divmod(updates, math.ceil(examples / settings["batch_size"]))
+    return passes * examples + min(rest * settings["batch_size"], examples)
 
 
 @dataclass(frozen=True)
 class Optimisation:
     """AdamW on float32 weights, with a learning rate that rises from 0 during the warm-up."""
 
-    epochs: float
+    epochs: float | None  # None: `updates` say how long the training is
     learning_rate: float
     batch_size: int  # examples per update
     micro_batch_size: int | None  # examples in memory at a time, a divisor of batch_size; None: all
@@ -29,6 +45,20 @@ class Optimisation:
     weight_decay: float
     max_grad_norm: float  # 0: no clipping
     gradient_checkpointing: bool
+    updates: int | None = field(default=None, kw_only=True)  # made exactly; None: as many as the epochs take
+
+    def check_length(self) -> None:
+        """Raise BenchError unless one of epochs and updates is given."""
+        if self.epochs is None and self.updates is None:
+            raise BenchError(
+                "training.epochs=null is not allowed with training.updates=null: set one of them, the length of the "
+                "training."
+            )
+        if self.epochs is not None and self.updates is not None:
+            raise BenchError(
+                f"training.updates={self.updates} is not allowed with training.epochs={self.epochs}: for a training of "
+                f"{self.updates} updates, set training.epochs=null too."
+            )
 
     @property
     def at_once(self) -> int:
@@ -45,15 +75,17 @@ class Optimisation:
         """Whether the model computes in bfloat16."""
         return resolve_dtype() == "bfloat16"
 
-    def updates(self, examples: int) -> int:
-        return math.ceil(math.ceil(examples / self.batch_size) * self.epochs)
+    def num_updates(self, examples: int) -> int:
+        """The updates of a training on so many examples; the last one of an epoch may have fewer than a batch."""
+        return num_updates(examples, asdict(self))
 
     def arguments(self, config: Any, examples: int, *, folder: Path, seed: int, **settings: Any) -> Any:
         """The `config` (TrainingArguments or a subclass of it) of a quiet training; settings: what else it is given."""
-        on_gpu, updates = device() == "cuda", self.updates(examples)
+        on_gpu, updates = device() == "cuda", self.num_updates(examples)
+        length = {"num_train_epochs": self.epochs} if self.updates is None else {"max_steps": self.updates}
         arguments = config(
             output_dir=str(folder),
-            num_train_epochs=self.epochs,
+            **length,
             learning_rate=self.learning_rate,
             per_device_train_batch_size=self.at_once,
             gradient_accumulation_steps=self.accumulation,
@@ -94,6 +126,7 @@ class Recipe(Optimisation):
         """Raise BenchError where the settings don't go together."""
         if self.scheduler not in SCHEDULERS:
             raise BenchError(f"training.scheduler={self.scheduler} is not known; it is one of {', '.join(SCHEDULERS)}.")
+        self.check_length()
         if not 0 <= self.warmup < 1:
             raise BenchError(
                 f"training.warmup={self.warmup} is not allowed: it must be a share of the updates, 0 to below 1."

@@ -86,7 +86,7 @@ def train_reward_model(
             policy,
             partial(_trainer, model, tokenizer, sides, how, order, out),
             name="reward model",
-            updates=how.updates(len(pairs)),
+            updates=how.num_updates(len(pairs)),
             measures=("loss", "accuracy", "learning_rate", "grad_norm"),
             out=out,
         )

@@ -22,9 +22,9 @@ import numpy as np
 from bench import progress
 from bench.artifacts import Completions, Message, Policy, Prompts, Selection, content_hash
 from bench.config.rules import (
+    EPOCHS,
     TRUE_OR_FALSE,
     Count,
-    Epochs,
     LearningRate,
     WeightDecay,
     Workers,
@@ -89,7 +89,8 @@ def fine_tune(
     completions: Completions,
     selection: Selection,
     *,
-    epochs: Epochs = 3,
+    epochs: Annotated[float | None, or_null(EPOCHS)] = 3,
+    updates: Annotated[int | None, or_null(whole(1))] = None,
     learning_rate: LearningRate = 1e-3,
     batch_size: Count = 32,
     micro_batch_size: Annotated[int | None, or_null(whole(1))] = None,
@@ -109,6 +110,7 @@ def fine_tune(
 ) -> Policy:
     """The policy after AdamW on the selected completions, starting from `policy`; equal training sets are trained once.
 
+    updates: the number to make, with epochs=None; the data is passed over as often as that takes, shuffled each time.
     batch_size: examples per update; micro_batch_size: examples in memory at a time (None: all), a divisor of it.
     scheduler: "constant", "linear" or "cosine"; warmup: share of the updates in which the learning rate rises from 0.
     max_grad_norm: the gradient is scaled down to this Euclidean norm; 0 leaves it as it is.
@@ -124,6 +126,7 @@ def fine_tune(
     """
     recipe = Recipe(
         epochs=epochs,
+        updates=updates,
         learning_rate=learning_rate,
         batch_size=batch_size,
         micro_batch_size=micro_batch_size,

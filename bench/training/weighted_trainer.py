@@ -47,7 +47,7 @@ def train(
     """
     from trl.trainer.sft_config import SFTConfig
 
-    steps = recipe.updates(len(rows["weight"]))
+    steps = recipe.num_updates(len(rows["weight"]))
     every, saved = recipe.checkpoint_every, checkpoints.folder(scratch, sharded=recipe.fsdp)
     arguments = recipe.arguments(
         SFTConfig,

@@ -10,13 +10,15 @@ from bench.reporting import arrange, plots, style, tables
 from bench.reporting.axes import costs, fine_tuning_flops, query_flops
 from bench.reporting.contrasts import Contrast, of_group
 from bench.reporting.exhibit import Figure, Table, shows
+from bench.reporting.exhibits.coverage import METHODS
 from bench.reporting.finish import wrapped
-from bench.reporting.groups import Group
+from bench.reporting.groups import Group, is_learned
 from bench.reporting.labels import Label
 from bench.reporting.words import counted
 
 Entry = dict[str, Any]  # an artifact of a lineage
 
+VOTES = ("weighted_majority", "majority")
 MOST_GROUPS = 3  # configurations with a panel of their own
 NONE = "no break-even"
 
@@ -27,18 +29,20 @@ def break_even(groups: Sequence[Group]) -> Figure | None:
     if len(groups) > MOST_GROUPS or not costs(groups):
         return None
     looks = style.elsewhere(list(dict.fromkeys(name for group in groups for name in group.runs[0].elsewhere)))
+    best = "Best-of-n" if any(map(is_learned, tables.all_runs(groups))) else "Best-of-n (oracle)"
     return plots.figure(
         "break_even",
         "Left: accuracy on held-out prompts against the FLOPs of a query, for Best-of-n and for one sample of the "
         "fine-tuned policy. Right: FLOPs spent after so many queries, on Best-of-n at the n that matches the "
         "fine-tuned policy, and on that policy with everything that its training took; a diamond marks where a seed's "
         "lines cross, its bar the 95 % interval over prompts. Scoring by a verifier counts nothing, and decoding is "
-        "bound by memory, so that FLOPs flatter the fine-tuned policy."
+        "bound by memory, so that FLOPs flatter the fine-tuned policy. Oracle: the verifier that judges also chooses. "
+        "Votes: of the base's samples."
         + " What the training of policies from elsewhere took is unknown, so that they have no break-even."
         * bool(looks),
         [row for group in groups for row in (*_per_query(group), *_in_total(group))],
         groups,
-        lambda canvas, rows: _break_even(canvas, rows, looks),
+        lambda canvas, rows: _break_even(canvas, rows, best, looks),
         (style.FULL_WIDTH, 2.5 * len(groups)),
     )
 
@@ -56,7 +60,12 @@ def _per_query(group: Group) -> plots.Rows:
         own = tables.spread("accuracy", group.mean(name, "pass", "accuracy", 1))
         rows.append(_row(group, name, flops=query_flops(group, 1, name), **own))
     for n, accuracy in group.series("base", "best_of_n", "accuracy").items():
-        rows.append(_row(group, "best_of_n", n=n, flops=query_flops(group, n), **tables.spread("accuracy", accuracy)))
+        flops = query_flops(group, n)
+        rows.append(_row(group, "best_of_n", n=n, flops=flops, **tables.spread("accuracy", accuracy)))
+        scoring = n * (query_flops(group, 1) - query_flops(group, 1, "tuned"))
+        for vote, cost in (("majority", flops - scoring), ("weighted_majority", flops)):
+            if found := group.series("sampler", vote, "accuracy").get(n):
+                rows.append(_row(group, vote, n=n, flops=cost, **tables.spread("accuracy", found)))
     return rows
 
 
@@ -79,14 +88,18 @@ def _in_total(group: Group) -> plots.Rows:
     return rows
 
 
-def _break_even(canvas: Any, rows: plots.Rows, looks: dict[str, style.Look]) -> plots.Labels:
+def _break_even(canvas: Any, rows: plots.Rows, best: str, looks: dict[str, style.Look]) -> plots.Labels:
     names, labels = plots.values_of(rows, "name"), []
     panels = canvas.subplots(len(names), 2, squeeze=False)
     for (left, right), name in zip(panels, names, strict=True):
         here = plots.where(rows, name=name)
         keys = ("flops", "n", "accuracy", "accuracy_low", "accuracy_high")
         curve, tuned = (plots.bare(plots.where(here, what=what), *keys) for what in ("best_of_n", "tuned"))
-        plots.line(left, curve, "flops", "accuracy", style.LOOKS["best_of_n"], label="Best-of-n")
+        plots.line(left, curve, "flops", "accuracy", style.LOOKS["best_of_n"], label=best)
+        for vote in VOTES:
+            if points := plots.bare(plots.where(here, what=vote), *keys):
+                title, look = METHODS[vote]
+                plots.line(left, points, "flops", "accuracy", look, label=title, markersize=2.5, linewidth=0.8)
         diamond = {"label": "fine-tuned", "linestyle": "none", "markersize": 4.5}
         plots.line(left, tuned, "flops", "accuracy", style.LOOKS["tuned"], **diamond)
         for what, look in looks.items():

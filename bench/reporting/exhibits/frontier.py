@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from bench.evaluation.measures import AT
 from bench.records.read import Estimate
 from bench.reporting import arrange, plots, style, tables
 from bench.reporting.axes import NONE, Wanted, choice, costs, over, query_flops
 from bench.reporting.exhibit import Figure, shows
+from bench.reporting.exhibits.temperatures import temperatures_of
 from bench.reporting.finish import key_height
 from bench.reporting.groups import Group, is_learned
 from bench.reporting.labels import Label
@@ -49,6 +51,9 @@ def _frontier(groups: Sequence[Group], metric: str, name: str, x: str) -> Figure
     )
     thin = ", each with Best-of-n drawn from it" * any(f"{arm}_best_of_n" in methods for arm in looks)
     parts.append(f"; trained elsewhere: {', '.join(looks)}{thin}" * bool(methods & looks.keys()))
+    parts.append("; thin line: one sample of the fine-tuned policy over its own" * ("tuned_temperature" in methods))
+    best = "Best-of-n" if any(map(is_learned, tables.all_runs(groups))) else "Best-of-n (oracle)"
+    parts.append("; oracle: the verifier that judges also chooses" * best.endswith("(oracle)"))
     panels, wide = len(plots.values_of(rows, "panel")), len(groups) > FEW
     tall = 0.3 + 0.75 * plots.rows_of(panels) if panels > 1 else 1.1
     if panels == 1 and len(plots.values_of(plots.where(rows, method="best_of_n"), "series")) > CROWD:
@@ -59,7 +64,7 @@ def _frontier(groups: Sequence[Group], metric: str, name: str, x: str) -> Figure
         f"{''.join(parts)}.",
         rows,
         groups,
-        lambda canvas, rows: _draw(canvas, rows, metric, x, looks),
+        lambda canvas, rows: _draw(canvas, rows, metric, x, best, looks),
         (style.FULL_WIDTH if wide else style.COLUMN_WIDTH, style.COLUMN_WIDTH * (tall if wide else 0.95) + key),
         series="series",
         room=CROWD,
@@ -76,18 +81,29 @@ def _over(x: str, rows: plots.Rows) -> plots.Rows:
     return shown
 
 
+def _over_temperatures(group: Group, arm: str, metric: str, place: dict[str, Any], label: str) -> plots.Rows:
+    """One sample of a policy over evaluation.temperatures, in rising order."""
+    rows: plots.Rows = []
+    for temperature in temperatures_of(group, arm):
+        values, kl = (group.series(arm, f"{AT}{temperature}", name) for name in (metric, "kl"))
+        at = _curve(place, f"{arm}_temperature", values, kl, label=label)
+        rows += [row | {"temperature": float(temperature)} for row in at]
+    return rows
+
+
 def _rows(groups: Sequence[Group], metric: str) -> tuple[plots.Rows, plots.Rows]:
     """The rows, and spare ones: `series` is the sampler within its panel; `label` sets a fine-tuned policy apart.
 
     Each has its `group`, the sampler's or the policy's, and the point of a policy its `policy`.
     """
     few, drawn_from, apart = len(groups) <= FEW, arrange.samplers(groups), arrange.sampler_settings(groups)
-    paneled = _panel_setting([group for _, group in drawn_from], apart) if len(drawn_from) > CROWD else []
+    paneled = arrange.panel_setting([group for _, group in drawn_from], apart) if len(drawn_from) > CROWD else []
 
     def place(group: Group) -> dict[str, Any]:
         rest = [name for name in apart if name not in paneled]
         return {"group": group, "panel": arrange.named(group, paneled), "series": arrange.named(group, rest)}
 
+    judged = [group for _, group in drawn_from if temperatures_of(group, "base")]
     rows: plots.Rows = []
     for _, group in drawn_from:
         values, kl, bound = (group.series("base", "best_of_n", name) for name in (metric, "kl", "kl_bound"))
@@ -95,13 +111,17 @@ def _rows(groups: Sequence[Group], metric: str) -> tuple[plots.Rows, plots.Rows]
         if len(drawn_from) == 1:
             rows += _curve(place(group), "bound", values, bound, group.pool_size)
             rows += _soft(place(group), group, metric) if few else []
-    for same in arrange.alike((group for _, group in drawn_from), lambda group: str(_but_temperature(group, apart))):
-        for group in same if len(same) > 1 and "temperature" not in paneled else ():
+    for same in arrange.alike(
+        (group for _, group in drawn_from), lambda group: str(arrange.but_temperature(group, apart))
+    ):
+        for group in same if len(same) > 1 and "temperature" not in paneled and not judged else ():
             first = {1: group.series("base", "best_of_n", metric)[1]}
             name = arrange.named(group, [name for name in apart if name not in (*paneled, "temperature")])
             at = place(group) | {"series": ""}
             (row,) = _curve(at, "base_temperature", first, group.series("base", "best_of_n", "kl"), label=name)
             rows.append(row | {"temperature": float(group.settings["temperature"])})
+    for group, *_ in arrange.alike(judged, lambda group: (place(group)["panel"], _of_base(group))):
+        rows += _over_temperatures(group, "base", metric, place(group) | {"series": ""}, "")
     elsewhere: set[object] = set()
     for group in arrange.in_order(groups):
         at = place(group)
@@ -116,6 +136,7 @@ def _rows(groups: Sequence[Group], metric: str) -> tuple[plots.Rows, plots.Rows]
             rows += _point(at, group, name, arm, checkpoint_words(group.runs[0].elsewhere, name), metric)
             if few and updates is None:
                 rows += _on_top(at, group, arm, metric)
+        rows += _over_temperatures(group, "tuned", metric, at, label)
         if few:
             rows += _on_top(at, group, "tuned", metric, label)
     spare: plots.Rows = []
@@ -139,17 +160,9 @@ def _point(place: dict[str, Any], group: Group, policy: str, method: str, label:
     return _curve(place | {"policy": policy}, method, first, group.series(policy, "policy", "kl"), label=label)
 
 
-def _but_temperature(group: Group, names: Sequence[str]) -> list[str]:
-    """Equal for samplers that differ in nothing else; every other sampler's own."""
-    rest = [group.settings[name] for name in names if name != "temperature"]
-    return rest if "temperature" in names else [*rest, group.label]
-
-
-def _panel_setting(groups: Sequence[Group], names: Sequence[str]) -> list[str]:
-    """The setting of `names` with fewest values; none where there is only one setting."""
-    if len(names) < 2:
-        return []
-    return [min(reversed(names), key=lambda name: len({group.settings[name] for group in groups}))]
+def _of_base(group: Group) -> tuple[object, ...]:
+    """Equal for groups whose base was judged on the same samples at the same temperatures."""
+    return group.key_of(("base", f"{AT}{temperature}", "accuracy", 1) for temperature in temperatures_of(group, "base"))
 
 
 def _curve(
@@ -181,15 +194,16 @@ def _soft(place: dict[str, Any], group: Group, metric: str) -> plots.Rows:
     return rows
 
 
-def _draw(canvas: Any, rows: plots.Rows, metric: str, x: str, looks: dict[str, style.Look]) -> plots.Labels:
+def _draw(canvas: Any, rows: plots.Rows, metric: str, x: str, best: str, looks: dict[str, style.Look]) -> plots.Labels:
     if x != "kl":  # `kl` is what stands on the x axis
         rows = [{key: row[key] for key in row if not key.startswith("kl")} | {"kl": row[x]} for row in rows]
     names, series = plots.values_of(rows, "panel"), plots.values_of(plots.where(rows, method="best_of_n"), "series")
     several = style.sequence(series) if len(series) > 1 else {}
     panels = plots.grid_of(canvas, len(names), sharex=True, sharey=True)
     labels = [
-        _panel(axes, plots.where(rows, panel=name), several) + _elsewhere(axes, plots.where(rows, panel=name), looks)
+        [*_panel(axes, here, several, best), *_elsewhere(axes, here, looks)]
         for axes, name in zip(panels, names, strict=True)
+        for here in [plots.where(rows, panel=name)]
     ]
     for axes, name in zip(panels, names, strict=True):
         axes.set_title(name)
@@ -203,9 +217,9 @@ def _draw(canvas: Any, rows: plots.Rows, metric: str, x: str, looks: dict[str, s
     return list(zip(panels, labels, strict=True))
 
 
-def _panel(axes: Any, rows: plots.Rows, several: dict[str, style.Look]) -> list[Label]:
+def _panel(axes: Any, rows: plots.Rows, several: dict[str, style.Look], best: str) -> list[Label]:
     """Draw one panel and return the labels of its points. several: the looks of samplers, where there are several."""
-    labels = _best_of_n(axes, plots.where(rows, method="best_of_n"), several)
+    labels = _best_of_n(axes, plots.where(rows, method="best_of_n"), several, best)
     for method, title in (("bound", "log n bound"), ("soft_best_of_n", "soft Best-of-n")):
         if points := plots.where(rows, method=method):
             shown = plots.bare(points, "kl", "value") if method == "bound" else points
@@ -225,6 +239,13 @@ def _panel(axes: Any, rows: plots.Rows, several: dict[str, style.Look]) -> list[
         plots.line(axes, shown, "kl", "value", style.LOOKS["base"], **named, markersize=2, linewidth=0.8, zorder=3)
         if not has_room:
             labels.append(Label(shown[-1]["kl"], shown[-1]["value"], "one sample", style.LOOKS["base"].colour))
+    for label in plots.values_of(moved := plots.where(rows, method="tuned_temperature"), "label"):
+        shown = plots.bare(plots.where(moved, label=label), "kl", "value")
+        plots.line(axes, shown, "kl", "value", style.LOOKS["tuned"], markersize=2, linewidth=0.8, alpha=0.75)
+    for points in (base, moved) if len({row["series"] for row in moved}) <= 1 else ():
+        coldest = [row for row in points if row["temperature"] == min(row["temperature"] for row in points)]
+        colour = style.LOOKS["base" if points is base else "tuned"].colour
+        labels += [Label(row["kl"], row["value"], f"T={row['temperature']:g}", colour) for row in coldest[:1]]
     for arm, title in POINTS.items():
         labels += _points(axes, plots.where(rows, method=arm), style.LOOKS[arm], title, several)
     return labels
@@ -260,13 +281,13 @@ def _points(axes: Any, rows: plots.Rows, look: style.Look, title: str, several: 
     return labels
 
 
-def _best_of_n(axes: Any, rows: plots.Rows, several: dict[str, style.Look]) -> list[Label]:
+def _best_of_n(axes: Any, rows: plots.Rows, several: dict[str, style.Look], best: str) -> list[Label]:
     """Draw each curve, dashed beyond a quarter of its pool, and return the labels of its points."""
     labels = []
     for name in plots.values_of(rows, "series"):
         points, look = plots.where(rows, series=name), several.get(name, style.LOOKS["best_of_n"])
         trusted = plots.where(points, extrapolates=False)
-        title = f"Best-of-n, {name}" if name else "Best-of-n"
+        title = f"{best}, {name}" if name else best
         plots.line(axes, trusted, "kl", "value", look, label=title, linestyle="-")
         beyond = points[max(len(trusted) - 1, 0) :]
         if len(beyond) > 1:

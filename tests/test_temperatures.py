@@ -1,0 +1,135 @@
+"""Policies over sampling temperatures: the choice on validation prompts, and what a run records of them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from sharing import composed
+
+from bench.artifacts import Policy
+from bench.config.keys import id_of_settings
+from bench.errors import BenchError
+from bench.estimators.compute import Costs, break_even_queries
+from bench.evaluation.heldout import AtTemperature, OverTemperatures
+from bench.evaluation.measures import Measure
+from bench.launching import runner
+from bench.records.costs import break_even_at_best
+from bench.records.read import read_run
+from bench.reporting.exhibits import of_one_run, sentences, tables
+
+TEMPERATURES = (0, 0.5, 1)
+
+
+def over(golds: dict[float, list[float]]) -> OverTemperatures:
+    """Without any test sample: reading one would be an error."""
+    unread: Any = None
+    at = {T: AtTemperature(unread, unread, None, np.array([gold])) for T, gold in golds.items()}
+    return OverTemperatures(at, None)
+
+
+def test_the_best_temperature_is_chosen_on_validation_prompts_alone():
+    assert over({0.0: [0, 1, 0], 0.5: [1, 1, 0], 1.0: [0, 0, 0]}).best == 0.5
+    assert over({0.0: [0, 1], 0.5: [1, 0], 1.0: [0, 0]}).best == 0.0  # the lowest of equals
+    (only,) = over({1.0: [1.0]}).at.values()
+    assert OverTemperatures({1.0: replace(only, validation_gold=None)}, None).best is None
+
+
+def test_a_run_without_temperatures_and_updates_keeps_its_id():
+    import omegaconf
+
+    settings: Any = omegaconf.OmegaConf.to_container(composed(), resolve=True)
+    before = json.loads(json.dumps(settings))
+    del before["evaluation"]["temperatures"], before["training"]["updates"]
+    assert id_of_settings(before) == id_of_settings(settings)
+    settings["evaluation"]["temperatures"] = [0]
+    assert id_of_settings(before) != id_of_settings(settings)
+
+
+@pytest.mark.parametrize("value", ["[]", "[0.5,0.5]", "[-1]", "0.5", "[hot]"])
+def test_lists_that_are_no_temperatures_are_refused(value):
+    from bench.config import checks
+
+    with pytest.raises(BenchError, match=r"evaluation\.temperatures=.*a list of one or more temperatures, each once"):
+        checks.check(composed(f"evaluation.temperatures={value}"))
+
+
+@pytest.fixture(scope="module")
+def folder(random_policy: Policy, tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("run")
+    return runner.run_experiment(
+        composed(
+            *("task.train_prompts=7", "task.validation_prompts=6", "task.test_prompts=4", "task.max_new_tokens=6"),
+            *("policy=folder", f"policy.path={random_policy.path}", "control=none", "tracking=none", "threads=1"),
+            *("num_completions=2", "baseline_completions=4", "evaluation.lm_eval=false", "training.epochs=1"),
+            *("evaluation.num_completions=4", f"evaluation.temperatures={list(TEMPERATURES)}"),
+            *(f"store={place}/store", f"outputs={place}/outputs"),
+        ),
+        quiet=True,
+    )
+
+
+def test_a_run_records_each_temperature_under_its_name(folder):
+    found = json.loads((folder / "metrics.json").read_text())
+    for arm in ("base", "tuned"):
+        assert found[f"{arm}/at_1/kl"] == found[f"{arm}/kl"]  # the same samples at evaluation.temperature
+        assert found[f"{arm}/at_1/kl_k1"] == found[f"{arm}/kl_k1"]
+        assert found[f"{arm}/at_1/pass@1"] == found[f"{arm}/pass@1"]
+        assert found[f"{arm}/at_0/pass@1"] == found[f"{arm}/greedy_accuracy"]
+        assert found[f"{arm}/at_0/kl"] == found[f"{arm}/at_0/kl_k1"] > found[f"{arm}/at_0.5/kl"] > 0
+        assert found[f"{arm}/at_0.5/kl_estimator"] == "rao_blackwell"
+        best = found[f"{arm}/best_temperature"]
+        on_validation = {T: found[f"{arm}/validation_at_{T:g}/pass@1"] for T in TEMPERATURES}
+        assert on_validation[best] == max(on_validation.values())
+        assert found[f"{arm}/at_best/pass@1"] == found[f"{arm}/at_{best:g}/pass@1"]
+        gap = on_validation[best] - found[f"{arm}/at_best/pass@1"]
+        assert found[f"{arm}/at_best/winners_curse"] == pytest.approx(gap)
+    assert found["base/at_1/kl"] == 0
+    assert "tuned_vs_base/at_best/verdict" in found
+    assert found["break_even/reward_training_flops"] == 0  # samples that judge are no part of what tuning costs
+    rows = pq.read_table(folder / "validation.parquet").to_pylist()
+    assert len({row["prompt_id"] for row in rows}) == 6
+    assert len(rows) == 6 * 2 * len(TEMPERATURES)
+
+
+def test_its_report_draws_and_lists_them(folder):
+    run = read_run(folder)
+    run.verify()
+    frontier = of_one_run(run)[0]
+    for method in ("base_temperature", "tuned_temperature"):
+        assert [row["temperature"] for row in frontier.rows if row["method"] == method] == list(TEMPERATURES)
+    (table,) = [table for table in tables([run]) if table.name == "temperatures"]
+    assert [(row["arm"], row["temperature"]) for row in table.rows] == [
+        (arm, f"{T:g}") for arm in ("base", "tuned") for T in TEMPERATURES
+    ]
+    assert [row["chosen"] for row in table.rows].count("yes") == 2
+    assert any("temperature that validation prompts chose" in sentence for sentence in sentences([run]))
+
+
+def test_break_even_is_against_every_way_to_answer_with_the_base():
+    """The vote reaches .5 halfway in log n between 2 and 4, Best-of-n at 2; one sample of the base never does."""
+    costs = Costs(1e6, 5e5, prompt_tokens=10, completion_tokens=20, pool_size=4, prompts=7, epochs=1, selected=7)
+    curves = {
+        ("sampler", "majority"): {1: 0.2, 2: 0.4, 4: 0.6},
+        ("base", "best_of_n"): {1: 0.2, 2: 0.5, 4: 0.9},
+        ("base", "at_best"): {1: 0.3},
+        ("tuned", "at_best"): {1: 0.5},
+    }
+    measures = {
+        Measure(*of, "accuracy", n): np.full(6, value) for of, curve in curves.items() for n, value in curve.items()
+    }
+    found = break_even_at_best(measures, costs, np.random.default_rng(0), oracle=True)
+    assert found["break_even/at_best/majority/n"] == pytest.approx(2 * 2**0.5)
+    assert found["break_even/at_best/best_of_n/n"] == pytest.approx(2)
+    assert found["break_even/at_best/one_sample/n"] == np.inf
+    assert "break_even/at_best/weighted_majority/n" not in found
+    for way, reward in (("majority", 0.0), ("best_of_n", 5e5)):  # a vote is not scored
+        n = found[f"break_even/at_best/{way}/n"]
+        expected = break_even_queries(1e6, reward, 10, 20, n, 4, 7, 1, 7)
+        assert found[f"break_even/at_best/{way}/queries"] == expected
+    assert "by Best-of-n (oracle), at n = 2" in str(found["break_even/at_best/sentence"])
+    del measures[Measure("tuned", "at_best", "accuracy", 1)]
+    assert break_even_at_best(measures, costs, np.random.default_rng(0), oracle=True) == {}
