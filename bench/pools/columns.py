@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from bench.artifacts import UNKNOWN
 from bench.errors import BenchError, quoted
 from bench.pools.logs import Row, text_of
 from bench.pools.readers import a_kind
@@ -24,6 +25,10 @@ VERDICTS = {
     **dict.fromkeys(("true", "1", "1.0", "c", "correct", "yes"), 1.0),
     **dict.fromkeys(("false", "0", "0.0", "i", "incorrect", "no", "n"), 0.0),  # Inspect's N: no answer
 }
+FINISHES = {  # in the words of vLLM, OpenAI, Anthropic, Inspect and text-generation-inference
+    **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "stop_sequence"), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "max_length", "model_length"), "length"),
+}
 MOST_NATS = 1e9  # of a log-probability: no sequence has more, and far larger ones add up to infinity
 NO_ANSWER = ("", "[invalid]")  # the latter is lm-eval's
 
@@ -38,7 +43,7 @@ class Completion(NamedTuple):
     policy_logprob: float
     length: int  # tokens; -1 where unknown
     token_ids: list[int] | None
-    truncated: bool
+    finish_reason: str  # stop, length, or unknown
     sample: float
     rewards: tuple[float, ...]
 
@@ -195,7 +200,7 @@ def _cell(values: dict[str, Any]) -> Completion | None:
         _total("policy_logprob", get("policy_logprob")),
         length,
         ids,
-        get("finish_reason") in ("length", "max_tokens"),
+        FINISHES.get(str(get("finish_reason")).lower(), UNKNOWN),
         _number("sample", get("sample")),
         rewards,
     )

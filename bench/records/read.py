@@ -37,7 +37,7 @@ SAMPLE_COLUMNS = {
     **dict.fromkeys(("split", "policy", "prompt_id", "prompt", "answer"), "text"),
     **dict.fromkeys(("completion", "finish_reason", "selected_for"), "text"),
     "sample": "whole",
-    "length": "whole",
+    "length": "number",  # null: imported, and not counted
     "reward": "number",
 }
 # texts of metrics.json; every other metric of these owners is a number, or null

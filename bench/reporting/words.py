@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench import policies
@@ -84,3 +84,10 @@ def setting_words(value: Any) -> str:
 
 def listed(words: Sequence[str], last: str = "or") -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+def sampler_words(settings: Mapping[str, Any]) -> str:
+    """How an import says that its completions were sampled; "" where it does not say."""
+    names = {"temperature": "temperature", "top_p": "top-p"}
+    stated = [f"{words} {settings[name]:g}" for name, words in names.items() if name in settings]
+    return f"at {' and '.join(stated)}" if stated else ""

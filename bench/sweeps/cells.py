@@ -20,11 +20,22 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench.config import checks
 from bench.config.compose import Composer, install_plugins, understood
-from bench.config.keys import folder_of_settings, id_of_settings
+from bench.config.keys import IMPORTED, folder_of_settings, id_of_settings
 from bench.errors import BenchError
 from bench.records.fingerprint import is_current
-from bench.records.read import METRICS, TIMES, changed, failure, is_finished, missing_records, read_metrics, seconds
+from bench.records.read import (
+    METRICS,
+    TIMES,
+    changed,
+    failure,
+    is_finished,
+    missing_records,
+    read_config,
+    read_metrics,
+    seconds,
+)
 from bench.store.files import BUSY, claim, holder, unfinished
+from bench.store.intact import read_lineage
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -149,8 +160,11 @@ def prompts_in(task: Mapping[str, Any], split: str) -> int | None:
 
 
 def state(cell: Cell) -> State:
-    """The cell's state, read from its folder alone, wherever it runs."""
-    folder = cell.folder
+    return state_of(cell.folder)
+
+
+def state_of(folder: Path) -> State:
+    """The state of a run's folder, read from it alone, wherever the run is made."""
     if process := holder(folder / BUSY):
         return State("running", process)
     if is_done(folder):
@@ -169,7 +183,8 @@ def state(cell: Cell) -> State:
         read_metrics(folder)
     except BenchError:
         return State("incomplete", f"{METRICS} is damaged")
-    return State("outdated", "made by other code")
+    taken = _changed_import(folder)
+    return State("outdated", f"{taken} has other completions now" if taken else "made by other code")
 
 
 def is_done(folder: Path) -> bool:
@@ -181,9 +196,19 @@ def is_done(folder: Path) -> bool:
         return False
     try:
         read_metrics(folder)
-        return is_current(folder)
+        return is_current(folder) and _changed_import(folder) is None
     except (BenchError, OSError, ValueError):  # damaged records count as missing
         return False
+
+
+def _changed_import(folder: Path) -> str | None:
+    """The setting whose import was made anew since the run; None where there is none."""
+    config = read_config(folder)
+    if config["generation"]["_target_"] != IMPORTED:
+        return None
+    from bench.generation.imported import changed_import
+
+    return changed_import(config, read_lineage(folder))
 
 
 @contextlib.contextmanager

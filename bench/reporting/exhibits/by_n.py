@@ -10,6 +10,7 @@ from bench.records.read import Estimate, short
 from bench.reporting import arrange, plots, style, tables
 from bench.reporting.contrasts import Contrast, contrast
 from bench.reporting.exhibit import Figure, Table, shows
+from bench.reporting.exhibits.imported import accuracies
 from bench.reporting.groups import Group
 from bench.reporting.labels import Label
 from bench.reporting.words import over_what
@@ -19,11 +20,11 @@ from bench.reporting.words import over_what
 def accuracy_by_n(groups: Sequence[Group]) -> Figure | None:
     """Best-of-n of each sampler against n, and the fine-tuned policies against the N that they were trained on.
 
-    None where there is one sampler and one N.
+    Of an imported pool, all its curves against n. None where there is no pool, one sampler and one N.
     """
-    drawn_from = arrange.samplers(groups)
+    drawn_from = arrange.samplers([group for group in groups if group.trained])
     trained = [(name, panel) for name, panel in arrange.in_panels(groups, ("num_completions",)) if len(panel) > 1]
-    rows: plots.Rows = []
+    rows = [row for name, curve in accuracies(groups) for row in plots.curve_rows(curve, "n", "accuracy", **name)]
     for name, group in drawn_from if len(drawn_from) > 1 else ():
         curve = group.series("base", "best_of_n", "accuracy")
         rows += plots.curve_rows(curve, "n", "accuracy", of="best_of_n", name=name)
@@ -33,10 +34,11 @@ def accuracy_by_n(groups: Sequence[Group]) -> Figure | None:
                 point = {int(group.settings["num_completions"]): group.mean(arm, "pass", "accuracy", 1)}
                 rows += plots.curve_rows(point, "n", "accuracy", of=arm, name=name)
     of = {row["of"] for row in rows}
-    panels, hollow = len({arm == "best_of_n" for arm in of}), "; hollow: its random control" * ("control" in of)
+    panels, hollow = len(of - {"control"}), "; hollow: its random control" * ("control" in of)
     return plots.figure(
         "accuracy_by_n",
         "Accuracy on held-out prompts."
+        + " Imported: of the completions that were drawn elsewhere." * ("imported" in of)
         + " Best-of-n: the base's own samples, n of them per query." * ("best_of_n" in of)
         + f" Fine-tuned: one sample of the policy tuned on N samples per training prompt{hollow}." * bool(trained),
         rows,
@@ -49,10 +51,14 @@ def accuracy_by_n(groups: Sequence[Group]) -> Figure | None:
 
 def _accuracy(canvas: Any, rows: plots.Rows) -> None:
     of = {row["of"] for row in rows}
-    kinds = ["best_of_n"] * ("best_of_n" in of) + ["tuned"] * bool({"tuned", "control"} & of)
+    kinds = [kind for kind in ("imported", "best_of_n") if kind in of] + ["tuned"] * bool({"tuned", "control"} & of)
     panels = plots.grid_of(canvas, len(kinds), sharey=True)
     looks = style.sequence(plots.values_of(rows, "name"))
-    titles = {"best_of_n": "n of Best-of-n", "tuned": "N trained on" + " (hollow: random control)" * ("control" in of)}
+    titles = {
+        "imported": "n",
+        "best_of_n": "n of Best-of-n",
+        "tuned": "N trained on" + " (hollow: random control)" * ("control" in of),
+    }
     for axes, kind in zip(panels, kinds, strict=True):
         arms = [kind] + ["control"] * (kind == "tuned" and "control" in of)
         series = [
