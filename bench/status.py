@@ -18,6 +18,7 @@ from bench.config.compose import CONF, explained
 from bench.errors import CommandLine, printable
 from bench.launching import launch
 from bench.records.read import CONFIG, FAILURE
+from bench.reporting import words
 from bench.store.files import BUSY
 from bench.sweeps.cells import Cell, State, cells, state, state_of
 from bench.sweeps.plan import counted, described, duration, estimate, tally
@@ -73,7 +74,7 @@ def of_folders(folders: Sequence[Path]) -> str:
     runs = [folder for folder in folders if any((folder / name).exists() for name in (CONFIG, FAILURE, BUSY))]
     states = {run.name: state_of(run) for run in runs}
     lines = [f"{name}: {described(state)}" for name, state in states.items()]
-    return "\n".join([*lines, f"{len(runs)} runs: {tally([state.kind for state in states.values()])}".rstrip(": ")])
+    return "\n".join([*lines, f"{words.counted(len(runs), 'run')}: {tally([state.kind for state in states.values()])}"])
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ def accuracy_by_n(groups: Sequence[Group]) -> Figure | None:
 
     Of an imported pool, all its curves against n. None where there is no pool, one sampler and one N.
     """
-    drawn_from = arrange.samplers([group for group in groups if group.trained])
+    made_here = [group for group in groups if group.trained]
+    drawn_from = arrange.samplers(made_here) if made_here else []
     trained = [(name, panel) for name, panel in arrange.in_panels(groups, ("num_completions",)) if len(panel) > 1]
     rows = [row for name, curve in accuracies(groups) for row in plots.curve_rows(curve, "n", "accuracy", **name)]
     for name, group in drawn_from if len(drawn_from) > 1 else ():
