@@ -15,8 +15,9 @@ from bench.pools.readers import a_kind
 
 OF_PROMPT = ("id", "prompt", "answer")
 OF_COMPLETION = (
-    *("completion", "correct", "prediction", "logprob", "policy_logprob"),
-    *("tokens", "finish_reason", "sample"),
+    *("completion", "correct", "prediction", "logprob", "policy_logprob", "tokens"),
+    "finish_reason",
+    "sample",
 )
 COUNTS = ("n", "c")
 LEADS = ("completion", "correct", "prediction")  # a cell without any of these and without a reward is blank
@@ -66,7 +67,7 @@ class Columns:
     given: Mapping[str, str]
     fields: dict[str, str] | None = None  # column -> field, known from the first row on
     found: set[str] = field(default_factory=set)  # columns that were in some row
-    names: tuple[str, ...] = ()  # of the first row's fields
+    names: dict[str, None] = field(default_factory=dict)  # of the rows' fields so far
 
     def __post_init__(self) -> None:
         known = (*OF_PROMPT, *OF_COMPLETION, *COUNTS)
@@ -86,6 +87,8 @@ class Columns:
         """What the row says. ValueError, as a clause, where the row can't be read; BenchError where no row can."""
         if self.fields is None:
             self._resolve(row)
+        elif not row.keys() <= self.names.keys():
+            self._extend(row)
         assert self.fields is not None
         values = {column: _at(row, name) for column, name in self.fields.items()}
         self.found |= {column for column, value in values.items() if value is not None}
@@ -100,7 +103,7 @@ class Columns:
         return Prompted(*about, cells, parts is not None)
 
     def _resolve(self, row: Row) -> None:
-        self.names = tuple(row)
+        self.names = dict.fromkeys(row)
         fields = {name: name for name in (*OF_PROMPT, *OF_COMPLETION) if name in row} | dict(self.given)
         if not any(REWARD.fullmatch(column) for column in fields):
             fields |= {name: name for name in row if REWARD.fullmatch(name)}
@@ -124,6 +127,15 @@ class Columns:
                 "No column is known: say completion=FIELD, correct=FIELD, reward.NAME=FIELD, or n=FIELD and c=FIELD; "
                 f"{self.there}."
             )
+
+    def _extend(self, row: Row) -> None:
+        """Add the columns that the rows before lacked."""
+        later, known = row.keys() - self.names.keys(), self.fields or {}
+        self.names |= dict.fromkeys(row)
+        columns = () if "n" in known else (*OF_PROMPT, *OF_COMPLETION)
+        rewards = bool(columns) and not any(REWARD.fullmatch(column) for column in self.given)
+        own = [name for name in row if name in later and (name in columns or (rewards and REWARD.fullmatch(name)))]
+        self.fields = known | {name: name for name in own if name not in known}
 
     @property
     def there(self) -> str:
@@ -151,10 +163,8 @@ def _at(row: Any, name: str) -> Any:
     """The value of a field, or of one inside: `a.b` is the field b of the field a, of each where a is a list."""
     if isinstance(row, list):
         return [_at(item, name) for item in row]
-    if not isinstance(row, dict):
-        return None
-    if name in row:
-        return row[name]
+    if not isinstance(row, dict) or name in row:
+        return row[name] if isinstance(row, dict) else None
     for start, rest in _halves(name):
         if start in row:
             return _at(row[start], rest)
