@@ -15,7 +15,12 @@ from bench.pools.readers import a_kind
 
 OF_PROMPT = ("id", "prompt", "answer")
 OF_COMPLETION = (
-    *("completion", "correct", "prediction", "logprob", "policy_logprob", "tokens"),
+    "completion",
+    "correct",
+    "prediction",
+    "logprob",
+    "policy_logprob",
+    "tokens",
     "finish_reason",
     "sample",
 )
