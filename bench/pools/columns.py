@@ -14,18 +14,9 @@ from bench.pools.logs import Row, text_of
 from bench.pools.readers import a_kind
 
 OF_PROMPT = ("id", "prompt", "answer")
-OF_COMPLETION = (
-    "completion",
-    "correct",
-    "prediction",
-    "logprob",
-    "policy_logprob",
-    "tokens",
-    "finish_reason",
-    "sample",
-)
-COUNTS = ("n", "c")
 LEADS = ("completion", "correct", "prediction")  # a cell without any of these and without a reward is blank
+OF_COMPLETION = (*LEADS, "logprob", "policy_logprob", "tokens", "finish_reason", "sample")
+COUNTS = ("n", "c")
 REWARD = re.compile(r"reward(\.[\w-]+)?")
 VERDICTS = {
     **dict.fromkeys(("true", "1", "1.0", "c", "correct", "yes"), 1.0),
@@ -232,10 +223,8 @@ def _plain(column: str, value: Any) -> str | None:
     """A text, or a number as one writes it; None for null and for NaN, by which tables write what is missing."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    if value is None or value != value:
-        return None
-    if isinstance(value, str):
-        return value
+    if value is None or value != value or isinstance(value, str):
+        return value if isinstance(value, str) else None
     if column == "prediction" and isinstance(value, float) and value.is_integer():
         value = int(value)  # 5 and 5.0 are one vote
     if isinstance(value, bool | int | float):
