@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+UNKNOWN = "unknown"  # the finish_reason of an imported completion without one
 FIELDS = ("text", "token_ids", "finish_reason", "logprob", "policy_logprob")  # the columns of Completions
 Message = dict[str, str]  # {"role": "user" | "assistant" | "system", "content": ...}
 
@@ -85,7 +86,7 @@ class Completions:
 
     text: np.ndarray  # [M, N] str objects, special tokens removed; see bench.models.tokens.decode on <think>
     token_ids: np.ndarray  # [M, N] objects: int32 arrays [length], EOS included where it was drawn
-    finish_reason: np.ndarray  # [M, N] "stop" (EOS drawn), "length" (cut at max_new_tokens) or "" (no sample here)
+    finish_reason: np.ndarray  # [M, N] "stop" (EOS drawn), "length" (cut), "unknown" (imported) or "" (no sample here)
     logprob: np.ndarray  # [M, N] nats per sequence, under the sampler that drew it (temperature, top-k, top-p)
     policy_logprob: np.ndarray  # [M, N] nats per sequence, under the same policy at temperature 1, top-p 1
     key: str
@@ -105,6 +106,12 @@ class Completions:
     def drawn(self) -> np.ndarray:
         """[M, N] bool: which cells hold a sample."""
         return np.asarray(self.finish_reason) != ""
+
+    @property
+    def truncated(self) -> float:
+        """How many samples were cut at max_new_tokens; NaN where no sample's finish reason is known."""
+        reasons = np.asarray(self.finish_reason)
+        return int((reasons == "length").sum()) if np.isin(reasons, ("stop", "length")).any() else float("nan")
 
     @property
     def always(self) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.artifacts import FIELDS, Completions, content_hash, prefix_key
 
-NUMBERS = {"finish_reason": "<U6", "logprob": float, "policy_logprob": float, "length": np.int64}
+NUMBERS = {"finish_reason": "<U7", "logprob": float, "policy_logprob": float, "length": np.int64}
 NO_TOKENS = np.empty((), object)
 NO_TOKENS[()] = np.empty(0, np.int32)
 BLANK: dict[str, Any] = {"text": "", "token_ids": NO_TOKENS, "finish_reason": "", "length": 0}  # of a cell, else NaN
@@ -58,8 +58,7 @@ class LazyColumn:
 
     def __init__(self, placements: tuple[Placement, ...], shape: tuple[int, int], name: str, starts: Sequence[int]):
         self.shape, self.size, self.ndim, self.dtype = shape, shape[0] * shape[1], 2, np.dtype(object)
-        self.name, self._placements = name, placements
-        self._bounds = [*starts, shape[0]]
+        self.name, self._placements, self._bounds = name, placements, [*starts, shape[0]]
         self._last: tuple[int, np.ndarray] | None = None  # a shard's number and its cells
 
     def __len__(self) -> int:
@@ -81,7 +80,7 @@ class LazyColumn:
         return np.concatenate(shards).astype(dtype or object)
 
     def _shard(self, number: int) -> np.ndarray:
-        rows = slice(self._bounds[number], self._bounds[number + 1])
+        rows = slice(*self._bounds[number : number + 2])
         return _gather(self._placements, rows, self.shape[1], (self.name,))[self.name]
 
 
@@ -93,7 +92,7 @@ class Pool(Completions):
     """
 
     placements: tuple[Placement, ...]
-    lengths: np.ndarray  # [M, N] tokens
+    lengths: np.ndarray  # [M, N] tokens; floats with NaN in an imported pool that lacks some
     build: Build  # makes the pool of the first samples
     starts: tuple[int, ...] = (0,)
     always: int = 0
@@ -284,6 +283,7 @@ def _numbers(placements: Sequence[Placement], prompts: int | None = None) -> dic
     numbers = {name: np.full((prompts, width), BLANK.get(name, np.nan), kind) for name, kind in NUMBERS.items()}
     for rows, start, block in placements:
         for name, values in block.read(slice(0, len(rows)), tuple(NUMBERS)).items():
+            numbers[name] = numbers[name].astype(np.result_type(numbers[name], values), copy=False)  # tokens may be NaN
             numbers[name][rows, start : start + block.shape[1]] = values
     return numbers
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from selecting import rng
 
+from bench.estimators import bootstrap
 from bench.estimators.bootstrap import (
     bootstrap_interval,
     intervals_and_bands,
@@ -19,6 +20,7 @@ from bench.estimators.bootstrap import (
 )
 from bench.estimators.power import expected_maximum, prompts_needed, winners_curse
 from bench.estimators.training_seeds import ratio_over_seeds, seed_interval
+from bench.estimators.voting import majority_at_k
 
 
 def test_t_distribution_has_the_values_of_the_tables():
@@ -278,3 +280,21 @@ def test_over_seeds_the_ends_are_where_the_two_way_interval_just_leaves_zero_out
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_many_prompts_are_resampled_in_groups_to_the_same_intervals(monkeypatch: pytest.MonkeyPatch):
+    rng = np.random.default_rng(0)
+    values = np.stack([rng.random(3000) < 0.2, rng.exponential(size=3000), rng.normal(size=3000)], axis=1).astype(float)
+    values[: 3000 // 3, 2] = np.nan
+    values = values[np.argsort(values[:, 1])]  # neighbours are alike: groups are at random
+    alone = np.array(bootstrap_interval(values, np.random.default_rng(1)))
+    monkeypatch.setattr(bootstrap, "MOST_UNITS", 700)  # groups of four or five
+    grouped = np.array(bootstrap_interval(values, np.random.default_rng(1)))
+    width = alone[1] - alone[0]
+    assert np.abs(grouped - alone).max(axis=0) / width == pytest.approx(0, abs=0.06)  # a standard error of 0.03
+
+
+def test_a_vote_of_one_sample_is_that_sample():
+    answers = np.array([["7"], [None], ["8"], ["9"]], object)
+    correct = np.array([[1.0], [1.0], [0.0], [np.nan]])
+    assert majority_at_k(answers, correct, [1])[:, 0] == pytest.approx([1, 0, 0, np.nan], nan_ok=True)

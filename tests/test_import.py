@@ -15,13 +15,18 @@ import pyarrow.parquet as pq
 import pytest
 
 import bench
-from bench import estimators
+from bench import estimators, status
 from bench.errors import BenchError
 from bench.pools import importing, records
 from bench.pools.export import export
 from bench.records.completions import completions
 from bench.records.read import Run, missing_records, read_run
 from bench.records.write import seal
+from bench.reporting.exhibits.by_n import accuracy_by_n
+from bench.reporting.groups import grouped
+from bench.reporting.methods import methods
+from bench.reporting.page.samples import sample_columns
+from bench.reporting.sources import from_folders
 
 M, N = 6, 4
 RNG = np.random.default_rng(0)
@@ -648,3 +653,79 @@ def test_programs_are_found_by_the_function_that_their_prompt_defines_last(
     assert "(4 by text, 3 by function name)" in capsys.readouterr().err
     assert (run.metrics["sampler/pass@1"], run.metrics["test/prompts"]) == (0.5, 7)
     assert run.metrics["import/rows_left_out"] == 1
+
+
+BARE = [{name: row[name] for name in ("id", "prompt", "completion", "correct", "reward")} for row in ROWS]
+
+
+@pytest.mark.parametrize("name", ["back.jsonl", "back.eval", "back"])
+def test_tokens_and_finish_reasons_that_a_file_lacks_are_missing_everywhere(
+    name: str, tmp_path: Path, imported: Import
+):
+    run = imported(lines(tmp_path / "bare.jsonl", BARE))
+    table = completions(run, "test")
+    assert table["length"].isna().all()
+    assert set(table["finish_reason"]) == {"unknown"}
+    assert {(row["length"], row["finish_reason"]) for row in run.rows("samples.parquet")} == {(None, "unknown")}
+    undefined = ("pool/mean_length", "pool/truncated", "scorer/length_correlation")
+    assert [run.metrics[metric] for metric in undefined] == [None] * 3
+    assert not [name for use in run.lineage for name in use["counts"] if "tokens" in name]  # no cost is claimed
+    assert not [metric for metric in run.metrics if metric.startswith("cost/")]
+    export(run.folder, tmp_path / name)
+    if name == "back.jsonl":
+        written = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        assert not {"tokens", "finish_reason"} & {key for row in written for key in row}
+    again = completions(imported(tmp_path / name, "again"), "test")
+    assert again["length"].isna().all()
+    assert set(again["finish_reason"]) == {"unknown"}
+    page = sample_columns([run])
+    assert set(page["length"]) == {None}
+
+
+def test_tokens_and_finish_reasons_that_some_rows_have_stay(tmp_path: Path, imported: Import):
+    rows = [dict(row) for row in BARE]
+    rows[1] |= {"tokens": 7, "finish_reason": "max_tokens"}
+    rows[2] |= {"finish_reason": "content_filter"}
+    rows[3] |= {"tokens": 3, "finish_reason": "stop"}
+    run = imported(lines(tmp_path / "some.jsonl", rows))
+    table = completions(run, "test")
+    assert table["length"][1] == 7
+    assert table["length"].notna().sum() == 2
+    assert table["finish_reason"][:4].tolist() == ["unknown", "length", "unknown", "stop"]
+    assert run.metrics["pool/mean_length"] == 5
+    assert run.metrics["pool/truncated"] == 1
+    export(run.folder, tmp_path / "folder")  # a column that the first row lacks is not lost
+    again = completions(imported(tmp_path / "folder", "again"), "test")
+    assert again["length"].equals(table["length"])
+    assert again["finish_reason"].tolist() == table["finish_reason"].tolist()
+
+
+def test_status_and_figures_know_imports(tmp_path: Path, imported: Import, capsys: pytest.CaptureFixture[str]):
+    run = imported(lines(tmp_path / "a.jsonl", ROWS))
+    (run.folder.parent / "report_mine").mkdir()
+    print(status.of_folders(sorted(run.folder.parent.iterdir())))
+    assert capsys.readouterr().out == "mine: done\n1 run: 1 done\n"
+    drawn = accuracy_by_n(grouped([run]))
+    curves = {row["name"]: row["accuracy"] for row in drawn.rows if row["n"] == N}
+    assert curves == {
+        "Best-of-n by reward": pytest.approx(estimators.best_of_n(REWARD, N, gold=CORRECT).mean()),
+        "pass@n": pytest.approx(estimators.pass_at_k(CORRECT, N).mean()),
+        "pass^n": pytest.approx(CORRECT.all(axis=1).mean()),
+        "majority": pytest.approx(estimators.majority_at_k(ANSWER, CORRECT, N).mean()),
+        "majority weighted by reward": pytest.approx(
+            estimators.weighted_majority_at_k(ANSWER, REWARD, CORRECT, N).mean()
+        ),
+    }
+    other = imported(lines(tmp_path / "b.jsonl", BARE), "other")
+    assert [from_folders([one.folder]).folder.name for one in (run, other)] == ["report_mine", "report_other"]
+    assert from_folders([run.folder, other.folder]).folder.name == "report"
+
+
+def test_the_sampler_of_an_import_is_recorded(tmp_path: Path, imported: Import):
+    run = imported(lines(tmp_path / "a.jsonl", ROWS), temperature=0.7, top_p=0.95)
+    assert run.metrics["best_of_n/kl_reference"].endswith("that drew the pool at temperature 0.7 and top-p 0.95")
+    assert "were drawn elsewhere (at temperature 0.7 and top-p 0.95) and imported" in methods([run]).replace("\n", " ")
+    with pytest.raises(BenchError, match="temperature=warm is not allowed"):
+        importing.main([str(tmp_path / "a.jsonl"), "name=warm", "temperature=warm"])
+    with pytest.raises(BenchError, match=r"top_p=2.* is not allowed"):
+        importing.main([str(tmp_path / "a.jsonl"), "name=much", "top_p=2"])

@@ -1,6 +1,7 @@
 """Imported completions in the place of drawn ones (generation=imported): numbers, token ids, and what is refused."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from bench.records.read import COMPLETIONS, Run, read_run
 from bench.reporting.console import main_table
 from bench.reporting.exhibits import sentences
 from bench.reporting.methods import methods
-from bench.sweeps.cells import Cell
+from bench.sweeps.cells import Cell, state_of
 from bench.sweeps.plan import record_of
 
 Run_ = Callable[..., Run]
@@ -49,7 +50,7 @@ def run(tiny_policy: Any, tmp_path: Path) -> Run_:
             changed = file.with_name(f"{split}_changed.jsonl")
             changed.write_text("".join(json.dumps(row) + "\n" for row in rows if row is not None))
             at = {"outputs": tmp_path / "outputs", "store": tmp_path / "store"}
-            bench.import_pool(changed, name=split, columns={"reward.mine": "reward"}, **at)
+            bench.import_pool(changed, name=split, columns={"reward.mine": "reward"}, temperature=1.0, **at)
         taken = [f"generation.{split}={split}" for split in files]
         cfg = composed(
             *replaced([*SMALL, *places(tmp_path), *given_by(tiny_policy), "generation=imported", *taken], *settings)
@@ -101,7 +102,7 @@ def test_texts_alone_are_encoded_anew_and_what_is_not_known_stays_undefined(
     ours.verify()
     assert main_table(ours)
     assert sentences([ours])
-    assert "drawn elsewhere, by a sampler that the runs do not know" in methods([ours])
+    assert "drawn elsewhere, at temperature 1" in methods([ours])
 
 
 def test_a_training_prompt_may_have_fewer_completions(files: dict[str, Path], run: Run_):
@@ -136,6 +137,7 @@ REFUSED: dict[str, tuple[list[str], Callable[[dict[str, Any]], Any], str]] = {
     "another procedure": (["procedure=rounds"], dict, "goes together with procedure=single alone"),
     "another split": (["split=validation"], dict, "has no validation prompts: leave generation.test out"),
     "no name": (["generation.train=null", "generation.test=null"], dict, "needs an import: generation.train=NAME"),
+    "another temperature": (["temperature=0.5"], dict, "=train was sampled with temperature=1, as its import states"),
     "a sampler": (["+generation.top_k=3"], dict, "has no sampler of its own"),
 }
 
@@ -194,3 +196,18 @@ def test_two_columns_of_one_file_are_two_pools(tmp_path: Path):
         for name in ("a", "b")
     ]
     assert texts == [[row[name] for row in rows] for name in ("a", "b")]
+
+
+def test_a_finished_run_is_outdated_once_its_import_has_other_completions(
+    files: dict[str, Path], run: Run_, tmp_path: Path
+):
+    ours = run({"train": files["train"]})
+    assert state_of(ours.folder).kind == "done"
+    shutil.rmtree(tmp_path / "outputs/imported/train")
+    assert state_of(ours.folder).kind == "outdated"
+    rows = [json.loads(line) | {"completion": "7"} for line in files["train"].read_text().splitlines()]
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bench.import_pool(other, name="train", outputs=tmp_path / "outputs", store=tmp_path / "store")
+    state = state_of(ours.folder)
+    assert (state.kind, state.detail) == ("outdated", "generation.train=train has other completions now")

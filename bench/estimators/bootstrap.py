@@ -1,6 +1,6 @@
 """Bootstrap over whole prompts: pointwise intervals (BCa), simultaneous bands, and ratios of means.
 
-The unit of resampling is the prompt, never a sample.
+The unit of resampling is the prompt, above 20,000 prompts a random group of them; never a sample.
 """
 
 import math
@@ -14,6 +14,7 @@ from bench.estimators.distributions import normal_cdf, normal_quantile, t_cdf, t
 
 __all__ = ["bootstrap_interval", "ratio_of_means", "simultaneous_band"]
 RESAMPLES = 10_000
+MOST_UNITS = 20_000  # that are resampled: more prompts are put into so many groups
 _BLOCK = 2**22  # prompts drawn at once, over all resamples of a block
 
 
@@ -182,18 +183,20 @@ class Bootstrap:
             squares = (centred**2).sum(axis=0)
             self.error = np.sqrt(squares / (self.count - 1) / self.count)
             self.skew = np.where(squares > 0, (centred**3).sum(axis=0) / (6 * squares**1.5), 0.0)  # [K] BCa's a
-        complete = bool(present.all())
+        complete, sums = bool(present.all()) and len(values) <= MOST_UNITS, centred
+        if len(values) > MOST_UNITS:  # groups of prompts at random: equally valid, and the time no longer grows with M
+            order, starts = rng.permutation(len(values)), np.arange(MOST_UNITS) * len(values) // MOST_UNITS
+            sums, present = (np.add.reduceat(each[order].astype(float), starts) for each in (centred, present))
         self.means = np.empty((resamples, values.shape[1]))  # [B, K]
-        for start, drawn in _resample_counts(len(values), resamples, rng):
-            total = drawn @ centred
+        for start, drawn in _resample_counts(len(sums), resamples, rng):
+            total = drawn @ sums
             with np.errstate(invalid="ignore"):
                 self.means[start : start + len(drawn)] = total / (len(values) if complete else drawn @ present)
         # Centred sums are exact zeros where a column is constant and keep ties of 0/1 outcomes within 1e-12.
-        slack = 1e-12 * np.sqrt(squares / np.maximum(self.count, 1))
+        self.slack = slack = 1e-12 * np.sqrt(squares / np.maximum(self.count, 1))
         drawn_any = (~np.isnan(self.means)).sum(axis=0)
         share = ((self.means < -slack).sum(axis=0) + (self.means <= slack).sum(axis=0)) / (2 * np.maximum(drawn_any, 1))
         self.bias = normal_quantile(np.clip(share, 1 / (resamples + 1), resamples / (resamples + 1)))  # [K] BCa's z₀
-        self.slack = slack
         self.means += self.mean
 
     def quantile(self, p: float) -> np.ndarray:

@@ -55,6 +55,10 @@ def majority_at_k(
         return _vote(answers, None, correct, k, rng)
     check_same_shape(correct=correct, answers=answers)
     sizes, single = as_sizes("k", k, correct.shape[1])
+    if correct.shape[1] == 1:  # a sample wins by itself, where it has an answer
+        blank = np.array([[a is None or a != a] for a in answers[:, 0].tolist()])
+        values = np.repeat(np.where(blank & ~np.isnan(correct), 0.0, correct), len(sizes), axis=1)
+        return values[:, 0] if single else values
     values = np.full((len(correct), len(sizes)), np.nan)
     for row in range(len(correct)):
         drawn = np.flatnonzero(~np.isnan(correct[row]))

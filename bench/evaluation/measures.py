@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bench.artifacts import UNKNOWN
 from bench.estimators.curves import best_of_n, distinct_at_k, median_of_n, pass_at_k
 from bench.estimators.kl import (
     best_of_n_kl,
@@ -271,4 +272,5 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 
 def _truncated(graded: Graded) -> np.ndarray:
-    return (graded.completions.finish_reason == "length").mean(axis=1)
+    reasons = np.asarray(graded.completions.finish_reason)
+    return _mean(np.where(reasons == UNKNOWN, np.nan, reasons == "length"))

@@ -45,8 +45,10 @@ def _of_ranking(pool: Graded, seed: int) -> tuple[dict[str, float | str], list[d
         "auc": within_prompt_auc(pool.proxy, pool.gold),
         "decidable": decidable(pool.proxy, pool.gold),
         "tie_rate": tie_rate(pool.proxy),
-        "length_correlation": rank_correlation(pool.proxy, pool.completions.length),
+        "length_correlation": np.full(len(scored), np.nan),
     }
+    if not np.isnan(pool.completions.length).all():  # of imported texts nobody may have counted the tokens
+        columns["length_correlation"] = rank_correlation(pool.proxy, pool.completions.length)
     metrics: dict[str, float | str] = {
         "scorer/unscored": int((~scored).sum()),
         "scorer/equals_gold": float((pool.proxy == pool.gold)[scored].mean()),

@@ -5,7 +5,7 @@ training pool, and the held-out pool of Best-of-N. Another engine draws all else
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from bench.artifacts import FIELDS, Completions, Policy, Prompts, content_hash
+from bench.artifacts import FIELDS, UNKNOWN, Completions, Policy, Prompts, content_hash
 from bench.blocks import BLANK, NO_TOKENS, NUMBERS, stored
 from bench.config import rules
 from bench.config.keys import import_of
@@ -23,7 +23,7 @@ from bench.generation.pool import FILE, Unit, write_unit
 from bench.models import loading, tokens
 from bench.models.logprobs import sequence_logprobs
 from bench.progress import say
-from bench.store import Address, DamagedArtifactError, check, current
+from bench.store import Address, DamagedArtifactError, Store, check, current, using
 from bench.store.files import checksum
 from bench.store.intact import damage, intact, table
 from bench.store.reading import as_yaml
@@ -82,11 +82,10 @@ def generate(
         return others(prompts, policy, num_completions=num_completions, seed=seed, **given)
     source = read(prompts.split, name, outputs)
     rows = source.matched(prompts, num_completions)
-    content = content_hash(source.ids, source.texts, [unit.key for _, unit in source.units])
     units = []
     for start in range(0, len(prompts), SHARD):
         shard = prompts[start : start + SHARD]
-        settings = {"engine": "from_import", "content": content}
+        settings = {"engine": "from_import", "content": source.content, **source.sampler}
         address = Address("generate", VERSION, settings, {"prompts": shard.key, "policy": policy.key})
         for first in range(0, num_completions, BLOCK):
             columns = range(first, min(first + BLOCK, int(source.counts.max())))
@@ -96,7 +95,7 @@ def generate(
             unit = Unit(folder, checksum(folder, FILE), len(shard), len(columns), len(columns))
             units.append((slice(start, start + len(shard)), first, unit))
     pool = stored(units).first(num_completions)
-    _say_of(source.said, pool, [use.counts for use in current().uses[-len(units) :]])
+    _say_of(source, pool, [use.counts for use in current().uses[-len(units) :]])
     return pool
 
 
@@ -105,7 +104,14 @@ def check_pools(prompts: Mapping[str, Prompts], config: Mapping[str, Any], selec
     asked = {"train": config["num_completions"], "test": max(config["num_completions"], config["baseline_completions"])}
     for split, count in asked.items():
         if name := import_of(config["generation"], split):
-            read(split, name, config["generation"]["outputs"]).matched(prompts[split], count)
+            source = read(split, name, config["generation"]["outputs"])
+            source.matched(prompts[split], count)
+            for setting, value in source.sampler.items():
+                if config[setting] != value:
+                    raise BenchError(
+                        f"{source.said} was sampled with {setting}={value:g}, as its import states, and the run has "
+                        f"{setting}={config[setting]:g}: set {setting}={value:g}."
+                    )
     if import_of(config["generation"], "train") and "logprob" in inspect.signature(selection).parameters:
         name = config["selection"]["_target_"].rpartition(".")[2]
         raise BenchError(f"selection={name} needs log-probabilities under the base, which imported completions lack.")
@@ -152,19 +158,23 @@ def _build(
     return {**counts, "flops": flops, "reencoded": int(anew.sum()), "unfaithful": int((anew & ~faithful).sum())}
 
 
-def _say_of(said: str, pool: Completions, counts: list[Mapping[str, float]]) -> None:
+def _say_of(source: "ImportSource", pool: Completions, counts: list[Mapping[str, float]]) -> None:
+    ended = int((np.asarray(pool.finish_reason) == UNKNOWN).sum())
     drawn, unknown = pool.drawn, np.isnan(np.asarray(pool.logprob))
     reencoded, unfaithful = (int(sum(count[name] for count in counts)) for name in ("reencoded", "unfaithful"))
+    stated = ", ".join(f"{name}={value:g}" for name, value in source.sampler.items())
+    sampled = f"sampled with {stated}" if stated else "whose sampler this run does not know"
     lines = {
-        f"{int(drawn.sum()):,} imported completions, whose sampler this run does not know": True,
+        f"{int(drawn.sum()):,} imported completions, {sampled}": True,
         f"{int((~drawn).sum()):,} of {drawn.size:,} cells are blank: their prompts have fewer completions": ~drawn,
+        f"it is not known whether {ended:,} completions ended or were cut: they are taken as ended": ended,
         f"the token ids of {reencoded:,} completions were made from their texts": reencoded,
         f"{unfaithful:,} texts are not what the policy's tokenizer writes from their token ids": unfaithful,
         "log-probabilities are not known, so KLs that need them are undefined": unknown[drawn],
     }
     for line, applies in lines.items():
         if np.any(applies):
-            say(f"{said}: {line}")
+            say(f"{source.said}: {line}")
 
 
 class ImportSource(NamedTuple):
@@ -172,10 +182,16 @@ class ImportSource(NamedTuple):
 
     split: str  # of the run, which takes them
     said: str  # the setting that names it
+    sampler: dict[str, float]  # temperature and top_p, as far as the import states them
     ids: list[str]  # [P]
     texts: list[str]  # [P] of the prompts; "" where one is not known
     units: list[tuple[int, Unit]]  # the first prompt of each, in their order
     counts: np.ndarray  # [P] completions of each prompt
+
+    @property
+    def content(self) -> str:
+        """Equal for equal completions of equal prompts."""
+        return content_hash(self.ids, self.texts, [unit.key for _, unit in self.units])
 
     def matched(self, prompts: Prompts, num_completions: int) -> np.ndarray:
         """[M] the number of each prompt in the import, by its text or id; -1 where it has none.
@@ -217,13 +233,30 @@ class ImportSource(NamedTuple):
         return found
 
 
+def changed_import(config: Mapping[str, Any], lineage: Sequence[Mapping[str, Any]]) -> str | None:
+    """The setting of a finished run whose import has other completions now, or is gone; None where all are the same."""
+    used = {use["settings"].get("content") for use in lineage}
+    with using(Store(Path(config["store"]))):
+        for split in SPLITS:
+            if name := import_of(config["generation"], split):
+                try:
+                    same = read(split, name, config["generation"]["outputs"]).content in used
+                except BenchError:
+                    same = False
+                if not same:
+                    return f"generation.{split}={name}"
+    return None
+
+
 def read(split: str, name: str, outputs: str) -> ImportSource:
     """Read where an import has its completions. BenchError where it is missing, was changed, or has no texts."""
     import pyarrow.parquet as pq
 
     folder, said = folder_of(split, name, outputs), f"generation.{split}={name}"
     with intact(folder / "config.yaml") as content:
-        roots = (current().root, Path(str(as_yaml(content)["store"])))
+        config = as_yaml(content)
+    roots = (current().root, Path(str(config["store"])))
+    sampler = {name: config["generation"][name] for name in ("temperature", "top_p") if name in config["generation"]}
     with intact(folder / "prompts.parquet") as content:
         about = table(content, dict.fromkeys(("prompt_id", "prompt"), "text")).to_pydict()
     with intact(folder / "completions.parquet") as content:
@@ -243,7 +276,7 @@ def read(split: str, name: str, outputs: str) -> ImportSource:
         unit = Unit(folder, checksum(folder, FILE), held // samples, samples, samples)
         units.append((len(counts), unit))
         counts += (unit.read(slice(None), ("finish_reason",))["finish_reason"] != "").sum(axis=1).tolist()
-    return ImportSource(split, said, about["prompt_id"], about["prompt"], units, np.array(counts))
+    return ImportSource(split, said, sampler, about["prompt_id"], about["prompt"], units, np.array(counts))
 
 
 def folder_of(split: str, name: str, outputs: str) -> Path:

@@ -189,13 +189,17 @@ class Unit:
             if name == "token_ids":
                 flat = _ragged(table[name].combine_chunks())
             else:
-                flat = table[name].to_numpy(zero_copy_only=False).astype(NUMBERS.get(name, object))
+                kind = float if name == "length" and table[name].null_count else NUMBERS.get(name, object)
+                flat = table[name].to_numpy(zero_copy_only=False).astype(kind)
             found[name] = flat.reshape(self.prompts, -1)[rows, : self.samples]
         return found
 
 
 def write_unit(completions: Completions, path: Path, *, length: np.ndarray | None = None) -> None:
-    """A unit as a Parquet file, samples of a prompt next to each other. length: [R, C] tokens where ids are missing."""
+    """A unit as a Parquet file, samples of a prompt next to each other.
+
+    length: [R, C] tokens where ids are missing; NaN where they were not counted either.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -207,11 +211,14 @@ def write_unit(completions: Completions, path: Path, *, length: np.ndarray | Non
         "policy_logprob": pa.float64(),
         "length": pa.int64(),
     }
-    given = {} if length is None else {"length": length}
     columns = {
-        name: pa.array(given.get(name, getattr(completions, name)).ravel().tolist(), kind)
+        name: pa.array(getattr(completions, name).ravel().tolist(), kind)
         for name, kind in types.items()
+        if name != "length" or length is None
     }
+    if length is not None:
+        counted = ~np.isnan(length.ravel())
+        columns["length"] = pa.array(np.where(counted, length.ravel(), 0).astype(np.int64), mask=~counted)
     pq.write_table(pa.table(columns), path)
 
 
@@ -247,7 +254,7 @@ def describe(completions: Completions) -> dict[str, float]:
     total = int(drawn.sum())
     return {
         "completions": total,
-        "truncated": int((completions.finish_reason == "length").sum()),
+        "truncated": completions.truncated,
         "empty": empty,
         "duplicate_share": 1 - distinct / total,
         "twins": float(observed.sum()),

@@ -17,7 +17,7 @@ from bench.errors import BenchError, full_disk, is_disk_full, is_out_of_gpu_memo
 from bench.launching.second import second_process
 from bench.progress import say, tell, told
 from bench.store import MANIFEST, Finder, MissingError, Store, Use, unique, using
-from bench.sweeps.cells import Cell, busy, changed_arm, is_done, numbers
+from bench.sweeps.cells import Cell, busy, changed_input, is_done, numbers
 from bench.sweeps.plan import lineage_of, opening, record_of, workload
 from bench.tracking import followed
 from bench.training.lora import check_four_bit
@@ -151,7 +151,7 @@ def _stored(cell: Cell, parts: "Parts", root: Path) -> set[int]:
     """Which stages the store is known to hold: all after a finished run; else the base and what it draws."""
     planned = record_of(cell).stages
     with contextlib.suppress(BenchError):  # where there is no finished run, or its records are damaged
-        if changed_arm(cell.folder) is None and all(
+        if changed_input(cell.folder) is None and all(
             (root / use["stage"] / use["key"] / use["part"] / MANIFEST).is_file() for use in lineage_of(cell)
         ):
             return set(range(len(planned)))

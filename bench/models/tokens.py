@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.artifacts import Completions, Policy, Prompts, content_hash
+from bench.artifacts import UNKNOWN, Completions, Policy, Prompts, content_hash
 from bench.blocks import with_token_ids
 from bench.errors import BenchError
 from bench.models import chat, loading
@@ -244,6 +244,7 @@ def reencoded(pool: Completions, reader: Policy) -> tuple[Completions, np.ndarra
 
     For training where tokenizers differ. A text is not what was drawn where the reader's tokenizer does not write it
     back as it was, or it has no tokens. A finished completion gets the reader's EOS, one cut at the length limit none.
+    Completions that are not known to be cut count as finished.
     BenchError where the reader has no EOS.
     """
     tokenizer = loading.load_tokenizer(reader)
@@ -256,7 +257,8 @@ def reencoded(pool: Completions, reader: Policy) -> tuple[Completions, np.ndarra
         back = texts_of(tokenizer, bare)
         cells = np.empty(len(texts), object)
         for cell, (ids, reason) in enumerate(zip(bare, part.finish_reason.ravel(), strict=True)):
-            cells[cell] = np.array([*ids, *([tokenizer.eos_token_id] if reason == "stop" else [])], np.int32)
+            ends = [tokenizer.eos_token_id] if reason in ("stop", UNKNOWN) else []
+            cells[cell] = np.array([*ids, *ends], np.int32)
         same = [len(ids) > 0 and again == text for ids, again, text in zip(cells, back, texts, strict=True)]
         token_ids[rows] = cells.reshape(part.shape)
         faithful[rows] = np.array(same).reshape(part.shape)

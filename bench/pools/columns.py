@@ -8,21 +8,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from bench.artifacts import UNKNOWN
 from bench.errors import BenchError, quoted
 from bench.pools.logs import Row, text_of
 from bench.pools.readers import a_kind
 
 OF_PROMPT = ("id", "prompt", "answer")
-OF_COMPLETION = (
-    *("completion", "correct", "prediction", "logprob", "policy_logprob"),
-    *("tokens", "finish_reason", "sample"),
-)
-COUNTS = ("n", "c")
 LEADS = ("completion", "correct", "prediction")  # a cell without any of these and without a reward is blank
+OF_COMPLETION = (*LEADS, "logprob", "policy_logprob", "tokens", "finish_reason", "sample")
+COUNTS = ("n", "c")
 REWARD = re.compile(r"reward(\.[\w-]+)?")
 VERDICTS = {
     **dict.fromkeys(("true", "1", "1.0", "c", "correct", "yes"), 1.0),
     **dict.fromkeys(("false", "0", "0.0", "i", "incorrect", "no", "n"), 0.0),  # Inspect's N: no answer
+}
+FINISHES = {  # in the words of vLLM, OpenAI, Anthropic, Inspect and text-generation-inference
+    **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "stop_sequence"), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "max_length", "model_length"), "length"),
 }
 MOST_NATS = 1e9  # of a log-probability: no sequence has more, and far larger ones add up to infinity
 NO_ANSWER = ("", "[invalid]")  # the latter is lm-eval's
@@ -38,7 +40,7 @@ class Completion(NamedTuple):
     policy_logprob: float
     length: int  # tokens; -1 where unknown
     token_ids: list[int] | None
-    truncated: bool
+    finish_reason: str  # stop, length, or unknown
     sample: float
     rewards: tuple[float, ...]
 
@@ -61,7 +63,7 @@ class Columns:
     given: Mapping[str, str]
     fields: dict[str, str] | None = None  # column -> field, known from the first row on
     found: set[str] = field(default_factory=set)  # columns that were in some row
-    names: tuple[str, ...] = ()  # of the first row's fields
+    names: dict[str, None] = field(default_factory=dict)  # of the rows' fields so far
 
     def __post_init__(self) -> None:
         known = (*OF_PROMPT, *OF_COMPLETION, *COUNTS)
@@ -81,6 +83,8 @@ class Columns:
         """What the row says. ValueError, as a clause, where the row can't be read; BenchError where no row can."""
         if self.fields is None:
             self._resolve(row)
+        elif not row.keys() <= self.names.keys():
+            self._extend(row)
         assert self.fields is not None
         values = {column: _at(row, name) for column, name in self.fields.items()}
         self.found |= {column for column, value in values.items() if value is not None}
@@ -95,7 +99,7 @@ class Columns:
         return Prompted(*about, cells, parts is not None)
 
     def _resolve(self, row: Row) -> None:
-        self.names = tuple(row)
+        self.names = dict.fromkeys(row)
         fields = {name: name for name in (*OF_PROMPT, *OF_COMPLETION) if name in row} | dict(self.given)
         if not any(REWARD.fullmatch(column) for column in fields):
             fields |= {name: name for name in row if REWARD.fullmatch(name)}
@@ -119,6 +123,15 @@ class Columns:
                 "No column is known: say completion=FIELD, correct=FIELD, reward.NAME=FIELD, or n=FIELD and c=FIELD; "
                 f"{self.there}."
             )
+
+    def _extend(self, row: Row) -> None:
+        """Add the columns that the rows before lacked."""
+        later, known = row.keys() - self.names.keys(), self.fields or {}
+        self.names |= dict.fromkeys(row)
+        columns = () if "n" in known else (*OF_PROMPT, *OF_COMPLETION)
+        rewards = bool(columns) and not any(REWARD.fullmatch(column) for column in self.given)
+        own = [name for name in row if name in later and (name in columns or (rewards and REWARD.fullmatch(name)))]
+        self.fields = known | {name: name for name in own if name not in known}
 
     @property
     def there(self) -> str:
@@ -146,10 +159,8 @@ def _at(row: Any, name: str) -> Any:
     """The value of a field, or of one inside: `a.b` is the field b of the field a, of each where a is a list."""
     if isinstance(row, list):
         return [_at(item, name) for item in row]
-    if not isinstance(row, dict):
-        return None
-    if name in row:
-        return row[name]
+    if not isinstance(row, dict) or name in row:
+        return row[name] if isinstance(row, dict) else None
     for start, rest in _halves(name):
         if start in row:
             return _at(row[start], rest)
@@ -195,7 +206,7 @@ def _cell(values: dict[str, Any]) -> Completion | None:
         _total("policy_logprob", get("policy_logprob")),
         length,
         ids,
-        get("finish_reason") in ("length", "max_tokens"),
+        FINISHES.get(str(get("finish_reason")).lower(), UNKNOWN),
         _number("sample", get("sample")),
         rewards,
     )
@@ -212,10 +223,8 @@ def _plain(column: str, value: Any) -> str | None:
     """A text, or a number as one writes it; None for null and for NaN, by which tables write what is missing."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    if value is None or value != value:
-        return None
-    if isinstance(value, str):
-        return value
+    if value is None or value != value or isinstance(value, str):
+        return value if isinstance(value, str) else None
     if column == "prediction" and isinstance(value, float) and value.is_integer():
         value = int(value)  # 5 and 5.0 are one vote
     if isinstance(value, bool | int | float):

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.artifacts import UNKNOWN
 from bench.errors import BenchError, printable, quoted
 from bench.pools.arrays import PROMPTS, options_of
 from bench.records.completions import completions
@@ -58,7 +59,8 @@ def export(
             from datasets import Dataset, disable_progress_bars
 
             disable_progress_bars()
-            Dataset.from_list(rows).save_to_disk(str(scratch))
+            names = dict.fromkeys(name for row in rows for name in row)  # from_list takes those of the first row alone
+            Dataset.from_dict({name: [row.get(name) for row in rows] for name in names}).save_to_disk(str(scratch))
     return len(rows)
 
 
@@ -88,16 +90,17 @@ def pool_rows(run: Run, split: str, store: Path | None, *, token_ids: bool = Fal
     rows = []
     for row in renamed.drop(columns=dropped).to_dict("records"):
         known = {str(name): value for name, value in row.items() if not _is_missing(value)}
+        if known.get("finish_reason") == UNKNOWN:
+            del known["finish_reason"]
         known |= about.get(str(row["id"]), {})
-        if known.get("tokens") in (0, []) and not known.get("completion"):
-            del known["tokens"]
+        if isinstance(known.get("tokens"), float):  # others of the column are missing
+            known["tokens"] = int(known["tokens"])
         rows.append(known)
-    empty = [name for name in ("tokens",) if not any(row.get(name) for row in rows)]
-    return [{name: value for name, value in row.items() if name not in empty} for row in rows]
+    return rows
 
 
 def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    return value is None or value == [] or (isinstance(value, float) and math.isnan(value))
 
 
 def _prompts(run: Run, split: str) -> dict[str, dict[str, str]]:
@@ -144,7 +147,7 @@ def _inspect_log(run: Run, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _inspect_sample(row: Mapping[str, Any], model: str) -> dict[str, Any]:
     text = row.get("completion", "")
-    stop = "max_tokens" if row.get("finish_reason") == "length" else "stop"
+    stop = {"length": "max_tokens"}.get(row.get("finish_reason", UNKNOWN), row.get("finish_reason", UNKNOWN))
     message = {"role": "assistant", "content": text, "source": "generate", "model": model}
     output: dict[str, Any] = {
         "model": model,

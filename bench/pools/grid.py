@@ -15,13 +15,14 @@ from itertools import pairwise
 
 import numpy as np
 
-from bench.artifacts import Completions, Prompts, content_hash
+from bench.artifacts import UNKNOWN, Completions, Prompts, content_hash
 from bench.blocks import NO_TOKENS
 from bench.errors import BenchError, quoted
 from bench.pools.columns import Columns, Completion, Prompted
 
 SHOWN = 3  # reasons in a sentence
 MOST_CELLS = 50_000_000  # of the grid; a few rows of counts can claim any number
+REASONS = ("stop", "length", UNKNOWN)
 NUMBERS = ("correct", "logprob", "policy_logprob", "sample")
 
 
@@ -81,7 +82,7 @@ class Grid:
         self.ids: list[str] = []
         self.answers: list[str | None] = []
         self.prompt_texts, self.texts, self.token_ids = Spool(), Spool(), Spool()
-        self._row, self._length, self._truncated = array("i"), array("q"), array("b")
+        self._row, self._length, self._reason = array("i"), array("q"), array("b")
         self._numbers = {name: array("d") for name in NUMBERS}
         self._rewards: dict[str, array] = {}
         self._prediction, self._codes = array("i"), dict[str, int]()
@@ -130,7 +131,7 @@ class Grid:
         self.texts.add(None if cell.text is None else cell.text.encode())
         self.token_ids.add(None if cell.token_ids is None else np.array(cell.token_ids, np.int32).tobytes())
         self._length.append(cell.length)
-        self._truncated.append(cell.truncated)
+        self._reason.append(REASONS.index(cell.finish_reason))
         self._prediction.append(
             -1 if cell.prediction is None else self._codes.setdefault(cell.prediction, len(self._codes))
         )
@@ -178,7 +179,7 @@ class Grid:
 
     def column(self, name: str) -> np.ndarray:
         """A column of numbers, by the place of a cell."""
-        return np.asarray(getattr(self, f"_{name}") if name in ("length", "truncated") else self._numbers[name])
+        return np.asarray(getattr(self, f"_{name}") if name in ("length", "reason") else self._numbers[name])
 
     @cached_property
     def predictions(self) -> np.ndarray:
@@ -244,28 +245,25 @@ class Laid:
             yield rows, self.completions(rows)
 
     def completions(self, rows: slice = slice(None)) -> Completions:
-        """The completions of some prompts, in memory. Lengths are 0 where they are not known."""
+        """The completions of some prompts, in memory; `lengths` has their tokens."""
         place = self.place[rows]
         drawn, grid = place >= 0, self.grid
         text, token_ids = np.full(place.shape, "", object), np.full(place.shape, NO_TOKENS, object)
-        truncated = np.zeros(place.shape, bool)
         for cell in np.argwhere(drawn).tolist() if not grid.counts else ():
             number = int(place[cell[0], cell[1]])
             text[cell[0], cell[1]] = grid.texts[number].decode()
             if not grid.token_ids.empty:
                 token_ids[cell[0], cell[1]] = np.frombuffer(grid.token_ids[number], np.int32)
-        if not grid.counts:
-            truncated = drawn & (grid.column("truncated")[place] > 0)
-        reason = np.where(drawn, np.where(truncated, "length", "stop"), "")
+        known = UNKNOWN if grid.counts else np.array(REASONS)[grid.column("reason")[place]]
+        reason = np.where(drawn, known, "")
         logprob, policy_logprob = (self.numbers(name)[rows] for name in ("logprob", "policy_logprob"))
         return Completions(text, token_ids, reason, logprob, policy_logprob, key=content_hash(place, text[:1]))
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """[M, N] tokens; 0 where they are not known."""
-        if self.grid.counts:
-            return np.zeros(self.place.shape, np.int64)
-        return np.where(self.drawn, np.maximum(self.grid.column("length")[self.place], 0), 0)
+        """[M, N] tokens; NaN where they are not known, 0 where there is no sample."""
+        known = -1 if self.grid.counts else self.grid.column("length")[self.place]
+        return np.where(self.drawn, np.where(known < 0, np.nan, known), 0)
 
 
 def only(drawn: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ match=answers    the answers that the task compares with: those of the file (ans
 largest_n=N      go on where not every prompt has so many samples, over those that have
 format=NAME      what the files are, where their names don't say: jsonl json csv parquet lm-eval inspect
 filter=NAME      one of the filters in a log of lm-eval
+temperature=T top_p=P      how the completions were sampled; runs that take them check it
 stopped=first_success block=B limit=L    sampling stopped at the first success; accept_fixed=true: n was fixed
 seed=0 outputs=outputs store=store
 """
@@ -33,12 +34,11 @@ from typing import Any
 import numpy as np
 
 from bench import store as stores
-from bench.artifacts import Completions, content_hash
-from bench.blocks import stored
-from bench.config.rules import FOLDER, PLAIN_NAME, SEED, Rule, one_of, whole
+from bench.artifacts import content_hash
+from bench.config.rules import FOLDER, PLAIN_NAME, PROBABILITY_MASS, SEED, TEMPERATURE, Rule, one_of, whole
 from bench.errors import BenchError, printable, quoted
-from bench.generation.pool import FILE, Unit, write_unit
 from bench.pools import readers, records, stopping
+from bench.pools.arrays import GROUP
 from bench.pools.columns import Columns, whole_number
 from bench.pools.export import made
 from bench.pools.grid import Grid, Laid
@@ -48,18 +48,18 @@ from bench.pools.readers import FORMATS
 from bench.progress import say
 from bench.records.frames import Runs, load
 from bench.records.read import changed, is_finished, read_config
-from bench.store.files import checksum
 from bench.store.reading import sha256
 
-GROUP = "imported"
-VERSION = 1  # raise it where equal files get other records
+VERSION = 2  # raise it where equal files get other records
+SAMPLER = ("temperature", "top_p")
 VERIFIER = "bench.scoring.verifier.verify"
-CELLS = 32_768  # of a stored unit, about
 OPTIONS: dict[str, Rule] = {
     "name": PLAIN_NAME,
     "format": one_of(*FORMATS),
     "match": one_of(*MATCHES),
     "largest_n": whole(1),
+    "temperature": TEMPERATURE,
+    "top_p": PROBABILITY_MASS,
     "seed": SEED,
     "outputs": FOLDER,
     "store": FOLDER,
@@ -74,6 +74,7 @@ def main(words: Sequence[str]) -> None:
     for name in {"seed", "largest_n"} & options.keys():
         number = whole_number(options[name])  # None: the option's rule refuses the words
         options[name] = options[name] if number is None else number
+    options |= {name: _number(options[name]) for name in SAMPLER if name in options}
     columns = {
         name: value
         for name, value in given.items()
@@ -95,6 +96,8 @@ def import_pool(
     task: str | Sequence[str] = (),
     match: str | None = None,
     largest_n: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
     stopped: Mapping[str, int] | bool | None = None,
     seed: int = 0,
     outputs: str | Path = "outputs",
@@ -105,6 +108,7 @@ def import_pool(
     files: one or more, in any of `bench.pools.readers.FORMATS`. columns: column -> field, where a field has another
     name than its column, see `python -m bench.pools import --help`; "reward.NAME" adds a reward, of which the first one
     chooses. task: a task of conf/task that judges the texts, with its settings as ("task=gsm8k", "task.path=FILE").
+    temperature, top_p: how the completions were sampled, where that is known.
     stopped: {"block": B, "limit": L} of counts that stopped at the first success; True: counts that only look so. Rows
     that can't be read are counted, said, and listed in left_out.parquet. The same import again is found done.
     Raises BenchError, and leaves no run, where a file can't be read, or nothing in it can be measured.
@@ -112,11 +116,12 @@ def import_pool(
     paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
     settings = [f"task={task}"] if isinstance(task, str) else list(task)
     given = {"name": name, "format": format, "match": match, "largest_n": largest_n, "seed": seed}
+    sampler = {name: value for name, value in zip(SAMPLER, (temperature, top_p), strict=True) if value is not None}
     given |= {"outputs": str(outputs), "store": str(store)}
-    for option, value in given.items():
+    for option, value in (given | sampler).items():
         if value is not None and not OPTIONS[option].allows(value):
             raise BenchError(f"{option}={quoted(value)} is not allowed: it must be {OPTIONS[option].words(value)}.")
-    if name == "report" or re.fullmatch(r"[0-9a-f]{10}", name):
+    if re.fullmatch(r"report(_.*)?|[0-9a-f]{10}", name):
         raise BenchError(f"name={name} is not allowed: reports and the ids of runs have such names.")
     if match is not None and not settings:
         raise BenchError(f"match={match} needs task=NAME: it says which answers that task compares with.")
@@ -132,6 +137,7 @@ def import_pool(
         "match": match,
         "largest_n": largest_n,
         "stopped": stopped,
+        **sampler,
         "content": content_hash(VERSION, [_hash_of(path) for path in paths]),
     }
     if _is_done(folder, source, seed):
@@ -183,8 +189,8 @@ def _write(
 ) -> list[str]:
     """Write the run; returns what its reader should know."""
     prompts = judged.prompts if judged else laid.prompts
-    pool = _stored(laid, prompts.key, source) if laid.has_texts or not laid.grid.token_ids.empty else None
-    pool = pool or laid.completions()
+    stored = laid.has_texts or not laid.grid.token_ids.empty
+    pool = records.stored_pool(laid, prompts.key, source, VERSION) if stored else laid.completions()
     verdicts, votes = judged.verdicts(pool) if judged else (None, laid.predictions)
     labelled = not np.isnan(laid.correct).all()
     if (laid.predictions != None).any():  # noqa: E711  elementwise
@@ -192,7 +198,9 @@ def _write(
     gold = verdicts if verdicts is not None and not labelled else laid.correct
     beside = verdicts if labelled else None
     plan = stopping.plan_of(source["stopped"])
-    imported = records.Imported(prompts, pool, gold, laid.rewards, votes, beside, given["largest_n"], plan)
+    imported = records.Imported(
+        prompts, pool, laid.lengths, gold, laid.rewards, votes, beside, given["largest_n"], plan
+    )
     records.check(imported)
     left_out = laid.grid.left_out
     counts: dict[str, float] = {"import/rows": left_out.rows, "import/rows_left_out": len(left_out.lines)}
@@ -239,7 +247,7 @@ def _notes(imported: records.Imported, laid: Laid, judged: Judged | None, left_o
     if missing := int((np.isnan(imported.gold) & drawn).sum()) if imported.labelled else 0:
         notes.append(f"{missing:,} completions have no label: they count as never drawn.")
     if imported.rewards and not imported.weighs_votes and (imported.votes != None).any():  # noqa: E711  elementwise
-        notes.append(f"Weighted majority is left out: it is for at most {records.MOST_WEIGHED:,} prompts.")
+        notes.append(records.TOO_MANY)
     if judged is not None:
         beside = (
             "" if imported.judged is None else "; the labels that came along are used, the verdicts are beside them"
@@ -248,21 +256,12 @@ def _notes(imported: records.Imported, laid: Laid, judged: Judged | None, left_o
     return [note for note in notes if note]
 
 
-def _stored(laid: Laid, prompts: str, source: Mapping[str, Any]) -> Completions:
-    """The pool in the store, so that its texts are read from there, a shard at a time."""
-    units, (_, samples) = [], laid.place.shape
-    cells = {name: source[name] for name in ("content", "columns", "filter", "format") if source[name]}
-    address = stores.Address("generate", VERSION, {"engine": GROUP, **cells}, {"prompts": prompts})
-    lengths = laid.lengths
-    for number, (rows, part) in enumerate(laid.shards(CELLS)):
-
-        def build(folder: Path, part: Completions = part, rows: slice = rows) -> dict[str, float]:
-            write_unit(part, folder / FILE, length=lengths[rows])
-            return {"completions": int(part.drawn.sum())}
-
-        folder = stores.current().make(address.piece(f"{number:05d}"), build, Path)
-        units.append((rows, 0, Unit(folder, checksum(folder, FILE), rows.stop - rows.start, samples, samples)))
-    return stored(units)
+def _number(text: str) -> float | str:
+    """The number; the text where it is none, which the option's rule refuses."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _is_done(folder: Path, source: Mapping[str, Any], seed: int) -> bool:

@@ -11,12 +11,16 @@ import yaml
 
 from bench import store
 from bench.artifacts import Completions, Prompts, content_hash
+from bench.blocks import stored
 from bench.errors import BenchError
 from bench.estimators.curves import pass_at_k, pass_hat_k
 from bench.estimators.voting import majority_at_k, majority_method, weighted_majority_at_k
 from bench.evaluation.heldout import Graded
 from bench.evaluation.measures import Measure, of_best_of_n, over, powers_of_two, spread
 from bench.evaluation.reward_diagnostics import diagnose
+from bench.generation.pool import FILE, Unit, write_unit
+from bench.pools.arrays import GROUP
+from bench.pools.grid import Laid
 from bench.pools.stopping import FirstSuccess
 from bench.records.artifact_graph import Graph
 from bench.records.completions import of_pool
@@ -24,9 +28,16 @@ from bench.records.fingerprint import code_of, fingerprint
 from bench.records.metrics import curves, flatten, provenance
 from bench.records.read import COMPLETIONS, CURVES, DIAGNOSTICS, PER_PROMPT, SAMPLES
 from bench.records.write import SAMPLE_PROMPTS, leave, long
+from bench.reporting.words import sampler_words
+from bench.store.files import checksum
 
 SAMPLES_SHOWN = 64  # of a prompt in samples.parquet
+CELLS = 32_768  # of a stored unit, about
 MOST_WEIGHED = 10_000  # prompts
+TOO_MANY = (
+    f"Weighted majority is left out above {MOST_WEIGHED:,} prompts: it takes the votes of up to 20,000 subsets of each "
+    "prompt's samples, some 5 ms per prompt."
+)
 LABELS = "correct"  # the name of the reward that is the label itself
 SAMPLER = "the policy and the sampler that drew the pool"
 NO_DIAGNOSTICS = [{"diagnostic": "none", "x": np.nan, "value": np.nan, "low": np.nan, "high": np.nan, "count": 0}]
@@ -38,6 +49,7 @@ class Imported:
 
     prompts: Prompts
     pool: Completions
+    lengths: np.ndarray  # [M, N] tokens
     gold: np.ndarray  # [M, N] labels that came along, else the task's verdicts
     rewards: dict[str, np.ndarray]  # [M, N] by name; the first one chooses
     votes: np.ndarray  # [M, N] what each completion answers, or None
@@ -92,6 +104,23 @@ class Imported:
     @property
     def from_policy(self) -> bool:
         return not (np.isnan(self.pool.logprob) | np.isnan(self.pool.policy_logprob)).all()
+
+
+def stored_pool(laid: Laid, prompts: str, source: Mapping[str, Any], version: int) -> Completions:
+    """The pool in the store, so that its texts are read from there, a shard at a time."""
+    units, (_, samples) = [], laid.place.shape
+    cells = {name: source[name] for name in ("content", "columns", "filter", "format") if source[name]}
+    address = store.Address("generate", version, {"engine": GROUP, **cells}, {"prompts": prompts})
+    lengths = laid.lengths
+    for number, (rows, part) in enumerate(laid.shards(CELLS)):
+
+        def build(folder: Path, part: Completions = part, rows: slice = rows) -> dict[str, float]:
+            write_unit(part, folder / FILE, length=lengths[rows])
+            return {"completions": int(part.drawn.sum())}
+
+        folder = store.current().make(address.piece(f"{number:05d}"), build, Path)
+        units.append((rows, 0, Unit(folder, checksum(folder, FILE), rows.stop - rows.start, samples, samples)))
+    return stored(units)
 
 
 def check(imported: Imported) -> None:
@@ -152,7 +181,8 @@ def write(
     seed, cells = config["seed"], measures(imported)
     rows = curves(cells, seed=seed)
     if not imported.from_policy:
-        rows = [row | {"reference": SAMPLER if row["reference"] else ""} for row in rows]
+        sampler = f"{SAMPLER} {sampler_words(config['generation'])}".rstrip()
+        rows = [row | {"reference": sampler if row["reference"] else ""} for row in rows]
     diagnosed = (
         diagnose(imported.graded(imported.proxy), seed=seed)
         if imported.labelled and imported.plan is None
@@ -188,17 +218,18 @@ def write(
 
 def _counts(imported: Imported) -> dict[str, Any]:
     drawn, n = imported.pool.drawn, imported.n
+    tokens = imported.lengths[drawn & ~np.isnan(imported.lengths)]
     solved = np.nan_to_num(imported.gold).max(axis=1) == 0
     return {
         "best_of_n/pool_size": n,
         "best_of_n/proxy_spread": spread(imported.proxy),
         "best_of_n/prompts_without_correct": float(solved.mean()) if imported.labelled else float("nan"),
         "pool/completions": int(drawn.sum()),
-        "pool/truncated": int((imported.pool.finish_reason == "length").sum()),
+        "pool/truncated": imported.pool.truncated,
         "pool/unscored": int((np.isnan(imported.proxy) & drawn).sum()),
         "pool/unlabelled": int((np.isnan(imported.gold) & drawn).sum()),
         "pool/mean_reward": float(np.nanmean(imported.proxy)),
-        "pool/mean_length": float(imported.pool.length[drawn].mean()),
+        "pool/mean_length": float(np.mean(tokens)) if len(tokens) else float("nan"),
         "pool/fewest_samples": int(drawn.sum(axis=1).min()),
         "test/prompts": len(imported.prompts),
         "test/prompts_key": imported.prompts.key,
@@ -209,7 +240,7 @@ def _counts(imported: Imported) -> dict[str, Any]:
 def _samples(imported: Imported) -> list[dict[str, Any]]:
     """The completions of the first prompts."""
     few = imported.prompts[: min(SAMPLE_PROMPTS, len(imported.prompts))]
-    pool, correct = imported.pool, imported.gold
+    pool, correct, lengths = imported.pool, imported.gold, imported.lengths
     return [
         {
             "split": "test",
@@ -220,7 +251,7 @@ def _samples(imported: Imported) -> list[dict[str, Any]]:
             "sample": column,
             "completion": pool.text[row, column],
             "finish_reason": str(pool.finish_reason[row, column]),
-            "length": int(pool.length[row, column]),
+            "length": None if np.isnan(lengths[row, column]) else int(lengths[row, column]),
             "reward": float(imported.proxy[row, column]),
             "selected_for": "",
             "correct": None if np.isnan(correct[row, column]) else bool(correct[row, column]),

@@ -38,7 +38,7 @@ SAMPLE_COLUMNS = {
     **dict.fromkeys(("split", "policy", "prompt_id", "prompt", "answer"), "text"),
     **dict.fromkeys(("completion", "finish_reason", "selected_for"), "text"),
     "sample": "whole",
-    "length": "whole",
+    "length": "number",  # null: imported, and not counted
     "reward": "number",
 }
 Curve = tuple[str, str, str, int]  # policy, method, metric, n

@@ -96,10 +96,10 @@ def _without_seed(part: Any, seed: int) -> Any:
     return {key: _without_seed(value, seed) for key, value in part.items() if not (key == "seed" and value == seed)}
 
 
-def but_temperature(group: Group, names: Sequence[str]) -> list[str]:
+def but_temperature(group: Group, names: Sequence[str]) -> str:
     """Equal for samplers that differ in nothing else; every other sampler's own."""
     rest = [group.settings[name] for name in names if name != "temperature"]
-    return rest if "temperature" in names else [*rest, group.label]
+    return str(rest if "temperature" in names else [*rest, group.label])
 
 
 def panel_setting(groups: Sequence[Group], names: Sequence[str]) -> list[str]:

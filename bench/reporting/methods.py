@@ -12,7 +12,16 @@ from bench.records.read import Run, as_number
 from bench.reporting.exhibits import method_sentences
 from bench.reporting.groups import grouped
 from bench.reporting.tables import inline
-from bench.reporting.words import function_name, listed, policy_words, scorer_words, setting_words, split, task_words
+from bench.reporting.words import (
+    function_name,
+    listed,
+    policy_words,
+    sampler_words,
+    scorer_words,
+    setting_words,
+    split,
+    task_words,
+)
 
 HERE = Path(__file__).parent
 SOURCES = {  # selection -> the key of its source in references.bib
@@ -29,6 +38,14 @@ SOURCES = {  # selection -> the key of its source in references.bib
     "kl_regularised": "jinnai2024",
     "self_consistency": "wang2022",
 }
+
+UNKNOWN_SAMPLER = "by a sampler that the runs do not know"
+
+
+def _sampler_of_imports(run: Run) -> str:
+    """`sampler_words` of the imports that a run took."""
+    taken = [use["settings"] for use in run.lineage if use["settings"].get("engine") == "from_import"]
+    return next(filter(None, map(sampler_words, taken)), "")
 
 
 def methods(runs: Sequence[Run]) -> str:
@@ -56,7 +73,9 @@ def methods(runs: Sequence[Run]) -> str:
     environment.filters["listed"] = listed
     if not all(run.trained for run in runs):
         judges = _distinct(task_words(run.config["task"]) for run in runs if "task" in run.config)
-        return _paragraphs(environment.get_template("imported.md").render(count=count, tasks=judges))
+        samplers = _distinct(words for run in runs if (words := sampler_words(run.config["generation"])))
+        template = environment.get_template("imported.md")
+        return _paragraphs(template.render(count=count, tasks=judges, samplers=samplers))
     updates = [_at(config, "training.updates") for config in configs]
     lengths = [
         f"{_at(config, 'training.epochs'):g} epochs" if made is None else f"{made} updates"
@@ -64,6 +83,7 @@ def methods(runs: Sequence[Run]) -> str:
     ]
     text = environment.get_template("methods.md").render(
         length=listed(_distinct(lengths)) if any(updates) else f"{setting('training.epochs')} epochs",
+        samplers=_distinct(_sampler_of_imports(run) or UNKNOWN_SAMPLER for run in runs),
         setting=setting,
         count=count,
         split=split(groups),

@@ -54,6 +54,9 @@ def from_folders(folders: Sequence[Path], *, task: str | None = None) -> Source:
     notes = [f"left out: {folder} holds no finished run" for folder in missing]
     parent = Path(os.path.commonpath([folder.absolute().parent for folder in finished]))
     runs = [read_run(folder) for folder in finished]
+    if len(runs) == 1 and not runs[0].trained:  # imports lie side by side, and have no settings to be compared by
+        name = runs[0].folder.name
+        return Source(runs, notes, parent / f"report_{name}", f"{parent.name}: {name}")
     if task is None:
         return Source(in_order(runs), notes, parent / "report", parent.name)
     tasks = [task_name(run.config["task"]) for run in runs]

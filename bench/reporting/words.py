@@ -99,3 +99,10 @@ def setting_words(value: Any) -> str:
 
 def listed(words: Sequence[str], last: str = "or") -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+def sampler_words(settings: Mapping[str, Any]) -> str:
+    """How an import says that its completions were sampled; "" where it does not say."""
+    names = {"temperature": "temperature", "top_p": "top-p"}
+    stated = [f"{words} {settings[name]:g}" for name, words in names.items() if name in settings]
+    return f"at {' and '.join(stated)}" if stated else ""

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from bench.config import checks
 from bench.config.arms import policies
 from bench.config.compose import Composer, as_given, install_plugins, opened, understood
-from bench.config.keys import folder_of_settings, id_of_settings
+from bench.config.keys import IMPORTED, folder_of_settings, id_of_settings
 from bench.errors import BenchError
 from bench.models.loading import folder as load_folder
 from bench.records.artifact_graph import policy_name
@@ -38,6 +38,7 @@ from bench.records.read import (
     seconds,
 )
 from bench.store.files import BUSY, claim, holder, unfinished
+from bench.store.intact import read_lineage
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -163,8 +164,11 @@ def prompts_in(task: Mapping[str, Any], split: str) -> int | None:
 
 
 def state(cell: Cell) -> State:
-    """The cell's state, read from its folder alone, wherever it runs."""
-    folder = cell.folder
+    return state_of(cell.folder)
+
+
+def state_of(folder: Path) -> State:
+    """The state of a run's folder, read from it alone, wherever the run is made."""
     if process := holder(folder / BUSY):
         return State("running", process)
     if is_done(folder):
@@ -183,8 +187,7 @@ def state(cell: Cell) -> State:
         read_metrics(folder)
     except BenchError:
         return State("incomplete", f"{METRICS} is damaged")
-    arm = changed_arm(folder)
-    return State("outdated", f"the policy in arms.{arm} changed" if arm else "made by other code")
+    return State("outdated", changed_input(folder) or "made by other code")
 
 
 def is_done(folder: Path) -> bool:
@@ -196,27 +199,33 @@ def is_done(folder: Path) -> bool:
         return False
     try:
         read_metrics(folder)
-        return is_current(folder) and changed_arm(folder) is None
+        return is_current(folder) and changed_input(folder) is None
     except (BenchError, OSError, ValueError):  # damaged records count as missing
         return False
 
 
-def changed_arm(folder: Path) -> str | None:
-    """The name of a policy from elsewhere whose local folder holds another one than the run judged; None for none.
+def changed_input(folder: Path) -> str | None:
+    """What a run took that is another thing now: a policy from elsewhere, or an import; None where nothing changed.
 
-    A folder that is gone counts as unchanged. BenchError where the run's records are damaged.
+    A policy's folder that is gone counts as unchanged. BenchError where the run's records are damaged.
     """
-    metrics = read_metrics(folder)
-    if not any(name.endswith("/artifact") for name in metrics):
+    config, metrics = read_config(folder), read_metrics(folder)
+    if any(name.endswith("/artifact") for name in metrics):
+        code = config["policy"].get("trust_remote_code", False)
+        for name, (_, place, _) in policies(config["arms"]).items():
+            with contextlib.suppress(BenchError):  # a folder that was broken since holds another policy, too
+                if (
+                    not Path(place).is_dir()
+                    or policy_name(load_folder(place, code=code)) == metrics[f"{name}/artifact"]
+                ):
+                    continue
+            return f"the policy in arms.{name} changed"
+    if config["generation"]["_target_"] != IMPORTED:
         return None
-    config = read_config(folder)
-    code = config["policy"].get("trust_remote_code", False)
-    for name, (_, place, _) in policies(config["arms"]).items():
-        with contextlib.suppress(BenchError):  # a folder that was broken since holds another policy, too
-            if not Path(place).is_dir() or policy_name(load_folder(place, code=code)) == metrics[f"{name}/artifact"]:
-                continue
-        return name
-    return None
+    from bench.generation.imported import changed_import
+
+    taken = changed_import(config, read_lineage(folder))
+    return taken and f"{taken} has other completions now"
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from bench.reporting import arrange, plots, style, tables
 from bench.reporting.axes import NONE, Wanted, choice, costs, fine_tuning_flops, over, query_flops
 from bench.reporting.contrasts import Contrast, contrast
 from bench.reporting.exhibit import Figure, Table, shows
+from bench.reporting.exhibits.imported import accuracies
 from bench.reporting.groups import Group
 from bench.reporting.labels import Label
 from bench.reporting.words import over_what
@@ -25,12 +26,13 @@ BIASED = (  # see bench.estimators.kl.best_of_n_kl_bias
 def accuracy_by_n(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None:
     """Best-of-n of each sampler against n, and the fine-tuned policies against the N that they were trained on.
 
-    Over "flops": against the FLOPs of a query, and against those of fine-tuning. None where there is one sampler and
-    one N, unless FLOPs are asked for.
+    Over "flops": against the FLOPs of a query, and against those of fine-tuning. Of an imported pool, all its curves
+    against n. None where there is no pool, one sampler and one N, unless FLOPs are asked for.
     """
-    drawn_from, x = arrange.samplers(groups), choice("accuracy_by_n", axes, ["n", *costs(groups)])
+    made_here, x = [group for group in groups if group.trained], choice("accuracy_by_n", axes, ["n", *costs(groups)])
+    drawn_from = arrange.samplers(made_here) if made_here else []
     trained = [(name, panel) for name, panel in arrange.in_panels(groups, ("num_completions",)) if len(panel) > 1]
-    rows: plots.Rows = []
+    rows = [row for name, curve in accuracies(groups) for row in plots.curve_rows(curve, "n", "accuracy", **name)]
     for name, group in drawn_from if len(drawn_from) > 1 or x == "flops" else ():
         curve = group.series("base", "best_of_n", "accuracy")
         points = plots.curve_rows(curve, "n", "accuracy", of="best_of_n", name=name)
@@ -42,10 +44,11 @@ def accuracy_by_n(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None
                 points = plots.curve_rows(point, "n", "accuracy", of=arm, name=name)
                 rows += [row | {x: fine_tuning_flops(group)} for row in points] if x == "flops" else points
     of = {row["of"] for row in rows}
-    panels, hollow = len({arm == "best_of_n" for arm in of}), "; hollow: its random control" * ("control" in of)
+    panels, hollow = len(of - {"control"}), "; hollow: its random control" * ("control" in of)
     made = plots.figure(
         "accuracy_by_n",
         "Accuracy on held-out prompts."
+        + " Imported: of the completions that were drawn elsewhere." * ("imported" in of)
         + " Best-of-n: the base's own samples, n of them per query." * ("best_of_n" in of)
         + f" Fine-tuned: one sample of the policy tuned on N samples per training prompt{hollow}." * bool(trained)
         + " FLOPs of fine-tuning include drawing and scoring the N samples." * (bool(trained) and x == "flops"),
@@ -60,12 +63,12 @@ def accuracy_by_n(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None
 
 def _accuracy(canvas: Any, rows: plots.Rows, x: str) -> None:
     of = {row["of"] for row in rows}
-    kinds = ["best_of_n"] * ("best_of_n" in of) + ["tuned"] * bool({"tuned", "control"} & of)
+    kinds = [kind for kind in ("imported", "best_of_n") if kind in of] + ["tuned"] * bool({"tuned", "control"} & of)
     panels = plots.grid_of(canvas, len(kinds), sharey=True)
     looks = style.sequence(plots.values_of(rows, "name"))
-    titles = {"best_of_n": "n of Best-of-n", "tuned": "N trained on"}
+    titles = {"imported": "n", "best_of_n": "n of Best-of-n", "tuned": "N trained on"}
     if x == "flops":
-        titles = {"best_of_n": "FLOPs per query of Best-of-n", "tuned": "FLOPs of fine-tuning"}
+        titles |= {"best_of_n": "FLOPs per query of Best-of-n", "tuned": "FLOPs of fine-tuning"}
     titles["tuned"] += " (hollow: random control)" * ("control" in of)
     for axes, kind in zip(panels, kinds, strict=True):
         arms = [kind] + ["control"] * (kind == "tuned" and "control" in of)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from bench.evaluation.measures import AT
@@ -111,9 +112,8 @@ def _rows(groups: Sequence[Group], metric: str) -> tuple[plots.Rows, plots.Rows]
         if len(drawn_from) == 1:
             rows += _curve(place(group), "bound", values, bound, group.pool_size)
             rows += _soft(place(group), group, metric) if few else []
-    for same in arrange.alike(
-        (group for _, group in drawn_from), lambda group: str(arrange.but_temperature(group, apart))
-    ):
+    others = partial(arrange.but_temperature, names=apart)
+    for same in arrange.alike((group for _, group in drawn_from), others):
         for group in same if len(same) > 1 and "temperature" not in paneled and not judged else ():
             first = {1: group.series("base", "best_of_n", metric)[1]}
             name = arrange.named(group, [name for name in apart if name not in (*paneled, "temperature")])

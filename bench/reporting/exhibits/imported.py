@@ -1,7 +1,8 @@
 """What an imported pool gives at every n: pass@n, votes, and Best-of-n by each reward that came along."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from bench.records.read import Estimate
 from bench.reporting import tables
 from bench.reporting.exhibit import Table, shows
 from bench.reporting.groups import Group
@@ -39,6 +40,16 @@ def pool_table(pools: Sequence[Group]) -> Table | None:
 @shows("sentences", 1)
 def imported_sentences(groups: Sequence[Group]) -> list[str]:
     return [sentence for group in groups if not group.trained for sentence in _of_pool(group)]
+
+
+def accuracies(groups: Sequence[Group]) -> Iterator[tuple[dict[str, str], Mapping[int, Estimate]]]:
+    """The curves of accuracy over n of every imported pool, each with the labels of its rows in a figure."""
+    pools = [group for group in groups if not group.trained]
+    for pool in pools:
+        of_pool = f"{pool.runs[0].folder.name}: " if len(pools) > 1 else ""
+        for curve, heading in _curves(pool):
+            if curve[2] == "accuracy":
+                yield {"of": "imported", "name": of_pool + heading}, pool.series(*curve)
 
 
 def _of_pool(group: Group) -> Iterator[str]:

@@ -201,7 +201,7 @@ function browse(data) {
     const facts = [
       `reward ${number(data.reward[row])}`,
       tokens(row),
-      `ended by ${{ stop: "end of sequence", length: "the length limit" }[finish] ?? finish}`,
+      `ended by ${{ stop: "end of sequence", length: "the length limit" }[finish] ?? "unknown reason"}`,
       ...(training ? [`selected for ${data.chosens[data.chosen[row]] || "nothing"}`] : []),
     ];
     const current = chosen ? { "aria-current": "true" } : {};
@@ -247,7 +247,7 @@ function browse(data) {
   }
 
   const number = (value) => (value === null ? "not scored" : String(Number(value.toPrecision(4))));
-  const tokens = (row) => `${data.length[row]} ${data.length[row] === 1 ? "token" : "tokens"}`;
+  const tokens = (row) => `${data.length[row] ?? "unknown number of"} ${data.length[row] === 1 ? "token" : "tokens"}`;
 
   document.addEventListener("keydown", (event) => {
     const typing = event.target.closest("input, select, textarea");
