@@ -14,7 +14,7 @@ from bench.errors import BenchError
 
 NUMBERED = r"base|tuned|control|distillation|cost|saved|break_even|scorer|selection|pool|train|test|\w*(_vs_|_of_)[^/]*"
 TAKEN = re.compile(  # what begins the name of another metric, or names another curve or policy
-    rf"{NUMBERED}|adaptive|bound|code|generators|hybrid|rounds|sampler|task|validation"
+    rf"{NUMBERED}|adaptive|bound|code|generators|hybrid|online|rounds|sampler|solutions|task|validation"
     r"|(base|tuned|control|generator|round)_\w+"
 )
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
