@@ -1,4 +1,4 @@
-"""The sources of a policy: a local folder, the Hugging Face hub, pretraining from scratch, or worked solutions.
+"""The sources of a policy: a local folder, the Hugging Face hub, pretraining, or SFT on worked solutions.
 
 The package ships the policy of the default settings and seed 0. Where its recipe changes, this makes it anew:
 

@@ -215,7 +215,7 @@ class Stubs:
         self.trained[key] = (policy.key, [(row, completions.text[row, column]) for row, column in cells], settings)
         return Policy(Path(key), key)
 
-    def evaluation(self, policy, base, prompts, generation, scoring, task, others, *, seed):
+    def evaluation(self, policy, base, prompts, generation, scoring, task, others, *, validation=None, seed):
         return policy.key
 
     def run(self, *, prompt_filter=every_prompt, selection=all_correct, **given):

@@ -235,6 +235,7 @@ def cell(tmp_path: Path) -> cells.Cell:
     found.folder.mkdir(parents=True)
     for name in RECORDS:
         (found.folder / name).write_text("")
+    (found.folder / "config.yaml").write_text(OmegaConf.to_yaml(found.cfg, resolve=True))
     (found.folder / "metrics.json").write_text(json.dumps({"code": "any"}))
     (found.folder / "code.json").write_text(json.dumps(code_of(OmegaConf.to_container(found.cfg, resolve=True))))
     return found
@@ -312,7 +313,7 @@ def test_a_report_of_nothing_is_refused_and_so_is_an_unknown_option(monkeypatch)
          "the path of a style sheet of matplotlib; did you mean talk?"),
         (report.main, "there figures.onyl=[frontier]", "figures.onyl is not known; did you mean only?"),
         (report.main, "there figures.frontier.curvs=[tuned]", "figures.frontier.curvs is not known: a setting of "
-         "figures.frontier is curves, size, labels; did you mean curves?"),
+         "figures.frontier is curves, size, labels, x, y; did you mean curves?"),
         (store_command.main, "--stor x", "--stor is no option of python -m bench.store; did you mean --store?"),
         (store_command.main, "verfy", "action=verfy is not allowed: it must be one of list, verify, prune; did you "
          "mean verify?"),

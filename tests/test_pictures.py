@@ -147,9 +147,16 @@ def mixes(outputs: Path) -> list[Run]:
 
 
 def alone(outputs: Path) -> list[Run]:
-    """One run with validation along its training and a scorer that is not gold."""
-    run = made_run(outputs, prompts=24, num_completions=16, noise=0.8, metrics=SCORED | {f"{VALIDATION}/prompts": 24})
+    """One run, trained online, with validation along its training and a scorer that is not gold."""
+    metrics = SCORED | {f"{VALIDATION}/prompts": 24, "online/updates": 40}
+    run = made_run(outputs, prompts=24, num_completions=16, noise=0.8, metrics=metrics)
     _diagnosed(run)
+    updates = [
+        {"arm": arm, "samples": 240 * n, "reward": 0.2 + n * rise, "kl": n * rise, "length": 20.0 + n}
+        for arm, rise in (("tuned", 0.02), ("control", 0.0))
+        for n in range(1, 41)
+    ]
+    pq.write_table(pa.Table.from_pylist(updates), run.folder / "online.parquet")
     path = {
         (arm, VALIDATION, metric, updates): Estimate(*(scale * (0.1 + 0.01 * updates + d) for d in (0, -0.2, 0.2)))
         for arm in ("tuned", "control")

@@ -24,7 +24,7 @@ from bench.reporting.groups import Group
 from bench.sweeps import cells
 
 
-def one_figure(runs: list[Run], own: object = ()) -> list[Figure]:
+def one_figure(runs: list[Run], own: object = (), axes: object = None) -> list[Figure]:
     rows = [{"run": run.folder.name} for run in runs]
     return [Figure("small", "A figure.", rows, runs, lambda canvas: canvas.subplots().set_title("costs $_{ or $_6"))]
 

@@ -190,7 +190,7 @@ class Loop(Readable):
         self.trained.append((policy.key, tuple(texts), seed))
         return Policy(Path(f"made{len(self.trained)}"), f"made{len(self.trained)}")
 
-    def evaluation(self, policy, base, prompts, generation, scoring, task, others, *, seed):
+    def evaluation(self, policy, base, prompts, generation, scoring, task, others, *, validation=None, seed):
         self.judged.append((policy.key, base.key))
 
     def run(self, monkeypatch, **settings):

@@ -355,7 +355,7 @@ def test_a_file_states_the_hours_and_the_memory_that_are_estimated(asked):
 
 
 def test_there_are_real_experiments_to_estimate():
-    assert len(REAL) == 5
+    assert len(REAL) == 6
 
 
 @pytest.mark.parametrize("overrides", [(), ("training.gradient_checkpointing=true",)])

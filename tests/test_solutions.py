@@ -306,4 +306,6 @@ def test_rft_trains_on_the_samples_and_every_solution(store, random_policy: Poli
     assert (metrics["solutions/written"], metrics["solutions/right"]) == (4, 1.0)
     costs = [results.findings.cost(results, store.uses) for results in (alone, both)]
     assert costs[1].completions_trained == costs[0].completions_trained + 4
-    assert replace(costs[1], completions_trained=0) == replace(costs[0], completions_trained=0)
+    assert costs[1].trainings == (costs[0].trainings[0] + 4,)
+    blank = {"completions_trained": 0, "trainings": ()}
+    assert replace(costs[1], **blank) == replace(costs[0], **blank)

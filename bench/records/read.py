@@ -53,8 +53,7 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        interval = f" [{short(self.low)}, {short(self.high)}]" if self.low != self.high else ""  # else nothing varies
-        return short(self.value) + interval
+        return short(self.value) + (f" [{short(self.low)}, {short(self.high)}]" if self.low != self.high else "")
 
 
 @dataclass(frozen=True)
@@ -165,9 +164,8 @@ class Run:
                 self._same(METRICS, name + end, self.metrics[name + end], value, CURVES)
             if curve in self._per_prompt:
                 self._same(CURVES, name, estimate.value, _mean(self._per_prompt[curve]), PER_PROMPT)
-        for name, (ours, theirs) in compared(
-            {Measure(*curve): () for curve in self._per_prompt}, [*self.elsewhere]
-        ).items():
+        measures: dict[Measure, Any] = {Measure(*curve): () for curve in self._per_prompt}
+        for name, (ours, theirs) in compared(measures, [*self.elsewhere]).items():
             if (key := f"{name}/difference") in self.metrics:
                 mean = _mean(self._per_prompt[ours] - self._per_prompt[theirs])
                 self._same(METRICS, key, self.metrics[key], mean, PER_PROMPT)

@@ -35,11 +35,22 @@ _LLAMA_8B = {
     "vocab_size": 128256,
     "tie_word_embeddings": False,
 }
+_SMOLLM2_135M = {
+    "model_type": "llama",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+}
 # config.json of the models in conf/experiment; tests compare their parameters with the published numbers
 KNOWN: dict[str, dict[str, Any]] = {
     "Qwen/Qwen2.5-1.5B": _QWEN_1_5B,
     "Qwen/Qwen2.5-Coder-1.5B": _QWEN_1_5B,
     "meta-llama/Llama-3.1-8B-Instruct": _LLAMA_8B,
+    "HuggingFaceTB/SmolLM2-135M-Instruct": _SMOLLM2_135M,
     "Skywork/Skywork-Reward-V2-Qwen3-0.6B": _QWEN_3
     | {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16},
     "Skywork/Skywork-Reward-V2-Qwen3-4B": _QWEN_3

@@ -9,7 +9,7 @@ from bench.reporting.groups import Group
 from bench.reporting.words import listed, place_words
 
 
-@shows("sentences", 64)
+@shows("sentences", 66)
 def sentences(groups: Sequence[Group]) -> list[str]:
     """One sentence for each policy and for each sampler of the base, and what is not known of it."""
     lines: dict[object, str] = {}
