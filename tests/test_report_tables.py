@@ -11,6 +11,7 @@ import pytest
 from made_runs import made_run
 
 from bench.errors import BenchError
+from bench.estimators.crossing import crossover
 from bench.estimators.training_seeds import seed_interval
 from bench.records.read import Estimate, Run
 from bench.reporting.console import main_table, runs_table
@@ -19,6 +20,7 @@ from bench.reporting.exhibits import tables
 from bench.reporting.files import stamp_of, write_table
 from bench.reporting.groups import estimate, grouped
 from bench.reporting.tables import inline, latex, markdown
+from bench.seeds import generator
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +111,29 @@ def test_what_configurations_share_is_shown_once(grid: list[Run]):
     found = by_name(grid)
     assert [row["n"] for row in found["best_of_n"].rows] == [1, 2, 4]
     assert [row["arm"] for row in found["coverage"].rows].count("base") == 1
+
+
+def test_the_table_of_coverage_says_at_which_k_a_policy_is_ahead_of_the_base(tmp_path: Path):
+    """As estimators.crossover gives it for the values per prompt of all seeds, one by one."""
+    runs = [
+        made_run(tmp_path, seed=seed, skill={"base": 0.4, "tuned": 0.85, "control": 0.1}, prompts=200)
+        for seed in range(5)
+    ]
+    rows = {row["arm"]: row["against_base"] for row in by_name(runs)["coverage"].rows}
+    assert rows["base"] is None
+    assert rows["tuned"].startswith("ahead at 1")
+    assert rows["control"].startswith("behind at 1")
+    curves = {
+        arm: np.array([[run.per_prompt(arm, "pass", "accuracy", k) for k in (1, 2, 4)] for run in runs]).transpose(
+            0, 2, 1
+        )
+        for arm in ("base", "tuned", "control")
+    }
+    for arm, word, leader in (("tuned", "ahead", 1), ("control", "behind", -1)):
+        found = crossover(curves[arm], curves["base"], [1, 2, 4], generator(0, "pass@k against the base"))
+        ((first, last),) = found.where(leader)
+        span = f"{word} at {first} to {last}" if last > first else f"{word} at {first}"
+        assert rows[arm].split(", ")[0] == span
 
 
 def test_configurations_are_compared_on_the_seeds_that_all_have(grid: list[Run]):

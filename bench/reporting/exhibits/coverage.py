@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bench.estimators.crossing import crossover
 from bench.estimators.curves import fit_coverage
 from bench.records.read import Estimate
 from bench.reporting import arrange, plots, style, tables
@@ -14,6 +15,7 @@ from bench.reporting.contrasts import contrast
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
 from bench.reporting.words import ARMS, listed, over_what
+from bench.seeds import generator
 
 FIT = "power law"
 LAW = style.Look(style.COLOURS["tuned"], "", (0, (4, 2)))
@@ -192,12 +194,14 @@ def coverage_table(groups: Sequence[Group]) -> Table | None:
         "coverage",
         f"Share of prompts that k samples solve (pass@k), and accuracy of their majority vote. {over_what(groups)}. "
         "The base's samples are those of its evaluation. Best-of-n is from another pool, drawn with the run's sampler: "
-        "the two differ at equal n even where the verifier chooses.",
+        "the two differ at equal n even where the verifier chooses. A policy is ahead of the base or behind it where a "
+        "simultaneous 95 % band over all k, for new prompts and seeds, excludes 0.",
         policies,
         [
             *map(setting, groups[0].settings),
             tables.Column("arm", "policy", lambda policy: ARMS.get(policy.arm, policy.arm)),
             *map(solved, sizes),
+            tables.Column("against_base", "pass@k against the base", _against_base),
             tables.interval("majority", f"majority vote{f' of {votes[0]}' if len(votes) == 1 else ''}", _majority),
             tables.Column("votes", None, _votes),
             tables.SEEDS,
@@ -205,6 +209,23 @@ def coverage_table(groups: Sequence[Group]) -> Table | None:
         ],
         tables.all_runs(groups),
     )
+
+
+def _against_base(policy: _Policy) -> str | None:
+    """The k at which the policy's pass@k is above the base's, below it, or neither; None for the base itself."""
+    group = policy.group
+    sizes = [k for k in group.series(policy.arm, "pass", "accuracy") if k in group.series("base", "pass", "accuracy")]
+    if policy.arm == "base" or len(sizes) < 2:
+        return None
+    ours, theirs = (
+        np.stack([group.per_prompt(arm, "pass", "accuracy", k) for k in sizes], axis=-1) for arm in (policy.arm, "base")
+    )  # [S, M, K]
+    found = crossover(ours, theirs, sizes, generator(0, "pass@k against the base"))
+    words = []
+    for leader, word in ((1, "ahead"), (-1, "behind"), (0, "open")):
+        spans = [f"{first}" if first == last else f"{first} to {last}" for first, last in found.where(leader)]
+        words += [f"{word} at {listed(spans)}"] if spans else []
+    return ", ".join(words)
 
 
 def _votes(policy: _Policy) -> int | None:
