@@ -115,25 +115,22 @@ def test_what_configurations_share_is_shown_once(grid: list[Run]):
 
 def test_the_table_of_coverage_says_at_which_k_a_policy_is_ahead_of_the_base(tmp_path: Path):
     """As estimators.crossover gives it for the values per prompt of all seeds, one by one."""
-    runs = [
-        made_run(tmp_path, seed=seed, skill={"base": 0.4, "tuned": 0.85, "control": 0.1}, prompts=200)
-        for seed in range(5)
-    ]
+    skill = {"base": 0.4, "tuned": 0.85, "control": 0.1}
+    runs = [made_run(tmp_path, seed=seed, skill=skill, prompts=200) for seed in range(5)]
     rows = {row["arm"]: row["against_base"] for row in by_name(runs)["coverage"].rows}
     assert rows["base"] is None
-    assert rows["tuned"].startswith("ahead at 1")
-    assert rows["control"].startswith("behind at 1")
-    curves = {
-        arm: np.array([[run.per_prompt(arm, "pass", "accuracy", k) for k in (1, 2, 4)] for run in runs]).transpose(
-            0, 2, 1
-        )
-        for arm in ("base", "tuned", "control")
-    }
+    names = {"tuned": "tuned", "control": "random control"}
     for arm, word, leader in (("tuned", "ahead", 1), ("control", "behind", -1)):
-        found = crossover(curves[arm], curves["base"], [1, 2, 4], generator(0, "pass@k against the base"))
+        ours, theirs = (
+            np.array([[run.per_prompt(policy, "pass", "accuracy", k) for k in (1, 2, 4)] for run in runs])
+            for policy in (arm, "base")
+        )  # [S, K, M]
+        found = crossover(
+            ours.swapaxes(1, 2), theirs.swapaxes(1, 2), [1, 2, 4], generator(0, "pass@k against the base")
+        )
         ((first, last),) = found.where(leader)
-        span = f"{word} at {first} to {last}" if last > first else f"{word} at {first}"
-        assert rows[arm].split(", ")[0] == span
+        assert first == 1
+        assert rows[names[arm]].split(", ")[0] == f"{word} at 1" + (f" to {last}" if last > first else "")
 
 
 def test_configurations_are_compared_on_the_seeds_that_all_have(grid: list[Run]):
