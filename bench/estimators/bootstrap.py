@@ -129,6 +129,16 @@ def resampled_means(values: np.ndarray, rng: np.random.Generator, *, resamples: 
     return Bootstrap(as_floats("values", values, "[M, K]"), rng, resamples).means
 
 
+def units_of(prompts: int, rng: np.random.Generator) -> np.ndarray:
+    """Return [M]: the number from 0 of what each prompt is resampled with, itself or a random group of prompts.
+
+    For sums that are resampled: where M is large, those of groups take less memory.
+    """
+    if prompts <= MOST_UNITS:
+        return np.arange(prompts)
+    return rng.permutation(np.arange(prompts) * MOST_UNITS // prompts)
+
+
 def ratio_of_means(
     numerator: np.ndarray,
     denominator: np.ndarray,
@@ -173,12 +183,13 @@ class Bootstrap:
         present = ~np.isnan(values)
         filled = np.where(present, values, 0.0)
         self.count = present.sum(axis=0)  # [K]
-        self.least = np.where(present, values, np.inf).min(axis=0)  # [K]
-        self.most = np.where(present, values, -np.inf).max(axis=0)
+        self.least = values.min(axis=0, where=present, initial=np.inf)  # [K]
+        self.most = values.max(axis=0, where=present, initial=-np.inf)
         with np.errstate(invalid="ignore", divide="ignore"):
             self.mean = filled.sum(axis=0) / self.count
             centred = np.where(present, values - self.mean, 0.0)
             # Rounding in a mean of equal numbers is no spread.
+            del filled  # of a million prompts, each copy takes much memory
             centred[np.abs(centred) <= 1e-14 * np.abs(self.mean)] = 0.0
             squares = (centred**2).sum(axis=0)
             self.error = np.sqrt(squares / (self.count - 1) / self.count)
@@ -186,7 +197,7 @@ class Bootstrap:
         complete, sums = bool(present.all()) and len(values) <= MOST_UNITS, centred
         if len(values) > MOST_UNITS:  # groups of prompts at random: equally valid, and the time no longer grows with M
             order, starts = rng.permutation(len(values)), np.arange(MOST_UNITS) * len(values) // MOST_UNITS
-            sums, present = (np.add.reduceat(each[order].astype(float), starts) for each in (centred, present))
+            sums, present = (np.add.reduceat(each[order], starts, dtype=float) for each in (centred, present))
         self.means = np.empty((resamples, values.shape[1]))  # [B, K]
         for start, drawn in _resample_counts(len(sums), resamples, rng):
             total = drawn @ sums
