@@ -181,15 +181,13 @@ class Bootstrap:
 
     def __init__(self, values: np.ndarray, rng: np.random.Generator, resamples: int) -> None:
         present = ~np.isnan(values)
-        filled = np.where(present, values, 0.0)
         self.count = present.sum(axis=0)  # [K]
         self.least = values.min(axis=0, where=present, initial=np.inf)  # [K]
         self.most = values.max(axis=0, where=present, initial=-np.inf)
         with np.errstate(invalid="ignore", divide="ignore"):
-            self.mean = filled.sum(axis=0) / self.count
+            self.mean = np.where(present, values, 0.0).sum(axis=0) / self.count
             centred = np.where(present, values - self.mean, 0.0)
             # Rounding in a mean of equal numbers is no spread.
-            del filled  # of a million prompts, each copy takes much memory
             centred[np.abs(centred) <= 1e-14 * np.abs(self.mean)] = 0.0
             squares = (centred**2).sum(axis=0)
             self.error = np.sqrt(squares / (self.count - 1) / self.count)
