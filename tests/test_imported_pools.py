@@ -10,9 +10,10 @@ import pytest
 from sharing import SMALL, composed, given_by, places, replaced
 
 import bench
+from bench.config import checks
 from bench.config.keys import run_folder, run_id
 from bench.errors import BenchError
-from bench.launching.runner import run_experiment
+from bench.launching.runner import refuse_early, run_experiment
 from bench.pools.export import export
 from bench.records.read import COMPLETIONS, Run, read_run
 from bench.reporting.console import main_table
@@ -142,6 +143,14 @@ def test_a_completion_that_is_too_long_names_its_import_and_the_setting(files: d
         BenchError, match=r"generation\.train: train-.* of [\d,]+ tokens, above max_new_tokens=\d+: raise"
     ):
         run({"train": files["train"]}, like=lambda row: row | {"completion": "3 " * 500, "tokens": None})
+
+
+def test_a_sweep_checks_its_imports_before_a_store_is_open(files: dict[str, Path], tmp_path: Path, tiny_policy: Any):
+    bench.import_pool(files["train"], name="train", outputs=tmp_path / "outputs", store=tmp_path / "store")
+    taken = ["generation=imported", "generation.train=train", "num_completions=16"]
+    cfg = composed(*replaced([*SMALL, *places(tmp_path), *given_by(tiny_policy)], *taken))
+    with pytest.raises(BenchError, match="=train has 4 completions of a prompt, and 16 are asked for"):
+        refuse_early(cfg, checks.build_parts(cfg))
 
 
 def renamed(row: dict[str, Any]) -> dict[str, Any]:

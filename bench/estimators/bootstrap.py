@@ -201,6 +201,7 @@ class Bootstrap:
             total = drawn @ sums
             with np.errstate(invalid="ignore"):
                 self.means[start : start + len(drawn)] = total / (len(values) if complete else drawn @ present)
+            del drawn  # before the next ones are made
         # Centred sums are exact zeros where a column is constant and keep ties of 0/1 outcomes within 1e-12.
         self.slack = slack = 1e-12 * np.sqrt(squares / np.maximum(self.count, 1))
         drawn_any = (~np.isnan(self.means)).sum(axis=0)
@@ -271,4 +272,6 @@ def _resample_counts(rows: int, resamples: int, rng: np.random.Generator) -> Ite
         size = min(step, resamples - start)
         drawn = rng.integers(0, rows, size=(size, rows))
         drawn += rows * np.arange(size)[:, None]
-        yield start, np.bincount(drawn.ravel(), minlength=size * rows).reshape(size, rows).astype(np.float64)
+        counts = np.bincount(drawn.ravel(), minlength=size * rows)
+        del drawn  # tens of MiB, as each of these arrays
+        yield start, counts.reshape(size, rows).astype(np.float64)

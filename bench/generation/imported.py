@@ -104,7 +104,8 @@ def check_pools(prompts: Mapping[str, Prompts], config: Mapping[str, Any], selec
     asked = {"train": config["num_completions"], "test": max(config["num_completions"], config["baseline_completions"])}
     for split, count in asked.items():
         if name := import_of(config["generation"], split):
-            source = read(split, name, config["generation"]["outputs"])
+            with using(Store(Path(config["store"]))):  # sweeps check their cells before any store is open
+                source = read(split, name, config["generation"]["outputs"])
             source.matched(prompts[split], count)
             for setting, value in source.sampler.items():
                 if config[setting] != value:
