@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+HASHED = 4096  # items at a time
 UNKNOWN = "unknown"  # the finish_reason of an imported completion without one
 FIELDS = ("text", "token_ids", "finish_reason", "logprob", "policy_logprob")  # the columns of Completions
 Message = dict[str, str]  # {"role": "user" | "assistant" | "system", "content": ...}
@@ -29,9 +30,21 @@ def content_hash(*values: Any) -> str:
         else:
             if isinstance(value, np.ndarray):
                 value = value.tolist()
-            digest.update(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
+            for text in _as_json(value):
+                digest.update(text.encode())
         digest.update(b"\0")
     return digest.hexdigest()
+
+
+def _as_json(value: Any) -> Iterator[str]:
+    """The parts of a value's JSON: of a long list some items at a time, as the whole takes much memory."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or not len(value):
+        yield json.dumps(value, sort_keys=True, ensure_ascii=False)
+        return
+    for start in range(0, len(value), HASHED):
+        items = json.dumps(value[start : start + HASHED], sort_keys=True, ensure_ascii=False)
+        yield f"{', ' if start else '['}{items[1:-1]}"
+    yield "]"
 
 
 @dataclass(frozen=True)
@@ -39,7 +52,7 @@ class Prompts:
     """M prompts of one split. `messages` is what the policy sees, `answer` what a verifier compares with."""
 
     id: np.ndarray  # [M] str, unique
-    messages: tuple[tuple[Message, ...], ...]  # [M] chat turns
+    messages: Sequence[tuple[Message, ...]]  # [M] chat turns
     answer: np.ndarray  # [M] str
     split: str = field(default="", compare=False)  # for the lines that speak of them
 

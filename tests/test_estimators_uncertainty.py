@@ -294,6 +294,24 @@ def test_many_prompts_are_resampled_in_groups_to_the_same_intervals(monkeypatch:
     assert np.abs(grouped - alone).max(axis=0) / width == pytest.approx(0, abs=0.06)  # a standard error of 0.03
 
 
+def test_intervals_by_groups_hold_the_truth_as_often_as_stated(monkeypatch: pytest.MonkeyPatch):
+    """Groups of three and four of 420 prompts: skewed values, values of which most are NaN, and a ratio of means."""
+    monkeypatch.setattr(bootstrap, "MOST_UNITS", 120)
+    held = np.zeros(3)
+    for repetition in range(300):
+        draw = np.random.default_rng(repetition)
+        values = np.stack([draw.lognormal(0, 0.8, 420), draw.normal(size=420)], axis=1)
+        values[draw.random(420) < 0.8, 1] = np.nan
+        low, high = bootstrap_interval(values, draw, resamples=400)
+        truth = np.array([np.exp(0.32), 0])
+        held[:2] += (low <= truth) & (truth <= high)
+        bottom = draw.gamma(2, size=420)
+        ratio = ratio_of_means(bottom / 2 + draw.normal(size=420), bottom, draw, resamples=400)
+        held[2] += ratio.low <= 0.5 <= ratio.high
+    assert (held >= 0.92 * 300).all()
+    assert (held <= 0.98 * 300).all()
+
+
 def test_a_vote_of_one_sample_is_that_sample():
     answers = np.array([["7"], [None], ["8"], ["9"]], object)
     correct = np.array([[1.0], [1.0], [0.0], [np.nan]])

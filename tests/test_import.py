@@ -5,6 +5,7 @@ import gzip
 import json
 import zipfile
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from bench.errors import BenchError
 from bench.pools import importing, records
 from bench.pools.export import export
 from bench.records.completions import completions
-from bench.records.read import Run, missing_records, read_run
+from bench.records.read import COMPLETIONS, Run, missing_records, read_run
 from bench.records.write import seal
 from bench.reporting.exhibits.by_n import accuracy_by_n
 from bench.reporting.groups import grouped
@@ -347,6 +348,9 @@ BAD_LINES = {
     "another prompt": '{"id": "q0", "prompt": "Another?", "completion": "a", "correct": true}',
     "half a character": '{"id": "q9", "completion": "\\ud800", "correct": true}',
     "tokens that are none": '{"id": "q9", "completion": "a", "correct": true, "tokens": -3}',
+    "a number beyond any square": '{"id": "q9", "completion": "a", "correct": true, "reward": 1e308}',
+    "a probability above 1": '{"id": "q9", "completion": "a", "correct": true, "logprob": 3.5}',
+    "token ids that are none": '{"id": "q9", "completion": "a", "correct": true, "tokens": [true]}',
     "an id that is NaN": '{"id": NaN, "completion": "a", "correct": true}',
 }
 
@@ -458,8 +462,8 @@ GARBAGE: dict[str, tuple[str, Callable[[Path], object], str]] = {
     ),
     "log-probabilities beyond any sum": (
         "a.jsonl",
-        text_of('{"id": 1, "correct": 1, "logprob": -1e308, "policy_logprob": [1e308, 1e308]}\n'),
-        "line 1 logprob is -1e.308, which is beyond",
+        text_of('{"id": 1, "correct": 1, "logprob": -1e99, "policy_logprob": [-1e99, -1e99]}\n'),
+        "line 1 logprob is -1e.99, which is beyond",
     ),
     "a data set in Latin-1": ("folder", data_set_in_latin_1, "a.arrow is damaged: 'utf-8' codec"),
     "an encrypted zip": ("a.eval", encrypted, "is encrypted"),
@@ -477,6 +481,11 @@ GARBAGE: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "neither a label",
     ),
     "one prompt": ("a.jsonl", text_of(GOOD[0]), "intervals need 2"),
+    "one prompt beside lines that are none": (
+        "a.jsonl",
+        text_of(f"{GOOD[0]}\nx\n"),
+        "Only 1 prompt has .* intervals need 2 .1 of 2 rows left out: line 2 is not JSON",
+    ),
     "counts that are none": ("a.jsonl", text_of('{"id": 1, "n": 2, "c": 3}\n'), "0 <= c <= n"),
     "counts beyond any memory": (
         "a.jsonl",
@@ -502,6 +511,12 @@ def test_garbage_is_refused_in_one_sentence_and_leaves_nothing(what: str, tmp_pa
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 600
     assert not list((tmp_path / "outputs").rglob("*")) or not list((tmp_path / "outputs" / "imported").iterdir())
+
+
+def test_decimals_of_parquet_are_numbers(tmp_path: Path, imported: Import):
+    rows = [{"id": str(n), "correct": n, "reward": Decimal(n) / 2} for n in (0, 1)]
+    run = imported(to_parquet(tmp_path / "a.parquet", rows))
+    assert [row["reward"] for row in run.rows(COMPLETIONS)] == [0, 0.5]
 
 
 @pytest.mark.parametrize("how", ["BOM", "CRLF", "gzip without its name"])

@@ -10,13 +10,15 @@ import pytest
 from sharing import SMALL, composed, given_by, places, replaced
 
 import bench
+from bench.config import checks
 from bench.config.keys import run_folder, run_id
 from bench.errors import BenchError
-from bench.launching.runner import run_experiment
+from bench.launching.runner import refuse_early, run_experiment
 from bench.pools.export import export
 from bench.records.read import COMPLETIONS, Run, read_run
 from bench.reporting.console import main_table
-from bench.reporting.exhibits import sentences
+from bench.reporting.exhibits import of_one_run, sentences
+from bench.reporting.files import write_figure
 from bench.reporting.methods import methods
 from bench.sweeps.cells import Cell, state_of
 from bench.sweeps.plan import record_of
@@ -87,7 +89,7 @@ def test_imported_pools_give_the_numbers_of_the_run_that_drew_them(drawn: Run, f
 
 
 def test_texts_alone_are_encoded_anew_and_what_is_not_known_stays_undefined(
-    drawn: Run, files: dict[str, Path], run: Run_, capsys: pytest.CaptureFixture[str]
+    drawn: Run, files: dict[str, Path], run: Run_, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     ours = run(
         files, like=lambda row: {name: row[name] for name in ("prompt", "completion", "finish_reason", "reward")}
@@ -100,6 +102,7 @@ def test_texts_alone_are_encoded_anew_and_what_is_not_known_stays_undefined(
     assert ours.metrics["best_of_4/kl"] is None
     assert ours.metrics["tuned/kl"] > 0  # exact steps of the trained policy need no log-probability of the import
     ours.verify()
+    assert [path for figure in of_one_run(ours) for path in write_figure(figure, tmp_path)]  # bars without ends too
     assert main_table(ours)
     assert sentences([ours])
     assert "drawn elsewhere, at temperature 1" in methods([ours])
@@ -121,6 +124,33 @@ def test_a_training_prompt_may_have_fewer_completions(files: dict[str, Path], ru
     assert {(name, text) for name, text in zip(back["prompt_id"], back["text"], strict=True)} == {
         (row["id"], row["completion"]) for row in rows if (row["id"], row["sample"]) in keep
     }
+
+
+def test_prompts_that_are_there_twice_or_are_none_of_the_runs(
+    files: dict[str, Path], run: Run_, capsys: pytest.CaptureFixture[str]
+):
+    """Of two equal prompts the one with the run's own id is taken, wherever it stands; all others are counted."""
+    rows = [json.loads(line) for line in files["train"].read_text().splitlines()]
+    again = [row | {"id": f"{row['id']} again", "completion": "none"} for row in rows]
+    files["train"].write_text("".join(json.dumps(row) + "\n" for row in [*rows, *again]))
+    back = bench.load(run({"train": files["train"]}).folder).completions("train")
+    assert sorted(back["text"]) == sorted(row["completion"] for row in rows)
+    assert "=train: 40 of 80 imported prompts are none of this run's train prompts" in capsys.readouterr().err
+
+
+def test_a_completion_that_is_too_long_names_its_import_and_the_setting(files: dict[str, Path], run: Run_):
+    with pytest.raises(
+        BenchError, match=r"generation\.train: train-.* of [\d,]+ tokens, above max_new_tokens=\d+: raise"
+    ):
+        run({"train": files["train"]}, like=lambda row: row | {"completion": "3 " * 500, "tokens": None})
+
+
+def test_a_sweep_checks_its_imports_before_a_store_is_open(files: dict[str, Path], tmp_path: Path, tiny_policy: Any):
+    bench.import_pool(files["train"], name="train", outputs=tmp_path / "outputs", store=tmp_path / "store")
+    taken = ["generation=imported", "generation.train=train", "num_completions=16"]
+    cfg = composed(*replaced([*SMALL, *places(tmp_path), *given_by(tiny_policy)], *taken))
+    with pytest.raises(BenchError, match="=train has 4 completions of a prompt, and 16 are asked for"):
+        refuse_early(cfg, checks.build_parts(cfg))
 
 
 def renamed(row: dict[str, Any]) -> dict[str, Any]:

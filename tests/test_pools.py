@@ -1,13 +1,15 @@
 """Pools of placed blocks: side by side, stopped, scattered and re-encoded; their keys; counts of equal samples."""
 
+import hashlib
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from drawing import pool_of
 
-from bench.artifacts import Completions, content_hash
+from bench.artifacts import HASHED, Completions, content_hash
 from bench.blocks import Placement, scattered, side_by_side, stopped, stored, with_token_ids
 from bench.generation.pool import FILE, Unit, describe, expected_twins, twins_alarm, write_unit
 
@@ -144,3 +146,10 @@ def test_the_moments_of_twins_are_those_of_every_draw():
     exact = 6 * (second - second**2) + 24 * (third - second**2)
     assert (weight * (pairs - mean) ** 2).sum() == pytest.approx(exact)
     assert (weight * variance).sum() == pytest.approx(exact, rel=0.2)  # squares of estimates are biased a little
+
+
+@pytest.mark.parametrize("count", [0, 1, HASHED, HASHED + 1, 2 * HASHED + 3])
+def test_the_hash_of_a_long_list_is_that_of_its_whole_json(count: int):
+    for value in ([["é", {"b": None, "a": 0.5}]] * count, tuple(map(str, range(count)))):
+        whole = json.dumps(value, sort_keys=True, ensure_ascii=False).encode() + b"\0"
+        assert content_hash(value) == hashlib.blake2b(whole, digest_size=10).hexdigest()

@@ -11,6 +11,7 @@ import pytest
 from selecting import rng
 from texts import pool_of
 
+from bench.estimators import bootstrap
 from bench.estimators.reward_diagnostics import (
     as_probabilities,
     decidable,
@@ -308,3 +309,16 @@ def test_the_figure_is_drawn_and_repeats(tmp_path, scale):
 def test_no_figure_of_the_gold_verifier_itself(tmp_path):
     _, gold = overoptimised_pool(prompts=40, columns=8, tempting=True)
     assert reward_diagnostics([Group({}, (written(tmp_path, gold, gold),))]) is None
+
+
+def test_calibration_of_many_prompts_is_resampled_in_groups_to_the_same_intervals(monkeypatch: pytest.MonkeyPatch):
+    draw = np.random.default_rng(0)
+    probability = draw.random((3000, 2))
+    gold = (draw.random((3000, 2)) < probability).astype(float)
+    alone = reliability(probability, gold, np.random.default_rng(1))
+    monkeypatch.setattr(bootstrap, "MOST_UNITS", 700)
+    grouped = reliability(probability, gold, np.random.default_rng(1))
+    assert (grouped.observed, grouped.error) == (pytest.approx(alone.observed), pytest.approx(alone.error))
+    width = alone.observed_high - alone.observed_low
+    for end in ("observed_low", "observed_high"):
+        assert (getattr(grouped, end) - getattr(alone, end)) / width == pytest.approx(0, abs=0.12)

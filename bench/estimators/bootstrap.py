@@ -129,6 +129,16 @@ def resampled_means(values: np.ndarray, rng: np.random.Generator, *, resamples: 
     return Bootstrap(as_floats("values", values, "[M, K]"), rng, resamples).means
 
 
+def units_of(prompts: int, rng: np.random.Generator) -> np.ndarray:
+    """Return [M]: the number from 0 of what each prompt is resampled with, itself or a random group of prompts.
+
+    For sums that are resampled: where M is large, those of groups take less memory.
+    """
+    if prompts <= MOST_UNITS:
+        return np.arange(prompts)
+    return rng.permutation(np.arange(prompts) * MOST_UNITS // prompts)
+
+
 def ratio_of_means(
     numerator: np.ndarray,
     denominator: np.ndarray,
@@ -171,12 +181,11 @@ class Bootstrap:
 
     def __init__(self, values: np.ndarray, rng: np.random.Generator, resamples: int) -> None:
         present = ~np.isnan(values)
-        filled = np.where(present, values, 0.0)
         self.count = present.sum(axis=0)  # [K]
-        self.least = np.where(present, values, np.inf).min(axis=0)  # [K]
-        self.most = np.where(present, values, -np.inf).max(axis=0)
+        self.least = values.min(axis=0, where=present, initial=np.inf)  # [K]
+        self.most = values.max(axis=0, where=present, initial=-np.inf)
         with np.errstate(invalid="ignore", divide="ignore"):
-            self.mean = filled.sum(axis=0) / self.count
+            self.mean = np.where(present, values, 0.0).sum(axis=0) / self.count
             centred = np.where(present, values - self.mean, 0.0)
             # Rounding in a mean of equal numbers is no spread.
             centred[np.abs(centred) <= 1e-14 * np.abs(self.mean)] = 0.0
@@ -186,12 +195,13 @@ class Bootstrap:
         complete, sums = bool(present.all()) and len(values) <= MOST_UNITS, centred
         if len(values) > MOST_UNITS:  # groups of prompts at random: equally valid, and the time no longer grows with M
             order, starts = rng.permutation(len(values)), np.arange(MOST_UNITS) * len(values) // MOST_UNITS
-            sums, present = (np.add.reduceat(each[order].astype(float), starts) for each in (centred, present))
+            sums, present = (np.add.reduceat(each[order], starts, dtype=float) for each in (centred, present))
         self.means = np.empty((resamples, values.shape[1]))  # [B, K]
         for start, drawn in _resample_counts(len(sums), resamples, rng):
             total = drawn @ sums
             with np.errstate(invalid="ignore"):
                 self.means[start : start + len(drawn)] = total / (len(values) if complete else drawn @ present)
+            del drawn  # before the next ones are made
         # Centred sums are exact zeros where a column is constant and keep ties of 0/1 outcomes within 1e-12.
         self.slack = slack = 1e-12 * np.sqrt(squares / np.maximum(self.count, 1))
         drawn_any = (~np.isnan(self.means)).sum(axis=0)
@@ -262,4 +272,6 @@ def _resample_counts(rows: int, resamples: int, rng: np.random.Generator) -> Ite
         size = min(step, resamples - start)
         drawn = rng.integers(0, rows, size=(size, rows))
         drawn += rows * np.arange(size)[:, None]
-        yield start, np.bincount(drawn.ravel(), minlength=size * rows).reshape(size, rows).astype(np.float64)
+        counts = np.bincount(drawn.ravel(), minlength=size * rows)
+        del drawn  # tens of MiB, as each of these arrays
+        yield start, counts.reshape(size, rows).astype(np.float64)

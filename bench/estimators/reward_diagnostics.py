@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.estimators import arrays
-from bench.estimators.bootstrap import RESAMPLES, resampled_means
+from bench.estimators.bootstrap import RESAMPLES, resampled_means, units_of
 from bench.estimators.curves import best_of_n
 from bench.estimators.reward_curve import Overoptimisation, overoptimisation
 
@@ -161,14 +161,16 @@ def reliability(
         )
     tail = arrays.tail_of(level)
     cells = ~np.isnan(probability)
-    place = np.minimum((probability[cells] * bins).astype(int), bins - 1) + bins * np.nonzero(cells)[0]
+    unit = units_of(len(gold), rng)
+    units = int(unit.max()) + 1
+    place = np.minimum((probability[cells] * bins).astype(int), bins - 1) + bins * unit[np.nonzero(cells)[0]]
     sums = [
-        np.bincount(place, weights, minlength=len(gold) * bins).reshape(-1, bins)
+        np.bincount(place, weights, minlength=units * bins).reshape(-1, bins)
         for weights in (None, probability[cells], gold[cells])
     ]
     count, expected, observed = (values.sum(axis=0).astype(float) for values in sums)  # [K]
     drawn = np.split(resampled_means(np.concatenate(sums, axis=1), rng, resamples=resamples), 3, axis=1)  # [B, K]
-    drawn[0][drawn[0] < 0.5 / len(gold)] = 0  # rounding: this resample has no completion in the bin
+    drawn[0][drawn[0] < 0.5 / units] = 0  # rounding: this resample has no completion in the bin
     draws = _observed_and_error(*drawn)
     ends = [np.full(bins, np.nan), np.full(bins, np.nan)]
     for k in np.flatnonzero(count):

@@ -95,7 +95,7 @@ def generate(
             unit = Unit(folder, checksum(folder, FILE), len(shard), len(columns), len(columns))
             units.append((slice(start, start + len(shard)), first, unit))
     pool = stored(units).first(num_completions)
-    _say_of(source, pool, [use.counts for use in current().uses[-len(units) :]])
+    _say_of(source, rows, pool, [use.counts for use in current().uses[-len(units) :]])
     return pool
 
 
@@ -104,7 +104,8 @@ def check_pools(prompts: Mapping[str, Prompts], config: Mapping[str, Any], selec
     asked = {"train": config["num_completions"], "test": max(config["num_completions"], config["baseline_completions"])}
     for split, count in asked.items():
         if name := import_of(config["generation"], split):
-            source = read(split, name, config["generation"]["outputs"])
+            with using(Store(Path(config["store"]))):  # sweeps check their cells before any store is open
+                source = read(split, name, config["generation"]["outputs"])
             source.matched(prompts[split], count)
             for setting, value in source.sampler.items():
                 if config[setting] != value:
@@ -142,7 +143,8 @@ def _build(
             ids[cell] = made if len(made) else end
         if len(ids[cell]) > most:
             raise BenchError(
-                f"{prompts.id[cell[0]]} has a completion of {len(ids[cell])} tokens, above max_new_tokens."
+                f"generation.{prompts.split}: {prompts.id[cell[0]]} has a completion of {len(ids[cell]):,} tokens, "
+                f"above max_new_tokens={most}: raise it (task.max_new_tokens), or leave that completion out."
             )
     known, anew = kept & ~np.isnan(found["logprob"] + found["policy_logprob"]), drawn & ~kept
     under, flops = np.full(drawn.shape, np.nan), 0.0
@@ -158,7 +160,8 @@ def _build(
     return {**counts, "flops": flops, "reencoded": int(anew.sum()), "unfaithful": int((anew & ~faithful).sum())}
 
 
-def _say_of(source: "ImportSource", pool: Completions, counts: list[Mapping[str, float]]) -> None:
+def _say_of(source: "ImportSource", rows: np.ndarray, pool: Completions, counts: list[Mapping[str, float]]) -> None:
+    unused = len(source.ids) - len(np.unique(rows[rows >= 0]))
     ended = int((np.asarray(pool.finish_reason) == UNKNOWN).sum())
     drawn, unknown = pool.drawn, np.isnan(np.asarray(pool.logprob))
     reencoded, unfaithful = (int(sum(count[name] for count in counts)) for name in ("reencoded", "unfaithful"))
@@ -167,6 +170,7 @@ def _say_of(source: "ImportSource", pool: Completions, counts: list[Mapping[str,
     lines = {
         f"{int(drawn.sum()):,} imported completions, {sampled}": True,
         f"{int((~drawn).sum()):,} of {drawn.size:,} cells are blank: their prompts have fewer completions": ~drawn,
+        f"{unused:,} of {len(source.ids):,} imported prompts are none of this run's {source.split} prompts": unused,
         f"it is not known whether {ended:,} completions ended or were cut: they are taken as ended": ended,
         f"the token ids of {reencoded:,} completions were made from their texts": reencoded,
         f"{unfaithful:,} texts are not what the policy's tokenizer writes from their token ids": unfaithful,
@@ -205,7 +209,9 @@ class ImportSource(NamedTuple):
         for row, (name, messages) in enumerate(zip(prompts.id.tolist(), prompts.messages, strict=True)):
             whole = "\n\n".join(message["content"] for message in messages)
             ours = [" ".join(words(text)) for text in (whole, whole.rpartition("\n\n")[0])]  # an instruction may follow
-            number = next((by_text[text] for text in ours if text in by_text), by_id.get(name, -1))
+            own = by_id.get(name, -1)
+            same = [by_text[text] for text in ours if text in by_text]
+            number = own if not same or (own >= 0 and said[own] in ours) else same[0]  # a text may be there twice
             if not said[number] or any(f" {text} " in f" {said[number]} " for text in ours if text):
                 rows[row] = number  # else the id is that of another prompt
         counts = np.where(rows < 0, 0, self.counts[rows])

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from bench.artifacts import UNKNOWN
@@ -26,6 +27,7 @@ FINISHES = {  # in the words of vLLM, OpenAI, Anthropic, Inspect and text-genera
     **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "stop_sequence"), "stop"),
     **dict.fromkeys(("length", "max_tokens", "max_length", "model_length"), "length"),
 }
+LARGEST = 1e100  # of a number: its square and its sums are finite
 MOST_NATS = 1e9  # of a log-probability: no sequence has more, and far larger ones add up to infinity
 NO_ANSWER = ("", "[invalid]")  # the latter is lm-eval's
 
@@ -245,7 +247,7 @@ def _number(column: str, value: Any) -> float:
         value = value[0]
     if value is None or value == "":
         return math.nan
-    if not isinstance(value, bool | int | float | str):
+    if not isinstance(value, bool | int | float | str | Decimal):
         raise ValueError(f"{column} is {a_kind(value)}, not a number")
     try:
         number = float(value)
@@ -253,16 +255,16 @@ def _number(column: str, value: Any) -> float:
         raise ValueError(f"{column} is too large a number") from None
     except ValueError:
         raise ValueError(f"{column} is {quoted(value)[:40]!r}, not a number") from None
-    if math.isinf(number):
-        raise ValueError(f"{column} is infinite")
+    if abs(number) > LARGEST:
+        raise ValueError(f"{column} is {'infinite' if math.isinf(number) else 'too large a number'}")
     return number
 
 
 def _total(column: str, value: Any) -> float:
     """Nats per sequence, given as they are or token by token."""
     total = sum(_number(column, part) for part in value) if isinstance(value, list) else _number(column, value)
-    if abs(total) > MOST_NATS:
-        raise ValueError(f"{column} is {total:g}, which is beyond {MOST_NATS:g} nats")
+    if total < -MOST_NATS or total > 0.01:  # more than rounding
+        raise ValueError(f"{column} is {total:g}, which is beyond {-MOST_NATS:g} to 0 nats")
     return total
 
 
@@ -287,7 +289,7 @@ def _verdict(value: Any) -> float:
 def _tokens(value: Any) -> tuple[int, list[int] | None]:
     """(how many tokens, their ids if they came along)."""
     if isinstance(value, list):
-        if all(isinstance(token, int) and 0 <= token < 2**31 for token in value):
+        if all(type(token) is int and 0 <= token < 2**31 for token in value):
             return len(value), value
         raise ValueError("tokens is a list that holds other things than ids")
     count = _number("tokens", value)

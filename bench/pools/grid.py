@@ -4,8 +4,6 @@ Numbers are kept in memory; texts and token ids go to a temporary file as they a
 """
 
 import hashlib
-import os
-import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,33 +17,12 @@ from bench.artifacts import UNKNOWN, Completions, Prompts, content_hash
 from bench.blocks import NO_TOKENS
 from bench.errors import BenchError, quoted
 from bench.pools.columns import Columns, Completion, Prompted
+from bench.pools.spool import Messages, Spool
 
 SHOWN = 3  # reasons in a sentence
 MOST_CELLS = 50_000_000  # of the grid; a few rows of counts can claim any number
 REASONS = ("stop", "length", UNKNOWN)
 NUMBERS = ("correct", "logprob", "policy_logprob", "sample")
-
-
-class Spool:
-    """Texts or token ids in a temporary file, in the order in which they came."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(buffering=2**20)  # noqa: SIM115  it lives as long as the spool
-        self._ends = array("q", [0])
-        self.empty = True
-
-    def add(self, content: bytes | None) -> None:
-        if content:
-            self._file.write(content)
-        self.empty = self.empty and content is None
-        self._ends.append(self._ends[-1] + len(content or b""))
-
-    def __getitem__(self, number: int) -> bytes:
-        start, end = self._ends[number], self._ends[number + 1]
-        return os.pread(self._file.fileno(), end - start, start)
-
-    def flush(self) -> None:
-        self._file.flush()
 
 
 @dataclass
@@ -148,6 +125,7 @@ class Grid:
             spool.flush()
         if self.counts:
             return self._of_counts()
+        self._prompts, self._about, self._whole = {}, [], {}  # of use only while rows come
         row, sample = np.array(self._row, np.int64), np.array(self._numbers["sample"])
         order = np.lexsort((np.arange(len(row)), sample, row))
         ranked = row[order], sample[order]
@@ -156,10 +134,10 @@ class Grid:
             self.skip(f"prompt {self.ids[row[at]]!r}", f"has sample {sample[at]:g} twice, of which the first is kept")
         order = np.delete(order, again)
         held, start, count = np.unique(row[order], return_index=True, return_counts=True)
-        for empty in sorted(set(range(len(self.ids))) - set(held.tolist()))[:1000]:
+        for empty in np.setdiff1d(np.arange(len(self.ids)), held).tolist():
             self.skip(f"prompt {self.ids[empty]!r}", "has no completion")
         if not len(held):
-            raise BenchError(f"There is no completion in it{_because(self.left_out)}.")
+            raise BenchError(f"There is no completion in it{because(self.left_out)}.")
         _check_size(len(held), int(count.max()))
         place = np.full((len(held), count.max()), -1)
         within = np.arange(len(order)) - np.repeat(start, count)
@@ -214,9 +192,8 @@ class Laid:
     @cached_property
     def prompts(self) -> Prompts:
         ids = np.array([self.grid.ids[row] for row in self.held], object)
-        texts = (self.grid.prompt_texts[row].decode() for row in self.held)
         answers = np.array([self.grid.answers[row] or "" for row in self.held], object)
-        return Prompts(ids.astype(str), tuple(({"role": "user", "content": text},) for text in texts), answers)
+        return Prompts(ids.astype(str), Messages(self.grid.prompt_texts, self.held), answers)
 
     def numbers(self, name: str) -> np.ndarray:
         """[M, N] of logprob, policy_logprob or sample."""
@@ -285,7 +262,7 @@ def _hash(*texts: str | None) -> bytes:
     return digest.digest()
 
 
-def _because(left_out: LeftOut) -> str:
+def because(left_out: LeftOut) -> str:
     return f" ({left_out})" if left_out.lines else ""
 
 

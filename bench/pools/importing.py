@@ -201,8 +201,8 @@ def _write(
     imported = records.Imported(
         prompts, pool, laid.lengths, gold, laid.rewards, votes, beside, given["largest_n"], plan
     )
-    records.check(imported)
     left_out = laid.grid.left_out
+    records.check(imported, left_out)
     counts: dict[str, float] = {"import/rows": left_out.rows, "import/rows_left_out": len(left_out.lines)}
     if judged is not None and beside is not None:
         known = ~(np.isnan(laid.correct) | np.isnan(beside))

@@ -1,7 +1,7 @@
 """What an imported pool leaves: the records of a run whose one policy is the one that drew it."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from bench.evaluation.measures import Measure, of_best_of_n, over, powers_of_two
 from bench.evaluation.reward_diagnostics import diagnose
 from bench.generation.pool import FILE, Unit, write_unit
 from bench.pools.arrays import GROUP
-from bench.pools.grid import Laid
+from bench.pools.grid import Laid, LeftOut, because
 from bench.pools.stopping import FirstSuccess
 from bench.records.artifact_graph import Graph
 from bench.records.completions import of_pool
@@ -123,7 +123,7 @@ def stored_pool(laid: Laid, prompts: str, source: Mapping[str, Any], version: in
     return stored(units)
 
 
-def check(imported: Imported) -> None:
+def check(imported: Imported, left_out: LeftOut) -> None:
     """BenchError where nothing can be measured."""
     if not imported.labelled and not imported.rewards:
         raise BenchError(
@@ -131,8 +131,10 @@ def check(imported: Imported) -> None:
             "texts (task=NAME)."
         )
     counts = imported.usable
-    if (counts > 0).sum() < 2:
-        raise BenchError(f"{int((counts > 0).sum())} prompts have completions to count on; intervals need 2.")
+    if (few := int((counts > 0).sum())) < 2:
+        raise BenchError(
+            f"{'Only 1' if few else 'No'} prompt has completions to count on, and intervals need 2{because(left_out)}."
+        )
     if imported.largest_n is not None and not 1 <= imported.largest_n <= counts.max():
         raise BenchError(
             f"largest_n={imported.largest_n} is not allowed: it must be 1 to {counts.max()}, the most samples."
@@ -280,9 +282,12 @@ def _completions(imported: Imported) -> Any:
     return table
 
 
-def table_of_prompts(prompts: Prompts) -> dict[str, Any]:
-    texts = [messages[0]["content"] for messages in prompts.messages]
-    return {"prompt_id": prompts.id.tolist(), "prompt": texts, "answer": prompts.answer.tolist()}
+def table_of_prompts(prompts: Prompts) -> Iterator[dict[str, Any]]:
+    """Some prompts at a time."""
+    for start in range(0, len(prompts), CELLS):
+        some = prompts[start : start + CELLS]
+        texts = [messages[0]["content"] for messages in some.messages]
+        yield {"prompt_id": some.id.tolist(), "prompt": texts, "answer": some.answer.tolist()}
 
 
 def of_left_out(lines: Sequence[tuple[str, str]]) -> dict[str, Any]:

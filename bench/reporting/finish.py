@@ -174,8 +174,9 @@ def _bars(axes: Any, column: int) -> list[tuple[np.ndarray, Any]]:
         if getattr(container, "has_xerr", False) or getattr(container, "has_yerr", False):
             parts = list(container.lines[2])
             part = parts[0] if column == 0 else parts[-1]
-            if (container.has_xerr, container.has_yerr)[column] and (segments := part.get_segments()):
-                found.append((np.array(segments), part.get_color()[0]))
+            whole = [segment for segment in part.get_segments() if len(segment) == 2]  # else an end is NaN
+            if (container.has_xerr, container.has_yerr)[column] and whole:
+                found.append((np.array(whole), part.get_color()[0]))
     return found
 
 
