@@ -284,33 +284,35 @@ def wider(folder: Path) -> Path:
     return folder
 
 
-def test_an_adapter_is_put_on_the_base_whatever_it_names(random_policy, tiny_policy, tmp_path, store, capfd) -> None:
+def test_an_adapter_is_put_on_the_base_whatever_it_names(random_policy: Policy, tmp_path: Path, store, capfd) -> None:
     from torch.testing import assert_close
 
-    known = adapter(tiny_policy.path, tmp_path / "known")
-    as_it_is = adapters.on_base(known, tiny_policy, setting="arms.mine")
+    other = loading.folder(scaled(random_policy.path, 0.5, tmp_path / "other"))
+    known = adapter(random_policy.path, tmp_path / "known")
+    as_it_is = adapters.on_base(known, random_policy, setting="arms.mine")
     assert (as_it_is.path, store.uses, capfd.readouterr().err) == (known, [], "")
-    foreign = foreign_name(adapter(tiny_policy.path, tmp_path / "foreign"))
-    put = adapters.on_base(foreign, tiny_policy, setting="arms.mine")
-    assert adapters.on_base(foreign, tiny_policy, setting="arms.mine") == put
+    foreign = foreign_name(shutil.copytree(known, tmp_path / "foreign"))
+    put = adapters.on_base(foreign, random_policy, setting="arms.mine")
+    assert adapters.on_base(foreign, random_policy, setting="arms.mine") == put
     assert [use.reused for use in store.uses] == [False, True]
     assert capfd.readouterr().err.count("arms.mine: the adapter names some/model as its base model, and is put on") == 2
-    assert loading.base_of(put).fingerprint == tiny_policy.fingerprint
-    assert put.fingerprint != adapters.on_base(foreign, random_policy, setting="arms.mine").fingerprint
-    assert loading.load_tokenizer(put).get_vocab() == loading.load_tokenizer(tiny_policy).get_vocab()
-    whole = [dict(loading.load_model(policy).named_parameters()) for policy in (as_it_is, put, tiny_policy)]
+    assert loading.base_of(put).fingerprint == random_policy.fingerprint
+    assert put.fingerprint != adapters.on_base(foreign, other, setting="arms.mine").fingerprint
+    assert loading.load_tokenizer(put).get_vocab() == loading.load_tokenizer(random_policy).get_vocab()
+    whole = [dict(loading.load_model(policy).named_parameters()) for policy in (as_it_is, put, random_policy)]
     for name, weights in whole[0].items():
         assert_close(weights, whole[1][name], rtol=0, atol=0)
     assert any("lora_B" in name and weights.abs().sum() > 0 for name, weights in whole[1].items())
     assert len(whole[1]) > len(whole[2])
 
 
-def test_an_adapter_that_does_not_fit_is_refused(random_policy, tiny_policy, tmp_path, store) -> None:
+def test_an_adapter_that_does_not_fit_is_refused(random_policy: Policy, tmp_path: Path, store) -> None:
     """Also before a training, where the base was not yet made when the settings were checked."""
+    other = loading.folder(scaled(random_policy.path, 0.5, tmp_path / "other"))
     own = adapter(random_policy.path, tmp_path / "own")
     adapters.on_base(own, random_policy, setting="arms.mine")
     with pytest.raises(BenchError, match="is an adapter of the model in"):
-        adapters.on_base(own, tiny_policy, setting="arms.mine")
+        adapters.on_base(own, other, setting="arms.mine")
     weights, config = own / "adapter_model.safetensors", own / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "some/model"}))
     weights.write_bytes(weights.read_bytes().replace(b"q_proj", b"p_proj"))
