@@ -130,7 +130,7 @@ def check_recipes(config: Mapping[str, Any]) -> None:
     """BenchError where the training settings of a warm-started policy, wherever it stands, don't go together."""
     for node in configured(config):
         if node["_target_"].endswith(f"policies.{warm_started.__name__}"):
-            sft.check_settings({**config, "training": node["training"]})
+            sft.check_recipe({**config, "training": node["training"]})
 
 
 @checked(check_recipes)
