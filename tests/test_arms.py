@@ -22,7 +22,7 @@ from bench.reporting.console import main_table, runs_table
 from bench.reporting.exhibits import figures, of_one_run, sentences, tables
 from bench.reporting.methods import methods
 from bench.store import Store, using
-from bench.sweeps.cells import Cell, cells, is_done, state
+from bench.sweeps.cells import Cell, cells, changed_input, is_done, state
 from bench.sweeps.plan import record_of
 
 ALONG = ("training.epochs=2", "training.keep_every=3", "task.validation_prompts=10")
@@ -146,6 +146,8 @@ def test_an_adapter_of_the_base_is_judged(judged: Finished, tiny_policy: Policy)
     found = metrics(judged)
     assert found["low_rank/kl"] > 0.01
     assert found["low_rank/parameters"] > loading.count_parameters(tiny_policy)
+    assert judged.err.count("the adapter names some/model as its base model") == 1
+    assert changed_input(judged.folder) is None
 
 
 def test_another_tokenizer_is_judged_without_a_kl_and_that_is_said_once(judged: Finished) -> None:

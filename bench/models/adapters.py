@@ -39,8 +39,6 @@ def on_base(folder: Path, base: Policy, *, setting: str, code: bool = False) -> 
     if is_here and has_tokenizer:
         return made
     refuse_other_shapes(folder, base, setting=setting)
-    if not is_here and str(named) != (hub.named_by(base.path) or ("",))[0]:
-        say(f"warning: {setting}: the adapter names {named} as its base model, and is put on the run's base")
 
     def build(out: Path) -> dict[str, float]:
         for file in folder.iterdir():
@@ -53,7 +51,10 @@ def on_base(folder: Path, base: Policy, *, setting: str, code: bool = False) -> 
         return {}
 
     address = Address(STAGE, 1, {}, {"adapter": made.key, "policy": base.fingerprint})
-    return Policy(current().make(address, build, lambda out: out), made.fingerprint)
+    put = Policy(current().make(address, build, lambda out: out), made.fingerprint)
+    if not is_here and str(named) != (hub.named_by(base.path) or ("",))[0]:
+        say(f"warning: {setting}: the adapter names {named} as its base model, and is put on the run's base")
+    return put
 
 
 def refuse_other_shapes(folder: Path, base: Policy, *, setting: str) -> None:
