@@ -27,6 +27,7 @@ from bench.scoring.verifier import verify
 from bench.seeds import generator as random_generator
 from bench.seeds import small_seed
 from bench.selection.cells import prompts_dropped
+from bench.selection.pairs import refuse_pairs
 from bench.store import Use, unique
 from bench.tasks import Task
 
@@ -181,7 +182,9 @@ class Generators(Findings):
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
-    """BenchError where drawn_by names an unknown generator."""
+    """BenchError where drawn_by names an unknown generator, or worked solutions would join pairs."""
+    if config["procedure"]["solutions"]:
+        refuse_pairs(config, "procedure.solutions=true", "worked solutions are trained on as single completions")
     known = config["procedure"]["generators"]
     for name in config["procedure"]["drawn_by"]:
         if name not in known:

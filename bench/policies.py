@@ -28,7 +28,8 @@ from bench.config.rules import (
 )
 from bench.errors import BenchError, CommandLine
 from bench.models import hub
-from bench.models.loading import base_of, folder, load_config, load_tokenizer
+from bench.models.adapters import on_base
+from bench.models.loading import ADAPTER, base_of, folder, load_config, load_tokenizer
 from bench.store import SHIPPED, Store, using
 from bench.store.files import ship
 from bench.tasks import Corpus, refuse_without_solutions
@@ -129,7 +130,7 @@ def check_recipes(config: Mapping[str, Any]) -> None:
     """BenchError where the training settings of a warm-started policy, wherever it stands, don't go together."""
     for node in configured(config):
         if node["_target_"].endswith(f"policies.{warm_started.__name__}"):
-            sft.check_settings({**config, "training": node["training"]})
+            sft.check_recipe({**config, "training": node["training"]})
 
 
 @checked(check_recipes)
@@ -149,16 +150,19 @@ def from_elsewhere(
     *,
     place: str,
     setting: str,
+    base: Policy,
     system: str | None = None,
     thinking: bool | None = None,
     trust_remote_code: bool = False,
 ) -> Policy:
     """A policy that was trained anywhere, for any task; `setting` names it in messages.
 
-    place: a local folder, which may hold a LoRA adapter, or ID or ID@REVISION of the Hugging Face Hub. The other
-    settings are those of `from_hub`. BenchError where there is no such policy, or it is not whole.
+    place: a local folder, which may hold a LoRA adapter of `base`, or ID or ID@REVISION of the Hugging Face Hub. The
+    other settings are those of `from_hub`. BenchError where there is no such policy, or it is not whole.
     """
-    if Path(place).is_dir():
+    if (Path(place) / ADAPTER).is_file():
+        found = on_base(Path(place).absolute(), base_of(base), setting=setting, code=trust_remote_code)
+    elif Path(place).is_dir():
         found = folder(place, code=trust_remote_code, setting=setting)
     else:
         id, _, revision = place.partition("@")

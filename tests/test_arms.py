@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,14 @@ from bench.config import arms, checks
 from bench.config.keys import id_of_settings, run_folder
 from bench.errors import BenchError
 from bench.launching.runner import refuse_early, run_experiment
-from bench.models import loading
+from bench.models import adapters, loading
 from bench.procedures import elsewhere
 from bench.records.read import read_run
 from bench.reporting.console import main_table, runs_table
 from bench.reporting.exhibits import figures, of_one_run, sentences, tables
 from bench.reporting.methods import methods
 from bench.store import Store, using
-from bench.sweeps.cells import Cell, cells, is_done, state
+from bench.sweeps.cells import Cell, cells, changed_input, is_done, state
 from bench.sweeps.plan import record_of
 
 ALONG = ("training.epochs=2", "training.keep_every=3", "task.validation_prompts=10")
@@ -52,6 +53,15 @@ def adapter(base: Path, into: Path) -> Path:
     return into
 
 
+def foreign_name(folder: Path) -> Path:
+    """The adapter as PEFT leaves it after a training of a model of the hub: without a tokenizer."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "some/model"}))
+    for file in folder.glob("*token*"):
+        file.unlink()
+    return folder
+
+
 @pytest.fixture(scope="module")
 def own(finished_run: Callable[..., Finished]) -> Finished:
     """A run without policies from elsewhere, which keeps policies along its training."""
@@ -67,7 +77,7 @@ def judged(shared: Shared, own: Finished, tiny_policy: Policy, random_policy: Po
         shutil.copytree(tuned, root / "mine", ignore=shutil.ignore_patterns("after-*", "manifest.json"))
         for kept in tuned.glob("after-*"):
             shutil.copytree(kept, root / f"step_{kept.name.split('-')[1]}")
-        adapter(tiny_policy.path, root / "adapter")
+        foreign_name(adapter(tiny_policy.path, root / "adapter"))
 
     root = shared.once("arms", make)
     steps = sorted(root.glob("step_*"), key=lambda path: int(path.name.partition("_")[2]))
@@ -136,6 +146,8 @@ def test_an_adapter_of_the_base_is_judged(judged: Finished, tiny_policy: Policy)
     found = metrics(judged)
     assert found["low_rank/kl"] > 0.01
     assert found["low_rank/parameters"] > loading.count_parameters(tiny_policy)
+    assert judged.err.count("the adapter names some/model as its base model") == 1
+    assert changed_input(judged.folder) is None
 
 
 def test_another_tokenizer_is_judged_without_a_kl_and_that_is_said_once(judged: Finished) -> None:
@@ -252,19 +264,64 @@ def test_a_broken_policy_is_refused_before_any_work(
     with pytest.raises(BenchError, match=r"arms\.mine=some/model at revision main is not in the local cache"):
         checked("arms.mine=some/model")
     adapter(random_policy.path, tmp_path / "adapter")
-    with pytest.raises(BenchError, match=r"mine is the adapter in .* but the run's base is the one in"):
+    with pytest.raises(BenchError, match=r"mine=.* is an adapter of the model in .* but the run's base is the one in"):
         checked(f"arms.mine={tmp_path / 'adapter'}")
+    checked(f"arms.mine={foreign_name(adapter(tiny_policy.path, tmp_path / 'fits'))}")
+    with pytest.raises(
+        BenchError, match=r"arms\.mine=.*wide doesn't fit the run's base in .* needs \[\d+\] in place of"
+    ):
+        checked(f"arms.mine={foreign_name(wider(adapter(tiny_policy.path, tmp_path / 'wide')))}")
     with pytest.raises(BenchError, match="arms with several checkpoints is not allowed with task"):
         checked(f"arms.mine=[{tiny_policy.path}]", "task.validation_prompts=1")
 
 
-def test_an_adapter_of_another_base_is_refused_before_a_training_too(random_policy, tiny_policy, tmp_path) -> None:
-    """Where the base was not yet made when the settings were checked."""
-    own = Policy(adapter(random_policy.path, tmp_path / "adapter"), "")
-    with pytest.raises(BenchError, match="mine is the adapter"):
-        elsewhere.refuse_other_base("mine", own, tiny_policy)
-    elsewhere.refuse_other_base("mine", own, random_policy)
-    elsewhere.refuse_other_base("mine", random_policy, tiny_policy)
+def wider(folder: Path) -> Path:
+    """The adapter with one more input of each module."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "adapter_model.safetensors"
+    weights = load_file(file)
+    save_file({name: torch.nn.functional.pad(each, (0, "lora_A" in name)) for name, each in weights.items()}, file)
+    return folder
+
+
+def test_an_adapter_is_put_on_the_base_whatever_it_names(random_policy: Policy, tmp_path: Path, store, capfd) -> None:
+    from torch.testing import assert_close
+
+    other = loading.folder(scaled(random_policy.path, 0.5, tmp_path / "other"))
+    known = adapter(random_policy.path, tmp_path / "known")
+    capfd.readouterr()
+    as_it_is = adapters.on_base(known, random_policy, setting="arms.mine")
+    assert (as_it_is.path, store.uses, capfd.readouterr().err) == (known, [], "")
+    foreign = foreign_name(shutil.copytree(known, tmp_path / "foreign"))
+    put = adapters.on_base(foreign, random_policy, setting="arms.mine")
+    assert adapters.on_base(foreign, random_policy, setting="arms.mine") == put
+    assert [use.reused for use in store.uses] == [False, True]
+    assert capfd.readouterr().err.count("arms.mine: the adapter names some/model as its base model, and is put on") == 2
+    assert loading.base_of(put).fingerprint == random_policy.fingerprint
+    assert put.fingerprint != adapters.on_base(foreign, other, setting="arms.mine").fingerprint
+    assert loading.load_tokenizer(put).get_vocab() == loading.load_tokenizer(random_policy).get_vocab()
+    whole = [dict(loading.load_model(policy).named_parameters()) for policy in (as_it_is, put, random_policy)]
+    for name, weights in whole[0].items():
+        assert_close(weights, whole[1][name], rtol=0, atol=0)
+    assert any("lora_B" in name and weights.abs().sum() > 0 for name, weights in whole[1].items())
+    assert len(whole[1]) > len(whole[2])
+
+
+def test_an_adapter_that_does_not_fit_is_refused(random_policy: Policy, tmp_path: Path, store) -> None:
+    """Also before a training, where the base was not yet made when the settings were checked."""
+    other = loading.folder(scaled(random_policy.path, 0.5, tmp_path / "other"))
+    own = adapter(random_policy.path, tmp_path / "own")
+    adapters.on_base(own, random_policy, setting="arms.mine")
+    with pytest.raises(BenchError, match="is an adapter of the model in"):
+        adapters.on_base(own, other, setting="arms.mine")
+    weights, config = own / "adapter_model.safetensors", own / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "some/model"}))
+    weights.write_bytes(weights.read_bytes().replace(b"q_proj", b"p_proj"))
+    with pytest.raises(BenchError, match=r"own doesn't fit .*, which has no model\.layers\.0\.self_attn\.p_proj"):
+        adapters.on_base(own, random_policy, setting="arms.mine")
+    assert not store.uses
 
 
 def test_a_folder_that_changed_is_judged_anew(tiny_policy: Policy, tmp_path: Path) -> None:
@@ -307,5 +364,5 @@ def test_their_base_and_settings_are_those_of_the_run(tiny_policy: Policy, tmp_p
     cfg = composed(*given_by(tiny_policy), "policy.trust_remote_code=true", f"arms.mine={tiny_policy.path}")
     parts = refuse_early(cfg, checks.build_parts(cfg))
     with using(Store(tmp_path / "store")):
-        (found,) = (parts.made(policy) for policy in elsewhere.configured(parts).values())
+        (found,) = (parts.made(partial(policy, base=parts.base)) for policy in elsewhere.configured(parts).values())
         assert found == parts.base

@@ -167,6 +167,20 @@ def test_the_same_twice_bit_for_bit_and_another_seed_another_order(trained, how,
     assert not [file for file in first.path.iterdir() if file.is_dir()]  # no copy of the reference
 
 
+def test_exactly_so_many_updates_are_made(trained):
+    """Whole passes over the pairs are those of as many epochs; else the last one is cut short."""
+    by_epochs, counted = trained(epochs=3, batch_size=5)
+    by_updates, counts = trained(epochs=None, updates=3, batch_size=5)
+    assert counts == counted
+    assert counts["steps"] == 3
+    for name, value in weights(by_epochs).items():
+        assert torch.equal(value, weights(by_updates)[name]), name
+    cut, counts = trained(epochs=None, updates=7, batch_size=2)
+    assert counts["steps"] == len(training_log(cut)) == 7  # 3 updates read the 5 pairs once
+    assert training_log(cut)[-1]["epoch"] == pytest.approx(7 / 3)
+    assert 2 * counted["train_tokens"] < 3 * counts["train_tokens"] < 3 * counted["train_tokens"]
+
+
 def test_an_adapter_starts_from_the_policy_and_continues_from_one(trained, stopping_policy):
     """Whatever the start is, it is the reference: the first loss is log 2."""
     one, _ = trained(lora=ADAPTER, epochs=2, batch_size=8, learning_rate=1e-2)

@@ -76,6 +76,7 @@ def test_examples_that_a_training_reads_are_counted():
     updates = {"epochs": None, "batch_size": 2}
     assert [examples_read(7, {**updates, "updates": n}) for n in (1, 3, 4, 5, 8)] == [2, 6, 7, 9, 14]
     assert examples_read(7, {"epochs": 2.5, "batch_size": 2}) == 17.5
+    assert examples_read(0, {**updates, "updates": 3}) == 0
 
 
 @pytest.mark.parametrize("length", [{"epochs": 3, "updates": 60}, {"epochs": None}])

@@ -21,7 +21,7 @@ from bench.models import chat, loading
 from bench.models.sampler import RAW
 from bench.records.read import read_run
 from bench.reporting.methods import methods, references
-from bench.store import Store, using
+from bench.store import MANIFEST, Store, using
 from bench.tracking.mirror import read
 from bench.training.lora import Lora
 from bench.training.online import OnlineTraining, described, refuse_no_signal, train_online
@@ -68,7 +68,7 @@ def trained(tmp_path: Path, random_policy: Policy, few_prompts: Prompts) -> Call
 
     def call(prompts: Prompts = few_prompts, score=by_length, policy: Policy = random_policy, **settings):
         sampler = replace(RAW, temperature=settings.pop("temperature", 1.0))
-        with using(Store(tmp_path / f"store{next(stores)}")):
+        with using(Store(tmp_path / settings.pop("store", f"store{next(stores)}"))):
             recipe = replace(RECIPE, **settings)
             how = {"max_new_tokens": LIMIT, "batch_tokens": 4096, "sampler": sampler, "scored_by": "length"}
             return train_online(policy, prompts, score, recipe, **how)
@@ -175,12 +175,17 @@ def test_each_sample_is_drawn_once_and_the_first_draw_equals_the_bases_pool(trai
     assert recipe.num_updates(7) == 6
     assert sorted(np.concatenate(batches[:3])) == sorted(np.concatenate(batches[3:])) == [*range(7)]
     with using(Store(training.policy.path.parents[2])):
+        tokenizer = loading.load_tokenizer(random_policy)
         base = generate(few_prompts, random_policy, max_new_tokens=LIMIT)
     first = batches[0]
     assert [ids(training.pool)[row][:2] for row in first] == [ids(base)[row][:2] for row in first]
     assert ids(training.pool) != ids(base)
     lengths = np.array([[len(cell) for cell in row] for row in ids(training.pool)])
     assert (training.rewards.value == lengths % 3).all()
+    counts = json.loads((training.policy.path / MANIFEST).read_text())["counts"]
+    read = 2 * sum(len(chat.encode(tokenizer, messages)) for messages in few_prompts.messages)  # by each visit
+    assert (counts["prompt_tokens"], counts["generated_tokens"]) == (read, lengths.sum())
+    assert counts["flops"] == 2 * loading.count_parameters(random_policy) * (read + lengths.sum())
     log = training_log(training.policy)
     assert [entry["samples"] for entry in log] == [6, 10, 14, 20, 24, 28]
     assert log[0]["reward"] == pytest.approx(training.rewards.value[first, :2].mean())
@@ -195,7 +200,7 @@ def test_the_same_training_gives_the_same_numbers_and_leaves_the_global_generato
     torch.manual_seed(7)
     second = trained(beta=0.1)
     assert first.policy.fingerprint == second.policy.fingerprint
-    assert first.pool.key == second.pool.key.replace(second.pool.key, first.pool.key)
+    assert first.pool.key == second.pool.key
     assert ids(first.pool) == ids(second.pool)
     assert training_log(first.policy) == training_log(second.policy)
     assert trained(seed=1).policy.fingerprint != first.policy.fingerprint
@@ -238,6 +243,24 @@ def test_an_adapter_is_trained_alone_and_keeps_policies(trained, random_policy):
     assert (training.policy.path / "after-1-updates").is_dir()
     assert loading.base_of(training.policy).path == random_policy.path
     assert training_log(training.policy)[-1]["kl"] != 0
+
+
+def test_a_training_that_was_cut_short_gives_the_same_numbers_and_leaves_nothing(trained):
+    recipe = {"keep_every": 1, "num_generations": 2, "prompts_per_update": 4}
+    whole, draws = trained(**recipe), iter(range(3))
+
+    def cut(prompts: Prompts, pool: Completions) -> Rewards:
+        return by_length(prompts, pool) if next(draws) < 2 else 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        trained(**recipe, score=cut, store="cut")
+    again = trained(**recipe, store="cut")
+    assert again.policy.fingerprint == whole.policy.fingerprint
+    assert training_log(again.policy) == training_log(whole.policy)
+    assert (again.rewards.value == whole.rewards.value).all()
+    for training in (whole, again):
+        assert {path.name for path in training.policy.path.glob("after-*")} == {f"after-{n}-updates" for n in (1, 2, 3)}
+        assert [path.name for path in training.policy.path.parent.iterdir()] == ["00000"]
 
 
 def test_rewards_that_never_differ_are_said_in_one_sentence(trained):

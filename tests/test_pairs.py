@@ -175,6 +175,8 @@ def test_the_default_pairs_and_a_run_id_of_their_own():
         ("pairs=right_wrong", r"training=sft is not allowed with pairs \(right_wrong\): .*set training=dpo"),
         ("training=dpo procedure=hybrid control=none", r"procedure=hybrid is not allowed with pairs \(best_worst\)"),
         ("training=dpo procedure=adaptive control=none", r"procedure=adaptive is not allowed with pairs"),
+        ("training=dpo procedure=sft control=none", r"procedure=sft is not allowed with pairs \(best_worst\)"),
+        ("training=dpo procedure=generators procedure.solutions=true", "solutions=true is not allowed with pairs"),
         ("training=dpo training.packing=true", "training.packing|packing"),
         ("training=dpo training.beta=0", "training.beta=0 is not allowed: .*above 0"),
         ("training=dpo training.micro_batch_size=5", "training.micro_batch_size=5 .*must divide"),

@@ -322,6 +322,24 @@ def test_paper_scale_sweeps_are_planned_without_the_hub(monkeypatch):
     assert all(cell.cfg.name == "paper_kl_frontier" for cell in found)
 
 
+def test_each_way_to_train_is_estimated_and_policies_from_elsewhere_are_noted(random_policy):
+    def estimated(*given):
+        cell = Cell("", composed("policy=folder", f"policy.path={random_policy.path}", *given), ())
+        found = stages.estimate([cell], machine("h100"), stages.SizeHints())
+        return {stage.name: stage for stage in found.stages}["fine-tuning"], found.notes
+
+    pairs = "training=dpo"
+    by_epochs, notes = estimated(pairs, "training.epochs=1")
+    by_updates, _ = estimated(pairs, "training.epochs=null", "training.updates=100")
+    assert by_updates.tokens > by_epochs.tokens
+    assert by_updates.flops / by_updates.tokens == pytest.approx(by_epochs.flops / by_epochs.tokens)
+    alike = ("num_completions=4", "procedure.prompts_per_update=8")  # 32 completions per update, as of training=sft
+    online, of_arms = estimated("procedure=online", *alike, f"arms.mine={random_policy.path}")
+    single, _ = estimated("num_completions=4")
+    assert online.bytes - single.bytes == pytest.approx(2 * loading.count_parameters(random_policy))  # the base's
+    assert set(of_arms) - set(notes) == {"policies from elsewhere (arms) are counted as the policy"}
+
+
 def test_an_unknown_number_of_prompts_is_said_not_counted(monkeypatch):
     from bench.sweeps import plan
 

@@ -137,9 +137,13 @@ def test_a_warm_start_is_planned_as_it_is_done(given, compared, planned_and_done
     assert {name: getattr(planned, name) for name in done} == done
 
 
-def test_rounds_of_preference_tuning_do_exactly_what_was_planned(planned_and_done):
-    rounds = ["procedure=rounds", "procedure.rounds=2", "procedure.start=current", "procedure.train_on=union"]
-    planned, done = planned_and_done(*PAIRS["random pairs"], *rounds)
+ROUNDS = ["procedure=rounds", "procedure.rounds=2", "procedure.start=current", "procedure.train_on=union"]
+UPDATES = [*WARM, "training.epochs=null", "training.updates=7"]
+
+
+@pytest.mark.parametrize("given", [ROUNDS, UPDATES], ids=["rounds", "after a warm start"])
+def test_preference_tuning_does_exactly_what_was_planned(given, planned_and_done):
+    planned, done = planned_and_done(*PAIRS["random pairs"], *given)
     assert {name: getattr(planned, name) for name in done} == done
 
 

@@ -75,6 +75,7 @@ class TransformersEngine:
 
         self.tokenizer = loading.load_tokenizer(policy)
         self.model = loading.load_model(policy, dtype=dtype, device=device()) if model is None else model
+        self.in_training = model is not None
         kind = self.model.config.model_type
         if kind in MISTAKEN_IN_BATCHES:
             raise BenchError(
@@ -106,7 +107,8 @@ class TransformersEngine:
     ) -> tuple[Completions, dict[str, float]]:
         """The given samples of every prompt [M, len(samples)], each from its own random stream.
 
-        The prompts' tokens are counted with sample 0, whose prefill the other samples share where they can.
+        The prompts' tokens are counted with sample 0, whose prefill the other samples share where they can; for a model
+        in training they are counted each time.
         """
         prompt_ids, groups = self._prefilled(prompts, len(samples), max_new_tokens)
         token_ids = np.empty((len(prompts), len(samples)), object)
@@ -133,7 +135,8 @@ class TransformersEngine:
             policy_logprob=logprobs[..., 1],
             dtype=str(self.model.dtype),
         )
-        read = sum(map(len, prompt_ids)) * ((0 in samples) if self.shares_prompts else len(samples))
+        reads = (self.in_training or 0 in samples) if self.shares_prompts else len(samples)
+        read = sum(map(len, prompt_ids)) * reads
         written = int(completions.length.sum())
         flops = 2 * self.model.num_parameters() * (read + written)
         return completions, {"prompt_tokens": read, "generated_tokens": written, "flops": flops}

@@ -18,12 +18,13 @@ ADAPTER, BASE_PLACE = "adapter_config.json", "base_model_name_or_path"  # PEFT's
 FILES = (".json", ".safetensors", ".jinja", ".model", ".txt")  # the content of these files makes the fingerprint
 
 
-def folder(path: str | Path, *, code: bool = False, setting: str = "policy.path") -> Policy:
+def folder(path: str | Path, *, code: bool = False, setting: str = "policy.path", on: str | None = None) -> Policy:
     """The policy in a local folder in Hugging Face format; its fingerprint is a hash of its files' contents.
 
     The folder may hold a LoRA adapter that names another local folder as its base model; the base's files count too.
     code: Python files count too, as they will be run. The fingerprint of a snapshot in the hub's cache is a hash of its
-    id and commit. setting: what names the folder, for messages. BenchError where the folder holds no whole model.
+    id and commit. setting: what names the folder, for messages. on: the fingerprint of the model that an adapter is put
+    on, whatever it names. BenchError where the folder holds no whole model.
     """
     import hashlib
 
@@ -31,8 +32,10 @@ def folder(path: str | Path, *, code: bool = False, setting: str = "policy.path"
     found = sorted(path.iterdir()) if path.is_dir() else []
     files = [file for file in found if file.suffix in (*FILES, *[".py"] * code) and file.name != "manifest.json"]
     hub.check_folder(path, files, setting=setting, code=code)
-    base = adapter_base(path)
-    if base is None and not (path / "config.json").is_file():
+    adapter = adapter_config(path)
+    if adapter is not None and on is None:
+        on = folder(adapter_base(path) or path, code=code).fingerprint
+    if adapter is None and not (path / "config.json").is_file():
         raise BenchError(f"{setting}={path} holds no config.json; give a folder that save_pretrained wrote.")
     if not any(file.suffix == ".safetensors" for file in files):
         raise BenchError(
@@ -44,8 +47,8 @@ def folder(path: str | Path, *, code: bool = False, setting: str = "policy.path"
     for file in files:
         digest.update(file.name.encode())
         digest.update(_adapter_digest(file) if file.name == ADAPTER else _file_digest(file))
-    if base is not None:
-        digest.update(folder(base, code=code).fingerprint.encode())
+    if adapter is not None:
+        digest.update(str(on).encode())
     return Policy(path, digest.hexdigest())
 
 
@@ -78,19 +81,30 @@ def _adapter_digest(file: Path) -> bytes:
     return hashlib.blake2b(json.dumps(config, sort_keys=True).encode()).digest()
 
 
-def adapter_base(path: Path) -> Path | None:
-    """Return the folder of the model that the adapter at `path` belongs to, or None where `path` holds no adapter.
+def adapter_config(path: Path) -> dict[str, Any] | None:
+    """The configuration of the LoRA adapter at `path`, or None where `path` holds no adapter.
 
-    BenchError where transformers would not load the adapter as it was trained, or the base is no local folder.
+    BenchError where transformers would not load the adapter as it was trained.
     """
     if not (path / ADAPTER).is_file():
         return None
-    config = json.loads((path / ADAPTER).read_text())
+    config: dict[str, Any] = json.loads((path / ADAPTER).read_text())
     if config.get("use_dora"):  # transformers loads its directions, and magnitudes at random
         raise BenchError(
             f"The adapter in {path} is a DoRA, which transformers does not load whole: merge it into its base model "
             "(merge_and_unload), and give that."
         )
+    return config
+
+
+def adapter_base(path: Path) -> Path | None:
+    """The folder of the model that the adapter at `path` names as its base, or None where `path` holds no adapter.
+
+    BenchError where transformers would not load the adapter as it was trained, or the base is no local folder.
+    """
+    config = adapter_config(path)
+    if config is None:
+        return None
     base = Path(str(config.get(BASE_PLACE)))
     if not (base / "config.json").is_file() or base.resolve() == path.resolve():
         raise BenchError(

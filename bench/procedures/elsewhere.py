@@ -9,9 +9,7 @@ from functools import partial
 
 from bench.artifacts import Policy
 from bench.config import arms
-from bench.errors import BenchError
 from bench.evaluation.heldout import AlongTraining, Outcomes
-from bench.models import loading
 from bench.policies import from_elsewhere
 from bench.procedures.findings import Elsewhere, Results
 from bench.procedures.parts import Parts
@@ -23,7 +21,7 @@ ALIKE = ("system", "thinking", "trust_remote_code")
 def run(procedure: Callable[[Parts], Results], parts: Parts) -> Results:
     """The results of a procedure, with the outcomes of the policies from elsewhere.
 
-    BenchError, before the procedure, where an adapter belongs to another model than the base.
+    BenchError, before the procedure, where an adapter does not fit the base.
     """
     if not parts.arms:
         return procedure(parts)
@@ -42,7 +40,7 @@ def run(procedure: Callable[[Parts], Results], parts: Parts) -> Results:
 
 
 def configured(parts: Parts) -> dict[str, Callable[..., Policy]]:
-    """The policies by name, as parts that are not yet made."""
+    """The policies by name, as parts that are not yet made: each needs the `base`."""
     asked = getattr(parts.policy, "keywords", {})
     alike = {name: asked[name] for name in ALIKE if name in asked}
     return {
@@ -55,22 +53,11 @@ def made(parts: Parts) -> dict[str, Elsewhere]:
     """The policies by name; those without a KL are said."""
     base, policies = parts.base, {}
     for name, policy in configured(parts).items():
-        found = parts.named(name, policy)
-        refuse_other_base(name, found, base)
+        found = parts.named(name, partial(policy, base=base))
         policies[name] = Elsewhere(found, parts.incomparable(found))
         if policies[name].differs is not None:
             say(f"{name}: its {policies[name].differs} differs from the base's, so it is judged without a KL")
     return policies
-
-
-def refuse_other_base(name: str, policy: Policy, base: Policy) -> None:
-    """BenchError where the policy is an adapter of another model than the run's base."""
-    own, needed = loading.base_of(policy), loading.base_of(base)
-    if own != policy and own.fingerprint != needed.fingerprint:
-        raise BenchError(
-            f"{name} is the adapter in {policy.path} of the model in {own.path}, but the run's base is the one in "
-            f"{needed.path}: give the merged model (merge_and_unload), or an adapter of the base."
-        )
 
 
 def judge(parts: Parts, policies: Mapping[str, Elsewhere]) -> tuple[dict[str, Outcomes], AlongTraining | None]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from bench import policies
-from bench.artifacts import Policy, Prompts
+from bench.artifacts import Prompts
 from bench.config.arms import several
 from bench.config.checks import refuse_more_than_the_pool
 from bench.config.keys import configured, drawing
@@ -66,8 +66,9 @@ def check(parts: Parts, procedure: Callable[..., Any], config: Mapping[str, Any]
     root = Path(config["store"]).absolute()
     with using(Finder(root)), contextlib.suppress(MissingError):  # a base that is not yet made is checked when it is
         made = parts.made(parts.policy) if arms else None
-        for name, arm in arms.items():
-            elsewhere.refuse_other_base(name, parts.made(arm), cast(Policy, made))
+        for arm in arms.values():
+            with contextlib.suppress(MissingError):  # an adapter that fits, and is not yet copied
+                parts.made(partial(arm, base=made))
 
 
 def _splits(config: Mapping[str, Any]) -> list[str]:
@@ -97,6 +98,11 @@ def _shape(parts: Parts, policy: Any) -> PolicyShape | None:
         )
     if function not in (policies.from_folder, policies.from_hub, policies.from_elsewhere):
         return None
+    if function is policies.from_elsewhere:
+        if (Path(settings["place"]) / loading.ADAPTER).is_file():  # it has the base's shape, or is refused below
+            loading.folder(settings["place"], setting=settings["setting"], on="")
+            return None
+        policy = partial(policy, base=None)
     made = policy(parts.task)
     base = loading.base_of(made)
     described = loading.load_config(base)

@@ -16,6 +16,7 @@ from bench.procedures.findings import ArtifactGraph, Findings, Results, Training
 from bench.procedures.parts import Parts
 from bench.progress import say
 from bench.selection.cells import in_order
+from bench.selection.pairs import refuse_pairs
 from bench.store import Use
 from bench.tasks import Task
 from bench.training.demonstrations import every
@@ -81,7 +82,8 @@ class Supervised(Findings):
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
-    """BenchError for a random control: there is one solution per prompt, and no other to choose."""
+    """BenchError for pairs and for a random control: there is one solution per prompt, and no other to choose."""
+    refuse_pairs(config, "procedure=sft", "it trains on worked solutions alone")
     require(config, "control", one_of("none"))
 
 

@@ -113,6 +113,8 @@ def estimate(cells: Sequence[Cell], machine: Machine, hints: SizeHints) -> SizeE
         stages.append(base.harness_tasks(tasks, work.harnessed))
     notes += harness_notes
     notes.append("assumed random rewards, with the difficulty of prompts uniform, wherever the work depends on rewards")
+    if cfg["arms"]:
+        notes.append("policies from elsewhere (arms) are counted as the policy")
     if len(cfg["procedure"].get("drawn_by", ())) > 1:
         notes.append("other generators are counted as the policy")
     return SizeEstimate(tuple(stages), tuple(notes))
@@ -235,8 +237,10 @@ class _Sizes:
         lora = cfg["lora"]
         each = 2 if gives_pairs(self.cfg) else 1  # completions per example
         processes, batch, procedure = cfg.get("processes", 1), cfg["batch_size"], self.cfg["procedure"]
+        held = self.held
         if (prompts := procedure.get("prompts_per_update")) is not None:  # online: an update reads all of a draw
             batch = prompts * (procedure["num_generations"] or self.cfg["num_completions"])
+            held += self.shape.parameters * self.width  # the base, which measures the KL of each draw
         rows = cfg["micro_batch_size"] or batch // processes
         learnt = self.shape.lora_parameters(lora["r"], lora["target_modules"]) if lora else self.shape.parameters
         how = memory.Training(
@@ -255,11 +259,12 @@ class _Sizes:
         frozen = self.shape.parameters if lora else 0
         flops = (6 * learnt + 4 * frozen) * tokens
         if each == 2:
-            flops += 2 * (learnt + frozen) * tokens / cfg["epochs"]  # the reference reads each pair once
+            # the reference reads each pair once: at most all that `updates` read
+            flops += 2 * (learnt + frozen) * tokens / (cfg["epochs"] or 1)
         # checkpointing computes the forward pass again: it takes time, but the suite's FLOPs leave it out
         again = 2 * (learnt + frozen) * tokens if how.checkpointing else 0
         seconds = (flops + again) / (self.machine.flops * self.machine.training)
-        return Stage("fine-tuning", tokens, flops, seconds / processes, memory.training(self.shape, how) + self.held)
+        return Stage("fine-tuning", tokens, flops, seconds / processes, memory.training(self.shape, how) + held)
 
     def divergence(self, completions: float) -> Stage:
         """The KL. completions: counted for each of the two models that read them."""

@@ -23,6 +23,7 @@ from bench.config.arms import policies
 from bench.config.compose import Composer, as_given, install_plugins, opened, understood
 from bench.config.keys import IMPORTED, folder_of_settings, id_of_settings
 from bench.errors import BenchError
+from bench.models.adapters import STAGE as ADAPTED
 from bench.models.loading import folder as load_folder
 from bench.records.artifact_graph import policy_name
 from bench.records.fingerprint import is_current
@@ -212,11 +213,12 @@ def changed_input(folder: Path) -> str | None:
     config, metrics = read_config(folder), read_metrics(folder)
     if any(name.endswith("/artifact") for name in metrics):
         code = config["policy"].get("trust_remote_code", False)
+        adapted = {use["parents"]["policy"] for use in read_lineage(folder) if use["stage"] == ADAPTED}
         for name, (_, place, _) in policies(config["arms"]).items():
             with contextlib.suppress(BenchError):  # a folder that was broken since holds another policy, too
-                if (
-                    not Path(place).is_dir()
-                    or policy_name(load_folder(place, code=code)) == metrics[f"{name}/artifact"]
+                if not Path(place).is_dir() or any(
+                    policy_name(load_folder(place, code=code, on=base)) == metrics[f"{name}/artifact"]
+                    for base in (*adapted, None)
                 ):
                     continue
             return f"the policy in arms.{name} changed"

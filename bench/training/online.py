@@ -6,6 +6,7 @@ reward minus the mean of its prompt's group, over the group's standard deviation
 2402.14740): its reward minus the mean of the others' in its group. A truncated completion counts like any other.
 """
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -85,7 +86,9 @@ def train_online(
         batch_tokens=batch_tokens,
     )
     load = partial(_load, prompts=len(prompts), samples=recipe.samples, code=policy.trust_remote_code)
-    return current().make(address, lambda out: build(out=out), load)
+    trained = current().make(address, lambda out: build(out=out), load)
+    shutil.rmtree(checkpoints.beside(current().scratch(address)), ignore_errors=True)  # no longer needed
+    return trained
 
 
 def _load(folder: Path, *, prompts: int, samples: int, code: bool) -> OnlineTraining:

@@ -26,6 +26,8 @@ def num_updates(examples: float, settings: Mapping[str, Any]) -> int:
 
 def examples_read(examples: float, settings: Mapping[str, Any]) -> float:
     """The examples that such a training reads, each counted once per pass."""
+    if not examples:
+        return 0.0
     if (updates := settings.get("updates")) is None:
         return examples * settings.get("epochs", 1)
     passes, rest = divmod(updates, math.ceil(examples / settings["batch_size"]))
