@@ -384,6 +384,27 @@ def test_a_run_shows_its_progress_while_it_goes_on_and_after_a_kill_from_where_i
     assert_whole(run[0], server)
 
 
+def test_without_a_server_a_run_goes_on_and_says_once_why_it_is_not_shown(run_folder, capsys, monkeypatch):
+    def opened_and_ended(*given: object) -> subprocess.Popen:
+        process = opened(*given)
+        until(lambda: process.poll() is not None)
+        return process
+
+    opened = tracking.open_live
+    monkeypatch.setattr(tracking, "LIVE_AFTER", 0.0)
+    monkeypatch.setattr(tracking, "open_live", opened_and_ended)
+    unfinished(run_folder)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        goes_on(run_folder, [1, 2, 3], "online")
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("warning"))
+    assert line.startswith("warning: W&B shows no progress of this run (")
+    assert "connection refused" in line
+    assert len((run_folder / "progress.jsonl").read_text().splitlines()) == 3
+
+
 def test_offline_the_one_run_that_is_kept_has_the_progress_of_all_attempts(run_folder, monkeypatch):
     monkeypatch.setattr(tracking, "LIVE_AFTER", 0.0)
     finish_it = unfinished(run_folder)

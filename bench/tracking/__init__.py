@@ -21,7 +21,7 @@ from bench.progress import AXIS, Course, Row, say
 from bench.records.read import is_finished
 from bench.tracking.mirror import PROGRESS, TrackerEntry, progress_rows
 from bench.tracking.to_tensorboard import log_to_tensorboard
-from bench.tracking.to_wandb import end, log_to_wandb, open_live
+from bench.tracking.to_wandb import answer_of, end, log_to_wandb, open_live
 from bench.tracking.wandb_process import STARTUP
 
 __all__ = ["TrackerEntry", "followed", "log_nothing", "log_to_tensorboard", "log_to_wandb"]
@@ -54,8 +54,10 @@ def followed(tracker: Callable[..., Any], folder: Path, config: dict[str, Any], 
                 live.stdin.writelines(new)
                 live.stdin.flush()
         except Exception as error:
+            ended = live if isinstance(error, BrokenPipeError) else None
+            why = answer_of(ended, STARTUP)["problem"] if ended else first_line(error)
             live = own = None
-            say(f"warning: W&B shows no progress of this run ({first_line(error)}); its results are logged at its end.")
+            say(f"warning: W&B shows no progress of this run ({why}); its results are logged at its end.")
 
     course.follow = follow
     try:

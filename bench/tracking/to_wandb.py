@@ -148,14 +148,7 @@ def _log(job: LoggingJob, lock: int) -> dict[str, Any]:
     folder = Path(job.root) / "wandb"
     own = f"*run-*-{glob.escape(job.place['id'])}"
     before = set(folder.glob(own))
-    process = _process(job, lock)
-    try:
-        out, _ = process.communicate(timeout=job.limit)
-        answer = json.loads(out.splitlines()[-1]) if out else {"problem": _ended(process.returncode)}
-    except subprocess.TimeoutExpired:
-        answer = {"problem": f"no answer within {job.limit:.0f} seconds"}
-    finally:
-        end(process)
+    answer = answer_of(_process(job, lock), job.limit)
     if "problem" in answer:
         for left in set(folder.glob(own)) - before:
             shutil.rmtree(left, ignore_errors=True)
@@ -187,6 +180,17 @@ def _process(job: LoggingJob, lock: int) -> subprocess.Popen:
     process.stdin.write(json.dumps(asdict(job)) + "\n")  # type: ignore[union-attr]
     process.stdin.flush()  # type: ignore[union-attr]
     return process
+
+
+def answer_of(process: subprocess.Popen, wait: float) -> dict[str, Any]:
+    """Return what the process says within so many seconds, at its end; {"problem"} where it fails or says nothing."""
+    try:
+        out, _ = process.communicate(timeout=wait)
+        return json.loads(out.splitlines()[-1]) if out else {"problem": _ended(process.returncode)}
+    except subprocess.TimeoutExpired:
+        return {"problem": f"no answer within {wait:.0f} seconds"}
+    finally:
+        end(process)
 
 
 def end(process: subprocess.Popen, *, wait: float = 0) -> None:
