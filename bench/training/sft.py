@@ -68,7 +68,7 @@ class TrainingSet:
 
 def check_settings(config: Mapping[str, Any]) -> None:
     """Raise BenchError where the configured settings of `fine_tune` don't go together; others have their defaults."""
-    if config["training"]["_target_"] == f"{__name__}.{fine_tune.__name__}":  # not that of a warm start alone
+    if config["training"].get("_target_") == f"{__name__}.{fine_tune.__name__}":  # not that of a warm start alone
         refuse_pairs(config, "training=sft", "it trains on single completions; set training=dpo, or leave out pairs")
     check_recipe(config)
 
