@@ -51,6 +51,8 @@ def followed(tracker: Callable[..., Any], folder: Path, config: dict[str, Any], 
             if own is not None and row[AXIS] - course.before >= LIVE_AFTER:
                 live, own, new = open_live(folder, config, own), None, lines
             if live is not None and live.stdin is not None:
+                if live.poll() is not None:  # what wandb began may hold the pipe open a little longer
+                    raise BrokenPipeError
                 live.stdin.writelines(new)
                 live.stdin.flush()
         except Exception as error:
