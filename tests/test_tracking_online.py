@@ -402,7 +402,8 @@ def test_without_a_server_a_run_goes_on_and_says_once_why_it_is_not_shown(run_fo
     (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("warning"))
     assert line.startswith("warning: W&B shows no progress of this run (")
     assert "connection refused" in line
-    assert len((run_folder / "progress.jsonl").read_text().splitlines()) == 3
+    rows = [json.loads(row) for row in (run_folder / "progress.jsonl").read_text().splitlines()]
+    assert {row["progress/stages_done"] for row in rows} >= {1, 2, 3}  # a row more where a stage takes its time
 
 
 def test_offline_the_one_run_that_is_kept_has_the_progress_of_all_attempts(run_folder, monkeypatch):
