@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from bench.artifacts import content_hash
@@ -25,6 +26,7 @@ LATER: dict[str, dict[str, Any]] = {
 LATER_OF: dict[str, dict[str, Any]] = {
     OWN_PROMPTS: {"solution_field": "solution"},
     "bench.generators.from_several": {"solutions": False},
+    "bench.selection.solved": {"accept_above": 0.5},
 }
 
 
@@ -84,7 +86,17 @@ def for_task(name: str, here: Any, elsewhere: Any, *, _root_: DictConfig) -> Any
     return here if task_name({"path": "", **_root_["task"]}) == name else elsewhere
 
 
+def for_verifier(here: str, elsewhere: str, *, _root_: DictConfig) -> str:
+    """Return a default that depends on whether scoring gives verdicts, 0 or 1: ${for_verifier:VALUE,ELSEWHERE}."""
+    try:
+        known = getattr(get_object(_root_["scoring"]["_target_"]), "known_of_scorer", None)
+    except (ImportError, ValueError, KeyError, TypeError):  # the check of the configuration says what is wrong
+        return elsewhere
+    return here if getattr(known, "verdicts", False) else elsewhere
+
+
 OmegaConf.register_new_resolver("for_task", for_task, replace=True)
+OmegaConf.register_new_resolver("for_verifier", for_verifier, replace=True)
 
 
 def settings_key(cfg: Any, *names: str) -> str:

@@ -17,6 +17,7 @@ from bench.config.rules import Rule, number, whole
 from bench.errors import BenchError
 from bench.evaluation.heldout import VALIDATION
 from bench.evaluation.measures import Measure
+from bench.records.environment import FILE as ENVIRONMENT
 from bench.records.fingerprint import FILE as CODE
 from bench.records.metrics import NUMBERS, TEXTS, compared, metric_name
 from bench.store.intact import LINEAGE, Named, damage, intact, mapping, read_lineage, table, unreadable
@@ -216,7 +217,7 @@ def missing_records(folder: Path) -> list[str]:
 
 def record_files(folder: Path) -> list[str]:
     """The names of the records that are in `folder`: what checksums.json has the checksums of, figures aside."""
-    named = [name for name in (CONFIG, METRICS, LINEAGE, ARTIFACTS, CODE) if os.path.isfile(folder / name)]
+    named = [name for name in (CONFIG, METRICS, LINEAGE, ARTIFACTS, CODE, ENVIRONMENT) if os.path.isfile(folder / name)]
     return [*named, *sorted(path.name for path in folder.glob("[!.]*.parquet"))]
 
 

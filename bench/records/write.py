@@ -22,6 +22,8 @@ from bench.generation.pool import describe
 from bench.models import loading
 from bench.procedures.findings import Results
 from bench.records import artifact_graph, completions, costs, read
+from bench.records.environment import FILE as ENVIRONMENT
+from bench.records.environment import environment
 from bench.records.fingerprint import FILE as CODE
 from bench.records.fingerprint import code_of, fingerprint
 from bench.records.metrics import contrasts, curves, distillation, flatten, provenance, transfer_contrasts
@@ -94,6 +96,7 @@ def leave(
     """
     store.write_durably(folder / read.CONFIG, config)
     store.write_durably(folder / CODE, json.dumps(code, indent=1))
+    store.write_durably(folder / ENVIRONMENT, json.dumps(environment(), indent=1))
     for name, content in tables.items():
         write_table(folder / name, content)
     store.write_durably(folder / read.LINEAGE, json.dumps(store.lineage(uses), indent=1))

@@ -40,6 +40,7 @@ class Scorer:
     """Mark a function as a scorer, and state its properties: values, or functions of its settings."""
 
     highest: float | Callable[[Settings], float] = math.inf  # reward that it can give; infinite: not known
+    verdicts: bool = False  # whether its rewards are 0 for wrong and 1 for right
     compares: str | Callable[[Settings], str] = ""  # what in it compares the samples of a prompt, for messages
     check: Callable[[Settings], None] = lambda settings: None  # raises BenchError for what is missing, before any work
 

@@ -38,7 +38,7 @@ def _start_sandbox(settings: Mapping[str, Any]) -> None:
 
 
 @here(_start_sandbox)
-@Scorer(highest=1.0)
+@Scorer(highest=1.0, verdicts=True)
 def unit_tests(
     prompts: Prompts,
     completions: Completions,

@@ -15,7 +15,7 @@ STAGE = "verify"
 VERSION = 1  # raise it when a task's `are_correct` gives other verdicts
 
 
-@Scorer(highest=1.0)
+@Scorer(highest=1.0, verdicts=True)
 def verify(
     prompts: Prompts, completions: Completions, *, task: Task, every_step: Annotated[bool, TRUE_OR_FALSE] = False
 ) -> Rewards:
