@@ -132,6 +132,7 @@ def break_even_queries(
     reward_training_flops: float = 0.0,
     other_generators_flops: float = 0.0,
     prompt_reads: float = 1.0,
+    compared: int = 0,
 ) -> int | None:
     """Return Q* = ⌈C₀ / (FLOPs of a Best-of-n query − of a fine-tuned one)⌉; None where Best-of-n costs no more.
 
@@ -141,19 +142,7 @@ def break_even_queries(
     >>> break_even_queries(1e9, 0, 100, 50, n=4, pool_size=4, prompts=10, epochs=1, selected=10)  # 1.5e13 / 3e11
     50
     """
-    costs = Costs(
-        policy_parameters,
-        reward_parameters,
-        prompt_tokens,
-        completion_tokens,
-        pool_size,
-        prompts,
-        epochs,
-        selected,
-        reward_training_flops,
-        other_generators_flops,
-        prompt_reads,
-    )
+    costs = Costs(**{name: value for name, value in locals().items() if name != "n"})  # all others are its fields
     signed = "other_generators_flops"  # below 0 where smaller policies drew
     negative = [name for name, value in vars(costs).items() if not (value >= 0 or name == signed)]
     if negative or not n >= 1:
