@@ -162,6 +162,24 @@ def test_the_gain_that_is_kept_is_that_of_the_means(tmp_path):
     assert rows["base"] is None
 
 
+@pytest.mark.parametrize(
+    ("skill", "sign", "words"),
+    [
+        (0.1, -1, "The tuned policy is not above the base, so it keeps none of Best-of-4's gain (share -0."),
+        (0.32, 1, "The tuned policy is not shown to keep a part of Best-of-4's gain over the base (share 0."),
+    ],
+)
+def test_a_share_that_may_be_nothing_is_not_called_a_gain(skill, sign, words, tmp_path):
+    (group,) = grouped([made_run(tmp_path, prompts=80, skill={"tuned": skill})])
+    share = gain_kept(group)[4]
+    assert share is not None
+    assert np.sign(share.value) == sign
+    assert share.low <= 0
+    (sentence,) = of_gain_kept(group)
+    assert sentence.startswith(words)
+    assert "times" not in sentence
+
+
 def test_the_gain_kept_of_several_seeds_is_for_new_ones(tmp_path):
     runs = [made_run(tmp_path, seed=seed) for seed in range(3)]
     (group,) = grouped(runs)
