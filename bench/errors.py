@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import errno
+import glob
 import os
 import re
 import shutil
@@ -44,7 +45,11 @@ class CommandLine(argparse.ArgumentParser):
         )
 
     def take_words(self, purpose: str, metavar: str = "setting=value") -> None:
-        """Take settings or folders as `words`, and -m, which changes nothing: a sweep is named as it was started."""
+        """Take settings or folders as `words`, and -m, which changes nothing: a sweep is named as it was started.
+
+        Where metavar begins with FOLDER, a pattern that the shell left as it is stands for the folders that it finds.
+        """
+        self.folders = metavar.startswith("FOLDER")
         self.add_argument("words", metavar=metavar, nargs="*", help=purpose)
         self.add_argument("-m", "--multirun", action="store_true", help=argparse.SUPPRESS)
 
@@ -53,7 +58,12 @@ class CommandLine(argparse.ArgumentParser):
         for word in words:
             if word.startswith("-") and word.partition("=")[0] not in self._option_string_actions:
                 self.error(f"unrecognized arguments: {word}")  # before its value is taken for something else
+        if getattr(self, "folders", False):
+            words = [path for word in words for path in (self._found(word) if "=" not in word else [word])]
         return super().parse_known_args(words, namespace)
+
+    def _found(self, pattern: str) -> list[str]:
+        return expanded(pattern) or self.error(f"{pattern} finds no folder")
 
     def error(self, message: str) -> NoReturn:
         near = ""
@@ -65,6 +75,11 @@ class CommandLine(argparse.ArgumentParser):
             near = did_you_mean(wrong[2], choices)
             message = f"{wrong[1]}={wrong[2]} is not allowed: it must be one of {', '.join(choices)}"
         sys.exit(f"error: {printable(message)}{near or '; --help lists the options.'}")
+
+
+def expanded(pattern: str) -> list[str]:
+    """The paths that a pattern such as outputs/default/* finds, in order; a word that is no pattern as it is."""
+    return [pattern] if os.path.exists(pattern) or not glob.has_magic(pattern) else sorted(glob.glob(pattern))
 
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:

@@ -26,7 +26,8 @@ from bench.sweeps.plan import counted, described, duration, estimate, tally
 
 def main() -> None:
     parser = CommandLine(__doc__)
-    parser.take_words("sweep=NAME, or axes such as seed=0,1, and the other settings of the sweep; or run folders")
+    purpose = "sweep=NAME, or axes such as seed=0,1, and the other settings of the sweep; or run folders"
+    parser.take_words(purpose, "FOLDER|setting=value")
     settings = parser.parse_intermixed_args().words
     folders = [Path(setting) for setting in settings if "=" not in setting and Path(setting).is_dir()]
     if folders and len(folders) == len(settings):

@@ -18,6 +18,7 @@ from bench.reporting.exhibits import sentences as verdicts
 from bench.reporting.exhibits.adaptive import adaptive_table, samples_budget
 from bench.reporting.exhibits.adaptive import sentences as of_adaptive
 from bench.reporting.exhibits.comparison import gain_kept, main
+from bench.reporting.exhibits.frontier import frontiers
 from bench.reporting.exhibits.pessimism import of_pessimism, pessimism_by_n
 from bench.reporting.exhibits.verdicts import of_gain_kept
 from bench.reporting.files import drawn
@@ -162,6 +163,24 @@ def test_the_gain_that_is_kept_is_that_of_the_means(tmp_path):
     assert rows["base"] is None
 
 
+@pytest.mark.parametrize(
+    ("skill", "sign", "words"),
+    [
+        (0.1, -1, "The tuned policy is not above the base, so it keeps none of Best-of-4's gain (share -0."),
+        (0.32, 1, "The tuned policy is not shown to keep a part of Best-of-4's gain over the base (share 0."),
+    ],
+)
+def test_a_share_that_may_be_nothing_is_not_called_a_gain(skill, sign, words, tmp_path):
+    (group,) = grouped([made_run(tmp_path, prompts=80, skill={"tuned": skill})])
+    share = gain_kept(group)[4]
+    assert share is not None
+    assert np.sign(share.value) == sign
+    assert share.low <= 0
+    (sentence,) = of_gain_kept(group)
+    assert sentence.startswith(words)
+    assert "times" not in sentence
+
+
 def test_the_gain_kept_of_several_seeds_is_for_new_ones(tmp_path):
     runs = [made_run(tmp_path, seed=seed) for seed in range(3)]
     (group,) = grouped(runs)
@@ -195,12 +214,14 @@ def test_pessimism_is_recorded_where_the_scorer_is_not_gold(tmp_path):
     figure = pessimism_by_n([group])
     assert figure is not None
     assert {(row["of"], row["beta"]) for row in figure.rows} == {
-        ("best_of_n", None),
+        *((of, None) for of in ("best_of_n", "pass", "weighted_majority")),
         *(("pessimism", beta) for beta in measures.PESSIMISM),
     }
     with drawn(figure) as canvas:
         shown = [np.asarray(line.get_ydata(), float) for line in canvas.axes[0].lines if len(line.get_xdata()) == 4]
-    for method in ("best_of_n", *methods):
+        legend = {text.get_text() for text in canvas.legends[0].get_texts()}
+    assert {"Best-of-n (learned reward)", "Best-of-n (oracle)", "weighted majority"} < legend
+    for method in ("best_of_n", "oracle_of_n", *methods):
         values = [one.value for one in noisy.series("base", method, "accuracy").values()]
         assert any(np.allclose(values, one) for one in shown)
     (said,) = of_pessimism(group)
@@ -211,6 +232,27 @@ def test_pessimism_is_recorded_where_the_scorer_is_not_gold(tmp_path):
     assert said in verdicts([noisy])
     assert pessimism_by_n(grouped([exact])) is None
     assert of_pessimism(grouped([exact])[0]) == []
+
+
+def test_what_gold_would_choose_stands_beside_what_the_learned_reward_chose(tmp_path):
+    """On one pool, the oracle of a learned reward is the Best-of-n of a run that gold scored."""
+    noisy = made_run(tmp_path, noise=0.8, settings={"top_p": 0.9}, metrics={"scorer/equals_gold": 0.4})
+    exact = made_run(tmp_path)
+    for metric in ("accuracy", "kl"):
+        oracle = [found.value for found in noisy.series("base", "oracle_of_n", metric).values()]
+        assert oracle == [found.value for found in exact.series("base", "best_of_n", metric).values()]
+        assert not exact.series("base", "oracle_of_n", metric)
+    assert noisy.metrics["oracle_of_4/accuracy"] == pytest.approx(noisy.series("sampler", "pass", "accuracy")[4].value)
+    frontier, *_ = frontiers(grouped([noisy]))
+    assert frontier is not None
+    assert [row["value"] for row in frontier.rows if row["method"] == "oracle"] == [
+        found.value for found in exact.series("base", "best_of_n", "accuracy").values()
+    ]
+    with drawn(frontier) as canvas:
+        texts = {text.get_text() for text in canvas.axes[0].texts}
+        legend = {text.get_text() for text in canvas.legends[0].get_texts()}
+    assert "Best-of-n (oracle)" in texts
+    assert "Best-of-n (learned reward)" in legend
 
 
 def test_pessimism_of_a_held_out_pool_by_hand():

@@ -28,14 +28,12 @@ COSTS = Costs(
 
 
 def queries(n, **changes):
-    costs = {name: value for name, value in vars(COSTS).items() if name != "compared"}  # of preference tuning alone
-    return break_even_queries(n=n, **(costs | changes))
+    return break_even_queries(dataclasses.replace(COSTS, **changes), n)
 
 
 def test_worked_example():
     assert fine_tuning_flops(COSTS) == pytest.approx(1.2028e16, rel=1e-12)
     assert queries(8) == 2593
-    assert break_even_queries(0.5e9, 0.5e9, 100, 256, 8, 16, 1000, 2, 1000) == 2593
 
 
 def test_break_even_is_the_first_query_at_which_the_totals_cross():
@@ -60,6 +58,14 @@ def test_prompts_that_are_read_again_are_paid_for_again():
     assert fine_tuning_flops(again) - fine_tuning_flops(COSTS) == pytest.approx(2e14)
     each = best_of_n_query_flops(0.5e9, 0.5e9, 100, 256, 8) - fine_tuned_query_flops(0.5e9, 100, 256)
     assert queries(8, prompt_reads=3) == np.ceil((1.2028e16 + 2e14) / each) > queries(8)
+
+
+def test_what_the_reference_reads_is_paid_for_by_either_way_to_ask():
+    """500 completions of 356 tokens, once by .5e9 parameters: 1.78e14 FLOPs."""
+    read = dataclasses.replace(COSTS, compared=500)
+    assert fine_tuning_flops(read) - fine_tuning_flops(COSTS) == pytest.approx(1.78e14)
+    even = break_even([1, 8], np.tile([0.2, 0.6], (3, 1)), np.full(3, 0.6), read, np.random.default_rng(0))
+    assert even.queries == queries(8, compared=500) > queries(8)
 
 
 def test_reward_model_training_is_part_of_the_price():

@@ -8,14 +8,15 @@ import matplotlib
 import numpy as np
 import pytest
 from made_runs import made_run
-from test_pictures import SCORED
+from test_pictures import SCORED, texts_of
 
 import bench
 from bench.errors import BenchError
-from bench.reporting import figure_settings
+from bench.reporting import figure_settings, plots
 from bench.reporting.build import build, check
 from bench.reporting.exhibits import figures
 from bench.reporting.groups import grouped
+from bench.reporting.style import blank
 
 matplotlib.use("agg")
 
@@ -152,6 +153,22 @@ def test_flops_need_recorded_costs(swept):
         ]
         with pytest.raises(BenchError, match=r"x=flops is not possible for frontier of these runs: it must be kl or n"):
             bench.plot.frontier(bare, x="flops")
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(2.1e6, 4.9e6), (1.21e6, 1.39e6), (1e6, 1.6e6), (1.8e6, 1.9e7), (1e3, 1e9), (3e5, 3e14)]
+)
+@pytest.mark.parametrize("width", [1.7, 3.25, 6.75])
+def test_ticks_in_flops_are_several_and_apart_whatever_the_range(low, high, width):
+    with blank(width, 1.5) as canvas:
+        axes = canvas.subplots()
+        axes.plot([low, high], [0, 1])
+        plots.flops_axis(axes)
+        canvas.draw_without_rendering()
+        boxes = [box for text, box in texts_of(canvas) if text.endswith(tuple("kMGT"))]
+        assert len(boxes) > 1
+        for a, b in itertools.combinations(boxes, 2):
+            assert not a.padded(2).overlaps(b)
 
 
 def test_a_report_is_made_and_checked_with_its_axes(swept, tmp_path: Path):

@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from made_runs import made_run
 
-from bench import report
+from bench import report, status
 from bench.records.read import Run, read_run
 from bench.reporting import build as building
 from bench.reporting.build import build, check
 from bench.reporting.exhibit import Figure
 from bench.reporting.files import stamp_of
+from bench.tracking import __main__ as tracking
 
 
 def one_figure(runs: list[Run], own: object = (), axes: object = None) -> list[Figure]:
@@ -216,6 +217,23 @@ def test_settings_are_a_sweep(monkeypatch, tmp_path: Path):
     ):
         report._source(*report._options([one for one in given if one != "-m"]))
         assert asked.pop() == expected
+
+
+def test_a_pattern_that_no_shell_expanded_finds_runs_in_every_command(runs: list[Run], monkeypatch, tmp_path, capsys):
+    pattern = f"{runs[0].folder.parent}/*"
+    command(monkeypatch, pattern)
+    assert f"{runs[0].folder.parent}/report/" in capsys.readouterr().out
+    for main in (tracking.main, status.main):
+        monkeypatch.setattr("sys.argv", ["it", pattern])
+        main()
+    printed = capsys.readouterr().out
+    assert printed.startswith("".join(f"{folder} was not logged\n" for folder in sorted(run.folder for run in runs)))
+    assert printed.endswith("2 runs: 2 outdated\n")
+    for main in (report.main, tracking.main, status.main):
+        monkeypatch.setattr("sys.argv", ["it", f"{tmp_path}/nowhere/*"])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert str(stopped.value) == f"error: {tmp_path}/nowhere/* finds no folder; --help lists the options."
 
 
 def test_mistakes_are_one_sentence(monkeypatch, tmp_path: Path, capsys):

@@ -18,7 +18,7 @@ from bench.reporting.console import main_table, runs_table
 from bench.reporting.exhibit import Table, records_of
 from bench.reporting.exhibits import tables
 from bench.reporting.files import stamp_of, write_table
-from bench.reporting.groups import estimate, grouped
+from bench.reporting.groups import distinctions, estimate, grouped
 from bench.reporting.tables import inline, latex, markdown
 from bench.seeds import generator
 
@@ -411,3 +411,17 @@ def test_a_folders_name_stays_in_the_comment_with_the_stamp(name: str, run: Run,
 def test_markdown_shows_text_as_it_is(text: str, shown: str):
     assert markdown([("a",), (text,)]).splitlines()[2].strip("| ") == shown.strip("| ")
     assert inline(text) == shown.replace("\\|", "|") if "|" in text else inline(text) == shown
+
+
+def test_the_selection_that_an_online_algorithm_does_not_use_is_in_no_table(tmp_path):
+    """Its column has the algorithm's name, and there is none where every run is online."""
+    online = {"_target_": "bench.procedures.online.online", "beta": 0.0}
+    kept = {"selection._target_": "bench.selection.all_correct", "selection.keep": 2}
+    runs = [made_run(tmp_path, settings=kept)] + [
+        made_run(tmp_path, settings={"procedure": online | {"algorithm": name}, "selection.keep": i})
+        for i, name in enumerate(("grpo", "rloo"))
+    ]
+    apart = distinctions([run.config for run in runs])
+    assert [own["selection"] for own in apart] == ["all_correct", "grpo", "rloo"]
+    assert distinctions([run.config for run in runs[1:]]) == [{"procedure.algorithm": n} for n in ("grpo", "rloo")]
+    assert "top_per_prompt" not in runs_table(runs)

@@ -128,7 +128,7 @@ def test_break_even_is_against_every_way_to_answer_with_the_base():
     assert "break_even/at_best/weighted_majority/n" not in found
     for way, reward in (("majority", 0.0), ("best_of_n", 5e5)):  # a vote is not scored
         n = found[f"break_even/at_best/{way}/n"]
-        expected = break_even_queries(1e6, reward, 10, 20, n, 4, 7, 1, 7)
+        expected = break_even_queries(Costs(1e6, reward, 10, 20, 4, 7, 1, 7), n)
         assert found[f"break_even/at_best/{way}/queries"] == expected
     assert "by Best-of-n (oracle), at n = 2" in str(found["break_even/at_best/sentence"])
     del measures[Measure("tuned", "at_best", "accuracy", 1)]

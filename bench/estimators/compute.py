@@ -118,42 +118,16 @@ def fine_tuning_flops(costs: Costs) -> float:
     )
 
 
-def break_even_queries(
-    policy_parameters: float,
-    reward_parameters: float,
-    prompt_tokens: float,
-    completion_tokens: float,
-    n: float,
-    pool_size: float,
-    prompts: int,
-    epochs: float,
-    selected: int,
-    *,
-    reward_training_flops: float = 0.0,
-    other_generators_flops: float = 0.0,
-    prompt_reads: float = 1.0,
-) -> int | None:
+def break_even_queries(costs: Costs, n: float) -> int | None:
     """Return Q* = ⌈C₀ / (FLOPs of a Best-of-n query − of a fine-tuned one)⌉; None where Best-of-n costs no more.
 
     n: the one whose Best-of-n is as good as the fine-tuned policy, interpolated where needed (see `break_even`).
-    Units and meanings of the others: see `Costs`. Raises ValueError for a negative cost or n < 1.
+    Raises ValueError for a negative cost or n < 1.
 
-    >>> break_even_queries(1e9, 0, 100, 50, n=4, pool_size=4, prompts=10, epochs=1, selected=10)  # 1.5e13 / 3e11
+    >>> costs = Costs(1e9, 0, prompt_tokens=100, completion_tokens=50, pool_size=4, prompts=10, epochs=1, selected=10)
+    >>> break_even_queries(costs, n=4)  # 1.5e13 / 3e11
     50
     """
-    costs = Costs(
-        policy_parameters,
-        reward_parameters,
-        prompt_tokens,
-        completion_tokens,
-        pool_size,
-        prompts,
-        epochs,
-        selected,
-        reward_training_flops,
-        other_generators_flops,
-        prompt_reads,
-    )
     signed = "other_generators_flops"  # below 0 where smaller policies drew
     negative = [name for name, value in vars(costs).items() if not (value >= 0 or name == signed)]
     if negative or not n >= 1:

@@ -31,11 +31,11 @@ class Measure(NamedTuple):
     """The name of a measured quantity.
 
     policy: base, tuned, control, round_1, ...; "sampler" is the base with the run's sampler, on its held-out pool.
-    method: greedy, pass, majority, weighted_majority, distinct, best_of_n, median_of_n, soft_best_of_n@T,
-    pessimism_of_n@beta, policy, validation; at_T at temperature T, at_best at the one that was best on validation
-    prompts, validation_at_T on these. metric: accuracy, correct_paths, proxy, win_rate, kl, kl_k1, kl_bound,
-    kl_sensitivity, length, truncated; entropy of the sampler in nats per sequence; kl_from_NAME, from a policy other
-    than the base; gold_reward in a gold model's units; greedy_accuracy (validation alone).
+    method: greedy, pass, majority, weighted_majority, distinct, best_of_n, oracle_of_n, median_of_n,
+    soft_best_of_n@T, pessimism_of_n@beta, policy, validation; at_T at temperature T, at_best at the one that was best
+    on validation prompts, validation_at_T on these. metric: accuracy, correct_paths, proxy, win_rate, kl, kl_k1,
+    kl_bound, kl_sensitivity, length, truncated; entropy of the sampler in nats per sequence; kl_from_NAME, from a
+    policy other than the base; gold_reward in a gold model's units; greedy_accuracy (validation alone).
     """
 
     policy: str
@@ -216,6 +216,12 @@ def of_best_of_n(pool: Graded, sizes: list[int]) -> dict[Measure, np.ndarray]:
             best_of_n_kl_sensitivity(pool.proxy, sizes) - best_of_n_kl(pool.proxy, sizes)
         )
     measures = over("base", "median_of_n", "proxy", sizes, median_of_n(pool.proxy, sizes))
+    if not np.array_equal(pool.proxy, pool.gold):  # what gold itself would choose
+        kl = best_of_n_kl_from_reference(pool.gold, log_ratio, sizes) + unknown
+        accuracy = best_of_n(pool.gold, sizes)
+        measures |= over("base", "oracle_of_n", "accuracy", sizes, accuracy) | over(
+            "base", "oracle_of_n", "kl", sizes, kl
+        )
     for metric, values in columns.items():
         measures |= over("base", "best_of_n", metric, sizes[: values.shape[1]], values)
     return measures

@@ -92,7 +92,7 @@ def break_even_at_best(
         "one_sample": (("base", AT_BEST), "one sample at its best temperature", False),
         "majority": (("sampler", "majority"), "majority vote", False),
         "weighted_majority": (("sampler", "weighted_majority"), "weighted majority vote", True),
-        "best_of_n": (("base", "best_of_n"), "Best-of-n (oracle)" if oracle else "Best-of-n", True),
+        "best_of_n": (("base", "best_of_n"), f"Best-of-n ({'oracle' if oracle else 'learned reward'})", True),
     }
     metrics: dict[str, float | str | None] = {}
     words: dict[float, str] = {}

@@ -6,14 +6,13 @@ tuned.merge(runs.config[["temperature"]], on="run")
 """
 
 import functools
-import glob
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import BenchError
+from bench.errors import BenchError, expanded
 from bench.records.completions import completions, frame
 from bench.records.read import CURVES, PER_PROMPT, SAMPLES, Run, is_finished, read_run
 
@@ -104,9 +103,7 @@ def load(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> Runs:
 
 
 def _folders(path: str) -> list[Path]:
-    if Path(path).is_dir() or not glob.has_magic(path):
-        return [Path(path)]
-    found = [Path(name) for name in sorted(glob.glob(path)) if is_finished(Path(name))]
+    found = [Path(name) for name in expanded(path) if name == path or is_finished(Path(name))]
     if not found:
         raise BenchError(f"{path} finds no finished run.")
     return found

@@ -20,6 +20,7 @@ ESTIMATORS = {  # (method, metric) -> the estimator of that KL
     ("policy", "kl_k1"): "k1",
     (VALIDATION, "kl"): "rao_blackwell",
     ("best_of_n", "kl"): "jackknife + chain rule",
+    ("oracle_of_n", "kl"): "jackknife + chain rule",
     ("soft_best_of_n", "kl"): "jackknife + chain rule",
     ("best_of_n", "kl_bound"): "log n - (n - 1)/n + chain rule",
     ("best_of_n", "kl_sensitivity"): "jackknife, unsolved prompts at their largest + chain rule",

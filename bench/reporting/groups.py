@@ -212,6 +212,9 @@ def distinctions(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     function differ.
     """
     flat = by_last_names([_flat(config) for config in configs])
+    mixed = any("procedure.algorithm" not in own for own in flat)
+    for own in (own for own in flat if "procedure.algorithm" in own):  # it uses no selection: its name stands there
+        own |= {name: own["procedure.algorithm"] if mixed else "" for name in own if name.startswith("selection.")}
     differing = _differing(flat)
     parts = [name.removesuffix("._target_") for name in differing if name.endswith("._target_")]
     parts = [part for part in parts if not part.startswith(tuple(f"{other}." for other in parts))]  # the outermost

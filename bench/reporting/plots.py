@@ -1,5 +1,6 @@
 """What figures share: figures from rows, rows of curves, series with intervals, panels, axes and legends."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 
 from bench.records.read import Estimate
 from bench.reporting.exhibit import Figure
-from bench.reporting.finish import MOST, Labels, blocks, finish, wrapped
+from bench.reporting.finish import MOST, Labels, blocks, finish, text_width, wrapped
 from bench.reporting.groups import Group
 from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, QUIET, Look, legend_size
 from bench.reporting.tables import all_runs, spread
@@ -23,6 +24,7 @@ NARROWEST = 14  # of a panel, in the size of the text
 NAMES = 0.3  # of a figure's width, at most, for the names of rows
 DODGE = 0.06  # octaves between the points of two series at one x
 WIDEST = 0.4  # octaves from the first to the last of them
+MANTISSAS = (1, 2, 5, 3, 1.5, 4, 7, *np.arange(1.1, 10, 0.1).round(1), *np.arange(1.01, 10, 0.01).round(2))  # of ticks
 HOLLOW = {"markerfacecolor": "white"}
 
 
@@ -189,11 +191,25 @@ def powers_axis(axes: Any, sizes: Sequence[int], label: str) -> None:
 
 
 def flops_axis(axes: Any, label: str = "FLOPs per query") -> None:
-    """A logarithmic x with ticks such as 2M."""
-    from matplotlib.ticker import LogLocator, NullLocator
+    """A logarithmic x with ticks such as 2M, the roundest of those that have room."""
+    from matplotlib.ticker import Locator, NullLocator
+
+    class Roundest(Locator):
+        def __call__(self) -> list[float]:
+            low, high = axes.get_xlim()
+            decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+            kept: dict[float, float] = {}  # tick -> its place in inches
+            for mantissa, tick in ((mantissa, mantissa * 10.0**decade) for mantissa in MANTISSAS for decade in decades):
+                if not low <= tick <= high or (len(kept) > 2 and mantissa not in (1, 2, 5)):
+                    continue
+                at = axes.transData.transform((tick, 1))[0] / axes.get_figure(root=True).dpi
+                room = text_width(f"{short(tick)}M", legend_size())
+                if all(abs(at - other) > room for other in kept.values()):
+                    kept[tick] = at
+            return list(kept)
 
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_locator(Roundest())
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(short)
     axes.set_xlabel(label)

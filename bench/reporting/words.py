@@ -2,12 +2,13 @@
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench import policies
 from bench.config.arms import ArmPolicy
-from bench.reporting.groups import Group
+from bench.records.read import Run
+from bench.reporting.groups import Group, is_learned
 
 ARMS = {"base": "base", "tuned": "tuned", "control": "random control"}
 TASKS = {
@@ -106,3 +107,9 @@ def sampler_words(settings: Mapping[str, Any]) -> str:
     names = {"temperature": "temperature", "top_p": "top-p"}
     stated = [f"{words} {settings[name]:g}" for name, words in names.items() if name in settings]
     return f"at {' and '.join(stated)}" if stated else ""
+
+
+def best_of_n_name(runs: Iterable[Run]) -> str:
+    """Best-of-n and who chooses; only Best-of-n where gold does in some runs and a learned reward in others."""
+    choosers = {"learned reward" if is_learned(run) else "oracle" for run in runs}
+    return f"Best-of-n ({choosers.pop()})" if len(choosers) == 1 else "Best-of-n"

@@ -21,6 +21,7 @@ from bench.config.compose import CONF, composing, explained
 from bench.config.rules import rules
 from bench.errors import BenchError, CommandLine, printable
 from bench.records.read import CONFIG, METRICS, is_finished, read_run
+from bench.reporting.files import MANIFEST as REPORT
 from bench.store import MANIFEST, DamagedArtifactError, check
 from bench.store.reading import read_json
 from bench.tracking import log_nothing, log_to_tensorboard, log_to_wandb, mirror
@@ -36,7 +37,7 @@ def main() -> None:
     parser.take_words("folders of finished runs, and settings of the group tracking", "FOLDER|tracking.NAME=VALUE")
     words = parser.parse_intermixed_args().words
     overrides = [word for word in words if "=" in word and not Path(word).is_dir()]
-    folders = [Path(word) for word in words if word not in overrides]
+    folders = [Path(word) for word in words if word not in overrides and not Path(word, REPORT).is_file()]
     if not folders:
         sys.exit("error: give the folders of finished runs: python -m bench.tracking outputs/default/*")
     with explained(overrides):

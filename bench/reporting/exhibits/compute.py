@@ -12,9 +12,9 @@ from bench.reporting.contrasts import Contrast, of_group
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.exhibits.coverage import METHODS
 from bench.reporting.finish import wrapped
-from bench.reporting.groups import Group, is_learned
+from bench.reporting.groups import Group
 from bench.reporting.labels import Label
-from bench.reporting.words import counted
+from bench.reporting.words import best_of_n_name, counted
 
 Entry = dict[str, Any]  # an artifact of a lineage
 
@@ -29,7 +29,7 @@ def break_even(groups: Sequence[Group]) -> Figure | None:
     if len(groups) > MOST_GROUPS or not costs(groups):
         return None
     looks = style.elsewhere(list(dict.fromkeys(name for group in groups for name in group.runs[0].elsewhere)))
-    best = "Best-of-n" if any(map(is_learned, tables.all_runs(groups))) else "Best-of-n (oracle)"
+    best = best_of_n_name(tables.all_runs(groups))
     return plots.figure(
         "break_even",
         "Left: accuracy on held-out prompts against the FLOPs of a query, for Best-of-n and for one sample of the "

@@ -20,8 +20,8 @@ from bench.seeds import generator
 FIT = "power law"
 LAW = style.Look(style.COLOURS["tuned"], "", (0, (4, 2)))
 METHODS = {
-    "pass": ("coverage", style.Look(style.COLOURS["base"], "^", "-")),
-    "best_of_n": ("Best-of-k", style.LOOKS["best_of_n"]),
+    "pass": ("coverage, Best-of-k (oracle)", style.Look(style.COLOURS["base"], "^", "-")),
+    "best_of_n": ("Best-of-k (learned reward)", style.LOOKS["best_of_n"]),
     "weighted_majority": ("weighted majority", style.Look("#CC79A7", "v", (0, (5, 1.5, 1, 1.5)))),
     "majority": ("majority", style.Look(style.COLOURS["control"], "s", (0, (2.5, 1.5)))),
 }

@@ -14,11 +14,12 @@ from bench.reporting.exhibits.temperatures import temperatures_of
 from bench.reporting.finish import key_height
 from bench.reporting.groups import Group, is_learned
 from bench.reporting.labels import Label
-from bench.reporting.words import checkpoint_words
+from bench.reporting.words import best_of_n_name, checkpoint_words
 
 FEW = 3  # groups: more of them are drawn as points alone, over the whole width
 CROWD = plots.MOST - 2  # samplers beside the two arms in a legend: more get a panel for each value of one setting
 NAMED = 30  # points in a panel: more of them can't be told by name
+ORACLE = "Best-of-n (oracle)"
 POINTS = {"tuned": "fine-tuned", "control": "random control"}
 OVER = {"kl": "KL from the base (nats per sequence)", "n": "samples per query", "flops": "FLOPs per query"}
 Curve = Mapping[int, Estimate]
@@ -47,14 +48,12 @@ def _frontier(groups: Sequence[Group], metric: str, name: str, x: str) -> Figure
     parts.append("; soft Best-of-n at its temperatures" * ("soft_best_of_n" in methods))
     parts.append("; Best-of-n drawn from the fine-tuned policy" * ("tuned_best_of_n" in methods))
     parts.append("; black: one sample of the base over its temperatures" * ("base_temperature" in methods))
-    looks = style.elsewhere(
-        list(dict.fromkeys(arm for group in groups for arm, *_ in group.runs[0].elsewhere.values()))
-    )
+    looks = style.elsewhere([*dict.fromkeys(arm for group in groups for arm, *_ in group.runs[0].elsewhere.values())])
     thin = ", each with Best-of-n drawn from it" * any(f"{arm}_best_of_n" in methods for arm in looks)
     parts.append(f"; trained elsewhere: {', '.join(looks)}{thin}" * bool(methods & looks.keys()))
     parts.append("; thin line: one sample of the fine-tuned policy over its own" * ("tuned_temperature" in methods))
-    best = "Best-of-n" if any(map(is_learned, tables.all_runs(groups))) else "Best-of-n (oracle)"
-    parts.append("; oracle: the verifier that judges also chooses" * best.endswith("(oracle)"))
+    best = best_of_n_name(tables.all_runs(groups))
+    parts.append("; oracle: the verifier that judges also chooses" * (best == ORACLE or "oracle" in methods))
     panels, wide = len(plots.values_of(rows, "panel")), len(groups) > FEW
     tall = 0.3 + 0.75 * plots.rows_of(panels) if panels > 1 else 1.1
     if panels == 1 and len(plots.values_of(plots.where(rows, method="best_of_n"), "series")) > CROWD:
@@ -112,6 +111,8 @@ def _rows(groups: Sequence[Group], metric: str) -> tuple[plots.Rows, plots.Rows]
         if len(drawn_from) == 1:
             rows += _curve(place(group), "bound", values, bound, group.pool_size)
             rows += _soft(place(group), group, metric) if few else []
+            values, kl = (group.series("base", "oracle_of_n", name) for name in (metric, "kl"))
+            rows += _curve(place(group), "oracle", values, kl, group.pool_size)
     others = partial(arrange.but_temperature, names=apart)
     for same in arrange.alike((group for _, group in drawn_from), others):
         for group in same if len(same) > 1 and "temperature" not in paneled and not judged else ():
@@ -220,10 +221,11 @@ def _draw(canvas: Any, rows: plots.Rows, metric: str, x: str, best: str, looks: 
 def _panel(axes: Any, rows: plots.Rows, several: dict[str, style.Look], best: str) -> list[Label]:
     """Draw one panel and return the labels of its points. several: the looks of samplers, where there are several."""
     labels = _best_of_n(axes, plots.where(rows, method="best_of_n"), several, best)
-    for method, title in (("bound", "log n bound"), ("soft_best_of_n", "soft Best-of-n")):
+    for method, title in (("bound", "log n bound"), ("soft_best_of_n", "soft Best-of-n"), ("oracle", None)):
         if points := plots.where(rows, method=method):
             shown = plots.bare(points, "kl", "value") if method == "bound" else points
             plots.line(axes, shown, "kl", "value", style.LOOKS[method], label=title, markersize=3, zorder=1.5)
+            labels += [Label(points[-1]["kl"], points[-1]["value"], ORACLE, style.QUIET)] * (title is None)
     chains, look = plots.where(rows, method="tuned_best_of_n"), style.LOOKS["tuned"]
     for number, (series, label) in enumerate(dict.fromkeys((row["series"], row["label"]) for row in chains)):
         points = plots.where(chains, series=series, label=label)

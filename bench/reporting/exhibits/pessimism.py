@@ -6,8 +6,10 @@ from typing import Any
 from bench.reporting import arrange, plots, style
 from bench.reporting.contrasts import contrast, judged
 from bench.reporting.exhibit import Figure, shows
+from bench.reporting.exhibits.coverage import METHODS
 from bench.reporting.groups import Group
 
+BESIDE = {"pass": ("Best-of-n (oracle)", METHODS["pass"][1]), "weighted_majority": METHODS["weighted_majority"]}
 METHOD = "pessimism_of_n@"
 
 
@@ -19,25 +21,29 @@ def pessimism_by_n(groups: Sequence[Group]) -> Figure | None:
         if betas := _betas(group):
             best = group.series("base", "best_of_n", "accuracy")
             rows += plots.curve_rows(best, "n", "accuracy", sampler=name, of="best_of_n", beta=None)
+            for of in BESIDE:
+                curve = {n: found for n, found in group.series("sampler", of, "accuracy").items() if n in best}
+                rows += plots.curve_rows(curve, "n", "accuracy", sampler=name, of=of, beta=None)
         for beta in betas:
             curve = group.series("base", f"{METHOD}{beta}", "accuracy")
             rows += plots.curve_rows(curve, "n", "accuracy", sampler=name, of="pessimism", beta=float(beta))
     looks = style.sequence(sorted({row["beta"] for row in rows if row["beta"] is not None}))
 
     def draw(axes: Any, here: plots.Rows) -> None:
-        best = (plots.where(here, of="best_of_n"), style.LOOKS["best_of_n"], {"label": "Best-of-n"})
+        best = (plots.where(here, of="best_of_n"), style.LOOKS["best_of_n"], {"label": "Best-of-n (learned reward)"})
+        beside = [(plots.where(here, of=of), look, {"label": title}) for of, (title, look) in BESIDE.items()]
         others = [
             (plots.where(here, beta=beta), look, {"label": f"pessimism, beta = {beta:g}", "linewidth": 0.8})
             for beta, look in looks.items()
         ]
-        plots.side_by_side(axes, [best, *others], "n", "accuracy")
+        plots.side_by_side(axes, [best, *beside, *others], "n", "accuracy")
         plots.powers_axis(axes, [row["n"] for row in here], "n samples of a prompt")
 
     return plots.faceted(
         "pessimism_by_n",
         "Accuracy of one of n samples of the base, chosen by the scorer: the best of them, and by pessimism at "
         "inference, beta in units of the scorer's spread within a prompt. Means over subsets of each held-out "
-        "prompt's pool.",
+        "prompt's pool. Oracle: the verifier that judges also chooses.",
         rows,
         groups,
         draw,

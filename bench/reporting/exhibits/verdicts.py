@@ -73,7 +73,12 @@ def of_gain_kept(group: Group) -> list[str]:
     share = shares.get(n)
     if share is not None:
         low, high = (short(end) if math.isfinite(end) else "no bound" for end in (share.low, share.high))
-        return [f"The tuned policy's gain over the base is {short(share.value)} [{low}, {high}] times Best-of-{n}'s."]
+        kept = f"{short(share.value)} [{low}, {high}]"
+        if share.value <= 0:
+            return [f"The tuned policy is not above the base, so it keeps none of Best-of-{n}'s gain (share {kept})."]
+        if not share.low > 0:
+            return [f"The tuned policy is not shown to keep a part of Best-of-{n}'s gain over the base (share {kept})."]
+        return [f"The tuned policy's gain over the base is {kept} times Best-of-{n}'s."]
     if f"distillation/best_of_{n}" not in group.runs[0].metrics:
         return []
     return [f"Best-of-{n}'s gain over the base is not shown to differ from 0, so no share of it is given."]
