@@ -225,6 +225,27 @@ def test_a_large_vocabularys_nucleus_is_exact(monkeypatch, kind, on_cpu):
     np.testing.assert_allclose(logprobs[:, 1], modified_logprobs(logits)[np.arange(40), drawn], atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [300, 512, 5000])
+def test_a_gpus_draw_by_blocks_is_a_cpus(monkeypatch, size):
+    rng = np.random.default_rng(1)
+    weights = rng.gamma(0.05, size=(200, size)).astype(np.float32)
+    weights[:50] = rng.integers(0, 2, (50, size))  # ties, and half of the tokens never drawn
+    weights[:100, :: size - 1] = 0
+    weights /= weights.sum(-1, keepdims=True)
+    uniforms = rng.random((200, 1))
+    uniforms[::10] = np.nextafter(1, 0)
+    uniforms[1::10] = 0
+    given = torch.from_numpy(weights), torch.from_numpy(uniforms)
+    expected, mass = sampler.at_quantile(*given)
+    monkeypatch.setattr(sampler, "_on_cpu", lambda _: False)
+    drawn, found = sampler.at_quantile(*given)
+    assert (given[0].gather(-1, drawn) > 0).all()
+    np.testing.assert_allclose(found, mass, rtol=1e-12)
+    inner = (uniforms > 0) & (uniforms < 0.999999)
+    assert torch.equal(drawn[inner], expected[inner])
+    assert not any(torch.isfinite(sampler.at_quantile(given[0] * torch.nan, given[1])[1]))
+
+
 def test_a_prompt_longer_than_the_context_is_refused_by_name(random_policy, store):
     with pytest.raises(BenchError, match=r"q1.*256"):
         generate(asking("How many", "How many coins? " * 100), random_policy)

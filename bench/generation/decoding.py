@@ -16,7 +16,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from bench.models import kv_cache
-from bench.models.sampler import Sampler, first_kept, scale, token_at, upper_tail
+from bench.models.sampler import Sampler, at_quantile, first_kept, scale, token_at, upper_tail
 
 DROP_BELOW = 0.96  # share of unfinished rows under which the cache is repacked without the finished ones
 ROOM = 8  # tokens by which the cache grows: attention is fastest on keys that lie close together
@@ -154,7 +154,7 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor, sampler: Sampler) -> tuple
         return drawn, torch.stack([torch.zeros_like(uniform), _logprob(logits, drawn)], dim=-1)
     scaled, top_p = scale(logits, sampler), sampler.top_p
     probabilities = scaled.softmax(dim=-1)
-    choose = _choose if top_p == 1 else functools.partial(_choose_in_nucleus, top_p=top_p)
+    choose = at_quantile if top_p == 1 else functools.partial(_in_nucleus, top_p=top_p)
     drawn, mass = choose(probabilities, uniform[:, None])
     under_sampler = (probabilities.gather(-1, drawn).double().log() - mass.log())[:, 0]
     if scaled is not logits:
@@ -164,28 +164,17 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor, sampler: Sampler) -> tuple
     return drawn[:, 0], torch.stack([under_sampler, under_policy], dim=-1)
 
 
-def _choose(probabilities: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The token [R, 1] at the given quantile, and the mass [R, 1] that was drawn from.
-
-    uniform is below 1, so that its product with the mass is below the mass and no token of probability 0 is drawn.
-    """
-    cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
-    mass = cumulative[:, -1:]
-    drawn = torch.searchsorted(cumulative, uniform * mass, right=True)
-    return drawn.clamp_(max=probabilities.shape[-1] - 1), mass  # only NaN lead past the end, and stay NaN
-
-
-def _choose_in_nucleus(
+def _in_nucleus(
     probabilities: torch.Tensor, uniform: torch.Tensor, *, top_p: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `_choose`, from the tokens of the nucleus in ascending order of probability, then of id."""
-    values, cumulative, tokens = upper_tail(probabilities, top_p)
+    """As `at_quantile`, from the tokens of the nucleus in ascending order of probability, then of id."""
+    values, cumulative = upper_tail(probabilities, top_p)
     start = first_kept(cumulative, top_p)
     dropped = cumulative.gather(-1, start) - values.gather(-1, start)
     mass = cumulative[:, -1:] - dropped
     place = torch.searchsorted(cumulative, dropped + uniform * mass, right=True)
     place = torch.maximum(place, start).clamp_(max=values.shape[-1] - 1)
-    return token_at(probabilities, values, place) if tokens is None else tokens.gather(-1, place), mass
+    return token_at(probabilities, values, place), mass
 
 
 def _logprob(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
