@@ -69,7 +69,7 @@ def truncate(logits: "torch.Tensor", sampler: Sampler) -> "torch.Tensor":
     outside = probabilities < edge
     num_dropped = logits.shape[-1] - values.shape[-1] + start
     tied_dropped = num_dropped - outside.sum(dim=-1, keepdim=True)
-    if not _on_cpu(tied_dropped) or bool(tied_dropped.any()):  # asking a GPU would mean waiting for it
+    if not on_cpu(tied_dropped) or bool(tied_dropped.any()):  # asking a GPU would mean waiting for it
         tied = probabilities == edge
         outside |= tied & (tied.cumsum(dim=-1) <= tied_dropped)
     return scaled.masked_fill(outside, float("-inf"))
@@ -103,8 +103,10 @@ def upper_tail(probabilities: "torch.Tensor", top_p: float) -> tuple["torch.Tens
         if bool((left_out <= 1 - top_p).all()):
             return values, cumulative + left_out
         width *= 8
-    on_cpu = _on_cpu(probabilities)
-    values = torch.from_numpy(np.sort(probabilities.numpy())) if on_cpu else probabilities.sort(dim=-1).values
+    if on_cpu(probabilities):
+        values = torch.from_numpy(np.sort(probabilities.numpy(), axis=-1))
+    else:
+        values = probabilities.sort(dim=-1).values
     return values, values.cumsum(dim=-1, dtype=torch.float64)
 
 
@@ -122,7 +124,7 @@ def token_at(probabilities: "torch.Tensor", values: "torch.Tensor", place: "torc
 
     value = values.gather(-1, place)
     equal_after = torch.searchsorted(values, value, right=True) - 1 - place
-    if not _on_cpu(probabilities):
+    if not on_cpu(probabilities):
         equal = (probabilities == value).float()
         count = equal.sum(dim=-1, keepdim=True, dtype=torch.float64)
         return at_quantile(equal, (count - equal_after - 0.5) / count)[0]
@@ -143,7 +145,7 @@ def at_quantile(weights: "torch.Tensor", quantile: "torch.Tensor") -> tuple["tor
     import torch
 
     size = weights.shape[-1]
-    if _on_cpu(weights):
+    if on_cpu(weights):
         cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
         total = cumulative[:, -1:]
         place = torch.searchsorted(cumulative, quantile * total, right=True)
@@ -162,5 +164,5 @@ def at_quantile(weights: "torch.Tensor", quantile: "torch.Tensor") -> tuple["tor
     return place.clamp_(max=size - 1), total
 
 
-def _on_cpu(values: "torch.Tensor") -> bool:
+def on_cpu(values: "torch.Tensor") -> bool:
     return values.device.type == "cpu"
