@@ -70,6 +70,8 @@ class GrowingRows:
 class FixedRows:
     """As GrowingRows, at addresses that batches share; `rows` of them are computed, the last ones for nothing.
 
+    Their memory is for up to an eighth more rows, and up to 63 more positions, than the batch has.
+
     capture: gives a step as a graph that `replay`s it, in the memory of `pool` (see `captured`); None on a CPU.
     """
 

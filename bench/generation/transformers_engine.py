@@ -2,6 +2,7 @@
 
 Any causal language model of Hugging Face works, through its own forward. Where its layers remember more than attention
 keys and values (state-space and hybrid models), nothing can be shared, and its own `generate` decodes every sample.
+On a GPU the cache lies at fixed addresses, and a step is replayed as a CUDA graph (see bench.generation.row_memory).
 """
 
 from collections.abc import Iterable, Iterator

@@ -223,8 +223,16 @@ def install_attention(model: Any) -> None:
     if not fits or not model._can_set_attn_implementation():  # older classes choose theirs when they are made
         return
     AttentionInterface.register(ATTENTION, attend)
-    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    AttentionMaskInterface.register(ATTENTION, mask)
     model.set_attn_implementation(ATTENTION)
+
+
+def mask(**given: Any) -> torch.Tensor | None:
+    """The mask for `attend`; for one query on a GPU as what is added, which torch would else make in each layer."""
+    seen = sdpa_mask(**given)
+    if seen is None or seen.shape[2] > 1 or sampler.on_cpu(seen):
+        return seen
+    return torch.zeros(seen.shape, dtype=given["dtype"], device=seen.device).masked_fill_(~seen, -torch.inf)
 
 
 def attend(
@@ -251,6 +259,8 @@ def attend(
     grouped = query.reshape(rows, key.shape[1], heads // key.shape[1], size)  # queries that share a key head
     if not sampler.on_cpu(query):  # torch's kernel takes them as several queries, and no key head is copied for each
         fused = torch.nn.functional.scaled_dot_product_attention
+        if attention_mask is not None and attention_mask.dtype != torch.bool:
+            attention_mask = attention_mask.to(query.dtype)
         found = fused(grouped, key, value, attn_mask=attention_mask, scale=scaling)
         return found.reshape(rows, 1, heads, value.shape[3]), None
     scores = torch.matmul(grouped, key.transpose(2, 3)).mul_(size**-0.5 if scaling is None else scaling)
