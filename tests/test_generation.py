@@ -172,13 +172,15 @@ def test_a_caches_memory_is_used_again_where_it_is_large_enough():
         room.give_back(again)
 
 
+@pytest.mark.parametrize("on_cpu", [True, False])
 @pytest.mark.parametrize("mask", ["none", "bool", "float"])
 @pytest.mark.parametrize("key_heads", [1, 2, 6])
-def test_attention_of_one_query_is_that_of_torch(mask, key_heads):
+def test_attention_of_one_query_is_that_of_torch(monkeypatch, mask, key_heads, on_cpu):
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     from bench.models.kv_cache import attend
 
+    monkeypatch.setattr(sampler, "on_cpu", lambda _: on_cpu)
     random = torch.Generator().manual_seed(0)
     query = torch.randn(5, 1, 6, 8, generator=random).transpose(1, 2)
     key, value = (torch.randn(5, key_heads, 11, 8, generator=random) for _ in range(2))
@@ -200,7 +202,7 @@ def test_uniforms_are_those_of_the_generator_of_each_key():
 @pytest.mark.parametrize("on_cpu", [True, False])
 @pytest.mark.parametrize("kind", ["peaked", "flat", "tied"])
 def test_a_large_vocabularys_nucleus_is_exact(monkeypatch, kind, on_cpu):
-    monkeypatch.setattr(sampler, "_on_cpu", lambda _: on_cpu)
+    monkeypatch.setattr(sampler, "on_cpu", lambda _: on_cpu)
     rng, size = np.random.default_rng(3), 5000
     logits = {
         "peaked": rng.normal(0, 3, (40, size)),
@@ -223,6 +225,27 @@ def test_a_large_vocabularys_nucleus_is_exact(monkeypatch, kind, on_cpu):
         assert (drawn.numpy() == expected).mean() >= 0.95
     np.testing.assert_allclose(logprobs[:, 0], exact[np.arange(40), drawn], atol=1e-3)
     np.testing.assert_allclose(logprobs[:, 1], modified_logprobs(logits)[np.arange(40), drawn], atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [300, 512, 5000])
+def test_a_gpus_draw_by_blocks_is_a_cpus(monkeypatch, size):
+    rng = np.random.default_rng(1)
+    weights = rng.gamma(0.05, size=(200, size)).astype(np.float32)
+    weights[:50] = rng.integers(0, 2, (50, size))  # ties, and half of the tokens never drawn
+    weights[:100, :: size - 1] = 0
+    weights /= weights.sum(-1, keepdims=True)
+    uniforms = rng.random((200, 1))
+    uniforms[::10] = np.nextafter(1, 0)
+    uniforms[1::10] = 0
+    given = torch.from_numpy(weights), torch.from_numpy(uniforms)
+    expected, mass = sampler.at_quantile(*given)
+    monkeypatch.setattr(sampler, "on_cpu", lambda _: False)
+    drawn, found = sampler.at_quantile(*given)
+    assert (given[0].gather(-1, drawn) > 0).all()
+    np.testing.assert_allclose(found, mass, rtol=1e-12)
+    inner = (uniforms > 0) & (uniforms < 0.999999)
+    assert torch.equal(drawn[inner], expected[inner])
+    assert not any(torch.isfinite(sampler.at_quantile(given[0] * torch.nan, given[1])[1]))
 
 
 def test_a_prompt_longer_than_the_context_is_refused_by_name(random_policy, store):

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from bench.generation.row_memory import FixedRows, GrowingRows
 from bench.models import kv_cache
-from bench.models.sampler import Sampler, first_kept, scale, token_at, upper_tail
+from bench.models.sampler import Sampler, at_quantile, first_kept, scale, token_at, upper_tail
 
-DROP_BELOW = 0.96  # share of unfinished rows under which the cache is repacked without the finished ones
-ROOM = 8  # tokens by which the cache grows: attention is fastest on keys that lie close together
 LOOK_EVERY = 8  # steps between two looks at which rows have finished, on a GPU; a CPU looks at every step
 
 
@@ -83,7 +82,7 @@ def prefill(model: Any, prompt_ids: list[list[int]]) -> Prefill:
     ids, attended = ids.to(model.device), attended.to(model.device)
     cache = kv_cache.empty(model, width)
     positions = (attended.cumsum(dim=-1) - 1).clamp(min=0)
-    return Prefill(cache, _forward(model, ids, attended, positions, cache), attended)
+    return Prefill(cache, kv_cache.forward(model, ids, attended, positions, cache), attended)
 
 
 @torch.inference_mode()
@@ -95,51 +94,42 @@ def decode(
     *,
     eos_ids: set[int],
     advance: Callable[[float], None],
-    room: kv_cache.Room,
+    memory: GrowingRows | FixedRows,
 ) -> Draws:
     """A completion of at most T tokens for each row of uniforms [R, T].
 
-    advance: called with the number of tokens drawn. room: gives the cache's memory and gets it back.
+    advance: called with the number of tokens drawn. memory: of the batch's rows, for one batch after another.
     """
-    rows, steps = uniforms.shape
-    copies = rows // len(prompts.logits)
     draws = Draws(uniforms, sampler, eos_ids, model.device)
-    limit = prompts.width + steps
-    capacity = min(prompts.width + ROOM, limit)
-    cache = kv_cache.repeated(prompts.cache, copies, capacity=capacity, limit=limit, room=room)
-    logits, position = (x.repeat_interleave(copies, 0) for x in (prompts.logits, prompts.attended.sum(dim=-1)))
-    attended = torch.nn.functional.pad(prompts.attended, (0, steps), value=True).repeat_interleave(copies, 0)
-    look_every, unfinished = 1 if model.device.type == "cpu" else LOOK_EVERY, rows
+    try:
+        _decode(prompts, draws, advance, memory)
+    except BaseException:
+        memory.forget()
+        raise
+    return draws
+
+
+def _decode(prompts: Prefill, draws: Draws, advance: Callable[[float], None], memory: GrowingRows | FixedRows) -> None:
+    rows, steps = draws.tokens.shape
+    copies = rows // len(prompts.logits)
+    memory.begin(prompts, copies, steps)
+    logits = prompts.logits.repeat_interleave(copies, 0)
+    look_every, unfinished = 1 if logits.device.type == "cpu" else LOOK_EVERY, rows
     for step in range(steps):
         drawn = draws.step(logits, step)
         if step == steps - 1:
             break
         if (step + 1) % look_every == 0:
             advance(unfinished * look_every)
-            unfinished = int(draws.live.sum())
+            live = draws.live.nonzero()[:, 0]
+            unfinished = len(live)
             if unfinished == 0:
                 break
-            if unfinished < DROP_BELOW * len(drawn):
-                order = kv_cache.drop(cache, draws.live.nonzero()[:, 0])
+            order = memory.drop(live)
+            if order is not None:
                 draws.keep(order)
-                drawn, attended, position = (x[order] for x in (drawn, attended, position))
-        used = prompts.width + step
-        if used == capacity:
-            capacity = min(capacity + ROOM, limit)
-            full, cache = cache, kv_cache.repeated(cache, 1, capacity=capacity, limit=limit, room=room)
-            room.give_back(full)
-        logits = _forward(model, drawn[:, None], attended[:, : used + 1], (position + step)[:, None], cache)
-    room.give_back(cache)
-    return draws
-
-
-def _forward(
-    model: Any, ids: torch.Tensor, attended: torch.Tensor, positions: torch.Tensor, cache: Any
-) -> torch.Tensor:
-    """[rows, V] logits after the last of the given tokens."""
-    optional = {"position_ids": positions, "logits_to_keep": 1}
-    given = {name: value for name, value in optional.items() if kv_cache.takes(model, name)}
-    return model(input_ids=ids, attention_mask=attended, past_key_values=cache, use_cache=True, **given).logits[:, -1]
+                drawn = drawn[order]
+        logits = memory.forward(drawn)
 
 
 def draw(logits: torch.Tensor, uniform: torch.Tensor, sampler: Sampler) -> tuple[torch.Tensor, torch.Tensor]:
@@ -154,7 +144,7 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor, sampler: Sampler) -> tuple
         return drawn, torch.stack([torch.zeros_like(uniform), _logprob(logits, drawn)], dim=-1)
     scaled, top_p = scale(logits, sampler), sampler.top_p
     probabilities = scaled.softmax(dim=-1)
-    choose = _choose if top_p == 1 else functools.partial(_choose_in_nucleus, top_p=top_p)
+    choose = at_quantile if top_p == 1 else functools.partial(_in_nucleus, top_p=top_p)
     drawn, mass = choose(probabilities, uniform[:, None])
     under_sampler = (probabilities.gather(-1, drawn).double().log() - mass.log())[:, 0]
     if scaled is not logits:
@@ -164,28 +154,17 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor, sampler: Sampler) -> tuple
     return drawn[:, 0], torch.stack([under_sampler, under_policy], dim=-1)
 
 
-def _choose(probabilities: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The token [R, 1] at the given quantile, and the mass [R, 1] that was drawn from.
-
-    uniform is below 1, so that its product with the mass is below the mass and no token of probability 0 is drawn.
-    """
-    cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
-    mass = cumulative[:, -1:]
-    drawn = torch.searchsorted(cumulative, uniform * mass, right=True)
-    return drawn.clamp_(max=probabilities.shape[-1] - 1), mass  # only NaN lead past the end, and stay NaN
-
-
-def _choose_in_nucleus(
+def _in_nucleus(
     probabilities: torch.Tensor, uniform: torch.Tensor, *, top_p: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `_choose`, from the tokens of the nucleus in ascending order of probability, then of id."""
-    values, cumulative, tokens = upper_tail(probabilities, top_p)
+    """As `at_quantile`, from the tokens of the nucleus in ascending order of probability, then of id."""
+    values, cumulative = upper_tail(probabilities, top_p)
     start = first_kept(cumulative, top_p)
     dropped = cumulative.gather(-1, start) - values.gather(-1, start)
     mass = cumulative[:, -1:] - dropped
     place = torch.searchsorted(cumulative, dropped + uniform * mass, right=True)
     place = torch.maximum(place, start).clamp_(max=values.shape[-1] - 1)
-    return token_at(probabilities, values, place) if tokens is None else tokens.gather(-1, place), mass
+    return token_at(probabilities, values, place), mass
 
 
 def _logprob(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 Any causal language model of Hugging Face works, through its own forward. Where its layers remember more than attention
 keys and values (state-space and hybrid models), nothing can be shared, and its own `generate` decodes every sample.
+On a GPU the cache lies at fixed addresses, and a step is replayed as a CUDA graph (see bench.generation.row_memory).
 """
 
 from collections.abc import Iterable, Iterator
@@ -70,7 +71,7 @@ class TransformersEngine:
 
     def __init__(self, policy: Policy, *, dtype: str, batch_tokens: int, model: Any = None) -> None:
         """model: of the policy, where it is loaded, e.g. because it is being trained: call `forget` after a change."""
-        from bench.generation import decoding
+        from bench.generation import decoding, row_memory
         from bench.models import kv_cache
 
         self.tokenizer = loading.load_tokenizer(policy)
@@ -86,8 +87,10 @@ class TransformersEngine:
         self.mixes_lengths = kv_cache.mixes_lengths(self.model)
         if self.shares_prompts:
             self._prefill: Any = decoding.prefill
-            self._decode: Any = partial(decoding.decode, room=kv_cache.Room())
             kv_cache.install_attention(self.model)
+            two_prompts = partial(decoding.prefill, self.model, [[0, 0, 0], [0, 0]])
+            self.memory = row_memory.for_model(self.model, two_prompts)
+            self._decode: Any = partial(decoding.decode, memory=self.memory)
         else:
             self._prefill, self._decode = decoding.plain_prefill, decoding.plain_decode
             say(
@@ -99,8 +102,10 @@ class TransformersEngine:
         self._last: tuple[object, list[list[int]], list[tuple[list[int], Any]]] | None = None
 
     def forget(self) -> None:
-        """Drop the last prompts' prefill, which other weights would not give."""
+        """Drop the last prompts' prefill, which other weights would not give, and the memory of batches."""
         self._last = None
+        if self.shares_prompts:
+            self.memory.forget()
 
     def sample(
         self, prompts: Prompts, samples: range, sampler: Sampler, *, max_new_tokens: int, seed: int, progress: Bar

@@ -16,6 +16,8 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicS
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from bench.models import sampler
+
 ATTENTION = "sdpa_one_query"  # the name of `attend` in transformers
 
 
@@ -109,6 +111,40 @@ class GrowingLayer(DynamicLayer):
         self.rows = rows
 
 
+class FixedLayer(GrowingLayer):
+    """Keys and values in given memory; the next token of every row is written at position `slot`, a tensor.
+
+    used: positions that the attention sees; its mask hides those that are not yet filled.
+    """
+
+    is_compileable = True  # so that transformers always makes a mask, without looking at values
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor) -> None:
+        super().__init__(keys.shape[2])
+        self.keys, self.values, self.slot = keys, values, slot
+        self.rows, self.dtype, self.device, self.is_initialized = len(keys), keys.dtype, keys.device, True
+
+    def fill(self, layer: GrowingLayer, copies: int) -> None:
+        """Begin with each row of a layer `copies` times."""
+        self.used = layer.used
+        for place, filled in zip(self.filled(), layer.filled(), strict=True):
+            place[: len(filled) * copies].unflatten(0, (-1, copies))[:] = filled[:, None]
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        keys, values = self.filled()
+        keys.index_copy_(2, self.slot.view(1), key_states)
+        values.index_copy_(2, self.slot.view(1), value_states)
+        return keys, values
+
+    def get_seq_length(self) -> Any:
+        return self.slot
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.used, 0
+
+
 @torch.inference_mode()
 def supported(model: Any) -> bool:
     """Whether the model remembers attention keys and values of each token and nothing else; two tokens are tried."""
@@ -169,14 +205,34 @@ def drop(cache: Any, kept: torch.Tensor) -> torch.Tensor:
     return order
 
 
+def forward(model: Any, ids: torch.Tensor, attended: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
+    """[rows, V] logits after the last of the given tokens."""
+    optional = {"position_ids": positions, "logits_to_keep": 1}
+    given = {name: value for name, value in optional.items() if takes(model, name)}
+    return model(input_ids=ids, attention_mask=attended, past_key_values=cache, use_cache=True, **given).logits[:, -1]
+
+
+def has_own_attention(model: Any) -> bool:
+    """Whether the model uses `attend`, and can be told positions."""
+    return model.config._attn_implementation == ATTENTION and takes(model, "position_ids")
+
+
 def install_attention(model: Any) -> None:
-    """Let a float32 model on a CPU that computes its attention with "sdpa" use `attend`."""
-    fits = model.device.type == "cpu" and model.dtype == torch.float32 and model.config._attn_implementation == "sdpa"
+    """Let a model that computes its attention with "sdpa" use `attend`, on a CPU in float32 alone."""
+    fits = model.config._attn_implementation == "sdpa" and (model.device.type == "cuda" or model.dtype == torch.float32)
     if not fits or not model._can_set_attn_implementation():  # older classes choose theirs when they are made
         return
     AttentionInterface.register(ATTENTION, attend)
-    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    AttentionMaskInterface.register(ATTENTION, mask)
     model.set_attn_implementation(ATTENTION)
+
+
+def mask(**given: Any) -> torch.Tensor | None:
+    """The mask for `attend`; for one query on a GPU as what is added, which torch would else make in each layer."""
+    seen = sdpa_mask(**given)
+    if seen is None or seen.shape[2] > 1 or sampler.on_cpu(seen):
+        return seen
+    return torch.zeros(seen.shape, dtype=given["dtype"], device=seen.device).masked_fill_(~seen, -torch.inf)
 
 
 def attend(
@@ -201,6 +257,12 @@ def attend(
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, is_causal, **others)
     rows, heads, _, size = query.shape
     grouped = query.reshape(rows, key.shape[1], heads // key.shape[1], size)  # queries that share a key head
+    if not sampler.on_cpu(query):  # torch's kernel takes them as several queries, and no key head is copied for each
+        fused = torch.nn.functional.scaled_dot_product_attention
+        if attention_mask is not None and attention_mask.dtype != torch.bool:
+            attention_mask = attention_mask.to(query.dtype)
+        found = fused(grouped, key, value, attn_mask=attention_mask, scale=scaling)
+        return found.reshape(rows, 1, heads, value.shape[3]), None
     scores = torch.matmul(grouped, key.transpose(2, 3)).mul_(size**-0.5 if scaling is None else scaling)
     if attention_mask is not None and attention_mask.dtype == torch.bool:
         scores.masked_fill_(~attention_mask, -torch.inf)

@@ -183,11 +183,19 @@ def weighted_trainer(
         callbacks=[watcher],
     )
     assert trainer.model is not None
+    _compute_nothing_but_log_probs(trainer.model)
     for weight in trainer.model.parameters():
         if weight.requires_grad and weight.dtype != torch.float32:  # TRL narrows the adapters of quantised models
             weight.data = weight.data.float()
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _compute_nothing_but_log_probs(model: Any) -> None:
+    """Replace the head that TRL gave the model, which measures every token's entropy and accuracy for TRL's log."""
+    from trl.trainer.utils import add_fused_lm_head
+
+    add_fused_lm_head(model.get_base_model() if hasattr(model, "get_base_model") else model)
 
 
 def keeper(every: int, reach: Callable[[int], None]) -> Any:
