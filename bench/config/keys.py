@@ -10,6 +10,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from bench.artifacts import content_hash
+from bench.devices import default_engine
 
 PLACES = ("store", "outputs", "tracking")  # where a run's files lie: they do not change the run id
 
@@ -97,6 +98,7 @@ def for_verifier(here: str, elsewhere: str, *, _root_: DictConfig) -> str:
 
 OmegaConf.register_new_resolver("for_task", for_task, replace=True)
 OmegaConf.register_new_resolver("for_verifier", for_verifier, replace=True)
+OmegaConf.register_new_resolver("default_engine", default_engine, replace=True)
 
 
 def settings_key(cfg: Any, *names: str) -> str:
