@@ -53,7 +53,9 @@ def _without_later(node: Any) -> Any:
         return [_without_later(part) for part in node]
     if not isinstance(node, Mapping):
         return node
-    later = LATER_OF.get(str(node.get("_target_")), {})
+    if "transformers_engine" in (target := str(node.get("_target_"))) and node.get("batch_tokens", 0) is None:
+        node = {**node, "batch_tokens": 49_152}  # which was the default
+    later = LATER_OF.get(target, {})
     return {n: _without_later(value) for n, value in node.items() if n not in later or later[n] != value}
 
 
