@@ -142,6 +142,14 @@ def test_the_default_engine_is_settled_as_if_it_were_named(gpu, installed, hides
     assert composed("procedure=online").generation["_target_"] == "bench.generation.transformers_engine.generate"
 
 
+def test_the_run_id_is_that_of_the_batch_size_that_was_the_default():
+    assert composed().generation.batch_tokens is None
+    assert run_id(composed()) == run_id(composed("generation.batch_tokens=49152"))
+    worker = "generation.worker.batch_tokens"
+    assert run_id(composed("generation=ray")) == run_id(composed("generation=ray", f"{worker}=49152"))
+    assert run_id(composed()) != run_id(composed("generation.batch_tokens=1000"))
+
+
 def test_the_share_of_the_gpu_that_large_models_leave_is_asked_for():
     assert composed("experiment=helpful_ultrafeedback").generation.gpu_memory_utilization == 0.4
 

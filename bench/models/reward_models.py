@@ -88,13 +88,13 @@ class RewardModel(LoadedClassifier):
                     yield some[batch], logits, read
         rest = np.flatnonzero(shared == 0)
 
-        def read(numbers: np.ndarray) -> Any:
+        def whole(numbers: np.ndarray) -> Any:
             rows = [inputs[i] for i in numbers]
             pad_id = self._pad_id([row["input_ids"][-1] for row in rows])
             return self.model(**padded(rows, {"input_ids": pad_id}, self.model.device)).logits
 
         alone = (rest[batch] for batch in self.batches(lengths[rest], self.batch_tokens))
-        for batch, logits in self.halving.each(read, alone):
+        for batch, logits in self.halving.each(whole, alone):
             yield batch, logits, int(lengths[batch].sum())
 
     def _forward_shared(

@@ -123,7 +123,8 @@ class InParts:
         """Add the gradient of a batch; where memory runs out, of all of the update's batches anew."""
         if self.update != self.state.global_step:
             self.update, self.batches, self.before = self.state.global_step, (), self.tokens
-        self.batches, todo = (*self.batches, inputs), (inputs,)
+        self.batches = (*self.batches, inputs)
+        todo = self.batches[-1:]
         step = partial(super().training_step, model, num_items_in_batch=num_items_in_batch)  # type: ignore[misc]
         while True:
             try:
