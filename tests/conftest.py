@@ -6,6 +6,9 @@ import shutil
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are small, and `make test` runs one process per core
+# GPUs are hidden, as numbers are compared that are exact on a CPU alone; tests marked `cuda` or `vllm` see them again
+os.environ.setdefault("BENCH_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+os.environ |= {"CUDA_VISIBLE_DEVICES": "", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}  # CUDA starts when it is first used
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +22,7 @@ from sharing import Finished, Shared, shared_folder
 
 from bench import policies
 from bench.artifacts import Policy, Prompts
+from bench.devices import device
 from bench.models import loading
 from bench.store import Store, using
 from bench.tasks.word_problems import WordProblems
@@ -26,6 +30,18 @@ from bench.tasks.word_problems import WordProblems
 # The same examples on every run, and no failure because a machine is busy.
 settings.register_profile("suite", derandomize=True, deadline=None)
 settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def gpus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPUs, for tests marked `cuda` or `vllm`; the former are skipped where there are none."""
+    marks = {mark.name for mark in request.node.iter_markers()}
+    if marks & {"cuda", "vllm"}:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        if (visible := os.environ["BENCH_GPUS"]) != "all":
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    if "cuda" in marks and device() == "cpu":
+        pytest.skip("there is no GPU")
 
 
 @pytest.fixture
@@ -118,6 +134,40 @@ def stopping_policy(random_policy: Policy, shared: Shared) -> Policy:
         model.generation_config.save_pretrained(path)
 
     return loading.folder(shared.once("stopping_policy", save))
+
+
+@pytest.fixture
+def memory_for(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """From now on a Llama's forward (or, where asked, its backward) runs out of a GPU's memory above so many rows.
+
+    Returned is a list that grows by the rows of each batch that did not fit.
+    """
+    import torch
+    from transformers import LlamaModel
+
+    forward = LlamaModel.forward
+
+    def limit(most: int, *, backward: bool = False) -> list[int]:
+        refused: list[int] = []
+
+        def run_out(rows: int) -> None:
+            refused.append(rows)
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        def limited(self, input_ids=None, **given):
+            packed = len(input_ids) == 1 and given.get("position_ids") is not None
+            rows = int((given["position_ids"] == 0).sum()) if packed else len(input_ids)
+            embedded = self.embed_tokens(input_ids)
+            if rows > most and not backward:
+                run_out(rows)
+            if rows > most and embedded.requires_grad:
+                embedded.register_hook(lambda gradient: run_out(rows))  # after the gradients of all layers
+            return forward(self, **{**given, "inputs_embeds": embedded})
+
+        monkeypatch.setattr(LlamaModel, "forward", limited)
+        return refused
+
+    return limit
 
 
 @pytest.fixture

@@ -111,6 +111,45 @@ def test_every_experiment_runs_on_either_engine_by_its_name_alone(experiment, en
     assert cfg.generation["_target_"] == f"bench.generation.{engine}_engine.generate"
 
 
+@pytest.mark.parametrize(
+    ("gpu", "installed", "hides", "engine"),
+    [
+        ("nvidia0", True, None, "vllm"),
+        ("dxg", True, "0", "vllm"),  # of WSL
+        ("nvidia0", True, "", "transformers"),
+        ("nvidia0", True, "-1", "transformers"),
+        ("nvidia0", False, None, "transformers"),
+        ("nvidiactl", True, None, "transformers"),  # the driver alone
+    ],
+)
+def test_the_default_engine_is_settled_as_if_it_were_named(gpu, installed, hides, engine, monkeypatch, tmp_path):
+    (tmp_path / gpu).touch()
+    monkeypatch.setattr("bench.devices.DEVICES", tmp_path)
+    monkeypatch.setattr("bench.devices.find_spec", lambda name: installed and name == "vllm")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if hides is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hides)
+    of_vllm = ["generation.max_num_seqs=3"] * (engine == "vllm")
+    for settings in ([], ["generation.block_size=2", *of_vllm], ["experiment=quick"]):
+        settled, named = composed(*settings), composed(*settings, f"generation={engine}")
+        assert settled == named
+        assert settled.generation["_target_"] == f"bench.generation.{engine}_engine.generate"
+        assert run_id(settled) == run_id(named)
+    for group in ("imported", "ray"):
+        part = {"imported": "others", "ray": "worker"}[group]
+        auto, named = (composed(f"generation={group}", f"generation@generation.{part}={x}") for x in ("auto", engine))
+        assert auto == named
+    assert composed("procedure=online").generation["_target_"] == "bench.generation.transformers_engine.generate"
+
+
+def test_the_run_id_is_that_of_the_batch_size_that_was_the_default():
+    assert composed().generation.batch_tokens is None
+    assert run_id(composed()) == run_id(composed("generation.batch_tokens=49152"))
+    worker = "generation.worker.batch_tokens"
+    assert run_id(composed("generation=ray")) == run_id(composed("generation=ray", f"{worker}=49152"))
+    assert run_id(composed()) != run_id(composed("generation.batch_tokens=1000"))
+
+
 def test_the_share_of_the_gpu_that_large_models_leave_is_asked_for():
     assert composed("experiment=helpful_ultrafeedback").generation.gpu_memory_utilization == 0.4
 

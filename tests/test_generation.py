@@ -291,6 +291,21 @@ def test_prefills_beyond_the_token_budget_are_not_kept(random_policy, few_prompt
     assert max(most) <= 2  # the one at work, and the next
 
 
+def test_prompts_that_do_not_fit_the_gpu_are_drawn_in_smaller_batches(
+    random_policy, few_prompts, store, memory_for, tmp_path
+):
+    asked = {"num_completions": 4, "shard_size": 7}
+    with using(Store(tmp_path / "by hand")):
+        by_hand = generate(few_prompts, random_policy, batch_tokens=1, **asked)
+    refused = memory_for(4)
+    found = generate(few_prompts, random_policy, **asked)
+    assert refused == [7, 6]  # seven prompts are read; two samples of each of three are drawn
+    assert same(found, by_hand)
+    memory_for(1)
+    with pytest.raises(BenchError, match=r"memory ran out with one prompt at a time: lower generation\.block_size"):
+        generate(few_prompts, random_policy, seed=1, **asked)
+
+
 def test_an_adapter_is_a_policy_of_its_own_and_of_its_base(random_policy, few_prompts, store, tmp_path):
     from peft import LoraConfig, get_peft_model
 

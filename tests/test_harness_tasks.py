@@ -123,6 +123,7 @@ def test_where_there_is_a_gpu_one_process_of_its_own_measures_what_is_missing(
 ):
     called = []
     call = processes.call
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
 
     def own(setting: str, count: int, *rest: Any) -> Any:
         called.append((setting, count))

@@ -9,7 +9,9 @@ import torch
 from drawing import modified_logprobs
 from safetensors.numpy import load_file
 
+from bench import devices
 from bench.artifacts import Completions, Policy, Prompts
+from bench.errors import BenchError
 from bench.models import loading
 from bench.models.logprobs import divergence_samples, sequence_logprobs
 from bench.models.sampler import GREEDY, RAW, Sampler
@@ -133,6 +135,40 @@ def test_batches_change_no_number(pair, store: Store):
     ]
     assert found[0] == pytest.approx(found[1], rel=1e-5)
     assert found[0] == pytest.approx(found[2], rel=1e-5)
+
+
+def test_completions_that_do_not_fit_the_gpu_are_read_in_smaller_batches(pair, store: Store, memory_for):
+    completions = every_completion()
+    by_hand = sequence_logprobs(pair[0], PROMPTS, completions, batch_tokens=1)
+    distances = divergence_samples(*pair, PROMPTS, completions, temperature=0.9, top_p=1.0, batch_tokens=1)
+    refused = memory_for(1)
+    assert (sequence_logprobs(pair[0], PROMPTS, completions) == by_hand).all()
+    assert refused[-1] in (2, 3)
+    again = divergence_samples(*pair, PROMPTS, completions.first(20), temperature=0.9, top_p=1.0)
+    assert (again.rao_blackwell == distances.rao_blackwell[:, :20]).all()
+    assert (again.k1 == distances.k1[:, :20]).all()
+
+
+def test_one_that_does_not_fit_alone_is_refused_and_other_errors_stay_as_they_are():
+    def fail(part: list[int]) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.") if len(part) < 3 else KeyError("other")
+
+    halving = devices.Halving("completion", "set this")
+    with pytest.raises(BenchError, match=r"^The GPU's memory ran out with one completion at a time: set this\.$"):
+        list(halving.each(fail, [[1, 2]]))
+    with pytest.raises(KeyError, match="other"):
+        list(devices.Halving("completion", "set this").each(fail, [[1, 2, 3]]))
+
+
+def test_half_of_a_gpus_free_memory_is_planned_for(monkeypatch):
+    assert devices.that_fit(5, 1.0, 10**6) == 5
+    monkeypatch.setattr(devices, "device", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1000, 4000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 600)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 400)
+    assert devices.that_fit(5, 2.0, 10**6) == 300  # (1000 + 600 - 400) / 2 bytes, 2 bytes each
+    assert devices.that_fit(5, 2.0, 100) == 100
+    assert devices.that_fit(5, 1e6, 100) == 1
 
 
 def test_memory_is_bounded_by_the_batch(monkeypatch):

@@ -49,6 +49,27 @@ def test_packed_updates_are_the_padded_ones(tune, micro_batch_size):
         assert float((weight - state[name]).abs().mean()) < 1e-6
 
 
+@pytest.mark.parametrize(("packing", "backward"), [(False, False), (False, True), (True, True)])
+@pytest.mark.parametrize("given", [None, 2])
+def test_examples_that_do_not_fit_the_gpu_are_trained_on_in_smaller_batches(tune, packing, backward, given, memory_for):
+    by_hand = tune(micro_batch_size=1, packing=packing)
+    refused = memory_for(1, backward=backward)
+    found = tune(micro_batch_size=given, packing=packing)
+    assert refused == ([4, 2] if given is None else [2])  # once: later updates begin in small parts
+    for name in ("loss", "grad_norm"):
+        values = [[update[name] for update in training_log(policy)] for policy in (found, by_hand)]
+        assert values[0] == pytest.approx(values[1], rel=1e-4)
+    state = loading.load_model(by_hand).state_dict()
+    for name, weight in loading.load_model(found).state_dict().items():
+        assert float((weight - state[name]).abs().mean()) < 1e-6
+
+
+def test_an_example_that_does_not_fit_the_gpu_alone_is_refused(tune, memory_for):
+    memory_for(0)
+    with pytest.raises(BenchError, match=r"one example at a time: set training\.gradient_checkpointing=true"):
+        tune()
+
+
 def _rows() -> list[dict]:
     """Three examples; the second begins with a token that carries loss, which nothing foretells."""
     return [

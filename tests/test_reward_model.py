@@ -137,6 +137,15 @@ def test_a_score_is_that_of_the_text_alone(store, saved, few_prompts, pool, case
     np.testing.assert_allclose(rewards, expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("case", ["decoder", "decoder that pads with EOS"])
+def test_texts_that_do_not_fit_the_gpu_are_scored_in_smaller_batches(store, saved, few_prompts, pool, case, memory_for):
+    folder, model, tokenizer = saved(**CASES[case])
+    expected = one_by_one(model, tokenizer, few_prompts, pool)
+    refused = memory_for(2)
+    np.testing.assert_allclose(reward_model(few_prompts, pool, model=folder).value, expected, atol=2e-5)
+    assert refused
+
+
 def test_the_conversation_is_the_templates(saved, few_prompts):
     _, _, tokenizer = saved(template=TEMPLATE)
     messages = [{"role": "system", "content": "Count."}, {"role": "user", "content": "How many?"}]

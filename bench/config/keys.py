@@ -10,6 +10,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from bench.artifacts import content_hash
+from bench.devices import default_engine
 
 PLACES = ("store", "outputs", "tracking")  # where a run's files lie: they do not change the run id
 
@@ -52,7 +53,9 @@ def _without_later(node: Any) -> Any:
         return [_without_later(part) for part in node]
     if not isinstance(node, Mapping):
         return node
-    later = LATER_OF.get(str(node.get("_target_")), {})
+    if "transformers_engine" in (target := str(node.get("_target_"))) and node.get("batch_tokens", 0) is None:
+        node = {**node, "batch_tokens": 49_152}  # which was the default
+    later = LATER_OF.get(target, {})
     return {n: _without_later(value) for n, value in node.items() if n not in later or later[n] != value}
 
 
@@ -97,6 +100,7 @@ def for_verifier(here: str, elsewhere: str, *, _root_: DictConfig) -> str:
 
 OmegaConf.register_new_resolver("for_task", for_task, replace=True)
 OmegaConf.register_new_resolver("for_verifier", for_verifier, replace=True)
+OmegaConf.register_new_resolver("default_engine", default_engine, replace=True)
 
 
 def settings_key(cfg: Any, *names: str) -> str:

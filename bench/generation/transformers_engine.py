@@ -5,15 +5,15 @@ keys and values (state-space and hybrid models), nothing can be shared, and its 
 On a GPU the cache lies at fixed addresses, and a step is replayed as a CUDA graph (see bench.generation.row_memory).
 """
 
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from typing import Annotated, Any
 
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts
-from bench.config.rules import DTYPE, Count, Samples, Seed, Temperature, Tokens, TopK, TopP, whole
-from bench.devices import device, resolve_dtype
+from bench.config.rules import DTYPE, Count, Samples, Seed, Temperature, TopK, TopP, or_null, whole
+from bench.devices import Halving, device, resolve_dtype, that_fit
 from bench.errors import BenchError
 from bench.generation.pool import draw
 from bench.models import loading, tokens
@@ -22,6 +22,7 @@ from bench.progress import Bar, say
 from bench.seeds import stream_key
 
 MISTAKEN_IN_BATCHES = ("rwkv",)  # by the model's own generate, a prompt's answer depends on the others in its batch
+BATCH_TOKENS, MOST = 49_152, 2**22  # rows x (prompt + max_new_tokens) at once: on a CPU, and the most on a GPU
 VERSION = 3  # raise it when equal settings draw other samples
 
 
@@ -39,15 +40,15 @@ def generate(
     block_size: Count = 4,
     shard_size: Count = 256,
     first_sample: Annotated[int, whole(0)] = 0,
-    batch_tokens: Tokens = 49_152,
+    batch_tokens: Annotated[int | None, or_null(whole(1, 1_000_000_000))] = None,
 ) -> Completions:
     """N completions of each prompt [M, N], read from the store where they were drawn before.
 
     temperature 0 is greedy and has one completion. dtype: a torch name, or "auto": bfloat16 on a GPU, float32 on a CPU.
     block_size and shard_size: samples and prompts of one stored unit; first_sample: those before it are left out (see
     bench.generation.pool).
-    batch_tokens: rows x (prompt + max_new_tokens) decoded at once. BenchError names a prompt that leaves no room for
-    max_new_tokens in the model's context.
+    batch_tokens: rows x (prompt + max_new_tokens) decoded at once; None: 49,152 on a CPU, what half of its free memory
+    holds on a GPU. BenchError names a prompt that leaves no room for max_new_tokens in the model's context.
     """
     dtype = resolve_dtype(dtype)
     return draw(
@@ -69,7 +70,7 @@ def generate(
 class TransformersEngine:
     """A loaded policy, its tokenizer, and the prefill of the prompts that it sampled from last."""
 
-    def __init__(self, policy: Policy, *, dtype: str, batch_tokens: int, model: Any = None) -> None:
+    def __init__(self, policy: Policy, *, dtype: str, batch_tokens: int | None, model: Any = None) -> None:
         """model: of the policy, where it is loaded, e.g. because it is being trained: call `forget` after a change."""
         from bench.generation import decoding, row_memory
         from bench.models import kv_cache
@@ -97,9 +98,10 @@ class TransformersEngine:
                 f"{kind} models remember more than attention keys and values: each sample reads its prompt anew, by "
                 "the model's own generate, which is slower."
             )
-        self.batch_tokens = batch_tokens
+        self.batch_tokens = batch_tokens or that_fit(BATCH_TOKENS, loading.bytes_per_token(self.model), MOST)
+        self.halving = Halving("prompt", "lower generation.block_size or task.max_new_tokens")
         self.eos_ids = tokens.ending_ids(self.tokenizer, self.model.generation_config)
-        self._last: tuple[object, list[list[int]], list[tuple[list[int], Any]]] | None = None
+        self._last: tuple[object, list[list[int]], list[list[int]], Any] | None = None
 
     def forget(self) -> None:
         """Drop the last prompts' prefill, which other weights would not give, and the memory of batches."""
@@ -115,19 +117,22 @@ class TransformersEngine:
         The prompts' tokens are counted with sample 0, whose prefill the other samples share where they can; for a model
         in training they are counted each time.
         """
-        prompt_ids, groups = self._prefilled(prompts, len(samples), max_new_tokens)
+        prompt_ids, groups, prefill = self._prefilled(prompts, len(samples), max_new_tokens)
         token_ids = np.empty((len(prompts), len(samples)), object)
         logprobs = np.zeros((*token_ids.shape, 2))
-        for group, prefilled in groups:
+
+        def drawn(group: list[int]) -> Any:
             keys = [stream_key(seed, "generate", str(prompts.id[row]), sample) for row in group for sample in samples]
-            draws = self._decode(
+            return self._decode(
                 self.model,
-                prefilled,
+                prefill(*group),
                 _uniforms(keys, max_new_tokens),
                 sampler,
                 eos_ids=self.eos_ids,
                 advance=progress.advance,
             )
+
+        for group, draws in self.halving.each(drawn, groups):
             for i, ids in enumerate(draws.token_ids()):
                 token_ids[group[i // len(samples)], i % len(samples)] = ids
             logprobs[group] = draws.logprobs().reshape(len(group), len(samples), 2)
@@ -148,23 +153,25 @@ class TransformersEngine:
 
     def _prefilled(
         self, prompts: Prompts, samples: int, max_new_tokens: int
-    ) -> tuple[list[list[int]], Iterable[tuple[list[int], Any]]]:
-        """Each prompt's token ids, and groups of prompts with their prefill.
+    ) -> tuple[list[list[int]], list[list[int]], Callable[..., Any]]:
+        """Each prompt's token ids, groups of prompts, and a function from the prompts of a group to their prefill.
 
-        Kept for the next block of samples, where all prompts together are within the token budget.
+        It remembers for the next block of samples, where all prompts together are within the token budget.
         """
         wanted = (prompts.key, samples, max_new_tokens)
         if self._last is None or self._last[0] != wanted:
             self._last = None  # its memory is needed
             context = loading.context(self.model.config)
             prompt_ids = tokens.encode(self.tokenizer, prompts, max_new_tokens=max_new_tokens, context=context)
-            groups = (
-                (group, self._prefill(self.model, [prompt_ids[row] for row in group]))
-                for group in self._groups(prompt_ids, samples, max_new_tokens)
-            )
+            groups = list(self._groups(prompt_ids, samples, max_new_tokens))
+            model, prefill = self.model, self._prefill  # not self, which would keep itself in memory
+
+            def prefilled(*group: int) -> Any:
+                return prefill(model, [prompt_ids[row] for row in group])
+
             if sum(map(len, prompt_ids)) > self.batch_tokens:  # too much memory to keep; one group at a time
-                return prompt_ids, groups
-            self._last = (wanted, prompt_ids, list(groups))
+                return prompt_ids, groups, prefilled
+            self._last = (wanted, prompt_ids, groups, cache(prefilled))
         return self._last[1:]
 
     def _groups(self, prompt_ids: list[list[int]], samples: int, max_new_tokens: int) -> Iterator[list[int]]:

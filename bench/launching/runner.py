@@ -101,7 +101,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
                 f"The disk of {place} is full; free some space, or give another place ({setting}=PATH), and run the "
                 "same command: finished work is in the store."
             ) from error
-        if is_out_of_gpu_memory(error):
+        if is_out_of_gpu_memory(error) and not isinstance(error, BenchError):
             raise BenchError(
                 "The GPU's memory ran out: lower training.micro_batch_size or generation.gpu_memory_utilization, set "
                 "training.gradient_checkpointing=true or training=lora; python -m bench.size, with the same settings, "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.artifacts import content_hash
-from bench.devices import device
+from bench.devices import Halving, device
 from bench.errors import BenchError
 from bench.models import hub
 from bench.models.loading import folder, refusing_code
@@ -114,6 +114,7 @@ class LoadedClassifier:
             if hasattr(model, name):
                 _compute_in_float32(getattr(model, name))
         self.model: Any = model.to(device()).eval()
+        self.halving = Halving("text", "set scoring.dtype=bfloat16, or use a smaller model")
         self.tokenizer = address.load(AutoTokenizer)
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or ENDLESS
         self.readable = min(limit, self.tokenizer.model_max_length)  # tokens of one text

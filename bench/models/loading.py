@@ -113,6 +113,14 @@ def adapter_base(path: Path) -> Path | None:
     return base.absolute()
 
 
+def bytes_per_token(model: Any) -> float:
+    """What a token takes where nothing is trained: the keys and values of all layers, and one layer's activations."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_attention_heads", 1)
+    shared = (getattr(config, "num_key_value_heads", None) or heads) / heads
+    return model.dtype.itemsize * config.hidden_size * (2 * config.num_hidden_layers * shared + 24)  # 24: estimated
+
+
 def context(config: Any) -> int | None:
     """The most positions of prompt and completion together that a model can read; None where it names no limit.
 

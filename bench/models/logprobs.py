@@ -4,15 +4,16 @@ Sequences end at EOS or at the length limit; the EOS's own log-probability count
 Steps are masked by generated length, never by a padding id. log_softmax is in float32, sums are in float64.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts
-from bench.devices import device
+from bench.devices import Halving, device, that_fit
 from bench.models import chat, loading
 from bench.models.sampler import RAW, Sampler, truncate
 from bench.progress import bar
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     import torch
 
 FILE = "divergence.safetensors"
-LOGITS_AT_ONCE = 2**26  # numbers [rows, steps, vocabulary] of one policy in memory
+BATCH_TOKENS = 16_384  # rows x longest of a batch on a CPU
+LOGITS_AT_ONCE = 2**26  # numbers [rows, steps, vocabulary] of one policy in memory, on a CPU
+MOST = 2**18, 2**30  # of both on a GPU
+ADVICE = "set evaluation.kl_dtype=bfloat16, or lower task.max_new_tokens"
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ def sequence_logprobs(
     completions: Completions,
     sampler: Sampler = RAW,
     *,
-    batch_tokens: int = 16_384,
+    batch_tokens: int | None = None,
     dtype: str = "float32",
 ) -> np.ndarray:
     """[M, N] nats per sequence: each completion's log-probability under the policy's sampler, its EOS included."""
@@ -86,16 +90,16 @@ def _under(
     prompts: Prompts,
     completions: Completions,
     samplers: Sequence[Sampler],
-    batch_tokens: int = 16_384,
+    batch_tokens: int | None = None,
 ) -> np.ndarray:
     """[samplers, M, N] nats per sequence, from one reading. models: the policy's loaded model, by policy."""
     total = np.zeros((len(samplers), completions.logprob.size))
-    for cells, (logits,), tokens, generated, _ in _steps(
-        (policy,), models, prompts, completions, batch_tokens, "score"
-    ):
-        for number, sampler in enumerate(samplers):
-            taken = _sampler_logprobs(logits, tokens, sampler).gather(-1, tokens[..., None])[..., 0]
-            total[number, cells] = (taken.double() * generated).sum(dim=-1).cpu().numpy()
+
+    def measure(logits: list["torch.Tensor"], tokens: "torch.Tensor") -> list["torch.Tensor"]:
+        return [_sampler_logprobs(logits[0], tokens, each).gather(-1, tokens[..., None])[..., 0] for each in samplers]
+
+    for cells, sums, _ in _summed(measure, (policy,), models, prompts, completions, batch_tokens, "score"):
+        total[:, cells] = sums
     return total.reshape(len(samplers), *completions.shape)
 
 
@@ -109,7 +113,7 @@ def divergence_samples(
     temperature: float,
     top_p: float,
     top_k: int = 0,
-    batch_tokens: int = 16_384,
+    batch_tokens: int | None = None,
     dtype: str = "float32",
     out: Path,
 ) -> dict[str, float]:
@@ -123,20 +127,21 @@ def divergence_samples(
     policy that is its own reference at temperature 1, top-p 1 gives exactly 0.
     """
     sampler = Sampler(temperature, top_p, top_k)
-    rao_blackwell, k1 = np.zeros(completions.logprob.size), np.zeros(completions.logprob.size)
+    both = np.zeros((2, completions.logprob.size))
     pair, read = (policy, reference), 0
     models = _loaded(pair, dtype)
-    for cells, logits, tokens, generated, attended in _steps(pair, models, prompts, completions, batch_tokens, "KL"):
-        read += attended
+
+    def measure(logits: list["torch.Tensor"], tokens: "torch.Tensor") -> list["torch.Tensor"]:
         ours = _sampler_logprobs(logits[0], tokens, sampler)
         theirs = logits[1].float().log_softmax(dim=-1)
         ratio = (ours - theirs).masked_fill(ours == float("-inf"), 0.0)  # a token that is never drawn adds nothing
-        step = (ours.exp() * ratio).sum(dim=-1)
-        rao_blackwell[cells] = (step.double() * generated).sum(dim=-1).cpu().numpy()
-        taken = ratio.gather(-1, tokens[..., None])[..., 0]
-        k1[cells] = (taken.double() * generated).sum(dim=-1).cpu().numpy()
-    arrays = {"rao_blackwell": rao_blackwell, "k1": k1}
-    save_arrays(out / FILE, **{name: array.reshape(completions.shape) for name, array in arrays.items()})
+        return [(ours.exp() * ratio).sum(dim=-1), ratio.gather(-1, tokens[..., None])[..., 0]]
+
+    for cells, sums, attended in _summed(measure, pair, models, prompts, completions, batch_tokens, "KL"):
+        both[:, cells] = sums
+        read += attended
+    rao_blackwell, k1 = both.reshape(2, *completions.shape)
+    save_arrays(out / FILE, rao_blackwell=rao_blackwell, k1=k1)
     return {"flops": 2 * sum(map(loading.count_parameters, set(pair))) * read}
 
 
@@ -157,48 +162,56 @@ def _loaded(policies: tuple[Policy, ...], dtype: str) -> dict[Policy, Any]:
     return {policy: loading.load_model(policy, dtype=dtype, device=device()) for policy in set(policies)}
 
 
-def _steps(
+def _summed(
+    measure: Callable[[list["torch.Tensor"], "torch.Tensor"], list["torch.Tensor"]],
     policies: tuple[Policy, ...],
     models: dict[Policy, Any],
     prompts: Prompts,
     completions: Completions,
-    batch_tokens: int,
+    batch_tokens: int | None,
     label: str,
-) -> Iterator[tuple[np.ndarray, list["torch.Tensor"], "torch.Tensor", "torch.Tensor", int]]:
-    """Batches: flat cells [B], each policy's logits [B, T, V], drawn tokens [B, T], mask [B, T], number of tokens read.
+) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Batches: flat cells [B], the sums of K measures over each one's steps [K, B], number of tokens read.
 
-    Sequences are padded on the left, so that completions end together and only their steps' logits are made.
+    measure: gives K tensors [B, T], from each policy's logits [B, T, V] and the drawn tokens [B, T]. Sequences are
+    padded on the left, so that completions end together and only their steps' logits are made.
     """
     import torch
 
     tokenizer = loading.load_tokenizer(policies[0])
     from bench.models.kv_cache import mixes_lengths
 
-    where = next(iter(models.values())).device
+    model = next(iter(models.values()))
     with torch.inference_mode():
-        padded = all(mixes_lengths(model) for model in models.values())
-    vocabulary = next(iter(models.values())).config.vocab_size
-    samples = completions.shape[1]
+        padded = all(mixes_lengths(each) for each in models.values())
+    batch_tokens = batch_tokens or that_fit(BATCH_TOKENS, loading.bytes_per_token(model), MOST[0])
+    at_once = that_fit(LOGITS_AT_ONCE, len(models) * model.dtype.itemsize + 20, MOST[1])
+    halving, samples = Halving("completion", ADVICE), completions.shape[1]
+
+    @torch.inference_mode()
+    def read(texts: list[list[int]], drawn: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        width, steps = max(len(texts[cell]) for cell in cells), max(len(drawn[cell]) for cell in cells)
+        ids = torch.zeros(len(cells), width, dtype=torch.long)
+        attended = torch.zeros(len(cells), width, dtype=torch.long)
+        generated = torch.zeros(len(cells), steps, dtype=torch.bool)
+        for i, cell in enumerate(cells):
+            ids[i, width - len(texts[cell]) :] = torch.tensor(texts[cell])
+            attended[i, width - len(texts[cell]) :] = 1
+            generated[i, steps - len(drawn[cell]) :] = True
+        ids, attended, generated = (each.to(model.device) for each in (ids, attended, generated))
+        logits = {policy: _logits(each, ids, attended, steps) for policy, each in models.items()}
+        values = measure([logits[policy] for policy in policies], ids[:, width - steps :])
+        return np.stack([(each.double() * generated).sum(dim=-1).cpu().numpy() for each in values])
+
     with bar(label, total=completions.logprob.size, unit="completions") as progress:
         for rows, part in completions.shards():
             prompt_ids = [chat.encode(tokenizer, messages) for messages in prompts.messages[rows]]
             drawn = part.token_ids.ravel()
-            lengths = np.array([len(prompt_ids[cell // samples]) + len(ids) for cell, ids in enumerate(drawn)])
-            for cells in _batches(lengths, part.length.ravel(), batch_tokens, vocabulary, padded):
-                width, steps = lengths[cells].max(), max(len(drawn[cell]) for cell in cells)
-                ids = torch.zeros(len(cells), width, dtype=torch.long)
-                attended = torch.zeros(len(cells), width, dtype=torch.long)
-                generated = torch.zeros(len(cells), steps, dtype=torch.bool)
-                for i, cell in enumerate(cells):
-                    ids[i, width - lengths[cell] :] = torch.tensor([*prompt_ids[cell // samples], *drawn[cell]])
-                    attended[i, width - lengths[cell] :] = 1
-                    generated[i, steps - len(drawn[cell]) :] = True
-                ids, attended, generated = ids.to(where), attended.to(where), generated.to(where)
-                with torch.inference_mode():
-                    logits = {policy: _logits(model, ids, attended, steps) for policy, model in models.items()}
-                    pair = [logits[policy] for policy in policies]
-                    taken = ids[:, width - steps :]
-                    yield cells + rows.start * samples, pair, taken, generated, int(lengths[cells].sum())
+            texts = [[*prompt_ids[cell // samples], *ids] for cell, ids in enumerate(drawn)]
+            lengths = np.array([len(ids) for ids in texts])
+            batches = _batches(lengths, part.length.ravel(), batch_tokens, model.config.vocab_size, padded, at_once)
+            for cells, sums in halving.each(partial(read, texts, drawn), batches):
+                yield cells + rows.start * samples, sums, int(lengths[cells].sum())
                 progress.advance(len(cells))
 
 
@@ -212,13 +225,18 @@ def _logits(model: Any, ids: "torch.Tensor", attended: "torch.Tensor", steps: in
 
 
 def _batches(
-    lengths: np.ndarray, steps: np.ndarray, batch_tokens: int, vocabulary: int, padded: bool
+    lengths: np.ndarray,
+    steps: np.ndarray,
+    batch_tokens: int,
+    vocabulary: int,
+    padded: bool,
+    at_once: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Cells by length, longest first, in batches within the budgets of padded tokens and of logits.
 
     padded: lengths may differ within a batch.
     """
-    order = np.argsort(-lengths, kind="stable")
+    order, at_once = np.argsort(-lengths, kind="stable"), at_once or LOGITS_AT_ONCE
     start = 0
     while start < len(order):
         end = start + 1
@@ -228,7 +246,7 @@ def _batches(
             size = end + 1 - start
             if not padded and lengths[order[end]] != lengths[order[start]]:
                 break
-            if size * lengths[order[start]] > batch_tokens or size * (most_steps + 1) * vocabulary > LOGITS_AT_ONCE:
+            if size * lengths[order[start]] > batch_tokens or size * (most_steps + 1) * vocabulary > at_once:
                 break
             end += 1
         yield order[start:end]

@@ -6,20 +6,23 @@ token. Texts of one prompt begin alike, and a causal model can remember that beg
 
 import inspect
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bench.artifacts import Message
+from bench.devices import that_fit
 from bench.errors import BenchError
 from bench.models import chat
 from bench.models.classifiers import Classifier, LoadedClassifier, padded
+from bench.models.loading import bytes_per_token
 from bench.progress import bar, say
 
 if TYPE_CHECKING:
     import torch
 
-BATCH_TOKENS = {"cpu": 2_048, "cuda": 16_384}  # a CPU is slower on what its caches can't hold
+BATCH_TOKENS, MOST = 2_048, 2**18  # of a batch on a CPU, which is slower on what its caches can't hold; on a GPU
 SHORTEST = 8  # tokens that are worth sharing
 
 
@@ -27,12 +30,12 @@ class RewardModel(LoadedClassifier):
     """A loaded reward model.
 
     max_length: tokens; a longer text loses what follows its first token. None: what the model can read. batch_tokens:
-    rows x longest of one batch. None: 2,048 on a CPU, 16,384 on a GPU. dtype: a torch name.
+    rows x longest of one batch. None: 2,048 on a CPU, what half of its free memory holds on a GPU. dtype: a torch name.
     """
 
     def __init__(self, address: Classifier, *, max_length: int | None, dtype: str, batch_tokens: int | None) -> None:
         super().__init__(address, "reward model", dtype=dtype)
-        self.batch_tokens = batch_tokens or BATCH_TOKENS[self.model.device.type]
+        self.batch_tokens = batch_tokens or that_fit(BATCH_TOKENS, bytes_per_token(self.model), MOST)
         self.own_pad_id = self.model.config.get_text_config().pad_token_id
         self.shares = not address.trust_remote_code and shares_prefixes(self.model)  # own code may look at all tokens
         if max_length is not None and max_length > self.readable:
@@ -84,11 +87,15 @@ class RewardModel(LoadedClassifier):
                 for batch, logits, read in self._forward_shared([ids[i] for i in some], group[some], shared[some]):
                     yield some[batch], logits, read
         rest = np.flatnonzero(shared == 0)
-        for batch in self.batches(lengths[rest], self.batch_tokens):
-            rows = [inputs[i] for i in rest[batch]]
+
+        def whole(numbers: np.ndarray) -> Any:
+            rows = [inputs[i] for i in numbers]
             pad_id = self._pad_id([row["input_ids"][-1] for row in rows])
-            logits = self.model(**padded(rows, {"input_ids": pad_id}, self.model.device)).logits
-            yield rest[batch], logits, int(lengths[rest[batch]].sum())
+            return self.model(**padded(rows, {"input_ids": pad_id}, self.model.device)).logits
+
+        alone = (rest[batch] for batch in self.batches(lengths[rest], self.batch_tokens))
+        for batch, logits in self.halving.each(whole, alone):
+            yield batch, logits, int(lengths[batch].sum())
 
     def _forward_shared(
         self, ids: Sequence[list[int]], group: np.ndarray, shared: np.ndarray
@@ -99,30 +106,35 @@ class RewardModel(LoadedClassifier):
         """
         import torch
 
-        first_of_group = np.unique(group, return_index=True)[1]
-        for part in self.batches(shared[first_of_group], self.batch_tokens):
-            first = first_of_group[part]
-            beginnings = padded([{"input_ids": ids[i][: shared[i]]} for i in first], {}, self.model.device)
-            cache = self.model.base_model(**beginnings, use_cache=True).past_key_values
-            mask = beginnings["attention_mask"]
+        where, first_of_group = self.model.device, np.unique(group, return_index=True)[1]
+
+        def begin(first: np.ndarray) -> tuple[Any, torch.Tensor]:
+            beginnings = padded([{"input_ids": ids[i][: shared[i]]} for i in first], {}, where)
+            return self.model.base_model(**beginnings, use_cache=True).past_key_values, beginnings["attention_mask"]
+
+        def go_on(place: dict[int, int], cache: Any, mask: torch.Tensor, chosen: np.ndarray) -> tuple[Any, int]:
+            rows = torch.tensor([place[group[i]] for i in chosen], device=where)
+            rest = [{"input_ids": ids[i][shared[i] :]} for i in chosen]
+            suffix = padded(rest, {"input_ids": self._pad_id([row["input_ids"][-1] for row in rest])}, where)
+            start = torch.tensor(shared[chosen], device=where)[:, None]
+            logits = self.model(
+                input_ids=suffix["input_ids"],
+                attention_mask=torch.cat([mask[rows], suffix["attention_mask"]], dim=1),
+                position_ids=start + torch.arange(suffix["input_ids"].shape[1], device=where),
+                past_key_values=_rows_of_cache(cache, rows, self.model.config),
+            ).logits
+            return logits, int(suffix["attention_mask"].sum())
+
+        parts = (first_of_group[part] for part in self.batches(shared[first_of_group], self.batch_tokens))
+        for first, (cache, mask) in self.halving.each(begin, parts):
             place = {group[i]: position for position, i in enumerate(first)}
             texts = np.flatnonzero(np.isin(group, group[first]))
             tokens = int(mask.sum())
             # a text takes memory for its shared tokens too
-            for batch in self.batches(np.array([len(ids[i]) for i in texts]), self.batch_tokens):
-                chosen = texts[batch]
-                rows = torch.tensor([place[group[i]] for i in chosen], device=self.model.device)
-                rest = [{"input_ids": ids[i][shared[i] :]} for i in chosen]
-                pad_id = self._pad_id([row["input_ids"][-1] for row in rest])
-                suffix = padded(rest, {"input_ids": pad_id}, self.model.device)
-                start = torch.tensor(shared[chosen], device=self.model.device)[:, None]
-                logits = self.model(
-                    input_ids=suffix["input_ids"],
-                    attention_mask=torch.cat([mask[rows], suffix["attention_mask"]], dim=1),
-                    position_ids=start + torch.arange(suffix["input_ids"].shape[1], device=self.model.device),
-                    past_key_values=_rows_of_cache(cache, rows, self.model.config),
-                ).logits
-                yield chosen, logits, tokens + int(suffix["attention_mask"].sum())
+            batches = self.batches(np.array([len(ids[i]) for i in texts]), self.batch_tokens)
+            of_texts = (texts[batch] for batch in batches)
+            for chosen, (logits, read) in self.halving.each(partial(go_on, place, cache, mask), of_texts):
+                yield chosen, logits, tokens + read
                 tokens = 0
 
     def _pad_id(self, last: list[int]) -> int:

@@ -18,7 +18,7 @@ from bench.records.read import Estimate, Run, as_number
 from bench.training.recipe import SPEED_ONLY
 
 NOT_COMPARED = (*PLACES, "name", "threads")  # settings at the top, with all below them
-NO_EFFECT = {f"training.{name}" for name in (*SPEED_ONLY, "keep_every")}  # on any number in a report
+NO_EFFECT = {"generation.batch_tokens", *(f"training.{name}" for name in (*SPEED_ONLY, "keep_every"))}  # on numbers
 PROMPT_FRAME = ("instruction", "system")  # settings of a task: the text around every prompt
 
 Settings = Mapping[str, Any]  # dotted name -> value

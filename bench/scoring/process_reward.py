@@ -145,11 +145,11 @@ class StepScorer(LoadedClassifier):
         fits = lengths <= self.readable
         scorable = np.flatnonzero(has_steps & fits)
         with bar("score steps", total=len(scorable), unit="completions") as progress, torch.inference_mode():
-            for batch in self.batches(lengths[scorable], self.batch_tokens):
-                chosen = scorable[batch]
-                for place, values in zip(chosen, self._forward([inputs[i] for i in chosen]), strict=True):
+            batches = (scorable[batch] for batch in self.batches(lengths[scorable], self.batch_tokens))
+            for chosen, scored in self.halving.each(lambda rows: self._forward([inputs[i] for i in rows]), batches):
+                for place, values in zip(chosen, scored, strict=True):
                     found[place] = values
-                progress.advance(len(batch))
+                progress.advance(len(chosen))
         tokens = int(lengths[scorable].sum())
         return found, {
             "scored_texts": len(inputs),

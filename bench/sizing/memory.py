@@ -6,10 +6,11 @@ A number takes 4 bytes in float32, 2 in bfloat16, and 0.52 in QLoRA's NF4, scale
 
 from dataclasses import dataclass
 
-from bench.models.logprobs import LOGITS_AT_ONCE
+from bench.generation import transformers_engine
+from bench.models.logprobs import BATCH_TOKENS, LOGITS_AT_ONCE
+from bench.sizing.machines import Machine
 from bench.sizing.shapes import Shape
 
-BATCH_TOKENS = 16_384  # the default of bench.models.logprobs
 TILE = (4_096, 32_768)  # tokens x vocabulary
 NF4 = 0.52  # bytes per weight
 OVERHEAD = 1.5 * 2**30  # a CUDA context, the libraries' workspaces and fragmentation; assumed
@@ -74,6 +75,12 @@ def training(shape: Shape, how: Training) -> float:
     return state + (gradients + kept if how.accumulation > 1 else max(gradients, kept))
 
 
+def at_once(shape: Shape, machine: Machine, held: float, number_bytes: int) -> int:
+    """Tokens that the transformers engine decodes at once by default: on a GPU, those that half of the rest holds."""
+    rest = machine.memory - held - shape.parameters * number_bytes
+    return int(rest / 2 / shape.kv_bytes(1, number_bytes)) if machine.on_gpu else transformers_engine.BATCH_TOKENS
+
+
 def generation(shape: Shape, *, rows: int, width: int, number_bytes: int) -> float:
     """Bytes of the weights, the keys and values of `rows` sequences of `width` tokens, and a step's float32 logits."""
     logits = 3 * 4 * rows * shape.vocabulary
@@ -81,9 +88,10 @@ def generation(shape: Shape, *, rows: int, width: int, number_bytes: int) -> flo
 
 
 def divergence(shape: Shape, *, number_bytes: int, rows: int, width: int, steps: int, models: int = 2) -> float:
-    """Peak bytes of teacher forcing: the models, and each one's logits of a bounded batch, plus five in float32.
+    """Bytes that teacher forcing needs: the models, and each one's logits of a bounded batch, plus five in float32.
 
-    rows: sequences of a shard, at most `width` tokens each, of which the completion has the last `steps`.
+    A GPU reads more at once, where half of its free memory holds more. rows: sequences of a shard, at most `width`
+    tokens each, of which the completion has the last `steps`.
     """
     together = max(1, min(rows, BATCH_TOKENS // width))
     logits = max((steps + 1) * shape.vocabulary, min(LOGITS_AT_ONCE, together * (steps + 1) * shape.vocabulary))

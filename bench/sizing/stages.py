@@ -171,7 +171,8 @@ class _Sizes:
         """Completions decoded at once, at most those of one unit of a pool."""
         prompts = self._prompts("train", self.cfg["split"])
         if self.engine == "transformers":
-            return max(1, min(prompts * self.generation["block_size"], self.generation["batch_tokens"] // self.longest))
+            most = self.generation["batch_tokens"] or memory.at_once(self.shape, self.machine, self.held, self.width)
+            return max(1, min(prompts * self.generation["block_size"], most // self.longest))
         if not self.held:
             return SEQUENCES
         room = self.generation["gpu_memory_utilization"] * self.machine.memory - self.shape.parameters * 2
@@ -258,8 +259,7 @@ class _Sizes:
         tokens = examples * each * self.both
         frozen = self.shape.parameters if lora else 0
         flops = (6 * learnt + 4 * frozen) * tokens
-        if each == 2:
-            # the reference reads each pair once: at most all that `updates` read
+        if each == 2:  # the reference reads each pair once: at most all that `updates` read
             flops += 2 * (learnt + frozen) * tokens / (cfg["epochs"] or 1)
         # checkpointing computes the forward pass again: it takes time, but the suite's FLOPs leave it out
         again = 2 * (learnt + frozen) * tokens if how.checkpointing else 0

@@ -88,6 +88,7 @@ def summary(cells: Sequence[Cell]) -> str:
     lines = [
         f"{counted(len(cells))}: {tally(kinds)}",
         f"{'':24}{'shared':>12}{'without sharing':>17}",
+        f"  {'engine':22}{', '.join(sorted({engine(cell.config['generation']) for cell in cells})):>12}",
         line("pools", "pools"),
         line("completions", "completions", known=not shared.unknown),
         line("fine-tunings, at most", "trainings"),
@@ -98,6 +99,11 @@ def summary(cells: Sequence[Cell]) -> str:
     elif todo:
         lines.append(f"  {estimate(todo)}")
     return "\n".join(lines)
+
+
+def engine(generation: Any) -> str:
+    """The name of the engine that draws."""
+    return str(drawing(generation).get("_target_", "")).split(".")[-2].removesuffix("_engine")
 
 
 def counted(cells: int) -> str:
@@ -144,7 +150,8 @@ def _in_words(
 
 def opening(cell: Cell, stored: Collection[int]) -> str:
     """The lines with which a run begins. stored: the numbers of the stages that the store is known to hold."""
-    record, first = record_of(cell), f"run       {cell.id} in {cell.folder}\nstore     "
+    record, first = record_of(cell), f"run       {cell.id} in {cell.folder}\nengine    "
+    first += f"{engine(cell.config['generation'])}\nstore     "
     if len(stored) == (count := len(record.stages)):
         return f"{first}all {count} stages are there"
     names = ", ".join(record.stages[number].name for number in sorted(stored)[:6])
@@ -174,8 +181,7 @@ def _seconds(amounts: Mapping[str, float], per: Mapping[str, float]) -> float | 
 def rates(cfg: Any) -> dict[str, float]:
     """Seconds per unit of work of each kind that the store holds; tokens per completion; the number of artifacts."""
     history = _history(Path(cfg.store))
-    engine = str(drawing(cfg.generation).get("_target_", "")).split(".")[-2].removesuffix("_engine")
-    drawn = [artifact for artifact in history.get("generate", []) if artifact["settings"].get("engine") == engine]
+    drawn = [each for each in history.get("generate", []) if each["settings"].get("engine") == engine(cfg.generation)]
     trained = [artifact for stage in STAGES["trainings"] for artifact in history.get(stage, [])]
     per: dict[str, float] = {"artifacts": len(drawn) + len(trained)}
     if completions := sum(artifact["counts"].get("completions", 0) for artifact in drawn):

@@ -60,7 +60,7 @@ def train_online(
     scored_by: Any,
     sampler: Sampler,
     max_new_tokens: int,
-    batch_tokens: int,
+    batch_tokens: int | None,
 ) -> OnlineTraining:
     """The policy after `recipe` from `policy`, its samples and their rewards, read from the store if they are there.
 
@@ -110,7 +110,7 @@ def _train(
     *,
     sampler: Sampler,
     max_new_tokens: int,
-    batch_tokens: int,
+    batch_tokens: int | None,
     out: Path,
 ) -> dict[str, float]:
     """Train, and write the policy, its samples and the log to `out`."""

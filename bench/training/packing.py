@@ -30,6 +30,22 @@ def packed(examples: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def parts(batch: dict[str, Any], most: int) -> list[dict[str, Any]]:
+    """The batch in parts of at most so many examples, with the padding of the whole."""
+    if len(batch["weight"]) <= most:
+        return [batch]
+    found = []
+    for start in range(0, len(batch["weight"]), most):
+        rows = slice(start, start + most)
+        if "owner" in batch:
+            tokens = (batch["owner"] >= start) & (batch["owner"] < start + most)
+            part = {name: value[:, tokens] for name, value in batch.items() if name not in ("owner", "weight")}
+            found.append({**part, "owner": batch["owner"][tokens] - start, "weight": batch["weight"][rows]})
+        else:
+            found.append({name: value[rows] for name, value in batch.items()})
+    return found
+
+
 def of_examples(batch: dict[str, Any], values: Any) -> Any:
     """[B]: the sum of `values` over each example's tokens.
 

@@ -4,16 +4,16 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from bench import progress
-from bench.devices import device
+from bench.devices import Halving, device
 from bench.seeds import small_seed
 from bench.training import checkpoints
 from bench.training.lora import is_frozen
-from bench.training.packing import count_tokens, loss_tokens, of_examples, packed, refuse_where_examples_meet
+from bench.training.packing import count_tokens, loss_tokens, of_examples, packed, parts, refuse_where_examples_meet
 from bench.training.processes import rank
 from bench.training.recipe import Recipe
 from bench.training.trainers import watcher
@@ -110,6 +110,37 @@ def _gathered(model: Any) -> dict[str, Any]:
     return weights
 
 
+class InParts:
+    """For a Trainer of summed losses: where a GPU's memory runs out, its batches are read in smaller parts."""
+
+    args: Any
+    state: Any
+    tokens: Any = 0  # of this process
+    update, before = -1, 0  # the present update, and `tokens` before it
+    batches: tuple[dict, ...] = ()  # of the update, so far
+
+    def training_step(self, model: Any, inputs: dict, num_items_in_batch: Any = None) -> Any:
+        """Add the gradient of a batch; where memory runs out, of all of the update's batches anew."""
+        if self.update != self.state.global_step:
+            self.update, self.batches, self.before = self.state.global_step, (), self.tokens
+        self.batches = (*self.batches, inputs)
+        todo = self.batches[-1:]
+        step = partial(super().training_step, model, num_items_in_batch=num_items_in_batch)  # type: ignore[misc]
+        while True:
+            try:
+                return [sum(step(part) for part in parts(batch, self.halving.most)) for batch in todo][-1]
+            except Exception as error:
+                if self.args.world_size > 1:  # the other processes wait for this one's gradient
+                    raise
+                self.halving.halve(error, min(self.halving.most, max(len(batch["weight"]) for batch in todo)))
+            model.zero_grad()  # a backward pass that ended early leaves a part of its gradient
+            self.tokens, todo = self.before, self.batches
+
+    @cached_property
+    def halving(self) -> Halving:
+        return Halving("example", "set training.gradient_checkpointing=true or training=lora")
+
+
 def weighted_trainer(
     model: Any, tokenizer: Any, rows: dict[str, list], arguments: Any, watcher: Any, *, packing: bool = False
 ) -> Any:
@@ -130,9 +161,8 @@ def weighted_trainer(
 
     examples = Dataset.from_dict(rows)
 
-    class WeightedTrainer(SFTTrainer):
+    class WeightedTrainer(InParts, SFTTrainer):
         loss_is_scaled_for_ga: Any = True  # compute_loss is given the weight of the whole batch
-        tokens = 0  # of this process
         seal: Any = None  # called with the folder of each checkpoint and the tokens of all processes
 
         def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, Any]:
