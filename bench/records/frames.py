@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError
+from bench.records import packed
 from bench.records.completions import completions, frame
 from bench.records.read import CURVES, PER_PROMPT, SAMPLES, Run, is_finished, read_run
 
@@ -87,9 +88,10 @@ class Runs(Sequence[Run]):
 def load(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> Runs:
     """Read the finished runs in these folders.
 
-    paths: run folders, or patterns such as "outputs/default/*"; what a pattern finds beside finished runs (a report, a
-    run that failed) is left out. Raises BenchError where a folder holds no finished run, a pattern finds none, or two
-    runs have one id.
+    paths: run folders, folders of committed reports, or patterns such as "outputs/default/*"; what a pattern finds
+    beside finished runs (a report, a run that failed) is left out. A committed report has no samples, and the values
+    per prompt that it reads. Raises BenchError where a folder holds no finished run, a pattern finds none, or two runs
+    have one id.
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     folders = [folder for path in given for folder in _folders(os.fspath(path))]
@@ -104,6 +106,8 @@ def load(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> Runs:
 
 
 def _folders(path: str) -> list[Path]:
+    if (Path(path) / packed.FILE).is_file():
+        return packed.run_folders(Path(path))
     if Path(path).is_dir() or not glob.has_magic(path):
         return [Path(path)]
     found = [Path(name) for name in sorted(glob.glob(path)) if is_finished(Path(name))]
