@@ -151,7 +151,7 @@ class Book:
         runs, _ = shared_seeds({number: group.runs for number, group in enumerate(groups)})
         if not all(runs.values()):
             raise BenchError(f"{groups[0].label} and {groups[1].label} share no seed")
-        if lacking := [point for group, point in zip(groups, points, strict=True) if point not in group.runs[0].curves]:
+        if lacking := [point for number, point in enumerate(points) if point not in groups[number].runs[0]._per_prompt]:
             raise BenchError(f"the runs have no values of {' '.join(map(str, lacking[0]))}")
         values = [Group({}, tuple(runs[number])).per_prompt(*points[number]) for number in (0, 1)]
         found = contrast(*values, f"{groups[0].label} {points[0]} - {groups[1].label} {points[1]}")
