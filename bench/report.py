@@ -23,6 +23,8 @@ examples:
   python -m bench.report outputs/default/* figures.frontier.curves=[best_of_n,tuned]
   python -m bench.report --check sweep=num_completions_by_temperature
   python -m bench.report --check reports/*
+  python -m bench.report sweep=on_one_axis folder=reports/on_one_axis    a committed report: it has README.md.j2
+  python -m bench.report reports/on_one_axis folder=/tmp/full            all of it, from the records that it holds
 """
 
 import re
@@ -36,7 +38,7 @@ from bench.errors import BenchError, CommandLine, did_you_mean, printable
 from bench.progress import say
 from bench.records.read import Run, is_finished, read_run
 from bench.reporting.figure_settings import FigureSettings, read
-from bench.reporting.files import MANIFEST
+from bench.reporting.files import MANIFEST, TEMPLATE, is_published
 from bench.reporting.groups import in_order
 from bench.reporting.sources import Source, from_folders, from_sweep, from_wandb, unverified
 from bench.store.reading import read_json
@@ -152,10 +154,17 @@ def _own(options: Mapping[str, str]) -> "list[Part]":
 def _build(source: Source, folder: Path, own: "Sequence[Part]", wanted: FigureSettings, start: float) -> None:
     from bench.reporting.build import build
     from bench.reporting.exhibits import sentences
+    from bench.reporting.published import publish
     from bench.reporting.words import counted
 
     for note in source.notes:
         say(note)
+    if is_published(folder):
+        if wanted != FigureSettings():
+            raise BenchError(f"{folder} holds {TEMPLATE}: its figures are shaped by the settings in its figures.yaml.")
+        page = publish(source.runs, folder, title=source.title, notes=source.notes, own=own)
+        say(f"report    {page} ({counted(len(source.runs), 'run')}, {time.perf_counter() - start:.0f} s)")
+        return
     page = build(source.runs, folder, title=source.title, notes=source.notes, own=own, wanted=wanted)
     print(printable(f"{_table(source.runs)}\n"))
     print(printable("\n".join([*sentences(source.runs, own), *unverified(source.runs)])))
@@ -180,21 +189,28 @@ def _table(runs: list[Run]) -> str:
 
 
 def _check(options: Mapping[str, str], words: Sequence[str]) -> None:
+    from bench.reporting import published
     from bench.reporting.build import check, records_elsewhere
 
-    reports = [Path(word) for word in words if (Path(word) / MANIFEST).is_file()]
+    own = _own(options)
+    reports = [Path(word) for word in words if (Path(word) / MANIFEST).is_file() or is_published(Path(word))]
     if reports and not any(_is_setting(word) or is_finished(Path(word)) for word in words):
         if others := [word for word in words if Path(word) not in reports]:
             print(f"no report: {', '.join(others)}")
-        problems = [problem for folder in reports for problem in check(folder, own=_own(options))]
-        for folder in filter(records_elsewhere, reports):
+        checks = {folder: published.check if is_published(folder) else check for folder in reports}
+        problems = [problem for folder, found in checks.items() for problem in found(folder, own=own)]
+        for folder in (folder for folder in reports if not is_published(folder) and records_elsewhere(folder)):
             print(f"{folder}: its records are elsewhere; checked by its own files alone")
     else:
         source = _source(options, words)
         for note in unverified(source.runs):
             print(note)
         reports = [Path(options.get("folder", source.folder))]
-        problems = check(reports[0], source.runs, own=_own(options))
+        problems = (
+            published.check(reports[0], own=own)
+            if is_published(reports[0])
+            else check(reports[0], source.runs, own=own)
+        )
     for problem in problems:
         print(printable(problem))
     if problems:

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from made_runs import made_run
+from stamps import stamp_of
 
 from bench.errors import BenchError
 from bench.estimators.kl import best_of_n_kl_bias
 from bench.records.read import Run, read_run
 from bench.reporting.exhibit import Figure
 from bench.reporting.exhibits import figures, of_one_run
-from bench.reporting.files import FORMATS, drawn, stamp_of, write_figure
+from bench.reporting.files import FORMATS, drawn, write_figure
 from bench.reporting.plots import WIDEST, beside
 from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, LOOKS, sequence
 

@@ -87,15 +87,6 @@ def test_a_manifest_can_not_have_files_removed_or_read_that_no_report_wrote(run:
     assert check(made) == []
 
 
-def test_an_exhibit_of_a_manifest_reads_no_other_files(made: Path, tmp_path: Path):
-    (tmp_path / "secret.csv").write_text("# secret\n1\n")
-    rewrite(
-        made / "report.json",
-        lambda content: content["exhibits"]["figures/small"]["files"].append(str(tmp_path / "secret.csv")),
-    )
-    assert not [problem for problem in check(made) if "secret" in problem]
-
-
 @pytest.mark.parametrize("content", ['{"files": {', "[]", "{}", '"text"', '{"files": []}', "\udcff"])
 def test_a_damaged_manifest_is_no_report_and_does_not_keep_one_from_being_built(content: str, run: Run, made: Path):
     (made / "report.json").write_bytes(content.encode("utf-8", "surrogateescape"))
@@ -119,15 +110,6 @@ def test_one_damaged_report_does_not_keep_others_from_being_checked(run: Run, ma
     assert f"{made} holds no report" in printed
     assert f"{other / 'verdicts.md'} was changed" in printed
     assert f"no report: {third}" in printed
-
-
-def test_files_of_an_exhibit_that_can_not_be_read_are_a_line_each(made: Path):
-    (made / "tables" / "main.csv").write_bytes(b"\xff\xfe\n")
-    (made / "figures" / "small.png").write_bytes(b"\x89PNG no more")
-    (made / "figures" / "small.svg").write_bytes(b"\xff")
-    problems = check(made)
-    for name in ("tables/main.csv", "figures/small.png", "figures/small.svg"):
-        assert any(f"{made / name} can't be read" in problem for problem in problems), name
 
 
 def test_an_edited_configuration_is_refused_and_a_renamed_folder_is_not(run: Run):

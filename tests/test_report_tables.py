@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_runs import made_run
+from stamps import stamp_of
 
 from bench.errors import BenchError
 from bench.estimators.crossing import crossover
@@ -17,7 +18,7 @@ from bench.records.read import Estimate, Run
 from bench.reporting.console import main_table, runs_table
 from bench.reporting.exhibit import Table, records_of
 from bench.reporting.exhibits import tables
-from bench.reporting.files import stamp_of, write_table
+from bench.reporting.files import write_table
 from bench.reporting.groups import distinctions, estimate, grouped
 from bench.reporting.tables import inline, latex, markdown
 from bench.seeds import generator

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError, expanded
+from bench.records import packed
 from bench.records.completions import completions, frame
 from bench.records.read import CURVES, PER_PROMPT, SAMPLES, Run, is_finished, read_run
 
@@ -86,9 +87,10 @@ class Runs(Sequence[Run]):
 def load(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> Runs:
     """Read the finished runs in these folders.
 
-    paths: run folders, or patterns such as "outputs/default/*"; what a pattern finds beside finished runs (a report, a
-    run that failed) is left out. Raises BenchError where a folder holds no finished run, a pattern finds none, or two
-    runs have one id.
+    paths: run folders, folders of committed reports, or patterns such as "outputs/default/*"; what a pattern finds
+    beside finished runs (a report, a run that failed) is left out. A committed report has no samples, and the values
+    per prompt that it reads. Raises BenchError where a folder holds no finished run, a pattern finds none, or two runs
+    have one id.
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     folders = [folder for path in given for folder in _folders(os.fspath(path))]
@@ -103,6 +105,8 @@ def load(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> Runs:
 
 
 def _folders(path: str) -> list[Path]:
+    if (Path(path) / packed.FILE).is_file():
+        return packed.run_folders(Path(path))
     found = [Path(name) for name in expanded(path) if name == path or is_finished(Path(name))]
     if not found:
         raise BenchError(f"{path} finds no finished run.")

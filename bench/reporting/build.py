@@ -3,7 +3,6 @@
 Equal records give equal bytes. `check` lists what is stale, changed or missing.
 """
 
-import csv
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from bench.artifacts import content_hash
 from bench.errors import BenchError
 from bench.records.read import CONFIG, METRICS, SAMPLES, Run, is_finished, read_run
 from bench.reporting import files
-from bench.reporting.exhibit import Exhibit, Figure, Table, from_records, records_of
+from bench.reporting.exhibit import Exhibit, Figure, Table, from_records
 from bench.reporting.exhibits import Part, figures, tables
 from bench.reporting.exhibits import sentences as verdicts
 from bench.reporting.figure_settings import FigureSettings, settings_of
@@ -96,7 +95,7 @@ def build(
 def check(folder: Path, runs: Sequence[Run] | None = None, *, own: Sequence[Part] = ()) -> list[str]:
     """What is wrong with the report in `folder`, one line each; empty where it is whole and up to date.
 
-    Every file must be as it was written, and every file of a figure or table must carry the stamp in the manifest.
+    Every file must be as it was written.
     runs: what the report should show; by default the runs that it names, where their folders are still there. An
     exhibit is stale where the runs' records would make it differently. A report whose records are all elsewhere is
     checked by its own files alone.
@@ -104,7 +103,7 @@ def check(folder: Path, runs: Sequence[Run] | None = None, *, own: Sequence[Part
     problems = []
     try:
         manifest = files.read_manifest(folder)
-        problems += [*_changed_files(folder, manifest), *_wrong_stamps(folder, manifest)]
+        problems += files.changed_files(folder, manifest)
         if runs is None:
             runs, missing = _named_runs(folder, manifest)
             problems += missing
@@ -156,38 +155,6 @@ def _methods(runs: Sequence[Run]) -> str:
         return methods(runs)
 
 
-def _changed_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
-    problems = []
-    for name, expected in manifest["files"].items():
-        try:
-            if not files.is_report_file(name):
-                problems.append(f"{folder / files.MANIFEST} names {name}, which no report writes")
-            elif not (folder / name).is_file():
-                problems.append(f"{folder / name} is missing")
-            elif _sha256(folder / name) != expected:
-                problems.append(f"{folder / name} was changed since the report was made")
-        except OSError as error:
-            problems.append(f"{folder / name} can't be read ({error.strerror})")
-    return problems
-
-
-def _wrong_stamps(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
-    problems = []
-    for exhibit in manifest["exhibits"].values():
-        for path in (folder / name for name in exhibit["files"] if files.is_report_file(name)):
-            if not path.is_file():
-                continue
-            try:
-                stamp = files.stamp_of(path)
-                if stamp != exhibit["stamp"]:
-                    problems.append(f"{path} carries another stamp than its report ({stamp})")
-                elif path.suffix == ".csv" and not stamp.endswith(f"records {_records_in(path)}"):
-                    problems.append(f"{path} holds other numbers than its stamp says")
-            except (BenchError, OSError, ValueError, csv.Error) as error:
-                problems.append(str(error) if isinstance(error, BenchError) else f"{path} can't be read ({error})")
-    return problems
-
-
 def _contradictions(runs: Sequence[Run]) -> list[str]:
     """What `Run.verify` says of each run: its numbers disagree, or a record is damaged."""
     problems = []
@@ -231,9 +198,3 @@ def _named_runs(folder: Path, manifest: Mapping[str, Any]) -> tuple[list[Run], l
         except BenchError as error:
             problems.append(str(error))
     return ([] if problems else runs), problems
-
-
-def _records_in(path: Path) -> str:
-    with path.open(newline="") as file:
-        next(file)  # the stamp
-        return records_of(list(csv.reader(file)))

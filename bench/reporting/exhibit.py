@@ -119,8 +119,14 @@ def shows(kind: Kind, order: float) -> Callable[[Show], Show]:
 
 
 def records_of(cells: Sequence[Sequence[str]]) -> str:
-    """The hash of an exhibit's numbers from its CSV: the header and every row, as text."""
-    return content_hash([list(row) for row in cells])[:12]
+    """The hash of an exhibit's header and rows, as text: to nine digits, since processors differ in the last ones."""
+    numbers = [[as_number(cell) for cell in row] for row in cells]
+    return content_hash(
+        [
+            [cell if number is None else f"{number:.9g}" for cell, number in zip(row, found, strict=True)]
+            for row, found in zip(cells, numbers, strict=True)
+        ]
+    )[:12]
 
 
 def _written(value: Any) -> str:

@@ -1,21 +1,21 @@
 """The files of a report: its manifest, report.json, and those of figures and tables, each with its exhibit's stamp."""
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from html import unescape
 from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
+from bench.records.packed import FILE as RECORDS
 from bench.reporting.exhibit import Figure, Table
 from bench.reporting.style import blank
 from bench.reporting.tables import inline, latex, markdown
 from bench.store import atomically, write_durably
-from bench.store.reading import matches, read_json
+from bench.store.reading import matches, read_json, sha256
 
 MANIFEST = "report.json"  # a folder that holds it is a report, not a run
 PAGE = "index.html"
+TEMPLATE = "README.md.j2"  # a folder that holds it is a committed report; see bench.reporting.published
 TEXTS = ("tables.md", "verdicts.md", "methods.md", "references.bib")
 FOLDERS = ("figures", "tables")
 SHAPE = {  # what is read of it: a type, [the shape of each item], {str: of each value} or {name: of that value}
@@ -36,24 +36,25 @@ def drawn(figure: Figure) -> Iterator[Any]:
         yield canvas
 
 
-def write_figure(figure: Figure, folder: Path) -> list[Path]:
+def write_figure(figure: Figure, folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Write NAME.png, .pdf, .svg and .csv; returns their paths in that order. Equal records give equal bytes.
 
     Each file is written whole or not at all. Fonts are embedded: as TrueType (type 42) in the PDF, as outlines in the
     SVG.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {kind: folder / f"{figure.name}.{kind}" for kind in FORMATS}
+    paths = {kind: folder / f"{figure.name}.{kind}" for kind in formats}
     undated: dict[str, dict[str, Any]] = {
         "pdf": {"Title": figure.name, "Keywords": figure.stamp, "CreationDate": None},
         "svg": {"Title": figure.name, "Description": figure.stamp, "Date": None},
         "png": {"Title": figure.name, "Description": figure.stamp, "Software": None},
     }
     with drawn(figure) as canvas:
-        for kind, metadata in undated.items():
+        for kind in (kind for kind in undated if kind in paths):
             with atomically(paths[kind]) as beside:
-                canvas.savefig(beside, format=kind, metadata=metadata)
-    write_durably(paths["csv"], figure.as_csv)
+                canvas.savefig(beside, format=kind, metadata=undated[kind])
+    if "csv" in paths:
+        write_durably(paths["csv"], figure.as_csv)
     return list(paths.values())
 
 
@@ -75,42 +76,6 @@ def captioned(table: Table) -> str:
     return f"{markdown(table.texts)}\n\n*{inline(table.caption)}*"
 
 
-def stamp_of(path: Path) -> str:
-    """The stamp that an exhibit's file carries; BenchError where it has none or can't be read."""
-    readers = {".pdf": _pdf, ".svg": _svg, ".png": _png, ".csv": _text, ".md": _text, ".tex": _text}
-    try:
-        stamp = readers[path.suffix](path)
-    except (KeyError, OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
-        raise BenchError(f"{path} can't be read as an exhibit's {', '.join(readers)}: {error}") from error
-    if not stamp:
-        raise BenchError(f"{path} carries no stamp: no report wrote it, or it was saved again since.")
-    return stamp
-
-
-def _pdf(path: Path) -> str:
-    match = re.search(rb"/Keywords \(((?:[^\\()]|\\.)*)\)", path.read_bytes())
-    return re.sub(rb"\\(.)", rb"\1", match[1]).decode("latin-1") if match else ""
-
-
-def _svg(path: Path) -> str:
-    match = re.search(r"<dc:description>(.*?)</dc:description>", path.read_text(), re.DOTALL)
-    return unescape(match[1]) if match else ""
-
-
-def _png(path: Path) -> str:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return str(image.info.get("Description", ""))
-
-
-def _text(path: Path) -> str:
-    """In the first line, which is a comment."""
-    with path.open() as file:
-        match = re.fullmatch(r"(?:# |% |<!-- )(.*?)(?: -->)?\n?", file.readline())
-    return match[1] if match else ""
-
-
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of the report in `folder`; BenchError where it is missing or damaged."""
     try:
@@ -130,9 +95,29 @@ def earlier_files(folder: Path) -> list[str]:
         return []
 
 
+def is_published(folder: Path) -> bool:
+    return (folder / TEMPLATE).is_file()
+
+
 def is_report_file(name: str) -> bool:
     """Whether a report may write a file of this name, relative to its folder."""
-    if name in (*TEXTS, PAGE):
+    if name in (*TEXTS, PAGE, RECORDS):
         return True
     folder, _, file = name.partition("/")
     return folder in FOLDERS and file not in ("", ".", "..") and not set("/\\\0") & set(file)
+
+
+def changed_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """A line for each file of a report that is missing or is not as it was written."""
+    problems = []
+    for name, expected in manifest["files"].items():
+        try:
+            if not is_report_file(name):
+                problems.append(f"{folder / MANIFEST} names {name}, which no report writes")
+            elif not (folder / name).is_file():
+                problems.append(f"{folder / name} is missing")
+            elif sha256(folder / name) != expected:
+                problems.append(f"{folder / name} was changed since the report was made")
+        except OSError as error:
+            problems.append(f"{folder / name} can't be read ({error.strerror})")
+    return problems

@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.config.keys import task_name
 from bench.errors import BenchError
+from bench.records import packed
 from bench.records.read import FAILURE, METRICS, Run, is_finished, read_run, without_checksums
 from bench.reporting.contrasts import shared_seeds
 from bench.reporting.files import MANIFEST
@@ -41,8 +42,11 @@ def unverified(runs: Sequence[Run]) -> list[str]:
 def from_folders(folders: Sequence[Path], *, task: str | None = None) -> Source:
     """The finished runs among the folders, with a note for each of the others. BenchError where no run is finished.
 
+    The folder of a committed report stands for the runs that it holds.
     task: the name of the task whose runs are wanted (`bench.config.keys.task_name`); None: of all.
     """
+    committed = [folder for folder in folders if (folder / packed.FILE).is_file()]
+    folders = [run for folder in folders for run in (packed.run_folders(folder) if folder in committed else [folder])]
     finished = [folder for folder in folders if is_finished(folder)]
     reports = [folder for folder in folders if (folder / MANIFEST).is_file()]  # an earlier report of these runs
     missing = [folder for folder in folders if folder not in (*finished, *reports)]
@@ -54,6 +58,8 @@ def from_folders(folders: Sequence[Path], *, task: str | None = None) -> Source:
     notes = [f"left out: {folder} holds no finished run" for folder in missing]
     parent = Path(os.path.commonpath([folder.absolute().parent for folder in finished]))
     runs = [read_run(folder) for folder in finished]
+    if committed:
+        return Source(in_order(runs), notes, committed[0], committed[0].absolute().name)
     if len(runs) == 1 and not runs[0].trained:  # imports lie side by side, and have no settings to be compared by
         name = runs[0].folder.name
         return Source(runs, notes, parent / f"report_{name}", f"{parent.name}: {name}")

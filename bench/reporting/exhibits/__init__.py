@@ -63,10 +63,15 @@ def method_sentences(kind: Kind, groups: Sequence[Group]) -> list[str]:
 
 
 def made(
-    kind: Kind, wanted: type[Shown], groups: Sequence[Group], own: Sequence[Part] = (), axes: Wanted = NONE
+    kind: Kind,
+    wanted: type[Shown],
+    groups: Sequence[Group],
+    own: Sequence[Part] = (),
+    axes: Wanted = NONE,
+    only: Part | None = None,
 ) -> Iterator[Shown]:
-    """Make the exhibits of a kind one after the other. wanted: their type."""
-    for part in (*parts(kind), *own):
+    """Make the exhibits of a kind one after the other. wanted: their type. only: those of one function."""
+    for part in (*parts(kind), *own) if only is None else (only,):
         with from_records(getattr(part, "__name__", "an exhibit"), [run for group in groups for run in group.runs]):
             chosen = part not in own and "axes" in inspect.signature(part).parameters
             exhibits = part(groups, axes) if chosen else part(groups)

@@ -1,0 +1,158 @@
+"""The records of a committed report in one file, records.tar.xz: what its figures, tables and sentences read.
+
+Values per prompt and curves are rounded to float32, other numbers to seven digits. Samples, pools, selections and
+progress are left out, and so are the values per prompt that the report does not read, accuracies aside.
+"""
+
+import functools
+import json
+import re
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench import store
+from bench.errors import BenchError
+from bench.records.environment import FILE as ENVIRONMENT
+from bench.records.read import (
+    ARTIFACTS,
+    COMPLETIONS,
+    CONFIG,
+    CURVES,
+    METRICS,
+    PER_PROMPT,
+    SAMPLES,
+    Curve,
+    Run,
+    read_run,
+    record_files,
+)
+from bench.store.intact import LINEAGE, LINEAGE_SHAPE, intact, mapping
+from bench.store.reading import CHECKSUMS, as_json, checksums_of
+
+FILE = "records.tar.xz"
+UNREAD = re.compile(rf"{ARTIFACTS}|{COMPLETIONS}|(rewards|selection_|validation).*\.parquet")  # by no report
+MOST_BYTES = 2**30  # unpacked; a few bytes of a damaged file can stand for any number
+
+
+@dataclass(frozen=True)
+class NotedRun(Run):
+    """A run that notes which values per prompt are read."""
+
+    noted: set[Curve] = field(default_factory=set)
+
+    def per_prompt(self, policy: str, method: str, metric: str, n: int) -> Any:
+        self.noted.add((policy, method, metric, n))
+        return super().per_prompt(policy, method, metric, n)
+
+    @classmethod
+    def of(cls, runs: Sequence[Run]) -> "list[NotedRun]":
+        """The same runs, with one set of notes."""
+        noted: set[Curve] = set()
+        return [cls(run.folder, run.config, run.metrics, run.curves, noted) for run in runs]
+
+
+def pack(runs: Sequence[Run], read: set[Curve], path: Path) -> None:
+    """Write the records of `runs` to `path`. read: the points whose values per prompt are kept beside accuracies.
+
+    Equal records give equal bytes with one version of pyarrow and of xz.
+    """
+    with tempfile.TemporaryDirectory() as place, store.atomically(path) as beside:
+        for run in runs:
+            _write(run, read, Path(place, run.folder.name))
+        with tarfile.open(beside, "w:xz", preset=9) as archive:  # 9: repeated values are found over 64 MiB
+            for file in sorted(Path(place).glob("*/*"), key=lambda file: (file.name, file.parent.name)):
+                archive.add(file, file.relative_to(place).as_posix(), filter=_anonymous)
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """The folders of the runs that a committed report holds, unpacked in a temporary place until the process ends.
+
+    BenchError where its records can't be read.
+    """
+    path = folder / FILE
+    try:
+        status = path.stat()
+        place = Path(_unpacked(path.absolute(), status.st_mtime_ns, status.st_size).name)
+    except FileNotFoundError as error:
+        raise BenchError(f"{path} is missing: the report is of its records.") from error
+    except (OSError, EOFError, ValueError, tarfile.TarError) as error:
+        raise BenchError(f"{path} can't be unpacked ({str(error) or type(error).__name__}).") from error
+    return sorted(child for child in place.iterdir() if child.is_dir())
+
+
+def read_packed(folder: Path) -> list[Run]:
+    return [read_run(run) for run in run_folders(folder)]
+
+
+def environment_of(run: Run) -> dict[str, str]:
+    """The versions and the machine that made a run; empty where they were not recorded."""
+    if not (run.folder / ENVIRONMENT).is_file():
+        return {}
+    with intact(run.folder / ENVIRONMENT) as content:
+        return mapping(as_json(content))
+
+
+@functools.cache
+def _unpacked(path: Path, _changed: int, _size: int) -> tempfile.TemporaryDirectory:
+    place = tempfile.TemporaryDirectory(prefix="bench-records-")
+    with tarfile.open(path, "r:xz") as archive:
+        total = 0
+        for member in archive:
+            total += member.size
+            if total > MOST_BYTES:
+                raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+            archive.extract(member, place.name, filter="data")
+    return place
+
+
+def _write(run: Run, read: set[Curve], folder: Path) -> None:
+    folder.mkdir()
+    for name in record_files(run.folder):
+        if UNREAD.fullmatch(name):
+            continue
+        with intact(run.folder / name) as content:
+            (folder / name).write_bytes(content)
+    config = (folder / CONFIG).read_text()
+    (folder / CONFIG).write_text(re.sub(r"(?m)^(store|outputs): .*$", r"\1: \1", config))  # places, not settings
+    (folder / METRICS).write_text(json.dumps(_rounded(json.loads((folder / METRICS).read_text())), indent=1))
+    lineage = [{name: entry[name] for name in LINEAGE_SHAPE[0]} for entry in run.lineage]
+    (folder / LINEAGE).write_text(json.dumps(_rounded(lineage)))
+    _write_tables(folder, read)
+    (folder / CHECKSUMS).write_text(checksums_of(folder, record_files(folder)))
+
+
+def _write_tables(folder: Path, read: set[Curve]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for name in (CURVES, PER_PROMPT, SAMPLES):
+        table = pq.read_table(folder / name)
+        if name == SAMPLES:
+            table = table.schema.empty_table()
+        if name == PER_PROMPT:
+            names = zip(*(table.column(part).to_pylist() for part in ("policy", "method", "metric", "n")), strict=True)
+            table = table.filter(pa.array([point[2] == "accuracy" or point in read for point in names], pa.bool_()))
+        if name != SAMPLES:
+            floats = [pa.float32() if pa.types.is_floating(column.type) else column.type for column in table.schema]
+            table = table.cast(pa.schema(list(zip(table.column_names, floats, strict=True))))
+        texts = [column.name for column in table.schema if pa.types.is_string(column.type)]
+        pq.write_table(table, folder / name, compression="none", use_dictionary=texts)  # xz compresses better
+
+
+def _rounded(content: Any) -> Any:
+    """JSON with seven digits of each number that is not whole."""
+    if isinstance(content, dict):
+        return {name: _rounded(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [_rounded(value) for value in content]
+    return float(f"{content:.7g}") if isinstance(content, float) else content
+
+
+def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Without the time, the owner and the permissions of the file."""
+    member.mtime, member.uid, member.gid, member.uname, member.gname, member.mode = 0, 0, 0, "", "", 0o644
+    return member

@@ -1,0 +1,135 @@
+"""A committed report: its README from a template, the records that it is made from, and the figures that it shows.
+
+A folder that holds README.md.j2 is one. Everything else of a report is made from its records:
+
+    python -m bench.report sweep=NAME folder=reports/NAME   from new runs: records, README and figures
+    python -m bench.report reports/NAME                     README and figures from its records, e.g. after an edit
+    python -m bench.report reports/NAME folder=PATH         the whole report, with all tables and formats
+    python -m bench.report --check reports/NAME             is it what its records give?
+"""
+
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from bench.errors import BenchError, quoted
+from bench.records import packed
+from bench.records.read import Curve, Run
+from bench.reporting import files
+from bench.reporting.exhibit import Figure, from_records
+from bench.reporting.exhibits import Part, figures, sentences, tables
+from bench.reporting.figure_settings import FigureSettings, read
+from bench.reporting.files import TEMPLATE, write_figure
+from bench.reporting.groups import in_order
+from bench.reporting.references import Book, environments, render
+from bench.store import write_durably
+from bench.store.reading import sha256
+
+README = "README.md"
+SETTINGS = "figures.yaml"  # of the figures, where the folder holds it
+SHOWN = re.compile(r"\]\(figures/([^/)]+)\.png\)")
+FORMATS = ("png", "pdf")
+
+
+def publish(
+    runs: Sequence[Run], folder: Path, *, title: str, notes: Sequence[str] = (), own: Sequence[Part] = ()
+) -> Path:
+    """Write README.md, the figures that it shows, report.json and, of runs from elsewhere, the records.
+
+    Returns the README. BenchError where the template refers to what is not there; README.md is then as it was.
+    """
+    if not (folder / packed.FILE).is_file() or runs[0].folder not in packed.run_folders(folder):
+        for run in runs:
+            run.verify()
+        packed.pack(runs, _read_by_report(runs, own), folder / packed.FILE)
+        runs = in_order(packed.read_packed(folder))
+    elif (folder / files.MANIFEST).is_file():
+        notes = files.read_manifest(folder).get("notes", notes)  # on what was left out when the records were packed
+    text, shown, wanted = _rendered(runs, folder, own)
+    paths: dict[str, list[str]] = {}
+    for figure in wanted.of(shown):
+        with from_records(figure.name, runs):
+            made = write_figure(figure, folder / "figures", FORMATS)
+        paths[figure.name] = sorted(path.relative_to(folder).as_posix() for path in made)
+    written = sorted([packed.FILE, *(name for names in paths.values() for name in names)])
+    manifest = {
+        "title": title,
+        "notes": list(notes),
+        "environment": environments(runs),
+        "runs": [
+            {"id": run.folder.name, "folder": f"{packed.FILE}/{run.folder.name}", "code": run.metrics.get("code")}
+            for run in runs
+        ],
+        "exhibits": {
+            f"figures/{figure.name}": {"stamp": figure.stamp, "files": paths[figure.name]} for figure in shown
+        },
+        "files": {name: sha256(folder / name) for name in written},
+    }
+    write_durably(folder / README, text)
+    for name in set(files.earlier_files(folder)) - set(written):
+        (folder / name).unlink(missing_ok=True)
+    for place in (folder / name for name in files.FOLDERS):
+        if place.is_dir() and not any(place.iterdir()):
+            place.rmdir()
+    write_durably(folder / files.MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    return folder / README
+
+
+def check(folder: Path, own: Sequence[Part] = ()) -> list[str]:
+    """What is wrong with a committed report, one line each: it is rendered anew from its records and compared.
+
+    Figures are not drawn: their files have to be as they were written, from numbers that the records still give.
+    """
+    problems: list[str] = []
+    try:
+        manifest = files.read_manifest(folder)
+        problems += files.changed_files(folder, manifest)
+        runs = in_order(packed.read_packed(folder))
+        for run in runs:
+            run.verify()
+        text, shown, _ = _rendered(runs, folder, own)
+    except BenchError as error:  # other reports are checked all the same
+        return [*problems, str(error)]
+    problems += _other_lines(folder / README, text)
+    if manifest.get("environment") != environments(runs):
+        problems.append(f"{folder / files.MANIFEST} names another environment than the records of the runs")
+    then = {name: exhibit["stamp"] for name, exhibit in manifest["exhibits"].items()}
+    now = {f"figures/{figure.name}": figure.stamp for figure in shown}
+    problems += [
+        f"{folder / name} is stale: its records give other numbers" for name in now if then.get(name) != now[name]
+    ]
+    return problems
+
+
+def _rendered(runs: Sequence[Run], folder: Path, own: Sequence[Part]) -> tuple[str, list[Figure], FigureSettings]:
+    """The text of the README, the figures that it shows, and how they are wanted."""
+    wanted = read([f"figures={folder / SETTINGS}"] if (folder / SETTINGS).is_file() else [])
+    book = Book(runs, own, wanted)
+    text = render(folder / TEMPLATE, book)
+    shown = [book.exhibit(f"figures/{name}") for name in dict.fromkeys(SHOWN.findall(text))]
+    others = {name: settings for name, settings in wanted.own.items() if name in [figure.name for figure in shown]}
+    return text, [figure for figure in shown if isinstance(figure, Figure)], replace(wanted, only=None, own=others)
+
+
+def _read_by_report(runs: Sequence[Run], own: Sequence[Part]) -> set[Curve]:
+    """The points whose values per prompt the figures, tables and sentences of a whole report read."""
+    noting = packed.NotedRun.of(runs)
+    for make in (figures, tables, sentences):
+        make(noting, own)
+    return noting[0].noted
+
+
+def _other_lines(path: Path, text: str) -> list[str]:
+    """A line where the README is not what its template and records give: the first difference, with its place."""
+    if not path.is_file():
+        return [f"{path} is missing"]
+    pairs = itertools.zip_longest(path.read_text().splitlines(), text.splitlines(), fillvalue="")
+    for line, (written, expected) in enumerate(pairs, 1):
+        if written != expected:
+            start = next((i for i, (a, b) in enumerate(zip(written, expected, strict=False)) if a != b), 0)
+            there, here = (quoted(side[max(0, start - 20) : start + 40]) for side in (written, expected))
+            return [f"{path}, line {line}, says {there!r}, where the template and the records give {here!r}"]
+    return []

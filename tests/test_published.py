@@ -1,0 +1,170 @@
+"""A committed report: rendered from its records by reference, small, whole without a store, and checked."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from made_runs import made_run
+
+import bench
+from bench import report
+from bench.errors import BenchError
+from bench.records import packed
+from bench.records.read import Run
+from bench.reporting import published
+from bench.reporting.contrasts import contrast
+from bench.reporting.exhibits import tables
+from bench.reporting.groups import grouped, in_order
+from bench.reporting.references import Book, render, wrapped
+
+TEMPLATE = """{% set best = dict(N=4) %}
+# A report
+
+Tuned has {{ cell("main", "tuned", best) }} ({{ cell("main", "tuned", N=4) | percent | value }}), of {{ seeds }} seeds.
+N = 8 against 4: {{ difference(dict(N=8), best, of="greedy") | signed }}; kept {{ metric("selection/kept", best) }}.
+
+{% for row in rows("main") %}
+| {{ row.num_completions }} | {{ row.tuned | interval }} |
+{% endfor %}
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> list[Run]:
+    outputs = tmp_path_factory.mktemp("outputs")
+    return in_order(
+        [
+            made_run(outputs, seed=seed, num_completions=n, skill={"tuned": 0.5 + n / 100})
+            for seed in (0, 1, 2)
+            for n in (4, 8)
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def made(runs: list[Run], tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("reports") / "made"
+    folder.mkdir()
+    (folder / published.TEMPLATE).write_text(TEMPLATE)
+    published.publish(runs, folder, title="made")
+    return folder
+
+
+@pytest.fixture
+def copied(made: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for file in filter(Path.is_file, made.iterdir()):
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def test_the_readme_has_the_numbers_of_the_tables(runs: list[Run], made: Path):
+    groups = {group.settings["num_completions"]: group for group in grouped(runs)}
+    tuned = groups["4"].mean("tuned", "pass", "accuracy", 1)
+    sides = [groups[n].per_prompt("tuned", "greedy", "accuracy", 1) for n in ("8", "4")]
+    difference = contrast(*sides, "by hand").difference
+    text = (made / "README.md").read_text()
+    assert f"Tuned has {tuned} ({100 * tuned.value:.0f} %), of 3 seeds." in text
+    assert f"N = 8 against 4: {'+' if difference.value > 0 else ''}{difference}; kept 90." in text
+    assert re.findall(r"^\| (\d) \| \[", text, re.MULTILINE) == ["8", "4"]  # best first
+
+
+def test_only_what_is_committed_is_written_and_it_is_small(made: Path):
+    assert {path.name for path in made.iterdir()} == {"README.md", "README.md.j2", "report.json", packed.FILE}
+    assert (made / packed.FILE).stat().st_size < 60_000
+    assert json.loads((made / "report.json").read_text())["environment"] == ["not recorded"]
+    assert published.check(made) == []
+
+
+def test_tables_of_the_records_are_those_of_the_runs(runs: list[Run], made: Path):
+    kept = in_order(list(bench.load(made)))
+    assert [run.folder.name for run in kept] == [run.folder.name for run in runs]
+    for then, now in zip(tables(runs), tables(kept), strict=True):
+        assert [list(row) for row in then.rows] == [list(row) for row in now.rows]
+        for old, new in zip(then.rows, now.rows, strict=True):
+            for key, value in old.items():
+                same = pytest.approx(value, rel=1e-5, abs=1e-6, nan_ok=True) if isinstance(value, float) else value
+                assert new[key] == same, (then.name, key)
+        assert then.texts == now.texts
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ('cell("mian", "tuned")', "line 1: mian is no table or figure of these runs; .* did you mean main?"),
+        ('cell("main", "tunned", N=4)', "main has no column tunned; there is .* did you mean tuned?"),
+        ('cell("main", "tuned", N=5)', "main has no row with N=5; config.num_completions is 8, 4"),
+        ('cell("main", "tuned")', "main has 2 rows with these settings; they differ in config.num_completions: 8, 4"),
+        ('difference(dict(N=4), dict(N=8), of="greedi")', "of='greedi' is not allowed: .* did you mean greedy?"),
+        ('difference(dict(N=4), dict(N=8, policy="round_9"))', "have no values of round_9 pass accuracy 1"),
+        ('metric("selection/kep")', "metrics.json has no selection/kep; did you mean selection/kept?"),
+        ('cell("main", "tuned", N=4) | valu', "No filter named 'valu'; did you mean value?"),
+        ('cel("main")', "'cel' is undefined; did you mean cell?"),
+        ('cell("main", "tuned", N=4) - cell("main", "tuned", N=8)', r"difference\(OURS, THEIRS\) has the interval too"),
+    ],
+)
+def test_a_wrong_reference_is_one_sentence(reference: str, said: str, runs: list[Run], tmp_path: Path):
+    (tmp_path / published.TEMPLATE).write_text(f"{{{{ {reference} }}}}\n")
+    with pytest.raises(BenchError, match=said.replace("?", r"\?")) as refused:
+        render(tmp_path / published.TEMPLATE, Book(runs))
+    assert "\n" not in str(refused.value)
+    assert f"{published.TEMPLATE}, line 1: " in str(refused.value)
+
+
+def test_a_changed_number_record_or_environment_is_found(copied: Path):
+    readme, manifest = copied / "README.md", copied / "report.json"
+    right = readme.read_text()
+    readme.write_text(right.replace("Tuned has 0.", "Tuned has 1."))
+    (problem,) = published.check(copied)
+    assert f"{readme}, line 3, says 'Tuned has 1." in problem
+    readme.write_text(right)
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(content | {"environment": ["torch 9"]}))
+    assert published.check(copied) == [f"{manifest} names another environment than the records of the runs"]
+    manifest.write_text(json.dumps(content))
+    other = made_run(copied.parent, seed=7)
+    packed.pack([other], set(), copied / packed.FILE)
+    assert f"{copied / packed.FILE} was changed since the report was made" in published.check(copied)
+    (copied / packed.FILE).write_bytes(b"no archive")
+    assert any("can't be unpacked" in problem for problem in published.check(copied))
+    (copied / packed.FILE).unlink()
+    assert any(f"{copied / packed.FILE} is missing: the report" in problem for problem in published.check(copied))
+
+
+def test_an_edited_value_is_found_even_where_the_manifest_agrees(runs: list[Run], copied: Path):
+    changed = [Run(run.folder, run.config, run.metrics | {"tuned/pass@1": 0.9}, run.curves) for run in runs]
+    with pytest.raises(BenchError, match=r"where .* gives"):
+        published.publish(changed, copied, title="made")
+
+
+def test_the_command_makes_the_whole_report_from_the_records(copied: Path, monkeypatch, capsys, tmp_path: Path):
+    template = copied / published.TEMPLATE
+    template.write_text(template.read_text().replace("# A report", "# Another title"))
+    assert "# Another title" in published.check(copied)[0]
+    monkeypatch.setattr("sys.argv", ["report", str(copied)])
+    report.main()
+    assert (copied / "README.md").read_text().startswith("# Another title")
+    monkeypatch.setattr("sys.argv", ["report", "--check", str(copied)])
+    report.main()
+    assert "up to date" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["report", str(copied), "style=talk"])
+    with pytest.raises(SystemExit, match=r"figures\.yaml"):
+        report.main()
+
+
+def test_runs_of_different_code_are_refused(runs: list[Run], copied: Path, tmp_path: Path):
+    other = made_run(tmp_path, seed=3, code="another")
+    with pytest.raises(BenchError, match="different code"):
+        published.publish([*runs, other], copied, title="made")
+
+
+def test_paragraphs_are_filled_and_tables_are_not():
+    item = "- " + "word " * 40 + "0.5 [0.1,\n  0.9]"
+    text = f"# {'title ' * 40}\n\n{item}\n| {'cell ' * 40} |\n"
+    filled = wrapped(text).splitlines()
+    assert filled[0] == f"# {'title ' * 40}"
+    assert filled[-1] == f"| {'cell ' * 40} |"
+    assert max(map(len, filled[2:-1])) <= 132
+    assert wrapped("A.\n- one\n  two\n- three") == "A.\n- one two\n- three"
