@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from bench.estimators.audit import wilson_interval
 from bench.estimators.training_seeds import pooled_variances, seed_interval, seed_intervals
-from bench.estimators.uncertainty import share_interval
 from bench.records.read import Estimate
 from bench.reporting.contrasts import Contrast, contrast, contrasts
 from bench.reporting.exhibits.harness import of_seeds
@@ -127,16 +127,13 @@ def test_differences_of_seeds_are_pooled():
     assert (alone.difference.low, alone.difference.high) == pytest.approx(expected)
 
 
-def test_the_interval_of_a_share_is_wilsons():
-    for right, trials in ((1, 20), (17, 200), (150, 151)):
-        share = right / trials
-        expected = stats.binomtest(right, trials).proportion_ci(method="wilson")
-        error = math.sqrt(share * (1 - share) / trials)
-        assert share_interval(share, error, stats.norm.ppf(0.975)) == pytest.approx((expected.low, expected.high))
-    for error in (1e-3, 0.1, 0.5):
-        low, high = share_interval(0.02, error, 12.7)
-        assert 0 <= low < 0.02 < high <= 1
-    assert all(math.isnan(end) for end in share_interval(0.0, 0.0, 2.0))
+def test_the_interval_of_a_share_from_its_error():
+    """Wilson's by definition: the shares p within t errors, where the error changes with the root of p · (1 − p)."""
+    for share, error, t in ((0.142, 0.069, 4.303), (0.02, 0.01, 12.7), (0.9, 0.2, 2.0)):
+        found = wilson_interval(share, share * (1 - share) / error**2, quantile=t)
+        assert 0 < found.low < share < found.high < 1
+        for end in (found.low, found.high):
+            assert abs(end - share) == pytest.approx(t * error * math.sqrt(end * (1 - end) / (share * (1 - share))))
 
 
 @pytest.mark.parametrize(

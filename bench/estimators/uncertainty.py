@@ -130,25 +130,6 @@ def unpaired_difference(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> tu
     return difference, difference - margin, difference + margin
 
 
-def share_interval(share: float, error: float, quantile: float) -> tuple[float, float]:
-    """Return the ends, within 0 .. 1, of the interval of a share in [0, 1] that has this standard error.
-
-    Wilson's score interval (Wilson 1927) at the effective number of trials share · (1 − share)/error², as for samples
-    in clusters (Kott and Carr 1997): the error at another share p is taken to change with √(p · (1 − p)). quantile: of
-    Student's t or the normal distribution. NaN where the error is 0 or NaN: nothing varies to judge by.
-
-    >>> [round(end, 3) for end in share_interval(0.142, 0.069, 4.303)]  # 0.142 ± 4.303 · 0.069 would begin at -0.155
-    [0.021, 0.564]
-    """
-    if not error > 0:
-        return math.nan, math.nan
-    if not 0 < share < 1:
-        raise ValueError(f"share = {share} has the standard error {error}; only shares between 0 and 1 have one")
-    part = (quantile * error) ** 2 / (share * (1 - share))  # of quantile², over the effective number
-    centre, half = share + part / 2, math.sqrt(part * share * (1 - share) + part**2 / 4)
-    return (centre - half) / (1 + part), (centre + half) / (1 + part)
-
-
 def sign_flip_p_values(differences: np.ndarray, rng: np.random.Generator, *, flips: int = FLIPS) -> np.ndarray:
     """Return [K]: two-sided p-values that the two arms behind each column of differences [M, K] are alike.
 

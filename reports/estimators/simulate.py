@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.estimators.audit import audit_verifier, stratified_sample
+from bench.estimators.audit import audit_verifier, stratified_sample, wilson_interval
 from bench.estimators.bootstrap import bootstrap_interval, resampled_means, simultaneous_band, t_quantile
 from bench.estimators.crossing import crossover
 from bench.estimators.curves import best_of_n, pass_at_k, pass_at_k_of_counts
@@ -25,7 +25,7 @@ from bench.estimators.distributions import t_cdf
 from bench.estimators.kl import best_of_n_kl, best_of_n_kl_bound
 from bench.estimators.sequential import stopped_pass_at_k
 from bench.estimators.training_seeds import seed_interval, seed_intervals
-from bench.estimators.uncertainty import holm, paired_contrast, share_interval
+from bench.estimators.uncertainty import holm, paired_contrast
 from bench.seeds import generator
 
 HERE = Path(__file__).parent
@@ -295,7 +295,9 @@ def shares_of_seeds(tally: Tally, repetition: int) -> None:
         for method, ends in {
             "t": (mean - t * error, mean + t * error),
             "t on logits": [1 / (1 + (1 - mean) / mean * math.exp(-by)) for by in (-spread, spread)],
-            "Wilson's, at the effective number": share_interval(mean, error, t),
+            "Wilson's, at the effective number": wilson_interval(mean, mean * (1 - mean) / error**2, quantile=t)[1:]
+            if error > 0
+            else (math.nan, math.nan),
         }.items():
             tally.add((f"accuracy of {truth} by seed", method, seeds, PROMPTS), truth, mean, *ends)
 

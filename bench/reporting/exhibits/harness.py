@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bench.estimators.audit import wilson_interval
 from bench.estimators.distributions import normal_quantile, t_cdf, t_quantile
 from bench.estimators.training_seeds import pooled_variances
-from bench.estimators.uncertainty import share_interval
 from bench.records.read import Estimate, Run
 from bench.reporting import arrange, tables
 from bench.reporting.contrasts import Contrast, judged, two_quantiles, verdict_of
@@ -76,7 +76,9 @@ def _estimate(group: Group, name: str) -> Estimate | None:
         error = float(values.std(ddof=1) / np.sqrt(len(values)))
         quantile = t_quantile(0.975, len(values) - 1)
     if name.rpartition("/")[2].startswith(SHARES) and values.min() >= 0 and values.max() <= 1:
-        return Estimate(mean, *share_interval(mean, error, quantile))
+        if not (error > 0 and 0 < mean < 1):
+            return Estimate(mean, math.nan, math.nan)
+        return Estimate(*wilson_interval(mean, mean * (1 - mean) / error**2, quantile=quantile))
     return Estimate(mean, mean - quantile * error, mean + quantile * error)
 
 
