@@ -21,13 +21,13 @@ from bench.hybrid import with_demonstrations
 from bench.models import loading
 from bench.procedures.difficulty import easiest, easiness, folds_of, samples_paid
 from bench.procedures.parts import Parts, demonstrations, nll_per_token
+from bench.reporting.arrange import interpolate
 from bench.reporting.exhibits.hybrid import (
     against_random,
     against_rft,
     curves,
     hybrid_figure,
     hybrid_table,
-    interpolate,
     points,
     sentences,
 )

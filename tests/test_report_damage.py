@@ -146,7 +146,7 @@ def test_a_recorded_verdict_goes_by_its_own_numbers(word: str, run: Run):
     found = of_group(Group({}, (edited,)))
     verdicts = [found[name].verdict for name in numbers]
     assert verdicts == ["better", "worse", "not resolved", "not resolved"]
-    assert recorded_primary(edited)[1] == "better"
+    assert recorded_primary(edited)[1] == "better (sampled only)"
 
 
 def test_a_report_is_not_written_into_a_run(run: Run, monkeypatch):

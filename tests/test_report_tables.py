@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_runs import made_run
+from scipy import stats
 from stamps import stamp_of
 
 from bench.errors import BenchError
@@ -50,7 +52,9 @@ def test_every_arm_and_every_n_has_its_row_with_interval_and_verdict(run: Run):
     names = [line.split("|")[1].strip() for line in lines]
     assert names[2:] == ["base", "tuned: top_per_prompt", "random control", "Best-of-2", "Best-of-4"]
     assert str(run.series("base", "best_of_n", "accuracy")[2]) in lines[5]
-    assert lines[4].rstrip("| ").endswith(run.metrics["tuned_vs_control/pass@1/verdict"])
+    sampled, greedy = (run.metrics[f"tuned_vs_control/{of}/verdict"] for of in ("pass@1", "greedy_accuracy"))
+    assert (sampled, greedy) == ("better", "not resolved")
+    assert lines[4].rstrip("| ").endswith("better (sampled only)")
     assert lines[6].rstrip("| ").endswith(run.metrics["tuned_vs_best_of_4/accuracy/verdict"])
 
 
@@ -153,12 +157,13 @@ def test_lm_eval_has_its_intervals(run: Run, filtered):
     assert "lm_eval" not in by_name([run])
     values = {
         f"base/lm_eval/word_problems/exact_match{filtered}": 0.5,
-        f"base/lm_eval/word_problems/exact_match_stderr{filtered}": 0.1,
+        f"base/lm_eval/word_problems/exact_match_stderr{filtered}": math.sqrt(0.25 / 50),
     }
     values |= {name.replace("base", "tuned"): value for name, value in values.items()}
     (row,) = by_name([replace(run, metrics=run.metrics | values)])["lm_eval"].rows
     assert (row["task"], row["metric"], row["control"]) == ("word_problems", f"exact_match{filtered}", None)
-    assert row["base_low"] == pytest.approx(0.5 - 1.959964 * 0.1)
+    wilson = stats.binomtest(25, 50).proportion_ci(method="wilson")
+    assert (row["base_low"], row["base_high"]) == pytest.approx((wilson.low, wilson.high))
 
 
 def test_lm_evals_shares_have_intervals_within_0_and_1(tmp_path: Path):
@@ -169,7 +174,8 @@ def test_lm_evals_shares_have_intervals_within_0_and_1(tmp_path: Path):
         for run, found in zip(runs, values.values(), strict=True)
     ]
     rows = {row["metric"]: row for row in by_name(runs)["lm_eval"].rows}
-    assert (rows["acc"]["base_low"], rows["acc"]["base"]) == (0.0, pytest.approx(0.11))
+    assert 0 < rows["acc"]["base_low"] < rows["acc"]["base"] == pytest.approx(0.11)
+    assert rows["acc"]["base_high"] < 1
     assert rows["perplexity"]["base_low"] < 0
 
 

@@ -196,7 +196,7 @@ def test_what_happened_to_other_tasks_is_said_over_seeds(tmp_path: Path):
     values = np.array([-0.30, -0.32, -0.28])
     several = [transferring(run, value, "worse") for run, value in zip(runs, values, strict=True)]
     half = 4.303 * values.std(ddof=1) / np.sqrt(3)  # t with 2 degrees of freedom
-    (contrast,) = transfers(grouped(several)[0]).values()
+    (contrast,) = transfers(grouped(several))[0].values()
     assert contrast.difference.low == pytest.approx(-0.3 - half, abs=1e-3)
     assert contrast.verdict == "worse"
     mixed = [transferring(run, value, "better") for run, value in zip(runs, (-0.3, 0.3, 0.1), strict=True)]
@@ -206,7 +206,7 @@ def test_what_happened_to_other_tasks_is_said_over_seeds(tmp_path: Path):
 def test_equal_differences_under_a_few_seeds_resolve_nothing(tmp_path: Path):
     """One prompt more under each of two seeds: they have no spread, and by chance that is common."""
     runs = [transferring(made_run(tmp_path, seed=seed), 1 / 300, "not resolved") for seed in range(2)]
-    (found,) = transfers(grouped(runs)[0]).values()
+    (found,) = transfers(grouped(runs))[0].values()
     assert (found.verdict, found.p_value) == ("not resolved", 1.0)
     assert found.difference.low == 0.0
 

@@ -203,14 +203,17 @@ def rogan_gladen(
     return Rate(*(float(min(max(end, 0.0), 1.0)) for end in (share, centre + shift - half, centre + shift + half)))
 
 
-def wilson_interval(share: float, size: float, level: float = 0.95) -> Rate:
+def wilson_interval(share: float, size: float, level: float = 0.95, *, quantile: float | None = None) -> Rate:
     """Return a share of `size` independent outcomes with its score interval (Wilson 1927, eq. 1).
+
+    For outcomes that are not independent, size is share · (1 − share)/error², the number that would have this standard
+    error (Kott and Carr 1997). quantile: of Student's t, where that error was estimated from few; by default normal.
 
     >>> round(wilson_interval(0.0, 100).high, 3)
     0.037
     """
     (share,) = as_equal_floats("[1]", share=[share])[0]
-    z = _z(level)
+    z = _z(level) if quantile is None else quantile
     centre = (share + z**2 / (2 * size)) / (1 + z**2 / size)
     half = z * math.sqrt(share * (1 - share) / size + z**2 / (4 * size**2)) / (1 + z**2 / size)
     low, high = max(centre - half, 0.0) if share > 0 else 0.0, min(centre + half, 1.0) if share < 1 else 1.0

@@ -1,6 +1,7 @@
 """Compute intervals over training seeds and prompts, the two levels of variation: they hold for a new training run."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ from bench.estimators.distributions import t_quantile
 
 WIDEST = 2.0**40  # largest step in the search for an end of an interval, in units of the ratio
 HALVINGS = 80  # of the bisection for an end
+ROUNDING = 1e-12  # of the largest value: a smaller range is that of equal values
+OUTLIER = 3.0  # times the mean variance of the other cells: beyond, a cell is not pooled
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class SeedInterval:
     residual_variance: float  # of the interaction of seed and prompt, and of sampling
     error: float  # standard error of the mean, for new seeds on new prompts
     freedom: float  # degrees of freedom of `error`; NaN where the error is 0
+    seed_freedom: float  # of the variance between the seeds' means: S − 1, or more where it is pooled
     seeds: int
     prompts: int
 
@@ -46,25 +50,51 @@ def seed_interval(values: np.ndarray, level: float = 0.95) -> SeedInterval:
     >>> found.mean, round(found.high_same_prompts, 2)  # 1 + 12.71 · 0.5, t with 1 degree
     (1.0, 7.35)
     """
-    values = as_floats("values", values, "[S, M]")
-    values = values[:, ~np.isnan(values).any(axis=0)]
-    seeds, prompts = values.shape
-    if seeds < 2 or prompts < 2:
-        raise ValueError(
-            f"values has {seeds} seeds and {prompts} prompts scored under all of them; at least 2 of each are expected"
-        )
+    return seed_intervals([values], level)[0]
+
+
+def seed_intervals(cells: Sequence[np.ndarray], level: float = 0.95) -> list[SeedInterval]:
+    """Return the `seed_interval` of each cell of a family, with the variance between seeds pooled over the cells.
+
+    The variance between the S means of seeds is the one part that few seeds leave uncertain: MS_seed and its S − 1
+    degrees of freedom are replaced by those of `pooled_variances`. Those over prompts stay each cell's own.
+
+    cells: arrays [S, M], M not necessarily equal, in the same order of seeds; values and errors as in `seed_interval`.
+
+    >>> cells = np.array([[[0, 1], [1, 2], [3, 3]], [[0, 2], [1, 1], [0, 5]]])  # means 0.5, 1.5, 3 and 1, 1, 2.5
+    >>> [round(found.seed_freedom, 2) for found in seed_intervals(cells)]  # alone, 2 each
+    [2.17, 2.17]
+    """
     tail = tail_of(level)
+    tables = [as_floats("values", values, "[S, M]") for values in cells]
+    tables = [values[:, ~np.isnan(values).any(axis=0)] for values in tables]
+    for values in tables:
+        if min(values.shape) < 2:
+            raise ValueError(
+                f"values has {values.shape[0]} seeds and {values.shape[1]} prompts scored under all of them; at least "
+                "2 of each are expected"
+            )
+    if len({len(values) for values in tables}) > 1:
+        raise ValueError(f"cells have {[len(values) for values in tables]} seeds; equally many are expected")
+    pooled = pooled_variances(np.stack([values.mean(axis=1) for values in tables], axis=1))
+    own = zip(tables, *(numbers.tolist() for numbers in pooled), strict=True)
+    return [_two_way(values, between, freedom, tail) for values, between, freedom in own]
+
+
+def _two_way(values: np.ndarray, between: float, between_freedom: float, tail: float) -> SeedInterval:
+    """The interval of one table [S, M] where the variance between its seeds' means has these degrees of freedom."""
+    seeds, prompts = values.shape
     mean = float(values.mean())
     by_prompt, by_seed = values.mean(axis=0), values.mean(axis=1)
     residual = values - by_prompt - by_seed[:, None] + mean
-    freedom = np.array([prompts - 1, seeds - 1, (prompts - 1) * (seeds - 1)])
+    freedom = np.array([prompts - 1, between_freedom, (prompts - 1) * (seeds - 1)])
     prompt_square = seeds * by_prompt.var(ddof=1)
-    seed_square = prompts * by_seed.var(ddof=1)
+    seed_square = prompts * between
     residual_square = float((residual**2).sum()) / freedom[2]
     total = max(prompt_square + seed_square - residual_square, prompt_square, seed_square)
-    same = t_quantile(1 - tail, seeds - 1) * math.sqrt(seed_square / (seeds * prompts))
+    same = t_quantile(1 - tail, between_freedom) * math.sqrt(seed_square / (seeds * prompts))
     half, error, degrees = 0.0, 0.0, float("nan")
-    if np.ptp(values) > 1e-12 * np.abs(values).max():  # the squares of equal values are rounding alone
+    if np.ptp(values) > ROUNDING * np.abs(values).max():
         squares = np.array([prompt_square, seed_square, residual_square])
         error, degrees = math.sqrt(total / (seeds * prompts)), float(total**2 / (squares**2 / freedom).sum())
         half = t_quantile(1 - tail, degrees) * error
@@ -79,9 +109,44 @@ def seed_interval(values: np.ndarray, level: float = 0.95) -> SeedInterval:
         residual_variance=residual_square,
         error=error,
         freedom=degrees,
+        seed_freedom=between_freedom,
         seeds=seeds,
         prompts=prompts,
     )
+
+
+def pooled_variances(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return [C] variances between the means [S, C] of seeds, pooled over the cells, and [C] their degrees of freedom.
+
+    Each cell's own variance v is shrunk toward their mean: λ · mean(v) + (1 − λ) · v, with λ the variance that chance
+    gives v over the one seen, at most 1 (Opgen-Rhein and Strimmer 2007, with the mean as the target). This is the
+    moderated variance of Smyth 2004 with n/(1 − λ) degrees of freedom in all, n = S − 1. Cells share seeds, so that v
+    may be alike for that alone: with r the correlations between cells, Var(v_c − mean) is (1 − r²) · 2 v²/n, with r²
+    corrected for chance; and the freedom is at most that of mean(v), n · C/(1 + (C − 1) r²) by Satterthwaite, there
+    with r² as it is seen: too high by chance, by up to 1/n, so that the intervals are rather too wide.
+    A cell keeps its own v with S − 1 where it is above OUTLIER times the mean of the others', where no two of its means
+    differ, and where there are two seeds.
+
+    >>> [found.round(2).tolist() for found in pooled_variances([[0, 1], [1, 0], [2, 2]])]
+    [[1.0, 1.0], [3.2, 3.2]]
+    """
+    means = as_floats("means", means, "[S, C]")
+    freedom = len(means) - 1
+    variances, freedoms = means.var(axis=0, ddof=1), np.full(means.shape[1], float(freedom))
+    varies = np.ptp(means, axis=0) > ROUNDING * np.abs(means).max(axis=0)
+    count = int(varies.sum())
+    if freedom < 2 or count < 2:
+        return variances, freedoms
+    own = variances[varies]
+    alike = float((np.corrcoef(means[:, varies].T) ** 2).sum() - count) / (count * (count - 1))
+    by_chance = freedom * (1 - alike) / (freedom - 1) * 2 * np.mean(own**2) / (freedom + 2)
+    spread = own.var(ddof=1)
+    share = min(by_chance / spread, 1.0) if spread > 0 else 1.0
+    most = freedom * count / (1 + (count - 1) * alike)
+    pools = np.flatnonzero(varies)[own <= OUTLIER * (own.sum() - own) / (count - 1)]
+    variances[pools] = share * own.mean() + (1 - share) * variances[pools]
+    freedoms[pools] = max(min(freedom / (1 - share), most) if share < 1 else most, freedom)
+    return variances, freedoms
 
 
 def ratio_over_seeds(numerator: np.ndarray, denominator: np.ndarray, level: float = 0.95) -> Ratio:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+
 from bench.records.read import Run
 from bench.reporting.groups import Group, order_of
 
@@ -107,3 +109,14 @@ def panel_setting(groups: Sequence[Group], names: Sequence[str]) -> list[str]:
     if len(names) < 2:
         return []
     return [min(reversed(names), key=lambda name: len({group.settings[name] for group in groups}))]
+
+
+def interpolate(x: float, xs: np.ndarray, values: np.ndarray) -> np.ndarray | None:
+    """[M] at x, linear between the rows of values [K, M] at ascending xs [K]; None outside of them."""
+    if x < xs[0] or x > xs[-1]:
+        return None
+    if (xs == x).any():
+        return values[xs == x].mean(axis=0)
+    after = int(np.searchsorted(xs, x))
+    part = (x - xs[after - 1]) / (xs[after] - xs[after - 1])
+    return (1 - part) * values[after - 1] + part * values[after]

@@ -1,19 +1,18 @@
 """Paired comparisons over training seeds and prompts: difference, interval, detectable difference, verdict."""
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 
-from bench.estimators.bootstrap import bootstrap_interval
 from bench.estimators.distributions import t_cdf, t_quantile
-from bench.estimators.training_seeds import seed_interval
+from bench.estimators.training_seeds import SeedInterval, seed_intervals
 from bench.estimators.uncertainty import holm, paired_contrast, sign_flip_p_values
 from bench.evaluation.measures import AT_BEST
 from bench.records.read import Estimate, Run, short
-from bench.reporting.groups import Group, estimate, recorded
+from bench.reporting.groups import Group, recorded
 from bench.reporting.words import ARMS
 from bench.seeds import generator
 
@@ -23,8 +22,12 @@ METRICS = {"pass@1": "sampled accuracy", "greedy_accuracy": "greedy accuracy", "
 METRICS[AT_BEST] = "accuracy at its best temperature"
 PRIMARY = "tuned_vs_control/pass@1"
 SAMPLED = ("pass", "accuracy", 1)  # method, metric and n of sampled accuracy
+GREEDY = ("greedy", "accuracy", 1)
+DECODED = {"pass@1": "greedy_accuracy", "greedy_accuracy": "pass@1"}  # the same comparison, decoded the other way
 Key = TypeVar("Key", bound=Hashable)
+Measure = tuple[str, str, int]  # method, metric, n
 Point = tuple[str, str, str, int]  # policy, method, metric, n
+Sides = tuple[np.ndarray, np.ndarray]  # ours and theirs, [S, M] each
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,23 @@ class Contrast:
     prompts: int  # with a value on both sides under every seed
     verdict: str = ""  # better, worse, not resolved
     family: int = 1  # comparisons that the p-value and the verdict are adjusted for; intervals are not adjusted
+    freedom: float | None = None  # degrees of freedom of the t interval; None of one seed
+    decoded: str = "sampled"  # or greedy
+    other: str = ""  # the verdict of the same comparison decoded the other way; "" where there is none
+
+    @property
+    def scope(self) -> str:
+        """Where the verdict does not hold both sampled and greedy, how far it does; else ""."""
+        if self.other in ("", self.verdict):
+            return ""
+        if self.verdict != "not resolved" == self.other:
+            return f"{self.decoded} only"
+        return f"{'greedy' if self.decoded == 'sampled' else 'sampled'}: {self.other}"
+
+    @property
+    def scoped(self) -> str:
+        """The verdict for a table, e.g. "better (sampled only)"."""
+        return f"{self.verdict} ({self.scope})" if self.scope else self.verdict
 
     def against(self, whom: str) -> str:
         """The verdict for a sentence, e.g. "better than the base (+0.21 [0.17, 0.24])".
@@ -45,12 +65,15 @@ class Contrast:
         Where it is not resolved, this says which difference is detectable, and whether only the adjustment for
         several comparisons leaves it open.
         """
-        signed = f"{'+' if self.difference.value > 0 else ''}{self.difference}"
+        signed, scope = (
+            f"{'+' if self.difference.value > 0 else ''}{self.difference}",
+            f"; {self.scope}" * bool(self.scope),
+        )
         if self.verdict != "not resolved":
-            return f"{self.verdict} than {whom} ({signed})"
+            return f"{self.verdict} than {whom} ({signed}{scope})"
         alone = self.difference.low > 0 or self.difference.high < 0
         adjusted = f" after adjustment for {self.family} comparisons" if alone and self.family > 1 else ""
-        return f"{IN_WORDS['not resolved']} {whom}{adjusted} ({signed}{self._power})"
+        return f"{IN_WORDS['not resolved']} {whom}{adjusted} ({signed}{self._power}{scope})"
 
     @property
     def _power(self) -> str:
@@ -69,54 +92,61 @@ def contrast(ours: np.ndarray, theirs: np.ndarray, name: str) -> Contrast:
     In both, the sign-flip test of the prompts (of their means over seeds) has to agree: the p-value is the larger of
     the two, and the interval is extended to 0 where that test leaves 0 open, as it does where few prompts differ.
     """
-    values = ours - theirs
-    usable = values[:, ~np.isnan(values).any(axis=0)]
+    return contrasts({name: (ours, theirs)})[name]
+
+
+def contrasts(sides: Mapping[Key, Sides], name: str = "{}") -> dict[Key, Contrast]:
+    """Compare each pair as `contrast` does, with one variance between seeds for those of equally many seeds.
+
+    The pairs are the cells of one family: the same comparison in several configurations (`seed_intervals`). Each
+    verdict is that of a single comparison. name: of each comparison's random numbers, {} stands for its key.
+    """
+    differences = {key: _usable(ours - theirs) for key, (ours, theirs) in sides.items()}
+    over_seeds: dict[Key, SeedInterval] = {}
+    for seeds in {len(values) for values in differences.values()} - {1}:
+        cells = {key: values for key, values in differences.items() if len(values) == seeds and values.shape[1] > 1}
+        over_seeds |= zip(cells, seed_intervals([*cells.values()]), strict=True) if cells else {}
+    return {key: _compared(values, over_seeds.get(key), name.format(key)) for key, values in differences.items()}
+
+
+def _usable(values: np.ndarray) -> np.ndarray:
+    return values[:, ~np.isnan(values).any(axis=0)]
+
+
+def _compared(usable: np.ndarray, over_seeds: SeedInterval | None, name: str) -> Contrast:
     seeds, prompts = usable.shape
     if prompts < 2:
         nan = float("nan")
         return Contrast(Estimate(nan, nan, nan), 1.0, nan, seeds, prompts, "not resolved")
-    if seeds == 1:
+    if over_seeds is None:
         paired = paired_contrast(usable[0], np.zeros(prompts), generator(0, "contrast", name))
         difference = Estimate(paired.mean, paired.low, paired.high)
         return Contrast(difference, paired.p_value, paired.minimum_detectable_effect, 1, prompts, paired.verdict)
-    over_seeds = seed_interval(usable)
     p_value, detectable = 1.0 if over_seeds.mean == 0 else 0.0, float("nan")  # equal differences
     if over_seeds.error > 0:
         p_value = 2 * (1 - t_cdf(abs(over_seeds.mean) / over_seeds.error, over_seeds.freedom))
-        detectable = _two_quantiles(over_seeds.freedom) * over_seeds.error
+        detectable = two_quantiles(over_seeds.freedom) * over_seeds.error
     flipped = float(sign_flip_p_values(usable.mean(axis=0)[:, None], generator(0, "sign flips", name))[0])
     difference = Estimate(over_seeds.mean, over_seeds.low, over_seeds.high)
     if flipped > SIGNIFICANCE:
         difference = Estimate(over_seeds.mean, min(over_seeds.low, 0.0), max(over_seeds.high, 0.0))
     p_value = max(p_value, flipped)
-    return Contrast(difference, p_value, detectable, seeds, prompts, verdict_of(difference, p_value))
+    verdict = verdict_of(difference, p_value)
+    return Contrast(difference, p_value, detectable, seeds, prompts, verdict, freedom=over_seeds.freedom)
 
 
-def of_seeds(differences: np.ndarray) -> Contrast:
-    """Compare by one difference per seed [S], for new seeds on the same prompts: Student's t with S - 1 degrees."""
-    seeds, mean = len(differences), float(differences.mean())
-    error = float(differences.std(ddof=1) / math.sqrt(seeds))
-    if error == 0:  # a few prompts more or less, by chance alike under every seed: no spread to judge by
-        return Contrast(Estimate(mean, min(mean, 0.0), max(mean, 0.0)), 1.0, math.nan, seeds, 0)
-    half = t_quantile(0.975, seeds - 1) * error
-    p_value = 2 * (1 - t_cdf(abs(mean) / error, seeds - 1))
-    return Contrast(Estimate(mean, mean - half, mean + half), p_value, _two_quantiles(seeds - 1) * error, seeds, 0)
+def in_both_ways(sides_of: Callable[[Measure], Mapping[Key, Sides]], name: str) -> dict[Key, Contrast]:
+    """A family in sampled accuracy, each with its verdict in greedy accuracy; adjusted for their number (Holm 1979).
+
+    sides_of: the pairs in one of the two. name: see `contrasts`.
+    """
+    sampled, greedy = (judged(contrasts(sides_of(measure), name)) for measure in (SAMPLED, GREEDY))
+    return {key: replace(found, other=greedy[key].verdict) for key, found in sampled.items()}
 
 
-def _two_quantiles(freedom: float) -> float:
+def two_quantiles(freedom: float) -> float:
     """Standard errors of the smallest difference that a two-sided test at 5 % finds with a power of 80 %."""
     return t_quantile(0.975, freedom) + t_quantile(0.8, freedom)
-
-
-def mean_of(values: np.ndarray, rng: np.random.Generator, *, shares: bool = False) -> Estimate:
-    """The mean of values [S, M] with its interval over seeds and prompts; for one seed, the bootstrap's over prompts.
-
-    shares: the values lie in [0, 1].
-    """
-    if len(values) > 1:
-        return estimate(values, shares=shares)
-    low, high = bootstrap_interval(values[0], rng, shares=shares)
-    return Estimate(float(np.nanmean(values)), float(low), float(high))
 
 
 def judged(family: Mapping[Key, Contrast]) -> dict[Key, Contrast]:
@@ -138,30 +168,62 @@ def shared_seeds(methods: Mapping[Key, Sequence[Run]]) -> tuple[dict[Key, list[R
     return kept, sorted(set.union(*seeds) - common)
 
 
-def tuned_contrast(ours: Group, theirs: Group, name: str) -> Contrast | None:
-    """Two groups' tuned policies in sampled accuracy, under the seeds that both have; None where there are none."""
-    runs, _ = shared_seeds({"ours": ours.runs, "theirs": theirs.runs})
-    if not all(runs.values()):
-        return None
-    sides = [Group({}, tuple(runs[side])).per_prompt("tuned", *SAMPLED) for side in ("ours", "theirs")]
-    return contrast(sides[0], sides[1], name)
+def tuned_contrasts(pairs: Mapping[Key, tuple[Group, Group]], name: str) -> dict[Key, Contrast]:
+    """The tuned policies of each two groups in sampled accuracy, under the seeds that both have, as one family.
+
+    Pairs without a common seed are left out. Adjusted for the number of pairs (Holm 1979).
+    """
+    runs = {key: shared_seeds(dict(enumerate(group.runs for group in pair)))[0] for key, pair in pairs.items()}
+    known = {key: sides.values() for key, sides in runs.items() if all(sides.values())}
+    groups = {key: [Group({}, tuple(own)) for own in sides] for key, sides in known.items()}
+
+    def sides_of(measure: Measure) -> dict[Key, Sides]:
+        both = {key: [group.per_prompt("tuned", *measure) for group in pair] for key, pair in groups.items()}
+        return {key: (ours, theirs) for key, (ours, theirs) in both.items()}
+
+    return in_both_ways(sides_of, name)
 
 
 def of_group(group: Group) -> dict[str, Contrast]:
-    """Every comparison of a run, by the name it has in metrics.json, over the group's seeds.
+    """`of_groups` of one group: no variance is pooled."""
+    return of_groups([group])[0]
 
-    The primary comparison is judged alone and the others are adjusted for their number, as in each run's metrics.json.
+
+def of_groups(groups: Sequence[Group]) -> list[dict[str, Contrast]]:
+    """Every comparison of each group's runs, by the name it has in metrics.json, over the group's seeds.
+
+    The same comparison of several groups is one family with one variance between seeds (`contrasts`). In each group the
+    primary comparison is judged alone and the others are adjusted for their number, as in each run's metrics.json.
     Those of a single seed are read from there.
     """
-    points = _points(group)
-    if len(group.runs) == 1:
-        return {name: _recorded(group, name, ours) for name, (ours, _) in points.items()}
-    made = {
-        name: contrast(group.per_prompt(*ours), group.per_prompt(*theirs), name)
-        for name, (ours, theirs) in points.items()
-    }
-    primary = primary_of(group)
-    return made | judged({name: found for name, found in made.items() if name != primary})
+    points = [_points(group) for group in groups]
+    made: list[dict[str, Contrast]] = [{} for _ in groups]
+    for name in dict.fromkeys(name for own in points for name in own):
+        sides: dict[int, Sides] = {}
+        for place, group in enumerate(groups):
+            if name in points[place] and len(group.runs) == 1:
+                made[place][name] = _recorded(group, name, points[place][name][0])
+            elif name in points[place]:
+                ours, theirs = points[place][name]
+                sides[place] = group.per_prompt(*ours), group.per_prompt(*theirs)
+        for place, found in contrasts(sides, name).items():
+            made[place][name] = found
+    return [
+        _judged_in(group, {name: found[name] for name in own})
+        for group, own, found in zip(groups, points, made, strict=True)
+    ]
+
+
+def _judged_in(group: Group, made: dict[str, Contrast]) -> dict[str, Contrast]:
+    if len(group.runs) > 1:
+        primary = primary_of(group)
+        made |= judged({name: found for name, found in made.items() if name != primary})
+    for name, found in made.items():
+        pair, _, metric = name.partition("/")
+        if other := made.get(f"{pair}/{DECODED.get(metric)}"):
+            decoded = "greedy" if metric == "greedy_accuracy" else "sampled"
+            made[name] = replace(found, decoded=decoded, other=other.verdict)
+    return made
 
 
 def primary_of(group: Group) -> str:
@@ -211,12 +273,14 @@ def _recorded(group: Group, name: str, ours: Point) -> Contrast:
 
 
 def recorded_primary(run: Run) -> tuple[Estimate, str]:
-    """A single run's tuned less control in sampled accuracy, and the verdict of these numbers.
+    """A single run's tuned less control in sampled accuracy, and the verdict of these numbers, with its scope.
 
     metrics.json has the verdict in words too; its numbers take precedence.
     """
-    difference = recorded(run, f"{PRIMARY}/difference")
-    return difference, verdict_of(difference, _reachable(int(run.metrics["test/prompts"])))
+    difference, greedy = recorded(run, f"{PRIMARY}/difference"), "tuned_vs_control/greedy_accuracy"
+    verdict = verdict_of(difference, _reachable(int(run.metrics["test/prompts"])))
+    other = verdict_of(recorded(run, f"{greedy}/difference"), recorded(run, f"{greedy}/p_adjusted").value)
+    return difference, Contrast(difference, math.nan, None, 1, 0, verdict, other=other).scoped
 
 
 def _reachable(prompts: int) -> float:
@@ -229,14 +293,3 @@ def verdict_of(difference: Estimate, p_value: float) -> str:
     if not p_value <= SIGNIFICANCE or not (difference.low > 0 or difference.high < 0):
         return "not resolved"
     return "better" if difference.low > 0 else "worse"
-
-
-def interpolate(x: float, xs: np.ndarray, values: np.ndarray) -> np.ndarray | None:
-    """[M] at x, linear between the rows of values [K, M] at ascending xs [K]; None outside of them."""
-    if x < xs[0] or x > xs[-1]:
-        return None
-    if (xs == x).any():
-        return values[xs == x].mean(axis=0)
-    after = int(np.searchsorted(xs, x))
-    part = (x - xs[after - 1]) / (xs[after] - xs[after - 1])
-    return (1 - part) * values[after - 1] + part * values[after]

@@ -103,6 +103,7 @@ def methods(runs: Sequence[Run]) -> str:
         chain_rule=any(run.config["temperature"] != 1 or run.config["top_p"] != 1 for run in runs),
         seeds=[str(seed) for seed in sorted({run.config["seed"] for run in runs})],
         several_seeds=any(len(group.runs) > 1 for group in groups),
+        pooled=sum(len(group.runs) > 2 for group in groups) > 1,
     )
     return _paragraphs(text)
 

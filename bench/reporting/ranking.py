@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.estimators.bootstrap import bootstrap_interval
 from bench.estimators.power import winners_curse
 from bench.records.read import Estimate, Run
-from bench.reporting.contrasts import SAMPLED, Contrast, contrast, judged, mean_of, of_group, primary_of
-from bench.reporting.groups import Group
+from bench.reporting.contrasts import SAMPLED, Contrast, Measure, in_both_ways, judged, of_groups, primary_of
+from bench.reporting.groups import Group, estimate
 from bench.seeds import generator
 
 
@@ -26,11 +27,11 @@ class Ranked:
 
     @property
     def effect_verdict(self) -> str:
-        return self.effect.verdict if self.effect else "no control"
+        return self.effect.scoped if self.effect else "no control"
 
     @property
     def ahead_verdict(self) -> str:
-        return self.ahead.verdict if self.ahead else "first"
+        return self.ahead.scoped if self.ahead else "first"
 
 
 def rank(methods: Mapping[str, Sequence[Run]]) -> list[Ranked]:
@@ -38,20 +39,26 @@ def rank(methods: Mapping[str, Sequence[Run]]) -> list[Ranked]:
 
     Two families of comparisons, each adjusted for their number (Holm 1979): every method against its control, and
     every other method against the first. The first was chosen by what is compared, so its lead is too large by
-    what `flattery` estimates.
+    what `flattery` estimates. Each family has one variance between seeds (`contrasts`).
     """
     groups = {name: _by_seed(runs) for name, runs in methods.items()}
     tuned = {name: group.per_prompt("tuned", *SAMPLED) for name, group in groups.items()}  # [S, M] each
     order = sorted(methods, key=lambda name: -float(tuned[name].mean()))
-    controls = {name: groups[name].per_prompt("control", *SAMPLED) for name in order if groups[name].controlled}
-    effects = judged({name: contrast(tuned[name], controls[name], f"{name} effect") for name in controls})
-    ahead = judged({name: contrast(tuned[order[0]], tuned[name], f"{name} ahead") for name in order[1:]})
+    controls = [name for name in order if groups[name].controlled]
+
+    def arm(name: str, arm: str, measure: Measure) -> np.ndarray:
+        return groups[name].per_prompt(arm, *measure)
+
+    effects = in_both_ways(lambda by: {n: (arm(n, "tuned", by), arm(n, "control", by)) for n in controls}, "{} effect")
+    ahead = in_both_ways(
+        lambda by: {n: (arm(order[0], "tuned", by), arm(n, "tuned", by)) for n in order[1:]}, "{} ahead"
+    )
     return [
         Ranked(
             name=name,
             seeds=len(methods[name]),
             tuned=_mean(tuned[name], name),
-            control=_mean(controls[name], f"{name} control") if name in controls else None,
+            control=_mean(arm(name, "control", SAMPLED), f"{name} control") if name in controls else None,
             effect=effects.get(name),
             ahead=ahead.get(name),
             kl=groups[name].mean("tuned", "policy", "kl", 1),
@@ -66,7 +73,9 @@ def primary_of_first(ranked: Sequence[Ranked], groups: Mapping[str, Group]) -> C
     if first.effect is not None:
         return first.effect
     uncontrolled = {name: group for name, group in groups.items() if not group.controlled}
-    return judged({name: of_group(group)[primary_of(group)] for name, group in uncontrolled.items()})[first.name]
+    found = of_groups([*uncontrolled.values()])
+    primary = {name: own[primary_of(group)] for own, (name, group) in zip(found, uncontrolled.items(), strict=True)}
+    return judged(primary)[first.name]
 
 
 def flattery(methods: Mapping[str, Sequence[Run]]) -> tuple[float, float] | None:
@@ -82,6 +91,17 @@ def flattery(methods: Mapping[str, Sequence[Run]]) -> tuple[float, float] | None
     halves = scores[0::2], scores[1::2]
     chosen = [winners_curse(*pair, generator(0, "flattery")) for pair in (halves, halves[::-1])]
     return float(np.mean([half.test for half in chosen])), float(np.mean([half.gap for half in chosen]))
+
+
+def mean_of(values: np.ndarray, rng: np.random.Generator, *, shares: bool = False) -> Estimate:
+    """The mean of values [S, M] with its interval over seeds and prompts; for one seed, the bootstrap's over prompts.
+
+    shares: the values lie in [0, 1].
+    """
+    if len(values) > 1:
+        return estimate(values, shares=shares)
+    low, high = bootstrap_interval(values[0], rng, shares=shares)
+    return Estimate(float(np.nanmean(values)), float(low), float(high))
 
 
 def _by_seed(runs: Sequence[Run]) -> Group:

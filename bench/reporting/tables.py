@@ -63,8 +63,10 @@ def contrasted(find: Callable[[Any], Contrast | None], **shown: tuple[str, str |
     """The key and heading of each attribute to show of the contrast that `find` gives for an item."""
 
     def column(name: str, key: str, heading: str | None) -> Column:
+        attribute = "scoped" if name == "verdict" else name
+
         def read(item: Any) -> Any:
-            return getattr(compared, name) if (compared := find(item)) else None
+            return getattr(compared, attribute) if (compared := find(item)) else None
 
         return Column(key, heading, read, interval=name == "difference")
 

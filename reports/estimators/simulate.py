@@ -9,6 +9,7 @@ Writes data.csv and the figures beside this file. Every repetition draws new pro
 
 import argparse
 import csv
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable
@@ -16,14 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.estimators.audit import audit_verifier, stratified_sample
+from bench.estimators.audit import audit_verifier, stratified_sample, wilson_interval
 from bench.estimators.bootstrap import bootstrap_interval, resampled_means, simultaneous_band, t_quantile
 from bench.estimators.crossing import crossover
 from bench.estimators.curves import best_of_n, pass_at_k, pass_at_k_of_counts
+from bench.estimators.distributions import t_cdf
 from bench.estimators.kl import best_of_n_kl, best_of_n_kl_bound
 from bench.estimators.sequential import stopped_pass_at_k
-from bench.estimators.training_seeds import seed_interval
-from bench.estimators.uncertainty import paired_contrast
+from bench.estimators.training_seeds import seed_interval, seed_intervals
+from bench.estimators.uncertainty import holm, paired_contrast
 from bench.seeds import generator
 
 HERE = Path(__file__).parent
@@ -246,6 +248,60 @@ def few_seeds(tally: Tally, repetition: int) -> None:
         tally.add((name, "prompts only", seeds, PROMPTS), truth, interval.mean, low, high)
 
 
+# What six configurations share: the spread between seeds of each, in accuracy, and the correlation within a seed.
+FAMILIES = {
+    "equal spreads": (np.full(6, 0.03), 0.0),
+    "equal spreads, cells alike within a seed": (np.full(6, 0.03), 0.9),
+    "unequal spreads": (np.array([0.01, 0.02, 0.03, 0.04, 0.05, 0.06]), 0.5),
+    "one wide spread": (np.array([0.03, 0.03, 0.03, 0.03, 0.03, 0.09]), 0.5),
+}
+EFFECTS = np.array([0.06, 0.0, 0.06, 0.0, 0.06, 0.0])
+
+
+def families(tally: Tally, repetition: int) -> None:
+    """Add six configurations' differences from a control over 3, 5 or 8 shared seeds: three are 0.06, three are 0.
+
+    Prompts differ by 0.2 and a prompt under a seed by 0.25 (standard deviations). Each configuration has its own
+    variance between seeds, or one pooled over the six.
+    """
+    rng = generator(repetition, "families")
+    for (name, (spreads, alike)), seeds, prompts in itertools.product(FAMILIES.items(), (3, 5, 8), (60, 300)):
+        shared = np.sqrt(alike) * rng.normal(size=(1, seeds, 1))
+        shift = spreads[:, None, None] * (shared + np.sqrt(1 - alike) * rng.normal(size=(6, seeds, 1)))
+        noise = 0.2 * rng.normal(size=(6, 1, prompts)) + 0.25 * rng.normal(size=(6, seeds, prompts))
+        cells = EFFECTS[:, None, None] + shift + noise
+        made = {"own variance": [seed_interval(cell) for cell in cells], "pooled variance": seed_intervals(cells)}
+        for method, found in made.items():
+            where = method, seeds, prompts
+            for interval, effect in zip(found, EFFECTS, strict=True):
+                ends = interval.mean - effect, interval.low - effect, interval.high - effect
+                tally.add((f"family: {name}", *where), 0, *ends)
+                resolved = float(interval.low > 0 or interval.high < 0)
+                what = "a true difference is found" if effect else "false verdict"
+                tally.add((f"family: {name}, {what}", *where), 0, resolved, resolved, resolved)
+            tally.add((f"family: {name}, the last cell", *where), 0, *ends)
+            p_values = [2 * (1 - t_cdf(abs(own.mean) / own.error, own.freedom)) for own in found]
+            false = float((holm(np.array(p_values))[EFFECTS == 0] <= 0.05).any())
+            tally.add((f"family: {name}, any false verdict (Holm)", *where), 0, false, false, false)
+
+
+def shares_of_seeds(tally: Tally, repetition: int) -> None:
+    """Add the accuracy over 3, 5 or 8 seeds on 200 fixed prompts, where the seeds' accuracies differ much."""
+    rng = generator(repetition, "shares of seeds")
+    for truth, seeds in itertools.product((0.05, 0.14, 0.5), (3, 5, 8)):
+        values = rng.binomial(PROMPTS, rng.beta(20 * truth, 20 * (1 - truth), seeds)) / PROMPTS
+        mean, error, t = values.mean(), values.std(ddof=1) / math.sqrt(seeds), t_quantile(0.975, seeds - 1)
+        spread = t * error / (mean * (1 - mean)) if mean > 0 else math.nan
+        for method, ends in {
+            "t": (mean - t * error, mean + t * error),
+            "t on logits": [1 / (1 + (1 - mean) / mean * math.exp(-by)) for by in (-spread, spread)],
+            "Wilson's, at the effective number": wilson_interval(mean, mean * (1 - mean) / error**2, quantile=t)[1:]
+            if error > 0
+            else (math.nan, math.nan),
+        }.items():
+            tally.add((f"accuracy of {truth} by seed", method, seeds, PROMPTS), truth, mean, *ends)
+
+
 def crossing_curves(tally: Tally, repetition: int) -> None:
     """Add whether a band holds the whole true difference of pass@k, k = 1 .. 64, of a sharpened policy from its base.
 
@@ -332,6 +388,8 @@ PARTS: dict[str, Callable[[Tally, int, dict, dict], None]] = {
     "one_pool": one_pool,
     "few_prompts": lambda tally, repetition, truth, _: few_prompts(tally, repetition, truth),
     "few_seeds": lambda tally, repetition, *_: few_seeds(tally, repetition),
+    "families": lambda tally, repetition, *_: families(tally, repetition),
+    "shares_of_seeds": lambda tally, repetition, *_: shares_of_seeds(tally, repetition),
     "crossing_curves": lambda tally, repetition, *_: crossing_curves(tally, repetition),
     "audits": lambda tally, repetition, *_: audits(tally, repetition),
     "stopped_counts": lambda tally, repetition, *_: stopped_counts(tally, repetition),

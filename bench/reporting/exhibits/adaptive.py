@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.reporting import arrange, plots, style, tables
-from bench.reporting.contrasts import judged, tuned_contrast
+from bench.reporting.contrasts import tuned_contrasts
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
 
@@ -106,12 +106,10 @@ def sentences(groups: Sequence[Group]) -> list[str]:
     for group in groups:
         uniform = [other for other in groups if _uniform(other) and _beside_the_plan(other) == _beside_the_plan(group)]
         if not _uniform(group) and len(uniform) == 1:
-            compared = tuned_contrast(group, uniform[0], f"adaptive {arrange.named(group)}")
-            if compared is not None:
-                pairs[arrange.named(group)] = (group, uniform[0], compared)
+            pairs[arrange.named(group)] = group, uniform[0]
     lines = []
-    for name, compared in judged({name: compared for name, (_, _, compared) in pairs.items()}).items():
-        group, against, _ = pairs[name]
+    for name, compared in tuned_contrasts(pairs, "adaptive {}").items():
+        group, against = pairs[name]
         (ours, theirs), (covered, covered_by_them) = (
             [tables.seeds_mean(side, metric) for side in (group, against)] for metric in (TOTAL, "adaptive/coverage")
         )

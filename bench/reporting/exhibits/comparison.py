@@ -7,13 +7,17 @@ from typing import NamedTuple
 from bench.estimators.training_seeds import ratio_over_seeds
 from bench.records.read import Estimate
 from bench.reporting import tables
-from bench.reporting.contrasts import SAMPLED, Contrast, in_words, of_group, shared_seeds
+from bench.reporting.contrasts import SAMPLED, Contrast, in_words, of_group, of_groups, shared_seeds
 from bench.reporting.exhibit import Table, shows
 from bench.reporting.groups import Group, recorded
 from bench.reporting.ranking import Ranked, rank
 from bench.reporting.words import ARMS, over_what
 
-HEADINGS = {"p_value": "p", "verdict": "first vs second"}
+POOLED = (
+    "With several configurations the variance between seeds' means is pooled over them, as far as they are alike; df: "
+    "degrees of freedom of the t interval."
+)
+HEADINGS = {"p_value": "p", "freedom": "df", "verdict": "first vs second"}
 RAW = 1e-6  # nats: below it the run's sampler is the raw base's own
 
 
@@ -149,7 +153,8 @@ def _configurations(groups: Sequence[Group]) -> Table | None:
         "main",
         "Sampled accuracy (pass@1) of each configuration, best first. Two comparisons, paired by seed and prompt: "
         f"tuned with its random control, and the first row with each other. {over_what(groups)}. The verdicts of each "
-        "kind are adjusted for their number (Holm), intervals are not. Detectable: the difference from the control "
+        "kind are adjusted for their number (Holm), intervals are not; 'sampled only': greedy it is not resolved. "
+        f"{POOLED} Detectable: the difference from the control "
         "that one comparison on these prompts and seeds finds with a power of 80 %. The first row was chosen on the "
         f"prompts shown, so that its lead is likely too large.{note.format(', '.join(map(str, left_out)))}",
         [_Configuration(by_label[method.name], method) for method in ranked],
@@ -163,6 +168,7 @@ def _configurations(groups: Sequence[Group]) -> Table | None:
                 lambda row: row.ranked.effect,
                 difference=("effect", "tuned - control"),
                 p_value=("p_effect", None),
+                freedom=("freedom", "df"),
                 detectable=("detectable", "detectable"),
             ),
             tables.Column("effect_verdict", "tuned vs control", lambda row: row.ranked.effect_verdict),
@@ -195,13 +201,18 @@ class _Comparison(NamedTuple):
 @shows("tables", 140)
 def contrasts(groups: Sequence[Group]) -> Table | None:
     """Every paired comparison of every configuration."""
-    names = ("difference", "p_value", "detectable", "verdict", "prompts", "seeds")
+    names = ("difference", "p_value", "freedom", "detectable", "verdict", "prompts", "seeds")
     return tables.table(
         "contrasts",
         f"Every paired comparison. {over_what(groups)}. The primary comparison of a configuration is tuned - random "
         "control in sampled accuracy, or tuned - base where there is no control: it is not adjusted. The p-values and "
-        "verdicts of the others are adjusted for their number (Holm), intervals and detectable differences are not.",
-        [_Comparison(group, *compared) for group in groups for compared in of_group(group).items()],
+        "verdicts of the others are adjusted for their number (Holm), intervals and detectable differences are not. "
+        f"{POOLED}",
+        [
+            _Comparison(group, *compared)
+            for group, own in zip(groups, of_groups(groups), strict=True)
+            for compared in own.items()
+        ],
         [
             *tables.settings_columns(groups),
             tables.Column("comparison", "comparison", lambda row: " - ".join(in_words(row.name)[:2])),

@@ -8,7 +8,7 @@ import numpy as np
 from bench.records.read import Run
 from bench.reporting import arrange, plots, style, tables
 from bench.reporting.axes import costs, fine_tuning_flops, query_flops
-from bench.reporting.contrasts import Contrast, of_group
+from bench.reporting.contrasts import Contrast, of_groups
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.exhibits.coverage import METHODS
 from bench.reporting.finish import wrapped
@@ -40,7 +40,7 @@ def break_even(groups: Sequence[Group]) -> Figure | None:
         "Votes: of the base's samples."
         + " What the training of policies from elsewhere took is unknown, so that they have no break-even."
         * bool(looks),
-        [row for group in groups for row in (*_per_query(group), *_in_total(group))],
+        [row for own in zip(groups, of_groups(groups), strict=True) for row in (*_per_query(own[0]), *_in_total(*own))],
         groups,
         lambda canvas, rows: _break_even(canvas, rows, best, looks),
         (style.FULL_WIDTH, 2.5 * len(groups)),
@@ -69,9 +69,9 @@ def _per_query(group: Group) -> plots.Rows:
     return rows
 
 
-def _in_total(group: Group) -> plots.Rows:
+def _in_total(group: Group, contrasts: Mapping[str, Contrast]) -> plots.Rows:
     """Each seed's crossing and the two lines through the seeds' means up to beyond it, or why none is given."""
-    if reason := _no_break_even(group, of_group(group))[1]:
+    if reason := _no_break_even(group, contrasts)[1]:
         return [_row(group, f"{NONE}: {reason}")]
     rows: plots.Rows = []
     for run in group.runs:

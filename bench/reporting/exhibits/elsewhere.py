@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from bench.reporting import tables
-from bench.reporting.contrasts import of_group
+from bench.reporting.contrasts import of_groups
 from bench.reporting.exhibit import shows
 from bench.reporting.groups import Group
 from bench.reporting.words import listed, place_words
@@ -13,8 +13,7 @@ from bench.reporting.words import listed, place_words
 def sentences(groups: Sequence[Group]) -> list[str]:
     """One sentence for each policy and for each sampler of the base, and what is not known of it."""
     lines: dict[object, str] = {}
-    for group in groups:
-        contrasts = of_group(group) if group.runs[0].elsewhere else {}
+    for group, contrasts in zip(groups, of_groups(groups), strict=True):
         for name in group.runs[0].elsewhere:
             found = contrasts[f"{name}_vs_base/pass@1"]
             kl = group.series(name, "policy", "kl").get(1)

@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.records.read import Estimate
 from bench.reporting import arrange, plots, style, tables
-from bench.reporting.contrasts import Contrast, judged, tuned_contrast
+from bench.reporting.contrasts import Contrast, tuned_contrasts
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
 from bench.reporting.words import counted, split
@@ -100,13 +100,14 @@ def against_own(found: Sequence[Mix]) -> list[tuple[Mix, Contrast]]:
     Paired on prompts and on the seeds that both have; adjusted for the number of mixes (Holm 1979).
     """
     pairs = [
-        (mix, tuned_contrast(mix.group, own.group, f"{mix.group.label} against the student's own"))
+        (mix, own)
         for mix in found
         for own in found
         if own.is_students_own and not mix.is_students_own and mix.others == own.others
     ]
-    known = judged({place: compared for place, (_, compared) in enumerate(pairs) if compared is not None})
-    return [(pairs[place][0], compared) for place, compared in known.items()]
+    named = {mix.group.label: (mix.group, own.group) for mix, own in pairs}
+    compared = tuned_contrasts(named, "{} against the student's own")
+    return [(mix, compared[mix.group.label]) for mix, _ in pairs if mix.group.label in compared]
 
 
 @shows("figures", 60)

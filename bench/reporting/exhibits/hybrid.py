@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.records.read import Run, short
 from bench.reporting import arrange, plots, style, tables
-from bench.reporting.contrasts import SAMPLED, Contrast, contrast, interpolate, judged, shared_seeds
+from bench.reporting.contrasts import SAMPLED, Contrast, Measure, Sides, in_both_ways, shared_seeds
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
 from bench.reporting.labels import Label
@@ -124,26 +124,27 @@ def against_rft(found: Sequence[Point]) -> dict[str, Contrast]:
 
 
 def _against(name: str, found: Sequence[Point], rivals: Callable[[Point], list[Point]]) -> dict[str, Contrast]:
-    compared = {
-        point.label: _at_equal_samples(point, others)
-        for point in found
-        if point.procedure["hard"] == "sample" and not point.is_end and (others := rivals(point))
-    }
-    known = {label: sides for label, sides in compared.items() if sides is not None}
-    return judged({label: contrast(*sides, f"{label} against {name}") for label, sides in known.items()})
+    sampling = [point for point in found if point.procedure["hard"] == "sample" and not point.is_end]
+    compared = [(point, others) for point in sampling if (others := rivals(point))]
+
+    def sides_of(measure: Measure) -> dict[str, Sides]:
+        sides = {point.label: _at_equal_samples(point, others, measure) for point, others in compared}
+        return {label: both for label, both in sides.items() if both is not None}
+
+    return in_both_ways(sides_of, f"{{}} against {name}")
 
 
-def _at_equal_samples(point: Point, rivals: Sequence[Point]) -> tuple[np.ndarray, np.ndarray] | None:
-    """[S, M] sampled accuracy of a gate, and of its rivals at the gate's own number of samples, under common seeds."""
+def _at_equal_samples(point: Point, rivals: Sequence[Point], measure: Measure) -> Sides | None:
+    """[S, M] accuracy of a gate, and of its rivals at the gate's own number of samples, under common seeds."""
     runs, _ = shared_seeds({place: other.group.runs for place, other in enumerate([point, *rivals])})
     ours, theirs = [], []
     for run, *others in zip(*runs.values(), strict=True):  # in order of the seeds that all have
         others.sort(key=_samples)
-        values = np.stack([other.per_prompt("tuned", *SAMPLED) for other in others])
-        interpolated = interpolate(_samples(run), np.array([_samples(other) for other in others]), values)
+        values = np.stack([other.per_prompt("tuned", *measure) for other in others])
+        interpolated = arrange.interpolate(_samples(run), np.array([_samples(other) for other in others]), values)
         if interpolated is None:
             return None
-        ours.append(run.per_prompt("tuned", *SAMPLED))
+        ours.append(run.per_prompt("tuned", *measure))
         theirs.append(interpolated)
     return (np.stack(ours), np.stack(theirs)) if ours else None
 

@@ -15,9 +15,9 @@ from bench.estimators.reward_curve import FitInterval, fit_interval, overoptimis
 from bench.records.read import Estimate
 from bench.reporting import arrange, plots, style, tables
 from bench.reporting.axes import NONE, Wanted, choice, over
-from bench.reporting.contrasts import mean_of
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group, estimate, grouped, is_learned
+from bench.reporting.ranking import mean_of
 from bench.reporting.words import function_name
 from bench.seeds import generator
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.reporting import arrange, plots, style
-from bench.reporting.contrasts import contrast, judged
+from bench.reporting.contrasts import contrasts, judged
 from bench.reporting.exhibit import Figure, shows
 from bench.reporting.exhibits.coverage import METHODS
 from bench.reporting.groups import Group
@@ -58,9 +58,9 @@ def of_pessimism(group: Group) -> list[str]:
     if not betas or n == 1:
         return []
     best = group.per_prompt("base", "best_of_n", "accuracy", n)
-    pessimistic = {beta: group.per_prompt("base", f"{METHOD}{beta}", "accuracy", n) for beta in betas}
-    contrasts = judged({beta: contrast(values, best, f"pessimism {beta}") for beta, values in pessimistic.items()})
-    parts = [f"at beta = {beta} {found.against(f'Best-of-{n}')}" for beta, found in contrasts.items()]
+    sides = {beta: (group.per_prompt("base", f"{METHOD}{beta}", "accuracy", n), best) for beta in betas}
+    compared = judged(contrasts(sides, "pessimism {}"))
+    parts = [f"at beta = {beta} {found.against(f'Best-of-{n}')}" for beta, found in compared.items()]
     return [f"Pessimism at inference, with {n} samples per prompt, is {'; '.join(parts)}."]
 
 

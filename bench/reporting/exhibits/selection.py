@@ -7,7 +7,7 @@ import numpy as np
 
 from bench.reporting import arrange, plots, style, tables
 from bench.reporting.axes import NONE, Wanted, choice, over
-from bench.reporting.contrasts import SAMPLED, Contrast, contrast, judged
+from bench.reporting.contrasts import SAMPLED, Contrast, contrasts, judged
 from bench.reporting.exhibit import Figure, shows
 from bench.reporting.groups import Group
 
@@ -38,7 +38,7 @@ def selection(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None:
         for group in shown
         if group.controlled
     }
-    effects = judged({label: contrast(*values, label) for label, values in arms.items()})
+    effects = judged(contrasts(arms))
     rows = [_row(title, group, effects.get(group.label), point) for title, panel in panels for group in panel]
     methods = _methods(rows)
     rows.sort(key=lambda row: methods.index(row["method"]))

@@ -7,7 +7,7 @@ import numpy as np
 
 from bench.estimators.bootstrap import resampled_means
 from bench.records.read import Run, short
-from bench.reporting.contrasts import IN_WORDS, SAMPLED, Contrast, of_group, primary_of, shared_seeds
+from bench.reporting.contrasts import IN_WORDS, SAMPLED, Contrast, of_group, of_groups, primary_of, shared_seeds
 from bench.reporting.exhibit import shows
 from bench.reporting.exhibits.by_n import of_bound
 from bench.reporting.exhibits.comparison import gain_kept
@@ -144,7 +144,8 @@ def _of_several(groups: Sequence[Group]) -> list[str]:
     ranked = rank(runs)
     shared = {name: Group(named[name].settings, tuple(found)) for name, found in runs.items()}
     first = shared[ranked[0].name]
-    contrasts = of_group(first) | {primary_of(first): primary_of_first(ranked, shared)}
+    of_each = dict(zip(shared, of_groups([*shared.values()]), strict=True))
+    contrasts = of_each[ranked[0].name] | {primary_of(first): primary_of_first(ranked, shared)}
     whom = "its random control" if first.controlled else "the base"
     who = ranked[0].name if 3 * len(ranked[0].name) <= SHORT else "The most accurate"
     return [
@@ -159,14 +160,25 @@ def _of_several(groups: Sequence[Group]) -> list[str]:
 
 def _of_first(ranked: Sequence[Ranked], over: str) -> str:
     best, *others = ranked
-    behind = [other.name for other in others if other.ahead_verdict == "better"]
-    level = [other.name for other in others if other.ahead_verdict != "better"]
+    behind, level = (
+        [
+            _scoped(other.name, other.ahead)
+            for other in others
+            if other.ahead and (other.ahead.verdict == "better") == so
+        ]
+        for so in (True, False)
+    )
     line = f"The most accurate of {len(ranked)} configurations is {best.name}: sampled accuracy {best.tuned} ({over}), "
     if not level:
-        return f"{line}better than all others."
+        less = [other.name for other in others if other.ahead and other.ahead.scope]
+        return f"{line}better than all others{f', but greedy not than {_named(less)}' if less else ''}."
     if not behind:
         return f"{line}not shown to differ from any other."
     return f"{line}better than {_named(behind)} and not shown to differ from {_named(level)}."
+
+
+def _scoped(name: str, found: Contrast) -> str:
+    return f"{name} ({found.scope})" if found.scope else name
 
 
 def _named(names: Sequence[str]) -> str:
@@ -188,10 +200,10 @@ def _of_choice(runs: Mapping[str, Sequence[Run]]) -> list[str]:
 
 
 def _of_controls(ranked: Sequence[Ranked]) -> list[str]:
-    controlled = [method for method in ranked if method.effect is not None]
+    controlled = [(method.name, method.effect) for method in ranked if method.effect is not None]
     parts = []
     for verdict, words in IN_WORDS.items():
-        names = [method.name for method in controlled if method.effect_verdict == verdict]
+        names = [_scoped(name, effect) for name, effect in controlled if effect.verdict == verdict]
         if names:
             parts.append(f"{_named(names)} {'is' if len(names) == 1 else 'are'} {words.rpartition(' ')[0]}")
     return [f"Each compared with its own random control: {'; '.join(parts)}."] if parts else []
