@@ -40,6 +40,7 @@ from bench.records.read import Run, is_finished, read_run
 from bench.reporting.figure_settings import FigureSettings, read
 from bench.reporting.files import MANIFEST, TEMPLATE, is_published
 from bench.reporting.groups import in_order
+from bench.reporting.published import is_overview, publish_overview
 from bench.reporting.sources import Source, from_folders, from_sweep, from_wandb, unverified
 from bench.store.reading import read_json
 
@@ -68,6 +69,9 @@ def main() -> None:
         wanted = read([word for word in arguments.words if FIGURES.match(word)])
         if arguments.check:
             _check(options, words)
+            return
+        if len(words) == 1 and is_overview(Path(words[0])):
+            say(f"overview  {publish_overview(Path(words[0]))}")
             return
         source = _source(options, words)
         _build(source, Path(options.get("folder", source.folder)), _own(options), wanted, start)

@@ -6,6 +6,9 @@ A folder that holds README.md.j2 is one. Everything else of a report is made fro
     python -m bench.report reports/NAME                     README and figures from its records, e.g. after an edit
     python -m bench.report reports/NAME folder=PATH         the whole report, with all tables and formats
     python -m bench.report --check reports/NAME             is it what its records give?
+
+A folder of such reports may hold README.md.j2 too, with references such as {{ report("NAME").cell(...) }}:
+`python -m bench.report reports` renders it.
 """
 
 import itertools
@@ -78,12 +81,28 @@ def publish(
     return folder / README
 
 
+def is_overview(folder: Path) -> bool:
+    """Whether the folder holds the template of a README about the committed reports inside it."""
+    return files.is_published(folder) and any(folder.glob(f"*/{packed.FILE}"))
+
+
+def publish_overview(folder: Path) -> Path:
+    """Write the README of a folder of committed reports and return it."""
+    write_durably(folder / README, render(folder / TEMPLATE, Book([])))
+    return folder / README
+
+
 def check(folder: Path, own: Sequence[Part] = ()) -> list[str]:
     """What is wrong with a committed report, one line each: it is rendered anew from its records and compared.
 
     Figures are not drawn: their files have to be as they were written, from numbers that the records still give.
     """
     problems: list[str] = []
+    if is_overview(folder):
+        try:
+            return _other_lines(folder / README, render(folder / TEMPLATE, Book([])))
+        except BenchError as error:
+            return [str(error)]
     try:
         manifest = files.read_manifest(folder)
         problems += files.changed_files(folder, manifest)

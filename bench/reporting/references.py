@@ -5,12 +5,14 @@
     {{ cell("temperatures", "accuracy", three, arm="tuned", temperature=0) | value }}    0.762
     {{ difference(three, one, of="greedy") | signed }}              +0.066 [0.007, 0.125]
     {{ metric("selection/kept", one) | count }}                     728
+    {{ report("default").cell("main", "kl", arm="tuned") }}             of another committed report, by its folder
     {% for row in rows("main") %}{{ row.tuned }}{% endfor %}        every row of a table
 
 A cell is a number with its interval. Filters choose how it is written. There is no arithmetic, since a difference needs
 an interval of its own: `difference` pairs both sides by seed and prompt.
 """
 
+import functools
 import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,14 +22,14 @@ from typing import Any
 
 from bench.errors import BenchError, did_you_mean, first_line
 from bench.evaluation.measures import AT_BEST
-from bench.records.packed import environment_of
+from bench.records.packed import environment_of, read_packed
 from bench.records.read import Run, as_number, short
 from bench.reporting.arrange import SHORT
 from bench.reporting.contrasts import SAMPLED, contrast, shared_seeds
 from bench.reporting.exhibit import Exhibit, Figure, Table
 from bench.reporting.exhibits import Part, made, parts
 from bench.reporting.figure_settings import FigureSettings
-from bench.reporting.groups import Group, grouped
+from bench.reporting.groups import Group, grouped, in_order
 from bench.reporting.tables import seeds_mean
 
 OF = {"sampled": SAMPLED, "greedy": ("greedy", "accuracy", 1), "kl": ("policy", "kl", 1)}
@@ -193,6 +195,7 @@ def render(template: Path, book: Book) -> str:
     language.filters = dict(FILTERS)  # Jinja's own would take a number from its interval
     language.globals = {
         "dict": dict,
+        "report": functools.cache(lambda name: Book(in_order(read_packed(template.parent / name)))),
         **{name: getattr(book, name) for name in ("rows", "cell", "difference", "metric")},
         "runs": len(book.runs),
         "seeds": len({run.config["seed"] for run in book.runs}),
@@ -271,7 +274,9 @@ def _same(cell: Any, value: Any) -> bool:
 def _named(name: str, known: Mapping[str, Any], headings: Mapping[str, str], nothing: str) -> str:
     """The key that a name means: itself, the last part of a setting's name, its short form or the heading."""
     full = {short: long for long, short in SHORT.items()}.get(name, name)
-    keys = [key for key in known if name in (key, headings.get(key)) or full in (key, key.rsplit(".", 1)[-1])]
+    near = [key for key in known if name in (key, headings.get(key)) or full in (key, key.rsplit(".", 1)[-1])]
+    exact = [key for key in (name, name.removeprefix("config.")) if key in known]
+    keys = exact[:1] or near
     if len(keys) != 1:
         columns = [key for key in known if not key.endswith(("_low", "_high"))]
         raise BenchError(f"{nothing}; there is {_listed(keys or columns, name)}")

@@ -47,7 +47,9 @@ def main(source: Path, out: Path) -> None:
         prompt = f"{body}{'' if body.endswith(('.', '?')) else '.'} {problem['Question'].strip()}"
         rows.append({"prompt": prompt, "answer": shown(value), "solution": "\n".join([*lines, f"#### {shown(value)}"])})
     out.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    print(f"{out}: {len(rows):,} problems; {left_out} left out, whose equation does not give the answer or is one number")
+    print(
+        f"{out}: {len(rows):,} problems; {left_out} left out, whose equation does not give the answer or is one number"
+    )
 
 
 if __name__ == "__main__":
