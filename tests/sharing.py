@@ -20,8 +20,8 @@ from bench.sweeps.cells import is_done
 CONF = Path(configs.CONF)
 SMALL = [  # the settings of most small runs, so that they share pools and policies
     *("task.train_prompts=40", "task.test_prompts=20", "num_completions=4", "baseline_completions=8"),
-    *("evaluation.num_completions=4", "evaluation.lm_eval=false", "training.epochs=1"),
-    *("tracking=none", "threads=1"),
+    *("evaluation.num_completions=4", "evaluation.temperatures=null", "evaluation.lm_eval=false"),
+    *("training.epochs=1", "tracking=none", "threads=1"),
 ]
 
 

@@ -2,6 +2,8 @@
 
 import copy
 import re
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from bench.config.keys import run_id
 from bench.config.rules import Rule, rules
 from bench.errors import BenchError
 from bench.launching.runner import run_experiment
+from bench.scoring import Scorer
 from bench.store import Store
 from bench.training.lora import check_four_bit
 
@@ -208,6 +211,57 @@ def test_run_id_is_that_of_the_configuration_not_of_its_place():
     ids = {run_id(composed(override)) for override in ("seed=1", "top_p=0.9", "selection=all_correct", "seed=0")}
     assert len(ids) == 4
     assert run_id(here) in ids
+
+
+@pytest.fixture
+def own_scorers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module with two scorers: `graded`, and `verdict`, which says that its rewards are 0 or 1."""
+    module: Any = types.ModuleType("own_scorers")
+    module.graded, module.verdict = (lambda prompts, completions: None for _ in range(2))
+    Scorer(highest=1.0)(module.graded)
+    Scorer(highest=1.0, verdicts=True)(module.verdict)
+    monkeypatch.setitem(sys.modules, "own_scorers", module)
+
+
+FILTERED = {  # a scoring -> the prompt filter by default
+    "scoring=verifier": "solved",
+    "scoring=verifier_steps": "solved",
+    "scoring=unit_tests task=list_programs": "solved",
+    "scoring._target_=own_scorers.verdict": "solved",
+    "scoring._target_=own_scorers.graded": "all",
+    "scoring=trained_reward_model": "all",
+    "scoring=reward_model scoring.model=anywhere": "all",
+    "scoring=combined": "all",
+    "scoring=self_consistency": "all",
+    "scoring._target_=nowhere.scorer": "all",
+    "scoring._target_=null": "all",
+    "scoring._target_=???": "all",
+    "~scoring._target_": "all",
+}
+
+
+@pytest.mark.parametrize("scoring", FILTERED)
+def test_prompts_without_an_accepted_completion_are_left_out_where_scoring_gives_verdicts(
+    scoring: str, own_scorers: None, caplog: pytest.LogCaptureFixture
+):
+    given = scoring.split()
+    named = {name: composed(*given, f"prompt_filter={name}") for name in ("solved", "all")}
+    default = composed(*given)
+    assert default.prompt_filter._target_ == named[FILTERED[scoring]].prompt_filter._target_
+    assert not caplog.records  # the check of the configuration says what is wrong
+    if OmegaConf.missing_keys(default):
+        return
+    ids = {name: run_id(cfg) for name, cfg in named.items()}
+    assert run_id(default) == run_id(composed(*given, "prompt_filter=auto")) == ids[FILTERED[scoring]]
+    assert (
+        ids["solved"] != ids["all"] != run_id(composed(*given, "prompt_filter=solved", "prompt_filter.accept_above=0"))
+    )
+
+
+def test_a_hybrid_filters_no_prompt_unless_it_is_given_a_filter():
+    assert composed("procedure=hybrid").prompt_filter._target_ == "bench.selection.every_prompt"
+    for overrides in (["procedure=hybrid", "prompt_filter=solved"], ["prompt_filter=solved", "procedure=hybrid"]):
+        assert composed(*overrides).prompt_filter._target_ == "bench.selection.solved"
 
 
 def test_one_value_lives_in_one_place():

@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import io
 import json
+import math
 import re
 import runpy
 import shlex
@@ -19,11 +20,14 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from sharing import CONF, composed
 
 from bench import __main__ as command
 from bench import report, search, size
-from bench.config.compose import choices, defaults
+from bench.config.compose import choices, defaults, opened
 from bench.errors import CommandLine
 from bench.pools import __main__ as pools
 from bench.reporting import figure_settings
@@ -341,3 +345,18 @@ def test_every_block_is_tried():
     }
     assert sum(language == "yaml" for blocks in BLOCKS.values() for language, _ in blocks) == 2  # the how-to's, a sweep
     assert len(SNIPPETS) >= 3
+
+
+def test_the_table_of_sweeps_has_the_cells_of_each():
+    """By their axes. A sweep without seeds has its cells per seed."""
+    table = (ROOT / "sweeps" / "README.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| (\d+)( per seed)? \|$", table, re.MULTILINE)
+    unlisted = {path.stem for path in ROOT.glob("sweeps/*.yaml")} - {name for name, *_ in rows}
+    assert all(name.startswith(("paper_", "search_", "wandb_")) for name in unlisted)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        for name, count, per_seed in rows:
+            axes = compose("config", opened([f"sweep={name}"]), return_hydra_config=True).hydra.sweeper.params
+            parsed = parser.parse_overrides([f"{key}={values}" for key, values in axes.items()])
+            sizes = [len(list(axis.sweep_string_iterator())) for axis in parsed if axis.is_sweep_override()]
+            assert (math.prod(sizes), "seed" not in axes) == (int(count), bool(per_seed)), name

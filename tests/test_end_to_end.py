@@ -17,6 +17,7 @@ import pytest
 from sharing import Shared, given_by
 
 from bench.artifacts import Policy
+from bench.records.environment import environment
 from bench.records.read import RECORDS, read_run
 from bench.store import MANIFEST, check, walk
 
@@ -32,6 +33,7 @@ def arguments(policy: Policy) -> list[str]:
         "num_completions=4",
         "baseline_completions=8",
         "evaluation.num_completions=4",
+        "evaluation.temperatures=null",
         "generation.shard_size=20",
         "temperature=0.8",
         "generation.top_k=50",
@@ -100,7 +102,8 @@ def test_every_record_is_there(finished):
     assert records | {"frontier.png", "frontier.pdf"} <= names
     assert "error.txt" not in names
     listed = json.loads((folder / "checksums.json").read_text())["files"]
-    assert records | {"frontier.png", "frontier.csv", "code.json"} <= set(listed)
+    assert records | {"frontier.png", "frontier.csv", "code.json", "environment.json"} <= set(listed)
+    assert json.loads((folder / "environment.json").read_text()) == environment()
     read_run(folder).verify()
 
 

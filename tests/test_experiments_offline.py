@@ -22,18 +22,21 @@ SMALL = [
     "num_completions=2",
     "baseline_completions=4",
     "task.train_prompts=6",
+    "task.validation_prompts=null",
     "task.test_prompts=4",
     "task.max_new_tokens=8",
     "task.near_duplicate=null",
+    "prompt_filter=all",  # a random model is never right
     "training.epochs=1",
     "training.batch_size=4",
     "training.micro_batch_size=2",
     "evaluation.num_completions=2",
+    "evaluation.temperatures=null",
     "evaluation.harness_tasks=[]",
     "threads=1",
     "tracking=none",
 ]
-KEEPS_SOME = "selection=top_per_prompt"  # a random model is never right
+KEEPS_SOME = "selection=top_per_prompt"
 
 
 def _room(folder: Path) -> Path:

@@ -21,7 +21,8 @@ OWN = Path(__file__).with_name("own")
 PATHS = os.pathsep.join([str(OWN), str(CONF.parent)])
 SMALL = [
     *("task.train_prompts=12", "task.test_prompts=6", "num_completions=4", "baseline_completions=4"),
-    *("evaluation.num_completions=2", "evaluation.lm_eval=false", "training.epochs=1", "generation.block_size=2"),
+    *("evaluation.num_completions=2", "evaluation.temperatures=null", "evaluation.lm_eval=false"),
+    *("training.epochs=1", "generation.block_size=2"),
 ]
 CHOSEN = [
     f"hydra.searchpath=[file://{OWN}/conf]",

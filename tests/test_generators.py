@@ -517,7 +517,7 @@ def test_a_plan_counts_each_generators_pool_once():
     found = cells_of_sweep(
         [
             *("procedure=generators", "task.train_prompts=10", "num_completions=4,8", "baseline_completions=8"),
-            "procedure.drawn_by=[student],[larger],[student,larger]",
+            *("procedure.drawn_by=[student],[larger],[student,larger]", "evaluation.temperatures=null"),
         ],
         CONF,
     )

@@ -410,7 +410,7 @@ def test_a_control_and_a_single_fold_are_refused():
 
 def test_what_a_hybrid_costs_is_known_before_it_runs():
     def of(*given):
-        return workload(cells_of_sweep(["experiment=hybrid", *given], CONF))
+        return workload(cells_of_sweep(["experiment=hybrid", "evaluation.temperatures=null", *given], CONF))
 
     held_out = 300 * (64 + 1 + 17)  # the base's samples are among those for Best-of-N
     half = of("procedure.easy_share=0.5")

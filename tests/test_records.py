@@ -1,10 +1,13 @@
-"""What samples.parquet says of each completion, beside its reward."""
+"""What samples.parquet says of each completion, beside its reward, and environment.json of the machine."""
+
+from importlib import metadata
 
 import numpy as np
 
 from bench.artifacts import Completions, Divergence, Policy, Prompts, Rewards, Selection
 from bench.evaluation.heldout import Graded, Outcomes
 from bench.procedures.findings import Results
+from bench.records.environment import PACKAGES, environment
 from bench.records.write import _samples
 from bench.tasks.word_problems import WordProblems
 
@@ -70,3 +73,12 @@ def test_a_sample_says_whether_it_is_right_even_where_its_reward_says_otherwise(
         ("test", "tuned", "test-0", 0, True),
     ]
     assert [row["selected_for"] for row in rows[:4]] == ["", "tuned and control", "control", "tuned"]
+
+
+def test_the_environment_has_the_versions_of_what_is_installed_and_the_processor(monkeypatch):
+    found = environment()
+    assert found["torch"] == metadata.version("torch")
+    assert set(found) - {"gpu", "processor", "python"} <= set(PACKAGES)
+    assert not [name for name, value in found.items() if not value.strip(" ,")]
+    monkeypatch.setattr("bench.records.environment.PACKAGES", ("numpy", "no-such-package"))
+    assert set(environment.__wrapped__()) - {"gpu"} == {"python", "numpy", "processor"}

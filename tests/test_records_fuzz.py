@@ -41,7 +41,7 @@ EXAMPLES = int(os.environ.get("BENCH_FUZZ", "40"))
 SECONDS = 60  # for one example; most take a few milliseconds
 FILES = (
     *("config.yaml", "metrics.json", "curves.parquet", "per_prompt.parquet", "samples.parquet", "diagnostics.parquet"),
-    *("lineage.json", "chain.json", "code.json", "checksums.json", "times.json", "error.txt"),
+    *("lineage.json", "chain.json", "code.json", "environment.json", "checksums.json", "times.json", "error.txt"),
 )
 DEEP = 100_000  # levels
 ODD: list[Any] = [

@@ -234,7 +234,7 @@ FILES = (
     "samples.parquet",
     "diagnostics.parquet",
 )
-OTHERS = ("lineage.json", "chain.json", "code.json", "frontier.png", "validation.parquet")
+OTHERS = ("lineage.json", "chain.json", "code.json", "environment.json", "frontier.png", "validation.parquet")
 
 
 def flipped(path: Path, other: Path) -> None:
@@ -285,6 +285,7 @@ def test_a_file_that_is_not_as_the_run_left_it_is_named(name: str, change: str, 
         return
     folder, other = sealed
     (other / "code.json").write_text('{"bench.experiment": "other"}')
+    (other / "environment.json").write_text('{"python": "other"}')
     (other / "chain.json").write_text("[ ]")
     (other / "diagnostics.parquet").write_bytes((other / "curves.parquet").read_bytes())
     before = {path.name for path in folder.iterdir()}
@@ -306,7 +307,7 @@ def test_checksums_are_of_their_run_and_of_every_record(sealed: list[Path]):
     folder = sealed[0]
     read_run(folder).verify()
     content = json.loads((folder / "checksums.json").read_text())
-    assert {*RECORDS, "code.json", "frontier.png", "validation.parquet"} == set(content["files"])
+    assert {*RECORDS, "code.json", "environment.json", "frontier.png", "validation.parquet"} == set(content["files"])
     for changed in (
         {"files": {name: digest for name, digest in content["files"].items() if name != "metrics.json"}},
         {"files": content["files"] | {"../other.json": "00"}},

@@ -467,7 +467,7 @@ def test_the_figure_draws_its_rows(reported, tmp_path):
 
 def test_a_plan_counts_what_cells_share():
     """A seed's six cells share the first pool and its trainings; the second round draws once from each policy of it."""
-    grid = ["procedure.start=base,current", "procedure.train_on=last,union,best"]
+    grid = ["procedure.start=base,current", "procedure.train_on=last,union,best", "evaluation.temperatures=null"]
     found = cells_of_sweep(["procedure=rounds", "task.train_prompts=10", "num_completions=4", *grid], CONF)
     assert found is not None
     planned = workload(found)

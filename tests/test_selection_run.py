@@ -14,7 +14,7 @@ from bench.reporting.console import runs_table
 def runs(finished_run: Callable[..., Finished]) -> dict[str, Finished]:
     return {
         "alone": finished_run("name=alone", "selection=rso", "prompt_filter=decidable_only", "control=none"),
-        "compared": finished_run("name=compared", "selection=mbr_embeddings"),
+        "compared": finished_run("name=compared", "selection=mbr_embeddings", "prompt_filter=all"),
     }
 
 

@@ -163,7 +163,7 @@ def by_name(found: stages.SizeEstimate) -> dict[str, stages.Stage]:
 def test_flops_are_those_of_the_suite():
     from bench.estimators.compute import forward_flops, training_flops
 
-    found = by_name(of("experiment=gsm8k_qwen"))
+    found = by_name(of("experiment=gsm8k_qwen", "evaluation.temperatures=null", "prompt_filter=all"))
     parameters = shapes.of_model("Qwen/Qwen2.5-1.5B").parameters
     assert found["fine-tuning"].flops == training_flops(parameters, found["fine-tuning"].tokens)
     assert found["fine-tuning"].tokens == 2 * 4_000 * 3 * (150 + 180)  # tuned and control, three epochs
@@ -236,7 +236,7 @@ def test_every_model_that_scores_is_counted_wherever_it_stands():
 
 
 def test_programs_run_where_tests_score_and_where_they_judge():
-    found = of("experiment=code_qwen")
+    found = of("experiment=code_qwen", "evaluation.temperatures=null")
     drawn, pool = 300 * 32 + 400 * (64 + 1) + 2 * 400 * 9, 300 * 32
     assert by_name(found)["programs"].seconds == pytest.approx((drawn + drawn - pool) * PROGRAM / 8)
 
@@ -317,7 +317,7 @@ def test_paper_scale_sweeps_are_planned_without_the_hub(monkeypatch):
     assert found is not None
     assert [cell.cfg.num_completions for cell in found] == [4, 16, 64]
     work = plan.workload(found)
-    assert (work.pools, work.trainings) == (1, 6)
+    assert (work.pools, work.trainings) == (1, 3)
     assert work.completions > 64 * 4_000
     assert all(cell.cfg.name == "paper_kl_frontier" for cell in found)
 

@@ -170,7 +170,7 @@ def test_settings_of_a_warm_start_are_checked_wherever_it_stands() -> None:
 
 
 def test_later_settings_at_their_defaults_leave_run_ids_as_they_were() -> None:
-    assert run_id(composed("experiment=hybrid")) == "50c3b72ff1"
+    assert run_id(composed("experiment=hybrid", "evaluation.temperatures=null")) == "50c3b72ff1"
     for given, setting in (
         (["task=jsonl", "task.path=x"], "task.solution_field"),
         (["procedure=generators"], "procedure.solutions"),
@@ -185,8 +185,8 @@ def test_later_settings_at_their_defaults_leave_run_ids_as_they_were() -> None:
 
 SMALL = [
     *("task.train_prompts=4", "task.test_prompts=2", "task.max_new_tokens=4", "num_completions=2"),
-    *("baseline_completions=2", "evaluation.num_completions=1", "evaluation.lm_eval=false", "tracking=none"),
-    *("training.epochs=1", "evaluation.kl_completions=1"),
+    *("baseline_completions=2", "evaluation.num_completions=1", "evaluation.kl_completions=1"),
+    *("evaluation.temperatures=null", "evaluation.lm_eval=false", "tracking=none", "training.epochs=1"),
 ]
 
 
@@ -286,7 +286,7 @@ def test_sft_is_the_fine_tuning_by_hand_and_the_warm_start_of_the_same_recipe(st
 
 def test_rft_trains_on_the_samples_and_every_solution(store, random_policy: Policy, tmp_path: Path) -> None:
     """Against the selections of the same run without solutions; so does its control."""
-    given = ["procedure=generators", "procedure.drawn_by=[student]", *SMALL]
+    given = ["procedure=generators", "procedure.drawn_by=[student]", "prompt_filter=all", *SMALL]
     given += ["policy=folder", f"policy.path={random_policy.path}"]
     found = {}
     for solutions in ("false", "true"):

@@ -190,6 +190,7 @@ def test_the_commands_are_measured_on_a_finished_sweep(tmp_path: Path, monkeypat
     small = [
         *("policy.steps=4", "policy.demonstrations=400", "task.train_prompts=12", "task.test_prompts=6"),
         *("num_completions=2", "baseline_completions=4", "training.epochs=1", "evaluation.num_completions=2"),
+        *("evaluation.temperatures=null", "prompt_filter=all"),
     ]
     shown: list[str] = []
     python = cli._python

@@ -21,12 +21,9 @@ from bench.sweeps.plan import Workload, record_of, workload
 SMALL = [
     *("task.train_prompts=6", "task.validation_prompts=3", "task.test_prompts=4", "task.max_new_tokens=4"),
     *("num_completions=4", "baseline_completions=8", "generation.block_size=2", "evaluation.num_completions=2"),
-    *(
-        "evaluation.lm_eval=false",
-        "tracking=none",
-        "training.epochs=2",
-        "training.batch_size=1",
-    ),  # one example per step
+    *("evaluation.temperatures=null", "evaluation.lm_eval=false", "tracking=none"),
+    "prompt_filter=all",  # what the default leaves out depends on the rewards
+    *("training.epochs=2", "training.batch_size=1"),  # one example per step
 ]
 AT_RANDOM = "selection=random_per_prompt"
 PROCEDURES = {
@@ -178,7 +175,7 @@ def of(*given: str):
 
 
 def test_validation_samples_that_say_when_to_stop_are_counted():
-    rounds = ["procedure=rounds", "procedure.rounds=2", "task.validation_prompts=7"]
+    rounds = ["procedure=rounds", "procedure.rounds=2", "task.validation_prompts=7", "evaluation.temperatures=null"]
     more = of(*rounds, "procedure.stop=validation", "procedure.validation_completions=5")
     assert (
         more.completions - of(*rounds).completions == 3 * 7 * 8
@@ -194,14 +191,15 @@ def test_the_samples_that_choose_a_rounds_temperature_are_those_of_its_pool():
 
 
 def test_held_out_samples_of_two_splits_are_not_one():
-    found = of("split=test,validation", "control=none")
+    found = of("split=test,validation", "control=none", "evaluation.temperatures=null")
     assert (found.pools, found.trainings, found.evaluations) == (1, 1, 4)
 
 
 def test_an_unknown_number_of_validation_prompts_is_said_where_it_matters():
-    few = ["experiment=gsm8k_qwen", "procedure=rounds"]
-    assert of(*few).unknown == ()
-    assert of(*few, "procedure.stop=validation").unknown == ("task.validation_prompts",)
+    few = ["experiment=gsm8k_qwen", "task.validation_prompts=null", "procedure=rounds"]
+    alone = "evaluation.temperatures=null"
+    assert of(*few, alone).unknown == ()
+    assert of(*few).unknown == of(*few, alone, "procedure.stop=validation").unknown == ("task.validation_prompts",)
 
 
 def test_a_plan_counts_what_lm_eval_judges_and_names_what_it_leaves_out(monkeypatch):

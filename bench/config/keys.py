@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 
 from bench.artifacts import content_hash
+from bench.config.nodes import target
 from bench.devices import default_engine
+from bench.errors import BenchError
 
 PLACES = ("store", "outputs", "tracking")  # where a run's files lie: they do not change the run id
 
@@ -92,8 +94,13 @@ def for_task(name: str, here: Any, elsewhere: Any, *, _root_: DictConfig) -> Any
 def for_verifier(here: str, elsewhere: str, *, _root_: DictConfig) -> str:
     """Return a default that depends on whether scoring gives verdicts, 0 or 1: ${for_verifier:VALUE,ELSEWHERE}."""
     try:
-        known = getattr(get_object(_root_["scoring"]["_target_"]), "known_of_scorer", None)
-    except (ImportError, ValueError, KeyError, TypeError):  # the check of the configuration says what is wrong
+        known = getattr(target("scoring", _root_["scoring"]), "known_of_scorer", None)
+    except (
+        BenchError,
+        KeyError,
+        TypeError,
+        MissingMandatoryValue,
+    ):  # the check of the configuration says what is wrong
         return elsewhere
     return here if getattr(known, "verdicts", False) else elsewhere
 
