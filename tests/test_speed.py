@@ -14,6 +14,7 @@ import pytest
 from bench.artifacts import Completions
 from bench.models import loading
 from bench.models.reward_models import RewardModel
+from bench.sizing.machines import machine
 from bench.speed import cli, estimators, pool, sizing, verify
 from bench.speed.__main__ import BENCHMARKS, main
 from bench.speed.measure import Printout, in_turns
@@ -173,9 +174,9 @@ def test_a_stages_products_are_counted_beside_their_estimate(tmp_path: Path):
         *("task.max_new_tokens=16", "selection=random_per_prompt", "training.epochs=1"),
         *("training.batch_size=4", "control=none", f"store={tmp_path}/store"),
     ]
-    taken = sizing._experiment(overrides, counting=True, bare=0, whole=False)
+    taken = sizing.experiment(overrides, counting=True, bare=0, whole=False)
     assert list(taken["stages"]) == ["fine-tuning"]
-    (row,) = sizing._beside(taken, taken, overrides)
+    (row,) = sizing.beside(taken, overrides, machine("cpu", 1e11))
     assert taken["completion_tokens"] == pytest.approx(16, abs=1)
     assert row["estimated_tokens"] == pytest.approx(row["tokens"], rel=0.1)
     # of the products with weights torch counts all but the table of embeddings, which is looked up

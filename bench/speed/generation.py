@@ -12,9 +12,8 @@ the tokens that ours read and drew, where each prompt is read once.
 """
 
 import argparse
-import gc
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,7 +55,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--top-p", type=float, nargs="+", default=[1.0, 0.9], help="of the sampler")
     parser.add_argument("--temperature", type=float, default=1.0, help="of the sampler")
     parser.add_argument("--max-new-tokens", type=int, default=48, help="of the sampler")
-    parser.add_argument("--batch-tokens", type=int, default=49_152, help="the budget of ours")
+    parser.add_argument("--batch-tokens", type=int, help="the budget of ours; default: that of generation=transformers")
     parser.add_argument("--dtype", default="auto", help="auto: bfloat16 on a GPU, float32 on a CPU")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="what is compared")
     parser.add_argument("--repeats", type=int, default=9, help="turns of each way")
@@ -85,7 +84,7 @@ def main(arguments: list[str]) -> None:
                 prompts = task.prompts("train")[: max(1, rows // options.samples)]
                 work = SamplingWork(prompts, options.samples, options.temperature, top_p, options.max_new_tokens)
                 read = sum(len(chat.encode(tokenizer, messages)) for messages in prompts.messages)
-                records += _compare(work, ways, model, read, options.repeats)
+                records += compare(work, ways, model, read, measuring.repetitions(options.repeats))
         if {"ours", "generate"} <= ways.keys():
             _greedy(SamplingWork(prompts, 1, 0.0, 1.0, options.max_new_tokens), ways)
         if "vllm" in ways:
@@ -102,13 +101,16 @@ def _policy(options: argparse.Namespace, scratch: Path) -> Policy:
         return policies.tiny(WordProblems(), seed=0)
 
 
-def _compare(
-    work: SamplingWork, ways: dict[str, Way], model: Any, prompt_tokens: int, repeats: int
+def compare(
+    work: SamplingWork, ways: dict[str, Way], model: Any, prompt_tokens: int, repeats: Iterable[int]
 ) -> list[dict[str, Any]]:
-    """Run every way once for its memory, which warms it up, then all in turns. Prints a table; a record per turn."""
-    memory = {name: _peak_memory(partial(way, work, 0), children=name == "vllm") for name, way in ways.items()}
+    """Run every way once for its memory, which warms it up, then all in turns. Prints a table; a record per turn.
+
+    repeats: the seeds of the turns.
+    """
+    memory = {name: measuring.peak_memory(partial(way, work, 0), children=name == "vllm") for name, way in ways.items()}
     turns: dict[str, list[Turn]] = {name: [] for name in (*ways, "floor")}
-    for seed in range(1, repeats + 1):
+    for seed in repeats:
         lengths = []
         for name, way in ways.items():
             rows, cost = measuring.timed(partial(way, work, seed), children=name == "vllm")
@@ -118,7 +120,7 @@ def _compare(
     print(
         f"{len(lengths[0]):,} rows = {len(work.prompts):,} prompts x {work.samples}, "
         f"temperature {work.temperature:g}, top-p {work.top_p:g}, {np.mean(lengths[0]):.0f} tokens each; "
-        f"medians of {repeats} turns (lowest, highest)"
+        f"medians of {len(turns['floor'])} turns (lowest, highest)"
     )
     _show(turns, memory, "wall" if model.device.type == "cuda" else "cpu")
     return [
@@ -185,29 +187,3 @@ def _floor(model: Any, prompt_tokens: int, prompts: int, lengths: np.ndarray) ->
                     torch.mm(room[matrix.shape[0]][: last if is_head else inner], matrix)
 
     return Turn(int(lengths.sum()), measuring.timed(products)[1])
-
-
-def _peak_memory(run: Callable[[], Any], *, children: bool) -> float:
-    """Bytes that a run holds at its peak beyond those before it, with its child processes; NaN where unknown.
-
-    On a GPU: torch's memory in this process, which does not include vLLM's.
-    """
-    import ctypes
-
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return torch.cuda.max_memory_allocated() - before
-    if not Path("/proc/self/status").exists():
-        run()
-        return float("nan")
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # else memory that earlier ways freed would be used again unseen
-    measuring.reset_peak()
-    before = measuring.resident("VmRSS")
-    run()
-    own = measuring.resident("VmHWM") - before
-    return own + sum(child.memory_info().rss for child in (measuring.children_of_this_process() if children else []))

@@ -2,10 +2,13 @@
 
 import argparse
 import csv
+import ctypes
+import gc
+import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,15 +49,35 @@ def timed(call: Callable[[], T], *, children: bool = False) -> tuple[T, Cost]:
     return result, Cost(_cpu_seconds(children) - cpu, time.perf_counter() - wall)
 
 
+def repetitions(most: int, deadline: float = math.inf) -> Iterator[int]:
+    """Count from 1 to `most`; stop before a further repetition, as long as the last, would end after the deadline.
+
+    deadline: of time.monotonic(), in seconds.
+    """
+    for number in range(1, most + 1):
+        start = time.monotonic()
+        yield number
+        if 2 * time.monotonic() - start > deadline:
+            return
+
+
 def in_turns(ways: Mapping[str, Callable[[], T]], turns: int) -> tuple[dict[str, Cost], dict[str, T]]:
     """Call every way in turn, `turns` times, so that a busy machine slows all alike. Returns medians and results."""
+    costs, results = costs_in_turns(ways, range(turns))
+    return {name: median(own) for name, own in costs.items()}, results
+
+
+def costs_in_turns(
+    ways: Mapping[str, Callable[[], T]], turns: Iterable[int]
+) -> tuple[dict[str, list[Cost]], dict[str, T]]:
+    """Call every way in each turn; return the costs of all calls, and the last results."""
     costs: dict[str, list[Cost]] = {name: [] for name in ways}
     results: dict[str, T] = {}
-    for _ in range(turns):
+    for _ in turns:
         for name, way in ways.items():
             results[name], cost = timed(way)
             costs[name].append(cost)
-    return {name: median(own) for name, own in costs.items()}, results
+    return costs, results
 
 
 def median(costs: Sequence[Cost]) -> Cost:
@@ -76,9 +99,8 @@ def _cpu_seconds(children: bool) -> float:
 
 
 def _wait_for_gpu() -> None:
-    torch: Any = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.synchronize()
+    if on_gpu():
+        sys.modules["torch"].cuda.synchronize()
 
 
 def highest_memory() -> int:
@@ -92,8 +114,51 @@ def resident(field: str) -> int:
 
 
 def reset_peak() -> None:
-    """Start the measurement of VmHWM anew, see proc(5)."""
-    Path("/proc/self/clear_refs").write_text("5")
+    """Start the measurement of `highest` anew, see proc(5)."""
+    gc.collect()
+    if on_gpu():
+        torch: Any = sys.modules["torch"]
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def highest() -> int:
+    """The most bytes in use since `reset_peak`: of the GPU, by all its processes; else of this process's memory."""
+    if not on_gpu():
+        return resident("VmHWM")
+    torch: Any = sys.modules["torch"]
+    free, total = torch.cuda.mem_get_info()
+    return total - free + torch.cuda.max_memory_reserved() - torch.cuda.memory_reserved()
+
+
+def on_gpu() -> bool:
+    """Whether this process has loaded torch, and torch finds a GPU."""
+    torch: Any = sys.modules.get("torch")
+    return torch is not None and torch.cuda.is_available()
+
+
+def peak_memory(run: Callable[[], Any], *, children: bool = False) -> float:
+    """Bytes that a run holds at its peak beyond those before it, with its child processes; NaN where unknown.
+
+    On a GPU: torch's memory in this process, which does not include vLLM's.
+    """
+    if on_gpu():
+        reset_peak()
+        torch: Any = sys.modules["torch"]
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    if not Path("/proc/self/status").exists():
+        run()
+        return float("nan")
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # else memory that earlier ways freed would be used again unseen
+    reset_peak()
+    before = resident("VmRSS")
+    run()
+    return highest() - before + sum(c.memory_info().rss for c in (children_of_this_process() if children else []))
 
 
 class Printout:

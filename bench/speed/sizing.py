@@ -18,11 +18,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from bench.speed.measure import option_parser, reset_peak, resident, timed, write_csv
+from bench.sizing.machines import Machine, machine
+from bench.speed.measure import highest, option_parser, reset_peak, resident, timed, write_csv
 from bench.speed.random_llama import random_policy
 from bench.store import Address, Store
 
@@ -39,7 +40,7 @@ STAGES = {  # name in the store: name in bench.size
     "divergence_samples": "KL",
     "lm_eval_exact_match": "lm-eval",
 }
-NUMBERS = ("tokens", "flops", "bytes")
+NUMBERS = ("tokens", "flops", "bytes", "seconds")
 
 
 def main(arguments: list[str]) -> None:
@@ -78,7 +79,9 @@ def main(arguments: list[str]) -> None:
             taken = _run([*overrides, f"store={folder}/store"], counting=False, whole=whole)
             # counting FLOPs slows a run down, so it is a run of its own
             counted = _run([*overrides, f"store={folder}/counting"], counting=True, whole=whole)
-            rows_of_way = [{"way": way, **row} for row in _beside(taken, counted, overrides)]
+            for name, stage in counted["stages"].items():
+                taken["stages"][name]["flops"] = stage["flops"]
+            rows_of_way = [{"way": way, **row} for row in beside(taken, overrides, machine("cpu", 1e11))]
             print(*map(_line, rows_of_way), sep="\n", flush=True)
             rows += rows_of_way
     write_csv(options.csv, rows)
@@ -102,26 +105,27 @@ def _run(overrides: list[str], *, counting: bool, whole: bool) -> dict[str, Any]
     return json.loads(answer.stdout.splitlines()[-1])
 
 
-def _beside(taken: dict[str, Any], counted: dict[str, Any], overrides: list[str]) -> list[dict[str, Any]]:
+def beside(taken: dict[str, Any], overrides: list[str], where: Machine) -> list[dict[str, Any]]:
     """Each stage's measured numbers with the estimates of bench.size, given the mean lengths."""
     from bench.config.compose import CONF
-    from bench.sizing.machines import machine
     from bench.sizing.stages import SizeHints, estimate
     from bench.sweeps.cells import cells
 
     found = cells(overrides, CONF)
     assert found is not None
     hints = SizeHints(prompt_tokens=taken["prompt_tokens"], completion_tokens=taken["completion_tokens"])
-    by_name = {stage.name: stage for stage in estimate(found, machine("cpu", 1e11), hints).stages}
-    rows = []
-    for name, stage in taken["stages"].items():
-        row = {"stage": name, **stage, "flops": counted["stages"][name]["flops"]}
-        rows.append(row | {f"estimated_{number}": getattr(by_name[name], number) for number in NUMBERS})
-    return rows
+    by_name = {stage.name: stage for stage in estimate(found, where, hints).stages}
+    return [
+        {"stage": name, **stage, **{f"estimated_{number}": getattr(by_name[name], number) for number in NUMBERS}}
+        for name, stage in taken["stages"].items()
+    ]
 
 
 class MeasuringStore(Store):
-    """A store that measures what each stage takes to make its artifacts; memory is counted beyond `bare` bytes."""
+    """A store that measures what each stage takes to make its artifacts; memory is counted beyond `bare` bytes.
+
+    On a GPU: its memory that torch reserves in this process, and whatever else of it is in use.
+    """
 
     def __init__(self, root: Path, *, counting: bool, bare: int) -> None:
         super().__init__(root)
@@ -131,7 +135,6 @@ class MeasuringStore(Store):
     def _build(self, address: Address, folder: Path, build: Callable[[Path], dict[str, float]]) -> dict[str, Any]:
         from torch.utils.flop_counter import FlopCounterMode
 
-        gc.collect()
         reset_peak()
         counter = FlopCounterMode(display=False)
         with counter if self.counting else contextlib.nullcontext():
@@ -142,7 +145,8 @@ class MeasuringStore(Store):
             so_far["tokens"] += counts.get("generated_tokens", counts.get("train_tokens", 0))
         so_far["flops"] += counter.get_total_flops() if self.counting else 0
         so_far["cpu_seconds"] += cost.cpu
-        so_far["bytes"] = max(so_far["bytes"], resident("VmHWM") - self.bare)
+        so_far["seconds"] += cost.wall
+        so_far["bytes"] = max(so_far["bytes"], highest() - self.bare)
         return manifest
 
 
@@ -156,18 +160,19 @@ def measured(*, counting: bool, whole: bool) -> None:
         with tempfile.TemporaryDirectory() as folder:
             small = random_policy(Path(folder, "policy"), 1, 32, 400)
             few = [f"policy.path={small.path}", f"store={folder}/store", "task.max_new_tokens=4"]
-            _experiment([*sys.argv[1:], *few], counting=False, bare=0, whole=whole)
+            experiment([*sys.argv[1:], *few], counting=False, bare=0, whole=whole)
         gc.collect()
         bare = resident("VmRSS")
-    print(json.dumps(_experiment(sys.argv[1:], counting=counting, bare=bare, whole=whole)))
+    print(json.dumps(experiment(sys.argv[1:], counting=counting, bare=bare, whole=whole)))
 
 
-def _experiment(overrides: list[str], *, counting: bool, bare: int, whole: bool) -> dict[str, Any]:
+def experiment(overrides: list[str], *, counting: bool, bare: int, whole: bool) -> dict[str, Any]:
     """Run the experiment, or only its training where not `whole`; returns mean lengths and what each stage took."""
     from bench.config import checks
     from bench.config.compose import CONF
     from bench.models.loading import load_tokenizer
     from bench.models.tokens import encode
+    from bench.procedures.parts import Parts
     from bench.seeds import generator
     from bench.store import using
     from bench.sweeps.cells import cells
@@ -181,7 +186,7 @@ def _experiment(overrides: list[str], *, counting: bool, bare: int, whole: bool)
     with using(store):
         prompts, base = parts["task"].prompts("train"), parts["policy"](parts["task"])
         if whole:
-            parts.pop("procedure")(**parts, **{name: cfg[name] for name in checks.RUN_SETTINGS})
+            parts["procedure"](Parts.of(cast(Mapping[str, Any], cfg), parts))
         pool = parts["generation"](prompts, base, num_completions=cfg.num_completions, seed=cfg.seed)
         if not whole:
             chosen = parts["selection"](parts["scoring"](prompts, pool).value, generator(cfg.seed, "selection"))
