@@ -111,7 +111,7 @@ class Book:
         kinds = ("figures",) if place == "figures" else ("tables", "figures")
         known = []
         for kind in kinds:
-            functions = [*parts(kind), *self.own]  # type: ignore[arg-type]
+            functions = [*parts(kind), *self.own]
             for function in sorted(functions, key=lambda part: not getattr(part, "__name__", "").startswith(last)):
                 for exhibit in self._of(kind, function):
                     known.append(exhibit.name)
@@ -155,8 +155,8 @@ class Book:
             raise BenchError(f"{groups[0].label} and {groups[1].label} share no seed")
         if lacking := [point for number, point in enumerate(points) if point not in groups[number].runs[0]._per_prompt]:
             raise BenchError(f"the runs have no values of {' '.join(map(str, lacking[0]))}")
-        values = [Group({}, tuple(runs[number])).per_prompt(*points[number]) for number in (0, 1)]
-        found = contrast(*values, f"{groups[0].label} {points[0]} - {groups[1].label} {points[1]}")
+        first, second = (Group({}, tuple(runs[number])).per_prompt(*points[number]) for number in (0, 1))
+        found = contrast(first, second, f"{groups[0].label} {points[0]} - {groups[1].label} {points[1]}")
         return Number(found.difference.value, found.difference.low, found.difference.high, verdict=found.verdict)
 
     def metric(self, name: str, *settings: Mapping[str, Any], **more: Any) -> Number:

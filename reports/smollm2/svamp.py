@@ -1,9 +1,9 @@
 """SVAMP (Patel et al. 2021, arXiv 2103.07191) as rows for task=jsonl: prompt, answer and worked solution.
 
-python reports/smollm2/svamp.py SVAMP.json svamp.jsonl      # a file of SVAMP, as one JSON list or with one problem per line
+python reports/smollm2/svamp.py SVAMP.json svamp.jsonl      # SVAMP as one JSON list, or with one problem per line
 
-A solution has one line per operation of the problem's equation, then the answer: "290 / 2 = 145", "#### 145". Problems whose
-equation is not the answer, or is one number, are left out, and counted.
+A solution has one line per operation of the problem's equation, then the answer: "290 / 2 = 145", "#### 145". Problems
+whose equation is not the answer, or is one number, are left out, and counted.
 """
 
 import ast
