@@ -15,7 +15,7 @@ from bench.config.compose import CONF
 from bench.errors import BenchError
 from bench.speed import gpu, gpu_checks, gpu_parts, gpu_runs, sampling_ways
 from bench.speed.__main__ import main
-from bench.speed.gpu_report import Outcome, Report
+from bench.speed.gpu_report import PartOutcome, Report
 from bench.speed.gpu_setup import ON_CPU, NotRunError, Setup
 from bench.sweeps.cells import cells
 
@@ -84,7 +84,7 @@ def test_a_part_that_fails_dies_hangs_or_cannot_run_ends_no_other(setup, tmp_pat
     assert "| theirs | 2,500 |" in page
 
     monkeypatch.setattr(gpu, "LEAST", 0.0)
-    worker = gpu.Worker()
+    worker = gpu.PartWorker()
     kinds = worker.do("good", good, setup, time.monotonic() + 300, lambda row: None)
     found: list[Any] = []
     state, reason = worker.do("hangs", hangs, setup, time.monotonic() + 3, found.append)
@@ -215,7 +215,7 @@ def test_the_figure_has_a_panel_for_what_there_is(tmp_path):
         [("sft, packed", 0.3)],
         [("KL, seconds", 2.0)],
     ]
-    report.end(Outcome("a", "failed", 1.0, 0, "a | b " + "word " * 30))
+    report.end(PartOutcome("a", "failed", 1.0, 0, "a | b " + "word " * 30))
     report.draw()
     page = (tmp_path / "report" / "README.md").read_text()
     assert "figure.png" in page

@@ -25,7 +25,7 @@ from typing import Any
 
 from bench.errors import first_line, quoted
 from bench.speed import gpu_parts, gpu_runs
-from bench.speed.gpu_report import Outcome, Report
+from bench.speed.gpu_report import PartOutcome, Report
 from bench.speed.gpu_setup import ON_CPU, ON_GPU, NotRunError, Row, Setup
 from bench.speed.measure import option_parser
 
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> None:
 def run(parts: Mapping[str, tuple[Part, float]], setup: Setup, report: Report, seconds: float) -> None:
     """Run the parts one after another, and draw the figure. A part that fails or hangs ends no other."""
     last = time.monotonic() + seconds
-    worker: Worker | None = None
+    worker: PartWorker | None = None
     try:
         for name, (part, share) in parts.items():
             start = time.monotonic()
@@ -91,10 +91,10 @@ def run(parts: Mapping[str, tuple[Part, float]], setup: Setup, report: Report, s
             state, reason = ("not run", "no time was left")
             if last - start > LEAST:
                 print(f"{name}: at most {deadline - start:.0f} s", flush=True)
-                worker = worker or Worker()
+                worker = worker or PartWorker()
                 state, reason = worker.do(name, part, given, min(last, deadline + GRACE), partial(report.add, name))
             took = time.monotonic() - start
-            report.end(Outcome(name, state, round(took, 1), len(report.tables.get(name, [])), reason))
+            report.end(PartOutcome(name, state, round(took, 1), len(report.tables.get(name, [])), reason))
             print(f"{name}: {state} after {took:.0f} s{f': {reason}' if reason else ''}", flush=True)
             harmless = state in ("done", "not run") and name != "vllm"
             if worker is not None and not harmless:  # what it left in memory must not harm the next part
@@ -107,11 +107,11 @@ def run(parts: Mapping[str, tuple[Part, float]], setup: Setup, report: Report, s
     try:
         report.draw()
     except Exception as error:
-        report.end(Outcome("figure", "failed", round(time.monotonic() - start, 1), 0, _words(error)))
+        report.end(PartOutcome("figure", "failed", round(time.monotonic() - start, 1), 0, _words(error)))
     print(f"written: {report.folder / 'README.md'}", flush=True)
 
 
-class Worker:
+class PartWorker:
     """A process that runs parts: it may hang, run out of memory or die with a fault of CUDA."""
 
     def __init__(self) -> None:

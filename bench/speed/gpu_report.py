@@ -14,7 +14,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PartOutcome:
     """How a part ended."""
 
     part: str
@@ -31,7 +31,7 @@ class Report:
     folder: Path
     command: str
     tables: dict[str, list[Row]] = field(default_factory=dict)
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[PartOutcome] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """BenchError where the folder holds something else."""
@@ -49,13 +49,13 @@ class Report:
         rows.append(row)
         _write_csv(self.folder / "tables" / f"{part}.csv", rows)
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: PartOutcome) -> None:
         self.outcomes.append(outcome)
         self._write()
 
     def _write(self) -> None:
         rows = [asdict(outcome) for outcome in self.outcomes]
-        _write_csv(self.folder / "parts.csv", rows or [dict.fromkeys(Outcome.__annotations__, "")])
+        _write_csv(self.folder / "parts.csv", rows or [dict.fromkeys(PartOutcome.__annotations__, "")])
         (self.folder / "README.md").write_text(self.page())
 
     def page(self) -> str:
