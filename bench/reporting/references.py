@@ -14,7 +14,6 @@ an interval of its own: `difference` pairs both sides by seed and prompt.
 
 import functools
 import re
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,11 +30,10 @@ from bench.reporting.exhibits import Part, made, parts
 from bench.reporting.figure_settings import FigureSettings
 from bench.reporting.groups import Group, grouped, in_order
 from bench.reporting.tables import seeds_mean
+from bench.reporting.words import wrapped
 
 OF = {"sampled": SAMPLED, "greedy": ("greedy", "accuracy", 1), "kl": ("policy", "kl", 1)}
 OF |= {"best temperature": (AT_BEST, "accuracy", 1)}
-LINE = 132  # characters of a README's line
-ITEM = re.compile(r" {0,3}((-|\d+\.) )?")  # what begins an item of a list
 AT_N = re.compile(r"(pass|majority|best_of_n)@(\d+)")
 
 
@@ -214,29 +212,6 @@ def render(template: Path, book: Book) -> str:
         near = re.match(r"'(\w+)' is undefined|No filter named '(\w+)'", reason)
         hint = did_you_mean(near[1] or near[2], [*language.globals, *FILTERS]) if near else ""
         raise BenchError(f"{template}, line {line}: {reason.rstrip('.')}{hint or '.'}".replace("?.", "?")) from error
-
-
-def wrapped(text: str) -> str:
-    """Markdown with every paragraph and list item filled anew; tables, code, headings and figures as they are."""
-    blocks: list[list[str]] = []
-    fenced = prose = False
-    for line in text.split("\n"):
-        fenced ^= line.startswith("```")
-        continues = prose and not ITEM.match(line)[0].strip()  # type: ignore[index]
-        prose = bool(line.strip()) and not fenced and not re.match(r"[|#!`]|    ", line)
-        if prose and continues:
-            blocks[-1].append(line.strip())
-        else:
-            blocks.append([line])
-            blocks[-1] += [""] * prose  # two lines or more: prose
-    return "\n".join(block[0] if len(block) == 1 else _filled(" ".join(filter(None, block))) for block in blocks)
-
-
-def _filled(text: str) -> str:
-    whole = re.sub(r"(?<=\d), (?=[-\d.,]+\])", ",\0", text)  # an interval stays on its line
-    indent = " " * len(ITEM.match(text)[0])  # type: ignore[index]
-    filled = textwrap.fill(whole, LINE, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-    return filled.replace("\0", " ")
 
 
 def environments(runs: Iterable[Run]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ TASKS = {
     "ReasoningGym": "Reasoning Gym",
     "Jsonl": "prompts of a local file",
 }
+LINE = 132  # characters of a README's line
+ITEM = re.compile(r" {0,3}((-|\d+\.) )?")  # what begins an item of a list
 SCORERS = {"verify": "the task's verifier", "judge": "a language model as judge"}
 
 
@@ -113,3 +116,27 @@ def best_of_n_name(runs: Iterable[Run]) -> str:
     """Best-of-n and who chooses; only Best-of-n where gold does in some runs and a learned reward in others."""
     choosers = {"learned reward" if is_learned(run) else "oracle" for run in runs}
     return f"Best-of-n ({choosers.pop()})" if len(choosers) == 1 else "Best-of-n"
+
+
+def wrapped(text: str) -> str:
+    """Markdown with every paragraph and list item filled anew; tables, code, headings and figures as they are."""
+    blocks: list[list[str]] = []
+    fenced = prose = False
+    for line in text.split("\n"):
+        fenced ^= line.startswith("```")
+        continues = prose and not ITEM.match(line)[0].strip()  # type: ignore[index]
+        prose = bool(line.strip()) and not fenced and not re.match(r"[|#!`]|    ", line)
+        if prose and continues:
+            blocks[-1].append(line.strip())
+        else:
+            blocks.append([line])
+            blocks[-1] += [""] * prose  # two lines or more: prose
+    return "\n".join(block[0] if len(block) == 1 else _filled(" ".join(filter(None, block))) for block in blocks)
+
+
+def _filled(text: str) -> str:
+    text = re.sub(r"(?<=\S)  +", " ", text)
+    whole = re.sub(r"(?<=\d), (?=[-\d.,]+\])", ",\0", text)  # an interval stays on its line
+    indent = " " * len(ITEM.match(text)[0])  # type: ignore[index]
+    filled = textwrap.fill(whole, LINE, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return filled.replace("\0", " ")
