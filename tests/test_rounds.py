@@ -329,14 +329,14 @@ def die_in_the_second_round() -> None:
 @pytest.fixture(scope="module")
 def finished(shared: Shared, tiny_policy: Policy) -> Path:
     """Killed after its first round was trained, then run to its end; and a single round from the same store."""
-    settings = ["procedure=rounds", "procedure.rounds=2", "procedure.start=current"]
+    settings = ["procedure=rounds", "procedure.rounds=2", "procedure.start=current", "prompt_filter=all"]
 
     def make(folder: Path) -> None:
         first = run(folder, tiny_policy, *settings, prepare=die_in_the_second_round)
         assert first.returncode == 9, first.stderr
         before = {path: path.stat().st_mtime_ns for path in (folder / "store").glob("*/*/**/manifest.json")}
         assert len([path for path in before if "sft" in path.parts]) == 2
-        for given in (settings, ["name=single", "procedure=single"]):
+        for given in (settings, ["name=single", "procedure=single", "prompt_filter=all"]):
             ended = run(folder, tiny_policy, *given)
             assert ended.returncode == 0, ended.stderr
         assert {path: path.stat().st_mtime_ns for path in before} == before, "made again"
