@@ -185,7 +185,7 @@ def test_every_table_figure_and_text_names_them(own: Finished, judged: Finished)
 
 
 def test_without_any_the_run_id_is_that_of_before() -> None:
-    cfg = composed("experiment=quick")
+    cfg = composed("experiment=quick", "prompt_filter=all")
     settings = Cell("", cfg, ()).config
     assert settings["arms"] == {}
     bare = {name: value for name, value in settings.items() if name != "arms"}
