@@ -30,7 +30,7 @@ class Look:
 
 LOOKS = {
     "best_of_n": Look(COLOURS["best_of_n"], "o", "-"),
-    "oracle": Look("#56B4E9", "o", (0, (1, 1))),
+    "oracle": Look("#56B4E9", "h", (0, (4, 1, 1, 1, 1, 1))),
     "soft_best_of_n": Look("#CC79A7", "v", (0, (5, 1.5, 1, 1.5))),
     "tuned": Look(COLOURS["tuned"], "D", (0, (5, 1.5))),
     "control": Look(COLOURS["control"], "s", (0, (2.5, 1.5))),
