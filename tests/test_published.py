@@ -168,3 +168,16 @@ def test_paragraphs_are_filled_and_tables_are_not():
     assert filled[-1] == f"| {'cell ' * 40} |"
     assert max(map(len, filled[2:-1])) <= 132
     assert wrapped("A.\n- one\n  two\n- three") == "A.\n- one two\n- three"
+
+
+def test_the_findings_of_the_readme_are_those_of_the_decision_page():
+    root = Path(__file__).parents[1]
+
+    def rows(path: Path, prefix: str) -> dict[str, list[str]]:
+        found = [line.strip("| ").split(" | ") for line in path.read_text().splitlines() if line.startswith("| [")]
+        return {cells[0].replace(f"]({prefix}", "]("): cells[1:3] for cells in found}
+
+    page = rows(root / "reports" / "README.md", "")
+    shown = {name: cells for name, cells in rows(root / "README.md", "reports/").items() if name in page}
+    assert len(shown) == 8
+    assert all(cells == page[name] for name, cells in shown.items())
