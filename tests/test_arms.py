@@ -25,7 +25,7 @@ from bench.store import Store, using
 from bench.sweeps.cells import Cell, cells, changed_input, is_done, state
 from bench.sweeps.plan import record_of
 
-ALONG = ("training.epochs=2", "training.keep_every=3", "task.validation_prompts=10")
+ALONG = ("prompt_filter=all", "training.epochs=2", "training.keep_every=3", "task.validation_prompts=10")
 
 
 def folders(run: Finished | Path) -> dict[str, Path]:
