@@ -115,6 +115,7 @@ def test_a_training_prompt_may_have_fewer_completions(files: dict[str, Path], ru
     ours = run(
         {"train": files["train"]},
         "selection=random_per_prompt",
+        "prompt_filter=all",
         like=lambda row: row if (row["id"], row["sample"]) in keep else None,
     )
     assert ours.metrics["pool/completions"] == len(keep) == 4 * 40 - 6
