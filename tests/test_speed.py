@@ -171,7 +171,7 @@ def test_a_stages_products_are_counted_beside_their_estimate(tmp_path: Path):
     policy = random_policy(tmp_path / "policy", 2, 64, 400)
     overrides = [
         *("policy=folder", f"policy.path={policy.path}", "tracking=none", "task.train_prompts=4", "num_completions=4"),
-        *("task.max_new_tokens=16", "selection=random_per_prompt", "training.epochs=1"),
+        *("task.max_new_tokens=16", "selection=random_per_prompt", "prompt_filter=all", "training.epochs=1"),
         *("training.batch_size=4", "control=none", f"store={tmp_path}/store"),
     ]
     taken = sizing.experiment(overrides, counting=True, bare=0, whole=False)

@@ -34,7 +34,7 @@ from bench.reporting.words import wrapped
 
 OF = {"sampled": SAMPLED, "greedy": ("greedy", "accuracy", 1), "kl": ("policy", "kl", 1)}
 OF |= {"best temperature": (AT_BEST, "accuracy", 1)}
-AT_N = re.compile(r"(pass|majority|best_of_n)@(\d+)")
+AT_N = re.compile(r"(pass|majority|weighted_majority|best_of_n)@(\d+)")
 
 
 @dataclass(frozen=True)

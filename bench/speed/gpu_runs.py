@@ -31,7 +31,8 @@ def estimates(setup: Setup) -> Iterator[Row]:
         *("policy=folder", f"policy.path={policy.path}", "tracking=none", f"store={setup.scratch}/estimates"),
         *(f"task.train_prompts={prompts}", f"task.test_prompts={prompts // 2}", f"num_completions={SAMPLES}"),
         *(f"baseline_completions={SAMPLES}", f"evaluation.num_completions={SAMPLES}", "evaluation.lm_eval=false"),
-        *(f"task.max_new_tokens={sizes.new_tokens}", "selection=random_per_prompt", "control=none"),
+        *(f"task.max_new_tokens={sizes.new_tokens}", "selection=random_per_prompt", "prompt_filter=all"),
+        "control=none",
         *("generation=transformers", "training.epochs=1", f"training.batch_size={min(sizes.batch, prompts)}"),
     ]
     taken = sizing.experiment(overrides, counting=False, bare=0, whole=True)

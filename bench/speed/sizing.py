@@ -70,7 +70,13 @@ def main(arguments: list[str]) -> None:
                 *(f"task.train_prompts={options.prompts}", f"task.test_prompts={max(2, options.prompts // 2)}"),
                 *(f"num_completions={options.samples}", f"baseline_completions={options.samples}"),
                 *(f"evaluation.num_completions={options.samples}", f"task.max_new_tokens={options.tokens}"),
-                *("selection=random_per_prompt", "control=none", "training.epochs=2", "training.batch_size=8"),
+                *(
+                    "selection=random_per_prompt",
+                    "prompt_filter=all",
+                    "control=none",
+                    "training.epochs=2",
+                    "training.batch_size=8",
+                ),
                 *WAYS[way],
             ]
             whole = not rows  # all ways share what comes before the training
