@@ -95,13 +95,8 @@ def for_verifier(here: str, elsewhere: str, *, _root_: DictConfig) -> str:
     """Return a default that depends on whether scoring gives verdicts, 0 or 1: ${for_verifier:VALUE,ELSEWHERE}."""
     try:
         known = getattr(target("scoring", _root_["scoring"]), "known_of_scorer", None)
-    except (
-        BenchError,
-        KeyError,
-        TypeError,
-        MissingMandatoryValue,
-    ):  # the check of the configuration says what is wrong
-        return elsewhere
+    except (BenchError, KeyError, TypeError, MissingMandatoryValue):
+        return elsewhere  # the check of the configuration says what is wrong
     return here if getattr(known, "verdicts", False) else elsewhere
 
 
