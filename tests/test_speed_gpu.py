@@ -196,10 +196,23 @@ def test_the_experiment_is_not_run_without_hub_and_folders(setup, monkeypatch):
     assert found[0].cfg.task.path == "data"
 
 
-def test_the_experiments_run_is_stopped_at_the_deadline(setup, monkeypatch):
-    late = Setup(**{**vars(setup), "deadline": time.monotonic() + 0.5, "smollm2": "model", "gsm8k": "data"})
-    monkeypatch.setattr(sys, "executable", "/bin/sleep")  # of "-m": it ends at once with a complaint
-    with pytest.raises(NotRunError, match="sleep"):
+@pytest.mark.parametrize(
+    ("minutes", "script", "complaint"),
+    [
+        (0.0, "exec sleep 600", "stopped at the end of the minutes"),
+        (10.0, "echo no such model; exit 1", "no such model"),
+    ],
+)
+def test_the_experiments_run_is_stopped_at_the_deadline_and_its_complaint_is_kept(
+    setup, monkeypatch, tmp_path, minutes, script, complaint
+):
+    stand_in = tmp_path / "python"
+    stand_in.write_text(f"#!/bin/sh\n{script}\n")
+    stand_in.chmod(0o755)
+    deadline = time.monotonic() + 60 * minutes
+    late = Setup(**{**vars(setup), "deadline": deadline, "smollm2": "model", "gsm8k": "data"})
+    monkeypatch.setattr(sys, "executable", str(stand_in))
+    with pytest.raises(NotRunError, match=complaint):
         list(gpu_runs.gsm8k_smollm2(late))
 
 
