@@ -25,8 +25,6 @@ from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, blank
 
 SEEDS = (0, 1)
 USERS = (3.25, 2.4)  # inches: a size that a user may want
-# on hard data, these alone are tried at a user's size and hold texts against data; of few methods, most figures do
-CLEAR = ("frontier", "frontier_reward", "heat_map", "generators")
 SCORED = {
     "scorer/equals_gold": 0.4,
     "scorer/tie_rate": 0.1,
@@ -256,16 +254,14 @@ def test_no_text_overlaps_another_covers_data_or_is_clipped(part, size, hard):
     found = made(part, hard)
     assert found, "no hard data for this figure"
     for figure in found:
-        if size == USERS and figure.name not in CLEAR:
-            continue
         shown = at_width(figure, *size) if size != USERS else sized(figure)
         if shown is None:
             continue
-        assert_clear(shown, of_data=figure.name in CLEAR)
+        assert_clear(shown)
 
 
-def assert_clear(figure: Figure, *, of_data: bool) -> None:
-    """No text is clipped, overlaps another or, where wanted, covers data; no legend is too long."""
+def assert_clear(figure: Figure) -> None:
+    """No text is clipped, overlaps another or covers data; no legend is too long."""
     with drawn(figure) as canvas:
         boxes = texts_of(canvas)
         edge = canvas.bbox.padded(1.5)
@@ -280,7 +276,7 @@ def assert_clear(figure: Figure, *, of_data: bool) -> None:
         words = [[text.get_text() for text in legend.get_texts()] for legend in legends]
     assert not clipped, f"{figure.name}: {clipped}"
     assert not overlapping, f"{figure.name}: {overlapping}"
-    assert not (of_data and over_data), f"{figure.name}: {over_data}"
+    assert not over_data, f"{figure.name}: {over_data}"
     assert all(len(shown) <= 6 for shown in words), f"{figure.name}: {words}"
 
 
@@ -306,7 +302,7 @@ def test_figures_of_few_methods_are_clear_at_a_users_size(count, tmp_path):
             continue
         shown = sized(figure)
         assert shown is not None, f"{figure.name} has no room"
-        assert_clear(shown, of_data=True)
+        assert_clear(shown)
 
 
 def sized(figure: Figure) -> Figure | None:
