@@ -84,6 +84,8 @@ def test_frames_hold_the_records_and_one_column_joins_them(runs):
 def test_what_can_not_be_loaded_is_said(folder, tmp_path):
     with pytest.raises(BenchError, match=r"report holds no finished run"):
         bench.load(folder / "report")
+    with pytest.raises(BenchError, match=rf"holds no finished run .*; its runs are '{re.escape(str(folder))}/\*'"):
+        bench.load(folder)
     with pytest.raises(BenchError, match=r"nowhere/\* finds no finished run"):
         bench.load("nowhere/*")
     with pytest.raises(BenchError, match="given no path"):
@@ -183,7 +185,7 @@ def test_a_crowd_is_drawn_in_blocks_on_axes_of_ones_own(tmp_path):
 def test_words_are_replaced_whole_wherever_they_stand(runs):
     panels = bench.plot.selection(runs[:2], labels={"top_per_prompt": "best"})
     assert {"best", "softmax"} <= {tick.get_text() for tick in panels[0].get_yticklabels()}
-    with pytest.raises(BenchError, match="labels: soft is not a text of selection"):
+    with pytest.raises(BenchError, match=r"labels: soft is not a text of selection; its texts are .*random control"):
         bench.plot.selection(runs[:2], labels={"soft": "?"})
 
 
@@ -238,7 +240,7 @@ def test_slides_have_larger_text_and_figures(runs):
             ["figures.frontier.size=[2,1.5]", "style=talk"],
             r"frontier has no room in 2 x 1\.5 inches for text of 12",
         ),
-        (["figures.labels={nope: a}"], r"figures\.labels: nope is not a text of any figure"),
+        (["figures.labels={nope: a}"], r"figures\.labels: nope is not a text of any figure; texts are .*fine-tuned"),
         (["figures.frontier.labels={nope: a}"], r"figures\.frontier\.labels: nope is not a text of this figure"),
         (["figures.size=[1,.nan]"], r"figures\.size=\[1, nan\] is not allowed"),
         (["figures.frontier.colour=red"], r"figures\.frontier\.colour is not known: a setting of figures\.frontier is"),

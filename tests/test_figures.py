@@ -186,6 +186,18 @@ def test_runs_that_share_a_pool_share_its_curve(swept, selected):
     assert [row["n"] for row in shared] == [1, 2, 4]
 
 
+def test_the_selection_figure_has_one_panel_without_a_control(tmp_path):
+    runs = [
+        made_run(tmp_path, prompts=24, settings={"selection._target_": f"bench.selection.{name}", "control": "none"})
+        for name in ("mbr", "rso")
+    ]
+    figure = named(figures(runs), "selection")
+    assert "control" not in figure.caption
+    assert "paired difference" not in figure.caption
+    with drawn(figure) as canvas:
+        assert [axes.get_xlabel() for axes in canvas.axes] == ["accuracy"]
+
+
 def test_the_selection_figure_is_ordered_and_paired(selected):
     figure = named(figures(selected), "selection")
     assert [row["tuned"] for row in figure.rows] == sorted(row["tuned"] for row in figure.rows)

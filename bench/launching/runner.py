@@ -119,6 +119,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     print(main_table(finished))
     print("", *sentences([finished]), sep="\n")
     print(f"\nfigure    {drawn[0]}\nrecords   {folder}\npolicy    {results.policies['tuned'].path}")
+    print(f"report    python -m bench.report {folder}")
     if tracked is not None:
         print(tracked)
     sys.stdout.flush()
@@ -186,11 +187,11 @@ def _limit_threads(threads: int) -> None:
 
 def _say_where_time_went(uses: Sequence[Use], total: float, beside: Collection[Path]) -> None:
     """Print the seconds of each stage in this run, and the work that was reused. beside: by the second process."""
+    ancestors = unique(uses)
     made: dict[str, float] = {}
-    for use in uses:
+    for use in ancestors:
         made[use.stage] = made.get(use.stage, 0.0) + (0.0 if use.reused else use.seconds)
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in made.items() if seconds)
-    ancestors = unique(uses)
     elsewhere = sum(use.seconds for use in ancestors if use.folder in beside)
     rest = total - sum(made.values()) + elsewhere
     say(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import BenchError, expanded
 from bench.records import packed
 from bench.records.completions import completions, frame
-from bench.records.read import CURVES, PER_PROMPT, SAMPLES, Run, is_finished, read_run
+from bench.records.read import CURVES, FAILURE, METRICS, PER_PROMPT, SAMPLES, Run, is_finished, read_run
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -110,7 +110,17 @@ def _folders(path: str) -> list[Path]:
     found = [Path(name) for name in expanded(path) if name == path or is_finished(Path(name))]
     if not found:
         raise BenchError(f"{path} finds no finished run.")
+    if not is_finished(found[0]):
+        raise no_run(found)
     return found
+
+
+def no_run(folders: Sequence[Path]) -> BenchError:
+    """The refusal of folders without a finished run: they failed, or hold folders of runs."""
+    names = ", ".join(map(str, folders))
+    above = next((folder for folder in folders if any(map(is_finished, folder.glob("*")))), None)
+    todo = f"see {FAILURE} there, or run it again" if above is None else f"its runs are {str(above / '*')!r}"
+    return BenchError(f"{names} holds no finished run (no {METRICS}); {todo}.")
 
 
 def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -18,6 +18,7 @@ from bench.errors import BenchError, did_you_mean
 from bench.reporting.axes import AXES
 from bench.reporting.axes import check as check_axes
 from bench.reporting.exhibit import Figure
+from bench.reporting.finish import texts_of
 from bench.reporting.style import PAPER, blank, sheet_of, text_size
 
 SMALLEST = (6.0, 5.0)  # width and height of a panel that can be read, in the size of the text
@@ -59,7 +60,7 @@ class FigureSettings:
 
     def _try(self, figures: Sequence[Figure]) -> None:
         """Draw the figures and discard them. BenchError where a text to replace is in none, or a panel has no room."""
-        unused = set(self.labels)
+        unused, texts = set(self.labels), list[str]()
         for figure in figures:
             with (
                 blank(figure.width, figure.height, figure.sheet) as canvas,
@@ -74,7 +75,11 @@ class FigureSettings:
                 ]
             unused -= replaced
             if others := set(self.own.get(figure.name, {}).get("labels", {})) - replaced:
-                raise BenchError(f"figures.{figure.name}.labels: {sorted(others)[0]} is not a text of this figure.")
+                raise BenchError(
+                    f"figures.{figure.name}.labels: {sorted(others)[0]} is not a text of this figure; its texts are "
+                    f"{'; '.join(texts_of(canvas))}."
+                )
+            texts += texts_of(canvas)
             is_given = self.size or "size" in self.own.get(figure.name, {})
             if is_given and (said or any((size < SMALLEST).any() for size in sizes)):
                 raise BenchError(
@@ -82,7 +87,8 @@ class FigureSettings:
                     f"{text_size(figure.sheet):g} points; give a larger figures.{figure.name}.size, or style=paper."
                 )
         if unused:
-            raise BenchError(f"figures.labels: {sorted(unused)[0]} is not a text of any figure.")
+            allowed = "; ".join(dict.fromkeys(texts))
+            raise BenchError(f"figures.labels: {sorted(unused)[0]} is not a text of any figure; texts are {allowed}.")
 
     @property
     def axes(self) -> dict[str, dict[str, str]]:

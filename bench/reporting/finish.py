@@ -88,6 +88,14 @@ def _thin(axes: Any) -> None:
         axes.locator_params(axis="x", nbins=3)
 
 
+def texts_of(canvas: Any) -> list[str]:
+    """The words on a figure that was drawn, once each."""
+    from matplotlib.text import Text
+
+    found = (text.get_text() for text in canvas.get_figure(root=True).findobj(Text) if text.get_visible())
+    return list(dict.fromkeys(text for text in found if re.search("[a-zA-Z]", text)))
+
+
 def reworded(canvas: Any, labels: Labels, texts: Mapping[str, str], replaced: set[str]) -> Labels:
     """Replace texts, where they stand as whole words, in legends, titles, names of axes and ticks, and labels."""
     names = "|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True))

@@ -30,6 +30,7 @@ from bench.reporting.axes import check
 from bench.reporting.exhibit import Figure
 from bench.reporting.exhibits import made
 from bench.reporting.figure_settings import shaped
+from bench.reporting.finish import texts_of
 from bench.reporting.groups import grouped
 from bench.reporting.style import styled
 
@@ -136,7 +137,8 @@ def _draw(drawn: Figure, canvas: Any, labels: Mapping[str, str]) -> Any:
 
     replaced = drawn.draw(canvas)
     if unused := set(labels) - (replaced or set()):
-        raise BenchError(f"labels: {sorted(unused)[0]} is not a text of {drawn.name}.")
+        texts = "; ".join(texts_of(canvas))
+        raise BenchError(f"labels: {sorted(unused)[0]} is not a text of {drawn.name}; its texts are {texts}.")
     panels = [axes for axes in canvas.axes if axes.get_label() != "<colorbar>" and axes.axison]
     for axes in panels:
         axes.rows = pd.DataFrame(list(drawn.rows))

@@ -11,7 +11,8 @@ from typing import Any
 from bench.config.keys import task_name
 from bench.errors import BenchError
 from bench.records import packed
-from bench.records.read import FAILURE, METRICS, Run, is_finished, read_run, without_checksums
+from bench.records.frames import no_run
+from bench.records.read import Run, is_finished, read_run, without_checksums
 from bench.reporting.contrasts import shared_seeds
 from bench.reporting.files import MANIFEST
 from bench.reporting.groups import grouped, in_order, mixed_code
@@ -54,7 +55,7 @@ def from_folders(folders: Sequence[Path], *, task: str | None = None) -> Source:
         names = ", ".join(map(str, missing or reports))
         if not missing:
             raise BenchError(f"{names} holds a report and no run; give the folders of finished runs.")
-        raise BenchError(f"{names} holds no finished run (no {METRICS}); see {FAILURE} there, or run it again.")
+        raise no_run(missing)
     notes = [f"left out: {folder} holds no finished run" for folder in missing]
     parent = Path(os.path.commonpath([folder.absolute().parent for folder in finished]))
     runs = [read_run(folder) for folder in finished]

@@ -42,19 +42,20 @@ def selection(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None:
     rows = [_row(title, group, effects.get(group.label), point) for title, panel in panels for group in panel]
     methods = _methods(rows)
     rows.sort(key=lambda row: methods.index(row["method"]))
-    alone, high = len(panels) == 1, 0.25 + plots.row_height(methods) * len(methods)
+    high = 0.25 + plots.row_height(methods) * len(methods)
+    controls = ", with the policy tuned on as many random completions of the same prompts" * bool(arms)
     differences = (
         " Right: the paired difference with its own interval; hollow where, adjusted for the number of methods (Holm "
         "1979), no difference is resolved."
     )
     made = plots.figure(
         "selection",
-        f"Selection methods, by the {in_caption} of the policy that was fine-tuned on what each selected, "
-        "with the policy tuned on as many random completions of the same prompts." + differences * alone,
+        f"Selection methods, by the {in_caption} of the policy that was fine-tuned on what each selected{controls}."
+        + differences * _is_compared(rows),
         rows,
         shown,
         lambda canvas, rows: _draw(canvas, rows, [title for title, _ in panels], OVER[x][2]),
-        (style.FULL_WIDTH, 0.6 + high * (1 if alone else plots.rows_of(len(panels)))),
+        (style.FULL_WIDTH, 0.6 + high * (1 if len(panels) == 1 else plots.rows_of(len(panels)))),
     )
     return over(made, x=x)
 
@@ -81,13 +82,18 @@ def _methods(rows: plots.Rows) -> list[str]:
     return sorted(plots.values_of(rows, "method"), key=mean)
 
 
+def _is_compared(rows: plots.Rows) -> bool:
+    """Whether there are differences to a control, and one panel, beside which they have room."""
+    return len(plots.values_of(rows, "panel")) == 1 and any(row["difference"] is not None for row in rows)
+
+
 def _draw(canvas: Any, rows: plots.Rows, titles: Sequence[str], name: str) -> None:
     """name: of what is shown along x."""
-    methods, alone = _methods(rows), len(titles) == 1
+    methods = _methods(rows)
     for row in rows:
         place = methods.index(row["method"])
         row |= {"place": place, "above": place + NUDGE, "below": place - NUDGE}
-    if alone:
+    if _is_compared(rows):
         panels = plots.grid_of(canvas, 2, (3, 2), sharey=True)
         _differences(panels[1], rows)
         panels[0].set_xlabel(f"{name} on held-out prompts")
