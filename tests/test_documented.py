@@ -171,7 +171,7 @@ def test_every_line_that_is_a_command_is_tried(page):
         (file, word), *_ = [where for start, where in ELSEWHERE.items() if plain.startswith(start)] or [("", "")]
         assert file, f"no test tries {line!r}"
         assert word in (ROOT / file).read_text()
-        if settings := re.search(r"ARGS=(?:\"([^\"]*)\"|(\S+))", plain):
+        if settings := re.match(r"make run ARGS=(?:\"([^\"]*)\"|(\S+))", plain):
             assert composed(*(settings[1] or settings[2]).split())
 
 
