@@ -152,7 +152,7 @@ def test_plan_runs_nothing_and_knows_what_like_work_took(finished):
     result = run(folder, "plan=true", "temperature=0.9")
     assert result.returncode == 0, result.stderr
     assert "4 cells: 4 missing" in result.stdout
-    assert re.search(r"at most [\d,]+ tokens and [\d. minsh]+ of work", result.stdout)
+    assert re.search(r"about [\d,]+ tokens and [\d. minsh]+ of work", result.stdout)
     assert sorted(folder.rglob("*")) == before
 
 

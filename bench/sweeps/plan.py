@@ -143,8 +143,8 @@ def _in_words(
     tokens = (amounts.get("completions", 0) + amounts.get("harness_completions", 0)) * per.get("tokens", 0.0)
     others = ", ".join([*evaluation["transfer"], *evaluation["harness_tasks"]])
     return (
-        f"at most {tokens:,.0f} tokens and {duration(taken)} of work remain, by what {per['artifacts']:,} artifacts in "
-        f"the store took{f'; without lm-eval on {others}' if others else ''}"
+        f"about {tokens:,.0f} tokens and {duration(taken)} of work remain, by what {per['artifacts']:,} artifacts in "
+        f"the store took, of any model{f'; without lm-eval on {others}' if others else ''}"
     )
 
 
