@@ -208,7 +208,7 @@ def told(who: str = "", *, rehearse: Callable[[str], None] | None = None) -> Ite
             if time.perf_counter() - said >= EVERY:
                 said = time.perf_counter()
                 outside = "writing records and figures" if 0 < course.behind == len(course.stages) else "preparing"
-                tell("; ".join(map(str, [*_open])) or f"{outside}: {duration(said - course.start)} so far")
+                tell("; ".join(map(str, [*_open])) or f"{outside}, {duration(said - course.start)} since the start")
 
     teller = threading.Thread(target=go_on, daemon=True)
     teller.start()
