@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_runs import made_run
 
@@ -88,6 +89,27 @@ def test_tables_of_the_records_are_those_of_the_runs(runs: list[Run], made: Path
                 same = pytest.approx(value, rel=1e-5, abs=1e-6, nan_ok=True) if isinstance(value, float) else value
                 assert new[key] == same, (then.name, key)
         assert then.texts == now.texts
+
+
+def test_values_per_prompt_take_less_space_and_keep_their_means():
+    rng = np.random.default_rng(0)
+    exact = {
+        "kl": rng.gamma(0.5, size=300),
+        "proxy": rng.normal(-40, 9, size=300),
+        "share": rng.integers(0, 9, 300) / 8,
+    }
+    exact["kl"][::50], exact["share"][7] = np.nan, np.inf
+    order = rng.permutation(900)
+    points = np.repeat([*exact], 300)[order]
+    kept = packed.coarse(np.concatenate([*exact.values()])[order], points.tolist())[np.argsort(order)].reshape(3, 300)
+    ours = dict(zip(exact, kept, strict=True))
+    assert ours["share"].tolist() == exact["share"].tolist()  # few distinct values, which stay exact
+    for name, step in {"kl": 2**-8, "proxy": 2**-4}.items():  # the largest are below 8 and 128
+        assert np.isnan(ours[name]).tolist() == np.isnan(exact[name]).tolist()
+        assert 0.1 * step < np.nanmax(np.abs(ours[name] - exact[name])) <= step
+        assert np.nanmean(ours[name]) == pytest.approx(np.nanmean(exact[name]), rel=1e-12)
+        whole = ours[name] / step == np.round(ours[name] / step)
+        assert whole.sum() >= np.isfinite(exact[name]).sum() - 1  # all but the last one
 
 
 @pytest.mark.parametrize(

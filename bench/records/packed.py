@@ -1,7 +1,8 @@
 """The records of a committed report in one file, records.tar.xz: what its figures, tables and sentences read.
 
-Values per prompt and curves are rounded to float32, other numbers to seven digits. Samples, pools, selections and
-progress are left out, and so are the values per prompt that the report does not read, accuracies aside.
+Curves are rounded to float32, other numbers to seven digits. Values per prompt are rounded to some three digits where
+that saves space, and their means stay as they were. Samples, pools, selections and progress are left out, and so are
+the values per prompt that the report does not read, accuracies aside.
 """
 
 import functools
@@ -13,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from bench import store
 from bench.errors import BenchError
@@ -36,6 +39,9 @@ from bench.store.reading import CHECKSUMS, as_json, checksums_of
 FILE = "records.tar.xz"
 UNREAD = re.compile(rf"{ARTIFACTS}|{COMPLETIONS}|(rewards|selection_|validation).*\.parquet")  # by no report
 MOST_BYTES = 2**30  # unpacked; a few bytes of a damaged file can stand for any number
+POINT = ("policy", "method", "metric", "n")  # the columns of what a value is of
+BITS = 11  # of values per prompt, from the largest one's first
+FEW = 128  # distinct values: they take little space as they are
 
 
 @dataclass(frozen=True)
@@ -134,13 +140,36 @@ def _write_tables(folder: Path, read: set[Curve]) -> None:
         if name == SAMPLES:
             table = table.schema.empty_table()
         if name == PER_PROMPT:
-            names = zip(*(table.column(part).to_pylist() for part in ("policy", "method", "metric", "n")), strict=True)
+            names = list(zip(*(table.column(part).to_pylist() for part in POINT), strict=True))
+            values = pa.array(coarse(table.column("value").to_numpy(), names))
+            table = table.set_column(table.column_names.index("value"), "value", values)
             table = table.filter(pa.array([point[2] == "accuracy" or point in read for point in names], pa.bool_()))
         if name != SAMPLES:
             floats = [pa.float32() if pa.types.is_floating(column.type) else column.type for column in table.schema]
             table = table.cast(pa.schema(list(zip(table.column_names, floats, strict=True))))
         texts = [column.name for column in table.schema if pa.types.is_string(column.type)]
         pq.write_table(table, folder / name, compression="none", use_dictionary=texts)  # xz compresses better
+
+
+def coarse(values: np.ndarray, points: Sequence[Any]) -> np.ndarray:
+    """Values per prompt [rows] in steps of 2**-11 of their size, point by point. points [rows]: what each is of.
+
+    A value takes along the rounding error of those before it, and the last one all that is left: so a mean over
+    prompts, which `Run.verify` compares with curves.parquet, does not change.
+    """
+    rows: dict[Any, list[int]] = {}
+    for row, point in enumerate(points):
+        rows.setdefault(point, []).append(row)
+    result = values.astype(np.float64)
+    for of_point in rows.values():
+        finite = [row for row in of_point if np.isfinite(result[row])]
+        if len(np.unique(result[finite])) <= FEW:
+            continue
+        step = 2.0 ** (np.ceil(np.log2(np.abs(result[finite]).max())) - BITS)
+        rounded = np.diff(np.round(np.cumsum(result[finite]) / step), prepend=0) * step
+        rounded[-1] += result[finite].sum() - rounded.sum()
+        result[finite] = rounded
+    return result
 
 
 def _rounded(content: Any) -> Any:
