@@ -40,7 +40,7 @@ from bench.records.read import Run, is_finished, read_run
 from bench.reporting.figure_settings import FigureSettings, read
 from bench.reporting.files import MANIFEST, TEMPLATE, is_published
 from bench.reporting.groups import in_order
-from bench.reporting.published import is_overview, publish_overview
+from bench.reporting.published import is_page, publish_page
 from bench.reporting.sources import Source, from_folders, from_sweep, from_wandb, unverified
 from bench.store.reading import read_json
 
@@ -70,8 +70,8 @@ def main() -> None:
         if arguments.check:
             _check(options, words)
             return
-        if len(words) == 1 and is_overview(Path(words[0])):
-            say(f"overview  {publish_overview(Path(words[0]))}")
+        if len(words) == 1 and is_page(Path(words[0])):
+            say(f"page      {publish_page(Path(words[0]))}")
             return
         source = _source(options, words)
         _build(source, Path(options.get("folder", source.folder)), _own(options), wanted, start)

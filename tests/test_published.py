@@ -182,6 +182,26 @@ def test_runs_of_different_code_are_refused(runs: list[Run], copied: Path, tmp_p
         published.publish([*runs, other], copied, title="made")
 
 
+def test_a_readme_without_runs_has_its_numbers_from_csv_files(tmp_path: Path, monkeypatch, capsys):
+    (tmp_path / "data.csv").write_text("of,n,share,share_low,share_high\nKL,8,0.25,0.1,0.4\nKL,16,,,\npass,8,1,1,1\n")
+    template = tmp_path / published.TEMPLATE
+    template.write_text('{{ cell("data", "share", of="KL", n=8) }}; {{ cell("data", "share", of="pass") | percent }}\n')
+    monkeypatch.setattr("sys.argv", ["report", str(tmp_path)])
+    report.main()
+    assert (tmp_path / "README.md").read_text() == "0.250 [0.100, 0.400]; 100 %\n"
+    assert published.check(tmp_path) == []
+    (tmp_path / "data.csv").write_text("of,n,share\nKL,8,0.3\npass,8,1\n")
+    assert "where the template and the records give '0.300;" in published.check(tmp_path)[0]
+    for reference, said in {
+        'cell("dta", "share")': r"dta\.csv can't be read \(No such file or directory\); without runs, a table is such a file",
+        'cell("data", "shar", of="KL")': "data has no column shar; there is .* did you mean share?",
+        'cell("data", "share", of="KLD")': "data has no row with of=KLD; of is KL, pass; did you mean KL?",
+    }.items():
+        template.write_text(f"{{{{ {reference} }}}}\n")
+        with pytest.raises(SystemExit, match=said.replace("?", r"\?")):
+            report.main()
+
+
 def test_paragraphs_are_filled_and_tables_are_not():
     item = "- " + "word " * 40 + "0.5 [0.1,\n  0.9]"
     text = f"# {'title ' * 40}\n\n{item}\n| {'cell ' * 40} |\n"

@@ -82,6 +82,17 @@ class Table(Exhibit):
         return [tuple(row[i] for i in kept) for row in (tuple(self.columns.values()), *body)]
 
 
+def from_csv(path: Path) -> Table:
+    """The rows of a CSV file with a header, their numbers as numbers; for reference, not to be shown."""
+    try:
+        with path.open(newline="") as file:
+            lines = list(csv.DictReader(file))
+    except OSError as error:
+        raise BenchError(f"{path} can't be read ({error.strerror}); without runs, a table is such a file.") from error
+    rows = [{name: _read(text or "") for name, text in line.items()} for line in lines]
+    return Table(path.stem, "", rows, [], columns={})
+
+
 @contextmanager
 def from_records(what: str, runs: Sequence[Run]) -> Iterator[None]:
     """Turn what is raised inside into a BenchError: records are checked, but not for every way of being wrong."""
@@ -136,6 +147,11 @@ def _written(value: Any) -> str:
     text = printable(str(value).replace("\r\n", "\n").replace("\r", "\n"))  # the csv module does not quote \r
     formula = text.lstrip()[:1] in tuple("=+-@\uff1d\uff0b\uff0d\uff20") and text.strip() and as_number(text) is None
     return f"'{text}" if formula or text[:1] in ("\t", "\n") else text
+
+
+def _read(text: str) -> str | float:
+    number = as_number(text)
+    return text if number is None else int(text) if text.isdecimal() else number
 
 
 def _shown(row: dict[str, Any], key: str) -> str:

@@ -7,8 +7,8 @@ A folder that holds README.md.j2 is one. Everything else of a report is made fro
     python -m bench.report reports/NAME folder=PATH         the whole report, with all tables and formats
     python -m bench.report --check reports/NAME             is it what its records give?
 
-A folder of such reports may hold README.md.j2 too, with references such as {{ report("NAME").cell(...) }}:
-`python -m bench.report reports` renders it.
+A folder without records may hold README.md.j2 too. It refers to committed reports inside the folder, by
+{{ report("NAME").cell(...) }}, or to CSV files there: `python -m bench.report reports` renders it.
 """
 
 import itertools
@@ -81,14 +81,15 @@ def publish(
     return folder / README
 
 
-def is_overview(folder: Path) -> bool:
-    """Whether the folder holds the template of a README about the committed reports inside it."""
-    return files.is_published(folder) and any(folder.glob(f"*/{packed.FILE}"))
+def is_page(folder: Path) -> bool:
+    """Whether the folder holds the template of a README, and no records of its own."""
+    own = (packed.FILE, files.MANIFEST)
+    return files.is_published(folder) and not any((folder / name).is_file() for name in own)
 
 
-def publish_overview(folder: Path) -> Path:
-    """Write the README of a folder of committed reports and return it."""
-    write_durably(folder / README, render(folder / TEMPLATE, Book([])))
+def publish_page(folder: Path) -> Path:
+    """Write the README of a folder without records and return it."""
+    write_durably(folder / README, render(folder / TEMPLATE, Book.of(folder)))
     return folder / README
 
 
@@ -98,9 +99,9 @@ def check(folder: Path, own: Sequence[Part] = ()) -> list[str]:
     Figures are not drawn: their files have to be as they were written, from numbers that the records still give.
     """
     problems: list[str] = []
-    if is_overview(folder):
+    if is_page(folder):
         try:
-            return _other_lines(folder / README, render(folder / TEMPLATE, Book([])))
+            return _other_lines(folder / README, render(folder / TEMPLATE, Book.of(folder)))
         except BenchError as error:
             return [str(error)]
     try:

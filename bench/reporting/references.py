@@ -6,6 +6,7 @@
     {{ difference(three, one, of="greedy") | signed }}              +0.066 [0.007, 0.125]
     {{ metric("selection/kept", one) | count }}                     728
     {{ report("default").cell("main", "kl", arm="tuned") }}             of another committed report, by its folder
+    {{ cell("data", "coverage", n=8) | percent }}                   of data.csv, where there are no runs
     {% for row in rows("main") %}{{ row.tuned }}{% endfor %}        every row of a table
 
 A cell is a number with its interval. Filters choose how it is written. There is no arithmetic, since a difference needs
@@ -21,11 +22,11 @@ from typing import Any
 
 from bench.errors import BenchError, did_you_mean, first_line
 from bench.evaluation.measures import AT_BEST
-from bench.records.packed import environment_of, read_packed
+from bench.records.packed import FILE, environment_of, read_packed
 from bench.records.read import Run, as_number, short
 from bench.reporting.arrange import SHORT
 from bench.reporting.contrasts import SAMPLED, contrast, shared_seeds
-from bench.reporting.exhibit import Exhibit, Figure, Table
+from bench.reporting.exhibit import Exhibit, Figure, Table, from_csv
 from bench.reporting.exhibits import Part, made, parts
 from bench.reporting.figure_settings import FigureSettings
 from bench.reporting.groups import Group, grouped, in_order
@@ -93,18 +94,26 @@ class Row(dict[str, Any]):
 
 @dataclass
 class Book:
-    """The tables and figures of some runs, each made when a template first refers to it."""
+    """The tables and figures of some runs, each made when a template first refers to it; without runs, of CSV files."""
 
     runs: Sequence[Run]
     own: Sequence[Part] = ()
     wanted: FigureSettings = field(default_factory=FigureSettings)
+    folder: Path = Path()  # of CSV files, where there are no runs
     made: dict[Any, list[Any]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, folder: Path) -> "Book":
+        """Of a committed report: its records, or the CSV files in its folder."""
+        return cls(in_order(read_packed(folder)) if (folder / FILE).is_file() else [], folder=folder)
 
     def __post_init__(self) -> None:
         self.groups = grouped(self.runs)  # one code, the same prompts
 
     def exhibit(self, name: str) -> Exhibit:
         """A table, else a figure, by its name; "figures/NAME" where both have it."""
+        if not self.runs:
+            return from_csv(self.folder / f"{name}.csv")
         place, _, last = name.rpartition("/")
         kinds = ("figures",) if place == "figures" else ("tables", "figures")
         known = []
@@ -193,7 +202,7 @@ def render(template: Path, book: Book) -> str:
     language.filters = dict(FILTERS)  # Jinja's own would take a number from its interval
     language.globals = {
         "dict": dict,
-        "report": functools.cache(lambda name: Book(in_order(read_packed(template.parent / name)))),
+        "report": functools.cache(lambda name: Book.of(template.parent / name)),
         **{name: getattr(book, name) for name in ("rows", "cell", "difference", "metric")},
         "runs": len(book.runs),
         "seeds": len({run.config["seed"] for run in book.runs}),
