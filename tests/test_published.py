@@ -193,7 +193,7 @@ def test_a_readme_without_runs_has_its_numbers_from_csv_files(tmp_path: Path, mo
     (tmp_path / "data.csv").write_text("of,n,share\nKL,8,0.3\npass,8,1\n")
     assert "where the template and the records give '0.300;" in published.check(tmp_path)[0]
     for reference, said in {
-        'cell("dta", "share")': r"dta\.csv can't be read \(No such file or directory\); without runs, a table is such a file",
+        'cell("dta", "share")': r"dta\.csv can't be read \(No such file or directory\); without runs, a",
         'cell("data", "shar", of="KL")': "data has no column shar; there is .* did you mean share?",
         'cell("data", "share", of="KLD")': "data has no row with of=KLD; of is KL, pass; did you mean KL?",
     }.items():

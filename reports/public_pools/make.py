@@ -80,7 +80,7 @@ def values(name: str, run: Any) -> list[dict[str, Any]]:
     rows = []
 
     def row(what: str, n: int, value: float, low: float, high: float, published: str = "") -> None:
-        ends = {"value": f"{value:.6f}", "low": f"{low:.6f}", "high": f"{high:.6f}"}
+        ends = {"value": f"{value:.6f}", "value_low": f"{low:.6f}", "value_high": f"{high:.6f}"}
         rows.append({"pool": name, "what": what, "n": n, "published": published, **ends, "prompts": len(pool.ids)})
 
     for of, what, policy, method, metric, n, published in VALUES:
@@ -126,7 +126,7 @@ def main() -> None:
     ]
     a, b = (pool.correct[pool.rows(one[0].ids.tolist())] for pool in one)
     found = estimators.crossover(a, b, [1], generator(0, "public pools", "verifier"))
-    ends = {name: f"{getattr(found, name)[0]:.6f}" for name in ("low", "high")}
+    ends = {f"value_{name}": f"{getattr(found, name)[0]:.6f}" for name in ("low", "high")}
     rows.append(
         {
             "pool": "gsm8k_6b_verification - gsm8k_175b_finetuning",
@@ -141,7 +141,7 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
     for row in rows:
-        print(f"{row['pool']:45} {row['what']:36} {row['published']:8} {row['value']} [{row['low']}, {row['high']}]")
+        print(f"{row['pool']:45} {row['what']:36} {row['published']:8} {row['value']} [{row['value_low']}, {row['value_high']}]")
 
 
 if __name__ == "__main__":
