@@ -163,9 +163,11 @@ def test_policies_are_sampled_as_the_evaluation_says_and_best_of_n_as_the_run_sa
 
 def test_again_makes_nothing(again: Path, tiny_policy: Policy):
     before, numbers = manifests(again), metrics(again)
+    (run_folder(again) / "environment.json").write_text('{"python": "of another machine"}')
     err = finish(again, tiny_policy)
     assert manifests(again) == before
     assert metrics(again) == numbers
+    assert json.loads((run_folder(again) / "environment.json").read_text()) == {"python": "of another machine"}
     assert f"reused    {len(before)} of {len(before)} artifacts" in err
 
 
@@ -178,6 +180,7 @@ def test_a_damaged_artifact_is_made_again(again: Path, tiny_policy: Policy):
     err = finish(again, tiny_policy)
     assert err.count("warning") == 2
     assert metrics(again) == numbers
+    assert json.loads((run_folder(again) / "environment.json").read_text()) == environment()
 
 
 def test_killed_at_any_moment_it_goes_on_and_ends_the_same(finished, tiny_policy: Policy, tmp_path: Path):

@@ -96,7 +96,8 @@ def leave(
     """
     store.write_durably(folder / read.CONFIG, config)
     store.write_durably(folder / CODE, json.dumps(code, indent=1))
-    store.write_durably(folder / ENVIRONMENT, json.dumps(environment(), indent=1))
+    if not all(use.reused for use in uses) or not (folder / ENVIRONMENT).is_file():  # of what made the numbers
+        store.write_durably(folder / ENVIRONMENT, json.dumps(environment(), indent=1))
     for name, content in tables.items():
         write_table(folder / name, content)
     store.write_durably(folder / read.LINEAGE, json.dumps(store.lineage(uses), indent=1))
