@@ -113,7 +113,7 @@ class Book:
     def exhibit(self, name: str) -> Exhibit:
         """A table, else a figure, by its name; "figures/NAME" where both have it."""
         if not self.runs:
-            return from_csv(self.folder / f"{name}.csv")
+            return (self.made.get(name) or self.made.setdefault(name, [from_csv(self.folder / f"{name}.csv")]))[0]
         place, _, last = name.rpartition("/")
         kinds = ("figures",) if place == "figures" else ("tables", "figures")
         known = []
