@@ -42,6 +42,7 @@ OUTSIDE = "flexible-extract takes the last number of all, and another follows in
 PARTLY = "strict-match takes the first number of several"
 NAMELESS = "math-verify reads the words and finds no number"
 APPLES = "the peer takes the last number, or both"
+ASIDE = "the peer takes the number of the equation that explains the answer"
 UNMARKED = "math-verify takes the last number of all, which the next problem has"
 
 
@@ -264,4 +265,12 @@ SHAPES = (
     Shape("#### 21 = 3 * 7", "21", True, flexible=LAST),
     Shape("The answer is 18.\n\nDouble-check: the answer is positive.", "18", True, strict=HASHES),
     Shape("To find the answer: first count 3 + 4.\n\n**Problem:** how many?\n\n#### 7", "7", True),
+    Shape("#### ‑5", "-5", True, strict=HASHES, flexible=FORMS, math_verify=MINUS),  # a hyphen that breaks no line
+    Shape("#### －5", "5", False, flexible=FORMS),  # a fullwidth minus
+    Shape("The answer is ‐18.", "-18", True, strict=HASHES, flexible=FORMS, math_verify=MINUS),
+    Shape("#### 18 (n = 9)", "18", True, flexible=LAST, math_verify=ASIDE),
+    Shape("The answer is $18, since 1 week = 7 days.", "18", True, strict=HASHES, flexible=LAST, math_verify=ASIDE),
+    Shape("The answer is 18 dollars (1 dozen = 12 eggs).", "18", True, strict=HASHES, flexible=LAST, math_verify=ASIDE),
+    Shape("The answer is 18 when n = 3.", "3", False, flexible=LAST, math_verify=ASIDE),
+    Shape("#### 2 (3 + 4) = 14", "14", True, strict=PARTLY),
 )

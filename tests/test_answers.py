@@ -245,3 +245,9 @@ def test_steps_that_do_not_exist_are_not_true() -> None:
 )
 def test_math_answers_are_simplified_for_voting(text: str, simple: str) -> None:
     assert simplified(text) == simple
+
+
+@pytest.mark.timeout(60)  # time that grew with the square of the length would be an hour
+@pytest.mark.parametrize("text", ["#### 18" + "\n" * 200_000, "18" + "\n" * 200_000, "111 " * 50_000 + "is 18"])
+def test_a_long_text_of_blanks_or_digits_is_read_in_time_that_grows_with_its_length(text: str) -> None:
+    assert final_number(text) == "18"

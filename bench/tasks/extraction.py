@@ -10,7 +10,7 @@ from fractions import Fraction
 
 THINKING = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
 NEXT_PROBLEM = re.compile(  # base models continue with a problem of their own; "Problem breakdown:" is none
-    r"\n\s*(?P<heading>(?:#+\s*)?(?:\*\*)?)(?:(?:Next|New|Another)\s+)?(?:Question|Problem|Q)"
+    r"\n[^\S\n]*(?P<heading>(?:#+\s*)?(?:\*\*)?)(?:(?:Next|New|Another)\s+)?(?:Question|Problem|Q)"
     r"(?:\s*(?:No\.|#)?\s*\d+)?(?:\s*\([^()\n]{1,12}\))?\s*(?:\*\*)?(?::|(?<=\d)\s*\n)"
 )
 PHRASE = re.compile(
@@ -30,7 +30,8 @@ NUMBER = re.compile(
     r"(?:(?P<scale>k\b|\s*(?:hundred|thousand|million|billion|trillion|lakh|crore)\b))?",
     re.IGNORECASE,
 )
-BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?P<bare>[-+−]?\.?\d[^\s{}$\\]*))")
+HYPHENS = "−–‐‑﹣－"  # signs that stand for a minus; an em dash is punctuation
+BOX = re.compile(rf"\\(?:boxed|fbox)\s*(?:\{{|(?P<bare>[-+{HYPHENS}]?\.?\d[^\s{{}}$\\]*))")
 LONGEST = 100  # characters
 SCALES = {"k": 10**3, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 SCALES |= {"lakh": 10**5, "crore": 10**7}
@@ -45,8 +46,11 @@ NEXT_UNKNOWN = re.compile(r"\d\W*(?:[,;]|\b(?:or|and)\b)\s*[A-Za-z]\w?\s*$")  # 
 PART = re.compile(r"(?:±|\\sqrt\s*\{?|√\(?)\s*$")  # what comes before a number that is a part
 SPACED = re.compile(r"\A\W*\d{1,3}(?: \d{3})+(?![\d/]| \d)")  # 12 345 678 apples
 LAKHS = re.compile(
-    r"(?<![\d.,])\d{1,2}(?:,\d{2})+,\d{3}(?!\d)|(?<!\d)\d{1,3}(?: \d{3})* 0\d\d(?!\d)"
+    r"(?<![\d.,])\d{1,2}(?:,\d{2})+,\d{3}(?!\d)|(?<!\d)\d{1,3}(?: \d{3}){0,6} 0\d\d(?!\d)"
 )  # 1,50,000; 1 000
+ASIDE = re.compile(  # an equation that explains an answer: 18 (n = 9); 18, since 1 week = 7 days
+    r"\s\((?=[^()=]*=[^()]*\))|,?\s+(?:since|because|when|where|if|as)\b(?=[^=]*=)", re.IGNORECASE
+)
 MINUS = re.compile(r"(\W*?)(?:minus\s+|negative\s+|-\s+)(?=[\d.])", re.IGNORECASE)
 VULGAR = re.compile("[¼-¾⅐-⅞]")  # ½
 LATEX: tuple[tuple[re.Pattern, str | Callable[[re.Match], str]], ...] = (  # groups of digits first: "5°,100°" is a list
@@ -72,7 +76,7 @@ LATEX: tuple[tuple[re.Pattern, str | Callable[[re.Match], str]], ...] = (  # gro
     (re.compile(r"\\[,!;: ]|~|\u00a0|\u2009|\u202f"), " "),
     (re.compile(r"\\?[$£€¥₹%]|\bRs\.?(?=\s*\d)"), ""),
     (re.compile(r"\*\*|__|`"), ""),
-    (re.compile(r"[−–]"), "-"),
+    (re.compile(f"[{HYPHENS}]"), "-"),
 )
 
 
@@ -118,7 +122,9 @@ def read_number(text: str) -> Fraction | None:
     None where there is no number, or where it is a part of something else ("3 + 4", "5 or 6", "3:30", "±3",
     "1 h 5 minutes").
     """
-    sides = _grouped(text).split("=")
+    text = _grouped(text)
+    aside = next((found.start() for found in ASIDE.finditer(text) if NUMBER.search(text, 0, found.start())), None)
+    sides = text[:aside].split("=")
     if any(NEXT_UNKNOWN.search(side) for side in sides[1:-1]):
         return None
     for side in reversed(sides):

@@ -24,7 +24,7 @@ from bench.tasks.programs import answer_of as tests_of
 from bench.tasks.rows import Revision, Row, SolvedRows, from_path
 from bench.tasks.splits import WHOLE, Example
 
-VERSION = 3  # raise it when equal completions get other verdicts
+VERSION = 4  # raise it when equal completions get other verdicts
 Name = text(r"[^\0\n]+", "the name of a field")
 OR_ANOTHER_JUDGE = ", or for prompts without an answer let task.compare=tests or reward_model judge"
 

@@ -17,10 +17,11 @@ from bench.config.rules import Count
 from bench.tasks import hinted, math_judge
 from bench.tasks.answers import Answers
 from bench.tasks.extraction import boxed
+from bench.tasks.files import plain
 from bench.tasks.rows import Repo, Revision, Row, SolvedRows, Words, from_hub, from_path
 from bench.tasks.splits import Example
 
-VERSION = 3  # raise it when equal completions get other verdicts
+VERSION = 4  # raise it when equal completions get other verdicts
 SUBJECTS = (
     *("algebra", "counting_and_probability", "geometry", "intermediate_algebra"),
     *("number_theory", "prealgebra", "precalculus"),
@@ -71,7 +72,7 @@ class Math500(SolvedRows):
 
     def example(self, row: Row, name: str) -> Example | None:
         problem = self.text(row, "problem").strip()
-        answer = row.get("answer") or boxed(str(self.field(row, "solution")))
+        answer = plain(row.get("answer")) or boxed(str(self.field(row, "solution")))  # AIME has whole numbers
         solution = str(row.get("solution") or "").strip() or None
         return Example(name, problem, self.chat(problem), answer.strip(), solution) if answer else None
 

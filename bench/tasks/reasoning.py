@@ -23,7 +23,7 @@ from bench.tasks.extraction import after_thinking, marked
 from bench.tasks.rows import NearDuplicate, Row, RowsTask, Words
 from bench.tasks.splits import Example
 
-VERSION = 3  # raise it when equal completions get other verdicts
+VERSION = 4  # raise it when equal completions get other verdicts
 OPTIONS = Rule(lambda value: isinstance(value, Mapping), "settings of the generator by name")
 
 

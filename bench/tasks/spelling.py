@@ -2,6 +2,8 @@
 
 import re
 
+from bench.tasks.extraction import HYPHENS
+
 WRAPPER = r"\\(?:text|textbf|textit|textrm|textsuperscript|mathrm|mathbf|mbox|rm|operatorname)\s*"
 NAMES = (
     *("∞ infty", "≤ le", "≥ ge", "≠ ne", "× times", "· cdot", "÷ div", "± pm", "∪ cup", "∩ cap", "∈ in", "∅ emptyset"),
@@ -9,7 +11,8 @@ NAMES = (
 )
 SIGNS = str.maketrans(
     {name[0]: f"\\{name[2:]} " for name in NAMES}
-    | {"−": "-", "–": "-", "°": r"^\circ ", "ℝ": r"\mathbb{R}", "\xa0": " ", "\u2009": " "}
+    | dict.fromkeys(HYPHENS, "-")
+    | {"°": r"^\circ ", "ℝ": r"\mathbb{R}", "\xa0": " ", "\u2009": " "}
 )
 POWERS = re.compile("[⁻⁰¹²³⁴-⁹]+")
 FROM_POWERS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
