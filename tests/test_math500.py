@@ -72,6 +72,14 @@ def test_problems_from_a_folder(tmp_path: Path) -> None:
     assert not any(found.are_correct([text.replace("boxed{", "boxed{1+") for text in written], prompts.answer.tolist()))
 
 
+def test_answers_that_are_numbers_are_read_as_aime_has_them(tmp_path: Path) -> None:
+    pytest.importorskip("math_verify")
+    rows = [{"problem": f"Find the value of case {number}.", "answer": number} for number in range(6)]
+    found = Math500(path=made.write(tmp_path, test=rows, train=made.math_train(12)), near_duplicate=None)
+    assert sorted(found.prompts("test").answer.tolist()) == ["0", "1", "2", "3", "4", "5"]
+    assert found.are_correct(["\\boxed{0}", "\\boxed{1}"], ["0", "0"]) == [True, False]
+
+
 def test_the_hub_gives_every_subject_to_train_on_and_math500_to_test(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("math_verify")
     import datasets
