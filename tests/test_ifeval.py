@@ -135,11 +135,12 @@ def test_rows_with_settings_that_can_not_be_checked_are_counted(
         {"instruction_id_list": [instruction], "kwargs": [settings]},
         {"kwargs": None},
         {"instruction_id_list": []},
+        {"instruction_id_list": [instruction], "kwargs": [json.dumps(settings)]},
     ]
     rows += [rows[0] | {"key": 90 + number} | fields for number, fields in enumerate(wrong)]
     task = IfEval(path=made.write(tmp_path, train=rows), near_duplicate=None)
     assert sum(len(task.prompts(split)) for split in SPLITS) == 40
-    assert task.counts()["rows_unreadable"] == 3
+    assert task.counts()["rows_unreadable"] == 4
 
 
 def test_a_verdict_is_the_same_every_time() -> None:

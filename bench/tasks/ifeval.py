@@ -120,7 +120,8 @@ class IfEval(RowsTask):
 
     def example(self, row: Row, name: str) -> Example | None:
         prompt, ids, given = self.text(row, "prompt"), self.field(row, "instruction_id_list"), self.field(row, "kwargs")
-        if not isinstance(ids, list) or not isinstance(given, list) or not ids or len(ids) != len(given):
+        are_lists = isinstance(ids, list) and isinstance(given, list) and 0 < len(ids) == len(given)
+        if not are_lists or not all(settings is None or isinstance(settings, dict) for settings in given):
             raise UnreadableError("it has no settings for each of its instructions")
         rules = [
             [instruction, {key: value for key, value in (settings or {}).items() if value is not None}]
