@@ -19,7 +19,7 @@ from bench.estimators.curves import (
     pass_hat_k_of_counts,
 )
 from bench.estimators.soft import pessimism_of_n, pessimistic_weights, soft_best_of_n
-from bench.estimators.voting import majority_at_k, majority_method, subset_method, weighted_majority_at_k
+from bench.estimators.voting import majority_at_k, majority_method, subset_method, vote_weights, weighted_majority_at_k
 from bench.selection import pessimism
 
 NAN = float("nan")
@@ -289,3 +289,21 @@ def test_the_coverage_law_is_recovered_without_points_at_0_and_1():
     assert law(np.array([32])) == pytest.approx(np.exp(-2.5 * 32**-0.6))
     coverage[[0, 4]] = 0, 1
     assert fit_coverage(k, coverage) == pytest.approx((2.5, 0.6))
+
+
+def test_a_weighted_vote_does_not_depend_on_the_zero_of_log_odds():
+    rng = np.random.default_rng(0)
+    right = np.repeat([1.0, 0.0], [40, 24])[None]  # 40 right samples that agree, 24 wrong ones that all differ
+    answers = np.array([["right"] * 40 + [f"wrong {i}" for i in range(24)]])
+    rewards = right + rng.normal(0, 0.1, right.shape)
+    votes = [
+        weighted_majority_at_k(answers, vote_weights(rewards + zero), right, [1, 4, 16, 64]) for zero in (-1, -3, -40)
+    ]
+    assert votes[1] == pytest.approx(votes[0])
+    assert votes[2] == pytest.approx(votes[0])
+    assert votes[0][0, 3] == 1.0  # where the sum of negative rewards would give 0.0
+    assert weighted_majority_at_k(answers, rewards - 3, right, 64)[0] == 0.0
+    by_hand = np.exp([[-3.0, -2.0, np.nan], [1.0, 2.0, 2.0]]) / np.exp([[-2.0], [2.0]])
+    assert vote_weights([[-3.0, -2.0, np.nan], [1.0, 2.0, 2.0]]) == pytest.approx(by_hand, nan_ok=True)
+    assert np.array_equal(vote_weights([[0.0, 0.5, np.nan]]), [[0.0, 0.5, np.nan]], equal_nan=True)
+    assert np.isnan(vote_weights([[np.nan, np.nan], [-1.0, 0.0]])[0]).all()

@@ -76,15 +76,31 @@ def majority_at_k(
 def weighted_majority_at_k(
     answers: np.ndarray, weights: np.ndarray, correct: np.ndarray, k: Sizes, *, rng: np.random.Generator | None = None
 ) -> np.ndarray:
-    """Return the expected correctness of the answer with the largest sum of weights (rewards) among k samples.
+    """Return the expected correctness of the answer with the largest sum of weights among k samples.
 
     Exact where the subsets are few, else Monte Carlo: `subset_method(N, k)` says which. Otherwise as `majority_at_k`.
-    Source: Li et al. 2022 (verifier-weighted voting). weights: [M, N], may be negative; NaN counts as never drawn.
+    Source: Li et al. 2022 (verifier-weighted voting). weights: [M, N], as `vote_weights` gives them; NaN: never drawn.
 
     >>> weighted_majority_at_k([["7", "7", "9"]], [[0.2, 0.2, 0.5]], [[1, 1, 0]], [1, 3]).round(3).tolist()  # 0.4 < 0.5
     [[0.667, 0.0]]
     """
     return _vote(answers, as_floats("weights", weights, "[M, N]"), correct, k, rng)
+
+
+def vote_weights(rewards: np.ndarray) -> np.ndarray:
+    """Return [M, N] the weights that rewards have in `weighted_majority_at_k`: themselves, where none is negative.
+
+    A negative reward shows that the scale has no zero, as the log-odds of a Bradley-Terry reward model have none: a sum
+    of them says as much of the zero as of the answers. Such rewards count by their strength in that model, exp(reward),
+    here relative to the highest one of each prompt. NaN stays NaN. Source: Bradley & Terry 1952.
+
+    >>> vote_weights([[0.0, -0.693], [-3.0, -3.693]]).round(2).tolist()  # the same odds, 2 to 1, at any zero
+    [[1.0, 0.5], [1.0, 0.5]]
+    """
+    rewards = as_floats("rewards", rewards, "[M, N]")
+    if not (rewards < 0).any():
+        return rewards
+    return np.exp(rewards - np.fmax.reduce(rewards, axis=1, keepdims=True))
 
 
 @functools.lru_cache(maxsize=10_000)  # a sweep meets the same counts again and again

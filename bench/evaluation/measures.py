@@ -16,7 +16,7 @@ from bench.estimators.kl import (
 )
 from bench.estimators.power import gap_if_equal
 from bench.estimators.soft import estimate_soft_best_of_n, pessimism_of_n
-from bench.estimators.voting import majority_at_k, weighted_majority_at_k
+from bench.estimators.voting import majority_at_k, vote_weights, weighted_majority_at_k
 from bench.evaluation.heldout import VALIDATION, AlongTraining, AtTemperature, Graded, Outcomes
 
 AT, AT_BEST = "at_", "at_best"  # a method: AT is followed by a temperature of evaluation.temperatures
@@ -180,7 +180,7 @@ def of_sampler(pool: Graded) -> dict[Measure, np.ndarray]:
     measures = of_votes("sampler", pool, sizes)
     measures |= over("sampler", "best_of_n", "accuracy", sizes, best_of_n(pool.proxy, sizes, pool.gold))
     if not np.array_equal(pool.proxy, pool.gold):  # weighted by gold itself, a vote is correct where one sample is
-        votes = weighted_majority_at_k(pool.answers, pool.proxy, pool.gold, sizes)
+        votes = weighted_majority_at_k(pool.answers, vote_weights(pool.proxy), pool.gold, sizes)
         measures |= over("sampler", "weighted_majority", "accuracy", sizes, votes)
     return measures
 

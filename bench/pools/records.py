@@ -14,7 +14,7 @@ from bench.artifacts import Completions, Prompts, content_hash
 from bench.blocks import stored
 from bench.errors import BenchError
 from bench.estimators.curves import pass_at_k, pass_hat_k
-from bench.estimators.voting import majority_at_k, majority_method, weighted_majority_at_k
+from bench.estimators.voting import majority_at_k, majority_method, vote_weights, weighted_majority_at_k
 from bench.evaluation.heldout import Graded
 from bench.evaluation.measures import Measure, of_best_of_n, over, powers_of_two, spread
 from bench.evaluation.reward_diagnostics import diagnose
@@ -167,7 +167,7 @@ def measures(imported: Imported) -> dict[Measure, np.ndarray]:
     if has_votes:
         found |= over("sampler", "majority", "accuracy", sizes, majority_at_k(imported.votes, gold, sizes))
         for name, values in imported.rewards.items() if imported.weighs_votes else ():
-            votes = weighted_majority_at_k(imported.votes, values, gold, sizes)
+            votes = weighted_majority_at_k(imported.votes, vote_weights(values), gold, sizes)
             method = "weighted_majority" if name == imported.reward else f"weighted_majority@{name}"
             found |= over("sampler", method, "accuracy", sizes, votes)
     if imported.judged is not None:
