@@ -31,9 +31,9 @@ def pool_table(pools: Sequence[Group]) -> Table | None:
     caption = (
         "Accuracy at every n of the completions that were imported: one of n is right (pass@n), all of n are (pass^n), "
         "the most frequent answer (majority), the answer with the largest sum of rewards (weighted majority; of "
-        "exp(reward), where some rewards are negative), and the completion with the highest reward (Best-of-n). KL is of "
-        "Best-of-n from the sampler that drew the pool, in nats per sequence: measured, ties included; the bound is log n "
-        "- (n - 1)/n. 95 % intervals for new prompts."
+        "exp(reward), where some rewards are negative), and the completion with the highest reward (Best-of-n). KL "
+        "is of Best-of-n from the sampler that drew the pool, in nats per sequence: measured, ties included; the "
+        "bound is log n - (n - 1)/n. 95 % intervals for new prompts."
     )
     return tables.table("imported", caption, rows, [column for column in columns if column], tables.all_runs(pools))
 
