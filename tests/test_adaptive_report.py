@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import made_runs
 import numpy as np
 import pytest
 from made_runs import made_run
@@ -196,9 +197,22 @@ def test_without_a_gain_there_is_no_share_of_it(tmp_path):
     (group,) = grouped([run])
     assert run.metrics["distillation/best_of_2"] is None
     assert gain_kept(group)[2] is None
-    assert of_gain_kept(group) == [
-        "Best-of-2's gain over the base is not shown to differ from 0, so no share of it is given."
-    ]
+    assert of_gain_kept(group) == ["Best-of-2 is not shown to be above the base, so no share of its gain is given."]
+
+
+@pytest.mark.parametrize("skill", [0.15, 0.5])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_where_best_of_n_is_worse_than_the_base_there_is_no_share(skill, seeds, tmp_path, monkeypatch):
+    """A reward that ranks wrong completions higher: a share of a loss is no gain that is kept."""
+    graded = made_runs.graded
+    monkeypatch.setattr(made_runs, "graded", lambda gold, proxy: graded(gold, gold if proxy is gold else -proxy))
+    runs = [made_run(tmp_path, seed=seed, prompts=200, noise=1, skill={"tuned": skill}) for seed in range(seeds)]
+    (group,) = grouped(runs)
+    base, best = (group.mean("base", method, "accuracy", n) for method, n in (("pass", 1), ("best_of_n", 4)))
+    assert best.high < base.low
+    assert gain_kept(group)[4] is None
+    assert of_gain_kept(group) == ["Best-of-4 is not shown to be above the base, so no share of its gain is given."]
+    assert {row["kept"] for row in main([group]).rows} == {None}
 
 
 def test_pessimism_is_recorded_where_the_scorer_is_not_gold(tmp_path):

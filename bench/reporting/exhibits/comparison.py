@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from bench.estimators.training_seeds import ratio_over_seeds
 from bench.records.read import Estimate
 from bench.reporting import tables
@@ -82,7 +84,7 @@ def policies(group: Group) -> Table:
         "not. Detectable: the difference that one comparison on these prompts and seeds finds with a power of "
         "80 %. KL, upper limit: prompts that no sample solved count at the largest pass rate that fits them. "
         "log n bound: log n - (n - 1)/n in place of the measured KL. Share of gain: (tuned - base) / (Best-of-n - "
-        f"base), empty where the denominator is not shown to differ from 0.{_extrapolated(group)}",
+        f"base), empty where the denominator is not shown to be above 0.{_extrapolated(group)}",
         rows,
         [
             tables.Column("arm", "policy", lambda row: row.label),
@@ -117,7 +119,7 @@ def _extrapolated(group: Group) -> str:
 def gain_kept(group: Group) -> dict[int, Estimate | None]:
     """n -> (tuned - base) / (Best-of-n - base) in sampled accuracy for each n above 1: the efficiency of distillation.
 
-    None where Best-of-n's gain is not resolved from 0, and where an older run did not record it. Of several seeds the
+    None where Best-of-n's gain is not resolved above 0, and where an older run did not record it. Of several seeds the
     interval is for new seeds on new prompts.
     """
     base, tuned = (group.per_prompt(arm, *SAMPLED) for arm in ("base", "tuned"))  # [S, M]
@@ -125,12 +127,12 @@ def gain_kept(group: Group) -> dict[int, Estimate | None]:
     for n in group.series("base", "best_of_n", "accuracy"):
         if n == 1:
             continue
+        gain = group.per_prompt("base", "best_of_n", "accuracy", n) - base
         if len(group.runs) == 1:
             ratio = recorded(group.runs[0], f"distillation/best_of_{n}")
         else:
-            gain = group.per_prompt("base", "best_of_n", "accuracy", n) - base
             ratio = Estimate(*ratio_over_seeds(tuned - base, gain))
-        shares[n] = ratio if math.isfinite(ratio.value) else None
+        shares[n] = ratio if math.isfinite(ratio.value) and np.nanmean(gain) > 0 else None
     return shares
 
 

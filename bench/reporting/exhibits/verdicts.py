@@ -67,7 +67,7 @@ def _of_best_of_n(contrasts: Mapping[str, Contrast]) -> list[str]:
 
 
 def of_gain_kept(group: Group) -> list[str]:
-    """How much of the largest n's gain it keeps; or that there is no such share, where there is no gain."""
+    """How much of the largest n's gain it keeps; or that there is no such share, where no gain is shown."""
     shares = gain_kept(group)
     n = max(shares, default=1)
     share = shares.get(n)
@@ -81,7 +81,7 @@ def of_gain_kept(group: Group) -> list[str]:
         return [f"The tuned policy's gain over the base is {kept} times Best-of-{n}'s."]
     if f"distillation/best_of_{n}" not in group.runs[0].metrics:
         return []
-    return [f"Best-of-{n}'s gain over the base is not shown to differ from 0, so no share of it is given."]
+    return [f"Best-of-{n} is not shown to be above the base, so no share of its gain is given."]
 
 
 def _of_equal_kl(group: Group) -> list[str]:
