@@ -119,6 +119,12 @@ def test_the_kl_at_equal_accuracy_is_interpolated():
     assert at == pytest.approx([0.0, 0.1, 0.3, np.inf])
 
 
+def test_no_n_is_said_to_fall_short_where_that_is_not_shown(tmp_path: Path):
+    text = told(made_run(tmp_path, skill={"tuned": 0.8}), **judging("not resolved", 4))
+    assert "not shown to differ from Best-of-n at n = 4" in text
+    assert "nats per sequence; no Best-of-n up to n = 4 is shown to be as accurate." in text
+
+
 def test_a_base_that_is_never_right_is_said_first(tmp_path: Path):
     never = made_run(tmp_path / "never", skill={"base": 1e-9, "tuned": 0.1, "control": 1e-9})
     now_and_then = made_run(tmp_path / "now and then", skill={"base": 0.1})

@@ -99,7 +99,7 @@ def _of_equal_kl(group: Group) -> list[str]:
     at = float(kl_at(centre[None, :k], centre[None, k:-1], centre[-1:])[0])
     distance = f"The tuned policy's KL from the base is {group.mean('tuned', 'policy', 'kl', 1)} nats per sequence"
     if not math.isfinite(at):
-        return [f"{distance}; no Best-of-n up to n = {sizes[-1]} is as accurate."]
+        return [f"{distance}; no Best-of-n up to n = {sizes[-1]} is shown to be as accurate."]
     if centre[-1] <= centre[0]:
         return [f"{distance}."]
     means = resampled_means(values, generator(0, "equal accuracy"))
