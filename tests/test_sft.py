@@ -1,6 +1,7 @@
 """Fine-tuning on selected completions: what carries loss, how much, from where, and the same way every time."""
 
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -249,6 +250,18 @@ def test_the_result_is_an_ordinary_folder_with_the_bases_tokenizer_and_configura
     assert {tensor.dtype for tensor in state(tuned).values()} == {torch.float32}
     assert loading.folder(tuned.path) == tuned
     assert {file.suffix for file in tuned.path.iterdir()} == {".json", ".safetensors"}
+
+
+def test_a_generation_config_that_transformers_would_not_save_is_kept_as_it_is(
+    store, random_policy, few_prompts, pool, tmp_path
+):
+    shutil.copytree(random_policy.path, tmp_path / "base")
+    file = tmp_path / "base" / "generation_config.json"
+    file.write_text('{"eos_token_id": [2, 5], "temperature": 0.9, "top_p": 0.6}\n')  # and no do_sample
+    base = loading.folder(tmp_path / "base")
+    tuned = fine_tune(base, few_prompts, pool, chosen(EVERY_CELL), epochs=1, checkpoint_every=1, seed=0)
+    assert (tuned.path / file.name).read_text() == file.read_text()
+    assert loading.load_model(tuned).generation_config.eos_token_id == [2, 5]
 
 
 def test_two_selections_of_the_same_rows_share_one_training(store, random_policy, few_prompts, pool):

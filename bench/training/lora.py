@@ -8,6 +8,7 @@ evaluation read it like any other policy (bench.policies).
 """
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from bench.errors import BenchError
 from bench.models import loading
 from bench.training import processes
 
-CONFIG = "adapter_config.json"
+CONFIG, GENERATION = "adapter_config.json", "generation_config.json"
 ALL_LINEAR = "all-linear"
 
 
@@ -60,7 +61,12 @@ def trainable(policy: Policy, lora: Lora | None, *, in_bfloat16: bool) -> Any:
     trained. Raises BenchError where `lora` has another shape, names no module, or needs a package that is missing.
     """
     if lora is None:
-        return loading.load_model(policy) if loading.base_of(policy) == policy else _merged(policy)
+        from transformers import GenerationConfig
+
+        model = loading.load_model(policy) if loading.base_of(policy) == policy else _merged(policy)
+        own = model.generation_config.to_dict()  # some bases' settings contradict each other, and can't be saved
+        model.generation_config = GenerationConfig(**{name: own[name] for name in own if name.endswith("_token_id")})
+        return model
     if lora.four_bit:
         check_four_bit()
     from peft import LoraConfig, PeftModel, TaskType, get_peft_model
@@ -104,6 +110,8 @@ def save(model: Any, policy: Policy, folder: Path) -> None:
 
     model.save_pretrained(folder)
     if not isinstance(model, PeftModel):
+        if (settings := loading.base_of(policy).path / GENERATION).is_file():
+            shutil.copyfile(settings, folder / GENERATION)
         return
     (folder / "README.md").unlink(missing_ok=True)  # an unfilled template of PEFT
     config = json.loads((folder / CONFIG).read_text())
