@@ -19,6 +19,7 @@ import ast
 import contextlib
 import gc
 import io
+import itertools
 import os
 import re
 import sys
@@ -57,7 +58,7 @@ OTHER_GROUPS = {  # those that conf/config.yaml does not list
     "hydra/launcher": ("local", "where the cells of a sweep run"),
     "hydra/sweeper": ("null", "a search in place of a grid"),
 }
-OTHER_CONFIGURATIONS = ("config_name", "config_path", "config_dir")
+OTHER_CONFIGURATIONS = ("config_name", "config_path")
 
 _failed: list[Exception] = []  # what ended the experiment and is no mistake in the input
 
@@ -88,15 +89,19 @@ def main() -> None:
     plan_only = "plan=true" in sys.argv
     sys.argv = opened([argument for argument in sys.argv if argument not in ("plan=true", "plan=false")])
     arguments = _parse(sys.argv[1:])
+    if arguments.config_dir is not None:
+        sys.argv[1:] = _as_setting(arguments.config_dir, sys.argv[1:])
+        arguments = _parse(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises exceptions instead of printing them
     install_plugins()
     _failed.clear()
     with explained(arguments.overrides):
         several = arguments.multirun or any(override.startswith("sweep=") for override in arguments.overrides)
         if arguments.help:
-            own = [f"hydra.searchpath=[file://{os.path.abspath(arguments.config_dir)}]"] if arguments.config_dir else []
-            print(printable(overview([*arguments.overrides, *own])))
+            print(printable(overview(arguments.overrides)))
         elif any(getattr(arguments, name) for name in ANSWERS + OTHER_CONFIGURATIONS):
+            if (several or plan_only) and not any(getattr(arguments, name) for name in ANSWERS):
+                raise BenchError("--config-name and --config-path take no -m, sweep= or plan=true; try --config-dir.")
             with understood(arguments.overrides):
                 experiment()
         elif several or plan_only:
@@ -208,6 +213,21 @@ def run_search(definition: "Search", *, plan_only: bool) -> None:
 def _leave_out_of_labels(keys: Sequence[str]) -> None:
     """Let Hydra leave these keys, equal in all cells, out of the labels of cells, in every process that runs one."""
     sys.argv.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(keys)}]")
+
+
+def _as_setting(folder: str, arguments: Sequence[str]) -> list[str]:
+    """The arguments with --config-dir as a setting, which plans and checks read too."""
+    if any(argument.startswith("hydra.searchpath=") for argument in arguments):
+        sys.exit(f"error: name all folders in hydra.searchpath=[...], in place of --config-dir {folder}.")
+    if not os.path.isdir(folder):
+        sys.exit(f"error: --config-dir {folder}: no such folder; give one that holds groups such as experiment/.")
+    options = ("--config-dir", "-cd")
+    kept = [
+        argument
+        for before, argument in itertools.pairwise(["", *arguments])
+        if before not in options and argument.partition("=")[0] not in options
+    ]
+    return [*kept, f"hydra.searchpath=[file://{os.path.abspath(folder)}]"]
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

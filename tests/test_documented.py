@@ -239,6 +239,14 @@ def test_help_describes_choices_of_ones_own():
     assert "\nmetric: a group of your own\n" in told
 
 
+def test_a_folder_of_ones_own_is_planned_and_not_run(monkeypatch, capsys):
+    words = ["--config-dir", str(ROOT / "tests/own/conf"), "experiment=quick", "selection=longest_correct"]
+    monkeypatch.setattr("sys.argv", ["bench", *words, "tracking.directory=/proc/x", "plan=true"])
+    monkeypatch.syspath_prepend(str(ROOT / "tests/own"))
+    command.main()
+    assert "1 cell: 1 missing" in capsys.readouterr().out
+
+
 FILES = sorted({*CONF.rglob("*.yaml"), *ROOT.glob("sweeps/*.yaml")} - {CONF / "config.yaml"})
 
 

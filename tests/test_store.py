@@ -322,6 +322,29 @@ def test_prune_removes_what_a_killed_process_was_making(tmp_path: Path):
     assert not list(store.root.glob("slow/.making-*"))
 
 
+def test_prune_keeps_what_runs_behind_links_need_and_asks_about_unfinished_ones(tmp_path: Path):
+    with using(Store(tmp_path / "store")) as store:
+        shout(POLICY, word="keep")
+        outputs = finished_run(store, tmp_path)
+        shout(POLICY, word="far")
+        far = finished_run(store, tmp_path / "far")
+        shout(POLICY, word="of a killed run")
+    (outputs / "far").symlink_to(far)
+    (far / "back").symlink_to(outputs)  # a ring
+    options = ("--outputs", str(outputs))
+    assert "1 artifacts" in command(store, "prune", *options).stdout
+
+    (outputs / "killed").mkdir()
+    (outputs / "killed" / "running.lock").write_text("")
+    assert f"{outputs / 'killed'} did not finish" in command(store, "prune", *options).stdout
+    refused = command(store, "prune", "--delete", *options)
+    assert refused.returncode == 1
+    assert "or give --unfinished" in refused.stderr
+    assert len(list(store.root.glob(f"*/**/{MANIFEST}"))) == 3
+    assert command(store, "prune", "--delete", "--unfinished", *options).returncode == 0
+    assert len(list(store.root.glob(f"*/**/{MANIFEST}"))) == 2
+
+
 def test_prune_without_runs_deletes_nothing(tmp_path: Path):
     with using(Store(tmp_path / "store")) as store:
         shout(POLICY, word="a")
@@ -418,7 +441,7 @@ def test_prune_removes_what_killed_runs_left(tmp_path: Path, monkeypatch, capsys
         assert left.exists()
     main_of_store(monkeypatch, *arguments)
     assert f"would delete {left}" in capsys.readouterr().out
-    main_of_store(monkeypatch, *arguments, "--delete")
+    main_of_store(monkeypatch, *arguments, "--delete", "--unfinished")
     assert not left.exists()
 
 

@@ -190,6 +190,26 @@ def test_status_tells_done_running_killed_failed_and_missing(again):
     assert re.search(r"about [\d. minsh]+ left, 1 at a time", printed)
 
 
+def test_a_run_that_failed_after_its_records_is_not_done(finished):
+    folder, _ = finished
+    cell = listed(folder)[0]
+    (cell.folder / "error.txt").write_text("OSError: no space for a figure")
+    assert cells.state(cell) == cells.State("failed", "OSError: no space for a figure")
+    (cell.folder / "error.txt").unlink()
+    assert cells.state(cell).kind == "done"
+
+
+def test_the_first_of_two_processes_to_end_leaves_the_mark_of_the_other(tmp_path):
+    with cells.busy(tmp_path):
+        with cells.busy(tmp_path):
+            pass
+        assert cells.state_of(tmp_path).kind == "running"
+        with pytest.raises(ZeroDivisionError), cells.busy(tmp_path):
+            print(1 / 0)
+        assert cells.state_of(tmp_path).kind == "running"
+    assert not (tmp_path / cells.BUSY).exists()
+
+
 def test_a_run_of_other_code_is_outdated_not_done(finished, monkeypatch):
     folder, _ = finished
     cell = listed(folder)[0]

@@ -20,6 +20,7 @@ from bench.evaluation.measures import Measure
 from bench.records.environment import FILE as ENVIRONMENT
 from bench.records.fingerprint import FILE as CODE
 from bench.records.metrics import NUMBERS, TEXTS, compared, metric_name
+from bench.store.files import FAILURE
 from bench.store.intact import LINEAGE, Named, damage, intact, mapping, read_lineage, table, unreadable
 from bench.store.reading import CHECKSUMS, as_json, as_yaml, matches, read_bytes, read_json
 
@@ -28,7 +29,6 @@ CURVES, PER_PROMPT = "curves.parquet", "per_prompt.parquet"
 SAMPLES, DIAGNOSTICS, COMPLETIONS = "samples.parquet", "diagnostics.parquet", "completions.parquet"
 # every complete run has these
 RECORDS = (CONFIG, METRICS, LINEAGE, ARTIFACTS, CURVES, PER_PROMPT, SAMPLES, DIAGNOSTICS)
-FAILURE = "error.txt"  # why the last attempt failed
 TIMES = "times.json"  # when the run started and how long it took
 
 PARTS = ("task", "policy", "generation", "scoring", "selection", "training", "evaluation")

@@ -7,18 +7,21 @@ examples:
   python -m bench.store verify store=/data/store     recompute every checksum; status 1 if any differs
   python -m bench.store prune                        print what no run in outputs/ refers to
   python -m bench.store prune --delete               delete it
+  python -m bench.store prune --delete --unfinished  delete what runs made that were killed or failed, too
 """
 
 import fcntl
+import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench.errors import BenchError, CommandLine
 from bench.store import DamagedArtifactError, check, in_use, lock_file, walk
-from bench.store.files import BUSY, holder, unfinished
-from bench.store.intact import read_lineage
+from bench.store.files import BUSY, FAILURE, holder, unfinished
+from bench.store.intact import LINEAGE, read_lineage
 
 
 def main() -> None:
@@ -37,6 +40,9 @@ def main() -> None:
         help="prune keeps what runs in this folder use (default: outputs)",
     )
     parser.add_argument("--delete", action="store_true", help="prune deletes instead of only printing")
+    parser.add_argument(
+        "--unfinished", action="store_true", help="prune --delete deletes what unfinished runs made for their next try"
+    )
     options = parser.parse_args([_as_option(argument) for argument in sys.argv[1:]])
     if not (options.store / ".locks").is_dir():
         sys.exit(f"error: store={options.store} is not a store; give the folder that your runs name store=.")
@@ -46,7 +52,7 @@ def main() -> None:
         sys.exit(verify(options.store))
     else:
         try:
-            prune(options.store, options.outputs, delete=options.delete)
+            prune(options.store, options.outputs, delete=options.delete, also_unfinished=options.unfinished)
         except BenchError as error:  # a lineage that can't be read names artifacts that are needed
             sys.exit(f"error: {error}")
 
@@ -111,8 +117,18 @@ def _abandoned(store: Path, making: Path) -> bool:
     return not holder(lock_file(store, artifact))
 
 
-def prune(store: Path, outputs: Path, *, delete: bool) -> None:
-    """Print, and with `delete` remove, left-overs and artifacts that no run under `outputs` names; not during a run."""
+def prune(store: Path, outputs: Path, *, delete: bool, also_unfinished: bool) -> None:
+    """Print, and with `delete` remove, left-overs and artifacts that no run under `outputs` names; not during a run.
+
+    A run that was killed or failed names none yet, so where there is one, `delete` needs `also_unfinished`.
+    """
+    tried = [folder for folder, names in _folders(outputs) if {BUSY, FAILURE} & names and LINEAGE not in names]
+    if tried and not also_unfinished:
+        one = f"{tried[0]} did not finish" if len(tried) == 1 else f"{len(tried)} runs did not finish, as {tried[0]}"
+        said = f"{one}, and what was made for it is not known; finish it, or delete its folder"
+        if delete:
+            sys.exit(f"error: {said}, or give --unfinished.")
+        print(f"{said}, or what it needs may be listed here")
     if not delete:
         _prune(store, outputs, delete=False)
         return
@@ -130,8 +146,9 @@ def prune(store: Path, outputs: Path, *, delete: bool) -> None:
 
 def _prune(store: Path, outputs: Path, *, delete: bool) -> None:
     wanted = set()
-    for lineage in outputs.glob("**/lineage.json"):
-        wanted |= {(entry["stage"], entry["key"], entry["part"]) for entry in read_lineage(lineage.parent)}
+    for folder, names in _folders(outputs):
+        if LINEAGE in names:
+            wanted |= {(entry["stage"], entry["key"], entry["part"]) for entry in read_lineage(folder)}
     if not wanted:
         sys.exit(
             f"error: no run under outputs={outputs}; pruning would delete everything. Give the folder of your runs."
@@ -153,10 +170,21 @@ def _prune(store: Path, outputs: Path, *, delete: bool) -> None:
     print(f"{len(unwanted)} artifacts, {_bytes(freed)}" + ("" if delete or not unwanted else "; --delete removes them"))
 
 
+def _folders(outputs: Path) -> Iterator[tuple[Path, set[str]]]:
+    """Each folder under `outputs` and the names of its files; folders behind links too, once."""
+    seen: set[str] = set()
+    for place, folders, names in os.walk(outputs, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield Path(place), set(names)
+
+
 def _left_by_runs(outputs: Path) -> list[Path]:
     """The unfinished files of runs that were killed."""
-    folders = {path.parent for name in ("config.yaml", BUSY) for path in outputs.glob(f"**/{name}")}
-    return [left for folder in sorted(folders) if not holder(folder / BUSY) for left in unfinished(folder)]
+    folders = sorted(folder for folder, names in _folders(outputs) if {"config.yaml", BUSY} & names)
+    return [left for folder in folders if not holder(folder / BUSY) for left in unfinished(folder)]
 
 
 def _size(place: Path) -> int:

@@ -27,6 +27,7 @@ SHAPE: dict[str, Any] = {  # of a manifest, as far as it is read
     "files": {str: {"bytes": int, "sha256": str}},
 }
 BUSY = "running.lock"  # in a run's folder: locked by the process that runs it; its content names that process
+FAILURE = "error.txt"  # in a run's folder: why the last attempt failed
 HASH_ON_READ = 256 * 2**20  # bytes; larger files are checked by size when read, and in full by `bench.store verify`
 
 

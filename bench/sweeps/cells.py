@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -194,9 +194,14 @@ def state_of(folder: Path) -> State:
 def is_done(folder: Path) -> bool:
     """Whether `folder` holds a complete run of the present code, with its records as the run left them.
 
-    A run that was killed after its last record is not done: it may not have been tracked.
+    A run that was killed or failed after its last record is not done: it may not have been tracked.
     """
-    if (folder / BUSY).is_file() or missing_records(folder) or changed(folder) is not None:
+    if (
+        (folder / BUSY).is_file()
+        or failure(folder) is not None
+        or missing_records(folder)
+        or changed(folder) is not None
+    ):
         return False
     try:
         read_metrics(folder)
@@ -244,7 +249,14 @@ def busy(folder: Path) -> Iterator[None]:
         try:
             yield
         except Exception:
-            (folder / BUSY).unlink(missing_ok=True)
+            _end(file, folder)
             raise  # Ctrl-C or a preempted job, which raise no Exception, leave the mark of an interrupted cell
         (folder / TIMES).write_text(json.dumps({"started": started, "seconds": round(time.monotonic() - start, 3)}))
+        _end(file, folder)
+
+
+def _end(file: IO[str], folder: Path) -> None:
+    """Remove the mark of a running cell, unless another process runs it too."""
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         (folder / BUSY).unlink(missing_ok=True)
