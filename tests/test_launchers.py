@@ -462,6 +462,15 @@ def test_submitit_a_preempted_and_a_killed_cell_go_on_where_they_were(tmp_path: 
     assert is_whole(tmp_path / "store")
 
 
+def test_a_launcher_of_ones_own_is_found_on_the_search_path(tmp_path: Path):
+    folder = tmp_path / "hydra" / "launcher"
+    folder.mkdir(parents=True)
+    text = Path(CONF, "hydra", "launcher", "joblib.yaml").read_text()
+    (folder / "mine.yaml").write_text(text.replace("n_jobs: ", "n_jobs: 0 #"))
+    with pytest.raises(BenchError, match=r"hydra\.launcher\.n_jobs=0 is not allowed"):
+        launch.check([f"hydra.searchpath=[file://{tmp_path}]", "hydra/launcher=mine"], CONF)
+
+
 def run_on_slurm(cells: list[StubJob], *settings: str) -> None:
     """Run jobs with the launcher that these settings make."""
     install_plugins()

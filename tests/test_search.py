@@ -419,6 +419,15 @@ def test_plan_and_status_say_what_is_to_come(tmp_path: Path):
     assert "chosen on test: done" in done
 
 
+def test_a_search_takes_parts_of_ones_own(tmp_path: Path, monkeypatch):
+    own = Path(__file__).parent / "own"
+    monkeypatch.syspath_prepend(str(own))
+    found = reads(tmp_path, f"hydra.searchpath=[file://{own}/conf]", "selection=longest_correct")
+    assert "to propose" in report.summary(found)
+    cell = found.cell({"temperature": 1.0, "top_p": 0.9})
+    assert cell.cfg.selection._target_ == "own_parts.longest_correct"
+
+
 SMALL = [
     "task.train_prompts=12",
     "task.validation_prompts=7",

@@ -153,7 +153,7 @@ def check(overrides: Sequence[str], conf: str, *, devices: bool = True) -> None:
     from hydra import compose, initialize_config_dir
     from hydra.utils import get_object
 
-    concerned = re.compile(r"\+*(sweep=|hydra/launcher=|hydra\.launcher\.|threads=\d+$)")
+    concerned = re.compile(r"\+*(sweep=|hydra/launcher=|hydra\.launcher\.|hydra\.searchpath=|threads=\d+$)")
     chosen = [override for override in overrides if concerned.match(override)]
     with understood(chosen), initialize_config_dir(conf, version_base="1.3"):
         cfg = compose("config", chosen, return_hydra_config=True)

@@ -150,7 +150,7 @@ def read(overrides: Sequence[str], conf: str) -> Search | None:
         fixed = tuple(
             str(override.input_line)
             for key, override in last.items()
-            if key not in space and not key.lstrip("+~").startswith("hydra")
+            if key not in space and (key == "hydra.searchpath" or not key.lstrip("+~").startswith("hydra"))
         )
         composed = compose("config", [*fixed, *of_hydra], return_hydra_config=True)
         choices = composed.hydra.runtime.choices
