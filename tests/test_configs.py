@@ -6,21 +6,25 @@ import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from sharing import CONF, composed
 
-from bench.artifacts import Policy
+from bench.artifacts import Completions, Policy
 from bench.config import checks
 from bench.config.keys import run_id
+from bench.config.nodes import SUPPLIED
 from bench.config.rules import Rule, rules
 from bench.errors import BenchError
 from bench.launching.runner import run_experiment
 from bench.scoring import Scorer
+from bench.selection.evidence import evidence_for
 from bench.store import Store
+from bench.tasks import Task
 from bench.training.lora import check_four_bit
 
 LED_BY_WANDB = set(CONF.glob("sweep/wandb_*.yaml"))  # tests/test_wandb_sweeps.py composes their runs
@@ -48,6 +52,15 @@ def test_every_choice_composes_and_builds(group, choice):
     checks.check(cfg)
     parts = checks.build_parts(cfg)
     assert set(parts) == set(checks.PARTS)
+
+
+def test_a_selection_lacks_no_setting_that_its_caller_supplies():
+    def select(rewards, rng, *, paths, answers, steps_true, texts, length, logprob): ...
+
+    text = np.array([["a"]], object)
+    pool = Completions(text, text, np.array([["stop"]]), np.zeros((1, 1)), np.zeros((1, 1)), key="")
+    supplied = evidence_for(select, pool, Task(), cast(Policy, None))
+    assert set(supplied) == set(SUPPLIED["selection"])
 
 
 def _some(key: str) -> str:

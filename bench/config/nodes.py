@@ -9,6 +9,15 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from bench.config.rules import Rule, rules
 from bench.errors import BenchError, did_you_mean
 
+SUPPLIED = {  # group -> what its functions are called with beside their settings
+    "generation": ("num_completions", "seed"),
+    "scoring": ("base", "task", "generation", "prepare"),  # see bench.scoring.prepared
+    "selection": ("paths", "answers", "steps_true", "texts", "length", "logprob"),  # see evidence_for
+    "training": ("seed",),
+    "evaluation": ("validation", "seed"),
+    "adapt": ("seed",),
+}
+
 
 def refuse_circles(cfg: DictConfig) -> None:
     """BenchError where settings refer to each other in a circle."""
@@ -39,6 +48,7 @@ def check_node(key: str, node: Any) -> None:
         for name, rule in rules(function).items():
             if name in settings:
                 refuse(f"{key}.{name}", node[name], rule)
+        _refuse_missing(key, node, function)
     for name in names:
         check_node(f"{key}.{name}", node[name])
 
@@ -69,6 +79,22 @@ def _check_partial(key: str, node: DictConfig, function: Any) -> None:
             f"{key}._partial_={shown(given_now)} is not allowed: it must be {shown(expected)}, since "
             f"{function.__name__} is {'called with what other stages made' if expected else 'made before all stages'}."
         )
+
+
+def _refuse_missing(key: str, node: DictConfig, function: Any) -> None:
+    """BenchError for a setting without a default that is not given, and that who calls the function does not supply.
+
+    What calls a part inside a part may supply more: there, only settings with a rule are known to be settings.
+    """
+    group, known = next((name for name in reversed(key.split(".")) if name in SUPPLIED), ""), rules(function)
+    inside, given = "." in key and node.get("_partial_", False), {*map(str, node), *SUPPLIED.get(group, ())}
+    for name in _settings_of(function):
+        needed = inspect.signature(function).parameters[name].default is inspect.Parameter.empty
+        if needed and name not in given and (name in known or not inside):
+            allowed = f": it must be {known[name].description}" if name in known else ""
+            raise BenchError(
+                f"{key}.{name} has no value, and {function.__name__} ({node['_target_']}) needs one{allowed}."
+            )
 
 
 def _settings_of(function: Any) -> list[str]:
