@@ -68,10 +68,11 @@ def test_methods_without_a_control_are_ranked_and_say_so():
     assert two.effect_verdict == "better"
 
 
-def test_the_p_value_is_where_the_interval_touches_zero():
+@pytest.mark.parametrize("seeds", [2, 4])
+def test_the_p_value_is_where_the_interval_touches_zero(seeds: int):
     rng = np.random.default_rng(0)
     for shift in (0.0, 0.01, 0.03):
-        values = rng.normal(shift, 0.3, (4, 200)) + rng.normal(0, 0.01, (4, 1))
+        values = rng.normal(shift, 0.3, (seeds, 200)) + rng.normal(0, 0.01, (seeds, 1))
         p = contrast(values, np.zeros_like(values), "shift").p_value
         ends = seed_interval(values, level=1 - p)
         assert min(abs(ends.low), abs(ends.high)) < 1e-6

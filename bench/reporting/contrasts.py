@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from bench.estimators.distributions import t_cdf, t_quantile
+from bench.estimators.distributions import t_quantile
 from bench.estimators.training_seeds import SeedInterval, seed_intervals
 from bench.estimators.uncertainty import holm, paired_contrast, sign_flip_p_values
 from bench.evaluation.measures import AT_BEST
@@ -122,15 +122,12 @@ def _compared(usable: np.ndarray, over_seeds: SeedInterval | None, name: str) ->
         paired = paired_contrast(usable[0], np.zeros(prompts), generator(0, "contrast", name))
         difference = Estimate(paired.mean, paired.low, paired.high)
         return Contrast(difference, paired.p_value, paired.minimum_detectable_effect, 1, prompts, paired.verdict)
-    p_value, detectable = 1.0 if over_seeds.mean == 0 else 0.0, float("nan")  # equal differences
-    if over_seeds.error > 0:
-        p_value = 2 * (1 - t_cdf(abs(over_seeds.mean) / over_seeds.error, over_seeds.freedom))
-        detectable = two_quantiles(over_seeds.freedom) * over_seeds.error
+    detectable = two_quantiles(over_seeds.freedom) * over_seeds.error  # NaN of equal differences
     flipped = float(sign_flip_p_values(usable.mean(axis=0)[:, None], generator(0, "sign flips", name))[0])
     difference = Estimate(over_seeds.mean, over_seeds.low, over_seeds.high)
     if flipped > SIGNIFICANCE:
         difference = Estimate(over_seeds.mean, min(over_seeds.low, 0.0), max(over_seeds.high, 0.0))
-    p_value = max(p_value, flipped)
+    p_value = max(over_seeds.p_value, flipped)
     verdict = verdict_of(difference, p_value)
     return Contrast(difference, p_value, detectable, seeds, prompts, verdict, freedom=over_seeds.freedom)
 
