@@ -26,21 +26,38 @@ SHAPES = {  # pairs -> gain of gold, gain of proxy
 }
 
 
-def written(folder: Path, pairs: int, seed: int, *, is_gold: bool = False, reward: float | None = None) -> Run:
+def written(
+    folder: Path,
+    pairs: int,
+    seed: int,
+    *,
+    is_gold: bool = False,
+    reward: float | None = None,
+    unscored: int = 0,
+    away: float = 0.0,
+    evaluated_at: float = 1.0,
+) -> Run:
     """A run whose prompts scatter about the curves, the same way at every n, and a little for each n and seed.
 
     reward: a gold model's scores are this many times as large as accuracy, which then stays where it is.
+    unscored: prompts that lack one score, so that they have no values at the largest n. away: nats per sequence of the
+    sampler from the raw base, which is evaluated at temperature evaluated_at; gold follows its curve from there.
     """
     rng = np.random.default_rng([pairs, seed])
     gold, proxy = SHAPES[pairs]
+    if away:
+        gold = 0.5 * np.sqrt(np.maximum(KL + away, 0)) - 0.45 * np.maximum(KL + away, 0)
     level = np.random.default_rng(7).normal(0, 0.1, (PROMPTS, 1))
     values = {
         "accuracy": BASE + level + gold + rng.normal(0, 0.02, (PROMPTS, len(SIZES))) * (np.array(SIZES) > 1),
         "proxy": 5 + proxy + rng.normal(0, 0.1, (PROMPTS, len(SIZES))),
-        "kl": np.tile(KL, (PROMPTS, 1)),
+        "kl": np.tile(KL + away, (PROMPTS, 1)),
     }
+    for v in values.values():
+        v[seed : seed + unscored, -1] = np.nan
     cells = {("base", "best_of_n", metric, n): v[:, i] for metric, v in values.items() for i, n in enumerate(SIZES)}
     cells["tuned", "pass", "accuracy", 1] = values["accuracy"][:, 0] + 0.07
+    cells["base", "pass", "accuracy", 1] = BASE + level[:, 0]
     cells["tuned", "policy", "kl", 1] = np.full(PROMPTS, 0.81)
     if reward is not None:
         for i, n in enumerate(SIZES):
@@ -51,7 +68,7 @@ def written(folder: Path, pairs: int, seed: int, *, is_gold: bool = False, rewar
     folder = folder / f"{pairs}-{seed}"
     folder.mkdir(parents=True)
     curves = [
-        dict(zip(names, cell, strict=True)) | {"value": float(v.mean()), "low": float(v.mean()) - 0.1, "high": 1.0}
+        dict(zip(names, cell, strict=True)) | {"value": np.nanmean(v), "low": np.nanmean(v) - 0.1, "high": 1.0}
         for cell, v in cells.items()
     ]
     long = [
@@ -62,8 +79,10 @@ def written(folder: Path, pairs: int, seed: int, *, is_gold: bool = False, rewar
     pq.write_table(pa.Table.from_pylist(curves), folder / "curves.parquet")
     pq.write_table(pa.Table.from_pylist(long), folder / "per_prompt.parquet")
     scoring = f"_target_: bench.scoring.trained_reward_model.trained_reward_model, pairs: {pairs}, pairs_seed: {seed}"
+    evaluation = f"_target_: bench.evaluation.heldout.evaluate, temperature: {evaluated_at}, top_p: 1.0"
     (folder / "config.yaml").write_text(
         f"seed: {seed}\nscoring: {{{scoring}}}\ntraining: {{_target_: bench.training.sft.fine_tune}}\n"
+        f"temperature: {0.7 if away else 1.0}\ntop_p: 1.0\nevaluation: {{{evaluation}}}\n"
     )
     metrics = {"scorer/equals_gold": float(is_gold), "best_of_n/pool_size": 32, "code": "same", "test/prompts": PROMPTS}
     metrics |= {"scorer/auc": 0.7, "scorer/length_correlation": 0.1 * seed, "scorer/tie_rate": 0.0}
@@ -199,3 +218,49 @@ def test_a_scorer_that_is_gold_has_no_place(tmp_path: Path):
     assert overoptimisation.overoptimisation_figure(groups) is None
     assert overoptimisation.overoptimisation_table(groups) is None
     assert overoptimisation.sentences(groups) == []
+
+
+def test_one_missing_score_drops_its_prompt_at_every_n_and_changes_no_claim(tmp_path: Path):
+    groups = grouped([written(tmp_path, 20, seed, unscored=1) for seed in range(3)])
+    (one,) = overoptimisation.pushed(groups)
+    assert one.gold.shape == (3, PROMPTS - 3, len(SIZES))  # another prompt under each seed
+    assert (one.claim.verdict, one.claim.chosen, one.claim.largest) == ("over-optimised", 2, 16)
+    assert one.claim.proxy.value == pytest.approx(3 / 4, abs=0.02)
+    assert one.claims[0].proxy.value == pytest.approx(3 / 4, abs=0.03)
+    assert one.distance == pytest.approx(np.sqrt(KL))
+    assert "trained_reward_model: 57 of 60 prompts have values at every n." in (
+        overoptimisation.overoptimisation_table(groups).caption
+    )
+
+
+def test_the_largest_n_is_left_out_where_most_prompts_lack_a_score(tmp_path: Path):
+    (one,) = pushed([written(tmp_path, 20, seed, unscored=31) for seed in range(2)])
+    assert one.sizes == [1, 2, 4, 8]
+    assert one.gold.shape == (2, PROMPTS, 4)
+
+
+def test_gains_begin_at_the_raw_base_where_the_sampler_lies_away_from_it(tmp_path: Path):
+    groups = grouped([written(tmp_path, 20, seed, away=0.25) for seed in range(3)])
+    (one,) = overoptimisation.pushed(groups)
+    truth = 0.5 * np.sqrt(KL + 0.25) - 0.45 * (KL + 0.25)
+    assert (one.fit.alpha, one.fit.beta) == pytest.approx((0.5, 0.45), abs=0.03)
+    assert [row["gold_gain"] for row in rows(one)[:5]] == pytest.approx(truth, abs=0.01)
+    assert rows(one)[0]["proxy_gain"] == 0
+    assert rows(one)[5]["gold_gain"] == pytest.approx(truth[0] + 0.07, abs=0.01)
+    shown = overoptimisation.overoptimisation_figure(groups)
+    assert "both as gains, at" in shown.caption
+    assert "over the raw base, those of the proxy over Best-of-1 of the sampler." in shown.caption
+
+
+def test_nothing_is_fitted_where_the_raw_base_is_unknown(tmp_path: Path):
+    groups = grouped([written(tmp_path, 20, seed, away=0.25, evaluated_at=0.7) for seed in range(3)])
+    (one,) = overoptimisation.pushed(groups)
+    assert one.fit is None
+    assert rows(one)[0]["gold_gain"] == 0
+    assert "Gains are over Best-of-1 of the sampler" in overoptimisation.overoptimisation_figure(groups).caption
+
+
+def test_a_kl_that_is_estimated_below_zero_is_fitted(tmp_path: Path):
+    (one,) = pushed([written(tmp_path, 20, seed, away=-0.02) for seed in range(3)])
+    assert one.kl[..., 0].mean() < -0.01
+    assert one.fit.alpha > 0

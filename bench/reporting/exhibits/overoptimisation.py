@@ -5,155 +5,19 @@ In the form of Gao, Schulman and Hilton 2022, "Scaling Laws for Reward Model Ove
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from bench.estimators.reward_curve import FitInterval, fit_interval, overoptimisation
 from bench.records.read import Estimate
-from bench.reporting import arrange, plots, style, tables
+from bench.reporting import plots, style, tables
 from bench.reporting.axes import NONE, Wanted, choice, over
 from bench.reporting.exhibit import Figure, Table, shows
-from bench.reporting.groups import Group, estimate, grouped, is_learned
-from bench.reporting.ranking import mean_of
-from bench.reporting.words import function_name
-from bench.seeds import generator
+from bench.reporting.groups import Group
+from bench.reporting.pushed import Pushed, pushed
 
 MARKERS = "os^DvPX<>"
 OVER = {"distance": "√KL from the base (KL in nats per sequence)", "kl": "KL from the base (nats per sequence)"}
-
-
-@dataclass(frozen=True)
-class Claim:
-    """From n̂*, chosen on one half of the prompts, to the largest n: differences on the other half, and the verdict."""
-
-    chosen: int  # n̂*
-    largest: int
-    gold: Estimate  # at the largest n less that at n̂*: accuracy, or the gold model's reward
-    proxy: Estimate  # likewise, as a share of its whole rise from n = 1 to the largest
-    verdict: str  # over-optimised, not resolved
-
-    @property
-    def sentence(self) -> str:
-        so = "over-optimised" if self.verdict == "over-optimised" else "over-optimisation is not resolved"
-        return (
-            f"{so}: from n = {self.chosen}, chosen on other prompts, to {self.largest} gold changes by {self.gold}, "
-            f"and the proxy by {self.proxy} of its whole rise."
-        )
-
-
-@dataclass(frozen=True)
-class Pushed:
-    """One scorer on S seeds and M prompts: gold, proxy and KL of Best-of-n at K ascending n."""
-
-    name: str
-    group: Group
-
-    @cached_property
-    def sizes(self) -> list[int]:
-        first = self.group.runs[0]
-        return [n for n in first.series("base", "best_of_n", "proxy") if n in first.series("base", "best_of_n", "kl")]
-
-    @cached_property
-    def measured(self) -> int:
-        """How many of the sizes have at least four times as many samples per prompt in the pool."""
-        return sum(4 * n <= self.group.pool_size for n in self.sizes)
-
-    @cached_property
-    def measure(self) -> str:
-        """What gold is: the gold model's reward, where the task has one and it is known throughout; else accuracy."""
-        offered = all(run.series("base", "best_of_n", "gold_reward") for run in self.group.runs)
-        return "gold_reward" if offered and not np.isnan(self._values("gold_reward")).any() else "accuracy"
-
-    @cached_property
-    def gold(self) -> np.ndarray:
-        """[S, M, K] of `measure`."""
-        return self._values(self.measure)
-
-    @cached_property
-    def proxy(self) -> np.ndarray:
-        """[S, M, K] in the scorer's own units: log-odds for a Bradley-Terry model."""
-        return self._values("proxy")
-
-    @property
-    def rise(self) -> np.ndarray:
-        """[S, M, K] the proxy as a share of its mean rise over the base under that seed, as models differ in scale."""
-        whole = (self.proxy[..., -1:] - self.proxy[..., :1]).mean(axis=1, keepdims=True)
-        return (self.proxy - self.proxy[..., :1]) / np.where(whole > 0, whole, 1.0)
-
-    @cached_property
-    def kl(self) -> np.ndarray:
-        """[S, M, K] nats per sequence from the raw base."""
-        return self._values("kl")
-
-    @property
-    def distance(self) -> np.ndarray:
-        """[K] √KL of the mean over seeds and prompts."""
-        return np.sqrt(np.maximum(self.kl.mean(axis=(0, 1)), 0))
-
-    @cached_property
-    def fit(self) -> FitInterval | None:
-        """To the gold gain at the measured n; intervals over prompts at these seeds. None for fewer than three n."""
-        if self.measured < 3:
-            return None
-        gain = (self.gold - self.gold[..., :1]).mean(axis=0)
-        return fit_interval(self.kl.mean(axis=0)[:, : self.measured], gain[:, : self.measured], self._rng("fit"))
-
-    @cached_property
-    def claim(self) -> Claim:
-        """Over all seeds. Where there are several, the intervals are for new seeds on new prompts."""
-        if len(self.gold) == 1:
-            return self.claims[0]
-        order = self._rng("halves").permutation(self.gold.shape[1])
-        half = len(order) // 2
-        chosen = int(self.gold[:, order[:half]].mean(axis=(0, 1)).argmax())
-        gold, proxy = (
-            estimate((values[..., -1] - values[..., chosen])[:, order[half:]]) for values in (self.gold, self.rise)
-        )
-        resolved = gold.high < 0 < proxy.low
-        return Claim(self.sizes[chosen], self.sizes[-1], gold, proxy, "over-optimised" if resolved else "not resolved")
-
-    @cached_property
-    def claims(self) -> list[Claim]:
-        """Of each seed's model alone; intervals are for new prompts."""
-        made = []
-        for seed, gold, proxy in zip(self.group.seeds, self.gold, self.rise, strict=True):
-            found = overoptimisation(proxy, gold, self._rng("halves", seed))
-            of_gold, of_proxy = (Estimate(part.mean, part.low, part.high) for part in (found.gold, found.proxy))
-            made.append(Claim(self.sizes[found.peak], self.sizes[-1], of_gold, of_proxy, found.verdict))
-        return made
-
-    def gains(self, values: np.ndarray) -> list[Estimate]:
-        """K gains over Best-of-1 in values [S, M, K]."""
-        return [self.over_base(values[..., k], values) for k in range(values.shape[-1])]
-
-    def over_base(self, values: np.ndarray, curve: np.ndarray) -> Estimate:
-        """The mean of values [S, M] less the first point of the curve [S, M, K], paired."""
-        return mean_of(values - curve[..., 0], self._rng("gain"))
-
-    @cached_property
-    def tuned(self) -> tuple[Estimate, Estimate]:
-        """KL, and gold gain over the base, of the policy that was fine-tuned on what the scorer selected."""
-        gold = self.group.per_prompt("tuned", "pass" if self.measure == "accuracy" else "policy", self.measure, 1)
-        return self.group.mean("tuned", "policy", "kl", 1), self.over_base(gold, self.gold)
-
-    def _values(self, metric: str) -> np.ndarray:
-        return np.stack([self.group.per_prompt("base", "best_of_n", metric, n) for n in self.sizes], axis=-1)
-
-    def _rng(self, *parts: str | int) -> np.random.Generator:
-        return generator(0, "reward overoptimisation", *parts)
-
-
-def pushed(groups: Sequence[Group]) -> list[Pushed]:
-    """The scorers of these groups that are not gold itself, one for all seeds, in order of their settings."""
-    proxies = [run for run in arrange.scorers(groups) if is_learned(run) and run.trained]
-    learned = grouped(proxies) if proxies else []
-    return [
-        Pushed(group.short_label or function_name(group.runs[0].config["scoring"]), group)
-        for group in arrange.in_order(learned)
-    ]
 
 
 @shows("figures", 95)
@@ -162,9 +26,10 @@ def overoptimisation_figure(groups: Sequence[Group], axes: Wanted = NONE) -> Fig
     found, x = pushed(groups), choice("reward_overoptimisation", axes, list(OVER))
     new = " for new seeds on new prompts" if found and len(found[0].group.runs) > 1 else " over prompts"
     caption = (
-        "Best-of-n against a learned reward: gold (top) and the proxy (bottom), both as gains over the base, at the "
+        f"Best-of-n against a learned reward: gold (top) and the proxy (bottom), both as gains{_over(found)}, at the "
         f"measured {OVER[x].partition(' ')[0]}. Curves: gold = d(α − βd) in d = √KL, dashed where n > N/4; "
         f"stars: their peaks; hollow: policies tuned on the best of the largest n. Bars: 95 % intervals{new}."
+        f"{_notes(found)}"
     )
     made = plots.figure(
         "reward_overoptimisation",
@@ -179,9 +44,17 @@ def overoptimisation_figure(groups: Sequence[Group], axes: Wanted = NONE) -> Fig
     return over(made, x=x)
 
 
+def _over(found: Sequence[Pushed]) -> str:
+    return " over the base" * all(scorer.is_raw for scorer in found)
+
+
+def _notes(found: Sequence[Pushed]) -> str:
+    return "".join(f" {note}" for note in dict.fromkeys(note for scorer in found for note in scorer.notes))
+
+
 def rows(scorer: Pushed) -> plots.Rows:
-    """The points of the figure: Best-of-n at each n, then the tuned policy; gains over the base with intervals."""
-    gold, proxy, (kl, tuned) = scorer.gains(scorer.gold), scorer.gains(scorer.proxy), scorer.tuned
+    """The points of the figure: Best-of-n at each n, then the tuned policy; gains with intervals."""
+    gold, proxy, (kl, tuned) = scorer.gains(scorer.gold, scorer.start), scorer.gains(scorer.proxy), scorer.tuned
     d = scorer.distance.tolist()
     best = [("best_of_n", n, d[k] ** 2, d[k], k < scorer.measured) for k, n in enumerate(scorer.sizes)]
     last = ("tuned", scorer.sizes[-1], kl.value, math.sqrt(max(kl.value, 0.0)), True)
@@ -212,7 +85,8 @@ def _draw(canvas: Any, rows: plots.Rows, scorers: Sequence[Pushed], x: str) -> N
         plots.line(below, best, x, "proxy_gain", look, label=scorer.name, linewidth=0.8)
     above.axhline(0, color="#999999", linewidth=0.6, zorder=0)
     rewards = {scorer.measure for scorer in found} == {"gold_reward"}
-    above.set_ylabel("gold model's reward over the base's" if rewards else "gold: accuracy over the base's")
+    gold = "gold model's reward" if rewards else "gold: accuracy"
+    above.set_ylabel(f"{gold} over {'the base' if all(scorer.base is not None for scorer in found) else 'Best-of-1'}'s")
     below.set(ylabel=f"proxy: gain, {_unit(found)}", xlabel=OVER[x])
     counts = above.secondary_xaxis("top")
     alike = len({len(scorer.sizes) for scorer in found}) == 1
@@ -249,10 +123,12 @@ def overoptimisation_table(groups: Sequence[Group]) -> Table | None:
     def alone(scorer: Pushed) -> str:
         return f"{sum(claim.verdict == 'over-optimised' for claim in scorer.claims)} of {len(scorer.claims)}"
 
+    found = pushed(groups)
     return tables.table(
         "reward_overoptimisation",
-        "From n̂*, chosen on one half of the prompts, to the largest n, on the other half; 95 % intervals.",
-        pushed(groups),
+        "From n̂*, chosen on one half of the prompts, to the largest n, on the other half; 95 % intervals."
+        + _notes(found),
+        found,
         [
             tables.Column("scorer", "scorer", lambda scorer: scorer.name),
             tables.Column("seeds", None, lambda scorer: len(scorer.group.runs)),
@@ -261,7 +137,7 @@ def overoptimisation_table(groups: Sequence[Group]) -> Table | None:
             _averaged("tie_rate", None),
             tables.Column("chosen_n", "n̂*", lambda scorer: scorer.claim.chosen),
             tables.Column("largest_n", None, lambda scorer: scorer.claim.largest),
-            tables.Column("gold_of_base", None, lambda scorer: float(scorer.gold[..., 0].mean())),
+            tables.Column("gold_of_base", None, lambda scorer: float(scorer.start.mean())),
             tables.Column("gold_at_chosen_n", "gold at n̂*", lambda scorer: gold(scorer, scorer.claim.chosen)),
             tables.Column("gold_at_largest_n", "gold at largest n", lambda scorer: gold(scorer, scorer.claim.largest)),
             tables.interval("gold_change", "change of gold", lambda scorer: scorer.claim.gold),
