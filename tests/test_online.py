@@ -164,6 +164,34 @@ def test_updates_equal_those_written_out_by_hand(algorithm, updates, beta, train
     assert log[-1]["epoch"] == 1
 
 
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_a_model_of_absolute_positions_is_updated_as_by_hand_though_prompts_are_padded(
+    algorithm, trained, random_policy, few_prompts, tmp_path
+):
+    def by_first_token(prompts: Prompts, completions: Completions) -> Rewards:
+        return Rewards(np.array([[float(cell[0] % 3) for cell in row] for row in completions.token_ids]))
+
+    policy = gpt2(tmp_path / "gpt2", random_policy)
+    training = trained(score=by_first_token, policy=policy, algorithm=algorithm, beta=0.3)
+    expected = by_hand(policy, few_prompts, training, replace(RECIPE, algorithm=algorithm, beta=0.3))
+    found, start = (loading.load_model(each).state_dict() for each in (training.policy, policy))
+    assert distance(found, expected) < 0.01 * distance(found, start)
+
+
+def gpt2(folder: Path, like: Policy) -> Policy:
+    """A random GPT-2 with the tokenizer of another policy."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    shape = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256, "initializer_range": 0.3}
+    dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    ends = {"vocab_size": 300, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        GPT2LMHeadModel(GPT2Config(**shape, **dropout, **ends)).save_pretrained(folder)
+    loading.load_tokenizer(like).save_pretrained(folder)
+    return loading.folder(folder)
+
+
 def test_each_sample_is_drawn_once_and_the_first_draw_equals_the_bases_pool(trained, random_policy, few_prompts):
     training = trained(samples=4, num_generations=2, prompts_per_update=3)
     assert training.pool.shape == training.rewards.value.shape == (7, 4)

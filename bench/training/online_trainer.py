@@ -7,7 +7,7 @@ from typing import Any
 
 from bench import progress
 from bench.artifacts import Policy
-from bench.models import chat, loading
+from bench.models import chat, kv_cache, loading
 from bench.models.sampler import Sampler
 from bench.seeds import small_seed
 from bench.training.online_recipe import OnlineRecipe
@@ -141,9 +141,23 @@ def online_trainer(
             """Nothing leaves the machine."""
 
     rows = Dataset.from_dict({"prompt": [str(row) for row in range(len(prompt_ids))]})
-    return OnlineTrainer(
+    trainer = OnlineTrainer(
         model=model, reward_funcs=reward, args=arguments, train_dataset=rows, processing_class=tokenizer
     )
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    turned = getattr(model.config.get_text_config(), "rope_parameters", None)  # only distances matter to such models
+    if turned is None and kv_cache.takes(whole, "position_ids"):
+        for each in filter(None, (model, trainer.ref_model)):
+            each.register_forward_pre_hook(_with_positions, with_kwargs=True)
+    return trainer
+
+
+def _with_positions(model: Any, inputs: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Tell the model the tokens' positions, which TRL leaves out, though it pads prompts on the left."""
+    mask = named.get("attention_mask")
+    if mask is not None and named.get("position_ids") is None and named.get("past_key_values") is None:
+        named["position_ids"] = (mask.long().cumsum(dim=-1) - 1).clamp(min=0)
+    return inputs, named
 
 
 def _classes(algorithm: str) -> tuple[Any, Any]:
