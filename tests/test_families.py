@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from drawing import asking, generate, next_logits
+import torch
+from drawing import asking, generate, next_logits, nll
 from families import FAMILIES, make
 
 from bench import policies
@@ -82,6 +83,27 @@ def test_completions_end_where_the_family_ends_and_train_on_that_ending(of, name
     assert training_log(tuned)[0]["loss"] == pytest.approx(-drawn.policy_logprob.sum() / drawn.length.sum(), rel=1e-3)
     assert ending_ids(loading.load_tokenizer(tuned), loading.load_model(tuned).generation_config) == ends
     assert chat.encode(loading.load_tokenizer(tuned), HI) == chat.encode(tokenizer, HI)
+
+
+def test_attention_scores_are_capped_where_the_model_caps_them(of, store, tmp_path):
+    """transformers' "eager" attention alone does."""
+    from transformers import AutoModelForCausalLM
+
+    shutil.copytree(of("gemma_2").path, tmp_path / "capped")
+    file = tmp_path / "capped" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "attn_logit_softcapping": 0.5}))
+    policy, prompts = loading.folder(tmp_path / "capped"), asking("How many coins?", "Hi")
+    drawn = generate(prompts, policy, num_completions=2, block_size=2)
+    model = AutoModelForCausalLM.from_pretrained(policy.path, attn_implementation="eager").eval()
+    tokenizer = loading.load_tokenizer(policy)
+    prompt_ids = [chat.encode(tokenizer, messages) for messages in prompts.messages]
+    with torch.inference_mode():
+        expected = [
+            [-float(nll(model, prompt_ids[row], drawn.token_ids[row, column].tolist())) for column in (0, 1)]
+            for row in (0, 1)
+        ]
+    assert drawn.policy_logprob == pytest.approx(np.array(expected), abs=1e-3)
+    assert sequence_logprobs(policy, prompts, drawn) == pytest.approx(np.array(expected), abs=1e-3)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -13,7 +13,7 @@ from bench.artifacts import content_hash
 from bench.devices import Halving, device
 from bench.errors import BenchError
 from bench.models import hub
-from bench.models.loading import folder, refusing_code
+from bench.models.loading import cap_attention, folder, refusing_code
 
 if TYPE_CHECKING:
     import torch
@@ -110,6 +110,7 @@ class LoadedClassifier:
                 f"{address.name} is no {kind}{'' if sequences else ' (a token classifier)'}: its files lack "
                 f"{', '.join(sorted(info['missing_keys']))}, which would be random numbers."
             )
+        cap_attention(model)
         for name in HEADS:
             if hasattr(model, name):
                 _compute_in_float32(getattr(model, name))

@@ -195,12 +195,19 @@ def load_model(policy: Policy, *, dtype: str = "float32", device: str = "cpu", f
         logging.set_verbosity(verbosity)
     model, info = found
     _refuse_random_weights(policy, info)
+    cap_attention(model)
     if not four_bit:
         return model.to(device).eval()
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):  # else evaluation rounds the weights again, for good
             layer.support_avx512bf16_for_cpu = False
     return model.eval()
+
+
+def cap_attention(model: Any) -> None:
+    """Let a model whose attention scores have a soft cap (Gemma 2) compute it: transformers' "sdpa" leaves it out."""
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        model.set_attn_implementation("eager")
 
 
 def _refuse_random_weights(policy: Policy, info: dict[str, Any]) -> None:
