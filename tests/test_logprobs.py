@@ -137,6 +137,50 @@ def test_batches_change_no_number(pair, store: Store):
     assert found[0] == pytest.approx(found[2], rel=1e-5)
 
 
+def test_a_long_completion_is_measured_in_parts(pair, monkeypatch):
+    from bench.models import logprobs
+
+    given = (pair[0], PROMPTS, every_completion(), Sampler(0.7, 0.8))
+    whole = sequence_logprobs(*given)
+    monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", 2 * len(WORDS))  # two steps of one completion
+    measured, measure = [], logprobs._sampler_logprobs
+
+    def spy(logits, *others):
+        measured.append(tuple(logits.shape[:2]))
+        return measure(logits, *others)
+
+    monkeypatch.setattr(logprobs, "_sampler_logprobs", spy)
+    assert sequence_logprobs(*given) == pytest.approx(whole, abs=1e-5)
+    assert set(measured) == {(1, 1), (1, 2)}
+
+
+def test_a_model_that_takes_no_positions_and_gives_all_logits_is_scored_alike(pair, monkeypatch):
+    from transformers import LlamaForCausalLM
+
+    class Plain(LlamaForCausalLM):
+        def forward(self, input_ids=None, attention_mask=None):
+            return super().forward(input_ids=input_ids, attention_mask=attention_mask)
+
+    expected = sequence_logprobs(pair[0], PROMPTS, every_completion())
+    monkeypatch.setattr(loading, "load_model", lambda policy, **_: Plain.from_pretrained(policy.path).eval())
+    assert sequence_logprobs(pair[0], PROMPTS, every_completion()) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_model_of_texts_and_images_is_scored(pair, tmp_path: Path):
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**small, "vocab_size": len(WORDS), "num_key_value_heads": 1, "head_dim": 8, "pad_token_id": 0}
+    config = Gemma3Config(text_config=text, vision_config={**small, "image_size": 28, "patch_size": 14})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path)
+    loading.load_tokenizer(pair[0]).save_pretrained(tmp_path)
+    policy = loading.folder(tmp_path)
+    completions = every_completion()
+    assert sequence_logprobs(policy, PROMPTS, completions) == pytest.approx(by_hand(policy, completions), abs=1e-4)
+
+
 def test_completions_that_do_not_fit_the_gpu_are_read_in_smaller_batches(pair, store: Store, memory_for):
     completions = every_completion()
     by_hand = sequence_logprobs(pair[0], PROMPTS, completions, batch_tokens=1)

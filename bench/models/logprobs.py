@@ -187,6 +187,7 @@ def _summed(
     batch_tokens = batch_tokens or that_fit(BATCH_TOKENS, loading.bytes_per_token(model), MOST[0])
     at_once = that_fit(LOGITS_AT_ONCE, len(models) * model.dtype.itemsize + 20, MOST[1])
     halving, samples = Halving("completion", ADVICE), completions.shape[1]
+    vocabulary = model.config.get_text_config().vocab_size
 
     @torch.inference_mode()
     def read(texts: list[list[int]], drawn: np.ndarray, cells: np.ndarray) -> np.ndarray:
@@ -200,7 +201,10 @@ def _summed(
             generated[i, steps - len(drawn[cell]) :] = True
         ids, attended, generated = (each.to(model.device) for each in (ids, attended, generated))
         logits = {policy: _logits(each, ids, attended, steps) for policy, each in models.items()}
-        values = measure([logits[policy] for policy in policies], ids[:, width - steps :])
+        tokens, most = ids[:, width - steps :], max(1, at_once // (len(cells) * vocabulary))
+        spans = [slice(start, start + most) for start in range(0, steps, most)]  # several where one is long
+        parts = [measure([logits[policy][:, span] for policy in policies], tokens[:, span]) for span in spans]
+        values = [torch.cat(each, dim=-1) for each in zip(*parts, strict=True)]
         return np.stack([(each.double() * generated).sum(dim=-1).cpu().numpy() for each in values])
 
     with bar(label, total=completions.logprob.size, unit="completions") as progress:
@@ -209,7 +213,7 @@ def _summed(
             drawn = part.token_ids.ravel()
             texts = [[*prompt_ids[cell // samples], *ids] for cell, ids in enumerate(drawn)]
             lengths = np.array([len(ids) for ids in texts])
-            batches = _batches(lengths, part.length.ravel(), batch_tokens, model.config.vocab_size, padded, at_once)
+            batches = _batches(lengths, part.length.ravel(), batch_tokens, vocabulary, padded, at_once)
             for cells, sums in halving.each(partial(read, texts, drawn), batches):
                 yield cells + rows.start * samples, sums, int(lengths[cells].sum())
                 progress.advance(len(cells))
@@ -217,11 +221,13 @@ def _summed(
 
 def _logits(model: Any, ids: "torch.Tensor", attended: "torch.Tensor", steps: int) -> "torch.Tensor":
     """[B, steps, V] logits of each of the last `steps` tokens, given those before it."""
+    from bench.models.kv_cache import takes
+
     positions = (attended.cumsum(dim=-1) - 1).clamp(min=0)
-    result = model(
-        input_ids=ids, attention_mask=attended, position_ids=positions, use_cache=False, logits_to_keep=steps + 1
-    )
-    return result.logits[:, :-1]
+    optional = {"position_ids": positions, "logits_to_keep": steps + 1, "use_cache": False}
+    given = {name: value for name, value in optional.items() if takes(model, name)}
+    result = model(input_ids=ids, attention_mask=attended, **given)
+    return result.logits[:, -steps - 1 : -1]
 
 
 def _batches(
