@@ -1,5 +1,6 @@
 """Fine-tuning on selected completions: what carries loss, how much, from where, and the same way every time."""
 
+import json
 import random
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from bench.artifacts import Completions, Policy, Prompts, Selection, content_has
 from bench.errors import BenchError
 from bench.models import chat, loading
 from bench.store import Store, using
+from bench.training.dpo import preference_tune
 from bench.training.lora import Lora
 from bench.training.sft import check_settings, fine_tune, training_log, training_set
 
@@ -262,6 +264,35 @@ def test_a_generation_config_that_transformers_would_not_save_is_kept_as_it_is(
     tuned = fine_tune(base, few_prompts, pool, chosen(EVERY_CELL), epochs=1, checkpoint_every=1, seed=0)
     assert (tuned.path / file.name).read_text() == file.read_text()
     assert loading.load_model(tuned).generation_config.eos_token_id == [2, 5]
+
+
+def test_a_completion_longer_than_the_policy_can_read_is_refused(store, random_policy, few_prompts, pool, tmp_path):
+    shutil.copytree(random_policy.path, tmp_path / "short")
+    file = tmp_path / "short" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "max_position_embeddings": 16}))
+    short = loading.folder(tmp_path / "short")
+    with pytest.raises(BenchError, match=r"A completion with its prompt has \d+ tokens, more than the 16 that"):
+        fine_tune(short, few_prompts, pool, chosen(EVERY_CELL), epochs=1, seed=0)
+    row, column = np.array(EVERY_CELL).T
+    pairs = Selection(row[::3], column[::3], np.ones(7), column[::3] + 1)
+    with pytest.raises(BenchError, match=r"more than the 16 that .* can read; train on shorter ones"):
+        preference_tune(short, few_prompts, pool, pairs, epochs=1, seed=0)
+
+
+def test_a_tokenizer_without_a_token_to_pad_with(trained, random_policy, few_prompts, pool, tmp_path):
+    """Padding is masked: single completions need none of the tokenizer's tokens. TRL's trainings on pairs do."""
+    shutil.copytree(random_policy.path, tmp_path / "bare")
+    tokenizer = loading.load_tokenizer(random_policy)
+    tokenizer.pad_token = tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path / "bare")
+    bare = loading.folder(tmp_path / "bare")
+    assert loading.load_tokenizer(bare).pad_token_id is loading.load_tokenizer(bare).eos_token_id is None
+    ours, _ = trained(chosen(EVERY_CELL), epochs=1, batch_size=5)
+    with using(Store(tmp_path / "bare_store")):
+        tuned = fine_tune(bare, few_prompts, pool, chosen(EVERY_CELL), epochs=1, batch_size=5, seed=0)
+        assert largest_difference(tuned, ours) == 0
+        with pytest.raises(BenchError, match="neither a padding token nor an EOS token"):
+            preference_tune(bare, few_prompts, pool, Selection(*np.array([[0], [0], [1], [1]])), epochs=1, seed=0)
 
 
 def test_two_selections_of_the_same_rows_share_one_training(store, random_policy, few_prompts, pool):

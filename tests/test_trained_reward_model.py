@@ -1,19 +1,26 @@
 """Reward models trained on the base's own samples, and ensembles: pairs, the loss, what is learnt, scales."""
 
 import functools
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
+import families
 import numpy as np
 import pytest
 import torch
 from drawing import generate
 from hydra import compose, initialize_config_dir
+from own_code import halved
 from sharing import CONF
 
+from bench import policies
 from bench.artifacts import Completions, Policy, Prompts, Rewards
 from bench.config import checks
 from bench.errors import BenchError
 from bench.estimators.reward_diagnostics import within_prompt_auc
 from bench.models import chat, loading
+from bench.procedures import ready
 from bench.scoring import prepared
 from bench.scoring.ensemble import combine_scores, ensemble, seed_ensemble
 from bench.scoring.trained_reward_model import labelled_pairs, matched, trained_reward_model
@@ -58,10 +65,11 @@ def rewards_of(model, tokenizer, pairs: Pairs, side: str) -> torch.Tensor:
     return torch.stack([model(input_ids=torch.tensor([row["input_ids"]])).logits[0, 0] for row in rows])
 
 
-@pytest.mark.parametrize("micro_batch_size", [None, 3])
+@pytest.mark.parametrize("micro_batch_size", [None, 3, 4])  # the last: an update reads four pairs, and two
 def test_updates_are_those_of_bradley_terry_by_hand(store, random_policy, pairs, micro_batch_size):
     """Full-batch AdamW on -log sigmoid(r_chosen - r_rejected), each text alone: losses, accuracies, weights."""
-    few = {"epochs": 3, "batch_size": 6, "micro_batch_size": micro_batch_size, "weight_decay": 0.1}
+    batch_size = 8 if micro_batch_size == 4 else 6
+    few = {"epochs": 3, "batch_size": batch_size, "micro_batch_size": micro_batch_size, "weight_decay": 0.1}
     trained = train_reward_model(random_policy, pairs, **{**SMALL, **few})
     tokenizer = loading.load_tokenizer(random_policy)
     from bench.seeds import small_seed
@@ -100,6 +108,30 @@ def test_updates_are_those_of_bradley_terry_by_hand(store, random_policy, pairs,
     parameters = sum(p.numel() for p in model.parameters())
     counts = store.uses[0].counts
     assert counts == {"pairs": 6, "train_tokens": 3 * steps, "train_flops": 18 * parameters * steps, "steps": 3}
+
+
+def test_a_policy_that_no_reward_model_can_start_from_is_refused_before_any_work(random_policy, tmp_path, own_modules):
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(loading.load_model(random_policy), LoraConfig(r=2, target_modules=["q_proj"]))
+    adapted.save_pretrained(tmp_path / "adapter")
+    loading.load_tokenizer(random_policy).save_pretrained(tmp_path / "adapter")
+    olmo = families.make("olmo_2", tmp_path / "olmo")
+
+    def check(target: str, path: Path, **settings: bool) -> None:
+        base = ready._shape(SimpleNamespace(task=None), partial(policies.from_folder, path=str(path), **settings))
+        scorer = {"_target_": target, "layers": None, "pairs": 2, "pairs_from": "train", "most_completions": 2}
+        ready._check_scorer("scoring", scorer, base, {"train": 8})
+
+    for target in (ready.TRAINED, ready.BY_STEPS):
+        check(target, random_policy.path)
+        with pytest.raises(BenchError, match=r"^scoring can't train a reward model .* is an adapter, not merged"):
+            check(target, tmp_path / "adapter")
+    with pytest.raises(BenchError, match="which brings Python code of its own; use another"):
+        check(ready.TRAINED, halved(random_policy.path, tmp_path / "halved"), trust_remote_code=True)
+    check(ready.TRAINED, olmo.path)
+    with pytest.raises(BenchError, match="has the type olmo2, of which transformers has no token classifier"):
+        check(ready.BY_STEPS, olmo.path)
 
 
 def test_it_starts_from_the_base_and_only_the_head_is_new(random_policy):

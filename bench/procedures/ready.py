@@ -26,6 +26,8 @@ from bench.tasks import SPLITS, Corpus
 from bench.training import pretraining, processes
 
 TRAINED = "bench.scoring.trained_reward_model.trained_reward_model"
+BY_STEPS = "bench.scoring.trained_process_reward.trained_process_reward"
+ADAPTED = "is an adapter, not merged into its base model"
 
 
 class PolicyShape(NamedTuple):
@@ -36,6 +38,8 @@ class PolicyShape(NamedTuple):
     modules: frozenset[str]  # the last parts of their names; empty: not known
     tokenizer: Callable[[], Any]
     most: Callable[[str], float] = lambda text: float("inf")  # tokens of a text
+    config: Any = None  # transformers' configuration; None: not known
+    unfit: str | None = None  # why no classifier can start from it, as a verb and more; None: not known
 
 
 def check(parts: Parts, procedure: Callable[..., Any], config: Mapping[str, Any]) -> None:
@@ -84,7 +88,9 @@ def _shape(parts: Parts, policy: Any) -> PolicyShape | None:
     """The shape of a configured policy; None for one of a kind that is not known here."""
     function, settings = (policy.func, policy.keywords) if isinstance(policy, partial) else (policy, {})
     if function is policies.warm_started:
-        return _shape(parts, settings["start"])
+        start = _shape(parts, settings["start"])
+        tuned = getattr(settings["training"], "keywords", {}).get("lora") is not None
+        return start._replace(unfit=ADAPTED) if start is not None and tuned else start
     if function is policies.tiny:
         defaults = {name: each.default for name, each in inspect.signature(function).parameters.items()}
         known = defaults | settings
@@ -106,11 +112,14 @@ def _shape(parts: Parts, policy: Any) -> PolicyShape | None:
     made = policy(parts.task)
     base = loading.base_of(made)
     described = loading.load_config(base)
+    own_code = made.trust_remote_code and getattr(described, "auto_map", None)
     return PolicyShape(
         context=loading.context(described),
         layers=getattr(described.get_text_config(), "num_hidden_layers", None),
         modules=frozenset(_modules(base)),
         tokenizer=lambda: loading.load_tokenizer(made),
+        config=described,
+        unfit=ADAPTED if base != made else "brings Python code of its own" if own_code else None,
     )
 
 
@@ -156,13 +165,17 @@ def _check_adapter(lora: Mapping[str, Any] | None, base: PolicyShape) -> None:
 
 def _trained_scorers(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if isinstance(node, Mapping):
-        if node.get("_target_") == TRAINED:
+        if node.get("_target_") in (TRAINED, BY_STEPS):
             yield key, node
         for name, inner in node.items():
             yield from _trained_scorers(inner, f"{key}.{name}")
 
 
 def _check_scorer(key: str, scorer: Mapping[str, Any], base: PolicyShape | None, prompts: Mapping[str, int]) -> None:
+    if base is not None:
+        _check_start(key, by_steps=scorer["_target_"] == BY_STEPS, base=base)
+    if scorer["_target_"] == BY_STEPS:
+        return
     layers, most = scorer["layers"], prompts[scorer["pairs_from"]] * (scorer["most_completions"] // 2)
     if base is not None and None not in (layers, base.layers) and layers > base.layers:
         raise BenchError(
@@ -173,4 +186,19 @@ def _check_scorer(key: str, scorer: Mapping[str, Any], base: PolicyShape | None,
         raise BenchError(
             f"{key}.pairs={scorer['pairs']} is more than {prompts[scorer['pairs_from']]} prompts with "
             f"{key}.most_completions={scorer['most_completions']} can give: at most {most}."
+        )
+
+
+def _check_start(key: str, *, by_steps: bool, base: PolicyShape) -> None:
+    """BenchError where no reward model can start from the base policy."""
+    unfit = base.unfit
+    if unfit is None and base.config is not None:
+        import transformers
+
+        kind = "TOKEN" if by_steps else "SEQUENCE"
+        if type(base.config) not in getattr(transformers, f"MODEL_FOR_{kind}_CLASSIFICATION_MAPPING"):
+            unfit = f"has the type {base.config.model_type}, of which transformers has no {kind.lower()} classifier"
+    if unfit is not None:
+        raise BenchError(
+            f"{key} can't train a reward model from the base policy, which {unfit}; use another policy or scoring."
         )

@@ -44,7 +44,15 @@ from bench.store import Address, current
 from bench.training import sft
 from bench.training.lora import Lora, save, trainable
 from bench.training.recipe import PRECISIONS, SCHEDULERS, Recipe
-from bench.training.trainers import MEASURES, isolated, watcher, write_log
+from bench.training.trainers import (
+    MEASURES,
+    PairsAlike,
+    isolated,
+    refuse_unreadable,
+    refuse_without_padding,
+    watcher,
+    write_log,
+)
 
 IMPLICIT = ("rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected")  # TRL's names
 
@@ -160,10 +168,13 @@ def _train(policy: Policy, pairs: PairSet, recipe: Recipe, beta: float, out: Pat
     log: list[dict[str, float]] = []
     with isolated(small_seed(recipe.seed, "adapter")):  # an adapter's weights start at random
         tokenizer = loading.load_tokenizer(policy)
+        refuse_without_padding(tokenizer, policy)
         model = trainable(policy, recipe.lora, in_bfloat16=recipe.in_bfloat16)
         learnt = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
         frozen = model.num_parameters() - learnt
         columns = tokenized(pairs, tokenizer, ending_ids(tokenizer, model.generation_config))
+        longest = max(len(prompt) + max(map(len, both)) for prompt, *both in zip(*columns.values(), strict=True))
+        refuse_unreadable(model, longest, *sft.TOO_LONG)
         configs = copy.deepcopy((model.config, model.generation_config))
         arguments = recipe.arguments(
             DPOConfig,
@@ -210,8 +221,8 @@ def _trainer(model: Any, tokenizer: Any, columns: dict[str, list], arguments: An
     from datasets import Dataset
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    class PairTrainer(DPOTrainer):
-        loss_is_scaled_for_ga: Any = True  # compute_loss is given the number of pairs of the whole batch
+    class PairTrainer(PairsAlike, DPOTrainer):
+        averaged = IMPLICIT
 
         def _prepare_dataset(self, dataset: Any, *others: Any) -> Any:
             return dataset  # it is tokenised
@@ -225,20 +236,6 @@ def _trainer(model: Any, tokenizer: Any, columns: dict[str, list], arguments: An
                 for values, logps in zip(columns.values(), self.compute_ref_log_probs(self.model, batch), strict=True):
                     values += logps.tolist()
             return Dataset.from_dict({**dataset.to_dict(), **columns})
-
-        def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, Any]:
-            batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-            self.micro_batches = len(batches)
-            return batches, sum(len(batch["input_ids"]) // 2 for batch in batches)
-
-        def compute_loss(
-            self, model: Any, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
-        ) -> Any:
-            loss = super().compute_loss(model, inputs)  # the mean over these pairs
-            share = len(inputs["input_ids"]) // 2 / num_items_in_batch
-            for name in IMPLICIT:  # whose mean over micro-batches is logged
-                self._metrics["train"][name][-1] *= share * self.micro_batches
-            return loss * share
 
         def _send_telemetry(self) -> None:
             """Nothing leaves the machine."""

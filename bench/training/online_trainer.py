@@ -12,7 +12,7 @@ from bench.models.sampler import Sampler
 from bench.seeds import small_seed
 from bench.training.online_recipe import OnlineRecipe
 from bench.training.rollouts import Rollouts
-from bench.training.trainers import watcher
+from bench.training.trainers import refuse_without_padding, watcher
 from bench.training.weighted_trainer import keeper
 
 MEASURES = ("loss", "learning_rate", "grad_norm", "entropy", "clip_ratio/region_mean")
@@ -36,6 +36,7 @@ def train(
     from transformers import PrinterCallback
 
     tokenizer = loading.load_tokenizer(policy)
+    refuse_without_padding(tokenizer, policy)
     batches = recipe.batches(len(rollouts.prompts))
     updates = recipe.num_updates(len(rollouts.prompts))
     configs = copy.deepcopy((model.config, model.generation_config))

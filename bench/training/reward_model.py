@@ -16,7 +16,7 @@ from bench.models import chat, loading
 from bench.seeds import small_seed
 from bench.store import stage
 from bench.training.recipe import Optimisation
-from bench.training.trainers import isolated, refuse_unreadable, train_classifier
+from bench.training.trainers import PairsAlike, isolated, refuse_unreadable, refuse_without_padding, train_classifier
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ def train_reward_model(
     )
     with isolated(small_seed(seed, "reward model", "weights")):
         tokenizer = loading.load_tokenizer(policy)
+        refuse_without_padding(tokenizer, policy)
         model = untrained(policy, tokenizer, from_scratch=from_scratch, layers=layers, hidden_size=hidden_size)
         sides = {
             name: [row["input_ids"] for row in chat.encode_conversations(tokenizer, pairs.messages, texts)]
@@ -113,12 +114,14 @@ def _trainer(
     from trl.trainer.reward_config import RewardConfig
     from trl.trainer.reward_trainer import RewardTrainer
 
-    class QuietTrainer(RewardTrainer):
+    class RankingTrainer(PairsAlike, RewardTrainer):
+        averaged = ("accuracy",)
+
         def _send_telemetry(self) -> None:
             """Nothing leaves the machine."""
 
     pairs = len(sides["chosen_ids"])
-    return QuietTrainer(
+    return RankingTrainer(
         model=model,
         # max_length: its filter would drop pairs
         args=how.arguments(RewardConfig, pairs, folder=scratch, seed=seed, max_length=None),
@@ -141,20 +144,21 @@ def untrained(
 
     config = AutoConfig.from_pretrained(policy.path)
     config.num_labels = 1
-    if config.get_text_config().pad_token_id is None:
+    of_text = config.get_text_config()
+    if of_text.pad_token_id is None:
         has_pad = tokenizer.pad_token_id is not None
-        config.get_text_config().pad_token_id = tokenizer.pad_token_id if has_pad else tokenizer.eos_token_id
+        of_text.pad_token_id = tokenizer.pad_token_id if has_pad else tokenizer.eos_token_id
     if layers is not None:
-        if layers > config.num_hidden_layers:
+        if layers > of_text.num_hidden_layers:
             raise BenchError(
                 f"scoring.layers={layers} is more than the base policy has: it must be at most "
-                f"{config.num_hidden_layers}, or null for all."
+                f"{of_text.num_hidden_layers}, or null for all."
             )
-        config.num_hidden_layers = layers
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[:layers]
+        of_text.num_hidden_layers = layers
+        if getattr(of_text, "layer_types", None):
+            of_text.layer_types = of_text.layer_types[:layers]
     if hidden_size is not None:
-        _resize(config, hidden_size, from_scratch=from_scratch)
+        _resize(of_text, hidden_size, from_scratch=from_scratch)
     if from_scratch:
         return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     return AutoModelForSequenceClassification.from_pretrained(policy.path, config=config, dtype=torch.float32)

@@ -45,8 +45,10 @@ from bench.training.checkpoints import hand_over, is_kept, keep, kept
 from bench.training.lora import Lora, fill, save, trainable
 from bench.training.packing import IGNORED
 from bench.training.recipe import PRECISIONS, SCHEDULERS, Recipe
-from bench.training.trainers import isolated, training_log, write_log
+from bench.training.trainers import isolated, refuse_unreadable, training_log, write_log
 from bench.training.weighted_trainer import train
+
+TOO_LONG = "completion with its prompt", "train on shorter ones, or from a policy with a longer context"
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,7 @@ def _fit(
         learnt = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
         frozen = model.num_parameters() - learnt  # used forwards and backwards, without gradients of their own
         rows = tokenized(examples, tokenizer, ending_ids(tokenizer, model.generation_config))
+        refuse_unreadable(model, max(map(len, rows["input_ids"])), *TOO_LONG)
 
         def write(weights: dict[str, Any] | None, folder: Path) -> None:
             whole = model

@@ -49,6 +49,7 @@ def train_classifier(
     """
     from transformers import PrinterCallback
 
+    loading.cap_attention(model)
     config = copy.deepcopy(model.config)
     log: list[dict[str, float]] = []
     with progress.bar(f"train {name}", updates, "steps") as bar:
@@ -62,13 +63,44 @@ def train_classifier(
     return log, made
 
 
-def refuse_unreadable(model: Any, longest: int, name: str) -> None:
+class PairsAlike:
+    """For TRL's Trainers on pairs: an update weighs all its pairs alike, also across micro-batches."""
+
+    loss_is_scaled_for_ga: Any = True  # compute_loss is given the number of pairs of the whole batch
+    averaged: tuple[str, ...]  # the measures whose mean over micro-batches is logged
+    micro_batches: int
+    _metrics: Any
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, Any]:
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
+        self.micro_batches = len(batches)
+        return batches, sum(len(batch["input_ids"]) // 2 for batch in batches)
+
+    def compute_loss(
+        self, model: Any, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        loss = super().compute_loss(model, inputs)  # type: ignore[misc]  # the mean over these pairs
+        share = len(inputs["input_ids"]) // 2 / num_items_in_batch
+        for name in self.averaged:
+            self._metrics["train"][name][-1] *= share * self.micro_batches
+        return loss * share
+
+
+def refuse_unreadable(model: Any, longest: int, name: str, advice: str = "lower task.max_new_tokens") -> None:
     """Raise BenchError where the longest example, of so many tokens, is longer than the model can read."""
-    readable = getattr(model.config.get_text_config(), "max_position_embeddings", None) or longest
+    readable = loading.context(model.config) or longest
     if longest > readable:
         raise BenchError(
-            f"A {name} has {longest} tokens, more than the {readable} that the base policy can read; lower "
-            "task.max_new_tokens."
+            f"A {name} has {longest} tokens, more than the {readable} that the base policy can read; {advice}."
+        )
+
+
+def refuse_without_padding(tokenizer: Any, policy: Policy) -> None:
+    """Raise BenchError where the tokenizer has no token that TRL would pad texts with."""
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
+        raise BenchError(
+            f"The tokenizer in {policy.path} has neither a padding token nor an EOS token, and this training needs one "
+            "of them to pad with; set pad_token in its tokenizer_config.json."
         )
 
 

@@ -153,8 +153,8 @@ def weighted_trainer(
     from transformers import PrinterCallback
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
-    pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    pad = DataCollatorForLanguageModeling(pad_token_id=pad_id)
+    known = [token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None]
+    pad = DataCollatorForLanguageModeling(pad_token_id=[*known, 0][0])  # masked, whichever it is
 
     def padded(examples: list[dict[str, Any]]) -> dict[str, Any]:
         return {**pad(examples), "weight": torch.tensor([example["weight"] for example in examples])}
