@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
@@ -12,11 +12,16 @@ import numpy as np
 from bench.artifacts import Completions, Prompts
 from bench.config.checks import check_node
 from bench.config.compose import CONF, composing, understood
+from bench.config.nodes import without_value
 from bench.errors import BenchError, quoted
 from bench.pools.grid import Laid, only
 from bench.scoring.verifier import verify
 from bench.tasks import SPLITS, Task
+from bench.tasks.answers import Answers
+from bench.tasks.extraction import marked, number_in
+from bench.tasks.ifeval import Instructions
 from bench.tasks.programs import last_defined
+from bench.tasks.reasoning import GeneratorScore
 from bench.tasks.rows import RowsTask
 from bench.tasks.splits import words
 
@@ -53,6 +58,8 @@ def task_of(settings: Sequence[str]) -> tuple[Task, dict[str, Any]]:
 
     with understood(settings), composing(CONF):
         cfg = compose("config", list(settings))
+    if missing := without_value(OmegaConf.to_container(cfg.task), "task."):
+        raise BenchError(f"{missing[0]} has no value; give one: {missing[0]}=VALUE.")
     check_node("task", cfg.task)
     try:
         task = instantiate(cfg.task, _convert_="all")
@@ -68,18 +75,22 @@ def matched(laid: Laid, settings: Sequence[str], match: str | None) -> Judged:
     """Find the answer of each prompt. BenchError where none is found; prompts without one are left out, and counted.
 
     match: "answers" takes those of the file, "prompts" those of the task's prompt with this id, text or function to
-    write, "order" those of the task's prompts one after the other. None: "answers" where the file has them, else
-    "prompts".
+    write, "order" those of the task's prompts one after the other. None: "answers" where the file has them and the task
+    compares with texts, else "prompts".
     """
     if not laid.has_texts:
         raise BenchError(f"{settings[0]} has nothing to judge: say which field is the completion (completion=FIELD).")
     task, node = task_of(settings)
-    given = [laid.grid.answers[row] for row in laid.held]
+    given = [(laid.grid.answers[row] or "").strip() for row in laid.held]
     names, texts = laid.prompts.id.tolist(), [messages[0]["content"] for messages in laid.prompts.messages]
     answers: Sequence[str | None]
-    how = match or ("answers" if any(answer is not None for answer in given) else "prompts")
+    how = match or ("answers" if any(given) and _compares_texts(task) else "prompts")
     if how == "answers":
-        answers = [None if answer is None else _answer(task, answer) for answer in given]
+        if not _compares_texts(task):
+            raise BenchError(
+                f"match=answers is not allowed with task={task.name}, which compares no texts: take prompts or order."
+            )
+        answers = [_answer(task, answer) for answer in given]
         lacking = "no answer"
     elif how == "order":
         answers, lacking = _in_order(task, texts), ""
@@ -100,54 +111,81 @@ def matched(laid: Laid, settings: Sequence[str], match: str | None) -> Judged:
     return Judged(kept, judged, task, node, how)
 
 
+def _compares_texts(task: Task) -> bool:
+    """Whether an answer of the task is a plain text or number, and no tests, instructions or reference of a model."""
+    judge = getattr(task, "judge", task)
+    return judge.programs is judge.gold_reward is None and not isinstance(judge, Instructions | GeneratorScore)
+
+
 def _answer(task: Task, text: str) -> str | None:
-    """An answer as the task has it: a worked solution gives the one that it ends with."""
-    return task.extract_answer(text) if "\n" in text.strip() else text.strip()
+    """An answer as the task has it, a worked solution's being the one that it ends with; None where there is none."""
+    judge = getattr(task, "judge", None)
+    numbers = isinstance(judge, Answers) and judge.compare == "number"
+    if "\n" in text or (not numbers and re.search(r"####|\\boxed", text)):
+        return task.extract_answer(text)
+    end = text.rpartition("####")[2]
+    return number_in(marked(end) or end) if numbers else text or None
 
 
 def _all(task: Task) -> list[tuple[str, str, str]]:
-    """(id, question, answer) of every prompt of the task in any split."""
-    found = []
+    """(id, question, answer) of every prompt of the task in any split. BenchError where no split has prompts."""
+    found, errors = [], []
     for split in SPLITS:
         try:
             prompts = task.prompts(split)
-        except BenchError:  # the task's data may lack a split
+        except BenchError as error:  # the task's data may lack a split
+            errors.append(error)
             continue
         questions = (_question(task, messages[-1]["content"]) for messages in prompts.messages)
         found += list(zip(prompts.id.tolist(), questions, prompts.answer.tolist(), strict=True))
+    if len(errors) == len(SPLITS):
+        raise errors[0]
     return found
 
 
 def _question(task: Task, content: str) -> str:
     instruction = task.instruction if isinstance(task, RowsTask) else None
-    return content.removesuffix(f"\n\n{instruction}") if instruction else content
+    return (content.removesuffix(f"\n\n{instruction}") if instruction else content).strip()
 
 
 def _finder(task: Task) -> Callable[[str, str], tuple[str, str | None]]:
     """Find (the way, the answer) of an id and a text; the answer is None where no prompt of the task is the same.
 
-    Programs whose id and text are unknown are found by the function that their prompt defines last. Where several
-    prompts of the task define it, the one counts that has most of the text's words.
+    Where prompts differ in signs alone (5!, 5), the signs count. Programs whose id and text are unknown are found by
+    the function that their prompt defines last. Where several prompts of the task define it, the one counts that has
+    most of the text's words.
     """
     prompts = _all(task)
-    by_id = {name: answer for name, _, answer in prompts}
-    by_text = {tuple(words(question)): answer for _, question, answer in prompts}
+    by_id = {name: (question, answer) for name, question, answer in prompts}
+    by_text = defaultdict[str | tuple[str, ...], set[str]](set)
+    for _, question, answer in prompts:
+        by_text[question].add(answer)
+        by_text[tuple(words(question))].add(answer)
     by_function = defaultdict[str, list[tuple[str, str]]](list)
     for _, question, answer in prompts if task.programs else ():
         by_function[last_defined(question)].append((question, answer))
 
     def find(name: str, text: str) -> tuple[str, str | None]:
         text = _question(task, text)
-        if name in by_id:
-            return "id", by_id[name]
-        if (answer := by_text.get(tuple(words(text)))) is not None:
-            return "text", answer
+        if name in by_id and not _differs(text, by_id[name][0], by_text):
+            return "id", by_id[name][1]
+        for form in (text, tuple(words(text))):
+            if len(answers := by_text.get(form, ())) == 1:
+                return "text", next(iter(answers))
         same = by_function[defined] if (defined := last_defined(text)) else []
         near = [(_shared(text, question), answer) for question, answer in same]
         (second, _), (first, answer) = sorted([(0.0, ""), (0.0, ""), *near])[-2:]
         return ("function name", answer) if first >= AGREE and first > second else ("", None)
 
     return find
+
+
+def _differs(text: str, question: str, known: Container[str | tuple[str, ...]]) -> bool:
+    """Whether a text is not that of a prompt, but another one of the known texts, or one with few of its words."""
+    if not text or text == question:
+        return False
+    said = tuple(words(text))
+    return text in known or (said != tuple(words(question)) and (said in known or _shared(text, question) < AGREE))
 
 
 def _shared(text: str, other: str) -> float:
@@ -169,11 +207,11 @@ def _in_order(task: Task, texts: Sequence[str]) -> list[str]:
     prompts = sorted(_all(task), key=lambda prompt: natural(prompt[0]))
     if len(prompts) != len(texts):
         raise BenchError(f"match=order: the file has {len(texts):,} prompts and {task.name} has {len(prompts):,}.")
-    known = {tuple(words(question)) for _, question, _ in prompts}
+    known = {form for _, question, _ in prompts for form in (question, tuple(words(question)))}
     differ = [
         (text, name, question)
         for text, (name, question, _) in zip((_question(task, text) for text in texts), prompts, strict=True)
-        if text and words(text) != words(question) and (tuple(words(text)) in known or _shared(text, question) < AGREE)
+        if _differs(text, question, known)
     ]
     if differ:
         text, name, question = differ[0]
