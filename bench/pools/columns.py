@@ -63,9 +63,10 @@ class Columns:
     """The fields of the columns, of which some are given, and the others are those of the same names."""
 
     given: Mapping[str, str]
-    fields: dict[str, str] | None = None  # column -> field, known from the first row on
+    fields: dict[str, str] = field(default_factory=dict)  # column -> field, known from the first row on
     found: set[str] = field(default_factory=set)  # columns that were in some row
     names: dict[str, None] = field(default_factory=dict)  # of the rows' fields so far
+    scored: bool = False  # whether the scores of a log were in some row
 
     def __post_init__(self) -> None:
         known = (*OF_PROMPT, *OF_COMPLETION, *COUNTS)
@@ -79,18 +80,21 @@ class Columns:
     @property
     def rewards(self) -> list[str]:
         """The names of the rewards, in the order in which they are given; the first one chooses."""
-        return [_reward(column) for column in self.fields or () if REWARD.fullmatch(column)]
+        names = [column.partition(".")[2] or column for column in self.fields if REWARD.fullmatch(column)]
+        if len(set(names)) < len(names):
+            raise BenchError("reward and reward.reward are one name: give one of the two another, reward.NAME=FIELD.")
+        return names
 
     def of(self, row: Row) -> Prompted:
         """What the row says. ValueError, as a clause, where the row can't be read; BenchError where no row can."""
-        if self.fields is None:
+        if not self.names:
             self._resolve(row)
         elif not row.keys() <= self.names.keys():
             self._extend(row)
-        assert self.fields is not None
+        self._take_scores(row)
         values = {column: _at(row, name) for column, name in self.fields.items()}
         self.found |= {column for column, value in values.items() if value is not None}
-        prompt = text_of(values.get("prompt"))
+        prompt = text_of(values.get("prompt")) or None
         if not (prompt is None or isinstance(prompt, str)):
             raise ValueError(f"prompt is {a_kind(prompt)}, not text")
         about = _plain("id", values.get("id")), prompt, _plain("answer", values.get("answer"))
@@ -98,29 +102,18 @@ class Columns:
             return Prompted(*about, [], True, _counts(values))
         parts = _each(values)
         cells = [cell for part in ([values] if parts is None else parts) if (cell := _cell(part)) is not None]
+        if parts is None and not cells:
+            raise ValueError("has no completion, label or reward")
         return Prompted(*about, cells, parts is not None)
 
     def _resolve(self, row: Row) -> None:
-        self.names = dict.fromkeys(row)
-        fields = {name: name for name in (*OF_PROMPT, *OF_COMPLETION) if name in row} | dict(self.given)
-        if not any(REWARD.fullmatch(column) for column in fields):
-            fields |= {name: name for name in row if REWARD.fullmatch(name)}
-        scores = row.get("scores")
-        if isinstance(scores, dict) and "correct" not in fields:
-            own = [name for name in scores if name == "correct" or REWARD.fullmatch(name)]
-            if own and len(own) == len(scores):  # as `export` writes them
-                fields |= {name: f"scores.{name}" for name in own}
-            elif len(scores) > 1:
-                raise BenchError(
-                    f"The log has {len(scores)} scores of each sample, {', '.join(map(str, scores))}: say "
-                    "correct=scores.NAME, and reward.NAME=scores.NAME for a number."
-                )
-            elif scores:
-                fields["correct"] = f"scores.{next(iter(scores))}"
-        if not any(column in LEADS or REWARD.fullmatch(column) for column in fields):
-            fields |= {name: name for name in COUNTS if name in row}
-        self.fields = fields
-        if not ("n" in fields or any(column in LEADS or REWARD.fullmatch(column) for column in fields)):
+        self.fields = dict(self.given)
+        self._extend(row)
+        self._take_scores(row)
+        if any(column in LEADS or REWARD.fullmatch(column) for column in self.fields):
+            return
+        self.fields |= {name: name for name in COUNTS if name in row}
+        if "n" not in self.fields:
             raise BenchError(
                 "No column is known: say completion=FIELD, correct=FIELD, reward.NAME=FIELD, or n=FIELD and c=FIELD; "
                 f"{self.there}."
@@ -128,12 +121,29 @@ class Columns:
 
     def _extend(self, row: Row) -> None:
         """Add the columns that the rows before lacked."""
-        later, known = row.keys() - self.names.keys(), self.fields or {}
+        later = row.keys() - self.names.keys() - self.fields.keys()
         self.names |= dict.fromkeys(row)
-        columns = () if "n" in known else (*OF_PROMPT, *OF_COMPLETION)
-        rewards = bool(columns) and not any(REWARD.fullmatch(column) for column in self.given)
-        own = [name for name in row if name in later and (name in columns or (rewards and REWARD.fullmatch(name)))]
-        self.fields = known | {name: name for name in own if name not in known}
+        columns = OF_PROMPT if "n" in self.fields else (*OF_PROMPT, *OF_COMPLETION)
+        rewards = "n" not in self.fields and not any(REWARD.fullmatch(column) for column in self.given)
+        own = [name for name in row if name in columns or (rewards and REWARD.fullmatch(name))]
+        self.fields |= {name: name for name in own if name in later}
+
+    def _take_scores(self, row: Row) -> None:
+        """Add the columns in the scores of a log, from the first row that has some: a sample that failed has none."""
+        scores = row.get("scores")
+        if self.scored or not isinstance(scores, dict) or not scores or "correct" in self.fields:
+            return
+        self.scored = True
+        own = [name for name in scores if name == "correct" or REWARD.fullmatch(name)]
+        if len(own) == len(scores):  # as `export` writes them
+            self.fields |= {name: f"scores.{name}" for name in own}
+        elif len(scores) > 1:
+            raise BenchError(
+                f"The log has {len(scores)} scores of each sample, {', '.join(map(str, scores))}: say "
+                "correct=scores.NAME, and reward.NAME=scores.NAME for a number."
+            )
+        else:
+            self.fields["correct"] = f"scores.{next(iter(scores))}"
 
     @property
     def there(self) -> str:
@@ -144,10 +154,6 @@ class Columns:
         for column, name in self.given.items():
             if column not in self.found:
                 raise BenchError(f"{column}={quoted(name)}: no row has that field; {self.there}.")
-
-
-def _reward(column: str) -> str:
-    return column.partition(".")[2] or "reward"
 
 
 @functools.cache
@@ -191,9 +197,8 @@ def _cell(values: dict[str, Any]) -> Completion | None:
     """One completion; None where the cell is blank."""
     get = values.get
     rewards = tuple([_number(name, value) for name, value in values.items() if name.startswith("reward")])
-    text, correct, prediction = get("completion"), _verdict(get("correct")), _plain("prediction", get("prediction"))
-    if isinstance(text, list) and len(text) == 1:
-        text = text[0]
+    correct, prediction = _verdict(get("correct")), _plain("prediction", get("prediction"))
+    text = _one(get("completion"))
     if text is not None and not isinstance(text, str):
         raise ValueError(f"completion is {a_kind(text)}, not text")
     prediction = None if prediction in NO_ANSWER else prediction
@@ -214,6 +219,11 @@ def _cell(values: dict[str, Any]) -> Completion | None:
     )
 
 
+def _one(value: Any) -> Any:
+    """What a list of one holds."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
 def _counts(values: Mapping[str, Any]) -> tuple[int, int]:
     n, c = (_number(name, values.get(name)) for name in COUNTS)
     if not (n >= 1 and n == int(n) and 0 <= c <= n and c == int(c)):
@@ -222,13 +232,11 @@ def _counts(values: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _plain(column: str, value: Any) -> str | None:
-    """A text, or a number as one writes it; None for null and for NaN, by which tables write what is missing."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if value is None or value != value or isinstance(value, str):
-        return value if isinstance(value, str) else None
-    if column == "prediction" and isinstance(value, float) and value.is_integer():
-        value = int(value)  # 5 and 5.0 are one vote
+    """A text, or a number as one writes it; None for "", null and NaN, by which tables write what is missing."""
+    if (value := _one(value)) is None or value != value or isinstance(value, str):
+        return value or None if isinstance(value, str) else None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 5 and 5.0 are one vote, and one id
     if isinstance(value, bool | int | float):
         return str(value)
     if column == "answer" and isinstance(value, list | dict):
@@ -243,9 +251,7 @@ def whole_number(text: str) -> int | None:
 
 def _number(column: str, value: Any) -> float:
     """A number that is finite; NaN for None, NaN and an empty text."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if value is None or value == "":
+    if (value := _one(value)) is None or value == "":
         return math.nan
     if not isinstance(value, bool | int | float | str | Decimal):
         raise ValueError(f"{column} is {a_kind(value)}, not a number")
@@ -269,15 +275,9 @@ def _total(column: str, value: Any) -> float:
 
 
 def _verdict(value: Any) -> float:
-    if value is True or value is False:
-        return float(value)
-    if value is None:
+    if (value := _one(value)) is None or (isinstance(value, str) and not value.strip()):
         return math.nan
-    if isinstance(value, list) and len(value) == 1:
-        return _verdict(value[0])
     if isinstance(value, str):
-        if not value.strip():
-            return math.nan
         if (known := VERDICTS.get(value.strip().lower())) is not None:
             return known
     elif isinstance(value, int | float) and (value in (0, 1) or value != value):

@@ -150,7 +150,7 @@ def _sample(file: Path, sample: Any) -> Row:
     return {
         "id": sample["id"],
         "sample": sample["epoch"],
-        "prompt": text_of(sample["input"]),
+        "prompt": sample["input"],
         "answer": target[0] if isinstance(target, list) and len(target) == 1 else target,
         "completion": output.get("completion") if first else None,
         "finish_reason": first.get("stop_reason"),
@@ -168,14 +168,20 @@ def _inside(row: Row, name: str) -> Row:
 
 
 def text_of(messages: Any) -> Any:
-    """The text of an input: itself, or what its messages say."""
+    """The text of an input: itself, or what its messages say. ValueError, as a clause, for a list of other things."""
     if not isinstance(messages, list):
         return messages
-    contents = [message.get("content") for message in messages if isinstance(message, dict)]
-    parts = [
-        "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-        if isinstance(content, list)
-        else str(content)
-        for content in contents
-    ]
-    return "\n\n".join(parts)
+    texts = messages if len(messages) == 1 and isinstance(messages[0], str) else [*map(_said, messages)]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("prompt is a list that is no chat")
+    return "\n\n".join(texts) or None
+
+
+def _said(message: Any) -> Any:
+    """The text of a message, without its pictures; another thing where it is none."""
+    held = message if isinstance(message, dict) else {}
+    content = held.get("value") if held.get("content") is None else held["content"]
+    if not isinstance(content, list):
+        return content
+    parts = [part.get("text", "") if isinstance(part, dict) else part for part in content]
+    return "".join(parts) if all(isinstance(part, str) for part in parts) else None

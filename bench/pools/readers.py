@@ -14,6 +14,7 @@ from typing import IO, Any, NamedTuple
 from bench.errors import BenchError, first_line, quoted
 from bench.pools import logs
 from bench.pools.logs import Row
+from bench.tasks.files import refuse_twice
 
 DATASET = "dataset"  # a folder that Hugging Face's datasets saved
 FORMATS = ("jsonl", "json", "csv", "parquet", "lm-eval", "inspect")
@@ -182,8 +183,8 @@ def _json(file: Path) -> Iterator[Numbered]:
             f"{file} is {a_kind(content)}: a JSON list of objects, one per row, or an Inspect log is expected."
         )
     for number, row in enumerate(content, 1):
-        whole = isinstance(row, dict)
-        yield Numbered(number, row) if whole else Numbered(number, None, f"is {a_kind(row)}, not an object")
+        reason = "" if isinstance(row, dict) else f"is {a_kind(row)}, not an object"
+        yield Numbered(number, None if reason else row, reason)
 
 
 def _of_lm_eval(lines: Iterator[Numbered], choices: logs.Choices, *, said: bool) -> Iterator[Numbered]:
@@ -223,9 +224,7 @@ def _csv(file: Path) -> Iterator[Numbered]:
             header = next(lines, [])
         except csv.Error as error:
             raise BenchError(f"{file}, line 1 is not CSV: {error}.") from error
-        if len(set(header)) < len(header):
-            twice = next(name for name in header if header.count(name) > 1)
-            raise BenchError(f"{file} has the column {twice!r} twice; give each column a name of its own.")
+        refuse_twice(header, str(file))
         while True:
             start = lines.line_num + 1
             try:
@@ -242,7 +241,7 @@ def _csv(file: Path) -> Iterator[Numbered]:
             if cells and len(cells) != len(header):
                 yield Numbered(place, None, f"has {len(cells)} cells where the header has {len(header)}")
             elif cells:
-                yield Numbered(place, {name: cell or None for name, cell in zip(header, cells, strict=True)})
+                yield Numbered(place, dict(zip(header, cells, strict=True)))
 
 
 def _texts(file: Path) -> Iterator[str]:
@@ -258,11 +257,20 @@ def _texts(file: Path) -> Iterator[str]:
         yield text
 
 
+def files_of(folder: Path) -> list[Path]:
+    """The files of a saved data set, without the caches beside them. BenchError where it names none."""
+    try:
+        files = json.loads((folder / "state.json").read_bytes())["_data_files"]
+        return [folder / Path(file["filename"]).name for file in files]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise BenchError(f"{folder} is no saved data set: its state.json must name its files.") from error
+
+
 def _dataset(folder: Path) -> Iterator[Numbered]:
     import pyarrow as pa
 
     number = 0
-    for file in sorted(folder.glob("*.arrow")):
+    for file in files_of(folder):
         try:
             with pa.OSFile(str(file)) as opened, pa.ipc.open_stream(opened) as batches:
                 for batch in batches:
@@ -279,10 +287,7 @@ def _parquet(file: Path) -> Iterator[Numbered]:
 
     try:
         with pq.ParquetFile(file, memory_map=False) as opened:
-            names = opened.schema_arrow.names
-            if len(set(names)) < len(names):
-                twice = next(name for name in names if names.count(name) > 1)
-                raise BenchError(f"{file} has the column {twice!r} twice; give each column a name of its own.")
+            refuse_twice(opened.schema_arrow.names, str(file))
             number = 0
             for batch in opened.iter_batches(BATCH, use_threads=False):
                 for row in batch.to_pylist():

@@ -83,18 +83,17 @@ def _parquet(file: Path, content: bytes) -> list[Row]:
         rows = table.to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BenchError(f"{file} is not a whole Parquet file: {first_line(error).rstrip('.')}.") from error
-    _refuse_twice(table.column_names, str(file))
+    refuse_twice(table.column_names, str(file))
     return rows
 
 
 def _csv(file: Path, content: str) -> list[Row]:
-    before = csv.field_size_limit(
-        max(len(content), 1)
-    )  # a field may be as long as the file; the limit is the process's
+    # a field may be as long as the file; the limit is the process's
+    before = csv.field_size_limit(max(len(content), 1))
     try:
         lines = csv.reader(io.StringIO(content, newline=""), strict=True)  # rows end at \n and \r, at nothing else
         header = next(lines, [])
-        _refuse_twice(header, str(file))
+        refuse_twice(header, str(file))
         rows = []
         for cells in lines:
             if cells and len(cells) != len(header):
@@ -134,7 +133,7 @@ def _json_lines(file: Path, content: str) -> list[Row]:
 
 def _parsed(content: str, where: str) -> Any:
     def once(pairs: list[tuple[str, Any]]) -> Row:
-        _refuse_twice([name for name, _ in pairs], where)
+        refuse_twice([name for name, _ in pairs], where)
         return dict(pairs)
 
     try:
@@ -147,8 +146,8 @@ def _parsed(content: str, where: str) -> Any:
         raise BenchError(f"{where} is not JSON: {first_line(error).rstrip('.')}.") from error
 
 
-def _refuse_twice(names: list[str], where: str) -> None:
-    """BenchError where two fields share a name: one would hide the other."""
+def refuse_twice(names: list[str], where: str) -> None:
+    """Raise BenchError where two fields share a name: one would hide the other."""
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise BenchError(f"{where} has the field {twice!r} twice; give each field a name of its own.")
