@@ -55,7 +55,6 @@ class Grid:
         self.columns: Columns | None = None
         self._prompts: dict[bytes | str, int] = {}  # id, or a hash of the prompt -> row
         self._about: list[bytes] = []  # by row: a hash of prompt and answer
-        self._whole: dict[int, str] = {}  # row -> the place of the row of the file that has all of it
         self.ids: list[str] = []
         self.answers: list[str | None] = []
         self.prompt_texts, self.texts, self.token_ids = Spool(), Spool(), Spool()
@@ -68,9 +67,9 @@ class Grid:
     def skip(self, place: str, reason: str) -> None:
         self.left_out.lines.append((place, reason))
 
-    def add(self, place: str, row: Prompted, rewards: Sequence[str]) -> None:
-        """Add the completions of one row. ValueError, as a clause, where it contradicts an earlier one."""
-        number = self._number(place, row)
+    def add(self, row: Prompted, rewards: Sequence[str]) -> None:
+        """Add the completions of the row that was read last. ValueError, as a clause, where it contradicts another."""
+        number = self._number(row)
         if row.counts is not None:
             self.counts.append(row.counts)
             return
@@ -80,27 +79,27 @@ class Grid:
         for cell in row.cells:
             self._add(number, cell, rewards)
 
-    def _number(self, place: str, row: Prompted) -> int:
+    def _number(self, row: Prompted) -> int:
+        """The prompt's number. A prompt with neither id nor text is known by the row's place in the files."""
         if row.id is None and row.prompt is None and not row.whole:
             raise ValueError("has neither id nor prompt")
-        by_place = row.id is None and row.whole
-        key: bytes | str = place if by_place else row.id if row.id is not None else _hash(row.prompt)
+        place = self.left_out.rows - 1
+        key = row.id or _hash(row.prompt, None if row.prompt else str(place))
         about = _hash(row.prompt, row.answer)
         number = self._prompts.get(key)
         if number is None:
             number = self._prompts[key] = len(self.ids)
-            self.ids.append(f"{number:05d}" if row.id is None else row.id)
+            self.ids.append(row.id or f"{place if row.whole else number:05d}")
             self._about.append(about)
             self.answers.append(row.answer)
             self.prompt_texts.add(None if row.prompt is None else row.prompt.encode())
-        elif self._about[number] != about:
-            if row.id is None:
-                raise ValueError("has the prompt of an earlier row, with another answer")
-            raise ValueError(f"has the id {quoted(row.id)[:60]!r} of an earlier row, with another prompt or answer")
-        elif row.whole or number in self._whole:
-            raise ValueError(f"has the id {quoted(row.id)[:60]!r} of an earlier row")
-        if row.whole:
-            self._whole[number] = place
+            return number
+        earlier = "prompt" if row.id is None else f"id {quoted(row.id)[:60]!r}"
+        if self._about[number] != about:
+            other = "another answer" if row.id is None else "another prompt or answer"
+            raise ValueError(f"has the {earlier} of an earlier row, with {other}")
+        if row.counts is not None:
+            raise ValueError(f"has the {earlier} of an earlier row")
         return number
 
     def _add(self, number: int, cell: Completion, rewards: Sequence[str]) -> None:
@@ -125,7 +124,7 @@ class Grid:
             spool.flush()
         if self.counts:
             return self._of_counts()
-        self._prompts, self._about, self._whole = {}, [], {}  # of use only while rows come
+        self._prompts, self._about = {}, []  # of use only while rows come
         row, sample = np.array(self._row, np.int64), np.array(self._numbers["sample"])
         order = np.lexsort((np.arange(len(row)), sample, row))
         ranked = row[order], sample[order]

@@ -50,7 +50,7 @@ from bench.records.frames import Runs, load
 from bench.records.read import changed, is_finished, read_config
 from bench.store.reading import sha256
 
-VERSION = 2  # raise it where equal files get other records
+VERSION = 3  # raise it where equal files get other records
 SAMPLER = ("temperature", "top_p")
 VERIFIER = "bench.scoring.verifier.verify"
 OPTIONS: dict[str, Rule] = {
@@ -75,11 +75,8 @@ def main(words: Sequence[str]) -> None:
         number = whole_number(options[name])  # None: the option's rule refuses the words
         options[name] = options[name] if number is None else number
     options |= {name: _number(options[name]) for name in SAMPLER if name in options}
-    columns = {
-        name: value
-        for name, value in given.items()
-        if name not in (*options, *stopping.WORDS) and not name.startswith(("task", "+task"))
-    }
+    others = (*options, *stopping.WORDS, *(word.partition("=")[0] for word in task))
+    columns = {name: value for name, value in given.items() if name not in others}
     if "name" not in options:
         raise BenchError("name=NAME is missing: the folder of the run, outputs/imported/NAME.")
     runs = import_pool(files, columns=columns, task=task, stopped=stopping.of_words(given), **options)
@@ -162,7 +159,8 @@ def read(files: Sequence[Path], columns: Columns, said: str | None, choices: Cho
     grid = Grid()
     for file in files:
         kind = readers.kind_of(file, said)
-        where = f"{file.name}, {readers.noun(kind)}" if len(files) > 1 else readers.noun(kind)
+        known = file if [other.name for other in files].count(file.name) > 1 else file.name
+        where = f"{known}, {readers.noun(kind)}" if len(files) > 1 else readers.noun(kind)
         for number, row, reason in readers.rows(file, kind, choices=choices):
             grid.left_out.rows += 1
             place = f"{where} {number}"
@@ -170,7 +168,7 @@ def read(files: Sequence[Path], columns: Columns, said: str | None, choices: Cho
                 grid.skip(place, reason)
                 continue
             try:
-                grid.add(place, columns.of(row), columns.rewards)
+                grid.add(columns.of(row), columns.rewards)
             except BenchError:
                 raise
             except ValueError as error:
@@ -282,7 +280,7 @@ def _is_done(folder: Path, source: Mapping[str, Any], seed: int) -> bool:
 def _hash_of(path: Path) -> str:
     try:
         if path.is_dir():
-            return content_hash([[file.name, sha256(file)] for file in sorted(path.iterdir()) if file.is_file()])
+            return content_hash([[file.name, sha256(file)] for file in readers.files_of(path)])
         return sha256(path)
     except OSError as error:
-        raise BenchError(f"{path} can't be read: {error.strerror or error}.") from error
+        raise BenchError(f"{error.filename or path} can't be read: {error.strerror or error}.") from error
