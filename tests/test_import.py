@@ -417,7 +417,7 @@ def damaged_lzma(path: Path) -> None:
 
 def data_set_in_latin_1(path: Path) -> None:
     path.mkdir()
-    (path / "state.json").write_text("{}")
+    (path / "state.json").write_text('{"_data_files": [{"filename": "a.arrow"}]}')
     ids = pa.StringArray.from_buffers(1, pa.array([0, 1], pa.int32()).buffers()[1], pa.py_buffer(b"\xe9"))
     table = pa.table({"id": ids})
     with pa.OSFile(str(path / "a.arrow"), "wb") as opened, pa.ipc.new_stream(opened, table.schema) as stream:
@@ -439,7 +439,7 @@ GARBAGE: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "JSON that is no list": ("a.json", text_of("3"), "is a number"),
     "truncated JSON": ("a.json", text_of("[" + GOOD[0]), "is not JSON"),
     "deep JSON": ("a.json", text_of("[" * 100_000), "nested too deeply|is not JSON"),
-    "CSV with a header twice": ("a.csv", text_of("id,correct,id\n1,1,1\n"), "column 'id' twice"),
+    "CSV with a header twice": ("a.csv", text_of("id,correct,id\n1,1,1\n"), "field 'id' twice"),
     "CSV in UTF-16": ("a.csv", text_of("id,correct\na,1\n".encode("utf-16")), "not UTF-8"),
     "CSV without rows": ("a.csv", text_of("id,correct\n"), "has no rows"),
     "CSV with a null": ("a.csv", text_of("id,correct\na\0,1\n"), "null character"),
@@ -744,3 +744,228 @@ def test_the_sampler_of_an_import_is_recorded(tmp_path: Path, imported: Import):
         importing.main([str(tmp_path / "a.jsonl"), "name=warm", "temperature=warm"])
     with pytest.raises(BenchError, match=r"top_p=2.* is not allowed"):
         importing.main([str(tmp_path / "a.jsonl"), "name=much", "top_p=2"])
+
+
+def problems(path: Path, answers: list[Any]) -> tuple[str, ...]:
+    """The settings of gsm8k with these answers to `case 0?`, `case 1?` and so on."""
+    rows = [{"question": f"case {row}?", "answer": f"#### {answer}"} for row, answer in enumerate(answers)]
+    return ("task=gsm8k", f"task.path={lines(path, rows)}", "task.near_duplicate=null", "task.test_share=0.5")
+
+
+FORMS = ["1,234", 1234.0, "1234.0", "$1234", "−1234", "2 * 617 = 1234 eggs. #### 1234", "Of 2, the answer is 1234."]
+
+
+@pytest.mark.parametrize("answer", FORMS)
+def test_an_answer_of_the_file_is_read_as_that_of_a_completion(answer: Any, tmp_path: Path, imported: Import):
+    said = "-1234" if answer == "−1234" else "1234"
+    rows = [{"id": row, "answer": answer, "completion": [f"#### {said}", "#### 7"]} for row in range(3)]
+    run = imported(lines(tmp_path / "a.jsonl", rows), task=problems(tmp_path / "gsm8k.jsonl", [1] * 12))
+    assert run.metrics["sampler/pass@1"] == 0.5
+    if isinstance(answer, float):
+        text = ("task=jsonl", f"task.path={lines(tmp_path / 'b.jsonl', [{'prompt': 'a', 'answer': 'b'}])}")
+        rows = [row | {"completion": ["1234", "7"]} for row in rows]
+        assert imported(lines(tmp_path / "a.jsonl", rows), "text", task=text).metrics["sampler/pass@1"] == 0.5
+
+
+def test_empty_answers_are_none(tmp_path: Path, imported: Import, capsys: pytest.CaptureFixture[str]):
+    task = problems(tmp_path / "gsm8k.jsonl", [7] * 12)
+    rows = [{"prompt": f"case {row}?", "answer": "", "completion": ["#### 7", "#### 8"]} for row in range(3)]
+    run = imported(lines(tmp_path / "a.jsonl", rows), task=task)
+    assert (run.metrics["sampler/pass@1"], run.metrics["import/rows_left_out"]) == (0.5, 0)
+    rows = [row | {"answer": answer} for row, answer in zip(rows, ("7", 7, "many"), strict=True)]
+    run = imported(lines(tmp_path / "a.jsonl", rows), "some", task=task)
+    assert (run.metrics["sampler/pass@1"], run.metrics["import/rows_left_out"]) == (0.5, 1)
+    assert "prompt '00002' has no answer" in capsys.readouterr().err
+
+
+def test_answers_of_programs_are_never_compared_as_texts(tmp_path: Path, imported: Import):
+    """lm-eval logs a target for every task; for programs it may be the solution."""
+    made_ones = made.humaneval(6)
+    task = ("task=humaneval", f"task.path={lines(tmp_path / 'programs.jsonl', made_ones)}", "task.near_duplicate=null")
+    rows = [
+        {"prompt": one["prompt"], "answer": one["canonical_solution"], "completion": [one["canonical_solution"], "x"]}
+        for one in made_ones
+    ]
+    file = lines(tmp_path / "a.jsonl", rows)
+    assert imported(file, task=task).metrics["sampler/pass@1"] == 0.5
+    with pytest.raises(BenchError, match=r"match=answers is not allowed with task=humaneval.*prompts or order\.$"):
+        imported(file, "other", task=task, match="answers")
+
+
+def test_answers_of_ifeval_are_never_compared_as_texts(tmp_path: Path, imported: Import):
+    made_ones = made.ifeval(6)
+    task = ("task=ifeval", f"task.path={lines(tmp_path / 'ifeval.jsonl', made_ones)}", "task.near_duplicate=null")
+    rows = [{"prompt": one["prompt"], "answer": 0, "completion": ["It is 7. Done.", "It, no."]} for one in made_ones]
+    assert imported(lines(tmp_path / "a.jsonl", rows), task=task).metrics["sampler/pass@1"] == 0.5
+    with pytest.raises(BenchError, match="match=answers is not allowed with task=ifeval"):
+        imported(tmp_path / "a.jsonl", "other", task=task, match="answers")
+
+
+@pytest.mark.parametrize(
+    ("task", "setting"), [("jsonl", "path"), ("reasoning_gym", "generator"), ("ultrafeedback", "gold_model")]
+)
+def test_a_task_that_lacks_a_setting_names_it(task: str, setting: str, tmp_path: Path, imported: Import):
+    with pytest.raises(BenchError, match=rf"^task\.{setting} has no value; give one: task\.{setting}=VALUE\.$"):
+        imported(lines(tmp_path / "a.jsonl", ROWS), task=task)
+
+
+def test_a_task_whose_data_is_not_there_says_so(tmp_path: Path, imported: Import):
+    with pytest.raises(BenchError, match=r"task\.path=/nowhere does not exist"):
+        imported(lines(tmp_path / "a.jsonl", ROWS), task=("task=gsm8k", "task.path=/nowhere"), match="prompts")
+
+
+def test_an_id_whose_text_is_that_of_another_prompt_is_passed_over(
+    tmp_path: Path, imported: Import, capsys: pytest.CaptureFixture[str]
+):
+    words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
+    asked = [f"Question {word} asks for the value of {word} plus {row}" for row, word in enumerate(words)]
+    rows = [{"idx": row, "prompt": text, "answer": str(100 + row)} for row, text in enumerate(asked)]
+    task = ("task=jsonl", f"task.path={lines(tmp_path / 'b.jsonl', rows)}", "task.id_field=idx")
+    task = (*task, "task.near_duplicate=null")
+    rows = [{"id": 5 - row, "prompt": text, "completion": [f"{100 + row}", "x"]} for row, text in enumerate(asked)]
+    assert imported(lines(tmp_path / "a.jsonl", rows), task=task).metrics["sampler/pass@1"] == 0.5
+    assert "(6 by text)" in capsys.readouterr().err
+    rows = [{"id": row, "prompt": f"Q: {text}", "completion": [f"{100 + row}", "x"]} for row, text in enumerate(asked)]
+    assert imported(lines(tmp_path / "a.jsonl", rows), "same", task=task).metrics["sampler/pass@1"] == 0.5
+    assert "(6 by id)" in capsys.readouterr().err
+    rows[0]["prompt"] = "Who wrote the book about a whale?"
+    run = imported(lines(tmp_path / "a.jsonl", rows), "strange", task=task)
+    assert (run.metrics["test/prompts"], run.metrics["import/rows_left_out"]) == (5, 1)
+
+
+def test_prompts_that_differ_in_signs_alone_keep_their_answers(tmp_path: Path, imported: Import):
+    asked = {
+        "Compute 5! + 2 please": "122",
+        "Compute 5 + 2 please": "7",
+        "Compute f'(3) now": "6",
+        "Compute f(3) now": "9",
+    }
+    rows = [{"prompt": text, "answer": answer} for text, answer in {**asked, "Another one": "1"}.items()]
+    task = ("task=jsonl", f"task.path={lines(tmp_path / 'b.jsonl', rows)}", "task.near_duplicate=null")
+    rows = [{"prompt": text, "completion": [answer, "x"]} for text, answer in asked.items()]
+    assert imported(lines(tmp_path / "a.jsonl", rows), task=task).metrics["sampler/pass@1"] == 0.5
+    rows += [
+        {"prompt": "Another one.", "completion": ["1", "x"]},
+        {"prompt": "Compute 5 + 2, please!", "completion": ["7"]},
+    ]
+    run = imported(lines(tmp_path / "a.jsonl", rows), "more", task=task)
+    assert (run.metrics["test/prompts"], run.metrics["import/rows_left_out"]) == (5, 1)  # either of two is a guess
+
+
+# --- rows that are less, more or elsewhere than they look ----------------------------------------------------------
+
+
+def test_the_caches_beside_a_data_set_are_none_of_its_rows(tmp_path: Path, imported: Import):
+    from datasets import load_from_disk
+
+    folder = data_set(tmp_path / "folder", ROWS)
+    first = imported(folder)
+    load_from_disk(str(folder)).map(lambda row: {"long": len(row["completion"])})
+    load_from_disk(str(folder)).filter(lambda row: row["correct"])
+    assert len(list(folder.glob("*.arrow"))) > 1
+    again = imported(folder)
+    assert (again.metrics, again.metrics["pool/completions"]) == (first.metrics, M * N)
+    (folder / "state.json").write_text("{}")
+    with pytest.raises(BenchError, match=r"its state\.json must name its files"):
+        imported(folder, "other")
+
+
+def test_empty_completions_count_as_wrong_and_missing_ones_are_counted(tmp_path: Path, imported: Import):
+    task = problems(tmp_path / "gsm8k.jsonl", [18] * 12)
+    rows = [
+        {"prompt": f"case {row}?", "completion": text} for row in range(3) for text in ("#### 18", "", "#### 18", None)
+    ]
+    expected = {"a.csv": (0, 12, 0.5), "a.jsonl": (3, 9, 2 / 3)}  # CSV has no null
+    for name, write in (("a.csv", to_csv), ("a.jsonl", lines)):
+        run = imported(write(tmp_path / name, rows), name[2:], task=task)
+        counts = run.metrics["import/rows_left_out"], run.metrics["pool/completions"], run.metrics["sampler/pass@1"]
+        assert counts == pytest.approx(expected[name])
+    assert {row["reason"] for row in run.rows("left_out.parquet")} == {"has no completion, label or reward"}
+
+
+@pytest.mark.parametrize("failed", [0, 5])
+def test_samples_that_failed_are_counted_wherever_they_stand(failed: int, tmp_path: Path, imported: Import):
+    samples = [
+        {"id": number // 2, "epoch": number % 2 + 1, "input": f"q{number // 2}", "target": "18"}
+        | {"output": {"choices": [{"stop_reason": "stop"}], "completion": "#### 18"}}
+        | {"scores": {"match": {"value": "I" if number % 2 else "C"}}}
+        for number in range(6)
+    ]
+    samples[failed] |= {"output": {"choices": [], "completion": ""}, "scores": None, "error": {"message": "timeout"}}
+    (tmp_path / "log.json").write_text(json.dumps({"eval": {}, "samples": samples}))
+    run = imported(tmp_path / "log.json")
+    assert (run.metrics["import/rows_left_out"], run.metrics["pool/completions"]) == (1, 5)
+    assert run.metrics["sampler/pass@1"] == pytest.approx((0.5 + 0.5 + (failed > 0)) / 3)
+
+
+CHATS: dict[str, Callable[[str], Any]] = {
+    "ShareGPT": lambda text: [{"from": "system", "value": "Be brief."}, {"from": "human", "value": text}],
+    "a list of one text": lambda text: [text],
+    "parts that are texts": lambda text: [{"role": "user", "content": [text]}],
+    "parts with a picture": lambda text: [
+        {"role": "user", "content": [{"type": "text", "text": text}, {"type": "image", "image": "a.png"}]}
+    ],
+}
+
+
+@pytest.mark.parametrize("how", CHATS)
+def test_prompts_in_lists_stay_apart(how: str, tmp_path: Path, imported: Import):
+    rows = [{"prompt": CHATS[how](f"case {row}?"), "completion": "a", "correct": row % 2} for row in range(4)]
+    run = imported(lines(tmp_path / "a.jsonl", rows))
+    shown = [row["prompt"] for row in run.rows("prompts.parquet")]
+    assert [text.removeprefix("Be brief.\n\n") for text in shown] == [f"case {row}?" for row in range(4)]
+
+
+@pytest.mark.parametrize("prompt", [[1, 2, 3], ["a", "b"], [{"role": "user"}], [{"content": [3]}]])
+def test_lists_that_are_no_chat_are_counted(prompt: list[Any], tmp_path: Path, imported: Import):
+    run = imported(lines(tmp_path / "a.jsonl", [*ROWS, ROWS[0] | {"id": "q9", "prompt": prompt}]))
+    (row,) = run.rows("left_out.parquet")
+    assert row["reason"] == "prompt is a list that is no chat"
+
+
+def test_whole_rows_without_prompts_have_the_numbers_of_their_places(tmp_path: Path, imported: Import):
+    rows = [json.dumps({"correct": [row % 2, 1]}) for row in range(4)]
+    (tmp_path / "a.jsonl").write_text("\n".join(["broken", *rows[1:]]))
+    assert imported(tmp_path / "a.jsonl").prompt_ids == ("00001", "00002", "00003")
+    files = [tmp_path / name / "a.jsonl" for name in ("x", "y")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("\n".join([*rows[:-1], "broken"]))
+    run = bench.import_pool(files, name="both", outputs=tmp_path / "outputs", store=tmp_path / "store")[0]
+    assert run.prompt_ids == ("00000", "00001", "00002", "00004", "00005", "00006")
+    assert [row["place"] for row in run.rows("left_out.parquet")] == [f"{file}, line 4" for file in files]
+
+
+@pytest.mark.parametrize("about", [{"prompt": "q{}"}, {"id": "q{}"}], ids=["prompt", "id"])
+def test_whole_rows_of_one_prompt_are_one(about: dict[str, str], tmp_path: Path, imported: Import):
+    rows = [
+        {name: text.format(row) for name, text in about.items()} | {"completion": ["a"], "correct": [part == row]}
+        for part in range(3)
+        for row in range(3)
+    ]
+    run = imported(lines(tmp_path / "a.jsonl", rows))
+    assert (run.metrics["import/rows_left_out"], run.metrics["test/prompts"], run.metrics["pool/completions"]) == (
+        0,
+        3,
+        9,
+    )
+    assert run.metrics["sampler/pass@1"] == pytest.approx(1 / 3)
+
+
+def test_counts_of_one_prompt_are_given_once(tmp_path: Path, imported: Import):
+    rows = [{"id": row, "n": N, "c": row} for row in (0, 1, 2, 1.0)]  # pandas makes such ids
+    run = imported(lines(tmp_path / "a.jsonl", rows))
+    assert (run.metrics["import/rows_left_out"], run.metrics["test/prompts"]) == (1, 3)
+    assert run.rows("left_out.parquet")[0]["reason"] == "has the id '1' of an earlier row"
+
+
+def test_two_columns_of_one_reward_are_refused(tmp_path: Path, imported: Import):
+    file = lines(tmp_path / "a.jsonl", [row | {"a": 1.0} for row in ROWS])
+    with pytest.raises(BenchError, match=r"reward and reward\.reward are one name"):
+        imported(file, columns={"reward": "reward", "reward.reward": "a"})
+
+
+@pytest.mark.parametrize("word", ["tasks=gsm8k", "task_path=foo", "+task=gsm8k"])
+def test_words_that_look_like_a_task_are_refused(word: str, tmp_path: Path):
+    with pytest.raises(BenchError, match="is neither a column nor an option"):
+        importing.main([str(lines(tmp_path / "a.jsonl", ROWS)), "name=mine", f"outputs={tmp_path}", word])
