@@ -24,6 +24,7 @@ from bench.reporting.methods import methods
 from bench.store import Store, using
 from bench.sweeps.cells import Cell, cells, changed_input, is_done, state
 from bench.sweeps.plan import record_of
+from bench.tasks.word_problems import WordProblems
 
 ALONG = ("prompt_filter=all", "training.epochs=2", "training.keep_every=3", "task.validation_prompts=10")
 
@@ -322,6 +323,30 @@ def test_an_adapter_that_does_not_fit_is_refused(random_policy: Policy, tmp_path
     with pytest.raises(BenchError, match=r"own doesn't fit .*, which has no model\.layers\.0\.self_attn\.p_proj"):
         adapters.on_base(own, random_policy, setting="arms.mine")
     assert not store.uses
+
+
+def test_a_run_is_done_until_its_rows_or_its_policy_change(tiny_policy: Policy, tmp_path: Path) -> None:
+    mine, file = scaled(tiny_policy.path, 1.0, tmp_path / "mine"), tmp_path / "prompts.jsonl"
+    prompts = WordProblems().prompts("train")[:150]
+    rows = [
+        json.dumps({"prompt": messages[-1]["content"], "answer": str(answer)})
+        for messages, answer in zip(prompts.messages, prompts.answer, strict=True)
+    ]
+    file.write_text("\n".join(rows))
+    own = ("task=jsonl", f"task.path={file}", "task.compare=number", "task.near_duplicate=null", "control=none")
+    cfg = composed("policy=folder", f"policy.path={mine}", *own, *SMALL, *places(tmp_path), "task.max_new_tokens=48")
+    folder, cell = run_experiment(cfg, quiet=True), Cell("", cfg, ())
+    assert is_done(folder)
+    file.write_text("\n".join(rows).replace('"answer": "', '"answer": "1'))
+    assert not is_done(folder)
+    assert state(cell).detail == f"task.path={file} has other rows now"
+    file.unlink()
+    assert is_done(folder)
+    scaled(tiny_policy.path, 0.9, mine)
+    assert not is_done(folder)
+    assert state(cell).detail == f"the policy in {mine} changed"
+    shutil.rmtree(mine)
+    assert is_done(folder)
 
 
 def test_a_folder_that_changed_is_judged_anew(tiny_policy: Policy, tmp_path: Path) -> None:

@@ -18,7 +18,10 @@ from hydra.utils import get_object
 
 from bench.artifacts import content_hash
 from bench.config.keys import configured
+from bench.store.reading import sha256
+from bench.tasks.files import kind
 
+DATA_KEY = "task/prompts_key"  # the metric that has `data_key`
 FILE = "code.json"
 PACKAGE = "bench"
 ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the package
@@ -69,6 +72,26 @@ def is_current(folder: Path) -> bool:
         raise ValueError("it should name modules and their hashes")
     files = {name: _path(name) if name.startswith(f"{PACKAGE}.") else Path(name) for name in code}
     return all(file is not None and file.is_file() and _hash(file) == code[name] for name, file in files.items())
+
+
+def data_key(task: Mapping[str, Any]) -> str | None:
+    """A hash of the local files that a task's `path` names; None where it names none, or they can't be read."""
+    if not isinstance(path := task.get("path"), str):
+        return None
+    place = Path(path).expanduser()
+    files = [place] if place.is_file() else sorted(file for file in place.rglob("*") if kind(file))
+    try:
+        states = [(file, file.stat()) for file in files]
+        hashes = [(str(file.relative_to(place)), _sha256(file, now.st_size, now.st_mtime_ns)) for file, now in states]
+    except OSError:
+        return None
+    return content_hash(hashes) if hashes else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _sha256(file: Path, size: int, changed: int) -> str:
+    """The SHA-256 of a file, read again only where its size or time of change differ."""
+    return sha256(file)
 
 
 @functools.cache

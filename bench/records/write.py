@@ -24,8 +24,8 @@ from bench.procedures.findings import Results
 from bench.records import artifact_graph, completions, costs, read
 from bench.records.environment import FILE as ENVIRONMENT
 from bench.records.environment import environment
+from bench.records.fingerprint import DATA_KEY, code_of, data_key, fingerprint
 from bench.records.fingerprint import FILE as CODE
-from bench.records.fingerprint import code_of, fingerprint
 from bench.records.metrics import contrasts, curves, distillation, flatten, provenance, transfer_contrasts
 from bench.seeds import generator
 from bench.store.reading import CHECKSUMS, checksums_of
@@ -54,6 +54,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
         "code": fingerprint(code),
         **_counts(results),
         **{f"task/{name}": count for name, count in task.counts().items()},
+        **({} if (data := data_key(resolved["task"])) is None else {DATA_KEY: data}),
         **measured.along_counts(results.along_training),
         **measured.of_choice(results.outcomes),
         **results.findings.metrics(results, task, uses, seed=cfg.seed),

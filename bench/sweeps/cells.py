@@ -11,7 +11,7 @@ import functools
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -21,12 +21,12 @@ from omegaconf import DictConfig, OmegaConf
 from bench.config import checks
 from bench.config.arms import policies
 from bench.config.compose import Composer, as_given, install_plugins, opened, understood
-from bench.config.keys import IMPORTED, folder_of_settings, id_of_settings
+from bench.config.keys import IMPORTED, configured, folder_of_settings, id_of_settings
 from bench.errors import BenchError
 from bench.models.adapters import STAGE as ADAPTED
 from bench.models.loading import folder as load_folder
 from bench.records.artifact_graph import policy_name
-from bench.records.fingerprint import is_current
+from bench.records.fingerprint import DATA_KEY, data_key, is_current
 from bench.records.read import (
     METRICS,
     TIMES,
@@ -43,6 +43,8 @@ from bench.store.intact import read_lineage
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
+
+FROM_FOLDER = "bench.policies.from_folder"
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,9 +213,9 @@ def is_done(folder: Path) -> bool:
 
 
 def changed_input(folder: Path) -> str | None:
-    """What a run took that is another thing now: a policy from elsewhere, or an import; None where nothing changed.
+    """What a run took that is another thing now: a policy, an import, or the task's file; None where nothing changed.
 
-    A policy's folder that is gone counts as unchanged. BenchError where the run's records are damaged.
+    A file or a policy's folder that is gone counts as unchanged. BenchError where the run's records are damaged.
     """
     config, metrics = read_config(folder), read_metrics(folder)
     if any(name.endswith("/artifact") for name in metrics):
@@ -227,12 +229,23 @@ def changed_input(folder: Path) -> str | None:
                 ):
                     continue
             return f"the policy in arms.{name} changed"
-    if config["generation"]["_target_"] != IMPORTED:
-        return None
-    from bench.generation.imported import changed_import
+    if config["generation"]["_target_"] == IMPORTED:
+        from bench.generation.imported import changed_import
 
-    taken = changed_import(config, read_lineage(folder))
-    return taken and f"{taken} has other completions now"
+        if taken := changed_import(config, read_lineage(folder)):
+            return f"{taken} has other completions now"
+    if (data := data_key(config.get("task") or {})) is not None and metrics.get(DATA_KEY, data) != data:
+        return f"task.path={config['task']['path']} has other rows now"
+    places = [node for node in configured(config) if node["_target_"] == FROM_FOLDER and Path(node["path"]).is_dir()]
+    taken_from = {key for use in read_lineage(folder) for key in use.get("parents", {}).values()} if places else set()
+    for node in places:
+        with contextlib.suppress(BenchError):  # a folder that was broken since holds another policy, too
+            settings = {name: node[name] for name in ("system", "thinking", "trust_remote_code") if name in node}
+            now = load_folder(node["path"], code=settings.get("trust_remote_code", False))
+            if not taken_from or replace(now, **settings).key in taken_from:  # older records name no parents
+                continue
+        return f"the policy in {node['path']} changed"
+    return None
 
 
 @contextlib.contextmanager
