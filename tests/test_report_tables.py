@@ -18,10 +18,12 @@ from bench.estimators.crossing import crossover
 from bench.estimators.training_seeds import seed_interval
 from bench.records.read import Estimate, Run
 from bench.reporting.console import main_table, runs_table
+from bench.reporting.contrasts import judged
 from bench.reporting.exhibit import Table, records_of
 from bench.reporting.exhibits import tables
 from bench.reporting.files import write_table
 from bench.reporting.groups import distinctions, estimate, grouped
+from bench.reporting.ranking import rank
 from bench.reporting.tables import inline, latex, markdown
 from bench.seeds import generator
 
@@ -110,6 +112,35 @@ def test_configurations_are_ranked_with_what_sets_them_apart(grid: list[Run]):
     assert main.rows[2]["ahead_verdict"] == "better"
     assert next(iter(main.columns)) == "config.selection"
     assert "config.seed" not in main.columns
+
+
+def test_configurations_without_a_shared_seed_are_adjusted_and_none_is_first(tmp_path: Path):
+    """Alone each is resolved; Holm's adjustment for four leaves the weaker ones open."""
+    names = ["top_per_prompt", "all_correct", "threshold", "shortest_correct"]
+    runs = [
+        made_run(
+            tmp_path,
+            seed=seed,
+            skill={"tuned": 0.28, "control": 0.2},
+            prompts=120,
+            settings={"selection._target_": f"bench.selection.{name}"},
+        )
+        for seed, name in enumerate(names)
+    ]
+    main = by_name(runs)["main"]
+    alone = {group.label: rank({group.label: group.runs})[0].effect for group in grouped(runs)}
+    expected = judged({name: found for name, found in alone.items() if found is not None})
+    assert len(expected) == 4
+    assert any(found.verdict != expected[name].verdict for name, found in alone.items() if found is not None)
+    for row in main.rows:
+        found = expected[f"selection={row['config.selection']}"]
+        assert row["p_effect"] == pytest.approx(found.p_value)
+        assert row["effect_verdict"].partition(" (")[0] == found.verdict
+        assert row["ahead_verdict"] == ""
+        assert row["ahead"] is None
+    assert [row["tuned"] for row in main.rows] == sorted((row["tuned"] for row in main.rows), reverse=True)
+    assert "No seed is shared by all: they are not compared." in main.caption
+    assert not any(words in main.caption for words in ("pooled", "first row"))
 
 
 def test_what_configurations_share_is_shown_once(grid: list[Run]):

@@ -132,12 +132,20 @@ def _compared(usable: np.ndarray, over_seeds: SeedInterval | None, name: str) ->
     return Contrast(difference, p_value, detectable, seeds, prompts, verdict, freedom=over_seeds.freedom)
 
 
-def in_both_ways(sides_of: Callable[[Measure], Mapping[Key, Sides]], name: str) -> dict[Key, Contrast]:
+def in_both_ways(
+    sides_of: Callable[[Measure], Mapping[Key, Sides]], name: str, *, pooled: bool = True
+) -> dict[Key, Contrast]:
     """A family in sampled accuracy, each with its verdict in greedy accuracy; adjusted for their number (Holm 1979).
 
-    sides_of: the pairs in one of the two. name: see `contrasts`.
+    sides_of: the pairs in one of the two. name: see `contrasts`. pooled: whether the pairs are of the same seeds and
+    have one variance between them.
     """
-    sampled, greedy = (judged(contrasts(sides_of(measure), name)) for measure in (SAMPLED, GREEDY))
+
+    def compared(sides: Mapping[Key, Sides]) -> dict[Key, Contrast]:
+        families = [sides] if pooled else [{key: pair} for key, pair in sides.items()]
+        return judged({key: found for family in families for key, found in contrasts(family, name).items()})
+
+    sampled, greedy = (compared(sides_of(measure)) for measure in (SAMPLED, GREEDY))
     return {key: replace(found, other=greedy[key].verdict) for key, found in sampled.items()}
 
 

@@ -22,8 +22,9 @@ class Ranked:
     tuned: Estimate  # pass@1
     control: Estimate | None  # pass@1 of its random control
     effect: Contrast | None  # tuned less control, adjusted for the number of methods
-    ahead: Contrast | None  # the first method less this one, adjusted likewise; None for the first
+    ahead: Contrast | None  # the first method less this one, adjusted likewise; None for the first and where not shared
     kl: Estimate  # nats per sequence from the raw base
+    shared: bool = True  # whether all methods have the same seeds: only then are they compared with the first
 
     @property
     def effect_verdict(self) -> str:
@@ -31,15 +32,18 @@ class Ranked:
 
     @property
     def ahead_verdict(self) -> str:
-        return self.ahead.scoped if self.ahead else "first"
+        return self.ahead.scoped if self.ahead else "first" if self.shared else ""
 
 
-def rank(methods: Mapping[str, Sequence[Run]]) -> list[Ranked]:
+def rank(methods: Mapping[str, Sequence[Run]], *, shared: bool = True) -> list[Ranked]:
     """Rank methods by pass@1, best first, from their runs: the same seeds for all, on the same test prompts.
 
     Two families of comparisons, each adjusted for their number (Holm 1979): every method against its control, and
     every other method against the first. The first was chosen by what is compared, so its lead is too large by
     what `flattery` estimates. Each family has one variance between seeds (`contrasts`).
+
+    shared: False where not all methods have the same seeds. Then none is compared with the first, and each has its own
+    variance between seeds.
     """
     groups = {name: _by_seed(runs) for name, runs in methods.items()}
     tuned = {name: group.per_prompt("tuned", *SAMPLED) for name, group in groups.items()}  # [S, M] each
@@ -49,10 +53,11 @@ def rank(methods: Mapping[str, Sequence[Run]]) -> list[Ranked]:
     def arm(name: str, arm: str, measure: Measure) -> np.ndarray:
         return groups[name].per_prompt(arm, *measure)
 
-    effects = in_both_ways(lambda by: {n: (arm(n, "tuned", by), arm(n, "control", by)) for n in controls}, "{} effect")
-    ahead = in_both_ways(
-        lambda by: {n: (arm(order[0], "tuned", by), arm(n, "tuned", by)) for n in order[1:]}, "{} ahead"
+    others = order[1:] if shared else []
+    effects = in_both_ways(
+        lambda by: {n: (arm(n, "tuned", by), arm(n, "control", by)) for n in controls}, "{} effect", pooled=shared
     )
+    ahead = in_both_ways(lambda by: {n: (arm(order[0], "tuned", by), arm(n, "tuned", by)) for n in others}, "{} ahead")
     return [
         Ranked(
             name=name,
@@ -62,6 +67,7 @@ def rank(methods: Mapping[str, Sequence[Run]]) -> list[Ranked]:
             effect=effects.get(name),
             ahead=ahead.get(name),
             kl=groups[name].mean("tuned", "policy", "kl", 1),
+            shared=shared,
         )
         for name in order
     ]

@@ -15,9 +15,10 @@ from bench.reporting.groups import Group, recorded
 from bench.reporting.ranking import Ranked, rank
 from bench.reporting.words import ARMS, over_what
 
+FREEDOM = "df: degrees of freedom of the t interval."
 POOLED = (
-    "With several configurations the variance between seeds' means is pooled over them, as far as they are alike; df: "
-    "degrees of freedom of the t interval."
+    "With several configurations the variance between seeds' means is pooled over them, as far as they are alike; "
+    f"{FREEDOM}"
 )
 HEADINGS = {"p_value": "p", "freedom": "df", "verdict": "first vs second"}
 RAW = 1e-6  # nats: below it the run's sampler is the raw base's own
@@ -144,21 +145,24 @@ class _Configuration(NamedTuple):
 def _configurations(groups: Sequence[Group]) -> Table | None:
     by_label = {group.label: group for group in groups}
     runs, left_out = shared_seeds({label: group.runs for label, group in by_label.items()})
-    if all(runs.values()):
-        note = " Seeds {} are left out: not every configuration has them." if left_out else ""
-        ranked = rank(runs)
+    shared = all(runs.values())
+    if shared:
+        ranked, pooled = rank(runs), POOLED
+        compared = "Two comparisons, paired by seed and prompt: "
+        compared += "tuned with its random control, and the first row with each other"
+        note = "The first row was chosen on the prompts shown, so that its lead is likely too large."
+        if left_out:
+            note += f" Seeds {', '.join(map(str, left_out))} are left out: not every configuration has them."
     else:
-        note = " No seed is shared by all: they are not compared."
-        ranked = [rank({label: group.runs})[0] for label, group in by_label.items()]
-        ranked.sort(key=lambda method: -method.tuned.value)
+        ranked, pooled = rank({label: group.runs for label, group in by_label.items()}, shared=False), FREEDOM
+        compared = "Tuned is compared with its random control, paired by seed and prompt"
+        note = "No seed is shared by all: they are not compared."
     return tables.table(
         "main",
-        "Sampled accuracy (pass@1) of each configuration, best first. Two comparisons, paired by seed and prompt: "
-        f"tuned with its random control, and the first row with each other. {over_what(groups)}. The verdicts of each "
-        "kind are adjusted for their number (Holm), intervals are not; 'sampled only': greedy it is not resolved. "
-        f"{POOLED} Detectable: the difference from the control "
-        "that one comparison on these prompts and seeds finds with a power of 80 %. The first row was chosen on the "
-        f"prompts shown, so that its lead is likely too large.{note.format(', '.join(map(str, left_out)))}",
+        f"Sampled accuracy (pass@1) of each configuration, best first. {compared}. {over_what(groups)}. The verdicts "
+        "of each kind are adjusted for their number (Holm), intervals are not; 'sampled only': greedy it is not "
+        f"resolved. {pooled} Detectable: the difference from the control that one comparison on these prompts and "
+        f"seeds finds with a power of 80 %. {note}",
         [_Configuration(by_label[method.name], method) for method in ranked],
         [
             *tables.settings_columns(groups),
