@@ -169,6 +169,7 @@ def sweep(overrides: list[str], *, plan_only: bool) -> None:
     from bench.sweeps import plan
     from bench.sweeps.cells import cells, is_done, number, state
 
+    sys.argv.append("hydra.mode=MULTIRUN")  # which a file of sweeps/ need not say
     if (definition := search.read(overrides, CONF)) is not None:
         launch.check(overrides, CONF, devices=not plan_only)
         run_search(definition, plan_only=plan_only)

@@ -76,6 +76,44 @@ def test_what_is_of_several_runs_needs_several(setting: str, monkeypatch):
     )
 
 
+GRID = """\
+# @package _global_
+name: mine
+hydra:
+  sweeper:
+    params:
+      seed: 0,1,2
+"""
+
+
+def own(group: str, folder: Path) -> list[str]:
+    """The settings of a choice of one's own, named mine, that has a grid."""
+    (folder / group).mkdir()
+    (folder / group / "mine.yaml").write_text(GRID)
+    return [f"{group}=mine", f"hydra.searchpath=[file://{folder}]"]
+
+
+def test_a_grid_outside_a_sweep_is_refused(monkeypatch, tmp_path: Path):
+    given = own("experiment", tmp_path)
+    for arguments in (given, [*given, "plan=true"], ["-m", *given], ["hydra.mode=MULTIRUN"]):
+        assert said(monkeypatch, command.main, *arguments) == (
+            "error: hydra.mode and hydra.sweeper.params go into a file of sweeps/, which sweep=NAME runs."
+        )
+
+
+def test_a_sweep_runs_every_cell_of_its_plan_without_a_mode_of_its_own(monkeypatch, tmp_path: Path, capsys):
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    ran = []
+    monkeypatch.setattr("bench.launching.runner.run_cell", lambda cfg, label: ran.append(cfg.seed))
+    monkeypatch.setattr("bench.launching.runner.refuse_early", lambda *given: None)
+    monkeypatch.setattr(sys, "argv", ["bench", *own("sweep", tmp_path)])
+    with pytest.raises(SystemExit):  # no cell came to anything
+        command.main()
+    assert ran == [0, 1, 2]
+    assert "3 cells" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "arguments", [["hydra.run.dir=/dev/null/x"], ["-m", "seed=0,1", "hydra.sweep.dir=/dev/null/x"]]
 )

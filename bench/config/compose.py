@@ -119,7 +119,7 @@ def composing(conf: str) -> Iterator[None]:
 
 
 def compose_one(overrides: list[str]) -> DictConfig:
-    """The configuration of one experiment. BenchError for a selection beside pairs: one would be ignored."""
+    """The configuration of one experiment. BenchError for a selection beside pairs, or a grid without sweep=."""
     from hydra import compose
 
     cfg = compose("config", overrides, return_hydra_config=True)
@@ -129,6 +129,8 @@ def compose_one(overrides: list[str]) -> DictConfig:
             f"selection={chosen.selection} is not allowed with pairs={chosen.pairs}, which take its place ("
             "training=dpo sets pairs): leave one of them out, in an experiment by ~selection."
         )
+    if chosen.get("sweep") is None and (cfg.hydra.mode or cfg.hydra.sweeper.get("params")):
+        raise BenchError("hydra.mode and hydra.sweeper.params go into a file of sweeps/, which sweep=NAME runs.")
     with open_dict(cfg):
         del cfg["hydra"]
     return cfg
@@ -234,9 +236,7 @@ def explain_composition(error: Exception, conf: Path, arguments: Sequence[str]) 
 def _not_a_choice(conf: Path, arguments: Sequence[str]) -> str:
     for argument in arguments:
         group, _, values = argument.partition("=")
-        if not values or not _is_group(conf, group):
-            continue
-        for value in values.split(","):
+        for value in values.split(",") if values and _is_group(conf, group) else ():
             if not (conf / group / f"{value}.yaml").is_file() and not isinstance(yaml.safe_load(value), str):
                 return f"{group}={value} does not exist; {group} can be {_choices(conf, group)}."
     return ""

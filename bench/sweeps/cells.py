@@ -89,22 +89,23 @@ def cells(overrides: Sequence[str], conf: str) -> list[Cell] | None:
 
     Raises BenchError, or one of Hydra's exceptions, where any cell can't run.
     """
-    from hydra import compose, initialize_config_dir
+    from hydra import initialize_config_dir
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.types import RunMode
 
     install_plugins()
     overrides = opened(overrides)
     _refuse_sweeps_of_wandb(overrides, Path(conf))
     composer = Composer()
     with understood(overrides), initialize_config_dir(conf, version_base="1.3"):
-        named = [override for override in overrides if override.lstrip("+").startswith(("sweep=", "hydra/sweeper="))]
-        sweeper = compose("config", named, return_hydra_config=True).hydra.sweeper
+        loader = GlobalHydra.instance().config_loader()
+        sweeper = loader.load_configuration("config", overrides, run_mode=RunMode.MULTIRUN).hydra.sweeper
         if not sweeper._target_.endswith(f".{BasicSweeper.__name__}"):
             return None
         grid = sweeper.get("params") or {}
-        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        parser = OverridesParser.create(config_loader=loader)
         parsed = parser.parse_overrides([*(f"{key}={value}" for key, value in grid.items()), *overrides])
         last = {override.get_key_element(): override for override in parsed}
         refuse_given_twice(parsed[len(grid) :])
