@@ -305,6 +305,22 @@ def test_the_lines_of_the_break_even_cross_where_the_record_says(one):
     assert at[1] == pytest.approx(1700 * 2.5 * 2e6)
 
 
+def test_an_arrow_marks_a_break_even_without_an_end(tmp_path):
+    """The points of the seed at 1,700 queries, and the arrows at the ends of an axis to twice as many and a margin."""
+    shown = {}
+    for ends in ((), ("_high",), ("_low", "_high")):
+        none = {f"break_even/queries{end}": None for end in ends}
+        figure = named(figures([made_run(tmp_path / str(len(ends)), metrics=none)]), "break_even")
+        with drawn(figure) as canvas:
+            lines = canvas.axes[1].lines
+            shown[ends] = {line.get_marker(): line.get_xdata().tolist() for line in lines if line.get_marker()}
+        (crossing,) = [row for row in figure.rows if row["what"] == "crossing"]
+        assert [crossing[f"queries{end}"] for end in ends] == [None] * len(ends)
+    assert shown[()] == {"d": [1700]}
+    assert shown["_high",] == {"d": [1700], ">": pytest.approx([3570])}
+    assert shown["_low", "_high"] == {"d": [1700], ">": pytest.approx([3570]), "<": [0]}
+
+
 def test_no_break_even_is_said(tmp_path):
     never = {f"break_even/queries{end}": None for end in ("", "_low", "_high")}
     figure = named(figures([made_run(tmp_path, metrics=never)]), "break_even")

@@ -65,6 +65,15 @@ def test_break_even_of_a_worse_policy_and_of_one_that_no_n_reaches(run: Run):
     assert "No break-even is given: no Best-of-n up to n = 4 is as accurate." in text
 
 
+def test_a_seed_with_the_accuracy_of_one_sample_of_the_base_is_said_apart_from_one_that_no_n_reaches(tmp_path: Path):
+    never = dict.fromkeys(("break_even/queries", "break_even/queries_high"))
+    odd = {2: never | {"break_even/n": 1.0}, 4: never | {"break_even/n": None}}
+    for last, more in ((4, ""), (5, "no Best-of-n up to n = 4 is as accurate under 1 of 5 seeds, and ")):
+        runs = [made_run(tmp_path / str(last), seed=seed, metrics=odd.get(seed)) for seed in range(last)]
+        reason = f"No break-even is given: {more}one sample of the base is as accurate under 1 of {last} seeds."
+        assert reason in verdicts(runs)
+
+
 def test_ends_that_are_not_bounded_are_said(run: Run):
     unbounded = {"break_even/queries_high": None, "break_even/n_high": None}
     assert "1,700 [1,400, never] queries" in told(run, **judging("better", 1), **unbounded)

@@ -75,11 +75,9 @@ def _in_total(group: Group, contrasts: Mapping[str, Contrast]) -> plots.Rows:
         return [_row(group, f"{NONE}: {reason}")]
     rows: plots.Rows = []
     for run in group.runs:
-        at = {end: run.metrics[f"break_even/queries{end}"] for end in ("", "_low", "_high")}
-        spent = run.metrics["cost/fine_tuning_flops"] + at[""] * run.metrics["cost/tuned_query_flops"]
-        queries = {f"queries{end}": at[""] if value is None else value for end, value in at.items()}
-        seed, n = run.config["seed"], run.metrics["break_even/n"]
-        rows.append(_row(group, "crossing", seed=seed, n=n, flops=spent, **queries))
+        at = {f"queries{end}": run.metrics[f"break_even/queries{end}"] for end in ("", "_low", "_high")}  # None: no end
+        spent = run.metrics["cost/fine_tuning_flops"] + at["queries"] * run.metrics["cost/tuned_query_flops"]
+        rows.append(_row(group, "crossing", seed=run.config["seed"], n=run.metrics["break_even/n"], flops=spent, **at))
     n, last = float(np.mean([row["n"] for row in rows])), 2 * max(row["queries"] for row in rows)
     once, each, of_n = fine_tuning_flops(group), query_flops(group, 1, "tuned"), query_flops(group, n)
     for count in (0, last):
@@ -124,8 +122,11 @@ def _totals(axes: Any, rows: plots.Rows) -> None:
                 axes.set_title(f"Best-of-{ends[0]['n']:.3g}, as accurate as the fine-tuned", loc="left")
     if crossed := plots.where(rows, what="crossing"):
         diamonds = plots.bare(crossed, "queries", "queries_low", "queries_high", "flops")
-        plots.line(axes, diamonds, "queries", "flops", style.LOOKS["base"], linestyle="none", marker="d", markersize=4)
-        axes.set_xlim(left=0)
+        last = max(row[key] or 0 for row in rows for key in ("queries", "queries_high"))
+        beyond = {"queries_low": -1, "queries_high": 2 * last}  # of the axis: arrows mark intervals without an end
+        ends = [row | {key: end for key, end in beyond.items() if row[key] is None} for row in diamonds]
+        plots.line(axes, ends, "queries", "flops", style.LOOKS["base"], linestyle="none", marker="d", markersize=4)
+        axes.set_xlim(0, None if ends == diamonds else 1.05 * last)
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_formatter(plots.short)
         axes.yaxis.set_major_formatter(plots.short)
@@ -158,9 +159,8 @@ def of_break_even(group: Group, contrasts: Mapping[str, Contrast]) -> list[str]:
             f"it costs fewer FLOPs after {min(queries):,} to {max(queries):,} queries "
             f"(range over {len(metrics)} seeds)."
         ]
-    (recorded,) = metrics
     n, queries_ends = (
-        [_end(recorded[f"break_even/{name}{end}"], form, missing) for end, missing in ends.items()]
+        [_end(metrics[0][f"break_even/{name}{end}"], form, missing) for end, missing in ends.items()]
         for name, form, ends in (
             ("n", ".3g", {"": "", "_low": "below all", "_high": "above all"}),
             ("queries", ",", {"": "", "_low": "fewer", "_high": "never"}),
@@ -181,9 +181,11 @@ def _no_break_even(group: Group, contrasts: Mapping[str, Contrast]) -> tuple[str
         return verdict, "one sample of the base is more accurate"
     if verdict == "not resolved":
         return verdict, "the tuned policy is not shown to be better than one sample of the base"
-    missing = [run.metrics.get("break_even/queries", 0) for run in group.runs].count(None)
-    under = f" under {missing} of {len(group.runs)} seeds" if len(group.runs) > 1 else ""
-    return verdict, f"no Best-of-n up to n = {max(sizes)} is as accurate{under}" if missing else ""
+    missing = [run.metrics for run in group.runs if run.metrics.get("break_even/queries", 0) is None]
+    equal = sum((metrics["break_even/n"] or 2) < 1.001 for metrics in missing)  # None: no n is as accurate
+    counts = {f"no Best-of-n up to n = {max(sizes)}": len(missing) - equal, "one sample of the base": equal}
+    under = " under {} of " + f"{len(group.runs)} seeds" if len(group.runs) > 1 else ""
+    return verdict, ", and ".join(f"{who} is as accurate{under.format(n)}" for who, n in counts.items() if n)
 
 
 def _end(value: float | None, form: str, missing: str) -> str:
