@@ -149,6 +149,17 @@ def test_what_configurations_share_is_shown_once(grid: list[Run]):
     assert [row["arm"] for row in found["coverage"].rows].count("base") == 1
 
 
+def test_the_table_of_coverage_claims_nothing_for_new_seeds_where_there_is_one(grid: list[Run]):
+    for runs, words in (
+        (grid[:1], "prompts"),
+        (grid[:3], "prompts and seeds"),
+        (grid[:4], "prompts (and seeds, where "),
+    ):
+        caption = by_name(runs)["coverage"].caption
+        assert f"band over all k, for new {words}" in caption
+        assert ("seeds, excludes 0" in caption) == (words == "prompts and seeds")
+
+
 def test_the_table_of_coverage_says_at_which_k_a_policy_is_ahead_of_the_base(tmp_path: Path):
     """As estimators.crossover gives it for the values per prompt of all seeds, one by one."""
     skill = {"base": 0.4, "tuned": 0.85, "control": 0.1}

@@ -83,10 +83,15 @@ def over_what(groups: Sequence[Group]) -> str:
     prompts = groups[0].runs[0].metrics["test/prompts"]
     counts = sorted({len(group.runs) for group in groups})
     seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else counted(counts[0], "seed")
-    new = "new prompts"
-    if counts[-1] > 1:
-        new += " and seeds" if counts[0] > 1 else " (and seeds, where there are several)"
-    return f"{prompts} {split(groups)} prompts, {seeds}; 95 % intervals for {new}"
+    return f"{prompts} {split(groups)} prompts, {seeds}; 95 % intervals {for_what_new(groups)}"
+
+
+def for_what_new(groups: Sequence[Group]) -> str:
+    """What is new where an interval holds: prompts, and seeds where there are several."""
+    counts = {len(group.runs) for group in groups}
+    if max(counts) == 1:
+        return "for new prompts"
+    return "for new prompts and seeds" if min(counts) > 1 else "for new prompts (and seeds, where there are several)"
 
 
 def counted(count: int, noun: str) -> str:

@@ -14,7 +14,7 @@ from bench.reporting.axes import NONE, Wanted, choice, costs, over, query_flops
 from bench.reporting.contrasts import contrast
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
-from bench.reporting.words import ARMS, listed, over_what
+from bench.reporting.words import ARMS, for_what_new, listed, over_what
 from bench.seeds import generator
 
 FIT = "power law"
@@ -195,7 +195,7 @@ def coverage_table(groups: Sequence[Group]) -> Table | None:
         f"Share of prompts that k samples solve (pass@k), and accuracy of their majority vote. {over_what(groups)}. "
         "The base's samples are those of its evaluation. Best-of-n is from another pool, drawn with the run's sampler: "
         "the two differ at equal n even where the verifier chooses. A policy is ahead of the base or behind it where a "
-        "simultaneous 95 % band over all k, for new prompts and seeds, excludes 0.",
+        f"simultaneous 95 % band over all k, {for_what_new(groups)}, excludes 0.",
         policies,
         [
             *map(setting, groups[0].settings),
