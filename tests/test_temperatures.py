@@ -121,7 +121,7 @@ def test_break_even_is_against_every_way_to_answer_with_the_base():
     measures = {
         Measure(*of, "accuracy", n): np.full(6, value) for of, curve in curves.items() for n, value in curve.items()
     }
-    found = break_even_at_best(measures, costs, np.random.default_rng(0), oracle=True)
+    found = break_even_at_best(measures, costs, np.random.default_rng(0))
     assert found["break_even/at_best/majority/n"] == pytest.approx(2 * 2**0.5)
     assert found["break_even/at_best/best_of_n/n"] == pytest.approx(2)
     assert found["break_even/at_best/one_sample/n"] == np.inf
@@ -130,6 +130,44 @@ def test_break_even_is_against_every_way_to_answer_with_the_base():
         n = found[f"break_even/at_best/{way}/n"]
         expected = break_even_queries(Costs(1e6, reward, 10, 20, 4, 7, 1, 7), n)
         assert found[f"break_even/at_best/{way}/queries"] == expected
-    assert "by Best-of-n (oracle), at n = 2" in str(found["break_even/at_best/sentence"])
     del measures[Measure("tuned", "at_best", "accuracy", 1)]
-    assert break_even_at_best(measures, costs, np.random.default_rng(0), oracle=True) == {}
+    assert break_even_at_best(measures, costs, np.random.default_rng(0)) == {}
+
+
+def at_best(of: str, value: float, low: float, high: float) -> dict[str, Any]:
+    """A number as it is recorded, with its ends; None where infinite."""
+    numbers = {"": value, "_low": low, "_high": high}
+    return {f"break_even/at_best/{of}{end}": number if np.isfinite(number) else None for end, number in numbers.items()}
+
+
+BETTER, WORSE, OPEN = (0.1, 0.05, 0.15, 0.01), (-0.1, -0.15, -0.05, 0.01), (0.01, -0.04, 0.06, 0.6)
+NOWHERE = (np.inf, np.inf, np.inf)
+
+
+@pytest.mark.parametrize(
+    ("difference", "best_of_n", "queries", "words"),
+    [
+        (
+            *(BETTER, (2.5, 2.1, np.inf), (1700, np.inf, 2100)),
+            "by Best-of-n (oracle), at n = 2.5 [2.1, above all]: fine-tuning pays after 1,700 [fewer, 2,100] queries.",
+        ),
+        (BETTER, (1.0, 1.0, 2.0), NOWHERE, "at n = 1 [1, 2]: fine-tuning saves no FLOPs per query at this n."),
+        (BETTER, NOWHERE, NOWHERE, "No way to answer with the base is shown to be as accurate as the tuned policy at"),
+        (
+            *(OPEN, (1.0, 1.0, np.inf), NOWHERE),
+            "The tuned policy is not shown to be better than the base at their best temperatures, so no break-even is",
+        ),
+        (WORSE, (1.0, 1.0, 1.0), NOWHERE, "Fine-tuning never pays for itself: at their best temperatures, the base is"),
+    ],
+)
+def test_what_a_break_even_claims_rests_on_its_comparison(difference, best_of_n, queries, words, folder):
+    run = read_run(folder)
+    name = "tuned_vs_base/at_best"
+    keys = ("difference", "difference_low", "difference_high", "p_adjusted")
+    numbers = {f"{name}/{key}": value for key, value in zip(keys, difference, strict=True)}
+    numbers |= at_best("best_of_n/n", *best_of_n) | at_best("best_of_n/queries", *queries)
+    for way in ("one_sample", "majority"):
+        numbers |= at_best(f"{way}/n", *NOWHERE) | at_best(f"{way}/queries", *NOWHERE)
+    said = " ".join(sentences([replace(run, metrics=run.metrics | numbers)]))
+    assert words in said
+    assert ("fine-tuning pays" in said) == (best_of_n[0] == 2.5)

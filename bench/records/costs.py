@@ -1,6 +1,5 @@
 """The cost of an experiment, by its lineage, and the number of queries after which fine-tuning pays for itself."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -77,26 +76,25 @@ def break_even_metrics(
 
 
 def break_even_at_best(
-    measures: Mapping[Measure, np.ndarray], costs: Costs, rng: np.random.Generator, *, oracle: bool
-) -> dict[str, float | str | None]:
+    measures: Mapping[Measure, np.ndarray], costs: Costs, rng: np.random.Generator
+) -> dict[str, float | None]:
     """Each way to answer with the base, against the tuned policy at its best temperature: the n that is as accurate.
 
     The ways: one sample at the base's best temperature, the majority vote, the vote weighted by a learned reward, and
-    Best-of-n. oracle: Best-of-n is chosen by the verifier that judges. Empty where no best temperature was chosen. A
-    vote costs as many samples as Best-of-n, and no scoring unless it is weighted.
+    Best-of-n. Empty where no best temperature was chosen. A vote costs as many samples as Best-of-n, and no scoring
+    unless it is weighted.
     """
     tuned = measures.get(Measure("tuned", AT_BEST, "accuracy", 1))
     if tuned is None:
         return {}
     ways = {
-        "one_sample": (("base", AT_BEST), "one sample at its best temperature", False),
-        "majority": (("sampler", "majority"), "majority vote", False),
-        "weighted_majority": (("sampler", "weighted_majority"), "weighted majority vote", True),
-        "best_of_n": (("base", "best_of_n"), f"Best-of-n ({'oracle' if oracle else 'learned reward'})", True),
+        "one_sample": (("base", AT_BEST), False),
+        "majority": (("sampler", "majority"), False),
+        "weighted_majority": (("sampler", "weighted_majority"), True),
+        "best_of_n": (("base", "best_of_n"), True),
     }
-    metrics: dict[str, float | str | None] = {}
-    words: dict[float, str] = {}
-    for way, (of, name, scored) in ways.items():
+    metrics: dict[str, float | None] = {}
+    for way, (of, scored) in ways.items():
         curve = {measure.n: values for measure, values in measures.items() if measure[:3] == (*of, "accuracy")}
         if not curve:
             continue
@@ -104,16 +102,7 @@ def break_even_at_best(
         even = break_even(list(curve), np.stack(list(curve.values()), axis=1), tuned, paid, rng)
         metrics |= with_ends(f"break_even/{AT_BEST}/{way}/n", even.n, even.n_low, even.n_high)
         metrics |= with_ends(f"break_even/{AT_BEST}/{way}/queries", even.queries, even.queries_low, even.queries_high)
-        pays = "fine-tuning never pays" if even.queries is None else f"fine-tuning pays after {even.queries:,} queries"
-        words.setdefault(even.n, f"{name}, at n = {even.n:.3g}: {pays}")
-    fewest = min(words)
-    sentence = (
-        f"The base is as accurate as the tuned policy at its best temperature, with the fewest samples, by "
-        f"{words[fewest]}."
-        if math.isfinite(fewest)
-        else "No way to answer with the base is as accurate as the tuned policy at its best temperature."
-    )
-    return {**metrics, f"break_even/{AT_BEST}/sentence": sentence}
+    return metrics
 
 
 def costs_of(results: Results, uses: Sequence[Use], training: Mapping[str, Any]) -> Costs:

@@ -203,9 +203,8 @@ def _break_even(
     made = costs.break_even_metrics(
         results, uses, list(curve), np.stack(list(curve.values()), axis=1), tuned, rng, training=cfg.training
     )
-    pool, best = results.best_of_n, generator(cfg.seed, "break even", "best")
-    oracle = np.array_equal(pool.proxy, pool.gold)
-    return made | costs.break_even_at_best(measures, costs.costs_of(results, uses, cfg.training), best, oracle=oracle)
+    best = generator(cfg.seed, "break even", "best")
+    return made | costs.break_even_at_best(measures, costs.costs_of(results, uses, cfg.training), best)
 
 
 def long(measures: dict[Measure, np.ndarray], ids: np.ndarray) -> Iterator[Any]:

@@ -1,5 +1,6 @@
 """Policies over sampling temperatures: every temperature in a table, and each policy at its best one in sentences."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,8 +9,15 @@ from bench.records.read import Estimate, short
 from bench.reporting import tables
 from bench.reporting.contrasts import of_group
 from bench.reporting.exhibit import Table, shows
-from bench.reporting.groups import Group
-from bench.reporting.words import ARMS, over_what
+from bench.reporting.groups import Group, recorded
+from bench.reporting.words import ARMS, best_of_n_name, over_what
+
+WAYS = {  # to answer with the base, by their names in metrics.json
+    "one_sample": "one sample at its best temperature",
+    "majority": "majority vote",
+    "weighted_majority": "weighted majority vote",
+    "best_of_n": "",  # with who chooses: `best_of_n_name`
+}
 
 
 class _At(NamedTuple):
@@ -87,11 +95,47 @@ def at_best(groups: Sequence[Group]) -> list[str]:
     found = of_group(group).get(f"tuned_vs_base/{AT_BEST}")
     if found is not None:
         lines.append(f"Each at its best temperature, the tuned policy is {found.against('the base')}.")
-    return [*lines, *_of_break_even(group)]
+        lines += _of_break_even(group, found.verdict)
+    return lines
 
 
-def _of_break_even(group: Group) -> list[str]:
-    """The base's inference methods against the tuned policy at its best temperature, of one run."""
-    if len(group.runs) > 1 or not (sentence := group.runs[0].metrics.get(f"break_even/{AT_BEST}/sentence")):
+def _of_break_even(group: Group, verdict: str) -> list[str]:
+    """The base's ways to answer against the tuned policy at its best temperature, of one run.
+
+    Nothing is claimed where the comparison at the best temperatures is not resolved. verdict: its own.
+    """
+    run, prefix = group.runs[0], f"break_even/{AT_BEST}"
+    ways = {way: recorded(run, f"{prefix}/{way}/n") for way in WAYS if f"{prefix}/{way}/n" in run.metrics}
+    if len(group.runs) > 1 or not ways:
         return []
-    return [sentence]
+    if verdict == "worse":
+        return ["Fine-tuning never pays for itself: at their best temperatures, the base is more accurate."]
+    if verdict == "not resolved":
+        return [
+            "The tuned policy is not shown to be better than the base at their best temperatures, so no break-even is "
+            "given."
+        ]
+    reached = {way: n for way, n in ways.items() if math.isfinite(n.value)}
+    if not reached:
+        return [
+            "No way to answer with the base is shown to be as accurate as the tuned policy at its best temperature, so "
+            "no break-even is given."
+        ]
+    way = min(reached, key=lambda name: reached[name].value)
+    queries = recorded(run, f"{prefix}/{way}/queries")
+    pays = "fine-tuning saves no FLOPs per query at this n"
+    if math.isfinite(queries.value):
+        pays = f"fine-tuning pays after {_ended(queries, ',.0f', 'fewer', 'never')} queries"
+    return [
+        "The base is as accurate as the tuned policy at its best temperature, with the fewest samples, by "
+        f"{WAYS[way] or best_of_n_name(group.runs)}, at n = {_ended(reached[way], '.3g', 'above all', 'above all')}: "
+        f"{pays}."
+    ]
+
+
+def _ended(found: Estimate, form: str, no_low: str, no_high: str) -> str:
+    """A number with its interval, and words for an end that is not recorded."""
+    low, high = (
+        f"{end:{form}}" if math.isfinite(end) else word for end, word in ((found.low, no_low), (found.high, no_high))
+    )
+    return f"{found.value:{form}} [{low}, {high}]"
