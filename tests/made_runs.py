@@ -55,6 +55,7 @@ def made_run(
     arms = ("base", "tuned") if config.control == "none" else ("base", "tuned", "control")
     arms += tuple(name for name in skill if name not in SKILL)  # round_1, ...
     cells = _cells(arms, skill, seed=seed, prompts=prompts, num_completions=num_completions, noise=noise)
+    cells = summary.on_same_prompts(cells)
     curves = summary.curves(cells, seed=seed)
     folder = outputs / config.name / run_id(config)
     folder.mkdir(parents=True)

@@ -98,6 +98,14 @@ def test_the_interval_holds_the_point_and_says_so():
     assert found == break_even(sizes, best_of_n, fine_tuned, COSTS, np.random.default_rng(0))
 
 
+def test_a_break_even_compares_the_curve_and_the_policy_on_the_same_prompts():
+    """Hard prompts lack the largest n, and would pull down all but that point."""
+    easy, hard = [0.4, 0.6, 0.8], [0.0, 0.0, math.nan]
+    curve, tuned = np.array([easy] * 60 + [hard] * 40), np.repeat([0.7, 0.0], [60, 40])
+    found = break_even([1, 2, 4], curve, tuned, COSTS, np.random.default_rng(0))
+    assert (found.n, found.n_low, found.n_high) == pytest.approx([2 * math.sqrt(2)] * 3)
+
+
 def test_a_policy_beyond_the_curve_or_below_it_has_no_break_even():
     sizes, best_of_n, _ = pool(300)
     above = break_even(sizes, best_of_n, np.ones(300), COSTS, np.random.default_rng(0))

@@ -24,6 +24,7 @@ from bench.records.completions import completions
 from bench.records.read import COMPLETIONS, Run, missing_records, read_run
 from bench.records.write import seal
 from bench.reporting.exhibits.by_n import accuracy_by_n
+from bench.reporting.exhibits.imported import imported_sentences
 from bench.reporting.groups import grouped
 from bench.reporting.methods import methods
 from bench.reporting.page.samples import sample_columns
@@ -191,6 +192,18 @@ def test_ragged_pools_stop_at_the_samples_that_all_prompts_have(tmp_path: Path, 
     assert run.metrics["best_of_3/accuracy"] == pytest.approx(estimators.best_of_n(reward, 3, gold=gold).mean())
     on = imported(tmp_path / "a.jsonl", "on", largest_n=4)
     assert on.metrics["sampler/pass@4"] == pytest.approx(np.nanmean(estimators.pass_at_k(gold, 4)))
+
+
+def test_pass_at_k_rises_where_largest_n_leaves_out_prompts(tmp_path: Path, imported: Import):
+    """Easy prompts have 8 samples, and fewer hard ones 32, on which alone the curve is."""
+    rows = [{"id": row, "n": 8 if row < 6 else 32, "c": 7 if row < 6 else 1} for row in range(10)]
+    run = imported(lines(tmp_path / "a.jsonl", rows), largest_n=32)
+    curve = run.series("sampler", "pass", "accuracy")
+    assert [point.value for point in curve.values()] == pytest.approx([n / 32 for n in (1, 2, 4, 8, 16, 32)])
+    for n in curve:
+        assert np.isfinite(run.per_prompt("sampler", "pass", "accuracy", n)).tolist() == [False] * 6 + [True] * 4
+    run.verify()
+    assert "(4 of 10 prompts): " in imported_sentences(grouped([run]))[0]
 
 
 def test_counts_give_pass_at_k_and_the_kl_of_the_oracle(tmp_path: Path, imported: Import):

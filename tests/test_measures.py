@@ -12,7 +12,7 @@ from bench.estimators.kl import best_of_n_kl
 from bench.evaluation import measures
 from bench.evaluation.heldout import Graded
 from bench.evaluation.measures import Measure
-from bench.records.metrics import curves, flatten, provenance
+from bench.records.metrics import curves, flatten, on_same_prompts, provenance
 
 
 def graded(
@@ -90,6 +90,20 @@ def test_a_proxy_that_tells_nothing_apart_has_no_soft_best_of_n():
 def test_spread_is_within_prompts_and_of_what_was_scored():
     proxy = np.array([[0.0, 2.0, np.nan], [10.0, 10.0, 10.0], [np.nan] * 3])
     assert measures.spread(proxy) == pytest.approx(np.sqrt((1 + 0) / 2))
+
+
+def test_all_points_of_a_curve_are_of_the_same_prompts():
+    nan, names = np.nan, [measures.Measure("base", "best_of_n", "accuracy", n) for n in (1, 2, 4)]
+    values = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, nan], [0.7, 0.8, 0.9], [nan] * 3])
+    alone = measures.Measure("base", "pass", "accuracy", 1)
+    cells = dict(zip(names, values.T, strict=True)) | {alone: np.array([0.1, 0.2, nan, 0.4])}
+    found = on_same_prompts(cells)
+    assert list(found) == list(cells)
+    for name, value in zip(names, ([0.1, nan, 0.7, nan], [0.2, nan, 0.8, nan], [0.3, nan, 0.9, nan]), strict=True):
+        np.testing.assert_array_equal(found[name], value)
+    np.testing.assert_array_equal(found[alone], cells[alone])
+    cells[names[2]] = np.array([0.3, nan, nan, nan])  # one prompt of three: too few to stand for all n
+    np.testing.assert_array_equal(on_same_prompts(cells)[names[0]], values[:, 0])
 
 
 def test_names_in_metrics():

@@ -86,6 +86,18 @@ def as_sizes(name: str, sizes: Sizes, pool_size: int | None = None) -> tuple[np.
     return np.atleast_1d(array).astype(np.int64), array.ndim == 0
 
 
+def of_same_prompts(curve: np.ndarray, least: float = 0.5) -> np.ndarray:
+    """Return a curve [M, K] over n with NaN throughout for each prompt that lacks a value at some n.
+
+    Means over all points are then of the same prompts, so that no step of the curve comes from other prompts. The curve
+    returns as it is where this leaves fewer than `least` of the prompts that have a value at any n, or only one.
+    """
+    known = ~np.isnan(curve)
+    whole = known.all(axis=1)
+    keep = whole.sum() >= max(2, least * known.any(axis=1).sum())
+    return np.where(whole[:, None], curve, np.nan) if keep else curve
+
+
 def tail_of(level: float) -> float:
     """Return the probability beyond one end of an interval of this level; ValueError outside 0 .. 1."""
     if not 0 < level < 1:

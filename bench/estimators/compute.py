@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.estimators.arrays import Sizes, as_floats, as_sizes, tail_of
+from bench.estimators.arrays import Sizes, as_floats, as_sizes, of_same_prompts, tail_of
 from bench.estimators.bootstrap import RESAMPLES, resampled_means
 
 __all__ = [
@@ -150,7 +150,8 @@ def break_even(
     """Return `break_even_queries` at the n that matches the fine-tuned policy, with intervals by resampling prompts.
 
     The matching n is the smallest at which the curve reaches the policy's quality, interpolated linearly in log n. Each
-    resample draws whole prompts and finds its own; the percentiles of n give those of the queries.
+    resample draws whole prompts and finds its own; the percentiles of n give those of the queries. A prompt that lacks
+    the policy's value or one of the curve's is left out of both (see `of_same_prompts`).
 
     n: [K] ascending, from 1. best_of_n: [M, K], the quality per prompt. fine_tuned: [M] on the same prompts.
     Raises ValueError for shapes that do not fit, or an n that does not ascend.
@@ -169,7 +170,7 @@ def break_even(
             f"best_of_n has shape {list(best_of_n.shape)}; [{len(fine_tuned)}, {len(sizes)}] at ascending n is expected"
         )
     tail = tail_of(level)
-    columns = np.column_stack([best_of_n, fine_tuned])
+    columns = of_same_prompts(np.column_stack([best_of_n, fine_tuned]))
     means = resampled_means(columns, rng, resamples=resamples)
     crossings = _crossings(sizes, means[:, :-1], means[:, -1])
     low, high = (float(end) for end in np.quantile(crossings, [tail, 1 - tail], method="nearest"))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.estimators.arrays import of_same_prompts
 from bench.estimators.bootstrap import bootstrap_interval
 from bench.estimators.curves import best_of_n
 from bench.estimators.reward_diagnostics import (
@@ -83,7 +84,8 @@ def _of_more_selection(pool: Graded, seed: int) -> tuple[dict[str, float | str],
     if not sizes:
         return {"scorer/overoptimisation": TOO_FEW}, []
     golds = {"gold": pool.gold} | ({} if pool.gold_reward is None else {"gold_reward": pool.gold_reward})
-    curves = {name: best_of_n(pool.proxy, sizes, values) for name, values in (golds | {"proxy": pool.proxy}).items()}
+    outcomes = golds | {"proxy": pool.proxy}
+    curves = {name: of_same_prompts(best_of_n(pool.proxy, sizes, values)) for name, values in outcomes.items()}
     points = [(name, n) for name in curves for n in sizes]
     shares = np.array([name == "gold" for name, _ in points])
     ends = _means(np.concatenate(list(curves.values()), axis=1), shares, seed)

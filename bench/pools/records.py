@@ -25,7 +25,7 @@ from bench.pools.stopping import FirstSuccess
 from bench.records.artifact_graph import Graph
 from bench.records.completions import of_pool
 from bench.records.fingerprint import code_of, fingerprint
-from bench.records.metrics import curves, flatten, provenance
+from bench.records.metrics import curves, flatten, on_same_prompts, provenance
 from bench.records.read import COMPLETIONS, CURVES, DIAGNOSTICS, PER_PROMPT, SAMPLES
 from bench.records.write import SAMPLE_PROMPTS, leave, long
 from bench.reporting.words import sampler_words
@@ -142,7 +142,10 @@ def check(imported: Imported, left_out: LeftOut) -> None:
 
 
 def measures(imported: Imported) -> dict[Measure, np.ndarray]:
-    """The values [M] behind every number: pass@n, votes, and Best-of-n by each reward, for n up to `Imported.n`."""
+    """The values [M] behind every number: pass@n, votes, and Best-of-n by each reward, for n up to `Imported.n`.
+
+    A prompt that lacks a value at some n is left out of that curve: what largest_n asks for.
+    """
     sizes, gold = powers_of_two(imported.n), imported.gold
     if imported.plan is not None:
         return over("sampler", "pass", "accuracy", sizes, imported.plan.pass_at_k(gold, sizes))
@@ -173,6 +176,7 @@ def measures(imported: Imported) -> dict[Measure, np.ndarray]:
     if imported.judged is not None:
         found |= over("sampler", "judged_pass", "accuracy", sizes, pass_at_k(imported.judged, sizes))
     known = {measure: values for measure, values in found.items() if not np.isnan(values).all()}
+    known = on_same_prompts(known, least=0)
     return {measure: values for measure, values in known.items() if imported.labelled or measure.metric != "accuracy"}
 
 

@@ -1,12 +1,13 @@
 """From one value per prompt to reported numbers: means with intervals, and contrasts between arms."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bench.config.arms import NUMBERED
+from bench.estimators.arrays import of_same_prompts
 from bench.estimators.bootstrap import intervals_and_bands, ratio_of_means
 from bench.estimators.uncertainty import PairedContrast, holm, mcnemar, paired_contrasts
 from bench.evaluation.heldout import RAW_BASE, VALIDATION, Outcomes, raw
@@ -34,16 +35,32 @@ TEXTS = re.compile(
 NUMBERS = re.compile(rf"({NUMBERED})/.*")
 
 
+def on_same_prompts(measures: Mapping[Measure, np.ndarray], least: float = 0.5) -> dict[Measure, np.ndarray]:
+    """The values with NaN at every n of a curve for prompts that lack one of its n: see `of_same_prompts`."""
+    found = dict(measures)
+    for members in _series(measures):
+        values = np.stack([measures[measure] for measure in members], axis=1)
+        if np.isnan(values).any():
+            found |= zip(members, of_same_prompts(values, least).T, strict=True)
+    return found
+
+
+def _series(measures: Iterable[Measure]) -> list[list[Measure]]:
+    """The measures of each policy, method and metric: the points of a curve over n, or one point."""
+    series: dict[tuple[str, ...], list[Measure]] = {}
+    for measure in measures:
+        series.setdefault(measure[:3], []).append(measure)
+    return list(series.values())
+
+
 def curves(measures: dict[Measure, np.ndarray], *, seed: int) -> list[dict]:
     """One row per measure: the mean over prompts and its 95 % interval by bootstrap over prompts.
 
     band_low, band_high: a band that holds the means of a curve at all n at once with 95 % probability; NaN for points.
     """
     values = np.stack(list(measures.values()), axis=1)  # [M, measures]
-    series: dict[tuple[str, ...], list[int]] = {}
-    for index, measure in enumerate(measures):
-        series.setdefault(measure[:3], []).append(index)
-    curves = [members for members in series.values() if len(members) > 1]
+    places = {measure: place for place, measure in enumerate(measures)}
+    curves = [[places[measure] for measure in members] for members in _series(measures) if len(members) > 1]
     shares = np.array([measure.metric in SHARES for measure in measures])
     low, high, bands = intervals_and_bands(values, curves, generator(seed, "intervals"), shares=shares)
     means = np.nansum(values, axis=0) / np.where(np.isnan(values).all(axis=0), np.nan, (~np.isnan(values)).sum(axis=0))

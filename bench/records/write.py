@@ -22,6 +22,7 @@ from bench.generation.pool import describe
 from bench.models import loading
 from bench.procedures.findings import Results
 from bench.records import artifact_graph, completions, costs, read
+from bench.records import metrics as summary
 from bench.records.environment import FILE as ENVIRONMENT
 from bench.records.environment import environment
 from bench.records.fingerprint import DATA_KEY, code_of, data_key, fingerprint
@@ -123,9 +124,8 @@ def per_prompt(results: Results, *, num_completions: int) -> dict[Measure, np.nd
     sizes = measured.powers_of_two(num_completions)
     measures |= measured.of_best_of_n(results.best_of_n, sizes)
     measures |= measured.of_soft_best_of_n(results.best_of_n, num_completions)
-    measures |= measured.of_pessimism(results.best_of_n, sizes)
-    measures |= measured.of_sampler(results.best_of_n)
-    return measures
+    measures |= measured.of_pessimism(results.best_of_n, sizes) | measured.of_sampler(results.best_of_n)
+    return summary.on_same_prompts(measures)
 
 
 def _counts(results: Results) -> dict[str, float | str]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from bench.records.read import Estimate
 from bench.reporting import tables
 from bench.reporting.exhibit import Table, shows
@@ -56,13 +58,15 @@ def accuracies(groups: Sequence[Group]) -> Iterator[tuple[dict[str, str], Mappin
 def _of_pool(group: Group) -> Iterator[str]:
     run = group.runs[0]
     n = max(_sizes(group))
-    parts = []
+    parts, kept, prompts = [], 0, run.metrics["test/prompts"]
     for (policy, method, metric), name in _curves(group):
         at = group.series(policy, method, metric)
         if metric == "accuracy" and n in at:
             parts.append(f"{name.replace('@n', f'@{n}').replace('-of-n', f'-of-{n}')} {at[n]}")
+            kept = max(kept, int(np.isfinite(run.per_prompt(policy, method, metric, n)).sum()))
     if parts:
-        yield f"The imported pool {run.folder.name} ({run.metrics['test/prompts']} prompts): {', '.join(parts)}."
+        of = f"{kept} of {prompts}" if kept < prompts else prompts
+        yield f"The imported pool {run.folder.name} ({of} prompts): {', '.join(parts)}."
     agreement = run.metrics.get("import/judged_agreement")
     if agreement is not None:
         yield f"Its labels and the task's verifier agree on {agreement:.1%} of its completions."
