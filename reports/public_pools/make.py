@@ -141,7 +141,8 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
     for row in rows:
-        print(f"{row['pool']:45} {row['what']:36} {row['published']:8} {row['value']} [{row['value_low']}, {row['value_high']}]")
+        interval = f"{row['value']} [{row['value_low']}, {row['value_high']}]"
+        print(f"{row['pool']:45} {row['what']:36} {row['published']:8} {interval}")
 
 
 if __name__ == "__main__":
