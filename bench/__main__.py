@@ -22,6 +22,7 @@ import io
 import itertools
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -191,7 +192,8 @@ def sweep(overrides: list[str], *, plan_only: bool) -> None:
         from bench.reporting.console import conclusion
 
         print(conclusion(listed))
-        print("report    python -m bench.report", *sorted({f"{cell.folder.parent}/*" for cell in listed}))
+        folders = sorted({shlex.quote(str(cell.folder.parent)) for cell in listed})
+        print("report    python -m bench.report", *(f"{folder}/*" for folder in folders))
         if any(state(cell).kind != "done" for cell in listed):
             sys.exit(1)
 

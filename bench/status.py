@@ -29,7 +29,7 @@ def main() -> None:
     purpose = "sweep=NAME, or axes such as seed=0,1, and the other settings of the sweep; or run folders"
     parser.take_words(purpose, "FOLDER|setting=value")
     settings = parser.parse_intermixed_args().words
-    folders = [Path(setting) for setting in settings if "=" not in setting and Path(setting).is_dir()]
+    folders = [Path(setting) for setting in settings if Path(setting).is_dir()]
     if folders and len(folders) == len(settings):
         print(printable(of_folders(folders)))
         return

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import sys
 import time
 import traceback
@@ -119,7 +120,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
     print(main_table(finished))
     print("", *sentences([finished]), sep="\n")
     print(f"\nfigure    {drawn[0]}\nrecords   {folder}\npolicy    {results.policies['tuned'].path}")
-    print(f"report    python -m bench.report {folder}")
+    print(f"report    python -m bench.report {shlex.quote(str(folder))}")
     if tracked is not None:
         print(tracked)
     sys.stdout.flush()
