@@ -48,7 +48,7 @@ def swept(tmp_path_factory) -> list[Run]:
 
 @pytest.fixture(scope="module")
 def selected(tmp_path_factory) -> list[Run]:
-    """Two seeds of six selection methods."""
+    """Three seeds of six selection methods."""
     outputs = tmp_path_factory.mktemp("selected")
     methods = ("worst_per_prompt", "mbr", "softmax", "all_correct", "rso", "shortest_correct")
     return [
@@ -59,7 +59,7 @@ def selected(tmp_path_factory) -> list[Run]:
             skill={"tuned": 0.2 + 0.1 * i},
             settings={"selection._target_": f"bench.selection.{method}"},
         )
-        for seed in (0, 1)
+        for seed in range(3)
         for i, method in enumerate(methods)
     ]
 
