@@ -12,7 +12,7 @@ from bench.estimators.kl import best_of_n_kl
 from bench.evaluation import measures
 from bench.evaluation.heldout import Graded
 from bench.evaluation.measures import Measure
-from bench.records.metrics import curves, flatten, on_same_prompts, provenance
+from bench.records.metrics import contrasts, curves, distillation, flatten, on_same_prompts, provenance
 
 
 def graded(
@@ -123,3 +123,22 @@ def test_names_in_metrics():
     assert len(metrics) == 3 * len(cells_of_pool)  # no two numbers share a name
     assert provenance(rows)["soft_best_of_n@0.5/kl_estimator"] == "jackknife + chain rule"
     json.dumps(metrics)
+
+
+def test_an_n_that_no_prompt_reaches_is_not_resolved_and_ends_no_run():
+    rng = np.random.default_rng(0)
+    of = {
+        Measure(arm, method, "accuracy", 1): rng.integers(0, 2, 30).astype(float)
+        for arm in ("base", "tuned", "control")
+        for method in ("pass", "greedy")
+    }
+    of |= {Measure("base", "best_of_n", "accuracy", n): rng.random(30) for n in (1, 2)}
+    without = contrasts(of, seed=0)
+    of[Measure("base", "best_of_n", "accuracy", 4)] = np.full(30, np.nan)  # one sample of each prompt is not scored
+    found, of_four = contrasts(of, seed=0), "tuned_vs_best_of_4/accuracy"
+    assert found.items() >= without.items()
+    assert found[f"{of_four}/verdict"] == "not resolved"
+    assert np.isnan([found[f"{of_four}/{name}"] for name in ("difference", "p_adjusted", "minimum_detectable")]).all()
+    shares = distillation(of, seed=0)
+    assert np.isnan(shares["distillation/best_of_4"])
+    assert "distillation/best_of_2" in shares

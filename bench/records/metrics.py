@@ -88,7 +88,8 @@ def contrasts(measures: dict[Measure, np.ndarray], arms: Sequence[str] = (), *, 
     decides. All others are secondary: p-values adjusted for their number decide (Holm 1979), and their intervals are
     those of single comparisons. arms: the names of policies from elsewhere.
     """
-    pairs = compared(measures, arms)
+    wanted = compared(measures, arms)
+    pairs = {name: pair for name, pair in wanted.items() if np.isfinite(measures[pair[0]] - measures[pair[1]]).any()}
     ours, theirs = (np.stack([measures[pair[side]] for pair in pairs.values()], axis=1) for side in (0, 1))
     differences = dict(zip(pairs, paired_contrasts(ours, theirs, generator(seed, "contrasts")), strict=True))
     p_values = {
@@ -99,6 +100,10 @@ def contrasts(measures: dict[Measure, np.ndarray], arms: Sequence[str] = (), *, 
     adjusted = dict(zip(secondary, holm(np.array([p_values[name] for name in secondary])), strict=True))
     adjusted[primary] = p_values[primary]
     metrics: dict[str, float | str] = {}
+    for name in wanted.keys() - pairs.keys():  # no prompt has both, as where each lacks a sample of the largest n
+        unknown = with_ends(f"{name}/difference", np.nan, np.nan, np.nan)
+        metrics |= {**unknown, f"{name}/p_adjusted": np.nan, f"{name}/verdict": "not resolved"}
+        metrics[f"{name}/minimum_detectable"] = np.nan
     for name, difference in differences.items():
         resolved = name == primary or adjusted[name] <= SIGNIFICANCE
         metrics |= _contrast(name, difference, adjusted[name], resolved=resolved)
@@ -149,7 +154,9 @@ def distillation(measures: dict[Measure, np.ndarray], *, seed: int) -> dict[str,
     metrics: dict[str, float] = {}
     for measure, values in measures.items():
         if measure[:3] == ("base", "best_of_n", "accuracy") and measure.n > 1:
-            ratio = ratio_of_means(tuned - base, values - base, generator(seed, "distillation", measure.n))
+            rng = generator(seed, "distillation", measure.n)
+            known = np.isfinite(values).any()
+            ratio = ratio_of_means(tuned - base, values - base, rng) if known else (np.nan, np.nan, np.nan)
             metrics |= with_ends(f"distillation/best_of_{measure.n}", *ratio)
     return metrics
 
