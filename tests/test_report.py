@@ -102,9 +102,7 @@ def test_changed_records_make_what_shows_them_stale(runs: list[Run], tmp_path: P
 
 
 def test_changed_samples_or_sentences_make_the_page_stale(tmp_path: Path):
-    runs = [
-        made_run(tmp_path, seed=seed) for seed in range(3)
-    ]  # two would resolve no difference, and say no break-even
+    runs = [made_run(tmp_path, seed=seed) for seed in range(3)]  # two resolve no difference: no break-even is said
     folder = build(runs, tmp_path / "report", title="made").parent
     stale = "index.html is stale: the verdicts, the methods or the samples that it shows have changed"
     kept = (runs[0].folder / "samples.parquet").read_bytes()
