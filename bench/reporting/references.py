@@ -35,7 +35,7 @@ from bench.reporting.words import wrapped
 
 OF = {"sampled": SAMPLED, "greedy": ("greedy", "accuracy", 1), "kl": ("policy", "kl", 1)}
 OF |= {"best temperature": (AT_BEST, "accuracy", 1)}
-AT_N = re.compile(r"(pass|majority|weighted_majority|best_of_n)@(\d+)")
+AT_N = re.compile(r"(pass|majority|weighted_majority|best_of_n|pessimism_of_n@[\d.]+)@(\d+)")
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ def _point(of: str) -> tuple[str, str, int]:
     if at := AT_N.fullmatch(of):
         return at[1], "accuracy", int(at[2])
     if of not in OF:
-        allowed = [*OF, "pass@K", "majority@K", "best_of_n@N"]
+        allowed = [*OF, "pass@K", "majority@K", "weighted_majority@K", "best_of_n@N", "pessimism_of_n@BETA@N"]
         raise BenchError(f"of={of!r} is not allowed: it must be one of {_listed(allowed, of)}")
     return OF[of]
 
