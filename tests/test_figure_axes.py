@@ -4,7 +4,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.pyplot
 import numpy as np
 import pytest
 from made_runs import made_run
@@ -191,6 +191,8 @@ def test_the_documented_call_works_for_any_runs(which, request):
     base = drawn.rows.query("method == 'base_temperature'")
     assert list(base["temperature"]) == sorted({run.config["temperature"] for run in runs})
     assert "base, one sample" in [text.get_text() for text in ax.get_legend().get_texts()]
+    (line,) = (bars.lines[0] for bars in ax.containers if bars.get_label() == "base, one sample")
+    assert (line.get_linestyle() == "None") == (len(base) <= 2)
     for row in base.itertuples():
         first = {run.series("base", "best_of_n", "accuracy")[1].value for run in runs}
         assert (row.n, row.value in first) == (1, True)

@@ -121,6 +121,7 @@ def test_values_per_prompt_take_less_space_and_keep_their_means():
         ('cell("main", "tuned")', "main has 2 rows with these settings; they differ in config.num_completions: 8, 4"),
         ('difference(dict(N=4), dict(N=8), of="greedi")', "of='greedi' is not allowed: .* did you mean greedy?"),
         ('difference(dict(N=4), dict(N=8, policy="round_9"))', "have no values of round_9 pass accuracy 1"),
+        ('difference(dict(N=4), dict(N=8), of="at_0.5")', "have no values of tuned at_0.5 accuracy 1"),
         (
             'difference(dict(N=4), dict(N=8), of="pessimism_of_n@0.3@4")',
             "no values of tuned pessimism_of_n@0.3 accuracy 4",

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, did_you_mean, first_line
-from bench.evaluation.measures import AT_BEST
+from bench.evaluation.measures import AT, AT_BEST
 from bench.records.packed import FILE, environment_of, read_packed
 from bench.records.read import Run, as_number, short
 from bench.reporting.arrange import SHORT
@@ -35,6 +35,7 @@ from bench.reporting.words import wrapped
 
 OF = {"sampled": SAMPLED, "greedy": ("greedy", "accuracy", 1), "kl": ("policy", "kl", 1)}
 OF |= {"best temperature": (AT_BEST, "accuracy", 1)}
+AT_T = re.compile(rf"{AT}[\d.]+")
 AT_N = re.compile(r"(pass|majority|weighted_majority|best_of_n|pessimism_of_n@[\d.]+)@(\d+)")
 
 
@@ -270,8 +271,10 @@ def _named(name: str, known: Mapping[str, Any], headings: Mapping[str, str], not
 def _point(of: str) -> tuple[str, str, int]:
     if at := AT_N.fullmatch(of):
         return at[1], "accuracy", int(at[2])
+    if AT_T.fullmatch(of):
+        return of, "accuracy", 1
     if of not in OF:
-        allowed = [*OF, "pass@K", "majority@K", "weighted_majority@K", "best_of_n@N", "pessimism_of_n@BETA@N"]
+        allowed = [*OF, f"{AT}T", "pass@K", "majority@K", "weighted_majority@K", "best_of_n@N", "pessimism_of_n@BETA@N"]
         raise BenchError(f"of={of!r} is not allowed: it must be one of {_listed(allowed, of)}")
     return OF[of]
 

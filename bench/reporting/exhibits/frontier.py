@@ -213,8 +213,7 @@ def _draw(canvas: Any, rows: plots.Rows, metric: str, x: str, best: str, looks: 
             plots.powers_axis(axes, [row["n"] for row in rows], "")
         elif x == "flops":
             plots.flops_axis(axes)
-    what = "accuracy" if metric == "accuracy" else "mean reward"
-    plots.name_axes(panels, OVER[x], f"{what} on held-out prompts")
+    plots.name_axes(panels, OVER[x], f"{'accuracy' if metric == 'accuracy' else 'mean reward'} on held-out prompts")
     return list(zip(panels, labels, strict=True))
 
 
@@ -236,8 +235,9 @@ def _panel(axes: Any, rows: plots.Rows, several: dict[str, style.Look], best: st
     base, has_room = plots.where(rows, method="base_temperature"), len(several) < CROWD  # in the legend
     for number, label in enumerate(plots.values_of(base, "label")):
         points = sorted(plots.where(base, label=label), key=lambda row: row["temperature"] or 0.0)
-        shown = plots.bare(points, "kl", "value")
         named = {"label": "base, one sample"} if has_room and number == 0 else {}
+        if len(shown := plots.bare(points, "kl", "value")) < 3:  # a line of two would lie below the concave curve
+            named["linestyle"] = "none"
         plots.line(axes, shown, "kl", "value", style.LOOKS["base"], **named, markersize=2, linewidth=0.8, zorder=3)
         if not has_room:
             labels.append(Label(shown[-1]["kl"], shown[-1]["value"], "one sample", style.LOOKS["base"].colour))
