@@ -79,6 +79,15 @@ def test_mbr_by_hand():
     assert cells(selection.mbr(np.array([[0, 0, 0.2]]), rng(), similarity=SIMILAR[None], beta=1.0)) == [(0, 2)]
 
 
+def test_mbr_without_beta_asks_no_reward_but_which_are_scored():
+    pairs = np.kron(np.eye(2), np.ones((2, 2)))  # two equally common paths, of which the reward prefers the second
+    for rewards in ([0.0, 0, 1, 1], [1.0, 1, 0, 0]):
+        columns = selection.mbr(np.tile(rewards, (4000, 1)), rng(), similarity=[pairs] * 4000, beta=None).column
+        assert fits(np.bincount(columns, minlength=4), np.ones(4) / 4)
+    unscored = np.array([[np.nan, 0.0, 0.0, 1.0]])
+    assert cells(selection.mbr(unscored, rng(), similarity=pairs[None], beta=None))[0][1] in (2, 3)
+
+
 def test_mbr_asks_the_others_not_the_completion_itself():
     self_liking = SIMILAR - np.diag([0, 1, 0.5])
     assert cells(selection.mbr(np.zeros((1, 3)), rng(), similarity=self_liking[None], beta=1.0)) == [(0, 1)]

@@ -53,14 +53,15 @@ def mbr(
     rng: np.random.Generator,
     *,
     similarity: Iterable[np.ndarray],
-    beta: Annotated[float, number(0)],
+    beta: Annotated[float | None, or_null(number(0))],
 ) -> Selection:
     """The completion with the largest r + beta x mean similarity to the prompt's other scored ones, per prompt.
 
     rewards: [M, N]; similarity: the [N, N] matrix of each prompt in turn. A lone completion has similarity 0. beta = 0
-    is top_per_prompt; a large beta is minimum Bayes risk decoding. ValueError where similarity has another shape or is
-    not finite between scored completions. Source: MBR-regularised Best-of-N (Jinnai et al. 2024, arXiv 2404.01054),
-    where the mean includes a completion's similarity to itself, which changes only the scale of beta.
+    is top_per_prompt. beta = None is minimum Bayes risk decoding, by similarity alone; with a large beta, rewards would
+    still break ties. ValueError where similarity has another shape or is not finite between scored completions. Source:
+    MBR-regularised Best-of-N (Jinnai et al. 2024, arXiv 2404.01054), where the mean includes a completion's similarity
+    to itself, which changes only the scale of beta.
     """
     rewards = finite(rewards)
     samples = rewards.shape[1]
@@ -77,7 +78,7 @@ def mbr(
             raise ValueError(f"similarity is not finite between two scored completions of prompt {row}.")
         # the row's sum minus its diagonal, so that identical completions have identical sums wherever they stand
         others = (among.sum(axis=1) - among.diagonal()) / max(len(among) - 1, 1)
-        objective[row, scored] = values[scored] + beta * others
+        objective[row, scored] = others if beta is None else values[scored] + beta * others
     return top_per_prompt(objective, rng)
 
 
