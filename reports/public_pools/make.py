@@ -97,10 +97,22 @@ def values(name: str, run: Any) -> list[dict[str, Any]]:
         votes = estimators.majority_at_k(game24_answers(pool), pool.correct, 100)
         ends = estimators.bootstrap_interval(votes, rng, shares=True)
         row("majority@100 of the written answers", 100, votes.mean(), *ends)
+        unsolved = ~pool.correct.any(axis=1)
+        kl = estimators.best_of_n_kl(pool.correct, 10, "jackknife")
+        kl[unsolved] = largest_kl_without_success(pool.correct.shape[1], 10)
+        row("largest KL of Best-of-10, nats", 10, kl.mean(), *estimators.bootstrap_interval(kl, rng))
+        row("games without a right sample", 100, unsolved.sum(), unsolved.sum(), unsolved.sum())
     if "scorer/auc" in run.metrics and pool.rewards:
         ends = [run.metrics[f"scorer/auc{end}"] for end in ("", "_low", "_high")]
         row(f"within-prompt AUC, {run.metrics['scorer/auc_prompts']} prompts", 1, *ends)
     return rows
+
+
+def largest_kl_without_success(samples: int, n: int) -> float:
+    """The KL of Best-of-n in nats, at the largest pass rate that has no right one of `samples` in 5 % of pools."""
+    p = 1 - 0.05 ** (1 / samples)
+    chosen = 1 - (1 - p) ** n
+    return chosen * np.log(chosen / p) + (1 - chosen) * np.log((1 - chosen) / (1 - p))
 
 
 def game24_answers(pool: PoolArrays) -> np.ndarray:

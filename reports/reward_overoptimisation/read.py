@@ -59,6 +59,8 @@ def main() -> None:
     print(
         "distinct texts among", *(f"{_distinct(text, gold == g):.2f} of {n}" for g, n in ((1, "right"), (0, "wrong")))
     )
+    curve = best_of_n(steps.astype(float), [1, 4, 16, 64], gold).mean(axis=0)
+    print("gold of Best-of-1, 4, 16, 64 by the number of steps alone:", *(f"{value:.3f}" for value in curve))
     for name, kept in (("any", np.ones_like(alike)), ("as many steps as needed", alike)):
         noise = np.where(kept, _of_texts(text, cfg.seed), -1.0)
         curve = best_of_n(noise, [1, 4, 16, 64], gold).mean(axis=0)
