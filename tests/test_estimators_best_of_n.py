@@ -307,3 +307,9 @@ def test_a_weighted_vote_does_not_depend_on_the_zero_of_log_odds():
     assert vote_weights([[-3.0, -2.0, np.nan], [1.0, 2.0, 2.0]]) == pytest.approx(by_hand, nan_ok=True)
     assert np.array_equal(vote_weights([[0.0, 0.5, np.nan]]), [[0.0, 0.5, np.nan]], equal_nan=True)
     assert np.isnan(vote_weights([[np.nan, np.nan], [-1.0, 0.0]])[0]).all()
+
+
+def test_a_weighted_vote_between_weak_answers_does_not_depend_on_a_strong_one_that_was_not_drawn():
+    weights = vote_weights([[0.0, -30.0, -35.0, -40.0]])  # in each pair the earlier sample has e^5 times the weight
+    right = [[0.0, 1.0, 0.0, 0.0]]
+    assert weighted_majority_at_k([["a", "b", "c", "d"]], weights, right, 2) == pytest.approx([2 / 6])

@@ -192,7 +192,8 @@ def _credit(
         score = np.bincount(cells, weight[subsets].ravel(), shape[0] * width).reshape(shape)[:, :classes]
     score = np.where(count > 0, score, -np.inf)  # an absent answer may not win over a negative sum
     best = score.max(axis=1, keepdims=True)
-    slack = 0 if weight is None else 1e-12 * np.abs(weight).sum()  # equal sums added in another order stay tied
+    # equal sums added in another order stay tied; small sums differ beside a large one that was not drawn
+    slack = 0 if weight is None else 1e-12 * np.abs(weight[subsets]).sum(axis=1, keepdims=True)
     winners = (score >= best - slack) & (count > 0)
     return float((winners @ right / np.maximum(winners.sum(axis=1), 1)).mean())
 
