@@ -50,7 +50,7 @@ def majority_at_k(
     [[0.5, 0.667]]
     """
     correct = as_floats("correct", correct, "[M, N]")
-    answers = np.asarray(answers)
+    answers = np.asarray(answers, object)  # else NaN among texts would become a text
     if correct.shape[1] > COUNTABLE:
         return _vote(answers, None, correct, k, rng)
     check_same_shape(correct=correct, answers=answers)
@@ -147,7 +147,7 @@ def _vote(
 ) -> np.ndarray:
     """Return the mean over k-subsets of the winner's correctness; weights: [M, N], or None for one vote per sample."""
     correct = as_floats("correct", correct, "[M, N]")
-    answers = np.asarray(answers)
+    answers = np.asarray(answers, object)  # else NaN among texts would become a text
     check_same_shape(correct=correct, answers=answers)
     missing = np.isnan(correct)
     if weights is not None:
