@@ -151,6 +151,13 @@ def test_degenerate_text_is_read_in_no_time_and_never_fails(piece: str) -> None:
     Math500().extract_answer(f"\\boxed{{{text}}}")
 
 
+def test_numbers_of_thousands_of_digits_are_read() -> None:
+    digits = "1" * 5000
+    assert not steps_are_true(f"1+1={digits}")
+    assert Math500().extract_answer(rf"\boxed{{0.{digits}\overline{{3}}}}") is not None
+    assert not steps_are_true(f"{digits} + 1 = 2")
+
+
 @pytest.mark.parametrize(
     ("completion", "rest"),
     [

@@ -91,12 +91,12 @@ def is_true(equation: str) -> bool:
     """Return whether both sides are equal, or the right side is the left side rounded to the decimals shown."""
     left, _, right = equation.partition("=")
     try:
-        value = _evaluated(ast.parse(left, mode="eval").body)
+        value, shown = _evaluated(ast.parse(left, mode="eval").body), Fraction(right)
     except (SyntaxError, ZeroDivisionError, ValueError):
         return False
     places = len(right.partition(".")[2])
     rounded = places > 0 and (value * 10**places).denominator != 1
-    return abs(value - Fraction(right)) * 2 * 10**places <= int(rounded)
+    return abs(value - shown) * 2 * 10**places <= int(rounded)
 
 
 def _evaluated(node: ast.AST) -> Fraction:

@@ -40,7 +40,10 @@ SPELLINGS = (
     (re.compile(rf"{WRAPPER}(?:\{{\s*([ei]|\\pi)\s*\}}|([ei])(?![a-zA-Z]))"), r"\1\2"),
     (re.compile(r"(?<![\\a-zA-Z])inf(?:ty|inity)?(?![a-zA-Z])"), r"\\infty "),
     (re.compile(r"\\varnothing(?![a-zA-Z])|\\lbrace\s*\\rbrace|\\\{\s*\\\}"), r"\\emptyset"),
-    (re.compile(r"(\d*)\.(\d*)\\(?:overline|bar)\s*\{?(\d+)\}?"), lambda found: _repeating(*found.groups())),
+    (
+        re.compile(r"(\d{0,99})\.(\d{0,99})\\(?:overline|bar)\s*\{?(\d{1,99})\}?"),
+        lambda found: _repeating(*found.groups()),
+    ),
     (re.compile(rf"{WRAPPER}\{{\s*(or|and)\s*\}}|\\(lor|land|vee|wedge)(?![a-zA-Z])"), lambda found: _joint(found)),
 )
 LESS = r"(?:<|\\leq?(?![a-z])|\\leqslant(?![a-z])|\\lt(?![a-z]))"
