@@ -213,6 +213,17 @@ def test_programs_are_compared_without_layout_and_comments() -> None:
     assert not task.steps_are_true(one)
 
 
+@pytest.mark.parametrize(
+    "value", ["x" + ".strip()" * 500, " + ".join("1" * 1000), "not " * 500 + "x", "0x" + "f" * 5000]
+)
+def test_python_that_is_too_long_to_be_written_anew_is_compared_as_it_is(value: str) -> None:
+    task = Mbpp(path="x")
+    code = f"def f(x):\n    return {value}"
+    assert task.path(code) == task.path(f"```python\n{code}\n```").strip() == code
+    assert task.extract_answer(code) != task.extract_answer(code + " + 1")
+    assert task.judge.program(f"{code}\n```\nThat is it.", "f").strip() == code
+
+
 TREES = """class Tree:
     def __init__(self, value):
         self.value, self.left, self.right = value, None, None

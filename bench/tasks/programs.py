@@ -208,4 +208,7 @@ def _unparsed(program: str) -> str | None:
             first = body[0]
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and len(body) > 1:
                 del body[0]
-    return ast.unparse(tree) or None
+    try:
+        return ast.unparse(tree) or None
+    except (ValueError, RecursionError):  # Python reads deeper chains and wider integers than it can write
+        return program
