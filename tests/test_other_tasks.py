@@ -164,6 +164,23 @@ def test_a_generator_of_reasoning_gym() -> None:
         ReasoningGym(generator="leg_counting", options={"legs": 3}).prompts("test")
 
 
+class Picky:
+    """A generator that fails on what is no number, as prime_factorization does."""
+
+    def __getitem__(self, index: int) -> dict:
+        return {"answer": "6"}
+
+    def score_answer(self, answer: str, entry: dict) -> float:
+        return float(int(answer) == int(entry["answer"]))
+
+
+def test_an_answer_on_which_a_generator_fails_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reasoning, "_generated", lambda *_: Picky())
+    task = ReasoningGym(generator="leg_counting")
+    answers = [json.dumps({"split": "test", "index": 0, "answer": "6"})] * 3
+    assert task.are_correct(["Answer: 6", "Answer: six", "Answer: 7"], answers) == [True, False, False]
+
+
 def test_reasoning_gym_missing_is_said_before_anything_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reasoning, "find_spec", lambda name: None)
     with pytest.raises(BenchError, match="add the extra `reasoning`"):

@@ -93,7 +93,7 @@ class GeneratorScore(Judge):
         for completion, answer in zip(completions, answers, strict=True):
             place, said = json.loads(answer), self.extract_answer(completion)
             data = self.task.generated(place["split"])
-            found.append(said is not None and float(data.score_answer(said, data[place["index"]])) >= 1.0)
+            found.append(said is not None and _score(data, said, data[place["index"]]) >= 1.0)
         return found
 
     def extract_answer(self, completion: str) -> str | None:
@@ -108,6 +108,13 @@ class GeneratorScore(Judge):
     def path(self, completion: str) -> str | None:
         """Return the equations in their order; without any, a hash of the text."""
         return arithmetic.path(completion) or (content_hash(completion.split()) if completion.strip() else None)
+
+
+def _score(data: Any, said: str, entry: Row) -> float:
+    try:
+        return float(data.score_answer(said, entry))
+    except Exception:  # some generators fail on an answer of another form, e.g. words for prime_factorization
+        return 0.0
 
 
 @lru_cache(maxsize=6)
