@@ -22,8 +22,10 @@ from bench.reporting.console import main_table, runs_table
 from bench.reporting.exhibits import figures, of_one_run, sentences, tables
 from bench.reporting.methods import methods
 from bench.store import Store, using
-from bench.sweeps.cells import Cell, cells, changed_input, is_done, state
+from bench.sweeps.cells import Cell, cells, changed_folder, changed_input, is_done, state
 from bench.sweeps.plan import record_of
+from bench.tasks.jsonl import Jsonl
+from bench.tasks.ultrafeedback import UltraFeedback
 from bench.tasks.word_problems import WordProblems
 
 ALONG = ("prompt_filter=all", "training.epochs=2", "training.keep_every=3", "task.validation_prompts=10")
@@ -325,8 +327,21 @@ def test_an_adapter_that_does_not_fit_is_refused(random_policy: Policy, tmp_path
     assert not store.uses
 
 
-def test_a_run_is_done_until_its_rows_or_its_policy_change(tiny_policy: Policy, tmp_path: Path) -> None:
+def reward_model(policy: Policy, into: Path, seed: int) -> Path:
+    """A reward model of a policy's shape with random weights."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        LlamaForSequenceClassification(LlamaConfig.from_pretrained(policy.path, num_labels=1)).save_pretrained(into)
+    AutoTokenizer.from_pretrained(policy.path).save_pretrained(into)
+    return into
+
+
+def test_a_run_is_done_until_its_rows_its_policy_or_its_scorer_change(tiny_policy: Policy, tmp_path: Path) -> None:
     mine, file = scaled(tiny_policy.path, 1.0, tmp_path / "mine"), tmp_path / "prompts.jsonl"
+    scorer = reward_model(tiny_policy, tmp_path / "scorer", seed=0)
     prompts = WordProblems().prompts("train")[:150]
     rows = [
         json.dumps({"prompt": messages[-1]["content"], "answer": str(answer)})
@@ -334,6 +349,7 @@ def test_a_run_is_done_until_its_rows_or_its_policy_change(tiny_policy: Policy, 
     ]
     file.write_text("\n".join(rows))
     own = ("task=jsonl", f"task.path={file}", "task.compare=number", "task.near_duplicate=null", "control=none")
+    own += ("scoring=reward_model", f"scoring.model={scorer}")
     cfg = composed("policy=folder", f"policy.path={mine}", *own, *SMALL, *places(tmp_path), "task.max_new_tokens=48")
     folder, cell = run_experiment(cfg, quiet=True), Cell("", cfg, ())
     assert is_done(folder)
@@ -342,11 +358,45 @@ def test_a_run_is_done_until_its_rows_or_its_policy_change(tiny_policy: Policy, 
     assert state(cell).detail == f"task.path={file} has other rows now"
     file.unlink()
     assert is_done(folder)
+    reward_model(tiny_policy, scorer, seed=1)
+    assert not is_done(folder)
+    assert state(cell).detail == f"the model in {scorer} changed"
+    shutil.rmtree(scorer)
+    assert is_done(folder)
     scaled(tiny_policy.path, 0.9, mine)
     assert not is_done(folder)
     assert state(cell).detail == f"the policy in {mine} changed"
     shutil.rmtree(mine)
     assert is_done(folder)
+
+
+def test_another_gold_model_or_other_rows_of_a_transfer_are_a_change(tiny_policy: Policy, tmp_path: Path) -> None:
+    gold, file = scaled(tiny_policy.path, 1.0, tmp_path / "gold"), tmp_path / "other.jsonl"
+    row = {"prompt": "Say {}.", "answer": "{}"}
+    file.write_text("\n".join(json.dumps(row).replace("{}", name) for name in "abcdefghijklmnopqrstuvwxyz"))
+    other = {"_target_": "bench.tasks.jsonl.Jsonl", "path": str(file)}
+    config = {
+        "task": {"_target_": "bench.tasks.ultrafeedback.UltraFeedback", "gold_model": str(gold), "system": "Hello."},
+        "evaluation": {"transfer": {"letters": other}},
+    }
+    by = UltraFeedback(path=str(file), gold_model=str(gold)).judged_by
+    lineage = [
+        {"stage": "gold_reward", "settings": {"task": by}, "parents": {}},
+        {
+            "stage": "lm_eval_exact_match",
+            "settings": {},
+            "parents": {"prompts": Jsonl(path=str(file)).prompts("test").key},
+        },
+    ]
+    assert changed_folder(config, lineage) is None
+    scaled(tiny_policy.path, 0.9, gold)
+    assert changed_folder(config, lineage) == f"the model in {gold} changed"
+    shutil.rmtree(gold)
+    assert changed_folder(config, lineage) is None
+    lineage[1]["parents"] = {"prompts": "of other rows"}
+    assert changed_folder(config, lineage) == f"evaluation.transfer.letters.path={file} has other rows now"
+    file.unlink()
+    assert changed_folder(config, lineage) is None
 
 
 def test_a_folder_that_changed_is_judged_anew(tiny_policy: Policy, tmp_path: Path) -> None:

@@ -45,6 +45,10 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 FROM_FOLDER = "bench.policies.from_folder"
+MODELS = (  # the parts whose setting `model` may name a folder
+    *(f"bench.scoring.{name}.{name}" for name in ("reward_model", "process_reward")),
+    "bench.selection.similarity.embedding_cosine",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,9 +218,9 @@ def is_done(folder: Path) -> bool:
 
 
 def changed_input(folder: Path) -> str | None:
-    """What a run took that is another thing now: a policy, an import, or the task's file; None where nothing changed.
+    """What a run took that is another thing now: a policy, a model, an import or a task's file; None for no change.
 
-    A file or a policy's folder that is gone counts as unchanged. BenchError where the run's records are damaged.
+    A file or a folder that is gone counts as unchanged. BenchError where the run's records are damaged.
     """
     config, metrics = read_config(folder), read_metrics(folder)
     if any(name.endswith("/artifact") for name in metrics):
@@ -237,15 +241,31 @@ def changed_input(folder: Path) -> str | None:
             return f"{taken} has other completions now"
     if (data := data_key(config.get("task") or {})) is not None and metrics.get(DATA_KEY, data) != data:
         return f"task.path={config['task']['path']} has other rows now"
-    places = [node for node in configured(config) if node["_target_"] == FROM_FOLDER and Path(node["path"]).is_dir()]
-    taken_from = {key for use in read_lineage(folder) for key in use.get("parents", {}).values()} if places else set()
-    for node in places:
-        with contextlib.suppress(BenchError):  # a folder that was broken since holds another policy, too
-            settings = {name: node[name] for name in ("system", "thinking", "trust_remote_code") if name in node}
-            now = load_folder(node["path"], code=settings.get("trust_remote_code", False))
-            if not taken_from or replace(now, **settings).key in taken_from:  # older records name no parents
+    return changed_folder(config, read_lineage(folder))
+
+
+def changed_folder(config: Mapping[str, Any], lineage: Sequence[Mapping[str, Any]]) -> str | None:
+    """The policy, scorer, embedder or gold model whose folder holds another one now, or another task's other rows."""
+    used = {key for use in lineage for key in use.get("parents", {}).values()}
+    if not used:  # older records name no parents
+        return None
+    used |= {word for use in lineage for word in str(use.get("settings", {}).get("task")).split()}  # of `judged_by`
+    for node in configured(config):
+        is_policy = node["_target_"] == FROM_FOLDER
+        place = node["path"] if is_policy else node.get("gold_model") or (node["_target_"] in MODELS and node["model"])
+        if not place or not Path(place).expanduser().is_dir():
+            continue
+        with contextlib.suppress(BenchError):  # a folder that was broken since holds another one, too
+            names = ("trust_remote_code", *(("system", "thinking") if is_policy else ()))
+            now = load_folder(Path(place).expanduser(), code=node.get("trust_remote_code", False))
+            if replace(now, **{name: node[name] for name in names if name in node}).key in used:
                 continue
-        return f"the policy in {node['path']} changed"
+        return f"the {'policy' if is_policy else 'model'} in {place} changed"
+    for name, task in config.get("evaluation", {}).get("transfer", {}).items():
+        with contextlib.suppress(BenchError):  # rows that can't be read are others, too
+            if data_key(task) is None or instantiate(task, _convert_="all").prompts("test").key in used:
+                continue
+        return f"evaluation.transfer.{name}.path={task['path']} has other rows now"
     return None
 
 
