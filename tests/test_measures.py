@@ -13,6 +13,7 @@ from bench.evaluation import measures
 from bench.evaluation.heldout import Graded
 from bench.evaluation.measures import Measure
 from bench.records.metrics import contrasts, curves, distillation, flatten, on_same_prompts, provenance
+from bench.scoring import gives_log_odds
 
 
 def graded(
@@ -43,6 +44,19 @@ def test_the_sampler_is_measured_by_all_of_its_pool():
     pairs = [len({path for path in two if path}) for two in itertools.combinations([None, "b", "b", None], 2)]
     assert found[Measure("sampler", "distinct", "correct_paths", 2)] == pytest.approx([np.mean(pairs), 1 / 2])
     assert found[Measure("sampler", "distinct", "correct_paths", 4)] == pytest.approx([1, 1])
+
+
+def test_votes_by_log_odds_do_not_depend_on_whether_a_reward_of_the_pool_is_negative():
+    cell = Measure("sampler", "weighted_majority", "accuracy", 4)
+    found = []
+    for zero in (-20, 20):  # at -20 the sums of 5's rewards are lowest, at 20 highest
+        proxy = np.array([[2.5, 1.0, 1.0, 1.0], [0.3, 0.2, 0.1, 0.0]]) + zero
+        pool = graded(proxy.tolist(), POOL.gold.tolist(), POOL.answers.tolist(), POOL.paths.tolist())
+        found.append(measures.of_sampler(pool, log_odds=True)[cell])
+    assert found == [pytest.approx([0, 0])] * 2  # e^2.5 is more than 3 e
+    assert measures.of_sampler(pool)[cell] == pytest.approx([1, 0])
+    assert gives_log_odds({"_target_": "bench.scoring.trained_reward_model.trained_reward_model"})
+    assert not gives_log_odds({"_target_": "bench.scoring.judge.judge"})
 
 
 def test_a_vote_weighted_by_gold_is_not_recorded():

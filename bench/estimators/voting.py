@@ -87,18 +87,19 @@ def weighted_majority_at_k(
     return _vote(answers, as_floats("weights", weights, "[M, N]"), correct, k, rng)
 
 
-def vote_weights(rewards: np.ndarray) -> np.ndarray:
+def vote_weights(rewards: np.ndarray, *, log_odds: bool = False) -> np.ndarray:
     """Return [M, N] the weights that rewards have in `weighted_majority_at_k`: themselves, where none is negative.
 
     A negative reward shows that the scale has no zero, as the log-odds of a Bradley-Terry reward model have none: a sum
     of them says as much of the zero as of the answers. Such rewards count by their strength in that model, exp(reward),
     here relative to the highest one of each prompt. NaN stays NaN. Source: Bradley & Terry 1952.
+    log_odds: whether the rewards are known to be such, so that they count by their strength even if none is negative.
 
     >>> vote_weights([[0.0, -0.693], [-3.0, -3.693]]).round(2).tolist()  # the same odds, 2 to 1, at any zero
     [[1.0, 0.5], [1.0, 0.5]]
     """
     rewards = as_floats("rewards", rewards, "[M, N]")
-    if not (rewards < 0).any():
+    if not log_odds and not (rewards < 0).any():
         return rewards
     return np.exp(rewards - np.fmax.reduce(rewards, axis=1, keepdims=True))
 

@@ -174,13 +174,14 @@ def along_counts(along: AlongTraining | None) -> dict[str, int]:
     return counts
 
 
-def of_sampler(pool: Graded) -> dict[Measure, np.ndarray]:
-    """pass@n, Best-of-n by the proxy, and votes, from the base's held-out pool, for n up to all its samples."""
+def of_sampler(pool: Graded, log_odds: bool = False) -> dict[Measure, np.ndarray]:
+    """pass@n, Best-of-n and votes by the proxy (log_odds: known as such), from the base's held-out pool, for all n."""
     sizes = powers_of_two(pool.gold.shape[1])
     measures = of_votes("sampler", pool, sizes)
     measures |= over("sampler", "best_of_n", "accuracy", sizes, best_of_n(pool.proxy, sizes, pool.gold))
     if not np.array_equal(pool.proxy, pool.gold):  # weighted by gold itself, a vote is correct where one sample is
-        votes = weighted_majority_at_k(pool.answers, vote_weights(pool.proxy), pool.gold, sizes)
+        weights = vote_weights(pool.proxy, log_odds=log_odds)
+        votes = weighted_majority_at_k(pool.answers, weights, pool.gold, sizes)
         measures |= over("sampler", "weighted_majority", "accuracy", sizes, votes)
     return measures
 

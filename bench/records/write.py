@@ -28,6 +28,7 @@ from bench.records.environment import environment
 from bench.records.fingerprint import DATA_KEY, code_of, data_key, fingerprint
 from bench.records.fingerprint import FILE as CODE
 from bench.records.metrics import contrasts, curves, distillation, flatten, provenance, transfer_contrasts
+from bench.scoring import gives_log_odds
 from bench.seeds import generator
 from bench.store.reading import CHECKSUMS, checksums_of
 from bench.tasks import Task
@@ -39,7 +40,7 @@ ROWS = 250_000  # of a long table that are in memory at once
 
 def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.Use]) -> dict[str, Any]:
     """Write every record and return the metrics. A folder with metrics.json is complete; checksums.json is last."""
-    measures = per_prompt(results, num_completions=cfg.num_completions)
+    measures = per_prompt(results, num_completions=cfg.num_completions, log_odds=gives_log_odds(cfg.scoring))
     along = measured.of_training(results.along_training) | measured.of_validation(results.outcomes)
     rows = curves(measures, seed=cfg.seed) + (curves(along, seed=cfg.seed) if along else [])
     scorer_metrics, diagnostics = diagnose(results.best_of_n, seed=cfg.seed)
@@ -116,7 +117,7 @@ def seal(folder: Path, figures: Sequence[Path] = ()) -> None:
     store.write_durably(folder / CHECKSUMS, checksums_of(folder, names))
 
 
-def per_prompt(results: Results, *, num_completions: int) -> dict[Measure, np.ndarray]:
+def per_prompt(results: Results, *, num_completions: int, log_odds: bool) -> dict[Measure, np.ndarray]:
     """The values [M] behind every reported mean. Each KL is to the raw base, in nats per sequence."""
     measures: dict[Measure, np.ndarray] = {}
     for arm, outcomes in results.outcomes.items():
@@ -124,7 +125,7 @@ def per_prompt(results: Results, *, num_completions: int) -> dict[Measure, np.nd
     sizes = measured.powers_of_two(num_completions)
     measures |= measured.of_best_of_n(results.best_of_n, sizes)
     measures |= measured.of_soft_best_of_n(results.best_of_n, num_completions)
-    measures |= measured.of_pessimism(results.best_of_n, sizes) | measured.of_sampler(results.best_of_n)
+    measures |= measured.of_pessimism(results.best_of_n, sizes) | measured.of_sampler(results.best_of_n, log_odds)
     return summary.on_same_prompts(measures)
 
 

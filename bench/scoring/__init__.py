@@ -25,6 +25,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from hydra.utils import get_object
+
 from bench.artifacts import Rewards
 from bench.config.rules import here
 from bench.errors import BenchError
@@ -41,6 +43,7 @@ class Scorer:
 
     highest: float | Callable[[Settings], float] = math.inf  # reward that it can give; infinite: not known
     verdicts: bool = False  # whether its rewards are 0 for wrong and 1 for right
+    log_odds: bool = False  # whether only differences of its rewards have a meaning, as in a Bradley-Terry model
     compares: str | Callable[[Settings], str] = ""  # what in it compares the samples of a prompt, for messages
     check: Callable[[Settings], None] = lambda settings: None  # raises BenchError for what is missing, before any work
 
@@ -98,6 +101,11 @@ def highest(scoring: Callable[..., Any]) -> float:
     function, settings = _parts(scoring)
     stated = _stated(function).highest
     return stated(settings) if callable(stated) else stated
+
+
+def gives_log_odds(scoring: Settings) -> bool:
+    """Whether the configured scorer states that its rewards are log-odds."""
+    return _stated(get_object(scoring["_target_"])).log_odds
 
 
 def _comparison(node: Any) -> str:

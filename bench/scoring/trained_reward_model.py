@@ -44,7 +44,7 @@ def _check_sizes(settings: Mapping[str, Any]) -> None:
         )
 
 
-@Scorer(check=_check_sizes)
+@Scorer(log_odds=True, check=_check_sizes)
 @stage("scorer")
 def trained_reward_model(
     *,
