@@ -26,7 +26,7 @@ from bench.errors import BenchError
 from bench.generation import pool, ray_cluster, ray_pool, transformers_engine, vllm_engine
 from bench.models.sampler import Sampler
 from bench.seeds import generator
-from bench.store import Store, unique, using
+from bench.store import Finder, MissingError, Store, unique, using
 
 for module in (sys.modules[__name__], distributed):  # the workers can't import a test
     ray.cloudpickle.register_pickle_by_value(module)
@@ -204,6 +204,12 @@ def test_what_is_in_the_store_is_neither_drawn_again_nor_counted_as_drawn(two_no
     with using(Store(store.root)) as last:
         ray_pool.generate(prompts, POLICY, worker=worker, address=two_nodes.address, **SAMPLER)
     assert [use.reused for use in last.uses] == [True] * len(UNITS)
+
+
+def test_a_look_at_what_is_stored_draws_nothing(prompts, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_pool, "connect", lambda address: pytest.fail("Ray was asked for a pool"))
+    with using(Finder(tmp_path)), pytest.raises(MissingError):
+        ray_pool.generate(prompts, POLICY, worker=partial(stub, desk=tmp_path), **SAMPLER)
 
 
 def test_a_damaged_unit_is_drawn_again(two_nodes, store, desk, prompts):

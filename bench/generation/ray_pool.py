@@ -58,6 +58,8 @@ def generate(
         worker, num_completions=num_completions, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed
     )
     store = current()
+    if isinstance(store, Finder):  # it only looks, and Ray's workers would write
+        return draw(prompts, policy)
     pool, uses, _ = _find(store, draw, prompts, policy)
     if pool is None:
         stored, missing = _examine(store, draw, prompts, policy)
