@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -182,6 +183,19 @@ def desk(tmp_path: Path) -> Path:
     path = tmp_path / "desk"
     path.mkdir()
     return path
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 12 kB, which root can mount."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=12k", "tmpfs", place]
+    mounted = subprocess.run(command, check=False, capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root can mount a small file system")
+    yield place
+    subprocess.run(["umount", place], check=True)
 
 
 @pytest.fixture

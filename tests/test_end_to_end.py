@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import forked
@@ -213,19 +212,6 @@ def test_failure_leaves_its_reason_and_no_metrics(tmp_path: Path, tiny_policy: P
     (reason,) = tmp_path.glob("outputs/default/*/error.txt")
     assert "nowhere" in reason.read_text()
     assert not list(tmp_path.glob("outputs/default/*/metrics.json"))
-
-
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 12 kB, which root can mount."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=12k", "tmpfs", place]
-    mounted = subprocess.run(command, check=False, capture_output=True)
-    if mounted.returncode:
-        pytest.skip("only root can mount a small file system")
-    yield place
-    subprocess.run(["umount", place], check=True)
 
 
 @pytest.mark.parametrize("place", ["store", "outputs"])

@@ -122,6 +122,16 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(store: Store, monkeypatc
     assert shout(POLICY, word="a") == "AA"
 
 
+def test_a_disk_without_room_for_a_locks_holder_is_named(full_disk: Path):
+    with using(Store(full_disk / "store")):
+        with (full_disk / "rest").open("wb", buffering=0) as rest:
+            rest.write(bytes(2**20))  # as much as there is room for
+        with pytest.raises(BenchError, match=r"disk of store=.* is full while making shout"):
+            shout(POLICY, word="a")
+        (full_disk / "rest").unlink()
+        assert shout(POLICY, word="a") == "AA"
+
+
 def test_a_full_disk_is_recognised_by_a_librarys_message(store: Store):
     @stage(version=1, load=read)
     def fill(policy: Policy, *, out: Path) -> dict[str, float]:

@@ -201,8 +201,8 @@ def _library_versions() -> dict[str, str]:
 def claim(file: TextIO) -> None:
     """Write the name of this process into a file on which it holds a lock, for `holder`."""
     file.truncate(0)
-    file.write(process_name())
-    file.flush()
+    with contextlib.suppress(OSError):  # a full disk takes no name: what is written next says which disk that is
+        os.write(file.fileno(), process_name().encode())
 
 
 def holder(path: Path) -> str:
