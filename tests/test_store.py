@@ -17,7 +17,7 @@ import pytest
 from bench.artifacts import Policy, content_hash
 from bench.errors import BenchError
 from bench.progress import relayed
-from bench.store import MANIFEST, Address, Store, atomically, check, lineage, stage, using, walk, write_durably
+from bench.store import MANIFEST, Address, Store, atomically, check, files, lineage, stage, using, walk, write_durably
 from bench.store import __main__ as store_command
 from bench.store.reading import checksums_of
 
@@ -97,6 +97,23 @@ def test_a_damaged_artifact_is_set_aside_and_made_again(store: Store, capsys, da
     assert len(list(folder.parent.glob(".damaged-*"))) == 1
     assert shout(POLICY, word="hello") == "HELLOHELLO"
     assert store.uses[-1].reused
+
+
+def test_a_file_that_a_disk_no_longer_gives_is_damaged_and_the_others_are_verified(store: Store, monkeypatch, capsys):
+    for word in ("a", "b"):
+        shout(POLICY, word=word)
+    bad, read_file = min(store.root.glob("shout/*")) / "text.txt", files.sha256
+
+    def sha256(path: Path) -> str:
+        if path == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read_file(path)
+
+    monkeypatch.setattr(files, "sha256", sha256)
+    assert store_command.verify(store.root) == 1
+    said = capsys.readouterr().out
+    assert f"damaged: {bad} can't be read (Input/output error)" in said
+    assert "1 of 2 artifacts match" in said
 
 
 def test_a_failing_stage_leaves_nothing(store: Store):

@@ -51,8 +51,11 @@ def check(folder: Path, *, hash_limit: float = float("inf")) -> dict[str, Any]:
         path = folder / name
         if not path.is_file() or path.stat().st_size != expected["bytes"]:
             raise DamagedArtifactError(f"{path} is missing or truncated")
-        if expected["bytes"] <= hash_limit and sha256(path) != expected["sha256"]:
-            raise DamagedArtifactError(f"{path} does not match its checksum")
+        try:
+            if expected["bytes"] <= hash_limit and sha256(path) != expected["sha256"]:
+                raise DamagedArtifactError(f"{path} does not match its checksum")
+        except OSError as error:
+            raise DamagedArtifactError(f"{path} can't be read ({error.strerror})") from error
     return manifest
 
 
