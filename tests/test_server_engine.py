@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from fake_server import EOS, MODEL, FakeServer
 from hydra import compose, initialize_config_dir
 from loopback import serving
 
+from bench import policies
 from bench.artifacts import Completions, Policy, Prompts
 from bench.config import checks
 from bench.errors import BenchError
@@ -384,6 +386,14 @@ def test_the_end_that_a_server_leaves_out_is_put_back(fake, few_prompts, random_
     ended = np.array([[cell[-1] == EOS for cell in row] for row in ids(drawn)])
     assert (ended == (drawn.finish_reason == "stop")).all()
     assert 0 < ended.sum() < 28
+
+
+def test_a_policy_whose_own_code_is_trusted_is_the_served_one(fake, few_prompts, random_policy, store, tmp_path):
+    folder = tmp_path / "coded"
+    shutil.copytree(random_policy.path, folder)
+    (folder / "modeling_own.py").write_text("")
+    policy = policies.from_folder(None, path=str(folder), trust_remote_code=True)
+    assert drawn_by(fake, few_prompts, policy).shape == (7, 4)
 
 
 def test_another_policy_is_left_to_another_engine(fake, few_prompts, random_policy, another_policy, store, capsys):

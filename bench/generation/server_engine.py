@@ -143,7 +143,7 @@ def generate(
 def _holds(serves: str, policy: Policy, others: Callable[..., Completions] | None) -> bool:
     """Whether the server holds this very policy. BenchError where nothing could draw from it."""
     find_served({"serves": serves})
-    if _fingerprint(Path(serves).absolute()) == policy.fingerprint:
+    if _fingerprint(Path(serves).absolute(), code=policy.trust_remote_code) == policy.fingerprint:
         return True
     if others is None:
         raise BenchError(
@@ -245,5 +245,5 @@ def _say_once(line: str) -> None:
 
 
 @cache
-def _fingerprint(folder: Path) -> str:
-    return loading.folder(folder).fingerprint
+def _fingerprint(folder: Path, *, code: bool) -> str:
+    return loading.folder(folder, code=code).fingerprint
