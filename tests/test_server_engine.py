@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -371,6 +372,19 @@ def test_chat_sends_messages_and_refuses_another_rendering(fake, few_prompts, ra
 
     fake.change = templated
     refused(fake, few_prompts, random_policy, "renders prompts in its own way", root=tmp_path / "b", endpoint="chat")
+
+
+def test_chat_sends_the_policy_s_system_prompt(fake, few_prompts, random_policy, store, tmp_path):
+    folder = tmp_path / "chatting"
+    shutil.copytree(random_policy.path, folder)
+    as_it_serves = "<s>{{ messages | map(attribute='content') | join('\n\n') }}"
+    (folder / "chat_template.jinja").write_text(as_it_serves)
+    own = ({"role": "system", "content": "Go."}, *few_prompts.messages[0])
+    told = Prompts(np.array(["own"]), (own,), np.array(["3"]))
+    for prompts, system in ((few_prompts, "Be brief."), (told, "Go.")):
+        policy = replace(loading.folder(folder), system="Be brief.")
+        drawn_by(fake, prompts, policy, endpoint="chat")
+        assert [message["content"] for message in fake.asked[-1]["messages"]][:-1] == [system]
 
 
 def test_the_end_that_a_server_leaves_out_is_put_back(fake, few_prompts, random_policy, store):

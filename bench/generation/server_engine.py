@@ -178,7 +178,10 @@ class ServerEngine:
         prompt_ids = tokens.encode(self.tokenizer, prompts, max_new_tokens=max_new_tokens, context=self.context)
 
         def request(row: int, sampler: Sampler, **settings: Any) -> CompletionRequest:
-            return CompletionRequest(str(prompts.id[row]), prompt_ids[row], prompts.messages[row], sampler, **settings)
+            messages = prompts.messages[row]
+            if self.policy.system is not None and messages[0]["role"] != "system":  # the server's template lacks it
+                messages = ({"role": "system", "content": self.policy.system}, *messages)
+            return CompletionRequest(str(prompts.id[row]), prompt_ids[row], messages, sampler, **settings)
 
         if not self._checked:
             few = prompts[: model_server.PROMPTS]
