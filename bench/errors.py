@@ -108,7 +108,9 @@ def printable(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the error's name where it has none."""
+    """The first line of an error's message, or the error's name where it has none; of pydantic's, its first fault."""
+    if fault := re.match(r"\d+ validation errors? for \S+\s+(.+?) \[type=", str(error), re.DOTALL):
+        return " ".join(fault[1].split())
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 

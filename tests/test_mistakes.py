@@ -19,7 +19,7 @@ from bench import __main__ as command
 from bench import report, size, status
 from bench.config import checks
 from bench.config.compose import CONF, explained
-from bench.errors import BenchError, did_you_mean, full_disk
+from bench.errors import BenchError, did_you_mean, first_line, full_disk
 from bench.launching import launch, runner
 from bench.progress import say
 from bench.records.fingerprint import code_of
@@ -152,6 +152,14 @@ def test_a_defect_is_shown_without_a_line_of_hydras_own(monkeypatch, tmp_path: P
 def test_what_vllm_can_not_draw_is_refused(settings_of_a_sampler: list[str], said_of_it: str):
     with pytest.raises(BenchError, match=said_of_it):
         checks.check(composed("generation=vllm", *settings_of_a_sampler))
+
+
+def test_of_what_vllm_says_its_reason_is_quoted():
+    """vLLM checks its settings by pydantic, whose first line only counts the faults."""
+    told = "1 validation error for ModelConfig\n  Value error, max_model_len (99) is too large [type=x, y=1]\n"
+    assert first_line(ValueError(told)) == "Value error, max_model_len (99) is too large"
+    assert first_line(ValueError("one\ntwo")) == "one"
+    assert first_line(ValueError()) == "ValueError"
 
 
 def test_a_full_temporary_folder_is_not_blamed_on_the_store(monkeypatch, tmp_path: Path):
