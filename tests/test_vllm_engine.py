@@ -358,7 +358,7 @@ def test_adapters_that_vllm_cannot_serve_are_refused(random_policy, tmp_path):
     policy = Policy(tmp_path, "adapter")
     config = tmp_path / "adapter_config.json"
     assert adapter_of(random_policy) is None
-    config.write_text('{"peft_type": "LORA", "r": 4, "rank_pattern": {"q_proj": 20}, "base_model_name_or_path": "x/y"}')
+    config.write_text('{"peft_type": "LORA", "r": 20, "rank_pattern": {}, "base_model_name_or_path": "x/y"}')
     assert adapter_of(policy).rank == 20
     with pytest.raises(BenchError, match=r"names x/y as its base model.*local folder"):
         loading.adapter_base(policy.path)
@@ -371,6 +371,8 @@ def test_adapters_that_vllm_cannot_serve_are_refused(random_policy, tmp_path):
         {"use_dora": True},
         {"bias": "all"},
         {"trainable_token_indices": [3]},
+        {"rank_pattern": {"q_proj": 20}},  # PEFT scales these layers by their own rank or alpha
+        {"alpha_pattern": {"q_proj": 8}},
     ):
         config.write_text(json.dumps(of | more))
         with pytest.raises(BenchError, match=f"has {next(iter(more))}=.*plain LORA.*Merge it"):

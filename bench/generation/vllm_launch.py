@@ -19,16 +19,13 @@ from bench.errors import BenchError
 CPU_KV_CACHE_GIB = 2.0
 CPU_KV_BLOCK = 32  # tokens; vLLM's own 128 would leave most prompts nothing to share
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # for which vLLM can make room
-PLAIN: dict[str, Any] = {  # what PEFT can train beside the two low-rank factors, and vLLM refuses to serve or ignores
+PLAIN: dict[str, Any] = {  # what PEFT can do beside two low-rank factors per layer, and vLLM refuses or ignores
     "modules_to_save": None,  # layers trained whole
     "trainable_token_indices": None,  # rows of the embeddings, trained whole
     "bias": "none",
-    "lora_bias": False,
-    "use_dora": False,
-    "use_qalora": False,
-    "use_bdlora": None,
-    "alora_invocation_tokens": None,
-    "layer_replication": None,
+    **dict.fromkeys(("lora_bias", "use_dora", "use_qalora"), False),
+    **dict.fromkeys(("use_bdlora", "alora_invocation_tokens", "layer_replication")),
+    **dict.fromkeys(("rank_pattern", "alpha_pattern")),  # vLLM scales every layer by lora_alpha / r
 }
 
 
@@ -53,7 +50,7 @@ class Adapter:
 
     path: Path
     fingerprint: str
-    rank: int  # the largest in it
+    rank: int
 
     @property
     def room(self) -> int:
@@ -79,7 +76,7 @@ def adapter_of(policy: Policy) -> Adapter | None:
     if not description.is_file():
         return None
     config = json.loads(description.read_text())
-    kind, rank = config.get("peft_type"), max(config.get("r", 0), *(config.get("rank_pattern") or {}).values(), 0)
+    kind, rank = config.get("peft_type"), config.get("r", 0)
     if kind != "LORA" or rank > LORA_RANKS[-1]:
         fault = f"is {kind} of rank {rank}"
     elif also := [name for name, plain in PLAIN.items() if config.get(name, plain) not in (plain, None, [], {})]:
