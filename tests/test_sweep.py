@@ -12,11 +12,12 @@ from pathlib import Path
 
 import forked
 import pytest
-from sharing import Shared, places, replaced
+from sharing import Shared, composed, given_by, places, replaced
 
 from bench import status
 from bench.config.compose import CONF
 from bench.errors import BenchError
+from bench.launching import runner
 from bench.sweeps import cells
 from bench.sweeps.plan import workload
 
@@ -197,6 +198,19 @@ def test_a_run_that_failed_after_its_records_is_not_done(finished):
     assert cells.state(cell) == cells.State("failed", "OSError: no space for a figure")
     (cell.folder / "error.txt").unlink()
     assert cells.state(cell).kind == "done"
+
+
+def test_a_run_that_ends_well_is_done_though_another_process_of_it_failed(random_policy, tmp_path, monkeypatch):
+    record_of = runner.record_of
+
+    def fail_elsewhere(cell):
+        (cell.folder / "error.txt").write_text("The GPU's memory ran out.")
+        return record_of(cell)
+
+    monkeypatch.setattr(runner, "record_of", fail_elsewhere)
+    small = [setting for setting in SMALL if not setting.startswith(("policy.", "num_", "selection="))]
+    cfg = composed(*given_by(random_policy), *small, *places(tmp_path), "num_completions=2", "task.max_new_tokens=12")
+    assert cells.state_of(runner.run_experiment(cfg, quiet=True)).kind == "done"
 
 
 def test_the_first_of_two_processes_to_end_leaves_the_mark_of_the_other(tmp_path):

@@ -93,6 +93,7 @@ def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
             if drawn:
                 seal(folder, drawn)
             tracked = parts["tracking"](folder)
+            failure.unlink(missing_ok=True)  # of another process, which may run the same cell
     except Exception as error:
         with contextlib.suppress(OSError):  # if even this can't be written, the reason is on the console
             failure.write_text(str(error) if isinstance(error, BenchError) else traceback.format_exc())
