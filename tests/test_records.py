@@ -8,6 +8,7 @@ from bench.artifacts import Completions, Divergence, Policy, Prompts, Rewards, S
 from bench.evaluation.heldout import Graded, Outcomes
 from bench.procedures.findings import Results
 from bench.records.environment import PACKAGES, environment
+from bench.records.fingerprint import code_of
 from bench.records.write import _samples
 from bench.tasks.word_problems import WordProblems
 
@@ -82,3 +83,20 @@ def test_the_environment_has_the_versions_of_what_is_installed_and_the_processor
     assert not [name for name, value in found.items() if not value.strip(" ,")]
     monkeypatch.setattr("bench.records.environment.PACKAGES", ("numpy", "no-such-package"))
     assert set(environment.__wrapped__()) - {"gpu"} == {"python", "numpy", "processor"}
+
+
+def test_neither_packages_outside_the_environment_nor_compiled_modules_are_code_of_a_run(tmp_path, monkeypatch):
+    """As after `pip install --user`. Their files, some of them binary, would end a run when it writes its records."""
+    own, packages = tmp_path / "own", tmp_path / "site-packages"
+    for folder in (own, packages):
+        folder.mkdir()
+        monkeypatch.syspath_prepend(folder)
+    (packages / "package_of_others.py").write_text("")
+    (own / "compiled_part.so").write_bytes(b"\x80")
+    (own / "scorer_of_mine.py").write_text(
+        "def score():\n    import package_of_others\n    import compiled_part\n    import helper_of_mine\n"
+    )
+    (own / "helper_of_mine.py").write_text("")
+    code = code_of({"scoring": {"_target_": "scorer_of_mine.score"}})
+    mine = {name for name in code if not name.startswith("bench.")}
+    assert mine == {str(own / "scorer_of_mine.py"), str(own / "helper_of_mine.py")}

@@ -33,6 +33,7 @@ IMPORT = re.compile(
 )
 NO_NUMBERS = ("tracking",)  # parts that change no number
 INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+PACKAGES = {"site-packages", "dist-packages"}  # elsewhere too: of `pip install --user`, or those below an environment
 
 
 def code_of(config: Mapping[str, Any]) -> dict[str, str]:
@@ -128,7 +129,7 @@ def _where(package: str, name: str) -> str:
 
 @functools.cache
 def _file(name: str) -> Path | None:
-    """The source file of a module; None for an installed module or one without a file."""
+    """The source file of a module; None for an installed module or one without a source, such as a compiled one."""
     top, _, inside = name.partition(".")
     if top == PACKAGE:
         return _path(name)
@@ -139,7 +140,9 @@ def _file(name: str) -> Path | None:
     except (ImportError, ValueError):  # the name is an attribute of a module, or is not installed
         return None
     file = None if spec is None or not spec.has_location else Path(str(spec.origin)).resolve()
-    return file if file is not None and not any(file.is_relative_to(place) for place in INSTALLED) else None
+    if file is None or file.suffix != ".py" or PACKAGES & set(file.parts):
+        return None
+    return None if any(file.is_relative_to(place) for place in INSTALLED) else file
 
 
 def _path(name: str) -> Path | None:
