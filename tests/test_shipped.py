@@ -1,7 +1,11 @@
-"""The policy that the package ships is what the default recipe makes, and runs take it instead of pretraining."""
+"""What the package ships: the policy that the default recipe makes, which runs take, and all configurations."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -108,3 +112,27 @@ def test_damaged_files_of_the_package_are_not_used(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(pretraining, "train_tokenizer", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         default_policy(Store(tmp_path / "store", shipped=tmp_path / "shipped"))
+
+
+def test_an_installed_package_has_all_configurations(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", minversion="77")
+    root, source, installed = Path(CONF).parent, tmp_path / "source", tmp_path / "site-packages"
+    for name in ("bench", "conf", "sweeps"):
+        shutil.copytree(root / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("LICENSE", "README.md", "pyproject.toml"):
+        shutil.copy(root / name, source)
+    build = [sys.executable, "-c", "from setuptools import build_meta; build_meta.build_wheel('.')"]
+    subprocess.run(build, cwd=source, check=True, capture_output=True)
+    (wheel,) = source.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(installed)
+    shutil.rmtree(source)
+
+    def configurations(folder: Path) -> set[str]:
+        return {str(path.relative_to(folder)) for part in ("*", "*/*", "*/*/*") for path in folder.glob(f"{part}.yaml")}
+
+    assert configurations(installed / "bench" / "conf") == configurations(Path(CONF))
+    status = [sys.executable, "-m", "bench.status", "sweep=on_one_axis"]
+    told = subprocess.run(
+        status, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(installed)}, capture_output=True, text=True
+    )
+    assert "25 cells: 25 missing" in told.stdout, told.stderr

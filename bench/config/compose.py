@@ -18,7 +18,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from bench.errors import BenchError, did_you_mean
 
 BENCH = Path(__file__).resolve().parents[1]
-CONF = str(BENCH.parent / "conf")
+CONF = str((BENCH / "conf").resolve())  # a link to conf/ in a checkout, a folder where the package is installed
 LAUNCHER_PLUGINS = "hydra_plugins.bench_launchers"  # Hydra takes plugins from the namespace package hydra_plugins only
 SWEEPER_PLUGINS = "hydra_plugins.bench_search"
 NOT_A_CHOICE = "Config group override must be"  # Hydra's ValueError for group=null and group=3, which it does not name
