@@ -271,6 +271,17 @@ def test_every_estimator_has_an_example(name):
     assert any(f"{name}(" in example.source for example in test.examples)
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in dir(estimators) if "default_rng(0)" in getattr(estimators, name).__doc__]
+)
+def test_a_seed_in_place_of_a_generator_is_refused(name):
+    """In the example of each estimator that draws."""
+    (test,) = doctest.DocTestFinder(recurse=False).find(getattr(estimators, name), name)
+    source = "".join(example.source for example in test.examples).replace("np.random.default_rng(0)", "0")
+    with pytest.raises(ValueError, match=r"rng=0 is not allowed; a generator is expected, such as np\.random\."):
+        exec(source, {"np": np, **test.globs})
+
+
 def test_every_estimator_has_one_name():
     names = dir(estimators)
     assert {"best_of_n", "best_of_n_kl", "pass_at_k", "pass_at_k_of_counts", "policy_kl", "paired_contrast"} <= set(

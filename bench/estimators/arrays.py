@@ -98,6 +98,13 @@ def of_same_prompts(curve: np.ndarray, least: float = 0.5) -> np.ndarray:
     return np.where(whole[:, None], curve, np.nan) if keep else curve
 
 
+def as_generator(rng: np.random.Generator) -> np.random.Generator:
+    """Return the generator; ValueError for anything else, such as a seed."""
+    if not isinstance(rng, np.random.Generator):
+        raise ValueError(f"rng={rng!r} is not allowed; a generator is expected, such as np.random.default_rng(0)")
+    return rng
+
+
 def tail_of(level: float) -> float:
     """Return the probability beyond one end of an interval of this level; ValueError outside 0 .. 1."""
     if not 0 < level < 1:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.estimators.arrays import as_equal_floats, as_floats, as_outcomes, check_same_shape, tail_of
+from bench.estimators.arrays import as_equal_floats, as_floats, as_generator, as_outcomes, check_same_shape, tail_of
 from bench.estimators.distributions import normal_quantile, t_quantile
 
 
@@ -67,7 +67,7 @@ def stratified_sample(strata: Any, size: int, rng: np.random.Generator) -> Sampl
     >>> stratified_sample(verdicts, 4, np.random.default_rng(0)).weights.round(2).tolist()  # 1 of 1, 3 of 8
     [1.0, 2.67, 2.67, 2.67]
     """
-    strata = as_floats("strata", strata, "[M, N]")
+    strata, rng = as_floats("strata", strata, "[M, N]"), as_generator(rng)
     if size < 1:
         raise ValueError(f"size={size} is not allowed; at least 1 completion is expected")
     groups = [np.flatnonzero(strata == value) for value in np.unique(strata[~np.isnan(strata)])]

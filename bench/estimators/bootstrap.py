@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench.estimators.arrays import as_equal_floats, as_floats, tail_of
+from bench.estimators.arrays import as_equal_floats, as_floats, as_generator, tail_of
 from bench.estimators.distributions import normal_cdf, normal_quantile, t_cdf, t_quantile
 
 __all__ = ["bootstrap_interval", "ratio_of_means", "simultaneous_band"]
@@ -180,7 +180,7 @@ class Bootstrap:
     """Means of K columns over B resamples of M rows, and the quantities that BCa needs."""
 
     def __init__(self, values: np.ndarray, rng: np.random.Generator, resamples: int) -> None:
-        present = ~np.isnan(values)
+        rng, present = as_generator(rng), ~np.isnan(values)
         self.count = present.sum(axis=0)  # [K]
         self.least = values.min(axis=0, where=present, initial=np.inf)  # [K]
         self.most = values.max(axis=0, where=present, initial=-np.inf)

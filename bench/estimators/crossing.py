@@ -10,7 +10,7 @@ from itertools import groupby
 
 import numpy as np
 
-from bench.estimators.arrays import Sizes, as_floats, as_sizes, tail_of
+from bench.estimators.arrays import Sizes, as_floats, as_generator, as_sizes, tail_of
 from bench.estimators.bootstrap import RESAMPLES
 from bench.estimators.distributions import normal_quantile, t_quantile
 
@@ -91,7 +91,7 @@ def crossover(
             f"a and b have {whole.sum()} prompts with a number in both at every k; at least 2 are expected"
         )
     arms = [arm[:, whole] for arm in arms]
-    tail = tail_of(level)
+    tail, rng = tail_of(level), as_generator(rng)
     differences = arms[0].mean(axis=0) - arms[1].mean(axis=0)  # [M, K]
     differences[np.abs(differences) < ROUNDING] = 0
     mean, prompts = differences.mean(axis=0), len(differences)

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from bench.estimators.arrays import as_equal_floats, tail_of
+from bench.estimators.arrays import as_equal_floats, as_generator, tail_of
 from bench.estimators.bootstrap import RESAMPLES, Bootstrap
 from bench.estimators.uncertainty import PairedContrast, paired_contrast
 
@@ -142,7 +142,7 @@ def overoptimisation(proxy: np.ndarray, gold: np.ndarray, rng: np.random.Generat
     proxy, gold = as_equal_floats("[M, K]", proxy=proxy, gold=gold)
     if len(gold) < 2:
         raise ValueError(f"gold has shape {list(gold.shape)}; at least 2 prompts are expected, to choose on one half")
-    order = rng.permutation(len(gold))
+    order = as_generator(rng).permutation(len(gold))
     choosing, judging = order[: len(gold) // 2], order[len(gold) // 2 :]
     best = int(np.nanargmax(np.nanmean(gold[choosing], axis=0)))
     gold_fall, proxy_rise = (

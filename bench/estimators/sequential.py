@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench.estimators.arrays import Sizes, as_equal_floats, as_floats, as_sizes
+from bench.estimators.arrays import Sizes, as_equal_floats, as_floats, as_generator, as_sizes
 
 STRENGTHS = np.array(sorted(2.0 ** np.arange(-3, 8), key=lambda s: abs(np.log2(s) - 1)))  # samples; 2 (flat) first
 _log_gamma = np.vectorize(math.lgamma, otypes=[float])
@@ -172,7 +172,7 @@ def allocate(gains: np.ndarray, budget: int, rng: np.random.Generator) -> np.nda
     if (np.diff(gains, axis=1) > 0).any():
         raise ValueError(f"gains {list(gains.shape)} rise along a row; falling gains are expected")
     number = np.broadcast_to(np.arange(gains.shape[1]), gains.shape)
-    shuffled = np.broadcast_to(rng.permutation(len(gains))[:, None], gains.shape)
+    shuffled = np.broadcast_to(as_generator(rng).permutation(len(gains))[:, None], gains.shape)
     order = np.lexsort((shuffled.ravel(), number.ravel(), -gains.ravel()))[: max(budget, 0)]
     chosen = np.zeros(gains.size, bool)
     chosen[order] = True

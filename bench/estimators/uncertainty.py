@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from bench.estimators.arrays import as_equal_floats, as_floats, as_outcomes, check_same_shape, tail_of
+from bench.estimators.arrays import as_equal_floats, as_floats, as_generator, as_outcomes, check_same_shape, tail_of
 from bench.estimators.bootstrap import RESAMPLES, Bootstrap
 from bench.estimators.distributions import normal_quantile, t_quantile
 
@@ -146,7 +146,7 @@ def sign_flip_p_values(differences: np.ndarray, rng: np.random.Generator, *, fli
     >>> sign_flip_p_values([[1], [1], [1], [0]], np.random.default_rng(0)).tolist()  # all three up or all down: 2 of 2³
     [0.25]
     """
-    differences = np.nan_to_num(as_floats("differences", differences, "[M, K]"))
+    differences, rng = np.nan_to_num(as_floats("differences", differences, "[M, K]")), as_generator(rng)
     size = np.abs(differences)  # [M, K]
     size[size <= 1e-12 * size.max(axis=0)] = 0.0  # rounding in a difference of equal numbers
     total = size.sum(axis=0)

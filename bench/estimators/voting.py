@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.estimators.arrays import Sizes, as_floats, as_sizes, check_same_shape, row_blocks
+from bench.estimators.arrays import Sizes, as_floats, as_generator, as_sizes, check_same_shape, row_blocks
 from bench.seeds import generator
 
 __all__ = [
@@ -251,6 +251,6 @@ def _draw_subsets(pool_size: int, sizes: np.ndarray, rng: np.random.Generator) -
         else:
             if permutations is None:  # shared by all k, so that a curve over k is smooth
                 positions = np.broadcast_to(np.arange(pool_size, dtype=np.int32), (RANDOM_SUBSETS, pool_size))
-                permutations = rng.permuted(positions, axis=1)
+                permutations = as_generator(rng).permuted(positions, axis=1)
             subsets.append(permutations[:, :k])
     return subsets
