@@ -15,6 +15,7 @@ __all__ = [
     "majority_at_k",
     "majority_method",
     "subset_method",
+    "vote_weights",
     "weighted_majority_at_k",
 ]
 MAX_EXACT = 20_000  # subsets; up to this number, all are taken
