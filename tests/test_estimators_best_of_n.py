@@ -236,6 +236,15 @@ def test_majority_by_monte_carlo_agrees_with_the_hypergeometric_law():
     np.testing.assert_array_equal(estimate, majority_at_k(answers, correct, 15, rng=rng()))
 
 
+def test_nan_among_answers_in_lists_is_no_answer():
+    """NumPy would make the text 'nan' of it, which two of three samples here would vote for."""
+    answers, correct = [["7", np.nan, float("nan")]], [[1, 0, 0]]
+    expected = [[1 / 3, 2 / 3, 1.0]]
+    np.testing.assert_allclose(majority_at_k(answers, correct, [1, 2, 3]), expected)
+    np.testing.assert_allclose(weighted_majority_at_k(answers, [[1, 1, 1]], correct, [1, 2, 3]), expected)
+    np.testing.assert_allclose(distinct_at_k(answers, [1, 2, 3]), expected)
+
+
 def test_equal_weights_are_a_plain_majority_even_where_sums_round():
     answers = rng().choice(np.array(["a", "b", "c", "d", "e", None], object), (6, 11))
     correct = np.where(answers == "a", 1.0, np.where(answers == "b", 0.5, 0.0))

@@ -147,7 +147,7 @@ def distinct_at_k(labels: Any, k: Sizes) -> np.ndarray:
     Unbiased: the mean over all k-subsets. A label that m samples bear is among k of them with probability
     1 − C(N − m, k) / C(N, k), as in pass@k (Chen et al. 2021, eq. 1).
 
-    labels: [M, N] hashable objects; a sample labelled None is drawn but counts for nothing.
+    labels: [M, N] hashable objects; a sample labelled None or NaN is drawn but counts for nothing.
     k: an int -> [M], a sequence -> [M, K]. Raises ValueError for another shape, k < 1 or k > N.
 
     >>> distinct_at_k([["a", "a", "b", None]], [1, 2]).round(3).tolist()  # 3/4, (1 + 2 + 2 + 1 + 1 + 1) / 6
@@ -160,7 +160,7 @@ def distinct_at_k(labels: Any, k: Sizes) -> np.ndarray:
     seen = np.cumsum(rank_weights(labels.shape[1], sizes)[::-1], axis=0)  # [N, K]: at least one of m = 1 .. N bearers
     values = np.zeros((len(labels), len(sizes)))
     for row, prompt_labels in enumerate(labels.tolist()):
-        bearers = Counter(label for label in prompt_labels if label is not None)
+        bearers = Counter(label for label in prompt_labels if label is not None and label == label)
         values[row] = seen[[m - 1 for m in bearers.values()]].sum(axis=0)
     return values[:, 0] if single else values
 
