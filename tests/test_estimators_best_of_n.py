@@ -173,6 +173,7 @@ def test_a_bad_n_is_named(name, n, message):
         (lambda: best_of_n(np.ones((2, 3)), 1, np.full((2, 3), np.inf)), r"gold \[2, 3\] holds an infinity"),
         (lambda: best_of_n(np.array([["a", "b"]], object), 1, np.ones((1, 2))), "rewards has dtype object"),
         (lambda: best_of_n(np.ones((0, 3)), 1), r"rewards has shape \[0, 3\]"),
+        (lambda: best_of_n([[1, 2], [3]], 1), r"rewards has rows of different lengths; fill them with NaN .* \[M, N\]"),
         (lambda: pass_at_k([[0.5, 1.0]], 1), r"correct \[1, 2\] holds values other than 0 and 1"),
         (lambda: distinct_at_k(np.array(["a"], object), 1), "labels has shape"),
         (lambda: soft_best_of_n(np.ones((1, 2)), np.ones((1, 2)), 2, 0), "temperature=0 is not allowed"),

@@ -23,14 +23,18 @@ def as_floats(name: str, values: Any, shape: str) -> np.ndarray:
     """Return `values` as float64.
 
     shape: the expected axes as written in docstrings, e.g. "[M, N]"; only their number is checked.
-    Raises ValueError for another dtype or number of axes, an empty array, an infinity, or an array of only NaN.
+    Raises ValueError for another dtype or number of axes, rows of different lengths, an empty array, an infinity, or an
+    array of only NaN.
     """
     if isinstance(values, StoppedOutcomes):
         raise ValueError(
             f"{name} {list(values.shape)} comes from a stopped pool: the number of samples per prompt depends on their "
             "outcomes, which biases estimates that assume a fixed N; bench.estimators.sequential has an unbiased one"
         )
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name} has rows of different lengths; fill them with NaN up to an array {shape}") from error
     if array.dtype.kind not in "biuf":
         raise ValueError(
             f"{name} has dtype {array.dtype} and shape {list(array.shape)}; a numeric array {shape} is expected"
