@@ -139,6 +139,23 @@ def test_curves_labels_and_size_can_be_chosen(runs):
         bench.plot.frontier(runs, metric="reward")
 
 
+def test_arguments_of_another_kind_are_refused_and_one_run_is_enough(runs):
+    from matplotlib import pyplot
+
+    figure, places = pyplot.subplots(1, 2)
+    for wrong in ([], "outputs/default/*", runs[:0]):
+        with pytest.raises(BenchError, match=r"draws one or more finished runs, as bench\.load"):
+            bench.plot.frontier(wrong)
+    for wrong in (places, figure):
+        with pytest.raises(BenchError, match=r"ax of type (ndarray|Figure) is not allowed: it must be"):
+            bench.plot.frontier(runs[:2], ax=wrong)
+    for wrong in ("tuned", []):
+        with pytest.raises(BenchError, match=r"curves=.* is not allowed: it must be a list of curves"):
+            bench.plot.frontier(runs[:2], curves=wrong)
+    assert bench.plot.frontier(runs[0], ax=places[0]).lines
+    pyplot.close("all")
+
+
 @pytest.mark.parametrize("name", ["frontier", "accuracy_by_n", "kl_by_n", "coverage"])
 def test_each_curve_can_be_drawn_alone(name, runs):
     from matplotlib import pyplot

@@ -5,7 +5,7 @@
     bench.plot.frontier(runs, ax=axes, curves=["best_of_n", "tuned"])         # on any matplotlib axes, in their style
     axes.rows                                                                 # the numbers behind it, a pandas frame
 
-Every function takes finished runs (`bench.load`, or `Run`s) and draws what `python -m bench.report` draws.
+Every function takes finished runs (`bench.load`, a `Run` or several) and draws what `python -m bench.report` draws.
 
 ax: matplotlib axes whose place the figure takes; None makes a new pyplot figure of the report's size.
 curves: the curves to draw, by their names in the rows' column `method`, `of` or `arm`; None draws all.
@@ -109,7 +109,9 @@ def figure(
     size: tuple[float, float] | None = None,
 ) -> Any:
     """Draw the report's figure of this name, e.g. "reward_by_n", or one of your own modules'."""
-    groups, others = grouped(list(runs)), []
+    given = [runs] if isinstance(runs, Run) else list(runs)
+    _refuse(given, ax, curves)
+    groups, others = grouped(given), []
     is_shared = label in groups[0].runs[0].config or label in dotted(groups[0].runs[0].config)  # it names nothing then
     if label is not None and label not in groups[0].settings and not is_shared:
         differing = ", ".join(groups[0].settings) or "no setting"
@@ -130,6 +132,16 @@ def figure(
 
     with styled():
         return _draw(drawn, plt.figure(figsize=size or (wanted.width, wanted.height)), labels)
+
+
+def _refuse(runs: Sequence[Any], ax: Any, curves: Sequence[str] | None) -> None:
+    """BenchError where an argument is of another kind than it should be."""
+    if not runs or not all(isinstance(run, Run) for run in runs):
+        raise BenchError("bench.plot draws one or more finished runs, as bench.load('outputs/default/*') gives them.")
+    if ax is not None and not hasattr(ax, "tick_params"):
+        raise BenchError(f"ax of type {type(ax).__name__} is not allowed: it must be the axes of one panel.")
+    if isinstance(curves, str) or (curves is not None and not len(curves)):
+        raise BenchError(f"curves={curves!r} is not allowed: it must be a list of curves, e.g. ['best_of_n', 'tuned'].")
 
 
 def _draw(drawn: Figure, canvas: Any, labels: Mapping[str, str]) -> Any:
