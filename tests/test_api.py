@@ -88,6 +88,8 @@ def test_what_can_not_be_loaded_is_said(folder, tmp_path):
         bench.load(folder)
     with pytest.raises(BenchError, match=r"nowhere/\* finds no finished run"):
         bench.load("nowhere/*")
+    with pytest.raises(BenchError, match=r"nowhere holds no finished run .*; there is no such folder"):
+        bench.load("nowhere")
     with pytest.raises(BenchError, match="given no path"):
         bench.load([])
     twice = next(path for path in sorted(folder.iterdir()) if path.name != "report")

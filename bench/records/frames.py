@@ -120,6 +120,7 @@ def no_run(folders: Sequence[Path]) -> BenchError:
     names = ", ".join(map(str, folders))
     above = next((folder for folder in folders if any(map(is_finished, folder.glob("*")))), None)
     todo = f"see {FAILURE} there, or run it again" if above is None else f"its runs are {str(above / '*')!r}"
+    todo = todo if any(folder.is_dir() for folder in folders) else "there is no such folder"
     return BenchError(f"{names} holds no finished run (no {METRICS}); {todo}.")
 
 
