@@ -190,7 +190,7 @@ def test_ragged_pools_stop_at_the_samples_that_all_prompts_have(tmp_path: Path, 
     gold, reward = CORRECT.astype(float), REWARD.copy()
     gold[3, 1] = reward[3, 1] = np.nan
     assert run.metrics["best_of_3/accuracy"] == pytest.approx(estimators.best_of_n(reward, 3, gold=gold).mean())
-    on = imported(tmp_path / "a.jsonl", "on", largest_n=4)
+    on = imported(tmp_path / "a.jsonl", "on", largest_n=np.int64(4), temperature=np.float32(0.5))  # as loops give them
     assert on.metrics["sampler/pass@4"] == pytest.approx(np.nanmean(estimators.pass_at_k(gold, 4)))
 
 

@@ -110,6 +110,8 @@ def import_pool(
     that can't be read are counted, said, and listed in left_out.parquet. The same import again is found done.
     Raises BenchError, and leaves no run, where a file can't be read, or nothing in it can be measured.
     """
+    numbers: Any = (largest_n, temperature, top_p, seed)  # NumPy's, too
+    largest_n, temperature, top_p, seed = (n.item() if isinstance(n, np.generic) else n for n in numbers)
     paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
     settings = [f"task={task}"] if isinstance(task, str) else list(task)
     given = {"name": name, "format": format, "match": match, "largest_n": largest_n, "seed": seed}
