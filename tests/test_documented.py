@@ -247,6 +247,23 @@ def test_a_folder_of_ones_own_is_planned_and_not_run(monkeypatch, capsys):
     assert "1 cell: 1 missing" in capsys.readouterr().out
 
 
+def test_the_table_of_groups_has_the_defaults_of_the_configuration():
+    rows = re.findall(r"^\| (`.*`) \| .* \| (.*) \|$", (CONF / "README.md").read_text().split("\n## ")[0], re.MULTILINE)
+    stated = {name: words for names, words in rows for name in re.findall(r"`(\w+)`", names)}
+    for group, (choice, _) in defaults().items():
+        if not group.startswith("hydra/"):
+            assert (f"`{choice}`" in stated[group]) == (choice != "null"), group
+
+
+def test_a_sweep_of_ones_own_may_lie_in_another_folder(tmp_path):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "mine.yaml").write_text(
+        "# @package _global_\nname: mine\nhydra:\n  sweeper:\n    params:\n      seed: 0,1\n"
+    )
+    found = cells(["sweep=mine", f"hydra.searchpath=[file://{tmp_path}]"], str(CONF))
+    assert [cell.label for cell in found] == ["seed=0", "seed=1"]
+
+
 FILES = sorted({*CONF.rglob("*.yaml"), *ROOT.glob("sweeps/*.yaml")} - {CONF / "config.yaml"})
 
 
