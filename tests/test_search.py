@@ -162,6 +162,13 @@ def test_a_grid_is_no_search(tmp_path: Path):
         (["top_p=interval(0.5,1.5)"], "top_p=1.5 is not allowed"),
         (["temprature=interval(0.5,1.5)"], "Could not override 'temprature'"),
         (["hydra.sweeper.trials=0"], "hydra.sweeper.trials=0 is not allowed: it must be a whole number of at least 1"),
+        (["temperature=interval(1.6,0.4)"], "temperature=interval(1.6,0.4) can't be searched: "),
+        (["temperature=tag(log,interval(0.0,1.6))"], "temperature=tag(log,interval(0.0,1.6)) can't be searched: "),
+        (["num_completions=range(4,4)"], "num_completions=range(4,4) can't be searched: it gives no value."),
+        (
+            ["training.epochs=null", "training.updates=range(20,80)"],
+            "The experiment without a search, which is judged at its end, can't be run: training.epochs=null",
+        ),
         (["hydra.sweeper.limit=low"], "hydra.sweeper.limit=low is not allowed"),
         (["hydra.sweeper.maximize=null"], "hydra.sweeper.maximize=null is not allowed"),
         (["scoring=trained_reward_model", "scoring.pairs_from=validation"], "scoring.pairs_from=validation"),
@@ -195,6 +202,22 @@ def test_the_baseline_is_the_experiment_without_a_search(tmp_path: Path):
     assert found.baseline == {"temperature": 1.0, "top_p": 1.0, "selection": "top_per_prompt", "num_completions": 16}
     assert not found.baseline_is_inside  # 16 completions are not searched
     assert reads(tmp_path).baseline_is_inside
+
+
+def test_a_baseline_among_listed_values_is_the_first_trial(tmp_path: Path):
+    """A number, true or null, which Optuna knows by their texts."""
+    listed = ["num_completions=8,16", "training.packing=true,false", "training.micro_batch_size=4,null"]
+    found, cells = reads(tmp_path, *listed, "hydra.sweeper.trials=2", "hydra.sweeper.at_once=2"), Cells()
+    loop.run(found, cells)
+    assert now(found).trials[0].cell.folder == found.cell(found.baseline).folder
+    assert [len(one) for one in cells.rounds] in ([2, 1], [2, 2])
+
+
+def test_a_default_of_null_beside_a_range_is_judged_as_null(tmp_path: Path):
+    assert space.as_text(parsed("x=interval(0.5,1.5)"), None) == "null"
+    found = reads(tmp_path, "training.micro_batch_size=range(1,3)")
+    assert found.cell(found.baseline).cfg.training.micro_batch_size is None
+    assert not found.baseline_is_inside
 
 
 def test_test_prompts_are_looked_at_last_and_for_the_chosen_and_the_baseline_only(tmp_path: Path):

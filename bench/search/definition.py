@@ -177,6 +177,12 @@ def _check(search: Search) -> None:
     if any(override.lstrip("+").startswith("split=") for override in search.fixed):
         raise BenchError("split is not a setting of a search: it is judged on validation, what it chooses on test.")
     search.cell({key: extremes(distribution)[0] for key, distribution in search.space.items()})  # knows every setting
+    try:
+        check_cell(search.cell(search.baseline))
+    except BenchError as error:
+        raise BenchError(
+            f"The experiment without a search, which is judged at its end, can't be run: {error}"
+        ) from error
     for key, distribution in search.space.items():
         for value in extremes(distribution):
             check_cell(search.cell(search.baseline | {key: value}))

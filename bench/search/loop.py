@@ -163,11 +163,13 @@ def _propose(search: Search, study: "Study") -> list[Trial]:
     """The next round, empty where none is left. The very first trial is the baseline, where the space contains it."""
     from optuna.trial import TrialState
 
+    from bench.search.space import proposable
+
     trials: list[Trial] = []
     while not trials and (before := len(study.trials)) < search.settings.trials:
         study.sampler = search.sampler(before)
         if before == 0 and search.baseline_is_inside:
-            study.enqueue_trial(search.baseline)
+            study.enqueue_trial(proposable(search.space, search.baseline))
         for _ in range(min(search.settings.at_once, search.settings.trials - before)):
             trial = study.ask(search.space)
             try:

@@ -4,17 +4,27 @@
 'lr=tag(log,interval(1e-5,1e-3))'  on a log scale           'selection=softmax,rso'                     names
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from bench.errors import BenchError, first_line
+
 DIGITS = 4  # of proposed numbers: further digits change nothing measurable, and would make long names of cells
 
 
 def distribution(override: Override) -> BaseDistribution:
     """The distribution of one setting, as given on a command line or in `hydra.sweeper.params`."""
+    try:
+        return _distribution(override)
+    except ValueError as error:  # e.g. an interval whose ends are in the wrong order
+        raise BenchError(f"{override.input_line} can't be searched: {first_line(error)}") from error
+
+
+def _distribution(override: Override) -> BaseDistribution:
     if override.is_interval_sweep():
         interval = override.value()
         assert isinstance(interval, IntervalSweep)
@@ -26,6 +36,8 @@ def distribution(override: Override) -> BaseDistribution:
         return FloatDistribution(interval.start, interval.end, log=log)
     if override.is_range_sweep():
         values: list[Any] = sorted(override.sweep_iterator())
+        if not values:
+            raise ValueError("it gives no value.")
         grid = override.value()
         assert isinstance(grid, RangeSweep)
         if all(isinstance(value, int) for value in values):
@@ -35,7 +47,9 @@ def distribution(override: Override) -> BaseDistribution:
 
 
 def as_text(distribution: BaseDistribution, value: Any) -> str:
-    """Write a value of the distribution as on a command line; floats with four digits."""
+    """Write a value as on a command line; floats with four digits. None: the default of a setting that may be null."""
+    if value is None:
+        return "null"
     if not isinstance(distribution, FloatDistribution):
         return str(value)
     return repr(min(max(float(f"{value:.{DIGITS}g}"), distribution.low), distribution.high))
@@ -43,7 +57,7 @@ def as_text(distribution: BaseDistribution, value: Any) -> str:
 
 def contains(distribution: BaseDistribution, value: Any) -> bool:
     if isinstance(distribution, CategoricalDistribution):
-        return str(value) in distribution.choices
+        return as_text(distribution, value) in distribution.choices
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
@@ -51,6 +65,12 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
         return False
     steps = (value - distribution.low) / distribution.step if distribution.step else 0.0
     return abs(steps - round(steps)) < 1e-9
+
+
+def proposable(space: Mapping[str, BaseDistribution], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values as Optuna proposes them: of a choice its text, also where this spells a number."""
+    choices = {key for key, distribution in space.items() if isinstance(distribution, CategoricalDistribution)}
+    return {key: as_text(space[key], value) if key in choices else value for key, value in values.items()}
 
 
 def extremes(distribution: BaseDistribution) -> list[Any]:
