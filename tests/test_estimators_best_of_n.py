@@ -323,9 +323,3 @@ def test_a_weighted_vote_between_weak_answers_does_not_depend_on_a_strong_one_th
     weights = vote_weights([[0.0, -30.0, -35.0, -40.0]])  # in each pair the earlier sample has e^5 times the weight
     right = [[0.0, 1.0, 0.0, 0.0]]
     assert weighted_majority_at_k([["a", "b", "c", "d"]], weights, right, 2) == pytest.approx([2 / 6])
-
-
-def test_nan_among_texts_casts_no_vote():
-    answers, right = [["7", NAN, NAN]], [[1.0, 0.0, 0.0]]
-    assert majority_at_k(answers, right, [1, 2, 3])[0] == pytest.approx([1 / 3, 2 / 3, 1])
-    assert weighted_majority_at_k(answers, [[1.0, 1.0, 1.0]], right, [1, 2, 3])[0] == pytest.approx([1 / 3, 2 / 3, 1])
