@@ -273,6 +273,27 @@ def test_an_adapter_is_trained_alone_and_keeps_policies(trained, random_policy):
     assert training_log(training.policy)[-1]["kl"] != 0
 
 
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_the_kl_of_an_adapter_that_all_weights_start_from_is_to_that_adapter(algorithm, trained, few_prompts):
+    lora = Lora(r=4, alpha=32, dropout=0.0, target_modules="all-linear", four_bit=False)
+    adapter = trained(lora=lora, learning_rate=3e-2).policy
+    training = trained(policy=adapter, algorithm=algorithm, beta=0.3)
+    before = merged(adapter, training.policy.path.with_name("merged"))
+    expected = by_hand(before, few_prompts, training, replace(RECIPE, algorithm=algorithm, beta=0.3))
+    found, start = (loading.load_model(policy).state_dict() for policy in (training.policy, before))
+    assert distance(found, expected) < 0.01 * distance(found, start)
+
+
+def merged(adapter: Policy, folder: Path) -> Policy:
+    """The whole model of an adapter and its base."""
+    from peft import PeftModel
+
+    base = loading.load_model(loading.base_of(adapter))
+    PeftModel.from_pretrained(base, adapter.path).merge_and_unload().save_pretrained(folder)
+    loading.load_tokenizer(adapter).save_pretrained(folder)
+    return loading.folder(folder)
+
+
 def test_a_training_that_was_cut_short_gives_the_same_numbers_and_leaves_nothing(trained):
     recipe = {"keep_every": 1, "num_generations": 2, "prompts_per_update": 4}
     whole, draws = trained(**recipe), iter(range(3))

@@ -145,6 +145,8 @@ def online_trainer(
     trainer = OnlineTrainer(
         model=model, reward_funcs=reward, args=arguments, train_dataset=rows, processing_class=tokenizer
     )
+    if trainer.ref_model is not None:  # TRL reads it from the folder of the base, without an adapter that was merged
+        trainer.ref_model.load_state_dict(model.state_dict())
     whole = model.get_base_model() if hasattr(model, "get_base_model") else model
     turned = getattr(model.config.get_text_config(), "rope_parameters", None)  # only distances matter to such models
     if turned is None and kv_cache.takes(whole, "position_ids"):
