@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from drawing import generate, ids
+from own_code import halved
 from sharing import composed
 
 import bench
@@ -59,6 +60,10 @@ RECIPE = OnlineRecipe(
 
 def by_length(prompts: Prompts, completions: Completions) -> Rewards:
     return Rewards(np.asarray(completions.length % 3, float))
+
+
+def by_first_token(prompts: Prompts, completions: Completions) -> Rewards:
+    return Rewards(np.array([[float(cell[0] % 3) for cell in row] for row in completions.token_ids]))
 
 
 @pytest.fixture
@@ -168,9 +173,6 @@ def test_updates_equal_those_written_out_by_hand(algorithm, updates, beta, train
 def test_a_model_of_absolute_positions_is_updated_as_by_hand_though_prompts_are_padded(
     algorithm, trained, random_policy, few_prompts, tmp_path
 ):
-    def by_first_token(prompts: Prompts, completions: Completions) -> Rewards:
-        return Rewards(np.array([[float(cell[0] % 3) for cell in row] for row in completions.token_ids]))
-
     policy = gpt2(tmp_path / "gpt2", random_policy)
     training = trained(score=by_first_token, policy=policy, algorithm=algorithm, beta=0.3)
     expected = by_hand(policy, few_prompts, training, replace(RECIPE, algorithm=algorithm, beta=0.3))
@@ -292,6 +294,16 @@ def merged(adapter: Policy, folder: Path) -> Policy:
     PeftModel.from_pretrained(base, adapter.path).merge_and_unload().save_pretrained(folder)
     loading.load_tokenizer(adapter).save_pretrained(folder)
     return loading.folder(folder)
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_the_reference_of_a_model_of_its_own_code_is_loaded_where_it_is_trusted(
+    algorithm, trained, random_policy, tmp_path, own_modules
+):
+    path = halved(random_policy.path, tmp_path / "coded")
+    policy = replace(loading.folder(path, code=True), trust_remote_code=True)
+    training = trained(score=by_first_token, policy=policy, algorithm=algorithm, beta=0.3)
+    assert training_log(training.policy)[-1]["kl"] != pytest.approx(0, abs=1e-4)
 
 
 def test_a_training_that_was_cut_short_gives_the_same_numbers_and_leaves_nothing(trained):

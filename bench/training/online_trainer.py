@@ -55,6 +55,7 @@ def train(
     ):
         trainer = online_trainer(
             model,
+            policy,
             tokenizer,
             recipe,
             rollouts,
@@ -80,6 +81,7 @@ def train(
 
 def online_trainer(
     model: Any,
+    policy: Policy,
     tokenizer: Any,
     recipe: OnlineRecipe,
     rollouts: Rollouts,
@@ -108,6 +110,7 @@ def online_trainer(
         num_iterations=recipe.num_iterations,
         epsilon=recipe.epsilon,
         router_aux_loss_coef=0.0,
+        trust_remote_code=policy.trust_remote_code,  # of the reference, which TRL loads itself
         **only_grpo,
     )
     grouped = [[int(row) for row in rows for _ in range(recipe.num_generations)] for rows in batches]
