@@ -270,6 +270,7 @@ def test_an_adapter_is_trained_alone_and_keeps_policies(trained, random_policy):
     assert "adapter_model.safetensors" in files
     assert "model.safetensors" not in files
     assert "ref" not in files
+    assert not (training.policy.path / "after-1-updates" / "ref").exists()
     assert (training.policy.path / "after-1-updates").is_dir()
     assert loading.base_of(training.policy).path == random_policy.path
     assert training_log(training.policy)[-1]["kl"] != 0

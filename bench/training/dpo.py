@@ -194,8 +194,6 @@ def _train(policy: Policy, pairs: PairSet, recipe: Recipe, beta: float, out: Pat
             trainer.remove_callback(PrinterCallback)
             trainer.train()
         model.config, model.generation_config = configs  # the Trainer writes its own special tokens into them
-        if recipe.lora is not None:
-            model.delete_adapter("ref")  # the reference, which TRL holds as a copy of the adapter
         save(model, policy, out)
         loading.load_tokenizer(policy).save_pretrained(out)
         write_log(log, out)

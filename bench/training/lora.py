@@ -108,11 +108,12 @@ def save(model: Any, policy: Policy, folder: Path) -> None:
     """Write a trained model, or its adapter alone, to `folder`; equal adapters have equal files."""
     from peft import PeftModel
 
-    model.save_pretrained(folder)
     if not isinstance(model, PeftModel):
+        model.save_pretrained(folder)
         if (settings := loading.base_of(policy).path / GENERATION).is_file():
             shutil.copyfile(settings, folder / GENERATION)
         return
+    model.save_pretrained(str(folder), selected_adapters=["default"])  # without TRL's copy of it, the reference
     (folder / "README.md").unlink(missing_ok=True)  # an unfilled template of PEFT
     config = json.loads((folder / CONFIG).read_text())
     config["base_model_name_or_path"] = str(loading.base_of(policy).path)

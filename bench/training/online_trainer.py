@@ -72,8 +72,6 @@ def train(
             trainer.add_callback(keeper(recipe.keep_every, reach))
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    if "ref" in getattr(model, "peft_config", {}):  # TRL's copy of the adapter at the start
-        model.delete_adapter("ref")
     model.config, model.generation_config = configs
     prompt_tokens = sum(len(chat.encode(tokenizer, messages)) for messages in rollouts.prompts.messages)
     return log, prompt_tokens * recipe.samples + int(rollouts.completions.length.sum())
