@@ -1,5 +1,7 @@
 """Online training: each update as written out by hand, on the policy's own samples, the same way every time."""
 
+import hashlib
+import importlib
 import json
 import random
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import pytest
 import torch
 from drawing import generate, ids
 from own_code import halved
+from safetensors.numpy import save_file
 from sharing import composed
 
 import bench
@@ -22,6 +25,8 @@ from bench.models import chat, loading
 from bench.models.sampler import RAW
 from bench.records.read import read_run
 from bench.reporting.methods import methods, references
+from bench.scoring.reward_model import reward_model
+from bench.scoring.verifier import verify
 from bench.store import MANIFEST, Store, using
 from bench.tracking.mirror import read
 from bench.training.lora import Lora
@@ -362,8 +367,25 @@ def test_a_training_that_diverges_is_said_in_one_sentence(trained, monkeypatch):
 
 def test_a_scorer_is_named_by_its_functions_and_settings():
     part = partial(by_length, every_step=True, inner=[partial(leave_one_out)])
-    here = f"{__name__}."
-    assert described(part) == [f"{here}by_length", {"every_step": True, "inner": [[f"{here}leave_one_out", {}]]}]
+    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # a user's module
+    mine = {name: [f"{__name__}.{name}", code] for name in ("by_length", "leave_one_out")}
+    assert described(part) == [mine["by_length"], {"every_step": True, "inner": [[mine["leave_one_out"], {}]]}]
+    assert described(partial(verify, every_step=True)) == ["bench.scoring.verifier.verify", {"every_step": True}]
+
+
+def test_a_scorer_with_other_code_or_another_model_in_its_folder_is_another_scorer(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    code, model = tmp_path / "rewards_of_mine.py", tmp_path / "model"
+    model.mkdir()
+    save_file({"score": np.zeros(1)}, model / "model.safetensors")
+    seen = []
+    for number in range(2):
+        code.write_text(f"def reward(prompts, completions): return {number}")
+        (model / "config.json").write_text(json.dumps({"number": number}))
+        mine = partial(importlib.import_module(code.stem).reward)
+        learned = partial(reward_model, model=str(model))
+        seen.append((described(mine), described(learned)))
+    assert all(first != second for first, second in zip(*seen, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from bench.store.files import load_arrays, save_arrays
 from bench.tasks import Task, refuse_without_solutions
 from bench.training.checkpoints import kept
 from bench.training.demonstrations import demonstrations
-from bench.training.online import OnlineTraining, described, refuse_no_signal, train_online
+from bench.training.online import OnlineTraining, described, own_code, refuse_no_signal, train_online
 from bench.training.online_recipe import OnlineRecipe
 from bench.training.sft import training_log
 
@@ -151,7 +151,7 @@ class Parts:
                 self.train,
                 score,
                 recipe,
-                scored_by=[described(self.scoring), self.task.judged_by],
+                scored_by=[described(self.scoring), self.task.judged_by, *own_code(type(self.task))],
                 sampler=Sampler(*(engine[name] for name in ("temperature", "top_p", "top_k"))),
                 max_new_tokens=engine["max_new_tokens"],
                 batch_tokens=engine["batch_tokens"],

@@ -7,6 +7,7 @@ reward minus the mean of its prompt's group, over the group's standard deviation
 """
 
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,11 +22,13 @@ from bench.devices import resolve_dtype
 from bench.errors import BenchError
 from bench.generation.pool import FILE, Unit, write_unit
 from bench.models import loading
+from bench.models.classifiers import find, find_configured
 from bench.models.sampler import Sampler
 from bench.models.tokens import encode
 from bench.seeds import small_seed
 from bench.store import Address, current
 from bench.store.files import checksum
+from bench.store.reading import sha256
 from bench.training import checkpoints
 from bench.training.lora import save, trainable
 from bench.training.online_recipe import OnlineRecipe
@@ -176,9 +179,15 @@ def refuse_no_signal(trained: OnlineTraining, recipe: OnlineRecipe) -> None:
 
 
 def described(part: Any) -> Any:
-    """A configured part as names and settings, for keys: functions by module and name, their settings inside."""
+    """A configured part as names and settings, for keys: functions by module and name, their settings inside.
+
+    A user's function counts by the content of its module too, and a model in a local folder by that of its files.
+    """
     if isinstance(part, partial):
-        return [described(part.func), described(dict(part.keywords))]
+        settings = dict(part.keywords)
+        if getattr(part.func, "check_here", None) is find_configured and Path(settings["model"]).expanduser().is_dir():
+            settings["model"] = find(settings["model"], trust_remote_code=settings.get("trust_remote_code", False)).key
+        return [described(part.func), described(settings)]
     if isinstance(part, Mapping):
         return {str(name): described(value) for name, value in part.items()}
     if isinstance(part, list | tuple):
@@ -186,5 +195,12 @@ def described(part: Any) -> Any:
     if part is None or isinstance(part, str | int | float | bool):
         return part
     if callable(part) and hasattr(part, "__qualname__"):
-        return f"{part.__module__}.{part.__qualname__}"
+        name, code = f"{part.__module__}.{part.__qualname__}", own_code(part)
+        return [name, *code] if code else name
     return [f"{type(part).__module__}.{type(part).__qualname__}", described(vars(part))]
+
+
+def own_code(part: Any) -> list[str]:
+    """The hash of the user's module that defines a function or class; empty for those of the suite, by their names."""
+    file = getattr(sys.modules.get(part.__module__), "__file__", None)
+    return [] if file is None or part.__module__.startswith("bench.") else [sha256(Path(file))]
