@@ -414,6 +414,12 @@ def test_settings_that_do_not_go_together_are_refused_before_any_work(overrides,
         refused()
 
 
+def test_micro_batches_divide_the_batches_of_the_procedure_and_not_those_of_fine_tuning():
+    checks.check(composed("procedure=online", "training.micro_batch_size=60"))  # of 15 x 16 samples
+    with pytest.raises(BenchError, match=r"it must divide training\.batch_size=32"):
+        checks.check(composed("training.micro_batch_size=60"))
+
+
 def test_an_experiment_records_what_it_drew_and_learnt(finished_run):
     finished = finished_run("procedure=online", "procedure.prompts_per_update=10", *KEPT)
     run = read_run(finished.folder)

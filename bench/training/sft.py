@@ -48,6 +48,7 @@ from bench.training.recipe import PRECISIONS, SCHEDULERS, Recipe
 from bench.training.trainers import isolated, refuse_unreadable, training_log, write_log
 from bench.training.weighted_trainer import train
 
+ONLINE = "bench.procedures.online.online"
 TOO_LONG = "completion with its prompt", "train on shorter ones, or from a policy with a longer context"
 
 
@@ -72,7 +73,10 @@ def check_settings(config: Mapping[str, Any]) -> None:
     """Raise BenchError where the configured settings of `fine_tune` don't go together; others have their defaults."""
     if config["training"].get("_target_") == f"{__name__}.{fine_tune.__name__}":  # not that of a warm start alone
         refuse_pairs(config, "training=sft", "it trains on single completions; set training=dpo, or leave out pairs")
-    check_recipe(config)
+    training = config["training"]
+    if config.get("procedure", {}).get("_target_") == ONLINE:  # whose batches have another size, which it checks
+        training = {**training, "micro_batch_size": None}
+    check_recipe({**config, "training": training})
 
 
 def check_recipe(config: Mapping[str, Any]) -> None:
