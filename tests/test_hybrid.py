@@ -379,6 +379,14 @@ def test_the_probe_trains_an_epoch_at_a_time_and_then_draws(few_prompts, monkeyp
     assert list(parts.trained.values())[-1][0] == "b"  # the tuned policy starts from the base
 
 
+def test_a_probe_keeps_no_policy_on_its_way(few_prompts, monkeypatch):
+    parts = Stubs(few_prompts, monkeypatch, RIGHT)
+    plain = parts.training
+    parts.training = lambda *given, keep_every=2, **settings: plain(*given, keep_every=keep_every, **settings)
+    parts.run(easy_by="final_nll", probe_epochs=2)
+    assert [settings["keep_every"] for _, _, settings in parts.trained.values()] == [None, None, 2]
+
+
 @pytest.mark.parametrize("folds", [2, 3])
 def test_no_demonstration_is_judged_or_sampled_by_a_probe_that_saw_it(few_prompts, monkeypatch, folds):
     parts = Stubs(few_prompts, monkeypatch, RIGHT, greedy={0, 4})

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -43,6 +43,9 @@ def probed(parts: Parts, written: Completions, *, epochs: int, folds: int | None
     nll = np.empty((epochs + 1, prompts))
     nll[0] = parts.nll(base, train, written)
     last, trained = [], []
+    length: dict[str, Any] = {"epochs": 1, "updates": None}
+    if parts.training_settings.get("keep_every") is not None:
+        length["keep_every"] = None  # no policy on the way of a probe is judged
     for number in range(folds or 1):
         seen = np.arange(prompts) if folds is None else np.flatnonzero(fold != number)
         judged = np.flatnonzero(fold == number)
@@ -50,7 +53,7 @@ def probed(parts: Parts, written: Completions, *, epochs: int, folds: int | None
         policy, own = base, _rows(written, judged)
         for epoch in range(1, epochs + 1):
             stream = small_seed(seed, "probe", number, epoch)
-            policy = parts.fine_tune("probe", policy, written, cells, epochs=1, updates=None, seed=stream)
+            policy = parts.fine_tune("probe", policy, written, cells, **length, seed=stream)
             nll[epoch, judged] = parts.nll(policy, train.take(judged), own)
             trained.append(policy)
         last.append(policy)
