@@ -243,3 +243,22 @@ def test_long_names_are_counted_and_said_once(tmp_path: Path):
     lines = verdicts(runs)
     assert all(" ".join(lines).count(name) <= 2 for name in names)  # where it is first, and as what was selected
     assert "of them" in lines[0]
+
+
+def test_equal_accuracy_is_of_the_same_prompts_where_a_scorer_failed_on_some(tmp_path: Path):
+    """Without scores of the prompts that the tuned policy solves best, their accuracy counts on neither side."""
+    run = made_run(tmp_path)
+    tuned = run.per_prompt("tuned", "pass", "accuracy", 1)
+    left = np.sort(np.argsort(tuned)[:40])
+    scored = {key: values.copy() for key, values in run._per_prompt.items()}
+    for (policy, method, *_), values in scored.items():
+        if (policy, method) == ("base", "best_of_n"):
+            values[np.setdiff1d(np.arange(len(tuned)), left)] = np.nan
+    for key in [key for key in scored if key[:3] == ("base", "best_of_n", "accuracy") and key[3] == 4]:
+        scored[key][left[5:]] = np.nan  # few prompts have four scored samples: this n is left out
+    of_n = {n: [np.nanmean(scored["base", "best_of_n", metric, n]) for metric in ("accuracy", "kl")] for n in (1, 2)}
+    accuracy, kl = np.array(list(of_n.values())).T
+    at = np.interp(tuned[left].mean(), accuracy, kl)
+    assert accuracy[0] < tuned[left].mean() < accuracy[1]
+    vars(run)["_per_prompt"] = scored
+    assert f"Best-of-n reaches the same accuracy at {at:.3f} [" in " ".join(verdicts([run]))

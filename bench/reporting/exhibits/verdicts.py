@@ -86,16 +86,19 @@ def of_gain_kept(group: Group) -> list[str]:
 
 def _of_equal_kl(group: Group) -> list[str]:
     """At which KL Best-of-n is as accurate as the tuned policy, with an interval over prompts at these seeds."""
-    sizes = sorted(group.series("base", "best_of_n", "accuracy"))
-    columns = [
-        group.per_prompt("base", "best_of_n", metric, n).mean(axis=0) for metric in ("accuracy", "kl") for n in sizes
-    ]
+
+    def of(metric: str, n: int) -> np.ndarray:
+        return group.per_prompt("base", "best_of_n", metric, n).mean(axis=0)
+
+    known = {n: np.isfinite(of("accuracy", n)).sum() for n in group.series("base", "best_of_n", "accuracy")}
+    sizes = [n for n in known if 2 * known[n] >= max(known.values())]  # of a larger n few prompts would be left
+    columns = [of(metric, n) for metric in ("accuracy", "kl") for n in sizes]
     columns.append(group.per_prompt("tuned", *SAMPLED).mean(axis=0))
     values = np.stack(columns, axis=1)  # [M, 2 · sizes + 1]
-    k = len(sizes)
-    if np.isnan(values[:, k:-1]).all():
+    k, values = len(sizes), values[~np.isnan(values).any(axis=1)]  # the same prompts on both sides
+    if not len(values):
         return []  # completions from elsewhere, whose KL is not known
-    centre = np.nanmean(values, axis=0)
+    centre = values.mean(axis=0)
     at = float(kl_at(centre[None, :k], centre[None, k:-1], centre[-1:])[0])
     distance = f"The tuned policy's KL from the base is {group.mean('tuned', 'policy', 'kl', 1)} nats per sequence"
     if not math.isfinite(at):
