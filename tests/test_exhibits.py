@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_runs import made_run
 
@@ -141,3 +142,17 @@ def test_marked_functions_take_groups_and_have_places_of_their_own(runs: list[Ru
         assert places == sorted(set(places)), kind
     groups = grouped(runs)
     assert all(isinstance(line, str) for line in exhibits.method_sentences("methods", groups))
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_report_of_one_prompt_is_made(tmp_path: Path, seeds: int):
+    runs = [made_run(tmp_path, seed=seed, prompts=1) for seed in range(seeds)]
+    assert all(make(runs) for make in (figures, tables, sentences))
+
+
+def test_a_report_of_seeds_is_made_where_no_prompt_has_as_many_scored_samples_as_the_largest_n(tmp_path: Path):
+    runs = [made_run(tmp_path, seed=seed) for seed in (0, 1)]
+    for key, values in ((key, values) for run in runs for key, values in run._per_prompt.items()):
+        if (*key[:2], key[3]) == ("base", "best_of_n", 4):
+            values[:] = np.nan
+    assert all(make(runs) for make in (figures, tables, sentences))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bench.estimators.bootstrap import UNDEFINED
 from bench.estimators.training_seeds import ratio_over_seeds
 from bench.records.read import Estimate
 from bench.reporting import tables
@@ -120,8 +121,8 @@ def _extrapolated(group: Group) -> str:
 def gain_kept(group: Group) -> dict[int, Estimate | None]:
     """n -> (tuned - base) / (Best-of-n - base) in sampled accuracy for each n above 1: the efficiency of distillation.
 
-    None where Best-of-n's gain is not resolved above 0, and where an older run did not record it. Of several seeds the
-    interval is for new seeds on new prompts.
+    None where Best-of-n's gain is not resolved above 0 or known of fewer than two prompts, and where an older run did
+    not record it. Of several seeds the interval is for new seeds on new prompts.
     """
     base, tuned = (group.per_prompt(arm, *SAMPLED) for arm in ("base", "tuned"))  # [S, M]
     shares: dict[int, Estimate | None] = {}
@@ -129,10 +130,10 @@ def gain_kept(group: Group) -> dict[int, Estimate | None]:
         if n == 1:
             continue
         gain = group.per_prompt("base", "best_of_n", "accuracy", n) - base
-        if len(group.runs) == 1:
-            ratio = recorded(group.runs[0], f"distillation/best_of_{n}")
-        else:
-            ratio = Estimate(*ratio_over_seeds(tuned - base, gain))
+        ratio = recorded(group.runs[0], f"distillation/best_of_{n}")
+        if len(group.runs) > 1:
+            known = np.isfinite(gain).all(axis=0).sum() > 1
+            ratio = Estimate(*(ratio_over_seeds(tuned - base, gain) if known else UNDEFINED))
         shares[n] = ratio if math.isfinite(ratio.value) and np.nanmean(gain) > 0 else None
     return shares
 

@@ -212,10 +212,13 @@ def coverage_table(groups: Sequence[Group]) -> Table | None:
 
 
 def _against_base(policy: _Policy) -> str | None:
-    """The k at which the policy's pass@k is above the base's, below it, or neither; None for the base itself."""
+    """The k at which the policy's pass@k is above the base's, below it, or neither.
+
+    None for the base itself, and of a single prompt.
+    """
     group = policy.group
     sizes = [k for k in group.series(policy.arm, "pass", "accuracy") if k in group.series("base", "pass", "accuracy")]
-    if policy.arm == "base" or len(sizes) < 2:
+    if policy.arm == "base" or len(sizes) < 2 or group.runs[0].metrics["test/prompts"] < 2:
         return None
     ours, theirs = (
         np.stack([group.per_prompt(arm, "pass", "accuracy", k) for k in sizes], axis=-1) for arm in (policy.arm, "base")
