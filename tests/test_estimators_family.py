@@ -155,3 +155,23 @@ def test_a_verdict_that_holds_one_way_says_so(sampled: str, greedy: str, words: 
     assert Contrast(found.difference, 0.01, 0.02, 3, 60, "worse", decoded="greedy", other="not resolved").scoped == (
         "worse (greedy only)"
     )
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_the_interval_of_few_prompts_is_no_wider_than_that_of_one_degree_of_freedom(seeds: int):
+    """Satterthwaite's degrees can fall to 0 there, as where all prompts have one mean and all seeds too."""
+    equal = seed_interval(np.eye(seeds))
+    assert equal.error == pytest.approx(math.sqrt(equal.residual_variance) / seeds)
+    assert equal.freedom == (seeds - 1) ** 2
+    rng, covered, below = np.random.default_rng(0), [], 0
+    for _ in range(300):
+        values = 0.2 * rng.normal(size=5) + 0.2 * rng.normal(size=(seeds, 1)) + rng.normal(size=(seeds, 5))
+        found = seed_interval(values)
+        widest = max(
+            t * e for t, e in ((stats.t.ppf(0.975, 1), found.error), (1, found.high_same_prompts - found.mean))
+        )
+        assert found.high - found.mean <= widest * (1 + 1e-9)
+        below += found.freedom == 1.0
+        covered.append(found.low <= 0 <= found.high)
+    assert below > 10
+    assert np.mean(covered) > 0.94

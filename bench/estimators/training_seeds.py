@@ -44,6 +44,9 @@ def seed_interval(values: np.ndarray, level: float = 0.95) -> SeedInterval:
     Casella and McCulloch 1992, §2.6 and 5.2). The t(S − 1) interval on seed means ignores the sampling of prompts:
     with few seeds and a wide spread between prompts, it is far too short for new prompts.
 
+    Of few prompts, the difference of mean squares can be small by chance, and Satterthwaite's degrees then fall far
+    below those of each part: they are at least 1. A sum of 0 is replaced by MS_residual.
+
     Of two seeds, the wider of the two intervals is taken, and the larger of the two p-values. MS_seed has one degree of
     freedom there, and where it is small by chance, Satterthwaite's degrees are those of the prompts: an interval that
     is far too short for new seeds (on such sums with a difference: Gaylor and Hopper 1969). The rule is our own: in
@@ -98,11 +101,13 @@ def _two_way(values: np.ndarray, between: float, between_freedom: float, tail: f
     seed_square = prompts * between
     residual_square = float((residual**2).sum()) / freedom[2]
     total = max(prompt_square + seed_square - residual_square, prompt_square, seed_square)
+    if total <= ROUNDING * residual_square:  # equal means of prompts and of seeds say nothing of the error
+        total = residual_square
     same = t_quantile(1 - tail, between_freedom) * math.sqrt(seed_square / (seeds * prompts))
     half, error, degrees, p_value = 0.0, 0.0, float("nan"), 1.0 if mean == 0 else 0.0  # equal values
     if np.ptp(values) > ROUNDING * np.abs(values).max():
         squares = np.array([prompt_square, seed_square, residual_square])
-        error, degrees = math.sqrt(total / (seeds * prompts)), float(total**2 / (squares**2 / freedom).sum())
+        error, degrees = math.sqrt(total / (seeds * prompts)), max(float(total**2 / (squares**2 / freedom).sum()), 1.0)
         half, p_value = t_quantile(1 - tail, degrees) * error, _two_sided(mean, error, degrees)
         if seeds == 2 and between > 0:
             of_seeds = math.sqrt(between / seeds)
