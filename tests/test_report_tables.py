@@ -221,6 +221,21 @@ def test_lm_evals_shares_have_intervals_within_0_and_1(tmp_path: Path):
     assert rows["perplexity"]["base_low"] < 0
 
 
+def test_what_is_undefined_is_empty_in_a_table_and_nan_in_its_csv(tmp_path: Path):
+    """An interval that nothing gives, and a number that no prompt gives; a column of those alone is not shown."""
+    metrics = {f"{arm}/lm_eval/other/acc": 0.5 for arm in ("base", "tuned")}
+    runs = [made_run(tmp_path, seed=seed, metrics=metrics) for seed in (0, 1)]
+    for key, values in ((key, values) for run in runs for key, values in run._per_prompt.items()):
+        if key[:3] == ("base", "best_of_n", "win_rate") or (*key[:2], key[3]) == ("base", "best_of_n", 4):
+            values[:] = np.nan
+    made = by_name(runs)
+    assert made["lm_eval"].texts[1] == ("other", "acc", "0.500", "0.500", "2")
+    assert made["best_of_n"].texts[3] == ("4", *[""] * (len(made["best_of_n"].texts[0]) - 1))
+    assert made["best_of_n"].rows[2]["accuracy"] is not None
+    assert "win_rate" not in made["best_of_n"].shown_columns
+    assert not any("nan" in cell for table in made.values() for row in table.texts for cell in row)
+
+
 def test_a_scorer_that_is_not_gold_is_in_a_table(run: Run):
     assert "scorer" not in by_name([run])
     measured = {"scorer/equals_gold": 0.0, "scorer/auc": 0.52, "scorer/auc_low": 0.47, "scorer/auc_high": 0.57}

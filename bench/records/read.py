@@ -54,7 +54,7 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        return short(self.value) + (f" [{short(self.low)}, {short(self.high)}]" if self.low != self.high else "")
+        return short(self.value) + (f" [{short(self.low)}, {short(self.high)}]" if self.low < self.high else "")
 
 
 @dataclass(frozen=True)

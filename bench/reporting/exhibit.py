@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -68,8 +69,8 @@ class Table(Exhibit):
 
     @property
     def shown_columns(self) -> list[str]:
-        """The keys of the columns in which some row has a value."""
-        return [key for key in self.columns if any(row[key] not in (None, "") for row in self.rows)]
+        """The keys of the columns in which some row has a value other than NaN."""
+        return [key for key in self.columns if any(_shown(row, key) for row in self.rows)]
 
     @property
     def texts(self) -> list[tuple[str, ...]]:
@@ -77,9 +78,9 @@ class Table(Exhibit):
 
         A key that begins with "p_" is a p-value. Columns that are empty in all rows are left out.
         """
-        body = [tuple(_shown(row, key) for key in self.columns) for row in self.rows]
-        kept = [i for i in range(len(self.columns)) if any(row[i] for row in body)]
-        return [tuple(row[i] for i in kept) for row in (tuple(self.columns.values()), *body)]
+        keys = self.shown_columns
+        headings = tuple(self.columns[key] for key in keys)
+        return [headings, *(tuple(_shown(row, key) for key in keys) for row in self.rows)]
 
 
 def from_csv(path: Path) -> Table:
@@ -158,6 +159,8 @@ def _shown(row: dict[str, Any], key: str) -> str:
     value = row[key]
     if value is None or isinstance(value, str):
         return value or ""
+    if math.isnan(value):  # undefined
+        return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

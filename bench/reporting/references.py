@@ -54,7 +54,7 @@ class Number:
     shown: str = "both"
 
     def __str__(self) -> str:
-        ends = [] if self.low is None or self.high is None or self.low == self.high else [self.low, self.high]
+        ends = [] if self.low is None or self.high is None or not self.low < self.high else [self.low, self.high]
         value = ("+" if self.plus and self.value > 0 else "") + self._written(self.value)
         interval = f"[{', '.join(map(self._written, ends))}]" if ends else ""
         if self.shown == "interval" and not interval:
