@@ -230,10 +230,29 @@ def test_what_is_undefined_is_empty_in_a_table_and_nan_in_its_csv(tmp_path: Path
             values[:] = np.nan
     made = by_name(runs)
     assert made["lm_eval"].texts[1] == ("other", "acc", "0.500", "0.500", "2")
-    assert made["best_of_n"].texts[3] == ("4", *[""] * (len(made["best_of_n"].texts[0]) - 1))
+    assert [cell for cell in made["best_of_n"].texts[3] if cell] == ["4", "0"]  # n, and prompts that have so many
     assert made["best_of_n"].rows[2]["accuracy"] is not None
     assert "win_rate" not in made["best_of_n"].shown_columns
     assert not any("nan" in cell for table in made.values() for row in table.texts for cell in row)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_the_column_of_prompts_counts_those_behind_each_row(tmp_path: Path, seeds: int):
+    """Under each seed the scorer failed on two prompts of its own. Where it did not, no such column is shown."""
+    runs = [made_run(tmp_path, seed=seed) for seed in range(seeds)]
+    for name in ("main", "best_of_n"):
+        assert "prompts" not in by_name(runs)[name].shown_columns
+    for seed, run in enumerate(runs):
+        for key, values in run._per_prompt.items():
+            if key[:2] == ("base", "best_of_n"):
+                values[2 * seed : 2 * seed + 2] = np.nan
+    made, left = by_name(runs), 60 - 2 * seeds
+    assert [row["prompts"] for row in made["best_of_n"].rows] == [left] * 3
+    assert {row["arm"]: row["prompts"] for row in made["main"].rows}["Best-of-4"] == left
+    counted = {row["comparison"]: row["prompts"] for row in made["contrasts"].rows}
+    assert (counted["tuned - Best-of-4"], counted["tuned - base"]) == (left, 60)
+    for name in ("main", "best_of_n", "contrasts"):
+        assert "prompts" in made[name].shown_columns
 
 
 def test_a_scorer_that_is_not_gold_is_in_a_table(run: Run):

@@ -207,7 +207,7 @@ def of_groups(groups: Sequence[Group]) -> list[dict[str, Contrast]]:
         sides: dict[int, Sides] = {}
         for place, group in enumerate(groups):
             if name in points[place] and len(group.runs) == 1:
-                made[place][name] = _recorded(group, name, points[place][name][0])
+                made[place][name] = _recorded(group, name, *points[place][name])
             elif name in points[place]:
                 ours, theirs = points[place][name]
                 sides[place] = group.per_prompt(*ours), group.per_prompt(*theirs)
@@ -267,10 +267,10 @@ def _points(group: Group) -> dict[str, tuple[Point, Point]]:
     return {name: sides[name] for name in sorted(sides, key=place)}
 
 
-def _recorded(group: Group, name: str, ours: Point) -> Contrast:
+def _recorded(group: Group, name: str, ours: Point, theirs: Point) -> Contrast:
     (run,) = group.runs
     detectable, p_value = (recorded(run, f"{name}/{key}").value for key in ("minimum_detectable", "p_adjusted"))
-    prompts = int(np.isfinite(group.per_prompt(*ours)).all(axis=0).sum())
+    prompts = _usable(group.per_prompt(*ours) - group.per_prompt(*theirs)).shape[1]
     is_primary = name == primary_of(group)
     difference = recorded(run, f"{name}/difference")
     verdict = verdict_of(difference, _reachable(prompts) if is_primary else p_value)

@@ -176,6 +176,15 @@ class _Point(NamedTuple):
     group: Group
     n: int
 
+    @property
+    def prompts(self) -> int:
+        """Those behind its mean, with n scored samples under every seed."""
+        return int(np.isfinite(self.group.per_prompt("base", "best_of_n", "accuracy", self.n)).all(axis=0).sum())
+
+    @property
+    def is_of_all(self) -> bool:
+        return self.prompts == self.group.runs[0].metrics["test/prompts"]
+
 
 @shows("tables", 70)
 def best_of_n(groups: Sequence[Group]) -> Table | None:
@@ -203,7 +212,7 @@ def best_of_n(groups: Sequence[Group]) -> Table | None:
         curve("win_rate", "win rate"),
         tables.interval("overstated", "bound - measured", _overstated),
         tables.SEEDS,
-        tables.PROMPTS,
+        tables.Column("prompts", None if all(p.is_of_all for p in points) else "prompts", lambda p: p.prompts),
     ]
     caption = (
         f"Best-of-n of the base, with the run's own sampler. {over_what(groups)}. KL is from the raw base, in nats per "

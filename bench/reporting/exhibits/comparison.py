@@ -103,7 +103,7 @@ def policies(group: Group) -> Table:
                 detectable=("detectable", "detectable"),
                 verdict=("verdict", "tuned vs this row"),
             ),
-            tables.Column("prompts", None, prompts),
+            tables.Column("prompts", None if len(set(map(prompts, rows))) == 1 else "prompts", prompts),
             tables.SEEDS,
         ],
     )
