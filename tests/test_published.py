@@ -130,6 +130,9 @@ def test_values_per_prompt_take_less_space_and_keep_their_means():
         ('cell("main", "tuned", N=4) | valu', "No filter named 'valu'; did you mean value?"),
         ('cel("main")', "'cel' is undefined; did you mean cell?"),
         ('cell("main", "tuned", N=4) - cell("main", "tuned", N=8)', r"difference\(OURS, THEIRS\) has the interval too"),
+        ('metric("tuned_vs_control/pass@1/verdict", N=4)', "could not convert string to float: 'better'"),
+        ('report("nowhere").metric("selection/kept")', "there are no runs here to have selection/kept; report"),
+        ('cell("main", "tuned", N=4) | per(0)', "float division by zero"),
     ],
 )
 def test_a_wrong_reference_is_one_sentence(reference: str, said: str, runs: list[Run], tmp_path: Path):

@@ -170,6 +170,8 @@ class Book:
     def metric(self, name: str, *settings: Mapping[str, Any], **more: Any) -> Number:
         """A number of metrics.json, its mean over seeds. Without settings, it has to be the same in all groups."""
         groups = self._groups(_merged(settings, more))
+        if not groups:
+            raise BenchError(f'there are no runs here to have {name}; report("NAME").metric(...) reads a report')
         means = {seeds_mean(group, name) for group in groups}
         if means == {None}:
             raise BenchError(f"metrics.json has no {name}{did_you_mean(name, groups[0].runs[0].metrics) or '.'}")
@@ -191,7 +193,7 @@ class Book:
 
 def render(template: Path, book: Book) -> str:
     """The text of a template. BenchError, with the line, where it refers to what is not there."""
-    from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
+    from jinja2 import FileSystemLoader, StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     language = ImmutableSandboxedEnvironment(
@@ -211,7 +213,7 @@ def render(template: Path, book: Book) -> str:
     }
     try:
         return wrapped(language.get_template(template.name).render())
-    except (TemplateError, BenchError, TypeError, AttributeError) as error:
+    except Exception as error:  # whatever the template asks for: a text as a number, a division by 0
         line, trace = getattr(error, "lineno", None), error.__traceback__
         while trace and not line:
             line = trace.tb_lineno if trace.tb_frame.f_code.co_filename == str(template) else None
