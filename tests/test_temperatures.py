@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from made_runs import made_run
 from sharing import composed
 
 from bench.artifacts import Policy
@@ -18,8 +19,10 @@ from bench.evaluation.heldout import AtTemperature, OverTemperatures
 from bench.evaluation.measures import Measure
 from bench.launching import runner
 from bench.records.costs import break_even_at_best
-from bench.records.read import read_run
+from bench.records.read import Estimate, read_run
 from bench.reporting.exhibits import of_one_run, sentences, tables
+from bench.reporting.exhibits.frontier import frontiers
+from bench.reporting.groups import grouped
 
 TEMPERATURES = (0, 0.5, 1)
 
@@ -171,3 +174,25 @@ def test_what_a_break_even_claims_rests_on_its_comparison(difference, best_of_n,
     said = " ".join(sentences([replace(run, metrics=run.metrics | numbers)]))
     assert words in said
     assert ("fine-tuning pays" in said) == (best_of_n[0] == 2.5)
+
+
+def test_the_base_over_temperatures_has_a_line_for_each_scorer_in_the_scorers_reward(tmp_path):
+    """Its accuracies are those of one base, whose samples each scorer rewards in its own way."""
+    runs = [
+        made_run(tmp_path, noise=0.5, settings={"scoring.label_noise": noise}, metrics={"scorer/equals_gold": 0.4})
+        for noise in (0.0, 0.2)
+    ]
+    rewards = {run.folder: scale * np.arange(60) for scale, run in enumerate(runs, 1)}
+    for run in runs:
+        for T in (0, 1):
+            of = {"accuracy": np.full(60, 0.5 - 0.1 * T), "kl": np.full(60, 1.0 - T), "proxy": rewards[run.folder] - T}
+            for metric, values in of.items():
+                run._per_prompt["base", f"at_{T}", metric, 1] = values
+                run.curves["base", f"at_{T}", metric, 1] = Estimate(float(values.mean()), 0.0, 99.0)
+    accuracy, reward = frontiers(grouped(runs))
+    for figure, curves in ((accuracy, {"": [0.5, 0.4]}), (reward, {"noise=0.0": [29.5, 28.5], "noise=0.2": [59, 58]})):
+        found: dict[str, list[float]] = {}
+        for row in figure.rows:
+            if row["method"] == "base_temperature":
+                found.setdefault(row["label"].removeprefix("label_"), []).append(row["value"])
+        assert {label: pytest.approx(values) for label, values in found.items()} == curves

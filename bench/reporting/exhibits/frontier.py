@@ -113,16 +113,17 @@ def _rows(groups: Sequence[Group], metric: str) -> tuple[plots.Rows, plots.Rows]
             rows += _soft(place(group), group, metric) if few else []
             values, kl = (group.series("base", "oracle_of_n", name) for name in (metric, "kl"))
             rows += _curve(place(group), "oracle", values, kl, group.pool_size)
-    others = partial(arrange.but_temperature, names=apart)
-    for same in arrange.alike((group for _, group in drawn_from), others):
+    for same in arrange.alike((group for _, group in drawn_from), partial(arrange.but_temperature, names=apart)):
         for group in same if len(same) > 1 and "temperature" not in paneled and not judged else ():
             first = {1: group.series("base", "best_of_n", metric)[1]}
             name = arrange.named(group, [name for name in apart if name not in (*paneled, "temperature")])
             at = place(group) | {"series": ""}
             (row,) = _curve(at, "base_temperature", first, group.series("base", "best_of_n", "kl"), label=name)
             rows.append(row | {"temperature": float(group.settings["temperature"])})
-    for group, *_ in arrange.alike(judged, lambda group: (place(group)["panel"], _of_base(group))):
-        rows += _over_temperatures(group, "base", metric, place(group) | {"series": ""}, "")
+    bases = arrange.alike(judged, lambda group: (place(group)["panel"], _of_base(group, metric)))
+    for group, *_ in bases:
+        label = place(group)["series"] if len(bases) > 1 else ""
+        rows += _over_temperatures(group, "base", metric, place(group) | {"series": ""}, label)
     elsewhere: set[object] = set()
     for group in arrange.in_order(groups):
         at = place(group)
@@ -161,9 +162,10 @@ def _point(place: dict[str, Any], group: Group, policy: str, method: str, label:
     return _curve(place | {"policy": policy}, method, first, group.series(policy, "policy", "kl"), label=label)
 
 
-def _of_base(group: Group) -> tuple[object, ...]:
-    """Equal for groups whose base was judged on the same samples at the same temperatures."""
-    return group.key_of(("base", f"{AT}{temperature}", "accuracy", 1) for temperature in temperatures_of(group, "base"))
+def _of_base(group: Group, metric: str) -> tuple[object, ...]:
+    """Equal for groups whose base was judged on the same samples at the same temperatures, by the same scorer."""
+    points = [("base", f"{AT}{temperature}", metric, 1) for temperature in temperatures_of(group, "base")]
+    return group.key_of(point for point in points if point in group.runs[0].curves)
 
 
 def _curve(
@@ -289,8 +291,7 @@ def _best_of_n(axes: Any, rows: plots.Rows, several: dict[str, style.Look], best
     for name in plots.values_of(rows, "series"):
         points, look = plots.where(rows, series=name), several.get(name, style.LOOKS["best_of_n"])
         trusted = plots.where(points, extrapolates=False)
-        title = f"{best}, {name}" if name else best
-        plots.line(axes, trusted, "kl", "value", look, label=title, linestyle="-")
+        plots.line(axes, trusted, "kl", "value", look, label=f"{best}, {name}" if name else best, linestyle="-")
         beyond = points[max(len(trusted) - 1, 0) :]
         if len(beyond) > 1:
             plots.line(axes, beyond, "kl", "value", look, linestyle=(0, (2, 1)), linewidth=0.8)
