@@ -22,6 +22,7 @@ from bench.records.costs import break_even_at_best
 from bench.records.read import Estimate, read_run
 from bench.reporting.exhibits import of_one_run, sentences, tables
 from bench.reporting.exhibits.frontier import frontiers
+from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
 
 TEMPERATURES = (0, 0.5, 1)
@@ -196,3 +197,17 @@ def test_the_base_over_temperatures_has_a_line_for_each_scorer_in_the_scorers_re
             if row["method"] == "base_temperature":
                 found.setdefault(row["label"].removeprefix("label_"), []).append(row["value"])
         assert {label: pytest.approx(values) for label, values in found.items()} == curves
+
+
+def test_a_tuned_policy_over_temperatures_has_a_line_of_its_own_for_each_sampler(tmp_path):
+    """Policies that differ in their sampler alone have no label: one line through all would go back and forth."""
+    runs = [made_run(tmp_path, settings={"top_p": top_p}) for top_p in (0.8, 0.9)]
+    for run in runs:
+        for T in (0, 0.5, 1):
+            for metric in ("accuracy", "kl"):
+                run.curves["tuned", f"at_{T}", metric, 1] = Estimate(run.config["top_p"] - 0.2 * T, 0.0, 1.0)
+    with drawn(frontiers(grouped(runs))[0]) as canvas:
+        lines = [line.get_xdata() for line in canvas.axes[0].lines]
+    colder = [x for x in lines if len(x) == 3 and (np.diff(x) < 0).all()]
+    assert sorted(x[0] for x in colder) == pytest.approx([0.8, 0.9])
+    assert max(map(len, lines)) == 3

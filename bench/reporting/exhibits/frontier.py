@@ -241,10 +241,10 @@ def _panel(axes: Any, rows: plots.Rows, several: dict[str, style.Look], best: st
         if len(shown := plots.bare(points, "kl", "value")) < 3:  # a line of two would lie below the concave curve
             named["linestyle"] = "none"
         plots.line(axes, shown, "kl", "value", style.LOOKS["base"], **named, markersize=2, linewidth=0.8, zorder=3)
-        if not has_room:
-            labels.append(Label(shown[-1]["kl"], shown[-1]["value"], "one sample", style.LOOKS["base"].colour))
-    for label in plots.values_of(moved := plots.where(rows, method="tuned_temperature"), "label"):
-        shown = plots.bare(plots.where(moved, label=label), "kl", "value")
+        labels += [Label(*shown[-1].values(), "one sample", style.COLOURS["base"])] * (number == 0 and not has_room)
+    moved = plots.where(rows, method="tuned_temperature")
+    for series, label in dict.fromkeys((row["series"], row["label"]) for row in moved):
+        shown = plots.bare(plots.where(moved, series=series, label=label), "kl", "value")
         plots.line(axes, shown, "kl", "value", style.LOOKS["tuned"], markersize=2, linewidth=0.8, alpha=0.75)
     for points in (base, moved) if len({row["series"] for row in moved}) <= 1 else ():
         coldest = [row for row in points if row["temperature"] == min(row["temperature"] for row in points)]
