@@ -371,6 +371,8 @@ def test_costs_count_what_runs_share_once(swept):
     assert (rows["pretrain"]["seconds"], rows["pretrain"]["seconds_unshared"]) == (80, 320)  # one per seed, eight runs
     assert (rows["sft"]["seconds"], rows["sft"]["seconds_unshared"]) == (40, 40)
     assert rows["generate"]["generated_tokens"] == 2000
+    for runs, is_shared in ((swept, True), ([swept[0], swept[4]], False)):  # the seeds of one configuration share none
+        assert ("Pale: " in named(figures(runs), "cost_by_stage").caption) is is_shared
 
 
 def test_a_scorer_that_is_not_gold_is_diagnosed_in_the_run_that_has_one(tmp_path):

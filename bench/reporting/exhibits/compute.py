@@ -237,10 +237,10 @@ def cost_by_stage(groups: Sequence[Group]) -> Figure | None:
     if not rows:
         return None
     rows.sort(key=lambda row: (row["seconds_unshared"], row["stage"]))
-    pale = " Pale: what it would have been without a store, each run making its own." * (len(runs) > 1)
+    pale = " Pale: what it would have been without a store, each run making its own."
     caption = (
         f"Seconds and generated tokens by stage, of every artifact behind {counted(len(runs), 'run')} once, as "
-        f"measured when it was made.{pale}"
+        f"measured when it was made.{pale * any(row['seconds'] != row['seconds_unshared'] for row in rows)}"
     )
     size = style.FULL_WIDTH, 0.8 + 0.24 * len(rows)
     return plots.figure("cost_by_stage", caption, rows, groups, _costs, size, over="")

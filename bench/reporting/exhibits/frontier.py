@@ -246,10 +246,11 @@ def _panel(axes: Any, rows: plots.Rows, several: dict[str, style.Look], best: st
     for series, label in dict.fromkeys((row["series"], row["label"]) for row in moved):
         shown = plots.bare(plots.where(moved, series=series, label=label), "kl", "value")
         plots.line(axes, shown, "kl", "value", style.LOOKS["tuned"], markersize=2, linewidth=0.8, alpha=0.75)
-    for points in (base, moved) if len({row["series"] for row in moved}) <= 1 else ():
+    for name, points in (("base", base), ("tuned", moved)) if len({row["series"] for row in moved}) <= 1 else ():
         coldest = [row for row in points if row["temperature"] == min(row["temperature"] for row in points)]
-        colour = style.LOOKS["base" if points is base else "tuned"].colour
-        labels += [Label(row["kl"], row["value"], f"T={row['temperature']:g}", colour) for row in coldest[:1]]
+        labels += [
+            Label(row["kl"], row["value"], f"T={row['temperature']:g}", style.COLOURS[name]) for row in coldest[:1]
+        ]
     for arm, title in POINTS.items():
         labels += _points(axes, plots.where(rows, method=arm), style.LOOKS[arm], title, several)
     return labels
