@@ -230,27 +230,26 @@ def _panel(axes: Any, rows: plots.Rows, several: dict[str, style.Look], best: st
     chains, look = plots.where(rows, method="tuned_best_of_n"), style.LOOKS["tuned"]
     for number, (series, label) in enumerate(dict.fromkeys((row["series"], row["label"]) for row in chains)):
         points = plots.where(chains, series=series, label=label)
-        named = {} if number else {"label": "fine-tuned + Best-of-n"}
-        plots.line(axes, points, "kl", "value", look, **named, markersize=2.5, linewidth=0.8, alpha=0.75)
+        title = None if number else "fine-tuned + Best-of-n"
+        plots.line(axes, points, "kl", "value", look, label=title, markersize=2.5, linewidth=0.8, alpha=0.75)
         if number == 0:
             labels += [Label(row["kl"], row["value"], f"n={row['n']}", look.colour) for row in points if row["n"] > 1]
-    base, has_room = plots.where(rows, method="base_temperature"), len(several) < CROWD  # in the legend
+    base, moved = (plots.where(rows, method=f"{arm}_temperature") for arm in ("base", "tuned"))
+    has_room = len(several) < CROWD  # in the legend
     for number, label in enumerate(plots.values_of(base, "label")):
-        points = sorted(plots.where(base, label=label), key=lambda row: row["temperature"] or 0.0)
+        shown = plots.bare(sorted(plots.where(base, label=label), key=lambda row: row["temperature"]), "kl", "value")
         named = {"label": "base, one sample"} if has_room and number == 0 else {}
-        if len(shown := plots.bare(points, "kl", "value")) < 3:  # a line of two would lie below the concave curve
+        if len(shown) < 3:  # a line of two would lie below the concave curve
             named["linestyle"] = "none"
         plots.line(axes, shown, "kl", "value", style.LOOKS["base"], **named, markersize=2, linewidth=0.8, zorder=3)
-        labels += [Label(*shown[-1].values(), "one sample", style.COLOURS["base"])] * (number == 0 and not has_room)
-    moved = plots.where(rows, method="tuned_temperature")
+        unnamed = [] if number or has_room else shown[-1:]
+        labels += [Label(row["kl"], row["value"], "one sample", style.COLOURS["base"]) for row in unnamed]
     for series, label in dict.fromkeys((row["series"], row["label"]) for row in moved):
         shown = plots.bare(plots.where(moved, series=series, label=label), "kl", "value")
         plots.line(axes, shown, "kl", "value", style.LOOKS["tuned"], markersize=2, linewidth=0.8, alpha=0.75)
-    for name, points in (("base", base), ("tuned", moved)) if len({row["series"] for row in moved}) <= 1 else ():
-        coldest = [row for row in points if row["temperature"] == min(row["temperature"] for row in points)]
-        labels += [
-            Label(row["kl"], row["value"], f"T={row['temperature']:g}", style.COLOURS[name]) for row in coldest[:1]
-        ]
+    for arm, points in (("base", base), ("tuned", moved)) if len({row["series"] for row in moved}) <= 1 else ():
+        coldest = sorted(points, key=lambda row: row["temperature"])[:1]
+        labels += [Label(row["kl"], row["value"], f"T={row['temperature']:g}", style.COLOURS[arm]) for row in coldest]
     for arm, title in POINTS.items():
         labels += _points(axes, plots.where(rows, method=arm), style.LOOKS[arm], title, several)
     return labels
@@ -293,8 +292,7 @@ def _best_of_n(axes: Any, rows: plots.Rows, several: dict[str, style.Look], best
         points, look = plots.where(rows, series=name), several.get(name, style.LOOKS["best_of_n"])
         trusted = plots.where(points, extrapolates=False)
         plots.line(axes, trusted, "kl", "value", look, label=f"{best}, {name}" if name else best, linestyle="-")
-        beyond = points[max(len(trusted) - 1, 0) :]
-        if len(beyond) > 1:
+        if len(beyond := points[max(len(trusted) - 1, 0) :]) > 1:
             plots.line(axes, beyond, "kl", "value", look, linestyle=(0, (2, 1)), linewidth=0.8)
         shown = points if not several else points[-1:] if len(several) <= FEW else []
         colour = look.colour if several else style.QUIET
