@@ -607,3 +607,21 @@ def test_the_figure_the_table_and_the_sentences(gates, tmp_path):
     assert "full SFT" in lines[-1]
     plain = grouped([made_run(tmp_path / "plain")])
     assert (sentences(plain), hybrid_figure(plain), hybrid_table(plain)) == ([], None, None)
+
+
+def test_full_sft_on_other_demonstrations_has_a_name_and_a_marker_of_its_own(tmp_path):
+    runs = [
+        made(tmp_path, 0, skill - foreign, samples, foreign=foreign, easy_share=share, easy_by=gate)
+        for foreign in (0.0, 0.2)
+        for skill, samples, share, gate in (
+            (0.7, 0.0, 1.0, "random"),
+            (0.5, 2.0, 0.5, "random"),
+            (0.4, 2.0, 0.5, "nll"),
+        )
+    ]
+    groups = grouped(runs)
+    ends = {one.label: one.group.mean("tuned", "pass", "accuracy", 1).value for one in points(groups) if one.is_end}
+    assert ends.keys() == {"full SFT", "full SFT foreign=0.2"}
+    with drawn(hybrid_figure(groups)) as page:
+        marked = {y for line in page.axes[0].lines if line.get_marker() == "s" for y in line.get_ydata()}
+    assert set(ends.values()) <= marked

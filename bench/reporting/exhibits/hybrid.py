@@ -79,8 +79,9 @@ def points(groups: Sequence[Group]) -> list[Point]:
     others = [point.others for point in hybrids]
     common = max(others, key=others.count, default={})
     for place, point in enumerate(hybrids):
-        apart = [f"{n.removeprefix('procedure.')}={value}" for n, value in point.others.items() if common[n] != value]
-        hybrids[place] = replace(point, rest="" if point.share == 1 else " ".join(apart))
+        own = _of_demonstrations(point) if point.share == 1 else point.others
+        apart = [f"{n.removeprefix('procedure.')}={value}" for n, value in own.items() if common.get(n) != value]
+        hybrids[place] = replace(point, rest=" ".join(apart))
     return sorted(hybrids, key=lambda point: (point.rest, point.gate, point.share))
 
 
@@ -158,14 +159,13 @@ def _full_rft(found: Sequence[Point], point: Point) -> list[Point]:
 def _ends(found: Sequence[Point], point: Point) -> list[Point]:
     """Full SFT, whatever its settings for samples, which it does not draw; and full RFT that differs in share alone."""
     rft = [other for other in found if other.share == 0 and other.others == point.others]
-    sft = [other for other in found if other.share == 1 and _same_demonstrations(other, point)]
+    sft = [other for other in found if other.share == 1 and _of_demonstrations(other) == _of_demonstrations(point)]
     return [*sft[:1], *rft[:1]]
 
 
-def _same_demonstrations(point: Point, other: Point) -> bool:
-    """Equal in everything but what concerns samples and the probe."""
-    own = [n for n in point.others if n in WRITTEN or not (n.startswith("procedure.") or n in OF_SAMPLES)]
-    return all(point.others[name] == other.others.get(name) for name in own)
+def _of_demonstrations(point: Point) -> dict[str, str]:
+    """The settings beside those of samples and of the probe."""
+    return {n: v for n, v in point.others.items() if n in WRITTEN or not n.startswith(("procedure.", *OF_SAMPLES))}
 
 
 def _others(group: Group) -> dict[str, str]:
