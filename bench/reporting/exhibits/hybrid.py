@@ -214,22 +214,22 @@ def hybrid_figure(groups: Sequence[Group]) -> Figure | None:
 
 
 def _draw(canvas: Any, rows: plots.Rows) -> plots.Labels:
-    names, labels = plots.values_of(rows, "gate"), []
+    names, labels, black = plots.values_of(rows, "gate"), [], style.COLOURS["base"]
     looks = style.sequence([n for n in names if n != "random"]) | {"random": style.Look(style.QUIET, "o", "--")}
-    black = style.Look(style.COLOURS["base"], "s", "none")
     for axes, measure in zip(plots.grid_of(canvas, 2), PANELS, strict=True):
         here = plots.where(rows, measure=measure)
-        shared = {row["point"]: row for row in here if len(plots.where(here, point=row["point"])) > 1}
+        gates = {row["gate"] for row in here if row["easy_share"] not in (0, 1)}
+        ends = {row["point"]: row for row in here if row["easy_share"] in (0, 1) and row["gate"] in gates}
         for place, name in enumerate(names):
             own = plots.where(here, gate=name)
             plots.line(axes, plots.bare(own, "samples", "value"), "samples", "value", looks[name], marker="")
-            points = [row for row in own if row["point"] not in shared]
+            points = [row for row in own if row["point"] not in ends]
             bars = plots.nested(place, len(names))
             plots.line(axes, points, "samples", "value", looks[name], linestyle="none", **bars)
             plots.line(axes, [], "samples", "value", looks[name], label=name)
-        for row in shared.values():
-            plots.line(axes, [row], "samples", "value", black, zorder=4)
-        labels.append((axes, [Label(r["samples"], r["value"], r["point"], black.colour) for r in shared.values()]))
+        for row in ends.values():
+            plots.line(axes, [row], "samples", "value", style.Look(black, "s", "none"), zorder=4)
+        labels.append((axes, [Label(row["samples"], row["value"], row["point"], black) for row in ends.values()]))
         axes.set(xlabel="samples per training prompt", ylabel=measure)
     return labels
 
