@@ -241,27 +241,31 @@ def changed_input(folder: Path) -> str | None:
             return f"{taken} has other completions now"
     if (data := data_key(config.get("task") or {})) is not None and metrics.get(DATA_KEY, data) != data:
         return f"task.path={config['task']['path']} has other rows now"
-    return changed_folder(config, read_lineage(folder))
+    return changed_folder(folder, config)
 
 
-def changed_folder(config: Mapping[str, Any], lineage: Sequence[Mapping[str, Any]]) -> str | None:
+def changed_folder(folder: Path, config: Mapping[str, Any]) -> str | None:
     """The policy, scorer, embedder or gold model whose folder holds another one now, or another task's other rows."""
+    places = []
+    for node in configured(config):
+        is_policy = node["_target_"] == FROM_FOLDER
+        place = node["path"] if is_policy else node.get("gold_model") or (node["_target_"] in MODELS and node["model"])
+        if place and Path(place).expanduser().is_dir():
+            places.append((place, node, is_policy))
+    tasks = config.get("evaluation", {}).get("transfer", {})
+    lineage = read_lineage(folder) if places or tasks else []
     used = {key for use in lineage for key in use.get("parents", {}).values()}
     if not used:  # older records name no parents
         return None
     used |= {word for use in lineage for word in str(use.get("settings", {}).get("task")).split()}  # of `judged_by`
-    for node in configured(config):
-        is_policy = node["_target_"] == FROM_FOLDER
-        place = node["path"] if is_policy else node.get("gold_model") or (node["_target_"] in MODELS and node["model"])
-        if not place or not Path(place).expanduser().is_dir():
-            continue
+    for place, node, is_policy in places:
         with contextlib.suppress(BenchError):  # a folder that was broken since holds another one, too
             names = ("trust_remote_code", *(("system", "thinking") if is_policy else ()))
             now = load_folder(Path(place).expanduser(), code=node.get("trust_remote_code", False))
             if replace(now, **{name: node[name] for name in names if name in node}).key in used:
                 continue
         return f"the {'policy' if is_policy else 'model'} in {place} changed"
-    for name, task in config.get("evaluation", {}).get("transfer", {}).items():
+    for name, task in tasks.items():
         with contextlib.suppress(BenchError):  # rows that can't be read are others, too
             if data_key(task) is None or instantiate(task, _convert_="all").prompts("test").key in used:
                 continue
