@@ -388,15 +388,15 @@ def test_another_gold_model_or_other_rows_of_a_transfer_are_a_change(tiny_policy
             "parents": {"prompts": Jsonl(path=str(file)).prompts("test").key},
         },
     ]
-    assert changed_folder(config, lineage) is None
+    assert changed_folder(config, lambda: lineage) is None
     scaled(tiny_policy.path, 0.9, gold)
-    assert changed_folder(config, lineage) == f"the model in {gold} changed"
+    assert changed_folder(config, lambda: lineage) == f"the model in {gold} changed"
     shutil.rmtree(gold)
-    assert changed_folder(config, lineage) is None
+    assert changed_folder(config, lambda: lineage) is None
     lineage[1]["parents"] = {"prompts": "of other rows"}
-    assert changed_folder(config, lineage) == f"evaluation.transfer.letters.path={file} has other rows now"
+    assert changed_folder(config, lambda: lineage) == f"evaluation.transfer.letters.path={file} has other rows now"
     file.unlink()
-    assert changed_folder(config, lineage) is None
+    assert changed_folder(config, lambda: lineage) is None
 
 
 def test_a_folder_that_changed_is_judged_anew(tiny_policy: Policy, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import fcntl
 import functools
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -241,10 +241,10 @@ def changed_input(folder: Path) -> str | None:
             return f"{taken} has other completions now"
     if (data := data_key(config.get("task") or {})) is not None and metrics.get(DATA_KEY, data) != data:
         return f"task.path={config['task']['path']} has other rows now"
-    return changed_folder(folder, config)
+    return changed_folder(config, functools.partial(read_lineage, folder))
 
 
-def changed_folder(folder: Path, config: Mapping[str, Any]) -> str | None:
+def changed_folder(config: Mapping[str, Any], lineage: Callable[[], Sequence[Mapping[str, Any]]]) -> str | None:
     """The policy, scorer, embedder or gold model whose folder holds another one now, or another task's other rows."""
     places = []
     for node in configured(config):
@@ -253,11 +253,11 @@ def changed_folder(folder: Path, config: Mapping[str, Any]) -> str | None:
         if place and Path(place).expanduser().is_dir():
             places.append((place, node, is_policy))
     tasks = config.get("evaluation", {}).get("transfer", {})
-    lineage = read_lineage(folder) if places or tasks else []
-    used = {key for use in lineage for key in use.get("parents", {}).values()}
+    uses = lineage() if places or tasks else []
+    used = {key for use in uses for key in use.get("parents", {}).values()}
     if not used:  # older records name no parents
         return None
-    used |= {word for use in lineage for word in str(use.get("settings", {}).get("task")).split()}  # of `judged_by`
+    used |= {word for use in uses for word in str(use.get("settings", {}).get("task")).split()}  # of `judged_by`
     for place, node, is_policy in places:
         with contextlib.suppress(BenchError):  # a folder that was broken since holds another one, too
             names = ("trust_remote_code", *(("system", "thinking") if is_policy else ()))
