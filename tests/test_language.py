@@ -31,6 +31,7 @@ UNITS = (
 IN_BETWEEN = "held-out |single |stored |test |training |validation |scored "
 REFUSED = {  # pattern -> what to write
     rf"\b(?:{COUNTED}) an? (?:{IN_BETWEEN})?(?:{UNITS})\b(?! (?:of|and|in|holds|has|is|gives|may)\b)": "N per prompt",
+    rf"\d (?:{COUNTED}) an? (?:{IN_BETWEEN})?(?:{UNITS})\b": "N per prompt",
     rf"\b(?:one|two|\d+) an? (?:{UNITS}|cell|run)\b": "one per prompt",
     rf"\b(?:FLOPs|one (?:completion|fit|model|pool|process|sample)) an? (?:\w+ )?(?:{UNITS}|cell|run)\b": "per prompt",
     r"\btwins?\b": "control, or counterpart",
@@ -113,7 +114,14 @@ def test_numbers_have_a_leading_zero():
 
 @pytest.mark.parametrize(
     "bad",
-    ["16 completions a prompt", "8 samples a test prompt", "1.2 nats a sequence", "One sample a query", "How hot?"],
+    [
+        "16 completions a prompt",
+        "on 15 samples a prompt and with more",
+        "8 samples a test prompt",
+        "1.2 nats a sequence",
+        "One sample a query",
+        "How hot?",
+    ],
 )
 def test_the_words_for_per_are_found(bad: str):
     assert any(re.search(pattern, bad, re.IGNORECASE) for pattern in REFUSED)
