@@ -306,6 +306,24 @@ def test_an_interrupt_ends_the_running_cells(run: Run, desk: Path):
     wait(lambda: not Path(f"/proc/{process}").exists(), "the worker still runs")
 
 
+def test_an_interrupt_between_two_starts_ends_the_first(desk: Path):
+    class Interrupted(launch.Backend):
+        retries = 0
+        ended = check = open = lambda self, *_: None
+
+        def start(self, waiting, running) -> None:
+            running["first"] = waiting.popleft()
+            raise KeyboardInterrupt
+
+        def close(self, handles: list[str]) -> None:
+            assert handles == ["first"]
+            (desk / "closed").write_text("")
+
+    with pytest.raises(KeyboardInterrupt):
+        launch.run_all(stubs(desk, "a", "b"), Interrupted(), OmegaConf.create({}))
+    assert (desk / "closed").exists()
+
+
 def test_an_interrupted_cell_is_marked(tmp_path: Path):
     (cell,) = listed(tmp_path, "num_completions=2", "selection=top_per_prompt")
     cell.folder.mkdir(parents=True)

@@ -23,6 +23,7 @@ from bench.launching.launch import Backend, CellJob, Outcome
 from bench.progress import say
 
 CARRIED = ("HF_", "WANDB_", "TOKENIZERS_", "VLLM_")  # this user's variables, which a running cluster may lack
+CANCEL = 5.0  # seconds until a Ray task that still runs is told to end once more: Ray may lose a request
 POLL = 1.0  # seconds between two looks at the results of Slurm jobs; submitit asks Slurm itself less and less often
 
 Gpus = Annotated[float | None, or_null(devices.GPUS)]
@@ -56,10 +57,9 @@ class Processes(Backend):
         self._executors: dict[int, Any] = {}  # of each worker that runs
         self._workers: dict[Any, int] = {}  # by the future of its job
 
-    def start(self, waiting: deque[CellJob], running: int) -> dict[Any, CellJob]:
+    def start(self, waiting: deque[CellJob], running: dict[Any, CellJob]) -> None:
         from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
 
-        started = {}
         while waiting and self._idle:
             worker = self._idle[0]
             if worker not in self._executors:
@@ -69,11 +69,10 @@ class Processes(Backend):
             except BrokenProcessPool:  # it died while it had nothing to do
                 self._end(worker)
                 continue
-            started[future] = waiting.popleft()
+            running[future] = waiting.popleft()
             self._workers[future] = self._idle.popleft()
         if not waiting:  # an idle worker would only hold memory
             self._end(*self._idle)
-        return started
 
     def ended(self, handles: list[Any]) -> list[tuple[Any, Outcome]]:
         from joblib.externals.loky import FIRST_COMPLETED, BrokenProcessPool, wait
@@ -132,10 +131,10 @@ class RayTasks(Backend):
             num_cpus=self.cpus_per_cell, num_gpus=gpus, max_retries=0, scheduling_strategy="SPREAD"
         )(_on_node)
 
-    def start(self, waiting: deque[CellJob], running: int) -> dict[Any, CellJob]:
-        started = {self._task.remote(job, self._environment): job for job in waiting}  # Ray has a queue of its own
-        waiting.clear()
-        return started
+    def start(self, waiting: deque[CellJob], running: dict[Any, CellJob]) -> None:
+        while waiting:  # Ray has a queue of its own
+            running[self._task.remote(waiting[0], self._environment)] = waiting[0]
+            waiting.popleft()
 
     def ended(self, handles: list[Any]) -> list[tuple[Any, Outcome]]:
         import ray
@@ -148,8 +147,10 @@ class RayTasks(Backend):
     def close(self, handles: list[Any]) -> None:
         import ray
 
-        for task in handles:
-            ray.cancel(task, force=True)
+        for _ in range(12):
+            for task in handles:
+                ray.cancel(task, force=True)
+            handles = ray.wait(handles, num_returns=len(handles), timeout=CANCEL)[1] if handles else []
 
     def _outcome(self, task: Any) -> Outcome:
         import ray
@@ -225,14 +226,14 @@ class SlurmJobs(Backend):
         )
         self._executor.update_parameters(**{name: value for name, value in parameters.items() if value is not None})
 
-    def start(self, waiting: deque[CellJob], running: int) -> dict[Any, CellJob]:
+    def start(self, waiting: deque[CellJob], running: dict[Any, CellJob]) -> None:
         # Slurm limits an array by itself; submitit's local processes all start at once
-        room = len(waiting) if self.cluster == "slurm" else min(len(waiting), self.array_parallelism - running)
+        room = len(waiting) if self.cluster == "slurm" else min(len(waiting), self.array_parallelism - len(running))
         jobs = [waiting.popleft() for _ in range(room)]
         submitted = self._executor.map_array(PreemptibleCell(self.requeue), jobs) if jobs else []
         if jobs and self.cluster == "slurm":
             say(f"submitted {len(jobs)} Slurm jobs ({submitted[0].job_id} ...), logs in {self._executor.folder}")
-        return dict(zip(submitted, jobs, strict=True))
+        running.update(zip(submitted, jobs, strict=True))
 
     def ended(self, handles: list[Any]) -> list[tuple[Any, Outcome]]:
         while not (done := [submitted for submitted in handles if submitted.done()]):

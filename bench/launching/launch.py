@@ -87,10 +87,11 @@ class Backend(abc.ABC):
         """Get ready for so many jobs."""
 
     @abc.abstractmethod
-    def start(self, waiting: deque[CellJob], running: int) -> dict[Any, CellJob]:
-        """Start as many of the waiting jobs as there is room for, beside those that run, and take them from the queue.
+    def start(self, waiting: deque[CellJob], running: dict[Any, CellJob]) -> None:
+        """Move as many of the waiting jobs as there is room for to those that run, and start them.
 
-        Return each started job by the handle under which `ended` reports it.
+        running: each job that runs, by the handle under which `ended` reports it. A job is there as soon as it has
+        started: an interrupt in the midst of this must find it.
         """
 
     @abc.abstractmethod
@@ -115,7 +116,7 @@ def run_all(jobs: Sequence[CellJob], backend: Backend, cfg: DictConfig) -> None:
         stack.enter_context(told())
         finished = stack.enter_context(counted(Bar("sweep", len(jobs), "cells")))
         while waiting or running:
-            running |= backend.start(waiting, len(running))
+            backend.start(waiting, running)
             for handle, outcome in backend.ended(list(running)):
                 job = running.pop(handle)
                 if outcome.complaint is not None:
