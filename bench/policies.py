@@ -1,6 +1,7 @@
 """The sources of a policy: a local folder, the Hugging Face hub, pretraining, or SFT on worked solutions.
 
-The package ships the policy of the default settings and seed 0. Where its recipe changes, this makes it anew:
+The package ships the policies of the default settings and seeds 0 to 4, since training rounds differently on other
+processors. Where their recipe changes, this makes them anew:
 
     python -m bench.policies
 """
@@ -40,6 +41,7 @@ from bench.training.pretraining import pretrain
 HUB_ID = text(r"\w[\w.-]*(/\w[\w.-]*)?", "the id of a model of the hub, e.g. Qwen/Qwen2.5-1.5B")
 SYSTEM = or_null(text(r"(?s).*\S.*", "a text"))
 THINKING = or_null(TRUE_OR_FALSE)
+SEEDS = range(5)  # of the policies that the package ships
 
 
 def _check_sizes(settings: Mapping[str, Any]) -> None:
@@ -182,7 +184,7 @@ def _with_chat_settings(policy: Policy, system: str | None, thinking: bool | Non
 
 
 def main() -> None:
-    """Pretrain the policy of the default settings, and store it in the package (bench/store/shipped)."""
+    """Pretrain the policies of the default settings, and store them in the package (bench/store/shipped)."""
     from hydra import compose
 
     from bench.config.checks import build_parts
@@ -191,13 +193,14 @@ def main() -> None:
     CommandLine(
         f"python -m bench.policies: {str(main.__doc__).lower()}\n\nexamples:\n  python -m bench.policies"
     ).parse_args()
-    with composing(CONF):
-        parts = build_parts(compose("config"))
     with tempfile.TemporaryDirectory() as folder, using(Store(Path(folder), shipped=None)) as store:
-        policy = parts["policy"](parts["task"])
-        place = SHIPPED / policy.path.relative_to(store.root)
-        ship(policy.path, place)
-    print(f"{policy.fingerprint}, pretrained in {store.uses[0].seconds:.0f} s, is in {place}")
+        for seed in SEEDS:
+            with composing(CONF):
+                parts = build_parts(compose("config", [f"seed={seed}"]))
+            policy = parts["policy"](parts["task"])
+            print(f"seed {seed}: {policy.fingerprint}, pretrained in {store.uses[-1].seconds:.0f} s")
+        ship(store.root, SHIPPED)
+    print(f"all are in {SHIPPED}")
 
 
 if __name__ == "__main__":

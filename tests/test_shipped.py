@@ -1,4 +1,4 @@
-"""What the package ships: the policy that the default recipe makes, which runs take, and all configurations."""
+"""What the package ships: the policies that the default recipe makes, which runs take, and all configurations."""
 
 import json
 import os
@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from hydra import compose
 
+from bench import policies
 from bench.artifacts import Policy
 from bench.config.checks import build_parts
 from bench.config.compose import CONF, composing
 from bench.generation.transformers_engine import generate
+from bench.policies import SEEDS
 from bench.scoring.verifier import verify
 from bench.store import MANIFEST, SHIPPED, DamagedArtifactError, Store, check, lineage, using
 from bench.store.files import seal
@@ -41,13 +43,27 @@ def no_pretraining(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_shipped_is_what_the_default_recipe_makes(tmp_path: Path, no_pretraining: None) -> None:
     store = Store(tmp_path)
-    policy = default_policy(store)
-    assert policy.path.is_relative_to(tmp_path)
-    (made,) = [path.parent for path in SHIPPED.rglob(MANIFEST)]
-    assert made.relative_to(SHIPPED) == policy.path.relative_to(tmp_path)
-    for file in made.iterdir():
-        assert (policy.path / file.name).read_bytes() == file.read_bytes()
-    assert sum(file.stat().st_size for file in made.iterdir()) < 1.2e6
+    policies = [default_policy(store, f"seed={seed}") for seed in SEEDS]
+    assert len({policy.fingerprint for policy in policies}) == len(SEEDS)
+    places = {policy.path.relative_to(tmp_path) for policy in policies}
+    assert places == {path.parent.relative_to(SHIPPED) for path in SHIPPED.rglob(MANIFEST)}
+    files = [file for place in places for file in (SHIPPED / place).iterdir()]
+    for file in files:
+        assert (tmp_path / file.relative_to(SHIPPED)).read_bytes() == file.read_bytes()
+    assert sum(file.stat().st_size for file in files) < 1.2e6 * len(SEEDS)
+
+
+def test_the_command_puts_the_policies_of_all_its_seeds_in_the_place_of_others(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "pretrain" / "old").mkdir(parents=True)
+    monkeypatch.setattr(policies, "SHIPPED", tmp_path)
+    monkeypatch.setattr(policies, "SEEDS", (7, 8))
+    monkeypatch.setattr(sys, "argv", ["policies"])
+    monkeypatch.setattr(pretraining, "_train", lambda *given, **settings: 1)
+    policies.main()
+    made = [check(path.parent) for path in tmp_path.rglob(MANIFEST)]
+    assert sorted(manifest["settings"]["seed"] for manifest in made) == [7, 8]
+    assert all(manifest["shipped"] for manifest in made)
+    assert not (tmp_path / "pretrain" / "old").exists()
 
 
 def test_its_accuracy_lies_within_its_interval(tmp_path: Path) -> None:
@@ -75,7 +91,7 @@ def test_its_cost_counts_and_lineage_says_that_it_was_shipped(tmp_path: Path, no
     assert json.loads(next(tmp_path.rglob(MANIFEST)).read_text())["shipped"] is True
 
 
-@pytest.mark.parametrize("setting", ["seed=1", "policy.steps=3", "policy.learning_rate=1e-3", "task=list_programs"])
+@pytest.mark.parametrize("setting", ["seed=5", "policy.steps=3", "policy.learning_rate=1e-3", "task=list_programs"])
 def test_other_settings_are_pretrained_here(setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class PretrainingError(Exception):
         pass
@@ -105,10 +121,10 @@ def test_a_policy_that_was_pretrained_here_stays(tmp_path: Path) -> None:
 
 def test_damaged_files_of_the_package_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(SHIPPED, tmp_path / "shipped")
-    weights = next((tmp_path / "shipped").rglob("*.safetensors"))
-    weights.write_bytes(weights.read_bytes()[:-2] + b"??")
-    with pytest.raises(DamagedArtifactError):
-        check(weights.parent)
+    for weights in (tmp_path / "shipped").rglob("*.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:-2] + b"??")
+        with pytest.raises(DamagedArtifactError):
+            check(weights.parent)
     monkeypatch.setattr(pretraining, "train_tokenizer", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         default_policy(Store(tmp_path / "store", shipped=tmp_path / "shipped"))

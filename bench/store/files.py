@@ -78,14 +78,16 @@ def take(source: Path, folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def ship(source: Path, shipped: Path) -> None:
-    """Copy an artifact to a folder of the package, in place of others of its stage; its manifest says "shipped"."""
-    shutil.rmtree(shipped.parent, ignore_errors=True)
-    shipped.mkdir(parents=True)
-    manifest = take(source, shipped)
-    assert manifest is not None, source
-    manifest = {name: manifest[name] for name in manifest if name != "hash"} | {"shipped": True}
-    write_durably(shipped / MANIFEST, json.dumps(manifest | {"hash": content_hash(manifest)}, indent=1))
+def ship(store: Path, shipped: Path) -> None:
+    """Put a store's artifacts into a folder of the package, in place of what it holds; manifests say "shipped"."""
+    shutil.rmtree(shipped, ignore_errors=True)
+    for source in [folder for folder, is_artifact in walk(store) if is_artifact]:
+        place = shipped / source.relative_to(store)
+        place.mkdir(parents=True)
+        manifest = take(source, place)
+        assert manifest is not None, source
+        manifest = {name: manifest[name] for name in manifest if name != "hash"} | {"shipped": True}
+        write_durably(place / MANIFEST, json.dumps(manifest | {"hash": content_hash(manifest)}, indent=1))
 
 
 def seal(folder: Path, origin: dict[str, Any], counts: dict[str, float], seconds: float) -> dict[str, Any]:
