@@ -237,8 +237,8 @@ def test_the_stages_of_a_run_have_the_work_of_its_plan(lm_eval):
 
 
 def test_a_header_says_what_is_pretrained_and_how_long_it_takes(tmp_path):
-    (cell,) = cells(["seed=1", f"store={tmp_path}"], str(CONF)) or ()
+    (cell,) = cells(["seed=5", f"store={tmp_path}"], str(CONF)) or ()
     said = plan.opening(cell, ())
-    (manifest,) = SHIPPED.glob("pretrain/*/manifest.json")  # of as many steps: the first estimate of an empty store
-    seconds = json.loads(manifest.read_text())["seconds"]
-    assert f"to come   1 policy to pretrain ({duration(seconds)}), 2 generate" in said
+    shipped = SHIPPED.glob("pretrain/*/manifest.json")  # of as many steps: the first estimate of an empty store
+    seconds = [json.loads(manifest.read_text())["seconds"] for manifest in shipped]
+    assert f"to come   1 policy to pretrain ({duration(sum(seconds) / len(seconds))}), 2 generate" in said
