@@ -45,6 +45,7 @@ def srun(*arguments: str) -> None:
         at = rest.index(option)
         path = re.sub("%[Aajt]", lambda found: os.environ[places[found[0]]], rest[at + 1])
         del rest[at : at + 2]
+        Path(path).parent.mkdir(parents=True, exist_ok=True)  # submitit makes it later
         os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), descriptor)
     rest.remove("--unbuffered")
     (ROOT / f"{os.environ['SLURM_JOB_ID']}.pid").write_text(str(os.getpid()))
