@@ -481,6 +481,7 @@ def test_submitit_a_preempted_and_a_killed_cell_go_on_where_they_were(tmp_path: 
 
 
 def test_a_launcher_of_ones_own_is_found_on_the_search_path(tmp_path: Path):
+    install_plugins()
     folder = tmp_path / "hydra" / "launcher"
     folder.mkdir(parents=True)
     text = Path(CONF, "hydra", "launcher", "joblib.yaml").read_text()
