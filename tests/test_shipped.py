@@ -43,9 +43,9 @@ def no_pretraining(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_shipped_is_what_the_default_recipe_makes(tmp_path: Path, no_pretraining: None) -> None:
     store = Store(tmp_path)
-    policies = [default_policy(store, f"seed={seed}") for seed in SEEDS]
-    assert len({policy.fingerprint for policy in policies}) == len(SEEDS)
-    places = {policy.path.relative_to(tmp_path) for policy in policies}
+    found = [default_policy(store, f"seed={seed}") for seed in SEEDS]
+    assert len({policy.fingerprint for policy in found}) == len(SEEDS)
+    places = {policy.path.relative_to(tmp_path) for policy in found}
     assert places == {path.parent.relative_to(SHIPPED) for path in SHIPPED.rglob(MANIFEST)}
     files = [file for place in places for file in (SHIPPED / place).iterdir()]
     for file in files:

@@ -147,7 +147,7 @@ class RayTasks(Backend):
     def close(self, handles: list[Any]) -> None:
         import ray
 
-        for _ in range(12):
+        for _ in range(12):  # a minute at most: a node that is gone answers no request
             for task in handles:
                 ray.cancel(task, force=True)
             handles = ray.wait(handles, num_returns=len(handles), timeout=CANCEL)[1] if handles else []
