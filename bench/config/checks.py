@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench.config import arms
 from bench.config.keys import configured
-from bench.config.nodes import check_node, refuse, refuse_circles, shown, target, without_value
+from bench.config.nodes import check_node, refuse, resolved, shown, target, without_value
 from bench.config.rules import (
     FOLDER,
     PLAIN_NAME,
@@ -48,15 +48,11 @@ SETTINGS = tuple(RULES)  # those that belong to no part
 ABSENT = object()
 COMMIT = re.compile(r"[0-9a-f]{40}")
 REPEATS = {  # a setting that repeats another -> the setting to change
-    "generation.temperature": "temperature",
-    "generation.top_p": "top_p",
-    "generation.max_new_tokens": "task.max_new_tokens",
-    "generation.others.temperature": "temperature",
-    "generation.others.top_p": "top_p",
-    "generation.others.max_new_tokens": "task.max_new_tokens",
-    "generation.worker.temperature": "temperature",
-    "generation.worker.top_p": "top_p",
-    "generation.worker.max_new_tokens": "task.max_new_tokens",
+    **{
+        f"{engine}.{key.rpartition('.')[2]}": key
+        for engine in ("generation", "generation.others", "generation.worker")
+        for key in ("temperature", "top_p", "task.max_new_tokens")
+    },
     **{f"procedure.{name}": name for name in RUN_SETTINGS},
 }
 
@@ -74,7 +70,7 @@ def check(cfg: DictConfig) -> None:
                 f"{missing[0]} can't be left out: choose one of the group, {missing[0]}=NAME (see --help)."
             )
         raise BenchError(f"{missing[0]} has no value; give one: {missing[0]}=VALUE.")
-    refuse_circles(cfg)
+    config = resolved(cfg)
     for key, rule in RULES.items():
         refuse(key, cfg[key], rule)
     for key, repeated in REPEATS.items():
@@ -90,7 +86,6 @@ def check(cfg: DictConfig) -> None:
                 f"{part}={shown(cfg[part])} is no part: choose one of the group, {part}=NAME (see --help)."
             )
         check_node(part, cfg[part])
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
     for node in configured({part: cfg[part] for part in PARTS}):
         if (check_settings := getattr(target("", node), "check_settings", None)) is not None:
             check_settings(config)
@@ -100,17 +95,19 @@ def check(cfg: DictConfig) -> None:
 
 def build_parts(cfg: DictConfig) -> dict[str, Any]:
     """The parts of the experiment, instantiated. BenchError where one refuses its settings."""
+    return {name: build_part(cfg, name) for name in PARTS}
+
+
+def build_part(cfg: DictConfig, name: str) -> Any:
+    """One of `build_parts`."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
-    parts = {}
-    for name in PARTS:
-        try:
-            parts[name] = instantiate(cfg[name], _convert_="all")
-        except InstantiationException as error:
-            cause = error.__cause__
-            raise BenchError(str(cause) if isinstance(cause, BenchError) else f"{name}: {cause or error}") from error
-    return parts
+    try:
+        return instantiate(cfg[name], _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        raise BenchError(str(cause) if isinstance(cause, BenchError) else f"{name}: {cause or error}") from error
 
 
 def check_installed(cfg: DictConfig) -> None:
@@ -157,27 +154,19 @@ def _prompts_to_judge_on(cfg: DictConfig) -> None:
             f"procedure.stop={cfg.split} is not allowed with split={cfg.split}: the prompts that say when to stop must "
             "not be those that policies are judged on."
         )
-    for key in _learning_from(cfg.scoring, cfg.split, "scoring"):
-        raise BenchError(
-            f"{key}={cfg.split} is not allowed with split={cfg.split}: a scorer must not learn from the prompts that "
-            "policies are judged on."
-        )
-
-
-def _learning_from(node: DictConfig, split: str, prefix: str) -> list[str]:
-    """The keys of settings that let a scorer learn from the prompts of this split (`pairs_from`, ...)."""
-    inside = {f"{prefix}.{name!s}": node[name] for name in node}
-    keys = [key for key, value in inside.items() if key.endswith("_from") and value == split]
-    parts = {key: value for key, value in inside.items() if isinstance(value, DictConfig)}
-    return keys + [key for part, inner in parts.items() for key in _learning_from(inner, split, part)]
+    for part, node in _parts_within(cfg.scoring, "scoring"):
+        if key := next((name for name in node if str(name).endswith("_from") and node[name] == cfg.split), None):
+            raise BenchError(
+                f"{part}.{key!s}={cfg.split} is not allowed with split={cfg.split}: a scorer must not learn from the "
+                "prompts that policies are judged on."
+            )
 
 
 def _kept_policies(cfg: DictConfig) -> None:
     """Policies that a training keeps, and the checkpoints of an arm, are judged on validation prompts."""
     prompts, kept = _value_of(cfg, "task.validation_prompts"), cfg.training.get("keep_every")
-    along = [f"training.keep_every={kept}"] * (kept is not None) + ["arms with several checkpoints"] * arms.several(
-        cfg.arms
-    )
+    along = [f"training.keep_every={kept}"] * (kept is not None)
+    along += ["arms with several checkpoints"] * arms.several(cfg.arms)
     if along and prompts not in (ABSENT, None) and prompts < 2:
         raise BenchError(
             f"{along[0]} is not allowed with task.validation_prompts={prompts}: they are judged on those, and "

@@ -19,10 +19,10 @@ SUPPLIED = {  # group -> what its functions are called with beside their setting
 }
 
 
-def refuse_circles(cfg: DictConfig) -> None:
-    """BenchError where settings refer to each other in a circle."""
+def resolved(cfg: DictConfig) -> Any:
+    """The settings with the values that they refer to. BenchError where they refer to each other in a circle."""
     try:
-        OmegaConf.to_container(cfg, resolve=True)
+        return OmegaConf.to_container(cfg, resolve=True)
     except RecursionError as error:
         raise BenchError(
             "A setting refers to itself, by itself or through others (${...}); give one of them a value."

@@ -6,7 +6,7 @@ bench.config.checks reads the rules of every `_target_` in a configuration, and 
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, replace
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
@@ -23,9 +23,8 @@ class Rule:
 
     allows: Callable[[Any], bool]
     description: str
-    inside: Callable[[Any], "Iterator[tuple[str, Any, Rule]]"] = lambda value: iter(
-        ()
-    )  # value -> (key, value, rule) of its parts
+    # value -> (key, value, rule) of its parts
+    inside: Callable[[Any], "Iterable[tuple[str, Any, Rule]]"] = lambda value: ()
     beyond: Callable[[Any], str] = lambda value: ""  # the limit of sensible sizes that a value exceeds, in words
 
     def words(self, value: Any) -> str:

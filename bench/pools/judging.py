@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bench.artifacts import Completions, Prompts
-from bench.config.checks import check_node
+from bench.config.checks import build_part, check_node
 from bench.config.compose import CONF, composing, understood
 from bench.config.nodes import without_value
 from bench.errors import BenchError, quoted
@@ -52,8 +52,6 @@ class Judged:
 def task_of(settings: Sequence[str]) -> tuple[Task, dict[str, Any]]:
     """The task that settings such as ("task=gsm8k", "task.path=FILE") compose, and its node in the configuration."""
     from hydra import compose
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
     with understood(settings), composing(CONF):
@@ -61,11 +59,7 @@ def task_of(settings: Sequence[str]) -> tuple[Task, dict[str, Any]]:
     if missing := without_value(OmegaConf.to_container(cfg.task), "task."):
         raise BenchError(f"{missing[0]} has no value; give one: {missing[0]}=VALUE.")
     check_node("task", cfg.task)
-    try:
-        task = instantiate(cfg.task, _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__
-        raise BenchError(str(cause) if isinstance(cause, BenchError) else f"task: {cause or error}") from error
+    task = build_part(cfg, "task")
     task.check()
     node: Any = OmegaConf.to_container(cfg.task, resolve=True)
     return task, node
