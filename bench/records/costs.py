@@ -141,9 +141,8 @@ def reward_parameters(results: Results, uses: Sequence[Use]) -> float:
     for use in _scorings(uses):
         if _scored_unit(use) in scored:
             model = use.parents.get("reward_model") or use.parents["process_reward_model"]
-            sizes[model] = max(
-                sizes.get(model, 0.0), use.counts.get("parameters", 0.0)
-            )  # 0: all texts of the unit were scored before
+            counted = use.counts.get("parameters", 0.0)  # 0: all texts of the unit were scored before
+            sizes[model] = max(sizes.get(model, 0.0), counted)
     return sum(sizes.values())
 
 

@@ -15,6 +15,8 @@ from bench.evaluation.measures import AT, AT_BEST, AT_ON_VALIDATION, KL_FROM, SH
 from bench.seeds import generator
 
 SIGNIFICANCE = 0.05
+# where no prompt has both values, as where each lacks a sample of the largest n
+UNKNOWN = PairedContrast(np.nan, np.nan, np.nan, np.nan, np.nan, prompts=0, verdict="not resolved")
 ARMS = (("tuned", "control"), ("tuned", "base"), ("control", "base"))  # the arms that are compared
 ESTIMATORS = {  # (method, metric) -> the estimator of that KL
     ("policy", "kl"): "rao_blackwell",
@@ -100,13 +102,9 @@ def contrasts(measures: dict[Measure, np.ndarray], arms: Sequence[str] = (), *, 
     adjusted = dict(zip(secondary, holm(np.array([p_values[name] for name in secondary])), strict=True))
     adjusted[primary] = p_values[primary]
     metrics: dict[str, float | str] = {}
-    for name in wanted.keys() - pairs.keys():  # no prompt has both, as where each lacks a sample of the largest n
-        unknown = with_ends(f"{name}/difference", np.nan, np.nan, np.nan)
-        metrics |= {**unknown, f"{name}/p_adjusted": np.nan, f"{name}/verdict": "not resolved"}
-        metrics[f"{name}/minimum_detectable"] = np.nan
-    for name, difference in differences.items():
-        resolved = name == primary or adjusted[name] <= SIGNIFICANCE
-        metrics |= _contrast(name, difference, adjusted[name], resolved=resolved)
+    for name in wanted:
+        difference, p_value = differences.get(name, UNKNOWN), adjusted.get(name, np.nan)
+        metrics |= _contrast(name, difference, p_value, resolved=name == primary or p_value <= SIGNIFICANCE)
         metrics[f"{name}/minimum_detectable"] = difference.minimum_detectable_effect
     return metrics
 

@@ -105,7 +105,8 @@ def leave(
         write_table(folder / name, content)
     store.write_durably(folder / read.LINEAGE, json.dumps(store.lineage(uses), indent=1))
     graph.write()
-    ordered = {name: None if _is_undefined(metrics[name]) else metrics[name] for name in sorted(metrics)}
+    undefined = [name for name, value in metrics.items() if isinstance(value, float) and not math.isfinite(value)]
+    ordered = {name: metrics[name] for name in sorted(metrics)} | dict.fromkeys(undefined)  # JSON has no NaN: null
     store.write_durably(folder / read.METRICS, json.dumps(ordered, indent=1))
     seal(folder)
     return ordered
@@ -293,8 +294,3 @@ def _as_table(content: Any) -> Any:
     import pyarrow as pa
 
     return pa.Table.from_pylist(content) if isinstance(content, list) else pa.table(content)
-
-
-def _is_undefined(value: Any) -> bool:
-    """Whether a value is NaN or infinite, which JSON lacks: metrics.json has null for it."""
-    return isinstance(value, float) and not math.isfinite(value)
