@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 
 from bench.config.compose import CONF, explained
 from bench.errors import BenchError, CommandLine, did_you_mean
+from bench.records.read import as_number
 from bench.sizing.machines import GIB, Machine, machine
 from bench.sizing.stages import SizeEstimate, SizeHints, estimate
 from bench.sweeps.cells import Cell, cells
@@ -82,10 +83,7 @@ def main() -> None:
 
 
 def _number(name: str, value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0.0
+    number = as_number(value) or 0.0
     if not 0 < number < float("inf"):
         raise BenchError(f"size.{name}={value} is not allowed: it must be a number above 0.")
     return number

@@ -152,14 +152,8 @@ def write(folder: Path, found: Sequence[Compared], names: Sequence[str], notes: 
     )
     size = (COLUMN_WIDTH if len(found) == 1 else FULL_WIDTH, COLUMN_WIDTH * 0.8)
     figure = Figure("crossover", caption, rows, runs, lambda canvas, *_: _draw(canvas, found, names), *size)
-    headings = {
-        "measure": "measure",
-        "k": "k",
-        "a": names[0],
-        "b": names[1],
-        "difference": "difference",
-        "leads": "leads",
-    }
+    headings = {name: name for name in ("measure", "k", "a", "b", "difference", "leads")}
+    headings |= {"a": names[0], "b": names[1]}
     shown = [row for row in rows if row["k"] in powers_of_two(max(int(one.crossing.k[-1]) for one in found))]
     table = Table("crossover", caption, shown, runs, headings)
     text = "\n\n".join(

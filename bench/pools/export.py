@@ -188,9 +188,6 @@ def _write_inspect(file: Path, log: dict[str, Any], *, packed: bool) -> None:
         add("_journal/start.json", {name: log[name] for name in ("version", "eval", "plan")})
         for sample in samples:
             add(f"samples/{quoted(sample['id']).replace('/', '_')}_epoch_{sample['epoch']}.json", sample)
-        add("summaries.json", [_summary(sample) for sample in samples])
+        summarised = ("id", "epoch", "input", "target", "scores", "metadata")
+        add("summaries.json", [{name: sample[name] for name in summarised} for sample in samples])
         add("header.json", log)
-
-
-def _summary(sample: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: sample[name] for name in ("id", "epoch", "input", "target", "scores", "metadata")}

@@ -47,11 +47,12 @@ from bench.pools.logs import Choices
 from bench.pools.readers import FORMATS
 from bench.progress import say
 from bench.records.frames import Runs, load
-from bench.records.read import changed, is_finished, read_config
+from bench.records.read import as_number, changed, is_finished, read_config
 from bench.store.reading import sha256
 
 VERSION = 3  # raise it where equal files get other records
 SAMPLER = ("temperature", "top_p")
+NUMBERS = {"seed": whole_number, "largest_n": whole_number, **dict.fromkeys(SAMPLER, as_number)}  # how words are read
 VERIFIER = "bench.scoring.verifier.verify"
 OPTIONS: dict[str, Rule] = {
     "name": PLAIN_NAME,
@@ -71,10 +72,9 @@ def main(words: Sequence[str]) -> None:
     given = dict(word.split("=", 1) for word in words if word not in files)
     task = [word for word in words if word not in files and word.startswith(("task=", "task.", "+task."))]
     options: dict[str, Any] = {name: given[name] for name in (*OPTIONS, "filter") if name in given}
-    for name in {"seed", "largest_n"} & options.keys():
-        number = whole_number(options[name])  # None: the option's rule refuses the words
-        options[name] = options[name] if number is None else number
-    options |= {name: _number(options[name]) for name in SAMPLER if name in options}
+    for name in NUMBERS.keys() & options.keys():
+        if (number := NUMBERS[name](options[name])) is not None:  # else the option's rule refuses the words
+            options[name] = number
     others = (*options, *stopping.WORDS, *(word.partition("=")[0] for word in task))
     columns = {name: value for name, value in given.items() if name not in others}
     if "name" not in options:
@@ -198,8 +198,9 @@ def _write(
     gold = verdicts if verdicts is not None and not labelled else laid.correct
     beside = verdicts if labelled else None
     plan = stopping.plan_of(source["stopped"])
+    stopped = plan if isinstance(plan, stopping.FirstSuccess) else None
     imported = records.Imported(
-        prompts, pool, laid.lengths, gold, laid.rewards, votes, beside, given["largest_n"], plan
+        prompts, pool, laid.lengths, gold, laid.rewards, votes, beside, given["largest_n"], stopped
     )
     left_out = laid.grid.left_out
     records.check(imported, left_out)
@@ -209,7 +210,8 @@ def _write(
         counts["import/judged_agreement"] = float((laid.correct == beside)[known].mean())
     tables: dict[str, Any] = {"prompts.parquet": records.table_of_prompts(prompts)}
     if left_out.lines:
-        tables["left_out.parquet"] = records.of_left_out(left_out.lines)
+        places, reasons = zip(*left_out.lines, strict=True)
+        tables["left_out.parquet"] = {"place": places, "reason": reasons}
     target = {"_target_": "bench.pools.import_pool"}
     config = {
         "name": GROUP,
@@ -224,10 +226,10 @@ def _write(
         "outputs": str(Path(given["outputs"]).absolute()),
     }
     records.write(folder, imported, config, counts, tables)
-    return _notes(imported, laid, judged, str(left_out))
+    return _notes(imported, judged, str(left_out))
 
 
-def _notes(imported: records.Imported, laid: Laid, judged: Judged | None, left_out: str) -> list[str]:
+def _notes(imported: records.Imported, judged: Judged | None, left_out: str) -> list[str]:
     drawn, prompts = imported.pool.drawn, len(imported.prompts)
     notes = [
         f"{int(drawn.sum()):,} completions of {prompts:,} prompts were imported.",
@@ -254,14 +256,6 @@ def _notes(imported: records.Imported, laid: Laid, judged: Judged | None, left_o
         )
         notes.append(f"Judged by task={judged.task.name} with the answers of its {judged.how}{beside}.")
     return [note for note in notes if note]
-
-
-def _number(text: str) -> float | str:
-    """The number; the text where it is none, which the option's rule refuses."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _is_done(folder: Path, source: Mapping[str, Any], seed: int) -> bool:

@@ -5,9 +5,10 @@ import csv
 import functools
 import gzip
 import importlib
+import itertools
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -63,21 +64,25 @@ def kind_of(file: Path, said: str | None) -> str:
 def rows(file: Path, kind: str, *, choices: logs.Choices) -> Iterator[Numbered]:
     """Every row of a file. BenchError, in a sentence, where the file as a whole can't be read."""
     if kind == DATASET:
-        yield from _dataset(file)
+        yield from _numbered(_dataset(file))
         return
     if not file.is_file():
         raise BenchError(f"{file} is {'a folder' if file.is_dir() else 'not there'}: give files of completions.")
     with _explained(file):
         if kind == "parquet":
-            yield from _parquet(file)
+            yield from _numbered(_parquet(file))
         elif kind == "csv":
             yield from _csv(file)
         elif kind == "inspect":
-            yield from (Numbered(at, row) for at, row in enumerate(logs.inspect_rows(file), 1))
+            yield from _numbered(logs.inspect_rows(file))
         elif kind == "json":
             yield from _json(file)
         else:
             yield from _of_lm_eval(_json_lines(file), choices, said=kind == "lm-eval")
+
+
+def _numbered(rows: Iterable[Row]) -> Iterator[Numbered]:
+    return itertools.starmap(Numbered, enumerate(rows, 1))
 
 
 @contextlib.contextmanager
@@ -266,33 +271,27 @@ def files_of(folder: Path) -> list[Path]:
         raise BenchError(f"{folder} is no saved data set: its state.json must name its files.") from error
 
 
-def _dataset(folder: Path) -> Iterator[Numbered]:
+def _dataset(folder: Path) -> Iterator[Row]:
     import pyarrow as pa
 
-    number = 0
     for file in files_of(folder):
         try:
             with pa.OSFile(str(file)) as opened, pa.ipc.open_stream(opened) as batches:
                 for batch in batches:
-                    for row in batch.to_pylist():
-                        number += 1
-                        yield Numbered(number, row)
+                    yield from batch.to_pylist()
         except (pa.ArrowException, OSError, ValueError) as error:
             raise BenchError(f"{file} is damaged: {quoted(first_line(error)).rstrip('.')}.") from error
 
 
-def _parquet(file: Path) -> Iterator[Numbered]:
+def _parquet(file: Path) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(file, memory_map=False) as opened:
             refuse_twice(opened.schema_arrow.names, str(file))
-            number = 0
             for batch in opened.iter_batches(BATCH, use_threads=False):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield Numbered(number, row)
+                yield from batch.to_pylist()
     except (pa.ArrowException, ValueError) as error:
         if isinstance(error, BenchError):
             raise

@@ -1,7 +1,7 @@
 """What an imported pool leaves: the records of a run whose one policy is the one that drew it."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,11 +55,7 @@ class Imported:
     votes: np.ndarray  # [M, N] what each completion answers, or None
     judged: np.ndarray | None  # [M, N] the task's verdicts beside labels that came along
     largest_n: int | None  # as the user wants it
-    stopping: FirstSuccess | bool | None = None  # of counts whose sampling stopped early; True: accepted as they are
-
-    @property
-    def plan(self) -> FirstSuccess | None:
-        return self.stopping if isinstance(self.stopping, FirstSuccess) else None
+    plan: FirstSuccess | None  # of counts whose sampling stopped early; None: a fixed number of samples is assumed
 
     @property
     def labelled(self) -> bool:
@@ -292,7 +288,3 @@ def table_of_prompts(prompts: Prompts) -> Iterator[dict[str, Any]]:
         some = prompts[start : start + CELLS]
         texts = [messages[0]["content"] for messages in some.messages]
         yield {"prompt_id": some.id.tolist(), "prompt": texts, "answer": some.answer.tolist()}
-
-
-def of_left_out(lines: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    return {"place": [place for place, _ in lines], "reason": [reason for _, reason in lines]}
