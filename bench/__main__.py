@@ -177,25 +177,26 @@ def sweep(overrides: list[str], *, plan_only: bool) -> None:
         return
     listed = cells(overrides, CONF)
     launch.check(overrides, CONF, devices=not plan_only)
-    if listed is not None:
-        print(plan.summary(listed), flush=True)
+    if listed is None:  # the sweeper chooses its cells as it goes
+        if not plan_only:
+            _run()
+        return
+    print(plan.summary(listed), flush=True)
     if plan_only:
         return
-    if listed is not None:
-        for cell in listed:
-            if not is_done(cell.folder):
-                refuse_early(cell.cfg, cell.parts)
-        number([cell.folder for cell in listed])
-        _leave_out_of_labels(listed[0].fixed)
+    for cell in listed:
+        if not is_done(cell.folder):
+            refuse_early(cell.cfg, cell.parts)
+    number([cell.folder for cell in listed])
+    _leave_out_of_labels(listed[0].fixed)
     _run()
-    if listed is not None:
-        from bench.reporting.console import conclusion
+    from bench.reporting.console import conclusion
 
-        print(conclusion(listed))
-        folders = sorted({shlex.quote(str(cell.folder.parent)) for cell in listed})
-        print("report    python -m bench.report", *(f"{folder}/*" for folder in folders))
-        if any(state(cell).kind != "done" for cell in listed):
-            sys.exit(1)
+    print(conclusion(listed))
+    folders = sorted({shlex.quote(str(cell.folder.parent)) for cell in listed})
+    print("report    python -m bench.report", *(f"{folder}/*" for folder in folders))
+    if any(state(cell).kind != "done" for cell in listed):
+        sys.exit(1)
 
 
 def run_search(definition: "Search", *, plan_only: bool) -> None:

@@ -167,9 +167,8 @@ def adaptively(
     refuse_too_low(parts.scoring, accept_above, "procedure.accept_above")
     train, base, score = parts.train, parts.base, parts.scorer
 
-    pool, rewards = sample(
-        train, base, parts.generation, score, plan, seed=parts.seed
-    )  # [M, N], blank where no sample was drawn
+    # [M, N], blank where no sample was drawn
+    pool, rewards = sample(train, base, parts.generation, score, plan, seed=parts.seed)
     left = parts.prompt_filter(rewards.value)  # [M, N], NaN where the prompt is left out
     accepted = np.where(left > accept_above, left, np.nan)
     check_accepted(accepted, np.asarray(rewards.value), plan)

@@ -59,11 +59,9 @@ class CommandLine(argparse.ArgumentParser):
             if word.startswith("-") and word.partition("=")[0] not in self._option_string_actions:
                 self.error(f"unrecognized arguments: {word}")  # before its value is taken for something else
         if getattr(self, "folders", False):
-            words = [path for word in words for path in (self._found(word) if "=" not in word else [word])]
+            found = {word: [word] if "=" in word else expanded(word) for word in words}
+            words = [path for word in words for path in found[word] or self.error(f"{word} finds no folder")]
         return super().parse_known_args(words, namespace)
-
-    def _found(self, pattern: str) -> list[str]:
-        return expanded(pattern) or self.error(f"{pattern} finds no folder")
 
     def error(self, message: str) -> NoReturn:
         near = ""

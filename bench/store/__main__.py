@@ -29,21 +29,15 @@ def main() -> None:
     parser.add_argument(
         "action", nargs="?", default="list", choices=["list", "verify", "prune"], help="what to do (default: list)"
     )
-    parser.add_argument(
-        "--store", metavar="PATH", type=Path, default="store", help="the folder of artifacts (default: store)"
-    )
-    parser.add_argument(
-        "--outputs",
-        metavar="PATH",
-        type=Path,
-        default="outputs",
-        help="prune keeps what runs in this folder use (default: outputs)",
-    )
+    folders = {"store": "the folder of artifacts", "outputs": "prune keeps what runs in this folder use"}
+    for name, purpose in folders.items():
+        parser.add_argument(f"--{name}", metavar="PATH", type=Path, default=name, help=f"{purpose} (default: {name})")
     parser.add_argument("--delete", action="store_true", help="prune deletes instead of only printing")
     parser.add_argument(
         "--unfinished", action="store_true", help="prune --delete deletes what unfinished runs made for their next try"
     )
-    options = parser.parse_args([_as_option(argument) for argument in sys.argv[1:]])
+    words = sys.argv[1:]  # store=PATH, the form that runs take, is --store=PATH
+    options = parser.parse_args([f"--{word}" if word.startswith(("store=", "outputs=")) else word for word in words])
     if not (options.store / ".locks").is_dir():
         sys.exit(f"error: store={options.store} is not a store; give the folder that your runs name store=.")
     if options.action == "list":
@@ -55,11 +49,6 @@ def main() -> None:
             prune(options.store, options.outputs, delete=options.delete, also_unfinished=options.unfinished)
         except BenchError as error:  # a lineage that can't be read names artifacts that are needed
             sys.exit(f"error: {error}")
-
-
-def _as_option(argument: str) -> str:
-    """Return --store=PATH for store=PATH, the form that runs take, and the same for outputs."""
-    return f"--{argument}" if argument.startswith(("store=", "outputs=")) else argument
 
 
 def artifacts(store: Path) -> dict[Path, list[Path]]:

@@ -230,7 +230,5 @@ def _opened(path: Path) -> TextIO:
     """The open file, for writing where that is allowed, since locks on NFS need it."""
     try:
         return path.open("r+", errors="replace")
-    except FileNotFoundError:
-        raise
     except OSError:
         return path.open(errors="replace")

@@ -1,7 +1,6 @@
 """A finished run as trackers see it, read from the run's own files."""
 
 import contextlib
-import hashlib
 import json
 import math
 import shlex
@@ -17,7 +16,7 @@ from bench.errors import printable
 from bench.progress import AXIS
 from bench.records.read import ARTIFACTS, CURVES, SAMPLES, read_run, record_files
 from bench.store.intact import intact
-from bench.store.reading import CHECKSUMS, as_json, matches, read_bytes
+from bench.store.reading import CHECKSUMS, as_json, matches, read_bytes, sha256
 
 Row = dict[str, Any]
 ONLINE = "online.parquet"  # of runs with procedure=online alone
@@ -64,7 +63,11 @@ class FinishedRun:
     @property
     def series(self) -> dict[str, list[Row]]:
         """Rows of named values by their axis: seconds, n, update, or kl (from the base, in nats per sequence)."""
-        curves = {"n": list(_by_n(self.curves)), "kl": list(_by_kl(self.curves))}
+        points = [
+            {"kl": point["kl"], f"frontier/{point['policy']}/{point['method']}": point["accuracy"]}
+            for point in frontier(self.curves)
+        ]
+        curves = {"n": list(_by_n(self.curves)), "kl": points}
         curves |= {"update": list(_by_update(self.updates))} if self.updates else {}
         return {AXIS: self.progress, **curves} if self.progress else curves
 
@@ -97,9 +100,7 @@ class FinishedRun:
             for entries in (self.lineage, self.chain)
         ]
         others = [path for path in self.files if path.suffix != ".json"]
-        return content_hash(
-            place, metrics, artifacts, [hashlib.sha256(path.read_bytes()).hexdigest() for path in others]
-        )
+        return content_hash(place, metrics, artifacts, [sha256(path) for path in others])
 
 
 def read(folder: Path) -> FinishedRun:
@@ -166,12 +167,6 @@ def _by_n(curves: list[Row]) -> Iterator[Row]:
                 name = f"curves/{row['policy']}/{row['method']}/{row['metric']}"
                 at_n |= {name: row["value"], f"{name}_low": row["low"], f"{name}_high": row["high"]}
         yield at_n
-
-
-def _by_kl(curves: list[Row]) -> Iterator[Row]:
-    """One row per point of the frontier: its accuracy at its KL."""
-    for point in frontier(curves):
-        yield {"kl": point["kl"], f"frontier/{point['policy']}/{point['method']}": point["accuracy"]}
 
 
 def _by_update(updates: list[Row]) -> Iterator[Row]:
