@@ -209,12 +209,8 @@ def _check(options: Mapping[str, str], words: Sequence[str]) -> None:
         source = _source(options, words)
         for note in unverified(source.runs):
             print(note)
-        reports = [Path(options.get("folder", source.folder))]
-        problems = (
-            published.check(reports[0], own=own)
-            if is_published(reports[0])
-            else check(reports[0], source.runs, own=own)
-        )
+        reports = [folder := Path(options.get("folder", source.folder))]
+        problems = published.check(folder, own=own) if is_published(folder) else check(folder, source.runs, own=own)
     for problem in problems:
         print(printable(problem))
     if problems:

@@ -48,9 +48,8 @@ def break_even_metrics(
     bench.estimators.compute.break_even.
     """
     costs = costs_of(results, uses, training)
-    judge_note = (
-        " The judge's own cost is unknown and left out." if any(use.stage == judge.STAGE for use in uses) else ""
-    )
+    judged = any(use.stage == judge.STAGE for use in uses)
+    judge_note = " The judge's own cost is unknown and left out." if judged else ""
     even = break_even(sizes, best_of_n, tuned, costs, rng)
     lengths = costs.prompt_tokens, costs.completion_tokens
     queries = {

@@ -203,12 +203,9 @@ def is_done(folder: Path) -> bool:
 
     A run that was killed or failed after its last record is not done: it may not have been tracked.
     """
-    if (
-        (folder / BUSY).is_file()
-        or failure(folder) is not None
-        or missing_records(folder)
-        or changed(folder) is not None
-    ):
+    if (folder / BUSY).is_file() or failure(folder) is not None:
+        return False
+    if missing_records(folder) or changed(folder) is not None:
         return False
     try:
         read_metrics(folder)
