@@ -31,19 +31,15 @@ class Training:
     on_gpu: bool = True
 
 
-def saved_numbers(shape: Shape) -> tuple[int, int]:
-    """Numbers per token that one layer keeps for its backward pass: (always float32, in the matrices' precision).
-
-    Float32: the input and the normalised input of both norms (4 hidden). Matrices: the outputs of the norms (2 hidden),
-    the rotated queries, keys and values, the attention's output, and four times the feed-forward's width.
-    """
-    keys_and_values = 2 * shape.kv_width
-    return 4 * shape.hidden, 2 * shape.hidden + 2 * shape.query_width + keys_and_values + 4 * shape.intermediate
-
-
 def activations(shape: Shape, tokens: int, *, bfloat16: bool, checkpointing: bool) -> float:
-    """Bytes kept for the backward pass. With checkpointing a layer keeps its input, and one at a time has all."""
-    exact, rest = saved_numbers(shape)
+    """Bytes kept for the backward pass. With checkpointing a layer keeps its input, and one at a time has all.
+
+    A layer keeps per token, always in float32, the input and the normalised input of both norms (4 hidden); in the
+    matrices' precision the outputs of the norms (2 hidden), the rotated queries, keys and values, the attention's
+    output, and four times the feed-forward's width.
+    """
+    exact = 4 * shape.hidden
+    rest = 2 * shape.hidden + 2 * shape.query_width + 2 * shape.kv_width + 4 * shape.intermediate
     layer = 4 * exact + (2 if bfloat16 else 4) * rest
     kept = shape.layers * 4 * shape.hidden + layer if checkpointing else shape.layers * layer
     return float(tokens * kept)

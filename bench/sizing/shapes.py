@@ -11,50 +11,22 @@ from typing import Any
 from bench.errors import BenchError
 from bench.models.loading import refusing_code
 
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-_QWEN_1_5B = {
-    "model_type": "qwen2",
-    "hidden_size": 1536,
-    "intermediate_size": 8960,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 2,
-    "vocab_size": 151936,
-    "tie_word_embeddings": True,
-}
-_QWEN_3 = {"model_type": "qwen3", "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936} | {
-    "tie_word_embeddings": True
-}
-_LLAMA_8B = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "tie_word_embeddings": False,
-}
-_SMOLLM2_135M = {
-    "model_type": "llama",
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "vocab_size": 49152,
-    "tie_word_embeddings": True,
-}
 # config.json of the models in conf/experiment; tests compare their parameters with the published numbers
+_FIELDS = (
+    *("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "vocab_size", "tie_word_embeddings"),
+)
+_QWEN_1_5B = ("qwen2", 1536, 8960, 28, 12, 2, 128, 151936, True)
 KNOWN: dict[str, dict[str, Any]] = {
-    "Qwen/Qwen2.5-1.5B": _QWEN_1_5B,
-    "Qwen/Qwen2.5-Coder-1.5B": _QWEN_1_5B,
-    "meta-llama/Llama-3.1-8B-Instruct": _LLAMA_8B,
-    "HuggingFaceTB/SmolLM2-135M-Instruct": _SMOLLM2_135M,
-    "Skywork/Skywork-Reward-V2-Qwen3-0.6B": _QWEN_3
-    | {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16},
-    "Skywork/Skywork-Reward-V2-Qwen3-4B": _QWEN_3
-    | {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32},
+    name: dict(zip(_FIELDS, values, strict=True))
+    for name, values in {
+        "Qwen/Qwen2.5-1.5B": _QWEN_1_5B,
+        "Qwen/Qwen2.5-Coder-1.5B": _QWEN_1_5B,
+        "meta-llama/Llama-3.1-8B-Instruct": ("llama", 4096, 14336, 32, 32, 8, 128, 128256, False),
+        "HuggingFaceTB/SmolLM2-135M-Instruct": ("llama", 576, 1536, 30, 9, 3, 64, 49152, True),
+        "Skywork/Skywork-Reward-V2-Qwen3-0.6B": ("qwen3", 1024, 3072, 28, 16, 8, 128, 151936, True),
+        "Skywork/Skywork-Reward-V2-Qwen3-4B": ("qwen3", 2560, 9728, 36, 32, 8, 128, 151936, True),
+    }.items()
 }
 
 
@@ -84,7 +56,7 @@ class Shape:
             "o_proj": (self.query_width, self.hidden),
             **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), (self.hidden, self.intermediate)),
         }
-        names = LORA_TARGETS if isinstance(targets, str) else [name for name in targets if name in sizes]
+        names = sizes if isinstance(targets, str) else [name for name in targets if name in sizes]
         return self.layers * r * sum(sum(sizes[name]) for name in names)
 
 

@@ -278,9 +278,8 @@ class _Sizes:
         return Stage("KL", tokens, flops, seconds, held + self.held)
 
     def lm_eval(self, completions: float) -> Stage:
-        rows = BATCH
-        needed = memory.generation(self.shape, rows=rows, width=self.longest, number_bytes=self.width)
-        return Stage("lm-eval", *self._written(completions, rows, shared=1), needed + self.held)
+        needed = memory.generation(self.shape, rows=BATCH, width=self.longest, number_bytes=self.width)
+        return Stage("lm-eval", *self._written(completions, BATCH, shared=1), needed + self.held)
 
     def harness_tasks(self, tasks: Sequence[Requests], policies: int) -> Stage:
         """lm-eval's own tasks. They run in another process, so that a GPU holds the libraries twice."""
