@@ -144,12 +144,6 @@ class Proxy:
             raise AttributeError(name)
         return line.ask("getattr", self, name)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        line.ask("setattr", self, name, value)
-
-    def __delattr__(self, name: str) -> None:
-        line.ask("delattr", self, name)
-
     def __call__(self, *operands: Any, **named: Any) -> Any:
         return line.ask("call", self, *operands, **named)
 
@@ -165,15 +159,6 @@ class Proxy:
         iterator = line.ask("iter", self)
         return iterator if type(iterator) is Proxy else iter(iterator)
 
-    def __getitem__(self, key: Any) -> Any:
-        return line.ask("getitem", self, key)
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        line.ask("setitem", self, key, value)
-
-    def __delitem__(self, key: Any) -> None:
-        line.ask("delitem", self, key)
-
     def __instancecheck__(self, value: object) -> bool:
         return type(value) is Proxy and line.ask("isinstance", value, self) is True
 
@@ -187,8 +172,8 @@ class Proxy:
         return line.ask("deepcopy", self)
 
 
-def _unary(name: str) -> Callable:
-    return lambda proxy: line.ask(name, proxy)
+def _asking(name: str) -> Callable:
+    return lambda proxy, *operands: line.ask(name, proxy, *operands)
 
 
 def _binary(name: str, is_reflected: bool = False) -> Callable:
@@ -205,8 +190,11 @@ def _may_meet(other: object) -> bool:
     return type(other) is Proxy or line.fails is None
 
 
-for _name in ("bool", "str", "repr", "len", "next", "neg", "enter", "copy"):
-    setattr(Proxy, f"__{_name}__", _unary(_name))
+for _name in (
+    *("bool", "str", "repr", "len", "next", "neg", "enter", "copy"),
+    *("getitem", "setitem", "delitem", "setattr", "delattr"),
+):
+    setattr(Proxy, f"__{_name}__", _asking(_name))
 for _name in BINARY:
     setattr(Proxy, f"__{_name.rstrip('_')}__", _binary(_name))
     setattr(Proxy, f"__r{_name.rstrip('_')}__", _binary(_name, is_reflected=True))
