@@ -269,7 +269,7 @@ def test_where_nothing_isolates_it_refuses_in_one_sentence(monkeypatch: pytest.M
 
     monkeypatch.setattr(Sandbox, "_start", fails)
     with pytest.raises(BenchError, match=r"No way .*namespaces: unshare: Operation not permitted.*isolation to none"):
-        Sandbox(LIMITS, isolation="auto").open()
+        verdicts([HONEST], limits=LIMITS, isolation="auto")
 
 
 def test_where_the_kernel_refuses_it_says_so() -> None:
@@ -286,12 +286,12 @@ def test_where_the_kernel_refuses_it_says_so() -> None:
 def test_other_platforms_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(BenchError, match="Linux alone"):
-        Sandbox(LIMITS, isolation="none").open()
+        verdicts([HONEST], limits=LIMITS, isolation="none")
 
 
 def test_an_unknown_isolation_is_refused() -> None:
     with pytest.raises(BenchError, match="isolation=docker is not one of auto, bubblewrap, namespaces, none"):
-        Sandbox(LIMITS, isolation="docker").open()
+        verdicts([HONEST], limits=LIMITS, isolation="docker")
 
 
 def test_verdicts_keep_their_order(way: str) -> None:

@@ -80,7 +80,7 @@ def test_a_sandbox_that_fails_for_a_moment_is_tried_again(store: Store, monkeypa
     real = Sandbox._run
 
     def sometimes(self: Sandbox, content: bytes, enough: int):
-        answer = next(answers, None) if self.ready else None
+        answer = None if b"[x, x]" in content else next(answers, None)  # the proof that it isolates runs
         return (b"", answer) if answer else real(self, content, enough)
 
     monkeypatch.setattr(Sandbox, "_run", sometimes)

@@ -96,16 +96,8 @@ class Sandbox:
         self.isolation = isolation
         self._server: subprocess.Popen | None = None
         self._control: socket.socket | None = None
-        self.ready = False  # a program that must pass has passed
 
     def __enter__(self) -> "Sandbox":
-        self.open()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def open(self) -> None:
         """Start it with the first way of isolating that works here; a program that must pass proves it."""
         if self.isolation not in ISOLATION:
             raise BenchError(f"isolation={self.isolation} is not one of {', '.join(ISOLATION)}.")
@@ -122,8 +114,7 @@ class Sandbox:
                 self._start({"isolation": way, "bubblewrap": bubblewrap or "bwrap"})
                 proof = Job("def f(x):\n    return [x, x]", "f", [([1], [1, 1])])
                 if self.run(proof).passed:
-                    self.ready = True
-                    return
+                    return self
                 reasons.append(f"{way}: a program that is right failed; memory_megabytes or cpu_seconds may be too low")
             except SandboxError as error:
                 reasons.append(f"{way}: {error}")
@@ -200,6 +191,9 @@ class Sandbox:
             raise SandboxError("the sandbox ended unexpectedly")
         return json.loads(answer)
 
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         if self._control is not None:
             self._control.close()
@@ -208,7 +202,6 @@ class Sandbox:
             self._server.send_signal(signal.SIGKILL)  # all that it started dies with it
             self._server.wait()
             self._server = None
-        self.ready = False
 
 
 def verdicts(jobs: Sequence[Job], *, limits: Limits, isolation: str, workers: int = 1) -> list[Verdict]:

@@ -159,9 +159,8 @@ def _namespaces(configuration: dict[str, Any]) -> Begin:
 
     def as_first_process(job: int, output: int, report: int) -> NoReturn:
         _die_with_parent()
-        inside.checked(
-            libc.prctl(inside.PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl"
-        )  # the program can't look into this process
+        # the program can't look into this process
+        inside.checked(libc.prctl(inside.PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")
         size = f"size={configuration['limits']['disk_megabytes']}m,nr_inodes={FILES},mode=1777"
         _mount("tmpfs", "/tmp", "tmpfs", NOSUID | NODEV | NOEXEC, size)
         os.chdir("/tmp")
