@@ -107,6 +107,18 @@ def text(pattern: str, description: str) -> Rule:
     return Rule(lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None, description)
 
 
+def regex(description: str, suits: Callable[[re.Pattern[str]], bool]) -> Rule:
+    """A regular expression that suits."""
+
+    def allows(value: Any) -> bool:
+        try:
+            return isinstance(value, str) and suits(re.compile(value))
+        except re.error:
+            return False
+
+    return Rule(allows, description)
+
+
 def or_null(rule: Rule) -> Rule:
     return replace(
         rule, allows=lambda value: value is None or rule.allows(value), description=rule.description + OR_NULL

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from bench.artifacts import Completions, Prompts, Rewards, content_hash
-from bench.config.rules import Count, Requests, Retries, Rule, Seconds, Seed, Temperature, number, or_null, text
+from bench.config.rules import Count, Requests, Retries, Rule, Seconds, Seed, Temperature, number, or_null, regex, text
 from bench.generation import http_client, server_answers
 from bench.progress import bar, say
 from bench.scoring import Scorer
@@ -41,13 +41,6 @@ def _is_scale(value: Any) -> bool:
     return len(ends) == 2 and all(map(number().allows, ends)) and ends[0] < ends[1]
 
 
-def _is_pattern(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and re.compile(value).groups == 1
-    except re.error:
-        return False
-
-
 RUBRIC = Rule(
     lambda value: isinstance(value, str) and "completion" in PLACES.findall(value),
     "a text that holds {completion}, and {prompt} and {answer} where the judge shall see them",
@@ -56,7 +49,7 @@ ADDRESS = text(
     r"https?://[^\s/]+(/[^\s]*)?", "the address of an OpenAI-compatible server, e.g. http://localhost:8000/v1"
 )
 VARIABLE = text(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")
-VERDICT_PATTERN = Rule(_is_pattern, "a regular expression with one group, the number")
+VERDICT_PATTERN = regex("a regular expression with one group, the number", lambda pattern: pattern.groups == 1)
 SCALE = Rule(_is_scale, "the lowest and the highest number of a verdict, e.g. [0, 10]")
 NAME = text(r"[^\0\n]+", "a name on one line")
 

@@ -4,16 +4,15 @@ python -m bench scoring=process_reward scoring.model=PATH_OR_HUB_ID scoring.aggr
 """
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
 from bench.artifacts import Completions, Prompts, Rewards
-from bench.config.rules import DTYPE, TRUE_OR_FALSE, Rule, Tokens, one_of, or_null, text, whole
+from bench.config.rules import DTYPE, TRUE_OR_FALSE, Rule, Tokens, one_of, or_null, regex, text, whole
 from bench.devices import resolve_dtype
 from bench.errors import BenchError
 from bench.models.classifiers import Classifier, LoadedClassifier, find, find_configured, padded
@@ -28,14 +27,9 @@ AGGREGATE = ("last", "min", "product", "mean")
 OUTCOMES = WITHOUT_STEPS, TOO_LONG, NOT_FINITE = ("without_steps", "too_long", "not_finite")
 
 
-def _is_separator(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and re.compile(value).match("") is None
-    except re.error:
-        return False
-
-
-SEPARATOR = Rule(_is_separator, "a regular expression that matches what ends a step, and not nothing")
+SEPARATOR = regex(
+    "a regular expression that matches what ends a step, and not nothing", lambda pattern: pattern.match("") is None
+)
 MARKER = text(r"(?s).+", "a text")
 OUTPUT = Rule(
     lambda value: isinstance(value, str) or whole(0, 100_000).allows(value),

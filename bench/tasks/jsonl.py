@@ -5,12 +5,11 @@ tests, or nothing where a reward model judges (`compare`). The splits are the fo
 or the values of a field; without either they are taken by hash (bench.tasks.splits).
 """
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from bench.artifacts import Message
-from bench.config.rules import DTYPE, Count, Rule, number, one_of, or_null, text
+from bench.config.rules import DTYPE, Count, number, one_of, or_null, regex, text
 from bench.errors import BenchError
 from bench.tasks import SPLITS, math_judge
 from bench.tasks.answers import Answers
@@ -26,17 +25,8 @@ from bench.tasks.splits import WHOLE, Example
 
 VERSION = 4  # raise it when equal completions get other verdicts
 Name = text(r"[^\0\n]+", "the name of a field")
+PATTERN = regex("a regular expression with a group, or null", lambda pattern: pattern.groups >= 1)
 OR_ANOTHER_JUDGE = ", or for prompts without an answer let task.compare=tests or reward_model judge"
-
-
-def _compiles(pattern: object) -> bool:
-    try:
-        return isinstance(pattern, str) and re.compile(pattern).groups >= 1
-    except re.error:
-        return False
-
-
-PATTERN = Rule(_compiles, "a regular expression with a group, or null")
 
 
 @dataclass(frozen=True, kw_only=True)
