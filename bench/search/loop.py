@@ -141,10 +141,6 @@ def per_prompt(run: Run, name: str) -> np.ndarray:
     return run.per_prompt(*key)
 
 
-if TYPE_CHECKING:
-    from optuna import Study
-
-
 def run(search: Search, launch: Launch) -> None:
     """Run the missing trials in rounds; then judge the chosen cell and the baseline on test prompts."""
     search.root.mkdir(parents=True, exist_ok=True)
