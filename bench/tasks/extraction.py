@@ -182,7 +182,9 @@ def number_in(text: str) -> str | None:
 
 def marked(text: str) -> str | None:
     """Return the last box, else the last <answer> tag, else what follows the last "answer is"; None without any."""
-    return next((found for found in (boxed(text), tagged(text), after_phrase(text)) if found is not None), None)
+    said = next(_after_phrases(text, reversed([*PHRASE.finditer(text)])), None)
+    answers = (boxed(text), tagged(text), None if said is None else said[0])
+    return next((answer for answer in answers if answer is not None), None)
 
 
 def before_next_problem(text: str) -> str:
@@ -242,12 +244,6 @@ def _begins_with_number(text: str) -> bool:
     start = re.sub(r"^\W*(?:(?:the\s+)?(?:final\s+)?answer(?:\s+is)?\b\W*?)?", "", plain(text), flags=re.IGNORECASE)
     is_item = re.match(r"\d+[.)]\s+[A-Za-z]", start)
     return not is_item and re.match(r"(?:(?:minus|negative)\s+)?[\d.]", start, re.IGNORECASE) is not None
-
-
-def after_phrase(text: str) -> str | None:
-    """Return the rest of the sentence after the last "answer is" or "Answer:" that has content; None without one."""
-    found = next(_after_phrases(text, reversed([*PHRASE.finditer(text)])), None)
-    return None if found is None else found[0]
 
 
 def _after_phrases(text: str, phrases: Iterator[re.Match]) -> Iterator[re.Match]:

@@ -96,7 +96,7 @@ class ListPrograms(Task):
         return f"def {data.ENTRY}(xs):\n{body}    return xs\n"
 
     def job(self, completion: str, answer: str) -> Job:
-        return Job(self.program(completion), *_parsed(answer))
+        return Job(self.program(completion), *from_answer(answer))
 
     def are_correct(self, completions: Sequence[str], answers: Sequence[str]) -> list[bool]:
         """Return whether each completion passes its answer's tests. BenchError where it must run and can't.
@@ -109,7 +109,7 @@ class ListPrograms(Task):
         for completion, answer in passed:
             lines = _lines(completion)
             if data.is_known(lines):
-                _, cases = _parsed(answer)
+                _, cases = from_answer(answer)
                 passed[completion, answer] = all(
                     canonical(data.run(lines, list(xs))) == canonical(expected) for (xs,), expected in cases
                 )
@@ -145,11 +145,6 @@ def _code(completion: str) -> str:
 def _lines(completion: str) -> tuple[str, ...]:
     """The lines that are not blank, with their indentation relative to each other."""
     return tuple(line.rstrip() for line in dedent(_code(completion)).splitlines() if line.strip())
-
-
-@lru_cache(maxsize=1 << 14)
-def _parsed(answer: str) -> tuple:
-    return from_answer(answer)
 
 
 @lru_cache(maxsize=8)

@@ -14,6 +14,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from textwrap import indent
 
 from bench.errors import BenchError
@@ -33,6 +34,7 @@ def to_answer(entry: str, cases: Sequence[Case]) -> str:
     return json.dumps({"entry": entry, "cases": list(map(list, cases))}, allow_nan=False)
 
 
+@lru_cache(maxsize=1 << 14)
 def from_answer(answer: str) -> tuple[str, list[Case]]:
     """Return the function to call and its cases, at least one. BenchError for any other text."""
     try:
