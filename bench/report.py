@@ -188,8 +188,9 @@ def _table(runs: list[Run]) -> str:
     if not all(run.trained for run in runs):
         return runs_table(runs)
     groups = grouped(runs)
-    methods, _ = shared_seeds({name: group.runs for name, group in names(groups).items()})
-    return ranking_table(rank(methods)) if len(groups) > 1 and all(methods.values()) else runs_table(runs)
+    methods, _ = shared_seeds(names(groups))
+    comparable = len(groups) > 1 and all(group.runs for group in methods.values())
+    return ranking_table(rank(methods)) if comparable else runs_table(runs)
 
 
 def _check(options: Mapping[str, str], words: Sequence[str]) -> None:

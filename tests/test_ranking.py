@@ -10,6 +10,7 @@ from bench.estimators.training_seeds import seed_interval
 from bench.records.read import Estimate, Run
 from bench.reporting.console import ranking_table
 from bench.reporting.contrasts import contrast
+from bench.reporting.groups import Group
 from bench.reporting.ranking import rank
 
 
@@ -21,13 +22,11 @@ class MadeUp(Run):
         return self.scores[policy]
 
 
-def runs(
-    means: dict[str, float], *, draw: int = 0, seeds: int = 5, prompts: int = 300, control: bool = True
-) -> list[Run]:
+def group(means: dict[str, float], *, draw: int = 0, seeds: int = 5, prompts: int = 300, control: bool = True) -> Group:
     rng = np.random.default_rng(draw)
     prompt = rng.normal(0, 0.2, prompts)  # prompts differ alike in every method: pairing takes that away
     curves = {("tuned", "policy", "kl", 1): Estimate(0.5, 0.4, 0.6)}
-    return [
+    runs = [
         MadeUp(
             folder=Path(str(seed)),
             config={"seed": seed, "control": "matched" if control else "none"},
@@ -37,15 +36,16 @@ def runs(
         )
         for seed in range(seeds)
     ]
+    return Group({}, tuple(runs))
 
 
 def test_the_order_the_effects_and_the_verdicts():
     ranked = rank(
         {
-            "poor": runs({"tuned": 0.2, "control": 0.3}),
-            "best": runs({"tuned": 0.6, "control": 0.3}),
-            "as good": runs({"tuned": 0.599, "control": 0.3}, draw=1),
-            "idle": runs({"tuned": 0.3, "control": 0.3}),
+            "poor": group({"tuned": 0.2, "control": 0.3}),
+            "best": group({"tuned": 0.6, "control": 0.3}),
+            "as good": group({"tuned": 0.599, "control": 0.3}, draw=1),
+            "idle": group({"tuned": 0.3, "control": 0.3}),
         }
     )
     assert [one.name for one in ranked] == ["best", "as good", "idle", "poor"]
@@ -63,7 +63,7 @@ def test_the_order_the_effects_and_the_verdicts():
 
 
 def test_methods_without_a_control_are_ranked_and_say_so():
-    (one, two) = rank({"a": runs({"tuned": 0.5}, control=False), "b": runs({"tuned": 0.2, "control": 0.1})})
+    (one, two) = rank({"a": group({"tuned": 0.5}, control=False), "b": group({"tuned": 0.2, "control": 0.1})})
     assert (one.name, one.effect, one.effect_verdict) == ("a", None, "no control")
     assert two.effect_verdict == "better"
 
@@ -85,8 +85,8 @@ def test_many_idle_methods_are_not_resolved():
     for repeat in range(20):
         methods = {}
         for name in range(10):
-            made = runs({"tuned": 0.3, "control": 0.3}, seeds=3, prompts=100)
-            for run in made:
+            made = group({"tuned": 0.3, "control": 0.3}, seeds=3, prompts=100)
+            for run in made.runs:
                 noise = rng.normal(0, 0.1, (2, 100))
                 run.scores.update(tuned=0.3 + noise[0], control=0.3 + noise[1])
             methods[f"{repeat}-{name}"] = made

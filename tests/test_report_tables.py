@@ -128,7 +128,7 @@ def test_configurations_without_a_shared_seed_are_adjusted_and_none_is_first(tmp
         for seed, name in enumerate(names)
     ]
     main = by_name(runs)["main"]
-    alone = {group.label: rank({group.label: group.runs})[0].effect for group in grouped(runs)}
+    alone = {group.label: rank({group.label: group})[0].effect for group in grouped(runs)}
     expected = judged({name: found for name, found in alone.items() if found is not None})
     assert len(expected) == 4
     assert any(found.verdict != expected[name].verdict for name, found in alone.items() if found is not None)

@@ -108,15 +108,16 @@ def conclusion(cells: Sequence[Cell]) -> str:
     return "\n".join(lines)
 
 
-def _by_method(runs: dict[str, Run]) -> dict[str, list[Run]]:
+def _by_method(runs: dict[str, Run]) -> dict[str, Group]:
     """Runs by what sets them apart beside the seed; empty unless several methods have the same several seeds."""
     methods: dict[str, list[Run]] = {}
-    for label, run in runs.items():
+    for label, run in sorted(runs.items(), key=lambda entry: entry[1].config["seed"]):
         name = " ".join(part for part in label.split() if not part.startswith("seed="))
         methods.setdefault(name, []).append(run)
-    seeds = {tuple(sorted(run.config["seed"] for run in found)) for found in methods.values()}
-    comparable = len(methods) > 1 and len(seeds) == 1 and len(next(iter(seeds))) > 1
-    return methods if comparable else {}
+    groups = {name: Group({}, tuple(found)) for name, found in methods.items()}
+    seeds = {group.seeds for group in groups.values()}
+    comparable = len(groups) > 1 and len(seeds) == 1 and len(next(iter(seeds))) > 1
+    return groups if comparable else {}
 
 
 def _selection_effect(run: Run) -> tuple[str, str]:

@@ -165,11 +165,14 @@ def judged(family: Mapping[Key, Contrast]) -> dict[Key, Contrast]:
     }
 
 
-def shared_seeds(methods: Mapping[Key, Sequence[Run]]) -> tuple[dict[Key, list[Run]], list[int]]:
-    """Each method's runs under the seeds that all methods have, and the seeds left out."""
-    seeds = [{run.config["seed"] for run in runs} for runs in methods.values()]
+def shared_seeds(groups: Mapping[Key, Group]) -> tuple[dict[Key, Group], list[int]]:
+    """Each group's runs under the seeds that all groups have, maybe none, and the seeds left out."""
+    seeds = [set(group.seeds) for group in groups.values()]
     common = set.intersection(*seeds)
-    kept = {name: [run for run in runs if run.config["seed"] in common] for name, runs in methods.items()}
+    kept = {
+        name: replace(group, runs=tuple(run for run in group.runs if run.config["seed"] in common))
+        for name, group in groups.items()
+    }
     return kept, sorted(set.union(*seeds) - common)
 
 
@@ -178,13 +181,14 @@ def tuned_contrasts(pairs: Mapping[Key, tuple[Group, Group]], name: str) -> dict
 
     Pairs without a common seed are left out. Adjusted for the number of pairs (Holm 1979).
     """
-    runs = {key: shared_seeds(dict(enumerate(group.runs for group in pair)))[0] for key, pair in pairs.items()}
-    known = {key: sides.values() for key, sides in runs.items() if all(sides.values())}
-    groups = {key: [Group({}, tuple(own)) for own in sides] for key, sides in known.items()}
+    shared = {key: shared_seeds(dict(enumerate(pair)))[0] for key, pair in pairs.items()}
 
     def sides_of(measure: Measure) -> dict[Key, Sides]:
-        both = {key: [group.per_prompt("tuned", *measure) for group in pair] for key, pair in groups.items()}
-        return {key: (ours, theirs) for key, (ours, theirs) in both.items()}
+        return {
+            key: (pair[0].per_prompt("tuned", *measure), pair[1].per_prompt("tuned", *measure))
+            for key, pair in shared.items()
+            if pair[0].runs
+        }
 
     return in_both_ways(sides_of, name)
 

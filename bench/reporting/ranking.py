@@ -7,7 +7,7 @@ import numpy as np
 
 from bench.estimators.bootstrap import bootstrap_interval
 from bench.estimators.power import winners_curse
-from bench.records.read import Estimate, Run
+from bench.records.read import Estimate
 from bench.reporting.contrasts import SAMPLED, Contrast, Measure, in_both_ways, judged, of_groups, primary_of
 from bench.reporting.groups import Group, estimate
 from bench.seeds import generator
@@ -35,7 +35,7 @@ class Ranked:
         return self.ahead.scoped if self.ahead else "first" if self.shared else ""
 
 
-def rank(methods: Mapping[str, Sequence[Run]], *, shared: bool = True) -> list[Ranked]:
+def rank(groups: Mapping[str, Group], *, shared: bool = True) -> list[Ranked]:
     """Rank methods by pass@1, best first, from their runs: the same seeds for all, on the same test prompts.
 
     Two families of comparisons, each adjusted for their number (Holm 1979): every method against its control, and
@@ -45,9 +45,8 @@ def rank(methods: Mapping[str, Sequence[Run]], *, shared: bool = True) -> list[R
     shared: False where not all methods have the same seeds. Then none is compared with the first, and each has its own
     variance between seeds.
     """
-    groups = {name: _by_seed(runs) for name, runs in methods.items()}
     tuned = {name: group.per_prompt("tuned", *SAMPLED) for name, group in groups.items()}  # [S, M] each
-    order = sorted(methods, key=lambda name: -float(tuned[name].mean()))
+    order = sorted(groups, key=lambda name: -float(tuned[name].mean()))
     controls = [name for name in order if groups[name].controlled]
 
     def arm(name: str, arm: str, measure: Measure) -> np.ndarray:
@@ -61,7 +60,7 @@ def rank(methods: Mapping[str, Sequence[Run]], *, shared: bool = True) -> list[R
     return [
         Ranked(
             name=name,
-            seeds=len(methods[name]),
+            seeds=len(groups[name].runs),
             tuned=_mean(tuned[name], name),
             control=_mean(arm(name, "control", SAMPLED), f"{name} control") if name in controls else None,
             effect=effects.get(name),
@@ -84,13 +83,13 @@ def primary_of_first(ranked: Sequence[Ranked], groups: Mapping[str, Group]) -> C
     return judged(primary)[first.name]
 
 
-def flattery(methods: Mapping[str, Sequence[Run]]) -> tuple[float, float] | None:
+def flattery(groups: Mapping[str, Group]) -> tuple[float, float] | None:
     """The first method's score on prompts that it was not chosen on, and what the choice added to its score.
 
     The methods' means over seeds are compared on one half of the prompts and the best is scored on the other half, in
     both directions. None for fewer than three methods or eight prompts.
     """
-    tuned = [_by_seed(runs).per_prompt("tuned", *SAMPLED).mean(axis=0) for runs in methods.values()]
+    tuned = [group.per_prompt("tuned", *SAMPLED).mean(axis=0) for group in groups.values()]
     scores = np.stack(tuned, axis=1)  # [M, methods]
     if scores.shape[1] < 3 or len(scores) < 8:
         return None
@@ -108,10 +107,6 @@ def mean_of(values: np.ndarray, rng: np.random.Generator, *, shares: bool = Fals
         return estimate(values, shares=shares)
     low, high = bootstrap_interval(values[0], rng, shares=shares)
     return Estimate(float(np.nanmean(values)), float(low), float(high))
-
-
-def _by_seed(runs: Sequence[Run]) -> Group:
-    return Group({}, tuple(sorted(runs, key=lambda run: run.config["seed"])))
 
 
 def _mean(values: np.ndarray, name: str) -> Estimate:

@@ -158,12 +158,12 @@ class Book:
         sides = [dict(ours), dict(theirs)]
         points = [(side.pop("policy", "tuned"), *_point(side.pop("of", of))) for side in sides]
         groups = [self._group(side or sides[0]) for side in sides]
-        runs, _ = shared_seeds({number: group.runs for number, group in enumerate(groups)})
-        if not all(runs.values()):
+        shared, _ = shared_seeds(dict(enumerate(groups)))
+        if not shared[0].runs:
             raise BenchError(f"{groups[0].label} and {groups[1].label} share no seed")
         if lacking := [point for number, point in enumerate(points) if point not in groups[number].runs[0]._per_prompt]:
             raise BenchError(f"the runs have no values of {' '.join(map(str, lacking[0]))}")
-        first, second = (Group({}, tuple(runs[number])).per_prompt(*points[number]) for number in (0, 1))
+        first, second = (group.per_prompt(*points[number]) for number, group in shared.items())
         found = contrast(first, second, f"{groups[0].label} {points[0]} - {groups[1].label} {points[1]}")
         return Number(found.difference.value, found.difference.low, found.difference.high, verdict=found.verdict)
 

@@ -110,10 +110,10 @@ def _under_shared_seeds(runs: list[Run]) -> tuple[list[Run], list[str]]:
 
     All runs where the configurations share no seed.
     """
-    kept, unshared = shared_seeds({group.label: group.runs for group in grouped(runs)})
-    if not unshared or not all(kept.values()):
+    kept, unshared = shared_seeds({group.label: group for group in grouped(runs)})
+    folders = {run.folder for group in kept.values() for run in group.runs}
+    if not unshared or not folders:
         return runs, []
-    folders = {run.folder for group in kept.values() for run in group}
     seeds = f"seed{'s' if len(unshared) > 1 else ''} {', '.join(map(str, unshared))}"
     left_out = len(runs) - len(folders)
     note = f"left out: {left_out} finished cells of {seeds}, which not every configuration has finished"

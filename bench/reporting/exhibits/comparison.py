@@ -145,17 +145,16 @@ class _Configuration(NamedTuple):
 
 def _configurations(groups: Sequence[Group]) -> Table | None:
     by_label = {group.label: group for group in groups}
-    runs, left_out = shared_seeds({label: group.runs for label, group in by_label.items()})
-    shared = all(runs.values())
-    if shared:
-        ranked, pooled = rank(runs), POOLED
+    shared, left_out = shared_seeds(by_label)
+    if all(group.runs for group in shared.values()):
+        ranked, pooled = rank(shared), POOLED
         compared = "Two comparisons, paired by seed and prompt: "
         compared += "tuned with its random control, and the first row with each other"
         note = "The first row was chosen on the prompts shown, so that its lead is likely too large."
         if left_out:
             note += f" Seeds {', '.join(map(str, left_out))} are left out: not every configuration has them."
     else:
-        ranked, pooled = rank({label: group.runs for label, group in by_label.items()}, shared=False), FREEDOM
+        ranked, pooled = rank(by_label, shared=False), FREEDOM
         compared = "Tuned is compared with its random control, paired by seed and prompt"
         note = "No seed is shared by all: they are not compared."
     return tables.table(

@@ -137,9 +137,9 @@ def _against(name: str, found: Sequence[Point], rivals: Callable[[Point], list[P
 
 def _at_equal_samples(point: Point, rivals: Sequence[Point], measure: Measure) -> Sides | None:
     """[S, M] accuracy of a gate, and of its rivals at the gate's own number of samples, under common seeds."""
-    runs, _ = shared_seeds({place: other.group.runs for place, other in enumerate([point, *rivals])})
+    shared, _ = shared_seeds({place: other.group for place, other in enumerate([point, *rivals])})
     ours, theirs = [], []
-    for run, *others in zip(*runs.values(), strict=True):  # in order of the seeds that all have
+    for run, *others in zip(*(group.runs for group in shared.values()), strict=True):  # in order of the shared seeds
         others.sort(key=_samples)
         values = np.stack([other.per_prompt("tuned", *measure) for other in others])
         interpolated = arrange.interpolate(_samples(run), np.array([_samples(other) for other in others]), values)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bench.estimators.bootstrap import resampled_means
-from bench.records.read import Run, short
+from bench.records.read import short
 from bench.reporting.contrasts import IN_WORDS, SAMPLED, Contrast, of_group, of_groups, primary_of, shared_seeds
 from bench.reporting.exhibit import shows
 from bench.reporting.exhibits.by_n import of_bound
@@ -135,8 +135,8 @@ def names(groups: Sequence[Group]) -> dict[str, Group]:
 
 def _of_several(groups: Sequence[Group]) -> list[str]:
     named = names(groups)
-    runs, _ = shared_seeds({label: group.runs for label, group in named.items()})
-    if not all(runs.values()):
+    shared, _ = shared_seeds(named)
+    if not all(group.runs for group in shared.values()):
         seeds = [run.config["seed"] for group in groups for run in group.runs]
         common = max(sorted(set(seeds)), key=seeds.count)
         rest = [name for name, group in named.items() if all(run.config["seed"] != common for run in group.runs)]
@@ -144,8 +144,7 @@ def _of_several(groups: Sequence[Group]) -> list[str]:
             return ["No two configurations share a seed, so they are not compared with one another."]
         kept = _of_several([group for name, group in named.items() if name not in rest])
         return [f"Not compared, without a seed that the other configurations share: {listed(rest, 'and')}.", *kept]
-    ranked = rank(runs)
-    shared = {name: Group(named[name].settings, tuple(found)) for name, found in runs.items()}
+    ranked = rank(shared)
     first = shared[ranked[0].name]
     of_each = dict(zip(shared, of_groups([*shared.values()]), strict=True))
     contrasts = of_each[ranked[0].name] | {primary_of(first): primary_of_first(ranked, shared)}
@@ -153,7 +152,7 @@ def _of_several(groups: Sequence[Group]) -> list[str]:
     who = ranked[0].name if 3 * len(ranked[0].name) <= SHORT else "The most accurate"
     return [
         _of_first(ranked, _over(first)),
-        *_of_choice(runs),
+        *_of_choice(shared),
         *_of_controls(ranked),
         *(f"{who}: {line}" for line in of_one(first, contrasts)),
         f"It was chosen among {len(ranked)} configurations: only its comparison with {whom} in sampled accuracy is "
@@ -190,14 +189,14 @@ def _named(names: Sequence[str]) -> str:
     return joined if len(joined) <= SHORT else f"{len(names)} of them"
 
 
-def _of_choice(runs: Mapping[str, Sequence[Run]]) -> list[str]:
-    flattered = flattery(runs)
+def _of_choice(groups: Mapping[str, Group]) -> list[str]:
+    flattered = flattery(groups)
     if flattered is None:
         return []
     score, gap = flattered
     less = f"{short(gap)} less than" if gap >= 0.0005 else "no less than"
     return [
-        f"The most accurate of the {len(runs)} on one half of the prompts scores {short(score)} on the other half, "
+        f"The most accurate of the {len(groups)} on one half of the prompts scores {short(score)} on the other half, "
         f"{less} on the half that chose it."
     ]
 
