@@ -11,22 +11,21 @@ from bench.estimators.distributions import t_quantile
 from bench.estimators.training_seeds import SeedInterval, seed_intervals
 from bench.estimators.uncertainty import holm, paired_contrast, sign_flip_p_values
 from bench.evaluation.measures import AT_BEST
+from bench.evaluation.measures import Measure as Point
+from bench.records.metrics import PRIMARY, SIGNIFICANCE, WITHOUT_CONTROL, compared, pairs_of
 from bench.records.read import Estimate, Run, short
 from bench.reporting.groups import Group, recorded
 from bench.reporting.words import ARMS
 from bench.seeds import generator
 
-SIGNIFICANCE = 0.05
 IN_WORDS = {"better": "better than", "not resolved": "not shown to differ from", "worse": "worse than"}
 METRICS = {"pass@1": "sampled accuracy", "greedy_accuracy": "greedy accuracy", "accuracy": "sampled accuracy"}
 METRICS[AT_BEST] = "accuracy at its best temperature"
-PRIMARY = "tuned_vs_control/pass@1"
 SAMPLED = ("pass", "accuracy", 1)  # method, metric and n of sampled accuracy
 GREEDY = ("greedy", "accuracy", 1)
 DECODED = {"pass@1": "greedy_accuracy", "greedy_accuracy": "pass@1"}  # the same comparison, decoded the other way
 Key = TypeVar("Key", bound=Hashable)
 Measure = tuple[str, str, int]  # method, metric, n
-Point = tuple[str, str, str, int]  # policy, method, metric, n
 Sides = tuple[np.ndarray, np.ndarray]  # ours and theirs, [S, M] each
 
 
@@ -65,10 +64,8 @@ class Contrast:
         Where it is not resolved, this says which difference is detectable, and whether only the adjustment for
         several comparisons leaves it open.
         """
-        signed, scope = (
-            f"{'+' if self.difference.value > 0 else ''}{self.difference}",
-            f"; {self.scope}" * bool(self.scope),
-        )
+        signed = f"{'+' if self.difference.value > 0 else ''}{self.difference}"
+        scope = f"; {self.scope}" if self.scope else ""
         if self.verdict != "not resolved":
             return f"{self.verdict} than {whom} ({signed}{scope})"
         alone = self.difference.low > 0 or self.difference.high < 0
@@ -237,7 +234,7 @@ def _judged_in(group: Group, made: dict[str, Contrast]) -> dict[str, Contrast]:
 
 def primary_of(group: Group) -> str:
     """The name of the primary comparison: with the control or, where there is none, with the base."""
-    return PRIMARY if group.controlled else "tuned_vs_base/pass@1"
+    return PRIMARY if group.controlled else WITHOUT_CONTROL
 
 
 def in_words(name: str) -> tuple[str, str, str]:
@@ -249,26 +246,16 @@ def in_words(name: str) -> tuple[str, str, str]:
 
 def _points(group: Group) -> dict[str, tuple[Point, Point]]:
     """The two sides of every comparison that all runs of the group have recorded."""
-    sides: dict[str, tuple[Point, Point]] = {}
-    for name in group.runs[0].metrics:
-        if not name.endswith("/verdict") or not all(name in run.metrics for run in group.runs):
-            continue
-        name = name.removesuffix("/verdict")
-        pair, _, metric = name.partition("/")
-        if metric not in METRICS:  # those of other tasks' prompts are in bench.reporting.exhibits.harness
-            continue
-        ours, _, theirs = pair.partition("_vs_")
-        method = {"greedy_accuracy": "greedy", AT_BEST: AT_BEST}.get(metric, "pass")
-        n = theirs.removeprefix("best_of_")
-        other: Point = ("base", "best_of_n", "accuracy", int(n)) if n.isdecimal() else (theirs, method, "accuracy", 1)
-        sides[name] = (ours, method, "accuracy", 1), other
-    order = ("tuned_vs_control", "tuned_vs_base", "control_vs_base")
+    first = group.runs[0]
+    sides = compared({Point(*curve): () for curve in first.curves}, [*first.elsewhere])
+    order = ["_vs_".join(pair) for pair in pairs_of(())]
 
-    def place(name: str) -> tuple[int, int, bool]:
+    def place(name: str) -> tuple[int, int, bool, str]:
         pair = name.partition("/")[0]
-        return order.index(pair) if pair in order else len(order), sides[name][1][3], "greedy" in name
+        return order.index(pair) if pair in order else len(order), sides[name][1].n, "greedy" in name, name
 
-    return {name: sides[name] for name in sorted(sides, key=place)}
+    known = [name for name in sides if all(f"{name}/verdict" in run.metrics for run in group.runs)]
+    return {name: sides[name] for name in sorted(known, key=place)}
 
 
 def _recorded(group: Group, name: str, ours: Point, theirs: Point) -> Contrast:
