@@ -1,14 +1,15 @@
 """What readers call things: parts of a configuration, arms of a run, and what intervals hold for."""
 
 import inspect
+import math
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from bench import policies
 from bench.config.arms import ArmPolicy
-from bench.records.read import Run
+from bench.records.read import Estimate, Run
 from bench.reporting.groups import Group, is_learned
 
 ARMS = {"base": "base", "tuned": "tuned", "control": "random control"}
@@ -108,6 +109,13 @@ def setting_words(value: Any) -> str:
 
 def listed(words: Sequence[str], last: str = "or") -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+def ended(found: Estimate, form: Callable[[float], str], no_low: str, no_high: str) -> str:
+    """A number with its interval, and words for an end that there is not."""
+    ends = ((found.low, no_low), (found.high, no_high))
+    low, high = (form(end) if math.isfinite(end) else word for end, word in ends)
+    return f"{form(found.value)} [{low}, {high}]"
 
 
 def sampler_words(settings: Mapping[str, Any]) -> str:

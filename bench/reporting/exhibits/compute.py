@@ -12,9 +12,9 @@ from bench.reporting.contrasts import Contrast, of_groups
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.exhibits.coverage import METHODS
 from bench.reporting.finish import wrapped
-from bench.reporting.groups import Group
+from bench.reporting.groups import Group, recorded
 from bench.reporting.labels import Label
-from bench.reporting.words import best_of_n_name, counted
+from bench.reporting.words import best_of_n_name, counted, ended
 
 Entry = dict[str, Any]  # an artifact of a lineage
 
@@ -54,11 +54,10 @@ def _row(group: Group, what: str, **numbers: Any) -> dict[str, Any]:
 
 
 def _per_query(group: Group) -> plots.Rows:
-    tuned = tables.spread("accuracy", group.mean("tuned", "pass", "accuracy", 1))
-    rows = [_row(group, "tuned", flops=query_flops(group, 1, "tuned"), **tuned)]
-    for name in group.runs[0].elsewhere:
-        own = tables.spread("accuracy", group.mean(name, "pass", "accuracy", 1))
-        rows.append(_row(group, name, flops=query_flops(group, 1, name), **own))
+    rows: plots.Rows = []
+    for policy in ("tuned", *group.runs[0].elsewhere):
+        own = tables.spread("accuracy", group.mean(policy, "pass", "accuracy", 1))
+        rows.append(_row(group, policy, flops=query_flops(group, 1, policy), **own))
     for n, accuracy in group.series("base", "best_of_n", "accuracy").items():
         flops = query_flops(group, n)
         rows.append(_row(group, "best_of_n", n=n, flops=flops, **tables.spread("accuracy", accuracy)))
@@ -146,29 +145,23 @@ def of_break_even(group: Group, contrasts: Mapping[str, Contrast]) -> list[str]:
     """
     metrics = [run.metrics for run in group.runs]
     verdict, reason = _no_break_even(group, contrasts)
-    if any("break_even/n" not in recorded for recorded in metrics) or not verdict:
+    if any("break_even/n" not in own for own in metrics) or not verdict:
         return []
     if reason:
         lead = "Fine-tuning never pays for itself" if verdict == "worse" else "No break-even is given"
         return [f"{lead}: {reason}."]
-    queries = [recorded["break_even/queries"] for recorded in metrics]
     if len(metrics) > 1:
-        matched = sorted(recorded["break_even/n"] for recorded in metrics)
+        queries, matched = (sorted(own[f"break_even/{name}"] for own in metrics) for name in ("queries", "n"))
         return [
             f"The tuned policy is as accurate as Best-of-{matched[0]:.3g} to {matched[-1]:.3g}. Its training included, "
-            f"it costs fewer FLOPs after {min(queries):,} to {max(queries):,} queries "
+            f"it costs fewer FLOPs after {queries[0]:,} to {queries[-1]:,} queries "
             f"(range over {len(metrics)} seeds)."
         ]
-    n, queries_ends = (
-        [_end(metrics[0][f"break_even/{name}{end}"], form, missing) for end, missing in ends.items()]
-        for name, form, ends in (
-            ("n", ".3g", {"": "", "_low": "below all", "_high": "above all"}),
-            ("queries", ",", {"": "", "_low": "fewer", "_high": "never"}),
-        )
-    )
+    n = ended(recorded(group.runs[0], "break_even/n"), "{:.3g}".format, "below all", "above all")
+    after = ended(recorded(group.runs[0], "break_even/queries"), "{:,.0f}".format, "fewer", "never")
     return [
-        f"The tuned policy is as accurate as Best-of-{n[0]} [{n[1]}, {n[2]}]. Its training included, it costs fewer "
-        f"FLOPs after {queries_ends[0]} [{queries_ends[1]}, {queries_ends[2]}] queries."
+        f"The tuned policy is as accurate as Best-of-{n}. Its training included, it costs fewer FLOPs after {after} "
+        "queries."
     ]
 
 
@@ -186,10 +179,6 @@ def _no_break_even(group: Group, contrasts: Mapping[str, Contrast]) -> tuple[str
     counts = {f"no Best-of-n up to n = {max(sizes)}": len(missing) - equal, "one sample of the base": equal}
     under = " under {} of " + f"{len(group.runs)} seeds" if len(group.runs) > 1 else ""
     return verdict, ", and ".join(f"{who} is as accurate{under.format(n)}" for who, n in counts.items() if n)
-
-
-def _end(value: float | None, form: str, missing: str) -> str:
-    return missing if value is None else f"{value:{form}}"
 
 
 def _by_stage(runs: Sequence[Run], *, total: bool = False) -> dict[str, tuple[list[Entry], list[Entry]]]:

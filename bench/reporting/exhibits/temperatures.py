@@ -10,7 +10,7 @@ from bench.reporting import tables
 from bench.reporting.contrasts import of_group
 from bench.reporting.exhibit import Table, shows
 from bench.reporting.groups import Group, recorded
-from bench.reporting.words import ARMS, best_of_n_name, over_what
+from bench.reporting.words import ARMS, best_of_n_name, ended, over_what
 
 WAYS = {  # to answer with the base, by their names in metrics.json
     "one_sample": "one sample at its best temperature",
@@ -125,17 +125,9 @@ def _of_break_even(group: Group, verdict: str) -> list[str]:
     queries = recorded(run, f"{prefix}/{way}/queries")
     pays = "fine-tuning saves no FLOPs per query at this n"
     if math.isfinite(queries.value):
-        pays = f"fine-tuning pays after {_ended(queries, ',.0f', 'fewer', 'never')} queries"
+        pays = f"fine-tuning pays after {ended(queries, '{:,.0f}'.format, 'fewer', 'never')} queries"
+    n = ended(reached[way], "{:.3g}".format, "above all", "above all")
     return [
         "The base is as accurate as the tuned policy at its best temperature, with the fewest samples, by "
-        f"{WAYS[way] or best_of_n_name(group.runs)}, at n = {_ended(reached[way], '.3g', 'above all', 'above all')}: "
-        f"{pays}."
+        f"{WAYS[way] or best_of_n_name(group.runs)}, at n = {n}: {pays}."
     ]
-
-
-def _ended(found: Estimate, form: str, no_low: str, no_high: str) -> str:
-    """A number with its interval, and words for an end that is not recorded."""
-    low, high = (
-        f"{end:{form}}" if math.isfinite(end) else word for end, word in ((found.low, no_low), (found.high, no_high))
-    )
-    return f"{found.value:{form}} [{low}, {high}]"

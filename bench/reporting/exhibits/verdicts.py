@@ -16,7 +16,7 @@ from bench.reporting.exhibits.coverage import of_coverage
 from bench.reporting.exhibits.pessimism import of_pessimism
 from bench.reporting.groups import Group
 from bench.reporting.ranking import Ranked, flattery, primary_of_first, rank
-from bench.reporting.words import counted, listed, split
+from bench.reporting.words import counted, ended, listed, split
 from bench.seeds import generator
 
 SHORT = 100  # characters of configurations' names: where they are longer, a sentence gives their number alone
@@ -72,8 +72,7 @@ def of_gain_kept(group: Group) -> list[str]:
     n = max(shares, default=1)
     share = shares.get(n)
     if share is not None:
-        low, high = (short(end) if math.isfinite(end) else "no bound" for end in (share.low, share.high))
-        kept = f"{short(share.value)} [{low}, {high}]"
+        kept = ended(share, short, "no bound", "no bound")
         if share.value <= 0:
             return [f"The tuned policy is not above the base, so it keeps none of Best-of-{n}'s gain (share {kept})."]
         if not share.low > 0:
