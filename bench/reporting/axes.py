@@ -4,7 +4,6 @@ bench.plot.frontier(runs, x="flops")      figures.frontier.x=flops on the comman
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -25,11 +24,6 @@ def choice(figure: str, wanted: Wanted, allowed: Sequence[str], axis: str = "x")
     if asked not in allowed:
         raise BenchError(f"{axis}={asked} is not possible for {figure} of these runs: it must be {listed(allowed)}.")
     return asked
-
-
-def over(made: Figure | None, **shown: str) -> Figure | None:
-    """Return the figure with what stands on those of its axes that can be chosen."""
-    return made and replace(made, axes=shown)
 
 
 def check(made: Figure, asked: Mapping[str, str]) -> None:

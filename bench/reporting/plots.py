@@ -26,6 +26,7 @@ DODGE = 0.06  # octaves between the points of two series at one x
 WIDEST = 0.4  # octaves from the first to the last of them
 MANTISSAS = (1, 2, 5, 3, 1.5, 4, 7, *np.arange(1.1, 10, 0.1).round(1), *np.arange(1.01, 10, 0.01).round(2))  # of ticks
 HOLLOW = {"markerfacecolor": "white"}
+TITLES = {"tuned": "fine-tuned", "control": "random control"}  # in legends
 
 
 def figure(
@@ -39,6 +40,7 @@ def figure(
     series: str = "",
     room: int = MOST,
     over: str | None = None,
+    axes: Mapping[str, str] = MappingProxyType({}),
 ) -> Figure | None:
     """A figure of `rows`, drawn by `draw(canvas, rows)`; None without rows. Its caption says what intervals mean.
 
@@ -46,6 +48,7 @@ def figure(
     of points by panel. They are placed last, after the legend. size: width and height in inches. series: the column
     that names the series; more of them than a legend has `room` for are drawn in blocks, each with its own legend.
     Rows without a series are in every block. over: what intervals hold for, where it is not the groups' own.
+    axes: what stands on those of its axes that can be chosen.
     """
     if not rows:
         return None
@@ -68,7 +71,7 @@ def figure(
     if count > 1:
         width, height = FULL_WIDTH, height * (-(-count // 2) if width == COLUMN_WIDTH else count)
     said = caption if over == "" else f"{caption} {over or over_what(groups)}."
-    return Figure(name, said, rows, all_runs(groups), drawn, width, height)
+    return Figure(name, said, rows, all_runs(groups), drawn, width, height, axes=axes)
 
 
 def faceted(
@@ -81,11 +84,12 @@ def faceted(
     by: str,
     y: str,
     heights: tuple[float, float] = (0.85, 1.4),
+    **more: Any,
 ) -> Figure | None:
     """A figure with a panel for each value of the column `by`, drawn by `panel(axes, its rows)`; None for too many.
 
     y: the label of the axis that the panels share. heights: of the figure with one row of panels and with two, in
-    columns' widths; every further row adds as much.
+    columns' widths; every further row adds as much. more: settings of `figure`.
     """
     titles = values_of(rows, by)
     if not 0 < len(titles) <= MOST_PANELS:
@@ -101,7 +105,7 @@ def faceted(
 
     high = heights[0] + (heights[1] - heights[0]) * (rows_of(len(titles)) - 1)
     width = COLUMN_WIDTH if len(titles) == 1 else FULL_WIDTH
-    return figure(name, caption, rows, groups, draw, (width, COLUMN_WIDTH * high))
+    return figure(name, caption, rows, groups, draw, (width, COLUMN_WIDTH * high), **more)
 
 
 def curve_rows(curve: Mapping[Any, Estimate | float], x: str, y: str, **labels: Any) -> Rows:
@@ -149,15 +153,16 @@ def _bars(rows: Sequence[Row], name: str) -> np.ndarray | None:
 
 
 def side_by_side(
-    axes: Any, series: Sequence[Series], x: str, y: str, places: Sequence[int] = (), count: int = 0
+    axes: Any, series: Sequence[Series], x: str, y: str, label: str, places: Sequence[int] = (), count: int = 0
 ) -> None:
-    """Draw series whose points at one x stand beside each other, on a logarithmic x.
+    """Draw series whose points at one x stand beside each other, on an x in powers of two with this label.
 
     places, count: the series' places among `count` series, where these are not all of them.
     """
     for place, (rows, look, more) in zip(places or range(len(series)), series, strict=True):
         if rows:
             line(axes, beside(rows, x, place, count or len(series)), x, y, look, **more)
+    powers_axis(axes, [row[x] for rows, *_ in series for row in rows], label)
 
 
 def beside(rows: Sequence[Row], x: str, place: int, count: int) -> Rows:

@@ -58,8 +58,8 @@ def of_one_run(run: Run) -> list[Figure]:
 
 
 def method_sentences(kind: Kind, groups: Sequence[Group]) -> list[str]:
-    """The procedures' own sentences in the methods paragraph."""
-    return list(made(kind, str, groups))
+    """The procedures' own sentences in the methods paragraph, each once."""
+    return list(dict.fromkeys(made(kind, str, groups)))
 
 
 def made(

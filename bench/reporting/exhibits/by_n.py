@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.records.read import Estimate, short
 from bench.reporting import arrange, plots, style, tables
-from bench.reporting.axes import NONE, Wanted, choice, costs, fine_tuning_flops, over, query_flops
+from bench.reporting.axes import NONE, Wanted, choice, costs, fine_tuning_flops, query_flops
 from bench.reporting.contrasts import Contrast, contrast
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.exhibits.imported import accuracies
@@ -45,7 +45,7 @@ def accuracy_by_n(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None
                 rows += [row | {x: fine_tuning_flops(group)} for row in points] if x == "flops" else points
     of = {row["of"] for row in rows}
     panels, hollow = len(of - {"control"}), "; hollow: its random control" * ("control" in of)
-    made = plots.figure(
+    return plots.figure(
         "accuracy_by_n",
         "Accuracy on held-out prompts."
         + " Imported: of the completions that were drawn elsewhere." * ("imported" in of)
@@ -57,8 +57,8 @@ def accuracy_by_n(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None
         lambda canvas, rows: _accuracy(canvas, rows, x),
         (style.COLUMN_WIDTH if panels == 1 else style.FULL_WIDTH, style.COLUMN_WIDTH * 0.85),
         series="name",
+        axes={"x": x},
     )
-    return over(made, x=x)
 
 
 def _accuracy(canvas: Any, rows: plots.Rows, x: str) -> None:
@@ -83,8 +83,7 @@ def _accuracy(canvas: Any, rows: plots.Rows, x: str) -> None:
                 plots.line(axes, points, x, "accuracy", look, **more)
             plots.flops_axis(axes, titles[kind])
         else:
-            plots.side_by_side(axes, series, x, "accuracy")
-            plots.powers_axis(axes, [row["n"] for row in rows if row["of"] in arms], titles[kind])
+            plots.side_by_side(axes, series, x, "accuracy", titles[kind])
     plots.name_axes(panels, y="accuracy on held-out prompts")
 
 
@@ -113,8 +112,7 @@ def _reward(canvas: Any, rows: plots.Rows) -> plots.Labels:
         for name, look in looks.items()
         for of, more in kinds.items()
     ]
-    plots.side_by_side(axes, series, "n", "reward")
-    plots.powers_axis(axes, [row["n"] for row in rows], "n samples of a prompt")
+    plots.side_by_side(axes, series, "n", "reward", "n samples of a prompt")
     axes.set_ylabel("reward of the n samples")
     axes.margins(y=0.1)
     ends = [max(plots.where(rows, of=of), key=lambda row: (row["n"], row["reward"])) for of in kinds]
@@ -134,7 +132,7 @@ def kl_by_n(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None:
         for n, estimate in group.series("base", "best_of_n", metric).items()
     ]
     sensitive = bool(plots.where(rows, of="kl_sensitivity"))
-    made = plots.faceted(
+    return plots.faceted(
         "kl_by_n",
         "The KL of Best-of-n from the raw base: measured, ties included, and by log n - (n - 1)/n, which is exact only "
         "where no two rewards tie; both with the sampler's own distance added."
@@ -147,8 +145,8 @@ def kl_by_n(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None:
         by="name",
         y="KL (nats per sequence)",
         heights=(0.8, 1.4),
+        axes={"x": x},
     )
-    return over(made, x=x)
 
 
 def _kl(axes: Any, rows: plots.Rows, x: str) -> None:

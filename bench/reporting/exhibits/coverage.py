@@ -10,7 +10,7 @@ from bench.estimators.crossing import crossover
 from bench.estimators.curves import fit_coverage
 from bench.records.read import Estimate
 from bench.reporting import arrange, plots, style, tables
-from bench.reporting.axes import NONE, Wanted, choice, costs, over, query_flops
+from bench.reporting.axes import NONE, Wanted, choice, costs, query_flops
 from bench.reporting.contrasts import contrast
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
@@ -51,7 +51,7 @@ def coverage(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None:
     drawn = {row["method"].partition(":")[0] for row in rows}
     picked = [words for method, words in PICKED.items() if method in drawn]
     below = f"; below, the accuracy of picking one of the k by {listed(picked)}" if picked else ""
-    made = plots.faceted(
+    return plots.faceted(
         "coverage",
         f"Share of held-out prompts that k samples of the base solve{below}; exact means over all k-subsets."
         + " Dashed: coverage = exp(-a k^-b), fitted by weighted least squares." * (FIT in drawn),
@@ -61,8 +61,8 @@ def coverage(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None:
         by="name",
         y="share of held-out prompts",
         heights=(0.9, 1.5),
+        axes={"x": x},
     )
-    return over(made, x=x)
 
 
 def gold_chooses(rows: plots.Rows) -> bool:
@@ -86,8 +86,7 @@ def _coverage(axes: Any, rows: plots.Rows, alone: bool, x: str) -> None:
     """alone: the only panel, where the legend has room for the fitted law."""
     series = [(plots.where(rows, method=method), look, {"label": title}) for method, (title, look) in METHODS.items()]
     if x == "k":
-        plots.side_by_side(axes, series, x, "accuracy", PLACES, len(PLACES) + 1)
-        plots.powers_axis(axes, [row[x] for row in plots.where(rows, method="pass")], "k samples")
+        plots.side_by_side(axes, series, x, "accuracy", "k samples", PLACES, len(PLACES) + 1)
     else:
         for place, (points, look, title) in enumerate(series):
             if points:
@@ -149,15 +148,13 @@ def _paths(canvas: Any, rows: plots.Rows) -> None:
         if of != "base" and tuned_on.index(name) > 0:  # configurations of one arm: each has its own marker and line
             look, more = replace(look, marker={"tuned": "P", "control": "X"}[of], line="-"), more | plots.HOLLOW
         curves.append((plots.where(rows, of=of, name=name), look, more))
-    plots.side_by_side(panels[0], curves, "k", "value")
-    plots.powers_axis(panels[0], [row["k"] for row in rows if row["of"] != "trained"], "k samples")
+    plots.side_by_side(panels[0], curves, "k", "value", "k samples")
     panels[0].set_ylabel("distinct correct paths" if alone or len(arms) > 1 else "distinct correct paths, base")
     panels[0].set_ylim(bottom=0)
     if trained:
         looks = {"": style.LOOKS["tuned"]} if names["trained"] == [""] else by_name
         series = [(plots.where(trained, name=name), looks[name], {"label": name}) for name in names["trained"]]
-        plots.side_by_side(panels[1], series, "k", "value")
-        plots.powers_axis(panels[1], [row["k"] for row in trained], "N samples per training prompt")
+        plots.side_by_side(panels[1], series, "k", "value", "N samples per training prompt")
         panels[1].set_ylabel("accuracy, fine-tuned")
 
 

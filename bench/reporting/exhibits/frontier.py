@@ -8,7 +8,7 @@ from typing import Any
 from bench.evaluation.measures import AT
 from bench.records.read import Estimate
 from bench.reporting import arrange, plots, style, tables
-from bench.reporting.axes import NONE, Wanted, choice, costs, over, query_flops
+from bench.reporting.axes import NONE, Wanted, choice, costs, query_flops
 from bench.reporting.exhibit import Figure, shows
 from bench.reporting.exhibits.temperatures import temperatures_of
 from bench.reporting.finish import key_height
@@ -20,7 +20,6 @@ FEW = 3  # groups: more of them are drawn as points alone, over the whole width
 CROWD = plots.MOST - 2  # samplers beside the two arms in a legend: more get a panel for each value of one setting
 NAMED = 30  # points in a panel: more of them can't be told by name
 ORACLE = "Best-of-n (oracle)"
-POINTS = {"tuned": "fine-tuned", "control": "random control"}
 OVER = {"kl": "KL from the base (nats per sequence)", "n": "samples per query", "flops": "FLOPs per query"}
 Curve = Mapping[int, Estimate]
 
@@ -68,8 +67,9 @@ def _frontier(groups: Sequence[Group], metric: str, name: str, x: str) -> Figure
         (style.FULL_WIDTH if wide else style.COLUMN_WIDTH, style.COLUMN_WIDTH * (tall if wide else 0.95) + key),
         series="series",
         room=CROWD,
+        axes={"x": x},
     )
-    return over(made and replace(made, spare=spare), x=x)
+    return made and replace(made, spare=spare)
 
 
 def _over(x: str, rows: plots.Rows) -> plots.Rows:
@@ -250,7 +250,7 @@ def _panel(axes: Any, rows: plots.Rows, several: dict[str, style.Look], best: st
     for arm, points in (("base", base), ("tuned", moved)) if len({row["series"] for row in moved}) <= 1 else ():
         coldest = sorted(points, key=lambda row: row["temperature"])[:1]
         labels += [Label(row["kl"], row["value"], f"T={row['temperature']:g}", style.COLOURS[arm]) for row in coldest]
-    for arm, title in POINTS.items():
+    for arm, title in plots.TITLES.items():
         labels += _points(axes, plots.where(rows, method=arm), style.LOOKS[arm], title, several)
     return labels
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from bench.errors import BenchError
 from bench.reporting import arrange, plots, style, tables
-from bench.reporting.axes import NONE, Wanted, choice, over
+from bench.reporting.axes import NONE, Wanted, choice
 from bench.reporting.exhibit import Figure, shows
 from bench.reporting.finish import text_width
 from bench.reporting.groups import Group, order_of
@@ -48,15 +48,15 @@ def heat_map(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None:
     else:
         rows, panels = plots.where(rows, of="tuned"), len(faceted)
     settings = f"{NAMES.get(y, y)} by {NAMES.get(x, x)}"
-    made = plots.figure(
+    return plots.figure(
         "heat_map",
         f"{settings[0].upper()}{settings[1:]}: {what}; below each value half the width of its interval.",
         rows,
         shown,
         lambda canvas, rows: _draw(canvas, rows, x, y),
         (style.FULL_WIDTH, 0.4 + (0.4 + 0.36 * len(plots.values_of(rows, y))) * -(-panels // 3)),
+        axes={"x": x, "y": y},
     )
-    return over(made, x=x, y=y)
 
 
 def _cells(title: str, group: Group, largest: int, names: Sequence[str]) -> plots.Rows:

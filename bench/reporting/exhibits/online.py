@@ -8,7 +8,6 @@ from bench.reporting.exhibit import Figure, shows
 from bench.reporting.groups import Group
 from bench.reporting.words import setting_words
 
-NAMES = {"tuned": "fine-tuned", "control": "random control"}
 MEASURES = {"reward": "mean reward", "kl": "KL from the base (nats per sequence)", "length": "tokens per completion"}
 ALGORITHMS = {"grpo": "GRPO [@shao2024]", "rloo": "RLOO [@ahmadian2024]"}
 
@@ -31,7 +30,7 @@ def online(groups: Sequence[Group]) -> Figure | None:
 def _draw(canvas: Any, rows: plots.Rows) -> None:
     panels = plots.grid_of(canvas, len(MEASURES))
     for axes, (measure, title) in zip(panels, MEASURES.items(), strict=True):
-        for arm, name in NAMES.items():
+        for arm, name in plots.TITLES.items():
             if points := plots.where(rows, arm=arm):
                 plots.line(axes, points, "samples", measure, style.LOOKS[arm], label=name, markersize=3)
         axes.set_ylabel(title)
@@ -42,7 +41,7 @@ def _draw(canvas: Any, rows: plots.Rows) -> None:
 def methods(groups: Sequence[Group]) -> list[str]:
     """How the policy was trained online, for the methods paragraph."""
     runs = [group.runs[0] for group in groups if "online/updates" in group.runs[0].metrics]
-    return list(dict.fromkeys(in_words(run.config, controlled=run.controlled) for run in runs))
+    return [in_words(run.config, controlled=run.controlled) for run in runs]
 
 
 def in_words(config: dict[str, Any], *, controlled: bool) -> str:

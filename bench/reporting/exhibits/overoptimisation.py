@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.records.read import Estimate
 from bench.reporting import plots, style, tables
-from bench.reporting.axes import NONE, Wanted, choice, over
+from bench.reporting.axes import NONE, Wanted, choice
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
 from bench.reporting.pushed import Pushed, pushed
@@ -31,7 +31,7 @@ def overoptimisation_figure(groups: Sequence[Group], axes: Wanted = NONE) -> Fig
         f"stars: their peaks; hollow: policies tuned on the best of the largest n. Bars: 95 % intervals{new}."
         f"{_notes(found)}"
     )
-    made = plots.figure(
+    return plots.figure(
         "reward_overoptimisation",
         caption,
         [row for scorer in found for row in rows(scorer)],
@@ -40,8 +40,8 @@ def overoptimisation_figure(groups: Sequence[Group], axes: Wanted = NONE) -> Fig
         (style.COLUMN_WIDTH, 1.35 * style.COLUMN_WIDTH),
         series="scorer",
         over="",
+        axes={"x": x},
     )
-    return over(made, x=x)
 
 
 def _over(found: Sequence[Pushed]) -> str:

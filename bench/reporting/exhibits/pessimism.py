@@ -36,8 +36,7 @@ def pessimism_by_n(groups: Sequence[Group]) -> Figure | None:
             (plots.where(here, beta=beta), look, {"label": f"pessimism, beta = {beta:g}", "linewidth": 0.8})
             for beta, look in looks.items()
         ]
-        plots.side_by_side(axes, [best, *beside, *others], "n", "accuracy")
-        plots.powers_axis(axes, [row["n"] for row in here], "n samples of a prompt")
+        plots.side_by_side(axes, [best, *beside, *others], "n", "accuracy", "n samples of a prompt")
 
     return plots.faceted(
         "pessimism_by_n",

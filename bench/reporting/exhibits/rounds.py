@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from bench.records.read import Estimate
 from bench.reporting import arrange, plots, style, tables
-from bench.reporting.axes import NONE, Wanted, choice, over
+from bench.reporting.axes import NONE, Wanted, choice
 from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.groups import Group
 from bench.reporting.words import ARMS
@@ -91,7 +91,7 @@ def rounds_figure(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None
     ]
     controlled = any(step.arm == "control" for step in found)
     names = {group.label: arrange.named(group) or "tuned" for group in groups}
-    made = plots.figure(
+    return plots.figure(
         "rounds",
         "Policies after each round of rejection sampling; round 0 is the base."
         + " Thin: the random control's own rounds." * controlled,
@@ -100,8 +100,8 @@ def rounds_figure(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None
         lambda canvas, rows: _draw(canvas, rows, names, x),
         (style.FULL_WIDTH, (0.65 if x == "round" else 0.4) * style.FULL_WIDTH),
         series="settings",
+        axes={"x": x},
     )
-    return over(made, x=x)
 
 
 def _draw(canvas: Any, rows: plots.Rows, names: dict[str, str], x: str) -> None:
@@ -167,8 +167,7 @@ def _counted(key: str, heading: str, column: str = "") -> tables.Column:
 @shows("methods_after", 40)
 def methods(groups: Sequence[Group]) -> list[str]:
     """That the procedure was repeated, for the methods paragraph."""
-    settings = [group.runs[0].config["procedure"] for group in groups if "rounds/run" in group.runs[0].metrics]
-    return list(dict.fromkeys(map(in_words, settings)))
+    return [in_words(group.runs[0].config["procedure"]) for group in groups if "rounds/run" in group.runs[0].metrics]
 
 
 def in_words(settings: dict[str, Any]) -> str:

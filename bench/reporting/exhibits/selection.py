@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 
 from bench.reporting import arrange, plots, style, tables
-from bench.reporting.axes import NONE, Wanted, choice, over
+from bench.reporting.axes import NONE, Wanted, choice
 from bench.reporting.contrasts import SAMPLED, Contrast, contrasts, judged
 from bench.reporting.exhibit import Figure, shows
 from bench.reporting.groups import Group
 
 NUDGE = 0.13  # of a row, so that bars of equal length stay apart
-TITLES = {"tuned": "fine-tuned", "control": "random control"}
 OVER: dict[str, tuple[tuple[str, str, int], str, str]] = {  # x -> method, metric and n; in a caption; below an axis
     "accuracy": (SAMPLED, "accuracy of one sample", "accuracy"),
     "greedy_accuracy": (("greedy", "accuracy", 1), "greedy accuracy", "greedy accuracy"),
@@ -48,7 +47,7 @@ def selection(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None:
         " Right: the paired difference with its own interval; hollow where, adjusted for the number of methods (Holm "
         "1979), no difference is resolved."
     )
-    made = plots.figure(
+    return plots.figure(
         "selection",
         f"Selection methods, by the {in_caption} of the policy that was fine-tuned on what each selected{controls}."
         + differences * _is_compared(rows),
@@ -56,8 +55,8 @@ def selection(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None:
         shown,
         lambda canvas, rows: _draw(canvas, rows, [title for title, _ in panels], OVER[x][2]),
         (style.FULL_WIDTH, 0.6 + high * (1 if len(panels) == 1 else plots.rows_of(len(panels)))),
+        axes={"x": x},
     )
-    return over(made, x=x)
 
 
 def _row(title: str, group: Group, effect: Contrast | None, point: tuple[str, str, int]) -> plots.Row:
@@ -107,9 +106,9 @@ def _draw(canvas: Any, rows: plots.Rows, titles: Sequence[str], name: str) -> No
 
 
 def _accuracies(axes: Any, rows: plots.Rows) -> None:
-    plots.line(axes, rows, "tuned", "above", style.LOOKS["tuned"], linestyle="none", label=TITLES["tuned"])
+    plots.line(axes, rows, "tuned", "above", style.LOOKS["tuned"], linestyle="none", label=plots.TITLES["tuned"])
     if controls := [row for row in rows if row["control"] is not None]:
-        more = plots.HOLLOW | {"label": TITLES["control"], "linestyle": "none"}
+        more = plots.HOLLOW | {"label": plots.TITLES["control"], "linestyle": "none"}
         plots.line(axes, controls, "control", "below", style.LOOKS["control"], **more)
 
 

@@ -9,14 +9,12 @@ from bench.reporting import plots, style, tables
 from bench.reporting.exhibit import Figure, shows
 from bench.reporting.groups import Group
 
-NAMES = {"tuned": "fine-tuned", "control": "random control"}
-
 
 @shows("of_one_run", 110)
 def training(groups: Sequence[Group]) -> Figure | None:
     """Left: accuracy of one sample after so many updates, the highest ringed. Right: the same against measured KL."""
     (run,) = groups[0].runs
-    looks = {arm: style.LOOKS[arm] for arm in NAMES} | style.elsewhere(
+    looks = {arm: style.LOOKS[arm] for arm in plots.TITLES} | style.elsewhere(
         [*dict.fromkeys(policy.arm for policy in run.elsewhere.values())]
     )
     rows = [row for arm in looks for row in _rows(run, arm)]
@@ -50,7 +48,7 @@ def _draw(canvas: Any, rows: plots.Rows, best: dict[str, int | None], looks: dic
         for arm, look in looks.items():
             points = [row for row in plots.where(rows, arm=arm) if row[x] is not None]
             if points:
-                plots.line(axes, points, x, "accuracy", look, label=NAMES.get(arm, arm))
+                plots.line(axes, points, x, "accuracy", look, label=plots.TITLES.get(arm, arm))
             for row in plots.where(points, updates=best[arm]):
                 ring = style.Look(look.colour, "o", "none")
                 point = plots.bare([row], x, "accuracy")
