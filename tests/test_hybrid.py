@@ -23,8 +23,7 @@ from bench.procedures.difficulty import easiest, easiness, folds_of, samples_pai
 from bench.procedures.parts import Parts, demonstrations, nll_per_token
 from bench.reporting.arrange import interpolate
 from bench.reporting.exhibits.hybrid import (
-    against_random,
-    against_rft,
+    against,
     curves,
     hybrid_figure,
     hybrid_table,
@@ -550,7 +549,7 @@ def gates(tmp_path_factory):
 
 
 def test_gates_are_compared_with_random_at_equal_samples(gates):
-    found = against_random(points(gates))
+    found = against("random", points(gates))
     assert {name: one.verdict for name, one in found.items()} == {
         "final_nll at 0.5": "better",
         "final_nll inverted at 0.5": "worse",
@@ -564,11 +563,11 @@ def test_gates_are_compared_with_random_at_equal_samples(gates):
 
 
 def test_gates_are_compared_with_full_rft_at_equal_samples(gates, tmp_path):
-    assert against_rft(points(gates)) == {}  # there is one N
+    assert against("full RFT", points(gates)) == {}  # there is one N
     assert "full RFT, N by N" not in curves(points(gates))
     fewer = [made(tmp_path / "fewer", seed, 0.5, 1.0, n=1, easy_share=0.0) for seed in (0, 1, 2)]
     several = grouped([run for group in gates for run in group.runs] + fewer)
-    found = against_rft(points(several))
+    found = against("full RFT", points(several))
     assert {name: one.verdict for name, one in found.items() if one.verdict != "not resolved"} == {
         "final_nll at 0.5": "better",
         "final_nll inverted at 0.5": "worse",

@@ -5,7 +5,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from bench.records.read import Run
 from bench.reporting.groups import Group, order_of
 
 SAMPLER = ("task", "policy", "generation", "scoring", "temperature", "top_p", "split")  # what shapes the held-out pool
@@ -21,6 +20,11 @@ def alike(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
     return list(lists.values())
 
 
+def having(groups: Sequence[Group], metric: str) -> list[Group]:
+    """The groups of which every run recorded the metric."""
+    return [group for group in groups if all(metric in run.metrics for run in group.runs)]
+
+
 def samplers(groups: Sequence[Group]) -> list[tuple[str, Group]]:
     """(name, group) for each distinct way of drawing and scoring the base's held-out pool, in order of its settings.
 
@@ -34,11 +38,6 @@ def samplers(groups: Sequence[Group]) -> list[tuple[str, Group]]:
 
     chosen = [max(same, key=size) for same in alike(groups, _sampler)]
     return [(named(group, names), group) for group in in_order(chosen, names)]
-
-
-def scorers(groups: Sequence[Group]) -> list[Run]:
-    """One run for each scorer and seed, whatever was trained on the completions that it chose."""
-    return [run for _, group in samplers(groups) for run in group.runs]
 
 
 def sampler_settings(groups: Sequence[Group]) -> list[str]:

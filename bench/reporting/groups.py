@@ -37,11 +37,6 @@ class Group:
         return " ".join(f"{name}={value}" for name, value in self.settings.items())
 
     @property
-    def short_label(self) -> str:
-        """The settings without the parts that they belong to, e.g. "pairs=100"."""
-        return " ".join(f"{name.rsplit('.', 1)[-1]}={value}" for name, value in self.settings.items())
-
-    @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(run.config["seed"] for run in self.runs)
 

@@ -194,9 +194,12 @@ def _is_raw(settings: Mapping[str, Any]) -> bool:
 
 def pushed(groups: Sequence[Group]) -> list[Pushed]:
     """The scorers of these groups that are not gold itself, one for all seeds, in order of their settings."""
-    proxies = [run for run in arrange.scorers(groups) if is_learned(run) and run.trained]
+    scorers = [run for _, group in arrange.samplers(groups) for run in group.runs]  # one for each scorer and seed
+    proxies = [run for run in scorers if is_learned(run) and run.trained]
     learned = grouped(proxies) if proxies else []
-    return [
-        Pushed(group.short_label or function_name(group.runs[0].config["scoring"]), group)
-        for group in arrange.in_order(learned)
-    ]
+
+    def name(group: Group) -> str:
+        settings = [f"{setting.rsplit('.', 1)[-1]}={value}" for setting, value in group.settings.items()]
+        return " ".join(settings) or function_name(group.runs[0].config["scoring"])
+
+    return [Pushed(name(group), group) for group in arrange.in_order(learned)]

@@ -19,15 +19,10 @@ COUNTED = {
 }
 
 
-def those_adaptive(groups: Sequence[Group]) -> list[Group]:
-    """The groups whose training prompts were sampled by bench.adaptive."""
-    return [group for group in groups if all(TOTAL in run.metrics for run in group.runs)]
-
-
 @shows("tables", 65)
 def adaptive_table(groups: Sequence[Group]) -> Table | None:
     """A row for each configuration of bench.adaptive; None where every run had another procedure."""
-    groups = those_adaptive(groups)
+    groups = arrange.having(groups, TOTAL)
     return tables.table(
         "adaptive",
         "Samples drawn of training prompts, samples saved against N of each, the share of prompts with an accepted "
@@ -49,7 +44,7 @@ def adaptive_table(groups: Sequence[Group]) -> Table | None:
 @shows("figures", 65)
 def samples_budget(groups: Sequence[Group]) -> Figure | None:
     """Accuracy and KL against the samples drawn in all, a line for each plan of bench.adaptive over N."""
-    groups = those_adaptive(groups)
+    groups = arrange.having(groups, TOTAL)
     if not groups:
         return None
     base = groups[0].mean("base", "pass", "accuracy", 1).value
@@ -102,7 +97,7 @@ def sentences(groups: Sequence[Group]) -> list[str]:
 
     Paired by seed and prompt; the verdicts are adjusted for their number (Holm 1979).
     """
-    groups, pairs = those_adaptive(groups), {}
+    groups, pairs = arrange.having(groups, TOTAL), {}
     for group in groups:
         uniform = [other for other in groups if _uniform(other) and _beside_the_plan(other) == _beside_the_plan(group)]
         if not _uniform(group) and len(uniform) == 1:
@@ -135,8 +130,7 @@ def _beside_the_plan(group: Group) -> dict[str, str]:
 @shows("methods", 65)
 def methods(groups: Sequence[Group]) -> list[str]:
     """How many samples each prompt got, for the methods paragraph."""
-    settings = [group.runs[0].config["procedure"] for group in those_adaptive(groups)]
-    return list(dict.fromkeys(map(in_words, settings)))
+    return [in_words(group.runs[0].config["procedure"]) for group in arrange.having(groups, TOTAL)]
 
 
 def in_words(settings: dict[str, Any]) -> str:

@@ -86,7 +86,7 @@ class Part(NamedTuple):
 
 def mixes(groups: Sequence[Group]) -> list[Mix]:
     """Those of the groups whose pools were drawn by named generators."""
-    drawn = [group for group in groups if all("generators/names" in run.metrics for run in group.runs)]
+    drawn = arrange.having(groups, "generators/names")
     return [Mix(group, tuple(str(group.runs[0].metrics["generators/names"]).split())) for group in drawn]
 
 
@@ -271,7 +271,7 @@ def sentences(groups: Sequence[Group]) -> list[str]:
 @shows("methods", 60)
 def methods(groups: Sequence[Group]) -> list[str]:
     """Who drew the completions, for the methods paragraph."""
-    return list(dict.fromkeys(in_words(mix.group.runs[0].config["procedure"]) for mix in mixes(groups)))
+    return [in_words(mix.group.runs[0].config["procedure"]) for mix in mixes(groups)]
 
 
 def in_words(settings: dict[str, Any]) -> str:

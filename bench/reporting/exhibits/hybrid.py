@@ -1,6 +1,6 @@
 """Hybrids of demonstrations and samples: curves over the share of easy prompts, and gates at equal samples."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from bench.reporting.words import listed, over_what, setting_words
 WRITTEN = ("procedure.foreign", "procedure.noise")  # what demonstrations depend on
 OF_GATE = ("easy_by", "inverted", "easy_share")
 N = "num_completions"
+SAMPLES = "hybrid/samples_per_prompt"
 OF_SAMPLES = (N, "selection", "prompt_filter")
 PANELS = {"pass@1": ("pass", "accuracy", 1), "KL from the base (nats per sequence)": ("policy", "kl", 1)}
 COUNTED = {
@@ -75,7 +76,7 @@ class Point:
 
 def points(groups: Sequence[Group]) -> list[Point]:
     """Those of the groups that are hybrids, by gate and share."""
-    hybrids = [Point(group, _others(group), "") for group in groups if _is_hybrid(group)]
+    hybrids = [Point(group, _others(group), "") for group in arrange.having(groups, SAMPLES)]
     others = [point.others for point in hybrids]
     common = max(others, key=others.count, default={})
     for place, point in enumerate(hybrids):
@@ -99,32 +100,23 @@ def curves(found: Sequence[Point]) -> dict[str, list[Point]]:
     return made | {point.name: [point] for point in found if id(point) not in used}
 
 
-def against_random(found: Sequence[Point]) -> dict[str, Contrast]:
-    """Each gate less the random one at equal samples, in sampled accuracy, by its label; adjusted for their number.
+def against(rival: str, found: Sequence[Point]) -> dict[str, Contrast]:
+    """Each gate less a rival at equal samples, in sampled accuracy, by its label; adjusted for their number.
 
-    Where no random gate cost as many samples, its accuracy is interpolated, prompt by prompt under each seed, between
-    the next cheaper and the next dearer. A gate beyond all random ones is left out. A gate whose hard prompts were
-    dropped has no samples to compare at and is left out too.
+    rival: "random", the random gate; or "full RFT", where that was run with several N.
+
+    Where no rival cost as many samples, its accuracy is interpolated, prompt by prompt under each seed, between the
+    next cheaper and the next dearer. A gate beyond all rivals is left out. A gate whose hard prompts were dropped has
+    no samples to compare at and is left out too.
     """
 
     def rivals(point: Point) -> list[Point]:
+        if rival == "full RFT":
+            rft = _full_rft(found, point)
+            return rft if len(rft) > 1 else []
         random = [other for other in found if other.gate == "random" and other.others == point.others]
         return [*random, *_ends(found, point)] if random and point.gate != "random" else []
 
-    return _against("random", found, rivals)
-
-
-def against_rft(found: Sequence[Point]) -> dict[str, Contrast]:
-    """Each gate less full RFT at equal samples, likewise; only where full RFT was run with several N."""
-
-    def rivals(point: Point) -> list[Point]:
-        rft = _full_rft(found, point)
-        return rft if len(rft) > 1 else []
-
-    return _against("full RFT", found, rivals)
-
-
-def _against(name: str, found: Sequence[Point], rivals: Callable[[Point], list[Point]]) -> dict[str, Contrast]:
     sampling = [point for point in found if point.procedure["hard"] == "sample" and not point.is_end]
     compared = [(point, others) for point in sampling if (others := rivals(point))]
 
@@ -132,7 +124,7 @@ def _against(name: str, found: Sequence[Point], rivals: Callable[[Point], list[P
         sides = {point.label: _at_equal_samples(point, others, measure) for point, others in compared}
         return {label: both for label, both in sides.items() if both is not None}
 
-    return in_both_ways(sides_of, f"{{}} against {name}")
+    return in_both_ways(sides_of, f"{{}} against {rival}")
 
 
 def _at_equal_samples(point: Point, rivals: Sequence[Point], measure: Measure) -> Sides | None:
@@ -175,13 +167,9 @@ def _others(group: Group) -> dict[str, str]:
     return own | {name: value for name, value in group.settings.items() if not name.startswith("procedure")}
 
 
-def _is_hybrid(group: Group) -> bool:
-    return all("hybrid/samples_total" in run.metrics for run in group.runs)
-
-
 def _samples(run: Run) -> float:
     """Paid for per training prompt."""
-    return float(run.metrics["hybrid/samples_per_prompt"])
+    return float(run.metrics[SAMPLES])
 
 
 @shows("figures", 50)
@@ -240,7 +228,8 @@ def hybrid_table(groups: Sequence[Group]) -> Table | None:
     found = points(groups)
     k = min((max(point.group.runs[0].series("tuned", "pass", "accuracy")) for point in found), default=1)
 
-    def over(rival: str, end: str, family: dict[str, Contrast]) -> list[tables.Column]:
+    def over(rival: str, end: str) -> list[tables.Column]:
+        family = against(rival, found)
         shown = {"difference": (f"gain{end}", f"gain over {rival}"), "p_value": (f"p_gain{end}", "p")}
         return tables.contrasted(
             lambda point: family.get(point.label), **shown, verdict=(f"verdict{end}", f"vs {rival}")
@@ -261,8 +250,8 @@ def hybrid_table(groups: Sequence[Group]) -> Table | None:
             tables.GREEDY,
             tables.measured("solved", f"pass@{k}", "tuned", "pass", "accuracy", k),
             tables.KL,
-            *over("random", "", against_random(found)),
-            *over("full RFT", "_rft", against_rft(found)),
+            *over("random", ""),
+            *over("full RFT", "_rft"),
             tables.SEEDS,
         ],
     )
@@ -273,9 +262,9 @@ def sentences(groups: Sequence[Group]) -> list[str]:
     """Whether each gate beats the random one and full RFT at equal samples, and the accuracy of the ends."""
     found = points(groups)
     lines = [
-        f"At equal samples, the gate {label} is {compared.against(rival)} in sampled accuracy"
-        for rival, contrasts in (("the random gate", against_random(found)), ("full RFT", against_rft(found)))
-        for label, compared in contrasts.items()
+        f"At equal samples, the gate {label} is {compared.against(whom)} in sampled accuracy"
+        for rival, whom in (("random", "the random gate"), ("full RFT", "full RFT"))
+        for label, compared in against(rival, found).items()
     ]
     ends = [f"{p.label} {p.group.mean('tuned', *SAMPLED)} at {short(p.samples)}" for p in found if p.is_end]
     if lines and ends:
@@ -286,7 +275,7 @@ def sentences(groups: Sequence[Group]) -> list[str]:
 @shows("methods", 50)
 def methods(groups: Sequence[Group]) -> list[str]:
     """Which prompts kept a demonstration, for the methods paragraph."""
-    hybrids = [group.runs[0].config["procedure"] for group in groups if _is_hybrid(group)]
+    hybrids = [group.runs[0].config["procedure"] for group in arrange.having(groups, SAMPLES)]
     if not hybrids:
         return []
     share, gate, source, epochs = (
