@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from bench.config import rules
 from bench.errors import BenchError, did_you_mean
 from bench.reporting.axes import AXES
 from bench.reporting.axes import check as check_axes
@@ -170,34 +171,22 @@ def _check(place: str, settings: Any, allowed: Sequence[str]) -> None:
             name, near = f"{place}.{unknown[0]}", did_you_mean(str(unknown[0]), allowed) or "."
         raise BenchError(f"{name} is not known: a setting of {place} is {', '.join(allowed)}{near}")
     for name, value in settings.items():
-        if not ALLOWED[name][0](value):
-            raise BenchError(f"{place}.{name}={value} is not allowed: it must be {ALLOWED[name][1]}.")
+        if not ALLOWED[name].allows(value):
+            raise BenchError(f"{place}.{name}={value} is not allowed: it must be {ALLOWED[name].description}.")
 
 
-def _names(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
-
-
-def _inches(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) in (1, 2)
-        and all(type(x) in (int, float) and 0.5 <= x <= 50 for x in value)
-    )
-
-
-def _name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _words(value: Any) -> bool:
+def _are_words(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(text, str | int | float) for text in value.values())
 
 
+NAME, INCHES = rules.text(r"(?s).*", "a name"), rules.list_of(rules.number(0.5, 50), empty=False)
 ALLOWED = {
-    "only": (_names, "a list of figures, e.g. [frontier,selection]"),
-    "curves": (_names, "a list of curves, e.g. [best_of_n,tuned]"),
-    "size": (_inches, "width in inches and perhaps height, each 0.5 to 50, e.g. [3.25,2.4]"),
-    **dict.fromkeys(AXES, (_name, "a name, e.g. flops")),
-    "labels": (_words, "texts by the text that they replace, e.g. {top_per_prompt: best of N}"),
+    "only": rules.list_of(NAME, "a list of figures, e.g. [frontier,selection]", empty=False),
+    "curves": rules.list_of(NAME, "a list of curves, e.g. [best_of_n,tuned]", empty=False),
+    "size": rules.Rule(
+        lambda value: INCHES.allows(value) and len(value) <= 2,
+        "width in inches and perhaps height, each 0.5 to 50, e.g. [3.25,2.4]",
+    ),
+    **dict.fromkeys(AXES, rules.text(r"(?s).+", "a name, e.g. flops")),
+    "labels": rules.Rule(_are_words, "texts by the text that they replace, e.g. {top_per_prompt: best of N}"),
 }
