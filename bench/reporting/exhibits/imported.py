@@ -11,7 +11,6 @@ from bench.reporting.groups import Group
 from bench.reporting.words import function_name
 
 NAMES = {"pass": "pass@n", "pass_hat": "pass^n", "majority": "majority", "judged_pass": "pass@n, judged again"}
-VOTES, BEST = "weighted_majority", "best_of_n"
 
 
 @shows("tables", 6)
@@ -82,13 +81,7 @@ def _curves(group: Group) -> Iterator[tuple[tuple[str, str, str], str]]:
     for policy, method, metric in dict.fromkeys(curve[:3] for curve in group.runs[0].curves):
         kind, _, reward = method.partition("@")
         name = reward or first
-        if kind in NAMES:
-            yield (policy, method, metric), NAMES[kind]
-        elif kind == VOTES:
-            yield (policy, method, metric), f"majority weighted by {name}"
-        elif kind == BEST and metric == "accuracy":
-            yield (policy, method, metric), f"Best-of-n by {name}"
-        elif kind == BEST and metric in ("kl", "kl_bound"):
-            bound = ", bound" if metric == "kl_bound" else ""
-            if not bound or not reward:
-                yield (policy, method, metric), f"KL{bound}" if bound else f"KL by {name}"
+        headings = NAMES | {"weighted_majority": f"majority weighted by {name}"}
+        of_best = {"accuracy": f"Best-of-n by {name}", "kl": f"KL by {name}", "kl_bound": "" if reward else "KL, bound"}
+        if heading := (of_best.get(metric) if kind == "best_of_n" else headings.get(kind)):
+            yield (policy, method, metric), heading

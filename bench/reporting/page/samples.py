@@ -43,16 +43,7 @@ def sample_columns(runs: Sequence[Run]) -> dict[str, Any]:
     """
     coded = ("prompts", "flips", *(name for _, name in CODED.values()))
     lists: dict[str, dict[Any, int]] = {name: _Codes() for name in coded}
-    names = (
-        "run",
-        "prompt",
-        "sample",
-        "length",
-        "reward",
-        "correct",
-        "flip",
-        *(column for column, _ in CODED.values()),
-    )
+    names = ("run", "prompt", "sample", "length", "reward", "correct", "flip", *(name for name, _ in CODED.values()))
     columns: dict[str, list] = {name: [] for name in names}
     for position, run in enumerate(runs):
         samples = run.samples
