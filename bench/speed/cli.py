@@ -15,17 +15,15 @@ one process, and the first time does not count, so that Python's start and impor
 import contextlib
 import io
 import json
-import os
 import resource
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.speed.measure import Printout, option_parser, timed
+from bench.speed.measure import Printout, cells_of, option_parser, python, timed
 
 SELECTIONS = ("top_per_prompt", "softmax", "random_per_prompt", "top_k_per_prompt")
 SETTINGS = ("experiment=quick", "policy.seed=0", "tracking=none", "store=store", "outputs=outputs")
@@ -61,24 +59,20 @@ def main(arguments: list[str]) -> None:
         for name, quiet in CACHED.items():
             program = f"from {__name__} import cached; cached({quiet}, {options.repeats})"
             cell = (*SETTINGS, "seed=0", f"selection={SELECTIONS[0]}", *options.settings)
-            line(name, json.loads(_python(folder, "-c", program, *cell).splitlines()[-1]), CACHED_GOAL)
+            line(name, json.loads(python(folder, "-c", program, *cell).splitlines()[-1]), CACHED_GOAL)
 
 
 def _make_sweep(folder: Path, settings: Sequence[str]) -> None:
     """Run four cells, and copy them to the other twelve."""
     from omegaconf import OmegaConf
 
-    from bench.config.compose import CONF
     from bench.records.write import seal
-    from bench.sweeps.cells import cells
 
     run = (*SETTINGS, "seed=0,1", f"selection={','.join(SELECTIONS[:2])}", *settings)
-    _python(folder, "-m", "bench", "-m", *run)
+    python(folder, "-m", "bench", "-m", *run)
     with contextlib.chdir(folder):
-        made, wanted = cells(run, CONF), cells((*SWEEP, *settings), CONF)
-        assert made is not None
-        assert wanted is not None
-        for cell in wanted:
+        made = cells_of(run)
+        for cell in cells_of((*SWEEP, *settings)):
             source = made[2 * (cell.cfg.seed % 2) + SELECTIONS.index(_selection(cell.label)) % 2]
             if not cell.folder.exists():
                 shutil.copytree(source.folder, cell.folder)
@@ -93,32 +87,16 @@ def _selection(label: str) -> str:
 def _child_seconds(folder: Path, *arguments: str) -> float:
     """CPU-seconds, user and system, of Python with these arguments."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    _python(folder, *arguments)
+    python(folder, *arguments)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def _python(folder: Path, *arguments: str) -> str:
-    """What Python prints, called in `folder`. It may keep bytecode, as it does unless told otherwise."""
-    root = str(Path(__file__).resolve().parents[2])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    command = [sys.executable, *arguments]
-    answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{answer.stderr}")
-    return answer.stdout
-
-
 def cached(quiet: bool, repeats: int) -> None:
     """Run a cell, described by sys.argv, from the store; print the CPU-seconds of each time as JSON."""
-    from bench.config.compose import CONF
     from bench.launching.runner import run_experiment
-    from bench.sweeps.cells import cells
 
-    found = cells(sys.argv[1:], CONF)
-    assert found is not None
-    (cell,) = found
+    (cell,) = cells_of(sys.argv[1:])
 
     def run() -> None:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

@@ -24,10 +24,11 @@ import numpy as np
 from bench import policies
 from bench.artifacts import Policy
 from bench.devices import device, resolve_dtype
+from bench.generation import vllm_engine
 from bench.models import chat, loading
 from bench.speed import measure as measuring
 from bench.speed.random_llama import random_policy
-from bench.speed.sampling_ways import WAYS, SamplingWork, Way, close_vllm, open_ways
+from bench.speed.sampling_ways import WAYS, SamplingWork, Way, open_ways
 from bench.store import Store, using
 from bench.tasks.word_problems import WordProblems
 
@@ -88,7 +89,7 @@ def main(arguments: list[str]) -> None:
         if {"ours", "generate"} <= ways.keys():
             _greedy(SamplingWork(prompts, 1, 0.0, 1.0, options.max_new_tokens), ways)
         if "vllm" in ways:
-            close_vllm()
+            vllm_engine.close()
     measuring.write_csv(options.csv, records)
 
 

@@ -15,10 +15,11 @@ import numpy as np
 
 from bench.artifacts import Policy, Selection
 from bench.devices import device, resolve_dtype
+from bench.generation import vllm_engine
 from bench.models import chat, loading
 from bench.speed import generation, gpu_checks, sampling_ways, scoring
 from bench.speed.gpu_setup import GIB, SAMPLES, NotRunError, Row, Setup, range_of, rates, with_share
-from bench.speed.measure import costs_in_turns, highest, peak_memory, reset_peak, timed
+from bench.speed.measure import highest, in_turns, peak_memory, reset_peak, timed
 from bench.speed.random_llama import random_reward_model
 from bench.store import Store, using
 
@@ -123,7 +124,7 @@ def vllm(setup: Setup) -> Iterator[Row]:
                 if setup.is_late:
                     return
     finally:
-        sampling_ways.close_vllm()
+        vllm_engine.close()
 
 
 def scores(setup: Setup) -> Iterator[Row]:
@@ -143,7 +144,7 @@ def scores(setup: Setup) -> Iterator[Row]:
         "batches of 8 in arrival order": partial(scoring.in_arrival_order, scorer, 8, texts),
     }
     peaks = {name: peak_memory(way) for name, way in ways.items()}
-    costs, values = costs_in_turns(ways, setup.turns())
+    costs, values = in_turns(ways, setup.turns())
     plain = values["batches of 8 in arrival order"]
     flops = 2 * scorer.model.num_parameters() / setup.matmul_rate()
     for name, own in costs.items():
@@ -171,7 +172,7 @@ def divergence(setup: Setup) -> Iterator[Row]:
     exact = np.array([])
     for dtype in ("float32", "bfloat16"):
         peak = peak_memory(partial(measured, dtype))
-        costs, values = costs_in_turns({dtype: partial(measured, dtype)}, setup.turns())
+        costs, values = in_turns({dtype: partial(measured, dtype)}, setup.turns())
         exact = values[dtype] if dtype == "float32" else exact
         row = with_share({"format": dtype, **rates("tokens/s", float(read), costs[dtype])}, flops)
         row |= {"peak GiB": peak / GIB, "nats per sequence": float(values[dtype].mean())}

@@ -1,12 +1,12 @@
 """The folder of `python -m bench.speed gpu`: a table per part, the states of all parts, a page and a figure."""
 
-import csv
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, printable
+from bench.speed.measure import write_csv
 
 WORDS = 20  # of a reason on the page
 FIGURE = "figure.png"
@@ -47,7 +47,7 @@ class Report:
     def add(self, part: str, row: Row) -> None:
         rows = self.tables.setdefault(part, [])
         rows.append(row)
-        _write_csv(self.folder / "tables" / f"{part}.csv", rows)
+        write_csv(self.folder / "tables" / f"{part}.csv", rows)
 
     def end(self, outcome: PartOutcome) -> None:
         self.outcomes.append(outcome)
@@ -55,7 +55,7 @@ class Report:
 
     def _write(self) -> None:
         rows = [asdict(outcome) for outcome in self.outcomes]
-        _write_csv(self.folder / "parts.csv", rows or [dict.fromkeys(PartOutcome.__annotations__, "")])
+        write_csv(self.folder / "parts.csv", rows or [dict.fromkeys(PartOutcome.__annotations__, "")])
         (self.folder / "README.md").write_text(self.page())
 
     def page(self) -> str:
@@ -127,13 +127,6 @@ SHARE = "share of matmul rate"
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _write_csv(path: Path, rows: list[Row]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n", restval="", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _markdown(rows: list[Row]) -> str:

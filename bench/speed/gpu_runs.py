@@ -19,6 +19,7 @@ from bench.devices import device
 from bench.errors import BenchError
 from bench.speed import sizing
 from bench.speed.gpu_setup import GIB, SAMPLES, NotRunError, Row, Setup
+from bench.speed.measure import cells_of
 
 HUB = "huggingface.co"
 
@@ -28,12 +29,9 @@ def estimates(setup: Setup) -> Iterator[Row]:
     sizes, policy = setup.sizes, setup.policy()
     prompts = max(4, sizes.rows[0] // SAMPLES)
     overrides = [
-        *("policy=folder", f"policy.path={policy.path}", "tracking=none", f"store={setup.scratch}/estimates"),
-        *(f"task.train_prompts={prompts}", f"task.test_prompts={prompts // 2}", f"num_completions={SAMPLES}"),
-        *(f"baseline_completions={SAMPLES}", f"evaluation.num_completions={SAMPLES}", "evaluation.lm_eval=false"),
-        *(f"task.max_new_tokens={sizes.new_tokens}", "selection=random_per_prompt", "prompt_filter=all"),
-        "control=none",
-        *("generation=transformers", "training.epochs=1", f"training.batch_size={min(sizes.batch, prompts)}"),
+        *sizing.plain_experiment(policy, prompts, prompts // 2, SAMPLES, sizes.new_tokens),
+        *(f"store={setup.scratch}/estimates", "evaluation.lm_eval=false", "generation=transformers"),
+        *("training.epochs=1", f"training.batch_size={min(sizes.batch, prompts)}"),
     ]
     taken = sizing.experiment(overrides, counting=False, bare=0, whole=True)
     for row in sizing.beside(taken, overrides, machine_of(setup)):
@@ -104,13 +102,8 @@ def experiment_settings(setup: Setup) -> list[str]:
         settings.append(f"task.path={setup.gsm8k}")
     if device() == "cpu":
         settings += ["task.train_prompts=4", "task.test_prompts=2", "task.max_new_tokens=8", "num_completions=2"]
-        settings += [
-            "baseline_completions=2",
-            "policy.training.epochs=1",
-            "training.epochs=1",
-            "selection=top_per_prompt",
-        ]
-        settings += ["prompt_filter=all", "evaluation.num_completions=2"]
+        settings += ["baseline_completions=2", "policy.training.epochs=1", "training.epochs=1"]
+        settings += ["selection=top_per_prompt", "prompt_filter=all", "evaluation.num_completions=2"]
     return settings
 
 
@@ -146,14 +139,10 @@ def end(process: int) -> None:
 
 def _estimated(setup: Setup, settings: Sequence[str]) -> dict[str, Any]:
     """The stages of bench.size by name; none where the model or the task can't be read, which the run itself says."""
-    from bench.config.compose import CONF
     from bench.sizing.stages import SizeHints, estimate
-    from bench.sweeps.cells import cells
 
     with contextlib.suppress(BenchError, OSError):
-        found = cells(settings, CONF)
-        assert found is not None
-        return {stage.name: stage for stage in estimate(found, machine_of(setup), SizeHints()).stages}
+        return {stage.name: stage for stage in estimate(cells_of(settings), machine_of(setup), SizeHints()).stages}
     return {}
 
 
@@ -166,14 +155,7 @@ def _stages(setup: Setup, estimated: dict[str, Any]) -> Iterator[Row]:
         manifest = json.loads(file.read_text())
         made[manifest["stage"]] = made.get(manifest["stage"], 0.0) + manifest["seconds"]
     for stage, seconds in made.items():
-        beside = estimated.get(sizing.STAGES.get(stage, ""))
         row = {"stage": stage, "seconds": seconds, "GiB": "", "estimated_seconds": "", "estimated_GiB": ""}
-        yield (
-            row
-            if beside is None
-            else {
-                **row,
-                "estimated_seconds": beside.seconds,
-                "estimated_GiB": beside.bytes / GIB,
-            }
-        )
+        if beside := estimated.get(sizing.STAGES.get(stage, "")):
+            row |= {"estimated_seconds": beside.seconds, "estimated_GiB": beside.bytes / GIB}
+        yield row

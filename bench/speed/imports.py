@@ -8,14 +8,11 @@ The rows have an id, a prompt, a completion of 250 characters, a label and a rew
 """
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from bench.seeds import generator
-from bench.speed.measure import Printout, option_parser
+from bench.speed.measure import Printout, option_parser, python
 
 WORDS = "Let x be the number of coins that Leo has. " * 6
 PROGRAM = (
@@ -34,13 +31,8 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch, "samples.jsonl")
         _write(file, options.prompts, options.completions)
-        root = str(Path(__file__).resolve().parents[2])
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
-        command = [sys.executable, "-c", PROGRAM, file.name, "name=speed"]
-        made = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, check=False)
-        if made.returncode:
-            sys.exit(f"the import failed:\n{made.stderr}")
-        seconds, peak = map(float, made.stdout.split()[-2:])
+        printed = python(Path(scratch), "-c", PROGRAM, file.name, "name=speed", OMP_NUM_THREADS="1")
+        seconds, peak = map(float, printed.split()[-2:])
         rows = options.prompts * options.completions
         size = file.stat().st_size / 2**20
         table.row("JSON lines", f"{rows:,}", f"{size:,.0f}", f"{seconds:.1f}", f"{peak / 2**30:.2f} GiB")

@@ -5,7 +5,9 @@ import csv
 import ctypes
 import gc
 import math
+import os
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -61,16 +63,8 @@ def repetitions(most: int, deadline: float = math.inf) -> Iterator[int]:
             return
 
 
-def in_turns(ways: Mapping[str, Callable[[], T]], turns: int) -> tuple[dict[str, Cost], dict[str, T]]:
-    """Call every way in turn, `turns` times, so that a busy machine slows all alike. Returns medians and results."""
-    costs, results = costs_in_turns(ways, range(turns))
-    return {name: median(own) for name, own in costs.items()}, results
-
-
-def costs_in_turns(
-    ways: Mapping[str, Callable[[], T]], turns: Iterable[int]
-) -> tuple[dict[str, list[Cost]], dict[str, T]]:
-    """Call every way in each turn; return the costs of all calls, and the last results."""
+def in_turns(ways: Mapping[str, Callable[[], T]], turns: Iterable[int]) -> tuple[dict[str, list[Cost]], dict[str, T]]:
+    """Call every way in each turn, so that a busy machine slows all alike: the costs of all calls, the last results."""
     costs: dict[str, list[Cost]] = {name: [] for name in ways}
     results: dict[str, T] = {}
     for _ in turns:
@@ -161,6 +155,32 @@ def peak_memory(run: Callable[[], Any], *, children: bool = False) -> float:
     return highest() - before + sum(c.memory_info().rss for c in (children_of_this_process() if children else []))
 
 
+def cells_of(overrides: Sequence[str]) -> list[Any]:
+    """The cells of a sweep with these settings."""
+    from bench.config.compose import CONF
+    from bench.sweeps.cells import cells
+
+    found = cells(overrides, CONF)
+    assert found is not None  # None: another sweeper than Hydra's own would choose them
+    return found
+
+
+def python(folder: Path, *arguments: str, **environment: str) -> str:
+    """What Python prints, called in `folder` with this package; SystemExit with its errors where it fails.
+
+    It may keep bytecode, as it does unless told otherwise.
+    """
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    variables = {**os.environ, "PYTHONPATH": path, **environment}
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)
+    command = [sys.executable, *arguments]
+    answer = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{answer.stderr}")
+    return answer.stdout
+
+
 class Printout:
     """A table that is printed row by row: a name, then cells aligned to the right below their headings."""
 
@@ -176,9 +196,9 @@ class Printout:
 
 
 def write_csv(path: Path | None, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows to a file; nothing where `path` is None."""
+    """Write rows to a file, with the columns of the first; nothing where `path` is None."""
     if path is not None:
         with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n", extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)

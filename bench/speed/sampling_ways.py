@@ -12,6 +12,7 @@ import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts
 from bench.errors import BenchError
+from bench.generation import vllm_engine
 from bench.models import chat, loading
 from bench.models.sampler import Sampler
 from bench.progress import Bar, say
@@ -57,10 +58,9 @@ def open_ways(
 
 
 def _vllm(policy: Policy, dtype: str) -> Way:
-    from bench.generation.vllm_engine import VLLMEngine
     from bench.generation.vllm_launch import Options
 
-    engine = VLLMEngine(policy, Options(dtype, *VLLM))
+    engine = vllm_engine.VLLMEngine(policy, Options(dtype, *VLLM))
     _by_engine(engine, SamplingWork(WordProblems().prompts("train")[:1], 1, 1.0, 1.0, 1), 0)  # starts it
     return partial(_by_engine, engine)
 
@@ -99,12 +99,6 @@ def raw_vllm_ways(policy: Policy, dtype: str) -> Iterator[dict[str, Way]]:
     finally:
         llm = None  # its processes end with it
         gc.collect()
-
-
-def close_vllm() -> None:
-    from bench.generation import vllm_engine
-
-    vllm_engine.close()
 
 
 def open_engine(policy: Policy, dtype: str, batch_tokens: int | None = None) -> Any:

@@ -24,7 +24,7 @@ from bench.models import chat
 from bench.models.classifiers import find
 from bench.models.reward_models import RewardModel
 from bench.seeds import generator
-from bench.speed.measure import Printout, in_turns, option_parser
+from bench.speed.measure import Printout, in_turns, median, option_parser
 from bench.speed.random_llama import random_reward_model
 
 WORDS = ("the", "sum", "of", "these", "is", "more", "than", "we", "had", "at", "first", "take", "away", "one", "half")
@@ -90,12 +90,13 @@ def _compare(ways: Mapping[str, Way], texts: Texts, rounds: int, padding: list[s
     few: Texts = (texts[0][:4], texts[1][:4])
     for way in ways.values():
         way(few)  # what a first call sets up is not measured
-    costs, scores = in_turns({name: partial(way, texts) for name, way in ways.items()}, rounds)
+    of_turns, scores = in_turns({name: partial(way, texts) for name, way in ways.items()}, range(rounds))
     first, *others = scores.values()
     for other in others:
         np.testing.assert_allclose(other, first, rtol=0, atol=1e-3 * first.std() if first.dtype == float else 0)
     columns = {"CPU s": 8, "ratio": 8, "wall s": 9, " ratio": 8}
     table = Printout(36, columns | ({"padding": 9} if padding else {}))
+    costs = {name: median(own) for name, own in of_turns.items()}
     base = next(iter(costs.values()))
     for name, cost, share in zip(costs, costs.values(), padding or [""] * len(costs), strict=True):
         cpu, wall = f"{cost.cpu / base.cpu:.1f}x", f"{cost.wall / base.wall:.1f}x"

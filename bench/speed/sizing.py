@@ -22,8 +22,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from bench.artifacts import Policy
 from bench.sizing.machines import Machine, machine
-from bench.speed.measure import highest, option_parser, reset_peak, resident, timed, write_csv
+from bench.speed.measure import cells_of, highest, option_parser, reset_peak, resident, timed, write_csv
 from bench.speed.random_llama import random_policy
 from bench.store import Address, Store
 
@@ -65,20 +66,9 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         policy = random_policy(Path(folder, "policy"), options.layers, options.hidden, options.vocabulary)
         for way in options.ways.split(","):
-            overrides = [
-                *("policy=folder", f"policy.path={policy.path}", "tracking=none"),
-                *(f"task.train_prompts={options.prompts}", f"task.test_prompts={max(2, options.prompts // 2)}"),
-                *(f"num_completions={options.samples}", f"baseline_completions={options.samples}"),
-                *(f"evaluation.num_completions={options.samples}", f"task.max_new_tokens={options.tokens}"),
-                *(
-                    "selection=random_per_prompt",
-                    "prompt_filter=all",
-                    "control=none",
-                    "training.epochs=2",
-                    "training.batch_size=8",
-                ),
-                *WAYS[way],
-            ]
+            held_out = max(2, options.prompts // 2)
+            plain = plain_experiment(policy, options.prompts, held_out, options.samples, options.tokens)
+            overrides = [*plain, "training.epochs=2", "training.batch_size=8", *WAYS[way]]
             whole = not rows  # all ways share what comes before the training
             for name in ("store", "counting"):  # ways that differ in speed alone make the same artifact
                 shutil.rmtree(Path(folder, name, "sft"), ignore_errors=True)
@@ -91,6 +81,16 @@ def main(arguments: list[str]) -> None:
             print(*map(_line, rows_of_way), sep="\n", flush=True)
             rows += rows_of_way
     write_csv(options.csv, rows)
+
+
+def plain_experiment(policy: Policy, prompts: int, held_out: int, samples: int, tokens: int) -> list[str]:
+    """The settings of an experiment whose amounts of work are known. samples: per prompt. tokens: per completion."""
+    return [
+        *("policy=folder", f"policy.path={policy.path}", "tracking=none", f"task.train_prompts={prompts}"),
+        *(f"task.test_prompts={held_out}", f"num_completions={samples}", f"baseline_completions={samples}"),
+        *(f"evaluation.num_completions={samples}", f"task.max_new_tokens={tokens}", "selection=random_per_prompt"),
+        *("prompt_filter=all", "control=none"),
+    ]
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -113,14 +113,10 @@ def _run(overrides: list[str], *, counting: bool, whole: bool) -> dict[str, Any]
 
 def beside(taken: dict[str, Any], overrides: list[str], where: Machine) -> list[dict[str, Any]]:
     """Each stage's measured numbers with the estimates of bench.size, given the mean lengths."""
-    from bench.config.compose import CONF
     from bench.sizing.stages import SizeHints, estimate
-    from bench.sweeps.cells import cells
 
-    found = cells(overrides, CONF)
-    assert found is not None
     hints = SizeHints(prompt_tokens=taken["prompt_tokens"], completion_tokens=taken["completion_tokens"])
-    by_name = {stage.name: stage for stage in estimate(found, where, hints).stages}
+    by_name = {stage.name: stage for stage in estimate(cells_of(overrides), where, hints).stages}
     return [
         {"stage": name, **stage, **{f"estimated_{number}": getattr(by_name[name], number) for number in NUMBERS}}
         for name, stage in taken["stages"].items()
@@ -175,17 +171,13 @@ def measured(*, counting: bool, whole: bool) -> None:
 def experiment(overrides: list[str], *, counting: bool, bare: int, whole: bool) -> dict[str, Any]:
     """Run the experiment, or only its training where not `whole`; returns mean lengths and what each stage took."""
     from bench.config import checks
-    from bench.config.compose import CONF
     from bench.models.loading import load_tokenizer
     from bench.models.tokens import encode
     from bench.procedures.parts import Parts
     from bench.seeds import generator
     from bench.store import using
-    from bench.sweeps.cells import cells
 
-    found = cells(overrides, CONF)
-    assert found is not None
-    cfg = found[0].cfg
+    cfg = cells_of(overrides)[0].cfg
     parts = checks.build_parts(cfg)
     del parts["tracking"]
     store = MeasuringStore(Path(cfg.store), counting=counting, bare=bare)
