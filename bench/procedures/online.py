@@ -180,24 +180,10 @@ def online(
     """
     refuse_comparing(parts.scoring, "procedure=online can't learn from")
     defaults = {name: setting.default for name, setting in inspect.signature(fine_tune).parameters.items()}
+    settings = locals() | {name: parts.training_settings.get(name, defaults[name]) for name in SHARED}
     group = num_generations or parts.num_completions
-    recipe = OnlineRecipe(
-        epochs=1,
-        learning_rate=learning_rate,
-        batch_size=prompts_per_update * group,
-        **{name: parts.training_settings.get(name, defaults[name]) for name in SHARED},
-        algorithm=algorithm,
-        samples=parts.num_completions,
-        num_generations=group,
-        prompts_per_update=prompts_per_update,
-        beta=beta,
-        num_iterations=num_iterations,
-        epsilon=epsilon,
-        loss_type=loss_type,
-        scale_rewards=scale_rewards,
-        shuffled=False,
-        seed=parts.seed,
-    )
+    sizes = {"samples": parts.num_completions, "num_generations": group, "batch_size": prompts_per_update * group}
+    recipe = OnlineRecipe.of(settings | sizes | {"epochs": 1, "shuffled": False, "seed": parts.seed})
     train, base, score = parts.train, parts.base, parts.scorer
     recipe.check(len(train))
     arms = {"tuned": recipe} | ({"control": replace(recipe, shuffled=True)} if parts.control == "matched" else {})

@@ -116,26 +116,7 @@ def preference_tune(
     pairs. Dropout is off. The other settings are those of bench.training.sft.fine_tune. On a CPU the result is bit for
     bit the same for equal inputs, seed and thread count. Raises BenchError where there is no pair, or the loss is NaN.
     """
-    recipe = Recipe(
-        epochs=epochs,
-        updates=updates,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        micro_batch_size=micro_batch_size,
-        scheduler=scheduler,
-        warmup=warmup,
-        weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm,
-        gradient_checkpointing=gradient_checkpointing,
-        packing=False,
-        precision=precision,
-        lora=lora,
-        keep_every=None,
-        checkpoint_every=None,
-        processes=1,
-        fsdp=False,
-        seed=seed,
-    )
+    recipe = Recipe.of(locals())
     recipe.check()
     pairs = pair_set(prompts, completions, selection)
     parents = {"policy": policy.key, "pairs": pairs.key}
@@ -162,7 +143,6 @@ def pair_set(prompts: Prompts, completions: Completions, selection: Selection) -
 
 def _train(policy: Policy, pairs: PairSet, recipe: Recipe, beta: float, out: Path) -> dict[str, float]:
     """Write the trained policy and its log to `out`; return the counts."""
-    from transformers import PrinterCallback
     from trl.trainer.dpo_config import DPOConfig
 
     log: list[dict[str, float]] = []
@@ -191,11 +171,9 @@ def _train(policy: Policy, pairs: PairSet, recipe: Recipe, beta: float, out: Pat
             keep = ("loss", *IMPLICIT, *MEASURES[1:])
             watch = watcher(log, bar, setting="training.learning_rate", name="the training", keep=keep)
             trainer = _trainer(model, tokenizer, columns, arguments, watch)
-            trainer.remove_callback(PrinterCallback)
             trainer.train()
         model.config, model.generation_config = configs  # the Trainer writes its own special tokens into them
         save(model, policy, out)
-        loading.load_tokenizer(policy).save_pretrained(out)
         write_log(log, out)
     read = sum(len(ids) for name in ("chosen_ids", "rejected_ids") for ids in columns[name])
     read += 2 * sum(map(len, columns["prompt_ids"]))
@@ -234,9 +212,6 @@ def _trainer(model: Any, tokenizer: Any, columns: dict[str, list], arguments: An
                 for values, logps in zip(columns.values(), self.compute_ref_log_probs(self.model, batch), strict=True):
                     values += logps.tolist()
             return Dataset.from_dict({**dataset.to_dict(), **columns})
-
-        def _send_telemetry(self) -> None:
-            """Nothing leaves the machine."""
 
     return PairTrainer(
         model=model,

@@ -105,9 +105,10 @@ def trainable(policy: Policy, lora: Lora | None, *, in_bfloat16: bool) -> Any:
 
 
 def save(model: Any, policy: Policy, folder: Path) -> None:
-    """Write a trained model, or its adapter alone, to `folder`; equal adapters have equal files."""
+    """Write a trained model, or its adapter alone, and its tokenizer to `folder`; equal adapters have equal files."""
     from peft import PeftModel
 
+    loading.load_tokenizer(policy).save_pretrained(folder)
     if not isinstance(model, PeftModel):
         model.save_pretrained(folder)
         if (settings := loading.base_of(policy).path / GENERATION).is_file():

@@ -71,25 +71,12 @@ def train_online(
     On a CPU the result is bit for bit the same for equal inputs, seed and thread count. BenchError where the loss is no
     finite number.
     """
-    settings = {
-        **recipe.key_settings,
-        **sampler.settings,
-        "max_new_tokens": max_new_tokens,
-        "scored_by": scored_by,
-    }
+    own = {"max_new_tokens": max_new_tokens, "scored_by": scored_by}
+    settings = {**recipe.key_settings, **sampler.settings, **own}
     address = Address(STAGE, 1, settings, {"policy": policy.key, "prompts": prompts.key}).piece("00000")
-    build = partial(
-        _train,
-        policy,
-        prompts,
-        score,
-        recipe,
-        sampler=sampler,
-        max_new_tokens=max_new_tokens,
-        batch_tokens=batch_tokens,
-    )
+    build = partial(_train, policy, prompts, score, recipe, sampler, max_new_tokens, batch_tokens)
     load = partial(_load, prompts=len(prompts), samples=recipe.samples, code=policy.trust_remote_code)
-    trained = current().make(address, lambda out: build(out=out), load)
+    trained = current().make(address, build, load)
     shutil.rmtree(checkpoints.beside(current().scratch(address)), ignore_errors=True)  # no longer needed
     return trained
 
@@ -110,7 +97,6 @@ def _train(
     prompts: Prompts,
     score: Score,
     recipe: OnlineRecipe,
-    *,
     sampler: Sampler,
     max_new_tokens: int,
     batch_tokens: int | None,
@@ -129,19 +115,15 @@ def _train(
         engine = TransformersEngine(policy, dtype="float32", batch_tokens=batch_tokens, model=drawing)
         encode(engine.tokenizer, prompts, max_new_tokens=max_new_tokens, context=loading.context(model.config))
         reference = Rescorer(policy, dtype=resolve_dtype())
-        rollouts = Rollouts(prompts, score, recipe, engine, reference)
+        rollouts = Rollouts(prompts, score, recipe, engine, reference, sampler, max_new_tokens)
 
-        def write(folder: Path) -> None:
-            save(model, policy, folder)
-            loading.load_tokenizer(policy).save_pretrained(folder)
+        write = partial(save, model, policy)
 
         def reached(updates: int) -> None:
             if not checkpoints.is_kept(out, updates):
                 checkpoints.keep(out, updates, write)
 
-        log, tokens = train(
-            model, policy, recipe, rollouts, sampler=sampler, max_new_tokens=max_new_tokens, out=out, reached=reached
-        )
+        log, tokens = train(model, policy, rollouts, out=out, reached=reached)
         write(out)
         write_log(log, out)
     write_unit(rollouts.completions, out / FILE)

@@ -1,24 +1,23 @@
 """The settings of online training, and the order in which it visits prompts."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from bench.devices import resolve_dtype
 from bench.errors import BenchError
 from bench.seeds import generator
-from bench.training.lora import Lora
-from bench.training.recipe import SINCE, Optimisation
+from bench.training.recipe import Optimisation
 
 ALGORITHMS = ("grpo", "rloo")
 LOSS_TYPES = ("dapo", "grpo", "bnpo", "dr_grpo")
 SCALES = ("group", "batch", "none")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OnlineRecipe(Optimisation):
     """The settings of one online training; those of bench.procedures.online.online are explained there."""
+
+    speed_only = ("micro_batch_size", "gradient_checkpointing", "epochs", "batch_size")
 
     algorithm: str
     samples: int  # per prompt in all, N
@@ -30,19 +29,11 @@ class OnlineRecipe(Optimisation):
     loss_type: str | None
     scale_rewards: str | None
     shuffled: bool  # train on rewards that are permuted within each group: a control
-    precision: str
-    lora: Lora | None
-    keep_every: int | None  # updates
-    seed: int
 
     @property
     def visits(self) -> int:
         """The number of times that each prompt is drawn from."""
         return self.samples // self.num_generations
-
-    @property
-    def in_bfloat16(self) -> bool:
-        return resolve_dtype(self.precision) == "bfloat16"
 
     def check(self, prompts: int) -> None:
         """BenchError where the micro-batches of an update would differ in size."""
@@ -73,10 +64,3 @@ class OnlineRecipe(Optimisation):
             for visit in range(self.visits)
             for rows in np.array_split(generator(self.seed, "online", "order", visit).permutation(prompts), parts)
         ]
-
-    @property
-    def key_settings(self) -> dict[str, Any]:
-        """The settings that the result depends on."""
-        speed_only = ("micro_batch_size", "gradient_checkpointing", "epochs", "batch_size")
-        settings = {name: value for name, value in asdict(self).items() if name not in speed_only}
-        return {name: value for name, value in settings.items() if name not in SINCE or value != SINCE[name]}

@@ -8,12 +8,9 @@ from typing import Any
 from bench import progress
 from bench.artifacts import Policy
 from bench.models import chat, kv_cache, loading
-from bench.models.sampler import Sampler
 from bench.seeds import small_seed
-from bench.training.online_recipe import OnlineRecipe
 from bench.training.rollouts import Rollouts
-from bench.training.trainers import refuse_without_padding, watcher
-from bench.training.weighted_trainer import keeper
+from bench.training.trainers import Silent, keeper, refuse_without_padding, watcher
 
 MEASURES = ("loss", "learning_rate", "grad_norm", "entropy", "clip_ratio/region_mean")
 
@@ -21,11 +18,8 @@ MEASURES = ("loss", "learning_rate", "grad_norm", "entropy", "clip_ratio/region_
 def train(
     model: Any,
     policy: Policy,
-    recipe: OnlineRecipe,
     rollouts: Rollouts,
     *,
-    sampler: Sampler,
-    max_new_tokens: int,
     out: Path,
     reached: Callable[[int], None],
 ) -> tuple[list[dict[str, float]], int]:
@@ -33,67 +27,34 @@ def train(
 
     reached: called after every recipe.keep_every updates but the last. Raises BenchError where the loss diverges.
     """
-    from transformers import PrinterCallback
-
-    tokenizer = loading.load_tokenizer(policy)
+    tokenizer, recipe = loading.load_tokenizer(policy), rollouts.recipe
     refuse_without_padding(tokenizer, policy)
-    batches = recipe.batches(len(rollouts.prompts))
     updates = recipe.num_updates(len(rollouts.prompts))
     configs = copy.deepcopy((model.config, model.generation_config))
+    keep = keeper(model, recipe.keep_every, reached)
     log: list[dict[str, float]] = []
-
-    def reach(number: int) -> None:
-        changed = model.config, model.generation_config  # the Trainer writes its own special tokens into them
-        model.config, model.generation_config = copy.deepcopy(configs)
-        reached(number)
-        model.config, model.generation_config = changed
-
     arm = "control" if recipe.shuffled else "tuned"
     with (
         progress.bar(f"train by {recipe.algorithm}", updates, "updates") as bar,
         progress.bar("  generate", None, "tokens") as inner,
     ):
-        trainer = online_trainer(
-            model,
-            policy,
-            tokenizer,
-            recipe,
-            rollouts,
-            batches,
-            sampler=sampler,
-            max_new_tokens=max_new_tokens,
-            out=out,
-            bar=inner,
-        )
+        trainer = online_trainer(model, policy, tokenizer, rollouts, out=out, bar=inner)
         setting, name = "procedure.learning_rate", "the training"
-        trainer.add_callback(watcher(log, bar, setting=setting, name=name, keep=MEASURES))
-        trainer.add_callback(_measurer(log, rollouts, updates / recipe.visits, arm))
-        if recipe.keep_every is not None:
-            trainer.add_callback(keeper(recipe.keep_every, reach))
-        trainer.remove_callback(PrinterCallback)
+        watch = watcher(log, bar, setting=setting, name=name, keep=MEASURES)
+        for callback in (watch, _measurer(log, rollouts, updates / recipe.visits, arm), keep):
+            trainer.add_callback(callback)
         trainer.train()
-    model.config, model.generation_config = configs
+    model.config, model.generation_config = configs  # the Trainer writes its own special tokens into them
     prompt_tokens = sum(len(chat.encode(tokenizer, messages)) for messages in rollouts.prompts.messages)
     return log, prompt_tokens * recipe.samples + int(rollouts.completions.length.sum())
 
 
-def online_trainer(
-    model: Any,
-    policy: Policy,
-    tokenizer: Any,
-    recipe: OnlineRecipe,
-    rollouts: Rollouts,
-    batches: list[Any],
-    *,
-    sampler: Sampler,
-    max_new_tokens: int,
-    out: Path,
-    bar: Any,
-) -> Any:
-    """The trainer of recipe.algorithm. Its data set holds the numbers of prompts, in batches of `batches`."""
+def online_trainer(model: Any, policy: Policy, tokenizer: Any, rollouts: Rollouts, *, out: Path, bar: Any) -> Any:
+    """The trainer of the recipe's algorithm. Its data set holds the numbers of prompts, in the recipe's batches."""
     from datasets import Dataset
     from torch.utils.data import DataLoader
 
+    recipe = rollouts.recipe
     trainer_class, config = _classes(recipe.algorithm)
     only_grpo = {name: getattr(recipe, name) for name in ("loss_type", "scale_rewards") if getattr(recipe, name)}
     arguments = recipe.arguments(
@@ -102,8 +63,8 @@ def online_trainer(
         folder=out,
         seed=small_seed(recipe.seed, "online"),
         num_generations=recipe.num_generations,
-        max_completion_length=max_new_tokens,
-        temperature=sampler.temperature,
+        max_completion_length=rollouts.max_new_tokens,
+        temperature=rollouts.sampler.temperature,
         beta=recipe.beta,
         num_iterations=recipe.num_iterations,
         epsilon=recipe.epsilon,
@@ -111,6 +72,7 @@ def online_trainer(
         trust_remote_code=policy.trust_remote_code,  # of the reference, which TRL loads itself
         **only_grpo,
     )
+    batches = recipe.batches(len(rollouts.prompts))
     grouped = [[int(row) for row in rows for _ in range(recipe.num_generations)] for rows in batches]
     order = [rows for rows in grouped for _ in range(recipe.accumulation * recipe.num_iterations)]
     prompt_ids = [chat.encode(tokenizer, messages) for messages in rollouts.prompts.messages]
@@ -119,7 +81,7 @@ def online_trainer(
     def reward(prompts: list[str], **others: Any) -> list[float]:
         return rollouts.seen[drawn["rows"], drawn["columns"]].ravel().tolist()
 
-    class OnlineTrainer(trainer_class):  # type: ignore[valid-type, misc]
+    class OnlineTrainer(Silent, trainer_class):  # type: ignore[valid-type, misc]
         def get_train_dataloader(self) -> Any:
             return self.accelerator.prepare(DataLoader(self.train_dataset, batch_sampler=order, collate_fn=list))
 
@@ -134,13 +96,10 @@ def online_trainer(
             start = int(rollouts.visited[rows[0]]) * recipe.num_generations
             drawn["rows"], drawn["columns"] = rows, slice(start, start + recipe.num_generations)
             self.model.eval()
-            completions = rollouts.draw(rows, sampler, max_new_tokens, bar)
+            completions = rollouts.draw(rows, bar)
             self.model.train()
             ids = [cell.tolist() for cell in completions.token_ids.ravel()]
             return (ids, None) if recipe.algorithm == "grpo" else ids
-
-        def _send_telemetry(self) -> None:
-            """Nothing leaves the machine."""
 
     rows = Dataset.from_dict({"prompt": [str(row) for row in range(len(prompt_ids))]})
     trainer = OnlineTrainer(

@@ -7,18 +7,18 @@ The loss is the mean cross-entropy over the steps of a batch, in nats per step o
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.artifacts import Message, Policy, content_hash
+from bench.artifacts import Message, Policy
 from bench.models import chat, loading
 from bench.models.classifiers import padded
 from bench.seeds import small_seed
 from bench.store import stage
 from bench.training.packing import IGNORED
 from bench.training.recipe import Optimisation
-from bench.training.trainers import isolated, refuse_unreadable, train_classifier
+from bench.training.trainers import Examples, Silent, isolated, refuse_unreadable, train_classifier
 
 NAMES = {0: "incorrect", 1: "correct"}
 
@@ -29,19 +29,11 @@ class ReasoningStep(NamedTuple):
 
 
 @dataclass(frozen=True)
-class StepLabels:
+class StepLabels(Examples):
     """E completions with every step labelled, in order."""
 
-    messages: tuple[tuple[Message, ...], ...]  # [E] prompts
     steps: tuple[tuple[ReasoningStep, ...], ...]  # [E] at least one step each
     correct: tuple[tuple[bool, ...], ...]  # [E] as many as steps
-
-    def __len__(self) -> int:
-        return len(self.messages)
-
-    @cached_property
-    def key(self) -> str:
-        return content_hash(self.messages, self.steps, self.correct)
 
 
 def split(completion: str, *, separator: str, answer_marker: str | None) -> list[ReasoningStep]:
@@ -101,17 +93,7 @@ def train_process_reward_model(
     import torch
     from transformers import AutoModelForTokenClassification
 
-    how = Optimisation(
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        micro_batch_size=None,
-        scheduler="cosine",
-        warmup=warmup,
-        weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm,
-        gradient_checkpointing=False,
-    )
+    how = Optimisation.of(locals())
     with isolated(small_seed(seed, "process reward model", "weights")):
         model: Any = AutoModelForTokenClassification.from_pretrained(
             policy.path, dtype=torch.float32, id2label=NAMES, label2id={name: i for i, name in NAMES.items()}
@@ -143,9 +125,12 @@ def _trainer(
 ) -> Any:
     from transformers import Trainer, TrainingArguments
 
+    class SilentTrainer(Silent, Trainer):
+        pass
+
     arguments = how.arguments(TrainingArguments, len(rows), folder=scratch, seed=seed, remove_unused_columns=False)
     collate = partial(padded, fill={"labels": IGNORED})
-    return Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate, callbacks=[callback])
+    return SilentTrainer(model=model, args=arguments, train_dataset=rows, data_collator=collate, callbacks=[callback])
 
 
 def tokenized(examples: StepLabels, tokenizer: Any, *, ending: str | None) -> list[dict[str, list[int]]]:

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from bench.devices import device, resolve_dtype
 from bench.errors import BenchError
@@ -34,20 +34,31 @@ def examples_read(examples: float, settings: Mapping[str, Any]) -> float:
     return passes * examples + min(rest * settings["batch_size"], examples)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Optimisation:
     """AdamW on float32 weights, with a learning rate that rises from 0 during the warm-up."""
 
+    speed_only: ClassVar[tuple[str, ...]] = ()  # settings that do not change the result
+
     epochs: float | None  # None: `updates` say how long the training is
+    updates: int | None = None  # made exactly; None: as many as the epochs take
     learning_rate: float
     batch_size: int  # examples per update
-    micro_batch_size: int | None  # examples in memory at a time, a divisor of batch_size; None: all
-    scheduler: str
+    micro_batch_size: int | None = None  # examples in memory at a time, a divisor of batch_size; None: all
+    scheduler: str = "cosine"
     warmup: float  # share of the updates
     weight_decay: float
     max_grad_norm: float  # 0: no clipping
-    gradient_checkpointing: bool
-    updates: int | None = field(default=None, kw_only=True)  # made exactly; None: as many as the epochs take
+    gradient_checkpointing: bool = False
+    precision: str = "auto"  # of computing
+    lora: Lora | None = None
+    keep_every: int | None = None  # updates
+    seed: int
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Self:
+        """The training's own ones among the settings."""
+        return cls(**{each.name: settings[each.name] for each in fields(cls) if each.name in settings})
 
     def check_length(self) -> None:
         """Raise BenchError unless one of epochs and updates is given."""
@@ -75,7 +86,13 @@ class Optimisation:
     @property
     def in_bfloat16(self) -> bool:
         """Whether the model computes in bfloat16."""
-        return resolve_dtype() == "bfloat16"
+        return resolve_dtype(self.precision) == "bfloat16"
+
+    @property
+    def key_settings(self) -> dict[str, Any]:
+        """The settings that the result depends on."""
+        settings = {name: value for name, value in asdict(self).items() if name not in self.speed_only}
+        return {name: value for name, value in settings.items() if name not in SINCE or value != SINCE[name]}
 
     def num_updates(self, examples: int) -> int:
         """The updates of a training on so many examples; the last one of an epoch may have fewer than a batch."""
@@ -111,18 +128,16 @@ class Optimisation:
         return arguments
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe(Optimisation):
     """The settings of bench.training.sft.fine_tune, which says what each one means."""
 
-    packing: bool
-    precision: str
-    lora: Lora | None
-    keep_every: int | None  # updates
-    checkpoint_every: int | None  # updates
-    processes: int
-    fsdp: bool
-    seed: int
+    speed_only = SPEED_ONLY
+
+    packing: bool = False
+    checkpoint_every: int | None = None  # updates
+    processes: int = 1
+    fsdp: bool = False
 
     def check(self) -> None:
         """Raise BenchError where the settings don't go together."""
@@ -161,13 +176,3 @@ class Recipe(Optimisation):
     @property
     def accumulation(self) -> int:
         return self.batch_size // (self.at_once * self.processes)
-
-    @property
-    def in_bfloat16(self) -> bool:
-        return resolve_dtype(self.precision) == "bfloat16"
-
-    @property
-    def key_settings(self) -> dict[str, Any]:
-        """The settings that the result depends on."""
-        settings = {name: value for name, value in asdict(self).items() if name not in SPEED_ONLY}
-        return {name: value for name, value in settings.items() if name not in SINCE or value != SINCE[name]}

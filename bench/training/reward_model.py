@@ -6,33 +6,32 @@ instructions with human feedback", equation 1.
 """
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.artifacts import Message, Policy, content_hash
+from bench.artifacts import Policy
 from bench.errors import BenchError
 from bench.models import chat, loading
 from bench.seeds import small_seed
 from bench.store import stage
 from bench.training.recipe import Optimisation
-from bench.training.trainers import PairsAlike, isolated, refuse_unreadable, refuse_without_padding, train_classifier
+from bench.training.trainers import (
+    Examples,
+    PairsAlike,
+    isolated,
+    refuse_unreadable,
+    refuse_without_padding,
+    train_classifier,
+)
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Pairs(Examples):
     """P pairs, in order, each of two completions of one prompt."""
 
-    messages: tuple[tuple[Message, ...], ...]  # [P] prompts
     chosen: tuple[str, ...]  # [P] completions labelled the better ones
     rejected: tuple[str, ...]  # [P]
-
-    def __len__(self) -> int:
-        return len(self.messages)
-
-    @cached_property
-    def key(self) -> str:
-        return content_hash(self.messages, self.chosen, self.rejected)
 
 
 @stage(version=1, load=loading.folder, speed_only=("micro_batch_size", "gradient_checkpointing"))
@@ -61,17 +60,7 @@ def train_reward_model(
     in which the learning rate rises from 0, to fall to 0 by a cosine. Raises BenchError for a pair longer than the
     policy can read, or where the loss is NaN.
     """
-    how = Optimisation(
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        micro_batch_size=micro_batch_size,
-        scheduler="cosine",
-        warmup=warmup,
-        weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm,
-        gradient_checkpointing=gradient_checkpointing,
-    )
+    how = Optimisation.of(locals())
     with isolated(small_seed(seed, "reward model", "weights")):
         tokenizer = loading.load_tokenizer(policy)
         refuse_without_padding(tokenizer, policy)
@@ -116,9 +105,6 @@ def _trainer(
 
     class RankingTrainer(PairsAlike, RewardTrainer):
         averaged = ("accuracy",)
-
-        def _send_telemetry(self) -> None:
-            """Nothing leaves the machine."""
 
     pairs = len(sides["chosen_ids"])
     return RankingTrainer(

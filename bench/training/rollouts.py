@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.artifacts import Completions, Prompts, Rewards, content_hash
+from bench.artifacts import FIELDS, Completions, Prompts, Rewards, content_hash
+from bench.blocks import BLANK, NUMBERS
 from bench.errors import BenchError
 from bench.models.sampler import RAW, Sampler
 from bench.seeds import generator
@@ -20,17 +21,26 @@ Score = Callable[[Prompts, Completions], Rewards]
 class Rollouts:
     """The samples of a training [M, N], in the order drawn, their rewards, and what they cost."""
 
-    def __init__(self, prompts: Prompts, score: Score, recipe: OnlineRecipe, engine: Any, reference: Any) -> None:
+    def __init__(
+        self,
+        prompts: Prompts,
+        score: Score,
+        recipe: OnlineRecipe,
+        engine: Any,
+        reference: Any,
+        sampler: Sampler,
+        max_new_tokens: int,
+    ) -> None:
         self.prompts, self.score, self.recipe, self.engine, self.reference = prompts, score, recipe, engine, reference
+        self.sampler, self.max_new_tokens = sampler, max_new_tokens
         shape = (len(prompts), recipe.samples)
-        self.text, self.token_ids = np.empty(shape, object), np.empty(shape, object)
-        self.reason = np.full(shape, "", "<U6")
-        self.logprob, self.policy_logprob, self.value, self.seen = (np.full(shape, np.nan) for _ in range(4))
+        self.drawn = {name: np.full(shape, BLANK.get(name, np.nan), NUMBERS.get(name, object)) for name in FIELDS}
+        self.value, self.seen = np.full(shape, np.nan), np.full(shape, np.nan)
         self.visited = np.zeros(len(prompts), int)
         self.counts: dict[str, float] = {"prompt_tokens": 0, "generated_tokens": 0, "flops": 0}
         self.last: dict[str, float] = {}  # measures of the last draw
 
-    def draw(self, rows: np.ndarray, sampler: Sampler, max_new_tokens: int, bar: Any) -> Completions:
+    def draw(self, rows: np.ndarray, bar: Any) -> Completions:
         """Draw one group for each of these prompts [P, G] from the policy as it is, and score it."""
         size, start = self.recipe.num_generations, int(self.visited[rows[0]]) * self.recipe.num_generations
         prompts, columns = self.prompts.take(rows), slice(start, start + size)
@@ -38,14 +48,14 @@ class Rollouts:
         samples, seed = range(start, start + size), self.recipe.seed
         try:
             drawn, counts = self.engine.sample(
-                prompts, samples, sampler, max_new_tokens=max_new_tokens, seed=seed, progress=bar
+                prompts, samples, self.sampler, max_new_tokens=self.max_new_tokens, seed=seed, progress=bar
             )
         except BenchError as error:
             if not self.visited.any():
                 raise
             raise BenchError(  # the prompts were checked before, so the weights are not numbers
                 f"procedure.learning_rate={self.recipe.learning_rate:g} let the training diverge before sample "
-                f"{int((self.reason != '').sum()):,}: the policy's logits are not finite numbers; lower it."
+                f"{self.samples:,}: the policy's logits are not finite numbers; lower it."
             ) from error
         for name, count in counts.items():
             self.counts[name] += count
@@ -57,16 +67,9 @@ class Rollouts:
         if self.recipe.shuffled:
             rng = generator(self.recipe.seed, "online", "control", start, *rows[:1].tolist())
             seen = rng.permuted(rewards, axis=1)
-        for name, values in {
-            "text": drawn.text,
-            "token_ids": drawn.token_ids,
-            "reason": drawn.finish_reason,
-            "logprob": drawn.logprob,
-            "policy_logprob": drawn.policy_logprob,
-            "value": rewards,
-            "seen": seen,
-        }.items():
-            getattr(self, name)[rows, columns] = values
+        for name in FIELDS:
+            self.drawn[name][rows, columns] = getattr(drawn, name)
+        self.value[rows, columns], self.seen[rows, columns] = rewards, seen
         self.visited[rows] += 1
         spread = np.nanmax(rewards, axis=1, initial=-np.inf) > np.nanmin(rewards, axis=1, initial=np.inf)
         self.last = {
@@ -75,7 +78,7 @@ class Rollouts:
             "length": float(drawn.length.mean()),
             "truncated": float((drawn.finish_reason == "length").mean()),
             "mixed_groups": float(spread.mean()),
-            "samples": float((self.reason != "").sum()),
+            "samples": float(self.samples),
         }
         return drawn
 
@@ -87,6 +90,11 @@ class Rollouts:
         self.counts["flops"] += sum(use.counts.get("flops", 0) for use in apart.uses)
         return value
 
+    @property
+    def samples(self) -> int:
+        """The number of samples so far."""
+        return int((self.drawn["finish_reason"] != "").sum())
+
     @cached_property
     def completions(self) -> Completions:
-        return Completions(self.text, self.token_ids, self.reason, self.logprob, self.policy_logprob, key="")
+        return Completions(**self.drawn, key="")

@@ -13,14 +13,14 @@ import inspect
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
 from bench import progress
-from bench.artifacts import Completions, Message, Policy, Prompts, Selection, content_hash
+from bench.artifacts import Completions, Policy, Prompts, Selection
 from bench.config.rules import (
     EPOCHS,
     TRUE_OR_FALSE,
@@ -45,7 +45,7 @@ from bench.training.checkpoints import hand_over, is_kept, keep, kept
 from bench.training.lora import Lora, fill, save, trainable
 from bench.training.packing import IGNORED
 from bench.training.recipe import PRECISIONS, SCHEDULERS, Recipe
-from bench.training.trainers import isolated, refuse_unreadable, training_log, write_log
+from bench.training.trainers import Examples, isolated, refuse_unreadable, training_log, write_log
 from bench.training.weighted_trainer import train
 
 ONLINE = "bench.procedures.online.online"
@@ -53,20 +53,12 @@ TOO_LONG = "completion with its prompt", "train on shorter ones, or from a polic
 
 
 @dataclass(frozen=True)
-class TrainingSet:
-    """K examples in order. Its key is a hash of its content: selections of the same completions share one training."""
+class TrainingSet(Examples):
+    """K completions with their prompts. Selections of the same completions share one training."""
 
-    messages: tuple[tuple[Message, ...], ...]  # [K] prompts
     token_ids: tuple[tuple[int, ...], ...]  # [K] completions as drawn, EOS included where it was drawn
     finish_reason: tuple[str, ...]  # [K] "stop" or "length"
     weight: tuple[float, ...]  # [K] in the loss, above 0
-
-    def __len__(self) -> int:
-        return len(self.weight)
-
-    @cached_property
-    def key(self) -> str:
-        return content_hash(self.messages, self.token_ids, self.finish_reason, self.weight)
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
@@ -81,12 +73,11 @@ def check_settings(config: Mapping[str, Any]) -> None:
 
 def check_recipe(config: Mapping[str, Any]) -> None:
     """Raise BenchError where the settings of a recipe don't go together."""
-    settings = {**config["training"], "seed": config["seed"]}
     defaults = {name: setting.default for name, setting in inspect.signature(fine_tune).parameters.items()}
-    given = {field.name: settings.get(field.name, defaults[field.name]) for field in fields(Recipe)}
-    if isinstance(given["lora"], Mapping):
-        given["lora"] = Lora(**{field.name: given["lora"][field.name] for field in fields(Lora)})
-    Recipe(**given).check()
+    recipe = Recipe.of({**defaults, **config["training"], "seed": config["seed"]})
+    if isinstance(recipe.lora, Mapping):
+        recipe = replace(recipe, lora=Lora(**{field.name: recipe.lora[field.name] for field in fields(Lora)}))
+    recipe.check()
 
 
 @checked(check_settings)
@@ -131,26 +122,7 @@ def fine_tune(
     (FSDP2). On a CPU the result is bit for bit the same for equal inputs, seed and thread count.
     Rows of weight 0 are left out. Raises BenchError where nothing is left, or where the loss is NaN.
     """
-    recipe = Recipe(
-        epochs=epochs,
-        updates=updates,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        micro_batch_size=micro_batch_size,
-        scheduler=scheduler,
-        warmup=warmup,
-        weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm,
-        gradient_checkpointing=gradient_checkpointing,
-        packing=packing,
-        precision=precision,
-        lora=lora,
-        keep_every=keep_every,
-        checkpoint_every=checkpoint_every,
-        processes=processes,
-        fsdp=fsdp,
-        seed=seed,
-    )
+    recipe = Recipe.of(locals())
     recipe.check()
     return sft(policy, training_set(prompts, completions, selection), recipe)
 
@@ -230,7 +202,6 @@ def _fit(
                     whole = trainable(policy, recipe.lora, in_bfloat16=recipe.in_bfloat16)
                 fill(whole, weights)
             save(whole, policy, folder)
-            loading.load_tokenizer(policy).save_pretrained(folder)
 
         def reached(updates: int, weights: Callable[[], dict[str, Any] | None]) -> None:
             if not is_kept(out, updates):  # by a try that was killed; all processes decide alike, and gather together

@@ -5,18 +5,34 @@ import copy
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench import progress
-from bench.artifacts import Policy
+from bench.artifacts import Message, Policy, content_hash
 from bench.errors import BenchError
 from bench.models import loading
 
 LOG = "train_log.json"
 MEASURES = ("loss", "learning_rate", "grad_norm")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples in order. The key is a hash of their content: equal ones share one training."""
+
+    messages: tuple[tuple[Message, ...], ...]  # the prompt of each
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
+    @cached_property
+    def key(self) -> str:
+        return content_hash(*(getattr(self, each.name) for each in fields(self)))
 
 
 def training_log(model: Policy) -> list[dict[str, float]]:
@@ -47,14 +63,11 @@ def train_classifier(
 
     trainer: makes the Trainer, given a callback. name: of the model, for messages. Returns the log and the Trainer.
     """
-    from transformers import PrinterCallback
-
     loading.cap_attention(model)
     config = copy.deepcopy(model.config)
     log: list[dict[str, float]] = []
     with progress.bar(f"train {name}", updates, "steps") as bar:
         made = trainer(watcher(log, bar, setting="scoring.learning_rate", name=f"the {name}'s training", keep=measures))
-        made.remove_callback(PrinterCallback)
         made.train()
     model.config = config  # the Trainer writes into it
     model.save_pretrained(out)
@@ -63,7 +76,22 @@ def train_classifier(
     return log, made
 
 
-class PairsAlike:
+class Silent:
+    """For Trainers: nothing is printed, and nothing leaves the machine."""
+
+    remove_callback: Callable[[Any], None]
+
+    def __init__(self, *given: Any, **settings: Any) -> None:
+        from transformers import PrinterCallback
+
+        super().__init__(*given, **settings)
+        self.remove_callback(PrinterCallback)
+
+    def _send_telemetry(self) -> None:
+        """TRL would report each training."""
+
+
+class PairsAlike(Silent):
     """For TRL's Trainers on pairs: an update weighs all its pairs alike, also across micro-batches."""
 
     loss_is_scaled_for_ga: Any = True  # compute_loss is given the number of pairs of the whole batch
@@ -126,6 +154,27 @@ def watcher(
             bar.advance()
 
     return Watcher()
+
+
+def keeper(model: Any, every: int | None, reached: Callable[[int], None]) -> Any:
+    """A callback that calls `reached` after every `every` updates but the last, before the update's checkpoint.
+
+    every: None: never. Make it before the Trainer, which writes its own special tokens into the model's configurations:
+    inside `reached` they are as they were.
+    """
+    from transformers import TrainerCallback
+
+    configs = copy.deepcopy((model.config, model.generation_config))
+
+    class Keeper(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if every is not None and state.global_step % every == 0 and state.global_step < state.max_steps:
+                changed = model.config, model.generation_config
+                model.config, model.generation_config = copy.deepcopy(configs)
+                reached(state.global_step)
+                model.config, model.generation_config = changed
+
+    return Keeper()
 
 
 @contextlib.contextmanager

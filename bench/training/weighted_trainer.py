@@ -16,7 +16,7 @@ from bench.training.lora import is_frozen
 from bench.training.packing import count_tokens, loss_tokens, of_examples, packed, parts, refuse_where_examples_meet
 from bench.training.processes import rank
 from bench.training.recipe import Recipe
-from bench.training.trainers import watcher
+from bench.training.trainers import Silent, keeper, watcher
 
 CHECKPOINTS = 2  # that stay: the last may be half written when a training is killed
 FSDP = {"version": 2, "state_dict_type": "SHARDED_STATE_DICT", "reshard_after_forward": True}
@@ -68,27 +68,19 @@ def train(
     configs = copy.deepcopy((model.config, model.generation_config))
     log: list[dict[str, float]] = []
     gather = partial(_gathered, model) if recipe.fsdp else _whole
-
-    def reach(updates: int) -> None:
-        changed = model.config, model.generation_config  # the Trainer writes its own special tokens into them
-        model.config, model.generation_config = copy.deepcopy(configs)
-        reached(updates, gather)
-        model.config, model.generation_config = changed
-
+    keep = keeper(model, recipe.keep_every, lambda updates: reached(updates, gather))
     if recipe.packing:
         refuse_where_examples_meet(model)
     with progress.bar("fine-tuning", steps, "steps") as bar:
         watch = watcher(log, bar, setting="training.learning_rate", name="the training")
-        trainer = weighted_trainer(model, tokenizer, rows, arguments, watch, packing=recipe.packing)
-        if recipe.keep_every is not None:
-            trainer.add_callback(keeper(recipe.keep_every, reach))
+        trainer = weighted_trainer(model, tokenizer, rows, arguments, [watch, keep], packing=recipe.packing)
         if before is not None:
             trainer.tokens = before.tokens if rank() == 0 else 0
             log.extend(before.log)
             bar.advance(len(log))
         trainer.seal = lambda checkpoint, tokens: checkpoints.seal(checkpoint, log, tokens)
         trainer.train(resume_from_checkpoint=str(before.folder) if before else None)
-    model.config, model.generation_config = configs
+    model.config, model.generation_config = configs  # the Trainer writes its own special tokens into them
     return Trained(log, trainer.all_tokens(), gather())
 
 
@@ -110,7 +102,7 @@ def _gathered(model: Any) -> dict[str, Any]:
     return weights
 
 
-class InParts:
+class InParts(Silent):
     """For a Trainer of summed losses: where a GPU's memory runs out, its batches are read in smaller parts."""
 
     args: Any
@@ -142,7 +134,7 @@ class InParts:
 
 
 def weighted_trainer(
-    model: Any, tokenizer: Any, rows: dict[str, list], arguments: Any, watcher: Any, *, packing: bool = False
+    model: Any, tokenizer: Any, rows: dict[str, list], arguments: Any, callbacks: list[Any], *, packing: bool
 ) -> Any:
     """The trainer whose loss is sum_i w_i sum_t nll_it / sum_i w_i l_i over a batch (see bench.training.sft).
 
@@ -150,7 +142,6 @@ def weighted_trainer(
     """
     import torch
     from datasets import Dataset
-    from transformers import PrinterCallback
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
     known = [token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None]
@@ -201,23 +192,19 @@ def weighted_trainer(
             if self.args.process_index == 0:
                 self.seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}", tokens)
 
-        def _send_telemetry(self) -> None:
-            """Nothing leaves the machine."""
-
     trainer = WeightedTrainer(
         model=model,
         args=arguments,
         train_dataset=examples,
         processing_class=tokenizer,
         data_collator=packed if packing else padded,
-        callbacks=[watcher],
+        callbacks=callbacks,
     )
     assert trainer.model is not None
     _compute_nothing_but_log_probs(trainer.model)
     for weight in trainer.model.parameters():
         if weight.requires_grad and weight.dtype != torch.float32:  # TRL narrows the adapters of quantised models
             weight.data = weight.data.float()
-    trainer.remove_callback(PrinterCallback)
     return trainer
 
 
@@ -226,15 +213,3 @@ def _compute_nothing_but_log_probs(model: Any) -> None:
     from trl.trainer.utils import add_fused_lm_head
 
     add_fused_lm_head(model.get_base_model() if hasattr(model, "get_base_model") else model)
-
-
-def keeper(every: int, reach: Callable[[int], None]) -> Any:
-    """A callback that calls `reach` after every `every` updates but the last, before the update's checkpoint."""
-    from transformers import TrainerCallback
-
-    class Keeper(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step % every == 0 and state.global_step < state.max_steps:
-                reach(state.global_step)
-
-    return Keeper()
