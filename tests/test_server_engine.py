@@ -19,7 +19,7 @@ from bench import policies
 from bench.artifacts import Completions, Policy, Prompts
 from bench.config import checks
 from bench.errors import BenchError
-from bench.generation import http_client, model_server, server_engine
+from bench.generation import http_client, server_engine
 from bench.models import chat, loading
 from bench.models.logprobs import token_logprobs
 from bench.store import Store, using
@@ -75,7 +75,7 @@ def stored(root: Path) -> list[Path]:
 
 def pool_requests(fake: FakeServer) -> list[dict]:
     """Without the probes: they alone ask for log-probabilities or draw hot."""
-    return [body for body in fake.asked if not body.get("logprobs") and body["temperature"] != model_server.HOT]
+    return [body for body in fake.asked if not body.get("logprobs") and body["temperature"] != server_engine.HOT]
 
 
 def test_each_sample_is_a_request_of_its_own_with_the_suite_s_tokens(fake, few_prompts, random_policy, store):
@@ -128,7 +128,7 @@ def test_greedy_asks_for_no_seed(fake, few_prompts, random_policy, store):
     drawn = drawn_by(fake, few_prompts, random_policy, temperature=0.0, num_completions=1)
     assert [set(body) & {"seed"} for body in pool_requests(fake)] == [set()] * 7
     assert (drawn.logprob == 0).all()
-    assert not any(body["temperature"] == model_server.HOT for body in fake.asked)  # seeds don't matter
+    assert not any(body["temperature"] == server_engine.HOT for body in fake.asked)  # seeds don't matter
 
 
 def test_only_openai_s_fields_where_a_server_refuses_others(fake, few_prompts, random_policy, store):

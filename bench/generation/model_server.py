@@ -1,31 +1,20 @@
 """One model of one OpenAI-compatible server: requests for completions, its parsed answers, and explained refusals.
 
-Fields beyond OpenAI's (top_k, penalties, token ids) have vLLM's names, which other servers share or ignore. `check`
-tells whether a server does what a pool relies on: it holds the policy, a seed repeats, and different seeds differ.
+Fields beyond OpenAI's (top_k, penalties, token ids) have vLLM's names, which other servers share or ignore.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from bench.artifacts import Message, Policy, Prompts
+from bench.artifacts import Message
 from bench.config.rules import Rule, or_null
 from bench.errors import BenchError, quoted
 from bench.generation import http_client, server_answers
 from bench.generation.server_answers import COUNT, TEXT, CompletionAnswer
-from bench.models.logprobs import token_logprobs
-from bench.models.sampler import RAW, Sampler
-from bench.progress import say
-from bench.seeds import stream_key
+from bench.models.sampler import Sampler
 
 PATHS = {"completions": "/completions", "chat": "/chat/completions"}  # of a URL that ends in /v1, by endpoint
-PROMPTS = 8  # that `check` asks for: one completion of each tells whether the weights are the policy's
-SEEDS = 8  # each draws one completion twice, of one prompt
-HOT = 2.0  # temperature of those completions: even a sure policy then draws other tokens with another seed
-TOKENS = 16  # per completion
-ALIKE = 2  # first tokens that make two completions alike: later tokens may differ by rounding in 16 bits
 MODELS = Rule(
     lambda listed: (
         isinstance(listed, dict)
@@ -180,69 +169,3 @@ def parse(answer: Any, request: CompletionRequest, *, model: str | None, endpoin
             "generation.endpoint=completions, or serve the policy's chat template."
         )
     return found
-
-
-def check(
-    policy: Policy,
-    prompts: Prompts,
-    request: Callable[..., CompletionRequest],
-    drawn: Callable[[Sequence[CompletionRequest]], Iterator[tuple[int, CompletionAnswer, list[int], bool]]],
-    *,
-    max_tokens: int,
-    greedy: bool,
-    seeded: bool,
-    tolerance: float,
-    dtype: str,
-    url: str,
-) -> None:
-    """Raise BenchError where the server holds another model than the policy, or ignores seeds.
-
-    request(row, sampler, ...): make a request for a row of `prompts`. drawn(requests): yield each one's (index, answer,
-    token ids, whether they are exact). greedy: the pool needs no seeds. seeded: equal seeds must repeat a completion.
-    tolerance: of the mean absolute difference between the log-probabilities, nats per token.
-    """
-    weights = [
-        request(row, RAW, max_tokens=max_tokens, seed=stream_key(row, "ask a server") % 2**63, logprobs=True)
-        for row in range(len(prompts))
-    ]
-    drawings = {i: (ids, answer.logprobs if exact else None) for i, answer, ids, exact in drawn(weights)}
-    token_ids, logprobs = zip(*(drawings[row] for row in range(len(prompts))), strict=True)
-    rows = [row for row, values in enumerate(logprobs) if values]  # None: the server tells none
-    if not rows:
-        say(f"warning: {url} tells no log-probabilities, so whether it holds {policy.path} can't be checked")
-    else:
-        theirs = [np.array(logprobs[row][: len(token_ids[row])]) for row in rows]  # they may leave out the EOS
-        ids = [token_ids[row][: len(values)] for row, values in zip(rows, theirs, strict=True)]
-        ours = token_logprobs(policy, prompts.take(np.array(rows)), ids, dtype=dtype)
-        difference = float(np.abs(np.concatenate(theirs) - np.concatenate(ours)).mean())  # nats per token
-        if not difference <= tolerance:
-            raise BenchError(
-                f"{url} serves another model than {policy.path}: its log-probabilities are {difference:.3f} nats per "
-                f"token away from the policy's, more than generation.logprob_tolerance={tolerance}."
-            )
-    if greedy:
-        return
-    seeds = [
-        request(0, Sampler(HOT), max_tokens=max_tokens, seed=stream_key(i, "ask again") % 2**63) for i in range(SEEDS)
-    ]
-    completions = {i: ids for i, _, ids, _ in drawn(seeds * 2 if seeded else seeds)}
-    first, second = ([completions.get(i + start, []) for i in range(SEEDS)] for start in (0, SEEDS))
-    check_seeds(first, second if seeded else None, url=url)
-
-
-def check_seeds(first: Sequence[list[int]], second: Sequence[list[int]] | None, *, url: str) -> None:
-    """Raise BenchError where the server ignores seeds. first[i], second[i]: token ids drawn with the i-th seed.
-
-    second None: check only that not all are the same, as they would be if every request got one random stream.
-    """
-    if all(ids == first[0] for ids in first):
-        raise BenchError(f"{url} draws the same completion whatever the seed, so its samples are not independent.")
-    if second is None:
-        return
-    repeated = sum(a[:ALIKE] == b[:ALIKE] for a, b in zip(first, second, strict=True))
-    if 2 * repeated <= len(first):
-        raise BenchError(
-            f"{url} ignores seeds: of {len(first)} completions asked for twice with equal seeds, "
-            f"{len(first) - repeated} began differently. Pools from it can't be repeated; "
-            "generation.accept_unseeded=true draws them so."
-        )

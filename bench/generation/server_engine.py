@@ -11,7 +11,7 @@ policy and heeds seeds.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,18 +21,23 @@ from bench.artifacts import Completions, Policy, Prompts
 from bench.config import rules
 from bench.devices import resolve_dtype
 from bench.errors import BenchError
-from bench.generation import model_server
 from bench.generation.model_server import PATHS, CompletionRequest, Server
 from bench.generation.pool import draw
 from bench.generation.server_answers import CompletionAnswer, Tokens
-from bench.models import loading, tokens
-from bench.models.logprobs import Rescorer
-from bench.models.sampler import Sampler
+from bench.models import loading
+from bench.models.logprobs import Rescorer, token_logprobs
+from bench.models.sampler import RAW, Sampler
 from bench.progress import Bar, say
 from bench.seeds import stream_key
 
 VERSION = 1  # raise it when equal settings draw other samples
 COLDEST = 0.01  # vLLM draws at this temperature where a lower one is asked for
+# Before an engine draws, it asks for a few short completions:
+PROMPTS = 8  # one completion of each tells whether the weights are the policy's
+SEEDS = 8  # each draws one completion twice, of one prompt
+HOT = 2.0  # temperature of those completions: even a sure policy then draws other tokens with another seed
+TOKENS = 16  # per completion
+ALIKE = 2  # first tokens that make two completions alike: later tokens may differ by rounding in 16 bits
 
 SERVED = rules.text(
     r"[^\0\n]+", "the local folder of the policy that the server serves (with policy=folder, policy.path)"
@@ -154,18 +159,14 @@ def _holds(serves: str, policy: Policy, others: Callable[..., Completions] | Non
     return False
 
 
-class ServerEngine:
+class ServerEngine(Rescorer):
     """A policy as a server holds it, checked before the first unit is drawn."""
 
     def __init__(self, policy: Policy, server: Server, *, seeded: bool, logprob_tolerance: float, dtype: str) -> None:
-        self.policy, self.server, self.dtype = policy, server, dtype
-        self.seeded, self.logprob_tolerance = seeded, logprob_tolerance
-        self.tokenizer = loading.load_tokenizer(policy)
-        eos_ids, context, vocabulary = tokens.configured(loading.base_of(policy), self.tokenizer)
-        self.tokens = Tokens(self.tokenizer, eos_ids, vocabulary)
-        self.context = min((limit for limit in (context, server.context) if limit is not None), default=None)
+        super().__init__(policy, dtype=dtype, limit=server.context)
+        self.server, self.seeded, self.logprob_tolerance = server, seeded, logprob_tolerance
+        self.tokens = Tokens(self.tokenizer, self.eos_ids, self.vocabulary)
         self._checked = False
-        self._rescorer = Rescorer(policy, dtype=dtype)
 
     def sample(
         self, prompts: Prompts, samples: range, sampler: Sampler, *, max_new_tokens: int, seed: int, progress: Bar
@@ -175,7 +176,7 @@ class ServerEngine:
         The tokens of a prompt are counted with sample 0, whose prefill the other samples can share.
         retokenized_otherwise: completions without token ids whose texts do not give their tokens again.
         """
-        prompt_ids = tokens.encode(self.tokenizer, prompts, max_new_tokens=max_new_tokens, context=self.context)
+        prompt_ids = self.encode(prompts, max_new_tokens)
 
         def request(row: int, sampler: Sampler, **settings: Any) -> CompletionRequest:
             messages = prompts.messages[row]
@@ -184,20 +185,12 @@ class ServerEngine:
             return CompletionRequest(str(prompts.id[row]), prompt_ids[row], messages, sampler, **settings)
 
         if not self._checked:
-            few = prompts[: model_server.PROMPTS]
+            few = prompts[:PROMPTS]
             rooms = [self.context - len(ids) for ids in prompt_ids[: len(few)]] if self.context is not None else []
-            model_server.check(
-                self.policy,
-                few,
-                request,
-                self._drawn,
-                max_tokens=min([model_server.TOKENS, *rooms]),
-                greedy=sampler.is_greedy,
-                seeded=self.seeded,
-                tolerance=self.logprob_tolerance,
-                dtype=self.dtype,
-                url=self.server.url,
-            )
+            short = partial(request, max_tokens=min([TOKENS, *rooms]))
+            self._check_weights(few, short)
+            if not sampler.is_greedy:
+                self._check_seeds(short)
             self._checked = True
         seeds = [[stream_key(seed, "generate", str(name), sample) % 2**63 for sample in samples] for name in prompts.id]
         requests = [
@@ -215,24 +208,51 @@ class ServerEngine:
                 f"warning: {otherwise} of {len(requests)} completions came as text that tokenizes otherwise than as it "
                 "was drawn; a server that returns token ids (vLLM) avoids it"
             )
-        logprob, policy_logprob = self._rescorer.pair(prompts, token_ids, sampler)
-        completions = tokens.decode(
-            self.tokenizer,
-            token_ids,
-            prompts,
-            eos_ids=self.tokens.eos_ids,
-            logprob=logprob,
-            policy_logprob=policy_logprob,
-            dtype=self.dtype,
-        )
-        read = sum(map(len, prompt_ids)) if 0 in samples else 0
-        written = int(completions.length.sum())
-        return completions, {
-            "prompt_tokens": read,
-            "generated_tokens": written,
-            "flops": 2 * loading.count_parameters(self.policy) * (read + written),
-            "retokenized_otherwise": otherwise,
-        }
+        completions, counts = self.completions(prompts, prompt_ids, token_ids, samples, sampler)
+        return completions, counts | {"retokenized_otherwise": otherwise}
+
+    def _check_weights(self, prompts: Prompts, request: Callable[..., CompletionRequest]) -> None:
+        """Raise BenchError where the server holds another model than the policy. request: of a row, with a sampler."""
+        asked = [
+            request(row, RAW, seed=stream_key(row, "ask a server") % 2**63, logprobs=True)
+            for row in range(len(prompts))
+        ]
+        drawings = {i: (ids, answer.logprobs if exact else None) for i, answer, ids, exact in self._drawn(asked)}
+        token_ids, logprobs = zip(*(drawings[row] for row in range(len(prompts))), strict=True)
+        rows = [row for row, values in enumerate(logprobs) if values]  # None: the server tells none
+        url, path = self.server.url, self.policy.path
+        if not rows:
+            say(f"warning: {url} tells no log-probabilities, so whether it holds {path} can't be checked")
+            return
+        theirs = [np.array(logprobs[row][: len(token_ids[row])]) for row in rows]  # they may leave out the EOS
+        ids = [token_ids[row][: len(values)] for row, values in zip(rows, theirs, strict=True)]
+        ours = token_logprobs(self.policy, prompts.take(np.array(rows)), ids, dtype=self.dtype)
+        difference = float(np.abs(np.concatenate(theirs) - np.concatenate(ours)).mean())  # nats per token
+        if not difference <= self.logprob_tolerance:
+            raise BenchError(
+                f"{url} serves another model than {path}: its log-probabilities are {difference:.3f} nats per token "
+                f"away from the policy's, more than generation.logprob_tolerance={self.logprob_tolerance}."
+            )
+
+    def _check_seeds(self, request: Callable[..., CompletionRequest]) -> None:
+        """Raise BenchError where the server ignores seeds: each draws one completion of the first prompt twice.
+
+        Where seeds need not repeat a completion: once, as not all may be the same.
+        """
+        url = self.server.url
+        seeds = [stream_key(i, "ask again") % 2**63 for i in range(SEEDS)]
+        asked = [request(0, Sampler(HOT), seed=seed) for seed in seeds * (2 if self.seeded else 1)]
+        drawn = {i: ids for i, _, ids, _ in self._drawn(asked)}
+        first, second = ([drawn.get(i + start, []) for i in range(len(seeds))] for start in (0, len(seeds)))
+        if all(ids == first[0] for ids in first):
+            raise BenchError(f"{url} draws the same completion whatever the seed, so its samples are not independent.")
+        repeated = sum(a[:ALIKE] == b[:ALIKE] for a, b in zip(first, second, strict=True))
+        if self.seeded and 2 * repeated <= len(first):
+            raise BenchError(
+                f"{url} ignores seeds: of {len(first)} completions asked for twice with equal seeds, "
+                f"{len(first) - repeated} began differently. Pools from it can't be repeated; "
+                "generation.accept_unseeded=true draws them so."
+            )
 
     def _drawn(self, requests: Sequence[CompletionRequest]) -> Iterator[tuple[int, CompletionAnswer, list[int], bool]]:
         """Yield (index, answer, token ids with the EOS that ended them, whether these are the ids that were drawn)."""

@@ -27,7 +27,6 @@ from bench.errors import BenchError
 from bench.generation.pool import draw
 from bench.generation.vllm_core import Answer, Core, EngineDiedError, Request, shape
 from bench.generation.vllm_launch import LORA_RANKS, Adapter, Options, adapter_of, check_installed
-from bench.models import loading, tokens
 from bench.models.logprobs import Rescorer
 from bench.models.sampler import Sampler
 from bench.progress import Bar, say
@@ -100,17 +99,7 @@ def generate(
         )
     if temperature > HOTTEST:
         raise BenchError(f"temperature={temperature} is more than vLLM draws at: it must be at most {HOTTEST}.")
-    options = Options(
-        dtype=resolve_dtype(dtype),
-        tensor_parallel_size=tensor_parallel_size,
-        data_parallel_size=data_parallel_size,
-        gpu_memory_utilization=gpu_memory_utilization,
-        kv_cache_gib=kv_cache_gib,
-        max_model_len=max_model_len,
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=max_num_batched_tokens,
-        enforce_eager=enforce_eager,
-    )
+    options = options_from(locals())
     return draw(
         prompts,
         policy,
@@ -141,18 +130,12 @@ def options_from(settings: Mapping[str, Any]) -> Options:
     return Options(**{**given, "dtype": resolve_dtype(given["dtype"])})
 
 
-class VLLMEngine:
+class VLLMEngine(Rescorer):
     """A policy as this process's vLLM serves it."""
 
     def __init__(self, policy: Policy, options: Options) -> None:
-        self.policy, self.options = policy, options
-        self.adapter = adapter_of(policy)
-        self.base = loading.base_of(policy)
-        self.tokenizer = loading.load_tokenizer(policy)
-        self.eos_ids, context, _ = tokens.configured(self.base, self.tokenizer)
-        limits = (context, options.max_model_len)
-        self.context = min((limit for limit in limits if limit is not None), default=None)
-        self._rescorer = Rescorer(policy, dtype=options.dtype)
+        self.options, self.adapter = options, adapter_of(policy)
+        super().__init__(policy, dtype=options.dtype, limit=options.max_model_len)
 
     def sample(
         self, prompts: Prompts, samples: range, sampler: Sampler, *, max_new_tokens: int, seed: int, progress: Bar
@@ -162,7 +145,7 @@ class VLLMEngine:
         The prompts' tokens are counted with sample 0, as the other samples share their cache. FLOPs are those of
         drawing; engine_logprob_difference is how far vLLM's log-probabilities are from ours, in nats per token.
         """
-        prompt_ids = tokens.encode(self.tokenizer, prompts, max_new_tokens=max_new_tokens, context=self.context)
+        prompt_ids = self.encode(prompts, max_new_tokens)
         asked = {
             (row, column): Request(ids, stream_key(seed, "generate", str(prompts.id[row]), sample) % 2**63)
             for row, ids in enumerate(prompt_ids)
@@ -195,45 +178,18 @@ class VLLMEngine:
                 left = len(asked) - len(answers)
                 say(f"warning: vLLM's engine died; another one draws the {left} of {len(asked)} completions left")
 
-        return self._completions(prompts, prompt_ids, samples, answers, sampler)
-
-    def _completions(
-        self,
-        prompts: Prompts,
-        prompt_ids: list[list[int]],
-        samples: range,
-        answers: dict[Any, Answer],
-        sampler: Sampler,
-    ) -> tuple[Completions, dict[str, float]]:
         shape_ = (len(prompts), len(samples))
         token_ids, theirs = np.empty(shape_, object), np.zeros(shape_)
         for cell, answer in answers.items():
             token_ids[cell], theirs[cell] = np.array(answer.token_ids, np.int32), answer.logprob
-        logprob, policy_logprob = self._rescorer.pair(prompts, token_ids, sampler)
-        completions = tokens.decode(
-            self.tokenizer,
-            token_ids,
-            prompts,
-            eos_ids=self.eos_ids,
-            logprob=logprob,
-            policy_logprob=policy_logprob,
-            dtype=self.options.dtype,
-        )
-        read = sum(map(len, prompt_ids)) if 0 in samples else 0
-        written = int(completions.length.sum())
-        difference = float(np.abs(theirs - policy_logprob).sum() / written)
+        completions, counts = self.completions(prompts, prompt_ids, token_ids, samples, sampler)
+        difference = float(np.abs(theirs - completions.policy_logprob).sum() / counts["generated_tokens"])
         if difference > SUSPICIOUS:
             say(
                 f"warning: vLLM's log-probabilities are {difference:.2f} nats per token away from the policy's own: it "
                 "may not compute the same model"
             )
-        flops = 2 * loading.count_parameters(self.base) * (read + written)
-        return completions, {
-            "prompt_tokens": read,
-            "generated_tokens": written,
-            "flops": flops,
-            "engine_logprob_difference": difference,
-        }
+        return completions, counts | {"engine_logprob_difference": difference}
 
 
 def _serving(base: Policy, options: Options, adapter: Adapter | None) -> Core:

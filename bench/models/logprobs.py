@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts
 from bench.devices import Halving, device, that_fit
-from bench.models import chat, loading
+from bench.models import chat, loading, tokens
 from bench.models.sampler import RAW, Sampler, truncate
 from bench.progress import bar
 from bench.store import stage
@@ -27,6 +27,7 @@ FILE = "divergence.safetensors"
 BATCH_TOKENS = 16_384  # rows x longest of a batch on a CPU
 LOGITS_AT_ONCE = 2**26  # numbers [rows, steps, vocabulary] of one policy in memory, on a CPU
 MOST = 2**18, 2**30  # of both on a GPU
+Measure = Callable[[list["torch.Tensor"], "torch.Tensor"], list["torch.Tensor"]]  # see Readers.summed
 ADVICE = "set evaluation.kl_dtype=bfloat16, or lower task.max_new_tokens"
 
 
@@ -48,7 +49,7 @@ def sequence_logprobs(
     dtype: str = "float32",
 ) -> np.ndarray:
     """[M, N] nats per sequence: each completion's log-probability under the policy's sampler, its EOS included."""
-    return _under(policy, _loaded((policy,), dtype), prompts, completions, [sampler], batch_tokens)[0]
+    return Readers(policy, dtype=dtype, batch_tokens=batch_tokens).under([sampler], prompts, completions)[0]
 
 
 def token_logprobs(policy: Policy, prompts: Prompts, token_ids: list[list[int]], *, dtype: str) -> list[np.ndarray]:
@@ -65,42 +66,56 @@ def token_logprobs(policy: Policy, prompts: Prompts, token_ids: list[list[int]],
 
 
 class Rescorer:
-    """The suite's own log-probabilities for token ids that another program drew; one policy, loaded when first used."""
+    """A policy whose tokens another program draws: texts, counts and log-probabilities are the suite's own.
 
-    def __init__(self, policy: Policy, *, dtype: str) -> None:
+    limit: tokens of prompt and completion that this program reads; None: it has no limit of its own.
+    """
+
+    def __init__(self, policy: Policy, *, dtype: str, limit: int | None = None) -> None:
         self.policy, self.dtype = policy, dtype
-        self._models: dict[Policy, Any] = {}
+        self.base, self.tokenizer = loading.base_of(policy), loading.load_tokenizer(policy)
+        self.eos_ids, context, self.vocabulary = tokens.configured(self.base, self.tokenizer)
+        self.context = min((most for most in (context, limit) if most is not None), default=None)
+        self._readers: Readers | None = None  # loaded when first used
+
+    def encode(self, prompts: Prompts, max_new_tokens: int) -> list[list[int]]:
+        """Each prompt's token ids; see bench.models.tokens.encode."""
+        return tokens.encode(self.tokenizer, prompts, max_new_tokens=max_new_tokens, context=self.context)
 
     def pair(self, prompts: Prompts, token_ids: np.ndarray, sampler: Sampler) -> tuple[np.ndarray, np.ndarray]:
         """[M, N] nats per sequence under the sampler (0 if it is greedy), and under the policy itself."""
-        self._models = self._models or _loaded((self.policy,), self.dtype)
+        self._readers = self._readers or Readers(self.policy, dtype=self.dtype)
         samplers = [RAW] if sampler.is_greedy or sampler == RAW else [RAW, sampler]
-        totals = _under(self.policy, self._models, prompts, _unscored(token_ids), samplers)
+        totals = self._readers.under(samplers, prompts, _unscored(token_ids))
         return (np.zeros(token_ids.shape) if sampler.is_greedy else totals[-1]), totals[0]
+
+    def completions(
+        self, prompts: Prompts, prompt_ids: list[list[int]], token_ids: np.ndarray, samples: range, sampler: Sampler
+    ) -> tuple[Completions, dict[str, float]]:
+        """The given samples of every prompt from their token ids [M, len(samples)], and counts.
+
+        The tokens of a prompt are counted with sample 0, whose prefill the other samples can share. FLOPs are those of
+        drawing.
+        """
+        logprob, policy_logprob = self.pair(prompts, token_ids, sampler)
+        completions = tokens.decode(
+            self.tokenizer,
+            token_ids,
+            prompts,
+            eos_ids=self.eos_ids,
+            logprob=logprob,
+            policy_logprob=policy_logprob,
+            dtype=self.dtype,
+        )
+        read = sum(map(len, prompt_ids)) if 0 in samples else 0
+        written = int(completions.length.sum())
+        flops = 2 * loading.count_parameters(self.base) * (read + written)
+        return completions, {"prompt_tokens": read, "generated_tokens": written, "flops": flops}
 
 
 def _unscored(token_ids: np.ndarray) -> Completions:
     nothing = np.zeros(token_ids.shape)
     return Completions(token_ids, token_ids, nothing, nothing, nothing, key="")
-
-
-def _under(
-    policy: Policy,
-    models: dict[Policy, Any],
-    prompts: Prompts,
-    completions: Completions,
-    samplers: Sequence[Sampler],
-    batch_tokens: int | None = None,
-) -> np.ndarray:
-    """[samplers, M, N] nats per sequence, from one reading. models: the policy's loaded model, by policy."""
-    total = np.zeros((len(samplers), completions.logprob.size))
-
-    def measure(logits: list["torch.Tensor"], tokens: "torch.Tensor") -> list["torch.Tensor"]:
-        return [_sampler_logprobs(logits[0], tokens, each).gather(-1, tokens[..., None])[..., 0] for each in samplers]
-
-    for cells, sums, _ in _summed(measure, (policy,), models, prompts, completions, batch_tokens, "score"):
-        total[:, cells] = sums
-    return total.reshape(len(samplers), *completions.shape)
 
 
 @stage(version=2, load=lambda out: DivergenceSamples(**load_arrays(out / FILE)), speed_only=("batch_tokens",))
@@ -128,8 +143,7 @@ def divergence_samples(
     """
     sampler = Sampler(temperature, top_p, top_k)
     both = np.zeros((2, completions.logprob.size))
-    pair, read = (policy, reference), 0
-    models = _loaded(pair, dtype)
+    readers, read = Readers(policy, reference, dtype=dtype, batch_tokens=batch_tokens), 0
 
     def measure(logits: list["torch.Tensor"], tokens: "torch.Tensor") -> list["torch.Tensor"]:
         ours = _sampler_logprobs(logits[0], tokens, sampler)
@@ -137,12 +151,12 @@ def divergence_samples(
         ratio = (ours - theirs).masked_fill(ours == float("-inf"), 0.0)  # a token that is never drawn adds nothing
         return [(ours.exp() * ratio).sum(dim=-1), ratio.gather(-1, tokens[..., None])[..., 0]]
 
-    for cells, sums, attended in _summed(measure, pair, models, prompts, completions, batch_tokens, "KL"):
+    for cells, sums, attended in readers.summed(measure, prompts, completions, "KL"):
         both[:, cells] = sums
         read += attended
     rao_blackwell, k1 = both.reshape(2, *completions.shape)
     save_arrays(out / FILE, rao_blackwell=rao_blackwell, k1=k1)
-    return {"flops": 2 * sum(map(loading.count_parameters, set(pair))) * read}
+    return {"flops": 2 * sum(map(loading.count_parameters, readers.models)) * read}
 
 
 def _sampler_logprobs(logits: "torch.Tensor", tokens: "torch.Tensor", sampler: Sampler) -> "torch.Tensor":
@@ -158,65 +172,73 @@ def _sampler_logprobs(logits: "torch.Tensor", tokens: "torch.Tensor", sampler: S
     return allowed.log_softmax(dim=-1)
 
 
-def _loaded(policies: tuple[Policy, ...], dtype: str) -> dict[Policy, Any]:
-    return {policy: loading.load_model(policy, dtype=dtype, device=device()) for policy in set(policies)}
+class Readers:
+    """Policies in memory that read the same completions, all in the token ids of the first."""
 
+    def __init__(self, *policies: Policy, dtype: str, batch_tokens: int | None = None) -> None:
+        self.policies, self.batch_tokens = policies, batch_tokens
+        self.models = {each: loading.load_model(each, dtype=dtype, device=device()) for each in set(policies)}
 
-def _summed(
-    measure: Callable[[list["torch.Tensor"], "torch.Tensor"], list["torch.Tensor"]],
-    policies: tuple[Policy, ...],
-    models: dict[Policy, Any],
-    prompts: Prompts,
-    completions: Completions,
-    batch_tokens: int | None,
-    label: str,
-) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Batches: flat cells [B], the sums of K measures over each one's steps [K, B], number of tokens read.
+    def under(self, samplers: Sequence[Sampler], prompts: Prompts, completions: Completions) -> np.ndarray:
+        """[samplers, M, N] nats per sequence under the first policy, from one reading."""
+        total = np.zeros((len(samplers), completions.logprob.size))
 
-    measure: gives K tensors [B, T], from each policy's logits [B, T, V] and the drawn tokens [B, T]. Sequences are
-    padded on the left, so that completions end together and only their steps' logits are made.
-    """
-    import torch
+        def measure(logits: list["torch.Tensor"], tokens: "torch.Tensor") -> list["torch.Tensor"]:
+            under = (_sampler_logprobs(logits[0], tokens, each) for each in samplers)
+            return [each.gather(-1, tokens[..., None])[..., 0] for each in under]
 
-    tokenizer = loading.load_tokenizer(policies[0])
-    from bench.models.kv_cache import mixes_lengths
+        for cells, sums, _ in self.summed(measure, prompts, completions, "score"):
+            total[:, cells] = sums
+        return total.reshape(len(samplers), *completions.shape)
 
-    model = next(iter(models.values()))
-    with torch.inference_mode():
-        padded = all(mixes_lengths(each) for each in models.values())
-    batch_tokens = batch_tokens or that_fit(BATCH_TOKENS, loading.bytes_per_token(model), MOST[0])
-    at_once = that_fit(LOGITS_AT_ONCE, len(models) * model.dtype.itemsize + 20, MOST[1])
-    halving, samples = Halving("completion", ADVICE), completions.shape[1]
-    vocabulary = model.config.get_text_config().vocab_size
+    def summed(
+        self, measure: Measure, prompts: Prompts, completions: Completions, label: str
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        """Batches: flat cells [B], the sums of K measures over each one's steps [K, B], number of tokens read.
 
-    @torch.inference_mode()
-    def read(texts: list[list[int]], drawn: np.ndarray, cells: np.ndarray) -> np.ndarray:
-        width, steps = max(len(texts[cell]) for cell in cells), max(len(drawn[cell]) for cell in cells)
-        ids = torch.zeros(len(cells), width, dtype=torch.long)
-        attended = torch.zeros(len(cells), width, dtype=torch.long)
-        generated = torch.zeros(len(cells), steps, dtype=torch.bool)
-        for i, cell in enumerate(cells):
-            ids[i, width - len(texts[cell]) :] = torch.tensor(texts[cell])
-            attended[i, width - len(texts[cell]) :] = 1
-            generated[i, steps - len(drawn[cell]) :] = True
-        ids, attended, generated = (each.to(model.device) for each in (ids, attended, generated))
-        logits = {policy: _logits(each, ids, attended, steps) for policy, each in models.items()}
-        tokens, most = ids[:, width - steps :], max(1, at_once // (len(cells) * vocabulary))
-        spans = [slice(start, start + most) for start in range(0, steps, most)]  # several where one is long
-        parts = [measure([logits[policy][:, span] for policy in policies], tokens[:, span]) for span in spans]
-        values = [torch.cat(each, dim=-1) for each in zip(*parts, strict=True)]
-        return np.stack([(each.double() * generated).sum(dim=-1).cpu().numpy() for each in values])
+        measure: gives K tensors [B, T], from each policy's logits [B, T, V] and the drawn tokens [B, T]. Sequences are
+        padded on the left, so that completions end together and only their steps' logits are made.
+        """
+        import torch
 
-    with bar(label, total=completions.logprob.size, unit="completions") as progress:
-        for rows, part in completions.shards():
-            prompt_ids = [chat.encode(tokenizer, messages) for messages in prompts.messages[rows]]
-            drawn = part.token_ids.ravel()
-            texts = [[*prompt_ids[cell // samples], *ids] for cell, ids in enumerate(drawn)]
-            lengths = np.array([len(ids) for ids in texts])
-            batches = _batches(lengths, part.length.ravel(), batch_tokens, vocabulary, padded, at_once)
-            for cells, sums in halving.each(partial(read, texts, drawn), batches):
-                yield cells + rows.start * samples, sums, int(lengths[cells].sum())
-                progress.advance(len(cells))
+        from bench.models.kv_cache import mixes_lengths
+
+        tokenizer, model = loading.load_tokenizer(self.policies[0]), next(iter(self.models.values()))
+        with torch.inference_mode():
+            padded = all(mixes_lengths(each) for each in self.models.values())
+        batch_tokens = self.batch_tokens or that_fit(BATCH_TOKENS, loading.bytes_per_token(model), MOST[0])
+        at_once = that_fit(LOGITS_AT_ONCE, len(self.models) * model.dtype.itemsize + 20, MOST[1])
+        halving, samples = Halving("completion", ADVICE), completions.shape[1]
+        vocabulary = model.config.get_text_config().vocab_size
+
+        @torch.inference_mode()
+        def read(texts: list[list[int]], drawn: np.ndarray, cells: np.ndarray) -> np.ndarray:
+            width, steps = max(len(texts[cell]) for cell in cells), max(len(drawn[cell]) for cell in cells)
+            ids = torch.zeros(len(cells), width, dtype=torch.long)
+            attended = torch.zeros(len(cells), width, dtype=torch.long)
+            generated = torch.zeros(len(cells), steps, dtype=torch.bool)
+            for i, cell in enumerate(cells):
+                ids[i, width - len(texts[cell]) :] = torch.tensor(texts[cell])
+                attended[i, width - len(texts[cell]) :] = 1
+                generated[i, steps - len(drawn[cell]) :] = True
+            ids, attended, generated = (each.to(model.device) for each in (ids, attended, generated))
+            logits = {policy: _logits(each, ids, attended, steps) for policy, each in self.models.items()}
+            tokens, most = ids[:, width - steps :], max(1, at_once // (len(cells) * vocabulary))
+            spans = [slice(start, start + most) for start in range(0, steps, most)]  # several where one is long
+            parts = [measure([logits[policy][:, span] for policy in self.policies], tokens[:, span]) for span in spans]
+            values = [torch.cat(each, dim=-1) for each in zip(*parts, strict=True)]
+            return np.stack([(each.double() * generated).sum(dim=-1).cpu().numpy() for each in values])
+
+        with bar(label, total=completions.logprob.size, unit="completions") as progress:
+            for rows, part in completions.shards():
+                prompt_ids = [chat.encode(tokenizer, messages) for messages in prompts.messages[rows]]
+                drawn = part.token_ids.ravel()
+                texts = [[*prompt_ids[cell // samples], *ids] for cell, ids in enumerate(drawn)]
+                lengths = np.array([len(ids) for ids in texts])
+                batches = _batches(lengths, part.length.ravel(), batch_tokens, vocabulary, padded, at_once)
+                for cells, sums in halving.each(partial(read, texts, drawn), batches):
+                    yield cells + rows.start * samples, sums, int(lengths[cells].sum())
+                    progress.advance(len(cells))
 
 
 def _logits(model: Any, ids: "torch.Tensor", attended: "torch.Tensor", steps: int) -> "torch.Tensor":
