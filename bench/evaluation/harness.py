@@ -17,8 +17,8 @@ from bench.artifacts import Policy, Prompts
 from bench.errors import BenchError
 from bench.evaluation.harness_models import on_transformers, quiet
 from bench.models import loading
-from bench.models.chat import encode, render
-from bench.models.tokens import unconfigured_end
+from bench.models.chat import render
+from bench.models.tokens import encode, unconfigured_end
 from bench.progress import bar
 from bench.store import stage
 from bench.tasks import Task
@@ -97,7 +97,8 @@ def lm_eval_exact_match(
     tokenizer = loading.load_tokenizer(policy)
     with quiet():
         model = on_transformers(policy, batch_size=batch_size)
-        _refuse_prompts_that_would_be_cut(tokenizer, prompts, model.max_length - max_new_tokens)
+        # lm-eval would cut the beginning of a prompt that does not fit, with only a warning
+        prompt_ids = encode(tokenizer, prompts, max_new_tokens=max_new_tokens, context=model.max_length)
         config = write_task(
             out, tokenizer, prompts, task_name=task_name, answer_pattern=answer_pattern, max_new_tokens=max_new_tokens
         )
@@ -125,8 +126,8 @@ def lm_eval_exact_match(
     }
     (out / RESULTS).write_text(json.dumps({"metrics": metrics, "rows": rows}, indent=1, ensure_ascii=False))
     written = sum(len(tokenizer.encode(row["text"], add_special_tokens=False)) for row in rows)
-    read = sum(len(encode(tokenizer, messages)) for messages in prompts.messages)
-    return {"generated_tokens": written, "flops": 2 * loading.count_parameters(policy) * (read + written)}
+    flops = 2 * loading.count_parameters(policy) * (sum(map(len, prompt_ids)) + written)
+    return {"generated_tokens": written, "flops": flops}
 
 
 def write_task(
@@ -174,17 +175,6 @@ def _documents(folder: Path, **_: Any) -> dict[str, Any]:
 
     lines = (folder / DATA).read_text(encoding="utf-8").split("\n")
     return {"test": Dataset.from_list([json.loads(line) for line in lines if line])}
-
-
-def _refuse_prompts_that_would_be_cut(tokenizer: Any, prompts: Prompts, room: int) -> None:
-    """Raise BenchError for a prompt that does not fit; lm-eval would cut its beginning with only a warning."""
-    for name, messages in zip(prompts.id.tolist(), prompts.messages, strict=True):
-        length = len(encode(tokenizer, messages))
-        if length > room:
-            raise BenchError(
-                f"prompt {name} has {length} tokens, but the policy's context leaves {room} beside "
-                "task.max_new_tokens; shorten the prompt or lower task.max_new_tokens."
-            )
 
 
 def _counting(generate: Callable[..., Any], advance: Callable[[float], None]) -> Callable[..., Any]:

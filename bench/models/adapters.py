@@ -5,9 +5,7 @@ TRL and PEFT write the name under which the base was loaded: an id of the hub, o
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from bench.artifacts import Policy
 from bench.errors import BenchError, quoted
@@ -65,7 +63,7 @@ def refuse_other_shapes(folder: Path, base: Policy, *, setting: str) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(loading.load_config(base), trust_remote_code=base.trust_remote_code)
     transposed = (loading.adapter_config(folder) or {}).get("fan_in_fan_out", False)
-    for name, shape in _weights(folder):
+    for name, shape in loading.weights(folder):
         module, _, side = name.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
         whole = f"{module}.weight" if side in SIDES else name.removeprefix(PREFIX)
         try:
@@ -82,14 +80,3 @@ def refuse_other_shapes(folder: Path, base: Policy, *, setting: str) -> None:
                 f"{setting}={folder} doesn't fit the run's base in {base.path}: {quoted(name)} needs {needed} "
                 f"in place of {shape}."
             )
-
-
-def _weights(folder: Path) -> Iterator[tuple[str, list[int]]]:
-    """The names and the shapes of an adapter's weights."""
-    from safetensors import safe_open
-
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="np") as weights:
-            for name in weights.keys():  # noqa: SIM118
-                shape: Any = weights.get_slice(name).get_shape()
-                yield name, list(shape)

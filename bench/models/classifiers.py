@@ -13,7 +13,7 @@ from bench.artifacts import content_hash
 from bench.devices import Halving, device
 from bench.errors import BenchError
 from bench.models import hub
-from bench.models.loading import cap_attention, folder, refusing_code
+from bench.models.loading import cap_attention, folder, refusing_code, silent
 
 if TYPE_CHECKING:
     import torch
@@ -89,22 +89,16 @@ class LoadedClassifier:
             AutoModelForTokenClassification,
             AutoTokenizer,
         )
-        from transformers.utils import logging
 
-        logging.disable_progress_bar()
         sequences = kind == "reward model"
         if sequences and (outputs := address.load(AutoConfig).num_labels) != 1:
             raise BenchError(
                 f"{address.name} is no reward model: it has {outputs} outputs; it must be a sequence classifier with "
                 "one (num_labels=1)."
             )
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # a missing layer is refused below in our words
-        try:
-            auto = AutoModelForSequenceClassification if sequences else AutoModelForTokenClassification
+        auto = AutoModelForSequenceClassification if sequences else AutoModelForTokenClassification
+        with silent():  # a missing layer is refused below in our words
             model, info = address.load(auto, dtype=getattr(torch, dtype), output_loading_info=True)
-        finally:
-            logging.set_verbosity(verbosity)
         if info["missing_keys"]:
             raise BenchError(
                 f"{address.name} is no {kind}{'' if sequences else ' (a token classifier)'}: its files lack "

@@ -60,10 +60,7 @@ def snapshot(id: str, revision: str, *, code: bool = False, asking: Asking = POL
                 id,
                 revision=revision,
                 allow_patterns=[*FILES, "*.py"] if code else [*FILES],
-                ignore_patterns=[
-                    "*/*",
-                    "consolidated*",
-                ],  # other formats' folders, second copies of weights
+                ignore_patterns=["*/*", "consolidated*"],  # other formats' folders, second copies of weights
             )
     except errors.GatedRepoError as error:
         raise BenchError(

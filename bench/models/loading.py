@@ -175,24 +175,17 @@ def load_model(policy: Policy, *, dtype: str = "float32", device: str = "cpu", f
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()  # its bar over weight tensors says nothing about our stages
     how: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True, "ignore_mismatched_sizes": True}
     if four_bit:
         how["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=how["dtype"]
         )
         how["device_map"] = {"": device}
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # what doesn't fit is refused below, in our words
-    try:
-        with _code_refused(policy):
-            found: Any = AutoModelForCausalLM.from_pretrained(
-                policy.path, trust_remote_code=policy.trust_remote_code, output_loading_info=True, **how
-            )
-    finally:
-        logging.set_verbosity(verbosity)
+    with silent(), _code_refused(policy):  # what doesn't fit is refused below, in our words
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            policy.path, trust_remote_code=policy.trust_remote_code, output_loading_info=True, **how
+        )
     model, info = found
     _refuse_random_weights(policy, info)
     cap_attention(model)
@@ -202,6 +195,20 @@ def load_model(policy: Policy, *, dtype: str = "float32", device: str = "cpu", f
         if hasattr(layer, "support_avx512bf16_for_cpu"):  # else evaluation rounds the weights again, for good
             layer.support_avx512bf16_for_cpu = False
     return model.eval()
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Inside, transformers says errors alone. Its bars over weight tensors stay off: they tell of no stage of ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def cap_attention(model: Any) -> None:
@@ -250,13 +257,19 @@ def refusing_code(place: str | Path, setting: str, *, trusted: bool) -> Iterator
         raise BenchError(f"The model in {place} can't be loaded: {type(error).__name__}: {quoted(error)}") from error
 
 
-def count_parameters(policy: Policy) -> int:
-    """Count the policy's parameters by the headers of its files; those of an adapter are added to those of its base."""
+def weights(folder: Path) -> Iterator[tuple[str, list[int]]]:
+    """The names and the shapes of the weights in a folder, by the headers of its files."""
     from safetensors import safe_open
 
-    total = 0
-    for path in sorted(policy.path.glob("*.safetensors")):
-        with safe_open(path, framework="np") as weights:
-            total += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118
+                shape: Any = file.get_slice(name).get_shape()
+                yield name, list(shape)
+
+
+def count_parameters(policy: Policy) -> int:
+    """Count the policy's parameters by the headers of its files; those of an adapter are added to those of its base."""
+    total = sum(math.prod(shape) for _, shape in weights(policy.path))
     base = base_of(policy)
     return total if base == policy else total + count_parameters(base)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from bench.artifacts import Completions, Policy, Selection, content_hash
+from bench.artifacts import FIELDS, Completions, Policy, Selection, content_hash
 from bench.config.rules import one_of
 from bench.errors import BenchError
 from bench.procedures.parts import Parts
@@ -70,9 +70,7 @@ def by_fold(probe: Probe, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Policy
 
 def _rows(pool: Completions, rows: np.ndarray) -> Completions:
     """The completions of some prompts, of a pool in memory."""
-    names = ("text", "token_ids", "finish_reason", "logprob", "policy_logprob")
-    text, token_ids, finish_reason, logprob, policy_logprob = (getattr(pool, name)[rows] for name in names)
-    return Completions(text, token_ids, finish_reason, logprob, policy_logprob, key=content_hash(pool.key, rows))
+    return Completions(**{name: getattr(pool, name)[rows] for name in FIELDS}, key=content_hash(pool.key, rows))
 
 
 def easiness(easy_by: str, nll: np.ndarray, solved: np.ndarray | None) -> np.ndarray:

@@ -116,19 +116,11 @@ def _shape(parts: Parts, policy: Any) -> PolicyShape | None:
     return PolicyShape(
         context=loading.context(described),
         layers=getattr(described.get_text_config(), "num_hidden_layers", None),
-        modules=frozenset(_modules(base)),
+        modules=frozenset(part for name, _ in loading.weights(base.path) for part in name.split(".")),
         tokenizer=lambda: loading.load_tokenizer(made),
         config=described,
         unfit=ADAPTED if base != made else "brings Python code of its own" if own_code else None,
     )
-
-
-def _modules(policy: Any) -> Iterator[str]:
-    from safetensors import safe_open
-
-    for path in policy.path.glob("*.safetensors"):
-        with safe_open(path, framework="np") as weights:
-            yield from (part for name in weights.keys() for part in name.split("."))  # noqa: SIM118
 
 
 def _check_lengths(prompts: Prompts, shape: PolicyShape, config: Mapping[str, Any]) -> None:

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from bench.models.classifiers import padded
 from bench.models.loading import folder
 from bench.progress import bar
 from bench.seeds import generator, small_seed
 from bench.store import stage
 from bench.tasks import Corpus
+from bench.training.packing import IGNORED
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 WORDS = r" ?[A-Za-z]+| ?[0-9]+| ?#+| ?[^\sA-Za-z0-9#]+|\s+"  # a number is one piece, so " 17" becomes one token
@@ -172,23 +174,21 @@ def _train(
         optimizer,
         lambda step: min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * step / steps))),
     )
-    lengths = np.array([len(prompt) + len(completion) for prompt, completion in encoded])
+    examples = [
+        {"input_ids": prompt + completion, "labels": [IGNORED] * len(prompt) + completion}
+        for prompt, completion in encoded
+    ]
+    lengths = np.array([len(example["input_ids"]) for example in examples])
     tokens = 0
     model.train()
     with bar("pretrain", steps, "steps") as progress:
         for rows in batches(lengths, batch_size=batch_size, steps=steps, rng=rng):
-            width = lengths[rows].max()
-            ids = torch.full((len(rows), width), pad)  # (B, T)
-            labels = torch.full((len(rows), width), -100)  # (B, T)
-            for i, row in enumerate(rows):
-                prompt, completion = encoded[row]
-                ids[i, : lengths[row]] = torch.tensor(prompt + completion)
-                labels[i, len(prompt) : lengths[row]] = torch.tensor(completion)
+            batch = padded([examples[row] for row in rows], {"input_ids": pad, "labels": IGNORED})  # (B, T) each
             # Padding lies to the right, so the causal mask alone keeps it from every position that carries loss.
-            hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, D)
-            carries_loss = labels[:, 1:] != -100  # (B, T - 1)
-            logits = model.lm_head(hidden[:, :-1][carries_loss])  # (completion tokens, V)
-            loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:][carries_loss])
+            hidden = model.model(input_ids=batch["input_ids"], use_cache=False).last_hidden_state  # (B, T, D)
+            labels = batch["labels"][:, 1:]  # (B, T - 1)
+            logits = model.lm_head(hidden[:, :-1][labels != IGNORED])  # (completion tokens, V)
+            loss = torch.nn.functional.cross_entropy(logits, labels[labels != IGNORED])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
