@@ -22,19 +22,7 @@ import numpy as np
 
 from bench import progress
 from bench.artifacts import Completions, Policy, Prompts, Selection, content_hash
-from bench.config.rules import (
-    ABOVE_ZERO,
-    EPOCHS,
-    TRUE_OR_FALSE,
-    Count,
-    LearningRate,
-    WeightDecay,
-    checked,
-    number,
-    one_of,
-    or_null,
-    whole,
-)
+from bench.config import rules
 from bench.errors import BenchError
 from bench.models import loading
 from bench.models.tokens import ending_ids
@@ -88,25 +76,25 @@ def check_settings(config: Mapping[str, Any]) -> None:
     sft.check_recipe(config)
 
 
-@checked(check_settings)
+@rules.checked(check_settings)
 def preference_tune(
     policy: Policy,
     prompts: Prompts,
     completions: Completions,
     selection: Selection,
     *,
-    beta: Annotated[float, ABOVE_ZERO] = 0.1,
-    epochs: Annotated[float | None, or_null(EPOCHS)] = 3,
-    updates: Annotated[int | None, or_null(whole(1))] = None,
-    learning_rate: LearningRate = 1e-4,
-    batch_size: Count = 32,
-    micro_batch_size: Annotated[int | None, or_null(whole(1))] = None,
-    scheduler: Annotated[str, one_of(*SCHEDULERS)] = "cosine",
-    warmup: Annotated[float, number(0, 1, open_high=True)] = 0.05,
-    weight_decay: WeightDecay = 0.0,
-    max_grad_norm: Annotated[float, number(0)] = 1.0,
-    gradient_checkpointing: Annotated[bool, TRUE_OR_FALSE] = False,
-    precision: Annotated[str, one_of(*PRECISIONS)] = "auto",
+    beta: Annotated[float, rules.ABOVE_ZERO] = 0.1,
+    epochs: Annotated[float | None, rules.or_null(rules.EPOCHS)] = 3,
+    updates: Annotated[int | None, rules.or_null(rules.whole(1))] = None,
+    learning_rate: rules.LearningRate = 1e-4,
+    batch_size: rules.Count = 32,
+    micro_batch_size: Annotated[int | None, rules.or_null(rules.whole(1))] = None,
+    scheduler: Annotated[str, rules.one_of(*SCHEDULERS)] = "cosine",
+    warmup: Annotated[float, rules.number(0, 1, open_high=True)] = 0.05,
+    weight_decay: rules.WeightDecay = 0.0,
+    max_grad_norm: Annotated[float, rules.number(0)] = 1.0,
+    gradient_checkpointing: Annotated[bool, rules.TRUE_OR_FALSE] = False,
+    precision: Annotated[str, rules.one_of(*PRECISIONS)] = "auto",
     lora: Lora | None = None,
     seed: int,
 ) -> Policy:
