@@ -90,10 +90,8 @@ def _as_on_transformers(
             params.stop_token_ids = sorted(ends)
         answers = generate_(requests, generate=True, sampling_params=sampling_params)
         for answer in answers:
-            completion = answer.outputs[0]
-            completion.text = tokenizer.decode(
-                completion.token_ids, skip_special_tokens=True
-            )  # lm-eval cuts at `until`
+            completion = answer.outputs[0]  # lm-eval cuts its text at `until`
+            completion.text = tokenizer.decode(completion.token_ids, skip_special_tokens=True)
         return answers
 
     return generated

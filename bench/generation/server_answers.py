@@ -161,13 +161,8 @@ class Tokens:
         Spaces, a character that is cut, and the end of a completion are written by each server in its own way.
         """
         bare = ids[:-1] if self.eos_ids.intersection(ids[-1:]) else ids
-        read, written = (
-            _letters(text),
-            [
-                _letters(self.tokenizer.decode(part, skip_special_tokens=skipped))
-                for part, skipped in ((bare, True), (ids, True), (ids, False))
-            ],
-        )
+        read, parts = _letters(text), ((bare, True), (ids, True), (ids, False))
+        written = [_letters(self.tokenizer.decode(part, skip_special_tokens=skipped)) for part, skipped in parts]
         if chat:
             return any(read in whole for whole in written)
         return any(whole.startswith(read) and len(whole) - len(read) <= HELD_BACK for whole in written)

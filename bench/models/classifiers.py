@@ -83,20 +83,15 @@ class LoadedClassifier:
 
     def __init__(self, address: Classifier, kind: str, *, dtype: str) -> None:
         import torch
-        from transformers import (
-            AutoConfig,
-            AutoModelForSequenceClassification,
-            AutoModelForTokenClassification,
-            AutoTokenizer,
-        )
+        import transformers
 
         sequences = kind == "reward model"
-        if sequences and (outputs := address.load(AutoConfig).num_labels) != 1:
+        if sequences and (outputs := address.load(transformers.AutoConfig).num_labels) != 1:
             raise BenchError(
                 f"{address.name} is no reward model: it has {outputs} outputs; it must be a sequence classifier with "
                 "one (num_labels=1)."
             )
-        auto = AutoModelForSequenceClassification if sequences else AutoModelForTokenClassification
+        auto = getattr(transformers, f"AutoModelFor{'Sequence' if sequences else 'Token'}Classification")
         with silent():  # a missing layer is refused below in our words
             model, info = address.load(auto, dtype=getattr(torch, dtype), output_loading_info=True)
         if info["missing_keys"]:
@@ -110,7 +105,7 @@ class LoadedClassifier:
                 _compute_in_float32(getattr(model, name))
         self.model: Any = model.to(device()).eval()
         self.halving = Halving("text", "set scoring.dtype=bfloat16, or use a smaller model")
-        self.tokenizer = address.load(AutoTokenizer)
+        self.tokenizer = address.load(transformers.AutoTokenizer)
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or ENDLESS
         self.readable = min(limit, self.tokenizer.model_max_length)  # tokens of one text
 

@@ -29,18 +29,9 @@ from bench.models.tokens import ending_ids
 from bench.seeds import small_seed
 from bench.selection.pairs import gives_pairs
 from bench.store import Address, current
-from bench.training import sft
+from bench.training import sft, trainers
 from bench.training.lora import Lora, save, trainable
 from bench.training.recipe import PRECISIONS, SCHEDULERS, Recipe
-from bench.training.trainers import (
-    MEASURES,
-    PairsAlike,
-    isolated,
-    refuse_unreadable,
-    refuse_without_padding,
-    watcher,
-    write_log,
-)
 
 IMPLICIT = ("rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected")  # TRL's names
 
@@ -134,15 +125,15 @@ def _train(policy: Policy, pairs: PairSet, recipe: Recipe, beta: float, out: Pat
     from trl.trainer.dpo_config import DPOConfig
 
     log: list[dict[str, float]] = []
-    with isolated(small_seed(recipe.seed, "adapter")):  # an adapter's weights start at random
+    with trainers.isolated(small_seed(recipe.seed, "adapter")):  # an adapter's weights start at random
         tokenizer = loading.load_tokenizer(policy)
-        refuse_without_padding(tokenizer, policy)
+        trainers.refuse_without_padding(tokenizer, policy)
         model = trainable(policy, recipe.lora, in_bfloat16=recipe.in_bfloat16)
         learnt = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
         frozen = model.num_parameters() - learnt
         columns = tokenized(pairs, tokenizer, ending_ids(tokenizer, model.generation_config))
         longest = max(len(prompt) + max(map(len, both)) for prompt, *both in zip(*columns.values(), strict=True))
-        refuse_unreadable(model, longest, *sft.TOO_LONG)
+        trainers.refuse_unreadable(model, longest, *sft.TOO_LONG)
         configs = copy.deepcopy((model.config, model.generation_config))
         arguments = recipe.arguments(
             DPOConfig,
@@ -156,13 +147,13 @@ def _train(policy: Policy, pairs: PairSet, recipe: Recipe, beta: float, out: Pat
             router_aux_loss_coef=0.0,
         )
         with progress.bar("fine-tuning", recipe.num_updates(len(pairs)), "steps") as bar:
-            keep = ("loss", *IMPLICIT, *MEASURES[1:])
-            watch = watcher(log, bar, setting="training.learning_rate", name="the training", keep=keep)
+            keep = ("loss", *IMPLICIT, *trainers.MEASURES[1:])
+            watch = trainers.watcher(log, bar, setting="training.learning_rate", name="the training", keep=keep)
             trainer = _trainer(model, tokenizer, columns, arguments, watch)
             trainer.train()
         model.config, model.generation_config = configs  # the Trainer writes its own special tokens into them
         save(model, policy, out)
-        write_log(log, out)
+        trainers.write_log(log, out)
     read = sum(len(ids) for name in ("chosen_ids", "rejected_ids") for ids in columns[name])
     read += 2 * sum(map(len, columns["prompt_ids"]))
     tokens = int(trainer._total_train_tokens)
@@ -185,7 +176,7 @@ def _trainer(model: Any, tokenizer: Any, columns: dict[str, list], arguments: An
     from datasets import Dataset
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    class PairTrainer(PairsAlike, DPOTrainer):
+    class PairTrainer(trainers.PairsAlike, DPOTrainer):
         averaged = IMPLICIT
 
         def _prepare_dataset(self, dataset: Any, *others: Any) -> Any:

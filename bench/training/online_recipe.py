@@ -17,7 +17,7 @@ SCALES = ("group", "batch", "none")
 class OnlineRecipe(Optimisation):
     """The settings of one online training; those of bench.procedures.online.online are explained there."""
 
-    speed_only = ("micro_batch_size", "gradient_checkpointing", "epochs", "batch_size")
+    speed_only = ("micro_batch_size", "gradient_checkpointing", "epochs", "batch_size", "processes")
 
     algorithm: str
     samples: int  # per prompt in all, N

@@ -51,11 +51,12 @@ def train(
 
 def online_trainer(model: Any, policy: Policy, tokenizer: Any, rollouts: Rollouts, *, out: Path, bar: Any) -> Any:
     """The trainer of the recipe's algorithm. Its data set holds the numbers of prompts, in the recipe's batches."""
+    import trl
     from datasets import Dataset
     from torch.utils.data import DataLoader
 
     recipe = rollouts.recipe
-    trainer_class, config = _classes(recipe.algorithm)
+    trainer_class, config = (getattr(trl, f"{recipe.algorithm.upper()}{kind}") for kind in ("Trainer", "Config"))
     only_grpo = {name: getattr(recipe, name) for name in ("loss_type", "scale_rewards") if getattr(recipe, name)}
     arguments = recipe.arguments(
         config,
@@ -121,19 +122,6 @@ def _with_positions(model: Any, inputs: tuple, named: dict[str, Any]) -> tuple[t
     if mask is not None and named.get("position_ids") is None and named.get("past_key_values") is None:
         named["position_ids"] = (mask.long().cumsum(dim=-1) - 1).clamp(min=0)
     return inputs, named
-
-
-def _classes(algorithm: str) -> tuple[Any, Any]:
-    """TRL's trainer of an algorithm, and the class of its settings."""
-    if algorithm == "grpo":
-        from trl.trainer.grpo_config import GRPOConfig
-        from trl.trainer.grpo_trainer import GRPOTrainer
-
-        return GRPOTrainer, GRPOConfig
-    from trl.trainer.rloo_config import RLOOConfig
-    from trl.trainer.rloo_trainer import RLOOTrainer
-
-    return RLOOTrainer, RLOOConfig
 
 
 def _measurer(log: list[dict[str, float]], rollouts: Rollouts, updates_per_visit: float, arm: str) -> Any:

@@ -91,7 +91,10 @@ def train_process_reward_model(
     for an example longer than the policy can read, or where the loss is NaN.
     """
     import torch
-    from transformers import AutoModelForTokenClassification
+    from transformers import AutoModelForTokenClassification, Trainer, TrainingArguments
+
+    class SilentTrainer(Silent, Trainer):
+        pass
 
     how = Optimisation.of(locals())
     with isolated(small_seed(seed, "process reward model", "weights")):
@@ -100,10 +103,13 @@ def train_process_reward_model(
         )
         rows = tokenized(examples, loading.load_tokenizer(policy), ending=ending)
         refuse_unreadable(model, max(len(row["input_ids"]) for row in rows), "completion with its prompt")
+        order, collate = small_seed(seed, "process reward model", "order"), partial(padded, fill={"labels": IGNORED})
+        args = how.arguments(TrainingArguments, len(rows), folder=out, seed=order, remove_unused_columns=False)
+        trainer = partial(SilentTrainer, model=model, args=args, train_dataset=rows, data_collator=collate)
         log, _ = train_classifier(
             model,
             policy,
-            partial(_trainer, model, rows, how, small_seed(seed, "process reward model", "order"), out),
+            trainer,
             name="process reward model",
             updates=how.num_updates(len(rows)),
             out=out,
@@ -118,19 +124,6 @@ def train_process_reward_model(
         "train_flops": 6 * model.num_parameters() * tokens,
         "steps": len(log),
     }
-
-
-def _trainer(
-    model: Any, rows: list[dict[str, list[int]]], how: Optimisation, seed: int, scratch: Path, callback: Any
-) -> Any:
-    from transformers import Trainer, TrainingArguments
-
-    class SilentTrainer(Silent, Trainer):
-        pass
-
-    arguments = how.arguments(TrainingArguments, len(rows), folder=scratch, seed=seed, remove_unused_columns=False)
-    collate = partial(padded, fill={"labels": IGNORED})
-    return SilentTrainer(model=model, args=arguments, train_dataset=rows, data_collator=collate, callbacks=[callback])
 
 
 def tokenized(examples: StepLabels, tokenizer: Any, *, ending: str | None) -> list[dict[str, list[int]]]:

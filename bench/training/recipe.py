@@ -53,6 +53,7 @@ class Optimisation:
     precision: str = "auto"  # of computing
     lora: Lora | None = None
     keep_every: int | None = None  # updates
+    processes: int = 1  # that share the training
     seed: int
 
     @classmethod
@@ -76,12 +77,12 @@ class Optimisation:
     @property
     def at_once(self) -> int:
         """Examples in a process's memory at a time."""
-        return self.micro_batch_size or self.batch_size
+        return self.micro_batch_size or self.batch_size // self.processes
 
     @property
     def accumulation(self) -> int:
         """The number of times that a process reads `at_once` examples for an update."""
-        return self.batch_size // self.at_once
+        return self.batch_size // (self.at_once * self.processes)
 
     @property
     def in_bfloat16(self) -> bool:
@@ -136,7 +137,6 @@ class Recipe(Optimisation):
 
     packing: bool = False
     checkpoint_every: int | None = None  # updates
-    processes: int = 1
     fsdp: bool = False
 
     def check(self) -> None:
@@ -168,11 +168,3 @@ class Recipe(Optimisation):
                 "training.fsdp=true is not allowed with training.lora.four_bit=true: each process holds all 4-bit "
                 "weights; set one of the two to false."
             )
-
-    @property
-    def at_once(self) -> int:
-        return self.micro_batch_size or self.batch_size // self.processes
-
-    @property
-    def accumulation(self) -> int:
-        return self.batch_size // (self.at_once * self.processes)

@@ -15,19 +15,12 @@ from bench.errors import BenchError
 from bench.models import chat, loading
 from bench.seeds import small_seed
 from bench.store import stage
+from bench.training import trainers
 from bench.training.recipe import Optimisation
-from bench.training.trainers import (
-    Examples,
-    PairsAlike,
-    isolated,
-    refuse_unreadable,
-    refuse_without_padding,
-    train_classifier,
-)
 
 
 @dataclass(frozen=True)
-class Pairs(Examples):
+class Pairs(trainers.Examples):
     """P pairs, in order, each of two completions of one prompt."""
 
     chosen: tuple[str, ...]  # [P] completions labelled the better ones
@@ -60,21 +53,31 @@ def train_reward_model(
     in which the learning rate rises from 0, to fall to 0 by a cosine. Raises BenchError for a pair longer than the
     policy can read, or where the loss is NaN.
     """
+    from datasets import Dataset
+    from trl.trainer.reward_config import RewardConfig
+    from trl.trainer.reward_trainer import RewardTrainer
+
+    class RankingTrainer(trainers.PairsAlike, RewardTrainer):
+        averaged = ("accuracy",)
+
     how = Optimisation.of(locals())
-    with isolated(small_seed(seed, "reward model", "weights")):
+    with trainers.isolated(small_seed(seed, "reward model", "weights")):
         tokenizer = loading.load_tokenizer(policy)
-        refuse_without_padding(tokenizer, policy)
+        trainers.refuse_without_padding(tokenizer, policy)
         model = untrained(policy, tokenizer, from_scratch=from_scratch, layers=layers, hidden_size=hidden_size)
         sides = {
             name: [row["input_ids"] for row in chat.encode_conversations(tokenizer, pairs.messages, texts)]
             for name, texts in (("chosen_ids", pairs.chosen), ("rejected_ids", pairs.rejected))
         }
-        refuse_unreadable(model, max(len(ids) for rows in sides.values() for ids in rows), "pair")
+        trainers.refuse_unreadable(model, max(len(ids) for rows in sides.values() for ids in rows), "pair")
         order = small_seed(seed, "reward model", "order")
-        log, trainer = train_classifier(
+        # max_length: its filter would drop pairs
+        args = how.arguments(RewardConfig, len(pairs), folder=out, seed=order, max_length=None)
+        data = Dataset.from_dict(sides)
+        log, trainer = trainers.train_classifier(
             model,
             policy,
-            partial(_trainer, model, tokenizer, sides, how, order, out),
+            partial(RankingTrainer, model=model, args=args, train_dataset=data, processing_class=tokenizer),
             name="reward model",
             updates=how.num_updates(len(pairs)),
             measures=("loss", "accuracy", "learning_rate", "grad_norm"),
@@ -87,34 +90,6 @@ def train_reward_model(
         "train_flops": 6 * model.num_parameters() * tokens,
         "steps": len(log),
     }
-
-
-def _trainer(
-    model: Any,
-    tokenizer: Any,
-    sides: dict[str, list[list[int]]],
-    how: Optimisation,
-    seed: int,
-    scratch: Path,
-    callback: Any,
-) -> Any:
-    """The trainer on the token ids of both sides."""
-    from datasets import Dataset
-    from trl.trainer.reward_config import RewardConfig
-    from trl.trainer.reward_trainer import RewardTrainer
-
-    class RankingTrainer(PairsAlike, RewardTrainer):
-        averaged = ("accuracy",)
-
-    pairs = len(sides["chosen_ids"])
-    return RankingTrainer(
-        model=model,
-        # max_length: its filter would drop pairs
-        args=how.arguments(RewardConfig, pairs, folder=scratch, seed=seed, max_length=None),
-        train_dataset=Dataset.from_dict(sides),
-        processing_class=tokenizer,
-        callbacks=[callback],
-    )
 
 
 def untrained(

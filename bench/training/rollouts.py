@@ -1,7 +1,7 @@
 """The samples of an online training: drawn by the suite's own decoding, scored, and measured."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,25 +18,23 @@ from bench.training.online_recipe import OnlineRecipe
 Score = Callable[[Prompts, Completions], Rewards]
 
 
+@dataclass
 class Rollouts:
     """The samples of a training [M, N], in the order drawn, their rewards, and what they cost."""
 
-    def __init__(
-        self,
-        prompts: Prompts,
-        score: Score,
-        recipe: OnlineRecipe,
-        engine: Any,
-        reference: Any,
-        sampler: Sampler,
-        max_new_tokens: int,
-    ) -> None:
-        self.prompts, self.score, self.recipe, self.engine, self.reference = prompts, score, recipe, engine, reference
-        self.sampler, self.max_new_tokens = sampler, max_new_tokens
-        shape = (len(prompts), recipe.samples)
+    prompts: Prompts
+    score: Score
+    recipe: OnlineRecipe
+    engine: Any  # draws from the policy as it is
+    reference: Any  # the Rescorer of the policy as it was at first
+    sampler: Sampler
+    max_new_tokens: int
+
+    def __post_init__(self) -> None:
+        shape = (len(self.prompts), self.recipe.samples)
         self.drawn = {name: np.full(shape, BLANK.get(name, np.nan), NUMBERS.get(name, object)) for name in FIELDS}
         self.value, self.seen = np.full(shape, np.nan), np.full(shape, np.nan)
-        self.visited = np.zeros(len(prompts), int)
+        self.visited = np.zeros(len(self.prompts), int)
         self.counts: dict[str, float] = {"prompt_tokens": 0, "generated_tokens": 0, "flops": 0}
         self.last: dict[str, float] = {}  # measures of the last draw
 

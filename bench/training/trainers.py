@@ -52,7 +52,7 @@ def write_log(log: list[dict[str, float]], folder: Path) -> None:
 def train_classifier(
     model: Any,
     policy: Policy,
-    trainer: Callable[[Any], Any],
+    trainer: Callable[..., Any],
     *,
     name: str,
     updates: int,
@@ -61,13 +61,14 @@ def train_classifier(
 ) -> tuple[list[dict[str, float]], Any]:
     """Train a model that learns from the policy, and save it with the policy's tokenizer and the log in `out`.
 
-    trainer: makes the Trainer, given a callback. name: of the model, for messages. Returns the log and the Trainer.
+    trainer: makes the Trainer, given its callbacks. name: of the model, for messages. Returns the log and the Trainer.
     """
     loading.cap_attention(model)
     config = copy.deepcopy(model.config)
     log: list[dict[str, float]] = []
     with progress.bar(f"train {name}", updates, "steps") as bar:
-        made = trainer(watcher(log, bar, setting="scoring.learning_rate", name=f"the {name}'s training", keep=measures))
+        watch = watcher(log, bar, setting="scoring.learning_rate", name=f"the {name}'s training", keep=measures)
+        made = trainer(callbacks=[watch])
         made.train()
     model.config = config  # the Trainer writes into it
     model.save_pretrained(out)

@@ -143,6 +143,7 @@ def weighted_trainer(
     import torch
     from datasets import Dataset
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
+    from trl.trainer.utils import add_fused_lm_head
 
     known = [token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None]
     pad = DataCollatorForLanguageModeling(pad_token_id=[*known, 0][0])  # masked, whichever it is
@@ -201,15 +202,10 @@ def weighted_trainer(
         callbacks=callbacks,
     )
     assert trainer.model is not None
-    _compute_nothing_but_log_probs(trainer.model)
+    # in place of the head that TRL gave the model, which measures every token's entropy and accuracy for TRL's log
+    trained = trainer.model
+    add_fused_lm_head(trained.get_base_model() if hasattr(trained, "get_base_model") else trained)
     for weight in trainer.model.parameters():
         if weight.requires_grad and weight.dtype != torch.float32:  # TRL narrows the adapters of quantised models
             weight.data = weight.data.float()
     return trainer
-
-
-def _compute_nothing_but_log_probs(model: Any) -> None:
-    """Replace the head that TRL gave the model, which measures every token's entropy and accuracy for TRL's log."""
-    from trl.trainer.utils import add_fused_lm_head
-
-    add_fused_lm_head(model.get_base_model() if hasattr(model, "get_base_model") else model)
