@@ -143,7 +143,7 @@ def test_a_completion_ends_where_the_template_alone_says_that_a_turn_does(
 
 def test_prompts_that_lm_eval_would_cut_are_refused(random_policy: Policy, few_prompts: Prompts, store: Store) -> None:
     long = replace(few_prompts, messages=(*few_prompts.messages[:6], ({"role": "user", "content": "coins " * 300},)))
-    with pytest.raises(BenchError, match=r"prompt p6 has \d+ tokens, .* leaves 208"):
+    with pytest.raises(BenchError, match=r"Prompt p6 has \d+ tokens, .* context of 256"):
         harness(random_policy, long, task)
     assert not list(store.root.glob("lm_eval_exact_match/*"))
 
