@@ -122,11 +122,5 @@ def _means(values: np.ndarray, shares: np.ndarray, seed: int) -> list[tuple[floa
 def _row(
     diagnostic: str, x: float, value: float, low: float = float("nan"), high: float = float("nan"), count: float = 1
 ) -> dict[str, Any]:
-    return {
-        "diagnostic": diagnostic,
-        "x": float(x),
-        "value": float(value),
-        "low": float(low),
-        "high": float(high),
-        "count": int(count),
-    }
+    numbers = {"x": x, "value": value, "low": low, "high": high}
+    return {"diagnostic": diagnostic, **{name: float(number) for name, number in numbers.items()}, "count": int(count)}

@@ -15,15 +15,6 @@ class OversizedError(Exception):
 
 def connections(url: str, concurrency: int) -> Any:
     """Return urllib3's connections, with the proxy and certificates that requests reads from the environment."""
-    found = _unbounded_connections(url, concurrency)
-    for scheme, pool in found.pool_classes_by_scheme.items():
-        connection = type("Connection", (pool.ConnectionCls,), {"response_class": _Response})
-        bounded = type("Pool", (pool,), {"ConnectionCls": connection})
-        found.pool_classes_by_scheme = found.pool_classes_by_scheme | {scheme: bounded}
-    return found
-
-
-def _unbounded_connections(url: str, concurrency: int) -> Any:
     import requests
     from urllib3 import PoolManager
 
@@ -33,9 +24,15 @@ def _unbounded_connections(url: str, concurrency: int) -> Any:
     certificates: dict[str, Any] = {"ca_cert_dir" if os.path.isdir(bundle) else "ca_certs": bundle}
     proxy = requests.utils.select_proxy(url, settings["proxies"])
     if proxy is None:
-        return PoolManager(maxsize=concurrency, **certificates)
-    proxy = requests.utils.prepend_scheme_if_needed(proxy, "http")
-    return requests.adapters.HTTPAdapter(pool_maxsize=concurrency).proxy_manager_for(proxy, **certificates)
+        found: Any = PoolManager(maxsize=concurrency, **certificates)
+    else:
+        proxy = requests.utils.prepend_scheme_if_needed(proxy, "http")
+        found = requests.adapters.HTTPAdapter(pool_maxsize=concurrency).proxy_manager_for(proxy, **certificates)
+    for scheme, pool in found.pool_classes_by_scheme.items():
+        connection = type("Connection", (pool.ConnectionCls,), {"response_class": _Response})
+        bounded = type("Pool", (pool,), {"ConnectionCls": connection})
+        found.pool_classes_by_scheme = found.pool_classes_by_scheme | {scheme: bounded}
+    return found
 
 
 def content(answer: Any) -> bytes:

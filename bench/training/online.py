@@ -149,14 +149,14 @@ def refuse_no_signal(trained: OnlineTraining, recipe: OnlineRecipe) -> None:
     if trained.has_signal(recipe.num_generations):
         return
     values = trained.rewards.value[~np.isnan(trained.rewards.value)]
-    rewards = f"all {values.size:,} rewards" if values.size and values.min() == values.max() else "the rewards"
-    level = f" are {values[0]:g}" if rewards.startswith("all") else " are equal within each prompt"
+    if not values.size:
+        raise BenchError("procedure=online learnt nothing: no completion could be scored; use another scoring.")
+    of_each = f"all {values.size:,} rewards are {values[0]:g}"
+    found = of_each if values.min() == values.max() else "the rewards are equal within each prompt"
     raise BenchError(
-        f"procedure=online learnt nothing: {rewards}{level}, and an update needs a prompt whose completions have "
-        "different rewards; raise temperature or num_completions, use easier prompts or another scoring. The samples "
-        "are in the store."
-        if values.size
-        else "procedure=online learnt nothing: no completion could be scored; use another scoring."
+        f"procedure=online learnt nothing: {found}, and an update needs a prompt whose completions have different "
+        "rewards; raise temperature or num_completions, use easier prompts or another scoring. The samples are in the "
+        "store."
     )
 
 
