@@ -184,22 +184,20 @@ class DrawingProcessor(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, drawn[:, None], 0.0)
 
 
-def plain_prefill(model: Any, prompt_ids: list[list[int]]) -> torch.Tensor:
-    """P prompts of equal length [P, L], as not every architecture ignores padding. Nothing is computed."""
-    return torch.tensor(prompt_ids, device=model.device)
-
-
 def plain_decode(
     model: Any,
-    prompts: torch.Tensor,
+    prompt_ids: list[list[int]],
     uniforms: np.ndarray,
     sampler: Sampler,
     *,
     eos_ids: set[int],
     advance: Callable[[float], None],
 ) -> Draws:
-    """As `decode`, by the model's own `generate`: a completion of at most T tokens for each row of uniforms [R, T]."""
-    ids = prompts.repeat_interleave(len(uniforms) // len(prompts), 0)
+    """As `decode`, by the model's own `generate`: a completion of at most T tokens for each row of uniforms [R, T].
+
+    prompt_ids: P prompts of equal length, as not every architecture ignores padding.
+    """
+    ids = torch.tensor(prompt_ids, device=model.device).repeat_interleave(len(uniforms) // len(prompt_ids), 0)
     draws = Draws(uniforms, sampler, eos_ids, model.device)
     model.generation_config = GenerationConfig()  # the model's own (penalties, ...) would be merged into ours
     model.generate(

@@ -45,6 +45,9 @@ SERVED = rules.text(
 URL = rules.text(r"https?://[^\s/]\S*", "an address such as http://localhost:8000/v1")
 NAME = rules.text(r"\S(.*\S)?", "a name as text")
 
+_say_once = cache(say)
+_served = cache(loading.folder)
+
 
 def check_settings(config: Mapping[str, Any]) -> None:
     """Raise BenchError for samplers that the server would change or refuse."""
@@ -148,7 +151,7 @@ def generate(
 def _holds(serves: str, policy: Policy, others: Callable[..., Completions] | None) -> bool:
     """Whether the server holds this very policy. BenchError where nothing could draw from it."""
     find_served({"serves": serves})
-    if _fingerprint(Path(serves).absolute(), code=policy.trust_remote_code) == policy.fingerprint:
+    if _served(Path(serves).absolute(), code=policy.trust_remote_code).fingerprint == policy.fingerprint:
         return True
     if others is None:
         raise BenchError(
@@ -260,13 +263,3 @@ class ServerEngine(Rescorer):
         for index, answer in self.server.answers(requests, sorted(self.tokens.eos_ids)):
             request = requests[index]
             yield index, answer, *self.tokens.drawn(answer, request.answer, max_tokens=request.max_tokens, chat=chat)
-
-
-@cache
-def _say_once(line: str) -> None:
-    say(line)
-
-
-@cache
-def _fingerprint(folder: Path, *, code: bool) -> str:
-    return loading.folder(folder, code=code).fingerprint

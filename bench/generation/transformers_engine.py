@@ -93,7 +93,7 @@ class TransformersEngine:
             self.memory = row_memory.for_model(self.model, two_prompts)
             self._decode: Any = partial(decoding.decode, memory=self.memory)
         else:
-            self._prefill, self._decode = decoding.plain_prefill, decoding.plain_decode
+            self._prefill, self._decode = lambda model, prompt_ids: prompt_ids, decoding.plain_decode
             say(
                 f"{kind} models remember more than attention keys and values: each sample reads its prompt anew, by "
                 "the model's own generate, which is slower."

@@ -155,9 +155,9 @@ def _check_weights(folder: Path, where: str, asking: Asking) -> None:
 def check_folder(folder: Path, files: list[Path], *, setting: str, code: bool) -> None:
     """Raise BenchError where a file is damaged, missing or would fetch code of others. files: those that are read."""
     where = f"{setting}={folder}"
-    for file in files:
-        if not stat.S_ISREG(_status(file, where).st_mode):
-            raise BenchError(f"{where}: {file.name} is no file; give a folder that save_pretrained wrote.")
+    status = {file: _status(file, where) for file in files}
+    if no_file := next((file for file in files if not stat.S_ISREG(status[file].st_mode)), None):
+        raise BenchError(f"{where}: {no_file.name} is no file; give a folder that save_pretrained wrote.")
     described = {file.name: _object(file, where) for file in files if file.name in (*DESCRIBED, INDEX)}
     config = described.get("config.json", {})
     if not code and (kernels := sorted(set(_kernels(config)))):
@@ -165,8 +165,15 @@ def check_folder(folder: Path, files: list[Path], *, setting: str, code: bool) -
             f"{where}: config.json asks for the attention code {quoted(kernels[0])}, which would be fetched from the "
             "hub and run; remove the entry, or trust it: trust_remote_code=true."
         )
-    tensors = {file: _tensors(file, where) for file in files if file.suffix == ".safetensors"}
-    for name, shard in _shards(described.get(INDEX, {}), where):
+    tensors = {
+        file: _header(file, of_file.st_size, of_file.st_mtime_ns, where)
+        for file, of_file in status.items()
+        if file.suffix == ".safetensors"
+    }
+    placed = described.get(INDEX, {}).get("weight_map", {})
+    if not isinstance(placed, dict) or not all(isinstance(shard, str) for shard in placed.values()):
+        raise BenchError(f"{where}: {INDEX} holds no weight_map of tensors to files.")
+    for name, shard in placed.items():
         if name not in tensors.get(folder / shard, {}):
             raise BenchError(
                 f"{where} is not complete: {INDEX} names {quoted(name)} in {quoted(shard)}, which lacks it."
@@ -229,18 +236,6 @@ def _kernels(config: Any) -> Iterator[str]:
 def _falls_back_to_hub() -> bool:
     """Whether transformers, which lacks the package flash-attn here, would fetch its kernel instead."""
     return importlib.util.find_spec("kernels") is not None and importlib.util.find_spec("flash_attn") is None
-
-
-def _shards(index: dict[str, Any], where: str) -> Iterator[tuple[str, str]]:
-    placed = index.get("weight_map", {})
-    if not isinstance(placed, dict) or not all(isinstance(shard, str) for shard in placed.values()):
-        raise BenchError(f"{where}: {INDEX} holds no weight_map of tensors to files.")
-    yield from placed.items()
-
-
-def _tensors(file: Path, where: str) -> dict[str, dict[str, Any]]:
-    status = _status(file, where)
-    return _header(file, status.st_size, status.st_mtime_ns, where)
 
 
 @functools.lru_cache(maxsize=256)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -26,8 +27,6 @@ def folder(path: str | Path, *, code: bool = False, setting: str = "policy.path"
     id and commit. setting: what names the folder, for messages. on: the fingerprint of the model that an adapter is put
     on, whatever it names. BenchError where the folder holds no whole model.
     """
-    import hashlib
-
     path = Path(path).absolute()
     found = sorted(path.iterdir()) if path.is_dir() else []
     files = [file for file in found if file.suffix in (*FILES, *[".py"] * code) and file.name != "manifest.json"]
@@ -67,16 +66,12 @@ def _file_digest(file: Path) -> bytes:
 
 @functools.lru_cache(maxsize=1024)
 def _digest_of(path: str, size: int, changed: int) -> bytes:
-    import hashlib
-
     with open(path, "rb") as content:
         return hashlib.file_digest(content, "blake2b").digest()
 
 
 def _adapter_digest(file: Path) -> bytes:
     """A hash of an adapter's configuration without the path of its base model, which counts by its content."""
-    import hashlib
-
     config = {name: value for name, value in json.loads(file.read_text()).items() if name != BASE_PLACE}
     return hashlib.blake2b(json.dumps(config, sort_keys=True).encode()).digest()
 

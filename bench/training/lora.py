@@ -7,6 +7,7 @@ The result is a folder with the adapter, which names the folder of its base mode
 evaluation read it like any other policy (bench.policies).
 """
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Sequence
@@ -169,8 +170,6 @@ def _refuse_another_shape(policy: Policy, lora: Lora) -> None:
 
 def check_four_bit() -> None:
     """Raise BenchError where bitsandbytes is missing."""
-    import importlib.util
-
     if importlib.util.find_spec("bitsandbytes") is None:
         raise BenchError(
             "training.lora.four_bit=true needs bitsandbytes, which is not installed (extra qlora: pip install "

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench import progress
 from bench.artifacts import Policy
 from bench.models import chat, kv_cache, loading
@@ -91,8 +93,6 @@ def online_trainer(model: Any, policy: Policy, tokenizer: Any, rollouts: Rollout
             return [prompt_ids[int(number)] for number in prompts], None, {}
 
         def _generate_single_turn(self, *given: Any, **others: Any) -> Any:
-            import numpy as np
-
             rows = np.array(drawn["numbers"])
             start = int(rollouts.visited[rows[0]]) * recipe.num_generations
             drawn["rows"], drawn["columns"] = rows, slice(start, start + recipe.num_generations)

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import json
 import math
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -184,8 +185,6 @@ def isolated(seed: int | None = None) -> Iterator[None]:
 
     seed: of torch's generator inside, from which new weights are drawn.
     """
-    import random
-
     import torch
     from transformers.utils import logging
 
