@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from bench.artifacts import Selection, content_hash
+from bench.artifacts import content_hash
 from bench.config.rules import Count, LearningRate, checked, number, one_of, or_null, whole
 from bench.errors import BenchError
 from bench.procedures.findings import ArtifactGraph, Findings, Results, TrainingCost, selection_key, total, uses_of
@@ -93,7 +93,7 @@ class Online(Findings):
         base = graph.policy("base", results.policies["base"])
         for arm, training in self.trained.items():
             pool = graph.pool("train" if arm == "tuned" else arm, training.pool, [base])
-            chosen = _all(training)
+            chosen = cells(~np.isnan(training.seen))
             columns = {"row": chosen.row, "sample": chosen.column, "reward": training.seen[chosen.row, chosen.column]}
             key = content_hash(training.pool.key, training.seen)
             file = "rewards.parquet" if arm == "tuned" else f"rewards_{arm}.parquet"
@@ -101,11 +101,6 @@ class Online(Findings):
             weighted = {**columns, "weight": np.asarray(chosen.weight, float)}
             selection = graph.selection(arm, selection_key(training.pool.key, chosen), weighted, [rewards])
             graph.policy(arm, results.policies[arm], [base, selection])
-
-
-def _all(training: OnlineTraining) -> Selection:
-    """Every sample that a training drew and that was scored."""
-    return cells(~np.isnan(training.seen))
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
@@ -192,7 +187,7 @@ def online(
     return parts.train_and_judge(
         tuned.pool,
         tuned.rewards,
-        {"tuned": _all(tuned)},
+        {"tuned": cells(~np.isnan(tuned.seen))},  # all that was scored
         prompts_filtered=0,
         trained={arm: training.policy for arm, training in trained.items()},
         findings=Online(recipe, trained),
