@@ -164,9 +164,19 @@ def _trained_scorers(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, An
 
 
 def _check_scorer(key: str, scorer: Mapping[str, Any], base: PolicyShape | None, prompts: Mapping[str, int]) -> None:
-    if base is not None:
-        _check_start(key, by_steps=scorer["_target_"] == BY_STEPS, base=base)
-    if scorer["_target_"] == BY_STEPS:
+    """BenchError where no reward model can start from the base policy, or its sizes go beyond what there is."""
+    kind = "token" if scorer["_target_"] == BY_STEPS else "sequence"
+    unfit = None if base is None else base.unfit
+    if base is not None and unfit is None and base.config is not None:
+        import transformers
+
+        if type(base.config) not in getattr(transformers, f"MODEL_FOR_{kind.upper()}_CLASSIFICATION_MAPPING"):
+            unfit = f"has the type {base.config.model_type}, of which transformers has no {kind} classifier"
+    if unfit is not None:
+        raise BenchError(
+            f"{key} can't train a reward model from the base policy, which {unfit}; use another policy or scoring."
+        )
+    if kind == "token":
         return
     layers, most = scorer["layers"], prompts[scorer["pairs_from"]] * (scorer["most_completions"] // 2)
     if base is not None and None not in (layers, base.layers) and layers > base.layers:
@@ -178,19 +188,4 @@ def _check_scorer(key: str, scorer: Mapping[str, Any], base: PolicyShape | None,
         raise BenchError(
             f"{key}.pairs={scorer['pairs']} is more than {prompts[scorer['pairs_from']]} prompts with "
             f"{key}.most_completions={scorer['most_completions']} can give: at most {most}."
-        )
-
-
-def _check_start(key: str, *, by_steps: bool, base: PolicyShape) -> None:
-    """BenchError where no reward model can start from the base policy."""
-    unfit = base.unfit
-    if unfit is None and base.config is not None:
-        import transformers
-
-        kind = "TOKEN" if by_steps else "SEQUENCE"
-        if type(base.config) not in getattr(transformers, f"MODEL_FOR_{kind}_CLASSIFICATION_MAPPING"):
-            unfit = f"has the type {base.config.model_type}, of which transformers has no {kind.lower()} classifier"
-    if unfit is not None:
-        raise BenchError(
-            f"{key} can't train a reward model from the base policy, which {unfit}; use another policy or scoring."
         )
