@@ -265,17 +265,13 @@ def _batches(
     padded: lengths may differ within a batch.
     """
     order, at_once = np.argsort(-lengths, kind="stable"), at_once or LOGITS_AT_ONCE
-    start = 0
-    while start < len(order):
-        end = start + 1
-        most_steps = steps[order[start]]
-        while end < len(order):
-            most_steps = max(most_steps, steps[order[end]])
-            size = end + 1 - start
-            if not padded and lengths[order[end]] != lengths[order[start]]:
-                break
-            if size * lengths[order[start]] > batch_tokens or size * (most_steps + 1) * vocabulary > at_once:
-                break
-            end += 1
-        yield order[start:end]
-        start = end
+    start, most_steps = 0, 0
+    for end, cell in enumerate(order):
+        longest, size = lengths[order[start]], end + 1 - start
+        most_steps = max(most_steps, steps[cell])
+        full = size * longest > batch_tokens or size * (most_steps + 1) * vocabulary > at_once
+        if size > 1 and (full or not (padded or lengths[cell] == longest)):
+            yield order[start:end]
+            start, most_steps = end, steps[cell]
+    if len(order):
+        yield order[start:]

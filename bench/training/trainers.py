@@ -189,10 +189,9 @@ def isolated(seed: int | None = None) -> Iterator[None]:
     from transformers.utils import logging
 
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # special tokens are changed, and restored
-    logging.disable_progress_bar()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    bars = logging.is_progress_bar_enabled()
+    # silent, as special tokens are changed, and restored
+    with loading.silent(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:
             if seed is not None:
                 torch.manual_seed(seed)
@@ -200,6 +199,5 @@ def isolated(seed: int | None = None) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
-            logging.set_verbosity(verbosity)
             if bars:
                 logging.enable_progress_bar()

@@ -201,11 +201,10 @@ def weighted_trainer(
         data_collator=packed if packing else padded,
         callbacks=callbacks,
     )
-    assert trainer.model is not None
+    trained: Any = trainer.model
     # in place of the head that TRL gave the model, which measures every token's entropy and accuracy for TRL's log
-    trained = trainer.model
     add_fused_lm_head(trained.get_base_model() if hasattr(trained, "get_base_model") else trained)
-    for weight in trainer.model.parameters():
+    for weight in trained.parameters():
         if weight.requires_grad and weight.dtype != torch.float32:  # TRL narrows the adapters of quantised models
             weight.data = weight.data.float()
     return trainer
