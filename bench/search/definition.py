@@ -24,9 +24,8 @@ from bench.sweeps.cells import Cell, refuse_given_twice
 
 if TYPE_CHECKING:
     from optuna import Study
+    from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
-
-    from bench.search.space import Distribution
 
 JOURNAL = "search.journal"
 METRIC = text(r"[^\s=]+", "the name of a number in metrics.json")
@@ -50,7 +49,7 @@ class Search:
     """One search, as the command line gives it."""
 
     settings: SearchSettings
-    space: "dict[str, Distribution]"
+    space: "dict[str, BaseDistribution]"
     fixed: tuple[str, ...]  # overrides that all cells share
     baseline: dict[str, Any]  # the searched settings as the experiment has them without a search
     conf: str
