@@ -353,7 +353,7 @@ def test_paths_of_two_configurations_look_different(swept):
 
 def test_captions_speak_of_the_curves_that_are_there(swept):
     pair = [run for run in swept if run.config["temperature"] == swept[0].config["temperature"]]
-    assert "Best-of-n: " in named(figures(swept), "accuracy_by_n").caption
+    assert "Best-of-n (oracle): " in named(figures(swept), "accuracy_by_n").caption
     shown = named(figures(pair), "accuracy_by_n")  # one sampler
     assert "Best-of-n" not in shown.caption
     assert "Fine-tuned: " in shown.caption

@@ -25,7 +25,7 @@ from bench.evaluation.measures import AT, AT_BEST
 from bench.records.packed import FILE, environment_of, read_packed
 from bench.records.read import Run, as_number, short
 from bench.reporting.arrange import SHORT
-from bench.reporting.contrasts import SAMPLED, contrast, shared_seeds
+from bench.reporting.contrasts import SAMPLED, contrasts, shared_seeds
 from bench.reporting.exhibit import Exhibit, Figure, Table, from_csv
 from bench.reporting.exhibits import Part, made, parts
 from bench.reporting.figure_settings import FigureSettings
@@ -153,18 +153,26 @@ class Book:
     def difference(self, ours: Mapping[str, Any], theirs: Mapping[str, Any], of: str = "sampled") -> Number:
         """Ours less theirs, paired by seed and prompt, with its interval and the verdict of this one comparison.
 
+        Its variance between seeds is pooled over a family (`contrasts`): the same two policies in every configuration,
+        where both sides are of one; else every configuration against theirs.
+
         A side has settings, and may name a `policy` (tuned, base, control, round_1) and its own `of`.
         """
         sides = [dict(ours), dict(theirs)]
         points = [(side.pop("policy", "tuned"), *_point(side.pop("of", of))) for side in sides]
         groups = [self._group(side or sides[0]) for side in sides]
-        shared, _ = shared_seeds(dict(enumerate(groups)))
-        if not shared[0].runs:
-            raise BenchError(f"{groups[0].label} and {groups[1].label} share no seed")
-        if lacking := [point for number, point in enumerate(points) if point not in groups[number].runs[0]._per_prompt]:
+        if lacking := [point for group, point in zip(groups, points, strict=True) if not _has(group, point)]:
             raise BenchError(f"the runs have no values of {' '.join(map(str, lacking[0]))}")
-        first, second = (group.per_prompt(*points[number]) for number, group in shared.items())
-        found = contrast(first, second, f"{groups[0].label} {points[0]} - {groups[1].label} {points[1]}")
+        family, seeds = {}, shared_seeds(dict(enumerate(groups)))[0][0].seeds
+        if not seeds:
+            raise BenchError(f"{groups[0].label} and {groups[1].label} share no seed")
+        others = [(group, group if groups[0] is groups[1] else groups[1]) for group in self.groups]
+        for pair in [tuple(groups), *others]:
+            kept, _ = shared_seeds(dict(enumerate(pair)))
+            if kept[0].seeds == seeds and all(map(_has, pair, points)):
+                name = f"{pair[0].label} {points[0]} - {pair[1].label} {points[1]}"
+                family.setdefault(name, (kept[0].per_prompt(*points[0]), kept[1].per_prompt(*points[1])))
+        found = next(iter(contrasts(family).values()))
         return Number(found.difference.value, found.difference.low, found.difference.high, verdict=found.verdict)
 
     def metric(self, name: str, *settings: Mapping[str, Any], **more: Any) -> Number:
@@ -268,6 +276,10 @@ def _named(name: str, known: Mapping[str, Any], headings: Mapping[str, str], not
         columns = [key for key in known if not key.endswith(("_low", "_high"))]
         raise BenchError(f"{nothing}; there is {_listed(keys or columns, name)}")
     return keys[0]
+
+
+def _has(group: Group, point: tuple[str, str, str, int]) -> bool:
+    return all(point in run._per_prompt for run in group.runs)
 
 
 def _point(of: str) -> tuple[str, str, int]:

@@ -14,7 +14,7 @@ from bench.reporting.exhibit import Figure, Table, shows
 from bench.reporting.exhibits.imported import accuracies
 from bench.reporting.groups import Group
 from bench.reporting.labels import Label
-from bench.reporting.words import over_what
+from bench.reporting.words import best_of_n_name, over_what
 
 BIASED = (  # see bench.estimators.kl.best_of_n_kl_bias
     " Where no rewards tie, the estimate is too high by about 0.04 (n/N)^2 nats with N samples per prompt; its "
@@ -49,7 +49,8 @@ def accuracy_by_n(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None
         "accuracy_by_n",
         "Accuracy on held-out prompts."
         + " Imported: of the completions that were drawn elsewhere." * ("imported" in of)
-        + " Best-of-n: the base's own samples, n of them per query." * ("best_of_n" in of)
+        + f" {best_of_n_name(tables.all_runs(groups))}: the base's own samples, n of them per query."
+        * ("best_of_n" in of)
         + f" Fine-tuned: one sample of the policy tuned on N samples per training prompt{hollow}." * bool(trained)
         + " FLOPs of fine-tuning include drawing and scoring the N samples." * (bool(trained) and x == "flops"),
         rows,

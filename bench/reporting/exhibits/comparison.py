@@ -14,7 +14,7 @@ from bench.reporting.contrasts import SAMPLED, Contrast, in_words, of_group, of_
 from bench.reporting.exhibit import Table, shows
 from bench.reporting.groups import Group, recorded
 from bench.reporting.ranking import Ranked, rank
-from bench.reporting.words import ARMS, over_what
+from bench.reporting.words import ARMS, best_of_n_name, over_what
 
 FREEDOM = "df: degrees of freedom of the t interval."
 POOLED = (
@@ -80,9 +80,9 @@ def policies(group: Group) -> Table:
 
     made = tables.table(
         "main",
-        "Accuracy of each policy and of Best-of-n, and its KL from the raw base in nats per sequence. The last columns "
-        "compare the tuned policy with each row in sampled accuracy, paired on the same prompts. "
-        f"{over_what([group])}. p-values other than the control's are adjusted for their number (Holm); intervals are "
+        f"Accuracy of each policy and of {best_of_n_name(group.runs)}, and its KL from the raw base in nats per "
+        "sequence. The last columns compare the tuned policy with each row in sampled accuracy, paired on the same "
+        f"prompts. {over_what([group])}. p-values other than the control's are adjusted for their number (Holm); intervals are "
         "not. Detectable: the difference that one comparison on these prompts and seeds finds with a power of "
         "80 %. KL, upper limit: prompts that no sample solved count at the largest pass rate that fits them. "
         "log n bound: log n - (n - 1)/n in place of the measured KL. Share of gain: (tuned - base) / (Best-of-n - "

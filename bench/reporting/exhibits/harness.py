@@ -24,33 +24,44 @@ AGAINST = {"control": "its random control", "base": "the base"}
 class _Measure(NamedTuple):
     group: Group
     name: str  # task/metric
+    compared: "Transfers"
+
+    def less(self, theirs: str) -> Contrast | None:
+        return self.compared.get((self.name.rpartition("/")[0], theirs))
 
 
 @shows("tables", 90)
 def harness(groups: Sequence[Group]) -> Table | None:
     """lm-eval's own numbers by task; None where it was not run."""
     measures = []
-    for group in groups:
+    for group, compared in zip(groups, transfers(groups), strict=True):
         names = [name.removeprefix(MARKER) for name in group.runs[0].metrics if name.startswith(MARKER)]
         errors = {_error_of(name) for name in names}
-        measures += [_Measure(group, name) for name in names if name not in errors]
+        measures += [_Measure(group, name, compared) for name in names if name not in errors]
 
     def arm(name: str) -> tables.Column:
         return tables.interval(
             name, ARMS.get(name, name), lambda measure: _estimate(measure.group, f"{name}/lm_eval/{measure.name}")
         )
 
+    def less(theirs: str) -> list[tables.Column]:
+        labels = (f"less_{theirs}", f"tuned less {ARMS[theirs]}")
+        return tables.contrasted(lambda measure: measure.less(theirs), difference=labels)
+
     return tables.table(
         "lm_eval",
         "lm-eval's metrics by task. 95 % intervals: of one seed by lm-eval's standard error, for new prompts; of "
         "several seeds by t on the seeds' values, for new seeds on the same prompts. Those of shares are Wilson's, at "
-        "the number of trials that would have this error; none where nothing varies.",
+        "the number of trials that would have this error; none where nothing varies. Differences are "
+        "in exact match.",
         measures,
         [
             *tables.settings_columns(groups),
             tables.Column("task", "task", lambda measure: measure.name.rpartition("/")[0]),
             tables.Column("metric", "metric", lambda measure: measure.name.rpartition("/")[2]),
             *map(arm, dict.fromkeys((*ARMS, *(name for group in groups for name in group.runs[0].elsewhere)))),
+            *less("base"),
+            *less("control"),
             tables.Column("seeds", "seeds", lambda measure: len(measure.group.runs)),
         ],
         tables.all_runs(groups),

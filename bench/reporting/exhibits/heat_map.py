@@ -11,11 +11,12 @@ from bench.reporting.axes import NONE, Wanted, choice
 from bench.reporting.exhibit import Figure, shows
 from bench.reporting.finish import text_width
 from bench.reporting.groups import Group, order_of
+from bench.reporting.words import best_of_n_name
 
 DEFAULT = {"x": "top_p", "y": "temperature"}
 NAMES = {"top_p": "top-p"}
 SMALLEST = 4.5  # points of text that can be read
-PANELS = {"tuned": "accuracy, fine-tuned", "best_of_n": "accuracy, Best-of-{n}", "kl": "KL of the fine-tuned (nats)"}
+PANELS = {"tuned": "accuracy, fine-tuned", "best_of_n": "accuracy, {best}", "kl": "KL of the fine-tuned (nats)"}
 
 
 @shows("figures", 30)
@@ -66,8 +67,9 @@ def _cells(title: str, group: Group, largest: int, names: Sequence[str]) -> plot
         "kl": (None, group.mean("tuned", "policy", "kl", 1)),
     }
     cell = {name: group.settings[name] for name in names}
+    best = best_of_n_name(group.runs).replace("-n", f"-{largest}")
     return [
-        {"panel": title or PANELS[of].format(n=largest), **cell, "of": of, "n": n, **tables.spread("value", estimate)}
+        {"panel": title or PANELS[of].format(best=best), **cell, "of": of, "n": n, **tables.spread("value", estimate)}
         for of, (n, estimate) in measured.items()
     ]
 
