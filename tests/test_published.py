@@ -14,7 +14,7 @@ from bench.errors import BenchError
 from bench.records import packed
 from bench.records.read import Run
 from bench.reporting import published
-from bench.reporting.contrasts import contrast
+from bench.reporting.contrasts import contrast, contrasts
 from bench.reporting.exhibits import tables
 from bench.reporting.groups import grouped, in_order
 from bench.reporting.references import Book, render, wrapped
@@ -70,6 +70,26 @@ def test_the_readme_has_the_numbers_of_the_tables(runs: list[Run], made: Path):
     assert f"Tuned has {tuned} ({100 * tuned.value:.0f} %), of 3 seeds." in text
     assert f"N = 8 against 4: {'+' if difference.value > 0 else ''}{difference}; kept 90." in text
     assert re.findall(r"^\| (\d) \| \[", text, re.MULTILINE) == ["8", "4"]  # best first
+
+
+def test_a_difference_has_the_pooled_variance_of_its_family(tmp_path):
+    """Between configurations, of each against theirs; within one, of the same two policies in each."""
+    sizes = (4, 8, 16)
+    runs = [
+        made_run(tmp_path, seed=seed, num_completions=n, skill={"tuned": 0.5 + n / 100})
+        for seed in (0, 1, 2)
+        for n in sizes
+    ]
+    book = Book(runs)
+    of = {int(group.settings["num_completions"]): group for group in book.groups}
+    tuned, base = ({n: of[n].per_prompt(arm, "pass", "accuracy", 1) for n in sizes} for arm in ("tuned", "base"))
+    for found, sides in (
+        (book.difference(dict(N=8), dict(N=4)), {n: (tuned[n], tuned[4]) for n in (8, 16)}),
+        (book.difference(dict(N=8), dict(N=8, policy="base")), {n: (tuned[n], base[n]) for n in sizes}),
+    ):
+        pooled, alone = contrasts(sides)[8].difference, contrast(*sides[8], "alone").difference
+        assert (found.low, found.high) == pytest.approx((pooled.low, pooled.high))
+        assert (found.low, found.high) != pytest.approx((alone.low, alone.high))
 
 
 def test_only_what_is_committed_is_written_and_it_is_small(made: Path):

@@ -82,9 +82,9 @@ def policies(group: Group) -> Table:
         "main",
         f"Accuracy of each policy and of {best_of_n_name(group.runs)}, and its KL from the raw base in nats per "
         "sequence. The last columns compare the tuned policy with each row in sampled accuracy, paired on the same "
-        f"prompts. {over_what([group])}. p-values other than the control's are adjusted for their number (Holm); intervals are "
-        "not. Detectable: the difference that one comparison on these prompts and seeds finds with a power of "
-        "80 %. KL, upper limit: prompts that no sample solved count at the largest pass rate that fits them. "
+        f"prompts. {over_what([group])}. p-values other than the control's are adjusted for their number (Holm); "
+        "intervals are not. Detectable: the difference that one comparison on these prompts and seeds finds with a "
+        "power of 80 %. KL, upper limit: prompts that no sample solved count at the largest pass rate that fits them. "
         "log n bound: log n - (n - 1)/n in place of the measured KL. Share of gain: (tuned - base) / (Best-of-n - "
         f"base), empty where the denominator is not shown to be above 0.{_extrapolated(group)}",
         rows,
