@@ -84,8 +84,8 @@ def test_a_difference_has_the_pooled_variance_of_its_family(tmp_path):
     of = {int(group.settings["num_completions"]): group for group in book.groups}
     tuned, base = ({n: of[n].per_prompt(arm, "pass", "accuracy", 1) for n in sizes} for arm in ("tuned", "base"))
     for found, sides in (
-        (book.difference(dict(N=8), dict(N=4)), {n: (tuned[n], tuned[4]) for n in (8, 16)}),
-        (book.difference(dict(N=8), dict(N=8, policy="base")), {n: (tuned[n], base[n]) for n in sizes}),
+        (book.difference({"N": 8}, {"N": 4}), {n: (tuned[n], tuned[4]) for n in (8, 16)}),
+        (book.difference({"N": 8}, {"N": 8, "policy": "base"}), {n: (tuned[n], base[n]) for n in sizes}),
     ):
         pooled, alone = contrasts(sides)[8].difference, contrast(*sides[8], "alone").difference
         assert (found.low, found.high) == pytest.approx((pooled.low, pooled.high))
