@@ -10,7 +10,7 @@ import json
 import re
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,8 +94,12 @@ def read_packed(folder: Path) -> list[Run]:
     return [read_run(run) for run in run_folders(folder)]
 
 
-def environment_of(run: Run) -> dict[str, str]:
-    """The versions and the machine that made a run; empty where they were not recorded."""
+def environments(runs: Iterable[Run]) -> list[str]:
+    """The versions and the machines that made the runs, in words."""
+    return sorted({", ".join(f"{k} {v}" for k, v in _environment(run).items()) or "not recorded" for run in runs})
+
+
+def _environment(run: Run) -> dict[str, str]:
     if not (run.folder / ENVIRONMENT).is_file():
         return {}
     with intact(run.folder / ENVIRONMENT) as content:

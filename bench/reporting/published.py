@@ -27,7 +27,7 @@ from bench.reporting.exhibits import Part, figures, sentences, tables
 from bench.reporting.figure_settings import FigureSettings, read
 from bench.reporting.files import TEMPLATE, write_figure
 from bench.reporting.groups import in_order
-from bench.reporting.references import Book, environments, render
+from bench.reporting.references import Book, render
 from bench.store import write_durably
 from bench.store.reading import sha256
 
@@ -61,7 +61,7 @@ def publish(
     manifest = {
         "title": title,
         "notes": list(notes),
-        "environment": environments(runs),
+        "environment": packed.environments(runs),
         "runs": [
             {"id": run.folder.name, "folder": f"{packed.FILE}/{run.folder.name}", "code": run.metrics.get("code")}
             for run in runs
@@ -114,7 +114,7 @@ def check(folder: Path, own: Sequence[Part] = ()) -> list[str]:
     except BenchError as error:  # other reports are checked all the same
         return [*problems, str(error)]
     problems += _other_lines(folder / README, text)
-    if manifest.get("environment") != environments(runs):
+    if manifest.get("environment") != packed.environments(runs):
         problems.append(f"{folder / files.MANIFEST} names another environment than the records of the runs")
     then = {name: exhibit["stamp"] for name, exhibit in manifest["exhibits"].items()}
     now = {f"figures/{figure.name}": figure.stamp for figure in shown}

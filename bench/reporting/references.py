@@ -9,8 +9,7 @@
     {{ cell("data", "coverage", n=8) | percent }}                   of data.csv, where there are no runs
     {% for row in rows("main") %}{{ row.tuned }}{% endfor %}        every row of a table
 
-A cell is a number with its interval. Filters choose how it is written. There is no arithmetic, since a difference needs
-an interval of its own: `difference` pairs both sides by seed and prompt.
+A cell is a number with its interval. Filters choose how it is written. `difference` stands in place of arithmetic.
 """
 
 import functools
@@ -22,10 +21,10 @@ from typing import Any
 
 from bench.errors import BenchError, did_you_mean, first_line
 from bench.evaluation.measures import AT, AT_BEST
-from bench.records.packed import FILE, environment_of, read_packed
+from bench.records.packed import FILE, environments, read_packed
 from bench.records.read import Run, as_number, short
 from bench.reporting.arrange import SHORT
-from bench.reporting.contrasts import SAMPLED, contrasts, shared_seeds
+from bench.reporting.contrasts import SAMPLED, Sides, contrasts, shared_seeds
 from bench.reporting.exhibit import Exhibit, Figure, Table, from_csv
 from bench.reporting.exhibits import Part, made, parts
 from bench.reporting.figure_settings import FigureSettings
@@ -155,7 +154,6 @@ class Book:
 
         Its variance between seeds is pooled over a family (`contrasts`): the same two policies in every configuration,
         where both sides are of one; else every configuration against theirs.
-
         A side has settings, and may name a `policy` (tuned, base, control, round_1) and its own `of`.
         """
         sides = [dict(ours), dict(theirs)]
@@ -163,7 +161,8 @@ class Book:
         groups = [self._group(side or sides[0]) for side in sides]
         if lacking := [point for group, point in zip(groups, points, strict=True) if not _has(group, point)]:
             raise BenchError(f"the runs have no values of {' '.join(map(str, lacking[0]))}")
-        family, seeds = {}, shared_seeds(dict(enumerate(groups)))[0][0].seeds
+        family: dict[str, Sides] = {}
+        seeds = shared_seeds(dict(enumerate(groups)))[0][0].seeds
         if not seeds:
             raise BenchError(f"{groups[0].label} and {groups[1].label} share no seed")
         others = [(group, group if groups[0] is groups[1] else groups[1]) for group in self.groups]
@@ -232,11 +231,6 @@ def render(template: Path, book: Book) -> str:
         near = re.match(r"'(\w+)' is undefined|No filter named '(\w+)'", reason)
         hint = did_you_mean(near[1] or near[2], [*language.globals, *FILTERS]) if near else ""
         raise BenchError(f"{template}, line {line}: {reason.rstrip('.')}{hint or '.'}".replace("?.", "?")) from error
-
-
-def environments(runs: Iterable[Run]) -> list[str]:
-    """The versions and the machines that made the runs, in words."""
-    return sorted({", ".join(f"{k} {v}" for k, v in environment_of(run).items()) or "not recorded" for run in runs})
 
 
 def _cell(row: Mapping[str, Any], key: str) -> Any:
