@@ -31,7 +31,8 @@ def draw(folder: Path) -> None:
     with pyplot.style.context([PAPER, larger]):
         for name, figure in (("coverage", coverage), ("bias", bias), ("intervals", intervals)):
             drawn = figure(pyplot, data)
-            drawn.savefig(folder / f"{name}.png", dpi=160, metadata={"Software": None})
+            for kind, undated in (("png", "Software"), ("pdf", "CreationDate")):
+                drawn.savefig(folder / f"{name}.{kind}", dpi=160, metadata={undated: None})
             pyplot.close(drawn)
 
 
