@@ -204,7 +204,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def fake_slurm(tmp_path: Path, monkeypatch) -> Path:
+def fake_slurm(tmp_path: Path, monkeypatch) -> Iterator[Path]:
     """sbatch and its like, first in PATH; the folder in which they keep jobs."""
     for name in ("sbatch", "srun", "sacct", "scontrol", "scancel"):
         path = tmp_path / "bin" / name
@@ -214,7 +214,9 @@ def fake_slurm(tmp_path: Path, monkeypatch) -> Path:
     (tmp_path / "slurm").mkdir()
     monkeypatch.setenv("FAKE_SLURM", str(tmp_path / "slurm"))
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    return tmp_path / "slurm"
+    yield tmp_path / "slurm"
+    if submitit := sys.modules.get("submitit"):
+        submitit.SlurmJob.watcher.clear()  # it remembers states by a job's number, which the next test's job has too
 
 
 Run = Callable[..., None]
