@@ -47,8 +47,8 @@ def test_what_is_shown_is_said_with_its_interval(run: Run):
     text = told(run, **judging("better", 1), **judging("worse", 4))
     assert "better than its random control (+" in text
     assert "(60 test prompts, 1 seed)" in text
-    assert "it costs fewer FLOPs after 1,700 [1,400, 2,100] queries" in text
-    assert "as accurate as Best-of-2.5 [2.1, 3]" in text
+    assert "fine-tuning pays after 1,700 [1,400, 2,100] queries." in text
+    assert "The base is as accurate as the tuned policy by Best-of-n (oracle) at n = 2.5 [2.1, 3]" in text
 
 
 def test_no_break_even_where_the_comparison_is_not_resolved(run: Run):
@@ -157,7 +157,7 @@ def test_several_configurations_are_ranked_and_the_choice_is_corrected(tmp_path:
     assert re.search("^Each compared with its own random control: .* and .* are better; ", lines[2])
     assert "; random_per_prompt is not shown to differ" in lines[2]
     assert "only its comparison with its random control" in lines[-1]
-    assert any("costs fewer FLOPs after 1,700 to 1,700 queries (range over 3 seeds)" in line for line in lines[3:])
+    assert any("fine-tuning pays after 1,700 to 1,700 queries (range over 3 seeds)" in line for line in lines[3:])
     best = lines[0].removeprefix("The most accurate of 3 configurations is ").partition(":")[0]
     assert any(line.startswith(f"{best}: In sampled accuracy") for line in lines)
 

@@ -153,15 +153,25 @@ NOWHERE = (np.inf, np.inf, np.inf)
     [
         (
             *(BETTER, (2.5, 2.1, np.inf), (1700, np.inf, 2100)),
-            "by Best-of-n (oracle), at n = 2.5 [2.1, above all]: fine-tuning pays after 1,700 [fewer, 2,100] queries.",
+            "by Best-of-n (oracle) at n = 2.5 [2.1, above all]: fine-tuning pays after 1,700 [fewer, 2,100] queries.",
         ),
-        (BETTER, (1.0, 1.0, 2.0), NOWHERE, "at n = 1 [1, 2]: fine-tuning saves no FLOPs per query at this n."),
-        (BETTER, NOWHERE, NOWHERE, "No way to answer with the base is shown to be as accurate as the tuned policy at"),
+        (BETTER, (1.0, 1.0, 2.0), NOWHERE, "No break-even is given: one sample of the base is as accurate."),
+        (
+            BETTER,
+            NOWHERE,
+            NOWHERE,
+            "No break-even is given: no way to answer with the base up to n = 4 is as accurate.",
+        ),
         (
             *(OPEN, (1.0, 1.0, np.inf), NOWHERE),
-            "The tuned policy is not shown to be better than the base at their best temperatures, so no break-even is",
+            "No break-even is given: the tuned policy is not shown to be better than the base at its best temperature.",
         ),
-        (WORSE, (1.0, 1.0, 1.0), NOWHERE, "Fine-tuning never pays for itself: at their best temperatures, the base is"),
+        (
+            WORSE,
+            (1.0, 1.0, 1.0),
+            NOWHERE,
+            "Fine-tuning never pays for itself: the base at its best temperature is more accurate.",
+        ),
     ],
 )
 def test_what_a_break_even_claims_rests_on_its_comparison(difference, best_of_n, queries, words, folder):

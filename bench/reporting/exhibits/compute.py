@@ -1,26 +1,47 @@
-"""What accuracy costs at inference, when fine-tuning has paid for itself, and where the seconds and tokens went."""
+"""What accuracy costs at inference, and when fine-tuning has paid for itself."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.records.read import Run
+from bench.evaluation.measures import AT_BEST
+from bench.records.read import Estimate
 from bench.reporting import arrange, plots, style, tables
 from bench.reporting.axes import costs, fine_tuning_flops, query_flops
 from bench.reporting.contrasts import Contrast, of_groups
-from bench.reporting.exhibit import Figure, Table, shows
+from bench.reporting.exhibit import Figure, shows
 from bench.reporting.exhibits.coverage import METHODS
 from bench.reporting.finish import wrapped
 from bench.reporting.groups import Group, recorded
 from bench.reporting.labels import Label
-from bench.reporting.words import best_of_n_name, counted, ended
+from bench.reporting.words import ARMS, best_of_n_name, ended
 
-Entry = dict[str, Any]  # an artifact of a lineage
-
-VOTES = ("weighted_majority", "majority")
 MOST_GROUPS = 3  # configurations with a panel of their own
 NONE = "no break-even"
+WAYS = {  # to answer with the base, by their names in metrics.json
+    "one_sample": "one sample at its best temperature",
+    "majority": "majority vote",
+    "weighted_majority": "weighted majority vote",
+    "best_of_n": "",  # with who chooses: `best_of_n_name`
+}
+
+
+class Rival(NamedTuple):
+    """The base's way to answer that is as accurate as the tuned policy with the fewest samples.
+
+    Each at the temperature that validation prompts chose, where they did; else Best-of-n at the policies' temperature.
+    """
+
+    way: str  # of WAYS
+    prefix: str  # of its break-even in metrics.json
+    verdict: str  # of the tuned policy against one sample of the base; "" where they were not compared
+    reason: str  # why no break-even is given; "" where it is
+
+    @property
+    def chosen(self) -> bool:
+        return AT_BEST in self.prefix
 
 
 @shows("figures", 130)
@@ -32,9 +53,10 @@ def break_even(groups: Sequence[Group]) -> Figure | None:
     best = best_of_n_name(tables.all_runs(groups))
     return plots.figure(
         "break_even",
-        "Left: accuracy on held-out prompts against the FLOPs of a query, for Best-of-n and for one sample of the "
-        "fine-tuned policy. Right: FLOPs spent after so many queries, on Best-of-n at the n that matches the "
-        "fine-tuned policy, and on that policy with everything that its training took; a diamond marks where a seed's "
+        "Left: accuracy on held-out prompts against the FLOPs of a query, for the base's ways to answer and for one "
+        "sample of the fine-tuned policy, at the temperature that validation prompts chose where they did. Right: "
+        "FLOPs spent after so many queries, by the way that is as accurate as the fine-tuned policy with the fewest "
+        "samples, and by that policy with everything that its training took; a diamond marks where a seed's "
         "lines cross, its bar the 95 % interval over prompts. Scoring by a verifier counts nothing, and decoding is "
         "bound by memory, so that FLOPs flatter the fine-tuned policy. Oracle: the verifier that judges also chooses. "
         "Votes: of the base's samples."
@@ -55,33 +77,43 @@ def _row(group: Group, what: str, **numbers: Any) -> dict[str, Any]:
 
 def _per_query(group: Group) -> plots.Rows:
     rows: plots.Rows = []
-    for policy in ("tuned", *group.runs[0].elsewhere):
-        own = tables.spread("accuracy", group.mean(policy, "pass", "accuracy", 1))
-        rows.append(_row(group, policy, flops=query_flops(group, 1, policy), **own))
-    for n, accuracy in group.series("base", "best_of_n", "accuracy").items():
-        flops = query_flops(group, n)
-        rows.append(_row(group, "best_of_n", n=n, flops=flops, **tables.spread("accuracy", accuracy)))
-        scoring = n * (query_flops(group, 1) - query_flops(group, 1, "tuned"))
-        for vote, cost in (("majority", flops - scoring), ("weighted_majority", flops)):
-            if found := group.series("sampler", vote, "accuracy").get(n):
-                rows.append(_row(group, vote, n=n, flops=cost, **tables.spread("accuracy", found)))
+    chosen = [policy for policy in ("base", "tuned") if group.series(policy, AT_BEST, "accuracy")]
+    for policy in dict.fromkeys([*chosen, "tuned", *group.runs[0].elsewhere]):
+        method = AT_BEST if policy in chosen else "pass"
+        own = tables.spread("accuracy", group.mean(policy, method, "accuracy", 1))
+        rows.append(_row(group, policy, flops=query_flops(group, 1, "tuned" if policy == "base" else policy), **own))
+    for way in ("best_of_n", "majority", "weighted_majority"):
+        for n, accuracy in _by_n(group, way).items():
+            own = tables.spread("accuracy", accuracy)
+            rows.append(_row(group, way, n=n, flops=_way_flops(group, way, n), **own))
     return rows
+
+
+def _by_n(group: Group, way: str) -> dict[int, Estimate]:
+    return group.series("base" if way == "best_of_n" else "sampler", way, "accuracy")
+
+
+def _way_flops(group: Group, way: str, n: float) -> float:
+    """Of a query that the base answers so with n samples: scored, unless it is one sample or a vote without weights."""
+    scoring = n * (query_flops(group, 1) - query_flops(group, 1, "tuned"))
+    return query_flops(group, n) - scoring * (way in ("one_sample", "majority"))
 
 
 def _in_total(group: Group, contrasts: Mapping[str, Contrast]) -> plots.Rows:
     """Each seed's crossing and the two lines through the seeds' means up to beyond it, or why none is given."""
-    if reason := _no_break_even(group, contrasts)[1]:
+    way, prefix, _, reason = rival(group, contrasts)
+    if reason:
         return [_row(group, f"{NONE}: {reason}")]
     rows: plots.Rows = []
     for run in group.runs:
-        at = {f"queries{end}": run.metrics[f"break_even/queries{end}"] for end in ("", "_low", "_high")}  # None: no end
+        at = {f"queries{end}": run.metrics[f"{prefix}/queries{end}"] for end in ("", "_low", "_high")}  # None: no end
         spent = run.metrics["cost/fine_tuning_flops"] + at["queries"] * run.metrics["cost/tuned_query_flops"]
-        rows.append(_row(group, "crossing", seed=run.config["seed"], n=run.metrics["break_even/n"], flops=spent, **at))
+        rows.append(_row(group, "crossing", seed=run.config["seed"], n=run.metrics[f"{prefix}/n"], flops=spent, **at))
     n, last = float(np.mean([row["n"] for row in rows])), 2 * max(row["queries"] for row in rows)
-    once, each, of_n = fine_tuning_flops(group), query_flops(group, 1, "tuned"), query_flops(group, n)
+    once, each, of_n = fine_tuning_flops(group), query_flops(group, 1, "tuned"), _way_flops(group, way, n)
     for count in (0, last):
         rows.append(_row(group, "total tuned", queries=count, flops=once + count * each))
-        rows.append(_row(group, "total best_of_n", n=n, queries=count, flops=count * of_n))
+        rows.append(_row(group, f"total {way}", n=n, queries=count, flops=count * of_n))
     return rows
 
 
@@ -93,12 +125,16 @@ def _break_even(canvas: Any, rows: plots.Rows, best: str, looks: dict[str, style
         keys = ("flops", "n", "accuracy", "accuracy_low", "accuracy_high")
         curve, tuned = (plots.bare(plots.where(here, what=what), *keys) for what in ("best_of_n", "tuned"))
         plots.line(left, curve, "flops", "accuracy", style.LOOKS["best_of_n"], label=best)
-        for vote in VOTES:
+        for vote in ("weighted_majority", "majority"):
             if points := plots.bare(plots.where(here, what=vote), *keys):
                 title, look = METHODS[vote]
                 plots.line(left, points, "flops", "accuracy", look, label=title, markersize=2.5, linewidth=0.8)
-        diamond = {"label": "fine-tuned", "linestyle": "none", "markersize": 4.5}
-        plots.line(left, tuned, "flops", "accuracy", style.LOOKS["tuned"], **diamond)
+        base = plots.bare(plots.where(here, what="base"), *keys)
+        for points, policy in ((tuned, "tuned"), (base, "base")):
+            if points:
+                title = ARMS[policy] + ", at its best temperature" * bool(base)
+                diamond = {"label": title, "linestyle": "none", "markersize": 4.5}
+                plots.line(left, points, "flops", "accuracy", style.LOOKS[policy], **diamond)
         for what, look in looks.items():
             if own := plots.bare(plots.where(here, what=what), *keys):
                 plots.line(left, own, "flops", "accuracy", look, label=what, linestyle="none")
@@ -114,11 +150,15 @@ def _break_even(canvas: Any, rows: plots.Rows, best: str, looks: dict[str, style
 
 
 def _totals(axes: Any, rows: plots.Rows) -> None:
-    for what in ("best_of_n", "tuned"):
-        if ends := plots.where(rows, what=f"total {what}"):
-            plots.line(axes, plots.bare(ends, "queries", "flops"), "queries", "flops", style.LOOKS[what], marker="")
-            if what == "best_of_n":
-                axes.set_title(f"Best-of-{ends[0]['n']:.3g}, as accurate as the fine-tuned", loc="left")
+    for what in dict.fromkeys(row["what"] for row in rows if row["what"].startswith("total ")):
+        way = what.removeprefix("total ")
+        ends = plots.where(rows, what=what)
+        look = METHODS[way][1] if way in METHODS and way != "best_of_n" else style.LOOKS.get(way, style.LOOKS["base"])
+        plots.line(axes, plots.bare(ends, "queries", "flops"), "queries", "flops", look, marker="")
+        if way != "tuned":
+            n = f"{ends[0]['n']:.3g}"
+            name = f"{WAYS[way]}, n = {n}".capitalize() if WAYS[way] else f"Best-of-{n}"
+            axes.set_title(f"{name}, as accurate as the fine-tuned", loc="left")
     if crossed := plots.where(rows, what="crossing"):
         diamonds = plots.bare(crossed, "queries", "queries_low", "queries_high", "flops")
         last = max(row[key] or 0 for row in rows for key in ("queries", "queries_high"))
@@ -139,151 +179,65 @@ def _totals(axes: Any, rows: plots.Rows) -> None:
 
 
 def of_break_even(group: Group, contrasts: Mapping[str, Contrast]) -> list[str]:
-    """After how many queries fine-tuning is cheaper in FLOPs than the Best-of-n that is as accurate.
+    """After how many queries fine-tuning is cheaper in FLOPs than the base's best way to be as accurate.
 
     Nothing is claimed where the comparison behind it is not resolved. Several seeds give a range, not an interval.
     """
-    metrics = [run.metrics for run in group.runs]
-    verdict, reason = _no_break_even(group, contrasts)
-    if any("break_even/n" not in own for own in metrics) or not verdict:
+    found = rival(group, contrasts)
+    if not found.verdict or any(f"{found.prefix}/n" not in run.metrics for run in group.runs):
         return []
-    if reason:
-        lead = "Fine-tuning never pays for itself" if verdict == "worse" else "No break-even is given"
-        return [f"{lead}: {reason}."]
-    if len(metrics) > 1:
-        queries, matched = (sorted(own[f"break_even/{name}"] for own in metrics) for name in ("queries", "n"))
-        return [
-            f"The tuned policy is as accurate as Best-of-{matched[0]:.3g} to {matched[-1]:.3g}. Its training included, "
-            f"it costs fewer FLOPs after {queries[0]:,} to {queries[-1]:,} queries "
-            f"(range over {len(metrics)} seeds)."
-        ]
-    n = ended(recorded(group.runs[0], "break_even/n"), "{:.3g}".format, "below all", "above all")
-    after = ended(recorded(group.runs[0], "break_even/queries"), "{:,.0f}".format, "fewer", "never")
+    if found.reason:
+        lead = "Fine-tuning never pays for itself" if found.verdict == "worse" else "No break-even is given"
+        return [f"{lead}: {found.reason}."]
+    if len(group.runs) > 1:
+        matched, queries = (
+            sorted(run.metrics[f"{found.prefix}/{name}"] for run in group.runs) for name in ("n", "queries")
+        )
+        n, after = f"{matched[0]:.3g} to {matched[-1]:.3g}", f"{queries[0]:,} to {queries[-1]:,}"
+        over = f" (range over {len(group.runs)} seeds)"
+    else:
+        n = ended(recorded(group.runs[0], f"{found.prefix}/n"), "{:.3g}".format, "below all", "above all")
+        after = ended(recorded(group.runs[0], f"{found.prefix}/queries"), "{:,.0f}".format, "fewer", "never")
+        over = ""
+    each = ", each at its best temperature," if found.chosen else ""
     return [
-        f"The tuned policy is as accurate as Best-of-{n}. Its training included, it costs fewer FLOPs after {after} "
-        "queries."
+        f"The base is as accurate as the tuned policy{each} by {WAYS[found.way] or best_of_n_name(group.runs)} at "
+        f"n = {n}: fine-tuning pays after {after} queries{over}."
     ]
 
 
-def _no_break_even(group: Group, contrasts: Mapping[str, Contrast]) -> tuple[str, str]:
-    """The verdict against one sample of the base, and why no break-even is given; "" for what there is not."""
-    sizes = group.series("base", "best_of_n", "accuracy")
-    first = contrasts.get(f"tuned_vs_best_of_{min(sizes)}/accuracy")
-    verdict = first.verdict if first else ""
+def rival(group: Group, contrasts: Mapping[str, Contrast]) -> Rival:
+    """The way whose break-even is given, or why none is."""
+    metrics = [run.metrics for run in group.runs]
+    chosen = {way: f"break_even/{AT_BEST}/{way}" for way in WAYS}
+    prefixes = {way: prefix for way, prefix in chosen.items() if f"{prefix}/n" in metrics[0]}
+    against, one = f"tuned_vs_base/{AT_BEST}", "the base at its best temperature"
+    if not prefixes:
+        prefixes = {"best_of_n": "break_even"}
+        against, one = f"tuned_vs_best_of_{min(_by_n(group, 'best_of_n'))}/accuracy", "one sample of the base"
+
+    def lacking(prefix: str) -> list[Mapping[str, Any]]:
+        return [own for own in metrics if own.get(f"{prefix}/queries", 0) is None]
+
+    def samples(way: str) -> tuple[int, float]:
+        ns = [own.get(f"{prefixes[way]}/n") for own in metrics]
+        return len(lacking(prefixes[way])), sum(math.inf if n is None else n for n in ns)
+
+    way = min(prefixes, key=samples)
+    verdict = contrasts[against].verdict if against in contrasts else ""
     if verdict == "worse":
-        return verdict, "one sample of the base is more accurate"
+        return Rival(way, prefixes[way], verdict, f"{one} is more accurate")
     if verdict == "not resolved":
-        return verdict, "the tuned policy is not shown to be better than one sample of the base"
-    missing = [run.metrics for run in group.runs if run.metrics.get("break_even/queries", 0) is None]
-    equal = sum((metrics["break_even/n"] or 2) < 1.001 for metrics in missing)  # None: no n is as accurate
-    counts = {f"no Best-of-n up to n = {max(sizes)}": len(missing) - equal, "one sample of the base": equal}
-    under = " under {} of " + f"{len(group.runs)} seeds" if len(group.runs) > 1 else ""
-    return verdict, ", and ".join(f"{who} is as accurate{under.format(n)}" for who, n in counts.items() if n)
-
-
-def _by_stage(runs: Sequence[Run], *, total: bool = False) -> dict[str, tuple[list[Entry], list[Entry]]]:
-    """stage -> its artifacts counted once for all runs, and once for each run that needs them.
-
-    total: with those of all stages under "all".
-    """
-    shared: dict[Hashable, Entry] = {}
-    alone: dict[Hashable, Entry] = {}
-    for run in runs:
-        for entry in run.lineage:
-            key = entry["stage"], entry["key"], entry["part"]
-            shared[key] = alone[run.folder, key] = entry
-    stages = [*dict.fromkeys(entry["stage"] for entry in alone.values()), *(["all"] if total else [])]
-
-    def of(stage: str, entries: Mapping[Hashable, Entry]) -> list[Entry]:
-        return [entry for entry in entries.values() if stage in (entry["stage"], "all")]
-
-    return {stage: (of(stage, shared), of(stage, alone)) for stage in stages}
-
-
-def _total(entries: Iterable[Entry], *names: str) -> float:
-    return float(sum(sum(entry["counts"].get(name, 0) for entry in entries) for name in names))
-
-
-def _seconds(entries: Iterable[Entry]) -> float:
-    return float(sum(entry["seconds"] for entry in entries))
-
-
-@shows("figures", 135)
-def cost_by_stage(groups: Sequence[Group]) -> Figure | None:
-    """Seconds and generated tokens by stage: of all artifacts once, and as if every run had made its own."""
-    runs = tables.all_runs(groups)
-    rows = [
-        {
-            "stage": stage,
-            "artifacts": len(shared),
-            "seconds": _seconds(shared),
-            "generated_tokens": _total(shared, "generated_tokens"),
-            "seconds_unshared": _seconds(alone),
-            "generated_tokens_unshared": _total(alone, "generated_tokens"),
-        }
-        for stage, (shared, alone) in _by_stage(runs).items()
-    ]
-    if not rows:
-        return None
-    rows.sort(key=lambda row: (row["seconds_unshared"], row["stage"]))
-    pale = " Pale: what it would have been without a store, each run making its own."
-    caption = (
-        f"Seconds and generated tokens by stage, of every artifact behind {counted(len(runs), 'run')} once, as "
-        f"measured when it was made.{pale * any(row['seconds'] != row['seconds_unshared'] for row in rows)}"
-    )
-    size = style.FULL_WIDTH, 0.8 + 0.24 * len(rows)
-    return plots.figure("cost_by_stage", caption, rows, groups, _costs, size, over="")
-
-
-def _costs(canvas: Any, rows: plots.Rows) -> None:
-    panels = plots.grid_of(canvas, 2, sharey=True)
-    places = np.arange(len(rows))
-    for axes, name in zip(panels, ("seconds", "generated_tokens"), strict=True):
-        made, apart = ([row[f"{name}{end}"] for row in rows] for end in ("", "_unshared"))
-        several = made != apart
-        if several:
-            axes.barh(places, apart, height=0.72, color="#C9DCEB", label="if every run had made its own")
-        once = "made once for all runs" if several else None
-        axes.barh(places, made, height=0.4, color=style.LOOKS["best_of_n"].colour, label=once)
-        widest = max(*apart, 1e-9)
-        for place, once, every in zip(places, made, apart, strict=True):
-            if every:
-                text = plots.short(once) if once == every else f"{plots.short(once)} of {plots.short(every)}"
-                axes.text(every + 0.015 * widest, place, text, va="center", fontsize=style.legend_size() - 1)
-        axes.set_xlim(0, widest * 1.5)
-        axes.locator_params(axis="x", nbins=4)
-        axes.xaxis.set_major_formatter(plots.short)
-        axes.set_xlabel(name.replace("_", " "))
-        axes.tick_params(axis="y", length=0)
-    panels[0].set_yticks(places, [row["stage"] for row in rows])
-
-
-@shows("tables", 130)
-def cost(groups: Sequence[Group]) -> Table | None:
-    """Every ancestor of these runs once, by stage, beside what each run would have cost alone."""
-    runs = tables.all_runs(groups)
-    unshared = "without sharing" if len(runs) > 1 else None
-    caption = (
-        f"What {counted(len(runs), 'run')} cost by stage, each artifact in their lineage counted once, in "
-        f"tokens, FLOPs and seconds{'. Without sharing: as if each run had made its own' if unshared else ''}."
-    )
-
-    def tokens(key: str, heading: str | None, name: str, entries: int = 1) -> tables.Column:
-        return tables.Column(key, heading, lambda item: int(_total(item[entries], name)))
-
-    return tables.table(
-        "cost",
-        caption,
-        [(stage, *entries) for stage, entries in _by_stage(runs, total=True).items()],
-        [
-            tables.Column("stage", "stage", lambda item: item[0]),
-            tables.Column("artifacts", "artifacts", lambda item: len(item[1])),
-            tokens("generated_tokens", "generated tokens", "generated_tokens"),
-            tokens("train_tokens", "trained tokens", "train_tokens"),
-            tables.Column("flops", "FLOPs", lambda item: _total(item[1], "flops", "train_flops")),
-            tables.Column("seconds", "seconds", lambda item: _seconds(item[1])),
-            tokens("generated_tokens_alone", unshared and f"tokens {unshared}", "generated_tokens", 2),
-            tables.Column("seconds_alone", unshared and f"seconds {unshared}", lambda item: _seconds(item[2])),
-        ],
-        runs,
-    )
+        return Rival(way, prefixes[way], verdict, f"the tuned policy is not shown to be better than {one}")
+    missing = lacking(prefixes[way])
+    none = sum(own[f"{prefixes[way]}/n"] is None for own in missing)
+    every = none == len(metrics) and len(prefixes) > 1
+    most = max(n for own in (prefixes if every else [way]) for n in [1, *_by_n(group, own)])
+    name = "way to answer with the base" if every else WAYS[way] or "Best-of-n"
+    under = " under {} of " + f"{len(metrics)} seeds" if len(metrics) > 1 else ""
+    counts = {
+        f"no {name} up to n = {most} is as accurate": none,
+        "one sample of the base is as accurate": sum(own[f"{prefixes[way]}/n"] is not None for own in missing),
+    }
+    reason = ", and ".join(f"{what}{under.format(n)}" for what, n in counts.items() if n)
+    return Rival(way, prefixes[way], verdict, reason)

@@ -1,6 +1,5 @@
 """Policies over sampling temperatures: every temperature in a table, and each policy at its best one in sentences."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,15 +8,8 @@ from bench.records.read import Estimate, short
 from bench.reporting import tables
 from bench.reporting.contrasts import of_group
 from bench.reporting.exhibit import Table, shows
-from bench.reporting.groups import Group, recorded
-from bench.reporting.words import ARMS, best_of_n_name, ended, over_what
-
-WAYS = {  # to answer with the base, by their names in metrics.json
-    "one_sample": "one sample at its best temperature",
-    "majority": "majority vote",
-    "weighted_majority": "weighted majority vote",
-    "best_of_n": "",  # with who chooses: `best_of_n_name`
-}
+from bench.reporting.groups import Group
+from bench.reporting.words import ARMS, over_what
 
 
 class _At(NamedTuple):
@@ -95,39 +87,4 @@ def at_best(groups: Sequence[Group]) -> list[str]:
     found = of_group(group).get(f"tuned_vs_base/{AT_BEST}")
     if found is not None:
         lines.append(f"Each at its best temperature, the tuned policy is {found.against('the base')}.")
-        lines += _of_break_even(group, found.verdict)
     return lines
-
-
-def _of_break_even(group: Group, verdict: str) -> list[str]:
-    """The base's ways to answer against the tuned policy at its best temperature, of one run.
-
-    Nothing is claimed where the comparison at the best temperatures is not resolved. verdict: its own.
-    """
-    run, prefix = group.runs[0], f"break_even/{AT_BEST}"
-    ways = {way: recorded(run, f"{prefix}/{way}/n") for way in WAYS if f"{prefix}/{way}/n" in run.metrics}
-    if len(group.runs) > 1 or not ways:
-        return []
-    if verdict == "worse":
-        return ["Fine-tuning never pays for itself: at their best temperatures, the base is more accurate."]
-    if verdict == "not resolved":
-        return [
-            "The tuned policy is not shown to be better than the base at their best temperatures, so no break-even is "
-            "given."
-        ]
-    reached = {way: n for way, n in ways.items() if math.isfinite(n.value)}
-    if not reached:
-        return [
-            "No way to answer with the base is shown to be as accurate as the tuned policy at its best temperature, so "
-            "no break-even is given."
-        ]
-    way = min(reached, key=lambda name: reached[name].value)
-    queries = recorded(run, f"{prefix}/{way}/queries")
-    pays = "fine-tuning saves no FLOPs per query at this n"
-    if math.isfinite(queries.value):
-        pays = f"fine-tuning pays after {ended(queries, '{:,.0f}'.format, 'fewer', 'never')} queries"
-    n = ended(reached[way], "{:.3g}".format, "above all", "above all")
-    return [
-        "The base is as accurate as the tuned policy at its best temperature, with the fewest samples, by "
-        f"{WAYS[way] or best_of_n_name(group.runs)}, at n = {n}: {pays}."
-    ]
