@@ -17,7 +17,9 @@ from bench.reporting import published
 from bench.reporting.contrasts import contrast, contrasts
 from bench.reporting.exhibits import tables
 from bench.reporting.groups import grouped, in_order
-from bench.reporting.references import Book, render, wrapped
+from bench.reporting.published import render
+from bench.reporting.references import Book
+from bench.reporting.words import wrapped
 
 TEMPLATE = """{% set best = dict(N=4) %}
 # A report
@@ -219,7 +221,9 @@ def test_a_readme_without_runs_has_its_numbers_from_csv_files(tmp_path: Path, mo
     assert (tmp_path / "README.md").read_text() == "0.250 [0.100, 0.400]; 100 %\n"
     assert published.check(tmp_path) == []
     (tmp_path / "data.csv").write_text("of,n,share\nKL,8,0.3\npass,8,1\n")
-    assert "where the template and the records give '0.300;" in published.check(tmp_path)[0]
+    changed, other = published.check(tmp_path)
+    assert changed == f"{tmp_path / 'data.csv'} was changed since the report was made"
+    assert "where the template and the records give '0.300;" in other
     for reference, said in {
         'cell("dta", "share")': r"dta\.csv can't be read \(No such file or directory\); without runs, a",
         'cell("data", "shar", of="KL")': "data has no column shar; there is .* did you mean share?",
@@ -228,6 +232,45 @@ def test_a_readme_without_runs_has_its_numbers_from_csv_files(tmp_path: Path, mo
         template.write_text(f"{{{{ {reference} }}}}\n")
         with pytest.raises(SystemExit, match=said.replace("?", r"\?")):
             report.main()
+
+
+def test_the_files_of_a_readme_without_runs_are_those_of_its_manifest(tmp_path: Path):
+    """They keep the environment in which they were first rendered, until one of them changes."""
+    (tmp_path / "data.csv").write_text("share\n0.25\n")
+    (tmp_path / "bias.png").write_bytes(b"a figure")
+    (tmp_path / published.TEMPLATE).write_text('{{ cell("data", "share") }}\n')
+    published.publish_page(tmp_path)
+    manifest = tmp_path / "report.json"
+    content = json.loads(manifest.read_text())
+    assert sorted(content["files"]) == ["bias.png", "data.csv"]
+    assert "torch" in content["environment"][0]
+    manifest.write_text(json.dumps(content | {"environment": ["an older one"]}))
+    published.publish_page(tmp_path)
+    assert json.loads(manifest.read_text())["environment"] == ["an older one"]
+    (tmp_path / "bias.png").unlink()
+    (tmp_path / "width.png").write_bytes(b"another figure")
+    missing, unknown = published.check(tmp_path)
+    assert (missing, unknown) == (
+        f"{tmp_path / 'bias.png'} is missing",
+        f"{tmp_path / 'width.png'} is not in report.json",
+    )
+    published.publish_page(tmp_path)
+    assert json.loads(manifest.read_text())["environment"] == content["environment"]
+    manifest.unlink()
+    assert "report.json is missing" in published.check(tmp_path)[0]
+
+
+def test_all_committed_reports_are_of_one_code():
+    """No module has one state in one report and another state in another."""
+    states: dict[str, set[str]] = {}
+    archives = sorted((Path(__file__).parent.parent / "reports").glob(f"*/{packed.FILE}"))
+    assert len(archives) > 10
+    for archive in archives:
+        for folder in packed.run_folders(archive.parent):
+            for module, state in json.loads((folder / "code.json").read_text()).items():
+                states.setdefault(module, set()).add(state)
+    assert len(states) > 50
+    assert [module for module, found in states.items() if len(found) > 1] == []
 
 
 def test_paragraphs_are_filled_and_tables_are_not():

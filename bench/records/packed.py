@@ -10,7 +10,7 @@ import json
 import re
 import tarfile
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,11 @@ def read_packed(folder: Path) -> list[Run]:
 
 def environments(runs: Iterable[Run]) -> list[str]:
     """The versions and the machines that made the runs, in words."""
-    return sorted({", ".join(f"{k} {v}" for k, v in _environment(run).items()) or "not recorded" for run in runs})
+    return sorted({in_words(_environment(run)) or "not recorded" for run in runs})
+
+
+def in_words(environment: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in environment.items())
 
 
 def _environment(run: Run) -> dict[str, str]:

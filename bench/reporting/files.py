@@ -18,6 +18,7 @@ PAGE = "index.html"
 TEMPLATE = "README.md.j2"  # a folder that holds it is a committed report; see bench.reporting.published
 TEXTS = ("tables.md", "verdicts.md", "methods.md", "references.bib")
 FOLDERS = ("figures", "tables")
+OF_PAGE = (".csv", ".png", ".pdf")
 SHAPE = {  # what is read of it: a type, [the shape of each item], {str: of each value} or {name: of that value}
     "runs": [{"folder": str}],
     "exhibits": {str: {"stamp": str, "files": [str]}},
@@ -99,11 +100,16 @@ def is_published(folder: Path) -> bool:
     return (folder / TEMPLATE).is_file()
 
 
+def of_page(folder: Path) -> list[Path]:
+    """The data and figures beside the README of a folder without records."""
+    return sorted(path for path in folder.iterdir() if path.suffix in OF_PAGE)
+
+
 def is_report_file(name: str) -> bool:
     """Whether a report may write a file of this name, relative to its folder."""
-    if name in (*TEXTS, PAGE, RECORDS):
+    folder, between, file = name.partition("/")
+    if name in (*TEXTS, PAGE, RECORDS) or (not between and Path(name).suffix in OF_PAGE):
         return True
-    folder, _, file = name.partition("/")
     return folder in FOLDERS and file not in ("", ".", "..") and not set("/\\\0") & set(file)
 
 

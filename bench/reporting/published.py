@@ -8,18 +8,22 @@ A folder that holds README.md.j2 is one. Everything else of a report is made fro
     python -m bench.report --check reports/NAME             is it what its records give?
 
 A folder without records may hold README.md.j2 too. It refers to committed reports inside the folder, by
-{{ report("NAME").cell(...) }}, or to CSV files there: `python -m bench.report reports` renders it.
+{{ report("NAME").cell(...) }}, or to CSV files there: `python -m bench.report reports` renders it. Its report.json has
+the checksums of the CSV files and figures beside it, and the environment in which they were first rendered.
 """
 
+import functools
 import itertools
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from bench.errors import BenchError, quoted
+from bench.errors import BenchError, did_you_mean, first_line, quoted
 from bench.records import packed
+from bench.records.environment import environment
 from bench.records.read import Curve, Run
 from bench.reporting import files
 from bench.reporting.exhibit import Figure, from_records
@@ -27,7 +31,8 @@ from bench.reporting.exhibits import Part, figures, sentences, tables
 from bench.reporting.figure_settings import FigureSettings, read
 from bench.reporting.files import TEMPLATE, write_figure
 from bench.reporting.groups import in_order
-from bench.reporting.references import Book, render
+from bench.reporting.references import FILTERS, Book
+from bench.reporting.words import wrapped
 from bench.store import write_durably
 from bench.store.reading import sha256
 
@@ -82,14 +87,20 @@ def publish(
 
 
 def is_page(folder: Path) -> bool:
-    """Whether the folder holds the template of a README, and no records of its own."""
-    own = (packed.FILE, files.MANIFEST)
-    return files.is_published(folder) and not any((folder / name).is_file() for name in own)
+    """Whether the folder holds the template of a README, and no runs of its own."""
+    if not files.is_published(folder) or (folder / packed.FILE).is_file():
+        return False
+    return not (folder / files.MANIFEST).is_file() or not files.read_manifest(folder)["runs"]
 
 
 def publish_page(folder: Path) -> Path:
-    """Write the README of a folder without records and return it."""
+    """Write the README of a folder without records, and report.json where it holds files; return the README."""
     write_durably(folder / README, render(folder / TEMPLATE, Book.of(folder)))
+    if own := {path.name: sha256(path) for path in files.of_page(folder)}:
+        manifest: dict[str, Any] = {"runs": [], "exhibits": {}, "environment": [packed.in_words(environment())]}
+        if (folder / files.MANIFEST).is_file() and (earlier := files.read_manifest(folder))["files"] == own:
+            manifest = earlier  # the files are older than this environment
+        write_durably(folder / files.MANIFEST, json.dumps(manifest | {"files": own}, indent=1) + "\n")
     return folder / README
 
 
@@ -99,12 +110,14 @@ def check(folder: Path, own: Sequence[Part] = ()) -> list[str]:
     Figures are not drawn: their files have to be as they were written, from numbers that the records still give.
     """
     problems: list[str] = []
-    if is_page(folder):
-        try:
-            return _other_lines(folder / README, render(folder / TEMPLATE, Book.of(folder)))
-        except BenchError as error:
-            return [str(error)]
     try:
+        if is_page(folder):
+            if data := files.of_page(folder):
+                manifest = files.read_manifest(folder)
+                problems += files.changed_files(folder, manifest)
+                unknown = [path for path in data if path.name not in manifest["files"]]
+                problems += [f"{path} is not in {files.MANIFEST}" for path in unknown]
+            return problems + _other_lines(folder / README, render(folder / TEMPLATE, Book.of(folder)))
         manifest = files.read_manifest(folder)
         problems += files.changed_files(folder, manifest)
         runs = in_order(packed.read_packed(folder))
@@ -122,6 +135,41 @@ def check(folder: Path, own: Sequence[Part] = ()) -> list[str]:
         f"{folder / name} is stale: its records give other numbers" for name in now if then.get(name) != now[name]
     ]
     return problems
+
+
+def render(template: Path, book: Book) -> str:
+    """The text of a template. BenchError, with the line, where it refers to what is not there."""
+    from jinja2 import FileSystemLoader, StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    language = ImmutableSandboxedEnvironment(
+        loader=FileSystemLoader(template.parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    language.filters = dict(FILTERS)  # Jinja's own would take a number from its interval
+    language.globals = {
+        "dict": dict,
+        "report": functools.cache(lambda name: Book.of(template.parent / name)),
+        **{name: getattr(book, name) for name in ("rows", "cell", "difference", "degrees", "metric")},
+        "runs": len(book.runs),
+        "seeds": len({run.config["seed"] for run in book.runs}),
+        "environment": "; or ".join(packed.environments(book.runs)),
+    }
+    try:
+        return wrapped(language.get_template(template.name).render())
+    except Exception as error:  # whatever the template asks for: a text as a number, a division by 0
+        line, trace = getattr(error, "lineno", None), error.__traceback__
+        while trace and not line:
+            line = trace.tb_lineno if trace.tb_frame.f_code.co_filename == str(template) else None
+            trace = trace.tb_next
+        reason = first_line(error)
+        if "unsupported operand" in reason:
+            reason = "references can't be added or subtracted; difference(OURS, THEIRS) has the interval too"
+        near = re.match(r"'(\w+)' is undefined|No filter named '(\w+)'", reason)
+        hint = did_you_mean(near[1] or near[2], [*language.globals, *FILTERS]) if near else ""
+        raise BenchError(f"{template}, line {line}: {reason.rstrip('.')}{hint or '.'}".replace("?.", "?")) from error
 
 
 def _rendered(runs: Sequence[Run], folder: Path, own: Sequence[Part]) -> tuple[str, list[Figure], FigureSettings]:

@@ -9,19 +9,19 @@
     {{ cell("data", "coverage", n=8) | percent }}                   of data.csv, where there are no runs
     {% for row in rows("main") %}{{ row.tuned }}{% endfor %}        every row of a table
 
-A cell is a number with its interval. Filters choose how it is written. `difference` stands in place of arithmetic.
+A cell is a number with its interval. Filters choose how it is written. `difference` stands in place of arithmetic,
+and {{ degrees() }} says how many degrees of freedom the intervals of the differences above it have.
 """
 
-import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError, did_you_mean, first_line
+from bench.errors import BenchError, did_you_mean
 from bench.evaluation.measures import AT, AT_BEST
-from bench.records.packed import FILE, environments, read_packed
+from bench.records.packed import FILE, read_packed
 from bench.records.read import Run, as_number, short
 from bench.reporting.arrange import SHORT
 from bench.reporting.contrasts import SAMPLED, Sides, contrasts, shared_seeds
@@ -30,7 +30,6 @@ from bench.reporting.exhibits import Part, made, parts
 from bench.reporting.figure_settings import FigureSettings
 from bench.reporting.groups import Group, grouped, in_order
 from bench.reporting.tables import seeds_mean
-from bench.reporting.words import wrapped
 
 OF = {"sampled": SAMPLED, "greedy": ("greedy", "accuracy", 1), "kl": ("policy", "kl", 1)}
 OF |= {"best temperature": (AT_BEST, "accuracy", 1)}
@@ -101,6 +100,7 @@ class Book:
     wanted: FigureSettings = field(default_factory=FigureSettings)
     folder: Path = Path()  # of CSV files, where there are no runs
     made: dict[Any, list[Any]] = field(default_factory=dict)
+    freedom: set[float] = field(default_factory=set)  # of the differences that were asked for
 
     @classmethod
     def of(cls, folder: Path) -> "Book":
@@ -172,7 +172,14 @@ class Book:
                 name = f"{pair[0].label} {points[0]} - {pair[1].label} {points[1]}"
                 family.setdefault(name, (kept[0].per_prompt(*points[0]), kept[1].per_prompt(*points[1])))
         found = next(iter(contrasts(family).values()))
+        if found.freedom is not None:
+            self.freedom.add(found.freedom)
         return Number(found.difference.value, found.difference.low, found.difference.high, verdict=found.verdict)
+
+    def degrees(self) -> str:
+        """The degrees of freedom of the intervals of all differences so far: the least and the most."""
+        ends = dict.fromkeys(f"{end:.0f}" for end in (min(self.freedom), max(self.freedom)))
+        return " to ".join(ends)
 
     def metric(self, name: str, *settings: Mapping[str, Any], **more: Any) -> Number:
         """A number of metrics.json, its mean over seeds. Without settings, it has to be the same in all groups."""
@@ -196,41 +203,6 @@ class Book:
     def _groups(self, settings: Mapping[str, Any]) -> list[Group]:
         found = _having([group.settings for group in self.groups], settings, "no runs have")
         return [group for group in self.groups if group.settings in found]
-
-
-def render(template: Path, book: Book) -> str:
-    """The text of a template. BenchError, with the line, where it refers to what is not there."""
-    from jinja2 import FileSystemLoader, StrictUndefined
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    language = ImmutableSandboxedEnvironment(
-        loader=FileSystemLoader(template.parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    language.filters = dict(FILTERS)  # Jinja's own would take a number from its interval
-    language.globals = {
-        "dict": dict,
-        "report": functools.cache(lambda name: Book.of(template.parent / name)),
-        **{name: getattr(book, name) for name in ("rows", "cell", "difference", "metric")},
-        "runs": len(book.runs),
-        "seeds": len({run.config["seed"] for run in book.runs}),
-        "environment": "; or ".join(environments(book.runs)),
-    }
-    try:
-        return wrapped(language.get_template(template.name).render())
-    except Exception as error:  # whatever the template asks for: a text as a number, a division by 0
-        line, trace = getattr(error, "lineno", None), error.__traceback__
-        while trace and not line:
-            line = trace.tb_lineno if trace.tb_frame.f_code.co_filename == str(template) else None
-            trace = trace.tb_next
-        reason = first_line(error)
-        if "unsupported operand" in reason:
-            reason = "references can't be added or subtracted; difference(OURS, THEIRS) has the interval too"
-        near = re.match(r"'(\w+)' is undefined|No filter named '(\w+)'", reason)
-        hint = did_you_mean(near[1] or near[2], [*language.globals, *FILTERS]) if near else ""
-        raise BenchError(f"{template}, line {line}: {reason.rstrip('.')}{hint or '.'}".replace("?.", "?")) from error
 
 
 def _cell(row: Mapping[str, Any], key: str) -> Any:
