@@ -622,5 +622,8 @@ def test_full_sft_on_other_demonstrations_has_a_name_and_a_marker_of_its_own(tmp
     ends = {one.label: one.group.mean("tuned", "pass", "accuracy", 1).value for one in points(groups) if one.is_end}
     assert ends.keys() == {"full SFT", "full SFT foreign=0.2"}
     with drawn(hybrid_figure(groups)) as page:
-        black = [line for line in page.axes[0].lines if (line.get_marker(), line.get_color()) == ("s", "#000000")]
-    assert {y for line in black for y in line.get_ydata()} == set(ends.values())
+        titles = [axes.get_title(loc="left") for axes in page.axes]
+        lines = [line for axes in page.axes[::2] for line in axes.lines]
+        black = [line for line in lines if (line.get_marker(), line.get_color()) == ("s", "#000000")]
+    assert titles == [*["demonstrations: foreign=0.0"] * 2, *["demonstrations: foreign=0.2"] * 2]
+    assert [y for line in black for y in line.get_ydata()] == [ends["full SFT"], ends["full SFT foreign=0.2"]]

@@ -24,7 +24,6 @@ from bench.records.read import (
     ARTIFACTS,
     COMPLETIONS,
     CONFIG,
-    CURVES,
     METRICS,
     PER_PROMPT,
     SAMPLES,
@@ -143,7 +142,7 @@ def _write_tables(folder: Path, read: set[Curve]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    for name in (CURVES, PER_PROMPT, SAMPLES):
+    for name in sorted(path.name for path in folder.glob("*.parquet")):
         table = pq.read_table(folder / name)
         if name == SAMPLES:
             table = table.schema.empty_table()

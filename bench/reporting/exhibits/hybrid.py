@@ -14,7 +14,7 @@ from bench.reporting.groups import Group
 from bench.reporting.labels import Label
 from bench.reporting.words import listed, over_what, setting_words
 
-WRITTEN = ("procedure.foreign", "procedure.noise")  # what demonstrations depend on
+WRITTEN = {"procedure.foreign": "foreign", "procedure.noise": "noise"}  # what demonstrations depend on
 OF_GATE = ("easy_by", "inverted", "easy_share")
 N = "num_completions"
 SAMPLES = "hybrid/samples_per_prompt"
@@ -174,8 +174,10 @@ def _samples(run: Run) -> float:
 
 @shows("figures", 50)
 def hybrid_figure(groups: Sequence[Group]) -> Figure | None:
-    """Two panels over the samples per training prompt, a curve for each gate; None where no run is a hybrid."""
+    """Two panels over the samples per training prompt for each kind of demonstrations, a curve for each gate."""
     found = points(groups)
+    apart = [name for name in WRITTEN if len({point.others.get(name) for point in found}) > 1]
+    in_blocks: dict[str, Any] = {"series": "demonstrations", "room": 1} if apart else {"series": "gate"}
     return plots.figure(
         "hybrid",
         "Policies fine-tuned on demonstrations of the easy prompts and accepted samples of the others, by the gate "
@@ -183,8 +185,9 @@ def hybrid_figure(groups: Sequence[Group]) -> Figure | None:
         "full RFT.",
         [
             {
-                "gate": name,
-                "point": point.label,
+                "demonstrations": " ".join(f"{WRITTEN[name]}={point.others[name]}" for name in apart),
+                "gate": _bare(name),
+                "point": _bare(point.label),
                 "easy_share": point.share,
                 "samples": point.samples,
                 "measure": measure,
@@ -197,8 +200,13 @@ def hybrid_figure(groups: Sequence[Group]) -> Figure | None:
         [point.group for point in found],
         _draw,
         (style.FULL_WIDTH, 0.45 * style.FULL_WIDTH),
-        series="gate",
+        **in_blocks,
     )
+
+
+def _bare(name: str) -> str:
+    """Without the kind of demonstrations."""
+    return " ".join(word for word in name.split(" ") if word.split("=")[0] not in WRITTEN.values())
 
 
 def _draw(canvas: Any, rows: plots.Rows) -> plots.Labels:
@@ -219,6 +227,8 @@ def _draw(canvas: Any, rows: plots.Rows) -> plots.Labels:
             plots.line(axes, [row], "samples", "value", style.Look(black, "s", "none"), zorder=4)
         labels.append((axes, [Label(row["samples"], row["value"], row["point"], black) for row in ends.values()]))
         axes.set(xlabel="samples per training prompt", ylabel=measure)
+        if kind := here[0]["demonstrations"]:
+            axes.set_title(f"demonstrations: {kind}", loc="left")
     return labels
 
 
