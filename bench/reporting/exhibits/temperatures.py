@@ -80,9 +80,9 @@ def at_best(groups: Sequence[Group]) -> list[str]:
     parts = []
     for arm in arms:
         chosen = sorted({f"{run.metrics[f'{arm}/best_temperature']:g}" for run in group.runs}, key=float)
-        curse = tables.seeds_mean(group, f"{arm}/{AT_BEST}/winners_curse")
-        accuracy = group.mean(arm, AT_BEST, "accuracy", 1)
-        parts.append(f"{ARMS[arm]} {accuracy} at {' or '.join(chosen)} ({short(curse or 0.0)} less than on validation)")
+        curse = tables.seeds_mean(group, f"{arm}/{AT_BEST}/winners_curse") or 0.0
+        gap = f"{short(abs(curse))} {'more' if curse < 0 else 'less'} than on validation"
+        parts.append(f"{ARMS[arm]} {group.mean(arm, AT_BEST, 'accuracy', 1)} at {' or '.join(chosen)} ({gap})")
     lines = [f"At the temperature that validation prompts chose, accuracy is: {'; '.join(parts)}."]
     found = of_group(group).get(f"tuned_vs_base/{AT_BEST}")
     if found is not None:
