@@ -1,7 +1,7 @@
 """Trained classifiers that grade text: sequence classifiers (reward models) and token classifiers (process rewards)."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +16,7 @@ from bench.models import hub
 from bench.models.loading import cap_attention, folder, refusing_code, silent
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 HEADS = ("score", "classifier", "classification_head")  # names that the library's models give their last layers
 PADDING = {"cpu": 128, "cuda": 4_096}  # tokens of padding that cost about as much as one more call of the model
@@ -139,21 +139,3 @@ def batches(lengths: np.ndarray, batch_tokens: int, padding: float = math.inf) -
         end = start + int(np.searchsorted(wasted, padding, side="right"))
         yield order[start:end]
         start = end
-
-
-def padded(
-    rows: Sequence[Mapping[str, list[int]]], fill: Mapping[str, int], device: Any = "cpu"
-) -> "dict[str, torch.Tensor]":
-    """The columns of token rows [B, T] and their attention_mask, padded on the right with `fill` (0 where not named).
-
-    Padding is masked and to the right: no earlier token attends to it, and no position shifts.
-    """
-    import torch
-
-    columns = {name: [list(row[name]) for row in rows] for name in rows[0]}
-    columns["attention_mask"] = [[1] * len(ids) for ids in columns["input_ids"]]
-    width = max(map(len, columns["input_ids"]))
-    return {
-        name: torch.tensor([ids + [fill.get(name, 0)] * (width - len(ids)) for ids in column]).to(device)
-        for name, column in columns.items()
-    }

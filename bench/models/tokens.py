@@ -3,8 +3,8 @@
 import functools
 import json
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from bench.artifacts import UNKNOWN, Completions, Policy, Prompts, content_hash
 from bench.blocks import with_token_ids
 from bench.errors import BenchError
 from bench.models import chat, loading
+
+if TYPE_CHECKING:
+    import torch
 
 DESCRIPTIONS = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
@@ -263,3 +266,21 @@ def reencoded(pool: Completions, reader: Policy) -> tuple[Completions, np.ndarra
         token_ids[rows] = cells.reshape(part.shape)
         faithful[rows] = np.array(same).reshape(part.shape)
     return with_token_ids(pool, token_ids, content_hash(pool.key, reader.key)), faithful
+
+
+def padded(
+    rows: Sequence[Mapping[str, list[int]]], fill: Mapping[str, int], device: Any = "cpu"
+) -> "dict[str, torch.Tensor]":
+    """The columns of token rows [B, T] and their attention_mask, padded on the right with `fill` (0 where not named).
+
+    Padding is masked and to the right: no earlier token attends to it, and no position shifts.
+    """
+    import torch
+
+    columns = {name: [list(row[name]) for row in rows] for name in rows[0]}
+    columns["attention_mask"] = [[1] * len(ids) for ids in columns["input_ids"]]
+    width = max(map(len, columns["input_ids"]))
+    return {
+        name: torch.tensor([ids + [fill.get(name, 0)] * (width - len(ids)) for ids in column]).to(device)
+        for name, column in columns.items()
+    }

@@ -15,7 +15,8 @@ from bench.artifacts import Completions, Prompts, Rewards
 from bench.config.rules import DTYPE, TRUE_OR_FALSE, Rule, Tokens, one_of, or_null, regex, text, whole
 from bench.devices import resolve_dtype
 from bench.errors import BenchError
-from bench.models.classifiers import Classifier, LoadedClassifier, find, find_configured, padded
+from bench.models.classifiers import Classifier, LoadedClassifier, find, find_configured
+from bench.models.tokens import padded
 from bench.progress import bar, say
 from bench.scoring import Scorer
 from bench.scoring.units import scored

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.models.classifiers import padded
 from bench.models.loading import folder
+from bench.models.tokens import padded
 from bench.progress import bar
 from bench.seeds import generator, small_seed
 from bench.store import stage

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from bench.artifacts import Message, Policy
 from bench.models import chat, loading
-from bench.models.classifiers import padded
+from bench.models.tokens import padded
 from bench.seeds import small_seed
 from bench.store import stage
 from bench.training.packing import IGNORED
