@@ -15,8 +15,9 @@ from bench.artifacts import Message
 from bench.devices import that_fit
 from bench.errors import BenchError
 from bench.models import chat
-from bench.models.classifiers import Classifier, LoadedClassifier, padded
+from bench.models.classifiers import Classifier, LoadedClassifier
 from bench.models.loading import bytes_per_token
+from bench.models.tokens import padded
 from bench.progress import bar, say
 
 if TYPE_CHECKING:

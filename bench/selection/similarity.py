@@ -18,7 +18,8 @@ from bench.config.rules import FOLDER, Tokens, here, number, or_null
 from bench.devices import device
 from bench.errors import BenchError
 from bench.models import loading
-from bench.models.classifiers import batches, padded
+from bench.models.classifiers import batches
+from bench.models.tokens import padded
 from bench.progress import bar
 from bench.selection.cells import finite, indifferent, same_shape
 from bench.selection.ranking import top_per_prompt
