@@ -13,7 +13,7 @@ from stamps import stamp_of
 
 from bench.errors import BenchError
 from bench.estimators.kl import best_of_n_kl_bias
-from bench.records.read import Run, read_run
+from bench.records.read import Estimate, Run, read_run
 from bench.reporting.exhibit import Figure
 from bench.reporting.exhibits import figures, of_one_run
 from bench.reporting.files import FORMATS, drawn, write_figure
@@ -303,6 +303,29 @@ def test_the_lines_of_the_break_even_cross_where_the_record_says(one):
     ]  # they end at 2 · 1700
     assert at[0] == pytest.approx(crossing["flops"])
     assert at[1] == pytest.approx(1700 * 2.5 * 2e6)
+
+
+def test_a_break_even_at_the_best_temperatures_is_with_the_way_of_fewest_samples(tmp_path):
+    """The vote, which is not scored; two policies at their best temperatures stand in place of one hot sample."""
+    ends = {"difference": 0.1, "difference_low": 0.05, "difference_high": 0.15, "p_adjusted": 0.01}
+    metrics: dict[str, float | None] = {f"tuned_vs_base/at_best/{key}": value for key, value in ends.items()}
+    for way, n, queries in (("one_sample", None, None), ("majority", 2.5, 1500), ("best_of_n", 3.0, 1600)):
+        for end in ("", "_low", "_high"):
+            metrics |= {f"break_even/at_best/{way}/n{end}": n, f"break_even/at_best/{way}/queries{end}": queries}
+    run = made_run(tmp_path, metrics=metrics | {"cost/tuned_query_flops": 1.5e6})  # scoring one sample takes 0.5e6
+    for policy, accuracy in (("base", 0.4), ("tuned", 0.7)):
+        run._per_prompt[policy, "at_best", "accuracy", 1] = np.full(60, accuracy)
+        run.curves[policy, "at_best", "accuracy", 1] = Estimate(accuracy, 0.3, 0.8)
+    figure = named(figures([run]), "break_even")
+    accuracies = {row["what"]: row["accuracy"] for row in figure.rows if row["what"] in ("base", "tuned")}
+    assert accuracies == {"base": 0.4, "tuned": 0.7}
+    (crossing,) = [row for row in figure.rows if row["what"] == "crossing"]
+    assert (crossing["n"], crossing["queries"]) == (2.5, 1500)
+    _, end = [row for row in figure.rows if row["what"] == "total majority"]
+    assert end["flops"] / end["queries"] == pytest.approx(2.5 * 1.5e6)
+    assert "total best_of_n" not in [row["what"] for row in figure.rows]
+    with drawn(figure) as canvas:
+        assert canvas.axes[1].get_title(loc="left") == "Majority vote, n = 2.5: as accurate"
 
 
 def test_an_arrow_marks_a_break_even_without_an_end(tmp_path):

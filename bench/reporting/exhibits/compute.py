@@ -158,7 +158,7 @@ def _totals(axes: Any, rows: plots.Rows) -> None:
         if way != "tuned":
             n = f"{ends[0]['n']:.3g}"
             name = f"{WAYS[way]}, n = {n}".capitalize() if WAYS[way] else f"Best-of-{n}"
-            axes.set_title(f"{name}, as accurate as the fine-tuned", loc="left")
+            axes.set_title(f"{name}: as accurate", loc="left")
     if crossed := plots.where(rows, what="crossing"):
         diamonds = plots.bare(crossed, "queries", "queries_low", "queries_high", "flops")
         last = max(row[key] or 0 for row in rows for key in ("queries", "queries_high"))
