@@ -594,7 +594,7 @@ def test_the_figure_the_table_and_the_sentences(gates, tmp_path):
     figure, table = hybrid_figure(gates), hybrid_table(gates)
     with drawn(figure) as page:
         assert len(page.axes) == 2
-    assert {row["measure"] for row in figure.rows} == {"pass@1", "KL from the base (nats per sequence)"}
+    assert {row["measure"] for row in figure.rows} == {"sampled accuracy", "KL from the base (nats)"}
     assert len(table.rows) == 8
     verdicts = {(row["gate"], row["easy_share"]): row["verdict"] for row in table.rows}
     assert verdicts["final_nll", 0.5] == "better"

@@ -256,8 +256,39 @@ def test_the_files_of_a_readme_without_runs_are_those_of_its_manifest(tmp_path: 
     )
     published.publish_page(tmp_path)
     assert json.loads(manifest.read_text())["environment"] == content["environment"]
+    for damaged in ("", "[]"):
+        manifest.write_text(damaged)
+        assert "report.json" in published.check(tmp_path)[0]
+        published.publish_page(tmp_path)
+        assert published.check(tmp_path) == []
     manifest.unlink()
     assert "report.json is missing" in published.check(tmp_path)[0]
+
+
+def test_a_page_whose_files_are_gone_is_found_and_no_report_deletes_them(runs: list[Run], tmp_path: Path):
+    (tmp_path / "bias.png").write_bytes(b"a figure")
+    (tmp_path / published.TEMPLATE).write_text("A page.\n")
+    published.publish_page(tmp_path)
+    (tmp_path / "bias.png").unlink()
+    assert published.check(tmp_path) == [f"{tmp_path / 'bias.png'} is missing"]
+    published.publish_page(tmp_path)
+    assert not (tmp_path / "report.json").exists()
+    (tmp_path / "bias.png").write_bytes(b"a figure")
+    published.publish_page(tmp_path)
+    published.publish(runs, tmp_path, title="now of runs")
+    assert (tmp_path / "bias.png").read_bytes() == b"a figure"
+
+
+def test_degrees_of_freedom_are_those_of_the_differences_above(runs: list[Run], tmp_path: Path):
+    """A difference of what does not vary has none, and none is of one seed."""
+    book = Book(runs)
+    with pytest.raises(BenchError, match="no difference above has degrees of freedom"):
+        book.degrees()
+    same = {"N": 8, "policy": "base"}
+    book.difference(same, same)
+    assert not book.freedom
+    book.difference({"N": 8}, {"N": 4})
+    assert re.fullmatch(r"\d+", book.degrees())
 
 
 def test_all_committed_reports_are_of_one_code():

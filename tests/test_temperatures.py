@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from bench.launching import runner
 from bench.records.costs import break_even_at_best
 from bench.records.read import Estimate, read_run
 from bench.reporting.exhibits import of_one_run, sentences, tables
+from bench.reporting.exhibits.compute import rival
 from bench.reporting.exhibits.frontier import frontiers
 from bench.reporting.files import drawn
 from bench.reporting.groups import grouped
@@ -160,7 +162,7 @@ NOWHERE = (np.inf, np.inf, np.inf)
             BETTER,
             NOWHERE,
             NOWHERE,
-            "No break-even is given: no way to answer with the base up to n = 4 is as accurate.",
+            "No break-even is given: no Best-of-n up to n = 2 and no vote up to n = 4 is as accurate.",
         ),
         (
             *(OPEN, (1.0, 1.0, np.inf), NOWHERE),
@@ -185,6 +187,42 @@ def test_what_a_break_even_claims_rests_on_its_comparison(difference, best_of_n,
     said = " ".join(sentences([replace(run, metrics=run.metrics | numbers)]))
     assert words in said
     assert ("fine-tuning pays" in said) == (best_of_n[0] == 2.5)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "way", "reason"),
+    [
+        ([{"majority": (5.0, 4800), "best_of_n": (4.0, 2200)}] * 3, "majority", ""),  # cheaper, as it is not scored
+        ([{"majority": (5.0, 4800), "best_of_n": (4.0, 2200)}, {"best_of_n": (6.0, 9000)}], "best_of_n", ""),
+        (
+            [{"one_sample": (1.0, None), "best_of_n": (3.5, 3500)}, {"best_of_n": (6.0, 6000)}],
+            *("best_of_n", "one sample of the base is as accurate under 1 of 2 seeds"),
+        ),
+        (
+            [{"best_of_n": (1.0, None)}, {}],
+            *(
+                "one_sample",
+                "no Best-of-n up to n = 4 and no vote up to n = 16 is as accurate under 1 of 2 seeds, and one sample "
+                "of the base is as accurate under 1 of 2 seeds",
+            ),
+        ),
+        ([{"majority": (3.0, None)}], "one_sample", "fine-tuning saves no FLOPs per query"),
+        ([{"majority": (3.0, 10)}, {"best_of_n": (3.0, 10)}], "", "no way is as accurate under all seeds"),
+    ],
+)
+def test_the_rival_is_the_way_against_which_training_pays_last(seeds, way, reason, tmp_path):
+    """Under every seed; n and queries are None where a way is never as accurate, queries alone where it is for less."""
+    runs = []
+    for seed, ways in enumerate(seeds):
+        metrics = {}
+        for name in ("one_sample", "majority", "best_of_n"):
+            n, queries = ways.get(name, (None, None))
+            metrics |= {f"break_even/at_best/{name}/n": n, f"break_even/at_best/{name}/queries": queries}
+        runs.append(made_run(tmp_path, seed=seed, metrics=metrics))
+    (group,) = grouped(runs)
+    found = rival(group, {"tuned_vs_base/at_best": SimpleNamespace(verdict="better")})
+    assert found.reason == reason
+    assert found.way == way or not way
 
 
 def test_the_base_over_temperatures_has_a_line_for_each_scorer_in_the_scorers_reward(tmp_path):

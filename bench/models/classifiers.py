@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +14,6 @@ from bench.devices import Halving, device
 from bench.errors import BenchError
 from bench.models import hub
 from bench.models.loading import cap_attention, folder, refusing_code, silent
-
-if TYPE_CHECKING:
-    pass
 
 HEADS = ("score", "classifier", "classification_head")  # names that the library's models give their last layers
 PADDING = {"cpu": 128, "cuda": 4_096}  # tokens of padding that cost about as much as one more call of the model

@@ -1,6 +1,6 @@
 """The records of a committed report in one file, records.tar.xz: what its figures, tables and sentences read.
 
-Curves are rounded to float32, other numbers to seven digits. Values per prompt are rounded to some three digits where
+Tables are rounded to float32, other numbers to seven digits. Values per prompt are rounded to some three digits where
 that saves space, and their means stay as they were. Samples, pools, selections and progress are left out, and so are
 the values per prompt that the report does not read, accuracies aside.
 """

@@ -1,6 +1,6 @@
 """The files of a report: its manifest, report.json, and those of figures and tables, each with its exhibit's stamp."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,23 +102,28 @@ def is_published(folder: Path) -> bool:
 
 def of_page(folder: Path) -> list[Path]:
     """The data and figures beside the README of a folder without records."""
-    return sorted(path for path in folder.iterdir() if path.suffix in OF_PAGE)
+    return sorted(path for path in folder.iterdir() if path.suffix in OF_PAGE and path.is_file())
+
+
+def is_page_file(name: str) -> bool:
+    """Whether a name is that of a file which a page without records has beside it; no report ever deletes one."""
+    return Path(name).suffix in OF_PAGE and not set("/\\\0") & set(name)
 
 
 def is_report_file(name: str) -> bool:
     """Whether a report may write a file of this name, relative to its folder."""
-    folder, between, file = name.partition("/")
-    if name in (*TEXTS, PAGE, RECORDS) or (not between and Path(name).suffix in OF_PAGE):
+    if name in (*TEXTS, PAGE, RECORDS):
         return True
+    folder, _, file = name.partition("/")
     return folder in FOLDERS and file not in ("", ".", "..") and not set("/\\\0") & set(file)
 
 
-def changed_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
-    """A line for each file of a report that is missing or is not as it was written."""
+def changed_files(folder: Path, manifest: Mapping[str, Any], may: Callable[[str], bool] = is_report_file) -> list[str]:
+    """A line for each file of a report that is missing or is not as it was written. may: whether it may have a name."""
     problems = []
     for name, expected in manifest["files"].items():
         try:
-            if not is_report_file(name):
+            if not may(name):
                 problems.append(f"{folder / MANIFEST} names {name}, which no report writes")
             elif not (folder / name).is_file():
                 problems.append(f"{folder / name} is missing")

@@ -166,7 +166,7 @@ def _limit(together: Sequence[Any], along: str, several: bool, tallest: float) -
     high = min(max(known.max(), ends.max(initial=-np.inf)), known.max() + reach)
     margin = getattr(together[0], f"get_{along}margin")() * (high - low or 1e-3 + abs(high) / 10)
     low, high = back(low - margin), back(high + margin)
-    if is_kl and low < 0.25 * high:
+    if is_kl and not logarithmic and low < 0.25 * high:
         low = 0.0
     if all(getattr(axes, f"get_autoscale{along}_on")() for axes in together):
         for axes in together:

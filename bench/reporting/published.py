@@ -90,18 +90,28 @@ def is_page(folder: Path) -> bool:
     """Whether the folder holds the template of a README, and no runs of its own."""
     if not files.is_published(folder) or (folder / packed.FILE).is_file():
         return False
-    return not (folder / files.MANIFEST).is_file() or not files.read_manifest(folder)["runs"]
+    return not _earlier(folder).get("runs")
 
 
 def publish_page(folder: Path) -> Path:
     """Write the README of a folder without records, and report.json where it holds files; return the README."""
     write_durably(folder / README, render(folder / TEMPLATE, Book.of(folder)))
-    if own := {path.name: sha256(path) for path in files.of_page(folder)}:
-        manifest: dict[str, Any] = {"runs": [], "exhibits": {}, "environment": [packed.in_words(environment())]}
-        if (folder / files.MANIFEST).is_file() and (earlier := files.read_manifest(folder))["files"] == own:
-            manifest = earlier  # the files are older than this environment
-        write_durably(folder / files.MANIFEST, json.dumps(manifest | {"files": own}, indent=1) + "\n")
+    if not (own := {path.name: sha256(path) for path in files.of_page(folder)}):
+        (folder / files.MANIFEST).unlink(missing_ok=True)
+        return folder / README
+    manifest: dict[str, Any] = {"runs": [], "exhibits": {}, "environment": [packed.in_words(environment())]}
+    if (earlier := _earlier(folder)).get("files") == own:
+        manifest = earlier  # the files are older than this environment
+    write_durably(folder / files.MANIFEST, json.dumps(manifest | {"files": own}, indent=1) + "\n")
     return folder / README
+
+
+def _earlier(folder: Path) -> dict[str, Any]:
+    """The manifest; empty where it is missing or damaged."""
+    try:
+        return files.read_manifest(folder)
+    except BenchError:
+        return {}
 
 
 def check(folder: Path, own: Sequence[Part] = ()) -> list[str]:
@@ -112,9 +122,10 @@ def check(folder: Path, own: Sequence[Part] = ()) -> list[str]:
     problems: list[str] = []
     try:
         if is_page(folder):
-            if data := files.of_page(folder):
+            data = files.of_page(folder)
+            if data or (folder / files.MANIFEST).is_file():
                 manifest = files.read_manifest(folder)
-                problems += files.changed_files(folder, manifest)
+                problems += files.changed_files(folder, manifest, may=files.is_page_file)
                 unknown = [path for path in data if path.name not in manifest["files"]]
                 problems += [f"{path} is not in {files.MANIFEST}" for path in unknown]
             return problems + _other_lines(folder / README, render(folder / TEMPLATE, Book.of(folder)))

@@ -13,6 +13,7 @@ A cell is a number with its interval. Filters choose how it is written. `differe
 and {{ degrees() }} says how many degrees of freedom the intervals of the differences above it have.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -172,14 +173,15 @@ class Book:
                 name = f"{pair[0].label} {points[0]} - {pair[1].label} {points[1]}"
                 family.setdefault(name, (kept[0].per_prompt(*points[0]), kept[1].per_prompt(*points[1])))
         found = next(iter(contrasts(family).values()))
-        if found.freedom is not None:
+        if found.freedom is not None and not math.isnan(found.freedom):  # NaN: nothing varies
             self.freedom.add(found.freedom)
         return Number(found.difference.value, found.difference.low, found.difference.high, verdict=found.verdict)
 
     def degrees(self) -> str:
         """The degrees of freedom of the intervals of all differences so far: the least and the most."""
-        ends = dict.fromkeys(f"{end:.0f}" for end in (min(self.freedom), max(self.freedom)))
-        return " to ".join(ends)
+        if not self.freedom:
+            raise BenchError("no difference above has degrees of freedom: there is none, or of one seed")
+        return " to ".join(dict.fromkeys(f"{end:.0f}" for end in (min(self.freedom), max(self.freedom))))
 
     def metric(self, name: str, *settings: Mapping[str, Any], **more: Any) -> Number:
         """A number of metrics.json, its mean over seeds. Without settings, it has to be the same in all groups."""

@@ -1,6 +1,5 @@
 """What accuracy costs at inference, and when fine-tuning has paid for itself."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from bench.reporting.exhibits.coverage import METHODS
 from bench.reporting.finish import wrapped
 from bench.reporting.groups import Group, recorded
 from bench.reporting.labels import Label
-from bench.reporting.words import ARMS, best_of_n_name, ended
+from bench.reporting.words import best_of_n_name, ended
 
 MOST_GROUPS = 3  # configurations with a panel of their own
 NONE = "no break-even"
@@ -29,19 +28,16 @@ WAYS = {  # to answer with the base, by their names in metrics.json
 
 
 class Rival(NamedTuple):
-    """The base's way to answer that is as accurate as the tuned policy with the fewest samples.
+    """The base's way to answer that is as accurate as the tuned policy, and against which training pays last.
 
-    Each at the temperature that validation prompts chose, where they did; else Best-of-n at the policies' temperature.
+    The tuned policy and one sample of the base are at the temperature that validation prompts chose, where they did.
+    Votes and Best-of-n are at that of their pool.
     """
 
     way: str  # of WAYS
     prefix: str  # of its break-even in metrics.json
     verdict: str  # of the tuned policy against one sample of the base; "" where they were not compared
     reason: str  # why no break-even is given; "" where it is
-
-    @property
-    def chosen(self) -> bool:
-        return AT_BEST in self.prefix
 
 
 @shows("figures", 130)
@@ -54,9 +50,10 @@ def break_even(groups: Sequence[Group]) -> Figure | None:
     return plots.figure(
         "break_even",
         "Left: accuracy on held-out prompts against the FLOPs of a query, for the base's ways to answer and for one "
-        "sample of the fine-tuned policy, at the temperature that validation prompts chose where they did. Right: "
-        "FLOPs spent after so many queries, by the way that is as accurate as the fine-tuned policy with the fewest "
-        "samples, and by that policy with everything that its training took; a diamond marks where a seed's "
+        "sample of the fine-tuned policy. Single samples are at the temperature that validation prompts chose, where "
+        "they did; Best-of-n and votes at that of their pool. Right: FLOPs spent after so many queries, by the way "
+        "that is as accurate as the fine-tuned policy and against which training pays last, and by that policy with "
+        "everything that its training took; a diamond marks where a seed's "
         "lines cross, its bar the 95 % interval over prompts. Scoring by a verifier counts nothing, and decoding is "
         "bound by memory, so that FLOPs flatter the fine-tuned policy. Oracle: the verifier that judges also chooses. "
         "Votes: of the base's samples."
@@ -77,8 +74,9 @@ def _row(group: Group, what: str, **numbers: Any) -> dict[str, Any]:
 
 def _per_query(group: Group) -> plots.Rows:
     rows: plots.Rows = []
-    chosen = [policy for policy in ("base", "tuned") if group.series(policy, AT_BEST, "accuracy")]
-    for policy in dict.fromkeys([*chosen, "tuned", *group.runs[0].elsewhere]):
+    policies = ["tuned", *group.runs[0].elsewhere]
+    chosen = [policy for policy in ("base", *policies) if group.series(policy, AT_BEST, "accuracy")]
+    for policy in dict.fromkeys([*chosen, *policies]):
         method = AT_BEST if policy in chosen else "pass"
         own = tables.spread("accuracy", group.mean(policy, method, "accuracy", 1))
         rows.append(_row(group, policy, flops=query_flops(group, 1, "tuned" if policy == "base" else policy), **own))
@@ -94,9 +92,9 @@ def _by_n(group: Group, way: str) -> dict[int, Estimate]:
 
 
 def _way_flops(group: Group, way: str, n: float) -> float:
-    """Of a query that the base answers so with n samples: scored, unless it is one sample or a vote without weights."""
+    """Of a query that the base answers so with n samples, which are scored unless it is a vote without weights."""
     scoring = n * (query_flops(group, 1) - query_flops(group, 1, "tuned"))
-    return query_flops(group, n) - scoring * (way in ("one_sample", "majority"))
+    return query_flops(group, n) - scoring * (way == "majority")
 
 
 def _in_total(group: Group, contrasts: Mapping[str, Contrast]) -> plots.Rows:
@@ -130,14 +128,15 @@ def _break_even(canvas: Any, rows: plots.Rows, best: str, looks: dict[str, style
                 title, look = METHODS[vote]
                 plots.line(left, points, "flops", "accuracy", look, label=title, markersize=2.5, linewidth=0.8)
         base = plots.bare(plots.where(here, what="base"), *keys)
+        best_one = ", at its best temperature" * bool(base)
         for points, policy in ((tuned, "tuned"), (base, "base")):
             if points:
-                title = ARMS[policy] + ", at its best temperature" * bool(base)
+                title = plots.TITLES.get(policy, policy) + best_one
                 diamond = {"label": title, "linestyle": "none", "markersize": 4.5}
                 plots.line(left, points, "flops", "accuracy", style.LOOKS[policy], **diamond)
         for what, look in looks.items():
             if own := plots.bare(plots.where(here, what=what), *keys):
-                plots.line(left, own, "flops", "accuracy", look, label=what, linestyle="none")
+                plots.line(left, own, "flops", "accuracy", look, label=what + best_one, linestyle="none")
         plots.guide(left, y=tuned[0]["accuracy"], color=style.LOOKS["tuned"].colour)
         plots.flops_axis(left)
         left.set_ylabel("accuracy on held-out prompts")
@@ -199,9 +198,9 @@ def of_break_even(group: Group, contrasts: Mapping[str, Contrast]) -> list[str]:
         n = ended(recorded(group.runs[0], f"{found.prefix}/n"), "{:.3g}".format, "below all", "above all")
         after = ended(recorded(group.runs[0], f"{found.prefix}/queries"), "{:,.0f}".format, "fewer", "never")
         over = ""
-    each = ", each at its best temperature," if found.chosen else ""
+    at_best = " at its best temperature" * (AT_BEST in found.prefix)
     return [
-        f"The base is as accurate as the tuned policy{each} by {WAYS[found.way] or best_of_n_name(group.runs)} at "
+        f"The base is as accurate as the tuned policy{at_best} by {WAYS[found.way] or best_of_n_name(group.runs)} at "
         f"n = {n}: fine-tuning pays after {after} queries{over}."
     ]
 
@@ -215,29 +214,37 @@ def rival(group: Group, contrasts: Mapping[str, Contrast]) -> Rival:
     if not prefixes:
         prefixes = {"best_of_n": "break_even"}
         against, one = f"tuned_vs_best_of_{min(_by_n(group, 'best_of_n'))}/accuracy", "one sample of the base"
-
-    def lacking(prefix: str) -> list[Mapping[str, Any]]:
-        return [own for own in metrics if own.get(f"{prefix}/queries", 0) is None]
-
-    def samples(way: str) -> tuple[int, float]:
-        ns = [own.get(f"{prefixes[way]}/n") for own in metrics]
-        return len(lacking(prefixes[way])), sum(math.inf if n is None else n for n in ns)
-
-    way = min(prefixes, key=samples)
+    pays = {way: [own.get(f"{prefix}/queries") for own in metrics] for way, prefix in prefixes.items()}
+    in_all = [way for way, queries in pays.items() if None not in queries]
+    way = max(in_all or prefixes, key=lambda name: sum(queries or 0 for queries in pays[name]))
     verdict = contrasts[against].verdict if against in contrasts else ""
     if verdict == "worse":
-        return Rival(way, prefixes[way], verdict, f"{one} is more accurate")
-    if verdict == "not resolved":
-        return Rival(way, prefixes[way], verdict, f"the tuned policy is not shown to be better than {one}")
-    missing = lacking(prefixes[way])
-    none = sum(own[f"{prefixes[way]}/n"] is None for own in missing)
-    every = none == len(metrics) and len(prefixes) > 1
-    most = max(n for own in (prefixes if every else [way]) for n in [1, *_by_n(group, own)])
-    name = "way to answer with the base" if every else WAYS[way] or "Best-of-n"
-    under = " under {} of " + f"{len(metrics)} seeds" if len(metrics) > 1 else ""
-    counts = {
-        f"no {name} up to n = {most} is as accurate": none,
-        "one sample of the base is as accurate": sum(own[f"{prefixes[way]}/n"] is not None for own in missing),
-    }
-    reason = ", and ".join(f"{what}{under.format(n)}" for what, n in counts.items() if n)
+        reason = f"{one} is more accurate"
+    elif verdict == "not resolved":
+        reason = f"the tuned policy is not shown to be better than {one}"
+    else:
+        reason = _unreached(group, prefixes) or ("" if in_all else "no way is as accurate under all seeds")
     return Rival(way, prefixes[way], verdict, reason)
+
+
+def _unreached(group: Group, prefixes: Mapping[str, str]) -> str:
+    """Under how many seeds no way of the base is as accurate, or one is that costs no more; "" where there is none."""
+    tried = [f"no {name} up to n = {max(ns)}" for name, ns in _tried(group, prefixes).items()]
+    none, one = f"{' and '.join(tried)} is as accurate", "one sample of the base is as accurate"
+    dear = "fine-tuning saves no FLOPs per query"
+    counts = dict.fromkeys((none, one, dear), 0)
+    for run in group.runs:
+        ends = [[run.metrics.get(f"{prefix}/{name}") for name in ("n", "queries")] for prefix in prefixes.values()]
+        free = [n for n, queries in ends if n is not None and queries is None]
+        if free:
+            counts[one if min(free) < 1.001 else dear] += 1
+        elif all(n is None for n, _ in ends):
+            counts[none] += 1
+    under = " under {} of " + f"{len(group.runs)} seeds" if len(group.runs) > 1 else ""
+    return ", and ".join(f"{what}{under.format(count)}" for what, count in counts.items() if count)
+
+
+def _tried(group: Group, prefixes: Mapping[str, str]) -> dict[str, list[int]]:
+    """The n of Best-of-n and of the votes that were tried."""
+    votes = [n for way in prefixes if way.endswith("majority") for n in _by_n(group, way)]
+    return {"Best-of-n": list(_by_n(group, "best_of_n"))} | ({"vote": votes} if votes else {})

@@ -31,8 +31,8 @@ def frontiers(groups: Sequence[Group], axes: Wanted = NONE) -> list[Figure | Non
     names = {"frontier": "accuracy"}
     if any(map(is_learned, tables.all_runs(groups))):
         names["frontier_reward"] = "proxy"
-    allowed = ["kl", "n", *costs(groups)]
-    return [_frontier(groups, metric, name, choice(name, axes, allowed)) for name, metric in names.items()]
+    xs = {name: choice(name, axes, ["kl", "n", *costs(groups)]) for name in names}
+    return [_frontier(groups, metric, name, xs[name]) for name, metric in names.items()]
 
 
 def _frontier(groups: Sequence[Group], metric: str, name: str, x: str) -> Figure | None:
@@ -239,15 +239,15 @@ def _panel(axes: Any, rows: plots.Rows, several: dict[str, style.Look], best: st
     for number, label in enumerate(plots.values_of(base, "label")):
         shown = plots.bare(sorted(plots.where(base, label=label), key=lambda row: row["temperature"]), "kl", "value")
         named = {"label": "base, one sample"} if has_room and number == 0 else {}
-        if len(shown) < 3:  # a line of two would lie below the concave curve
-            named["linestyle"] = "none"
+        named |= {"linestyle": "none"} if len(shown) < 3 else {}  # a line of two would lie below the concave curve
         plots.line(axes, shown, "kl", "value", style.LOOKS["base"], **named, markersize=2, linewidth=0.8, zorder=3)
         unnamed = [] if number or has_room else shown[-1:]
         labels += [Label(row["kl"], row["value"], "one sample", style.COLOURS["base"]) for row in unnamed]
     for series, label in dict.fromkeys((row["series"], row["label"]) for row in moved):
         shown = plots.bare(plots.where(moved, series=series, label=label), "kl", "value")
-        plots.line(axes, shown, "kl", "value", style.LOOKS["tuned"], markersize=2, linewidth=0.8, alpha=0.75)
-    for arm, points in (("base", base), ("tuned", moved)) if len({row["series"] for row in moved}) <= 1 else ():
+        own = replace(look, colour=several[series].colour) if several else look
+        plots.line(axes, shown, "kl", "value", own, markersize=2, linewidth=0.8, alpha=0.75)
+    for arm, points in (("base", base), ("tuned", [] if several else moved)):
         coldest = sorted(points, key=lambda row: row["temperature"])[:1]
         labels += [Label(row["kl"], row["value"], f"T={row['temperature']:g}", style.COLOURS[arm]) for row in coldest]
     for arm, title in plots.TITLES.items():
@@ -280,8 +280,8 @@ def _points(axes: Any, rows: plots.Rows, look: style.Look, title: str, several: 
         if not (crowded and face) and len(rows) <= NAMED:
             labels += [Label(row["kl"], row["value"], row["label"], colour) for row in points if row["label"]]
     if rows:
-        colour = style.QUIET if several else look.colour
-        plots.line(axes, [], "kl", "value", look, linestyle="none", color=colour, label=title, **face)
+        named = replace(look, line="none", colour=style.QUIET if several else look.colour)
+        plots.line(axes, [], "kl", "value", named, label=title, **face)
     return labels
 
 

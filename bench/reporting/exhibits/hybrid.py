@@ -1,6 +1,6 @@
 """Hybrids of demonstrations and samples: curves over the share of easy prompts, and gates at equal samples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ OF_GATE = ("easy_by", "inverted", "easy_share")
 N = "num_completions"
 SAMPLES = "hybrid/samples_per_prompt"
 OF_SAMPLES = (N, "selection", "prompt_filter")
-PANELS = {"pass@1": ("pass", "accuracy", 1), "KL from the base (nats per sequence)": ("policy", "kl", 1)}
+PANELS = {"sampled accuracy": ("pass", "accuracy", 1), "KL from the base (nats)": ("policy", "kl", 1)}
 COUNTED = {
     "samples_per_prompt": "samples per prompt",
     "generated_tokens": "generated tokens",
@@ -68,10 +68,6 @@ class Point:
     @property
     def is_end(self) -> bool:
         return self.share in (0, 1)
-
-    @property
-    def others_but_n(self) -> dict[str, str]:
-        return {name: value for name, value in self.others.items() if name != N}
 
 
 def points(groups: Sequence[Group]) -> list[Point]:
@@ -144,7 +140,7 @@ def _at_equal_samples(point: Point, rivals: Sequence[Point], measure: Measure) -
 
 def _full_rft(found: Sequence[Point], point: Point) -> list[Point]:
     """Full RFT that differs from `point` in its share and perhaps in N, in order of samples."""
-    same = [other for other in found if other.share == 0 and other.others_but_n == point.others_but_n]
+    same = [other for other in found if other.share == 0 and other.others | {N: ""} == point.others | {N: ""}]
     return sorted(same, key=lambda other: other.samples)
 
 
@@ -177,6 +173,8 @@ def hybrid_figure(groups: Sequence[Group]) -> Figure | None:
     """Two panels over the samples per training prompt for each kind of demonstrations, a curve for each gate."""
     found = points(groups)
     apart = [name for name in WRITTEN if len({point.others.get(name) for point in found}) > 1]
+    names = dict.fromkeys(_bare(name) for name in curves(found))  # one look in all blocks
+    looks = style.sequence([n for n in names if n != "random"]) | {"random": style.Look(style.QUIET, "o", "--")}
     in_blocks: dict[str, Any] = {"series": "demonstrations", "room": 1} if apart else {"series": "gate"}
     return plots.figure(
         "hybrid",
@@ -198,7 +196,7 @@ def hybrid_figure(groups: Sequence[Group]) -> Figure | None:
             for measure, cell in PANELS.items()
         ],
         [point.group for point in found],
-        _draw,
+        lambda canvas, rows: _draw(canvas, rows, looks),
         (style.FULL_WIDTH, 0.45 * style.FULL_WIDTH),
         **in_blocks,
     )
@@ -209,9 +207,8 @@ def _bare(name: str) -> str:
     return " ".join(word for word in name.split(" ") if word.split("=")[0] not in WRITTEN.values())
 
 
-def _draw(canvas: Any, rows: plots.Rows) -> plots.Labels:
+def _draw(canvas: Any, rows: plots.Rows, looks: Mapping[str, style.Look]) -> plots.Labels:
     names, labels, black = plots.values_of(rows, "gate"), [], style.COLOURS["base"]
-    looks = style.sequence([n for n in names if n != "random"]) | {"random": style.Look(style.QUIET, "o", "--")}
     for axes, measure in zip(plots.grid_of(canvas, 2), PANELS, strict=True):
         here = plots.where(rows, measure=measure)
         gates = {row["gate"] for row in here if row["easy_share"] not in (0, 1)}
@@ -226,9 +223,13 @@ def _draw(canvas: Any, rows: plots.Rows) -> plots.Labels:
         for row in ends.values():
             plots.line(axes, [row], "samples", "value", style.Look(black, "s", "none"), zorder=4)
         labels.append((axes, [Label(row["samples"], row["value"], row["point"], black) for row in ends.values()]))
-        axes.set(xlabel="samples per training prompt", ylabel=measure)
-        if kind := here[0]["demonstrations"]:
+        if kind := here[0]["demonstrations"]:  # of which one may ruin the policy: its KL is many times as high
             axes.set_title(f"demonstrations: {kind}", loc="left")
+            if measure.startswith("KL"):
+                axes.set_yscale("log", subs=[2, 5])
+                axes.yaxis.set_major_formatter(plots.short)
+                axes.yaxis.set_minor_formatter(plots.short)
+        axes.set(xlabel="samples per training prompt", ylabel=measure)
     return labels
 
 
