@@ -306,7 +306,7 @@ def test_the_lines_of_the_break_even_cross_where_the_record_says(one):
 
 
 def test_a_break_even_at_the_best_temperature_is_with_the_way_of_least_cost(tmp_path):
-    """The vote, which is not scored; two policies at their best temperatures stand in place of one hot sample."""
+    """The vote, which is not scored. Both policies are at their best temperatures."""
     ends = {"difference": 0.1, "difference_low": 0.05, "difference_high": 0.15, "p_adjusted": 0.01}
     metrics: dict[str, float | None] = {f"tuned_vs_base/at_best/{key}": value for key, value in ends.items()}
     for way, n, queries in (("one_sample", None, None), ("majority", 2.5, 1700), ("best_of_n", 2.4, 1600)):
