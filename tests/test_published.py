@@ -279,6 +279,14 @@ def test_a_page_whose_files_are_gone_is_found_and_no_report_deletes_them(runs: l
     assert (tmp_path / "bias.png").read_bytes() == b"a figure"
 
 
+def test_a_number_over_seeds_is_its_least_and_its_most(tmp_path: Path):
+    kept = {0: 91, 1: 88, 2: 90}
+    book = Book([made_run(tmp_path, seed=seed, metrics={"selection/kept": n}) for seed, n in kept.items()])
+    assert book.over_seeds("selection/kept") == "88 to 91"
+    with pytest.raises(BenchError, match=r"no selection/kep; did you mean selection/kept\?"):
+        book.over_seeds("selection/kep")
+
+
 def test_degrees_of_freedom_are_those_of_the_differences_above(runs: list[Run], tmp_path: Path):
     """A difference of what does not vary has none, and none is of one seed."""
     book = Book(runs)

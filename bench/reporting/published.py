@@ -163,7 +163,7 @@ def render(template: Path, book: Book) -> str:
     language.globals = {
         "dict": dict,
         "report": functools.cache(lambda name: Book.of(template.parent / name)),
-        **{name: getattr(book, name) for name in ("rows", "cell", "difference", "degrees", "metric")},
+        **{name: getattr(book, name) for name in ("rows", "cell", "difference", "degrees", "metric", "over_seeds")},
         "runs": len(book.runs),
         "seeds": len({run.config["seed"] for run in book.runs}),
         "environment": "; or ".join(packed.environments(book.runs)),

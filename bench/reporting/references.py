@@ -5,6 +5,7 @@
     {{ cell("temperatures", "accuracy", three, arm="tuned", temperature=0) | value }}    0.762
     {{ difference(three, one, of="greedy") | signed }}              +0.066 [0.007, 0.125]
     {{ metric("selection/kept", one) | count }}                     728
+    {{ over_seeds("selection/kept", one) }}                         701 to 745
     {{ report("default").cell("main", "kl", arm="tuned") }}             of another committed report, by its folder
     {{ cell("data", "coverage", n=8) | percent }}                   of data.csv, where there are no runs
     {% for row in rows("main") %}{{ row.tuned }}{% endfor %}        every row of a table
@@ -195,6 +196,14 @@ class Book:
             raise BenchError(f"{name} differs among {_listed([group.label for group in groups])}; say of which")
         mean = means.pop() or 0.0
         return Number(mean, digits=0 if mean.is_integer() else None)
+
+    def over_seeds(self, name: str, *settings: Mapping[str, Any], **more: Any) -> str:
+        """The least and the most of a number of metrics.json among the seeds of one configuration."""
+        group = self._group(_merged(settings, more))
+        self.metric(name, group.settings)  # which says what is wrong with the name
+        values = sorted(float(run.metrics[name]) for run in group.runs)
+        ends = [str(Number(value, digits=0 if value.is_integer() else None)) for value in (values[0], values[-1])]
+        return " to ".join(dict.fromkeys(ends))
 
     def _group(self, settings: Mapping[str, Any]) -> Group:
         groups = self._groups(settings)
