@@ -41,8 +41,7 @@ def _each_generator(value: Any) -> Iterator[tuple[str, Any, Rule]]:
 
 
 GENERATOR = Rule(
-    lambda entry: isinstance(entry, Mapping) and set(entry) == {"policy", "weight"},
-    "a policy and a weight, no more",
+    lambda entry: isinstance(entry, Mapping) and set(entry) == {"policy", "weight"}, "a policy and a weight, no more"
 )
 GENERATORS = Rule(
     lambda value: (

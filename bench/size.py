@@ -37,10 +37,7 @@ SMALLEST_BATCH = ("training.micro_batch_size=1", {"training.micro_batch_size": 1
 ADAPTER = ("training=lora", {"training.lora": LORA})
 FOUR_BITS = ("training.lora.four_bit=true", {"training.lora": {**LORA, "four_bit": True}})
 SMALLER_SHARE = ("generation.gpu_memory_utilization=0.3", {"generation.gpu_memory_utilization": 0.3})
-SHARDS = (
-    "training.processes=8 training.fsdp=true on 8 of them",
-    {"training.processes": 8, "training.fsdp": True},
-)
+SHARDS = ("training.processes=8 training.fsdp=true on 8 of them", {"training.processes": 8, "training.fsdp": True})
 BFLOAT16 = ("evaluation.kl_dtype=bfloat16", {"evaluation.kl_dtype": "bfloat16"})
 FEWER_TOKENS = ("generation.batch_tokens=8192", {"generation.batch_tokens": 8_192})
 # Combinations of changes, from the least to the most costly

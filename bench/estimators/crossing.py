@@ -45,13 +45,7 @@ class Crossover:
 
 
 def crossover(
-    a: np.ndarray,
-    b: np.ndarray,
-    k: Sizes,
-    rng: np.random.Generator,
-    level: float = 0.95,
-    *,
-    resamples: int = RESAMPLES,
+    a: np.ndarray, b: np.ndarray, k: Sizes, rng: np.random.Generator, level: float = 0.95, *, resamples: int = RESAMPLES
 ) -> Crossover:
     """Return the mean difference of two curves over the same M prompts with a simultaneous band over all k.
 

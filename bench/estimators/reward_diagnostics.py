@@ -12,14 +12,7 @@ from bench.estimators.bootstrap import RESAMPLES, resampled_means, units_of
 from bench.estimators.curves import best_of_n
 from bench.estimators.reward_curve import Overoptimisation, overoptimisation
 
-__all__ = [
-    "decidable",
-    "rank_correlation",
-    "reliability",
-    "tie_rate",
-    "turning_point",
-    "within_prompt_auc",
-]
+__all__ = ["decidable", "rank_correlation", "reliability", "tie_rate", "turning_point", "within_prompt_auc"]
 
 
 @dataclass(frozen=True)

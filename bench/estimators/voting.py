@@ -11,13 +11,7 @@ import numpy as np
 from bench.estimators.arrays import Sizes, as_floats, as_generator, as_sizes, check_same_shape, row_blocks
 from bench.seeds import generator
 
-__all__ = [
-    "majority_at_k",
-    "majority_method",
-    "subset_method",
-    "vote_weights",
-    "weighted_majority_at_k",
-]
+__all__ = ["majority_at_k", "majority_method", "subset_method", "vote_weights", "weighted_majority_at_k"]
 MAX_EXACT = 20_000  # subsets; up to this number, all are taken
 RANDOM_SUBSETS = 4_096  # otherwise so many: a standard error of at most 0.008 per prompt for values in 0 .. 1
 COUNTABLE = 64  # samples per prompt up to which votes are counted exactly instead of in random subsets

@@ -253,12 +253,7 @@ def _logits(model: Any, ids: "torch.Tensor", attended: "torch.Tensor", steps: in
 
 
 def _batches(
-    lengths: np.ndarray,
-    steps: np.ndarray,
-    batch_tokens: int,
-    vocabulary: int,
-    padded: bool,
-    at_once: int | None = None,
+    lengths: np.ndarray, steps: np.ndarray, batch_tokens: int, vocabulary: int, padded: bool, at_once: int | None = None
 ) -> Iterator[np.ndarray]:
     """Cells by length, longest first, in batches within the budgets of padded tokens and of logits.
 

@@ -61,11 +61,7 @@ def write_figure(figure: Figure, folder: Path, formats: Sequence[str] = FORMATS)
 
 def write_table(table: Table, folder: Path) -> list[Path]:
     """Write NAME.csv, .md and .tex; returns their paths in that order."""
-    texts = {
-        "csv": table.as_csv,
-        "md": f"<!-- {table.stamp} -->\n\n{captioned(table)}\n",
-        "tex": latex(table),
-    }
+    texts = {"csv": table.as_csv, "md": f"<!-- {table.stamp} -->\n\n{captioned(table)}\n", "tex": latex(table)}
     paths = {kind: folder / f"{table.name}.{kind}" for kind in texts}
     for kind, text in texts.items():
         write_durably(paths[kind], text)

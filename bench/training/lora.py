@@ -85,11 +85,7 @@ def trainable(policy: Policy, lora: Lora | None, *, in_bfloat16: bool) -> Any:
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
     alpha: Any = lora.alpha  # PEFT annotates it as int, and divides it by r
     config = LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
-        r=lora.r,
-        lora_alpha=alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
+        task_type=TaskType.CAUSAL_LM, r=lora.r, lora_alpha=alpha, lora_dropout=lora.dropout, target_modules=targets
     )
     if "lm_head" in targets:
         raise BenchError(

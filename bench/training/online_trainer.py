@@ -18,12 +18,7 @@ MEASURES = ("loss", "learning_rate", "grad_norm", "entropy", "clip_ratio/region_
 
 
 def train(
-    model: Any,
-    policy: Policy,
-    rollouts: Rollouts,
-    *,
-    out: Path,
-    reached: Callable[[int], None],
+    model: Any, policy: Policy, rollouts: Rollouts, *, out: Path, reached: Callable[[int], None]
 ) -> tuple[list[dict[str, float]], int]:
     """Train `model` in place. Returns the log of updates, and the tokens of all samples with their prompts.
 

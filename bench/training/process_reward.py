@@ -107,12 +107,7 @@ def train_process_reward_model(
         args = how.arguments(TrainingArguments, len(rows), folder=out, seed=order, remove_unused_columns=False)
         trainer = partial(SilentTrainer, model=model, args=args, train_dataset=rows, data_collator=collate)
         log, _ = train_classifier(
-            model,
-            policy,
-            trainer,
-            name="process reward model",
-            updates=how.num_updates(len(rows)),
-            out=out,
+            model, policy, trainer, name="process reward model", updates=how.num_updates(len(rows)), out=out
         )
     tokens = round(epochs * sum(len(row["input_ids"]) for row in rows))
     labels = [label for labels in examples.correct for label in labels]

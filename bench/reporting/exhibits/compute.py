@@ -229,8 +229,10 @@ def rival(group: Group, contrasts: Mapping[str, Contrast]) -> Rival:
 
 def _unreached(group: Group, prefixes: Mapping[str, str]) -> str:
     """Under how many seeds no way of the base is as accurate, or one is that costs no more; "" where there is none."""
-    tried = [f"no {name} up to n = {max(ns)}" for name, ns in _tried(group, prefixes).items()]
-    none, one = f"{' and '.join(tried)} is as accurate", "one sample of the base is as accurate"
+    votes = [n for way in prefixes if way.endswith("majority") for n in _by_n(group, way)]
+    tried = {"Best-of-n": list(_by_n(group, "best_of_n")), "vote": votes}
+    most = " and ".join(f"no {name} up to n = {max(ns)}" for name, ns in tried.items() if ns)
+    none, one = f"{most} is as accurate", "one sample of the base is as accurate"
     dear = "fine-tuning saves no FLOPs per query"
     counts = dict.fromkeys((none, one, dear), 0)
     for run in group.runs:
@@ -242,9 +244,3 @@ def _unreached(group: Group, prefixes: Mapping[str, str]) -> str:
             counts[none] += 1
     under = " under {} of " + f"{len(group.runs)} seeds" if len(group.runs) > 1 else ""
     return ", and ".join(f"{what}{under.format(count)}" for what, count in counts.items() if count)
-
-
-def _tried(group: Group, prefixes: Mapping[str, str]) -> dict[str, list[int]]:
-    """The n of Best-of-n and of the votes that were tried."""
-    votes = [n for way in prefixes if way.endswith("majority") for n in _by_n(group, way)]
-    return {"Best-of-n": list(_by_n(group, "best_of_n"))} | ({"vote": votes} if votes else {})
