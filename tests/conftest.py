@@ -18,11 +18,13 @@ import numpy as np
 import pytest
 from drawing import EOS
 from hypothesis import settings
+from omegaconf import DictConfig
 from sandbox_attacks import skip_where_it_may_not
-from sharing import Finished, Shared, shared_folder
+from sharing import CONF, Finished, Shared, shared_folder
 
 from bench import policies
 from bench.artifacts import Policy, Prompts
+from bench.config.compose import Composer, composing, opened
 from bench.devices import device
 from bench.models import loading
 from bench.store import Store, using
@@ -111,6 +113,18 @@ def tiny_policy(shared: Shared) -> Policy:
 def finished_run(shared: Shared, tiny_policy: Policy) -> Callable[..., Finished]:
     """Run a small experiment of the tiny policy once for all workers, in the shared store. Given: its settings."""
     return lambda *settings: shared.run(tiny_policy, *settings)
+
+
+@pytest.fixture(scope="session")
+def composed_quickly() -> Callable[..., DictConfig]:
+    """`sharing.composed` with each choice of parts composed once: not for tests of what else decides a choice."""
+    composer = Composer()
+
+    def compose(*overrides: str) -> DictConfig:
+        with composing(str(CONF)):
+            return composer.compose(opened(overrides))
+
+    return compose
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import copy
 import re
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +30,7 @@ from bench.training.lora import check_four_bit
 LED_BY_WANDB = set(CONF.glob("sweep/wandb_*.yaml"))  # tests/test_wandb_sweeps.py composes their runs
 CHOICES = sorted((path.parent.name, path.stem) for path in {*CONF.glob("*/*.yaml")} - LED_BY_WANDB)
 NOWHERE = "/dev/null/nowhere"
+Compose = Callable[..., DictConfig]  # of the fixture `composed_quickly`
 BESIDE = {
     ("generation", "imported"): ["generation.train=anywhere"],
     ("generation", "openai"): ["policy=folder"],  # a server's policy lies somewhere, which policy.path says
@@ -46,9 +47,8 @@ def test_there_are_configurations():
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
-def test_every_choice_composes_and_builds(group, choice):
-    chosen = [f"{group}={choice}", *BESIDE.get((group, choice), [])]
-    cfg = composed(*chosen, *(f"{key}={_some(key)}" for key in OmegaConf.missing_keys(composed(*chosen))))
+def test_every_choice_composes_and_builds(group, choice, composed_quickly):
+    cfg = filled(composed_quickly, group, choice)
     checks.check(cfg)
     parts = checks.build_parts(cfg)
     assert set(parts) == set(checks.PARTS)
@@ -68,11 +68,15 @@ def _some(key: str) -> str:
     return {"url": "http://localhost:8000/v1", "generator": "leg_counting"}.get(key.rpartition(".")[2], "anywhere")
 
 
-def ruled(group: str, choice: str, path: object = "anywhere") -> Iterator[tuple[DictConfig, str, Rule]]:
-    """(configuration, key, rule) of every setting of a choice whose values have a rule in a signature."""
+def filled(compose: Compose, group: str, choice: str, path: object = "anywhere") -> DictConfig:
+    """The configuration with a choice and with what a user must give for it."""
     chosen = [f"{group}={choice}", *BESIDE.get((group, choice), [])]
-    missing = OmegaConf.missing_keys(composed(*chosen))
-    cfg = composed(*chosen, *(f"{key}={_some(key).replace('anywhere', str(path))}" for key in missing))
+    missing = OmegaConf.missing_keys(compose(*chosen))
+    return compose(*chosen, *(f"{key}={_some(key).replace('anywhere', str(path))}" for key in missing))
+
+
+def ruled(cfg: DictConfig, group: str, choice: str) -> Iterator[tuple[str, Rule]]:
+    """(key, rule) of every setting of a choice whose values have a rule in a signature."""
 
     def inside(node: Any, key: str) -> Iterator[tuple[str, Rule]]:
         if not isinstance(node, DictConfig):
@@ -83,18 +87,19 @@ def ruled(group: str, choice: str, path: object = "anywhere") -> Iterator[tuple[
             if not OmegaConf.is_interpolation(node, name):
                 yield from inside(node[name], f"{key}.{name}")
 
-    found = inside(cfg[group], group) if group in cfg and choice != "tiny_quick" else iter(())
-    yield from ((cfg, key, rule) for key, rule in found)
+    if group in cfg and choice != "tiny_quick":
+        yield from inside(cfg[group], group)
     if (group, choice) == ("task", "word_problems"):
-        yield from ((cfg, key, rule) for key, rule in checks.RULES.items())
+        yield from checks.RULES.items()
 
 
 PARTS_OF_RUNS = [(group, choice) for group, choice in CHOICES if group in checks.PARTS]
 
 
 @pytest.mark.parametrize(("group", "choice"), PARTS_OF_RUNS)
-def test_every_number_has_limits(group: str, choice: str):
-    for cfg, key, rule in ruled(group, choice):
+def test_every_number_has_limits(group: str, choice: str, composed_quickly: Compose):
+    cfg = filled(composed_quickly, group, choice)
+    for key, rule in ruled(cfg, group, choice):
         whole, broken = (any(map(rule.allows, numbers)) for numbers in ((0, 1, 2, 16, 64), (0.5, 0.25, 1.5)))
         for bad in [2**64, -(2**64)] * (whole or broken) + [1e300, 1e-320] * broken:
             given = copy.deepcopy(cfg)
@@ -105,11 +110,12 @@ def test_every_number_has_limits(group: str, choice: str):
 
 @pytest.mark.parametrize(("group", "choice"), PARTS_OF_RUNS)
 def test_every_path_that_leads_nowhere_is_refused_before_the_first_artifact(
-    group: str, choice: str, random_policy: Policy, monkeypatch, tmp_path: Path
+    group: str, choice: str, random_policy: Policy, composed_quickly: Compose, monkeypatch, tmp_path: Path
 ):
     monkeypatch.setattr(Store, "make", lambda *given: pytest.fail("an artifact is made"))
     monkeypatch.setattr("bench.tasks.rows.from_hub", lambda *given, **others: pytest.fail("data is downloaded"))
-    for cfg, key, rule in ruled(group, choice, random_policy.path):
+    cfg = filled(composed_quickly, group, choice, random_policy.path)
+    for key, rule in ruled(cfg, group, choice):
         if "folder" not in rule.description or not rule.allows(NOWHERE):
             continue
         given = copy.deepcopy(cfg)

@@ -27,7 +27,8 @@ from sharing import CONF, composed
 
 from bench import __main__ as command
 from bench import report, search, size
-from bench.config.compose import choices, defaults, opened
+from bench.config import checks
+from bench.config.compose import choices, defaults, opened, understood
 from bench.errors import CommandLine
 from bench.pools import __main__ as pools
 from bench.reporting import figure_settings
@@ -121,7 +122,7 @@ def words(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize(("module", "arguments"), SHOWN, ids=[" ".join(each) for each in SHOWN])
-def test_a_command_that_is_shown_is_right(module, arguments, words, monkeypatch, tmp_path):
+def test_a_command_that_is_shown_is_right(module, arguments, words, composed_quickly, monkeypatch):
     assert module in COMMANDS
     monkeypatch.chdir(ROOT)  # a command may name a folder beside the README
     monkeypatch.setattr("bench.errors.expanded", lambda pattern: [pattern])  # runs that are not there
@@ -146,11 +147,16 @@ def test_a_command_that_is_shown_is_right(module, arguments, words, monkeypatch,
         settings = []
     if not settings or module == "bench.pools":
         return
-    swept = any("," in word.partition("=")[2] or "(" in word for word in settings)
-    if any(word.startswith("sweep=") for word in settings) and not swept:  # other tests expand sweeps
-        assert composed(*settings).name
-    else:
+    swept = any("," in word.partition("=")[2] or "(" in word or word.startswith("hydra/sweeper") for word in settings)
+    if swept:
         assert cells(settings, str(CONF)) or search.read(settings, str(CONF))
+        return
+    with understood(settings):
+        cfg = composed_quickly(*settings)
+    assert cfg.name
+    if not any(word.startswith("sweep=") for word in settings):  # other tests expand sweeps
+        checks.check(cfg)
+        assert checks.build_parts(cfg)
 
 
 def test_there_are_commands_of_every_kind():

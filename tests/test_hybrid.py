@@ -608,6 +608,18 @@ def test_the_figure_the_table_and_the_sentences(gates, tmp_path):
     assert (sentences(plain), hybrid_figure(plain), hybrid_table(plain)) == ([], None, None)
 
 
+def test_a_gate_has_one_colour_and_its_variants_are_named_where_they_are(gates):
+    with drawn(hybrid_figure(gates)) as page:
+        key = [text.get_text() for legend in page.legends for text in legend.get_texts()]
+        hollow = [line for line in page.axes[0].lines if line.get_markerfacecolor() == "white"]
+        full = [line for line in page.axes[0].lines if len(line.get_xdata()) and line.get_linestyle() == "None"]
+        texts = [text.get_text() for text in page.axes[0].texts]
+    assert set(key) == {one.gate for one in points(gates) if not one.is_end}
+    (dropped,) = hollow
+    assert dropped.get_color() in {line.get_color() for line in full if line is not dropped}
+    assert "hard=drop" in texts
+
+
 def test_full_sft_on_other_demonstrations_has_a_name_and_a_marker_of_its_own(tmp_path):
     runs = [
         made(tmp_path, 0, skill - foreign, samples, foreign=foreign, easy_share=share, easy_by=gate)

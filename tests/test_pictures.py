@@ -1,6 +1,7 @@
 """Every figure of a report on hard data: long names, twelve series, two seeds, one wild interval."""
 
 import itertools
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from made_runs import made_run
 from matplotlib.text import Text
+from sharing import Shared
 
 from bench.errors import BenchError
 from bench.evaluation.heldout import VALIDATION
@@ -181,8 +183,19 @@ PARTS = dict.fromkeys((*exhibits.parts("figures"), *exhibits.parts("of_one_run")
 
 
 @pytest.fixture(scope="module")
-def hard(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    return [grouped(make(tmp_path_factory.mktemp(make.__name__))) for make in HARD]
+def hard(shared: Shared) -> list[Any]:
+    """The groups of all hard data, whose runs one worker makes for all."""
+
+    def save(path: Path) -> None:
+        (path / "runs").write_bytes(pickle.dumps([make(path / make.__name__) for make in HARD]))
+
+    return [grouped(runs) for runs in pickle.loads((shared.once("hard_runs", save) / "runs").read_bytes())]
+
+
+@pytest.fixture(scope="module", params=PARTS, ids=lambda part: part.__name__)
+def figures(request: pytest.FixtureRequest, hard: list[Any]) -> list[Figure]:
+    """The figures of one part, which all sizes are tried on."""
+    return made(request.param, hard)
 
 
 def made(part: Callable[..., Any], hard: list[Any]) -> list[Figure]:
@@ -220,8 +233,7 @@ def texts_of(canvas: Any) -> list[tuple[str, Any]]:
 
 
 def covering(canvas: Any) -> list[tuple[str, int]]:
-    """(text, points of ink below it) of every text in a panel that covers a line or a marker of the data."""
-    canvas.draw_without_rendering()
+    """(text, points of ink below it) of every text in a drawn panel that covers a line or a marker of the data."""
     found = []
     for axes in canvas.axes:
         ink = ink_of(axes)
@@ -247,13 +259,11 @@ def ink_of(axes: Any) -> np.ndarray:
     return np.concatenate(points)
 
 
-@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
 @pytest.mark.parametrize("size", [(COLUMN_WIDTH,), (FULL_WIDTH,), USERS], ids=str)
-def test_no_text_overlaps_another_covers_data_or_is_clipped(part, size, hard):
+def test_no_text_overlaps_another_covers_data_or_is_clipped(figures, size):
     """At a user's size, too, unless its lack of room is said."""
-    found = made(part, hard)
-    assert found, "no hard data for this figure"
-    for figure in found:
+    assert figures, "no hard data for this figure"
+    for figure in figures:
         shown = at_width(figure, *size) if size != USERS else sized(figure)
         if shown is None:
             continue
@@ -266,11 +276,7 @@ def assert_clear(figure: Figure) -> None:
         boxes = texts_of(canvas)
         edge = canvas.bbox.padded(1.5)
         clipped = [text for text, box in boxes if not (edge.contains(*box.p0) and edge.contains(*box.p1))]
-        overlapping = [
-            (a, b)
-            for (a, first), (b, second) in itertools.combinations(boxes, 2)
-            if first.padded(-0.5).overlaps(second.padded(-0.5))
-        ]
+        overlapping = overlaps(boxes)
         legends = [legend for part in (canvas, *canvas.subfigs) for legend in part.legends if legend.handlelength]
         over_data = covering(canvas)
         words = [[text.get_text() for text in legend.get_texts()] for legend in legends]
@@ -278,6 +284,14 @@ def assert_clear(figure: Figure) -> None:
     assert not overlapping, f"{figure.name}: {overlapping}"
     assert not over_data, f"{figure.name}: {over_data}"
     assert all(len(shown) <= 6 for shown in words), f"{figure.name}: {words}"
+
+
+def overlaps(boxes: list[tuple[str, Any]]) -> list[tuple[str, str]]:
+    """The pairs of texts of which each box reaches more than half a pixel into the other."""
+    inner = np.array([box.padded(-0.5).get_points() for _, box in boxes]).reshape(-1, 2, 2)  # [K, corner, x or y]
+    low, high = inner.min(axis=1), inner.max(axis=1)
+    meet = (low[:, None] <= high[None]).all(axis=2)
+    return [(boxes[i][0], boxes[j][0]) for i, j in zip(*np.nonzero(np.triu(meet & meet.T, 1)), strict=True)]
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -323,6 +337,7 @@ def test_a_text_on_a_line_or_a_marker_is_found():
         axes.axhline(0.1, zorder=0)  # a guide
         for x, y, text in ((0.5, 0.5, "on the line"), (0.2, 0.8, "on it"), (0.8, 0.3, "free"), (0.8, 0.1, "guided")):
             axes.text(x, y, text, ha="center", va="center")
+        canvas.draw_without_rendering()
         assert [text for text, _ in covering(canvas)] == ["on the line", "on it"]
 
 

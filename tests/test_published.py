@@ -12,6 +12,7 @@ import bench
 from bench import report
 from bench.errors import BenchError
 from bench.records import packed
+from bench.records.environment import OF_TABLES, environment, in_words, note, read_noted
 from bench.records.read import Run
 from bench.reporting import published
 from bench.reporting.contrasts import contrast, contrasts
@@ -21,6 +22,7 @@ from bench.reporting.published import render
 from bench.reporting.references import Book
 from bench.reporting.words import wrapped
 
+ARMS = ("tuned", "base")
 TEMPLATE = """{% set best = dict(N=4) %}
 # A report
 
@@ -235,18 +237,24 @@ def test_a_readme_without_runs_has_its_numbers_from_csv_files(tmp_path: Path, mo
 
 
 def test_the_files_of_a_readme_without_runs_are_those_of_its_manifest(tmp_path: Path):
-    """They keep the environment in which they were first rendered, until one of them changes."""
+    """Its environments are those that made the tables."""
     (tmp_path / "data.csv").write_text("share\n0.25\n")
+    (tmp_path / "other.csv").write_text("share\n0.5\n")
+    note(tmp_path / "data.csv")
     (tmp_path / "bias.png").write_bytes(b"a figure")
     (tmp_path / published.TEMPLATE).write_text('{{ cell("data", "share") }}\n')
     published.publish_page(tmp_path)
     manifest = tmp_path / "report.json"
     content = json.loads(manifest.read_text())
-    assert sorted(content["files"]) == ["bias.png", "data.csv"]
-    assert "torch" in content["environment"][0]
-    manifest.write_text(json.dumps(content | {"environment": ["an older one"]}))
+    assert sorted(content["files"]) == ["bias.png", "data.csv", "environment.csv", "other.csv"]
+    assert content["environment"] == ["not recorded", in_words(environment())]
+    note(tmp_path / "other.csv")
     published.publish_page(tmp_path)
-    assert json.loads(manifest.read_text())["environment"] == ["an older one"]
+    content = json.loads(manifest.read_text())
+    assert content["environment"] == [in_words(environment())]
+    manifest.write_text(json.dumps(content | {"environment": ["an older one"]}))
+    assert published.check(tmp_path) == [f"{manifest} names other environments than environment.csv"]
+    published.publish_page(tmp_path)
     (tmp_path / "bias.png").unlink()
     (tmp_path / "width.png").write_bytes(b"another figure")
     missing, unknown = published.check(tmp_path)
@@ -332,3 +340,21 @@ def test_the_findings_of_the_readme_are_those_of_the_decision_page():
     page = rows(root / "reports" / "README.md", "")
     assert (shown := rows(root / "README.md", "reports/"))
     assert {name: page.get(name) for name in shown} == shown
+
+
+def test_the_readme_states_what_the_first_run_gives():
+    """The run of seed 0 in reports/default, whose policy the package includes."""
+    root = Path(__file__).parents[1]
+    (first,) = (run for run in packed.read_packed(root / "reports" / "default") if run.config["seed"] == 0)
+    ends = {arm: [first.metrics[f"{arm}/greedy_accuracy{end}"] for end in ("", "_low", "_high")] for arm in ARMS}
+    written = {arm: f"{value:.3f} [{low:.3f}, {high:.3f}]" for arm, (value, low, high) in ends.items()}
+    said = f"is {written['tuned']} for the fine-tuned policy and {written['base']} for the base."
+    assert said in " ".join((root / "README.md").read_text().split())
+
+
+def test_every_table_of_a_committed_report_has_its_environment():
+    folders = [path.parent for path in (Path(__file__).parents[1] / "reports").glob("**/README.md.j2")]
+    pages = [folder for folder in folders if published.is_page(folder)]
+    tables = {path for page in pages for path in page.glob("*.csv") if path.name != OF_TABLES}
+    assert len(tables) > 5
+    assert {path.name for path in tables if path.name not in read_noted(path.parent)} == set()

@@ -1,40 +1,36 @@
 """What every file in conf/selection must keep to, by itself and behind every prompt filter."""
 
-from functools import cache, partial
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
+import yaml
+from omegaconf import DictConfig
 from selecting import fits, rng
+from sharing import CONF
 from test_selection_agreement import pool
 
 from bench import selection
-from bench.artifacts import Policy, Selection
+from bench.artifacts import Completions, Policy, Selection
 from bench.config import checks
 from bench.errors import BenchError
 from bench.models import loading
 from bench.selection.evidence import evidence_for
 from bench.tasks.word_problems import WordProblems
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
-METHODS = sorted(path.stem for path in (CONF / "selection").glob("*.yaml"))
+FILES = {path.stem: path for path in sorted((CONF / "selection").glob("*.yaml"))}
+METHODS = list(FILES)
+WITH_K = [name for name, path in FILES.items() if "k" in yaml.safe_load(path.read_text())]
 FILTERS = sorted(path.stem for path in (CONF / "prompt_filter").glob("*.yaml"))
 TASK = WordProblems()
 M, N = 30, 6
+ROWS = 20 * M  # of a pool of equal texts
 
 
-def configured(*overrides: str):
-    sizes = (f"task.train_prompts={M}", f"num_completions={N}")
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", [*sizes, *overrides])
-
-
-@cache
-def built(method: str) -> partial:
-    cfg = configured(f"selection={method}")
-    checks.check(cfg)
-    return checks.build_parts(cfg)["selection"]
+@pytest.fixture(scope="module")
+def configured(composed_quickly) -> Callable[..., DictConfig]:
+    return partial(composed_quickly, f"task.train_prompts={M}", f"num_completions={N}")
 
 
 def texts(generator: np.random.Generator, rows: int) -> list[list[str]]:
@@ -42,19 +38,27 @@ def texts(generator: np.random.Generator, rows: int) -> list[list[str]]:
     return [[f" {a} + {b} = {a + b}. #### {a + b}" for a, b in row] for row in numbers]
 
 
-@pytest.fixture(params=METHODS)
-def method(request) -> partial:
-    return built(request.param)
+@pytest.fixture(scope="module", params=METHODS)
+def method(request, configured) -> partial:
+    cfg = configured(f"selection={request.param}")
+    checks.check(cfg)
+    return checks.build_parts(cfg)["selection"]
+
+
+@pytest.fixture(scope="module")
+def pools(random_policy: Policy) -> dict[str, Completions]:
+    """One pool of texts that differ, and one of equal texts."""
+    tokenizer = loading.load_tokenizer(random_policy)
+    written = {"ordinary": texts(rng(9), M), "tied": [[" 1 + 1 = 2. #### 2"] * N] * ROWS}
+    return {key: pool(rows, tokenizer, key) for key, rows in written.items()}
 
 
 @pytest.fixture
-def choose(method: partial, store, random_policy: Policy):
+def choose(method: partial, store, random_policy: Policy, pools: dict[str, Completions]):
     """The method's selection, with what it asks for read from a pool of texts."""
-    tokenizer = loading.load_tokenizer(random_policy)
 
-    def run(rewards: np.ndarray, seed: int, written: list[list[str]], key: str) -> Selection:
-        evidence = evidence_for(method, pool(written, tokenizer, key), TASK, random_policy)
-        return method(rewards, rng(seed), **evidence)
+    def run(rewards: np.ndarray, seed: int, key: str = "ordinary") -> Selection:
+        return method(rewards, rng(seed), **evidence_for(method, pools[key], TASK, random_policy))
 
     return run
 
@@ -91,18 +95,17 @@ def same(one: Selection, other: Selection) -> bool:
 
 @pytest.mark.parametrize("made", [verdicts, continuous])
 def test_every_method_chooses_scored_cells_in_order_and_repeats_itself(choose, made):
-    written = texts(rng(9), M)
     for seed in range(3):
         rewards = made(seed)
         before = rewards.copy()
-        chosen = choose(rewards, seed, written, "ordinary")
+        chosen = choose(rewards, seed)
         check(chosen, rewards)
         np.testing.assert_array_equal(rewards, before)
-        assert same(chosen, choose(rewards, seed, written, "ordinary"))
+        assert same(chosen, choose(rewards, seed))
 
 
 @pytest.mark.parametrize("prompt_filter", FILTERS)
-def test_every_method_goes_behind_every_filter(choose, prompt_filter):
+def test_every_method_goes_behind_every_filter(choose, prompt_filter, configured):
     drop = checks.build_parts(configured(f"prompt_filter={prompt_filter}"))["prompt_filter"]
     rewards = verdicts(0)
     eligible = drop(rewards)
@@ -110,22 +113,20 @@ def test_every_method_goes_behind_every_filter(choose, prompt_filter):
     kept = ~np.isnan(eligible)
     np.testing.assert_array_equal(eligible[kept], rewards[kept])  # it leaves out, it does not score
     assert (kept | np.isnan(eligible).all(axis=1)[:, None] | np.isnan(rewards)).all()  # whole prompts
-    check(choose(eligible, 1, texts(rng(9), M), "ordinary"), eligible)
+    check(choose(eligible, 1), eligible)
 
 
 def test_every_method_breaks_ties_uniformly(choose):
     """Equal rewards and equal texts: no place in a prompt, and no prompt, is more likely than another."""
-    rows = 20 * M
-    tied = [[" 1 + 1 = 2. #### 2"] * N] * rows
-    chosen = choose(np.ones((rows, N)), 0, tied, "tied")
+    chosen = choose(np.ones((ROWS, N)), 0, "tied")
     assert fits(np.bincount(chosen.column, minlength=N), np.full(N, 1 / N))
-    halves = np.bincount(chosen.row * 2 // rows, minlength=2)
+    halves = np.bincount(chosen.row * 2 // ROWS, minlength=2)
     assert fits(halves, np.full(2, 1 / 2))
 
 
 def test_every_method_has_a_random_control(choose):
     rewards = verdicts(3)
-    chosen = choose(rewards, 0, texts(rng(9), M), "ordinary")
+    chosen = choose(rewards, 0)
     controls = [selection.matched_random(chosen, rewards, rng(seed)) for seed in range(60)]
     for control in controls:
         check(control, rewards)
@@ -145,13 +146,17 @@ def test_a_pool_without_scores_selects_nothing_or_says_so(choose, method):
     unscored = np.full((M, N), np.nan)
     if method.func in (selection.top_k_overall, selection.random_k_overall):  # which promise k
         with pytest.raises(BenchError, match="0 scored completions"):
-            choose(unscored, 0, texts(rng(9), M), "ordinary")
+            choose(unscored, 0)
     else:
-        assert len(choose(unscored, 0, texts(rng(9), M), "ordinary")) == 0
+        assert len(choose(unscored, 0)) == 0
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if "k" in built(name).keywords])
-def test_k_is_bounded_before_any_work(name):
+def test_a_method_with_k_is_one_whose_file_gives_it(method, request):
+    assert ("k" in method.keywords) == (request.node.callspec.params["method"] in WITH_K)
+
+
+@pytest.mark.parametrize("name", WITH_K)
+def test_k_is_bounded_before_any_work(name, configured):
     for k in (0, "null", 1.5):
         with pytest.raises(BenchError, match=f"selection.k={k} is not allowed: .*whole number of at least 1"):
             checks.check(configured(f"selection={name}", f"selection.k={k}"))
@@ -179,6 +184,6 @@ def test_k_is_bounded_before_any_work(name):
         ("control=other", "control=other is not allowed: it must be one of matched, none"),
     ],
 )
-def test_impossible_settings_are_refused(override, words):
+def test_impossible_settings_are_refused(override, words, configured):
     with pytest.raises(BenchError, match=words):
         checks.check(configured(*override.split()))

@@ -59,7 +59,7 @@ def test_ways_take_turns():
 @pytest.mark.parametrize(
     ("command", "shown"),
     [
-        (IMPORTS, ["JSON lines", "80", "GiB"]),
+        (IMPORTS, ["20 x 4", "wall s", "GiB"]),
         (
             ESTIMATORS,
             [

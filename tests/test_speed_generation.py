@@ -8,6 +8,7 @@ import torch
 
 from bench.errors import BenchError
 from bench.models import loading
+from bench.records.environment import read_noted
 from bench.speed import generation, sampling_ways
 from bench.speed.__main__ import main
 from bench.tasks.word_problems import WordProblems
@@ -25,19 +26,24 @@ def opened(policy, *names):
     return sampling_ways.open_ways(names, policy, model, tokenizer, dtype="float32", batch_tokens=10_000)
 
 
-def test_the_table_and_the_record_of_every_turn(random_policy, tmp_path, capsys):
-    record = tmp_path / "turns.csv"
+def test_the_table_and_its_rows_with_their_environment(random_policy, tmp_path, capsys):
+    record = tmp_path / "generation.csv"
     ways = ["--ways", "ours", "generate", "teaching"]
     main([*SMALL, "--policy", str(random_policy.path), *ways, "--csv", str(record)])
     printed = capsys.readouterr().out
     assert "8 rows = 4 prompts x 2" in printed
     assert "greedy completions that are model.generate's, token for token: 4 of 4" in printed
     rows = list(csv.DictReader(record.open()))
-    assert [(row["way"], row["turn"]) for row in rows] == [
-        (way, turn) for way in ("ours", "generate", "teaching", "floor") for turn in "01"
+    assert [(row["way"], row["turns"]) for row in rows] == [
+        (way, "2") for way in ("ours", "generate", "teaching", "floor")
     ]
-    assert all(0 < int(row["tokens"]) <= 8 * 6 and float(row["seconds"]) > 0 for row in rows)
-    assert [row["tokens"] for row in rows[-2:]] == [row["tokens"] for row in rows[:2]]  # the floor's work is ours
+    assert all(0 < int(row["tokens"]) <= 2 * 8 * 6 for row in rows)
+    assert rows[-1]["tokens"] == rows[0]["tokens"]  # the floor's work is ours
+    for row in rows:
+        for column in ("tokens_per_second", "tokens_per_cpu_second", "times_generate", "of_floor"):
+            assert 0 < float(row[f"{column}_low"]) <= float(row[column]) <= float(row[f"{column}_high"])
+    assert {float(rows[1][f"times_generate{end}"]) for end in ("", "_low", "_high")} == {1}
+    assert list(read_noted(tmp_path)) == ["generation.csv"]
 
 
 @pytest.mark.parametrize("name", ["ours", "generate", "teaching"])

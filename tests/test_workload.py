@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sharing import CONF, composed, scaled
+from sharing import CONF, Shared, composed, scaled
 
 from bench.artifacts import Policy, Rewards
 from bench.config import checks
@@ -57,9 +57,10 @@ SELECTIONS = sorted(
 )  # loads a model
 
 
-@pytest.fixture(scope="module")
-def shared_store(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("store")
+@pytest.fixture(scope="session")
+def shared_store(shared: Shared) -> Path:
+    """What all workers make for these tests, whose scores and answers are not those of other tests."""
+    return shared.root / "planned_and_done"
 
 
 @pytest.fixture

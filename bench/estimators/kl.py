@@ -89,7 +89,8 @@ def best_of_n_kl(rewards: np.ndarray, n: arrays.Sizes, estimator: Estimator = "j
     >>> best_of_n_kl([distinct, tied], [2, 4]).round(3).tolist()  # nats per sequence; log 2 - 1/2 = 0.193 without ties
     [[0.193, 0.636], [0.084, 0.423]]
     """
-    estimators = {"plug_in": _plug_in, "jackknife": _jackknife, "beirami": _beirami, "bound": _bound}
+    estimators = {"plug_in": _plug_in, "jackknife": _jackknife, "beirami": _beirami}
+    estimators["bound"] = lambda counts, n: np.full(len(counts), best_of_n_kl_bound(n))
     if estimator not in estimators:
         raise ValueError(f"estimator={estimator!r} is not known; it must be one of {', '.join(sorted(estimators))}")
     rewards = arrays.as_floats("rewards", rewards, "[M, N]")
@@ -241,10 +242,6 @@ def _beirami(counts: np.ndarray, n: int) -> np.ndarray:
     share = counts / size
     each = _stretch_kl(1 - share, n) + _atom_kl((1 - share)[..., None], np.ones((*share.shape, 1)), share[..., None], n)
     return (_power_difference((upper - counts) / size, upper / size, n) * each).sum(axis=1)
-
-
-def _bound(counts: np.ndarray, n: int) -> np.ndarray:
-    return np.full(len(counts), best_of_n_kl_bound(n))
 
 
 def _power_difference(lower: np.ndarray, upper: np.ndarray, n: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import json
 import re
 import tarfile
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 from bench import store
 from bench.errors import BenchError
 from bench.records.environment import FILE as ENVIRONMENT
+from bench.records.environment import in_words
 from bench.records.read import (
     ARTIFACTS,
     COMPLETIONS,
@@ -96,10 +97,6 @@ def read_packed(folder: Path) -> list[Run]:
 def environments(runs: Iterable[Run]) -> list[str]:
     """The versions and the machines that made the runs, in words."""
     return sorted({in_words(_environment(run)) or "not recorded" for run in runs})
-
-
-def in_words(environment: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in environment.items())
 
 
 def _environment(run: Run) -> dict[str, str]:

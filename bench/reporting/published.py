@@ -9,7 +9,7 @@ A folder that holds README.md.j2 is one. Everything else of a report is made fro
 
 A folder without records may hold README.md.j2 too. It refers to committed reports inside the folder, by
 {{ report("NAME").cell(...) }}, or to CSV files there: `python -m bench.report reports` renders it. Its report.json has
-the checksums of the CSV files and figures beside it, and the environment in which they were first rendered.
+the checksums of the CSV files and figures beside it, and the environments that environment.csv names.
 """
 
 import functools
@@ -19,11 +19,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from bench.errors import BenchError, did_you_mean, first_line, quoted
 from bench.records import packed
-from bench.records.environment import environment
+from bench.records.environment import OF_TABLES, read_noted
 from bench.records.read import Curve, Run
 from bench.reporting import files
 from bench.reporting.exhibit import Figure, from_records
@@ -90,7 +89,10 @@ def is_page(folder: Path) -> bool:
     """Whether the folder holds the template of a README, and no runs of its own."""
     if not files.is_published(folder) or (folder / packed.FILE).is_file():
         return False
-    return not _earlier(folder).get("runs")
+    try:
+        return not files.read_manifest(folder)["runs"]
+    except BenchError:  # missing, or damaged
+        return True
 
 
 def publish_page(folder: Path) -> Path:
@@ -99,19 +101,16 @@ def publish_page(folder: Path) -> Path:
     if not (own := {path.name: sha256(path) for path in files.of_page(folder)}):
         (folder / files.MANIFEST).unlink(missing_ok=True)
         return folder / README
-    manifest: dict[str, Any] = {"runs": [], "exhibits": {}, "environment": [packed.in_words(environment())]}
-    if (earlier := _earlier(folder)).get("files") == own:
-        manifest = earlier  # the files are older than this environment
-    write_durably(folder / files.MANIFEST, json.dumps(manifest | {"files": own}, indent=1) + "\n")
+    manifest = {"runs": [], "exhibits": {}, "environment": _environments(folder), "files": own}
+    write_durably(folder / files.MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return folder / README
 
 
-def _earlier(folder: Path) -> dict[str, Any]:
-    """The manifest; empty where it is missing or damaged."""
-    try:
-        return files.read_manifest(folder)
-    except BenchError:
-        return {}
+def _environments(folder: Path) -> list[str]:
+    """Those that made the tables of a folder without records."""
+    noted = read_noted(folder)
+    names = [path.name for path in files.of_page(folder) if path.suffix == ".csv" and path.name != OF_TABLES]
+    return sorted({noted.get(name, "not recorded") for name in names})
 
 
 def check(folder: Path, own: Sequence[Part] = ()) -> list[str]:
@@ -126,8 +125,11 @@ def check(folder: Path, own: Sequence[Part] = ()) -> list[str]:
             if data or (folder / files.MANIFEST).is_file():
                 manifest = files.read_manifest(folder)
                 problems += files.changed_files(folder, manifest, may=files.is_page_file)
-                unknown = [path for path in data if path.name not in manifest["files"]]
-                problems += [f"{path} is not in {files.MANIFEST}" for path in unknown]
+                problems += [
+                    f"{path} is not in {files.MANIFEST}" for path in data if path.name not in manifest["files"]
+                ]
+                if manifest.get("environment") != _environments(folder):
+                    problems.append(f"{folder / files.MANIFEST} names other environments than {OF_TABLES}")
             return problems + _other_lines(folder / README, render(folder / TEMPLATE, Book.of(folder)))
         manifest = files.read_manifest(folder)
         problems += files.changed_files(folder, manifest)

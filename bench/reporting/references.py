@@ -77,6 +77,7 @@ FILTERS = {
     "percent": lambda number: replace(number, unit=0.01, percent=True, digits=number.digits or 0),
     "per": lambda number, unit: replace(number, unit=unit),
     "signed": lambda number: replace(number, plus=True),
+    "scientific": lambda number: f"{number.value:.0e}",
     "verdict": lambda number: number.verdict,
 }
 

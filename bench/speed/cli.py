@@ -73,15 +73,12 @@ def _make_sweep(folder: Path, settings: Sequence[str]) -> None:
     with contextlib.chdir(folder):
         made = cells_of(run)
         for cell in cells_of((*SWEEP, *settings)):
-            source = made[2 * (cell.cfg.seed % 2) + SELECTIONS.index(_selection(cell.label)) % 2]
+            selection = cell.label.partition("selection=")[2].partition(" ")[0]
+            source = made[2 * (cell.cfg.seed % 2) + SELECTIONS.index(selection) % 2]
             if not cell.folder.exists():
                 shutil.copytree(source.folder, cell.folder)
                 OmegaConf.save(cell.cfg, cell.folder / "config.yaml", resolve=True)
                 seal(cell.folder)
-
-
-def _selection(label: str) -> str:
-    return label.partition("selection=")[2].partition(" ")[0]
 
 
 def _child_seconds(folder: Path, *arguments: str) -> float:

@@ -12,6 +12,7 @@ import math
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from bench.estimators.bootstrap import bootstrap_interval, resampled_means
 from bench.estimators.curves import best_of_n, pass_at_k
 from bench.estimators.kl import best_of_n_kl
 from bench.seeds import generator
-from bench.speed.measure import Printout, highest_memory, option_parser, timed
+from bench.speed.measure import Printout, highest_memory, keep, option_parser, timed
 
 PLAIN_PROMPTS, PLAIN_RESAMPLES = 1_000, 100
 NAMES = 44  # width of the table's first column
@@ -31,6 +32,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--samples", type=int, default=1_024, help="N per prompt")
     parser.add_argument("--resamples", type=int, default=10_000, help="resamples of the bootstrap")
     parser.add_argument("--long", type=int, default=100_000, help="N of one long prompt")
+    parser.add_argument("--csv", type=Path, help="a file for the table")
     options = parser.parse_args(arguments)
 
     rng = generator(0, "speed", "estimators")
@@ -70,6 +72,7 @@ def main(arguments: list[str]) -> None:
     values = _line(table, f"best_of_n, one prompt of {options.long:,}", partial(best_of_n, prompt, ns))
     expected = ns * (options.long + 1) / (ns + 1)
     print(f"{'  largest relative error':{NAMES}}{np.abs(values[0] / expected - 1).max():8.1e}")
+    keep(options.csv, table.rows)
     print(f"\npeak memory of the whole process, inputs included: {highest_memory() / 2**30:.2f} GiB")
 
 

@@ -61,13 +61,13 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="what is compared")
     parser.add_argument("--repeats", type=int, default=9, help="turns of each way")
     parser.add_argument("--store", default="store", help="where the embedded policy lies")
-    parser.add_argument("--csv", type=Path, help="a file for every turn's numbers")
+    parser.add_argument("--csv", type=Path, help="a file for the rows of the tables")
     options = parser.parse_args(arguments)
 
     import torch
 
     dtype = resolve_dtype(options.dtype)
-    records: list[dict[str, Any]] = []
+    table: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         policy = _policy(options, Path(scratch))
         model = loading.load_model(policy, dtype=dtype, device=device())
@@ -85,12 +85,12 @@ def main(arguments: list[str]) -> None:
                 prompts = task.prompts("train")[: max(1, rows // options.samples)]
                 work = SamplingWork(prompts, options.samples, options.temperature, top_p, options.max_new_tokens)
                 read = sum(len(chat.encode(tokenizer, messages)) for messages in prompts.messages)
-                records += compare(work, ways, model, read, measuring.repetitions(options.repeats))
+                table += compare(work, ways, model, read, measuring.repetitions(options.repeats))
         if {"ours", "generate"} <= ways.keys():
             _greedy(SamplingWork(prompts, 1, 0.0, 1.0, options.max_new_tokens), ways)
         if "vllm" in ways:
             vllm_engine.close()
-    measuring.write_csv(options.csv, records)
+    measuring.keep(options.csv, table)
 
 
 def _policy(options: argparse.Namespace, scratch: Path) -> Policy:
@@ -105,7 +105,7 @@ def _policy(options: argparse.Namespace, scratch: Path) -> Policy:
 def compare(
     work: SamplingWork, ways: dict[str, Way], model: Any, prompt_tokens: int, repeats: Iterable[int]
 ) -> list[dict[str, Any]]:
-    """Run every way once for its memory, which warms it up, then all in turns. Prints a table; a record per turn.
+    """Run every way once for its memory, which warms it up, then all in turns. Prints a table and returns its rows.
 
     repeats: the seeds of the turns.
     """
@@ -123,35 +123,31 @@ def compare(
         f"temperature {work.temperature:g}, top-p {work.top_p:g}, {np.mean(lengths[0]):.0f} tokens each; "
         f"medians of {len(turns['floor'])} turns (lowest, highest)"
     )
-    _show(turns, memory, "wall" if model.device.type == "cuda" else "cpu")
     return [
-        {
-            "rows": len(lengths[0]),
-            "top_p": work.top_p,
-            "way": name,
-            "turn": number,
-            "tokens": turn.tokens,
-            "seconds": round(turn.cost.wall, 4),
-            "cpu_seconds": round(turn.cost.cpu, 4),
-            "peak_memory_bytes": memory.get(name, ""),
-        }
-        for name, own in turns.items()
-        for number, turn in enumerate(own)
+        {"rows": len(lengths[0]), "top_p": work.top_p, **row}
+        for row in _table(turns, memory, "wall" if model.device.type == "cuda" else "cpu")
     ]
 
 
-def _show(turns: dict[str, list[Turn]], memory: dict[str, float], measure: str) -> None:
-    """Print the table. Ratios are of tokens per CPU-second, on a GPU of tokens per second."""
+def _table(turns: dict[str, list[Turn]], memory: dict[str, float], measure: str) -> list[dict[str, Any]]:
+    """Print a row per way, and return them. Ratios are of tokens per CPU-second, on a GPU of tokens per second."""
     reference = "generate" if "generate" in turns else "floor"
     columns = {"tokens per second": 27, "tokens per CPU-second": 30, f"x {reference}": 21, "of the floor": 14}
-    table = measuring.Printout(10, {**columns, "peak memory": 13})
+    printout = measuring.Printout(10, {**columns, "peak memory": 13})
+    rows, units = [], {"wall": "second", "cpu": "cpu_second"}
     for name, own in turns.items():
         ratios = [turn.rate(measure) / base.rate(measure) for turn, base in zip(own, turns[reference], strict=True)]
         shares = [turn.rate(measure) / base.rate(measure) for turn, base in zip(own, turns["floor"], strict=True)]
-        rates = (_range([turn.rate(measured) for turn in own]) for measured in ("wall", "cpu"))
+        rates = {f"tokens_per_{unit}": [turn.rate(kind) for turn in own] for kind, unit in units.items()}
         peak = f"{memory[name] / 2**20:,.0f} MiB" if name in memory else ""
-        table.row(name, *rates, _range(ratios, ".2f"), f"{np.median(shares):.0%}", peak)
+        printout.row(name, *map(_range, rates.values()), _range(ratios, ".2f"), f"{np.median(shares):.0%}", peak)
+        row: dict[str, Any] = {"way": name, "turns": len(own), "tokens": sum(turn.tokens for turn in own)}
+        for column, values in {**rates, f"times_{reference}": ratios, "of_floor": shares}.items():
+            ends = {"": np.median(values), "_low": min(values), "_high": max(values)}
+            row |= {f"{column}{end}": f"{value:.6g}" for end, value in ends.items()}
+        rows.append(row | {"peak_memory_bytes": memory.get(name, "")})
     print()
+    return rows
 
 
 def _range(values: list[float], form: str = ",.0f") -> str:

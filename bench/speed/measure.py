@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from bench.errors import CommandLine
+from bench.records.environment import note
 
 T = TypeVar("T")
 
@@ -182,23 +183,36 @@ def python(folder: Path, *arguments: str, **environment: str) -> str:
 
 
 class Printout:
-    """A table that is printed row by row: a name, then cells aligned to the right below their headings."""
+    """A table that is printed row by row: a name, then cells aligned to the right below their headings.
+
+    `rows` are what was printed, by heading.
+    """
 
     def __init__(self, name_width: int, columns: Mapping[str, int]) -> None:
         """columns: the width of each, by heading."""
         self.widths = (name_width, *columns.values())
+        self.headings = tuple(columns)
+        self.rows: list[dict[str, str]] = []
         self.row("", *columns)
+        self.rows.clear()
 
     def row(self, name: str, *cells: str) -> None:
+        self.rows.append({"name": name} | dict(zip(self.headings, cells, strict=False)))
         first, *widths = self.widths
         line = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=False))
         print(f"{name:{first}}{line}".rstrip(), flush=True)
 
 
-def write_csv(path: Path | None, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows to a file, with the columns of the first; nothing where `path` is None."""
+def keep(path: Path | None, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows to a file where one is asked for, and the environment beside it."""
     if path is not None:
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n", extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(path, rows)
+        note(path)
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows to a file, with the columns of the first."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -24,7 +24,7 @@ from typing import Any, cast
 
 from bench.artifacts import Policy
 from bench.sizing.machines import Machine, machine
-from bench.speed.measure import cells_of, highest, option_parser, reset_peak, resident, timed, write_csv
+from bench.speed.measure import cells_of, highest, keep, option_parser, reset_peak, resident, timed
 from bench.speed.random_llama import random_policy
 from bench.store import Address, Store
 
@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> None:
             rows_of_way = [{"way": way, **row} for row in beside(taken, overrides, machine("cpu", 1e11))]
             print(*map(_line, rows_of_way), sep="\n", flush=True)
             rows += rows_of_way
-    write_csv(options.csv, rows)
+    keep(options.csv, rows)
 
 
 def plain_experiment(policy: Policy, prompts: int, held_out: int, samples: int, tokens: int) -> list[str]:

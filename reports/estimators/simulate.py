@@ -4,7 +4,7 @@
     python reports/estimators/simulate.py --repetitions 200    # a preview in two minutes
     python reports/estimators/simulate.py --only audits        # one part again; the other rows of data.csv stay
 
-Writes data.csv and the figures beside this file. Every repetition draws new prompts and new samples.
+Writes data.csv, one_prompt.csv and the figures beside this file. Every repetition draws new prompts and new samples.
 """
 
 import argparse
@@ -22,10 +22,11 @@ from bench.estimators.bootstrap import bootstrap_interval, resampled_means, simu
 from bench.estimators.crossing import crossover
 from bench.estimators.curves import best_of_n, pass_at_k, pass_at_k_of_counts
 from bench.estimators.distributions import t_cdf
-from bench.estimators.kl import best_of_n_kl, best_of_n_kl_bound
+from bench.estimators.kl import best_of_n_kl, best_of_n_kl_bound, exact_best_of_n_kl
 from bench.estimators.sequential import stopped_pass_at_k
 from bench.estimators.training_seeds import seed_interval, seed_intervals
 from bench.estimators.uncertainty import holm, paired_contrast
+from bench.records.environment import note
 from bench.seeds import generator
 
 HERE = Path(__file__).parent
@@ -396,6 +397,26 @@ PARTS: dict[str, Callable[[Tally, int, dict, dict], None]] = {
 }
 
 
+def one_prompt() -> list[dict]:
+    """Return the exact bias of the jackknife's KL at n = 32 for single prompts, over all counts of right samples."""
+    rows = []
+    for rate in (0.02, 0.1):
+        right = np.arange(SAMPLES + 1)
+        chance = np.array([math.comb(SAMPLES, int(k)) * rate**k * (1 - rate) ** (SAMPLES - k) for k in right])
+        kl = best_of_n_kl((np.arange(SAMPLES) < right[:, None]).astype(float), 32, "jackknife")
+        truth, mean = exact_best_of_n_kl([1 - rate, rate], [0, 1], 32), float(chance @ np.ravel(kl))
+        rows.append({"pass_rate": rate, "n": 32, "truth": f"{truth:.6f}", "bias": f"{mean - truth:.6f}"})
+    return rows
+
+
+def _write(name: str, rows: list[dict]) -> None:
+    with (HERE / name).open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    note(HERE / name)
+
+
 def _key(row: dict) -> tuple[str, ...]:
     return tuple(str(row[name]) for name in ("quantity", "method", "n", "prompts"))
 
@@ -419,11 +440,8 @@ def main() -> None:
     if len(parts) < len(PARTS):
         with (HERE / "data.csv").open(newline="") as file:
             made = {_key(row): row for row in csv.DictReader(file)} | made
-    rows = list(made.values())
-    with (HERE / "data.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    _write("data.csv", list(made.values()))
+    _write("one_prompt.csv", one_prompt())
     from figures import draw
 
     draw(HERE)

@@ -17,6 +17,7 @@ import numpy as np
 import bench
 from bench import estimators
 from bench.pools.arrays import PoolArrays, read
+from bench.records.environment import note
 from bench.seeds import generator
 
 HERE = Path(__file__).parent
@@ -152,6 +153,7 @@ def main() -> None:
         writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    note(HERE / "values.csv")
     for row in rows:
         interval = f"{row['value']} [{row['value_low']}, {row['value_high']}]"
         print(f"{row['pool']:45} {row['what']:36} {row['published']:8} {interval}")

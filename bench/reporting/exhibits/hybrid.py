@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.records.read import Run, short
+from bench.records.read import short
 from bench.reporting import arrange, plots, style, tables
 from bench.reporting.contrasts import SAMPLED, Contrast, Measure, Sides, in_both_ways, shared_seeds
 from bench.reporting.exhibit import Figure, Table, shows
@@ -55,7 +55,7 @@ class Point:
     @property
     def samples(self) -> float:
         """Paid for per training prompt; the mean over seeds."""
-        return float(np.mean([_samples(run) for run in self.group.runs]))
+        return float(np.mean([run.metrics[SAMPLES] for run in self.group.runs]))
 
     @property
     def name(self) -> str:
@@ -100,20 +100,17 @@ def against(rival: str, found: Sequence[Point]) -> dict[str, Contrast]:
     """Each gate less a rival at equal samples, in sampled accuracy, by its label; adjusted for their number.
 
     rival: "random", the random gate; or "full RFT", where that was run with several N.
-
     Where no rival cost as many samples, its accuracy is interpolated, prompt by prompt under each seed, between the
-    next cheaper and the next dearer. A gate beyond all rivals is left out. A gate whose hard prompts were dropped has
-    no samples to compare at and is left out too.
+    next cheaper and the next dearer. Left out: a gate beyond all rivals, and one without samples (hard=drop).
     """
 
     def rivals(point: Point) -> list[Point]:
         if rival == "full RFT":
-            rft = _full_rft(found, point)
-            return rft if len(rft) > 1 else []
+            return rft if len(rft := _full_rft(found, point)) > 1 else []
         random = [other for other in found if other.gate == "random" and other.others == point.others]
         return [*random, *_ends(found, point)] if random and point.gate != "random" else []
 
-    sampling = [point for point in found if point.procedure["hard"] == "sample" and not point.is_end]
+    sampling = (p for p in found if p.procedure["hard"] == "sample" and not p.is_end)
     compared = [(point, others) for point in sampling if (others := rivals(point))]
 
     def sides_of(measure: Measure) -> dict[str, Sides]:
@@ -125,12 +122,13 @@ def against(rival: str, found: Sequence[Point]) -> dict[str, Contrast]:
 
 def _at_equal_samples(point: Point, rivals: Sequence[Point], measure: Measure) -> Sides | None:
     """[S, M] accuracy of a gate, and of its rivals at the gate's own number of samples, under common seeds."""
-    shared, _ = shared_seeds({place: other.group for place, other in enumerate([point, *rivals])})
     ours, theirs = [], []
+    shared, _ = shared_seeds({place: other.group for place, other in enumerate([point, *rivals])})
     for run, *others in zip(*(group.runs for group in shared.values()), strict=True):  # in order of the shared seeds
-        others.sort(key=_samples)
+        others.sort(key=lambda other: other.metrics[SAMPLES])
+        costs = np.array([other.metrics[SAMPLES] for other in others], float)
         values = np.stack([other.per_prompt("tuned", *measure) for other in others])
-        interpolated = arrange.interpolate(_samples(run), np.array([_samples(other) for other in others]), values)
+        interpolated = arrange.interpolate(run.metrics[SAMPLES], costs, values)
         if interpolated is None:
             return None
         ours.append(run.per_prompt("tuned", *measure))
@@ -163,28 +161,25 @@ def _others(group: Group) -> dict[str, str]:
     return own | {name: value for name, value in group.settings.items() if not name.startswith("procedure")}
 
 
-def _samples(run: Run) -> float:
-    """Paid for per training prompt."""
-    return float(run.metrics[SAMPLES])
-
-
 @shows("figures", 50)
 def hybrid_figure(groups: Sequence[Group]) -> Figure | None:
     """Two panels over the samples per training prompt for each kind of demonstrations, a curve for each gate."""
     found = points(groups)
     apart = [name for name in WRITTEN if len({point.others.get(name) for point in found}) > 1]
-    names = dict.fromkeys(_bare(name) for name in curves(found))  # one look in all blocks
+    names = dict.fromkeys(_gate(name, own) for name, own in curves(found).items())  # one look in all blocks
     looks = style.sequence([n for n in names if n != "random"]) | {"random": style.Look(style.QUIET, "o", "--")}
     in_blocks: dict[str, Any] = {"series": "demonstrations", "room": 1} if apart else {"series": "gate"}
     return plots.figure(
         "hybrid",
         "Policies fine-tuned on demonstrations of the easy prompts and accepted samples of the others, by the gate "
-        "that decides which are easy, against the samples paid for; black: the ends of every gate, full SFT (none) and "
-        "full RFT.",
+        "that decides which are easy, against the samples paid for; black: the ends of every gate; hollow: a gate with "
+        "the setting beside it.",
         [
             {
                 "demonstrations": " ".join(f"{WRITTEN[name]}={point.others[name]}" for name in apart),
-                "gate": _bare(name),
+                "gate": _gate(name, own),
+                "curve": _bare(name),
+                "rest": _bare(own[0].rest),
                 "point": _bare(point.label),
                 "easy_share": point.share,
                 "samples": point.samples,
@@ -202,6 +197,11 @@ def hybrid_figure(groups: Sequence[Group]) -> Figure | None:
     )
 
 
+def _gate(name: str, curve: Sequence[Point]) -> str:
+    """The gate of a curve; the curve's own name where it has none, as full RFT at several N."""
+    return next((point.gate for point in curve if not point.is_end), _bare(name))
+
+
 def _bare(name: str) -> str:
     """Without the kind of demonstrations."""
     return " ".join(word for word in name.split(" ") if word.split("=")[0] not in WRITTEN.values())
@@ -213,16 +213,21 @@ def _draw(canvas: Any, rows: plots.Rows, looks: Mapping[str, style.Look]) -> plo
         here = plots.where(rows, measure=measure)
         gates = {row["gate"] for row in here if row["easy_share"] not in (0, 1)}
         ends = {row["point"]: row for row in here if row["easy_share"] in (0, 1) and row["gate"] in gates}
-        for place, name in enumerate(names):
-            own = plots.where(here, gate=name)
-            plots.line(axes, plots.bare(own, "samples", "value"), "samples", "value", looks[name], marker="")
+        alone: dict[str, plots.Row] = {}  # curves of other settings that do not come from an end
+        for name in plots.values_of(here, "curve"):
+            own = plots.where(here, curve=name)
+            look, bars = looks[own[0]["gate"]], plots.nested(names.index(own[0]["gate"]), len(names))
+            plots.line(axes, plots.bare(own, "samples", "value"), "samples", "value", look, marker="")
             points = [row for row in own if row["point"] not in ends]
-            bars = plots.nested(place, len(names))
-            plots.line(axes, points, "samples", "value", looks[name], linestyle="none", **bars)
+            if points == own and own[0]["rest"]:
+                alone.setdefault(own[0]["rest"], own[0])
+                bars["markerfacecolor"] = "white"
+            plots.line(axes, points, "samples", "value", look, linestyle="none", **bars)
+        for name in names:
             plots.line(axes, [], "samples", "value", looks[name], label=name)
-        for row in ends.values():
-            plots.line(axes, [row], "samples", "value", style.Look(black, "s", "none"), zorder=4)
-        labels.append((axes, [Label(row["samples"], row["value"], row["point"], black) for row in ends.values()]))
+        plots.line(axes, list(ends.values()), "samples", "value", style.Look(black, "s", "none"), zorder=4)
+        named = {name.replace("RFT ", "RFT\n"): row for name, row in ends.items()} | alone
+        labels.append((axes, [Label(row["samples"], row["value"], text, black) for text, row in named.items()]))
         if kind := here[0]["demonstrations"]:  # of which one may ruin the policy: its KL is many times as high
             axes.set_title(f"demonstrations: {kind}", loc="left")
             if measure.startswith("KL"):
@@ -240,25 +245,22 @@ def hybrid_table(groups: Sequence[Group]) -> Table | None:
     k = min((max(point.group.runs[0].series("tuned", "pass", "accuracy")) for point in found), default=1)
 
     def over(rival: str, end: str) -> list[tables.Column]:
-        family = against(rival, found)
+        of = against(rival, found).get
         shown = {"difference": (f"gain{end}", f"gain over {rival}"), "p_value": (f"p_gain{end}", "p")}
-        return tables.contrasted(
-            lambda point: family.get(point.label), **shown, verdict=(f"verdict{end}", f"vs {rival}")
-        )
+        return tables.contrasted(lambda point: of(point.label), **shown, verdict=(f"verdict{end}", f"vs {rival}"))
 
     return tables.table(
         "hybrid",
-        "Hybrids of demonstrations and samples. {over}. Samples, tokens and "
-        "FLOPs are those of making the training set, means over seeds; FLOPs include the probe. The gain is in pass@1 "
-        "over the random gate, and over full RFT, at equal samples (interpolated where none cost exactly as many), its "
-        "p-value adjusted for the number of gates. KL is from the base, in nats per sequence.",
+        "Hybrids of demonstrations and samples. {over}. Samples, tokens and FLOPs are those of making the training "
+        "set, means over seeds; FLOPs include the probe. The gain is in pass@1 over the random gate and over full RFT, "
+        "at equal samples (interpolated where none cost exactly as many), p-values adjusted for the number of gates. "
+        "KL is from the base, in nats per sequence.",
         found,
         [
             tables.Column("gate", "gate", lambda point: point.name),
             tables.Column("easy_share", "easy share", lambda point: point.share),
             *tables.counted("hybrid/", COUNTED),
-            tables.PASS,
-            tables.GREEDY,
+            *(tables.PASS, tables.GREEDY),
             tables.measured("solved", f"pass@{k}", "tuned", "pass", "accuracy", k),
             tables.KL,
             *over("random", ""),
@@ -274,7 +276,7 @@ def sentences(groups: Sequence[Group]) -> list[str]:
     found = points(groups)
     lines = [
         f"At equal samples, the gate {label} is {compared.against(whom)} in sampled accuracy"
-        for rival, whom in (("random", "the random gate"), ("full RFT", "full RFT"))
+        for rival, whom in {"random": "the random gate", "full RFT": "full RFT"}.items()
         for label, compared in against(rival, found).items()
     ]
     ends = [f"{p.label} {p.group.mean('tuned', *SAMPLED)} at {short(p.samples)}" for p in found if p.is_end]
@@ -286,15 +288,13 @@ def sentences(groups: Sequence[Group]) -> list[str]:
 @shows("methods", 50)
 def methods(groups: Sequence[Group]) -> list[str]:
     """Which prompts kept a demonstration, for the methods paragraph."""
-    hybrids = [group.runs[0].config["procedure"] for group in arrange.having(groups, SAMPLES)]
-    if not hybrids:
+    if not (hybrids := [group.runs[0].config["procedure"] for group in arrange.having(groups, SAMPLES)]):
         return []
     share, gate, source, epochs = (
         listed([setting_words(value) for value in dict.fromkeys(procedure[name] for procedure in hybrids)])
         for name in ("easy_share", "easy_by", "sample_from", "probe_epochs")
     )
     return [
-        f"Of these prompts a share of {share}, chosen by {gate}, kept a demonstration and was not sampled; the others "
-        f"were sampled from the {source}, where the probe is the base after {epochs} epochs on the demonstrations, and "
-        "gave accepted samples alone."
+        f"Of these prompts a share of {share}, chosen by {gate}, kept a demonstration and was not sampled; the others, "
+        f"sampled from the {source}, gave accepted samples alone. The probe is the base after {epochs} epochs."
     ]

@@ -25,8 +25,9 @@ def overoptimisation_figure(groups: Sequence[Group], axes: Wanted = NONE) -> Fig
     """Gold and proxy over √KL, or over the KL; None where every scorer is gold itself."""
     found, x = pushed(groups), choice("reward_overoptimisation", axes, list(OVER))
     new = " for new seeds on new prompts" if found and len(found[0].group.runs) > 1 else " over prompts"
+    over = " over the base" * all(scorer.is_raw for scorer in found)
     caption = (
-        f"Best-of-n against a learned reward: gold (top) and the proxy (bottom), both as gains{_over(found)}, at the "
+        f"Best-of-n against a learned reward: gold (top) and the proxy (bottom), both as gains{over}, at the "
         f"measured {OVER[x].partition(' ')[0]}. Curves: gold = d(α − βd) in d = √KL, dashed where n > N/4; "
         f"stars: their peaks; hollow: policies tuned on the best of the largest n. Bars: 95 % intervals{new}."
         f"{_notes(found)}"
@@ -42,10 +43,6 @@ def overoptimisation_figure(groups: Sequence[Group], axes: Wanted = NONE) -> Fig
         over="",
         axes={"x": x},
     )
-
-
-def _over(found: Sequence[Pushed]) -> str:
-    return " over the base" * all(scorer.is_raw for scorer in found)
 
 
 def _notes(found: Sequence[Pushed]) -> str:
