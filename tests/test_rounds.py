@@ -451,6 +451,8 @@ def test_the_figure_draws_its_rows(reported, tmp_path):
     with drawn(figure) as canvas:
         panels = canvas.axes
         assert len(panels) == 4
+        for axes in panels[2:]:  # the lower ones have the numbers of the shared axis
+            assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "1", "2"]
         for axes in panels:
             lines = [line for line in axes.lines if len(line.get_xdata()) == 3]
             assert len(lines) == 4  # two groups, each with its control

@@ -82,6 +82,8 @@ def _thin(axes: Any) -> None:
         has_room = box.x0 > end + box.height / 3
         names.append(tick.get_text() if has_room else "")
         end = box.x1 if has_room and tick.get_text() else end
+    if not any(names):
+        return  # the panel below it, which shares its axis, has the numbers
     if isinstance(axes.xaxis.get_major_locator(), FixedLocator):
         axes.set_xticks(axes.get_xticks(), names)
     elif "" in names and isinstance(axes.xaxis.get_major_locator(), MaxNLocator):
@@ -276,10 +278,12 @@ def text_width(text: str, size: float) -> float:
 
 
 def wrapped(text: str, room: float, size: float) -> str:
-    """The text in lines of `room` inches, broken at spaces, and within long words after a sign."""
+    """The text in lines of `room` inches, broken at spaces, and within words that are longer after a sign."""
     lines = [""]
-    for part in re.findall(r"[^\s_=,/-]*[\s_=,/-]*", text):
-        if lines[-1] and text_width((lines[-1] + part).rstrip(), size) > room:
-            lines.append("")
-        lines[-1] += part
+    for word in re.findall(r"\S+\s*", text):
+        is_long = text_width(word.rstrip(), size) > room
+        for part in re.findall(r"[^_=,/-]*[_=,/-]*", word) if is_long else [word]:
+            if lines[-1] and text_width((lines[-1] + part).rstrip(), size) > room:
+                lines.append("")
+            lines[-1] += part
     return "\n".join(line.rstrip() for line in lines)

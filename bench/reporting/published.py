@@ -108,9 +108,8 @@ def publish_page(folder: Path) -> Path:
 
 def _environments(folder: Path) -> list[str]:
     """Those that made the tables of a folder without records."""
-    noted = read_noted(folder)
     names = [path.name for path in files.of_page(folder) if path.suffix == ".csv" and path.name != OF_TABLES]
-    return sorted({noted.get(name, "not recorded") for name in names})
+    return sorted({read_noted(folder).get(name, "not recorded") for name in names})
 
 
 def check(folder: Path, own: Sequence[Part] = ()) -> list[str]:
@@ -164,11 +163,11 @@ def render(template: Path, book: Book) -> str:
     language.filters = dict(FILTERS)  # Jinja's own would take a number from its interval
     language.globals = {
         "dict": dict,
-        "report": functools.cache(lambda name: Book.of(template.parent / name)),
+        "report": functools.cache(lambda *names: Book.of(*(template.parent / name for name in names))),
         **{name: getattr(book, name) for name in ("rows", "cell", "difference", "degrees", "metric", "over_seeds")},
         "runs": len(book.runs),
         "seeds": len({run.config["seed"] for run in book.runs}),
-        "environment": "; or ".join(packed.environments(book.runs)),
+        "environment": "; or ".join(packed.environments(book.runs) or _environments(template.parent)),
     }
     try:
         return wrapped(language.get_template(template.name).render())

@@ -7,6 +7,7 @@
     {{ metric("selection/kept", one) | count }}                     728
     {{ over_seeds("selection/kept", one) }}                         701 to 745
     {{ report("default").cell("main", "kl", arm="tuned") }}             of another committed report, by its folder
+    {{ report("one", "two").difference(ours, theirs) }}                of several: a difference between their runs
     {{ cell("data", "coverage", n=8) | percent }}                   of data.csv, where there are no runs
     {% for row in rows("main") %}{{ row.tuned }}{% endfor %}        every row of a table
 
@@ -106,9 +107,10 @@ class Book:
     freedom: set[float] = field(default_factory=set)  # of the differences that were asked for
 
     @classmethod
-    def of(cls, folder: Path) -> "Book":
-        """Of a committed report: its records, or the CSV files in its folder."""
-        return cls(in_order(read_packed(folder)) if (folder / FILE).is_file() else [], folder=folder)
+    def of(cls, *folders: Path) -> "Book":
+        """Of committed reports: the records of all, or the CSV files in the one's folder."""
+        runs = [run for folder in folders if (folder / FILE).is_file() for run in read_packed(folder)]
+        return cls(in_order(runs), folder=folders[0])
 
     def __post_init__(self) -> None:
         self.groups = grouped(self.runs)  # one code, the same prompts

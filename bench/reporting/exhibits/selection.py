@@ -13,7 +13,7 @@ from bench.reporting.groups import Group
 
 NUDGE = 0.13  # of a row, so that bars of equal length stay apart
 OVER: dict[str, tuple[tuple[str, str, int], str, str]] = {  # x -> method, metric and n; in a caption; below an axis
-    "accuracy": (SAMPLED, "accuracy of one sample", "accuracy"),
+    "accuracy": (SAMPLED, "accuracy of one sample", "sampled accuracy"),
     "greedy_accuracy": (("greedy", "accuracy", 1), "greedy accuracy", "greedy accuracy"),
 }
 
