@@ -1,8 +1,10 @@
 """Fixtures shared by the tests: a store in a temporary folder, small policies, and what all workers share."""
 
+import gc
 import os
 import shutil
 import subprocess
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -45,6 +47,15 @@ def gpus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     if "cuda" in marks and device() == "cpu":
         pytest.skip("there is no GPU")
+
+
+@pytest.fixture(autouse=True)
+def imports_are_no_garbage() -> Iterator[None]:
+    """Each training collects garbage: from the first on, not among what was imported for it."""
+    yield
+    if "transformers.trainer" in sys.modules and not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture

@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
 from sharing import CONF, SMALL, Finished, Shared, composed, given_by, places, scaled
+from test_completions import PROCEDURES
 
 from bench.artifacts import Policy
 from bench.config import arms, checks
@@ -29,6 +31,7 @@ from bench.tasks.ultrafeedback import UltraFeedback
 from bench.tasks.word_problems import WordProblems
 
 ALONG = ("prompt_filter=all", "training.epochs=2", "training.keep_every=3", "task.validation_prompts=10")
+FEW = ("prompt_filter=all", "task.train_prompts=12", "task.test_prompts=6", "control=none")
 
 
 def folders(run: Finished | Path) -> dict[str, Path]:
@@ -187,8 +190,8 @@ def test_every_table_figure_and_text_names_them(own: Finished, judged: Finished)
     assert {"foreign", "low_rank", "path_1"} <= links  # mine and path_2 are the tuned policy itself
 
 
-def test_without_any_the_run_id_is_that_of_before() -> None:
-    cfg = composed("experiment=quick", "prompt_filter=all")
+def test_without_any_the_run_id_is_that_of_before(composed_quickly: Callable[..., DictConfig]) -> None:
+    cfg = composed_quickly("experiment=quick", "prompt_filter=all")
     settings = Cell("", cfg, ()).config
     assert settings["arms"] == {}
     bare = {name: value for name, value in settings.items() if name != "arms"}
@@ -199,7 +202,7 @@ def test_without_any_the_run_id_is_that_of_before() -> None:
 
 def test_no_name_is_one_that_the_records_use(own: Finished, finished_run: Callable[..., Finished]) -> None:
     """Whatever begins the name of a metric, of any procedure."""
-    runs = [own, finished_run("procedure=rounds", "procedure.rounds=1"), finished_run("experiment=hybrid")]
+    runs = [own, *(finished_run(*PROCEDURES[name]) for name in ("rounds", "hybrid"))]
     owners = {name.partition("/")[0] for run in runs for name in metrics(run)}
     assert len(owners) > 20
     for owner in owners:
@@ -237,11 +240,11 @@ def test_the_updates_of_checkpoints_are_read_from_their_names() -> None:
 
 
 @pytest.fixture
-def checked(tiny_policy: Policy, tmp_path: Path) -> Callable[..., None]:
+def checked(tiny_policy: Policy, composed_quickly: Callable[..., DictConfig], tmp_path: Path) -> Callable[..., None]:
     """Check an experiment as before its first artifact."""
 
     def check(*given: str) -> None:
-        cfg = composed(*given_by(tiny_policy), *SMALL, *places(tmp_path), *given)
+        cfg = composed_quickly(*given_by(tiny_policy), *SMALL, *places(tmp_path), *given)
         checks.check(cfg)
         refuse_early(cfg, checks.build_parts(cfg))
         assert not [path for path in (tmp_path / "store").glob("*") if path.name != ".locks"]
@@ -348,9 +351,9 @@ def test_a_run_is_done_until_its_rows_its_policy_or_its_scorer_change(tiny_polic
         for messages, answer in zip(prompts.messages, prompts.answer, strict=True)
     ]
     file.write_text("\n".join(rows))
-    own = ("task=jsonl", f"task.path={file}", "task.compare=number", "task.near_duplicate=null", "control=none")
-    own += ("scoring=reward_model", f"scoring.model={scorer}")
-    cfg = composed("policy=folder", f"policy.path={mine}", *own, *SMALL, *places(tmp_path), "task.max_new_tokens=48")
+    own = ("task=jsonl", f"task.path={file}", "task.compare=number", "task.near_duplicate=null", *FEW)
+    own += ("scoring=reward_model", f"scoring.model={scorer}", "task.max_new_tokens=48")
+    cfg = composed("policy=folder", f"policy.path={mine}", *SMALL, *places(tmp_path), *own)
     folder, cell = run_experiment(cfg, quiet=True), Cell("", cfg, ())
     assert is_done(folder)
     file.write_text("\n".join(rows).replace('"answer": "', '"answer": "1'))
@@ -401,7 +404,7 @@ def test_another_gold_model_or_other_rows_of_a_transfer_are_a_change(tiny_policy
 
 def test_a_folder_that_changed_is_judged_anew(tiny_policy: Policy, tmp_path: Path) -> None:
     mine = scaled(tiny_policy.path, 1.0, tmp_path / "mine")
-    cfg = composed(*given_by(tiny_policy), *SMALL, *places(tmp_path), "control=none", f"arms.mine={mine}")
+    cfg = composed(*given_by(tiny_policy), *SMALL, *places(tmp_path), *FEW, f"arms.mine={mine}")
     folder, cell = run_experiment(cfg, quiet=True), Cell("", cfg, ())
     before = json.loads((folder / "metrics.json").read_text())
     assert before["mine/kl"] == pytest.approx(0, abs=1e-6)

@@ -10,32 +10,55 @@ import pytest
 
 from bench import report
 from bench.__main__ import main
+from bench.config.compose import Composer
 
-BAD_INPUT = {
+NOT_COMPOSED = {  # where Hydra finds no such setting or choice, and what says more than one experiment
     "foo=1": ["foo is not a setting"],
     "temprature=1": ["temprature is not a setting", "did you mean temperature"],
     "task.trainprompts=3": ["task.trainprompts", "did you mean task.train_prompts"],
-    "+foo=1": ["foo is not a setting"],
-    "+selection.foo=1": ["selection.foo is not a setting of top_per_prompt"],
     "selection=tpo": ["selection=tpo does not exist", "top_per_prompt", "distinct_correct"],
     "selection=top_per_promt": ["selection=top_per_promt does not exist; did you mean top_per_prompt"],
     "selecton=top_per_prompt": ["selecton is not a setting; did you mean selection?"],
     "num_completion=8": ["num_completion is not a setting; did you mean num_completions?"],
     "epochs=1": ["epochs is not a setting; did you mean training.epochs?"],
-    "+selction=x": ["selction is not a setting", "did you mean selection?"],
-    "+selection.kk=3 selection=top_k_per_prompt": ["selection.kk is not a setting", "which has k; did you mean k?"],
     "-m sweep=round": ["sweep=round does not exist; did you mean rounds?"],
     "hydra/launcher=jobilb": ["hydra/launcher=jobilb does not exist; did you mean joblib?"],
     "--foo": ["unrecognized arguments: --foo"],
     "--hepl": ["unrecognized arguments: --hepl; did you mean --help?"],
     "num_completions": ["'num_completions'", "name=value"],
+    "num_completions=4,8": ["num_completions=4,8", "-m"],
+    "experiment=3": ["experiment=3 does not exist"],
+    "task=null": ["task=null does not exist", "word_problems"],
+    "policy=null": ["policy=null does not exist", "tiny"],
+    "selection=3": ["selection=3 does not exist", "top_per_prompt"],
+    "-m selection=top_per_prompt,3": ["selection=3 does not exist", "top_per_prompt"],
+    "-m top_p=1.0,0,1.0": ["top_p=0", "above 0 and at most 1"],
+    "-m selection=top_per_prompt,top_k_overall selection.k=5": ["selection.k is not a setting of the chosen selection"],
+    "-m selection=top_per_prompt,tpo": ["selection=tpo does not exist"],
+    "a=1 -m num_completions=0,4": ["num_completions=0,4", "options such as -m go before the settings"],
+    "policy=folder policy.steps=200": ["policy.steps is not a setting of the chosen policy; `python"],
+    "--config-dir nowhere": ["--config-dir nowhere: no such folder"],
+    "--config-name config plan=true": ["--config-name and --config-path take no -m, sweep= or plan=true"],
+    "--config-dir tests/own/conf hydra.searchpath=[] seed=0": ["name all folders in hydra.searchpath=[...]"],
+    "-m seed=0,1 generation=openai generation.serves=/nope": ["generation.serves=/nope holds no config.json"],
+    "tracking={a:1}": ["tracking={a:1} does not exist; tracking can be none, tensorboard, wandb"],
+    "tracking=[wandb]": ["tracking=[wandb] does not exist", "wandb"],
+    "=1": ["'=1' names no setting", "name=value"],
+    "training.lora.rr=8": ["training.lora.rr is not a setting; did you mean training.lora?"],
+    "sweep=../config": ["sweep=../config does not exist", "selection_methods"],
+    "selection=/etc/passwd": ["selection=/etc/passwd does not exist", "top_per_prompt"],
+}
+REFUSED = {  # by checks, once it is composed
+    "+foo=1": ["foo is not a setting"],
+    "+selection.foo=1": ["selection.foo is not a setting of top_per_prompt"],
+    "+selction=x": ["selction is not a setting", "did you mean selection?"],
+    "+selection.kk=3 selection=top_k_per_prompt": ["selection.kk is not a setting", "which has k; did you mean k?"],
     "top_p=0": ["top_p=0", "above 0 and at most 1"],
     "top_p=1.01": ["top_p=1.01", "above 0 and at most 1"],
     "temperature=-1": ["temperature=-1", "at least 0"],
     "temperature=warm": ["temperature=warm", "a number"],
     "num_completions=0": ["num_completions=0", "whole number of at least 1"],
     "num_completions=2.5": ["num_completions=2.5", "whole number"],
-    "num_completions=4,8": ["num_completions=4,8", "-m"],
     "seed=-1": ["seed=-1", "at least 0"],
     "seed=???": ["seed has no value"],
     "temperature=0": ["temperature=0 is greedy", "num_completions=16"],
@@ -83,27 +106,14 @@ BAD_INPUT = {
     "evaluation.lm_eval=null": ["evaluation.lm_eval=null", "true or false"],
     "tracking.mode=foo": ["tracking.mode=foo", "one of online, offline, disabled, or null"],
     "evaluation.kl_completions=${foo}": ["'foo' not found", "evaluation.kl_completions"],
-    "experiment=3": ["experiment=3 does not exist"],
     "name=../../x": ["name=../../x", "a plain name"],
     "name=": ["name= is not allowed", "a plain name"],
     "name=..": ["name=..", "not starting with '.'"],
     "name=2024": ["name=2024", "not a mere number"],
     "store=null": ["store=null", "path of a folder"],
     "outputs=3": ["outputs=3", "path of a folder"],
-    "task=null": ["task=null does not exist", "word_problems"],
-    "policy=null": ["policy=null does not exist", "tiny"],
-    "selection=3": ["selection=3 does not exist", "top_per_prompt"],
-    "-m selection=top_per_prompt,3": ["selection=3 does not exist", "top_per_prompt"],
-    "-m top_p=1.0,0,1.0": ["top_p=0", "above 0 and at most 1"],
-    "-m selection=top_per_prompt,top_k_overall selection.k=5": ["selection.k is not a setting of the chosen selection"],
-    "-m selection=top_per_prompt,tpo": ["selection=tpo does not exist"],
-    "a=1 -m num_completions=0,4": ["num_completions=0,4", "options such as -m go before the settings"],
-    "policy=folder policy.steps=200": ["policy.steps is not a setting of the chosen policy; `python"],
     "policy=folder": ["policy.path has no value"],
     "policy=folder policy.path=nowhere": ["policy.path=", "config.json"],
-    "--config-dir nowhere": ["--config-dir nowhere: no such folder"],
-    "--config-name config plan=true": ["--config-name and --config-path take no -m, sweep= or plan=true"],
-    "--config-dir tests/own/conf hydra.searchpath=[] seed=0": ["name all folders in hydra.searchpath=[...]"],
     "temperature=1e-320": ["temperature=1e-320", "at least 0, and not between 0 and 0.0001"],
     "temperature=1e300": ["temperature=1e+300", "at least 0 and at most 100"],
     "evaluation.temperature=1e-6": ["evaluation.temperature=1e-06", "not between 0 and 0.0001"],
@@ -134,10 +144,6 @@ BAD_INPUT = {
     "training=lora training.lora.target_modules=[lm_head]": ["training.lora.target_modules=lm_head can't be adapted"],
     "+policy.hidden_size=100": ["policy.hidden_size=100", "policy.heads=3", "a multiple of twice as many, 6"],
     "procedure=generators num_completions=2 control=none": ["num_completions=2 leaves none for"],
-    "-m seed=0,1 generation=openai generation.serves=/nope": ["generation.serves=/nope holds no config.json"],
-    "tracking={a:1}": ["tracking={a:1} does not exist; tracking can be none, tensorboard, wandb"],
-    "tracking=[wandb]": ["tracking=[wandb] does not exist", "wandb"],
-    "=1": ["'=1' names no setting", "name=value"],
     "~task": ["task can't be left out", "task=NAME"],
     "seed=${nope}": ["seed=${nope} refers to a setting that does not exist: 'nope' not found"],
     "seed=${sead}": ["'sead' not found; did you mean seed?"],
@@ -146,22 +152,26 @@ BAD_INPUT = {
     "policy._target_=os.path": ["policy._target_=os.path is no function or class"],
     "tracking._partial_=false": ["tracking._partial_=false is not allowed: it must be true"],
     "+task._partial_=true": ["task._partial_=true is not allowed: it must be false"],
-    "training.lora.rr=8": ["training.lora.rr is not a setting; did you mean training.lora?"],
-    "sweep=../config": ["sweep=../config does not exist", "selection_methods"],
-    "selection=/etc/passwd": ["selection=/etc/passwd does not exist", "top_per_prompt"],
     "store=/dev/null/store": ["store=/dev/null/store can't be written"],
     "outputs=/dev/null/outputs": ["outputs=/dev/null/outputs can't be written"],
 }
 
 
-@pytest.mark.parametrize("arguments", BAD_INPUT)
-def test_bad_input_is_one_sentence_and_does_no_work(arguments, monkeypatch, tmp_path: Path, capsys):
+@pytest.fixture(scope="session")
+def composer() -> Composer:
+    return Composer()
+
+
+@pytest.mark.parametrize("arguments", [*NOT_COMPOSED, *REFUSED])
+def test_bad_input_is_one_sentence_and_does_no_work(arguments, composer, monkeypatch, tmp_path: Path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["bench", *arguments.split()])
+    if arguments in REFUSED:  # each choice of parts is composed once
+        monkeypatch.setattr("bench.__main__.compose_one", composer.compose)
     with pytest.raises(SystemExit) as stopped:
         main()
     message = str(stopped.value.code)
-    for part in BAD_INPUT[arguments]:
+    for part in (NOT_COMPOSED | REFUSED)[arguments]:
         assert part in message
     assert message.startswith("error: ")
     assert "\n" not in message
@@ -259,8 +269,19 @@ def test_a_reader_that_has_seen_enough_ends_an_answer_in_silence(tmp_path: Path)
     assert finished.stderr == ""
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["-sc", "query=bash"]])
-def test_answers_that_need_no_work_import_nothing_heavy(arguments, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("arguments", "line", "offered"),
+    [
+        (["--help"], "", ""),
+        (["--cfg", "job"], "", ""),
+        (["-sc", "query=bash"], "bench num_", "num_completions="),
+        (["-sc", "query=bash"], "bench selection=", "selection=top_per_prompt"),
+        (["-sc", "query=bash"], "bench task.", "task.seed="),
+    ],
+)
+def test_answers_that_need_no_work_import_nothing_heavy_and_completion_knows_settings_and_choices(
+    arguments, line, offered, tmp_path: Path
+):
     heavy = ("torch", "transformers", "trl", "wandb", "lm_eval", "vllm", "matplotlib", "pyarrow", "datasets")
     script = (
         "import sys, atexit; sys.argv = ['bench', *sys.argv[1:]]\n"
@@ -268,26 +289,11 @@ def test_answers_that_need_no_work_import_nothing_heavy(arguments, tmp_path: Pat
         "from bench.__main__ import main; main()"
     )
     command = [sys.executable, "-c", script, *arguments]
-    finished = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=True, env=completing("bench sel")
-    )
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env=completing(line))
     assert "LOADED []" in finished.stdout
+    assert not offered or offered in finished.stdout.split()
 
 
 def completing(line: str) -> dict[str, str]:
     """What a shell sets when it asks for the completion of `line`."""
     return {"COMP_LINE": line, "COMP_POINT": str(len(line)), "PATH": ""}
-
-
-@pytest.mark.parametrize(
-    ("line", "offered"),
-    [
-        ("bench num_", "num_completions="),
-        ("bench selection=", "selection=top_per_prompt"),
-        ("bench task.", "task.seed="),
-    ],
-)
-def test_completion_knows_settings_and_choices(line, offered, tmp_path: Path):
-    command = [sys.executable, "-m", "bench", "-sc", "query=bash"]
-    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env=completing(line))
-    assert offered in finished.stdout.split()

@@ -5,6 +5,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from sharing import CONF, composed
 from bench.artifacts import Completions, Policy
 from bench.config import checks
 from bench.config.keys import run_id
-from bench.config.nodes import SUPPLIED
+from bench.config.nodes import SUPPLIED, check_node
 from bench.config.rules import Rule, rules
 from bench.errors import BenchError
 from bench.launching.runner import run_experiment
@@ -98,14 +99,18 @@ PARTS_OF_RUNS = [(group, choice) for group, choice in CHOICES if group in checks
 
 @pytest.mark.parametrize(("group", "choice"), PARTS_OF_RUNS)
 def test_every_number_has_limits(group: str, choice: str, composed_quickly: Compose):
+    """The whole check refuses one of a setting's bad values, a different one in turn; that of its part, the others."""
     cfg = filled(composed_quickly, group, choice)
-    for key, rule in ruled(cfg, group, choice):
+    for place, (key, rule) in enumerate(ruled(cfg, group, choice)):
         whole, broken = (any(map(rule.allows, numbers)) for numbers in ((0, 1, 2, 16, 64), (0.5, 0.25, 1.5)))
-        for bad in [2**64, -(2**64)] * (whole or broken) + [1e300, 1e-320] * broken:
-            given = copy.deepcopy(cfg)
-            OmegaConf.update(given, key, bad, force_add=True)
+        bad = [2**64, -(2**64)] * (whole or broken) + [1e300, 1e-320] * broken
+        given = copy.deepcopy(cfg)
+        for number, value in enumerate(bad):
+            OmegaConf.update(given, key, value, force_add=True)
+            whole_check = key in checks.RULES or number == place % len(bad)
+            check = partial(checks.check, given) if whole_check else partial(check_node, group, given[group])
             with pytest.raises(BenchError, match=re.escape(key.rpartition(".")[2])):
-                checks.check(given)
+                check()
 
 
 @pytest.mark.parametrize(("group", "choice"), PARTS_OF_RUNS)
@@ -151,6 +156,9 @@ def test_the_default_engine_is_settled_as_if_it_were_named(gpu, installed, hides
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if hides is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hides)
+    assert composed().generation["_target_"] == f"bench.generation.{engine}_engine.generate"
+    if gpu != "nvidia0" or hides is not None:  # one GPU, with vLLM and without it, settles either engine everywhere
+        return
     of_vllm = ["generation.max_num_seqs=3"] * (engine == "vllm")
     for settings in ([], ["generation.block_size=2", *of_vllm], ["experiment=quick"]):
         settled, named = composed(*settings), composed(*settings, f"generation={engine}")
@@ -164,12 +172,12 @@ def test_the_default_engine_is_settled_as_if_it_were_named(gpu, installed, hides
     assert composed("procedure=online").generation["_target_"] == "bench.generation.transformers_engine.generate"
 
 
-def test_the_run_id_is_that_of_the_batch_size_that_was_the_default():
-    assert composed().generation.batch_tokens is None
-    assert run_id(composed()) == run_id(composed("generation.batch_tokens=49152"))
+def test_the_run_id_is_that_of_the_batch_size_that_was_the_default(composed_quickly: Compose):
+    assert composed_quickly().generation.batch_tokens is None
+    assert run_id(composed_quickly()) == run_id(composed_quickly("generation.batch_tokens=49152"))
     worker = "generation.worker.batch_tokens"
-    assert run_id(composed("generation=ray")) == run_id(composed("generation=ray", f"{worker}=49152"))
-    assert run_id(composed()) != run_id(composed("generation.batch_tokens=1000"))
+    assert run_id(composed_quickly("generation=ray")) == run_id(composed_quickly("generation=ray", f"{worker}=49152"))
+    assert run_id(composed_quickly()) != run_id(composed_quickly("generation.batch_tokens=1000"))
 
 
 def test_the_share_of_the_gpu_that_large_models_leave_is_asked_for():
@@ -185,20 +193,20 @@ def test_a_setting_of_another_engine_is_refused_with_the_way_out():
         checks.check(cfg)
 
 
-def test_what_vllm_would_refuse_after_training_is_refused_before():
-    checks.check(composed("generation=vllm", "training=lora", "training.lora.r=512"))
-    checks.check(composed("training=lora", "training.lora.r=1024"))
+def test_what_vllm_would_refuse_after_training_is_refused_before(composed_quickly: Compose):
+    checks.check(composed_quickly("generation=vllm", "training=lora", "training.lora.r=512"))
+    checks.check(composed_quickly("training=lora", "training.lora.r=1024"))
     for asked in ("generation=vllm", "generation=ray generation@generation.worker=vllm"):
         with pytest.raises(BenchError, match=r"training\.lora\.r=1024 .* generation=vllm.*at most 512"):
-            checks.check(composed(*asked.split(), "training=lora", "training.lora.r=1024"))
+            checks.check(composed_quickly(*asked.split(), "training=lora", "training.lora.r=1024"))
 
 
-def test_a_package_that_is_asked_for_late_is_missed_early_and_by_no_plan(monkeypatch):
+def test_a_package_that_is_asked_for_late_is_missed_early_and_by_no_plan(monkeypatch, composed_quickly: Compose):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    checks.check_installed(composed("evaluation.harness_engine=vllm"))
-    checks.check_installed(composed("training=lora"))
-    engine = composed("evaluation.harness_engine=vllm", "evaluation.harness_tasks=[gsm8k]")
-    four_bit = composed("training=lora", "training.lora.four_bit=true")
+    checks.check_installed(composed_quickly("evaluation.harness_engine=vllm"))
+    checks.check_installed(composed_quickly("training=lora"))
+    engine = composed_quickly("evaluation.harness_engine=vllm", "evaluation.harness_tasks=[gsm8k]")
+    four_bit = composed_quickly("training=lora", "training.lora.four_bit=true")
     for cfg in (engine, four_bit):
         checks.check(cfg)
     with pytest.raises(BenchError, match=r"evaluation\.harness_engine=vllm needs the package vllm.*EXTRAS=vllm"):
@@ -219,15 +227,19 @@ def test_a_package_that_is_asked_for_late_is_missed_early_and_by_no_plan(monkeyp
         ),
     ],
 )
-def test_a_training_that_could_not_be_is_refused_before_anything_is_drawn(given: list[str], said: str):
+def test_a_training_that_could_not_be_is_refused_before_anything_is_drawn(
+    given: list[str], said: str, composed_quickly: Compose
+):
     with pytest.raises(BenchError, match=said):
-        checks.check(composed(*given))
+        checks.check(composed_quickly(*given))
 
 
-def test_run_id_is_that_of_the_configuration_not_of_its_place():
-    here, there = composed(), composed("store=elsewhere", "outputs=elsewhere", "tracking=none")
+def test_run_id_is_that_of_the_configuration_not_of_its_place(composed_quickly: Compose):
+    here, there = composed_quickly(), composed_quickly("store=elsewhere", "outputs=elsewhere", "tracking=none")
     assert run_id(here) == run_id(there)
-    ids = {run_id(composed(override)) for override in ("seed=1", "top_p=0.9", "selection=all_correct", "seed=0")}
+    ids = {
+        run_id(composed_quickly(override)) for override in ("seed=1", "top_p=0.9", "selection=all_correct", "seed=0")
+    }
     assert len(ids) == 4
     assert run_id(here) in ids
 
@@ -261,20 +273,19 @@ FILTERED = {  # a scoring -> the prompt filter by default
 
 @pytest.mark.parametrize("scoring", FILTERED)
 def test_prompts_without_an_accepted_completion_are_left_out_where_scoring_gives_verdicts(
-    scoring: str, own_scorers: None, caplog: pytest.LogCaptureFixture
+    scoring: str, own_scorers: None, composed_quickly: Compose, caplog: pytest.LogCaptureFixture
 ):
     given = scoring.split()
-    named = {name: composed(*given, f"prompt_filter={name}") for name in ("solved", "all")}
-    default = composed(*given)
+    named = {name: composed_quickly(*given, f"prompt_filter={name}") for name in ("solved", "all")}
+    default = composed_quickly(*given)
     assert default.prompt_filter._target_ == named[FILTERED[scoring]].prompt_filter._target_
     assert not caplog.records  # the check of the configuration says what is wrong
     if OmegaConf.missing_keys(default):
         return
     ids = {name: run_id(cfg) for name, cfg in named.items()}
-    assert run_id(default) == run_id(composed(*given, "prompt_filter=auto")) == ids[FILTERED[scoring]]
-    assert (
-        ids["solved"] != ids["all"] != run_id(composed(*given, "prompt_filter=solved", "prompt_filter.accept_above=0"))
-    )
+    assert run_id(default) == run_id(composed_quickly(*given, "prompt_filter=auto")) == ids[FILTERED[scoring]]
+    lower = composed_quickly(*given, "prompt_filter=solved", "prompt_filter.accept_above=0")
+    assert ids["solved"] != ids["all"] != run_id(lower)
 
 
 def test_a_hybrid_filters_no_prompt_unless_it_is_given_a_filter():
@@ -283,7 +294,7 @@ def test_a_hybrid_filters_no_prompt_unless_it_is_given_a_filter():
         assert composed(*overrides).prompt_filter._target_ == "bench.selection.solved"
 
 
-def test_one_value_lives_in_one_place():
-    cfg = composed("temperature=0.7", "top_p=0.9", "seed=3", "task.max_new_tokens=9")
+def test_one_value_lives_in_one_place(composed_quickly: Compose):
+    cfg = composed_quickly("temperature=0.7", "top_p=0.9", "seed=3", "task.max_new_tokens=9")
     assert (cfg.generation.temperature, cfg.generation.top_p, cfg.generation.max_new_tokens) == (0.7, 0.9, 9)
     assert OmegaConf.select(cfg, "policy.seed") == 3

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from fixtures_tasks import preferences
-from sharing import composed
+from sharing import Shared, composed
 
 from bench.errors import BenchError
 from bench.generation import vllm_engine
@@ -47,21 +47,24 @@ def _room(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def models(shared: Shared) -> dict[str, Path]:
     """A policy of each family, and a reward model of Qwen 3's with the policy's tokenizer."""
+    folder = shared.once("offline_models", _save_models)
+    return {path.name: path for path in folder.iterdir()}
+
+
+def _save_models(folder: Path) -> None:
     import torch
     from transformers import AutoConfig, Qwen3ForSequenceClassification
 
-    folder = tmp_path_factory.mktemp("models")
-    found = {name: _room(families.make(name, folder / name).path) for name in ("qwen_2_5_base", "llama_3", "qwen_3")}
+    for name in ("qwen_2_5_base", "llama_3", "qwen_3"):
+        _room(families.make(name, folder / name).path)
     for seed, role in enumerate(("reward", "gold")):
-        shutil.copytree(found["qwen_3"], folder / role)
+        shutil.copytree(folder / "qwen_3", folder / role)
         config = AutoConfig.from_pretrained(folder / role, num_labels=1)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             Qwen3ForSequenceClassification(config).save_pretrained(folder / role)
-        found[role] = folder / role
-    return found
 
 
 def gsm8k(folder: Path) -> str:

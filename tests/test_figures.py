@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from made_runs import made_run
+from sharing import Shared
 from stamps import stamp_of
 
 from bench.errors import BenchError
@@ -23,45 +24,78 @@ from bench.reporting.style import COLUMN_WIDTH, FULL_WIDTH, LOOKS, sequence
 ALONE = {"frontier", "reward_by_n", "coverage", "paths", "kl_by_n", "break_even", "cost_by_stage"}
 
 
-@pytest.fixture(scope="module")
-def one(tmp_path_factory) -> Run:
-    return made_run(tmp_path_factory.mktemp("one"), prompts=80, num_completions=8)
+@pytest.fixture(scope="session")
+def made_once(shared: Shared) -> Callable[[str, Callable[[Path], list[Run]]], list[Run]]:
+    """Runs that one worker makes and all read, in the order in which they are made."""
+
+    def once(name: str, make: Callable[[Path], list[Run]]) -> list[Run]:
+        def write(folder: Path) -> None:
+            (folder / "runs").write_text("\n".join(str(run.folder) for run in make(folder)))
+
+        folder = shared.once(f"figures_{name}", write)
+        return [read_run(Path(line)) for line in (folder / "runs").read_text().splitlines()]
+
+    return once
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory) -> list[Run]:
+def one(made_once) -> Run:
+    return made_once("one", lambda outputs: [made_run(outputs, prompts=80, num_completions=8)])[0]
+
+
+@pytest.fixture(scope="module")
+def swept(made_once) -> list[Run]:
     """Two seeds of two temperatures by two N, scored by what is not gold."""
-    outputs = tmp_path_factory.mktemp("swept")
-    return [
-        made_run(
-            outputs,
-            seed=seed,
-            num_completions=n,
-            prompts=40,
-            noise=0.8,
-            skill={"base": 0.3 - 0.1 * t, "tuned": 0.3 + 0.02 * n + 0.1 * t},
-            settings={"temperature": t},
-        )
-        for seed, t, n in itertools.product((0, 1), (0.7, 1.3), (4, 8))
-    ]
+    return made_once(
+        "swept",
+        lambda outputs: [
+            made_run(
+                outputs,
+                seed=seed,
+                num_completions=n,
+                prompts=40,
+                noise=0.8,
+                skill={"base": 0.3 - 0.1 * t, "tuned": 0.3 + 0.02 * n + 0.1 * t},
+                settings={"temperature": t},
+            )
+            for seed, t, n in itertools.product((0, 1), (0.7, 1.3), (4, 8))
+        ],
+    )
 
 
 @pytest.fixture(scope="module")
-def selected(tmp_path_factory) -> list[Run]:
+def selected(made_once) -> list[Run]:
     """Three seeds of six selection methods."""
-    outputs = tmp_path_factory.mktemp("selected")
     methods = ("worst_per_prompt", "mbr", "softmax", "all_correct", "rso", "shortest_correct")
-    return [
-        made_run(
-            outputs,
-            seed=seed,
-            prompts=40,
-            skill={"tuned": 0.2 + 0.1 * i},
-            settings={"selection._target_": f"bench.selection.{method}"},
-        )
-        for seed in range(3)
-        for i, method in enumerate(methods)
-    ]
+    return made_once(
+        "selected",
+        lambda outputs: [
+            made_run(
+                outputs,
+                seed=seed,
+                prompts=40,
+                skill={"tuned": 0.2 + 0.1 * i},
+                settings={"selection._target_": f"bench.selection.{method}"},
+            )
+            for seed in range(3)
+            for i, method in enumerate(methods)
+        ],
+    )
+
+
+@pytest.fixture(scope="module")
+def of_one(one: Run) -> list[Figure]:
+    return figures([one])
+
+
+@pytest.fixture(scope="module")
+def of_swept(swept: list[Run]) -> list[Figure]:
+    return figures(swept)
+
+
+@pytest.fixture(scope="module")
+def of_selected(selected: list[Run]) -> list[Figure]:
+    return figures(selected)
 
 
 def named(found: list[Figure], name: str) -> Figure:
@@ -69,12 +103,17 @@ def named(found: list[Figure], name: str) -> Figure:
 
 
 def points(figure: Figure, sizes: str = "") -> set[tuple[float, float]]:
+    """`points_on` of a figure that is drawn for it alone."""
+    with drawn(figure) as canvas:
+        return points_on(canvas, figure, sizes)
+
+
+def points_on(canvas: Any, figure: Figure, sizes: str = "") -> set[tuple[float, float]]:
     """Of every line in every panel: its corners and markers in data units.
 
     sizes: where x is n, its name in the rows; each point is then taken for the n that it stands beside.
     """
-    with drawn(figure) as canvas:
-        found = np.concatenate([line.get_xydata() for axes in canvas.axes for line in axes.lines])
+    found = np.concatenate([line.get_xydata() for axes in canvas.axes for line in axes.lines])
     if sizes:
         known = np.array(sorted({row[sizes] for row in figure.rows}), float)
         found = found[found[:, 0] > 0]  # a guide across the panel starts at 0
@@ -89,10 +128,10 @@ def of(rows: Any, x: str, y: str, **wanted: Any) -> set[tuple[float, float]]:
     return {(round(float(row[x]), 9), round(float(row[y]), 9)) for row in kept}
 
 
-def test_which_figures_the_records_hold(one, swept, selected):
-    assert {figure.name for figure in figures([one])} == ALONE
-    assert {figure.name for figure in figures(swept)} == ALONE - {"break_even"} | {"accuracy_by_n", "pessimism_by_n"}
-    assert {figure.name for figure in figures(selected)} == ALONE - {"break_even"} | {"selection"}
+def test_which_figures_the_records_hold(one, of_one, of_swept, of_selected):
+    assert {figure.name for figure in of_one} == ALONE
+    assert {figure.name for figure in of_swept} == ALONE - {"break_even"} | {"accuracy_by_n", "pessimism_by_n"}
+    assert {figure.name for figure in of_selected} == ALONE - {"break_even"} | {"selection"}
     assert [figure.name for figure in of_one_run(one)] == ["frontier"]
 
 
@@ -112,8 +151,8 @@ def test_an_unfinished_run_is_refused(tmp_path):
         read_run(tmp_path)
 
 
-def test_the_frontier_is_the_records(one):
-    rows = named(figures([one]), "frontier").rows
+def test_the_frontier_is_the_records(one, of_one):
+    rows = named(of_one, "frontier").rows
     for n in (1, 2, 4, 8):
         (row,) = [row for row in rows if row["method"] == "best_of_n" and row["n"] == n]
         kl, accuracy = (one.series("base", "best_of_n", metric)[n] for metric in ("kl", "accuracy"))
@@ -127,31 +166,6 @@ def test_the_frontier_is_the_records(one):
     assert [row["value"] for row in soft] == sorted((row["value"] for row in soft), reverse=True)
 
 
-@pytest.mark.parametrize(
-    ("name", "x", "y"),
-    [("frontier", "kl", "value"), ("reward_by_n", "n", "reward"), ("kl_by_n", "n", "kl"), ("paths", "k", "value")],
-)
-def test_every_row_is_drawn(one, name, x, y):
-    figure = named(figures([one]), name)
-    assert of(figure.rows, x, y) <= points(figure, "" if x == "kl" else x)
-
-
-def test_every_row_of_a_sweep_is_drawn(swept):
-    for name, x, y in (("frontier", "kl", "value"), ("accuracy_by_n", "n", "accuracy"), ("coverage", "k", "accuracy")):
-        figure = named(figures(swept), name)
-        assert of(figure.rows, x, y) <= points(figure, "" if x == "kl" else x)
-
-
-@pytest.mark.parametrize("name", ["accuracy_by_n", "reward_by_n", "pessimism_by_n", "coverage", "paths"])
-def test_bars_of_several_series_at_one_n_stand_side_by_side(swept, name):
-    with drawn(named(figures(swept), name)) as canvas:
-        for axes in canvas.axes:
-            bars = {tuple(path.vertices.ravel()) for part in axes.collections for path in part.get_paths()}
-            apart = np.diff(np.sort(np.log2([bar[0] for bar in bars])))
-            assert len(bars) > 2
-            assert apart.min() > 0.03, axes.get_title()  # octaves: a point or more, where a bar is .7 wide
-
-
 def test_a_series_keeps_its_order_and_its_middle_beside_others():
     rows = [{"n": 4, "y": 1.0}]
     for count in (1, 2, 5, 30):
@@ -162,16 +176,8 @@ def test_a_series_keeps_its_order_and_its_middle_beside_others():
     assert rows == [{"n": 4, "y": 1.0}]
 
 
-def test_intervals_are_drawn_to_their_ends(one):
-    figure = named(figures([one]), "reward_by_n")
-    with drawn(figure) as canvas:
-        bars = [path.vertices for part in canvas.axes[0].collections for path in part.get_paths()]
-    ends = {(2.0 ** round(math.log2(x)), round(float(y), 9)) for bar in bars for x, y in bar}
-    assert ends == of(figure.rows, "n", "reward_low") | of(figure.rows, "n", "reward_high")
-
-
-def test_means_of_seeds_have_intervals_for_new_seeds(swept):
-    row = next(row for row in named(figures(swept), "accuracy_by_n").rows if row["of"] == "tuned")
+def test_means_of_seeds_have_intervals_for_new_seeds(swept, of_swept):
+    row = next(row for row in named(of_swept, "accuracy_by_n").rows if row["of"] == "tuned")
     runs = [run for run in swept if run.config["num_completions"] == 4 and run.config["temperature"] == 0.7]
     assert row["name"] == "T=0.7"
     assert row["accuracy"] == pytest.approx(np.mean([run.metrics["tuned/pass@1"] for run in runs]))
@@ -179,10 +185,10 @@ def test_means_of_seeds_have_intervals_for_new_seeds(swept):
     assert row["accuracy_high"] - row["accuracy_low"] != pytest.approx(alone.high - alone.low)
 
 
-def test_runs_that_share_a_pool_share_its_curve(swept, selected):
-    curves = [row for row in named(figures(swept), "frontier").rows if row["method"] == "best_of_n"]
+def test_runs_that_share_a_pool_share_its_curve(of_swept, of_selected):
+    curves = [row for row in named(of_swept, "frontier").rows if row["method"] == "best_of_n"]
     assert [(row["series"], row["n"]) for row in curves] == [(t, n) for t in ("T=0.7", "T=1.3") for n in (1, 2, 4, 8)]
-    shared = [row for row in named(figures(selected), "frontier").rows if row["method"] == "best_of_n"]
+    shared = [row for row in named(of_selected, "frontier").rows if row["method"] == "best_of_n"]
     assert [row["n"] for row in shared] == [1, 2, 4]
 
 
@@ -195,11 +201,11 @@ def test_the_selection_figure_has_one_panel_without_a_control(tmp_path):
     assert "control" not in figure.caption
     assert "paired difference" not in figure.caption
     with drawn(figure) as canvas:
-        assert [axes.get_xlabel() for axes in canvas.axes] == ["accuracy"]
+        assert [axes.get_xlabel() for axes in canvas.axes] == ["sampled accuracy"]
 
 
-def test_the_selection_figure_is_ordered_and_paired(selected):
-    figure = named(figures(selected), "selection")
+def test_the_selection_figure_is_ordered_and_paired(of_selected):
+    figure = named(of_selected, "selection")
     assert [row["tuned"] for row in figure.rows] == sorted(row["tuned"] for row in figure.rows)
     for row in figure.rows:
         assert row["difference"] == pytest.approx(row["tuned"] - row["control"])
@@ -214,14 +220,16 @@ def test_the_selection_figure_is_ordered_and_paired(selected):
 
 
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory) -> list[Run]:
+def grid(made_once) -> list[Run]:
     """Three temperatures by two top-p."""
-    outputs = tmp_path_factory.mktemp("grid")
-    return [
-        made_run(outputs, prompts=40, settings={"temperature": t, "top_p": p}, skill={"tuned": 0.2 * t + 0.3 * p})
-        for t in (0.7, 1.0, 1.3)
-        for p in (0.8, 1.0)
-    ]
+    return made_once(
+        "grid",
+        lambda outputs: [
+            made_run(outputs, prompts=40, settings={"temperature": t, "top_p": p}, skill={"tuned": 0.2 * t + 0.3 * p})
+            for t in (0.7, 1.0, 1.3)
+            for p in (0.8, 1.0)
+        ],
+    )
 
 
 def test_a_heat_map_has_each_cell_in_its_place(grid):
@@ -281,19 +289,19 @@ def test_other_axes_of_a_sweep_get_panels_of_their_own(tmp_path):
         assert round(row["control"], 9) in panels[row["panel"]]
 
 
-def test_coverage_names_its_law_and_leaves_out_what_repeats_it(one, swept):
-    methods = {row["method"] for row in named(figures([one]), "coverage").rows}
+def test_coverage_names_its_law_and_leaves_out_what_repeats_it(of_one, of_swept):
+    methods = {row["method"] for row in named(of_one, "coverage").rows}
     assert {name for name in methods if not name.startswith("power law")} == {"pass", "majority"}  # gold is the scorer
     assert sum(name.startswith("power law: a=") for name in methods) == 1
-    assert "one of the k by majority vote;" in named(figures([one]), "coverage").caption
-    shown = named(figures(swept), "coverage")
+    assert "one of the k by majority vote;" in named(of_one, "coverage").caption
+    shown = named(of_swept, "coverage")
     assert "one of the k by the scorer, majority vote or weighted majority vote;" in shown.caption
     noisy = {row["method"] for row in shown.rows}
     assert {"pass", "best_of_n", "majority", "weighted_majority"} < noisy
 
 
-def test_the_lines_of_the_break_even_cross_where_the_record_says(one):
-    rows = named(figures([one]), "break_even").rows
+def test_the_lines_of_the_break_even_cross_where_the_record_says(of_one):
+    rows = named(of_one, "break_even").rows
     (crossing,) = [row for row in rows if row["what"] == "crossing"]
     assert (crossing["queries"], crossing["queries_low"], crossing["queries_high"]) == (1700, 1400, 2100)
     tuned, best = ([row for row in rows if row["what"] == f"total {name}"] for name in ("tuned", "best_of_n"))
@@ -374,23 +382,23 @@ def test_paths_of_two_configurations_look_different(swept):
     assert len(set(map(str, looks))) == 5
 
 
-def test_captions_speak_of_the_curves_that_are_there(swept):
+def test_captions_speak_of_the_curves_that_are_there(swept, of_swept):
     pair = [run for run in swept if run.config["temperature"] == swept[0].config["temperature"]]
-    assert "Best-of-n (oracle): " in named(figures(swept), "accuracy_by_n").caption
+    assert "Best-of-n (oracle): " in named(of_swept, "accuracy_by_n").caption
     shown = named(figures(pair), "accuracy_by_n")  # one sampler
     assert "Best-of-n" not in shown.caption
     assert "Fine-tuned: " in shown.caption
 
 
-def test_the_legend_of_the_kl_has_no_bar(one):
-    with drawn(named(figures([one]), "kl_by_n")) as canvas:
+def test_the_legend_of_the_kl_has_no_bar(of_one):
+    with drawn(named(of_one, "kl_by_n")) as canvas:
         handles, labels = canvas.axes[0].get_legend_handles_labels()
     bars = {label: handle.has_yerr for handle, label in zip(handles, labels, strict=True)}
     assert bars["log n bound"] is bars["measured"] is False
 
 
-def test_costs_count_what_runs_share_once(swept):
-    rows = {row["stage"]: row for row in named(figures(swept), "cost_by_stage").rows}
+def test_costs_count_what_runs_share_once(swept, of_swept):
+    rows = {row["stage"]: row for row in named(of_swept, "cost_by_stage").rows}
     assert (rows["pretrain"]["seconds"], rows["pretrain"]["seconds_unshared"]) == (80, 320)  # one per seed, eight runs
     assert (rows["sft"]["seconds"], rows["sft"]["seconds_unshared"]) == (40, 40)
     assert rows["generate"]["generated_tokens"] == 2000
@@ -413,7 +421,7 @@ def test_a_scorer_that_is_not_gold_is_diagnosed_in_the_run_that_has_one(tmp_path
         "scorer/calibration": "of the score",
         "scorer/calibration_error": 0.2,
     }
-    run = made_run(tmp_path, noise=0.5, num_completions=8, metrics=found)
+    run = made_run(tmp_path, prompts=20, noise=0.5, num_completions=8, metrics=found)
     keys = ("diagnostic", "x", "value", "low", "high", "count")
     cells = [("gold", n, 0.2 + 0.1 * n, 0.1 + 0.1 * n, 0.3 + 0.1 * n, 9) for n in (1.0, 2.0, 4.0)]
     cells += [("proxy", n, 0.1 * n, 0.05 * n, 0.15 * n, 9) for n in (1.0, 2.0, 4.0)]
@@ -430,8 +438,8 @@ def test_a_scorer_that_is_not_gold_is_diagnosed_in_the_run_that_has_one(tmp_path
 
 
 @pytest.fixture(scope="module")
-def written(one, tmp_path_factory) -> tuple[Figure, list[Path]]:
-    figure = named(figures([one]), "frontier")
+def written(of_one, tmp_path_factory) -> tuple[Figure, list[Path]]:
+    figure = named(of_one, "frontier")
     return figure, write_figure(figure, tmp_path_factory.mktemp("written"))
 
 
@@ -471,10 +479,10 @@ def test_equal_records_give_equal_bytes_whatever_the_machine_prefers(written, tm
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in paths]
 
 
-def test_changed_records_give_another_stamp(one, tmp_path):
+def test_changed_records_give_another_stamp(of_one, tmp_path):
     from dataclasses import replace
 
-    figure = named(figures([one]), "frontier")
+    figure = named(of_one, "frontier")
     changed = replace(figure, rows=[{**figure.rows[0], "kl": 0.1234}, *figure.rows[1:]])
     assert changed.stamp != figure.stamp
     assert changed.stamp.split(";")[0] == figure.stamp.split(";")[0]
@@ -491,13 +499,6 @@ def test_fonts_are_embedded_and_sizes_are_those_of_a_paper(written):
     assert f"/MediaBox [ 0 0 {figure.width * 72:.6g}".encode() in content
     with Image.open(png) as image:
         assert image.width == pytest.approx(300 * figure.width, abs=1)
-
-
-def test_every_figure_is_one_or_two_columns_wide(one, swept, selected):
-    for figure in (*figures([one]), *figures(swept), *figures(selected)):
-        assert figure.width in (COLUMN_WIDTH, FULL_WIDTH)
-        assert figure.caption.rstrip().endswith(".")
-        assert len({tuple(row) for row in figure.rows}) == 1
 
 
 def grey(colour: str) -> float:
@@ -523,29 +524,68 @@ def test_every_colour_stands_out_on_white():
         assert (1.0 + 0.05) / (grey(look.colour) + 0.05) > 1.5
 
 
-def boxes(figure: Figure) -> list[list[Any]]:
-    """Extents of the texts in each panel, without the lines that lead from them."""
-    from matplotlib.text import Text
-
-    with drawn(figure) as canvas:
-        return [[Text.get_window_extent(text) for text in axes.texts if text.get_text()] for axes in canvas.axes]
+DRAWN = {  # whose rows are points of its lines: which runs and figure -> x and y
+    ("one", "frontier"): ("kl", "value"),
+    ("one", "reward_by_n"): ("n", "reward"),
+    ("one", "kl_by_n"): ("n", "kl"),
+    ("one", "paths"): ("k", "value"),
+    ("swept", "frontier"): ("kl", "value"),
+    ("swept", "accuracy_by_n"): ("n", "accuracy"),
+    ("swept", "coverage"): ("k", "accuracy"),
+}
+BESIDE = {("swept", name) for name in ("accuracy_by_n", "reward_by_n", "pessimism_by_n", "coverage", "paths")}
 
 
 @pytest.mark.parametrize("which", ["one", "swept", "selected"])
-def test_no_label_covers_another_or_leaves_its_panel(which, request):
-    found: Callable[[Any], list[Figure]] = figures
-    runs = request.getfixturevalue(which)
-    for figure in found([runs] if isinstance(runs, Run) else runs):
-        for texts in boxes(figure):
-            for a, b in itertools.combinations(texts, 2):
-                assert not a.overlaps(b), figure.name
-
-
-def test_nothing_is_cut_off_at_the_edges(one, swept, selected):
-    for figure in (*figures([one]), *figures(swept), *figures(selected)):
+def test_every_figure_shows_its_rows_has_a_columns_width_and_cuts_and_covers_nothing(which, request):
+    """Each is drawn once for all of this."""
+    seen = set()
+    for figure in request.getfixturevalue(f"of_{which}"):
+        seen.add((which, figure.name))
+        assert figure.width in (COLUMN_WIDTH, FULL_WIDTH)
+        assert figure.caption.rstrip().endswith(".")
+        assert len({tuple(row) for row in figure.rows}) == 1
         with drawn(figure) as canvas:
-            whole, shown = canvas.bbox, canvas.get_tightbbox().transformed(canvas.dpi_scale_trans)
-            assert shown.x0 >= whole.x0 - 1, figure.name
-            assert shown.x1 <= whole.x1 + 1, figure.name
-            assert shown.y0 >= whole.y0 - 1, figure.name
-            assert shown.y1 <= whole.y1 + 1, figure.name
+            has_all_within_its_edges(canvas, figure.name)
+            has_labels_apart_from_each_other(canvas, figure.name)
+            if (which, figure.name) in DRAWN:
+                x, y = DRAWN[which, figure.name]
+                assert of(figure.rows, x, y) <= points_on(canvas, figure, "" if x == "kl" else x)
+            if (which, figure.name) in BESIDE:
+                has_bars_side_by_side(canvas)
+            if (which, figure.name) == ("one", "reward_by_n"):
+                has_bars_to_their_ends(canvas, figure)
+    assert {key for key in {*DRAWN, *BESIDE} if key[0] == which} <= seen
+
+
+def has_all_within_its_edges(canvas: Any, name: str) -> None:
+    whole, shown = canvas.bbox, canvas.get_tightbbox().transformed(canvas.dpi_scale_trans)
+    assert shown.x0 >= whole.x0 - 1, name
+    assert shown.x1 <= whole.x1 + 1, name
+    assert shown.y0 >= whole.y0 - 1, name
+    assert shown.y1 <= whole.y1 + 1, name
+
+
+def has_labels_apart_from_each_other(canvas: Any, name: str) -> None:
+    """The texts in each panel, without the lines that lead from them."""
+    from matplotlib.text import Text
+
+    for axes in canvas.axes:
+        boxes = [Text.get_window_extent(text) for text in axes.texts if text.get_text()]
+        for a, b in itertools.combinations(boxes, 2):
+            assert not a.overlaps(b), name
+
+
+def has_bars_side_by_side(canvas: Any) -> None:
+    """The bars of several series at one n."""
+    for axes in canvas.axes:
+        bars = {tuple(path.vertices.ravel()) for part in axes.collections for path in part.get_paths()}
+        apart = np.diff(np.sort(np.log2([bar[0] for bar in bars])))
+        assert len(bars) > 2
+        assert apart.min() > 0.03, axes.get_title()  # octaves: a point or more, where a bar is .7 wide
+
+
+def has_bars_to_their_ends(canvas: Any, figure: Figure) -> None:
+    bars = [path.vertices for part in canvas.axes[0].collections for path in part.get_paths()]
+    ends = {(2.0 ** round(math.log2(x)), round(float(y), 9)) for bar in bars for x, y in bar}
+    assert ends == of(figure.rows, "n", "reward_low") | of(figure.rows, "n", "reward_high")

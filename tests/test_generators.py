@@ -11,17 +11,19 @@ import pytest
 from drawing import generate
 from made_runs import made_run
 from omegaconf import OmegaConf
-from sharing import Finished
+from sharing import Finished, Shared
 
 from bench import policies
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
 from bench.blocks import side_by_side
+from bench.config import checks
 from bench.config.compose import CONF
 from bench.errors import BenchError
 from bench.generators import by_generator, correct_paths, from_several, generator_seed, shares
 from bench.models import loading
 from bench.models.tokens import distributions_differ, ids_differ, reencoded
 from bench.procedures.parts import Parts
+from bench.records.read import Run, read_run
 from bench.reporting.exhibits.generators import (
     against_own,
     generators_figure,
@@ -468,8 +470,6 @@ def test_the_chain_names_every_generator_and_its_pool(finished):
 
 
 def test_the_run_says_whose_samples_were_selected_and_the_figure_shows_it(finished):
-    from bench.records.read import read_run
-
     run = read_run(finished.folder)
     shares_ = [run.metrics[f"generators/{name}/selected_share"] for name in NAMES]
     said = ", ".join(f"{share:.0%} come from {name}" for share, name in zip(shares_, NAMES, strict=True))
@@ -497,9 +497,10 @@ def test_the_run_says_whose_samples_were_selected_and_the_figure_shows_it(finish
         ("procedure.generators.larger.policy.layers=0", "procedure.generators.larger.policy.layers=0 is not allowed"),
     ],
 )
-def test_a_mistaken_mix_is_refused_before_any_work(setting, said):
+def test_a_mistaken_mix_is_refused_before_any_work(setting, said, composed_quickly):
+    cfg = composed_quickly("procedure=generators", setting)
     with pytest.raises(BenchError) as refused:
-        cells_of_sweep(["procedure=generators", setting], CONF)
+        checks.check(cfg)
     assert said in str(refused.value)
 
 
@@ -554,10 +555,16 @@ def mix(outputs: Path, seed: int, names: list[str], tuned: float, **settings):
 
 
 @pytest.fixture(scope="module")
-def reported(tmp_path_factory: pytest.TempPathFactory) -> list:
-    outputs = tmp_path_factory.mktemp("reported")
+def reported(shared: Shared) -> list[Run]:
+    """Three seeds of three mixes, made once for all workers."""
     skills = {("student",): 0.4, ("larger",): 0.41, ("student", "larger"): 0.75}
-    return [mix(outputs, seed, list(names), tuned) for names, tuned in skills.items() for seed in (0, 1, 2)]
+
+    def make(outputs: Path) -> None:
+        made = [mix(outputs, seed, list(names), tuned) for names, tuned in skills.items() for seed in (0, 1, 2)]
+        (outputs / "runs").write_text("\n".join(str(run.folder) for run in made))
+
+    lines = (shared.once("reported_generators", make) / "runs").read_text().splitlines()
+    return [read_run(Path(line)) for line in lines]
 
 
 def test_a_mix_is_compared_with_as_many_of_the_students_own(reported):

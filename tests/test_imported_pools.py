@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sharing import SMALL, composed, given_by, places, replaced
+from omegaconf import DictConfig
+from sharing import SMALL, Shared, composed, given_by, places, replaced
 
 import bench
 from bench.config import checks
@@ -34,16 +35,19 @@ def drawn(finished_run: Callable[..., Any]) -> Run:
 
 
 @pytest.fixture
-def files(drawn: Run, tmp_path: Path) -> dict[str, Path]:
+def files(drawn: Run, shared: Shared, tmp_path: Path) -> dict[str, Path]:
     """Its pools as files, token ids included."""
-    found = {split: tmp_path / f"{split}.jsonl" for split in SPLITS}
-    for split, file in found.items():
-        export(drawn.folder, file, split=split, tokens="ids")
-    return found
+
+    def write(folder: Path) -> None:
+        for split in SPLITS:
+            export(drawn.folder, folder / f"{split}.jsonl", split=split, tokens="ids")
+
+    folder = shared.once("exported", write)
+    return {split: Path(shutil.copy(folder / f"{split}.jsonl", tmp_path)) for split in SPLITS}
 
 
 @pytest.fixture
-def run(tiny_policy: Any, tmp_path: Path) -> Run_:
+def run(tiny_policy: Any, composed_quickly: Callable[..., DictConfig], tmp_path: Path) -> Run_:
     """Import files under the names of their splits, and run an experiment on them; `like` changes every row first."""
 
     def start(files: dict[str, Path], *settings: str, like: Callable[[dict[str, Any]], Any] = lambda row: row) -> Run:
@@ -54,7 +58,7 @@ def run(tiny_policy: Any, tmp_path: Path) -> Run_:
             at = {"outputs": tmp_path / "outputs", "store": tmp_path / "store"}
             bench.import_pool(changed, name=split, columns={"reward.mine": "reward"}, temperature=1.0, **at)
         taken = [f"generation.{split}={split}" for split in files]
-        cfg = composed(
+        cfg = composed_quickly(
             *replaced([*SMALL, *places(tmp_path), *given_by(tiny_policy), "generation=imported", *taken], *settings)
         )
         run_experiment(cfg, quiet=True)
@@ -94,7 +98,9 @@ def test_texts_alone_are_encoded_anew_and_what_is_not_known_stays_undefined(
     drawn: Run, files: dict[str, Path], run: Run_, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     ours = run(
-        files, like=lambda row: {name: row[name] for name in ("prompt", "completion", "finish_reason", "reward")}
+        files,
+        "control=none",
+        like=lambda row: {name: row[name] for name in ("prompt", "completion", "finish_reason", "reward")},
     )
     said = capsys.readouterr().err
     assert "generation.train=train: the token ids of 160 completions were made from their texts" in said
@@ -118,6 +124,7 @@ def test_a_training_prompt_may_have_fewer_completions(files: dict[str, Path], ru
         {"train": files["train"]},
         "selection=random_per_prompt",
         "prompt_filter=all",
+        "control=none",
         like=lambda row: row if (row["id"], row["sample"]) in keep else None,
     )
     assert ours.metrics["pool/completions"] == len(keep) == 4 * 40 - 6
@@ -136,7 +143,7 @@ def test_prompts_that_are_there_twice_or_are_none_of_the_runs(
     rows = [json.loads(line) for line in files["train"].read_text().splitlines()]
     again = [row | {"id": f"{row['id']} again", "completion": "none"} for row in rows]
     files["train"].write_text("".join(json.dumps(row) + "\n" for row in [*rows, *again]))
-    back = bench.load(run({"train": files["train"]}).folder).completions("train")
+    back = bench.load(run({"train": files["train"]}, "control=none").folder).completions("train")
     assert sorted(back["text"]) == sorted(row["completion"] for row in rows)
     assert "=train: 40 of 80 imported prompts are none of this run's train prompts" in capsys.readouterr().err
 
@@ -234,7 +241,7 @@ def test_two_columns_of_one_file_are_two_pools(tmp_path: Path):
 def test_a_finished_run_is_outdated_once_its_import_has_other_completions(
     files: dict[str, Path], run: Run_, tmp_path: Path
 ):
-    ours = run({"train": files["train"]})
+    ours = run({"train": files["train"]}, "control=none")
     assert state_of(ours.folder).kind == "done"
     shutil.rmtree(tmp_path / "outputs/imported/train")
     assert state_of(ours.folder).kind == "outdated"

@@ -94,38 +94,41 @@ def test_a_training_too_short_to_keep_any_says_so(random_policy, few_prompts, po
     assert "the training had 4 updates" in said
 
 
-@pytest.mark.parametrize("checkpoint_every", [None, 3])
-def test_what_was_kept_before_a_kill_is_not_made_again(
-    checkpoint_every, random_policy, few_prompts, pool, store, monkeypatch
-):
-    made, keep = [], sft.keep
-
-    def die_at_the_third(scratch, updates, write):
-        def half(folder: Path) -> None:
-            (folder / "config.json").write_text("{")
-            raise KeyboardInterrupt
-
-        keep(scratch, updates, half if len(made) == 2 else write)
-        made.append(updates)
-
+def test_what_was_kept_before_a_kill_is_not_made_again(random_policy, few_prompts, pool, store, monkeypatch):
+    """With and without checkpoints, beside one training that nothing stopped."""
     given, how = (random_policy, few_prompts, pool, CELLS), {**STEADY, "epochs": 2, "keep_every": 2}
-    with monkeypatch.context() as patched:
-        patched.setattr(sft, "keep", die_at_the_third)
-        with pytest.raises(KeyboardInterrupt):
-            fine_tune(*given, **how, checkpoint_every=checkpoint_every)
-    assert made == [2, 4]
-    monkeypatch.setattr(sft, "keep", lambda *rest: (made.append(rest[1]), keep(*rest)))
-    resumed = fine_tune(*given, **how, checkpoint_every=checkpoint_every)
-    assert made == [2, 4, 6]
-    assert [path.name for path in (store.root / "sft").iterdir()] == [resumed.path.name]  # nothing is left beside it
-    assert fine_tune(*given, **how) == resumed
-    assert made == [2, 4, 6]
-    with using(Store(store.root.parent / "other")):
-        whole = fine_tune(*given, **how)
-    assert {updates: weights(one) for updates, one in kept(resumed).items()} == {
-        updates: weights(one) for updates, one in kept(whole).items()
-    }
+    keep = sft.keep
+    whole = fine_tune(*given, **how)
     assert list(kept(whole)) == [2, 4, 6]
+    for checkpoint_every in (None, 3):
+        made: list[int] = []
+
+        def die_at_the_third(scratch, updates, write, made=made):
+            def half(folder: Path) -> None:
+                (folder / "config.json").write_text("{")
+                raise KeyboardInterrupt
+
+            keep(scratch, updates, half if len(made) == 2 else write)
+            made.append(updates)
+
+        def note(scratch, updates, write, made=made):
+            made.append(updates)
+            keep(scratch, updates, write)
+
+        with using(Store(store.root.parent / f"killed {checkpoint_every}")) as killed:
+            monkeypatch.setattr(sft, "keep", die_at_the_third)
+            with pytest.raises(KeyboardInterrupt):
+                fine_tune(*given, **how, checkpoint_every=checkpoint_every)
+            assert made == [2, 4]
+            monkeypatch.setattr(sft, "keep", note)
+            resumed = fine_tune(*given, **how, checkpoint_every=checkpoint_every)
+            assert made == [2, 4, 6]
+            assert [path.name for path in (killed.root / "sft").iterdir()] == [resumed.path.name]  # nothing beside it
+            assert fine_tune(*given, **how) == resumed
+            assert made == [2, 4, 6]
+        for updates in (2, 4, 6):
+            assert weights(kept(resumed)[updates]) == weights(kept(whole)[updates])
+        assert list(kept(resumed)) == [2, 4, 6]
 
 
 def experiment(folder: Path, policy: Policy, *given: str) -> Path:
@@ -197,12 +200,12 @@ def test_the_best_is_the_earliest_of_the_most_accurate_and_never_the_base(few_pr
         (["training.keep_every=0"], "training.keep_every=0 is not allowed: it must be a whole number of at least 1"),
     ],
 )
-def test_where_they_can_not_be_judged_they_are_not_kept(given, complaint):
+def test_where_they_can_not_be_judged_they_are_not_kept(given, complaint, composed_quickly):
     with pytest.raises(BenchError, match=complaint):
-        checks.check(composed("training.keep_every=5", *given))
+        checks.check(composed_quickly("training.keep_every=5", *given))
 
 
-def test_all_other_procedures_judge_them():
+def test_all_other_procedures_judge_them(composed_quickly):
     """They end in one step, `Parts.train_and_judge`, which judges what the trainings kept."""
     for procedure in (
         ["procedure=single"],
@@ -210,4 +213,4 @@ def test_all_other_procedures_judge_them():
         ["procedure=hybrid", "control=none"],
         ["procedure=generators"],
     ):
-        checks.check(composed("training.keep_every=5", *procedure))
+        checks.check(composed_quickly("training.keep_every=5", *procedure))

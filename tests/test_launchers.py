@@ -5,71 +5,38 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import distributed
+import forked
 import pytest
 import ray
+import stub_jobs
 from distributed import meanwhile, wait
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from ray.cluster_utils import Cluster
 from sharing import places, replaced
+from stub_jobs import StubJob, failed, notes, stubs
+from submitit import SlurmJob
+from submitit.core.core import Job
 from submitit.core.utils import cloudpickle
 from test_sweep import SMALL, listed, metrics
 
 from bench.config.compose import CONF, LAUNCHER_PLUGINS, install_plugins
 from bench.errors import BenchError
-from bench.launching import devices, launch
+from bench.launching import backends, devices, launch
 from bench.launching.backends import Processes, RayTasks, SlurmJobs
 from bench.sweeps.cells import Cell, busy, state
 
-for pickler in (ray.cloudpickle, cloudpickle):  # the workers of Ray and Slurm can't import a test
-    for module in (sys.modules[__name__], distributed):
-        pickler.register_pickle_by_value(module)
+for pickler in (ray.cloudpickle, cloudpickle):  # the workers of Ray and Slurm can't import what lies among the tests
+    pickler.register_pickle_by_value(stub_jobs)
 
 LARGER = ["task.train_prompts=80", "generation.shard_size=2"]  # a pool that takes a while: 40 units
-
-
-@dataclass(frozen=True)
-class StubJob(launch.CellJob):
-    """A cell that leaves a note, waits while it is held, and kills its process as often as it is told to."""
-
-    desk: Path = Path()
-
-    def perform(self) -> launch.Outcome:
-        place = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "here"
-        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "unset") or "none"
-        note = f"{self.label} {os.getpid()} {place} {os.environ.get('WANDB_NAME', 'none')} {seen}"
-        (self.desk / f"began {time.monotonic_ns()} {note}").write_text("")
-        deaths = self.desk / f"deaths {self.label}"
-        if deaths.exists() and (left := int(deaths.read_text())):
-            deaths.write_text(str(left - 1))
-            os.kill(os.getpid(), signal.SIGKILL)
-        if (self.desk / f"raise {self.label}").exists():
-            raise ZeroDivisionError("a bug")
-        wait(lambda: not (self.desk / f"hold {self.label}").exists(), f"{self.label} is still held")
-        (self.desk / f"ended {note}").write_text("")
-        return launch.Outcome((f"{self.label} has ended",))
-
-
-def stubs(desk: Path, *labels: str) -> list[StubJob]:
-    return [StubJob(label, desk / "runs" / label, {}, desk, (), desk) for label in labels]
-
-
-def notes(desk: Path, kind: str) -> list[list[str]]:
-    """The words of each note, in the order of time where it has one: label, process, node, W&B's name, devices."""
-    found = sorted(path.name.split()[1:] for path in desk.glob(f"{kind} *"))
-    return [words[1:] for words in found] if kind == "began" else found
-
-
-def failed(desk: Path) -> dict[str, str]:
-    return {path.parent.name: path.read_text() for path in desk.glob("runs/*/error.txt")}
 
 
 # which GPUs
@@ -205,18 +172,20 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def fake_slurm(tmp_path: Path, monkeypatch) -> Iterator[Path]:
-    """sbatch and its like, first in PATH; the folder in which they keep jobs."""
+    """sbatch and its like, first in PATH, and asked often; the folder in which they keep jobs."""
     for name in ("sbatch", "srun", "sacct", "scontrol", "scancel"):
         path = tmp_path / "bin" / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text(f"#!{sys.executable}\n{Path(__file__).with_name('fake_slurm.py').read_text()}")
+        path.write_text(f"#!{sys.executable} -IS\n{Path(__file__).with_name('fake_slurm.py').read_text()}")
         path.chmod(0o755)
     (tmp_path / "slurm").mkdir()
     monkeypatch.setenv("FAKE_SLURM", str(tmp_path / "slurm"))
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setattr(SlurmJob.watcher, "_delay_s", 0.2)
+    monkeypatch.setattr(Job, "_results_timeout_s", 0)
+    monkeypatch.setattr(backends, "POLL", 0.05)
     yield tmp_path / "slurm"
-    if submitit := sys.modules.get("submitit"):
-        submitit.SlurmJob.watcher.clear()  # it remembers states by a job's number, which the next test's job has too
+    SlurmJob.watcher.clear()  # it remembers states by a job's number, which the next test's job has too
 
 
 Run = Callable[..., None]
@@ -240,39 +209,36 @@ def runner(request, name: str, folder: Path) -> Run:
     return lambda cells, **settings: launch.run_all(cells, made(**settings), cfg)
 
 
-def test_a_lost_process_costs_its_own_cell_a_try_and_the_others_go_on(run: Run, desk: Path, capfd, monkeypatch):
+def test_a_lost_process_or_an_exception_costs_its_own_cell_a_try_and_the_others_go_on(
+    run: Run, desk: Path, capfd, monkeypatch
+):
     monkeypatch.setenv("WANDB_NAME", "mine")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-x,GPU-y")
     (desk / "deaths b").write_text("1")
     (desk / "deaths c").write_text("9")
+    (desk / "raise e").write_text("")  # outside a run, which would record it
     (desk / "hold a").write_text("")  # it must outlive the deaths of the others
-    with meanwhile(lambda: (wait(lambda: failed(desk), "c still lives"), (desk / "hold a").unlink())):
-        run(stubs(desk, "a", "b", "c", "d"), retries=1)
+    with meanwhile(lambda: (wait(lambda: len(failed(desk)) == 2, "c or e lives"), (desk / "hold a").unlink())):
+        run(stubs(desk, "a", "b", "c", "d", "e"), retries=1)
     began, ended = notes(desk, "began"), notes(desk, "ended")
-    assert sorted(label for label, *_ in began) == ["a", "b", "b", "c", "c", "d"]
+    assert sorted(label for label, *_ in began) == ["a", "b", "b", "c", "c", "d", "e", "e"]
     assert sorted(label for label, *_ in ended) == ["a", "b", "d"]
     assert {name for *_, name, _ in began} == {"mine"}  # the user's variables come along
-    assert set(failed(desk)) == {"c"}
+    assert set(failed(desk)) == {"c", "e"}
     assert "2 of its processes were lost, more than hydra.launcher.retries=1 allows; the last: " in failed(desk)["c"]
+    assert "ZeroDivisionError" in failed(desk)["e"]
     told = capfd.readouterr().err
     assert told.count("b: its process was lost (") == 1
     assert "c: FAILED: 2 of its processes were lost" in told
     # which GPUs a job sees: its worker's own, those that Ray gave it (none), or those of the Slurm job
     seen = {(label, seen) for label, *_, seen in began}
     if "SIGKILL(-9)" in told:
-        assert seen == {("a", "GPU-x"), ("b", "GPU-y"), ("c", "GPU-y"), ("d", "GPU-y")}
+        assert seen == {("a", "GPU-x"), *((label, "GPU-y") for label in "bcde")}
     elif "Slurm" in told:
         assert "b: its process was lost (job 100_1: failed, no result; log " in told
         assert {devices for _, devices in seen} == {"GPU-x,GPU-y"}
     else:
         assert {devices for _, devices in seen} == {"none"}
-
-
-def test_an_exception_outside_a_run_is_recorded_and_the_others_go_on(run: Run, desk: Path):
-    (desk / "raise a").write_text("")
-    run(stubs(desk, "a", "b"), retries=0)
-    assert "ZeroDivisionError" in failed(desk)["a"]
-    assert [label for label, *_ in notes(desk, "ended")] == ["b"]
 
 
 def test_a_node_that_does_not_see_the_store_is_named(run: Run, tmp_path: Path):
@@ -350,14 +316,8 @@ def test_ray_cells_that_no_node_has_room_for_are_refused(cluster: Cluster, setti
 # whole sweeps of real cells
 
 
-def command(folder: Path, *settings: str) -> list[str]:
-    return [sys.executable, "-m", "bench", "-m", *replaced([*SMALL, *places(folder)], *settings)]
-
-
-def started(folder: Path, *settings: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        command(folder, *settings), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def started(folder: Path, *settings: str, **given: Callable[[], None]) -> forked.Command:
+    return forked.Command(["-m", *replaced([*SMALL, *places(folder)], *settings)], folder, **given)
 
 
 def holders(cells: list[Cell]) -> dict[int, Cell]:
@@ -378,11 +338,11 @@ def is_whole(store: Path) -> bool:
     return not [*store.rglob(".damaged*"), *store.rglob(".making*")]
 
 
-def begun(process: subprocess.Popen, folder: Path, cells: list[Cell], *, count: int) -> dict[int, Cell]:
+def begun(process: forked.Command, folder: Path, cells: list[Cell], *, count: int) -> dict[int, Cell]:
     """Wait until `count` cells run and some of a pool is drawn."""
 
     def there() -> bool:
-        assert process.poll() is None, process.communicate()
+        assert not process.ended(), process.wait()
         return len(holders(cells)) >= count and len(units(folder)) >= 3
 
     wait(there, "no pool is begun")
@@ -399,20 +359,20 @@ def test_joblib_a_sweep_survives_a_death_and_a_failure_and_again_runs_what_is_mi
     assert [state(cell).kind for cell in cells] == ["running", "running", "missing"]
     before = units(tmp_path)
     os.kill(min(running), signal.SIGKILL)
-    out, err = process.communicate()
-    assert process.returncode == 1, err
-    assert "3 cells: 3 missing" in out
-    assert "2 done, 1 failed" in out
-    assert f"{running[min(running)].label}: its process was lost (SIGKILL(-9)); run again" in err
-    assert err.count("tuned pass@1") == 2
-    assert err.count("selection=all_correct: FAILED") == 1
+    ended = process.wait()
+    assert ended.returncode == 1, ended.stderr
+    assert "3 cells: 3 missing" in ended.stdout
+    assert "2 done, 1 failed" in ended.stdout
+    assert f"{running[min(running)].label}: its process was lost (SIGKILL(-9)); run again" in ended.stderr
+    assert ended.stderr.count("tuned pass@1") == 2
+    assert ended.stderr.count("selection=all_correct: FAILED") == 1
     assert [state(cell).kind for cell in cells] == ["done", "done", "failed"]
     assert before
     assert {path: units(tmp_path)[path] for path in before} == before
     assert is_whole(tmp_path / "store")
 
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.json")}
-    again = subprocess.run(command(tmp_path, *settings), cwd=tmp_path, capture_output=True, text=True, check=False)
+    again = started(tmp_path, *settings).wait()
     assert again.stderr.count("done before") == 2
     assert again.stderr.count("selection=all_correct: FAILED") == 1
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.json")}
@@ -444,12 +404,12 @@ def test_ray_two_nodes_run_cells_and_one_that_is_killed_costs_what_it_was_drawin
     cluster.remove_node(leaving, allow_graceful=False)
     with contextlib.suppress(ProcessLookupError):
         os.kill(lost, signal.SIGKILL)  # with a node go all of its processes; this has only lost its raylet
-    out, err = process.communicate()
-    assert process.returncode == 0, err
+    ended = process.wait()
+    assert ended.returncode == 0, ended.stderr
     label = " ".join(sorted(running[lost].label.split()))
-    assert f"{label}: its process was lost" in err
-    assert "4 done" in out
-    assert err.count("tuned pass@1") == 4
+    assert f"{label}: its process was lost" in ended.stderr
+    assert "4 done" in ended.stdout
+    assert ended.stderr.count("tuned pass@1") == 4
     assert before
     assert {path: units(tmp_path)[path] for path in before} == before
     assert is_whole(tmp_path / "store")
@@ -461,7 +421,7 @@ def test_ray_two_nodes_run_cells_and_one_that_is_killed_costs_what_it_was_drawin
 def test_submitit_a_preempted_and_a_killed_cell_go_on_where_they_were(tmp_path: Path):
     settings = [*LARGER, "hydra/launcher=slurm", "hydra.launcher.cluster=local", "num_completions=4"]
     cells = listed(tmp_path, *settings)
-    process = started(tmp_path, *settings)
+    process = started(tmp_path, *settings, prepare=stub_jobs.impatient)
     preempted, killed = sorted(begun(process, tmp_path, cells, count=2))
     labels = {holder: cell.label for holder, cell in holders(cells).items()}
     before = units(tmp_path)
@@ -469,14 +429,14 @@ def test_submitit_a_preempted_and_a_killed_cell_go_on_where_they_were(tmp_path: 
     os.kill(preempted, signal.SIGUSR2)
     os.kill(killed, signal.SIGKILL)
     wait(lambda: preempted not in holders(cells), "the preempted cell goes on")
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    assert "2 done" in out
-    assert err.count("its process was lost") == 1
-    assert f"{labels[killed]}: its process was lost" in err
+    ended = process.wait()
+    assert ended.returncode == 0, ended.stderr
+    assert "2 done" in ended.stdout
+    assert ended.stderr.count("its process was lost") == 1
+    assert f"{labels[killed]}: its process was lost" in ended.stderr
     logs = "".join(path.read_text() for path in tmp_path.glob("outputs/.multirun/local/*/*_log.*"))
     assert logs.count("Requeued job") == 1
-    assert err.count("tuned pass@1") == 2
+    assert ended.stderr.count("tuned pass@1") == 2
     assert before
     assert {path: units(tmp_path)[path] for path in before} == before
     assert is_whole(tmp_path / "store")

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsdp_on_cpu
@@ -43,6 +44,12 @@ def tune(few_prompts, stopping_policy, store, tmp_path) -> Callable[..., tuple[P
     return call
 
 
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes are forks of one that has imported what a training needs, in place of torch.distributed.run's."""
+    monkeypatch.setattr(processes, "subprocess", SimpleNamespace(run=fsdp_on_cpu.run_in_forks))
+
+
 def same_training(ours: Policy, theirs: Policy) -> None:
     for name in ("loss", "grad_norm"):
         values = [[update[name] for update in training_log(policy)] for policy in (ours, theirs)]
@@ -77,6 +84,7 @@ def test_two_processes_make_the_updates_of_one(tune):
     assert counts == expected
 
 
+@pytest.mark.usefixtures("forks")
 @pytest.mark.parametrize(("fsdp", "lora"), [(False, ADAPTER), (True, None), (True, ADAPTER)])
 def test_two_processes_one_of_them_killed_make_the_updates_of_one(tune, fsdp, lora, monkeypatch, tmp_path):
     """With whole or sharded weights; the second try goes on in the middle of an epoch."""
@@ -101,6 +109,7 @@ def test_two_processes_one_of_them_killed_make_the_updates_of_one(tune, fsdp, lo
     assert {name: counts[name] for name in expected} == expected
 
 
+@pytest.mark.usefixtures("forks")
 def test_a_mistake_of_a_process_is_told_by_its_own_sentence(tune):
     with pytest.raises(BenchError, match=r"^training\.learning_rate=1e\+30 let the training diverge"):
         tune(processes=2, learning_rate=1e30)

@@ -4,7 +4,6 @@ import copy
 import functools
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,9 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 from sharing import places, replaced
 
+from bench import report as reports
 from bench import search as searching
+from bench import status
 from bench.config.compose import CONF, composing
 from bench.config.keys import run_folder
 from bench.errors import BenchError
@@ -46,7 +47,8 @@ def parsed(override: str) -> Any:
 
 def configured(*job: str) -> DictConfig:
     """What these overrides compose, quicker for many cells."""
-    numbers = [override for override in job if override.startswith(("temperature=", "top_p=", "split="))]
+    values = ("temperature=", "top_p=", "split=", "num_completions=", "selection.k=")
+    numbers = [override for override in job if override.startswith(values)]
     cfg = copy.deepcopy(genuinely_composed(*(override for override in job if override not in numbers)))
     OmegaConf.update(cfg, "split", "test")
     for override in OverridesParser.create().parse_overrides(numbers):
@@ -469,9 +471,9 @@ SMALL = [
 ]
 
 
-def test_the_named_search_runs_in_processes_and_again_runs_nothing(tmp_path: Path):
+def test_the_named_search_runs_in_processes_and_again_runs_nothing(tmp_path: Path, capsys, monkeypatch):
     named = ["sweep=search_temperature_top_p", *SMALL, "outputs=outputs", "store=store"]
-    command = [*named, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    command = [*named, "hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]
     first = forked.run(command, tmp_path)
     assert first.returncode == 0, first.stderr
     folder = tmp_path / "outputs" / "search_temperature_top_p"
@@ -494,14 +496,15 @@ def test_the_named_search_runs_in_processes_and_again_runs_nothing(tmp_path: Pat
     assert before == {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
     assert second.stdout[second.stdout.index("The Pareto") :] == first.stdout[first.stdout.index("The Pareto") :]
 
-    report = [sys.executable, "-m", "bench.report", *named]
-    built = subprocess.run(report, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bench.report", *named])
+    reports.main()
     of = {run["id"] for run in json.loads((folder / "report" / "report.json").read_text())["runs"]}
     assert of == {record["chosen"]["run"], record["baseline"]["run"]}
-    assert "Winner's curse" in built.stderr
+    assert "Winner's curse" in capsys.readouterr().err
 
-    status = [sys.executable, "-m", "bench.status", *named]
-    shown = subprocess.run(status, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    monkeypatch.setattr(sys, "argv", ["bench.status", *named])
+    status.main()
+    shown = capsys.readouterr().out
     assert "3 trials: 3 done" in shown
     assert "chosen on test: done" in shown

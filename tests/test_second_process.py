@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import joblib
 import pytest
-from omegaconf import OmegaConf
-from sharing import SMALL, composed, given_by, places
+from omegaconf import DictConfig, OmegaConf
+from sharing import SMALL, Finished, Shared, composed, given_by, places
 
 from bench.artifacts import Policy
 from bench.launching import second
@@ -31,6 +32,7 @@ with second.second_process(OmegaConf.create(json.loads(sys.argv[1]))) as process
     time.sleep(300)
 """
 FULL = ["num_completions=16", "baseline_completions=64"]
+FEW = ["task.train_prompts=20", "task.test_prompts=8", "control=none"]
 
 
 @pytest.fixture
@@ -40,9 +42,15 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
 
 
-@pytest.fixture(scope="module")
-def alone(tiny_policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_experiment(composed(*given_by(tiny_policy), *SMALL, *places(tmp_path_factory.mktemp("alone"))))
+@pytest.fixture
+def alone(finished_run: Callable[..., Finished]) -> Path:
+    return finished_run(*FEW).folder
+
+
+@pytest.fixture
+def cfg(tiny_policy: Policy, tmp_path: Path) -> DictConfig:
+    """The same experiment, in a store of its own."""
+    return composed(*given_by(tiny_policy), *SMALL, *places(tmp_path), *FEW)
 
 
 def numbers(folder: Path) -> dict:
@@ -50,7 +58,7 @@ def numbers(folder: Path) -> dict:
     return {name: value for name, value in found.items() if not name.startswith(BOOKKEEPING)}
 
 
-def test_the_numbers_are_those_of_one_process(alone, two_cores, tiny_policy, tmp_path, capsys, monkeypatch) -> None:
+def test_the_numbers_are_those_of_one_process(alone, cfg, two_cores, tmp_path, capsys, monkeypatch) -> None:
     started = second.SecondProcess.start
 
     def start_and_wait(process: second.SecondProcess) -> None:  # else a small experiment ends before it has begun
@@ -59,7 +67,7 @@ def test_the_numbers_are_those_of_one_process(alone, two_cores, tiny_policy, tmp
             time.sleep(0.02)
 
     monkeypatch.setattr(second.SecondProcess, "start", start_and_wait)
-    folder = run_experiment(composed(*given_by(tiny_policy), *SMALL, *places(tmp_path)))
+    folder = run_experiment(cfg)
     said = capsys.readouterr().err
     assert numbers(folder) == numbers(alone)
     for name in ("per_prompt.parquet", "curves.parquet"):
@@ -74,7 +82,7 @@ def test_the_numbers_are_those_of_one_process(alone, two_cores, tiny_policy, tmp
 
 @pytest.mark.parametrize("end", ["killed", "disk full"])
 def test_a_second_process_that_ends_early_costs_nothing(
-    end, alone, two_cores, tiny_policy, tmp_path, capsys, monkeypatch
+    end, alone, cfg, two_cores, tmp_path, capsys, monkeypatch
 ) -> None:
     started = second.SecondProcess.start
     (tmp_path / "said").touch()
@@ -90,19 +98,19 @@ def test_a_second_process_that_ends_early_costs_nothing(
     if end == "disk full":
         monkeypatch.setattr(second.tempfile, "TemporaryFile", lambda: next(files).open("r+b", buffering=0))
     monkeypatch.setattr(second.SecondProcess, "start", start_and_end)
-    folder = run_experiment(composed(*given_by(tiny_policy), *SMALL, *places(tmp_path)))
+    folder = run_experiment(cfg)
     assert numbers(folder) == numbers(alone)
     said = capsys.readouterr().err
     assert "the second process of this run ended early, and its work was done here" in said
     assert end == "killed" or "No space left on device" in said
 
 
-def test_one_that_can_not_start_is_said(two_cores, capsys, monkeypatch) -> None:
+def test_one_that_can_not_start_is_said(two_cores, composed_quickly, capsys, monkeypatch) -> None:
     def refuse(*given, **settings):
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     monkeypatch.setattr(second.subprocess, "Popen", refuse)
-    with second.second_process(composed()) as process:
+    with second.second_process(composed_quickly()) as process:
         process.completions = 1
         process.start()
         assert process.made() == set()
@@ -137,10 +145,12 @@ def test_it_ends_where_the_experiment_ends(tiny_policy: Policy, tmp_path: Path) 
     assert process.wait(timeout=300) == 1
 
 
-def test_nothing_is_started_where_nothing_is_made(alone, two_cores, tiny_policy, monkeypatch) -> None:
+def test_nothing_is_started_where_nothing_is_made(alone, cfg, two_cores, shared: Shared, monkeypatch) -> None:
     monkeypatch.setattr(second.subprocess, "Popen", lambda *given, **settings: pytest.fail("a process was started"))
-    folder = run_experiment(composed(*given_by(tiny_policy), *SMALL, *places(alone.parents[2])))
-    assert folder == alone
+    cfg.store = str(shared.root / "store")  # of the run that has ended
+    folder = run_experiment(cfg)
+    assert folder.name == alone.name
+    assert numbers(folder) == numbers(alone)
 
 
 @pytest.mark.parametrize(
@@ -156,15 +166,16 @@ def test_nothing_is_started_where_nothing_is_made(alone, two_cores, tiny_policy,
         (["selection._target_=own_parts.longest_correct"], 2, False),
     ],
 )
-def test_it_is_started_where_it_is_of_use(settings, cores, expected, monkeypatch) -> None:
+def test_it_is_started_where_it_is_of_use(settings, cores, expected, composed_quickly, monkeypatch) -> None:
     monkeypatch.setattr(joblib, "cpu_count", lambda: cores)
-    assert second.is_of_use(composed(*settings), completions=39_300) is expected
-    assert not second.is_of_use(composed(*settings), completions=2_000)
+    cfg = composed_quickly(*settings)
+    assert second.is_of_use(cfg, completions=39_300) is expected
+    assert not second.is_of_use(cfg, completions=2_000)
 
 
-def test_a_limit_that_is_no_number_starts_nothing(monkeypatch) -> None:
+def test_a_limit_that_is_no_number_starts_nothing(composed_quickly, monkeypatch) -> None:
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "many")
-    assert not second.is_of_use(composed(), completions=39_300)
+    assert not second.is_of_use(composed_quickly(), completions=39_300)
 
 
 def test_a_store_says_what_it_is_about_to_make(tmp_path: Path) -> None:

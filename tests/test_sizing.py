@@ -1,15 +1,18 @@
 """Estimates of size held against counted tensors, counted bytes and published numbers."""
 
+import functools
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import families
 import pytest
-from sharing import CONF, composed
+from omegaconf import DictConfig
+from sharing import CONF
 
 from bench import size
 from bench.errors import BenchError
@@ -117,7 +120,7 @@ def test_activations_are_near_what_autograd_keeps(changes):
 
 
 def test_training_is_near_the_growth_of_a_process(tmp_path):
-    """A model of 25 M parameters, three updates of AdamW on 1,024 tokens."""
+    """A model of 25 M parameters, two updates of AdamW on 1,024 tokens: the second has all that later ones have."""
     settings = tmp_path / "config.json"
     settings.write_text(json.dumps(MEDIUM))
     program = f"""
@@ -136,7 +139,7 @@ before = kib("VmRSS")
 model = LlamaForCausalLM(config)
 optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 ids = torch.ones(8, 128, dtype=torch.long)
-for _ in range(3):
+for _ in range(2):
     model(ids, labels=ids).loss.backward()
     optimizer.step()
     optimizer.zero_grad()
@@ -151,16 +154,27 @@ print((kib("VmHWM") - before) * 1024)
     assert predicted == pytest.approx(float(answer.stdout.split()[-1]), rel=NEAR)
 
 
-def of(*overrides: str, gpu: str = "h100") -> stages.SizeEstimate:
-    cell = Cell("", composed(*overrides), ())
-    return stages.estimate([cell], machine(gpu), stages.SizeHints())
+@pytest.fixture(scope="session")
+def cell(composed_quickly: Callable[..., DictConfig]) -> Callable[..., Cell]:
+    return lambda *overrides: Cell("", composed_quickly(*overrides), ())
+
+
+@pytest.fixture(scope="session")
+def of(cell: Callable[..., Cell]) -> Callable[..., stages.SizeEstimate]:
+    """The estimate of one experiment, made once for each of its settings."""
+
+    @functools.cache
+    def estimated(*overrides: str, gpu: str = "h100") -> stages.SizeEstimate:
+        return stages.estimate([cell(*overrides)], machine(gpu), stages.SizeHints())
+
+    return estimated
 
 
 def by_name(found: stages.SizeEstimate) -> dict[str, stages.Stage]:
     return {stage.name: stage for stage in found.stages}
 
 
-def test_flops_are_those_of_the_suite():
+def test_flops_are_those_of_the_suite(of):
     from bench.estimators.compute import forward_flops, training_flops
 
     found = by_name(of("experiment=gsm8k_qwen", "evaluation.temperatures=null", "prompt_filter=all"))
@@ -174,16 +188,16 @@ def test_flops_are_those_of_the_suite():
     assert found["generation"].tokens == drawn * 180
 
 
-def test_only_what_a_run_pretrains_is_counted():
+def test_only_what_a_run_pretrains_is_counted(of, cell):
     assert "pretraining" not in by_name(of())  # the package ships the policies of seeds 0 to 4
     one = by_name(of("seed=5"))["pretraining"]
     assert one.tokens == 1_100 * 32 * (24 + 16)
-    listed = [Cell("", composed(f"seed={seed}"), ()) for seed in (0, 5, 6, 5)]
+    listed = [cell(f"seed={seed}") for seed in (0, 5, 6, 5)]
     together = stages.estimate(listed, machine("h100"), stages.SizeHints())
     assert by_name(together)["pretraining"].tokens == 2 * one.tokens
 
 
-def test_lm_evals_own_tasks_are_counted_by_name_or_by_the_limit():
+def test_lm_evals_own_tasks_are_counted_by_name_or_by_the_limit(of):
     gsm8k = by_name(of("experiment=gsm8k_qwen"))["lm-eval's own tasks"]
     assert gsm8k.tokens == 3 * 1_319 * 120  # three policies
     few = ["experiment=gsm8k_qwen", "evaluation.harness_limit=100", "evaluation.harness_fewshot=null"]
@@ -222,7 +236,7 @@ def test_the_table_of_lm_evals_tasks_is_that_of_its_files():
     assert len(checked) > len(TASKS) / 2
 
 
-def test_every_model_that_scores_is_counted_wherever_it_stands():
+def test_every_model_that_scores_is_counted_wherever_it_stands(of):
     def roles(*overrides: str) -> list[str]:
         scoring = ["scoring/verifier", "KL", "generation", "fine-tuning", "pretraining", "lm-eval"]
         return [stage.name for stage in of(*overrides).stages if stage.name not in scoring]
@@ -235,7 +249,7 @@ def test_every_model_that_scores_is_counted_wherever_it_stands():
     assert roles("experiment=b_star") == [trained]
 
 
-def test_programs_run_where_tests_score_and_where_they_judge():
+def test_programs_run_where_tests_score_and_where_they_judge(of):
     found = of("experiment=code_qwen", "evaluation.temperatures=null")
     drawn, pool = 300 * 32 + 400 * (64 + 1) + 2 * 400 * 9, 300 * 32
     assert by_name(found)["programs"].seconds == pytest.approx((drawn + drawn - pool) * PROGRAM / 8)
@@ -245,13 +259,13 @@ REAL = sorted(path.stem for path in CONF.glob("experiment/*.yaml") if "H100" in 
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_every_real_experiment_fits_a_gpu_of_80_gb(name):
+def test_every_real_experiment_fits_a_gpu_of_80_gb(name, of):
     found = of(f"experiment={name}")
     assert found.bytes < GPUS["a100"].memory
     assert "name" not in " ".join(found.notes)  # no size is guessed from a name
 
 
-def test_what_does_not_fit_is_said():
+def test_what_does_not_fit_is_said(of):
     with pytest.raises(BenchError, match=r"leaves vLLM 11\.2 GiB of size\.gpu=4090, and the model with one sequence"):
         of("experiment=math_llama", gpu="4090")
     with pytest.raises(BenchError, match=r"task\.train_prompts=null asks for all prompts"):
@@ -260,11 +274,9 @@ def test_what_does_not_fit_is_said():
         machine("b900")
 
 
-def test_what_would_make_a_stage_fit_is_said_and_true():
+def test_what_would_make_a_stage_fit_is_said_and_true(of, cell):
     def advised(*overrides: str, gpu: str) -> list[str]:
-        cell = [Cell("", composed(*overrides), ())]
-        hints = stages.SizeHints()
-        return advice(cell, machine(gpu), hints, stages.estimate(cell, machine(gpu), hints))
+        return advice([cell(*overrides)], machine(gpu), stages.SizeHints(), of(*overrides, gpu=gpu))
 
     assert advised("experiment=gsm8k_qwen", gpu="h100") == []
     (said,) = advised("experiment=gsm8k_qwen", gpu="l40s")
@@ -322,11 +334,10 @@ def test_paper_scale_sweeps_are_planned_without_the_hub(monkeypatch):
     assert all(cell.cfg.name == "paper_kl_frontier" for cell in found)
 
 
-def test_each_way_to_train_is_estimated_and_policies_from_elsewhere_are_noted(random_policy):
+def test_each_way_to_train_is_estimated_and_policies_from_elsewhere_are_noted(random_policy, of):
     def estimated(*given):
-        cell = Cell("", composed("policy=folder", f"policy.path={random_policy.path}", *given), ())
-        found = stages.estimate([cell], machine("h100"), stages.SizeHints())
-        return {stage.name: stage for stage in found.stages}["fine-tuning"], found.notes
+        found = of("policy=folder", f"policy.path={random_policy.path}", *given)
+        return by_name(found)["fine-tuning"], found.notes
 
     pairs = "training=dpo"
     by_epochs, notes = estimated(pairs, "training.epochs=1")
@@ -340,11 +351,11 @@ def test_each_way_to_train_is_estimated_and_policies_from_elsewhere_are_noted(ra
     assert set(of_arms) - set(notes) == {"policies from elsewhere (arms) are counted as the policy"}
 
 
-def test_an_unknown_number_of_prompts_is_said_not_counted(monkeypatch):
+def test_an_unknown_number_of_prompts_is_said_not_counted(monkeypatch, cell):
     from bench.sweeps import plan
 
     monkeypatch.setattr("bench.tasks.rows.from_hub", lambda *_, **__: pytest.fail("asked the hub"))
-    found = Cell("", composed("experiment=gsm8k_qwen", "task.train_prompts=null"), ())
+    found = cell("experiment=gsm8k_qwen", "task.train_prompts=null")
     assert plan.workload([found]).unknown == ("task.train_prompts",)
     text = plan.summary([found])
     assert "the number of prompts is unknown until the data is here: task.train_prompts=null" in text
@@ -377,10 +388,9 @@ def test_there_are_real_experiments_to_estimate():
 
 
 @pytest.mark.parametrize("overrides", [(), ("training.gradient_checkpointing=true",)])
-def test_flops_over_the_rate_is_the_time(overrides):
+def test_flops_over_the_rate_is_the_time(overrides, cell):
     chosen = machine("cpu", 1e11)
-    cell = Cell("", composed("experiment=quick", *overrides), ())
-    estimated = stages.estimate([cell], chosen, stages.SizeHints())
+    estimated = stages.estimate([cell("experiment=quick", *overrides)], chosen, stages.SizeHints())
     lines = size.table(estimated, chosen, 1).splitlines()
     assert lines[0].endswith("at most 1e+11 FLOP/s)")
     assert lines[1].split()[-3:] == ["FLOPs", "FLOP/s", "time"]

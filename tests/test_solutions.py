@@ -1,6 +1,7 @@
 """Worked solutions: of each task's rows, what is trained on them, and who is refused."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import families
 import fixtures_tasks as made
 import numpy as np
 import pytest
-from sharing import CONF, composed
+from omegaconf import DictConfig
+from sharing import composed
 
 from bench.artifacts import Policy, Selection
 from bench.config import checks
@@ -19,8 +21,8 @@ from bench.launching import runner
 from bench.models import loading
 from bench.procedures.parts import Parts
 from bench.speed.verify import data_folder
-from bench.sweeps.cells import cells
-from bench.sweeps.plan import workload
+from bench.sweeps.cells import Cell
+from bench.sweeps.plan import Workload, workload
 from bench.tasks.gsm8k import Gsm8k
 from bench.tasks.humaneval import HumanEval
 from bench.tasks.jsonl import Jsonl
@@ -127,19 +129,27 @@ USES = {  # that train on worked solutions
 }
 
 
-def planned(*settings: str) -> Any:
-    return workload(cells(list(settings), str(CONF)))
+@pytest.fixture(scope="session")
+def planned(composed_quickly: Callable[..., DictConfig]) -> Callable[..., Workload]:
+    """The work of one experiment, checked and counted as in a plan."""
+
+    def plan(*settings: str) -> Workload:
+        cfg = composed_quickly(*settings)
+        checks.check(cfg)
+        return workload([Cell("", cfg, ())])
+
+    return plan
 
 
 @pytest.mark.parametrize("use", USES)
-def test_a_task_without_solutions_is_refused_in_plans(use: str) -> None:
+def test_a_task_without_solutions_is_refused_in_plans(use: str, planned) -> None:
     with pytest.raises(BenchError, match="task=ifeval has no worked solutions to train on"):
         planned(*USES[use], "task=ifeval", "task.train_prompts=4", "task.test_prompts=4")
     assert planned(*USES[use], "task=gsm8k", "task.train_prompts=4", "task.test_prompts=4").trainings >= 1
 
 
 @pytest.mark.parametrize("use", USES)
-def test_rows_without_a_solution_are_refused_in_plans(use: str, tmp_path: Path) -> None:
+def test_rows_without_a_solution_are_refused_in_plans(use: str, planned, tmp_path: Path) -> None:
     rows = [row | {"worked": row["answer"]} for row in made.prompts(40)]
     file = Path(made.write(tmp_path, own=rows), "own.jsonl")
     given = [*USES[use], "task=jsonl", f"task.path={file}", "task.near_duplicate=null"]
@@ -150,37 +160,41 @@ def test_rows_without_a_solution_are_refused_in_plans(use: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("setting", ["foreign", "noise"])
-def test_styles_and_errors_are_those_of_the_tasks_that_write_demonstrations(setting: str) -> None:
+def test_styles_and_errors_are_those_of_the_tasks_that_write_demonstrations(
+    setting: str, planned, composed_quickly
+) -> None:
     gsm8k = ["experiment=hybrid", "task=gsm8k", "task.train_prompts=4", "task.test_prompts=4"]
     with pytest.raises(BenchError, match=rf"procedure\.{setting}=0\.25 is not allowed with task=gsm8k, .* must be 0"):
         planned(*gsm8k, f"procedure.{setting}=0.25")
     assert planned(*gsm8k, f"procedure.{setting}=0").trainings >= 1
-    assert composed("experiment=hybrid").procedure.foreign == 0.5
-    assert composed("experiment=hybrid", "task=gsm8k").procedure.foreign == 0.0
+    assert composed_quickly("experiment=hybrid").procedure.foreign == 0.5
+    assert composed_quickly("experiment=hybrid", "task=gsm8k").procedure.foreign == 0.0
 
 
-def test_settings_of_a_warm_start_are_checked_wherever_it_stands() -> None:
+def test_settings_of_a_warm_start_are_checked_wherever_it_stands(composed_quickly) -> None:
     wrong = "training.micro_batch_size=5"
     warm = ["policy=warm_started", "policy.start.path=anywhere", f"policy.{wrong}"]
     at = "procedure.generators.solved"
     of_generator = [f"+policy@{at}.policy=warm_started", f"{at}.policy.start.path=anywhere", f"{at}.policy.{wrong}"]
     for given in (warm, ["procedure=generators", f"+{at}.weight=1", *of_generator]):
         with pytest.raises(BenchError, match=r"training\.micro_batch_size=5 .* must divide"):
-            checks.check(composed(*given))
+            checks.check(composed_quickly(*given))
 
 
-def test_later_settings_at_their_defaults_leave_run_ids_as_they_were() -> None:
-    assert run_id(composed("experiment=hybrid", "evaluation.temperatures=null")) == "50c3b72ff1"
+def test_later_settings_at_their_defaults_leave_run_ids_as_they_were(composed_quickly) -> None:
+    assert run_id(composed_quickly("experiment=hybrid", "evaluation.temperatures=null")) == "50c3b72ff1"
     for given, setting in (
         (["task=jsonl", "task.path=x"], "task.solution_field"),
         (["procedure=generators"], "procedure.solutions"),
     ):
         part, _, name = setting.partition(".")
-        cfg = composed(*given)
-        without = composed(*given, f"~{setting}")
+        cfg = composed_quickly(*given)
+        without = composed_quickly(*given, f"~{setting}")
         assert name not in without[part]
         assert run_id(cfg) == run_id(without)
-        assert run_id(composed(*given, f"{setting}={'true' if name == 'solutions' else 'other'}")) != run_id(cfg)
+        assert run_id(composed_quickly(*given, f"{setting}={'true' if name == 'solutions' else 'other'}")) != run_id(
+            cfg
+        )
 
 
 SMALL = [

@@ -1,6 +1,7 @@
 """The check of a card: every part runs on a CPU at tiny sizes, and none that fails, hangs or dies ends the others."""
 
 import csv
+import multiprocessing
 import os
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from bench.config.compose import CONF
 from bench.errors import BenchError
+from bench.models import loading
 from bench.speed import gpu, gpu_checks, gpu_parts, gpu_runs, sampling_ways
 from bench.speed.__main__ import main
 from bench.speed.gpu_report import PartOutcome, Report
@@ -65,34 +67,34 @@ def test_a_part_that_fails_dies_hangs_or_cannot_run_ends_no_other(setup, tmp_pat
         "add",
         lambda part, row: add(part, row) or written.append((folder / "tables" / f"{part}.csv").read_text()),
     )
-    parts = {"raises": (raises, 1), "dies": (dies, 1), "cannot": (cannot, 1), "good": (good, 1)}
+    parts = {
+        "raises": (raises, 1),
+        "dies": (dies, 1),
+        "cannot": (cannot, 1),
+        "good": (good, 1),
+        "hangs": (hangs, 0.006),
+    }
+    monkeypatch.setattr(gpu, "GRACE", 0.0)
+    before = set(multiprocessing.active_children())
     gpu.run(parts, setup, report, 500)
+    assert set(multiprocessing.active_children()) <= before
     assert [(outcome.part, outcome.state, outcome.rows) for outcome in report.outcomes] == [
         ("raises", "failed", 1),
         ("dies", "failed", 1),
         ("cannot", "not run", 0),
         ("good", "done", 2),
+        ("hangs", "stopped", 1),
     ]
     reasons = [row["reason"] for row in rows_of(folder / "parts.csv")]
     assert reasons[0] == "ValueError: no kernel image is available"
     assert reasons[1] == "its process ended by itself, with status 7"
     assert reasons[2] == "vllm is not installed"
+    assert reasons[4].startswith("it was stopped after 3 s")
     assert "ours" in written[0]  # at once, before the part ended
     assert rows_of(folder / "tables" / "good.csv")[1] == {"way": "theirs", "tokens/s": "2500.0"}
     page = (folder / "README.md").read_text()
     assert "| good | done |" in page
     assert "| theirs | 2,500 |" in page
-
-    monkeypatch.setattr(gpu, "LEAST", 0.0)
-    worker = gpu.PartWorker()
-    kinds = worker.do("good", good, setup, time.monotonic() + 300, lambda row: None)
-    found: list[Any] = []
-    state, reason = worker.do("hangs", hangs, setup, time.monotonic() + 3, found.append)
-    worker.close()
-    assert kinds == ("done", "")
-    assert (state, len(found)) == ("stopped", 1)
-    assert reason.startswith("it was stopped after 3 s")
-    assert not worker.process.is_alive()
 
 
 def test_parts_without_time_are_not_run(setup, tmp_path):
@@ -125,20 +127,28 @@ def test_the_command_writes_a_folder(monkeypatch, tmp_path, capsys):
     assert "written: " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("part", "column", "names"),
-    [
-        (gpu_parts.machine, "name", {"python", "torch", "vllm", "liger-kernel", "model"}),
-        (gpu_parts.drawing, "way", {"ours", "generate", "floor"}),
-        (gpu_parts.scores, "way", {"scoring=reward_model", "batches of 8 in arrival order"}),
-        (gpu_parts.divergence, "format", {"float32", "bfloat16"}),
-        (gpu_parts.sft, "packing", {False, True}),
-        (gpu_runs.estimates, "stage", {"generation", "fine-tuning", "KL"}),
-    ],
-    ids=lambda value: getattr(value, "__name__", ""),
-)
-def test_a_part_gives_its_rows(setup, part, column, names):
-    rows = list(part(setup))
+PARTS = [
+    (gpu_parts.machine, "name", {"python", "torch", "vllm", "liger-kernel", "model"}),
+    (gpu_parts.scores, "way", {"scoring=reward_model", "batches of 8 in arrival order"}),
+    (gpu_parts.divergence, "format", {"float32", "bfloat16"}),
+    (gpu_parts.sft, "packing", {False, True}),
+    (gpu_runs.estimates, "stage", {"generation", "fine-tuning", "KL"}),
+    (gpu_parts.drawing, "way", {"ours", "generate", "floor"}),
+]
+
+
+def test_every_part_gives_its_rows(setup, monkeypatch):
+    """Of one model, made once; the run that is estimated is judged at one temperature."""
+    plain = gpu_runs.sizing.plain_experiment
+    monkeypatch.setattr(
+        gpu_runs.sizing, "plain_experiment", lambda *given: [*plain(*given), "evaluation.temperatures=null"]
+    )
+    for part, column, names in PARTS:
+        check_rows(list(part(setup)), column, names)
+
+
+def check_rows(rows: list[dict[str, Any]], column: str, names: set) -> None:
+    """Named as they should be, with positive numbers whose middle lies between their ends."""
     assert names <= {row[column] for row in rows}
     for row in rows:
         for name in ("tokens/s", "lowest", "highest", "share of matmul rate", "seconds", "estimated_seconds"):
@@ -158,6 +168,13 @@ def test_the_rate_of_products_is_the_highest_that_was_measured(setup, tmp_path):
 def test_the_checks_are_met_on_a_cpu_and_can_fail(tmp_path, monkeypatch):
     assert [row["verdict"] for row in gpu_checks.rows(tmp_path)] == ["met"] * len(gpu_checks.CHECKS)
 
+    case = gpu_checks.Case(tmp_path, "float32")
+    case.policy = loading.folder(tmp_path / "policy")
+    exact = gpu_checks._drawn_logprobs(case)
+    case.pool.policy_logprob[:] += 0.1 * case.pool.length
+    assert exact < 1e-5
+    assert gpu_checks._drawn_logprobs(case) == pytest.approx(0.1, abs=1e-4)
+
     def half(case):
         return 0.5
 
@@ -171,14 +188,6 @@ def test_the_checks_are_met_on_a_cpu_and_can_fail(tmp_path, monkeypatch):
     with pytest.raises(BenchError, match="2 of 2 checks are not met: half; broken"):
         next(rows)
     assert found == ["MISSED", "RuntimeError: CUDA error: an illegal memory access"]
-
-
-def test_a_check_finds_other_log_probabilities(tmp_path):
-    case = gpu_checks.Case(tmp_path, "float32")
-    exact = gpu_checks._drawn_logprobs(case)
-    case.pool.policy_logprob[:] += 0.1 * case.pool.length
-    assert exact < 1e-5
-    assert gpu_checks._drawn_logprobs(case) == pytest.approx(0.1, abs=1e-4)
 
 
 def test_the_experiment_is_not_run_without_hub_and_folders(setup, monkeypatch):

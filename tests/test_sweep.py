@@ -1,5 +1,6 @@
 """Sweeps: listed and refused before they run, priced, survived, shared, resumed."""
 
+import gc
 import json
 import os
 import pickle
@@ -35,12 +36,14 @@ SMALL = [
     "evaluation.lm_eval=false",
     "generation.shard_size=8",
     "selection=top_per_prompt,random_per_prompt",
+    "control=none",
     "tracking=none",
 ]
 
 
 def start(folder: Path, *settings: str) -> forked.Command:
-    return forked.Command(["-m", *replaced([*SMALL, *places(folder)], *settings)], folder)
+    """gc.freeze: what was imported before the fork is never garbage, which each training collects."""
+    return forked.Command(["-m", *replaced([*SMALL, *places(folder)], *settings)], folder, prepare=gc.freeze)
 
 
 def run(folder: Path, *settings: str) -> subprocess.CompletedProcess:
@@ -78,8 +81,8 @@ def test_cells_are_the_grid_each_configuration_once(tmp_path: Path):
 
 
 def test_a_named_sweep_gives_the_axes_and_the_command_line_has_the_last_word(tmp_path: Path):
-    named = cells.cells(["sweep=num_completions_by_temperature", *places(tmp_path)], CONF)
-    fewer = cells.cells(["sweep=num_completions_by_temperature", "temperature=1.0", *places(tmp_path)], CONF)
+    one_seed = ["sweep=num_completions_by_temperature", "seed=0", *places(tmp_path)]
+    named, fewer = (cells.cells([*one_seed, *given], CONF) for given in ([], ["temperature=1.0"]))
     assert named is not None
     assert fewer is not None
     assert {cell.cfg.name for cell in named} == {"num_completions_by_temperature"}
@@ -93,7 +96,7 @@ def test_a_bad_cell_stops_a_sweep_before_its_first(tmp_path: Path):
 
 
 def test_the_work_of_cells_together_by_hand(tmp_path: Path):
-    found = workload(listed(tmp_path, "temperature=0.7,1.0"))
+    found = workload(listed(tmp_path, "temperature=0.7,1.0", "control=matched"))
     # 2 temperatures; 12 prompts x 4 samples for training and 6 x 4 for Best-of-N each; per temperature and N, three
     # fine-tunings: on each of 2 methods, and on the random control that they share; the base and each of those
     # greedily on 6 prompts, and each of those at 2 samples, for which a block of 4 is drawn: the base's are among its
@@ -128,23 +131,18 @@ def test_one_pool_serves_every_cell_and_the_savings_add_up(finished):
     assert [cell.folder.name for cell in cells if cell.folder.name not in metrics(folder)] == []
 
 
-def test_the_same_command_again_runs_nothing(again):
-    before = {path: path.stat().st_mtime_ns for path in again.rglob("metrics.json")}
-    result = run(again)
-    assert result.returncode == 0
-    assert result.stderr.count("done before") == 4
-    assert before == {path: path.stat().st_mtime_ns for path in again.rglob("metrics.json")}
-
-
-def test_a_cell_that_was_killed_before_it_was_tracked_runs_again(again):
-    (cell, *_) = listed(again)
+def test_the_same_command_again_runs_only_a_cell_that_was_killed_before_it_was_tracked(again):
+    (cell, *others) = listed(again)
+    before = {other.folder: (other.folder / "metrics.json").stat().st_mtime_ns for other in others}
     assert cells.is_done(cell.folder)
     (cell.folder / cells.BUSY).write_text("process 1 on elsewhere")  # as kill -9 leaves it
     assert not cells.is_done(cell.folder)
     assert cells.state(cell).kind == "interrupted"
     result = run(again)
+    assert result.returncode == 0
     assert result.stderr.count("done before") == 3, result.stderr
     assert cells.is_done(cell.folder)
+    assert before == {folder: (folder / "metrics.json").stat().st_mtime_ns for folder in before}
 
 
 def test_plan_runs_nothing_and_knows_what_like_work_took(finished):
@@ -191,13 +189,14 @@ def test_status_tells_done_running_killed_failed_and_missing(again):
     assert re.search(r"about [\d. minsh]+ left, 1 at a time", printed)
 
 
-def test_a_run_that_failed_after_its_records_is_not_done(finished):
-    folder, _ = finished
-    cell = listed(folder)[0]
+def test_a_run_that_failed_after_its_records_is_not_done_and_one_of_other_code_is_outdated(again, monkeypatch):
+    cell = listed(again)[0]
     (cell.folder / "error.txt").write_text("OSError: no space for a figure")
     assert cells.state(cell) == cells.State("failed", "OSError: no space for a figure")
     (cell.folder / "error.txt").unlink()
     assert cells.state(cell).kind == "done"
+    monkeypatch.setattr(cells, "is_current", lambda folder: False)
+    assert cells.state(cell).kind == "outdated"
 
 
 def test_a_run_that_ends_well_is_done_though_another_process_of_it_failed(random_policy, tmp_path, monkeypatch):
@@ -209,7 +208,7 @@ def test_a_run_that_ends_well_is_done_though_another_process_of_it_failed(random
 
     monkeypatch.setattr(runner, "record_of", fail_elsewhere)
     small = [setting for setting in SMALL if not setting.startswith(("policy.", "num_", "selection="))]
-    cfg = composed(*given_by(random_policy), *small, *places(tmp_path), "num_completions=2", "task.max_new_tokens=12")
+    cfg = composed(*given_by(random_policy), *small, *places(tmp_path), "num_completions=2", "task.max_new_tokens=4")
     assert cells.state_of(runner.run_experiment(cfg, quiet=True)).kind == "done"
 
 
@@ -224,22 +223,14 @@ def test_the_first_of_two_processes_to_end_leaves_the_mark_of_the_other(tmp_path
     assert not (tmp_path / cells.BUSY).exists()
 
 
-def test_a_run_of_other_code_is_outdated_not_done(finished, monkeypatch):
-    folder, _ = finished
-    cell = listed(folder)[0]
-    assert cells.state(cell).kind == "done"
-    monkeypatch.setattr(cells, "is_current", lambda folder: False)
-    assert cells.state(cell).kind == "outdated"
-
-
-def test_four_processes_make_one_pool_once_and_a_killed_holder_of_the_lock_costs_nothing(tmp_path: Path):
+def test_three_processes_make_one_pool_once_and_a_killed_holder_of_the_lock_costs_nothing(tmp_path: Path):
     one = ["num_completions=4", "selection=top_per_prompt"]
-    commands = {command.pid: command for command in (start(tmp_path, *one, f"name=sweep{i}") for i in range(4))}
+    commands = {command.pid: command for command in (start(tmp_path, *one, f"name=sweep{i}") for i in range(3))}
     holder = commands.pop(_lock_holder(tmp_path / "store", set(commands)))
     holder.kill()
     assert holder.wait().returncode == -signal.SIGKILL
     ended = [command.wait() for command in commands.values()]
-    assert [result.returncode for result in ended] == [0, 0, 0], ended
+    assert [result.returncode for result in ended] == [0, 0], ended
     assert len(metrics(tmp_path)) >= 1
     made = [json.loads(path.read_text()) for path in (tmp_path / "store").rglob("manifest.json")]
     assert len({(one["stage"], one["key"], one["part"]) for one in made}) == len(made)

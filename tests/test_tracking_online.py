@@ -20,16 +20,15 @@ from wandb_server import HANG_UP, KEY, Run, Server, serving
 
 from bench import tracking
 from bench.progress import bar, making, stage, told
-from bench.tracking import followed, log_to_wandb
+from bench.tracking import followed, log_to_wandb, wandb_process
 
 ROOT = Path(__file__).parent.parent
 LOGGING = """
 import sys
 from pathlib import Path
-from bench.tracking import log_to_wandb, wandb_process
-wandb_process.STARTUP = float(sys.argv[3])
-for folder in sys.argv[4:]:
-    tracked = log_to_wandb(Path(folder), project="ours", mode=sys.argv[1], timeout=float(sys.argv[2]))
+from bench.tracking import log_to_wandb
+for folder in sys.argv[1:]:
+    tracked = log_to_wandb(Path(folder), project="ours", mode="online")
     print(tracked.path.name.partition("run-")[0].strip("-") or "online", tracked.url)
 """
 
@@ -46,18 +45,10 @@ def server() -> Iterator[Server]:
         yield running
 
 
-def start(
-    *folders: Path,
-    url: str,
-    key: str | None = KEY,
-    mode: str = "online",
-    timeout: float = 60,
-    startup: float = 60,
-    **streams: int,
-) -> subprocess.Popen:
-    """log_to_wandb in a process of its own: wandb reads the server's address once a process."""
+def start(*folders: Path, url: str, key: str | None = KEY, **streams: int) -> subprocess.Popen:
+    """log_to_wandb in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-c", LOGGING, mode, str(timeout), str(startup), *map(str, folders)],
+        [sys.executable, "-c", LOGGING, *map(str, folders)],
         env={**os.environ, "WANDB_BASE_URL": url, **({"WANDB_API_KEY": key} if key else {})},
         text=True,
         cwd=ROOT,
@@ -73,8 +64,22 @@ def finish(process: subprocess.Popen) -> tuple[str, str]:
     return out, err
 
 
-def log(*folders: Path, **settings) -> tuple[str, str]:
-    return finish(start(*folders, **settings))
+Log = Callable[..., tuple[list[tuple[str, str | None]], str]]
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Log:
+    """log_to_wandb of these folders in this process; returns (how, url) of each, and what was said on stderr."""
+
+    def call(*folders: Path, url: str, key: str = KEY, mode: str = "online", **settings):
+        for name, value in {"WANDB_BASE_URL": url, "WANDB_API_KEY": key}.items():
+            monkeypatch.setenv(name, value)
+        capsys.readouterr()
+        tracked = [log_to_wandb(folder, project="ours", mode=mode, **settings) for folder in folders]
+        hows = [entry.path.name.partition("run-")[0].strip("-") or "online" for entry in tracked]
+        return [(how, entry.url) for how, entry in zip(hows, tracked, strict=True)], capsys.readouterr().err
+
+    return call
 
 
 def rows(run: Run) -> list[dict]:
@@ -104,18 +109,18 @@ def assert_whole(run: Run, server: Server) -> None:
         assert run.summary[name]["path"] in run.files
 
 
-def test_online_the_server_has_everything_and_is_not_told_it_twice(run_folder, server):
-    out, err = log(run_folder, url=server.url)
-    assert (out, err) == (f"online {server.url}/me/ours/runs/0123456789-a\n", "")
+def test_online_the_server_has_everything_and_is_not_told_it_twice(run_folder, server, log):
+    online = ([("online", f"{server.url}/me/ours/runs/0123456789-a")], "")
+    assert log(run_folder, url=server.url) == online
     run = server.runs["0123456789-a"]
     assert_whole(run, server)
     assert (run.info["groupName"], run.info["jobType"], run.exit_code) == ("sweep", "experiment", 0)
     asked = len(server.requests)
-    assert log(run_folder, url=server.url) == (out, "")
+    assert log(run_folder, url=server.url) == online
     assert len(server.requests) == asked
 
 
-def test_a_second_run_uses_the_artifacts_that_the_first_logged(run_folder, server):
+def test_a_second_run_uses_the_artifacts_that_the_first_logged(run_folder, server, log):
     other = finished_run(run_folder.with_name("fedcba9876-a"), reused=True)
     log(run_folder, other, url=server.url)
     first, second = server.runs["0123456789-a"], server.runs["fedcba9876-a"]
@@ -127,7 +132,7 @@ def test_a_second_run_uses_the_artifacts_that_the_first_logged(run_folder, serve
     assert names.count("pool-1") == names.count("policy-base") == 1  # the server knew them by their content
 
 
-def test_a_rerun_with_another_result_updates_the_run(run_folder, server):
+def test_a_rerun_with_another_result_updates_the_run(run_folder, server, log):
     log(run_folder, url=server.url)
     metrics = {**json.loads((run_folder / "metrics.json").read_text()), "tuned/kl": 0.75}
     (run_folder / "metrics.json").write_text(json.dumps(metrics))
@@ -141,7 +146,7 @@ def test_a_rerun_with_another_result_updates_the_run(run_folder, server):
     assert server.problems == []
 
 
-def test_an_offline_run_is_synced_to_the_server_whole(run_folder, server):
+def test_an_offline_run_is_synced_to_the_server_whole(run_folder, server, log):
     log(run_folder, url=server.url, mode="offline")
     assert server.requests == []
     (offline,) = (run_folder / "wandb").glob("offline-run-*")
@@ -167,10 +172,10 @@ def descendants(process: int) -> dict[int, bytes]:
     return found
 
 
-def kill(process: int, *, only: bytes = b"") -> None:
-    """End what a process started."""
+def kill(process: int, *only: bytes) -> None:
+    """End what a process started; where words are given, those whose command lines have one of them."""
     for child, name in descendants(process).items():
-        if only in name:
+        if not only or any(word in name for word in only):
             os.kill(child, signal.SIGKILL)
 
 
@@ -189,9 +194,9 @@ KILLED = {"service killed": b"wandb-core", "process killed": b"wandb_process"}
 
 
 @pytest.mark.parametrize("outage", OUTAGES)
-def test_an_outage_costs_one_warning_and_the_run_is_logged_offline(run_folder, outage):
+def test_an_outage_costs_one_warning_and_the_run_is_logged_offline(run_folder, outage, log, monkeypatch):
+    monkeypatch.setattr(wandb_process, "STARTUP", 8)
     released = threading.Event()
-    process: list[subprocess.Popen] = []
 
     def before(number: int, name: str) -> int | None:
         if outage == "refuses" and number > 2:
@@ -203,7 +208,7 @@ def test_an_outage_costs_one_warning_and_the_run_is_logged_offline(run_folder, o
         if outage == "dies half-way" and "CreateArtifact" in seen:
             return HANG_UP
         if outage in KILLED and name == "CreateArtifact":
-            kill(process[0].pid, only=KILLED[outage])
+            kill(os.getpid(), KILLED[outage])
         seen.add(name)
         return None
 
@@ -214,12 +219,11 @@ def test_an_outage_costs_one_warning_and_the_run_is_logged_offline(run_folder, o
         url = f"http://127.0.0.1:{unused.getsockname()[1]}" if outage == "unreachable" else server.url
         limit = 2 if outage == "dies half-way" else 4  # seconds; a busy machine that takes longer is an outage as well
         key = "b" * 40 if outage == "bad key" else KEY
-        process.append(start(run_folder, url=url, key=key, timeout=limit, startup=8))
         try:
-            out, err = finish(process[0])
+            found, err = log(run_folder, url=url, key=key, timeout=limit)
         finally:
             released.set()
-    assert out == "offline None\n"
+    assert found == [("offline", None)]
     lines = err.splitlines()
     assert len(lines) == 1, err
     assert lines[0].startswith("warning: W&B could not be reached (")
@@ -231,7 +235,7 @@ def test_an_outage_costs_one_warning_and_the_run_is_logged_offline(run_folder, o
     assert {name: content for name, content in records_of(run_folder).items() if name != "tracking.json"} == files
 
 
-def test_after_an_outage_the_next_run_of_the_process_and_the_next_attempt_go_online(run_folder):
+def test_after_an_outage_the_next_run_of_the_process_and_the_next_attempt_go_online(run_folder, log):
     """One process runs many cells: what an outage of the first left behind must not cost the second."""
     down = threading.Event()
 
@@ -243,10 +247,10 @@ def test_after_an_outage_the_next_run_of_the_process_and_the_next_attempt_go_onl
 
     other = finished_run(run_folder.with_name("fedcba9876-a"))
     with serving(Server(before)) as server:
-        out, err = log(run_folder, other, url=server.url)
-        assert [line.split()[0] for line in out.splitlines()] == ["offline", "online"]
+        found, err = log(run_folder, other, url=server.url)
+        assert [how for how, _ in found] == ["offline", "online"]
         assert len(err.splitlines()) == 1
-        assert log(run_folder, url=server.url) == (f"online {server.url}/me/ours/runs/0123456789-a\n", "")
+        assert log(run_folder, url=server.url) == ([("online", f"{server.url}/me/ours/runs/0123456789-a")], "")
         assert_whole(server.runs["0123456789-a"], server)
         assert not list((run_folder / "wandb").glob("offline-run-*"))
 
@@ -268,13 +272,13 @@ class Forgetful(Server):
         self.took.set()
 
 
-def test_a_run_whose_process_is_killed_goes_on_where_the_server_is(run_folder):
+def test_a_run_whose_process_is_killed_goes_on_where_the_server_is(run_folder, log):
     with serving(Server()) as untroubled:
         log(run_folder, url=untroubled.url)
         expected = rows(untroubled.runs["0123456789-a"])
     (run_folder / "tracking.json").unlink()
     with serving(Forgetful()) as server:
-        process = start(run_folder, url=server.url, timeout=60)
+        process = start(run_folder, url=server.url)
         assert server.took.wait(300)
         process.send_signal(signal.SIGSTOP)  # or it would see its child die, and log the run offline
         kill(process.pid)
@@ -292,7 +296,7 @@ def test_a_run_whose_process_is_killed_goes_on_where_the_server_is(run_folder):
 
 def test_two_processes_log_two_runs_at_once(run_folder, server):
     other = finished_run(run_folder.with_name("fedcba9876-a"))
-    processes = [start(folder, url=server.url, timeout=60) for folder in (run_folder, other)]
+    processes = [start(folder, url=server.url) for folder in (run_folder, other)]
     assert [finish(process)[1] for process in processes] == ["", ""]
     for run in server.runs.values():
         assert_whole(run, server)
@@ -300,7 +304,7 @@ def test_two_processes_log_two_runs_at_once(run_folder, server):
 
 
 def test_two_processes_that_log_the_same_run_tell_it_once(run_folder, server):
-    processes = [start(run_folder, url=server.url, timeout=60) for _ in range(2)]
+    processes = [start(run_folder, url=server.url) for _ in range(2)]
     outputs = [finish(process) for process in processes]
     assert outputs[0] == outputs[1]
     assert_whole(server.runs["0123456789-a"], server)
@@ -309,7 +313,7 @@ def test_two_processes_that_log_the_same_run_tell_it_once(run_folder, server):
 
 def test_online_without_a_key_nobody_is_asked_for_one_on_a_terminal(run_folder):
     ours, terminal = pty.openpty()
-    out, _ = log(run_folder, url="http://127.0.0.1:9", key=None, stdin=terminal, stderr=terminal)
+    out, _ = finish(start(run_folder, url="http://127.0.0.1:9", key=None, stdin=terminal, stderr=terminal))
     shown = os.read(ours, 10_000).decode()
     os.close(terminal)
     os.close(ours)
@@ -318,7 +322,7 @@ def test_online_without_a_key_nobody_is_asked_for_one_on_a_terminal(run_folder):
     assert len(shown.splitlines()) == 1
 
 
-def test_a_sweep_agents_process_reports_online_under_the_agents_run(run_folder, server, monkeypatch):
+def test_a_sweep_agents_process_reports_online_under_the_agents_run(run_folder, server, log, monkeypatch):
     monkeypatch.setenv("WANDB_SWEEP_ID", "grid")
     monkeypatch.setenv("WANDB_RUN_ID", "given")
     log(run_folder, url=server.url, mode="offline")
@@ -373,7 +377,7 @@ def test_a_run_shows_its_progress_while_it_goes_on_and_after_a_kill_from_where_i
         until(lambda: len(server.runs.get("0123456789-a", Run()).history) == 2)
         run.append(server.runs["0123456789-a"])
         assert values(run[0].config) == {"seed": 3}
-        kill(os.getpid(), only=b"wandb")
+        kill(os.getpid(), *KILLED.values())  # not the server of forks, which has imported wandb
 
     goes_on(run_folder, [1, 2], "online", seen_then_killed)
     goes_on(run_folder, [3], "online")
