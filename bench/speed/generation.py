@@ -85,7 +85,11 @@ def main(arguments: list[str]) -> None:
                 prompts = task.prompts("train")[: max(1, rows // options.samples)]
                 work = SamplingWork(prompts, options.samples, options.temperature, top_p, options.max_new_tokens)
                 read = sum(len(chat.encode(tokenizer, messages)) for messages in prompts.messages)
-                table += compare(work, ways, model, read, measuring.repetitions(options.repeats))
+                done = compare(work, ways, model, read, measuring.repetitions(options.repeats))
+                measure = "wall" if model.device.type == "cuda" else "cpu"
+                table += [
+                    {"rows": len(prompts) * options.samples, "top_p": top_p, **row} for row in _table(*done, measure)
+                ]
         if {"ours", "generate"} <= ways.keys():
             _greedy(SamplingWork(prompts, 1, 0.0, 1.0, options.max_new_tokens), ways)
         if "vllm" in ways:
@@ -104,10 +108,10 @@ def _policy(options: argparse.Namespace, scratch: Path) -> Policy:
 
 def compare(
     work: SamplingWork, ways: dict[str, Way], model: Any, prompt_tokens: int, repeats: Iterable[int]
-) -> list[dict[str, Any]]:
-    """Run every way once for its memory, which warms it up, then all in turns. Prints a table and returns its rows.
+) -> tuple[dict[str, list[Turn]], dict[str, float]]:
+    """Run every way once for its memory, which warms it up, then all in turns; the turns and the memory of each way.
 
-    repeats: the seeds of the turns.
+    repeats: the seeds of the turns. Prints what is compared.
     """
     memory = {name: measuring.peak_memory(partial(way, work, 0), children=name == "vllm") for name, way in ways.items()}
     turns: dict[str, list[Turn]] = {name: [] for name in (*ways, "floor")}
@@ -123,10 +127,7 @@ def compare(
         f"temperature {work.temperature:g}, top-p {work.top_p:g}, {np.mean(lengths[0]):.0f} tokens each; "
         f"medians of {len(turns['floor'])} turns (lowest, highest)"
     )
-    return [
-        {"rows": len(lengths[0]), "top_p": work.top_p, **row}
-        for row in _table(turns, memory, "wall" if model.device.type == "cuda" else "cpu")
-    ]
+    return turns, memory
 
 
 def _table(turns: dict[str, list[Turn]], memory: dict[str, float], measure: str) -> list[dict[str, Any]]:

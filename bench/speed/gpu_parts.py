@@ -97,17 +97,13 @@ def _drawn(setup: Setup, rows: int, ways: dict[str, Any], model: Any, base: str 
     tokenizer = loading.load_tokenizer(setup.policy())
     read = sum(len(chat.encode(tokenizer, messages)) for messages in work.prompts.messages)
     with contextlib.redirect_stdout(sys.stderr):
-        records = generation.compare(work, ways, model, read, setup.turns())
-    drawn = {
-        way: np.array([record["tokens"] / max(record["seconds"], 1e-9) for record in records if record["way"] == way])
-        for way in (*ways, "floor")
-    }
+        turns, memory = generation.compare(work, ways, model, read, setup.turns())
+    drawn = {way: np.array([turn.rate("wall") for turn in own]) for way, own in turns.items()}
     for way, own in drawn.items():
-        peak = next(record["peak_memory_bytes"] for record in records if record["way"] == way)
         ratio = float(np.median(own / drawn[base])) if base in drawn else float("nan")
         step = 1000 * len(work.prompts) * work.samples / np.median(own)
         row = {"rows": rows, "way": way, **range_of("tokens/s", own), f"x {base}": ratio, "ms per step": step}
-        yield row | {"peak GiB": float(peak or "nan") / GIB}
+        yield row | {"peak GiB": memory.get(way, float("nan")) / GIB}
 
 
 def vllm(setup: Setup) -> Iterator[Row]:
