@@ -81,3 +81,16 @@ def test_the_data_support_what_is_said_of_bands_audits_and_stopped_counts():
     stopped = {key[1:3]: share for key, share in coverage.items() if key[0] == "pass@k of stopped counts"}
     assert all(0.94 <= stopped["stopped=first_success", k] <= 0.97 for k in ("1", "8", "32", "64"))
     assert stopped["as if N were fixed", "8"] < 0.5
+
+
+def test_the_tables_beside_the_simulation_are_what_they_claim(simulate):
+    """The exact bias of single prompts, and the differences from other projects' code: rounding."""
+    with (FOLDER / "one_prompt.csv").open(newline="") as file:
+        assert [dict(row, n=int(row["n"]), pass_rate=float(row["pass_rate"])) for row in csv.DictReader(file)] == (
+            simulate.one_prompt()
+        )
+    with (FOLDER / "agreement.csv").open(newline="") as file:
+        rows = {row["quantity"]: float(row["value"]) for row in csv.DictReader(file)}
+    largest = {name: value for name, value in rows.items() if name.endswith(", largest difference")}
+    assert len(largest) == 7
+    assert all(value < (1e-6 if "float32" in name else 1e-14) for name, value in largest.items())
