@@ -1,9 +1,8 @@
-"""Every command and snippet that a README, a --help text, a docstring or a comment in conf/ shows is tried.
+"""Every command and snippet that a README, a --help text, a docstring or a comment shows is tried.
 
 A command is parsed by its own parser, its settings are composed, and those of an experiment pass all checks.
 """
 
-import ast
 import contextlib
 import importlib
 import io
@@ -40,7 +39,7 @@ ROOT = CONF.parent
 READMES = [ROOT / f"{folder}README.md" for folder in ("", "bench/", "conf/", "sweeps/", "reports/")]
 PAGES = [*READMES, ROOT / "bench" / "rewards_matrix.md", *sorted(ROOT.glob("reports/*/*.md"))]
 PYTHON = r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?python -m "
-COMMAND = re.compile(rf"(?:^[ #]*|`){PYTHON}(bench(?:\.\w+)?)(?![\w.])( [^`\n]*)?", re.MULTILINE)
+COMMAND = re.compile(rf"(?:^[ #]*(?:\"\"\")?|`){PYTHON}(bench(?:\.\w+)?)(?![\w.])( [^`\n]*)?", re.MULTILINE)
 SHELL = re.compile(r"^    (?=(?:[A-Z_]+=\S+ )*(?:\S*/)?(?:python|make|wandb|pip|hf|git|vllm|\. )\b)(.*)$", re.MULTILINE)
 PLACEHOLDERS = {"sweep=NAME": "sweep=rounds", "NAME=NAME": "selection=rso", "<key>": "key", "...": ""}
 ELSEWHERE = {  # what other commands are tried by, and a word of it
@@ -60,11 +59,8 @@ COMMANDS.remove("bench.__main__")
 
 def texts() -> Iterator[str]:
     yield from (page.read_text() for page in PAGES)
-    yield from (path.read_text() for path in [*CONF.rglob("*.yaml"), *ROOT.glob("sweeps/*.yaml")])
-    for path in ROOT.glob("bench/**/*.py"):
-        nodes = ast.walk(ast.parse(path.read_text()))
-        kinds = (ast.Module, ast.FunctionDef, ast.ClassDef)
-        yield from (ast.get_docstring(node) or "" for node in nodes if isinstance(node, kinds))
+    for path in [*CONF.rglob("*.yaml"), *ROOT.glob("sweeps/*.yaml"), *ROOT.glob("bench/**/*.py")]:
+        yield path.read_text()
     yield (ROOT / "reports/paper_figures.yaml").read_text()
 
 
