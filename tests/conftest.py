@@ -115,9 +115,9 @@ def _save_random_policy(path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_policy(shared: Shared) -> Policy:
-    """The embedded default policy after half of its pretraining: right now and then, and quick to make."""
-    with using(Store(shared.root / "store")):  # whose lock lets one worker make it
-        return policies.tiny(WordProblems(), seed=0, steps=500, demonstrations=16_000)
+    """The default policy, which is shipped: right now and then."""
+    with using(Store(shared.root / "store")):
+        return policies.tiny(WordProblems(), seed=0)
 
 
 @pytest.fixture(scope="session")

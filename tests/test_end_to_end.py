@@ -20,7 +20,7 @@ from bench.records.environment import environment
 from bench.records.read import RECORDS, read_run
 from bench.store import MANIFEST, check, walk
 
-KILLS = 8
+KILLS = 5
 BOOKKEEPING = ("cost/seconds", "saved/")  # what may differ between two runs of one command
 
 

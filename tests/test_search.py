@@ -465,8 +465,9 @@ SMALL = [
     "training.epochs=1",
     "evaluation.num_completions=2",
     "evaluation.temperatures=null",
-    "hydra.sweeper.trials=3",
-    "hydra.sweeper.at_once=3",
+    "evaluation.lm_eval=false",
+    "hydra.sweeper.trials=2",
+    "hydra.sweeper.at_once=2",
     "tracking=none",
 ]
 
@@ -480,7 +481,7 @@ def test_the_named_search_runs_in_processes_and_again_runs_nothing(tmp_path: Pat
     runs = {path.parent: json.loads(path.read_text()) for path in folder.glob("*/metrics.json")}
     ids = {run: pq.read_table(run / "per_prompt.parquet")["prompt_id"].to_pylist() for run in runs}
     judged = sorted(name.partition("-")[0] for names in ids.values() for name in names[:1])
-    assert judged.count("validation") == 3
+    assert judged.count("validation") == 2
     assert judged.count("test") in (1, 2)  # the chosen, and the baseline if that is another one
     assert {name.partition("-")[0] for names in ids.values() for name in names} == {"validation", "test"}
     record = json.loads((folder / "search.json").read_text())
@@ -506,5 +507,5 @@ def test_the_named_search_runs_in_processes_and_again_runs_nothing(tmp_path: Pat
     monkeypatch.setattr(sys, "argv", ["bench.status", *named])
     status.main()
     shown = capsys.readouterr().out
-    assert "3 trials: 3 done" in shown
+    assert "2 trials: 2 done" in shown
     assert "chosen on test: done" in shown

@@ -1,5 +1,7 @@
 """Every benchmark runs at a small size, prints its table, and stops where what it compares does not agree."""
 
+import contextlib
+import io
 import subprocess
 import sys
 import time
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fixtures_tasks as made
+import forked
 import numpy as np
 import pytest
 
@@ -191,11 +194,26 @@ def test_the_commands_are_measured_on_a_finished_sweep(tmp_path: Path, monkeypat
     small = [
         *("policy.steps=4", "policy.demonstrations=400", "task.train_prompts=12", "task.test_prompts=6"),
         *("num_completions=2", "baseline_completions=4", "training.epochs=1", "evaluation.num_completions=2"),
-        *("evaluation.temperatures=null", "prompt_filter=all"),
+        *("evaluation.temperatures=null", "evaluation.lm_eval=false", "control=none", "prompt_filter=all"),
     ]
     shown: list[str] = []
     python = cli.python
-    monkeypatch.setattr(cli, "python", lambda *given: shown.append(python(*given)) or shown[-1])
+
+    def without_imports(folder: Path, *given: str) -> str:
+        """The measured command as it is; the sweep in a fork, and the cached cell in this process."""
+        what, name, *arguments = given
+        if what == "-c":
+            monkeypatch.setattr(sys, "argv", ["-c", *arguments])
+            with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as out:
+                exec(name)
+            return out.getvalue()
+        if name == "bench":
+            assert forked.run(arguments, folder).returncode == 0
+            return ""
+        shown.append(python(folder, *given))
+        return shown[-1]
+
+    monkeypatch.setattr(cli, "python", without_imports)
     monkeypatch.setattr(cli, "GOALS", {name: goal for name, goal in cli.GOALS.items() if "status" in name})
     monkeypatch.setattr(cli, "CACHED", {"a cached cell of a sweep": True})
     main(["cli", "--repeats", "1", "--settings", *small])
