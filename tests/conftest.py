@@ -1,5 +1,6 @@
 """Fixtures shared by the tests: a store in a temporary folder, small policies, and what all workers share."""
 
+import functools
 import gc
 import os
 import shutil
@@ -13,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are small, and `make
 os.environ.setdefault("BENCH_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
 os.environ |= {"CUDA_VISIBLE_DEVICES": "", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}  # CUDA starts when it is first used
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -49,13 +50,28 @@ def gpus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
         pytest.skip("there is no GPU")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Seek no garbage while tests are collected, nor afterwards among what was imported: it stays."""
+    gc.disable()
+    collected = yield
+    gc.freeze()
+    gc.enable()
+    return collected
+
+
 @pytest.fixture(autouse=True)
 def imports_are_no_garbage() -> Iterator[None]:
     """Each training collects garbage: from the first on, not among what was imported for it."""
     yield
-    if "transformers.trainer" in sys.modules and not gc.get_freeze_count():
-        gc.collect()
-        gc.freeze()
+    if "transformers.trainer" in sys.modules:
+        _freeze()
+
+
+@functools.cache
+def _freeze() -> None:
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
