@@ -78,7 +78,7 @@ def test_a_policy_of_another_shape_gets_an_engine_of_its_own(random_policy, tiny
     first = engine_processes()
     assert len(first) >= 1
     task = WordProblems()
-    prompts = task.prompts("test")[:50]
+    prompts = task.prompts("test")[:20]
     before = {path: path.read_bytes() for path in tiny_policy.path.iterdir()}
     greedy = generate(prompts, tiny_policy, num_completions=1, temperature=0.0, max_new_tokens=task.max_new_tokens)
     assert gone(first, 0)  # with the processes went their memory
@@ -116,20 +116,20 @@ def test_swapping_weights_leaks_no_memory(tiny_policy, swapped, tmp_path):
     pair = (tiny_policy, swapped[0])
     copy_of_the_weights = sum(file.stat().st_size for file in tiny_policy.path.glob("*.safetensors")) / 2**20  # MiB
     sizes = []
-    for swap in range(26):
+    for swap in range(16):
         with using(Store(tmp_path / str(swap))):
             generate(COINS[0:2], pair[swap % 2], num_completions=8)
         sizes.append(resident(engine_processes()))
-    assert sizes[-1] - sizes[5] < 5 * copy_of_the_weights  # twenty swaps; the first few fill pools of memory
+    assert sizes[-1] - sizes[5] < 5 * copy_of_the_weights  # ten swaps; the first few fill pools of memory
 
 
 @pytest.mark.vllm
 def test_seeded_waves_of_waiting_prompts_do_not_kill_the_engine(tiny_policy, store):
-    """Prompts of several steps' tokens, dozens of times: read in parts, each would end the CPU's engine."""
+    """Prompts of several steps' tokens, time and again: read in parts, each would end the CPU's engine."""
     generate(COINS, tiny_policy, num_completions=1)
     core, rng = vllm_engine._running, np.random.default_rng(0)
     assert core is not None
-    for _ in range(36):
+    for _ in range(8):
         asked = {
             i: Request([1, *rng.integers(3, 300, size=int(rng.integers(20, 200))).tolist()], int(rng.integers(2**63)))
             for i in range(60)
@@ -168,14 +168,14 @@ def test_a_killed_engine_is_replaced_and_what_had_finished_is_kept(swapped, stor
     options = Options(**{**options.__dict__, **VLLM})
     engine = vllm_engine.VLLMEngine(policy, options)
     progress = Killer()
-    drawn, counts = engine.sample(COINS, range(40), RAW, max_new_tokens=40, seed=0, progress=progress)
+    drawn, counts = engine.sample(COINS, range(16), RAW, max_new_tokens=40, seed=0, progress=progress)
     first, second = asked
-    assert first == 400
-    assert 0 < second <= 395
-    assert progress.finished == 400  # each once: the finished were not drawn again
+    assert first == 160
+    assert 0 < second <= 155
+    assert progress.finished == 160  # each once: the finished were not drawn again
     assert counts["engine_logprob_difference"] < 1e-4
     assert "another one draws" in capfd.readouterr().err
-    again, _ = engine.sample(COINS, range(40), RAW, max_new_tokens=40, seed=0, progress=Bar())
+    again, _ = engine.sample(COINS, range(16), RAW, max_new_tokens=40, seed=0, progress=Bar())
     assert ids(drawn) == ids(again)
     # This engine is a fresh one: the swapped one drew as it does.
     assert same(drawn_before, generate(COINS, policy, num_completions=8))
@@ -273,7 +273,8 @@ def adapter_and_merged(base: Policy, path: Path, seed: int) -> tuple[Policy, Pol
 
 @pytest.mark.vllm
 def test_the_engine_ends_with_the_process_that_started_it(random_policy, store):
-    generate(COINS, random_policy, num_completions=1)
+    if vllm_engine._running is None:  # whichever runs will do
+        generate(COINS, random_policy, num_completions=1)
     processes, core = engine_processes(), vllm_engine._running
     assert core is not None
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -285,7 +286,6 @@ def test_the_engine_ends_with_the_process_that_started_it(random_policy, store):
     assert gone(processes)
     while core.alive:
         time.sleep(0.1)
-    assert generate(COINS, random_policy, num_completions=1).shape == (10, 1)  # found ready: no engine is needed
 
 
 class DeadCore:

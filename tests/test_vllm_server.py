@@ -120,6 +120,7 @@ def test_first_tokens_fit_the_exact_distribution(server, tiny_policy, store, tem
 
 
 def test_pools_nest_and_repeat(server, tiny_policy, problems, tmp_path):
+    problems = problems[:30]
     with using(Store(tmp_path / "one")):
         four = draw(problems, tiny_policy, server[0])
         six = draw(problems, tiny_policy, server[0], num_completions=6)
@@ -127,7 +128,7 @@ def test_pools_nest_and_repeat(server, tiny_policy, problems, tmp_path):
     with using(Store(tmp_path / "other")):
         assert same(six, draw(problems, tiny_policy, server[0], num_completions=6, concurrency=3))
     distinct = {cell for row in ids(six) for cell in row}
-    assert len(distinct) > 300  # of 360: no two prompts or samples share a stream
+    assert len(distinct) > 150  # of 180: no two prompts or samples share a stream
 
 
 def test_without_token_ids_texts_are_tokenized_again(server, tiny_policy, problems, tmp_path):
@@ -161,7 +162,8 @@ def test_chat_without_a_template_is_refused_in_the_server_s_words(server, tiny_p
 
 
 def test_a_whole_experiment_with_the_tuned_policies_drawn_elsewhere(server, tiny_policy, tmp_path):
-    sizes = ["task.train_prompts=60", "task.test_prompts=20", "num_completions=4", "baseline_completions=8"]
+    sizes = ["task.train_prompts=24", "task.test_prompts=8", "num_completions=4", "baseline_completions=8"]
+    sizes += ["training.epochs=1", "evaluation.temperatures=null", "evaluation.lm_eval=false"]
     command = [sys.executable, "-m", "bench", "generation=openai", f"generation.url={server[0]}", "policy=folder"]
     command += [f"policy.path={tiny_policy.path}", "evaluation.num_completions=2", "tracking=none", *sizes]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
@@ -193,9 +195,9 @@ def test_a_killed_server_costs_the_unit_that_was_being_drawn(server, tiny_policy
         using(Store(tmp_path / "store")),
         pytest.raises(http_client.UnavailableError, match="3 times in a row"),
     ):
-        draw(problems, tiny_policy, server[0], num_completions=64, block_size=16, seed=1, retries=2)
+        draw(problems, tiny_policy, server[0], num_completions=32, block_size=4, seed=1, retries=2)
     killer.join()
-    assert 1 <= len(finished(units)) < 12
+    assert 1 <= len(finished(units)) < 24
     assert all((path.parent / "manifest.json").is_file() for path in finished(units))
     assert not list(units.glob("**/.making*"))
 
