@@ -117,12 +117,14 @@ def test_a_mistake_of_a_process_is_told_by_its_own_sentence(tune):
 
 def test_none_outlives_the_one_that_waits_for_them(tmp_path):
     """Killed, it can't tell them to stop, and they would write where the next try writes."""
+    sleep = f"import os, time; open(f'{tmp_path}/pid.{{os.getpid()}}', 'w'); time.sleep(600)"
     waits = (
-        "import fsdp_on_cpu, pathlib, sys; from bench.training import processes;"
-        "processes.call('', 2, pathlib.Path(sys.argv[1]), fsdp_on_cpu.sleep, pathlib.Path(sys.argv[1]))"
+        "import pathlib, sys; from bench.training import processes;"
+        "processes.call('', 2, pathlib.Path(sys.argv[1]), exec, sys.argv[2])"
     )
     caller = subprocess.Popen(
-        [sys.executable, "-c", waits, str(tmp_path)], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        [sys.executable, "-c", waits, str(tmp_path), sleep],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     pids = until(
         lambda: [int(path.suffix[1:]) for path in files] if len(files := [*tmp_path.glob("pid.*")]) == 2 else []

@@ -250,8 +250,8 @@ def test_proposals_learn(tmp_path: Path):
 
 
 def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path):
-    whole, stopped, rest = Cells(), Cells(stops_after=6), Cells()
-    sizes = ["hydra.sweeper.trials=8", "hydra.sweeper.at_once=4"]
+    whole, stopped, rest = Cells(), Cells(stops_after=3), Cells()
+    sizes = ["hydra.sweeper.trials=4", "hydra.sweeper.at_once=2"]
     loop.run(reads(tmp_path / "whole", *sizes), whole)
     with pytest.raises(KeyboardInterrupt):
         loop.run(reads(tmp_path / "stopped", *sizes), stopped)
