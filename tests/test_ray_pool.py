@@ -16,7 +16,6 @@ import distributed
 import numpy as np
 import pytest
 import ray
-import sharing
 from distributed import meanwhile, wait
 from ray.cluster_utils import Cluster
 
@@ -387,11 +386,8 @@ def test_a_removed_node_costs_the_unit_that_it_was_at(two_nodes, store, desk, pr
     assert drawn.shape == (4, 4)
 
 
-def composed(*overrides: str):
-    return sharing.composed("generation=ray", *overrides)
-
-
-def test_any_generation_is_a_worker_and_repeats_the_sampler_of_the_run():
+def test_any_generation_is_a_worker_and_repeats_the_sampler_of_the_run(composed_quickly):
+    composed = partial(composed_quickly, "generation=ray")
     cfg = composed("generation@generation.worker=vllm", "temperature=0.7", "generation.top_k=5")
     checks.check(cfg)
     assert cfg.generation.worker._target_ == "bench.generation.vllm_engine.generate"

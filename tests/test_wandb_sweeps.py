@@ -29,6 +29,7 @@ SMALL = [
     "training.epochs=1",
     "evaluation.num_completions=2",
     "evaluation.temperatures=null",
+    "evaluation.lm_eval=false",
     "control=none",
 ]
 
