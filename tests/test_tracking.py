@@ -236,7 +236,7 @@ def test_what_did_not_change_is_not_logged_again_and_can_still_be_uploaded(run_f
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_changed_result_replaces_the_offline_run_unless_it_was_synced(run_folder):
+def test_a_changed_result_replaces_the_offline_run_unless_it_was_synced_and_a_deleted_one_is_logged_again(run_folder):
     def offline_runs() -> set[Path]:
         return set((run_folder / "wandb").glob("offline-run-*"))
 
@@ -249,12 +249,8 @@ def test_a_changed_result_replaces_the_offline_run_unless_it_was_synced(run_fold
     (second.path / "run-0123456789-a.wandb.synced").touch()
     third = log_to_wandb(run_folder, project="another")
     assert offline_runs() == {second.path, third.path}
-
-
-def test_a_run_whose_folder_was_deleted_is_logged_again(run_folder):
-    first = log_to_wandb(run_folder, project="ours")
-    shutil.rmtree(first.path)
-    again = log_to_wandb(run_folder, project="ours")
+    shutil.rmtree(third.path)
+    again = log_to_wandb(run_folder, project="another")
     assert (again.path / "run-0123456789-a.wandb").is_file()
 
 
