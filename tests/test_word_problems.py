@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bench.errors import BenchError
 from bench.seeds import generator
-from bench.tasks.word_problems import CORES, WordProblems
+from bench.tasks.word_problems import WordProblems
 from bench.tasks.word_problems_data import (
     LARGEST,
     TEMPLATES,
@@ -289,4 +289,4 @@ def test_templates_narrow_every_split_and_nothing_else():
 
 def test_the_numbers_of_cores_are_those_that_the_templates_have():
     for template in TEMPLATES:
-        assert CORES[template.name] == {split: cores(template)[split] for split in SPLITS}
+        assert template.cores == tuple(cores(template)[split] for split in SPLITS)

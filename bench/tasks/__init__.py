@@ -1,17 +1,13 @@
 """Tasks: prompts in disjoint splits, and an exact verdict on each completion. One file per task.
 
-A new task is one class, one YAML and one test. The class may live in any module that Python can import:
+A new task is one class, in any module, one YAML and one test (see bench/README.md):
 
     class Mine(Task):                             # in mine.py; a dataclass, where it has settings
         name, max_new_tokens = "mine", 64
         def prompts(self, split): ...
         def is_correct(self, completion, answer): ...
 
-    _target_: mine.Mine                           # conf/task/mine.yaml, or FOLDER/task/mine.yaml and the setting
-                                                  # hydra.searchpath=[file://FOLDER]
-
-A task over a data set inherits from `bench.tasks.rows.RowsTask` instead and states its rows, prompts and judge. What a
-task must have, and what it may have, is said in `Task` and `Judge`. Abilities that few tasks have are protocols here:
+A task over a data set inherits from `bench.tasks.rows.RowsTask` instead. Abilities that few tasks have are protocols:
 `Corpus` for policy=tiny, `Solves` for fine-tuning on worked solutions, `Demonstrates` where their style and errors are
 settings, and `Hints` for procedure.fallback=rationalise.
 """
@@ -23,17 +19,8 @@ import numpy as np
 
 from bench.artifacts import Prompts
 from bench.errors import BenchError
-from bench.sandbox import Job
 
 SPLITS = ("train", "validation", "test")
-
-
-class RunsPrograms(Protocol):
-    """A task that makes programs of completions, for scoring=unit_tests."""
-
-    def job(self, completion: str, answer: str) -> Job:
-        """The job in the sandbox that judges the completion."""
-        ...
 
 
 class Judge:
@@ -65,8 +52,8 @@ class Judge:
         return None
 
     @property
-    def programs(self) -> RunsPrograms | None:
-        """The runner of completions that are programs; None where they are not."""
+    def programs(self) -> Any:
+        """What has job(completion, answer), the bench.sandbox.Job that judges a program; None for other completions."""
         return None
 
     def check(self) -> None:
@@ -109,11 +96,9 @@ class Corpus(Protocol):
     @property
     def key(self) -> str:
         """Content key of what `demonstrations` gives for a seed."""
-        ...
 
     def demonstrations(self, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
         """Return pairs of prompt and completion."""
-        ...
 
 
 @runtime_checkable
@@ -122,7 +107,6 @@ class Solves(Protocol):
 
     def solutions(self, prompts: Prompts) -> list[str]:
         """Return [M] solutions. BenchError where a prompt has none."""
-        ...
 
 
 @runtime_checkable
@@ -131,7 +115,6 @@ class Demonstrates(Protocol):
 
     def demonstrations_of(self, prompts: Prompts, *, foreign: float, noise: float, seed: int) -> list[str]:
         """Return [M] solutions. foreign: the share in another style, noise: the share that is wrong; both 0 to 1."""
-        ...
 
 
 @runtime_checkable
@@ -140,7 +123,6 @@ class Hints(Protocol):
 
     def with_hint(self, prompts: Prompts) -> Prompts:
         """Return the prompts with their answers as hints, under ids of their own."""
-        ...
 
 
 def hinted(prompts: Prompts, hint: str) -> Prompts:
@@ -162,16 +144,16 @@ def refuse_without_solutions(task: Any, *, foreign: float = 0.0, noise: float = 
     """
     if isinstance(task, Demonstrates):
         return
-    solves, name = isinstance(task, Solves), task.name
+    solves = isinstance(task, Solves)
     if not solves:
         raise BenchError(
-            f"task={name} has no worked solutions to train on: use another task, or a procedure that trains on "
+            f"task={task.name} has no worked solutions to train on: use another task, or a procedure that trains on "
             "samples alone."
         )
     for setting, share in {"foreign": foreign, "noise": noise}.items():
         if share:
             raise BenchError(
-                f"procedure.{setting}={share} is not allowed with task={name}, whose worked solutions are used as "
+                f"procedure.{setting}={share} is not allowed with task={task.name}, whose worked solutions are used as "
                 "they are: it must be 0."
             )
     if getattr(task, "files", None) is not None:

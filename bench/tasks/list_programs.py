@@ -11,38 +11,32 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from textwrap import dedent
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from bench.artifacts import Prompts, content_hash
-from bench.config.rules import Count, PromptCount, Seed, whole
+from bench.config.rules import Count
 from bench.errors import BenchError
 from bench.sandbox import Job, Limits, canonical, verdicts
 from bench.seeds import generator
-from bench.tasks import SPLITS, Task, wanted_prompts
 from bench.tasks import list_programs_data as data
+from bench.tasks import wanted_prompts
+from bench.tasks.procedural import ProceduralTask, Written
 from bench.tasks.program_tests import from_answer
 from bench.tasks.programs import Isolation
 
 FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
 FUNCTION = re.compile(rf"^\s*def {data.ENTRY}\b", re.MULTILINE)
 MOST = {"train": 3000, "validation": 1000, "test": 1000}  # each split holds some more
-CORPUS_VERSION = 1  # raise it when `demonstrations` means something new: policies are pretrained again
 
 
 @dataclass(frozen=True)
-class ListPrograms(Task):
-    """seed: of the choice of prompts, independent of the run's seed; a program's split never changes. isolation: of
-    completions that have to run, see bench.sandbox."""
+class ListPrograms(ProceduralTask):
+    """isolation: of completions that have to run, see bench.sandbox."""
 
-    train_prompts: PromptCount = 600
-    validation_prompts: PromptCount = 300
-    test_prompts: Annotated[int, whole(2, 100_000_000)] = 300
     max_new_tokens: Count = 64
-    seed: Seed = 0
     isolation: Isolation = "auto"
 
     name: ClassVar[str] = "list_programs"
@@ -52,40 +46,27 @@ class ListPrograms(Task):
     def programs(self) -> "ListPrograms":
         return self
 
-    @property
-    def key(self) -> str:
-        """The content key of the pretraining corpus. No setting enters it, because none changes the corpus."""
-        return content_hash([type(self).__name__, CORPUS_VERSION])
-
-    def prompts(self, split: str) -> Prompts:
-        """Return the prompts of a split. The first hundred are the same for every number of prompts."""
+    def written(self, split: str) -> list[Written]:
+        """Return the prompts of a split; no two have the same function."""
         count = wanted_prompts(self, split)
         if not 1 <= count <= MOST[split]:
             raise BenchError(
                 f"task.{split}_prompts={count} is not allowed: the {split} split of list_programs gives up to "
                 f"{MOST[split]} prompts; ask for 1 to {MOST[split]}."
             )
-        texts, answers, _ = zip(*_drawn(split, count, self.seed), strict=True)
-        return Prompts(
-            id=np.array([f"{split}-{index:04d}" for index in range(count)]),
-            messages=tuple(({"role": "user", "content": text},) for text in texts),
-            answer=np.array(answers),
-        )
+        rng = generator(self.seed, "list_programs", split)
+        return [
+            Written(f"{split}-{index:04d}", data.question(program), data.tests(program, rng), program)
+            for index, program in enumerate(itertools.islice(data.drawn(split, rng), count))
+        ]
 
     def demonstrations(self, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
         """Return `count` pairs (prompt, completion) of the pretraining corpus; well under half of them are right."""
         return [data.demonstration(rng) for _ in range(count)]
 
     def solutions(self, prompts: Prompts) -> list[str]:
-        """Return [M] right programs, one line per step. ValueError for a prompt of another task."""
-        written = []
-        for name, messages in zip(prompts.id.tolist(), prompts.messages, strict=True):
-            split, _, index = name.partition("-")
-            drawn = _drawn(split, wanted_prompts(self, split), self.seed) if split in SPLITS else []
-            if not index.isdigit() or int(index) >= len(drawn) or drawn[int(index)][0] != messages[-1]["content"]:
-                raise ValueError(f"prompt {name} is not one of list_programs as it is set, so it has no solution here.")
-            written.append(drawn[int(index)][2])
-        return written
+        """Return [M] right programs, as demonstrations write them. ValueError for a prompt of another task."""
+        return ["".join(f"\n{line}" for line in data.right_lines(program)) for program in self.sources(prompts)]
 
     def program(self, completion: str) -> str:
         """Return the source of f: the first fenced block, or the whole completion; bare lines become a function."""
@@ -145,11 +126,3 @@ def _code(completion: str) -> str:
 def _lines(completion: str) -> tuple[str, ...]:
     """The lines that are not blank, with their indentation relative to each other."""
     return tuple(line.rstrip() for line in dedent(_code(completion)).splitlines() if line.strip())
-
-
-@lru_cache(maxsize=8)
-def _drawn(split: str, count: int, seed: int) -> list[tuple[str, str, str]]:
-    """`count` questions, their tests and right programs; no two questions have the same function."""
-    rng = generator(seed, "list_programs", split)
-    programs = itertools.islice(data.drawn(split, rng), count)
-    return [(data.question(program), data.tests(program, rng), data.solution(program)) for program in programs]

@@ -128,11 +128,6 @@ def right_lines(program: Program) -> tuple[str, ...]:
     return tuple(STEPS[step].lines[0] for step in program)
 
 
-def solution(program: Program) -> str:
-    """Return a program as demonstrations write it: each line starts with a line break."""
-    return "".join(f"\n{line}" for line in right_lines(program))
-
-
 def question(program: Program) -> str:
     """ "Keep the even numbers, then add 3 to every number." """
     words = ", then ".join(STEPS[step].words for step in program)

@@ -9,51 +9,28 @@ order), and every prompt of a split has a core of its own.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
 from typing import Annotated, ClassVar
 
 import numpy as np
 
-from bench.artifacts import Prompts, content_hash
-from bench.config.rules import Count, PromptCount, Seed, or_null, some_of, whole
+from bench.artifacts import Prompts
+from bench.config.rules import Count, or_null, some_of
 from bench.errors import BenchError
 from bench.seeds import generator
-from bench.tasks import SPLITS, Task, hinted, wanted_prompts
+from bench.tasks import SPLITS, hinted, wanted_prompts
 from bench.tasks import word_problems_data as data
+from bench.tasks.procedural import ProceduralTask, Written
 
 ANSWER = re.compile(r"#### ([0-9]+)\s*\Z")
 EQUATION = re.compile(r"([0-9]+) ([-+*]) ([0-9]+) = ([0-9]+)")
 KINDS = tuple(template.name for template in data.TEMPLATES)
-CORPUS_VERSION = 1  # raise it when `demonstrations` means something new: policies are pretrained again
-
-
-# The numbers of numeric cores that each template has; counting them takes a second, and every plan asks
-CORES = {
-    name: dict(zip(SPLITS, counts, strict=True))
-    for name, counts in {
-        "more": (67, 35, 38),
-        "chain2": (39, 28, 17),
-        "chain3": (170, 68, 55),
-        "bags": (64, 29, 21),
-        "times": (118, 70, 61),
-        "spend": (28, 16, 14),
-        "events2": (623, 305, 296),
-        "events3": (4351, 2145, 2226),
-        "spend_more": (286, 153, 141),
-    }.items()
-}
 
 
 @dataclass(frozen=True)
-class WordProblems(Task):
-    """seed: of the choice of prompts, independent of the run's seed; the cores of a split never change. templates: the
-    kinds of problems; null takes all. Every policy is pretrained on all of them."""
+class WordProblems(ProceduralTask):
+    """templates: the kinds of problems; null takes all. Every policy is pretrained on all of them."""
 
-    train_prompts: PromptCount = 600
-    validation_prompts: PromptCount = 300
-    test_prompts: Annotated[int, whole(2, 100_000_000)] = 300
     max_new_tokens: Count = 48  # the longest solution takes 21, EOS included
-    seed: Seed = 0
     templates: Annotated[Sequence[str] | None, or_null(some_of(*KINDS))] = None
 
     name: ClassVar[str] = "word_problems"
@@ -61,8 +38,8 @@ class WordProblems(Task):
     def __post_init__(self) -> None:
         if self.templates is not None:
             object.__setattr__(self, "templates", tuple(self.templates))
-        for split in SPLITS:
-            count, held = wanted_prompts(self, split), sum(CORES[template.name][split] for template in self._chosen())
+        for place, split in enumerate(SPLITS):
+            count, held = wanted_prompts(self, split), sum(template.cores[place] for template in self._chosen())
             if not 1 <= count <= held:
                 raise BenchError(
                     f"task.{split}_prompts={count} is not allowed: the {split} split of word_problems has {held} "
@@ -73,20 +50,24 @@ class WordProblems(Task):
         return [template for template in data.TEMPLATES if self.templates is None or template.name in self.templates]
 
     @property
-    def key(self) -> str:
-        """The content key of the pretraining corpus. No setting enters it, because none changes the corpus."""
-        return content_hash([type(self).__name__, CORPUS_VERSION])
-
-    @property
     def answer_pattern(self) -> str:
         return ANSWER.pattern
 
-    def prompts(self, split: str) -> Prompts:
-        """Return the prompts of a split. The first hundred are the same for every number of prompts.
-
-        Templates are drawn with their shares, each until its cores are used up.
-        """
-        return _prompts(self, split)
+    def written(self, split: str) -> list[Written]:
+        """Return the prompts of a split. Templates are drawn with their shares, each until its cores are used up."""
+        chosen, rng = self._chosen(), generator(self.seed, "word_problems", split)
+        left = []  # of each template a problem of every core, in random order
+        for template in chosen:
+            members = data.problems(template)[split]
+            left.append(list({members[i].core: members[i] for i in rng.permutation(len(members))}.values()))
+        shares = np.array([template.share for template in chosen])
+        found = []
+        for index in range(wanted_prompts(self, split)):
+            open_shares = shares * [bool(queue) for queue in left]
+            problem = left[rng.choice(len(chosen), p=open_shares / open_shares.sum())].pop()
+            name = f"{split}-{index:04d}-{problem.template.name}"
+            found.append(Written(name, data.wording(problem, rng), str(problem.answer), problem))
+        return found
 
     def demonstrations(self, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
         """Return `count` pairs (prompt, completion) of the pretraining corpus; about half of them are right."""
@@ -100,18 +81,11 @@ class WordProblems(Task):
         noise: the share, 0 to 1, with a slip and a wrong answer; less where too few prompts admit a slip.
         ValueError for a prompt of another task.
         """
-        rng = generator(seed, "word_problems", "demonstrations")
-        known = {split: {name: (text, problem) for name, text, problem in _drawn(self, split)} for split in SPLITS}
-        stories = []
-        for name, messages in zip(prompts.id.tolist(), prompts.messages, strict=True):
-            text, problem = known.get(name.partition("-")[0], {}).get(name, ("", None))
-            if problem is None or messages[-1]["content"] != text:
-                raise ValueError(f"prompt {name} is not one of word_problems as it is set, so it has no solution here.")
-            stories.append(problem)
+        rng, stories = generator(seed, "word_problems", "demonstrations"), self.sources(prompts)
         solutions = [data.worked(problem, rng) for problem in stories]
         slips = round(noise * len(stories))
         for index in rng.permutation(len(stories)):
-            wrong = data.wrongly_worked(stories[index], answer(stories[index]), rng) if slips else None
+            wrong = data.wrongly_worked(stories[index], rng) if slips else None
             if wrong is not None:
                 solutions[index], slips = wrong, slips - 1
         for index in rng.permutation(len(stories))[: round(foreign * len(stories))]:
@@ -124,10 +98,11 @@ class WordProblems(Task):
 
     def extract_answer(self, completion: str) -> str | None:
         """Return the digits after the final ####; None where the completion does not end with them."""
-        return _answer(completion)
+        found = ANSWER.search(completion)
+        return found[1] if found else None
 
     def is_correct(self, completion: str, answer: str) -> bool:
-        return _answer(completion) == answer
+        return self.extract_answer(completion) == answer
 
     def steps_are_true(self, completion: str) -> bool:
         """Return whether there is an equation, and every sentence with an equals sign is a true equation."""
@@ -136,58 +111,7 @@ class WordProblems(Task):
 
     def path(self, completion: str) -> str | None:
         """Return the equations in their order (Yuan et al. 2023, RFT), e.g. "9 - 1 = 8; 9 + 8 = 17"."""
-        return _path(completion)
-
-
-@cache  # every run of a sweep needs them
-def _prompts(task: WordProblems, split: str) -> Prompts:
-    drawn = _drawn(task, split)
-    return Prompts(
-        id=np.array([name for name, _, _ in drawn]),
-        messages=tuple(({"role": "user", "content": text},) for _, text, _ in drawn),
-        answer=np.array([str(answer(problem)) for _, _, problem in drawn]),
-    )
-
-
-@cache
-def _drawn(task: WordProblems, split: str) -> list[tuple[str, str, data.Problem]]:
-    """Name, text and problem of each prompt."""
-    wanted, chosen = wanted_prompts(task, split), task._chosen()
-    rng = generator(task.seed, "word_problems", split)
-    left = [_one_per_core(data.problems(template)[split], rng) for template in chosen]
-    shares = np.array([template.share for template in chosen])
-    rows = []
-    for index in range(wanted):
-        open_shares = shares * [bool(queue) for queue in left]
-        template = rng.choice(len(chosen), p=open_shares / open_shares.sum())
-        problem = left[template].pop()
-        rows.append((f"{split}-{index:04d}-{problem.template.name}", data.wording(problem, rng), problem))
-    return rows
-
-
-def answer(problem: data.Problem) -> int:
-    """Return the result of the problem; all its solutions agree."""
-    values = data.evaluate(problem.solutions()[0], problem.values())
-    assert values is not None
-    return values["r"]
-
-
-def _one_per_core(members: tuple[data.Problem, ...], rng: np.random.Generator) -> list[data.Problem]:
-    """One problem of every core, in random order."""
-    shuffled = (members[i] for i in rng.permutation(len(members)))
-    return list({problem.core: problem for problem in shuffled}.values())
-
-
-@lru_cache(maxsize=2**16)  # the runs of a sweep read the same pools
-def _answer(completion: str) -> str | None:
-    found = ANSWER.search(completion)
-    return found[1] if found else None
-
-
-@lru_cache(maxsize=2**16)
-def _path(completion: str) -> str | None:
-    equations = [step for step in _sentences(completion) if EQUATION.fullmatch(step)]
-    return "; ".join(equations) or None
+        return "; ".join(step for step in _sentences(completion) if EQUATION.fullmatch(step)) or None
 
 
 def _sentences(completion: str) -> list[str]:
@@ -196,8 +120,5 @@ def _sentences(completion: str) -> list[str]:
 
 
 def _is_true(step: str) -> bool:
-    equation = EQUATION.fullmatch(step)
-    if equation is None:
-        return False
-    x, operation, y, result = equation.groups()
-    return {"+": int(x) + int(y), "-": int(x) - int(y), "*": int(x) * int(y)}[operation] == int(result)
+    found = EQUATION.fullmatch(step)
+    return found is not None and data.OPERATIONS[found[2]](int(found[1]), int(found[3])) == int(found[4])

@@ -11,6 +11,7 @@ are consistent with it.
 import functools
 import hashlib
 import itertools
+import operator
 import re
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ LARGEST = 20  # every number and every intermediate result lies in 0..LARGEST
 NAMES = ("Ana", "Ben", "Eve", "Ida", "Jon", "Kim", "Leo", "Max", "Mia", "Sam", "Tom", "Zoe")
 ITEMS = ("beads", "books", "cakes", "cards", "coins", "cups", "keys", "nuts", "pens", "shells")
 WORDS = {"+": {"more": "more", "finds": "finds"}, "-": {"more": "fewer", "finds": "loses"}}
-OPERATIONS = {"+": np.add, "-": np.subtract, "*": np.multiply}
+OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 EQUATION = re.compile(r" [0-9]+ ([-+*]) ([0-9]+) = [0-9]+\.")
 ANNOUNCED = {"+": "more", "-": "fewer", "*": "times"}
 ARITHMETIC_SLIP = 0.38  # the share of demonstrations with one, where some step admits one
@@ -36,6 +37,7 @@ class Template:
 
     name: str
     share: float  # of the corpus and of every split
+    cores: tuple[int, ...]  # numeric cores in train, validation and test; counting them takes a second
     text: str
     plans: tuple[Plan, ...]
     factors: str = ""  # the numbers that multiply; they are at least 2
@@ -69,6 +71,13 @@ class Problem:
             for plan in self.template.plans
         ]
         return [plan for plan in plans if evaluate(plan, self.values()) is not None]
+
+    @property
+    def answer(self) -> int:
+        """The result; all solutions agree."""
+        values = evaluate(self.solutions()[0], self.values())
+        assert values is not None
+        return values["r"]
 
     def values(self) -> dict[str, int]:
         return dict(zip(self.template.numbers, self.numbers, strict=True))
@@ -117,57 +126,58 @@ def problems(template: Template) -> dict[str, tuple[Problem, ...]]:
 
 
 def _templates(table: str) -> tuple[Template, ...]:
-    """Each paragraph is a template: "name share [factors]", the text, and a plan per line."""
+    """Each paragraph is a template: "name share cores [factors]", the text, and a plan per line."""
     found = []
     for paragraph in table.strip().split("\n\n"):
-        (name, share, *factors), (text, *plans) = paragraph.split("\n")[0].split(), paragraph.split("\n")[1:]
+        head, text, *plans = paragraph.split("\n")
+        name, share, cores, *factors = head.split()
         steps = ([step.split() for step in plan.split(";")] for plan in plans)
         made = tuple(tuple((result, x, operation, y) for result, _, x, operation, y in plan) for plan in steps)
-        found.append(Template(name, float(share), text, made, "".join(factors)))
+        found.append(Template(name, float(share), tuple(map(int, cores.split("/"))), text, made, "".join(factors)))
     return tuple(found)
 
 
 # The shares leave every template enough cores for one prompt per core at the default sizes.
 TEMPLATES = _templates("""
-more 0.05
+more 0.05 67/35/38
 {A} has {a} {item}. {B} has {b} {more1}. How many {item} does {B} have?
 r = a ±1 b
 
-chain2 0.045
+chain2 0.045 39/28/17
 {A} has {a} {item}. {B} has {b} {more1}. How many {item} in all?
 p = a ±1 b; r = a + p
 p = a ±1 b; r = p + a
 p = a + a; r = p ±1 b
 
-chain3 0.09
+chain3 0.09 170/68/55
 {A} has {a} {item}. {B} has {b} {more1}. {C} has {c}. How many {item} in all?
 p = a ±1 b; q = a + p; r = q + c
 p = a ±1 b; q = p + c; r = a + q
 p = a + a; q = p ±1 b; r = q + c
 p = a + c; q = a ±1 b; r = p + q
 
-bags 0.07 ab
+bags 0.07 64/29/21 ab
 {A} has {a} bags of {b} {item} and {finds1} {c}. How many {item} now?
 p = a * b; r = p ±1 c
 p = b * a; r = p ±1 c
 
-times 0.1 b
+times 0.1 118/70/61 b
 {A} has {a} {item}. {B} has {b} times as many and {finds1} {c}. How many {item} in all?
 p = a * b; q = p ±1 c; r = a + q
 p = a * b; q = a + p; r = q ±1 c
 p = b * a; q = p ±1 c; r = q + a
 
-spend 0.035 bc
+spend 0.035 28/16/14 bc
 {A} has {a} euros and buys {b} {item} for {c} euros each. How many euros are left?
 p = b * c; r = a - p
 p = c * b; r = a - p
 
-events2 0.17
+events2 0.17 623/305/296
 {A} has {a} {item}, {finds1} {b} and {finds2} {c}. How many {item} now?
 p = a ±1 b; r = p ±2 c
 p = a ±2 c; r = p ±1 b
 
-events3 0.22
+events3 0.22 4351/2145/2226
 {A} has {a} {item}, {finds1} {b}, {finds2} {c} and {finds3} {d}. How many {item} now?
 p = a ±1 b; q = p ±2 c; r = q ±3 d
 p = a ±1 b; q = p ±3 d; r = q ±2 c
@@ -176,7 +186,7 @@ p = a ±2 c; q = p ±3 d; r = q ±1 b
 p = a ±3 d; q = p ±1 b; r = q ±2 c
 p = a ±3 d; q = p ±2 c; r = q ±1 b
 
-spend_more 0.22 cd
+spend_more 0.22 286/153/141 cd
 {A} has {a} euros, {finds1} {b} and buys {c} {item} for {d} euros each. How many euros are left?
 p = a ±1 b; q = c * d; r = p - q
 p = c * d; q = a - p; r = q ±1 b
@@ -234,14 +244,14 @@ def worked(problem: Problem, rng: np.random.Generator) -> str:
     return solution
 
 
-def wrongly_worked(problem: Problem, answer: int, rng: np.random.Generator) -> str | None:
+def wrongly_worked(problem: Problem, rng: np.random.Generator) -> str | None:
     """Return a solution with one slip, in arithmetic or in the plan, and a wrong answer; None where there is none."""
     plan = problem.solutions()[0]
     skipped = [(skip_step(plan, step), None) for step in range(len(plan))] if len(plan) > 1 else []
     slipped: list[tuple[Plan, int | None]] = [*((plan, step) for step in range(len(plan))), *skipped]
     for choice in rng.permutation(len(slipped)):
         solution = solve(problem, slipped[choice][0], slipped[choice][1], rng)
-        if solution is not None and not solution.endswith(f"#### {answer}"):
+        if solution is not None and not solution.endswith(f"#### {problem.answer}"):
             return solution
     return None
 
