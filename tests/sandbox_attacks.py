@@ -502,7 +502,7 @@ def main(folder: str, way: str) -> None:
     with Sandbox(Limits(cpu_seconds=1, wall_seconds=3, memory_megabytes=256), isolation=way) as sandbox:
         for name, program in chosen.items():
             cases = CHEAT_CASES if name in CHEATS else SEARCH_CASES
-            found[name] = sandbox.run(Job(prepared(program, canary=f"{folder}/canary"), "f", cases)).outcome
+            found[name] = sandbox.run(Job(prepared(program, canary=f"{folder}/canary"), "f", cases))
     print(json.dumps(found))
 
 

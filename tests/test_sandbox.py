@@ -71,7 +71,7 @@ def outcomes(way: str, canary: Path) -> Iterator[dict[str, str]]:
     names = [*CHEATS, "honest", "honest again"]
     jobs = [Job(prepared(CHEATS[name], canary=str(canary)), "f", CHEAT_CASES) for name in CHEATS] + [HONEST, HONEST]
     found = verdicts(jobs, limits=LIMITS, isolation=way, workers=6)
-    yield dict(zip(names, (verdict.outcome for verdict in found), strict=True))
+    yield dict(zip(names, found, strict=True))
     assert canary.read_text() == "alive"
 
 
@@ -100,7 +100,7 @@ def test_outcomes_say_how_a_program_failed(outcomes: dict[str, str]) -> None:
 def run_search(name: str, way: str, canary: Path, port: int = 1) -> str:
     program = prepared(SEARCHES[name], canary=str(canary), port=port, tests=__file__)
     with Sandbox(LIMITS, isolation=way) as sandbox:
-        return [sandbox.run(Job(program, "f", SEARCH_CASES)).outcome for _ in range(2)][1]
+        return [sandbox.run(Job(program, "f", SEARCH_CASES)) for _ in range(2)][1]
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -119,7 +119,7 @@ def test_searches_find_what_is_not_isolated(canary: Path) -> None:
     program = f"import os\ndef f():\n    os.unlink({str(canary.with_name('other'))!r})\n    return []"
     canary.with_name("other").write_text("alive")
     with Sandbox(LIMITS, isolation="none") as sandbox:
-        assert sandbox.run(Job(program, "f", SEARCH_CASES)).passed
+        assert sandbox.run(Job(program, "f", SEARCH_CASES)) == "passed"
     assert not canary.with_name("other").exists()
 
 
@@ -128,7 +128,7 @@ def test_without_isolation_limits_and_the_network_still_hold(canary: Path) -> No
         assert run_search(name, "none", canary) == "passed", name
     names = ("endless loop", "10 GiB", "fork bomb", "os._exit", "sleep", "int that is always equal")
     jobs = [Job(prepared(CHEATS[name], canary=str(canary)), "f", CHEAT_CASES) for name in names]
-    assert not any(verdict.passed for verdict in verdicts(jobs, limits=LIMITS, isolation="none", workers=3))
+    assert "passed" not in verdicts(jobs, limits=LIMITS, isolation="none", workers=3)
 
 
 def test_the_sandbox_has_namespaces_of_its_own(way: str) -> None:
@@ -166,9 +166,9 @@ def test_no_process_is_left_where_several_are_allowed(way: str, canary: Path, na
     program = prepared(CHEATS[name], canary=str(canary), marker=marker)
     limits = Limits(cpu_seconds=1, wall_seconds=2, memory_megabytes=256, processes=8)
     with Sandbox(limits, isolation=way) as sandbox:
-        assert not sandbox.run(Job(program, "f", CHEAT_CASES)).passed
+        assert sandbox.run(Job(program, "f", CHEAT_CASES)) != "passed"
         assert soon(lambda: marker not in names_of_processes())
-        assert sandbox.run(HONEST).passed
+        assert sandbox.run(HONEST) == "passed"
 
 
 def test_a_fork_bomb_is_held_to_the_number_allowed(way: str, canary: Path) -> None:
@@ -225,7 +225,7 @@ def test_nothing_is_left_in_this_process_or_on_the_host(way: str, tmp_path: Path
 
     verdicts([HONEST], limits=LIMITS, isolation=way)
     before = state()
-    assert all(v.passed for v in verdicts([HONEST] * 3, limits=LIMITS, isolation=way, workers=3))
+    assert verdicts([HONEST] * 3, limits=LIMITS, isolation=way, workers=3) == ["passed"] * 3
     assert state() == before
 
 
@@ -296,7 +296,7 @@ def test_an_unknown_isolation_is_refused() -> None:
 
 def test_verdicts_keep_their_order(way: str) -> None:
     jobs = [Job(f"def f(x):\n    return {k} * x", "f", [([3], 6 + 3 * (i % 2))]) for i in range(12) for k in (2, 3)]
-    found = [verdict.passed for verdict in verdicts(jobs, limits=LIMITS, isolation=way, workers=3)]
+    found = [verdict == "passed" for verdict in verdicts(jobs, limits=LIMITS, isolation=way, workers=3)]
     assert found == [k == 2 + i % 2 for i in range(12) for k in (2, 3)]
     assert verdicts([], limits=LIMITS, isolation=way) == []
 
@@ -305,7 +305,7 @@ def test_each_call_has_its_own_input_and_a_program_its_own_memory(way: str) -> N
     keeps = "seen = []\ndef f(xs):\n    xs.append(len(seen))\n    seen.append(xs)\n    return xs"
     with Sandbox(LIMITS, isolation=way) as sandbox:
         for _ in range(2):
-            assert sandbox.run(Job(keeps, "f", [([[5]], [5, 0]), ([[5]], [5, 1])])).passed
+            assert sandbox.run(Job(keeps, "f", [([[5]], [5, 0]), ([[5]], [5, 1])])) == "passed"
 
 
 @pytest.mark.parametrize(
@@ -318,8 +318,8 @@ def test_plain_values_pass_where_they_are_equal(way: str, value: object) -> None
         f"def f():\n    from math import inf\n    return {value!r}" if value != 10**5000 else "f = lambda: 10**5000"
     )
     with Sandbox(LIMITS, isolation=way) as sandbox:
-        assert sandbox.run(Job(source, "f", [([], value)])).passed
-        assert not sandbox.run(Job(source, "f", [([], [value])])).passed
+        assert sandbox.run(Job(source, "f", [([], value)])) == "passed"
+        assert sandbox.run(Job(source, "f", [([], [value])])) != "passed"
 
 
 ATOMS = st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from([0.0, -0.0, 1.0, 0.5])

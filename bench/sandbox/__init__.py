@@ -1,7 +1,7 @@
 """Run untrusted programs without network and with limits: they see only a temporary folder, and leave no process.
 
     with Sandbox(Limits(), isolation="auto") as sandbox:
-        sandbox.run(Job("def f(xs):\\n    return xs[::-1]", "f", [([[1, 2]], [2, 1])]))     # Verdict("passed")
+        sandbox.run(Job("def f(xs):\\n    return xs[::-1]", "f", [([[1, 2]], [2, 1])]))     # "passed"
 
 Cases: the expected values never enter the sandbox. A program gets its inputs and writes what it returns as text. That
 text is compared outside, byte for byte, with the text of the expected values (bench.sandbox.inside.canonical).
@@ -38,7 +38,8 @@ SERVER = Path(__file__).with_name("server.py")
 ATTEMPTS = 3  # to start a program, because the host may be short of processes or memory for a moment
 GRACE = 30.0  # seconds beyond the wall limit until the sandbox counts as failed
 Case = tuple[list[Any], Any]  # arguments, and what must come back
-VERDICTS = ("passed", "wrong_output", "exception", "time_limit", "stopped_early")
+# only "passed" is certain: a failing program can choose how its failure looks
+VERDICTS = PASSED, *FAILED = ("passed", "wrong_output", "exception", "time_limit", "stopped_early")
 
 
 @dataclass(frozen=True)
@@ -73,17 +74,6 @@ class Job:
             raise ValueError("tests without a case would let every program pass; give at least one")
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """One of VERDICTS. Only "passed" is certain: a failing program can choose how its failure looks."""
-
-    outcome: str
-
-    @property
-    def passed(self) -> bool:
-        return self.outcome == "passed"
-
-
 class SandboxError(BenchError):
     """The sandbox itself failed: nothing is known about the program."""
 
@@ -113,7 +103,7 @@ class Sandbox:
             try:
                 self._start({"isolation": way, "bubblewrap": bubblewrap or "bwrap"})
                 proof = Job("def f(x):\n    return [x, x]", "f", [([1], [1, 1])])
-                if self.run(proof).passed:
+                if self.run(proof) == PASSED:
                     return self
                 reasons.append(f"{way}: a program that is right failed; memory_megabytes or cpu_seconds may be too low")
             except SandboxError as error:
@@ -128,10 +118,10 @@ class Sandbox:
     def _start(self, configuration: dict[str, Any]) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(self.limits.wall_seconds + GRACE)
-        limits = {"limits": asdict(self.limits), "wall_seconds": self.limits.wall_seconds}
+        configuration |= {"limits": asdict(self.limits)}
         with theirs:
             self._server = subprocess.Popen(
-                [os.path.realpath(sys.executable), "-I", "-S", str(SERVER), json.dumps(configuration | limits)],
+                [os.path.realpath(sys.executable), "-I", "-S", str(SERVER), json.dumps(configuration)],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -143,8 +133,8 @@ class Sandbox:
         if not answer["ready"]:
             raise SandboxError(answer["message"])
 
-    def run(self, job: Job) -> Verdict:
-        """Return the verdict on a program. SandboxError where it can't start, ValueError for other than plain data."""
+    def run(self, job: Job) -> str:
+        """Return one of VERDICTS. SandboxError where the program can't start, ValueError for other than plain data."""
         if job.tests:
             expected = b"passed\n"
             content = TESTED + json.dumps({name: text for name, text in vars(job).items() if name != "cases"}).encode()
@@ -157,28 +147,26 @@ class Sandbox:
             time.sleep(0.2 * attempt)
             received, answer = self._run(content, len(expected) + 32 * bool(job.tests) + 1)
             if answer["started"]:
-                return Verdict(_outcome(received, expected, timed_out=answer["timed_out"]))
+                return "time_limit" if answer["timed_out"] else _verdict(received, expected)
             message = answer["message"]
         raise SandboxError(f"A program could not be started in the sandbox ({message or 'no reason given'}).")
 
     def _run(self, content: bytes, enough: int) -> tuple[bytes, dict[str, Any]]:
         """What the program wrote, up to about `enough` bytes, and the server's answer."""
         assert self._control is not None
-        job = os.memfd_create("job")
         output, theirs = os.pipe()
-        try:
-            with os.fdopen(os.dup(job), "wb") as file:
-                file.write(content)
+        # a program that goes on writing then gets a broken pipe
+        with open(os.memfd_create("job"), "wb") as job, open(output, "rb"):
             try:
-                socket.send_fds(self._control, [b"1"], [job, theirs])
-            finally:
-                os.close(theirs)
-            received = _read(output, enough, time.monotonic() + self.limits.wall_seconds + GRACE)
-        except OSError as error:
-            raise SandboxError(f"the sandbox is gone ({error.strerror})") from error
-        finally:
-            os.close(job)
-            os.close(output)  # a program that goes on writing gets a broken pipe
+                try:
+                    job.write(content)
+                    job.flush()
+                    socket.send_fds(self._control, [b"1"], [job.fileno(), theirs])
+                finally:
+                    os.close(theirs)
+                received = _read(output, enough, time.monotonic() + self.limits.wall_seconds + GRACE)
+            except OSError as error:
+                raise SandboxError(f"the sandbox is gone ({error.strerror})") from error
         return received, self._receive()
 
     def _receive(self) -> dict[str, Any]:
@@ -204,8 +192,8 @@ class Sandbox:
             self._server = None
 
 
-def verdicts(jobs: Sequence[Job], *, limits: Limits, isolation: str, workers: int = 1) -> list[Verdict]:
-    """Return a verdict for every job, in order; `workers` sandboxes run side by side."""
+def verdicts(jobs: Sequence[Job], *, limits: Limits, isolation: str, workers: int = 1) -> list[str]:
+    """Return one of VERDICTS for every job, in order; `workers` sandboxes run side by side."""
     if not jobs:
         return []
     with ExitStack() as stack:
@@ -213,7 +201,7 @@ def verdicts(jobs: Sequence[Job], *, limits: Limits, isolation: str, workers: in
         for _ in range(min(workers, len(jobs))):
             free.put(stack.enter_context(Sandbox(limits, isolation=isolation)))
 
-        def run(job: Job) -> Verdict:
+        def run(job: Job) -> str:
             sandbox = free.get()
             try:
                 return sandbox.run(job)
@@ -238,12 +226,10 @@ def _read(pipe: int, enough: int, deadline: float) -> bytes:
     return bytes(received)
 
 
-def _outcome(received: bytes, expected: bytes, *, timed_out: bool) -> str:
-    if timed_out:
-        return "time_limit"
+def _verdict(received: bytes, expected: bytes) -> str:
     if received == expected:
-        return "passed"
-    if received.decode("latin-1").strip() in VERDICTS[1:]:  # of tests
+        return PASSED
+    if received.decode("latin-1").strip() in FAILED:  # of tests
         return received.decode().strip()
     written, wanted = received.split(b"\n"), expected.split(b"\n")
     differs = next((line for line, right in zip(written, wanted, strict=False) if line != right), b"")
@@ -252,5 +238,5 @@ def _outcome(received: bytes, expected: bytes, *, timed_out: bool) -> str:
     return "stopped_early" if expected.startswith(received) else "wrong_output"
 
 
-__all__ = ["ISOLATION", "VERDICTS", "Case", "Job", "Limits", "NotPlainError", "Sandbox", "SandboxError", "Verdict"]
+__all__ = ["ISOLATION", "PASSED", "VERDICTS", "Case", "Job", "Limits", "NotPlainError", "Sandbox", "SandboxError"]
 __all__ += ["canonical", "verdicts"]

@@ -39,6 +39,7 @@ MACHINES = tuple(AUDIT_ARCH)
 FORKS = {"x86_64": (56, 57, 58, 112, 109), "aarch64": (220, 157, 154)}  # clone, fork, vfork; setsid, setpgid
 SOCKETPAIR = {"x86_64": 53, "aarch64": 199}
 CLONE3 = 435
+libc = ctypes.CDLL(None, use_errno=True)
 # System calls that a tested function never needs: name, number on x86_64, number on aarch64.
 FORBIDDEN = """
 # the network
@@ -83,12 +84,12 @@ def canonical(value: Any) -> str:
     raise NotPlainError(f"a {kind.__name__} is not plain data: None, bool, int, float, str, lists and dicts of them")
 
 
-def confined(job: int, output: int, report: int, limits: dict[str, Any], user: int | None) -> NoReturn:
+def confined(job: int, output: int, report: int, configuration: dict[str, Any]) -> NoReturn:
     """Run the job in this process, and end the process. A failure before the program starts goes to `report`.
 
     A job with tests takes two processes: this one runs the tests, and a fork made before the job is read the program.
     """
-    program, line = 0, None
+    program, line, limits = 0, None, configuration["limits"]
     try:
         _keep_only(output, report, job)
         report = REPORT
@@ -96,17 +97,18 @@ def confined(job: int, output: int, report: int, limits: dict[str, Any], user: i
             limits = limits | {"processes_beside": limits["processes_beside"] + 1}
             line, theirs = socket.socketpair()
         _set_limits(limits)
-        _drop_privileges(user)
+        _drop_privileges(configuration["user"])
         if line is not None:
-            checked(ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")  # neither looks into the other
+            checked(libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")  # neither looks into the other
             program = os.fork()
             if program == 0:
                 _serve_program(theirs.fileno(), limits)
             theirs.close()
             if line.recv(1) != STARTED:
                 raise OSError("the process of the program did not start")
-        content = _read(JOB)
-        os.close(JOB)
+        os.lseek(JOB, 0, os.SEEK_SET)
+        with open(JOB, "rb") as file:
+            content = file.read()
         _filter_system_calls(limits["processes"])
         task = json.loads(content.removeprefix(TESTED))
         os.write(REPORT, STARTED)
@@ -130,7 +132,7 @@ def confined(job: int, output: int, report: int, limits: dict[str, Any], user: i
 def _serve_program(line: int, limits: dict[str, Any]) -> NoReturn:
     """Keep `line` as the only open file, give up what the parent has still to give up, and run the program."""
     try:
-        checked(ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
+        checked(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
         _keep_only(line)
         _filter_system_calls(limits["processes"])
         os.write(OUTPUT, STARTED)
@@ -167,12 +169,6 @@ def _write(line: str) -> None:
         data = data[os.write(OUTPUT, data) :]
 
 
-def _read(file: int) -> bytes:
-    os.lseek(file, 0, os.SEEK_SET)
-    with os.fdopen(os.dup(file), "rb") as job:
-        return job.read()
-
-
 def _keep_only(*files: int) -> None:
     """Keep /dev/null (inherited as 1) as 0, 1 and 2, then these files from OUTPUT on, and no other open file."""
     files = tuple(fcntl.fcntl(file, fcntl.F_DUPFD, JOB + 1) for file in files)  # out of the way
@@ -202,7 +198,6 @@ def _set_limits(limits: dict[str, Any]) -> None:
 
 def _drop_privileges(user: int | None) -> None:
     """Become `user` (given where we are root), without capabilities and without a way to get any."""
-    libc = ctypes.CDLL(None, use_errno=True)
     if user is not None:
         os.setgroups([])
         os.setresgid(user, user, user)
@@ -243,7 +238,6 @@ def _filter_system_calls(processes: int) -> None:
 
     instructions = (Instruction * len(steps))(*(Instruction(*step) for step in steps))
     program = Program(len(steps), instructions)
-    libc = ctypes.CDLL(None, use_errno=True)
     checked(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0), "seccomp")
 
 
@@ -258,5 +252,4 @@ if __name__ == "__main__":
     import tested  # noqa: F401 - before the path is gone again
 
     del sys.path[0]
-    given = json.loads(sys.argv[1])
-    confined(JOB, OUTPUT, REPORT, given["limits"], given["user"])
+    confined(JOB, OUTPUT, REPORT, json.loads(sys.argv[1]))

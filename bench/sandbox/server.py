@@ -45,7 +45,7 @@ FIRST_USER = 1 << 30  # as root, programs run under ids from here on, which no a
 COMMON = "array bisect collections copy dataclasses datetime decimal fractions functools hashlib heapq itertools math"
 COMMON += " operator random re statistics string typing"
 
-libc = ctypes.CDLL(None, use_errno=True)
+libc = inside.libc
 Begin = Callable[[int, int, int], NoReturn]  # of a job: (job, output, report) files
 
 
@@ -106,7 +106,7 @@ def _guarded(work: Callable[[], NoReturn], report: int) -> NoReturn:
         os._exit(inside.COULD_NOT_START)
 
 
-def _supervised(program: Callable[[], NoReturn], seconds: float, report: int) -> int:
+def _supervised(program: Callable[[], NoReturn], configuration: dict[str, Any], report: int) -> int:
     """Fork `program` into a session and process group of its own; return its exit code, or TIMED_OUT once killed."""
 
     def time_is_up(*_: Any) -> None:
@@ -117,7 +117,7 @@ def _supervised(program: Callable[[], NoReturn], seconds: float, report: int) ->
         os.setsid()
         _guarded(program, report)
     signal.signal(signal.SIGALRM, time_is_up)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, configuration["limits"]["wall_seconds"])
     try:
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     except TimeoutError:
@@ -131,16 +131,13 @@ def _supervised(program: Callable[[], NoReturn], seconds: float, report: int) ->
 
 def _confined(configuration: dict[str, Any], job: int, output: int, report: int) -> int:
     """Run the job in a child of this process; return its exit code."""
-    limits, user = configuration["limits"], configuration["user"]
-    return _supervised(
-        lambda: inside.confined(job, output, report, limits, user), configuration["wall_seconds"], report
-    )
+    return _supervised(lambda: inside.confined(job, output, report, configuration), configuration, report)
 
 
 def _namespaces(configuration: dict[str, Any]) -> Begin:
     """Move this process into a file system of the standard library, without network; each job gets the rest anew."""
     root, user, group = os.geteuid() == 0, os.getuid(), os.getgid()
-    _unshare(NEWNS | NEWNET | NEWIPC | NEWUTS | (0 if root else NEWUSER))
+    inside.checked(libc.unshare(NEWNS | NEWNET | NEWIPC | NEWUTS | (0 if root else NEWUSER)), "unshare")
     if not root:
         for file, content in ("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1"):
             with open(f"/proc/self/{file}", "w") as opened:
@@ -150,7 +147,7 @@ def _namespaces(configuration: dict[str, Any]) -> Begin:
 
     def begin(job: int, output: int, report: int) -> NoReturn:
         _die_with_parent()
-        _unshare(NEWPID | NEWNS)
+        inside.checked(libc.unshare(NEWPID | NEWNS), "unshare")
         first = os.fork()
         if first == 0:
             _guarded(lambda: as_first_process(job, output, report), report)
@@ -213,10 +210,10 @@ def _bubblewrap(configuration: dict[str, Any]) -> Begin:
         command += ["--ro-bind", str(module.__file__), f"/sandbox/{module.__name__}.py"]
     command += ["--perms", "1777", "--size", str(limits["disk_megabytes"] * inside.MEGABYTE), "--tmpfs", "/tmp"]
     command += ["--chdir", "/tmp", "--remount-ro", "/"]
+    command += ["--", interpreter, "-I", "-S", "/sandbox/inside.py", json.dumps(configuration)]
 
     def begin(job: int, output: int, report: int) -> NoReturn:
         _die_with_parent()
-        given = json.dumps({"limits": limits, "user": configuration["user"]})
 
         def program() -> NoReturn:
             _die_with_parent()
@@ -226,9 +223,9 @@ def _bubblewrap(configuration: dict[str, Any]) -> Begin:
             os.dup2(1, 0)
             os.dup2(report, 2)  # bubblewrap's own complaints
             os.closerange(inside.JOB + 1, 4096)
-            os.execve(command[0], [*command, "--", interpreter, "-I", "-S", "/sandbox/inside.py", given], {})
+            os.execve(command[0], command, {})
 
-        os._exit(_supervised(program, configuration["wall_seconds"], report))
+        os._exit(_supervised(program, configuration, report))
 
     return begin
 
@@ -266,14 +263,9 @@ def _die_with_parent() -> None:
     inside.checked(libc.prctl(inside.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
 
 
-def _unshare(flags: int) -> None:
-    inside.checked(libc.unshare(flags), "unshare")
-
-
 def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
-    encoded = [None if text is None else text.encode() for text in (source, target, kind, options)]
-    source_, target_, kind_, options_ = encoded
-    inside.checked(libc.mount(source_, target_, kind_, ctypes.c_ulong(flags), options_), f"mount of {target}")
+    *texts, data = (None if text is None else text.encode() for text in (source, target, kind, options))
+    inside.checked(libc.mount(*texts, ctypes.c_ulong(flags), data), f"mount of {target}")
 
 
 if __name__ == "__main__":

@@ -27,9 +27,6 @@ REFERENCE_PROMPTS, REFERENCE_SAMPLES = 256, 4
 
 def seed_ensemble(
     *,
-    base: Policy,
-    task: Task,
-    generation: Callable[..., Completions],
     prepare: Callable[..., Scoring],
     member: Any,
     size: Annotated[int, whole(1, 1_000)],
@@ -44,17 +41,8 @@ def seed_ensemble(
     initial weights and the order of the pairs. A larger ensemble includes the members of a smaller one.
     """
     members = {str(i): functools.partial(member, seed=small_seed(seed, "ensemble", i)) for i in range(size)}
-    return ensemble(
-        base=base,
-        task=task,
-        generation=generation,
-        prepare=prepare,
-        members=members,
-        combine=combine,
-        variance_weight=variance_weight,
-        normalise=normalise,
-        seed=seed,
-    )
+    settings = {"combine": combine, "variance_weight": variance_weight, "normalise": normalise, "seed": seed}
+    return prepare(functools.partial(ensemble, members=members, **settings))
 
 
 def ensemble(

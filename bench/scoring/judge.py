@@ -14,9 +14,9 @@ reads is still fooled: read the top-ranked samples before you trust a judge for 
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -26,13 +26,16 @@ from bench.config.rules import Count, Requests, Retries, Rule, Seconds, Seed, Te
 from bench.generation import http_client, server_answers
 from bench.progress import bar, say
 from bench.scoring import Scorer
-from bench.scoring.units import scored
+from bench.scoring.units import scored, warn_unscored
 
 STAGE = "judge"
 VERSION = 1  # raise it when equal settings make other requests, or replies are read differently
 PLACES = re.compile(r"\{(prompt|completion|answer)\}")
 NUMBER = r"[-+]?[0-9]+(?:\.[0-9]+)?"
-OUTCOMES = SCORED, UNREADABLE, OUT_OF_RANGE, CUT, REFUSED = ("verdicts", "unreadable", "out_of_range", "cut", "refused")
+UNSCORED = UNREADABLE, OUT_OF_RANGE, CUT, REFUSED = ("unreadable", "out_of_range", "cut", "refused")
+SCORED = "verdicts"
+OUTCOMES = (SCORED, *UNSCORED)
+REPORT = "of {total:,} judged completions some are unscored"
 REFUSES_CONTENT = (400, 413, 422)  # HTTP status of a request that is wrong in itself, e.g. too long
 
 
@@ -113,7 +116,7 @@ def judge(
             "max_new_tokens": max_new_tokens,
             "seed": seed,
         },
-        report=_report,
+        report=partial(warn_unscored, outcomes=UNSCORED, of=OUTCOMES, words=REPORT),
     )
 
 
@@ -198,11 +201,3 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len({name for name, _ in pairs}) < len(pairs):
         raise ValueError("a name occurs twice in the object")
     return dict(pairs)
-
-
-def _report(counts: Sequence[Mapping[str, float]]) -> None:
-    total = {name: int(sum(count.get(name, 0) for count in counts)) for name in OUTCOMES}
-    unscored = {name: count for name, count in total.items() if count and name != SCORED}
-    if unscored:
-        words = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in unscored.items())
-        say(f"warning: of {sum(total.values()):,} judged completions some are unscored: {words}")

@@ -6,7 +6,7 @@ python -m bench scoring=process_reward scoring.model=PATH_OR_HUB_ID scoring.aggr
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Annotated
 
 import numpy as np
@@ -17,16 +17,16 @@ from bench.devices import resolve_dtype
 from bench.errors import BenchError
 from bench.models.classifiers import Classifier, LoadedClassifier, find, find_configured
 from bench.models.tokens import padded
-from bench.progress import bar, say
+from bench.progress import bar
 from bench.scoring import Scorer
-from bench.scoring.units import scored
+from bench.scoring.units import scored, warn_unscored
 from bench.training.process_reward import encode, split
 
 STAGE = "score_process_reward"
 VERSION = 2  # raise it when equal settings give other scores or counts
 AGGREGATE = ("last", "min", "product", "mean")
 OUTCOMES = WITHOUT_STEPS, TOO_LONG, NOT_FINITE = ("without_steps", "too_long", "not_finite")
-
+REPORT = "of {total:,} completions the process reward model leaves some unscored"
 
 SEPARATOR = regex(
     "a regular expression that matches what ends a step, and not nothing", lambda pattern: pattern.match("") is None
@@ -104,7 +104,7 @@ def score(
         version=VERSION,
         settings=asdict(reading),
         parents={"process_reward_model": model.key},
-        report=_report,
+        report=partial(warn_unscored, outcomes=OUTCOMES, of=("scored_texts",), words=REPORT),
     )
 
 
@@ -176,12 +176,3 @@ def _output(correct: int | str, outputs: int, names: dict[int, str], model: str)
             f"{', '.join(f'{number} ({name})' for number, name in names.items())}."
         )
     return int(known[str(correct)])
-
-
-def _report(counts: Sequence[dict[str, float]]) -> None:
-    """Warn of completions that are left unscored; the lineage holds the numbers too."""
-    total = int(sum(count.get("scored_texts", 0) for count in counts))
-    unscored = {name: int(sum(count.get(name, 0) for count in counts)) for name in OUTCOMES}
-    words = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in unscored.items() if number)
-    if words:
-        say(f"warning: of {total:,} completions the process reward model leaves some unscored: {words}")

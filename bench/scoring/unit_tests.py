@@ -6,7 +6,6 @@ Completions are untrusted: each runs in bench.sandbox, without network or files.
 (bench.tasks.program_tests); the task says which part of a completion is the program.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -16,7 +15,7 @@ from hydra.utils import instantiate
 from bench.artifacts import Completions, Prompts, Rewards
 from bench.config.rules import Count, Rule, Seconds, Workers, here, one_of, whole
 from bench.errors import BenchError
-from bench.sandbox import ISOLATION, VERDICTS, Limits, Sandbox, verdicts
+from bench.sandbox import ISOLATION, PASSED, VERDICTS, Limits, Sandbox, verdicts
 from bench.scoring import Scorer
 from bench.scoring.units import scored
 from bench.tasks import Task
@@ -71,9 +70,9 @@ def unit_tests(
     def score(rows: Sequence[int], texts: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
         jobs = [programs.job(text, str(prompts.answer[row])) for row, text in zip(rows, texts, strict=True)]
         found = verdicts(jobs, limits=limits, isolation=isolation, workers=workers)
-        outcomes = Counter(verdict.outcome for verdict in found)
-        values = np.array([verdict.passed for verdict in found], float)
-        return values, {outcome: float(outcomes[outcome]) for outcome in VERDICTS}
+        return np.array([verdict == PASSED for verdict in found], float), {
+            verdict: float(found.count(verdict)) for verdict in VERDICTS
+        }
 
     settings: dict[str, Any] = {"task": task.judged_by, "limits": vars(limits)}
     return scored(prompts, completions, score, stage="unit_tests", version=1, settings=settings)

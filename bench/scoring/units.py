@@ -1,6 +1,6 @@
 """Scores kept in the store: each stored unit of a pool is scored once, and each distinct text of a prompt once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bench.artifacts import Completions, Prompts, Rewards
-from bench.progress import bar
+from bench.progress import bar, say
 from bench.store import Address, current
 from bench.store.files import load_arrays, save_arrays
 
@@ -66,3 +66,16 @@ def _build(cells: list[tuple[int, str]], known: dict[tuple[int, str], float], sc
     found = known | dict(zip(new, np.asarray(values, float).tolist(), strict=True))
     save_arrays(out / FILE, value=np.array([found[cell] for cell in cells]))
     return {"scored": len(new), **counts}
+
+
+def warn_unscored(
+    counts: Sequence[Mapping[str, float]], outcomes: Sequence[str], of: Sequence[str], words: str
+) -> None:
+    """Warn of completions without a score, by outcome. of: the names of the counts whose sum {total} is in `words`."""
+
+    def total(name: str) -> int:
+        return int(sum(count.get(name, 0) for count in counts))
+
+    unscored = ", ".join(f"{total(name):,} {name.replace('_', ' ')}" for name in outcomes if total(name))
+    if unscored:
+        say(f"warning: {words.format(total=sum(map(total, of)))}: {unscored}")

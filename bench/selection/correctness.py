@@ -1,5 +1,6 @@
 """Methods that keep what a verifier accepts: all, one per path of reasoning, the shortest, or at most k per prompt."""
 
+from functools import cache
 from typing import Annotated
 
 import numpy as np
@@ -71,20 +72,14 @@ def distinct_correct(
 
 def _farthest(columns: np.ndarray, paths: np.ndarray, texts: np.ndarray) -> list[int]:
     """The columns that stay when they are visited in the given order. paths, texts: [N]."""
-    known: dict[tuple[str, str], int] = {}
-
-    def distance(one: str, other: str) -> int:
-        pair = (one, other) if one < other else (other, one)
-        if pair not in known:
-            known[pair] = edit_distance(*pair)
-        return known[pair]
-
+    distance = cache(edit_distance)
     kept: dict[str, int] = {}
     for column in columns:
         holder = kept.setdefault(paths[column], column)
         if texts[holder] != texts[column]:
             others = [texts[other] for path, other in kept.items() if path != paths[column]]
-            if sum(distance(texts[column], o) for o in others) > sum(distance(texts[holder], o) for o in others):
+            new, old = (sum(distance(*sorted((text, o))) for o in others) for text in (texts[column], texts[holder]))
+            if new > old:
                 kept[paths[column]] = column
     return list(kept.values())
 

@@ -205,8 +205,8 @@ def chat_of(value: object) -> tuple[Message, ...] | None:
         value = next((value[name] for name in CHATS if name in value), [value])
     if not isinstance(value, list) or not value:
         return None
-    turns = [_turn(turn) for turn in value]
-    return None if None in turns else tuple(turn for turn in turns if turn is not None)
+    turns = tuple(message for turn in value if (message := _turn(turn)) is not None)
+    return turns if len(turns) == len(value) else None
 
 
 def _turn(turn: Any) -> Message | None:

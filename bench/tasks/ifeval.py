@@ -15,7 +15,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from bench.config.rules import Count
@@ -35,23 +36,6 @@ a b c d e f g h j k l m n p r s t w
 """
 
 
-def _check_langdetect() -> None:
-    """Raise BenchError where no language can be detected."""
-    try:
-        version("langdetect")
-    except PackageNotFoundError:
-        raise BenchError(
-            "task=ifeval asks for languages, and langdetect, which tells them, is not installed: pip install langdetect"
-        ) from None
-
-
-def _judged_by() -> str:
-    """The libraries on which languages, sentences and words depend."""
-    _check_langdetect()
-    splitter = "punkt_tab" if _splitter()[1] else "abbreviations 1"
-    return f"langdetect {version('langdetect')}, nltk {version('nltk')} {splitter}"
-
-
 def language_of(text: str) -> str | None:
     """Return the ISO 639-1 code of a text's language; None where it has no letters to tell it by."""
     import langdetect
@@ -63,17 +47,12 @@ def language_of(text: str) -> str | None:
         return None
 
 
-def sentences_of(text: str) -> list[str]:
-    """Return the sentences of an English text."""
-    return _splitter()[0].tokenize(text)
-
-
 def words_of(text: str) -> list[str]:
     """Return the words and signs of an English text, as in the Penn Treebank."""
     from nltk.tokenize import NLTKWordTokenizer
 
     words = NLTKWordTokenizer()
-    return [word for sentence in sentences_of(text) for word in words.tokenize(sentence)]
+    return [word for sentence in _splitter()[0].tokenize(text) for word in words.tokenize(sentence)]
 
 
 @lru_cache(maxsize=1)
@@ -100,7 +79,11 @@ class Instructions(Judge):
         return all(follows(completion, name, settings) for name, settings in json.loads(answer))
 
     def check(self) -> None:
-        _check_langdetect()
+        if find_spec("langdetect") is None:
+            raise BenchError(
+                "task=ifeval asks for languages, and langdetect, which tells them, is not installed: "
+                "pip install langdetect"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +99,9 @@ class IfEval(RowsTask):
 
     @property
     def judged_by(self) -> str:
-        return f"{self.name} {VERSION} by {_judged_by()}"
+        self.check()
+        splitter = "punkt_tab" if _splitter()[1] else "abbreviations 1"
+        return f"{self.name} {VERSION} by langdetect {version('langdetect')}, nltk {version('nltk')} {splitter}"
 
     def example(self, row: Row, name: str) -> Example | None:
         prompt, ids, given = self.text(row, "prompt"), self.field(row, "instruction_id_list"), self.field(row, "kwargs")
@@ -128,18 +113,13 @@ class IfEval(RowsTask):
             for instruction, settings in zip(ids, given, strict=True)
         ]
         for instruction, settings in rules:
-            _probe(instruction, settings)
+            if instruction not in CHECKS:
+                raise UnreadableError(f"its instruction {instruction} is not one of IFEval")
+            try:
+                follows("One. Two.", instruction, settings)
+            except (LookupError, TypeError, ValueError, AttributeError, re.error) as error:
+                raise UnreadableError(f"its instruction {instruction} can't be checked: {first_line(error)}") from error
         return Example(f"ifeval-{row.get('key', name)}", prompt, self.chat(prompt), json.dumps(rules))
-
-
-def _probe(instruction: str, settings: Mapping[str, Any]) -> None:
-    """Raise UnreadableError where an instruction is unknown, or its settings are no such settings."""
-    if instruction not in CHECKS:
-        raise UnreadableError(f"its instruction {instruction} is not one of IFEval")
-    try:
-        follows("One. Two.", instruction, settings)
-    except (LookupError, TypeError, ValueError, AttributeError, re.error) as error:
-        raise UnreadableError(f"its instruction {instruction} can't be checked: {first_line(error)}") from error
 
 
 def follows(response: str, instruction: str, settings: Mapping[str, Any]) -> bool:
@@ -226,7 +206,7 @@ CHECKS: dict[str, Check] = {
         len(re.findall(r"\w+", text)), given, "relation", "num_words"
     ),
     "length_constraints:number_sentences": lambda text, given: _relation(
-        len(sentences_of(text)), given, "relation", "num_sentences"
+        len(_splitter()[0].tokenize(text)), given, "relation", "num_sentences"
     ),
     "length_constraints:number_paragraphs": _paragraphs,
     "length_constraints:nth_paragraph_first_word": _first_word,

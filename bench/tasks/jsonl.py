@@ -142,7 +142,13 @@ class Jsonl(SolvedRows):
     def _answer(self, row: Row, name: str, messages: tuple[Message, ...]) -> str | None:
         """What the row's completions are judged by; None where that can't be read."""
         if self.compare == "tests":
-            return _tests(self._named(row, "tests_field"), name)
+            tests = self._named(row, "tests_field")
+            try:
+                return tests_of("\n".join(map(str, tests)) if isinstance(tests, list) else plain(tests))
+            except ForeignImportError as error:
+                raise BenchError(f"Row {name} of jsonl has {error}.") from error
+            except ValueError:  # they test nothing or are not Python
+                return None
         if self.compare != "reward_model":
             answer = plain(self._named(row, "answer_field", OR_ANOTHER_JUDGE))
             return number_in(answer.rpartition("####")[2]) if self.compare == "number" else answer or None
@@ -153,14 +159,3 @@ class Jsonl(SolvedRows):
             )
         reference = plain(row.get(self.answer_field)) or None
         return None if reference is None and self.gold_threshold is None else reference_of(messages, reference)
-
-
-def _tests(value: object, name: str) -> str | None:
-    """A row's tests as its answer; None where they test nothing or are not Python."""
-    source = "\n".join(map(str, value)) if isinstance(value, list) else plain(value)
-    try:
-        return tests_of(source)
-    except ForeignImportError as error:
-        raise BenchError(f"Row {name} of jsonl has {error}.") from error
-    except ValueError:
-        return None

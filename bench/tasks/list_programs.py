@@ -19,7 +19,7 @@ import numpy as np
 from bench.artifacts import Prompts, content_hash
 from bench.config.rules import Count
 from bench.errors import BenchError
-from bench.sandbox import Job, Limits, canonical, verdicts
+from bench.sandbox import PASSED, Job, Limits, canonical, verdicts
 from bench.seeds import generator
 from bench.tasks import list_programs_data as data
 from bench.tasks import wanted_prompts
@@ -97,7 +97,7 @@ class ListPrograms(ProceduralTask):
             else:
                 unknown.append((completion, answer))
         found = verdicts([self.job(*cell) for cell in unknown], limits=Limits(), isolation=self.isolation)
-        passed |= {cell: verdict.passed for cell, verdict in zip(unknown, found, strict=True)}
+        passed |= {cell: verdict == PASSED for cell, verdict in zip(unknown, found, strict=True)}
         return [passed[cell] for cell in cells]
 
     def steps_are_true(self, completion: str) -> bool:

@@ -9,7 +9,6 @@ MATH-500 (Lightman et al. 2023, arXiv 2305.20050) is a part of MATH's test split
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar
 
 from bench.artifacts import Prompts
@@ -34,7 +33,8 @@ class Mathematics(Answers):
 
     def path(self, completion: str) -> str | None:
         """Return the formulas with an equals sign in their order, without spaces; None where there is none."""
-        return _formulas(completion)
+        found = ("".join(groups) for groups in EQUATIONS.findall(completion))
+        return "; ".join("".join(formula.split()) for formula in found if "=" in formula) or None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +79,3 @@ class Math500(SolvedRows):
     def with_hint(self, prompts: Prompts) -> Prompts:
         """Return the prompts with their answers as hints, under ids of their own."""
         return hinted(prompts, "\n\n(The answer is ${}$.)")
-
-
-@lru_cache(maxsize=2**16)
-def _formulas(completion: str) -> str | None:
-    found = ("".join(groups) for groups in EQUATIONS.findall(completion))
-    return "; ".join("".join(formula.split()) for formula in found if "=" in formula) or None

@@ -58,20 +58,17 @@ def prepared(source: str) -> str:
     Python. ForeignImportError for imports of what is not in the standard library.
     """
     try:
-        return _prepared(ast.parse(source))
+        tree = ast.parse(source)
+        _refuse_foreign_imports(tree)
+        tree.body = [inner for node in tree.body for inner in _without_main_guard(node)]
+        runs = list(_runs(tree.body))
+        counts = _Counts()
+        tree = counts.visit(tree)
+        if not counts.found:
+            raise ValueError("there is no assertion to test with")
+        return "\n".join([ast.unparse(ast.fix_missing_locations(tree)), *runs])
     except (SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(f"{source[:60]!r} is no Python: {error}") from error
-
-
-def _prepared(tree: ast.Module) -> str:
-    _refuse_foreign_imports(tree)
-    tree.body = [inner for node in tree.body for inner in _without_main_guard(node)]
-    runs = list(_runs(tree.body))
-    counts = _Counts()
-    tree = counts.visit(tree)
-    if not counts.found:
-        raise ValueError("there is no assertion to test with")
-    return "\n".join([ast.unparse(ast.fix_missing_locations(tree)), *runs])
 
 
 def entry_of(source: str) -> str:
@@ -128,8 +125,7 @@ def _refuse_foreign_imports(tree: ast.Module) -> None:
 
 def _without_main_guard(node: ast.stmt) -> list[ast.stmt]:
     """What runs where the tests are the program that was started: they have no other name here."""
-    is_guard = isinstance(node, ast.If) and re.fullmatch(r"__name__ == ['\"]__main__['\"]", ast.unparse(node.test))
-    return node.body if is_guard and isinstance(node, ast.If) else [node]
+    return node.body if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'" else [node]
 
 
 def _runs(body: list[ast.stmt]) -> Iterator[str]:
@@ -158,7 +154,7 @@ def _test_classes(classes: Sequence[ast.ClassDef]) -> set[str]:
         for inner in node.body:
             if isinstance(inner, ast.ClassDef) and _has_tests(inner):
                 raise ValueError(f"the tests of {node.name}.{inner.name}, a class within a class, are not run")
-    bases = {node.name: {_last_name(base) for base in node.bases} for node in classes}
+    bases = {node.name: {getattr(base, "attr", getattr(base, "id", "")) for base in node.bases} for node in classes}
     tested = {node.name for node in classes if _has_tests(node)}
     cases = {name for name, above in bases.items() if any(base.endswith("TestCase") for base in above)}
     for _ in classes:
@@ -166,10 +162,6 @@ def _test_classes(classes: Sequence[ast.ClassDef]) -> set[str]:
         cases |= {name for name, above in bases.items() if above & cases}
     mixins = {base for above in bases.values() for base in above if base not in cases and not base.startswith("Test")}
     return tested - mixins
-
-
-def _last_name(node: ast.expr) -> str:
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
 def _has_tests(node: ast.ClassDef) -> bool:

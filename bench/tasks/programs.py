@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 
 from bench.artifacts import content_hash
 from bench.config.rules import Count, one_of
-from bench.sandbox import ISOLATION, Job, Limits, verdicts
+from bench.sandbox import ISOLATION, PASSED, Job, Limits, verdicts
 from bench.tasks import Judge
 from bench.tasks.extraction import after_thinking
 from bench.tasks.program_tests import entry_of, prepared, shared
@@ -86,8 +86,8 @@ class Programs(Judge):
         distinct = list(dict.fromkeys(pairs))
         limits = Limits(self.cpu_seconds, max(Limits.wall_seconds, 2.0 * self.cpu_seconds))
         found = verdicts([self.job(*pair) for pair in distinct], limits=limits, isolation=self.isolation)
-        passed = {pair: verdict.passed for pair, verdict in zip(distinct, found, strict=True)}
-        return [passed[pair] for pair in pairs]
+        outcome = dict(zip(distinct, found, strict=True))
+        return [outcome[pair] == PASSED for pair in pairs]
 
     def extract_answer(self, completion: str) -> str | None:
         """Return a hash of the program without comments and layout; None where it is not Python."""
