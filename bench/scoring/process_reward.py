@@ -4,10 +4,10 @@ python -m bench scoring=process_reward scoring.model=PATH_OR_HUB_ID scoring.aggr
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -24,7 +24,8 @@ from bench.training.process_reward import encode, split
 
 STAGE = "score_process_reward"
 VERSION = 2  # raise it when equal settings give other scores or counts
-AGGREGATE = ("last", "min", "product", "mean")
+SUMMARIES: dict[str, Any] = {"last": lambda steps: steps[-1], "min": np.min, "product": np.prod, "mean": np.mean}
+AGGREGATE = tuple(SUMMARIES)
 OUTCOMES = WITHOUT_STEPS, TOO_LONG, NOT_FINITE = ("without_steps", "too_long", "not_finite")
 REPORT = "of {total:,} completions the process reward model leaves some unscored"
 
@@ -112,10 +113,7 @@ def summary(probabilities: np.ndarray, aggregate: str) -> float:
     """One number of the steps' probabilities [S]; NaN for no step, or where one is NaN."""
     if len(probabilities) == 0 or np.isnan(probabilities).any():
         return math.nan
-    if aggregate == "last":
-        return float(probabilities[-1])
-    reduce: dict[str, Callable[[np.ndarray], np.floating]] = {"min": np.min, "product": np.prod, "mean": np.mean}
-    return float(reduce[aggregate](probabilities))
+    return float(SUMMARIES[aggregate](probabilities))
 
 
 class StepScorer(LoadedClassifier):
