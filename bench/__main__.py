@@ -33,21 +33,8 @@ import hydra
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from bench.config import checks
-from bench.config.compose import (
-    BENCH,
-    CONF,
-    as_given,
-    choices,
-    compose_one,
-    composing,
-    defaults,
-    explain_composition,
-    explained,
-    install_plugins,
-    opened,
-    understood,
-)
+from bench.config import checks, compose
+from bench.config.compose import CONF, compose_one, composing, explained, understood
 from bench.errors import BenchError, did_you_mean, printable
 
 if TYPE_CHECKING:
@@ -74,13 +61,13 @@ def experiment(cfg: DictConfig) -> None:
 
     try:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            run_cell(cfg, as_given(HydraConfig.get().job.override_dirname))
+            run_cell(cfg, compose.as_given(HydraConfig.get().job.override_dirname))
         else:
             run_experiment(cfg)
     except BenchError as error:
         sys.exit(f"error: {error}")
     except (HydraException, OmegaConfBaseException) as error:  # e.g. a reference to a missing key, when it is read
-        sys.exit(f"error: {explain_composition(error, Path(CONF), ())}")
+        sys.exit(f"error: {compose.explain_composition(error, ())}")
     except Exception as error:  # `main` raises it: Hydra would print a line of its own above it
         _failed.append(error)
 
@@ -88,13 +75,13 @@ def experiment(cfg: DictConfig) -> None:
 def main() -> None:
     """Run the command line. A mistake in the input ends in one sentence and exit status 1."""
     plan_only = "plan=true" in sys.argv
-    sys.argv = opened([argument for argument in sys.argv if argument not in ("plan=true", "plan=false")])
+    sys.argv = compose.opened([argument for argument in sys.argv if argument not in ("plan=true", "plan=false")])
     arguments = _parse(sys.argv[1:])
     if arguments.config_dir is not None:
         sys.argv[1:] = _as_setting(arguments.config_dir, sys.argv[1:])
         arguments = _parse(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises exceptions instead of printing them
-    install_plugins()
+    compose.install_plugins()
     _failed.clear()
     with explained(arguments.overrides):
         several = arguments.multirun or any(override.startswith("sweep=") for override in arguments.overrides)
@@ -117,14 +104,14 @@ def main() -> None:
 def overview(overrides: Sequence[str]) -> str:
     """The answer to --help: examples, the other commands, and one line about every choice of every group."""
     commands = {}
-    for file in [*BENCH.glob("*.py"), *BENCH.glob("*/__main__.py")]:
+    for file in [*compose.BENCH.glob("*.py"), *compose.BENCH.glob("*/__main__.py")]:
         name = file.parent.name if file.stem == "__main__" else file.stem
-        if name != BENCH.name and '\nif __name__ == "__main__":' in (source := file.read_text()):
+        if name != compose.BENCH.name and '\nif __name__ == "__main__":' in (source := file.read_text()):
             first_line = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
             commands[f"python -m bench.{name}"] = first_line.removeprefix(f"python -m bench.{name}: ")
     lines = [str(__doc__).strip(), "", "other commands, each with --help:", *_listed(commands)]
     lines += ["", "choices of each group (group=NAME), from conf/:"]
-    groups, known = choices(overrides), {**defaults(), **OTHER_GROUPS}
+    groups, known = compose.choices(overrides), {**compose.defaults(), **OTHER_GROUPS}
     for group in sorted(groups, key=[*known, *sorted(groups)].index):
         default, purpose = known.get(group, ("null", "a group of your own"))
         lines += ["", f"{group}: {purpose}{'' if default == 'null' else f' (default: {default})'}"]

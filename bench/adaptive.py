@@ -161,14 +161,16 @@ def adaptively(
     """
     plan = Plan(stop, enough, accept_above, allocate, parts.num_completions, look, most, block)
     plan.check()
-    _check_engine(parts.generation, plan)
     if not plan.is_fixed:
+        if "first_sample" not in inspect.signature(parts.generation).parameters:
+            raise BenchError(
+                "procedure=adaptive can't draw with this generation, which always starts at a prompt's first sample: "
+                "use generation=transformers, vllm or openai."
+            )
         refuse_comparing(parts.scoring, "procedure=adaptive can't stop by")
     refuse_too_low(parts.scoring, accept_above, "procedure.accept_above")
-    train, base, score = parts.train, parts.base, parts.scorer
-
     # [M, N], blank where no sample was drawn
-    pool, rewards = sample(train, base, parts.generation, score, plan, seed=parts.seed)
+    pool, rewards = sample(parts.train, parts.base, parts.generation, parts.scorer, plan, seed=parts.seed)
     left = parts.prompt_filter(rewards.value)  # [M, N], NaN where the prompt is left out
     accepted = np.where(left > accept_above, left, np.nan)
     check_accepted(accepted, np.asarray(rewards.value), plan)
@@ -237,14 +239,6 @@ def _shares(
     gains = np.where(np.arange(gains.shape[1]) < room[:, None], gains, 0.0)
     by_block = gains.reshape(len(gains), -1, plan.block).sum(axis=2)
     return by_gain(by_block, (total - int(drawn.sum())) // plan.block, rng)
-
-
-def _check_engine(generation: Callable[..., Completions], plan: Plan) -> None:
-    if not plan.is_fixed and "first_sample" not in inspect.signature(generation).parameters:
-        raise BenchError(
-            "procedure=adaptive can't draw with this generation, which always starts at a prompt's first sample: use "
-            "generation=transformers, vllm or openai."
-        )
 
 
 def check_accepted(accepted: np.ndarray, rewards: np.ndarray, plan: Plan) -> None:

@@ -152,10 +152,7 @@ class Completions:
         return frozenset({self.key.partition("[")[0]})
 
     def places(self) -> tuple[list[str], np.ndarray, np.ndarray]:
-        """The place of each sample in the store: the artifacts, and for each sample [M, N] its artifact and line.
-
-        Both are -1 where the store has none.
-        """
+        """The artifacts that hold the samples, and of each sample [M, N] its artifact and line: -1 where none does."""
         return [], np.full(self.shape, -1), np.full(self.shape, -1)
 
     def read(self, rows: slice, names: Sequence[str]) -> dict[str, np.ndarray]:

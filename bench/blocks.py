@@ -18,10 +18,6 @@ NO_TOKENS = np.empty((), object)
 NO_TOKENS[()] = np.empty(0, np.int32)
 BLANK: dict[str, Any] = {"text": "", "token_ids": NO_TOKENS, "finish_reason": "", "length": 0}  # of a cell, else NaN
 SHARD = 256  # prompts of a stopped pool whose texts are in memory at once
-NO_FIXED_N = (
-    "a stopped pool has not equally many samples of each prompt, so it can't be {what} like a pool of N; "
-    "{count} of every prompt can: pool.first({count})."
-)
 
 
 class Block(Protocol):
@@ -143,10 +139,7 @@ class Pool(Completions):
                 yield here, slice(columns.start + start, columns.stop + start), unit
 
     def first(self, num_completions: int) -> Completions:
-        """The view of each prompt's first `num_completions` samples, still in the store.
-
-        ValueError where not every prompt of a stopped pool has so many by plan.
-        """
+        """The first `num_completions` samples, still in the store. ValueError where a stopped pool plans fewer."""
         if num_completions > self.always:
             self._refuse_stopped(f"cut at {num_completions}")
         if num_completions >= self.shape[1]:
@@ -160,7 +153,10 @@ class Pool(Completions):
 
     def _refuse_stopped(self, what: str) -> None:
         if self.always < self.shape[1]:
-            raise ValueError(NO_FIXED_N.format(what=what, count=self.always))
+            raise ValueError(
+                f"a stopped pool has not equally many samples of each prompt, so it can't be {what} like a pool of N; "
+                f"{self.always} of every prompt can: pool.first({self.always})."
+            )
 
 
 def stored(blocks: Sequence[tuple[slice, int, Block]]) -> Completions:
@@ -271,7 +267,7 @@ def _pool(
     reason, logprob, policy_logprob, length = (numbers[name] for name in NUMBERS)
     lazy: Any = columns or [LazyColumn(placements, length.shape, name, starts) for name in ("text", "token_ids")]
     always = length.shape[1] if always is None else always
-    text, token_ids = lazy  # Columns stand where arrays would: the two agree in what stages use of them
+    text, token_ids = lazy  # LazyColumns stand where arrays would: the two agree in what stages use of them
     arrays = (text, token_ids, reason, logprob, policy_logprob)
     return Pool(*arrays, key, placements, length, build, starts, always, **more)
 

@@ -81,10 +81,7 @@ class Halving:
                     yield part, done
 
     def halve(self, error: Exception, size: int) -> None:
-        """Let later batches be at most half of `size`. Raises the error where it is of another kind.
-
-        BenchError where size is 1.
-        """
+        """Let later batches be at most half of `size`; raise an error of another kind, and a BenchError at size 1."""
         if not is_out_of_gpu_memory(error):
             raise error
         if size == 1:

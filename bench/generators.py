@@ -63,31 +63,13 @@ class Generator:
     policy: Policy
     is_student: bool
     pool: Completions  # [M, n] as it was drawn
-    differs: (
-        str | None
-    )  # how its token ids differ from the student's, so that its texts were re-encoded; None: equal ids
+    differs: str | None  # how its token ids differ from the student's: its texts were re-encoded; None: equal ids
     usable: np.ndarray  # [M, n] bool; False: the student's tokenizer can't reproduce the text
 
     @property
     def outcomes_name(self) -> str:
         """The name of its policy in the records."""
         return "base" if self.is_student else f"generator_{self.name}"
-
-    def metrics(self, right: np.ndarray, paths: list[set[str]]) -> dict[str, float | str]:
-        """The metrics of its samples. right: [M, n] bool; paths: [M] the distinct correct reasoning paths."""
-        sizes = powers_of_two(self.pool.shape[1])
-        solved = pass_at_k(right.astype(float), sizes).mean(axis=0)
-        return {
-            "samples": self.pool.shape[1],
-            "tokens": float(self.pool.length.sum()),
-            "parameters": loading.count_parameters(self.policy),
-            "outcomes": self.outcomes_name,
-            "token_ids": "the student's" if self.differs is None else f"another {self.differs}",
-            "reencoded": 0 if self.differs is None else self.usable.size,
-            "left_out": int((~self.usable).sum()),
-            **{f"pass@{k}": float(value) for k, value in zip(sizes, solved, strict=True)},
-            "correct_paths": float(np.mean([len(row) for row in paths])),
-        }
 
 
 @dataclass(frozen=True)
@@ -129,8 +111,18 @@ class Generators(Findings):
         selected = by_generator(results.selections["tuned"], self.widths)
         for number, generator in enumerate(self.each):
             units = uses_of(generator.pool, uses)
+            sizes, differs = powers_of_two(self.widths[number]), generator.differs
+            passed = pass_at_k(right[number].astype(float), sizes).mean(axis=0)
             own: dict[str, float | str] = {
-                **generator.metrics(right[number], paths[number]),
+                "samples": self.widths[number],
+                "tokens": float(generator.pool.length.sum()),
+                "parameters": loading.count_parameters(generator.policy),
+                "outcomes": generator.outcomes_name,
+                "token_ids": "the student's" if differs is None else f"another {differs}",
+                "reencoded": 0 if differs is None else generator.usable.size,
+                "left_out": int((~generator.usable).sum()),
+                **{f"pass@{k}": float(value) for k, value in zip(sizes, passed, strict=True)},
+                "correct_paths": float(np.mean([len(row) for row in paths[number]])),
                 "prompts_solved_only": int((solved[number] & (solved.sum(axis=0) == 1)).sum()),
                 **selected[number],
                 "cost_generated_tokens": total("generated_tokens", units),
@@ -154,10 +146,7 @@ class Generators(Findings):
         return drawn if self.written is None else [*drawn, "solution"]
 
     def cost(self, results: Results, uses: Sequence[Use]) -> TrainingCost:
-        """The cost, with the generators' FLOPs beyond those of the base for as many samples (negative if smaller).
-
-        The fine-tuning of generators counts as well.
-        """
+        """The cost, with the generators' fine-tuning, and their FLOPs beyond those of the base for as many samples."""
         cost = super().cost(replace(results, pool=self.sampled), uses)
         others = {generator.policy.path.parts[-2:] for generator in self.each if not generator.is_student}
         tuned = tuple(use for use in unique(uses) if use.stage == "sft" and (use.stage, use.key) in others)
@@ -218,11 +207,11 @@ def from_several(
         )
     if solutions:
         parts.refuse_without_solutions()
-    weights = {name: generators[name]["weight"] for name in drawn_by}
     train, base, score = parts.train, parts.base, parts.scorer
 
     each: list[Generator] = []
     readable: list[Completions] = []  # their pools [M, n] in the student's token ids
+    weights = {name: generators[name]["weight"] for name in drawn_by}
     for name, count in shares(weights, parts.num_completions, seed=parts.seed).items():
         own = generators[name]["policy"]
         policy = base if own is None else parts.named(f"generator_{name}", own)
@@ -261,10 +250,7 @@ def generator_seed(seed: int, name: str, *, is_student: bool) -> int:
 
 
 def shares(weights: Mapping[str, float], total: int, *, seed: int) -> dict[str, int]:
-    """Divide `total` samples in proportion to the weights, in whole numbers by largest remainder.
-
-    The order among equal remainders is random. BenchError where a generator would get no sample.
-    """
+    """Divide `total` samples by weight: largest remainders, ties at random. BenchError where a generator gets none."""
     exact = np.array(list(weights.values()), float) * (total / sum(weights.values()))
     exact = np.where(np.abs(exact - np.round(exact)) < 1e-9, np.round(exact), exact)  # 4 x 0.25 is a whole number
     counts = np.floor(exact).astype(int)
@@ -284,15 +270,12 @@ def by_generator(chosen: Selection, widths: Sequence[int]) -> list[dict[str, flo
     """Per pool, the metrics of its part of a selection from pools side by side. widths: columns of each pool."""
     origin = np.searchsorted(np.cumsum(widths), chosen.column, side="right")  # [K]
     covered = [set(chosen.row[origin == number].tolist()) for number in range(len(widths))]
-    metrics: list[dict[str, float | str]] = []
-    for number, rows in enumerate(covered):
-        others = set().union(*(other for place, other in enumerate(covered) if place != number))
-        metrics.append(
-            {
-                "selected": int((origin == number).sum()),
-                "selected_share": float((origin == number).mean()),
-                "prompts_covered": len(rows),
-                "prompts_covered_only": len(rows - others),
-            }
-        )
-    return metrics
+    return [
+        {
+            "selected": int((origin == number).sum()),
+            "selected_share": float((origin == number).mean()),
+            "prompts_covered": len(rows),
+            "prompts_covered_only": len(rows.difference(*covered[:number], *covered[number + 1 :])),
+        }
+        for number, rows in enumerate(covered)
+    ]

@@ -119,10 +119,7 @@ class Rounds(Findings):
         )
 
     def add_to(self, graph: ArtifactGraph, results: Results) -> None:
-        """Add the pool, the rewards, the selection and the policy of each round of each arm.
-
-        Roles are the names of policies; the rounds of the resulting policies have the roles "tuned" and "control".
-        """
+        """Add what each round of each arm made, under its policy's name; the last, as "tuned" and "control"."""
         graph.policy("base", results.policies["base"])
         pools: dict[str, list[str]] = {arm: [] for arm in self.arms}
         scored: dict[str, list[str]] = {arm: [] for arm in self.arms}  # the parents of an arm's selections
@@ -277,14 +274,13 @@ def buffer(own: Sequence[Selection], num_completions: int, train_on: str) -> Sel
 
     own: each round's selection from its own pool [M, num_completions]. train_on: "last" or "union".
     """
-    kept = range(len(own)) if train_on == "union" else [len(own) - 1]
-    return in_order([moved(own[i], i * num_completions) for i in kept])
+    first = 0 if train_on == "union" else len(own) - 1
+    return in_order([moved(each, number * num_completions) for number, each in enumerate(own)][first:])
 
 
 def distinct_paths(chosen: Selection, pools: list[Completions], task: Task) -> int:
     """The number of distinct (prompt, reasoning path) among the chosen completions that have a path."""
-    paths = [(row, task.path(text)) for row, text in _texts(chosen, pools)]
-    return len({(row, path) for row, path in paths if path is not None})
+    return len({(row, path) for row, text in _texts(chosen, pools) if (path := task.path(text)) is not None})
 
 
 def kept_correct(chosen: Selection, pools: list[Completions], train: Prompts, task: Task) -> int:

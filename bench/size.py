@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from bench.config.compose import CONF, explained
 from bench.errors import BenchError, CommandLine, did_you_mean
 from bench.records.read import as_number
-from bench.sizing.machines import GIB, Machine, machine
+from bench.sizing.memory import GIB, Machine, machine
 from bench.sizing.stages import SizeEstimate, SizeHints, estimate
 from bench.sweeps.cells import Cell, cells
 from bench.sweeps.plan import counted, duration
@@ -132,7 +132,6 @@ def _advice(cells: Sequence[Cell], machine: Machine, hints: SizeHints, stage: st
 
 
 def _is_new(cfg: Any, change: Change) -> bool:
-    """Whether the configuration has all settings of the change, with other values."""
     keys = {key.rpartition(".")[::2]: value for key, value in change[1].items()}
     return all(name in cfg[group] and cfg[group][name] != value for (group, name), value in keys.items())
 

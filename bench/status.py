@@ -48,10 +48,7 @@ def main() -> None:
 
 
 def table(states: dict[Cell, State]) -> str:
-    """One line per cell that is not done, the counts, and the time left.
-
-    The time is by the pace of finished cells; before the first one, by what equal stages took in the store.
-    """
+    """One line per cell that is not done, the counts, and the time left: by finished cells, or the store's history."""
     lines = [
         f"{cell.label or cell.folder.name}: {described(state)}"
         for cell, state in states.items()

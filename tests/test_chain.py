@@ -12,8 +12,8 @@ from bench.artifacts import Policy, Prompts, Rewards
 from bench.evaluation.heldout import Graded
 from bench.generation.transformers_engine import generate
 from bench.models import loading
+from bench.procedures import artifact_graph
 from bench.procedures.findings import Results
-from bench.records import artifact_graph
 from bench.selection import top_k_per_prompt, top_per_prompt
 from bench.store import Store, stage, using
 
@@ -51,7 +51,7 @@ def written(
             outcomes={},
             best_of_n=Graded(pool, reward, reward, reward, reward),
         )
-        graph = artifact_graph.Graph(folder, prompts.id, opened.uses, opened.root)
+        graph = artifact_graph.ArtifactGraph(folder, prompts.id, opened.uses, opened.root)
         results.findings.add_to(graph, results)
         graph.write()
     links = json.loads((folder / "chain.json").read_text())

@@ -19,7 +19,7 @@ from bench.errors import BenchError
 from bench.models import loading
 from bench.size import advice
 from bench.sizing import memory, shapes, stages
-from bench.sizing.machines import GIB, GPUS, machine
+from bench.sizing.memory import GIB, GPUS, machine
 from bench.sizing.readers import PROGRAM, TASKS
 from bench.sweeps.cells import Cell, cells
 
@@ -150,7 +150,7 @@ print((kib("VmHWM") - before) * 1024)
         "MALLOC_MMAP_THRESHOLD_": "65536",
     }  # what a tensor had, at once: else the heap keeps some
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=gives_back)
-    predicted = memory.training(shapes.of_config(medium(), ""), memory.Training(8, 128, bfloat16=False, on_gpu=False))
+    predicted = memory.training(shapes.of_config(medium(), ""), 8, 128, bfloat16=False, on_gpu=False)
     assert predicted == pytest.approx(float(answer.stdout.split()[-1]), rel=NEAR)
 
 
@@ -309,12 +309,12 @@ def test_mistakes_of_a_user_are_answered_in_a_sentence(monkeypatch):
 
 def test_memory_falls_with_checkpointing_four_bits_and_shards():
     shape = shapes.of_model("meta-llama/Llama-3.1-8B-Instruct")
-    whole = memory.training(shape, memory.Training(4, 1_024))
-    saved = memory.training(shape, memory.Training(4, 1_024, checkpointing=True))
-    accumulated = memory.training(shape, memory.Training(4, 1_024, checkpointing=True, accumulation=2))
-    adapter = memory.training(shape, memory.Training(4, 1_024, checkpointing=True, learnt=42_000_000))
-    four = memory.training(shape, memory.Training(4, 1_024, checkpointing=True, learnt=42_000_000, four_bit=True))
-    split = memory.training(shape, memory.Training(4, 1_024, checkpointing=True, shards=8))
+    whole = memory.training(shape, 4, 1_024)
+    saved = memory.training(shape, 4, 1_024, checkpointing=True)
+    accumulated = memory.training(shape, 4, 1_024, checkpointing=True, accumulation=2)
+    adapter = memory.training(shape, 4, 1_024, checkpointing=True, learnt=42_000_000)
+    four = memory.training(shape, 4, 1_024, checkpointing=True, learnt=42_000_000, four_bit=True)
+    split = memory.training(shape, 4, 1_024, checkpointing=True, shards=8)
     assert whole > saved > adapter > four
     assert split < saved / 4
     assert accumulated > 16 * shape.parameters  # 4 of each weight, gradient and AdamW's two numbers

@@ -17,7 +17,7 @@ import pytest
 from bench.artifacts import Completions
 from bench.models import loading
 from bench.models.reward_models import RewardModel
-from bench.sizing.machines import machine
+from bench.sizing.memory import machine
 from bench.speed import cli, estimators, pool, sizing, verify
 from bench.speed.__main__ import BENCHMARKS, main
 from bench.speed.measure import Printout, in_turns

@@ -2,27 +2,16 @@
 
 import importlib.util
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from bench.config import arms
-from bench.config.keys import configured
+from bench.config import arms, rules
+from bench.config.keys import configured, parts_within
 from bench.config.nodes import check_node, refuse, resolved, shown, target, without_value
-from bench.config.rules import (
-    FOLDER,
-    PLAIN_NAME,
-    PROBABILITY_MASS,
-    SAMPLES,
-    SEED,
-    TEMPERATURE,
-    counts_per_prompt,
-    one_of,
-    whole,
-)
 from bench.errors import BenchError, did_you_mean
 
 PARTS = (
@@ -31,18 +20,18 @@ PARTS = (
 )
 RUN_SETTINGS = ("num_completions", "baseline_completions", "control", "arms", "split", "seed")
 RULES = {
-    "name": PLAIN_NAME,
-    "seed": SEED,
-    "num_completions": SAMPLES,
-    "baseline_completions": SAMPLES,
-    "temperature": TEMPERATURE,
-    "top_p": PROBABILITY_MASS,
-    "control": one_of("matched", "none"),
+    "name": rules.PLAIN_NAME,
+    "seed": rules.SEED,
+    "num_completions": rules.SAMPLES,
+    "baseline_completions": rules.SAMPLES,
+    "temperature": rules.TEMPERATURE,
+    "top_p": rules.PROBABILITY_MASS,
+    "control": rules.one_of("matched", "none"),
     "arms": arms.ARMS,
-    "split": one_of("validation", "test"),
-    "threads": whole(0, 1_024),
-    "store": FOLDER,
-    "outputs": FOLDER,
+    "split": rules.one_of("validation", "test"),
+    "threads": rules.whole(0, 1_024),
+    "store": rules.FOLDER,
+    "outputs": rules.FOLDER,
 }
 SETTINGS = tuple(RULES)  # those that belong to no part
 ABSENT = object()
@@ -89,8 +78,11 @@ def check(cfg: DictConfig) -> None:
     for node in configured({part: cfg[part] for part in PARTS}):
         if (check_settings := getattr(target("", node), "check_settings", None)) is not None:
             check_settings(config)
-    for check_together in COMBINATIONS:
-        check_together(cfg)
+    _numbers_of_samples(cfg)
+    _prompts_to_judge_on(cfg)
+    _kept_policies(cfg)
+    _gold_is_no_proxy(cfg)
+    _more_than_a_pool_holds(cfg)
 
 
 def build_parts(cfg: DictConfig) -> dict[str, Any]:
@@ -99,7 +91,6 @@ def build_parts(cfg: DictConfig) -> dict[str, Any]:
 
 
 def build_part(cfg: DictConfig, name: str) -> Any:
-    """One of `build_parts`."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
@@ -112,8 +103,7 @@ def build_part(cfg: DictConfig, name: str) -> Any:
 
 def check_installed(cfg: DictConfig) -> None:
     """Raise BenchError where this machine lacks what the run needs after hours of work. A plan runs without it."""
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
-    for node in sorted(configured(config), key=lambda node: "hub" in node["_target_"]):  # downloads come last
+    for node in sorted(configured(resolved(cfg)), key=lambda node: "hub" in node["_target_"]):  # downloads come last
         if (check_here := getattr(target("", node), "check_here", None)) is not None:
             check_here({name: value for name, value in node.items() if name not in ("_target_", "_partial_")})
     needed = cfg.evaluation.get("harness_tasks") and cfg.evaluation.get("harness_engine") == "vllm"
@@ -154,7 +144,7 @@ def _prompts_to_judge_on(cfg: DictConfig) -> None:
             f"procedure.stop={cfg.split} is not allowed with split={cfg.split}: the prompts that say when to stop must "
             "not be those that policies are judged on."
         )
-    for part, node in _parts_within(cfg.scoring, "scoring"):
+    for part, node in parts_within(cfg.scoring, "scoring"):
         if key := next((name for name in node if str(name).endswith("_from") and node[name] == cfg.split), None):
             raise BenchError(
                 f"{part}.{key!s}={cfg.split} is not allowed with split={cfg.split}: a scorer must not learn from the "
@@ -177,7 +167,7 @@ def _kept_policies(cfg: DictConfig) -> None:
 def _gold_is_no_proxy(cfg: DictConfig) -> None:
     """Refuse a proxy that is the gold model: it can't be over-optimised, and it would judge its own choice."""
     gold = _model_at(cfg.task, "gold_model", "gold_revision")
-    for key, node in _parts_within(cfg.scoring, "scoring"):
+    for key, node in parts_within(cfg.scoring, "scoring"):
         proxy = _model_at(node, "model", "revision")
         if gold is None or proxy is None or proxy[0] != gold[0]:
             continue
@@ -189,7 +179,7 @@ def _gold_is_no_proxy(cfg: DictConfig) -> None:
             )
 
 
-def _model_at(node: DictConfig, model: str, revision: str) -> tuple[str, Any] | None:
+def _model_at(node: Mapping[str, Any], model: str, revision: str) -> tuple[str, Any] | None:
     """(model, revision) of a part; None where it has no model. A folder goes by its resolved path, without revision."""
     name = node.get(model)
     if name is None:
@@ -198,15 +188,8 @@ def _model_at(node: DictConfig, model: str, revision: str) -> tuple[str, Any] | 
     return (str(place.resolve()), None) if place.is_dir() else (str(name), node.get(revision))
 
 
-def _parts_within(node: DictConfig, prefix: str) -> list[tuple[str, DictConfig]]:
-    """(dotted key, part) of a part and of the parts inside it."""
-    inside = [(f"{prefix}.{name!s}", node[name]) for name in node]
-    parts = [(key, value) for key, value in inside if isinstance(value, DictConfig)]
-    return [(prefix, node), *(inner for key, part in parts for inner in _parts_within(part, key))]
-
-
 def _more_than_a_pool_holds(cfg: DictConfig) -> None:
-    for name in counts_per_prompt(get_object(cfg.selection["_target_"])):
+    for name in rules.counts_per_prompt(get_object(cfg.selection["_target_"])):
         if name in cfg.selection and cfg.selection[name] > cfg.num_completions:
             raise BenchError(
                 f"selection.{name}={cfg.selection[name]} is more than each prompt has: num_completions="
@@ -224,12 +207,3 @@ def refuse_more_than_the_pool(config: Mapping[str, Any], prompts: int) -> None:
             f"selection.k={k} is more than the pool holds: {prompts} prompts x {config['num_completions']} completions "
             f"= {held}."
         )
-
-
-COMBINATIONS: tuple[Callable[[DictConfig], None], ...] = (
-    _numbers_of_samples,
-    _prompts_to_judge_on,
-    _kept_policies,
-    _gold_is_no_proxy,
-    _more_than_a_pool_holds,
-)

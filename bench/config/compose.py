@@ -66,7 +66,7 @@ def explained(overrides: list[str]) -> Iterator[None]:
         of_settings = isinstance(error, HydraException | OmegaConfBaseException)
         if not of_settings and not str(error).startswith(NOT_A_CHOICE):  # e.g. JSONDecodeError, from within a run
             raise
-        sys.exit(f"error: {explain_composition(error, Path(CONF), overrides)}")
+        sys.exit(f"error: {explain_composition(error, overrides)}")
     except BrokenPipeError:  # who reads the output, e.g. head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -84,7 +84,7 @@ def understood(overrides: Sequence[str]) -> Iterator[None]:
     except (BenchError, BrokenPipeError):
         raise
     except Exception as error:  # what malformed settings raise in Hydra's parsers and OmegaConf is of many kinds
-        raise BenchError(explain_composition(error, Path(CONF), overrides)) from error
+        raise BenchError(explain_composition(error, overrides)) from error
 
 
 def _malformed(overrides: Sequence[str]) -> str | None:
@@ -98,10 +98,10 @@ def _malformed(overrides: Sequence[str]) -> str | None:
         if equals and not key.strip():
             return f"{override!r} names no setting; write name=value."
         group = key.partition("@")[0]
-        if _is_group(Path(CONF), group):
+        if _is_group(group):
             for choice in [value] if value.startswith(("{", "[")) else value.split(","):
                 if choice.startswith(refused) or ".." in choice:
-                    return f"{group}={choice} does not exist; {group} can be {_choices(Path(CONF), group)}."
+                    return f"{group}={choice} does not exist; {group} can be {_choices(group)}."
     return None
 
 
@@ -171,10 +171,7 @@ class Composer:
 
 
 def choices(overrides: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Group -> its choices -> the first line of the comment in the choice's file.
-
-    overrides: a command line, whose hydra.searchpath may add choices of the user's own.
-    """
+    """Group -> its choices -> the first line of their files. overrides: their hydra.searchpath may add choices."""
     folders = [CONF]
     if overrides:
         from hydra import compose
@@ -197,8 +194,8 @@ def defaults() -> dict[str, tuple[str, str]]:
     return {group: (choice, words) for group, choice, words in line.findall(Path(CONF, "config.yaml").read_text())}
 
 
-def explain_composition(error: Exception, conf: Path, arguments: Sequence[str]) -> str:
-    """One sentence on a mistake in the settings. conf: the configuration folder; arguments: the command line."""
+def explain_composition(error: Exception, arguments: Sequence[str]) -> str:
+    """One sentence on a mistake in the settings. arguments: the command line."""
     from hydra.errors import OverrideParseException
 
     text = str(error)
@@ -209,20 +206,20 @@ def explain_composition(error: Exception, conf: Path, arguments: Sequence[str]) 
             f"{error.override!r} can't be read as a setting; write name=value, with quotes around special characters."
         )
     if found := re.search(r"Could not override '([^']+)'", text):
-        return _unknown(found[1], conf, arguments)
+        return _unknown(found[1], arguments)
     if isinstance(error, InterpolationKeyError) and (found := re.search(r"'([^']+)' not found", text)):
-        near = _near(found[1], conf, arguments) or "."
+        near = _near(found[1], arguments) or "."
         given = next((argument for argument in arguments if f"${{{found[1]}" in argument), error.full_key)
         return f"{given} refers to a setting that does not exist: {found[0]}{near}"
     if isinstance(error, RecursionError) or text.startswith("Recursive interpolation"):
         return "A setting refers to itself, or is nested too deeply; give it a plain value."
     if text.startswith(NOT_A_CHOICE):
-        return _not_a_choice(conf, arguments) or text
+        return _not_a_choice(arguments) or text
     if found := re.search(r"Could not find '(.+)/([^/']*)'", text):
         listing = text.partition("Available options")[2].partition("Config search path")[0]
         allowed = re.findall(r"^\t(\S+)$", listing, re.MULTILINE)
         if found[1] == LAUNCHERS:
-            allowed = sorted(path.stem for path in (conf / LAUNCHERS).glob("*.yaml"))
+            allowed = sorted(path.stem for path in Path(CONF, LAUNCHERS).glob("*.yaml"))
         near = did_you_mean(found[2], allowed) or ";"
         return f"{found[1]}={found[2]} does not exist{near} {found[1]} can be {', '.join(allowed) or 'left out only'}."
     if text.startswith("Ambiguous value"):
@@ -233,60 +230,58 @@ def explain_composition(error: Exception, conf: Path, arguments: Sequence[str]) 
     return words if of_settings else f"These settings can't be read: {type(error).__name__}: {words[:200]}"
 
 
-def _not_a_choice(conf: Path, arguments: Sequence[str]) -> str:
+def _not_a_choice(arguments: Sequence[str]) -> str:
     for argument in arguments:
         group, _, values = argument.partition("=")
-        for value in values.split(",") if values and _is_group(conf, group) else ():
-            if not (conf / group / f"{value}.yaml").is_file() and not isinstance(yaml.safe_load(value), str):
-                return f"{group}={value} does not exist; {group} can be {_choices(conf, group)}."
+        for value in values.split(",") if values and _is_group(group) else ():
+            if not Path(CONF, group, f"{value}.yaml").is_file() and not isinstance(yaml.safe_load(value), str):
+                return f"{group}={value} does not exist; {group} can be {_choices(group)}."
     return ""
 
 
-def _is_group(conf: Path, name: str) -> bool:
-    return re.fullmatch(r"\w+(/\w+)?", name) is not None and len(name) < 100 and (conf / name).is_dir()
+def _is_group(name: str) -> bool:
+    return re.fullmatch(r"\w+(/\w+)?", name) is not None and len(name) < 100 and Path(CONF, name).is_dir()
 
 
-def _choices(conf: Path, group: str) -> str:
-    return ", ".join(sorted(path.stem for path in (conf / group).glob("*.yaml"))) or "left out only"
+def _choices(group: str) -> str:
+    return ", ".join(sorted(path.stem for path in Path(CONF, group).glob("*.yaml"))) or "left out only"
 
 
-def _unknown(key: str, conf: Path, arguments: Sequence[str]) -> str:
-    """What is wrong with a setting that could not be set."""
+def _unknown(key: str, arguments: Sequence[str]) -> str:
     show = "`python -m bench --cfg job` shows all of them."
-    if _is_group(conf, key):
-        return f"{key} is a part: choose one of {_choices(conf, key)}, and set its settings by {key}.NAME=VALUE; {show}"
-    if key in _known_keys(conf):
+    if _is_group(key):
+        return f"{key} is a part: choose one of {_choices(key)}, and set its settings by {key}.NAME=VALUE; {show}"
+    if key in _known_keys():
         group = key.rpartition(".")[0].replace(".", "/")
-        chosen = group if _is_group(conf, group) else key.partition(".")[0]
+        chosen = group if _is_group(group) else key.partition(".")[0]
         return f"{key} is not a setting of the chosen {chosen}; {show}"
-    near = _near(key, conf, arguments)
+    near = _near(key, arguments)
     return f"{key} is not a setting{near} {show}" if near else f"{key} is not a setting; {show}"
 
 
-def _near(key: str, conf: Path, arguments: Sequence[str]) -> str:
+def _near(key: str, arguments: Sequence[str]) -> str:
     """A question after the setting that was meant, if one of these choices' has a name like it."""
     choices = [
         argument
         for argument in arguments
         if argument.startswith("hydra.searchpath=")  # with parts of one's own
-        or (_is_group(conf, argument.partition("=")[0].lstrip("+")) and "," not in argument)
+        or (_is_group(argument.partition("=")[0].lstrip("+")) and "," not in argument)
     ]
     try:
         from hydra import compose
 
-        with composing(str(conf)):
+        with composing(CONF):
             known = list(_flatten(OmegaConf.to_container(compose("config", choices))))
     except (HydraException, OmegaConfBaseException, ValueError):  # the choices are wrong, too
         return ""
-    groups = [path.relative_to(conf).as_posix() for path in conf.glob("**/*/")]
+    groups = [path.relative_to(CONF).as_posix() for path in Path(CONF).glob("**/*/")]
     same = [name for name in known if name.rpartition(".")[2] == key]  # given without the part that it belongs to
     return did_you_mean(key, [*known, *groups], cutoff=0.7) or did_you_mean(f".{key}", same, cutoff=0.0)
 
 
-def _known_keys(conf: Path) -> Iterator[str]:
-    """The settings of all choices of all groups."""
-    for path in conf.rglob("*.yaml"):
-        group = path.parent.relative_to(conf).as_posix().replace("/", ".")
+def _known_keys() -> Iterator[str]:
+    for path in Path(CONF).rglob("*.yaml"):
+        group = path.parent.relative_to(CONF).as_posix().replace("/", ".")
         prefix = "" if group in (".", "experiment") else f"{group}."
         yield from _flatten(yaml.load(path.read_text(), _QUICK) or {}, prefix)
 

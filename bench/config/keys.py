@@ -122,11 +122,13 @@ def import_of(generation: Any, split: str) -> str | None:
 
 def configured(node: Any) -> Iterator[Mapping[str, Any]]:
     """Every part in a configuration, and the parts inside it: the nodes with a _target_."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield node
-        for name in node:
-            yield from configured(node[name])
-    elif isinstance(node, list | ListConfig):
-        for part in node:
-            yield from configured(part)
+    return (part for _, part in parts_within(node, ""))
+
+
+def parts_within(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The same, each with its dotted key. key: of the node."""
+    if isinstance(node, Mapping) and "_target_" in node:
+        yield key, node
+    inside = node if isinstance(node, Mapping) else range(len(node)) if isinstance(node, list | ListConfig) else ()
+    for name in inside:
+        yield from parts_within(node[name], f"{key}.{name}")

@@ -68,10 +68,9 @@ def target(key: str, node: Any) -> Any:
 
 def _check_partial(key: str, node: DictConfig, function: Any) -> None:
     """BenchError where a function that needs artifacts would be called at once, or a class be made too late."""
-    given = inspect.signature(function).parameters.values()
-    needs = [parameter for parameter in given if parameter.kind == inspect.Parameter.POSITIONAL_OR_KEYWORD]
     expected = not inspect.isclass(function) and any(
-        parameter.default is inspect.Parameter.empty for parameter in needs
+        parameter.kind == parameter.POSITIONAL_OR_KEYWORD and parameter.default is parameter.empty
+        for parameter in inspect.signature(function).parameters.values()
     )
     given_now = node.get("_partial_", False)
     if given_now != expected and (expected or inspect.isclass(function)):
@@ -99,10 +98,9 @@ def _refuse_missing(key: str, node: DictConfig, function: Any) -> None:
 
 def _settings_of(function: Any) -> list[str]:
     """The settings of a function: its keyword-only parameters, since the others are artifacts; of a class, all."""
-    settings = {inspect.Parameter.KEYWORD_ONLY} | (
-        {inspect.Parameter.POSITIONAL_OR_KEYWORD} if inspect.isclass(function) else set()
-    )
-    return [name for name, parameter in inspect.signature(function).parameters.items() if parameter.kind in settings]
+    also = [inspect.Parameter.POSITIONAL_OR_KEYWORD] if inspect.isclass(function) else []
+    kinds = [inspect.Parameter.KEYWORD_ONLY, *also]
+    return [name for name, parameter in inspect.signature(function).parameters.items() if parameter.kind in kinds]
 
 
 def refuse(key: str, value: Any, rule: Rule) -> None:

@@ -139,8 +139,6 @@ DTYPE = one_of("auto", "float32", "bfloat16", "float16")
 SEED = whole(0, 2**63 - 1)
 TEMPERATURE = number(0, least=COLDEST, most=100)
 SAMPLES = whole(1, 100_000)  # completions of one prompt
-RETRIES = whole(0, 1_000)
-SECONDS = number(0, open_low=True, most=1e6)
 
 Seed = Annotated[int, SEED]
 Temperature = Annotated[float, TEMPERATURE]
@@ -154,8 +152,8 @@ CountPerPrompt = Annotated[int, SAMPLES, PER_PROMPT]  # at most num_completions
 PromptCount = Annotated[int, whole(1, 100_000_000)]
 Workers = Annotated[int, whole(1, 1_024)]  # processes, CPUs or GPUs
 Requests = Annotated[int, whole(1, 10_000)]  # at once
-Retries = Annotated[int, RETRIES]
-Seconds = Annotated[float, SECONDS]
+Retries = Annotated[int, whole(0, 1_000)]
+Seconds = Annotated[float, number(0, open_low=True, most=1e6)]
 EPOCHS = number(0, open_low=True, most=1_000)
 Epochs = Annotated[float, EPOCHS]
 LearningRate = Annotated[float, number(0, open_low=True, most=10)]
@@ -185,12 +183,7 @@ def checked(check: Callable[[Mapping[str, Any]], None]) -> Callable[[T], T]:
 
     check(config) raises BenchError where settings do not fit together. config: the whole resolved configuration.
     """
-
-    def decorate(function: T) -> T:
-        function.check_settings = check  # type: ignore[attr-defined]
-        return function
-
-    return decorate
+    return _attaching("check_settings", check)
 
 
 def here(check: Callable[[Mapping[str, Any]], object]) -> Callable[[T], T]:
@@ -198,9 +191,12 @@ def here(check: Callable[[Mapping[str, Any]], object]) -> Callable[[T], T]:
 
     check(settings) raises BenchError where this machine lacks what they name: a folder, a model, a package.
     """
+    return _attaching("check_here", check)
 
+
+def _attaching(name: str, check: Callable[[Mapping[str, Any]], object]) -> Callable[[T], T]:
     def decorate(function: T) -> T:
-        function.check_here = check  # type: ignore[attr-defined]
+        setattr(function, name, check)
         return function
 
     return decorate

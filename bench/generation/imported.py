@@ -25,8 +25,7 @@ from bench.models.logprobs import sequence_logprobs
 from bench.progress import say
 from bench.store import Address, DamagedArtifactError, Store, check, current, using
 from bench.store.files import checksum
-from bench.store.intact import damage, intact, table
-from bench.store.reading import as_yaml
+from bench.store.reading import as_yaml, damage, intact, table
 from bench.tasks.splits import words
 
 SPLITS, OWN = ("train", "test"), {"temperature", "top_p", "top_k"}

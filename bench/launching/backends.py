@@ -52,7 +52,6 @@ class Processes(Backend):
         )
 
     def open(self, cfg: DictConfig, count: int) -> None:
-        self.check(cfg)
         self._idle = deque(range(min(len(self._environments), count)))
         self._executors: dict[int, Any] = {}  # of each worker that runs
         self._workers: dict[Any, int] = {}  # by the future of its job
@@ -122,7 +121,6 @@ class RayTasks(Backend):
     def open(self, cfg: DictConfig, count: int) -> None:
         import ray
 
-        self.check(cfg)
         gpus = self._resources.get("GPU", 0)
         self._environment = {name: value for name, value in os.environ.items() if name.startswith(CARRIED)}
         if not gpus:
@@ -205,7 +203,6 @@ class SlurmJobs(Backend):
             )
 
     def open(self, cfg: DictConfig, count: int) -> None:
-        self.check(cfg)
         import submitit
 
         folder = Path(cfg.outputs, ".multirun", self.cluster).absolute() / "%j"

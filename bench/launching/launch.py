@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from bench.config.compose import LAUNCHER_PLUGINS, as_given, understood
 from bench.config.keys import run_folder
+from bench.config.nodes import refuse
 from bench.config.rules import rules
 from bench.errors import BenchError
 from bench.generation.ray_cluster import probes
@@ -80,7 +81,7 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     def check(self, cfg: DictConfig) -> None:
-        """Raise BenchError where no cell of this configuration could run."""
+        """Raise BenchError where no cell of this configuration could run; called before `open`, too."""
 
     @abc.abstractmethod
     def open(self, cfg: DictConfig, count: int) -> None:
@@ -104,12 +105,10 @@ class Backend(abc.ABC):
 
 
 def run_all(jobs: Sequence[CellJob], backend: Backend, cfg: DictConfig) -> None:
-    """Run every job; one whose process is lost runs again, and the others go on.
-
-    BenchError where a node does not see the store or the outputs.
-    """
+    """Run every job, one whose process is lost again. BenchError where a node sees no store or outputs."""
     waiting, losses = deque(jobs), Counter[Path]()
     running: dict[Any, CellJob] = {}
+    backend.check(cfg)
     backend.open(cfg, len(jobs))
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: backend.close(list(running)))
@@ -147,10 +146,7 @@ def _runs_again(job: CellJob, loss: str, losses: int, retries: int) -> bool:
 
 
 def check(overrides: Sequence[str], conf: str, *, devices: bool = True) -> None:
-    """Raise BenchError where the launcher that these settings choose can't launch: a value, an extra, a device.
-
-    devices: check what the launcher needs on this machine, too, and not its settings alone.
-    """
+    """BenchError where the launcher of these settings can't launch: a value or, if `devices`, this machine is unfit."""
     from hydra import compose, initialize_config_dir
     from hydra.utils import get_object
 
@@ -164,9 +160,8 @@ def check(overrides: Sequence[str], conf: str, *, devices: bool = True) -> None:
         return
     launcher = get_object(target)
     for name, rule in rules(launcher).items():
-        if name in settings and not rule.allows(settings[name]):
-            value = "null" if settings[name] is None else settings[name]
-            raise BenchError(f"hydra.launcher.{name}={value} is not allowed: it must be {rule.words(value)}.")
+        if name in settings:
+            refuse(f"hydra.launcher.{name}", settings[name], rule)
     if devices:
         launcher(**settings).check(cfg)
 
@@ -174,10 +169,7 @@ def check(overrides: Sequence[str], conf: str, *, devices: bool = True) -> None:
 def launch(
     config: DictConfig, context: HydraContext, overrides: Sequence[Sequence[str]], first: int, backend: Backend
 ) -> list[JobReturn]:
-    """Run cells for one of Hydra's sweepers; return each one's configuration, by which its folder is found.
-
-    overrides: the settings of each cell; first: the number of the first cell.
-    """
+    """Run cells for one of Hydra's sweepers; return their configurations. first: the number of the first cell."""
     setup_globals()
     cells: list[tuple[str, DictConfig]] = []
     for position, arguments in enumerate(overrides, first):

@@ -49,10 +49,7 @@ def run_cell(cfg: DictConfig, label: str) -> None:
 
 
 def run_experiment(cfg: DictConfig, *, quiet: bool = False) -> Path:
-    """Check, run, record, draw and track one experiment. Returns its folder, `bench.config.keys.folder_of_settings`.
-
-    quiet: print no tables and times, and draw no figures.
-    """
+    """Check, run, record, draw and track one experiment. Returns its folder. quiet: no tables, times and figures."""
     start = time.perf_counter()
     checks.check(cfg)
     parts = checks.build_parts(cfg)
@@ -171,7 +168,6 @@ def _stored(cell: Cell, parts: "Parts", root: Path) -> set[int]:
 
 
 def _make(key: str, value: str, folder: Path) -> None:
-    """Make the folder that a setting names, before any work."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

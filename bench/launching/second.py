@@ -49,8 +49,6 @@ def is_of_use(cfg: DictConfig, completions: int) -> bool:
 
 
 class SecondProcess:
-    """The second process of one experiment."""
-
     def __init__(self, cfg: DictConfig, made: IO[bytes], said: IO[bytes]) -> None:
         self.cfg, self.completions = cfg, 0  # that the experiment draws; 0: no process is started
         self._made, self._said = made, said  # files for its standard output and error

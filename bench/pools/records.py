@@ -22,7 +22,7 @@ from bench.generation.pool import FILE, Unit, write_unit
 from bench.pools.arrays import GROUP
 from bench.pools.grid import Laid, LeftOut, because
 from bench.pools.stopping import FirstSuccess
-from bench.records.artifact_graph import Graph
+from bench.procedures.artifact_graph import ArtifactGraph
 from bench.records.completions import of_pool
 from bench.records.fingerprint import code_of, fingerprint
 from bench.records.metrics import curves, flatten, on_same_prompts, provenance
@@ -200,7 +200,7 @@ def write(
         **counts,
     }
     uses = store.current().uses
-    graph = Graph(folder, imported.prompts.id, uses, store.current().root)
+    graph = ArtifactGraph(folder, imported.prompts.id, uses, store.current().root)
     pool = graph.pool("test", imported.pool, [])
     row, column = np.nonzero(imported.pool.drawn)
     cells_of = {"row": row, "sample": column, "reward": imported.proxy[row, column]}

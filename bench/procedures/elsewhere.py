@@ -19,10 +19,7 @@ ALIKE = ("system", "thinking", "trust_remote_code")
 
 
 def run(procedure: Callable[[Parts], Results], parts: Parts) -> Results:
-    """The results of a procedure, with the outcomes of the policies from elsewhere.
-
-    BenchError, before the procedure, where an adapter does not fit the base.
-    """
+    """A procedure's results and the outcomes of policies from elsewhere. BenchError, first, for an unfit adapter."""
     if not parts.arms:
         return procedure(parts)
     policies = made(parts)
@@ -67,4 +64,4 @@ def judge(parts: Parts, policies: Mapping[str, Elsewhere]) -> tuple[dict[str, Ou
     for name, (arm, _, updates) in arms.policies(parts.arms).items():
         if updates is not None:
             paths.setdefault(arm, {})[updates] = policies[name].policy
-    return outcomes, parts.judge_paths(paths) if paths else None
+    return outcomes, parts.judge_paths(paths)

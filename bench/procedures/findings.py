@@ -1,29 +1,15 @@
 """The outcome of a procedure: its measurements (Results), and what only this procedure reports (Findings)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import numpy as np
 
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection, content_hash
 from bench.evaluation.heldout import AlongTraining, Graded, Outcomes
+from bench.procedures.artifact_graph import ArtifactGraph, Columns
 from bench.store import Use, unique
 from bench.tasks import Task
-
-Columns = Mapping[str, Any]  # name -> one value per row of a table
-
-
-class ArtifactGraph(Protocol):
-    """The artifacts of a run and their parents. A method adds one artifact, writes its file, and returns its name."""
-
-    def policy(self, role: str, policy: Policy, parents: Sequence[str] = ()) -> str: ...
-
-    def pool(self, role: str, pool: Completions, parents: Sequence[str]) -> str: ...
-
-    def rewards(self, role: str, key: str, file: str, columns: Columns, parents: Sequence[str]) -> str: ...
-
-    def selection(self, role: str, key: str, columns: Columns, parents: Sequence[str]) -> str: ...
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,6 @@ class Drawn:
     accepted: np.ndarray  # [H] bool, whether a paid sample is accepted
     hinted: bool  # whether the prompts contained the answer as a hint
 
-    @property
-    def tokens_paid(self) -> float:
-        """Generated tokens of the paid samples."""
-        return float(self.pool.length[np.arange(self.pool.shape[1]) < self.paid[:, None]].sum())
-
 
 @dataclass(frozen=True)
 class Gate:
@@ -89,13 +84,16 @@ class Hybrid(Gate, Findings):
         prompts = len(results.train)
         probes = sum(pool.shape[0] for pool in self.greedy)
         samples = sum(int(drawn.paid.sum()) for drawn in self.each_drawn) + probes
-        tokens = sum(drawn.tokens_paid for drawn in self.each_drawn)
-        tokens += sum(float(pool.length.sum()) for pool in self.greedy)
+        tokens = sum(float(pool.length.sum()) for pool in self.greedy)
+        for drawn in self.each_drawn:
+            tokens += float(drawn.pool.length[np.arange(drawn.pool.shape[1]) < drawn.paid[:, None]].sum())
         trained = self.probe_uses(uses)
         train_flops = total("train_flops", trained)
         read = [use for use in unique(uses) if use.stage == "teacher_forced"] if self.judged_by_nll else []
         base = results.policies["base"]
-        sampled = [use for use in unique(uses) if use.unit in self.stored_as()]
+        pools = [*(drawn.pool for drawn in self.each_drawn), *self.greedy]  # drawn for the training set
+        units = frozenset().union(*(pool.stored_as for pool in pools))
+        sampled = [use for use in unique(uses) if use.unit in units]
         sampling = forward_flops(loading.count_parameters(base), tokens + total("prompt_tokens", sampled))
         counts = {
             "easy": int(self.easy.sum()),
@@ -117,10 +115,10 @@ class Hybrid(Gate, Findings):
         }
         if used.any():
             counts["demonstrations_used_right"] = float(right[used].mean())
-        for name, drawn in (("hard", self.samples), ("hinted", self.hinted)):
-            if drawn is not None:
-                counts[f"{name}_accepted"] = float(drawn.accepted.mean())  # the share of solved prompts
-                counts[f"{name}_unsolved"] = int((~drawn.accepted).sum())
+        for name, some in (("hard", self.samples), ("hinted", self.hinted)):
+            if some is not None:
+                counts[f"{name}_accepted"] = float(some.accepted.mean())  # the share of solved prompts
+                counts[f"{name}_unsolved"] = int((~some.accepted).sum())
         if self.probe is not None:
             counts["nll_final"] = float(self.nll[-1].mean())
             for side, chosen in (("easy", self.easy), ("hard", ~self.easy)):
@@ -178,8 +176,3 @@ class Hybrid(Gate, Findings):
         """The trainings of all epochs and folds of the probe, each once."""
         places = {policy.path.parts[-2:] for policy in self.probe.trained} if self.probe is not None else set()
         return [use for use in unique(uses) if (use.stage, use.key) in places]
-
-    def stored_as(self) -> frozenset[str]:
-        """The stored units of all samples that were drawn for the training set."""
-        pools = [*(drawn.pool for drawn in self.each_drawn), *self.greedy]
-        return frozenset().union(*(pool.stored_as for pool in pools))

@@ -106,18 +106,11 @@ class Online(Findings):
 def check_settings(config: Mapping[str, Any]) -> None:
     """BenchError where settings that are allowed by themselves do not fit together."""
     procedure, training, samples = config["procedure"], config["training"], config["num_completions"]
-    for group, needed, why in (
-        (
-            "generation",
-            ENGINE,
-            "draws from weights in memory, which change with each update: use generation=transformers",
-        ),
-        ("training", TRAINING, "trains by its own objective: use training=sft or training=lora"),
-    ):
-        if config[group]["_target_"] != needed:
-            raise BenchError(
-                f"{group}={config[group]['_target_'].split('.')[-2]} is not allowed: procedure=online {why}."
-            )
+    in_memory = "draws from weights in memory, which change with each update: use generation=transformers"
+    by_itself = "trains by its own objective: use training=sft or training=lora"
+    for group, needed, why in (("generation", ENGINE, in_memory), ("training", TRAINING, by_itself)):
+        if (given := config[group]["_target_"]) != needed:
+            raise BenchError(f"{group}={given.split('.')[-2]} is not allowed: procedure=online {why}.")
     if samples < 2:
         raise BenchError(
             f"num_completions={samples} is not allowed with procedure=online: an advantage compares the samples of a "

@@ -26,7 +26,7 @@ from bench.seeds import generator
 from bench.selection import evidence_for, matched_random
 from bench.store.files import load_arrays, save_arrays
 from bench.tasks import Task, refuse_without_solutions
-from bench.training.checkpoints import kept
+from bench.training import checkpoints
 from bench.training.demonstrations import demonstrations
 from bench.training.online import OnlineTraining, described, own_code, refuse_no_signal, train_online
 from bench.training.online_recipe import OnlineRecipe
@@ -210,7 +210,7 @@ class Parts:
 
     def path(self, policy: Policy) -> dict[int, Policy]:
         """The policies that a training kept, and its last one, by number of updates; empty where it kept none."""
-        before = kept(policy)
+        before = checkpoints.kept(policy)
         return {**before, len(training_log(policy)): policy} if before else {}
 
     def judge(self, policy: Policy, others: Mapping[str, Policy] = MappingProxyType({})) -> Outcomes:
@@ -220,13 +220,10 @@ class Parts:
             apart = partial(self.prompts, "validation") if self.split != "validation" else None
             return self.evaluation(*given, validation=apart, seed=self.seed)
 
-    def judge_along(self, policies: Mapping[str, Policy]) -> AlongTraining | None:
-        """Evaluate the policies that trainings kept along the way; None where none was kept."""
-        paths = {arm: path for arm, policy in policies.items() if arm != "base" and (path := self.path(policy))}
-        return self.judge_paths(paths) if paths else None
-
-    def judge_paths(self, paths: Mapping[str, Mapping[int, Policy]]) -> AlongTraining:
-        """Evaluate policies on validation prompts, without lm-eval. paths: arm -> number of updates -> policy."""
+    def judge_paths(self, paths: Mapping[str, Mapping[int, Policy]]) -> AlongTraining | None:
+        """Evaluate policies, if any, on validation prompts, without lm-eval. paths: arm -> updates -> policy."""
+        if not paths:
+            return None
         alone = partial(self.evaluation, lm_eval=False, transfer={}, harness_tasks=(), temperatures=None)
         prompts = self.prompts("validation")
 
@@ -272,6 +269,7 @@ class Parts:
         }
         in_order = reversed(policies) if self.last_first else policies
         outcomes = {arm: self.judge(policies[arm], compared if arm == "tuned" else {}) for arm in in_order}
+        kept = {arm: path for arm, policy in policies.items() if arm != "base" and (path := self.path(policy))}
         return Results(
             train=self.train,
             pool=pool,
@@ -283,6 +281,6 @@ class Parts:
             test=self.test,
             outcomes=outcomes,
             best_of_n=self.best_of_n(),
-            along_training=self.judge_along(policies),
+            along_training=self.judge_paths(kept),
             findings=findings or Findings(),
         )

@@ -6,7 +6,7 @@ functions that are attached with `here`.
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -15,7 +15,7 @@ from bench import policies
 from bench.artifacts import Prompts
 from bench.config.arms import several
 from bench.config.checks import refuse_more_than_the_pool
-from bench.config.keys import configured, drawing
+from bench.config.keys import configured, drawing, parts_within
 from bench.errors import BenchError
 from bench.generation import imported
 from bench.models import loading, tokens
@@ -56,8 +56,9 @@ def check(parts: Parts, procedure: Callable[..., Any], config: Mapping[str, Any]
     if (shared := config["training"].get("processes", 1)) > 1:
         processes.check_gpus(f"training.processes={shared}", shared)
     base = _shape(parts, parts.policy)
-    for key, setting in _trained_scorers(config["scoring"], "scoring"):
-        _check_scorer(key, setting, base, {split: len(held) for split, held in prompts.items()})
+    for key, scorer in parts_within(config["scoring"], "scoring"):
+        if scorer["_target_"] in (TRAINED, BY_STEPS):
+            _check_scorer(key, scorer, base, {split: len(held) for split, held in prompts.items()})
     if base is not None:
         _check_adapter(config["training"].get("lora"), base)
     generators = getattr(procedure, "keywords", {}).get("generators") or {}
@@ -76,7 +77,6 @@ def check(parts: Parts, procedure: Callable[..., Any], config: Mapping[str, Any]
 
 
 def _splits(config: Mapping[str, Any]) -> list[str]:
-    """The splits that the experiment reads."""
     along = config["training"].get("keep_every") or several(config["arms"])
     besides = [along and "validation", config["procedure"].get("stop")]
     learned_from = [value for node in configured(config["scoring"]) for name, value in node.items() if "_from" in name]
@@ -153,14 +153,6 @@ def _check_adapter(lora: Mapping[str, Any] | None, base: PolicyShape) -> None:
             f"training.lora.target_modules={','.join(targets)} are no modules of the policy; it has "
             f"{', '.join(name for name in sorted(base.modules) if name.endswith('_proj')) or 'others'}."
         )
-
-
-def _trained_scorers(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if isinstance(node, Mapping):
-        if node.get("_target_") in (TRAINED, BY_STEPS):
-            yield key, node
-        for name, inner in node.items():
-            yield from _trained_scorers(inner, f"{key}.{name}")
 
 
 def _check_scorer(key: str, scorer: Mapping[str, Any], base: PolicyShape | None, prompts: Mapping[str, int]) -> None:

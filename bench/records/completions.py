@@ -17,8 +17,8 @@ from bench.procedures.findings import Results
 from bench.records.read import COMPLETIONS as FILE
 from bench.records.read import Run
 from bench.store import DamagedArtifactError, check
-from bench.store.intact import intact
-from bench.store.intact import table as table_in
+from bench.store.reading import intact
+from bench.store.reading import table as table_in
 
 if TYPE_CHECKING:
     from pandas import DataFrame

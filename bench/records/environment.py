@@ -23,18 +23,13 @@ def environment() -> dict[str, str]:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    found["processor"] = f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}"
+    information = Path("/proc/cpuinfo")  # of a system that tells the processor's name, not its architecture alone
+    lines = information.read_text().splitlines() if information.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    found["processor"] = f"{[*names, platform.machine()][0]}, {torch.backends.cpu.get_cpu_capability()}"
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found
-
-
-def _processor() -> str:
-    """The name of the processor; its architecture where the system does not tell the name."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def note(table: Path) -> None:

@@ -37,17 +37,14 @@ PACKAGES = {"site-packages", "dist-packages"}  # elsewhere too: of `pip install 
 
 
 def code_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """Module -> hash of its source, for all modules that the parts of a resolved configuration use.
-
-    Modules of the suite are keyed by name, others by file. Modules in site-packages are left out.
-    """
+    """Module of the suite, or file of one outside site-packages -> its hash, for all that a configuration uses."""
     parts = {name: part for name, part in config.items() if name not in NO_NUMBERS}
     todo, used = [WRITER, *(get_object(part["_target_"]).__module__ for part in configured(parts))], set()
     while todo:
         name = todo.pop()
-        if name not in used and (source := _source(name)) is not None:
+        if name not in used and (imported := _imports(name)) is not None:
             used.add(name)
-            todo += source[1]
+            todo += imported
     files = {name: _file(name) for name in used}
     return {
         name if name.startswith(f"{PACKAGE}.") else str(file): _hash(file)
@@ -57,13 +54,7 @@ def code_of(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def fingerprint(code: Mapping[str, str]) -> str:
-    """One hash of all modules."""
     return content_hash(sorted(code.items()))
-
-
-def agree(code: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Whether the modules that two runs both used are equal."""
-    return all(other.get(name, source) == source for name, source in code.items())
 
 
 def is_current(folder: Path) -> bool:
@@ -96,8 +87,8 @@ def _sha256(file: Path, size: int, changed: int) -> str:
 
 
 @functools.cache
-def _source(name: str) -> tuple[Path, list[str]] | None:
-    """The file of a module, and the modules that it imports; None for installed and built-in modules."""
+def _imports(name: str) -> list[str] | None:
+    """The modules that a module imports; None for installed and built-in modules."""
     file = _file(name)
     if file is None:
         return None
@@ -112,7 +103,7 @@ def _source(name: str) -> tuple[Path, list[str]] | None:
             package = importlib.util.resolve_name(package, name if is_package else name.rpartition(".")[0])
         names = [part.split()[0] for part in match["names"].strip("() \n\t").split(",") if part.split()]
         imported += [_where(package, part) for part in names]
-    return file, imported
+    return imported
 
 
 def _where(package: str, name: str) -> str:
@@ -146,7 +137,6 @@ def _file(name: str) -> Path | None:
 
 
 def _path(name: str) -> Path | None:
-    """The file of a module of the suite."""
     module = ROOT.joinpath(*name.split("."))
     return next((file for file in (module.with_suffix(".py"), module / "__init__.py") if file.is_file()), None)
 

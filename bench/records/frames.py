@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Runs(Sequence[Run]):
-    """Finished runs in the order in which they were given. A table is read on first use.
-
-    BenchError where a record is missing or damaged.
-    """
+    """Finished runs, in the given order. Tables are read on first use; BenchError where one is missing or damaged."""
 
     runs: tuple[Run, ...]
 
@@ -49,17 +46,17 @@ class Runs(Sequence[Run]):
     @functools.cached_property
     def curves(self) -> "DataFrame":
         """Every estimate: run, policy, method, metric, n, and value with its 95 % interval low to high."""
-        return self._stacked(CURVES)
+        return self._stacked(lambda run: frame(run, CURVES))
 
     @functools.cached_property
     def per_prompt(self) -> "DataFrame":
         """The values behind the estimates: run, prompt_id, policy, method, metric, n, value."""
-        return self._stacked(PER_PROMPT)
+        return self._stacked(lambda run: frame(run, PER_PROMPT))
 
     @functools.cached_property
     def samples(self) -> "DataFrame":
         """The completions that samples.parquet holds, of the first prompts, with their text, reward and verdict."""
-        return self._stacked(SAMPLES)
+        return self._stacked(lambda run: frame(run, SAMPLES))
 
     def completions(self, split: str, *, store: str | os.PathLike | None = None) -> "DataFrame":
         """Every completion of the runs' pools: `run` and the columns of `bench.records.completions.completions`.
@@ -67,17 +64,14 @@ class Runs(Sequence[Run]):
         split: "train", or "test" for the held-out pool of Best-of-N ("validation" in runs that were judged there).
         """
         place = None if store is None else Path(store)
-        return self._concatenated(lambda run: completions(run, split, store=place))
+        return self._stacked(lambda run: completions(run, split, store=place))
 
     def _by_run(self, rows: Iterable[Mapping[str, Any]]) -> "DataFrame":
         import pandas as pd
 
         return pd.DataFrame(list(rows), index=pd.Index([run.folder.name for run in self.runs], name="run"))
 
-    def _stacked(self, name: str) -> "DataFrame":
-        return self._concatenated(lambda run: frame(run, name))
-
-    def _concatenated(self, read: Callable[[Run], "DataFrame"]) -> "DataFrame":
+    def _stacked(self, read: Callable[[Run], "DataFrame"]) -> "DataFrame":
         import pandas as pd
 
         tables = {run.folder.name: read(run) for run in self.runs}

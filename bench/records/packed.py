@@ -19,22 +19,11 @@ import numpy as np
 
 from bench import store
 from bench.errors import BenchError
+from bench.procedures.artifact_graph import ARTIFACTS
 from bench.records.environment import FILE as ENVIRONMENT
 from bench.records.environment import in_words
-from bench.records.read import (
-    ARTIFACTS,
-    COMPLETIONS,
-    CONFIG,
-    METRICS,
-    PER_PROMPT,
-    SAMPLES,
-    Curve,
-    Run,
-    read_run,
-    record_files,
-)
-from bench.store.intact import LINEAGE, LINEAGE_SHAPE, intact, mapping
-from bench.store.reading import CHECKSUMS, as_json, checksums_of
+from bench.records.read import COMPLETIONS, CONFIG, METRICS, PER_PROMPT, SAMPLES, Curve, Run, read_run, record_files
+from bench.store.reading import CHECKSUMS, LINEAGE, LINEAGE_SHAPE, as_json, checksums_of, intact, mapping
 
 FILE = "records.tar.xz"
 UNREAD = re.compile(rf"{ARTIFACTS}|{COMPLETIONS}|(rewards|selection_|validation).*\.parquet")  # by no report
@@ -75,10 +64,7 @@ def pack(runs: Sequence[Run], read: set[Curve], path: Path) -> None:
 
 
 def run_folders(folder: Path) -> list[Path]:
-    """The folders of the runs that a committed report holds, unpacked in a temporary place until the process ends.
-
-    BenchError where its records can't be read.
-    """
+    """The runs of a committed report, unpacked until the process ends. BenchError where its records can't be read."""
     path = folder / FILE
     try:
         status = path.stat()

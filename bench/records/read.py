@@ -17,18 +17,18 @@ from bench.config.rules import Rule, number, whole
 from bench.errors import BenchError
 from bench.evaluation.heldout import VALIDATION
 from bench.evaluation.measures import Measure
+from bench.procedures.artifact_graph import ARTIFACTS
 from bench.records.environment import FILE as ENVIRONMENT
 from bench.records.fingerprint import FILE as CODE
 from bench.records.metrics import NUMBERS, TEXTS, compared, metric_name
+from bench.store import reading
 from bench.store.files import FAILURE
-from bench.store.intact import LINEAGE, Named, damage, intact, mapping, read_lineage, table, unreadable
-from bench.store.reading import CHECKSUMS, as_json, as_yaml, matches, read_bytes, read_json
+from bench.store.reading import CHECKSUMS, LINEAGE, Named, as_json, as_yaml, damage, intact, mapping, matches, table
 
-CONFIG, METRICS, ARTIFACTS = "config.yaml", "metrics.json", "chain.json"
+CONFIG, METRICS = "config.yaml", "metrics.json"
 CURVES, PER_PROMPT = "curves.parquet", "per_prompt.parquet"
 SAMPLES, DIAGNOSTICS, COMPLETIONS = "samples.parquet", "diagnostics.parquet", "completions.parquet"
-# every complete run has these
-RECORDS = (CONFIG, METRICS, LINEAGE, ARTIFACTS, CURVES, PER_PROMPT, SAMPLES, DIAGNOSTICS)
+RECORDS = (CONFIG, METRICS, LINEAGE, ARTIFACTS, CURVES, PER_PROMPT, SAMPLES, DIAGNOSTICS)  # of every complete run
 TIMES = "times.json"  # when the run started and how long it took
 
 PARTS = ("task", "policy", "generation", "scoring", "selection", "training", "evaluation")
@@ -121,7 +121,7 @@ class Run:
     @functools.cached_property
     def lineage(self) -> list[dict[str, Any]]:
         """Every ancestor artifact: stage, key, part, settings, counts, seconds."""
-        return read_lineage(self.folder)
+        return reading.read_lineage(self.folder)
 
     @functools.cached_property
     def samples(self) -> dict[str, list]:
@@ -172,11 +172,10 @@ class Run:
                 self._same(METRICS, key, self.metrics[key], mean, PER_PROMPT)
 
     def _same(self, file: str, name: str, value: float | str | None, other: float, source: str) -> None:
-        """BenchError where a value of `file` is not what `source` gives."""
         number = math.nan if value is None or isinstance(value, str) else value
         undefined = not isinstance(value, str) and math.isnan(number) and not math.isfinite(other)
         if not undefined and not math.isclose(number, other, rel_tol=1e-6, abs_tol=1e-6):  # or rounded to float32
-            raise unreadable(self.folder / file, f"has {name} = {value}, where {source} gives {other:.6g}")
+            raise reading.unreadable(self.folder / file, f"has {name} = {value}, where {source} gives {other:.6g}")
 
 
 def _mean(values: np.ndarray) -> float:
@@ -274,14 +273,14 @@ def failure(folder: Path) -> str | None:
     """Why the last attempt at the run failed, in one line; None where it did not fail."""
     if not (folder / FAILURE).is_file():
         return None
-    lines = read_bytes(folder / FAILURE).decode(errors="replace").strip().splitlines()
+    lines = reading.read_bytes(folder / FAILURE).decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else "no reason was written"
 
 
 def seconds(folder: Path) -> float:
     """The run's wall-clock time in seconds; NaN where it was not recorded or can't be read."""
     try:
-        taken = float(read_json(folder / TIMES)["seconds"])
+        taken = float(reading.read_json(folder / TIMES)["seconds"])
     except (OSError, ValueError, KeyError, TypeError):  # it only serves to predict the time of other runs
         return math.nan
     return taken if taken >= 0 else math.nan  # a clock that was set back

@@ -20,8 +20,9 @@ from bench.evaluation.measures import Measure
 from bench.evaluation.reward_diagnostics import diagnose
 from bench.generation.pool import describe
 from bench.models import loading
+from bench.procedures import artifact_graph
 from bench.procedures.findings import Results
-from bench.records import artifact_graph, completions, costs, read
+from bench.records import completions, costs, read
 from bench.records import metrics as summary
 from bench.records.environment import FILE as ENVIRONMENT
 from bench.records.environment import environment
@@ -77,7 +78,7 @@ def write(folder: Path, cfg: DictConfig, results: Results, uses: Sequence[store.
     if along:
         judged = (results.along_training, results.outcomes["base"].temperatures)
         tables["validation.parquet"] = long(along, next(on.prompts.id for on in judged if on and on.prompts))
-    graph = artifact_graph.Graph(folder, results.train.id, uses, store.current().root)
+    graph = artifact_graph.ArtifactGraph(folder, results.train.id, uses, store.current().root)
     results.findings.add_to(graph, results)
     for name, arm in results.elsewhere.items():
         graph.policy(name, arm.policy)
@@ -91,12 +92,9 @@ def leave(
     metrics: Mapping[str, Any],
     tables: Mapping[str, Any],
     uses: Sequence[store.Use],
-    graph: artifact_graph.Graph,
+    graph: artifact_graph.ArtifactGraph,
 ) -> dict[str, Any]:
-    """Write the records of a run, metrics.json last but for the checksums, and return the metrics as they are in it.
-
-    config: YAML. tables: by file name, as `write_table` takes them.
-    """
+    """Write a run's records, metrics.json last but for checksums, and return it. config: YAML; tables: by file."""
     store.write_durably(folder / read.CONFIG, config)
     store.write_durably(folder / CODE, json.dumps(code, indent=1))
     if not all(use.reused for use in uses) or not (folder / ENVIRONMENT).is_file():  # of what made the numbers

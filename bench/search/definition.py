@@ -1,7 +1,6 @@
 """The definition of a search: its space, settings, cells and trials, read from the command line and checked."""
 
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from bench.artifacts import content_hash
 from bench.config import checks
 from bench.config.compose import SWEEPER_PLUGINS, Composer, composing, install_plugins, opened
-from bench.config.keys import run_id
+from bench.config.nodes import refuse
 from bench.config.rules import Count, Seed, Workers, number, or_null, rules, text
 from bench.errors import BenchError
 from bench.records.fingerprint import code_of, fingerprint
@@ -24,8 +23,9 @@ from bench.sweeps.cells import Cell, refuse_given_twice
 
 if TYPE_CHECKING:
     from optuna import Study
-    from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
+
+    from bench.search.space import Distribution
 
 JOURNAL = "search.journal"
 METRIC = text(r"[^\s=]+", "the name of a number in metrics.json")
@@ -49,7 +49,7 @@ class Search:
     """One search, as the command line gives it."""
 
     settings: SearchSettings
-    space: "dict[str, BaseDistribution]"
+    space: "dict[str, Distribution]"
     fixed: tuple[str, ...]  # overrides that all cells share
     baseline: dict[str, Any]  # the searched settings as the experiment has them without a search
     conf: str
@@ -89,10 +89,9 @@ class Search:
 
         space = {name: distribution_to_json(distribution) for name, distribution in self.space.items()}
         sampler = OmegaConf.to_container(self.settings.sampler, resolve=True)
-        cfg = self.cell(self.baseline).cfg
-        config: Any = OmegaConf.to_container(cfg, resolve=True)
         wanted = [self.settings.maximize, self.settings.minimize, sampler, self.settings.seed]
-        return content_hash(fingerprint(code_of(config)), run_id(cfg), space, wanted)
+        cell = self.cell(self.baseline)
+        return content_hash(fingerprint(code_of(cell.config)), cell.id, space, wanted)
 
     @property
     def baseline_is_inside(self) -> bool:
@@ -118,19 +117,14 @@ class Search:
         )
 
     def sampler(self, trials: int) -> "BaseSampler":
-        """The sampler after so many trials. Its seed depends on them, so that a search that was stopped continues as
-        one that was not.
-        """
+        """The sampler after so many trials, whose seed they are: a search that was stopped continues unchanged."""
         from hydra.utils import instantiate
 
         return instantiate(self.settings.sampler)(seed=small_seed(self.settings.seed, "search", trials))
 
 
 def read(overrides: Sequence[str], conf: str) -> Search | None:
-    """Read and check the search that a command line describes; None where it describes none.
-
-    Raises BenchError, or Hydra's own errors, where an end of its space is impossible.
-    """
+    """The search that a command line describes, if any. BenchError, or Hydra's, where an end of it is impossible."""
     install_plugins()
     overrides = opened(overrides)
     with composing(conf):
@@ -139,7 +133,11 @@ def read(overrides: Sequence[str], conf: str) -> Search | None:
         node = compose("config", [*named, *of_hydra], return_hydra_config=True).hydra.sweeper
         if node.get("_target_") != f"{SWEEPER_PLUGINS}.OptunaSearch":
             return None
-        _need_optuna()
+        try:
+            import optuna
+        except ImportError as error:
+            raise BenchError("hydra/sweeper=optuna needs Optuna: install the extra `search`.") from error
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         from bench.search.space import distribution
 
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
@@ -163,9 +161,7 @@ def read(overrides: Sequence[str], conf: str) -> Search | None:
 def _settings(node: DictConfig) -> SearchSettings:
     given = {setting.name: node[setting.name] for setting in fields(SearchSettings)}
     for name, rule in rules(SearchSettings).items():
-        if not rule.allows(given[name]):
-            shown = json.dumps(given[name]).strip('"')
-            raise BenchError(f"hydra.sweeper.{name}={shown} is not allowed: it must be {rule.words(given[name])}.")
+        refuse(f"hydra.sweeper.{name}", given[name], rule)
     return SearchSettings(**given)
 
 
@@ -192,11 +188,3 @@ def check_cell(cell: Cell) -> None:
     """BenchError where the cell can't be run."""
     checks.check(cell.cfg)
     _ = cell.parts
-
-
-def _need_optuna() -> None:
-    try:
-        import optuna
-    except ImportError as error:
-        raise BenchError("hydra/sweeper=optuna needs Optuna: install the extra `search`.") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -42,7 +42,6 @@ class Trial:
 
     @property
     def open(self) -> bool:
-        """Whether the study still waits for its result."""
         return self.values is None and not self.failed
 
     @functools.cached_property
@@ -83,7 +82,6 @@ class Progress:
         return max(self.eligible, key=preference, default=None)
 
     def test_cells(self) -> dict[str, Cell]:
-        """The two cells that are judged on test prompts."""
         assert self.chosen is not None
         search = self.search
         return {
@@ -143,6 +141,8 @@ def per_prompt(run: Run, name: str) -> np.ndarray:
 
 def run(search: Search, launch: Launch) -> None:
     """Run the missing trials in rounds; then judge the chosen cell and the baseline on test prompts."""
+    from optuna.trial import TrialState
+
     search.root.mkdir(parents=True, exist_ok=True)
     with _alone(search):
         study = search.study(create=True)
@@ -151,7 +151,12 @@ def run(search: Search, launch: Launch) -> None:
         while trials := [trial for trial in progress(search, study).trials if trial.open] or _propose(search, study):
             _run_cells(search, [(trial.params, "validation") for trial in trials], launch)
             for trial in trials:
-                _tell(search, study, trial)
+                done = is_done(trial.cell.folder)
+                values = objectives(search, read_run(trial.cell.folder)) if done else (math.nan,)
+                if all(map(math.isfinite, values)):
+                    study.tell(trial.number, list(values))
+                else:
+                    study.tell(trial.number, state=TrialState.FAIL)
         _judge(search, study, launch)
 
 
@@ -167,7 +172,7 @@ def _propose(search: Search, study: "Study") -> list[Trial]:
         if before == 0 and search.baseline_is_inside:
             study.enqueue_trial(proposable(search.space, search.baseline))
         for _ in range(min(search.settings.at_once, search.settings.trials - before)):
-            trial = study.ask(search.space)
+            trial = study.ask({**search.space})
             try:
                 check_cell(search.cell(trial.params))
             except BenchError as error:  # each value is possible, but not all of them together
@@ -176,16 +181,6 @@ def _propose(search: Search, study: "Study") -> list[Trial]:
                 say(f"{' '.join(search.values(trial.params))}: FAILED: {error}")
         trials = [trial for trial in progress(search, study).trials[before:] if not trial.failed]
     return trials
-
-
-def _tell(search: Search, study: "Study", trial: Trial) -> None:
-    from optuna.trial import TrialState
-
-    values = objectives(search, read_run(trial.cell.folder)) if is_done(trial.cell.folder) else ()
-    if values and all(math.isfinite(value) for value in values):
-        study.tell(trial.number, list(values))
-    else:
-        study.tell(trial.number, state=TrialState.FAIL)
 
 
 def _judge(search: Search, study: "Study", launch: Launch) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 from bench import store
 from bench.estimators.power import gap_if_equal
@@ -66,10 +65,7 @@ def status(search: Search) -> str:
 
 
 def conclusion(search: Search) -> tuple[str, bool]:
-    """The front, the choice, its result on test and the winner's curse; and whether the search is complete.
-
-    Writes the same numbers to outputs/<name>/search.json.
-    """
+    """The front, the choice, its result on test, the winner's curse; whether all is done. Writes search.json, too."""
     now = progress(search, search.study())
     lines = ["", _counts(now)]
     lines += [f"  {trial.cell.label}: {plan.described(trial.state)}" for trial in now.trials if trial.failed]
@@ -89,7 +85,9 @@ def conclusion(search: Search) -> tuple[str, bool]:
         "limit": search.settings.limit,
     }
     if any(trial.best for trial in now.trials):
-        lines += ["", f"The Pareto front on {_validation_prompts(now)} validation prompts:", "", _front(now)]
+        task = now.trials[0].cell.config["task"]
+        prompts = prompts_in(task, "validation") or len(instantiate(task, _convert_="all").prompts("validation"))
+        lines += ["", f"The Pareto front on {prompts} validation prompts:", "", _front(now)]
     lines += ["", _choice(now)]
     complete = False
     if now.chosen:
@@ -149,10 +147,7 @@ def _choice(now: Progress) -> str:
 
 
 def _result(now: Progress, runs: dict[str, Run]) -> tuple[list[str], dict[str, Any]]:
-    """The chosen cell and the baseline on both splits, their difference on test, and the winner's curse.
-
-    runs: of `Progress.test_cells`. Returns lines to print, and the numbers.
-    """
+    """Lines and numbers: both runs of `test_cells` on both splits, their difference on test, and the winner's curse."""
     search = now.search
     up, down = search.settings.maximize, search.settings.minimize
     assert now.chosen is not None
@@ -189,9 +184,3 @@ def _result(now: Progress, runs: dict[str, Run]) -> tuple[list[str], dict[str, A
         f"best of {rivals.shape[1]} equal trials would by itself add {by_chance:.3f}."
     )
     return lines, record
-
-
-def _validation_prompts(now: Progress) -> int:
-    task: Any = OmegaConf.to_container(now.trials[0].cell.cfg.task, resolve=True)
-    prompts = prompts_in(task, "validation")
-    return len(instantiate(task, _convert_="all").prompts("validation")) if prompts is None else prompts

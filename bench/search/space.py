@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from hydra.core.override_parser.types import Override
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from bench.errors import BenchError, first_line
 
+Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 DIGITS = 4  # of proposed numbers: further digits change nothing measurable, and would make long names of cells
 
 
-def distribution(override: Override) -> BaseDistribution:
+def distribution(override: Override) -> Distribution:
     """The distribution of one setting, as given on a command line or in `hydra.sweeper.params`."""
     try:
         return _distribution(override)
@@ -24,12 +25,9 @@ def distribution(override: Override) -> BaseDistribution:
         raise BenchError(f"{override.input_line} can't be searched: {first_line(error)}") from error
 
 
-def _distribution(override: Override) -> BaseDistribution:
+def _distribution(override: Override) -> Distribution:
     if override.is_interval_sweep():
-        interval = override.value()
-        assert isinstance(interval, IntervalSweep)
-        assert interval.start is not None
-        assert interval.end is not None
+        interval: Any = override.value()
         log = "log" in interval.tags
         if isinstance(interval.start, int) and isinstance(interval.end, int):
             return IntDistribution(interval.start, interval.end, log=log)
@@ -38,15 +36,14 @@ def _distribution(override: Override) -> BaseDistribution:
         values: list[Any] = sorted(override.sweep_iterator())
         if not values:
             raise ValueError("it gives no value.")
-        grid = override.value()
-        assert isinstance(grid, RangeSweep)
+        grid: Any = override.value()
         if all(isinstance(value, int) for value in values):
             return IntDistribution(values[0], values[-1], step=abs(int(grid.step)))
         return FloatDistribution(values[0], values[-1], step=abs(grid.step))
     return CategoricalDistribution([str(value) for value in override.sweep_string_iterator()])
 
 
-def as_text(distribution: BaseDistribution, value: Any) -> str:
+def as_text(distribution: Distribution, value: Any) -> str:
     """Write a value as on a command line; floats with four digits. None: the default of a setting that may be null."""
     if value is None:
         return "null"
@@ -55,10 +52,9 @@ def as_text(distribution: BaseDistribution, value: Any) -> str:
     return repr(min(max(float(f"{value:.{DIGITS}g}"), distribution.low), distribution.high))
 
 
-def contains(distribution: BaseDistribution, value: Any) -> bool:
+def contains(distribution: Distribution, value: Any) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return as_text(distribution, value) in distribution.choices
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     if not distribution.low <= value <= distribution.high:
@@ -67,35 +63,32 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
     return abs(steps - round(steps)) < 1e-9
 
 
-def proposable(space: Mapping[str, BaseDistribution], values: Mapping[str, Any]) -> dict[str, Any]:
+def proposable(space: Mapping[str, Distribution], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values as Optuna proposes them: of a choice its text, also where this spells a number."""
     choices = {key for key, distribution in space.items() if isinstance(distribution, CategoricalDistribution)}
     return {key: as_text(space[key], value) if key in choices else value for key, value in values.items()}
 
 
-def extremes(distribution: BaseDistribution) -> list[Any]:
+def extremes(distribution: Distribution) -> list[Any]:
     """Values to check: the ends of a range, or all choices. Where these are possible, every value is."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
     return [distribution.low, distribution.high]
 
 
-def draw(distribution: BaseDistribution, rng: np.random.Generator) -> Any:
+def draw(distribution: Distribution, rng: np.random.Generator) -> Any:
     """Draw a value uniformly, for an estimate of what a search will cost."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices[rng.integers(len(distribution.choices))]
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
     if distribution.step is None:
         return rng.uniform(distribution.low, distribution.high)
     steps = round((distribution.high - distribution.low) / distribution.step)
     return distribution.low + distribution.step * int(rng.integers(steps + 1))
 
 
-def described(distribution: BaseDistribution) -> str:
+def described(distribution: Distribution) -> str:
     """Describe it in words, e.g. "0.4 to 1.6", "1 to 64 (log)", "softmax, rso"."""
     if isinstance(distribution, CategoricalDistribution):
         return ", ".join(map(str, distribution.choices))
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
     step = f" by {distribution.step:g}" if distribution.step not in (None, 1) else ""
     return f"{distribution.low:g} to {distribution.high:g}{step}{' (log)' if distribution.log else ''}"

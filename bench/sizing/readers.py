@@ -45,10 +45,7 @@ def readers(cfg: Mapping[str, Any], policy: Shape, parameters: float | None) -> 
 
 
 def programs(cfg: Mapping[str, Any], completions: float, held_out: float) -> float:
-    """Count the programs that the sandbox runs: one per completion that tests score, and one per completion they grade.
-
-    completions: all that are drawn; held_out: those of them that no policy trains on.
-    """
+    """The programs that the sandbox runs: one per completion that tests score, and one per held-out one they grade."""
     scored = any(name == "unit_tests" for name, _, _ in _parts(cfg["scoring"]))
     graded = "isolation" in cfg["task"]
     return (completions if scored else 0) + (held_out if graded else 0)
@@ -71,8 +68,6 @@ def _parts(node: Any, copies: int = 1, skip: Sequence[str] = ()) -> Iterator[tup
 
 @dataclass(frozen=True)
 class HarnessTask:
-    """The size of one of lm-eval's tasks."""
-
     documents: int
     choices: int  # the likelihood of each is computed, with the question read again; 0: the policy writes an answer
     question: int  # tokens, mean

@@ -128,7 +128,6 @@ def _of_size(parameters: float, source: str) -> Shape:
 
 
 def of_tiny(settings: Mapping[str, Any]) -> Shape:
-    """The shape of policy=tiny with these settings."""
     from transformers import LlamaConfig
 
     from bench.policies import tiny

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from bench.config.keys import drawing
 from bench.errors import BenchError
 from bench.selection.pairs import gives_pairs
 from bench.sizing import memory
-from bench.sizing.machines import GIB, Machine
+from bench.sizing.memory import GIB, Machine
 from bench.sizing.readers import BATCH, GOLD, PROGRAM, Requests, programs, readers, requests
 from bench.sizing.shapes import Shape, of_policy
 from bench.store import Finder, MissingError, using
@@ -50,8 +48,6 @@ class SizeHints:
 
 @dataclass(frozen=True)
 class Stage:
-    """The estimate of one stage."""
-
     name: str
     tokens: float  # read, written or trained on; those of an epoch count again in the next
     flops: float
@@ -61,8 +57,6 @@ class Stage:
 
 @dataclass(frozen=True)
 class SizeEstimate:
-    """The estimates of all stages."""
-
     stages: tuple[Stage, ...]
     notes: tuple[str, ...]  # assumptions, in words
 
@@ -84,8 +78,7 @@ def lengths(cfg: dict[str, Any], hints: SizeHints) -> tuple[float, float]:
 
 def estimate(cells: Sequence[Cell], machine: Machine, hints: SizeHints) -> SizeEstimate:
     """The estimate of these cells together. Models, lengths and memory are those of the first cell."""
-    configs: list[Any] = [OmegaConf.to_container(cell.cfg, resolve=True) for cell in cells]
-    cfg, work = configs[0], workload(cells)
+    cfg, work = cells[0].config, workload(cells)
     if work.unknown:
         raise BenchError(f"{work.unknown[0]}=null asks for all prompts, whose number is unknown here; give a number.")
     shape = of_policy(cfg["policy"], hints.parameters)
@@ -135,8 +128,6 @@ def _pretrained(cells: Sequence[Cell]) -> int:
 
 
 class _Sizes:
-    """One configuration's stages on one machine."""
-
     def __init__(
         self, cfg: dict[str, Any], machine: Machine, shape: Shape, prompt: float, completion: float, resident: int
     ) -> None:
@@ -161,11 +152,10 @@ class _Sizes:
             return []
         tokens = policies * policy["steps"] * policy.get("batch_size", 32) * self.both
         flops = 6 * self.shape.parameters * tokens
-        how = memory.Training(
-            policy.get("batch_size", 32), round(self.both), bfloat16=False, on_gpu=self.machine.on_gpu
-        )
+        rows, width = policy.get("batch_size", 32), round(self.both)
+        peak = memory.training(self.shape, rows, width, bfloat16=False, on_gpu=self.machine.on_gpu)
         seconds = flops / (self.machine.flops * self.machine.pretraining)
-        return [Stage("pretraining", tokens, flops, seconds, memory.training(self.shape, how))]
+        return [Stage("pretraining", tokens, flops, seconds, peak)]
 
     def _rows(self) -> int:
         """Completions decoded at once, at most those of one unit of a pool."""
@@ -179,10 +169,14 @@ class _Sizes:
         fit = int(room // self.shape.kv_bytes(round(self.both), self.width))
         return max(1, min(self.generation.get("max_num_seqs") or SEQUENCES, fit))
 
-    def decode(
-        self, completions: float, rows: int, *, shared: int, prompt: float, completion: float
+    def _written(
+        self, completions: float, rows: int, *, shared: int, of: Requests | None = None
     ) -> tuple[float, float, float]:
-        """(tokens written, FLOPs, seconds), prompts included. shared: completions per reading of a prompt."""
+        """(tokens written, FLOPs, seconds), prompts included. shared: completions per reading of a prompt.
+
+        of: the requests that are answered; None: those of the suite's own task.
+        """
+        prompt, completion = (of.prompt, of.answer) if of else (self.prompt, self.completion)
         tokens, parameters = completions * completion, self.shape.parameters
         read, prefill = self._read(completions / shared * prompt, parameters, self.machine.reading)
         moved = parameters * self.width + self.shape.kv_bytes(round(rows * (prompt + completion / 2)), self.width)
@@ -191,9 +185,6 @@ class _Sizes:
             2 * parameters * rows / (self.machine.flops * self.machine.decoding),
         )
         return tokens, read + 2 * parameters * tokens, prefill + tokens / rows * step
-
-    def _written(self, completions: float, rows: int, *, shared: int) -> tuple[float, float, float]:
-        return self.decode(completions, rows, shared=shared, prompt=self.prompt, completion=self.completion)
 
     def drawing(self, completions: float) -> list[Stage]:
         rows, samples = self._rows(), self.cfg["num_completions"]
@@ -244,7 +235,8 @@ class _Sizes:
             held += self.shape.parameters * self.width  # the base, which measures the KL of each draw
         rows = cfg["micro_batch_size"] or batch // processes
         learnt = self.shape.lora_parameters(lora["r"], lora["target_modules"]) if lora else self.shape.parameters
-        how = memory.Training(
+        peak = memory.training(
+            self.shape,
             rows * each,
             # batches are unsorted, so that each is as wide as its longest sequence
             round(min(self.longest, self.prompt + 2 * self.completion)),
@@ -262,9 +254,9 @@ class _Sizes:
         if each == 2:  # the reference reads each pair once: at most all that `updates` read
             flops += 2 * (learnt + frozen) * tokens / (cfg["epochs"] or 1)
         # checkpointing computes the forward pass again: it takes time, but the suite's FLOPs leave it out
-        again = 2 * (learnt + frozen) * tokens if how.checkpointing else 0
+        again = 2 * (learnt + frozen) * tokens if cfg["gradient_checkpointing"] else 0
         seconds = (flops + again) / (self.machine.flops * self.machine.training)
-        return Stage("fine-tuning", tokens, flops, seconds / processes, memory.training(self.shape, how) + held)
+        return Stage("fine-tuning", tokens, flops, seconds / processes, peak + held)
 
     def divergence(self, completions: float) -> Stage:
         """The KL. completions: counted for each of the two models that read them."""
@@ -287,7 +279,7 @@ class _Sizes:
         for task in tasks:
             count, both = policies * task.count, task.prompt + task.answer
             if task.written:
-                work = self.decode(count, BATCH, shared=1, prompt=task.prompt, completion=task.answer)
+                work = self._written(count, BATCH, shared=1, of=task)
             else:
                 work = (count * both, *self._read(count * both, self.shape.parameters, self.machine.reading))
             # a choice needs the logits of every token, and their log-softmax

@@ -46,7 +46,7 @@ def machine_of(setup: Setup) -> Any:
     """The machine of bench.size that this one is; an unknown card is an h100 with the rate and memory measured."""
     import torch
 
-    from bench.sizing import machines
+    from bench.sizing import memory as machines
 
     rate = setup.matmul_rate()
     if device() == "cpu":

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bench.artifacts import Policy
-from bench.sizing.machines import Machine, machine
+from bench.sizing.memory import Machine, machine
 from bench.speed.measure import cells_of, highest, keep, option_parser, reset_peak, resident, timed
 from bench.speed.random_llama import random_policy
 from bench.store import Address, Store

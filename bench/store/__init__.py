@@ -2,10 +2,6 @@
 
 An artifact is a folder store/<stage>/<key>[/<part>] with its files and a manifest. The key is a hash of the stage, its
 version, its settings and the content keys of its parents. Settings that change only the speed are not part of it.
-
-    python -m bench.store                list artifacts with size and age
-    python -m bench.store verify         recompute every checksum
-    python -m bench.store prune          list what no run in outputs/ refers to; --delete removes it
 """
 
 import contextlib
@@ -24,20 +20,8 @@ from bench import progress
 from bench.artifacts import content_hash
 from bench.errors import BenchError, full_disk, is_disk_full
 from bench.progress import said_after, say
-from bench.store.files import (
-    MANIFEST,
-    DamagedArtifactError,
-    atomically,
-    check,
-    claim,
-    examine,
-    flush,
-    seal,
-    take,
-    unique_name,
-    walk,
-    write_durably,
-)
+from bench.store import files
+from bench.store.files import MANIFEST, DamagedArtifactError, atomically, check, walk, write_durably
 
 __all__ = ["MANIFEST", "Address", "DamagedArtifactError", "Finder", "MissingError", "Store", "Use", "atomically"]
 __all__ += ["check", "current", "in_use", "lineage", "lock_file", "stage", "unique", "using", "walk", "write_durably"]
@@ -120,7 +104,7 @@ class Store:
         self.root = Path(self.root).absolute()
         try:
             (self.root / ".locks").mkdir(parents=True, exist_ok=True)
-            probe = self.root / ".locks" / f".probe-{unique_name()}"
+            probe = self.root / ".locks" / f".probe-{files.unique_name()}"
             probe.write_text("")
             probe.unlink()
         except OSError as error:
@@ -131,15 +115,17 @@ class Store:
     def make(self, address: Address, build: Callable[[Path], dict[str, float]], load: Callable[[Path], T]) -> T:
         """Return the loaded artifact; where it is missing or damaged, first make it with `build(folder) -> counts`."""
         folder = self.root / address.folder
-        manifest, _ = examine(folder)
+        manifest, _ = files.examine(folder)
         reused = manifest is not None
         if manifest is None:
             with self._lock(address):
-                manifest, damage = examine(folder)
+                manifest, damage = files.examine(folder)
                 reused = manifest is not None
                 if manifest is None:
                     if damage is not None:
-                        self._set_aside(folder, damage)
+                        aside = folder.with_name(f".damaged-{folder.name}-{files.unique_name()}")
+                        folder.rename(aside)
+                        say(f"warning: {damage}; set aside as {aside.relative_to(self.root)} and made again")
                     manifest = self._build(address, folder, build)
         shipped = manifest.get("shipped", False)
         if reused or shipped:
@@ -153,17 +139,12 @@ class Store:
         folder = self.root / address.folder
         return folder.with_name(f".making-{folder.name}")
 
-    def _set_aside(self, folder: Path, damage: DamagedArtifactError) -> None:
-        aside = folder.with_name(f".damaged-{folder.name}-{unique_name()}")
-        folder.rename(aside)
-        say(f"warning: {damage}; set aside as {aside.relative_to(self.root)} and made again")
-
     def _build(self, address: Address, folder: Path, build: Callable[[Path], dict[str, float]]) -> dict[str, Any]:
         scratch = self.scratch(address)
         try:
             shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process: under the lock no other one uses it
             scratch.mkdir(parents=True)
-            manifest = take(self.shipped / address.folder, scratch) if self.shipped else None
+            manifest = files.take(self.shipped / address.folder, scratch) if self.shipped else None
             if manifest is None:
                 self.before_making()
                 start = time.perf_counter()
@@ -171,9 +152,9 @@ class Store:
                     counts = build(scratch)
                 names = ("stage", "version", "key", "part", "settings", "parents")
                 origin = {name: getattr(address, name) for name in names}
-                manifest = seal(scratch, origin, counts, time.perf_counter() - start)
+                manifest = files.seal(scratch, origin, counts, time.perf_counter() - start)
             scratch.rename(folder)
-            flush(folder.parent)
+            files.flush(folder.parent)
         except BaseException as error:
             shutil.rmtree(scratch, ignore_errors=True)
             if is_disk_full(error):
@@ -195,7 +176,7 @@ class Store:
                 file.seek(0)
                 with said_after(PATIENCE, f"waiting for {file.read() or 'a process'}, which makes {address.folder}"):
                     fcntl.flock(file, fcntl.LOCK_EX)
-            claim(file)
+            files.claim(file)
             yield
 
 
@@ -214,7 +195,7 @@ class Finder(Store):
         try:
             return super().make(address, build, load)
         except MissingError:
-            if self.shipped is None or examine(self.shipped / address.folder)[0] is None:
+            if self.shipped is None or files.examine(self.shipped / address.folder)[0] is None:
                 raise
             return load(self.shipped / address.folder)
 

@@ -10,6 +10,7 @@ examples:
   python -m bench.store prune --delete --unfinished  delete what runs made that were killed or failed, too
 """
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -21,7 +22,7 @@ from pathlib import Path
 from bench.errors import BenchError, CommandLine
 from bench.store import DamagedArtifactError, check, in_use, lock_file, walk
 from bench.store.files import BUSY, FAILURE, holder, unfinished
-from bench.store.intact import LINEAGE, read_lineage
+from bench.store.reading import LINEAGE, read_lineage
 
 
 def main() -> None:
@@ -95,15 +96,13 @@ def verify(store: Path) -> int:
 
 
 def left_overs(store: Path) -> list[Path]:
-    """Return the folders set aside as damaged, and those that a killed process was making."""
-    unfinished = [path for path, whole in walk(store) if not whole]
-    return [path for path in unfinished if path.name.startswith(".damaged-") or _abandoned(store, path)]
+    """Return the folders set aside as damaged, and those that a killed process was making: none holds their lock."""
 
+    def is_made(path: Path) -> bool:
+        artifact = path.with_name(path.name.removeprefix(".making-")).relative_to(store)
+        return not path.name.startswith(".damaged-") and bool(holder(lock_file(store, artifact)))
 
-def _abandoned(store: Path, making: Path) -> bool:
-    """Return whether no process holds the lock of the artifact that is made in this folder."""
-    artifact = making.with_name(making.name.removeprefix(".making-")).relative_to(store)
-    return not holder(lock_file(store, artifact))
+    return [path for path, whole in walk(store) if not whole and not is_made(path)]
 
 
 def prune(store: Path, outputs: Path, *, delete: bool, also_unfinished: bool) -> None:
@@ -118,38 +117,35 @@ def prune(store: Path, outputs: Path, *, delete: bool, also_unfinished: bool) ->
         if delete:
             sys.exit(f"error: {said}, or give --unfinished.")
         print(f"{said}, or what it needs may be listed here")
-    if not delete:
-        _prune(store, outputs, delete=False)
-        return
-    try:
-        file = in_use(store).open("a")
-    except OSError as error:
-        sys.exit(f"error: store={store} can't be written ({error.strerror}), so nothing can be deleted from it.")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            sys.exit(f"error: a run is using store={store}; prune it when the run has ended.")
-        _prune(store, outputs, delete=True)
+    with contextlib.ExitStack() as stack:
+        if delete:
+            try:
+                file = stack.enter_context(in_use(store).open("a"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                sys.exit(f"error: a run is using store={store}; prune it when the run has ended.")
+            except OSError as error:
+                sys.exit(
+                    f"error: store={store} can't be written ({error.strerror}), so nothing can be deleted from it."
+                )
+        _prune(store, outputs, delete=delete)
 
 
 def _prune(store: Path, outputs: Path, *, delete: bool) -> None:
     wanted = set()
     for folder, names in _folders(outputs):
         if LINEAGE in names:
-            wanted |= {(entry["stage"], entry["key"], entry["part"]) for entry in read_lineage(folder)}
+            wanted |= {Path(entry["stage"], entry["key"], entry["part"]) for entry in read_lineage(folder)}
     if not wanted:
         sys.exit(
             f"error: no run under outputs={outputs}; pruning would delete everything. Give the folder of your runs."
         )
-    unwanted = left_overs(store)
-    for folder, pieces in artifacts(store).items():
-        for piece in pieces:
-            part = "" if piece == folder else piece.relative_to(folder).as_posix()
-            if (folder.parent.name, folder.name, part) not in wanted:
-                unwanted.append(piece)
+    stored = [folder for folder, whole in walk(store) if whole]
+    unwanted = [*left_overs(store), *(folder for folder in stored if folder.relative_to(store) not in wanted)]
+    runs = sorted(folder for folder, names in _folders(outputs) if {"config.yaml", BUSY} & names)
+    left = [path for run in runs if not holder(run / BUSY) for path in unfinished(run)]  # by runs that were killed
     freed = 0
-    for piece in [*unwanted, *_left_by_runs(outputs)]:
+    for piece in [*unwanted, *left]:
         size = _size(piece)
         freed += size
         place = piece.relative_to(store) if piece.is_relative_to(store) else piece
@@ -168,12 +164,6 @@ def _folders(outputs: Path) -> Iterator[tuple[Path, set[str]]]:
             continue
         seen.add(real)
         yield Path(place), set(names)
-
-
-def _left_by_runs(outputs: Path) -> list[Path]:
-    """The unfinished files of runs that were killed."""
-    folders = sorted(folder for folder, names in _folders(outputs) if {"config.yaml", BUSY} & names)
-    return [left for folder in folders if not holder(folder / BUSY) for left in unfinished(folder)]
 
 
 def _size(place: Path) -> int:

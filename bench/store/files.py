@@ -36,10 +36,7 @@ class DamagedArtifactError(Exception):
 
 
 def check(folder: Path, *, hash_limit: float = float("inf")) -> dict[str, Any]:
-    """Return the manifest of an artifact whose files match it; DamagedArtifactError names the first that does not.
-
-    hash_limit: bytes; larger files are checked by size alone.
-    """
+    """An artifact's manifest; DamagedArtifactError where a file differs from it: above hash_limit bytes, in size."""
     try:
         manifest = read_json(folder / MANIFEST)
         intact = manifest["hash"] == content_hash({name: manifest[name] for name in manifest if name != "hash"})
@@ -166,14 +163,12 @@ def unfinished(folder: Path) -> list[Path]:
 
 
 def save_arrays(path: Path, **arrays: Any) -> None:
-    """Write NumPy arrays by name, as safetensors."""
     from safetensors.numpy import save_file
 
     save_file(arrays, path)
 
 
 def load_arrays(path: Path) -> dict[str, Any]:
-    """Return the NumPy arrays of a safetensors file by name."""
     from safetensors.numpy import load_file
 
     return load_file(path)
@@ -186,7 +181,6 @@ def write_durably(path: Path, text: str) -> None:
 
 
 def flush(path: Path) -> None:
-    """Wait until the file or folder is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,9 +1,4 @@
-"""The cells of a sweep: their configurations, and the state of each by its folder.
-
-python -m bench sweep=NAME                run the missing cells; any axis can be given anew: seed=0,1
-python -m bench sweep=NAME plan=true      print the plan and its cost, without running
-python -m bench.status sweep=NAME         print which cells are done, running, failed, missing
-"""
+"""The cells of a sweep: their configurations, and the state of each by its folder."""
 
 import contextlib
 import fcntl
@@ -25,21 +20,11 @@ from bench.config.keys import IMPORTED, configured, folder_of_settings, id_of_se
 from bench.errors import BenchError
 from bench.models.adapters import STAGE as ADAPTED
 from bench.models.loading import folder as load_folder
-from bench.records.artifact_graph import policy_name
+from bench.procedures.artifact_graph import policy_name
 from bench.records.fingerprint import DATA_KEY, data_key, is_current
-from bench.records.read import (
-    METRICS,
-    TIMES,
-    changed,
-    failure,
-    is_finished,
-    missing_records,
-    read_config,
-    read_metrics,
-    seconds,
-)
+from bench.records.read import TIMES, changed, failure, is_finished, missing_records, read_config, read_metrics, seconds
 from bench.store.files import BUSY, claim, holder, unfinished
-from bench.store.intact import read_lineage
+from bench.store.reading import read_lineage
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -194,7 +179,7 @@ def state_of(folder: Path) -> State:
     try:
         read_metrics(folder)
     except BenchError:
-        return State("incomplete", f"{METRICS} is damaged")
+        return State("incomplete", "metrics.json is damaged")
     return State("outdated", changed_input(folder) or "made by other code")
 
 

@@ -102,17 +102,14 @@ def summary(cells: Sequence[Cell]) -> str:
 
 
 def engine(generation: Any) -> str:
-    """The name of the engine that draws."""
     return str(drawing(generation).get("_target_", "")).split(".")[-2].removesuffix("_engine")
 
 
 def counted(cells: int) -> str:
-    """The number of cells, with its noun."""
     return "1 cell" if cells == 1 else f"{cells} cells"
 
 
 def described(state: State) -> str:
-    """A cell's state in words."""
     return f"{state.kind} ({state.detail})" if state.detail else state.kind
 
 
@@ -213,7 +210,10 @@ def savings(cells: Sequence[Cell]) -> list[str]:
     """Tokens and seconds of finished cells: as shared, with a cache whose key includes N, and without sharing."""
     lineages = {cell: lineage_of(cell) for cell in cells}
     rows = [(cell, entry) for cell, lineage in lineages.items() for entry in lineage if entry["stage"] != PRETRAINING]
-    given = {cell: _given(lineage) for cell, lineage in lineages.items()}
+    given: dict[Cell, set[str]] = {}  # the policies that drew before the first fine-tuning: base, other generators
+    for cell, lineage in lineages.items():
+        before = itertools.takewhile(lambda entry: entry["stage"] not in STAGES["trainings"], lineage)
+        given[cell] = {entry["parents"]["policy"] for entry in before if entry["stage"] == "generate"}
     names = ("task", "policy", "generation", "seed", "num_completions", "baseline_completions")
     sampling = {cell: settings_key(cell.config, *names) for cell in cells}
 
@@ -237,17 +237,8 @@ def savings(cells: Sequence[Cell]) -> list[str]:
     return lines
 
 
-def _given(lineage: list[dict[str, Any]]) -> set[str]:
-    """The keys of the policies that drew before the first fine-tuning: the base and other generators."""
-    before = itertools.takewhile(lambda entry: entry["stage"] not in STAGES["trainings"], lineage)
-    return {entry["parents"]["policy"] for entry in before if entry["stage"] == "generate"}
-
-
 def outside_stages(cells: Sequence[Cell]) -> str:
-    """The share of the cells' time that no stage (sampling, scoring, training, evaluation) took.
-
-    It includes the time in which a cell waited for another process to make an artifact.
-    """
+    """The share of the cells' time that no stage took, such as waiting for another process to make an artifact."""
     times = {cell: taken for cell in cells if (taken := seconds(cell.folder)) > 0}  # where it was recorded
     total = sum(times.values())
     if not times:

@@ -23,8 +23,7 @@ from bench.procedures.parts import Parts, Staged
 from bench.progress import stage, told
 from bench.scoring import highest
 from bench.selection.cells import cells
-from bench.sweeps.placeholders import bits, placeholders, uniform
-from bench.sweeps.work import Config, Planned, Record, Work
+from bench.sweeps.work import Config, Planned, Record, Work, bits, placeholders, uniform
 from bench.training.online import OnlineTraining
 from bench.training.online_recipe import OnlineRecipe
 
@@ -32,10 +31,7 @@ KINDS = np.array([str(number) for number in range(8)], object)  # the texts, pat
 
 
 def rehearse(config: Config, parts: Mapping[str, Any], record: Record) -> None:
-    """Run the configured procedure and add its work to the record.
-
-    parts: the configured parts, built but not yet called. BenchError where parts do not fit together.
-    """
+    """Add the work of the configured procedure to the record. parts: built but not yet called. BenchError if unfit."""
     work = Work(config, record)
     rehearsal = Rehearsal(
         **{name: parts[name] for name in ("task", "scoring", "prompt_filter")},

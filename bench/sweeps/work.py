@@ -1,5 +1,9 @@
-"""The work of a rehearsal: what stands in for the parts of an experiment records what each of them would do."""
+"""The work of a rehearsal: what stands in for the parts of an experiment records what each of them would do.
 
+Prompts, completions and random numbers are placeholders.
+"""
+
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
@@ -15,7 +19,6 @@ from bench.config.keys import drawing, import_of, settings_key
 from bench.models.sampler import GREEDY
 from bench.policies import warm_started
 from bench.sweeps.cells import prompts_in
-from bench.sweeps.placeholders import bits, placeholders, prompts_of, uniform
 from bench.tasks import refuse_without_solutions
 from bench.training.demonstrations import every
 from bench.training.online import OnlineTraining
@@ -204,3 +207,37 @@ class Work:
             new, also = what not in self.record.judged, harnessed and bool(settings["lm_eval"])
             here.update(evaluations=new, harnessed=new * also, harness_completions=new * also * len(prompts))
             self.record.judged[what] = (len(prompts) * completions * models, len(prompts) * harnessed)
+
+
+@functools.lru_cache(maxsize=8)
+def prompts_of(split: str, count: int) -> Prompts:
+    """Numbered prompts. `answer` is the number plus the difficulty."""
+    numbers = np.arange(count, dtype=float)
+    difficulty = np.round(uniform(split, numbers.view(np.uint64)), 6)
+    ids = np.char.add(f"{split}-", numbers.astype(int).astype(str))
+    return Prompts(ids, (({"role": "user", "content": ""},),) * count, numbers + difficulty, split)
+
+
+def placeholders(prompts: Prompts, stream: Hashable, samples: range) -> Completions:
+    logprob = -uniform(repr(stream), bits(prompts.answer)[:, None], np.array(samples, np.uint64))
+    text, token_ids = np.full(logprob.shape, "", object), np.empty(logprob.shape, object)
+    token_ids.fill(np.empty(0, np.int32))
+    key = content_hash(repr(stream), prompts.answer, list(samples))
+    return Completions(text, token_ids, np.full(logprob.shape, "stop"), logprob, logprob, key)
+
+
+def bits(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values, float).view(np.uint64)
+
+
+def uniform(name: str, *keys: np.ndarray) -> np.ndarray:
+    """Numbers in [0, 1), a hash of the name and the keys: SplitMix64 (Steele et al. 2014)."""
+    state: Any = np.uint64(int(content_hash(name)[:16], 16))
+    for key in keys:
+        state = state ^ key
+        with np.errstate(over="ignore"):
+            state = state + np.uint64(0x9E3779B97F4A7C15)
+            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            state = state ^ (state >> np.uint64(31))
+    return (state >> np.uint64(11)) * 2.0**-53

@@ -53,7 +53,6 @@ def main() -> None:
 
 
 def _composed(overrides: list[str]) -> Tracker:
-    """The tracking that the settings of this command line choose."""
     from hydra import compose
     from hydra.utils import instantiate
 

@@ -15,8 +15,7 @@ from bench.artifacts import content_hash
 from bench.errors import printable
 from bench.progress import AXIS
 from bench.records.read import ARTIFACTS, CURVES, SAMPLES, read_run, record_files
-from bench.store.intact import intact
-from bench.store.reading import CHECKSUMS, as_json, matches, read_bytes, sha256
+from bench.store.reading import CHECKSUMS, as_json, intact, matches, read_bytes, sha256
 
 Row = dict[str, Any]
 ONLINE = "online.parquet"  # of runs with procedure=online alone
@@ -56,7 +55,7 @@ class FinishedRun:
     curves: list[Row]  # policy, method, metric, n, value, low, high
     samples: list[Row]
     lineage: list[Row]  # every ancestor artifact
-    chain: list[Row]  # every artifact of the run with its parents, see bench.records.artifact_graph
+    chain: list[Row]  # every artifact of the run with its parents, see bench.procedures.artifact_graph
     progress: list[Row]  # where it was while it went on
     updates: list[Row]  # of each arm's online training, in order
 
@@ -85,7 +84,6 @@ class FinishedRun:
 
     @property
     def files(self) -> list[Path]:
-        """Every file that the run left."""
         sums = [self.folder / CHECKSUMS] if (self.folder / CHECKSUMS).is_file() else []
         return [*(self.folder / name for name in record_files(self.folder)), *sums, *sorted(self.folder.glob("*.png"))]
 
@@ -104,9 +102,12 @@ class FinishedRun:
 
 
 def read(folder: Path) -> FinishedRun:
-    """Read the finished run in `folder`."""
     folder = folder.absolute()
     run = read_run(folder)
+    with intact(folder / ARTIFACTS) as content:
+        chain = as_json(content)
+        if not matches(chain, CHAIN):
+            raise ValueError("it should list artifacts with their names, types, roles, parents, files and settings")
     return FinishedRun(
         folder=folder,
         config=flat({name: value for name, value in run.config.items() if name != "tracking"}),
@@ -114,7 +115,7 @@ def read(folder: Path) -> FinishedRun:
         curves=run.rows(CURVES),
         samples=run.rows(SAMPLES),
         lineage=run.lineage,
-        chain=_chain(folder),
+        chain=chain,
         progress=progress_rows(folder),
         updates=run.rows(ONLINE) if (folder / ONLINE).is_file() else [],
     )
@@ -127,14 +128,6 @@ def progress_rows(folder: Path) -> list[Row]:
         with contextlib.suppress(ValueError):
             rows.append(as_json(line))
     return [row for row in rows if matches(row, {str: int | float}) and AXIS in row]
-
-
-def _chain(folder: Path) -> list[Row]:
-    with intact(folder / ARTIFACTS) as content:
-        chain = as_json(content)
-        if not matches(chain, CHAIN):
-            raise ValueError("it should list artifacts with their names, types, roles, parents, files and settings")
-    return chain
 
 
 def flat(config: Any, prefix: str = "") -> Row:

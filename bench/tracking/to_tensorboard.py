@@ -20,7 +20,6 @@ SHOWN = 20  # rows of a table that are shown
 
 
 def _check_installed(settings: Mapping[str, Any]) -> None:
-    """Raise BenchError where TensorBoard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         raise BenchError("tracking=tensorboard needs TensorBoard, which is not installed: make run EXTRAS=tracking.")
 
@@ -51,7 +50,6 @@ def log_to_tensorboard(run_folder: Path) -> TrackerEntry | None:
 
 
 def _write(run: FinishedRun, writer: Any) -> None:
-    """Write the run with torch's SummaryWriter."""
     import numpy as np
     from PIL import Image
 

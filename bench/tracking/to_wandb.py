@@ -37,7 +37,6 @@ TAGS = list_of(text(r"(?s).{1,64}", "a text of 1 to 64 characters"))
 
 
 def _check_mode(settings: Mapping[str, Any]) -> None:
-    """Raise BenchError where the environment names a mode that W&B does not have."""
     if (mode := os.environ.get("WANDB_MODE")) and not MODE.allows(mode):
         raise BenchError(f"WANDB_MODE={mode} in the environment is not allowed: it must be {MODE.description}.")
 
@@ -63,7 +62,7 @@ def log_to_wandb(
     it ends; where the server does not answer, or refuses, the run is logged offline. reference_above: MiB; larger
     files are not uploaded but referred to where they lie. On any failure print one warning and return None.
     """
-    job = _job(run_folder, project, entity, mode, tags, directory, timeout, reference_above)
+    job = _job(locals())
     if job.mode == "disabled":
         return None
     try:
@@ -72,12 +71,14 @@ def log_to_wandb(
             content = run.content(job.place)
             last = last_attempt(run.folder)
             known = last if last is not None and last.content == content else None
-            if known and known.path and known.complete and known.mode in (job.mode, "online"):
+            if known and known.path and Path(known.path).is_dir() and known.mode in (job.mode, "online"):
                 return _entry(known.path, known.url)
             start = last.start if last is not None and last.content in (content, LIVE) else None
             job = replace(job, content=content, start=start)
             answer, problem = _log_or_fall_back(job, lock)
-            _remove_superseded(job, answer["path"])
+            for path in (Path(job.root) / "wandb").glob(f"offline-run-*-{glob.escape(job.place['id'])}"):
+                if path != Path(answer["path"]) and not list(path.glob("*.synced")):
+                    shutil.rmtree(path)  # of an earlier attempt: to sync two would mix them
             Attempt(content, "offline" if problem else job.mode, **answer).write(run.folder)
     except Exception as error:
         say(f"warning: W&B did not log this run ({first_line(error)}); its local records are complete.")
@@ -91,7 +92,7 @@ def open_live(run_folder: Path, config: Row, settings: Mapping[str, Any]) -> sub
     """Start the process that shows rows of progress from its standard input until it ends; None: W&B is disabled."""
     given = inspect.signature(log_to_wandb).bind(run_folder, **settings)
     given.apply_defaults()
-    last, job = last_attempt(run_folder), _job(**given.arguments)
+    last, job = last_attempt(run_folder), _job(given.arguments)
     if job.mode == "disabled":
         return None
     start = last.start if last is not None and last.content == LIVE else None
@@ -100,31 +101,23 @@ def open_live(run_folder: Path, config: Row, settings: Mapping[str, Any]) -> sub
         return _process(replace(job, start=start, config=config), lock)
 
 
-def _job(
-    run_folder: Path,
-    project: str,
-    entity: str | None,
-    mode: str | None,
-    tags: Sequence[str],
-    directory: str | None,
-    timeout: float,
-    reference_above: float,
-) -> LoggingJob:
-    """What to do with these settings; wandb's own variables have the last word."""
-    given, folder = os.environ.get, run_folder.absolute()
-    mode = "online" if "WANDB_SWEEP_ID" in os.environ else mode  # an agent started this process and waits for it
+def _job(settings: Mapping[str, Any]) -> LoggingJob:
+    """What to do with these arguments of `log_to_wandb`; wandb's own variables have the last word."""
+    given, folder = os.environ.get, settings["run_folder"].absolute()
+    # an agent that started this process waits for it
+    mode = "online" if "WANDB_SWEEP_ID" in os.environ else settings["mode"]
     place = {
-        "project": given("WANDB_PROJECT") or project,
-        "entity": given("WANDB_ENTITY") or entity,
+        "project": given("WANDB_PROJECT") or settings["project"],
+        "entity": given("WANDB_ENTITY") or settings["entity"],
         "id": given("WANDB_RUN_ID") or folder.name,
         "name": given("WANDB_NAME") or folder.name,
         "group": given("WANDB_RUN_GROUP") or folder.parent.name,
         "job_type": given("WANDB_JOB_TYPE") or "experiment",
-        "tags": sorted({*tags, *(tag for tag in given("WANDB_TAGS", "").split(",") if tag)}),
+        "tags": sorted({*settings["tags"], *(tag for tag in given("WANDB_TAGS", "").split(",") if tag)}),
     }
-    root = Path(directory or given("WANDB_DIR") or folder).absolute()
-    mode = given("WANDB_MODE") or mode or "online"
-    return LoggingJob(str(folder), str(root), place, mode, timeout, reference_above * 2**20)
+    root = Path(settings["directory"] or given("WANDB_DIR") or folder).absolute()
+    mode, most = given("WANDB_MODE") or mode or "online", settings["reference_above"] * 2**20
+    return LoggingJob(str(folder), str(root), place, mode, settings["timeout"], most)
 
 
 def _log_or_fall_back(job: LoggingJob, lock: int) -> tuple[dict[str, Any], str | None]:
@@ -186,7 +179,11 @@ def answer_of(process: subprocess.Popen, wait: float) -> dict[str, Any]:
     """Return what the process says within so many seconds, at its end; {"problem"} where it fails or says nothing."""
     try:
         out, _ = process.communicate(timeout=wait)
-        return json.loads(out.splitlines()[-1]) if out else {"problem": _ended(process.returncode)}
+        if out:
+            return json.loads(out.splitlines()[-1])
+        status = process.returncode
+        how = signal.Signals(-status).name if status < 0 else f"status {status}"
+        return {"problem": f"W&B's process ended with {how}"}
     except subprocess.TimeoutExpired:
         return {"problem": f"no answer within {wait:.0f} seconds"}
     finally:
@@ -202,18 +199,7 @@ def end(process: subprocess.Popen, *, wait: float = 0) -> None:
         process.communicate()
 
 
-def _ended(status: int) -> str:
-    return f"W&B's process ended with {signal.Signals(-status).name if status < 0 else f'status {status}'}"
-
-
 def _entry(path: str, url: str | None) -> TrackerEntry:
     wandb, folder = command("wandb"), shlex.quote(path)
     commands = {"view": url} if url else {"view": f"{wandb} leet {folder}", "sync": f"{wandb} sync {folder}"}
     return TrackerEntry("W&B run", Path(path), commands, url)
-
-
-def _remove_superseded(job: LoggingJob, current: str) -> None:
-    """Delete the run's other offline folders that were not synced: syncing two would mix them."""
-    for path in (Path(job.root) / "wandb").glob(f"offline-run-*-{glob.escape(job.place['id'])}"):
-        if path != Path(current) and not list(path.glob("*.synced")):
-            shutil.rmtree(path)

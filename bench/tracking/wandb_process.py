@@ -45,10 +45,6 @@ class Attempt:
     def write(self, folder: Path) -> None:
         write_durably(folder / RECORD, json.dumps(asdict(self), indent=1))
 
-    @property
-    def complete(self) -> bool:
-        return self.path is not None and Path(self.path).is_dir()
-
 
 def last_attempt(folder: Path) -> Attempt | None:
     """Read the last attempt to log the run in `folder`. A damaged record counts as none."""
@@ -153,7 +149,19 @@ def _opened(job: LoggingJob) -> tuple[Any, int | None, int]:
         mode=job.mode,  # type: ignore[arg-type]
         resume=os.environ.get("WANDB_RESUME") or "allow",  # type: ignore[arg-type]
         dir=job.root,
-        settings=_settings(job.timeout),
+        settings=wandb.Settings(
+            silent=True,
+            console="off",
+            x_disable_stats=True,  # the work is done when this starts
+            init_timeout=job.timeout,
+            finish_timeout=job.timeout,
+            finish_timeout_raises=True,
+            x_graphql_retry_max=2,
+            x_graphql_retry_wait_max_seconds=2,
+            x_graphql_timeout_seconds=min(job.timeout, 10),
+            x_file_stream_retry_max=2,
+            x_file_transfer_retry_max=2,
+        ),
     )
     if job.mode != "online":
         return run, job.start, 0
@@ -217,24 +225,6 @@ def _log_artifacts(run: Any, finished: FinishedRun, reference_above: float) -> l
     for path in finished.files:
         add(files, path, path.name, mutable=path.suffix == ".json")
     return [*sent, run.log_artifact(files)]
-
-
-def _settings(timeout: float) -> Any:
-    import wandb
-
-    return wandb.Settings(
-        silent=True,
-        console="off",
-        x_disable_stats=True,  # the work is done when this starts
-        init_timeout=timeout,
-        finish_timeout=timeout,
-        finish_timeout_raises=True,
-        x_graphql_retry_max=2,
-        x_graphql_retry_wait_max_seconds=2,
-        x_graphql_timeout_seconds=min(timeout, 10),
-        x_file_stream_retry_max=2,
-        x_file_transfer_retry_max=2,
-    )
 
 
 def _table(rows: list[Row]) -> Any:

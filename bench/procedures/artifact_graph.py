@@ -12,13 +12,14 @@ import numpy as np
 
 from bench import store
 from bench.artifacts import Completions, Policy
-from bench.procedures.findings import Columns
-from bench.records.read import ARTIFACTS
 from bench.store import MANIFEST, Use
 
+ARTIFACTS = "chain.json"
+Columns = Mapping[str, Any]  # name -> one value per row of a table
 
-class Graph:
-    """The artifacts of one run, each once; see bench.procedures.findings.ArtifactGraph.
+
+class ArtifactGraph:
+    """The artifacts of one run, each once, and their parents. A method adds one, writes its file, and returns its name.
 
     `write` makes chain.json: a list of artifacts with name, type (pool, rewards, selection, policy), role, parents
     (names), reused (whether the store had it), files (name -> path, absolute or relative to the run folder), settings.
@@ -108,7 +109,6 @@ class Graph:
 
 
 def policy_name(policy: Policy) -> str:
-    """The name of a policy in the graph."""
     return f"policy-{policy.fingerprint}"
 
 
