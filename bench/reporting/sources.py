@@ -1,15 +1,14 @@
 """Where a report's runs come from: local folders, a sweep's cells, or Weights & Biases."""
 
-import functools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.config.keys import task_name
-from bench.errors import BenchError
+from bench.errors import BenchError, first_line
 from bench.records import packed
 from bench.records.frames import no_run
 from bench.records.read import Run, is_finished, read_run, without_checksums
@@ -101,23 +100,14 @@ def from_sweep(cells: Sequence[Cell], overrides: Sequence[str]) -> Source:
         notes.insert(0, f"left out: {len(notes)} of {len(states)} cells are not finished ({counts})")
     if any(states[folder].kind == "outdated" for folder in finished):
         notes.append(f"made by other code than this: {len(finished)} cells; `{command}` makes them anew")
-    runs, unshared = _under_shared_seeds(runs)
-    return Source(in_order(runs), notes + unshared, parent / "report", parent.name)
-
-
-def _under_shared_seeds(runs: list[Run]) -> tuple[list[Run], list[str]]:
-    """The runs under the seeds that every configuration has, so that all means are over the same seeds, and a note.
-
-    All runs where the configurations share no seed.
-    """
     kept, unshared = shared_seeds({group.label: group for group in grouped(runs)})
-    folders = {run.folder for group in kept.values() for run in group.runs}
-    if not unshared or not folders:
-        return runs, []
-    seeds = f"seed{'s' if len(unshared) > 1 else ''} {', '.join(map(str, unshared))}"
-    left_out = len(runs) - len(folders)
-    note = f"left out: {left_out} finished cells of {seeds}, which not every configuration has finished"
-    return [run for run in runs if run.folder in folders], [note]
+    shared = [run for group in kept.values() for run in group.runs]
+    if unshared and shared:  # all means are over the same seeds
+        seeds = f"seed{'s' if len(unshared) > 1 else ''} {', '.join(map(str, unshared))}"
+        left_out = len(runs) - len(shared)
+        notes.append(f"left out: {left_out} finished cells of {seeds}, which not every configuration has finished")
+        runs = shared
+    return Source(in_order(runs), notes, parent / "report", parent.name)
 
 
 def from_wandb(project: str, *, entity: str | None, group: str | None, outputs: Path, api: Any = None) -> Source:
@@ -127,44 +117,28 @@ def from_wandb(project: str, *, entity: str | None, group: str | None, outputs: 
     downloaded before and have not changed are not fetched again. api: wandb.Api, or what stands for it in tests.
     """
     place = f"{entity}/{project}" if entity else project
-    mirrored = _ask(place, lambda: list((api or _api()).runs(place, filters={"group": group} if group else {})))
     cache = outputs / "wandb" / project / (group or "all")
-    runs, notes = [], []
-    for mirror in sorted(mirrored, key=lambda run: run.name):
-        artifact = _ask(place, functools.partial(_run_files, mirror))
-        if artifact is None:
-            notes.append(f"left out: {place}/{mirror.id} ({mirror.state}) has no artifact of type {RUN_FILES}")
-            continue
-        name = mirror.name if re.fullmatch(r"[0-9a-f]{10}", mirror.name) else mirror.id
-        folder = cache / re.sub(r"[^\w-]", "_", name)  # a name that leads nowhere else
-        _ask(place, functools.partial(artifact.download, root=str(folder)))
-        runs.append(read_run(folder))
+    folders, notes = [], []
+    try:
+        if api is None:
+            import wandb
+
+            api = wandb.Api(timeout=30)
+        for mirror in sorted(api.runs(place, filters={"group": group} if group else {}), key=lambda run: run.name):
+            logged = [artifact for artifact in mirror.logged_artifacts() if artifact.type == RUN_FILES]
+            if not logged:
+                notes.append(f"left out: {place}/{mirror.id} ({mirror.state}) has no artifact of type {RUN_FILES}")
+                continue
+            name = mirror.name if re.fullmatch(r"[0-9a-f]{10}", mirror.name) else mirror.id
+            folders.append(cache / re.sub(r"[^\w-]", "_", name))  # a name that leads nowhere else
+            newest = max(logged, key=lambda artifact: int(str(artifact.version).removeprefix("v")))
+            newest.download(root=str(folders[-1]))
+    except Exception as error:  # wandb and requests raise many kinds
+        raise BenchError(
+            f"W&B could not be read at {place} ({first_line(error)}); the local run folders hold the same."
+        ) from error
+    runs = [read_run(folder) for folder in folders]
     if not runs:
         where = f" of group {group}" if group else ""
         raise BenchError(f"W&B's {place} has no finished run{where} with its files; see the project's name and entity.")
     return Source(in_order(runs), notes, cache / "report", group or project)
-
-
-def _run_files(mirror: Any) -> Any:
-    """The newest artifact with the files of a run's folder; None where there is none."""
-    logged = [artifact for artifact in mirror.logged_artifacts() if artifact.type == RUN_FILES]
-    return max(logged, key=lambda artifact: int(str(artifact.version).removeprefix("v")), default=None)
-
-
-def _ask(place: str, request: Callable[[], Any]) -> Any:
-    """What the server answers; BenchError in one sentence where it does not."""
-    try:
-        return request()
-    except BenchError:
-        raise
-    except Exception as error:  # wandb and requests raise many kinds
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise BenchError(
-            f"W&B could not be read at {place} ({reason}); the local run folders hold the same."
-        ) from error
-
-
-def _api() -> Any:
-    import wandb
-
-    return wandb.Api(timeout=30)
