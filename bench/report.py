@@ -32,7 +32,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError, CommandLine, did_you_mean, printable
 from bench.progress import say
@@ -163,16 +163,16 @@ def _build(source: Source, folder: Path, own: "Sequence[Part]", wanted: FigureSe
 
     for note in source.notes:
         say(note)
+    tell: Any = print
     if is_published(folder):
         if wanted != FigureSettings():
             raise BenchError(f"{folder} holds {TEMPLATE}: its figures are shaped by the settings in its figures.yaml.")
-        page = publish(source.runs, folder, title=source.title, notes=source.notes, own=own)
-        say(f"report    {page} ({counted(len(source.runs), 'run')}, {time.perf_counter() - start:.0f} s)")
-        return
-    page = build(source.runs, folder, title=source.title, notes=source.notes, own=own, wanted=wanted)
-    print(printable(f"{_table(source.runs)}\n"))
-    print(printable("\n".join([*sentences(source.runs, own), *unverified(source.runs)])))
-    print(f"\nreport    {page} ({counted(len(source.runs), 'run')}, {time.perf_counter() - start:.0f} s)")
+        page, tell = publish(source.runs, folder, title=source.title, notes=source.notes, own=own), say
+    else:
+        page = build(source.runs, folder, title=source.title, notes=source.notes, own=own, wanted=wanted)
+        print(printable(f"{_table(source.runs)}\n"))
+        print(printable("\n".join([*sentences(source.runs, own), *unverified(source.runs)])), end="\n\n")
+    tell(f"report    {page} ({counted(len(source.runs), 'run')}, {time.perf_counter() - start:.0f} s)")
 
 
 def _table(runs: list[Run]) -> str:
@@ -185,12 +185,12 @@ def _table(runs: list[Run]) -> str:
 
     if len(runs) == 1:
         return main_table(runs[0])
-    if not all(run.trained for run in runs):
-        return runs_table(runs)
-    groups = grouped(runs)
-    methods, _ = shared_seeds(names(groups))
-    comparable = len(groups) > 1 and all(group.runs for group in methods.values())
-    return ranking_table(rank(methods)) if comparable else runs_table(runs)
+    if all(run.trained for run in runs):
+        groups = grouped(runs)
+        methods, _ = shared_seeds(names(groups))
+        if len(groups) > 1 and all(group.runs for group in methods.values()):
+            return ranking_table(rank(methods))
+    return runs_table(runs)
 
 
 def _check(options: Mapping[str, str], words: Sequence[str]) -> None:

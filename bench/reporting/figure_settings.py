@@ -17,10 +17,10 @@ from typing import Any
 from bench.config import rules
 from bench.errors import BenchError, did_you_mean
 from bench.reporting.axes import AXES
-from bench.reporting.axes import check as check_axes
 from bench.reporting.exhibit import Figure
 from bench.reporting.finish import texts_of
 from bench.reporting.style import PAPER, blank, sheet_of, text_size
+from bench.reporting.words import listed
 
 SMALLEST = (6.0, 5.0)  # width and height of a panel that can be read, in the size of the text
 CURVE = ("method", "of", "arm")  # the first of these columns that a figure's rows have names the curve of a row
@@ -50,8 +50,8 @@ class FigureSettings:
 
     def _shaped(self, figure: Figure) -> Figure:
         own = self.own.get(figure.name, {})
-        check_axes(figure, self.axes.get(figure.name, {}))
-        made = shaped(figure, curves=own.get("curves"), labels={**self.labels, **own.get("labels", {})})
+        labels = {**self.labels, **own.get("labels", {})}
+        made = shaped(figure, curves=own.get("curves"), labels=labels, axes=self.axes.get(figure.name, {}))
         sheet = sheet_of(self.style)
         scale = text_size(sheet) / text_size(PAPER)  # so that a text takes the same share of the figure
         width, *given = own.get("size") or self.size or (figure.width * scale, figure.height * scale)
@@ -107,24 +107,31 @@ class FigureSettings:
         }
 
 
-def shaped(figure: Figure, *, curves: Sequence[str] | None = None, labels: Mapping[str, str]) -> Figure:
-    """Return the figure with these curves alone and these words replaced. BenchError where a curve is not among its."""
-    if curves is None and not labels:
+def shaped(
+    figure: Figure, *, curves: Sequence[str] | None, labels: Mapping[str, str], axes: Mapping[str, str]
+) -> Figure:
+    """Return the figure with these curves alone and these words replaced.
+
+    axes: what was asked for on its axes. BenchError where that can't be chosen, or where a curve is not among its.
+    """
+    for axis, value in axes.items():
+        if axis not in figure.axes:
+            can = f"; {listed(list(figure.axes))} can be" if figure.axes else ""
+            raise BenchError(f"{axis}={value} is not possible: {axis} of {figure.name} can't be chosen{can}.")
+    is_own = "texts" not in inspect.signature(figure.draw).parameters  # a user's
+    if curves is None and (is_own or not labels):
         return figure
-    rows = [*figure.rows, *figure.spare]
-    if "texts" not in inspect.signature(figure.draw).parameters:  # a user's own
-        if curves is None:
-            return figure
-        raise BenchError(f"curves={curves[0]} can't be chosen: {figure.name} is drawn by a function of your own.")
+    rows = list(figure.rows)
     if curves is not None:
+        if is_own:
+            raise BenchError(f"curves={curves[0]} can't be chosen: {figure.name} is drawn by a function of your own.")
+        rows += figure.spare
         column = next((name for name in CURVE if name in rows[0]), None)
         known = list(dict.fromkeys(row[column] for row in rows)) if column else []
         if unknown := [curve for curve in curves if curve not in known]:
             allowed = f"it has {', '.join(known)}" if known else "it has no curves to choose among"
             raise BenchError(f"curves={unknown[0]} is not a curve of {figure.name}: {allowed}.")
         rows = [row for row in rows if row[column or ""] in curves]
-    else:
-        rows = list(figure.rows)
     return replace(figure, rows=rows, draw=partial(figure.draw, shown=rows, texts=dict(labels)))
 
 
@@ -165,12 +172,12 @@ def settings_of(settings: Mapping[str, Any]) -> FigureSettings:
 
 
 def _check(place: str, settings: Any, allowed: Sequence[str]) -> None:
-    if not isinstance(settings, dict) or (unknown := [name for name in settings if name not in allowed]):
-        name, near = place, "."
-        if isinstance(settings, dict):
-            name, near = f"{place}.{unknown[0]}", did_you_mean(str(unknown[0]), allowed) or "."
-        raise BenchError(f"{name} is not known: a setting of {place} is {', '.join(allowed)}{near}")
+    known = f"is not known: a setting of {place} is {', '.join(allowed)}"
+    if not isinstance(settings, dict):
+        raise BenchError(f"{place} {known}.")
     for name, value in settings.items():
+        if name not in allowed:
+            raise BenchError(f"{place}.{name} {known}{did_you_mean(str(name), allowed) or '.'}")
         if not ALLOWED[name].allows(value):
             raise BenchError(f"{place}.{name}={value} is not allowed: it must be {ALLOWED[name].description}.")
 

@@ -1,6 +1,7 @@
 """The files of a report: its manifest, report.json, and those of figures and tables, each with its exhibit's stamp."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,12 +85,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return content
 
 
-def earlier_files(folder: Path) -> list[str]:
-    """The files that an earlier report in `folder` wrote, by its manifest; none where there is no report."""
+def write_manifest(folder: Path, content: Mapping[str, Any], written: Iterable[str]) -> None:
+    """Write report.json, with the checksums of the files that were just written.
+
+    Files of an earlier report that were not written anew are removed; other files are left alone.
+    """
+    names = sorted(written)
     try:
-        return [name for name in read_manifest(folder)["files"] if is_report_file(name)]
-    except BenchError:
-        return []
+        earlier = {name for name in read_manifest(folder)["files"] if is_report_file(name)}
+    except BenchError:  # there is no report
+        earlier = set()
+    for name in earlier.difference(names):
+        if not (folder / name).is_dir():
+            (folder / name).unlink(missing_ok=True)
+    manifest = {**content, "files": {name: sha256(folder / name) for name in names}}
+    write_durably(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 def is_published(folder: Path) -> bool:

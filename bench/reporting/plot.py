@@ -26,7 +26,6 @@ from typing import Any
 from bench.errors import BenchError
 from bench.records.frames import dotted
 from bench.records.read import Run
-from bench.reporting.axes import check
 from bench.reporting.exhibit import Figure
 from bench.reporting.exhibits import made
 from bench.reporting.figure_settings import shaped
@@ -123,8 +122,7 @@ def figure(
         others.append(wanted.name)
     else:
         raise BenchError(f"These runs do not hold the numbers of {name}; they hold those of {', '.join(others)}.")
-    check(wanted, axes)
-    drawn = shaped(wanted, curves=curves, labels=labels)
+    drawn = shaped(wanted, curves=curves, labels=labels, axes=axes)
     if ax is not None:
         return _draw(drawn, _Place(ax), labels)
 
