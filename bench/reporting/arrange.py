@@ -1,10 +1,11 @@
 """Groups that share a sampler, groups that share a panel, and the order and the names in which they are shown."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
+from bench.records.frames import dotted
 from bench.reporting.groups import Group, order_of
 
 SAMPLER = ("task", "policy", "generation", "scoring", "temperature", "top_p", "split")  # what shapes the held-out pool
@@ -88,13 +89,8 @@ def named(group: Group, names: Sequence[str] | None = None) -> str:
 
 def _sampler(group: Group) -> str:
     config = group.runs[0].config
-    return str([(name, _without_seed(config.get(name), config["seed"])) for name in SAMPLER])
-
-
-def _without_seed(part: Any, seed: int) -> Any:
-    if not isinstance(part, Mapping):
-        return part
-    return {key: _without_seed(value, seed) for key, value in part.items() if not (key == "seed" and value == seed)}
+    settings = dotted({name: config.get(name) for name in SAMPLER})
+    return str([item for item in settings.items() if not (item[0].endswith(".seed") and item[1] == config["seed"])])
 
 
 def but_temperature(group: Group, names: Sequence[str]) -> str:

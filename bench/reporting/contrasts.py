@@ -19,8 +19,8 @@ from bench.reporting.words import ARMS
 from bench.seeds import generator
 
 IN_WORDS = {"better": "better than", "not resolved": "not shown to differ from", "worse": "worse than"}
-METRICS = {"pass@1": "sampled accuracy", "greedy_accuracy": "greedy accuracy", "accuracy": "sampled accuracy"}
-METRICS[AT_BEST] = "accuracy at its best temperature"
+METRICS = dict.fromkeys(("pass@1", "accuracy"), "sampled accuracy")
+METRICS |= {"greedy_accuracy": "greedy accuracy", AT_BEST: "accuracy at its best temperature"}
 SAMPLED = ("pass", "accuracy", 1)  # method, metric and n of sampled accuracy
 GREEDY = ("greedy", "accuracy", 1)
 DECODED = {"pass@1": "greedy_accuracy", "greedy_accuracy": "pass@1"}  # the same comparison, decoded the other way
@@ -70,15 +70,10 @@ class Contrast:
             return f"{self.verdict} than {whom} ({signed}{scope})"
         alone = self.difference.low > 0 or self.difference.high < 0
         adjusted = f" after adjustment for {self.family} comparisons" if alone and self.family > 1 else ""
-        return f"{IN_WORDS['not resolved']} {whom}{adjusted} ({signed}{self._power}{scope})"
-
-    @property
-    def _power(self) -> str:
-        if self.detectable is None:
-            return ""
-        if math.isnan(self.detectable):
-            return "; too little varies to say which difference is detectable"
-        return f"; detectable: {short(self.detectable)}"
+        power = "" if self.detectable is None else f"; detectable: {short(self.detectable)}"
+        if self.detectable is not None and math.isnan(self.detectable):
+            power = "; too little varies to say which difference is detectable"
+        return f"{IN_WORDS['not resolved']} {whom}{adjusted} ({signed}{power}{scope})"
 
 
 def contrast(ours: np.ndarray, theirs: np.ndarray, name: str) -> Contrast:
@@ -214,21 +209,15 @@ def of_groups(groups: Sequence[Group]) -> list[dict[str, Contrast]]:
                 sides[place] = group.per_prompt(*ours), group.per_prompt(*theirs)
         for place, found in contrasts(sides, name).items():
             made[place][name] = found
-    return [
-        _judged_in(group, {name: found[name] for name in own})
-        for group, own, found in zip(groups, points, made, strict=True)
-    ]
-
-
-def _judged_in(group: Group, made: dict[str, Contrast]) -> dict[str, Contrast]:
-    if len(group.runs) > 1:
-        primary = primary_of(group)
-        made |= judged({name: found for name, found in made.items() if name != primary})
-    for name, found in made.items():
-        pair, _, metric = name.partition("/")
-        if other := made.get(f"{pair}/{DECODED.get(metric)}"):
-            decoded = "greedy" if metric == "greedy_accuracy" else "sampled"
-            made[name] = replace(found, decoded=decoded, other=other.verdict)
+    for place, (group, names) in enumerate(zip(groups, points, strict=True)):
+        own = made[place] = {name: made[place][name] for name in names}
+        if len(group.runs) > 1:
+            own |= judged({name: found for name, found in own.items() if name != primary_of(group)})
+        for name, found in own.items():
+            pair, _, metric = name.partition("/")
+            if other := own.get(f"{pair}/{DECODED.get(metric)}"):
+                decoded = "greedy" if metric == "greedy_accuracy" else "sampled"
+                own[name] = replace(found, decoded=decoded, other=other.verdict)
     return made
 
 

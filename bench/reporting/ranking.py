@@ -52,6 +52,9 @@ def rank(groups: Mapping[str, Group], *, shared: bool = True) -> list[Ranked]:
     def arm(name: str, arm: str, measure: Measure) -> np.ndarray:
         return groups[name].per_prompt(arm, *measure)
 
+    def mean(values: np.ndarray, name: str) -> Estimate:
+        return mean_of(values, generator(0, "mean", name), shares=True)
+
     others = order[1:] if shared else []
     effects = in_both_ways(
         lambda by: {n: (arm(n, "tuned", by), arm(n, "control", by)) for n in controls}, "{} effect", pooled=shared
@@ -61,8 +64,8 @@ def rank(groups: Mapping[str, Group], *, shared: bool = True) -> list[Ranked]:
         Ranked(
             name=name,
             seeds=len(groups[name].runs),
-            tuned=_mean(tuned[name], name),
-            control=_mean(arm(name, "control", SAMPLED), f"{name} control") if name in controls else None,
+            tuned=mean(tuned[name], name),
+            control=mean(arm(name, "control", SAMPLED), f"{name} control") if name in controls else None,
             effect=effects.get(name),
             ahead=ahead.get(name),
             kl=groups[name].mean("tuned", "policy", "kl", 1),
@@ -107,8 +110,3 @@ def mean_of(values: np.ndarray, rng: np.random.Generator, *, shares: bool = Fals
         return estimate(values, shares=shares)
     low, high = bootstrap_interval(values[0], rng, shares=shares)
     return Estimate(float(np.nanmean(values)), float(low), float(high))
-
-
-def _mean(values: np.ndarray, name: str) -> Estimate:
-    """values: [S, M] accuracies."""
-    return mean_of(values, generator(0, "mean", name), shares=True)
