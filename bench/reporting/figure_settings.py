@@ -23,6 +23,7 @@ from bench.reporting.style import PAPER, blank, sheet_of, text_size
 from bench.reporting.words import listed
 
 SMALLEST = (6.0, 5.0)  # width and height of a panel that can be read, in the size of the text
+GENERAL = ("only", "size", "labels")  # settings of all figures
 CURVE = ("method", "of", "arm")  # the first of these columns that a figure's rows have names the curve of a row
 
 
@@ -94,17 +95,13 @@ class FigureSettings:
     @property
     def axes(self) -> dict[str, dict[str, str]]:
         """What is wanted on the axes of figures, by the figure's name."""
-        asked = {name: {axis: own[axis] for axis in AXES if axis in own} for name, own in self.own.items()}
-        return {name: axes for name, axes in asked.items() if axes}
+        return {name: {axis: own[axis] for axis in AXES if axis in own} for name, own in self.own.items()}
 
     @property
     def settings(self) -> dict[str, Any]:
         """What `settings_of` makes equal settings of."""
-        general: dict[str, Any] = {"only": self.only, "size": self.size, "labels": self.labels}
-        return {
-            "figures": {name: value for name, value in general.items() if value} | dict(self.own),
-            "style": self.style,
-        }
+        general: dict[str, Any] = {name: getattr(self, name) for name in GENERAL if getattr(self, name)}
+        return {"figures": general | dict(self.own), "style": self.style}
 
 
 def shaped(
@@ -158,17 +155,15 @@ def settings_of(settings: Mapping[str, Any]) -> FigureSettings:
         raise BenchError(
             "the settings of figures are `figures`, with settings by name, and `style`; see reports/README.md."
         )
-    own = {name: value for name, value in given.items() if name not in ("only", "size", "labels")}
-    general = {name: value for name, value in given.items() if name not in own}
-    _check("figures", general, ("only", "size", "labels"))
+    own = {name: value for name, value in given.items() if name not in GENERAL}
+    _check("figures", {name: value for name, value in given.items() if name in GENERAL}, GENERAL)
     for name, value in own.items():
-        if not isinstance(value, dict) and (near := did_you_mean(name, ("only", "size", "labels"))):
+        if not isinstance(value, dict) and (near := did_you_mean(name, GENERAL)):
             raise BenchError(f"figures.{name} is not known{near}")
         _check(f"figures.{name}", value, ("curves", "size", "labels", *AXES))
     style = str(settings.get("style", "paper"))
     sheet_of(style)  # refused now, not when it is drawn
-    size = given.get("size")
-    return FigureSettings(given.get("only"), size, given.get("labels") or {}, style, own)
+    return FigureSettings(given.get("only"), given.get("size"), given.get("labels") or {}, style, own)
 
 
 def _check(place: str, settings: Any, allowed: Sequence[str]) -> None:
@@ -182,10 +177,6 @@ def _check(place: str, settings: Any, allowed: Sequence[str]) -> None:
             raise BenchError(f"{place}.{name}={value} is not allowed: it must be {ALLOWED[name].description}.")
 
 
-def _are_words(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str | int | float) for text in value.values())
-
-
 NAME, INCHES = rules.text(r"(?s).*", "a name"), rules.list_of(rules.number(0.5, 50), empty=False)
 ALLOWED = {
     "only": rules.list_of(NAME, "a list of figures, e.g. [frontier,selection]", empty=False),
@@ -195,5 +186,8 @@ ALLOWED = {
         "width in inches and perhaps height, each 0.5 to 50, e.g. [3.25,2.4]",
     ),
     **dict.fromkeys(AXES, rules.text(r"(?s).+", "a name, e.g. flops")),
-    "labels": rules.Rule(_are_words, "texts by the text that they replace, e.g. {top_per_prompt: best of N}"),
+    "labels": rules.Rule(
+        lambda value: isinstance(value, dict) and all(isinstance(text, str | int | float) for text in value.values()),
+        "texts by the text that they replace, e.g. {top_per_prompt: best of N}",
+    ),
 }
