@@ -119,7 +119,7 @@ def check(folder: Path, runs: Sequence[Run] | None = None, *, own: Sequence[Part
                 run.verify()
         if runs:
             problems += _stale_parts(manifest, runs, own)
-    return problems
+    return list(dict.fromkeys(problems))
 
 
 @contextmanager

@@ -120,7 +120,8 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     _refuse_mixtures(runs)
     settings = [_flat(run.config) for run in runs]
     names = dict.fromkeys(name for own in settings for name in own)
-    seeds = {name for name in names if all(_repeats_seed(name, own) for own in settings if name in own)}
+    seeds = {name for name in names if re.search(r"(^|[._])seed$", name) and not _is_task_seed(name)}
+    seeds = {name for name in seeds if all(own[name] == own["seed"] for own in settings if name in own)}
     alike: dict[str, list[Run]] = {}
     for run, own in zip(runs, settings, strict=True):
         compared = {name: value for name, value in own.items() if _is_compared(name) and name not in seeds}
@@ -280,14 +281,6 @@ def _is_compared(name: str) -> bool:
     return name.split(".")[0] not in NOT_COMPARED
 
 
-def _repeats_seed(name: str, settings: Settings) -> bool:
-    """Whether a setting is the run's seed, or a part's seed that equals it.
-
-    A task's seed is neither: it draws other prompts, on which nothing is paired.
-    """
-    is_seed = re.search(r"(^|[._])seed$", name) is not None and not _is_task_seed(name)
-    return is_seed and settings.get(name) == settings["seed"]
-
-
 def _is_task_seed(name: str) -> bool:
+    """Whether a seed draws other prompts, on which nothing is paired."""
     return name == "task.seed" or name.endswith(".task.seed")

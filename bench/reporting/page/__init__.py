@@ -57,8 +57,15 @@ def write_page(
     Equal arguments and records give equal bytes.
     """
     style, script = ((ASSETS / name).read_text() for name in ("page.css", "page.js"))
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+    # this very style and this script, and nothing else; drawings may style themselves and hold images
+    policy = (
+        f"default-src 'none'; script-src 'sha256-{hashes[1]}'; style-src-elem 'sha256-{hashes[0]}'; "
+        "style-src-attr 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    )
     apart = distinctions([run.config for run in runs])
     samples = sample_columns(runs)
+    configs = [{name: value for name, value in run.config.items() if name not in NOT_COMPARED} for run in runs]
     places = {id(run): position for position, run in enumerate(runs)} if samples["text"] else {}
     shown = {name: _shown(name, exhibit, files[name], path.parent, places) for name, exhibit in exhibits.items()}
     environment = Environment(  # it escapes every value that is not marked as safe: the style, the script, the drawings
@@ -67,7 +74,7 @@ def write_page(
     environment.filters["counted"] = lambda count, noun: f"{count:,} {noun}{'' if count == 1 else 's'}"
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
     page = environment.get_template("page.html").render(
-        policy=_content_policy(style, script),
+        policy=policy,
         style=Markup(style),
         script=Markup(script),
         title=title,
@@ -81,23 +88,12 @@ def write_page(
         codes=sorted({str(run.metrics.get("code")) for run in runs}),
         differ=bool(apart[0]),
         grid=_runs_grid(runs, apart, places),
-        settings=_shared_settings(runs),
+        settings=yaml.safe_dump(_shared(configs), sort_keys=False, allow_unicode=True),
         samples=samples,
     )
     with atomically(path) as beside:
         beside.write_text(f"{page}\n", encoding="utf-8", newline="\n")
     return path
-
-
-def _content_policy(style: str, script: str) -> str:
-    """Allow this very style and this script, and nothing else; drawings may style themselves and hold images."""
-    style_hash, script_hash = (
-        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in (style, script)
-    )
-    return (
-        f"default-src 'none'; script-src {script_hash}; style-src-elem {style_hash}; "
-        "style-src-attr 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-    )
 
 
 def _shown(
@@ -160,13 +156,8 @@ def _sort_value(value: Any) -> str | None:
     return repr(float(value)).replace("inf", "Infinity")  # as JavaScript reads it
 
 
-def _shared_settings(runs: Sequence[Run]) -> str:
-    """The settings that are equal in all runs, as YAML."""
-    configs = [{name: value for name, value in run.config.items() if name not in NOT_COMPARED} for run in runs]
-    return yaml.safe_dump(_shared(configs), sort_keys=False, allow_unicode=True)
-
-
 def _shared(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The settings that are equal in all runs."""
     shared: dict[str, Any] = {}
     for name, value in configs[0].items():
         values: list[Any] = [config.get(name) for config in configs]
