@@ -29,8 +29,7 @@ def having(groups: Sequence[Group], metric: str) -> list[Group]:
 def samplers(groups: Sequence[Group]) -> list[tuple[str, Group]]:
     """(name, group) for each distinct way of drawing and scoring the base's held-out pool, in order of its settings.
 
-    Groups that differ only in what they train on share a pool. The one with most seeds, then with most n, stands for
-    all of them.
+    Of groups that differ only in what they train on, the one with most seeds, then with most n, stands for all.
     """
     names = sampler_settings(groups)
 

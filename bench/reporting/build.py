@@ -1,7 +1,4 @@
-"""A report as a folder: figures, tables, one page, a methods paragraph, and a manifest that says what it was made from.
-
-Equal records give equal bytes. `check` lists what is stale, changed or missing.
-"""
+"""A report as a folder: figures, tables, one page, a methods paragraph, and a manifest. Equal records, equal bytes."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,12 +92,10 @@ def build(
 
 
 def check(folder: Path, runs: Sequence[Run] | None = None, *, own: Sequence[Part] = ()) -> list[str]:
-    """What is wrong with the report in `folder`, one line each; empty where it is whole and up to date.
+    """What is wrong with the report in `folder`, one line each: files that changed, exhibits that would be made anew.
 
-    Every file must be as it was written.
-    runs: what the report should show; by default the runs that it names, where their folders are still there. An
-    exhibit is stale where the runs' records would make it differently. A report whose records are all elsewhere is
-    checked by its own files alone.
+    runs: what the report should show; by default the runs that it names, where their folders are still there. A report
+    whose records are all elsewhere is checked by its own files alone.
     """
     problems: list[str] = []
     with _noted(problems):  # no report, or records that can't be read: other reports are checked all the same

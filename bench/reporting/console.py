@@ -42,8 +42,7 @@ def headline(run: Run) -> str:
 def runs_table(runs: Sequence[Run]) -> str:
     """One row per run, by what sets them apart: both arms' accuracy and the paired selection effect.
 
-    Runs that differ in nothing but the seed, and have a control, get a last row: their mean, with an interval for new
-    seeds on new prompts.
+    Runs that differ in nothing but the seed, and have a control, get a last row: their mean.
     """
     if untrained := [group for group in grouped(runs) if not group.trained]:
         pools = pool_table(untrained)

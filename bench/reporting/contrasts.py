@@ -129,8 +129,7 @@ def in_both_ways(
 ) -> dict[Key, Contrast]:
     """A family in sampled accuracy, each with its verdict in greedy accuracy; adjusted for their number (Holm 1979).
 
-    sides_of: the pairs in one of the two. name: see `contrasts`. pooled: whether the pairs are of the same seeds and
-    have one variance between them.
+    sides_of: the pairs in one of the two. pooled: whether they are of the same seeds, with one variance between them.
     """
 
     def compared(sides: Mapping[Key, Sides]) -> dict[Key, Contrast]:
@@ -169,10 +168,7 @@ def shared_seeds(groups: Mapping[Key, Group]) -> tuple[dict[Key, Group], list[in
 
 
 def tuned_contrasts(pairs: Mapping[Key, tuple[Group, Group]], name: str) -> dict[Key, Contrast]:
-    """The tuned policies of each two groups in sampled accuracy, under the seeds that both have, as one family.
-
-    Pairs without a common seed are left out. Adjusted for the number of pairs (Holm 1979).
-    """
+    """The tuned policies of each two groups, `in_both_ways`, under the seeds that both have; without any, left out."""
     shared = {key: shared_seeds(dict(enumerate(pair)))[0] for key, pair in pairs.items()}
 
     def sides_of(measure: Measure) -> dict[Key, Sides]:
@@ -258,10 +254,7 @@ def _recorded(group: Group, name: str, ours: Point, theirs: Point) -> Contrast:
 
 
 def recorded_primary(run: Run) -> tuple[Estimate, str]:
-    """A single run's tuned less control in sampled accuracy, and the verdict of these numbers, with its scope.
-
-    metrics.json has the verdict in words too; its numbers take precedence.
-    """
+    """A run's tuned less control in sampled accuracy, and the verdict of these numbers (not of the recorded words)."""
     difference, greedy = recorded(run, f"{PRIMARY}/difference"), "tuned_vs_control/greedy_accuracy"
     verdict = verdict_of(difference, _reachable(int(run.metrics["test/prompts"])))
     other = verdict_of(recorded(run, f"{greedy}/difference"), recorded(run, f"{greedy}/p_adjusted").value)

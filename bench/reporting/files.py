@@ -39,10 +39,9 @@ def drawn(figure: Figure) -> Iterator[Any]:
 
 
 def write_figure(figure: Figure, folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
-    """Write NAME.png, .pdf, .svg and .csv; returns their paths in that order. Equal records give equal bytes.
+    """Write NAME.png, .pdf, .svg and .csv, each whole or not at all; returns their paths in that order.
 
-    Each file is written whole or not at all. Fonts are embedded: as TrueType (type 42) in the PDF, as outlines in the
-    SVG.
+    Equal records give equal bytes. Fonts are embedded: as TrueType (type 42) in the PDF, as outlines in the SVG.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = {kind: folder / f"{figure.name}.{kind}" for kind in formats}
@@ -86,10 +85,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any], written: Iterable[str]) -> None:
-    """Write report.json, with the checksums of the files that were just written.
-
-    Files of an earlier report that were not written anew are removed; other files are left alone.
-    """
+    """Write report.json, with the checksums of `written`; of an earlier report's files, the others are removed."""
     names = sorted(written)
     try:
         earlier = {name for name in read_manifest(folder)["files"] if is_report_file(name)}

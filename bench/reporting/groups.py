@@ -185,10 +185,9 @@ def _refuse_mixtures(runs: Sequence[Run]) -> None:
 
 
 def _other_prompts(first: Run, second: Run) -> bool:
-    """Whether prompts differ in their ids or, where both records have its hash, in their content.
+    """Whether prompts differ in their ids or, as under another seed of the task, in their recorded content.
 
-    Under another seed of the task other prompts have the same ids. The text around every prompt is a setting that one
-    may compare, so content may differ by that alone.
+    The text around every prompt is a setting that one may compare, so content may differ by that alone.
     """
     if first.prompt_ids != second.prompt_ids:
         return True

@@ -40,9 +40,8 @@ class _Places:
 def place_labels(axes: Any, labels: Sequence[Label]) -> list[Any]:
     """Annotate each point with its text, as near as there is room; returns the annotations.
 
-    A label never covers another label or a text, and never leaves the panel: a label that has no such place is left
-    out. It covers lines, markers and bars only where it must. Call this when everything else is laid out and the
-    limits are final.
+    A label never covers another label or a text, and never leaves the panel: without such a place it is left out. It
+    covers lines, markers and bars only where it must. Call this when everything else is laid out.
     """
     scale = axes.get_figure(root=True).dpi / 72  # pixels per point
     ink, panel = _ink(axes, scale), np.array(axes.get_window_extent().extents)

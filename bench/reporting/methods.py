@@ -32,10 +32,7 @@ SOURCES = {  # selection -> the key of its source in references.bib
 
 
 def methods(runs: Sequence[Run]) -> str:
-    """Three paragraphs of Markdown, with citations as [@key].
-
-    A setting that differs among the runs is given with all its values.
-    """
+    """Three paragraphs of Markdown, with citations as [@key]; a setting that differs is given with all its values."""
     groups = grouped(runs)
     configs = [group.runs[0].config for group in groups]
     varied = {name: _distinct(group.settings[name] for group in groups) for name in groups[0].settings}

@@ -38,10 +38,8 @@ class Ranked:
 def rank(groups: Mapping[str, Group], *, shared: bool = True) -> list[Ranked]:
     """Rank methods by pass@1, best first, from their runs: the same seeds for all, on the same test prompts.
 
-    Two families of comparisons, each adjusted for their number (Holm 1979): every method against its control, and
-    every other method against the first. The first was chosen by what is compared, so its lead is too large by
-    what `flattery` estimates. Each family has one variance between seeds (`contrasts`).
-
+    Two families of comparisons (`in_both_ways`): every method against its control, and every other method against the
+    first. The first was chosen by what is compared, so its lead is too large by what `flattery` estimates.
     shared: False where not all methods have the same seeds. Then none is compared with the first, and each has its own
     variance between seeds.
     """
@@ -102,10 +100,7 @@ def flattery(groups: Mapping[str, Group]) -> tuple[float, float] | None:
 
 
 def mean_of(values: np.ndarray, rng: np.random.Generator, *, shares: bool = False) -> Estimate:
-    """The mean of values [S, M] with its interval over seeds and prompts; for one seed, the bootstrap's over prompts.
-
-    shares: the values lie in [0, 1].
-    """
+    """The `estimate` of values [S, M]; for one seed, with the interval of the bootstrap over prompts."""
     if len(values) > 1:
         return estimate(values, shares=shares)
     low, high = bootstrap_interval(values[0], rng, shares=shares)

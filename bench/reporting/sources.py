@@ -42,8 +42,7 @@ def unverified(runs: Sequence[Run]) -> list[str]:
 def from_folders(folders: Sequence[Path], *, task: str | None = None) -> Source:
     """The finished runs among the folders, with a note for each of the others. BenchError where no run is finished.
 
-    The folder of a committed report stands for the runs that it holds.
-    task: the name of the task whose runs are wanted (`bench.config.keys.task_name`); None: of all.
+    The folder of a committed report stands for its runs. task: whose runs are wanted (`bench.config.keys.task_name`).
     """
     committed = [folder for folder in folders if (folder / packed.FILE).is_file()]
     folders = [run for folder in folders for run in (packed.run_folders(folder) if folder in committed else [folder])]
@@ -113,8 +112,8 @@ def from_sweep(cells: Sequence[Cell], overrides: Sequence[str]) -> Source:
 def from_wandb(project: str, *, entity: str | None, group: str | None, outputs: Path, api: Any = None) -> Source:
     """The runs of a W&B project, or of one of its groups, downloaded to outputs/wandb/PROJECT/GROUP.
 
-    A run's artifact holds the files of its folder, so the report is that of the local folders. Files that were
-    downloaded before and have not changed are not fetched again. api: wandb.Api, or what stands for it in tests.
+    A run's artifact holds the files of its folder. Those that were downloaded before and have not changed are not
+    fetched again. api: wandb.Api, or what stands for it in tests.
     """
     place = f"{entity}/{project}" if entity else project
     cache = outputs / "wandb" / project / (group or "all")

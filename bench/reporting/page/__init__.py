@@ -51,10 +51,7 @@ def write_page(
     """Write the page to `path` and return it. BenchError where samples or an SVG can't be read.
 
     exhibits, files: figures and tables by place in the report, e.g. "figures/frontier", and the files of each; a
-    figure's SVG is among them.
-    methods, references: text to copy, Markdown and BibTeX.
-
-    Equal arguments and records give equal bytes.
+    figure's SVG is among them. methods, references: text to copy, Markdown and BibTeX.
     """
     style, script = ((ASSETS / name).read_text() for name in ("page.css", "page.js"))
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
@@ -134,10 +131,7 @@ def _runs_grid(runs: Sequence[Run], apart: Sequence[dict[str, str]], places: Map
 def _grid(
     headings: Sequence[str], rows: Sequence[Sequence[Cell]], links: Sequence[dict[str, str] | None]
 ) -> dict[str, Any]:
-    """A table, with headings (text, whether all cells of the column sort as numbers).
-
-    links: per row, the filters that show its completions; empty where rows have none.
-    """
+    """A table, with headings (text, whether all cells sort as numbers). links: per row, where rows have completions."""
     numeric = [all(row[column][1] is not None for row in rows) for column in range(len(headings))]
     first = [next((column for column, (text, _) in enumerate(row) if text), 0) for row in rows]  # this cell is the link
     at = [
