@@ -60,15 +60,14 @@ def from_folders(folders: Sequence[Path], *, task: str | None = None) -> Source:
     if committed:
         return Source(in_order(runs), notes, committed[0], committed[0].absolute().name)
     if len(runs) == 1 and not runs[0].trained:  # imports lie side by side, and have no settings to be compared by
-        name = runs[0].folder.name
-        return Source(runs, notes, parent / f"report_{name}", f"{parent.name}: {name}")
-    if task is None:
-        return Source(in_order(runs), notes, parent / "report", parent.name)
-    tasks = [task_name(run.config["task"]) for run in runs]
-    if task not in tasks:
-        raise BenchError(f"task={task} is not among these runs; they are of {', '.join(dict.fromkeys(tasks))}.")
-    chosen = [run for run, name in zip(runs, tasks, strict=True) if name == task]
-    return Source(in_order(chosen), notes, parent / f"report_{task}", f"{parent.name}: {task}")
+        task = runs[0].folder.name
+    elif task is not None:
+        tasks = [task_name(run.config["task"]) for run in runs]
+        if task not in tasks:
+            raise BenchError(f"task={task} is not among these runs; they are of {', '.join(dict.fromkeys(tasks))}.")
+        runs = [run for run, name in zip(runs, tasks, strict=True) if name == task]
+    end, title = ("", "") if task is None else (f"_{task}", f": {task}")
+    return Source(in_order(runs), notes, parent / f"report{end}", f"{parent.name}{title}")
 
 
 def from_sweep(cells: Sequence[Cell], overrides: Sequence[str]) -> Source:

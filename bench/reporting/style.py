@@ -96,11 +96,9 @@ def legend_size() -> float:
 @contextmanager
 def styled(sheet: Path = PAPER) -> Iterator[None]:
     """Everything drawn and saved inside has this style; the machine's own matplotlibrc has no effect."""
-    import matplotlib
+    from matplotlib import style
 
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(matplotlib.rc_params_from_file(sheet, use_default_template=False))
+    with style.context(sheet, after_reset=True):
         yield
 
 
