@@ -32,42 +32,34 @@ def samplers(groups: Sequence[Group]) -> list[tuple[str, Group]]:
     Of groups that differ only in what they train on, the one with most seeds, then with most n, stands for all.
     """
     names = sampler_settings(groups)
-
-    def size(group: Group) -> tuple[int, int]:
-        return len(group.runs), max(group.series("base", "best_of_n", "accuracy"), default=0)
-
-    chosen = [max(same, key=size) for same in alike(groups, _sampler)]
+    chosen = [
+        max(same, key=lambda group: (len(group.runs), max(group.series("base", "best_of_n", "accuracy"), default=0)))
+        for same in alike(groups, _sampler)
+    ]
     return [(named(group, names), group) for group in in_order(chosen, names)]
 
 
 def sampler_settings(groups: Sequence[Group]) -> list[str]:
     """The settings in which samplers differ; none where there is one sampler."""
-    return constant_settings(groups, alike(groups, _sampler))
+    return distinct(groups, _sampler)[1]
 
 
-def constant_settings(groups: Sequence[Group], parts: Sequence[Sequence[Group]]) -> list[str]:
-    """The settings that are constant within each of the parts of `groups`; none where there is one part."""
-    return [
+def distinct(groups: Sequence[Group], key: Callable[[Group], Hashable]) -> tuple[list[Group], list[str]]:
+    """The first group of each key, and the settings that are constant among groups of equal key; none for one key."""
+    parts = alike(groups, key)
+    names = [
         name
         for name in groups[0].settings
         if len(parts) > 1 and all(len({group.settings[name] for group in part}) == 1 for part in parts)
     ]
-
-
-def distinct(groups: Sequence[Group], key: Callable[[Group], Hashable]) -> tuple[list[Group], list[str]]:
-    """The first group of each key, and the settings that are constant among groups of equal key."""
-    parts = alike(groups, key)
-    return [part[0] for part in parts], constant_settings(groups, parts)
+    return [part[0] for part in parts], names
 
 
 def in_panels(groups: Sequence[Group], names: Sequence[str]) -> list[tuple[str, list[Group]]]:
     """(title, groups that differ in nothing but the settings in `names`), in order of the other settings."""
-
-    def others(group: Group) -> list[str]:
-        return [name for name in group.settings if name not in names]
-
-    panels = alike(in_order(groups), lambda group: tuple(group.settings[name] for name in others(group)))
-    return [(named(panel[0], others(panel[0])), panel) for panel in panels]
+    others = [name for group in groups[:1] for name in group.settings if name not in names]
+    panels = alike(in_order(groups), lambda group: tuple(group.settings[name] for name in others))
+    return [(named(panel[0], others), panel) for panel in panels]
 
 
 def in_order(groups: Sequence[Group], names: Sequence[str] | None = None) -> list[Group]:

@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bench.config.keys import import_of
+from bench.records.frames import dotted
 from bench.records.read import Run, as_number
 from bench.reporting import words
 from bench.reporting.exhibits import method_sentences
@@ -35,10 +36,11 @@ def methods(runs: Sequence[Run]) -> str:
     """Three paragraphs of Markdown, with citations as [@key]; a setting that differs is given with all its values."""
     groups = grouped(runs)
     configs = [group.runs[0].config for group in groups]
+    flat = [dotted(config) for config in configs]
     varied = {name: _distinct(group.settings[name] for group in groups) for name in groups[0].settings}
 
     def setting(name: str) -> str:
-        values = _distinct(words.setting_words(_at(config, name)) for config in configs)
+        values = _distinct(words.setting_words(own.get(name)) for own in flat)
         return words.listed(values if None in map(as_number, values) else sorted(values, key=float))
 
     def count(name: str) -> str:
@@ -56,10 +58,10 @@ def methods(runs: Sequence[Run]) -> str:
         samplers = _distinct(filter(None, (words.sampler_words(run.config["generation"]) for run in runs)))
         text = environment.get_template("imported.md").render(count=count, tasks=judges, samplers=samplers)
         return _paragraphs(text)
-    updates = [_at(config, "training.updates") for config in configs]
+    updates = [own.get("training.updates") for own in flat]
     lengths = [
-        f"{_at(config, 'training.epochs'):g} epochs" if made is None else f"{made} updates"
-        for config, made in zip(configs, updates, strict=True)
+        f"{own['training.epochs']:g} epochs" if made is None else f"{made} updates"
+        for own, made in zip(flat, updates, strict=True)
     ]
     text = environment.get_template("methods.md").render(
         length=words.listed(_distinct(lengths)) if any(updates) else f"{setting('training.epochs')} epochs",
@@ -74,9 +76,9 @@ def methods(runs: Sequence[Run]) -> str:
         sampling=method_sentences("methods", groups),
         repetition=method_sentences("methods_after", groups),
         taken=[split for split in ("train", "test") if any(import_of(each["generation"], split) for each in configs)],
-        preferred=_distinct(str(_at(config, "training.beta")) for config in configs if _at(config, "training.beta")),
+        preferred=_distinct(str(own["training.beta"]) for own in flat if own.get("training.beta")),
         selected=any("online/updates" not in group.runs[0].metrics for group in groups),
-        lora=any(_at(config, "training.lora") is not None for config in configs),
+        lora=any("training.lora.r" in own for own in flat),
         controlled=any(group.controlled for group in groups),
         varied=[f"{name} ({words.listed(values)})" for name, values in varied.items()] if len(groups) > 1 else [],
         configurations=len(groups),
@@ -118,14 +120,6 @@ def _selection(settings: dict[str, Any]) -> str:
         f"{key} {words.setting_words(value)}" for key, value in settings.items() if not key.startswith("_")
     )
     return name + (f" ({', '.join(details)})" if details else "") + (f" [@{SOURCES[name]}]" if name in SOURCES else "")
-
-
-def _at(config: dict[str, Any], name: str) -> Any:
-    """The setting of a dotted name; None where there is none."""
-    node: Any = config
-    for part in name.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
-    return node
 
 
 def _distinct(texts: Iterable[str]) -> list[str]:
