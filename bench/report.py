@@ -32,21 +32,20 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from bench.errors import BenchError, CommandLine, did_you_mean, printable
 from bench.progress import say
 from bench.records.read import Run, is_finished, read_run
+from bench.reporting import published
+from bench.reporting.build import build, check, records_elsewhere
+from bench.reporting.exhibits import Part, from_configs, sentences
 from bench.reporting.figure_settings import FigureSettings, read
 from bench.reporting.files import MANIFEST, TEMPLATE, is_published
-from bench.reporting.groups import in_order
-from bench.reporting.published import is_page, publish_page
+from bench.reporting.groups import grouped, in_order
 from bench.reporting.sources import Source, from_folders, from_sweep, from_wandb, unverified
+from bench.reporting.words import counted
 from bench.store.reading import read_json
-
-if TYPE_CHECKING:
-    from bench.reporting.exhibits import Part
-    from bench.search import Search
 
 FIGURES = re.compile(r"(figures[.=]|style=)")
 OPTIONS = ("folder", "source", "project", "entity", "group", "outputs", "config_dir")
@@ -70,8 +69,8 @@ def main() -> None:
         if arguments.check:
             _check(options, words)
             return
-        if len(words) == 1 and is_page(Path(words[0])):
-            say(f"page      {publish_page(Path(words[0]))}")
+        if len(words) == 1 and published.is_page(Path(words[0])):
+            say(f"page      {published.publish_page(Path(words[0]))}")
             return
         source = _source(options, words)
         _build(source, Path(options.get("folder", source.folder)), _own(options), wanted, start)
@@ -115,7 +114,7 @@ def _source(options: Mapping[str, str], words: Sequence[str]) -> Source:
 
 
 def _from_overrides(overrides: Sequence[str]) -> Source:
-    """The cells of a sweep, or the result of a search."""
+    """The cells of a sweep; or the run that a search chose and the run without a search, with its conclusion."""
     from bench import search
     from bench.config.compose import CONF
     from bench.sweeps.cells import cells
@@ -123,13 +122,11 @@ def _from_overrides(overrides: Sequence[str]) -> Source:
     planned = cells(overrides, CONF)
     if planned is not None:
         return from_sweep(planned, overrides)
-    if (wanted := search.read(overrides, CONF)) is not None:
-        return _from_search(wanted)
-    raise BenchError("another sweeper than Hydra's own chooses its cells as it goes; give the runs' folders instead.")
-
-
-def _from_search(wanted: "Search") -> Source:
-    """The run that a search chose and the run without a search, both on test prompts; the notes are its conclusion."""
+    wanted = search.read(overrides, CONF)
+    if wanted is None:
+        raise BenchError(
+            "another sweeper than Hydra's own chooses its cells as it goes; give the runs' folders instead."
+        )
     from bench.search.report import RECORD, conclusion
 
     if wanted.study() is None:
@@ -147,32 +144,26 @@ def _is_setting(word: str) -> bool:
     return "=" in word and not Path(word).exists()
 
 
-def _own(options: Mapping[str, str]) -> "list[Part]":
+def _own(options: Mapping[str, str]) -> list[Part]:
     """The user's own exhibits; a module of the folder in which the command runs can be named there."""
     from bench.config.compose import CONF
-    from bench.reporting.exhibits import from_configs
 
     return from_configs(Path(CONF), *([Path(options["config_dir"])] if "config_dir" in options else []))
 
 
-def _build(source: Source, folder: Path, own: "Sequence[Part]", wanted: FigureSettings, start: float) -> None:
-    from bench.reporting.build import build
-    from bench.reporting.exhibits import sentences
-    from bench.reporting.published import publish
-    from bench.reporting.words import counted
-
+def _build(source: Source, folder: Path, own: Sequence[Part], wanted: FigureSettings, start: float) -> None:
     for note in source.notes:
         say(note)
+    tell: Any = print
     if is_published(folder):
         if wanted != FigureSettings():
             raise BenchError(f"{folder} holds {TEMPLATE}: its figures are shaped by the settings in its figures.yaml.")
-        page = publish(source.runs, folder, title=source.title, notes=source.notes, own=own)
-        say(f"report    {page} ({counted(len(source.runs), 'run')}, {time.perf_counter() - start:.0f} s)")
-        return
-    page = build(source.runs, folder, title=source.title, notes=source.notes, own=own, wanted=wanted)
-    print(printable(f"{_table(source.runs)}\n"))
-    print(printable("\n".join([*sentences(source.runs, own), *unverified(source.runs)])))
-    print(f"\nreport    {page} ({counted(len(source.runs), 'run')}, {time.perf_counter() - start:.0f} s)")
+        page, tell = published.publish(source.runs, folder, title=source.title, notes=source.notes, own=own), say
+    else:
+        page = build(source.runs, folder, title=source.title, notes=source.notes, own=own, wanted=wanted)
+        print(printable(f"{_table(source.runs)}\n"))
+        print(printable("\n".join([*sentences(source.runs, own), *unverified(source.runs)])), end="\n\n")
+    tell(f"report    {page} ({counted(len(source.runs), 'run')}, {time.perf_counter() - start:.0f} s)")
 
 
 def _table(runs: list[Run]) -> str:
@@ -180,23 +171,19 @@ def _table(runs: list[Run]) -> str:
     from bench.reporting.console import main_table, ranking_table, runs_table
     from bench.reporting.contrasts import shared_seeds
     from bench.reporting.exhibits.verdicts import names
-    from bench.reporting.groups import grouped
     from bench.reporting.ranking import rank
 
     if len(runs) == 1:
         return main_table(runs[0])
-    if not all(run.trained for run in runs):
-        return runs_table(runs)
-    groups = grouped(runs)
-    methods, _ = shared_seeds(names(groups))
-    comparable = len(groups) > 1 and all(group.runs for group in methods.values())
-    return ranking_table(rank(methods)) if comparable else runs_table(runs)
+    if all(run.trained for run in runs):
+        groups = grouped(runs)
+        methods, _ = shared_seeds(names(groups))
+        if len(groups) > 1 and all(group.runs for group in methods.values()):
+            return ranking_table(rank(methods))
+    return runs_table(runs)
 
 
 def _check(options: Mapping[str, str], words: Sequence[str]) -> None:
-    from bench.reporting import published
-    from bench.reporting.build import check, records_elsewhere
-
     own = _own(options)
     reports = [Path(word) for word in words if (Path(word) / MANIFEST).is_file() or is_published(Path(word))]
     if reports and not any(_is_setting(word) or is_finished(Path(word)) for word in words):

@@ -20,6 +20,7 @@ def placed(points, texts, draw=None, *, height=2.6):
         axes.set_ylim(0, 1)
         if draw:
             draw(axes)
+        drawn.draw_without_rendering()
         made = place_labels(axes, [Label(*point, text, "k") for point, text in zip(points, texts, strict=True)])
         drawn.draw_without_rendering()
         extents = [np.array(Text.get_window_extent(text).extents) for text in made]  # without leading lines

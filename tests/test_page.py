@@ -18,9 +18,8 @@ from browsing import CONTRASTS, Visit, launched
 from bench.errors import BenchError
 from bench.records.read import Run
 from bench.reporting.exhibit import Figure, Table
-from bench.reporting.page import write_page
+from bench.reporting.page import inline_svg, write_page
 from bench.reporting.page.samples import sample_columns
-from bench.reporting.page.svg import inline_svg
 
 ATTACKS = [
     "</script><script>window.pwned = 1</script>",

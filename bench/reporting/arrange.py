@@ -1,10 +1,11 @@
 """Groups that share a sampler, groups that share a panel, and the order and the names in which they are shown."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
+from bench.records.frames import dotted
 from bench.reporting.groups import Group, order_of
 
 SAMPLER = ("task", "policy", "generation", "scoring", "temperature", "top_p", "split")  # what shapes the held-out pool
@@ -28,46 +29,37 @@ def having(groups: Sequence[Group], metric: str) -> list[Group]:
 def samplers(groups: Sequence[Group]) -> list[tuple[str, Group]]:
     """(name, group) for each distinct way of drawing and scoring the base's held-out pool, in order of its settings.
 
-    Groups that differ only in what they train on share a pool. The one with most seeds, then with most n, stands for
-    all of them.
+    Of groups that differ only in what they train on, the one with most seeds, then with most n, stands for all.
     """
     names = sampler_settings(groups)
-
-    def size(group: Group) -> tuple[int, int]:
-        return len(group.runs), max(group.series("base", "best_of_n", "accuracy"), default=0)
-
-    chosen = [max(same, key=size) for same in alike(groups, _sampler)]
+    chosen = [
+        max(same, key=lambda group: (len(group.runs), max(group.series("base", "best_of_n", "accuracy"), default=0)))
+        for same in alike(groups, _sampler)
+    ]
     return [(named(group, names), group) for group in in_order(chosen, names)]
 
 
 def sampler_settings(groups: Sequence[Group]) -> list[str]:
     """The settings in which samplers differ; none where there is one sampler."""
-    return constant_settings(groups, alike(groups, _sampler))
+    return distinct(groups, _sampler)[1]
 
 
-def constant_settings(groups: Sequence[Group], parts: Sequence[Sequence[Group]]) -> list[str]:
-    """The settings that are constant within each of the parts of `groups`; none where there is one part."""
-    return [
+def distinct(groups: Sequence[Group], key: Callable[[Group], Hashable]) -> tuple[list[Group], list[str]]:
+    """The first group of each key, and the settings that are constant among groups of equal key; none for one key."""
+    parts = alike(groups, key)
+    names = [
         name
         for name in groups[0].settings
         if len(parts) > 1 and all(len({group.settings[name] for group in part}) == 1 for part in parts)
     ]
-
-
-def distinct(groups: Sequence[Group], key: Callable[[Group], Hashable]) -> tuple[list[Group], list[str]]:
-    """The first group of each key, and the settings that are constant among groups of equal key."""
-    parts = alike(groups, key)
-    return [part[0] for part in parts], constant_settings(groups, parts)
+    return [part[0] for part in parts], names
 
 
 def in_panels(groups: Sequence[Group], names: Sequence[str]) -> list[tuple[str, list[Group]]]:
     """(title, groups that differ in nothing but the settings in `names`), in order of the other settings."""
-
-    def others(group: Group) -> list[str]:
-        return [name for name in group.settings if name not in names]
-
-    panels = alike(in_order(groups), lambda group: tuple(group.settings[name] for name in others(group)))
-    return [(named(panel[0], others(panel[0])), panel) for panel in panels]
+    others = [name for group in groups[:1] for name in group.settings if name not in names]
+    panels = alike(in_order(groups), lambda group: tuple(group.settings[name] for name in others))
+    return [(named(panel[0], others), panel) for panel in panels]
 
 
 def in_order(groups: Sequence[Group], names: Sequence[str] | None = None) -> list[Group]:
@@ -88,13 +80,8 @@ def named(group: Group, names: Sequence[str] | None = None) -> str:
 
 def _sampler(group: Group) -> str:
     config = group.runs[0].config
-    return str([(name, _without_seed(config.get(name), config["seed"])) for name in SAMPLER])
-
-
-def _without_seed(part: Any, seed: int) -> Any:
-    if not isinstance(part, Mapping):
-        return part
-    return {key: _without_seed(value, seed) for key, value in part.items() if not (key == "seed" and value == seed)}
+    settings = dotted({name: config.get(name) for name in SAMPLER})
+    return str([item for item in settings.items() if not (item[0].endswith(".seed") and item[1] == config["seed"])])
 
 
 def but_temperature(group: Group, names: Sequence[str]) -> str:

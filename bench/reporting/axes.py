@@ -9,7 +9,6 @@ from types import MappingProxyType
 import numpy as np
 
 from bench.errors import BenchError
-from bench.reporting.exhibit import Figure
 from bench.reporting.groups import Group
 from bench.reporting.words import listed
 
@@ -24,14 +23,6 @@ def choice(figure: str, wanted: Wanted, allowed: Sequence[str], axis: str = "x")
     if asked not in allowed:
         raise BenchError(f"{axis}={asked} is not possible for {figure} of these runs: it must be {listed(allowed)}.")
     return asked
-
-
-def check(made: Figure, asked: Mapping[str, str]) -> None:
-    """BenchError where the figure has no choice on an axis that was asked for."""
-    for axis, value in asked.items():
-        if axis not in made.axes:
-            known = f"; {listed(list(made.axes))} can be" if made.axes else ""
-            raise BenchError(f"{axis}={value} is not possible: {axis} of {made.name} can't be chosen{known}.")
 
 
 def costs(groups: Sequence[Group]) -> list[str]:

@@ -1,11 +1,8 @@
-"""A report as a folder: figures, tables, one page, a methods paragraph, and a manifest that says what it was made from.
+"""A report as a folder: figures, tables, one page, a methods paragraph, and a manifest. Equal records, equal bytes."""
 
-Equal records give equal bytes. `check` lists what is stale, changed or missing.
-"""
-
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,7 @@ from bench.reporting.methods import methods, references
 from bench.reporting.page import write_page
 from bench.reporting.tables import inline
 from bench.store import write_durably
-from bench.store.reading import sha256 as _sha256
+from bench.store.reading import sha256
 
 ALL = FigureSettings()
 
@@ -38,9 +35,8 @@ def build(
 ) -> Path:
     """Write everything that the records of these runs hold into `folder`; returns the page.
 
-    Files of an earlier report that are not made any more are removed; other files are left alone. BenchError where
-    `folder` is a run's, or can't be written. own: exhibits beside bench's (`bench.reporting.exhibits.from_configs`).
-    wanted: which figures, and how.
+    BenchError where `folder` is a run's, or can't be written. own: exhibits beside bench's
+    (`bench.reporting.exhibits.from_configs`). wanted: which figures, and how.
     """
     for run in runs:  # a damaged record that will be needed is found now, not minutes later
         run.verify()
@@ -53,7 +49,11 @@ def build(
         "methods.md": text,
         "references.bib": references(text),
     }
-    paths = {name: _write_exhibit(exhibit, folder) for name, exhibit in exhibits.items()}
+    paths: dict[str, list[Path]] = {}
+    for name, exhibit in exhibits.items():
+        write: Any = write_figure if isinstance(exhibit, Figure) else write_table
+        with from_records(exhibit.name, exhibit.runs):
+            paths[name] = write(exhibit, (folder / name).parent)
     for name, content in texts.items():
         write_durably(folder / name, content)
     with from_records(files.PAGE, runs):
@@ -71,47 +71,58 @@ def build(
         name: {"stamp": exhibit.stamp, "files": sorted(path.relative_to(folder).as_posix() for path in paths[name])}
         for name, exhibit in exhibits.items()
     }
-    written = sorted({*texts, files.PAGE, *(file for exhibit in described.values() for file in exhibit["files"])})
-    addresses = [Path(os.path.relpath(run.folder.absolute(), folder.absolute())) for run in runs]
     manifest = {
         "title": title,
         "runs": [
-            {"id": run.folder.name, "folder": address.as_posix(), "code": run.metrics.get("code")}
-            for run, address in zip(runs, addresses, strict=True)
+            {
+                "id": run.folder.name,
+                "folder": Path(os.path.relpath(run.folder.absolute(), folder.absolute())).as_posix(),
+                "code": run.metrics.get("code"),
+            }
+            for run in runs
         ],
         "notes": list(notes),
         "words": _words(runs, found, text),
         "exhibits": described,
         **({} if wanted == ALL else {"wanted": wanted.settings}),
-        "files": {name: _sha256(folder / name) for name in written},
     }
-    for name in set(files.earlier_files(folder)) - set(written):
-        if not (folder / name).is_dir():
-            (folder / name).unlink(missing_ok=True)
-    write_durably(folder / files.MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    written = [*texts, files.PAGE, *(file for exhibit in described.values() for file in exhibit["files"])]
+    files.write_manifest(folder, manifest, written)
     return page
 
 
 def check(folder: Path, runs: Sequence[Run] | None = None, *, own: Sequence[Part] = ()) -> list[str]:
-    """What is wrong with the report in `folder`, one line each; empty where it is whole and up to date.
+    """What is wrong with the report in `folder`, one line each: files that changed, exhibits that would be made anew.
 
-    Every file must be as it was written.
-    runs: what the report should show; by default the runs that it names, where their folders are still there. An
-    exhibit is stale where the runs' records would make it differently. A report whose records are all elsewhere is
-    checked by its own files alone.
+    runs: what the report should show; by default the runs that it names, where their folders are still there. A report
+    whose records are all elsewhere is checked by its own files alone.
     """
-    problems = []
-    try:
+    problems: list[str] = []
+    with _noted(problems):  # no report, or records that can't be read: other reports are checked all the same
         manifest = files.read_manifest(folder)
         problems += files.changed_files(folder, manifest)
         if runs is None:
-            runs, missing = _named_runs(folder, manifest)
-            problems += missing
+            folders = [] if records_elsewhere(folder) else [folder / run["folder"] for run in manifest["runs"]]
+            problems += [f"{run} is missing: the report is of its records" for run in folders if not is_finished(run)]
+            known = []
+            for run_folder in filter(is_finished, folders):
+                with _noted(problems):
+                    known.append(read_run(os.path.normpath(run_folder)))
+            runs = known if len(known) == len(folders) else []
+        for run in runs:  # its numbers disagree, or a record is damaged
+            with _noted(problems):
+                run.verify()
         if runs:
-            problems += [*_contradictions(runs), *_stale_parts(manifest, runs, own)]
-    except BenchError as error:  # no report, or records that can't be read: other reports are checked all the same
+            problems += _stale_parts(manifest, runs, own)
+    return list(dict.fromkeys(problems))
+
+
+@contextmanager
+def _noted(problems: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except BenchError as error:
         problems.append(str(error))
-    return problems
 
 
 def records_elsewhere(folder: Path) -> bool:
@@ -142,28 +153,9 @@ def _exhibits(runs: Sequence[Run], own: Sequence[Part], wanted: FigureSettings) 
     }
 
 
-def _write_exhibit(exhibit: Exhibit, folder: Path) -> list[Path]:
-    with from_records(exhibit.name, exhibit.runs):
-        if isinstance(exhibit, Figure):
-            return write_figure(exhibit, folder / "figures")
-        assert isinstance(exhibit, Table)
-        return write_table(exhibit, folder / "tables")
-
-
 def _methods(runs: Sequence[Run]) -> str:
     with from_records("methods.md", runs):
         return methods(runs)
-
-
-def _contradictions(runs: Sequence[Run]) -> list[str]:
-    """What `Run.verify` says of each run: its numbers disagree, or a record is damaged."""
-    problems = []
-    for run in runs:
-        try:
-            run.verify()
-        except BenchError as error:
-            problems.append(str(error))
-    return problems
 
 
 def _stale_parts(manifest: Mapping[str, Any], runs: Sequence[Run], own: Sequence[Part]) -> list[str]:
@@ -182,19 +174,4 @@ def _stale_parts(manifest: Mapping[str, Any], runs: Sequence[Run], own: Sequence
 def _words(runs: Sequence[Run], sentences: Sequence[str], text: str) -> str:
     """A hash of what a report shows beside its exhibits: verdicts, methods and samples."""
     samples = [run.folder / SAMPLES for run in runs]
-    return content_hash(sentences, text, [_sha256(path) if path.is_file() else "" for path in samples])
-
-
-def _named_runs(folder: Path, manifest: Mapping[str, Any]) -> tuple[list[Run], list[str]]:
-    """The runs that a report names, or a line for each that is missing; neither where no run's folder is there."""
-    folders = [folder / run["folder"] for run in manifest["runs"]]
-    if not any(run.is_dir() for run in folders):
-        return [], []
-    runs, problems = [], []
-    for run in folders:
-        try:
-            runs += [read_run(os.path.normpath(run))] if is_finished(run) else []
-            problems += [] if is_finished(run) else [f"{run} is missing: the report is of its records"]
-        except BenchError as error:
-            problems.append(str(error))
-    return ([] if problems else runs), problems
+    return content_hash(sentences, text, [sha256(path) if path.is_file() else "" for path in samples])

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from bench.records.metrics import PRIMARY
 from bench.records.read import Run, read_run
-from bench.reporting.contrasts import contrast, recorded_primary
+from bench.reporting.contrasts import contrast, of_group
 from bench.reporting.exhibits.comparison import policies
 from bench.reporting.exhibits.imported import pool_table
 from bench.reporting.groups import Group, distinctions, estimate, grouped, in_order
@@ -16,12 +17,6 @@ from bench.sweeps.cells import Cell, state
 from bench.sweeps.plan import described, outside_stages, savings, tally
 
 KEPT = ("arm", "greedy", "sampled", "kl", "kl_unsolved", "kl_bound", "verdict")
-ACCURACIES = {
-    "tuned pass@1": ("tuned", "pass"),
-    "control pass@1": ("control", "pass"),
-    "tuned greedy": ("tuned", "greedy"),
-    "control greedy": ("control", "greedy"),
-}
 
 
 def main_table(run: Run) -> str:
@@ -30,8 +25,7 @@ def main_table(run: Run) -> str:
     Best-of-1 is a row of its own where the run's sampler is not the raw base, which the policies are sampled like.
     """
     if not run.trained:
-        pool = pool_table([Group({}, (run,))])
-        return markdown(pool.texts) if pool else ""
+        return runs_table([run])
     table = policies(Group({}, (run,)))
     return markdown(replace(table, columns={key: table.columns[key] for key in KEPT}).texts)
 
@@ -49,8 +43,7 @@ def headline(run: Run) -> str:
 def runs_table(runs: Sequence[Run]) -> str:
     """One row per run, by what sets them apart: both arms' accuracy and the paired selection effect.
 
-    Runs that differ in nothing but the seed, and have a control, get a last row: their mean, with an interval for new
-    seeds on new prompts.
+    Runs that differ in nothing but the seed, and have a control, get a last row: their mean.
     """
     if untrained := [group for group in grouped(runs) if not group.trained]:
         pools = pool_table(untrained)
@@ -58,12 +51,13 @@ def runs_table(runs: Sequence[Run]) -> str:
     runs = in_order(runs)
     apart = distinctions([run.config for run in runs])
     seeded = len({run.config["seed"] for run in runs}) > 1
-    others = list(dict.fromkeys(name for run in runs for name in run.elsewhere))
-    accuracies_of = ACCURACIES | {f"{name} pass@1": (name, "pass") for name in others}
-    rows = [("run", *apart[0], *(["seed"] if seeded else []), *accuracies_of, "tuned - control", "tuned vs control")]
+    arms = [("tuned", "pass"), ("control", "pass"), ("tuned", "greedy"), ("control", "greedy")]
+    arms += dict.fromkeys((name, "pass") for run in runs for name in run.elsewhere)
+    accuracies_of = {f"{arm} {'pass@1' if method == 'pass' else method}": (arm, method) for arm, method in arms}
+    rows = [("run", *apart[0], *["seed"] * seeded, *accuracies_of, "tuned - control", "tuned vs control")]
     for settings, run in zip(apart, runs, strict=True):
-        accuracies = [str(run.series(arm, method, "accuracy").get(1, "")) for arm, method in accuracies_of.values()]
-        seed = [str(run.config["seed"])] if seeded else []
+        accuracies = [str(run.series(*cell, "accuracy").get(1, "")) for cell in accuracies_of.values()]
+        seed = [str(run.config["seed"])] * seeded
         rows.append((run.folder.name, *settings.values(), *seed, *accuracies, *_selection_effect(run)))
     if seeded and not apart[0] and all(run.controlled for run in runs):
         scores = [np.stack([run.per_prompt(*cell, "accuracy", 1) for run in runs]) for cell in accuracies_of.values()]
@@ -124,5 +118,5 @@ def _selection_effect(run: Run) -> tuple[str, str]:
     """Tuned less control with its interval, and the verdict on it."""
     if not run.controlled:
         return "", "no control"
-    difference, verdict = recorded_primary(run)
-    return str(difference), verdict
+    effect = of_group(Group({}, (run,))).get(PRIMARY)  # None where its verdict was not recorded
+    return (str(effect.difference), effect.scoped) if effect else ("", "")

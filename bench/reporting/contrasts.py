@@ -13,14 +13,14 @@ from bench.estimators.uncertainty import holm, paired_contrast, sign_flip_p_valu
 from bench.evaluation.measures import AT_BEST
 from bench.evaluation.measures import Measure as Point
 from bench.records.metrics import PRIMARY, SIGNIFICANCE, WITHOUT_CONTROL, compared, pairs_of
-from bench.records.read import Estimate, Run, short
+from bench.records.read import Estimate, short
 from bench.reporting.groups import Group, recorded
 from bench.reporting.words import ARMS
 from bench.seeds import generator
 
 IN_WORDS = {"better": "better than", "not resolved": "not shown to differ from", "worse": "worse than"}
-METRICS = {"pass@1": "sampled accuracy", "greedy_accuracy": "greedy accuracy", "accuracy": "sampled accuracy"}
-METRICS[AT_BEST] = "accuracy at its best temperature"
+METRICS = dict.fromkeys(("pass@1", "accuracy"), "sampled accuracy")
+METRICS |= {"greedy_accuracy": "greedy accuracy", AT_BEST: "accuracy at its best temperature"}
 SAMPLED = ("pass", "accuracy", 1)  # method, metric and n of sampled accuracy
 GREEDY = ("greedy", "accuracy", 1)
 DECODED = {"pass@1": "greedy_accuracy", "greedy_accuracy": "pass@1"}  # the same comparison, decoded the other way
@@ -70,15 +70,10 @@ class Contrast:
             return f"{self.verdict} than {whom} ({signed}{scope})"
         alone = self.difference.low > 0 or self.difference.high < 0
         adjusted = f" after adjustment for {self.family} comparisons" if alone and self.family > 1 else ""
-        return f"{IN_WORDS['not resolved']} {whom}{adjusted} ({signed}{self._power}{scope})"
-
-    @property
-    def _power(self) -> str:
-        if self.detectable is None:
-            return ""
-        if math.isnan(self.detectable):
-            return "; too little varies to say which difference is detectable"
-        return f"; detectable: {short(self.detectable)}"
+        power = "" if self.detectable is None else f"; detectable: {short(self.detectable)}"
+        if self.detectable is not None and math.isnan(self.detectable):
+            power = "; too little varies to say which difference is detectable"
+        return f"{IN_WORDS['not resolved']} {whom}{adjusted} ({signed}{power}{scope})"
 
 
 def contrast(ours: np.ndarray, theirs: np.ndarray, name: str) -> Contrast:
@@ -134,8 +129,7 @@ def in_both_ways(
 ) -> dict[Key, Contrast]:
     """A family in sampled accuracy, each with its verdict in greedy accuracy; adjusted for their number (Holm 1979).
 
-    sides_of: the pairs in one of the two. name: see `contrasts`. pooled: whether the pairs are of the same seeds and
-    have one variance between them.
+    sides_of: the pairs in one of the two. pooled: whether they are of the same seeds, with one variance between them.
     """
 
     def compared(sides: Mapping[Key, Sides]) -> dict[Key, Contrast]:
@@ -174,10 +168,7 @@ def shared_seeds(groups: Mapping[Key, Group]) -> tuple[dict[Key, Group], list[in
 
 
 def tuned_contrasts(pairs: Mapping[Key, tuple[Group, Group]], name: str) -> dict[Key, Contrast]:
-    """The tuned policies of each two groups in sampled accuracy, under the seeds that both have, as one family.
-
-    Pairs without a common seed are left out. Adjusted for the number of pairs (Holm 1979).
-    """
+    """The tuned policies of each two groups, `in_both_ways`, under the seeds that both have; without any, left out."""
     shared = {key: shared_seeds(dict(enumerate(pair)))[0] for key, pair in pairs.items()}
 
     def sides_of(measure: Measure) -> dict[Key, Sides]:
@@ -208,27 +199,21 @@ def of_groups(groups: Sequence[Group]) -> list[dict[str, Contrast]]:
         sides: dict[int, Sides] = {}
         for place, group in enumerate(groups):
             if name in points[place] and len(group.runs) == 1:
-                made[place][name] = _recorded(group, name, *points[place][name])
+                made[place][name] = _recorded(group, name, points[place])
             elif name in points[place]:
                 ours, theirs = points[place][name]
                 sides[place] = group.per_prompt(*ours), group.per_prompt(*theirs)
         for place, found in contrasts(sides, name).items():
             made[place][name] = found
-    return [
-        _judged_in(group, {name: found[name] for name in own})
-        for group, own, found in zip(groups, points, made, strict=True)
-    ]
-
-
-def _judged_in(group: Group, made: dict[str, Contrast]) -> dict[str, Contrast]:
-    if len(group.runs) > 1:
-        primary = primary_of(group)
-        made |= judged({name: found for name, found in made.items() if name != primary})
-    for name, found in made.items():
-        pair, _, metric = name.partition("/")
-        if other := made.get(f"{pair}/{DECODED.get(metric)}"):
-            decoded = "greedy" if metric == "greedy_accuracy" else "sampled"
-            made[name] = replace(found, decoded=decoded, other=other.verdict)
+    for place, (group, names) in enumerate(zip(groups, points, strict=True)):
+        own = made[place] = {name: made[place][name] for name in names}
+        if len(group.runs) > 1:
+            own |= judged({name: found for name, found in own.items() if name != primary_of(group)})
+        for name, found in own.items():
+            pair, _, metric = name.partition("/")
+            if other := own.get(f"{pair}/{DECODED.get(metric)}"):
+                decoded = "greedy" if metric == "greedy_accuracy" else "sampled"
+                own[name] = replace(found, decoded=decoded, other=other.verdict)
     return made
 
 
@@ -258,30 +243,16 @@ def _points(group: Group) -> dict[str, tuple[Point, Point]]:
     return {name: sides[name] for name in sorted(known, key=place)}
 
 
-def _recorded(group: Group, name: str, ours: Point, theirs: Point) -> Contrast:
-    (run,) = group.runs
+def _recorded(group: Group, name: str, points: Mapping[str, tuple[Point, Point]]) -> Contrast:
+    """By the numbers of metrics.json, not by its words."""
+    (run,), (ours, theirs) = group.runs, points[name]
     detectable, p_value = (recorded(run, f"{name}/{key}").value for key in ("minimum_detectable", "p_adjusted"))
     prompts = _usable(group.per_prompt(*ours) - group.per_prompt(*theirs)).shape[1]
     is_primary = name == primary_of(group)
     difference = recorded(run, f"{name}/difference")
-    verdict = verdict_of(difference, _reachable(prompts) if is_primary else p_value)
-    return Contrast(difference, p_value, detectable, 1, prompts, verdict, 1 if is_primary else len(_points(group)) - 1)
-
-
-def recorded_primary(run: Run) -> tuple[Estimate, str]:
-    """A single run's tuned less control in sampled accuracy, and the verdict of these numbers, with its scope.
-
-    metrics.json has the verdict in words too; its numbers take precedence.
-    """
-    difference, greedy = recorded(run, f"{PRIMARY}/difference"), "tuned_vs_control/greedy_accuracy"
-    verdict = verdict_of(difference, _reachable(int(run.metrics["test/prompts"])))
-    other = verdict_of(recorded(run, f"{greedy}/difference"), recorded(run, f"{greedy}/p_adjusted").value)
-    return difference, Contrast(difference, math.nan, None, 1, 0, verdict, other=other).scoped
-
-
-def _reachable(prompts: int) -> float:
-    """The smallest p-value that so many paired differences can have: a sign test of equal signs."""
-    return 2.0 ** (1 - prompts)
+    least = 2.0 ** (1 - prompts)  # the p-value of so many paired differences in a sign test of equal signs
+    verdict = verdict_of(difference, least if is_primary else p_value)
+    return Contrast(difference, p_value, detectable, 1, prompts, verdict, 1 if is_primary else len(points) - 1)
 
 
 def verdict_of(difference: Estimate, p_value: float) -> str:

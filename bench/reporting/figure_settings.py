@@ -17,12 +17,13 @@ from typing import Any
 from bench.config import rules
 from bench.errors import BenchError, did_you_mean
 from bench.reporting.axes import AXES
-from bench.reporting.axes import check as check_axes
 from bench.reporting.exhibit import Figure
 from bench.reporting.finish import texts_of
 from bench.reporting.style import PAPER, blank, sheet_of, text_size
+from bench.reporting.words import listed
 
 SMALLEST = (6.0, 5.0)  # width and height of a panel that can be read, in the size of the text
+GENERAL = ("only", "size", "labels")  # settings of all figures
 CURVE = ("method", "of", "arm")  # the first of these columns that a figure's rows have names the curve of a row
 
 
@@ -50,8 +51,8 @@ class FigureSettings:
 
     def _shaped(self, figure: Figure) -> Figure:
         own = self.own.get(figure.name, {})
-        check_axes(figure, self.axes.get(figure.name, {}))
-        made = shaped(figure, curves=own.get("curves"), labels={**self.labels, **own.get("labels", {})})
+        labels = {**self.labels, **own.get("labels", {})}
+        made = shaped(figure, curves=own.get("curves"), labels=labels, axes=self.axes.get(figure.name, {}))
         sheet = sheet_of(self.style)
         scale = text_size(sheet) / text_size(PAPER)  # so that a text takes the same share of the figure
         width, *given = own.get("size") or self.size or (figure.width * scale, figure.height * scale)
@@ -94,37 +95,40 @@ class FigureSettings:
     @property
     def axes(self) -> dict[str, dict[str, str]]:
         """What is wanted on the axes of figures, by the figure's name."""
-        asked = {name: {axis: own[axis] for axis in AXES if axis in own} for name, own in self.own.items()}
-        return {name: axes for name, axes in asked.items() if axes}
+        return {name: {axis: own[axis] for axis in AXES if axis in own} for name, own in self.own.items()}
 
     @property
     def settings(self) -> dict[str, Any]:
         """What `settings_of` makes equal settings of."""
-        general: dict[str, Any] = {"only": self.only, "size": self.size, "labels": self.labels}
-        return {
-            "figures": {name: value for name, value in general.items() if value} | dict(self.own),
-            "style": self.style,
-        }
+        general: dict[str, Any] = {name: getattr(self, name) for name in GENERAL if getattr(self, name)}
+        return {"figures": general | dict(self.own), "style": self.style}
 
 
-def shaped(figure: Figure, *, curves: Sequence[str] | None = None, labels: Mapping[str, str]) -> Figure:
-    """Return the figure with these curves alone and these words replaced. BenchError where a curve is not among its."""
-    if curves is None and not labels:
+def shaped(
+    figure: Figure, *, curves: Sequence[str] | None, labels: Mapping[str, str], axes: Mapping[str, str]
+) -> Figure:
+    """Return the figure with these curves alone and these words replaced.
+
+    axes: what was asked for on its axes. BenchError where that can't be chosen, or where a curve is not among its.
+    """
+    for axis, value in axes.items():
+        if axis not in figure.axes:
+            can = f"; {listed(list(figure.axes))} can be" if figure.axes else ""
+            raise BenchError(f"{axis}={value} is not possible: {axis} of {figure.name} can't be chosen{can}.")
+    is_own = "texts" not in inspect.signature(figure.draw).parameters  # a user's
+    if curves is None and (is_own or not labels):
         return figure
-    rows = [*figure.rows, *figure.spare]
-    if "texts" not in inspect.signature(figure.draw).parameters:  # a user's own
-        if curves is None:
-            return figure
-        raise BenchError(f"curves={curves[0]} can't be chosen: {figure.name} is drawn by a function of your own.")
+    rows = list(figure.rows)
     if curves is not None:
+        if is_own:
+            raise BenchError(f"curves={curves[0]} can't be chosen: {figure.name} is drawn by a function of your own.")
+        rows += figure.spare
         column = next((name for name in CURVE if name in rows[0]), None)
         known = list(dict.fromkeys(row[column] for row in rows)) if column else []
         if unknown := [curve for curve in curves if curve not in known]:
             allowed = f"it has {', '.join(known)}" if known else "it has no curves to choose among"
             raise BenchError(f"curves={unknown[0]} is not a curve of {figure.name}: {allowed}.")
         rows = [row for row in rows if row[column or ""] in curves]
-    else:
-        rows = list(figure.rows)
     return replace(figure, rows=rows, draw=partial(figure.draw, shown=rows, texts=dict(labels)))
 
 
@@ -151,32 +155,26 @@ def settings_of(settings: Mapping[str, Any]) -> FigureSettings:
         raise BenchError(
             "the settings of figures are `figures`, with settings by name, and `style`; see reports/README.md."
         )
-    own = {name: value for name, value in given.items() if name not in ("only", "size", "labels")}
-    general = {name: value for name, value in given.items() if name not in own}
-    _check("figures", general, ("only", "size", "labels"))
+    own = {name: value for name, value in given.items() if name not in GENERAL}
+    _check("figures", {name: value for name, value in given.items() if name in GENERAL}, GENERAL)
     for name, value in own.items():
-        if not isinstance(value, dict) and (near := did_you_mean(name, ("only", "size", "labels"))):
+        if not isinstance(value, dict) and (near := did_you_mean(name, GENERAL)):
             raise BenchError(f"figures.{name} is not known{near}")
         _check(f"figures.{name}", value, ("curves", "size", "labels", *AXES))
     style = str(settings.get("style", "paper"))
     sheet_of(style)  # refused now, not when it is drawn
-    size = given.get("size")
-    return FigureSettings(given.get("only"), size, given.get("labels") or {}, style, own)
+    return FigureSettings(given.get("only"), given.get("size"), given.get("labels") or {}, style, own)
 
 
 def _check(place: str, settings: Any, allowed: Sequence[str]) -> None:
-    if not isinstance(settings, dict) or (unknown := [name for name in settings if name not in allowed]):
-        name, near = place, "."
-        if isinstance(settings, dict):
-            name, near = f"{place}.{unknown[0]}", did_you_mean(str(unknown[0]), allowed) or "."
-        raise BenchError(f"{name} is not known: a setting of {place} is {', '.join(allowed)}{near}")
+    known = f"is not known: a setting of {place} is {', '.join(allowed)}"
+    if not isinstance(settings, dict):
+        raise BenchError(f"{place} {known}.")
     for name, value in settings.items():
+        if name not in allowed:
+            raise BenchError(f"{place}.{name} {known}{did_you_mean(str(name), allowed) or '.'}")
         if not ALLOWED[name].allows(value):
             raise BenchError(f"{place}.{name}={value} is not allowed: it must be {ALLOWED[name].description}.")
-
-
-def _are_words(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str | int | float) for text in value.values())
 
 
 NAME, INCHES = rules.text(r"(?s).*", "a name"), rules.list_of(rules.number(0.5, 50), empty=False)
@@ -188,5 +186,8 @@ ALLOWED = {
         "width in inches and perhaps height, each 0.5 to 50, e.g. [3.25,2.4]",
     ),
     **dict.fromkeys(AXES, rules.text(r"(?s).+", "a name, e.g. flops")),
-    "labels": rules.Rule(_are_words, "texts by the text that they replace, e.g. {top_per_prompt: best of N}"),
+    "labels": rules.Rule(
+        lambda value: isinstance(value, dict) and all(isinstance(text, str | int | float) for text in value.values()),
+        "texts by the text that they replace, e.g. {top_per_prompt: best of N}",
+    ),
 }

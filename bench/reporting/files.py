@@ -1,6 +1,7 @@
 """The files of a report: its manifest, report.json, and those of figures and tables, each with its exhibit's stamp."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,9 @@ def drawn(figure: Figure) -> Iterator[Any]:
 
 
 def write_figure(figure: Figure, folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
-    """Write NAME.png, .pdf, .svg and .csv; returns their paths in that order. Equal records give equal bytes.
+    """Write NAME.png, .pdf, .svg and .csv, each whole or not at all; returns their paths in that order.
 
-    Each file is written whole or not at all. Fonts are embedded: as TrueType (type 42) in the PDF, as outlines in the
-    SVG.
+    Equal records give equal bytes. Fonts are embedded: as TrueType (type 42) in the PDF, as outlines in the SVG.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = {kind: folder / f"{figure.name}.{kind}" for kind in formats}
@@ -84,12 +84,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return content
 
 
-def earlier_files(folder: Path) -> list[str]:
-    """The files that an earlier report in `folder` wrote, by its manifest; none where there is no report."""
+def write_manifest(folder: Path, content: Mapping[str, Any], written: Iterable[str]) -> None:
+    """Write report.json, with the checksums of `written`; of an earlier report's files, the others are removed."""
+    names = sorted(written)
     try:
-        return [name for name in read_manifest(folder)["files"] if is_report_file(name)]
-    except BenchError:
-        return []
+        earlier = {name for name in read_manifest(folder)["files"] if is_report_file(name)}
+    except BenchError:  # there is no report
+        earlier = set()
+    for name in earlier.difference(names):
+        if not (folder / name).is_dir():
+            (folder / name).unlink(missing_ok=True)
+    manifest = {**content, "files": {name: sha256(folder / name) for name in names}}
+    write_durably(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 def is_published(folder: Path) -> bool:

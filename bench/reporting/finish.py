@@ -52,8 +52,10 @@ def finish(canvases: Sequence[Any], labels: Sequence[Labels], texts: Mapping[str
     canvases[0].get_figure(root=True).draw_without_rendering()  # now every panel has its size
     for canvas in canvases:
         _fit(canvas)
-    for place, (axes, points) in enumerate(wanted):
-        place_labels(axes, points, is_laid_out=place > 0)
+    if wanted:
+        canvases[0].get_figure(root=True).draw_without_rendering()
+    for axes, points in wanted:
+        place_labels(axes, points)
     return replaced
 
 

@@ -120,7 +120,8 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     _refuse_mixtures(runs)
     settings = [_flat(run.config) for run in runs]
     names = dict.fromkeys(name for own in settings for name in own)
-    seeds = {name for name in names if all(_repeats_seed(name, own) for own in settings if name in own)}
+    seeds = {name for name in names if re.search(r"(^|[._])seed$", name) and not _is_task_seed(name)}
+    seeds = {name for name in seeds if all(own[name] == own["seed"] for own in settings if name in own)}
     alike: dict[str, list[Run]] = {}
     for run, own in zip(runs, settings, strict=True):
         compared = {name: value for name, value in own.items() if _is_compared(name) and name not in seeds}
@@ -138,12 +139,10 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
 
 def in_order(runs: Sequence[Run]) -> list[Run]:
     """Sort runs by what sets them apart, numbers by size, then by seed: the same order whatever their source."""
-    apart = distinctions([run.config for run in runs])
-    keyed = [
-        ([order_of(value) for value in settings.values()], run.config["seed"], run.folder.name, run)
-        for settings, run in zip(apart, runs, strict=True)
-    ]
-    return [run for *_, run in sorted(keyed, key=lambda entry: entry[:3])]
+    apart = dict(zip(map(id, runs), distinctions([run.config for run in runs]), strict=True))
+    return sorted(
+        runs, key=lambda run: ([*map(order_of, apart[id(run)].values())], run.config["seed"], run.folder.name)
+    )
 
 
 def order_of(value: str) -> tuple[bool, float, str]:
@@ -186,10 +185,9 @@ def _refuse_mixtures(runs: Sequence[Run]) -> None:
 
 
 def _other_prompts(first: Run, second: Run) -> bool:
-    """Whether prompts differ in their ids or, where both records have its hash, in their content.
+    """Whether prompts differ in their ids or, as under another seed of the task, in their recorded content.
 
-    Under another seed of the task other prompts have the same ids. The text around every prompt is a setting that one
-    may compare, so content may differ by that alone.
+    The text around every prompt is a setting that one may compare, so content may differ by that alone.
     """
     if first.prompt_ids != second.prompt_ids:
         return True
@@ -282,14 +280,6 @@ def _is_compared(name: str) -> bool:
     return name.split(".")[0] not in NOT_COMPARED
 
 
-def _repeats_seed(name: str, settings: Settings) -> bool:
-    """Whether a setting is the run's seed, or a part's seed that equals it.
-
-    A task's seed is neither: it draws other prompts, on which nothing is paired.
-    """
-    is_seed = re.search(r"(^|[._])seed$", name) is not None and not _is_task_seed(name)
-    return is_seed and settings.get(name) == settings["seed"]
-
-
 def _is_task_seed(name: str) -> bool:
+    """Whether a seed draws other prompts, on which nothing is paired."""
     return name == "task.seed" or name.endswith(".task.seed")

@@ -29,45 +29,39 @@ class Label:
 
 @dataclass(frozen=True)
 class _Places:
-    """C places where a label could stand, or the one place that was chosen."""
+    """C places where a label could stand."""
 
     box: np.ndarray  # [C, 4] left, bottom, right, top in pixels
     leader: np.ndarray  # [C, STEPS, 2] pixels along the line to the label's point; NaN where there is none
     point: np.ndarray  # [2] pixels
     distance: np.ndarray  # [C] points
 
-    def only(self, index: int) -> "_Places":
-        kept = slice(index, index + 1)
-        return _Places(self.box[kept], self.leader[kept], self.point, self.distance[kept])
 
-
-def place_labels(axes: Any, labels: Sequence[Label], *, is_laid_out: bool = False) -> list[Any]:
+def place_labels(axes: Any, labels: Sequence[Label]) -> list[Any]:
     """Annotate each point with its text, as near as there is room; returns the annotations.
 
-    A label never covers another label or a text, and never leaves the panel: a label that has no such place is left
-    out. It covers lines, markers and bars only where it must. Call this when everything else is drawn and the limits
-    are final. is_laid_out: the figure was laid out since.
+    A label never covers another label or a text, and never leaves the panel: without such a place it is left out. It
+    covers lines, markers and bars only where it must. Call this when everything else is laid out.
     """
-    figure = axes.get_figure(root=True)
-    if not is_laid_out:
-        figure.draw_without_rendering()
-    scale = figure.dpi / 72  # pixels per point
+    scale = axes.get_figure(root=True).dpi / 72  # pixels per point
     ink, panel = _ink(axes, scale), np.array(axes.get_window_extent().extents)
     texts = np.array([text.get_window_extent().extents for text in axes.texts if text.get_text()]).reshape(-1, 4)
     candidates = [_candidates(axes, label, scale) for label in labels]
     costs = [_costs(places, ink, panel, texts, scale) for places in candidates]
-    chosen: list[_Places | None] = [None] * len(labels)
+    chosen: list[int | None] = [None] * len(labels)
     order = sorted(range(len(labels)), key=lambda i: -float(np.sort(costs[i])[:8].mean()))  # the most crowded first
     for _ in range(ROUNDS):
         for i in order:
             total = costs[i].copy()
-            for j, other in enumerate(chosen):
-                if other is not None and j != i:
-                    total += _clash(candidates[i], other, scale)
+            for j, at in enumerate(chosen):
+                if at is not None and j != i:
+                    total += _clash(candidates[i], candidates[j], at, scale)
             best = int(total.argmin())
-            chosen[i] = candidates[i].only(best) if np.isfinite(total[best]) else None
+            chosen[i] = best if np.isfinite(total[best]) else None
     return [
-        _annotate(axes, label, place, scale) for label, place in zip(labels, chosen, strict=True) if place is not None
+        _annotate(axes, label, places, at, scale)
+        for label, places, at in zip(labels, candidates, chosen, strict=True)
+        if at is not None
     ]
 
 
@@ -96,11 +90,11 @@ def _costs(places: _Places, ink: np.ndarray, panel: np.ndarray, texts: np.ndarra
     return np.where(outside | over_text, np.inf, 4.0 * covered + places.distance)
 
 
-def _clash(places: _Places, other: _Places, scale: float) -> np.ndarray:
-    """[C]: the cost of each place beside a chosen one; infinite where the labels overlap."""
-    crossed = _inside(places.leader, other.box[0]).any(axis=1)
-    crossing = _inside(other.leader[0], places.box[:, None]).any(axis=1)
-    covered = _overlap(_padded(places.box, scale), other.box)
+def _clash(places: _Places, other: _Places, at: int, scale: float) -> np.ndarray:
+    """[C]: the cost of each place beside the other's place `at`; infinite where the labels overlap."""
+    crossed = _inside(places.leader, other.box[at]).any(axis=1)
+    crossing = _inside(other.leader[at], places.box[:, None]).any(axis=1)
+    covered = _overlap(_padded(places.box, scale), other.box[at])
     return np.where(covered, np.inf, CROSSING * (crossed.astype(float) + crossing))
 
 
@@ -117,8 +111,8 @@ def _padded(box: np.ndarray, scale: float) -> np.ndarray:
     return box + PADDING * scale * np.array([-1, -1, 1, 1])
 
 
-def _annotate(axes: Any, label: Label, place: _Places, scale: float) -> Any:
-    offset = ((place.box[0, :2] + place.box[0, 2:]) / 2 - place.point) / scale
+def _annotate(axes: Any, label: Label, places: _Places, at: int, scale: float) -> Any:
+    offset = (places.box[at].reshape(2, 2).sum(axis=0) / 2 - places.point) / scale
     arrow = {"arrowstyle": "-", "linewidth": 0.4, "color": label.colour, "shrinkA": 0, "shrinkB": 2}
     annotation = axes.annotate(
         label.text,
@@ -129,7 +123,7 @@ def _annotate(axes: Any, label: Label, place: _Places, scale: float) -> Any:
         va="center",
         fontsize=legend_size() - 1,
         color=label.colour,
-        arrowprops=arrow if place.distance[0] >= LEADER else None,
+        arrowprops=arrow if places.distance[at] >= LEADER else None,
     )
     annotation.set_in_layout(False)
     return annotation

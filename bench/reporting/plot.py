@@ -26,7 +26,6 @@ from typing import Any
 from bench.errors import BenchError
 from bench.records.frames import dotted
 from bench.records.read import Run
-from bench.reporting.axes import check
 from bench.reporting.exhibit import Figure
 from bench.reporting.exhibits import made
 from bench.reporting.figure_settings import shaped
@@ -109,8 +108,13 @@ def figure(
     size: tuple[float, float] | None = None,
 ) -> Any:
     """Draw the report's figure of this name, e.g. "reward_by_n", or one of your own modules'."""
-    given = [runs] if isinstance(runs, Run) else list(runs)
-    _refuse(given, ax, curves)
+    given: list[Any] = [runs] if isinstance(runs, Run) else list(runs)
+    if not given or not all(isinstance(run, Run) for run in given):
+        raise BenchError("bench.plot draws one or more finished runs, as bench.load('outputs/default/*') gives them.")
+    if ax is not None and not hasattr(ax, "tick_params"):
+        raise BenchError(f"ax of type {type(ax).__name__} is not allowed: it must be the axes of one panel.")
+    if isinstance(curves, str) or (curves is not None and not len(curves)):
+        raise BenchError(f"curves={curves!r} is not allowed: it must be a list of curves, e.g. ['best_of_n', 'tuned'].")
     groups, others = grouped(given), []
     is_shared = label in groups[0].runs[0].config or label in dotted(groups[0].runs[0].config)  # it names nothing then
     if label is not None and label not in groups[0].settings and not is_shared:
@@ -123,8 +127,7 @@ def figure(
         others.append(wanted.name)
     else:
         raise BenchError(f"These runs do not hold the numbers of {name}; they hold those of {', '.join(others)}.")
-    check(wanted, axes)
-    drawn = shaped(wanted, curves=curves, labels=labels)
+    drawn = shaped(wanted, curves=curves, labels=labels, axes=axes)
     if ax is not None:
         return _draw(drawn, _Place(ax), labels)
 
@@ -132,16 +135,6 @@ def figure(
 
     with styled():
         return _draw(drawn, plt.figure(figsize=size or (wanted.width, wanted.height)), labels)
-
-
-def _refuse(runs: Sequence[Any], ax: Any, curves: Sequence[str] | None) -> None:
-    """BenchError where an argument is of another kind than it should be."""
-    if not runs or not all(isinstance(run, Run) for run in runs):
-        raise BenchError("bench.plot draws one or more finished runs, as bench.load('outputs/default/*') gives them.")
-    if ax is not None and not hasattr(ax, "tick_params"):
-        raise BenchError(f"ax of type {type(ax).__name__} is not allowed: it must be the axes of one panel.")
-    if isinstance(curves, str) or (curves is not None and not len(curves)):
-        raise BenchError(f"curves={curves!r} is not allowed: it must be a list of curves, e.g. ['best_of_n', 'tuned'].")
 
 
 def _draw(drawn: Figure, canvas: Any, labels: Mapping[str, str]) -> Any:
@@ -169,12 +162,8 @@ class _Place:
             return [self._ax]
         return [axes for part in (self._whole, *self._whole.subfigs) for axes in part.axes]
 
-    @property
-    def bbox(self) -> Any:
-        return self._whole.bbox
-
-    def get_figure(self, root: bool = False) -> Any:
-        return self._ax.get_figure(root=root)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
 
     def subplots(self, rows: int = 1, columns: int = 1, *, squeeze: bool = True, **how: Any) -> Any:
         import numpy as np

@@ -128,10 +128,7 @@ def bare(rows: Sequence[Row], *keys: str) -> Rows:
 
 
 def line(axes: Any, rows: Sequence[Row], x: str, y: str, look: Look, **more: Any) -> Any:
-    """Draw the rows as points with bars where they have intervals, joined by the look's line.
-
-    more: settings of matplotlib's errorbar.
-    """
+    """Draw the rows as points, with bars where they have intervals. more: settings of matplotlib's errorbar."""
     settings: dict[str, Any] = {
         "color": look.colour,
         "marker": look.marker,
@@ -166,10 +163,7 @@ def side_by_side(
 
 
 def beside(rows: Sequence[Row], x: str, place: int, count: int) -> Rows:
-    """The rows moved a little along a logarithmic x, to their series' place among `count` of them.
-
-    Points of several series at one x then stand side by side around it, and their bars can be told apart.
-    """
+    """The rows moved a little along a logarithmic x, so that points of `count` series at one x stand side by side."""
     apart = min(DODGE, WIDEST / max(count - 1, 1))
     factor = 2.0 ** (apart * (place - (count - 1) / 2))
     return [row | {x: row[x] * factor} for row in rows]
@@ -182,7 +176,7 @@ def nested(place: int, count: int) -> dict[str, Any]:
 
 
 def nudge(place: int, count: int, apart: float) -> float:
-    """How far series `place` of `count` is moved along a linear axis, `apart` between neighbours."""
+    """Likewise, how far along a linear axis, `apart` between neighbours."""
     return apart * (place - (count - 1) / 2)
 
 

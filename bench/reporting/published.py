@@ -14,7 +14,6 @@ the checksums of the CSV files and figures beside it, and the environments that 
 
 import functools
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,7 +22,7 @@ from pathlib import Path
 from bench.errors import BenchError, did_you_mean, first_line, quoted
 from bench.records import packed
 from bench.records.environment import OF_TABLES, read_noted
-from bench.records.read import Curve, Run
+from bench.records.read import Run
 from bench.reporting import files
 from bench.reporting.exhibit import Figure, from_records
 from bench.reporting.exhibits import Part, figures, sentences, tables
@@ -33,7 +32,6 @@ from bench.reporting.groups import in_order
 from bench.reporting.references import FILTERS, Book
 from bench.reporting.words import wrapped
 from bench.store import write_durably
-from bench.store.reading import sha256
 
 README = "README.md"
 SETTINGS = "figures.yaml"  # of the figures, where the folder holds it
@@ -51,7 +49,10 @@ def publish(
     if not (folder / packed.FILE).is_file() or runs[0].folder not in packed.run_folders(folder):
         for run in runs:
             run.verify()
-        packed.pack(runs, _read_by_report(runs, own), folder / packed.FILE)
+        noting = packed.NotedRun.of(runs)  # the values per prompt that a whole report reads
+        for make in (figures, tables, sentences):
+            make(noting, own)
+        packed.pack(runs, noting[0].noted, folder / packed.FILE)
         runs = in_order(packed.read_packed(folder))
     elif (folder / files.MANIFEST).is_file():
         notes = files.read_manifest(folder).get("notes", notes)  # on what was left out when the records were packed
@@ -61,7 +62,6 @@ def publish(
         with from_records(figure.name, runs):
             made = write_figure(figure, folder / "figures", FORMATS)
         paths[figure.name] = sorted(path.relative_to(folder).as_posix() for path in made)
-    written = sorted([packed.FILE, *(name for names in paths.values() for name in names)])
     manifest = {
         "title": title,
         "notes": list(notes),
@@ -73,15 +73,12 @@ def publish(
         "exhibits": {
             f"figures/{figure.name}": {"stamp": figure.stamp, "files": paths[figure.name]} for figure in shown
         },
-        "files": {name: sha256(folder / name) for name in written},
     }
     write_durably(folder / README, text)
-    for name in set(files.earlier_files(folder)) - set(written):
-        (folder / name).unlink(missing_ok=True)
+    files.write_manifest(folder, manifest, [packed.FILE, *(name for names in paths.values() for name in names)])
     for place in (folder / name for name in files.FOLDERS):
         if place.is_dir() and not any(place.iterdir()):
             place.rmdir()
-    write_durably(folder / files.MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return folder / README
 
 
@@ -98,11 +95,10 @@ def is_page(folder: Path) -> bool:
 def publish_page(folder: Path) -> Path:
     """Write the README of a folder without records, and report.json where it holds files; return the README."""
     write_durably(folder / README, render(folder / TEMPLATE, Book.of(folder)))
-    if not (own := {path.name: sha256(path) for path in files.of_page(folder)}):
-        (folder / files.MANIFEST).unlink(missing_ok=True)
-        return folder / README
-    manifest = {"runs": [], "exhibits": {}, "environment": _environments(folder), "files": own}
-    write_durably(folder / files.MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    (folder / files.MANIFEST).unlink(missing_ok=True)
+    if own := [path.name for path in files.of_page(folder)]:
+        manifest = {"runs": [], "exhibits": {}, "environment": _environments(folder)}
+        files.write_manifest(folder, manifest, own)
     return folder / README
 
 
@@ -192,14 +188,6 @@ def _rendered(runs: Sequence[Run], folder: Path, own: Sequence[Part]) -> tuple[s
     shown = [book.exhibit(f"figures/{name}") for name in dict.fromkeys(SHOWN.findall(text))]
     others = {name: settings for name, settings in wanted.own.items() if name in [figure.name for figure in shown]}
     return text, [figure for figure in shown if isinstance(figure, Figure)], replace(wanted, only=None, own=others)
-
-
-def _read_by_report(runs: Sequence[Run], own: Sequence[Part]) -> set[Curve]:
-    """The points whose values per prompt the figures, tables and sentences of a whole report read."""
-    noting = packed.NotedRun.of(runs)
-    for make in (figures, tables, sentences):
-        make(noting, own)
-    return noting[0].noted
 
 
 def _other_lines(path: Path, text: str) -> list[str]:

@@ -195,8 +195,7 @@ def _is_raw(settings: Mapping[str, Any]) -> bool:
 def pushed(groups: Sequence[Group]) -> list[Pushed]:
     """The scorers of these groups that are not gold itself, one for all seeds, in order of their settings."""
     scorers = [run for _, group in arrange.samplers(groups) for run in group.runs]  # one for each scorer and seed
-    proxies = [run for run in scorers if is_learned(run) and run.trained]
-    learned = grouped(proxies) if proxies else []
+    learned = grouped([run for run in scorers if is_learned(run) and run.trained])
 
     def name(group: Group) -> str:
         settings = [f"{setting.rsplit('.', 1)[-1]}={value}" for setting, value in group.settings.items()]

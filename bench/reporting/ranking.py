@@ -38,10 +38,8 @@ class Ranked:
 def rank(groups: Mapping[str, Group], *, shared: bool = True) -> list[Ranked]:
     """Rank methods by pass@1, best first, from their runs: the same seeds for all, on the same test prompts.
 
-    Two families of comparisons, each adjusted for their number (Holm 1979): every method against its control, and
-    every other method against the first. The first was chosen by what is compared, so its lead is too large by
-    what `flattery` estimates. Each family has one variance between seeds (`contrasts`).
-
+    Two families of comparisons (`in_both_ways`): every method against its control, and every other method against the
+    first. The first was chosen by what is compared, so its lead is too large by what `flattery` estimates.
     shared: False where not all methods have the same seeds. Then none is compared with the first, and each has its own
     variance between seeds.
     """
@@ -52,6 +50,9 @@ def rank(groups: Mapping[str, Group], *, shared: bool = True) -> list[Ranked]:
     def arm(name: str, arm: str, measure: Measure) -> np.ndarray:
         return groups[name].per_prompt(arm, *measure)
 
+    def mean(values: np.ndarray, name: str) -> Estimate:
+        return mean_of(values, generator(0, "mean", name), shares=True)
+
     others = order[1:] if shared else []
     effects = in_both_ways(
         lambda by: {n: (arm(n, "tuned", by), arm(n, "control", by)) for n in controls}, "{} effect", pooled=shared
@@ -61,8 +62,8 @@ def rank(groups: Mapping[str, Group], *, shared: bool = True) -> list[Ranked]:
         Ranked(
             name=name,
             seeds=len(groups[name].runs),
-            tuned=_mean(tuned[name], name),
-            control=_mean(arm(name, "control", SAMPLED), f"{name} control") if name in controls else None,
+            tuned=mean(tuned[name], name),
+            control=mean(arm(name, "control", SAMPLED), f"{name} control") if name in controls else None,
             effect=effects.get(name),
             ahead=ahead.get(name),
             kl=groups[name].mean("tuned", "policy", "kl", 1),
@@ -99,16 +100,8 @@ def flattery(groups: Mapping[str, Group]) -> tuple[float, float] | None:
 
 
 def mean_of(values: np.ndarray, rng: np.random.Generator, *, shares: bool = False) -> Estimate:
-    """The mean of values [S, M] with its interval over seeds and prompts; for one seed, the bootstrap's over prompts.
-
-    shares: the values lie in [0, 1].
-    """
+    """The `estimate` of values [S, M]; for one seed, with the interval of the bootstrap over prompts."""
     if len(values) > 1:
         return estimate(values, shares=shares)
     low, high = bootstrap_interval(values[0], rng, shares=shares)
     return Estimate(float(np.nanmean(values)), float(low), float(high))
-
-
-def _mean(values: np.ndarray, name: str) -> Estimate:
-    """values: [S, M] accuracies."""
-    return mean_of(values, generator(0, "mean", name), shares=True)

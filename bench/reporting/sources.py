@@ -1,15 +1,14 @@
 """Where a report's runs come from: local folders, a sweep's cells, or Weights & Biases."""
 
-import functools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.config.keys import task_name
-from bench.errors import BenchError
+from bench.errors import BenchError, first_line
 from bench.records import packed
 from bench.records.frames import no_run
 from bench.records.read import Run, is_finished, read_run, without_checksums
@@ -43,8 +42,7 @@ def unverified(runs: Sequence[Run]) -> list[str]:
 def from_folders(folders: Sequence[Path], *, task: str | None = None) -> Source:
     """The finished runs among the folders, with a note for each of the others. BenchError where no run is finished.
 
-    The folder of a committed report stands for the runs that it holds.
-    task: the name of the task whose runs are wanted (`bench.config.keys.task_name`); None: of all.
+    The folder of a committed report stands for its runs. task: whose runs are wanted (`bench.config.keys.task_name`).
     """
     committed = [folder for folder in folders if (folder / packed.FILE).is_file()]
     folders = [run for folder in folders for run in (packed.run_folders(folder) if folder in committed else [folder])]
@@ -62,15 +60,14 @@ def from_folders(folders: Sequence[Path], *, task: str | None = None) -> Source:
     if committed:
         return Source(in_order(runs), notes, committed[0], committed[0].absolute().name)
     if len(runs) == 1 and not runs[0].trained:  # imports lie side by side, and have no settings to be compared by
-        name = runs[0].folder.name
-        return Source(runs, notes, parent / f"report_{name}", f"{parent.name}: {name}")
-    if task is None:
-        return Source(in_order(runs), notes, parent / "report", parent.name)
-    tasks = [task_name(run.config["task"]) for run in runs]
-    if task not in tasks:
-        raise BenchError(f"task={task} is not among these runs; they are of {', '.join(dict.fromkeys(tasks))}.")
-    chosen = [run for run, name in zip(runs, tasks, strict=True) if name == task]
-    return Source(in_order(chosen), notes, parent / f"report_{task}", f"{parent.name}: {task}")
+        task = runs[0].folder.name
+    elif task is not None:
+        tasks = [task_name(run.config["task"]) for run in runs]
+        if task not in tasks:
+            raise BenchError(f"task={task} is not among these runs; they are of {', '.join(dict.fromkeys(tasks))}.")
+        runs = [run for run, name in zip(runs, tasks, strict=True) if name == task]
+    end, title = ("", "") if task is None else (f"_{task}", f": {task}")
+    return Source(in_order(runs), notes, parent / f"report{end}", f"{parent.name}{title}")
 
 
 def from_sweep(cells: Sequence[Cell], overrides: Sequence[str]) -> Source:
@@ -101,70 +98,45 @@ def from_sweep(cells: Sequence[Cell], overrides: Sequence[str]) -> Source:
         notes.insert(0, f"left out: {len(notes)} of {len(states)} cells are not finished ({counts})")
     if any(states[folder].kind == "outdated" for folder in finished):
         notes.append(f"made by other code than this: {len(finished)} cells; `{command}` makes them anew")
-    runs, unshared = _under_shared_seeds(runs)
-    return Source(in_order(runs), notes + unshared, parent / "report", parent.name)
-
-
-def _under_shared_seeds(runs: list[Run]) -> tuple[list[Run], list[str]]:
-    """The runs under the seeds that every configuration has, so that all means are over the same seeds, and a note.
-
-    All runs where the configurations share no seed.
-    """
     kept, unshared = shared_seeds({group.label: group for group in grouped(runs)})
-    folders = {run.folder for group in kept.values() for run in group.runs}
-    if not unshared or not folders:
-        return runs, []
-    seeds = f"seed{'s' if len(unshared) > 1 else ''} {', '.join(map(str, unshared))}"
-    left_out = len(runs) - len(folders)
-    note = f"left out: {left_out} finished cells of {seeds}, which not every configuration has finished"
-    return [run for run in runs if run.folder in folders], [note]
+    shared = [run for group in kept.values() for run in group.runs]
+    if unshared and shared:  # all means are over the same seeds
+        seeds = f"seed{'s' if len(unshared) > 1 else ''} {', '.join(map(str, unshared))}"
+        left_out = len(runs) - len(shared)
+        notes.append(f"left out: {left_out} finished cells of {seeds}, which not every configuration has finished")
+        runs = shared
+    return Source(in_order(runs), notes, parent / "report", parent.name)
 
 
 def from_wandb(project: str, *, entity: str | None, group: str | None, outputs: Path, api: Any = None) -> Source:
     """The runs of a W&B project, or of one of its groups, downloaded to outputs/wandb/PROJECT/GROUP.
 
-    A run's artifact holds the files of its folder, so the report is that of the local folders. Files that were
-    downloaded before and have not changed are not fetched again. api: wandb.Api, or what stands for it in tests.
+    A run's artifact holds the files of its folder. Those that were downloaded before and have not changed are not
+    fetched again. api: wandb.Api, or what stands for it in tests.
     """
     place = f"{entity}/{project}" if entity else project
-    mirrored = _ask(place, lambda: list((api or _api()).runs(place, filters={"group": group} if group else {})))
     cache = outputs / "wandb" / project / (group or "all")
-    runs, notes = [], []
-    for mirror in sorted(mirrored, key=lambda run: run.name):
-        artifact = _ask(place, functools.partial(_run_files, mirror))
-        if artifact is None:
-            notes.append(f"left out: {place}/{mirror.id} ({mirror.state}) has no artifact of type {RUN_FILES}")
-            continue
-        name = mirror.name if re.fullmatch(r"[0-9a-f]{10}", mirror.name) else mirror.id
-        folder = cache / re.sub(r"[^\w-]", "_", name)  # a name that leads nowhere else
-        _ask(place, functools.partial(artifact.download, root=str(folder)))
-        runs.append(read_run(folder))
+    folders, notes = [], []
+    try:
+        if api is None:
+            import wandb
+
+            api = wandb.Api(timeout=30)
+        for mirror in sorted(api.runs(place, filters={"group": group} if group else {}), key=lambda run: run.name):
+            logged = [artifact for artifact in mirror.logged_artifacts() if artifact.type == RUN_FILES]
+            if not logged:
+                notes.append(f"left out: {place}/{mirror.id} ({mirror.state}) has no artifact of type {RUN_FILES}")
+                continue
+            name = mirror.name if re.fullmatch(r"[0-9a-f]{10}", mirror.name) else mirror.id
+            folders.append(cache / re.sub(r"[^\w-]", "_", name))  # a name that leads nowhere else
+            newest = max(logged, key=lambda artifact: int(str(artifact.version).removeprefix("v")))
+            newest.download(root=str(folders[-1]))
+    except Exception as error:  # wandb and requests raise many kinds
+        raise BenchError(
+            f"W&B could not be read at {place} ({first_line(error)}); the local run folders hold the same."
+        ) from error
+    runs = [read_run(folder) for folder in folders]
     if not runs:
         where = f" of group {group}" if group else ""
         raise BenchError(f"W&B's {place} has no finished run{where} with its files; see the project's name and entity.")
     return Source(in_order(runs), notes, cache / "report", group or project)
-
-
-def _run_files(mirror: Any) -> Any:
-    """The newest artifact with the files of a run's folder; None where there is none."""
-    logged = [artifact for artifact in mirror.logged_artifacts() if artifact.type == RUN_FILES]
-    return max(logged, key=lambda artifact: int(str(artifact.version).removeprefix("v")), default=None)
-
-
-def _ask(place: str, request: Callable[[], Any]) -> Any:
-    """What the server answers; BenchError in one sentence where it does not."""
-    try:
-        return request()
-    except BenchError:
-        raise
-    except Exception as error:  # wandb and requests raise many kinds
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise BenchError(
-            f"W&B could not be read at {place} ({reason}); the local run folders hold the same."
-        ) from error
-
-
-def _api() -> Any:
-    import wandb
-
-    return wandb.Api(timeout=30)

@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,18 +49,16 @@ def sequence(names: Sequence[Name]) -> dict[Name, Look]:
     from matplotlib.colors import to_hex
 
     shades = [0.85 * (1 - i / (len(names) - 1)) for i in range(len(names))] if len(names) > 1 else [0.2]
-    return {
-        name: Look(to_hex(colormaps["viridis"](shade)), _MARKERS[i % len(_MARKERS)], _LINES[i % len(_LINES)])
-        for i, (name, shade) in enumerate(zip(names, shades, strict=False))
-    }
+    return _looks(names, [to_hex(colormaps["viridis"](shade)) for shade in shades], _MARKERS)
 
 
 def elsewhere(names: Sequence[Name]) -> dict[Name, Look]:
     """The looks of policies from elsewhere, in colours that no other role has."""
-    return {
-        name: Look(_OTHERS[i % len(_OTHERS)], _MARKERS[::-1][i % len(_MARKERS)], _LINES[i % len(_LINES)])
-        for i, name in enumerate(names)
-    }
+    return _looks(names, _OTHERS, _MARKERS[::-1])
+
+
+def _looks(names: Sequence[Name], colours: Sequence[str], markers: str) -> dict[Name, Look]:
+    return dict(zip(names, map(Look, cycle(colours), cycle(markers), cycle(_LINES)), strict=False))
 
 
 def sheet_of(style: str) -> Path:
@@ -97,11 +96,9 @@ def legend_size() -> float:
 @contextmanager
 def styled(sheet: Path = PAPER) -> Iterator[None]:
     """Everything drawn and saved inside has this style; the machine's own matplotlibrc has no effect."""
-    import matplotlib
+    from matplotlib import style
 
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(matplotlib.rc_params_from_file(sheet, use_default_template=False))
+    with style.context(sheet, after_reset=True):
         yield
 
 

@@ -1,9 +1,9 @@
 """Tables as lists of columns, and tables as Markdown and LaTeX (booktabs)."""
 
-import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,33 +62,29 @@ def measured(key: str, heading: str | None, policy: str, method: str, metric: st
 def contrasted(find: Callable[[Any], Contrast | None], **shown: tuple[str, str | None]) -> list[Column]:
     """The key and heading of each attribute to show of the contrast that `find` gives for an item."""
 
-    def column(name: str, key: str, heading: str | None) -> Column:
-        attribute = "scoped" if name == "verdict" else name
+    def read(item: Any, name: str) -> Any:
+        return getattr(compared, "scoped" if name == "verdict" else name) if (compared := find(item)) else None
 
-        def read(item: Any) -> Any:
-            return getattr(compared, attribute) if (compared := find(item)) else None
-
-        return Column(key, heading, read, interval=name == "difference")
-
-    return [column(name, *labels) for name, labels in shown.items()]
+    return [Column(*labels, partial(read, name=name), name == "difference") for name, labels in shown.items()]
 
 
 def counted(prefix: str, headings: Mapping[str, str]) -> list[Column]:
     """A column per number of metrics.json, PREFIX and the key: the mean over seeds."""
 
-    def column(key: str, heading: str) -> Column:
-        return Column(key, heading, lambda item: seeds_mean(_group(item), f"{prefix}{key}"))
+    def read(item: Any, name: str) -> float | None:
+        return seeds_mean(_group(item), name)
 
-    return list(itertools.starmap(column, headings.items()))
+    return [Column(key, heading, partial(read, name=f"{prefix}{key}")) for key, heading in headings.items()]
 
 
 def settings_columns(groups: Sequence[Group], names: Sequence[str] | None = None) -> list[Column]:
     """The settings that set groups apart, or those in `names`."""
 
-    def column(name: str) -> Column:
-        return Column(f"config.{name}", name, lambda item: _group(item).settings[name])
+    def read(item: Any, name: str) -> str:
+        return _group(item).settings[name]
 
-    return [column(name) for name in ([*groups[0].settings] if names is None and groups else names or ())]
+    chosen = [*groups[0].settings] if names is None and groups else names or ()
+    return [Column(f"config.{name}", name, partial(read, name=name)) for name in chosen]
 
 
 GREEDY = measured("greedy", "greedy", "tuned", "greedy", "accuracy")
@@ -130,7 +126,21 @@ SPECIAL = {
     '"': "''",  # \\textquotedbl is not in every font
 }
 NARROW = 50  # characters: up to this width a table fits one of two columns
-SHRUNK = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # to the line where it is wider
+LATEX = r"""% {stamp}
+% \usepackage{{booktabs,graphicx}}
+\begin{{{environment}}}[t]
+\centering\footnotesize
+\caption{{{caption}}}
+\label{{tab:{name}}}
+\smallskip
+\resizebox{{\ifdim\width>\linewidth\linewidth\else\width\fi}}{{!}}{{%
+\begin{{tabular}}{{@{{}}{kinds}@{{}}}}
+\toprule
+{rows}
+\bottomrule
+\end{{tabular}}}}
+\end{{{environment}}}
+"""  # shrunk to the line where it is wider
 
 
 def markdown(rows: Sequence[tuple[str, ...]]) -> str:
@@ -154,27 +164,13 @@ def latex(table: Table) -> str:
     header, *body = table.texts
     kinds = "".join("r" if _is_numeric([row[i] for row in body]) else "l" for i in range(len(header)))
     characters = sum(2 + max(len(row[i]) for row in (header, *body)) for i in range(len(header)))
-    environment = "table" if characters <= NARROW else "table*"
-    return "\n".join(
-        [
-            f"% {table.stamp}",
-            "% \\usepackage{booktabs,graphicx}",
-            f"\\begin{{{environment}}}[t]",
-            "\\centering\\footnotesize",
-            f"\\caption{{{escaped(table.caption)}}}",
-            f"\\label{{tab:{table.name}}}",
-            "\\smallskip",
-            SHRUNK,
-            f"\\begin{{tabular}}{{@{{}}{kinds}@{{}}}}",
-            "\\toprule",
-            _line(header),
-            "\\midrule",
-            *(_line(row) for row in body),
-            "\\bottomrule",
-            "\\end{tabular}}",
-            f"\\end{{{environment}}}",
-            "",
-        ]
+    return LATEX.format(
+        environment="table" if characters <= NARROW else "table*",
+        stamp=table.stamp,
+        caption=escaped(table.caption),
+        name=table.name,
+        kinds=kinds,
+        rows="\n".join([_line(header), r"\midrule", *map(_line, body)]),
     )
 
 

@@ -102,6 +102,8 @@ def counted(count: int, noun: str) -> str:
 
 def setting_words(value: Any) -> str:
     """A setting's value: a function by its last name, a number without trailing zeros."""
+    if isinstance(value, dict) and "_target_" in value:
+        return function_name(value)
     if isinstance(value, str) and value.startswith("bench."):
         return value.rsplit(".", 1)[-1]
     return "unset" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

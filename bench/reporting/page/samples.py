@@ -67,15 +67,18 @@ def sample_columns(runs: Sequence[Run]) -> dict[str, Any]:
     longest = _longest([*known["texts"], *(text for prompt in known["prompts"] for text in prompt)])
     known["texts"] = [_cut(text, longest) for text in known["texts"]]
     known["prompts"] = [tuple(_cut(text, longest) for text in prompt) for prompt in known["prompts"]]
-    return {"runs": _labels(runs), "groups": _groups(runs), "longest": longest, **known, **columns}
+    return {**_named(runs), "longest": longest, **known, **columns}
 
 
-def _groups(runs: Sequence[Run]) -> list[tuple[str, list[int]]]:
-    """The configurations that have several runs, where there are several: what sets them apart, and their runs."""
-    groups: dict[str, list[int]] = {}
-    for position, apart in enumerate(distinctions([run.config for run in runs])):
-        groups.setdefault(" ".join(f"{name}={value}" for name, value in apart.items()), []).append(position)
-    return [(name, members) for name, members in groups.items() if 1 < len(members) < len(runs)]
+def _named(runs: Sequence[Run]) -> dict[str, list]:
+    """What sets each run apart, its seed and its id; and what sets apart each of several groups, and its runs."""
+    names, groups = [], dict[str, list[int]]()
+    for position, (apart, run) in enumerate(zip(distinctions([run.config for run in runs]), runs, strict=True)):
+        words = [f"{name}={value}" for name, value in apart.items()]
+        names.append(" ".join([*words, f"seed={run.config['seed']}", run.folder.name]))
+        groups.setdefault(" ".join(words), []).append(position)
+    several = [(name, members) for name, members in groups.items() if 1 < len(members) < len(runs)]
+    return {"runs": names, "groups": several}
 
 
 def _flips(samples: Mapping[str, list], pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
@@ -117,14 +120,6 @@ def _cut(text: str, longest: int | None) -> str:
         return text
     half = longest // 2
     return f"{text[:half]}\n[{len(text) - 2 * half:,} characters are left out here]\n{text[-half:]}"
-
-
-def _labels(runs: Sequence[Run]) -> list[str]:
-    """What sets each run apart from the others, its seed and its id."""
-    return [
-        " ".join([*(f"{name}={value}" for name, value in apart.items()), f"seed={run.config['seed']}", run.folder.name])
-        for run, apart in zip(runs, distinctions([run.config for run in runs]), strict=True)
-    ]
 
 
 def _rounded(reward: float | None) -> float | None:
