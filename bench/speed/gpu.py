@@ -19,14 +19,14 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.errors import first_line, quoted
 from bench.speed import gpu_parts, gpu_runs
-from bench.speed.gpu_report import PartOutcome, Report
-from bench.speed.gpu_setup import ON_CPU, ON_GPU, NotRunError, Row, Setup
+from bench.speed.gpu_setup import ON_CPU, ON_GPU, NotRunError, PartOutcome, Report, Row, Setup
 from bench.speed.measure import option_parser
 
 GRACE = 90.0  # seconds that a part may take beyond its share, e.g. to start vLLM
@@ -87,8 +87,8 @@ def run(parts: Mapping[str, tuple[Part, float]], setup: Setup, report: Report, s
         for name, (part, share) in parts.items():
             start = time.monotonic()
             deadline = min(last, start + share * seconds)
-            given = Setup(**{**vars(setup), "deadline": deadline - min(10.0, 0.1 * (deadline - start))})
-            state, reason = ("not run", "no time was left")
+            given = replace(setup, deadline=deadline - min(10.0, 0.1 * (deadline - start)))
+            state, reason = "not run", "no time was left"
             if last - start > LEAST:
                 print(f"{name}: at most {deadline - start:.0f} s", flush=True)
                 worker = worker or PartWorker()
@@ -96,12 +96,11 @@ def run(parts: Mapping[str, tuple[Part, float]], setup: Setup, report: Report, s
             took = time.monotonic() - start
             report.end(PartOutcome(name, state, round(took, 1), len(report.tables.get(name, [])), reason))
             print(f"{name}: {state} after {took:.0f} s{f': {reason}' if reason else ''}", flush=True)
-            harmless = state in ("done", "not run") and name != "vllm"
-            if worker is not None and not harmless:  # what it left in memory must not harm the next part
-                worker.close()
+            if worker and (state not in ("done", "not run") or name == "vllm"):
+                worker.close()  # what it left in memory must not harm the next part
                 worker = None
     finally:
-        if worker is not None:
+        if worker:
             worker.close()
     start = time.monotonic()
     try:

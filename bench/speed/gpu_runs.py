@@ -128,13 +128,11 @@ def end(process: int) -> None:
     """Kill a process with all that it started."""
     import psutil
 
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         whole = psutil.Process(process)
         for child in [*whole.children(recursive=True), whole]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
-    except psutil.NoSuchProcess:
-        return
 
 
 def _estimated(setup: Setup, settings: Sequence[str]) -> dict[str, Any]:

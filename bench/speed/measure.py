@@ -94,8 +94,8 @@ def _cpu_seconds(children: bool) -> float:
 
 
 def _wait_for_gpu() -> None:
-    if on_gpu():
-        sys.modules["torch"].cuda.synchronize()
+    if cuda := gpu():
+        cuda.synchronize()
 
 
 def highest_memory() -> int:
@@ -111,27 +111,25 @@ def resident(field: str) -> int:
 def reset_peak() -> None:
     """Start the measurement of `highest` anew, see proc(5)."""
     gc.collect()
-    if on_gpu():
-        torch: Any = sys.modules["torch"]
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    if cuda := gpu():
+        cuda.empty_cache()
+        cuda.reset_peak_memory_stats()
     else:
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def highest() -> int:
     """The most bytes in use since `reset_peak`: of the GPU, by all its processes; else of this process's memory."""
-    if not on_gpu():
+    if not (cuda := gpu()):
         return resident("VmHWM")
-    torch: Any = sys.modules["torch"]
-    free, total = torch.cuda.mem_get_info()
-    return total - free + torch.cuda.max_memory_reserved() - torch.cuda.memory_reserved()
+    free, total = cuda.mem_get_info()
+    return total - free + cuda.max_memory_reserved() - cuda.memory_reserved()
 
 
-def on_gpu() -> bool:
-    """Whether this process has loaded torch, and torch finds a GPU."""
+def gpu() -> Any:
+    """torch.cuda, where this process has loaded torch, and torch finds a GPU; else None."""
     torch: Any = sys.modules.get("torch")
-    return torch is not None and torch.cuda.is_available()
+    return torch.cuda if torch and torch.cuda.is_available() else None
 
 
 def peak_memory(run: Callable[[], Any], *, children: bool = False) -> float:
@@ -139,12 +137,11 @@ def peak_memory(run: Callable[[], Any], *, children: bool = False) -> float:
 
     On a GPU: torch's memory in this process, which does not include vLLM's.
     """
-    if on_gpu():
+    if cuda := gpu():
         reset_peak()
-        torch: Any = sys.modules["torch"]
-        before = torch.cuda.memory_allocated()
+        before = cuda.memory_allocated()
         run()
-        return torch.cuda.max_memory_allocated() - before
+        return cuda.max_memory_allocated() - before
     if not Path("/proc/self/status").exists():
         run()
         return float("nan")
