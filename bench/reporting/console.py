@@ -8,7 +8,7 @@ import numpy as np
 from bench.records.read import Run, read_run
 from bench.reporting.contrasts import contrast, recorded_primary
 from bench.reporting.exhibits.comparison import policies
-from bench.reporting.exhibits.imported import pool_table
+from bench.reporting.exhibits.imported import imported_table
 from bench.reporting.groups import Group, distinctions, estimate, grouped, in_order
 from bench.reporting.ranking import Ranked, rank
 from bench.reporting.tables import markdown
@@ -30,7 +30,7 @@ def main_table(run: Run) -> str:
     Best-of-1 is a row of its own where the run's sampler is not the raw base, which the policies are sampled like.
     """
     if not run.trained:
-        pool = pool_table([Group({}, (run,))])
+        pool = imported_table([Group({}, (run,))])
         return markdown(pool.texts) if pool else ""
     table = policies(Group({}, (run,)))
     return markdown(replace(table, columns={key: table.columns[key] for key in KEPT}).texts)
@@ -53,7 +53,7 @@ def runs_table(runs: Sequence[Run]) -> str:
     seeds on new prompts.
     """
     if untrained := [group for group in grouped(runs) if not group.trained]:
-        pools = pool_table(untrained)
+        pools = imported_table(untrained)
         return markdown(pools.texts) if pools else ""
     runs = in_order(runs)
     apart = distinctions([run.config for run in runs])

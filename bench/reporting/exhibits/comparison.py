@@ -1,4 +1,4 @@
-"""The main comparison, and every paired verdict behind it."""
+"""The main comparison, every paired verdict behind it, and policies that were trained elsewhere."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from bench.reporting.contrasts import SAMPLED, Contrast, in_words, of_group, of_
 from bench.reporting.exhibit import Table, shows
 from bench.reporting.groups import Group, recorded
 from bench.reporting.ranking import Ranked, rank
-from bench.reporting.words import ARMS, best_of_n_name, over_what
+from bench.reporting.words import ARMS, best_of_n_name, listed, over_what, place_words
 
 FREEDOM = "df: degrees of freedom of the t interval."
 POOLED = (
@@ -227,3 +227,35 @@ def contrasts(groups: Sequence[Group]) -> Table | None:
         ],
         tables.all_runs(groups),
     )
+
+
+@shows("sentences", 66)
+def of_elsewhere(groups: Sequence[Group]) -> list[str]:
+    """One sentence for each policy from elsewhere and each sampler of the base, and what is not known of it."""
+    lines: dict[object, str] = {}
+    for group, contrasts in zip(groups, of_groups(groups), strict=True):
+        for name in group.runs[0].elsewhere:
+            found = contrasts[f"{name}_vs_base/pass@1"]
+            kl = group.series(name, "policy", "kl").get(1)
+            tokens = str(group.runs[0].metrics[f"{name}/token_ids"]).removeprefix("another ")
+            far = f"its KL from the base is {kl} nats" if kl else f"it has no KL: its {tokens} differs from the base's"
+            key = name, group.key_of([(name, "pass", "accuracy", 1), ("base", "pass", "accuracy", 1)])
+            line = f"In sampled accuracy, {name}, which was trained elsewhere, is {found.against('the base')}; {far}."
+            lines.setdefault(key, line)
+    return list(lines.values())
+
+
+@shows("methods_after", 60)
+def methods(groups: Sequence[Group]) -> list[str]:
+    """Which policies these are, for the methods paragraph."""
+    found = {
+        f"{name} ({place_words(place)})": None
+        for run in tables.all_runs(groups)
+        for name, (_, place, _) in run.elsewhere.items()
+    }
+    if not found:
+        return []
+    return [
+        f"Policies that were trained elsewhere were judged alike: {listed([*found], 'and')}. "
+        "What their training cost is unknown."
+    ]

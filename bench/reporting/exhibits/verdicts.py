@@ -9,11 +9,10 @@ from bench.estimators.bootstrap import resampled_means
 from bench.records.read import short
 from bench.reporting.contrasts import IN_WORDS, SAMPLED, Contrast, of_group, of_groups, primary_of, shared_seeds
 from bench.reporting.exhibit import shows
-from bench.reporting.exhibits.by_n import of_bound
+from bench.reporting.exhibits.by_n import of_bound, of_pessimism
 from bench.reporting.exhibits.comparison import gain_kept
 from bench.reporting.exhibits.compute import of_break_even
 from bench.reporting.exhibits.coverage import of_coverage
-from bench.reporting.exhibits.pessimism import of_pessimism
 from bench.reporting.groups import Group
 from bench.reporting.ranking import Ranked, flattery, primary_of_first, rank
 from bench.reporting.words import counted, ended, listed, split
