@@ -72,7 +72,7 @@ def samples_budget(groups: Sequence[Group]) -> Figure | None:
 
 
 def _draw(canvas: Any, rows: plots.Rows, base: float) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+    from matplotlib.ticker import LogLocator
 
     looks = style.sequence(plots.values_of(rows, "label"))
     panels = plots.grid_of(canvas, 2)
@@ -84,8 +84,8 @@ def _draw(canvas: Any, rows: plots.Rows, base: float) -> None:
             plots.line(axes, points, "samples", key, look, label=label, **plots.nested(place, len(looks)))
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_minor_formatter("")
         axes.set(xlabel="samples of training prompts in all", ylabel=title)
     if base > min(row["accuracy"] for row in rows) - 0.1:  # farther away it would stretch the axis
         plots.guide(panels[0], y=base)

@@ -50,8 +50,7 @@ def accuracies(groups: Sequence[Group]) -> Iterator[tuple[dict[str, str], Mappin
 
 
 def _of_pool(group: Group) -> Iterator[str]:
-    run = group.runs[0]
-    n = max(_sizes(group))
+    run, n = group.runs[0], max(_sizes(group))
     parts, kept, prompts = [], 0, run.metrics["test/prompts"]
     for (policy, method, metric), name in _curves(group):
         at = group.series(policy, method, metric)
@@ -61,8 +60,7 @@ def _of_pool(group: Group) -> Iterator[str]:
     if parts:
         of = f"{kept} of {prompts}" if kept < prompts else prompts
         yield f"The imported pool {run.folder.name} ({of} prompts): {', '.join(parts)}."
-    agreement = run.metrics.get("import/judged_agreement")
-    if agreement is not None:
+    if (agreement := run.metrics.get("import/judged_agreement")) is not None:
         yield f"Its labels and the task's verifier agree on {agreement:.1%} of its completions."
 
 

@@ -67,9 +67,7 @@ def _of_best_of_n(contrasts: Mapping[str, Contrast]) -> list[str]:
 
 def of_gain_kept(group: Group) -> list[str]:
     """How much of the largest n's gain it keeps; or that there is no such share, where no gain is shown."""
-    shares = gain_kept(group)
-    n = max(shares, default=1)
-    share = shares.get(n)
+    n, share = max(gain_kept(group).items(), default=(1, None))
     if share is not None:
         kept = ended(share, short, "no bound", "no bound")
         if share.value <= 0:
