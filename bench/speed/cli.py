@@ -82,7 +82,6 @@ def _make_sweep(folder: Path, settings: Sequence[str]) -> None:
 
 
 def _child_seconds(folder: Path, *arguments: str) -> float:
-    """CPU-seconds, user and system, of Python with these arguments."""
     before = os.times()
     python(folder, *arguments)
     return sum(os.times()[2:4]) - sum(before[2:4])

@@ -40,8 +40,6 @@ TEACHING_PROMPTS = 8  # in one call of model.generate
 
 
 class SamplingWork(NamedTuple):
-    """The samples that every way draws."""
-
     prompts: Prompts
     samples: int
     max_new_tokens: int
@@ -53,8 +51,6 @@ Way = Callable[[SamplingWork, int], list[np.ndarray]]  # (work, seed) -> the tok
 
 
 class Turn(NamedTuple):
-    """One turn of a way at the work."""
-
     tokens: int
     cost: measuring.Cost
 

@@ -32,8 +32,6 @@ class NotRunError(Exception):
 
 
 class Sizes(NamedTuple):
-    """How much each part does."""
-
     layers: int  # of the random Llama
     hidden: int
     vocabulary: int
@@ -110,8 +108,6 @@ def range_of(name: str, values: Any) -> Row:
 
 
 class PartOutcome(NamedTuple):
-    """How a part ended."""
-
     part: str
     state: str  # done, failed, stopped or not run
     seconds: float

@@ -11,9 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -35,8 +34,7 @@ def option_parser(name: str, docstring: str) -> CommandLine:
     return CommandLine(f"python -m bench.speed {name}: {docstring}", Help)
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """The time of one call, in seconds."""
 
     cpu: float  # of all threads, user and system
@@ -76,21 +74,20 @@ def in_turns(ways: Mapping[str, Callable[[], T]], turns: Iterable[int]) -> tuple
 
 
 def median(costs: Sequence[Cost]) -> Cost:
-    return Cost(float(np.median([cost.cpu for cost in costs])), float(np.median([cost.wall for cost in costs])))
+    return Cost(*np.median(costs, axis=0).tolist())
 
 
-def children_of_this_process() -> list[Any]:
+def _children(counted: bool) -> list[Any]:
+    if not counted:
+        return []
     import psutil
 
     return psutil.Process().children(recursive=True)
 
 
 def _cpu_seconds(children: bool) -> float:
-    total = time.process_time()
-    for child in children_of_this_process() if children else []:
-        times = child.cpu_times()
-        total += times.user + times.system
-    return total
+    times = [child.cpu_times() for child in _children(children)]
+    return time.process_time() + sum(own.user + own.system for own in times)
 
 
 def _wait_for_gpu() -> None:
@@ -150,7 +147,7 @@ def peak_memory(run: Callable[[], Any], *, children: bool = False) -> float:
     reset_peak()
     before = resident("VmRSS")
     run()
-    return highest() - before + sum(c.memory_info().rss for c in (children_of_this_process() if children else []))
+    return highest() - before + sum(child.memory_info().rss for child in _children(children))
 
 
 def cells_of(overrides: Sequence[str]) -> list[Any]:
@@ -185,8 +182,7 @@ class Printout:
     `rows` are what was printed, by heading.
     """
 
-    def __init__(self, name_width: int, columns: Mapping[str, int]) -> None:
-        """columns: the width of each, by heading."""
+    def __init__(self, name_width: int, columns: Mapping[str, int]) -> None:  # heading -> width
         self.widths = (name_width, *columns.values())
         self.headings = tuple(columns)
         self.rows: list[dict[str, str]] = []
