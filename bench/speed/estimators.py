@@ -24,6 +24,7 @@ from bench.speed.measure import Printout, highest_memory, keep, option_parser, t
 
 PLAIN_PROMPTS, PLAIN_RESAMPLES = 1_000, 100
 NAMES = 44  # width of the table's first column
+Way = Callable[[], np.ndarray]
 
 
 def main(arguments: list[str]) -> None:
@@ -78,13 +79,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _line(
-    table: Printout,
-    name: str,
-    ours: Callable[[], np.ndarray],
-    plain: Callable[[], np.ndarray] | None = None,
-    scale: float = 1.0,
-    *,
-    compare: slice | None = None,
+    table: Printout, name: str, ours: Way, plain: Way | None = None, scale: float = 1.0, compare: slice | None = None
 ) -> np.ndarray:
     """Print one row of the table. Its memory is what `ours` allocates beyond its arguments."""
     tracemalloc.start()

@@ -24,11 +24,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench import devices
 from bench.errors import first_line, quoted
 from bench.speed import gpu_parts, gpu_runs
 from bench.speed.gpu_setup import ON_CPU, ON_GPU, NotRunError, PartOutcome, Report, Row, Setup
 from bench.speed.measure import option_parser
 
+NO_GPU = "there is no GPU that torch can use; --device cpu tries the command with tiny sizes."
 GRACE = 90.0  # seconds that a part may take beyond its share, e.g. to start vLLM
 LEAST = 5.0  # seconds that a part needs
 HEARTBEAT = 20.0  # seconds between two lines of a part that goes on
@@ -59,15 +61,9 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    else:
-        from bench.devices import device
-
-        if device() == "cpu":
-            print(
-                "error: there is no GPU that torch can use; --device cpu tries the command with tiny sizes.",
-                file=sys.stderr,
-            )
-            sys.exit(2)
+    elif devices.device() == "cpu":
+        print(f"error: {NO_GPU}", file=sys.stderr)
+        sys.exit(2)
     if options.minutes <= 0:
         parser.error(f"--minutes {options.minutes:g} is not allowed: it must be above 0")
     report = Report(options.folder, shlex.join(["python", "-m", "bench.speed", "gpu", *arguments]))

@@ -257,12 +257,10 @@ def sentences(groups: Sequence[Group]) -> list[str]:
 @shows("methods", 60)
 def methods(groups: Sequence[Group]) -> list[str]:
     """Who drew the completions, for the methods paragraph."""
-    return [in_words(mix.group.runs[0].config["procedure"]) for mix in mixes(groups)]
-
-
-def in_words(settings: dict[str, Any]) -> str:
-    """settings: those of bench.generators."""
-    names = [str(name) for name in settings["drawn_by"]]
-    weights = [f"{settings['generators'][name]['weight']:g}" for name in names]
-    shares = f" in shares of {' to '.join(weights)}" if len(names) > 1 else ""
-    return f"They were drawn by {' and '.join(names)}{shares}, where the student is the policy that is fine-tuned."
+    lines = []
+    for settings in (mix.group.runs[0].config["procedure"] for mix in mixes(groups)):
+        names = [str(name) for name in settings["drawn_by"]]
+        weights = [f"{settings['generators'][name]['weight']:g}" for name in names]
+        by = " and ".join(names) + f" in shares of {' to '.join(weights)}" * (len(names) > 1)
+        lines.append(f"They were drawn by {by}, where the student is the policy that is fine-tuned.")
+    return lines

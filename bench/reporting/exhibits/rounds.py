@@ -164,13 +164,11 @@ def _counted(key: str, heading: str, column: str = "") -> tables.Column:
 @shows("methods_after", 40)
 def methods(groups: Sequence[Group]) -> list[str]:
     """That the procedure was repeated, for the methods paragraph."""
-    return [in_words(group.runs[0].config["procedure"]) for group in groups if "rounds/run" in group.runs[0].metrics]
-
-
-def in_words(settings: dict[str, Any]) -> str:
-    """settings: those of bench.rounds."""
-    stopped = "" if settings.get("stop", "none") == "none" else " or until accuracy on validation prompts fell"
-    return (
-        f"This was repeated for {settings['rounds']} rounds{stopped}, each drawing from the policy that the last one "
-        f"fine-tuned and fine-tuning {STARTS[settings['start']]} on {TRAINED_ON[settings['train_on']]}."
-    )
+    lines = []
+    for settings in (group.runs[0].config["procedure"] for group in groups if "rounds/run" in group.runs[0].metrics):
+        stopped = "" if settings.get("stop", "none") == "none" else " or until accuracy on validation prompts fell"
+        lines.append(
+            f"This was repeated for {settings['rounds']} rounds{stopped}, each drawing from the policy that the last "
+            f"one fine-tuned and fine-tuning {STARTS[settings['start']]} on {TRAINED_ON[settings['train_on']]}."
+        )
+    return lines
