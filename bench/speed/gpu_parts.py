@@ -85,11 +85,9 @@ def drawing(setup: Setup) -> Iterator[Row]:
     """The transformers engine beside model.generate, in turns."""
     policy, dtype = setup.policy(), resolve_dtype()
     model, tokenizer = loading.load_model(policy, dtype=dtype, device=device()), loading.load_tokenizer(policy)
-    for rows in setup.sizes.rows:
+    for rows in setup.in_time(setup.sizes.rows):
         ways = generation.open_ways(["ours", "generate"], policy, model, tokenizer, dtype=dtype, batch_tokens=None)
         yield from _drawn(setup, rows, ways, model)
-        if setup.is_late:
-            return
 
 
 def _drawn(setup: Setup, rows: int, ways: dict[str, Any], model: Any, base: str = "generate") -> Iterator[Row]:
@@ -113,10 +111,8 @@ def vllm(setup: Setup) -> Iterator[Row]:
     try:
         with raw_vllm_ways(policy, dtype) as raw:
             ways = generation.open_ways(["vllm"], policy, model, None, dtype=dtype, batch_tokens=None)
-            for rows in setup.sizes.rows[::-1]:
+            for rows in setup.in_time(setup.sizes.rows[::-1]):
                 yield from _drawn(setup, rows, {**raw, **ways}, model, base="LLM.generate")
-                if setup.is_late:
-                    return
     finally:
         vllm_engine.close()
 
@@ -200,15 +196,13 @@ def divergence(setup: Setup) -> Iterator[Row]:
         return found.rao_blackwell
 
     exact = np.array([])
-    for dtype in ("float32", "bfloat16"):
+    for dtype in setup.in_time(("float32", "bfloat16")):
         peak = peak_memory(partial(measured, dtype))
         costs, values = in_turns({dtype: partial(measured, dtype)}, setup.turns())
         exact = values[dtype] if dtype == "float32" else exact
         row = with_share({"format": dtype, **rates("tokens/s", float(read), costs[dtype])}, flops)
         row |= {"peak GiB": peak / GIB, "nats per sequence": float(values[dtype].mean())}
         yield row | {"mean difference from float32": float(np.abs(values[dtype] - exact).mean())}
-        if setup.is_late:
-            return
 
 
 def _changed(policy: Policy, place: Path) -> Policy:
@@ -245,7 +239,7 @@ def sft(setup: Setup) -> Iterator[Row]:
         shutil.rmtree(place)
         return store.uses[-1].counts["train_tokens"], store.uses[-1].seconds
 
-    for packing in (False, True):
+    for packing in setup.in_time((False, True)):
         few, many = 2, 2 + setup.sizes.updates
         trained(few, 0, packing)
         tokens, seconds = trained(few, 1, packing)
@@ -262,5 +256,3 @@ def sft(setup: Setup) -> Iterator[Row]:
             "s to load, start and save": seconds,
             "GiB in use at the peak": max(peaks) / GIB,
         }
-        if setup.is_late:
-            return

@@ -4,10 +4,10 @@ import csv
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ SHARE = "share of matmul rate"
 WORDS = 20  # of a reason on the page
 FIGURE = "figure.png"
 Row = dict[str, Any]
+T = TypeVar("T")
 
 
 class NotRunError(Exception):
@@ -71,9 +72,12 @@ class Setup:
             making.rename(place)
         return loading.folder(place)
 
-    @property
-    def is_late(self) -> bool:
-        return time.monotonic() > self.deadline
+    def in_time(self, items: Iterable[T]) -> Iterator[T]:
+        """The items up to the first whose work ends after the deadline."""
+        for item in items:
+            yield item
+            if time.monotonic() > self.deadline:
+                return
 
     def turns(self) -> Iterator[int]:
         return repetitions(self.sizes.turns, self.deadline)
