@@ -18,9 +18,9 @@ from bench.reporting.contrasts import contrast
 from bench.reporting.exhibits import sentences as verdicts
 from bench.reporting.exhibits.adaptive import adaptive_table, samples_budget
 from bench.reporting.exhibits.adaptive import sentences as of_adaptive
+from bench.reporting.exhibits.by_n import of_pessimism, pessimism_by_n
 from bench.reporting.exhibits.comparison import gain_kept, main
 from bench.reporting.exhibits.frontier import frontiers
-from bench.reporting.exhibits.pessimism import of_pessimism, pessimism_by_n
 from bench.reporting.exhibits.verdicts import of_gain_kept
 from bench.reporting.files import drawn
 from bench.reporting.groups import grouped, procedure_name

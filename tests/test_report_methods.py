@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from bench.records.read import Run
 from bench.reporting.exhibits import adaptive, generators, rounds
+from bench.reporting.groups import Group
 from bench.reporting.methods import SOURCES, bibliography, methods, references
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +68,11 @@ def test_methods_say_a_procedure_that_is_not_one_round(procedure: ModuleType, ov
     name = procedure.__name__.rsplit(".", 1)[-1]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", [f"procedure={name}", *(f"procedure.{setting}" for setting in overrides)])
-    assert words in procedure.in_words(cast("dict[str, Any]", OmegaConf.to_container(cfg.procedure, resolve=False)))
+    config = cast("dict[str, Any]", OmegaConf.to_container(cfg.procedure, resolve=False))
+    marks = {"adaptive/samples_total": 1, "generators/names": "student", "rounds/run": 3}  # of the three procedures
+    run = Run(Path("run"), {"procedure": config}, marks, {})
+    (sentence,) = procedure.methods([Group({}, (run,))])
+    assert words in sentence
 
 
 def test_methods_name_the_tests_of_one_and_of_several_seeds(tmp_path: Path, run: Run):

@@ -9,7 +9,7 @@ import torch
 from bench.errors import BenchError
 from bench.models import loading
 from bench.records.environment import read_noted
-from bench.speed import generation, sampling_ways
+from bench.speed import generation
 from bench.speed.__main__ import main
 from bench.tasks.word_problems import WordProblems
 
@@ -18,12 +18,12 @@ SMALL = ["generation", "--rows", "8", "--samples", "2", "--top-p", "1", "--max-n
 
 @pytest.fixture
 def work():
-    return sampling_ways.SamplingWork(WordProblems().prompts("test")[:11], 3, 1.0, 0.9, 6)
+    return generation.SamplingWork(WordProblems().prompts("test")[:11], 3, 6, top_p=0.9)
 
 
 def opened(policy, *names):
     model, tokenizer = loading.load_model(policy), loading.load_tokenizer(policy)
-    return sampling_ways.open_ways(names, policy, model, tokenizer, dtype="float32", batch_tokens=10_000)
+    return generation.open_ways(names, policy, model, tokenizer, dtype="float32", batch_tokens=10_000)
 
 
 def test_the_table_and_its_rows_with_their_environment(random_policy, tmp_path, capsys):
@@ -58,8 +58,8 @@ def test_a_way_draws_every_row_up_to_its_end(random_policy, work, name):
 
 
 def test_greedy_ways_agree(random_policy, work):
-    greedy = sampling_ways.SamplingWork(work.prompts, 1, 0.0, 1.0, 6)
-    ours, generate, teaching = (way(greedy, 0) for way in opened(random_policy, *sampling_ways.WAYS[:3]).values())
+    greedy = generation.SamplingWork(work.prompts, 1, 6, temperature=0.0)
+    ours, generate, teaching = (way(greedy, 0) for way in opened(random_policy, *generation.WAYS[:3]).values())
     for a, b, c in zip(ours, generate, teaching, strict=True):
         assert a.tolist() == b.tolist() == c.tolist()
 
@@ -74,7 +74,7 @@ def test_vllm_is_left_out_with_the_reason(monkeypatch, random_policy, capsys):
     def missing(policy, dtype):
         raise BenchError("it is not installed")
 
-    monkeypatch.setattr(sampling_ways, "_vllm", missing)
+    monkeypatch.setattr(generation, "_vllm", missing)
     assert list(opened(random_policy, "ours", "vllm")) == ["ours"]
     assert "vllm is left out: it is not installed" in capsys.readouterr().err
 

@@ -15,10 +15,9 @@ import pytest
 from bench.config.compose import CONF
 from bench.errors import BenchError
 from bench.models import loading
-from bench.speed import gpu, gpu_checks, gpu_parts, gpu_runs, sampling_ways
+from bench.speed import generation, gpu, gpu_checks, gpu_parts, gpu_runs
 from bench.speed.__main__ import main
-from bench.speed.gpu_report import PartOutcome, Report
-from bench.speed.gpu_setup import ON_CPU, NotRunError, Setup
+from bench.speed.gpu_setup import ON_CPU, NotRunError, PartOutcome, Report, Setup
 from bench.sweeps.cells import cells
 
 
@@ -272,8 +271,8 @@ def test_vllm_is_asked_as_it_is(random_policy, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "vllm", types.SimpleNamespace(LLM=LLM, SamplingParams=SamplingParams))
     monkeypatch.setattr("bench.generation.vllm_launch.arguments", lambda model, *_, **__: {"model": str(model)})
-    work = sampling_ways.SamplingWork(sampling_ways.WordProblems().prompts("test")[:2], 3, 1.0, 1.0, 6)
-    with sampling_ways.raw_vllm_ways(random_policy, "float32") as ways:
+    work = generation.SamplingWork(generation.WordProblems().prompts("test")[:2], 3, 6)
+    with gpu_parts.raw_vllm_ways(random_policy, "float32") as ways:
         rows = [way(work, 1) for way in ways.values()]
     assert [len(own) for own in rows] == [6, 6, 6]
     assert asked[0] == str(random_policy.path)

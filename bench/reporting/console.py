@@ -9,7 +9,7 @@ from bench.records.metrics import PRIMARY
 from bench.records.read import Run, read_run
 from bench.reporting.contrasts import contrast, of_group
 from bench.reporting.exhibits.comparison import policies
-from bench.reporting.exhibits.imported import pool_table
+from bench.reporting.exhibits.imported import imported_table
 from bench.reporting.groups import Group, distinctions, estimate, grouped, in_order
 from bench.reporting.ranking import Ranked, rank
 from bench.reporting.tables import markdown
@@ -46,7 +46,7 @@ def runs_table(runs: Sequence[Run]) -> str:
     Runs that differ in nothing but the seed, and have a control, get a last row: their mean.
     """
     if untrained := [group for group in grouped(runs) if not group.trained]:
-        pools = pool_table(untrained)
+        pools = imported_table(untrained)
         return markdown(pools.texts) if pools else ""
     runs = in_order(runs)
     apart = distinctions([run.config for run in runs])

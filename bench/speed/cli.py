@@ -15,7 +15,7 @@ one process, and the first time does not count, so that Python's start and impor
 import contextlib
 import io
 import json
-import resource
+import os
 import shutil
 import statistics
 import sys
@@ -82,11 +82,9 @@ def _make_sweep(folder: Path, settings: Sequence[str]) -> None:
 
 
 def _child_seconds(folder: Path, *arguments: str) -> float:
-    """CPU-seconds, user and system, of Python with these arguments."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = os.times()
     python(folder, *arguments)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return sum(os.times()[2:4]) - sum(before[2:4])
 
 
 def cached(quiet: bool, repeats: int) -> None:

@@ -24,6 +24,7 @@ from bench.speed.measure import Printout, highest_memory, keep, option_parser, t
 
 PLAIN_PROMPTS, PLAIN_RESAMPLES = 1_000, 100
 NAMES = 44  # width of the table's first column
+Way = Callable[[], np.ndarray]
 
 
 def main(arguments: list[str]) -> None:
@@ -40,19 +41,20 @@ def main(arguments: list[str]) -> None:
     sizes = [2**i for i in range(int(math.log2(options.samples)) + 1)]
     scores, gold = rng.normal(size=shape), rng.normal(size=shape)
     correct = (rng.random(shape) < rng.beta(1, 2, (options.prompts, 1))).astype(np.float64)
+    rounded = np.round(scores, 1)
     print(f"{options.prompts:,} prompts x {options.samples:,} samples, n = 1, 2, 4 ... {sizes[-1]}\n")
     table = Printout(NAMES, {"CPU s": 8, "plain": 11, "ratio": 9, "memory": 11})
 
     few = slice(0, min(PLAIN_PROMPTS, options.prompts))
     scale = options.prompts / len(scores[few])
     for name, ours, proxy, outcome in (
-        ("pass_at_k", pass_at_k, correct, correct),
-        ("best_of_n, distinct scores", _best_of_n(scores), scores, gold),
-        ("best_of_n, 0/1 rewards", _best_of_n(correct), correct, gold),
-        ("best_of_n, scores rounded to 0.1", _best_of_n(np.round(scores, 1)), np.round(scores, 1), gold),
+        ("pass_at_k", partial(pass_at_k, correct, sizes), correct, correct),
+        ("best_of_n, distinct scores", partial(best_of_n, scores, sizes, gold), scores, gold),
+        ("best_of_n, 0/1 rewards", partial(best_of_n, correct, sizes, gold), correct, gold),
+        ("best_of_n, scores rounded to 0.1", partial(best_of_n, rounded, sizes, gold), rounded, gold),
     ):
         plain = partial(_plain_best_of_n, proxy[few], outcome[few], sizes)
-        curve = _line(table, name, partial(ours, outcome, sizes), plain, scale, compare=few)
+        curve = _line(table, name, ours, plain, scale, compare=few)
     _line(table, "best_of_n_kl, 0/1 rewards", partial(best_of_n_kl, correct, sizes))
     _line(table, "best_of_n_kl, distinct scores", partial(best_of_n_kl, scores, sizes))
     _line(
@@ -77,13 +79,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _line(
-    table: Printout,
-    name: str,
-    ours: Callable[[], np.ndarray],
-    plain: Callable[[], np.ndarray] | None = None,
-    scale: float = 1.0,
-    *,
-    compare: slice | None = None,
+    table: Printout, name: str, ours: Way, plain: Way | None = None, scale: float = 1.0, compare: slice | None = None
 ) -> np.ndarray:
     """Print one row of the table. Its memory is what `ours` allocates beyond its arguments."""
     tracemalloc.start()
@@ -99,10 +95,6 @@ def _line(
     seconds = plain_cost.cpu * scale
     table.row(name, f"{cost.cpu:.3f}", f"{seconds:.2f}", f"{seconds / cost.cpu:.1f}x", memory)
     return result
-
-
-def _best_of_n(rewards: np.ndarray) -> Callable[[np.ndarray, list[int]], np.ndarray]:
-    return lambda gold, sizes: best_of_n(rewards, sizes, gold)
 
 
 def _plain_best_of_n(proxy: np.ndarray, gold: np.ndarray, sizes: list[int]) -> np.ndarray:

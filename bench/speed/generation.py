@@ -12,37 +12,47 @@ the tokens that ours read and drew, where each prompt is read once.
 """
 
 import argparse
+import inspect
 import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bench import policies
-from bench.artifacts import Policy
+from bench.artifacts import Completions, Policy, Prompts
 from bench.devices import device, resolve_dtype
+from bench.errors import BenchError
 from bench.generation import vllm_engine
 from bench.models import chat, loading
+from bench.models.sampler import Sampler
+from bench.progress import Bar, say
 from bench.speed import measure as measuring
 from bench.speed.random_llama import random_policy
-from bench.speed.sampling_ways import WAYS, SamplingWork, Way, open_ways
 from bench.store import Store, using
 from bench.tasks.word_problems import WordProblems
 
+WAYS = ("ours", "generate", "teaching", "vllm")
+VLLM = (1, 1, 0.3, None, None, None, None, None)  # of its options; room for two engines, and for torch
+TEACHING_PROMPTS = 8  # in one call of model.generate
 
-@dataclass(frozen=True)
-class Turn:
-    """One turn of a way at the work."""
 
+class SamplingWork(NamedTuple):
+    prompts: Prompts
+    samples: int
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+Way = Callable[[SamplingWork, int], list[np.ndarray]]  # (work, seed) -> the token ids of each row
+
+
+class Turn(NamedTuple):
     tokens: int
     cost: measuring.Cost
-
-    def rate(self, measure: str) -> float:
-        """Tokens per second; measure: cpu or wall."""
-        return self.tokens / max(getattr(self.cost, measure), 1e-9)
 
 
 def main(arguments: list[str]) -> None:
@@ -74,24 +84,21 @@ def main(arguments: list[str]) -> None:
         where = torch.cuda.get_device_name() if device() == "cuda" else f"{torch.get_num_threads()} CPU thread(s)"
         print(f"{model.config.model_type}, {model.num_parameters():,} parameters, {dtype}, {where}\n")
         tokenizer = loading.load_tokenizer(policy)
-        task = WordProblems(train_prompts=max(600, max(options.rows) // options.samples))
+        measure = "wall" if model.device.type == "cuda" else "cpu"
         names: list[str] = options.ways
         for rows in options.rows:
+            prompts = prompts_of(rows, options.samples)
             for top_p in options.top_p:
                 ways = open_ways(  # anew, so that each starts without memory that it kept
                     names, policy, model, tokenizer, dtype=dtype, batch_tokens=options.batch_tokens
                 )
                 names = list(ways)
-                prompts = task.prompts("train")[: max(1, rows // options.samples)]
-                work = SamplingWork(prompts, options.samples, options.temperature, top_p, options.max_new_tokens)
-                read = sum(len(chat.encode(tokenizer, messages)) for messages in prompts.messages)
-                done = compare(work, ways, model, read, measuring.repetitions(options.repeats))
-                measure = "wall" if model.device.type == "cuda" else "cpu"
-                table += [
-                    {"rows": len(prompts) * options.samples, "top_p": top_p, **row} for row in _table(*done, measure)
-                ]
+                work = SamplingWork(prompts, options.samples, options.max_new_tokens, options.temperature, top_p)
+                done = compare(work, ways, model, tokenizer, measuring.repetitions(options.repeats))
+                about = {"rows": len(prompts) * options.samples, "top_p": top_p}
+                table += [about | row for row in _table(*done, measure)]
         if {"ours", "generate"} <= ways.keys():
-            _greedy(SamplingWork(prompts, 1, 0.0, 1.0, options.max_new_tokens), ways)
+            _greedy(SamplingWork(prompts, 1, options.max_new_tokens, temperature=0.0), ways)
         if "vllm" in ways:
             vllm_engine.close()
     measuring.keep(options.csv, table)
@@ -106,8 +113,17 @@ def _policy(options: argparse.Namespace, scratch: Path) -> Policy:
         return policies.tiny(WordProblems(), seed=0)
 
 
+def prompts_of(rows: int, samples: int) -> Prompts:
+    """Training prompts of the default task for so many rows."""
+    return WordProblems(train_prompts=max(600, rows // samples)).prompts("train")[: max(1, rows // samples)]
+
+
+def tokens_read(tokenizer: Any, prompts: Prompts) -> int:
+    return sum(len(chat.encode(tokenizer, messages)) for messages in prompts.messages)
+
+
 def compare(
-    work: SamplingWork, ways: dict[str, Way], model: Any, prompt_tokens: int, repeats: Iterable[int]
+    work: SamplingWork, ways: dict[str, Way], model: Any, tokenizer: Any, repeats: Iterable[int]
 ) -> tuple[dict[str, list[Turn]], dict[str, float]]:
     """Run every way once for its memory, which warms it up, then all in turns; the turns and the memory of each way.
 
@@ -115,13 +131,14 @@ def compare(
     """
     memory = {name: measuring.peak_memory(partial(way, work, 0), children=name == "vllm") for name, way in ways.items()}
     turns: dict[str, list[Turn]] = {name: [] for name in (*ways, "floor")}
+    read = tokens_read(tokenizer, work.prompts)
     for seed in repeats:
         lengths = []
         for name, way in ways.items():
             rows, cost = measuring.timed(partial(way, work, seed), children=name == "vllm")
             lengths.append([len(row) for row in rows])
             turns[name].append(Turn(sum(lengths[-1]), cost))
-        turns["floor"].append(_floor(model, prompt_tokens, len(work.prompts), np.array(lengths[0])))
+        turns["floor"].append(_floor(model, read, len(work.prompts), np.array(lengths[0])))
     print(
         f"{len(lengths[0]):,} rows = {len(work.prompts):,} prompts x {work.samples}, "
         f"temperature {work.temperature:g}, top-p {work.top_p:g}, {np.mean(lengths[0]):.0f} tokens each; "
@@ -130,29 +147,33 @@ def compare(
     return turns, memory
 
 
+def rates(turns: Sequence[Turn], measure: str) -> np.ndarray:
+    """Tokens per second of each turn; measure: cpu or wall."""
+    return np.array([turn.tokens / max(getattr(turn.cost, measure), 1e-9) for turn in turns])
+
+
 def _table(turns: dict[str, list[Turn]], memory: dict[str, float], measure: str) -> list[dict[str, Any]]:
     """Print a row per way, and return them. Ratios are of tokens per CPU-second, on a GPU of tokens per second."""
     reference = "generate" if "generate" in turns else "floor"
     columns = {"tokens per second": 27, "tokens per CPU-second": 30, f"x {reference}": 21, "of the floor": 14}
-    printout = measuring.Printout(10, {**columns, "peak memory": 13})
-    rows, units = [], {"wall": "second", "cpu": "cpu_second"}
+    printout, rows = measuring.Printout(10, {**columns, "peak memory": 13}), []
     for name, own in turns.items():
-        ratios = [turn.rate(measure) / base.rate(measure) for turn, base in zip(own, turns[reference], strict=True)]
-        shares = [turn.rate(measure) / base.rate(measure) for turn, base in zip(own, turns["floor"], strict=True)]
-        rates = {f"tokens_per_{unit}": [turn.rate(kind) for turn in own] for kind, unit in units.items()}
+        wall, cpu = rates(own, "wall"), rates(own, "cpu")
+        ratios, shares = (rates(own, measure) / rates(turns[other], measure) for other in (reference, "floor"))
         peak = f"{memory[name] / 2**20:,.0f} MiB" if name in memory else ""
-        printout.row(name, *map(_range, rates.values()), _range(ratios, ".2f"), f"{np.median(shares):.0%}", peak)
+        printout.row(name, _range(wall), _range(cpu), _range(ratios, ".2f"), f"{np.median(shares):.0%}", peak)
         row: dict[str, Any] = {"way": name, "turns": len(own), "tokens": sum(turn.tokens for turn in own)}
-        for column, values in {**rates, f"times_{reference}": ratios, "of_floor": shares}.items():
-            ends = {"": np.median(values), "_low": min(values), "_high": max(values)}
+        measured = {"tokens_per_second": wall, "tokens_per_cpu_second": cpu, f"times_{reference}": ratios}
+        for column, values in {**measured, "of_floor": shares}.items():
+            ends = {"": np.median(values), "_low": values.min(), "_high": values.max()}
             row |= {f"{column}{end}": f"{value:.6g}" for end, value in ends.items()}
         rows.append(row | {"peak_memory_bytes": memory.get(name, "")})
     print()
     return rows
 
 
-def _range(values: list[float], form: str = ",.0f") -> str:
-    return f"{np.median(values):{form}} ({min(values):{form}}, {max(values):{form}})"
+def _range(values: np.ndarray, form: str = ",.0f") -> str:
+    return f"{np.median(values):{form}} ({values.min():{form}}, {values.max():{form}})"
 
 
 def _greedy(work: SamplingWork, ways: dict[str, Way]) -> None:
@@ -185,3 +206,88 @@ def _floor(model: Any, prompt_tokens: int, prompts: int, lengths: np.ndarray) ->
                     torch.mm(room[matrix.shape[0]][: last if is_head else inner], matrix)
 
     return Turn(int(lengths.sum()), measuring.timed(products)[1])
+
+
+def open_ways(
+    names: Sequence[str], policy: Policy, model: Any, tokenizer: Any, *, dtype: str, batch_tokens: int | None
+) -> dict[str, Way]:
+    """The ways of these names that this machine has; say which are left out. batch_tokens: the budget of `ours`."""
+    ways: dict[str, Way] = {}
+    for name in names:
+        if name == "ours":
+            ways[name] = partial(_by_engine, open_engine(policy, dtype, batch_tokens))
+        elif name != "vllm":
+            ways[name] = partial(_by_generate, model, tokenizer, TEACHING_PROMPTS if name == "teaching" else None)
+        else:
+            try:
+                ways[name] = _vllm(policy, dtype)
+            except BenchError as error:
+                say(f"vllm is left out: {error}")
+    return ways
+
+
+def _vllm(policy: Policy, dtype: str) -> Way:
+    from bench.generation.vllm_launch import Options
+
+    engine = vllm_engine.VLLMEngine(policy, Options(dtype, *VLLM))
+    _by_engine(engine, SamplingWork(prompts_of(1, 1), 1, 1), 0)  # starts it
+    return partial(_by_engine, engine)
+
+
+def open_engine(policy: Policy, dtype: str, batch_tokens: int | None = None) -> Any:
+    """The transformers engine; batch_tokens None: the default of its stage."""
+    from bench.generation.transformers_engine import TransformersEngine, generate
+
+    budget = batch_tokens or inspect.signature(generate).parameters["batch_tokens"].default
+    return TransformersEngine(policy, dtype=dtype, batch_tokens=budget)
+
+
+def _by_engine(engine: Any, work: SamplingWork, seed: int) -> list[np.ndarray]:
+    return list(draw(engine, work, seed).token_ids.flat)
+
+
+def draw(engine: Any, work: SamplingWork, seed: int) -> Completions:
+    """The work's completions [M, N], whose prompts the engine reads anew."""
+    completions: Completions = engine.sample(
+        work.prompts,
+        range(work.samples),
+        Sampler(work.temperature, work.top_p),
+        max_new_tokens=work.max_new_tokens,
+        seed=seed,
+        progress=Bar(),
+    )[0]
+    if hasattr(engine, "_last"):
+        engine._last = None  # the next turn reads its prompts again, as the other ways do
+    return completions
+
+
+def _by_generate(model: Any, tokenizer: Any, batch: int | None, work: SamplingWork, seed: int) -> list[np.ndarray]:
+    import torch
+
+    from bench.models.tokens import ending_ids
+
+    eos, rows = ending_ids(tokenizer, model.generation_config), []
+    sampler = {"temperature": work.temperature, "top_p": work.top_p, "top_k": 0} if work.temperature else {}
+    batch = batch or len(work.prompts)
+    for start in range(0, len(work.prompts), batch):
+        encoded = [chat.encode(tokenizer, messages) for messages in work.prompts.messages[start : start + batch]]
+        width = max(map(len, encoded))
+        ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in encoded], device=model.device)
+        seen = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in encoded])
+        with torch.random.fork_rng():
+            torch.manual_seed(seed + start)
+            out = model.generate(
+                ids,
+                attention_mask=seen.to(model.device),
+                do_sample=work.temperature > 0,
+                num_return_sequences=work.samples,
+                max_new_tokens=work.max_new_tokens,
+                eos_token_id=sorted(eos) or None,
+                pad_token_id=min(eos, default=0),
+                **sampler,
+            )
+        for row in out[:, width:].cpu().numpy():
+            ends = np.isin(row, list(eos)).nonzero()[0]
+            rows.append(row[: ends[0] + 1] if len(ends) else row)
+    tokenizer.batch_decode([row.tolist() for row in rows], skip_special_tokens=True)
+    return rows

@@ -19,16 +19,18 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench import devices
 from bench.errors import first_line, quoted
 from bench.speed import gpu_parts, gpu_runs
-from bench.speed.gpu_report import PartOutcome, Report
-from bench.speed.gpu_setup import ON_CPU, ON_GPU, NotRunError, Row, Setup
+from bench.speed.gpu_setup import ON_CPU, ON_GPU, NotRunError, PartOutcome, Report, Row, Setup
 from bench.speed.measure import option_parser
 
+NO_GPU = "there is no GPU that torch can use; --device cpu tries the command with tiny sizes."
 GRACE = 90.0  # seconds that a part may take beyond its share, e.g. to start vLLM
 LEAST = 5.0  # seconds that a part needs
 HEARTBEAT = 20.0  # seconds between two lines of a part that goes on
@@ -59,15 +61,9 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    else:
-        from bench.devices import device
-
-        if device() == "cpu":
-            print(
-                "error: there is no GPU that torch can use; --device cpu tries the command with tiny sizes.",
-                file=sys.stderr,
-            )
-            sys.exit(2)
+    elif devices.device() == "cpu":
+        print(f"error: {NO_GPU}", file=sys.stderr)
+        sys.exit(2)
     if options.minutes <= 0:
         parser.error(f"--minutes {options.minutes:g} is not allowed: it must be above 0")
     report = Report(options.folder, shlex.join(["python", "-m", "bench.speed", "gpu", *arguments]))
@@ -87,8 +83,8 @@ def run(parts: Mapping[str, tuple[Part, float]], setup: Setup, report: Report, s
         for name, (part, share) in parts.items():
             start = time.monotonic()
             deadline = min(last, start + share * seconds)
-            given = Setup(**{**vars(setup), "deadline": deadline - min(10.0, 0.1 * (deadline - start))})
-            state, reason = ("not run", "no time was left")
+            given = replace(setup, deadline=deadline - min(10.0, 0.1 * (deadline - start)))
+            state, reason = "not run", "no time was left"
             if last - start > LEAST:
                 print(f"{name}: at most {deadline - start:.0f} s", flush=True)
                 worker = worker or PartWorker()
@@ -96,12 +92,11 @@ def run(parts: Mapping[str, tuple[Part, float]], setup: Setup, report: Report, s
             took = time.monotonic() - start
             report.end(PartOutcome(name, state, round(took, 1), len(report.tables.get(name, [])), reason))
             print(f"{name}: {state} after {took:.0f} s{f': {reason}' if reason else ''}", flush=True)
-            harmless = state in ("done", "not run") and name != "vllm"
-            if worker is not None and not harmless:  # what it left in memory must not harm the next part
-                worker.close()
+            if worker and (state not in ("done", "not run") or name == "vllm"):
+                worker.close()  # what it left in memory must not harm the next part
                 worker = None
     finally:
-        if worker is not None:
+        if worker:
             worker.close()
     start = time.monotonic()
     try:

@@ -17,8 +17,8 @@ from bench.models import chat, loading
 from bench.models.classifiers import find
 from bench.models.logprobs import divergence_samples, sequence_logprobs
 from bench.models.reward_models import RewardModel
+from bench.speed.generation import SamplingWork, draw, open_engine
 from bench.speed.random_llama import random_policy, random_reward_model
-from bench.speed.sampling_ways import SamplingWork, draw, open_engine
 from bench.store import Store, using
 from bench.tasks.word_problems import WordProblems
 from bench.training.sft import fine_tune
@@ -53,8 +53,8 @@ class Case:
 
     def drawn(self, dtype: str, **changed: Any) -> Completions:
         """Completions [M, N] of the engine on this device."""
-        work = {"prompts": self.prompts, "samples": 4, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 24}
-        return draw(open_engine(self.policy, dtype), SamplingWork(**{**work, **changed}), 0)
+        work = SamplingWork(self.prompts, samples=4, max_new_tokens=24)._replace(**changed)
+        return draw(open_engine(self.policy, dtype), work, 0)
 
     @cached_property
     def reference(self) -> list[Any]:
@@ -102,8 +102,8 @@ def _repeated(case: Case) -> float:
 def _distribution(case: Case) -> float:
     """Distance in total variation of first tokens from the policy, in units of what as many exact draws would give."""
     count = 2048
-    work = {"prompts": case.prompts[:1], "samples": count, "max_new_tokens": 1}
-    ids = np.concatenate(list(case.drawn(case.dtype, **work).token_ids.flat))
+    drawn = case.drawn(case.dtype, prompts=case.prompts[:1], samples=count, max_new_tokens=1)
+    ids = np.concatenate(list(drawn.token_ids.flat))
     exact = case.steps(0, np.array([0])).exp().numpy()[0]
     expected = np.sqrt(2 * exact * (1 - exact) / (np.pi * count)).sum() / 2  # mean of the normal approximation
     return float(np.abs(np.bincount(ids, minlength=len(exact)) / count - exact).sum() / 2 / expected)
@@ -199,6 +199,6 @@ def rows(folder: Path, deadline: float = math.inf) -> Iterator[dict[str, Any]]:
             missed += [] if met else [name]
             verdict = "met" if met else reason or "MISSED"
             row = {"check": name, "difference": difference, "allowed": check.allowed, "unit": check.unit}
-            yield {**row, "verdict": verdict}
+            yield row | {"verdict": verdict}
     if missed:
         raise BenchError(f"{len(missed)} of {len(CHECKS)} checks are not met: {'; '.join(missed)}.")

@@ -1,6 +1,7 @@
 """The rates of `python -m bench.speed gpu`: each part yields the rows of its table, and stops between repetitions."""
 
 import contextlib
+import gc
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from bench.artifacts import Policy, Selection
 from bench.devices import device, resolve_dtype
 from bench.generation import vllm_engine
 from bench.models import chat, loading
-from bench.speed import generation, gpu_checks, sampling_ways, scoring
+from bench.speed import generation, gpu_checks, scoring
 from bench.speed.gpu_setup import GIB, SAMPLES, NotRunError, Row, Setup, range_of, rates, with_share
 from bench.speed.measure import highest, in_turns, peak_memory, reset_peak, timed
 from bench.speed.random_llama import random_reward_model
@@ -54,10 +55,9 @@ def matmul(setup: Setup) -> Iterator[Row]:
     """Products of square matrices, in the number format of the models and in float32."""
     import torch
 
-    formats = [
-        (resolve_dtype(), "highest"),
-        *([("float32", "highest"), ("float32", "high")] if device() == "cuda" else []),
-    ]
+    formats = [(resolve_dtype(), "highest")]
+    if device() == "cuda":
+        formats += [("float32", "highest"), ("float32", "high")]
     for name, precision in formats:
         torch.set_float32_matmul_precision(precision)
         for side in setup.sizes.sides:
@@ -85,20 +85,16 @@ def drawing(setup: Setup) -> Iterator[Row]:
     """The transformers engine beside model.generate, in turns."""
     policy, dtype = setup.policy(), resolve_dtype()
     model, tokenizer = loading.load_model(policy, dtype=dtype, device=device()), loading.load_tokenizer(policy)
-    for rows in setup.sizes.rows:
-        ways = sampling_ways.open_ways(["ours", "generate"], policy, model, tokenizer, dtype=dtype, batch_tokens=None)
+    for rows in setup.in_time(setup.sizes.rows):
+        ways = generation.open_ways(["ours", "generate"], policy, model, tokenizer, dtype=dtype, batch_tokens=None)
         yield from _drawn(setup, rows, ways, model)
-        if setup.is_late:
-            return
 
 
 def _drawn(setup: Setup, rows: int, ways: dict[str, Any], model: Any, base: str = "generate") -> Iterator[Row]:
-    work = setup.work(rows)
-    tokenizer = loading.load_tokenizer(setup.policy())
-    read = sum(len(chat.encode(tokenizer, messages)) for messages in work.prompts.messages)
+    work, tokenizer = setup.work(rows), loading.load_tokenizer(setup.policy())
     with contextlib.redirect_stdout(sys.stderr):
-        turns, memory = generation.compare(work, ways, model, read, setup.turns())
-    drawn = {way: np.array([turn.rate("wall") for turn in own]) for way, own in turns.items()}
+        turns, memory = generation.compare(work, ways, model, tokenizer, setup.turns())
+    drawn = {way: generation.rates(own, "wall") for way, own in turns.items()}
     for way, own in drawn.items():
         ratio = float(np.median(own / drawn[base])) if base in drawn else float("nan")
         step = 1000 * len(work.prompts) * work.samples / np.median(own)
@@ -113,14 +109,49 @@ def vllm(setup: Setup) -> Iterator[Row]:
     policy, dtype = setup.policy(), resolve_dtype()
     model = loading.load_model(policy, dtype=dtype, device=device())
     try:
-        with sampling_ways.raw_vllm_ways(policy, dtype) as raw:
-            ways = sampling_ways.open_ways(["vllm"], policy, model, None, dtype=dtype, batch_tokens=None)
-            for rows in setup.sizes.rows[::-1]:
+        with raw_vllm_ways(policy, dtype) as raw:
+            ways = generation.open_ways(["vllm"], policy, model, None, dtype=dtype, batch_tokens=None)
+            for rows in setup.in_time(setup.sizes.rows[::-1]):
                 yield from _drawn(setup, rows, {**raw, **ways}, model, base="LLM.generate")
-                if setup.is_late:
-                    return
     finally:
         vllm_engine.close()
+
+
+@contextlib.contextmanager
+def raw_vllm_ways(policy: Policy, dtype: str) -> Iterator[dict[str, generation.Way]]:
+    """vLLM without this suite: one request with n samples, also with log-probabilities; a request with a seed each."""
+    from vllm import LLM, SamplingParams
+
+    from bench.generation.vllm_launch import Options, arguments, quiet
+
+    tokenizer = loading.load_tokenizer(policy)
+    given = arguments(
+        policy.path, Options(dtype, *generation.VLLM), lora_rank=0, trust_remote_code=policy.trust_remote_code
+    )
+    with quiet():
+        llm: Any = LLM(**given)
+
+    def way(logprobs: int | None, seeded: bool, work: generation.SamplingWork, seed: int) -> list[np.ndarray]:
+        llm.reset_prefix_cache()
+        prompts = [{"prompt_token_ids": chat.encode(tokenizer, messages)} for messages in work.prompts.messages]
+        common = {"temperature": work.temperature, "top_p": work.top_p, "max_tokens": work.max_new_tokens}
+        settings: Any = SamplingParams(n=work.samples, logprobs=logprobs, **common)
+        if seeded:
+            prompts = [prompt for prompt in prompts for _ in range(work.samples)]
+            seeds = range(seed * len(prompts), (seed + 1) * len(prompts))
+            settings = [SamplingParams(seed=own, logprobs=logprobs, **common) for own in seeds]
+        answers = llm.generate(prompts, settings, use_tqdm=False)
+        return [np.array(sample.token_ids) for answer in answers for sample in answer.outputs]
+
+    try:
+        yield {
+            "LLM.generate": partial(way, None, False),
+            "with log-probabilities": partial(way, 0, False),
+            "with log-probabilities and seeds": partial(way, 0, True),
+        }
+    finally:
+        llm = None  # its processes end with it
+        gc.collect()
 
 
 def scores(setup: Setup) -> Iterator[Row]:
@@ -155,8 +186,7 @@ def divergence(setup: Setup) -> Iterator[Row]:
 
     policy, (prompts, pool) = setup.policy(), setup.pool()
     other = _changed(policy, setup.scratch / "changed")
-    tokenizer = loading.load_tokenizer(policy)
-    read = sum(len(chat.encode(tokenizer, messages)) for messages in prompts.messages) * SAMPLES + pool.length.sum()
+    read = generation.tokens_read(loading.load_tokenizer(policy), prompts) * SAMPLES + pool.length.sum()
     flops = 2 * 2 * loading.count_parameters(policy) / setup.matmul_rate()
 
     def measured(dtype: str) -> np.ndarray:
@@ -166,15 +196,13 @@ def divergence(setup: Setup) -> Iterator[Row]:
         return found.rao_blackwell
 
     exact = np.array([])
-    for dtype in ("float32", "bfloat16"):
+    for dtype in setup.in_time(("float32", "bfloat16")):
         peak = peak_memory(partial(measured, dtype))
         costs, values = in_turns({dtype: partial(measured, dtype)}, setup.turns())
         exact = values[dtype] if dtype == "float32" else exact
         row = with_share({"format": dtype, **rates("tokens/s", float(read), costs[dtype])}, flops)
         row |= {"peak GiB": peak / GIB, "nats per sequence": float(values[dtype].mean())}
         yield row | {"mean difference from float32": float(np.abs(values[dtype] - exact).mean())}
-        if setup.is_late:
-            return
 
 
 def _changed(policy: Policy, place: Path) -> Policy:
@@ -211,7 +239,7 @@ def sft(setup: Setup) -> Iterator[Row]:
         shutil.rmtree(place)
         return store.uses[-1].counts["train_tokens"], store.uses[-1].seconds
 
-    for packing in (False, True):
+    for packing in setup.in_time((False, True)):
         few, many = 2, 2 + setup.sizes.updates
         trained(few, 0, packing)
         tokens, seconds = trained(few, 1, packing)
@@ -228,5 +256,3 @@ def sft(setup: Setup) -> Iterator[Row]:
             "s to load, start and save": seconds,
             "GiB in use at the peak": max(peaks) / GIB,
         }
-        if setup.is_late:
-            return

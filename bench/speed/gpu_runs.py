@@ -29,7 +29,7 @@ def estimates(setup: Setup) -> Iterator[Row]:
     sizes, policy = setup.sizes, setup.policy()
     prompts = max(4, sizes.rows[0] // SAMPLES)
     overrides = [
-        *sizing.plain_experiment(policy, prompts, prompts // 2, SAMPLES, sizes.new_tokens),
+        *sizing.plain_experiment(policy, prompts, SAMPLES, sizes.new_tokens),
         *(f"store={setup.scratch}/estimates", "evaluation.lm_eval=false", "generation=transformers"),
         *("training.epochs=1", f"training.batch_size={min(sizes.batch, prompts)}"),
     ]
@@ -52,11 +52,10 @@ def machine_of(setup: Setup) -> Any:
     if device() == "cpu":
         return machines.machine("cpu", None if np.isnan(rate) else rate)
     card = torch.cuda.get_device_name().lower()
-    known = next((name for name in machines.GPUS if name in card), None)
-    if known:
+    if known := next((name for name in machines.GPUS if name in card), None):
         return machines.machine(known)
-    memory = torch.cuda.mem_get_info()[1]
-    return replace(machines.machine("h100", None if np.isnan(rate) else rate), name=card, memory=memory)
+    unknown = machines.machine("h100", None if np.isnan(rate) else rate)
+    return replace(unknown, name=card, memory=torch.cuda.mem_get_info()[1])
 
 
 def gsm8k_smollm2(setup: Setup) -> Iterator[Row]:
@@ -128,13 +127,11 @@ def end(process: int) -> None:
     """Kill a process with all that it started."""
     import psutil
 
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         whole = psutil.Process(process)
         for child in [*whole.children(recursive=True), whole]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
-    except psutil.NoSuchProcess:
-        return
 
 
 def _estimated(setup: Setup, settings: Sequence[str]) -> dict[str, Any]:

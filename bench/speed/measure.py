@@ -11,9 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -35,8 +34,7 @@ def option_parser(name: str, docstring: str) -> CommandLine:
     return CommandLine(f"python -m bench.speed {name}: {docstring}", Help)
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """The time of one call, in seconds."""
 
     cpu: float  # of all threads, user and system
@@ -76,26 +74,25 @@ def in_turns(ways: Mapping[str, Callable[[], T]], turns: Iterable[int]) -> tuple
 
 
 def median(costs: Sequence[Cost]) -> Cost:
-    return Cost(float(np.median([cost.cpu for cost in costs])), float(np.median([cost.wall for cost in costs])))
+    return Cost(*np.median(costs, axis=0).tolist())
 
 
-def children_of_this_process() -> list[Any]:
+def _children(counted: bool) -> list[Any]:
+    if not counted:
+        return []
     import psutil
 
     return psutil.Process().children(recursive=True)
 
 
 def _cpu_seconds(children: bool) -> float:
-    total = time.process_time()
-    for child in children_of_this_process() if children else []:
-        times = child.cpu_times()
-        total += times.user + times.system
-    return total
+    times = [child.cpu_times() for child in _children(children)]
+    return time.process_time() + sum(own.user + own.system for own in times)
 
 
 def _wait_for_gpu() -> None:
-    if on_gpu():
-        sys.modules["torch"].cuda.synchronize()
+    if cuda := gpu():
+        cuda.synchronize()
 
 
 def highest_memory() -> int:
@@ -111,27 +108,25 @@ def resident(field: str) -> int:
 def reset_peak() -> None:
     """Start the measurement of `highest` anew, see proc(5)."""
     gc.collect()
-    if on_gpu():
-        torch: Any = sys.modules["torch"]
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    if cuda := gpu():
+        cuda.empty_cache()
+        cuda.reset_peak_memory_stats()
     else:
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def highest() -> int:
     """The most bytes in use since `reset_peak`: of the GPU, by all its processes; else of this process's memory."""
-    if not on_gpu():
+    if not (cuda := gpu()):
         return resident("VmHWM")
-    torch: Any = sys.modules["torch"]
-    free, total = torch.cuda.mem_get_info()
-    return total - free + torch.cuda.max_memory_reserved() - torch.cuda.memory_reserved()
+    free, total = cuda.mem_get_info()
+    return total - free + cuda.max_memory_reserved() - cuda.memory_reserved()
 
 
-def on_gpu() -> bool:
-    """Whether this process has loaded torch, and torch finds a GPU."""
+def gpu() -> Any:
+    """torch.cuda, where this process has loaded torch, and torch finds a GPU; else None."""
     torch: Any = sys.modules.get("torch")
-    return torch is not None and torch.cuda.is_available()
+    return torch.cuda if torch and torch.cuda.is_available() else None
 
 
 def peak_memory(run: Callable[[], Any], *, children: bool = False) -> float:
@@ -139,12 +134,11 @@ def peak_memory(run: Callable[[], Any], *, children: bool = False) -> float:
 
     On a GPU: torch's memory in this process, which does not include vLLM's.
     """
-    if on_gpu():
+    if cuda := gpu():
         reset_peak()
-        torch: Any = sys.modules["torch"]
-        before = torch.cuda.memory_allocated()
+        before = cuda.memory_allocated()
         run()
-        return torch.cuda.max_memory_allocated() - before
+        return cuda.max_memory_allocated() - before
     if not Path("/proc/self/status").exists():
         run()
         return float("nan")
@@ -153,7 +147,7 @@ def peak_memory(run: Callable[[], Any], *, children: bool = False) -> float:
     reset_peak()
     before = resident("VmRSS")
     run()
-    return highest() - before + sum(c.memory_info().rss for c in (children_of_this_process() if children else []))
+    return highest() - before + sum(child.memory_info().rss for child in _children(children))
 
 
 def cells_of(overrides: Sequence[str]) -> list[Any]:
@@ -188,8 +182,7 @@ class Printout:
     `rows` are what was printed, by heading.
     """
 
-    def __init__(self, name_width: int, columns: Mapping[str, int]) -> None:
-        """columns: the width of each, by heading."""
+    def __init__(self, name_width: int, columns: Mapping[str, int]) -> None:  # heading -> width
         self.widths = (name_width, *columns.values())
         self.headings = tuple(columns)
         self.rows: list[dict[str, str]] = []

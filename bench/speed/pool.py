@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -51,23 +51,9 @@ def main(arguments: list[str]) -> None:
 
     task, policy = WordProblems(), Policy(path=Path("nowhere"), fingerprint="made up")
     prompts = _sums(options.prompts)
-
-    def pool() -> Completions:
-        return draw(
-            prompts,
-            policy,
-            MadeUp,
-            RAW,
-            engine="made up",
-            version=1,
-            samples=range(options.completions),
-            max_new_tokens=LIMIT,
-            seed=0,
-            dtype="float32",
-            block_size=options.block_size,
-            shard_size=options.shard_size,
-        )
-
+    about: Any = {"engine": "made up", "version": 1, "seed": 0, "dtype": "float32", "max_new_tokens": LIMIT}
+    about |= {name: getattr(options, name) for name in ("block_size", "shard_size")}
+    pool = partial(draw, prompts, policy, MadeUp, RAW, samples=range(options.completions), **about)
     with tempfile.TemporaryDirectory() as folder, using(Store(Path(folder))) as store:
         drawn = step("write", pool)
         rewards = step("score by the verifier", partial(verify, prompts, drawn, task=task)).value

@@ -16,24 +16,12 @@ def random_policy(folder: Path, layers: int, hidden: int, vocabulary: int) -> Po
     """A random Llama with a tokenizer for the default task; it hardly ever draws EOS."""
     import torch
     from transformers import LlamaForCausalLM
-    from transformers.utils import logging
 
-    from bench.training.pretraining import train_tokenizer
-
-    logging.disable_progress_bar()
-    tokenizer = train_tokenizer(WordProblems().demonstrations(2000, generator(0, "speed", "tokenizer")), 400)
+    texts = WordProblems().demonstrations(2000, generator(0, "speed", "tokenizer"))
     heads = max(1, hidden // (64 if hidden >= 512 else 32))
-    config = _config(
-        tokenizer,
-        vocab_size=max(vocabulary, len(tokenizer)),
-        hidden_size=hidden,
-        intermediate_size=3 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads // 4 if heads % 4 == 0 else heads,
-        max_position_embeddings=4096,
-        dtype="bfloat16",
-    )
+    sizes = {"hidden_size": hidden, "intermediate_size": 3 * hidden, "num_hidden_layers": layers}
+    of_heads = {"num_attention_heads": heads, "num_key_value_heads": heads // 4 if heads % 4 == 0 else heads}
+    tokenizer, config = _with_tokenizer(texts, vocabulary, 4096, **sizes, **of_heads, dtype="bfloat16")
     with torch.random.fork_rng(devices=[]), torch.device(device()):
         torch.manual_seed(0)
         model: Any = LlamaForCausalLM(config)
@@ -49,30 +37,25 @@ def random_reward_model(folder: Path, texts: list[tuple[str, str]], *, hidden: i
     """Save a random Llama with one output, and a tokenizer trained on these prompts and completions, in `folder`."""
     import torch
     from transformers import LlamaForSequenceClassification
-    from transformers.utils import logging
 
-    from bench.training.pretraining import train_tokenizer
-
-    logging.disable_progress_bar()
-    tokenizer = train_tokenizer(texts, vocabulary=400)
-    config = _config(
-        tokenizer,
-        vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        intermediate_size=4 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=max(1, hidden // 32),
-        max_position_embeddings=2 * longest,
-    )
-    config.num_labels = 1
+    sizes = {"hidden_size": hidden, "intermediate_size": 4 * hidden, "num_hidden_layers": layers}
+    heads = max(1, hidden // 32)
+    tokenizer, config = _with_tokenizer(texts, 0, 2 * longest, **sizes, num_attention_heads=heads, num_labels=1)
     with torch.random.fork_rng():
         torch.manual_seed(small_seed(0, "speed", "model"))
         LlamaForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _config(tokenizer: Any, **sizes: Any) -> Any:
+def _with_tokenizer(texts: Any, vocabulary: int, longest: int, **sizes: Any) -> tuple[Any, Any]:
+    """A tokenizer trained on these texts, and the configuration of a Llama whose vocabulary may be larger."""
     from transformers import LlamaConfig
+    from transformers.utils import logging
 
+    from bench.training.pretraining import train_tokenizer
+
+    logging.disable_progress_bar()
+    tokenizer = train_tokenizer(texts, vocabulary=400)
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    return LlamaConfig(**sizes, **ids)
+    size = max(vocabulary, len(tokenizer))
+    return tokenizer, LlamaConfig(vocab_size=size, max_position_embeddings=longest, **sizes, **ids)

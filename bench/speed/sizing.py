@@ -66,8 +66,7 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         policy = random_policy(Path(folder, "policy"), options.layers, options.hidden, options.vocabulary)
         for way in options.ways.split(","):
-            held_out = max(2, options.prompts // 2)
-            plain = plain_experiment(policy, options.prompts, held_out, options.samples, options.tokens)
+            plain = plain_experiment(policy, options.prompts, options.samples, options.tokens)
             overrides = [*plain, "training.epochs=2", "training.batch_size=8", *WAYS[way]]
             whole = not rows  # all ways share what comes before the training
             for name in ("store", "counting"):  # ways that differ in speed alone make the same artifact
@@ -83,11 +82,11 @@ def main(arguments: list[str]) -> None:
     keep(options.csv, rows)
 
 
-def plain_experiment(policy: Policy, prompts: int, held_out: int, samples: int, tokens: int) -> list[str]:
+def plain_experiment(policy: Policy, prompts: int, samples: int, tokens: int) -> list[str]:
     """The settings of an experiment whose amounts of work are known. samples: per prompt. tokens: per completion."""
     return [
         *("policy=folder", f"policy.path={policy.path}", "tracking=none", f"task.train_prompts={prompts}"),
-        *(f"task.test_prompts={held_out}", f"num_completions={samples}", f"baseline_completions={samples}"),
+        *(f"task.test_prompts={max(2, prompts // 2)}", f"num_completions={samples}", f"baseline_completions={samples}"),
         *(f"evaluation.num_completions={samples}", f"task.max_new_tokens={tokens}", "selection=random_per_prompt"),
         *("prompt_filter=all", "control=none"),
     ]

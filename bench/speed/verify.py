@@ -13,8 +13,8 @@ both alike. Rates are answers per second of wall-clock time.
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.speed.measure import Printout, option_parser, timed
 from bench.tasks.extraction import boxed, number_in
@@ -29,8 +29,7 @@ MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verificat
 SHOWN = 5  # disagreements
 
 
-@dataclass(frozen=True)
-class Solutions:
+class Solutions(NamedTuple):
     """Solutions, the answers by which each is judged, and whether it is right."""
 
     completions: list[str]
@@ -67,9 +66,7 @@ def main(arguments: list[str]) -> None:
         table.row(name, f"{len(solutions.right):,}", *cells, f"{rates[0] / rates[1]:.1f}x")
         disagreements += [
             f"{name}: {'right' if right else 'wrong'} by the data, answer {answer!r}: ...{completion[-60:]!r}"
-            for completion, answer, right, found in zip(
-                solutions.completions, solutions.answers, solutions.right, verdicts[0], strict=True
-            )
+            for completion, answer, right, found in zip(*solutions, verdicts[0], strict=True)
             if found != right
         ]
     print("\nThe columns are ours, then theirs. Ours disagree with the data on", len(disagreements), "answers.")

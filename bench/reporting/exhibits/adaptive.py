@@ -72,7 +72,7 @@ def samples_budget(groups: Sequence[Group]) -> Figure | None:
 
 
 def _draw(canvas: Any, rows: plots.Rows, base: float) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+    from matplotlib.ticker import LogLocator
 
     looks = style.sequence(plots.values_of(rows, "label"))
     panels = plots.grid_of(canvas, 2)
@@ -84,8 +84,8 @@ def _draw(canvas: Any, rows: plots.Rows, base: float) -> None:
             plots.line(axes, points, "samples", key, look, label=label, **plots.nested(place, len(looks)))
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_minor_formatter("")
         axes.set(xlabel="samples of training prompts in all", ylabel=title)
     if base > min(row["accuracy"] for row in rows) - 0.1:  # farther away it would stretch the axis
         plots.guide(panels[0], y=base)
@@ -130,14 +130,11 @@ def _beside_the_plan(group: Group) -> dict[str, str]:
 @shows("methods", 65)
 def methods(groups: Sequence[Group]) -> list[str]:
     """How many samples each prompt got, for the methods paragraph."""
-    return [in_words(group.runs[0].config["procedure"]) for group in arrange.having(groups, TOTAL)]
-
-
-def in_words(settings: dict[str, Any]) -> str:
-    """settings: those of bench.adaptive."""
-    how = "That many are the most of every prompt"
-    if settings["allocate"] == "hard":
-        unsolved = f"none had been accepted after {settings['look']}"
-        how = f"That many are the mean, with at most {settings['most']} where {unsolved}"
-    enough = f"; a prompt was done with {settings['enough']} of a reward above {settings['accept_above']:g}"
-    return f"{how}{enough if settings['stop'] == 'accepted' else ''}."
+    lines = []
+    for settings in (group.runs[0].config["procedure"] for group in arrange.having(groups, TOTAL)):
+        how = "the most of every prompt"
+        if settings["allocate"] == "hard":
+            how = f"the mean, with at most {settings['most']} where none had been accepted after {settings['look']}"
+        enough = f"; a prompt was done with {settings['enough']} of a reward above {settings['accept_above']:g}"
+        lines.append(f"That many are {how}{enough * (settings['stop'] == 'accepted')}.")
+    return lines

@@ -1,4 +1,4 @@
-"""The main comparison, and every paired verdict behind it."""
+"""The main comparison, every paired verdict behind it, and policies that were trained elsewhere."""
 
 import math
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from bench.estimators.bootstrap import UNDEFINED
 from bench.estimators.training_seeds import ratio_over_seeds
 from bench.records.read import Estimate
 from bench.reporting import tables
-from bench.reporting.contrasts import SAMPLED, Contrast, in_words, of_group, of_groups, shared_seeds
+from bench.reporting.contrasts import GREEDY, SAMPLED, Contrast, in_words, of_group, of_groups, shared_seeds
 from bench.reporting.exhibit import Table, shows
 from bench.reporting.groups import Group, recorded
 from bench.reporting.ranking import Ranked, rank
-from bench.reporting.words import ARMS, best_of_n_name, over_what
+from bench.reporting.words import ARMS, best_of_n_name, listed, over_what, place_words
 
 FREEDOM = "df: degrees of freedom of the t interval."
 POOLED = (
@@ -34,6 +34,14 @@ def main(groups: Sequence[Group]) -> Table | None:
     return _configurations(trained)
 
 
+class _Of(NamedTuple):
+    """A group, and what was found of it: its place among configurations, or one of its comparisons."""
+
+    group: Group
+    name: str
+    found: Ranked | Contrast
+
+
 class _Row(NamedTuple):
     """A policy, or Best-of-n of the base."""
 
@@ -51,10 +59,6 @@ class _Row(NamedTuple):
         """Of Best-of-n, without its interval."""
         found = None if self.arm else self.mean(metric)
         return found.value if found else None
-
-    @property
-    def greedy(self) -> Estimate | None:
-        return self.group.mean(self.arm, "greedy", "accuracy", 1) if self.arm else None
 
     @property
     def label(self) -> str:
@@ -90,7 +94,7 @@ def policies(group: Group) -> Table:
         rows,
         [
             tables.Column("arm", "policy", lambda row: row.label),
-            tables.interval("greedy", "greedy accuracy", lambda row: row.greedy),
+            tables.interval("greedy", "greedy accuracy", lambda row: group.mean(row.arm, *GREEDY) if row.arm else None),
             tables.interval("sampled", "sampled accuracy", lambda row: row.mean("accuracy")),
             tables.interval("kl", "KL (nats)", lambda row: row.mean("kl")),
             tables.Column("kl_unsolved", "KL, upper limit", lambda row: row.value("kl_sensitivity")),
@@ -138,11 +142,6 @@ def gain_kept(group: Group) -> dict[int, Estimate | None]:
     return shares
 
 
-class _Configuration(NamedTuple):
-    group: Group
-    ranked: Ranked
-
-
 def _configurations(groups: Sequence[Group]) -> Table | None:
     by_label = {group.label: group for group in groups}
     shared, left_out = shared_seeds(by_label)
@@ -157,51 +156,40 @@ def _configurations(groups: Sequence[Group]) -> Table | None:
         ranked, pooled = rank(by_label, shared=False), FREEDOM
         compared = "Tuned is compared with its random control, paired by seed and prompt"
         note = "No seed is shared by all: they are not compared."
+
+    def sampled(name: str) -> tables.Column:
+        return tables.interval(name, f"{name} pass@1", lambda row: row.group.series(name, *SAMPLED[:2]).get(1))
+
     return tables.table(
         "main",
         f"Sampled accuracy (pass@1) of each configuration, best first. {compared}. {over_what(groups)}. The verdicts "
         "of each kind are adjusted for their number (Holm), intervals are not; 'sampled only': greedy it is not "
         f"resolved. {pooled} Detectable: the difference from the control that one comparison on these prompts and "
         f"seeds finds with a power of 80 %. {note}",
-        [_Configuration(by_label[method.name], method) for method in ranked],
+        [_Of(by_label[method.name], method.name, method) for method in ranked],
         [
             *tables.settings_columns(groups),
-            tables.Column("seeds", None, lambda row: row.ranked.seeds),
-            tables.interval("tuned", "tuned pass@1", lambda row: row.ranked.tuned),
-            tables.interval("control", "control pass@1", lambda row: row.ranked.control),
-            *map(_other, dict.fromkeys(name for group in groups for name in group.runs[0].elsewhere)),
+            tables.Column("seeds", None, lambda row: row.found.seeds),
+            tables.interval("tuned", "tuned pass@1", lambda row: row.found.tuned),
+            tables.interval("control", "control pass@1", lambda row: row.found.control),
+            *map(sampled, dict.fromkeys(name for group in groups for name in group.runs[0].elsewhere)),
             *tables.contrasted(
-                lambda row: row.ranked.effect,
+                lambda row: row.found.effect,
                 difference=("effect", "tuned - control"),
                 p_value=("p_effect", None),
                 freedom=("freedom", "df"),
                 detectable=("detectable", "detectable"),
             ),
-            tables.Column("effect_verdict", "tuned vs control", lambda row: row.ranked.effect_verdict),
+            tables.Column("effect_verdict", "tuned vs control", lambda row: row.found.effect_verdict),
             *tables.contrasted(
-                lambda row: row.ranked.ahead, difference=("ahead", "first - this row"), p_value=("p_ahead", None)
+                lambda row: row.found.ahead, difference=("ahead", "first - this row"), p_value=("p_ahead", None)
             ),
-            tables.Column("ahead_verdict", "first vs this row", lambda row: row.ranked.ahead_verdict),
-            tables.interval("kl", "KL (nats)", lambda row: row.ranked.kl),
+            tables.Column("ahead_verdict", "first vs this row", lambda row: row.found.ahead_verdict),
+            tables.interval("kl", "KL (nats)", lambda row: row.found.kl),
             tables.PROMPTS,
         ],
         tables.all_runs(groups),
     )
-
-
-def _other(name: str) -> tables.Column:
-    """A policy from elsewhere, in sampled accuracy."""
-    return tables.interval(
-        name,
-        f"{name} pass@1",
-        lambda row: row.group.mean(name, *SAMPLED) if name in row.group.runs[0].elsewhere else None,
-    )
-
-
-class _Comparison(NamedTuple):
-    group: Group
-    name: str
-    contrast: Contrast
 
 
 @shows("tables", 140)
@@ -215,7 +203,7 @@ def contrasts(groups: Sequence[Group]) -> Table | None:
         "verdicts of the others are adjusted for their number (Holm), intervals and detectable differences are not. "
         f"{POOLED}",
         [
-            _Comparison(group, *compared)
+            _Of(group, *compared)
             for group, own in zip(groups, of_groups(groups), strict=True)
             for compared in own.items()
         ],
@@ -223,7 +211,39 @@ def contrasts(groups: Sequence[Group]) -> Table | None:
             *tables.settings_columns(groups),
             tables.Column("comparison", "comparison", lambda row: " - ".join(in_words(row.name)[:2])),
             tables.Column("of", "metric", lambda row: in_words(row.name)[2]),
-            *tables.contrasted(lambda row: row.contrast, **{n: (n, HEADINGS.get(n, n)) for n in names}),
+            *tables.contrasted(lambda row: row.found, **{n: (n, HEADINGS.get(n, n)) for n in names}),
         ],
         tables.all_runs(groups),
     )
+
+
+@shows("sentences", 66)
+def of_elsewhere(groups: Sequence[Group]) -> list[str]:
+    """One sentence for each policy from elsewhere and each sampler of the base, and what is not known of it."""
+    lines: dict[object, str] = {}
+    for group, contrasts in zip(groups, of_groups(groups), strict=True):
+        for name in group.runs[0].elsewhere:
+            found = contrasts[f"{name}_vs_base/pass@1"]
+            kl = group.series(name, "policy", "kl").get(1)
+            tokens = str(group.runs[0].metrics[f"{name}/token_ids"]).removeprefix("another ")
+            far = f"its KL from the base is {kl} nats" if kl else f"it has no KL: its {tokens} differs from the base's"
+            key = name, group.key_of([(name, "pass", "accuracy", 1), ("base", "pass", "accuracy", 1)])
+            line = f"In sampled accuracy, {name}, which was trained elsewhere, is {found.against('the base')}; {far}."
+            lines.setdefault(key, line)
+    return list(lines.values())
+
+
+@shows("methods_after", 60)
+def methods(groups: Sequence[Group]) -> list[str]:
+    """Which policies these are, for the methods paragraph."""
+    found = {
+        f"{name} ({place_words(place)})": None
+        for run in tables.all_runs(groups)
+        for name, (_, place, _) in run.elsewhere.items()
+    }
+    if not found:
+        return []
+    return [
+        f"Policies that were trained elsewhere were judged alike: {listed([*found], 'and')}. "
+        "What their training cost is unknown."
+    ]

@@ -121,23 +121,19 @@ def _break_even(canvas: Any, rows: plots.Rows, best: str, looks: dict[str, style
     for (left, right), name in zip(panels, names, strict=True):
         here = plots.where(rows, name=name)
         keys = ("flops", "n", "accuracy", "accuracy_low", "accuracy_high")
-        curve, tuned = (plots.bare(plots.where(here, what=what), *keys) for what in ("best_of_n", "tuned"))
+        shown = {what: plots.bare(plots.where(here, what=what), *keys) for what in plots.values_of(here, "what")}
+        curve = shown.get("best_of_n", [])
         plots.line(left, curve, "flops", "accuracy", style.LOOKS["best_of_n"], label=best)
         for vote in ("weighted_majority", "majority"):
-            if points := plots.bare(plots.where(here, what=vote), *keys):
+            if points := shown.get(vote):
                 title, look = METHODS[vote]
                 plots.line(left, points, "flops", "accuracy", look, label=title, markersize=2.5, linewidth=0.8)
-        base = plots.bare(plots.where(here, what="base"), *keys)
-        best_one = ", at its best temperature" * bool(base)
-        for points, policy in ((tuned, "tuned"), (base, "base")):
-            if points:
-                title = plots.TITLES.get(policy, policy) + best_one
-                diamond = {"label": title, "linestyle": "none", "markersize": 4.5}
-                plots.line(left, points, "flops", "accuracy", style.LOOKS[policy], **diamond)
-        for what, look in looks.items():
-            if own := plots.bare(plots.where(here, what=what), *keys):
-                plots.line(left, own, "flops", "accuracy", look, label=what + best_one, linestyle="none")
-        plots.guide(left, y=tuned[0]["accuracy"], color=style.LOOKS["tuned"].colour)
+        for what, look in {"tuned": style.LOOKS["tuned"], "base": style.LOOKS["base"], **looks}.items():
+            if points := shown.get(what):
+                title = plots.TITLES.get(what, what) + ", at its best temperature" * ("base" in shown)
+                size: dict[str, Any] = {} if what in looks else {"markersize": 4.5}
+                plots.line(left, points, "flops", "accuracy", look, label=title, linestyle="none", **size)
+        plots.guide(left, y=shown["tuned"][0]["accuracy"], color=style.LOOKS["tuned"].colour)
         plots.flops_axis(left)
         left.set_ylabel("accuracy on held-out prompts")
         left.set_title(name, loc="left")

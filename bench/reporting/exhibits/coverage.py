@@ -106,8 +106,7 @@ def paths(groups: Sequence[Group]) -> Figure | None:
     """
     curves = [("base", name, group) for name, group in arrange.samplers(groups)]
     if len(groups) <= 2:
-        curves += [("tuned", arrange.named(group), group) for group in groups]
-        curves += [("control", arrange.named(group), group) for group in groups if group.controlled]
+        curves += [(arm, arrange.named(g), g) for arm in ("tuned", "control") for g in groups if arm in g.arms]
     rows: plots.Rows = []
     for arm, name, group in curves:
         curve = group.series("sampler" if arm == "base" else arm, "distinct", "correct_paths")
@@ -233,8 +232,7 @@ def _votes(policy: _Policy) -> int | None:
 
 
 def _majority(policy: _Policy) -> Estimate | None:
-    votes = _votes(policy)
-    return policy.group.series(policy.arm, "majority", "accuracy")[votes] if votes else None
+    return policy.group.series(policy.arm, "majority", "accuracy").get(_votes(policy) or 0)
 
 
 @shows("sentences", 0)

@@ -1,12 +1,13 @@
 """The frontier: accuracy, or the scorer's own reward, against the measured KL from the raw base."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from bench.evaluation.measures import AT
-from bench.records.read import Estimate
 from bench.reporting import arrange, plots, style, tables
 from bench.reporting.axes import NONE, Wanted, choice, costs, query_flops
 from bench.reporting.exhibit import Figure, shows
@@ -21,7 +22,6 @@ CROWD = plots.MOST - 2  # samplers beside the two arms in a legend: more get a p
 NAMED = 30  # points in a panel: more of them can't be told by name
 ORACLE = "Best-of-n (oracle)"
 OVER = {"kl": "KL from the base (nats per sequence)", "n": "samples per query", "flops": "FLOPs per query"}
-Curve = Mapping[int, Estimate]
 
 
 @shows("figures", 10)
@@ -73,128 +73,118 @@ def _frontier(groups: Sequence[Group], metric: str, name: str, x: str) -> Figure
 
 
 def _over(x: str, rows: plots.Rows) -> plots.Rows:
-    """The rows without their `group`; without curves that differ in their KL alone where x is another."""
+    """The rows as the CSV has them; without curves that differ in their KL alone where x is another."""
     shown = [row for row in rows if x == "kl" or row["method"] not in ("bound", "soft_best_of_n")]
     for row in shown:
-        group, policy = row.pop("group"), row.pop("policy", "best_of_n")
+        group, policy, _ = row.pop("group"), row.pop("policy", "best_of_n"), row.pop("pool")
         row |= {x: query_flops(group, row["n"], policy)} if x == "flops" else {}
     return shown
-
-
-def _over_temperatures(group: Group, arm: str, metric: str, place: dict[str, Any], label: str) -> plots.Rows:
-    """One sample of a policy over evaluation.temperatures, in rising order."""
-    rows: plots.Rows = []
-    for temperature in temperatures_of(group, arm):
-        values, kl = (group.series(arm, f"{AT}{temperature}", name) for name in (metric, "kl"))
-        at = _curve(place, f"{arm}_temperature", values, kl, label=label)
-        rows += [row | {"temperature": float(temperature)} for row in at]
-    return rows
 
 
 def _rows(groups: Sequence[Group], metric: str) -> tuple[plots.Rows, plots.Rows]:
     """The rows, and spare ones: `series` is the sampler within its panel; `label` sets a fine-tuned policy apart.
 
-    Each has its `group`, the sampler's or the policy's, and the point of a policy its `policy`.
+    Each has its `group`, the sampler's or the policy's, the `pool` behind it, and the point of a policy its `policy`.
     """
     few, drawn_from, apart = len(groups) <= FEW, arrange.samplers(groups), arrange.sampler_settings(groups)
     paneled = arrange.panel_setting([group for _, group in drawn_from], apart) if len(drawn_from) > CROWD else []
 
-    def place(group: Group) -> dict[str, Any]:
+    def place(group: Group) -> plots.Row:
         rest = [name for name in apart if name not in paneled]
-        return {"group": group, "panel": arrange.named(group, paneled), "series": arrange.named(group, rest)}
+        sampler = {"panel": arrange.named(group, paneled), "series": arrange.named(group, rest)}
+        return {"group": group, "pool": np.inf, **sampler, "label": "", "method": "", "n": 0, "temperature": None}
 
     judged = [group for _, group in drawn_from if temperatures_of(group, "base")]
     rows: plots.Rows = []
     for _, group in drawn_from:
-        values, kl, bound = (group.series("base", "best_of_n", name) for name in (metric, "kl", "kl_bound"))
-        rows += _curve(place(group), "best_of_n", values, kl, group.pool_size)
+        at = place(group) | {"pool": group.pool_size}
+        rows += _curve(at, "best_of_n", "base", "best_of_n", metric)
         if len(drawn_from) == 1:
-            rows += _curve(place(group), "bound", values, bound, group.pool_size)
-            rows += _soft(place(group), group, metric) if few else []
-            values, kl = (group.series("base", "oracle_of_n", name) for name in (metric, "kl"))
-            rows += _curve(place(group), "oracle", values, kl, group.pool_size)
+            rows += _curve(at, "bound", "base", "best_of_n", metric, kl=("best_of_n", "kl_bound"))
+            rows += _soft(place(group), metric) if few else []
+            rows += _curve(at, "oracle", "base", "oracle_of_n", metric)
     for same in arrange.alike((group for _, group in drawn_from), partial(arrange.but_temperature, names=apart)):
         for group in same if len(same) > 1 and "temperature" not in paneled and not judged else ():
-            first = {1: group.series("base", "best_of_n", metric)[1]}
             name = arrange.named(group, [name for name in apart if name not in (*paneled, "temperature")])
-            at = place(group) | {"series": ""}
-            (row,) = _curve(at, "base_temperature", first, group.series("base", "best_of_n", "kl"), label=name)
-            rows.append(row | {"temperature": float(group.settings["temperature"])})
+            at = place(group) | {"series": "", "label": name, "temperature": float(group.settings["temperature"])}
+            rows += _curve(at, "base_temperature", "base", "best_of_n", metric)[:1]
     bases = arrange.alike(judged, lambda group: (place(group)["panel"], _of_base(group, metric)))
     for group, *_ in bases:
         label = place(group)["series"] if len(bases) > 1 else ""
-        rows += _over_temperatures(group, "base", metric, place(group) | {"series": ""}, label)
+        rows += _over_temperatures(place(group) | {"series": "", "label": label}, "base", metric)
     elsewhere: set[object] = set()
     for group in arrange.in_order(groups):
         at = place(group)
-        label = arrange.named(group, [name for name in group.settings if name not in apart])
+        own = at | {"label": arrange.named(group, [name for name in group.settings if name not in apart])}
         for arm in group.arms:
-            rows += _point(at, group, arm, arm, label, metric)
+            rows += _point(own, arm, arm, metric)
         for name, (arm, _, updates) in group.runs[0].elsewhere.items():
             key = name, at["panel"], group.key_of([(name, "pass", "accuracy", 1)])
             if key in elsewhere:  # configurations that differ in their training share it
                 continue
             elsewhere.add(key)
-            rows += _point(at, group, name, arm, checkpoint_words(group.runs[0].elsewhere, name), metric)
+            rows += _point(at | {"label": checkpoint_words(group.runs[0].elsewhere, name)}, name, arm, metric)
             if few and updates is None:
-                rows += _on_top(at, group, arm, metric)
-        rows += _over_temperatures(group, "tuned", metric, at, label)
-        if few:
-            rows += _on_top(at, group, "tuned", metric, label)
+                rows += _on_top(at, arm, metric)
+        rows += _over_temperatures(own, "tuned", metric)
+        rows += _on_top(own, "tuned", metric) if few else []
     spare: plots.Rows = []
     for _, group in drawn_from if not plots.where(rows, method="base_temperature") else ():
-        first = {1: group.series("base", "best_of_n", metric)[1]}
-        points = _curve(place(group), "base_temperature", first, group.series("base", "best_of_n", "kl"))
-        spare += [point | {"temperature": group.runs[0].config.get("temperature")} for point in points]
+        at = place(group) | {"temperature": group.runs[0].config.get("temperature")}
+        spare += _curve(at, "base_temperature", "base", "best_of_n", metric)[:1]
     return rows, spare
 
 
-def _on_top(place: dict[str, Any], group: Group, policy: str, metric: str, label: str = "") -> plots.Rows:
+def _curve(
+    at: plots.Row, name: str, policy: str, method: str, metric: str, kl: tuple[str, str] = ("", "kl")
+) -> plots.Rows:
+    """A row for each n that has a KL. name: the method as the figure calls it."""
+    values, moved = at["group"].series(policy, method, metric), at["group"].series(policy, kl[0] or method, kl[1])
+    return [
+        at
+        | {"method": name, "n": n, "extrapolates": 4 * n > at["pool"]}
+        | tables.spread("kl", moved[n])
+        | tables.spread("value", estimate)
+        for n, estimate in values.items()
+        if n in moved
+    ]
+
+
+def _over_temperatures(at: plots.Row, arm: str, metric: str) -> plots.Rows:
+    """One sample of a policy over evaluation.temperatures, in rising order."""
+    rows: plots.Rows = []
+    for temperature in temperatures_of(at["group"], arm):
+        here = at | {"temperature": float(temperature)}
+        rows += _curve(here, f"{arm}_temperature", arm, f"{AT}{temperature}", metric)
+    return rows
+
+
+def _soft(at: plots.Row, metric: str) -> plots.Rows:
+    """Soft Best-of-n from the hardest, which is nearest to Best-of-n, to the softest."""
+    methods = {key[1] for key in at["group"].runs[0].curves if key[1].startswith("soft_best_of_n@")}
+    rows: plots.Rows = []
+    for softness, method in sorted((float(method.partition("@")[2]), method) for method in methods):
+        rows += _curve(at | {"temperature": softness}, "soft_best_of_n", "base", method, metric)
+    return rows
+
+
+def _on_top(at: plots.Row, policy: str, metric: str) -> plots.Rows:
     """Best-of-n drawn from a policy other than the base; nothing where it has one n."""
-    moved, values = (group.series(policy, "best_of_n", name) for name in ("kl", metric))
-    return _curve(place, f"{policy}_best_of_n", values, moved, max(moved), label=label) if len(moved) > 1 else []
+    sizes = at["group"].series(policy, "best_of_n", "kl")
+    here = at | {"pool": max(sizes, default=0)}
+    return _curve(here, f"{policy}_best_of_n", policy, "best_of_n", metric) if len(sizes) > 1 else []
 
 
-def _point(place: dict[str, Any], group: Group, policy: str, method: str, label: str, metric: str) -> plots.Rows:
+def _point(at: plots.Row, policy: str, name: str, metric: str) -> plots.Rows:
     """One sample of a policy; no row where it has no KL."""
-    value = group.series(policy, *(("pass", "accuracy") if metric == "accuracy" else ("best_of_n", "proxy")))
-    first = {n: estimate for n, estimate in value.items() if n == 1}
-    return _curve(place | {"policy": policy}, method, first, group.series(policy, "policy", "kl"), label=label)
+    method = "pass" if metric == "accuracy" else "best_of_n"
+    return _curve(at | {"policy": policy}, name, policy, method, metric, kl=("policy", "kl"))
 
 
 def _of_base(group: Group, metric: str) -> tuple[object, ...]:
     """Equal for groups whose base was judged on the same samples at the same temperatures, by the same scorer."""
     points = [("base", f"{AT}{temperature}", metric, 1) for temperature in temperatures_of(group, "base")]
     return group.key_of(point for point in points if point in group.runs[0].curves)
-
-
-def _curve(
-    place: dict[str, Any], method: str, values: Curve, kl: Curve, pool: int | None = None, *, label: str = ""
-) -> plots.Rows:
-    return [
-        {
-            **place,
-            "label": label,
-            "method": method,
-            "n": n,
-            "temperature": None,
-            "extrapolates": pool is not None and 4 * n > pool,
-            **tables.spread("kl", kl[n]),
-            **tables.spread("value", estimate),
-        }
-        for n, estimate in values.items()
-        if n in kl
-    ]
-
-
-def _soft(place: dict[str, Any], group: Group, metric: str) -> plots.Rows:
-    """Soft Best-of-n from the hardest, which is nearest to Best-of-n, to the softest."""
-    methods = {key[1] for key in group.runs[0].curves if key[1].startswith("soft_best_of_n@")}
-    rows: plots.Rows = []
-    for softness, method in sorted((float(method.partition("@")[2]), method) for method in methods):
-        values, kl = group.series("base", method, metric), group.series("base", method, "kl")
-        rows += [row | {"temperature": softness} for row in _curve(place, "soft_best_of_n", values, kl)]
-    return rows
 
 
 def _draw(canvas: Any, rows: plots.Rows, metric: str, x: str, best: str, looks: dict[str, style.Look]) -> plots.Labels:

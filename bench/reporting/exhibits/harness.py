@@ -108,10 +108,10 @@ def transfers(groups: Sequence[Group]) -> list[Transfers]:
         having = [place for place, group in enumerate(groups) if key in _recorded_in(group)]
         for seeds in {len(groups[place].runs) for place in having}:
             places = [place for place in having if len(groups[place].runs) == seeds]
-            cells = [_differences(groups[place], key) for place in places]
-            found = (
-                of_seeds(np.stack(cells, axis=1)) if seeds > 1 else [_of_one(groups[at].runs[0], key) for at in places]
-            )
+            name = f"{_name(key)}/difference"
+            cells = [[float(run.metrics[name]) for run in groups[place].runs] for place in places]
+            alone = [groups[place].runs[0] for place in places]
+            found = of_seeds(np.stack(cells, axis=1)) if seeds > 1 else [_of_one(run, key) for run in alone]
             for place, compared in zip(places, found, strict=True):
                 made[place][key] = compared
     return [own if len(group.runs) == 1 else _adjusted(own) for group, own in zip(groups, made, strict=True)]
@@ -134,10 +134,6 @@ def _recorded_in(group: Group) -> list[tuple[str, str]]:
     tasks = dict.fromkeys(parts[2] for parts in names if len(parts) == 4 and parts[1] == "lm_eval")
     keys = [(task, theirs) for task in tasks for theirs in AGAINST]
     return [key for key in keys if all(f"{_name(key)}/verdict" in run.metrics for run in group.runs)]
-
-
-def _differences(group: Group, key: tuple[str, str]) -> np.ndarray:
-    return np.array([float(run.metrics[f"{_name(key)}/difference"]) for run in group.runs])
 
 
 def _of_one(run: Run, key: tuple[str, str]) -> Contrast:

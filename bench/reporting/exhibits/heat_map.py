@@ -94,8 +94,7 @@ def _draw(canvas: Any, rows: plots.Rows, x: str, y: str) -> None:
         axes.set_yticks(range(len(down)), down)
         axes.set_title(title)
         axes.tick_params(length=0)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
+        axes.spines[:].set_visible(False)
     plots.name_axes(panels, NAMES.get(x, x), NAMES.get(y, y))
     for name, label in scales.items():
         if scaled[name]:

@@ -1,8 +1,7 @@
 """Hybrids of demonstrations and samples: curves over the share of easy prompts, and gates at equal samples."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,33 +28,15 @@ COUNTED = {
 }
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """A group of runs with one gate at one share of easy prompts."""
 
     group: Group
     others: dict[str, str]  # settings beside the gate's own, equal for points of one curve
     rest: str  # those of them that set it apart from most points, e.g. "hard=drop"
-
-    @property
-    def procedure(self) -> dict[str, Any]:
-        return self.group.runs[0].config["procedure"]
-
-    @property
-    def share(self) -> float:
-        """Of easy prompts."""
-        return float(self.procedure["easy_share"])
-
-    @property
-    def gate(self) -> str:
-        """random, final_nll, final_nll inverted, ...; "full SFT" and "full RFT" where every gate agrees."""
-        own = f"{self.procedure['easy_by']}{' inverted' if self.procedure['inverted'] else ''}"
-        return {0.0: "full RFT", 1.0: "full SFT"}.get(self.share, own)
-
-    @property
-    def samples(self) -> float:
-        """Paid for per training prompt; the mean over seeds."""
-        return float(np.mean([run.metrics[SAMPLES] for run in self.group.runs]))
+    share: float  # of easy prompts
+    gate: str  # random, final_nll, final_nll inverted, ...; "full SFT" and "full RFT" where every gate agrees
+    samples: float  # paid for per training prompt; the mean over seeds
 
     @property
     def name(self) -> str:
@@ -72,21 +53,26 @@ class Point:
 
 def points(groups: Sequence[Group]) -> list[Point]:
     """Those of the groups that are hybrids, by gate and share."""
-    hybrids = [Point(group, _others(group), "") for group in arrange.having(groups, SAMPLES)]
-    others = [point.others for point in hybrids]
+    hybrids, found = arrange.having(groups, SAMPLES), []
+    others = [_others(group) for group in hybrids]
     common = max(others, key=others.count, default={})
-    for place, point in enumerate(hybrids):
-        own = _of_demonstrations(point) if point.share == 1 else point.others
+    for group, settings in zip(hybrids, others, strict=True):
+        procedure = group.runs[0].config["procedure"]
+        share = float(procedure["easy_share"])
+        own = _of_demonstrations(settings) if share == 1 else settings
         apart = [f"{n.removeprefix('procedure.')}={value}" for n, value in own.items() if common.get(n) != value]
-        hybrids[place] = replace(point, rest=" ".join(apart))
-    return sorted(hybrids, key=lambda point: (point.rest, point.gate, point.share))
+        gate = f"{procedure['easy_by']}{' inverted' if procedure['inverted'] else ''}"
+        gate = {0.0: "full RFT", 1.0: "full SFT"}.get(share, gate)
+        samples = float(np.mean([run.metrics[SAMPLES] for run in group.runs]))
+        found.append(Point(group, settings, " ".join(apart), share, gate, samples))
+    return sorted(found, key=lambda point: (point.rest, point.gate, point.share))
 
 
 def curves(found: Sequence[Point]) -> dict[str, list[Point]]:
     """name -> its points in order of samples. A gate's curve goes on to the ends, where it decides nothing."""
     made = {}
     for own in arrange.alike((point for point in found if not point.is_end), lambda point: point.name):
-        ends = _ends(found, own[0]) if own[0].procedure["hard"] == "sample" else []
+        ends = _ends(found, own[0]) if own[0].others["procedure.hard"] == "sample" else []
         made[own[0].name] = sorted([*own, *ends], key=lambda point: point.samples)
     for point in found:
         if point.share == 0 and len(_full_rft(found, point)) > 1:
@@ -110,7 +96,7 @@ def against(rival: str, found: Sequence[Point]) -> dict[str, Contrast]:
         random = [other for other in found if other.gate == "random" and other.others == point.others]
         return [*random, *_ends(found, point)] if random and point.gate != "random" else []
 
-    sampling = (p for p in found if p.procedure["hard"] == "sample" and not p.is_end)
+    sampling = (p for p in found if p.others["procedure.hard"] == "sample" and not p.is_end)
     compared = [(point, others) for point in sampling if (others := rivals(point))]
 
     def sides_of(measure: Measure) -> dict[str, Sides]:
@@ -145,13 +131,14 @@ def _full_rft(found: Sequence[Point], point: Point) -> list[Point]:
 def _ends(found: Sequence[Point], point: Point) -> list[Point]:
     """Full SFT, whatever its settings for samples, which it does not draw; and full RFT that differs in share alone."""
     rft = [other for other in found if other.share == 0 and other.others == point.others]
-    sft = [other for other in found if other.share == 1 and _of_demonstrations(other) == _of_demonstrations(point)]
+    own = _of_demonstrations(point.others)
+    sft = [other for other in found if other.share == 1 and _of_demonstrations(other.others) == own]
     return [*sft[:1], *rft[:1]]
 
 
-def _of_demonstrations(point: Point) -> dict[str, str]:
+def _of_demonstrations(settings: dict[str, str]) -> dict[str, str]:
     """The settings beside those of samples and of the probe."""
-    return {n: v for n, v in point.others.items() if n in WRITTEN or not n.startswith(("procedure.", *OF_SAMPLES))}
+    return {n: v for n, v in settings.items() if n in WRITTEN or not n.startswith(("procedure.", *OF_SAMPLES))}
 
 
 def _others(group: Group) -> dict[str, str]:

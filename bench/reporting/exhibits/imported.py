@@ -17,18 +17,13 @@ NAMES = {"pass": "pass@n", "pass_hat": "pass^n", "majority": "majority", "judged
 def imported_table(groups: Sequence[Group]) -> Table | None:
     """One row per pool and n; None without an imported pool."""
     pools = [group for group in groups if not group.trained]
-    return pool_table(pools) if pools else None
-
-
-def pool_table(pools: Sequence[Group]) -> Table | None:
-    rows = [(pool, n) for pool in pools for n in _sizes(pool)]
-    found = list(dict.fromkeys(curve for pool in pools for curve in _curves(pool)))
-    columns = [tables.Column("pool", "pool", lambda row: row[0].runs[0].folder.name) if len(pools) > 1 else None]
-    columns += [tables.Column("n", "n", lambda row: row[1])]
+    columns = [tables.Column("pool", "pool", lambda row: row[0].runs[0].folder.name)] * (len(pools) > 1)
+    columns.append(tables.Column("n", "n", lambda row: row[1]))
     columns += [
         tables.interval("_".join(curve), heading, lambda row, curve=curve: row[0].series(*curve).get(row[1]))  # type: ignore[misc]
-        for curve, heading in found
+        for curve, heading in dict.fromkeys(curve for pool in pools for curve in _curves(pool))
     ]
+    rows = [(pool, n) for pool in pools for n in _sizes(pool)]
     caption = (
         "Accuracy at every n of the completions that were imported: one of n is right (pass@n), all of n are (pass^n), "
         "the most frequent answer (majority), the answer with the largest sum of rewards (weighted majority; of "
@@ -36,7 +31,7 @@ def pool_table(pools: Sequence[Group]) -> Table | None:
         "is of Best-of-n from the sampler that drew the pool, in nats per sequence: measured, ties included; the "
         "bound is log n - (n - 1)/n. 95 % intervals for new prompts."
     )
-    return tables.table("imported", caption, rows, [column for column in columns if column], tables.all_runs(pools))
+    return tables.table("imported", caption, rows, columns, tables.all_runs(pools))
 
 
 @shows("sentences", 1)
@@ -55,8 +50,7 @@ def accuracies(groups: Sequence[Group]) -> Iterator[tuple[dict[str, str], Mappin
 
 
 def _of_pool(group: Group) -> Iterator[str]:
-    run = group.runs[0]
-    n = max(_sizes(group))
+    run, n = group.runs[0], max(_sizes(group))
     parts, kept, prompts = [], 0, run.metrics["test/prompts"]
     for (policy, method, metric), name in _curves(group):
         at = group.series(policy, method, metric)
@@ -66,8 +60,7 @@ def _of_pool(group: Group) -> Iterator[str]:
     if parts:
         of = f"{kept} of {prompts}" if kept < prompts else prompts
         yield f"The imported pool {run.folder.name} ({of} prompts): {', '.join(parts)}."
-    agreement = run.metrics.get("import/judged_agreement")
-    if agreement is not None:
+    if (agreement := run.metrics.get("import/judged_agreement")) is not None:
         yield f"Its labels and the task's verifier agree on {agreement:.1%} of its completions."
 
 

@@ -105,9 +105,8 @@ def _fitted(axes: Any, scorer: Pushed, shade: Any, farthest: float, power: int) 
         grid = np.linspace(start, stop, 100)
         axes.plot(grid**power, grid * (fit.alpha - fit.beta * grid), color=shade, linestyle=dashes, linewidth=0.9)
     if 0 < fit.peak <= farthest:
-        axes.plot(
-            fit.peak**power, fit.peak_gain, "*", color=shade, markeredgecolor="black", markeredgewidth=0.4, markersize=8
-        )
+        edge: dict[str, Any] = {"markeredgecolor": "black", "markeredgewidth": 0.4}
+        axes.plot(fit.peak**power, fit.peak_gain, "*", color=shade, markersize=8, **edge)
 
 
 @shows("tables", 95)

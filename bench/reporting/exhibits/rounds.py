@@ -50,8 +50,8 @@ def steps(groups: Sequence[Group]) -> list[RoundStep]:
         rounds = min(int(run.metrics.get("rounds/run", 0)) for run in group.runs)
         for arm in group.arms if rounds else ():
             suffix = "" if arm == "tuned" else f"_{arm}"
-            made.append(RoundStep(group, arm, 0, "base"))
-            made += [RoundStep(group, arm, number, f"round_{number}{suffix}") for number in range(1, rounds + 1)]
+            policies = ["base", *(f"round_{number}{suffix}" for number in range(1, rounds + 1))]
+            made += [RoundStep(group, arm, number, policy) for number, policy in enumerate(policies)]
     return made
 
 
@@ -83,11 +83,9 @@ def rounds_figure(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None
         {"settings": step.group.label, "arm": step.arm, "round": step.round, "measure": label}
         | (tables.spread("kl", step.mean("policy", "kl")) if x == "kl" else {})
         | dict(zip(("value", "low", "high"), vars(step.mean(*cell)).values(), strict=True))
-        for group in groups
-        for arm in ("tuned", "control")
+        for same in arrange.alike(found, lambda step: (id(step.group), step.arm))
         for label, cell in panels.items()
-        for step in found
-        if step.group is group and step.arm == arm
+        for step in same
     ]
     controlled = any(step.arm == "control" for step in found)
     names = {group.label: arrange.named(group) or "tuned" for group in groups}
@@ -115,8 +113,7 @@ def _draw(canvas: Any, rows: plots.Rows, names: dict[str, str], x: str) -> None:
                 for row in plots.where(rows, settings=name, measure=measure)
             ]
             plots.line(axes, plots.where(points, arm="tuned"), "x", "y", look, label=names[name], linewidth=1.2)
-            control = [{"x": row["x"], "y": row["y"]} for row in plots.where(points, arm="control")]
-            if control:
+            if control := plots.bare(plots.where(points, arm="control"), "x", "y"):
                 plots.line(axes, control, "x", "y", look, marker="", linewidth=0.6, zorder=1)
         axes.set_ylabel(measure)
         if x == "round":
@@ -167,13 +164,11 @@ def _counted(key: str, heading: str, column: str = "") -> tables.Column:
 @shows("methods_after", 40)
 def methods(groups: Sequence[Group]) -> list[str]:
     """That the procedure was repeated, for the methods paragraph."""
-    return [in_words(group.runs[0].config["procedure"]) for group in groups if "rounds/run" in group.runs[0].metrics]
-
-
-def in_words(settings: dict[str, Any]) -> str:
-    """settings: those of bench.rounds."""
-    stopped = "" if settings.get("stop", "none") == "none" else " or until accuracy on validation prompts fell"
-    return (
-        f"This was repeated for {settings['rounds']} rounds{stopped}, each drawing from the policy that the last one "
-        f"fine-tuned and fine-tuning {STARTS[settings['start']]} on {TRAINED_ON[settings['train_on']]}."
-    )
+    lines = []
+    for settings in (group.runs[0].config["procedure"] for group in groups if "rounds/run" in group.runs[0].metrics):
+        stopped = "" if settings.get("stop", "none") == "none" else " or until accuracy on validation prompts fell"
+        lines.append(
+            f"This was repeated for {settings['rounds']} rounds{stopped}, each drawing from the policy that the last "
+            f"one fine-tuned and fine-tuning {STARTS[settings['start']]} on {TRAINED_ON[settings['train_on']]}."
+        )
+    return lines

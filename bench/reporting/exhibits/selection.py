@@ -7,7 +7,7 @@ import numpy as np
 
 from bench.reporting import arrange, plots, style, tables
 from bench.reporting.axes import NONE, Wanted, choice
-from bench.reporting.contrasts import SAMPLED, Contrast, contrasts, judged
+from bench.reporting.contrasts import SAMPLED, contrasts, judged
 from bench.reporting.exhibit import Figure, shows
 from bench.reporting.groups import Group
 
@@ -38,7 +38,20 @@ def selection(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None:
         if group.controlled
     }
     effects = judged(contrasts(arms))
-    rows = [_row(title, group, effects.get(group.label), point) for title, panel in panels for group in panel]
+    rows: plots.Rows = [
+        {
+            "panel": title,
+            "method": arrange.named(group, ["selection"]),
+            "seeds": len(group.runs),
+            **tables.spread("tuned", group.mean("tuned", *point)),
+            **tables.spread("control", group.mean("control", *point) if effect else None),
+            **tables.spread("difference", effect.difference if effect else None),
+            "verdict": effect.verdict if effect else "no control",
+        }
+        for title, panel in panels
+        for group in panel
+        for effect in [effects.get(group.label)]
+    ]
     methods = _methods(rows)
     rows.sort(key=lambda row: methods.index(row["method"]))
     high = 0.25 + plots.row_height(methods) * len(methods)
@@ -59,26 +72,10 @@ def selection(groups: Sequence[Group], axes: Wanted = NONE) -> Figure | None:
     )
 
 
-def _row(title: str, group: Group, effect: Contrast | None, point: tuple[str, str, int]) -> plots.Row:
-    """effect: tuned less control. point: the method, metric and n of what is shown."""
-    return {
-        "panel": title,
-        "method": arrange.named(group, ["selection"]),
-        "seeds": len(group.runs),
-        **tables.spread("tuned", group.mean("tuned", *point)),
-        **tables.spread("control", group.mean("control", *point) if effect else None),
-        **tables.spread("difference", effect.difference if effect else None),
-        "verdict": effect.verdict if effect else "no control",
-    }
-
-
 def _methods(rows: plots.Rows) -> list[str]:
     """From the lowest accuracy to the highest, on the mean of their panels."""
-
-    def mean(name: str) -> float:
-        return float(np.mean([row["tuned"] for row in plots.where(rows, method=name)]))
-
-    return sorted(plots.values_of(rows, "method"), key=mean)
+    names = plots.values_of(rows, "method")
+    return sorted(names, key=lambda name: float(np.mean([row["tuned"] for row in plots.where(rows, method=name)])))
 
 
 def _is_compared(rows: plots.Rows) -> bool:
@@ -94,28 +91,20 @@ def _draw(canvas: Any, rows: plots.Rows, titles: Sequence[str], name: str) -> No
         row |= {"place": place, "above": place + NUDGE, "below": place - NUDGE}
     if _is_compared(rows):
         panels = plots.grid_of(canvas, 2, (3, 2), sharey=True)
-        _differences(panels[1], rows)
+        for row in (row for row in rows if row["difference"] is not None):
+            face = plots.HOLLOW if row["verdict"] == "not resolved" else {}
+            plots.line(panels[1], [row], "difference", "place", style.LOOKS["best_of_n"], linestyle="none", **face)
+        plots.guide(panels[1], x=0.0)
+        panels[1].set_xlabel("fine-tuned - random control")
         panels[0].set_xlabel(f"{name} on held-out prompts")
     else:
         panels = plots.grid_of(canvas, len(titles), sharex=True, sharey=True)
         plots.name_axes(panels, name)
+    controls, named = plots.HOLLOW | {"label": plots.TITLES["control"]}, {"label": plots.TITLES["tuned"]}
     for axes, title in zip(panels, titles, strict=False):
-        _accuracies(axes, plots.where(rows, panel=title))
+        here = plots.where(rows, panel=title)
+        plots.line(axes, here, "tuned", "above", style.LOOKS["tuned"], linestyle="none", **named)
+        if known := [row for row in here if row["control"] is not None]:
+            plots.line(axes, known, "control", "below", style.LOOKS["control"], linestyle="none", **controls)
         axes.set_title(title)
     plots.named_rows(canvas, panels, methods)
-
-
-def _accuracies(axes: Any, rows: plots.Rows) -> None:
-    plots.line(axes, rows, "tuned", "above", style.LOOKS["tuned"], linestyle="none", label=plots.TITLES["tuned"])
-    if controls := [row for row in rows if row["control"] is not None]:
-        more = plots.HOLLOW | {"label": plots.TITLES["control"], "linestyle": "none"}
-        plots.line(axes, controls, "control", "below", style.LOOKS["control"], **more)
-
-
-def _differences(axes: Any, rows: plots.Rows) -> None:
-    for row in rows:
-        if row["difference"] is not None:
-            face = plots.HOLLOW if row["verdict"] == "not resolved" else {}
-            plots.line(axes, [row], "difference", "place", style.LOOKS["best_of_n"], linestyle="none", **face)
-    plots.guide(axes, x=0.0)
-    axes.set_xlabel("fine-tuned - random control")

@@ -13,20 +13,16 @@ from bench.reporting.words import ARMS, over_what
 
 
 class _At(NamedTuple):
-    """A policy at one temperature."""
-
     group: Group
     arm: str
     temperature: str
 
-    def mean(self, method: str, metric: str = "accuracy") -> Estimate | None:
-        return self.group.series(self.arm, method, metric).get(1)
+    def mean(self, metric: str) -> Estimate | None:
+        return self.group.series(self.arm, f"{AT}{self.temperature}", metric).get(1)
 
-    @property
     def on_validation(self) -> float | None:
         return tables.seeds_mean(self.group, f"{self.arm}/{AT_ON_VALIDATION}{self.temperature}/pass@1")
 
-    @property
     def chosen(self) -> str:
         """The seeds, if any, whose validation prompts chose this temperature."""
         name, seeds = f"{self.arm}/best_temperature", len(self.group.runs)
@@ -40,15 +36,12 @@ def temperatures_of(group: Group, arm: str) -> list[str]:
     return sorted((method.removeprefix(AT) for method in methods - {AT_BEST}), key=float)
 
 
-def _judged(group: Group) -> list[str]:
-    """The policies that were judged over temperatures, in the order of the records."""
-    return list(dict.fromkeys(policy for policy, method, *_ in group.runs[0].curves if method.startswith(AT)))
-
-
 @shows("tables", 12)
 def temperatures(groups: Sequence[Group]) -> Table | None:
     """Each policy at each temperature in accuracy and KL, with the temperature that validation prompts chose."""
-    rows = [_At(group, arm, T) for group in groups for arm in _judged(group) for T in temperatures_of(group, arm)]
+    judged = [dict.fromkeys(key[0] for key in group.runs[0].curves if key[1].startswith(AT)) for group in groups]
+    arms = [(group, arm) for group, own in zip(groups, judged, strict=True) for arm in own]
+    rows = [_At(group, arm, temperature) for group, arm in arms for temperature in temperatures_of(group, arm)]
     return tables.table(
         "temperatures",
         "One sample of each policy at each temperature: accuracy, and the exact KL per step from the raw base at "
@@ -59,10 +52,10 @@ def temperatures(groups: Sequence[Group]) -> Table | None:
             *tables.settings_columns(groups),
             tables.Column("arm", "policy", lambda row: ARMS.get(row.arm, row.arm)),
             tables.Column("temperature", "temperature", lambda row: row.temperature),
-            tables.interval("accuracy", "accuracy", lambda row: row.mean(f"{AT}{row.temperature}")),
-            tables.interval("kl", "KL (nats)", lambda row: row.mean(f"{AT}{row.temperature}", "kl")),
-            tables.Column("validation", "on validation prompts", lambda row: row.on_validation),
-            tables.Column("chosen", "chosen", lambda row: row.chosen),
+            tables.interval("accuracy", "accuracy", lambda row: row.mean("accuracy")),
+            tables.interval("kl", "KL (nats)", lambda row: row.mean("kl")),
+            tables.Column("validation", "on validation prompts", _At.on_validation),
+            tables.Column("chosen", "chosen", _At.chosen),
             tables.SEEDS,
             tables.PROMPTS,
         ],

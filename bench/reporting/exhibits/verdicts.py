@@ -9,11 +9,10 @@ from bench.estimators.bootstrap import resampled_means
 from bench.records.read import short
 from bench.reporting.contrasts import IN_WORDS, SAMPLED, Contrast, of_group, of_groups, primary_of, shared_seeds
 from bench.reporting.exhibit import shows
-from bench.reporting.exhibits.by_n import of_bound
+from bench.reporting.exhibits.by_n import of_bound, of_pessimism
 from bench.reporting.exhibits.comparison import gain_kept
 from bench.reporting.exhibits.compute import of_break_even
 from bench.reporting.exhibits.coverage import of_coverage
-from bench.reporting.exhibits.pessimism import of_pessimism
 from bench.reporting.groups import Group
 from bench.reporting.ranking import Ranked, flattery, primary_of_first, rank
 from bench.reporting.words import counted, ended, listed, split
@@ -68,9 +67,7 @@ def _of_best_of_n(contrasts: Mapping[str, Contrast]) -> list[str]:
 
 def of_gain_kept(group: Group) -> list[str]:
     """How much of the largest n's gain it keeps; or that there is no such share, where no gain is shown."""
-    shares = gain_kept(group)
-    n = max(shares, default=1)
-    share = shares.get(n)
+    n, share = max(gain_kept(group).items(), default=(1, None))
     if share is not None:
         kept = ended(share, short, "no bound", "no bound")
         if share.value <= 0:
