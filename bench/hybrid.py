@@ -29,6 +29,8 @@ from bench.seeds import generator
 from bench.selection.cells import CORRECT, correct, in_order, prompts_dropped
 from bench.selection.pairs import refuse_pairs
 
+NOTHING = Selection(np.array([], int), np.array([], int), np.array([], float))
+
 
 def check_settings(config: Mapping[str, Any]) -> None:
     """BenchError for a random control, and for pairs."""
@@ -80,16 +82,14 @@ def with_demonstrations(
     if hard == "drop" and round(easy_share * len(train)) == 0:
         only = f"procedure.easy_share={easy_share} is not allowed with procedure.hard=drop"
         raise BenchError(f"{only}: of {len(train)} prompts none would be left.")
-    _ = parts.scorer  # a learned scorer is trained here
+    score = parts.scorer
     written = parts.demonstrations(foreign=foreign, noise=noise)  # [M, 1]
 
     judge = easy_by if gated else None
     epochs = probe_epochs if judge in difficulty.NEEDS_PROBE or (sampled and sample_from == "probe") else 0
     gate = _gate(parts, written, judge, easy_share, inverted=inverted, epochs=epochs, folds=folds)
-    drawer, source = gate.probe if sample_from == "probe" else None, np.full(len(train), "nothing", "<U13")
-    rewards = [parts.scorer(train, written).value]
-    mixture = Mixture(parts, drawer, sample_from, stop_at_first_accept, source, [written], rewards)
-    mixture.demonstrate(np.flatnonzero(gate.easy), "demonstration")
+    mixture = Mixture(parts, gate.probe if sample_from == "probe" else None, sample_from, stop_at_first_accept)
+    mixture.start(written, score(train, written).value, gate.easy)
     samples = hinted = None
     dropped = 0
     if sampled and not gate.easy.all():
@@ -99,7 +99,7 @@ def with_demonstrations(
         dropped = prompts_dropped(samples.seen, filtered)
         unsolved = rows[~samples.accepted & ~np.isnan(filtered).all(axis=1)]
         if fallback == "demonstration":
-            mixture.demonstrate(unsolved, "fallback")
+            mixture.fall_back(unsolved)
         elif fallback == "rationalise" and len(unsolved):
             hinted = mixture.sample(unsolved, parts.hinted(train.take(unsolved)), hinted=True)
     return parts.train_and_judge(
@@ -159,11 +159,17 @@ class Mixture:
     sampler: Probe | None  # None: the base draws
     sampler_name: str
     stop_at_first_accept: bool
-    source: np.ndarray  # [M] the source of a prompt's training examples
-    pools: list[Completions]  # the demonstrations [M, 1], then what is drawn [M, N]
-    rewards: list[np.ndarray]  # of the same shapes
-    columns: list[str] = field(default_factory=lambda: ["demonstration"])  # the origin of each column
+    source: np.ndarray = field(default_factory=lambda: np.empty(0))  # [M] the source of a prompt's training examples
+    pools: list[Completions] = field(default_factory=list)  # [M, 1], [M, N], ...
+    rewards: list[np.ndarray] = field(default_factory=list)  # of the same shapes
+    columns: list[str] = field(default_factory=list)  # the origin of each column
     cells: list[Selection] = field(default_factory=list)
+
+    def start(self, written: Completions, rewards: np.ndarray, easy: np.ndarray) -> None:
+        """Begin with the demonstrations [M, 1]; those of easy prompts are trained on."""
+        self.source = np.where(easy, "demonstration", "nothing").astype("<U13")
+        self.pools, self.rewards, self.columns = [written], [rewards], ["demonstration"]
+        self._keep(np.flatnonzero(easy))
 
     def sample(self, rows: np.ndarray, prompts: Prompts, *, hinted: bool = False) -> Drawn:
         """Draw N samples per prompt in `rows`, and add the chosen ones. prompts: their wording, e.g. with a hint."""
@@ -187,10 +193,10 @@ class Mixture:
         self.columns += [f"{self.sampler_name}, hinted" if hinted else self.sampler_name] * N
         return samples
 
-    def demonstrate(self, rows: np.ndarray, source: str) -> None:
-        """Train on the demonstrations of these prompts. source: what names them in the records."""
-        self.cells.append(Selection(rows, np.zeros(len(rows), int), np.ones(len(rows))))
-        self.source[rows] = source
+    def fall_back(self, rows: np.ndarray) -> None:
+        """Train on the demonstrations of unsolved prompts."""
+        self._keep(rows)
+        self.source[rows] = "fallback"
 
     def chosen(self) -> Selection:
         """The selection to train on; BenchError where it is empty."""
@@ -203,13 +209,16 @@ class Mixture:
             )
         return chosen
 
+    def _keep(self, rows: np.ndarray) -> None:
+        self.cells.append(Selection(rows, np.zeros(len(rows), int), np.ones(len(rows))))
+
     def _choose(self, drawn: Drawn) -> Selection:
         """The run's selection among the accepted samples, from the drawn pool."""
         parts = self.parts
         eligible = parts.prompt_filter(drawn.seen)
         eligible = np.where(correct(eligible), eligible, np.nan)
         if np.isnan(eligible).all():
-            return Selection(np.array([], int), np.array([], int), np.array([], float))
+            return NOTHING
         others = self.sampler is not None or drawn.hinted  # evidence is by the base, on the prompts that are trained on
         evidence = parts.evidence(parts.selection, drawn.pool, parts.train.take(drawn.rows) if others else None)
         rng = generator(parts.seed, "selection", *["hinted"] * drawn.hinted)
@@ -220,11 +229,8 @@ def _draw(
     parts: Parts, prompts: Prompts, rows: np.ndarray, by: Probe | None, num_completions: int, sampler: dict[str, Any]
 ) -> list[tuple[np.ndarray, Completions]]:
     """(positions in `rows`, their completions) for each policy that draws. by: the probe; None: the base draws."""
-    drawers = [(np.arange(len(rows)), parts.base)]
-    if by is not None:
-        drawers = [(np.flatnonzero(by.fold[rows] == number), policy) for number, policy in enumerate(by.policies)]
+    drawers = [(np.arange(len(rows)), parts.base)] if by is None else list(difficulty.by_fold(by, rows))
     return [
         (at, parts.generation(prompts.take(at), policy, num_completions=num_completions, seed=parts.seed, **sampler))
         for at, policy in drawers
-        if len(at)
     ]

@@ -70,14 +70,29 @@ def tiny(
     vocabulary: Count = 400,
     member: Annotated[int, whole(0)] = 0,
 ) -> Policy:
-    """A small Llama, pretrained from scratch on the task's noisy demonstrations; see bench.training.pretraining."""
-    settings = {**locals()}
+    """The embedded default: a small Llama pretrained from scratch on the task's noisy demonstrations.
+
+    member: the policy's number in a family that shares only the tokenizer; see bench.training.pretraining.
+    """
     if not hasattr(task, "demonstrations"):
         raise BenchError(
             f"policy=tiny is pretrained on its task's own corpus, and task={getattr(task, 'name', task)} has none: "
             "give a policy that can answer its prompts, e.g. policy=folder policy.path=PATH."
         )
-    return pretrain(settings.pop("task"), **settings)
+    return pretrain(
+        task,
+        seed=seed,
+        demonstrations=demonstrations,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        hidden_size=hidden_size,
+        layers=layers,
+        heads=heads,
+        feedforward_size=feedforward_size,
+        vocabulary=vocabulary,
+        member=member,
+    )
 
 
 @here(lambda settings: from_folder(None, **settings))  # type: ignore[has-type]

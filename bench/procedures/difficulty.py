@@ -1,5 +1,6 @@
 """The learnability gate: the probe, which demonstrations are easy, and the samples that other prompts cost."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -49,8 +50,7 @@ def probed(parts: Parts, written: Completions, *, epochs: int, folds: int | None
         seen = np.arange(prompts) if folds is None else np.flatnonzero(fold != number)
         judged = np.flatnonzero(fold == number)
         cells = Selection(seen, np.zeros(len(seen), int), np.ones(len(seen)))
-        columns = {name: getattr(written, name)[judged] for name in FIELDS}
-        policy, own = base, Completions(**columns, key=content_hash(written.key, judged))
+        policy, own = base, _rows(written, judged)
         for epoch in range(1, epochs + 1):
             stream = small_seed(seed, "probe", number, epoch)
             policy = parts.fine_tune("probe", policy, written, cells, **length, seed=stream)
@@ -58,6 +58,19 @@ def probed(parts: Parts, written: Completions, *, epochs: int, folds: int | None
             trained.append(policy)
         last.append(policy)
     return Probe(fold, tuple(last), tuple(trained), nll)
+
+
+def by_fold(probe: Probe, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Policy]]:
+    """For each of the probe's policies that has prompts among `rows`: their positions in `rows`, and the policy."""
+    for number, policy in enumerate(probe.policies):
+        at = np.flatnonzero(probe.fold[rows] == number)
+        if len(at):
+            yield at, policy
+
+
+def _rows(pool: Completions, rows: np.ndarray) -> Completions:
+    """The completions of some prompts, of a pool in memory."""
+    return Completions(**{name: getattr(pool, name)[rows] for name in FIELDS}, key=content_hash(pool.key, rows))
 
 
 def easiness(easy_by: str, nll: np.ndarray, solved: np.ndarray | None) -> np.ndarray:

@@ -41,8 +41,8 @@ def seed_ensemble(
     initial weights and the order of the pairs. A larger ensemble includes the members of a smaller one.
     """
     members = {str(i): functools.partial(member, seed=small_seed(seed, "ensemble", i)) for i in range(size)}
-    settings = {"combine": combine, "variance_weight": variance_weight, "normalise": normalise, "seed": seed}
-    return prepare(functools.partial(ensemble, members=members, **settings))
+    how = functools.partial(ensemble, combine=combine, variance_weight=variance_weight, normalise=normalise, seed=seed)
+    return prepare(functools.partial(how, members=members))
 
 
 def ensemble(

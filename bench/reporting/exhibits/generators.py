@@ -1,7 +1,8 @@
 """Pools that several policies drew: what training on each mix gained, and whose samples were selected."""
 
+import itertools
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,12 +28,12 @@ COUNTED = {
 }
 
 
-class Mix(NamedTuple):
-    """A group of runs, and the generators that drew for them; with a name, the part of that one."""
+@dataclass(frozen=True)
+class Mix:
+    """A group of runs, and the generators that drew for them."""
 
     group: Group
     names: tuple[str, ...]
-    name: str = ""
 
     @property
     def label(self) -> str:
@@ -44,40 +45,53 @@ class Mix(NamedTuple):
         return {name: value for name, value in self.group.settings.items() if name != MIX}
 
     @property
-    def parts(self) -> "list[Mix]":
-        return [self._replace(name=name) for name in self.names]
-
-    @property
     def is_students_own(self) -> bool:
-        return [part.outcomes for part in self.parts] == ["base"]
+        return [self.outcomes(name) for name in self.names] == ["base"]
 
-    @property
-    def outcomes(self) -> str:
-        """The name that records give to the generator's policy."""
-        return str(self.group.runs[0].metrics[f"generators/{self.name}/outcomes"])
+    def outcomes(self, name: str) -> str:
+        """The name that records give to the policy of a generator."""
+        return str(self.group.runs[0].metrics[f"generators/{name}/outcomes"])
 
-    def accuracy(self, method: str = "pass") -> Estimate:
+    def accuracy(self, name: str, method: str = "pass") -> Estimate:
         """Of one sample of the generator itself on the held-out prompts."""
-        return self.group.mean(self.outcomes, method, "accuracy", 1)
+        return self.group.mean(self.outcomes(name), method, "accuracy", 1)
 
-    @property
-    def kl(self) -> Estimate | None:
-        """Of the tuned policy from the generator, in nats per sequence; None where it has other token ids."""
-        metric = f"kl_from_{self.name}"
+    def kl_from(self, name: str) -> Estimate | None:
+        """Of the tuned policy, in nats per sequence; None where the generator has other token ids."""
+        metric = f"kl_from_{name}"
         if any(run.metrics.get(f"tuned/{metric}") is None for run in self.group.runs):
             return None
         return self.group.mean("tuned", "policy", metric, 1)
 
     def mean(self, metric: str) -> float:
         """Over the seeds, of a number in metrics.json; a count that all of them share stays a whole number."""
-        values = [run.metrics[f"generators/{self.name}/{metric}" if self.name else metric] for run in self.group.runs]
+        values = [run.metrics[metric] for run in self.group.runs]
         return values[0] if len(set(values)) == 1 and isinstance(values[0], int) else float(np.mean(values))
+
+    def total(self, metric: str) -> float:
+        """Over the generators, of the mean of a number that each has."""
+        return sum(self.mean(f"generators/{name}/{metric}") for name in self.names)
+
+
+class Part(NamedTuple):
+    """One generator's part in a mix."""
+
+    group: Group
+    mix: Mix
+    name: str
+
+    def mean(self, metric: str) -> float:
+        return self.mix.mean(f"generators/{self.name}/{metric}")
 
 
 def mixes(groups: Sequence[Group]) -> list[Mix]:
     """Those of the groups whose pools were drawn by named generators."""
     drawn = arrange.having(groups, "generators/names")
     return [Mix(group, tuple(str(group.runs[0].metrics["generators/names"]).split())) for group in drawn]
+
+
+def parts(found: Sequence[Mix]) -> list[Part]:
+    return [Part(mix.group, mix, name) for mix in found for name in mix.names]
 
 
 def against_own(found: Sequence[Mix]) -> list[tuple[Mix, Contrast]]:
@@ -100,18 +114,7 @@ def against_own(found: Sequence[Mix]) -> list[tuple[Mix, Contrast]]:
 def generators_figure(groups: Sequence[Group]) -> Figure | None:
     """Three panels with a row for each mix; None where no pool was drawn by named generators."""
     found = sorted(mixes(groups), key=lambda mix: (list(mix.others.values()), len(mix.names)), reverse=True)
-    rows = [
-        {
-            "settings": ", ".join(filter(None, [mix.label, arrange.named(mix.group, [*mix.others])])),
-            "generator": part.name,
-            **tables.spread("tuned", mix.group.mean("tuned", "pass", "accuracy", 1)),
-            **tables.spread("own", part.accuracy()),
-            "selected_share": part.mean("selected_share"),
-            **tables.spread("kl", part.kl),
-        }
-        for mix in found
-        for part in mix.parts
-    ]
+    rows = [_row(part) for part in parts(found)]
     high, starts = 0.13 + plots.row_height(plots.values_of(rows, "settings") or [""]), _starts(rows)
     return plots.figure(
         "generators",
@@ -137,6 +140,18 @@ def _starts(rows: plots.Rows) -> dict[tuple[str, str], float]:
             starts[settings, row["generator"]] = end
             end += row["selected_share"]
     return starts
+
+
+def _row(part: Part) -> dict[str, Any]:
+    mix, rest = part.mix, arrange.named(part.group, list(part.mix.others))
+    return {
+        "settings": f"{mix.label}, {rest}" if rest else mix.label,
+        "generator": part.name,
+        **tables.spread("tuned", part.group.mean("tuned", "pass", "accuracy", 1)),
+        **tables.spread("own", mix.accuracy(part.name)),
+        "selected_share": part.mean("selected_share"),
+        **tables.spread("kl", mix.kl_from(part.name)),
+    }
 
 
 def _draw(canvas: Any, rows: plots.Rows, starts: Mapping[tuple[str, str], float]) -> None:
@@ -171,10 +186,6 @@ def mixes_table(groups: Sequence[Group]) -> Table | None:
     """A row for each mix of generators; None where no pool was drawn by named ones."""
     found = mixes(groups)
     compared = {mix.group.label: contrast for mix, contrast in against_own(found)}
-
-    def total(key: str, heading: str | None, metric: str) -> tables.Column:
-        return tables.Column(key, heading, lambda mix: sum(part.mean(metric) for part in mix.parts))
-
     return tables.table(
         "mixes",
         "Fine-tuned on what was selected from pools that different policies drew: samples per prompt, their "
@@ -186,9 +197,9 @@ def mixes_table(groups: Sequence[Group]) -> Table | None:
         [
             *tables.settings_columns(groups, [name for name in groups[0].settings if name != MIX]),
             tables.Column("mix", "drawn by", lambda mix: mix.label),
-            total("samples", "samples", "samples"),
-            total("tokens", None, "tokens"),
-            total("flops", "FLOPs", "cost_flops"),
+            tables.Column("samples", "samples", lambda mix: mix.total("samples")),
+            tables.Column("tokens", None, lambda mix: mix.total("tokens")),
+            tables.Column("flops", "FLOPs", lambda mix: mix.total("cost_flops")),
             tables.Column("solved", "solved", lambda mix: mix.mean("generators/prompts_solved")),
             tables.Column("paths", "correct paths", lambda mix: mix.mean("generators/correct_paths")),
             tables.Column("kept", "kept", lambda mix: mix.mean("selection/kept")),
@@ -209,6 +220,10 @@ def mixes_table(groups: Sequence[Group]) -> Table | None:
 @shows("tables", 61)
 def generators_table(groups: Sequence[Group]) -> Table | None:
     """A row for each mix and generator; None where no pool was drawn by named ones."""
+
+    def mean(key: str, heading: str) -> tables.Column:
+        return tables.Column(key, heading, lambda part: part.mean(key))
+
     return tables.table(
         "generators",
         "What each generator is and gave: its own accuracy on held-out prompts, then on training prompts by its "
@@ -216,15 +231,15 @@ def generators_table(groups: Sequence[Group]) -> Table | None:
         "and the prompts whose completions were all its own; completions left out because the student's tokenizer does "
         "not write them; and the tuned policy's KL from it, in nats per sequence (none where the token ids differ). "
         "{over}; a value without an interval is a mean over seeds.",
-        [part for mix in mixes(groups) for part in mix.parts],
+        parts(mixes(groups)),
         [
             *tables.settings_columns(groups, [name for name in groups[0].settings if name != MIX]),
-            tables.Column("mix", "drawn by", lambda part: part.label),
+            tables.Column("mix", "drawn by", lambda part: part.mix.label),
             tables.Column("generator", "generator", lambda part: part.name),
-            tables.interval("own", "its pass@1", Mix.accuracy),
-            tables.interval("own_greedy", "its greedy", lambda part: part.accuracy("greedy")),
-            *(tables.Column(key, heading, partial(Mix.mean, metric=key)) for key, heading in COUNTED.items()),
-            tables.interval("kl", "KL from it", lambda part: part.kl),
+            tables.interval("own", "its pass@1", lambda part: part.mix.accuracy(part.name)),
+            tables.interval("own_greedy", "its greedy", lambda part: part.mix.accuracy(part.name, "greedy")),
+            *itertools.starmap(mean, COUNTED.items()),
+            tables.interval("kl", "KL from it", lambda part: part.mix.kl_from(part.name)),
             tables.SEEDS,
         ],
     )
@@ -240,27 +255,28 @@ def sentences(groups: Sequence[Group]) -> list[str]:
     for mix, compared in against_own(found):
         many = mix.label if len(mix.names) == 1 else f"the union of {', '.join(mix.names)}"
         settings = " ".join(f"{name}={value}" for name, value in mix.others.items())
+        start = f"With {settings}, training" if settings else "Training"
         against = compared.against("training on as many of the student's own samples")
-        lines.append(
-            f"{f'With {settings}, training' if settings else 'Training'} on {many} is {against} in sampled accuracy "
-            f"({compared.prompts} {split([mix.group])} prompts, {counted(compared.seeds, 'seed')})."
-        )
+        over = f"{compared.prompts} {split([mix.group])} prompts, {counted(compared.seeds, 'seed')}"
+        lines.append(f"{start} on {many} is {against} in sampled accuracy ({over}).")
     if len(found) == 1 and len(found[0].names) > 1:
-        shares = [f"{part.mean('selected_share'):.0%} come from {part.name}" for part in found[0].parts]
+        shares = [f"{part.mean('selected_share'):.0%} come from {part.name}" for part in parts(found)]
         lines.append(f"Of the selected completions, {', '.join(shares)}.")
     own: dict[str, str] = {}
-    for part in (part for mix in sorted(found, key=lambda mix: -len(mix.names)) for part in mix.parts):
-        own.setdefault(part.name, f"{part.name} {part.accuracy()}")
+    for part in parts(sorted(found, key=lambda mix: -len(mix.names))):
+        own.setdefault(part.name, f"{part.name} {part.mix.accuracy(part.name)}")
     return [*lines, f"The generators' own sampled accuracy: {', '.join(own.values())}."]
 
 
 @shows("methods", 60)
 def methods(groups: Sequence[Group]) -> list[str]:
     """Who drew the completions, for the methods paragraph."""
-    lines = []
-    for settings in (mix.group.runs[0].config["procedure"] for mix in mixes(groups)):
-        names = [str(name) for name in settings["drawn_by"]]
-        weights = [f"{settings['generators'][name]['weight']:g}" for name in names]
-        by = " and ".join(names) + f" in shares of {' to '.join(weights)}" * (len(names) > 1)
-        lines.append(f"They were drawn by {by}, where the student is the policy that is fine-tuned.")
-    return lines
+    return [in_words(mix.group.runs[0].config["procedure"]) for mix in mixes(groups)]
+
+
+def in_words(settings: dict[str, Any]) -> str:
+    """settings: those of bench.generators."""
+    names = [str(name) for name in settings["drawn_by"]]
+    weights = [f"{settings['generators'][name]['weight']:g}" for name in names]
+    shares = f" in shares of {' to '.join(weights)}" if len(names) > 1 else ""
+    return f"They were drawn by {' and '.join(names)}{shares}, where the student is the policy that is fine-tuned."
