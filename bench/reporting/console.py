@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from bench.records.metrics import PRIMARY
 from bench.records.read import Run, read_run
-from bench.reporting.contrasts import contrast, of_group
+from bench.reporting.contrasts import contrast, recorded_primary
 from bench.reporting.exhibits.comparison import policies
 from bench.reporting.exhibits.imported import imported_table
 from bench.reporting.groups import Group, distinctions, estimate, grouped, in_order
@@ -118,5 +117,5 @@ def _selection_effect(run: Run) -> tuple[str, str]:
     """Tuned less control with its interval, and the verdict on it."""
     if not run.controlled:
         return "", "no control"
-    effect = of_group(Group({}, (run,))).get(PRIMARY)  # None where its verdict was not recorded
-    return (str(effect.difference), effect.scoped) if effect else ("", "")
+    difference, verdict = recorded_primary(run)
+    return str(difference), verdict

@@ -13,7 +13,7 @@ from bench.estimators.uncertainty import holm, paired_contrast, sign_flip_p_valu
 from bench.evaluation.measures import AT_BEST
 from bench.evaluation.measures import Measure as Point
 from bench.records.metrics import PRIMARY, SIGNIFICANCE, WITHOUT_CONTROL, compared, pairs_of
-from bench.records.read import Estimate, short
+from bench.records.read import Estimate, Run, short
 from bench.reporting.groups import Group, recorded
 from bench.reporting.words import ARMS
 from bench.seeds import generator
@@ -199,7 +199,7 @@ def of_groups(groups: Sequence[Group]) -> list[dict[str, Contrast]]:
         sides: dict[int, Sides] = {}
         for place, group in enumerate(groups):
             if name in points[place] and len(group.runs) == 1:
-                made[place][name] = _recorded(group, name, points[place])
+                made[place][name] = _recorded(group, name, *points[place][name])
             elif name in points[place]:
                 ours, theirs = points[place][name]
                 sides[place] = group.per_prompt(*ours), group.per_prompt(*theirs)
@@ -243,16 +243,27 @@ def _points(group: Group) -> dict[str, tuple[Point, Point]]:
     return {name: sides[name] for name in sorted(known, key=place)}
 
 
-def _recorded(group: Group, name: str, points: Mapping[str, tuple[Point, Point]]) -> Contrast:
-    """By the numbers of metrics.json, not by its words."""
-    (run,), (ours, theirs) = group.runs, points[name]
+def _recorded(group: Group, name: str, ours: Point, theirs: Point) -> Contrast:
+    (run,) = group.runs
     detectable, p_value = (recorded(run, f"{name}/{key}").value for key in ("minimum_detectable", "p_adjusted"))
     prompts = _usable(group.per_prompt(*ours) - group.per_prompt(*theirs)).shape[1]
     is_primary = name == primary_of(group)
     difference = recorded(run, f"{name}/difference")
-    least = 2.0 ** (1 - prompts)  # the p-value of so many paired differences in a sign test of equal signs
-    verdict = verdict_of(difference, least if is_primary else p_value)
-    return Contrast(difference, p_value, detectable, 1, prompts, verdict, 1 if is_primary else len(points) - 1)
+    verdict = verdict_of(difference, _reachable(prompts) if is_primary else p_value)
+    return Contrast(difference, p_value, detectable, 1, prompts, verdict, 1 if is_primary else len(_points(group)) - 1)
+
+
+def recorded_primary(run: Run) -> tuple[Estimate, str]:
+    """A run's tuned less control in sampled accuracy, and the verdict of these numbers (not of the recorded words)."""
+    difference, greedy = recorded(run, f"{PRIMARY}/difference"), "tuned_vs_control/greedy_accuracy"
+    verdict = verdict_of(difference, _reachable(int(run.metrics["test/prompts"])))
+    other = verdict_of(recorded(run, f"{greedy}/difference"), recorded(run, f"{greedy}/p_adjusted").value)
+    return difference, Contrast(difference, math.nan, None, 1, 0, verdict, other=other).scoped
+
+
+def _reachable(prompts: int) -> float:
+    """The smallest p-value that so many paired differences can have: a sign test of equal signs."""
+    return 2.0 ** (1 - prompts)
 
 
 def verdict_of(difference: Estimate, p_value: float) -> str:
