@@ -23,11 +23,10 @@ from drawing import EOS
 from hypothesis import settings
 from omegaconf import DictConfig
 from sandbox_attacks import skip_where_it_may_not
-from sharing import CONF, Finished, Shared, shared_folder
+from sharing import Finished, Shared, composed, shared_folder
 
 from bench import policies
 from bench.artifacts import Policy, Prompts
-from bench.config.compose import Composer, composing, opened
 from bench.devices import device
 from bench.models import loading
 from bench.store import Store, using
@@ -144,14 +143,8 @@ def finished_run(shared: Shared, tiny_policy: Policy) -> Callable[..., Finished]
 
 @pytest.fixture(scope="session")
 def composed_quickly() -> Callable[..., DictConfig]:
-    """`sharing.composed` with each choice of parts composed once: not for tests of what else decides a choice."""
-    composer = Composer()
-
-    def compose(*overrides: str) -> DictConfig:
-        with composing(str(CONF)):
-            return composer.compose(opened(overrides))
-
-    return compose
+    """`sharing.composed`."""
+    return composed
 
 
 @pytest.fixture

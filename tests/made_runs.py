@@ -1,10 +1,12 @@
 """Run folders with made-up outcomes: records as a run leaves them, without a model."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +14,7 @@ import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 from bench.config.keys import run_id
+from bench.estimators.bootstrap import Bootstrap
 from bench.evaluation.heldout import Graded
 from bench.evaluation.measures import (
     Measure,
@@ -29,6 +32,19 @@ from bench.records.read import Run, read_run
 SKILL = {"base": 0.25, "tuned": 0.5, "control": 0.2}
 
 
+@contextlib.contextmanager
+def few_resamples(most: int = 1000) -> Iterator[None]:
+    """Each bootstrap makes so many resamples at most: its intervals are rougher, and made in a fraction of the time."""
+    make = Bootstrap.__init__
+
+    def limited(self: Bootstrap, values: np.ndarray, rng: np.random.Generator, resamples: int) -> None:
+        make(self, values, rng, min(resamples, most))
+
+    with patch.object(Bootstrap, "__init__", limited):
+        yield
+
+
+@few_resamples()
 def made_run(
     outputs: Path,
     *,

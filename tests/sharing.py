@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -81,7 +82,18 @@ def shared_folder(base: Path) -> Path:
 
 
 def composed(*overrides: str) -> DictConfig:
-    """Return the configuration of an experiment."""
+    """Return the configuration of an experiment. Each choice of parts is composed once for the GPUs that are seen."""
+    with configs.composing(str(CONF)):
+        return _composer(os.environ.get("CUDA_VISIBLE_DEVICES")).compose(configs.opened(overrides))
+
+
+@functools.cache
+def _composer(visible: str | None) -> configs.Composer:
+    return configs.Composer()
+
+
+def composed_anew(*overrides: str) -> DictConfig:
+    """Return what `composed` does where something else, such as a package, decides a choice."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", configs.opened(overrides))
 

@@ -206,7 +206,7 @@ def test_where_best_of_n_is_worse_than_the_base_there_is_no_share(skill, seeds, 
     """A reward that ranks wrong completions higher: a share of a loss is no gain that is kept."""
     graded = made_runs.graded
     monkeypatch.setattr(made_runs, "graded", lambda gold, proxy: graded(gold, gold if proxy is gold else -proxy))
-    runs = [made_run(tmp_path, seed=seed, prompts=200, noise=1, skill={"tuned": skill}) for seed in range(seeds)]
+    runs = [made_run(tmp_path, seed=seed, prompts=60, noise=1, skill={"tuned": skill}) for seed in range(seeds)]
     (group,) = grouped(runs)
     base, best = (group.mean("base", method, "accuracy", n) for method, n in (("pass", 1), ("best_of_n", 4)))
     assert best.high < base.low

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
-from sharing import CONF, composed
+from sharing import CONF, composed, composed_anew
 
 from bench.artifacts import Completions, Policy
 from bench.config import checks
@@ -156,20 +156,22 @@ def test_the_default_engine_is_settled_as_if_it_were_named(gpu, installed, hides
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if hides is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hides)
-    assert composed().generation["_target_"] == f"bench.generation.{engine}_engine.generate"
+    assert composed_anew().generation["_target_"] == f"bench.generation.{engine}_engine.generate"
     if gpu != "nvidia0" or hides is not None:  # one GPU, with vLLM and without it, settles either engine everywhere
         return
     of_vllm = ["generation.max_num_seqs=3"] * (engine == "vllm")
     for settings in ([], ["generation.block_size=2", *of_vllm], ["experiment=quick"]):
-        settled, named = composed(*settings), composed(*settings, f"generation={engine}")
+        settled, named = composed_anew(*settings), composed_anew(*settings, f"generation={engine}")
         assert settled == named
         assert settled.generation["_target_"] == f"bench.generation.{engine}_engine.generate"
         assert run_id(settled) == run_id(named)
     for group in ("imported", "ray"):
         part = {"imported": "others", "ray": "worker"}[group]
-        auto, named = (composed(f"generation={group}", f"generation@generation.{part}={x}") for x in ("auto", engine))
+        auto, named = (
+            composed_anew(f"generation={group}", f"generation@generation.{part}={x}") for x in ("auto", engine)
+        )
         assert auto == named
-    assert composed("procedure=online").generation["_target_"] == "bench.generation.transformers_engine.generate"
+    assert composed_anew("procedure=online").generation["_target_"] == "bench.generation.transformers_engine.generate"
 
 
 def test_the_run_id_is_that_of_the_batch_size_that_was_the_default(composed_quickly: Compose):

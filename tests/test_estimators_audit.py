@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy
 
 from bench.estimators.audit import (
     Rate,
@@ -22,7 +22,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 def test_wilson_as_in_scipy():
     for right, total in ((0, 7), (1, 40), (20, 40), (40, 40)):
-        expected = stats.binomtest(right, total).proportion_ci(method="wilson")
+        expected = scipy.stats.binomtest(right, total).proportion_ci(method="wilson")
         found = wilson_interval(right / total, total)
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
         assert found.size() == pytest.approx(total)
@@ -34,7 +34,8 @@ def test_the_corrected_accuracy_holds_the_truth_as_often_as_stated():
     for accuracy, se, sp in ((0.05, 0.9, 0.95), (0.3, 0.8, 0.9), (0.6, 0.95, 0.8)):
         apparent = accuracy * se + (1 - accuracy) * (1 - sp)
         chances = [
-            stats.binom.pmf(np.arange(n + 1), n, p) for n, p in ((tested, apparent), (labelled, se), (labelled, sp))
+            scipy.stats.binom.pmf(np.arange(n + 1), n, p)
+            for n, p in ((tested, apparent), (labelled, se), (labelled, sp))
         ]
         covered = 0.0
         for i, first in enumerate(chances[0]):
@@ -50,7 +51,7 @@ def test_the_corrected_accuracy_holds_the_truth_as_often_as_stated():
 def test_a_perfect_verifier_with_many_labels_changes_nothing():
     """Then the interval is that of Agresti and Coull, which Wilson's lies in the middle of."""
     rate = rogan_gladen(0.3, 200, 1.0, 1e9, 1.0, 1e9)
-    z = stats.norm.ppf(0.975)
+    z = scipy.stats.norm.ppf(0.975)
     middle = (60 + z**2 / 2) / (200 + z**2)
     half = z * math.sqrt(middle * (1 - middle) / (200 + z**2))
     assert rate == pytest.approx((0.3, middle - half, middle + half), abs=1e-6)

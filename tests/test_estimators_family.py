@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy
 
 from bench.estimators.audit import wilson_interval
 from bench.estimators.training_seeds import pooled_variances, seed_interval, seed_intervals
@@ -90,7 +90,7 @@ def test_pooled_intervals_cover_and_vary_less():
             means = math.sqrt(alike) * rng.normal(size=(3, 1)) + math.sqrt(1 - alike) * rng.normal(size=(3, 6))
             variances, freedoms = pooled_variances(means)
             both = np.stack([variances, means.var(axis=0, ddof=1)])
-            half = stats.t.ppf(0.975, np.stack([freedoms, np.full(6, 2)])) * np.sqrt(both / 3)
+            half = scipy.stats.t.ppf(0.975, np.stack([freedoms, np.full(6, 2)])) * np.sqrt(both / 3)
             covered.append(np.abs(means.mean(axis=0)) <= half)
             widths.append(half)
         pooled, own = np.mean(covered, axis=(0, 2))
@@ -118,12 +118,14 @@ def test_differences_of_seeds_are_pooled():
     differences = np.array([[0.1, 0.02], [0.14, 0.0], [0.09, -0.03]])
     variances, freedoms = pooled_variances(differences)
     for place, found in enumerate(of_seeds(differences)):
-        half = stats.t.ppf(0.975, freedoms[place]) * math.sqrt(variances[place] / 3)
+        half = scipy.stats.t.ppf(0.975, freedoms[place]) * math.sqrt(variances[place] / 3)
         assert found.difference.high - found.difference.value == pytest.approx(half)
-        p_value = 2 * stats.t.sf(abs(differences[:, place].mean()) / math.sqrt(variances[place] / 3), freedoms[place])
+        p_value = 2 * scipy.stats.t.sf(
+            abs(differences[:, place].mean()) / math.sqrt(variances[place] / 3), freedoms[place]
+        )
         assert found.p_value == pytest.approx(p_value)
     (alone,) = of_seeds(differences[:, :1])
-    expected = stats.t.interval(0.95, 2, differences[:, 0].mean(), stats.sem(differences[:, 0]))
+    expected = scipy.stats.t.interval(0.95, 2, differences[:, 0].mean(), scipy.stats.sem(differences[:, 0]))
     assert (alone.difference.low, alone.difference.high) == pytest.approx(expected)
 
 
@@ -168,7 +170,7 @@ def test_the_interval_of_few_prompts_is_no_wider_than_that_of_one_degree_of_free
         values = 0.2 * rng.normal(size=5) + 0.2 * rng.normal(size=(seeds, 1)) + rng.normal(size=(seeds, 5))
         found = seed_interval(values)
         widest = max(
-            t * e for t, e in ((stats.t.ppf(0.975, 1), found.error), (1, found.high_same_prompts - found.mean))
+            t * e for t, e in ((scipy.stats.t.ppf(0.975, 1), found.error), (1, found.high_same_prompts - found.mean))
         )
         assert found.high - found.mean <= widest * (1 + 1e-9)
         below += found.freedom == 1.0

@@ -5,9 +5,9 @@ import math
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from bench.estimators.arrays import StoppedOutcomes
 from bench.estimators.curves import best_of_n, pass_at_k, pass_at_k_of_counts
@@ -201,7 +201,7 @@ def test_counts_that_stopped_are_suspected(block, limit, enough):
 def test_the_chance_is_that_of_fishers_exact_test():
     correct, samples = np.array([0, 0, 5, 9, 4, 8, 7, 7]), np.array([9, 9, 9, 9, 8, 8, 7, 8])
     found = sequentially_stopped(correct, samples)
-    expected = stats.fisher_exact([[0, 4], [2, 2]], alternative="less").pvalue
+    expected = scipy.stats.fisher_exact([[0, 4], [2, 2]], alternative="less").pvalue
     assert (found.chance, found.suspected) == (pytest.approx(expected), False)
 
 

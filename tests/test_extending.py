@@ -2,14 +2,15 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pyarrow.parquet as pq
 import pytest
 from sharing import CONF, composed
 
+from bench import report, size
 from bench.artifacts import Policy
 from bench.errors import BenchError
 from bench.records.write import seal
@@ -18,7 +19,6 @@ from bench.sweeps.cells import cells, is_done
 from bench.sweeps.plan import workload
 
 OWN = Path(__file__).with_name("own")
-PATHS = os.pathsep.join([str(OWN), str(CONF.parent)])
 SMALL = [
     *("task.train_prompts=12", "task.test_prompts=6", "num_completions=4", "baseline_completions=4"),
     *("evaluation.num_completions=2", "evaluation.temperatures=null", "evaluation.lm_eval=false"),
@@ -31,12 +31,9 @@ CHOSEN = [
 ]
 
 
-def run(*command: str, cwd: Path) -> str:
-    environment = {**os.environ, "PYTHONPATH": PATHS, "WANDB_MODE": "offline"}
-    arguments = [sys.executable, "-m", *command]
-    ended = subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+def with_own_parts() -> None:
+    sys.path.insert(0, str(OWN))
+    os.environ["WANDB_MODE"] = "offline"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +47,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Policy) -> l
 def folder(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that consists of such parts."""
     working = tmp_path_factory.mktemp("working")
-    run("bench", *settings, cwd=working)
+    ended = forked.run(settings, working, prepare=with_own_parts)
+    assert ended.returncode == 0, ended.stderr
     outputs = next(setting for setting in settings if setting.startswith("outputs="))
     (found,) = Path(outputs.partition("=")[2]).glob("*/*/metrics.json")
     return found.parent
@@ -85,18 +83,22 @@ def test_the_run_is_tracked(folder: Path, tmp_path: Path):
     assert b"two_temperatures" in logged.read_bytes()
 
 
-def test_a_sweep_is_rehearsed_and_sized(settings: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_sweep_is_rehearsed_and_sized(settings: list[str], monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.syspath_prepend(str(OWN))
     found = cells([*settings, "seed=0,1"], str(CONF))
     assert found is not None
     rehearsed = workload(found)
     assert rehearsed.pools == 4  # one per seed and temperature
     assert rehearsed.sampled == 2 * 12 * 4
-    assert "fine-tuning" in run("bench.size", *settings, "size.gpu=h100", cwd=tmp_path)
+    monkeypatch.setattr("sys.argv", ["size", *settings, "size.gpu=h100"])
+    size.main()
+    assert "fine-tuning" in capsys.readouterr().out
 
 
-def test_the_report_shows_the_figure(folder: Path, tmp_path: Path):
-    run("bench.report", str(folder), f"folder={tmp_path}/report", f"config_dir={OWN}/conf", cwd=tmp_path)
+def test_the_report_shows_the_figure(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.syspath_prepend(str(OWN))
+    monkeypatch.setattr("sys.argv", ["report", str(folder), f"folder={tmp_path}/report", f"config_dir={OWN}/conf"])
+    report.main()
     (table,) = (tmp_path / "report").rglob("finished_samples.csv")
     assert folder.name in table.read_text()
 

@@ -1,10 +1,11 @@
 """What stands on the axes of figures where a user can choose it: the rows hold it, and the figure is drawn over it."""
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot
+import matplotlib
 import numpy as np
 import pytest
 from made_runs import made_run
@@ -59,6 +60,15 @@ def learned(tmp_path_factory) -> Any:
     return bench.load(f"{outputs}/made/*")
 
 
+@pytest.fixture
+def pyplot() -> Iterator[Any]:
+    """Whose figures are closed after the test."""
+    from matplotlib import pyplot
+
+    yield pyplot
+    pyplot.close("all")
+
+
 def panels(drawn: Any) -> list[Any]:
     return drawn if isinstance(drawn, list) else [drawn]
 
@@ -82,15 +92,16 @@ CASES = [
 ]
 
 
+@pytest.mark.usefixtures("pyplot")
 @pytest.mark.parametrize(("name", "which", "x", "y"), CASES)
 def test_every_row_is_drawn_over_the_chosen_axis(name, which, x, y, request):
     drawn = getattr(bench.plot, name)(request.getfixturevalue(which), x=x)
     rows = panels(drawn)[0].rows
     assert len(rows) > 2
     assert {(round(a, 6), round(b, 6)) for a, b in zip(rows[x], rows[y], strict=True)} <= corners(drawn)
-    matplotlib.pyplot.close("all")
 
 
+@pytest.mark.usefixtures("pyplot")
 def test_flops_are_those_of_a_query_by_the_records(swept):
     rows = bench.plot.frontier(swept, x="flops").rows
     metrics = swept[0].metrics
@@ -102,9 +113,9 @@ def test_flops_are_those_of_a_query_by_the_records(swept):
     assert set(ninth[ninth["k"] == 16]["flops"]) == {16 * metrics["cost/best_of_1_query_flops"]}
     trained = bench.plot.accuracy_by_n(swept, x="flops")[0].rows.query("of == 'tuned'")
     assert set(zip(trained["n"], trained["flops"], strict=True)) == {(4, 4e9), (8, 8e9)}
-    matplotlib.pyplot.close("all")
 
 
+@pytest.mark.usefixtures("pyplot")
 def test_greedy_accuracies_have_their_own_differences(selected):
     rows = bench.plot.selection(selected, x="greedy_accuracy")[0].rows
     for row in rows.itertuples():
@@ -112,9 +123,9 @@ def test_greedy_accuracies_have_their_own_differences(selected):
         tuned, control = (run.per_prompt(arm, "greedy", "accuracy", 1) for arm in ("tuned", "control"))
         assert (row.tuned, row.control) == pytest.approx((tuned.mean(), control.mean()))
         assert row.difference == pytest.approx((tuned - control).mean())
-    matplotlib.pyplot.close("all")
 
 
+@pytest.mark.usefixtures("pyplot")
 def test_a_heat_map_is_over_any_two_settings(swept):
     drawn = bench.plot.heat_map(swept, x="num_completions", y="temperature")
     first = drawn[0]
@@ -124,7 +135,6 @@ def test_a_heat_map_is_over_any_two_settings(swept):
     for run in swept:
         place = [0.7, 1.3].index(run.config["temperature"]), [4, 8].index(run.config["num_completions"])
         assert first.images[0].get_array()[place] == pytest.approx(run.metrics["tuned/pass@1"])
-    matplotlib.pyplot.close("all")
 
 
 WRONG = [
@@ -182,10 +192,10 @@ def test_a_report_is_made_and_checked_with_its_axes(swept, tmp_path: Path):
 
 
 @pytest.mark.parametrize("which", ["swept", "selected", "turns", "learned"])
-def test_the_documented_call_works_for_any_runs(which, request):
+def test_the_documented_call_works_for_any_runs(which, request, pyplot):
     """With the base's curve over temperatures where there are several, else its one sample; named in the legend."""
     runs = request.getfixturevalue(which)
-    _, ax = matplotlib.pyplot.subplots()
+    _, ax = pyplot.subplots()
     drawn = bench.plot.frontier(runs, ax=ax, label="selection", curves=["best_of_n", "base_temperature"])
     assert drawn is ax
     base = drawn.rows.query("method == 'base_temperature'")
@@ -198,7 +208,6 @@ def test_the_documented_call_works_for_any_runs(which, request):
         assert (row.n, row.value in first) == (1, True)
     with pytest.raises(BenchError, match="label=nope is not a setting in which these runs differ"):
         bench.plot.frontier(runs, label="nope")
-    matplotlib.pyplot.close("all")
 
 
 def test_the_default_axes_change_nothing(swept):

@@ -64,8 +64,9 @@ def sampled_one_by_one(policy: Policy, prompts: Prompts, count: int, sampler: Sa
 
 @pytest.mark.parametrize("sampler", [RAW, Sampler(0.7, 0.9), Sampler(1.3, 0.8, 40), Sampler(top_k=5)])
 def test_each_sample_follows_its_own_stream(random_policy, few_prompts, store, sampler):
-    drawn = generate(few_prompts, random_policy, **sampler.settings)
-    assert ids(drawn) == sampled_one_by_one(random_policy, few_prompts, 4, sampler)
+    prompts = few_prompts[:4]  # two shards
+    drawn = generate(prompts, random_policy, **sampler.settings)
+    assert ids(drawn) == sampled_one_by_one(random_policy, prompts, 4, sampler)
 
 
 SHARING = ["bloom", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "mistral", "opt", "phi", "qwen2", "qwen3", "xglm"]
@@ -76,11 +77,11 @@ PLAIN = ["jamba", "mamba", "openai-gpt", "recurrent_gemma"]
 def test_any_family_agrees_with_generate_and_with_one_by_one(
     random_policy, few_prompts, store, tmp_path, capsys, family
 ):
-    policy = of_family(family, random_policy, tmp_path)
-    assert_greedy_agrees(policy, few_prompts, [2])
-    drawn = generate(few_prompts, policy, top_p=0.9)
-    assert ids(drawn) == sampled_one_by_one(policy, few_prompts, 4, Sampler(top_p=0.9))
-    assert sequence_logprobs(policy, few_prompts, drawn) == pytest.approx(drawn.policy_logprob, abs=1e-3)
+    policy, prompts = of_family(family, random_policy, tmp_path), few_prompts[:4]  # two shards, of two blocks each
+    assert_greedy_agrees(policy, prompts, [2])
+    drawn = generate(prompts, policy, num_completions=3, top_p=0.9)
+    assert ids(drawn) == sampled_one_by_one(policy, prompts, 3, Sampler(top_p=0.9))
+    assert sequence_logprobs(policy, prompts, drawn) == pytest.approx(drawn.policy_logprob, abs=1e-3)
     assert ("reads its prompt anew" in capsys.readouterr().err) == (family in PLAIN)
 
 

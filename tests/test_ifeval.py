@@ -5,7 +5,6 @@ from pathlib import Path
 
 import fixtures_tasks as made
 import langdetect
-import nltk
 import pytest
 
 from bench.errors import BenchError
@@ -96,7 +95,7 @@ def test_responses_are_judged(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_lm_eval_judges_likewise(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nltk, "download", lambda *_, **__: False)  # its module asks for the sentence splitter
+    monkeypatch.setattr("nltk.download", lambda *_, **__: False)  # its module asks for the sentence splitter
     langdetect.DetectorFactory.seed = 0
     registry = pytest.importorskip("lm_eval.tasks.ifeval.instructions_registry", exc_type=ImportError)
     settings, good, bad = CASES[name]

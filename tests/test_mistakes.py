@@ -241,15 +241,8 @@ def test_good_tracking_passes(monkeypatch, capsys):
 
 
 def test_a_tracking_folder_that_can_not_be_made_is_found_before_the_work(monkeypatch, tmp_path: Path):
-    from hydra import compose, initialize_config_dir
-
-    from bench import __main__
-
     (tmp_path / "file").write_text("")
-    with initialize_config_dir(__main__.CONF, version_base="1.3"):
-        cfg = compose(
-            "config", [f"tracking.directory={tmp_path}/file/w", f"outputs={tmp_path}/o", f"store={tmp_path}/s"]
-        )
+    cfg = composed(f"tracking.directory={tmp_path}/file/w", f"outputs={tmp_path}/o", f"store={tmp_path}/s")
     monkeypatch.setattr(runner, "busy", lambda folder: pytest.fail("work began"))
     with pytest.raises(BenchError, match=r"tracking\.directory=.*/file/w can't be written \(Not a directory\)"):
         runner.run_experiment(cfg)

@@ -6,9 +6,9 @@ from types import ModuleType
 from typing import Any, cast
 
 import pytest
-from hydra import compose, initialize_config_dir
 from made_runs import made_run
 from omegaconf import OmegaConf
+from sharing import composed
 
 from bench.records.read import Run
 from bench.reporting.exhibits import adaptive, generators, rounds
@@ -66,8 +66,7 @@ def test_methods_say_what_the_parts_are(tmp_path: Path):
 )
 def test_methods_say_a_procedure_that_is_not_one_round(procedure: ModuleType, overrides: list[str], words: str):
     name = procedure.__name__.rsplit(".", 1)[-1]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("config", [f"procedure={name}", *(f"procedure.{setting}" for setting in overrides)])
+    cfg = composed(f"procedure={name}", *(f"procedure.{setting}" for setting in overrides))
     config = cast("dict[str, Any]", OmegaConf.to_container(cfg.procedure, resolve=False))
     marks = {"adaptive/samples_total": 1, "generators/names": "student", "rounds/run": 3}  # of the three procedures
     run = Run(Path("run"), {"procedure": config}, marks, {})

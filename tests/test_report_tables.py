@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy
 from made_runs import made_run
-from scipy import stats
 from stamps import stamp_of
 
 from bench.errors import BenchError
@@ -204,7 +204,7 @@ def test_lm_eval_has_its_intervals(run: Run, filtered):
     values |= {name.replace("base", "tuned"): value for name, value in values.items()}
     (row,) = by_name([replace(run, metrics=run.metrics | values)])["lm_eval"].rows
     assert (row["task"], row["metric"], row["control"]) == ("word_problems", f"exact_match{filtered}", None)
-    wilson = stats.binomtest(25, 50).proportion_ci(method="wilson")
+    wilson = scipy.stats.binomtest(25, 50).proportion_ci(method="wilson")
     assert (row["base_low"], row["base_high"]) == pytest.approx((wilson.low, wilson.high))
 
 

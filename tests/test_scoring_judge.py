@@ -5,9 +5,8 @@ import threading
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from loopback import serving
-from sharing import CONF
+from sharing import composed
 from texts import pool_of, prompts_of, row_by_row
 
 from bench.config import checks
@@ -37,8 +36,7 @@ def by_word(_path, body):
 
 def default(**overrides):
     """The settings of conf/scoring/judge.yaml."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", ["scoring=judge", "scoring.url=http://localhost/v1", "scoring.model=stub"])
+    cfg = composed("scoring=judge", "scoring.url=http://localhost/v1", "scoring.model=stub")
     return dict(checks.build_parts(cfg)["scoring"].keywords) | overrides
 
 
@@ -238,9 +236,6 @@ def test_texts_are_put_in_at_once_and_markers_belong_to_their_text():
     assert marked("COMPLETION", forged).count(marked("COMPLETION", forged).splitlines()[-1]) == 1
 
 
-PATTERN = default()["pattern"]
-
-
 @pytest.mark.parametrize(
     ("reply", "verdict"),
     [
@@ -263,7 +258,7 @@ PATTERN = default()["pattern"]
     ],
 )
 def test_verdicts_by_the_default_pattern(reply, verdict):
-    assert verdict_by_pattern(reply, PATTERN) == verdict
+    assert verdict_by_pattern(reply, default()["pattern"]) == verdict
 
 
 @pytest.mark.parametrize(
@@ -307,7 +302,6 @@ def test_numbers_out_of_this_world_are_out_of_range(store, found):
     ],
 )
 def test_impossible_settings_are_refused_before_any_work(override, message):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", ["scoring=judge", "scoring.url=http://localhost/v1", "scoring.model=m", override])
+    cfg = composed("scoring=judge", "scoring.url=http://localhost/v1", "scoring.model=m", override)
     with pytest.raises(BenchError, match=message):
         checks.check(cfg)

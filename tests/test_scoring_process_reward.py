@@ -279,7 +279,7 @@ def test_training_learns_what_the_steps_say_and_repeats(store, random_policy, fe
 
 
 def test_the_trained_scorer_is_made_once_and_knows_true_equations(store, tiny_policy):
-    task = WordProblems(train_prompts=150, test_prompts=30)
+    task = WordProblems(train_prompts=100, test_prompts=20)
     maker = dict(TRAINING, epochs=3, learning_rate=2e-3, batch_size=32, seed=0, aggregate="min", label_noise=0.0)
     maker |= {"samples": 4, "samples_from": "train", "samples_seed": 0, **WORDS}
 

@@ -4,8 +4,7 @@ import functools
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
-from sharing import CONF
+from sharing import composed
 from texts import pool_of, prompts_of, row_by_row
 
 from bench.artifacts import Rewards
@@ -135,8 +134,7 @@ def test_impossible_parts_are_refused_before_any_work(override, message):
 
 
 def _parts(*overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", list(overrides))
+    cfg = composed(*overrides)
     checks.check(cfg)
     return checks.build_parts(cfg)
 

@@ -120,7 +120,7 @@ def test_activations_are_near_what_autograd_keeps(changes):
 
 
 def test_training_is_near_the_growth_of_a_process(tmp_path):
-    """A model of 25 M parameters, two updates of AdamW on 1,024 tokens: the second has all that later ones have."""
+    """A model of 25 M parameters, two updates of AdamW on 512 tokens: the second has all that later ones have."""
     settings = tmp_path / "config.json"
     settings.write_text(json.dumps(MEDIUM))
     program = f"""
@@ -138,7 +138,7 @@ optimizer.step()
 before = kib("VmRSS")
 model = LlamaForCausalLM(config)
 optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-ids = torch.ones(8, 128, dtype=torch.long)
+ids = torch.ones(4, 128, dtype=torch.long)
 for _ in range(2):
     model(ids, labels=ids).loss.backward()
     optimizer.step()
@@ -150,7 +150,7 @@ print((kib("VmHWM") - before) * 1024)
         "MALLOC_MMAP_THRESHOLD_": "65536",
     }  # what a tensor had, at once: else the heap keeps some
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=gives_back)
-    predicted = memory.training(shapes.of_config(medium(), ""), 8, 128, bfloat16=False, on_gpu=False)
+    predicted = memory.training(shapes.of_config(medium(), ""), 4, 128, bfloat16=False, on_gpu=False)
     assert predicted == pytest.approx(float(answer.stdout.split()[-1]), rel=NEAR)
 
 

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 from drawing import generate
-from hydra import compose, initialize_config_dir
 from own_code import halved
-from sharing import CONF
+from sharing import composed
 
 from bench import policies
 from bench.artifacts import Completions, Policy, Prompts, Rewards
@@ -422,8 +421,7 @@ def test_the_configurations_are_complete(store, random_policy, few_prompts, choi
         f"scoring{node}.{setting}" for node in where[choice] for setting in ("pairs=6", "batch_size=4", "epochs=1")
     ] + [f"scoring@scoring{node}.gold=length" for node in where[choice]]
     overrides += ["scoring.size=2"] if choice == "ensemble" else []
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", [f"scoring={choice}", *overrides])
+    cfg = composed(f"scoring={choice}", *overrides)
     checks.check(cfg)
     scoring = checks.build_parts(cfg)["scoring"]
     scorer = prepared(scoring, base=random_policy, task=FewPrompts(few_prompts), generation=generate)
