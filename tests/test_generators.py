@@ -367,7 +367,7 @@ SETTINGS = [
     "num_completions=12",
     "baseline_completions=16",
     # as many demonstrations of the same seed as the student's: its tokenizer
-    "procedure.generators.larger.policy.demonstrations=16000",
+    "procedure.generators.larger.policy.demonstrations=32000",
     "procedure.generators.larger.policy.steps=60",
     "procedure.generators.larger.policy.hidden_size=64",
     "procedure.generators.larger.policy.heads=2",
