@@ -12,7 +12,8 @@ from bench import selection
 from bench.artifacts import Completions, Policy
 from bench.errors import BenchError
 from bench.models import loading
-from bench.selection import evidence_for, similarity
+from bench.selection import similarity
+from bench.selection.evidence import evidence_for
 from bench.store import Store
 from bench.tasks.word_problems import WordProblems
 

@@ -16,7 +16,7 @@ from bench.artifacts import Completions, Policy, Selection
 from bench.config import checks
 from bench.errors import BenchError
 from bench.models import loading
-from bench.selection import evidence_for
+from bench.selection.evidence import evidence_for
 from bench.tasks.word_problems import WordProblems
 
 FILES = {path.stem: path for path in sorted((CONF / "selection").glob("*.yaml"))}

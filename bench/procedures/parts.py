@@ -23,7 +23,8 @@ from bench.progress import stage
 from bench.scoring import prepared
 from bench.scoring.verifier import verify
 from bench.seeds import generator
-from bench.selection import evidence_for, matched_random
+from bench.selection import matched_random
+from bench.selection.evidence import evidence_for
 from bench.store.files import load_arrays, save_arrays
 from bench.tasks import Task, refuse_without_solutions
 from bench.training import checkpoints
@@ -161,7 +162,7 @@ class Parts:
     def evidence(
         self, selection: Callable[..., Selection], pool: Completions, rescored_on: Prompts | None = None
     ) -> dict[str, Any]:
-        """The arguments that a selection needs beyond the rewards; see evidence_for."""
+        """The arguments that a selection needs beyond the rewards; see bench.selection.evidence."""
         return evidence_for(selection, pool, self.task, self.base, rescored_on=rescored_on)
 
     def select(

@@ -4,10 +4,10 @@ python -m bench scoring=process_reward scoring.model=PATH_OR_HUB_ID scoring.aggr
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
@@ -24,8 +24,7 @@ from bench.training.process_reward import encode, split
 
 STAGE = "score_process_reward"
 VERSION = 2  # raise it when equal settings give other scores or counts
-SUMMARIES: dict[str, Any] = {"last": lambda steps: steps[-1], "min": np.min, "product": np.prod, "mean": np.mean}
-AGGREGATE = tuple(SUMMARIES)
+AGGREGATE = ("last", "min", "product", "mean")
 OUTCOMES = WITHOUT_STEPS, TOO_LONG, NOT_FINITE = ("without_steps", "too_long", "not_finite")
 REPORT = "of {total:,} completions the process reward model leaves some unscored"
 
@@ -113,7 +112,10 @@ def summary(probabilities: np.ndarray, aggregate: str) -> float:
     """One number of the steps' probabilities [S]; NaN for no step, or where one is NaN."""
     if len(probabilities) == 0 or np.isnan(probabilities).any():
         return math.nan
-    return float(SUMMARIES[aggregate](probabilities))
+    if aggregate == "last":
+        return float(probabilities[-1])
+    reduce: dict[str, Callable[[np.ndarray], np.floating]] = {"min": np.min, "product": np.prod, "mean": np.mean}
+    return float(reduce[aggregate](probabilities))
 
 
 class StepScorer(LoadedClassifier):

@@ -11,7 +11,8 @@ from bench.scoring import Scorer
 from bench.scoring.units import scored
 from bench.tasks import Task
 
-VERSION = 1  # raise it when a task's `are_correct` or gold reward gives other values
+STAGE = "verify"
+VERSION = 1  # raise it when a task's `are_correct` gives other verdicts
 
 
 @Scorer(highest=1.0, verdicts=True)
@@ -22,7 +23,9 @@ def verify(
 
     Where judging is slow (`Task.keeps_verdicts`), the store keeps the verdicts of each unit of the pool.
     """
-    judged = _stored("verify", task, task.are_correct, prompts, completions) if task.keeps_verdicts else None
+    judged = None
+    if task.keeps_verdicts:
+        judged = _stored(prompts, completions, task.are_correct, stage=STAGE, version=VERSION, task=task)
     value = np.empty(completions.shape)
     for rows, part in completions.shards():
         texts = part.text.ravel().tolist()
@@ -39,11 +42,17 @@ def verify(
 def gold_rewards(prompts: Prompts, completions: Completions, *, task: Task) -> np.ndarray | None:
     """[M, N]: the task's gold reward in its own units, NaN where unscored; None where the task has no gold reward."""
     reward = task.gold_reward
-    return None if reward is None else _stored("gold_reward", task, reward, prompts, completions)
+    return None if reward is None else _stored(prompts, completions, reward, stage="gold_reward", version=1, task=task)
 
 
 def _stored(
-    stage: str, task: Task, judge: Callable[[list[str], list[str]], Any], prompts: Prompts, completions: Completions
+    prompts: Prompts,
+    completions: Completions,
+    judge: Callable[[list[str], list[str]], Any],
+    *,
+    stage: str,
+    version: int,
+    task: Task,
 ) -> np.ndarray:
     """[M, N]: judge(texts, answers) of every completion, kept in the store."""
 
@@ -51,4 +60,4 @@ def _stored(
         return np.asarray(judge(list(texts), [str(prompts.answer[row]) for row in rows]), float), {}
 
     settings = {"task": task.judged_by}
-    return scored(prompts, completions, score, stage=stage, version=VERSION, settings=settings).value
+    return scored(prompts, completions, score, stage=stage, version=version, settings=settings).value

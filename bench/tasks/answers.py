@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from bench.tasks import Judge, arithmetic, extraction, math_judge
+from bench.tasks.spelling import spelled
 
 ASSIGNED = re.compile(r"[A-Za-z]\s*=\s*([^=]+)")  # x = 5
 LATEX_WORDS = re.compile(r"\\(?:text|mathrm)\{[^}]*\}|\\[A-Za-z]+")
@@ -81,7 +82,7 @@ def simplified(answer: str) -> str:
     value_of = ASSIGNED.fullmatch(answer.strip().strip("$"))
     if value_of is not None and not re.search(r"[A-Za-z]", LATEX_WORDS.sub("", value_of[1])):
         answer = value_of[1]
-    text = math_judge.spelled(re.sub(r"\*\*|(?<!\\)\$|\\[()\[\]]", "", answer))
+    text = spelled(re.sub(r"\*\*|(?<!\\)\$|\\[()\[\]]", "", answer))
     digits = extraction.plain(text).strip().rstrip(".")
     if "%" not in answer and extraction.NUMBER.fullmatch(extraction.joined(digits)) and not GLUED.search(digits):
         value = extraction.read_number(digits)

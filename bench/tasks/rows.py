@@ -259,12 +259,16 @@ def from_hub(repo: str, *, config: str | None, revision: str, splits: Mapping[st
                 for split, name in splits.items()
             }
     except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if "gated" in reason.lower():
-            why = "gated) needs your consent: accept its terms on its page and log in with `hf auth login`"
-        elif "offline" in reason.lower() or isinstance(error, ConnectionError):
-            why = f"revision {revision}) is not in the cache, and the hub can't be reached: go online once"
-        else:
-            reason = reason[:200].rstrip(".")
-            why = f"revision {revision}) can't be loaded: {reason}. Check task.repo and task.revision"
-        raise BenchError(f"The data set {repo} ({why}, or give its files as task.path=PATH.") from error
+        raise BenchError(f"The data set {repo} ({_remedy(error, revision)}") from error
+
+
+def _remedy(error: BaseException, revision: str) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    local = "or give its files as task.path=PATH"
+    if "gated" in reason.lower():
+        return f"gated) needs your consent: accept its terms on its page and log in with `hf auth login`, {local}."
+    if "offline" in reason.lower() or isinstance(error, ConnectionError):
+        return f"revision {revision}) is not in the cache, and the hub can't be reached: go online once, {local}."
+    return (
+        f"revision {revision}) can't be loaded: {reason[:200].rstrip('.')}. Check task.repo and task.revision, {local}."
+    )
