@@ -23,7 +23,7 @@ from bench.config.rules import Rule, rules
 from bench.errors import BenchError
 from bench.launching.runner import run_experiment
 from bench.scoring import Scorer
-from bench.selection import evidence_for
+from bench.selection.evidence import evidence_for
 from bench.store import Store
 from bench.tasks import Task
 from bench.training.lora import check_four_bit

@@ -145,7 +145,7 @@ def test_what_is_probed_is_chosen_by_log_probabilities_of_the_base_whoever_drew(
         given.append(float(logprob[0, 0]))
         return top_per_prompt(rewards, rng)
 
-    monkeypatch.setattr("bench.selection.sequence_logprobs", rescored)
+    monkeypatch.setattr("bench.selection.evidence.sequence_logprobs", rescored)
     for drawer in (base, later):
         parts = stub_parts(
             Numbers(few_prompts),
