@@ -1,6 +1,5 @@
 """The contract of every task in conf/task, and of one that lies outside of bench/."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,11 +99,11 @@ def test_verdicts_on_one_and_on_many_agree_and_nothing_is_not_right(choice: str,
     ],
 )
 def test_data_that_changed_says_so(choice: str, corpus: str, test: str, task) -> None:
-    """Where the first hash differs, raise CORPUS_VERSION: stored policies were pretrained on another corpus."""
+    """Where the first hash differs, raise corpus_version: stored policies were pretrained on another corpus."""
     built = task(choice)
     demonstrations = [built.demonstrations(500, generator(0, "test")) for _ in range(2)]
     assert [content_hash(pairs) for pairs in demonstrations] == [corpus, corpus]
-    assert sys.modules[type(built).__module__].CORPUS_VERSION == 1
+    assert built.corpus_version == 1
     assert built.prompts("test").key == test
 
 

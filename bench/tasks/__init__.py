@@ -19,8 +19,16 @@ import numpy as np
 
 from bench.artifacts import Prompts
 from bench.errors import BenchError
+from bench.sandbox import Job
 
 SPLITS = ("train", "validation", "test")
+
+
+class RunsPrograms(Protocol):
+    """A task that makes programs of completions, for scoring=unit_tests."""
+
+    def job(self, completion: str, answer: str) -> Job:
+        """The job in the sandbox that judges the completion."""
 
 
 class Judge:
@@ -52,8 +60,8 @@ class Judge:
         return None
 
     @property
-    def programs(self) -> Any:
-        """What has job(completion, answer), the bench.sandbox.Job that judges a program; None for other completions."""
+    def programs(self) -> RunsPrograms | None:
+        """The runner of completions that are programs; None where they are not."""
         return None
 
     def check(self) -> None:

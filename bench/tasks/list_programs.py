@@ -40,6 +40,7 @@ class ListPrograms(ProceduralTask):
     isolation: Isolation = "auto"
 
     name: ClassVar[str] = "list_programs"
+    corpus_version: ClassVar[int] = 1
     keeps_verdicts: ClassVar[bool] = True
 
     @property

@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from bench.artifacts import Prompts, content_hash
 from bench.config.rules import PromptCount, Seed, whole
 from bench.tasks import SPLITS, Task
-
-CORPUS_VERSION = 1  # raise it when `demonstrations` means something new: policies are pretrained again
 
 
 class Written(NamedTuple):
@@ -29,6 +27,8 @@ class ProceduralTask(Task):
     test_prompts: Annotated[int, whole(2, 100_000_000)] = 300
     seed: Seed = 0
 
+    corpus_version: ClassVar[int]  # raise it when `demonstrations` means something new: policies are pretrained again
+
     def written(self, split: str) -> list[Written]:
         """Return the prompts of a split, in an order that does not depend on how many there are."""
         raise NotImplementedError
@@ -36,7 +36,7 @@ class ProceduralTask(Task):
     @property
     def key(self) -> str:
         """The content key of the pretraining corpus. No setting enters it, because none changes the corpus."""
-        return content_hash([type(self).__name__, CORPUS_VERSION])
+        return content_hash([type(self).__name__, self.corpus_version])
 
     def prompts(self, split: str) -> Prompts:
         """Return the prompts of a split. The first hundred are the same for every number of prompts."""

@@ -34,6 +34,7 @@ class WordProblems(ProceduralTask):
     templates: Annotated[Sequence[str] | None, or_null(some_of(*KINDS))] = None
 
     name: ClassVar[str] = "word_problems"
+    corpus_version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if self.templates is not None:
@@ -55,14 +56,15 @@ class WordProblems(ProceduralTask):
 
     def written(self, split: str) -> list[Written]:
         """Return the prompts of a split. Templates are drawn with their shares, each until its cores are used up."""
-        chosen, rng = self._chosen(), generator(self.seed, "word_problems", split)
+        wanted, chosen = wanted_prompts(self, split), self._chosen()
+        rng = generator(self.seed, "word_problems", split)
         left = []  # of each template a problem of every core, in random order
         for template in chosen:
             members = data.problems(template)[split]
             left.append(list({members[i].core: members[i] for i in rng.permutation(len(members))}.values()))
         shares = np.array([template.share for template in chosen])
         found = []
-        for index in range(wanted_prompts(self, split)):
+        for index in range(wanted):
             open_shares = shares * [bool(queue) for queue in left]
             problem = left[rng.choice(len(chosen), p=open_shares / open_shares.sum())].pop()
             name = f"{split}-{index:04d}-{problem.template.name}"
