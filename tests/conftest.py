@@ -21,9 +21,8 @@ import numpy as np
 import pytest
 from drawing import EOS
 from hypothesis import settings
-from omegaconf import DictConfig
 from sandbox_attacks import skip_where_it_may_not
-from sharing import Finished, Shared, composed, shared_folder
+from sharing import Finished, Shared, shared_folder
 
 from bench import policies
 from bench.artifacts import Policy, Prompts
@@ -139,12 +138,6 @@ def tiny_policy(shared: Shared) -> Policy:
 def finished_run(shared: Shared, tiny_policy: Policy) -> Callable[..., Finished]:
     """Run a small experiment of the tiny policy once for all workers, in the shared store. Given: its settings."""
     return lambda *settings: shared.run(tiny_policy, *settings)
-
-
-@pytest.fixture(scope="session")
-def composed_quickly() -> Callable[..., DictConfig]:
-    """`sharing.composed`."""
-    return composed
 
 
 @pytest.fixture

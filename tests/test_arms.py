@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
 from sharing import CONF, SMALL, Finished, Shared, composed, given_by, places, scaled
 from test_completions import PROCEDURES
 
@@ -190,8 +189,8 @@ def test_every_table_figure_and_text_names_them(own: Finished, judged: Finished)
     assert {"foreign", "low_rank", "path_1"} <= links  # mine and path_2 are the tuned policy itself
 
 
-def test_without_any_the_run_id_is_that_of_before(composed_quickly: Callable[..., DictConfig]) -> None:
-    cfg = composed_quickly("experiment=quick", "prompt_filter=all")
+def test_without_any_the_run_id_is_that_of_before() -> None:
+    cfg = composed("experiment=quick", "prompt_filter=all")
     settings = Cell("", cfg, ()).config
     assert settings["arms"] == {}
     bare = {name: value for name, value in settings.items() if name != "arms"}
@@ -240,11 +239,11 @@ def test_the_updates_of_checkpoints_are_read_from_their_names() -> None:
 
 
 @pytest.fixture
-def checked(tiny_policy: Policy, composed_quickly: Callable[..., DictConfig], tmp_path: Path) -> Callable[..., None]:
+def checked(tiny_policy: Policy, tmp_path: Path) -> Callable[..., None]:
     """Check an experiment as before its first artifact."""
 
     def check(*given: str) -> None:
-        cfg = composed_quickly(*given_by(tiny_policy), *SMALL, *places(tmp_path), *given)
+        cfg = composed(*given_by(tiny_policy), *SMALL, *places(tmp_path), *given)
         checks.check(cfg)
         refuse_early(cfg, checks.build_parts(cfg))
         assert not [path for path in (tmp_path / "store").glob("*") if path.name != ".locks"]

@@ -31,7 +31,7 @@ from bench.training.lora import check_four_bit
 LED_BY_WANDB = set(CONF.glob("sweep/wandb_*.yaml"))  # tests/test_wandb_sweeps.py composes their runs
 CHOICES = sorted((path.parent.name, path.stem) for path in {*CONF.glob("*/*.yaml")} - LED_BY_WANDB)
 NOWHERE = "/dev/null/nowhere"
-Compose = Callable[..., DictConfig]  # of the fixture `composed_quickly`
+Compose = Callable[..., DictConfig]  # of `sharing.composed`
 BESIDE = {
     ("generation", "imported"): ["generation.train=anywhere"],
     ("generation", "openai"): ["policy=folder"],  # a server's policy lies somewhere, which policy.path says
@@ -48,8 +48,8 @@ def test_there_are_configurations():
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
-def test_every_choice_composes_and_builds(group, choice, composed_quickly):
-    cfg = filled(composed_quickly, group, choice)
+def test_every_choice_composes_and_builds(group, choice):
+    cfg = filled(composed, group, choice)
     checks.check(cfg)
     parts = checks.build_parts(cfg)
     assert set(parts) == set(checks.PARTS)
@@ -98,9 +98,9 @@ PARTS_OF_RUNS = [(group, choice) for group, choice in CHOICES if group in checks
 
 
 @pytest.mark.parametrize(("group", "choice"), PARTS_OF_RUNS)
-def test_every_number_has_limits(group: str, choice: str, composed_quickly: Compose):
+def test_every_number_has_limits(group: str, choice: str):
     """The whole check refuses one of a setting's bad values, a different one in turn; that of its part, the others."""
-    cfg = filled(composed_quickly, group, choice)
+    cfg = filled(composed, group, choice)
     for place, (key, rule) in enumerate(ruled(cfg, group, choice)):
         whole, broken = (any(map(rule.allows, numbers)) for numbers in ((0, 1, 2, 16, 64), (0.5, 0.25, 1.5)))
         bad = [2**64, -(2**64)] * (whole or broken) + [1e300, 1e-320] * broken
@@ -115,11 +115,11 @@ def test_every_number_has_limits(group: str, choice: str, composed_quickly: Comp
 
 @pytest.mark.parametrize(("group", "choice"), PARTS_OF_RUNS)
 def test_every_path_that_leads_nowhere_is_refused_before_the_first_artifact(
-    group: str, choice: str, random_policy: Policy, composed_quickly: Compose, monkeypatch, tmp_path: Path
+    group: str, choice: str, random_policy: Policy, monkeypatch, tmp_path: Path
 ):
     monkeypatch.setattr(Store, "make", lambda *given: pytest.fail("an artifact is made"))
     monkeypatch.setattr("bench.tasks.rows.from_hub", lambda *given, **others: pytest.fail("data is downloaded"))
-    cfg = filled(composed_quickly, group, choice, random_policy.path)
+    cfg = filled(composed, group, choice, random_policy.path)
     for key, rule in ruled(cfg, group, choice):
         if "folder" not in rule.description or not rule.allows(NOWHERE):
             continue
@@ -174,12 +174,12 @@ def test_the_default_engine_is_settled_as_if_it_were_named(gpu, installed, hides
     assert composed_anew("procedure=online").generation["_target_"] == "bench.generation.transformers_engine.generate"
 
 
-def test_the_run_id_is_that_of_the_batch_size_that_was_the_default(composed_quickly: Compose):
-    assert composed_quickly().generation.batch_tokens is None
-    assert run_id(composed_quickly()) == run_id(composed_quickly("generation.batch_tokens=49152"))
+def test_the_run_id_is_that_of_the_batch_size_that_was_the_default():
+    assert composed().generation.batch_tokens is None
+    assert run_id(composed()) == run_id(composed("generation.batch_tokens=49152"))
     worker = "generation.worker.batch_tokens"
-    assert run_id(composed_quickly("generation=ray")) == run_id(composed_quickly("generation=ray", f"{worker}=49152"))
-    assert run_id(composed_quickly()) != run_id(composed_quickly("generation.batch_tokens=1000"))
+    assert run_id(composed("generation=ray")) == run_id(composed("generation=ray", f"{worker}=49152"))
+    assert run_id(composed()) != run_id(composed("generation.batch_tokens=1000"))
 
 
 def test_the_share_of_the_gpu_that_large_models_leave_is_asked_for():
@@ -195,20 +195,20 @@ def test_a_setting_of_another_engine_is_refused_with_the_way_out():
         checks.check(cfg)
 
 
-def test_what_vllm_would_refuse_after_training_is_refused_before(composed_quickly: Compose):
-    checks.check(composed_quickly("generation=vllm", "training=lora", "training.lora.r=512"))
-    checks.check(composed_quickly("training=lora", "training.lora.r=1024"))
+def test_what_vllm_would_refuse_after_training_is_refused_before():
+    checks.check(composed("generation=vllm", "training=lora", "training.lora.r=512"))
+    checks.check(composed("training=lora", "training.lora.r=1024"))
     for asked in ("generation=vllm", "generation=ray generation@generation.worker=vllm"):
         with pytest.raises(BenchError, match=r"training\.lora\.r=1024 .* generation=vllm.*at most 512"):
-            checks.check(composed_quickly(*asked.split(), "training=lora", "training.lora.r=1024"))
+            checks.check(composed(*asked.split(), "training=lora", "training.lora.r=1024"))
 
 
-def test_a_package_that_is_asked_for_late_is_missed_early_and_by_no_plan(monkeypatch, composed_quickly: Compose):
+def test_a_package_that_is_asked_for_late_is_missed_early_and_by_no_plan(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    checks.check_installed(composed_quickly("evaluation.harness_engine=vllm"))
-    checks.check_installed(composed_quickly("training=lora"))
-    engine = composed_quickly("evaluation.harness_engine=vllm", "evaluation.harness_tasks=[gsm8k]")
-    four_bit = composed_quickly("training=lora", "training.lora.four_bit=true")
+    checks.check_installed(composed("evaluation.harness_engine=vllm"))
+    checks.check_installed(composed("training=lora"))
+    engine = composed("evaluation.harness_engine=vllm", "evaluation.harness_tasks=[gsm8k]")
+    four_bit = composed("training=lora", "training.lora.four_bit=true")
     for cfg in (engine, four_bit):
         checks.check(cfg)
     with pytest.raises(BenchError, match=r"evaluation\.harness_engine=vllm needs the package vllm.*EXTRAS=vllm"):
@@ -229,19 +229,15 @@ def test_a_package_that_is_asked_for_late_is_missed_early_and_by_no_plan(monkeyp
         ),
     ],
 )
-def test_a_training_that_could_not_be_is_refused_before_anything_is_drawn(
-    given: list[str], said: str, composed_quickly: Compose
-):
+def test_a_training_that_could_not_be_is_refused_before_anything_is_drawn(given: list[str], said: str):
     with pytest.raises(BenchError, match=said):
-        checks.check(composed_quickly(*given))
+        checks.check(composed(*given))
 
 
-def test_run_id_is_that_of_the_configuration_not_of_its_place(composed_quickly: Compose):
-    here, there = composed_quickly(), composed_quickly("store=elsewhere", "outputs=elsewhere", "tracking=none")
+def test_run_id_is_that_of_the_configuration_not_of_its_place():
+    here, there = composed(), composed("store=elsewhere", "outputs=elsewhere", "tracking=none")
     assert run_id(here) == run_id(there)
-    ids = {
-        run_id(composed_quickly(override)) for override in ("seed=1", "top_p=0.9", "selection=all_correct", "seed=0")
-    }
+    ids = {run_id(composed(override)) for override in ("seed=1", "top_p=0.9", "selection=all_correct", "seed=0")}
     assert len(ids) == 4
     assert run_id(here) in ids
 
@@ -275,18 +271,18 @@ FILTERED = {  # a scoring -> the prompt filter by default
 
 @pytest.mark.parametrize("scoring", FILTERED)
 def test_prompts_without_an_accepted_completion_are_left_out_where_scoring_gives_verdicts(
-    scoring: str, own_scorers: None, composed_quickly: Compose, caplog: pytest.LogCaptureFixture
+    scoring: str, own_scorers: None, caplog: pytest.LogCaptureFixture
 ):
     given = scoring.split()
-    named = {name: composed_quickly(*given, f"prompt_filter={name}") for name in ("solved", "all")}
-    default = composed_quickly(*given)
+    named = {name: composed(*given, f"prompt_filter={name}") for name in ("solved", "all")}
+    default = composed(*given)
     assert default.prompt_filter._target_ == named[FILTERED[scoring]].prompt_filter._target_
     assert not caplog.records  # the check of the configuration says what is wrong
     if OmegaConf.missing_keys(default):
         return
     ids = {name: run_id(cfg) for name, cfg in named.items()}
-    assert run_id(default) == run_id(composed_quickly(*given, "prompt_filter=auto")) == ids[FILTERED[scoring]]
-    lower = composed_quickly(*given, "prompt_filter=solved", "prompt_filter.accept_above=0")
+    assert run_id(default) == run_id(composed(*given, "prompt_filter=auto")) == ids[FILTERED[scoring]]
+    lower = composed(*given, "prompt_filter=solved", "prompt_filter.accept_above=0")
     assert ids["solved"] != ids["all"] != run_id(lower)
 
 
@@ -296,7 +292,7 @@ def test_a_hybrid_filters_no_prompt_unless_it_is_given_a_filter():
         assert composed(*overrides).prompt_filter._target_ == "bench.selection.solved"
 
 
-def test_one_value_lives_in_one_place(composed_quickly: Compose):
-    cfg = composed_quickly("temperature=0.7", "top_p=0.9", "seed=3", "task.max_new_tokens=9")
+def test_one_value_lives_in_one_place():
+    cfg = composed("temperature=0.7", "top_p=0.9", "seed=3", "task.max_new_tokens=9")
     assert (cfg.generation.temperature, cfg.generation.top_p, cfg.generation.max_new_tokens) == (0.7, 0.9, 9)
     assert OmegaConf.select(cfg, "policy.seed") == 3

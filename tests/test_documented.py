@@ -118,7 +118,7 @@ def words(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize(("module", "arguments"), SHOWN, ids=[" ".join(each) for each in SHOWN])
-def test_a_command_that_is_shown_is_right(module, arguments, words, composed_quickly, monkeypatch):
+def test_a_command_that_is_shown_is_right(module, arguments, words, monkeypatch):
     assert module in COMMANDS
     monkeypatch.chdir(ROOT)  # a command may name a folder beside the README
     monkeypatch.setattr("bench.errors.expanded", lambda pattern: [pattern])  # runs that are not there
@@ -148,7 +148,7 @@ def test_a_command_that_is_shown_is_right(module, arguments, words, composed_qui
         assert cells(settings, str(CONF)) or search.read(settings, str(CONF))
         return
     with understood(settings):
-        cfg = composed_quickly(*settings)
+        cfg = composed(*settings)
     assert cfg.name
     if not any(word.startswith("sweep=") for word in settings):  # other tests expand sweeps
         checks.check(cfg)

@@ -11,7 +11,7 @@ import pytest
 from drawing import generate
 from made_runs import made_run
 from omegaconf import OmegaConf
-from sharing import Finished, Shared
+from sharing import Finished, Shared, composed
 
 from bench import policies
 from bench.artifacts import Completions, Policy, Prompts, Rewards, Selection
@@ -497,8 +497,8 @@ def test_the_run_says_whose_samples_were_selected_and_the_figure_shows_it(finish
         ("procedure.generators.larger.policy.layers=0", "procedure.generators.larger.policy.layers=0 is not allowed"),
     ],
 )
-def test_a_mistaken_mix_is_refused_before_any_work(setting, said, composed_quickly):
-    cfg = composed_quickly("procedure=generators", setting)
+def test_a_mistaken_mix_is_refused_before_any_work(setting, said):
+    cfg = composed("procedure=generators", setting)
     with pytest.raises(BenchError) as refused:
         checks.check(cfg)
     assert said in str(refused.value)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig
 from sharing import SMALL, Shared, composed, given_by, places, replaced
 
 import bench
@@ -47,7 +46,7 @@ def files(drawn: Run, shared: Shared, tmp_path: Path) -> dict[str, Path]:
 
 
 @pytest.fixture
-def run(tiny_policy: Any, composed_quickly: Callable[..., DictConfig], tmp_path: Path) -> Run_:
+def run(tiny_policy: Any, tmp_path: Path) -> Run_:
     """Import files under the names of their splits, and run an experiment on them; `like` changes every row first."""
 
     def start(files: dict[str, Path], *settings: str, like: Callable[[dict[str, Any]], Any] = lambda row: row) -> Run:
@@ -58,7 +57,7 @@ def run(tiny_policy: Any, composed_quickly: Callable[..., DictConfig], tmp_path:
             at = {"outputs": tmp_path / "outputs", "store": tmp_path / "store"}
             bench.import_pool(changed, name=split, columns={"reward.mine": "reward"}, temperature=1.0, **at)
         taken = [f"generation.{split}={split}" for split in files]
-        cfg = composed_quickly(
+        cfg = composed(
             *replaced([*SMALL, *places(tmp_path), *given_by(tiny_policy), "generation=imported", *taken], *settings)
         )
         run_experiment(cfg, quiet=True)

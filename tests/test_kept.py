@@ -200,12 +200,12 @@ def test_the_best_is_the_earliest_of_the_most_accurate_and_never_the_base(few_pr
         (["training.keep_every=0"], "training.keep_every=0 is not allowed: it must be a whole number of at least 1"),
     ],
 )
-def test_where_they_can_not_be_judged_they_are_not_kept(given, complaint, composed_quickly):
+def test_where_they_can_not_be_judged_they_are_not_kept(given, complaint):
     with pytest.raises(BenchError, match=complaint):
-        checks.check(composed_quickly("training.keep_every=5", *given))
+        checks.check(composed("training.keep_every=5", *given))
 
 
-def test_all_other_procedures_judge_them(composed_quickly):
+def test_all_other_procedures_judge_them():
     """They end in one step, `Parts.train_and_judge`, which judges what the trainings kept."""
     for procedure in (
         ["procedure=single"],
@@ -213,4 +213,4 @@ def test_all_other_procedures_judge_them(composed_quickly):
         ["procedure=hybrid", "control=none"],
         ["procedure=generators"],
     ):
-        checks.check(composed_quickly("training.keep_every=5", *procedure))
+        checks.check(composed("training.keep_every=5", *procedure))

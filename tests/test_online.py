@@ -15,6 +15,7 @@ import torch
 from drawing import generate, ids
 from own_code import halved
 from safetensors.numpy import save_file
+from sharing import composed
 
 import bench
 from bench.artifacts import Completions, Policy, Prompts, Rewards
@@ -400,12 +401,12 @@ def test_a_scorer_with_other_code_or_another_model_in_its_folder_is_another_scor
         (["scoring=self_consistency"], "procedure=online can't learn from this scoring, in which self_consistency"),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused_before_any_work(overrides, said, composed_quickly):
+def test_settings_that_do_not_go_together_are_refused_before_any_work(overrides, said):
     from bench.sweeps.cells import Cell
     from bench.sweeps.plan import record_of
 
     def refused() -> None:
-        cfg = composed_quickly("procedure=online", *overrides)
+        cfg = composed("procedure=online", *overrides)
         checks.check(cfg)
         record_of(Cell("", cfg, ()))
 
@@ -413,10 +414,10 @@ def test_settings_that_do_not_go_together_are_refused_before_any_work(overrides,
         refused()
 
 
-def test_micro_batches_divide_the_batches_of_the_procedure_and_not_those_of_fine_tuning(composed_quickly):
-    checks.check(composed_quickly("procedure=online", "training.micro_batch_size=60"))  # of 15 x 16 samples
+def test_micro_batches_divide_the_batches_of_the_procedure_and_not_those_of_fine_tuning():
+    checks.check(composed("procedure=online", "training.micro_batch_size=60"))  # of 15 x 16 samples
     with pytest.raises(BenchError, match=r"it must divide training\.batch_size=32"):
-        checks.check(composed_quickly("training.micro_batch_size=60"))
+        checks.check(composed("training.micro_batch_size=60"))
 
 
 def test_an_experiment_records_what_it_drew_and_learnt(finished_run):

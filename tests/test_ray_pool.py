@@ -18,6 +18,7 @@ import pytest
 import ray
 from distributed import meanwhile, wait
 from ray.cluster_utils import Cluster
+from sharing import composed
 
 from bench.artifacts import Completions, Policy, Prompts
 from bench.config import checks
@@ -386,19 +387,19 @@ def test_a_removed_node_costs_the_unit_that_it_was_at(two_nodes, store, desk, pr
     assert drawn.shape == (4, 4)
 
 
-def test_any_generation_is_a_worker_and_repeats_the_sampler_of_the_run(composed_quickly):
-    composed = partial(composed_quickly, "generation=ray")
-    cfg = composed("generation@generation.worker=vllm", "temperature=0.7", "generation.top_k=5")
+def test_any_generation_is_a_worker_and_repeats_the_sampler_of_the_run():
+    on_ray = partial(composed, "generation=ray")
+    cfg = on_ray("generation@generation.worker=vllm", "temperature=0.7", "generation.top_k=5")
     checks.check(cfg)
     assert cfg.generation.worker._target_ == "bench.generation.vllm_engine.generate"
     assert (cfg.generation.temperature, cfg.generation.worker.temperature) == (0.7, 0.7)
     assert cfg.generation.top_k == 5
-    assert composed("generation.worker.top_k=5").generation.top_k == 5
+    assert on_ray("generation.worker.top_k=5").generation.top_k == 5
     with pytest.raises(BenchError, match=r"generation.worker.temperature=0.5 is not allowed.*set temperature instead"):
-        checks.check(composed("generation.worker.temperature=0.5"))
+        checks.check(on_ray("generation.worker.temperature=0.5"))
     with pytest.raises(BenchError, match=r"generation.worker.shard_size=0 is not allowed"):
-        checks.check(composed("generation.worker.shard_size=0"))
+        checks.check(on_ray("generation.worker.shard_size=0"))
     with pytest.raises(
         BenchError, match=r"generation.address=ray is not allowed: it must be auto, local or the HOST:PORT"
     ):
-        checks.check(composed("generation.address=ray"))
+        checks.check(on_ray("generation.address=ray"))

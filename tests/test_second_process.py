@@ -105,12 +105,12 @@ def test_a_second_process_that_ends_early_costs_nothing(
     assert end == "killed" or "No space left on device" in said
 
 
-def test_one_that_can_not_start_is_said(two_cores, composed_quickly, capsys, monkeypatch) -> None:
+def test_one_that_can_not_start_is_said(two_cores, capsys, monkeypatch) -> None:
     def refuse(*given, **settings):
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     monkeypatch.setattr(second.subprocess, "Popen", refuse)
-    with second.second_process(composed_quickly()) as process:
+    with second.second_process(composed()) as process:
         process.completions = 1
         process.start()
         assert process.made() == set()
@@ -166,16 +166,16 @@ def test_nothing_is_started_where_nothing_is_made(alone, cfg, two_cores, shared:
         (["selection._target_=own_parts.longest_correct"], 2, False),
     ],
 )
-def test_it_is_started_where_it_is_of_use(settings, cores, expected, composed_quickly, monkeypatch) -> None:
+def test_it_is_started_where_it_is_of_use(settings, cores, expected, monkeypatch) -> None:
     monkeypatch.setattr(joblib, "cpu_count", lambda: cores)
-    cfg = composed_quickly(*settings)
+    cfg = composed(*settings)
     assert second.is_of_use(cfg, completions=39_300) is expected
     assert not second.is_of_use(cfg, completions=2_000)
 
 
-def test_a_limit_that_is_no_number_starts_nothing(composed_quickly, monkeypatch) -> None:
+def test_a_limit_that_is_no_number_starts_nothing(monkeypatch) -> None:
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "many")
-    assert not second.is_of_use(composed_quickly(), completions=39_300)
+    assert not second.is_of_use(composed(), completions=39_300)
 
 
 def test_a_store_says_what_it_is_about_to_make(tmp_path: Path) -> None:

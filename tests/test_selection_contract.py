@@ -8,7 +8,7 @@ import pytest
 import yaml
 from omegaconf import DictConfig
 from selecting import fits, rng
-from sharing import CONF
+from sharing import CONF, composed
 from test_selection_agreement import pool
 
 from bench import selection
@@ -29,8 +29,8 @@ ROWS = 20 * M  # of a pool of equal texts
 
 
 @pytest.fixture(scope="module")
-def configured(composed_quickly) -> Callable[..., DictConfig]:
-    return partial(composed_quickly, f"task.train_prompts={M}", f"num_completions={N}")
+def configured() -> Callable[..., DictConfig]:
+    return partial(composed, f"task.train_prompts={M}", f"num_completions={N}")
 
 
 def texts(generator: np.random.Generator, rows: int) -> list[list[str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import hydra
 import pytest
 from hydra import compose
-from omegaconf import DictConfig
+from sharing import composed
 
 from bench import policies
 from bench.artifacts import Policy
@@ -30,11 +30,11 @@ GREEDY, SAMPLED = (0.503, 0.617), (0.231, 0.283)  # 95 % intervals of its accura
 
 
 @pytest.fixture
-def default_policy(composed_quickly: Callable[..., DictConfig]) -> Callable[..., Policy]:
+def default_policy() -> Callable[..., Policy]:
     """Take the policy of the default settings, changed by overrides, from a store."""
 
     def make(store: Store, *overrides: str) -> Policy:
-        parts = build_parts(composed_quickly(*overrides))
+        parts = build_parts(composed(*overrides))
         with using(store):
             return parts["policy"](parts["task"])
 
@@ -76,8 +76,8 @@ def test_the_command_puts_the_policies_of_all_its_seeds_in_the_place_of_others(t
     assert not (tmp_path / "pretrain" / "old").exists()
 
 
-def test_its_accuracy_lies_within_its_interval(composed_quickly, tmp_path: Path) -> None:
-    parts = build_parts(composed_quickly())
+def test_its_accuracy_lies_within_its_interval(tmp_path: Path) -> None:
+    parts = build_parts(composed())
     task, store = parts["task"], Store(tmp_path)
     prompts = task.prompts("test")
     with using(store):

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import families
 import pytest
-from omegaconf import DictConfig
-from sharing import CONF
+from sharing import CONF, composed
 
 from bench import size
 from bench.errors import BenchError
@@ -155,8 +154,8 @@ print((kib("VmHWM") - before) * 1024)
 
 
 @pytest.fixture(scope="session")
-def cell(composed_quickly: Callable[..., DictConfig]) -> Callable[..., Cell]:
-    return lambda *overrides: Cell("", composed_quickly(*overrides), ())
+def cell() -> Callable[..., Cell]:
+    return lambda *overrides: Cell("", composed(*overrides), ())
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ import families
 import fixtures_tasks as made
 import numpy as np
 import pytest
-from omegaconf import DictConfig
 from sharing import composed
 
 from bench.artifacts import Policy, Selection
@@ -130,11 +129,11 @@ USES = {  # that train on worked solutions
 
 
 @pytest.fixture(scope="session")
-def planned(composed_quickly: Callable[..., DictConfig]) -> Callable[..., Workload]:
+def planned() -> Callable[..., Workload]:
     """The work of one experiment, checked and counted as in a plan."""
 
     def plan(*settings: str) -> Workload:
-        cfg = composed_quickly(*settings)
+        cfg = composed(*settings)
         checks.check(cfg)
         return workload([Cell("", cfg, ())])
 
@@ -160,41 +159,37 @@ def test_rows_without_a_solution_are_refused_in_plans(use: str, planned, tmp_pat
 
 
 @pytest.mark.parametrize("setting", ["foreign", "noise"])
-def test_styles_and_errors_are_those_of_the_tasks_that_write_demonstrations(
-    setting: str, planned, composed_quickly
-) -> None:
+def test_styles_and_errors_are_those_of_the_tasks_that_write_demonstrations(setting: str, planned) -> None:
     gsm8k = ["experiment=hybrid", "task=gsm8k", "task.train_prompts=4", "task.test_prompts=4"]
     with pytest.raises(BenchError, match=rf"procedure\.{setting}=0\.25 is not allowed with task=gsm8k, .* must be 0"):
         planned(*gsm8k, f"procedure.{setting}=0.25")
     assert planned(*gsm8k, f"procedure.{setting}=0").trainings >= 1
-    assert composed_quickly("experiment=hybrid").procedure.foreign == 0.5
-    assert composed_quickly("experiment=hybrid", "task=gsm8k").procedure.foreign == 0.0
+    assert composed("experiment=hybrid").procedure.foreign == 0.5
+    assert composed("experiment=hybrid", "task=gsm8k").procedure.foreign == 0.0
 
 
-def test_settings_of_a_warm_start_are_checked_wherever_it_stands(composed_quickly) -> None:
+def test_settings_of_a_warm_start_are_checked_wherever_it_stands() -> None:
     wrong = "training.micro_batch_size=5"
     warm = ["policy=warm_started", "policy.start.path=anywhere", f"policy.{wrong}"]
     at = "procedure.generators.solved"
     of_generator = [f"+policy@{at}.policy=warm_started", f"{at}.policy.start.path=anywhere", f"{at}.policy.{wrong}"]
     for given in (warm, ["procedure=generators", f"+{at}.weight=1", *of_generator]):
         with pytest.raises(BenchError, match=r"training\.micro_batch_size=5 .* must divide"):
-            checks.check(composed_quickly(*given))
+            checks.check(composed(*given))
 
 
-def test_later_settings_at_their_defaults_leave_run_ids_as_they_were(composed_quickly) -> None:
-    assert run_id(composed_quickly("experiment=hybrid", "evaluation.temperatures=null")) == "50c3b72ff1"
+def test_later_settings_at_their_defaults_leave_run_ids_as_they_were() -> None:
+    assert run_id(composed("experiment=hybrid", "evaluation.temperatures=null")) == "50c3b72ff1"
     for given, setting in (
         (["task=jsonl", "task.path=x"], "task.solution_field"),
         (["procedure=generators"], "procedure.solutions"),
     ):
         part, _, name = setting.partition(".")
-        cfg = composed_quickly(*given)
-        without = composed_quickly(*given, f"~{setting}")
+        cfg = composed(*given)
+        without = composed(*given, f"~{setting}")
         assert name not in without[part]
         assert run_id(cfg) == run_id(without)
-        assert run_id(composed_quickly(*given, f"{setting}={'true' if name == 'solutions' else 'other'}")) != run_id(
-            cfg
-        )
+        assert run_id(composed(*given, f"{setting}={'true' if name == 'solutions' else 'other'}")) != run_id(cfg)
 
 
 SMALL = [

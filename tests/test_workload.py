@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sharing import CONF, Shared, scaled
+from sharing import CONF, Shared, composed, scaled
 
 from bench.artifacts import Policy, Rewards
 from bench.config import checks
@@ -64,13 +64,13 @@ def shared_store(shared: Shared) -> Path:
 
 
 @pytest.fixture
-def planned_and_done(random_policy: Policy, shared_store: Path, composed_quickly, monkeypatch):
+def planned_and_done(random_policy: Policy, shared_store: Path, monkeypatch):
     """Rehearse an experiment, then run it on random completions with rewards, answers and paths by their lengths."""
 
     def both(*given: str) -> tuple[Workload, dict[str, float]]:
         chosen = [] if "policy=warm_started" in given else ["policy=folder", "policy.path={folder}"]
         settings = [setting.format(folder=random_policy.path) for setting in (*chosen, *given)]
-        cfg = composed_quickly(*SMALL, f"store={shared_store}", *settings)
+        cfg = composed(*SMALL, f"store={shared_store}", *settings)
         cell = Cell("", cfg, ())
         planned = workload([cell])
         parts = checks.build_parts(cfg)
