@@ -16,6 +16,12 @@ from bench.sweeps.cells import Cell, state
 from bench.sweeps.plan import described, outside_stages, savings, tally
 
 KEPT = ("arm", "greedy", "sampled", "kl", "kl_unsolved", "kl_bound", "verdict")
+ACCURACIES = {
+    "tuned pass@1": ("tuned", "pass"),
+    "control pass@1": ("control", "pass"),
+    "tuned greedy": ("tuned", "greedy"),
+    "control greedy": ("control", "greedy"),
+}
 
 
 def main_table(run: Run) -> str:
@@ -42,7 +48,8 @@ def headline(run: Run) -> str:
 def runs_table(runs: Sequence[Run]) -> str:
     """One row per run, by what sets them apart: both arms' accuracy and the paired selection effect.
 
-    Runs that differ in nothing but the seed, and have a control, get a last row: their mean.
+    Runs that differ in nothing but the seed, and have a control, get a last row: their mean, with an interval for new
+    seeds on new prompts.
     """
     if untrained := [group for group in grouped(runs) if not group.trained]:
         pools = imported_table(untrained)
@@ -50,13 +57,12 @@ def runs_table(runs: Sequence[Run]) -> str:
     runs = in_order(runs)
     apart = distinctions([run.config for run in runs])
     seeded = len({run.config["seed"] for run in runs}) > 1
-    arms = [("tuned", "pass"), ("control", "pass"), ("tuned", "greedy"), ("control", "greedy")]
-    arms += dict.fromkeys((name, "pass") for run in runs for name in run.elsewhere)
-    accuracies_of = {f"{arm} {'pass@1' if method == 'pass' else method}": (arm, method) for arm, method in arms}
-    rows = [("run", *apart[0], *["seed"] * seeded, *accuracies_of, "tuned - control", "tuned vs control")]
+    others = list(dict.fromkeys(name for run in runs for name in run.elsewhere))
+    accuracies_of = ACCURACIES | {f"{name} pass@1": (name, "pass") for name in others}
+    rows = [("run", *apart[0], *(["seed"] if seeded else []), *accuracies_of, "tuned - control", "tuned vs control")]
     for settings, run in zip(apart, runs, strict=True):
-        accuracies = [str(run.series(*cell, "accuracy").get(1, "")) for cell in accuracies_of.values()]
-        seed = [str(run.config["seed"])] * seeded
+        accuracies = [str(run.series(arm, method, "accuracy").get(1, "")) for arm, method in accuracies_of.values()]
+        seed = [str(run.config["seed"])] if seeded else []
         rows.append((run.folder.name, *settings.values(), *seed, *accuracies, *_selection_effect(run)))
     if seeded and not apart[0] and all(run.controlled for run in runs):
         scores = [np.stack([run.per_prompt(*cell, "accuracy", 1) for run in runs]) for cell in accuracies_of.values()]

@@ -139,10 +139,12 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
 
 def in_order(runs: Sequence[Run]) -> list[Run]:
     """Sort runs by what sets them apart, numbers by size, then by seed: the same order whatever their source."""
-    apart = dict(zip(map(id, runs), distinctions([run.config for run in runs]), strict=True))
-    return sorted(
-        runs, key=lambda run: ([*map(order_of, apart[id(run)].values())], run.config["seed"], run.folder.name)
-    )
+    apart = distinctions([run.config for run in runs])
+    keyed = [
+        ([order_of(value) for value in settings.values()], run.config["seed"], run.folder.name, run)
+        for settings, run in zip(apart, runs, strict=True)
+    ]
+    return [run for *_, run in sorted(keyed, key=lambda entry: entry[:3])]
 
 
 def order_of(value: str) -> tuple[bool, float, str]:
