@@ -182,6 +182,13 @@ def test_the_run_id_is_that_of_the_batch_size_that_was_the_default():
     assert run_id(composed()) != run_id(composed("generation.batch_tokens=1000"))
 
 
+def test_the_run_id_is_that_of_the_packing_that_was_the_default():
+    """It changes only speed; configurations from before null have false."""
+    assert composed().training.packing is None
+    assert run_id(composed()) == run_id(composed("training.packing=false"))
+    assert run_id(composed()) != run_id(composed("training.packing=true"))
+
+
 def test_the_share_of_the_gpu_that_large_models_leave_is_asked_for():
     assert composed("experiment=helpful_ultrafeedback").generation.gpu_memory_utilization == 0.4
 

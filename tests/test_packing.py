@@ -12,7 +12,8 @@ from bench.artifacts import Policy, Selection
 from bench.errors import BenchError
 from bench.models import loading
 from bench.store import Store, using
-from bench.training.packing import of_examples, packed, refuse_where_examples_meet
+from bench.training import packed_attention
+from bench.training.packing import attention, inputs, of_examples, packed, packs, refuse_where_examples_meet
 from bench.training.sft import fine_tune, training_log
 
 CELLS = Selection(np.arange(7), np.array([0, 1, 0, 1, 0, 1, 0]), np.array([1.0, 2.0, 0.5, 1.0, 3.0, 1.0, 1.0]))
@@ -89,9 +90,13 @@ def test_one_row_holds_all_examples_and_knows_whose_each_token_is():
     assert of_examples(batch, counted).tolist() == [2, 1, 2]
 
 
+@pytest.mark.parametrize("within", [True, False])
 @pytest.mark.parametrize("family", ["qwen_3", "gemma_3", "olmo_2"])
-def test_the_gradient_of_every_weight_is_that_of_the_examples_one_by_one(family, tmp_path):
+def test_the_gradient_of_every_weight_is_that_of_the_examples_one_by_one(family, within, tmp_path, monkeypatch):
     model = loading.load_model(make(family, tmp_path / family))
+    assert packed_attention.supported(model)
+    if not within:  # a model that chooses its own attention gets a mask
+        monkeypatch.setattr(packed_attention, "supported", lambda model: False)
     gradients = []
     for batch in (packed(_rows()), None):
         model.zero_grad()
@@ -101,7 +106,8 @@ def test_the_gradient_of_every_weight_is_that_of_the_examples_one_by_one(family,
                 for row in _rows()
             ]
         else:
-            losses = [batch["weight"] @ _nlls(model, batch)]
+            with attention(model):
+                losses = [batch["weight"] @ _nlls(model, batch)]
         sum(losses).backward()
         gradients.append([float(sum(losses)), *(weight.grad.clone() for weight in model.parameters())])
     assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
@@ -110,7 +116,8 @@ def test_the_gradient_of_every_weight_is_that_of_the_examples_one_by_one(family,
 
 
 def _nlls(model, batch) -> torch.Tensor:
-    logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
+    read = {name: value for name, value in inputs(model, batch).items() if name != "labels"}
+    logits = model(**read, use_cache=False).logits
     labels = batch["labels"][:, 1:]
     values = -logits[:, :-1].log_softmax(-1).gather(2, labels.clamp(min=0)[..., None])[..., 0]
     return of_examples(batch, values * (labels != -100))
@@ -133,12 +140,98 @@ def test_models_that_pass_a_state_on_are_refused():
         refuse_where_examples_meet(model)
 
 
-def test_attention_that_sees_the_example_before_is_refused(stopping_policy, monkeypatch):
+@pytest.mark.parametrize("how", ["a mask", "one example"])
+def test_attention_that_sees_the_example_before_is_refused(stopping_policy, monkeypatch, how):
     model = loading.load_model(stopping_policy)
     refuse_where_examples_meet(model)  # as it is, it may be packed
-    forward = model.model.forward
-    monkeypatch.setattr(
-        model.model, "forward", lambda input_ids, position_ids, **rest: forward(input_ids=input_ids, **rest)
-    )
+    if how == "a mask":  # which is made from the positions
+        monkeypatch.setattr(packed_attention, "supported", lambda model: False)
+        forward = model.model.forward
+        monkeypatch.setattr(
+            model.model, "forward", lambda input_ids, position_ids, **rest: forward(input_ids=input_ids, **rest)
+        )
+    else:
+        monkeypatch.setattr(packed_attention, "lengths", lambda owner: (torch.tensor([0, len(owner)]), [len(owner)]))
     with pytest.raises(BenchError, match=r"training\.packing=true is not allowed with llama models"):
         refuse_where_examples_meet(model)
+    monkeypatch.setattr("bench.training.packing.device", lambda: "cuda")
+    assert not packs(model, None)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_gpu_packs_by_default_what_it_may(stopping_policy, monkeypatch):
+    model = loading.load_model(stopping_policy)
+    assert [packs(model, asked) for asked in (None, False, True)] == [False, False, True]
+    monkeypatch.setattr("bench.training.packing.device", lambda: "cuda")
+    assert [packs(model, asked) for asked in (None, False, True)] == [True, False, True]
+    model.set_attn_implementation("eager")  # with a mask of the row's length squared
+    assert [packs(model, asked) for asked in (None, False, True)] == [False, False, True]
+
+
+LENGTHS = [5, 1, 9, 4]
+
+
+@pytest.fixture
+def flash(monkeypatch) -> list[tuple]:
+    """In place of a GPU's kernel, its numbers by dense masks; the windows that it was called with."""
+    calls: list[tuple] = []
+
+    def varlen_attn(query, key, value, ends, ends_of_keys, longest, longest_key, *, scale, window_size):
+        assert query.is_contiguous()
+        assert torch.equal(ends, ends_of_keys)
+        assert ends.dtype == torch.int32
+        assert longest == longest_key == int(ends.diff().max())
+        owner = torch.arange(len(ends) - 1).repeat_interleave(ends.diff())
+        back = torch.arange(len(owner))[:, None] - torch.arange(len(owner))
+        left, right = window_size
+        seen = (owner[:, None] == owner) & (back >= -right) & ((back <= left) | (left < 0))
+        scores = torch.einsum("qhd,khd->hqk", query, key) * (query.shape[2] ** -0.5 if scale is None else scale)
+        calls.append(window_size)
+        return torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, -torch.inf).softmax(-1), value)
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
+    monkeypatch.setattr(packed_attention, "has_kernel", lambda query, value: True)
+    return calls
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+@pytest.mark.parametrize(("window", "left"), [(None, -1), (3, 2), (9, 8)])
+@pytest.mark.parametrize("scaling", [None, 0.3])
+def test_attention_within_examples_is_that_of_each_example_alone(kernel, window, left, scaling, request):
+    calls = request.getfixturevalue("flash") if kernel else []
+    draw = torch.Generator().manual_seed(0)
+    query = torch.randn(1, 4, sum(LENGTHS), 8, generator=draw)
+    key, value = torch.randn(2, 1, 2, sum(LENGTHS), 8, generator=draw)
+    examples = packed_attention.lengths(torch.arange(4).repeat_interleave(torch.tensor(LENGTHS)))
+    assert examples[0].tolist() == [0, 5, 6, 15, 19]
+    assert examples[1] == LENGTHS
+    found, _ = packed_attention.attend(
+        torch.nn.Module(), query, key, value, None, scaling=scaling, sliding_window=window, examples=examples
+    )
+    assert calls == [(left, 0)] * kernel
+    scale = 8**-0.5 if scaling is None else scaling
+    for begin, end in zip(examples[0], examples[0][1:], strict=False):
+        for t in range(begin, end):
+            first = begin if window is None else max(begin, t - window + 1)
+            for head in range(4):
+                seen = slice(first, t + 1)
+                weights = (key[0, head // 2, seen] @ query[0, head, t] * scale).softmax(0)
+                expected = weights @ value[0, head // 2, seen]
+                assert torch.allclose(found[0, t, head], expected, atol=1e-5)
+
+
+def test_training_with_the_kernel_of_a_gpu_makes_the_same_updates(tune, request):
+    padded = training_log(tune(packing=False))
+    calls = request.getfixturevalue("flash")
+    kernel = training_log(tune(packing=True))
+    assert set(calls) == {(-1, 0)}
+    for name in ("loss", "grad_norm"):
+        assert [update[name] for update in kernel] == pytest.approx([update[name] for update in padded], rel=1e-4)
+
+
+def test_what_attention_within_examples_does_not_know_is_an_error():
+    query, examples = torch.zeros(1, 1, 3, 8), (torch.tensor([0, 3]), [3])
+    with pytest.raises(TypeError, match="does not know softcap"):
+        packed_attention.attend(torch.nn.Module(), query, query, query, None, examples=examples, softcap=50.0)
+    with pytest.raises(TypeError, match="does not know masks"):
+        packed_attention.attend(torch.nn.Module(), query, query, query, torch.ones(1, 1, 3, 3), examples=examples)

@@ -17,6 +17,7 @@ from bench.errors import BenchError
 PLACES = ("store", "outputs", "tracking")  # where a run's files lie: they do not change the run id
 
 UNNAMED = "default"  # conf/config.yaml's name: of runs that are given no other
+FINE_TUNING = "bench.training.sft.fine_tune"
 IMPORTED = "bench.generation.imported.generate"
 OWN_PROMPTS = "bench.tasks.jsonl.Jsonl"
 # later settings, by part, or by function for parts that stand in other places too: at these values they don't change
@@ -55,8 +56,11 @@ def _without_later(node: Any) -> Any:
         return [_without_later(part) for part in node]
     if not isinstance(node, Mapping):
         return node
-    if "transformers_engine" in (target := str(node.get("_target_"))) and node.get("batch_tokens", 0) is None:
+    target = str(node.get("_target_"))
+    if "transformers_engine" in target and node.get("batch_tokens", 0) is None:
         node = {**node, "batch_tokens": 49_152}  # which was the default
+    if target == FINE_TUNING and node.get("packing", False) is None:
+        node = {**node, "packing": False}  # which was the default
     later = LATER_OF.get(target, {})
     return {n: _without_later(value) for n, value in node.items() if n not in later or later[n] != value}
 

@@ -1,12 +1,14 @@
 """Packed batches, in which all examples lie in one row and none sees another; and sums over examples.
 
-Positions restart with each packed example. From them transformers makes a mask that is causal and block-diagonal, and
-flash attention the boundaries between examples.
+Positions restart with each packed example. Attention stays within examples (see bench.training.packed_attention); for
+models that choose their own attention, transformers makes a mask that is causal and block-diagonal from the positions.
 """
 
+import contextlib
 from typing import Any
 
-from bench.errors import BenchError
+from bench.devices import device
+from bench.errors import BenchError, is_out_of_gpu_memory
 
 IGNORED = -100  # the label that carries no loss, in torch and TRL alike
 PROBE = 6  # tokens of each of the two examples that test a model
@@ -70,7 +72,47 @@ def count_tokens(batch: dict[str, Any]) -> Any:
     return batch["attention_mask"][counts].sum()
 
 
-def refuse_where_examples_meet(model: Any) -> None:
+def inputs(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
+    """What the model reads of a batch."""
+    from bench.training import packed_attention
+
+    read = {name: value for name, value in batch.items() if name not in ("weight", "owner")}
+    if "owner" in batch and model.config._attn_implementation == packed_attention.ATTENTION:
+        read["examples"] = packed_attention.lengths(batch["owner"])
+    return read
+
+
+def packs(model: Any, asked: bool | None, *, in_bfloat16: bool = False) -> bool:
+    """Whether a training packs its examples.
+
+    asked: None: on a GPU, where attention can be kept within examples and the model reads them as it reads them alone.
+    Raises BenchError where it is asked for, and the model reads a packed example differently.
+    """
+    if not asked and (asked is False or device() == "cpu" or not _within(model)):
+        return False
+    try:
+        refuse_where_examples_meet(model, in_bfloat16=in_bfloat16)
+    except BenchError:
+        if asked:
+            raise
+        return False
+    return True
+
+
+def attention(model: Any) -> contextlib.AbstractContextManager[None]:
+    """Around the reading of packed rows: attention is kept within examples, where the model lets others choose it."""
+    from bench.training.packed_attention import within_examples
+
+    return within_examples(model) if _within(model) else contextlib.nullcontext()
+
+
+def _within(model: Any) -> bool:
+    from bench.training.packed_attention import supported
+
+    return supported(model)
+
+
+def refuse_where_examples_meet(model: Any, *, in_bfloat16: bool = False) -> None:
     """Raise BenchError where a model reads a packed example differently than alone, e.g. as it passes on a state."""
     import torch
 
@@ -82,19 +124,24 @@ def refuse_where_examples_meet(model: Any) -> None:
 
     def read(*examples: dict[str, Any]) -> Any:
         batch = {name: value.to(model.device) for name, value in packed(list(examples)).items()}
-        logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
-        return logits[0, -PROBE:].float()
+        read = {name: value for name, value in inputs(model, batch).items() if name != "labels"}
+        return model(**read, use_cache=False).logits[0, -PROBE:].float()
 
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
-            after_first, after_other, alone = read(first, second), read(other, second), read(second)
-    except TypeError as error:  # it takes no positions
+        with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=in_bfloat16):
+            alone = read(second)
+            with attention(model):
+                after_first, after_other = read(first, second), read(other, second)
+    except (TypeError, RuntimeError) as error:  # it takes no positions, or the device lacks the kernel
+        if is_out_of_gpu_memory(error):
+            raise
         raise _unfit(model) from error
     finally:
         model.train(training)
-    most = TOLERANCE[str(model.dtype).removeprefix("torch.")] * float(alone.abs().max())
+    dtype = "bfloat16" if in_bfloat16 else str(model.dtype).removeprefix("torch.")
+    most = TOLERANCE[dtype] * float(alone.abs().max())
     if not torch.equal(after_first, after_other) or float((after_first - alone).abs().max()) > most:
         raise _unfit(model)
 

@@ -135,7 +135,7 @@ class Recipe(Optimisation):
 
     speed_only = SPEED_ONLY
 
-    packing: bool = False
+    packing: bool | None = None
     checkpoint_every: int | None = None  # updates
     fsdp: bool = False
 

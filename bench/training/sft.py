@@ -85,7 +85,7 @@ def fine_tune(
     weight_decay: rules.WeightDecay = 0.0,
     max_grad_norm: Annotated[float, rules.number(0)] = 1.0,
     gradient_checkpointing: Annotated[bool, rules.TRUE_OR_FALSE] = False,
-    packing: Annotated[bool, rules.TRUE_OR_FALSE] = False,
+    packing: Annotated[bool | None, rules.or_null(rules.TRUE_OR_FALSE)] = None,
     precision: Annotated[str, rules.one_of(*PRECISIONS)] = "auto",
     lora: Lora | None = None,
     keep_every: Annotated[int | None, rules.or_null(rules.whole(1))] = None,
@@ -103,7 +103,8 @@ def fine_tune(
     lora: train an adapter and freeze the rest (see bench.training.lora); None: train every weight.
     precision: of computing, "float32", "bfloat16" or "auto" (bfloat16 on a GPU, float32 on a CPU). The trained weights
     are float32 throughout: bfloat16 weights lose small updates to rounding.
-    packing: examples lie one after another in a row without padding, and none sees another.
+    packing: examples lie one after another in a row without padding, and none sees another; None: on a GPU, where the
+    model allows it. It changes only the speed.
     keep_every: updates between two policies that are kept along the way (see bench.training.checkpoints); None: none.
     checkpoint_every: updates between two checkpoints, from the last of which a killed training goes on; None: none.
     processes: the number that share the training, a GPU each. fsdp: each holds only a share of weights and optimizer

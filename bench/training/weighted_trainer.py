@@ -1,5 +1,6 @@
 """TRL's SFTTrainer with a weight for every row in the loss."""
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from bench.devices import Halving, device
 from bench.seeds import small_seed
 from bench.training import checkpoints
 from bench.training.lora import is_frozen
-from bench.training.packing import count_tokens, loss_tokens, of_examples, packed, parts, refuse_where_examples_meet
+from bench.training.packing import attention, count_tokens, inputs, loss_tokens, of_examples, packed, packs, parts
 from bench.training.processes import rank
 from bench.training.recipe import Recipe
 from bench.training.trainers import Silent, keeper, watcher
@@ -69,11 +70,13 @@ def train(
     log: list[dict[str, float]] = []
     gather = partial(_gathered, model) if recipe.fsdp else _whole
     keep = keeper(model, recipe.keep_every, lambda updates: reached(updates, gather))
-    if recipe.packing:
-        refuse_where_examples_meet(model)
-    with progress.bar("fine-tuning", steps, "steps") as bar:
+    if not recipe.fsdp and not (recipe.lora and recipe.lora.four_bit):
+        model.to(arguments.device)  # as the Trainer does later: packing is tried where it is used
+    packing = packs(model, recipe.packing, in_bfloat16=recipe.in_bfloat16)
+    within = attention(model) if packing else contextlib.nullcontext()
+    with within, progress.bar("fine-tuning", steps, "steps") as bar:
         watch = watcher(log, bar, setting="training.learning_rate", name="the training")
-        trainer = weighted_trainer(model, tokenizer, rows, arguments, [watch, keep], packing=recipe.packing)
+        trainer = weighted_trainer(model, tokenizer, rows, arguments, [watch, keep], packing=packing)
         if before is not None:
             trainer.tokens = before.tokens if rank() == 0 else 0
             log.extend(before.log)
@@ -180,12 +183,12 @@ def weighted_trainer(
             return int(own if self.args.world_size == 1 else self.accelerator.reduce(own, "sum"))
 
         def compute_loss(
-            self, model: Any, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
+            self, model: Any, batch: dict, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
-            read = {name: value for name, value in inputs.items() if name not in ("weight", "owner")}
+            read = inputs(trained, batch)
             log_probs = model(**read, fused_lm_head=True).log_probs  # (B, T-1) or (1, T-1), 0 where ignored
-            self.tokens = self.tokens + count_tokens(inputs)
-            return -(inputs["weight"] @ of_examples(inputs, log_probs)) / num_items_in_batch
+            self.tokens = self.tokens + count_tokens(batch)
+            return -(batch["weight"] @ of_examples(batch, log_probs)) / num_items_in_batch
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             super()._save_checkpoint(model, trial)
