@@ -31,7 +31,7 @@ task = WordProblems()
 
 def cores(template: Template) -> dict[str, int]:
     """The number of numeric cores of a template in each split, counted."""
-    return {split: len({problem.core for problem in members}) for split, members in problems(template).items()}
+    return {split: len({problem.core for problem in problems(template, split)}) for split in ("corpus", *SPLITS)}
 
 
 def read(question: str) -> tuple[str, tuple[int, ...], tuple[str, ...]]:
@@ -114,7 +114,7 @@ def by_hand(name: str, n: tuple[int, ...], signs: str) -> int:
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.name)
 def test_all_solutions_agree_stay_in_range_and_pass_the_verifier(template) -> None:
     rng = generator(0, "test", template.name)
-    members = [problem for split in problems(template).values() for problem in split]
+    members = [problem for split in ("corpus", *SPLITS) for problem in problems(template, split)]
     for i in rng.permutation(len(members))[:200]:
         problem = members[i]
         expected = by_hand(template.name, problem.numbers, problem.signs)
@@ -271,7 +271,7 @@ def test_demonstrations_are_right_about_half_of_the_time_and_repeat() -> None:
 
 
 def t_question(template) -> str:
-    return problems(template)["corpus"][0].question(["Leo", "Eve", "Tom"], "coins")
+    return problems(template, "corpus")[0].question(["Leo", "Eve", "Tom"], "coins")
 
 
 def test_templates_narrow_every_split_and_nothing_else():

@@ -60,7 +60,7 @@ class WordProblems(ProceduralTask):
         rng = generator(self.seed, "word_problems", split)
         left = []  # of each template a problem of every core, in random order
         for template in chosen:
-            members = data.problems(template)[split]
+            members = data.problems(template, split)
             left.append(list({members[i].core: members[i] for i in rng.permutation(len(members))}.values()))
         shares = np.array([template.share for template in chosen])
         found = []

@@ -97,7 +97,6 @@ def evaluate(plan: Plan, values: dict[str, int]) -> dict[str, int] | None:
     return values
 
 
-@functools.cache
 def split_of(template: str, numbers: tuple[int, ...]) -> str:
     """Return the split of a core: half go to the corpus, a quarter to train, an eighth each to validation and test.
 
@@ -108,11 +107,22 @@ def split_of(template: str, numbers: tuple[int, ...]) -> str:
 
 
 @functools.cache
-def problems(template: Template) -> dict[str, tuple[Problem, ...]]:
-    """Return every problem of a template whose story stays in range, by split, in a fixed order."""
+def problems(template: Template, split: str) -> tuple[Problem, ...]:
+    """Return every problem of a template in a split ("corpus" too) whose story stays in range, in a fixed order."""
+    rows = _in_range(template)
+    return tuple(
+        Problem(template, tuple(numbers), signs)
+        for signs, (numbers_of, splits) in rows.items()
+        for numbers in numbers_of[splits == split].tolist()
+    )
+
+
+@functools.cache
+def _in_range(template: Template) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Signs -> [P, numbers] the numbers with which the story stays in range, and the split of each, [P]."""
     ranges = [np.arange(2 if name in template.factors else 1, LARGEST + 1) for name in template.numbers]
-    grid = np.stack([axis.ravel() for axis in np.meshgrid(*ranges, indexing="ij")], axis=1)  # [P, numbers]
-    found: dict[str, list[Problem]] = {"corpus": [], "train": [], "validation": [], "test": []}
+    grid = np.stack([axis.ravel() for axis in np.meshgrid(*ranges, indexing="ij")], axis=1)
+    found = {}
     for signs in map("".join, itertools.product("+-", repeat=template.signs)):
         values = dict(zip(template.numbers, grid.T, strict=True))
         valid = np.ones(len(grid), dtype=bool)
@@ -120,9 +130,13 @@ def problems(template: Template) -> dict[str, tuple[Problem, ...]]:
             operation = signs[int(operation[1]) - 1] if operation[0] == "±" else operation
             values[result] = OPERATIONS[operation](values[left], values[right])
             valid &= (values[result] >= 0) & (values[result] <= LARGEST)
-        for numbers in map(tuple, grid[valid].tolist()):
-            found[split_of(template.name, tuple(sorted(numbers)))].append(Problem(template, numbers, signs))
-    return {split: tuple(members) for split, members in found.items()}
+        found[signs] = grid[valid]
+    ordered = np.sort(np.concatenate(list(found.values())), axis=1)
+    codes = ordered @ (LARGEST + 1) ** np.arange(ordered.shape[1])  # equal for equal cores
+    _, first, core = np.unique(codes, return_index=True, return_inverse=True)
+    splits = np.array([split_of(template.name, tuple(numbers)) for numbers in ordered[first].tolist()])[core]
+    ends = np.cumsum([len(numbers) for numbers in found.values()])[:-1]
+    return dict(zip(found, zip(found.values(), np.split(splits, ends), strict=True), strict=True))
 
 
 def _templates(table: str) -> tuple[Template, ...]:
@@ -197,7 +211,7 @@ p = d * c; q = a ±1 b; r = q - p
 def demonstration(rng: np.random.Generator) -> tuple[str, str]:
     """Return a question of the corpus and a solution, right or with slips; the solution starts with a space."""
     template = TEMPLATES[rng.choice(len(TEMPLATES), p=[template.share for template in TEMPLATES])]
-    members = problems(template)["corpus"]
+    members = problems(template, "corpus")
     problem = members[rng.integers(len(members))]
     solutions = problem.solutions()
     plan = solutions[rng.integers(len(solutions))]
