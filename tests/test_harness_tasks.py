@@ -102,6 +102,11 @@ def test_each_policy_task_seed_and_content_is_measured_once(measured, random_pol
     assert [use.counts["documents"] for use in store.uses[:2]] == [12, 12]
     alone = [measured(random_policy, num_fewshot=2, seeds=(seed,))["coins/acc,none"] for seed in (0, 1)]
     assert first["coins/acc,none"] == pytest.approx(np.mean(alone))
+    (folder / "__pycache__").mkdir(exist_ok=True)
+    (folder / "__pycache__" / "metrics.cpython-312.pyc").touch()  # as Python leaves it beside a task's own metric
+    store.uses.clear()
+    measured(random_policy, num_fewshot=2, seeds=(0,))
+    assert store.uses[-1].reused
     text = (folder / "coins.yaml").read_text()
     (folder / "coins.yaml").write_text(text + "\n# another content\n")
     measured(random_policy, num_fewshot=2, seeds=(0,))

@@ -255,8 +255,8 @@ def _naming_missing_data(task: str) -> Iterator[None]:
 
 
 def _digest(folder: Path) -> str:
-    """A hash of every file in a folder of tasks."""
+    """A hash of every file in a folder of tasks, without the bytecode that Python leaves beside its modules."""
     if not folder.is_dir():
         raise BenchError(f"evaluation.harness_include={folder} is no folder.")
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
     return content_hash([(str(path.relative_to(folder)), path.read_bytes().hex()) for path in files])
