@@ -79,7 +79,7 @@ def weights(policy: Policy) -> dict[str, torch.Tensor]:
 
 
 def test_two_processes_make_the_updates_of_one(tune):
-    (ours, counts), (theirs, expected) = tune(processes=2, keep_every=2), tune(keep_every=2)
+    (ours, counts), (theirs, expected) = tune(processes=2, keep_every=2, packing=True), tune(keep_every=2)
     same_training(ours, theirs)
     assert counts == expected
 
@@ -89,7 +89,7 @@ def test_two_processes_make_the_updates_of_one(tune):
 def test_two_processes_one_of_them_killed_make_the_updates_of_one(tune, fsdp, lora, monkeypatch, tmp_path):
     """With whole or sharded weights; the second try goes on in the middle of an epoch."""
     alike = {"lora": lora, "keep_every": 2}
-    ways = {**alike, "processes": 2, "fsdp": fsdp, "checkpoint_every": fsdp_on_cpu.LAST_SEALED}
+    ways = {**alike, "processes": 2, "fsdp": fsdp, "packing": fsdp, "checkpoint_every": fsdp_on_cpu.LAST_SEALED}
     monkeypatch.setattr(sft, "_fit", fsdp_on_cpu.shard_and_die if fsdp else fsdp_on_cpu.fit_and_die)
     with pytest.raises(BenchError, match="a process ended by itself"):
         tune("killed", **ways)
