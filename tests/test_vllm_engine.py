@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from bench import policies
 from bench.artifacts import Completions, Policy, Prompts, Selection
 from bench.errors import BenchError
 from bench.generation import vllm_engine
-from bench.generation.vllm_core import Core, EngineDiedError, Request, shape
+from bench.generation.vllm_core import Answer, Core, EngineDiedError, Request, shape
 from bench.generation.vllm_launch import Options, adapter_of
 from bench.models import chat, loading
 from bench.models.logprobs import sequence_logprobs
@@ -304,6 +305,30 @@ def test_a_second_death_ends_in_a_sentence(random_policy, store, monkeypatch):
         generate(COINS, random_policy, num_completions=2)
     assert core.asked == [80, 80]
     assert not list(store.root.rglob("*.parquet"))
+
+
+def test_log_probabilities_are_read_while_others_are_drawn(random_policy, store, monkeypatch):
+    prompts = asking(*(f"How many are {n} coins?" for n in range(vllm_engine.PROMPTS_READ + 3)))
+    reading, pair = threading.Event(), vllm_engine.VLLMEngine.pair
+
+    def read(*given):
+        reading.set()
+        return pair(*given)
+
+    class LateCore:
+        def complete(self, requests, sampler, *, finished, **_) -> None:
+            for row, sample in reversed(requests):
+                if row < 2:  # the others of the second group are there
+                    assert reading.wait(60)
+                finished((row, sample), Answer([20 + row, 7 + sample], -1.0))
+
+    monkeypatch.setattr(vllm_engine.VLLMEngine, "pair", read)
+    monkeypatch.setattr(vllm_engine, "_serving", lambda *_: LateCore())
+    drawn = generate(prompts, random_policy, num_completions=2, temperature=0.7, block_size=2)
+    assert [ids.tolist() for ids in drawn.token_ids[1]] == [[21, 7], [21, 8]]
+    for name, sampler in (("logprob", Sampler(0.7)), ("policy_logprob", RAW)):
+        expected = sequence_logprobs(random_policy, prompts, drawn, sampler)
+        assert getattr(drawn, name) == pytest.approx(expected, abs=1e-4)
 
 
 def test_without_vllm_a_sentence_says_how_to_install_it(random_policy, store, monkeypatch):

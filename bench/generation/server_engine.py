@@ -211,7 +211,8 @@ class ServerEngine(Rescorer):
                 f"warning: {otherwise} of {len(requests)} completions came as text that tokenizes otherwise than as it "
                 "was drawn; a server that returns token ids (vLLM) avoids it"
             )
-        completions, counts = self.completions(prompts, prompt_ids, token_ids, samples, sampler)
+        logprobs = self.pair(prompts, token_ids, sampler)
+        completions, counts = self.completions(prompts, prompt_ids, token_ids, samples, *logprobs)
         return completions, counts | {"retokenized_otherwise": otherwise}
 
     def _check_weights(self, prompts: Prompts, request: Callable[..., CompletionRequest]) -> None:

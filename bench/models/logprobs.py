@@ -90,14 +90,19 @@ class Rescorer:
         return (np.zeros(token_ids.shape) if sampler.is_greedy else totals[-1]), totals[0]
 
     def completions(
-        self, prompts: Prompts, prompt_ids: list[list[int]], token_ids: np.ndarray, samples: range, sampler: Sampler
+        self,
+        prompts: Prompts,
+        prompt_ids: list[list[int]],
+        token_ids: np.ndarray,
+        samples: range,
+        logprob: np.ndarray,
+        policy_logprob: np.ndarray,
     ) -> tuple[Completions, dict[str, float]]:
-        """The given samples of every prompt from their token ids [M, len(samples)], and counts.
+        """The given samples of every prompt from their token ids and what `pair` gives, [M, len(samples)], and counts.
 
         The tokens of a prompt are counted with sample 0, whose prefill the other samples can share. FLOPs are those of
         drawing.
         """
-        logprob, policy_logprob = self.pair(prompts, token_ids, sampler)
         completions = tokens.decode(
             self.tokenizer,
             token_ids,
