@@ -546,6 +546,7 @@ def test_every_figure_shows_its_rows_has_a_columns_width_and_cuts_and_covers_not
         assert figure.caption.rstrip().endswith(".")
         assert len({tuple(row) for row in figure.rows}) == 1
         with drawn(figure) as canvas:
+            canvas.draw_without_rendering()  # it places labels and the texts of legends
             has_all_within_its_edges(canvas, figure.name)
             has_labels_apart_from_each_other(canvas, figure.name)
             if (which, figure.name) in DRAWN:

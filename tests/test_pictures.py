@@ -270,6 +270,7 @@ def test_no_text_overlaps_another_covers_data_or_is_clipped(figures, size):
             has_room(figure)
         else:
             with drawn(at_width(figure, *size)) as canvas:
+                canvas.draw_without_rendering()  # it places the texts of legends
                 problems = unclear(canvas)
             assert not problems, f"{figure.name}: {problems}"
 

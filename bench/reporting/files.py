@@ -9,7 +9,7 @@ from typing import Any
 from bench.errors import BenchError
 from bench.records.packed import FILE as RECORDS
 from bench.reporting.exhibit import Figure, Table
-from bench.reporting.style import blank
+from bench.reporting.style import blank, lay_out
 from bench.reporting.tables import inline, latex, markdown
 from bench.store import atomically, write_durably
 from bench.store.reading import matches, read_json, sha256
@@ -31,10 +31,13 @@ FORMATS = ("png", "pdf", "svg", "csv")  # of a figure
 @contextmanager
 def drawn(figure: Figure) -> Iterator[Any]:
     """The matplotlib Figure with its final layout, which is the same in every format."""
+    from matplotlib import rcParams
+
     with blank(figure.width, figure.height, figure.sheet) as canvas:
         figure.draw(canvas)
-        canvas.draw_without_rendering()
-        canvas.set_layout_engine("none")
+        lay_out(canvas)
+        rcParams.update({"figure.autolayout": False, "figure.constrained_layout.use": False})
+        canvas.set_layout_engine()  # none at all, with which saving would draw everything twice
         yield canvas
 
 
@@ -45,15 +48,11 @@ def write_figure(figure: Figure, folder: Path, formats: Sequence[str] = FORMATS)
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = {kind: folder / f"{figure.name}.{kind}" for kind in formats}
-    undated: dict[str, dict[str, Any]] = {
-        "pdf": {"Title": figure.name, "Keywords": figure.stamp, "CreationDate": None},
-        "svg": {"Title": figure.name, "Description": figure.stamp, "Date": None},
-        "png": {"Title": figure.name, "Description": figure.stamp, "Software": None},
-    }
+    told = {"pdf": ("Keywords", "CreationDate"), "svg": ("Description", "Date"), "png": ("Description", "Software")}
     with drawn(figure) as canvas:
-        for kind in (kind for kind in undated if kind in paths):
+        for kind, (about, dated) in ((kind, names) for kind, names in told.items() if kind in paths):
             with atomically(paths[kind]) as beside:
-                canvas.savefig(beside, format=kind, metadata=undated[kind])
+                canvas.savefig(beside, format=kind, metadata={"Title": figure.name, about: figure.stamp, dated: None})
     if "csv" in paths:
         write_durably(paths["csv"], figure.as_csv)
     return list(paths.values())

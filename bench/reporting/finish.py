@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bench.reporting.labels import Label, place_labels
-from bench.reporting.style import FULL_WIDTH, QUIET, legend_size
+from bench.reporting.style import FULL_WIDTH, QUIET, lay_out, legend_size
 
 Labels = Sequence[tuple[Any, Sequence[Label]]]  # the labels of points, by panel
 
@@ -46,14 +46,13 @@ def finish(canvases: Sequence[Any], labels: Sequence[Labels], texts: Mapping[str
     replaced: set[str] = set()
     wanted: list[tuple[Any, Sequence[Label]]] = []
     for canvas, found in zip(canvases, labels, strict=True):
-        named = reworded(canvas, found, texts, replaced) if texts else found
-        wanted += _numbered(canvas, named)
+        wanted += _numbered(canvas, reworded(canvas, found, texts, replaced) if texts else found)
         legend_above(canvas)
-    canvases[0].get_figure(root=True).draw_without_rendering()  # now every panel has its size
+    lay_out(canvases[0].get_figure(root=True))  # now every panel has its size
     for canvas in canvases:
         _fit(canvas)
     if wanted:
-        canvases[0].get_figure(root=True).draw_without_rendering()
+        lay_out(canvases[0].get_figure(root=True))
     for axes, points in wanted:
         place_labels(axes, points)
     return replaced
@@ -64,12 +63,8 @@ def _fit(canvas: Any) -> None:
     for axes in canvas.axes:
         _thin(axes)
         width, height = np.array(axes.bbox.size) / canvas.get_figure(root=True).dpi
-        for text, room in (
-            (axes.title, width),
-            (axes._left_title, width),
-            (axes.xaxis.label, width),
-            (axes.yaxis.label, 1.1 * height),
-        ):
+        rooms = {axes.title: width, axes._left_title: width, axes.xaxis.label: width, axes.yaxis.label: 1.1 * height}
+        for text, room in rooms.items():
             if text_width(text.get_text(), text.get_fontsize()) > room:
                 text.set_text(wrapped(text.get_text(), max(room, 0.5), text.get_fontsize()))
 

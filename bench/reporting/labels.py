@@ -68,9 +68,8 @@ def place_labels(axes: Any, labels: Sequence[Label]) -> list[Any]:
 def _candidates(axes: Any, label: Label, scale: float) -> _Places:
     """Places all around the label's point, at every distance."""
     trial = axes.text(0.5, 0.5, label.text, fontsize=legend_size() - 1, transform=axes.transAxes)
-    extent = trial.get_window_extent()
+    half = np.array(trial.get_window_extent().size) / 2
     trial.remove()
-    half = np.array([extent.width, extent.height]) / 2
     point = axes.transData.transform((label.x, label.y))
     angles, distance = (grid.ravel() for grid in np.meshgrid(np.radians(ANGLES), np.array(DISTANCES)))
     towards = np.column_stack([np.cos(angles), np.sin(angles)])  # [C, 2]
@@ -100,7 +99,8 @@ def _clash(places: _Places, other: _Places, at: int, scale: float) -> np.ndarray
 
 def _inside(points: np.ndarray, box: np.ndarray) -> np.ndarray:
     """Whether points [..., 2] lie in the box [..., 4]."""
-    return np.asarray(((points > box[..., :2]) & (points < box[..., 2:])).all(axis=-1))
+    within = (points > box[..., :2]) & (points < box[..., 2:])
+    return np.asarray(within[..., 0] & within[..., 1])
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:

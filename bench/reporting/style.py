@@ -112,3 +112,9 @@ def blank(width: float, height: float, sheet: Path = PAPER) -> Iterator[Any]:
         canvas = Figure(figsize=(width, height))
         FigureCanvasAgg(canvas)
         yield canvas
+
+
+def lay_out(figure: Any) -> None:
+    """Give every panel its size, as drawing does, without drawing; a figure without a layout engine has it already."""
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)

@@ -101,7 +101,7 @@ def _draw(canvas: Any, rows: plots.Rows, x: str, y: str) -> None:
             shown, images = zip(*scaled[name], strict=True)
             bar = panels[0].get_figure().colorbar(images[-1], ax=shown, label=label)
             bar.outline.set_visible(False)
-    panels[0].get_figure(root=True).draw_without_rendering()  # now the cells have their size
+    style.lay_out(panels[0].get_figure(root=True))  # now the cells have their size
     for axes, image in (pair for pairs in scaled.values() for pair in pairs):
         for row in plots.where(rows, panel=axes.get_title()):
             at = across.index(row[x]), down.index(row[y])
