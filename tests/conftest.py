@@ -1,11 +1,9 @@
 """Fixtures shared by the tests: a store in a temporary folder, small policies, and what all workers share."""
 
-import functools
 import gc
 import os
 import shutil
 import subprocess
-import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -50,26 +48,23 @@ def gpus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Seek no garbage while tests are collected, nor afterwards among what was imported: it stays."""
+    """Seek no garbage while tests are collected, nor afterwards among what was imported; seek it seldom in tests."""
     gc.disable()
     collected = yield
     gc.freeze()
+    gc.set_threshold(10_000, 10, 1000)
     gc.enable()
     return collected
 
 
 @pytest.fixture(autouse=True)
-def imports_are_no_garbage() -> Iterator[None]:
-    """Each training collects garbage: from the first on, not among what was imported for it."""
+def what_stays_is_no_garbage() -> Iterator[None]:
+    """Each training collects garbage: from the first on, not among what was imported or is kept for other tests."""
+    before = gc.get_stats()[-1]["collections"]
     yield
-    if "transformers.trainer" in sys.modules:
-        _freeze()
-
-
-@functools.cache
-def _freeze() -> None:
-    gc.collect()
-    gc.freeze()
+    if gc.get_stats()[-1]["collections"] > before:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture

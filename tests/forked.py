@@ -12,13 +12,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-IMPORTS = [
-    *("torch", "transformers", "trl.trainer.sft_trainer", "lm_eval.evaluator", "matplotlib.pyplot", "wandb"),
-    *("bench.__main__", "bench.launching.runner", "bench.procedures.parts", "bench.reporting.exhibits"),
-    *("transformers.models.llama.modeling_llama", "bench.training.sft", "bench.records.write"),
-]
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(IMPORTS)
+FORKS.set_forkserver_preload(["preloaded"])
 
 
 class Command:
