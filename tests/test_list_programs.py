@@ -23,7 +23,6 @@ from bench.tasks.list_programs_data import (
     question,
     random_lists,
     right_lines,
-    run,
     split_of,
 )
 from bench.tasks.program_tests import from_answer, to_answer
@@ -118,7 +117,7 @@ def test_prompts_carry_tests_of_their_own_words_that_tell_mistakes_apart() -> No
             for step in program:
                 xs = by_hand(STEPS[step].words, xs)
             assert xs == expected
-        fails = [any(run(lines, xs) != ys for (xs,), ys in cases) for lines in mistakes(program)]
+        fails = [any(outputs(lines, [xs]) != [ys] for (xs,), ys in cases) for lines in mistakes(program)]
         differs = [function_of(lines) != function_of(right_lines(program)) for lines in mistakes(program)]
         assert all(failed or not different for failed, different in zip(fails, differs, strict=True))
         assert any(differs)

@@ -92,13 +92,13 @@ class ListPrograms(ProceduralTask):
             lines = _lines(completion)
             if data.is_known(lines):
                 _, cases = from_answer(answer)
-                passed[completion, answer] = all(
-                    canonical(data.run(lines, list(xs))) == canonical(expected) for (xs,), expected in cases
-                )
+                found = data.outputs(lines, (xs for (xs,), _ in cases))
+                pairs = zip(found, cases, strict=True)
+                passed[completion, answer] = all(canonical(ys) == canonical(expected) for ys, (_, expected) in pairs)
             else:
                 unknown.append((completion, answer))
-        found = verdicts([self.job(*cell) for cell in unknown], limits=Limits(), isolation=self.isolation)
-        passed |= {cell: verdict == PASSED for cell, verdict in zip(unknown, found, strict=True)}
+        judged = verdicts([self.job(*cell) for cell in unknown], limits=Limits(), isolation=self.isolation)
+        passed |= {cell: verdict == PASSED for cell, verdict in zip(unknown, judged, strict=True)}
         return [passed[cell] for cell in cells]
 
     def steps_are_true(self, completion: str) -> bool:

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from bench.seeds import generator
 from bench.tasks.program_tests import to_answer
 
 LARGEST, LONGEST = 9, 8  # inputs are lists of up to LONGEST numbers in -LARGEST..LARGEST; lines have 0..LARGEST
-LONGEST_KNOWN = 6  # lines of a program that `run` takes: six squarings stay small, thirty would not
+LONGEST_KNOWN = 6  # lines of a program that `outputs` takes: six squarings stay small, thirty would not
 ENTRY = "f"
 EIGHTHS = ("corpus", "corpus", "corpus", "corpus", "train", "train", "validation", "test")
 LENGTHS, LENGTH_SHARES = (2, 3), (0.4, 0.6)
@@ -100,16 +100,12 @@ def known_lines() -> dict[str, Callable[[list[int]], list[int]]]:
     return {text: eval("lambda xs: " + text.removeprefix("xs = ")) for text in sorted(texts)}
 
 
-def run(lines: tuple[str, ...], xs: list[int]) -> list[int]:
-    """Return what a program of known lines makes of a list, which stays unchanged."""
-    return outputs(lines, [xs])[0]
-
-
 def is_known(lines: tuple[str, ...]) -> bool:
     return 0 < len(lines) <= LONGEST_KNOWN and all(line in known_lines() for line in lines)
 
 
-def outputs(lines: tuple[str, ...], inputs: Lists) -> list[Any]:
+def outputs(lines: tuple[str, ...], inputs: Iterable[Sequence[int]]) -> list[Any]:
+    """Return what a program of known lines makes of each list, which stays unchanged."""
     lists = [list(xs) for xs in inputs]
     for line in lines:
         lists = list(map(known_lines()[line], lists))
