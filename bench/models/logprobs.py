@@ -181,7 +181,7 @@ class Readers:
     """Policies in memory that read the same completions, all in the token ids of the first."""
 
     def __init__(self, *policies: Policy, dtype: str, batch_tokens: int | None = None) -> None:
-        self.policies, self.batch_tokens = policies, batch_tokens
+        self.policies, self.batch_tokens, self.tokenizer = policies, batch_tokens, loading.load_tokenizer(policies[0])
         self.models = {each: loading.load_model(each, dtype=dtype, device=device()) for each in set(policies)}
 
     def under(self, samplers: Sequence[Sampler], prompts: Prompts, completions: Completions) -> np.ndarray:
@@ -208,7 +208,7 @@ class Readers:
 
         from bench.models.kv_cache import mixes_lengths
 
-        tokenizer, model = loading.load_tokenizer(self.policies[0]), next(iter(self.models.values()))
+        model = next(iter(self.models.values()))
         with torch.inference_mode():
             padded = all(mixes_lengths(each) for each in self.models.values())
         batch_tokens = self.batch_tokens or that_fit(BATCH_TOKENS, loading.bytes_per_token(model), MOST[0])
@@ -236,7 +236,7 @@ class Readers:
 
         with bar(label, total=completions.logprob.size, unit="completions") as progress:
             for rows, part in completions.shards():
-                prompt_ids = [chat.encode(tokenizer, messages) for messages in prompts.messages[rows]]
+                prompt_ids = [chat.encode(self.tokenizer, messages) for messages in prompts.messages[rows]]
                 drawn = part.token_ids.ravel()
                 texts = [[*prompt_ids[cell // samples], *ids] for cell, ids in enumerate(drawn)]
                 lengths = np.array([len(ids) for ids in texts])
