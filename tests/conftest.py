@@ -60,11 +60,18 @@ def pytest_collection() -> Generator[None, object, object]:
 @pytest.fixture(autouse=True)
 def what_stays_is_no_garbage() -> Iterator[None]:
     """Each training collects garbage: from the first on, not among what was imported or is kept for other tests."""
-    before = gc.get_stats()[-1]["collections"]
     yield
-    if gc.get_stats()[-1]["collections"] > before:
+    if _whole_collections() > _at_last_freeze[0]:
         gc.collect()
         gc.freeze()
+        _at_last_freeze[0] = _whole_collections()
+
+
+_at_last_freeze = [0]
+
+
+def _whole_collections() -> int:
+    return gc.get_stats()[-1]["collections"]
 
 
 @pytest.fixture

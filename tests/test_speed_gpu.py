@@ -1,6 +1,7 @@
 """The check of a card: every part runs on a CPU at tiny sizes, and none that fails, hangs or dies ends the others."""
 
 import csv
+import gc
 import multiprocessing
 import os
 import sys
@@ -143,6 +144,7 @@ def test_every_part_gives_its_rows(setup, monkeypatch):
         gpu_runs.sizing, "plain_experiment", lambda *given: [*plain(*given), "evaluation.temperatures=null"]
     )
     for part, column, names in PARTS:
+        gc.freeze()  # each measurement collects garbage: not among what was imported
         check_rows(list(part(setup)), column, names)
 
 
